@@ -1,0 +1,322 @@
+"""The JSON artifacts that services share through object storage: their fields and their addresses (design §3).
+
+Knows the shape of a dataset, a model card, a job's spec, progress, result and failure. Knows nothing of S3, torch or gRPC.
+Every record is frozen, refuses unknown fields and states its units.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Modality = Literal["t2w", "dwi", "adc"]
+VolumeKind = Literal["t2w", "dwi", "adc", "gland", "lesions"]
+Split = Literal["pretrain", "train", "val", "test"]
+Objective = Literal["masked_reconstruction", "contrastive", "supervised", "random"]
+Network = Literal["pretrained", "scratch", "specialised"]
+
+MODALITIES: tuple[Modality, ...] = ("t2w", "dwi", "adc")
+SPLITS: tuple[Split, ...] = ("pretrain", "train", "val", "test")
+
+ID_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,127}$"
+Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Record(BaseModel):
+    """Base of every artifact: frozen, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> bytes:
+        """Canonical bytes: sorted keys, no spaces, so that equal records have equal digests."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical bytes, in hex."""
+        return hashlib.sha256(self.to_json()).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON bytes that depend on the value alone (sorted keys, no spaces, no NaN)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` may name an object: lower-case letters, digits, `_`, `.`, `-`; at most 128 characters."""
+    return re.fullmatch(ID_PATTERN, text) is not None
+
+
+# --- datasets ---------------------------------------------------------------------------------------------------------
+
+
+class VolumeRef(Record):
+    """One stored volume and the digest of its bytes."""
+
+    key: str
+    sha256: Sha256
+
+
+class Case(Record):
+    """One examination of one patient.
+
+    Attributes:
+        id: generated on import; never a file or folder name.
+        group: generated id of the patient, the sampling unit: cases of one patient share it.
+        volumes: by kind; `gland` and `lesions` are label maps.
+    """
+
+    id: Id
+    group: Id
+    volumes: dict[VolumeKind, VolumeRef]
+
+
+class Dataset(Record):
+    """Cases by split. `held_out` is False where the same case stands in several splits on purpose (a one-case run)."""
+
+    id: Id
+    held_out: bool = True
+    pretrain: tuple[Case, ...] = ()
+    train: tuple[Case, ...] = ()
+    val: tuple[Case, ...] = ()
+    test: tuple[Case, ...] = ()
+
+    def split(self, name: Split) -> tuple[Case, ...]:
+        """The cases of one split, in the order that fixes the rows of every feature set."""
+        cases: tuple[Case, ...] = getattr(self, name)
+        return cases
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+class Preprocessing(Record):
+    """How an encoder wants its input.
+
+    Attributes:
+        modalities: channel order.
+        spacing_mm: target spacing along D, H, W; None keeps the T2 grid's own.
+        shape_DHW: size after centre crop and zero padding, in voxels.
+        normalisation: `zscore_nonzero`: per channel over voxels that are not zero.
+    """
+
+    modalities: tuple[Modality, ...] = MODALITIES
+    spacing_mm: tuple[float, float, float] | None
+    shape_DHW: tuple[int, int, int]  # noqa: N815
+    normalisation: Literal["zscore_nonzero"] = "zscore_nonzero"
+
+
+class LayerSpec(Record):
+    """One layer whose features can be taken: its name and its number of channels."""
+
+    name: str
+    channels: int
+
+
+class Pretraining(Record):
+    """What a model has seen before: needed to notice leakage into a test split."""
+
+    dataset: Id
+    dataset_digest: Sha256
+    volume_sha256: tuple[Sha256, ...]
+    groups: tuple[Id, ...]
+
+
+class ModelCard(Record):
+    """What is known of one encoder.
+
+    Attributes:
+        architecture: a name in `models.registry`.
+        checkpoint: key and digest of the safetensors weights.
+        primary_layer: the layer declared in advance for the check's main number.
+        pretraining: the sets the model was pretrained on; empty where unknown (then leakage cannot be excluded and
+            the report says so).
+        parent: id of the model this one was fine-tuned from, empty for a pretrained one.
+        source: free text without patient data: where the weights come from and under which licence.
+    """
+
+    id: Id
+    architecture: str
+    objective: Objective
+    checkpoint: VolumeRef
+    preprocessing: Preprocessing
+    layers: tuple[LayerSpec, ...]
+    primary_layer: str
+    pretraining: tuple[Pretraining, ...] = ()
+    parent: str = ""
+    source: str = ""
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------------
+
+
+class Recipe(Record):
+    """How a job trains. One sound recipe per network lives in `training.recipes`; every field can be set by a request.
+
+    Attributes:
+        epochs: passes; validation happens at step 0 and after each.
+        steps_per_epoch: optimiser steps in one epoch (cases are drawn with a seeded shuffle).
+        batch_size: volumes (or patches) per step.
+        learning_rate: peak rate after warm-up.
+        layer_decay: factor per stage towards the input; 1.0 for none.
+        warmup_fraction: share of all steps spent warming up.
+        patch_shape_DHW: random patches of this size for training instead of whole volumes; None for whole.
+    """
+
+    epochs: int = Field(ge=1, le=10_000)
+    steps_per_epoch: int = Field(ge=1, le=100_000)
+    batch_size: int = Field(ge=1, le=1024)
+    learning_rate: float = Field(ge=0.0, le=10.0)
+    weight_decay: float = Field(default=0.05, ge=0.0, le=10.0)
+    layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
+    warmup_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
+    gradient_clip: float = Field(default=1.0, gt=0.0)
+    patch_shape_DHW: tuple[int, int, int] | None = None  # noqa: N815
+
+
+class JobSpec(Record):
+    """`jobs/<id>/spec.json`: all a training process needs to know besides its store's credentials.
+
+    Attributes:
+        kind: `pretrain` trains a fresh encoder by `objective`; `finetune` trains a head and an encoder on `task`.
+        network: `pretrained` starts from `model`; `scratch` is the same architecture with random weights;
+            `specialised` is the task's own network (a UNet).
+        publish_as: model id under which the encoder is published; empty for `specialised`.
+    """
+
+    id: Id
+    kind: Literal["pretrain", "finetune"]
+    dataset: Id
+    dataset_digest: Sha256
+    architecture: str
+    network: Network = "pretrained"
+    objective: Objective = "supervised"
+    model: str = ""
+    model_sha256: str = ""
+    task: str = ""
+    recipe: Recipe
+    seed: int = Field(ge=0, lt=2**63)
+    publish_as: str = ""
+
+
+class JobProgress(Record):
+    """`jobs/<id>/progress/<epoch>.json`: one point of the learning curve, written after every epoch (0 = before training).
+
+    Attributes:
+        val_score: the task's main metric on `val`; for pretraining the validation loss.
+        elapsed_s: training time so far over all attempts, in seconds.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    train_loss: float | None
+    val_score: float
+    elapsed_s: float
+
+
+class MetricSpec(Record):
+    """A metric's name, unit and direction, the floor under which no relative gain is formed, and its empty-mask rule."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    floor: float
+    empty_mask: str = ""
+
+
+class CaseScore(Record):
+    """The selected checkpoint's metrics on one test case; None where a metric is undefined for the case."""
+
+    case: Id
+    group: Id
+    values: dict[str, float | None]
+
+
+class FigureRef(Record):
+    """One figure under `jobs/<id>/figures/`."""
+
+    key: str
+    sha256: Sha256
+    caption: str
+
+
+class JobResult(Record):
+    """`jobs/<id>/result.json`, written last: its existence means that the job is done.
+
+    Attributes:
+        primary_metric: the metric that selects the checkpoint, forms the gain and is plotted.
+        curve: validation at step 0 and after every epoch.
+        selected_epoch, selected_step: of the best-validation checkpoint, which is scored and published.
+        weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder at the selected checkpoint; None for `specialised` and pretraining.
+        encoder: the published model, None for `specialised`.
+        stage_seconds: wall time per stage in seconds, over all attempts.
+    """
+
+    job: Id
+    metrics: tuple[MetricSpec, ...]
+    primary_metric: str
+    curve: tuple[JobProgress, ...]
+    selected_epoch: int
+    selected_step: int
+    test_scores: tuple[CaseScore, ...]
+    weight_change: float | None
+    encoder: str = ""
+    encoder_sha256: str = ""
+    parameters: int
+    figures: tuple[FigureRef, ...] = ()
+    device: str
+    stage_seconds: dict[str, float]
+    software: dict[str, str]
+
+
+class JobFailure(Record):
+    """`jobs/<id>/failure.json`: why a training process gave up; the exit codes are those of design §6."""
+
+    exit_code: int
+    reason: str
+    message: str
+    remedy: str = ""
+
+
+# --- addresses --------------------------------------------------------------------------------------------------------
+
+
+def volume_key(dataset: str, case: str, kind: VolumeKind) -> str:
+    """Address of one volume."""
+    return f"volumes/{dataset}/{case}/{kind}.nii.gz"
+
+
+def dataset_key(dataset: str) -> str:
+    """Address of a dataset's datalist."""
+    return f"datasets/{dataset}/dataset.json"
+
+
+def model_card_key(model: str) -> str:
+    """Address of a model card, written last: it is the commit of a model."""
+    return f"models/{model}/model.json"
+
+
+def weights_key(model: str, sha256: str) -> str:
+    """Address of a model's weights."""
+    return f"models/{model}/{sha256}.safetensors"
+
+
+def features_prefix(feature_set: str) -> str:
+    """Folder of a feature set's parts and manifest."""
+    return f"features/{feature_set}/"
+
+
+def job_key(job: str, name: str) -> str:
+    """Address of one of a job's artifacts, such as `spec.json`, `result.json` or `progress/0003.json`."""
+    return f"jobs/{job}/{name}"
+
+
+def check_key(check: str, name: str) -> str:
+    """Address of one of a check's artifacts, such as `report.json`."""
+    return f"checks/{check}/{name}"
