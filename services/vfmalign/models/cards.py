@@ -1,0 +1,198 @@
+"""Models in object storage: publishing weights with their card, and loading them back verified.
+
+Knows where a model lies and what its card must say; knows nothing of gRPC or of foreign checkpoint formats. The card is written
+last and only if no other is there: that write is the commit, and a model id never changes its meaning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from vfmalign.core.artifacts import (
+    ModelCard,
+    Objective,
+    Preprocessing,
+    Pretraining,
+    VolumeRef,
+    is_id,
+    model_card_key,
+    weights_key,
+)
+from vfmalign.core.errors import BadOption, Conflict, DigestMismatch, NotFound, PreconditionFailed
+from vfmalign.models.checkpoints import build_encoder, check_fits, load_state, to_safetensors
+from vfmalign.models.convnextv2 import Encoder
+from vfmalign.models.registry import ARCHITECTURES, get_architecture
+
+if TYPE_CHECKING:
+    from vfmalign.core.store import ObjectStore
+
+_CARD_SUFFIX = "/model.json"
+
+
+def publish(
+    store: ObjectStore,
+    model_id: str,
+    state: Mapping[str, Tensor],
+    *,
+    architecture: str,
+    objective: Objective,
+    preprocessing: Preprocessing | None = None,
+    primary_layer: str = "",
+    pretraining: Sequence[Pretraining] = (),
+    parent: str = "",
+    source: str = "",
+) -> ModelCard:
+    """Stores an encoder's weights, then its card.
+
+    Args:
+        store: the deployment's object storage.
+        model_id: the id to publish under.
+        state: the encoder's weights alone, without any head; float32.
+        architecture: a name in the registry.
+        objective: what the weights were trained for.
+        preprocessing: how the encoder wants its input; the architecture's default where None.
+        primary_layer: the layer of a check's main number; the architecture's where empty.
+        pretraining: the sets the weights have seen.
+        parent: id of the model these weights were fine-tuned from.
+        source: free text without patient data.
+
+    Returns:
+        The stored card; the first one where the same model is published again.
+
+    Raises:
+        BadCheckpoint: the weights do not fit the architecture.
+        BadOption: the id, architecture or primary layer is wrong.
+        Conflict: the id is taken by another model.
+    """
+    _check_id(model_id)
+    built = get_architecture(architecture)
+    check_fits(state, built, subject=model_id)
+    if primary_layer and primary_layer not in {layer.name for layer in built.layers}:
+        raise BadOption(
+            f"{architecture} has no layer {primary_layer!r}",
+            field="primary_layer",
+            remedy="choose one of " + ", ".join(layer.name for layer in built.layers),
+        )
+    data = to_safetensors(state)
+    sha256 = hashlib.sha256(data).hexdigest()
+    card = ModelCard(
+        id=model_id,
+        architecture=architecture,
+        objective=objective,
+        checkpoint=VolumeRef(key=weights_key(model_id, sha256), sha256=sha256),
+        preprocessing=preprocessing or built.preprocessing,
+        layers=built.layers,
+        primary_layer=primary_layer or built.primary_layer,
+        pretraining=tuple(pretraining),
+        parent=parent,
+        source=source,
+    )
+    store.put(card.checkpoint.key, data)
+    if store.put_if_absent(model_card_key(model_id), card.to_json()):
+        return card
+    first = load_card(store, model_id)
+    if first != card:
+        raise Conflict(
+            "another model is published under this id",
+            subject=model_id,
+            remedy="publish under a new id; ids never change",
+        )
+    return first
+
+
+def load_card(store: ObjectStore, model_id: str) -> ModelCard:
+    """Reads a model's card.
+
+    Raises:
+        BadOption: the id is malformed.
+        NotFound: no such model.
+        PreconditionFailed: the stored card is damaged.
+    """
+    _check_id(model_id)
+    try:
+        card = ModelCard.model_validate(store.get_json(model_card_key(model_id)))
+    except NotFound as error:
+        raise NotFound(
+            "no model has this id",
+            subject=model_id,
+            remedy="list the models, or publish this one",
+            reason="MODEL_NOT_FOUND",
+        ) from error
+    except ValidationError as error:
+        raise PreconditionFailed(
+            f"the model's card is not valid ({error.error_count()} fields are wrong)",
+            subject=model_id,
+            remedy="publish the model again under a new id",
+        ) from error
+    if card.id != model_id:
+        raise PreconditionFailed(
+            "the model's card names another model", subject=model_id, remedy="publish the model again under a new id"
+        )
+    return card
+
+
+def list_cards(store: ObjectStore) -> Iterator[str]:
+    """Ids of all published models, in order."""
+    for key in store.list("models/"):
+        if key.endswith(_CARD_SUFFIX):
+            yield key.removeprefix("models/").removesuffix(_CARD_SUFFIX)
+
+
+def load_encoder(
+    store: ObjectStore, model_id: str, sha256: str | None = None, device: torch.device | str = "cpu"
+) -> tuple[Encoder, ModelCard]:
+    """Loads a published encoder, verified against its card, in evaluation mode.
+
+    Args:
+        store: the deployment's object storage.
+        model_id: a published model.
+        sha256: the digest the caller expects of the weights; None accepts the card's.
+        device: where the weights go.
+
+    Raises:
+        NotFound: no such model, or its weights are gone.
+        DigestMismatch: the weights are not those the card or the caller names.
+        PreconditionFailed: this version cannot build the card's architecture.
+        BadCheckpoint: the stored weights do not fit the architecture.
+    """
+    card = load_card(store, model_id)
+    expect_checkpoint(card, sha256)
+    return encoder_of_card(store, card, device), card
+
+
+def expect_checkpoint(card: ModelCard, sha256: str | None) -> None:
+    """Raises DigestMismatch unless `sha256` is None, empty or the digest of the card's weights."""
+    if sha256 and sha256 != card.checkpoint.sha256:
+        raise DigestMismatch(
+            f"the model's weights have digest {card.checkpoint.sha256}, not the expected {sha256[:64]}",
+            subject=card.id,
+            remedy="ask for the digest on the model's card, or leave it empty to accept the stored weights",
+        )
+
+
+def encoder_of_card(store: ObjectStore, card: ModelCard, device: torch.device | str = "cpu") -> Encoder:
+    """Loads the weights a card names; see `load_encoder` for the errors."""
+    if card.architecture not in ARCHITECTURES:
+        raise PreconditionFailed(
+            f"this version cannot build the model's architecture {card.architecture!r}",
+            subject=card.id,
+            remedy="use the version that published the model",
+        )
+    architecture = ARCHITECTURES[card.architecture]
+    data = store.get(card.checkpoint.key, sha256=card.checkpoint.sha256)
+    return build_encoder(architecture, load_state(data, architecture, subject=card.id), device)
+
+
+def _check_id(model_id: str) -> None:
+    if not is_id(model_id):
+        raise BadOption(
+            f"{model_id[:64]!r} is no model id",
+            field="model_id",
+            remedy="use lower-case letters, digits, `_`, `.` and `-`, at most 128 characters",
+        )

@@ -1,0 +1,141 @@
+"""ConvNeXt V2 in three dimensions, the convolutional encoder of ProFound.
+
+Knows the network alone: no checkpoint formats, no storage. Axes: N batch, C channels, D H W depth, height, width (z, y, x).
+
+Source: Woo et al., "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", CVPR 2023, arXiv 2301.00808;
+the 3D layout (stem 4×4×4, strides 2, 2 and 1 after it) is ProFound's. Parameter names are upstream's, so that its state dicts
+load unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+STEM_STRIDE = 4
+STAGE_STRIDES = (STEM_STRIDE, 2, 2, 1)
+DEPTHWISE_KERNEL = 7
+EPSILON = 1e-6
+POOLED_LAYER = "pooled"
+
+
+class ChannelsFirstLayerNorm(nn.LayerNorm):
+    """LayerNorm over C of an (N, C, D, H, W) map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=EPSILON)
+
+    def forward(self, input_NCDHW: Tensor) -> Tensor:
+        """Normalises every voxel over its channels; shape unchanged."""
+        # In channels_last_3d this permutation is a view and the result is again channels_last_3d: nothing is copied.
+        return super().forward(input_NCDHW.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+
+
+class GlobalResponseNorm(nn.Module):
+    """GRN of an (N, D, H, W, C) map: each channel's L2 norm over space, relative to the channels' mean."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1, 1, 1, 1, channels))
+        self.beta = nn.Parameter(torch.zeros(1, 1, 1, 1, channels))
+
+    def forward(self, map_NDHWC: Tensor) -> Tensor:
+        """Returns gamma · x · n + beta + x, with n the relative norm; shape unchanged."""
+        norm_N111C = torch.linalg.vector_norm(map_NDHWC, dim=(1, 2, 3), keepdim=True)
+        relative_N111C = norm_N111C / (norm_N111C.mean(dim=-1, keepdim=True) + EPSILON)
+        # x · (1 + gamma · n) + beta: one sweep over the map instead of three.
+        return torch.addcmul(self.beta, map_NDHWC, 1 + self.gamma * relative_N111C)
+
+
+class Block(nn.Module):
+    """Depthwise 7³ convolution, LayerNorm, Linear ×4, GELU, GRN, Linear, residual."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv3d(channels, channels, DEPTHWISE_KERNEL, padding=DEPTHWISE_KERNEL // 2, groups=channels)
+        self.norm = nn.LayerNorm(channels, eps=EPSILON)
+        self.pwconv1 = nn.Linear(channels, 4 * channels)
+        self.act = nn.GELU()
+        self.grn = GlobalResponseNorm(4 * channels)
+        self.pwconv2 = nn.Linear(4 * channels, channels)
+
+    def forward(self, input_NCDHW: Tensor) -> Tensor:
+        """Shape unchanged."""
+        hidden_NDHWC = self.norm(self.dwconv(input_NCDHW).permute(0, 2, 3, 4, 1))
+        hidden_NDHWC = self.pwconv2(self.grn(self.act(self.pwconv1(hidden_NDHWC))))
+        return input_NCDHW + cast(Tensor, hidden_NDHWC).permute(0, 4, 1, 2, 3)
+
+
+class Encoder(nn.Module):
+    """3D ConvNeXt V2 encoder with four stages of total stride 4, 8, 16 and 16.
+
+    Args:
+        depths: blocks per stage.
+        dims: channels per stage.
+        in_channels: channels of the input, one per MRI sequence.
+    """
+
+    def __init__(self, depths: Sequence[int], dims: Sequence[int], in_channels: int = 3) -> None:
+        super().__init__()
+        if len(depths) != len(STAGE_STRIDES) or len(dims) != len(STAGE_STRIDES):
+            raise ValueError(f"expected {len(STAGE_STRIDES)} depths and dims, got {tuple(depths)} and {tuple(dims)}")
+        self.depths, self.dims, self.in_channels = tuple(depths), tuple(dims), in_channels
+        stem = nn.Sequential(
+            nn.Conv3d(in_channels, dims[0], STEM_STRIDE, stride=STEM_STRIDE), ChannelsFirstLayerNorm(dims[0])
+        )
+        self.downsample_layers = nn.ModuleList([stem])
+        for stride, (narrow, wide) in zip(STAGE_STRIDES[1:], pairwise(dims), strict=True):
+            self.downsample_layers.append(
+                nn.Sequential(ChannelsFirstLayerNorm(narrow), nn.Conv3d(narrow, wide, stride, stride=stride))
+            )
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(Block(channels) for _ in range(depth)))
+            for depth, channels in zip(depths, dims, strict=True)
+        )
+        self.norm = nn.LayerNorm(dims[-1], eps=EPSILON)
+        self.apply(_initialise)
+        # oneDNN's depthwise 7³ kernels are about five times faster on this layout than on the contiguous one.
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    def layer_channels(self) -> dict[str, int]:
+        """Every layer `feature_maps` returns, with its channels."""
+        return {**{f"stages.{i}": channels for i, channels in enumerate(self.dims)}, POOLED_LAYER: self.dims[-1]}
+
+    def feature_maps(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
+        """Runs the encoder.
+
+        Args:
+            input_NCDHW: float input; D, H and W at least 16 voxels (a remainder under the stride is dropped).
+
+        Returns:
+            `stages.0` to `stages.3`: the map after each stage, (N, C, D/s, H/s, W/s) with s = 4, 8, 16, 16.
+            `pooled`: (N, C), the final norm of the last map's mean over space: ProFound's own feature.
+        """
+        maps = {}
+        map_NCDHW = input_NCDHW.contiguous(memory_format=torch.channels_last_3d)
+        for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
+            map_NCDHW = stage(downsample(map_NCDHW))
+            maps[f"stages.{i}"] = map_NCDHW
+        maps[POOLED_LAYER] = self.norm(pool(map_NCDHW))
+        return maps
+
+    def forward(self, input_NCDHW: Tensor) -> Tensor:
+        """The (N, C) feature `pooled`."""
+        return self.feature_maps(input_NCDHW)[POOLED_LAYER]
+
+
+def pool(map_NCDHW: Tensor) -> Tensor:
+    """Mean over space: (N, C, D, H, W) to (N, C). A layer that is (N, C) already is returned as it is."""
+    return map_NCDHW if map_NCDHW.ndim == 2 else map_NCDHW.mean(dim=(2, 3, 4))
+
+
+def _initialise(module: nn.Module) -> None:
+    """ConvNeXt's initialisation: truncated normal weights of SD 0.02, biases 0."""
+    if isinstance(module, nn.Conv3d | nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
