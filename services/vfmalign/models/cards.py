@@ -1,7 +1,7 @@
 """Models in object storage: publishing weights with their card, and loading them back verified.
 
-Knows where a model lies and what its card must say; knows nothing of gRPC or of foreign checkpoint formats. The card is written
-last and only if no other is there: that write is the commit, and a model id never changes its meaning.
+Knows where a model lies and what its card must say; knows nothing of gRPC or of foreign checkpoint formats. The card is
+written last and only if no other is there: that write is the commit, and a model id never changes its meaning.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Weights in and out: our own strict safetensors, and the upstream formats that are converted into it once.
 
-Knows formats and architectures; knows nothing of storage. Nothing is ever unpickled: a foreign `.pth` goes through torch's
-weights-only reader, which builds tensors and plain containers and refuses every other name. The formats are ProFound's
-(branch `demo`): a dense state dict, a fine-tuned checkpoint (`encoder.*`, `head.*`), and the sparse MinkowskiEngine form of FCMAE
-pretraining.
+Knows formats and architectures; knows nothing of storage. Nothing is ever unpickled: a foreign `.pth` goes through
+torch's weights-only reader, which builds tensors and plain containers and refuses every other name. The formats are
+ProFound's (branch `demo`): a dense state dict, a fine-tuned checkpoint (`encoder.*`, `head.*`), and the sparse
+MinkowskiEngine form of FCMAE pretraining.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _dense_name(name: str) -> str:
 
 
 def _dense_tensor(name: str, tensor: Tensor, subject: str) -> Tensor:
-    """MinkowskiEngine keeps kernels as (k³, in, out), or (k³, channels) where depthwise, their volume in x, y, z order."""
+    """MinkowskiEngine keeps kernels as (k³, in, out), or (k³, channels) where depthwise, in x, y, z order."""
     if name.endswith(".kernel"):
         if tensor.ndim == 3:
             volume, narrow, wide = tensor.shape
@@ -215,7 +215,7 @@ def _read_tensors(data: bytes, subject: str) -> tuple[State, list[str]]:
             "the file holds no state dict", subject=subject, remedy="save a dict of tensors, bare or under `model`"
         )
     for name, tensor in content.items():
-        # A tensor larger than its storage is a view that repeats elements: the way to make a small file fill the memory.
+        # A tensor larger than its storage is a view that repeats elements: a small file could fill the memory.
         if (
             not isinstance(name, str)
             or not isinstance(tensor, Tensor)
@@ -230,7 +230,7 @@ def _read_tensors(data: bytes, subject: str) -> tuple[State, list[str]]:
 
 def _read_weights_only(data: bytes, subject: str) -> Any:
     try:
-        # ProFound's checkpoints keep their command line as an argparse.Namespace: a class that holds attributes and does nothing.
+        # ProFound's checkpoints keep their command line as a Namespace: a class that holds attributes and does nothing.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a parser of foreign bytes raises anything; all of it means that the file is unusable

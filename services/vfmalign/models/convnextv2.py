@@ -1,10 +1,11 @@
 """ConvNeXt V2 in three dimensions, the convolutional encoder of ProFound.
 
-Knows the network alone: no checkpoint formats, no storage. Axes: N batch, C channels, D H W depth, height, width (z, y, x).
+Knows the network alone: no checkpoint formats, no storage. Axes: N batch, C channels, D H W depth, height, width (z, y,
+x).
 
-Source: Woo et al., "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", CVPR 2023, arXiv 2301.00808;
-the 3D layout (stem 4×4×4, strides 2, 2 and 1 after it) is ProFound's. Parameter names are upstream's, so that its state dicts
-load unchanged.
+Source: Woo et al., "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", CVPR 2023, arXiv
+2301.00808; the 3D layout (stem 4×4×4, strides 2, 2 and 1 after it) is ProFound's. Parameter names are upstream's, so
+that its state dicts load unchanged.
 """
 
 from __future__ import annotations
@@ -84,10 +85,8 @@ class Encoder(nn.Module):
         if len(depths) != len(STAGE_STRIDES) or len(dims) != len(STAGE_STRIDES):
             raise ValueError(f"expected {len(STAGE_STRIDES)} depths and dims, got {tuple(depths)} and {tuple(dims)}")
         self.depths, self.dims, self.in_channels = tuple(depths), tuple(dims), in_channels
-        stem = nn.Sequential(
-            nn.Conv3d(in_channels, dims[0], STEM_STRIDE, stride=STEM_STRIDE), ChannelsFirstLayerNorm(dims[0])
-        )
-        self.downsample_layers = nn.ModuleList([stem])
+        stem = nn.Conv3d(in_channels, dims[0], STEM_STRIDE, stride=STEM_STRIDE)
+        self.downsample_layers = nn.ModuleList([nn.Sequential(stem, ChannelsFirstLayerNorm(dims[0]))])
         for stride, (narrow, wide) in zip(STAGE_STRIDES[1:], pairwise(dims), strict=True):
             self.downsample_layers.append(
                 nn.Sequential(ChannelsFirstLayerNorm(narrow), nn.Conv3d(narrow, wide, stride, stride=stride))

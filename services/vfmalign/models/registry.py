@@ -24,8 +24,8 @@ class Architecture:
         name: its key in `ARCHITECTURES`.
         build: makes the encoder with random weights drawn from torch's global generator.
         preprocessing: how the encoder wants its input unless a model card says otherwise.
-        layers: layers that a check may compare: those on the path of any head's gradient. The encoder's `pooled` feature is
-            not among them, for a dense head sends no gradient through the final norm.
+        layers: layers that a check may compare: those on the path of any head's gradient. The encoder's `pooled`
+            feature is not among them, for a dense head sends no gradient through the final norm.
         primary_layer: the layer declared in advance for a check's main number.
     """
 
