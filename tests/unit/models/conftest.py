@@ -1,0 +1,71 @@
+"""Architectures of the golden files and helpers to read them."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vfmalign.core.artifacts import LayerSpec, Preprocessing
+from vfmalign.models.convnextv2 import Encoder
+from vfmalign.models.registry import Architecture
+
+SHARED_GOLDEN = Path(__file__).parents[3].parent / "shared" / "reference" / "golden"
+OWN_GOLDEN = Path(__file__).parent / "golden"
+
+
+def architecture(depths: tuple[int, ...], dims: tuple[int, ...]) -> Architecture:
+    return Architecture(
+        name="small",
+        build=partial(Encoder, depths, dims),
+        preprocessing=Preprocessing(spacing_mm=None, shape_DHW=(16, 32, 32)),
+        layers=tuple(LayerSpec(name=f"stages.{i}", channels=dim) for i, dim in enumerate(dims)),
+        primary_layer="stages.3",
+    )
+
+
+def shared_golden(name: str) -> dict[str, torch.Tensor]:
+    path = SHARED_GOLDEN / name
+    if not path.exists():
+        pytest.skip(f"the upstream golden file {name} is not beside this checkout")
+    return load_file(path)
+
+
+def state_of(golden: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix("state."): t for name, t in golden.items() if name.startswith("state.")}
+
+
+@pytest.fixture
+def own_golden() -> dict[str, torch.Tensor]:
+    return load_file(OWN_GOLDEN / "convnextv2_small.safetensors")
+
+
+@pytest.fixture
+def own_architecture() -> Architecture:
+    return architecture((1, 1, 2, 1), (4, 8, 12, 16))
+
+
+@pytest.fixture
+def upstream_golden() -> dict[str, torch.Tensor]:
+    return shared_golden("profound_conv_small.safetensors")
+
+
+@pytest.fixture
+def upstream_pretraining() -> dict[str, torch.Tensor]:
+    return shared_golden("profound_conv_small_pretraining_format.safetensors")
+
+
+@pytest.fixture
+def upstream_architecture() -> Architecture:
+    return architecture((1, 1, 2, 1), (8, 16, 32, 64))
+
+
+@pytest.fixture
+def own_state(own_golden: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return state_of(own_golden)
+
+
+@pytest.fixture
+def upstream_state(upstream_golden: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return state_of(upstream_golden)
