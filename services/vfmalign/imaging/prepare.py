@@ -1,0 +1,125 @@
+"""A study's volumes to the tensor an encoder takes: grid, ProFound's normalisation, crop and pad, input transform.
+
+Knows preprocessing and tensors. Knows nothing of files, storage or models.
+ProFound (github.com/pipiwang/ProFound, branch demo) normalises each channel by its z-score over non-zero voxels, then
+crops to the centre and pads with zeros; its data already lay on one grid, ours is brought there first (`grid`).
+
+Legend: C channels (modalities), D slices (feet to head), H rows (front to back), W columns (right to left).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from monai.transforms.croppad.array import ResizeWithPadOrCrop
+from monai.transforms.intensity.array import NormalizeIntensity
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vfmalign.core.artifacts import Preprocessing, VolumeKind
+from vfmalign.core.errors import BadVolume
+from vfmalign.imaging.grid import REFERENCE, resample_study
+from vfmalign.imaging.transforms import input_transform as find_input_transform
+from vfmalign.imaging.volumes import LABEL_KINDS, Volume
+
+MIN_GLAND_KEPT = 0.5
+"""Share of the gland's voxels that must lie in the centre crop."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What an encoder and a task's head need of one study, all on one grid of one shape.
+
+    Attributes:
+        input_CDHW: float32, after the input transform.
+        clean_CDHW: float32, before it.
+        gland_DHW: uint8 {0, 1}, None where the study has no gland mask.
+        lesions_DHW: uint8 grades, None where the study has no lesion map (which is not the same as no lesion).
+        spacing_mm: along D, H, W.
+    """
+
+    input_CDHW: Tensor  # noqa: N815
+    clean_CDHW: Tensor  # noqa: N815
+    gland_DHW: Tensor | None  # noqa: N815
+    lesions_DHW: Tensor | None  # noqa: N815
+    spacing_mm: tuple[float, float, float]
+
+
+def prepare_study(
+    volumes: Mapping[VolumeKind, Volume],
+    preprocessing: Preprocessing,
+    input_transform: str = "identity",
+    subject: str = "study",
+) -> Prepared:
+    """Prepares one study.
+
+    Args:
+        volumes: every modality that `preprocessing` names and t2w; `gland` and `lesions` where there are any.
+        preprocessing: how the encoder wants its input.
+        input_transform: a name in `transforms.INPUT_TRANSFORMS`.
+        subject: what errors call the study: a request field or a generated id.
+
+    Raises:
+        BadOption: the input transform is unknown.
+        BadVolume: a modality is missing, does not lie on t2w or has no contrast; or the gland lies outside the crop.
+    """
+    transform = find_input_transform(input_transform)
+    wanted = (*preprocessing.modalities, *(kind for kind in LABEL_KINDS if kind in volumes))
+    for kind in (REFERENCE, *wanted):
+        if kind not in volumes:
+            raise BadVolume(f"no {kind} volume", subject=subject, remedy=f"the model and its grid need {kind}: send it")
+    study: dict[VolumeKind, Volume] = {kind: volumes[kind] for kind in (REFERENCE, *wanted)}
+    arrays_XYZ, grid = resample_study(study, preprocessing.spacing_mm, subject)
+    channels_CDHW = torch.stack([_to_DHW(arrays_XYZ[kind]) for kind in preprocessing.modalities])
+    for kind, channel_DHW in zip(preprocessing.modalities, channels_CDHW, strict=True):
+        _check_contrast(channel_DHW, kind, subject)
+    fit = ResizeWithPadOrCrop(preprocessing.shape_DHW)
+    clean_CDHW = _plain(fit(normalise(channels_CDHW)))
+    labels = {kind: _to_DHW(arrays_XYZ[kind]).to(torch.uint8) for kind in LABEL_KINDS if kind in study}
+    fitted = {kind: _plain(fit(label_DHW[None]))[0] for kind, label_DHW in labels.items()}
+    gland_DHW = fitted.get("gland")
+    if gland_DHW is not None:
+        _check_gland(labels["gland"], gland_DHW, subject)
+        gland_DHW = (gland_DHW > 0).to(torch.uint8)
+    x_mm, y_mm, z_mm = (round(float(s), 6) for s in np.linalg.norm(grid.affine[:3, :3], axis=0))
+    return Prepared(transform(clean_CDHW), clean_CDHW, gland_DHW, fitted.get("lesions"), (z_mm, y_mm, x_mm))
+
+
+def normalise(channels_CDHW: Tensor) -> Tensor:
+    """Z-score of each channel over its voxels that are not zero; zeros stay zero."""
+    return _plain(torch.as_tensor(NormalizeIntensity(nonzero=True, channel_wise=True)(channels_CDHW)))
+
+
+def _to_DHW(array_XYZ: NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array_XYZ.transpose(2, 1, 0)))
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Monai's MetaTensor without its metadata."""
+    return tensor.as_tensor().contiguous() if hasattr(tensor, "as_tensor") else tensor.contiguous()
+
+
+def _check_contrast(channel_DHW: Tensor, kind: VolumeKind, subject: str) -> None:
+    values_N = channel_DHW[channel_DHW != 0]
+    if values_N.numel() < 2 or bool(values_N.min() == values_N.max()):
+        raise BadVolume(
+            f"{kind} shows nothing in t2w's field of view (no two different values that are not zero)",
+            subject=subject,
+            remedy="check that both belong to one examination",
+        )
+
+
+def _check_gland(whole_DHW: Tensor, cropped_DHW: Tensor, subject: str) -> None:
+    total = int((whole_DHW > 0).sum())
+    if total == 0:
+        raise BadVolume("the gland mask is empty on t2w's grid", subject=subject, remedy="send the mask of this study")
+    kept = int((cropped_DHW > 0).sum()) / total
+    if kept < MIN_GLAND_KEPT:
+        raise BadVolume(
+            f"the centre crop holds {kept:.0%} of the gland, less than {MIN_GLAND_KEPT:.0%}",
+            subject=subject,
+            remedy="centre the field of view on the prostate",
+        )

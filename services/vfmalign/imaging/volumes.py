@@ -1,0 +1,226 @@
+"""NIfTI bytes to checked volumes and back.
+
+Knows the NIfTI-1 and NIfTI-2 formats and what makes a volume unusable. Knows nothing of files, object storage or study
+grids. Header text (description, names, extensions) is never read, echoed or written: it often holds a patient's name.
+
+Legend: X, Y, Z are the array's own axes, in whatever direction its affine says.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from vfmalign.core.artifacts import VolumeKind
+from vfmalign.core.errors import BadVolume
+
+MAX_ENCODED_BYTES = 256 * 2**20
+"""Largest stored volume that is read at all."""
+MAX_VOXELS = 2**26
+"""Largest volume that is decoded (512 x 512 x 256); a larger header is a mistake or a decompression bomb."""
+MAX_HEADER_SIZE = 540
+MAX_EXTENSION_BYTES = 16 * 2**20
+MAX_TRAILING_BYTES = 2**20
+SPACING_RANGE_MM = (0.05, 50.0)
+MAX_POSITION_MM = 10_000.0
+MIN_AXES_VOLUME = 0.2
+"""Volume spanned by the affine's unit axes: 1 where they are at right angles, 0 where they are dependent."""
+LABEL_KINDS: tuple[VolumeKind, ...] = ("gland", "lesions")
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_HEADERS: dict[int, Any] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+_STORAGE_DTYPES = (np.uint8, np.int16, np.uint16)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One volume and where its voxels lie.
+
+    Attributes:
+        array_XYZ: float32 values; label maps hold small whole numbers.
+        affine: 4x4 float64, voxel index to patient position in mm (NIfTI's RAS+ axes).
+    """
+
+    array_XYZ: NDArray[np.float32]  # noqa: N815
+    affine: NDArray[np.float64]
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxels along X, Y and Z."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+
+def decode(data: bytes, name: str, kind: VolumeKind) -> Volume:
+    """Reads and checks one NIfTI file (`.nii` or `.nii.gz`, told apart by their first bytes).
+
+    Args:
+        data: the file's bytes.
+        name: what errors call the volume: a URI, a request field or a generated id.
+        kind: what the volume shows; label maps must hold whole numbers from 0 to 255.
+
+    Raises:
+        BadVolume: the bytes are no NIfTI file, are cut off, or hold something that cannot be used.
+    """
+    if len(data) > MAX_ENCODED_BYTES:
+        raise BadVolume(
+            f"larger than {MAX_ENCODED_BYTES // 2**20} MiB", subject=name, remedy="crop or resample it first"
+        )
+    header = _read_header(_unpack(data, MAX_HEADER_SIZE, name), name)
+    shape_XYZ = _checked_shape(header, name)
+    affine = _checked_affine(header, name)
+    array_XYZ = _read_array(data, header, shape_XYZ, name)
+    _check_values(array_XYZ, name, kind)
+    return Volume(array_XYZ, affine)
+
+
+def encode(volume: Volume) -> bytes:
+    """The volume as `.nii.gz`: equal volumes give equal bytes, and every text field of the header is empty.
+
+    Whole numbers are stored as the smallest of uint8, int16 and uint16 that holds them, everything else as float32.
+    """
+    header = nib.Nifti1Header()
+    array_XYZ = volume.array_XYZ.astype(_storage_dtype(volume.array_XYZ))
+    header.set_data_dtype(array_XYZ.dtype)
+    header.set_data_shape(array_XYZ.shape)
+    header.set_qform(volume.affine, code=1, strip_shears=True)
+    header.set_sform(volume.affine, code=1)
+    header.set_xyzt_units("mm")
+    header["magic"] = b"n+1"
+    header["vox_offset"] = 352
+    header["scl_slope"], header["scl_inter"] = 1.0, 0.0
+    # Written by hand rather than with gzip.compress, whose header differs between Python versions.
+    packer = zlib.compressobj(level=4, wbits=31)
+    return packer.compress(header.binaryblock + b"\0" * 4 + array_XYZ.tobytes(order="F")) + packer.flush()
+
+
+def _unpack(data: bytes, limit: int, name: str) -> bytes:
+    """The file's first `limit` uncompressed bytes (all there are, where fewer), in no more memory."""
+    if data[:2] != _GZIP_MAGIC:
+        return data[:limit]
+    content = bytearray()
+    while data and len(content) < limit:
+        # A gzip file may be several members in a row (pigz, bgzip).
+        unpacker = zlib.decompressobj(wbits=31)
+        try:
+            content += unpacker.decompress(data, limit - len(content))
+        except zlib.error:
+            raise BadVolume("damaged gzip data", subject=name, remedy="copy or export the file again") from None
+        if not unpacker.eof and len(content) < limit:
+            raise BadVolume("truncated .nii.gz", subject=name, remedy="copy or export the file again")
+        # What follows the last member may be zero padding.
+        data = unpacker.unused_data.lstrip(b"\0") if unpacker.eof else b""
+    return bytes(content)
+
+
+def _read_header(content: bytes, name: str) -> nib.Nifti1Header:
+    for size, header_class in _HEADERS.items():
+        for order in ("<", ">"):
+            if content[:4] == np.array(size, dtype=f"{order}i4").tobytes() and len(content) >= size:
+                # Nibabel's own checks quote header text in what they log and raise: ours below do not.
+                header: nib.Nifti1Header = header_class(content[:size], endianness=order, check=False)
+                return header
+    raise BadVolume("not a NIfTI file", subject=name, remedy="send .nii or .nii.gz")
+
+
+def _checked_shape(header: nib.Nifti1Header, name: str) -> tuple[int, int, int]:
+    axes = int(header["dim"][0])
+    if not 1 <= axes <= 7:
+        raise BadVolume("damaged NIfTI header (number of axes)", subject=name, remedy="export the file again")
+    sizes = [int(size) for size in header["dim"][1 : axes + 1]]
+    while len(sizes) > 3 and sizes[-1] == 1:
+        sizes.pop()
+    if len(sizes) != 3:
+        raise BadVolume(f"expected 3 axes, got {len(sizes)}", subject=name, remedy="split the series first")
+    if min(sizes) < 1:
+        raise BadVolume(f"empty volume: sizes {sizes}", subject=name, remedy="export the series again")
+    if (voxels := sizes[0] * sizes[1] * sizes[2]) > MAX_VOXELS:
+        raise BadVolume(
+            f"declares {voxels} voxels, more than {MAX_VOXELS}",
+            subject=name,
+            remedy="crop or resample the series first",
+        )
+    return sizes[0], sizes[1], sizes[2]
+
+
+def _checked_affine(header: nib.Nifti1Header, name: str) -> NDArray[np.float64]:
+    if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
+        raise BadVolume(
+            "the header gives no orientation", subject=name, remedy="convert it from DICOM with its geometry"
+        )
+    try:
+        with np.errstate(all="ignore"):
+            affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    except Exception:  # nibabel raises many kinds, and their text may quote the header
+        raise BadVolume("the affine cannot be read", subject=name, remedy="export the file again") from None
+    remedy = "export the series again with its geometry in mm"
+    if not np.isfinite(affine).all():
+        raise BadVolume("the affine holds NaN or infinity", subject=name, remedy=remedy)
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    low, high = SPACING_RANGE_MM
+    if spacing_mm.min() < low or spacing_mm.max() > high:
+        spacing = " x ".join(f"{s:.3g}" for s in spacing_mm)
+        raise BadVolume(f"absurd voxel spacing {spacing} mm, not in {low} to {high}", subject=name, remedy=remedy)
+    if abs(np.linalg.det(affine[:3, :3] / spacing_mm)) < MIN_AXES_VOLUME:
+        raise BadVolume("singular affine: its axes are not independent", subject=name, remedy=remedy)
+    if np.abs(affine[:3, 3]).max() > MAX_POSITION_MM:
+        raise BadVolume(f"absurd position, over {MAX_POSITION_MM:.0f} mm from the origin", subject=name, remedy=remedy)
+    return affine
+
+
+def _read_array(
+    data: bytes, header: nib.Nifti1Header, shape_XYZ: tuple[int, int, int], name: str
+) -> NDArray[np.float32]:
+    try:
+        dtype = np.dtype(header.get_data_dtype())
+        slope, inter = header.get_slope_inter()
+        start = int(header.get_data_offset())
+    except Exception:  # see _checked_affine
+        raise BadVolume(
+            "damaged NIfTI header (type, scale or offset)", subject=name, remedy="export it again"
+        ) from None
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise BadVolume(
+            "values are not plain numbers", subject=name, remedy="store integers or floats of up to 64 bits"
+        )
+    if not header.sizeof_hdr <= start <= MAX_EXTENSION_BYTES:
+        raise BadVolume("damaged NIfTI header (data offset)", subject=name, remedy="send one .nii or .nii.gz file")
+    count = shape_XYZ[0] * shape_XYZ[1] * shape_XYZ[2]
+    end = start + count * dtype.itemsize
+    content = _unpack(data, end + MAX_TRAILING_BYTES, name)
+    if len(content) < end:
+        raise BadVolume(f"truncated: {len(content)} bytes of {end}", subject=name, remedy="copy or export it again")
+    if len(content) == end + MAX_TRAILING_BYTES:
+        raise BadVolume("holds far more data than its header declares", subject=name, remedy="export it again")
+    raw_XYZ = np.frombuffer(content, dtype=dtype, count=count, offset=start).reshape(shape_XYZ, order="F")
+    with np.errstate(over="ignore", invalid="ignore"):
+        if slope is not None and (slope, inter) != (1.0, 0.0):
+            raw_XYZ = raw_XYZ * np.float64(slope) + np.float64(inter or 0.0)
+        return raw_XYZ.astype(np.float32)
+
+
+def _check_values(array_XYZ: NDArray[np.float32], name: str, kind: VolumeKind) -> None:
+    if not np.isfinite(array_XYZ).all():
+        raise BadVolume("holds NaN, infinity or values beyond float32", subject=name, remedy="clean the volume first")
+    if kind in LABEL_KINDS:
+        if array_XYZ.min() < 0 or array_XYZ.max() > 255 or (array_XYZ != np.rint(array_XYZ)).any():
+            raise BadVolume(
+                f"{kind} labels are not whole numbers from 0 to 255", subject=name, remedy="send a label map"
+            )
+    elif array_XYZ.min() == array_XYZ.max():
+        raise BadVolume(f"{kind} has the same value everywhere", subject=name, remedy="export the series again")
+
+
+def _storage_dtype(array_XYZ: NDArray[np.float32]) -> type[np.generic]:
+    low, high = float(array_XYZ.min()), float(array_XYZ.max())
+    if (array_XYZ == np.rint(array_XYZ)).all():
+        for dtype in _STORAGE_DTYPES:
+            limits = np.iinfo(dtype)
+            if limits.min <= low and high <= limits.max:
+                return dtype
+    return np.float32
