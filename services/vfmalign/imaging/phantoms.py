@@ -1,0 +1,281 @@
+"""Seeded phantoms: prostate-like multi-parametric MRI studies with gland and lesion labels.
+
+Knows tissues' relaxation and diffusion and how a scanner turns them into T2w, high-b DWI and ADC volumes. Knows nothing of
+storage. Each modality has its own grid, receive-coil bias, noise and small misregistration. Proton density shapes T2w and
+DWI but is in no volume and cancels in ADC: no modality can be computed from the others.
+
+Tissue values are typical of 3 T (Bojorquez et al., Magn Reson Imaging 2017; PI-RADS v2.1 for what lesions look like), then
+set so that a phantom's tissue quantiles come near a real case's (`tests/unit/imaging/test_phantom_realism.py`).
+
+Legend: X, Y, Z are array axes; positions are in mm in the frame of the T2-weighted stack (`phantom_anatomy`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from vfmalign.core.artifacts import VolumeKind
+from vfmalign.imaging.phantom_anatomy import Anatomy, Positions, Tissue, draw_anatomy
+from vfmalign.imaging.volumes import Volume
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One modality's grid: voxels along X, Y, Z and their spacing in mm."""
+
+    shape_XYZ: tuple[int, int, int]  # noqa: N815
+    spacing_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class PhantomSpec:
+    """What all cases of a set share.
+
+    Attributes:
+        t2w, dwi, adc: the modalities' grids.
+        b_high: b-value of the DWI volume in s/mm²; ADC is fitted between b = 50 and b = 800.
+        noise: standard deviation of the noise in each of the receiver's two channels, as a share of fat's T2w signal.
+        misregistration_mm: standard deviation of each diffusion volume's in-plane shift.
+        lesion_free_share: share of cases without a lesion.
+    """
+
+    t2w: Stack = Stack((160, 160, 20), (0.7, 0.7, 3.0))
+    dwi: Stack = Stack((64, 64, 20), (2.0, 2.0, 3.0))
+    adc: Stack = Stack((56, 56, 18), (2.2, 2.2, 3.4))
+    b_high: float = 1400.0
+    noise: float = 0.02
+    misregistration_mm: float = 0.6
+    lesion_free_share: float = 0.18
+
+
+@dataclass(frozen=True)
+class PhantomCase:
+    """One case: its volumes (t2w, dwi, adc, gland, lesions) and the grades of the lesions that they show."""
+
+    volumes: dict[VolumeKind, Volume]
+    lesion_grades: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TissueValues:
+    """Proton density (1 = water), T2 in ms, ADC in 1e-3 mm²/s, share left by fat suppression, texture (SD of log T2)."""
+
+    density: float
+    t2_ms: float
+    adc: float
+    unsuppressed: float = 1.0
+    texture: float = 0.0
+
+
+TISSUES: dict[Tissue, TissueValues] = {
+    Tissue.FAT: TissueValues(0.92, 165.0, 0.3, 0.02, 0.05),
+    Tissue.MUSCLE: TissueValues(0.80, 36.0, 1.30, texture=0.12),
+    Tissue.MARROW: TissueValues(0.80, 115.0, 0.4, 0.05, 0.10),
+    Tissue.CORTEX: TissueValues(0.15, 25.0, 0.5, 0.2),
+    Tissue.BLADDER_WALL: TissueValues(0.80, 45.0, 1.35, texture=0.10),
+    Tissue.URINE: TissueValues(0.66, 400.0, 2.75),
+    Tissue.RECTAL_WALL: TissueValues(0.80, 60.0, 1.25, texture=0.25),
+    Tissue.RECTAL_GAS: TissueValues(0.02, 30.0, 1.0),
+    Tissue.RECTAL_CONTENT: TissueValues(0.60, 60.0, 1.1, texture=0.35),
+    Tissue.PLEXUS: TissueValues(0.85, 100.0, 1.5, 0.25, 0.45),
+    Tissue.SEMINAL_VESICLE: TissueValues(0.85, 130.0, 1.7, texture=0.55),
+    Tissue.CAPSULE: TissueValues(0.80, 55.0, 1.15, texture=0.15),
+    Tissue.PERIPHERAL_ZONE: TissueValues(0.86, 120.0, 1.55, texture=0.25),
+    Tissue.TRANSITION_ZONE: TissueValues(0.84, 74.0, 1.28, texture=0.25),
+    Tissue.FIBROMUSCULAR_STROMA: TissueValues(0.80, 50.0, 1.10, texture=0.15),
+    Tissue.URETHRA: TissueValues(0.86, 110.0, 1.45, texture=0.15),
+    Tissue.GLANDULAR_NODULE: TissueValues(0.86, 125.0, 1.50, texture=0.30),
+    Tissue.STROMAL_NODULE: TissueValues(0.82, 58.0, 1.10, texture=0.20),
+    Tissue.MIXED_NODULE: TissueValues(0.84, 82.0, 1.25, texture=0.35),
+    Tissue.LESION_GRADE_1: TissueValues(0.84, 68.0, 1.02, texture=0.12),
+    Tissue.LESION_GRADE_2: TissueValues(0.84, 62.0, 0.86, texture=0.12),
+    Tissue.LESION_GRADE_3: TissueValues(0.84, 57.0, 0.70, texture=0.12),
+}
+ECHO_TIME_T2W_MS = 100.0
+ECHO_TIME_DWI_MS = 70.0
+T2W_SCALE = 900.0
+DWI_SCALE = 900.0
+TEXTURE_STEP_MM = (1.4, 1.4, 3.0)
+TEXTURE_REACH_MM = (72.0, 72.0, 42.0)
+
+
+def generate_case(seed: int, index: int, spec: PhantomSpec | None = None) -> PhantomCase:
+    """One case of the set that `seed` stands for.
+
+    Args:
+        seed: of the whole set, non-negative.
+        index: of the case in it, non-negative; every case can be made alone.
+        spec: grids and physics; the default for None.
+
+    Returns:
+        The case; equal arguments give equal arrays.
+    """
+    spec = spec or PhantomSpec()
+    # One stream per concern, so that a change in one leaves the others' draws as they are.
+    anatomy_rng, texture_rng, pose_rng, t2w_rng, dwi_rng, adc_rng = (
+        np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(6)
+    )
+    body = _Body(draw_anatomy(anatomy_rng, spec.lesion_free_share), texture_rng)
+    pose = _draw_pose(pose_rng)
+    t2w_affine, t2w_positions = _place(spec.t2w, pose, np.eye(3), np.zeros(3))
+    t2w, gland, lesions = _acquire_t2w(body, t2w_positions, spec, t2w_rng)
+    volumes: dict[VolumeKind, Volume] = {
+        "t2w": Volume(t2w, t2w_affine),
+        "gland": Volume(gland, t2w_affine),
+        "lesions": Volume(lesions, t2w_affine),
+    }
+    shift_mm = _draw_shift(dwi_rng, spec.misregistration_mm)
+    for kind, stack, rng in (("dwi", spec.dwi, dwi_rng), ("adc", spec.adc, adc_rng)):
+        turn, offset_mm = _rotation(rng.normal(0.0, np.deg2rad(1.5), 3)), rng.normal(0.0, (2.0, 2.0, 0.8))
+        affine, positions = _place(stack, pose, turn, offset_mm)
+        if kind == "adc":
+            shift_mm = shift_mm + _draw_shift(rng, 0.3 * spec.misregistration_mm)
+        moved = tuple(p + np.float32(s) for p, s in zip(positions, shift_mm, strict=True))
+        array = _acquire_diffusion(body, (moved[0], moved[1], moved[2]), kind, spec, rng)
+        volumes["dwi" if kind == "dwi" else "adc"] = Volume(array, affine)
+    grades = tuple(int(g) for g in np.unique(lesions) if g)
+    return PhantomCase(volumes, grades)
+
+
+class _Body:
+    """A case's anatomy with its textures: tissue values at any position."""
+
+    def __init__(self, anatomy: Anatomy, rng: Generator) -> None:
+        self.anatomy = anatomy
+        self._relaxation = _texture(rng, ((1.0, 0.8), (3.0, 0.6)))
+        self._density = _texture(rng, ((1.5, 0.6), (6.0, 0.8)))
+        # Tissues differ between patients: every case scales T2 and ADC of each tissue a little.
+        self._t2_scale = np.exp(rng.normal(0.0, 0.06, len(Tissue))).astype(np.float32)
+        self._adc_scale = np.exp(rng.normal(0.0, 0.05, len(Tissue))).astype(np.float32)
+
+    def values(self, positions: Positions) -> tuple[Array, Array, Array, Array, NDArray[np.uint8], NDArray[np.uint8]]:
+        """Proton density, T2 (ms), ADC (1e-3 mm²/s), unsuppressed share, gland and lesion grade at the positions."""
+        tissue, gland, grade = self.anatomy.tissues(positions)
+        columns = [TISSUES[Tissue(t)] for t in range(len(Tissue))]
+        density = np.array([c.density for c in columns], dtype=np.float32)[tissue]
+        t2_ms = (np.array([c.t2_ms for c in columns], dtype=np.float32) * self._t2_scale)[tissue]
+        adc = (np.array([c.adc for c in columns], dtype=np.float32) * self._adc_scale)[tissue]
+        unsuppressed = np.array([c.unsuppressed for c in columns], dtype=np.float32)[tissue]
+        amount = np.array([c.texture for c in columns], dtype=np.float32)[tissue]
+        grain = np.exp(amount * _sample(self._relaxation, positions))
+        density *= 1.0 + 0.07 * _sample(self._density, positions)
+        return density, t2_ms * grain, adc * np.sqrt(grain), unsuppressed, gland, grade
+
+
+def _acquire_t2w(body: _Body, positions: Positions, spec: PhantomSpec, rng: Generator) -> tuple[Array, Array, Array]:
+    density, t2_ms, _, _, gland, grade = body.values(positions)
+    signal = density * np.exp(np.float32(-ECHO_TIME_T2W_MS) / t2_ms)
+    signal = ndimage.gaussian_filter(signal, (0.6, 0.6, 0.25), truncate=3.0) * _coil_bias(positions, rng)
+    image = np.rint(T2W_SCALE * _rician(signal, 0.5 * spec.noise, rng))
+    return image, gland.astype(np.float32), grade.astype(np.float32)
+
+
+def _acquire_diffusion(body: _Body, positions: Positions, kind: str, spec: PhantomSpec, rng: Generator) -> Array:
+    """The high-b volume, or the ADC map in 1e-6 mm²/s; zero where the scanner finds too little signal at low b."""
+    density, t2_ms, adc, unsuppressed, _, _ = body.values(positions)
+    bias = _coil_bias(positions, rng)
+    still = density * np.exp(np.float32(-ECHO_TIME_DWI_MS) / t2_ms) * unsuppressed
+
+    def image(b_value: float) -> Array:
+        signal = ndimage.gaussian_filter(still * np.exp(-np.float32(b_value / 1000) * adc), (0.5, 0.5, 0.25))
+        return _rician(signal * bias, 0.5 * spec.noise, rng)
+
+    low = image(50.0)
+    seen = low > 0.12
+    if kind == "dwi":
+        return np.where(seen, np.rint(DWI_SCALE * image(spec.b_high)), np.float32(0.0))
+    middle = np.maximum(image(800.0), 1e-4)
+    fitted = np.log(low / middle) / np.float32(0.750) * np.float32(1000.0)
+    return np.where(seen, np.rint(np.clip(fitted, 0.0, 3500.0)), np.float32(0.0))
+
+
+def _rician(signal: Array, noise: float, rng: Generator) -> Array:
+    """Magnitude of a signal with Gaussian noise in both channels."""
+    real, imaginary = (np.float32(noise) * rng.standard_normal(signal.shape, dtype=np.float32) for _ in "ri")
+    return np.hypot(signal + real, imaginary)
+
+
+def _coil_bias(positions: Positions, rng: Generator) -> Array:
+    """Smooth receive sensitivity: the exponential of a quadratic polynomial, drawn for each modality."""
+    x, y, z = (p / np.float32(60.0) for p in positions)
+    c = rng.normal(0.0, 0.10, 6).astype(np.float32)
+    bias: Array = np.exp(c[0] * x + c[1] * y + 0.7 * c[2] * z + c[3] * x * x + c[4] * y * y + c[5] * x * y)
+    return bias
+
+
+def _texture(rng: Generator, octaves: tuple[tuple[float, float], ...]) -> Array:
+    """Smooth noise of unit variance on the texture lattice: a weighted sum of scales (sigma in lattice steps, weight)."""
+    shape = tuple(int(2 * reach / step) + 1 for reach, step in zip(TEXTURE_REACH_MM, TEXTURE_STEP_MM, strict=True))
+    field = np.zeros(shape, dtype=np.float32)
+    for sigma, weight in octaves:
+        white = rng.standard_normal(shape, dtype=np.float32)
+        smooth = ndimage.gaussian_filter(white, (sigma, sigma, 0.5 * sigma), mode="wrap", truncate=3.0)
+        field += np.float32(weight / smooth.std()) * smooth
+    scaled: Array = field / field.std()
+    return scaled
+
+
+def _sample(field: Array, positions: Positions) -> Array:
+    """A texture at positions; one fast separable pass where they are the axes of a straight grid."""
+    index = [
+        (p + np.float32(reach)) / np.float32(step)
+        for p, reach, step in zip(positions, TEXTURE_REACH_MM, TEXTURE_STEP_MM, strict=True)
+    ]
+    if all(i.size == max(i.shape) for i in index):
+        lines = [i.ravel() for i in index]
+        steps = [float(line[1] - line[0]) for line in lines]
+        shape = tuple(line.size for line in lines)
+        straight: Array = ndimage.affine_transform(
+            field, steps, offset=[float(line[0]) for line in lines], output_shape=shape, order=1, mode="nearest"
+        )
+        return straight
+    sampled: Array = ndimage.map_coordinates(field, np.stack(np.broadcast_arrays(*index)), order=1, mode="nearest")
+    return sampled
+
+
+def _draw_pose(rng: Generator) -> NDArray[np.float64]:
+    """The T2-weighted stack in the patient: 4x4 from its frame to LPS positions, tilted about x as the gland is."""
+    pose = np.eye(4)
+    pose[:3, :3] = _rotation(np.deg2rad(np.array([rng.uniform(-5.0, 22.0), rng.normal(0, 1.5), rng.normal(0, 2.0)])))
+    pose[:3, 3] = rng.normal(0.0, (5.0, 20.0, 30.0))
+    return pose
+
+
+def _draw_shift(rng: Generator, sd_mm: float) -> NDArray[np.float64]:
+    """A shift in mm, within two standard deviations; half as large across slices."""
+    return np.clip(rng.normal(0.0, 1.0, 3), -2.0, 2.0) * sd_mm * np.array([1.0, 1.0, 0.5])
+
+
+def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotation about x, then y, then z, in radians."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return np.asarray(about_z @ about_y @ about_x, dtype=np.float64)
+
+
+def _place(
+    stack: Stack, pose: NDArray[np.float64], turn: NDArray[np.float64], offset_mm: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], Positions]:
+    """A grid turned and moved against the T2-weighted stack: its NIfTI affine, and its voxels' positions in that frame."""
+    in_frame = np.eye(4)
+    in_frame[:3, :3] = turn * np.array(stack.spacing_mm)
+    in_frame[:3, 3] = offset_mm - in_frame[:3, :3] @ ((np.array(stack.shape_XYZ) - 1) / 2)
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ pose @ in_frame
+    i, j, k = np.ogrid[: stack.shape_XYZ[0], : stack.shape_XYZ[1], : stack.shape_XYZ[2]]
+    x, y, z = (
+        sum(
+            (np.float32(in_frame[row, axis]) * index for axis, index in enumerate((i, j, k)) if in_frame[row, axis]),
+            np.float32(in_frame[row, 3]),
+        ).astype(np.float32)
+        for row in range(3)
+    )
+    return affine, (x, y, z)
