@@ -1,0 +1,151 @@
+"""The book of jobs: idempotency, paging, states and attempts, on both databases."""
+
+import itertools
+from datetime import timedelta
+
+import pytest
+
+from vfmalign.core.artifacts import JobSpec, Recipe
+from vfmalign.core.errors import BadOption, Conflict, NotFound
+from vfmalign.finetuning import jobs as jobs_module
+from vfmalign.finetuning.database import now
+from vfmalign.finetuning.jobs import JobBook
+from vfmalign.finetuning.paging import PageRequest
+
+
+def spec(name: str, seed: int = 0) -> JobSpec:
+    return JobSpec(
+        id=name, kind="finetune", dataset="demo", dataset_digest="0" * 64, architecture="profound_conv_micro",
+        task="segmentation", seed=seed, recipe=Recipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=0.1),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def book(database):
+    return JobBook(database)
+
+
+def names(page):
+    return [job.id for job in page.items]
+
+
+def test_same_id_and_body_returns_the_first_other_body_conflicts(book):
+    first = book.create(spec("a"), "1" * 64)
+    assert book.create(spec("a", seed=9), "1" * 64) == first
+    assert book.find("a", "1" * 64) == first
+    for attempt in (lambda: book.create(spec("a"), "2" * 64), lambda: book.find("a", "2" * 64)):
+        with pytest.raises(Conflict, match="another body"):
+            attempt()
+    assert book.find("b", "1" * 64) is None
+
+
+def test_missing_job_is_not_found(book):
+    for call in (book.get, book.cancel, book.begin):
+        with pytest.raises(NotFound):
+            call("nope")
+
+
+def test_pages_are_newest_first_complete_and_stable_while_jobs_are_added(book):
+    for i in range(7):
+        book.create(spec(f"j{i}"), "1" * 64)
+    first = book.list(PageRequest(size=3))
+    book.create(spec("late"), "1" * 64)
+    second = book.list(PageRequest(size=3, token=first.next_token))
+    third = book.list(PageRequest(size=3, token=second.next_token))
+    assert names(first) + names(second) + names(third) == [f"j{i}" for i in reversed(range(7))]
+    assert third.next_token == ""
+
+
+def test_pages_hold_jobs_created_in_the_same_microsecond(book, monkeypatch):
+    moment = now()
+    monkeypatch.setattr(jobs_module, "now", lambda: moment)
+    for i in range(5):
+        book.create(spec(f"j{i}"), "1" * 64)
+    seen, token = [], ""
+    for _ in range(5):
+        page = book.list(PageRequest(size=2, token=token))
+        seen += names(page)
+        token = page.next_token
+        if not token:
+            break
+    assert seen == ["j4", "j3", "j2", "j1", "j0"]
+
+
+def test_exactly_full_last_page_has_no_token(book):
+    for i in range(4):
+        book.create(spec(f"j{i}"), "1" * 64)
+    first = book.list(PageRequest(size=2))
+    assert book.list(PageRequest(size=2, token=first.next_token)).next_token == ""
+
+
+def test_filter_by_state(book):
+    for i in range(4):
+        book.create(spec(f"j{i}"), "1" * 64)
+    book.begin("j1")
+    book.cancel("j2")
+    assert names(book.list(PageRequest(states=("RUNNING",)))) == ["j1"]
+    assert names(book.list(PageRequest(states=("RUNNING", "CANCELLED")))) == ["j2", "j1"]
+    assert book.counts() == {"QUEUED": 2, "RUNNING": 1, "SUCCEEDED": 0, "FAILED": 0, "CANCELLED": 1}
+
+
+@pytest.mark.parametrize("size", [-1, 1001])
+def test_page_size_out_of_range(book, size):
+    with pytest.raises(BadOption, match="page_size"):
+        book.list(PageRequest(size=size))
+
+
+@pytest.mark.parametrize("token", ["x", "!!!", "bm9wZQ==", "WzEsMiwzXQ==", "e30="])
+def test_foreign_page_token(book, token):
+    with pytest.raises(BadOption, match="page_token"):
+        book.list(PageRequest(token=token))
+
+
+def test_token_of_another_filter_is_refused(book):
+    for i in range(3):
+        book.create(spec(f"j{i}"), "1" * 64)
+    token = book.list(PageRequest(size=1)).next_token
+    with pytest.raises(BadOption, match="page_token"):
+        book.list(PageRequest(size=1, token=token, states=("QUEUED",)))
+
+
+def test_cancel_ends_a_queued_job_marks_a_running_one_and_leaves_a_finished_one(book):
+    for name in "abc":
+        book.create(spec(name), "1" * 64)
+    assert book.cancel("a").state == "CANCELLED"
+    book.begin("b")
+    assert book.cancel("b").cancel_requested
+    assert book.get("b").state == "RUNNING"
+    book.cancelled("b", 143)
+    assert book.get("b").state == "CANCELLED"
+    book.begin("c")
+    book.succeed("c", 0)
+    assert book.cancel("c").state == "SUCCEEDED"
+
+
+def test_attempts_tell_what_ran(book):
+    book.create(spec("a"), "1" * 64)
+    book.begin("a")
+    book.record("a", {"pid": 1, "started": 2.5})
+    assert book.get("a").handle == {"pid": 1, "started": 2.5}
+    book.requeue("a", "killed", exit_code=137, delay_s=60, counted=True)
+    waiting = book.get("a")
+    assert (waiting.state, waiting.handle, waiting.failures) == ("QUEUED", None, 1)
+    assert waiting.not_before > now() + timedelta(seconds=30)
+    book.begin("a")
+    book.requeue("a", "stopped with the service", exit_code=143, delay_s=0, counted=False)
+    book.begin("a")
+    book.succeed("a", 0)
+    assert [(a.attempt, a.exit_code, a.outcome) for a in book.attempts("a")] == [
+        (1, 137, "retryable"),
+        (2, 143, "interrupted"),
+        (3, 0, "succeeded"),
+    ]
+    assert all(one.finished_at <= two.started_at for one, two in itertools.pairwise(book.attempts("a")))
+    assert book.get("a").failures == 1
+
+
+def test_begin_twice_is_one_attempt(book):
+    book.create(spec("a"), "1" * 64)
+    assert book.begin("a").attempts == 1
+    assert book.begin("a").attempts == 1
+    assert len(book.attempts("a")) == 1
