@@ -124,7 +124,7 @@ class Exhausted(VfmalignError):
     """A full queue, or work too large for the device (RESOURCE_EXHAUSTED)."""
 
     reason = "RESOURCE_EXHAUSTED"
-    retry_after_s = 5.0
+    retry_after_s: float | None = 5.0
 
 
 class Unavailable(VfmalignError):

@@ -1,0 +1,210 @@
+"""The two designs of a comparison: from a pass over tiles to observed, relabelled and left-out statistics.
+
+A design knows how rows are grouped, which matrix to sum and which sums a formula needs; it does not know where features
+come from.
+
+Legend: N rows of x, M rows of y, D channels, G groups, B relabellings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from vfmalign.mmd import estimators, relabelling
+from vfmalign.mmd.engine import FloatArray, IntArray, PairedTiles, PooledTiles, Sums, Tiles
+from vfmalign.mmd.estimators import EstimatorName, IndependentSums, PairedSums
+from vfmalign.mmd.kernels import Kernel
+from vfmalign.mmd.relabelling import SMALLEST_GROUPS, Relabellings
+from vfmalign.mmd.samples import Sample
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """One estimator on the samples as they are, relabelled, and with one group left out.
+
+    Attributes:
+        observed: MMD² of the samples.
+        relabelled_B: MMD² under each relabelling.
+        left_out: per sample that is resampled on its own, MMD² without each of its groups in turn; empty where the
+            interval is absent.
+        interval_absent_reason: why; empty where there is one.
+    """
+
+    observed: float
+    relabelled_B: FloatArray  # noqa: N815
+    left_out: tuple[FloatArray, ...]
+    interval_absent_reason: str = ""
+
+
+class Design(Protocol):
+    """How x and y relate, fixed for all layers of a comparison."""
+
+    x_order: IntArray
+    y_order: IntArray
+    block_sizes: tuple[int, ...]
+    group_of: IntArray
+    groups: int
+
+    def tiles(self, x_ND: Tensor, y_MD: Tensor, kernel: Kernel, sigma: float) -> Tiles:
+        """The matrix whose sums the statistics need; rows come in `x_order` and `y_order`."""
+
+    def relabellings(self, count: int, seed: int) -> Relabellings:
+        """Relabellings that leave the distribution unchanged where x and y have one distribution."""
+
+    def statistics(self, estimator: EstimatorName, sums: Sums, relabellings: Relabellings) -> Statistics:
+        """Statistics of one pass."""
+
+
+def _sorted_groups(labels: Sequence[str], rows: int) -> tuple[IntArray, IntArray]:
+    """Order that makes rows of a group neighbours, and the group's index of each row in that order."""
+    if not labels:
+        return np.arange(rows), np.arange(rows)
+    _, group_of = np.unique(np.asarray(labels), return_inverse=True)
+    order = np.argsort(group_of, kind="stable")
+    return order.astype(np.int64), group_of[order].astype(np.int64)
+
+
+class PairedDesign:
+    """Row i of x and of y are one case: groups of pairs are swapped, and left out, together."""
+
+    def __init__(self, x: Sample, y: Sample) -> None:
+        order, self.group_of = _sorted_groups(x.groups or y.groups, x.rows)
+        self.x_order = self.y_order = order
+        self.block_sizes: tuple[int, ...] = (x.rows,)
+        self.groups = int(self.group_of[-1]) + 1
+
+    def tiles(self, x_ND: Tensor, y_MD: Tensor, kernel: Kernel, sigma: float) -> Tiles:
+        """h(z_i, z_j); swapping pair i flips the sign of its row and column, h being ⟨φ(x_i)−φ(y_i), φ(x_j)−φ(y_j)⟩."""
+        return PairedTiles(x_ND, y_MD, kernel, sigma)
+
+    def relabellings(self, count: int, seed: int) -> Relabellings:
+        """Swaps within groups."""
+        if self.groups < SMALLEST_GROUPS:
+            return relabelling.none(
+                self.groups, f"{self.groups} groups are too few for a test; it needs at least {SMALLEST_GROUPS}"
+            )
+        return relabelling.swaps(self.groups, count, seed)
+
+    def statistics(self, estimator: EstimatorName, sums: Sums, relabellings: Relabellings) -> Statistics:
+        """Statistics from the sums of h: wᵀHw when swapped; total − 2·(rows of g) + (within g) without group g."""
+        formula = estimators.PAIRED[estimator]
+        rows_N = sums.rows_NP[:, 0]
+        total, diagonal, n = rows_N.sum(), sums.diagonal_N.sum(), float(rows_N.size)
+
+        def of(total: ArrayLike, diagonal: ArrayLike, rows: ArrayLike) -> FloatArray:
+            parts = (np.asarray(part, dtype=np.float64) for part in (total, diagonal, rows))
+            return formula(PairedSums(*parts))
+
+        observed = float(of(total, diagonal, n))
+        relabelled_B = of(sums.quadratic_B, diagonal, n)
+        if self.groups < SMALLEST_GROUPS:
+            reason = f"{self.groups} groups are too few for an interval; it needs at least {SMALLEST_GROUPS}"
+            return Statistics(observed, relabelled_B, (), reason)
+        left_out_G = of(
+            total - 2.0 * np.bincount(self.group_of, rows_N) + sums.within_G,
+            diagonal - np.bincount(self.group_of, sums.diagonal_N),
+            n - np.bincount(self.group_of),
+        )
+        return Statistics(observed, relabelled_B, (left_out_G,))
+
+
+class IndependentDesign:
+    """x and y are independent samples of groups: labels are permuted by group, groups left out of their own sample."""
+
+    def __init__(self, x: Sample, y: Sample) -> None:
+        self.x_order, group_of_x = _sorted_groups(x.groups, x.rows)
+        self.y_order, group_of_y = _sorted_groups(y.groups, y.rows)
+        self.block_sizes: tuple[int, ...] = (x.rows, y.rows)
+        self._groups_x, self._groups_y = int(group_of_x[-1]) + 1, int(group_of_y[-1]) + 1
+        self.groups = self._groups_x + self._groups_y
+        self.group_of = np.concatenate([group_of_x, group_of_y + self._groups_x])
+
+    def tiles(self, x_ND: Tensor, y_MD: Tensor, kernel: Kernel, sigma: float) -> Tiles:
+        """K over the pooled rows."""
+        return PooledTiles(x_ND, y_MD, kernel, sigma)
+
+    def relabellings(self, count: int, seed: int) -> Relabellings:
+        """Permutations of the groups' labels; the number of groups per sample stays, that of rows may not."""
+        if self.groups < SMALLEST_GROUPS:
+            reason = f"{self.groups} groups in both samples are too few for a test; it needs at least {SMALLEST_GROUPS}"
+            return relabelling.none(self.groups, reason)
+        if min(self._groups_x, self._groups_y) < 2:
+            return relabelling.none(self.groups, "a sample of one group cannot be permuted; a test needs two in each")
+        return relabelling.permutations(self._groups_x, self._groups_y, count, seed)
+
+    def statistics(self, estimator: EstimatorName, sums: Sums, relabellings: Relabellings) -> Statistics:
+        """Statistics from the sums of k over pooled rows."""
+        formula = estimators.INDEPENDENT[estimator]
+        n = self.block_sizes[0]
+        observed = IndependentSums(
+            xx=sums.rows_NP[:n, 0].sum(),
+            yy=sums.rows_NP[n:, 1].sum(),
+            xy=sums.rows_NP[:n, 1].sum(),
+            xx_diagonal=sums.diagonal_N[:n].sum(),
+            yy_diagonal=sums.diagonal_N[n:].sum(),
+            rows_x=np.asarray(float(n)),
+            rows_y=np.asarray(float(self.block_sizes[1])),
+        )
+        value, relabelled_B = float(formula(observed)), formula(self._relabelled(sums, relabellings))
+        if min(self._groups_x, self._groups_y) < SMALLEST_GROUPS:
+            reason = (
+                f"{self._groups_x} and {self._groups_y} groups are too few for an interval; "
+                f"each sample needs at least {SMALLEST_GROUPS}"
+            )
+            return Statistics(value, relabelled_B, (), reason)
+        return Statistics(value, relabelled_B, tuple(formula(part) for part in self._left_out(sums, observed)))
+
+    def _relabelled(self, sums: Sums, relabellings: Relabellings) -> IndependentSums:
+        """Sums for indicators a of x: aᵀKa is there; aᵀK1 and 1ᵀK1 give the rest, 1 − a being the indicator of y."""
+        row_sums_G = np.bincount(self.group_of, sums.rows_NP.sum(axis=1))
+        diagonal_G = np.bincount(self.group_of, sums.diagonal_N)
+        of_group_3G = np.stack([row_sums_G, diagonal_G, np.bincount(self.group_of).astype(np.float64)])
+        from_x_B, xx_diagonal_B, rows_x_B = relabelling.weighted(of_group_3G, relabellings)
+        xx_B = sums.quadratic_B
+        return IndependentSums(
+            xx=xx_B,
+            yy=row_sums_G.sum() - 2.0 * from_x_B + xx_B,
+            xy=from_x_B - xx_B,
+            xx_diagonal=xx_diagonal_B,
+            yy_diagonal=diagonal_G.sum() - xx_diagonal_B,
+            rows_x=rows_x_B,
+            rows_y=sum(self.block_sizes) - rows_x_B,
+        )
+
+    def _left_out(self, sums: Sums, observed: IndependentSums) -> tuple[IndependentSums, IndependentSums]:
+        """Sums without each group of x, and without each group of y."""
+        to_x_G = np.bincount(self.group_of, sums.rows_NP[:, 0])
+        to_y_G = np.bincount(self.group_of, sums.rows_NP[:, 1])
+        diagonal_G, rows_G = np.bincount(self.group_of, sums.diagonal_N), np.bincount(self.group_of)
+        of_x, of_y = slice(0, self._groups_x), slice(self._groups_x, None)
+        without_x = IndependentSums(
+            xx=observed.xx - 2.0 * to_x_G[of_x] + sums.within_G[of_x],
+            yy=observed.yy,
+            xy=observed.xy - to_y_G[of_x],
+            xx_diagonal=observed.xx_diagonal - diagonal_G[of_x],
+            yy_diagonal=observed.yy_diagonal,
+            rows_x=observed.rows_x - rows_G[of_x],
+            rows_y=observed.rows_y,
+        )
+        without_y = IndependentSums(
+            xx=observed.xx,
+            yy=observed.yy - 2.0 * to_y_G[of_y] + sums.within_G[of_y],
+            xy=observed.xy - to_x_G[of_y],
+            xx_diagonal=observed.xx_diagonal,
+            yy_diagonal=observed.yy_diagonal - diagonal_G[of_y],
+            rows_x=observed.rows_x,
+            rows_y=observed.rows_y - rows_G[of_y],
+        )
+        return without_x, without_y
+
+
+DESIGNS: dict[estimators.Pairing, type[PairedDesign] | type[IndependentDesign]] = {
+    "paired": PairedDesign,
+    "independent": IndependentDesign,
+}

@@ -1,0 +1,47 @@
+"""A 2-D picture of two samples: principal components of a fitted sample. Descriptive only; no number rests on it.
+
+Legend: F rows of the fitted sample, N and M rows of x and y, K channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vfmalign.mmd.engine import FloatArray
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Coordinates of x and y on the first two principal axes of the fitted sample, and the variance these explain."""
+
+    x_N2: FloatArray  # noqa: N815
+    y_M2: FloatArray  # noqa: N815
+    explained_variance: tuple[float, float]
+
+
+def project(fitted_FK: Tensor, x_NK: Tensor, y_MK: Tensor) -> Projection:
+    """Projects (standardised) features on the axes of the fitted sample.
+
+    Axes are signed so that their largest entry is positive; an axis that does not exist (one row, one channel) gives 0.
+    """
+    mean_K = fitted_FK.mean(dim=0)
+    _, singular, axes_AK = torch.linalg.svd(fitted_FK - mean_K, full_matrices=False)
+    variance = singular.square()
+    total = float(variance.sum())
+    axes_2K = torch.zeros(2, fitted_FK.shape[1], dtype=fitted_FK.dtype, device=fitted_FK.device)
+    explained = [0.0, 0.0]
+    for axis in range(min(2, axes_AK.shape[0])):
+        if float(variance[axis]) <= 1e-24 * total or total == 0.0:
+            break
+        largest = axes_AK[axis].abs().argmax()
+        axes_2K[axis] = axes_AK[axis] * torch.sign(axes_AK[axis, largest])
+        explained[axis] = float(variance[axis]) / total
+
+    def coordinates(features_NK: Tensor) -> FloatArray:
+        return np.asarray(((features_NK - mean_K) @ axes_2K.T).cpu().numpy(), dtype=np.float64)
+
+    return Projection(coordinates(x_NK), coordinates(y_MK), (explained[0], explained[1]))

@@ -1,0 +1,111 @@
+"""What a comparison is asked and what it answers. Plain records; knows nothing of how numbers come about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from vfmalign.mmd.estimators import EstimatorName, Pairing
+from vfmalign.mmd.precision import Precision, PrecisionName
+from vfmalign.mmd.projection import Projection
+from vfmalign.mmd.uncertainty import Estimate
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compare and how.
+
+    Attributes:
+        pairing: `paired` (row i of x and y is one case) or `independent`.
+        estimator: None for the unbiased one that fits the pairing.
+        kernel: a name in `KERNELS`.
+        fixed_sigma: σ in units of the (scaled) features; None for the reference's median distance.
+        layers: empty for all common ones.
+        primary_layer: declared in advance and reported first; empty for the first layer.
+        relabellings: B; 0 makes no test.
+        seed: of the relabellings, from 0 to 2⁶⁴ − 1.
+        interval_level: coverage of intervals, in (0, 1).
+        projection: whether to project the primary layer.
+    """
+
+    pairing: Pairing
+    estimator: EstimatorName | None = None
+    kernel: str = "gaussian"
+    fixed_sigma: float | None = None
+    layers: tuple[str, ...] = ()
+    primary_layer: str = ""
+    relabellings: int = 0
+    seed: int = 0
+    interval_level: float = 0.95
+    projection: bool = False
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where and how to compute.
+
+    Attributes:
+        precision: `auto` takes float64 where that is cheap, float32 beyond, float64 again where digits would be lost.
+        tile_bytes: memory for one tile's temporaries.
+        memory_bytes: memory for one comparison; more is refused before it starts.
+        tile_rows: side of a tile; None for what `tile_bytes` allows.
+        should_stop: asked before every tile; True stops the comparison.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: Precision = "auto"
+    tile_bytes: int = 64 * 2**20
+    memory_bytes: int = 4 * 2**30
+    tile_rows: int | None = None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
+class Shift:
+    """MMD² in one scaling of the features.
+
+    Attributes:
+        mmd2: the estimate with its jackknife interval; unbiased ones may be negative.
+        sigma: bandwidth in units of the (scaled) features; 0 where none could be formed.
+        p_value, p_value_max_t: of the test, and adjusted over layers.
+        relabellings: behind the p-value; the identity is one of them where `enumerated`.
+        error_bound: absolute, of the estimate, at `precision`.
+        digits_lost: |MMD²| does not exceed the bound.
+    """
+
+    mmd2: Estimate
+    sigma: float
+    p_value: Estimate
+    p_value_max_t: Estimate
+    relabellings: int
+    enumerated: bool
+    error_bound: float
+    digits_lost: bool
+    precision: PrecisionName
+
+
+@dataclass(frozen=True)
+class LayerComparison:
+    """One layer on the features as they are, and standardised by the reference (None without one)."""
+
+    layer: str
+    channels: int
+    channels_left_out: int
+    raw: Shift
+    standardised: Shift | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All layers, the primary one first; `precision` is the lowest that any value was computed in."""
+
+    layers: tuple[LayerComparison, ...]
+    primary_layer: str
+    estimator: EstimatorName
+    rows_x: int
+    rows_y: int
+    groups: int
+    precision: PrecisionName
+    projection: Projection | None
