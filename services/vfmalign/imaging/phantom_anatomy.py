@@ -1,11 +1,11 @@
 """The anatomy of a phantom: which tissue lies at which point of a pelvis that is drawn anew for every case.
 
-Knows shapes: gland with peripheral and transition zone, nodules, lesions, bladder, rectum, muscles, bones. Knows nothing
-of signals, voxel grids or files. Every shape is an implicit function of position, so that each modality can be sampled on
-its own grid.
+Knows shapes: gland with peripheral and transition zone, nodules, lesions, bladder, rectum, muscles, bones. Knows
+nothing of signals, voxel grids or files. Every shape is an implicit function of position, so that each modality can be
+sampled on its own grid.
 
-Legend: positions x, y, z are in mm in the frame of the T2-weighted stack, from its centre: x to the patient's left, y to
-the back, z to the head. Arrays of positions broadcast against one another to the grid's shape X, Y, Z.
+Legend: positions x, y, z are in mm in the frame of the T2-weighted stack, from its centre: x to the patient's left, y
+to the back, z to the head. Arrays of positions broadcast against one another to the grid's shape X, Y, Z.
 """
 
 from __future__ import annotations
