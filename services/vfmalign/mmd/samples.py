@@ -1,6 +1,7 @@
 """Samples of features and how two of them relate: same cases in the same order, or independent groups.
 
-Knows nothing of where features come from. Legend: N rows (cases), C channels.
+Knows nothing of where features come from. Messages name rows, never labels: an inline label may be anything a client
+has. Legend: N rows (cases), C channels.
 """
 
 from __future__ import annotations
@@ -125,10 +126,9 @@ def _check_pairs(x: Sample, y: Sample) -> None:
             continue
         wrong = [row for row, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b]
         if wrong:
-            first = wrong[0]
             raise CaseOrderMismatch(
                 f"{len(wrong)} of {x.rows} rows are not of the same {what} in `{x.name}` and `{y.name}`, "
-                f"first row {first}: `{mine[first]}` and `{theirs[first]}`",
+                f"first row {wrong[0]} (from 0)",
                 subject=f"{y.name}.{what}s",
                 remedy="extract both feature sets from the same split in the same order",
             )
@@ -139,8 +139,10 @@ def _check_independent(x: Sample, y: Sample) -> None:
     for what, mine, theirs in (("groups", x.groups, y.groups), ("cases", x.case_ids, y.case_ids)):
         shared = set(mine) & set(theirs)
         if shared:
+            first = next(row for row, label in enumerate(mine) if label in shared)
             raise BadOption(
-                f"{len(shared)} {what} occur in both samples, so they are not independent, first `{min(shared)}`",
+                f"{len(shared)} {what} occur in both samples, so they are not independent, first in row {first} of "
+                f"`{x.name}` (from 0)",
                 field="pairing",
                 remedy=f"leave those {what} out of one sample, or ask for paired samples of the same cases",
             )

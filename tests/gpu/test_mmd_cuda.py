@@ -1,0 +1,42 @@
+"""The MMD engine on a CUDA device gives the CPU's numbers."""
+
+import numpy as np
+import pytest
+import torch
+
+from vfmalign.mmd.compare import compare
+from vfmalign.mmd.results import Engine, Options
+from vfmalign.mmd.samples import Sample
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("pairing", ["paired", "independent"])
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_cuda_equals_cpu(pairing, precision):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(300, 64)).astype(np.float32)
+    y = (0.5 * x + rng.normal(size=(300, 64))).astype(np.float32)
+    reference = Sample("reference", {"a": rng.normal(size=(200, 64)).astype(np.float32)})
+    options = Options(pairing, relabellings=300, projection=True)
+    results = [
+        compare(
+            Sample("x", {"a": x}),
+            Sample("y", {"a": y}),
+            reference,
+            options,
+            Engine(device=torch.device(name), precision=precision, tile_rows=77),
+        )
+        for name in ("cpu", "cuda")
+    ]
+    for first, second in (
+        (results[0].layers[0].raw, results[1].layers[0].raw),
+        (results[0].layers[0].standardised, results[1].layers[0].standardised),
+    ):
+        assert second.mmd2.value == pytest.approx(first.mmd2.value, abs=2 * first.error_bound)
+        assert second.sigma == pytest.approx(first.sigma, rel=1e-12)
+        assert second.p_value == first.p_value
+    np.testing.assert_allclose(results[1].projection.x_N2, results[0].projection.x_N2, atol=1e-8)

@@ -1,0 +1,79 @@
+"""Slow, plain float64 formulas that the room's tests compare with."""
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from vfmalign.mmd.compare import compare
+from vfmalign.mmd.results import Engine, Options
+from vfmalign.mmd.samples import Sample
+
+
+def gram(a, b, sigma):
+    distances = ((a[:, None, :].astype(np.float64) - b[None, :, :].astype(np.float64)) ** 2).sum(axis=2)
+    return np.exp(-distances / (2.0 * sigma**2))
+
+
+def biased(x, y, sigma):
+    return gram(x, x, sigma).mean() + gram(y, y, sigma).mean() - 2.0 * gram(x, y, sigma).mean()
+
+
+def unbiased_paired(x, y, sigma):
+    h = gram(x, x, sigma) + gram(y, y, sigma) - gram(x, y, sigma) - gram(y, x, sigma)
+    n = len(x)
+    return h[~np.eye(n, dtype=bool)].sum() / (n * (n - 1))
+
+
+def unbiased_independent(x, y, sigma):
+    n, m = len(x), len(y)
+    within_x = gram(x, x, sigma)[~np.eye(n, dtype=bool)].sum() / (n * (n - 1))
+    within_y = gram(y, y, sigma)[~np.eye(m, dtype=bool)].sum() / (m * (m - 1))
+    return within_x + within_y - 2.0 * gram(x, y, sigma).mean()
+
+
+ESTIMATORS = {
+    "biased": biased,
+    "unbiased_paired": unbiased_paired,
+    "unbiased_independent": unbiased_independent,
+}
+
+
+def compare_arrays(x, y, *, groups_x=(), groups_y=(), tile_rows=None, precision="auto", reference=None, **options):
+    """One layer without ceremony."""
+    options.setdefault("pairing", "paired")
+    if reference is None:
+        options.setdefault("fixed_sigma", 1.5)
+    else:
+        reference = Sample("reference", {"features": reference})
+    result = compare(
+        Sample("x", {"features": x}, tuple(groups_x)),
+        Sample("y", {"features": y}, tuple(groups_y)),
+        reference,
+        Options(**options),
+        Engine(tile_rows=tile_rows, precision=precision),
+    )
+    return result.layers[0]
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20240607)
+
+
+@pytest.fixture
+def brute():
+    return SimpleNamespace(gram=gram, estimators=ESTIMATORS, compare=compare_arrays)
+
+
+@pytest.fixture
+def grouped():
+    """Rows of uneven groups in a shuffled order: labels for `rows` rows."""
+
+    def labels(rng, rows, groups, prefix="g"):
+        cuts = np.sort(rng.choice(np.arange(1, rows), groups - 1, replace=False))
+        sizes = [b - a for a, b in pairwise([0, *cuts, rows])]
+        return rng.permutation(np.repeat([f"{prefix}{i:03d}" for i in range(groups)], sizes))
+
+    return labels

@@ -1,0 +1,74 @@
+"""Error bounds hold, digits are not lost in silence, and float32 is computed again where it would lose them."""
+
+import numpy as np
+import pytest
+
+from vfmalign.core.errors import BadTensor
+from vfmalign.mmd import precision
+
+
+def exact(x, y, sigma, kind):
+    """The estimate in extended precision from inputs as they are."""
+    x, y = x.astype(np.longdouble), y.astype(np.longdouble)
+
+    def gram(a, b):
+        return np.exp(-((a[:, None] - b[None]) ** 2).sum(axis=2) / (2 * np.longdouble(sigma) ** 2))
+
+    n, m = len(x), len(y)
+    if kind == "biased":
+        return gram(x, x).mean() + gram(y, y).mean() - 2 * gram(x, y).mean()
+    if kind == "unbiased_paired":
+        h = gram(x, x) + gram(y, y) - gram(x, y) - gram(y, x)
+        return (h.sum() - np.trace(h)) / (n * (n - 1))
+    within = (gram(x, x).sum() - n) / (n * (n - 1)) + (gram(y, y).sum() - m) / (m * (m - 1))
+    return within - 2 * gram(x, y).mean()
+
+
+@pytest.mark.parametrize("name", ["float32", "float64"])
+@pytest.mark.parametrize("offset", [0.0, 10.0, 1e4])
+@pytest.mark.parametrize(
+    ("pairing", "kind"), [("paired", "biased"), ("paired", "unbiased_paired"), ("independent", "unbiased_independent")]
+)
+@pytest.mark.parametrize("noise", [1e-3, 0.3])
+def test_errors_stay_within_the_stated_bound(brute, rng, name, offset, pairing, kind, noise):
+    d = 48
+    x = rng.normal(size=(60, d)) + offset
+    y = x + noise * rng.normal(size=(60, d))
+    sigma = float(np.sqrt(d))
+    shift = brute.compare(x, y, pairing=pairing, estimator=kind, fixed_sigma=sigma, precision=name, tile_rows=25).raw
+    assert shift.precision == name
+    assert abs(shift.mmd2.value - float(exact(x, y, sigma, kind))) <= shift.error_bound
+    assert shift.error_bound < {"float32": 2e-5, "float64": 1e-13}[name]
+
+
+def test_nearly_equal_sets_keep_their_digits_in_float64(brute, rng):
+    """Biased MMD² near 1e-10 with a common offset of 10: resolved in float64, said to be lost in float32."""
+    d = 96
+    x = rng.normal(size=(80, d)) + 10.0
+    y = x + 1e-4 * rng.normal(size=(80, d))
+    sigma = float(np.sqrt(d))
+    truth = float(exact(x, y, sigma, "biased"))
+    assert 0 < truth < 1e-9
+    double = brute.compare(x, y, estimator="biased", fixed_sigma=sigma, precision="float64").raw
+    assert double.mmd2.value == pytest.approx(truth, rel=1e-3)
+    assert not double.digits_lost
+    single = brute.compare(x, y, estimator="biased", fixed_sigma=sigma, precision="float32").raw
+    assert single.digits_lost
+
+
+def test_float32_that_would_lose_digits_is_computed_again_in_float64(brute, rng, monkeypatch):
+    monkeypatch.setitem(precision.FLOAT64_FLOP, "cpu", 0.0)
+    x = rng.normal(size=(50, 8))
+    near = brute.compare(x, x + 1e-4 * rng.normal(size=(50, 8)), fixed_sigma=3.0).raw
+    assert near.precision == "float64"
+    far = brute.compare(x, x + 2.0, fixed_sigma=3.0).raw
+    assert far.precision == "float32"
+    assert far.mmd2.value == pytest.approx(brute.estimators["unbiased_paired"](x, x + 2.0, 3.0), abs=far.error_bound)
+
+
+def test_features_that_overflow_are_refused(brute, rng):
+    x = rng.normal(size=(9, 2))
+    with pytest.raises(BadTensor, match="too large"):
+        brute.compare(x * 1e160, x, fixed_sigma=1.0)
+    # Squares beyond float32 but not beyond float64.
+    assert brute.compare(x * 1e30, x * 2e30, fixed_sigma=1e30).raw.precision == "float64"
