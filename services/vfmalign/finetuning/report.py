@@ -1,0 +1,213 @@
+"""Renders a check's report as one HTML file that needs nothing else: no script, no link, every picture inside.
+
+Knows the records of `results` and the template. Knows nothing of S3, gRPC or how numbers are made.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+
+import jinja2
+
+from vfmalign.core.artifacts import Network
+from vfmalign.finetuning import plots
+from vfmalign.finetuning.convergence import Steps
+from vfmalign.finetuning.estimates import Estimate
+from vfmalign.finetuning.gain import Gain
+from vfmalign.finetuning.results import CheckReport, CheckResult
+
+ABSENT = "–"
+_VERDICT_COLOURS = {
+    "gain": "#009E73",
+    "harm": "#D55E00",
+    "no_clear_gain": "#888888",
+    "insufficient_data": "#b58900",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One example slice: PNG bytes and what they show."""
+
+    network: Network
+    png: bytes
+    caption: str
+
+
+@dataclass(frozen=True)
+class NumberRow:
+    """One row of the table of numbers, ready to print."""
+
+    name: str
+    value: str
+    interval: str
+    note: str
+
+
+def render(report: CheckReport, pictures: Sequence[Picture]) -> bytes:
+    """The report as UTF-8 HTML.
+
+    Args:
+        report: the record that is stored beside it.
+        pictures: example slices with predictions.
+    """
+    result = report.result
+    metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
+    drawings = {
+        "shift": _data_url("image/svg+xml", plots.draw_shift(result.shift)),
+        "curves": _data_url("image/svg+xml", plots.draw_curves(result.networks, metric)),
+    }
+    if result.shift.projection is not None and result.shift.projection.before:
+        drawings["projection"] = _data_url("image/svg+xml", plots.draw_projection(result.shift.projection))
+    html = _template().render(
+        report=report,
+        r=result,
+        run=report.run,
+        names=plots.NAMES,
+        numbers=number_rows(result),
+        notes=_notes(result),
+        level=_level(result),
+        pictures=drawings,
+        slices=_slices(pictures),
+        verdict_colour=_VERDICT_COLOURS[result.verdict.word],
+    )
+    return html.encode()
+
+
+def number_rows(result: CheckResult) -> list[NumberRow]:
+    """The main table: shift, both gains, and what the words mean."""
+    primary = result.shift.layer(result.shift.primary_layer)
+    shift = (primary.standardised or primary.raw).mmd2
+    unit = next(metric.unit for metric in result.metrics if metric.name == result.primary_metric)
+    rows = [
+        _row(f"shift, MMD² of {primary.layer}", shift, "how far the features of the same cases moved"),
+        _row(
+            "shift ratio",
+            result.shift_ratio[primary.layer],
+            "in units of the shift to random weights; comparable between models",
+        ),
+    ]
+    gains: tuple[tuple[str, Gain], ...] = (
+        ("specialised network", result.rpg_specialised),
+        ("random weights", result.rpg_scratch),
+    )
+    for name, gain in gains:
+        rows.append(_row(f"relative gain over {name}", gain.relative, _gain_note(gain), unit=" %"))
+        difference_unit = f" {unit}" if unit else ""
+        rows.append(_row(f"difference to {name}", gain.difference, "above zero is better", unit=difference_unit))
+    return rows
+
+
+def _row(name: str, estimate: Estimate, note: str, unit: str = "") -> NumberRow:
+    value = _value(estimate)
+    return NumberRow(
+        name=name,
+        value=f"{value}{unit}" if value != ABSENT else value,
+        interval=_span(estimate),
+        note=estimate.absent_reason or note,
+    )
+
+
+def _gain_note(gain: Gain) -> str:
+    if gain.score is None or gain.baseline is None:
+        return ""
+    left_out = f", {gain.cases_left_out} left out" if gain.cases_left_out else ""
+    return (
+        f"{_number(gain.score)} against {_number(gain.baseline)}, "
+        f"{gain.cases} cases of {gain.groups} patients{left_out}"
+    )
+
+
+def _notes(result: CheckResult) -> list[str]:
+    notes = [
+        f"{metric.name.replace('_', ' ')} with an empty mask: {metric.empty_mask}"
+        for metric in result.metrics
+        if metric.empty_mask
+    ]
+    reasons = [
+        f"steps to 95 % of the {plots.NAMES[network.network]}: {network.convergence.steps_to_95.absent_reason}"
+        for network in result.networks
+        if network.convergence.steps_to_95.absent_reason
+    ]
+    return notes + reasons
+
+
+def _level(result: CheckResult) -> str:
+    interval = result.rpg_specialised.difference.interval
+    return f"{100 * (interval.level if interval else 0.95):.0f} %"
+
+
+def _slices(pictures: Sequence[Picture]) -> list[Mapping[str, object]]:
+    groups: list[Mapping[str, object]] = []
+    for network in plots.NAMES:
+        figures = [
+            {"data": _data_url("image/png", picture.png), "caption": picture.caption}
+            for picture in pictures
+            if picture.network == network
+        ]
+        if figures:
+            groups.append({"network": network, "figures": figures})
+    return groups
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("vfmalign.finetuning"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "grouped": lambda value: f"{value:,}".replace(",", "\u202f"),
+        "moment": _moment,
+        "number": _number,
+        "p": lambda estimate: ABSENT if estimate.value is None else f"{estimate.value:.2g}",
+        "seconds": lambda value: ABSENT if value is None else f"{value:.1f}",
+        "sentence": lambda text: f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else "."),
+        "span": _span,
+        "steps": _steps,
+        "value": _value,
+        "words": lambda text: text.replace("_", " "),
+    }
+    return environment.get_template("report.html.j2")
+
+
+def _number(value: float | None) -> str:
+    """Three significant digits, with a true minus sign; powers of ten where zeros would hide them."""
+    if value is None:
+        return ABSENT
+    if value != 0 and not 1e-4 <= abs(value) < 1e5:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", "\u2212")
+    digits = 2 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{digits}f}".replace("-", "\u2212")
+
+
+def _value(estimate: Estimate) -> str:
+    return _number(estimate.value)
+
+
+def _span(estimate: Estimate) -> str:
+    interval = estimate.interval
+    return ABSENT if interval is None else f"{_number(interval.lower)} to {_number(interval.upper)}"
+
+
+def _steps(steps: Steps | None) -> str:
+    if steps is None or steps.value is None:
+        return ABSENT
+    return f"> {steps.value}" if steps.censored else str(steps.value)
+
+
+def _moment(value: datetime) -> str:
+    return value.strftime("%d %B %Y, %H:%M UTC")
+
+
+def _data_url(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,179 @@
+"""What a check measured: the records behind `checks/<id>/mmd.json` and `checks/<id>/report.json`.
+
+`CheckResult` depends on inputs and seeds alone: two runs of one check have equal ones, whatever was killed on the way.
+`RunRecord` holds what differs from run to run. Knows nothing of S3, gRPC or HTML.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from vfmalign.core.artifacts import FigureRef, MetricSpec, Network, Record
+from vfmalign.finetuning.convergence import Convergence, Steps
+from vfmalign.finetuning.estimates import Estimate, absent
+from vfmalign.finetuning.gain import Gain
+from vfmalign.finetuning.verdict import Verdict
+
+
+class Shift(Record):
+    """MMD² of one layer in one scaling of the features; fields as in `mmd.proto`'s ShiftResult."""
+
+    mmd2: Estimate
+    sigma: float
+    p_value: Estimate
+    p_value_max_t: Estimate
+    relabellings: int
+    enumerated: bool
+    error_bound: float
+    digits_lost: bool
+
+
+class LayerShift(Record):
+    """MMD² of one layer, on raw features and on features standardised by the reference."""
+
+    layer: str
+    channels: int
+    channels_left_out: int
+    raw: Shift
+    standardised: Shift | None
+
+
+class Projection(Record):
+    """Principal coordinates of the primary layer, row by row: before and after."""
+
+    before: tuple[tuple[float, float], ...]
+    after: tuple[tuple[float, float], ...]
+    explained_variance: tuple[float, ...]
+
+
+class Comparison(Record):
+    """Two feature sets compared layer by layer, the primary layer first."""
+
+    primary_layer: str
+    estimator: str
+    rows: int
+    groups: int
+    precision: str
+    layers: tuple[LayerShift, ...]
+    projection: Projection | None = None
+
+    def layer(self, name: str) -> LayerShift:
+        """The result of one layer."""
+        return next(shift for shift in self.layers if shift.layer == name)
+
+
+class Measured(Record):
+    """`checks/<id>/mmd.json`: features after, and those of the re-initialised architecture, against those before."""
+
+    before_id: str
+    after_id: str
+    reinitialised_id: str
+    reference_id: str
+    after: Comparison
+    reinitialised: Comparison
+
+
+class CurvePoint(Record):
+    """One validation: `train_loss` is None before training."""
+
+    epoch: int
+    step: int
+    train_loss: float | None
+    val_score: float
+
+
+class NetworkResult(Record):
+    """One network of the check.
+
+    Attributes:
+        test_means: mean over the test cases where a metric is defined; None where it is on none.
+        weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder; None for the specialised network.
+        steps_to_specialised: first step that reaches the specialised network's best validation score.
+    """
+
+    network: Network
+    job: str
+    architecture: str
+    parameters: int
+    learning_rate: float
+    curve: tuple[CurvePoint, ...]
+    convergence: Convergence
+    steps_to_specialised: Steps | None
+    selected_epoch: int
+    selected_step: int
+    test_means: dict[str, float | None]
+    weight_change: float | None
+
+
+class CheckResult(Record):
+    """Everything a check concludes; equal for equal inputs and seeds.
+
+    Attributes:
+        held_out: False where the same case stands in several splits; every number is then descriptive.
+        phantom: True where the cases are generated: a rehearsal, not a statement about patients.
+        leakage_known: False where the model card does not say what the model was pretrained on.
+        shift_ratio: by layer, MMD²(before, after) / MMD²(before, re-initialised), standardised features.
+        settings: what was asked for, and the digests of what it was asked of.
+    """
+
+    check: str
+    task: str
+    held_out: bool
+    phantom: bool
+    leakage_known: bool
+    verdict: Verdict
+    metrics: tuple[MetricSpec, ...]
+    primary_metric: str
+    rpg_specialised: Gain
+    rpg_scratch: Gain
+    networks: tuple[NetworkResult, ...]
+    shift: Comparison
+    shift_ratio: dict[str, Estimate]
+    settings: dict[str, str]
+
+    def network(self, name: Network) -> NetworkResult:
+        """The result of one network."""
+        return next(result for result in self.networks if result.network == name)
+
+
+class StageTime(Record):
+    """One stage of one check: how often it was begun and how long the run took that finished it."""
+
+    stage: str
+    attempts: int
+    seconds: float | None
+
+
+class RunRecord(Record):
+    """What differs from run to run."""
+
+    created_at: datetime
+    finished_at: datetime
+    stages: tuple[StageTime, ...]
+    job_attempts: dict[str, int]
+    devices: dict[str, str]
+    software: dict[str, str]
+    figures: dict[str, tuple[FigureRef, ...]]
+
+
+class CheckReport(Record):
+    """`checks/<id>/report.json`: the last artifact of a check; its existence means that the check is done."""
+
+    result_digest: str
+    result: CheckResult
+    run: RunRecord
+
+
+def shift_ratio(after: LayerShift, reinitialised: LayerShift) -> Estimate:
+    """How far fine-tuning moved a layer, in units of how far random weights are (design §5).
+
+    Absent where the shift to random weights cannot be told from zero: the ratio would be noise.
+    """
+    if after.standardised is None or reinitialised.standardised is None:
+        return absent("no standardised features")
+    below, above = reinitialised.standardised, after.standardised
+    if below.mmd2.value is None or above.mmd2.value is None:
+        return absent(above.mmd2.absent_reason or below.mmd2.absent_reason)
+    if below.mmd2.value <= below.error_bound:
+        return absent("the shift to random weights is not above zero at this precision")
+    return Estimate(value=above.mmd2.value / below.mmd2.value, absent_reason="no interval is formed for this ratio")

@@ -1,0 +1,123 @@
+"""The report: one file, legible, honest about what it is."""
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from vfmalign.finetuning.estimates import Estimate, absent
+from vfmalign.finetuning.report import Picture, number_rows, render
+from vfmalign.finetuning.results import CheckReport, shift_ratio
+from vfmalign.finetuning.verdict import Verdict
+
+
+class Outline(HTMLParser):
+    """Collects tags, addresses and text; complains about nesting."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.addresses, self.stack, self.text = [], [], [], []
+        self.feed(html)
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in {"src", "href", "srcset", "action", "data"}]
+        assert not any(name.startswith("on") for name, _ in attrs)
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def html_of(report, pictures=()):
+    return render(report, pictures).decode()
+
+
+def test_refers_to_nothing_outside_itself(make_report, make_png):
+    html = html_of(make_report(), [Picture("pretrained", make_png(), "case c-01, slice 8")])
+    outline = Outline(html)
+    assert not {"script", "link", "iframe", "object", "form"} & set(outline.tags)
+    assert outline.addresses
+    assert all(address.startswith("data:image/") for address in outline.addresses)
+    assert not re.search(r"@import|url\(|https?:", re.sub(r"base64,[A-Za-z0-9+/=]+", "", html))
+    for address in outline.addresses:
+        body = base64.b64decode(address.split(",", 1)[1])
+        if address.startswith("data:image/svg"):
+            assert body.startswith(b"<svg")
+            addresses = re.findall(rb"https?://[^\"\s]+", body)
+            assert all(address.startswith(b"http://www.w3.org/") for address in addresses), "only XML namespaces"
+
+
+def test_has_every_section(make_report, make_png):
+    html = html_of(make_report(), [Picture("scratch", make_png(), "case c-02")])
+    for heading in (
+        "Numbers", "Shift per layer", "Learning curves", "Features before and after", "Example slices",
+        "Time of every stage", "Settings and digests",
+    ):  # fmt: skip
+        assert f"<h2>{heading}</h2>" in html
+    assert "says only that a change is detectable" in html
+    assert "ab" * 32 in html
+
+
+def test_banners_show_exactly_where_true(make_report):
+    plain = html_of(make_report())
+    assert 'class="banner"' not in plain
+    assert "Not held out." in html_of(make_report(held_out=False))
+    assert "Phantom rehearsal." in html_of(make_report(phantom=True))
+    assert "Pretraining set unknown." in html_of(make_report(leakage_known=False))
+
+
+def test_never_calls_a_model_aligned_or_safe(make_report):
+    for word in ("gain", "harm", "no_clear_gain", "insufficient_data"):
+        html = html_of(make_report(verdict=Verdict(word=word, reason="why")))
+        text = " ".join(Outline(html).text)
+        assert not re.search(r"\baligned\b|\bsafe\b", text, re.IGNORECASE)
+        assert word.replace("_", " ") in text
+
+
+def test_absent_numbers_show_their_reason(make_report):
+    report = make_report()
+    gain = report.result.rpg_specialised.model_copy(update={"relative": absent("the baseline is under the floor")})
+    result = report.result.model_copy(update={"rpg_specialised": gain})
+    rows = {row.name: row for row in number_rows(result)}
+    assert rows["relative gain over specialised network"].value == "–"
+    assert rows["relative gain over specialised network"].note == "the baseline is under the floor"
+    assert "under the floor" in html_of(CheckReport(result_digest="x", result=result, run=report.run))
+
+
+def test_text_is_escaped(make_report):
+    html = html_of(make_report(settings=make_report().result.settings | {"model": "<script>alert(1)</script>"}))
+    assert "<script>" not in html
+
+
+def test_one_case_without_projection_renders(make_report):
+    report = make_report(held_out=False)
+    shift = report.result.shift.model_copy(update={"projection": None})
+    html = html_of(report.model_copy(update={"result": report.result.model_copy(update={"shift": shift})}))
+    assert "Features before and after" not in html
+
+
+def test_equal_reports_render_to_equal_bytes(make_report):
+    assert html_of(make_report()) == html_of(make_report())
+
+
+def test_report_survives_its_own_json(make_report):
+    report = make_report()
+    assert CheckReport.model_validate_json(report.to_json()) == report
+
+
+def test_shift_ratio_is_absent_where_random_weights_do_not_shift(make_report):
+    layer = make_report().result.shift.layers[0]
+    still = layer.standardised.model_copy(update={"mmd2": Estimate(value=0.0)})
+    ratio = shift_ratio(layer, layer.model_copy(update={"standardised": still}))
+    assert ratio.value is None
+    assert ratio.absent_reason
+    assert shift_ratio(layer, layer).value == pytest.approx(1.0)
