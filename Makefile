@@ -1,0 +1,67 @@
+# Every command of the project. `make` alone lists them.
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Where torch comes from: empty takes pip's own index (on Linux that is a CUDA build of several GB unless pip is configured otherwise);
+# `make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu` takes the CPU build.
+TORCH_INDEX ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast bench demo up down check clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo
+	@echo "  The first command that needs it creates $(VENV) and downloads torch, monai and about 80 further packages from"
+	@echo "  PyPI (1 GB with a CPU torch, 4 GB with a CUDA one). TORCH_INDEX=URL takes torch from another index."
+
+setup: $(VENV)/.ready  ## create the environment (PYTHON=python3.11, TORCH_INDEX=URL)
+
+$(VENV)/.ready: pyproject.toml
+	@echo "Downloading torch, monai and about 80 further packages from PyPI into $(VENV) (1 GB with a CPU torch) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(BIN)/pip install -q --index-url $(TORCH_INDEX) 'torch>=2.9')
+	$(BIN)/pip install -q -e '.[dev]'
+	@touch $@
+
+proto: setup  ## generate the stubs from proto/ into services/vfmalign/v1
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=services --pyi_out=services \
+	  --grpc_python_out=services --mypy_grpc_out=quiet:services proto/vfmalign/v1/*.proto
+
+proto-release: setup  ## record today's protos as the released API that `make protos` compares with
+	$(BIN)/buf build proto --exclude-source-info -o proto/released.binpb
+
+fmt: setup  ## format the code
+	$(BIN)/ruff format services tests
+	$(BIN)/ruff check --fix-only -q services tests
+	$(BIN)/buf format -w proto
+
+lint: setup  ## ruff
+	$(BIN)/ruff format --check services tests
+	$(BIN)/ruff check services tests
+
+types: setup  ## mypy --strict
+	$(BIN)/mypy
+
+imports: setup  ## the rooms import only downwards
+	$(BIN)/lint-imports
+
+protos: setup  ## buf lint, format, breaking changes, and drift between protos and stubs
+	$(BIN)/buf lint proto
+	$(BIN)/buf format -d --exit-code proto
+	$(BIN)/buf breaking proto --against proto/released.binpb
+	@tmp=$$(mktemp -d) && trap 'rm -rf $$tmp' EXIT && \
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$$tmp --pyi_out=$$tmp \
+	  --grpc_python_out=$$tmp --mypy_grpc_out=quiet:$$tmp proto/vfmalign/v1/*.proto && \
+	diff -r -x __init__.py -x __pycache__ $$tmp/vfmalign/v1 services/vfmalign/v1 && echo "stubs match the protos"
+
+check: lint types imports protos  ## everything that needs no server
+
+test: setup  ## every test, on a real S3 server, real databases and real processes
+	$(BIN)/pytest
+
+test-fast: setup  ## the tests without the end-to-end ones
+	$(BIN)/pytest -m "not e2e"
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

@@ -1,0 +1,1 @@
+"""Generated stubs of the public API in proto/; `make proto` writes them, nobody edits them."""

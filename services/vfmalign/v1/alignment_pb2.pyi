@@ -1,0 +1,272 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from vfmalign.v1 import common_pb2 as _common_pb2
+from vfmalign.v1 import finetuning_pb2 as _finetuning_pb2
+from vfmalign.v1 import mmd_pb2 as _mmd_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class CheckState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CHECK_STATE_UNSPECIFIED: _ClassVar[CheckState]
+    CHECK_STATE_QUEUED: _ClassVar[CheckState]
+    CHECK_STATE_RUNNING: _ClassVar[CheckState]
+    CHECK_STATE_SUCCEEDED: _ClassVar[CheckState]
+    CHECK_STATE_FAILED: _ClassVar[CheckState]
+    CHECK_STATE_CANCELLED: _ClassVar[CheckState]
+
+class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VERDICT_UNSPECIFIED: _ClassVar[Verdict]
+    VERDICT_GAIN: _ClassVar[Verdict]
+    VERDICT_NO_CLEAR_GAIN: _ClassVar[Verdict]
+    VERDICT_HARM: _ClassVar[Verdict]
+    VERDICT_INSUFFICIENT_DATA: _ClassVar[Verdict]
+CHECK_STATE_UNSPECIFIED: CheckState
+CHECK_STATE_QUEUED: CheckState
+CHECK_STATE_RUNNING: CheckState
+CHECK_STATE_SUCCEEDED: CheckState
+CHECK_STATE_FAILED: CheckState
+CHECK_STATE_CANCELLED: CheckState
+VERDICT_UNSPECIFIED: Verdict
+VERDICT_GAIN: Verdict
+VERDICT_NO_CLEAR_GAIN: Verdict
+VERDICT_HARM: Verdict
+VERDICT_INSUFFICIENT_DATA: Verdict
+
+class CheckSpec(_message.Message):
+    __slots__ = ("model_id", "model_sha256", "dataset_id", "dataset_digest", "task", "layers", "recipe", "scratch_recipe", "specialised_recipe", "seed", "relabellings", "bootstrap_resamples", "interval_level")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
+    DATASET_ID_FIELD_NUMBER: _ClassVar[int]
+    DATASET_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    SCRATCH_RECIPE_FIELD_NUMBER: _ClassVar[int]
+    SPECIALISED_RECIPE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    RELABELLINGS_FIELD_NUMBER: _ClassVar[int]
+    BOOTSTRAP_RESAMPLES_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    model_sha256: str
+    dataset_id: str
+    dataset_digest: str
+    task: str
+    layers: _containers.RepeatedScalarFieldContainer[str]
+    recipe: _finetuning_pb2.Recipe
+    scratch_recipe: _finetuning_pb2.Recipe
+    specialised_recipe: _finetuning_pb2.Recipe
+    seed: int
+    relabellings: int
+    bootstrap_resamples: int
+    interval_level: float
+    def __init__(self, model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., task: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., scratch_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., specialised_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., relabellings: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ...) -> None: ...
+
+class CheckStage(_message.Message):
+    __slots__ = ("name", "attempts", "start_time", "end_time", "seconds")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    attempts: int
+    start_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    seconds: float
+    def __init__(self, name: _Optional[str] = ..., attempts: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class LayerShift(_message.Message):
+    __slots__ = ("mmd", "shift_ratio")
+    MMD_FIELD_NUMBER: _ClassVar[int]
+    SHIFT_RATIO_FIELD_NUMBER: _ClassVar[int]
+    mmd: _mmd_pb2.LayerResult
+    shift_ratio: _common_pb2.Estimate
+    def __init__(self, mmd: _Optional[_Union[_mmd_pb2.LayerResult, _Mapping]] = ..., shift_ratio: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ...) -> None: ...
+
+class Gain(_message.Message):
+    __slots__ = ("relative_percent", "absolute", "score", "baseline")
+    RELATIVE_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    ABSOLUTE_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    relative_percent: _common_pb2.Estimate
+    absolute: _common_pb2.Estimate
+    score: float
+    baseline: float
+    def __init__(self, relative_percent: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., absolute: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., score: _Optional[float] = ..., baseline: _Optional[float] = ...) -> None: ...
+
+class Convergence(_message.Message):
+    __slots__ = ("steps_to_95", "steps_to_baseline", "censored", "steps")
+    STEPS_TO_95_FIELD_NUMBER: _ClassVar[int]
+    STEPS_TO_BASELINE_FIELD_NUMBER: _ClassVar[int]
+    CENSORED_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    steps_to_95: _common_pb2.Estimate
+    steps_to_baseline: _common_pb2.Estimate
+    censored: bool
+    steps: int
+    def __init__(self, steps_to_95: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., steps_to_baseline: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., censored: _Optional[bool] = ..., steps: _Optional[int] = ...) -> None: ...
+
+class Metric(_message.Message):
+    __slots__ = ("name", "unit", "higher_is_better", "floor", "empty_mask")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    HIGHER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
+    FLOOR_FIELD_NUMBER: _ClassVar[int]
+    EMPTY_MASK_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    unit: str
+    higher_is_better: bool
+    floor: float
+    empty_mask: str
+    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., higher_is_better: _Optional[bool] = ..., floor: _Optional[float] = ..., empty_mask: _Optional[str] = ...) -> None: ...
+
+class Curve(_message.Message):
+    __slots__ = ("network", "points", "selected_step")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    SELECTED_STEP_FIELD_NUMBER: _ClassVar[int]
+    network: _finetuning_pb2.Network
+    points: _containers.RepeatedCompositeFieldContainer[_finetuning_pb2.CurvePoint]
+    selected_step: int
+    def __init__(self, network: _Optional[_Union[_finetuning_pb2.Network, str]] = ..., points: _Optional[_Iterable[_Union[_finetuning_pb2.CurvePoint, _Mapping]]] = ..., selected_step: _Optional[int] = ...) -> None: ...
+
+class CheckResult(_message.Message):
+    __slots__ = ("verdict", "verdict_reason", "shifts", "primary_layer", "rpg_specialised", "rpg_scratch", "metric", "convergence", "curves", "weight_change", "test_groups", "held_out", "cautions", "report_json", "report_html", "software")
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_REASON_FIELD_NUMBER: _ClassVar[int]
+    SHIFTS_FIELD_NUMBER: _ClassVar[int]
+    PRIMARY_LAYER_FIELD_NUMBER: _ClassVar[int]
+    RPG_SPECIALISED_FIELD_NUMBER: _ClassVar[int]
+    RPG_SCRATCH_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    CONVERGENCE_FIELD_NUMBER: _ClassVar[int]
+    CURVES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    TEST_GROUPS_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    CAUTIONS_FIELD_NUMBER: _ClassVar[int]
+    REPORT_JSON_FIELD_NUMBER: _ClassVar[int]
+    REPORT_HTML_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    verdict: Verdict
+    verdict_reason: str
+    shifts: _containers.RepeatedCompositeFieldContainer[LayerShift]
+    primary_layer: str
+    rpg_specialised: Gain
+    rpg_scratch: Gain
+    metric: Metric
+    convergence: Convergence
+    curves: _containers.RepeatedCompositeFieldContainer[Curve]
+    weight_change: float
+    test_groups: int
+    held_out: bool
+    cautions: _containers.RepeatedScalarFieldContainer[str]
+    report_json: _common_pb2.ObjectRef
+    report_html: _common_pb2.ObjectRef
+    software: _containers.RepeatedCompositeFieldContainer[_common_pb2.SoftwareVersion]
+    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., verdict_reason: _Optional[str] = ..., shifts: _Optional[_Iterable[_Union[LayerShift, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., metric: _Optional[_Union[Metric, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., test_groups: _Optional[int] = ..., held_out: _Optional[bool] = ..., cautions: _Optional[_Iterable[str]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., software: _Optional[_Iterable[_Union[_common_pb2.SoftwareVersion, _Mapping]]] = ...) -> None: ...
+
+class Check(_message.Message):
+    __slots__ = ("check_id", "spec", "state", "status", "create_time", "end_time", "stages", "progress", "job_ids", "failure", "result")
+    CHECK_ID_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    JOB_IDS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    check_id: str
+    spec: CheckSpec
+    state: CheckState
+    status: str
+    create_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    stages: _containers.RepeatedCompositeFieldContainer[CheckStage]
+    progress: _common_pb2.Progress
+    job_ids: _containers.RepeatedScalarFieldContainer[str]
+    failure: _finetuning_pb2.Failure
+    result: CheckResult
+    def __init__(self, check_id: _Optional[str] = ..., spec: _Optional[_Union[CheckSpec, _Mapping]] = ..., state: _Optional[_Union[CheckState, str]] = ..., status: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[CheckStage, _Mapping]]] = ..., progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., job_ids: _Optional[_Iterable[str]] = ..., failure: _Optional[_Union[_finetuning_pb2.Failure, _Mapping]] = ..., result: _Optional[_Union[CheckResult, _Mapping]] = ...) -> None: ...
+
+class CreateCheckRequest(_message.Message):
+    __slots__ = ("check_id", "spec")
+    CHECK_ID_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    check_id: str
+    spec: CheckSpec
+    def __init__(self, check_id: _Optional[str] = ..., spec: _Optional[_Union[CheckSpec, _Mapping]] = ...) -> None: ...
+
+class CreateCheckResponse(_message.Message):
+    __slots__ = ("check",)
+    CHECK_FIELD_NUMBER: _ClassVar[int]
+    check: Check
+    def __init__(self, check: _Optional[_Union[Check, _Mapping]] = ...) -> None: ...
+
+class GetCheckRequest(_message.Message):
+    __slots__ = ("check_id",)
+    CHECK_ID_FIELD_NUMBER: _ClassVar[int]
+    check_id: str
+    def __init__(self, check_id: _Optional[str] = ...) -> None: ...
+
+class GetCheckResponse(_message.Message):
+    __slots__ = ("check",)
+    CHECK_FIELD_NUMBER: _ClassVar[int]
+    check: Check
+    def __init__(self, check: _Optional[_Union[Check, _Mapping]] = ...) -> None: ...
+
+class ListChecksRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "states")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    states: _containers.RepeatedScalarFieldContainer[CheckState]
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., states: _Optional[_Iterable[_Union[CheckState, str]]] = ...) -> None: ...
+
+class ListChecksResponse(_message.Message):
+    __slots__ = ("checks", "next_page_token")
+    CHECKS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    checks: _containers.RepeatedCompositeFieldContainer[Check]
+    next_page_token: str
+    def __init__(self, checks: _Optional[_Iterable[_Union[Check, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class CancelCheckRequest(_message.Message):
+    __slots__ = ("check_id",)
+    CHECK_ID_FIELD_NUMBER: _ClassVar[int]
+    check_id: str
+    def __init__(self, check_id: _Optional[str] = ...) -> None: ...
+
+class CancelCheckResponse(_message.Message):
+    __slots__ = ("check",)
+    CHECK_FIELD_NUMBER: _ClassVar[int]
+    check: Check
+    def __init__(self, check: _Optional[_Union[Check, _Mapping]] = ...) -> None: ...
+
+class WatchCheckRequest(_message.Message):
+    __slots__ = ("check_id",)
+    CHECK_ID_FIELD_NUMBER: _ClassVar[int]
+    check_id: str
+    def __init__(self, check_id: _Optional[str] = ...) -> None: ...
+
+class WatchCheckResponse(_message.Message):
+    __slots__ = ("check",)
+    CHECK_FIELD_NUMBER: _ClassVar[int]
+    check: Check
+    def __init__(self, check: _Optional[_Union[Check, _Mapping]] = ...) -> None: ...

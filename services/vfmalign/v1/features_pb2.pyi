@@ -1,0 +1,244 @@
+from vfmalign.v1 import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Objective(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OBJECTIVE_UNSPECIFIED: _ClassVar[Objective]
+    OBJECTIVE_MASKED_RECONSTRUCTION: _ClassVar[Objective]
+    OBJECTIVE_CONTRASTIVE: _ClassVar[Objective]
+    OBJECTIVE_SUPERVISED: _ClassVar[Objective]
+    OBJECTIVE_RANDOM: _ClassVar[Objective]
+
+class Pooling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    POOLING_UNSPECIFIED: _ClassVar[Pooling]
+    POOLING_MEAN: _ClassVar[Pooling]
+    POOLING_NONE: _ClassVar[Pooling]
+
+class Initialisation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    INITIALISATION_UNSPECIFIED: _ClassVar[Initialisation]
+    INITIALISATION_CHECKPOINT: _ClassVar[Initialisation]
+    INITIALISATION_RANDOM: _ClassVar[Initialisation]
+OBJECTIVE_UNSPECIFIED: Objective
+OBJECTIVE_MASKED_RECONSTRUCTION: Objective
+OBJECTIVE_CONTRASTIVE: Objective
+OBJECTIVE_SUPERVISED: Objective
+OBJECTIVE_RANDOM: Objective
+POOLING_UNSPECIFIED: Pooling
+POOLING_MEAN: Pooling
+POOLING_NONE: Pooling
+INITIALISATION_UNSPECIFIED: Initialisation
+INITIALISATION_CHECKPOINT: Initialisation
+INITIALISATION_RANDOM: Initialisation
+
+class Layer(_message.Message):
+    __slots__ = ("name", "channels")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    channels: int
+    def __init__(self, name: _Optional[str] = ..., channels: _Optional[int] = ...) -> None: ...
+
+class Preprocessing(_message.Message):
+    __slots__ = ("modalities", "spacing_mm", "shape_dhw", "normalisation")
+    MODALITIES_FIELD_NUMBER: _ClassVar[int]
+    SPACING_MM_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_DHW_FIELD_NUMBER: _ClassVar[int]
+    NORMALISATION_FIELD_NUMBER: _ClassVar[int]
+    modalities: _containers.RepeatedScalarFieldContainer[_common_pb2.Modality]
+    spacing_mm: _containers.RepeatedScalarFieldContainer[float]
+    shape_dhw: _containers.RepeatedScalarFieldContainer[int]
+    normalisation: str
+    def __init__(self, modalities: _Optional[_Iterable[_Union[_common_pb2.Modality, str]]] = ..., spacing_mm: _Optional[_Iterable[float]] = ..., shape_dhw: _Optional[_Iterable[int]] = ..., normalisation: _Optional[str] = ...) -> None: ...
+
+class Pretraining(_message.Message):
+    __slots__ = ("dataset_id", "dataset_digest", "volume_count", "group_count")
+    DATASET_ID_FIELD_NUMBER: _ClassVar[int]
+    DATASET_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    VOLUME_COUNT_FIELD_NUMBER: _ClassVar[int]
+    GROUP_COUNT_FIELD_NUMBER: _ClassVar[int]
+    dataset_id: str
+    dataset_digest: str
+    volume_count: int
+    group_count: int
+    def __init__(self, dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., volume_count: _Optional[int] = ..., group_count: _Optional[int] = ...) -> None: ...
+
+class Model(_message.Message):
+    __slots__ = ("model_id", "architecture", "objective", "checkpoint", "preprocessing", "layers", "primary_layer", "pretraining", "parent_model_id", "source")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    PRIMARY_LAYER_FIELD_NUMBER: _ClassVar[int]
+    PRETRAINING_FIELD_NUMBER: _ClassVar[int]
+    PARENT_MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    architecture: str
+    objective: Objective
+    checkpoint: _common_pb2.ObjectRef
+    preprocessing: Preprocessing
+    layers: _containers.RepeatedCompositeFieldContainer[Layer]
+    primary_layer: str
+    pretraining: _containers.RepeatedCompositeFieldContainer[Pretraining]
+    parent_model_id: str
+    source: str
+    def __init__(self, model_id: _Optional[str] = ..., architecture: _Optional[str] = ..., objective: _Optional[_Union[Objective, str]] = ..., checkpoint: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., pretraining: _Optional[_Iterable[_Union[Pretraining, _Mapping]]] = ..., parent_model_id: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
+
+class ListModelsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListModelsResponse(_message.Message):
+    __slots__ = ("models", "next_page_token", "architectures")
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURES_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[Model]
+    next_page_token: str
+    architectures: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., architectures: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetModelRequest(_message.Message):
+    __slots__ = ("model_id",)
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    def __init__(self, model_id: _Optional[str] = ...) -> None: ...
+
+class GetModelResponse(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: Model
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
+
+class StudyVolume(_message.Message):
+    __slots__ = ("modality", "nifti", "stored")
+    MODALITY_FIELD_NUMBER: _ClassVar[int]
+    NIFTI_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    modality: _common_pb2.Modality
+    nifti: bytes
+    stored: _common_pb2.ObjectRef
+    def __init__(self, modality: _Optional[_Union[_common_pb2.Modality, str]] = ..., nifti: _Optional[bytes] = ..., stored: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
+
+class GlandMask(_message.Message):
+    __slots__ = ("nifti", "stored")
+    NIFTI_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    nifti: bytes
+    stored: _common_pb2.ObjectRef
+    def __init__(self, nifti: _Optional[bytes] = ..., stored: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
+
+class Study(_message.Message):
+    __slots__ = ("volumes", "gland_mask")
+    VOLUMES_FIELD_NUMBER: _ClassVar[int]
+    GLAND_MASK_FIELD_NUMBER: _ClassVar[int]
+    volumes: _containers.RepeatedCompositeFieldContainer[StudyVolume]
+    gland_mask: GlandMask
+    def __init__(self, volumes: _Optional[_Iterable[_Union[StudyVolume, _Mapping]]] = ..., gland_mask: _Optional[_Union[GlandMask, _Mapping]] = ...) -> None: ...
+
+class ExtractRequest(_message.Message):
+    __slots__ = ("model_id", "checkpoint_sha256", "study", "layers", "pooling", "input_transform", "store_as")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    STUDY_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    POOLING_FIELD_NUMBER: _ClassVar[int]
+    INPUT_TRANSFORM_FIELD_NUMBER: _ClassVar[int]
+    STORE_AS_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    checkpoint_sha256: str
+    study: Study
+    layers: _containers.RepeatedScalarFieldContainer[str]
+    pooling: Pooling
+    input_transform: str
+    store_as: str
+    def __init__(self, model_id: _Optional[str] = ..., checkpoint_sha256: _Optional[str] = ..., study: _Optional[_Union[Study, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., input_transform: _Optional[str] = ..., store_as: _Optional[str] = ...) -> None: ...
+
+class LayerFeatures(_message.Message):
+    __slots__ = ("layer", "tensor", "stored")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    layer: str
+    tensor: _common_pb2.Tensor
+    stored: _common_pb2.ObjectRef
+    def __init__(self, layer: _Optional[str] = ..., tensor: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., stored: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
+
+class ExtractResponse(_message.Message):
+    __slots__ = ("layers", "checkpoint_sha256", "cost")
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    layers: _containers.RepeatedCompositeFieldContainer[LayerFeatures]
+    checkpoint_sha256: str
+    cost: _common_pb2.Cost
+    def __init__(self, layers: _Optional[_Iterable[_Union[LayerFeatures, _Mapping]]] = ..., checkpoint_sha256: _Optional[str] = ..., cost: _Optional[_Union[_common_pb2.Cost, _Mapping]] = ...) -> None: ...
+
+class ExtractDatasetRequest(_message.Message):
+    __slots__ = ("model_id", "checkpoint_sha256", "dataset_id", "dataset_digest", "split", "layers", "pooling", "input_transform", "initialisation", "initialisation_seed")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    DATASET_ID_FIELD_NUMBER: _ClassVar[int]
+    DATASET_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    POOLING_FIELD_NUMBER: _ClassVar[int]
+    INPUT_TRANSFORM_FIELD_NUMBER: _ClassVar[int]
+    INITIALISATION_FIELD_NUMBER: _ClassVar[int]
+    INITIALISATION_SEED_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    checkpoint_sha256: str
+    dataset_id: str
+    dataset_digest: str
+    split: _common_pb2.Split
+    layers: _containers.RepeatedScalarFieldContainer[str]
+    pooling: Pooling
+    input_transform: str
+    initialisation: Initialisation
+    initialisation_seed: int
+    def __init__(self, model_id: _Optional[str] = ..., checkpoint_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., layers: _Optional[_Iterable[str]] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., input_transform: _Optional[str] = ..., initialisation: _Optional[_Union[Initialisation, str]] = ..., initialisation_seed: _Optional[int] = ...) -> None: ...
+
+class FeatureSet(_message.Message):
+    __slots__ = ("feature_set_id", "manifest", "rows", "groups", "layers", "checkpoint_sha256", "dataset_digest")
+    FEATURE_SET_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    DATASET_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    feature_set_id: str
+    manifest: _common_pb2.ObjectRef
+    rows: int
+    groups: int
+    layers: _containers.RepeatedCompositeFieldContainer[Layer]
+    checkpoint_sha256: str
+    dataset_digest: str
+    def __init__(self, feature_set_id: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., rows: _Optional[int] = ..., groups: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., checkpoint_sha256: _Optional[str] = ..., dataset_digest: _Optional[str] = ...) -> None: ...
+
+class ExtractDatasetResponse(_message.Message):
+    __slots__ = ("progress", "feature_set", "cost", "computed_cases")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_SET_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    COMPUTED_CASES_FIELD_NUMBER: _ClassVar[int]
+    progress: _common_pb2.Progress
+    feature_set: FeatureSet
+    cost: _common_pb2.Cost
+    computed_cases: int
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., feature_set: _Optional[_Union[FeatureSet, _Mapping]] = ..., cost: _Optional[_Union[_common_pb2.Cost, _Mapping]] = ..., computed_cases: _Optional[int] = ...) -> None: ...

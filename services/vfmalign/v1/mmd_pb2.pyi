@@ -1,0 +1,215 @@
+from vfmalign.v1 import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Pairing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PAIRING_UNSPECIFIED: _ClassVar[Pairing]
+    PAIRING_PAIRED: _ClassVar[Pairing]
+    PAIRING_INDEPENDENT: _ClassVar[Pairing]
+
+class Estimator(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ESTIMATOR_UNSPECIFIED: _ClassVar[Estimator]
+    ESTIMATOR_BIASED: _ClassVar[Estimator]
+    ESTIMATOR_UNBIASED_PAIRED: _ClassVar[Estimator]
+    ESTIMATOR_UNBIASED_INDEPENDENT: _ClassVar[Estimator]
+
+class KernelFamily(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    KERNEL_FAMILY_UNSPECIFIED: _ClassVar[KernelFamily]
+    KERNEL_FAMILY_GAUSSIAN: _ClassVar[KernelFamily]
+
+class BandwidthRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    BANDWIDTH_RULE_UNSPECIFIED: _ClassVar[BandwidthRule]
+    BANDWIDTH_RULE_FIXED: _ClassVar[BandwidthRule]
+    BANDWIDTH_RULE_REFERENCE_MEDIAN: _ClassVar[BandwidthRule]
+PAIRING_UNSPECIFIED: Pairing
+PAIRING_PAIRED: Pairing
+PAIRING_INDEPENDENT: Pairing
+ESTIMATOR_UNSPECIFIED: Estimator
+ESTIMATOR_BIASED: Estimator
+ESTIMATOR_UNBIASED_PAIRED: Estimator
+ESTIMATOR_UNBIASED_INDEPENDENT: Estimator
+KERNEL_FAMILY_UNSPECIFIED: KernelFamily
+KERNEL_FAMILY_GAUSSIAN: KernelFamily
+BANDWIDTH_RULE_UNSPECIFIED: BandwidthRule
+BANDWIDTH_RULE_FIXED: BandwidthRule
+BANDWIDTH_RULE_REFERENCE_MEDIAN: BandwidthRule
+
+class InlineLayer(_message.Message):
+    __slots__ = ("layer", "features")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    layer: str
+    features: _common_pb2.Tensor
+    def __init__(self, layer: _Optional[str] = ..., features: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ...) -> None: ...
+
+class InlineFeatures(_message.Message):
+    __slots__ = ("layers", "groups", "case_ids")
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    CASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    layers: _containers.RepeatedCompositeFieldContainer[InlineLayer]
+    groups: _containers.RepeatedScalarFieldContainer[str]
+    case_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, layers: _Optional[_Iterable[_Union[InlineLayer, _Mapping]]] = ..., groups: _Optional[_Iterable[str]] = ..., case_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class FeatureSource(_message.Message):
+    __slots__ = ("feature_set_id", "inline")
+    FEATURE_SET_ID_FIELD_NUMBER: _ClassVar[int]
+    INLINE_FIELD_NUMBER: _ClassVar[int]
+    feature_set_id: str
+    inline: InlineFeatures
+    def __init__(self, feature_set_id: _Optional[str] = ..., inline: _Optional[_Union[InlineFeatures, _Mapping]] = ...) -> None: ...
+
+class Kernel(_message.Message):
+    __slots__ = ("family", "bandwidth_rule", "fixed_sigma")
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
+    BANDWIDTH_RULE_FIELD_NUMBER: _ClassVar[int]
+    FIXED_SIGMA_FIELD_NUMBER: _ClassVar[int]
+    family: KernelFamily
+    bandwidth_rule: BandwidthRule
+    fixed_sigma: float
+    def __init__(self, family: _Optional[_Union[KernelFamily, str]] = ..., bandwidth_rule: _Optional[_Union[BandwidthRule, str]] = ..., fixed_sigma: _Optional[float] = ...) -> None: ...
+
+class TestOptions(_message.Message):
+    __slots__ = ("relabellings", "seed")
+    RELABELLINGS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    relabellings: int
+    seed: int
+    def __init__(self, relabellings: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class ComputeRequest(_message.Message):
+    __slots__ = ("x", "y", "reference", "pairing", "estimator", "kernel", "layers", "primary_layer", "test", "interval_level", "projection")
+    X_FIELD_NUMBER: _ClassVar[int]
+    Y_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    PAIRING_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATOR_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    PRIMARY_LAYER_FIELD_NUMBER: _ClassVar[int]
+    TEST_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    PROJECTION_FIELD_NUMBER: _ClassVar[int]
+    x: FeatureSource
+    y: FeatureSource
+    reference: FeatureSource
+    pairing: Pairing
+    estimator: Estimator
+    kernel: Kernel
+    layers: _containers.RepeatedScalarFieldContainer[str]
+    primary_layer: str
+    test: TestOptions
+    interval_level: float
+    projection: bool
+    def __init__(self, x: _Optional[_Union[FeatureSource, _Mapping]] = ..., y: _Optional[_Union[FeatureSource, _Mapping]] = ..., reference: _Optional[_Union[FeatureSource, _Mapping]] = ..., pairing: _Optional[_Union[Pairing, str]] = ..., estimator: _Optional[_Union[Estimator, str]] = ..., kernel: _Optional[_Union[Kernel, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., primary_layer: _Optional[str] = ..., test: _Optional[_Union[TestOptions, _Mapping]] = ..., interval_level: _Optional[float] = ..., projection: _Optional[bool] = ...) -> None: ...
+
+class ShiftResult(_message.Message):
+    __slots__ = ("mmd2", "sigma", "p_value", "p_value_max_t", "relabellings", "enumerated", "error_bound", "digits_lost")
+    MMD2_FIELD_NUMBER: _ClassVar[int]
+    SIGMA_FIELD_NUMBER: _ClassVar[int]
+    P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    P_VALUE_MAX_T_FIELD_NUMBER: _ClassVar[int]
+    RELABELLINGS_FIELD_NUMBER: _ClassVar[int]
+    ENUMERATED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_BOUND_FIELD_NUMBER: _ClassVar[int]
+    DIGITS_LOST_FIELD_NUMBER: _ClassVar[int]
+    mmd2: _common_pb2.Estimate
+    sigma: float
+    p_value: _common_pb2.Estimate
+    p_value_max_t: _common_pb2.Estimate
+    relabellings: int
+    enumerated: bool
+    error_bound: float
+    digits_lost: bool
+    def __init__(self, mmd2: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., sigma: _Optional[float] = ..., p_value: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., p_value_max_t: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., relabellings: _Optional[int] = ..., enumerated: _Optional[bool] = ..., error_bound: _Optional[float] = ..., digits_lost: _Optional[bool] = ...) -> None: ...
+
+class LayerResult(_message.Message):
+    __slots__ = ("layer", "channels", "channels_left_out", "raw", "standardised")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
+    STANDARDISED_FIELD_NUMBER: _ClassVar[int]
+    layer: str
+    channels: int
+    channels_left_out: int
+    raw: ShiftResult
+    standardised: ShiftResult
+    def __init__(self, layer: _Optional[str] = ..., channels: _Optional[int] = ..., channels_left_out: _Optional[int] = ..., raw: _Optional[_Union[ShiftResult, _Mapping]] = ..., standardised: _Optional[_Union[ShiftResult, _Mapping]] = ...) -> None: ...
+
+class ProjectionPoint(_message.Message):
+    __slots__ = ("u", "v")
+    U_FIELD_NUMBER: _ClassVar[int]
+    V_FIELD_NUMBER: _ClassVar[int]
+    u: float
+    v: float
+    def __init__(self, u: _Optional[float] = ..., v: _Optional[float] = ...) -> None: ...
+
+class Projection(_message.Message):
+    __slots__ = ("x", "y", "explained_variance")
+    X_FIELD_NUMBER: _ClassVar[int]
+    Y_FIELD_NUMBER: _ClassVar[int]
+    EXPLAINED_VARIANCE_FIELD_NUMBER: _ClassVar[int]
+    x: _containers.RepeatedCompositeFieldContainer[ProjectionPoint]
+    y: _containers.RepeatedCompositeFieldContainer[ProjectionPoint]
+    explained_variance: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, x: _Optional[_Iterable[_Union[ProjectionPoint, _Mapping]]] = ..., y: _Optional[_Iterable[_Union[ProjectionPoint, _Mapping]]] = ..., explained_variance: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class ComputeResponse(_message.Message):
+    __slots__ = ("layers", "primary_layer", "estimator", "rows_x", "rows_y", "groups", "precision", "projection", "cost")
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    PRIMARY_LAYER_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATOR_FIELD_NUMBER: _ClassVar[int]
+    ROWS_X_FIELD_NUMBER: _ClassVar[int]
+    ROWS_Y_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    PROJECTION_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    layers: _containers.RepeatedCompositeFieldContainer[LayerResult]
+    primary_layer: str
+    estimator: Estimator
+    rows_x: int
+    rows_y: int
+    groups: int
+    precision: str
+    projection: Projection
+    cost: _common_pb2.Cost
+    def __init__(self, layers: _Optional[_Iterable[_Union[LayerResult, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., estimator: _Optional[_Union[Estimator, str]] = ..., rows_x: _Optional[int] = ..., rows_y: _Optional[int] = ..., groups: _Optional[int] = ..., precision: _Optional[str] = ..., projection: _Optional[_Union[Projection, _Mapping]] = ..., cost: _Optional[_Union[_common_pb2.Cost, _Mapping]] = ...) -> None: ...
+
+class ComputeBatchRequest(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[ComputeRequest]
+    def __init__(self, requests: _Optional[_Iterable[_Union[ComputeRequest, _Mapping]]] = ...) -> None: ...
+
+class PairError(_message.Message):
+    __slots__ = ("code", "reason", "message")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    reason: str
+    message: str
+    def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class ComputeBatchResponse(_message.Message):
+    __slots__ = ("index", "response", "error")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    response: ComputeResponse
+    error: PairError
+    def __init__(self, index: _Optional[int] = ..., response: _Optional[_Union[ComputeResponse, _Mapping]] = ..., error: _Optional[_Union[PairError, _Mapping]] = ...) -> None: ...
