@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from vfmalign.core.artifacts import (
@@ -25,12 +23,10 @@ from vfmalign.core.artifacts import (
     weights_key,
 )
 from vfmalign.core.errors import BadOption, Conflict, DigestMismatch, NotFound, PreconditionFailed
+from vfmalign.core.store import ObjectStore
 from vfmalign.models.checkpoints import build_encoder, check_fits, load_state, to_safetensors
 from vfmalign.models.convnextv2 import Encoder
 from vfmalign.models.registry import ARCHITECTURES, get_architecture
-
-if TYPE_CHECKING:
-    from vfmalign.core.store import ObjectStore
 
 _CARD_SUFFIX = "/model.json"
 
@@ -116,19 +112,12 @@ def load_card(store: ObjectStore, model_id: str) -> ModelCard:
     """
     _check_id(model_id)
     try:
-        card = ModelCard.model_validate(store.get_json(model_card_key(model_id)))
+        card = store.read(model_card_key(model_id), ModelCard)
     except NotFound as error:
+        if error.subject != store.uri(model_card_key(model_id)):
+            raise
         raise NotFound(
-            "no model has this id",
-            subject=model_id,
-            remedy="list the models, or publish this one",
-            reason="MODEL_NOT_FOUND",
-        ) from error
-    except ValidationError as error:
-        raise PreconditionFailed(
-            f"the model's card is not valid ({error.error_count()} fields are wrong)",
-            subject=model_id,
-            remedy="publish the model again under a new id",
+            "no model has this id", subject=model_id, remedy="list the models first", reason="MODEL_NOT_FOUND"
         ) from error
     if card.id != model_id:
         raise PreconditionFailed(
