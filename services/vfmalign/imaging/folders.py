@@ -1,7 +1,7 @@
 """A folder of NIfTI files as cases: which folder is a case, and which file shows what.
 
-Knows file names and the two small tables a user may add. Knows nothing of volumes, ids or storage. File and folder names
-are often patients' names or numbers: they stay inside `FoundCase`, and no error here quotes one.
+Knows file names and the two small tables a user may add. Knows nothing of volumes, ids or storage. File and folder
+names are often patients' names or numbers: they stay inside `FoundCase`, and no error here quotes one.
 
 Folder layouts: one folder that holds a case's files itself; or one folder per case, at any depth. Files are told apart
 by the words of their names (`t2`, `adc`, `dwi` or `hbv`, `gland` or `mask`, `lesion`).

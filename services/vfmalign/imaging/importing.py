@@ -1,8 +1,8 @@
 """A user's folder of NIfTI files to a dataset in object storage that names no patient.
 
 Knows the order of an import: find, name, split, validate, upload. Knows nothing of gRPC or models. Volumes are decoded,
-checked and written anew, which leaves every text field of their headers behind; nothing is uploaded before every case has
-passed.
+checked and written anew, which leaves every text field of their headers behind; nothing is uploaded before every case
+has passed.
 """
 
 from __future__ import annotations

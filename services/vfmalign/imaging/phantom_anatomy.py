@@ -17,7 +17,6 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-Positions = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 Box = tuple[slice, slice, slice]
 
 
@@ -46,10 +45,58 @@ class Tissue(IntEnum):
     LESION_GRADE_1 = 19
     LESION_GRADE_2 = 20
     LESION_GRADE_3 = 21
+    VASCULAR_FAT = 22
+    SPHINCTER = 23
 
 
 NODULES = (Tissue.GLANDULAR_NODULE, Tissue.STROMAL_NODULE, Tissue.MIXED_NODULE)
+FATS = (Tissue.FAT, Tissue.VASCULAR_FAT)
 LESIONS = (Tissue.LESION_GRADE_1, Tissue.LESION_GRADE_2, Tissue.LESION_GRADE_3)
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """Where a grid's voxels are.
+
+    Attributes:
+        xyz: x, y and z in mm; each broadcasts to the grid's shape.
+        low, high: smallest and largest x on every plane of the grid's first axis, y of its second, z of its third.
+    """
+
+    xyz: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+    low: tuple[NDArray[np.float32], ...]
+    high: tuple[NDArray[np.float32], ...]
+
+    @classmethod
+    def of(cls, x: NDArray[np.float32], y: NDArray[np.float32], z: NDArray[np.float32]) -> Positions:
+        """Positions of a grid whose axes run roughly along x, y and z."""
+        others = ((1, 2), (0, 2), (0, 1))
+        low = tuple(p.min(axis=axes) for p, axes in zip((x, y, z), others, strict=True))
+        return cls((x, y, z), low, tuple(p.max(axis=axes) for p, axes in zip((x, y, z), others, strict=True)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The grid's shape X, Y, Z."""
+        return np.broadcast_shapes(*(p.shape for p in self.xyz))
+
+    def box(self, centre_mm: tuple[float, float, float], reach_mm: float) -> Box:
+        """The part of the grid that can lie within `reach_mm` of a point along every axis."""
+        spans = []
+        for low, high, centre in zip(self.low, self.high, centre_mm, strict=True):
+            near = np.flatnonzero((high >= centre - reach_mm) & (low <= centre + reach_mm))
+            spans.append(slice(int(near[0]), int(near[-1]) + 1) if near.size else slice(0, 0))
+        return spans[0], spans[1], spans[2]
+
+    def crop(self, box: Box) -> Positions:
+        """The positions of a part of the grid."""
+        x, y, z = (
+            p[tuple(part if p.shape[axis] > 1 else slice(None) for axis, part in enumerate(box))] for p in self.xyz
+        )
+        return Positions(
+            (x, y, z),
+            tuple(low[part] for low, part in zip(self.low, box, strict=True)),
+            tuple(high[part] for high, part in zip(self.high, box, strict=True)),
+        )
 
 
 @dataclass(frozen=True)
@@ -65,7 +112,7 @@ class Blob:
 
     def level(self, positions: Positions) -> NDArray[np.float32]:
         """Distance from the centre in units of the radius: below 1 inside."""
-        x, y, z = (p - np.float32(c) for p, c in zip(positions, self.centre_mm, strict=True))
+        x, y, z = (p - np.float32(c) for p, c in zip(positions.xyz, self.centre_mm, strict=True))
         cos, sin = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
         u, v, w = (
             part / np.float32(r)
@@ -79,8 +126,7 @@ class Blob:
 
     def box(self, positions: Positions) -> Box:
         """Part of the grid that can hold the blob: all of it where positions are not separable."""
-        reach_mm = 1.4 * max(self.radii_mm)
-        return tuple(_span(p, i, c, reach_mm) for i, (p, c) in enumerate(zip(positions, self.centre_mm, strict=True)))  # type: ignore[return-value]
+        return positions.box(self.centre_mm, 1.4 * max(self.radii_mm))
 
 
 @dataclass(frozen=True)
@@ -100,26 +146,28 @@ class Gland:
 
     def level(self, positions: Positions) -> NDArray[np.float32]:
         """Below 1 inside; (level - 1) * mean radius is about the distance from the surface in mm."""
-        x, y, z = (p - np.float32(c) for p, c in zip(positions, self.centre_mm, strict=True))
+        x, y, z = (p - np.float32(c) for p, c in zip(positions.xyz, self.centre_mm, strict=True))
         a, b, c = (np.float32(h) for h in self.half_mm)
         w = np.clip(z / c, -1.6, 1.6)
         width = 1.0 + 0.14 * np.clip(w, -1.0, 1.0)  # the base is wider than the apex
         u, v = x / (a * width), y / (b * width)
         dent = 0.22 * np.clip(v, 0.0, None) * np.exp(-((u / 0.30) ** 2))
-        level = np.sqrt(u * u + v * v + np.abs(w) ** 2.4) + dent
+        level: NDArray[np.float32] = np.sqrt(u * u + v * v + np.abs(w) ** 2.4) + dent
         angle = np.arctan2(v, u)
+        # Waves fade towards the long axis, where an angle means nothing.
+        reach = np.clip(2.0 * np.hypot(u, v), 0.0, 1.0)
         for amplitude, order, phase in self.waves:
-            level = level + np.float32(amplitude) * np.sin(order * angle + np.float32(phase))
+            level = level + np.float32(amplitude) * reach * np.sin(order * angle + np.float32(phase))
         return level
 
     def transition_level(self, positions: Positions) -> NDArray[np.float32]:
         """Below 1 in the transition zone: an egg in the gland's front, from mid-gland to the base."""
         a, b, c = self.half_mm
         share = self.transition_share
-        shift = (1.0 - share) * 0.75
+        shift = 1.0 - share
         return Blob(
-            (self.centre_mm[0], self.centre_mm[1] - shift * b, self.centre_mm[2] + shift * 0.8 * c),
-            (a * share * 0.97, b * share * 0.98, c * share * 1.02),
+            (self.centre_mm[0], self.centre_mm[1] - 0.95 * shift * b, self.centre_mm[2] + 0.6 * shift * c),
+            (a * share, b * (share + 0.03), c * (share + 0.05)),
             Tissue.TRANSITION_ZONE,
             bumps=((0.05, 0.3, self.waves[0][2]), (0.04, 1.9, self.waves[1][2])),
         ).level(positions)
@@ -132,10 +180,10 @@ class Anatomy:
     gland: Gland
     nodules: tuple[Blob, ...]
     lesions: tuple[Blob, ...]
+    stroma: Blob
     bladder: Blob
     rectum: Blob
     rectal_lumen: Blob
-    symphysis: Blob
     muscles: tuple[Blob, ...]
     bones: tuple[Blob, ...]
     vesicles: tuple[Blob, ...]
@@ -146,26 +194,26 @@ class Anatomy:
         Returns:
             Tissue (see `Tissue`), gland {0, 1} and lesion grade {0, 1, 2, 3}, each of shape (X, Y, Z).
         """
-        shape = np.broadcast_shapes(*(p.shape for p in positions))
+        shape = positions.shape
         tissue_XYZ = np.full(shape, Tissue.FAT, dtype=np.uint8)
         self._paint_surroundings(tissue_XYZ, positions)
         gland_XYZ = np.zeros(shape, dtype=np.uint8)
         grade_XYZ = np.zeros(shape, dtype=np.uint8)
         outline = Blob(self.gland.centre_mm, self.gland.half_mm, Tissue.CAPSULE)
         box = outline.box(positions)
-        self._paint_gland(tissue_XYZ[box], gland_XYZ[box], _crop(positions, box))
+        self._paint_gland(tissue_XYZ[box], gland_XYZ[box], positions.crop(box))
         for lesion in self.lesions:
             box = lesion.box(positions)
-            inside = (lesion.level(_crop(positions, box)) < 1.0) & (gland_XYZ[box] > 0)
+            inside = (lesion.level(positions.crop(box)) < 1.0) & (gland_XYZ[box] > 0)
             tissue_XYZ[box][inside] = lesion.tissue
             grade_XYZ[box][inside] = 1 + LESIONS.index(lesion.tissue)
         return tissue_XYZ, gland_XYZ, grade_XYZ
 
     def _paint_surroundings(self, tissue_XYZ: NDArray[np.uint8], positions: Positions) -> None:
-        for bone in (*self.bones, self.symphysis):
-            _paint(tissue_XYZ, positions, bone, rim=Tissue.CORTEX, rim_mm=1.8)
         for muscle in self.muscles:
             _paint(tissue_XYZ, positions, muscle)
+        for bone in self.bones:
+            _paint(tissue_XYZ, positions, bone, rim=Tissue.CORTEX, rim_mm=1.1)
         self._paint_levator(tissue_XYZ, positions)
         for vesicle in self.vesicles:
             _paint(tissue_XYZ, positions, vesicle)
@@ -174,21 +222,30 @@ class Anatomy:
         _paint(tissue_XYZ, positions, self.rectal_lumen)
 
     def _paint_levator(self, tissue_XYZ: NDArray[np.uint8], positions: Positions) -> None:
-        """The sling of muscle beside gland and rectum, tighter towards the feet."""
-        x, y, z = positions
-        _, y0, _ = self.gland.centre_mm
-        a, b, _ = self.gland.half_mm
-        tight = np.clip(1.0 + 0.012 * z, 0.6, 1.25)
-        level = np.sqrt((x / ((a + 7.0) * tight)) ** 2 + ((y - y0 - 9.0) / ((b + 24.0) * tight)) ** 2)
-        sheet = (np.abs(level - 1.0) * (a + 7.0) < 1.7) & (y > y0 - b) & (z < 16.0)
-        tissue_XYZ[sheet] = Tissue.MUSCLE
+        """The funnel of the pelvic floor: gland and rectum lie in it, it closes behind them and towards the feet."""
+        x, y, z = positions.xyz
+        x0, y0, z0 = self.gland.centre_mm
+        a, b, c = self.gland.half_mm
+        low = np.clip((z0 + 0.3 * c - z) / c, 0.0, 1.6)  # 0 above mid-gland, above 1 below the apex
+        half_width = a + 6.0 - 6.0 * low
+        depth = np.clip(y - y0 - 4.0, 0.0, None) / (self.rectum.centre_mm[1] - y0 + self.rectum.radii_mm[1] + 6.0)
+        front = np.clip(y0 - 0.3 * b - y, 0.0, None) / (0.95 * b)
+        inside_mm = (1.0 - np.abs(x - x0) / half_width - depth**1.3 - front**2) * half_width
+        content = inside_mm > 0
+        sides = y > y0 - 0.9 * b
+        wall = content & (inside_mm < 2.2 + 5.0 * low**2) & sides & (z < z0 + 0.8 * c)
+        around = np.hypot((x - x0) / (a + 13.0), (y - y0 - 4.0) / (b + 14.0)) < 1.0
+        high = (z > z0 - 0.2 * c) & around & (tissue_XYZ == Tissue.FAT)
+        tissue_XYZ[content | high] = Tissue.VASCULAR_FAT
+        tissue_XYZ[content & (low > 1.1)] = Tissue.SPHINCTER
+        tissue_XYZ[wall] = Tissue.MUSCLE
 
     def _paint_gland(self, tissue_XYZ: NDArray[np.uint8], gland_XYZ: NDArray[np.uint8], positions: Positions) -> None:
         level = self.gland.level(positions)
         a, b, _ = self.gland.half_mm
         radius_mm = np.sqrt(a * b)
-        x, y, z = (p - np.float32(c) for p, c in zip(positions, self.gland.centre_mm, strict=True))
-        around = (level >= 1.0) & ((level - 1.0) * radius_mm < 4.5) & (y < 0.6 * b) & (tissue_XYZ == Tissue.FAT)
+        x, y, z = (p - np.float32(c) for p, c in zip(positions.xyz, self.gland.centre_mm, strict=True))
+        around = (level >= 1.0) & ((level - 1.0) * radius_mm < 4.5) & (y < 0.6 * b) & np.isin(tissue_XYZ, FATS)
         tissue_XYZ[around] = Tissue.PLEXUS
         inside = level < 1.0
         gland_XYZ[inside] = 1
@@ -199,64 +256,55 @@ class Anatomy:
         tissue_XYZ[inside & (np.abs(transition - 1.0) * radius_mm * self.gland.transition_share < 0.7)] = Tissue.CAPSULE
         tissue_XYZ[egg] = Tissue.TRANSITION_ZONE
         for nodule in self.nodules:
-            nodule_level = nodule.level(positions)
-            core_mm = (1.0 - nodule_level) * min(nodule.radii_mm)
-            tissue_XYZ[egg & (core_mm > -0.6)] = Tissue.CAPSULE
-            tissue_XYZ[egg & (core_mm > 0.0)] = nodule.tissue
-        stroma = inside & (y < -0.66 * b) & (np.abs(x) < 0.62 * a)
-        tissue_XYZ[stroma] = Tissue.FIBROMUSCULAR_STROMA
+            box = nodule.box(positions)
+            core_mm = (1.0 - nodule.level(positions.crop(box))) * min(nodule.radii_mm)
+            part_XYZ = tissue_XYZ[box]
+            part_XYZ[egg[box] & (core_mm > -0.5)] = Tissue.CAPSULE
+            part_XYZ[egg[box] & (core_mm > 0.0)] = nodule.tissue
+        tissue_XYZ[inside & (self.stroma.level(positions) < 1.0)] = Tissue.FIBROMUSCULAR_STROMA
         tube = inside & (np.hypot(x, y + 0.1 * b + 0.12 * z) < 2.2)
         tissue_XYZ[tube] = Tissue.URETHRA
 
 
 def draw_anatomy(rng: Generator, lesion_free_share: float) -> Anatomy:
     """Draws one case's pelvis; equal generators give equal cases."""
-    half_mm = (rng.uniform(22.0, 28.0), rng.uniform(14.5, 19.5), rng.uniform(17.5, 21.5))
+    half_mm = (rng.uniform(21.0, 27.0), rng.uniform(15.0, 20.5), rng.uniform(17.5, 21.5))
     centre_mm = (rng.uniform(-3.0, 3.0), rng.uniform(-2.5, 2.5), rng.uniform(-1.5, 1.5))
     waves = tuple((rng.uniform(0.01, 0.045), order, rng.uniform(0, 2 * np.pi)) for order in (2, 3, 5))
-    gland = Gland(centre_mm, half_mm, rng.uniform(0.62, 0.84), waves)
+    gland = Gland(centre_mm, half_mm, rng.uniform(0.62, 0.82), waves)
     a, b, c = half_mm
     x0, y0, z0 = centre_mm
-    rectum_mm = (rng.uniform(12.0, 17.0), rng.uniform(10.0, 14.0))
+    rectum_mm = (rng.uniform(12.0, 18.0), rng.uniform(10.0, 15.0))
     rectum_y = y0 + b + rectum_mm[1] + rng.uniform(0.0, 1.5)
-    lumen = rng.uniform(0.62, 0.8)
+    lumen = rng.uniform(0.6, 0.85)
     content = Tissue.RECTAL_GAS if rng.random() < 0.6 else Tissue.RECTAL_CONTENT
-    bladder_mm = (rng.uniform(26.0, 38.0), rng.uniform(20.0, 28.0), rng.uniform(22.0, 30.0))
-    side_mm = a + rng.uniform(20.0, 26.0)
+    bladder_mm = (rng.uniform(30.0, 42.0), rng.uniform(23.0, 30.0), rng.uniform(24.0, 32.0))
+    muscles, bones = _draw_pelvic_wall(rng, gland)
     return Anatomy(
         gland=gland,
         nodules=_draw_nodules(rng, gland),
         lesions=_draw_lesions(rng, gland, lesion_free_share),
+        stroma=Blob(
+            (x0, y0 - 1.02 * b, z0),
+            (0.62 * a, rng.uniform(0.22, 0.42) * b, 0.8 * c),
+            Tissue.FIBROMUSCULAR_STROMA,
+            bumps=_draw_bumps(rng, 0.12),
+        ),
         bladder=Blob(
-            (rng.uniform(-5, 5), y0 - b - 0.75 * bladder_mm[1], z0 + c * 0.45 + 0.62 * bladder_mm[2]),
+            (rng.uniform(-5, 5), y0 - b - 0.70 * bladder_mm[1], z0 + c * 0.35 + 0.55 * bladder_mm[2]),
             bladder_mm,
             Tissue.URINE,
             bumps=_draw_bumps(rng, 0.05),
         ),
-        rectum=Blob((x0, rectum_y, 0.0), (*rectum_mm, 90.0), Tissue.RECTAL_WALL, bumps=_draw_bumps(rng, 0.07)),
+        rectum=Blob((x0, rectum_y, 40.0), (*rectum_mm, 62.0), Tissue.RECTAL_WALL, bumps=_draw_bumps(rng, 0.10)),
         rectal_lumen=Blob(
-            (x0 + rng.uniform(-1, 1), rectum_y, 8.0),
-            (rectum_mm[0] * lumen, rectum_mm[1] * lumen, 45.0),
+            (x0 + rng.uniform(-1, 1), rectum_y, 34.0),
+            (rectum_mm[0] * lumen, rectum_mm[1] * lumen, 46.0),
             content,
-            bumps=_draw_bumps(rng, 0.10),
+            bumps=_draw_bumps(rng, 0.14),
         ),
-        symphysis=Blob(
-            (0.0, y0 - b - 26.0, z0 - 24.0), (24.0, 17.0, 20.0), Tissue.MARROW, bumps=_draw_bumps(rng, 0.05)
-        ),
-        muscles=tuple(
-            Blob(
-                (side * side_mm, -2.0 + rng.uniform(-3, 3), 0.0),
-                (9.0, rng.uniform(30.0, 38.0), 90.0),
-                Tissue.MUSCLE,
-                angle=side * rng.uniform(0.10, 0.28),
-                bumps=_draw_bumps(rng, 0.05),
-            )
-            for side in (-1.0, 1.0)
-        ),
-        bones=tuple(
-            Blob((side * (side_mm + 25.0), -12.0, 6.0), (21.0, 24.0, 40.0), Tissue.MARROW, bumps=_draw_bumps(rng, 0.04))
-            for side in (-1.0, 1.0)
-        ),
+        muscles=muscles,
+        bones=bones,
         vesicles=tuple(
             Blob(
                 (x0 + side * 15.0, y0 + 0.45 * b, z0 + c + 1.0),
@@ -270,6 +318,29 @@ def draw_anatomy(rng: Generator, lesion_free_share: float) -> Anatomy:
     )
 
 
+def _draw_pelvic_wall(rng: Generator, gland: Gland) -> tuple[tuple[Blob, ...], tuple[Blob, ...]]:
+    """Muscles and bones on both sides: obturators, adductors and buttocks; pubis, acetabulum and ischium."""
+    a, b, _ = gland.half_mm
+    _, y0, z0 = gland.centre_mm
+    side_mm = a + rng.uniform(17.0, 22.0)
+    tilt = rng.uniform(0.22, 0.42)
+    muscles: list[Blob] = []
+    bones: list[Blob] = []
+    for side in (-1.0, 1.0):
+        near, front = side * side_mm, y0 - b
+        for parts, tissue, centre_mm, radii_mm, angle in (
+            (muscles, Tissue.MUSCLE, (near, 2.0, 4.0), (10.0, rng.uniform(32.0, 40.0), 60.0), -side * tilt),
+            (muscles, Tissue.MUSCLE, (side * 52.0, front - 6.0, z0 - 26.0), (27.0, 34.0, 19.0), side * 0.5),
+            (muscles, Tissue.MUSCLE, (side * 66.0, 52.0, 6.0), (30.0, 16.0, 50.0), side * 0.6),
+            (bones, Tissue.MARROW, (side * 15.5, front - 24.0, z0 - 22.0), (14.5, 27.0, 15.0), -side * 0.12),
+            (bones, Tissue.MARROW, (side * 36.0, front - 14.0, z0 - 10.0), (15.0, 10.0, 9.0), -side * 0.5),
+            (bones, Tissue.MARROW, (side * (side_mm + 23.0), -20.0, 14.0), (16.0, 22.0, 22.0), 0.0),
+            (bones, Tissue.MARROW, (side * (side_mm + 20.0), 26.0, -24.0), (14.0, 16.0, 18.0), 0.0),
+        ):
+            parts.append(Blob(centre_mm, radii_mm, tissue, angle, _draw_bumps(rng, 0.05)))
+    return tuple(muscles), tuple(bones)
+
+
 def _draw_bumps(rng: Generator, amplitude: float) -> tuple[tuple[float, float, float], ...]:
     return tuple(
         (amplitude * rng.uniform(0.6, 1.3), rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)) for _ in "ab"
@@ -279,10 +350,10 @@ def _draw_bumps(rng: Generator, amplitude: float) -> tuple[tuple[float, float, f
 def _draw_nodules(rng: Generator, gland: Gland) -> tuple[Blob, ...]:
     """Hyperplastic nodules in the transition zone; the larger the zone, the more there are."""
     a, b, c = gland.half_mm
-    count = int(rng.integers(5, 9) + 14 * (gland.transition_share - 0.6))
+    count = int(rng.integers(9, 14) + 40 * (gland.transition_share - 0.6))
     nodules = []
     for _ in range(count):
-        radius_mm = rng.uniform(2.5, 6.5)
+        radius_mm = rng.uniform(1.8, 5.5)
         side = 1.0 if rng.random() < 0.5 else -1.0
         centre_mm = (
             gland.centre_mm[0] + side * a * gland.transition_share * rng.uniform(0.15, 0.7),
@@ -302,7 +373,7 @@ def _draw_lesions(rng: Generator, gland: Gland, lesion_free_share: float) -> tup
     lesions = []
     for _ in range(int(rng.choice((1, 2, 3), p=(0.62, 0.28, 0.10)))):
         grade = int(rng.choice((1, 2, 3), p=(0.28, 0.34, 0.38)))
-        radius_mm = rng.uniform(3.6, 5.5) + 1.0 * grade * rng.uniform(0.6, 1.2)
+        radius_mm = rng.uniform(3.8, 5.5) + grade * rng.uniform(0.6, 1.6)
         peripheral = rng.random() < 0.7
         if peripheral:
             direction = rng.uniform(0.08, 0.42) * np.pi * (1.0 if rng.random() < 0.5 else -1.0) + np.pi / 2
@@ -328,21 +399,8 @@ def _paint(
     tissue_XYZ: NDArray[np.uint8], positions: Positions, blob: Blob, *, rim: Tissue | None = None, rim_mm: float = 0.0
 ) -> None:
     box = blob.box(positions)
-    level = blob.level(_crop(positions, box))
+    level = blob.level(positions.crop(box))
     part_XYZ = tissue_XYZ[box]
     part_XYZ[level < 1.0] = blob.tissue
     if rim is not None:
         part_XYZ[(level < 1.0) & ((1.0 - level) * min(blob.radii_mm) < rim_mm)] = rim
-
-
-def _span(position: NDArray[np.float32], axis: int, centre_mm: float, reach_mm: float) -> slice:
-    if position.size != position.shape[axis]:
-        return slice(None)
-    near = np.flatnonzero(np.abs(position.ravel() - centre_mm) <= reach_mm)
-    return slice(int(near[0]), int(near[-1]) + 1) if near.size else slice(0, 0)
-
-
-def _crop(positions: Positions, box: Box) -> Positions:
-    """The positions of a part of the grid; axes along which a position does not vary have size 1."""
-    x, y, z = (p[tuple(part if p.shape[axis] > 1 else slice(None) for axis, part in enumerate(box))] for p in positions)
-    return x, y, z

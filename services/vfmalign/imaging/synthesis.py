@@ -19,7 +19,7 @@ from vfmalign.imaging.volumes import encode
 Progress = Callable[[str, int, int], None]
 
 SPLIT_STRIDE = 1_000_000
-"""Case indices of a split start at its place in `SPLITS` times this: one split's size leaves the others' cases alone."""
+"""Indices of a split start at its place in `SPLITS` times this: its size leaves the other splits' cases alone."""
 
 
 def synthesise_dataset(
