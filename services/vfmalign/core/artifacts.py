@@ -1,6 +1,6 @@
 """The JSON artifacts that services share through object storage: their fields and their addresses (design §3).
 
-Knows the shape of a dataset, a model card, a job's spec, progress, result and failure. Knows nothing of S3, torch or gRPC.
+Knows the shape of a dataset, a model card, a job's spec, progress, result and failure; nothing of S3, torch or gRPC.
 Every record is frozen, refuses unknown fields and states its units.
 """
 
@@ -204,7 +204,7 @@ class JobSpec(Record):
 
 
 class JobProgress(Record):
-    """`jobs/<id>/progress/<epoch>.json`: one point of the learning curve, written after every epoch (0 = before training).
+    """`jobs/<id>/progress/<epoch>.json`: a point of the learning curve, written after every epoch (0: before training).
 
     Attributes:
         val_score: the task's main metric on `val`; for pretraining the validation loss.
@@ -221,7 +221,7 @@ class JobProgress(Record):
 
 
 class MetricSpec(Record):
-    """A metric's name, unit and direction, the floor under which no relative gain is formed, and its empty-mask rule."""
+    """A metric: name, unit, direction, the floor under which no relative gain is formed, and its empty-mask rule."""
 
     name: str
     unit: str

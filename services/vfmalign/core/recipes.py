@@ -6,8 +6,8 @@ All networks of one task share epochs, steps and batch size, so that a baseline 
 foundation model; rate, layer decay and weight decay are each network's own. Random weights get no layer decay: there is
 nothing in the early stages to protect.
 
-Sources: AdamW, layer decay, warm-up and half cosine as in ConvNeXt V2's fine-tuning (Woo et al., CVPR 2023) and ProFound; rates
-tuned on seeded phantoms (`demo`).
+Sources: AdamW, layer decay, warm-up and half cosine as in ConvNeXt V2's fine-tuning (Woo et al., CVPR 2023) and
+ProFound; rates tuned on seeded phantoms (`demo`).
 """
 
 from __future__ import annotations

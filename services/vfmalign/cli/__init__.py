@@ -1,0 +1,1 @@
+"""`vfmalign`: the local stack, checks, reports and doctor."""

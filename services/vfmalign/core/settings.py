@@ -1,0 +1,151 @@
+"""Settings: frozen, parsed once from the environment, and explained by `--help`.
+
+Knows environment variables and their words; each room keeps its own settings beside what they set. A wrong or missing
+variable ends the process with one sentence that names it, never its value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from vfmalign import __version__
+
+PREFIX = "VFMALIGN_"
+EXIT_BAD_SETTINGS = 2
+
+AnySettings = TypeVar("AnySettings", bound=BaseSettings)
+
+
+class Settings(BaseSettings):
+    """Base of every group of settings: prefix `VFMALIGN_`, nested with `__`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", populate_by_name=True
+    )
+
+
+class StoreSettings(Settings):
+    """Where the object storage is and who we are there."""
+
+    bucket: str = Field(
+        default="vfmalign",
+        pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+        description="bucket that holds every artifact",
+    )
+    endpoint: str = Field(validation_alias="AWS_ENDPOINT_URL_S3", description="URL of the S3 endpoint")
+    access_key: str = Field(validation_alias="AWS_ACCESS_KEY_ID", description="access key of the S3 endpoint")
+    secret_key: SecretStr = Field(validation_alias="AWS_SECRET_ACCESS_KEY", description="secret key of the S3 endpoint")
+    region: str = Field(default="us-east-1", validation_alias="AWS_REGION", description="region that signs requests")
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value.rstrip("/")
+
+
+class ServerSettings(BaseModel, frozen=True):
+    """`VFMALIGN_SERVER__*`: how a gRPC server listens and ends."""
+
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
+    grpc_port: int = Field(default=8001, ge=0, le=65535, description="port of the API; 0 takes a free one")
+    metrics_port: int = Field(
+        default=8002, ge=0, le=65535, description="port of Prometheus metrics; 0 takes a free one"
+    )
+    health_port: int = Field(default=8003, ge=0, le=65535, description="port of probes (health service only)")
+    drain_s: float = Field(default=30.0, ge=0.0, le=3600.0, description="seconds that running calls get after SIGTERM")
+    max_message_bytes: int = Field(
+        default=16 * 2**20, ge=2**16, le=2**30, description="largest message that is accepted, in bytes"
+    )
+    ports_file: Path | None = Field(default=None, description="file that receives the ports as JSON once they listen")
+
+
+class LogSettings(BaseModel, frozen=True):
+    """`VFMALIGN_LOG__*`: how much is logged."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severe level logged")
+
+
+class ServiceSettings(Settings):
+    """What every service reads; a service adds its own group."""
+
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    server: ServerSettings = ServerSettings()
+    log: LogSettings = LogSettings()
+
+
+def load(settings: type[AnySettings]) -> AnySettings:
+    """Parses the environment once.
+
+    Raises:
+        SystemExit: code 2, after one sentence on stderr that names the variable.
+    """
+    try:
+        return settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        variable = _variable(tuple(str(part) for part in first["loc"]))
+        problem = "is not set" if first["type"] == "missing" else f"is wrong: {first['msg']}"
+        print(f"{variable} {problem}; --help lists every setting", file=sys.stderr)  # noqa: T201
+        raise SystemExit(EXIT_BAD_SETTINGS) from None
+
+
+def parse_args(program: str, settings: type[AnySettings], argv: Sequence[str] | None = None) -> AnySettings:
+    """Handles `--help` and `--version`, then loads the settings.
+
+    Raises:
+        SystemExit: after `--help` or `--version`, or when a setting is wrong.
+    """
+    parser(program, settings).parse_args(argv)
+    return load(settings)
+
+
+def parser(program: str, settings: type[BaseSettings], summary: str = "") -> argparse.ArgumentParser:
+    """An argument parser whose `--help` lists every setting with its meaning and default."""
+    lines = "\n".join(_describe(settings))
+    result = argparse.ArgumentParser(
+        prog=f"python -m vfmalign.{program}",
+        description=summary or f"The {program} service of vfmalign. It is set up by environment variables alone.",
+        epilog=f"settings:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--version", action="version", version=f"vfmalign {__version__}")
+    return result
+
+
+def _variable(location: tuple[str, ...]) -> str:
+    """The environment variable behind a field's location."""
+    name = location[-1] if location[-1].startswith("AWS_") else "__".join(location).upper()
+    name = name.removeprefix("STORE__")
+    return name if name.startswith("AWS_") else PREFIX + name
+
+
+def _describe(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        inner = _model_of(field)
+        if inner is not None:
+            yield from _describe(inner, () if inner is StoreSettings else (*path, name))
+            continue
+        alias = field.validation_alias
+        variable = alias if isinstance(alias, str) else _variable((*path, name))
+        default = field.get_default(call_default_factory=False)
+        shown = "required" if default is PydanticUndefined else "none" if default is None else f"default {default}"
+        yield f"  {variable:<40} {field.description or ''} ({shown})"
+
+
+def _model_of(field: FieldInfo) -> type[BaseModel] | None:
+    candidates: tuple[Any, ...] = (field.annotation, *get_args(field.annotation))
+    for candidate in candidates:
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None

@@ -1,0 +1,55 @@
+"""Fixtures that every test may use: a real S3 server and a fresh bucket on it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vfmalign.cli import s3_server
+from vfmalign.core.settings import StoreSettings
+from vfmalign.core.store import ObjectStore
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Server]:
+    """A SeaweedFS process for the session."""
+    process, server = s3_server.start(tmp_path_factory.mktemp("s3"))
+    yield server
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def store_settings(s3: s3_server.S3Server) -> StoreSettings:
+    """Settings of a fresh bucket."""
+    return StoreSettings(
+        bucket=f"test-{uuid.uuid4().hex[:12]}",
+        endpoint=s3.endpoint,
+        access_key=s3.access_key,
+        secret_key=s3.secret_key,
+    )
+
+
+@pytest.fixture(scope="module")
+def store(store_settings: StoreSettings) -> ObjectStore:
+    """An object store on a fresh bucket."""
+    result = ObjectStore(store_settings)
+    result.ensure_bucket()
+    return result
+
+
+@pytest.fixture(scope="module")
+def store_environment(s3: s3_server.S3Server, store_settings: StoreSettings) -> dict[str, str]:
+    """The environment of a subprocess that shall use the same bucket."""
+    return {**os.environ, **s3.environment(), "VFMALIGN_BUCKET": store_settings.bucket}
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """Reference material beside the repository; tests that need it skip where it is absent."""
+    return Path(__file__).resolve().parents[2] / "shared"
