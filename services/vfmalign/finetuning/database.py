@@ -63,6 +63,7 @@ class JobRow(Base):
     id: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
     check_id: Mapped[str] = mapped_column(sa.String(128), default="")
     request_digest: Mapped[str] = mapped_column(sa.String(64))
+    request: Mapped[dict[str, Any]]
     spec: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(sa.String(16))
     message: Mapped[str] = mapped_column(sa.Text, default="")
@@ -72,7 +73,9 @@ class JobRow(Base):
     failures: Mapped[int] = mapped_column(default=0)
     not_before: Mapped[datetime | None]
     handle: Mapped[dict[str, Any] | None]
-    progress: Mapped[dict[str, Any] | None]
+    curve: Mapped[list[Any]] = mapped_column(sa.JSON, default=list)
+    exit_code: Mapped[int | None]
+    result: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -104,6 +107,8 @@ class CheckRow(Base):
     message: Mapped[str] = mapped_column(sa.Text, default="")
     reason: Mapped[str] = mapped_column(sa.String(64), default="")
     cancel_requested: Mapped[bool] = mapped_column(default=False)
+    progress: Mapped[dict[str, Any] | None]
+    report: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

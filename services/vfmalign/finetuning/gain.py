@@ -19,7 +19,7 @@ from vfmalign.core.artifacts import CaseScore, MetricSpec, Record
 from vfmalign.core.errors import CaseOrderMismatch, InvalidInput
 from vfmalign.finetuning.estimates import MIN_GROUPS, Estimate, Interval, absent
 
-RESAMPLES = 4_000
+RESAMPLES = 2_000
 METHOD = "case-paired bootstrap over patients, expanded percentile"
 
 Array = npt.NDArray[np.float64]
@@ -90,7 +90,9 @@ def pair_scores(scores: Sequence[CaseScore], baseline: Sequence[CaseScore], metr
     )
 
 
-def estimate_gain(pairs: PairedScores, metric: MetricSpec, *, seed: int, level: float = 0.95) -> Gain:
+def estimate_gain(
+    pairs: PairedScores, metric: MetricSpec, *, seed: int, level: float = 0.95, resamples: int = RESAMPLES
+) -> Gain:
     """Estimates RPG and absolute difference with their bootstrap intervals.
 
     The statistic is the mean over cases; whole patients are resampled, and a resampled patient brings its scores under
@@ -102,6 +104,7 @@ def estimate_gain(pairs: PairedScores, metric: MetricSpec, *, seed: int, level: 
         metric: direction and the floor of |baseline| under which no relative gain is formed.
         seed: of the resampling; equal seeds give equal intervals.
         level: nominal coverage, in (0, 1).
+        resamples: of the patients.
 
     Returns:
         The gain. The relative one is absent under the floor, intervals are absent below 8 patients, with the reason.
@@ -128,8 +131,8 @@ def estimate_gain(pairs: PairedScores, metric: MetricSpec, *, seed: int, level: 
         return 100.0 * difference(score_G, baseline_G, cases_G, axis) / safe
 
     return Gain(
-        relative=_floor_reason(metric, abs(baseline)) or _estimate(relative, sums_3G, seed, level),
-        difference=_estimate(difference, sums_3G, seed, level),
+        relative=_floor_reason(metric, abs(baseline)) or _estimate(relative, sums_3G, seed, level, resamples),
+        difference=_estimate(difference, sums_3G, seed, level, resamples),
         score=score,
         baseline=baseline,
         cases=len(pairs.groups),
@@ -158,7 +161,7 @@ def _floor_reason(metric: MetricSpec, baseline: float) -> Estimate | None:
     )
 
 
-def _estimate(statistic: Any, sums_3G: Array, seed: int, level: float) -> Estimate:
+def _estimate(statistic: Any, sums_3G: Array, seed: int, level: float, resamples: int) -> Estimate:
     value = float(statistic(*sums_3G))
     n_groups = sums_3G.shape[1]
     if n_groups < MIN_GROUPS:
@@ -172,7 +175,7 @@ def _estimate(statistic: Any, sums_3G: Array, seed: int, level: float) -> Estima
             vectorized=True,
             method="percentile",
             confidence_level=_expanded_level(level, n_groups),
-            n_resamples=RESAMPLES,
+            n_resamples=resamples,
             batch=500,
             random_state=np.random.default_rng(seed),
         )

@@ -5,7 +5,7 @@ Knows the states and which may follow which. Knows nothing of processes, S3 or g
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
@@ -14,15 +14,24 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from vfmalign.core.artifacts import JobProgress, JobSpec
+from vfmalign.core.artifacts import JobProgress, JobSpec, Record
 from vfmalign.core.errors import Conflict, NotFound
 from vfmalign.finetuning.database import AttemptRow, Database, JobRow, now
 from vfmalign.finetuning.launcher import classify
 from vfmalign.finetuning.paging import Page, PageRequest
+from vfmalign.finetuning.requests import JobRequest
 
 State = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 STATES: tuple[State, ...] = get_args(State)
 TERMINAL: frozenset[State] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
+
+
+class StoredRef(Record):
+    """A stored object: its key, digest and size in bytes."""
+
+    key: str
+    sha256: str
+    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -35,11 +44,14 @@ class Job:
         reason: UPPER_SNAKE_CASE reason of a failure, else empty.
         attempts: processes started so far; `failures` are those of them that died of something retryable.
         handle: what the launcher needs to find the running process.
-        progress: the newest point of the learning curve.
+        curve: the learning curve so far.
+        exit_code: of the last process; None while one runs, or where nobody saw it.
+        result: key, digest and size of `result.json`, once it is there.
     """
 
     id: str
     check_id: str
+    request: JobRequest
     spec: JobSpec
     state: State
     message: str
@@ -49,7 +61,9 @@ class Job:
     failures: int
     not_before: datetime | None
     handle: dict[str, Any] | None
-    progress: JobProgress | None
+    curve: tuple[JobProgress, ...]
+    exit_code: int | None
+    result: StoredRef | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -77,32 +91,32 @@ class JobBook:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def find(self, job_id: str, request_digest: str) -> Job | None:
-        """The job of this id if it was asked for with the same body, None if there is none.
+    def find(self, job_id: str, request: JobRequest) -> Job | None:
+        """The job of this id if it was asked for with the same request, None if there is none.
 
         Raises:
             Conflict: there is one, asked for with another body.
         """
         with self._database.session() as session:
             row = session.get(JobRow, job_id)
-            return None if row is None else _same(row, request_digest)
+            return None if row is None else _same(row, request)
 
-    def create(self, spec: JobSpec, request_digest: str, check_id: str = "") -> Job:
-        """Adds a job; the same id and body again returns the first.
+    def create(self, request: JobRequest, spec: JobSpec, check_id: str = "") -> Job:
+        """Adds a job; the same id and request again returns the first.
 
         Raises:
             Conflict: the id exists with another body.
         """
         row = JobRow(
-            id=spec.id, check_id=check_id, request_digest=request_digest, spec=spec.model_dump(mode="json"),
-            state="QUEUED", message="waiting for a free place", created_at=now(),
+            id=spec.id, check_id=check_id, request_digest=request.digest(), request=request.model_dump(mode="json"),
+            spec=spec.model_dump(mode="json"), state="QUEUED", message="waiting for a free place", created_at=now(),
         )  # fmt: skip
         try:
             with self._database.session() as session:
                 session.add(row)
         except IntegrityError:
             with self._database.session() as session:
-                return _same(session.get_one(JobRow, spec.id), request_digest)
+                return _same(session.get_one(JobRow, spec.id), request)
         return _job(row)
 
     def get(self, job_id: str) -> Job:
@@ -120,11 +134,17 @@ class JobBook:
             rows: list[JobRow] = list(session.scalars(request.select(JobRow)))
         return Page(tuple(_job(row) for row in rows[: request.rows]), request.next_token(rows))
 
-    def active(self, states: Collection[State] = ("RUNNING", "QUEUED")) -> tuple[Job, ...]:
-        """Jobs that are not finished, oldest first."""
-        query = sa.select(JobRow).where(JobRow.state.in_(states)).order_by(JobRow.created_at, JobRow.id)
-        with self._database.session() as session:
-            return tuple(_job(row) for row in session.scalars(query))
+    def queued(self) -> tuple[Job, ...]:
+        """Jobs that wait for a process, oldest first."""
+        return self._in_state("QUEUED")
+
+    def running(self) -> tuple[Job, ...]:
+        """Jobs that have a process, oldest first."""
+        return self._in_state("RUNNING")
+
+    def of_check(self, check_id: str) -> tuple[Job, ...]:
+        """The jobs of a check, oldest first."""
+        return self._select(JobRow.check_id == check_id)
 
     def attempts(self, job_id: str) -> tuple[Attempt, ...]:
         """Every process of a job, in order."""
@@ -174,15 +194,17 @@ class JobBook:
             if not row.cancel_requested:
                 row.message = f"training, attempt {row.attempts}"
 
-    def report(self, job_id: str, progress: JobProgress) -> None:
-        """Writes down the newest point of the learning curve."""
+    def add_points(self, job_id: str, points: Sequence[JobProgress]) -> None:
+        """Writes down new points of the learning curve."""
         with self._database.session() as session:
-            _row(session, job_id).progress = progress.model_dump(mode="json")
+            row = _row(session, job_id)
+            row.curve = [*row.curve, *(point.model_dump(mode="json") for point in points)]
 
-    def succeed(self, job_id: str, exit_code: int | None = None) -> None:
+    def succeed(self, job_id: str, result: StoredRef, exit_code: int | None = None) -> None:
         """The result is there."""
         with self._database.session() as session:
             row = _row(session, job_id)
+            row.result = result.model_dump(mode="json")
             _end_attempt(session, row, exit_code, "succeeded")
             _finish(row, "SUCCEEDED", "finished")
 
@@ -217,6 +239,14 @@ class JobBook:
             row.failures += int(counted)
             row.not_before = now() + timedelta(seconds=delay_s)
 
+    def _in_state(self, state: State) -> tuple[Job, ...]:
+        return self._select(JobRow.state == state)
+
+    def _select(self, condition: sa.ColumnElement[bool]) -> tuple[Job, ...]:
+        query = sa.select(JobRow).where(condition).order_by(JobRow.created_at, JobRow.id)
+        with self._database.session() as session:
+            return tuple(_job(row) for row in session.scalars(query))
+
 
 def _row(session: Session, job_id: str) -> JobRow:
     row = session.get(JobRow, job_id, with_for_update=True)
@@ -225,13 +255,14 @@ def _row(session: Session, job_id: str) -> JobRow:
     return row
 
 
-def _same(row: JobRow, request_digest: str) -> Job:
-    if row.request_digest != request_digest:
+def _same(row: JobRow, request: JobRequest) -> Job:
+    if row.request_digest != request.digest():
         raise Conflict("a job of this id was created with another body", subject=row.id, remedy="choose another job id")
     return _job(row)
 
 
 def _end_attempt(session: Session, row: JobRow, exit_code: int | None, outcome: str) -> None:
+    row.exit_code = exit_code
     attempt = session.get(AttemptRow, (row.id, row.attempts))
     if attempt is not None and attempt.finished_at is None:
         attempt.finished_at, attempt.exit_code, attempt.outcome = now(), exit_code, outcome
@@ -247,6 +278,7 @@ def _job(row: JobRow) -> Job:
     return Job(
         id=row.id,
         check_id=row.check_id,
+        request=JobRequest.model_validate(row.request),
         spec=JobSpec.model_validate(row.spec),
         state=state,
         message=row.message,
@@ -256,7 +288,9 @@ def _job(row: JobRow) -> Job:
         failures=row.failures,
         not_before=row.not_before,
         handle=row.handle,
-        progress=None if row.progress is None else JobProgress.model_validate(row.progress),
+        curve=tuple(JobProgress.model_validate(point) for point in row.curve or ()),
+        exit_code=row.exit_code,
+        result=None if row.result is None else StoredRef.model_validate(row.result),
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,

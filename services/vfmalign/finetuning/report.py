@@ -19,7 +19,7 @@ from vfmalign.finetuning import plots
 from vfmalign.finetuning.convergence import Steps
 from vfmalign.finetuning.estimates import Estimate
 from vfmalign.finetuning.gain import Gain
-from vfmalign.finetuning.results import CheckReport, CheckResult
+from vfmalign.finetuning.results import CheckReport, CheckResult, cautions
 
 ABSENT = "–"
 _VERDICT_COLOURS = {
@@ -70,6 +70,7 @@ def render(report: CheckReport, pictures: Sequence[Picture]) -> bytes:
         run=report.run,
         names=plots.NAMES,
         numbers=number_rows(result),
+        cautions=cautions(result),
         notes=_notes(result),
         level=_level(result),
         pictures=drawings,

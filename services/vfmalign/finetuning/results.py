@@ -71,6 +71,7 @@ class Measured(Record):
     reference_id: str
     after: Comparison
     reinitialised: Comparison
+    device: str
 
 
 class CurvePoint(Record):
@@ -134,6 +135,51 @@ class CheckResult(Record):
     def network(self, name: Network) -> NetworkResult:
         """The result of one network."""
         return next(result for result in self.networks if result.network == name)
+
+
+class Caution(Record):
+    """Something that a reader must know before any number."""
+
+    title: str
+    text: str
+
+
+def cautions(result: CheckResult) -> tuple[Caution, ...]:
+    """What limits the meaning of a check's numbers."""
+    found = []
+    if not result.held_out:
+        found.append(
+            Caution(
+                title="Not held out",
+                text="The same case stands in several splits: every number describes this run and says nothing about "
+                "new cases.",
+            )
+        )
+    if result.phantom:
+        found.append(
+            Caution(
+                title="Phantom rehearsal",
+                text="The cases are generated, not patients: this shows that the procedure runs, not what a model is "
+                "worth in a clinic.",
+            )
+        )
+    if not result.leakage_known:
+        found.append(
+            Caution(
+                title="Pretraining set unknown",
+                text="The model card does not list what the model was pretrained on, so it cannot be excluded that it "
+                "has seen test cases.",
+            )
+        )
+    if len({network.convergence.budget for network in result.networks}) > 1:
+        found.append(
+            Caution(
+                title="Unequal budgets",
+                text="The networks were not trained for the same number of steps: gains over the baselines mix the "
+                "model with its budget.",
+            )
+        )
+    return tuple(found)
 
 
 class StageTime(Record):

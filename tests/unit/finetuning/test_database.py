@@ -13,7 +13,7 @@ from vfmalign.finetuning.database import Base, CheckRow, Database, JobRow, now
 
 def job(name, **fields):
     values = {
-        "id": name, "check_id": "", "request_digest": "0" * 64, "spec": {"a": [1]}, "state": "QUEUED",
+        "id": name, "check_id": "", "request_digest": "0" * 64, "request": {}, "spec": {"a": [1]}, "state": "QUEUED",
         "created_at": now(),
     } | fields  # fmt: skip
     return JobRow(**values)

@@ -9,8 +9,9 @@ from vfmalign.core.artifacts import JobSpec, Recipe
 from vfmalign.core.errors import BadOption, Conflict, NotFound
 from vfmalign.finetuning import jobs as jobs_module
 from vfmalign.finetuning.database import now
-from vfmalign.finetuning.jobs import JobBook
+from vfmalign.finetuning.jobs import JobBook, StoredRef
 from vfmalign.finetuning.paging import PageRequest
+from vfmalign.finetuning.requests import JobRequest
 
 
 def spec(name: str, seed: int = 0) -> JobSpec:
@@ -18,6 +19,17 @@ def spec(name: str, seed: int = 0) -> JobSpec:
         id=name, kind="finetune", dataset="demo", dataset_digest="0" * 64, architecture="profound_conv_micro",
         task="segmentation", seed=seed, recipe=Recipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=0.1),
     )  # fmt: skip
+
+
+def request(seed: int = 0) -> JobRequest:
+    return JobRequest(kind="finetune", dataset="demo", model="m", task="segmentation", seed=seed)
+
+
+def add(book, name):
+    return book.create(request(), spec(name))
+
+
+REF = StoredRef(key="jobs/a/result.json", sha256="0" * 64, size_bytes=2)
 
 
 @pytest.fixture
@@ -30,13 +42,14 @@ def names(page):
 
 
 def test_same_id_and_body_returns_the_first_other_body_conflicts(book):
-    first = book.create(spec("a"), "1" * 64)
-    assert book.create(spec("a", seed=9), "1" * 64) == first
-    assert book.find("a", "1" * 64) == first
-    for attempt in (lambda: book.create(spec("a"), "2" * 64), lambda: book.find("a", "2" * 64)):
+    first = book.create(request(), spec("a"))
+    assert book.create(request(), spec("a", seed=9)) == first
+    assert book.find("a", request()) == first
+    assert first.request == request()
+    for attempt in (lambda: book.create(request(1), spec("a")), lambda: book.find("a", request(1))):
         with pytest.raises(Conflict, match="another body"):
             attempt()
-    assert book.find("b", "1" * 64) is None
+    assert book.find("b", request()) is None
 
 
 def test_missing_job_is_not_found(book):
@@ -47,9 +60,9 @@ def test_missing_job_is_not_found(book):
 
 def test_pages_are_newest_first_complete_and_stable_while_jobs_are_added(book):
     for i in range(7):
-        book.create(spec(f"j{i}"), "1" * 64)
+        add(book, f"j{i}")
     first = book.list(PageRequest(size=3))
-    book.create(spec("late"), "1" * 64)
+    add(book, "late")
     second = book.list(PageRequest(size=3, token=first.next_token))
     third = book.list(PageRequest(size=3, token=second.next_token))
     assert names(first) + names(second) + names(third) == [f"j{i}" for i in reversed(range(7))]
@@ -60,7 +73,7 @@ def test_pages_hold_jobs_created_in_the_same_microsecond(book, monkeypatch):
     moment = now()
     monkeypatch.setattr(jobs_module, "now", lambda: moment)
     for i in range(5):
-        book.create(spec(f"j{i}"), "1" * 64)
+        add(book, f"j{i}")
     seen, token = [], ""
     for _ in range(5):
         page = book.list(PageRequest(size=2, token=token))
@@ -73,14 +86,14 @@ def test_pages_hold_jobs_created_in_the_same_microsecond(book, monkeypatch):
 
 def test_exactly_full_last_page_has_no_token(book):
     for i in range(4):
-        book.create(spec(f"j{i}"), "1" * 64)
+        add(book, f"j{i}")
     first = book.list(PageRequest(size=2))
     assert book.list(PageRequest(size=2, token=first.next_token)).next_token == ""
 
 
 def test_filter_by_state(book):
     for i in range(4):
-        book.create(spec(f"j{i}"), "1" * 64)
+        add(book, f"j{i}")
     book.begin("j1")
     book.cancel("j2")
     assert names(book.list(PageRequest(states=("RUNNING",)))) == ["j1"]
@@ -102,7 +115,7 @@ def test_foreign_page_token(book, token):
 
 def test_token_of_another_filter_is_refused(book):
     for i in range(3):
-        book.create(spec(f"j{i}"), "1" * 64)
+        add(book, f"j{i}")
     token = book.list(PageRequest(size=1)).next_token
     with pytest.raises(BadOption, match="page_token"):
         book.list(PageRequest(size=1, token=token, states=("QUEUED",)))
@@ -110,7 +123,7 @@ def test_token_of_another_filter_is_refused(book):
 
 def test_cancel_ends_a_queued_job_marks_a_running_one_and_leaves_a_finished_one(book):
     for name in "abc":
-        book.create(spec(name), "1" * 64)
+        add(book, name)
     assert book.cancel("a").state == "CANCELLED"
     book.begin("b")
     assert book.cancel("b").cancel_requested
@@ -118,12 +131,12 @@ def test_cancel_ends_a_queued_job_marks_a_running_one_and_leaves_a_finished_one(
     book.cancelled("b", 143)
     assert book.get("b").state == "CANCELLED"
     book.begin("c")
-    book.succeed("c", 0)
+    book.succeed("c", REF, 0)
     assert book.cancel("c").state == "SUCCEEDED"
 
 
 def test_attempts_tell_what_ran(book):
-    book.create(spec("a"), "1" * 64)
+    add(book, "a")
     book.begin("a")
     book.record("a", {"pid": 1, "started": 2.5})
     assert book.get("a").handle == {"pid": 1, "started": 2.5}
@@ -134,7 +147,7 @@ def test_attempts_tell_what_ran(book):
     book.begin("a")
     book.requeue("a", "stopped with the service", exit_code=143, delay_s=0, counted=False)
     book.begin("a")
-    book.succeed("a", 0)
+    book.succeed("a", REF, 0)
     assert [(a.attempt, a.exit_code, a.outcome) for a in book.attempts("a")] == [
         (1, 137, "retryable"),
         (2, 143, "interrupted"),
@@ -145,7 +158,7 @@ def test_attempts_tell_what_ran(book):
 
 
 def test_begin_twice_is_one_attempt(book):
-    book.create(spec("a"), "1" * 64)
+    add(book, "a")
     assert book.begin("a").attempts == 1
     assert book.begin("a").attempts == 1
     assert len(book.attempts("a")) == 1

@@ -1,0 +1,216 @@
+"""What clients ask for, as plain records, and how a request becomes a job's spec.
+
+The digest of a request is what makes creation idempotent. Knows recipes, cards and datasets as records; reads them
+through the store. Knows nothing of protobuf or databases.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from vfmalign.core.artifacts import (
+    Id,
+    JobSpec,
+    ModelCard,
+    Network,
+    Objective,
+    Recipe,
+    Record,
+    model_card_key,
+)
+from vfmalign.core.datasets import load_dataset
+from vfmalign.core.errors import BadOption, DigestMismatch, NotFound
+from vfmalign.core.recipes import PRESETS, Preset, pretraining_recipe_for, recipe_for
+from vfmalign.core.store import ObjectStore
+from vfmalign.core.tasks import get_task_spec
+
+DEFAULT_ARCHITECTURE = "profound_conv_micro"
+NETWORKS: tuple[Network, ...] = ("pretrained", "scratch", "specialised")
+# What makes two trainings comparable; everything else is each network's own.
+BUDGET = ("epochs", "steps_per_epoch", "batch_size", "patch_shape_DHW")
+
+OptionalId = Annotated[str, StringConstraints(pattern=r"^([a-z0-9][a-z0-9_.-]{0,127})?$")]
+OptionalSha256 = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+JobId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,99}$")]
+CheckId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class RecipeRequest(Record):
+    """A preset and the fields of it that are set otherwise; None keeps the preset's."""
+
+    preset: str = ""
+    epochs: int | None = Field(default=None, ge=1, le=10_000)
+    steps_per_epoch: int | None = Field(default=None, ge=1, le=100_000)
+    batch_size: int | None = Field(default=None, ge=1, le=1024)
+    learning_rate: float | None = Field(default=None, ge=0.0, le=10.0)
+    weight_decay: float | None = Field(default=None, ge=0.0, le=10.0)
+    layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
+    warmup_fraction: float | None = Field(default=None, ge=0.0, le=1.0)
+    patch_shape_DHW: tuple[int, int, int] | None = None  # noqa: N815
+
+    def known_preset(self) -> Preset:
+        """The preset's name.
+
+        Raises:
+            BadOption: there is none of this name.
+        """
+        for preset in PRESETS:
+            if preset == (self.preset or "default"):
+                return preset
+        raise BadOption("unknown preset", field="recipe.preset", remedy=f"choose one of {', '.join(PRESETS)}")
+
+    def applied_to(self, base: Recipe) -> Recipe:
+        """The recipe with every field that is set here."""
+        changes = self.model_dump(exclude={"preset"}, exclude_none=True)
+        return Recipe.model_validate(base.model_dump() | changes)
+
+
+class JobRequest(Record):
+    """One job as asked for; empty texts mean what `finetuning.proto` says."""
+
+    kind: Literal["pretrain", "finetune"]
+    dataset: Id
+    dataset_digest: OptionalSha256 = ""
+    architecture: str = ""
+    objective: Objective = "supervised"
+    network: Network = "pretrained"
+    model: OptionalId = ""
+    model_sha256: OptionalSha256 = ""
+    task: str = ""
+    recipe: RecipeRequest = RecipeRequest()
+    seed: Seed = 0
+    publish_as: OptionalId = ""
+
+
+class CheckRequest(Record):
+    """One check as asked for; fields as in `alignment.proto`."""
+
+    model: Id
+    model_sha256: OptionalSha256 = ""
+    dataset: Id
+    dataset_digest: OptionalSha256 = ""
+    task: str
+    layers: tuple[str, ...] = ()
+    recipe: RecipeRequest = RecipeRequest()
+    scratch_recipe: RecipeRequest | None = None
+    specialised_recipe: RecipeRequest | None = None
+    seed: Seed = 0
+    relabellings: int = Field(default=1_000, ge=1, le=100_000)
+    bootstrap_resamples: int = Field(default=2_000, ge=100, le=100_000)
+    interval_level: float = Field(default=0.95, gt=0.0, lt=1.0)
+
+    def recipe_of(self, network: Network) -> Recipe:
+        """The recipe of one of the three trainings.
+
+        A baseline has its own rates and decays, but the pretrained network's budget unless it is asked for otherwise.
+
+        Raises:
+            BadOption: an unknown task or preset.
+        """
+        preset = self.recipe.known_preset()
+        main = self.recipe.applied_to(recipe_for("pretrained", self.task, preset))
+        if network == "pretrained":
+            return main
+        own = self.scratch_recipe if network == "scratch" else self.specialised_recipe
+        if own is not None and own.preset:
+            preset = own.known_preset()
+        base = recipe_for(network, self.task, preset).model_copy(update={name: getattr(main, name) for name in BUDGET})
+        return base if own is None else own.applied_to(base)
+
+    def check(self) -> None:
+        """Refuses what can never succeed, before anything is stored.
+
+        Raises:
+            BadOption: an unknown task or preset, or a layer named twice.
+        """
+        get_task_spec(self.task)
+        for network in NETWORKS:
+            self.recipe_of(network)
+        if len(set(self.layers)) != len(self.layers):
+            raise BadOption("a layer is named twice", field="layers", remedy="name each layer once")
+
+
+def load_card(store: ObjectStore, model: str, sha256: str = "") -> ModelCard:
+    """Reads a model's card and checks that its weights are those that were asked for.
+
+    Raises:
+        NotFound: there is no such model.
+        DigestMismatch: it has other weights.
+    """
+    try:
+        card = store.read(model_card_key(model), ModelCard)
+    except NotFound as error:
+        raise NotFound("no such model", subject=model, remedy="see FeatureService.ListModels") from error
+    if sha256 and card.checkpoint.sha256 != sha256:
+        raise DigestMismatch(
+            "the stored weights have another digest than asked for", subject=model, remedy="ask for the stored one"
+        )
+    return card
+
+
+def resolve_job(store: ObjectStore, job_id: str, request: JobRequest) -> JobSpec:
+    """Turns a request into a spec, with the digests of what is stored now.
+
+    Raises:
+        BadOption: fields that do not fit together.
+        NotFound: the model or dataset does not exist.
+        DigestMismatch: one of them is not the one asked for.
+    """
+    digest = load_dataset(store, request.dataset, request.dataset_digest or None).digest()
+    if request.kind == "pretrain":
+        return _pretraining_spec(job_id, request, digest)
+    if not request.model:
+        raise BadOption("required for fine-tuning", field="spec.model_id", remedy="name the pretrained model")
+    base = recipe_for(request.network, request.task, request.recipe.known_preset())
+    card = load_card(store, request.model, request.model_sha256)
+    return finetuning_spec(job_id, request, card, digest, request.recipe.applied_to(base))
+
+
+def finetuning_spec(job_id: str, request: JobRequest, card: ModelCard, digest: str, recipe: Recipe) -> JobSpec:
+    """The spec of a fine-tuning job.
+
+    Args:
+        job_id: the job.
+        request: what was asked.
+        card: of the model it starts from, or whose architecture or input preparation it shares.
+        digest: of the dataset.
+        recipe: how to train.
+    """
+    specialised = request.network == "specialised"
+    if specialised and request.publish_as:
+        raise BadOption("a specialised network has no encoder to publish", field="spec.publish_as")
+    return JobSpec(
+        id=job_id,
+        kind="finetune",
+        dataset=request.dataset,
+        dataset_digest=digest,
+        architecture=card.architecture,
+        network=request.network,
+        model=card.id,
+        model_sha256=card.checkpoint.sha256,
+        task=request.task,
+        recipe=recipe,
+        seed=request.seed,
+        publish_as="" if specialised else request.publish_as or f"{job_id}-encoder",
+    )
+
+
+def _pretraining_spec(job_id: str, request: JobRequest, digest: str) -> JobSpec:
+    if request.model or request.task:
+        raise BadOption("only fine-tuning has a model and a task", field="spec.kind", remedy="leave them empty")
+    base = pretraining_recipe_for(request.objective, request.recipe.known_preset())
+    return JobSpec(
+        id=job_id,
+        kind="pretrain",
+        dataset=request.dataset,
+        dataset_digest=digest,
+        architecture=request.architecture or DEFAULT_ARCHITECTURE,
+        objective=request.objective,
+        network="scratch",
+        recipe=request.recipe.applied_to(base),
+        seed=request.seed,
+        publish_as=request.publish_as or f"{job_id}-encoder",
+    )

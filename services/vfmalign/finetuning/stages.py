@@ -1,0 +1,327 @@
+"""The stages of an alignment check: what each needs, what artifact it leaves, and how it is made (design §2).
+
+    validate → features_reference, features_before, features_random → job_* → features_after → mmd → report
+
+A stage whose artifact exists is done. Knows the order and the artifacts. Knows nothing of retries, databases of stage
+runs or gRPC: `reconciler` runs stages, `peers` calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from vfmalign.core.artifacts import JobResult, ModelCard, Network, Record, check_key, job_key
+from vfmalign.core.datasets import find_leakage, load_dataset
+from vfmalign.core.errors import BadDataset, BadOption, NotFound, VfmalignError
+from vfmalign.core.store import ObjectStore
+from vfmalign.core.tasks import get_task_spec
+from vfmalign.finetuning.checks import Check, StageProgress
+from vfmalign.finetuning.jobs import Job, JobBook
+from vfmalign.finetuning.peers import ComparisonRequest, Extraction, FeaturePeer, FeatureSetRef, MmdPeer
+from vfmalign.finetuning.requests import JobRequest, RecipeRequest, finetuning_spec, load_card
+from vfmalign.finetuning.results import Measured
+
+PHANTOM_PREFIX = "phantom-"
+"""Patients of generated datasets are called so; imported ones have hexadecimal ids."""
+
+Say = Callable[[str, StageProgress | None], Awaitable[None]]
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+class Validated(Record):
+    """`checks/<id>/stages/validate.json`: what the check is about, fixed from here on.
+
+    Attributes:
+        layers: compared layers, the primary one first.
+        test_groups: patients of the test split.
+    """
+
+    card: ModelCard
+    dataset_digest: str
+    layers: tuple[str, ...]
+    primary_layer: str
+    input_transform: str
+    held_out: bool
+    phantom: bool
+    leakage_known: bool
+    test_groups: int
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the stages of one check work with.
+
+    Attributes:
+        say: tells what the check is doing, with progress where there is some.
+        poll_s: pause between two looks at a job.
+    """
+
+    check: Check
+    store: ObjectStore
+    jobs: JobBook
+    features: FeaturePeer
+    mmd: MmdPeer
+    say: Say
+    poll_s: float
+
+
+class Outputs:
+    """The artifacts of the stages that are done, by stage."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, Record] = {}
+
+    def __contains__(self, stage: str) -> bool:
+        return stage in self._records
+
+    def put(self, stage: str, record: Record) -> None:
+        """Adds a stage's artifact."""
+        self._records[stage] = record
+
+    def get(self, stage: str, record: type[AnyRecord]) -> AnyRecord:
+        """The artifact of a stage, of the type that the stage makes."""
+        found = self._records[stage]
+        if not isinstance(found, record):
+            raise TypeError(f"stage {stage} made a {type(found).__name__}, not a {record.__name__}")
+        return found
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        needs: stages whose artifacts it reads, directly or through others.
+        find: the stage's artifact where it exists.
+        make: does the work, stores the artifact and returns it.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    find: Callable[[Bench], Awaitable[Record | None]]
+    make: Callable[[Bench, Outputs], Awaitable[Record]]
+
+
+def job_id(check_id: str, network: Network) -> str:
+    """Id of one of a check's jobs."""
+    return f"{check_id}-{network}"
+
+
+def encoder_id(check_id: str, network: Network) -> str:
+    """Id under which a check's job publishes its encoder; empty for the specialised network."""
+    return {"pretrained": f"{check_id}-encoder", "scratch": f"{check_id}-scratch-encoder"}.get(network, "")
+
+
+# --- making -----------------------------------------------------------------------------------------------------------
+
+
+def validate(store: ObjectStore, check: Check) -> Validated:
+    """Looks at everything that could make the check worthless, before anything costs compute.
+
+    Raises:
+        NotFound, DigestMismatch: model or dataset are missing or not those that were asked for.
+        BadOption: a layer that the model does not have.
+        BadDataset: a split without a case.
+        Leakage: a test case was seen in training, validation or pretraining.
+    """
+    request = check.request
+    card = load_card(store, request.model, request.model_sha256)
+    dataset = load_dataset(store, request.dataset, request.dataset_digest or None)
+    for split in ("train", "val", "test"):
+        if not getattr(dataset, split):
+            raise BadDataset(
+                f"the split {split!r} holds no case", subject=dataset.id, remedy="put at least one case into it"
+            )
+    find_leakage(dataset, card.pretraining)
+    return Validated(
+        card=card,
+        dataset_digest=dataset.digest(),
+        layers=_layers(card, request.layers),
+        primary_layer=card.primary_layer,
+        input_transform=get_task_spec(request.task).input_transform,
+        held_out=dataset.held_out,
+        phantom=all(case.group.startswith(PHANTOM_PREFIX) for case in dataset.test),
+        leakage_known=bool(card.pretraining) or card.objective == "random",
+        test_groups=len({case.group for case in dataset.test}),
+    )
+
+
+def _layers(card: ModelCard, asked: tuple[str, ...]) -> tuple[str, ...]:
+    known = [layer.name for layer in card.layers]
+    for layer in asked:
+        if layer not in known:
+            raise BadOption(f"no layer {layer[:64]!r}", field="layers", remedy=f"choose among {', '.join(known)}")
+    chosen = asked or tuple(name for name in known if name.startswith("stages."))
+    # The primary layer was declared before anybody saw a result: it is always among them.
+    return (card.primary_layer, *(layer for layer in chosen if layer != card.primary_layer))
+
+
+async def _make_validate(bench: Bench, outputs: Outputs) -> Record:
+    await bench.say("checking model, dataset and splits", None)
+    return await asyncio.to_thread(validate, bench.store, bench.check)
+
+
+async def _make_features(
+    bench: Bench, outputs: Outputs, *, stage: str, split: str, after: bool = False, random: bool = False
+) -> Record:
+    valid = outputs.get("validate", Validated)
+    model, sha256 = valid.card.id, valid.card.checkpoint.sha256
+    if after:
+        result = outputs.get("job_pretrained", JobResult)
+        model, sha256 = result.encoder, result.encoder_sha256
+    extraction = Extraction.model_validate(
+        {
+            "model": model,
+            "model_sha256": sha256,
+            "dataset": bench.check.request.dataset,
+            "dataset_digest": valid.dataset_digest,
+            "split": split,
+            "layers": valid.layers,
+            "input_transform": valid.input_transform,
+            "random_seed": bench.check.request.seed if random else None,
+        }
+    )
+    words = f"extracting features of {split} ({stage.removeprefix('features_')})"
+    await bench.say(words, None)
+    return await bench.features.extract(extraction, stage, partial(bench.say, words))
+
+
+async def _make_job(bench: Bench, outputs: Outputs, *, network: Network) -> Record:
+    valid, asked = outputs.get("validate", Validated), bench.check.request
+    request = JobRequest(
+        kind="finetune",
+        dataset=asked.dataset,
+        dataset_digest=valid.dataset_digest,
+        network=network,
+        model=valid.card.id,
+        model_sha256=valid.card.checkpoint.sha256,
+        task=asked.task,
+        recipe=RecipeRequest.model_validate(
+            {"preset": asked.recipe.preset}
+            | asked.recipe_of(network).model_dump(include=set(RecipeRequest.model_fields))
+        ),
+        seed=asked.seed,
+        publish_as=encoder_id(bench.check.id, network),
+    )
+    name = job_id(bench.check.id, network)
+    spec = finetuning_spec(name, request, valid.card, valid.dataset_digest, asked.recipe_of(network))
+    await asyncio.to_thread(bench.jobs.create, request, spec, bench.check.id)
+    while not (job := await asyncio.to_thread(bench.jobs.get, name)).finished:
+        if job.state == "RUNNING":
+            await bench.say(f"training the {network} network: {job.message}", _epochs(job, f"job_{network}"))
+        await asyncio.sleep(bench.poll_s)
+    if job.state != "SUCCEEDED":
+        raise VfmalignError(job.message, subject=f"job {job.id}", reason=job.reason or "JOB_CANCELLED")
+    return await asyncio.to_thread(bench.store.read, job_key(name, "result.json"), JobResult)
+
+
+def _epochs(job: Job, stage: str) -> StageProgress | None:
+    if not job.curve:
+        return None
+    last = job.curve[-1]
+    return StageProgress(stage=stage, done=last.epoch, total=last.epochs, unit="epoch", elapsed_s=last.elapsed_s)
+
+
+async def _make_mmd(bench: Bench, outputs: Outputs) -> Record:
+    valid, asked = outputs.get("validate", Validated), bench.check.request
+    sets = {
+        name: outputs.get(f"features_{name}", FeatureSetRef).feature_set
+        for name in ("reference", "before", "after", "random")
+    }
+    await bench.say("comparing features before and after", None)
+    request = ComparisonRequest(
+        before=sets["before"],
+        after=sets["after"],
+        reference=sets["reference"],
+        layers=valid.layers,
+        primary_layer=valid.primary_layer,
+        relabellings=asked.relabellings,
+        seed=asked.seed,
+        interval_level=asked.interval_level,
+        projection=True,
+    )
+    after, device = await bench.mmd.compare(request)
+    random_request = request.model_copy(update={"after": sets["random"], "relabellings": 0, "projection": False})
+    reinitialised, _ = await bench.mmd.compare(random_request)
+    return Measured(
+        before_id=sets["before"],
+        after_id=sets["after"],
+        reinitialised_id=sets["random"],
+        reference_id=sets["reference"],
+        after=after,
+        reinitialised=reinitialised,
+        device=device,
+    )
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+async def _find(bench: Bench, *, name: str, record: type[Record]) -> Record | None:
+    try:
+        return await asyncio.to_thread(bench.store.read, check_key(bench.check.id, name), record)
+    except NotFound:
+        return None
+
+
+async def _find_job(bench: Bench, *, network: Network) -> Record | None:
+    name = job_id(bench.check.id, network)
+    try:
+        job = await asyncio.to_thread(bench.jobs.get, name)
+    except NotFound:
+        return None
+    if job.state != "SUCCEEDED" or job.check_id != bench.check.id:
+        return None  # `make` joins a job that still runs
+    return await asyncio.to_thread(bench.store.read, job_key(name, "result.json"), JobResult)
+
+
+def _kept(make: Callable[[Bench, Outputs], Awaitable[Record]], name: str) -> Callable[..., Awaitable[Record]]:
+    """Stores what a stage makes: that write is the stage's commit."""
+
+    async def make_and_keep(bench: Bench, outputs: Outputs) -> Record:
+        record = await make(bench, outputs)
+        await asyncio.to_thread(bench.store.write, check_key(bench.check.id, name), record)
+        return record
+
+    return make_and_keep
+
+
+def make_stage(
+    name: str,
+    needs: tuple[str, ...],
+    make: Callable[[Bench, Outputs], Awaitable[Record]],
+    record: type[Record],
+    artifact: str = "",
+) -> Stage:
+    """A stage whose artifact is `checks/<id>/<artifact>`; by default `stages/<name>.json`."""
+    artifact = artifact or f"stages/{name}.json"
+    return Stage(name, needs, partial(_find, name=artifact, record=record), _kept(make, artifact))
+
+
+def _features(name: str, needs: tuple[str, ...], split: str, *, after: bool = False, random: bool = False) -> Stage:
+    make = partial(_make_features, stage=name, split=split, after=after, random=random)
+    return make_stage(name, needs, make, FeatureSetRef)
+
+
+def _job(network: Network) -> Stage:
+    # Training costs most: it begins once the features before have shown that model and data can be read.
+    needs = ("features_reference", "features_before", "features_random")
+    return Stage(f"job_{network}", needs, partial(_find_job, network=network), partial(_make_job, network=network))
+
+
+MEASURING: tuple[Stage, ...] = (
+    make_stage("validate", (), _make_validate, Validated),
+    _features("features_reference", ("validate",), "train"),
+    _features("features_before", ("validate",), "test"),
+    _features("features_random", ("validate",), "test", random=True),
+    _job("pretrained"),
+    _job("scratch"),
+    _job("specialised"),
+    _features("features_after", ("job_pretrained",), "test", after=True),
+    make_stage("mmd", ("features_after",), _make_mmd, Measured, "mmd.json"),
+)
+"""Every stage but the report, which `reporting` adds."""
