@@ -1,6 +1,6 @@
 """Feature sets: rows of pooled features in safetensors parts, and a manifest whose write commits them (design §3).
 
-Knows the format, how an interrupted set continues and how a stored one is verified. Knows nothing of how features are made.
+Knows the format, how an interrupted set continues and how a stored one is verified; nothing of how features are made.
 
 Legend: N rows (one per case), C channels.
 """
@@ -23,7 +23,6 @@ from vfmalign.core.artifacts import Id, LayerSpec, Preprocessing, Record, Sha256
 from vfmalign.core.errors import BadTensor, DigestMismatch, NotFound, PreconditionFailed
 from vfmalign.core.store import ObjectStore
 
-FORMAT = 1
 _HEADER_SIZE_BYTES = 8
 
 Features = NDArray[np.float32]
@@ -49,7 +48,7 @@ class FeatureRequest(Record):
     pooling: Literal["mean"] = "mean"
     input_transform: str = "identity"
     preprocessing: Preprocessing
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
 
     def feature_set_id(self) -> str:
         """The id of the set: the first 32 hex digits of this request's digest."""
@@ -99,19 +98,24 @@ class FeatureSetWriter:
         self._case_ids = tuple(case_ids)
         self._groups = tuple(groups)
         self._prefix = features_prefix(request.feature_set_id())
-        self._parts: dict[tuple[int, int], PartRef] = {}
+        self._parts: dict[int, PartRef] = {}
         self._channels: dict[str, int] = {}
 
-    def parts_done(self) -> set[int]:
-        """Start rows of the parts that are stored already; parts whose bytes are not their name's are ignored."""
+    def parts_done(self, part_rows: int) -> set[int]:
+        """Start rows of the parts that are stored already, of a run that cuts the set every `part_rows` rows.
+
+        Parts of other lengths and parts whose bytes are not their name's are ignored.
+        """
         for key in self._store.list(f"{self._prefix}part-"):
             sha256 = key.removeprefix(f"{self._prefix}part-").removesuffix(".safetensors")
             try:
                 data = self._store.get(key, sha256=sha256)
             except (DigestMismatch, NotFound):
                 continue
-            self._note(data, _start_row(data), key, sha256)
-        return {start for start, _ in self._parts}
+            part = _describe(data, key, sha256)
+            if part.start_row % part_rows == 0 and part.rows == min(part_rows, len(self._case_ids) - part.start_row):
+                self._note(part, data)
+        return set(self._parts)
 
     def write_part(self, start_row: int, layers: Mapping[str, Features]) -> PartRef:
         """Stores the rows from `start_row` on.
@@ -139,7 +143,9 @@ class FeatureSetWriter:
         sha256 = hashlib.sha256(data).hexdigest()
         key = f"{self._prefix}part-{sha256}.safetensors"
         self._store.put(key, data)
-        return self._note(data, start_row, key, sha256)
+        part = PartRef(key=key, sha256=sha256, start_row=start_row, rows=min(rows))
+        self._note(part, data)
+        return part
 
     def commit(self, software: Mapping[str, str]) -> Manifest:
         """Writes the manifest unless another writer did, and returns the one that counts.
@@ -159,26 +165,22 @@ class FeatureSetWriter:
         self._store.put_if_absent(f"{self._prefix}manifest.json", manifest.to_json())
         return read_manifest(self._store, self._request.feature_set_id())
 
-    def _note(self, data: bytes, start_row: int, key: str, sha256: str) -> PartRef:
-        arrays = load(data)
-        rows = next(iter(arrays.values())).shape[0]
-        self._channels = {name: array.shape[1] for name, array in arrays.items()}
-        part = PartRef(key=key, sha256=sha256, start_row=start_row, rows=rows)
-        return self._parts.setdefault((start_row, rows), part)
+    def _note(self, part: PartRef, data: bytes) -> None:
+        self._channels = {name: array.shape[1] for name, array in load(data).items()}
+        self._parts.setdefault(part.start_row, part)
 
     def _cover(self) -> tuple[PartRef, ...]:
-        """Parts that hold every row exactly once; of parts with one start (other runs, other lengths) the longest."""
-        chosen: list[PartRef] = []
+        """The parts in row order, every row exactly once."""
         row = 0
+        chosen: list[PartRef] = []
         while row < len(self._case_ids):
-            fitting = [part for (start, _), part in self._parts.items() if start == row]
-            if not fitting:
+            if row not in self._parts:
                 raise PreconditionFailed(
                     f"the part that begins at row {row} is missing",
                     subject=f"feature set {self._request.feature_set_id()}",
                     remedy="extract it again; parts that are stored are kept",
                 )
-            chosen.append(max(fitting, key=lambda part: part.rows))
+            chosen.append(self._parts[row])
             row += chosen[-1].rows
         return tuple(chosen)
 
@@ -230,7 +232,9 @@ def read_feature_set(store: ObjectStore, feature_set: str) -> FeatureSet:
     return FeatureSet(manifest, layers)
 
 
-def _start_row(data: bytes) -> int:
-    """The start row in a part's own header (a safetensors file begins with the length of its JSON header)."""
+def _describe(data: bytes, key: str, sha256: str) -> PartRef:
+    """What a part's own header says (a safetensors file begins with the length of its JSON header)."""
     size = int.from_bytes(data[:_HEADER_SIZE_BYTES], "little")
-    return int(json.loads(data[_HEADER_SIZE_BYTES : _HEADER_SIZE_BYTES + size])["__metadata__"]["start_row"])
+    header = json.loads(data[_HEADER_SIZE_BYTES : _HEADER_SIZE_BYTES + size])
+    start_row = int(header.pop("__metadata__")["start_row"])
+    return PartRef(key=key, sha256=sha256, start_row=start_row, rows=next(iter(header.values()))["shape"][0])
