@@ -1,0 +1,121 @@
+"""Prometheus metrics: their names, and the two ways in which code measures (design §6).
+
+Knows the names, labels and buckets, in a registry of its own. Knows nothing of what is measured. Labels are constants
+of the code or states: never a patient, a case or an object.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from vfmalign import __version__
+
+REGISTRY = CollectorRegistry(auto_describe=True)
+
+_CALL = ("grpc_type", "grpc_service", "grpc_method")
+_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
+
+grpc_started = Counter("grpc_server_started", "RPCs that began on this server.", _CALL, registry=REGISTRY)
+grpc_handled = Counter(
+    "grpc_server_handled", "RPCs that ended on this server, by status code.", (*_CALL, "grpc_code"), registry=REGISTRY
+)
+grpc_handling_seconds = Histogram(
+    "grpc_server_handling_seconds",
+    "Time from the start of an RPC to its end, in seconds.",
+    _CALL,
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+stage_seconds = Histogram(
+    "vfmalign_stage_seconds", "Time of one stage of work, in seconds.", ("stage",), buckets=_SECONDS, registry=REGISTRY
+)
+queue_depth = Gauge("vfmalign_queue_depth", "Calls that run or wait in a work queue.", ("queue",), registry=REGISTRY)
+batch_size = Histogram(
+    "vfmalign_batch_size",
+    "Volumes in one forward pass.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+    registry=REGISTRY,
+)
+gpu_memory_used_bytes = Gauge(
+    "vfmalign_gpu_memory_used_bytes", "Accelerator memory that this process holds, in bytes.", registry=REGISTRY
+)
+jobs = Gauge("vfmalign_jobs", "Jobs by state.", ("state",), registry=REGISTRY)
+job_queue_wait_seconds = Histogram(
+    "vfmalign_job_queue_wait_seconds",
+    "Time from a job's creation to its start, in seconds.",
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+store_failures = Counter(
+    "vfmalign_store_failures",
+    "Attempts at the object store that failed and may be repeated.",
+    registry=REGISTRY,
+)
+build_info = Gauge("vfmalign_build_info", "What runs here.", ("version", "python"), registry=REGISTRY)
+
+
+@dataclass
+class Timing:
+    """Wall time of one stage, in seconds; 0 while it runs."""
+
+    seconds: float = 0.0
+
+
+@contextmanager
+def stage(name: str) -> Iterator[Timing]:
+    """Measures a block as a stage of the given name, also where it fails."""
+    timing = Timing()
+    start = time.perf_counter()
+    try:
+        yield timing
+    finally:
+        timing.seconds = time.perf_counter() - start
+        stage_seconds.labels(name).observe(timing.seconds)
+
+
+class Stages:
+    """What one call cost: adds up the seconds of its stages, in order of first use; threads may share it.
+
+    Args:
+        prefix: put before the names in `vfmalign_stage_seconds`, such as `extract.`; responses go without.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
+        self._lock = threading.Lock()
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Timing]:
+        """Measures a block and adds it to this call's stage of that name."""
+        with self._lock:
+            self._seconds.setdefault(name, 0.0)
+        timing = Timing()
+        try:
+            with stage(self._prefix + name) as timing:
+                yield timing
+        finally:
+            with self._lock:
+                self._seconds[name] += timing.seconds
+
+    def seconds(self) -> dict[str, float]:
+        """Wall seconds per stage so far; stages of several threads may overlap."""
+        with self._lock:
+            return dict(self._seconds)
+
+
+def announce_build() -> None:
+    """Says what runs here, and adds what the interpreter says of this process; calling it again changes nothing."""
+    build_info.labels(__version__, platform.python_version()).set(1)
+    if "process_cpu_seconds_total" not in REGISTRY._names_to_collectors:
+        ProcessCollector(registry=REGISTRY)
+        GCCollector(registry=REGISTRY)
