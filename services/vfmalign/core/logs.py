@@ -25,14 +25,13 @@ _REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{8,64}")
 request_id: ContextVar[str] = ContextVar("vfmalign_request_id", default="")
 """The id of the request that the running context serves; empty outside one. Log lines and outgoing calls carry it."""
 
-
 # urllib3 logs request lines, and those of presigned requests carry a signature.
 _QUIET_LOGGERS = ("urllib3", "asyncio", "matplotlib", "PIL")
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:
     """A logger; it may be made at import, for it looks its configuration up when it is used."""
-    return cast("structlog.stdlib.BoundLogger", structlog.get_logger(name, logger=name))
+    return cast("structlog.stdlib.BoundLogger", structlog.get_logger(module=name))
 
 
 def configure(service: str, settings: LogSettings) -> None:
