@@ -48,9 +48,10 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
         samples.check(sample)
     names = samples.common_layers(given, options.layers, options.primary_layer)
     samples.check_relation(x, y, options.pairing)
-    design = DESIGNS[options.pairing](x, y)
-    _refuse_too_large(given, names, design, options, engine=engine)
+    limits.check_projection(given, options)
+    limits.refuse_too_large([limits.extent_of(sample) for sample in given], options, engine)
 
+    design = DESIGNS[options.pairing](x, y)
     plan = Plan(
         kernel=KERNELS[options.kernel],
         estimator=estimators.resolve(options.pairing, options.estimator),
@@ -119,21 +120,6 @@ def check_options(options: Options, *, has_reference: bool) -> None:
     if not 0 <= options.seed < 2**64:
         raise BadOption(f"expected a seed from 0 to 2⁶⁴ − 1, got {options.seed}", field="test.seed")
     limits.check_relabellings(options.relabellings)
-
-
-def _refuse_too_large(
-    given: list[Sample], names: tuple[str, ...], design: Design, options: Options, *, engine: Engine
-) -> None:
-    """Refuses what does not fit into the memory allowed, before anything large is allocated."""
-    size = limits.Size(
-        rows=sum(sample.rows for sample in given),
-        rows_reference=given[2].rows if len(given) > 2 else 0,
-        channels=max(int(given[0].layers[layer].shape[1]) for layer in names),
-        layers=len(names),
-        groups=design.groups,
-        relabellings=options.relabellings,
-    )
-    limits.refuse_too_large(size, engine.tile_bytes, engine.memory_bytes)
 
 
 def _relabellings(design: Design, options: Options) -> Relabellings:

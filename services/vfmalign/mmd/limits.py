@@ -5,56 +5,80 @@ Knows sizes only, no features.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vfmalign.core.errors import BadOption, Exhausted
 from vfmalign.mmd.reference import EXACT_MEDIAN_ROWS
+from vfmalign.mmd.results import Engine, Options
+from vfmalign.mmd.samples import Sample
 
 MAX_RELABELLINGS = 100_000
+MAX_PROJECTED_ROWS = 100_000
 
 
 @dataclass(frozen=True)
-class Size:
-    """Sizes of one comparison: rows over all samples, channels of the widest layer, number of layers."""
+class Extent:
+    """The size of one sample: rows, channels by layer, groups."""
 
     rows: int
-    rows_reference: int
-    channels: int
-    layers: int
+    channels: Mapping[str, int]
     groups: int
-    relabellings: int
 
 
-def bytes_per_row(size: Size) -> int:
-    """Working copies of one row (float64: in row order, scaled twice, pooled) beside the layers as they were sent."""
-    return 8 * size.channels * (4 + size.layers)
+def extent_of(sample: Sample) -> Extent:
+    """The size of features at hand; malformed ones count what they have and are refused elsewhere."""
+    rows = max((int(array.shape[0]) for array in sample.layers.values() if array.ndim), default=0)
+    channels = {layer: int(array.shape[-1]) if array.ndim else 0 for layer, array in sample.layers.items()}
+    return Extent(rows, channels, len(set(sample.groups)) or rows)
 
 
-def bytes_needed(size: Size, tile_bytes: int) -> int:
-    """Peak memory of a comparison beside the process itself, in bytes."""
-    median = 4 * min(size.rows_reference, EXACT_MEDIAN_ROWS) ** 2
-    relabelled = size.relabellings * (2 * size.groups + 8 * 2 * size.layers)
-    return size.rows * bytes_per_row(size) + median + relabelled + tile_bytes
+@dataclass(frozen=True)
+class _Need:
+    """Bytes that grow with the rows, and bytes that do not."""
+
+    rows: int
+    bytes_per_row: int
+    other_bytes: int
+
+    @property
+    def total(self) -> int:
+        return self.rows * self.bytes_per_row + self.other_bytes
 
 
-def refuse_too_large(size: Size, tile_bytes: int, memory_bytes: int) -> None:
+def bytes_needed(given: Sequence[Extent], options: Options, engine: Engine) -> int:
+    """Peak memory of a comparison of x, y and perhaps a reference, beside the process itself, in bytes."""
+    return _need(given, options, engine).total
+
+
+def _need(given: Sequence[Extent], options: Options, engine: Engine) -> _Need:
+    """Features as sent (all layers), and float64 copies of one layer: in row order, scaled twice, pooled."""
+    channels = [width for extent in given for width in extent.channels.values()]
+    layers = max((len(extent.channels) for extent in given), default=0)
+    per_row = 8 * (max((sum(extent.channels.values()) for extent in given), default=0) + 4 * max(channels, default=0))
+    reference_rows = min(given[2].rows, EXACT_MEDIAN_ROWS) if len(given) > 2 else 0
+    groups = sum(extent.groups for extent in given[:2])
+    relabelled = options.relabellings * (2 * groups + 16 * layers)
+    return _Need(sum(extent.rows for extent in given), per_row, 4 * reference_rows**2 + relabelled + engine.tile_bytes)
+
+
+def refuse_too_large(given: Sequence[Extent], options: Options, engine: Engine) -> None:
     """Refuses what does not fit, with the size that would.
 
     Raises:
-        Exhausted: more memory is needed than there is; a retry is pointless.
+        Exhausted: more memory is needed than is allowed; a retry is pointless.
     """
-    needed = bytes_needed(size, tile_bytes)
-    if needed <= memory_bytes:
+    need = _need(given, options, engine)
+    if need.total <= engine.memory_bytes:
         return
-    others = needed - size.rows * bytes_per_row(size)
-    fitting = (memory_bytes - others) // bytes_per_row(size)
-    if fitting >= 6:
+    fitting = (engine.memory_bytes - need.other_bytes) // need.bytes_per_row
+    if fitting >= 2 * len(given):
         remedy = f"{fitting} rows over all samples would fit; send fewer rows, or fewer layers at once"
     else:
-        remedy = "ask for fewer relabellings or fewer layers at once"
-    asked = f"{size.rows} rows of {size.channels} channels in {size.layers} layers, {size.relabellings} relabellings"
+        remedy = "ask for fewer relabellings, or fewer layers at once"
     error = Exhausted(
-        f"{asked}: this needs {needed / 2**20:.0f} MiB, and {memory_bytes / 2**20:.0f} MiB are allowed",
+        f"{need.rows} rows and {options.relabellings} relabellings need {need.total / 2**20:.0f} MiB, and "
+        f"{engine.memory_bytes / 2**20:.0f} MiB are allowed",
         subject="request",
         remedy=remedy,
         reason="TOO_LARGE",
@@ -74,4 +98,19 @@ def check_relabellings(relabellings: int) -> None:
             f"expected 0 to {MAX_RELABELLINGS} relabellings, got {relabellings}",
             field="test.relabellings",
             remedy="1,000 are plenty for a p-value of 0.05",
+        )
+
+
+def check_projection(given: Sequence[Sample], options: Options) -> None:
+    """Refuses a picture of more rows than a message should carry.
+
+    Raises:
+        BadOption: too many rows in x or y.
+    """
+    rows = max(sample.rows for sample in given[:2])
+    if options.projection and rows > MAX_PROJECTED_ROWS:
+        raise BadOption(
+            f"at most {MAX_PROJECTED_ROWS} rows are projected, got {rows}",
+            field="projection",
+            remedy="leave the projection out, or send a part of the rows",
         )

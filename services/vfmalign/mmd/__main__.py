@@ -1,0 +1,58 @@
+"""`python -m vfmalign.mmd`: the MMD service, wired by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+
+import grpc
+import numpy as np
+from google.protobuf.descriptor import ServiceDescriptor
+
+from vfmalign.core.errors import VfmalignError
+from vfmalign.core.server import serve
+from vfmalign.core.settings import EXIT_BAD_SETTINGS, parse_args
+from vfmalign.core.store import ObjectStore
+from vfmalign.core.work import WorkQueue
+from vfmalign.mmd.compare import compare
+from vfmalign.mmd.results import Engine, Options
+from vfmalign.mmd.samples import Sample
+from vfmalign.mmd.servicer import MmdServicer
+from vfmalign.mmd.settings import MmdSettings, engine_of
+from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the service until SIGTERM or SIGINT."""
+    settings = parse_args("mmd", MmdSettings, argv)
+    try:
+        engine = engine_of(settings.mmd)
+    except VfmalignError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        raise SystemExit(EXIT_BAD_SETTINGS) from None
+    asyncio.run(_run(settings, engine))
+
+
+async def _run(settings: MmdSettings, engine: Engine) -> None:
+    queue = WorkQueue(settings.mmd.queue_size, "mmd")
+    servicer = MmdServicer(ObjectStore(settings.store), engine, queue)
+
+    def add_services(server: grpc.aio.Server) -> list[ServiceDescriptor]:
+        mmd_pb2_grpc.add_MmdServiceServicer_to_server(servicer, server)
+        return [mmd_pb2.DESCRIPTOR.services_by_name["MmdService"]]
+
+    async def ready() -> None:
+        await queue.run(_warm_up, engine)
+
+    await serve("mmd", settings, add_services, ready=ready, stop=queue.close)
+
+
+def _warm_up(engine: Engine) -> None:
+    """Makes the device and its libraries load before the first call pays for it."""
+    x, y = (Sample(name, {"warm": np.eye(8, dtype=np.float32)}) for name in ("x", "y"))
+    compare(x, y, None, Options("paired", fixed_sigma=1.0, relabellings=1), engine)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Settings of the MMD service: what it reads from the environment, and the device that follows from it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, Field
+
+from vfmalign.core.errors import BadOption
+from vfmalign.core.settings import ServiceSettings
+from vfmalign.mmd.results import Engine
+
+
+class MmdOptions(BaseModel, frozen=True):
+    """`VFMALIGN_MMD__*`: where and how comparisons run."""
+
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:<index>"
+    )
+    precision: Literal["auto", "float32", "float64"] = Field(
+        default="auto", description="auto takes float64 where that is cheap and float32 beyond, without losing digits"
+    )
+    tile_mib: int = Field(default=64, ge=1, le=65_536, description="memory for the tile at work, in MiB")
+    memory_mib: int = Field(
+        default=4096, ge=16, le=4_194_304, description="memory for one comparison, in MiB; more is refused"
+    )
+    queue_size: int = Field(default=16, ge=1, le=10_000, description="comparisons that may wait; more are refused")
+
+
+class MmdSettings(ServiceSettings):
+    """Everything the MMD service reads."""
+
+    mmd: MmdOptions = MmdOptions()
+
+
+def engine_of(options: MmdOptions) -> Engine:
+    """The engine these options ask for.
+
+    Raises:
+        BadOption: a CUDA device is asked for and not there.
+    """
+    return Engine(
+        device=_device(options.device),
+        precision=options.precision,
+        tile_bytes=options.tile_mib * 2**20,
+        memory_bytes=options.memory_mib * 2**20,
+    )
+
+
+def _device(name: str) -> torch.device:
+    """The device by its name; `auto` is CUDA where there is one."""
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BadOption(
+            f"`{name}` is not there: torch sees {torch.cuda.device_count()} CUDA devices",
+            subject="VFMALIGN_MMD__DEVICE",
+            remedy="set it to auto or cpu, or make the device visible",
+        )
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
