@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfmalign.core.artifacts import SPLITS, Case, Dataset, Split, VolumeKind, VolumeRef, dataset_key, volume_key
-from vfmalign.core.datasets import load_dataset, save_dataset
+from vfmalign.core.datasets import check_splits, load_dataset, save_dataset
 from vfmalign.core.errors import BadDataset, BadVolume, Conflict, VfmalignError
 from vfmalign.core.store import ObjectStore
 from vfmalign.imaging.folders import FoundCase, scan_folder
@@ -77,6 +77,7 @@ def import_folder(
     rows = [(dataset_id, n.case, n.group, n.found.folder, n.found.patient) for n in cases]
     write_mapping(mapping_path, dataset_id, rows)
     dataset = _dataset(dataset_id, cases, assigned, _validate(cases, dataset_id, report))
+    check_splits(dataset)
     if store.exists(dataset_key(dataset_id)):
         if load_dataset(store, dataset_id).digest() == dataset.digest():
             return dataset

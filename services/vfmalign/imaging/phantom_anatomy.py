@@ -392,7 +392,7 @@ def _draw_lesions(rng: Generator, gland: Gland, lesion_free_share: float) -> tup
         tangent = np.arctan2(b * np.cos(direction), -a * np.sin(direction))
         radii_mm = (radius_mm * radii[0], radius_mm * radii[1], radius_mm * radii[2])
         lesions.append(Blob(centre_mm, radii_mm, LESIONS[grade - 1], float(tangent), _draw_bumps(rng, 0.10)))
-    return tuple(lesions)
+    return tuple(sorted(lesions, key=lambda lesion: lesion.tissue))  # where two overlap the higher grade stays
 
 
 def _paint(

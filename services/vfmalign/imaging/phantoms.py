@@ -283,7 +283,8 @@ def _draw_pose(rng: Generator) -> NDArray[np.float64]:
 
 def _draw_shift(rng: Generator, sd_mm: float) -> NDArray[np.float64]:
     """A shift in mm, within two standard deviations; half as large across slices."""
-    return np.clip(rng.normal(0.0, 1.0, 3), -2.0, 2.0) * sd_mm * np.array([1.0, 1.0, 0.5])
+    shift_mm: NDArray[np.float64] = np.clip(rng.normal(0.0, 1.0, 3), -2.0, 2.0) * sd_mm * np.array([1.0, 1.0, 0.5])
+    return shift_mm
 
 
 def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -88,8 +88,9 @@ def encode(volume: Volume) -> bytes:
     array_XYZ = volume.array_XYZ.astype(_storage_dtype(volume.array_XYZ))
     header.set_data_dtype(array_XYZ.dtype)
     header.set_data_shape(array_XYZ.shape)
-    header.set_qform(volume.affine, code=1, strip_shears=True)
-    header.set_sform(volume.affine, code=1)
+    affine = volume.affine.astype(np.float32).astype(np.float64)  # as stored, so that decode and encode are inverse
+    header.set_qform(affine, code=1, strip_shears=True)
+    header.set_sform(affine, code=1)
     header.set_xyzt_units("mm")
     header["magic"] = b"n+1"
     header["vox_offset"] = 352

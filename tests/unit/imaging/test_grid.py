@@ -1,0 +1,116 @@
+"""Grids: positions are right whatever the files' orientation, and volumes that do not lie together are refused."""
+
+import numpy as np
+import pytest
+
+from vfmalign.core.errors import BadVolume
+from vfmalign.imaging.grid import Grid, check_study, common_grid, coverage, resample, resample_study
+from vfmalign.imaging.phantoms import _rotation
+from vfmalign.imaging.volumes import Volume
+
+
+def placed(shape, spacing, centre=(0.0, 0.0, 0.0), angles=(0.0, 0.0, 0.0), values=None):
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag([-1.0, -1.0, 1.0]) @ _rotation(np.deg2rad(np.array(angles))) * np.array(spacing)
+    affine[:3, 3] = np.array(centre) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    if values is None:
+        positions = np.einsum("ij,jXYZ->iXYZ", affine[:3, :3], np.indices(shape)) + affine[:3, 3, None, None, None]
+        values = 100.0 + 2.0 * positions[0] - 3.0 * positions[1] + 1.5 * positions[2]
+    return Volume(values.astype(np.float32), affine)
+
+
+def test_common_grid_keeps_the_field_of_view_and_is_lps():
+    reference = placed((40, 50, 12), (0.5, 0.5, 3.0), centre=(3.0, -20.0, 7.0), angles=(15.0, 2.0, -3.0))
+    grid = common_grid(reference, (3.0, 1.0, 1.0))
+    assert grid.shape_XYZ == (20, 25, 12)
+    np.testing.assert_allclose(np.linalg.norm(grid.affine[:3, :3], axis=0), (1.0, 1.0, 3.0))
+    centre = grid.affine[:3, :3] @ ((np.array(grid.shape_XYZ) - 1) / 2) + grid.affine[:3, 3]
+    np.testing.assert_allclose(centre, (3.0, -20.0, 7.0), atol=1e-9)
+    # RAS coordinates: x falls towards the left side's index, y falls towards the back, z rises towards the head.
+    assert grid.affine[0, 0] < 0 < grid.affine[2, 2]
+    assert grid.affine[1, 1] < 0
+
+
+def test_the_references_own_spacing_gives_its_own_voxels_back():
+    reference = placed(
+        (10, 12, 6), (0.7, 0.7, 3.0), angles=(10.0, 0.0, 0.0), values=np.random.default_rng(0).random((10, 12, 6))
+    )
+    grid = common_grid(reference, None)
+    np.testing.assert_allclose(resample(reference, grid, labels=False), reference.array_XYZ, atol=1e-5)
+
+
+def test_linear_interpolation_reproduces_a_linear_field_between_turned_grids():
+    """Trilinear interpolation is exact for a linear function of position: a wrong affine anywhere would show.
+
+    The tolerance is float32 rounding of values around 100. The field of view's rim is left out: there the nearest voxel
+    continues, and there the grid of 2 mm low-passes.
+    """
+    reference = placed((40, 40, 16), (1.0, 1.0, 3.0), angles=(12.0, -3.0, 5.0))
+    other = placed((50, 50, 30), (1.3, 1.2, 2.5), centre=(2.0, 1.0, -1.0), angles=(-4.0, 2.0, 0.0))
+    grid = common_grid(reference, (3.0, 1.0, 1.0))
+    inner = (slice(6, -6), slice(6, -6), slice(3, -3))
+    expected = resample(reference, grid, labels=False)[inner]
+    np.testing.assert_allclose(resample(other, grid, labels=False)[inner], expected, atol=1e-3)
+
+
+def test_downsampling_low_passes_instead_of_aliasing():
+    stripes = np.zeros((32, 32, 8))
+    stripes[::2] = 100.0
+    volume = placed((32, 32, 8), (0.5, 0.5, 3.0), values=stripes)
+    shown = resample(volume, common_grid(volume, (3.0, 1.0, 1.0)), labels=False)
+    assert shown.shape == (16, 16, 8)
+    np.testing.assert_allclose(shown[2:-2], 50.0, atol=15.0)
+
+
+def test_label_maps_take_the_nearest_voxel_and_no_other_value():
+    values = np.zeros((20, 20, 8))
+    values[5:15, 5:15, 2:6] = 3
+    values[8:12, 8:12, 3:5] = 1
+    volume = placed((20, 20, 8), (1.0, 1.0, 3.0), angles=(8.0, 1.0, 2.0), values=values)
+    grid = common_grid(placed((30, 30, 10), (0.6, 0.6, 2.0)), None)
+    shown = resample(volume, grid, labels=True)
+    assert set(np.unique(shown)) == {0.0, 1.0, 3.0}
+    volume_mm3 = (shown > 0).sum() * 0.6 * 0.6 * 2.0
+    assert volume_mm3 == pytest.approx(10 * 10 * 4 * 3.0, rel=0.05)
+
+
+def test_zero_where_a_volume_does_not_reach():
+    small = placed((10, 10, 10), (1.0, 1.0, 1.0), values=np.ones((10, 10, 10)))
+    grid = Grid((20, 20, 20), placed((20, 20, 20), (1.0, 1.0, 1.0)).affine)
+    shown = resample(small, grid, labels=False)
+    assert shown.sum() == 1000
+    assert coverage(small, grid) == pytest.approx(1 / 8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "centre", "says"),
+    [
+        ((32, 32, 10), (2.0, 2.0, 3.0), (400.0, 0.0, 0.0), "adc covers 0%"),
+        ((32, 32, 10), (2.0, 2.0, 3.0), (0.0, 0.0, 20.0), "adc covers"),
+        ((10, 10, 10), (2.0, 2.0, 3.0), (0.0, 0.0, 0.0), "adc covers"),
+    ],
+    ids=["elsewhere", "two thirds above", "a small part"],
+)
+def test_irreconcilable_grids_are_refused(shape, spacing, centre, says):
+    study = {"t2w": placed((60, 60, 10), (1.0, 1.0, 3.0)), "adc": placed(shape, spacing, centre)}
+    with pytest.raises(BadVolume, match="irreconcilable grids") as caught:
+        resample_study(study, (3.0, 1.0, 1.0), "case c-1")
+    assert says in str(caught.value)
+    assert caught.value.reason == "IRRECONCILABLE_GRIDS"
+    assert str(caught.value).startswith("case c-1: ")
+
+
+def test_a_larger_coarser_turned_grid_is_fine():
+    check_study(
+        {"t2w": placed((60, 60, 10), (1.0, 1.0, 3.0)), "adc": placed((40, 40, 20), (2.5, 2.5, 4.0), angles=(30, 0, 0))}
+    )
+
+
+def test_a_study_needs_t2w():
+    with pytest.raises(BadVolume, match="no t2w volume"):
+        check_study({"adc": placed((10, 10, 10), (1.0, 1.0, 1.0))})
+
+
+def test_an_enormous_common_grid_is_refused():
+    with pytest.raises(BadVolume, match="too large for the model's voxel spacing"):
+        common_grid(placed((8, 8, 8), (40.0, 40.0, 40.0)), (0.1, 0.1, 0.1))

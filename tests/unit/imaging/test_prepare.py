@@ -1,0 +1,172 @@
+"""Prepared tensors: exact normalisation, crop and pad, the same for every orientation of the files."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from vfmalign.core.artifacts import Preprocessing
+from vfmalign.core.errors import BadOption, BadVolume
+from vfmalign.imaging.prepare import normalise, prepare_study
+from vfmalign.imaging.transforms import INPUT_TRANSFORMS
+from vfmalign.imaging.volumes import Volume
+
+CPU_SIZED = Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
+
+
+def turned(volume, axes, flips):
+    """The same volume in the same place, its array permuted and flipped and its affine to match."""
+    array = volume.array_XYZ.transpose(axes)
+    affine = volume.affine.copy()
+    affine[:3, :3] = volume.affine[:3, list(axes)]
+    for axis in flips:
+        array = np.flip(array, axis)
+        affine[:3, 3] += affine[:3, axis] * (array.shape[axis] - 1)
+        affine[:3, axis] *= -1
+    return Volume(np.ascontiguousarray(array), affine)
+
+
+def own_grid(**arrays_DHW):
+    """Volumes in LPS order with 1 mm voxels, so that nothing is interpolated."""
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    return {kind: Volume(np.asarray(a, np.float32).transpose(2, 1, 0), affine) for kind, a in arrays_DHW.items()}
+
+
+def random_study(shape_DHW, seed=0):
+    rng = np.random.default_rng(seed)
+    study = {}
+    for kind in ("t2w", "dwi", "adc"):
+        study[kind] = rng.integers(1, 1000, shape_DHW)
+        study[kind][rng.random(shape_DHW) < 0.3] = 0
+    return study
+
+
+def test_prepares_a_phantom(phantom):
+    prepared = prepare_study(phantom.volumes, CPU_SIZED)
+    assert prepared.input_CDHW.shape == (3, 16, 64, 64)
+    assert prepared.input_CDHW.dtype == torch.float32
+    assert type(prepared.input_CDHW) is torch.Tensor
+    assert prepared.gland_DHW.shape == prepared.lesions_DHW.shape == (16, 64, 64)
+    assert prepared.gland_DHW.dtype == prepared.lesions_DHW.dtype == torch.uint8
+    assert prepared.spacing_mm == (3.0, 1.0, 1.0)
+    assert torch.equal(prepared.input_CDHW, prepared.clean_CDHW)
+    assert bool((prepared.gland_DHW[prepared.lesions_DHW > 0] == 1).all())
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("flips", [(), (0,), (1,), (2,), (0, 1, 2)])
+def test_the_orientation_of_the_files_does_not_matter(phantom, axes, flips):
+    """Every volume turned differently: the same tensors (tolerance: float32 rounding, larger in z-scores)."""
+    expected = prepare_study(phantom.volumes, CPU_SIZED, "downsample_2x")
+    study = {kind: turned(volume, axes, flips) for kind, volume in phantom.volumes.items()}
+    study["adc"] = turned(phantom.volumes["adc"], (1, 0, 2), (1,))
+    prepared = prepare_study(study, CPU_SIZED, "downsample_2x")
+    torch.testing.assert_close(prepared.input_CDHW, expected.input_CDHW, atol=2e-4, rtol=0)
+    assert torch.equal(prepared.gland_DHW, expected.gland_DHW)
+    assert torch.equal(prepared.lesions_DHW, expected.lesions_DHW)
+    assert prepared.spacing_mm == expected.spacing_mm
+
+
+def test_front_is_up_and_the_head_comes_last():
+    """One bright voxel in the left-back-head corner comes out at the end of every axis."""
+    t2w = np.ones((4, 8, 6))
+    t2w[0, 0, 0] = 2.0
+    t2w[3, 7, 5] = 100.0
+    prepared = prepare_study(
+        own_grid(t2w=t2w), Preprocessing(modalities=("t2w",), spacing_mm=None, shape_DHW=(4, 8, 6))
+    )
+    assert int(prepared.clean_CDHW.argmax()) == t2w.size - 1
+
+
+def test_zscore_crop_and_pad_are_exact():
+    """Against numpy in float64: mean and population SD over voxels that are not zero, of the whole volume, then crop.
+
+    Tolerance: float32 sums over some thousand values.
+    """
+    shape_DHW, target = (10, 21, 30), (16, 16, 16)
+    study = random_study(shape_DHW)
+    prepared = prepare_study(own_grid(**study), Preprocessing(spacing_mm=None, shape_DHW=target))
+    for channel, kind in enumerate(("t2w", "dwi", "adc")):
+        values = study[kind].astype(np.float64)
+        seen = values != 0
+        values[seen] = (values[seen] - values[seen].mean()) / values[seen].std()
+        expected = np.zeros(target)
+        # 10 slices lie in the middle of 16; of 21 rows and 30 columns the middle 16 stay.
+        expected[3:13] = values[:, 2:18, 7:23]
+        np.testing.assert_allclose(prepared.clean_CDHW[channel].numpy(), expected, atol=1e-5)
+    assert prepared.gland_DHW is None
+    assert prepared.lesions_DHW is None
+
+
+def test_zeros_stay_zero_and_do_not_count():
+    channel_CDHW = torch.tensor([[[[0.0, 1.0, 3.0, 0.0]]]])
+    assert normalise(channel_CDHW).flatten().tolist() == [0.0, -1.0, 1.0, 0.0]
+
+
+def test_channels_follow_the_preprocessing(phantom):
+    both = prepare_study(phantom.volumes, CPU_SIZED)
+    swapped = prepare_study(phantom.volumes, CPU_SIZED.model_copy(update={"modalities": ("adc", "t2w")}))
+    assert torch.equal(swapped.clean_CDHW, both.clean_CDHW[[2, 0]])
+
+
+def test_a_real_case(picai):
+    prepared = prepare_study(picai, CPU_SIZED)
+    assert prepared.input_CDHW.shape == (3, 16, 64, 64)
+    assert set(prepared.lesions_DHW.unique().tolist()) == {0, 3}
+    # Its README states 35.2 mL of gland and 4.94 mL of lesion; the crop holds all of both.
+    assert float(prepared.gland_DHW.sum()) * 3.0 / 1000 == pytest.approx(35.2, rel=0.02)
+    assert float((prepared.lesions_DHW > 0).sum()) * 3.0 / 1000 == pytest.approx(4.94, rel=0.05)
+
+
+def test_refuses_missing_and_empty(phantom):
+    def without(*kinds):
+        return {kind: volume for kind, volume in phantom.volumes.items() if kind not in kinds}
+
+    for kind in ("t2w", "dwi", "adc"):
+        with pytest.raises(BadVolume, match=f"case c-7: no {kind} volume"):
+            prepare_study(without(kind), CPU_SIZED, subject="case c-7")
+    t2w = phantom.volumes["t2w"]
+    blank = Volume(np.zeros_like(t2w.array_XYZ), t2w.affine)
+    with pytest.raises(BadVolume, match="the gland mask is empty"):
+        prepare_study({**phantom.volumes, "gland": blank}, CPU_SIZED)
+    with pytest.raises(BadVolume, match="adc shows nothing in t2w's field of view"):
+        prepare_study({**phantom.volumes, "adc": blank}, CPU_SIZED)
+    flat = Volume(np.ones_like(t2w.array_XYZ), t2w.affine)
+    with pytest.raises(BadVolume, match="dwi shows nothing"):
+        prepare_study({**phantom.volumes, "dwi": flat}, CPU_SIZED)
+    assert prepare_study({**phantom.volumes, "lesions": blank}, CPU_SIZED).lesions_DHW.sum() == 0
+    assert prepare_study(without("gland", "lesions"), CPU_SIZED).gland_DHW is None
+
+
+def test_refuses_a_gland_outside_the_crop(phantom):
+    t2w = phantom.volumes["t2w"]
+    corner = np.zeros_like(t2w.array_XYZ)
+    corner[:20, :20] = 1
+    with pytest.raises(BadVolume, match="the centre crop holds 0% of the gland"):
+        prepare_study({**phantom.volumes, "gland": Volume(corner, t2w.affine)}, CPU_SIZED)
+
+
+def test_refuses_an_unknown_transform(phantom):
+    with pytest.raises(BadOption, match="choose one of: downsample_2x, identity"):
+        prepare_study(phantom.volumes, CPU_SIZED, "sharpen")
+
+
+@pytest.mark.parametrize("name", sorted(INPUT_TRANSFORMS))
+@pytest.mark.parametrize("shape", [(3, 4, 16, 16), (1, 2, 15, 17)])
+def test_transforms_keep_shape_and_are_deterministic(name, shape):
+    volume_CDHW = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    before = volume_CDHW.clone()
+    out = INPUT_TRANSFORMS[name](volume_CDHW)
+    assert out.shape == volume_CDHW.shape
+    assert torch.equal(out, INPUT_TRANSFORMS[name](volume_CDHW))
+    assert torch.equal(volume_CDHW, before)
+
+
+def test_downsample_2x_keeps_smooth_images_and_loses_fine_ones():
+    ramp = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
+    stripes = torch.tensor([1.0, -1.0]).repeat(16).expand(1, 1, 32, 32)
+    down = INPUT_TRANSFORMS["downsample_2x"]
+    # A ramp survives but for its ends; stripes of one voxel are gone, not turned into broader ones.
+    torch.testing.assert_close(down(ramp)[..., 4:-4], ramp[..., 4:-4], atol=1e-5, rtol=0)
+    assert float(down(stripes)[..., 4:-4].abs().max()) < 1e-5

@@ -1,0 +1,210 @@
+"""Decoding and encoding: every bad input is refused with its reason, and nothing of a header's text comes out."""
+
+import gzip
+import logging
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from vfmalign.core.errors import BadVolume
+from vfmalign.imaging import volumes
+from vfmalign.imaging.volumes import Volume, decode, encode
+
+NAME = "study.volumes[0]"
+PATIENT = "SURNAME^GIVEN_1234567"
+
+
+def refusal(data, kind="t2w"):
+    with pytest.raises(BadVolume) as caught:
+        decode(data, NAME, kind)
+    error = caught.value
+    assert error.reason == "BAD_VOLUME"
+    assert error.field == NAME
+    assert str(error).startswith(f"{NAME}: ")
+    return str(error)
+
+
+@pytest.mark.parametrize("gz", [True, False])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
+def test_decodes_what_nibabel_wrote(nifti, gz, dtype):
+    array = (np.arange(4 * 5 * 6) % 200).reshape(4, 5, 6).astype(dtype)
+    affine = np.array([[-0.5, 0, 0, 44], [0, -0.47, -1.09, 47], [0, -0.18, 2.79, 42], [0, 0, 0, 1]])
+    volume = decode(nifti(array, affine, gz=gz), NAME, "t2w")
+    assert volume.array_XYZ.dtype == np.float32
+    np.testing.assert_array_equal(volume.array_XYZ, array.astype(np.float32))
+    np.testing.assert_allclose(volume.affine, affine, atol=1e-6)
+    np.testing.assert_allclose(volume.spacing_mm, (0.5, np.hypot(0.47, 0.18), np.hypot(1.09, 2.79)), rtol=1e-6)
+
+
+def test_decodes_nifti2_big_endian_scaled_and_trailing_singleton_axes(nifti):
+    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    for data in (
+        nifti(array, image_class=nib.Nifti2Image),
+        nifti(array[..., None, None]),
+        nib.Nifti1Image(array, np.eye(4), nib.Nifti1Header(endianness=">")).to_bytes(),
+    ):
+        np.testing.assert_array_equal(decode(data, NAME, "adc").array_XYZ, array)
+    scaled = decode(nifti(array, scl_slope=2.0, scl_inter=-1.0), NAME, "adc")
+    np.testing.assert_array_equal(scaled.array_XYZ, array * 2.0 - 1.0)
+
+
+def test_decodes_gzip_of_several_members_and_zero_padding(nifti):
+    plain = nifti(gz=False)
+    packed = gzip.compress(plain[:500]) + gzip.compress(plain[500:]) + bytes(512)
+    np.testing.assert_array_equal(decode(packed, NAME, "t2w").array_XYZ, decode(plain, NAME, "t2w").array_XYZ)
+
+
+def test_refuses_what_is_no_nifti(nifti):
+    assert "not a NIfTI file" in refusal(b"")
+    assert "not a NIfTI file" in refusal(b"\x89PNG not a volume" * 100)
+    assert "not a NIfTI file" in refusal(gzip.compress(b"DICM" * 200))
+    assert "not a NIfTI file" in refusal(nifti(gz=False)[:300])
+
+
+def test_refuses_truncated_files_wherever_they_end(nifti):
+    noise = np.random.default_rng(0).integers(0, 30000, (16, 16, 8)).astype(np.int16)
+    packed, plain = nifti(noise), nifti(noise, gz=False)
+    for cut in (40, 300, len(packed) // 2, len(packed) - 9, len(packed) - 1):
+        assert "truncated" in refusal(packed[:cut])
+    for cut in (348, 352, len(plain) - 1):
+        assert "truncated" in refusal(plain[:cut])
+    damaged = bytearray(packed)
+    damaged[len(damaged) // 2] ^= 0xFF
+    assert "damaged gzip data" in refusal(bytes(damaged))
+
+
+def test_refuses_shapes(nifti):
+    assert "expected 3 axes, got 4; split the series first" in refusal(nifti(np.zeros((4, 4, 4, 3), np.int16)))
+    assert "expected 3 axes, got 2" in refusal(nifti(np.zeros((4, 4), np.int16)))
+    assert "empty volume" in refusal(nifti(dim=[3, 4, 0, 6, 1, 1, 1, 1]))
+    assert "empty volume" in refusal(nifti(dim=[3, 4, -5, 6, 1, 1, 1, 1]))
+    assert "number of axes" in refusal(nifti(dim=[9, 4, 5, 6, 1, 1, 1, 1]))
+
+
+def test_refuses_values(nifti):
+    array = np.ones((4, 4, 4), np.float32)
+    array[0] = 2
+    for bad in (np.nan, np.inf, -np.inf):
+        array[1, 2, 3] = bad
+        assert "NaN, infinity" in refusal(nifti(array))
+    assert "NaN, infinity" in refusal(nifti(np.full((4, 4, 4), 1e300)))
+    assert "same value everywhere" in refusal(nifti(np.zeros((4, 4, 4), np.int16)))
+    assert "not plain numbers" in refusal(nifti(np.ones((4, 4, 4), np.complex64)))
+    assert "damaged NIfTI header (type, scale or offset)" in refusal(nifti(datatype=1234))
+    assert "damaged NIfTI header (type, scale or offset)" in refusal(nifti(scl_slope=1.0, scl_inter=np.inf))
+
+
+@pytest.mark.parametrize("kind", ["gland", "lesions"])
+def test_label_maps_hold_small_whole_numbers(nifti, kind):
+    empty = decode(nifti(np.zeros((4, 4, 4), np.uint8)), NAME, kind)
+    assert not empty.array_XYZ.any()
+    for value in (0.5, -1.0, 256.0):
+        array = np.zeros((4, 4, 4), np.float32)
+        array[0, 0, 0] = value
+        assert f"{kind} labels are not whole numbers from 0 to 255" in refusal(nifti(array), kind)
+
+
+def test_refuses_affines(nifti):
+    singular = np.diag([0.5, 0.5, 3.0, 1.0])
+    singular[:3, 1] = singular[:3, 0]
+    assert "singular" in refusal(nifti(affine=singular))
+    assert "absurd voxel spacing" in refusal(nifti(srow_z=[0, 0, 0, 0]))
+    assert "absurd voxel spacing" in refusal(nifti(affine=np.diag([500.0, 500.0, 3000.0, 1.0])))
+    assert "absurd voxel spacing" in refusal(nifti(affine=np.diag([0.0005, 0.0005, 0.003, 1.0])))
+    far = np.diag([0.5, 0.5, 3.0, 1.0])
+    far[0, 3] = 1e6
+    assert "absurd position" in refusal(nifti(affine=far))
+    assert "NaN or infinity" in refusal(nifti(srow_x=[np.nan, 0, 0, 0]))
+    assert "no orientation" in refusal(nifti(sform_code=0, qform_code=0))
+    assert "cannot be read" in refusal(nifti(sform_code=0, qform_code=1, quatern_b=3.0))
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_unpacked(nifti, monkeypatch):
+    monkeypatch.setattr(volumes, "MAX_TRAILING_BYTES", 1000)
+    bomb = gzip.compress(nifti(gz=False) + bytes(50_000_000))
+    assert len(bomb) < 100_000
+    assert "far more data than its header declares" in refusal(bomb)
+    assert "declares 2097152000 voxels" in refusal(nifti(dim=[3, 2048, 2000, 512, 1, 1, 1, 1]))
+    monkeypatch.setattr(volumes, "MAX_ENCODED_BYTES", 100)
+    assert "larger than" in refusal(nifti())
+
+
+def test_an_absurd_data_offset_is_refused(nifti):
+    assert "data offset" in refusal(nifti(vox_offset=1e9))
+    assert "data offset" in refusal(nifti(vox_offset=8.0))
+    # An extension that says it ends after the file's end.
+    assert "truncated" in refusal(nifti(vox_offset=100_000.0, gz=False))
+
+
+def test_encode_round_trips_exactly_and_is_deterministic(phantom):
+    for kind, volume in phantom.volumes.items():
+        data = encode(volume)
+        assert data == encode(Volume(volume.array_XYZ.copy(), volume.affine.copy()))
+        again = decode(data, NAME, kind)
+        np.testing.assert_array_equal(again.array_XYZ, volume.array_XYZ)
+        np.testing.assert_allclose(again.affine, volume.affine, atol=1e-4)
+        assert encode(again) == data
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ((0, 255), np.uint8),
+        ((-5, 3000), np.int16),
+        ((0, 60000), np.uint16),
+        ((0, 70000), np.float32),
+        ((0.5, 1), np.float32),
+    ],
+)
+def test_encode_stores_the_smallest_type_that_holds_the_values(values, dtype):
+    array = np.zeros((4, 4, 4), np.float32)
+    array[0, 0, 0], array[1, 1, 1] = values
+    data = encode(Volume(array, np.diag([1.0, 1.0, 3.0, 1.0])))
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(data))
+    assert image.get_data_dtype() == dtype
+    assert image.header["qform_code"] == image.header["sform_code"] == 1
+    np.testing.assert_array_equal(np.asarray(image.dataobj), array)
+
+
+def test_no_header_text_survives_encoding(nifti):
+    named = nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4))
+    for name in ("descrip", "intent_name", "aux_file", "db_name"):
+        size = named.header[name].dtype.itemsize
+        named.header[name] = PATIENT[:size].encode()
+    named.header.extensions.append(nib.nifti1.Nifti1Extension(6, PATIENT.encode()))
+    data = named.to_bytes()
+    assert data.count(b"SURNAME") == 5
+    volume = decode(data, NAME, "t2w")
+    plain = gzip.decompress(encode(volume))
+    assert b"SURNAME" not in plain
+    assert plain[348:352] == b"\0\0\0\0"
+
+
+def test_no_header_text_in_errors_or_logs(nifti, caplog):
+    caplog.set_level(logging.DEBUG)
+    text = {"descrip": PATIENT.encode(), "aux_file": PATIENT.encode(), "intent_name": b"SURNAME^GIVEN", "magic": b"SUR"}
+    for broken in (
+        {},
+        {"dim": [4, 4, 5, 6, 2, 1, 1, 1]},
+        {"datatype": 1234},
+        {"scl_slope": 1.0, "scl_inter": np.inf},
+        {"sform_code": 0, "qform_code": 1, "quatern_b": 3.0},
+        {"vox_offset": 1e9},
+        {"sform_code": 0},
+    ):
+        data = nifti(gz=False, **text, **broken)
+        try:
+            decode(data, NAME, "t2w")
+        except BadVolume as error:
+            seen = error
+            while seen is not None:
+                assert "SUR" not in str(seen)
+                seen = None if seen.__suppress_context__ else seen.__context__
+    assert "SUR" not in caplog.text
+
+
+def test_a_wrong_checksum_is_damage(nifti):
+    packed = bytearray(nifti(np.arange(4000, dtype=np.int16).reshape(10, 20, 20)))
+    packed[-6] ^= 0xFF  # of the CRC-32 before the length
+    assert "damaged gzip data" in refusal(bytes(packed))
