@@ -1,0 +1,53 @@
+"""`python -m vfmalign.features`: wires the feature service by hand."""
+
+from __future__ import annotations
+
+import asyncio
+
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc.aio import Server
+
+from vfmalign.core.errors import BadOption
+from vfmalign.core.server import serve
+from vfmalign.core.settings import EXIT_BAD_SETTINGS, parse_args
+from vfmalign.core.store import ObjectStore
+from vfmalign.features.cache import ModelCache
+from vfmalign.features.device import choose_device
+from vfmalign.features.extractor import warm_up
+from vfmalign.features.servicer import FeatureServicer
+from vfmalign.features.settings import FeaturesSettings
+from vfmalign.v1 import features_pb2, features_pb2_grpc
+
+
+def main() -> None:
+    """Serves until told to stop."""
+    settings = parse_args("features", FeaturesSettings)
+    options = settings.features
+    try:
+        device = choose_device(options.device)
+    except BadOption as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(EXIT_BAD_SETTINGS) from None
+    store = ObjectStore(settings.store)
+    models = ModelCache(store, device, options.model_cache_bytes)
+
+    async def run() -> None:
+        servicer = FeatureServicer(store, models, options, settings.server.max_message_bytes)
+
+        def add_services(server: Server) -> list[ServiceDescriptor]:
+            features_pb2_grpc.add_FeatureServiceServicer_to_server(servicer, server)
+            return [features_pb2.DESCRIPTOR.services_by_name["FeatureService"]]
+
+        async def ready() -> None:
+            await asyncio.to_thread(warm_up, device)
+
+        async def stop() -> None:
+            servicer.close()
+
+        await serve("features", settings, add_services, ready=ready, stop=stop)
+
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The device that computes: which one a setting means, what it is called, and what work on it takes in memory.
+
+Knows torch's devices and our metrics; knows nothing of encoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from vfmalign.core import metrics
+from vfmalign.core.errors import BadOption
+
+T = TypeVar("T")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device a setting names: `auto` (a CUDA device where there is one), `cpu`, `cuda` or `cuda:<index>`.
+
+    Raises:
+        BadOption: no such device here.
+    """
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda:0" if available else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind == "cuda" and (index or "0").isdecimal() and int(index or 0) < available:
+        return torch.device("cuda", int(index or 0))
+    raise BadOption(
+        f"there is no device {name[:32]!r} here ({available} CUDA devices)",
+        field="VFMALIGN_FEATURES__DEVICE",
+        remedy="choose auto, cpu or cuda:<index>",
+    )
+
+
+def describe_device(device: torch.device) -> str:
+    """`cpu`, or `cuda:<index> <name>`."""
+    return f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+
+
+class MemoryMeter:
+    """Runs functions on a device and keeps the peak of its memory, in bytes; 0 on the CPU.
+
+    Only the thread that owns the device may call it: the peak counter is the device's own.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.peak_bytes = 0
+
+    def run(self, function: Callable[[], T]) -> T:
+        """Runs the function, measured."""
+        if self._device.type != "cuda":
+            return function()
+        torch.cuda.reset_peak_memory_stats(self._device)
+        try:
+            return function()
+        finally:
+            self.peak_bytes = max(self.peak_bytes, torch.cuda.max_memory_allocated(self._device))
+            metrics.gpu_memory_used_bytes.set(torch.cuda.memory_allocated(self._device))

@@ -1,0 +1,86 @@
+"""An encoder and prepared studies in, features out.
+
+Knows tensors and encoders; knows nothing of files, storage or gRPC. Float32 throughout: no autocast, no TF32,
+deterministic kernels, so that features before and after fine-tuning differ by the weights alone.
+
+Legend: N studies, C channels, D H W depth, height, width of a feature map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vfmalign.core.errors import BadOption, Exhausted
+from vfmalign.models.checkpoints import build_encoder, random_state
+from vfmalign.models.convnextv2 import Encoder, pool
+from vfmalign.models.registry import ARCHITECTURES
+
+Pooling = Literal["mean", "none"]
+
+
+def check_layers(encoder: Encoder, layers: Sequence[str]) -> None:
+    """Raises BadOption unless every layer is one of the encoder's, named once."""
+    known = encoder.layer_channels()
+    for layer in layers:
+        if layer not in known:
+            raise BadOption(
+                f"the model has no layer {layer[:64]!r}", field="layers", remedy=f"choose from {', '.join(known)}"
+            )
+    if len(set(layers)) != len(layers):
+        raise BadOption("a layer is named twice", field="layers", remedy="name each layer once")
+
+
+def extract(encoder: Encoder, input_NCDHW: Tensor, layers: Sequence[str], pooling: Pooling) -> dict[str, Tensor]:
+    """Features of prepared studies.
+
+    A study's features do not depend on which others share its batch: on the CPU each is computed alone, which costs
+    nothing there and makes them equal to the last bit; on an accelerator they agree to float32 rounding.
+
+    Args:
+        encoder: in evaluation mode; its device computes.
+        input_NCDHW: prepared studies, float32.
+        layers: names of `Encoder.layer_channels`.
+        pooling: `mean` over space, or `none` for the whole maps.
+
+    Returns:
+        Per layer, in the order asked for, float32 on the CPU: (N, C) with `mean`; (N, C, D, H, W) with `none`, except
+        `pooled`, which is (N, C) by itself.
+
+    Raises:
+        BadOption: a layer is unknown.
+        Exhausted: the batch does not fit the device's memory.
+    """
+    check_layers(encoder, layers)
+    device = next(encoder.parameters()).device
+    batches = torch.split(input_NCDHW, 1 if device.type == "cpu" else len(input_NCDHW))
+    try:
+        parts = [_forward(encoder, batch.to(device), layers, pooling) for batch in batches]
+    except torch.OutOfMemoryError as error:
+        raise Exhausted(
+            f"{len(input_NCDHW)} studies of shape {list(input_NCDHW.shape[1:])} do not fit the memory of {device}",
+            remedy="set a smaller VFMALIGN_FEATURES__BATCH_SIZE, or use a larger device",
+            reason="DEVICE_MEMORY",
+        ) from error
+    return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
+
+
+def _forward(encoder: Encoder, input_NCDHW: Tensor, layers: Sequence[str], pooling: Pooling) -> dict[str, Tensor]:
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with torch.inference_mode(), torch.autocast(input_NCDHW.device.type, enabled=False), exact:
+        maps = encoder.feature_maps(input_NCDHW)
+        return {
+            layer: (pool(maps[layer]) if pooling == "mean" else maps[layer]).float().cpu().contiguous()
+            for layer in layers
+        }
+
+
+def warm_up(device: torch.device) -> None:
+    """Runs the smallest encoder once, so that the first request does not pay for loading the device's libraries."""
+    architecture = next(iter(ARCHITECTURES.values()))
+    encoder = build_encoder(architecture, random_state(architecture, 0), device)
+    input_NCDHW = torch.zeros(1, encoder.in_channels, *architecture.preprocessing.shape_DHW)
+    extract(encoder, input_NCDHW, [architecture.primary_layer], "mean")

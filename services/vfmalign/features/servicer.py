@@ -1,0 +1,168 @@
+"""FeatureService over gRPC: parses requests, calls this room's functions on the right thread, packs their results."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import wait
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from grpc.aio import ServicerContext
+
+from vfmalign.core import metrics
+from vfmalign.core.errors import Cancelled, Exhausted
+from vfmalign.core.metrics import Stages
+from vfmalign.core.store import ObjectStore
+from vfmalign.core.work import WorkQueue
+from vfmalign.features import listing, messages
+from vfmalign.features.bulk import BulkOptions, Features, Hooks, extract_dataset
+from vfmalign.features.cache import ModelCache
+from vfmalign.features.device import MemoryMeter, describe_device
+from vfmalign.features.extractor import check_layers, extract
+from vfmalign.features.settings import FeaturesOptions
+from vfmalign.features.stored import store_features
+from vfmalign.features.study import StudyRequest, prepare_sources
+from vfmalign.models.cards import load_card
+from vfmalign.v1 import features_pb2 as pb
+from vfmalign.v1 import features_pb2_grpc
+
+T = TypeVar("T")
+Context = ServicerContext[Any, Any]
+_STOP_POLL_S = 1.0
+
+
+class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
+    """The service's face.
+
+    One thread owns the device; studies are read and prepared on another, and dataset extractions take turns on a third,
+    whose batches go to the device between the studies.
+    """
+
+    def __init__(
+        self, store: ObjectStore, models: ModelCache, options: FeaturesOptions, max_message_bytes: int
+    ) -> None:
+        self._store = store
+        self._models = models
+        self._options = options
+        self._max_message_bytes = max_message_bytes
+        self._studies = 0
+        # Room for every admitted study, one that was cancelled while it ran, and a dataset's batch: neither refuses.
+        self._device_queue = WorkQueue(options.queue_size + 2, "device")
+        self._study_queue = WorkQueue(options.queue_size + 1, "studies")
+        self._bulk_queue = WorkQueue(options.bulk_queue_size, "datasets")
+
+    def close(self) -> None:
+        """Drops what waits and lets what runs end."""
+        for queue in (self._bulk_queue, self._study_queue, self._device_queue):
+            queue.close()
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        """See the proto."""
+        page = await asyncio.to_thread(listing.list_models, self._store, request.page_size, request.page_token)
+        return messages.pack_models(page, self._store.uri)
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        """See the proto."""
+        card = await asyncio.to_thread(load_card, self._store, messages.parse_id(request.model_id, "model_id"))
+        return pb.GetModelResponse(model=messages.pack_model(card, self._store.uri))
+
+    async def Extract(self, request: pb.ExtractRequest, context: Context) -> pb.ExtractResponse:
+        """See the proto."""
+        with self._admitted():
+            return await self._extract(messages.parse_extract(request, self._store.key))
+
+    async def _extract(self, asked: StudyRequest) -> pb.ExtractResponse:
+        stages, meter = Stages(), MemoryMeter(self._models.device)
+        with stages.stage("load_model"):
+            encoder, card = await asyncio.to_thread(self._models.get, asked.model, asked.model_sha256)
+        layers = asked.layers or (card.primary_layer,)
+        check_layers(encoder, layers)
+        input_CDHW = await self._study_queue.run(
+            prepare_sources, self._store, asked.sources, card.preprocessing, asked.input_transform, stages
+        )
+
+        def forward() -> Features:
+            metrics.batch_size.observe(1)
+            with stages.stage("forward"):
+                return meter.run(lambda: extract(encoder, input_CDHW[None], layers, asked.pooling))
+
+        features = _without_batch(await self._device_queue.run(forward))
+        if asked.store_as:
+            with stages.stage("write"):
+                stored = await asyncio.to_thread(store_features, self._store, asked.store_as, features)
+            packed = messages.pack_stored(stored, self._store.uri)
+        else:
+            packed = messages.pack_inline(features, self._max_message_bytes)
+        cost = messages.pack_cost(stages.seconds(), describe_device(self._models.device), meter.peak_bytes)
+        return pb.ExtractResponse(layers=packed, checkpoint_sha256=card.checkpoint.sha256, cost=cost)
+
+    async def ExtractDataset(
+        self, request: pb.ExtractDatasetRequest, context: Context
+    ) -> AsyncIterator[pb.ExtractDatasetResponse]:
+        """See the proto."""
+        asked = messages.parse_bulk(request)
+        stages, meter, started = Stages(), MemoryMeter(self._models.device), time.perf_counter()
+        progress: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
+        stop = threading.Event()
+        loop = asyncio.get_running_loop()
+        hooks = Hooks(
+            compute=lambda function: _from_thread(loop, self._device_queue.run(meter.run, function), stop),
+            stages=stages,
+            report=lambda done, total: _put(loop, progress, (done, total)),
+            cancelled=stop.is_set,
+        )
+        options = BulkOptions(self._options.batch_size, self._options.part_cases, self._options.readers)
+        work = asyncio.ensure_future(
+            self._bulk_queue.run(extract_dataset, self._store, self._models, asked, options, hooks)
+        )
+        work.add_done_callback(lambda _: progress.put_nowait(None))
+        try:
+            while (point := await progress.get()) is not None:
+                yield messages.pack_progress(*point, time.perf_counter() - started)
+            result = await work
+        finally:
+            # Without a listener the thread stops at the next batch; the parts it has written serve the next call.
+            stop.set()
+            work.cancel()
+            work.add_done_callback(lambda done: done.cancelled() or done.exception())
+        cost = messages.pack_cost(stages.seconds(), describe_device(self._models.device), meter.peak_bytes)
+        yield messages.pack_feature_set(result, self._store.uri, cost)
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        """A study's place from its first byte to its last: refused at once where none is free."""
+        if self._studies >= self._options.queue_size:
+            raise Exhausted(
+                f"{self._studies} studies are in work already", subject="Extract", remedy="repeat the call later"
+            )
+        self._studies += 1
+        try:
+            yield
+        finally:
+            self._studies -= 1
+
+
+def _without_batch(features_N: Features) -> Features:
+    return {layer: tensor_N[0] for layer, tensor_N in features_N.items()}
+
+
+def _from_thread(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], stop: threading.Event) -> T:
+    """Runs a coroutine in the loop and waits for it, in another thread.
+
+    Raises:
+        Cancelled: `stop` was set meanwhile: the loop may be gone, and would never answer.
+    """
+    future = asyncio.run_coroutine_threadsafe(work, loop)
+    while not wait([future], timeout=_STOP_POLL_S).done:
+        if stop.is_set():
+            future.cancel()
+            raise Cancelled("the caller stopped the extraction")
+    return future.result()
+
+
+def _put(loop: asyncio.AbstractEventLoop, progress: asyncio.Queue[T], item: T) -> None:
+    """Puts an item into a queue of the loop, from another thread."""
+    loop.call_soon_threadsafe(progress.put_nowait, item)
