@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc.aio import Server

@@ -31,14 +31,12 @@ from vfmalign.v1 import common_pb2, features_pb2
 
 MAX_SEED = 2**63 - 1
 
-_MODALITIES: dict[int, Modality] = {
-    common_pb2.MODALITY_T2W: "t2w",
-    common_pb2.MODALITY_DWI: "dwi",
-    common_pb2.MODALITY_ADC: "adc",
-}
 _MODALITY_NUMBERS: dict[Modality, common_pb2.Modality] = {
-    name: common_pb2.Modality(number) for number, name in _MODALITIES.items()
+    "t2w": common_pb2.MODALITY_T2W,
+    "dwi": common_pb2.MODALITY_DWI,
+    "adc": common_pb2.MODALITY_ADC,
 }
+_MODALITIES: dict[int, Modality] = {number: name for name, number in _MODALITY_NUMBERS.items()}
 _SPLITS: dict[int, Split] = {
     common_pb2.SPLIT_PRETRAIN: "pretrain",
     common_pb2.SPLIT_TRAIN: "train",
