@@ -1,6 +1,6 @@
 """The other services as this one sees them: records in, records out, protobuf in between.
 
-Translates and calls, decides nothing. Errors arrive as `VfmalignError`s from the channel (`core.client`).
+Translates and calls, decides nothing. Failed calls are raised as errors of the tree (`core.client`).
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from collections.abc import Awaitable, Callable
 import grpc
 
 from vfmalign.core.artifacts import Record, Split
+from vfmalign.core.client import stream, translated
 from vfmalign.core.errors import Internal
 from vfmalign.finetuning.checks import StageProgress
 from vfmalign.finetuning.estimates import Estimate, Interval
 from vfmalign.finetuning.results import Comparison, LayerShift, Projection, Shift
 from vfmalign.v1 import common_pb2, features_pb2, features_pb2_grpc, mmd_pb2, mmd_pb2_grpc
 
+COMPUTE_TIMEOUT_S = 3600.0
 _SPLITS = {
     "pretrain": common_pb2.SPLIT_PRETRAIN,
     "train": common_pb2.SPLIT_TRAIN,
@@ -97,7 +99,7 @@ class FeaturePeer:
         if extraction.random_seed is not None:
             request.initialisation = features_pb2.INITIALISATION_RANDOM
             request.initialisation_seed = extraction.random_seed
-        async for event in self._stub.ExtractDataset(request):
+        async for event in stream(self._stub.ExtractDataset(request), "FeatureService"):
             if event.WhichOneof("event") == "progress":
                 await report(_progress(event.progress, stage))
             elif event.WhichOneof("event") == "feature_set":
@@ -130,7 +132,8 @@ class MmdPeer:
         if comparison.relabellings:
             request.test.relabellings = comparison.relabellings
             request.test.seed = comparison.seed
-        response = await self._stub.Compute(request)
+        with translated("MmdService"):
+            response = await self._stub.Compute(request, timeout=COMPUTE_TIMEOUT_S)
         return _comparison(response), response.cost.device
 
 

@@ -107,23 +107,28 @@ class Reconciler:
         self._pace = pace
         self._drivers: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
+        self._stopping = False
 
     def wake(self) -> None:
         """Begins the next round at once."""
         self._wake.set()
 
+    def stop(self) -> None:
+        """Ends `run` after the round it is in."""
+        self._stopping = True
+        self._wake.set()
+
     async def run(self) -> None:
-        """Works until it is cancelled; then ends what it runs."""
-        try:
-            while True:
-                self._wake.clear()
-                await self._round()
+        """Works until `stop`; then ends what it runs."""
+        while not self._stopping:
+            self._wake.clear()
+            await self._round()
+            if not self._stopping:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), self._pace.poll_s)
-        finally:
-            await self._end(list(self._drivers))
-            if self._pace.stop_jobs:
-                await asyncio.to_thread(self._supervisor.stop_all)
+        await self._end(list(self._drivers))
+        if self._pace.stop_jobs:
+            await asyncio.to_thread(self._supervisor.stop_all)
 
     async def _round(self) -> None:
         try:

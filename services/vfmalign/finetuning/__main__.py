@@ -1,0 +1,115 @@
+"""`python -m vfmalign.finetuning`: wires the service by hand and runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+
+from vfmalign.core.client import connect
+from vfmalign.core.errors import Unavailable, VfmalignError
+from vfmalign.core.server import serve
+from vfmalign.core.settings import parse_args
+from vfmalign.core.store import ObjectStore
+from vfmalign.finetuning.checks import CheckBook
+from vfmalign.finetuning.database import Database
+from vfmalign.finetuning.jobs import JobBook
+from vfmalign.finetuning.local import LocalLauncher
+from vfmalign.finetuning.peers import FeaturePeer, MmdPeer
+from vfmalign.finetuning.reconciler import Pace, Reconciler
+from vfmalign.finetuning.reporting import all_stages
+from vfmalign.finetuning.servicer import AlignmentServicer, FineTuningServicer
+from vfmalign.finetuning.settings import FinetuningSettings
+from vfmalign.finetuning.supervisor import Limits, Supervisor
+from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, finetuning_pb2, finetuning_pb2_grpc
+
+
+async def run(settings: FinetuningSettings) -> None:
+    """Runs the service until it is told to end."""
+    database = Database(settings.database_url)
+    store = ObjectStore(settings.store)
+    jobs, checks = JobBook(database), CheckBook(database)
+    launcher = LocalLauncher(settings.launcher.command, settings.state_dir, settings.state_dir / "logs")
+    limits = settings.launcher.model_dump(include={"max_running", "max_attempts", "retry_delay_s", "stop_grace_s"})
+    features, mmd = connect(settings.features_address), connect(settings.mmd_address)
+    stages = all_stages(checks)
+    poll_s = settings.reconciler.poll_s
+    reconciler = Reconciler(
+        stages=stages,
+        checks=checks,
+        jobs=jobs,
+        supervisor=Supervisor(jobs, store, launcher, Limits(**limits)),
+        store=store,
+        features=FeaturePeer(features),
+        mmd=MmdPeer(mmd),
+        pace=Pace(stop_jobs=settings.launcher.stop_jobs, **settings.reconciler.model_dump()),
+    )
+
+    def add_services(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
+        finetuning_pb2_grpc.add_FineTuningServiceServicer_to_server(
+            FineTuningServicer(jobs, store, wake=reconciler.wake, poll_s=poll_s), server
+        )
+        names = [stage.name for stage in stages]
+        alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(
+            AlignmentServicer(checks, jobs, store, stage_names=names, wake=reconciler.wake, poll_s=poll_s), server
+        )
+        return [
+            finetuning_pb2.DESCRIPTOR.services_by_name["FineTuningService"],
+            alignment_pb2.DESCRIPTOR.services_by_name["AlignmentService"],
+        ]
+
+    work: list[asyncio.Task[None]] = []
+
+    async def begin() -> None:
+        await asyncio.to_thread(database.migrate)
+        work.append(asyncio.create_task(reconciler.run(), name="reconciler"))
+
+    async def end() -> None:
+        reconciler.stop()
+        await asyncio.gather(*work)
+        await asyncio.gather(features.close(), mmd.close())
+        database.close()
+
+    with only_one(settings.state_dir):
+        await serve("finetuning", settings, add_services, ready=begin, stop=end)
+
+
+@contextlib.contextmanager
+def only_one(state_dir: Path) -> Iterator[None]:
+    """Holds the state directory for this process alone.
+
+    Raises:
+        Unavailable: another orchestrator holds it.
+    """
+    state_dir.mkdir(parents=True, exist_ok=True)
+    with (state_dir / "orchestrator.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Unavailable(
+                "another finetuning service uses this state directory",
+                subject="VFMALIGN_STATE_DIR",
+                remedy="stop it, or choose another directory and database",
+            ) from None
+        yield
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the service; returns the exit code."""
+    settings = parse_args("finetuning", FinetuningSettings, arguments)
+    try:
+        asyncio.run(run(settings))
+    except VfmalignError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the one sentence that says why it does not start
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

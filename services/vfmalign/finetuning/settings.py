@@ -1,0 +1,75 @@
+"""Settings of the finetuning service; `--help` lists them all."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, SecretStr
+
+from vfmalign.core.settings import ServiceSettings
+
+
+class DatabaseSettings(BaseModel, frozen=True):
+    """`VFMALIGN_DATABASE__*`: where jobs and checks are kept."""
+
+    url: SecretStr | None = Field(
+        default=None,
+        description="sqlite:///<file> or postgresql://user:password@host/name; without it a SQLite file in the state "
+        "directory",
+    )
+
+
+class LauncherSettings(BaseModel, frozen=True):
+    """`VFMALIGN_LAUNCHER__*`: how and how many training processes are run."""
+
+    kind: Literal["local"] = Field(default="local", description="where jobs run: subprocesses of this machine")
+    command: tuple[str, ...] = Field(
+        default=(sys.executable, "-m", "vfmalign.training"),
+        min_length=1,
+        description="program and arguments of a job as a JSON list; the spec's URI is appended",
+    )
+    max_running: int = Field(default=1, ge=1, le=1_000, description="jobs that run at once")
+    max_attempts: int = Field(default=3, ge=1, le=100, description="retryable failures after which a job is given up")
+    retry_delay_s: float = Field(
+        default=5.0, ge=0.0, le=3600.0, description="seconds before the second attempt; doubled for each further one"
+    )
+    stop_grace_s: float = Field(
+        default=60.0, ge=0.0, le=3600.0, description="seconds a stopped job gets to write its checkpoint"
+    )
+    stop_jobs: bool = Field(
+        default=True,
+        description="stop running jobs with the service (they resume at its next start); false leaves them running",
+    )
+
+
+class ReconcilerSettings(BaseModel, frozen=True):
+    """`VFMALIGN_RECONCILER__*`: how often the orchestrator looks, and how long it waits."""
+
+    poll_s: float = Field(default=0.5, gt=0.0, le=60.0, description="seconds between two looks at jobs and checks")
+    longest_wait_s: float = Field(
+        default=30.0, gt=0.0, le=3600.0, description="longest pause before an unavailable service is asked again"
+    )
+    max_checks: int = Field(default=4, ge=1, le=1_000, description="checks that are worked on at once")
+
+
+class FinetuningSettings(ServiceSettings):
+    """All the finetuning service reads from its environment."""
+
+    features_address: str = Field(min_length=1, description="host:port of the feature service")
+    mmd_address: str = Field(min_length=1, description="host:port of the MMD service")
+    state_dir: Path = Field(
+        default_factory=lambda: Path.home() / ".local" / "state" / "vfmalign",
+        description="folder for job locks and logs and the SQLite database",
+    )
+    database: DatabaseSettings = DatabaseSettings()
+    launcher: LauncherSettings = LauncherSettings()
+    reconciler: ReconcilerSettings = ReconcilerSettings()
+
+    @property
+    def database_url(self) -> str:
+        """The database's URL."""
+        if self.database.url is not None:
+            return self.database.url.get_secret_value()
+        return f"sqlite:///{self.state_dir / 'finetuning.db'}"
