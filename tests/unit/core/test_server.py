@@ -133,7 +133,7 @@ async def _details(stub: Any, name: str) -> dict[str, Any]:
 
 
 async def test_a_fault_of_ours_says_nothing_outside_and_all_in_the_log(
-    running: Running, capfd: pytest.CaptureFixture[str]
+    capfd: pytest.CaptureFixture[str], running: Running
 ) -> None:
     async with connect(f"127.0.0.1:{running.ports['grpc']}") as channel:
         stub: Any = mmd_pb2_grpc.MmdServiceStub(channel)
