@@ -9,21 +9,55 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import grpc
 
 from vfmalign.core import logs, metrics
-from vfmalign.core.errors import Internal, VfmalignError
+from vfmalign.core.errors import Internal, Unavailable, VfmalignError
 from vfmalign.core.statuses import DETAILS_KEY, code_of, to_status
 
 _QUIET = frozenset({"grpc.health.v1.Health"})
+_ALWAYS_OPEN = "grpc."
+"""Prefix of the services that answer while the process loads and drains: health and reflection."""
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _LOG = logs.get("rpc")
 
 
+@dataclass
+class Gate:
+    """Whether calls are let in: a process that loads or drains turns them away."""
+
+    state: Literal["loading", "open", "draining"] = "loading"
+
+    def check(self, service: str) -> None:
+        """Lets a call pass.
+
+        Raises:
+            Unavailable: not now.
+        """
+        if self.state == "open" or service.startswith(_ALWAYS_OPEN):
+            return
+        doing = "is still loading" if self.state == "loading" else "is about to end"
+        raise Unavailable(
+            f"this server {doing}",
+            subject=service.rsplit(".", 1)[-1],
+            remedy="repeat the call",
+            reason=self.state.upper(),
+        )
+
+
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps unary and server-streaming calls."""
+    """Wraps unary and server-streaming calls.
+
+    Args:
+        gate: says whether calls are let in.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
 
     async def intercept_service(
         self,
@@ -38,15 +72,33 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         offered = dict(handler_call_details.invocation_metadata or ()).get(logs.REQUEST_ID_HEADER)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                _wrap_stream(handler.unary_stream, method, offered),
+                self._wrap_stream(handler.unary_stream, method, offered),
                 handler.request_deserializer,
                 handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
-            _wrap_unary(handler.unary_unary, method, offered),
+            self._wrap_unary(handler.unary_unary, method, offered),
             handler.request_deserializer,
             handler.response_serializer,
         )
+
+    def _wrap_unary(self, function: Any, method: str, offered: Any) -> Any:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            async with _around(self._gate, context, method, offered, "unary"):
+                return await function(request, context)
+
+        return call
+
+    def _wrap_stream(self, function: Any, method: str, offered: Any) -> Any:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            async with (
+                _around(self._gate, context, method, offered, "server_stream"),
+                aclosing(function(request, context)) as responses,
+            ):
+                async for response in responses:
+                    yield response
+
+        return call
 
 
 def register_methods(services: dict[str, list[tuple[str, bool]]]) -> None:
@@ -64,26 +116,9 @@ def register_methods(services: dict[str, list[tuple[str, bool]]]) -> None:
                 metrics.grpc_handled.labels(*labels, code.name)
 
 
-def _wrap_unary(function: Any, method: str, offered: Any) -> Any:
-    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        async with _around(context, method, offered, "unary"):
-            return await function(request, context)
-
-    return call
-
-
-def _wrap_stream(function: Any, method: str, offered: Any) -> Any:
-    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        async with _around(context, method, offered, "server_stream"):
-            async for response in function(request, context):
-                yield response
-
-    return call
-
-
 @asynccontextmanager
 async def _around(
-    context: grpc.aio.ServicerContext[Any, Any], method: str, offered: Any, kind: str
+    gate: Gate, context: grpc.aio.ServicerContext[Any, Any], method: str, offered: Any, kind: str
 ) -> AsyncIterator[None]:
     identity = logs.accept_request_id(offered if isinstance(offered, str) else None)
     logs.request_id.set(identity)
@@ -93,15 +128,20 @@ async def _around(
     code = grpc.StatusCode.OK
     failure: VfmalignError | None = None
     try:
+        gate.check(service)
         yield
     except VfmalignError as error:
         failure = error
     except (asyncio.CancelledError, GeneratorExit):
-        code = grpc.StatusCode.CANCELLED
+        late = context.time_remaining() == 0
+        code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
         raise
     except grpc.aio.AbortError:
-        code = grpc.StatusCode.UNKNOWN
+        code = _code_in(context)
         raise
+    except NotImplementedError:
+        code = grpc.StatusCode.UNIMPLEMENTED
+        await context.abort(code, f"{service} has no {name} in this version")
     except Exception:
         _LOG.exception("the call failed by a fault of ours", method=method)
         failure = Internal(
@@ -115,6 +155,11 @@ async def _around(
         status = to_status(failure, identity)
         trailers = ((DETAILS_KEY, status.SerializeToString()), (logs.REQUEST_ID_HEADER, identity))
         await context.abort(code_of(failure), status.message, trailers)
+
+
+def _code_in(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
+    code: Any = context.code()
+    return code if isinstance(code, grpc.StatusCode) else _CODES.get(code, grpc.StatusCode.UNKNOWN)
 
 
 def _account(

@@ -61,7 +61,7 @@ def configure(service: str, settings: LogSettings) -> None:
         logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -83,6 +83,13 @@ def accept_request_id(offered: str | None) -> str:
     if offered is not None and _REQUEST_ID_PATTERN.fullmatch(offered):
         return offered
     return uuid.uuid4().hex
+
+
+class _Stderr(logging.Handler):
+    """Writes the records of libraries."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
 
 
 def _add_request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -1,18 +1,21 @@
 """The life of a service's process: listen, warm up, say so, and drain when told to end (design §6).
 
 Three ports: the API (with health and reflection), Prometheus metrics, and a plaintext port with the health service
-alone for probes. Readiness is local: warmed up and not draining, whatever the object store does.
+alone for probes. Readiness is local: warmed up and not draining, whatever the object store does. The health service
+also knows the name `liveness`, which is SERVING as long as the process answers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -21,15 +24,23 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from vfmalign.core import logs, metrics
-from vfmalign.core.interceptors import CallInterceptor, register_methods
-from vfmalign.core.settings import ServerSettings, ServiceSettings
+from vfmalign.core.interceptors import CallInterceptor, Gate, register_methods
+from vfmalign.core.settings import EXIT_BAD_SETTINGS, ServerSettings, ServiceSettings
+
+LIVENESS = "liveness"
+_MESSAGE_HEADROOM_BYTES = 64 * 2**10
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 AddServices = Callable[[grpc.aio.Server], Sequence[ServiceDescriptor]]
 """Adds servicers to a server and returns the descriptors of their services."""
 
+Hook = Callable[[], Awaitable[None] | None]
+"""Something a service wants done at a point of its life; may be asynchronous."""
 
-async def _nothing() -> None:
-    """The default of `ready` and `stop`."""
+
+def _nothing() -> None:
+    """The default of every hook."""
 
 
 async def serve(
@@ -37,8 +48,9 @@ async def serve(
     settings: ServiceSettings,
     add_services: AddServices,
     *,
-    ready: Callable[[], Awaitable[None]] = _nothing,
-    stop: Callable[[], Awaitable[None]] = _nothing,
+    ready: Hook = _nothing,
+    on_drain: Hook = _nothing,
+    stop: Hook = _nothing,
 ) -> None:
     """Runs a service until SIGTERM or SIGINT.
 
@@ -46,81 +58,131 @@ async def serve(
         name: of the service, for its log.
         settings: ports, limits and log.
         add_services: adds the servicers.
-        ready: awaited before the service says SERVING (load, warm up, migrate).
+        ready: awaited before the service says SERVING (load, warm up, migrate); calls are UNAVAILABLE until then.
+        on_drain: awaited when draining begins: ends the streams that would never end by themselves.
         stop: awaited after the last call has ended.
+
+    Raises:
+        SystemExit: code 2 after one sentence on stderr, where a port cannot be had.
     """
     logs.configure(name, settings.log)
     metrics.announce_build()
     log = logs.get("server")
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
-
-    server, state, names, grpc_port = await _api(settings.server, add_services)
-    probes, health_port = await _probes(settings.server, state)
-    metrics_server, thread = start_http_server(
-        settings.server.metrics_port, addr=settings.server.host, registry=metrics.REGISTRY
-    )
-    ports = {"grpc": grpc_port, "metrics": metrics_server.server_port, "health": health_port}
-    try:
-        await ready()
-        await _set(state, names, health_pb2.HealthCheckResponse.SERVING)
+    gate = Gate()
+    state = health.aio.HealthServicer()
+    async with AsyncExitStack() as open_things:
+        told_to_end = _listen_for_signals(open_things)
+        metrics_port = _serve_metrics(settings.server, open_things)
+        health_port = await _serve_probes(settings.server, state, open_things)
+        server, names, grpc_port = await _serve_api(settings.server, add_services, gate, state, open_things)
+        await _run(ready)
+        gate.state = "open"
+        await _set(state, names, _SERVING)
+        ports = {"grpc": grpc_port, "metrics": metrics_port, "health": health_port}
         if settings.server.ports_file is not None:
             _write_ports(settings.server.ports_file, ports)
         log.info("serving", **ports)
-        await ended.wait()
+
+        await told_to_end.wait()
         log.info("draining", seconds=settings.server.drain_s)
-        await _set(state, names, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await _set(state, names, _NOT_SERVING)
+        gate.state = "draining"
+        await _run(on_drain)
         await server.stop(settings.server.drain_s)
-        await stop()
-    finally:
-        await server.stop(0)
-        await probes.stop(0)
-        metrics_server.shutdown()
-        metrics_server.server_close()
+        await _run(stop)
+    log.info("stopped")
+
+
+def message_limits(size_bytes: int) -> list[tuple[str, int]]:
+    """Channel and server options: messages up to `size_bytes` and the fields around them, and pings to dead peers."""
+    return [
+        ("grpc.max_receive_message_length", size_bytes + _MESSAGE_HEADROOM_BYTES),
+        ("grpc.max_send_message_length", size_bytes + _MESSAGE_HEADROOM_BYTES),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+    ]
+
+
+def _listen_for_signals(open_things: AsyncExitStack) -> asyncio.Event:
+    told_to_end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told_to_end.set)
+        open_things.callback(loop.remove_signal_handler, number)
+    return told_to_end
+
+
+def _serve_metrics(settings: ServerSettings, open_things: AsyncExitStack) -> int:
+    with _port_of("VFMALIGN_SERVER__METRICS_PORT", settings.metrics_port):
+        server, thread = start_http_server(settings.metrics_port, addr=settings.host, registry=metrics.REGISTRY)
+
+    def close() -> None:
+        server.shutdown()
+        server.server_close()
         thread.join()
-        log.info("stopped")
+
+    open_things.callback(close)
+    return server.server_port
 
 
-async def _api(
-    settings: ServerSettings, add_services: AddServices
-) -> tuple[grpc.aio.Server, health.aio.HealthServicer, list[str], int]:
-    server = grpc.aio.server(interceptors=[CallInterceptor()], options=message_limits(settings.max_message_bytes))
-    state = health.aio.HealthServicer()
+async def _serve_probes(settings: ServerSettings, state: health.aio.HealthServicer, open_things: AsyncExitStack) -> int:
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    await _set(state, [], _NOT_SERVING)
+    await state.set(LIVENESS, _SERVING)
+    with _port_of("VFMALIGN_SERVER__HEALTH_PORT", settings.health_port):
+        port = server.add_insecure_port(_address(settings.host, settings.health_port))
+    await server.start()
+    open_things.push_async_callback(server.stop, 0)
+    return port
+
+
+async def _serve_api(
+    settings: ServerSettings,
+    add_services: AddServices,
+    gate: Gate,
+    state: health.aio.HealthServicer,
+    open_things: AsyncExitStack,
+) -> tuple[grpc.aio.Server, list[str], int]:
+    # Without SO_REUSEPORT a second process on our port fails, rather than take every other call.
+    options = [*message_limits(settings.max_message_bytes), ("grpc.so_reuseport", 0)]
+    server = grpc.aio.server(interceptors=[CallInterceptor(gate)], options=options)
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     services = add_services(server)
     names = [service.full_name for service in services]
     register_methods({s.full_name: [(method.name, method.server_streaming) for method in s.methods] for s in services})
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-    await _set(state, names, health_pb2.HealthCheckResponse.NOT_SERVING)
-    port = server.add_insecure_port(f"{settings.host}:{settings.grpc_port}")
+    await _set(state, names, _NOT_SERVING)
+    with _port_of("VFMALIGN_SERVER__GRPC_PORT", settings.grpc_port):
+        port = server.add_insecure_port(_address(settings.host, settings.grpc_port))
     await server.start()
-    return server, state, names, port
+    open_things.push_async_callback(server.stop, 0)
+    return server, names, port
 
 
-async def _probes(settings: ServerSettings, state: health.aio.HealthServicer) -> tuple[grpc.aio.Server, int]:
-    server = grpc.aio.server()
-    health_pb2_grpc.add_HealthServicer_to_server(state, server)
-    port = server.add_insecure_port(f"{settings.host}:{settings.health_port}")
-    await server.start()
-    return server, port
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def _set(state: health.aio.HealthServicer, names: Sequence[str], status: Any) -> None:
+@contextmanager
+def _port_of(variable: str, port: int) -> Iterator[None]:
+    """Ends the process with one sentence where the port cannot be had."""
+    try:
+        yield
+    except (OSError, RuntimeError):
+        print(f"{variable} is wrong: port {port} is taken, or the host is not ours", file=sys.stderr)  # noqa: T201
+        raise SystemExit(EXIT_BAD_SETTINGS) from None
+
+
+async def _run(hook: Hook) -> None:
+    result = hook()
+    if inspect.isawaitable(result):
+        await result
+
+
+async def _set(state: health.aio.HealthServicer, names: Sequence[str], status: int) -> None:
     for name in ("", *names):
         await state.set(name, status)
-
-
-def message_limits(size_bytes: int) -> list[tuple[str, int]]:
-    """Channel and server options: messages up to `size_bytes`, and keep-alive pings that notice dead peers."""
-    return [
-        ("grpc.max_receive_message_length", size_bytes + 65_536),
-        ("grpc.max_send_message_length", size_bytes + 65_536),
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.so_reuseport", 0),
-    ]
 
 
 def _write_ports(path: Path, ports: dict[str, int]) -> None:
