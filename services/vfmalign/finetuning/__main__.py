@@ -24,7 +24,7 @@ from vfmalign.finetuning.local import LocalLauncher
 from vfmalign.finetuning.peers import FeaturePeer, MmdPeer
 from vfmalign.finetuning.reconciler import Pace, Reconciler
 from vfmalign.finetuning.reporting import all_stages
-from vfmalign.finetuning.servicer import AlignmentServicer, FineTuningServicer
+from vfmalign.finetuning.servicer import AlignmentServicer, FineTuningServicer, Watching
 from vfmalign.finetuning.settings import FinetuningSettings
 from vfmalign.finetuning.supervisor import Limits, Supervisor
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, finetuning_pb2, finetuning_pb2_grpc
@@ -35,11 +35,11 @@ async def run(settings: FinetuningSettings) -> None:
     database = Database(settings.database_url)
     store = ObjectStore(settings.store)
     jobs, checks = JobBook(database), CheckBook(database)
-    launcher = LocalLauncher(settings.launcher.command, settings.state_dir, settings.state_dir / "logs")
+    launcher = LocalLauncher(settings.job_command, settings.state_dir, settings.state_dir / "logs")
     limits = settings.launcher.model_dump(include={"max_running", "max_attempts", "retry_delay_s", "stop_grace_s"})
     features, mmd = connect(settings.features_address), connect(settings.mmd_address)
     stages = all_stages(checks)
-    poll_s = settings.reconciler.poll_s
+    watching = Watching(settings.reconciler.poll_s)
     reconciler = Reconciler(
         stages=stages,
         checks=checks,
@@ -53,11 +53,11 @@ async def run(settings: FinetuningSettings) -> None:
 
     def add_services(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
         finetuning_pb2_grpc.add_FineTuningServiceServicer_to_server(
-            FineTuningServicer(jobs, store, wake=reconciler.wake, poll_s=poll_s), server
+            FineTuningServicer(jobs, store, wake=reconciler.wake, watching=watching), server
         )
         names = [stage.name for stage in stages]
         alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(
-            AlignmentServicer(checks, jobs, store, stage_names=names, wake=reconciler.wake, poll_s=poll_s), server
+            AlignmentServicer(checks, jobs, store, stage_names=names, wake=reconciler.wake, watching=watching), server
         )
         return [
             finetuning_pb2.DESCRIPTOR.services_by_name["FineTuningService"],
@@ -77,7 +77,7 @@ async def run(settings: FinetuningSettings) -> None:
         database.close()
 
     with only_one(settings.state_dir):
-        await serve("finetuning", settings, add_services, ready=begin, stop=end)
+        await serve("finetuning", settings, add_services, ready=begin, on_drain=watching.end, stop=end)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 import grpc
 
 from vfmalign.core.artifacts import Record, Split
-from vfmalign.core.client import stream, translated
 from vfmalign.core.errors import Internal
 from vfmalign.finetuning.checks import StageProgress
 from vfmalign.finetuning.estimates import Estimate, Interval
@@ -99,7 +98,7 @@ class FeaturePeer:
         if extraction.random_seed is not None:
             request.initialisation = features_pb2.INITIALISATION_RANDOM
             request.initialisation_seed = extraction.random_seed
-        async for event in stream(self._stub.ExtractDataset(request), "FeatureService"):
+        async for event in self._stub.ExtractDataset(request):
             if event.WhichOneof("event") == "progress":
                 await report(_progress(event.progress, stage))
             elif event.WhichOneof("event") == "feature_set":
@@ -132,8 +131,7 @@ class MmdPeer:
         if comparison.relabellings:
             request.test.relabellings = comparison.relabellings
             request.test.seed = comparison.seed
-        with translated("MmdService"):
-            response = await self._stub.Compute(request, timeout=COMPUTE_TIMEOUT_S)
+        response = await self._stub.Compute(request, timeout=COMPUTE_TIMEOUT_S)
         return _comparison(response), response.cost.device
 
 

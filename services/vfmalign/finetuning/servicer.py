@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
 
+from vfmalign.core.errors import Unavailable
 from vfmalign.core.store import ObjectStore
 from vfmalign.finetuning import check_messages, job_messages
 from vfmalign.finetuning.checks import Check, CheckBook
@@ -20,6 +22,28 @@ from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, finetuning_pb2, finet
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+class Watching:
+    """The pause between two looks of a watcher, and the end of all watching when the service drains."""
+
+    def __init__(self, poll_s: float) -> None:
+        self._poll_s = poll_s
+        self._ended = asyncio.Event()
+
+    async def pause(self) -> None:
+        """Waits until it is time to look again.
+
+        Raises:
+            Unavailable: the service is ending.
+        """
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), self._poll_s)
+            raise Unavailable("the service is ending", subject="finetuning", remedy="watch again when it is back")
+
+    async def end(self) -> None:
+        """Ends every watcher."""
+        self._ended.set()
+
+
 class FineTuningServicer(finetuning_pb2_grpc.FineTuningServiceServicer):
     """Jobs.
 
@@ -27,14 +51,14 @@ class FineTuningServicer(finetuning_pb2_grpc.FineTuningServiceServicer):
         jobs: the book.
         store: where models, datasets and results are.
         wake: called after a change that the reconciler should see at once.
-        poll_s: pause between two looks of a watcher.
+        watching: paces watchers and ends them with the service.
     """
 
-    def __init__(self, jobs: JobBook, store: ObjectStore, *, wake: Callable[[], None], poll_s: float) -> None:
+    def __init__(self, jobs: JobBook, store: ObjectStore, *, wake: Callable[[], None], watching: Watching) -> None:
         self._jobs = jobs
         self._store = store
         self._wake = wake
-        self._poll_s = poll_s
+        self._watching = watching
 
     async def CreateJob(
         self, request: finetuning_pb2.CreateJobRequest, context: Context
@@ -85,7 +109,7 @@ class FineTuningServicer(finetuning_pb2_grpc.FineTuningServiceServicer):
                 sent = job
             if job.finished:
                 return
-            await asyncio.sleep(self._poll_s)
+            await self._watching.pause()
 
 
 class AlignmentServicer(alignment_pb2_grpc.AlignmentServiceServicer):
@@ -96,7 +120,7 @@ class AlignmentServicer(alignment_pb2_grpc.AlignmentServiceServicer):
         store: where reports are.
         stage_names: every stage of a check, in order.
         wake: called after a change that the reconciler should see at once.
-        poll_s: pause between two looks of a watcher.
+        watching: paces watchers and ends them with the service.
     """
 
     def __init__(
@@ -107,14 +131,14 @@ class AlignmentServicer(alignment_pb2_grpc.AlignmentServiceServicer):
         *,
         stage_names: Sequence[str],
         wake: Callable[[], None],
-        poll_s: float,
+        watching: Watching,
     ) -> None:
         self._checks = checks
         self._jobs = jobs
         self._store = store
         self._stage_names = stage_names
         self._wake = wake
-        self._poll_s = poll_s
+        self._watching = watching
 
     async def CreateCheck(
         self, request: alignment_pb2.CreateCheckRequest, context: Context
@@ -163,7 +187,7 @@ class AlignmentServicer(alignment_pb2_grpc.AlignmentServiceServicer):
                 sent = message
             if message.HasField("end_time"):
                 return
-            await asyncio.sleep(self._poll_s)
+            await self._watching.pause()
 
     def _get(self, check_id: str) -> alignment_pb2.Check:
         return self._pack(self._checks.get(check_id))

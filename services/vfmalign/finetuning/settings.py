@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, field_validator
 
 from vfmalign.core.settings import ServiceSettings
 
@@ -26,9 +26,9 @@ class LauncherSettings(BaseModel, frozen=True):
 
     kind: Literal["local"] = Field(default="local", description="where jobs run: subprocesses of this machine")
     command: tuple[str, ...] = Field(
-        default=(sys.executable, "-m", "vfmalign.training"),
-        min_length=1,
-        description="program and arguments of a job as a JSON list; the spec's URI is appended",
+        default=(),
+        description="program and arguments of a job as a JSON list, to which the spec's URI is appended; empty runs "
+        "vfmalign.training with this interpreter",
     )
     max_running: int = Field(default=1, ge=1, le=1_000, description="jobs that run at once")
     max_attempts: int = Field(default=3, ge=1, le=100, description="retryable failures after which a job is given up")
@@ -60,12 +60,23 @@ class FinetuningSettings(ServiceSettings):
     features_address: str = Field(min_length=1, description="host:port of the feature service")
     mmd_address: str = Field(min_length=1, description="host:port of the MMD service")
     state_dir: Path = Field(
-        default_factory=lambda: Path.home() / ".local" / "state" / "vfmalign",
-        description="folder for job locks and logs and the SQLite database",
+        default=Path("~/.local/state/vfmalign"),
+        validate_default=True,
+        description="folder for job locks and logs and the SQLite database; ~ is the home directory",
     )
     database: DatabaseSettings = DatabaseSettings()
     launcher: LauncherSettings = LauncherSettings()
     reconciler: ReconcilerSettings = ReconcilerSettings()
+
+    @field_validator("state_dir")
+    @classmethod
+    def _expanded(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def job_command(self) -> tuple[str, ...]:
+        """Program and arguments of a job, without the spec's URI."""
+        return self.launcher.command or (sys.executable, "-m", "vfmalign.training")
 
     @property
     def database_url(self) -> str:
