@@ -27,7 +27,7 @@ def main() -> None:
     try:
         device = choose_device(options.device)
     except BadOption as error:
-        print(error, file=sys.stderr)
+        print(error, file=sys.stderr)  # noqa: T201
         raise SystemExit(EXIT_BAD_SETTINGS) from None
     store = ObjectStore(settings.store)
     models = ModelCache(store, device, options.model_cache_bytes)
