@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Server]
     """A SeaweedFS process for the session."""
     process, server = s3_server.start(tmp_path_factory.mktemp("s3"))
     yield server
-    os.killpg(process.pid, signal.SIGKILL)
+    s3_server.stop(process.pid, grace_s=0)
     process.wait()
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -65,6 +66,13 @@ def start(directory: Path, *, timeout_s: float = START_TIMEOUT_S) -> tuple[subpr
     data.mkdir(exist_ok=True)
     config = _configuration(directory)
     ports: dict[str, int] = config["ports"]
+    for port in ports.values():
+        if not _is_free(port):
+            raise Unavailable(
+                f"port {port}, which it had when it was first started, is taken",
+                subject="S3 server",
+                remedy="stop the server that runs on this folder, or what else took the port",
+            )
     log = directory / "s3.log"
     with log.open("ab") as out:
         process = subprocess.Popen(
@@ -73,10 +81,32 @@ def start(directory: Path, *, timeout_s: float = START_TIMEOUT_S) -> tuple[subpr
             stdout=out,
             stderr=out,
             start_new_session=True,
+            # One volume file per bucket at first, not seven.
+            env={**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"},
         )
     endpoint = f"http://127.0.0.1:{ports['s3']}"
     _wait(process, endpoint, log, timeout_s)
     return process, S3Server(process.pid, endpoint, config["access_key"], config["secret_key"])
+
+
+def stop(pid: int, *, grace_s: float = 1.0) -> None:
+    """Ends a server with all its processes.
+
+    Its own shutdown waits up to half a minute for its parts to take leave of one another. What it has acknowledged is
+    in the files by then, so that killing it loses nothing (a test does so).
+
+    Args:
+        pid: of the server.
+        grace_s: seconds between asking and killing.
+    """
+    deadline = time.monotonic() + grace_s
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(pid, number)
+        except ProcessLookupError:
+            return
+        while number == signal.SIGTERM and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 def _program() -> str:
@@ -93,10 +123,11 @@ def _arguments(data: Path, identities: Path, ports: dict[str, int]) -> list[str]
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
         "-master.telemetry=false",
-        "-master.volumeSizeLimitMB=64",
+        "-master.volumeSizeLimitMB=256",
         f"-master.port={ports['master']}",
         f"-master.port.grpc={ports['master_grpc']}",
-        "-volume.max=0",
+        # Files grow as they are filled; a limit derived from the free disk would run out of buckets on a small one.
+        "-volume.max=2000",
         "-volume.preStopSeconds=0",
         f"-volume.port={ports['volume']}",
         f"-volume.port.grpc={ports['volume_grpc']}",
@@ -141,14 +172,20 @@ def _free_ports(count: int) -> list[int]:
     ports: list[int] = []
     while len(ports) < count:
         port = 15_000 + secrets.randbelow(15_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in ports:
+        if port not in ports and _is_free(port):
             ports.append(port)
     return ports
+
+
+def _is_free(port: int) -> bool:
+    """Whether nobody listens on a port of the loopback."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger do not count
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _wait(process: subprocess.Popen[bytes], endpoint: str, log: Path, timeout_s: float) -> None:

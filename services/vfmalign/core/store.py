@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio
 from minio.error import InvalidResponseError, S3Error, ServerError
 from pydantic import ValidationError
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from vfmalign.core import metrics
 from vfmalign.core.artifacts import Record, VolumeRef
 from vfmalign.core.errors import (
     DigestMismatch,
@@ -33,7 +35,7 @@ from vfmalign.core.errors import (
 )
 from vfmalign.core.settings import StoreSettings
 
-ATTEMPTS = 5
+ATTEMPTS = 6
 _CHUNK_BYTES = 1 << 20
 _PART_BYTES = 16 << 20
 _MAX_URI_BYTES = 1024
@@ -41,12 +43,27 @@ _PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _MISSING_CODES = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchUpload"})
 _CREDENTIAL_CODES = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidTokenId"})
 
+_ERROR_CODE = re.compile(rb"<Code>(\w+)</Code>")
+
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 _T = TypeVar("_T")
 
 
 class _Passing(Exception):
     """A failure that may pass by itself."""
+
+
+class _HashingReader:
+    """A file whose digest is that of the bytes that were read from it, and so sent."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.digest.update(data)
+        return data
 
 
 class ObjectStore:
@@ -174,17 +191,29 @@ class ObjectStore:
         Returns:
             True where this write was the one; False where an object was there already.
         """
-        # After a lost answer the second try finds our own object and says False: callers compare what is there.
-        return self._retry(key, lambda: self._request("PUT", key, data, {"If-None-Match": "*"})) != 412
+        tries = 0
+
+        def write() -> bool:
+            nonlocal tries
+            tries += 1
+            if self._request("PUT", key, data, {"If-None-Match": "*"}) != 412:
+                return True
+            # An earlier try may have succeeded and its answer been lost: then what is there is ours.
+            return tries > 1 and b"".join(self._chunks(key, None)) == data
+
+        return self._retry(key, write)
 
     def upload(self, key: str, path: Path) -> VolumeRef:
         """Streams a file into an object."""
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-        self._retry(key, lambda: self._client.fput_object(self.bucket, key, str(path), part_size=_PART_BYTES))
-        return VolumeRef(key=key, sha256=digest.hexdigest())
+
+        def send() -> str:
+            with path.open("rb") as file:
+                reader = _HashingReader(file)
+                length = path.stat().st_size
+                self._client.put_object(self.bucket, key, reader, length, part_size=_PART_BYTES)  # type: ignore[arg-type]
+            return reader.digest.hexdigest()
+
+        return VolumeRef(key=key, sha256=self._retry(key, send))
 
     def write(self, key: str, record: Record) -> VolumeRef:
         """Writes a record as canonical JSON."""
@@ -238,13 +267,16 @@ class ObjectStore:
             return response.status
         if response.status in _PASSING_STATUS or response.status == 409:
             raise _Passing(f"HTTP {response.status}")
-        raise self._refused(key, response.status, "")
+        code = _ERROR_CODE.search(response.data)
+        # Nothing but a missing bucket makes a write fail with 404.
+        raise self._refused(key, response.status, code[1].decode() if code else "NoSuchBucket")
 
     def _retry(self, key: str, call: Callable[[], _T]) -> _T:
         policy = Retrying(
             stop=stop_after_attempt(self._attempts),
-            wait=wait_random_exponential(multiplier=0.1, max=2),
+            wait=wait_random_exponential(multiplier=0.2, max=5),
             retry=retry_if_exception(_is_passing),
+            after=_count_failure,
             reraise=True,
         )
         try:
@@ -295,6 +327,10 @@ class ObjectStore:
                 subject=self.uri(key),
                 remedy="the object was changed after it was recorded: restore it or record it again",
             )
+
+
+def _count_failure(_: RetryCallState) -> None:
+    metrics.store_failures.inc()
 
 
 def _is_passing(error: BaseException) -> bool:
