@@ -45,7 +45,10 @@ async def _run(settings: MmdSettings, engine: Engine) -> None:
     async def ready() -> None:
         await queue.run(_warm_up, engine)
 
-    await serve("mmd", settings, add_services, ready=ready, stop=queue.close)
+    async def stop() -> None:
+        queue.close()
+
+    await serve("mmd", settings, add_services, ready=ready, stop=stop)
 
 
 def _warm_up(engine: Engine) -> None:

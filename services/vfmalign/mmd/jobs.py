@@ -75,7 +75,7 @@ def run(job: Job, store: ObjectStore, engine: Engine, cancelled: Callable[[], bo
         ) from None
     peak = torch.cuda.max_memory_allocated(engine.device) if on_gpu else 0
     if on_gpu:
-        metrics.GPU_MEMORY_BYTES.set(torch.cuda.memory_allocated(engine.device))
+        metrics.gpu_memory_used_bytes.set(torch.cuda.memory_allocated(engine.device))
     return Outcome(result, stages, device_name(engine.device), peak)
 
 

@@ -135,7 +135,7 @@ def response_of(outcome: Outcome) -> mmd_pb2.ComputeResponse:
         precision=result.precision,
         projection=_projection(result.projection) if result.projection else None,
         cost=common_pb2.Cost(
-            stages=[common_pb2.StageTiming(stage=stage, seconds=s) for stage, s in outcome.stages.seconds.items()],
+            stages=[common_pb2.StageTiming(stage=stage, seconds=s) for stage, s in outcome.stages.seconds().items()],
             device=outcome.device,
             peak_device_memory_bytes=outcome.peak_device_memory_bytes,
         ),
