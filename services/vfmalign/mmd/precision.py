@@ -15,8 +15,8 @@ DTYPES: dict[PrecisionName, torch.dtype] = {"float32": torch.float32, "float64":
 # One pass of float64 products up to this many floating-point operations is a matter of seconds.
 FLOAT64_FLOP = {"cpu": 1e12, "cuda": 1e14}
 
-# A float32 estimate closer to its bound than this keeps less than one digit, and relabelled statistics could tie with it
-# by rounding alone: it is computed again in float64.
+# A float32 estimate closer to its bound than this keeps less than one digit, and relabelled statistics could tie with
+# it by rounding alone: it is computed again in float64.
 SAFE_MULTIPLE_OF_BOUND = 10.0
 
 
