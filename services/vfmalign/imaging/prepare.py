@@ -103,8 +103,10 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _check_contrast(channel_DHW: Tensor, kind: VolumeKind, subject: str) -> None:
-    values_N = channel_DHW[channel_DHW != 0]
-    if values_N.numel() < 2 or bool(values_N.min() == values_N.max()):
+    # Over voxels that are not zero: the largest value, and the smallest with zeros put out of the way.
+    highest = torch.where(channel_DHW == 0, -torch.inf, channel_DHW).max()
+    lowest = torch.where(channel_DHW == 0, torch.inf, channel_DHW).min()
+    if bool(lowest >= highest):
         raise BadVolume(
             f"{kind} shows nothing in t2w's field of view (no two different values that are not zero)",
             subject=subject,

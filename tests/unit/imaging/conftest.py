@@ -61,9 +61,15 @@ def memory_store() -> MemoryStore:
 
 
 @pytest.fixture(scope="session")
-def phantom() -> PhantomCase:
+def phantom_cases() -> list[PhantomCase]:
+    """The first cases of the set of seed 0."""
+    return [generate_case(0, index) for index in range(16)]
+
+
+@pytest.fixture(scope="session")
+def phantom(phantom_cases: list[PhantomCase]) -> PhantomCase:
     """A case with a lesion of the highest grade."""
-    return next(case for i in range(20) if 3 in (case := generate_case(11, i)).lesion_grades)
+    return next(case for case in phantom_cases if 3 in case.lesion_grades)
 
 
 @pytest.fixture(scope="session")

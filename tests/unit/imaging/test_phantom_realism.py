@@ -1,7 +1,7 @@
 """Phantoms beside a real case: quantiles, contrast and spectrum within stated tolerances, which degraded phantoms fail.
 
 Both are brought onto one grid (3 x 1 x 1 mm) by the same code. The real case is one patient, so a phantom set's median
-over 12 cases is compared, not every case; the tolerances are about the spread between the phantoms.
+over 16 cases is compared, not every case; the tolerances are about the spread between the phantoms.
 """
 
 import numpy as np
@@ -9,7 +9,6 @@ import pytest
 
 from vfmalign.core.artifacts import Preprocessing
 from vfmalign.imaging.grid import resample_study
-from vfmalign.imaging.phantoms import generate_case
 from vfmalign.imaging.prepare import prepare_study
 
 MODALITIES = ("t2w", "dwi", "adc")
@@ -51,8 +50,8 @@ def radial_spectrum(channel_DHW, gland_DHW):
 
 
 @pytest.fixture(scope="module")
-def phantom_studies():
-    return [generate_case(0, index).volumes for index in range(12)]
+def phantom_studies(phantom_cases):
+    return [case.volumes for case in phantom_cases]
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from vfmalign.imaging.prepare import prepare_study
 from vfmalign.imaging.volumes import encode
 
 KINDS = ("t2w", "dwi", "adc", "gland", "lesions")
-GOLDEN_MEANS = {"t2w": 323.3864, "dwi": 6.0722, "adc": 471.5415, "gland": 0.0497, "lesions": 0.0026621}
+GOLDEN_MEANS = {"t2w": 284.307678, "dwi": 6.678672, "adc": 452.906677, "gland": 0.051867, "lesions": 0.006891}
 CPU_SIZED = Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
 
 
-@pytest.fixture(scope="module")
-def cases():
-    return [generate_case(3, index) for index in range(16)]
+@pytest.fixture
+def cases(phantom_cases):
+    return phantom_cases
 
 
 def digest(case):
@@ -28,8 +28,8 @@ def digest(case):
 
 
 def test_seed_and_index_fix_every_byte(cases):
-    assert digest(generate_case(3, 5)) == digest(cases[5])
-    for other in (generate_case(4, 5), cases[6]):
+    assert digest(generate_case(0, 5)) == digest(cases[5])
+    for other in (generate_case(1, 5), cases[6]):
         for kind in ("t2w", "dwi", "adc", "gland"):
             assert not np.array_equal(other.volumes[kind].array_XYZ, cases[5].volumes[kind].array_XYZ)
 

@@ -55,3 +55,11 @@ def test_one_splits_size_leaves_the_others_alone(memory_store):
 def test_counts_must_make_sense(memory_store, counts):
     with pytest.raises(BadDataset, match="0 or more"):
         synthesise_dataset(memory_store, "demo", 0, counts)
+
+
+def test_goes_through_a_real_store(store):
+    """Over S3: written, read back verified, and the same again without a conflict."""
+    dataset = synthesise_dataset(store, "demo", 7, {"train": 1}, spec=SMALL)
+    assert synthesise_dataset(store, "demo", 7, {"train": 1}, spec=SMALL) == dataset
+    assert sorted(load_case(store, dataset.train[0], ("t2w", "gland"))) == ["gland", "t2w"]
+    assert len(list(store.list("volumes/demo/"))) == 5
