@@ -21,13 +21,14 @@ from typing import get_args
 from vfmalign.core.artifacts import MODALITIES, Split, VolumeKind
 from vfmalign.core.errors import BadDataset
 
-# In this order: `lesion_mask` is a lesion map and `t2_mask` a mask.
+# In this order: `lesion_mask` is a lesion map, `t2_mask` a mask, and `prostate_t2` an image.
 _WORDS: tuple[tuple[VolumeKind, re.Pattern[str]], ...] = (
-    ("lesions", re.compile(r"lesions?|tumou?rs?|cspca|pca")),
-    ("gland", re.compile(r"gland|mask|prostate|wholegland|wg")),
+    ("lesions", re.compile(r"lesions?|tumou?rs?|cspca")),
+    ("gland", re.compile(r"gland|mask|wholegland|wg")),
     ("adc", re.compile(r"adc(map)?")),
     ("dwi", re.compile(r"dwi.*|hbv|highb.*|b\d{3,4}")),
     ("t2w", re.compile(r"t2.*")),
+    ("gland", re.compile(r"prostate")),
 )
 _SUFFIXES = (".nii", ".nii.gz")
 
@@ -65,7 +66,7 @@ def scan_folder(directory: Path, patients: Mapping[str, str] | None = None) -> l
         )
     by_folder: dict[str, list[Path]] = {}
     for parent, _, names in os.walk(directory):
-        volumes = sorted(Path(parent, name) for name in names if name.lower().endswith(_SUFFIXES))
+        volumes = sorted(Path(parent, name) for name in names if _is_volume(name))
         if volumes:
             by_folder[Path(parent).relative_to(directory).as_posix()] = volumes
     if not by_folder:
@@ -125,6 +126,11 @@ def classify(name: str) -> VolumeKind | None:
         if any(pattern.fullmatch(word) for word in words):
             return kind
     return None
+
+
+def _is_volume(name: str) -> bool:
+    """Whether a file's name says NIfTI; hidden files (such as macOS's `._t2.nii`) are not."""
+    return name.lower().endswith(_SUFFIXES) and not name.startswith(".")
 
 
 def _found_case(folder: str, files: list[Path], patients: Mapping[str, str]) -> FoundCase:

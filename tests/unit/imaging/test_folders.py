@@ -20,6 +20,7 @@ from vfmalign.imaging.folders import classify, read_patients, read_splits, scan_
         ("10000_1000000_hbv.nii.gz", "dwi"),
         ("mask.nii.gz", "gland"),
         ("prostate.nii.gz", "gland"),
+        ("prostate_t2.nii.gz", "t2w"),
         ("t2_mask.nii.gz", "gland"),
         ("lesions.nii.gz", "lesions"),
         ("lesion_mask.nii.gz", "lesions"),
@@ -40,7 +41,9 @@ def fill(folder, *names):
 def test_one_folder_per_case_at_any_depth(tmp_path):
     fill(tmp_path / "a" / "2023")
     fill(tmp_path / "a" / "2024")
-    fill(tmp_path / "b", "t2.nii", "hbv.nii", "adc.nii", "mask.nii", "lesions.nii", "scout.nii", "notes.txt")
+    fill(
+        tmp_path / "b", "t2.nii", "hbv.nii", "adc.nii", "mask.nii", "lesions.nii", "scout.nii", "notes.txt", "._t2.nii"
+    )
     (tmp_path / "empty").mkdir()
     found = scan_folder(tmp_path)
     assert [(c.folder, c.patient) for c in found] == [("a/2023", "a"), ("a/2024", "a"), ("b", "b")]
