@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from vfmalign.core.artifacts import VolumeKind
-from vfmalign.imaging.phantom_anatomy import Anatomy, Positions, Tissue, draw_anatomy
+from vfmalign.imaging.phantom_anatomy import Anatomy, Positions, Tissue
+from vfmalign.imaging.phantom_patients import draw_anatomy
 from vfmalign.imaging.volumes import Volume
 
 Array = NDArray[np.float32]

@@ -8,7 +8,8 @@ import torch
 
 from vfmalign.core.artifacts import Preprocessing
 from vfmalign.imaging.grid import Grid, coverage, resample_study
-from vfmalign.imaging.phantom_anatomy import LESIONS, draw_anatomy
+from vfmalign.imaging.phantom_anatomy import LESIONS
+from vfmalign.imaging.phantom_patients import draw_anatomy
 from vfmalign.imaging.phantoms import PhantomSpec, Stack, generate_case
 from vfmalign.imaging.prepare import prepare_study
 from vfmalign.imaging.volumes import encode
