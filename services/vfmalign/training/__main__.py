@@ -1,0 +1,52 @@
+"""`python -m vfmalign.training SPEC_URI`: runs one job in this process.
+
+Exit codes: 0 done, 2 bad spec, 3 bad data, 75 try again later, 143 stopped on request with its state stored, 1 a fault
+of ours (the trace is in the log).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from vfmalign.core import logs
+from vfmalign.core.errors import Internal, VfmalignError
+from vfmalign.core.settings import load, parser
+from vfmalign.core.store import ObjectStore
+from vfmalign.training import failures
+from vfmalign.training.settings import TrainingSettings
+from vfmalign.training.stop import Stop
+
+_log = logs.get(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the job of the spec at a URI; returns the exit code."""
+    arguments = parser("training", TrainingSettings, (__doc__ or "").strip())
+    arguments.add_argument("spec_uri", help="s3://BUCKET/jobs/ID/spec.json")
+    uri: str = arguments.parse_args(argv).spec_uri
+    settings = load(TrainingSettings)
+    logs.configure("training", settings.log)
+    stop = Stop()
+    stop.listen()
+    # cuBLAS reads this when it starts: without it some products on a GPU are not deterministic.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    store = ObjectStore(settings.store)
+    try:
+        # torch and monai take seconds to import: not for --help, nor before the signals are taken.
+        from vfmalign.training.job import run_job
+        from vfmalign.training.plan import read_spec
+
+        run_job(store, read_spec(store, uri), settings.training, stop)
+    except VfmalignError as error:
+        _log.warning("job_stopped", error=str(error), reason=error.reason)
+        return failures.report(store, uri, error)
+    except Exception:
+        _log.exception("job_crashed")
+        return failures.report(store, uri, Internal("the training process failed", remedy="see its log"))
+    return failures.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

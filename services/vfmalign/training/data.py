@@ -1,0 +1,230 @@
+"""Cases as tensors in memory, and the seeded order in which they are drawn.
+
+Knows datasets, prepared tensors, patches and flips; knows nothing of networks or losses. Axes: N batch, C channels,
+D H W depth, height, width (z, y, x).
+
+Nothing here keeps a random state: every draw has its own generator, seeded by the job's seed, the purpose and the
+draw's number. A resumed job therefore sees exactly the batches that the undisturbed one would have seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vfmalign.core.artifacts import Case, Preprocessing, VolumeKind
+from vfmalign.core.errors import BadDataset, DigestMismatch, NotFound
+from vfmalign.core.store import ObjectStore
+from vfmalign.imaging.grid import REFERENCE
+from vfmalign.imaging.loading import load_case
+from vfmalign.imaging.prepare import prepare_study
+
+LESION_PATCH_SHARE = 0.5
+"""Share of the patches that are centred on a lesion where the task has lesions: uniform ones rarely meet one."""
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One case, ready for a network; label maps are None where the task does not use them.
+
+    Attributes:
+        case: its id.
+        group: the patient's generated id.
+        input_CDHW: float32, after the task's input transform.
+        clean_CDHW: float32, before it.
+        gland_DHW: uint8, 0 outside.
+        lesions_DHW: uint8, 0 outside, else the grade.
+        spacing_mm: along D, H, W.
+    """
+
+    case: str
+    group: str
+    input_CDHW: Tensor  # noqa: N815
+    clean_CDHW: Tensor  # noqa: N815
+    gland_DHW: Tensor | None  # noqa: N815
+    lesions_DHW: Tensor | None  # noqa: N815
+    spacing_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cases or patches of one training step, on the device; the fields are `PreparedCase`'s, stacked."""
+
+    input_NCDHW: Tensor  # noqa: N815
+    clean_NCDHW: Tensor  # noqa: N815
+    gland_NDHW: Tensor | None  # noqa: N815
+    lesions_NDHW: Tensor | None  # noqa: N815
+
+
+def derived_seed(seed: int, purpose: str, number: int = 0) -> int:
+    """A seed for one purpose and one draw, independent of all others."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{number}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generator(seed: int, purpose: str, number: int = 0) -> torch.Generator:
+    """A CPU generator for one draw."""
+    return torch.Generator().manual_seed(derived_seed(seed, purpose, number))
+
+
+def load_cases(
+    store: ObjectStore,
+    cases: Sequence[Case],
+    *,
+    labels: Sequence[VolumeKind],
+    preprocessing: Preprocessing,
+    input_transform: str,
+    workers: int,
+    check: Callable[[], None],
+) -> list[PreparedCase]:
+    """Reads, verifies and prepares cases, several at a time, and keeps them all in memory.
+
+    Args:
+        store: where the volumes lie.
+        cases: cases to read; a case that appears twice is read once.
+        labels: label maps that every case must have.
+        preprocessing: of the encoder.
+        input_transform: of the task.
+        workers: cases read and prepared at once.
+        check: called between cases; raises to stop.
+
+    Returns:
+        One prepared case per case, in order.
+
+    Raises:
+        BadDataset: a volume is missing or is not the one in the dataset.
+        BadVolume: a volume cannot be used.
+    """
+    unique = {case.id: case for case in cases}
+    with ThreadPoolExecutor(workers, thread_name_prefix="load") as pool:
+        futures = {
+            case.id: pool.submit(_load_case, store, case, labels, preprocessing, input_transform)
+            for case in unique.values()
+        }
+        try:
+            prepared = {}
+            for case_id, future in futures.items():
+                check()
+                prepared[case_id] = future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [prepared[case.id] for case in cases]
+
+
+def _load_case(
+    store: ObjectStore,
+    case: Case,
+    labels: Sequence[VolumeKind],
+    preprocessing: Preprocessing,
+    input_transform: str,
+) -> PreparedCase:
+    kinds = dict.fromkeys((REFERENCE, *preprocessing.modalities, *labels))
+    try:
+        volumes = load_case(store, case, list(kinds))
+    except (NotFound, DigestMismatch) as error:
+        raise BadDataset(error.message, subject=error.subject, remedy=error.remedy, reason=error.reason) from error
+    prepared = prepare_study(volumes, preprocessing, input_transform, subject=f"case {case.id}")
+    return PreparedCase(
+        case=case.id,
+        group=case.group,
+        input_CDHW=prepared.input_CDHW,
+        clean_CDHW=prepared.clean_CDHW,
+        gland_DHW=prepared.gland_DHW,
+        lesions_DHW=prepared.lesions_DHW,
+        spacing_mm=prepared.spacing_mm,
+    )
+
+
+def draw_batch(
+    cases: Sequence[PreparedCase],
+    *,
+    step: int,
+    batch_size: int,
+    patch_shape_DHW: tuple[int, int, int] | None,
+    seed: int,
+    device: torch.device,
+) -> Batch:
+    """The batch of step `step` (0-based): cases of a seeded shuffle, cut to patches, flipped half the time.
+
+    Args:
+        cases: the split to draw from.
+        step: number of the step over the whole job.
+        batch_size: cases in a batch. One batch holds no case twice unless there are fewer cases than that.
+        patch_shape_DHW: size of the patches, None for whole volumes.
+        seed: the job's.
+        device: where the batch goes.
+    """
+    drawn = []
+    for place, index in enumerate(batch_indices(len(cases), batch_size, step, seed)):
+        draw = generator(seed, "augment", step * batch_size + place)
+        drawn.append(_augment(cases[index], patch_shape_DHW, draw))
+    return collate(drawn, device)
+
+
+def batch_indices(n_cases: int, batch_size: int, step: int, seed: int) -> list[int]:
+    """Which cases make up step `step`: every shuffle is cut into whole batches, and what is left over is not used."""
+    rounds = -(-batch_size // n_cases)  # shuffles needed for one batch
+    per_round = max(1, n_cases // batch_size)
+    number, place = divmod(step, per_round)
+    shuffle: list[int] = []
+    for repeat in range(rounds):
+        draw = generator(seed, "order", number * rounds + repeat)
+        shuffle += torch.randperm(n_cases, generator=draw).tolist()
+    return shuffle[place * batch_size : (place + 1) * batch_size]
+
+
+def collate(cases: Sequence[PreparedCase], device: torch.device) -> Batch:
+    """Stacks cases of one shape into a batch on the device."""
+    return Batch(
+        input_NCDHW=_stack([case.input_CDHW for case in cases], device),
+        clean_NCDHW=_stack([case.clean_CDHW for case in cases], device),
+        gland_NDHW=_stack_labels([case.gland_DHW for case in cases], device),
+        lesions_NDHW=_stack_labels([case.lesions_DHW for case in cases], device),
+    )
+
+
+def _augment(case: PreparedCase, patch_shape_DHW: tuple[int, int, int] | None, draw: torch.Generator) -> PreparedCase:
+    region: tuple[slice, ...] = (slice(None),) * 3
+    if patch_shape_DHW is not None:
+        region = _patch(case, patch_shape_DHW, draw)
+    # The prostate is nearly symmetric left to right and in no other direction. Everything is flipped together.
+    flip = bool(torch.rand((), generator=draw) < 0.5)
+
+    def cut(tensor: Tensor) -> Tensor:
+        piece = tensor[..., region[0], region[1], region[2]]
+        return piece.flip(-1) if flip else piece
+
+    return replace(
+        case,
+        input_CDHW=cut(case.input_CDHW),
+        clean_CDHW=cut(case.clean_CDHW),
+        gland_DHW=None if case.gland_DHW is None else cut(case.gland_DHW),
+        lesions_DHW=None if case.lesions_DHW is None else cut(case.lesions_DHW),
+    )
+
+
+def _patch(case: PreparedCase, shape_DHW: tuple[int, int, int], draw: torch.Generator) -> tuple[slice, slice, slice]:
+    room = [size - side for size, side in zip(case.input_CDHW.shape[1:], shape_DHW, strict=True)]
+    starts = [int(torch.randint(0, free + 1, (), generator=draw)) for free in room]
+    on_lesion = bool(torch.rand((), generator=draw) < LESION_PATCH_SHARE)
+    if on_lesion and case.lesions_DHW is not None and bool(case.lesions_DHW.any()):
+        voxels_N3 = case.lesions_DHW.nonzero()
+        centre = voxels_N3[int(torch.randint(0, len(voxels_N3), (), generator=draw))].tolist()
+        starts = [min(max(0, c - side // 2), free) for c, side, free in zip(centre, shape_DHW, room, strict=True)]
+    d, h, w = (slice(start, start + side) for start, side in zip(starts, shape_DHW, strict=True))
+    return d, h, w
+
+
+def _stack(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+    return torch.stack(list(tensors)).to(device).contiguous(memory_format=torch.channels_last_3d)
+
+
+def _stack_labels(tensors: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(present).to(device) if present else None

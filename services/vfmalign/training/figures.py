@@ -1,0 +1,59 @@
+"""Pictures of slices as PNG bytes.
+
+Knows images and outlines; knows nothing of tasks, networks or storage. Axes: H rows, W columns of one slice.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+_COLOURS = ("#19c3c3", "#ff5a36")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture in a row.
+
+    Attributes:
+        title: above it.
+        image_HW: grey values.
+        limits: grey values shown as black and white; None for the image's own 1st and 99th percentile.
+        outlines: masks to outline, each in its own colour, such as gland and lesion.
+        aspect: height of a voxel over its width.
+    """
+
+    title: str
+    image_HW: NDArray[np.float32]  # noqa: N815
+    limits: tuple[float, float] | None = None
+    outlines: tuple[NDArray[np.bool_], ...] = ()
+    aspect: float = 1.0
+
+
+def draw_panels(panels: Sequence[Panel], title: str) -> bytes:
+    """Draws panels side by side; equal panels give equal bytes."""
+    # The Figure class alone: pyplot would keep global state and look for a display.
+    figure = Figure(figsize=(2.4 * len(panels), 2.9), dpi=100, layout="constrained")
+    figure.suptitle(title, fontsize=9)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        low, high = panel.limits or percentiles(panel.image_HW)
+        axes.imshow(panel.image_HW, cmap="gray", vmin=low, vmax=high, aspect=panel.aspect, interpolation="nearest")
+        for mask_HW, colour in zip(panel.outlines, _COLOURS, strict=False):
+            if mask_HW.any():
+                axes.contour(mask_HW.astype(np.float32), levels=[0.5], colors=[colour], linewidths=1.2)
+        axes.set_title(panel.title, fontsize=8)
+        axes.set_axis_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def percentiles(image_HW: NDArray[np.float32]) -> tuple[float, float]:
+    """The 1st and 99th percentile, as limits of grey for pictures that are to be compared."""
+    low, high = np.percentile(image_HW, (1, 99))
+    return float(low), float(high) if high > low else float(low) + 1.0

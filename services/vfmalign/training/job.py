@@ -1,0 +1,244 @@
+"""One job from spec to result: the order of its stages and nothing else.
+
+Every artifact is written at an address of its own and is the same whoever writes it; `result.json` comes last, by a
+conditional put, and is the commit. A job that was interrupted anywhere continues when it is run again.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vfmalign.core import logs
+from vfmalign.core.artifacts import CaseScore, FigureRef, JobProgress, JobResult, JobSpec, canonical_json, job_key
+from vfmalign.core.store import ObjectStore
+from vfmalign.models.cards import encoder_of_card, publish
+from vfmalign.models.checkpoints import build_encoder, random_state
+from vfmalign.models.convnextv2 import Encoder
+from vfmalign.training import failures
+from vfmalign.training.checkpoint import Checkpoints, Position
+from vfmalign.training.data import PreparedCase, derived_seed, load_cases
+from vfmalign.training.figures import draw_panels
+from vfmalign.training.heads import EncoderDecoder, SpecialisedUNet, check_shape, stage_shapes
+from vfmalign.training.learner import FineTuning, Learner
+from vfmalign.training.optim import weight_change
+from vfmalign.training.plan import JobData, Plan, make_plan, select_data
+from vfmalign.training.pretraining import build_objective
+from vfmalign.training.settings import TrainingOptions
+from vfmalign.training.stop import Stop
+from vfmalign.training.tasks import get_task
+from vfmalign.training.trainer import StageClock, Trainer
+
+N_FIGURES = 3
+SOFTWARE = ("vfmalign", "torch", "monai", "numpy")
+_log = logs.get(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job's cases in memory."""
+
+    train: list[PreparedCase]
+    val: list[PreparedCase]
+    test: list[PreparedCase]
+
+
+def run_job(store: ObjectStore, spec: JobSpec, options: TrainingOptions, stop: Stop) -> None:
+    """Runs a job to its result; a job that has one is left as it is.
+
+    Args:
+        store: where everything is read and written.
+        spec: the job.
+        options: device, threads, workers.
+        stop: asked wherever the job can stop.
+
+    Raises:
+        VfmalignError: see `failures` for what becomes of each.
+    """
+    if store.exists(job_key(spec.id, "result.json")):
+        _log.info("job_is_done", job=spec.id)
+        return
+    failures.clear(store, spec.id)
+    device = use_device(options)
+    clock = StageClock()
+    plan = make_plan(store, spec)
+    learner = build_learner(store, plan, device)
+    start = _weights(learner.encoder)
+
+    with clock("load"):
+        data = select_data(store, plan)
+        cases = _load(store, plan, data, options.workers, stop)
+    trainer = Trainer(
+        spec,
+        learner,
+        cases.train,
+        cases.val,
+        checkpoints=Checkpoints(store, spec.id, spec.digest()),
+        publish=lambda point: _write_progress(store, spec.id, point),
+        stop=stop,
+        clock=clock,
+        device=device,
+    )
+    position = trainer.fit()
+
+    with clock("test"):
+        scores = _score(learner, cases.test, stop)
+    with clock("figures"):
+        figures = _draw(
+            store, spec.id, learner=learner, cases=cases.test or cases.val, scores=scores, position=position, stop=stop
+        )
+    with clock("publish"):
+        encoder, encoder_sha256 = _publish(store, plan, data, learner)
+    finetuned = plan.task is not None and learner.encoder is not None
+    result = JobResult(
+        job=spec.id,
+        metrics=learner.metrics,
+        primary_metric=learner.metrics[0].name,
+        curve=position.curve,
+        selected_epoch=position.best_epoch,
+        selected_step=position.best_epoch * spec.recipe.steps_per_epoch,
+        test_scores=scores,
+        weight_change=weight_change(start, _weights(learner.encoder)) if finetuned else None,
+        encoder=encoder,
+        encoder_sha256=encoder_sha256,
+        parameters=sum(parameter.numel() for parameter in learner.network.parameters()),
+        figures=figures,
+        device=device_name(device),
+        stage_seconds=clock.seconds,
+        software={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in SOFTWARE},
+    )
+    if store.put_if_absent(job_key(spec.id, "result.json"), result.to_json()):
+        _log.info("job_done", job=spec.id, selected_epoch=result.selected_epoch)
+    else:
+        _log.info("job_done_by_another_process", job=spec.id)
+
+
+def use_device(options: TrainingOptions) -> torch.device:
+    """Sets torch up so that one seed gives one result, and picks the device."""
+    torch.set_num_threads(options.threads)
+    # Warn only: a few CUDA kernels have no deterministic form, and a slower run is better than none.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    name = options.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """What a result says of where it was computed."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
+def build_learner(store: ObjectStore, plan: Plan, device: torch.device) -> Learner:
+    """The network that the spec asks for, with its starting weights, under its task or objective."""
+    spec = plan.spec
+    torch.manual_seed(derived_seed(spec.seed, "head"))
+    if plan.task is not None and spec.network == "specialised":
+        task = get_task(spec.task)
+        channels = len(plan.preprocessing.modalities)
+        unet: nn.Module = SpecialisedUNet(channels, task.out_channels, residual=task.residual).to(device)
+        return FineTuning(task, unet, None, device)
+    encoder = _starting_encoder(store, plan, device)
+    _, strides = stage_shapes(encoder)
+    check_shape(plan.preprocessing.shape_DHW, strides, field="architecture")
+    if spec.recipe.patch_shape_DHW is not None:
+        check_shape(spec.recipe.patch_shape_DHW, strides, field="recipe.patch_shape_DHW")
+    if plan.task is None:
+        return build_objective(spec.objective, encoder, spec.recipe, device, spec.seed)
+    task = get_task(spec.task)
+    network = EncoderDecoder(encoder, task.out_channels, residual=task.residual).to(device)
+    return FineTuning(task, network, encoder, device)
+
+
+def _starting_encoder(store: ObjectStore, plan: Plan, device: torch.device) -> Encoder:
+    if plan.parent is not None:
+        return encoder_of_card(store, plan.parent, device)
+    state = random_state(plan.architecture, derived_seed(plan.spec.seed, "encoder"))
+    return build_encoder(plan.architecture, state, device)
+
+
+def _weights(encoder: Encoder | None) -> dict[str, Tensor]:
+    return {} if encoder is None else {name: t.detach().cpu().clone() for name, t in encoder.state_dict().items()}
+
+
+def _load(store: ObjectStore, plan: Plan, data: JobData, workers: int, stop: Stop) -> Prepared:
+    everything = load_cases(
+        store,
+        (*data.train, *data.val, *data.test),
+        labels=plan.task.labels if plan.task else (),
+        preprocessing=plan.preprocessing,
+        input_transform=plan.task.input_transform if plan.task else "identity",
+        workers=workers,
+        check=stop.check,
+    )
+    train_end, val_end = len(data.train), len(data.train) + len(data.val)
+    return Prepared(everything[:train_end], everything[train_end:val_end], everything[val_end:])
+
+
+def _write_progress(store: ObjectStore, job: str, point: JobProgress) -> None:
+    store.put(job_key(job, f"progress/{point.epoch:04d}.json"), point.to_json(), content_type="application/json")
+
+
+def _score(learner: Learner, cases: Sequence[PreparedCase], stop: Stop) -> tuple[CaseScore, ...]:
+    scored = zip(cases, learner.score(cases, stop.check), strict=True)
+    return tuple(CaseScore(case=case.case, group=case.group, values=values) for case, values in scored)
+
+
+def _draw(
+    store: ObjectStore,
+    job: str,
+    *,
+    learner: Learner,
+    cases: Sequence[PreparedCase],
+    scores: Sequence[CaseScore],
+    position: Position,
+    stop: Stop,
+) -> tuple[FigureRef, ...]:
+    """Slices of the first cases that have a value of the primary metric, and the learning curve as JSON."""
+    primary = learner.metrics[0].name
+    values = {score.case: score.values[primary] for score in scores}
+    shown = [case for case in cases if values.get(case.case) is not None] or list(cases)
+    figures = []
+    for case in shown[:N_FIGURES]:
+        stop.check()
+        if panels := learner.panels(case):
+            value = values.get(case.case)
+            caption = f"case {case.case}" + ("" if value is None else f": {primary} {value:.3g}")
+            figures.append(_put_figure(store, job, f"{case.case}.png", draw_panels(panels, caption), caption))
+    curve = canonical_json(
+        {"metric": primary, "curve": [point.model_dump(mode="json", exclude={"elapsed_s"}) for point in position.curve]}
+    )
+    figures.append(_put_figure(store, job, "curve.json", curve, f"{primary} on the validation cases after every epoch"))
+    return tuple(figures)
+
+
+def _put_figure(store: ObjectStore, job: str, name: str, data: bytes, caption: str) -> FigureRef:
+    content_type = "image/png" if name.endswith(".png") else "application/json"
+    ref = store.put(job_key(job, f"figures/{name}"), data, content_type=content_type)
+    return FigureRef(key=ref.key, sha256=ref.sha256, caption=caption)
+
+
+def _publish(store: ObjectStore, plan: Plan, data: JobData, learner: Learner) -> tuple[str, str]:
+    """Publishes the encoder alone; the id and digest of the model, or two empty strings where there is no encoder."""
+    if learner.encoder is None:
+        return "", ""
+    spec = plan.spec
+    card = publish(
+        store,
+        spec.publish_as,
+        _weights(learner.encoder),
+        architecture=spec.architecture,
+        objective=spec.objective if plan.task is None else "supervised",
+        preprocessing=plan.preprocessing,
+        primary_layer=plan.parent.primary_layer if plan.parent else "",
+        pretraining=data.seen,
+        parent=plan.parent.id if plan.parent else "",
+        source=f"job {spec.id}",
+    )
+    return card.id, card.checkpoint.sha256

@@ -1,0 +1,113 @@
+"""What the training loop asks of anything that can be trained: a loss, a validation score and test scores.
+
+Knows batches and cases; knows nothing of the loop, of storage or of jobs. Axes: N batch, C channels, D H W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vfmalign.core.artifacts import MetricSpec
+from vfmalign.core.errors import BadDataset
+from vfmalign.models.convnextv2 import Encoder
+from vfmalign.training.data import Batch, PreparedCase, collate
+from vfmalign.training.figures import Panel
+from vfmalign.training.tasks.task import Task
+
+EVALUATION_BATCH = 2
+
+
+class Learner(Protocol):
+    """One thing to train."""
+
+    @property
+    def network(self) -> nn.Module:
+        """Every parameter that is trained, the encoder's among them."""
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The part to publish; None where the network has none."""
+
+    @property
+    def metrics(self) -> tuple[MetricSpec, ...]:
+        """The first one selects the checkpoint."""
+
+    def loss(self, batch: Batch, draw: torch.Generator) -> Tensor:
+        """The loss of one step; all chance comes from `draw`."""
+
+    def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
+        """The selecting metric on the validation cases; `check` is called between cases and raises to stop."""
+
+    def score(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> list[dict[str, float | None]]:
+        """Every metric of every test case, in order."""
+
+    def panels(self, case: PreparedCase) -> list[Panel]:
+        """Pictures of one case, empty where the objective has none."""
+
+
+@dataclass
+class FineTuning:
+    """A network on a supervised task.
+
+    Attributes:
+        task: loss and metrics.
+        network: from input to the task's output.
+        encoder: the VFM in it, or None.
+        device: where the network lies.
+    """
+
+    task: Task
+    network: nn.Module
+    encoder: Encoder | None
+    device: torch.device
+
+    @property
+    def metrics(self) -> tuple[MetricSpec, ...]:
+        """The task's metrics."""
+        return self.task.spec.metrics
+
+    def loss(self, batch: Batch, draw: torch.Generator) -> Tensor:
+        """The task's loss."""
+        return self.task.loss(self.network(batch.input_NCDHW), batch)
+
+    def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
+        """Mean of the primary metric over the cases that have a value."""
+        outputs = zip(predictions(self.network, cases, self.device, check), cases, strict=True)
+        values = [value for output, case in outputs if (value := self.task.primary(output, case)) is not None]
+        if not values:
+            raise BadDataset(
+                f"no validation case has a value of {self.metrics[0].name}",
+                subject="val",
+                remedy=f"put cases into `val` for which the metric is defined ({self.metrics[0].empty_mask})",
+            )
+        return sum(values) / len(values)
+
+    def score(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> list[dict[str, float | None]]:
+        """Every metric of every case."""
+        outputs = zip(predictions(self.network, cases, self.device, check), cases, strict=True)
+        return [self.task.score(output, case) for output, case in outputs]
+
+    def panels(self, case: PreparedCase) -> list[Panel]:
+        """Input, reference and prediction."""
+        (output_CDHW,) = predictions(self.network, [case], self.device, lambda: None)
+        return self.task.panels(output_CDHW, case)
+
+
+def predictions(
+    network: nn.Module, cases: Sequence[PreparedCase], device: torch.device, check: Callable[[], None]
+) -> Iterator[Tensor]:
+    """A network's output for every case, in order: (C, D, H, W) on the CPU; `check` is called between batches."""
+    network.eval()
+    for start in range(0, len(cases), EVALUATION_BATCH):
+        check()
+        some = list(cases[start : start + EVALUATION_BATCH])
+        # On a CPU torch runs a batch of one through a kernel ten times slower than oneDNN's: a lone case goes twice.
+        batch = collate(some * 2 if len(some) == 1 and device.type == "cpu" else some, device)
+        with torch.no_grad():
+            output_NCDHW = network(batch.input_NCDHW).cpu()
+        yield from output_NCDHW[: len(some)]

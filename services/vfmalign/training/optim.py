@@ -1,0 +1,83 @@
+"""The optimiser and its schedule: AdamW with layer decay, linear warm-up, half cosine.
+
+Knows parameters and steps; knows nothing of tasks, data or storage.
+
+Source: layer-wise decay and the rule that biases and one-dimensional parameters get no weight decay as in BEiT (Bao et
+al., 2022) and ConvNeXt V2's fine-tuning (Woo et al., CVPR 2023).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vfmalign.core.artifacts import Recipe
+
+_STAGE = re.compile(r"^encoder\.(?:downsample_layers|stages)\.(\d+)\.")
+_ENCODER = "encoder."
+
+
+def parameter_groups(network: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    """Groups parameters by their share of the rate and by whether they decay.
+
+    An encoder with stages 0…S−1 gets the share `layer_decay ** (S − i)` in stage i (with its downsampling); its final
+    norm and everything outside the encoder get 1.
+
+    Args:
+        network: a network whose encoder, if it has one, is its attribute `encoder`.
+        weight_decay: of matrices and kernels; biases, norms and other one-dimensional parameters get none.
+        layer_decay: factor per stage towards the input; 1 for none.
+
+    Returns:
+        Groups for a torch optimiser, in a fixed order, each with `lr_scale`, `weight_decay` and `names`.
+    """
+    trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    stages = 1 + max((int(found[1]) for name, _ in trained if (found := _STAGE.match(name))), default=-1)
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in trained:
+        found = _STAGE.match(name)
+        scale = layer_decay ** (stages - int(found[1])) if found else 1.0
+        decay = 0.0 if _is_one_dimensional(parameter) else weight_decay
+        group = groups.setdefault(
+            (scale, decay), {"params": [], "names": [], "lr_scale": scale, "weight_decay": decay, "lr": 0.0}
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def build_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`; its rate is set before each step by `set_rate`."""
+    groups = parameter_groups(network, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay)
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+
+def rate_at(step: int, recipe: Recipe) -> float:
+    """The rate of step `step` (0-based): linear warm-up to the peak, then half a cosine towards 0."""
+    steps = recipe.epochs * recipe.steps_per_epoch
+    warmup = round(recipe.warmup_fraction * steps)
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Gives every group its share of the rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+
+
+def weight_change(before: dict[str, Tensor], after: dict[str, Tensor]) -> float:
+    """‖θ − θ0‖ / ‖θ0‖ over all tensors together, in float64."""
+    moved = sum(float((after[name].double() - tensor.double()).square().sum()) for name, tensor in before.items())
+    size = sum(float(tensor.double().square().sum()) for tensor in before.values())
+    return math.sqrt(moved / size)
+
+
+def _is_one_dimensional(parameter: Tensor) -> bool:
+    # GRN's parameters are (1, 1, 1, 1, C): one-dimensional in all but name.
+    return parameter.numel() == max(parameter.shape, default=1)

@@ -1,0 +1,165 @@
+"""From a job's spec to what it needs: the spec is checked against itself, the store's models and the dataset.
+
+Knows specs, model cards and datasets; knows nothing of training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vfmalign.core.artifacts import (
+    MODALITIES,
+    Case,
+    Dataset,
+    JobSpec,
+    ModelCard,
+    Preprocessing,
+    Pretraining,
+    is_id,
+    job_key,
+)
+from vfmalign.core.datasets import find_leakage, load_dataset
+from vfmalign.core.errors import BadDataset, BadOption, NotFound, PreconditionFailed
+from vfmalign.core.store import ObjectStore
+from vfmalign.core.tasks import TaskSpec, get_task_spec
+from vfmalign.models.cards import expect_checkpoint, load_card
+from vfmalign.models.registry import Architecture, get_architecture
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked job.
+
+    Attributes:
+        spec: the job.
+        architecture: of its encoder (for `specialised`: the one whose input it shares).
+        preprocessing: of every case.
+        parent: the model it starts from, None for random weights.
+        task: what it is fine-tuned for, None for pretraining.
+    """
+
+    spec: JobSpec
+    architecture: Architecture
+    preprocessing: Preprocessing
+    parent: ModelCard | None
+    task: TaskSpec | None
+
+
+@dataclass(frozen=True)
+class JobData:
+    """The cases of a job by their use, and what the published model has to say of them.
+
+    Attributes:
+        train, val: to learn from and to select by.
+        test: to score; empty for pretraining, which has no score.
+        seen: what the published encoder has seen, its parent's past included.
+    """
+
+    train: tuple[Case, ...]
+    val: tuple[Case, ...]
+    test: tuple[Case, ...]
+    seen: tuple[Pretraining, ...]
+
+
+def read_spec(store: ObjectStore, uri: str) -> JobSpec:
+    """Reads a job's spec and checks that it lies at its own address.
+
+    Raises:
+        BadOption: no such spec, or one that is not valid.
+    """
+    try:
+        key = store.key(uri)
+        spec = store.read(key, JobSpec)
+    except NotFound as error:
+        raise BadOption("no job spec is stored here", subject=uri, remedy="create the job first") from error
+    except PreconditionFailed as error:
+        raise BadOption(error.message, subject=uri, remedy="write a spec of this version") from error
+    if key != job_key(spec.id, "spec.json"):
+        raise BadOption(f"the spec of job {spec.id} lies at another job's address", subject=uri, remedy="move it")
+    return spec
+
+
+def make_plan(store: ObjectStore, spec: JobSpec) -> Plan:
+    """Checks a spec against itself and the store's models.
+
+    Raises:
+        BadOption: fields that do not go together, or an unknown name.
+        NotFound: the model to start from does not exist.
+        DigestMismatch: it has other weights than the spec says.
+    """
+    architecture = get_architecture(spec.architecture)
+    finetunes = spec.kind == "finetune"
+    task = get_task_spec(spec.task) if finetunes else None
+    specialised = finetunes and spec.network == "specialised"
+    _require(specialised == (not spec.publish_as), "publish_as", _PUBLISH_REMEDY)
+    _require(specialised or is_id(spec.publish_as), "publish_as", "use lower-case letters, digits, `_`, `.` and `-`")
+    _require(finetunes or not spec.model, "model", "leave it empty: pretraining starts from random weights")
+    starts_from_model = finetunes and spec.network == "pretrained"
+    _require(bool(spec.model) or not starts_from_model, "model", "name the pretrained model to start from")
+    # A baseline may name the model as well: it then shares its preprocessing, not its weights.
+    card = load_card(store, spec.model) if spec.model else None
+    if card is not None:
+        expect_checkpoint(card, spec.model_sha256)
+        _require(card.architecture == spec.architecture, "architecture", f"use the model's: {card.architecture}")
+    preprocessing = card.preprocessing if card else architecture.preprocessing
+    patch = spec.recipe.patch_shape_DHW
+    _require(
+        patch is None or all(0 < p <= size for p, size in zip(patch, preprocessing.shape_DHW, strict=True)),
+        "recipe.patch_shape_DHW",
+        f"use at most the input's size of {preprocessing.shape_DHW} voxels",
+    )
+    return Plan(spec, architecture, preprocessing, card if starts_from_model else None, task)
+
+
+def select_data(store: ObjectStore, plan: Plan) -> JobData:
+    """Reads the dataset, verified, and picks the splits that the job uses.
+
+    Raises:
+        BadDataset: missing, damaged, other than the spec says, or without the cases that the job needs.
+        Leakage: a test case was seen by the model that the job starts from.
+    """
+    spec = plan.spec
+    try:
+        dataset = load_dataset(store, spec.dataset, digest=spec.dataset_digest)
+    except (NotFound, PreconditionFailed) as error:
+        raise BadDataset(error.message, subject=error.subject, remedy=error.remedy, reason=error.reason) from error
+    past = plan.parent.pretraining if plan.parent else ()
+    if plan.task is None:
+        train, val = _cases(dataset, "pretrain"), _cases(dataset, "val")
+        return JobData(train, val, (), (_seen(spec, train, val),))
+    find_leakage(dataset, past)
+    train, val, test = _cases(dataset, "train"), _cases(dataset, "val"), _cases(dataset, "test")
+    return JobData(train, val, test, (*past, _seen(spec, train, val)))
+
+
+def _cases(dataset: Dataset, split: str) -> tuple[Case, ...]:
+    cases: tuple[Case, ...] = getattr(dataset, split)
+    if not cases:
+        raise BadDataset(
+            f"the split {split!r} holds no case",
+            subject=f"dataset {dataset.id}",
+            remedy="put at least one case into it",
+        )
+    return cases
+
+
+def _seen(spec: JobSpec, train: tuple[Case, ...], val: tuple[Case, ...]) -> Pretraining:
+    """What the published weights owe to this job's dataset: the cases learned from and the cases selected by."""
+    cases = (*train, *val)
+    return Pretraining(
+        dataset=spec.dataset,
+        dataset_digest=spec.dataset_digest,
+        # Images alone: label maps of different patients can be equal, the empty ones are.
+        volume_sha256=tuple(
+            sorted({ref.sha256 for case in cases for kind, ref in case.volumes.items() if kind in MODALITIES})
+        ),
+        groups=tuple(sorted({case.group for case in cases})),
+    )
+
+
+_PUBLISH_REMEDY = "name the model to publish the encoder as; leave it empty for a specialised network, which has none"
+
+
+def _require(holds: bool, field: str, remedy: str) -> None:
+    if not holds:
+        raise BadOption("the field does not fit the rest of the spec", field=field, remedy=remedy)

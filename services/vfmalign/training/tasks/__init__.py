@@ -1,0 +1,21 @@
+"""The tasks that can be fine-tuned, by name: one file and one entry each, for each entry of `core.tasks`."""
+
+from __future__ import annotations
+
+from vfmalign.core.errors import BadOption
+from vfmalign.training.tasks.segmentation import SEGMENTATION
+from vfmalign.training.tasks.super_resolution import SUPER_RESOLUTION
+from vfmalign.training.tasks.task import Task
+
+TASKS: dict[str, Task] = {task.spec.name: task for task in (SEGMENTATION, SUPER_RESOLUTION)}
+
+
+def get_task(name: str) -> Task:
+    """Looks a task up.
+
+    Raises:
+        BadOption: no task has this name.
+    """
+    if name not in TASKS:
+        raise BadOption(f"no task is called {name[:64]!r}", field="task", remedy=f"choose one of {', '.join(TASKS)}")
+    return TASKS[name]

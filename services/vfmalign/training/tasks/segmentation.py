@@ -1,0 +1,103 @@
+"""Lesion segmentation: background, gland and lesion as one softmax; Dice of the lesion is the main number.
+
+The gland is learned beside the lesion because it tells the network where a lesion can be, and because a batch without
+a lesion then still teaches something. Axes: N batch, C classes, D H W.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+import torch
+from monai.losses.dice import DiceCELoss
+from monai.metrics.meandice import compute_dice
+from torch import Tensor
+
+from vfmalign.core.tasks import SEGMENTATION as SPEC
+from vfmalign.training.data import Batch, PreparedCase
+from vfmalign.training.figures import Panel
+from vfmalign.training.tasks.task import Task
+
+CLASSES = ("background", "gland", "lesion")
+GLAND, LESION = 1, 2
+LESION_WEIGHT = 5.0
+"""Of the lesion in Dice and cross-entropy: it is one voxel in a hundred, and unweighted the class is given up at once."""
+MM3_PER_ML = 1000.0
+
+
+@cache
+def _dice_ce() -> DiceCELoss:
+    # Dice over the whole batch, smoothed by one voxel: a patch without a lesion has no Dice of its own, and small
+    # lesions give noisy ones.
+    return DiceCELoss(
+        include_background=False,
+        to_onehot_y=True,
+        softmax=True,
+        batch=True,
+        smooth_nr=1.0,
+        smooth_dr=1.0,
+        weight=torch.tensor([1.0, 1.0, LESION_WEIGHT]),
+    )
+
+
+def labels(gland: Tensor | None, lesions: Tensor | None) -> Tensor:
+    """Class of every voxel: lesion wherever a lesion of any grade is, else gland, else background."""
+    if gland is None or lesions is None:
+        raise TypeError("segmentation needs gland and lesions: both are in its spec's labels")
+    return torch.where(lesions > 0, LESION, torch.where(gland > 0, GLAND, 0))
+
+
+def loss(output_NCDHW: Tensor, batch: Batch) -> Tensor:
+    """Dice plus cross-entropy (MONAI's `DiceCELoss`)."""
+    target_N1DHW = labels(batch.gland_NDHW, batch.lesions_NDHW)[:, None]
+    value: Tensor = _dice_ce().to(output_NCDHW.device)(output_NCDHW, target_N1DHW)
+    return value
+
+
+def dice(prediction: Tensor, reference: Tensor) -> float | None:
+    """Dice of two masks of one shape; None where the reference is empty."""
+    value = float(compute_dice(prediction[None, None], reference[None, None], ignore_empty=True))
+    return None if math.isnan(value) else value
+
+
+def primary(output_CDHW: Tensor, case: PreparedCase) -> float | None:
+    """Dice of the lesion; None for a case without one."""
+    return dice(output_CDHW.argmax(0) == LESION, labels(case.gland_DHW, case.lesions_DHW) == LESION)
+
+
+def score(output_CDHW: Tensor, case: PreparedCase) -> dict[str, float | None]:
+    """Dice of lesion and of gland (the lesion is part of it), and the volume of lesion found where there is none."""
+    found_DHW, true_DHW = output_CDHW.argmax(0), labels(case.gland_DHW, case.lesions_DHW)
+    healthy = not bool((true_DHW == LESION).any())
+    found_ml = float((found_DHW == LESION).sum()) * math.prod(case.spacing_mm) / MM3_PER_ML
+    return {
+        "lesion_dice": dice(found_DHW == LESION, true_DHW == LESION),
+        "gland_dice": dice(found_DHW >= GLAND, true_DHW >= GLAND),
+        "false_lesion_volume": found_ml if healthy else None,
+    }
+
+
+def panels(output_CDHW: Tensor, case: PreparedCase) -> list[Panel]:
+    """The slice with most lesion (else most gland): every channel, then reference and prediction outlined."""
+    found_DHW, true_DHW = output_CDHW.argmax(0), labels(case.gland_DHW, case.lesions_DHW)
+    area_D = (true_DHW == LESION).sum((1, 2)) * true_DHW[0].numel() + (true_DHW >= GLAND).sum((1, 2))
+    d = int(area_D.argmax())
+    aspect = case.spacing_mm[1] / case.spacing_mm[2]
+    slices = [channel_HW.numpy() for channel_HW in case.input_CDHW[:, d]]
+    inputs = [Panel(f"input {c + 1}", image, aspect=aspect) for c, image in enumerate(slices)]
+    outlined = [
+        Panel(title, slices[0], outlines=_outlines(labels_DHW[d]), aspect=aspect)
+        for title, labels_DHW in (("reference", true_DHW), ("prediction", found_DHW))
+    ]
+    return inputs + outlined
+
+
+def _outlines(labels_HW: Tensor) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.bool_]], ...]:
+    return ((labels_HW >= GLAND).numpy(), (labels_HW == LESION).numpy())
+
+
+SEGMENTATION = Task(
+    spec=SPEC, out_channels=len(CLASSES), residual=False, loss=loss, primary=primary, score=score, panels=panels
+)

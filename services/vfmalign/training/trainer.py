@@ -1,0 +1,211 @@
+"""The training loop: steps, validations, checkpoints, in an order that may be cut anywhere and continued from there.
+
+Knows learners, optimisers and checkpoints; knows nothing of tasks, datasets or what becomes of the weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from vfmalign.core import logs
+from vfmalign.core.artifacts import JobProgress, JobSpec, VolumeRef
+from vfmalign.core.errors import BadOption, Cancelled, Exhausted
+from vfmalign.training.checkpoint import (
+    Checkpoints,
+    Position,
+    decode_weights,
+    encode_state,
+    encode_weights,
+    restore_state,
+)
+from vfmalign.training.data import PreparedCase, draw_batch, generator
+from vfmalign.training.learner import Learner
+from vfmalign.training.optim import build_optimiser, rate_at, set_rate
+from vfmalign.training.stop import Stop
+
+TRAINING_STAGES = ("train", "validate", "checkpoint")
+_log = logs.get(__name__)
+
+
+class StageClock:
+    """Wall time per stage in seconds, over all attempts of a job."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Adds the time inside to `stage`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add({stage: time.perf_counter() - start})
+
+    def add(self, seconds: dict[str, float]) -> None:
+        """Adds times measured elsewhere, such as by an earlier attempt."""
+        for stage, value in seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + value
+
+
+class Trainer:
+    """Trains one learner to the end of its recipe, from wherever the last attempt stopped.
+
+    Args:
+        spec: the job.
+        learner: what to train.
+        train, val: cases of the two splits.
+        checkpoints: where the state is kept.
+        publish: called with every point of the learning curve, possibly more than once.
+        stop: asked before every step and between validation cases.
+        clock: adds up the stages.
+        device: where the learner lies.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        learner: Learner,
+        train: Sequence[PreparedCase],
+        val: Sequence[PreparedCase],
+        *,
+        checkpoints: Checkpoints,
+        publish: Callable[[JobProgress], None],
+        stop: Stop,
+        clock: StageClock,
+        device: torch.device,
+    ) -> None:
+        self._spec, self._learner, self._train, self._val = spec, learner, train, val
+        self._checkpoints, self._publish, self._stop = checkpoints, publish, stop
+        self._clock, self._device = clock, device
+        self._optimiser = build_optimiser(learner.network, spec.recipe)
+        self._position = Position(spec_digest=spec.digest())
+
+    def fit(self) -> Position:
+        """Trains, and leaves the network with the weights of the best validation.
+
+        Returns:
+            The final position: the whole curve and which epoch was best.
+
+        Raises:
+            Cancelled: a stop was asked for; the state is stored.
+            BadOption: the loss is no longer a number.
+            Exhausted: the device has too little memory.
+        """
+        self._resume()
+        recipe = self._spec.recipe
+        try:
+            while True:
+                # The curve's next point is epoch len(curve), due once the steps before it are done.
+                if self._position.step == len(self._position.curve) * recipe.steps_per_epoch:
+                    self._validate()
+                elif self._position.step == recipe.epochs * recipe.steps_per_epoch:
+                    break
+                else:
+                    self._stop.check()
+                    self._step()
+        except Cancelled:
+            self._commit()
+            raise
+        except torch.OutOfMemoryError as error:
+            raise Exhausted(
+                "the device has too little memory for this batch",
+                subject=f"job {self._spec.id}",
+                remedy="use a smaller recipe.batch_size or recipe.patch_shape_DHW, or a larger device",
+            ) from error
+        best = self._position.best
+        assert best is not None  # noqa: S101  the validation at step 0 sets it
+        decode_weights(self._checkpoints.get(best), self._learner.network)
+        return self._position
+
+    def _resume(self) -> None:
+        found = self._checkpoints.latest()
+        if found is None:
+            return
+        self._position, data = found
+        restore_state(data, self._learner.network, self._optimiser)
+        self._clock.add(self._position.stage_seconds)
+        # A kill between a commit and its progress file leaves the file out: every known point is published again.
+        for point in self._position.curve:
+            self._publish(point)
+        _log.info("resumed", job=self._spec.id, step=self._position.step)
+
+    def _step(self) -> None:
+        recipe, seed, step = self._spec.recipe, self._spec.seed, self._position.step
+        with self._clock("train"):
+            batch = draw_batch(
+                self._train,
+                step=step,
+                batch_size=recipe.batch_size,
+                patch_shape_DHW=recipe.patch_shape_DHW,
+                seed=seed,
+                device=self._device,
+            )
+            self._learner.network.train()
+            set_rate(self._optimiser, rate_at(step, recipe))
+            self._optimiser.zero_grad(set_to_none=True)
+            loss = self._learner.loss(batch, generator(seed, "loss", step))
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self._learner.network.parameters(), recipe.gradient_clip)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise BadOption(
+                    f"the training diverged: the loss of step {step} is {value}",
+                    field="recipe.learning_rate",
+                    remedy="use a lower rate or a longer warm-up",
+                )
+            self._optimiser.step()
+        self._move(step=step + 1, loss_sum=self._position.loss_sum + value)
+
+    def _validate(self) -> None:
+        recipe, epoch = self._spec.recipe, len(self._position.curve)
+        with self._clock("validate"):
+            score = self._learner.validate(self._val, self._stop.check)
+        if not math.isfinite(score):
+            raise BadOption(
+                f"the training diverged: the validation after epoch {epoch} gives {score}",
+                field="recipe.learning_rate",
+                remedy="use a lower rate or a longer warm-up",
+            )
+        replaced: VolumeRef | None = None
+        if self._is_best(score):
+            with self._clock("checkpoint"):
+                best = self._checkpoints.put(encode_weights(self._learner.network))
+            replaced = self._position.best if self._position.best != best else None
+            self._move(best_epoch=epoch, best=best)
+        point = JobProgress(
+            epoch=epoch,
+            epochs=recipe.epochs,
+            step=self._position.step,
+            steps=recipe.epochs * recipe.steps_per_epoch,
+            train_loss=self._position.loss_sum / recipe.steps_per_epoch if epoch else None,
+            val_score=score,
+            elapsed_s=sum(self._clock.seconds.get(stage, 0.0) for stage in TRAINING_STAGES),
+        )
+        self._move(curve=(*self._position.curve, point), loss_sum=0.0)
+        self._commit()
+        self._publish(point)
+        if replaced is not None:
+            self._checkpoints.drop(replaced)
+        _log.info("epoch", job=self._spec.id, epoch=epoch, train_loss=point.train_loss, val_score=score)
+
+    def _is_best(self, score: float) -> bool:
+        """Strictly better than every epoch before: of equals the earliest is kept."""
+        if not self._position.curve:
+            return True
+        best = self._position.curve[self._position.best_epoch].val_score
+        return score > best if self._learner.metrics[0].higher_is_better else score < best
+
+    def _commit(self) -> None:
+        with self._clock("checkpoint"):
+            state = encode_state(self._learner.network, self._optimiser)
+            position = self._position.model_copy(update={"stage_seconds": dict(self._clock.seconds)})
+            self._position = self._checkpoints.commit(position, state)
+
+    def _move(self, **changes: object) -> None:
+        self._position = self._position.model_copy(update=changes)

@@ -1,0 +1,53 @@
+"""Small synthetic cases that a network can learn something from in a few steps."""
+
+import pytest
+import torch
+
+from vfmalign.imaging.transforms import downsample_2x
+from vfmalign.training.data import PreparedCase
+
+SHAPE = (16, 32, 32)
+
+
+def make_case(number: int, *, lesion: bool = True, shape=SHAPE) -> PreparedCase:
+    """A bright ball (gland) with a darker ball (lesion) in it, smooth noise around, different for each number."""
+    draw = torch.Generator().manual_seed(1000 + number)
+    axes = torch.meshgrid(*(torch.linspace(-1, 1, size) for size in shape), indexing="ij")
+    centre = 0.3 * (torch.rand(3, generator=draw) - 0.5)
+    distance = sum((axis - c) ** 2 for axis, c in zip(axes, centre, strict=True)).sqrt()
+    gland = distance < 0.7
+    spot = centre + 0.25 * (torch.rand(3, generator=draw) - 0.5)
+    lesions = (sum((axis - c) ** 2 for axis, c in zip(axes, spot, strict=True)).sqrt() < 0.3) & gland
+    if not lesion:
+        lesions = torch.zeros_like(gland)
+    texture = torch.rand((3, *(size // 4 for size in shape)), generator=draw)
+    texture = torch.nn.functional.interpolate(texture[None], size=shape, mode="trilinear")[0]
+    contrast = 1.5 * torch.randn((3, 1, 1, 1), generator=draw)  # tells cases apart
+    clean = 0.3 * torch.randn((3, *shape), generator=draw) + texture + contrast * gland - 2.0 * lesions
+    clean = (clean - clean.mean()) / clean.std()
+    return PreparedCase(
+        case=f"case-{number:03d}",
+        group=f"group-{number:03d}",
+        input_CDHW=clean,
+        clean_CDHW=clean,
+        gland_DHW=gland.to(torch.uint8),
+        lesions_DHW=3 * lesions.to(torch.uint8),
+        spacing_mm=(3.0, 1.0, 1.0),
+    )
+
+
+@pytest.fixture(scope="session")
+def cases() -> list[PreparedCase]:
+    return [make_case(number) for number in range(6)]
+
+
+@pytest.fixture(scope="session")
+def blurred_cases(cases) -> list[PreparedCase]:
+    from dataclasses import replace
+
+    return [replace(case, input_CDHW=downsample_2x(case.clean_CDHW)) for case in cases]
+
+
+@pytest.fixture(scope="session")
+def healthy_case() -> PreparedCase:
+    return make_case(99, lesion=False)

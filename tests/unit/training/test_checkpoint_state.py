@@ -1,0 +1,64 @@
+"""The tensors of a checkpoint: everything back, bit for bit, in the layout it had."""
+
+import copy
+
+import torch
+
+from vfmalign.core.artifacts import Recipe
+from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.training.checkpoint import encode_state, restore_state
+from vfmalign.training.heads import EncoderDecoder
+from vfmalign.training.optim import build_optimiser, set_rate
+
+RECIPE = Recipe(epochs=1, steps_per_epoch=8, batch_size=1, learning_rate=1e-2, layer_decay=0.7)
+
+
+def build(seed):
+    torch.manual_seed(seed)
+    network = EncoderDecoder(ARCHITECTURES["profound_conv_micro"].build(), 3)
+    return network, build_optimiser(network, RECIPE)
+
+
+def train(network, optimiser, steps):
+    for _ in range(steps):
+        set_rate(optimiser, 1e-2)
+        optimiser.zero_grad()
+        network(torch.randn(1, 3, 16, 32, 32)).square().mean().backward()  # draws from the global generator
+        optimiser.step()
+
+
+def test_training_goes_on_bit_for_bit():
+    network, optimiser = build(0)
+    train(network, optimiser, 2)
+    data = encode_state(network, optimiser)
+    train(network, optimiser, 3)
+    undisturbed = copy.deepcopy(network.state_dict())
+
+    network, optimiser = build(1)
+    torch.manual_seed(12345)
+    restore_state(data, network, optimiser)
+    assert encode_state(network, optimiser) == data
+    train(network, optimiser, 3)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, undisturbed[name]), name
+
+
+def test_moments_lie_in_memory_as_their_parameters():
+    network, optimiser = build(0)
+    train(network, optimiser, 1)
+    strides = {n: optimiser.state[p]["exp_avg"].stride() for n, p in network.named_parameters() if p in optimiser.state}
+    data = encode_state(network, optimiser)
+    network, optimiser = build(1)
+    restore_state(data, network, optimiser)
+    assert strides
+    for name, parameter in network.named_parameters():
+        if name in strides:
+            assert optimiser.state[parameter]["exp_avg"].stride() == strides[name], name
+
+
+def test_a_state_before_the_first_step_can_be_kept():
+    network, optimiser = build(0)
+    data = encode_state(network, optimiser)
+    other, other_optimiser = build(1)
+    restore_state(data, other, other_optimiser)
+    assert encode_state(other, other_optimiser) == data

@@ -1,0 +1,72 @@
+"""The order in which cases are drawn, patches and flips."""
+
+from collections import Counter
+from dataclasses import replace
+
+import torch
+
+from vfmalign.training.data import batch_indices, draw_batch
+
+CPU = torch.device("cpu")
+
+
+def draw(cases, step=0, seed=1, batch_size=2, patch=None):
+    return draw_batch(cases, step=step, batch_size=batch_size, patch_shape_DHW=patch, seed=seed, device=CPU)
+
+
+def test_a_batch_depends_on_seed_and_step_alone(cases):
+    first = draw(cases, step=3)
+    draw(cases, step=0)
+    torch.manual_seed(99)
+    assert torch.equal(first.input_NCDHW, draw(cases, step=3).input_NCDHW)
+    assert not torch.equal(first.input_NCDHW, draw(cases, step=4).input_NCDHW)
+    assert not torch.equal(first.input_NCDHW, draw(cases, step=3, seed=2).input_NCDHW)
+
+
+def test_a_shuffle_uses_every_case_once():
+    drawn = [index for step in range(3) for index in batch_indices(6, 2, step, seed=5)]
+    assert sorted(drawn) == list(range(6))
+    assert drawn != [index for step in range(3, 6) for index in batch_indices(6, 2, step, seed=5)]
+
+
+def test_no_batch_holds_a_case_twice_if_there_are_enough():
+    counts = Counter()
+    for step in range(200):
+        batch = batch_indices(7, 3, step, seed=0)
+        assert len(set(batch)) == 3
+        counts.update(batch)
+    assert min(counts.values()) > 60
+
+
+def test_fewer_cases_than_a_batch_repeat_evenly():
+    assert sorted(batch_indices(2, 5, step=4, seed=0)) in ([0, 0, 0, 1, 1], [0, 0, 1, 1, 1])
+    assert batch_indices(1, 4, step=9, seed=0) == [0, 0, 0, 0]
+
+
+def test_flips_take_the_labels_along(cases):
+    case, seen = cases[0], set()
+    for step in range(20):
+        batch = draw([case], step=step, batch_size=1)
+        flipped = not torch.equal(batch.input_NCDHW[0], case.input_CDHW)
+        turn = (lambda t: t.flip(-1)) if flipped else (lambda t: t)
+        assert torch.equal(batch.input_NCDHW[0], turn(case.input_CDHW))
+        assert torch.equal(batch.clean_NCDHW[0], turn(case.clean_CDHW))
+        assert torch.equal(batch.gland_NDHW[0], turn(case.gland_DHW))
+        assert torch.equal(batch.lesions_NDHW[0], turn(case.lesions_DHW))
+        seen.add(flipped)
+    assert seen == {True, False}
+
+
+def test_patches_take_the_labels_along_and_often_meet_the_lesion(cases):
+    # Intensities that are the labels themselves: wherever a patch lies, they must agree.
+    labels = 2 * cases[0].gland_DHW + cases[0].lesions_DHW
+    case = replace(cases[0], input_CDHW=labels.float().expand(3, -1, -1, -1), clean_CDHW=labels.float()[None])
+    meets, places = 0, set()
+    for step in range(40):
+        batch = draw([case], step=step, batch_size=2, patch=(16, 16, 16))
+        assert batch.input_NCDHW.shape == (2, 3, 16, 16, 16)
+        assert torch.equal(batch.input_NCDHW[:, 0], (2 * batch.gland_NDHW + batch.lesions_NDHW).float())
+        meets += int((batch.lesions_NDHW > 0).flatten(1).any(1).sum())
+        places.add(batch.input_NCDHW.numpy().tobytes())
+    assert meets >= 40
+    assert len(places) == 40

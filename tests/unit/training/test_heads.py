@@ -1,0 +1,76 @@
+"""Decoders bring every encoder's maps back to the input's grid, with a gradient for every compared layer."""
+
+import pytest
+import torch
+
+from vfmalign.core.errors import BadOption
+from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.training.heads import EncoderDecoder, Projector, SpecialisedUNet, check_shape, stage_shapes
+
+MICRO = ARCHITECTURES["profound_conv_micro"]
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    return MICRO.build()
+
+
+def test_stage_shapes_are_those_of_a_real_run(encoder):
+    channels, strides = stage_shapes(encoder)
+    assert channels == [16, 32, 64, 128]
+    assert strides == [(4, 4, 4), (8, 8, 8), (16, 16, 16), (16, 16, 16)]
+    assert all(parameter.device.type == "cpu" for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("input_skip", [True, False])
+@pytest.mark.parametrize("shape", [(16, 16, 16), (16, 32, 48)])
+def test_output_lies_on_the_input_grid(encoder, input_skip, shape):
+    network = EncoderDecoder(encoder, 2, input_skip=input_skip)
+    assert network(torch.randn(2, 3, *shape)).shape == (2, 2, *shape)
+
+
+@pytest.mark.parametrize("name", ["profound_conv_mini", "profound_conv_atto", "profound_conv_tiny"])
+def test_decoders_fit_every_size(name):
+    with torch.device("meta"):
+        network = EncoderDecoder(ARCHITECTURES[name].build(), 3)
+        assert network(torch.empty(1, 3, 32, 32, 32)).shape == (1, 3, 32, 32, 32)
+
+
+def test_every_compared_layer_gets_a_gradient(encoder):
+    network = EncoderDecoder(encoder, 3)
+    network(torch.randn(1, 3, 16, 32, 32)).square().mean().backward()
+    for name in (layer.name for layer in MICRO.layers):
+        gradients = [p.grad for n, p in encoder.named_parameters() if n.startswith(f"{name}.")]
+        assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients), name
+
+
+@pytest.mark.parametrize(
+    "make", [lambda e: EncoderDecoder(e, 3, residual=True), lambda _: SpecialisedUNet(3, 3, residual=True)]
+)
+def test_an_untrained_residual_network_is_the_identity(encoder, make):
+    input_NCDHW = torch.randn(1, 3, 16, 16, 16)
+    assert torch.equal(make(encoder)(input_NCDHW), input_NCDHW)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda e: EncoderDecoder(e, 3), lambda e: Projector(e, 8), lambda _: SpecialisedUNet(3, 3)]
+)
+def test_no_network_keeps_running_statistics(encoder, make):
+    network = make(encoder)
+    assert not list(network.named_buffers())
+    network.train()
+    input_NCDHW = torch.randn(1, 3, 16, 32, 32)
+    trained = network(input_NCDHW)
+    network.eval()
+    assert torch.equal(trained, network(input_NCDHW))
+
+
+def test_specialised_network_keeps_the_grid():
+    assert SpecialisedUNet(3, 3)(torch.randn(1, 3, 16, 32, 48)).shape == (1, 3, 16, 32, 48)
+
+
+def test_a_shape_that_is_no_multiple_of_the_stride_is_refused():
+    check_shape((16, 32, 32), [(4, 4, 4), (16, 16, 16)], field="f")
+    with pytest.raises(BadOption, match=r"recipe\.patch_shape_DHW.*multiples of \(16, 16, 16\)"):
+        check_shape((16, 24, 32), [(4, 4, 4), (16, 16, 16)], field="recipe.patch_shape_DHW")

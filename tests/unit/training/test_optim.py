@@ -1,0 +1,78 @@
+"""Layer decay, weight decay and the schedule, against what their formulas say."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from vfmalign.core.artifacts import Recipe
+from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.training.heads import EncoderDecoder, SpecialisedUNet
+from vfmalign.training.optim import build_optimiser, parameter_groups, rate_at, set_rate, weight_change
+
+RECIPE = Recipe(epochs=4, steps_per_epoch=5, batch_size=1, learning_rate=0.1, warmup_fraction=0.25)
+
+
+@pytest.fixture(scope="module")
+def network() -> EncoderDecoder:
+    return EncoderDecoder(ARCHITECTURES["profound_conv_micro"].build(), 3)
+
+
+def by_name(groups):
+    return {name: group for group in groups for name in group["names"]}
+
+
+def test_earlier_stages_get_a_smaller_share_of_the_rate(network):
+    groups = by_name(parameter_groups(network, weight_decay=0.05, layer_decay=0.5))
+    for stage in range(4):
+        for part in (f"encoder.downsample_layers.{stage}.0.weight", f"encoder.stages.{stage}.0.pwconv1.weight"):
+            assert groups[part]["lr_scale"] == 0.5 ** (4 - stage)
+    assert groups["encoder.norm.weight"]["lr_scale"] == 1.0
+    assert groups["decoder.out.weight"]["lr_scale"] == 1.0
+
+
+def test_one_dimensional_parameters_do_not_decay(network):
+    groups = by_name(parameter_groups(network, weight_decay=0.05, layer_decay=1.0))
+    assert groups["encoder.stages.0.0.dwconv.weight"]["weight_decay"] == 0.05
+    assert groups["encoder.stages.0.0.pwconv2.weight"]["weight_decay"] == 0.05
+    for name in ("dwconv.bias", "norm.weight", "pwconv1.bias", "grn.gamma", "grn.beta"):
+        assert groups[f"encoder.stages.0.0.{name}"]["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.8])
+def test_every_parameter_is_in_exactly_one_group(network, layer_decay):
+    names = [n for g in parameter_groups(network, weight_decay=0.1, layer_decay=layer_decay) for n in g["names"]]
+    assert sorted(names) == sorted(name for name, _ in network.named_parameters())
+
+
+def test_a_network_without_encoder_has_one_rate():
+    groups = parameter_groups(SpecialisedUNet(3, 3), weight_decay=0.1, layer_decay=0.5)
+    assert {group["lr_scale"] for group in groups} == {1.0}
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.1}
+
+
+def test_the_rate_warms_up_and_follows_half_a_cosine():
+    rates = [rate_at(step, RECIPE) for step in range(20)]
+    assert rates[:5] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1])
+    assert rates[5] == pytest.approx(0.1)
+    assert rates[5 + 5] == pytest.approx(0.05 * (1 + math.cos(math.pi / 3)))
+    assert all(later < earlier for earlier, later in pairwise(rates[5:]))
+    assert rates[-1] > 0
+
+
+def test_no_warm_up_starts_at_the_peak():
+    assert rate_at(0, RECIPE.model_copy(update={"warmup_fraction": 0.0})) == 0.1
+
+
+def test_groups_get_their_share(network):
+    optimiser = build_optimiser(network, RECIPE.model_copy(update={"layer_decay": 0.5}))
+    set_rate(optimiser, 0.1)
+    assert sorted({group["lr"] for group in optimiser.param_groups}) == [0.1 * 0.5**k for k in (4, 3, 2, 1, 0)]
+
+
+def test_weight_change_is_relative_to_the_start():
+    before = {"a": torch.tensor([3.0]), "b": torch.tensor([0.0, 4.0])}
+    after = {"a": torch.tensor([3.0]), "b": torch.tensor([1.0, 4.0])}
+    assert weight_change(before, after) == pytest.approx(0.2)
+    assert weight_change(before, before) == 0.0

@@ -1,0 +1,80 @@
+"""Both pretraining objectives: what they hide, what they compare, and that they learn."""
+
+import pytest
+import torch
+
+from vfmalign.core.artifacts import Recipe
+from vfmalign.core.errors import BadDataset, BadOption
+from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.training.data import collate, draw_batch, generator
+from vfmalign.training.optim import build_optimiser, rate_at, set_rate
+from vfmalign.training.pretraining import OBJECTIVES, build_objective
+from vfmalign.training.pretraining.masked import MASKED_SHARE, hidden_units, masked_error
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(epochs=1, steps_per_epoch=12, batch_size=4, learning_rate=3e-3)
+
+
+def build(name, recipe=RECIPE):
+    torch.manual_seed(0)
+    return build_objective(name, ARCHITECTURES["profound_conv_micro"].build(), recipe, CPU, seed=7)
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_the_validation_loss_falls(name, cases):
+    learner = build(name)
+    optimiser = build_optimiser(learner.network, RECIPE)
+    before = learner.validate(cases, lambda: None)
+    for step in range(RECIPE.steps_per_epoch):
+        set_rate(optimiser, rate_at(step, RECIPE))
+        optimiser.zero_grad()
+        batch = draw_batch(cases, step=step, batch_size=4, patch_shape_DHW=None, seed=1, device=CPU)
+        learner.loss(batch, generator(1, "loss", step)).backward()
+        optimiser.step()
+    assert learner.validate(cases, lambda: None) < 0.9 * before
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_validation_and_loss_repeat_with_their_seed(name, cases):
+    learner = build(name)
+    assert learner.validate(cases, lambda: None) == learner.validate(cases, lambda: None)
+    batch = collate(cases[:4], CPU)
+    first, again, other = (learner.loss(batch, generator(seed, "loss")).item() for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_masks_hide_whole_units_of_the_stated_share():
+    mask = hidden_units((3, 2, 16, 32, 32), generator(0, "m"))
+    assert mask.shape == (3, 1, 16, 32, 32)
+    units = mask.reshape(3, 4, 4, 8, 4, 8, 4).permute(0, 1, 3, 5, 2, 4, 6).flatten(4)
+    assert torch.equal(units.all(-1), units.any(-1))
+    assert (units.all(-1).flatten(1).sum(1) == int(MASKED_SHARE * 256)).all()
+    assert not torch.equal(mask[0], mask[1])
+
+
+def test_the_error_counts_hidden_voxels_that_are_not_padding():
+    clean = torch.ones(1, 2, 1, 1, 4)
+    clean[..., 3] = 0  # padding
+    hidden = torch.tensor([True, False, False, True]).reshape(1, 1, 1, 1, 4)
+    output = torch.tensor([3.0, 9.0, 9.0, 9.0]).expand(1, 2, 1, 1, 4)
+    assert float(masked_error(output, clean, hidden)) == 4.0
+
+
+def test_the_decoder_does_not_see_what_is_hidden(cases):
+    learner = build("masked_reconstruction")
+    clean = collate(cases[:1], CPU).clean_NCDHW
+    hidden = hidden_units(clean.shape, generator(0, "m"))
+    other = torch.where(hidden, clean + 5, clean)
+    assert torch.equal(learner.network(clean * ~hidden), learner.network(other * ~hidden))
+
+
+def test_contrast_needs_several_cases(cases):
+    with pytest.raises(BadOption, match=r"recipe\.batch_size"):
+        build("contrastive", RECIPE.model_copy(update={"batch_size": 1}))
+    with pytest.raises(BadDataset, match="two different cases"):
+        build("contrastive").validate([cases[0], cases[0]], lambda: None)
+
+
+def test_fine_tuning_is_no_pretraining():
+    with pytest.raises(BadOption, match="masked_reconstruction, contrastive"):
+        build("supervised")
