@@ -1,0 +1,190 @@
+"""`python -m vfmalign.features` as a process on a real S3 server, with phantoms and a small model to feed it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import grpc
+import numpy as np
+import pytest
+import torch
+
+from vfmalign.core.artifacts import Case, Dataset, Preprocessing, volume_key
+from vfmalign.core.datasets import save_dataset
+from vfmalign.features.extractor import extract
+from vfmalign.imaging.phantoms import PhantomSpec, Stack, generate_case
+from vfmalign.imaging.prepare import prepare_study
+from vfmalign.imaging.volumes import decode, encode
+from vfmalign.models.cards import load_encoder, publish
+from vfmalign.models.checkpoints import random_state
+from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.v1 import common_pb2, features_pb2_grpc
+from vfmalign.v1 import features_pb2 as pb
+
+# Phantoms on coarse grids: the whole anatomy, quickly made.
+SPEC = PhantomSpec(
+    t2w=Stack((64, 64, 16), (1.75, 1.75, 3.75)),
+    dwi=Stack((48, 48, 16), (2.6, 2.6, 3.75)),
+    adc=Stack((48, 48, 16), (2.6, 2.6, 3.75)),
+)
+MODALITIES = {"t2w": common_pb2.MODALITY_T2W, "dwi": common_pb2.MODALITY_DWI, "adc": common_pb2.MODALITY_ADC}
+INPUT = Preprocessing(spacing_mm=(3.75, 1.75, 1.75), shape_DHW=(16, 64, 64))
+
+
+class Server:
+    """`python -m vfmalign.features` on free ports."""
+
+    def __init__(self, environment, folder, **settings):
+        self.ports_file = folder / f"ports-{uuid.uuid4().hex}.json"
+        self.log = folder / "features.log"
+        environment = {
+            **environment,
+            "VFMALIGN_SERVER__GRPC_PORT": "0",
+            "VFMALIGN_SERVER__METRICS_PORT": "0",
+            "VFMALIGN_SERVER__HEALTH_PORT": "0",
+            "VFMALIGN_SERVER__PORTS_FILE": str(self.ports_file),
+            "VFMALIGN_SERVER__DRAIN_S": "5",
+            "VFMALIGN_FEATURES__DEVICE": "cpu",
+            "OMP_NUM_THREADS": "1",
+            **settings,
+        }
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen([sys.executable, "-m", "vfmalign.features"], env=environment, stderr=out)
+        for _ in range(1200):
+            if self.ports_file.exists() or self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        assert self.process.poll() is None, self.log.read_text()
+        self.ports = json.loads(self.ports_file.read_text())
+        self.address = f"127.0.0.1:{self.ports['grpc']}"
+
+    def end(self) -> int:
+        """SIGTERM, and the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def phantoms():
+    return [generate_case(11, index, SPEC).volumes for index in range(3)]
+
+
+@pytest.fixture(scope="module")
+def card(store):
+    architecture = ARCHITECTURES["profound_conv_micro"]
+    generator = torch.Generator().manual_seed(0)
+    state = random_state(architecture, 0)
+    state = {name: t + 0.05 * torch.randn(t.shape, generator=generator) for name, t in state.items()}
+    return publish(store, "micro", state, architecture=architecture.name, objective="contrastive", preprocessing=INPUT)
+
+
+def _upload(store, dataset: str, volumes_by_case) -> Dataset:
+    cases = []
+    for number, volumes in enumerate(volumes_by_case):
+        case = f"case-{number:03d}"
+        refs = {kind: store.put(volume_key(dataset, case, kind), encode(v)) for kind, v in volumes.items()}
+        cases.append(Case(id=case, group=f"patient-{number:03d}", volumes=refs))
+    result = Dataset(id=dataset, test=tuple(cases))
+    save_dataset(store, result)
+    return result
+
+
+@pytest.fixture(scope="module")
+def dataset(store, phantoms):
+    return _upload(store, "phantoms", phantoms)
+
+
+@pytest.fixture(scope="module")
+def server(store, card, store_environment, tmp_path_factory):
+    running = Server(store_environment, tmp_path_factory.mktemp("features"))
+    yield running
+    assert running.process.poll() is None, "the server died during the tests\n" + running.log.read_text()
+    assert running.end() == 0, running.log.read_text()
+
+
+@pytest.fixture
+async def service(server):
+    # A plain channel: statuses as any client of the API sees them.
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        yield features_pb2_grpc.FeatureServiceStub(channel)
+
+
+def _study_of(volumes, **replaced) -> pb.Study:
+    """A study sent inline; `replaced` gives other bytes for a modality, or None to leave it out."""
+    data = {kind: encode(volumes[kind]) for kind in MODALITIES} | replaced
+    return pb.Study(
+        volumes=[
+            pb.StudyVolume(modality=MODALITIES[kind], nifti=content)
+            for kind, content in data.items()
+            if content is not None
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def expected_features(store, card):
+    """What the plain functions give in this process."""
+
+    def features(volumes, layers, pooling="mean", transform="identity"):
+        encoder, _ = load_encoder(store, "micro")
+        # As stored: a NIfTI file's affine is float32, and voxels on the rim of a grid feel that.
+        images = {kind: decode(encode(volumes[kind]), kind, kind) for kind in MODALITIES}
+        input_CDHW = prepare_study(images, card.preprocessing, transform).input_CDHW
+        return {layer: t[0].numpy() for layer, t in extract(encoder, input_CDHW[None], layers, pooling).items()}
+
+    return features
+
+
+@pytest.fixture(scope="session")
+def close():
+    """Another process, perhaps other numbers of threads: equal to float32 rounding."""
+    return _close
+
+
+def _close(actual, expected) -> bool:
+    return actual.shape == expected.shape and np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.fixture(scope="session")
+def study_of():
+    return _study_of
+
+
+@pytest.fixture(scope="module")
+def upload(store):
+    """Uploads cases as a dataset; several names may share volumes."""
+    return lambda name, volumes_by_case: _upload(store, name, volumes_by_case)
+
+
+@pytest.fixture(scope="session")
+def collect():
+    """All messages of one ExtractDataset call."""
+
+    async def messages(service, **fields):
+        request = pb.ExtractDatasetRequest(**{"model_id": "micro", "split": common_pb2.SPLIT_TEST} | fields)
+        return [message async for message in service.ExtractDataset(request)]
+
+    return messages
+
+
+@pytest.fixture
+def start_server(store, card, store_environment, tmp_path):
+    """Starts servers of the test's own, and ends what is left of them."""
+    started = []
+
+    def start(**settings):
+        started.append(Server(store_environment, tmp_path, **settings))
+        return started[-1]
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.kill()
