@@ -108,6 +108,7 @@ def server(store, card, store_environment, tmp_path_factory):
     yield running
     assert running.process.poll() is None, "the server died during the tests\n" + running.log.read_text()
     assert running.end() == 0, running.log.read_text()
+    assert "Traceback" not in running.log.read_text(), running.log.read_text()
 
 
 @pytest.fixture

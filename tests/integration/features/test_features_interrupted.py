@@ -124,10 +124,11 @@ async def test_a_caller_that_leaves_stops_the_work_and_the_next_continues(store,
     done, last = await finish(server.address, request)
     assert (done[0], last.computed_cases) == (count * PART, CASES - count * PART)
     assert server.end() == 0
+    assert "Traceback" not in server.log.read_text(), server.log.read_text()
 
 
 async def test_sigterm_during_an_extraction_ends_with_0_and_loses_no_part(store, long_dataset, start_server):
-    server = start_server(VFMALIGN_FEATURES__PART_CASES=str(PART), VFMALIGN_SERVER__DRAIN_S="0.5")
+    server = start_server(VFMALIGN_FEATURES__PART_CASES=str(PART), VFMALIGN_SERVER__DRAIN_S="0")
     request = request_of("stages.1")
     before = set(objects(store))
     async with grpc.aio.insecure_channel(server.address) as channel:
@@ -137,6 +138,7 @@ async def test_sigterm_during_an_extraction_ends_with_0_and_loses_no_part(store,
                 server.process.terminate()
         assert await call.code() is not grpc.StatusCode.OK
     assert await asyncio.to_thread(server.process.wait, 30) == 0, server.log.read_text()
+    assert "Traceback" not in server.log.read_text(), server.log.read_text()
     written = set(objects(store)) - before
     assert written
     again = start_server(VFMALIGN_FEATURES__PART_CASES=str(PART))
