@@ -12,7 +12,7 @@ from vfmalign.training.pretraining import OBJECTIVES, build_objective
 from vfmalign.training.pretraining.masked import MASKED_SHARE, hidden_units, masked_error
 
 CPU = torch.device("cpu")
-RECIPE = Recipe(epochs=1, steps_per_epoch=12, batch_size=4, learning_rate=3e-3)
+RECIPE = Recipe(epochs=1, steps_per_epoch=12, batch_size=6, learning_rate=1e-3)
 
 
 def build(name, recipe=RECIPE):
@@ -28,7 +28,7 @@ def test_the_validation_loss_falls(name, cases):
     for step in range(RECIPE.steps_per_epoch):
         set_rate(optimiser, rate_at(step, RECIPE))
         optimiser.zero_grad()
-        batch = draw_batch(cases, step=step, batch_size=4, patch_shape_DHW=None, seed=1, device=CPU)
+        batch = draw_batch(cases, step=step, batch_size=RECIPE.batch_size, patch_shape_DHW=None, seed=1, device=CPU)
         learner.loss(batch, generator(1, "loss", step)).backward()
         optimiser.step()
     assert learner.validate(cases, lambda: None) < 0.9 * before

@@ -23,7 +23,7 @@ from vfmalign.training.tasks.task import Task
 CLASSES = ("background", "gland", "lesion")
 GLAND, LESION = 1, 2
 LESION_WEIGHT = 5.0
-"""Of the lesion in Dice and cross-entropy: it is one voxel in a hundred, and unweighted the class is given up at once."""
+"""Of the lesion in Dice and cross-entropy: it is one voxel in a hundred; unweighted the class is given up at once."""
 MM3_PER_ML = 1000.0
 
 
