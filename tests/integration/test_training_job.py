@@ -264,6 +264,8 @@ def test_pretraining_publishes_an_encoder_and_touches_no_test_case(store, datase
     assert result.test_scores == ()
     assert result.weight_change is None
     assert not result.metrics[0].higher_is_better
+    values = [point.val_score for point in result.curve]
+    assert values[result.selected_epoch] == min(values)
     card = load_card(store, result.encoder)
     assert (card.objective, card.checkpoint.sha256) == (objective, result.encoder_sha256)
     (seen,) = card.pretraining

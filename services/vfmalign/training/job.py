@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vfmalign.core import logs
 from vfmalign.core.artifacts import CaseScore, FigureRef, JobProgress, JobResult, JobSpec, canonical_json, job_key
+from vfmalign.core.errors import BadOption
 from vfmalign.core.store import ObjectStore
 from vfmalign.models.cards import encoder_of_card, publish
 from vfmalign.models.checkpoints import build_encoder, random_state
@@ -27,7 +28,7 @@ from vfmalign.training.figures import draw_panels
 from vfmalign.training.heads import EncoderDecoder, SpecialisedUNet, check_shape, stage_shapes
 from vfmalign.training.learner import FineTuning, Learner
 from vfmalign.training.optim import weight_change
-from vfmalign.training.plan import JobData, Plan, make_plan, select_data
+from vfmalign.training.plan import JobData, Plan, make_plan, select_data, source
 from vfmalign.training.pretraining import build_objective
 from vfmalign.training.settings import TrainingOptions
 from vfmalign.training.stop import Stop
@@ -119,15 +120,20 @@ def run_job(store: ObjectStore, spec: JobSpec, options: TrainingOptions, stop: S
 
 
 def use_device(options: TrainingOptions) -> torch.device:
-    """Sets torch up so that one seed gives one result, and picks the device."""
+    """Sets torch up so that one seed gives one result, and picks the device.
+
+    Raises:
+        BadOption: CUDA is asked for and there is none.
+    """
     torch.set_num_threads(options.threads)
     # Warn only: a few CUDA kernels have no deterministic form, and a slower run is better than none.
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
-    name = options.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise BadOption(
+            "torch sees no CUDA device", field="VFMALIGN_TRAINING__DEVICE", remedy="set it to auto or cpu, or add a GPU"
+        )
+    return torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def device_name(device: torch.device) -> str:
@@ -239,6 +245,6 @@ def _publish(store: ObjectStore, plan: Plan, data: JobData, learner: Learner) ->
         primary_layer=plan.parent.primary_layer if plan.parent else "",
         pretraining=data.seen,
         parent=plan.parent.id if plan.parent else "",
-        source=f"job {spec.id}",
+        source=source(spec),
     )
     return card.id, card.checkpoint.sha256

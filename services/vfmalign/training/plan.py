@@ -19,7 +19,7 @@ from vfmalign.core.artifacts import (
     job_key,
 )
 from vfmalign.core.datasets import find_leakage, load_dataset
-from vfmalign.core.errors import BadDataset, BadOption, NotFound, PreconditionFailed
+from vfmalign.core.errors import BadDataset, BadOption, Conflict, NotFound, PreconditionFailed
 from vfmalign.core.store import ObjectStore
 from vfmalign.core.tasks import TaskSpec, get_task_spec
 from vfmalign.models.cards import expect_checkpoint, load_card
@@ -86,6 +86,7 @@ def make_plan(store: ObjectStore, spec: JobSpec) -> Plan:
         BadOption: fields that do not go together, or an unknown name.
         NotFound: the model to start from does not exist.
         DigestMismatch: it has other weights than the spec says.
+        Conflict: another model has the id under which the encoder is to be published.
     """
     architecture = get_architecture(spec.architecture)
     finetunes = spec.kind == "finetune"
@@ -94,6 +95,7 @@ def make_plan(store: ObjectStore, spec: JobSpec) -> Plan:
     _require(specialised == (not spec.publish_as), "publish_as", _PUBLISH_REMEDY)
     _require(specialised or is_id(spec.publish_as), "publish_as", "use lower-case letters, digits, `_`, `.` and `-`")
     _require(finetunes or not spec.model, "model", "leave it empty: pretraining starts from random weights")
+    _check_free(store, spec)
     starts_from_model = finetunes and spec.network == "pretrained"
     _require(bool(spec.model) or not starts_from_model, "model", "name the pretrained model to start from")
     # A baseline may name the model as well: it then shares its preprocessing, not its weights.
@@ -158,6 +160,25 @@ def _seen(spec: JobSpec, train: tuple[Case, ...], val: tuple[Case, ...]) -> Pret
 
 
 _PUBLISH_REMEDY = "name the model to publish the encoder as; leave it empty for a specialised network, which has none"
+
+
+def source(spec: JobSpec) -> str:
+    """What a model card says of where the weights of a job come from."""
+    return f"job {spec.id}"
+
+
+def _check_free(store: ObjectStore, spec: JobSpec) -> None:
+    """Refuses an id that another model has before the training rather than after it."""
+    if not spec.publish_as:
+        return
+    try:
+        card = load_card(store, spec.publish_as)
+    except NotFound:
+        return
+    if card.source != source(spec):
+        raise Conflict(
+            "another model is published under this id", subject=spec.publish_as, remedy="choose another publish_as"
+        )
 
 
 def _require(holds: bool, field: str, remedy: str) -> None:

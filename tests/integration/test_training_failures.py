@@ -1,0 +1,324 @@
+"""Jobs that cannot run: each bad spec, bad dataset and missing store with its exit code and a sentence that helps."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from vfmalign.core.artifacts import (
+    MODALITIES,
+    JobFailure,
+    JobSpec,
+    MetricSpec,
+    Preprocessing,
+    Pretraining,
+    Recipe,
+    VolumeRef,
+    job_key,
+)
+from vfmalign.core.datasets import save_dataset
+from vfmalign.core.errors import BadOption, Unavailable, VfmalignError
+from vfmalign.core.store import ObjectStore
+from vfmalign.imaging.phantoms import PhantomSpec, Stack
+from vfmalign.imaging.synthesis import synthesise_dataset
+from vfmalign.models.cards import publish
+from vfmalign.models.checkpoints import random_state
+from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.training import failures
+from vfmalign.training.checkpoint import Checkpoints
+from vfmalign.training.job import run_job
+from vfmalign.training.plan import read_spec
+from vfmalign.training.settings import TrainingOptions
+from vfmalign.training.stop import Stop
+from vfmalign.training.trainer import StageClock, Trainer
+
+ARCHITECTURE = "profound_conv_micro"
+OPTIONS = TrainingOptions(device="cpu", threads=1, workers=2)
+RECIPE = Recipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=1e-3)
+STACK = Stack((40, 40, 18), (2.0, 2.0, 3.0))
+SMALL = PhantomSpec(t2w=STACK, dwi=STACK, adc=STACK, lesion_free_share=0.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _torch_as_before():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def dataset(store):
+    return synthesise_dataset(store, "tiny", 3, {"pretrain": 1, "train": 1, "val": 1, "test": 1}, spec=SMALL)
+
+
+@pytest.fixture(scope="module")
+def make_model(store, dataset):
+    def make(model_id, architecture=ARCHITECTURE, seen=()):
+        return publish(
+            store,
+            model_id,
+            random_state(ARCHITECTURES[architecture], 5),
+            architecture=architecture,
+            objective="masked_reconstruction",
+            preprocessing=Preprocessing(spacing_mm=(3.0, 2.0, 2.0), shape_DHW=(16, 32, 32)),
+            pretraining=seen,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def fields(dataset, make_model):
+    model = make_model("parent")
+    return {
+        "id": "job",
+        "kind": "finetune",
+        "dataset": dataset.id,
+        "dataset_digest": dataset.digest(),
+        "architecture": ARCHITECTURE,
+        "model": model.id,
+        "model_sha256": model.checkpoint.sha256,
+        "task": "segmentation",
+        "recipe": RECIPE,
+        "seed": 1,
+        "publish_as": "child",
+    }
+
+
+@pytest.fixture
+def fail(store, fields):
+    """Runs a job that has to fail and returns what `failure.json` says, and the code."""
+
+    def run(spec: JobSpec) -> JobFailure:
+        store.write(job_key(spec.id, "spec.json"), spec)
+        uri = store.uri(job_key(spec.id, "spec.json"))
+        with pytest.raises(VfmalignError) as caught:
+            run_job(store, read_spec(store, uri), OPTIONS, Stop())
+        code = failures.report(store, uri, caught.value)
+        failure = store.read(job_key(spec.id, "failure.json"), JobFailure)
+        assert failure.exit_code == code
+        assert not store.exists(job_key(spec.id, "result.json"))
+        store.delete(job_key(spec.id, "failure.json"))
+        return failure
+
+    return run
+
+
+# --- bad specs: exit 2 ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"architecture": "resnet"}, "choose one of profound_conv_micro"),
+        ({"architecture": "profound_conv_mini"}, "use the model's: profound_conv_micro"),
+        ({"task": "astrology"}, "choose one of segmentation, super_resolution"),
+        ({"model": "nobody"}, "no model has this id"),
+        ({"model": ""}, "name the pretrained model"),
+        ({"model_sha256": "0" * 64}, "not the expected"),
+        ({"publish_as": ""}, "name the model to publish the encoder as"),
+        ({"publish_as": "Not An Id"}, "lower-case letters"),
+        ({"publish_as": "parent"}, "another model is published under this id"),
+        ({"network": "specialised"}, "leave it empty for a specialised network"),
+        ({"kind": "pretrain", "objective": "contrastive"}, "pretraining starts from random weights"),
+        ({"kind": "pretrain", "objective": "supervised", "model": ""}, "masked_reconstruction, contrastive"),
+        ({"kind": "pretrain", "objective": "contrastive", "model": ""}, "a batch of one has none"),
+        ({"recipe": RECIPE.model_copy(update={"patch_shape_DHW": (16, 24, 32)})}, "multiples of (16, 16, 16)"),
+        ({"recipe": RECIPE.model_copy(update={"patch_shape_DHW": (32, 32, 32)})}, "at most the input's size"),
+    ],
+)
+def test_a_spec_that_cannot_work_is_refused(fail, fields, changes, says):
+    failure = fail(JobSpec.model_validate(fields | changes))
+    assert failure.exit_code == failures.BAD_SPEC
+    assert says in f"{failure.message}; {failure.remedy}"
+
+
+def test_a_spec_must_be_one_and_lie_at_its_address(store, fields):
+    spec = JobSpec.model_validate(fields)
+    for key, data, says in (
+        ("jobs/none/spec.json", None, "no job spec is stored"),
+        ("jobs/noise/spec.json", b"\x00", "Invalid JSON"),
+        ("jobs/extra/spec.json", b'{"id":"extra","colour":"red"}', "not a JobSpec"),
+        ("jobs/moved/spec.json", spec.to_json(), "another job's address"),
+    ):
+        if data is not None:
+            store.put(key, data)
+        with pytest.raises(VfmalignError, match=says) as caught:
+            read_spec(store, store.uri(key))
+        assert failures.exit_code(caught.value) == failures.BAD_SPEC
+    with pytest.raises(VfmalignError, match="bucket") as caught:
+        read_spec(store, "s3://elsewhere/jobs/job/spec.json")
+    assert failures.report(store, "s3://elsewhere/jobs/job/spec.json", caught.value) == failures.BAD_SPEC
+    assert not store.exists("jobs/job/failure.json")
+
+
+# --- bad data: exit 3 -------------------------------------------------------------------------------------------------
+
+
+def damaged(case, kind, **changes):
+    return case.model_copy(update={"volumes": case.volumes | {kind: case.volumes[kind].model_copy(update=changes)}})
+
+
+def without(case, kind):
+    return case.model_copy(update={"volumes": {name: ref for name, ref in case.volumes.items() if name != kind}})
+
+
+def truncated(store, case):
+    data = store.get(case.volumes["adc"].key)[:500]
+    ref = store.put("volumes/broken/adc.nii.gz", data)
+    return case.model_copy(update={"volumes": case.volumes | {"adc": VolumeRef(key=ref.key, sha256=ref.sha256)}})
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "says"),
+    [
+        ("missing-volume", lambda s, c: damaged(c, "dwi", key="volumes/gone/dwi.nii.gz"), "no such object"),
+        ("other-volume", lambda s, c: damaged(c, "dwi", sha256="0" * 64), "SHA-256"),
+        ("truncated", truncated, "broken/adc.nii.gz"),
+        ("no-modality", lambda s, c: without(c, "adc"), "no adc"),
+        ("no-label", lambda s, c: without(c, "lesions"), "no lesions"),
+    ],
+)
+def test_a_case_that_cannot_be_used_is_named(store, fail, fields, dataset, name, spoil, says):
+    bad = dataset.model_copy(update={"id": name, "train": (spoil(store, dataset.train[0]),)})
+    save_dataset(store, bad)
+    failure = fail(JobSpec.model_validate(fields | {"dataset": name, "dataset_digest": bad.digest()}))
+    assert failure.exit_code == failures.BAD_DATA
+    assert says in failure.message
+    assert failure.remedy
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_every_split_needs_a_case(store, fail, fields, dataset, split):
+    bad = dataset.model_copy(update={"id": f"no-{split}", split: ()})
+    save_dataset(store, bad)
+    failure = fail(JobSpec.model_validate(fields | {"dataset": bad.id, "dataset_digest": bad.digest()}))
+    assert failure.exit_code == failures.BAD_DATA
+    assert f"'{split}' holds no case" in failure.message
+
+
+def test_a_dataset_must_exist_with_its_digest(fail, fields):
+    for changes, says in (({"dataset": "nowhere"}, "no such dataset"), ({"dataset_digest": "0" * 64}, "digest")):
+        failure = fail(JobSpec.model_validate(fields | changes))
+        assert failure.exit_code == failures.BAD_DATA
+        assert says in failure.message
+
+
+def test_a_test_case_that_the_model_has_seen_stops_the_job(fail, fields, dataset, make_model):
+    (case,) = dataset.test
+    digests = tuple(sorted(case.volumes[kind].sha256 for kind in MODALITIES))
+    seen = Pretraining(dataset="earlier", dataset_digest="0" * 64, volume_sha256=digests, groups=())
+    model = make_model("knows-too-much", seen=(seen,))
+    changes = {"model": model.id, "model_sha256": model.checkpoint.sha256}
+    failure = fail(JobSpec.model_validate(fields | changes))
+    assert (failure.exit_code, failure.reason) == (failures.BAD_DATA, "LEAKAGE")
+    assert case.id in failure.message
+
+
+def test_validation_needs_a_case_with_a_value(store, fail, fields):
+    healthy = PhantomSpec(t2w=STACK, dwi=STACK, adc=STACK, lesion_free_share=1.0)
+    bad = synthesise_dataset(store, "healthy", 3, {"train": 1, "val": 1, "test": 1}, spec=healthy)
+    failure = fail(JobSpec.model_validate(fields | {"dataset": bad.id, "dataset_digest": bad.digest()}))
+    assert failure.exit_code == failures.BAD_DATA
+    assert "no validation case has a value of lesion_dice" in failure.message
+
+
+# --- while training ---------------------------------------------------------------------------------------------------
+
+
+class Diverging:
+    """A learner whose loss turns into NaN at the third step."""
+
+    metrics = (MetricSpec(name="m", unit="", higher_is_better=True, floor=0.0),)
+    encoder = None
+
+    def __init__(self):
+        self.network = nn.Linear(1, 1)
+        self.steps = 0
+
+    def loss(self, batch, draw):
+        self.steps += 1
+        return self.network(torch.ones(1, 1)).sum() * (float("nan") if self.steps == 3 else 1.0)
+
+    def validate(self, cases, check):
+        return 0.0
+
+
+def test_a_training_that_diverges_says_so(store, fields, monkeypatch):
+    monkeypatch.setattr("vfmalign.training.trainer.draw_batch", lambda *_, **__: None)
+    spec = JobSpec.model_validate(fields | {"id": "nan", "recipe": RECIPE.model_copy(update={"epochs": 5})})
+    trainer = Trainer(
+        spec,
+        Diverging(),
+        [],
+        [],
+        checkpoints=Checkpoints(store, spec.id, spec.digest()),
+        publish=lambda point: None,
+        stop=Stop(),
+        clock=StageClock(),
+        device=torch.device("cpu"),
+    )
+    with pytest.raises(BadOption, match=r"recipe\.learning_rate.*diverged: the loss of step 2") as caught:
+        trainer.fit()
+    assert failures.exit_code(caught.value) == failures.BAD_SPEC
+
+
+def test_what_may_pass_leaves_no_failure(store):
+    for error, code in ((Unavailable("down"), 75), (failures.Cancelled("stop"), 143), (failures.Exhausted("full"), 75)):
+        assert failures.report(store, store.uri("jobs/passing/spec.json"), error) == code
+    assert not store.exists("jobs/passing/failure.json")
+
+
+def test_a_job_that_runs_again_is_no_failed_one(store, fields):
+    spec = JobSpec.model_validate(fields | {"id": "repaired", "publish_as": "repaired"})
+    store.write(job_key("repaired", "spec.json"), spec)
+    failures.report(store, store.uri("jobs/repaired/spec.json"), BadOption("wrong"))
+    run_job(store, spec, OPTIONS, Stop())
+    assert store.exists(job_key("repaired", "result.json"))
+    assert not store.exists(job_key("repaired", "failure.json"))
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+def run(*arguments, environment=None):
+    command = [sys.executable, "-m", "vfmalign.training", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_process_ends_with_the_code_of_its_failure(store, store_environment, fields):
+    for job, changes, code in (
+        ("bad-spec", {"task": "astrology"}, 2),
+        ("bad-data", {"dataset_digest": "0" * 64}, 3),
+    ):
+        store.write(job_key(job, "spec.json"), JobSpec.model_validate(fields | changes | {"id": job}))
+        done = run(store.uri(job_key(job, "spec.json")), environment=store_environment)
+        assert done.returncode == code, done.stderr
+        assert store.read(job_key(job, "failure.json"), JobFailure).exit_code == code
+        assert "Traceback" not in done.stderr
+
+
+def test_a_store_that_is_down_is_worth_another_try(store, store_environment):
+    environment = store_environment | {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}
+    done = run(store.uri(job_key("job", "spec.json")), environment=environment)
+    assert done.returncode == 75, done.stderr
+
+
+def test_settings_and_arguments_are_explained(store_environment):
+    wrong = run("s3://b/jobs/j/spec.json", environment=store_environment | {"VFMALIGN_TRAINING__DEVICE": "tpu"})
+    assert wrong.returncode == 2
+    assert "VFMALIGN_TRAINING__DEVICE" in wrong.stderr
+    shown = run("--help")
+    assert shown.returncode == 0
+    for variable in ("VFMALIGN_TRAINING__THREADS", "VFMALIGN_TRAINING__WORKERS", "AWS_ENDPOINT_URL_S3", "spec_uri"):
+        assert variable in shown.stdout
+    assert run("--version").stdout.startswith("vfmalign ")
+
+
+def test_errors_of_the_store_are_what_the_table_expects(store_settings):
+    down = store_settings.model_copy(update={"endpoint": "http://127.0.0.1:9"})
+    with pytest.raises(Unavailable):
+        read_spec(ObjectStore(down, attempts=1), f"s3://{down.bucket}/jobs/j/spec.json")
