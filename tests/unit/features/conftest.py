@@ -63,3 +63,8 @@ def models(store):
 @pytest.fixture(scope="session", name="publish_model")
 def publish_model_fixture():
     return publish_model
+
+
+@pytest.fixture(scope="session", name="small_volume")
+def small_volume_fixture():
+    return small_volume
