@@ -19,6 +19,7 @@ from vfmalign.core import logs
 from vfmalign.core.artifacts import Record, check_key
 from vfmalign.core.errors import (
     Cancelled,
+    Conflict,
     DeadlineExceeded,
     Exhausted,
     Forbidden,
@@ -172,6 +173,7 @@ class Reconciler:
         try:
             check = await asyncio.to_thread(self._checks.begin, check_id)
             if check.state == "RUNNING":
+                await asyncio.to_thread(self._claim, check)
                 await self._run_stages(check)
                 refs = await asyncio.to_thread(self._report_refs, check_id)
                 await asyncio.to_thread(self._checks.succeed, check_id, refs)
@@ -244,6 +246,19 @@ class Reconciler:
             except VfmalignError as error:
                 await asyncio.to_thread(self._checks.end_stage, check.id, stage.name, "failed", str(error))
                 raise
+
+    def _claim(self, check: Check) -> None:
+        """Makes sure that the artifacts under this id are this check's own, also where the database was lost.
+
+        Raises:
+            Conflict: they were made for another request.
+        """
+        key = check_key(check.id, "spec.json")
+        mine = check.request.to_json()
+        if not self._store.put_if_absent(key, mine) and self._store.get(key) != mine:
+            raise Conflict(
+                "belongs to a check with another body", subject=self._store.uri(key), remedy="choose another check id"
+            )
 
     def _report_refs(self, check_id: str) -> ReportRefs:
         return ReportRefs(json_ref=self._ref(check_id, "report.json"), html_ref=self._ref(check_id, "report.html"))

@@ -22,7 +22,7 @@ from vfmalign.core.tasks import get_task_spec
 from vfmalign.finetuning.checks import Check, StageProgress
 from vfmalign.finetuning.jobs import Job, JobBook
 from vfmalign.finetuning.peers import ComparisonRequest, Extraction, FeaturePeer, FeatureSetRef, MmdPeer
-from vfmalign.finetuning.requests import JobRequest, RecipeRequest, finetuning_spec, load_card
+from vfmalign.finetuning.requests import NETWORKS, JobRequest, RecipeRequest, finetuning_spec, load_card
 from vfmalign.finetuning.results import Measured
 
 PHANTOM_PREFIX = "phantom-"
@@ -191,7 +191,27 @@ async def _make_features(
 
 
 async def _make_job(bench: Bench, outputs: Outputs, *, network: Network) -> Record:
-    valid, asked = outputs.get("validate", Validated), bench.check.request
+    valid = outputs.get("validate", Validated)
+    # Each makes sure of those before it, so that they queue in this order whichever stage comes first: the features
+    # after need the pretrained one alone.
+    for earlier in NETWORKS[: NETWORKS.index(network) + 1]:
+        await asyncio.to_thread(_create_job, bench, valid, earlier)
+    name = job_id(bench.check.id, network)
+    while not (job := await asyncio.to_thread(bench.jobs.get, name)).finished:
+        if job.state == "RUNNING":
+            await bench.say(f"training the {network} network: {job.message}", _epochs(job, f"job_{network}"))
+        elif job.attempts:
+            await bench.say(f"training the {network} network: {job.message}", None)
+        await asyncio.sleep(bench.poll_s)
+    if job.state != "SUCCEEDED":
+        raise VfmalignError(job.message, subject=f"job {job.id}", reason=job.reason or "JOB_CANCELLED")
+    return await asyncio.to_thread(bench.store.read, job_key(name, "result.json"), JobResult)
+
+
+def _create_job(bench: Bench, valid: Validated, network: Network) -> None:
+    asked = bench.check.request
+    recipe = asked.recipe_of(network)
+    set_fields = recipe.model_dump(include=set(RecipeRequest.model_fields))
     request = JobRequest(
         kind="finetune",
         dataset=asked.dataset,
@@ -200,23 +220,12 @@ async def _make_job(bench: Bench, outputs: Outputs, *, network: Network) -> Reco
         model=valid.card.id,
         model_sha256=valid.card.checkpoint.sha256,
         task=asked.task,
-        recipe=RecipeRequest.model_validate(
-            {"preset": asked.recipe.preset}
-            | asked.recipe_of(network).model_dump(include=set(RecipeRequest.model_fields))
-        ),
+        recipe=RecipeRequest.model_validate({"preset": asked.recipe.preset} | set_fields),
         seed=asked.seed,
         publish_as=encoder_id(bench.check.id, network),
     )
-    name = job_id(bench.check.id, network)
-    spec = finetuning_spec(name, request, valid.card, valid.dataset_digest, asked.recipe_of(network))
-    await asyncio.to_thread(bench.jobs.create, request, spec, bench.check.id)
-    while not (job := await asyncio.to_thread(bench.jobs.get, name)).finished:
-        if job.state == "RUNNING":
-            await bench.say(f"training the {network} network: {job.message}", _epochs(job, f"job_{network}"))
-        await asyncio.sleep(bench.poll_s)
-    if job.state != "SUCCEEDED":
-        raise VfmalignError(job.message, subject=f"job {job.id}", reason=job.reason or "JOB_CANCELLED")
-    return await asyncio.to_thread(bench.store.read, job_key(name, "result.json"), JobResult)
+    spec = finetuning_spec(job_id(bench.check.id, network), request, valid.card, valid.dataset_digest, recipe)
+    bench.jobs.create(request, spec, bench.check.id)
 
 
 def _epochs(job: Job, stage: str) -> StageProgress | None:
