@@ -10,8 +10,6 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
-from pydantic import ValidationError
-
 from vfmalign.core.artifacts import (
     MODALITIES,
     SPLITS,
@@ -103,7 +101,7 @@ def from_datalist(content: Any, dataset_id: str) -> Dataset:
     try:
         splits = {split: tuple(_from_item(item) for item in content[_LISTS[split]]) for split in SPLITS}
         return Dataset(id=dataset_id, held_out=content["held_out"], **splits)
-    except (KeyError, TypeError, AttributeError, ValidationError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise PreconditionFailed(
             "its dataset.json is not a datalist of this version",
             subject=f"dataset {dataset_id}",

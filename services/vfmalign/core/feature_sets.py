@@ -11,11 +11,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -76,6 +76,17 @@ class Manifest(Record):
     groups: tuple[Id, ...]
     software: dict[str, str]
 
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        ends = [part.start_row + part.rows for part in self.parts]
+        if [part.start_row for part in self.parts] != [0, *ends[:-1]] or ends[-1:] != [self.rows]:
+            raise ValueError("its parts do not hold every row once, in order")
+        if not self.rows == len(self.case_ids) == len(self.groups) == len(set(self.case_ids)):
+            raise ValueError("it must name one case and one group per row, and no case twice")
+        if tuple(spec.name for spec in self.layers) != self.request.layers:
+            raise ValueError("its layers are not those of its request")
+        return self
+
 
 @dataclass(frozen=True)
 class FeatureSet:
@@ -91,8 +102,8 @@ class FeatureSetWriter:
     def __init__(
         self, store: ObjectStore, request: FeatureRequest, case_ids: Sequence[str], groups: Sequence[str]
     ) -> None:
-        if not case_ids or len(case_ids) != len(groups):
-            raise BadTensor("a feature set needs one case id and one group per row", field="case_ids")
+        if not case_ids or len(case_ids) != len(groups) or len(set(case_ids)) != len(case_ids):
+            raise BadTensor("a feature set needs one case id and one group per row, no case twice", field="case_ids")
         self._store = store
         self._request = request
         self._case_ids = tuple(case_ids)
@@ -139,6 +150,9 @@ class FeatureSetWriter:
             if not np.isfinite(array).all():
                 row = start_row + int(np.argwhere(~np.isfinite(array))[0][0])
                 raise BadTensor(f"layer {name} has NaN or infinity", subject=f"case {self._case_ids[row]}")
+        channels = {name: array.shape[1] for name, array in arrays.items()}
+        if self._channels and channels != self._channels:
+            raise BadTensor(f"the part has channels {channels}, earlier ones {self._channels}", field="layers")
         data = save(arrays, {"start_row": str(start_row)})
         sha256 = hashlib.sha256(data).hexdigest()
         key = f"{self._prefix}part-{sha256}.safetensors"
@@ -220,15 +234,16 @@ def read_feature_set(store: ObjectStore, feature_set: str) -> FeatureSet:
             raise PreconditionFailed(
                 "the part is not a safetensors file", subject=store.uri(part.key), remedy="extract the set again"
             ) from None
+    for ref, arrays in zip(manifest.parts, parts, strict=True):
+        for spec in manifest.layers:
+            found = arrays[spec.name].shape if spec.name in arrays else None
+            if found != (ref.rows, spec.channels):
+                raise PreconditionFailed(
+                    f"layer {spec.name} has shape {found}, its manifest says ({ref.rows}, {spec.channels})",
+                    subject=store.uri(ref.key),
+                    remedy="extract the set again",
+                )
     layers = {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in manifest.layers}
-    for spec in manifest.layers:
-        if layers[spec.name].shape != (manifest.rows, spec.channels):
-            raise PreconditionFailed(
-                f"layer {spec.name} has shape {layers[spec.name].shape}, its manifest says "
-                f"({manifest.rows}, {spec.channels})",
-                subject=f"feature set {feature_set}",
-                remedy="extract the set again",
-            )
     return FeatureSet(manifest, layers)
 
 

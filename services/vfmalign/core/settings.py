@@ -7,20 +7,23 @@ variable ends the process with one sentence that names it, never its value.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from vfmalign import __version__
 
 PREFIX = "VFMALIGN_"
 EXIT_BAD_SETTINGS = 2
+_QUOTED = re.compile(r'"(\w+)"')
 
 AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
@@ -42,16 +45,21 @@ class StoreSettings(Settings):
         description="bucket that holds every artifact",
     )
     endpoint: str = Field(validation_alias="AWS_ENDPOINT_URL_S3", description="URL of the S3 endpoint")
-    access_key: str = Field(validation_alias="AWS_ACCESS_KEY_ID", description="access key of the S3 endpoint")
-    secret_key: SecretStr = Field(validation_alias="AWS_SECRET_ACCESS_KEY", description="secret key of the S3 endpoint")
+    access_key: str = Field(
+        validation_alias="AWS_ACCESS_KEY_ID", min_length=1, description="access key of the S3 endpoint"
+    )
+    secret_key: SecretStr = Field(
+        validation_alias="AWS_SECRET_ACCESS_KEY", min_length=1, description="secret key of the S3 endpoint"
+    )
     region: str = Field(default="us-east-1", validation_alias="AWS_REGION", description="region that signs requests")
 
     @field_validator("endpoint")
     @classmethod
     def _is_url(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
-        return value.rstrip("/")
+        url = urlsplit(value.rstrip("/"))
+        if url.scheme not in {"http", "https"} or not url.netloc or url.path or url.query or "@" in url.netloc:
+            raise ValueError("it must be http://HOST:PORT or https://HOST")
+        return url.geturl()
 
 
 class ServerSettings(BaseModel, frozen=True):
@@ -95,9 +103,13 @@ def load(settings: type[AnySettings]) -> AnySettings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         variable = _variable(tuple(str(part) for part in first["loc"]))
-        problem = "is not set" if first["type"] == "missing" else f"is wrong: {first['msg']}"
-        print(f"{variable} {problem}; --help lists every setting", file=sys.stderr)  # noqa: T201
-        raise SystemExit(EXIT_BAD_SETTINGS) from None
+        problem = "is not set" if first["type"] == "missing" else f"is wrong: {_lowered(first['msg'])}"
+    except SettingsError as error:  # a group such as VFMALIGN_SERVER that was set as a whole, and not as JSON
+        field = _QUOTED.search(str(error))
+        variable = _variable((field[1] if field else "",))
+        problem = f"is wrong: set its parts as {variable}__…"
+    print(f"{variable} {problem}; --help lists every setting", file=sys.stderr)  # noqa: T201
+    raise SystemExit(EXIT_BAD_SETTINGS)
 
 
 def parse_args(program: str, settings: type[AnySettings], argv: Sequence[str] | None = None) -> AnySettings:
@@ -121,6 +133,11 @@ def parser(program: str, settings: type[BaseSettings], summary: str = "") -> arg
     )
     result.add_argument("--version", action="version", version=f"vfmalign {__version__}")
     return result
+
+
+def _lowered(message: str) -> str:
+    text = message.removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]
 
 
 def _variable(location: tuple[str, ...]) -> str:
