@@ -67,7 +67,7 @@ def start(directory: Path, *, timeout_s: float = START_TIMEOUT_S) -> tuple[subpr
     config = _configuration(directory)
     ports: dict[str, int] = config["ports"]
     for port in ports.values():
-        if not _is_free(port):
+        if not port_is_free(port):
             raise Unavailable(
                 f"port {port}, which it had when it was first started, is taken",
                 subject="S3 server",
@@ -76,7 +76,7 @@ def start(directory: Path, *, timeout_s: float = START_TIMEOUT_S) -> tuple[subpr
     log = directory / "s3.log"
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [_program(), "-logtostderr", "server", *_arguments(data, directory / "identities.json", ports)],
+            [program(), "-logtostderr", "server", *_arguments(data, directory / "identities.json", ports)],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -109,7 +109,12 @@ def stop(pid: int, *, grace_s: float = 1.0) -> None:
             time.sleep(0.05)
 
 
-def _program() -> str:
+def program() -> str:
+    """Path of the server's program.
+
+    Raises:
+        Unavailable: it is missing.
+    """
     beside = Path(sys.executable).parent / "weed"
     found = str(beside) if beside.exists() else shutil.which("weed")
     if found is None:
@@ -150,7 +155,7 @@ def _configuration(directory: Path) -> dict[str, Any]:
         stored: dict[str, Any] = json.loads(path.read_text())
         return stored
     config: dict[str, Any] = {
-        "ports": dict(zip(_PORT_NAMES, _free_ports(len(_PORT_NAMES)), strict=True)),
+        "ports": dict(zip(_PORT_NAMES, free_ports(len(_PORT_NAMES)), strict=True)),
         "access_key": secrets.token_hex(10),
         "secret_key": secrets.token_urlsafe(30),
     }
@@ -167,17 +172,17 @@ def _write_private(path: Path, content: object) -> None:
         json.dump(content, file)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that are free now, below the range that outgoing connections take theirs from."""
     ports: list[int] = []
     while len(ports) < count:
         port = 15_000 + secrets.randbelow(15_000)
-        if port not in ports and _is_free(port):
+        if port not in ports and port_is_free(port):
             ports.append(port)
     return ports
 
 
-def _is_free(port: int) -> bool:
+def port_is_free(port: int) -> bool:
     """Whether nobody listens on a port of the loopback."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger do not count

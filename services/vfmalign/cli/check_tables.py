@@ -1,0 +1,228 @@
+"""A check's result as tables: verdict, shift per layer, gains, convergence, stages, and where the report lies.
+
+Knows the API's messages and rich. Computes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from vfmalign.cli.messages import CHECK_STATES, ESTIMATORS, NETWORKS, VERDICTS, word
+from vfmalign.cli.tables import ABSENT, estimate, fields, number, state, table
+from vfmalign.v1 import alignment_pb2, common_pb2, mmd_pb2
+
+_VERDICT_STYLES = {"gain": "bold green", "harm": "bold red"}
+
+
+def summary(check: alignment_pb2.Check, report: Path | None = None) -> list[RenderableType]:
+    """Everything a check concluded.
+
+    Args:
+        check: the check.
+        report: where its page was written on this machine, if it was.
+    """
+    parts: list[RenderableType] = [_head(check)]
+    if check.HasField("result"):
+        result = check.result
+        parts += [shifts(result), gains(result), convergence(result)]
+    parts.append(stages(check.stages))
+    if check.HasField("result"):
+        parts += _remarks(check.result)
+        parts.append(_places(check.result, report))
+    return _spaced(parts)
+
+
+def shifts(result: alignment_pb2.CheckResult) -> Table:
+    """MMD² per layer, the primary layer first."""
+    level = _level(result)
+    found = table(
+        f"Shift: unbiased MMD² between features before and after fine-tuning, {result.test_groups} test patients",
+        "layer",
+        "channels",
+        f"standardised [{level}]",
+        f"raw [{level}]",
+        "p",
+        "p max-T",
+        "shift ratio",
+        numbers=["channels", "p", "p max-T", "shift ratio"],
+    )
+    for shift in result.shifts:
+        mmd = shift.mmd
+        main = mmd.standardised if mmd.HasField("standardised") else mmd.raw
+        mark = " *" if mmd.layer == result.primary_layer else ""
+        found.add_row(
+            mmd.layer + mark,
+            str(mmd.channels),
+            _mmd2(mmd.standardised) if mmd.HasField("standardised") else ABSENT,
+            _mmd2(mmd.raw),
+            estimate(main.p_value),
+            estimate(main.p_value_max_t),
+            estimate(shift.shift_ratio),
+        )
+    return found
+
+
+def gains(result: alignment_pb2.CheckResult) -> Table:
+    """Both relative gains, with the scores behind them."""
+    metric, level = result.metric, _level(result)
+    better = "higher is better" if metric.higher_is_better else "lower is better"
+    unit = f", {metric.unit}" if metric.unit else ""
+    found = table(
+        f"Gain in {metric.name} on test ({better}{unit})",
+        "over",
+        "model",
+        "baseline",
+        f"difference [{level}]",
+        f"relative gain [{level}]",
+        numbers=["model", "baseline"],
+    )
+    for name, gain in (
+        ("specialised (rpg_specialised)", result.rpg_specialised),
+        ("scratch (rpg_scratch)", result.rpg_scratch),
+    ):
+        found.add_row(
+            name,
+            number(gain.score, 4),
+            number(gain.baseline, 4),
+            estimate(gain.absolute, signed=True),
+            estimate(gain.relative_percent, signed=True, unit=" %"),
+        )
+    return found
+
+
+def convergence(result: alignment_pb2.CheckResult) -> Table:
+    """How fast validation converged, and how far the weights went."""
+    found = result.convergence
+    to_baseline = f"more than {found.steps}" if found.censored else estimate(found.steps_to_baseline, digits=6)
+    selected = {word(NETWORKS, curve.network): str(curve.selected_step) for curve in result.curves}
+    return fields(
+        f"Convergence of the pretrained network (of {found.steps} steps)",
+        {
+            "steps to 95 % of its own range": _with_reason(found.steps_to_95),
+            "steps to the specialised network's best": to_baseline,
+            "selected step": ", ".join(f"{name} {step}" for name, step in selected.items()) or ABSENT,
+            "weight change ‖θ−θ0‖/‖θ0‖": number(result.weight_change),
+        },
+    )
+
+
+def stages(found: Sequence[alignment_pb2.CheckStage]) -> Table:
+    """The time of every stage."""
+    result = table("Stages", "stage", "attempts", "seconds", numbers=["attempts", "seconds"])
+    for stage in found:
+        seconds = f"{stage.seconds:.1f}" if stage.HasField("end_time") else ABSENT
+        result.add_row(stage.name, str(stage.attempts), seconds)
+    return result
+
+
+def comparison(response: mmd_pb2.ComputeResponse) -> list[RenderableType]:
+    """The answer of MmdService.Compute."""
+    found = table(
+        f"MMD² ({word(ESTIMATORS, response.estimator)}; {response.rows_x} and {response.rows_y} rows, "
+        f"{response.groups} groups; {response.precision}, {response.cost.device})",
+        "layer",
+        "channels",
+        "features",
+        "MMD² [interval]",
+        "σ",
+        "p",
+        "p max-T",
+        numbers=["channels", "σ", "p", "p max-T"],
+    )
+    for layer in response.layers:
+        scalings = [("standardised", layer.standardised)] if layer.HasField("standardised") else []
+        for name, shift in (*scalings, ("raw", layer.raw)):
+            found.add_row(
+                layer.layer,
+                str(layer.channels),
+                name,
+                _mmd2(shift),
+                number(shift.sigma),
+                estimate(shift.p_value),
+                estimate(shift.p_value_max_t),
+            )
+    shown = [shift for layer in response.layers for shift in (layer.raw, layer.standardised)]
+    return _spaced([found, *_reasons(e for shift in shown for e in (shift.mmd2, shift.p_value, shift.p_value_max_t))])
+
+
+def _head(check: alignment_pb2.Check) -> RenderableType:
+    if not check.HasField("result"):
+        text = Text.assemble(f"Check {check.check_id}: ", state(word(CHECK_STATES, check.state)))
+        if check.HasField("failure"):
+            text.append(f"\n{check.failure.reason}: {check.failure.message}")
+        elif check.status:
+            text.append(f"\n{check.status}")
+        return text
+    verdict = word(VERDICTS, check.result.verdict)
+    return Text.assemble(
+        f"Check {check.check_id} ({check.spec.task}): verdict ",
+        (verdict, _VERDICT_STYLES.get(verdict, "bold yellow")),
+        f"\n{check.result.verdict_reason}",
+    )
+
+
+def _remarks(result: alignment_pb2.CheckResult) -> list[RenderableType]:
+    """What the marks mean, why numbers are absent, and what the reader must know."""
+    lines: list[RenderableType] = [
+        Text("* primary layer, declared in advance. p says only that a change is detectable.", style="dim")
+    ]
+    shown = [shift for s in result.shifts for shift in (s.mmd.raw, s.mmd.standardised)]
+    if any(shift.mmd2.interval.degenerate for shift in shown):
+        lines.append(Text("† degenerate: the test does not reject, coverage is not to be relied on.", style="dim"))
+    if any(shift.digits_lost for shift in shown):
+        lines.append(Text("‡ below the error bound of its precision: digits are lost.", style="dim"))
+    estimates = [e for shift in shown for e in (shift.mmd2, shift.p_value, shift.p_value_max_t)]
+    for gain in (result.rpg_specialised, result.rpg_scratch):
+        estimates += [gain.relative_percent, gain.absolute]
+    lines += _reasons([*estimates, *(shift.shift_ratio for shift in result.shifts if not _has(shift.shift_ratio))])
+    return lines + [Text(f"! {caution}", style="yellow") for caution in result.cautions]
+
+
+def _reasons(estimates: Iterable[common_pb2.Estimate]) -> list[RenderableType]:
+    """Each reason for an absent number once."""
+    found: dict[str, None] = {}
+    for message in estimates:
+        if message.absent_reason and not (_has(message) and message.HasField("interval")):
+            found[message.absent_reason] = None
+    return [Text(f"{ABSENT} {reason}", style="dim") for reason in found]
+
+
+def _places(result: alignment_pb2.CheckResult, report: Path | None) -> RenderableType:
+    text = Text.assemble("Report: ", (result.report_html.uri, "bold"))
+    if report is not None:
+        text.append(f"\n        {report}", style="bold")
+    return text
+
+
+def _mmd2(shift: mmd_pb2.ShiftResult) -> str:
+    return estimate(shift.mmd2) + ("‡" if shift.digits_lost else "")
+
+
+def _with_reason(message: common_pb2.Estimate) -> str:
+    return estimate(message, digits=6) if _has(message) else f"{ABSENT} ({message.absent_reason})"
+
+
+def _has(message: common_pb2.Estimate) -> bool:
+    return bool(message.HasField("value"))
+
+
+def _level(result: alignment_pb2.CheckResult) -> str:
+    """The nominal coverage of the intervals, as a column's title says it."""
+    candidates = [result.rpg_specialised.relative_percent, *(shift.mmd.raw.mmd2 for shift in result.shifts)]
+    levels = [message.interval.level for message in candidates if message.HasField("interval")]
+    return f"{100 * levels[0]:g} %" if levels else "interval"
+
+
+def _spaced(parts: Sequence[RenderableType]) -> list[RenderableType]:
+    """A blank line before every table."""
+    result: list[RenderableType] = []
+    for part in parts:
+        if isinstance(part, Table) and result:
+            result.append("")
+        result.append(part)
+    return result

@@ -1,0 +1,1 @@
+"""The commands, one module per group: options in, calls, documents or tables out."""

@@ -1,0 +1,244 @@
+"""`vfmalign check`, `checks` and `watch`: alignment checks, from creation to report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import grpc
+import typer
+
+from vfmalign.cli.check_tables import summary
+from vfmalign.cli.commands.jobs import finish_job, watch_job
+from vfmalign.cli.exits import FAILED, OK
+from vfmalign.cli.follow import View, follow_check
+from vfmalign.cli.home import Home
+from vfmalign.cli.messages import CHECK_STATES, document, parse, word
+from vfmalign.cli.options import (
+    BatchOption,
+    DetachOption,
+    EpochsOption,
+    HomeOption,
+    JsonOption,
+    LayerDecayOption,
+    LimitOption,
+    PatchOption,
+    PresetOption,
+    RateOption,
+    SeedOption,
+    StateOption,
+    StepsOption,
+    WeightDecayOption,
+    new_id,
+    recipe,
+)
+from vfmalign.cli.output import Output
+from vfmalign.cli.settings import DEFAULT_HOME
+from vfmalign.cli.tables import checks as checks_table
+from vfmalign.cli.target import Target
+from vfmalign.core.errors import NotFound, PreconditionFailed
+from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, common_pb2
+
+app = typer.Typer(no_args_is_help=True, help="Alignment checks: list, show, cancel, fetch a report.")
+
+DEFAULT_REPORTS = Path("reports")
+CheckArgument = Annotated[str, typer.Argument(help="Id of the check.")]
+ReportsOption = Annotated[Path, typer.Option("--reports", help="Folder that receives the report.")]
+
+
+def check(
+    dataset: Annotated[str, typer.Argument(help="Id of the dataset.")],
+    *,
+    task: Annotated[str, typer.Option(help="segmentation or super_resolution.")],
+    model: Annotated[str, typer.Option(help="Id of the pretrained model.")],
+    check_id: Annotated[str | None, typer.Option("--id", help="Id of the check; one is made by default.")] = None,
+    layer: Annotated[list[str] | None, typer.Option("--layer", help="Only these layers. Repeatable.")] = None,
+    preset: PresetOption = "default",
+    epochs: EpochsOption = None,
+    steps_per_epoch: StepsOption = None,
+    batch_size: BatchOption = None,
+    learning_rate: RateOption = None,
+    weight_decay: WeightDecayOption = None,
+    layer_decay: LayerDecayOption = None,
+    patch: PatchOption = None,
+    relabellings: Annotated[int, typer.Option(min=1, max=100_000, help="Relabellings of the tests.")] = 1000,
+    bootstrap: Annotated[int, typer.Option(min=100, max=100_000, help="Resamples of the gains' intervals.")] = 2000,
+    level: Annotated[float, typer.Option(min=0.01, max=0.999, help="Coverage of intervals.")] = 0.95,
+    seed: SeedOption = 0,
+    reports: ReportsOption = DEFAULT_REPORTS,
+    no_wait: DetachOption = False,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Run an alignment check: what fine-tuning moves in the model's features, and what it gains.
+
+    The recipe's options are the pretrained network's; the two baselines share its budget and keep their own rates.
+    """
+    spec = alignment_pb2.CheckSpec(
+        model_id=model,
+        dataset_id=dataset,
+        task=task,
+        layers=layer or (),
+        recipe=recipe(
+            preset,
+            epochs=epochs,
+            steps_per_epoch=steps_per_epoch,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            layer_decay=layer_decay,
+            patch=patch,
+        ),
+        seed=seed,
+        relabellings=relabellings,
+        bootstrap_resamples=bootstrap,
+        interval_level=level,
+    )
+    output, target = Output.to_terminal(as_json=as_json), Target.find(Home(home))
+    name = check_id or new_id("check")
+    found = create(target, name, spec)
+    output.say(f"check {name} is {word(CHECK_STATES, found.state)}")
+    if no_wait:
+        output.emit({"check": document(found)}, f"`vfmalign watch {name}` shows it")
+        return
+    finish(target, watch_check(target, name, output), output, reports)
+
+
+def watch(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Id of a check or of a job.")],
+    reports: ReportsOption = DEFAULT_REPORTS,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow a check or a job to its end."""
+    output, target = Output.to_terminal(as_json=as_json), Target.find(Home(home))
+    try:
+        get(target, name)
+    except NotFound:
+        finish_job(watch_job(target, name, output), output)
+    finish(target, watch_check(target, name, output), output, reports)
+
+
+@app.command("list")
+def list_(
+    state: StateOption = None,
+    limit: LimitOption = 100,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """List checks, newest first."""
+    output = Output.to_terminal(as_json=as_json)
+    states = [parse(CHECK_STATES, name, "--state") for name in state or ()]
+
+    async def ask(channel: grpc.aio.Channel) -> list[alignment_pb2.Check]:
+        request = alignment_pb2.ListChecksRequest(page_size=limit, states=states)
+        return list((await alignment_pb2_grpc.AlignmentServiceStub(channel).ListChecks(request)).checks)
+
+    found = Target.find(Home(home)).call("finetuning", ask)
+    output.emit({"checks": [document(item) for item in found]}, checks_table(found))
+
+
+@app.command()
+def show(check_id: CheckArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """Show one check."""
+    output = Output.to_terminal(as_json=as_json)
+    found = get(Target.find(Home(home)), check_id)
+    output.emit({"check": document(found)}, *summary(found))
+
+
+@app.command()
+def cancel(check_id: CheckArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """Ask a check and its jobs to stop; one that has ended stays as it is."""
+    output = Output.to_terminal(as_json=as_json)
+
+    async def ask(channel: grpc.aio.Channel) -> alignment_pb2.Check:
+        request = alignment_pb2.CancelCheckRequest(check_id=check_id)
+        return (await alignment_pb2_grpc.AlignmentServiceStub(channel).CancelCheck(request)).check
+
+    found = Target.find(Home(home)).call("finetuning", ask)
+    output.emit({"check": document(found)}, f"check {check_id}: {word(CHECK_STATES, found.state)}; {found.status}")
+
+
+@app.command()
+def report(
+    check_id: CheckArgument,
+    reports: ReportsOption = DEFAULT_REPORTS,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch a finished check's report."""
+    output, target = Output.to_terminal(as_json=as_json), Target.find(Home(home))
+    found = get(target, check_id)
+    if not found.HasField("result"):
+        state = word(CHECK_STATES, found.state)
+        raise PreconditionFailed(
+            f"there is no report: the check is {state}",
+            subject=check_id,
+            remedy=f"see `vfmalign checks show {check_id}`",
+        )
+    places = fetch_report(target, found, reports)
+    output.emit({"report": places}, places["html"])
+
+
+def create(target: Target, check_id: str, spec: alignment_pb2.CheckSpec) -> alignment_pb2.Check:
+    """Creates a check; the same id and spec again return the first."""
+
+    async def ask(channel: grpc.aio.Channel) -> alignment_pb2.Check:
+        request = alignment_pb2.CreateCheckRequest(check_id=check_id, spec=spec)
+        return (await alignment_pb2_grpc.AlignmentServiceStub(channel).CreateCheck(request)).check
+
+    return target.call("finetuning", ask)
+
+
+def get(target: Target, check_id: str) -> alignment_pb2.Check:
+    """One check."""
+
+    async def ask(channel: grpc.aio.Channel) -> alignment_pb2.Check:
+        request = alignment_pb2.GetCheckRequest(check_id=check_id)
+        return (await alignment_pb2_grpc.AlignmentServiceStub(channel).GetCheck(request)).check
+
+    return target.call("finetuning", ask)
+
+
+def watch_check(target: Target, check_id: str, output: Output) -> alignment_pb2.Check:
+    """Follows a check to its end; Ctrl-C leaves it running and says how to go on."""
+    try:
+        with View(output) as view:
+            return target.call("finetuning", lambda channel: follow_check(channel, check_id, view))
+    except KeyboardInterrupt:
+        output.say(
+            f"\ncheck {check_id} goes on; `vfmalign watch {check_id}` shows it, "
+            f"`vfmalign checks cancel {check_id}` stops it"
+        )
+        raise
+
+
+def fetch_report(target: Target, found: alignment_pb2.Check, folder: Path) -> dict[str, str]:
+    """Writes a finished check's report into a folder, verified; returns where everything lies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    places = {"uri": found.result.report_html.uri}
+    for kind, ref in (("html", found.result.report_html), ("json", found.result.report_json)):
+        path = folder / f"{found.check_id}.{kind}"
+        path.write_bytes(_content(target, ref))
+        places[kind] = str(path)
+    return places
+
+
+def finish(target: Target, found: alignment_pb2.Check, output: Output, reports: Path) -> None:
+    """Writes a check's end and its report.
+
+    Raises:
+        typer.Exit: code 1 where the check did not succeed, else 0.
+    """
+    result: dict[str, Any] = {"check": document(found)}
+    page = None
+    if found.HasField("result"):
+        result["report"] = fetch_report(target, found, reports)
+        page = Path(result["report"]["html"])
+    output.emit(result, *summary(found, page))
+    raise typer.Exit(OK if word(CHECK_STATES, found.state) == "succeeded" else FAILED)
+
+
+def _content(target: Target, ref: common_pb2.ObjectRef) -> bytes:
+    store = target.store
+    return store.get(store.key(ref.uri), sha256=ref.sha256)

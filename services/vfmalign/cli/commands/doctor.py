@@ -1,0 +1,41 @@
+"""`vfmalign doctor`: which step fails, and what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import typer
+from rich.text import Text
+
+from vfmalign.cli.doctor import Step, examine
+from vfmalign.cli.exits import OK, UNAVAILABLE
+from vfmalign.cli.home import Home
+from vfmalign.cli.options import HomeOption, JsonOption
+from vfmalign.cli.output import Output
+from vfmalign.cli.settings import DEFAULT_HOME
+
+_MARKS = {"ok": ("✓", "green"), "failed": ("✗", "bold red"), "skipped": ("-", "dim")}
+
+
+def doctor(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """Look at everything that a check needs, and name the step that fails. Exit code 3 where one does."""
+    output = Output.to_terminal(as_json=as_json)
+    steps = []
+    for step in examine(Home(home)):
+        steps.append(step)
+        if not as_json:
+            output.out.print(_line(step))
+    failed = [step.name for step in steps if step.outcome == "failed"]
+    if failed:
+        output.say(f"the first failing step is `{failed[0]}`", "bold")
+    if as_json:
+        output.emit({"ok": not failed, "failed": failed, "steps": [dataclasses.asdict(step) for step in steps]})
+    raise typer.Exit(UNAVAILABLE if failed else OK)
+
+
+def _line(step: Step) -> Text:
+    mark, style = _MARKS[step.outcome]
+    line = Text.assemble((f"{mark} {step.name:<11}", style), step.detail)
+    if step.remedy:
+        line.append(f"\n    → {step.remedy}")
+    return line

@@ -1,0 +1,56 @@
+"""What the local stack's processes read from their environment.
+
+Knows the names of the services' settings that a local stack must set. Knows nothing of how processes are started.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from vfmalign.cli.home import REGION, Home, Ports, StoreState
+
+MAX_THREADS = 4
+"""More threads than this gain nothing on the volumes that one machine trains on, and jobs run one at a time."""
+
+_DEFAULTS = {
+    "VFMALIGN_SERVER__DRAIN_S": "5",
+    "VFMALIGN_LAUNCHER__STOP_GRACE_S": "20",
+    "VFMALIGN_RECONCILER__POLL_S": "0.25",
+}
+"""Quicker than a cluster's; a variable of the user's own wins."""
+
+
+def service_environment(home: Home, store: StoreState, ports: Mapping[str, Ports], name: str) -> dict[str, str]:
+    """All variables of one service."""
+    defaults = _DEFAULTS | {"VFMALIGN_TRAINING__THREADS": str(min(cpus(), MAX_THREADS))}
+    own = ports[name]
+    return {**defaults, **os.environ} | {
+        "AWS_ENDPOINT_URL_S3": store.endpoint,
+        "AWS_ACCESS_KEY_ID": store.access_key,
+        "AWS_SECRET_ACCESS_KEY": store.secret_key,
+        "AWS_REGION": REGION,
+        "VFMALIGN_BUCKET": store.bucket,
+        "VFMALIGN_SERVER__HOST": "127.0.0.1",
+        "VFMALIGN_SERVER__GRPC_PORT": str(own.grpc),
+        "VFMALIGN_SERVER__METRICS_PORT": str(own.metrics),
+        "VFMALIGN_SERVER__HEALTH_PORT": str(own.health),
+        "VFMALIGN_SERVER__PORTS_FILE": str(ports_file(home, name)),
+        "VFMALIGN_FEATURES_ADDRESS": ports["features"].address,
+        "VFMALIGN_MMD_ADDRESS": ports["mmd"].address,
+        "VFMALIGN_STATE_DIR": str(home.service_state),
+        # `python -m` would put the current folder before the installed packages.
+        "PYTHONSAFEPATH": "1",
+    }
+
+
+def ports_file(home: Home, name: str) -> Path:
+    """Where a service says that it serves, and on which ports."""
+    return home.path / f"{name}.ports.json"
+
+
+def cpus() -> int:
+    """Processors that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

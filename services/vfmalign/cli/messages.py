@@ -1,0 +1,117 @@
+"""The API's messages in words: enums as people type them, and any message as a JSON document.
+
+Knows protobuf. Knows nothing of calls or of tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from vfmalign.core.errors import BadOption
+from vfmalign.v1 import alignment_pb2, common_pb2, features_pb2, finetuning_pb2, mmd_pb2
+
+SPLITS: dict[str, common_pb2.Split] = {
+    "pretrain": common_pb2.SPLIT_PRETRAIN,
+    "train": common_pb2.SPLIT_TRAIN,
+    "val": common_pb2.SPLIT_VAL,
+    "test": common_pb2.SPLIT_TEST,
+}
+OBJECTIVES: dict[str, features_pb2.Objective] = {
+    "masked_reconstruction": features_pb2.OBJECTIVE_MASKED_RECONSTRUCTION,
+    "contrastive": features_pb2.OBJECTIVE_CONTRASTIVE,
+    "supervised": features_pb2.OBJECTIVE_SUPERVISED,
+    "random": features_pb2.OBJECTIVE_RANDOM,
+}
+PRETRAINING_OBJECTIVES = ("masked_reconstruction", "contrastive")
+NETWORKS: dict[str, finetuning_pb2.Network] = {
+    "pretrained": finetuning_pb2.NETWORK_PRETRAINED,
+    "scratch": finetuning_pb2.NETWORK_SCRATCH,
+    "specialised": finetuning_pb2.NETWORK_SPECIALISED,
+}
+KINDS: dict[str, finetuning_pb2.JobKind] = {
+    "pretrain": finetuning_pb2.JOB_KIND_PRETRAIN,
+    "finetune": finetuning_pb2.JOB_KIND_FINETUNE,
+}
+JOB_STATES: dict[str, finetuning_pb2.JobState] = {
+    "queued": finetuning_pb2.JOB_STATE_QUEUED,
+    "running": finetuning_pb2.JOB_STATE_RUNNING,
+    "succeeded": finetuning_pb2.JOB_STATE_SUCCEEDED,
+    "failed": finetuning_pb2.JOB_STATE_FAILED,
+    "cancelled": finetuning_pb2.JOB_STATE_CANCELLED,
+}
+CHECK_STATES: dict[str, alignment_pb2.CheckState] = {
+    "queued": alignment_pb2.CHECK_STATE_QUEUED,
+    "running": alignment_pb2.CHECK_STATE_RUNNING,
+    "succeeded": alignment_pb2.CHECK_STATE_SUCCEEDED,
+    "failed": alignment_pb2.CHECK_STATE_FAILED,
+    "cancelled": alignment_pb2.CHECK_STATE_CANCELLED,
+}
+VERDICTS: dict[str, alignment_pb2.Verdict] = {
+    "gain": alignment_pb2.VERDICT_GAIN,
+    "no_clear_gain": alignment_pb2.VERDICT_NO_CLEAR_GAIN,
+    "harm": alignment_pb2.VERDICT_HARM,
+    "insufficient_data": alignment_pb2.VERDICT_INSUFFICIENT_DATA,
+}
+ESTIMATORS: dict[str, mmd_pb2.Estimator] = {
+    "biased": mmd_pb2.ESTIMATOR_BIASED,
+    "unbiased_paired": mmd_pb2.ESTIMATOR_UNBIASED_PAIRED,
+    "unbiased_independent": mmd_pb2.ESTIMATOR_UNBIASED_INDEPENDENT,
+}
+ENDED = ("succeeded", "failed", "cancelled")
+_INTEGERS = {
+    FieldDescriptor.TYPE_INT64,
+    FieldDescriptor.TYPE_UINT64,
+    FieldDescriptor.TYPE_SINT64,
+    FieldDescriptor.TYPE_FIXED64,
+    FieldDescriptor.TYPE_SFIXED64,
+}
+
+
+def word(table: Mapping[str, int], value: int) -> str:
+    """The word of an enum value; `unknown` for one of a newer API."""
+    return next((name for name, known in table.items() if known == value), "unknown")
+
+
+def parse(table: Mapping[str, Any], text: str, field: str) -> Any:
+    """The enum value of a word.
+
+    Raises:
+        BadOption: it is none of the table's.
+    """
+    if text not in table:
+        raise BadOption(f"{text[:64]!r} is unknown", field=field, remedy=f"choose one of {', '.join(table)}")
+    return table[text]
+
+
+def document(message: Message) -> dict[str, Any]:
+    """A message as JSON values: field names as in the protos, every field there, 64-bit integers as numbers."""
+    content: dict[str, Any] = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return _with_numbers(message, content)
+
+
+def _with_numbers(message: Message, content: dict[str, Any]) -> dict[str, Any]:
+    """Undoes proto3 JSON's quoting of 64-bit integers: Python and jq read them as they are."""
+    if message.DESCRIPTOR.full_name.startswith("google.protobuf."):
+        return content
+    for field in message.DESCRIPTOR.fields:
+        if field.name not in content:
+            continue
+        value, found = content[field.name], getattr(message, field.name)
+        if field.type in _INTEGERS:
+            content[field.name] = [int(item) for item in value] if isinstance(value, list) else int(value)
+        elif field.type == FieldDescriptor.TYPE_MESSAGE and isinstance(value, list):
+            content[field.name] = [_nested(inner, item) for inner, item in zip(found, value, strict=True)]
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            content[field.name] = _nested(found, value)
+    return content
+
+
+def _nested(message: Message, content: Any) -> Any:
+    return _with_numbers(message, content) if isinstance(content, dict) else content

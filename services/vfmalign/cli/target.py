@@ -1,0 +1,82 @@
+"""Which deployment a command talks to, and the channels and the store that reach it.
+
+Knows the local stack's state and the environment's addresses. Knows nothing of what is asked of a service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import grpc
+
+from vfmalign.cli.home import Home, State
+from vfmalign.cli.settings import ClientSettings
+from vfmalign.core.client import connect
+from vfmalign.core.errors import BadOption, Unavailable
+from vfmalign.core.settings import StoreSettings, load
+from vfmalign.core.store import ObjectStore
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One deployment.
+
+    Attributes:
+        addresses: `host:port` by service.
+        local: the local stack's state; None for a deployment elsewhere.
+    """
+
+    addresses: dict[str, str]
+    local: State | None
+
+    @classmethod
+    def find(cls, home: Home) -> Target:
+        """The deployment that the environment names, else the stack of the state folder.
+
+        Raises:
+            BadOption: the environment names some of the services alone.
+            Unavailable: neither is there.
+        """
+        settings = load(ClientSettings)
+        named = {
+            "features": settings.features_address,
+            "mmd": settings.mmd_address,
+            "finetuning": settings.finetuning_address,
+        }
+        if any(named.values()):
+            missing = next((name for name, address in named.items() if not address), None)
+            if missing is not None:
+                raise BadOption("is not set, but other addresses are", field=f"VFMALIGN_{missing.upper()}_ADDRESS")
+            return cls(named, None)
+        state = home.read()
+        if not state.running or state.store is None:
+            raise Unavailable(
+                "no stack runs in this state folder",
+                subject="vfmalign",
+                remedy="start one with `vfmalign up --detach`, or set VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS "
+                "and VFMALIGN_FINETUNING_ADDRESS",
+                reason="STACK_DOWN",
+            )
+        return cls({name: service.ports.address for name, service in state.services.items()}, state)
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        """The deployment's object storage."""
+        if self.local is not None and self.local.store is not None:
+            return ObjectStore(self.local.store.settings())
+        return ObjectStore(load(StoreSettings))
+
+    def call(self, service: str, work: Callable[[grpc.aio.Channel], Awaitable[_T]]) -> _T:
+        """Runs asynchronous work on a channel to one service; failed calls raise the errors of the tree."""
+
+        async def run() -> _T:
+            async with connect(self.addresses[service]) as channel:
+                return await work(channel)
+
+        return asyncio.run(run())
