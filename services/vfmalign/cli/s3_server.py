@@ -85,7 +85,7 @@ def start(directory: Path, *, timeout_s: float = START_TIMEOUT_S) -> tuple[subpr
             env={**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"},
         )
     endpoint = f"http://127.0.0.1:{ports['s3']}"
-    _wait(process, endpoint, log, timeout_s)
+    _wait(process, ports, log, timeout_s)
     return process, S3Server(process.pid, endpoint, config["access_key"], config["secret_key"])
 
 
@@ -128,6 +128,7 @@ def _arguments(data: Path, identities: Path, ports: dict[str, int]) -> list[str]
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
         "-master.telemetry=false",
+        "-master.electionTimeout=1s",  # of its own one-member election, which a restart waits for
         "-master.volumeSizeLimitMB=256",
         f"-master.port={ports['master']}",
         f"-master.port.grpc={ports['master_grpc']}",
@@ -193,15 +194,17 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-def _wait(process: subprocess.Popen[bytes], endpoint: str, log: Path, timeout_s: float) -> None:
-    """Waits until the server lists buckets for anonymous callers, that is until it refuses them."""
+def _wait(process: subprocess.Popen[bytes], ports: dict[str, int], log: Path, timeout_s: float) -> None:
+    """Waits until its volumes are known, without which reads fail, and the S3 API answers, if only to refuse us."""
+    endpoint = f"http://127.0.0.1:{ports['s3']}/"
     deadline = time.monotonic() + timeout_s
     http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(2))
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            if http.request("GET", f"{endpoint}/").status in {200, 403}:
+            topology = http.request("GET", f"http://127.0.0.1:{ports['master']}/dir/status").json()["Topology"]
+            if topology["Max"] > 0 and http.request("GET", endpoint).status in {200, 403}:
                 return
-        except urllib3.exceptions.HTTPError:
+        except (urllib3.exceptions.HTTPError, ValueError, KeyError):
             pass
         time.sleep(0.1)
     process.kill()
