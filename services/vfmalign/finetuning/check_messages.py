@@ -155,7 +155,7 @@ def _pack_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> a
         metric=alignment_pb2.Metric(**metric.model_dump()),
         convergence=_pack_convergence(main),
         curves=[_pack_curve(network) for network in result.networks],
-        test_groups=int(result.settings["test_patients"]),
+        test_groups=result.test_groups,
         held_out=result.held_out,
         cautions=[f"{caution.title}. {caution.text}" for caution in cautions(result)],
         report_json=pack_ref(refs.json_ref, store),

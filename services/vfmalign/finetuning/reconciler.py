@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from vfmalign.core import logs
 from vfmalign.core.artifacts import Record, check_key
@@ -37,6 +38,7 @@ from vfmalign.finetuning.supervisor import Supervisor
 # What passes by itself, or once an operator has put it right, does not cost a check its finished stages.
 PASSING = (Unavailable, Exhausted, DeadlineExceeded, Cancelled, Unauthenticated, Forbidden)
 _NOT_IN_A_REQUEST_ID = re.compile(r"[^A-Za-z0-9_-]")
+_T = TypeVar("_T")
 _log = logs.get(__name__)
 
 
@@ -173,12 +175,13 @@ class Reconciler:
         try:
             check = await asyncio.to_thread(self._checks.begin, check_id)
             if check.state == "RUNNING":
-                await asyncio.to_thread(self._claim, check)
-                await self._run_stages(check)
-                refs = await asyncio.to_thread(self._report_refs, check_id)
+                status = Status(self._checks, check_id)
+                await self._patiently(status, "the beginning", lambda: asyncio.to_thread(self._claim, check))
+                await self._run_stages(check, status)
+                refs = await self._patiently(status, "the end", lambda: asyncio.to_thread(self._report_refs, check_id))
                 await asyncio.to_thread(self._checks.succeed, check_id, refs)
                 _log.info("check_succeeded", check=check_id)
-        except PASSING as error:  # the book or the store itself: the next round begins a new driver
+        except PASSING as error:  # the database: the next round begins a new driver
             _log.warning("check_delayed", check=check_id, error=str(error))
         except VfmalignError as error:
             await self._fail(check_id, str(error), error.reason)
@@ -191,10 +194,9 @@ class Reconciler:
         await self._cancel_jobs(check_id)
         await asyncio.to_thread(self._checks.fail, check_id, message, reason)
 
-    async def _run_stages(self, check: Check) -> None:
+    async def _run_stages(self, check: Check, status: Status) -> None:
         """Runs every stage whose needs are met, side by side, until all are done or one fails."""
         outputs = Outputs()
-        status = Status(self._checks, check.id)
         running: dict[asyncio.Task[Record], Stage] = {}
         try:
             while True:
@@ -224,28 +226,39 @@ class Reconciler:
             poll_s=self._pace.poll_s,
         )
         begun = False
+
+        async def attempt() -> Record:
+            nonlocal begun
+            record = await stage.find(bench)
+            if record is None:
+                if not begun:
+                    await asyncio.to_thread(self._checks.begin_stage, check.id, stage.name)
+                    begun = True
+                record = await stage.make(bench, outputs)
+            await asyncio.to_thread(self._checks.end_stage, check.id, stage.name, "succeeded")
+            return record
+
+        try:
+            record = await self._patiently(status, stage.name, attempt)
+        except VfmalignError as error:
+            await asyncio.to_thread(self._checks.end_stage, check.id, stage.name, "failed", str(error))
+            raise
+        await status.done(stage.name)
+        return record
+
+    async def _patiently(self, status: Status, where: str, act: Callable[[], Awaitable[_T]]) -> _T:
+        """Does something until what it needs is there, and says what it waits for."""
         wait_s = self._pace.first_wait_s
         while True:
             try:
-                record = await stage.find(bench)
-                if record is None:
-                    if not begun:
-                        await asyncio.to_thread(self._checks.begin_stage, check.id, stage.name)
-                        begun = True
-                    record = await stage.make(bench, outputs)
-                await asyncio.to_thread(self._checks.end_stage, check.id, stage.name, "succeeded")
-                await status.done(stage.name)
-                return record
+                return await act()
             except PASSING as error:
                 pause_s = max(wait_s, error.retry_after_s or 0.0)
                 wait_s = min(2 * wait_s, self._pace.longest_wait_s)
-                _log.warning("stage_waits", check=check.id, stage=stage.name, error=str(error), seconds=pause_s)
+                _log.warning("stage_waits", check=status.check_id, stage=where, error=str(error), seconds=pause_s)
                 with contextlib.suppress(VfmalignError):  # the database may be what is down
-                    await bench.say(f"waiting at {stage.name}: {error}; trying again in {pause_s:g} s", None)
+                    await status.say(where, f"waiting at {where}: {error}; trying again in {pause_s:g} s", None)
                 await asyncio.sleep(pause_s)
-            except VfmalignError as error:
-                await asyncio.to_thread(self._checks.end_stage, check.id, stage.name, "failed", str(error))
-                raise
 
     def _claim(self, check: Check) -> None:
         """Makes sure that the artifacts under this id are this check's own, also where the database was lost.

@@ -72,6 +72,7 @@ def render(report: CheckReport, pictures: Sequence[Picture]) -> bytes:
         numbers=number_rows(result),
         cautions=cautions(result),
         notes=_notes(result),
+        shift_notes=_shift_notes(result),
         level=_level(result),
         pictures=drawings,
         slices=_slices(pictures),
@@ -136,6 +137,16 @@ def _notes(result: CheckResult) -> list[str]:
         if network.convergence.steps_to_95.absent_reason
     ]
     return notes + reasons
+
+
+def _shift_notes(result: CheckResult) -> list[str]:
+    """Why numbers of the shift are absent, each reason once."""
+    reasons = []
+    for layer in result.shift.layers:
+        shifts = [layer.raw] if layer.standardised is None else [layer.standardised, layer.raw]
+        for shift in shifts:
+            reasons += [e.absent_reason for e in (shift.mmd2, shift.p_value, shift.p_value_max_t)]
+    return [reason for reason in dict.fromkeys(reasons) if reason]
 
 
 def _level(result: CheckResult) -> str:

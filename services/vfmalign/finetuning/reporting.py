@@ -65,6 +65,7 @@ def assemble(
         held_out=valid.held_out,
         phantom=valid.phantom,
         leakage_known=valid.leakage_known,
+        test_groups=valid.test_groups,
         verdict=decide(gains["specialised"], held_out=valid.held_out),
         metrics=main.metrics,
         primary_metric=metric.name,
@@ -143,7 +144,6 @@ def _settings(
         "relabellings": str(request.relabellings),
         "bootstrap_resamples": str(request.bootstrap_resamples),
         "interval_level": f"{request.interval_level:g}",
-        "test_patients": str(valid.test_groups),
     }
 
 

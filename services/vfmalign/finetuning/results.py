@@ -113,6 +113,7 @@ class CheckResult(Record):
         held_out: False where the same case stands in several splits; every number is then descriptive.
         phantom: True where the cases are generated: a rehearsal, not a statement about patients.
         leakage_known: False where the model card does not say what the model was pretrained on.
+        test_groups: patients of the test split.
         shift_ratio: by layer, MMD²(before, after) / MMD²(before, re-initialised), standardised features.
         settings: what was asked for, and the digests of what it was asked of.
     """
@@ -122,6 +123,7 @@ class CheckResult(Record):
     held_out: bool
     phantom: bool
     leakage_known: bool
+    test_groups: int
     verdict: Verdict
     metrics: tuple[MetricSpec, ...]
     primary_metric: str

@@ -199,7 +199,8 @@ async def _make_job(bench: Bench, outputs: Outputs, *, network: Network) -> Reco
     name = job_id(bench.check.id, network)
     while not (job := await asyncio.to_thread(bench.jobs.get, name)).finished:
         if job.state == "RUNNING":
-            await bench.say(f"training the {network} network: {job.message}", _epochs(job, f"job_{network}"))
+            again = f", attempt {job.attempts}" if job.attempts > 1 else ""
+            await bench.say(f"training the {network} network{again}", _epochs(job, f"job_{network}"))
         elif job.attempts:
             await bench.say(f"training the {network} network: {job.message}", None)
         await asyncio.sleep(bench.poll_s)

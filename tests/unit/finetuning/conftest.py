@@ -140,6 +140,7 @@ def make_report():
         shift, random = _comparison(1.0, rng), _comparison(6.0, rng)
         values = {
             "check": "check-7f3a", "task": "segmentation", "held_out": True, "phantom": False, "leakage_known": True,
+            "test_groups": 12,
             "verdict": decide(gain, held_out=True), "metrics": metrics, "primary_metric": "lesion_dice",
             "rpg_specialised": gain, "rpg_scratch": estimate_gain(pairs, metrics[0], seed=2),
             "networks": (
