@@ -1,0 +1,186 @@
+"""One stack, one dataset of phantoms and one pretrained encoder, shared by every end-to-end test.
+
+Everything is real: the S3 server, the three services as processes that are started again when they die, training
+processes, a database. The recipes are short, the phantoms few.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from vfmalign.cli.home import Home
+from vfmalign.cli.stack import Stack
+from vfmalign.core.store import ObjectStore
+from vfmalign.imaging.synthesis import synthesise_dataset
+from vfmalign.v1 import (
+    alignment_pb2,
+    alignment_pb2_grpc,
+    features_pb2_grpc,
+    finetuning_pb2,
+    finetuning_pb2_grpc,
+    mmd_pb2_grpc,
+)
+
+DATASET = "phantoms"
+MODEL = "micro"
+EPOCHS = 5
+STEPS = 4
+TIMEOUT_S = 400.0
+ENDED = {
+    alignment_pb2.CHECK_STATE_SUCCEEDED,
+    alignment_pb2.CHECK_STATE_FAILED,
+    alignment_pb2.CHECK_STATE_CANCELLED,
+}
+
+
+def recipe(**changes: Any) -> finetuning_pb2.Recipe:
+    """A recipe of a few seconds."""
+    return finetuning_pb2.Recipe(**({"preset": "demo", "epochs": EPOCHS, "steps_per_epoch": STEPS} | changes))
+
+
+def check_spec(**changes: Any) -> alignment_pb2.CheckSpec:
+    """The check that the tests vary."""
+    values: dict[str, Any] = {
+        "model_id": MODEL,
+        "dataset_id": DATASET,
+        "task": "segmentation",
+        "recipe": recipe(),
+        "seed": 7,
+        "relabellings": 199,
+        "bootstrap_resamples": 500,
+    }
+    return alignment_pb2.CheckSpec(**(values | changes))
+
+
+@dataclass
+class World:
+    """The running stack and how tests talk to it."""
+
+    home: Home
+    stack: Stack
+    store: ObjectStore
+    said: list[str] = field(default_factory=list)
+
+    def channel(self, service: str) -> grpc.Channel:
+        """A channel to one service."""
+        return grpc.insecure_channel(self.stack.state().services[service].ports.address)
+
+    @property
+    def features(self) -> Any:
+        """The feature service."""
+        return features_pb2_grpc.FeatureServiceStub(self.channel("features"))
+
+    @property
+    def mmd(self) -> Any:
+        """The MMD service."""
+        return mmd_pb2_grpc.MmdServiceStub(self.channel("mmd"))
+
+    @property
+    def jobs(self) -> Any:
+        """The fine-tuning service."""
+        return finetuning_pb2_grpc.FineTuningServiceStub(self.channel("finetuning"))
+
+    @property
+    def checks(self) -> Any:
+        """The alignment service."""
+        return alignment_pb2_grpc.AlignmentServiceStub(self.channel("finetuning"))
+
+    def create(self, check_id: str, **changes: Any) -> Any:
+        """Creates a check."""
+        request = alignment_pb2.CreateCheckRequest(check_id=check_id, spec=check_spec(**changes))
+        return self.checks.CreateCheck(request, timeout=30, wait_for_ready=True).check
+
+    def get(self, check_id: str) -> Any:
+        """A check as it stands, also while its service comes back."""
+        request = alignment_pb2.GetCheckRequest(check_id=check_id)
+        return self.checks.GetCheck(request, timeout=90, wait_for_ready=True).check
+
+    def wait_for(self, check_id: str, condition: Callable[[Any], bool], timeout_s: float = TIMEOUT_S) -> Any:
+        """The check once a condition holds; fails when it ends or the time is over before."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            check = self.get(check_id)
+            if condition(check):
+                return check
+            if check.state in ENDED:
+                raise AssertionError(f"{check_id} ended first: {check.status} {check.failure}")
+            time.sleep(0.1)
+        raise AssertionError(f"{check_id} still says: {self.get(check_id).status}")
+
+    def finish(self, check_id: str) -> Any:
+        """The check once it has ended."""
+        return self.wait_for(check_id, lambda check: check.state in ENDED)
+
+    def run(self, check_id: str, **changes: Any) -> Any:
+        """Creates a check and waits for its success."""
+        self.create(check_id, **changes)
+        check = self.finish(check_id)
+        assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.failure
+        return check
+
+    def pid(self, service: str) -> int:
+        """Process id of a service."""
+        process = self.stack.state().services[service].process
+        assert process is not None
+        return process.pid
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A stack with a dataset and a pretrained model."""
+    home = Home(tmp_path_factory.mktemp("stack"))
+    home.make()
+    said: list[str] = []
+    stack = Stack(home, said.append)
+    stack.start()
+    keeper = threading.Thread(target=stack.keep)
+    keeper.start()
+    try:
+        state = stack.state()
+        assert state.store is not None
+        result = World(home, stack, ObjectStore(state.store.settings()), said)
+        synthesise_dataset(result.store, DATASET, 1, {"pretrain": 8, "train": 8, "val": 4, "test": 13})
+        _pretrain(result)
+        yield result
+    finally:
+        stack.end()
+        keeper.join()
+        stack.stop()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(world: World) -> Any:
+    """A check that nobody disturbed."""
+    return world.run("undisturbed")
+
+
+@pytest.fixture(scope="session")
+def picai(shared_folder: Path) -> Path:
+    """The real case beside the repository."""
+    folder = shared_folder / "data" / "picai-sample"
+    if not folder.is_dir():
+        pytest.skip("the real case is not beside this repository")
+    return folder
+
+
+def _pretrain(world: World) -> None:
+    spec = finetuning_pb2.JobSpec(
+        kind=finetuning_pb2.JOB_KIND_PRETRAIN,
+        dataset_id=DATASET,
+        objective=1,
+        recipe=finetuning_pb2.Recipe(preset="demo", epochs=2, steps_per_epoch=4),
+        seed=1,
+        publish_as=MODEL,
+    )
+    world.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="pretrain", spec=spec), wait_for_ready=True)
+    request = finetuning_pb2.WatchJobRequest(job_id="pretrain")
+    last = [reply.job for reply in world.jobs.WatchJob(request, timeout=TIMEOUT_S)][-1]
+    assert last.state == finetuning_pb2.JOB_STATE_SUCCEEDED, last.failure

@@ -1,0 +1,89 @@
+"""One alignment check through the three services and a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import grpc
+import pytest
+
+from vfmalign.v1 import alignment_pb2
+
+pytestmark = pytest.mark.e2e
+
+
+def test_a_check_ends_with_every_number(undisturbed: Any) -> None:
+    result = undisturbed.result
+    assert result.shifts[0].mmd.layer == result.primary_layer == "stages.3"
+    assert {shift.mmd.layer for shift in result.shifts} == {f"stages.{stage}" for stage in range(4)}
+    for shift in result.shifts:
+        for scaled in (shift.mmd.raw, shift.mmd.standardised):
+            assert scaled.mmd2.HasField("value")
+            assert scaled.mmd2.HasField("interval")
+            assert 0 < scaled.p_value.value <= scaled.p_value_max_t.value <= 1
+            assert scaled.sigma > 0
+        assert shift.shift_ratio.HasField("value")
+    for gain in (result.rpg_specialised, result.rpg_scratch):
+        assert gain.relative_percent.HasField("value") or gain.relative_percent.absent_reason
+        assert gain.absolute.HasField("value")
+    assert [len(curve.points) for curve in result.curves] == [6, 6, 6]
+    assert result.convergence.steps == 20
+    assert result.weight_change > 0
+    assert result.verdict != alignment_pb2.VERDICT_UNSPECIFIED
+    assert result.test_groups == 13
+    assert result.held_out
+
+
+def test_every_stage_ran_once_and_took_time(undisturbed: Any) -> None:
+    assert len(undisturbed.stages) == 10
+    for stage in undisturbed.stages:
+        assert stage.attempts == 1, stage.name
+        assert stage.seconds >= 0
+        assert stage.end_time.ToNanoseconds() >= stage.start_time.ToNanoseconds() > 0
+
+
+def test_the_report_is_stored_verified_and_self_contained(world: Any, undisturbed: Any) -> None:
+    ref = undisturbed.result.report_html
+    html = world.store.get(world.store.key(ref.uri), sha256=ref.sha256).decode()
+    assert ref.size_bytes == len(html.encode())
+    outside = re.findall(r"""(?:src|href)\s*=\s*["'](?!data:|#)([^"']+)""", html)
+    assert outside == []
+    assert "<script" not in html
+    assert html.count("data:image/") >= 4
+    for word in ("rehearsal on phantoms", "stages.3", "MMD"):
+        assert word.lower() in html.lower()
+    for word in ("aligned", " safe"):
+        assert word not in html.lower()
+    report = world.store.get_json(world.store.key(undisturbed.result.report_json.uri))
+    assert json.dumps(report)
+
+
+def test_the_same_id_gives_the_same_check_and_another_body_is_refused(world: Any, undisturbed: Any) -> None:
+    assert world.create("undisturbed").create_time == undisturbed.create_time
+    with pytest.raises(grpc.RpcError) as caught:
+        world.create("undisturbed", seed=8)
+    assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
+
+
+def test_another_seed_gives_other_numbers(world: Any, undisturbed: Any) -> None:
+    other = world.run("another-seed", seed=8).result
+    assert other.shifts[0].mmd.raw.mmd2.value != undisturbed.result.shifts[0].mmd.raw.mmd2.value
+    assert other.rpg_specialised.score != undisturbed.result.rpg_specialised.score
+
+
+def test_super_resolution_goes_the_same_way(world: Any) -> None:
+    result = world.run("super-resolution", task="super_resolution").result
+    assert result.metric.unit == "dB"
+    assert result.rpg_specialised.score > 10
+    assert result.verdict != alignment_pb2.VERDICT_UNSPECIFIED
+
+
+def test_a_cancelled_check_stops_its_jobs_and_stays_cancelled(world: Any) -> None:
+    world.create("cancelled", recipe=None, seed=11)
+    world.wait_for("cancelled", lambda check: "training" in check.status)
+    world.checks.CancelCheck(alignment_pb2.CancelCheckRequest(check_id="cancelled"))
+    check = world.finish("cancelled")
+    assert check.state == alignment_pb2.CHECK_STATE_CANCELLED
+    assert world.get("cancelled").state == alignment_pb2.CHECK_STATE_CANCELLED

@@ -1,0 +1,114 @@
+"""Folders of NIfTI files, as a hospital has them, through the command line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from vfmalign.imaging.phantoms import generate_case
+from vfmalign.v1 import alignment_pb2
+
+pytestmark = pytest.mark.e2e
+
+NAME = "SURNAME^GIVEN_1234567"
+TRACES = (b"surname", b"1234567")
+
+
+def run(world: Any, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs a command against the stack."""
+    command = [sys.executable, "-m", "vfmalign.cli", *arguments, "--home", str(world.home.path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def write_study(folder: Path, index: int) -> None:
+    """A phantom as a careless export leaves it: the patient's name in the path and in the header."""
+    folder.mkdir(parents=True)
+    names = {"t2w": "t2", "dwi": "dwi", "adc": "adc", "gland": "mask", "lesions": "lesions"}
+    for kind, volume in generate_case(99, index).volumes.items():
+        image = nibabel.nifti1.Nifti1Image(np.asarray(volume.array_XYZ, dtype=np.float32), volume.affine)
+        image.header["descrip"] = NAME.encode()
+        image.header["intent_name"] = b"SURNAME"
+        image.header["aux_file"] = b"1234567"
+        nibabel.save(image, folder / f"{names[kind]}.nii.gz")
+
+
+def traces(text: bytes) -> list[bytes]:
+    """Which traces of the name a text holds."""
+    return [trace for trace in TRACES if trace in text.lower()]
+
+
+def test_a_patient_s_name_stays_in_the_user_s_folder(world: Any, tmp_path: Path) -> None:
+    """Imported, extracted and made to fail: nothing that leaves the user's private folder holds the name."""
+    folder = tmp_path / "export"
+    for index in range(3):
+        write_study(folder / (NAME if index == 0 else f"{NAME}_{index}"), index)
+    said = []
+    share = ["--share", "train=0.34", "--share", "val=0.33", "--share", "test=0.33"]
+    done = run(world, "dataset", "import", str(folder), "--id", "hospital", *share, "--json")
+    said.append(done.stdout.replace(str(folder), "") + done.stderr.replace(str(folder), ""))
+    done = run(world, "extract", "hospital", "--model", "micro", "--split", "test", "--json")
+    said.append(done.stdout + done.stderr)
+    # Made to fail: a check whose volume was damaged, and an import of a broken file.
+    victim = next(key for key in world.store.list("volumes/hospital/") if key.endswith("/t2w.nii.gz"))
+    world.store.put(victim, world.store.get(victim)[:1000])
+    done = run(world, "check", "hospital", "--model", "micro", "--task", "segmentation", "--preset", "demo", code=1)
+    said.append(done.stdout + done.stderr)
+    broken = tmp_path / "broken"
+    write_study(broken / NAME, 5)
+    (broken / NAME / "t2.nii.gz").write_bytes(b"not a volume")
+    done = run(world, "dataset", "import", str(broken), "--id", "broken", code=2)
+    said.append(done.stdout + done.stderr)
+
+    for text in said:
+        assert traces(text.encode()) == [], text
+    for key in world.store.list(""):
+        assert traces(key.encode()) == []
+        if not key.startswith(("volumes/phantoms", "models/", "features/")):
+            data = world.store.get(key)
+            assert traces(data) == [], key
+            if key.endswith(".nii.gz") and key != victim:
+                assert traces(gzip.decompress(data)) == [], key
+    for log in (path for path in world.home.path.rglob("*.log") if path.is_file()):
+        assert traces(log.read_bytes()) == [], log
+    for service in world.stack.state().services.values():
+        text = urllib.request.urlopen(f"http://127.0.0.1:{service.ports.metrics}/metrics").read()
+        assert traces(text) == []
+    mapping = world.home.private / "mapping.csv"
+    assert traces(mapping.read_bytes()) == list(TRACES), "the user can still tell who is who"
+    assert mapping.stat().st_mode & 0o077 == 0
+
+
+def test_one_real_case_gives_descriptive_values_alone(world: Any, picai: Path, tmp_path: Path) -> None:
+    """Training patches from one case: no p-value, no interval, not held out, `insufficient_data`."""
+    run(world, "dataset", "import", str(picai), "--id", "real", "--json")
+    arguments = ["real", "--model", "micro", "--task", "segmentation", "--preset", "demo", "--id", "real-case"]
+    budget = ["--epochs", "5", "--steps-per-epoch", "4", "--patch", "16,32,32", "--reports", str(tmp_path)]
+    done = run(world, "check", *arguments, *budget, "--json")
+    assert json.loads(done.stdout)
+    result = world.get("real-case").result
+    assert result.verdict == alignment_pb2.VERDICT_INSUFFICIENT_DATA
+    assert not result.held_out
+    for shift in result.shifts:
+        assert not shift.mmd.raw.p_value.HasField("value")
+        assert shift.mmd.raw.p_value.absent_reason
+        assert not shift.mmd.raw.mmd2.HasField("interval")
+    assert result.rpg_specialised.score >= 0
+    html = next(tmp_path.glob("*.html")).read_text()
+    assert "not held out" in html.lower()
+
+
+def test_the_table_of_a_check_says_it_all(world: Any, undisturbed: Any) -> None:
+    done = run(world, "checks", "show", "undisturbed")
+    for word in ("stages.3", "specialised", "scratch", "verdict", "mmd"):
+        assert word in done.stdout.lower()

@@ -1,0 +1,110 @@
+"""kill -9 of each process during a check: after its restart the check completes with the undisturbed result."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import psutil
+import pytest
+from google.protobuf.json_format import MessageToDict
+
+pytestmark = pytest.mark.e2e
+
+# What names the check or tells the time; everything else of a result must be the same.
+OWN = {"reportJson", "reportHtml", "elapsedSeconds", "software"}
+
+
+def numbers(value: Any) -> Any:
+    """A result without what belongs to one run."""
+    if isinstance(value, dict):
+        return {name: numbers(inner) for name, inner in value.items() if name not in OWN}
+    if isinstance(value, list):
+        return [numbers(inner) for inner in value]
+    return value
+
+
+def same_numbers(check: Any, other: Any) -> bool:
+    """Whether two checks found exactly the same."""
+    return numbers(MessageToDict(check.result)) == numbers(MessageToDict(other.result))
+
+
+def finished_once(check: Any) -> None:
+    """No stage that had finished ran again: only what a kill interrupted was begun twice."""
+    again = [stage.name for stage in check.stages if stage.attempts > 1]
+    assert all(stage.attempts >= 1 for stage in check.stages)
+    assert len(again) <= 3, again
+
+
+def forget_features(world: Any) -> None:
+    """Deletes every feature set, so that the next check extracts its own."""
+    for key in list(world.store.list("features/")):
+        world.store.delete(key)
+
+
+def training_processes() -> list[psutil.Process]:
+    """Training processes below this one's services."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "vfmalign.training" in (process.info["cmdline"] or [])
+    ]
+
+
+def test_killed_features(world: Any, undisturbed: Any) -> None:
+    forget_features(world)
+    world.create("killed-features")
+    world.wait_for("killed-features", lambda check: check.progress.stage.startswith("features") and check.progress.done)
+    os.kill(world.pid("features"), signal.SIGKILL)
+    check = world.finish("killed-features")
+    assert same_numbers(check, undisturbed)
+    finished_once(check)
+
+
+def test_killed_training(world: Any, undisturbed: Any) -> None:
+    world.create("killed-training")
+    world.wait_for("killed-training", lambda check: check.progress.unit == "epoch" and check.progress.done >= 2)
+    victims = training_processes()
+    assert len(victims) == 1
+    victims[0].kill()
+    check = world.finish("killed-training")
+    assert same_numbers(check, undisturbed)
+    assert all(stage.attempts == 1 for stage in check.stages), "a job's second attempt is not the stage's"
+    jobs = [world.jobs.GetJob(_job(job)).job for job in check.job_ids]
+    assert sorted(job.attempts for job in jobs) == [1, 1, 2]
+
+
+def test_killed_orchestrator(world: Any, undisturbed: Any) -> None:
+    world.create("killed-orchestrator")
+    world.wait_for("killed-orchestrator", lambda check: check.progress.unit == "epoch" and check.progress.done >= 1)
+    (training,) = training_processes()
+    os.kill(world.pid("finetuning"), signal.SIGKILL)
+    world.wait_for("killed-orchestrator", lambda check: check.progress.unit == "epoch")
+    assert [process.pid for process in training_processes()] in ([training.pid], []), "the job was doubled"
+    check = world.finish("killed-orchestrator")
+    assert same_numbers(check, undisturbed)
+    finished_once(check)
+    jobs = [world.jobs.GetJob(_job(job)).job for job in check.job_ids]
+    assert [job.attempts for job in jobs] == [1, 1, 1], "the running job was not adopted"
+
+
+def test_killed_mmd(world: Any, undisturbed: Any) -> None:
+    # Killed before it is needed, so that the check surely meets its absence, and again while it computes.
+    world.create("killed-mmd", relabellings=199)
+    world.wait_for("killed-mmd", lambda check: any(stage.name == "features_after" for stage in _begun(check)))
+    os.kill(world.pid("mmd"), signal.SIGKILL)
+    check = world.finish("killed-mmd")
+    assert same_numbers(check, undisturbed)
+    finished_once(check)
+    assert any("mmd" in sentence for sentence in world.said)
+
+
+def _begun(check: Any) -> list[Any]:
+    return [stage for stage in check.stages if stage.attempts]
+
+
+def _job(job_id: str) -> Any:
+    from vfmalign.v1 import finetuning_pb2
+
+    return finetuning_pb2.GetJobRequest(job_id=job_id)
