@@ -146,6 +146,7 @@ def _arguments(data: Path, identities: Path, ports: dict[str, int]) -> list[str]
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         "-s3.iam=false",
+        "-s3.autoCreateBucket=false",  # a mistyped bucket is an error here too
         f"-s3.config={identities}",
     ]
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -65,6 +70,73 @@ def test_of_many_conditional_writers_one_wins(store: ObjectStore) -> None:
         thread.join()
     assert len(wins) == 1
     assert store.get("race") == str(wins[0]).encode()
+
+
+@pytest.fixture
+def forgetful(store: ObjectStore, store_settings: StoreSettings) -> Iterator[ObjectStore]:
+    """The same bucket through a line that loses the first answer."""
+    host, port = store_settings.endpoint.removeprefix("http://").split(":")
+    listener = socket.create_server(("127.0.0.1", 0))
+    opened = [listener]
+    threads: list[threading.Thread] = []
+
+    def begin(function: Callable[..., None], *arguments: Any) -> None:
+        threads.append(threading.Thread(target=function, args=arguments))
+        threads[-1].start()
+
+    def answer(client: socket.socket, server: socket.socket, lost: bool) -> None:
+        data = server.recv(65_536)  # what was asked for is done
+        if not lost:
+            client.sendall(data)
+            _pump(server, client)
+        _hang_up(client)
+
+    def accept() -> None:
+        with suppress(OSError):
+            for number in count():
+                client, _ = listener.accept()
+                server = socket.create_connection((host, int(port)))
+                opened.extend((client, server))
+                begin(_pump, client, server)
+                begin(answer, client, server, number == 0)
+
+    begin(accept)
+    endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    yield ObjectStore(store_settings.model_copy(update={"endpoint": endpoint}))
+    for line in opened:
+        _hang_up(line)
+    for thread in threads:
+        thread.join()
+    for line in opened:
+        line.close()
+
+
+def _hang_up(line: socket.socket) -> None:
+    with suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65_536):
+            sink.sendall(data)
+
+
+def test_a_conditional_write_whose_answer_was_lost_is_still_ours(forgetful: ObjectStore) -> None:
+    assert forgetful.put_if_absent("lost-answer", b"ours")
+    assert forgetful.get("lost-answer") == b"ours"
+
+
+def test_a_conditional_write_that_another_won_meanwhile_is_not_ours(store: ObjectStore, forgetful: ObjectStore) -> None:
+    store.put("lost-and-theirs", b"theirs")
+    assert not forgetful.put_if_absent("lost-and-theirs", b"ours")
+    assert store.get("lost-and-theirs") == b"theirs"
+
+
+def test_a_write_into_a_missing_bucket_names_the_bucket(store_settings: StoreSettings) -> None:
+    other = ObjectStore(store_settings.model_copy(update={"bucket": "never-made-either"}))
+    with pytest.raises(NotFound, match="no such bucket"):
+        other.put_if_absent("x", b"y")
 
 
 def test_a_missing_object_is_named(store: ObjectStore) -> None:
