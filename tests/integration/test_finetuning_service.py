@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -178,6 +179,7 @@ def database_url(request, tmp_path):
     folder.chmod(0o777)
     server = pgserver.get_server(folder, cleanup_mode="delete")
     yield server.get_uri()
+    os.kill(server.get_pid(), signal.SIGQUIT)  # PostgreSQL's immediate shutdown; nobody needs its last checkpoint
     server.cleanup()
 
 
