@@ -6,6 +6,7 @@ Knows the order: stack, dataset, pretrained model, check, report. Every number f
 from __future__ import annotations
 
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,19 +21,21 @@ from rich.text import Text
 from vfmalign.cli.check_tables import summary
 from vfmalign.cli.commands.checks import create, fetch_report
 from vfmalign.cli.follow import View, follow_check, follow_job
-from vfmalign.cli.home import Home, State
+from vfmalign.cli.home import Home
 from vfmalign.cli.messages import CHECK_STATES, JOB_STATES, OBJECTIVES, document, word
 from vfmalign.cli.output import Output
-from vfmalign.cli.stack import running
+from vfmalign.cli.stack import bring_down, running
 from vfmalign.cli.tables import table
 from vfmalign.cli.target import Target
 from vfmalign.core.artifacts import Split
-from vfmalign.core.errors import VfmalignError
+from vfmalign.core.errors import BadOption, Conflict, VfmalignError
 from vfmalign.v1 import alignment_pb2, finetuning_pb2, finetuning_pb2_grpc
 
 ARCHITECTURE = "profound_conv_micro"
 PRESET = "demo"
 COUNTS: dict[Split, int] = {"pretrain": 24, "train": 20, "val": 8, "test": 16}
+MARK = "demo"
+"""An empty file that says that a demo made the folder, and may empty it."""
 REHEARSAL = "rehearsal on phantoms: not evidence"
 
 
@@ -57,7 +60,10 @@ def run(home: Home, output: Output, *, seed: int, task: str, objective: str, rep
         VfmalignError: a step failed; the folder with its logs stays then.
     """
     output.say(REHEARSAL, "bold yellow")
-    shutil.rmtree(home.path, ignore_errors=True)
+    empty(home)
+    home.make()
+    (home.path / MARK).touch()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends the demo, its stack is stopped
     clock = Clock()
     found, places = _rehearse(home, output, clock, seed=seed, task=task, objective=objective, reports=reports)
     result = {"check": document(found), "report": places, "seconds": clock.seconds, "note": REHEARSAL}
@@ -65,7 +71,32 @@ def run(home: Home, output: Output, *, seed: int, task: str, objective: str, rep
     if keep:
         output.say(f"data kept; `vfmalign up --home {home.path}` brings them up again")
     else:
-        shutil.rmtree(home.path, ignore_errors=True)
+        empty(home)
+
+
+def empty(home: Home) -> None:
+    """Removes what an earlier demo left in a state folder.
+
+    Raises:
+        Conflict: a stack runs there.
+        BadOption: it holds anything else than a demo.
+    """
+    if not home.path.exists() or not any(home.path.iterdir()):
+        return
+    if not (home.path / MARK).exists():
+        raise BadOption(
+            "the folder is not empty and no demo made it", field="--home", remedy="name another folder: it is emptied"
+        )
+    state = home.read()
+    if state.running:
+        raise Conflict(
+            "a stack runs in the demo's folder",
+            subject="--home",
+            remedy=f"end it first: vfmalign down --home {home.path}",
+        )
+    if state.processes():
+        bring_down(home, state)
+    shutil.rmtree(home.path)
 
 
 def _rehearse(
@@ -74,7 +105,7 @@ def _rehearse(
     start = time.monotonic()
     with running(home, output.say) as state:
         clock.seconds["stack"] = time.monotonic() - start
-        target = _target(state)
+        target = Target.of(state)
         dataset = f"phantoms-{seed}"
         with clock.step("phantoms"):
             _make_phantoms(target, dataset, seed, output)
@@ -96,10 +127,6 @@ def _rehearse(
     clock.seconds["stopping"] = time.monotonic() - end
     clock.seconds["all"] = time.monotonic() - start
     return found, places
-
-
-def _target(state: State) -> Target:
-    return Target({name: service.ports.address for name, service in state.services.items()}, state)
 
 
 def _make_phantoms(target: Target, dataset: str, seed: int, output: Output) -> None:

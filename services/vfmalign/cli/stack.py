@@ -21,6 +21,7 @@ from vfmalign.cli.environment import ports_file, service_environment
 from vfmalign.cli.home import Home, Ports, ServiceState, State, StoreState
 from vfmalign.cli.processes import ProcessRef
 from vfmalign.core.errors import Unavailable
+from vfmalign.core.settings import EXIT_BAD_SETTINGS
 from vfmalign.core.store import ObjectStore
 
 SERVICES = ("features", "mmd", "finetuning")
@@ -33,6 +34,7 @@ LONGEST_PAUSE_S = 30.0
 SETTLED_S = 60.0
 """A process that lived this long has got over what killed the one before it."""
 _POLL_S = 0.1
+_PORT_TRIES = 3
 
 Say = Callable[[str], None]
 
@@ -80,13 +82,9 @@ class Stack:
         if earlier.processes():
             self._say("stopping what an earlier stack left behind")
             bring_down(self._home, earlier)
-        self._ports = _choose_ports(earlier.services)
-        self._write()
         try:
             self._start_store()
-            for service in self._services.values():
-                self._spawn(service)
-            self._await_serving()
+            self._start_services(_choose_ports(earlier.services))
         except BaseException:
             self.stop()
             raise
@@ -134,6 +132,7 @@ class Stack:
                 ports=self._ports[name], process=process.ref(), serving=process.serving, restarts=process.restarts
             )
             for name, process in self._services.items()
+            if name in self._ports
         }
         return State(supervisor=ProcessRef.of(os.getpid()), store=store, services=services)
 
@@ -150,6 +149,33 @@ class Stack:
         self._s3.serving = True
         self._say(f"s3 serves at {server.endpoint} ({time.monotonic() - before:.1f} s)")
         self._write()
+
+    def _start_services(self, ports: dict[str, Ports]) -> None:
+        """Starts all services; on other ports where somebody took one between its choice and its use."""
+        for tries_left in reversed(range(_PORT_TRIES)):
+            self._ports = ports
+            for service in self._services.values():
+                self._spawn(service)
+            try:
+                self._await_serving()
+            except Unavailable:
+                if not tries_left or not self._lost_a_port():
+                    raise
+                self._say("a port was taken meanwhile; starting the services on others")
+                refs = [service.ref() for service in self._services.values()]
+                processes.stop([ref for ref in refs if ref is not None], STOP_GRACE_S)
+                ports = _choose_ports({})
+            else:
+                return
+
+    def _lost_a_port(self) -> bool:
+        """Whether a service ended over its settings while somebody else has one of its ports."""
+        return any(
+            service.popen is not None
+            and service.popen.poll() == EXIT_BAD_SETTINGS
+            and not all(s3_server.port_is_free(port) for port in self._ports[name].model_dump().values())
+            for name, service in self._services.items()
+        )
 
     def _spawn(self, service: _Process) -> None:
         assert self._store is not None  # noqa: S101 - the store is started first

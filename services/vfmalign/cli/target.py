@@ -63,6 +63,11 @@ class Target:
                 "and VFMALIGN_FINETUNING_ADDRESS",
                 reason="STACK_DOWN",
             )
+        return cls.of(state)
+
+    @classmethod
+    def of(cls, state: State) -> Target:
+        """The local stack of this state."""
         return cls({name: service.ports.address for name, service in state.services.items()}, state)
 
     @cached_property
