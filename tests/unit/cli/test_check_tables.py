@@ -1,0 +1,64 @@
+"""What a person reads at the end of a check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vfmalign.cli.check_tables import comparison, summary
+from vfmalign.v1 import alignment_pb2, mmd_pb2
+
+
+def row(text: str, first: str) -> str:
+    """The line that begins with a word."""
+    return next(line for line in text.splitlines() if line.startswith(first))
+
+
+def test_the_summary_holds_every_number_of_the_check(finished_check: alignment_pb2.Check, show: Any) -> None:
+    text = show(summary(finished_check, Path("reports/c1.html")))
+    assert "verdict no_clear_gain" in text
+    assert "the interval includes zero" in text
+    assert row(text, "stages.3 *").split() == [
+        "stages.3", "*", "128", "0.25", "[0.24,", "0.26]", "0.125", "[0.115,", "0.135]", "0.001", "0.001", "0.5",
+    ]  # fmt: skip
+    assert "† " in row(text, "stages.0") + " "
+    assert "+3.5 % [-2, +9]" in row(text, "specialised (rpg_specialised)")
+    assert "—" in row(text, "scratch (rpg_scratch)")
+    assert "the baseline is under the floor" in text
+    assert row(text, "steps to 95 %").split()[-1] == "72"
+    assert "more than 120" in row(text, "steps to the specialised")
+    assert row(text, "job_pretrained").split() == ["job_pretrained", "1", "31.2"]
+    assert "! Phantom rehearsal" in text
+    assert "s3://vfmalign/checks/c1/report.html" in text
+    assert "reports/c1.html" in text
+
+
+def test_the_words_aligned_and_safe_are_never_said(finished_check: alignment_pb2.Check, show: Any) -> None:
+    text = show(summary(finished_check)).lower()
+    assert "aligned" not in text
+    assert "safe" not in text
+
+
+def test_a_failed_check_says_why(show: Any) -> None:
+    check = alignment_pb2.Check(check_id="c2", state=alignment_pb2.CHECK_STATE_FAILED)
+    check.failure.reason, check.failure.message = "LEAKAGE", "test case c-1 is also in train [patient g-1]"
+    text = show(summary(check))
+    assert "Check c2: failed" in text
+    assert "LEAKAGE: test case c-1 is also in train [patient g-1]" in text
+    assert "Shift" not in text
+
+
+def test_a_stage_that_did_not_end_has_no_seconds(finished_check: alignment_pb2.Check, show: Any) -> None:
+    finished_check.stages.add(name="mmd", attempts=2)
+    assert row(show(summary(finished_check)), "mmd").split() == ["mmd", "2", "—"]
+
+
+def test_a_missing_p_value_comes_with_its_reason_once(show: Any) -> None:
+    response = mmd_pb2.ComputeResponse(primary_layer="features", rows_x=4, rows_y=4, groups=4)
+    for name in ("a", "b"):
+        layer = response.layers.add(layer=name, channels=3)
+        layer.raw.mmd2.value = -0.001
+        layer.raw.p_value.absent_reason = "4 patients: no p-value below 8"
+    text = show(comparison(response))
+    assert text.count("no p-value below 8") == 1
+    assert "-0.001" in row(text, "a")

@@ -1,0 +1,206 @@
+"""Arguments, exit codes and words of the commands that need no service."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vfmalign.cli import __main__ as program
+from vfmalign.cli import doctor, exits
+from vfmalign.cli.commands import mmd
+from vfmalign.core import errors
+
+NEED_A_STACK = [
+    ("dataset", "list"),
+    ("dataset", "phantoms"),
+    ("models", "list"),
+    ("models", "pretrain", "d1"),
+    ("extract", "d1", "--model", "m1"),
+    ("finetune", "d1", "--model", "m1", "--task", "segmentation"),
+    ("check", "d1", "--model", "m1", "--task", "segmentation"),
+    ("checks", "show", "c1"),
+    ("jobs", "cancel", "j1"),
+    ("watch", "c1"),
+    ("mmd", "a" * 32, "b" * 32),
+]
+
+
+@pytest.mark.parametrize("arguments", NEED_A_STACK, ids=" ".join)
+def test_without_a_stack_every_command_says_how_to_start_one(invoke, arguments: tuple[str, ...]) -> None:
+    code, out, err = invoke(*arguments)
+    assert code == exits.UNAVAILABLE
+    assert out == ""
+    assert "no stack runs in this state folder" in err
+    assert "`vfmalign up --detach`" in err
+    assert "Traceback" not in err
+
+
+def test_with_json_an_error_is_the_one_document_on_stdout(invoke) -> None:
+    code, out, err = invoke("checks", "show", "c1", "--json")
+    assert code == exits.UNAVAILABLE
+    assert json.loads(out)["error"]["reason"] == "STACK_DOWN"
+    assert "vfmalign up" in json.loads(out)["error"]["remedy"]
+    assert "error:" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("bogus",), "No such command"),
+        (("check", "d1"), "--task"),
+        (("check", "d1", "--task", "segmentation", "--model", "m", "--seed", "-1"), "--seed"),
+        (("check", "d1", "--task", "segmentation", "--model", "m", "--epochs", "0"), "--epochs"),
+        (("check", "d1", "--task", "segmentation", "--model", "m", "--patch", "8,32"), "is not three numbers"),
+        (("extract", "d1", "--model", "m", "--split", "all"), "choose one of pretrain, train, val, test"),
+        (("models", "pretrain", "d1", "--objective", "supervised"), "masked_reconstruction, contrastive"),
+        (("jobs", "list", "--state", "lost"), "queued, running"),
+        (("demo", "--task", "classification"), "choose one of segmentation, super_resolution"),
+        (("demo", "--objective", "supervised"), "choose one of masked_reconstruction, contrastive"),
+        (("mmd", "Not An Id", "b" * 32), "neither the id of a feature set nor a .npy file"),
+    ],
+)
+def test_bad_usage_is_one_sentence_and_code_2(invoke, arguments: tuple[str, ...], words: str) -> None:
+    code, out, err = invoke(*arguments)
+    assert code == exits.BAD_INPUT
+    assert out == ""
+    assert words in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.BadVolume("x"), 2),
+        (errors.NotFound("x"), 2),
+        (errors.Leakage("x"), 2),
+        (errors.Conflict("x"), 2),
+        (errors.Exhausted("x"), 3),
+        (errors.Unavailable("x"), 3),
+        (errors.DeadlineExceeded("x"), 3),
+        (errors.Forbidden("x"), 4),
+        (errors.Unauthenticated("x"), 4),
+        (errors.Cancelled("x"), 1),
+        (errors.Internal("x"), 1),
+    ],
+)
+def test_every_error_has_its_exit_code(error: errors.VfmalignError, code: int) -> None:
+    assert exits.exit_code_of(error) == code
+
+
+def test_help_lists_the_exit_codes(invoke) -> None:
+    code, out, _ = invoke("--help")
+    assert code == exits.OK
+    text = " ".join(out.split())
+    for number, meaning in exits.MEANINGS.items():
+        assert f"{number} {meaning}" in text
+
+
+def test_ctrl_c_is_code_130_without_a_trace(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vfmalign.cli.home.Home.read", interrupt)
+    code, _, err = invoke("status")
+    assert code == exits.INTERRUPTED
+    assert "Traceback" not in err
+
+
+def test_a_fault_of_ours_is_one_sentence_and_its_words_stay_out_of_the_trace(
+    invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = "SURNAME^GIVEN_1234567"
+
+    def fail(*_: object) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr("vfmalign.cli.home.Home.read", fail)
+    monkeypatch.setattr(program.tempfile, "tempdir", str(tmp_path))
+    code, _, err = invoke("status")
+    assert code == exits.FAILED
+    assert "vfmalign failed (RuntimeError)" in err
+    (trace,) = tmp_path.glob("vfmalign-fault-*.txt")
+    assert str(trace) in err.replace("\n", "")
+    assert "in status" in trace.read_text()
+    assert words not in trace.read_text() + err
+
+
+def test_a_wrong_import_command_does_not_repeat_the_folder(invoke) -> None:
+    code, out, err = invoke("dataset", "import", "here", "SURNAME^GIVEN_1234567")
+    assert code == exits.BAD_INPUT
+    assert "SURNAME" not in out + err
+
+
+def test_addresses_in_the_environment_come_all_or_not_at_all(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VFMALIGN_FEATURES_ADDRESS", "127.0.0.1:1")
+    code, _, err = invoke("models", "list")
+    assert code == exits.BAD_INPUT
+    assert "VFMALIGN_MMD_ADDRESS: is not set" in err
+
+
+def test_a_service_that_is_not_there_is_code_3(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        for service in ("FEATURES", "MMD", "FINETUNING"):
+            monkeypatch.setenv(f"VFMALIGN_{service}_ADDRESS", address)
+        code, _, err = invoke("checks", "list")
+    assert code == exits.UNAVAILABLE
+    assert "check that the service runs" in err
+
+
+def test_arrays_of_objects_are_never_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / "evil.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(errors.BadTensor, match="without unpickling"):
+        mmd.source(str(tmp_path / "evil.npy"), "X")
+    np.save(tmp_path / "flat.npy", np.zeros(3))
+    with pytest.raises(errors.BadTensor, match="1 axes"):
+        mmd.source(str(tmp_path / "flat.npy"), "X")
+    np.save(tmp_path / "nan.npy", np.full((2, 2), np.nan))
+    with pytest.raises(errors.BadTensor, match="NaN"):
+        mmd.source(str(tmp_path / "nan.npy"), "X")
+    with pytest.raises(errors.BadOption, match="no such file"):
+        mmd.source(str(tmp_path / "gone.npy"), "X")
+
+
+def test_an_array_too_large_for_a_message_is_refused_before_it_is_sent(invoke, tmp_path: Path) -> None:
+    np.save(tmp_path / "big.npy", np.zeros((1500, 1500)))
+    code, _, err = invoke("mmd", "big.npy", "big.npy", "--sigma", "1")
+    assert code == exits.BAD_INPUT
+    assert "34.3 MiB" in err
+
+
+def test_doctor_names_the_failing_step_and_skips_what_needs_it(invoke) -> None:
+    code, out, _ = invoke("doctor", "--json")
+    report = json.loads(out)
+    assert code == exits.UNAVAILABLE
+    assert report["failed"] == ["stack"]
+    steps = {step["name"]: step for step in report["steps"]}
+    assert "vfmalign up --detach" in steps["stack"]["remedy"]
+    assert steps["s3"]["outcome"] == steps["mmd"]["outcome"] == "skipped"
+    assert steps["s3 program"]["outcome"] == "ok"
+
+
+def test_doctor_names_missing_packages_and_a_full_disk(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.probes, "versions", lambda: {"torch": "2.9.0", "monai": "missing"})
+    monkeypatch.setattr(doctor.probes, "free_gib", lambda _: 0.2)
+    code, out, err = invoke("doctor")
+    assert code == exits.UNAVAILABLE
+    assert "not installed: monai" in out
+    assert "pip install" in out
+    assert "0.2 GiB are free" in out
+    assert "the first failing step is `packages`" in err
+
+
+def test_the_demo_empties_no_folder_that_is_not_its_own(invoke, tmp_path: Path) -> None:
+    precious = tmp_path / "thesis"
+    precious.mkdir()
+    (precious / "chapter1.txt").write_text("all my work")
+    code, _, err = invoke("demo", "--home", str(precious))
+    assert code == exits.BAD_INPUT
+    assert "no demo made it" in err
+    assert (precious / "chapter1.txt").read_text() == "all my work"
