@@ -22,6 +22,7 @@ import psutil
 from vfmalign.core.errors import Unavailable
 from vfmalign.finetuning.launcher import Exited, Running
 
+_REAP_TIMEOUT_S = 5.0
 _SAME_START_S = 2.0  # a process's start time moves a little with the system clock
 
 
@@ -72,14 +73,18 @@ class LocalLauncher:
 
     def observe(self, job: str, handle: dict[str, Any] | None) -> Running | Exited:
         """Running while any process holds the lock; a leftover whose main process is gone is killed first."""
-        self._reap(job)
         if not self._locked(job):
-            self._reap(job)
-            return Exited(self._exit_codes.get(job))
-        if handle is None:
-            handle = self._find(job)
-        if handle is not None and not _alive(handle):
-            for process in self._holders(job):
+            # An ending process lets go of the lock a moment before its exit code can be read.
+            return Exited(self._exit_codes.get(job)) if self._reap(job, _REAP_TIMEOUT_S) else Running(handle)
+        self._reap(job, 0.0)  # a main process that has left workers behind
+        if handle is not None and _alive(handle):
+            return Running(handle)
+        # Nothing recorded, or a clock that was set makes the start time look wrong: the lock's holders tell.
+        holders = self._holders(job)
+        if main := _main_of(holders):
+            return Running(_handle(main.pid))
+        if handle is not None:
+            for process in holders:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
         return Running(handle)
@@ -111,19 +116,22 @@ class LocalLauncher:
         finally:
             os.close(lock)
 
-    def _reap(self, job: str) -> None:
+    def _reap(self, job: str, timeout_s: float) -> bool:
+        """Reads the exit code of our own child; True where there is none, or it has ended."""
         child = self._children.get(job)
-        if child is not None and (code := child.poll()) is not None:
-            self._exit_codes[job] = code if code >= 0 else 128 - code
-            del self._children[job]
+        if child is None:
+            return True
+        try:
+            code = child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        self._exit_codes[job] = code if code >= 0 else 128 - code
+        del self._children[job]
+        return True
 
     def _find(self, job: str) -> dict[str, Any] | None:
-        """The session leader among the processes that hold the job's lock: its main process, if that lives."""
-        for process in self._holders(job):
-            with contextlib.suppress(psutil.Error, ProcessLookupError):
-                if os.getsid(process.pid) == process.pid:
-                    return _handle(process.pid)
-        return None
+        main = _main_of(self._holders(job))
+        return None if main is None else _handle(main.pid)
 
     def _holders(self, job: str) -> list[psutil.Process]:
         path = str(self._lock_path(job).resolve())
@@ -160,6 +168,15 @@ def _alive(handle: dict[str, Any]) -> bool:
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def _main_of(holders: Sequence[psutil.Process]) -> psutil.Process | None:
+    """The session leader among the holders of a job's lock: its main process, if that lives."""
+    for process in holders:
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == process.pid:
+                return process
+    return None
 
 
 def _has_open(process: psutil.Process, path: str) -> bool:

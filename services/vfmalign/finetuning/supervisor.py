@@ -109,7 +109,7 @@ class Supervisor:
         if isinstance(seen, Exited):
             self._settle(job, seen, stopping=False)
             return False
-        if job.handle is None and seen.handle is not None:
+        if seen.handle is not None and seen.handle != job.handle:
             self.book.record(job.id, seen.handle)
         if job.cancel_requested:
             asked = self._asked.get(job.id, time.monotonic())

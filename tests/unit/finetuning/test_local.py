@@ -142,6 +142,15 @@ def test_a_worker_that_outlives_its_main_process_is_killed_before_the_job_counts
     assert not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE
 
 
+def test_a_clock_that_is_set_does_not_look_like_a_death(make):
+    launcher = make()
+    handle = launcher.launch("job", "x").handle
+    seen = launcher.observe("job", handle | {"started": handle["started"] - 3600})
+    assert seen.handle["pid"] == handle["pid"]
+    time.sleep(0.1)
+    assert isinstance(launcher.observe("job", handle), Running)
+
+
 def test_stopping_a_job_that_does_not_run_does_nothing(make):
     make().stop("job", {"pid": os.getpid(), "started": psutil.Process().create_time()}, force=True)
 
