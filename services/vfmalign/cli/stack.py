@@ -281,6 +281,7 @@ def bring_down(home: Home, state: State) -> list[str]:
     killed += processes.stop(others, STOP_GRACE_S)
     if state.store is not None and state.store.process is not None and state.store.process.alive():
         s3_server.stop(state.store.process.pid)
+        processes.wait_gone([state.store.process], STOP_GRACE_S)
     down = {
         name: service.model_copy(update={"process": None, "serving": False}) for name, service in state.services.items()
     }

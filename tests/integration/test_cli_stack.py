@@ -1,0 +1,290 @@
+"""The local stack through its commands: what is killed comes back, what fails is named, and short operations on it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from vfmalign.cli.home import Home
+from vfmalign.cli.target import Target
+from vfmalign.imaging.phantoms import generate_case
+from vfmalign.imaging.volumes import encode
+from vfmalign.models.registry import get_architecture
+
+NAME = "SURNAME^GIVEN_1234567"
+TIMEOUT_S = 120.0
+
+
+@dataclass
+class Done:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class Cli:
+    """The commands as processes, on one state folder."""
+
+    folder: Path
+
+    @property
+    def home(self) -> Home:
+        return Home(self.folder / ".vfmalign")
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "vfmalign.cli", *arguments],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, code: int | None = 0) -> Done:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=2 * TIMEOUT_S)
+        assert code is None or process.returncode == code, err + out
+        assert "Traceback" not in err
+        return Done(process.returncode, out, err)
+
+    def service(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.run("status", "--json", code=None).document["services"][name]
+        return found
+
+
+@pytest.fixture(scope="module")
+def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    """A stack that `vfmalign up --detach` started."""
+    result = Cli(tmp_path_factory.mktemp("cli"))
+    result.run("up", "--detach")
+    yield result
+    result.run("down")
+
+
+@pytest.fixture(scope="module")
+def model(cli: Cli) -> str:
+    """A foreign checkpoint of random weights, imported."""
+    torch.manual_seed(0)
+    state = get_architecture("profound_conv_micro").build().state_dict()
+    torch.save({"model": state, "epoch": 3}, cli.folder / "foreign.pth")
+    done = cli.run("models", "import", "foreign.pth", "--id", "m1", "--architecture", "profound_conv_micro", "--json")
+    assert done.document["id"] == "m1"
+    assert "dropped epoch" in done.document["imported"]
+    return "m1"
+
+
+@pytest.fixture(scope="module")
+def dataset(cli: Cli) -> str:
+    """A few phantoms."""
+    counts = ("--pretrain", "0", "--train", "2", "--val", "1", "--test", "3")
+    done = cli.run("dataset", "phantoms", "--id", "d1", "--seed", "5", *counts, "--json")
+    assert done.document["splits"]["test"] == {"cases": 3, "patients": 3}
+    return "d1"
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not holds():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.2)
+
+
+def test_status_and_doctor_find_everything_well(cli: Cli) -> None:
+    status = cli.run("status", "--json").document
+    assert status["running"]
+    assert set(status["health"].values()) == {"serving"}
+    doctor = cli.run("doctor", "--json").document
+    assert doctor["ok"], doctor
+    assert [step["outcome"] for step in doctor["steps"]] == ["ok"] * 10
+    secrets = json.loads((cli.home.path / "state.json").read_text())["store"]
+    assert (cli.home.path / "state.json").stat().st_mode & 0o777 == 0o600
+    shown = json.dumps(status) + json.dumps(doctor)
+    assert secrets["secret_key"] not in shown
+    assert secrets["access_key"] not in shown
+
+
+def test_up_again_says_that_it_runs_already(cli: Cli) -> None:
+    before = cli.service("mmd")["pid"]
+    assert "runs already" in cli.run("up", "--detach").err
+    assert cli.service("mmd")["pid"] == before
+    assert "runs in this state folder already" in cli.run("up", code=2).err
+
+
+def test_a_killed_service_comes_back_at_its_address(cli: Cli) -> None:
+    before = cli.service("mmd")
+    os.kill(before["pid"], signal.SIGKILL)
+    wait_until(lambda: cli.service("mmd")["restarts"] == before["restarts"] + 1, "the restart")
+    wait_until(lambda: cli.run("status", code=None).code == 0, "serving again")
+    after = cli.service("mmd")
+    assert after["address"] == before["address"]
+    assert after["pid"] != before["pid"]
+    log = (cli.home.logs / "supervisor.log").read_text()
+    assert "mmd was killed by signal 9; starting it again" in log
+    assert "mmd serves again" in log
+
+
+def test_doctor_names_the_service_that_hangs(cli: Cli) -> None:
+    hanging = psutil.Process(cli.service("features")["pid"])
+    hanging.suspend()
+    try:
+        done = cli.run("doctor", code=3)
+        status = cli.run("status", "--json", code=3).document
+    finally:
+        hanging.resume()
+    assert "✗ features" in done.out
+    assert "logs/features.log" in done.out
+    assert "the first failing step is `features`" in done.err
+    assert status["health"]["features"] == "unreachable"
+    assert status["health"]["mmd"] == "serving"
+
+
+def test_a_killed_s3_server_comes_back_with_its_data(cli: Cli, dataset: str) -> None:
+    state = cli.home.read()
+    assert state.store is not None
+    assert state.store.process is not None
+    os.kill(state.store.process.pid, signal.SIGKILL)
+    old = state.store.process
+
+    def came_back() -> bool:
+        store = cli.home.read().store
+        return store is not None and store.process is not None and store.process != old
+
+    wait_until(came_back, "the S3 server's restart")
+    assert cli.run("dataset", "show", dataset, "--json").document["dataset"] == dataset
+
+
+def test_a_supervisor_that_was_killed_leaves_nothing_in_the_way(cli: Cli, dataset: str) -> None:
+    before = cli.home.read()
+    assert before.supervisor is not None
+    os.kill(before.supervisor.pid, signal.SIGKILL)
+    wait_until(lambda: not before.running, "the supervisor's end")
+    assert "no stack runs" in cli.run("dataset", "list", code=3).err
+    cli.run("up", "--detach")
+    after = cli.home.read()
+    assert not any(process.alive() for process in before.processes())
+    assert {name: service.ports for name, service in after.services.items()} == {
+        name: service.ports for name, service in before.services.items()
+    }
+    assert [item["dataset"] for item in cli.run("dataset", "list", "--json").document["datasets"]] == [dataset]
+
+
+def test_an_import_names_nobody(cli: Cli) -> None:
+    folder = cli.folder / "inbox" / NAME
+    folder.mkdir(parents=True)
+    for kind, volume in generate_case(1, 0).volumes.items():
+        (folder / f"{NAME}_{kind}.nii.gz").write_bytes(encode(volume))
+    done = cli.run("dataset", "import", "inbox", "--id", "real", "--json")
+    assert NAME not in done.out + done.err
+    assert done.document["held_out"] is False
+    mapping = Path(done.document["mapping"])
+    assert str(mapping) in done.err.replace("\n", "")
+    assert mapping.stat().st_mode & 0o777 == 0o600
+    (row,) = csv.DictReader(mapping.read_text().splitlines())
+    assert (row["folder"], row["dataset"]) == (NAME, "real")
+    broken = cli.folder / "inbox2" / NAME
+    broken.mkdir(parents=True)
+    (broken / "t2.nii.gz").write_bytes(b"not gzip")
+    for arguments in (("inbox2", "--id", "broken"), (f"inbox3/{NAME}", "--id", "gone")):
+        failed = cli.run("dataset", "import", *arguments, "--json", code=2)
+        assert failed.document["error"]["reason"] == "BAD_DATASET"
+        assert NAME not in failed.out + failed.err
+    store = Target.of(cli.home.read()).store
+    assert not [key for key in store.list("") if "SURNAME" in key]
+    logs = list(cli.home.path.rglob("*.log"))
+    assert logs
+    assert not [path for path in logs if b"SURNAME" in path.read_bytes()]
+
+
+def test_models_features_and_a_comparison(cli: Cli, model: str, dataset: str) -> None:
+    models = cli.run("models", "list", "--json").document
+    assert [item["model_id"] for item in models["models"]] == [model]
+    assert "profound_conv_micro" in models["architectures"]
+    assert cli.run("models", "show", model, "--json").document["objective"] == "OBJECTIVE_MASKED_RECONSTRUCTION"
+    first = cli.run("extract", dataset, "--model", model, "--split", "test", "--json").document
+    again = cli.run("extract", dataset, "--model", model, "--split", "test", "--json").document
+    assert first["feature_set"]["rows"] == first["computed_cases"] == 3
+    assert again["feature_set"] == first["feature_set"]
+    assert again["computed_cases"] == 0
+    name = first["feature_set"]["feature_set_id"]
+    same = cli.run("mmd", name, name, "--json").document
+    assert [layer["raw"]["mmd2"]["value"] for layer in same["layers"]] == pytest.approx([0.0] * 4, abs=1e-12)
+
+
+def test_arrays_are_compared_inline(cli: Cli) -> None:
+    rng = np.random.default_rng(0)
+    np.save(cli.folder / "x.npy", rng.normal(size=(40, 8)).astype(np.float32))
+    np.save(cli.folder / "y.npy", rng.normal(size=(30, 8)).astype(np.float32) + 1.0)
+    done = cli.run("mmd", "x.npy", "y.npy", "--independent", "--relabellings", "199", "--json").document
+    assert done["layers"][0]["standardised"]["mmd2"]["value"] > 0.1
+    assert done["layers"][0]["standardised"]["p_value"]["value"] == pytest.approx(1 / 200)
+    table = cli.run("mmd", "x.npy", "y.npy", "--independent", "--relabellings", "199")
+    assert "standardised" in table.out
+    refused = cli.run("mmd", "x.npy", "y.npy", code=2)
+    assert "row" in refused.err
+
+
+def test_unknown_ids_are_code_2(cli: Cli) -> None:
+    for arguments in (("jobs", "show", "j9"), ("checks", "show", "c9"), ("watch", "x9"), ("models", "show", "m9")):
+        done = cli.run(*arguments, code=2)
+        assert arguments[-1] in done.err
+    assert "no such dataset" in cli.run("dataset", "show", "d9", code=2).err
+
+
+def test_ctrl_c_leaves_a_check_running_and_says_how_to_go_on(cli: Cli, model: str, dataset: str) -> None:
+    arguments = ("check", dataset, "--model", model, "--task", "segmentation", "--preset", "demo", "--id", "c1")
+    process = cli.start(*arguments)
+    assert process.stderr is not None
+    wait_until(lambda: cli.run("checks", "show", "c1", code=None).code == 0, "the check's creation")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130
+    assert "check c1 goes on" in err
+    assert "`vfmalign watch c1`" in err
+    assert "`vfmalign checks cancel c1`" in err
+    running = cli.run("checks", "list", "--json").document["checks"][0]
+    assert (running["check_id"], running["state"]) == ("c1", "CHECK_STATE_RUNNING")
+    same = cli.run(*arguments, "--no-wait", "--json").document
+    assert same["check"]["check_id"] == "c1"
+    assert "ALREADY_EXISTS" in cli.run(*arguments, "--seed", "9", "--json", code=2).out
+    cli.run("checks", "cancel", "c1")
+    watched = cli.run("watch", "c1", "--json", code=1).document
+    assert watched["check"]["state"] == "CHECK_STATE_CANCELLED"
+    assert "there is no report: the check is cancelled" in cli.run("checks", "report", "c1", code=2).err
+
+
+def test_a_foreground_stack_ends_with_ctrl_c_and_leaves_no_process(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    process = cli.start("up")
+    wait_until(lambda: process.poll() is not None or cli.home.read().ready, "the stack")
+    running = cli.home.read().processes()
+    assert len(running) == 4
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0
+    assert "stopped" in err
+    assert not any(ref.alive() for ref in running)
+    assert cli.run("status", "--json", code=3).document["running"] is False
+    assert "nothing ran" in cli.run("down").out
