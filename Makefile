@@ -55,6 +55,16 @@ protos: setup  ## buf lint, format, breaking changes, and drift between protos a
 	  --grpc_python_out=$$tmp --mypy_grpc_out=quiet:$$tmp proto/vfmalign/v1/*.proto && \
 	diff -r -x __init__.py -x __pycache__ $$tmp/vfmalign/v1 services/vfmalign/v1 && echo "stubs match the protos"
 
+# DEMO passes options on: make demo DEMO='--seed 3 --task super_resolution'
+demo: setup  ## the whole system and one alignment check on phantoms: a rehearsal, not evidence (DEMO='--seed 3')
+	$(BIN)/vfmalign demo $(DEMO)
+
+up: setup  ## start the S3 server and the services in the background (state and logs in .vfmalign/)
+	$(BIN)/vfmalign up --detach
+
+down: setup  ## stop them; their data stay
+	$(BIN)/vfmalign down
+
 check: lint types imports protos  ## everything that needs no server
 
 test: setup  ## every test, on a real S3 server, real databases and real processes
