@@ -25,6 +25,7 @@ from vfmalign.core.artifacts import Case, Dataset, ModelCard, VolumeRef, canonic
 from vfmalign.core.client import connect
 from vfmalign.core.datasets import save_dataset, to_datalist
 from vfmalign.core.errors import BadOption, CaseOrderMismatch, Conflict, NotFound, Unavailable
+from vfmalign.core.recipes import recipe_for
 from vfmalign.core.statuses import DETAILS_KEY, code_of, to_status
 from vfmalign.finetuning.database import Database
 from vfmalign.finetuning.results import CheckReport
@@ -342,7 +343,7 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
     assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED
     assert job.encoder_model_id == f"{name}-scratch-encoder"
     assert [point.epoch for point in job.curve] == list(range(7))
-    assert job.spec.recipe.epochs == 10
+    assert job.spec.recipe.epochs == recipe_for("scratch", "segmentation", "demo").epochs
 
 
 @pytest.mark.parametrize("moment", ["features", "training", "mmd"])

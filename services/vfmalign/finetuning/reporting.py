@@ -72,8 +72,7 @@ def assemble(
         rpg_specialised=gains["specialised"],
         rpg_scratch=gains["scratch"],
         networks=tuple(
-            _network(check_id, name, request, valid, jobs, higher_is_better=metric.higher_is_better)
-            for name in NETWORKS
+            _network(check_id, name, valid, jobs, higher_is_better=metric.higher_is_better) for name in NETWORKS
         ),
         shift=measured.after,
         shift_ratio={
@@ -87,7 +86,6 @@ def assemble(
 def _network(
     check_id: str,
     name: Network,
-    request: CheckRequest,
     valid: Validated,
     jobs: Mapping[Network, JobResult],
     *,
@@ -100,7 +98,7 @@ def _network(
         job=job_id(check_id, name),
         architecture=SPECIALISED_ARCHITECTURE if name == "specialised" else valid.card.architecture,
         parameters=result.parameters,
-        learning_rate=request.recipe_of(name).learning_rate,
+        learning_rate=valid.recipes[name].learning_rate,
         curve=tuple(
             CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, val_score=p.val_score) for p in result.curve
         ),
@@ -122,7 +120,7 @@ def _settings(
     request: CheckRequest, valid: Validated, jobs: Mapping[Network, JobResult], measured: Measured
 ) -> dict[str, str]:
     recipes = {
-        f"recipe_{name}": canonical_json(request.recipe_of(name).model_dump(mode="json", exclude_none=True)).decode()
+        f"recipe_{name}": canonical_json(valid.recipes[name].model_dump(mode="json", exclude_none=True)).decode()
         for name in NETWORKS
     }
     return recipes | {

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from vfmalign.core.artifacts import JobResult, ModelCard, Network, Record, check_key, job_key
+from vfmalign.core.artifacts import JobResult, ModelCard, Network, Recipe, Record, check_key, job_key
 from vfmalign.core.datasets import find_leakage, load_dataset
 from vfmalign.core.errors import BadDataset, BadOption, NotFound, VfmalignError
 from vfmalign.core.store import ObjectStore
@@ -37,6 +37,7 @@ class Validated(Record):
 
     Attributes:
         layers: compared layers, the primary one first.
+        recipes: of the three trainings, as the presets were when the check began.
         test_groups: patients of the test split.
     """
 
@@ -49,6 +50,7 @@ class Validated(Record):
     phantom: bool
     leakage_known: bool
     test_groups: int
+    recipes: dict[Network, Recipe]
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ def validate(store: ObjectStore, check: Check) -> Validated:
         phantom=all(case.group.startswith(PHANTOM_PREFIX) for case in dataset.test),
         leakage_known=bool(card.pretraining) or card.objective == "random",
         test_groups=len({case.group for case in dataset.test}),
+        recipes={network: request.recipe_of(network) for network in NETWORKS},
     )
 
 
@@ -211,7 +214,7 @@ async def _make_job(bench: Bench, outputs: Outputs, *, network: Network) -> Reco
 
 def _create_job(bench: Bench, valid: Validated, network: Network) -> None:
     asked = bench.check.request
-    recipe = asked.recipe_of(network)
+    recipe = valid.recipes[network]
     set_fields = recipe.model_dump(include=set(RecipeRequest.model_fields))
     request = JobRequest(
         kind="finetune",
