@@ -30,8 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.configure("training", settings.log)
     stop = Stop()
     stop.listen()
-    # cuBLAS reads this when it starts: without it some products on a GPU are not deterministic.
+    # Read when torch is imported. Without the first some products on a GPU are not deterministic; without the second
+    # OpenMP's threads spin while they wait, and jobs that share their cores slow each other down several times over.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     store = ObjectStore(settings.store)
     try:
         # torch and monai take seconds to import: not for --help, nor before the signals are taken.

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vfmalign.core.artifacts import Case, Preprocessing, VolumeKind
+from vfmalign.core.artifacts import MODALITIES, Case, Modality, Preprocessing, VolumeKind
 from vfmalign.core.errors import BadDataset, DigestMismatch, NotFound
 from vfmalign.core.store import ObjectStore
 from vfmalign.imaging.grid import REFERENCE
@@ -40,6 +40,7 @@ class PreparedCase:
         gland_DHW: uint8, 0 outside.
         lesions_DHW: uint8, 0 outside, else the grade.
         spacing_mm: along D, H, W.
+        modalities: names of the channels.
     """
 
     case: str
@@ -49,6 +50,7 @@ class PreparedCase:
     gland_DHW: Tensor | None  # noqa: N815
     lesions_DHW: Tensor | None  # noqa: N815
     spacing_mm: tuple[float, float, float]
+    modalities: tuple[Modality, ...] = MODALITIES
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def _load_case(
         gland_DHW=prepared.gland_DHW,
         lesions_DHW=prepared.lesions_DHW,
         spacing_mm=prepared.spacing_mm,
+        modalities=preprocessing.modalities,
     )
 
 

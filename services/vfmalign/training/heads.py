@@ -173,6 +173,7 @@ class SpecialisedUNet(nn.Module):
     """
 
     levels = 4
+    stride_DHW: _Three = (2 ** (levels - 1),) * 3
 
     def __init__(self, in_channels: int, out_channels: int, width: int = 16, *, residual: bool = False) -> None:
         super().__init__()
@@ -211,17 +212,17 @@ def stage_shapes(encoder: Encoder) -> tuple[list[int], list[_Three]]:
     return channels, cast(list[_Three], strides)
 
 
-def check_shape(shape_DHW: Sequence[int], strides: Sequence[_Three], *, field: str) -> None:
-    """Refuses an input that the decoder could not bring back to its own size.
+def check_shape(shape_DHW: Sequence[int], stride_DHW: _Three, *, field: str) -> None:
+    """Refuses an input that a network could not bring back to its own size.
 
     Raises:
         BadOption: a side is not a multiple of the deepest stride.
     """
-    if any(size % stride for size, stride in zip(shape_DHW, strides[-1], strict=True)):
+    if any(size % stride for size, stride in zip(shape_DHW, stride_DHW, strict=True)):
         raise BadOption(
-            f"a shape of {tuple(shape_DHW)} voxels does not fit the encoder",
+            f"a shape of {tuple(shape_DHW)} voxels does not fit the network",
             field=field,
-            remedy=f"use multiples of {strides[-1]}",
+            remedy=f"use multiples of {stride_DHW}",
         )
 
 

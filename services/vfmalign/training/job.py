@@ -145,21 +145,26 @@ def build_learner(store: ObjectStore, plan: Plan, device: torch.device) -> Learn
     """The network that the spec asks for, with its starting weights, under its task or objective."""
     spec = plan.spec
     torch.manual_seed(derived_seed(spec.seed, "head"))
-    if plan.task is not None and spec.network == "specialised":
-        task = get_task(spec.task)
-        channels = len(plan.preprocessing.modalities)
-        unet: nn.Module = SpecialisedUNet(channels, task.out_channels, residual=task.residual).to(device)
-        return FineTuning(task, unet, None, device)
-    encoder = _starting_encoder(store, plan, device)
-    _, strides = stage_shapes(encoder)
-    check_shape(plan.preprocessing.shape_DHW, strides, field="architecture")
+    specialised = plan.task is not None and spec.network == "specialised"
+    encoder = None if specialised else _starting_encoder(store, plan, device)
+    stride_DHW = SpecialisedUNet.stride_DHW if encoder is None else stage_shapes(encoder)[1][-1]
+    check_shape(plan.preprocessing.shape_DHW, stride_DHW, field="architecture")
     if spec.recipe.patch_shape_DHW is not None:
-        check_shape(spec.recipe.patch_shape_DHW, strides, field="recipe.patch_shape_DHW")
-    if plan.task is None:
+        check_shape(spec.recipe.patch_shape_DHW, stride_DHW, field="recipe.patch_shape_DHW")
+    if plan.task is None and encoder is not None:
         return build_objective(spec.objective, encoder, spec.recipe, device, spec.seed)
-    task = get_task(spec.task)
-    network = EncoderDecoder(encoder, task.out_channels, residual=task.residual).to(device)
-    return FineTuning(task, network, encoder, device)
+    return _fine_tuning(plan, encoder, device)
+
+
+def _fine_tuning(plan: Plan, encoder: Encoder | None, device: torch.device) -> FineTuning:
+    task, channels = get_task(plan.spec.task), len(plan.preprocessing.modalities)
+    out_channels = task.out_channels or channels
+    network: nn.Module
+    if encoder is None:
+        network = SpecialisedUNet(channels, out_channels, residual=task.residual)
+    else:
+        network = EncoderDecoder(encoder, out_channels, residual=task.residual)
+    return FineTuning(task, network.to(device), encoder, device)
 
 
 def _starting_encoder(store: ObjectStore, plan: Plan, device: torch.device) -> Encoder:

@@ -86,7 +86,8 @@ def panels(output_CDHW: Tensor, case: PreparedCase) -> list[Panel]:
     d = int(area_D.argmax())
     aspect = case.spacing_mm[1] / case.spacing_mm[2]
     slices = [channel_HW.numpy() for channel_HW in case.input_CDHW[:, d]]
-    inputs = [Panel(f"input {c + 1}", image, aspect=aspect) for c, image in enumerate(slices)]
+    named = zip(case.modalities, slices, strict=True)
+    inputs = [Panel(f"input ({modality})", image_HW, aspect=aspect) for modality, image_HW in named]
     outlined = [
         Panel(title, slices[0], outlines=_outlines(labels_DHW[d]), aspect=aspect)
         for title, labels_DHW in (("reference", true_DHW), ("prediction", found_DHW))

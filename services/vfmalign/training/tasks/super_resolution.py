@@ -15,7 +15,6 @@ from monai.metrics.regression import PSNRMetric, SSIMMetric
 from torch import Tensor
 from torch.nn import functional
 
-from vfmalign.core.artifacts import MODALITIES
 from vfmalign.core.tasks import SUPER_RESOLUTION as SPEC
 from vfmalign.training.data import Batch, PreparedCase
 from vfmalign.training.figures import Panel, percentiles
@@ -81,7 +80,7 @@ def panels(output_CDHW: Tensor, case: PreparedCase) -> list[Panel]:
     aspect = case.spacing_mm[1] / case.spacing_mm[2]
     spread = (limits[1] - limits[0]) / 4
     return [
-        Panel(f"input ({MODALITIES[0]})", input_HW, limits, aspect=aspect),
+        Panel(f"input ({case.modalities[0]})", input_HW, limits, aspect=aspect),
         Panel("reference", clean_HW, limits, aspect=aspect),
         Panel("prediction", output_HW, limits, aspect=aspect),
         Panel("prediction − reference", output_HW - clean_HW, (-spread, spread), aspect=aspect),
@@ -100,5 +99,5 @@ def _unit_range(output_CDHW: Tensor, clean_CDHW: Tensor) -> tuple[Tensor, Tensor
 
 
 SUPER_RESOLUTION = Task(
-    spec=SPEC, out_channels=len(MODALITIES), residual=True, loss=loss, primary=primary, score=score, panels=panels
+    spec=SPEC, out_channels=None, residual=True, loss=loss, primary=primary, score=score, panels=panels
 )

@@ -18,7 +18,7 @@ class Task:
 
     Attributes:
         spec: name, input transform, labels and metrics.
-        out_channels: of the head.
+        out_channels: of the head; None for as many as the input has.
         residual: whether the head's output is added to the input.
         loss: of an output (N, C, D, H, W) and its batch.
         primary: the primary metric of an output (C, D, H, W) and its case; None where undefined.
@@ -27,7 +27,7 @@ class Task:
     """
 
     spec: TaskSpec
-    out_channels: int
+    out_channels: int | None
     residual: bool
     loss: Callable[[Tensor, Batch], Tensor]
     primary: Callable[[Tensor, PreparedCase], float | None]
