@@ -1,3 +1,3 @@
-"""vfmalign: measures how far a vision foundation model's features move in fine-tuning, and what the fine-tuning gains."""
+"""Measures how far a vision foundation model's features move in fine-tuning, and what the fine-tuning gains."""
 
 __version__ = "0.1.0"

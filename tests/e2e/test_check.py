@@ -52,7 +52,7 @@ def test_the_report_is_stored_verified_and_self_contained(world: Any, undisturbe
     assert outside == []
     assert "<script" not in html
     assert html.count("data:image/") >= 4
-    for word in ("rehearsal on phantoms", "stages.3", "MMD"):
+    for word in ("phantom rehearsal", "stages.3", "MMD"):
         assert word.lower() in html.lower()
     for word in ("aligned", " safe"):
         assert word not in html.lower()

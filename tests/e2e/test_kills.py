@@ -43,12 +43,12 @@ def forget_features(world: Any) -> None:
         world.store.delete(key)
 
 
-def training_processes() -> list[psutil.Process]:
-    """Training processes below this one's services."""
+def training_processes(check_id: str) -> list[psutil.Process]:
+    """Processes that run jobs of a check."""
     return [
         process
         for process in psutil.process_iter(["cmdline"])
-        if "vfmalign.training" in (process.info["cmdline"] or [])
+        if any(f"/jobs/{check_id}-" in word for word in process.info["cmdline"] or [])
     ]
 
 
@@ -65,7 +65,7 @@ def test_killed_features(world: Any, undisturbed: Any) -> None:
 def test_killed_training(world: Any, undisturbed: Any) -> None:
     world.create("killed-training")
     world.wait_for("killed-training", lambda check: check.progress.unit == "epoch" and check.progress.done >= 2)
-    victims = training_processes()
+    victims = training_processes("killed-training")
     assert len(victims) == 1
     victims[0].kill()
     check = world.finish("killed-training")
@@ -78,10 +78,11 @@ def test_killed_training(world: Any, undisturbed: Any) -> None:
 def test_killed_orchestrator(world: Any, undisturbed: Any) -> None:
     world.create("killed-orchestrator")
     world.wait_for("killed-orchestrator", lambda check: check.progress.unit == "epoch" and check.progress.done >= 1)
-    (training,) = training_processes()
+    (training,) = training_processes("killed-orchestrator")
     os.kill(world.pid("finetuning"), signal.SIGKILL)
     world.wait_for("killed-orchestrator", lambda check: check.progress.unit == "epoch")
-    assert [process.pid for process in training_processes()] in ([training.pid], []), "the job was doubled"
+    running = [process.pid for process in training_processes("killed-orchestrator")]
+    assert running in ([training.pid], []), "the job was doubled"
     check = world.finish("killed-orchestrator")
     assert same_numbers(check, undisturbed)
     finished_once(check)

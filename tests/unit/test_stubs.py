@@ -50,7 +50,7 @@ def test_every_field_of_the_api_has_a_comment() -> None:
         lines = path.read_text().splitlines()
         for number, line in enumerate(lines[1:], start=1):
             text = line.strip()
-            declares = re.match(r"(message|enum|service|rpc|oneof|[\w.]+ \w+ = \d+|(optional|repeated) .* = \d+)\b", text)
+            declares = re.match(r"(message|enum|service|rpc|oneof|(optional |repeated )?[\w.]+ \w+ = \d+)\b", text)
             unspecified = "_UNSPECIFIED = 0" in text
             if declares and not unspecified and not lines[number - 1].strip().startswith("//"):
                 bare.append(f"{path.name}:{number + 1}: {text}")
