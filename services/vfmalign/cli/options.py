@@ -38,6 +38,9 @@ WeightDecayOption = Annotated[float | None, typer.Option("--weight-decay", help=
 LayerDecayOption = Annotated[
     float | None, typer.Option("--layer-decay", help="Factor on the rate per stage towards the input.")
 ]
+EncoderRateOption = Annotated[
+    float | None, typer.Option("--encoder-rate", help="Share of the rate that the encoder gets; the head gets it all.")
+]
 PatchOption = Annotated[
     str | None, typer.Option("--patch", help="Train on random patches of this size, D,H,W in voxels, such as 8,32,32.")
 ]
@@ -52,6 +55,7 @@ def recipe(
     learning_rate: float | None = None,
     weight_decay: float | None = None,
     layer_decay: float | None = None,
+    encoder_rate: float | None = None,
     patch: str | None = None,
 ) -> finetuning_pb2.Recipe:
     """The recipe that a command's options describe.
@@ -66,6 +70,7 @@ def recipe(
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
         "layer_decay": layer_decay,
+        "encoder_rate": encoder_rate,
     }
     message = finetuning_pb2.Recipe(preset=preset)
     for name, value in fields.items():

@@ -163,6 +163,7 @@ class Recipe(Record):
         batch_size: volumes (or patches) per step.
         learning_rate: peak rate after warm-up.
         layer_decay: factor per stage towards the input; 1.0 for none.
+        encoder_rate: share of the rate that the whole encoder gets; the head gets all of it.
         warmup_fraction: share of all steps spent warming up.
         patch_shape_DHW: random patches of this size for training instead of whole volumes; None for whole.
     """
@@ -173,6 +174,7 @@ class Recipe(Record):
     learning_rate: float = Field(ge=0.0, le=10.0)
     weight_decay: float = Field(default=0.05, ge=0.0, le=10.0)
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
+    encoder_rate: float = Field(default=1.0, ge=0.0, le=1.0)
     warmup_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
     gradient_clip: float = Field(default=1.0, gt=0.0)
     patch_shape_DHW: tuple[int, int, int] | None = None  # noqa: N815

@@ -45,6 +45,7 @@ _RECIPE_FIELDS = (
     "learning_rate",
     "weight_decay",
     "layer_decay",
+    "encoder_rate",
     "warmup_fraction",
 )
 # Where our name of a field is not the API's.

@@ -48,6 +48,7 @@ class RecipeRequest(Record):
     learning_rate: float | None = Field(default=None, ge=0.0, le=10.0)
     weight_decay: float | None = Field(default=None, ge=0.0, le=10.0)
     layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
+    encoder_rate: float | None = Field(default=None, ge=0.0, le=1.0)
     warmup_fraction: float | None = Field(default=None, ge=0.0, le=1.0)
     patch_shape_DHW: tuple[int, int, int] | None = None  # noqa: N815
 

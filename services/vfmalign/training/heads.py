@@ -23,6 +23,8 @@ from vfmalign.models.convnextv2 import POOLED_LAYER, Encoder
 
 FULL_RESOLUTION_WIDTHS = (8, 32)
 """Least and most channels at the input's own resolution, where a voxel's channel costs most."""
+SMALL_SIDE = 64
+"""Longest side in voxels of a volume that gets the small specialised network."""
 _GROUPS = 4
 _Three = tuple[int, int, int]
 
@@ -163,31 +165,34 @@ class Projector(nn.Module):
 
 
 class SpecialisedUNet(nn.Module):
-    """The task's own network, without a foundation model: MONAI's residual UNet.
+    """The task's own network, without a foundation model: MONAI's residual UNet, which begins at full resolution.
+
+    Its size follows the input's: 8 channels and 3 downsamplings for volumes of at most 64 voxels a side, which a CPU
+    can train, else 32 and 4.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        width: channels after the first downsampling; doubled by each of the following.
+        shape_DHW: size of the whole volumes it is for; any multiple of `stride_DHW` can be fed.
         residual: as in `EncoderDecoder`.
     """
 
-    levels = 4
-    stride_DHW: _Three = (2 ** (levels - 1),) * 3
-
-    def __init__(self, in_channels: int, out_channels: int, width: int = 16, *, residual: bool = False) -> None:
+    def __init__(self, in_channels: int, out_channels: int, shape_DHW: _Three, *, residual: bool = False) -> None:
         super().__init__()
+        width, downsamplings = (8, 3) if max(shape_DHW) <= SMALL_SIDE else (32, 4)
+        stride = 2**downsamplings
+        self.stride_DHW = (stride, stride, stride)
         self.residual = residual
         self.net = UNet(
             spatial_dims=3,
             in_channels=in_channels,
-            out_channels=width // 2,
-            channels=[width * 2**level for level in range(self.levels)],
-            strides=[2] * (self.levels - 1),
+            out_channels=width,
+            channels=[width * 2**level for level in range(downsamplings + 2)],
+            strides=[1, *[2] * downsamplings],
             num_res_units=2,
-            norm=("group", {"num_groups": _GROUPS}),
+            norm=_norm(),
         )
-        self.out = nn.Conv3d(width // 2, out_channels, 1)
+        self.out = nn.Conv3d(width, out_channels, 1)
         if residual:
             _zero(self.out)
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

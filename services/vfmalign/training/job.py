@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vfmalign.core import logs
 from vfmalign.core.artifacts import CaseScore, FigureRef, JobProgress, JobResult, JobSpec, canonical_json, job_key
@@ -145,26 +145,30 @@ def build_learner(store: ObjectStore, plan: Plan, device: torch.device) -> Learn
     """The network that the spec asks for, with its starting weights, under its task or objective."""
     spec = plan.spec
     torch.manual_seed(derived_seed(spec.seed, "head"))
-    specialised = plan.task is not None and spec.network == "specialised"
-    encoder = None if specialised else _starting_encoder(store, plan, device)
-    stride_DHW = SpecialisedUNet.stride_DHW if encoder is None else stage_shapes(encoder)[1][-1]
-    check_shape(plan.preprocessing.shape_DHW, stride_DHW, field="architecture")
-    if spec.recipe.patch_shape_DHW is not None:
-        check_shape(spec.recipe.patch_shape_DHW, stride_DHW, field="recipe.patch_shape_DHW")
-    if plan.task is None and encoder is not None:
-        return build_objective(spec.objective, encoder, spec.recipe, device, spec.seed)
-    return _fine_tuning(plan, encoder, device)
+    if plan.task is not None:
+        encoder = None if spec.network == "specialised" else _starting_encoder(store, plan, device)
+        return _fine_tuning(plan, encoder, device)
+    encoder = _starting_encoder(store, plan, device)
+    _check_shapes(plan, stage_shapes(encoder)[1][-1])
+    return build_objective(spec.objective, encoder, spec.recipe, device, spec.seed)
 
 
 def _fine_tuning(plan: Plan, encoder: Encoder | None, device: torch.device) -> FineTuning:
     task, channels = get_task(plan.spec.task), len(plan.preprocessing.modalities)
     out_channels = task.out_channels or channels
-    network: nn.Module
     if encoder is None:
-        network = SpecialisedUNet(channels, out_channels, residual=task.residual)
-    else:
-        network = EncoderDecoder(encoder, out_channels, residual=task.residual)
+        unet = SpecialisedUNet(channels, out_channels, plan.preprocessing.shape_DHW, residual=task.residual)
+        _check_shapes(plan, unet.stride_DHW)
+        return FineTuning(task, unet.to(device), None, device)
+    _check_shapes(plan, stage_shapes(encoder)[1][-1])
+    network = EncoderDecoder(encoder, out_channels, residual=task.residual)
     return FineTuning(task, network.to(device), encoder, device)
+
+
+def _check_shapes(plan: Plan, stride_DHW: tuple[int, int, int]) -> None:
+    check_shape(plan.preprocessing.shape_DHW, stride_DHW, field="architecture")
+    if plan.spec.recipe.patch_shape_DHW is not None:
+        check_shape(plan.spec.recipe.patch_shape_DHW, stride_DHW, field="recipe.patch_shape_DHW")
 
 
 def _starting_encoder(store: ObjectStore, plan: Plan, device: torch.device) -> Encoder:

@@ -21,16 +21,19 @@ _STAGE = re.compile(r"^encoder\.(?:downsample_layers|stages)\.(\d+)\.")
 _ENCODER = "encoder."
 
 
-def parameter_groups(network: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    network: nn.Module, *, weight_decay: float, layer_decay: float, encoder_rate: float = 1.0
+) -> list[dict[str, Any]]:
     """Groups parameters by their share of the rate and by whether they decay.
 
-    An encoder with stages 0…S−1 gets the share `layer_decay ** (S − i)` in stage i (with its downsampling); its final
-    norm and everything outside the encoder get 1.
+    An encoder with stages 0…S−1 gets the share `encoder_rate · layer_decay ** (S − i)` in stage i (with its
+    downsampling) and `encoder_rate` in its final norm; everything outside the encoder gets 1.
 
     Args:
         network: a network whose encoder, if it has one, is its attribute `encoder`.
         weight_decay: of matrices and kernels; biases, norms and other one-dimensional parameters get none.
         layer_decay: factor per stage towards the input; 1 for none.
+        encoder_rate: share of the rate that the whole encoder gets.
 
     Returns:
         Groups for a torch optimiser, in a fixed order, each with `lr_scale`, `weight_decay` and `names`.
@@ -41,6 +44,8 @@ def parameter_groups(network: nn.Module, *, weight_decay: float, layer_decay: fl
     for name, parameter in trained:
         found = _STAGE.match(name)
         scale = layer_decay ** (stages - int(found[1])) if found else 1.0
+        if name.startswith(_ENCODER):
+            scale *= encoder_rate
         decay = 0.0 if _is_one_dimensional(parameter) else weight_decay
         group = groups.setdefault(
             (scale, decay), {"params": [], "names": [], "lr_scale": scale, "weight_decay": decay, "lr": 0.0}
@@ -52,7 +57,12 @@ def parameter_groups(network: nn.Module, *, weight_decay: float, layer_decay: fl
 
 def build_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW over `parameter_groups`; its rate is set before each step by `set_rate`."""
-    groups = parameter_groups(network, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay)
+    groups = parameter_groups(
+        network,
+        weight_decay=recipe.weight_decay,
+        layer_decay=recipe.layer_decay,
+        encoder_rate=recipe.encoder_rate,
+    )
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
 

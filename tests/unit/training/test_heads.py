@@ -7,6 +7,7 @@ from vfmalign.core.errors import BadOption
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.heads import EncoderDecoder, Projector, SpecialisedUNet, check_shape, stage_shapes
 
+SMALL = (16, 64, 64)
 MICRO = ARCHITECTURES["profound_conv_micro"]
 
 
@@ -46,7 +47,7 @@ def test_every_compared_layer_gets_a_gradient(encoder):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda e: EncoderDecoder(e, 3, residual=True), lambda _: SpecialisedUNet(3, 3, residual=True)]
+    "make", [lambda e: EncoderDecoder(e, 3, residual=True), lambda _: SpecialisedUNet(3, 3, SMALL, residual=True)]
 )
 def test_an_untrained_residual_network_is_the_identity(encoder, make):
     input_NCDHW = torch.randn(1, 3, 16, 16, 16)
@@ -54,7 +55,7 @@ def test_an_untrained_residual_network_is_the_identity(encoder, make):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda e: EncoderDecoder(e, 3), lambda e: Projector(e, 8), lambda _: SpecialisedUNet(3, 3)]
+    "make", [lambda e: EncoderDecoder(e, 3), lambda e: Projector(e, 8), lambda _: SpecialisedUNet(3, 3, SMALL)]
 )
 def test_no_network_keeps_running_statistics(encoder, make):
     network = make(encoder)
@@ -67,8 +68,18 @@ def test_no_network_keeps_running_statistics(encoder, make):
 
 
 def test_specialised_network_keeps_the_grid():
-    for shape in ((16, 32, 48), SpecialisedUNet.stride_DHW):
-        assert SpecialisedUNet(3, 3)(torch.randn(2, 3, *shape)).shape == (2, 3, *shape)
+    network = SpecialisedUNet(3, 3, SMALL)
+    for shape in ((16, 32, 48), network.stride_DHW):
+        assert network(torch.randn(2, 3, *shape)).shape == (2, 3, *shape)
+
+
+def test_specialised_network_grows_with_the_volume():
+    with torch.device("meta"):
+        small, large = SpecialisedUNet(3, 3, SMALL), SpecialisedUNet(3, 3, (64, 224, 224))
+        assert large(torch.empty(1, 3, 32, 32, 32)).shape == (1, 3, 32, 32, 32)
+    assert (small.stride_DHW, large.stride_DHW) == ((8, 8, 8), (16, 16, 16))
+    small_size, large_size = (sum(p.numel() for p in network.parameters()) for network in (small, large))
+    assert large_size > 10 * small_size
 
 
 def test_a_shape_that_is_no_multiple_of_the_stride_is_refused():

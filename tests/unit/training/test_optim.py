@@ -11,6 +11,7 @@ from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.heads import EncoderDecoder, SpecialisedUNet
 from vfmalign.training.optim import build_optimiser, parameter_groups, rate_at, set_rate, weight_change
 
+SMALL = (16, 64, 64)
 RECIPE = Recipe(epochs=4, steps_per_epoch=5, batch_size=1, learning_rate=0.1, warmup_fraction=0.25)
 
 
@@ -32,6 +33,13 @@ def test_earlier_stages_get_a_smaller_share_of_the_rate(network):
     assert groups["decoder.out.weight"]["lr_scale"] == 1.0
 
 
+def test_the_encoder_s_share_multiplies_the_layers_own(network):
+    groups = by_name(parameter_groups(network, weight_decay=0.05, layer_decay=0.5, encoder_rate=0.01))
+    assert groups["encoder.stages.3.0.pwconv1.weight"]["lr_scale"] == pytest.approx(0.005)
+    assert groups["encoder.norm.weight"]["lr_scale"] == 0.01
+    assert groups["decoder.out.weight"]["lr_scale"] == 1.0
+
+
 def test_one_dimensional_parameters_do_not_decay(network):
     groups = by_name(parameter_groups(network, weight_decay=0.05, layer_decay=1.0))
     assert groups["encoder.stages.0.0.dwconv.weight"]["weight_decay"] == 0.05
@@ -47,7 +55,7 @@ def test_every_parameter_is_in_exactly_one_group(network, layer_decay):
 
 
 def test_a_network_without_encoder_has_one_rate():
-    groups = parameter_groups(SpecialisedUNet(3, 3), weight_decay=0.1, layer_decay=0.5)
+    groups = parameter_groups(SpecialisedUNet(3, 3, SMALL), weight_decay=0.1, layer_decay=0.5)
     assert {group["lr_scale"] for group in groups} == {1.0}
     assert {group["weight_decay"] for group in groups} == {0.0, 0.1}
 

@@ -17,6 +17,7 @@ from vfmalign.cli.messages import CHECK_STATES, document, parse, word
 from vfmalign.cli.options import (
     BatchOption,
     DetachOption,
+    EncoderRateOption,
     EpochsOption,
     HomeOption,
     JsonOption,
@@ -60,6 +61,7 @@ def check(
     learning_rate: RateOption = None,
     weight_decay: WeightDecayOption = None,
     layer_decay: LayerDecayOption = None,
+    encoder_rate: EncoderRateOption = None,
     patch: PatchOption = None,
     relabellings: Annotated[int, typer.Option(min=1, max=100_000, help="Relabellings of the tests.")] = 1000,
     bootstrap: Annotated[int, typer.Option(min=100, max=100_000, help="Resamples of the gains' intervals.")] = 2000,
@@ -87,6 +89,7 @@ def check(
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             layer_decay=layer_decay,
+            encoder_rate=encoder_rate,
             patch=patch,
         ),
         seed=seed,

@@ -14,6 +14,7 @@ from vfmalign.cli.messages import JOB_STATES, NETWORKS, document, parse, word
 from vfmalign.cli.options import (
     BatchOption,
     DetachOption,
+    EncoderRateOption,
     EpochsOption,
     HomeOption,
     JsonOption,
@@ -56,6 +57,7 @@ def finetune(
     learning_rate: RateOption = None,
     weight_decay: WeightDecayOption = None,
     layer_decay: LayerDecayOption = None,
+    encoder_rate: EncoderRateOption = None,
     patch: PatchOption = None,
     seed: SeedOption = 0,
     no_wait: DetachOption = False,
@@ -77,6 +79,7 @@ def finetune(
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             layer_decay=layer_decay,
+            encoder_rate=encoder_rate,
             patch=patch,
         ),
         seed=seed,
