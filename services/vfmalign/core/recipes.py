@@ -37,7 +37,7 @@ def _finetuning(
 # `demo`: a two-core machine, some twenty 16×64×64 cases, a quarter of a minute. A patch of a quarter of the volume
 # costs a quarter of the time, and half of the patches are centred on a lesion.
 _DEMO = {"epochs": 8, "steps_per_epoch": 16, "batch_size": 4, "patch_shape_DHW": (16, 32, 32)}
-# Its encoder learns at a hundredth of the head's rate: faster, the pooled features leave the kernel's bandwidth within a
+# Its encoder learns at a hundredth of the rate of the head: faster, pooled features leave the kernel's reach within a
 # few steps and MMD² saturates, while Dice and PSNR stay the same (docs/decisions.md).
 # `default`: one GPU, some hundred cases of any size, hours.
 _DEFAULT = {"epochs": 100, "steps_per_epoch": 100, "batch_size": 2}
