@@ -8,29 +8,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from vfmalign.cli.messages import CHECK_STATES, ESTIMATORS, NETWORKS, VERDICTS, word
 from vfmalign.cli.tables import ABSENT, estimate, fields, number, state, table
-from vfmalign.v1 import alignment_pb2, common_pb2, mmd_pb2
+from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2, mmd_pb2
 
+_STAGE_NUMBERS = ("attempts", "seconds", "of these at work")
 _VERDICT_STYLES = {"gain": "bold green", "harm": "bold red"}
 
 
-def summary(check: alignment_pb2.Check, report: Path | None = None) -> list[RenderableType]:
+def summary(
+    check: alignment_pb2.Check, report: Path | None = None, jobs: Sequence[finetuning_pb2.Job] = ()
+) -> list[RenderableType]:
     """Everything a check concluded.
 
     Args:
         check: the check.
         report: where its page was written on this machine, if it was.
+        jobs: its jobs, where known: they tell how much of a stage was waiting for a free place.
     """
     parts: list[RenderableType] = [_head(check)]
     if check.HasField("result"):
         result = check.result
         parts += [shifts(result), gains(result), convergence(result)]
-    parts.append(stages(check.stages))
+    parts.append(stages(check.stages, jobs))
     if check.HasField("result"):
         parts += _remarks(check.result)
         parts.append(_places(check.result, report))
@@ -111,12 +116,18 @@ def convergence(result: alignment_pb2.CheckResult) -> Table:
     )
 
 
-def stages(found: Sequence[alignment_pb2.CheckStage]) -> Table:
-    """The time of every stage."""
-    result = table("Stages", "stage", "attempts", "seconds", numbers=["attempts", "seconds"])
+def stages(found: Sequence[alignment_pb2.CheckStage], jobs: Sequence[finetuning_pb2.Job] = ()) -> Table:
+    """The time of every stage; of a job's stage also without the wait for a free place."""
+    ran = {
+        f"job_{word(NETWORKS, job.spec.network)}": _seconds(job.end_time) - _seconds(job.start_time)
+        for job in jobs
+        if job.HasField("start_time") and job.HasField("end_time")
+    }
+    result = table("Stages", "stage", "attempts", "seconds", "of these at work", numbers=_STAGE_NUMBERS)
     for stage in found:
         seconds = f"{stage.seconds:.1f}" if stage.HasField("end_time") else ABSENT
-        result.add_row(stage.name, str(stage.attempts), seconds)
+        work = f"{ran[stage.name]:.1f}" if stage.name in ran else seconds
+        result.add_row(stage.name, str(stage.attempts), seconds, work)
     return result
 
 
@@ -209,6 +220,11 @@ def _with_reason(message: common_pb2.Estimate) -> str:
 
 def _has(message: common_pb2.Estimate) -> bool:
     return bool(message.HasField("value"))
+
+
+def _seconds(stamp: Timestamp) -> float:
+    """Seconds since 1970."""
+    return float(stamp.seconds) + stamp.nanos / 1e9
 
 
 def _level(result: alignment_pb2.CheckResult) -> str:

@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import grpc
 from rich.console import RenderableType
 from rich.text import Text
 
 from vfmalign.cli.check_tables import summary
-from vfmalign.cli.commands.checks import create, fetch_report
+from vfmalign.cli.commands.checks import create, fetch_report, jobs_of
 from vfmalign.cli.follow import View, follow_check, follow_job
 from vfmalign.cli.home import Home
 from vfmalign.cli.messages import CHECK_STATES, JOB_STATES, OBJECTIVES, document, word
@@ -39,10 +38,37 @@ MARK = "demo"
 REHEARSAL = "rehearsal on phantoms: not evidence"
 
 
-@dataclass
-class Clock:
-    """Wall time of the demo's own steps, in seconds."""
+@dataclass(frozen=True)
+class Plan:
+    """What is rehearsed; the ids follow from it."""
 
+    seed: int
+    task: str
+    objective: str
+
+    @property
+    def dataset(self) -> str:
+        """Id of the phantoms."""
+        return f"phantoms-{self.seed}"
+
+    @property
+    def model(self) -> str:
+        """Id of the pretrained model."""
+        return f"{ARCHITECTURE}-{self.objective}-{self.seed}".replace("_", "-")
+
+    @property
+    def check(self) -> str:
+        """Id of the check."""
+        return f"demo-{self.task}-{self.objective}-{self.seed}".replace("_", "-")
+
+
+@dataclass
+class Outcome:
+    """What came of it; wall time of the demo's own steps in seconds."""
+
+    check: alignment_pb2.Check = field(default_factory=alignment_pb2.Check)
+    jobs: list[finetuning_pb2.Job] = field(default_factory=list)
+    places: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -53,7 +79,7 @@ class Clock:
         self.seconds[name] = time.monotonic() - start
 
 
-def run(home: Home, output: Output, *, seed: int, task: str, objective: str, reports: Path, keep: bool) -> None:
+def run(home: Home, output: Output, plan: Plan, *, reports: Path, keep: bool) -> None:
     """Runs the demo in a state folder of its own.
 
     Raises:
@@ -64,10 +90,19 @@ def run(home: Home, output: Output, *, seed: int, task: str, objective: str, rep
     home.make()
     (home.path / MARK).touch()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends the demo, its stack is stopped
-    clock = Clock()
-    found, places = _rehearse(home, output, clock, seed=seed, task=task, objective=objective, reports=reports)
-    result = {"check": document(found), "report": places, "seconds": clock.seconds, "note": REHEARSAL}
-    output.emit(result, *summary(found, Path(places["html"])), *_times(clock))
+    outcome = Outcome()
+    with outcome.step("all"):
+        _rehearse(home, output, plan, outcome, reports)
+    output.emit(
+        {
+            "check": document(outcome.check),
+            "report": outcome.places,
+            "seconds": outcome.seconds,
+            "note": REHEARSAL,
+        },
+        *summary(outcome.check, Path(outcome.places["html"]), outcome.jobs),
+        *_end(outcome),
+    )
     if keep:
         output.say(f"data kept; `vfmalign up --home {home.path}` brings them up again")
     else:
@@ -99,56 +134,47 @@ def empty(home: Home) -> None:
     shutil.rmtree(home.path)
 
 
-def _rehearse(
-    home: Home, output: Output, clock: Clock, *, seed: int, task: str, objective: str, reports: Path
-) -> tuple[alignment_pb2.Check, dict[str, str]]:
+def _rehearse(home: Home, output: Output, plan: Plan, outcome: Outcome, reports: Path) -> None:
     start = time.monotonic()
     with running(home, output.say) as state:
-        clock.seconds["stack"] = time.monotonic() - start
+        outcome.seconds["stack"] = time.monotonic() - start
         target = Target.of(state)
-        dataset = f"phantoms-{seed}"
-        with clock.step("phantoms"):
-            _make_phantoms(target, dataset, seed, output)
-        model = f"{ARCHITECTURE.replace('_', '-')}-{objective.replace('_', '-')}-{seed}"
-        with clock.step("pretraining"):
-            _pretrain(target, dataset, model, objective=objective, seed=seed, output=output)
-        spec = alignment_pb2.CheckSpec(
-            model_id=model,
-            dataset_id=dataset,
-            task=task,
-            recipe=finetuning_pb2.Recipe(preset=PRESET),
-            seed=seed,
-        )
-        check_id = f"demo-{task.replace('_', '-')}-{objective.replace('_', '-')}-{seed}"
-        with clock.step("check"):
-            found = _check(target, check_id, spec, output)
-        places = fetch_report(target, found, reports)
+        try:
+            with outcome.step("phantoms"):
+                _make_phantoms(target, plan, output)
+            with outcome.step("pretraining"):
+                _pretrain(target, plan, output, home)
+            with outcome.step("check"):
+                outcome.check = _check(target, plan, output, home)
+            outcome.jobs = jobs_of(target, outcome.check)
+            outcome.places = fetch_report(target, outcome.check, reports)
+        except KeyboardInterrupt:
+            output.say("\nthe demo ends here; stopping its stack")
+            raise
         end = time.monotonic()
-    clock.seconds["stopping"] = time.monotonic() - end
-    clock.seconds["all"] = time.monotonic() - start
-    return found, places
+    outcome.seconds["stopping"] = time.monotonic() - end
 
 
-def _make_phantoms(target: Target, dataset: str, seed: int, output: Output) -> None:
+def _make_phantoms(target: Target, plan: Plan, output: Output) -> None:
     from vfmalign.imaging.synthesis import synthesise_dataset
 
     with output.err.status(f"generating {sum(COUNTS.values())} phantoms"):
-        made = synthesise_dataset(target.store, dataset, seed, COUNTS)
+        made = synthesise_dataset(target.store, plan.dataset, plan.seed, COUNTS)
     sizes = ", ".join(f"{split} {len(made.split(split))}" for split in COUNTS)
-    output.say(f"dataset {dataset}: {sizes} (digest {made.digest()[:12]})")
+    output.say(f"dataset {plan.dataset}: {sizes} (digest {made.digest()[:12]})")
 
 
-def _pretrain(target: Target, dataset: str, model: str, *, objective: str, seed: int, output: Output) -> None:
+def _pretrain(target: Target, plan: Plan, output: Output, home: Home) -> None:
+    job_id = f"pretrain-{plan.model}"
     spec = finetuning_pb2.JobSpec(
         kind=finetuning_pb2.JOB_KIND_PRETRAIN,
-        dataset_id=dataset,
+        dataset_id=plan.dataset,
         architecture=ARCHITECTURE,
-        objective=OBJECTIVES[objective],
+        objective=OBJECTIVES[plan.objective],
         recipe=finetuning_pb2.Recipe(preset=PRESET),
-        seed=seed,
-        publish_as=model,
+        seed=plan.seed,
+        publish_as=plan.model,
     )
-    job_id = f"pretrain-{model}"
 
     async def ask(channel: grpc.aio.Channel) -> finetuning_pb2.Job:
         stub = finetuning_pb2_grpc.FineTuningServiceStub(channel)
@@ -158,31 +184,37 @@ def _pretrain(target: Target, dataset: str, model: str, *, objective: str, seed:
     with View(output) as view:
         job = target.call("finetuning", ask)
     if word(JOB_STATES, job.state) != "succeeded":
-        raise VfmalignError(
-            job.failure.message or job.status,
-            subject=job_id,
-            remedy="the logs are in the demo's state folder",
-            reason=job.failure.reason or "JOB_CANCELLED",
-        )
-    output.say(f"model {model} is published")
+        raise _failed(job_id, job.failure, job.status, home)
+    output.say(f"model {plan.model} is published")
 
 
-def _check(target: Target, check_id: str, spec: alignment_pb2.CheckSpec, output: Output) -> alignment_pb2.Check:
-    create(target, check_id, spec)
+def _check(target: Target, plan: Plan, output: Output, home: Home) -> alignment_pb2.Check:
+    spec = alignment_pb2.CheckSpec(
+        model_id=plan.model,
+        dataset_id=plan.dataset,
+        task=plan.task,
+        recipe=finetuning_pb2.Recipe(preset=PRESET),
+        seed=plan.seed,
+    )
+    create(target, plan.check, spec)
     with View(output) as view:
-        found = target.call("finetuning", lambda channel: follow_check(channel, check_id, view))
+        found = target.call("finetuning", lambda channel: follow_check(channel, plan.check, view))
     if word(CHECK_STATES, found.state) != "succeeded":
-        raise VfmalignError(
-            found.failure.message or found.status,
-            subject=check_id,
-            remedy="the logs are in the demo's state folder",
-            reason=found.failure.reason or "CHECK_CANCELLED",
-        )
+        raise _failed(plan.check, found.failure, found.status, home)
     return found
 
 
-def _times(clock: Clock) -> list[RenderableType]:
-    rows: Any = table("The demo's own steps", "step", "seconds", numbers=["seconds"])
-    for name, seconds in clock.seconds.items():
+def _failed(subject: str, failure: finetuning_pb2.Failure, status: str, home: Home) -> VfmalignError:
+    return VfmalignError(
+        failure.message or status,
+        subject=subject,
+        remedy=f"read the logs in {home.logs} and {home.job_logs}",
+        reason=failure.reason or "CANCELLED",
+    )
+
+
+def _end(outcome: Outcome) -> list[RenderableType]:
+    rows = table("The demo's own steps", "step", "seconds", numbers=["seconds"])
+    for name, seconds in outcome.seconds.items():
         rows.add_row(name, f"{seconds:.1f}")
     return ["", rows, Text(REHEARSAL, style="bold yellow")]

@@ -111,6 +111,7 @@ class Home:
         self.logs = self.path / "logs"
         self.s3 = self.path / "s3"
         self.service_state = self.path / "state"
+        self.job_logs = self.service_state / "logs"
         self.private = self.path / "private"
         self._state = self.path / "state.json"
 

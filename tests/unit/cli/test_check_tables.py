@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vfmalign.cli.check_tables import comparison, summary
-from vfmalign.v1 import alignment_pb2, mmd_pb2
+from vfmalign.v1 import alignment_pb2, finetuning_pb2, mmd_pb2
 
 
 def row(text: str, first: str) -> str:
@@ -27,7 +27,7 @@ def test_the_summary_holds_every_number_of_the_check(finished_check: alignment_p
     assert "the baseline is under the floor" in text
     assert row(text, "steps to 95 %").split()[-1] == "72"
     assert "more than 120" in row(text, "steps to the specialised")
-    assert row(text, "job_pretrained").split() == ["job_pretrained", "1", "31.2"]
+    assert row(text, "job_pretrained").split() == ["job_pretrained", "1", "31.2", "31.2"]
     assert "! Phantom rehearsal" in text
     assert "s3://vfmalign/checks/c1/report.html" in text
     assert "reports/c1.html" in text
@@ -50,7 +50,15 @@ def test_a_failed_check_says_why(show: Any) -> None:
 
 def test_a_stage_that_did_not_end_has_no_seconds(finished_check: alignment_pb2.Check, show: Any) -> None:
     finished_check.stages.add(name="mmd", attempts=2)
-    assert row(show(summary(finished_check)), "mmd").split() == ["mmd", "2", "—"]
+    assert row(show(summary(finished_check)), "mmd").split() == ["mmd", "2", "—", "—"]
+
+
+def test_a_job_that_waited_for_a_place_shows_its_own_time(finished_check: alignment_pb2.Check, show: Any) -> None:
+    job = finetuning_pb2.Job(spec=finetuning_pb2.JobSpec(network=finetuning_pb2.NETWORK_PRETRAINED))
+    job.start_time.FromMilliseconds(1_700_000_020_000)
+    job.end_time.FromMilliseconds(1_700_000_030_500)
+    text = show(summary(finished_check, jobs=[job]))
+    assert row(text, "job_pretrained").split() == ["job_pretrained", "1", "31.2", "10.5"]
 
 
 def test_a_missing_p_value_comes_with_its_reason_once(show: Any) -> None:

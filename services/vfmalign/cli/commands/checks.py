@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +39,7 @@ from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.tables import checks as checks_table
 from vfmalign.cli.target import Target
 from vfmalign.core.errors import NotFound, PreconditionFailed
-from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, common_pb2
+from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, common_pb2, finetuning_pb2, finetuning_pb2_grpc
 
 app = typer.Typer(no_args_is_help=True, help="Alignment checks: list, show, cancel, fetch a report.")
 
@@ -145,8 +146,9 @@ def list_(
 def show(check_id: CheckArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """Show one check."""
     output = Output.to_terminal(as_json=as_json)
-    found = get(Target.find(Home(home)), check_id)
-    output.emit({"check": document(found)}, *summary(found))
+    target = Target.find(Home(home))
+    found = get(target, check_id)
+    output.emit({"check": document(found)}, *summary(found, jobs=jobs_of(target, found)))
 
 
 @app.command()
@@ -203,6 +205,20 @@ def get(target: Target, check_id: str) -> alignment_pb2.Check:
     return target.call("finetuning", ask)
 
 
+def jobs_of(target: Target, found: alignment_pb2.Check) -> list[finetuning_pb2.Job]:
+    """A check's jobs, as far as they were created."""
+
+    async def ask(channel: grpc.aio.Channel) -> list[finetuning_pb2.Job]:
+        stub = finetuning_pb2_grpc.FineTuningServiceStub(channel)
+        jobs = []
+        for job_id in found.job_ids:
+            with suppress(NotFound):
+                jobs.append((await stub.GetJob(finetuning_pb2.GetJobRequest(job_id=job_id))).job)
+        return jobs
+
+    return target.call("finetuning", ask)
+
+
 def watch_check(target: Target, check_id: str, output: Output) -> alignment_pb2.Check:
     """Follows a check to its end; Ctrl-C leaves it running and says how to go on."""
     try:
@@ -238,7 +254,7 @@ def finish(target: Target, found: alignment_pb2.Check, output: Output, reports: 
     if found.HasField("result"):
         result["report"] = fetch_report(target, found, reports)
         page = Path(result["report"]["html"])
-    output.emit(result, *summary(found, page))
+    output.emit(result, *summary(found, page, jobs_of(target, found)))
     raise typer.Exit(OK if word(CHECK_STATES, found.state) == "succeeded" else FAILED)
 
 

@@ -39,4 +39,5 @@ def demo(
     get_task_spec(task)
     parse({name: OBJECTIVES[name] for name in PRETRAINING_OBJECTIVES}, objective, "--objective")
     output = Output.to_terminal(as_json=as_json)
-    rehearsal.run(Home(home), output, seed=seed, task=task, objective=objective, reports=reports, keep=keep)
+    plan = rehearsal.Plan(seed, task, objective)
+    rehearsal.run(Home(home), output, plan, reports=reports, keep=keep)
