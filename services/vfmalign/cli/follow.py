@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from vfmalign.cli.messages import ENDED, JOB_STATES, NETWORKS, word
 from vfmalign.cli.output import Output
-from vfmalign.core.errors import Internal, NotFound, Unavailable
+from vfmalign.core.errors import DeadlineExceeded, Internal, NotFound, Unavailable
 from vfmalign.core.tasks import TASKS
 from vfmalign.v1 import (
     alignment_pb2,
@@ -82,6 +82,8 @@ async def _patiently(watch: Callable[[], Any], output: Output) -> AsyncIterator[
                 lost = None
                 yield message
             return
+        except DeadlineExceeded:
+            continue  # of the stream: the check goes on
         except Unavailable:
             if lost is None:
                 lost = time.monotonic()

@@ -48,7 +48,7 @@ def up(home: HomeOption = DEFAULT_HOME, detach: DetachOption = False, as_json: J
                 state = stack.start()
         except KeyboardInterrupt:
             output.say("stopped while starting")
-            return
+            raise
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stack.end())
         output.emit(_document(folder, state), _table(state))
