@@ -29,6 +29,7 @@ from vfmalign.v1 import (
 PATIENCE_S = 300.0
 """How long a service may be away before a watcher gives up."""
 _PAUSE_S = 1.0
+_MAX_WORDS = 72
 
 
 async def follow_check(channel: grpc.aio.Channel, check_id: str, view: View) -> alignment_pb2.Check:
@@ -132,7 +133,7 @@ class View:
             self.output.say(check.status, "yellow")
         ended = check.HasField("end_time")
         progress = check.progress if check.HasField("progress") and check.progress.unit != "epoch" else None
-        self._bar("check", None if ended else check.status, progress)
+        self._bar("check", None if ended else _words_of(check.status), progress)
 
     def show_job(self, job: finetuning_pb2.Job) -> None:
         """What is new in a job: every validation of its learning curve, and its bar."""
@@ -160,6 +161,14 @@ class View:
         done, total = (progress.done, progress.total) if progress is not None else (0, 0)
         count = f"{done}/{total} {progress.unit}s" if progress is not None and total else ""
         self._bars.update(self._tasks[key], description=words, completed=done, total=total or None, count=count)
+
+
+def _words_of(status: str) -> str | None:
+    """What a check does besides training, whose jobs have bars of their own."""
+    words = "; ".join(part for part in status.split("; ") if not part.startswith("training the "))
+    if len(words) > _MAX_WORDS:
+        words = words[: _MAX_WORDS - 1] + "…"
+    return words or None
 
 
 def _name_of(job: finetuning_pb2.Job) -> str:

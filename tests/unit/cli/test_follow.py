@@ -76,6 +76,13 @@ def test_what_a_check_waits_for_is_said_when_it_changes(output: Output) -> None:
     assert len(said(output)) == 1
 
 
+def test_bars_tell_of_training_once() -> None:
+    training = "training the scratch network: training"
+    assert follow._words_of(training) is None
+    assert follow._words_of(f"extracting features of test (after); {training}") == "extracting features of test (after)"
+    assert len(follow._words_of("x" * 200) or "") == 72
+
+
 async def test_watching_goes_on_when_the_service_comes_back(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "_PAUSE_S", 0.0)
     calls = 0
