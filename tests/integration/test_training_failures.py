@@ -266,6 +266,14 @@ def test_a_training_that_diverges_says_so(store, fields, monkeypatch):
     assert failures.exit_code(caught.value) == failures.BAD_SPEC
 
 
+def test_large_checkpoints_go_up_in_parts(store, monkeypatch):
+    checkpoints = Checkpoints(store, "large", "0" * 64)
+    whole = checkpoints.put(b"x" * 5000)
+    monkeypatch.setattr("vfmalign.training.checkpoint.SINGLE_PUT_BYTES", 1000)
+    assert checkpoints.put(b"x" * 5000) == whole
+    assert checkpoints.get(whole) == b"x" * 5000
+
+
 def test_what_may_pass_leaves_no_failure(store):
     for error, code in ((Unavailable("down"), 75), (failures.Cancelled("stop"), 143), (failures.Exhausted("full"), 75)):
         assert failures.report(store, store.uri("jobs/passing/spec.json"), error) == code

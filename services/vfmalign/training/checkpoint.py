@@ -9,6 +9,8 @@ commit whose tensors are gone counts as none, for starting again gives the same 
 from __future__ import annotations
 
 import hashlib
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ from vfmalign.core.errors import DigestMismatch, NotFound
 from vfmalign.core.store import ObjectStore
 from vfmalign.models.checkpoints import to_safetensors
 
+SINGLE_PUT_BYTES = 1 << 30
+"""Larger checkpoints go up in parts: S3 takes at most 5 GiB in one put, and the largest encoder's state is 8."""
 _MODEL, _OPTIMISER, _RNG = "model.", "optimiser.", "rng."
 _log = logs.get(__name__)
 
@@ -91,7 +95,13 @@ class Checkpoints:
     def put(self, data: bytes) -> VolumeRef:
         """Stores tensors under their digest."""
         digest = hashlib.sha256(data).hexdigest()
-        return self._store.put(job_key(self._job, f"checkpoint/{digest}.safetensors"), data)
+        key = job_key(self._job, f"checkpoint/{digest}.safetensors")
+        if len(data) <= SINGLE_PUT_BYTES:
+            return self._store.put(key, data)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "checkpoint"
+            path.write_bytes(data)
+            return self._store.upload(key, path)
 
     def get(self, ref: VolumeRef) -> bytes:
         """Reads tensors back, verified."""
@@ -119,7 +129,7 @@ def encode_state(network: nn.Module, optimiser: torch.optim.Optimizer) -> bytes:
         for field, value in optimiser.state.get(parameter, {}).items():
             tensors[f"{_OPTIMISER}{name}:{field}"] = value
     tensors[f"{_RNG}cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
+    if _is_on_cuda(network):
         tensors[f"{_RNG}cuda"] = torch.cuda.get_rng_state()
     return to_safetensors(tensors)
 
@@ -136,7 +146,7 @@ def restore_state(data: bytes, network: nn.Module, optimiser: torch.optim.Optimi
         state: dict[str, Any] = optimiser.state[parameter]
         state[field] = _like(parameter, value)
     torch.set_rng_state(tensors[f"{_RNG}cpu"])
-    if torch.cuda.is_available() and f"{_RNG}cuda" in tensors:
+    if _is_on_cuda(network) and f"{_RNG}cuda" in tensors:
         torch.cuda.set_rng_state(tensors[f"{_RNG}cuda"])
 
 
@@ -146,6 +156,11 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
     if value.shape != parameter.shape:
         return value.to(parameter.device)
     return torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(value).detach()
+
+
+def _is_on_cuda(network: nn.Module) -> bool:
+    # Not `torch.cuda.is_available`: asking for a random state would start CUDA in a job that runs on the CPU.
+    return any(parameter.is_cuda for parameter in network.parameters())
 
 
 def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
