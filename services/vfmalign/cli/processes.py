@@ -36,11 +36,11 @@ class ProcessRef(Record):
             return cls(pid=pid, started=0.0)
 
     def alive(self) -> bool:
-        """Whether it runs still; a zombie does not."""
+        """Whether it runs still; a zombie does, and holds its ports, until its last thread has ended."""
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.started) < _SAME_START_S
-            return same and process.status() != psutil.STATUS_ZOMBIE
+            return same and (process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
         except psutil.NoSuchProcess:
             return False
 

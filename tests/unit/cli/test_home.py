@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from vfmalign.cli import processes
@@ -106,3 +109,20 @@ def test_bringing_down_stops_a_job_that_holds_its_lock(tmp_path: Path) -> None:
     assert job.wait(5) == -15
     assert service.wait(5) == -15
     assert home.read().services["mmd"] == ServiceState(ports=PORTS["mmd"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads end one by one through a system call of Linux")
+def test_a_process_whose_first_thread_has_ended_is_alive_until_the_last_has() -> None:
+    code = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(600,)).start(); print(flush=True)"
+    exit_thread = "ctypes.CDLL(None).syscall(60 if __import__('platform').machine() == 'x86_64' else 93, 0)"
+    child = subprocess.Popen([sys.executable, "-c", f"{code}; {exit_thread}"], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    ref = ProcessRef.of(child.pid)
+    while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert ref.alive()
+    os.kill(child.pid, signal.SIGKILL)
+    assert processes.wait_gone([ref], 10.0) == []
+    child.wait()
+    child.stdout.close()
