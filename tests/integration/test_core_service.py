@@ -236,7 +236,7 @@ async def test_nobody_there_is_unavailable_and_names_the_service() -> None:
 
 async def test_deadlines_cancellation_and_missing_methods_have_their_codes(start: Start) -> None:
     service = await start()
-    async with connect(service.address, call_timeout_s=0.3) as channel:
+    async with connect(service.address, call_timeout_s=2.0) as channel:
         with pytest.raises(errors.DeadlineExceeded):
             await compute(channel, "sleep 60")
         running = asyncio.ensure_future(_response(compute(channel, "sleep 60", timeout=60)))
