@@ -61,6 +61,8 @@ class Cli:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
+            # A test run in the background of a shell ignores Ctrl-C, and its children would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, *arguments: str, code: int | None = 0) -> Done:
@@ -283,7 +285,8 @@ def test_a_foreground_stack_ends_with_ctrl_c_and_leaves_no_process(tmp_path: Pat
     assert len(running) == 4
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 0
+    # 130 where Ctrl-C came between the last service's readiness and the stack's own word that it serves.
+    assert process.returncode in {0, 130}
     assert "stopped" in err
     assert not any(ref.alive() for ref in running)
     assert cli.run("status", "--json", code=3).document["running"] is False
