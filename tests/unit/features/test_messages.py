@@ -167,7 +167,8 @@ def test_models_are_listed_page_by_page(store, publish_model, capsys):
         token, pages = page.next_token, pages + 1
     assert seen == ["list-a", "list-b", "list-c"]
     assert pages >= 2
-    assert "list-bad" in capsys.readouterr().out
+    logged = capsys.readouterr()
+    assert "list-bad" in logged.out + logged.err
 
 
 @pytest.mark.parametrize(
