@@ -263,6 +263,7 @@ def test_ctrl_c_leaves_a_check_running_and_says_how_to_go_on(cli: Cli, model: st
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130
+    assert "Traceback" not in err
     assert "check c1 goes on" in err
     assert "`vfmalign watch c1`" in err
     assert "`vfmalign checks cancel c1`" in err
@@ -291,3 +292,17 @@ def test_a_foreground_stack_ends_with_ctrl_c_and_leaves_no_process(tmp_path: Pat
     assert not any(ref.alive() for ref in running)
     assert cli.run("status", "--json", code=3).document["running"] is False
     assert "nothing ran" in cli.run("down").out
+
+
+def test_a_demo_that_is_told_to_end_leaves_no_process(tmp_path: Path) -> None:
+    cli, home = Cli(tmp_path), Home(tmp_path / ".vfmalign" / "demo")
+    process = cli.start("demo")
+    wait_until(lambda: process.poll() is not None or home.read().ready, "the stack")
+    running = home.read().processes()
+    assert len(running) == 4
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130, err
+    assert "the demo was ended; its stack is stopped" in err
+    assert "Traceback" not in err
+    assert not any(ref.alive() for ref in running)

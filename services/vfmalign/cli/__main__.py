@@ -79,7 +79,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The program `vfmalign`."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # between two others
+        code = INTERRUPTED
+    sys.exit(code)
 
 
 def _usage(error: TyperException, arguments: Sequence[str], output: Output) -> int:

@@ -89,10 +89,16 @@ def run(home: Home, output: Output, plan: Plan, *, reports: Path, keep: bool) ->
     empty(home)
     home.make()
     (home.path / MARK).touch()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends the demo, its stack is stopped
+    # Whoever ends the demo, its stack is stopped. Passed on as SIGINT, which asyncio knows how to end a call with.
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background commands begin without it
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     outcome = Outcome()
-    with outcome.step("all"):
-        _rehearse(home, output, plan, outcome, reports)
+    try:
+        with outcome.step("all"):
+            _rehearse(home, output, plan, outcome, reports)
+    except KeyboardInterrupt:
+        output.say("\nthe demo was ended; its stack is stopped")
+        raise
     output.emit(
         {
             "check": document(outcome.check),
@@ -139,18 +145,14 @@ def _rehearse(home: Home, output: Output, plan: Plan, outcome: Outcome, reports:
     with running(home, output.say) as state:
         outcome.seconds["stack"] = time.monotonic() - start
         target = Target.of(state)
-        try:
-            with outcome.step("phantoms"):
-                _make_phantoms(target, plan, output)
-            with outcome.step("pretraining"):
-                _pretrain(target, plan, output, home)
-            with outcome.step("check"):
-                outcome.check = _check(target, plan, output, home)
-            outcome.jobs = jobs_of(target, outcome.check)
-            outcome.places = fetch_report(target, outcome.check, reports)
-        except KeyboardInterrupt:
-            output.say("\nthe demo ends here; stopping its stack")
-            raise
+        with outcome.step("phantoms"):
+            _make_phantoms(target, plan, output)
+        with outcome.step("pretraining"):
+            _pretrain(target, plan, output, home)
+        with outcome.step("check"):
+            outcome.check = _check(target, plan, output, home)
+        outcome.jobs = jobs_of(target, outcome.check)
+        outcome.places = fetch_report(target, outcome.check, reports)
         end = time.monotonic()
     outcome.seconds["stopping"] = time.monotonic() - end
 

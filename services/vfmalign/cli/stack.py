@@ -253,17 +253,18 @@ class Stack:
 
 @contextlib.contextmanager
 def running(home: Home, say: Say) -> Iterator[State]:
-    """A stack for the time of a block, tended by a thread; it holds the folder's lock."""
+    """A stack for the time of a block, tended by a thread; it holds the folder's lock and stops whatever happens."""
     with home.locked():
         stack = Stack(home, say)
-        state = stack.start()
         keeper = threading.Thread(target=stack.keep, name="keeper", daemon=True)
-        keeper.start()
         try:
+            state = stack.start()
+            keeper.start()
             yield state
         finally:
             stack.end()
-            keeper.join()
+            if keeper.is_alive():
+                keeper.join()
             stack.stop()
 
 
