@@ -28,6 +28,10 @@ from vfmalign.models.registry import get_architecture
 NAME = "SURNAME^GIVEN_1234567"
 TIMEOUT_S = 120.0
 
+# A shell says 130 for both. Python dies of SIGINT itself where Ctrl-C came in the middle of a string it executes, as
+# imports do (CPython's `unhandled_keyboard_interrupt`), though the command has cleaned up and returned 130.
+INTERRUPTED = {130, -signal.SIGINT}
+
 
 @dataclass
 class Done:
@@ -287,7 +291,7 @@ def test_a_foreground_stack_ends_with_ctrl_c_and_leaves_no_process(tmp_path: Pat
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=TIMEOUT_S)
     # 130 where Ctrl-C came between the last service's readiness and the stack's own word that it serves.
-    assert process.returncode in {0, 130}
+    assert process.returncode in {0, *INTERRUPTED}
     assert "stopped" in err
     assert not any(ref.alive() for ref in running)
     assert cli.run("status", "--json", code=3).document["running"] is False
@@ -302,7 +306,7 @@ def test_a_demo_that_is_told_to_end_leaves_no_process(tmp_path: Path) -> None:
     assert len(running) == 4
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 130, err
+    assert process.returncode in INTERRUPTED, err
     assert "the demo was ended; its stack is stopped" in err
     assert "Traceback" not in err
     assert not any(ref.alive() for ref in running)
