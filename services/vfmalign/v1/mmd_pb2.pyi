@@ -20,17 +20,40 @@ class Estimator(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ESTIMATOR_BIASED: _ClassVar[Estimator]
     ESTIMATOR_UNBIASED_PAIRED: _ClassVar[Estimator]
     ESTIMATOR_UNBIASED_INDEPENDENT: _ClassVar[Estimator]
+    ESTIMATOR_LINEAR: _ClassVar[Estimator]
+    ESTIMATOR_BLOCK: _ClassVar[Estimator]
+    ESTIMATOR_RANDOM_FOURIER: _ClassVar[Estimator]
 
 class KernelFamily(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     KERNEL_FAMILY_UNSPECIFIED: _ClassVar[KernelFamily]
     KERNEL_FAMILY_GAUSSIAN: _ClassVar[KernelFamily]
+    KERNEL_FAMILY_GAUSSIAN_MIXTURE: _ClassVar[KernelFamily]
+    KERNEL_FAMILY_LAPLACIAN: _ClassVar[KernelFamily]
+    KERNEL_FAMILY_RATIONAL_QUADRATIC: _ClassVar[KernelFamily]
+    KERNEL_FAMILY_INVERSE_MULTIQUADRIC: _ClassVar[KernelFamily]
+    KERNEL_FAMILY_POLYNOMIAL: _ClassVar[KernelFamily]
+    KERNEL_FAMILY_LINEAR: _ClassVar[KernelFamily]
 
 class BandwidthRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     BANDWIDTH_RULE_UNSPECIFIED: _ClassVar[BandwidthRule]
     BANDWIDTH_RULE_FIXED: _ClassVar[BandwidthRule]
     BANDWIDTH_RULE_REFERENCE_MEDIAN: _ClassVar[BandwidthRule]
+    BANDWIDTH_RULE_POOLED_MEDIAN: _ClassVar[BandwidthRule]
+
+class TestMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TEST_METHOD_UNSPECIFIED: _ClassVar[TestMethod]
+    TEST_METHOD_RELABELLING: _ClassVar[TestMethod]
+    TEST_METHOD_WILD_BOOTSTRAP: _ClassVar[TestMethod]
+
+class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRECISION_UNSPECIFIED: _ClassVar[Precision]
+    PRECISION_FAST: _ClassVar[Precision]
+    PRECISION_HIGH: _ClassVar[Precision]
+    PRECISION_EXACT: _ClassVar[Precision]
 PAIRING_UNSPECIFIED: Pairing
 PAIRING_PAIRED: Pairing
 PAIRING_INDEPENDENT: Pairing
@@ -38,11 +61,28 @@ ESTIMATOR_UNSPECIFIED: Estimator
 ESTIMATOR_BIASED: Estimator
 ESTIMATOR_UNBIASED_PAIRED: Estimator
 ESTIMATOR_UNBIASED_INDEPENDENT: Estimator
+ESTIMATOR_LINEAR: Estimator
+ESTIMATOR_BLOCK: Estimator
+ESTIMATOR_RANDOM_FOURIER: Estimator
 KERNEL_FAMILY_UNSPECIFIED: KernelFamily
 KERNEL_FAMILY_GAUSSIAN: KernelFamily
+KERNEL_FAMILY_GAUSSIAN_MIXTURE: KernelFamily
+KERNEL_FAMILY_LAPLACIAN: KernelFamily
+KERNEL_FAMILY_RATIONAL_QUADRATIC: KernelFamily
+KERNEL_FAMILY_INVERSE_MULTIQUADRIC: KernelFamily
+KERNEL_FAMILY_POLYNOMIAL: KernelFamily
+KERNEL_FAMILY_LINEAR: KernelFamily
 BANDWIDTH_RULE_UNSPECIFIED: BandwidthRule
 BANDWIDTH_RULE_FIXED: BandwidthRule
 BANDWIDTH_RULE_REFERENCE_MEDIAN: BandwidthRule
+BANDWIDTH_RULE_POOLED_MEDIAN: BandwidthRule
+TEST_METHOD_UNSPECIFIED: TestMethod
+TEST_METHOD_RELABELLING: TestMethod
+TEST_METHOD_WILD_BOOTSTRAP: TestMethod
+PRECISION_UNSPECIFIED: Precision
+PRECISION_FAST: Precision
+PRECISION_HIGH: Precision
+PRECISION_EXACT: Precision
 
 class InlineLayer(_message.Message):
     __slots__ = ("layer", "features")
@@ -62,13 +102,25 @@ class InlineFeatures(_message.Message):
     case_ids: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, layers: _Optional[_Iterable[_Union[InlineLayer, _Mapping]]] = ..., groups: _Optional[_Iterable[str]] = ..., case_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class UploadedFeatures(_message.Message):
+    __slots__ = ("object", "groups", "case_ids")
+    OBJECT_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    CASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    object: _common_pb2.ObjectRef
+    groups: _containers.RepeatedScalarFieldContainer[str]
+    case_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, object: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., groups: _Optional[_Iterable[str]] = ..., case_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class FeatureSource(_message.Message):
-    __slots__ = ("feature_set_id", "inline")
+    __slots__ = ("feature_set_id", "inline", "uploaded")
     FEATURE_SET_ID_FIELD_NUMBER: _ClassVar[int]
     INLINE_FIELD_NUMBER: _ClassVar[int]
+    UPLOADED_FIELD_NUMBER: _ClassVar[int]
     feature_set_id: str
     inline: InlineFeatures
-    def __init__(self, feature_set_id: _Optional[str] = ..., inline: _Optional[_Union[InlineFeatures, _Mapping]] = ...) -> None: ...
+    uploaded: UploadedFeatures
+    def __init__(self, feature_set_id: _Optional[str] = ..., inline: _Optional[_Union[InlineFeatures, _Mapping]] = ..., uploaded: _Optional[_Union[UploadedFeatures, _Mapping]] = ...) -> None: ...
 
 class Kernel(_message.Message):
     __slots__ = ("family", "bandwidth_rule", "fixed_sigma")
@@ -81,15 +133,19 @@ class Kernel(_message.Message):
     def __init__(self, family: _Optional[_Union[KernelFamily, str]] = ..., bandwidth_rule: _Optional[_Union[BandwidthRule, str]] = ..., fixed_sigma: _Optional[float] = ...) -> None: ...
 
 class TestOptions(_message.Message):
-    __slots__ = ("relabellings", "seed")
+    __slots__ = ("relabellings", "seed", "method", "aggregated")
     RELABELLINGS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    AGGREGATED_FIELD_NUMBER: _ClassVar[int]
     relabellings: int
     seed: int
-    def __init__(self, relabellings: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    method: TestMethod
+    aggregated: bool
+    def __init__(self, relabellings: _Optional[int] = ..., seed: _Optional[int] = ..., method: _Optional[_Union[TestMethod, str]] = ..., aggregated: _Optional[bool] = ...) -> None: ...
 
 class ComputeRequest(_message.Message):
-    __slots__ = ("x", "y", "reference", "pairing", "estimator", "kernel", "layers", "primary_layer", "test", "interval_level", "projection")
+    __slots__ = ("x", "y", "reference", "pairing", "estimator", "kernel", "layers", "primary_layer", "test", "interval_level", "projection", "precision", "block_rows", "frequencies")
     X_FIELD_NUMBER: _ClassVar[int]
     Y_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +157,9 @@ class ComputeRequest(_message.Message):
     TEST_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_LEVEL_FIELD_NUMBER: _ClassVar[int]
     PROJECTION_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_ROWS_FIELD_NUMBER: _ClassVar[int]
+    FREQUENCIES_FIELD_NUMBER: _ClassVar[int]
     x: FeatureSource
     y: FeatureSource
     reference: FeatureSource
@@ -112,10 +171,13 @@ class ComputeRequest(_message.Message):
     test: TestOptions
     interval_level: float
     projection: bool
-    def __init__(self, x: _Optional[_Union[FeatureSource, _Mapping]] = ..., y: _Optional[_Union[FeatureSource, _Mapping]] = ..., reference: _Optional[_Union[FeatureSource, _Mapping]] = ..., pairing: _Optional[_Union[Pairing, str]] = ..., estimator: _Optional[_Union[Estimator, str]] = ..., kernel: _Optional[_Union[Kernel, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., primary_layer: _Optional[str] = ..., test: _Optional[_Union[TestOptions, _Mapping]] = ..., interval_level: _Optional[float] = ..., projection: _Optional[bool] = ...) -> None: ...
+    precision: Precision
+    block_rows: int
+    frequencies: int
+    def __init__(self, x: _Optional[_Union[FeatureSource, _Mapping]] = ..., y: _Optional[_Union[FeatureSource, _Mapping]] = ..., reference: _Optional[_Union[FeatureSource, _Mapping]] = ..., pairing: _Optional[_Union[Pairing, str]] = ..., estimator: _Optional[_Union[Estimator, str]] = ..., kernel: _Optional[_Union[Kernel, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., primary_layer: _Optional[str] = ..., test: _Optional[_Union[TestOptions, _Mapping]] = ..., interval_level: _Optional[float] = ..., projection: _Optional[bool] = ..., precision: _Optional[_Union[Precision, str]] = ..., block_rows: _Optional[int] = ..., frequencies: _Optional[int] = ...) -> None: ...
 
 class ShiftResult(_message.Message):
-    __slots__ = ("mmd2", "sigma", "p_value", "p_value_max_t", "relabellings", "enumerated", "error_bound", "digits_lost")
+    __slots__ = ("mmd2", "sigma", "p_value", "p_value_max_t", "relabellings", "enumerated", "error_bound", "digits_lost", "aggregated_p_value", "approximation_error", "precision")
     MMD2_FIELD_NUMBER: _ClassVar[int]
     SIGMA_FIELD_NUMBER: _ClassVar[int]
     P_VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -124,6 +186,9 @@ class ShiftResult(_message.Message):
     ENUMERATED_FIELD_NUMBER: _ClassVar[int]
     ERROR_BOUND_FIELD_NUMBER: _ClassVar[int]
     DIGITS_LOST_FIELD_NUMBER: _ClassVar[int]
+    AGGREGATED_P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    APPROXIMATION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
     mmd2: _common_pb2.Estimate
     sigma: float
     p_value: _common_pb2.Estimate
@@ -132,7 +197,10 @@ class ShiftResult(_message.Message):
     enumerated: bool
     error_bound: float
     digits_lost: bool
-    def __init__(self, mmd2: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., sigma: _Optional[float] = ..., p_value: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., p_value_max_t: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., relabellings: _Optional[int] = ..., enumerated: _Optional[bool] = ..., error_bound: _Optional[float] = ..., digits_lost: _Optional[bool] = ...) -> None: ...
+    aggregated_p_value: _common_pb2.Estimate
+    approximation_error: float
+    precision: str
+    def __init__(self, mmd2: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., sigma: _Optional[float] = ..., p_value: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., p_value_max_t: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., relabellings: _Optional[int] = ..., enumerated: _Optional[bool] = ..., error_bound: _Optional[float] = ..., digits_lost: _Optional[bool] = ..., aggregated_p_value: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., approximation_error: _Optional[float] = ..., precision: _Optional[str] = ...) -> None: ...
 
 class LayerResult(_message.Message):
     __slots__ = ("layer", "channels", "channels_left_out", "raw", "standardised")
@@ -167,7 +235,7 @@ class Projection(_message.Message):
     def __init__(self, x: _Optional[_Iterable[_Union[ProjectionPoint, _Mapping]]] = ..., y: _Optional[_Iterable[_Union[ProjectionPoint, _Mapping]]] = ..., explained_variance: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ComputeResponse(_message.Message):
-    __slots__ = ("layers", "primary_layer", "estimator", "rows_x", "rows_y", "groups", "precision", "projection", "cost")
+    __slots__ = ("layers", "primary_layer", "estimator", "rows_x", "rows_y", "groups", "precision", "projection", "cost", "backend", "backend_note")
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     PRIMARY_LAYER_FIELD_NUMBER: _ClassVar[int]
     ESTIMATOR_FIELD_NUMBER: _ClassVar[int]
@@ -177,6 +245,8 @@ class ComputeResponse(_message.Message):
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     PROJECTION_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    BACKEND_NOTE_FIELD_NUMBER: _ClassVar[int]
     layers: _containers.RepeatedCompositeFieldContainer[LayerResult]
     primary_layer: str
     estimator: Estimator
@@ -186,7 +256,9 @@ class ComputeResponse(_message.Message):
     precision: str
     projection: Projection
     cost: _common_pb2.Cost
-    def __init__(self, layers: _Optional[_Iterable[_Union[LayerResult, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., estimator: _Optional[_Union[Estimator, str]] = ..., rows_x: _Optional[int] = ..., rows_y: _Optional[int] = ..., groups: _Optional[int] = ..., precision: _Optional[str] = ..., projection: _Optional[_Union[Projection, _Mapping]] = ..., cost: _Optional[_Union[_common_pb2.Cost, _Mapping]] = ...) -> None: ...
+    backend: str
+    backend_note: str
+    def __init__(self, layers: _Optional[_Iterable[_Union[LayerResult, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., estimator: _Optional[_Union[Estimator, str]] = ..., rows_x: _Optional[int] = ..., rows_y: _Optional[int] = ..., groups: _Optional[int] = ..., precision: _Optional[str] = ..., projection: _Optional[_Union[Projection, _Mapping]] = ..., cost: _Optional[_Union[_common_pb2.Cost, _Mapping]] = ..., backend: _Optional[str] = ..., backend_note: _Optional[str] = ...) -> None: ...
 
 class ComputeBatchRequest(_message.Message):
     __slots__ = ("requests",)
