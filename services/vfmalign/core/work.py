@@ -1,5 +1,10 @@
 """One worker thread behind a bounded queue: heavy work runs one at a time, and callers beyond the bound are sent away.
 
+Work waits in the order in which it came, with one exception: long work may pause between two of its steps (the tiles
+of a matrix, say) and let short work that waits run first (`let_short_run`). The guarantee: while long work runs, short
+work with k short calls before it begins after at most 1 + ⌊k / SHORT_PER_STEP⌋ more steps, however much long work
+waits; and every step is held up by at most SHORT_PER_STEP short calls, so that the long work always goes on.
+
 Knows threads and asyncio. Knows nothing of what the work is. (grpc's `maximum_concurrent_rpcs` will not do: it turns
 health checks away as well.)
 """
@@ -9,15 +14,42 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from vfmalign.core import metrics
 from vfmalign.core.errors import Exhausted, Unavailable
 
+SHORT_PER_STEP = 4
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+
+@dataclass(eq=False)
+class _Call(Generic[_T]):
+    """Work that waits: a function to be called in its caller's context, and the future of its result."""
+
+    function: Callable[[], _T]
+    short: bool
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
+    future: Future[_T] = field(default_factory=Future)
+
+
+def _run(call: _Call[Any]) -> None:
+    """Runs the function, whose errors are the future's; does nothing where the caller has left."""
+    if not call.future.set_running_or_notify_cancel():
+        return
+    try:
+        result = call.context.run(call.function)
+    except BaseException as error:
+        call.future.set_exception(error)
+        del call  # else the error's traceback would keep the work's data alive
+    else:
+        call.future.set_result(result)
 
 
 class WorkQueue:
@@ -34,13 +66,15 @@ class WorkQueue:
         self._depth = 0
         self._closed = False
         self._lock = threading.Lock()
+        self._waiting: deque[_Call[Any]] = deque()
+        self._may_pause = False  # of the worker thread alone: long work runs, and no short work within it
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         self._gauge = metrics.queue_depth.labels(name)
         self._gauge.set(0)
 
     @property
     def depth(self) -> int:
-        """Calls that run or wait."""
+        """Calls that run, are paused or wait."""
         with self._lock:
             return self._depth
 
@@ -54,23 +88,72 @@ class WorkQueue:
             Exhausted: the queue is full.
             Unavailable: the queue was closed.
         """
-        context = contextvars.copy_context()
-        self._enter()
-        try:
-            future = self._executor.submit(context.run, lambda: function(*args, **kwargs))
-        except RuntimeError:
-            self._leave()
-            raise self._unavailable() from None
-        future.add_done_callback(self._on_done)
-        return await asyncio.wrap_future(future)
+        return await self._result_of(_Call(lambda: function(*args, **kwargs), short=False))
+
+    async def run_short(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Like `run`, for a function that takes so little time and memory that it may run within paused long work."""
+        return await self._result_of(_Call(lambda: function(*args, **kwargs), short=True))
+
+    def let_short_run(self) -> int:
+        """Runs short work that waits, oldest first; long work calls this between two of its steps, in its own thread.
+
+        What goes wrong in short work is its caller's alone. Short work never pauses: within it this does nothing.
+
+        Returns:
+            How many calls ran: at most `SHORT_PER_STEP`.
+        """
+        ran = 0
+        while self._may_pause and ran < SHORT_PER_STEP:
+            call = self._take(short_only=True)
+            if call is None:
+                break
+            self._may_pause = False
+            try:
+                _run(call)
+            finally:
+                self._may_pause = True
+            ran += 1
+        return ran
 
     def close(self) -> None:
         """Refuses new work, drops what waits, and lets the running function end by itself."""
         with self._lock:
             self._closed = True
+            dropped = list(self._waiting)
+        for call in dropped:
+            call.future.cancel()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _enter(self) -> None:
+    async def _result_of(self, call: _Call[_T]) -> _T:
+        self._enter(call)
+        call.future.add_done_callback(self._leave)
+        try:
+            self._executor.submit(self._run_oldest)
+        except RuntimeError:
+            call.future.cancel()
+            raise self._unavailable() from None
+        return await asyncio.wrap_future(call.future)
+
+    def _run_oldest(self) -> None:
+        """One turn of the worker thread; short work that ran within long work leaves turns over, which do nothing."""
+        call = self._take(short_only=False)
+        if call is None:
+            return
+        self._may_pause = not call.short
+        try:
+            _run(call)
+        finally:
+            self._may_pause = False
+
+    def _take(self, *, short_only: bool) -> _Call[Any] | None:
+        """Removes the oldest call that waits from the queue."""
+        with self._lock:
+            call = next((one for one in self._waiting if one.short or not short_only), None)
+            if call is not None:
+                self._waiting.remove(call)
+            return call
+
+    def _enter(self, call: _Call[Any]) -> None:
         with self._lock:
             if self._closed:
                 raise self._unavailable()
@@ -83,14 +166,16 @@ class WorkQueue:
                 )
             self._depth += 1
             self._gauge.set(self._depth)
+            self._waiting.append(call)
 
-    def _leave(self) -> None:
+    def _leave(self, future: Future[Any]) -> None:
+        """Accounts for a call that ended, or whose caller left while it waited."""
         with self._lock:
+            left = next((one for one in self._waiting if one.future is future), None)
+            if left is not None:
+                self._waiting.remove(left)
             self._depth -= 1
             self._gauge.set(self._depth)
-
-    def _on_done(self, _: Future[_T]) -> None:
-        self._leave()
 
     def _unavailable(self) -> Unavailable:
         return Unavailable(

@@ -10,7 +10,7 @@ import pytest
 
 from vfmalign.core import logs, metrics
 from vfmalign.core.errors import Exhausted, Unavailable
-from vfmalign.core.work import WorkQueue
+from vfmalign.core.work import SHORT_PER_STEP, WorkQueue
 
 
 @pytest.fixture
@@ -18,6 +18,38 @@ async def queue() -> AsyncIterator[WorkQueue]:
     result = WorkQueue(size=2, name="test")
     yield result
     result.close()
+
+
+@pytest.fixture
+async def roomy() -> AsyncIterator[WorkQueue]:
+    result = WorkQueue(size=20, name="roomy")
+    yield result
+    result.close()
+
+
+class Long:
+    """Long work whose steps the test lets go on, one at a time; `begun` counts them."""
+
+    def __init__(self, queue: WorkQueue) -> None:
+        self._queue = queue
+        self._go_on = threading.Semaphore(0)
+        self._at_step = threading.Semaphore(0)
+        self.begun = 0
+        self.ran: list[int] = []
+
+    def work(self, steps: int) -> str:
+        for _ in range(steps):
+            self.ran.append(self._queue.let_short_run())
+            self.begun += 1
+            self._at_step.release()
+            assert self._go_on.acquire(timeout=5)
+        return "long"
+
+    async def at_step(self) -> None:
+        assert await asyncio.to_thread(self._at_step.acquire, timeout=5)
+
+    def go_on(self) -> None:
+        self._go_on.release()
 
 
 async def started(event: threading.Event) -> None:
@@ -116,3 +148,85 @@ async def test_a_closed_queue_is_unavailable_and_drops_what_waits() -> None:
         await second
     with pytest.raises(Unavailable, match="takes no more work"):
         await queue.run(lambda: None)
+
+
+async def test_short_work_runs_between_two_steps_of_long_work(roomy: WorkQueue) -> None:
+    long = Long(roomy)
+    first = asyncio.ensure_future(roomy.run(long.work, 3))
+    await long.at_step()
+    token = logs.request_id.set("short-1")
+    seen = asyncio.ensure_future(roomy.run_short(lambda: (long.begun, logs.request_id.get())))
+    logs.request_id.reset(token)
+    other = asyncio.ensure_future(roomy.run(lambda: long.begun))
+    await asyncio.sleep(0)
+    long.go_on()
+    assert await seen == (1, "short-1"), "it begins before the next step"
+    assert not first.done()
+    assert not other.done(), "long work waits for long work"
+    await long.at_step()
+    long.go_on()
+    await long.at_step()
+    long.go_on()
+    assert (await first, await other) == ("long", 3)
+    assert roomy.depth == 0
+
+
+async def test_long_work_goes_on_however_much_short_work_waits(roomy: WorkQueue) -> None:
+    long = Long(roomy)
+    first = asyncio.ensure_future(roomy.run(long.work, 4))
+    await long.at_step()
+    count = 2 * SHORT_PER_STEP + 1
+    begun = [asyncio.ensure_future(roomy.run_short(lambda: long.begun)) for _ in range(count)]
+    await asyncio.sleep(0)
+    assert roomy.depth == count + 1
+    for _ in range(3):
+        long.go_on()
+        await long.at_step()
+    long.go_on()
+    await first
+    assert long.ran == [0, SHORT_PER_STEP, SHORT_PER_STEP, 1]
+    after_steps = [await one for one in begun]
+    assert after_steps == [1 + position // SHORT_PER_STEP for position in range(count)], "the stated guarantee"
+    assert roomy.depth == 0
+
+
+async def test_short_work_that_fails_or_is_left_does_not_hurt_long_work(roomy: WorkQueue) -> None:
+    long = Long(roomy)
+    first = asyncio.ensure_future(roomy.run(long.work, 2))
+    await long.at_step()
+    failing = asyncio.ensure_future(roomy.run_short(lambda: 1 / 0))
+    ran: list[int] = []
+    left = asyncio.ensure_future(roomy.run_short(ran.append, 1))
+    await asyncio.sleep(0)
+    left.cancel()
+    await asyncio.gather(left, return_exceptions=True)
+    assert roomy.depth == 2
+    long.go_on()
+    with pytest.raises(ZeroDivisionError):
+        await failing
+    await long.at_step()
+    long.go_on()
+    assert await first == "long"
+    assert (ran, long.ran) == ([], [0, 1])
+    assert roomy.depth == 0
+
+
+async def test_short_work_never_pauses(roomy: WorkQueue) -> None:
+    long = Long(roomy)
+    first = asyncio.ensure_future(roomy.run(long.work, 2))
+    await long.at_step()
+    order: list[str] = []
+
+    def outer() -> None:
+        assert roomy.let_short_run() == 0
+        order.append("outer")
+
+    shorts = [asyncio.ensure_future(roomy.run_short(outer)), asyncio.ensure_future(roomy.run_short(order.append, "in"))]
+    await asyncio.sleep(0)
+    long.go_on()
+    await long.at_step()
+    long.go_on()
+    await asyncio.gather(first, *shorts)
+    assert order == ["outer", "in"]
+    await roomy.run_short(outer)
+    assert roomy.let_short_run() == 0, "nothing runs that could pause"
