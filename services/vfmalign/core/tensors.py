@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vfmalign.core.arrays import all_finite
 from vfmalign.core.errors import BadTensor
 from vfmalign.v1 import common_pb2
 
@@ -24,7 +25,9 @@ _NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
 
 
 def to_array(tensor: common_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
-    """The array behind a message: writable, contiguous, float16, float32 or float64 in this machine's byte order.
+    """The array behind a message: contiguous, float16, float32 or float64 in this machine's byte order.
+
+    It is a read-only view on the message's bytes, which are copied only where the machine's byte order is another.
 
     Args:
         tensor: the message.
@@ -47,16 +50,17 @@ def to_array(tensor: common_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
             field=f"{field}.shape",
             remedy="give the size of every axis, outermost first",
         )
+    data = tensor.data  # once: every look at it makes another copy of a message's bytes
     expected = math.prod(shape) * dtype.itemsize
-    if len(tensor.data) != expected:
+    if len(data) != expected:
         raise BadTensor(
-            f"{len(tensor.data)} bytes, but shape {_shown(shape)} of {dtype.name} needs {expected}",
+            f"{len(data)} bytes, but shape {_shown(shape)} of {dtype.name} needs {expected}",
             field=f"{field}.data",
             remedy="send row-major little-endian elements, exactly as many as the shape says",
         )
-    array = np.frombuffer(tensor.data, dtype=dtype).reshape(shape)
+    array = np.frombuffer(data, dtype=dtype).reshape(shape)
     _refuse_non_finite(array, f"{field}.data")
-    return array.astype(dtype.newbyteorder("="), copy=True)
+    return array.astype(dtype.newbyteorder("="), copy=False)
 
 
 def to_tensor(array: NDArray[Any], field: str = "tensor") -> common_pb2.Tensor:
@@ -78,8 +82,8 @@ def to_tensor(array: NDArray[Any], field: str = "tensor") -> common_pb2.Tensor:
 
 
 def _refuse_non_finite(array: NDArray[Any], field: str) -> None:
-    finite = np.isfinite(array)
-    if not finite.all():
+    if not all_finite(array):
+        finite = np.isfinite(array)
         index = tuple(int(i) for i in np.argwhere(~finite)[0])
         raise BadTensor(
             f"{int(array.size - np.count_nonzero(finite))} elements are NaN or infinite, the first at {index}",

@@ -20,8 +20,16 @@ def test_values_come_back(dtype: str, shape: tuple[int, ...]) -> None:
     back = to_array(common_pb2.Tensor.FromString(message.SerializeToString()))
     np.testing.assert_array_equal(back, array)
     assert back.dtype == array.dtype.newbyteorder("=")
-    assert back.flags.writeable
     assert back.flags.c_contiguous
+
+
+def test_an_array_is_a_view_on_the_bytes_of_its_message() -> None:
+    back = to_array(to_tensor(np.arange(6, dtype=np.float32).reshape(2, 3)))
+    base = back
+    while isinstance(base, np.ndarray):
+        base = base.base
+    assert isinstance(base, bytes)
+    assert not back.flags.writeable
 
 
 def test_the_bytes_are_row_major_and_little_endian() -> None:

@@ -1,0 +1,80 @@
+"""Matrices of features: files that are read and files that are not, and what counts as finite."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vfmalign.core.arrays import all_finite, read_npy, writable_view
+from vfmalign.core.errors import BadOption, BadTensor
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [("<f2", "=f2"), ("<f4", "=f4"), (">f4", "=f4"), ("<f8", "=f8"), ("<i4", "=f8"), ("|u1", "=f8")],
+)
+def test_matrices_of_numbers_are_read(tmp_path: Path, dtype: str, expected: str) -> None:
+    array = np.arange(12).reshape(4, 3).astype(dtype)
+    np.save(tmp_path / "a.npy", np.asfortranarray(array))
+    read = read_npy(tmp_path / "a.npy", "X")
+    assert read.dtype == np.dtype(expected)
+    assert read.dtype.isnative
+    np.testing.assert_array_equal(read, array)
+
+
+@pytest.mark.parametrize("array", [np.zeros(3), np.zeros((2, 2), dtype=bool), np.zeros((2, 2), dtype=complex)])
+def test_other_arrays_are_no_matrix_of_features(tmp_path: Path, array: np.ndarray) -> None:
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(BadTensor, match="is no feature matrix") as caught:
+        read_npy(tmp_path / "a.npy", "X")
+    assert caught.value.field == "X"
+
+
+def test_files_that_cannot_be_read_are_refused_without_their_path(tmp_path: Path) -> None:
+    np.save(tmp_path / "objects.npy", np.array([[{}]], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "several.npz", a=np.zeros((2, 2)))
+    (tmp_path / "several.npz").rename(tmp_path / "several.npy")
+    (tmp_path / "text.npy").write_text("1 2 3")
+    np.save(tmp_path / "whole.npy", np.zeros((9, 9)))
+    (tmp_path / "short.npy").write_bytes((tmp_path / "whole.npy").read_bytes()[:-8])
+    (tmp_path / "folder.npy").mkdir()
+    for name in ("objects", "several", "text", "short", "folder"):
+        with pytest.raises(BadTensor, match="read without unpickling") as caught:
+            read_npy(tmp_path / f"{name}.npy", "X")
+        assert str(tmp_path) not in str(caught.value)
+    with pytest.raises(BadOption, match="no such file"):
+        read_npy(tmp_path / "gone.npy", "X")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_are_found(dtype: type, bad: float) -> None:
+    array = np.ones((30, 7), dtype=dtype)
+    assert all_finite(array)
+    array[17, 3] = bad
+    assert not all_finite(array)
+    array[2, 2] = -bad
+    assert not all_finite(array)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_large_numbers_are_finite(dtype: type) -> None:
+    array = np.full((8, 8), np.finfo(dtype).max, dtype=dtype)
+    assert all_finite(array)
+
+
+def test_a_writable_view_shares_memory_and_keeps_it_alive() -> None:
+    torch = pytest.importorskip("torch")
+    array = np.frombuffer(np.arange(6, dtype=np.float32).tobytes(), dtype=np.float32).reshape(2, 3)
+    view = writable_view(array)
+    assert np.shares_memory(view, array)
+    del array
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tensor = torch.from_numpy(view)
+    assert tensor.tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    own = np.zeros(2)
+    assert writable_view(own) is own
