@@ -1,11 +1,10 @@
-"""Feature matrices as numpy arrays: read from `.npy` files, written for upload, and checked for NaN and infinity.
+"""Feature matrices as numpy arrays, read from `.npy` files.
 
-Knows the formats and what a matrix of features is. Knows nothing of messages, of storage or of what features mean.
+Knows the format and what a matrix of features is. Knows nothing of messages, of storage or of what features mean.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +52,6 @@ def read_npy(path: Path, field: str) -> NDArray[Any]:
     of_float = array.dtype.kind == "f" and array.dtype.itemsize <= np.dtype(np.float64).itemsize
     matrix: NDArray[Any] = array.astype(array.dtype.newbyteorder("=") if of_float else np.float64, copy=False)
     return matrix
-
-
-def all_finite(array: NDArray[Any]) -> bool:
-    """Whether an array holds neither NaN nor infinity.
-
-    Both survive in a sum, which takes one sweep and no second array; only a sum that overflowed needs another look.
-    """
-    with np.errstate(all="ignore"):
-        total = float(array.sum())
-    return math.isfinite(total) or bool(np.isfinite(array).all())
 
 
 def writable_view(array: NDArray[Any]) -> NDArray[Any]:

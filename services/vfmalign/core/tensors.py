@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vfmalign.core.arrays import all_finite
 from vfmalign.core.errors import BadTensor
 from vfmalign.v1 import common_pb2
 
@@ -82,8 +81,8 @@ def to_tensor(array: NDArray[Any], field: str = "tensor") -> common_pb2.Tensor:
 
 
 def _refuse_non_finite(array: NDArray[Any], field: str) -> None:
-    if not all_finite(array):
-        finite = np.isfinite(array)
+    finite = np.isfinite(array)
+    if not finite.all():
         index = tuple(int(i) for i in np.argwhere(~finite)[0])
         raise BadTensor(
             f"{int(array.size - np.count_nonzero(finite))} elements are NaN or infinite, the first at {index}",

@@ -1,4 +1,4 @@
-"""Matrices of features: files that are read and files that are not, and what counts as finite."""
+"""Matrices of features: files that are read and files that are not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vfmalign.core.arrays import all_finite, read_npy, writable_view
+from vfmalign.core.arrays import read_npy, writable_view
 from vfmalign.core.errors import BadOption, BadTensor
 
 
@@ -47,23 +47,6 @@ def test_files_that_cannot_be_read_are_refused_without_their_path(tmp_path: Path
         assert str(tmp_path) not in str(caught.value)
     with pytest.raises(BadOption, match="no such file"):
         read_npy(tmp_path / "gone.npy", "X")
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_nan_and_infinity_are_found(dtype: type, bad: float) -> None:
-    array = np.ones((30, 7), dtype=dtype)
-    assert all_finite(array)
-    array[17, 3] = bad
-    assert not all_finite(array)
-    array[2, 2] = -bad
-    assert not all_finite(array)
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_large_numbers_are_finite(dtype: type) -> None:
-    array = np.full((8, 8), np.finfo(dtype).max, dtype=dtype)
-    assert all_finite(array)
 
 
 def test_a_writable_view_shares_memory_and_keeps_it_alive() -> None:

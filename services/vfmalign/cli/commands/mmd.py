@@ -6,12 +6,10 @@ Knows .npy files and the comparison's options. Computes nothing.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import grpc
-import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from vfmalign.cli.check_tables import comparison
 from vfmalign.cli.home import Home
@@ -20,13 +18,13 @@ from vfmalign.cli.options import HomeOption, JsonOption, SeedOption
 from vfmalign.cli.output import Output
 from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.target import Target
+from vfmalign.core.arrays import NPY, read_npy
 from vfmalign.core.artifacts import is_id
 from vfmalign.core.client import MESSAGE_BYTES
 from vfmalign.core.errors import BadOption, BadTensor
 from vfmalign.core.tensors import to_tensor
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
-_SUFFIX = ".npy"
 Source = Annotated[str, typer.Argument(help="Id of a feature set, or a .npy file of shape (rows, channels).")]
 
 
@@ -90,30 +88,11 @@ def source(text: str, field: str) -> mmd_pb2.FeatureSource:
         BadTensor: the file is no array of numbers with two axes; it is never unpickled.
         BadOption: neither a file's name nor an id.
     """
-    if text.endswith(_SUFFIX):
-        layer = mmd_pb2.InlineLayer(features=to_tensor(_read(Path(text), field), field))
+    if text.endswith(NPY):
+        layer = mmd_pb2.InlineLayer(features=to_tensor(read_npy(Path(text), field), field))
         return mmd_pb2.FeatureSource(inline=mmd_pb2.InlineFeatures(layers=[layer]))
     if not is_id(text):
         raise BadOption(
             "is neither the id of a feature set nor a .npy file", field=field, remedy="see `vfmalign extract`"
         )
     return mmd_pb2.FeatureSource(feature_set_id=text)
-
-
-def _read(path: Path, field: str) -> NDArray[Any]:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise BadOption("there is no such file", field=field, remedy="check the path") from None
-    except (OSError, ValueError, EOFError):
-        raise BadTensor(
-            "the file is no array that can be read without unpickling", field=field, remedy="save it with numpy.save"
-        ) from None
-    if array.ndim != 2 or array.dtype.kind not in "fiu":
-        raise BadTensor(
-            f"an array of {array.dtype} with {array.ndim} axes is no feature matrix",
-            field=field,
-            remedy="give numbers of shape (rows, channels)",
-        )
-    matrix: NDArray[Any] = array if array.dtype.kind == "f" and array.dtype.itemsize <= 8 else array.astype(np.float64)
-    return matrix
