@@ -52,20 +52,3 @@ def read_npy(path: Path, field: str) -> NDArray[Any]:
     of_float = array.dtype.kind == "f" and array.dtype.itemsize <= np.dtype(np.float64).itemsize
     matrix: NDArray[Any] = array.astype(array.dtype.newbyteorder("=") if of_float else np.float64, copy=False)
     return matrix
-
-
-def writable_view(array: NDArray[Any]) -> NDArray[Any]:
-    """The same memory as an array that claims to be writable, for libraries that want no other; nobody may write to it.
-
-    Tensors of torch cannot be read-only, so that torch warns of every array that is.
-    """
-    return array if array.flags.writeable else np.asarray(_Unlocked(array))
-
-
-class _Unlocked:
-    """An array through numpy's array interface, without its mark that it is read-only; keeps the array alive."""
-
-    def __init__(self, array: NDArray[Any]) -> None:
-        self._array = array
-        interface = array.__array_interface__
-        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vfmalign.core.arrays import read_npy, writable_view
+from vfmalign.core.arrays import read_npy
 from vfmalign.core.errors import BadOption, BadTensor
 
 
@@ -47,17 +46,3 @@ def test_files_that_cannot_be_read_are_refused_without_their_path(tmp_path: Path
         assert str(tmp_path) not in str(caught.value)
     with pytest.raises(BadOption, match="no such file"):
         read_npy(tmp_path / "gone.npy", "X")
-
-
-def test_a_writable_view_shares_memory_and_keeps_it_alive() -> None:
-    torch = pytest.importorskip("torch")
-    array = np.frombuffer(np.arange(6, dtype=np.float32).tobytes(), dtype=np.float32).reshape(2, 3)
-    view = writable_view(array)
-    assert np.shares_memory(view, array)
-    del array
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        tensor = torch.from_numpy(view)
-    assert tensor.tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
-    own = np.zeros(2)
-    assert writable_view(own) is own
