@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
@@ -11,6 +12,10 @@ from vfmalign.mmd.estimators import EstimatorName, Pairing
 from vfmalign.mmd.precision import Precision, PrecisionName
 from vfmalign.mmd.projection import Projection
 from vfmalign.mmd.uncertainty import Estimate
+
+Bandwidth = Literal["fixed", "reference_median", "pooled_median"]
+LeastPrecision = Literal["fast", "high", "exact"]
+TestMethod = Literal["relabelling", "wild_bootstrap"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,12 @@ class Options:
         seed: of the relabellings, from 0 to 2⁶⁴ − 1.
         interval_level: coverage of intervals, in (0, 1).
         projection: whether to project the primary layer.
+        bandwidth: None for `fixed` where σ is given, else `reference_median`.
+        precision: a floor; None for the engine's own.
+        method: how the test's null distribution is made.
+        aggregated: whether to test over a grid of bandwidths as well.
+        block_rows: of the block estimator; 0 for √n.
+        frequencies: of random Fourier features; 0 for 1,024.
     """
 
     pairing: Pairing
@@ -40,6 +51,12 @@ class Options:
     seed: int = 0
     interval_level: float = 0.95
     projection: bool = False
+    bandwidth: Bandwidth | None = None
+    precision: LeastPrecision | None = None
+    method: TestMethod = "relabelling"
+    aggregated: bool = False
+    block_rows: int = 0
+    frequencies: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +90,8 @@ class Shift:
         relabellings: behind the p-value; the identity is one of them where `enumerated`.
         error_bound: absolute, of the estimate, at `precision`.
         digits_lost: |MMD²| does not exceed the bound.
+        aggregated_p_value: of the test over a grid of bandwidths.
+        approximation_error: half-width at 99 % around the exact value; 0 where the estimator is exact.
     """
 
     mmd2: Estimate
@@ -84,6 +103,8 @@ class Shift:
     error_bound: float
     digits_lost: bool
     precision: PrecisionName
+    aggregated_p_value: Estimate = Estimate(None, absent_reason="no aggregated test was asked for")
+    approximation_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,7 +120,12 @@ class LayerComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All layers, the primary one first; `precision` is the lowest that any value was computed in."""
+    """All layers, the primary one first; `precision` is the lowest that any value was computed in.
+
+    Attributes:
+        backend: what summed the kernel matrix.
+        backend_note: why not another one that was asked for; empty otherwise.
+    """
 
     layers: tuple[LayerComparison, ...]
     primary_layer: str
@@ -109,3 +135,5 @@ class Comparison:
     groups: int
     precision: PrecisionName
     projection: Projection | None
+    backend: Literal["torch", "triton"] = "torch"
+    backend_note: str = ""
