@@ -124,6 +124,19 @@ class ObjectStore:
         self._verify(key, hashlib.sha256(data).hexdigest(), sha256)
         return data
 
+    def first(self, key: str, size: int) -> bytes:
+        """The first `size` bytes of an object, or all of a smaller one; unverified, for only the whole has a digest."""
+
+        def fetch() -> bytes:
+            response = self._client.get_object(self.bucket, key, length=size)
+            try:
+                return bytes(response.read())
+            finally:
+                response.close()
+                response.release_conn()
+
+        return self._retry(key, fetch)
+
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
         """Streams an object into a file, which appears whole or not at all."""
         partial = path.with_name(path.name + ".partial")

@@ -38,6 +38,14 @@ def test_bytes_come_back_with_their_digest(store: ObjectStore) -> None:
     assert not store.exists("a/b.bin")
 
 
+def test_the_beginning_of_an_object_can_be_read_alone(store: ObjectStore) -> None:
+    store.put("begun", b"0123456789")
+    assert store.first("begun", 4) == b"0123"
+    assert store.first("begun", 100) == b"0123456789"
+    with pytest.raises(NotFound):
+        store.first("never-begun", 4)
+
+
 def test_a_tampered_object_is_refused(store: ObjectStore, tmp_path: Path) -> None:
     ref = store.put("tampered", b"before")
     store.put("tampered", b"after")
