@@ -226,25 +226,38 @@ def read_feature_set(store: ObjectStore, feature_set: str) -> FeatureSet:
         NotFound, DigestMismatch, PreconditionFailed: it is missing, was changed, or does not hold what it says.
     """
     manifest = read_manifest(store, feature_set)
-    parts: list[dict[str, Features]] = []
-    for part in manifest.parts:
-        try:
-            parts.append(load(store.get(part.key, sha256=part.sha256)))
-        except SafetensorError:
-            raise PreconditionFailed(
-                "the part is not a safetensors file", subject=store.uri(part.key), remedy="extract the set again"
-            ) from None
-    for ref, arrays in zip(manifest.parts, parts, strict=True):
-        for spec in manifest.layers:
-            found = arrays[spec.name].shape if spec.name in arrays else None
-            if found != (ref.rows, spec.channels):
-                raise PreconditionFailed(
-                    f"layer {spec.name} has shape {found}, its manifest says ({ref.rows}, {spec.channels})",
-                    subject=store.uri(ref.key),
-                    remedy="extract the set again",
-                )
+    parts = [read_part(store, manifest, index) for index in range(len(manifest.parts))]
     layers = {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in manifest.layers}
     return FeatureSet(manifest, layers)
+
+
+def read_part(store: ObjectStore, manifest: Manifest, index: int) -> dict[str, Features]:
+    """Reads one part of a set, verified: one (rows, C) array per layer of the manifest.
+
+    Args:
+        store: where the set is.
+        manifest: of the set.
+        index: of the part in `manifest.parts`.
+
+    Raises:
+        NotFound, DigestMismatch, PreconditionFailed: it is missing, was changed, or does not hold what it says.
+    """
+    part = manifest.parts[index]
+    try:
+        arrays = load(store.get(part.key, sha256=part.sha256))
+    except SafetensorError:
+        raise PreconditionFailed(
+            "the part is not a safetensors file", subject=store.uri(part.key), remedy="extract the set again"
+        ) from None
+    for spec in manifest.layers:
+        found = arrays[spec.name].shape if spec.name in arrays else None
+        if found != (part.rows, spec.channels):
+            raise PreconditionFailed(
+                f"layer {spec.name} has shape {found}, its manifest says ({part.rows}, {spec.channels})",
+                subject=store.uri(part.key),
+                remedy="extract the set again",
+            )
+    return {spec.name: arrays[spec.name] for spec in manifest.layers}
 
 
 def _describe(data: bytes, key: str, sha256: str) -> PartRef:
