@@ -1,5 +1,12 @@
-"""The MMD service: how far two samples of features lie apart, with the uncertainty of that number.
+"""MMD: how far two samples of features lie apart, with the uncertainty of that number.
 
-A tour: `kernels` → `engine` (tiles) → `estimators` and `designs` (sums to statistics) → `uncertainty` → `compare` (one
-call for all layers); `sources`, `servicer` and `settings` put it behind gRPC.
+    from vfmalign.mmd import mmd2, mmd_test
+
+A tour: `kernels` and `rows` → `engine` (tiles to sums, on the `backends`) → `estimators` and `designs` (sums to
+statistics) → `uncertainty` → `compare` (one call for all layers). `api` is the library's face; `sources`, `servicer`
+and `settings` put the same engine behind gRPC.
 """
+
+from vfmalign.mmd.api import MmdResult, mmd2, mmd_test
+
+__all__ = ["MmdResult", "mmd2", "mmd_test"]

@@ -7,22 +7,23 @@ Legend: L layers, B relabellings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
-from torch import Tensor
 
 from vfmalign.core.errors import BadOption
-from vfmalign.mmd import estimators, limits, reference, samples, uncertainty
-from vfmalign.mmd.designs import DESIGNS, Design
-from vfmalign.mmd.kernels import KERNELS
+from vfmalign.mmd import estimators, limits, samples, uncertainty
+from vfmalign.mmd.designs import Design, design_of
+from vfmalign.mmd.kernels import KERNELS, WITHOUT_BANDWIDTH
 from vfmalign.mmd.measuring import Measured, Plan, measure
 from vfmalign.mmd.projection import Projection, project
 from vfmalign.mmd.relabelling import Relabellings, none
 from vfmalign.mmd.results import Comparison, Engine, LayerComparison, Options, Shift
 from vfmalign.mmd.samples import Sample
-from vfmalign.mmd.scalings import Scaled, scalings, to_tensor
+from vfmalign.mmd.scalings import scalings
 from vfmalign.mmd.uncertainty import Estimate
+
+PRECISIONS = ("bfloat16", "float32", "float64")
+# Statistics of one aggregate that differ by less than this share of it differ by rounding.
+TIE_OF_AGGREGATE = 1e-6
 
 
 def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Options, engine: Engine) -> Comparison:
@@ -40,7 +41,7 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
         BadTensor: features that are not finite or do not fit together.
         CaseOrderMismatch: paired samples that are not the same cases in the same order.
         Exhausted: too large for the memory allowed.
-        Cancelled: `engine.should_stop` said so.
+        Cancelled: `engine.between_tiles` said so.
     """
     check_options(options, has_reference=reference_sample is not None)
     given = [x, y] if reference_sample is None else [x, y, reference_sample]
@@ -51,10 +52,10 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
     limits.check_projection(given, options)
     limits.refuse_too_large([limits.extent_of(sample) for sample in given], options, engine)
 
-    design = DESIGNS[options.pairing](x, y)
+    design = design_of(x, y, options)
     plan = Plan(
-        kernel=KERNELS[options.kernel],
-        estimator=estimators.resolve(options.pairing, options.estimator),
+        options=options,
+        estimator=estimators.resolve(options.pairing, options.estimator, options.method),
         design=design,
         relabellings=_relabellings(design, options),
         engine=engine,
@@ -63,14 +64,15 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
     left_out: dict[str, int] = {}
     projection: Projection | None = None
     for layer in names:
-        for scaled in _scalings(given, layer, plan, options):
-            measured.setdefault(scaled.name, {})[layer] = measure(scaled, plan, layer)
+        features = [sample.layers[layer] for sample in given]
+        for scaled in scalings(features, layer, options, engine):
+            measured.setdefault(scaled.name, {})[layer] = measure(scaled, features[0], features[1], plan, layer)
             left_out[layer] = scaled.left_out
             if options.projection and layer == names[0]:
-                projection = _in_row_order(project(scaled.fitted_FK, scaled.x_NK, scaled.y_MK), design)
+                projection = project(features, scaled.affine, engine.device)
 
     shifts = {scaling: _shifts(by_layer, plan.relabellings, options) for scaling, by_layer in measured.items()}
-    precisions = {one.precision for by_layer in measured.values() for one in by_layer.values()}
+    passes = [one for by_layer in measured.values() for one in by_layer.values()]
     return Comparison(
         layers=tuple(
             LayerComparison(
@@ -87,8 +89,10 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
         rows_x=x.rows,
         rows_y=y.rows,
         groups=design.groups,
-        precision="float32" if "float32" in precisions else "float64",
+        precision=min((one.precision for one in passes), key=PRECISIONS.index),
         projection=projection,
+        backend="triton" if all(one.backend == "triton" for one in passes) else "torch",
+        backend_note=next((one.backend_note for one in passes if one.backend_note), ""),
     )
 
 
@@ -98,10 +102,11 @@ def check_options(options: Options, *, has_reference: bool) -> None:
     Raises:
         BadOption: an option out of range, or a combination that means nothing.
     """
-    estimators.resolve(options.pairing, options.estimator)
+    estimators.resolve(options.pairing, options.estimator, options.method)
     if options.kernel not in KERNELS:
         raise BadOption(f"unknown kernel `{options.kernel}`", field="kernel", remedy=f"use {', '.join(KERNELS)}")
-    if options.fixed_sigma is None and not has_reference:
+    needs_sigma = options.kernel not in WITHOUT_BANDWIDTH and options.bandwidth != "pooled_median"
+    if needs_sigma and options.fixed_sigma is None and not has_reference:
         raise BadOption(
             "there is neither a reference nor a fixed σ to take the bandwidth from",
             field="kernel",
@@ -129,19 +134,6 @@ def _relabellings(design: Design, options: Options) -> Relabellings:
     return design.relabellings(options.relabellings, options.seed)
 
 
-def _scalings(given: list[Sample], layer: str, plan: Plan, options: Options) -> Iterator[Scaled]:
-    """One layer, raw and standardised, in the design's row order."""
-    orders = (plan.design.x_order, plan.design.y_order, None)
-    tensors = [to_tensor(one, layer, order, plan.engine.device) for one, order in zip(given, orders, strict=False)]
-
-    def sigma_of(fitted_FK: Tensor) -> float:
-        if options.fixed_sigma is not None:
-            return options.fixed_sigma
-        return reference.median_distance(fitted_FK, layer, plan.engine.should_stop)
-
-    return scalings(tensors[0], tensors[1], tensors[2] if len(tensors) > 2 else None, layer, sigma_of)
-
-
 def _shifts(measured: dict[str, Measured], relabellings: Relabellings, options: Options) -> dict[str, Shift]:
     """Results of all layers in one scaling; they share the relabellings, so that max-T can adjust over them."""
     present = {layer: one.statistics for layer, one in measured.items() if one.statistics is not None}
@@ -162,7 +154,7 @@ def _shift(measured: Measured, adjusted: Estimate | None, relabellings: Relabell
     statistics = measured.statistics
     if statistics is None or adjusted is None:
         absent = Estimate(None, absent_reason=measured.absent_reason)
-        return Shift(absent, measured.sigma, absent, absent, 0, False, 0.0, False, measured.precision)
+        return Shift(absent, measured.sigma, absent, absent, 0, False, 0.0, False, measured.precision, absent)
     p = uncertainty.p_value(statistics.observed, statistics.relabelled_B, measured.bound, relabellings)
     interval = (
         uncertainty.jackknife(statistics.observed, statistics.left_out, options.interval_level, p.value)
@@ -179,11 +171,18 @@ def _shift(measured: Measured, adjusted: Estimate | None, relabellings: Relabell
         error_bound=measured.bound,
         digits_lost=abs(statistics.observed) <= measured.bound,
         precision=measured.precision,
+        aggregated_p_value=_aggregated(measured, relabellings, options),
+        approximation_error=measured.approximation_error,
     )
 
 
-def _in_row_order(projection: Projection, design: Design) -> Projection:
-    """Points in the samples' own row order instead of the design's."""
-    x_N2, y_M2 = np.empty_like(projection.x_N2), np.empty_like(projection.y_M2)
-    x_N2[design.x_order], y_M2[design.y_order] = projection.x_N2, projection.y_M2
-    return Projection(x_N2, y_M2, projection.explained_variance)
+def _aggregated(measured: Measured, relabellings: Relabellings, options: Options) -> Estimate:
+    """The p-value of the test over a grid of kernels."""
+    if not options.aggregated:
+        return Estimate(None, absent_reason="no test over a grid of bandwidths was asked for")
+    if relabellings.absent_reason:
+        return Estimate(None, absent_reason=relabellings.absent_reason)
+    if measured.aggregate is None:  # all rows are equal
+        return Estimate(1.0)
+    fused = measured.aggregate
+    return uncertainty.p_value(fused.observed, fused.relabelled_B, abs(fused.observed) * TIE_OF_AGGREGATE, relabellings)

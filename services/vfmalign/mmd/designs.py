@@ -14,13 +14,14 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
-from torch import Tensor
 
+from vfmalign.core.errors import BadOption
 from vfmalign.mmd import estimators, relabelling
-from vfmalign.mmd.engine import FloatArray, IntArray, PairedTiles, PooledTiles, Sums, Tiles
+from vfmalign.mmd.engine import Matrix, PairedMatrix, PooledMatrix, Sums
 from vfmalign.mmd.estimators import EstimatorName, IndependentSums, PairedSums
-from vfmalign.mmd.kernels import Kernel
 from vfmalign.mmd.relabelling import SMALLEST_GROUPS, Relabellings
+from vfmalign.mmd.results import Options
+from vfmalign.mmd.rows import FloatArray, IntArray, Rows
 from vfmalign.mmd.samples import Sample
 
 
@@ -45,14 +46,14 @@ class Statistics:
 class Design(Protocol):
     """How x and y relate, fixed for all layers of a comparison."""
 
-    x_order: IntArray
-    y_order: IntArray
+    x_order: IntArray | None
+    y_order: IntArray | None
     block_sizes: tuple[int, ...]
     group_of: IntArray
     groups: int
 
-    def tiles(self, x_ND: Tensor, y_MD: Tensor, kernel: Kernel, sigma: float) -> Tiles:
-        """The matrix whose sums the statistics need; rows come in `x_order` and `y_order`."""
+    def matrix(self, pooled: Rows) -> Matrix:
+        """The matrix whose sums the statistics need; rows are x in `x_order`, then y in `y_order`."""
 
     def relabellings(self, count: int, seed: int) -> Relabellings:
         """Relabellings that leave the distribution unchanged where x and y have one distribution."""
@@ -61,10 +62,10 @@ class Design(Protocol):
         """Statistics of one pass."""
 
 
-def _sorted_groups(labels: Sequence[str], rows: int) -> tuple[IntArray, IntArray]:
-    """Order that makes rows of a group neighbours, and the group's index of each row in that order."""
+def _sorted_groups(labels: Sequence[str], rows: int) -> tuple[IntArray | None, IntArray]:
+    """Order that makes rows of a group neighbours (None for as they are), and the group's index of each row in it."""
     if not labels:
-        return np.arange(rows), np.arange(rows)
+        return None, np.arange(rows)
     _, group_of = np.unique(np.asarray(labels), return_inverse=True)
     order = np.argsort(group_of, kind="stable")
     return order.astype(np.int64), group_of[order].astype(np.int64)
@@ -79,9 +80,9 @@ class PairedDesign:
         self.block_sizes: tuple[int, ...] = (x.rows,)
         self.groups = int(self.group_of[-1]) + 1
 
-    def tiles(self, x_ND: Tensor, y_MD: Tensor, kernel: Kernel, sigma: float) -> Tiles:
+    def matrix(self, pooled: Rows) -> Matrix:
         """h(z_i, z_j); swapping pair i flips the sign of its row and column, h being ⟨φ(x_i)−φ(y_i), φ(x_j)−φ(y_j)⟩."""
-        return PairedTiles(x_ND, y_MD, kernel, sigma)
+        return PairedMatrix(*pooled.split(self.block_sizes[0]))
 
     def relabellings(self, count: int, seed: int) -> Relabellings:
         """Swaps within groups."""
@@ -125,9 +126,9 @@ class IndependentDesign:
         self.groups = self._groups_x + self._groups_y
         self.group_of = np.concatenate([group_of_x, group_of_y + self._groups_x])
 
-    def tiles(self, x_ND: Tensor, y_MD: Tensor, kernel: Kernel, sigma: float) -> Tiles:
+    def matrix(self, pooled: Rows) -> Matrix:
         """K over the pooled rows."""
-        return PooledTiles(x_ND, y_MD, kernel, sigma)
+        return PooledMatrix(pooled)
 
     def relabellings(self, count: int, seed: int) -> Relabellings:
         """Permutations of the groups' labels; the number of groups per sample stays, that of rows may not."""
@@ -204,7 +205,29 @@ class IndependentDesign:
         return without_x, without_y
 
 
-DESIGNS: dict[estimators.Pairing, type[PairedDesign] | type[IndependentDesign]] = {
-    "paired": PairedDesign,
-    "independent": IndependentDesign,
-}
+class WildBootstrapDesign(PairedDesign):
+    """Independent samples of equal size, row i of x taken with row i of y: random signs stand in for relabellings.
+
+    Σ_ij s_i s_j h(z_i, z_j) with independent signs has the distribution of the statistic where x and y have one
+    (Fromont et al., COLT 2012; Chwialkowski, Sejdinovic, Gretton, NIPS 2014), at a quarter of the permutations' cost.
+    """
+
+    def __init__(self, x: Sample, y: Sample) -> None:
+        if x.rows != y.rows or any(len(set(one.groups)) not in (0, one.rows) for one in (x, y)):
+            raise BadOption(
+                f"a wild bootstrap needs as many rows in x as in y, each a group of its own; got {x.rows} and {y.rows}",
+                field="test.method",
+                remedy="use relabellings, which permute groups of any size",
+            )
+        super().__init__(Sample(x.name, x.layers), Sample(y.name, y.layers))
+
+
+def design_of(x: Sample, y: Sample, options: Options) -> Design:
+    """How x and y are laid out for the pairing and test asked for.
+
+    Raises:
+        BadOption: a wild bootstrap of samples that it does not fit.
+    """
+    if options.pairing == "paired":
+        return PairedDesign(x, y)
+    return WildBootstrapDesign(x, y) if options.method == "wild_bootstrap" else IndependentDesign(x, y)

@@ -1,14 +1,16 @@
 """Sums over a symmetric kernel matrix, tile by tile, without ever holding the matrix. Knows nothing of statistics.
 
-Only tiles on and above the diagonal are computed. Distances and kernel values have the precision of the features given
-(float32 or float64); every sum is formed in float64.
+One pass does everything: only tiles on and above the diagonal are formed; each is a matrix product, becomes kernel
+values where it lies, and is reduced while it is still in the cache — to row sums, to the product with the relabellings'
+weights, to sums within groups — before the next one overwrites it. Kernel values have the precision of the rows; rows
+of a tile are summed in that precision (at most a few thousand terms, pairwise), everything beyond in float64: a float64
+reduction of each tile would cost more than its exponentials.
 
-Legend: N rows, D channels, I and J the rows and columns of one tile, P blocks of rows, G groups, B relabellings.
+Legend: N rows, K channels, I and J the rows and columns of one tile, P blocks of rows, G groups, B relabellings.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,178 +20,274 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vfmalign.core.errors import Cancelled
+from vfmalign.mmd import products
 from vfmalign.mmd.kernels import Kernel
+from vfmalign.mmd.precision import PrecisionName
+from vfmalign.mmd.rows import FloatArray, IntArray, Rows
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-ShouldStop = Callable[[], bool]
+BetweenTiles = Callable[[], None]
+TileShape = tuple[int, int]
+
+# Wide tiles of few rows keep the matrix product near its best speed and the tile in the cache (measured; `make bench`).
+_TILES: dict[str, TileShape] = {"cpu": (512, 2048), "cuda": (4096, 8192)}
 
 
-class Tiles(Protocol):
-    """A symmetric N×N matrix that can be computed one rectangle at a time."""
+@dataclass(frozen=True)
+class Layout:
+    """How rows form blocks and groups, and how relabellings weigh the groups.
 
-    device: torch.device
+    Attributes:
+        block_sizes: rows of each block, in order; row sums are split by block.
+        group_of_N: index of each row's group; ascending, so that rows of a group are neighbours.
+        weights_GB: weight of each group's rows in each relabelling (−1, 0 or 1); B may be 0.
+    """
 
-    def tile(self, rows: slice, columns: slice) -> Tensor:
-        """The rectangle [I, J]; `rows` and `columns` are equal or do not overlap."""
+    block_sizes: tuple[int, ...]
+    group_of_N: IntArray  # noqa: N815
+    weights_GB: NDArray[np.int8]  # noqa: N815
 
 
 @dataclass(frozen=True)
 class Sums:
-    """What statistics need to know of a symmetric matrix T.
+    """What statistics need to know of a symmetric matrix T, in float64.
 
     Attributes:
         rows_NP: Σ_j T_ij over the columns j of each block, diagonal included.
         diagonal_N: T_ii.
         within_G: Σ T_ij over i and j of one group, diagonal included.
         quadratic_B: w_bᵀ T w_b for each relabelling b.
+        squares: Σ k² over all ordered pairs of different pooled rows; 0 where it was not asked for.
     """
 
     rows_NP: FloatArray  # noqa: N815
     diagonal_N: FloatArray  # noqa: N815
     within_G: FloatArray  # noqa: N815
     quadratic_B: FloatArray  # noqa: N815
+    squares: float = 0.0
+
+    def __add__(self, other: Sums) -> Sums:
+        """Sums over the tiles of both."""
+        return Sums(
+            self.rows_NP + other.rows_NP,
+            self.diagonal_N + other.diagonal_N,
+            self.within_G + other.within_G,
+            self.quadratic_B + other.quadratic_B,
+            self.squares + other.squares,
+        )
 
 
-def squared_norms(features_ND: Tensor) -> Tensor:
-    """‖x_i‖² of the rows as they are, summed in float64, in the precision of the features."""
-    return features_ND.double().square().sum(dim=1).to(features_ND.dtype)
+class Matrix(Protocol):
+    """A symmetric matrix per kernel that can be computed one rectangle at a time."""
+
+    device: torch.device
+    dtype: torch.dtype
+    precision: PrecisionName
+
+    def tile(self, rows: slice, columns: slice, kernels: Sequence[Kernel], squares: list[float]) -> Iterator[Tensor]:
+        """The rectangle [I, J] for each kernel in turn; a tile is good until the next is asked for.
+
+        `rows` and `columns` are equal or do not overlap. `squares` receives Σ k² over the rectangle, diagonal left out.
+        """
 
 
-def squared_distances(x_ID: Tensor, y_JD: Tensor, x_norms_I: Tensor, y_norms_J: Tensor) -> Tensor:
-    """‖x_i − y_j‖² from one matrix product; rounding below 0 is lifted to 0."""
-    norms_IJ = x_norms_I[:, None] + y_norms_J[None, :]
-    return norms_IJ.addmm_(x_ID, y_JD.T, alpha=-2.0).clamp_min_(0.0)
-
-
-class PooledTiles:
+class PooledMatrix:
     """K over the pooled rows [x; y]: what independent samples need."""
 
-    def __init__(self, x_ND: Tensor, y_MD: Tensor, kernel: Kernel, sigma: float) -> None:
-        self._pooled_ND = torch.cat([x_ND, y_MD])
-        self._norms_N = squared_norms(self._pooled_ND)
-        self._kernel, self._sigma = kernel, sigma
-        self.device = x_ND.device
+    def __init__(self, pooled: Rows) -> None:
+        self.pooled = pooled
+        self.device, self.dtype, self.precision = pooled.values_NK.device, pooled.values_NK.dtype, pooled.precision
+        self._scratch = _Scratch(self.device, self.dtype)
 
-    def tile(self, rows: slice, columns: slice) -> Tensor:
+    def tile(self, rows: slice, columns: slice, kernels: Sequence[Kernel], squares: list[float]) -> Iterator[Tensor]:
         """k(z_i, z_j) of one rectangle."""
-        distances_IJ = squared_distances(
-            self._pooled_ND[rows], self._pooled_ND[columns], self._norms_N[rows], self._norms_N[columns]
-        )
-        if rows == columns:
-            distances_IJ.fill_diagonal_(0.0)
-        return self._kernel.evaluate_(distances_IJ, self._sigma)
+        argument_IJ, value_IJ = self._scratch.take(rows, columns, 2)
+        for index, kernel in _arguments((self.pooled, self.pooled), rows, columns, kernels, argument_IJ):
+            kernel.evaluate(argument_IJ, value_IJ)
+            _note_squares(squares, index, value_IJ, rows == columns)
+            yield value_IJ
 
 
-class PairedTiles:
+class PairedMatrix:
     """h(z_i, z_j) = k(x_i, x_j) + k(y_i, y_j) − k(x_i, y_j) − k(x_j, y_i) over pairs z_i = (x_i, y_i).
 
     Summing h instead of its four terms cancels before it accumulates: identical samples give 0, not a difference of
     large sums.
     """
 
-    def __init__(self, x_ND: Tensor, y_ND: Tensor, kernel: Kernel, sigma: float) -> None:
-        self._x_ND, self._y_ND = x_ND, y_ND
-        self._x_norms_N, self._y_norms_N = squared_norms(x_ND), squared_norms(y_ND)
-        self._kernel, self._sigma = kernel, sigma
-        self.device = x_ND.device
+    def __init__(self, x: Rows, y: Rows) -> None:
+        self.x, self.y = x, y
+        self.device, self.dtype, self.precision = x.values_NK.device, x.values_NK.dtype, x.precision
+        self._scratch = _Scratch(self.device, self.dtype)
 
-    def tile(self, rows: slice, columns: slice) -> Tensor:
+    def tile(self, rows: slice, columns: slice, kernels: Sequence[Kernel], squares: list[float]) -> Iterator[Tensor]:
         """H of one rectangle."""
-        x_I, y_I, x_J, y_J = self._x_ND[rows], self._y_ND[rows], self._x_ND[columns], self._y_ND[columns]
-        nx_I, ny_I = self._x_norms_N[rows], self._y_norms_N[rows]
-        nx_J, ny_J = self._x_norms_N[columns], self._y_norms_N[columns]
-        terms = [
-            squared_distances(x_I, x_J, nx_I, nx_J),
-            squared_distances(y_I, y_J, ny_I, ny_J),
-            squared_distances(x_I, y_J, nx_I, ny_J),
-            squared_distances(y_I, x_J, ny_I, nx_J),
+        argument_IJ, value_IJ, *sums = self._scratch.take(rows, columns, 2 + len(kernels))
+        x, y = self.x, self.y
+        for a, b, sign in ((x, x, 1.0), (y, y, 1.0), (x, y, -1.0), (y, x, -1.0)):
+            for index, kernel in _arguments((a, b), rows, columns, kernels, argument_IJ):
+                kernel.evaluate(argument_IJ, value_IJ)
+                _note_squares(squares, index, value_IJ, a is b and rows == columns)
+                if a is x and b is x:
+                    sums[index].copy_(value_IJ)
+                else:
+                    sums[index].add_(value_IJ, alpha=sign)
+        yield from sums
+
+
+def _arguments(
+    pair: tuple[Rows, Rows], rows: slice, columns: slice, kernels: Sequence[Kernel], out_IJ: Tensor
+) -> Iterator[tuple[int, Kernel]]:
+    """Each kernel, once `out_IJ` holds what it is a function of; kernels of distances share them."""
+    (a, b), formed = pair, ""
+    for index, kernel in enumerate(kernels):
+        if kernel.argument != formed:
+            if kernel.argument == "product":
+                products.products(a, b, rows, columns, out_IJ)
+            else:
+                products.squared_distances(a, b, rows, columns, out_IJ)
+                if rows == columns:
+                    out_IJ.diagonal().copy_(
+                        torch.zeros_like(a.norms_N[rows]) if a is b else products.pair_distances(a, b, rows)
+                    )
+            formed = kernel.argument
+        yield index, kernel
+
+
+def _note_squares(squares: list[float], index: int, value_IJ: Tensor, same_rows: bool) -> None:
+    """Adds Σ k² of a rectangle."""
+    if squares:
+        squares[index] += float(torch.dot(value_IJ.view(-1), value_IJ.view(-1)))
+        if same_rows:
+            squares[index] -= float(value_IJ.diagonal().double().square().sum())
+
+
+class _Scratch:
+    """Tiles that are overwritten again and again, so that no tile pays for fresh memory."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._device, self._dtype = device, dtype
+        self._memory: list[Tensor] = []
+
+    def take(self, rows: slice, columns: slice, count: int) -> list[Tensor]:
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        if len(self._memory) < count or self._memory[0].numel() < height * width:
+            size = max(height * width, self._memory[0].numel() if self._memory else 0)
+            self._memory = [torch.empty(size, dtype=self._dtype, device=self._device) for _ in range(count)]
+        return [memory[: height * width].view(height, width) for memory in self._memory[:count]]
+
+
+class Accumulator:
+    """Adds tiles to the sums of each kernel."""
+
+    def __init__(self, layout: Layout, kernels: Sequence[Kernel], device: torch.device, dtype: torch.dtype) -> None:
+        self._kernels, self._dtype = kernels, dtype
+        self._group_of_N = layout.group_of_N
+        rows, (groups, relabellings) = sum(layout.block_sizes), layout.weights_GB.shape
+        self._group_of = torch.from_numpy(layout.group_of_N).to(device)
+        self._weights_GB = torch.from_numpy(layout.weights_GB).to(device)
+        self._singletons = groups == rows
+
+        def zeros(*shape: int) -> list[Tensor]:
+            return [torch.zeros(*shape, dtype=torch.float64, device=device) for _ in kernels]
+
+        self._rows_NP, self._diagonal_N = zeros(rows, len(layout.block_sizes)), zeros(rows)
+        self._within_G, self._quadratic_B = zeros(groups), zeros(relabellings)
+
+    def add(self, kernel: int, tile_IJ: Tensor, rows: slice, columns: slice, blocks: tuple[int, int]) -> None:
+        """Adds one tile of one kernel, and its mirror image below the diagonal."""
+        on_diagonal = rows == columns
+        self._rows_NP[kernel][rows, blocks[1]] += tile_IJ.sum(dim=1)
+        if on_diagonal:
+            self._diagonal_N[kernel][rows] = tile_IJ.diagonal().double()
+        else:
+            self._rows_NP[kernel][columns, blocks[0]] += tile_IJ.sum(dim=0)
+        factor = 1.0 if on_diagonal else 2.0
+        if not self._singletons and self._group_of_N[rows.stop - 1] >= self._group_of_N[columns.start]:
+            self._add_within(kernel, tile_IJ, rows, columns, factor)
+        if self._weights_GB.shape[1]:
+            self._add_quadratic(kernel, tile_IJ, rows, columns, factor)
+
+    def sums(self, squares: Sequence[float]) -> list[Sums]:
+        """What was added, per kernel."""
+        within_G = self._diagonal_N if self._singletons else self._within_G
+        parts = zip(self._rows_NP, self._diagonal_N, within_G, self._quadratic_B, strict=True)
+        noted = squares or [0.0] * len(self._kernels)
+        return [
+            Sums(rows_NP.cpu().numpy(), diagonal_N.cpu().numpy(), of_G.cpu().numpy(), quadratic_B.cpu().numpy(), two)
+            for (rows_NP, diagonal_N, of_G, quadratic_B), two in zip(parts, noted, strict=True)
         ]
-        if rows == columns:
-            # The product form loses the small distances of a pair; there are few of them, so take them directly.
-            pairs_I = (x_I.double() - y_I.double()).square_().sum(dim=1).to(x_I.dtype)
-            for term, diagonal_I in zip(terms, (0.0, 0.0, pairs_I, pairs_I), strict=True):
-                term.diagonal().copy_(torch.as_tensor(diagonal_I, dtype=term.dtype, device=term.device))
-        xx, yy, xy, yx = (self._kernel.evaluate_(term, self._sigma) for term in terms)
-        return xx.add_(yy).sub_(xy).sub_(yx)
 
+    def _add_within(self, kernel: int, tile_IJ: Tensor, rows: slice, columns: slice, factor: float) -> None:
+        """Adds the entries whose row and column belong to one group."""
+        group_I, group_J = self._group_of[rows], self._group_of[columns]
+        same_I = (tile_IJ * (group_I[:, None] == group_J[None, :])).sum(dim=1).double()
+        self._within_G[kernel].index_add_(0, group_I, same_I, alpha=factor)
 
-def tile_rows_within(tile_bytes: int) -> int:
-    """Rows of a square tile whose temporaries (at most nine float64 squares of that size) stay within `tile_bytes`."""
-    return max(8, math.isqrt(tile_bytes // (9 * 8)))
+    def _add_quadratic(self, kernel: int, tile_IJ: Tensor, rows: slice, columns: slice, factor: float) -> None:
+        """Adds this tile's share of wᵀTw for every relabelling, as many columns at a time as the tile has."""
+        group_I, group_J = self._group_of[rows], self._group_of[columns]
+        step = _TILES["cpu"][1]
+        for start in range(0, self._weights_GB.shape[1], step):
+            some = slice(start, start + step)
+            weights_Gb = self._weights_GB[:, some]
+            product_Ib = tile_IJ @ weights_Gb[group_J].to(self._dtype)
+            product_Ib *= weights_Gb[group_I]
+            self._quadratic_B[kernel][some] += product_Ib.sum(dim=0).double() * factor
 
 
 def accumulate(
-    tiles: Tiles,
-    block_sizes: Sequence[int],
-    group_of_N: IntArray,
-    weights_GB: NDArray[np.int8],
+    matrix: Matrix,
+    kernels: Sequence[Kernel],
+    layout: Layout,
     *,
-    tile_rows: int,
-    should_stop: ShouldStop,
-) -> Sums:
-    """All sums of the matrix in one pass over its upper tiles.
+    tile_shape: TileShape | None = None,
+    between_tiles: BetweenTiles,
+    squares: bool = False,
+    share: tuple[int, int] = (0, 1),
+) -> list[Sums]:
+    """All sums of the matrix in one pass over its upper tiles, for each kernel.
 
     Args:
-        tiles: the matrix.
-        block_sizes: rows of each block, in order; row sums are split by block.
-        group_of_N: index of each row's group; ascending, so that rows of a group are neighbours.
-        weights_GB: weight of each group's rows in each relabelling (−1, 0 or 1); B may be 0.
-        tile_rows: largest side of a tile.
-        should_stop: asked before every tile.
-
-    Raises:
-        Cancelled: `should_stop` said so.
+        matrix: the matrix.
+        kernels: evaluated on the same distances.
+        layout: blocks, groups and relabellings of its rows.
+        tile_shape: largest tile, rows × columns; None for what suits the device.
+        between_tiles: called before every tile; may raise to stop.
+        squares: whether to sum k² as well.
+        share: (part, parts): only the tiles of one part, for ranks that add their sums up.
     """
-    device, rows, n_groups = tiles.device, sum(block_sizes), weights_GB.shape[0]
-    group_of = torch.from_numpy(group_of_N).to(device)
-    weights = torch.from_numpy(weights_GB).to(device)
-    sums_NP = torch.zeros(rows, len(block_sizes), dtype=torch.float64, device=device)
-    diagonal_N = torch.zeros(rows, dtype=torch.float64, device=device)
-    within_G = torch.zeros(n_groups, dtype=torch.float64, device=device)
-    quadratic_B = torch.zeros(weights.shape[1], dtype=torch.float64, device=device)
-
-    spans = list(_spans(block_sizes, tile_rows))
-    for first, (block_I, span_I) in enumerate(spans):
-        for block_J, span_J in spans[first:]:
-            if should_stop():
-                raise Cancelled("the comparison was stopped between two tiles", remedy="ask again to start it anew")
-            tile_IJ = tiles.tile(span_I, span_J).double()
-            on_diagonal = span_I == span_J
-            sums_NP[span_I, block_J] += tile_IJ.sum(dim=1)
-            if on_diagonal:
-                diagonal_N[span_I] = tile_IJ.diagonal()
-            else:
-                sums_NP[span_J, block_I] += tile_IJ.sum(dim=0)
-            factor = 1.0 if on_diagonal else 2.0
-            if group_of_N[span_I.stop - 1] >= group_of_N[span_J.start]:
-                _add_within(within_G, tile_IJ, group_of[span_I], group_of[span_J], factor)
-            if weights.shape[1]:
-                _add_quadratic(quadratic_B, factor * tile_IJ, group_of[span_I], group_of[span_J], weights)
-    return Sums(*(part.cpu().numpy() for part in (sums_NP, diagonal_N, within_G, quadratic_B)))
+    height, width = tile_shape or default_tile(matrix.device)
+    accumulator = Accumulator(layout, kernels, matrix.device, matrix.dtype)
+    noted = [0.0] * len(kernels) if squares else []
+    for number, (rows, columns, blocks) in enumerate(upper_tiles(layout.block_sizes, height, width)):
+        if number % share[1] != share[0]:
+            continue
+        between_tiles()
+        before = noted.copy()
+        for kernel, tile_IJ in enumerate(matrix.tile(rows, columns, kernels, noted)):
+            accumulator.add(kernel, tile_IJ, rows, columns, blocks)
+        if rows != columns:
+            noted = [2.0 * after - first for after, first in zip(noted, before, strict=True)]
+    return accumulator.sums(noted)
 
 
-def _spans(block_sizes: Sequence[int], tile_rows: int) -> Iterator[tuple[int, slice]]:
-    """Consecutive ranges of rows, none longer than a tile and none across two blocks."""
-    start = 0
-    for block, size in enumerate(block_sizes):
-        for offset in range(0, size, tile_rows):
-            yield block, slice(start + offset, start + min(offset + tile_rows, size))
-        start += size
+def default_tile(device: torch.device) -> TileShape:
+    """The largest tile that suits the device, rows × columns."""
+    return _TILES.get(device.type, _TILES["cuda"])
 
 
-def _add_within(within_G: Tensor, tile_IJ: Tensor, group_I: Tensor, group_J: Tensor, factor: float) -> None:
-    """Adds the entries whose row and column belong to one group."""
-    same_I = (tile_IJ * (group_I[:, None] == group_J[None, :])).sum(dim=1)
-    within_G.index_add_(0, group_I, same_I, alpha=factor)
+def upper_tiles(block_sizes: Sequence[int], height: int, width: int) -> Iterator[tuple[slice, slice, tuple[int, int]]]:
+    """Rectangles that cover a symmetric matrix on and above its diagonal once: rows, columns and their blocks.
 
-
-def _add_quadratic(quadratic_B: Tensor, tile_IJ: Tensor, group_I: Tensor, group_J: Tensor, weights_GB: Tensor) -> None:
-    """Adds this tile's share of wᵀTw for every relabelling, as many columns at a time as the tile has."""
-    step = max(tile_IJ.shape[1], 1)
-    for start in range(0, weights_GB.shape[1], step):
-        columns = slice(start, start + step)
-        product_IB = tile_IJ @ weights_GB[:, columns][group_J].double()
-        product_IB *= weights_GB[:, columns][group_I]
-        quadratic_B[columns] += product_IB.sum(dim=0)
+    Squares on the diagonal, wide ones right of them; none lies across two blocks.
+    """
+    ends = np.cumsum(block_sizes).tolist()
+    for block_I, end_I in enumerate(ends):
+        for start in range(end_I - block_sizes[block_I], end_I, height):
+            rows = slice(start, min(start + height, end_I))
+            yield rows, rows, (block_I, block_I)
+            at = rows.stop
+            for block_J in range(block_I, len(ends)):
+                for left in range(at, ends[block_J], width):
+                    yield rows, slice(left, min(left + width, ends[block_J])), (block_I, block_J)
+                at = ends[block_J]

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from vfmalign.core.errors import BadOption
 
 Pairing = Literal["paired", "independent"]
-EstimatorName = Literal["biased", "unbiased_paired", "unbiased_independent"]
+EstimatorName = Literal["biased", "unbiased_paired", "unbiased_independent", "linear", "block", "fourier"]
+TestMethod = Literal["relabelling", "wild_bootstrap"]
 FloatArray = NDArray[np.float64]
 
 
@@ -94,24 +95,38 @@ INDEPENDENT: dict[EstimatorName, Callable[[IndependentSums], FloatArray]] = {
     "biased": biased_independent,
     "unbiased_independent": unbiased_independent,
 }
-UNBIASED: dict[Pairing, EstimatorName] = {"paired": "unbiased_paired", "independent": "unbiased_independent"}
+
+# Estimators that go over the rows once and never form the kernel matrix.
+STREAMED: frozenset[EstimatorName] = frozenset({"linear", "block", "fourier"})
 
 
-def resolve(pairing: Pairing, estimator: EstimatorName | None) -> EstimatorName:
-    """The estimator to use: the unbiased one that fits the pairing unless another is named.
+def resolve(pairing: Pairing, estimator: EstimatorName | None, method: TestMethod = "relabelling") -> EstimatorName:
+    """The estimator to use: the unbiased one that fits pairing and test unless another is named.
+
+    A wild bootstrap flips signs of h(z_i, z_j), so that it goes with the forms over pairs; of independent samples of
+    equal size Lemma 6's is unbiased as well.
 
     Raises:
-        BadOption: the estimator does not hold for this pairing.
+        BadOption: the estimator does not hold for this pairing, or not for this test.
     """
+    over_pairs = pairing == "paired" or method == "wild_bootstrap"
     if estimator is None:
-        return UNBIASED[pairing]
+        return "unbiased_paired" if over_pairs else "unbiased_independent"
+    if estimator in STREAMED:
+        return estimator
     if pairing == "paired" and estimator not in PAIRED:
         raise BadOption(
             "the independent-sample estimator is biased on paired samples, whose cross term holds k(x_i, y_i)",
             field="estimator",
             remedy="ask for `unbiased_paired` or `biased`",
         )
-    if pairing == "independent" and estimator not in INDEPENDENT:
+    if over_pairs and estimator not in PAIRED:
+        raise BadOption(
+            "a wild bootstrap flips signs of pairs, and this estimator is not a sum over pairs",
+            field="estimator",
+            remedy="ask for `unbiased_paired` or `biased`, or for relabellings",
+        )
+    if not over_pairs and estimator not in INDEPENDENT:
         raise BadOption(
             "the paired estimator needs pairs of rows of the same cases, and the samples are independent",
             field="estimator",

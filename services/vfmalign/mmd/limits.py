@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vfmalign.core.errors import BadOption, Exhausted
-from vfmalign.mmd.reference import EXACT_MEDIAN_ROWS
+from vfmalign.mmd.bandwidths import EXACT_ROWS
+from vfmalign.mmd.engine import default_tile
 from vfmalign.mmd.results import Engine, Options
 from vfmalign.mmd.samples import Sample
 
 MAX_RELABELLINGS = 100_000
+BANDWIDTHS = 10
 MAX_PROJECTED_ROWS = 100_000
 
 
@@ -52,14 +54,18 @@ def bytes_needed(given: Sequence[Extent], options: Options, engine: Engine) -> i
 
 
 def _need(given: Sequence[Extent], options: Options, engine: Engine) -> _Need:
-    """Features as sent (all layers), and float64 copies of one layer: in row order, scaled twice, pooled."""
+    """Features as sent (all layers), and of one layer the rows in order and at work in float64, the costliest case."""
     channels = [width for extent in given for width in extent.channels.values()]
     layers = max((len(extent.channels) for extent in given), default=0)
-    per_row = 8 * (max((sum(extent.channels.values()) for extent in given), default=0) + 4 * max(channels, default=0))
-    reference_rows = min(given[2].rows, EXACT_MEDIAN_ROWS) if len(given) > 2 else 0
+    per_row = 8 * (max((sum(extent.channels.values()) for extent in given), default=0) + max(channels, default=0))
+    pairs = min(sum(extent.rows for extent in given), EXACT_ROWS) ** 2 // 2
     groups = sum(extent.groups for extent in given[:2])
     relabelled = options.relabellings * (2 * groups + 16 * layers)
-    return _Need(sum(extent.rows for extent in given), per_row, 4 * reference_rows**2 + relabelled + engine.tile_bytes)
+    kernels = 1 + 2 * BANDWIDTHS if options.aggregated else 1
+    height, width = engine.tile_shape or default_tile(engine.device)
+    tiles = 8 * height * (width * (3 + kernels) + min(options.relabellings, width))
+    weights = 8 * width * min(options.relabellings, width)
+    return _Need(sum(extent.rows for extent in given), per_row, 16 * pairs + relabelled + tiles + weights)
 
 
 def refuse_too_large(given: Sequence[Extent], options: Options, engine: Engine) -> None:

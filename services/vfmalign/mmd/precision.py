@@ -7,39 +7,65 @@ from typing import Literal
 
 import torch
 
-PrecisionName = Literal["float32", "float64"]
-Precision = Literal["auto", "float32", "float64"]
+PrecisionName = Literal["bfloat16", "float32", "float64"]
+LeastPrecision = Literal["fast", "high", "exact"]
 
-DTYPES: dict[PrecisionName, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
+UNIT_ROUNDOFF: dict[PrecisionName, float] = {"bfloat16": 2.0**-24, "float32": 2.0**-24, "float64": 2.0**-53}
 
-# One pass of float64 products up to this many floating-point operations is a matter of seconds.
-FLOAT64_FLOP = {"cpu": 1e12, "cuda": 1e14}
+# One pass over (n + m)²·d of this many operations takes milliseconds in float64, so that small comparisons are exact.
+EXACT_FLOP = {"cpu": 1e9, "cuda": 1e11}
 
-# A float32 estimate closer to its bound than this keeps less than one digit, and relabelled statistics could tie with
-# it by rounding alone: it is computed again in float64.
+# An estimate closer to its bound than this keeps less than one digit: it is computed again in float64.
 SAFE_MULTIPLE_OF_BOUND = 10.0
 
-
-def choose(rows: int, channels: int, device: torch.device) -> PrecisionName:
-    """float64 while one pass over the upper half of rows² entries is cheap, float32 beyond."""
-    return "float64" if float(rows) ** 2 * channels <= FLOAT64_FLOP.get(device.type, 1e12) else "float32"
+_SIGMAS = 6.0
+_BFLOAT16_ROUNDOFF = 2.0**-9
 
 
-def error_bound(slope_times_norm: float, *, channels: int, rows: int, precision: PrecisionName) -> float:
-    """Absolute error bound of an estimate of MMD² from n rows of centred features.
+def choose(
+    least: LeastPrecision, rows: int, channels: int, device: torch.device, *, matrix_units: bool
+) -> PrecisionName:
+    """The precision of the first pass: the one asked for is a floor.
 
-    A product of two rows of D channels errs by at most about 2√D·u·‖x‖‖y‖ (Higham and Mary, SIAM J. Sci. Comput. 2019,
-    thm 2.4, λ = 2; u is the unit roundoff), norms and rounded features by a few u more, so a squared distance by
-    u(2√D + 8)(‖x‖² + ‖y‖²). The kernel's largest slope turns that into an error of k, the exponential adds 4u. The
-    absolute weights of MMD² add to 4, times n/(n − 1) for the unbiased forms; float64 sums add 64 units of their own.
+    `fast` without matrix units would round the rows and gain nothing, so it becomes `high`.
+    """
+    if least == "exact" or float(rows) ** 2 * channels <= EXACT_FLOP.get(device.type, 1e9):
+        return "float64"
+    return "bfloat16" if least == "fast" and matrix_units else "float32"
+
+
+def error_bound(
+    *,
+    slope: float,
+    norm: float,
+    channels: int,
+    rows: float,
+    witness: float,
+    largest: float,
+    precision: PrecisionName,
+) -> float:
+    """Bound on the absolute error of an estimate of MMD², six standard deviations of its rounding errors.
+
+    Rounding errors of different products are taken as independent with mean 0 (Higham and Mary, SIAM J. Sci. Comput.
+    2019): a product of two rows of D channels then errs by about u·√D·‖x‖‖y‖, and MMD² averages n² of them. Errors of
+    a row's norm, and of the row itself where it was rounded to bfloat16, hit all kernel values of the row alike and are
+    weighed by the witness function there, which is small. `docs/mmd.md` tabulates measured errors beside this bound.
 
     Args:
-        slope_times_norm: largest slope of the kernel in ‖x − y‖² times the mean ‖x‖² over both samples.
+        slope: largest slope of the kernel in its argument.
+        norm: root mean square of ‖x‖² over the rows.
         channels: D.
-        rows: n, of the smaller sample.
-        precision: of distances and kernel values.
+        rows: n of the smaller sample, repeated rows counted once (`Rows.distinct`).
+        witness: root mean square over the rows of the witness function, Σ_j w_j k(x_i, x_j).
+        largest: largest |k|.
+        precision: of the rows.
     """
-    unit = torch.finfo(DTYPES[precision]).eps / 2
-    of_kernel = unit * (2.0 * math.sqrt(channels) + 8.0) * 2.0 * slope_times_norm + 4.0 * unit
-    of_sums = 64.0 * torch.finfo(torch.float64).eps / 2
-    return 4.0 * (of_kernel + of_sums) * rows / max(rows - 1, 1)
+    unit = UNIT_ROUNDOFF[precision]
+    steepness = slope * norm
+    of_products = 2.0 * (steepness * math.sqrt(channels) + largest) * unit / rows
+    of_rows = 2.0 * (steepness + largest) * unit * witness / math.sqrt(rows)
+    if precision == "bfloat16":
+        of_rows += 2.0 * math.sqrt(steepness * largest) * _BFLOAT16_ROUNDOFF * witness / math.sqrt(rows)
+        of_rows += 4.0 * steepness * _BFLOAT16_ROUNDOFF**2 * (witness + largest / rows)
+    of_sums = 64.0 * UNIT_ROUNDOFF["float64"] * largest
+    return _SIGMAS * (of_products + of_rows) + of_sums

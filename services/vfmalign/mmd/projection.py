@@ -5,13 +5,14 @@ Legend: F rows of the fitted sample, N and M rows of x and y, K channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from vfmalign.mmd.engine import FloatArray
+from vfmalign.mmd.rows import Affine, FloatArray, prepare
+from vfmalign.mmd.samples import FeatureArray
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,17 @@ class Projection:
     explained_variance: tuple[float, float]
 
 
-def project(fitted_FK: Tensor, x_NK: Tensor, y_MK: Tensor) -> Projection:
-    """Projects (standardised) features on the axes of the fitted sample.
+def project(given: Sequence[FeatureArray], affine: Affine, device: torch.device) -> Projection:
+    """Projects (standardised) features on the axes of the reference, or of x without one.
 
     Axes are signed so that their largest entry is positive; an axis that does not exist (one row, one channel) gives 0.
+
+    Args:
+        given: features of x, y and perhaps the reference.
+        affine: what is done to them.
+        device: where to compute.
     """
+    fitted_FK = prepare([(given[2] if len(given) > 2 else given[0], None)], affine, "float64", device).values_NK
     mean_K = fitted_FK.mean(dim=0)
     _, singular, axes_AK = torch.linalg.svd(fitted_FK - mean_K, full_matrices=False)
     variance = singular.square()
@@ -41,7 +48,8 @@ def project(fitted_FK: Tensor, x_NK: Tensor, y_MK: Tensor) -> Projection:
         axes_2K[axis] = axes_AK[axis] * torch.sign(axes_AK[axis, largest])
         explained[axis] = float(variance[axis]) / total
 
-    def coordinates(features_NK: Tensor) -> FloatArray:
-        return np.asarray(((features_NK - mean_K) @ axes_2K.T).cpu().numpy(), dtype=np.float64)
+    def coordinates(features_NC: FeatureArray) -> FloatArray:
+        values_NK = prepare([(features_NC, None)], affine, "float64", device).values_NK
+        return np.asarray(((values_NK - mean_K) @ axes_2K.T).cpu().numpy(), dtype=np.float64)
 
-    return Projection(coordinates(x_NK), coordinates(y_MK), (explained[0], explained[1]))
+    return Projection(coordinates(given[0]), coordinates(given[1]), (explained[0], explained[1]))

@@ -8,14 +8,15 @@ from typing import Literal
 
 import torch
 
-from vfmalign.mmd.estimators import EstimatorName, Pairing
-from vfmalign.mmd.precision import Precision, PrecisionName
+from vfmalign.core.errors import BadOption
+from vfmalign.mmd.estimators import EstimatorName, Pairing, TestMethod
+from vfmalign.mmd.precision import LeastPrecision, PrecisionName
 from vfmalign.mmd.projection import Projection
 from vfmalign.mmd.uncertainty import Estimate
 
 Bandwidth = Literal["fixed", "reference_median", "pooled_median"]
-LeastPrecision = Literal["fast", "high", "exact"]
-TestMethod = Literal["relabelling", "wild_bootstrap"]
+Backend = Literal["torch", "triton"]
+BackendChoice = Literal["auto", "torch", "triton"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Options:
         pairing: `paired` (row i of x and y is one case) or `independent`.
         estimator: None for the unbiased one that fits the pairing.
         kernel: a name in `KERNELS`.
-        fixed_sigma: σ in units of the (scaled) features; None for the reference's median distance.
+        fixed_sigma: σ in units of the (scaled) features; None for a median distance.
         layers: empty for all common ones.
         primary_layer: declared in advance and reported first; empty for the first layer.
         relabellings: B; 0 makes no test.
@@ -59,24 +60,29 @@ class Options:
     frequencies: int = 0
 
 
+def never_stop() -> None:
+    """Between two tiles of a computation that nobody stops."""
+
+
 @dataclass(frozen=True)
 class Engine:
     """Where and how to compute.
 
     Attributes:
-        precision: `auto` takes float64 where that is cheap, float32 beyond, float64 again where digits would be lost.
-        tile_bytes: memory for one tile's temporaries.
+        precision: a floor: `fast` rounds rows to bfloat16 where that is faster, `high` takes float32, `exact` float64.
+            Small comparisons, and those that would lose digits, are computed in float64 in any case.
+        backend: what sums kernel matrices; `auto` takes triton where it runs and torch elsewhere.
         memory_bytes: memory for one comparison; more is refused before it starts.
-        tile_rows: side of a tile; None for what `tile_bytes` allows.
-        should_stop: asked before every tile; True stops the comparison.
+        tile_shape: largest tile, rows × columns; None for what suits the device.
+        between_tiles: called before every tile; raises Cancelled or DeadlineExceeded to stop.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    precision: Precision = "auto"
-    tile_bytes: int = 64 * 2**20
+    precision: LeastPrecision = "high"
+    backend: BackendChoice = "auto"
     memory_bytes: int = 4 * 2**30
-    tile_rows: int | None = None
-    should_stop: Callable[[], bool] = lambda: False
+    tile_shape: tuple[int, int] | None = None
+    between_tiles: Callable[[], None] = never_stop
 
 
 @dataclass(frozen=True)
@@ -103,8 +109,18 @@ class Shift:
     error_bound: float
     digits_lost: bool
     precision: PrecisionName
-    aggregated_p_value: Estimate = Estimate(None, absent_reason="no aggregated test was asked for")
+    aggregated_p_value: Estimate
     approximation_error: float = 0.0
+
+    def value_or_raise(self) -> float:
+        """The estimate.
+
+        Raises:
+            BadOption: there is none; the message says why.
+        """
+        if self.mmd2.value is None:
+            raise BadOption(self.mmd2.absent_reason, field="x", remedy="give more rows")
+        return self.mmd2.value
 
 
 @dataclass(frozen=True)
@@ -135,5 +151,5 @@ class Comparison:
     groups: int
     precision: PrecisionName
     projection: Projection | None
-    backend: Literal["torch", "triton"] = "torch"
+    backend: Backend = "torch"
     backend_note: str = ""

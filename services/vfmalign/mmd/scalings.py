@@ -1,75 +1,115 @@
-"""One layer's features as they are and standardised, each with its bandwidth. Knows nothing of statistics.
+"""One layer's features as they are and standardised: centre, scale and bandwidth of each. Knows nothing of statistics.
 
-Legend: N and M rows of x and y, F of the sample that fixes centre, scale and bandwidth, C channels, K kept channels.
+Scale and bandwidth come from a reference, so that they do not grow with the shift they should measure.
+
+Legend: C channels as given, K channels kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from vfmalign.mmd import reference
-from vfmalign.mmd.engine import IntArray
-from vfmalign.mmd.samples import Sample
+from vfmalign.core.errors import BadOption
+from vfmalign.mmd import bandwidths, rows
+from vfmalign.mmd.kernels import KERNELS, WITHOUT_BANDWIDTH, Kernel
+from vfmalign.mmd.results import Engine, Options
+from vfmalign.mmd.rows import Affine
+from vfmalign.mmd.samples import FeatureArray
 
+# A channel with less than this share of the median SD carries rounding, which scaling would blow up.
+SMALLEST_RELATIVE_SD = 1e-6
 _ONE_ROW = "the reference has one row; a scale and a bandwidth need at least two"
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """Centred float64 features of one layer in one scaling, rows of a group beside each other.
+    """How one layer is looked at.
 
     Attributes:
         name: `raw` or `standardised`.
-        fitted_FK: the reference, or x without one.
-        sigma: bandwidth; 0 where `absent_reason` says why there is none.
+        affine: what is done to the features.
+        sigma: bandwidth; 0 where the kernel has none or `absent_reason` says why there is none.
         left_out: channels that standardising leaves out.
     """
 
     name: str
-    x_NK: Tensor  # noqa: N815
-    y_MK: Tensor  # noqa: N815
-    fitted_FK: Tensor  # noqa: N815
-    sigma: float
+    affine: Affine
+    sigma: float = 0.0
     left_out: int = 0
     absent_reason: str = ""
 
+    def kernel(self, family: str, channels: int) -> Kernel:
+        """The kernel at this bandwidth."""
+        return KERNELS[family](self.sigma, channels)
 
-def scalings(
-    x_NC: Tensor, y_MC: Tensor, reference_FC: Tensor | None, layer: str, sigma_of: Callable[[Tensor], float]
-) -> Iterator[Scaled]:
+
+def scalings(given: Sequence[FeatureArray], layer: str, options: Options, engine: Engine) -> Iterator[Scaled]:
     """The layer raw and, with a reference, standardised by it.
 
     A reference of one row gives neither scale nor bandwidth: both scalings then come back with the reason.
 
     Args:
-        x_NC: first sample, float64.
-        y_MC: second sample, float64.
-        reference_FC: sample that fixes centre, scale and bandwidth, or None.
+        given: features of x, y and perhaps the reference.
         layer: how errors name it.
-        sigma_of: bandwidth from that sample in the scaling at hand.
+        options: kernel and rule of the bandwidth.
+        engine: where to compute.
+
+    Raises:
+        BadOption: no channel varies, or a bandwidth of 0.
     """
-    fitted_FC = x_NC if reference_FC is None else reference_FC
-    centre_C = fitted_FC.mean(dim=0)
-    raw = Scaled("raw", x_NC - centre_C, y_MC - centre_C, fitted_FC - centre_C, 0.0)
-    if reference_FC is not None and reference_FC.shape[0] < 2:
+    fitted_FC = given[2] if len(given) > 2 else given[0]
+    centre_C = rows.mean(fitted_FC)
+    # Products depend on the origin: where the kernel is one of them, features stay where they are.
+    raw = Scaled("raw", Affine() if options.kernel in WITHOUT_BANDWIDTH else Affine(centre_C))
+    if len(given) > 2 and fitted_FC.shape[0] < 2:
         yield replace(raw, absent_reason=_ONE_ROW)
         yield replace(raw, name="standardised", absent_reason=_ONE_ROW)
         return
-    scale = None if reference_FC is None else reference.scale_of(reference_FC, layer)
-    yield replace(raw, sigma=sigma_of(raw.fitted_FK), left_out=scale.left_out if scale else 0)
-    if scale is not None:
-        del raw
-        fitted_FK = scale.apply(fitted_FC)
-        x_NK, y_MK = scale.apply(x_NC), scale.apply(y_MC)
-        yield Scaled("standardised", x_NK, y_MK, fitted_FK, sigma_of(fitted_FK), scale.left_out)
+    standardising = _standardising(fitted_FC, centre_C, layer) if len(given) > 2 else None
+    left_out = 0 if standardising is None else int((~standardising.kept_C).sum())  # type: ignore[operator]
+    yield replace(raw, sigma=_sigma(given, raw.affine, layer, options, engine), left_out=left_out)
+    if standardising is not None:
+        sigma = _sigma(given, standardising, layer, options, engine)
+        yield Scaled("standardised", standardising, sigma, left_out)
 
 
-def to_tensor(sample: Sample, layer: str, order: IntArray | None, device: torch.device) -> Tensor:
-    """One layer's features in float64 on the device, rows in the order given."""
-    features_NC = sample.layers[layer]
-    return torch.from_numpy(np.array(features_NC if order is None else features_NC[order], dtype=np.float64)).to(device)
+def _standardising(reference_FC: FeatureArray, mean_C: rows.FloatArray, layer: str) -> Affine:
+    """(x − mean)/SD of the reference; channels with SD under 1e-6 of the median SD are left out."""
+    sd_C = rows.standard_deviation(reference_FC, mean_C)
+    kept_C = (sd_C >= SMALLEST_RELATIVE_SD * float(np.median(sd_C))) & (reference_FC != reference_FC[:1]).any(axis=0)
+    if not kept_C.any():
+        raise BadOption(
+            f"no channel of layer `{layer}` varies over the reference",
+            field="reference",
+            remedy="use cases that differ",
+        )
+    return Affine(mean_C, sd_C, kept_C)
+
+
+def _sigma(given: Sequence[FeatureArray], affine: Affine, layer: str, options: Options, engine: Engine) -> float:
+    """The bandwidth by the rule that was asked for, in units of the scaled features."""
+    if options.kernel in WITHOUT_BANDWIDTH:
+        return 0.0
+    if options.fixed_sigma is not None:
+        return options.fixed_sigma
+    pooled = options.bandwidth == "pooled_median"
+    return bandwidths.median(drawn(given[:2] if pooled else given[2:], affine, engine), layer, engine.between_tiles)
+
+
+def drawn(given: Sequence[FeatureArray], affine: Affine, engine: Engine) -> rows.Rows:
+    """The rows that bandwidths are taken from: all of them, or a sample of many, in float64."""
+    wanted = bandwidths.sampled(sum(int(features_NC.shape[0]) for features_NC in given))
+    if wanted is None:
+        return rows.prepare([(features_NC, None) for features_NC in given], affine, "float64", engine.device)
+    ends = np.cumsum([0, *(features_NC.shape[0] for features_NC in given)])
+    parts = [
+        (features_NC, wanted[(wanted >= start) & (wanted < end)] - start)
+        for features_NC, start, end in zip(given, ends[:-1], ends[1:], strict=True)
+    ]
+    return rows.prepare(
+        [(features_NC[order], None) for features_NC, order in parts], affine, "float64", torch.device(engine.device)
+    )

@@ -18,10 +18,13 @@ class MmdOptions(BaseModel, frozen=True):
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:<index>"
     )
-    precision: Literal["auto", "float32", "float64"] = Field(
-        default="auto", description="auto takes float64 where that is cheap and float32 beyond, without losing digits"
+    precision: Literal["fast", "high", "exact"] = Field(
+        default="high",
+        description="least precision where a request names none: fast (bfloat16), high (float32) or exact (float64)",
     )
-    tile_mib: int = Field(default=64, ge=1, le=65_536, description="memory for the tile at work, in MiB")
+    backend: Literal["auto", "torch", "triton"] = Field(
+        default="auto", description="what sums kernel matrices: auto takes triton on CUDA where it runs"
+    )
     memory_mib: int = Field(
         default=4096, ge=16, le=4_194_304, description="memory for one comparison, in MiB; more is refused"
     )
@@ -43,7 +46,7 @@ def engine_of(options: MmdOptions) -> Engine:
     return Engine(
         device=_device(options.device),
         precision=options.precision,
-        tile_bytes=options.tile_mib * 2**20,
+        backend=options.backend,
         memory_bytes=options.memory_mib * 2**20,
     )
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from vfmalign.mmd.engine import FloatArray
 from vfmalign.mmd.relabelling import Relabellings
+from vfmalign.mmd.rows import FloatArray
 
 JACKKNIFE = "delete-one-group jackknife"
 

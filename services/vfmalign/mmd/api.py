@@ -1,0 +1,235 @@
+"""MMD for numpy and torch users: the service's engine behind two functions.
+
+Knows arrays and tensors; nothing of feature sets, gRPC or object storage.
+
+Legend: n, m rows of x and y, d channels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vfmalign.core.errors import BadTensor
+from vfmalign.mmd.compare import compare
+from vfmalign.mmd.estimators import EstimatorName, TestMethod
+from vfmalign.mmd.precision import LeastPrecision, PrecisionName
+from vfmalign.mmd.results import Engine, Options, Shift
+from vfmalign.mmd.samples import FeatureArray, Sample
+from vfmalign.mmd.uncertainty import Interval
+
+Features: TypeAlias = NDArray[Any] | Tensor
+_LAYER = "features"
+
+
+@dataclass(frozen=True)
+class MmdResult:
+    """MMD² of two samples with its uncertainty.
+
+    Attributes:
+        mmd2: the estimate; unbiased ones may be negative.
+        p_value: of the test that x and y have one distribution; None with `absent_reason` where there is none.
+        interval: delete-one-group jackknife around the estimate; None with `absent_reason` where there is none.
+        aggregated_p_value: of the test over a grid of bandwidths; None where it was not asked for.
+        sigma: bandwidth that was used, in units of the features; 0 for kernels without one.
+        error_bound: of the estimate, absolute, at `precision`.
+        digits_lost: |MMD²| does not exceed the bound.
+        approximation_error: half-width at 99 % around the exact value; 0 where the estimator is exact.
+        relabellings: behind the p-value; the identity is one of them where `enumerated`.
+        precision: what the rows were rounded to: bfloat16, float32 or float64.
+        backend: what summed the kernel matrix, torch or triton.
+        absent_reason: why p-value or interval is None; empty otherwise.
+    """
+
+    mmd2: float
+    p_value: float | None
+    interval: Interval | None
+    aggregated_p_value: float | None
+    sigma: float
+    error_bound: float
+    digits_lost: bool
+    approximation_error: float
+    relabellings: int
+    enumerated: bool
+    precision: PrecisionName
+    backend: str
+    absent_reason: str = ""
+
+
+def mmd2(
+    x: Features,
+    y: Features,
+    *,
+    paired: bool = False,
+    estimator: EstimatorName | None = None,
+    kernel: str = "gaussian",
+    sigma: float | None = None,
+    reference: Features | None = None,
+    precision: LeastPrecision = "high",
+    device: str | torch.device | None = None,
+    block_rows: int = 0,
+    frequencies: int = 0,
+    seed: int = 0,
+) -> float:
+    """MMD² between two samples (Gretton et al., JMLR 13, 2012).
+
+    Args:
+        x: features (n, d), float16 to float64, numpy or torch.
+        y: features (m, d).
+        paired: row i of x and of y come from one case; needs n = m and changes what is unbiased.
+        estimator: `biased`, `unbiased_paired`, `unbiased_independent`, `linear`, `block` or `fourier`; None for the
+            unbiased one that fits `paired`.
+        kernel: `gaussian`, `gaussian_mixture`, `laplacian`, `rational_quadratic`, `inverse_multiquadric`, `polynomial`
+            or `linear`.
+        sigma: bandwidth in units of the features; None for the median distance of `reference`, or of x and y together.
+        reference: features (r, d) whose median distance is the bandwidth; a bandwidth pooled over x and y grows with
+            the shift it should measure.
+        precision: the least there shall be: `fast` (bfloat16), `high` (float32) or `exact` (float64).
+        device: where to compute; None for where x is.
+        block_rows: of the block estimator; 0 for √n.
+        frequencies: of random Fourier features; 0 for 1,024.
+        seed: of random Fourier features, 0 to 2⁶⁴ − 1.
+
+    Returns:
+        The estimate; unbiased ones may be negative and are not clipped.
+
+    Raises:
+        BadTensor: features that are not finite or do not fit together.
+        BadOption: an option out of range or that does not fit the others; a bandwidth of 0.
+        Exhausted: too large for the machine's memory.
+    """
+    options = Options(
+        "paired" if paired else "independent",
+        estimator=estimator,
+        kernel=kernel,
+        fixed_sigma=sigma,
+        precision=precision,
+        block_rows=block_rows,
+        frequencies=frequencies,
+        seed=seed,
+    )
+    shift, _ = _one(_sample("x", x), _sample("y", y), reference, options, device or _device_of(x))
+    return shift.value_or_raise()
+
+
+def mmd_test(
+    x: Features,
+    y: Features,
+    *,
+    paired: bool = False,
+    groups_x: Sequence[str] = (),
+    groups_y: Sequence[str] = (),
+    estimator: EstimatorName | None = None,
+    kernel: str = "gaussian",
+    sigma: float | None = None,
+    reference: Features | None = None,
+    relabellings: int = 1000,
+    seed: int = 0,
+    method: TestMethod = "relabelling",
+    aggregated: bool = False,
+    level: float = 0.95,
+    precision: LeastPrecision = "high",
+    device: str | torch.device | None = None,
+    block_rows: int = 0,
+    frequencies: int = 0,
+) -> MmdResult:
+    """MMD² between two samples, its p-value and its interval, in one pass.
+
+    Args:
+        x: features (n, d), float16 to float64, numpy or torch.
+        y: features (m, d).
+        paired: row i of x and of y come from one case; needs n = m.
+        groups_x: group (patient) of each row of x; rows of a group are swapped, permuted and left out together. Empty
+            where every row is a group of its own.
+        groups_y: group of each row of y; of paired samples those of x hold for both.
+        relabellings: B, at most 100,000. Paired samples swap x and y within groups, independent ones are permuted.
+        seed: of the relabellings, 0 to 2⁶⁴ − 1.
+        method: `wild_bootstrap` flips signs of pairs of rows instead of permuting independent samples (n = m).
+        aggregated: whether to test over a grid of bandwidths as well, which needs no choice of σ (MMD-FUSE).
+        level: coverage of the interval.
+        estimator: see `mmd2`.
+        kernel: see `mmd2`.
+        sigma: see `mmd2`.
+        reference: see `mmd2`.
+        precision: see `mmd2`.
+        device: see `mmd2`.
+        block_rows: see `mmd2`.
+        frequencies: see `mmd2`.
+
+    Raises:
+        BadTensor, BadOption, CaseOrderMismatch, Exhausted: as `mmd2`; groups that do not fit.
+    """
+    options = Options(
+        "paired" if paired else "independent",
+        estimator=estimator,
+        kernel=kernel,
+        fixed_sigma=sigma,
+        relabellings=relabellings,
+        seed=seed,
+        method=method,
+        aggregated=aggregated,
+        interval_level=level,
+        precision=precision,
+        block_rows=block_rows,
+        frequencies=frequencies,
+    )
+    samples = _sample("x", x, groups_x), _sample("y", y, groups_y)
+    shift, backend = _one(*samples, reference, options, device or _device_of(x))
+    return MmdResult(
+        mmd2=shift.value_or_raise(),
+        p_value=shift.p_value.value,
+        interval=shift.mmd2.interval,
+        aggregated_p_value=shift.aggregated_p_value.value,
+        sigma=shift.sigma,
+        error_bound=shift.error_bound,
+        digits_lost=shift.digits_lost,
+        approximation_error=shift.approximation_error,
+        relabellings=shift.relabellings,
+        enumerated=shift.enumerated,
+        precision=shift.precision,
+        backend=backend,
+        absent_reason=shift.p_value.absent_reason or shift.mmd2.absent_reason,
+    )
+
+
+def _sample(name: str, features: Features, groups: Sequence[str] = ()) -> Sample:
+    """Features as the engine's samples."""
+    return Sample(name, {_LAYER: _array(features, name)}, tuple(groups))
+
+
+def _one(
+    x: Sample, y: Sample, reference: Features | None, options: Options, device: str | torch.device | None
+) -> tuple[Shift, str]:
+    """The comparison of the features as they are, and its backend."""
+    if options.fixed_sigma is None and reference is None:
+        options = replace(options, bandwidth="pooled_median")
+    engine = Engine(device=torch.device(device or "cpu"), memory_bytes=_memory_bytes())
+    result = compare(x, y, None if reference is None else _sample("reference", reference), options, engine)
+    return result.layers[0].raw, result.backend
+
+
+def _device_of(features: Features) -> torch.device | None:
+    """Where a tensor is; None for arrays."""
+    return features.device if isinstance(features, Tensor) else None
+
+
+def _array(features: Features, name: str) -> FeatureArray:
+    """Features as a float array; integers become float64."""
+    array: NDArray[Any] = features.detach().cpu().numpy() if isinstance(features, Tensor) else np.asarray(features)
+    if array.dtype.kind in "iu":
+        return array.astype(np.float64)
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        raise BadTensor(f"{array.dtype} are no features", field=name, remedy="convert them to float16, 32 or 64")
+    return array
+
+
+def _memory_bytes() -> int:
+    """What the machine has, so that a comparison that cannot fit is refused instead of killed."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,143 @@
+"""Rows as the engine takes them: centred, scaled and in the precision of the products. Knows nothing of kernels.
+
+Legend: N rows, C channels as given, K channels kept, I rows of one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vfmalign.mmd.precision import PrecisionName
+from vfmalign.mmd.samples import FeatureArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+_BLOCK_BYTES = 8 * 2**20
+
+DTYPES: dict[PrecisionName, torch.dtype] = {
+    "bfloat16": torch.float32,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class Affine:
+    """What is done to features before they are compared: (x − centre)/sd over the channels that are kept.
+
+    Attributes:
+        centre_C: float64, or None where features stay where they are.
+        sd_C: float64, or None where they are not scaled.
+        kept_C: bool, or None where all channels are kept.
+    """
+
+    centre_C: FloatArray | None = None  # noqa: N815
+    sd_C: FloatArray | None = None  # noqa: N815
+    kept_C: NDArray[np.bool_] | None = None  # noqa: N815
+
+    def apply(self, features_IC: FeatureArray) -> FloatArray:
+        """Float64 features of some rows, [I, K]."""
+        block_IC = np.array(features_IC, dtype=np.float64)
+        if self.centre_C is not None:
+            block_IC -= self.centre_C
+        if self.sd_C is not None:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                block_IC /= self.sd_C
+        return block_IC if self.kept_C is None or self.kept_C.all() else block_IC[:, self.kept_C]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows ready for products.
+
+    Attributes:
+        values_NK: in float64, float32, or float32 rounded to bfloat16, whose products are exact in float32.
+        norms_N: ‖x_i‖² of the values as rounded, summed in float64, in the precision of the values.
+    """
+
+    values_NK: Tensor  # noqa: N815
+    norms_N: Tensor  # noqa: N815
+    precision: PrecisionName = "float64"
+    _distinct: list[float] = field(default_factory=list, repr=False)
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return int(self.values_NK.shape[0])
+
+    @property
+    def channels(self) -> int:
+        """K."""
+        return int(self.values_NK.shape[1])
+
+    def split(self, first: int) -> tuple[Rows, Rows]:
+        """The first rows and the others, as views."""
+        return self[:first], self[first:]
+
+    def __getitem__(self, span: slice) -> Rows:
+        """Some of the rows, as a view."""
+        return Rows(self.values_NK[span], self.norms_N[span], self.precision)
+
+    @property
+    def distinct(self) -> float:
+        """N²/Σc² over rows that are repeated c times: how many rows there are to average rounding errors over."""
+        if not self._distinct:
+            _, counts = np.unique(self.norms_N.cpu().numpy(), return_counts=True)
+            self._distinct.append(float(self.count) ** 2 / float((counts.astype(np.float64) ** 2).sum()))
+        return self._distinct[0]
+
+
+def prepare(
+    parts: Sequence[tuple[FeatureArray, IntArray | None]],
+    affine: Affine,
+    precision: PrecisionName,
+    device: torch.device,
+) -> Rows:
+    """Rows of all parts, one after another, made block by block: no float64 copy of all features ever exists.
+
+    Args:
+        parts: features [N, C] in float16 to float64 as given, each with the order its rows shall have (None: as is).
+        affine: centre and scale, applied in float64 before anything is rounded.
+        precision: of the values.
+        device: where products are formed.
+    """
+    channels = int(parts[0][0].shape[1])
+    rows = sum(int(features_NC.shape[0]) for features_NC, _ in parts)
+    kept = channels if affine.kept_C is None else int(affine.kept_C.sum())
+    values_NK = torch.empty(rows, kept, dtype=DTYPES[precision], device=device)
+    norms_N = torch.empty(rows, dtype=DTYPES[precision], device=device)
+    step = max(1, _BLOCK_BYTES // (8 * channels))
+    at = 0
+    for features_NC, order_N in parts:
+        for start in range(0, features_NC.shape[0], step):
+            span = slice(start, start + step)
+            block_IC = features_NC[span] if order_N is None else features_NC[order_N[span]]
+            block_IK = torch.from_numpy(affine.apply(block_IC)).to(device)
+            if precision == "bfloat16":
+                block_IK = block_IK.bfloat16()
+            into = slice(at, at + block_IK.shape[0])
+            values_NK[into] = block_IK.to(values_NK.dtype)
+            norms_N[into] = values_NK[into].double().square().sum(dim=1).to(norms_N.dtype)
+            at = into.stop
+    return Rows(values_NK, norms_N, precision)
+
+
+def mean(features_NC: FeatureArray) -> FloatArray:
+    """Mean of each channel, summed in float64, [C]."""
+    return np.asarray(features_NC.mean(axis=0, dtype=np.float64), dtype=np.float64)
+
+
+def standard_deviation(features_NC: FeatureArray, mean_C: FloatArray) -> FloatArray:
+    """SD of each channel with N − 1, in two passes and float64, [C]."""
+    rows, channels = features_NC.shape
+    squares_C = np.zeros(channels)
+    step = max(1, _BLOCK_BYTES // (8 * channels))
+    for start in range(0, rows, step):
+        squares_C += np.square(features_NC[start : start + step].astype(np.float64) - mean_C).sum(axis=0)
+    return np.asarray(np.sqrt(squares_C / (rows - 1)))
