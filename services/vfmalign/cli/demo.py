@@ -21,12 +21,13 @@ from vfmalign.cli.check_tables import summary
 from vfmalign.cli.commands.checks import create, fetch_report, jobs_of
 from vfmalign.cli.follow import View, follow_check, follow_job
 from vfmalign.cli.home import Home
-from vfmalign.cli.messages import CHECK_STATES, JOB_STATES, OBJECTIVES, document, word
+from vfmalign.cli.messages import CHECK_STATES, JOB_STATES, OBJECTIVES, word
 from vfmalign.cli.output import Output
 from vfmalign.cli.stack import bring_down, running
 from vfmalign.cli.tables import table
 from vfmalign.cli.target import Target
 from vfmalign.core.artifacts import Split
+from vfmalign.core.documents import document
 from vfmalign.core.errors import BadOption, Conflict, VfmalignError
 from vfmalign.v1 import alignment_pb2, finetuning_pb2, finetuning_pb2_grpc
 

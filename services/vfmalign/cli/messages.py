@@ -1,4 +1,4 @@
-"""The API's messages in words: enums as people type them, and any message as a JSON document.
+"""The API's enums in the words that people type.
 
 Knows protobuf. Knows nothing of calls or of tables.
 """
@@ -7,10 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
 
 from vfmalign.core.errors import BadOption
 from vfmalign.v1 import alignment_pb2, common_pb2, features_pb2, finetuning_pb2, mmd_pb2
@@ -63,13 +59,6 @@ ESTIMATORS: dict[str, mmd_pb2.Estimator] = {
     "unbiased_independent": mmd_pb2.ESTIMATOR_UNBIASED_INDEPENDENT,
 }
 ENDED = ("succeeded", "failed", "cancelled")
-_INTEGERS = {
-    FieldDescriptor.TYPE_INT64,
-    FieldDescriptor.TYPE_UINT64,
-    FieldDescriptor.TYPE_SINT64,
-    FieldDescriptor.TYPE_FIXED64,
-    FieldDescriptor.TYPE_SFIXED64,
-}
 
 
 def word(table: Mapping[str, int], value: int) -> str:
@@ -86,32 +75,3 @@ def parse(table: Mapping[str, Any], text: str, field: str) -> Any:
     if text not in table:
         raise BadOption(f"{text[:64]!r} is unknown", field=field, remedy=f"choose one of {', '.join(table)}")
     return table[text]
-
-
-def document(message: Message) -> dict[str, Any]:
-    """A message as JSON values: field names as in the protos, every field there, 64-bit integers as numbers."""
-    content: dict[str, Any] = MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    return _with_numbers(message, content)
-
-
-def _with_numbers(message: Message, content: dict[str, Any]) -> dict[str, Any]:
-    """Undoes proto3 JSON's quoting of 64-bit integers: Python and jq read them as they are."""
-    if message.DESCRIPTOR.full_name.startswith("google.protobuf."):
-        return content
-    for field in message.DESCRIPTOR.fields:
-        if field.name not in content:
-            continue
-        value, found = content[field.name], getattr(message, field.name)
-        if field.type in _INTEGERS:
-            content[field.name] = [int(item) for item in value] if isinstance(value, list) else int(value)
-        elif field.type == FieldDescriptor.TYPE_MESSAGE and isinstance(value, list):
-            content[field.name] = [_nested(inner, item) for inner, item in zip(found, value, strict=True)]
-        elif field.type == FieldDescriptor.TYPE_MESSAGE:
-            content[field.name] = _nested(found, value)
-    return content
-
-
-def _nested(message: Message, content: Any) -> Any:
-    return _with_numbers(message, content) if isinstance(content, dict) else content

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from vfmalign.cli.messages import CHECK_STATES, SPLITS, document, parse, word
+from vfmalign.cli.messages import CHECK_STATES, SPLITS, parse, word
+from vfmalign.core.documents import document
 from vfmalign.core.errors import BadOption
 from vfmalign.v1 import alignment_pb2, common_pb2, features_pb2
 

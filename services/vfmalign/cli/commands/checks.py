@@ -14,7 +14,7 @@ from vfmalign.cli.commands.jobs import finish_job, watch_job
 from vfmalign.cli.exits import FAILED, OK
 from vfmalign.cli.follow import View, follow_check
 from vfmalign.cli.home import Home
-from vfmalign.cli.messages import CHECK_STATES, document, parse, word
+from vfmalign.cli.messages import CHECK_STATES, parse, word
 from vfmalign.cli.options import (
     BatchOption,
     DetachOption,
@@ -38,6 +38,7 @@ from vfmalign.cli.output import Output
 from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.tables import checks as checks_table
 from vfmalign.cli.target import Target
+from vfmalign.core.documents import document
 from vfmalign.core.errors import NotFound, PreconditionFailed
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, common_pb2, finetuning_pb2, finetuning_pb2_grpc
 

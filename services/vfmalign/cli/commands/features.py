@@ -9,12 +9,13 @@ import typer
 
 from vfmalign.cli.follow import View
 from vfmalign.cli.home import Home
-from vfmalign.cli.messages import SPLITS, document, parse
+from vfmalign.cli.messages import SPLITS, parse
 from vfmalign.cli.options import HomeOption, JsonOption, SeedOption
 from vfmalign.cli.output import Output
 from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.tables import fields
 from vfmalign.cli.target import Target
+from vfmalign.core.documents import document
 from vfmalign.core.errors import Internal
 from vfmalign.core.tasks import get_task_spec
 from vfmalign.v1 import features_pb2, features_pb2_grpc

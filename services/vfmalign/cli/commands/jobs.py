@@ -10,7 +10,7 @@ import typer
 from vfmalign.cli.exits import FAILED, OK
 from vfmalign.cli.follow import View, follow_job
 from vfmalign.cli.home import Home
-from vfmalign.cli.messages import JOB_STATES, NETWORKS, document, parse, word
+from vfmalign.cli.messages import JOB_STATES, NETWORKS, parse, word
 from vfmalign.cli.options import (
     BatchOption,
     DetachOption,
@@ -35,6 +35,7 @@ from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.tables import job as job_tables
 from vfmalign.cli.tables import jobs as jobs_table
 from vfmalign.cli.target import Target
+from vfmalign.core.documents import document
 from vfmalign.v1 import finetuning_pb2, finetuning_pb2_grpc
 
 app = typer.Typer(no_args_is_help=True, help="Training jobs: list, show, cancel.")

@@ -13,7 +13,6 @@ import typer
 
 from vfmalign.cli.check_tables import comparison
 from vfmalign.cli.home import Home
-from vfmalign.cli.messages import document
 from vfmalign.cli.options import HomeOption, JsonOption, SeedOption
 from vfmalign.cli.output import Output
 from vfmalign.cli.settings import DEFAULT_HOME
@@ -21,6 +20,7 @@ from vfmalign.cli.target import Target
 from vfmalign.core.arrays import NPY, read_npy
 from vfmalign.core.artifacts import is_id
 from vfmalign.core.client import MESSAGE_BYTES
+from vfmalign.core.documents import document
 from vfmalign.core.errors import BadOption, BadTensor
 from vfmalign.core.tensors import to_tensor
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc

@@ -10,7 +10,7 @@ import typer
 
 from vfmalign.cli.commands.jobs import create_and_follow
 from vfmalign.cli.home import Home
-from vfmalign.cli.messages import OBJECTIVES, PRETRAINING_OBJECTIVES, document, parse
+from vfmalign.cli.messages import OBJECTIVES, PRETRAINING_OBJECTIVES, parse
 from vfmalign.cli.options import (
     BatchOption,
     DetachOption,
@@ -29,6 +29,7 @@ from vfmalign.cli.output import Output
 from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.tables import model, models
 from vfmalign.cli.target import Target
+from vfmalign.core.documents import document
 from vfmalign.core.errors import BadOption, NotFound
 from vfmalign.v1 import features_pb2, features_pb2_grpc, finetuning_pb2
 
