@@ -32,6 +32,7 @@ class Kernel:
         evaluate: writes kernel values of the first tile (squared distances or products) into the second, returns it.
         slope: largest |f′| where kernel values matter; turns an error of the argument into one of the kernel.
         scales: σ of the Gaussians it is the mean of; empty for other families.
+        sigma: what it was bound to, for engines that evaluate it themselves; 0 where it has no bandwidth.
     """
 
     name: str
@@ -39,16 +40,17 @@ class Kernel:
     evaluate: Evaluate
     slope: float
     scales: tuple[float, ...] = ()
+    sigma: float = 0.0
 
 
 def gaussian(sigma: float, channels: int) -> Kernel:
     """k(x, y) = exp(−‖x − y‖²/(2σ²)) (Gretton et al., JMLR 2012, sec. 2; σ in feature units)."""
-    return _gaussians("gaussian", (sigma,))
+    return _gaussians("gaussian", sigma, (sigma,))
 
 
 def gaussian_mixture(sigma: float, channels: int) -> Kernel:
     """Mean of Gaussians at σ·{¼, ½, 1, 2, 4} (Li, Swersky, Zemel, ICML 2015: sums of kernels at several scales)."""
-    return _gaussians("gaussian_mixture", tuple(sigma * multiple for multiple in MIXTURE_MULTIPLES))
+    return _gaussians("gaussian_mixture", sigma, tuple(sigma * multiple for multiple in MIXTURE_MULTIPLES))
 
 
 def laplacian(sigma: float, channels: int) -> Kernel:
@@ -60,7 +62,7 @@ def laplacian(sigma: float, channels: int) -> Kernel:
     def evaluate(distance2_IJ: Tensor, out_IJ: Tensor) -> Tensor:
         return torch.clamp(distance2_IJ, min=0.0, out=out_IJ).sqrt_().mul_(-_LOG2_E / sigma).exp2_()
 
-    return Kernel("laplacian", "distance", evaluate, 4.0 / sigma**2)
+    return Kernel("laplacian", "distance", evaluate, 4.0 / sigma**2, sigma=sigma)
 
 
 def rational_quadratic(sigma: float, channels: int) -> Kernel:
@@ -69,7 +71,7 @@ def rational_quadratic(sigma: float, channels: int) -> Kernel:
     def evaluate(distance2_IJ: Tensor, out_IJ: Tensor) -> Tensor:
         return torch.mul(distance2_IJ, 0.5 / sigma**2, out=out_IJ).add_(1.0).reciprocal_()
 
-    return Kernel("rational_quadratic", "distance", evaluate, 0.5 / sigma**2)
+    return Kernel("rational_quadratic", "distance", evaluate, 0.5 / sigma**2, sigma=sigma)
 
 
 def inverse_multiquadric(sigma: float, channels: int) -> Kernel:
@@ -78,7 +80,7 @@ def inverse_multiquadric(sigma: float, channels: int) -> Kernel:
     def evaluate(distance2_IJ: Tensor, out_IJ: Tensor) -> Tensor:
         return torch.mul(distance2_IJ, 1.0 / sigma**2, out=out_IJ).add_(1.0).rsqrt_()
 
-    return Kernel("inverse_multiquadric", "distance", evaluate, 0.5 / sigma**2)
+    return Kernel("inverse_multiquadric", "distance", evaluate, 0.5 / sigma**2, sigma=sigma)
 
 
 def polynomial(sigma: float, channels: int) -> Kernel:
@@ -110,7 +112,7 @@ KERNELS: dict[str, Callable[[float, int], Kernel]] = {
 WITHOUT_BANDWIDTH = frozenset({"polynomial", "linear"})
 
 
-def _gaussians(name: str, sigmas: Sequence[float]) -> Kernel:
+def _gaussians(name: str, sigma: float, sigmas: Sequence[float]) -> Kernel:
     """Mean of Gaussians."""
     coefficients = [-0.5 * _LOG2_E / sigma**2 for sigma in sigmas]
 
@@ -124,4 +126,4 @@ def _gaussians(name: str, sigmas: Sequence[float]) -> Kernel:
         return out_IJ
 
     slope = sum(0.5 / sigma**2 for sigma in sigmas) / len(sigmas)
-    return Kernel(name, "distance", evaluate, slope, tuple(sigmas))
+    return Kernel(name, "distance", evaluate, slope, tuple(sigmas), sigma)
