@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from vfmalign.mmd import measuring
 from vfmalign.mmd.compare import compare
 from vfmalign.mmd.results import Engine, Options
 from vfmalign.mmd.samples import Sample
@@ -15,8 +16,10 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("pairing", ["paired", "independent"])
-@pytest.mark.parametrize("precision", ["float64", "float32"])
-def test_cuda_equals_cpu(pairing, precision):
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
+def test_cuda_equals_cpu(pairing, precision, monkeypatch):
+    monkeypatch.setattr(measuring.precision, "choose", lambda *_, **__: precision)
+    monkeypatch.setattr(measuring.precision, "SAFE_MULTIPLE_OF_BOUND", 0.0)
     rng = np.random.default_rng(3)
     x = rng.normal(size=(300, 64)).astype(np.float32)
     y = (0.5 * x + rng.normal(size=(300, 64))).astype(np.float32)
@@ -28,7 +31,7 @@ def test_cuda_equals_cpu(pairing, precision):
             Sample("y", {"a": y}),
             reference,
             options,
-            Engine(device=torch.device(name), precision=precision, tile_rows=77),
+            Engine(device=torch.device(name), backend="torch", tile_shape=(77, 150)),
         )
         for name in ("cpu", "cuda")
     ]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from vfmalign.core.errors import BadOption, Exhausted
 from vfmalign.mmd.bandwidths import EXACT_ROWS
 from vfmalign.mmd.engine import default_tile
+from vfmalign.mmd.kernels import WITHOUT_BANDWIDTH
 from vfmalign.mmd.results import Engine, Options
 from vfmalign.mmd.samples import Sample
 
@@ -58,7 +59,7 @@ def _need(given: Sequence[Extent], options: Options, engine: Engine) -> _Need:
     channels = [width for extent in given for width in extent.channels.values()]
     layers = max((len(extent.channels) for extent in given), default=0)
     per_row = 8 * (max((sum(extent.channels.values()) for extent in given), default=0) + max(channels, default=0))
-    pairs = min(sum(extent.rows for extent in given), EXACT_ROWS) ** 2 // 2
+    pairs = _distances(given, options)
     groups = sum(extent.groups for extent in given[:2])
     relabelled = options.relabellings * (2 * groups + 16 * layers)
     kernels = 1 + 2 * BANDWIDTHS if options.aggregated else 1
@@ -66,6 +67,15 @@ def _need(given: Sequence[Extent], options: Options, engine: Engine) -> _Need:
     tiles = 8 * height * (width * (3 + kernels) + min(options.relabellings, width))
     weights = 8 * width * min(options.relabellings, width)
     return _Need(sum(extent.rows for extent in given), per_row, 16 * pairs + relabelled + tiles + weights)
+
+
+def _distances(given: Sequence[Extent], options: Options) -> int:
+    """Pairs of rows whose distances are held at once, to take a bandwidth from."""
+    fitted = given[:2] if options.bandwidth == "pooled_median" or len(given) < 3 else given[2:]
+    taken = [fitted] if options.fixed_sigma is None and options.kernel not in WITHOUT_BANDWIDTH else []
+    if options.aggregated:
+        taken.append(given[:2])
+    return max((min(sum(extent.rows for extent in some), EXACT_ROWS) ** 2 // 2 for some in taken), default=0)
 
 
 def refuse_too_large(given: Sequence[Extent], options: Options, engine: Engine) -> None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from vfmalign.mmd import measuring
 from vfmalign.mmd.compare import compare
 from vfmalign.mmd.results import Engine, Options
 from vfmalign.mmd.samples import Sample
@@ -40,8 +41,15 @@ ESTIMATORS = {
 }
 
 
-def compare_arrays(x, y, *, groups_x=(), groups_y=(), tile_rows=None, precision="auto", reference=None, **options):
-    """One layer without ceremony."""
+def compare_arrays(x, y, *, groups_x=(), groups_y=(), tile_rows=None, forced=None, reference=None, **options):
+    """One layer without ceremony; `forced` computes in that precision only, whatever becomes of the digits."""
+    if forced is not None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(measuring.precision, "choose", lambda *_, **__: forced)
+            patch.setattr(measuring.precision, "SAFE_MULTIPLE_OF_BOUND", 0.0)
+            return compare_arrays(
+                x, y, groups_x=groups_x, groups_y=groups_y, tile_rows=tile_rows, reference=reference, **options
+            )
     options.setdefault("pairing", "paired")
     if reference is None:
         options.setdefault("fixed_sigma", 1.5)
@@ -52,7 +60,7 @@ def compare_arrays(x, y, *, groups_x=(), groups_y=(), tile_rows=None, precision=
         Sample("y", {"features": y}, tuple(groups_y)),
         reference,
         Options(**options),
-        Engine(tile_rows=tile_rows, precision=precision),
+        Engine(tile_shape=tile_rows and (tile_rows, 2 * tile_rows)),
     )
     return result.layers[0]
 

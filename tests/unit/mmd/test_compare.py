@@ -104,30 +104,31 @@ def test_primary_layer_comes_first_and_layers_are_those_in_common(rng):
 def test_it_stops_at_the_next_tile(rng):
     asked = []
 
-    def should_stop():
+    def between_tiles():
         asked.append(1)
-        return len(asked) > 4
+        if len(asked) > 4:
+            raise Cancelled("enough")
 
+    engine = Engine(tile_shape=(10, 10), between_tiles=between_tiles)
     with pytest.raises(Cancelled):
-        compare(
-            sample(rng, "x", 100), sample(rng, "y", 100), None, PAIRED, Engine(tile_rows=10, should_stop=should_stop)
-        )
+        compare(sample(rng, "x", 100), sample(rng, "y", 100), None, PAIRED, engine)
     assert len(asked) == 5
 
 
 def test_too_large_is_refused_with_the_size_that_fits(rng):
-    memory = 4 * 2**20
-    engine = Engine(tile_bytes=2**20, memory_bytes=memory)
+    def stop():
+        raise Cancelled("it was not refused")
+
+    engine = Engine(tile_shape=(64, 64), memory_bytes=4 * 2**20, between_tiles=stop)
     x, y = sample(rng, "x", 40_000, layers=("a",)), sample(rng, "y", 40_000, layers=("a",))
-    with pytest.raises(Exhausted, match=r"(\d+) rows over all samples would fit") as error:
-        compare(x, y, None, PAIRED, engine)
-    assert error.value.retry_after_s is None
-    fitting = int(str(error.value).split("; ")[1].split()[0])
-    half = fitting // 2
-    few = [Sample(one.name, {"a": one.layers["a"][:half]}) for one in (x, y)]
     biased = Options("paired", estimator="biased", fixed_sigma=1.0)
+    with pytest.raises(Exhausted, match=r"(\d+) rows over all samples would fit") as error:
+        compare(x, y, None, biased, engine)
+    assert error.value.retry_after_s is None
+    half = int(str(error.value).split("; ")[1].split()[0]) // 2
+    few = [Sample(one.name, {"a": one.layers["a"][:half]}) for one in (x, y)]
     with pytest.raises(Cancelled):
-        compare(*few, None, biased, Engine(tile_bytes=2**20, memory_bytes=memory, should_stop=lambda: True))
+        compare(*few, None, biased, engine)
     more = [Sample(one.name, {"a": one.layers["a"][: half + 1]}) for one in (x, y)]
     with pytest.raises(Exhausted):
         compare(*more, None, biased, engine)

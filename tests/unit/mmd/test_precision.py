@@ -35,7 +35,7 @@ def test_errors_stay_within_the_stated_bound(brute, rng, name, offset, pairing, 
     x = rng.normal(size=(60, d)) + offset
     y = x + noise * rng.normal(size=(60, d))
     sigma = float(np.sqrt(d))
-    shift = brute.compare(x, y, pairing=pairing, estimator=kind, fixed_sigma=sigma, precision=name, tile_rows=25).raw
+    shift = brute.compare(x, y, pairing=pairing, estimator=kind, fixed_sigma=sigma, forced=name, tile_rows=25).raw
     assert shift.precision == name
     assert abs(shift.mmd2.value - float(exact(x, y, sigma, kind))) <= shift.error_bound
     assert shift.error_bound < {"float32": 2e-5, "float64": 1e-13}[name]
@@ -49,15 +49,15 @@ def test_nearly_equal_sets_keep_their_digits_in_float64(brute, rng):
     sigma = float(np.sqrt(d))
     truth = float(exact(x, y, sigma, "biased"))
     assert 0 < truth < 1e-9
-    double = brute.compare(x, y, estimator="biased", fixed_sigma=sigma, precision="float64").raw
+    double = brute.compare(x, y, estimator="biased", fixed_sigma=sigma, forced="float64").raw
     assert double.mmd2.value == pytest.approx(truth, rel=1e-3)
     assert not double.digits_lost
-    single = brute.compare(x, y, estimator="biased", fixed_sigma=sigma, precision="float32").raw
+    single = brute.compare(x, y, estimator="biased", fixed_sigma=sigma, forced="float32").raw
     assert single.digits_lost
 
 
 def test_float32_that_would_lose_digits_is_computed_again_in_float64(brute, rng, monkeypatch):
-    monkeypatch.setitem(precision.FLOAT64_FLOP, "cpu", 0.0)
+    monkeypatch.setitem(precision.EXACT_FLOP, "cpu", 0.0)
     x = rng.normal(size=(50, 8))
     near = brute.compare(x, x + 1e-4 * rng.normal(size=(50, 8)), fixed_sigma=3.0).raw
     assert near.precision == "float64"

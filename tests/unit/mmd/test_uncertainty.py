@@ -220,7 +220,7 @@ def _layers(rng, n):
 def test_max_t_equals_brute_force_over_shared_swaps(brute, rng):
     x, y = _layers(rng, 9)
     options = Options("paired", fixed_sigma=1.5, relabellings=10, primary_layer="c")
-    result = compare(Sample("x", x), Sample("y", y), None, options, Engine(tile_rows=4))
+    result = compare(Sample("x", x), Sample("y", y), None, options, Engine(tile_shape=(4, 7)))
     assert [one.layer for one in result.layers] == ["c", "a", "b"]
     formula, labels = brute.estimators["unbiased_paired"], np.arange(9)
     table = np.array(
