@@ -155,10 +155,11 @@ class StoredRows:
         return _finite(_tensor(np.concatenate(pieces)), start, self._name)
 
     def _part(self, index: int) -> Features:
-        if self._held is None or self._held[0] != index:
-            self._held = None
-            self._held = (index, read_part(self._store, self._manifest, index)[self._layer])
-        return self._held[1]
+        held = self._held  # two readers in two threads may share a stream
+        if held is None or held[0] != index:
+            held = self._held = None
+            held = self._held = (index, read_part(self._store, self._manifest, index)[self._layer])
+        return held[1]
 
 
 class GaussianRows:
@@ -208,12 +209,13 @@ class GaussianRows:
 
     def _noise(self, block: int) -> Tensor:
         """Block i as a whole, so that its rows do not depend on which of them are read; the last one drawn is kept."""
-        if self._held is None or self._held[0] != block:
+        held = self._held  # two readers in two threads may share a stream
+        if held is None or held[0] != block:
             state = int(np.random.SeedSequence((self._seed, block)).generate_state(1, np.uint64)[0])
             generator = torch.Generator(self._device).manual_seed(state % 2**63)
             noise_RC = torch.empty(NOISE_ROWS, self.channels, device=self._device)
-            self._held = (block, noise_RC.normal_(self._mean, self._sd, generator=generator))
-        return self._held[1]
+            held = self._held = (block, noise_RC.normal_(self._mean, self._sd, generator=generator))
+        return held[1]
 
 
 def ahead(blocks: Iterator[Tensor]) -> Iterator[Tensor]:
