@@ -119,7 +119,7 @@ def test_too_large_is_refused_with_the_size_that_fits(rng):
     def stop():
         raise Cancelled("it was not refused")
 
-    engine = Engine(tile_shape=(64, 64), memory_bytes=4 * 2**20, between_tiles=stop)
+    engine = Engine(tile_shape=(64, 64), memory_bytes=2**20, between_tiles=stop)
     x, y = sample(rng, "x", 40_000, layers=("a",)), sample(rng, "y", 40_000, layers=("a",))
     biased = Options("paired", estimator="biased", fixed_sigma=1.0)
     with pytest.raises(Exhausted, match=r"(\d+) rows over all samples would fit") as error:
