@@ -1,4 +1,4 @@
-"""`python -m vfmalign.mmd`: the MMD service, wired by hand."""
+"""`python -m vfmalign.mmd`: the MMD service, wired by hand; `python -m vfmalign.mmd a.npy b.npy`: one comparison."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from vfmalign.core.errors import VfmalignError
 from vfmalign.core.server import serve
-from vfmalign.core.settings import EXIT_BAD_SETTINGS, parse_args
+from vfmalign.core.settings import EXIT_BAD_SETTINGS, load, parser
 from vfmalign.core.store import ObjectStore
 from vfmalign.core.work import WorkQueue
+from vfmalign.mmd import local
 from vfmalign.mmd.compare import compare
 from vfmalign.mmd.results import Engine, Options
 from vfmalign.mmd.samples import Sample
@@ -24,19 +25,28 @@ from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the service until SIGTERM or SIGINT."""
-    settings = parse_args("mmd", MmdSettings, argv)
+    """Runs the service until SIGTERM or SIGINT; with two files, compares them without a server."""
+    arguments = local.parse(parser("mmd", MmdSettings, local.SUMMARY), argv)
+    if arguments is not None:
+        raise SystemExit(local.run(arguments))
+    settings = load(MmdSettings)
     try:
         engine = engine_of(settings.mmd)
     except VfmalignError as error:
         print(error, file=sys.stderr)  # noqa: T201
         raise SystemExit(EXIT_BAD_SETTINGS) from None
-    asyncio.run(_run(settings, engine))
+    asyncio.run(_serve(settings, engine))
 
 
-async def _run(settings: MmdSettings, engine: Engine) -> None:
+async def _serve(settings: MmdSettings, engine: Engine) -> None:
     queue = WorkQueue(settings.mmd.queue_size, "mmd")
-    servicer = MmdServicer(ObjectStore(settings.store), engine, queue)
+    servicer = MmdServicer(
+        ObjectStore(settings.store),
+        engine,
+        queue,
+        short_s=settings.mmd.short_s,
+        kept_bytes=settings.mmd.kept_mib * 2**20,
+    )
 
     def add_services(server: grpc.aio.Server) -> list[ServiceDescriptor]:
         mmd_pb2_grpc.add_MmdServiceServicer_to_server(servicer, server)

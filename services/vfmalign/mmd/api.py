@@ -210,7 +210,7 @@ def _one(
     """The comparison of the features as they are, and its backend."""
     if options.fixed_sigma is None and reference is None:
         options = replace(options, bandwidth="pooled_median")
-    engine = Engine(device=torch.device(device or "cpu"), memory_bytes=_memory_bytes())
+    engine = Engine(device=torch.device(device or "cpu"), memory_bytes=machine_memory_bytes())
     result = compare(x, y, None if reference is None else _sample("reference", reference), options, engine)
     return result.layers[0].raw, result.backend
 
@@ -230,6 +230,6 @@ def _array(features: Features, name: str) -> FeatureArray:
     return array
 
 
-def _memory_bytes() -> int:
+def machine_memory_bytes() -> int:
     """What the machine has, so that a comparison that cannot fit is refused instead of killed."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

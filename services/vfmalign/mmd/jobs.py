@@ -1,21 +1,21 @@
-"""One comparison as the service runs it on its work thread: read, compare, say what it cost. Knows nothing of gRPC."""
+"""One comparison as the service runs it: plan it, read, compare, say what it cost. Knows nothing of gRPC."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from vfmalign.core import metrics
 from vfmalign.core.errors import Cancelled, DeadlineExceeded, Exhausted
 from vfmalign.core.metrics import Stages
-from vfmalign.core.store import ObjectStore
-from vfmalign.mmd import sources
+from vfmalign.mmd import costs, limits
 from vfmalign.mmd.compare import check_options, compare
 from vfmalign.mmd.results import Comparison, Engine, Options
-from vfmalign.mmd.sources import Source
+from vfmalign.mmd.samples import Sample
+from vfmalign.mmd.sources import Sets, Source
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,49 @@ class Job:
     """A comparison that was asked for.
 
     Attributes:
-        given: x, y and perhaps the reference, stored or inline.
-        deadline: `time.monotonic()` after which nobody waits for the answer, None for no such time.
+        given: x, y and perhaps the reference, by what names them.
+        sets: reads them.
+        is_cancelled: whether nobody waits for the answer any more.
+        deadline: `time.monotonic()` after which nobody does, None for no such time.
+        stages: what it has cost so far.
     """
 
     given: Sequence[Source]
     options: Options
+    sets: Sets
+    is_cancelled: Callable[[], bool] = lambda: False
     deadline: float | None = None
+    stages: Stages = field(default_factory=lambda: Stages("mmd."))
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether nothing has to be read."""
+        return all(isinstance(one, Sample) for one in self.given)
+
+    def check(self) -> None:
+        """Stops the work where nobody waits for it.
+
+        Raises:
+            DeadlineExceeded, Cancelled.
+        """
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise DeadlineExceeded("the caller's time was over before the comparison", remedy="give more time")
+        if self.is_cancelled():
+            raise Cancelled("the comparison was stopped between two tiles", remedy="ask again to start it anew")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison that may start.
+
+    Attributes:
+        samples: what is compared, where it was read already: that of short ones is.
+        short: it takes so little time and memory that it may run between two tiles of another.
+    """
+
+    job: Job
+    samples: Sequence[Sample] | None
+    short: bool
 
 
 @dataclass(frozen=True)
@@ -42,31 +78,58 @@ class Outcome:
     peak_device_memory_bytes: int
 
 
-def run(job: Job, store: ObjectStore, engine: Engine, cancelled: Callable[[], bool]) -> Outcome:
-    """Reads and compares; stops between tiles when cancelled or late.
+def plan(job: Job, engine: Engine, short_s: float) -> Plan:
+    """Refuses what cannot succeed or does not fit, from sizes alone, and reads the features of short comparisons.
+
+    Args:
+        job: what was asked for.
+        engine: where it will run.
+        short_s: seconds of computing, as estimated, up to which a comparison is short.
+
+    Raises:
+        VfmalignError: an option that means nothing, a set that is not there, a comparison that does not fit.
+    """
+    job.check()
+    check_options(job.options, has_reference=len(job.given) > 2)
+    with job.stages.stage("read"):
+        extents = job.sets.extents(job.given)
+        limits.refuse_too_large(extents, job.options, engine)
+        short = costs.is_short(extents, job.options, engine, short_s)
+        samples = job.sets.read(job.given, job.check) if short else None
+    return Plan(job, samples, short)
+
+
+def run(planned: Plan, engine: Engine, let_short_run: Callable[[], int] = lambda: 0) -> Outcome:
+    """Reads and compares; stops at the next tile when cancelled or late.
+
+    Args:
+        planned: what `plan` made of the request.
+        engine: where to compute.
+        let_short_run: called between two tiles and two parts of a set; runs other short work and says how much of it.
 
     Raises:
         VfmalignError: whatever reading or comparing refuses; DeadlineExceeded, Cancelled and Exhausted among them.
     """
-    stages = Stages("mmd.")
+    job, stages = planned.job, planned.job.stages
 
-    def should_stop() -> bool:
-        if job.deadline is not None and time.monotonic() > job.deadline:
-            raise DeadlineExceeded("the caller's time was over before the comparison", remedy="give more time")
-        return cancelled()
+    def between_tiles() -> None:
+        job.check()
+        let_short_run()
 
-    if should_stop():
-        raise Cancelled("the comparison was cancelled before it started", remedy="ask again")
-    check_options(job.options, has_reference=len(job.given) > 2)
+    job.check()
     on_gpu = engine.device.type == "cuda"
-    if on_gpu:
+    if on_gpu and not planned.short:
         torch.cuda.reset_peak_memory_stats(engine.device)
-    with stages.stage("read"):
-        samples = sources.read(store, job.given, job.options, engine)
+    samples = planned.samples
+    if samples is None:
+        with stages.stage("read"):
+            samples = job.sets.read(job.given, between_tiles)
     reference = samples[2] if len(samples) > 2 else None
     try:
         with stages.stage("compare"):
-            result = compare(samples[0], samples[1], reference, job.options, replace(engine, should_stop=should_stop))
+            result = compare(
+                samples[0], samples[1], reference, job.options, replace(engine, between_tiles=between_tiles)
+            )
     except (torch.OutOfMemoryError, MemoryError):
         raise Exhausted(
             "the comparison did not fit into memory",

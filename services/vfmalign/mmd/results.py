@@ -10,6 +10,7 @@ import torch
 
 from vfmalign.core.errors import BadOption
 from vfmalign.mmd.estimators import EstimatorName, Pairing, TestMethod
+from vfmalign.mmd.kept import NOTHING_KEPT, Kept
 from vfmalign.mmd.precision import LeastPrecision, PrecisionName
 from vfmalign.mmd.projection import Projection
 from vfmalign.mmd.uncertainty import Estimate
@@ -75,6 +76,7 @@ class Engine:
         memory_bytes: memory for one comparison; more is refused before it starts.
         tile_shape: largest tile, rows × columns; None for what suits the device.
         between_tiles: called before every tile; raises Cancelled or DeadlineExceeded to stop.
+        kept: what several comparisons share: rows that were centred, scaled and rounded once. By default nothing.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -83,6 +85,7 @@ class Engine:
     memory_bytes: int = 4 * 2**30
     tile_shape: tuple[int, int] | None = None
     between_tiles: Callable[[], None] = never_stop
+    kept: Kept = NOTHING_KEPT
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -16,7 +17,9 @@ from vfmalign.core.store import ObjectStore
 from vfmalign.core.work import WorkQueue
 from vfmalign.mmd import jobs, translate
 from vfmalign.mmd.jobs import Job
+from vfmalign.mmd.kept import Kept
 from vfmalign.mmd.results import Engine
+from vfmalign.mmd.sources import Sets
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 MAX_PAIRS = 1000
@@ -26,14 +29,25 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
-    """Compares samples; one comparison computes at a time, the others wait in the queue."""
+    """Compares samples; one comparison computes at a time, the others wait in the queue.
 
-    def __init__(self, store: ObjectStore, engine: Engine, queue: WorkQueue) -> None:
+    Args:
+        store: holds stored and uploaded features.
+        engine: where comparisons run.
+        queue: its thread runs them.
+        short_s: seconds of computing, as estimated, up to which a comparison may run between two tiles of another.
+        kept_bytes: memory for what the pairs of one batch share.
+    """
+
+    def __init__(
+        self, store: ObjectStore, engine: Engine, queue: WorkQueue, *, short_s: float, kept_bytes: int
+    ) -> None:
         self._store, self._engine, self._queue = store, engine, queue
+        self._short_s, self._kept_bytes = short_s, kept_bytes
 
     async def Compute(self, request: mmd_pb2.ComputeRequest, context: Context) -> mmd_pb2.ComputeResponse:
         """Compares two samples, layer by layer."""
-        return await self._compute(request, context)
+        return await self._compute(request, context, Sets(self._store), self._engine)
 
     async def ComputeBatch(
         self, request: mmd_pb2.ComputeBatchRequest, context: Context
@@ -45,37 +59,50 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
                 field="requests",
                 remedy="split the batch",
             )
+        kept = Kept(self._kept_bytes if len(request.requests) > 1 else 0)
+        sets, engine = Sets(self._store, kept), replace(self._engine, kept=kept)
         for index, pair in enumerate(request.requests):
+            compute = self._compute if index == 0 else self._compute_patiently
             try:
-                response = await (
-                    self._compute(pair, context) if index == 0 else self._compute_patiently(pair, context)
-                )
+                response = await compute(pair, context, sets, engine)
             except VfmalignError as error:
                 failure = mmd_pb2.PairError(code=code_of(error).value[0], reason=error.reason, message=str(error))
                 yield mmd_pb2.ComputeBatchResponse(index=index, error=failure)
             else:
                 yield mmd_pb2.ComputeBatchResponse(index=index, response=response)
 
-    async def _compute(self, request: mmd_pb2.ComputeRequest, context: Context) -> mmd_pb2.ComputeResponse:
+    async def _compute(
+        self, request: mmd_pb2.ComputeRequest, context: Context, sets: Sets, engine: Engine
+    ) -> mmd_pb2.ComputeResponse:
         """One comparison; a caller that goes away stops it at the next tile."""
         options = translate.options_of(request)
         given = [translate.source_of(request.x, "x"), translate.source_of(request.y, "y")]
         if request.HasField("reference"):
             given.append(translate.source_of(request.reference, "reference"))
         left_s = context.time_remaining()
-        job = Job(given, options, None if left_s is None else time.monotonic() + left_s)
         cancelled = threading.Event()
+        deadline = None if left_s is None else time.monotonic() + left_s
+        job = Job(given, options, sets, cancelled.is_set, deadline)
         try:
-            outcome = await self._queue.run(jobs.run, job, self._store, self._engine, cancelled.is_set)
+            # Reading waits for the network, and so does not wait in line for the worker thread.
+            planned = (
+                jobs.plan(job, engine, self._short_s)
+                if job.is_inline
+                else await asyncio.to_thread(jobs.plan, job, engine, self._short_s)
+            )
+            submit = self._queue.run_short if planned.short else self._queue.run
+            outcome = await submit(jobs.run, planned, engine, self._queue.let_short_run)
         finally:
             cancelled.set()
         return translate.response_of(outcome)
 
-    async def _compute_patiently(self, request: mmd_pb2.ComputeRequest, context: Context) -> mmd_pb2.ComputeResponse:
+    async def _compute_patiently(
+        self, request: mmd_pb2.ComputeRequest, context: Context, sets: Sets, engine: Engine
+    ) -> mmd_pb2.ComputeResponse:
         """One comparison of a batch that has begun: it waits where the queue is full instead of failing."""
         while True:
             try:
-                return await self._compute(request, context)
+                return await self._compute(request, context, sets, engine)
             except Exhausted as error:
                 if error.retry_after_s is None:
                     raise

@@ -1,21 +1,40 @@
-"""Samples by id: reads feature sets from object storage, after checking that the comparison will fit into memory.
+"""Samples by what a request names them by: stored feature sets and uploaded objects, read from object storage.
 
-Knows the store and the feature-set format; nothing of gRPC or of estimators.
+Sizes are known before any feature is read. Knows the store and both formats; nothing of gRPC or of estimators.
+
+Legend: N rows, C channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+import re
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 from vfmalign.core.artifacts import is_id
-from vfmalign.core.errors import BadOption
-from vfmalign.core.feature_sets import FeatureSet, Manifest, read_feature_set, read_manifest
+from vfmalign.core.errors import BadOption, BadTensor, InvalidInput
+from vfmalign.core.feature_sets import Manifest, read_manifest, read_part
 from vfmalign.core.store import ObjectStore
 from vfmalign.mmd import limits
+from vfmalign.mmd.kept import Kept
 from vfmalign.mmd.limits import Extent
-from vfmalign.mmd.results import Engine, Options
-from vfmalign.mmd.samples import Sample
+from vfmalign.mmd.samples import FeatureArray, Sample
+
+Layers: TypeAlias = dict[str, FeatureArray]
+Check: TypeAlias = Callable[[], None]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FLOATS = {"F16", "F32", "F64"}
+_HEADER_SIZE_BYTES = 8
+_MOST_HEADER_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -25,38 +44,154 @@ class Stored:
     name: str
     feature_set: str
 
+    @property
+    def key(self) -> Hashable:
+        """Equal for sources of the same features."""
+        return ("feature set", self.feature_set)
 
-Source = Stored | Sample
+
+@dataclass(frozen=True)
+class Uploaded:
+    """A safetensors file that a client put into the bucket, with the labels of its rows."""
+
+    name: str
+    uri: str
+    sha256: str
+    groups: tuple[str, ...] = ()
+    case_ids: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for sources of the same features."""
+        return ("object", self.uri, self.sha256)
 
 
-def read(store: ObjectStore, given: Sequence[Source], options: Options, engine: Engine) -> list[Sample]:
-    """Reads what is stored, every byte verified; a set that is named twice is read once.
+Source: TypeAlias = Stored | Uploaded | Sample
 
-    Raises:
-        BadOption: an id that cannot be one.
-        NotFound: no such feature set.
-        DigestMismatch: its bytes are not those that were written.
-        Exhausted: the comparison would not fit into memory; the manifests tell before features are read.
+
+class Sets:
+    """The samples of one call: each is read once, also where several pairs of a batch name it and the budget holds it.
+
+    Args:
+        store: where stored and uploaded ones are.
+        kept: what pairs of a batch share; by default nothing stays from one pair to the next.
     """
-    stored = [one for one in given if isinstance(one, Stored)]
-    for one in stored:
-        if not is_id(one.feature_set):
-            raise BadOption("is not the id of a feature set", field=f"{one.name}.feature_set_id")
-    manifests = {one.feature_set: read_manifest(store, one.feature_set) for one in stored}
-    limits.refuse_too_large([_extent(one, manifests) for one in given], options, engine)
-    sets = {feature_set: read_feature_set(store, feature_set) for feature_set in manifests}
-    return [one if isinstance(one, Sample) else _sample(one.name, sets[one.feature_set]) for one in given]
+
+    def __init__(self, store: ObjectStore, kept: Kept | None = None) -> None:
+        self._store = store
+        self._kept = Kept() if kept is None else kept
+        self._manifests: dict[str, Manifest] = {}
+        self._headers: dict[Hashable, Extent] = {}
+
+    def extents(self, given: Sequence[Source]) -> list[Extent]:
+        """The sizes of samples, before their features are read.
+
+        Raises:
+            BadOption, BadTensor: an id, URI or digest that cannot be one, or an object that is no safetensors file.
+            NotFound: no such feature set or object.
+        """
+        return [self._extent(one) for one in given]
+
+    def read(self, given: Sequence[Source], before_part: Check) -> list[Sample]:
+        """The samples, every byte of what is stored verified; a set that is named twice is read once.
+
+        Args:
+            given: what `extents` was asked for.
+            before_part: called before every part of a set; may raise to stop the reading.
+
+        Raises:
+            NotFound, DigestMismatch: its bytes are gone, or not those that were written.
+        """
+        read: dict[Hashable, Layers] = {}
+        samples = []
+        for one in given:
+            if isinstance(one, Sample):
+                samples.append(self._same_arrays(one))
+                continue
+            if one.key not in read:
+                read[one.key] = self._kept.get(one.key, partial(self._layers, one, before_part), _bytes)
+            labels = self._manifests[one.feature_set] if isinstance(one, Stored) else one
+            samples.append(Sample(one.name, read[one.key], labels.groups, labels.case_ids))
+        return samples
+
+    def _extent(self, source: Source) -> Extent:
+        if isinstance(source, Sample):
+            return limits.extent_of(source)
+        if isinstance(source, Uploaded):
+            if source.key not in self._headers:
+                self._headers[source.key] = self._header(source)
+            groups = len(set(source.groups))
+            return replace(self._headers[source.key], groups=groups) if groups else self._headers[source.key]
+        if not is_id(source.feature_set):
+            raise BadOption("is not the id of a feature set", field=f"{source.name}.feature_set_id")
+        if source.feature_set not in self._manifests:
+            self._manifests[source.feature_set] = read_manifest(self._store, source.feature_set)
+        manifest = self._manifests[source.feature_set]
+        channels = {layer.name: layer.channels for layer in manifest.layers}
+        return Extent(manifest.rows, channels, len(set(manifest.groups)))
+
+    def _header(self, source: Uploaded) -> Extent:
+        """What an object's header says of its size; rows and layers are checked with the features themselves."""
+        field = f"{source.name}.uploaded.object"
+        if not _SHA256.fullmatch(source.sha256):
+            raise BadOption("is not a SHA-256 in hex", field=f"{field}.sha256", remedy="send the object's digest")
+        key = self._key(source)
+        try:
+            size = int.from_bytes(self._store.first(key, _HEADER_SIZE_BYTES), "little")
+            if size > _MOST_HEADER_BYTES:
+                raise ValueError
+            header = json.loads(self._store.first(key, _HEADER_SIZE_BYTES + size)[_HEADER_SIZE_BYTES:])
+            tensors = {name: spec for name, spec in header.items() if name != "__metadata__"}
+            if not {spec["dtype"] for spec in tensors.values()} <= _FLOATS:
+                raise BadTensor("holds tensors of another type", field=field, remedy="save float16, float32 or float64")
+            shapes = {name: [int(axis) for axis in spec["shape"]] or [0] for name, spec in tensors.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise BadTensor("is not a safetensors file", field=field, remedy="save it with safetensors") from None
+        rows = max((shape[0] for shape in shapes.values()), default=0)
+        return Extent(rows, {name: shape[-1] for name, shape in shapes.items()}, rows)
+
+    def _key(self, source: Uploaded) -> str:
+        try:
+            return self._store.key(source.uri)
+        except InvalidInput as error:
+            field = f"{source.name}.uploaded.object.uri"
+            raise BadOption(error.message, field=field, remedy=error.remedy) from None
+
+    def _layers(self, source: Stored | Uploaded, before_part: Check) -> Layers:
+        """The features behind a source."""
+        if isinstance(source, Uploaded):
+            before_part()
+            try:
+                layers: Layers = load(self._store.get(self._key(source), sha256=source.sha256))
+                return layers
+            except SafetensorError:
+                raise BadTensor("is not a safetensors file", field=f"{source.name}.uploaded.object") from None
+        manifest = self._manifests[source.feature_set]
+        layers = {spec.name: np.empty((manifest.rows, spec.channels), np.float32) for spec in manifest.layers}
+        for index, part in enumerate(manifest.parts):
+            before_part()
+            for name, rows_NC in read_part(self._store, manifest, index).items():
+                layers[name][part.start_row : part.start_row + part.rows] = rows_NC
+        return layers
+
+    def _same_arrays(self, sample: Sample) -> Sample:
+        """The sample with the arrays of an earlier pair where that sent the same bytes."""
+        if not self._kept.budget_bytes:
+            return sample
+        layers = {}
+        for name, array in sample.layers.items():
+            key = ("inline", array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array).data).digest())
+            layers[name] = self._kept.get(key, partial(_itself, array), _size)
+        return replace(sample, layers=layers)
 
 
-def _extent(source: Source, manifests: Mapping[str, Manifest]) -> Extent:
-    """The size of a sample, known before its features are."""
-    if isinstance(source, Sample):
-        return limits.extent_of(source)
-    manifest = manifests[source.feature_set]
-    channels = {layer.name: layer.channels for layer in manifest.layers}
-    return Extent(manifest.rows, channels, len(set(manifest.groups)))
+def _itself(array: FeatureArray) -> FeatureArray:
+    return array
 
 
-def _sample(name: str, features: FeatureSet) -> Sample:
-    """A feature set as a sample."""
-    return Sample(name, features.layers, features.manifest.groups, features.manifest.case_ids)
+def _size(array: FeatureArray) -> int:
+    return int(array.nbytes)
+
+
+def _bytes(layers: Layers) -> int:
+    return sum(map(_size, layers.values()))

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from vfmalign.core.errors import BadOption, BadTensor
 from vfmalign.core.tensors import to_array
-from vfmalign.mmd.estimators import EstimatorName, Pairing
+from vfmalign.mmd.estimators import EstimatorName, Pairing, TestMethod
 from vfmalign.mmd.jobs import Outcome
+from vfmalign.mmd.precision import LeastPrecision
 from vfmalign.mmd.projection import Projection
-from vfmalign.mmd.results import LayerComparison, Options, Shift
+from vfmalign.mmd.results import Bandwidth, LayerComparison, Options, Shift
 from vfmalign.mmd.samples import Sample
-from vfmalign.mmd.sources import Source, Stored
+from vfmalign.mmd.sources import Source, Stored, Uploaded
 from vfmalign.mmd.uncertainty import Estimate
 from vfmalign.v1 import common_pb2, mmd_pb2
 
@@ -28,10 +29,37 @@ _ESTIMATORS: Mapping[int, EstimatorName | None] = {
     mmd_pb2.ESTIMATOR_BIASED: "biased",
     mmd_pb2.ESTIMATOR_UNBIASED_PAIRED: "unbiased_paired",
     mmd_pb2.ESTIMATOR_UNBIASED_INDEPENDENT: "unbiased_independent",
+    mmd_pb2.ESTIMATOR_LINEAR: "linear",
+    mmd_pb2.ESTIMATOR_BLOCK: "block",
+    mmd_pb2.ESTIMATOR_RANDOM_FOURIER: "fourier",
 }
+_ESTIMATOR_NUMBERS = {name: mmd_pb2.Estimator.Name(value) for value, name in _ESTIMATORS.items() if name is not None}
 _KERNELS: Mapping[int, str] = {
     mmd_pb2.KERNEL_FAMILY_UNSPECIFIED: "gaussian",
     mmd_pb2.KERNEL_FAMILY_GAUSSIAN: "gaussian",
+    mmd_pb2.KERNEL_FAMILY_GAUSSIAN_MIXTURE: "gaussian_mixture",
+    mmd_pb2.KERNEL_FAMILY_LAPLACIAN: "laplacian",
+    mmd_pb2.KERNEL_FAMILY_RATIONAL_QUADRATIC: "rational_quadratic",
+    mmd_pb2.KERNEL_FAMILY_INVERSE_MULTIQUADRIC: "inverse_multiquadric",
+    mmd_pb2.KERNEL_FAMILY_POLYNOMIAL: "polynomial",
+    mmd_pb2.KERNEL_FAMILY_LINEAR: "linear",
+}
+_BANDWIDTHS: Mapping[int, Bandwidth | None] = {
+    mmd_pb2.BANDWIDTH_RULE_UNSPECIFIED: None,
+    mmd_pb2.BANDWIDTH_RULE_FIXED: "fixed",
+    mmd_pb2.BANDWIDTH_RULE_REFERENCE_MEDIAN: "reference_median",
+    mmd_pb2.BANDWIDTH_RULE_POOLED_MEDIAN: "pooled_median",
+}
+_PRECISIONS: Mapping[int, LeastPrecision | None] = {
+    mmd_pb2.PRECISION_UNSPECIFIED: None,
+    mmd_pb2.PRECISION_FAST: "fast",
+    mmd_pb2.PRECISION_HIGH: "high",
+    mmd_pb2.PRECISION_EXACT: "exact",
+}
+_METHODS: Mapping[int, TestMethod] = {
+    mmd_pb2.TEST_METHOD_UNSPECIFIED: "relabelling",
+    mmd_pb2.TEST_METHOD_RELABELLING: "relabelling",
+    mmd_pb2.TEST_METHOD_WILD_BOOTSTRAP: "wild_bootstrap",
 }
 
 
@@ -48,52 +76,56 @@ def options_of(request: mmd_pb2.ComputeRequest) -> Options:
     for value, known, field in (
         (request.estimator, _ESTIMATORS, "estimator"),
         (request.kernel.family, _KERNELS, "kernel.family"),
+        (request.kernel.bandwidth_rule, _BANDWIDTHS, "kernel.bandwidth_rule"),
+        (request.precision, _PRECISIONS, "precision"),
+        (request.test.method, _METHODS, "test.method"),
     ):
         if value not in known:
             raise BadOption(f"unknown value {value}", field=field, remedy="use a value of the enum")
+    bandwidth = _bandwidth(request)
     return Options(
         pairing=_PAIRINGS[request.pairing],
         estimator=_ESTIMATORS[request.estimator],
         kernel=_KERNELS[request.kernel.family],
-        fixed_sigma=_fixed_sigma(request),
+        fixed_sigma=float(request.kernel.fixed_sigma) if bandwidth == "fixed" else None,
+        bandwidth=bandwidth,
         layers=tuple(request.layers),
         primary_layer=request.primary_layer,
         relabellings=request.test.relabellings if request.HasField("test") else 0,
         seed=request.test.seed,
         interval_level=request.interval_level or DEFAULT_LEVEL,
         projection=request.projection,
+        precision=_PRECISIONS[request.precision],
+        method=_METHODS[request.test.method],
+        aggregated=request.test.aggregated,
+        block_rows=request.block_rows,
+        frequencies=request.frequencies,
     )
 
 
-def _fixed_sigma(request: mmd_pb2.ComputeRequest) -> float | None:
-    """σ of the fixed rule, None for the reference median."""
-    rule, sigma = request.kernel.bandwidth_rule, request.kernel.fixed_sigma
+def _bandwidth(request: mmd_pb2.ComputeRequest) -> Bandwidth | None:
+    """Where the bandwidth comes from; None where nothing says it."""
+    rule, sigma_given = _BANDWIDTHS[request.kernel.bandwidth_rule], request.kernel.fixed_sigma != 0.0
     has_reference = request.HasField("reference")
-    if rule == mmd_pb2.BANDWIDTH_RULE_UNSPECIFIED:
-        rule = mmd_pb2.BANDWIDTH_RULE_REFERENCE_MEDIAN if has_reference else mmd_pb2.BANDWIDTH_RULE_FIXED
-        if has_reference and sigma != 0.0:
+    if rule is None:
+        if has_reference and sigma_given:
             raise BadOption(
                 "σ is given and a reference as well, so that the bandwidth could come from either",
                 field="kernel.bandwidth_rule",
                 remedy="set BANDWIDTH_RULE_FIXED or BANDWIDTH_RULE_REFERENCE_MEDIAN",
             )
-        if not has_reference and sigma == 0.0:
-            return None
-    if rule == mmd_pb2.BANDWIDTH_RULE_FIXED:
-        return float(sigma)
-    if rule != mmd_pb2.BANDWIDTH_RULE_REFERENCE_MEDIAN:
-        raise BadOption(f"unknown value {rule}", field="kernel.bandwidth_rule", remedy="use a value of the enum")
-    if sigma != 0.0:
+        return "fixed" if sigma_given else "reference_median" if has_reference else None
+    if rule != "fixed" and sigma_given:
         raise BadOption(
-            "σ is given, but the rule takes the median of the reference",
+            "σ is given, but the rule takes a median",
             field="kernel.fixed_sigma",
             remedy="set BANDWIDTH_RULE_FIXED, or leave σ out",
         )
-    return None
+    return rule
 
 
 def source_of(message: mmd_pb2.FeatureSource, field: str) -> Source:
-    """A stored feature set's id, or the features that were sent inline.
+    """A stored feature set's id, an uploaded object, or the features that were sent inline.
 
     Raises:
         BadOption: neither is set.
@@ -102,33 +134,48 @@ def source_of(message: mmd_pb2.FeatureSource, field: str) -> Source:
     which = message.WhichOneof("source")
     if which == "feature_set_id":
         return Stored(field, message.feature_set_id)
+    if which == "uploaded":
+        ref = message.uploaded.object
+        labels = _labels(message.uploaded, f"{field}.uploaded")
+        return Uploaded(field, ref.uri, ref.sha256, *labels)
     if which != "inline":
-        raise BadOption("holds no features", field=field, remedy="set feature_set_id or inline")
+        raise BadOption("holds no features", field=field, remedy="set feature_set_id, inline or uploaded")
     layers = {}
     for index, layer in enumerate(message.inline.layers):
         name = layer.layer or INLINE_LAYER
         if name in layers:
             raise BadTensor(f"layer `{name}` is sent twice", field=f"{field}.inline.layers[{index}].layer")
         layers[name] = to_array(layer.features, field=f"{field}.inline.layers[{index}].features")
-    for labels, what in ((message.inline.groups, "groups"), (message.inline.case_ids, "case_ids")):
+    return Sample(field, layers, *_labels(message.inline, f"{field}.inline"))
+
+
+def _labels(
+    message: mmd_pb2.InlineFeatures | mmd_pb2.UploadedFeatures, field: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Groups and cases of the rows.
+
+    Raises:
+        BadTensor: a label that is empty or too long.
+    """
+    groups, case_ids = tuple(message.groups), tuple(message.case_ids)
+    for labels, what in ((groups, "groups"), (case_ids, "case_ids")):
         for row, label in enumerate(labels):
             if not 0 < len(label) <= MAX_LABEL:
                 raise BadTensor(
                     f"expected 1 to {MAX_LABEL} characters, got {len(label)}",
-                    field=f"{field}.inline.{what}[{row}]",
+                    field=f"{field}.{what}[{row}]",
                     remedy="use short generated ids",
                 )
-    return Sample(field, layers, tuple(message.inline.groups), tuple(message.inline.case_ids))
+    return groups, case_ids
 
 
 def response_of(outcome: Outcome) -> mmd_pb2.ComputeResponse:
     """The message of a comparison."""
     result = outcome.comparison
-    estimators = {name: value for value, name in _ESTIMATORS.items() if name is not None}
     return mmd_pb2.ComputeResponse(
         layers=[_layer(one) for one in result.layers],
         primary_layer=result.primary_layer,
-        estimator=mmd_pb2.Estimator.Name(estimators[result.estimator]),
+        estimator=_ESTIMATOR_NUMBERS[result.estimator],
         rows_x=result.rows_x,
         rows_y=result.rows_y,
         groups=result.groups,
@@ -139,6 +186,8 @@ def response_of(outcome: Outcome) -> mmd_pb2.ComputeResponse:
             device=outcome.device,
             peak_device_memory_bytes=outcome.peak_device_memory_bytes,
         ),
+        backend=result.backend,
+        backend_note=result.backend_note,
     )
 
 
@@ -162,6 +211,9 @@ def _shift(one: Shift) -> mmd_pb2.ShiftResult:
         enumerated=one.enumerated,
         error_bound=one.error_bound,
         digits_lost=one.digits_lost,
+        aggregated_p_value=_estimate(one.aggregated_p_value),
+        approximation_error=one.approximation_error,
+        precision=one.precision,
     )
 
 
