@@ -1,0 +1,241 @@
+"""The Triton program that turns one tile of rows into sums, without its kernel values ever leaving the chip.
+
+Needs `triton`, so `triton_engine` imports it late. Knows pointers and shapes; which tiles there are and what becomes of
+the sums is the engine's.
+
+Only entries right of the diagonal (j > i) are counted: a symmetric matrix needs no more, and the engine adds the
+diagonal, which it knows to more digits than a product gives.
+
+Legend: I, J rows and columns of a tile, K channels, P kernels, C Gaussians of a mixture, b some of B relabellings.
+"""
+
+# Arguments are positional to the compiler, conditions on `tl.constexpr` ones are decided before those on values.
+# ruff: noqa: D417, PLR0917, SIM102
+
+import triton
+import triton.language as tl
+
+INTERPRETED = triton.knobs.runtime.interpret
+
+
+@triton.jit
+def _dot(left, right, total, INTERPRETED: tl.constexpr):
+    """`left @ right + total`: bfloat16 in, float32 out. The interpreter would multiply bits, so it is given float32."""
+    if INTERPRETED:
+        return tl.dot(left.to(tl.float32), right.to(tl.float32), total, input_precision="ieee")
+    return tl.dot(left, right, total)
+
+
+@triton.jit
+def _dot_parts(left, right, total, part_stride, PARTS: tl.constexpr, INTERPRETED: tl.constexpr):
+    """`left @ right + total` for rows that are sums of bfloat16 parts, each 8 bits below the one before.
+
+    Of three parts, which hold float32's 24 bits, the six products above 2^-24 are formed.
+    """
+    left_0, right_0 = tl.load(left), tl.load(right)
+    if PARTS == 3:
+        left_1, right_1 = tl.load(left + part_stride), tl.load(right + part_stride)
+        # Twice the stride may exceed 32 bits, a pointer does not.
+        left_2, right_2 = tl.load(left + part_stride + part_stride), tl.load(right + part_stride + part_stride)
+        total = _dot(left_2, right_0, total, INTERPRETED)
+        total = _dot(left_1, right_1, total, INTERPRETED)
+        total = _dot(left_0, right_2, total, INTERPRETED)
+        total = _dot(left_1, right_0, total, INTERPRETED)
+        total = _dot(left_0, right_1, total, INTERPRETED)
+    return _dot(left_0, right_0, total, INTERPRETED)
+
+
+@triton.jit
+def _kernel_values(distance2_IJ, coefficients, C: tl.constexpr, FAMILY: tl.constexpr):
+    """Values of one kernel; its coefficients are C pairs of a scale of the distance and a weight."""
+    value_IJ = tl.zeros_like(distance2_IJ)
+    for c in tl.static_range(C):
+        scale = tl.load(coefficients + 2 * c)
+        weight = tl.load(coefficients + 2 * c + 1)
+        if FAMILY == "gaussian":
+            value_IJ += weight * tl.exp2(distance2_IJ * scale)
+        elif FAMILY == "laplacian":
+            value_IJ += weight * tl.exp2(tl.sqrt(distance2_IJ) * scale)
+        elif FAMILY == "rational_quadratic":
+            value_IJ += weight / (1.0 + distance2_IJ * scale)
+        else:
+            tl.static_assert(FAMILY == "inverse_multiquadric")
+            value_IJ += weight * tl.rsqrt(1.0 + distance2_IJ * scale)
+    return value_IJ
+
+
+@triton.jit
+def _add_quadratic(
+    tile_IJ,
+    entries,
+    weights,
+    group_I,
+    group_J,
+    inside_I,
+    inside_J,
+    out,
+    relabellings,
+    BLOCK_B: tl.constexpr,
+    VALUE_PARTS: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """Writes wᵀTw of this tile for each relabelling.
+
+    The weights are exact in bfloat16, and T becomes its mean and a sum of bfloat16 parts: three hold float32's 24 bits,
+    two are off by 2^-18 of what T deviates from its mean. Without the mean the matrix units add small numbers, whose
+    sums they cut off where it does not matter; what the mean contributes is a product of two whole numbers.
+    """
+    mean = tl.sum(tl.sum(tile_IJ, axis=1), axis=0) / entries
+    # As a bfloat16 it is exact also where it stands alone: in entries that are not counted.
+    mean = mean.to(tl.bfloat16).to(tl.float32)
+    rest_IJ = tile_IJ - mean
+    high_IJ = rest_IJ.to(tl.bfloat16)
+    rest_IJ -= high_IJ.to(tl.float32)
+    middle_IJ = rest_IJ.to(tl.bfloat16)
+    if VALUE_PARTS == 3:
+        low_IJ = (rest_IJ - middle_IJ.to(tl.float32)).to(tl.bfloat16)
+    for start in range(0, relabellings, BLOCK_B):
+        at_b = start + tl.arange(0, BLOCK_B)
+        weight_Jb = tl.load(weights + group_J[:, None] * relabellings + at_b[None, :], mask=inside_J[:, None], other=0)
+        product_Ib = tl.zeros((tile_IJ.shape[0], BLOCK_B), tl.float32)
+        exact_Jb = weight_Jb.to(tl.float32).to(tl.bfloat16)
+        if VALUE_PARTS == 3:
+            product_Ib = _dot(low_IJ, exact_Jb, product_Ib, INTERPRETED)
+        product_Ib = _dot(middle_IJ, exact_Jb, product_Ib, INTERPRETED)
+        product_Ib = _dot(high_IJ, exact_Jb, product_Ib, INTERPRETED)
+        weight_Ib = tl.load(weights + group_I[:, None] * relabellings + at_b[None, :], mask=inside_I[:, None], other=0)
+        both_b = tl.sum(weight_Ib.to(tl.int32), axis=0) * tl.sum(weight_Jb.to(tl.int32), axis=0)
+        sum_b = tl.sum(product_Ib * weight_Ib.to(tl.float32), axis=0) + mean * both_b.to(tl.float32)
+        tl.store(out + at_b, sum_b)
+
+
+@triton.jit
+def sum_tiles(
+    x,
+    y,
+    x_norms,
+    y_norms,
+    coefficients,
+    groups,
+    weights,
+    tiles,
+    row_sums,
+    column_sums,
+    within_sums,
+    quadratic,
+    squares,
+    channels,
+    part_stride,
+    kernels,
+    relabellings,
+    first_row,
+    panel_rows,
+    column_tiles,
+    panels,
+    all_columns,
+    within_slots,
+    PAIRED: tl.constexpr,
+    FAMILY: tl.constexpr,
+    C: tl.constexpr,
+    RELABELLED: tl.constexpr,
+    GROUPED: tl.constexpr,
+    SQUARES: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    BLOCK_J: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    PARTS: tl.constexpr,
+    VALUE_PARTS: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """Sums of one tile of K over rows x (PAIRED false; y is not read), or of H over pairs (x, y), for each kernel.
+
+    Args:
+        x, y: bfloat16 rows [PARTS, N, channels], `part_stride` apart; channels a multiple of BLOCK_K.
+        x_norms, y_norms: squared norms [N].
+        coefficients: [P, C, 2], scale of the distance and weight.
+        groups: group of each row [N].
+        weights: int8 [G, relabellings], relabellings a multiple of BLOCK_B.
+        tiles: int32 [programs, 7]: first row and end, first column and end, panel, column tile, slot of groups or −1.
+        row_sums: [P, column tiles, panel rows]; column_sums: [P, panels, all columns]; within_sums: [P, slots, panel
+            rows]; quadratic: [P, programs, relabellings]; squares: [P, programs]. All float32; each entry is written by
+            one program at most, so that sums do not depend on who comes first.
+        first_row: of the panels; rows and columns of the sums count from it.
+    """
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    tile = tiles + program * 7
+    row_start, row_stop = tl.load(tile), tl.load(tile + 1)
+    column_start, column_stop = tl.load(tile + 2), tl.load(tile + 3)
+    panel, column_tile, slot = tl.load(tile + 4), tl.load(tile + 5), tl.load(tile + 6)
+
+    at_I, at_J = row_start + tl.arange(0, BLOCK_I), column_start + tl.arange(0, BLOCK_J)
+    inside_I, inside_J = at_I < row_stop, at_J < column_stop
+    # Rows beyond the end repeat the last one, so that loads need no mask in the inner loop.
+    row_I, row_J = tl.minimum(at_I, row_stop - 1), tl.minimum(at_J, column_stop - 1)
+    at_K = tl.arange(0, BLOCK_K)
+    offset_IK = row_I.to(tl.int64)[:, None] * channels + at_K[None, :]
+    offset_KJ = row_J.to(tl.int64)[None, :] * channels + at_K[:, None]
+    xx_IJ = tl.zeros((BLOCK_I, BLOCK_J), tl.float32)
+    if PAIRED:
+        yy_IJ, xy_IJ, yx_IJ = tl.zeros_like(xx_IJ), tl.zeros_like(xx_IJ), tl.zeros_like(xx_IJ)
+    for k in range(0, channels, BLOCK_K):
+        x_IK, x_KJ = x + offset_IK + k, x + offset_KJ + k
+        xx_IJ = _dot_parts(x_IK, x_KJ, xx_IJ, part_stride, PARTS, INTERPRETED)
+        if PAIRED:
+            y_IK, y_KJ = y + offset_IK + k, y + offset_KJ + k
+            yy_IJ = _dot_parts(y_IK, y_KJ, yy_IJ, part_stride, PARTS, INTERPRETED)
+            xy_IJ = _dot_parts(x_IK, y_KJ, xy_IJ, part_stride, PARTS, INTERPRETED)
+            yx_IJ = _dot_parts(y_IK, x_KJ, yx_IJ, part_stride, PARTS, INTERPRETED)
+
+    norm_I, norm_J = tl.load(x_norms + row_I), tl.load(x_norms + row_J)
+    xx_IJ = tl.maximum(norm_I[:, None] + norm_J[None, :] - 2.0 * xx_IJ, 0.0)
+    if PAIRED:
+        y_norm_I, y_norm_J = tl.load(y_norms + row_I), tl.load(y_norms + row_J)
+        yy_IJ = tl.maximum(y_norm_I[:, None] + y_norm_J[None, :] - 2.0 * yy_IJ, 0.0)
+        xy_IJ = tl.maximum(norm_I[:, None] + y_norm_J[None, :] - 2.0 * xy_IJ, 0.0)
+        yx_IJ = tl.maximum(y_norm_I[:, None] + norm_J[None, :] - 2.0 * yx_IJ, 0.0)
+
+    counted_IJ = inside_I[:, None] & inside_J[None, :] & (at_J[None, :] > at_I[:, None])
+    entries = tl.maximum(tl.sum(tl.sum(counted_IJ.to(tl.float32), axis=1), axis=0), 1.0)
+    if RELABELLED or GROUPED:
+        group_I, group_J = tl.load(groups + row_I), tl.load(groups + row_J)
+    for p in range(kernels):
+        own = coefficients + p * C * 2
+        value_IJ = tl.where(counted_IJ, _kernel_values(xx_IJ, own, C, FAMILY), 0.0)
+        if SQUARES:
+            square_I = tl.sum(value_IJ * value_IJ, axis=1)
+        if PAIRED:
+            other_IJ = tl.where(counted_IJ, _kernel_values(xy_IJ, own, C, FAMILY), 0.0)
+            value_IJ -= other_IJ
+            if SQUARES:
+                square_I += tl.sum(other_IJ * other_IJ, axis=1)
+            other_IJ = tl.where(counted_IJ, _kernel_values(yy_IJ, own, C, FAMILY), 0.0)
+            last_IJ = tl.where(counted_IJ, _kernel_values(yx_IJ, own, C, FAMILY), 0.0)
+            value_IJ += other_IJ - last_IJ
+            if SQUARES:
+                square_I += tl.sum(other_IJ * other_IJ + last_IJ * last_IJ, axis=1)
+        if SQUARES:
+            tl.store(squares + p * programs + program, tl.sum(square_I, axis=0))
+        from_I, from_J = at_I - first_row, at_J - first_row
+        tl.store(row_sums + (p * column_tiles + column_tile) * panel_rows + from_I, tl.sum(value_IJ, axis=1), inside_I)
+        tl.store(column_sums + (p * panels + panel) * all_columns + from_J, tl.sum(value_IJ, axis=0), inside_J)
+        if GROUPED:
+            if slot >= 0:
+                same_I = tl.sum(tl.where(group_I[:, None] == group_J[None, :], value_IJ, 0.0), axis=1)
+                tl.store(within_sums + (p * within_slots + slot) * panel_rows + from_I, same_I, inside_I)
+        if RELABELLED:
+            own_quadratic = quadratic + (p * programs + program).to(tl.int64) * relabellings
+            _add_quadratic(
+                value_IJ,
+                entries,
+                weights,
+                group_I.to(tl.int64),
+                group_J.to(tl.int64),
+                inside_I,
+                inside_J,
+                own_quadratic,
+                relabellings,
+                BLOCK_B,
+                VALUE_PARTS,
+                INTERPRETED,
+            )
