@@ -42,7 +42,6 @@ def address(store, store_environment, tmp_path_factory):
         "VFMALIGN_SERVER__DRAIN_S": "5",
         "VFMALIGN_MMD__DEVICE": "cpu",
         "VFMALIGN_MMD__MEMORY_MIB": "128",
-        "VFMALIGN_MMD__TILE_MIB": "16",
         "OMP_NUM_THREADS": "1",
     }
     process = subprocess.Popen([sys.executable, "-m", "vfmalign.mmd"], env=environment, stderr=subprocess.PIPE)
@@ -325,8 +324,8 @@ async def test_a_constant_reference_is_refused(service, store, sets):
 
 
 async def test_what_does_not_fit_is_refused_with_the_size_that_does(service, store, sets):
-    rows = 100_000
-    big = store_set(store, features(11, rows=rows))
+    rng = np.random.default_rng(11)
+    big = store_set(store, {name: rng.normal(size=(20_000, 200)).astype(np.float32) for name in LAYERS})
     error = await failure(
         service.Compute(
             request_of(sets[1], x=stored(big), y=stored(big), reference=None, kernel=pb.Kernel(fixed_sigma=1.0))

@@ -63,7 +63,8 @@ def _need(given: Sequence[Extent], options: Options, engine: Engine) -> _Need:
     groups = sum(extent.groups for extent in given[:2])
     relabelled = options.relabellings * (2 * groups + 16 * layers)
     kernels = 1 + 2 * BANDWIDTHS if options.aggregated else 1
-    height, width = engine.tile_shape or default_tile(engine.device)
+    most = max((extent.rows for extent in given), default=0)
+    height, width = (min(side, most) for side in engine.tile_shape or default_tile(engine.device))
     tiles = 8 * height * (width * (3 + kernels) + min(options.relabellings, width))
     weights = 8 * width * min(options.relabellings, width)
     return _Need(sum(extent.rows for extent in given), per_row, 16 * pairs + relabelled + tiles + weights)

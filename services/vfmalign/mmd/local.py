@@ -78,7 +78,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     add("--json", action="store_true", help="print one JSON document, as the service's ComputeResponse")
     arguments = parser.parse_args(argv)
     if not arguments.files:
-        if any(getattr(arguments, name) != parser.get_default(name) for name in vars(arguments)):
+        given = {name: value for name, value in vars(arguments).items() if name != "files"}
+        if any(value != parser.get_default(name) for name, value in given.items()):
             parser.error("options of a comparison need two files; without files the service runs")
         return None
     if len(arguments.files) != 2:
