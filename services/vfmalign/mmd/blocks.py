@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from vfmalign.mmd.kernels import Kernel
 from vfmalign.mmd.precision import PrecisionName
 from vfmalign.mmd.relabelling import SMALLEST_GROUPS
 from vfmalign.mmd.rows import DTYPES, IntArray, Rows
-from vfmalign.mmd.streams import RowStream, ahead, check_alike
+from vfmalign.mmd.streams import Grouping, RowStream, ahead, check_alike
 from vfmalign.mmd.uncertainty import Estimate, Interval
 
 INTERVAL = "Student's t over independent estimates"
@@ -47,6 +46,7 @@ class Averaged:
         block_rows: rows of x in a block (the smaller number, where they differ by one); 2 for linear time.
         rows_used: of x and y.
         precision: of kernel values.
+        norm: root mean square of ‖x‖² over the rows as kernels saw them.
     """
 
     mmd2: Estimate
@@ -56,6 +56,7 @@ class Averaged:
     block_rows: int
     rows_used: tuple[int, int]
     precision: PrecisionName
+    norm: float = 0.0
 
 
 def linear(
@@ -92,7 +93,7 @@ def linear(
     """
     check_alike(x, y, paired=paired)
     for groups, rows, name in ((groups_x, x.rows, "x"), (groups_y, y.rows, "y")):
-        if groups and _Grouping.of(groups, rows, name).count < rows:
+        if groups and Grouping.of(groups, rows, name).count < rows:
             raise BadOption(
                 f"`{name}` has groups of several rows, and the linear-time estimator needs independent rows",
                 field="estimator",
@@ -162,18 +163,19 @@ def blocks(
     if block_rows != 0 and not 2 <= block_rows <= fewest:
         raise BadOption(f"expected blocks of 2 to {fewest} rows, got {block_rows}", field="block_rows", remedy="use 0")
     rows = block_rows or max(2, math.isqrt(fewest))
-    grouping_x = _Grouping.of(groups_x, x.rows, "x")
-    grouping_y = grouping_x if paired else _Grouping.of(groups_y, y.rows, "y")
+    grouping_x = Grouping.of(groups_x, x.rows, "x")
+    grouping_y = grouping_x if paired else Grouping.of(groups_y, y.rows, "y")
     count = min(fewest // rows, grouping_x.count // 2, grouping_y.count // 2)
     if count == 0:
         raise BadOption("a sample of one group gives no unbiased estimate", field="groups", remedy="send more groups")
     device = device or torch.device("cpu")
     spans_x, spans_y = grouping_x.spans(count), grouping_y.spans(count)
     of_block = _of_pairs if paired else _of_samples
-    values = []
+    values, norms4 = [], 0.0
     read = zip(_read(x, spans_x, device), _read(y, spans_y, device), strict=True)
     for span_x, span_y, (x_IC, y_IC) in zip(spans_x, spans_y, read, strict=True):
         parts = _rows(x_IC, y_IC, kernel, precision)
+        norms4 += sum(float(part.norms_N.double().square().sum()) for part in parts)
         values.append(of_block(parts, grouping_x.within(*span_x), grouping_y.within(*span_y), kernel, between_tiles))
     value_T = np.array(values)
     variance = float(value_T.var(ddof=1)) if count > 1 else math.nan
@@ -186,6 +188,7 @@ def blocks(
         block_rows=smallest,
         rows_used=(x.rows, y.rows),
         precision=precision,
+        norm=math.sqrt(norms4 / (x.rows + y.rows)),
     )
 
 
@@ -255,52 +258,6 @@ def _rows(x_IC: Tensor, y_IC: Tensor, kernel: Kernel, precision: PrecisionName) 
     return rows(x_IC), rows(y_IC)
 
 
-@dataclass(frozen=True)
-class _Grouping:
-    """Where each group of a sample begins, and the end of the last one; None where each row is a group of its own."""
-
-    rows: int
-    edges: IntArray | None
-
-    @classmethod
-    def of(cls, groups: Sequence[str] | None, rows: int, name: str) -> _Grouping:
-        """Groups from the label of each row.
-
-        Raises:
-            BadTensor: not one label per row.
-            BadOption: rows of one group that are not neighbours.
-        """
-        if not groups:
-            return cls(rows, None)
-        if len(groups) != rows:
-            raise BadTensor(f"names {len(groups)} groups for {rows} rows", field=f"{name}.groups")
-        _, group_of = np.unique(np.asarray(groups), return_inverse=True)
-        starts = np.flatnonzero(np.diff(group_of, prepend=-1))
-        if len(starts) != int(group_of.max()) + 1:
-            raise BadOption(
-                f"rows of one group of `{name}` are not neighbours, and a stream is read in its order",
-                field=f"{name}.groups",
-                remedy="sort the rows by group",
-            )
-        return cls(rows, np.append(starts, rows))
-
-    @property
-    def count(self) -> int:
-        """G."""
-        return self.rows if self.edges is None else len(self.edges) - 1
-
-    def spans(self, blocks: int) -> list[tuple[int, int]]:
-        """Rows of each block: as many groups in each as can be, to within one."""
-        cuts = np.arange(blocks + 1) * self.count // blocks
-        return list(pairwise((cuts if self.edges is None else self.edges[cuts]).tolist()))
-
-    def within(self, start: int, stop: int) -> IntArray:
-        """Index of each row's group within a block, from 0."""
-        rows_I = np.arange(start, stop)
-        group_of = rows_I if self.edges is None else np.searchsorted(self.edges, rows_I, side="right")
-        return np.asarray(group_of - group_of[0])
-
-
 def _read(stream: RowStream, spans: Sequence[tuple[int, int]], device: torch.device) -> Iterator[Tensor]:
     """Spans of rows in float64, read ahead."""
     for block_IC in ahead(stream.read(start, stop) for start, stop in spans):
@@ -316,6 +273,7 @@ def _averaged(
     block_rows: int,
     rows_used: tuple[int, int],
     precision: PrecisionName,
+    norm: float = 0.0,
 ) -> Averaged:
     """Standard error, interval and one-sided p-value; Student's t, which for many estimates is the papers' normal.
 
@@ -330,8 +288,8 @@ def _averaged(
         reason = "all estimates are equal, so that they tell no standard error"
     if reason:
         absent = Estimate(None, absent_reason=reason)
-        return Averaged(Estimate(value, None, reason), absent, error, count, block_rows, rows_used, precision)
+        return Averaged(Estimate(value, None, reason), absent, error, count, block_rows, rows_used, precision, norm)
     half = float(stdtrit(count - 1, 0.5 + level / 2.0)) * error
     p = float(stdtr(count - 1, -value / error)) if error > 0.0 else 1.0
     interval = Interval(value - half, value + half, level, INTERVAL, degenerate=False)
-    return Averaged(Estimate(value, interval), Estimate(p), error, count, block_rows, rows_used, precision)
+    return Averaged(Estimate(value, interval), Estimate(p), error, count, block_rows, rows_used, precision, norm)

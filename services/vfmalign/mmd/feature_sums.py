@@ -8,6 +8,7 @@ G buckets, B relabellings.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -42,6 +43,7 @@ class Embedding:
         centre_C = x.read(0, min(x.rows, self.rows_at_once)).to(device).mean(dim=0, dtype=torch.float64)
         self._centre_C = centre_C
         self._sums: dict[int, Tensor] = {}
+        self._squares = torch.zeros((), dtype=torch.float64, device=device)
 
     def blocks(self, stream: RowStream, which: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Phases and rows of each block, [I, R] and [I]; `which` sample they are summed for."""
@@ -49,10 +51,10 @@ class Embedding:
         start = 0
         for given_IC in ahead(stream.blocks(self.rows_at_once)):
             block_IC = given_IC.to(self.device)
-            if block_IC.dtype not in (torch.float32, torch.float64):
-                block_IC = block_IC.float()
+            block_IC = block_IC.to(torch.promote_types(block_IC.dtype, self.dtype))
             centred_IC = (block_IC - self._centre_C.to(block_IC.dtype)).to(self.dtype)
             total_C += centred_IC.sum(dim=0)
+            self._squares += torch.dot(centred_IC.view(-1), centred_IC.view(-1))
             rows_I = torch.arange(start, start + len(centred_IC))
             start += len(centred_IC)
             yield centred_IC @ self._omega_CR, rows_I
@@ -61,6 +63,10 @@ class Embedding:
     def mean_difference(self, x: RowStream, y: RowStream) -> FloatArray:
         """x̄ − ȳ once both were read, [C]."""
         return np.asarray((self._sums[0] / x.rows - self._sums[1] / y.rows).cpu().numpy())
+
+    def norm(self, rows: int) -> float:
+        """Root mean square of ‖x‖ over all rows of both streams, once they were read."""
+        return math.sqrt(float(self._squares) / rows)
 
 
 @dataclass(frozen=True)

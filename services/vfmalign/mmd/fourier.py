@@ -26,7 +26,7 @@ from scipy.special import stdtrit
 from vfmalign.core.errors import BadOption, BadTensor
 from vfmalign.mmd import relabelling, spectra, uncertainty
 from vfmalign.mmd.feature_sums import Embedding, PairSums, SampleSums, buckets_of, shares
-from vfmalign.mmd.precision import PrecisionName
+from vfmalign.mmd.precision import UNIT_ROUNDOFF, PrecisionName
 from vfmalign.mmd.relabelling import SMALLEST_GROUPS, Relabellings
 from vfmalign.mmd.rows import FloatArray
 from vfmalign.mmd.spectra import Spectrum
@@ -49,6 +49,7 @@ class Approximation:
         p_value: of the test on the features; exact at any number of frequencies.
         approximation_error: half-width of Student's t interval over frequencies at 99 %.
         guaranteed_error: the same with no assumption but independent frequencies (empirical Bernstein), much wider.
+        rounding_error: bound on what the precision of the phases costs, six standard deviations.
         plain: the estimate without control variate, which `relabelled_B` and `left_out` are comparable with.
         relabelled_B: `plain` under each relabelling.
         left_out: `plain` without each bucket, per sample resampled on its own; empty where there is no interval.
@@ -63,6 +64,7 @@ class Approximation:
     p_value: Estimate
     approximation_error: float
     guaranteed_error: float
+    rounding_error: float
     plain: float
     relabelled_B: FloatArray  # noqa: N815
     left_out: tuple[FloatArray, ...]
@@ -132,8 +134,17 @@ def fourier(
         samples = SampleSums(*pair, spectrum.count, embedding.device, biased=biased)
     samples.fill(embedding, x, y, between_blocks)
     value, error = _controlled(samples.terms_R(), samples.shift_R(), spectrum.drop(embedding.mean_difference(x, y)))
+    rounding = _rounding(samples.plain(), embedding.norm(x.rows + y.rows), spectrum, min(x.rows, y.rows), precision)
     return _result(
-        samples, value, error, spectrum, relabellings=relabellings, seed=seed, level=level, precision=precision
+        samples,
+        value,
+        error,
+        spectrum,
+        rounding,
+        relabellings=relabellings,
+        seed=seed,
+        level=level,
+        precision=precision,
     )
 
 
@@ -162,11 +173,24 @@ def _bernstein(terms_R: FloatArray, term_range: float) -> float:
     return math.sqrt(2.0 * variance * log / terms_R.size) + 7.0 * term_range * log / (3.0 * (terms_R.size - 1))
 
 
+def _rounding(plain: float, norm: float, spectrum: Spectrum, rows: int, precision: PrecisionName) -> float:
+    """A phase errs by about u·‖x‖‖ω‖ and a feature by 2u more; errors of different rows are independent.
+
+    |mean φ(x) − mean φ(y)|² is at most 4/n more than the estimate, from which the diagonal was taken.
+    """
+    unit = UNIT_ROUNDOFF[precision]
+    of_feature = unit * (norm * float(np.median(np.linalg.norm(spectrum.omega_RC, axis=1))) + 2.0)
+    of_mean = math.sqrt(2.0 / rows) * of_feature
+    largest = math.sqrt(max(plain + 4.0 / rows, 0.0))
+    return 6.0 * (2.0 * largest * of_mean + of_mean**2) + 64.0 * UNIT_ROUNDOFF["float64"]
+
+
 def _result(
     samples: PairSums | SampleSums,
     value: float,
     error: float,
     spectrum: Spectrum,
+    rounding: float,
     *,
     relabellings: int,
     seed: int,
@@ -193,6 +217,7 @@ def _result(
         p_value=p_value,
         approximation_error=float(stdtrit(spectrum.count - 2, 0.5 + ERROR_LEVEL / 2.0)) * error,
         guaranteed_error=_bernstein(samples.terms_R(), samples.term_range) + abs(value - plain),
+        rounding_error=rounding,
         plain=plain,
         relabelled_B=relabelled_B,
         left_out=left_out,

@@ -8,10 +8,12 @@ Legend: N rows of a stream, R rows of a block, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +26,8 @@ from vfmalign.core.store import ObjectStore
 
 # Noise is drawn in blocks of this many rows, whatever size is asked for, so that a row's value depends on neither.
 NOISE_ROWS = 4096
+
+Block = TypeVar("Block")
 
 
 class RowStream(Protocol):
@@ -218,13 +222,69 @@ class GaussianRows:
         return held[1]
 
 
-def ahead(blocks: Iterator[Tensor]) -> Iterator[Tensor]:
+def ahead(blocks: Iterator[Block]) -> Iterator[Block]:
     """The same blocks, the next one being read in a thread while the caller works on the last."""
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
         coming = pool.submit(next, blocks, None)
-        while (block_RC := coming.result()) is not None:
+        while (block := coming.result()) is not None:
             coming = pool.submit(next, blocks, None)
-            yield block_RC
+            yield block
+
+
+def take(stream: RowStream, rows: Sequence[int]) -> Tensor:
+    """Single rows in the order given, [R, C]; ascending ones are read fastest."""
+    return torch.cat([stream.read(row, row + 1) for row in rows])
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Groups of a stream's rows, which are neighbours.
+
+    Attributes:
+        rows: N.
+        edges: where each group begins, and the end of the last one; None where each row is a group of its own.
+    """
+
+    rows: int
+    edges: NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, groups: Sequence[str] | None, rows: int, name: str) -> Grouping:
+        """Groups from the label of each row.
+
+        Raises:
+            BadTensor: not one label per row.
+            BadOption: rows of one group that are not neighbours.
+        """
+        if not groups:
+            return cls(rows, None)
+        if len(groups) != rows:
+            raise BadTensor(f"names {len(groups)} groups for {rows} rows", field=f"{name}.groups")
+        _, group_of = np.unique(np.asarray(groups), return_inverse=True)
+        starts = np.flatnonzero(np.diff(group_of, prepend=-1))
+        if len(starts) != int(group_of.max()) + 1:
+            raise BadOption(
+                f"rows of one group of `{name}` are not neighbours, and a stream is read in its order",
+                field=f"{name}.groups",
+                remedy="sort the rows by group",
+            )
+        return cls(rows, np.append(starts, rows))
+
+    @property
+    def count(self) -> int:
+        """Number of groups."""
+        return self.rows if self.edges is None else len(self.edges) - 1
+
+    def spans(self, blocks: int) -> list[tuple[int, int]]:
+        """Rows of so many blocks: as many groups in each as can be, to within one."""
+        cuts = np.arange(blocks + 1) * self.count // blocks
+        return list(pairwise((cuts if self.edges is None else self.edges[cuts]).tolist()))
+
+    def within(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Index of each row's group among the rows from `start`, where a group begins, to `stop − 1`."""
+        rows_I = np.arange(start, stop)
+        group_of = rows_I if self.edges is None else np.searchsorted(self.edges, rows_I, side="right")
+        return np.asarray(group_of - group_of[0])
 
 
 def check_alike(x: RowStream, y: RowStream, *, paired: bool) -> None:
