@@ -108,7 +108,7 @@ def _one_pass(
     design, engine = plan.design, plan.engine
     parts = [(x_NC, design.x_order), (y_MC, design.y_order)]
     with np.errstate(over="ignore"):
-        pooled = rows.prepare(parts, scaled.affine, chosen, engine.device)
+        pooled = rows.prepare(parts, scaled.affine, chosen, engine.device, engine.kept)
     if not float(pooled.norms_N.max()) <= _LARGEST_SQUARED_NORM[chosen]:
         return None
     kernel = scaled.kernel(plan.options.kernel, pooled.channels)

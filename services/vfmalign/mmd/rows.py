@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vfmalign.mmd.kept import NOTHING_KEPT, Kept, Same
 from vfmalign.mmd.precision import PrecisionName
 from vfmalign.mmd.samples import FeatureArray
 
@@ -41,6 +43,11 @@ class Affine:
     sd_C: FloatArray | None = None  # noqa: N815
     kept_C: NDArray[np.bool_] | None = None  # noqa: N815
 
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes."""
+        return sum(part.nbytes for part in (self.centre_C, self.sd_C, self.kept_C) if part is not None)
+
     def apply(self, features_IC: FeatureArray) -> FloatArray:
         """Float64 features of some rows, [I, K]."""
         block_IC = np.array(features_IC, dtype=np.float64)
@@ -50,6 +57,10 @@ class Affine:
             with np.errstate(divide="ignore", invalid="ignore"):
                 block_IC /= self.sd_C
         return block_IC if self.kept_C is None or self.kept_C.all() else block_IC[:, self.kept_C]
+
+
+UNCHANGED = Affine()
+"""Features as they are."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,7 @@ def prepare(
     affine: Affine,
     precision: PrecisionName,
     device: torch.device,
+    kept: Kept = NOTHING_KEPT,
 ) -> Rows:
     """Rows of all parts, one after another, made block by block: no float64 copy of all features ever exists.
 
@@ -106,26 +118,44 @@ def prepare(
         affine: centre and scale, applied in float64 before anything is rounded.
         precision: of the values.
         device: where products are formed.
+        kept: remembers each part, for comparisons of other pairs with the same features and the same `affine`.
     """
     channels = int(parts[0][0].shape[1])
     rows = sum(int(features_NC.shape[0]) for features_NC, _ in parts)
-    kept = channels if affine.kept_C is None else int(affine.kept_C.sum())
-    values_NK = torch.empty(rows, kept, dtype=DTYPES[precision], device=device)
+    width = channels if affine.kept_C is None else int(affine.kept_C.sum())
+    values_NK = torch.empty(rows, width, dtype=DTYPES[precision], device=device)
     norms_N = torch.empty(rows, dtype=DTYPES[precision], device=device)
-    step = max(1, _BLOCK_BYTES // (8 * channels))
+    pooled = Rows(values_NK, norms_N, precision)
     at = 0
     for features_NC, order_N in parts:
-        for start in range(0, features_NC.shape[0], step):
-            span = slice(start, start + step)
-            block_IC = features_NC[span] if order_N is None else features_NC[order_N[span]]
-            block_IK = torch.from_numpy(affine.apply(block_IC)).to(device)
-            if precision == "bfloat16":
-                block_IK = block_IK.bfloat16()
-            into = slice(at, at + block_IK.shape[0])
-            values_NK[into] = block_IK.to(values_NK.dtype)
-            norms_N[into] = values_NK[into].double().square().sum(dim=1).to(norms_N.dtype)
-            at = into.stop
-    return Rows(values_NK, norms_N, precision)
+        into = slice(at, at + int(features_NC.shape[0]))
+        at = into.stop
+        if kept.budget_bytes and len(parts) > 1:
+            order = None if order_N is None else order_N.tobytes()
+            key = ("rows", Same(features_NC), order, Same(affine), precision, str(device))
+            part = kept.get(key, partial(prepare, [(features_NC, order_N)], affine, precision, device), _bytes)
+            values_NK[into], norms_N[into] = part.values_NK, part.norms_N
+        else:
+            _fill(pooled[into], features_NC, order_N, affine)
+    return pooled
+
+
+def _fill(part: Rows, features_NC: FeatureArray, order_N: IntArray | None, affine: Affine) -> None:
+    """Writes the rows of one part, block by block."""
+    values_NK, norms_N = part.values_NK, part.norms_N
+    step = max(1, _BLOCK_BYTES // (8 * int(features_NC.shape[1])))
+    for start in range(0, features_NC.shape[0], step):
+        span = slice(start, start + step)
+        block_IC = features_NC[span] if order_N is None else features_NC[order_N[span]]
+        block_IK = torch.from_numpy(affine.apply(block_IC)).to(values_NK.device)
+        if part.precision == "bfloat16":
+            block_IK = block_IK.bfloat16()
+        values_NK[span] = block_IK.to(values_NK.dtype)
+        norms_N[span] = values_NK[span].double().square().sum(dim=1).to(norms_N.dtype)
+
+
+def _bytes(rows: Rows) -> int:
+    return rows.values_NK.nbytes + rows.norms_N.nbytes
 
 
 def mean(features_NC: FeatureArray) -> FloatArray:

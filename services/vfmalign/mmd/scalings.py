@@ -15,13 +15,15 @@ import torch
 
 from vfmalign.core.errors import BadOption
 from vfmalign.mmd import bandwidths, rows
+from vfmalign.mmd.kept import Same
 from vfmalign.mmd.kernels import KERNELS, WITHOUT_BANDWIDTH, Kernel
 from vfmalign.mmd.results import Engine, Options
-from vfmalign.mmd.rows import Affine
+from vfmalign.mmd.rows import UNCHANGED, Affine
 from vfmalign.mmd.samples import FeatureArray
 
 # A channel with less than this share of the median SD carries rounding, which scaling would blow up.
 SMALLEST_RELATIVE_SD = 1e-6
+_FLOAT_BYTES = 8
 _ONE_ROW = "the reference has one row; a scale and a bandwidth need at least two"
 
 
@@ -62,14 +64,17 @@ def scalings(given: Sequence[FeatureArray], layer: str, options: Options, engine
         BadOption: no channel varies, or a bandwidth of 0.
     """
     fitted_FC = given[2] if len(given) > 2 else given[0]
-    centre_C = rows.mean(fitted_FC)
+    centring = engine.kept.get(("centring", Same(fitted_FC)), lambda: Affine(rows.mean(fitted_FC)), _bytes)
     # Products depend on the origin: where the kernel is one of them, features stay where they are.
-    raw = Scaled("raw", Affine() if options.kernel in WITHOUT_BANDWIDTH else Affine(centre_C))
+    raw = Scaled("raw", UNCHANGED if options.kernel in WITHOUT_BANDWIDTH else centring)
     if len(given) > 2 and fitted_FC.shape[0] < 2:
         yield replace(raw, absent_reason=_ONE_ROW)
         yield replace(raw, name="standardised", absent_reason=_ONE_ROW)
         return
-    standardising = _standardising(fitted_FC, centre_C, layer) if len(given) > 2 else None
+    standardising = None
+    if len(given) > 2:
+        key = ("standardising", Same(fitted_FC))
+        standardising = engine.kept.get(key, lambda: _standardising(fitted_FC, centring.centre_C, layer), _bytes)
     left_out = 0 if standardising is None else int((~standardising.kept_C).sum())  # type: ignore[operator]
     yield replace(raw, sigma=_sigma(given, raw.affine, layer, options, engine), left_out=left_out)
     if standardising is not None:
@@ -77,8 +82,9 @@ def scalings(given: Sequence[FeatureArray], layer: str, options: Options, engine
         yield Scaled("standardised", standardising, sigma, left_out)
 
 
-def _standardising(reference_FC: FeatureArray, mean_C: rows.FloatArray, layer: str) -> Affine:
+def _standardising(reference_FC: FeatureArray, mean_C: rows.FloatArray | None, layer: str) -> Affine:
     """(x − mean)/SD of the reference; channels with SD under 1e-6 of the median SD are left out."""
+    mean_C = rows.mean(reference_FC) if mean_C is None else mean_C
     sd_C = rows.standard_deviation(reference_FC, mean_C)
     kept_C = (sd_C >= SMALLEST_RELATIVE_SD * float(np.median(sd_C))) & (reference_FC != reference_FC[:1]).any(axis=0)
     if not kept_C.any():
@@ -96,8 +102,12 @@ def _sigma(given: Sequence[FeatureArray], affine: Affine, layer: str, options: O
         return 0.0
     if options.fixed_sigma is not None:
         return options.fixed_sigma
-    pooled = options.bandwidth == "pooled_median"
-    return bandwidths.median(drawn(given[:2] if pooled else given[2:], affine, engine), layer, engine.between_tiles)
+    fitted = given[:2] if options.bandwidth == "pooled_median" else given[2:]
+    return engine.kept.get(
+        ("median", Same(affine), *map(Same, fitted)),
+        lambda: bandwidths.median(drawn(fitted, affine, engine), layer, engine.between_tiles),
+        lambda _: _FLOAT_BYTES,
+    )
 
 
 def drawn(given: Sequence[FeatureArray], affine: Affine, engine: Engine) -> rows.Rows:
@@ -113,3 +123,7 @@ def drawn(given: Sequence[FeatureArray], affine: Affine, engine: Engine) -> rows
     return rows.prepare(
         [(features_NC[order], None) for features_NC, order in parts], affine, "float64", torch.device(engine.device)
     )
+
+
+def _bytes(affine: Affine) -> int:
+    return affine.nbytes
