@@ -1,0 +1,29 @@
+"""vfmalign through its library face."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfmalign.mmd import mmd2, mmd_test
+
+Array = NDArray[np.floating]
+
+
+def value(x: Array, y: Array, **options: Any) -> float:
+    """`mmd2` with these options."""
+    return mmd2(x, y, **options)
+
+
+def tested(x: Array, y: Array, **options: Any) -> dict[str, Any]:
+    """`mmd_test` with these options, and what it says of its own accuracy."""
+    result = mmd_test(x, y, **options)
+    return {
+        "value": result.mmd2,
+        "p": result.p_value,
+        "error_bound": result.error_bound,
+        "digits_lost": result.digits_lost,
+        "precision": result.precision,
+    }
