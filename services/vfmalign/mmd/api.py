@@ -221,8 +221,11 @@ def _device_of(features: Features) -> torch.device | None:
 
 
 def _array(features: Features, name: str) -> FeatureArray:
-    """Features as a float array; integers become float64."""
-    array: NDArray[Any] = features.detach().cpu().numpy() if isinstance(features, Tensor) else np.asarray(features)
+    """Features as a float array; integers become float64, bfloat16 becomes float32."""
+    if isinstance(features, Tensor):
+        features = features.detach().cpu()
+        features = (features.float() if features.dtype == torch.bfloat16 else features).numpy()  # numpy has no bfloat16
+    array: NDArray[Any] = np.asarray(features)
     if array.dtype.kind in "iu":
         return array.astype(np.float64)
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
