@@ -5,7 +5,7 @@ Knows the API's messages and rich. Computes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -132,10 +132,16 @@ def stages(found: Sequence[alignment_pb2.CheckStage], jobs: Sequence[finetuning_
 
 
 def comparison(response: mmd_pb2.ComputeResponse) -> list[RenderableType]:
-    """The answer of MmdService.Compute."""
+    """The answer of MmdService.Compute; MMD² has no unit, σ is in units of the (scaled) features."""
+    shown = [
+        shift
+        for layer in response.layers
+        for shift in ((layer.standardised, layer.raw) if layer.HasField("standardised") else (layer.raw,))
+    ]
+    more = _columns(shown)
     found = table(
         f"MMD² ({word(ESTIMATORS, response.estimator)}; {response.rows_x} and {response.rows_y} rows, "
-        f"{response.groups} groups; {response.precision}, {response.cost.device})",
+        f"{response.groups} groups; {response.precision} by {response.backend or 'torch'} on {response.cost.device})",
         "layer",
         "channels",
         "features",
@@ -143,7 +149,8 @@ def comparison(response: mmd_pb2.ComputeResponse) -> list[RenderableType]:
         "σ",
         "p",
         "p max-T",
-        numbers=["channels", "σ", "p", "p max-T"],
+        *(title for title, _ in more),
+        numbers=["channels", "σ", "p", "p max-T", *(title for title, _ in more)],
     )
     for layer in response.layers:
         scalings = [("standardised", layer.standardised)] if layer.HasField("standardised") else []
@@ -156,9 +163,29 @@ def comparison(response: mmd_pb2.ComputeResponse) -> list[RenderableType]:
                 number(shift.sigma),
                 estimate(shift.p_value),
                 estimate(shift.p_value_max_t),
+                *(text(shift) for _, text in more),
             )
-    shown = [shift for layer in response.layers for shift in (layer.raw, layer.standardised)]
-    return _spaced([found, *_reasons(e for shift in shown for e in (shift.mmd2, shift.p_value, shift.p_value_max_t))])
+    lines: list[RenderableType] = []
+    if any(shift.digits_lost for shift in shown):
+        lines.append(Text("‡ below the error bound of its precision: digits are lost.", style="dim"))
+    if any(shift.mmd2.interval.degenerate for shift in shown):
+        lines.append(Text("† degenerate: the test does not reject, coverage is not to be relied on.", style="dim"))
+    if response.backend_note:
+        lines.append(Text(response.backend_note, style="dim"))
+    estimates = [e for shift in shown for e in (shift.mmd2, shift.p_value, shift.p_value_max_t)]
+    if any(title == "p aggregated" for title, _ in more):
+        estimates += [shift.aggregated_p_value for shift in shown]
+    return _spaced([found, *lines, *_reasons(estimates)])
+
+
+def _columns(shown: Sequence[mmd_pb2.ShiftResult]) -> list[tuple[str, Callable[[mmd_pb2.ShiftResult], str]]]:
+    """Columns that only some questions need."""
+    more: list[tuple[str, Callable[[mmd_pb2.ShiftResult], str]]] = []
+    if any(_has(shift.aggregated_p_value) for shift in shown):
+        more.append(("p aggregated", lambda shift: estimate(shift.aggregated_p_value)))
+    if any(shift.approximation_error > 0.0 for shift in shown):
+        more.append(("± approximation (99 %)", lambda shift: number(shift.approximation_error)))
+    return more
 
 
 def _head(check: alignment_pb2.Check) -> RenderableType:

@@ -57,6 +57,29 @@ ESTIMATORS: dict[str, mmd_pb2.Estimator] = {
     "biased": mmd_pb2.ESTIMATOR_BIASED,
     "unbiased_paired": mmd_pb2.ESTIMATOR_UNBIASED_PAIRED,
     "unbiased_independent": mmd_pb2.ESTIMATOR_UNBIASED_INDEPENDENT,
+    "linear": mmd_pb2.ESTIMATOR_LINEAR,
+    "block": mmd_pb2.ESTIMATOR_BLOCK,
+    "fourier": mmd_pb2.ESTIMATOR_RANDOM_FOURIER,
+}
+KERNELS: dict[str, mmd_pb2.KernelFamily] = {
+    "gaussian": mmd_pb2.KERNEL_FAMILY_GAUSSIAN,
+    "gaussian_mixture": mmd_pb2.KERNEL_FAMILY_GAUSSIAN_MIXTURE,
+    "laplacian": mmd_pb2.KERNEL_FAMILY_LAPLACIAN,
+    "rational_quadratic": mmd_pb2.KERNEL_FAMILY_RATIONAL_QUADRATIC,
+    "inverse_multiquadric": mmd_pb2.KERNEL_FAMILY_INVERSE_MULTIQUADRIC,
+    "polynomial": mmd_pb2.KERNEL_FAMILY_POLYNOMIAL,
+    "linear": mmd_pb2.KERNEL_FAMILY_LINEAR,
+}
+WITHOUT_BANDWIDTH = frozenset({"polynomial", "linear"})
+BANDWIDTHS: dict[str, mmd_pb2.BandwidthRule] = {
+    "fixed": mmd_pb2.BANDWIDTH_RULE_FIXED,
+    "reference_median": mmd_pb2.BANDWIDTH_RULE_REFERENCE_MEDIAN,
+    "pooled_median": mmd_pb2.BANDWIDTH_RULE_POOLED_MEDIAN,
+}
+PRECISIONS: dict[str, mmd_pb2.Precision] = {
+    "fast": mmd_pb2.PRECISION_FAST,
+    "high": mmd_pb2.PRECISION_HIGH,
+    "exact": mmd_pb2.PRECISION_EXACT,
 }
 ENDED = ("succeeded", "failed", "cancelled")
 

@@ -314,6 +314,11 @@ def features_prefix(feature_set: str) -> str:
     return f"features/{feature_set}/"
 
 
+def upload_key(sha256: str) -> str:
+    """Address of a safetensors file that a client put into the bucket for a comparison, by the digest of its bytes."""
+    return f"uploads/{sha256}.safetensors"
+
+
 def job_key(job: str, name: str) -> str:
     """Address of one of a job's artifacts, such as `spec.json`, `result.json` or `progress/0003.json`."""
     return f"jobs/{job}/{name}"

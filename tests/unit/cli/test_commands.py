@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from vfmalign.cli import __main__ as program
-from vfmalign.cli import doctor, exits
-from vfmalign.cli.commands import mmd
+from vfmalign.cli import arrays, doctor, exits
 from vfmalign.core import errors
 
 NEED_A_STACK = [
@@ -156,22 +155,47 @@ def test_a_service_that_is_not_there_is_code_3(invoke, monkeypatch: pytest.Monke
 def test_arrays_of_objects_are_never_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "evil.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(errors.BadTensor, match="without unpickling"):
-        mmd.source(str(tmp_path / "evil.npy"), "X")
+        arrays.named(str(tmp_path / "evil.npy"), "X")
     np.save(tmp_path / "flat.npy", np.zeros(3))
     with pytest.raises(errors.BadTensor, match="1 axes"):
-        mmd.source(str(tmp_path / "flat.npy"), "X")
+        arrays.named(str(tmp_path / "flat.npy"), "X")
     np.save(tmp_path / "nan.npy", np.full((2, 2), np.nan))
     with pytest.raises(errors.BadTensor, match="NaN"):
-        mmd.source(str(tmp_path / "nan.npy"), "X")
+        arrays.named(str(tmp_path / "nan.npy"), "X")
     with pytest.raises(errors.BadOption, match="no such file"):
-        mmd.source(str(tmp_path / "gone.npy"), "X")
+        arrays.named(str(tmp_path / "gone.npy"), "X")
 
 
-def test_an_array_too_large_for_a_message_is_refused_before_it_is_sent(invoke, tmp_path: Path) -> None:
+def test_an_array_too_large_for_a_message_needs_a_store(
+    invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     np.save(tmp_path / "big.npy", np.zeros((1500, 1500)))
+    for service in ("FEATURES", "MMD", "FINETUNING"):
+        monkeypatch.setenv(f"VFMALIGN_{service}_ADDRESS", "127.0.0.1:1")
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
     code, _, err = invoke("mmd", "big.npy", "big.npy", "--sigma", "1")
     assert code == exits.BAD_INPUT
     assert "34.3 MiB" in err
+    assert "set AWS_ENDPOINT_URL_S3" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--kernel", "cosine"), "choose one of gaussian"),
+        (("--estimator", "best"), "choose one of biased"),
+        (("--precision", "float32"), "choose one of fast, high, exact"),
+        (("--bandwidth", "fixed"), "fixed needs --sigma"),
+        (("--bandwidth", "pooled_median", "--sigma", "1"), "a median takes none"),
+        (("--kernel", "linear", "--sigma", "1"), "has no bandwidth"),
+        (("--relabellings", "0", "--aggregated"), "makes none"),
+    ],
+)
+def test_options_of_a_comparison_that_mean_nothing(invoke, arguments: tuple[str, ...], words: str) -> None:
+    code, _, err = invoke("mmd", "a" * 32, "b" * 32, *arguments)
+    assert code == exits.BAD_INPUT
+    assert words in err
 
 
 def test_doctor_names_the_failing_step_and_skips_what_needs_it(invoke) -> None:

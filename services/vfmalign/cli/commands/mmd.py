@@ -1,30 +1,28 @@
 """`vfmalign mmd A B`: compares two feature sets, stored ones or arrays of this machine.
 
-Knows .npy files and the comparison's options. Computes nothing.
+Knows the comparison's options. Computes nothing.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import grpc
 import typer
 
+from vfmalign.cli.arrays import named, sources
 from vfmalign.cli.check_tables import comparison
 from vfmalign.cli.home import Home
+from vfmalign.cli.messages import BANDWIDTHS, ESTIMATORS, KERNELS, PRECISIONS, WITHOUT_BANDWIDTH, parse
 from vfmalign.cli.options import HomeOption, JsonOption, SeedOption
 from vfmalign.cli.output import Output
 from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.target import Target
-from vfmalign.core.arrays import NPY, read_npy
-from vfmalign.core.artifacts import is_id
-from vfmalign.core.client import MESSAGE_BYTES
 from vfmalign.core.documents import document
-from vfmalign.core.errors import BadOption, BadTensor
-from vfmalign.core.tensors import to_tensor
+from vfmalign.core.errors import BadOption
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
+TIMEOUT_S = 3600.0
 Source = Annotated[str, typer.Argument(help="Id of a feature set, or a .npy file of shape (rows, channels).")]
 
 
@@ -36,63 +34,99 @@ def mmd(
         str | None, typer.Option(help="Sample that fixes scale and bandwidth; X by default. Like X: an id or a file.")
     ] = None,
     sigma: Annotated[float | None, typer.Option(help="Fixed bandwidth instead of the reference's median.")] = None,
+    bandwidth: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Where the bandwidth comes from: {', '.join(BANDWIDTHS)}. A pooled median grows with the shift."
+        ),
+    ] = None,
+    kernel: Annotated[str, typer.Option(help=f"Kernel: {', '.join(KERNELS)}.")] = "gaussian",
+    estimator: Annotated[
+        str | None, typer.Option(help=f"Estimator: {', '.join(ESTIMATORS)}. The unbiased one that fits by default.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Least precision: fast (bfloat16), high (float32) or exact (float64).")
+    ] = None,
+    block_rows: Annotated[int, typer.Option(min=0, help="Rows of a block; 0 takes the square root of the rows.")] = 0,
+    frequencies: Annotated[int, typer.Option(min=0, help="Random frequencies of fourier; 0 takes 1,024.")] = 0,
     independent: Annotated[
         bool, typer.Option("--independent", help="Rows are other patients, not the same cases before and after.")
     ] = False,
     layer: Annotated[list[str] | None, typer.Option("--layer", help="Only these layers. Repeatable.")] = None,
     relabellings: Annotated[int, typer.Option(min=0, max=100_000, help="Of the test; 0 makes none.")] = 1000,
+    wild_bootstrap: Annotated[
+        bool, typer.Option("--wild-bootstrap", help="Random signs of pairs of rows instead of relabellings.")
+    ] = False,
+    aggregated: Annotated[
+        bool, typer.Option("--aggregated", help="Test over a grid of bandwidths as well, which needs no choice of one.")
+    ] = False,
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="Coverage of intervals.")] = 0.95,
     seed: SeedOption = 0,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait for the answer.")] = TIMEOUT_S,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two samples of features, layer by layer."""
+    """Compare two samples of features, layer by layer.
+
+    Arrays too large for one message are put into the deployment's bucket, where they stay.
+    """
     output = Output.to_terminal(as_json=as_json)
     request = mmd_pb2.ComputeRequest(
-        x=source(x, "X"),
-        y=source(y, "Y"),
         pairing=mmd_pb2.PAIRING_INDEPENDENT if independent else mmd_pb2.PAIRING_PAIRED,
         layers=layer or (),
         interval_level=level,
+        block_rows=block_rows,
+        frequencies=frequencies,
+        kernel=_kernel(kernel, bandwidth, sigma),
     )
-    if sigma is not None:
-        request.kernel.bandwidth_rule = mmd_pb2.BANDWIDTH_RULE_FIXED
-        request.kernel.fixed_sigma = sigma
-    if reference is not None or sigma is None:
-        request.reference.CopyFrom(source(reference or x, "--reference" if reference else "X"))
-        request.kernel.bandwidth_rule = (
-            mmd_pb2.BANDWIDTH_RULE_REFERENCE_MEDIAN if sigma is None else mmd_pb2.BANDWIDTH_RULE_FIXED
-        )
+    if estimator is not None:
+        request.estimator = parse(ESTIMATORS, estimator, "--estimator")
+    if precision is not None:
+        request.precision = parse(PRECISIONS, precision, "--precision")
     if relabellings:
-        request.test.relabellings, request.test.seed = relabellings, seed
-    if request.ByteSize() > MESSAGE_BYTES:
-        raise BadTensor(
-            f"the arrays make a message of {request.ByteSize() / 2**20:.1f} MiB; at most {MESSAGE_BYTES >> 20} go",
-            subject="X and Y",
-            remedy="give fewer rows, float16 or float32, or compare stored feature sets",
-        )
+        request.test.relabellings, request.test.seed, request.test.aggregated = relabellings, seed, aggregated
+        request.test.method = mmd_pb2.TEST_METHOD_WILD_BOOTSTRAP if wild_bootstrap else mmd_pb2.TEST_METHOD_RELABELLING
+    elif aggregated or wild_bootstrap:
+        raise BadOption("is a test, and --relabellings 0 makes none", field="--aggregated or --wild-bootstrap")
+    given = [named(x, "X"), named(y, "Y")]
+    needs_reference = request.kernel.bandwidth_rule == mmd_pb2.BANDWIDTH_RULE_REFERENCE_MEDIAN
+    if reference is not None:
+        given.append(named(reference, "--reference"))
+    elif needs_reference:
+        given.append(given[0])
+        output.say("scale and bandwidth are X's own; name another sample with --reference", "dim")
+
+    target = Target.find(Home(home))
+    messages = sources(given, target, lambda text: output.say(text, "dim"))
+    request.x.CopyFrom(messages[0])
+    request.y.CopyFrom(messages[1])
+    if len(messages) > 2:
+        request.reference.CopyFrom(messages[2])
 
     async def ask(channel: grpc.aio.Channel) -> mmd_pb2.ComputeResponse:
-        return await mmd_pb2_grpc.MmdServiceStub(channel).Compute(request)
+        return await mmd_pb2_grpc.MmdServiceStub(channel).Compute(request, timeout=timeout)
 
-    if reference is None and sigma is None:
-        output.say("scale and bandwidth are X's own; name another sample with --reference", "dim")
-    response = Target.find(Home(home)).call("mmd", ask)
+    response = target.call("mmd", ask)
     output.emit(document(response), *comparison(response))
 
 
-def source(text: str, field: str) -> mmd_pb2.FeatureSource:
-    """What the argument names: a feature set's id, or the array in a file.
+def _kernel(kernel: str, bandwidth: str | None, sigma: float | None) -> mmd_pb2.Kernel:
+    """Family and bandwidth.
 
     Raises:
-        BadTensor: the file is no array of numbers with two axes; it is never unpickled.
-        BadOption: neither a file's name nor an id.
+        BadOption: words that are none of the API's, or a rule and a σ that do not fit.
     """
-    if text.endswith(NPY):
-        layer = mmd_pb2.InlineLayer(features=to_tensor(read_npy(Path(text), field), field))
-        return mmd_pb2.FeatureSource(inline=mmd_pb2.InlineFeatures(layers=[layer]))
-    if not is_id(text):
+    message = mmd_pb2.Kernel(family=parse(KERNELS, kernel, "--kernel"))
+    if kernel in WITHOUT_BANDWIDTH:
+        if bandwidth is not None or sigma is not None:
+            raise BadOption(f"the {kernel} kernel has no bandwidth", field="--kernel", remedy="leave --sigma out")
+        return message
+    rule = bandwidth or ("reference_median" if sigma is None else "fixed")
+    message.bandwidth_rule = parse(BANDWIDTHS, rule, "--bandwidth")
+    if (rule == "fixed") != (sigma is not None):
         raise BadOption(
-            "is neither the id of a feature set nor a .npy file", field=field, remedy="see `vfmalign extract`"
+            "fixed needs --sigma, and a median takes none", field="--bandwidth", remedy="leave one of the two out"
         )
-    return mmd_pb2.FeatureSource(feature_set_id=text)
+    if sigma is not None:
+        message.fixed_sigma = sigma
+    return message
