@@ -30,6 +30,7 @@ TileShape = tuple[int, int]
 
 # Wide tiles of few rows keep the matrix product near its best speed and the tile in the cache (measured; `make bench`).
 _TILES: dict[str, TileShape] = {"cpu": (512, 2048), "cuda": (4096, 8192)}
+_RELABELLINGS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,7 @@ class Accumulator:
         self._group_of = torch.from_numpy(layout.group_of_N).to(device)
         self._weights_GB = torch.from_numpy(layout.weights_GB).to(device)
         self._singletons = groups == rows
+        self._kept_key, self._kept_Jb = (0, 0, 0), torch.empty(0)
 
         def zeros(*shape: int) -> list[Tensor]:
             return [torch.zeros(*shape, dtype=torch.float64, device=device) for _ in kernels]
@@ -224,15 +226,25 @@ class Accumulator:
         self._within_G[kernel].index_add_(0, group_I, same_I, alpha=factor)
 
     def _add_quadratic(self, kernel: int, tile_IJ: Tensor, rows: slice, columns: slice, factor: float) -> None:
-        """Adds this tile's share of wᵀTw for every relabelling, as many columns at a time as the tile has."""
-        group_I, group_J = self._group_of[rows], self._group_of[columns]
-        step = _TILES["cpu"][1]
-        for start in range(0, self._weights_GB.shape[1], step):
-            some = slice(start, start + step)
-            weights_Gb = self._weights_GB[:, some]
-            product_Ib = tile_IJ @ weights_Gb[group_J].to(self._dtype)
-            product_Ib *= weights_Gb[group_I]
+        """Adds this tile's share of wᵀTw for every relabelling."""
+        for start in range(0, self._weights_GB.shape[1], _RELABELLINGS_AT_ONCE):
+            some = slice(start, start + _RELABELLINGS_AT_ONCE)
+            weights_Ib = self._weights(rows, some)
+            if rows == columns:
+                weights_Jb = weights_Ib
+            else:
+                key = (columns.start, columns.stop, start)
+                if self._kept_key != key:  # tiles come column by column: one conversion serves many
+                    self._kept_key, self._kept_Jb = key, self._weights(columns, some)
+                weights_Jb = self._kept_Jb
+            product_Ib = (tile_IJ @ weights_Jb).mul_(weights_Ib)
             self._quadratic_B[kernel][some] += product_Ib.sum(dim=0).double() * factor
+
+    def _weights(self, rows: slice, some: slice) -> Tensor:
+        """Weights of some rows in some relabellings, in the precision of the tiles."""
+        if self._singletons:
+            return self._weights_GB[rows, some].to(self._dtype)
+        return self._weights_GB[self._group_of[rows], some].to(self._dtype)
 
 
 def accumulate(
@@ -279,15 +291,25 @@ def default_tile(device: torch.device) -> TileShape:
 def upper_tiles(block_sizes: Sequence[int], height: int, width: int) -> Iterator[tuple[slice, slice, tuple[int, int]]]:
     """Rectangles that cover a symmetric matrix on and above its diagonal once: rows, columns and their blocks.
 
-    Squares on the diagonal, wide ones right of them; none lies across two blocks.
+    Wide ones, column by column from the top, and squares on the diagonal; none lies across two blocks. Widths are
+    rounded down to a multiple of the height.
     """
-    ends = np.cumsum(block_sizes).tolist()
-    for block_I, end_I in enumerate(ends):
-        for start in range(end_I - block_sizes[block_I], end_I, height):
-            rows = slice(start, min(start + height, end_I))
-            yield rows, rows, (block_I, block_I)
-            at = rows.stop
-            for block_J in range(block_I, len(ends)):
-                for left in range(at, ends[block_J], width):
-                    yield rows, slice(left, min(left + width, ends[block_J])), (block_I, block_J)
-                at = ends[block_J]
+    width = max(height, width - width % height)
+    panels = list(_spans(block_sizes, height))
+    for block_J, columns in _spans(block_sizes, width):
+        for block_I, rows in panels:
+            if rows.stop <= columns.start:
+                yield rows, columns, (block_I, block_J)
+            elif rows.start < columns.stop:
+                yield rows, rows, (block_I, block_J)
+                if rows.stop < columns.stop:
+                    yield rows, slice(rows.stop, columns.stop), (block_I, block_J)
+
+
+def _spans(block_sizes: Sequence[int], size: int) -> Iterator[tuple[int, slice]]:
+    """Consecutive ranges of rows with their blocks, none longer than `size` and none across two blocks."""
+    start = 0
+    for block, rows in enumerate(block_sizes):
+        for offset in range(0, rows, size):
+            yield block, slice(start + offset, start + min(offset + size, rows))
+        start += rows

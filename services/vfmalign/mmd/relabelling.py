@@ -9,6 +9,8 @@ Legend: G groups, B relabellings.
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 SMALLEST_GROUPS = 8
 ENUMERATED_GROUPS = 12
-_KEYS_AT_ONCE = 2**22
+_KEYS_AT_ONCE = 2**20
 
 SignArray = NDArray[np.int8]
 
@@ -61,26 +63,55 @@ def swaps(groups: int, relabellings: int, seed: int) -> Relabellings:
 
 
 def permutations(groups_x: int, groups_y: int, relabellings: int, seed: int) -> Relabellings:
-    """Random choices of `groups_x` of all groups to be labelled x; unlike swaps they are never enumerated."""
+    """Random choices of `groups_x` of all groups to be labelled x; unlike swaps they are never enumerated.
+
+    Each group draws a key of 32 bits, and the groups with the smallest keys are labelled x.
+    """
     groups = groups_x + groups_y
-    generator = _philox(seed)
-    weights_BG = np.zeros((relabellings, groups), np.int8)
+    weights_GB = np.empty((groups, relabellings), np.int8)
     step = max(1, _KEYS_AT_ONCE // groups)
-    for start in range(0, relabellings, step):
+
+    def draw(start: int) -> None:
         size = min(step, relabellings - start)
-        keys_BG = generator.random_raw(size * groups).reshape(size, groups)
-        chosen = np.argsort(keys_BG, axis=1, kind="stable")[:, :groups_x]
-        np.put_along_axis(weights_BG[start : start + size], chosen, 1, axis=1)
-    return Relabellings(np.ascontiguousarray(weights_BG.T), relabellings, False)
+        weights_GB[:, start : start + size] = _smallest(_keys(groups, seed, start, size), groups_x).T
+
+    starts = range(0, relabellings, step)
+    if len(starts) <= 1:
+        draw(0)
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            list(threads.map(draw, starts))
+    return Relabellings(weights_GB, relabellings, False)
+
+
+def _keys(groups: int, seed: int, start: int, size: int) -> NDArray[np.uint32]:
+    """Keys of some relabellings, [B, G]; relabelling b reads the generator from block b·⌈G/8⌉ on, 8 keys a block."""
+    blocks = -(-groups // 8)
+    generator = _philox(seed)
+    generator.advance(start * blocks)
+    raw_BW = generator.random_raw(size * blocks * 4).astype("<u8", copy=False).reshape(size, blocks * 4)
+    return raw_BW.view("<u4")[:, :groups]
+
+
+def _smallest(keys_BG: NDArray[np.uint32], count: int) -> NDArray[np.bool_]:
+    """Which keys are among the `count` smallest of their row; of equal keys the first wins."""
+    last_B = np.partition(keys_BG, count - 1, axis=1)[:, count - 1]
+    chosen_BG = keys_BG <= last_B[:, None]
+    for row in np.flatnonzero(chosen_BG.sum(axis=1) > count):  # equal keys at the border: once in 10⁵ rows or so
+        chosen_BG[row] = False
+        chosen_BG[row, np.argsort(keys_BG[row], kind="stable")[:count]] = True
+    return chosen_BG
 
 
 def weighted(values_VG: NDArray[np.float64], relabellings: Relabellings) -> NDArray[np.float64]:
     """Sums of values over groups, weighted by each relabelling, [V, B]; weights become float64 a few at a time."""
-    weights_GB = relabellings.weights_GB
-    step = max(1, _KEYS_AT_ONCE // max(weights_GB.shape[0], 1))
-    starts = range(0, weights_GB.shape[1], step)
-    parts = [values_VG @ weights_GB[:, start : start + step].astype(np.float64) for start in starts]
-    return np.concatenate(parts, axis=1) if parts else np.zeros((values_VG.shape[0], 0))
+    groups, count = relabellings.weights_GB.shape
+    sums_VB = np.zeros((values_VG.shape[0], count))
+    step = max(1, _KEYS_AT_ONCE // max(8 * count, 1))
+    for start in range(0, groups, step):
+        some = slice(start, start + step)
+        sums_VB += values_VG[:, some] @ relabellings.weights_GB[some].astype(np.float64)
+    return sums_VB
 
 
 def _philox(seed: int) -> np.random.Philox:
