@@ -16,13 +16,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vfmalign.core.errors import BadOption
-from vfmalign.mmd import estimators, relabelling
+from vfmalign.mmd import estimators, relabelling, uncertainty
 from vfmalign.mmd.engine import Matrix, PairedMatrix, PooledMatrix, Sums
 from vfmalign.mmd.estimators import EstimatorName, IndependentSums, PairedSums
 from vfmalign.mmd.relabelling import SMALLEST_GROUPS, Relabellings
 from vfmalign.mmd.results import Options
 from vfmalign.mmd.rows import FloatArray, IntArray, Rows
 from vfmalign.mmd.samples import Sample
+
+# Sums of equal kernel values differ by less than this share of them.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ def _sorted_groups(labels: Sequence[str], rows: int) -> tuple[IntArray | None, I
     return order.astype(np.int64), group_of[order].astype(np.int64)
 
 
+def _pairs_of_different_groups(group_of_N: IntArray) -> float:
+    """How many ordered pairs of rows there are whose groups differ."""
+    return float(group_of_N.size**2 - np.square(np.bincount(group_of_N)).sum())
+
+
 class PairedDesign:
     """Row i of x and of y are one case: groups of pairs are swapped, and left out, together."""
 
@@ -112,7 +120,9 @@ class PairedDesign:
             diagonal - np.bincount(self.group_of, sums.diagonal_N),
             n - np.bincount(self.group_of),
         )
-        return Statistics(observed, relabelled_B, (left_out_G,))
+        unbiased = (total - sums.within_G.sum()) / _pairs_of_different_groups(self.group_of)
+        reason = uncertainty.bias_reason(observed, unbiased, (left_out_G,), _ROUNDING * abs(diagonal) / n)
+        return Statistics(observed, relabelled_B, () if reason else (left_out_G,), reason)
 
 
 class IndependentDesign:
@@ -159,7 +169,11 @@ class IndependentDesign:
                 f"each sample needs at least {SMALLEST_GROUPS}"
             )
             return Statistics(value, relabelled_B, (), reason)
-        return Statistics(value, relabelled_B, tuple(formula(part) for part in self._left_out(sums, observed)))
+        left_out = tuple(formula(part) for part in self._left_out(sums, observed))
+        reason = uncertainty.bias_reason(
+            value, self._unbiased(sums, observed), left_out, _ROUNDING * float(np.abs(sums.diagonal_N).mean())
+        )
+        return Statistics(value, relabelled_B, () if reason else left_out, reason)
 
     def _relabelled(self, sums: Sums, relabellings: Relabellings) -> IndependentSums:
         """Sums for indicators a of x: aᵀKa is there; aᵀK1 and 1ᵀK1 give the rest, 1 − a being the indicator of y."""
@@ -177,6 +191,13 @@ class IndependentDesign:
             rows_x=rows_x_B,
             rows_y=sum(self.block_sizes) - rows_x_B,
         )
+
+    def _unbiased(self, sums: Sums, observed: IndependentSums) -> float:
+        """Eq. (3) with means over pairs of rows from different groups, which are independent."""
+        n, g = self.block_sizes[0], self._groups_x
+        within_x = (observed.xx - sums.within_G[:g].sum()) / _pairs_of_different_groups(self.group_of[:n])
+        within_y = (observed.yy - sums.within_G[g:].sum()) / _pairs_of_different_groups(self.group_of[n:] - g)
+        return float(within_x + within_y - 2.0 * observed.xy / (observed.rows_x * observed.rows_y))
 
     def _left_out(self, sums: Sums, observed: IndependentSums) -> tuple[IndependentSums, IndependentSums]:
         """Sums without each group of x, and without each group of y."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vfmalign.mmd import relabelling
+from vfmalign.mmd import relabelling, uncertainty
 from vfmalign.mmd.compare import compare
 from vfmalign.mmd.results import Engine, Options
 from vfmalign.mmd.samples import Sample
@@ -133,7 +133,8 @@ def test_results_do_not_depend_on_the_order_of_cases(brute, rng, grouped):
 
 
 @pytest.mark.parametrize("estimator", ["biased", "unbiased_paired"])
-def test_paired_jackknife_equals_explicit_recomputation(brute, rng, grouped, estimator):
+def test_paired_jackknife_equals_explicit_recomputation(brute, rng, grouped, estimator, monkeypatch):
+    monkeypatch.setattr(uncertainty, "LARGEST_BIAS", np.inf)
     labels = grouped(rng, 26, 10)
     x = rng.normal(size=(26, 3))
     y = x + 0.5 * rng.normal(size=(26, 3)) + 1.0
@@ -152,7 +153,8 @@ def test_paired_jackknife_equals_explicit_recomputation(brute, rng, grouped, est
 
 
 @pytest.mark.parametrize("estimator", ["biased", "unbiased_independent"])
-def test_independent_jackknife_equals_explicit_recomputation(brute, rng, grouped, estimator):
+def test_independent_jackknife_equals_explicit_recomputation(brute, rng, grouped, estimator, monkeypatch):
+    monkeypatch.setattr(uncertainty, "LARGEST_BIAS", np.inf)
     labels_x, labels_y = grouped(rng, 21, 8), grouped(rng, 28, 12, prefix="h")
     x, y = rng.normal(size=(21, 3)), rng.normal(size=(28, 3)) + 0.8
     formula = brute.estimators[estimator]
@@ -174,6 +176,53 @@ def test_interval_is_flagged_where_the_test_does_not_reject(brute, rng):
     shift = brute.compare(x, y, relabellings=300).raw
     assert shift.p_value.value > 0.05
     assert shift.mmd2.interval.degenerate
+
+
+@pytest.mark.parametrize("pairing", ["paired", "independent"])
+def test_an_interval_around_a_biased_estimate_is_withheld_by_the_size_of_its_bias(brute, rng, pairing, monkeypatch):
+    """V − U is the biased estimate's bias; half a standard error of it is the most that an interval may have."""
+    x, y = rng.normal(size=(25, 6)), rng.normal(size=(25, 6)) + 0.5
+    biased, unbiased = (brute.estimators[name] for name in ("biased", f"unbiased_{pairing}"))
+    bias = biased(x, y, 1.5) - unbiased(x, y, 1.5)
+    keep = ~np.eye(25, dtype=bool)
+    if pairing == "paired":
+        parts = [np.array([biased(x[row], y[row], 1.5) for row in keep])]
+    else:
+        parts = [np.array([biased(x[row], y, 1.5) for row in keep]), np.array([biased(x, y[row], 1.5) for row in keep])]
+    error = np.sqrt(sum(24 / 25 * ((part - part.mean()) ** 2).sum() for part in parts))
+    assert bias > 0.5 * error
+
+    def shift():
+        return brute.compare(x, y, pairing=pairing, estimator="biased", relabellings=99).raw
+
+    withheld = shift()
+    assert withheld.mmd2.value == pytest.approx(biased(x, y, 1.5), abs=1e-14)
+    assert withheld.mmd2.interval is None
+    assert f"bias it by {bias:.2g}, more than 0.5 standard errors" in withheld.mmd2.absent_reason
+    assert withheld.p_value.value is not None
+    assert brute.compare(x, y, pairing=pairing).raw.mmd2.interval is not None
+    monkeypatch.setattr(uncertainty, "LARGEST_BIAS", bias / error * (1.0 - 1e-9))
+    assert shift().mmd2.interval is None
+    monkeypatch.setattr(uncertainty, "LARGEST_BIAS", bias / error * (1.0 + 1e-9))
+    assert shift().mmd2.interval is not None
+
+
+@pytest.mark.parametrize("pairing", ["paired", "independent"])
+def test_an_interval_is_withheld_where_rows_of_a_group_bias_the_estimate(brute, rng, pairing):
+    """Eight copies of each row: pairs of copies stay in the mean, and are no independent pairs."""
+    x, y = (np.repeat(rng.normal(size=(12, 20)), 8, axis=0) + offset for offset in (0.0, 0.3))
+    labels = np.repeat([f"g{i:02d}" for i in range(12)], 8)
+    groups = {"groups_x": labels, "groups_y": labels if pairing == "paired" else [f"h{one}" for one in labels]}
+    shift = brute.compare(x, y, pairing=pairing, fixed_sigma=6.0, relabellings=99, **groups).raw
+    other = labels[:, None] != labels[None]
+    within = sum(brute.gram(one, one, 6.0)[other].mean() for one in (x, y))
+    cross = brute.gram(x, y, 6.0)
+    between = within - 2.0 * (cross[other].mean() if pairing == "paired" else cross.mean())
+    assert f"bias it by {shift.mmd2.value - between:.2g}," in shift.mmd2.absent_reason
+    assert shift.mmd2.interval is None
+    one_each = brute.compare(x[::8], y[::8], pairing=pairing, fixed_sigma=6.0).raw
+    assert one_each.mmd2.interval is not None
+    assert one_each.mmd2.value == pytest.approx(between, rel=1e-10)
 
 
 def test_too_few_groups_give_reasons(brute, rng):
