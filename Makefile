@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast bench demo up down check clean
+.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast bench bench-peers bench-gpu demo up down check clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -32,13 +32,13 @@ proto-release: setup  ## record today's protos as the released API that `make pr
 	$(BIN)/buf build proto --exclude-source-info -o proto/released.binpb
 
 fmt: setup  ## format the code
-	$(BIN)/ruff format services tests
-	$(BIN)/ruff check --fix-only -q services tests
+	$(BIN)/ruff format services tests bench
+	$(BIN)/ruff check --fix-only -q services tests bench
 	$(BIN)/buf format -w proto
 
 lint: setup  ## ruff
-	$(BIN)/ruff format --check services tests
-	$(BIN)/ruff check services tests
+	$(BIN)/ruff format --check services tests bench
+	$(BIN)/ruff check services tests bench
 
 types: setup  ## mypy --strict
 	$(BIN)/mypy
@@ -54,6 +54,16 @@ protos: setup  ## buf lint, format, breaking changes, and drift between protos a
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$$tmp --pyi_out=$$tmp \
 	  --grpc_python_out=$$tmp --mypy_grpc_out=quiet:$$tmp proto/vfmalign/v1/*.proto && \
 	diff -r -x __init__.py -x __pycache__ $$tmp/vfmalign/v1 services/vfmalign/v1 && echo "stubs match the protos"
+
+# BENCH passes options on: make bench BENCH='--only one_mmd --repeats 5 --peers torch_plain,torch_cdist'
+bench: setup  ## the MMD engine beside its peers on this processor, in minutes (BENCH='--only one_mmd --slow')
+	$(BIN)/python -m bench run $(BENCH)
+
+bench-peers: setup  ## install the peers in environments of their own under .bench/ (4 GB with a CPU torch)
+	$(BIN)/python -m bench peers $(BENCH)
+
+bench-gpu: setup  ## the MMD engine on a CUDA device, with both of its backends
+	$(BIN)/python -m bench gpu $(BENCH)
 
 # DEMO passes options on: make demo DEMO='--seed 3 --task super_resolution'
 demo: setup  ## the whole system and one alignment check on phantoms: a rehearsal, not evidence (DEMO='--seed 3')

@@ -78,6 +78,9 @@ def relabellings(settings: Settings, *, n: int = 2_000, d: int = 768, count: int
         )
     )
     section.records += [record(section.name, one, truth=true.get(one.method.statistic)) for one in results]
+    for one in results:
+        if one.method.name in {"alibi-detect", "torchdrift"} and one.turns:
+            section.sentences.append(f"{one.method.name} takes {tables.times(ratio(one, first))} as long as ours.")
     section.sentences.append(tables.disturbance(results))
     return section
 
@@ -107,6 +110,7 @@ def relabellings_cost(settings: Settings, *, n: int = 10_000, d: int = 768, coun
         )
     )
     section.records += [record(section.name, one) for one in results]
+    section.sentences.append(f"{count:,} relabellings take {tables.times(ratio(results[1], single))} the single MMD².")
     section.sentences.append(tables.disturbance(results))
     return section
 

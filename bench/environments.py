@@ -20,7 +20,7 @@ OURS = "ours"
 
 @dataclass(frozen=True)
 class Environment:
-    """One virtual environment; `from_git` packages are on no registry and are installed only where asked for."""
+    """One virtual environment; one with `from_git` packages, which are on no registry, is made only where asked for."""
 
     name: str
     packages: tuple[str, ...]
@@ -68,15 +68,12 @@ def interpreter(environment: str) -> Path:
 
 def why_absent(environment: str, package: str) -> str | None:
     """Why a peer cannot run, or None where it can."""
-    python = interpreter(environment)
-    if not python.exists():
-        return "not installed: run `make bench-peers`"
     if environment == OURS:
+        return None
+    if interpreter(environment).exists() and package in _installed(environment):
         return None
     failures = HOME / environment / "failures.json"
     known = json.loads(failures.read_text()) if failures.exists() else {}
-    if package in _installed(environment):
-        return None
     return str(known.get(package) or NOT_ON_PYPI.get(package) or "not installed: run `make bench-peers`")
 
 
@@ -86,7 +83,7 @@ def versions(environment: str) -> dict[str, str]:
     for one in ENVIRONMENTS:
         if one.name == environment:
             wanted |= set(one.packages)
-    found = _installed(environment)
+    found = _installed(environment) if interpreter(environment).exists() else {}
     return {name: found[name] for name in sorted(wanted) if name in found}
 
 
@@ -94,7 +91,7 @@ def install(names: Sequence[str] = (), *, from_git: bool = False) -> int:
     """Creates the environments (all, or those named) and says what did not install; returns how many packages."""
     failed = 0
     for environment in ENVIRONMENTS:
-        if names and environment.name not in names:
+        if (names and environment.name not in names) or (environment.from_git and not from_git):
             continue
         folder = HOME / environment.name
         print(f"{environment.name}: {', '.join(environment.packages)} into {folder.relative_to(ROOT)}", flush=True)

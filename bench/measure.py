@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import statistics
@@ -279,7 +280,8 @@ class Process:
         """The signal, or the last line of its log."""
         code = self._child.wait()
         lines = [line.strip() for line in self._log_path.read_text(errors="replace").splitlines() if line.strip()]
-        last = lines[-1][:160] if lines else ""
+        named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+        last = (named or lines or [""])[-1][:160]
         text = "\n".join(lines)
         if any(word in text for word in ("MemoryError", "not enough memory", "can't allocate", "Unable to allocate")):
             return "not enough memory"
