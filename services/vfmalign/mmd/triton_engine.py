@@ -34,7 +34,7 @@ from vfmalign.mmd.triton_plan import Chunk, chunks
 
 _LOG2_E = math.log2(math.e)
 # bfloat16 parts of a kernel value where it meets the weights of relabellings, by those of the rows.
-_VALUE_PARTS = {1: 2, 3: 3}
+VALUE_PARTS = {1: 2, 3: 3}
 _LEAST_CAPABILITY = (8, 0)
 _LAUNCH_TILES = 16_384
 _PARTIAL_BYTES = 128 * 2**20
@@ -203,7 +203,7 @@ class _Pass:
             BLOCK_K=shape.channels,
             BLOCK_B=shape.relabellings,
             PARTS=len(operands.x_SNK),
-            VALUE_PARTS=_VALUE_PARTS[len(operands.x_SNK)],
+            VALUE_PARTS=VALUE_PARTS[len(operands.x_SNK)],
             INTERPRETED=triton_kernels.INTERPRETED,
             num_warps=shape.warps,
             num_stages=shape.stages,

@@ -109,7 +109,11 @@ def _add_quadratic(
         tl.store(out + at_b, sum_b)
 
 
-@triton.jit
+# Sizes that differ from chunk to chunk, whose divisibility must not cost a compilation each.
+_OF_CHUNK = ["first_row", "panel_rows", "column_tiles", "panels", "all_columns", "within_slots"]
+
+
+@triton.jit(do_not_specialize=_OF_CHUNK, do_not_specialize_on_alignment=["kernels"])
 def sum_tiles(
     x,
     y,
@@ -218,7 +222,9 @@ def sum_tiles(
             tl.store(squares + p * programs + program, tl.sum(square_I, axis=0))
         from_I, from_J = at_I - first_row, at_J - first_row
         tl.store(row_sums + (p * column_tiles + column_tile) * panel_rows + from_I, tl.sum(value_IJ, axis=1), inside_I)
-        tl.store(column_sums + (p * panels + panel) * all_columns + from_J, tl.sum(value_IJ, axis=0), inside_J)
+        # A tile may begin left of the first panel, where nothing is counted and there is no room.
+        kept_J = inside_J & (from_J >= 0)
+        tl.store(column_sums + (p * panels + panel) * all_columns + from_J, tl.sum(value_IJ, axis=0), kept_J)
         if GROUPED:
             if slot >= 0:
                 same_I = tl.sum(tl.where(group_I[:, None] == group_J[None, :], value_IJ, 0.0), axis=1)
