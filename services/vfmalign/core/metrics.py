@@ -55,6 +55,11 @@ job_queue_wait_seconds = Histogram(
     buckets=_SECONDS,
     registry=REGISTRY,
 )
+engine_cpu_seconds = Counter(
+    "vfmalign_engine_cpu_seconds",
+    "CPU time that the work thread spent computing comparisons, without the threads that help it.",
+    registry=REGISTRY,
+)
 store_failures = Counter(
     "vfmalign_store_failures",
     "Attempts at the object store that failed and may be repeated.",

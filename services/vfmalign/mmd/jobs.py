@@ -110,36 +110,54 @@ def run(planned: Plan, engine: Engine, let_short_run: Callable[[], int] = lambda
     Raises:
         VfmalignError: whatever reading or comparing refuses; DeadlineExceeded, Cancelled and Exhausted among them.
     """
-    job, stages = planned.job, planned.job.stages
-
-    def between_tiles() -> None:
-        job.check()
-        let_short_run()
-
+    job, stages, samples = planned.job, planned.job.stages, planned.samples
     job.check()
     on_gpu = engine.device.type == "cuda"
     if on_gpu and not planned.short:
         torch.cuda.reset_peak_memory_stats(engine.device)
-    samples = planned.samples
     if samples is None:
         with stages.stage("read"):
-            samples = job.sets.read(job.given, between_tiles)
+            samples = job.sets.read(job.given, _BetweenTiles(job, let_short_run))
+    with stages.stage("compare"):
+        result = _compare(samples, job, engine, _BetweenTiles(job, let_short_run))
+    peak = torch.cuda.max_memory_allocated(engine.device) if on_gpu else 0
+    if on_gpu:
+        metrics.gpu_memory_used_bytes.set(torch.cuda.memory_allocated(engine.device))
+    return Outcome(result, stages, device_name(engine.device), peak)
+
+
+class _BetweenTiles:
+    """What happens between two tiles: the work stops where nobody waits for it, and short work may run.
+
+    Attributes:
+        others_cpu_s: CPU time of that other work.
+    """
+
+    def __init__(self, job: Job, let_short_run: Callable[[], int]) -> None:
+        self._job, self._let_short_run = job, let_short_run
+        self.others_cpu_s = 0.0
+
+    def __call__(self) -> None:
+        self._job.check()
+        started = time.thread_time()
+        if self._let_short_run():
+            self.others_cpu_s += time.thread_time() - started
+
+
+def _compare(samples: Sequence[Sample], job: Job, engine: Engine, between_tiles: _BetweenTiles) -> Comparison:
+    """The comparison, with its own CPU time counted."""
     reference = samples[2] if len(samples) > 2 else None
+    started = time.thread_time()
     try:
-        with stages.stage("compare"):
-            result = compare(
-                samples[0], samples[1], reference, job.options, replace(engine, between_tiles=between_tiles)
-            )
+        return compare(samples[0], samples[1], reference, job.options, replace(engine, between_tiles=between_tiles))
     except (torch.OutOfMemoryError, MemoryError):
         raise Exhausted(
             "the comparison did not fit into memory",
             subject="request",
             remedy="send fewer rows or fewer layers at once",
         ) from None
-    peak = torch.cuda.max_memory_allocated(engine.device) if on_gpu else 0
-    if on_gpu:
-        metrics.gpu_memory_used_bytes.set(torch.cuda.memory_allocated(engine.device))
-    return Outcome(result, stages, device_name(engine.device), peak)
+    finally:
+        metrics.engine_cpu_seconds.inc(max(time.thread_time() - started - between_tiles.others_cpu_s, 0.0))
 
 
 def device_name(device: torch.device) -> str:

@@ -28,7 +28,7 @@ class MmdOptions(BaseModel, frozen=True):
     memory_mib: int = Field(
         default=4096, ge=16, le=4_194_304, description="memory for one comparison, in MiB; more is refused"
     )
-    queue_size: int = Field(default=16, ge=1, le=10_000, description="comparisons that may wait; more are refused")
+    queue_size: int = Field(default=32, ge=1, le=10_000, description="comparisons that may wait; more are refused")
     short_s: float = Field(
         default=0.25,
         ge=0.0,
