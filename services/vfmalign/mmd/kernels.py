@@ -32,6 +32,7 @@ class Kernel:
         evaluate: writes kernel values of the first tile (squared distances or products) into the second, returns it.
         slope: largest |f′| where kernel values matter; turns an error of the argument into one of the kernel.
         scales: σ of the Gaussians it is the mean of; empty for other families.
+        root: c where |f(u + ε) − f(u)| reaches c·√ε near u = 0, as no slope bounds; 0 for smooth families.
         sigma: what it was bound to, for engines that evaluate it themselves; 0 where it has no bandwidth.
     """
 
@@ -41,6 +42,7 @@ class Kernel:
     slope: float
     scales: tuple[float, ...] = ()
     sigma: float = 0.0
+    root: float = 0.0
 
 
 def gaussian(sigma: float, channels: int) -> Kernel:
@@ -56,13 +58,13 @@ def gaussian_mixture(sigma: float, channels: int) -> Kernel:
 def laplacian(sigma: float, channels: int) -> Kernel:
     """k(x, y) = exp(−‖x − y‖₂/σ) (Sriperumbudur et al., JMLR 2010, sec. 3, with the Euclidean norm).
 
-    Its slope is without bound at 0; the one given is that of distances down to σ/8.
+    Its slope in ‖x − y‖² is without bound at 0; the one given is that of distances down to σ/8.
     """
 
     def evaluate(distance2_IJ: Tensor, out_IJ: Tensor) -> Tensor:
         return torch.clamp(distance2_IJ, min=0.0, out=out_IJ).sqrt_().mul_(-_LOG2_E / sigma).exp2_()
 
-    return Kernel("laplacian", "distance", evaluate, 4.0 / sigma**2, sigma=sigma)
+    return Kernel("laplacian", "distance", evaluate, 4.0 / sigma**2, sigma=sigma, root=1.0 / sigma)
 
 
 def rational_quadratic(sigma: float, channels: int) -> Kernel:

@@ -143,6 +143,7 @@ def _bound(pooled: Rows, kernel: Kernel, sums: Sums, plan: Plan) -> float:
             witness=_witness(sums, plan.design.block_sizes),
             largest=largest,
             precision=pooled.precision,
+            root=kernel.root,
         )
         * fewest
         / max(fewest - 1, 1)

@@ -43,6 +43,7 @@ def error_bound(
     witness: float,
     largest: float,
     precision: PrecisionName,
+    root: float = 0.0,
 ) -> float:
     """Bound on the absolute error of an estimate of MMD², six standard deviations of its rounding errors.
 
@@ -59,6 +60,8 @@ def error_bound(
         witness: root mean square over the rows of the witness function, Σ_j w_j k(x_i, x_j).
         largest: largest |k|.
         precision: of the rows.
+        root: of a kernel without a slope at 0 (`Kernel.root`): equal rows are √(2u√D)·‖x‖ apart by rounding (measured),
+            and every row may have some.
     """
     unit = UNIT_ROUNDOFF[precision]
     steepness = slope * norm
@@ -68,4 +71,5 @@ def error_bound(
         of_rows += 2.0 * math.sqrt(steepness * largest) * _BFLOAT16_ROUNDOFF * witness / math.sqrt(rows)
         of_rows += 4.0 * steepness * _BFLOAT16_ROUNDOFF**2 * (witness + largest / rows)
     of_sums = 64.0 * UNIT_ROUNDOFF["float64"] * largest
-    return _SIGMAS * (of_products + of_rows) + of_sums
+    of_equal_rows = 2.0 * root * math.sqrt(2.0 * unit * (math.sqrt(channels) + 4.0) * norm) / rows
+    return _SIGMAS * (of_products + of_rows) + of_equal_rows + of_sums

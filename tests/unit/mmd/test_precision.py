@@ -72,3 +72,18 @@ def test_features_that_overflow_are_refused(brute, rng):
         brute.compare(x * 1e160, x, fixed_sigma=1.0)
     # Squares beyond float32 but not beyond float64.
     assert brute.compare(x * 1e30, x * 2e30, fixed_sigma=1e30).raw.precision == "float64"
+
+
+@pytest.mark.parametrize("pairing", ["paired", "independent"])
+@pytest.mark.parametrize("name", ["float32", "float64"])
+def test_the_bound_holds_for_equal_rows_under_a_kernel_without_a_slope_at_0(brute, rng, name, pairing):
+    """√ makes 1e-8 of the 1e-16 that rounding puts between equal rows, and 3e-4 of float32's 1e-7."""
+    x = np.repeat(rng.normal(size=(8, 200)), 6, axis=0).astype(np.float32).astype(np.float64)
+    y = np.tile(x[::6] + 0.1, (6, 1)).astype(np.float32).astype(np.float64)
+    shift = brute.compare(
+        x, y, pairing=pairing, estimator="biased", kernel="laplacian", fixed_sigma=9.0, forced=name
+    ).raw
+    gram = [np.exp(-np.linalg.norm(a[:, None] - b[None], axis=2) / 9.0).mean() for a, b in ((x, x), (y, y), (x, y))]
+    error = abs(shift.mmd2.value - (gram[0] + gram[1] - 2.0 * gram[2]))
+    assert error > {"float32": 1e-5, "float64": 1e-10}[name]
+    assert error <= shift.error_bound
