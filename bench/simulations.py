@@ -89,32 +89,44 @@ class Case:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one dataset gave; NaN where there is none."""
+    """What one dataset gave; NaN where there is none.
+
+    Attributes:
+        lower, upper: of the interval, also where it is withheld.
+        withheld: whether the engine shows no interval.
+    """
 
     mmd2: float
     p: float
     aggregated_p: float
+    sigma: float
     lower: float
     upper: float
-    sigma: float
+    withheld: bool
 
 
 def answer(case: Case, seed: int) -> Answer:
     """Tests one dataset."""
-    from vfmalign.mmd import mmd_test
+    from vfmalign.mmd import mmd_test, uncertainty
 
     x, y = case.population.draw(seed)
     groups_x = case.population.groups(len(x), "x")
     groups_y = [] if case.paired else case.population.groups(len(y), "y")
-    result = mmd_test(x, y, groups_x=groups_x, groups_y=groups_y, seed=seed, **case.options)
+    options = {"groups_x": groups_x, "groups_y": groups_y, "seed": seed, **case.options}
+    result = mmd_test(x, y, **options)
     interval = result.interval
+    if interval is None:
+        withholding, uncertainty.LARGEST_BIAS = uncertainty.LARGEST_BIAS, float("inf")
+        interval = mmd_test(x, y, **{**options, "relabellings": 0}).interval
+        uncertainty.LARGEST_BIAS = withholding
     return Answer(
         result.mmd2,
         _or_nan(result.p_value),
         _or_nan(result.aggregated_p_value),
+        result.sigma,
         interval.lower if interval else np.nan,
         interval.upper if interval else np.nan,
-        result.sigma,
+        result.interval is None,
     )
 
 
