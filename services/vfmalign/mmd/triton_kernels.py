@@ -27,22 +27,46 @@ def _dot(left, right, total, INTERPRETED: tl.constexpr):
 
 
 @triton.jit
-def _dot_parts(left, right, total, part_stride, PARTS: tl.constexpr, INTERPRETED: tl.constexpr):
-    """`left @ right + total` for rows that are sums of bfloat16 parts, each 8 bits below the one before.
+def _distances(
+    left,
+    right,
+    left_norms,
+    right_norms,
+    row_I,
+    row_J,
+    channels,
+    part_stride,
+    BLOCK_K: tl.constexpr,
+    PARTS: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """‖left_i − right_j‖² of rows that are sums of bfloat16 parts, each 8 bits below the one before.
 
-    Of three parts, which hold float32's 24 bits, the six products above 2^-24 are formed.
+    Of three parts, which hold float32's 24 bits, the six products above 2^-24 are formed, the smallest first. Matrix
+    units cut off what they add instead of rounding it, always towards 0; so they add up one step of channels only, and
+    the steps are added as float32 is.
     """
-    left_0, right_0 = tl.load(left), tl.load(right)
-    if PARTS == 3:
-        left_1, right_1 = tl.load(left + part_stride), tl.load(right + part_stride)
-        # Twice the stride may exceed 32 bits, a pointer does not.
-        left_2, right_2 = tl.load(left + part_stride + part_stride), tl.load(right + part_stride + part_stride)
-        total = _dot(left_2, right_0, total, INTERPRETED)
-        total = _dot(left_1, right_1, total, INTERPRETED)
-        total = _dot(left_0, right_2, total, INTERPRETED)
-        total = _dot(left_1, right_0, total, INTERPRETED)
-        total = _dot(left_0, right_1, total, INTERPRETED)
-    return _dot(left_0, right_0, total, INTERPRETED)
+    at_K = tl.arange(0, BLOCK_K)
+    left += row_I.to(tl.int64)[:, None] * channels + at_K[None, :]
+    right += row_J.to(tl.int64)[None, :] * channels + at_K[:, None]
+    product_IJ = tl.zeros((row_I.shape[0], row_J.shape[0]), tl.float32)
+    for k in range(0, channels, BLOCK_K):
+        left_0, right_0 = tl.load(left + k), tl.load(right + k)
+        if PARTS == 1:
+            product_IJ = _dot(left_0, right_0, product_IJ, INTERPRETED)
+        else:
+            left_1, right_1 = tl.load(left + k + part_stride), tl.load(right + k + part_stride)
+            # Twice the stride may exceed 32 bits, a pointer does not.
+            left_2 = tl.load(left + k + part_stride + part_stride)
+            right_2 = tl.load(right + k + part_stride + part_stride)
+            step_IJ = _dot(left_2, right_0, tl.zeros_like(product_IJ), INTERPRETED)
+            step_IJ = _dot(left_1, right_1, step_IJ, INTERPRETED)
+            step_IJ = _dot(left_0, right_2, step_IJ, INTERPRETED)
+            step_IJ = _dot(left_1, right_0, step_IJ, INTERPRETED)
+            step_IJ = _dot(left_0, right_1, step_IJ, INTERPRETED)
+            product_IJ += _dot(left_0, right_0, step_IJ, INTERPRETED)
+    norms_IJ = tl.load(left_norms + row_I)[:, None] + tl.load(right_norms + row_J)[None, :]
+    return tl.maximum(norms_IJ - 2.0 * product_IJ, 0.0)
 
 
 @triton.jit
@@ -176,28 +200,11 @@ def sum_tiles(
     inside_I, inside_J = at_I < row_stop, at_J < column_stop
     # Rows beyond the end repeat the last one, so that loads need no mask in the inner loop.
     row_I, row_J = tl.minimum(at_I, row_stop - 1), tl.minimum(at_J, column_stop - 1)
-    at_K = tl.arange(0, BLOCK_K)
-    offset_IK = row_I.to(tl.int64)[:, None] * channels + at_K[None, :]
-    offset_KJ = row_J.to(tl.int64)[None, :] * channels + at_K[:, None]
-    xx_IJ = tl.zeros((BLOCK_I, BLOCK_J), tl.float32)
+    xx_IJ = _distances(x, x, x_norms, x_norms, row_I, row_J, channels, part_stride, BLOCK_K, PARTS, INTERPRETED)
     if PAIRED:
-        yy_IJ, xy_IJ, yx_IJ = tl.zeros_like(xx_IJ), tl.zeros_like(xx_IJ), tl.zeros_like(xx_IJ)
-    for k in range(0, channels, BLOCK_K):
-        x_IK, x_KJ = x + offset_IK + k, x + offset_KJ + k
-        xx_IJ = _dot_parts(x_IK, x_KJ, xx_IJ, part_stride, PARTS, INTERPRETED)
-        if PAIRED:
-            y_IK, y_KJ = y + offset_IK + k, y + offset_KJ + k
-            yy_IJ = _dot_parts(y_IK, y_KJ, yy_IJ, part_stride, PARTS, INTERPRETED)
-            xy_IJ = _dot_parts(x_IK, y_KJ, xy_IJ, part_stride, PARTS, INTERPRETED)
-            yx_IJ = _dot_parts(y_IK, x_KJ, yx_IJ, part_stride, PARTS, INTERPRETED)
-
-    norm_I, norm_J = tl.load(x_norms + row_I), tl.load(x_norms + row_J)
-    xx_IJ = tl.maximum(norm_I[:, None] + norm_J[None, :] - 2.0 * xx_IJ, 0.0)
-    if PAIRED:
-        y_norm_I, y_norm_J = tl.load(y_norms + row_I), tl.load(y_norms + row_J)
-        yy_IJ = tl.maximum(y_norm_I[:, None] + y_norm_J[None, :] - 2.0 * yy_IJ, 0.0)
-        xy_IJ = tl.maximum(norm_I[:, None] + y_norm_J[None, :] - 2.0 * xy_IJ, 0.0)
-        yx_IJ = tl.maximum(y_norm_I[:, None] + norm_J[None, :] - 2.0 * yx_IJ, 0.0)
+        yy_IJ = _distances(y, y, y_norms, y_norms, row_I, row_J, channels, part_stride, BLOCK_K, PARTS, INTERPRETED)
+        xy_IJ = _distances(x, y, x_norms, y_norms, row_I, row_J, channels, part_stride, BLOCK_K, PARTS, INTERPRETED)
+        yx_IJ = _distances(y, x, y_norms, x_norms, row_I, row_J, channels, part_stride, BLOCK_K, PARTS, INTERPRETED)
 
     counted_IJ = inside_I[:, None] & inside_J[None, :] & (at_J[None, :] > at_I[:, None])
     entries = tl.maximum(tl.sum(tl.sum(counted_IJ.to(tl.float32), axis=1), axis=0), 1.0)

@@ -71,7 +71,7 @@ def _shape(device: torch.device, parts: int, paired: bool, largest: TileShape | 
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         shared = int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
-        shape = shape_for((properties.major, properties.minor), shared, parts=parts, paired=paired)
+        shape = shape_for(shared, parts=parts, paired=paired)
     else:
         shape = Shape(32, 32, 32, relabellings=16)
     if largest is None:

@@ -39,20 +39,19 @@ class Shape:
     stages: int = 1
 
 
-def shape_for(capability: tuple[int, int], shared_bytes: int, *, parts: int, paired: bool) -> Shape:
+def shape_for(shared_bytes: int, *, parts: int, paired: bool) -> Shape:
     """The tile for a CUDA device: what its registers hold, with as many stages as its shared memory holds.
 
-    Chosen from what the compiler says (no spilled registers in the product's loop), not from measured times.
+    Chosen by what the compiler says (no register of one kernel's program is spilled), not by measured times.
 
     Args:
-        capability: of the device.
         shared_bytes: that one program may use.
         parts: bfloat16 parts of a number.
-        paired: whether four products are under way instead of one.
+        paired: whether four tiles of distances are held at once instead of one.
     """
-    rows, columns = (128, 128) if not paired else (128 if capability[0] >= 9 else 64, 64)
+    rows, columns = 128, 64 if paired else 128
     channels = 64 if parts == 1 else 32
-    stage_bytes = 2 * parts * (rows + columns) * channels * (2 if paired else 1)
+    stage_bytes = 2 * parts * (rows + columns) * channels
     stages = max(1, min(_MOST_STAGES, (shared_bytes - _RESERVED_BYTES) // stage_bytes))
     return Shape(rows, columns, channels, stages=stages)
 

@@ -243,7 +243,7 @@ def test_compiles_for_gpus_within_their_shared_memory(tmp_path):
 
 
 def compile_for(capability, shared_bytes, paired):
-    """Shared memory of the program with all it can do, in float32 or, for pairs, bfloat16."""
+    """Shared memory of the program: for pairs in bfloat16 with all it can do, else in float32 and without relabellings."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -252,14 +252,14 @@ def compile_for(capability, shared_bytes, paired):
     from vfmalign.mmd.triton_plan import shape_for
 
     parts = 1 if paired else 3
-    shape = shape_for(divmod(capability, 10), shared_bytes, parts=parts, paired=paired)
+    shape = shape_for(shared_bytes, parts=parts, paired=paired)
     fixed = {
         "PAIRED": paired,
         "FAMILY": "gaussian",
         "C": 1,
-        "RELABELLED": True,
-        "GROUPED": True,
-        "SQUARES": True,
+        "RELABELLED": paired,
+        "GROUPED": paired,
+        "SQUARES": paired,
         "BLOCK_I": shape.rows,
         "BLOCK_J": shape.columns,
         "BLOCK_K": shape.channels,
