@@ -243,7 +243,7 @@ def test_compiles_for_gpus_within_their_shared_memory(tmp_path):
 
 
 def compile_for(capability, shared_bytes, paired):
-    """Shared memory of the program: for pairs in bfloat16 with all it can do, else in float32 and without relabellings."""
+    """Shared memory of the program: with all it can do for pairs in bfloat16, else plain in float32."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
