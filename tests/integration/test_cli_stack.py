@@ -252,6 +252,22 @@ def test_arrays_are_compared_inline(cli: Cli) -> None:
     assert "row" in refused.err
 
 
+def test_arrays_too_large_for_a_message_are_uploaded_once(cli: Cli) -> None:
+    rng = np.random.default_rng(1)
+    for name in ("wide_x", "wide_y"):
+        np.save(cli.folder / f"{name}.npy", rng.normal(size=(40, 30_000)))
+    ask = ("mmd", "wide_x.npy", "wide_y.npy", "--sigma", "200", "--estimator", "biased", "--precision", "exact")
+    first = cli.run(*ask, "--json")
+    assert first.err.count("was uploaded and stays at s3://") == 2
+    again = cli.run(*ask, "--json")
+    assert "was uploaded" not in again.err
+    assert again.document["layers"] == first.document["layers"]
+    local = [sys.executable, "-m", "vfmalign.mmd", "wide_x.npy", "wide_y.npy", "--paired", *ask[3:], "--json"]
+    alone = subprocess.run(local, cwd=cli.folder, capture_output=True, text=True, check=True)
+    value = json.loads(alone.stdout)["layers"][0]["raw"]["mmd2"]["value"]
+    assert first.document["layers"][0]["raw"]["mmd2"]["value"] == pytest.approx(value, rel=1e-9)
+
+
 def test_unknown_ids_are_code_2(cli: Cli) -> None:
     for arguments in (("jobs", "show", "j9"), ("checks", "show", "c9"), ("watch", "x9"), ("models", "show", "m9")):
         done = cli.run(*arguments, code=2)

@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from safetensors.numpy import save
 
 from vfmalign.core.artifacts import Preprocessing, features_prefix
 from vfmalign.core.feature_sets import FeatureRequest, FeatureSetWriter
@@ -21,8 +22,8 @@ from vfmalign.core.tensors import to_tensor
 from vfmalign.mmd.compare import compare
 from vfmalign.mmd.results import Engine, Options
 from vfmalign.mmd.samples import Sample
+from vfmalign.v1 import common_pb2, mmd_pb2_grpc
 from vfmalign.v1 import mmd_pb2 as pb
-from vfmalign.v1 import mmd_pb2_grpc
 
 Code = grpc.StatusCode
 LAYERS = ("stages.2", "stages.3")
@@ -334,6 +335,122 @@ async def test_what_does_not_fit_is_refused_with_the_size_that_does(service, sto
     assert (error.code, error.reason) == (Code.RESOURCE_EXHAUSTED, "TOO_LARGE")
     assert "rows over all samples would fit" in error.text
     assert not error.retry, "the same request would not fit later either"
+    await works(service, sets)
+
+
+def uploaded(store, layers, groups=(), case_ids=(), **changes):
+    data = save(layers)
+    ref = store.put(f"uploads/{uuid.uuid4().hex}.safetensors", data)
+    fields = {"uri": store.uri(ref.key), "sha256": ref.sha256, **changes}
+    features = pb.UploadedFeatures(object=common_pb2.ObjectRef(**fields), groups=groups, case_ids=case_ids)
+    return pb.FeatureSource(uploaded=features)
+
+
+async def test_uploaded_arrays_give_the_numbers_of_inline_ones(service, store):
+    x, y = features(1), features(2)
+    groups = [f"g{row // 2}" for row in range(ROWS)]
+    test = pb.TestOptions(relabellings=50)
+    sent = inline_request(x, y, test=test)
+    sent.x.inline.groups.extend(groups)
+    expected = await service.Compute(sent)
+    stored_request = inline_request(x, y, test=test)
+    stored_request.x.CopyFrom(uploaded(store, x, groups))
+    stored_request.y.CopyFrom(uploaded(store, y))
+    response = await service.Compute(stored_request)
+    assert list(response.layers) == list(expected.layers)
+    assert response.groups == ROWS // 2
+
+
+async def test_what_is_wrong_with_an_uploaded_array_is_said(service, store, sets):
+    x = features(1)
+
+    async def refused(source):
+        message = inline_request(x, features(2))
+        message.x.CopyFrom(source)
+        return await failure(service.Compute(message))
+
+    error = await refused(uploaded(store, x, sha256="0" * 64))
+    assert (error.code, error.reason) == (Code.FAILED_PRECONDITION, "DIGEST_MISMATCH")
+    error = await refused(uploaded(store, x, sha256="short"))
+    assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "x.uploaded.object.sha256")
+    error = await refused(uploaded(store, x, uri="s3://other-bucket/x"))
+    assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "x.uploaded.object.uri")
+    error = await refused(uploaded(store, x, uri=store.uri("uploads/none")))
+    assert error.code == Code.NOT_FOUND
+    error = await refused(uploaded(store, {"stages.2": np.zeros((ROWS, 2), np.int32)}))
+    assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "x.uploaded.object")
+    error = await refused(uploaded(store, {"stages.2": np.zeros(ROWS, np.float32)}))
+    assert (error.code, error.reason) == (Code.INVALID_ARGUMENT, "BAD_TENSOR")
+    ref = store.put("uploads/text", b"no tensors here, only words that are longer than a header")
+    text = pb.UploadedFeatures(object=common_pb2.ObjectRef(uri=store.uri(ref.key), sha256=ref.sha256))
+    error = await refused(pb.FeatureSource(uploaded=text))
+    assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "x.uploaded.object")
+    big = uploaded(store, {"stages.2": np.zeros((100_000, 200), np.float16)})
+    error = await refused(big)
+    assert (error.code, error.reason) == (Code.RESOURCE_EXHAUSTED, "TOO_LARGE")
+    assert "rows over all samples would fit" in error.text
+    await works(service, sets)
+
+
+@pytest.mark.parametrize("family", [name for name, number in pb.KernelFamily.items() if number])
+async def test_every_kernel_answers(service, family):
+    kernel = pb.Kernel(family=family, fixed_sigma=0.0 if family.endswith(("POLYNOMIAL", "_LINEAR")) else 2.0)
+    x, y = features(1), features(2, shift=1.0)
+    response = await service.Compute(inline_request(x, y, kernel=kernel, test=pb.TestOptions(relabellings=50)))
+    name = family.removeprefix("KERNEL_FAMILY_").lower()
+    options = Options("paired", kernel=name, fixed_sigma=kernel.fixed_sigma or None, relabellings=50)
+    expected = compare(Sample("x", x), Sample("y", y), None, options, Engine())
+    assert response.layers[0].raw.mmd2.value == pytest.approx(expected.layers[0].raw.mmd2.value, rel=1e-12)
+    assert response.backend == "torch"
+
+
+@pytest.mark.parametrize("estimator", [name for name, number in pb.Estimator.items() if number])
+async def test_every_estimator_answers(service, estimator):
+    pairing = pb.PAIRING_PAIRED if estimator == "ESTIMATOR_UNBIASED_PAIRED" else pb.PAIRING_INDEPENDENT
+    message = inline_request(
+        features(1, rows=64), features(2, rows=64), pairing=pairing, estimator=estimator, frequencies=64
+    )
+    response = await service.Compute(message)
+    assert response.estimator == pb.Estimator.Value(estimator)
+    assert response.layers[0].raw.mmd2.HasField("value")
+    assert (response.layers[0].raw.approximation_error > 0.0) == (estimator == "ESTIMATOR_RANDOM_FOURIER")
+
+
+@pytest.mark.parametrize(("precision", "least"), [("PRECISION_FAST", 0), ("PRECISION_HIGH", 1), ("PRECISION_EXACT", 2)])
+async def test_a_precision_is_a_floor(service, precision, least):
+    response = await service.Compute(inline_request(features(1), features(2), precision=precision))
+    precisions = ["bfloat16", "float32", "float64"]
+    assert precisions.index(response.precision) >= least
+    assert precisions.index(response.layers[0].raw.precision) >= least
+
+
+async def test_an_aggregated_test_and_a_wild_bootstrap_answer(service):
+    x, y = features(1, rows=24), features(2, shift=1.5, rows=24)
+    kernel = pb.Kernel(bandwidth_rule=pb.BANDWIDTH_RULE_POOLED_MEDIAN)
+    test = pb.TestOptions(relabellings=99, aggregated=True)
+    asked = inline_request(x, y, pairing=pb.PAIRING_INDEPENDENT, kernel=kernel, test=test)
+    raw = (await service.Compute(asked)).layers[0].raw
+    assert raw.aggregated_p_value.value == pytest.approx(0.01)
+    asked.test.aggregated = False
+    asked.test.method = pb.TEST_METHOD_WILD_BOOTSTRAP
+    raw = (await service.Compute(asked)).layers[0].raw
+    assert raw.p_value.value == pytest.approx(0.01)
+    assert raw.aggregated_p_value.absent_reason
+    assert not raw.aggregated_p_value.HasField("value")
+
+
+async def test_small_requests_are_answered_while_a_large_one_runs(service, sets):
+    rng = np.random.default_rng(0)
+    x = {"a": rng.normal(size=(12_000, 64)).astype(np.float32)}
+    slow = service.Compute(inline_request(x, x, test=pb.TestOptions(relabellings=300)))
+    await asyncio.sleep(0.5)
+    answers = [await service.Compute(request_of(sets[1])) for _ in range(3)]
+    assert not slow.done(), "three requests were answered before the one that came first"
+    assert answers[0].layers[0] == answers[2].layers[0]
+    bad = await failure(service.Compute(inline_request(features(1), features(2, rows=ROWS + 1))))
+    assert bad.reason == "BAD_TENSOR"
+    assert not slow.done(), "a small request that fails is its caller's alone"
+    slow.cancel()
     await works(service, sets)
 
 

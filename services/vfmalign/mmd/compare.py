@@ -7,10 +7,12 @@ Legend: L layers, B relabellings.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from vfmalign.core.errors import BadOption
-from vfmalign.mmd import estimators, limits, samples, uncertainty
+from vfmalign.mmd import estimators, limits, samples, streamed, uncertainty
 from vfmalign.mmd.designs import Design, design_of
 from vfmalign.mmd.kernels import KERNELS, WITHOUT_BANDWIDTH
 from vfmalign.mmd.measuring import Measured, Plan, measure
@@ -18,7 +20,8 @@ from vfmalign.mmd.projection import Projection, project
 from vfmalign.mmd.relabelling import Relabellings, none
 from vfmalign.mmd.results import Comparison, Engine, LayerComparison, Options, Shift
 from vfmalign.mmd.samples import Sample
-from vfmalign.mmd.scalings import scalings
+from vfmalign.mmd.scalings import Scaled, scalings
+from vfmalign.mmd.streams import ArrayRows
 from vfmalign.mmd.uncertainty import Estimate
 
 PRECISIONS = ("bfloat16", "float32", "float64")
@@ -52,47 +55,43 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
     limits.check_projection(given, options)
     limits.refuse_too_large([limits.extent_of(sample) for sample in given], options, engine)
 
-    design = design_of(x, y, options)
-    plan = Plan(
-        options=options,
-        estimator=estimators.resolve(options.pairing, options.estimator, options.method),
-        design=design,
-        relabellings=_relabellings(design, options),
-        engine=engine,
-    )
-    measured: dict[str, dict[str, Measured]] = {}
-    left_out: dict[str, int] = {}
+    looks: dict[str, dict[str, Scaled]] = {}
     projection: Projection | None = None
     for layer in names:
         features = [sample.layers[layer] for sample in given]
         for scaled in scalings(features, layer, options, engine):
-            measured.setdefault(scaled.name, {})[layer] = measure(scaled, features[0], features[1], plan, layer)
-            left_out[layer] = scaled.left_out
+            looks.setdefault(scaled.name, {})[layer] = scaled
             if options.projection and layer == names[0]:
                 projection = project(features, scaled.affine, engine.device)
 
-    shifts = {scaling: _shifts(by_layer, plan.relabellings, options) for scaling, by_layer in measured.items()}
-    passes = [one for by_layer in measured.values() for one in by_layer.values()]
+    design = design_of(x, y, options)
+    estimator = estimators.resolve(options.pairing, options.estimator, options.method)
+    if estimator in estimators.STREAMED:
+        shifts = {scaling: _read_once(x, y, by_layer, options, engine) for scaling, by_layer in looks.items()}
+    else:
+        plan = Plan(options, estimator, design, _relabellings(design, options), engine)
+        shifts = {scaling: _all_pairs(x, y, by_layer, plan) for scaling, by_layer in looks.items()}
+    everything = [shift for by_layer in shifts.values() for shift in by_layer.values()]
     return Comparison(
         layers=tuple(
             LayerComparison(
                 layer=layer,
                 channels=int(x.layers[layer].shape[1]),
-                channels_left_out=left_out[layer],
+                channels_left_out=next(reversed(looks.values()))[layer].left_out,
                 raw=shifts["raw"][layer],
                 standardised=shifts["standardised"][layer] if "standardised" in shifts else None,
             )
             for layer in names
         ),
         primary_layer=names[0],
-        estimator=plan.estimator,
+        estimator=estimator,
         rows_x=x.rows,
         rows_y=y.rows,
         groups=design.groups,
-        precision=min((one.precision for one in passes), key=PRECISIONS.index),
+        precision=min((shift.precision for shift in everything), key=PRECISIONS.index),
         projection=projection,
-        backend="triton" if all(one.backend == "triton" for one in passes) else "torch",
-        backend_note=next((one.backend_note for one in passes if one.backend_note), ""),
+        backend="triton" if all(shift.backend == "triton" for shift in everything) else "torch",
+        backend_note=next((shift.backend_note for shift in everything if shift.backend_note), ""),
     )
 
 
@@ -134,8 +133,28 @@ def _relabellings(design: Design, options: Options) -> Relabellings:
     return design.relabellings(options.relabellings, options.seed)
 
 
-def _shifts(measured: dict[str, Measured], relabellings: Relabellings, options: Options) -> dict[str, Shift]:
+def _read_once(x: Sample, y: Sample, looks: Mapping[str, Scaled], options: Options, engine: Engine) -> dict[str, Shift]:
+    """Results of all layers in one scaling by an estimator that reads the rows once."""
+    return {
+        layer: streamed.shift_of(
+            ArrayRows(x.layers[layer]),
+            ArrayRows(y.layers[layer]),
+            scaled,
+            options,
+            engine,
+            groups_x=x.groups,
+            groups_y=y.groups,
+        )
+        for layer, scaled in looks.items()
+    }
+
+
+def _all_pairs(x: Sample, y: Sample, looks: Mapping[str, Scaled], plan: Plan) -> dict[str, Shift]:
     """Results of all layers in one scaling; they share the relabellings, so that max-T can adjust over them."""
+    measured = {
+        layer: measure(scaled, x.layers[layer], y.layers[layer], plan, layer) for layer, scaled in looks.items()
+    }
+    relabellings = plan.relabellings
     present = {layer: one.statistics for layer, one in measured.items() if one.statistics is not None}
     adjusted: dict[str, Estimate] = {}
     if present:
@@ -146,11 +165,12 @@ def _shifts(measured: dict[str, Measured], relabellings: Relabellings, options: 
             relabellings,
         )
         adjusted = dict(zip(present, p_values, strict=True))
-    return {layer: _shift(one, adjusted.get(layer), relabellings, options) for layer, one in measured.items()}
+    return {layer: _shift(one, adjusted.get(layer), plan) for layer, one in measured.items()}
 
 
-def _shift(measured: Measured, adjusted: Estimate | None, relabellings: Relabellings, options: Options) -> Shift:
+def _shift(measured: Measured, adjusted: Estimate | None, plan: Plan) -> Shift:
     """One result."""
+    relabellings, options = plan.relabellings, plan.options
     statistics = measured.statistics
     if statistics is None or adjusted is None:
         absent = Estimate(None, absent_reason=measured.absent_reason)
@@ -172,7 +192,8 @@ def _shift(measured: Measured, adjusted: Estimate | None, relabellings: Relabell
         digits_lost=abs(statistics.observed) <= measured.bound,
         precision=measured.precision,
         aggregated_p_value=_aggregated(measured, relabellings, options),
-        approximation_error=measured.approximation_error,
+        backend=measured.backend,
+        backend_note=measured.backend_note,
     )
 
 

@@ -50,7 +50,6 @@ class Measured:
     Attributes:
         aggregate: the statistic over a grid of kernels, observed and relabelled; None where it was not asked for.
         backend, backend_note: what summed the kernel matrix, and why not another.
-        approximation_error: half-width at 99 % around the exact value; 0 where the estimator is exact.
     """
 
     sigma: float
@@ -61,7 +60,6 @@ class Measured:
     aggregate: Statistics | None = None
     backend: Backend = "torch"
     backend_note: str = ""
-    approximation_error: float = 0.0
 
 
 def measure(scaled: Scaled, x_NC: FeatureArray, y_MC: FeatureArray, plan: Plan, layer: str) -> Measured:

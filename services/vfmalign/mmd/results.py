@@ -101,6 +101,8 @@ class Shift:
         digits_lost: |MMD²| does not exceed the bound.
         aggregated_p_value: of the test over a grid of bandwidths.
         approximation_error: half-width at 99 % around the exact value; 0 where the estimator is exact.
+        backend: what summed the kernel matrix.
+        backend_note: why not another one that was asked for; empty otherwise.
     """
 
     mmd2: Estimate
@@ -114,6 +116,8 @@ class Shift:
     precision: PrecisionName
     aggregated_p_value: Estimate
     approximation_error: float = 0.0
+    backend: Backend = "torch"
+    backend_note: str = ""
 
     def value_or_raise(self) -> float:
         """The estimate.

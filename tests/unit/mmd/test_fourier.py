@@ -127,10 +127,7 @@ def test_sums_relabellings_and_left_out_buckets_are_the_formulas(samples, monkey
     assert [len(part) for part in found.left_out] == ([38] if paired else [38, 40])
     for g in (0, 17, 37):
         without_x, without_y = x[group_x != g], y[group_y != g]
-        if paired:
-            pairs = ((without_x, y[group_x != g]),)
-        else:
-            pairs = ((without_x, y), (x, without_y))
+        pairs = ((without_x, y[group_x != g]),) if paired else ((without_x, y), (x, without_y))
         wanted = [plain(*pair, omega, **options) for pair in pairs]
         assert [part[g] for part in found.left_out] == pytest.approx(wanted, abs=1e-13)
 
