@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 
@@ -31,6 +32,7 @@ def main() -> int:
     )
     peers.add_argument("--from-git", action="store_true", help="also those that are only in a git repository")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes are ended on the way out
 
     if arguments.command == "peers":
         environments.install(arguments.names, from_git=arguments.from_git)

@@ -15,6 +15,7 @@ import select
 import signal
 import statistics
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,16 +141,24 @@ def compare(methods: Sequence[Method], inputs: Sequence[Path], settings: Setting
     try:
         for result in results:
             process = _started(result, inputs, settings)
+            _say(result, "warm-up")
             if process is not None:
                 running.append((result, process))
         for turn in range(settings.repeats):
             for result, process in running if turn % 2 == 0 else reversed(running):
                 if result.warmed_up and not result.failure:
                     _add_turn(result, process, settings)
+                    _say(result, f"turn {turn + 1}")
     finally:
         for _, process in running:
             process.close()
     return results
+
+
+def _say(result: Result, what: str) -> None:
+    """Progress, for who waits."""
+    told = result.failure or (f"{result.last['seconds']:.3g} s" if result.turns else "done")
+    print(f"  {result.method.name}, {what}: {told}", file=sys.stderr, flush=True)
 
 
 def _started(result: Result, inputs: Sequence[Path], settings: Settings) -> Process | None:
