@@ -116,9 +116,7 @@ def inline(layers, groups=(), case_ids=()):
 
 def request_of(ids, **fields):
     fields = {
-        "x": stored(ids["x"]),
-        "y": stored(ids["y"]),
-        "reference": stored(ids["reference"]),
+        **{name: stored(feature_set) for name, feature_set in ids.items()},
         "pairing": pb.PAIRING_PAIRED,
         "test": pb.TestOptions(relabellings=200, seed=7),
         **fields,
@@ -324,16 +322,30 @@ async def test_a_constant_reference_is_refused(service, store, sets):
     await works(service, sets)
 
 
-async def test_what_does_not_fit_is_refused_with_the_size_that_does(service, store, sets):
+async def test_stored_sets_larger_than_the_memory_are_compared_part_by_part(service, store):
     rng = np.random.default_rng(11)
-    big = store_set(store, {name: rng.normal(size=(20_000, 200)).astype(np.float32) for name in LAYERS})
-    error = await failure(
-        service.Compute(
-            request_of(sets[1], x=stored(big), y=stored(big), reference=None, kernel=pb.Kernel(fixed_sigma=1.0))
-        )
-    )
+    x, y = ({name: rng.normal(size=(1000, 4000)).astype(np.float32) for name in LAYERS} for _ in range(2))
+    asked = {"kernel": pb.Kernel(fixed_sigma=90.0), "test": pb.TestOptions(relabellings=50)}
+    message = request_of({}, x=stored(store_set(store, x)), y=stored(store_set(store, y)), reference=None, **asked)
+    response = await service.Compute(message)
+    options = Options("paired", fixed_sigma=90.0, relabellings=50)
+    expected = compare(Sample("x", x), Sample("y", y), None, options, Engine())
+    for layer, wanted in zip(response.layers, expected.layers, strict=True):
+        assert layer.raw.mmd2.value == pytest.approx(wanted.raw.mmd2.value, rel=1e-6)
+        assert layer.raw.p_value.value == pytest.approx(wanted.raw.p_value.value)
+    message.projection = True
+    error = await failure(service.Compute(message))
+    assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "projection")
+
+
+async def test_what_does_not_fit_is_refused_with_what_would(service, store, sets):
+    many = store_set(store, features(11, rows=5000))
+    test = pb.TestOptions(relabellings=100_000)
+    message = request_of(sets[1], x=stored(many), y=stored(many), reference=None, test=test)
+    message.kernel.fixed_sigma = 1.0
+    error = await failure(service.Compute(message))
     assert (error.code, error.reason) == (Code.RESOURCE_EXHAUSTED, "TOO_LARGE")
-    assert "rows over all samples would fit" in error.text
+    assert "ask for fewer relabellings" in error.text
     assert not error.retry, "the same request would not fit later either"
     await works(service, sets)
 

@@ -21,13 +21,13 @@ from vfmalign.mmd.kernels import Kernel, gaussian, laplacian
 from vfmalign.mmd.limits import BANDWIDTHS
 from vfmalign.mmd.results import Engine
 from vfmalign.mmd.rows import FloatArray
-from vfmalign.mmd.samples import FeatureArray
+from vfmalign.mmd.samples import Features
 from vfmalign.mmd.scalings import Scaled, drawn
 
 
-def kernels(x_NC: FeatureArray, y_MC: FeatureArray, scaled: Scaled, engine: Engine) -> list[Kernel]:
+def kernels(x: Features, y: Features, scaled: Scaled, engine: Engine) -> list[Kernel]:
     """Gaussian and Laplacian kernels at ten bandwidths each; none where all rows are equal."""
-    rows = drawn([x_NC, y_MC], scaled.affine, engine)
+    rows = drawn([x, y], scaled.affine, engine)
     sigmas = bandwidths.grid(rows, BANDWIDTHS, engine.between_tiles)
     return [family(sigma, rows.channels) for family in (gaussian, laplacian) for sigma in sigmas]
 

@@ -22,7 +22,8 @@ from vfmalign.mmd.compare import compare
 from vfmalign.mmd.estimators import EstimatorName, TestMethod
 from vfmalign.mmd.precision import LeastPrecision, PrecisionName
 from vfmalign.mmd.results import Engine, Options, Shift
-from vfmalign.mmd.samples import FeatureArray, Sample
+from vfmalign.mmd.samples import Sample
+from vfmalign.mmd.streams import FeatureArray
 from vfmalign.mmd.uncertainty import Interval
 
 Features: TypeAlias = NDArray[Any] | Tensor

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+
 from vfmalign.mmd import engine as torch_engine
-from vfmalign.mmd import products
+from vfmalign.mmd import products, triton_engine
 from vfmalign.mmd.engine import Layout, Matrix, Sums
 from vfmalign.mmd.kernels import Kernel
+from vfmalign.mmd.ranks import Ranks
 from vfmalign.mmd.results import Backend, Engine
 
 
@@ -24,19 +28,48 @@ class Summed:
 def accumulate(
     matrix: Matrix, kernels: Sequence[Kernel], layout: Layout, engine: Engine, *, squares: bool = False
 ) -> Summed:
-    """All sums of the matrix, for each kernel, on the engine's backend.
+    """All sums of the matrix, for each kernel, on the engine's backend; of several ranks, added up.
 
     Raises:
         Cancelled, DeadlineExceeded: `engine.between_tiles` said so.
     """
-    note = ""
+    note = why_not_triton(matrix, kernels, engine)
+    backend: Backend = "triton" if wants_triton(engine) and not note else "torch"
+    form = triton_engine.accumulate if backend == "triton" else torch_engine.accumulate
     with products.matrix_units(matrix.precision, matrix.device):
-        sums = torch_engine.accumulate(
+        sums = form(
             matrix,
             kernels,
             layout,
             tile_shape=engine.tile_shape,
             between_tiles=engine.between_tiles,
             squares=squares,
+            share=engine.ranks.share,
         )
-    return Summed(sums, "torch", note)
+    return Summed(added_up(sums, engine.ranks, matrix.device), backend, note)
+
+
+def why_not_triton(matrix: Matrix, kernels: Sequence[Kernel], engine: Engine) -> str:
+    """Why triton, which the engine would take, cannot; empty where it can or is not wanted."""
+    if not wants_triton(engine):
+        return ""
+    return triton_engine.unavailable_reason(matrix.device, matrix.precision, kernels)
+
+
+def wants_triton(engine: Engine) -> bool:
+    """Whether triton is asked for, or taken wherever it runs and there is a device for it."""
+    return engine.backend == "triton" or (engine.backend == "auto" and engine.device.type == "cuda")
+
+
+def added_up(sums: Sequence[Sums], ranks: Ranks, device: torch.device) -> list[Sums]:
+    """Sums over the tiles of all ranks."""
+    if ranks.count == 1:
+        return list(sums)
+    found = []
+    for one in sums:
+        parts = [one.rows_NP, one.diagonal_N, one.within_G, one.quadratic_B, np.array([one.squares])]
+        tensors = [torch.tensor(part, device=device) for part in parts]  # copies, as some share their memory
+        ranks.add_up(*tensors)
+        rows_NP, diagonal_N, within_G, quadratic_B, squares = (tensor.cpu().numpy() for tensor in tensors)
+        found.append(Sums(rows_NP, diagonal_N, within_G, quadratic_B, float(squares[0])))
+    return found

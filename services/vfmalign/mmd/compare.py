@@ -21,7 +21,7 @@ from vfmalign.mmd.relabelling import Relabellings, none
 from vfmalign.mmd.results import Comparison, Engine, LayerComparison, Options, Shift
 from vfmalign.mmd.samples import Sample
 from vfmalign.mmd.scalings import Scaled, scalings
-from vfmalign.mmd.streams import ArrayRows
+from vfmalign.mmd.streams import as_stream
 from vfmalign.mmd.uncertainty import Estimate
 
 PRECISIONS = ("bfloat16", "float32", "float64")
@@ -33,9 +33,10 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
     """Compares two samples layer by layer.
 
     Args:
-        x: the first sample (before).
+        x: the first sample (before). What does not fit into memory comes as streams and is compared a panel of rows at
+            a time (`panels`); rows of a group must then be neighbours.
         y: the second sample (after).
-        reference_sample: fixes centre, per-channel scale and bandwidth; None needs `options.fixed_sigma`.
+        reference_sample: fixes centre, per-channel scale and bandwidth, and is always at hand; None needs another rule.
         options: what to compare and how.
         engine: where to compute.
 
@@ -53,7 +54,13 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
     names = samples.common_layers(given, options.layers, options.primary_layer)
     samples.check_relation(x, y, options.pairing)
     limits.check_projection(given, options)
-    limits.refuse_too_large([limits.extent_of(sample) for sample in given], options, engine)
+    is_streamed = x.is_streamed or y.is_streamed
+    extents = [limits.extent_of(sample) for sample in given]
+    if is_streamed:
+        limits.refuse_too_large_to_stream(extents, options, engine)
+        engine = limits.beside(extents[2:], engine)
+    else:
+        limits.refuse_too_large(extents, options, engine)
 
     looks: dict[str, dict[str, Scaled]] = {}
     projection: Projection | None = None
@@ -62,8 +69,11 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
         for scaled in scalings(features, layer, options, engine):
             looks.setdefault(scaled.name, {})[layer] = scaled
             if options.projection and layer == names[0]:
-                projection = project(features, scaled.affine, engine.device)
+                at_hand = [one for one in features if isinstance(one, np.ndarray)]
+                projection = project(at_hand, scaled.affine, engine.device)
 
+    if is_streamed:
+        x, y = samples.numbered(x), samples.numbered(y)
     design = design_of(x, y, options)
     estimator = estimators.resolve(options.pairing, options.estimator, options.method)
     if estimator in estimators.STREAMED:
@@ -76,7 +86,7 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
         layers=tuple(
             LayerComparison(
                 layer=layer,
-                channels=int(x.layers[layer].shape[1]),
+                channels=samples.shape_of(x.layers[layer])[1],
                 channels_left_out=next(reversed(looks.values()))[layer].left_out,
                 raw=shifts["raw"][layer],
                 standardised=shifts["standardised"][layer] if "standardised" in shifts else None,
@@ -137,8 +147,8 @@ def _read_once(x: Sample, y: Sample, looks: Mapping[str, Scaled], options: Optio
     """Results of all layers in one scaling by an estimator that reads the rows once."""
     return {
         layer: streamed.shift_of(
-            ArrayRows(x.layers[layer]),
-            ArrayRows(y.layers[layer]),
+            as_stream(x.layers[layer], x.name),
+            as_stream(y.layers[layer], y.name),
             scaled,
             options,
             engine,

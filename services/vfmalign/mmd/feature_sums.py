@@ -20,6 +20,7 @@ from torch import Tensor
 from vfmalign.core.errors import BadTensor
 from vfmalign.mmd import relabelling
 from vfmalign.mmd.precision import PrecisionName
+from vfmalign.mmd.ranks import ALONE, Ranks
 from vfmalign.mmd.relabelling import Relabellings
 from vfmalign.mmd.rows import FloatArray, IntArray
 from vfmalign.mmd.spectra import Spectrum
@@ -34,7 +35,9 @@ class Embedding:
     It also sums the rows themselves, whose means the control variate needs.
     """
 
-    def __init__(self, spectrum: Spectrum, precision: PrecisionName, device: torch.device, x: RowStream) -> None:
+    def __init__(
+        self, spectrum: Spectrum, precision: PrecisionName, device: torch.device, x: RowStream, ranks: Ranks = ALONE
+    ) -> None:
         self.dtype = torch.float64 if precision == "float64" else torch.float32
         self.device = device
         self._omega_CR = torch.from_numpy(np.ascontiguousarray(spectrum.omega_RC.T)).to(device, self.dtype)
@@ -44,21 +47,26 @@ class Embedding:
         self._centre_C = centre_C
         self._sums: dict[int, Tensor] = {}
         self._squares = torch.zeros((), dtype=torch.float64, device=device)
+        self._ranks = ranks
 
     def blocks(self, stream: RowStream, which: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Phases and rows of each block, [I, R] and [I]; `which` sample they are summed for."""
+        """Phases and rows of each block of this rank, [I, R] and [I]; `which` sample they are summed for."""
         total_C = torch.zeros(stream.channels, dtype=torch.float64, device=self.device)
-        start = 0
-        for given_IC in ahead(stream.blocks(self.rows_at_once)):
+        starts = range(0, stream.rows, self.rows_at_once)[self._ranks.rank :: self._ranks.count]
+        given = (stream.read(start, min(start + self.rows_at_once, stream.rows)) for start in starts)
+        for start, given_IC in zip(starts, ahead(given), strict=True):
             block_IC = given_IC.to(self.device)
             block_IC = block_IC.to(torch.promote_types(block_IC.dtype, self.dtype))
             centred_IC = (block_IC - self._centre_C.to(block_IC.dtype)).to(self.dtype)
             total_C += centred_IC.sum(dim=0)
             self._squares += torch.dot(centred_IC.view(-1), centred_IC.view(-1))
             rows_I = torch.arange(start, start + len(centred_IC))
-            start += len(centred_IC)
             yield centred_IC @ self._omega_CR, rows_I
         self._sums[which] = total_C
+
+    def add_up(self, *sums: Tensor) -> None:
+        """Replaces the sums of this rank, and its own, by those of all ranks."""
+        self._ranks.add_up(*sums, *self._sums.values(), self._squares)
 
     def mean_difference(self, x: RowStream, y: RowStream) -> FloatArray:
         """x̄ − ȳ once both were read, [C]."""
@@ -156,6 +164,7 @@ class PairSums:
                 self._diagonal_R += diagonal_IR.sum(dim=0)
                 _add_by_bucket(self._diagonal_G, diagonal_IR.mean(dim=1, keepdim=True), bucket_I)
             self._phases_R += (phases_IR - other_IR).sum(dim=0)
+        embedding.add_up(self._sums_GF, self._diagonal_R, self._diagonal_G, self._phases_R)
 
     @property
     def term_range(self) -> float:
@@ -216,6 +225,7 @@ class SampleSums:
                 features_IF = torch.cat([phases_IR.cos(), phases_IR.sin()], dim=1)
                 _add_by_bucket(self._sums_GF, features_IF, buckets.of(rows_I), offset)
                 self._phases_2R[which] += phases_IR.sum(dim=0)
+        embedding.add_up(self._sums_GF, self._phases_2R)
 
     @property
     def term_range(self) -> float:

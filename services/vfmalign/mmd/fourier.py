@@ -27,6 +27,7 @@ from vfmalign.core.errors import BadOption, BadTensor
 from vfmalign.mmd import relabelling, spectra, uncertainty
 from vfmalign.mmd.feature_sums import Embedding, PairSums, SampleSums, buckets_of, shares
 from vfmalign.mmd.precision import UNIT_ROUNDOFF, PrecisionName
+from vfmalign.mmd.ranks import ALONE, Ranks
 from vfmalign.mmd.relabelling import SMALLEST_GROUPS, Relabellings
 from vfmalign.mmd.rows import FloatArray
 from vfmalign.mmd.spectra import Spectrum
@@ -92,6 +93,7 @@ def fourier(
     precision: PrecisionName = "float32",
     device: torch.device | None = None,
     between_blocks: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> Approximation:
     """Estimates MMD² in one pass.
 
@@ -112,6 +114,7 @@ def fourier(
         precision: float32 or float64 phases; kernels with very high frequencies take float64 in any case.
         device: where features are formed.
         between_blocks: called before every block; may raise to stop.
+        ranks: processes that share the blocks of rows.
 
     Raises:
         BadOption: a kernel without frequencies, an option out of range.
@@ -124,7 +127,7 @@ def fourier(
         raise BadOption(f"expected a level in (0, 1), got {level}", field="interval_level", remedy="use 0.95")
     spectrum = spectra.draw(kernel, sigma, x.channels, frequencies, seed)
     precision = "float64" if spectrum.heavy_tailed or precision == "float64" else "float32"
-    embedding = Embedding(spectrum, precision, device or torch.device("cpu"), x)
+    embedding = Embedding(spectrum, precision, device or torch.device("cpu"), x, ranks)
     most = min(BUCKETS, _BUCKET_BYTES // (16 * spectrum.count))
     samples: PairSums | SampleSums
     if paired:

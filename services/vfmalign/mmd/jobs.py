@@ -61,11 +61,13 @@ class Plan:
     Attributes:
         samples: what is compared, where it was read already: that of short ones is.
         short: it takes so little time and memory that it may run between two tiles of another.
+        streamed: x and y do not fit into memory and are read part by part while they are compared.
     """
 
     job: Job
     samples: Sequence[Sample] | None
     short: bool
+    streamed: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,10 @@ def plan(job: Job, engine: Engine, short_s: float) -> Plan:
     check_options(job.options, has_reference=len(job.given) > 2)
     with job.stages.stage("read"):
         extents = job.sets.extents(job.given)
+        streamed = job.sets.in_parts(job.given[:2]) and not limits.fits(extents, job.options, engine)
+        if streamed:
+            limits.refuse_too_large_to_stream(extents, job.options, engine)
+            return Plan(job, None, short=False, streamed=True)
         limits.refuse_too_large(extents, job.options, engine)
         short = costs.is_short(extents, job.options, engine, short_s)
         samples = job.sets.read(job.given, job.check) if short else None
@@ -117,7 +123,11 @@ def run(planned: Plan, engine: Engine, let_short_run: Callable[[], int] = lambda
         torch.cuda.reset_peak_memory_stats(engine.device)
     if samples is None:
         with stages.stage("read"):
-            samples = job.sets.read(job.given, _BetweenTiles(job, let_short_run))
+            between_parts = _BetweenTiles(job, let_short_run)
+            at_hand = job.given[2:] if planned.streamed else job.given
+            samples = job.sets.read(at_hand, between_parts)
+            if planned.streamed:
+                samples = [*job.sets.streams(job.given[:2]), *samples]
     with stages.stage("compare"):
         result = _compare(samples, job, engine, _BetweenTiles(job, let_short_run))
     peak = torch.cuda.max_memory_allocated(engine.device) if on_gpu else 0

@@ -6,14 +6,17 @@ Knows sizes only, no features.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from vfmalign.core.errors import BadOption, Exhausted
+from vfmalign.mmd import estimators, panels
 from vfmalign.mmd.bandwidths import EXACT_ROWS
-from vfmalign.mmd.engine import default_tile
+from vfmalign.mmd.engine import Layout, default_tile
 from vfmalign.mmd.kernels import WITHOUT_BANDWIDTH
 from vfmalign.mmd.results import Engine, Options
-from vfmalign.mmd.samples import Sample
+from vfmalign.mmd.samples import Sample, shape_of
 
 MAX_RELABELLINGS = 100_000
 BANDWIDTHS = 10
@@ -31,8 +34,9 @@ class Extent:
 
 def extent_of(sample: Sample) -> Extent:
     """The size of features at hand; malformed ones count what they have and are refused elsewhere."""
-    rows = max((int(array.shape[0]) for array in sample.layers.values() if array.ndim), default=0)
-    channels = {layer: int(array.shape[-1]) if array.ndim else 0 for layer, array in sample.layers.items()}
+    shapes = {layer: shape_of(features) or (0,) for layer, features in sample.layers.items()}
+    rows = max((shape[0] for shape in shapes.values()), default=0)
+    channels = {layer: shape[-1] if len(shape) > 1 else 0 for layer, shape in shapes.items()}
     return Extent(rows, channels, len(set(sample.groups)) or rows)
 
 
@@ -77,6 +81,42 @@ def _distances(given: Sequence[Extent], options: Options) -> int:
     if options.aggregated:
         taken.append(given[:2])
     return max((min(sum(extent.rows for extent in some), EXACT_ROWS) ** 2 // 2 for some in taken), default=0)
+
+
+def fits(given: Sequence[Extent], options: Options, engine: Engine) -> bool:
+    """Whether a comparison of features at hand stays within the memory allowed."""
+    return _need(given, options, engine).total <= engine.memory_bytes
+
+
+def beside(reference: Sequence[Extent], engine: Engine) -> Engine:
+    """The engine with the memory that a reference at hand leaves to streams."""
+    held = 8 * sum(extent.rows * sum(extent.channels.values()) for extent in reference)
+    return replace(engine, memory_bytes=engine.memory_bytes - held)
+
+
+def refuse_too_large_to_stream(given: Sequence[Extent], options: Options, engine: Engine) -> None:
+    """Refuses streams whose sums alone, or whose reference, do not fit; says what would.
+
+    Raises:
+        Exhausted: more memory is needed than is allowed; a retry is pointless.
+    """
+    x, y, *reference = given
+    if reference:
+        refuse_too_large(reference, replace(options, relabellings=0, aggregated=False), engine)
+    if options.estimator in estimators.STREAMED:
+        return
+    engine = beside(reference, engine)
+    groups = x.groups if options.pairing == "paired" else x.groups + y.groups
+    sizes = (x.rows,) if options.pairing == "paired" or options.method == "wild_bootstrap" else (x.rows, y.rows)
+    nothing = np.broadcast_to(np.int8(0), (groups, options.relabellings))
+    panels.plan(
+        max(x.channels.values(), default=1),
+        Layout(sizes, np.zeros(0, np.int64), nothing),
+        1 + 2 * BANDWIDTHS if options.aggregated else 1,
+        engine.memory_bytes,
+        precision="float64",
+        shape=engine.tile_shape or default_tile(engine.device),
+    )
 
 
 def refuse_too_large(given: Sequence[Extent], options: Options, engine: Engine) -> None:
@@ -125,6 +165,12 @@ def check_projection(given: Sequence[Sample], options: Options) -> None:
         BadOption: too many rows in x or y.
     """
     rows = max(sample.rows for sample in given[:2])
+    if options.projection and any(sample.is_streamed for sample in given[:2]):
+        raise BadOption(
+            "features that do not fit into memory are not projected",
+            field="projection",
+            remedy="leave the projection out, or allow more memory",
+        )
     if options.projection and rows > MAX_PROJECTED_ROWS:
         raise BadOption(
             f"at most {MAX_PROJECTED_ROWS} rows are projected, got {rows}",

@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,24 +18,29 @@ from vfmalign.core.documents import document
 from vfmalign.core.errors import BadOption, Exhausted, InvalidInput, PreconditionFailed, VfmalignError
 from vfmalign.core.metrics import Stages
 from vfmalign.core.settings import Settings, load
-from vfmalign.mmd import jobs, translate
+from vfmalign.mmd import jobs, limits, ranks, translate
 from vfmalign.mmd.api import machine_memory_bytes
 from vfmalign.mmd.compare import compare
 from vfmalign.mmd.kernels import KERNELS
 from vfmalign.mmd.results import Comparison, Engine, Options, Shift
-from vfmalign.mmd.samples import Sample
+from vfmalign.mmd.samples import Features, Sample
 from vfmalign.mmd.settings import MmdOptions, engine_of
+from vfmalign.mmd.streams import NpyRows
 from vfmalign.mmd.uncertainty import Estimate
 
 SUMMARY = """\
 Without files: the MMD service of vfmalign, which is set up by environment variables alone.
 
 With two .npy files of shape (rows, channels): compares them in this process and prints MMD² with its interval and its
-p-value; needs no server and no store. Of the settings below it reads the VFMALIGN_MMD__ ones, where they are set.
+p-value; needs no server and no store. Of the settings below it reads the VFMALIGN_MMD__ ones, where they are set: files
+that do not fit into VFMALIGN_MMD__MEMORY_MIB (by default all that the machine has) are read a part at a time. Processes
+that torchrun starts share the work, each on the CUDA device of its local rank where there is one:
+    torchrun --nproc-per-node 2 -m vfmalign.mmd x.npy y.npy --sigma 10
 Exit codes: 0 done, 2 a file or an option that cannot succeed as it is, 3 does not fit into memory, 130 stopped."""
 OK, FAILED, BAD_INPUT, NO_ROOM, INTERRUPTED = 0, 1, 2, 3, 130
 LAYER = "features"
 _ABSENT = "-"
+_MOST_GROWTH = 8  # bytes in memory to a byte on disk: float16 becomes float64 twice
 _TITLES = ("p aggregated", "± approximation (99 %)")
 _ESTIMATORS = ("biased", "unbiased_paired", "unbiased_independent", "linear", "block", "fourier")
 
@@ -108,25 +113,40 @@ def _run(arguments: argparse.Namespace) -> None:
         engine = replace(engine, memory_bytes=machine_memory_bytes())
     stages = Stages()
     with stages.stage("read"):
-        x, y = (
-            Sample(name, {LAYER: read_npy(path, name)}, _labels(groups, f"--groups-{name}"))
-            for name, path, groups in zip(
-                ("x", "y"), arguments.files, (arguments.groups_x, arguments.groups_y), strict=True
-            )
-        )
-        reference = None
-        if arguments.reference is not None:
-            reference = Sample("reference", {LAYER: read_npy(arguments.reference, "reference")})
-    options = _options(arguments)
+        options = _options(arguments)
+        x, y, reference = _samples(arguments, options, engine)
     started = time.perf_counter()
-    with stages.stage("compare"):
+    with stages.stage("compare"), ranks.joined() as processes:
+        engine = replace(engine, device=ranks.own_device(engine.device), ranks=processes)
         result = compare(x, y, reference, options, engine)
     seconds = time.perf_counter() - started
+    if processes.rank > 0:
+        return
     if arguments.json:
         outcome = jobs.Outcome(result, stages, jobs.device_name(engine.device), 0)
         print(json.dumps(document(translate.response_of(outcome)), indent=2, allow_nan=False))  # noqa: T201
     else:
         print("\n".join(_report(result, options, engine, seconds)))  # noqa: T201
+
+
+def _samples(arguments: argparse.Namespace, options: Options, engine: Engine) -> tuple[Sample, Sample, Sample | None]:
+    """The files as arrays or, where x and y do not fit into the memory allowed, as streams."""
+    reference = None
+    if arguments.reference is not None:
+        reference = Sample("reference", {LAYER: read_npy(arguments.reference, "reference")})
+    files = dict(zip(("x", "y"), arguments.files, strict=True))
+    labels = {"x": _labels(arguments.groups_x, "--groups-x"), "y": _labels(arguments.groups_y, "--groups-y")}
+
+    def samples(read: Callable[[Path, str], Features]) -> list[Sample]:
+        return [Sample(name, {LAYER: read(path, name)}, labels[name]) for name, path in files.items()]
+
+    if _MOST_GROWTH * sum(path.stat().st_size for path in files.values() if path.is_file()) > engine.memory_bytes:
+        x, y = samples(NpyRows)
+        extents = [limits.extent_of(sample) for sample in (x, y, reference) if sample is not None]
+        if not limits.fits(extents, options, engine):
+            return x, y, reference
+    x, y = samples(read_npy)
+    return x, y, reference
 
 
 def _options(arguments: argparse.Namespace) -> Options:

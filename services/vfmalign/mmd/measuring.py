@@ -1,4 +1,4 @@
-"""One layer in one scaling: the pass over its tiles, in the precision that keeps its digits. Knows nothing of layers.
+"""One layer in one scaling: the pass over its pairs, in the precision that keeps its digits. Knows nothing of layers.
 
 Legend: N and M rows of x and y, C channels as given, K channels kept.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vfmalign.core.errors import BadTensor
-from vfmalign.mmd import aggregated, backends, estimators, precision, products, rows
+from vfmalign.mmd import aggregated, backends, estimators, panels, precision, products, rows
 from vfmalign.mmd.designs import Design, Statistics
 from vfmalign.mmd.engine import Layout, Sums
 from vfmalign.mmd.estimators import EstimatorName
@@ -19,12 +19,10 @@ from vfmalign.mmd.kernels import Kernel
 from vfmalign.mmd.precision import PrecisionName
 from vfmalign.mmd.relabelling import Relabellings
 from vfmalign.mmd.results import Backend, Engine, Options
-from vfmalign.mmd.rows import FloatArray, Rows
-from vfmalign.mmd.samples import FeatureArray
+from vfmalign.mmd.rows import Affine, FloatArray
+from vfmalign.mmd.samples import Features, shape_of
 from vfmalign.mmd.scalings import Scaled
-
-# Squares of larger features overflow; float32 ends long before float64.
-_LARGEST_SQUARED_NORM: dict[PrecisionName, float] = {"bfloat16": 1e36, "float32": 1e36, "float64": 1e300}
+from vfmalign.mmd.streams import FeatureArray, RowStream, as_stream
 
 
 @dataclass(frozen=True)
@@ -62,14 +60,14 @@ class Measured:
     backend_note: str = ""
 
 
-def measure(scaled: Scaled, x_NC: FeatureArray, y_MC: FeatureArray, plan: Plan, layer: str) -> Measured:
+def measure(scaled: Scaled, x: Features, y: Features, plan: Plan, layer: str) -> Measured:
     """One pass over the tiles, and a second in float64 where the first would leave less than a digit.
 
     Raises:
         BadTensor: features too large to square.
         Cancelled: the engine was told to stop.
     """
-    fewest = min(x_NC.shape[0], y_MC.shape[0])
+    fewest = min(shape_of(x)[0], shape_of(y)[0])
     reason = scaled.absent_reason
     if not reason and fewest < estimators.smallest_rows(plan.estimator):
         reason = f"an unbiased estimate needs at least 2 rows per sample, got {fewest}"
@@ -78,14 +76,14 @@ def measure(scaled: Scaled, x_NC: FeatureArray, y_MC: FeatureArray, plan: Plan, 
     device = plan.engine.device
     chosen = precision.choose(
         plan.options.precision or plan.engine.precision,
-        int(x_NC.shape[0] + y_MC.shape[0]),
-        int(x_NC.shape[1]),
+        shape_of(x)[0] + shape_of(y)[0],
+        shape_of(x)[1],
         device,
         matrix_units=products.has_matrix_units(device),
     )
-    measured = _one_pass(scaled, x_NC, y_MC, plan, chosen)
+    measured = _one_pass(scaled, x, y, plan, chosen)
     if measured is None or (chosen != "float64" and _loses_digits(measured)):
-        measured = _one_pass(scaled, x_NC, y_MC, plan, "float64")
+        measured = _one_pass(scaled, x, y, plan, "float64")
     if measured is None:
         raise BadTensor(
             f"features of layer `{layer}` are too large to square", field="layers", remedy="scale them down"
@@ -99,53 +97,113 @@ def _loses_digits(measured: Measured) -> bool:
     return statistics is None or abs(statistics.observed) < precision.SAFE_MULTIPLE_OF_BOUND * measured.bound
 
 
-def _one_pass(
-    scaled: Scaled, x_NC: FeatureArray, y_MC: FeatureArray, plan: Plan, chosen: PrecisionName
-) -> Measured | None:
+@dataclass(frozen=True)
+class _Pass:
+    """What one pass over all pairs of rows found.
+
+    Attributes:
+        sums: per kernel.
+        norm: root mean square of ‖x‖² over the rows as they were compared.
+        distinct_share: of rows, repeated ones counted once; 1 where rows were not looked at together.
+    """
+
+    sums: Sequence[Sums]
+    norm: float
+    distinct_share: float
+    backend: Backend
+    note: str
+
+
+def _one_pass(scaled: Scaled, x: Features, y: Features, plan: Plan, chosen: PrecisionName) -> Measured | None:
     """Statistics at one precision; None where squares would overflow in it."""
-    design, engine = plan.design, plan.engine
-    parts = [(x_NC, design.x_order), (y_MC, design.y_order)]
-    with np.errstate(over="ignore"):
-        pooled = rows.prepare(parts, scaled.affine, chosen, engine.device, engine.kept)
-    if not float(pooled.norms_N.max()) <= _LARGEST_SQUARED_NORM[chosen]:
+    design, engine, aggregate = plan.design, plan.engine, plan.options.aggregated
+    kept_C = scaled.affine.kept_C
+    channels = shape_of(x)[1] if kept_C is None else int(kept_C.sum())
+    kernel = scaled.kernel(plan.options.kernel, channels)
+    kernels = [kernel, *(aggregated.kernels(x, y, scaled, engine) if aggregate else ())]
+    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
+        found = _over_arrays(kernels, x, y, scaled.affine, plan=plan, chosen=chosen)
+    else:
+        streams = as_stream(x, "x"), as_stream(y, "y")
+        found = _over_streams(kernels, *streams, scaled.affine, plan=plan, chosen=chosen)
+    if found is None:
         return None
-    kernel = scaled.kernel(plan.options.kernel, pooled.channels)
-    kernels = [kernel]
-    if plan.options.aggregated:
-        kernels += aggregated.kernels(x_NC, y_MC, scaled, engine)
-    summed = backends.accumulate(design.matrix(pooled), kernels, plan.layout, engine, squares=plan.options.aggregated)
-    statistics = [design.statistics(plan.estimator, sums, plan.relabellings) for sums in summed.sums]
+    statistics = [design.statistics(plan.estimator, sums, plan.relabellings) for sums in found.sums]
+    rows_of_both = shape_of(x)[0] + shape_of(y)[0]
     return Measured(
         scaled.sigma,
         statistics[0],
-        _bound(pooled, kernel, summed.sums[0], plan),
+        _bound(found, kernel, channels, design, chosen),
         chosen,
-        aggregate=aggregated.fuse(statistics[1:], summed.sums[1:], pooled.count) if plan.options.aggregated else None,
-        backend=summed.backend,
-        backend_note=summed.note,
+        aggregate=aggregated.fuse(statistics[1:], found.sums[1:], rows_of_both) if aggregate else None,
+        backend=found.backend,
+        backend_note=found.note,
     )
 
 
-def _bound(pooled: Rows, kernel: Kernel, sums: Sums, plan: Plan) -> float:
-    """The error bound of this pass."""
-    fewest = min(plan.design.block_sizes)
-    norms_N = pooled.norms_N.double()
-    norm = float(norms_N.square().mean().sqrt())
-    largest = 1.0 if kernel.argument == "distance" else float(np.abs(sums.diagonal_N).max())
-    return (
-        precision.error_bound(
-            slope=kernel.slope,
-            norm=norm,
-            channels=pooled.channels,
-            rows=fewest * pooled.distinct / pooled.count,
-            witness=_witness(sums, plan.design.block_sizes),
-            largest=largest,
-            precision=pooled.precision,
-            root=kernel.root,
+def _over_arrays(
+    kernels: Sequence[Kernel],
+    x_NC: FeatureArray,
+    y_MC: FeatureArray,
+    affine: Affine,
+    *,
+    plan: Plan,
+    chosen: PrecisionName,
+) -> _Pass | None:
+    """A pass over rows in memory, which are put in the design's order."""
+    design, engine = plan.design, plan.engine
+    parts = [(x_NC, design.x_order), (y_MC, design.y_order)]
+    with np.errstate(over="ignore"):
+        pooled = rows.prepare(parts, affine, chosen, engine.device, engine.kept)
+    if not float(pooled.norms_N.max()) <= rows.LARGEST_SQUARED_NORM[chosen]:
+        return None
+    matrix = design.matrix(pooled)
+    summed = backends.accumulate(matrix, kernels, plan.layout, engine, squares=plan.options.aggregated)
+    norm = float(pooled.norms_N.double().square().mean().sqrt())
+    return _Pass(summed.sums, norm, pooled.distinct / pooled.count, summed.backend, summed.note)
+
+
+def _over_streams(
+    kernels: Sequence[Kernel], x: RowStream, y: RowStream, affine: Affine, *, plan: Plan, chosen: PrecisionName
+) -> _Pass | None:
+    """A pass over rows that are read again and again, in the memory allowed."""
+    engine = plan.engine
+    try:
+        streamed = panels.accumulate(
+            x,
+            y,
+            kernels,
+            plan.layout,
+            memory_bytes=engine.memory_bytes,
+            affine=affine,
+            precision=chosen,
+            device=engine.device,
+            tile_shape=engine.tile_shape,
+            between_tiles=engine.between_tiles,
+            squares=plan.options.aggregated,
+            share=engine.ranks.share,
         )
-        * fewest
-        / max(fewest - 1, 1)
+    except panels.TooLargeToSquare:
+        return None
+    sums = backends.added_up(streamed.sums, engine.ranks, engine.device)
+    note = "rows that do not fit into memory are summed by torch" if backends.wants_triton(engine) else ""
+    return _Pass(sums, streamed.norm, 1.0, "torch", note)
+
+
+def _bound(found: _Pass, kernel: Kernel, channels: int, design: Design, chosen: PrecisionName) -> float:
+    """The error bound of a pass."""
+    fewest, sums = min(design.block_sizes), found.sums[0]
+    bound = precision.error_bound(
+        slope=kernel.slope,
+        norm=found.norm,
+        channels=channels,
+        rows=fewest * found.distinct_share,
+        witness=_witness(sums, design.block_sizes),
+        largest=1.0 if kernel.argument == "distance" else float(np.abs(sums.diagonal_N).max()),
+        precision=chosen,
+        root=kernel.root,
     )
+    return bound * fewest / max(fewest - 1, 1)
 
 
 def _witness(sums: Sums, block_sizes: Sequence[int]) -> float:

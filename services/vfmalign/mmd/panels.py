@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +21,8 @@ from vfmalign.mmd import products
 from vfmalign.mmd.engine import Accumulator, Layout, Matrix, PairedMatrix, PooledMatrix, Sums, default_tile, upper_tiles
 from vfmalign.mmd.kernels import Kernel
 from vfmalign.mmd.precision import PrecisionName
-from vfmalign.mmd.rows import DTYPES, Affine, Rows
-from vfmalign.mmd.streams import RowStream, ahead, check_alike
+from vfmalign.mmd.rows import DTYPES, LARGEST_SQUARED_NORM, Affine, Rows
+from vfmalign.mmd.streams import RowStream, ahead, as_array, check_alike
 
 # Rows pass a panel in chunks of this share of the rows that fit. One is at work while the next is read, which is there
 # as it was given, in float64 and as it is compared: as much as eight chunks in float32.
@@ -32,7 +31,10 @@ _CHUNKS_HELD = 8
 _FEWEST_ROWS = 64
 # Chunks per rank that shares the work, so that all ranks are done at about the same time.
 _CHUNKS_PER_RANK = 8
-_LARGEST_SQUARED_NORM = {torch.float32: 1e36, torch.float64: 1e300}
+
+
+class TooLargeToSquare(BadTensor):
+    """Rows whose squared norm overflows in the precision asked for."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def accumulate(
     layout: Layout,
     *,
     memory_bytes: int,
-    affine: Affine | None = None,
+    affine: Affine,
     precision: PrecisionName = "float32",
     device: torch.device | None = None,
     tile_shape: tuple[int, int] | None = None,
@@ -83,8 +85,7 @@ def accumulate(
         kernels: evaluated on the same distances.
         layout: blocks, groups and relabellings; rows in the streams' order.
         memory_bytes: for everything this needs beside the arguments.
-        affine: applied to the rows as they are read; None centres them on the first rows of x, but for kernels of
-            products.
+        affine: applied to the rows as they are read.
         precision: of kernel values.
         device: where they are formed.
         tile_shape: largest tile, rows × columns; None for what suits the device.
@@ -93,17 +94,15 @@ def accumulate(
         share: (part, parts): only the tiles of one part, for ranks that add their sums up.
 
     Raises:
-        BadTensor: streams that do not fit together, or rows too large to square.
+        BadTensor: streams that do not fit together; TooLargeToSquare.
         Exhausted: the memory allowed does not even hold two blocks of rows; says what would.
     """
     paired = len(layout.block_sizes) == 1
     check_alike(x, y, paired=paired)
     device = device or torch.device("cpu")
-    if affine is None:
-        affine = _centring(x, kernels)
     shape = tile_shape or default_tile(device)
-    plan = _plan(x.channels, layout, len(kernels), memory_bytes, precision=precision, shape=shape, parts=share[1])
-    window = _Window(x, y, plan, affine, precision=precision, device=device, paired=paired)
+    planned = plan(x.channels, layout, len(kernels), memory_bytes, precision=precision, shape=shape, parts=share[1])
+    window = _Window(x, y, planned, affine, precision=precision, device=device, paired=paired)
     accumulator = Accumulator(layout, kernels, window.matrix.device, window.matrix.dtype)
     noted = [0.0] * len(kernels) if squares else []
     with products.matrix_units(precision, window.matrix.device):
@@ -114,24 +113,10 @@ def accumulate(
                 accumulator.add(kernel, tile_IJ, *here, blocks)
             if here[0] != here[1]:
                 noted = [2.0 * after - first for after, first in zip(noted, before, strict=True)]
-    return Streamed(accumulator.sums(noted), window.norm, plan, window.rows_read)
+    return Streamed(accumulator.sums(noted), window.norm, planned, window.rows_read)
 
 
-def smallest_bytes(x: RowStream, layout: Layout, kernels: int, *, precision: PrecisionName = "float32") -> int:
-    """The least `memory_bytes` that `accumulate` takes on a CPU."""
-    per_row = _row_bytes(x.channels, layout, precision)
-    return _fixed_bytes(layout, kernels, precision, default_tile(torch.device("cpu"))) + _smallest(layout) * per_row
-
-
-def _centring(x: RowStream, kernels: Sequence[Kernel]) -> Affine:
-    """Centres on the first rows; any centre gives the same distances, and a near one loses no digits."""
-    if any(kernel.argument == "product" for kernel in kernels):
-        return Affine()
-    first_IC = x.read(0, min(x.rows, 1024)).double()
-    return Affine(np.asarray(first_IC.mean(dim=0).cpu().numpy()))
-
-
-def _plan(
+def plan(
     channels: int,
     layout: Layout,
     kernels: int,
@@ -139,9 +124,9 @@ def _plan(
     *,
     precision: PrecisionName,
     shape: tuple[int, int],
-    parts: int,
+    parts: int = 1,
 ) -> Plan:
-    """Rows of panels and chunks within the memory.
+    """Rows of panels and chunks within the memory; of the layout only its sizes count.
 
     Raises:
         Exhausted: too little memory for the smallest.
@@ -272,8 +257,7 @@ class _Window:
 
     def _prepared(self, block_IC: Tensor) -> Tensor:
         """Moved, scaled and in the precision of the products."""
-        block_IC = block_IC.float() if block_IC.dtype == torch.bfloat16 else block_IC
-        block_IK = torch.from_numpy(self._affine.apply(block_IC.cpu().numpy()))
+        block_IK = torch.from_numpy(self._affine.apply(as_array(block_IC)))
         if self._precision == "bfloat16":
             block_IK = block_IK.bfloat16()
         return block_IK.to(DTYPES[self._precision])
@@ -282,14 +266,14 @@ class _Window:
         """Writes rows into the window.
 
         Raises:
-            BadTensor: rows too large to square.
+            TooLargeToSquare: that.
         """
         into = slice(at, at + span.stop - span.start)
         for held, block_IK in zip(self._held, blocks, strict=True):
             held.values_NK[into] = block_IK
             norms_I = held.values_NK[into].double().square().sum(dim=1)
-            if not float(norms_I.max()) <= _LARGEST_SQUARED_NORM[held.norms_N.dtype]:
-                raise BadTensor("holds rows that are too large to square", field="x", remedy="scale them down")
+            if not float(norms_I.max()) <= LARGEST_SQUARED_NORM[self._precision]:
+                raise TooLargeToSquare("holds rows that are too large to square", field="x", remedy="scale them down")
             held.norms_N[into] = norms_I.to(held.norms_N.dtype)
 
     def _note_norms(self, rows: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from vfmalign.mmd.rows import Affine, FloatArray, prepare
-from vfmalign.mmd.samples import FeatureArray
+from vfmalign.mmd.streams import FeatureArray
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from vfmalign.mmd.estimators import EstimatorName, Pairing, TestMethod
 from vfmalign.mmd.kept import NOTHING_KEPT, Kept
 from vfmalign.mmd.precision import LeastPrecision, PrecisionName
 from vfmalign.mmd.projection import Projection
+from vfmalign.mmd.ranks import ALONE, Ranks
 from vfmalign.mmd.uncertainty import Estimate
 
 Bandwidth = Literal["fixed", "reference_median", "pooled_median"]
@@ -77,6 +78,7 @@ class Engine:
         tile_shape: largest tile, rows × columns; None for what suits the device.
         between_tiles: called before every tile; raises Cancelled or DeadlineExceeded to stop.
         kept: what several comparisons share: rows that were centred, scaled and rounded once. By default nothing.
+        ranks: processes that share the work of one comparison. By default this one is alone.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -86,6 +88,7 @@ class Engine:
     tile_shape: tuple[int, int] | None = None
     between_tiles: Callable[[], None] = never_stop
     kept: Kept = NOTHING_KEPT
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vfmalign.mmd.kept import NOTHING_KEPT, Kept, Same
 from vfmalign.mmd.precision import PrecisionName
-from vfmalign.mmd.samples import FeatureArray
+from vfmalign.mmd.streams import FeatureArray
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -27,6 +27,10 @@ DTYPES: dict[PrecisionName, torch.dtype] = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
+
+
+# Squares of larger features overflow; float32 ends long before float64.
+LARGEST_SQUARED_NORM: dict[PrecisionName, float] = {"bfloat16": 1e36, "float32": 1e36, "float64": 1e300}
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,21 @@ has. Legend: N rows (cases), C channels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vfmalign.core.errors import BadOption, BadTensor, CaseOrderMismatch
 from vfmalign.mmd.estimators import Pairing
+from vfmalign.mmd.streams import FeatureArray, Grouping, RowStream
 
-FeatureArray = NDArray[np.floating[Any]]
+Features: TypeAlias = FeatureArray | RowStream
+
+
+def shape_of(features: Features) -> tuple[int, ...]:
+    """Axes of an array; rows and channels of a stream."""
+    return features.shape if isinstance(features, np.ndarray) else (features.rows, features.channels)
 
 
 @dataclass(frozen=True)
@@ -25,20 +30,25 @@ class Sample:
 
     Attributes:
         name: how errors name it: `x`, `y` or `reference`, as in the request.
-        layers: features_NC by layer, float16 to float64.
+        layers: features_NC by layer, float16 to float64: arrays at hand, or streams where they are larger than memory.
         groups: group (patient) of each row; empty where every row is a group of its own.
         case_ids: case of each row; empty where unknown.
     """
 
     name: str
-    layers: Mapping[str, FeatureArray]
+    layers: Mapping[str, Features]
     groups: tuple[str, ...] = ()
     case_ids: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
         """Number of rows; all layers have the same."""
-        return int(next(iter(self.layers.values())).shape[0])
+        return shape_of(next(iter(self.layers.values())))[0]
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether some of its features are read when they are needed."""
+        return not all(isinstance(features, np.ndarray) for features in self.layers.values())
 
 
 def check(sample: Sample) -> None:
@@ -50,25 +60,36 @@ def check(sample: Sample) -> None:
     if not sample.layers:
         raise BadTensor("holds no layer", field=sample.name, remedy="send at least one layer's features")
     rows: int | None = None
-    for layer, features_NC in sample.layers.items():
-        field = f"{sample.name}.layers[{layer}]"
-        if features_NC.ndim != 2 or 0 in features_NC.shape:
-            shape = list(features_NC.shape)
+    for layer, features in sample.layers.items():
+        field, shape = f"{sample.name}.layers[{layer}]", shape_of(features)
+        if len(shape) != 2 or 0 in shape:
             raise BadTensor(
-                f"expected shape [rows, channels], got {shape}", field=field, remedy="pool to one row per case"
+                f"expected shape [rows, channels], got {list(shape)}", field=field, remedy="pool to one row per case"
             )
-        if rows is not None and features_NC.shape[0] != rows:
+        if rows is not None and shape[0] != rows:
             raise BadTensor(
-                f"has {features_NC.shape[0]} rows, the layers before it {rows}",
+                f"has {shape[0]} rows, the layers before it {rows}",
                 field=field,
                 remedy="send the same rows in every layer",
             )
-        if not np.isfinite(features_NC).all():
+        if isinstance(features, np.ndarray) and not np.isfinite(features).all():
             raise BadTensor("holds NaN or infinity", field=field, remedy="leave out the rows that cannot be computed")
-        rows = int(features_NC.shape[0])
+        rows = shape[0]
     for labels, what in ((sample.groups, "groups"), (sample.case_ids, "case_ids")):
         if labels and len(labels) != rows:
             raise BadTensor(f"names {len(labels)} {what} for {rows} rows", field=f"{sample.name}.{what}")
+
+
+def numbered(sample: Sample) -> Sample:
+    """The sample with its groups called by numbers that ascend with its rows: what is streamed cannot be reordered.
+
+    Raises:
+        BadOption: rows of one group that are not neighbours.
+    """
+    grouping = Grouping.of(sample.groups, sample.rows, sample.name)
+    if grouping.edges is None:
+        return sample
+    return replace(sample, groups=tuple(f"{group:012d}" for group in grouping.within(0, sample.rows)))
 
 
 def common_layers(samples: Sequence[Sample], asked: Sequence[str], primary: str) -> tuple[str, ...]:
@@ -90,7 +111,7 @@ def common_layers(samples: Sequence[Sample], asked: Sequence[str], primary: str)
     if primary:
         names = [primary, *(layer for layer in names if layer != primary)]
     for layer in names:
-        widths = {sample.name: sample.layers[layer].shape[1] for sample in samples}
+        widths = {sample.name: shape_of(sample.layers[layer])[1] for sample in samples}
         if len(set(widths.values())) > 1:
             text = ", ".join(f"{width} in `{name}`" for name, width in widths.items())
             raise BadTensor(

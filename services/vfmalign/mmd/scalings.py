@@ -19,11 +19,13 @@ from vfmalign.mmd.kept import Same
 from vfmalign.mmd.kernels import KERNELS, WITHOUT_BANDWIDTH, Kernel
 from vfmalign.mmd.results import Engine, Options
 from vfmalign.mmd.rows import UNCHANGED, Affine
-from vfmalign.mmd.samples import FeatureArray
+from vfmalign.mmd.samples import Features, shape_of
+from vfmalign.mmd.streams import FeatureArray, as_array, take
 
 # A channel with less than this share of the median SD carries rounding, which scaling would blow up.
 SMALLEST_RELATIVE_SD = 1e-6
 _FLOAT_BYTES = 8
+_CENTRING_ROWS = 1024
 _ONE_ROW = "the reference has one row; a scale and a bandwidth need at least two"
 
 
@@ -49,13 +51,13 @@ class Scaled:
         return KERNELS[family](self.sigma, channels)
 
 
-def scalings(given: Sequence[FeatureArray], layer: str, options: Options, engine: Engine) -> Iterator[Scaled]:
+def scalings(given: Sequence[Features], layer: str, options: Options, engine: Engine) -> Iterator[Scaled]:
     """The layer raw and, with a reference, standardised by it.
 
     A reference of one row gives neither scale nor bandwidth: both scalings then come back with the reason.
 
     Args:
-        given: features of x, y and perhaps the reference.
+        given: features of x, y and perhaps the reference, which is at hand.
         layer: how errors name it.
         options: kernel and rule of the bandwidth.
         engine: where to compute.
@@ -63,7 +65,7 @@ def scalings(given: Sequence[FeatureArray], layer: str, options: Options, engine
     Raises:
         BadOption: no channel varies, or a bandwidth of 0.
     """
-    fitted_FC = given[2] if len(given) > 2 else given[0]
+    fitted_FC = _first(given[2] if len(given) > 2 else given[0])
     centring = engine.kept.get(("centring", Same(fitted_FC)), lambda: Affine(rows.mean(fitted_FC)), _bytes)
     # Products depend on the origin: where the kernel is one of them, features stay where they are.
     raw = Scaled("raw", UNCHANGED if options.kernel in WITHOUT_BANDWIDTH else centring)
@@ -96,7 +98,14 @@ def _standardising(reference_FC: FeatureArray, mean_C: rows.FloatArray | None, l
     return Affine(mean_C, sd_C, kept_C)
 
 
-def _sigma(given: Sequence[FeatureArray], affine: Affine, layer: str, options: Options, engine: Engine) -> float:
+def _first(features: Features) -> FeatureArray:
+    """Features at hand; of a stream its first rows, near which its others are centred well enough."""
+    if isinstance(features, np.ndarray):
+        return features
+    return as_array(features.read(0, min(features.rows, _CENTRING_ROWS)))
+
+
+def _sigma(given: Sequence[Features], affine: Affine, layer: str, options: Options, engine: Engine) -> float:
     """The bandwidth by the rule that was asked for, in units of the scaled features."""
     if options.kernel in WITHOUT_BANDWIDTH:
         return 0.0
@@ -110,19 +119,19 @@ def _sigma(given: Sequence[FeatureArray], affine: Affine, layer: str, options: O
     )
 
 
-def drawn(given: Sequence[FeatureArray], affine: Affine, engine: Engine) -> rows.Rows:
+def drawn(given: Sequence[Features], affine: Affine, engine: Engine) -> rows.Rows:
     """The rows that bandwidths are taken from: all of them, or a sample of many, in float64."""
-    wanted = bandwidths.sampled(sum(int(features_NC.shape[0]) for features_NC in given))
-    if wanted is None:
-        return rows.prepare([(features_NC, None) for features_NC in given], affine, "float64", engine.device)
-    ends = np.cumsum([0, *(features_NC.shape[0] for features_NC in given)])
-    parts = [
-        (features_NC, wanted[(wanted >= start) & (wanted < end)] - start)
-        for features_NC, start, end in zip(given, ends[:-1], ends[1:], strict=True)
-    ]
-    return rows.prepare(
-        [(features_NC[order], None) for features_NC, order in parts], affine, "float64", torch.device(engine.device)
-    )
+    ends = np.cumsum([0, *(shape_of(features)[0] for features in given)])
+    wanted = bandwidths.sampled(int(ends[-1]))
+    parts: list[FeatureArray] = []
+    for features, start, end in zip(given, ends[:-1], ends[1:], strict=True):
+        if wanted is None:
+            own = features if isinstance(features, np.ndarray) else as_array(features.read(0, features.rows))
+        else:
+            order = wanted[(wanted >= start) & (wanted < end)] - start
+            own = features[order] if isinstance(features, np.ndarray) else as_array(take(features, order.tolist()))
+        parts.append(own)
+    return rows.prepare([(own, None) for own in parts], affine, "float64", torch.device(engine.device))
 
 
 def _bytes(affine: Affine) -> int:

@@ -26,7 +26,8 @@ from vfmalign.core.store import ObjectStore
 from vfmalign.mmd import limits
 from vfmalign.mmd.kept import Kept
 from vfmalign.mmd.limits import Extent
-from vfmalign.mmd.samples import FeatureArray, Sample
+from vfmalign.mmd.samples import Sample
+from vfmalign.mmd.streams import FeatureArray, StoredRows
 
 Layers: TypeAlias = dict[str, FeatureArray]
 Check: TypeAlias = Callable[[], None]
@@ -114,6 +115,25 @@ class Sets:
             samples.append(Sample(one.name, read[one.key], labels.groups, labels.case_ids))
         return samples
 
+    def in_parts(self, given: Sequence[Source]) -> bool:
+        """Whether each sample is stored in parts, which can be read one at a time."""
+        return all(isinstance(one, Stored) for one in given)
+
+    def streams(self, given: Sequence[Source]) -> list[Sample]:
+        """Samples stored in parts, of which nothing is read yet; a part is verified each time it is read.
+
+        Args:
+            given: what `extents` was asked for and `in_parts` said yes to.
+        """
+        samples = []
+        for one in given:
+            if not isinstance(one, Stored):
+                raise TypeError(f"{one.name} is not stored in parts")
+            manifest = self._manifests[one.feature_set]
+            layers = {spec.name: StoredRows(self._store, manifest, spec.name) for spec in manifest.layers}
+            samples.append(Sample(one.name, layers, manifest.groups, manifest.case_ids))
+        return samples
+
     def _extent(self, source: Source) -> Extent:
         if isinstance(source, Sample):
             return limits.extent_of(source)
@@ -163,7 +183,7 @@ class Sets:
             before_part()
             try:
                 layers: Layers = load(self._store.get(self._key(source), sha256=source.sha256))
-                return layers
+                return dict(sorted(layers.items()))  # the file has no order of its own
             except SafetensorError:
                 raise BadTensor("is not a safetensors file", field=f"{source.name}.uploaded.object") from None
         manifest = self._manifests[source.feature_set]
@@ -178,8 +198,10 @@ class Sets:
         """The sample with the arrays of an earlier pair where that sent the same bytes."""
         if not self._kept.budget_bytes:
             return sample
-        layers = {}
+        layers = dict(sample.layers)
         for name, array in sample.layers.items():
+            if not isinstance(array, np.ndarray):
+                continue  # a stream, of which nothing is at hand
             key = ("inline", array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array).data).digest())
             layers[name] = self._kept.get(key, partial(_itself, array), _size)
         return replace(sample, layers=layers)

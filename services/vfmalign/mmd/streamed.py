@@ -23,7 +23,7 @@ from vfmalign.mmd.precision import PrecisionName
 from vfmalign.mmd.results import Engine, Options, Shift
 from vfmalign.mmd.rows import Affine
 from vfmalign.mmd.scalings import Scaled
-from vfmalign.mmd.streams import RowStream
+from vfmalign.mmd.streams import RowStream, as_array
 from vfmalign.mmd.uncertainty import Estimate
 
 _NO_GRID = "no test over a grid of bandwidths is made by estimators that read the rows once"
@@ -47,8 +47,7 @@ class AffineRows:
         return self._apply(self._stream.read(start, stop))
 
     def _apply(self, block_IC: Tensor) -> Tensor:
-        block_IC = block_IC.float() if block_IC.dtype == torch.bfloat16 else block_IC
-        return torch.from_numpy(np.ascontiguousarray(self._affine.apply(block_IC.cpu().numpy())))
+        return torch.from_numpy(np.ascontiguousarray(self._affine.apply(as_array(block_IC))))
 
 
 @dataclass(frozen=True)
@@ -173,6 +172,7 @@ def _fourier(question: _Question) -> Shift:
         precision=_precision(question, 1),
         device=question.engine.device,
         between_blocks=question.engine.between_tiles,
+        ranks=question.engine.ranks,
     )
     return Shift(
         mmd2=found.mmd2,

@@ -28,6 +28,7 @@ from vfmalign.core.store import ObjectStore
 NOISE_ROWS = 4096
 
 Block = TypeVar("Block")
+FeatureArray = NDArray[np.floating[Any]]
 
 
 class RowStream(Protocol):
@@ -233,7 +234,7 @@ def ahead(blocks: Iterator[Block]) -> Iterator[Block]:
 
 def take(stream: RowStream, rows: Sequence[int]) -> Tensor:
     """Single rows in the order given, [R, C]; ascending ones are read fastest."""
-    return torch.cat([stream.read(row, row + 1) for row in rows])
+    return torch.cat([stream.read(0, 1)[:0], *(stream.read(row, row + 1) for row in rows)])
 
 
 @dataclass(frozen=True)
@@ -285,6 +286,16 @@ class Grouping:
         rows_I = np.arange(start, stop)
         group_of = rows_I if self.edges is None else np.searchsorted(self.edges, rows_I, side="right")
         return np.asarray(group_of - group_of[0])
+
+
+def as_stream(features: FeatureArray | RowStream, name: str) -> RowStream:
+    """Rows to be read a block at a time, whether at hand or not."""
+    return ArrayRows(features, name) if isinstance(features, np.ndarray) else features
+
+
+def as_array(block_RC: Tensor) -> NDArray[Any]:
+    """A block for numpy, which knows no bfloat16."""
+    return np.asarray((block_RC.float() if block_RC.dtype == torch.bfloat16 else block_RC).cpu().numpy())
 
 
 def check_alike(x: RowStream, y: RowStream, *, paired: bool) -> None:

@@ -139,3 +139,38 @@ def test_the_program_compares_without_a_server_or_a_store(files):
     assert "Without files: the MMD service" in shown
     assert "With two .npy files" in shown
     assert "VFMALIGN_MMD__SHORT_S" in shown
+
+
+def test_files_larger_than_the_memory_allowed_are_read_in_parts(tmp_path, rng, monkeypatch, capsys):
+    files = tmp_path / "x.npy", tmp_path / "y.npy"
+    for path in files:
+        np.save(path, rng.normal(size=(3000, 400)).astype(np.float32))
+    ask_for = (*files, "--sigma", 30, "--relabellings", 20, "--precision", "exact", "--json")
+    whole = json.loads(answer(capsys, *ask_for).out)
+    monkeypatch.setenv("VFMALIGN_MMD__MEMORY_MIB", "48")
+    read = []
+    monkeypatch.setattr(local, "read_npy", lambda path, name: read.append(name))
+    in_parts = json.loads(answer(capsys, *ask_for).out)
+    assert not read
+    value, expected = (found["layers"][0]["raw"]["mmd2"]["value"] for found in (in_parts, whole))
+    assert value == pytest.approx(expected, rel=1e-10)
+    monkeypatch.setenv("VFMALIGN_MMD__MEMORY_MIB", "16")
+    assert "allow" in answer(capsys, *ask_for, code=local.NO_ROOM).err
+
+
+@pytest.mark.parametrize("estimator", ["unbiased_independent", "fourier"])
+def test_processes_that_share_the_work_come_to_the_value_of_one(tmp_path, rng, estimator, capsys):
+    files = tmp_path / "x.npy", tmp_path / "y.npy"
+    for path in files:
+        np.save(path, rng.normal(size=(900, 16)).astype(np.float32))
+    ask_for = [*files, "--sigma", 5, "--relabellings", 40, "--precision", "exact", "--estimator", estimator, "--json"]
+    one = json.loads(answer(capsys, *ask_for).out)["layers"][0]["raw"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "vfmalign.mmd"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*launcher, *map(str, ask_for)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    two = json.loads(done.stdout)["layers"][0]["raw"]
+    assert two["mmd2"]["value"] == pytest.approx(one["mmd2"]["value"], rel=1e-10, abs=1e-14)
+    assert two["mmd2"]["interval"]["upper"] == pytest.approx(one["mmd2"]["interval"]["upper"], rel=1e-9)
+    assert two["p_value"] == one["p_value"]

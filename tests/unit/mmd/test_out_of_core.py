@@ -8,12 +8,18 @@ from vfmalign.mmd import panels
 from vfmalign.mmd.compare import compare
 from vfmalign.mmd.engine import Layout
 from vfmalign.mmd.kernels import KERNELS
-from vfmalign.mmd.out_of_core import pooled_median, shift_of
 from vfmalign.mmd.results import Engine, Options
+from vfmalign.mmd.rows import Affine
 from vfmalign.mmd.samples import Sample
 from vfmalign.mmd.streams import ArrayRows, GaussianRows, NpyRows
 
 TILE = (24, 40)
+CENTRED = Affine(np.full(5, 3.0))
+
+
+def shift_of(x, y, options, engine, groups_x=(), groups_y=()):
+    pair = Sample("x", {"f": x}, tuple(groups_x)), Sample("y", {"f": y}, tuple(groups_y))
+    return compare(*pair, None, options, engine).layers[0].raw
 
 
 class Counted:
@@ -80,8 +86,8 @@ def test_sums_are_those_of_the_whole_matrix(samples, tight, rng, paired, rows_he
     kernels = [KERNELS[name](2.0, 5) for name in ("gaussian", "laplacian")]
     streams = Counted(ArrayRows(x)), Counted(ArrayRows(y))
     found = panels.accumulate(
-        *streams, kernels, layout, memory_bytes=tight(layout, 5, rows_held, kernels=2), precision="float64",
-        tile_shape=TILE, squares=True,
+        *streams, kernels, layout, memory_bytes=tight(layout, 5, rows_held, kernels=2), affine=CENTRED,
+        precision="float64", tile_shape=TILE, squares=True,
     )  # fmt: skip
     assert found.plan.panel_rows + found.plan.chunk_rows <= rows_held
     for sums, k in zip(found.sums, (gaussian, laplacian), strict=True):
@@ -105,13 +111,13 @@ def test_rows_are_read_again_once_per_panel_and_never_more_than_a_chunk_at_once(
     layout = Layout((200, 100), np.arange(300), np.zeros((300, 0), np.int8))
     streams = Counted(ArrayRows(x)), Counted(ArrayRows(y))
     kernels = [KERNELS["gaussian"](2.0, 5)]
-    memory = tight(layout, 5, 132)
-    found = panels.accumulate(*streams, kernels, layout, memory_bytes=memory, precision="float64", tile_shape=TILE)
+    memory, options = tight(layout, 5, 132), {"affine": CENTRED, "precision": "float64", "tile_shape": TILE}
+    found = panels.accumulate(*streams, kernels, layout, memory_bytes=memory, **options)
     panel = found.plan.panel_rows
     assert panel == 100
     assert found.rows_read == 300 + 200 + 100  # three panels: all rows, then those after the first, after the second
-    assert streams[0].read_rows + streams[1].read_rows == found.rows_read + 200  # and the first rows, for their mean
-    whole = panels.accumulate(*streams, kernels, layout, memory_bytes=2**30, precision="float64", tile_shape=TILE)
+    assert streams[0].read_rows + streams[1].read_rows == found.rows_read
+    whole = panels.accumulate(*streams, kernels, layout, memory_bytes=2**30, **options)
     assert whole.plan.panel_rows == 300
 
 
@@ -162,9 +168,41 @@ def test_every_kernel_and_the_pooled_median(samples, kernel):
 def test_the_median_of_many_rows_is_that_of_the_rows_that_arrays_draw():
     x, y = GaussianRows(9000, 3, seed=1), GaussianRows(4000, 3, seed=2)
     arrays = [stream.read(0, stream.rows).numpy() for stream in (x, y)]
-    options = Options("independent", bandwidth="pooled_median", estimator="biased")
-    pair = (Sample(name, {"f": array}) for name, array in zip("xy", arrays, strict=True))
-    assert pooled_median(x, y, Engine()) == pytest.approx(compare(*pair, None, options, Engine()).layers[0].raw.sigma)
+    sigmas = []
+    for pair in ((x, y), arrays):
+        options = Options("independent", bandwidth="pooled_median", estimator="linear")
+        sigmas.append(shift_of(*pair, options, Engine()).sigma)
+    assert sigmas[0] == pytest.approx(sigmas[1], rel=1e-12)
+
+
+def test_layers_are_raw_and_standardised_and_share_their_test(samples, tight, rng):
+    x, y = samples(90, 90)
+    layers = {"a": (x, y), "b": (rng.normal(size=(90, 5)), rng.normal(size=(90, 5)))}
+    reference = Sample("reference", {name: rng.normal(2.0, 3.0, size=(40, 5)) for name in layers})
+    options = Options("paired", relabellings=99, aggregated=True)
+
+    def asked(wrap, memory_bytes):
+        pair = (Sample(name, {layer: wrap(of[at]) for layer, of in layers.items()}) for at, name in enumerate("xy"))
+        return compare(*pair, reference, options, Engine(memory_bytes=memory_bytes, tile_shape=TILE))
+
+    found, wanted = asked(ArrayRows, 2**22), asked(np.asarray, 2**30)
+    assert [layer.layer for layer in found.layers] == ["a", "b"]
+    for one, other in zip(found.layers, wanted.layers, strict=True):
+        for shift, expected in ((one.raw, other.raw), (one.standardised, other.standardised)):
+            assert shift.sigma == expected.sigma
+            assert shift.mmd2.value == pytest.approx(expected.mmd2.value, rel=1e-12)
+            assert shift.mmd2.interval.upper == pytest.approx(expected.mmd2.interval.upper, rel=1e-12)
+            assert (shift.p_value, shift.p_value_max_t) == (expected.p_value, expected.p_value_max_t)
+            assert shift.aggregated_p_value == expected.aggregated_p_value
+
+
+@pytest.mark.parametrize("estimator", ["linear", "block", "fourier"])
+def test_estimators_that_read_once_read_streams_as_they_read_arrays(samples, estimator):
+    x, y = samples(300, 300)
+    options = Options("independent", fixed_sigma=2.0, estimator=estimator, relabellings=19, precision="exact")
+    found, wanted = shift_of(ArrayRows(x), ArrayRows(y), options, Engine()), shift_of(x, y, options, Engine())
+    assert found.mmd2.value == pytest.approx(wanted.mmd2.value, rel=1e-12)
+    assert found.p_value == wanted.p_value
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -176,6 +214,7 @@ def test_parts_of_the_work_add_up_to_all_of_it(samples, tight, paired, parts):
     layout = Layout((120,) if paired else (120, 80), np.arange(total), weights)
     kernels = [KERNELS["gaussian"](2.0, 5)]
     options = {"memory_bytes": tight(layout, 5, 70), "precision": "float64", "tile_shape": TILE, "squares": True}
+    options["affine"] = CENTRED
     streams = ArrayRows(x), ArrayRows(y)
     whole = panels.accumulate(*streams, kernels, layout, **options)
     each = [panels.accumulate(*streams, kernels, layout, **options, share=(part, parts)) for part in range(parts)]
@@ -195,19 +234,18 @@ def test_too_little_memory_is_refused_before_anything_is_read_and_the_size_that_
     options = Options("independent", fixed_sigma=2.0, relabellings=1000)
     with pytest.raises(Exhausted, match=r"two blocks of 64 rows.*allow (\d+) MiB") as caught:
         shift_of(*streams, options, Engine(memory_bytes=2**20))
+    assert streams[0].read_rows + streams[1].read_rows == 0
     assert (caught.value.reason, caught.value.retry_after_s) == ("TOO_LARGE", None)
     mib = int(caught.value.remedy.split()[1])
     assert shift_of(*streams, options, Engine(memory_bytes=mib * 2**20)).mmd2.value is not None
-    layout = Layout((500, 400), np.arange(900), np.zeros((900, 1000), np.int8))
-    assert (mib - 1) * 2**20 < panels.smallest_bytes(streams[0], layout, 1, precision="float64") <= mib * 2**20
+    with pytest.raises(Exhausted):
+        shift_of(*streams, options, Engine(memory_bytes=(mib - 1) * 2**20))
 
 
 def test_what_does_not_go_with_streams_is_refused_by_name(samples):
     x, y = (ArrayRows(part) for part in samples(40, 40))
     for options, field in (
-        ({"aggregated": True}, "test.aggregated"),
         ({"projection": True}, "projection"),
-        ({"estimator": "fourier"}, "estimator"),
         ({"fixed_sigma": None}, "kernel"),
         ({"kernel": "no such"}, "kernel"),
         ({"estimator": "unbiased_independent"}, "estimator"),
