@@ -20,13 +20,11 @@ from torch import Tensor
 from vfmalign.core.errors import BadTensor
 from vfmalign.mmd import relabelling
 from vfmalign.mmd.precision import PrecisionName
-from vfmalign.mmd.ranks import ALONE, Ranks
+from vfmalign.mmd.ranks import Ranks
 from vfmalign.mmd.relabelling import Relabellings
 from vfmalign.mmd.rows import FloatArray, IntArray
 from vfmalign.mmd.spectra import Spectrum
 from vfmalign.mmd.streams import RowStream, ahead
-
-_BLOCK_BYTES = 64 * 2**20
 
 
 class Embedding:
@@ -36,13 +34,20 @@ class Embedding:
     """
 
     def __init__(
-        self, spectrum: Spectrum, precision: PrecisionName, device: torch.device, x: RowStream, ranks: Ranks = ALONE
+        self,
+        spectrum: Spectrum,
+        precision: PrecisionName,
+        device: torch.device,
+        x: RowStream,
+        *,
+        block_bytes: int,
+        ranks: Ranks,
     ) -> None:
         self.dtype = torch.float64 if precision == "float64" else torch.float32
         self.device = device
         self._omega_CR = torch.from_numpy(np.ascontiguousarray(spectrum.omega_RC.T)).to(device, self.dtype)
         width = torch.finfo(self.dtype).bits // 8
-        self.rows_at_once = max(64, _BLOCK_BYTES // (width * (x.channels + 6 * spectrum.count)))
+        self.rows_at_once = max(64, block_bytes // (width * (x.channels + 6 * spectrum.count)))
         centre_C = x.read(0, min(x.rows, self.rows_at_once)).to(device).mean(dim=0, dtype=torch.float64)
         self._centre_C = centre_C
         self._sums: dict[int, Tensor] = {}

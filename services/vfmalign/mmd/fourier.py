@@ -37,7 +37,9 @@ from vfmalign.mmd.uncertainty import Estimate, Interval
 ERROR_LEVEL = 0.99
 BUCKETS = 1024
 INTERVAL = "delete-one-bucket jackknife, and the variance over frequencies"
-_BUCKET_BYTES = 256 * 2**20
+# Most bytes, and part of the memory allowed: of one block's rows, features and products, and of the buckets' sums,
+# which relabelling and leaving out hold twice more.
+_BLOCK, _BUCKETS = (64 * 2**20, 8), (256 * 2**20, 4)
 _RELABELLINGS_AT_ONCE = 512
 
 
@@ -94,6 +96,7 @@ def fourier(
     device: torch.device | None = None,
     between_blocks: Callable[[], None] = lambda: None,
     ranks: Ranks = ALONE,
+    memory_bytes: int = 2**30,
 ) -> Approximation:
     """Estimates MMD² in one pass.
 
@@ -115,6 +118,7 @@ def fourier(
         device: where features are formed.
         between_blocks: called before every block; may raise to stop.
         ranks: processes that share the blocks of rows.
+        memory_bytes: bounds the blocks of rows and the number of buckets; more than 1 GiB is never used.
 
     Raises:
         BadOption: a kernel without frequencies, an option out of range.
@@ -127,8 +131,9 @@ def fourier(
         raise BadOption(f"expected a level in (0, 1), got {level}", field="interval_level", remedy="use 0.95")
     spectrum = spectra.draw(kernel, sigma, x.channels, frequencies, seed)
     precision = "float64" if spectrum.heavy_tailed or precision == "float64" else "float32"
-    embedding = Embedding(spectrum, precision, device or torch.device("cpu"), x, ranks)
-    most = min(BUCKETS, _BUCKET_BYTES // (16 * spectrum.count))
+    block_bytes, bucket_bytes = (min(most, memory_bytes // part) for most, part in (_BLOCK, _BUCKETS))
+    embedding = Embedding(spectrum, precision, device or torch.device("cpu"), x, block_bytes=block_bytes, ranks=ranks)
+    most = max(4 * SMALLEST_GROUPS, min(BUCKETS, bucket_bytes // (16 * spectrum.count)))
     samples: PairSums | SampleSums
     if paired:
         samples = PairSums(buckets_of(x.rows, groups_x, most, "x"), spectrum.count, embedding.device, biased=biased)

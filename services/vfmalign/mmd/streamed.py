@@ -173,6 +173,7 @@ def _fourier(question: _Question) -> Shift:
         device=question.engine.device,
         between_blocks=question.engine.between_tiles,
         ranks=question.engine.ranks,
+        memory_bytes=question.engine.memory_bytes,
     )
     return Shift(
         mmd2=found.mmd2,

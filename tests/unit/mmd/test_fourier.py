@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from vfmalign.core.errors import BadOption, BadTensor, Cancelled
-from vfmalign.mmd import feature_sums, spectra
+from vfmalign.mmd import spectra
 from vfmalign.mmd.fourier import fourier
 from vfmalign.mmd.streams import ArrayRows, GaussianRows
 
@@ -92,7 +92,7 @@ def test_a_mixture_has_as_many_frequencies_of_each_width():
 @pytest.mark.parametrize("paired", [True, False])
 @pytest.mark.parametrize("biased", [True, False])
 def test_sums_relabellings_and_left_out_buckets_are_the_formulas(samples, monkeypatch, paired, biased):
-    monkeypatch.setattr(feature_sums, "_BLOCK_BYTES", 1)  # the smallest blocks there are: 64 rows
+    monkeypatch.setattr("vfmalign.mmd.fourier._BLOCK", (1, 8))  # the smallest blocks there are: 64 rows
     x, y = samples(150, 150 if paired else 131)
     groups_x, groups_y = [f"{i // 4:03d}" for i in range(len(x))], [f"{i % 40:03d}" for i in range(len(y))]
     options = {"paired": paired, "biased": biased}
@@ -137,10 +137,10 @@ def test_sums_relabellings_and_left_out_buckets_are_the_formulas(samples, monkey
 def test_the_error_bound_holds_as_often_as_it_says(samples, kernel, change):
     x, y = samples(40, 40, **change)
     wanted = exact(kernel, x, y, paired=False, biased=False)
-    runs = [run(x, y, paired=False, kernel=kernel, frequencies=256, seed=seed) for seed in range(120)]
+    runs = [run(x, y, paired=False, kernel=kernel, frequencies=256, seed=seed) for seed in range(60)]
     errors = np.array([abs(one.mmd2.value - wanted) for one in runs])
     held = int((errors <= [one.approximation_error for one in runs]).sum())
-    assert held >= binom.ppf(1e-3, 120, 0.985)  # Student's t is approximate: terms are skewed
+    assert held >= binom.ppf(1e-3, 60, 0.985)  # Student's t is approximate: terms are skewed
     assert all(errors <= [one.guaranteed_error for one in runs])
     assert np.median(errors) > 0.05 * np.median([one.approximation_error for one in runs])  # and it is not idle
 
@@ -283,7 +283,7 @@ def test_what_cannot_be_computed_is_refused_by_name(samples):
 
 
 def test_it_stops_between_blocks_when_told_to(samples, monkeypatch):
-    monkeypatch.setattr(feature_sums, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr("vfmalign.mmd.fourier._BLOCK", (1, 8))
     calls = []
 
     def stop():
@@ -295,3 +295,13 @@ def test_it_stops_between_blocks_when_told_to(samples, monkeypatch):
     with pytest.raises(Cancelled):
         run(x, y, paired=False, between_blocks=stop)
     assert len(calls) == 3
+
+
+def test_little_memory_means_smaller_blocks_and_fewer_buckets(rng):
+    x, y = (ArrayRows(rng.normal(size=(3000, 4))) for _ in range(2))
+    options = {"paired": False, "sigma": 2.0, "frequencies": 500, "relabellings": 19}
+    found, wanted = fourier(x, y, **options, memory_bytes=2**20), fourier(x, y, **options)
+    assert found.buckets == 32
+    assert wanted.buckets == 1000
+    assert found.mmd2.value == pytest.approx(wanted.mmd2.value, abs=1e-6)
+    assert found.mmd2.interval is not None

@@ -108,7 +108,7 @@ def test_what_does_not_fit_into_memory_is_refused_with_what_would(files, tmp_pat
     monkeypatch.setenv("VFMALIGN_MMD__MEMORY_MIB", "16")
     np.save(tmp_path / "big.npy", np.zeros((20_000, 64), np.float16))
     done = answer(capsys, tmp_path / "big.npy", tmp_path / "big.npy", "--sigma", 1, code=local.NO_ROOM)
-    assert "16 MiB are allowed" in done.err
+    assert "16.0 MiB are allowed; allow " in done.err
 
 
 def test_without_files_the_service_runs():
