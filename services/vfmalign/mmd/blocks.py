@@ -26,7 +26,7 @@ from vfmalign.mmd.engine import Layout, PairedMatrix, PooledMatrix, Sums, accumu
 from vfmalign.mmd.kernels import Kernel
 from vfmalign.mmd.precision import PrecisionName
 from vfmalign.mmd.relabelling import SMALLEST_GROUPS
-from vfmalign.mmd.rows import DTYPES, IntArray, Rows
+from vfmalign.mmd.rows import DTYPES, IntArray, Rows, squared_norms
 from vfmalign.mmd.streams import Grouping, RowStream, ahead, check_alike
 from vfmalign.mmd.uncertainty import Estimate, Interval
 
@@ -253,7 +253,7 @@ def _rows(x_IC: Tensor, y_IC: Tensor, kernel: Kernel, precision: PrecisionName) 
         if precision == "bfloat16":
             centred_IC = centred_IC.bfloat16()
         values_IC = centred_IC.to(DTYPES[precision])
-        return Rows(values_IC, values_IC.double().square().sum(dim=1).to(values_IC.dtype), precision)
+        return Rows(values_IC, squared_norms(values_IC).to(values_IC.dtype), precision)
 
     return rows(x_IC), rows(y_IC)
 

@@ -50,14 +50,23 @@ class Embedding:
         self.rows_at_once = max(64, block_bytes // (width * (x.channels + 6 * spectrum.count)))
         centre_C = x.read(0, min(x.rows, self.rows_at_once)).to(device).mean(dim=0, dtype=torch.float64)
         self._centre_C = centre_C
+        self.frequencies = spectrum.count
+        self.phases_2R = torch.zeros(2, spectrum.count, dtype=torch.float64, device=device)
         self._sums: dict[int, Tensor] = {}
         self._squares = torch.zeros((), dtype=torch.float64, device=device)
         self._ranks = ranks
 
     def blocks(self, stream: RowStream, which: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Phases and rows of each block of this rank, [I, R] and [I]; `which` sample they are summed for."""
+        """Features and rows of each block of this rank, [I, F] and [I], good until the next; sums phases as well.
+
+        Args:
+            stream: the sample.
+            which: of the two samples it is.
+        """
         total_C = torch.zeros(stream.channels, dtype=torch.float64, device=self.device)
         starts = range(0, stream.rows, self.rows_at_once)[self._ranks.rank :: self._ranks.count]
+        phases_IR = torch.empty(self.rows_at_once, self.frequencies, dtype=self.dtype, device=self.device)
+        features_IF = torch.empty(self.rows_at_once, 2 * self.frequencies, dtype=self.dtype, device=self.device)
         given = (stream.read(start, min(start + self.rows_at_once, stream.rows)) for start in starts)
         for start, given_IC in zip(starts, ahead(given), strict=True):
             block_IC = given_IC.to(self.device)
@@ -66,12 +75,21 @@ class Embedding:
             total_C += centred_IC.sum(dim=0)
             self._squares += torch.dot(centred_IC.view(-1), centred_IC.view(-1))
             rows_I = torch.arange(start, start + len(centred_IC))
-            yield centred_IC @ self._omega_CR, rows_I
+            some_IR = torch.mm(centred_IC, self._omega_CR, out=phases_IR[: len(centred_IC)])
+            self.phases_2R[which] += some_IR.sum(dim=0)
+            some_IF = features_IF[: len(centred_IC)]
+            torch.cos(some_IR, out=some_IF[:, : self.frequencies])
+            torch.sin(some_IR, out=some_IF[:, self.frequencies :])
+            yield some_IF, rows_I
         self._sums[which] = total_C
 
     def add_up(self, *sums: Tensor) -> None:
         """Replaces the sums of this rank, and its own, by those of all ranks."""
-        self._ranks.add_up(*sums, *self._sums.values(), self._squares)
+        self._ranks.add_up(*sums, self.phases_2R, *self._sums.values(), self._squares)
+
+    def shift_R(self, x: RowStream, y: RowStream) -> FloatArray:
+        """ω_r·(x̄ − ȳ) once both were read, [R]."""
+        return np.asarray((self.phases_2R[0] / x.rows - self.phases_2R[1] / y.rows).cpu().numpy())
 
     def mean_difference(self, x: RowStream, y: RowStream) -> FloatArray:
         """x̄ − ȳ once both were read, [C]."""
@@ -155,31 +173,25 @@ class PairSums:
         self._sums_GF = torch.zeros(buckets.count, 2 * frequencies, dtype=torch.float64, device=device)
         self._diagonal_R = torch.zeros(frequencies, dtype=torch.float64, device=device)
         self._diagonal_G = torch.zeros(buckets.count, 1, dtype=torch.float64, device=device)
-        self._phases_R = torch.zeros(frequencies, dtype=torch.float64, device=device)
 
     def fill(self, embedding: Embedding, x: RowStream, y: RowStream, between_blocks: Callable[[], None]) -> None:
         """Reads both streams once."""
-        for (phases_IR, rows_I), (other_IR, _) in zip(embedding.blocks(x, 0), embedding.blocks(y, 1), strict=True):
+        for (features_IF, rows_I), (other_IF, _) in zip(embedding.blocks(x, 0), embedding.blocks(y, 1), strict=True):
             between_blocks()
-            difference_IF = torch.cat([phases_IR.cos() - other_IR.cos(), phases_IR.sin() - other_IR.sin()], dim=1)
+            difference_IF = features_IF.sub_(other_IF)
             bucket_I = self._buckets.of(rows_I)
             _add_by_bucket(self._sums_GF, difference_IF, bucket_I)
             if not self._biased:
                 diagonal_IR = _squared(difference_IF)
                 self._diagonal_R += diagonal_IR.sum(dim=0)
                 _add_by_bucket(self._diagonal_G, diagonal_IR.mean(dim=1, keepdim=True), bucket_I)
-            self._phases_R += (phases_IR - other_IR).sum(dim=0)
-        embedding.add_up(self._sums_GF, self._diagonal_R, self._diagonal_G, self._phases_R)
+        embedding.add_up(self._sums_GF, self._diagonal_R, self._diagonal_G)
 
     @property
     def term_range(self) -> float:
         """Length of the interval that each frequency's term lies in."""
         n = self._buckets.rows
         return 4.0 if self._biased else 4.0 * (n + 1) / (n - 1)
-
-    def shift_R(self) -> FloatArray:
-        """ω_r·(x̄ − ȳ)."""
-        return np.asarray((self._phases_R / self._buckets.rows).cpu().numpy())
 
     def terms_R(self) -> FloatArray:
         """The estimate at each frequency; their mean is the estimate of MMD²."""
@@ -219,27 +231,20 @@ class SampleSums:
         self._x, self._y, self._biased = x, y, biased
         self.groups, self.device = x.count + y.count, device
         self._sums_GF = torch.zeros(self.groups, 2 * frequencies, dtype=torch.float64, device=device)
-        self._phases_2R = torch.zeros(2, frequencies, dtype=torch.float64, device=device)
         self._rows_G = torch.from_numpy(np.concatenate([x.sizes(), y.sizes()])).to(device)
 
     def fill(self, embedding: Embedding, x: RowStream, y: RowStream, between_blocks: Callable[[], None]) -> None:
         """Reads both streams once."""
         for which, (stream, buckets, offset) in enumerate(((x, self._x, 0), (y, self._y, self._x.count))):
-            for phases_IR, rows_I in embedding.blocks(stream, which):
+            for features_IF, rows_I in embedding.blocks(stream, which):
                 between_blocks()
-                features_IF = torch.cat([phases_IR.cos(), phases_IR.sin()], dim=1)
                 _add_by_bucket(self._sums_GF, features_IF, buckets.of(rows_I), offset)
-                self._phases_2R[which] += phases_IR.sum(dim=0)
-        embedding.add_up(self._sums_GF, self._phases_2R)
+        embedding.add_up(self._sums_GF)
 
     @property
     def term_range(self) -> float:
         """Length of the interval that each frequency's term lies in."""
         return 4.0 if self._biased else 4.0 + 1.0 / (self._x.rows - 1) + 1.0 / (self._y.rows - 1)
-
-    def shift_R(self) -> FloatArray:
-        """ω_r·(x̄ − ȳ)."""
-        return np.asarray((self._phases_2R[0] / self._x.rows - self._phases_2R[1] / self._y.rows).cpu().numpy())
 
     def terms_R(self) -> FloatArray:
         """The estimate at each frequency; their mean is the estimate of MMD²."""

@@ -24,7 +24,7 @@ import torch
 from scipy.special import stdtrit
 
 from vfmalign.core.errors import BadOption, BadTensor
-from vfmalign.mmd import relabelling, spectra, uncertainty
+from vfmalign.mmd import products, relabelling, spectra, uncertainty
 from vfmalign.mmd.feature_sums import Embedding, PairSums, SampleSums, buckets_of, shares
 from vfmalign.mmd.precision import UNIT_ROUNDOFF, PrecisionName
 from vfmalign.mmd.ranks import ALONE, Ranks
@@ -140,8 +140,11 @@ def fourier(
     else:
         pair = shares(x.rows, y.rows, groups_x, groups_y, most)
         samples = SampleSums(*pair, spectrum.count, embedding.device, biased=biased)
-    samples.fill(embedding, x, y, between_blocks)
-    value, error = _controlled(samples.terms_R(), samples.shift_R(), spectrum.drop(embedding.mean_difference(x, y)))
+    with products.matrix_units(precision, embedding.device):
+        samples.fill(embedding, x, y, between_blocks)
+    value, error = _controlled(
+        samples.terms_R(), embedding.shift_R(x, y), spectrum.drop(embedding.mean_difference(x, y))
+    )
     rounding = _rounding(samples.plain(), embedding.norm(x.rows + y.rows), spectrum, min(x.rows, y.rows), precision)
     return _result(
         samples,

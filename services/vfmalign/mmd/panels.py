@@ -21,7 +21,7 @@ from vfmalign.mmd import products
 from vfmalign.mmd.engine import Accumulator, Layout, Matrix, PairedMatrix, PooledMatrix, Sums, default_tile, upper_tiles
 from vfmalign.mmd.kernels import Kernel
 from vfmalign.mmd.precision import PrecisionName
-from vfmalign.mmd.rows import DTYPES, LARGEST_SQUARED_NORM, Affine, Rows
+from vfmalign.mmd.rows import DTYPES, LARGEST_SQUARED_NORM, Affine, Rows, squared_norms
 from vfmalign.mmd.streams import RowStream, ahead, as_array, check_alike
 
 # Rows pass a panel in chunks of this share of the rows that fit. One is at work while the next is read, which is there
@@ -271,7 +271,7 @@ class _Window:
         into = slice(at, at + span.stop - span.start)
         for held, block_IK in zip(self._held, blocks, strict=True):
             held.values_NK[into] = block_IK
-            norms_I = held.values_NK[into].double().square().sum(dim=1)
+            norms_I = squared_norms(held.values_NK[into])
             if not float(norms_I.max()) <= LARGEST_SQUARED_NORM[self._precision]:
                 raise TooLargeToSquare("holds rows that are too large to square", field="x", remedy="scale them down")
             held.norms_N[into] = norms_I.to(held.norms_N.dtype)

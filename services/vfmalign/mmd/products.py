@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from vfmalign.mmd.precision import PrecisionName
 from vfmalign.mmd.rows import Rows
+
+_FLOAT32_ERROR = 1e-4  # of products of 256 numbers around 1: float32 errs by 1e-5, bfloat16 by 1e-1
 
 
 def squared_distances(x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Tensor) -> Tensor:
@@ -33,15 +37,15 @@ def pair_distances(x: Rows, y: Rows, rows: slice) -> Tensor:
 
 @contextmanager
 def matrix_units(precision: PrecisionName, device: torch.device) -> Iterator[None]:
-    """Lets products of rows that were rounded to bfloat16 run on bf16 or TF32 matrix units; others keep float32.
+    """Lets products run on the fastest units and library that keep their precision; leaves torch's settings as found.
 
-    Such products are exact in float32 (8 + 8 bits), so the units change the speed and not the value. On a CPU only AMX
-    has such units with a float32 result.
+    Rows that were rounded to bfloat16 take bf16 or TF32 matrix units: their products are exact in float32 (8 + 8
+    bits), so the units change the speed and not the value. On a CPU only AMX has such units with a float32 result.
+    Float32 rows stay float32, by oneDNN where that is the faster library (`_prefers_onednn`).
     """
     backend = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    fast = "tf32" if device.type == "cuda" else "bf16"
     before = backend.fp32_precision
-    backend.fp32_precision = fast if precision == "bfloat16" else "ieee"
+    backend.fp32_precision = _setting(precision, device)
     try:
         yield
     finally:
@@ -50,4 +54,45 @@ def matrix_units(precision: PrecisionName, device: torch.device) -> Iterator[Non
 
 def has_matrix_units(device: torch.device) -> bool:
     """Whether rounding rows to bfloat16 buys speed here: any CUDA device, or a CPU with AMX."""
-    return device.type == "cuda" or bool(torch.cpu._is_amx_tile_supported())
+    return device.type == "cuda" or _has_amx()
+
+
+def _setting(precision: PrecisionName, device: torch.device) -> str:
+    """Torch's word for what products may use."""
+    if device.type == "cuda":
+        return "tf32" if precision == "bfloat16" else "ieee"
+    return "bf16" if precision == "bfloat16" or (precision == "float32" and _prefers_onednn()) else "ieee"
+
+
+def _has_amx() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+@cache
+def _prefers_onednn() -> bool:
+    """Whether float32 products shall go through oneDNN instead of torch's own choice, MKL.
+
+    MKL reaches half of oneDNN's speed on AMD processors with AVX-512 (`make bench` shows both). torch hands products to
+    oneDNN only where bf16 is allowed, which without AMX is float32 all the same: that is looked at once, by a product
+    that bf16 would get wrong.
+    """
+    if _has_amx() or "AuthenticAMD" not in _processor():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    x_IK, y_JK = (torch.randn(64, 256, generator=generator) for _ in range(2))
+    backend = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = backend.fp32_precision
+    backend.fp32_precision = "bf16"
+    try:
+        found_IJ = (x_IK @ y_JK.T).double()
+    finally:
+        backend.fp32_precision = before
+    return float((found_IJ - x_IK.double() @ y_JK.double().T).abs().max()) < _FLOAT32_ERROR
+
+
+def _processor() -> str:
+    """What the system says of the processor; empty where it says nothing."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -20,7 +20,7 @@ from vfmalign.mmd.streams import FeatureArray
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-_BLOCK_BYTES = 8 * 2**20
+_BLOCK_BYTES = 2**20  # in float64, so that what is done to a block is done in the cache
 
 DTYPES: dict[PrecisionName, torch.dtype] = {
     "bfloat16": torch.float32,
@@ -155,7 +155,13 @@ def _fill(part: Rows, features_NC: FeatureArray, order_N: IntArray | None, affin
         if part.precision == "bfloat16":
             block_IK = block_IK.bfloat16()
         values_NK[span] = block_IK.to(values_NK.dtype)
-        norms_N[span] = values_NK[span].double().square().sum(dim=1).to(norms_N.dtype)
+        norms_N[span] = squared_norms(values_NK[span]).to(norms_N.dtype)
+
+
+def squared_norms(values_IK: Tensor) -> Tensor:
+    """‖x_i‖², summed in float64 without a float64 copy of the rows."""
+    norms_I: Tensor = torch.linalg.vector_norm(values_IK, dim=1, dtype=torch.float64)
+    return norms_I.square_()
 
 
 def _bytes(rows: Rows) -> int:
