@@ -1,0 +1,37 @@
+"""The benchmark of rows that are not in memory: known values come out, and its table says what was not run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from bench import environments, inputs, measure, stream, tables
+from bench.measure import Settings
+from bench.simulations import Population
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for module in (environments, inputs, measure):
+        monkeypatch.setattr(module, "HOME", tmp_path)
+    monkeypatch.setattr(stream, "CHANNELS", 8)
+    monkeypatch.setattr(stream, "SHIFT", 0.5)
+    monkeypatch.setattr(stream, "SIGMA", 3.0)
+
+
+def test_streams_give_the_populations_value_and_files_the_one_in_memory() -> None:
+    sizes = stream.Sizes(several=(3_000,), once=(6_000,), slow=(10_000_000,), file_rows=300, budgets_mib=(8,))
+    section = stream.run(Settings(repeats=1, threads=1, retries=0), sizes)
+    answers = {one["method"]: one["turns"][-1] for one in section.records if one["turns"]}
+    population = Population(0, 0, 8, shift=0.5 * 8**0.5).mmd2(3.0)
+    assert f"{population:.9e}" in section.sentences[0]
+    for size in ("3,000", "6,000"):
+        assert answers[f"fourier, n = m = {size}"]["value"] == pytest.approx(population, rel=0.1)
+        assert answers[f"block, n = m = {size}"]["value"] == pytest.approx(population, rel=0.1)
+        assert answers[f"drawing alone, n = m = {size}"]["value"] == pytest.approx(0.5, abs=0.05)
+    whole, streamed = answers["read whole, then compared"]["value"], answers["out of core, 8 MiB"]["value"]
+    assert streamed == pytest.approx(whole, rel=1e-12)
+    text = tables.markdown(section)
+    assert "From 3,000 to 6,000 rows (2×)" in text
+    assert "| fourier, n = m = 10,000,000 | – | – | – | – | – | – | slow: run with --slow |" in text
+    assert "| read whole, then compared | " in text
