@@ -43,6 +43,7 @@ def main() -> int:
         peers=arguments.peers,
         slow=arguments.slow,
         call_limit_s=arguments.call_limit_s,
+        retries=arguments.retries,
         cuda=arguments.command == "gpu",
     )
     if arguments.command == "gpu":
@@ -76,6 +77,9 @@ def _measure(names: tuple[str, ...], known: dict[str, cases.Case], settings: Set
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     """The options of every measuring command."""
     parser.add_argument("--repeats", type=int, default=5, help="counted turns of every method (5)")
+    parser.add_argument(
+        "--retries", type=int, default=5, help="how often a call is repeated that others on the machine disturbed (5)"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of every process (all cores)")
     parser.add_argument(
         "--peers", type=_names, default=(), help="names by commas; all where none is named; `none` for ours alone"

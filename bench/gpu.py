@@ -45,7 +45,7 @@ def one_mmd(settings: Settings, *, n: int, d: int = 768) -> Section:
     ]
     results = compare(wanted, samples, settings)
     title = f"One MMD², n = m = {n:,}, d = {d}, float32 from host memory, on {torch.cuda.get_device_name()}"
-    section = value_section(f"gpu_{n}", title, results, true)
+    section = value_section(f"gpu_{n}", title, results, true, device="cuda")
     backends = {one.method.name: one.last["backend"] for one in results if one.turns and "backend" in one.last}
     section.sentences.append(f"Backends that answered: {', '.join(f'{name}: {by}' for name, by in backends.items())}.")
     return section

@@ -36,7 +36,9 @@ def describe(threads: int) -> dict[str, object]:
 def sentence(machine: dict[str, object]) -> str:
     """The same in words."""
     flags, memory = cast("list[str]", machine["flags"]), cast("int", machine["memory_bytes"])
-    matrix_units = "has bf16 matrix units" if machine["bf16_matrix_units"] else "has no bf16 matrix units (AMX)"
+    matrix_units = "has bf16 matrix units (AMX)" if machine["bf16_matrix_units"] else "has no bf16 matrix units (AMX)"
+    if "avx512_bf16" in flags and not machine["bf16_matrix_units"]:
+        matrix_units += ", only bf16 dot products of vectors (AVX-512 BF16)"
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {memory / 2**30:.0f} GiB; it {matrix_units}; "
         f"flags {', '.join(flags) or 'none'}. {machine['system']}, Python {machine['python']}, "

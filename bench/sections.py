@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from bench import tables
 from bench.measure import Result, ratio, spread
 from bench.methods import GEMM_OF, PRECISIONS
 from bench.tables import Section, Table, record
+from vfmalign.mmd import precision
+from vfmalign.mmd.products import has_matrix_units
 
 
-def value_section(name: str, title: str, results: Sequence[Result], true: dict[str, float]) -> Section:
+def value_section(
+    name: str, title: str, results: Sequence[Result], true: dict[str, float], *, device: str = "cpu"
+) -> Section:
     """The table of one MMD²."""
     by_name = {one.method.name: one for one in results}
     high = by_name["vfmalign high"]
@@ -28,7 +34,7 @@ def value_section(name: str, title: str, results: Sequence[Result], true: dict[s
                     tables.relative(one.last["value"], true.get(one.method.statistic))
                     if one.turns and one.method.statistic != "none"
                     else "–",
-                    one.failure or one.method.note,
+                    one.failure or str(one.last.get("by", one.method.note)),
                 )
                 for one in results
             ],
@@ -47,9 +53,23 @@ def value_section(name: str, title: str, results: Sequence[Result], true: dict[s
         section.sentences.append(f"`vfmalign high` against the fastest exact peer, {fastest.method.name}: {factor}.")
     fast = by_name["vfmalign fast"]
     if fast.turns and high.turns:
-        section.sentences.append(f"`vfmalign fast` against `vfmalign high`: {tables.times(ratio(high, fast))}.")
+        section.sentences.append(
+            f"`vfmalign fast` against `vfmalign high`: {tables.times(ratio(high, fast))}. {units_sentence(device)}"
+        )
     section.sentences.append(tables.disturbance(results))
     return section
+
+
+def units_sentence(device: str) -> str:
+    """Which units `fast` takes, as the engine itself chooses them for large samples."""
+    where = torch.device(device)
+    chosen = precision.choose("fast", 10**6, 1024, where, matrix_units=has_matrix_units(where))
+    if chosen == "float32":
+        return (
+            "The engine finds no bf16 matrix units here, so that `fast` rounds nothing and computes in float32 as "
+            "`high` does: no factor is asked of it."
+        )
+    return f"The engine finds {chosen} matrix units here, and `fast` takes them."
 
 
 def _limit_seconds(result: Result) -> str:
@@ -68,13 +88,14 @@ def gemm_sentences(results: Sequence[Result]) -> list[str]:
     """Our share of the bare product's limit, turn by turn."""
     by_name = {one.method.name: one for one in results}
     sentences = []
-    for precision in PRECISIONS:
-        own, limit = by_name[f"vfmalign {precision}"], by_name[f"bare GEMM, {GEMM_OF[precision]}"]
+    for level in PRECISIONS:
+        own, limit = by_name[f"vfmalign {level}"], by_name[f"bare GEMM, {GEMM_OF[level]}"]
         if not own.turns or len(own.turns) != len(limit.turns):
             continue
         shares = [float(turn["value"]) / seconds for turn, seconds in zip(limit.turns, own.seconds, strict=True)]
         sentences.append(
-            f"`{own.method.name}` reaches {tables.percent(spread(shares))} of the limit of a bare {GEMM_OF[precision]} "
-            "matrix product with the halves of XX and YY skipped (2·n²·2d FLOP at its best throughput over tiles)."
+            f"`{own.method.name}` reaches {tables.percent(spread(shares))} of the limit of a bare {GEMM_OF[level]} "
+            "matrix product with the halves of XX and YY skipped (2·n²·2d FLOP at the best throughput of the libraries "
+            f"here: {limit.last['by']})."
         )
     return sentences

@@ -11,6 +11,7 @@ import pytest
 import torch
 from bench import environments, gpu, inputs, machine, measure, methods, sections, tables, truth
 from bench.measure import CallFailed, Method, Process, Result, Settings
+from bench.peers import limit
 
 SIGMA = 4.0
 QUICK = Settings(repeats=2, threads=1, retries=0)
@@ -132,7 +133,7 @@ def test_the_table_of_one_mmd_draws_the_right_conclusions(home: Path) -> None:
         result(f"vfmalign {one}", [seconds] * 3) for one, seconds in (("fast", 1.0), ("high", 2.0), ("exact", 4.0))
     ]
     results += [
-        result(f"bare GEMM, {dtype}", [0.1] * 3, statistic="none", value=1.5, gflops=100.0)
+        result(f"bare GEMM, {dtype}", [0.1] * 3, statistic="none", value=1.5, gflops=100.0, by="one library")
         for dtype in methods.GEMM_OF.values()
     ]
     results += [
@@ -146,6 +147,8 @@ def test_the_table_of_one_mmd_draws_the_right_conclusions(home: Path) -> None:
     assert "against the fastest exact peer, faster: 3× (2.5–4)" in text
     assert "`vfmalign fast` against `vfmalign high`: 2×" in text
     assert "`vfmalign high` reaches 75 % (75–75)" in text
+    assert "best throughput of the libraries here: one library)" in text
+    assert "| bare GEMM, float32 | 1.5 (1.5–1.5) at 100 GFLOP/s | – | – | – | one library |" in text
     assert "| slower | 9 (9–9) | 4.5× | 1 | 0.0e+00 |  |" in text
     assert "| another | 3 (3–3) | 1.5× | 1 | other statistic |  |" in text
 
@@ -153,6 +156,39 @@ def test_the_table_of_one_mmd_draws_the_right_conclusions(home: Path) -> None:
     as_json, as_text = tables.write(home / "results", about, [section])
     assert json.loads(as_json.read_text())["sections"][0]["records"][0]["turns"][0]["seconds"] == 1.0
     assert f"torch {torch.__version__}" in as_text.read_text()
+
+
+def test_it_says_which_units_there_are_and_whether_fast_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    about = machine.describe(2) | {"flags": ["avx512f", "avx512_bf16"], "bf16_matrix_units": False}
+    assert "has no bf16 matrix units (AMX), only bf16 dot products of vectors" in machine.sentence(about)
+    about |= {"flags": ["avx512_bf16", "amx_bf16"], "bf16_matrix_units": True}
+    assert "has bf16 matrix units (AMX); flags" in machine.sentence(about)
+    for there, said in (
+        (False, "`fast` rounds nothing and computes in float32"),
+        (True, "finds bfloat16 matrix units"),
+    ):
+        monkeypatch.setattr(sections, "has_matrix_units", lambda _, there=there: there)
+        assert said in sections.units_sentence("cpu")
+
+
+def test_the_limit_is_the_best_of_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {(name, rows): rate for name, rows, rate in (("torch.mm", 512, 2e9), ("numpy", 512, 4e9))}
+    monkeypatch.setattr(limit, "_products", lambda _: {"torch.mm": "torch.mm", "numpy": "numpy"})
+    monkeypatch.setattr(limit, "_throughput", lambda product, a, _, __: rates.get((product, len(a)), 1e9))
+    x = np.zeros((1000, 8), dtype=np.float32)
+    found = limit.gemm(x, x, dtype="float32")
+    assert found == {"value": 2000.0**2 * 8 / 4e9, "gflops": 4.0, "by": "numpy, tiles of 512 × 512"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_every_library_gives_the_product(dtype: torch.dtype) -> None:
+    a, b = (torch.arange(48.0).remainder(7).view(6, 8).to(dtype) for _ in range(2))
+    expected = a.double() @ b.T.double()
+    for product in limit._products(dtype).values():
+        out = torch.empty(6, 6, dtype=dtype)
+        product(a, b.T, out)
+        assert torch.equal(out.double(), expected.to(dtype).double())
+    assert torch.backends.mkldnn.matmul.fp32_precision != "bf16"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
