@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from vfmalign.mmd import blocks, fourier, mmd2, out_of_core
+from vfmalign.mmd import blocks, fourier, mmd2
+from vfmalign.mmd.compare import compare
 from vfmalign.mmd.kernels import KERNELS
 from vfmalign.mmd.results import Engine, Options
+from vfmalign.mmd.samples import Sample
 from vfmalign.mmd.streams import GaussianRows, NpyRows
 from vfmalign.mmd.uncertainty import Estimate
 
@@ -55,7 +57,8 @@ def from_files(*, x: str, y: str, sigma: float, memory_mib: int) -> float:
     """The exact comparison of two `.npy` files within a memory budget."""
     options = Options("independent", fixed_sigma=sigma)
     engine = Engine(memory_bytes=memory_mib * 2**20)
-    return out_of_core.shift_of(NpyRows(Path(x)), NpyRows(Path(y)), options, engine).value_or_raise()
+    pair = [Sample(name, {"features": NpyRows(Path(path), name)}) for name, path in (("x", x), ("y", y))]
+    return compare(pair[0], pair[1], None, options, engine).layers[0].raw.value_or_raise()
 
 
 def _shifted(rows: int, channels: int, shift: float) -> tuple[GaussianRows, GaussianRows]:
