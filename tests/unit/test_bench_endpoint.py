@@ -1,0 +1,28 @@
+"""The benchmark of the endpoint: a real server and store, and all four figures."""
+
+from __future__ import annotations
+
+import pytest
+from bench import endpoint, tables
+from bench.measure import Settings
+from bench.peers import limit
+
+
+def test_all_four_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"LATENCY_CALLS": 2, "CLIENTS": 3, "CLIENT_CALLS": 2, "ROUNDS": 2, "SMALL_CALLS": 2, "BESIDE_S": 0.5}
+    for name, value in small.items():
+        monkeypatch.setattr(endpoint, name, value)
+    monkeypatch.setattr(endpoint, "REFERENCE_BYTES", 2**20)
+    monkeypatch.setattr(endpoint, "LARGE_ROWS", 15_000)
+    monkeypatch.setattr(limit, "SECONDS_PER_TILE", 0.001)
+    section = endpoint.run(Settings(threads=1))
+    inline, by_reference, beside, *rounds = section.records
+    assert (inline["ratio"] > 0.1, by_reference["ratio"] > 0.1) == (True, True)
+    assert len(beside["beside_s"]) > 0
+    assert beside["least_s"] > 0.0
+    assert [len(one["rounds"]) for one in rounds] == [2, 2]
+    for one in rounds:
+        assert all(0.0 < done["engine"] < done["process"] for done in one["rounds"])
+    text = tables.markdown(section)
+    assert "1 MiB by reference (n = m = 170, d = 768), no test" in text
+    assert "3 clients, n = m = 256" in text
