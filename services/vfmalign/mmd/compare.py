@@ -79,7 +79,7 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
     if estimator in estimators.STREAMED:
         shifts = {scaling: _read_once(x, y, by_layer, options, engine) for scaling, by_layer in looks.items()}
     else:
-        plan = Plan(options, estimator, design, _relabellings(design, options), engine)
+        plan = Plan(options, estimator, design, _relabellings(design, options, engine), engine)
         shifts = {scaling: _all_pairs(x, y, by_layer, plan) for scaling, by_layer in looks.items()}
     everything = [shift for by_layer in shifts.values() for shift in by_layer.values()]
     return Comparison(
@@ -136,11 +136,11 @@ def check_options(options: Options, *, has_reference: bool) -> None:
     limits.check_relabellings(options.relabellings)
 
 
-def _relabellings(design: Design, options: Options) -> Relabellings:
+def _relabellings(design: Design, options: Options, engine: Engine) -> Relabellings:
     """The relabellings that all layers share."""
     if options.relabellings == 0:
         return none(design.groups, "no test was asked for")
-    return design.relabellings(options.relabellings, options.seed)
+    return design.relabellings(options.relabellings, options.seed, engine.between_tiles)
 
 
 def _read_once(x: Sample, y: Sample, looks: Mapping[str, Scaled], options: Options, engine: Engine) -> dict[str, Shift]:

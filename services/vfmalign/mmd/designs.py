@@ -8,7 +8,7 @@ Legend: N rows of x, M rows of y, D channels, G groups, B relabellings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,7 +58,7 @@ class Design(Protocol):
     def matrix(self, pooled: Rows) -> Matrix:
         """The matrix whose sums the statistics need; rows are x in `x_order`, then y in `y_order`."""
 
-    def relabellings(self, count: int, seed: int) -> Relabellings:
+    def relabellings(self, count: int, seed: int, between_draws: Callable[[], None]) -> Relabellings:
         """Relabellings that leave the distribution unchanged where x and y have one distribution."""
 
     def statistics(self, estimator: EstimatorName, sums: Sums, relabellings: Relabellings) -> Statistics:
@@ -92,8 +92,8 @@ class PairedDesign:
         """h(z_i, z_j); swapping pair i flips the sign of its row and column, h being ⟨φ(x_i)−φ(y_i), φ(x_j)−φ(y_j)⟩."""
         return PairedMatrix(*pooled.split(self.block_sizes[0]))
 
-    def relabellings(self, count: int, seed: int) -> Relabellings:
-        """Swaps within groups."""
+    def relabellings(self, count: int, seed: int, between_draws: Callable[[], None]) -> Relabellings:
+        """Swaps within groups, which are drawn in no time."""
         if self.groups < SMALLEST_GROUPS:
             return relabelling.none(
                 self.groups, f"{self.groups} groups are too few for a test; it needs at least {SMALLEST_GROUPS}"
@@ -142,14 +142,14 @@ class IndependentDesign:
         """K over the pooled rows."""
         return PooledMatrix(pooled)
 
-    def relabellings(self, count: int, seed: int) -> Relabellings:
+    def relabellings(self, count: int, seed: int, between_draws: Callable[[], None]) -> Relabellings:
         """Permutations of the groups' labels; the number of groups per sample stays, that of rows may not."""
         if self.groups < SMALLEST_GROUPS:
             reason = f"{self.groups} groups in both samples are too few for a test; it needs at least {SMALLEST_GROUPS}"
             return relabelling.none(self.groups, reason)
         if min(self._groups_x, self._groups_y) < 2:
             return relabelling.none(self.groups, "a sample of one group cannot be permuted; a test needs two in each")
-        return relabelling.permutations(self._groups_x, self._groups_y, count, seed)
+        return relabelling.permutations(self._groups_x, self._groups_y, count, seed, between_draws)
 
     def statistics(self, estimator: EstimatorName, sums: Sums, relabellings: Relabellings) -> Statistics:
         """Statistics from the sums of k over pooled rows."""

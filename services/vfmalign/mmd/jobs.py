@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,6 +18,8 @@ from vfmalign.mmd.compare import check_options, compare
 from vfmalign.mmd.results import Comparison, Engine, Options
 from vfmalign.mmd.samples import Sample
 from vfmalign.mmd.sources import Sets, Source
+
+_WAITING_S = 0.01  # how long other work waits for this one's reading at the most
 
 
 @dataclass(frozen=True)
@@ -123,17 +127,35 @@ def run(planned: Plan, engine: Engine, let_short_run: Callable[[], int] = lambda
         torch.cuda.reset_peak_memory_stats(engine.device)
     if samples is None:
         with stages.stage("read"):
-            between_parts = _BetweenTiles(job, let_short_run)
-            at_hand = job.given[2:] if planned.streamed else job.given
-            samples = job.sets.read(at_hand, between_parts)
-            if planned.streamed:
-                samples = [*job.sets.streams(job.given[:2]), *samples]
+            samples = _read(planned, _BetweenTiles(job, let_short_run))
     with stages.stage("compare"):
         result = _compare(samples, job, engine, _BetweenTiles(job, let_short_run))
     peak = torch.cuda.max_memory_allocated(engine.device) if on_gpu else 0
     if on_gpu:
         metrics.gpu_memory_used_bytes.set(torch.cuda.memory_allocated(engine.device))
     return Outcome(result, stages, device_name(engine.device), peak)
+
+
+def _read(planned: Plan, between: Callable[[], None]) -> Sequence[Sample]:
+    """The samples, read in a thread of its own while this one lets other work run."""
+    job = planned.job
+    at_hand = job.given[2:] if planned.streamed else job.given
+    stopped = threading.Event()
+
+    def go_on() -> None:
+        if stopped.is_set():
+            raise Cancelled("reading was stopped", remedy="ask again to start it anew")
+
+    with ThreadPoolExecutor(1, thread_name_prefix="mmd-read") as reader:
+        reading = reader.submit(job.sets.read, at_hand, go_on)
+        try:
+            while not reading.done():
+                between()
+                wait([reading], timeout=_WAITING_S)
+        finally:
+            stopped.set()
+    samples = reading.result()
+    return [*job.sets.streams(job.given[:2]), *samples] if planned.streamed else samples
 
 
 class _BetweenTiles:

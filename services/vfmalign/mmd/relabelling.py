@@ -10,6 +10,7 @@ Legend: G groups, B relabellings.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -62,10 +63,13 @@ def swaps(groups: int, relabellings: int, seed: int) -> Relabellings:
     return Relabellings(np.ascontiguousarray((1 - 2 * bits_BG.astype(np.int8)).T), relabellings, False)
 
 
-def permutations(groups_x: int, groups_y: int, relabellings: int, seed: int) -> Relabellings:
+def permutations(
+    groups_x: int, groups_y: int, relabellings: int, seed: int, between_draws: Callable[[], None] = lambda: None
+) -> Relabellings:
     """Random choices of `groups_x` of all groups to be labelled x; unlike swaps they are never enumerated.
 
-    Each group draws a key of 32 bits, and the groups with the smallest keys are labelled x.
+    Each group draws a key of 32 bits, and the groups with the smallest keys are labelled x. `between_draws` is called
+    after every few relabellings and may raise to stop.
     """
     groups = groups_x + groups_y
     weights_GB = np.empty((groups, relabellings), np.int8)
@@ -80,7 +84,8 @@ def permutations(groups_x: int, groups_y: int, relabellings: int, seed: int) -> 
         draw(0)
     else:
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            list(threads.map(draw, starts))
+            for _ in threads.map(draw, starts):
+                between_draws()
     return Relabellings(weights_GB, relabellings, False)
 
 

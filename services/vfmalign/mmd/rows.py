@@ -5,7 +5,7 @@ Legend: N rows, C channels as given, K channels kept, I rows of one block.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -113,7 +113,9 @@ def prepare(
     affine: Affine,
     precision: PrecisionName,
     device: torch.device,
+    *,
     kept: Kept = NOTHING_KEPT,
+    between_blocks: Callable[[], None] = lambda: None,
 ) -> Rows:
     """Rows of all parts, one after another, made block by block: no float64 copy of all features ever exists.
 
@@ -123,6 +125,7 @@ def prepare(
         precision: of the values.
         device: where products are formed.
         kept: remembers each part, for comparisons of other pairs with the same features and the same `affine`.
+        between_blocks: called before every block of rows; may raise to stop.
     """
     channels = int(parts[0][0].shape[1])
     rows = sum(int(features_NC.shape[0]) for features_NC, _ in parts)
@@ -137,18 +140,27 @@ def prepare(
         if kept.budget_bytes and len(parts) > 1:
             order = None if order_N is None else order_N.tobytes()
             key = ("rows", Same(features_NC), order, Same(affine), precision, str(device))
-            part = kept.get(key, partial(prepare, [(features_NC, order_N)], affine, precision, device), _bytes)
+            parts_of_one = [(features_NC, order_N)]
+            make = partial(prepare, parts_of_one, affine, precision, device, between_blocks=between_blocks)
+            part = kept.get(key, make, _bytes)
             values_NK[into], norms_N[into] = part.values_NK, part.norms_N
         else:
-            _fill(pooled[into], features_NC, order_N, affine)
+            _fill(pooled[into], features_NC, order_N, affine, between_blocks)
     return pooled
 
 
-def _fill(part: Rows, features_NC: FeatureArray, order_N: IntArray | None, affine: Affine) -> None:
+def _fill(
+    part: Rows,
+    features_NC: FeatureArray,
+    order_N: IntArray | None,
+    affine: Affine,
+    between_blocks: Callable[[], None],
+) -> None:
     """Writes the rows of one part, block by block."""
     values_NK, norms_N = part.values_NK, part.norms_N
     step = max(1, _BLOCK_BYTES // (8 * int(features_NC.shape[1])))
     for start in range(0, features_NC.shape[0], step):
+        between_blocks()
         span = slice(start, start + step)
         block_IC = features_NC[span] if order_N is None else features_NC[order_N[span]]
         block_IK = torch.from_numpy(affine.apply(block_IC)).to(values_NK.device)
