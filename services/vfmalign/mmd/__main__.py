@@ -16,6 +16,7 @@ from vfmalign.core.settings import EXIT_BAD_SETTINGS, load, parser
 from vfmalign.core.store import ObjectStore
 from vfmalign.core.work import WorkQueue
 from vfmalign.mmd import local
+from vfmalign.mmd.allocator import keep_freed_memory
 from vfmalign.mmd.compare import compare
 from vfmalign.mmd.results import Engine, Options
 from vfmalign.mmd.samples import Sample
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except VfmalignError as error:
         print(error, file=sys.stderr)  # noqa: T201
         raise SystemExit(EXIT_BAD_SETTINGS) from None
+    keep_freed_memory()
     asyncio.run(_serve(settings, engine))
 
 

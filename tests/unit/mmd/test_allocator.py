@@ -1,0 +1,26 @@
+"""Freed memory stays with a process that asks for it, up to the bound."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+from vfmalign.mmd import allocator
+assert allocator.keep_freed_memory() is True
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+before = resident()
+blocks = [b"x" * 2**23 for _ in range(64)]
+assert resident() - before >= 512 * 2**20
+del blocks
+kept = resident() - before
+assert 0 < kept <= allocator.KEPT_BYTES + 16 * 2**20, kept
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc takes this advice")
+def test_freed_memory_is_kept_up_to_a_bound():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
