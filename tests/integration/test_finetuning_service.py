@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from vfmalign.core.artifacts import Case, Dataset, ModelCard, VolumeRef, canonical_json, dataset_key, model_card_key
 from vfmalign.core.client import connect
 from vfmalign.core.datasets import save_dataset, to_datalist
-from vfmalign.core.errors import BadOption, CaseOrderMismatch, Conflict, NotFound, Unavailable
+from vfmalign.core.errors import BadOption, CaseOrderMismatch, Conflict, Exhausted, NotFound, Unavailable
 from vfmalign.core.recipes import recipe_for
 from vfmalign.core.statuses import DETAILS_KEY, code_of, to_status
 from vfmalign.finetuning.database import Database
@@ -413,6 +413,14 @@ async def test_an_error_of_a_peer_keeps_its_reason_and_sentence(service, peers):
     assert check.state == alignment_pb2.CHECK_STATE_FAILED
     assert check.failure.reason == "CASE_ORDER_MISMATCH"
     assert "row 3 is another case" in check.failure.message
+
+
+async def test_what_will_never_fit_fails_the_check_instead_of_waiting(service, peers):
+    peers.mmd.error = Exhausted("too large for the device", remedy="compare fewer rows")
+    peers.mmd.error.retry_after_s = None
+    check = await service.finish(await service.create("too-large"))
+    assert check.state == alignment_pb2.CHECK_STATE_FAILED
+    assert check.failure.reason == "RESOURCE_EXHAUSTED"
 
 
 async def test_a_failed_job_fails_the_check_with_its_sentence_and_stops_the_other_jobs(service):

@@ -75,22 +75,35 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> errors.VfmalignError:
     """
     code = error.code()
     cls = next((cls for cls, known in CODES.items() if known is code), errors.Internal)
-    info, field = _details(error)
+    info, field, retry_after_s = _details(error)
     if info is None:
         text = error.details() or code.name
         remedy = "check that the service runs and repeat the call" if cls is errors.Unavailable else "see its log"
-        return cls(text, subject=target, remedy=remedy, reason=code.name)
-    cls = _by_reason().get(info.reason, cls)
-    message = info.metadata.get("message", error.details() or code.name)
+        found = cls(text, subject=target, remedy=remedy, reason=code.name)
+        if retry_after_s is not None:
+            found.retry_after_s = retry_after_s
+        return found
+    found = _rebuilt(_by_reason().get(info.reason, cls), info, field, error.details() or code.name)
+    # Our servers always say when to come back: silence means that a retry is pointless.
+    found.retry_after_s = retry_after_s
+    return found
+
+
+def _rebuilt(
+    cls: type[errors.VfmalignError], info: error_details_pb2.ErrorInfo, field: str, text: str
+) -> errors.VfmalignError:
+    message = info.metadata.get("message", text)
     subject, remedy = info.metadata.get("subject", ""), info.metadata.get("remedy", "")
     if issubclass(cls, errors.InvalidInput):
         return cls(message, field=field, subject=subject, remedy=remedy, reason=info.reason)
     return cls(message, subject=subject, remedy=remedy, reason=info.reason)
 
 
-def _details(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo | None, str]:
+def _details(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo | None, str, float | None]:
+    """What the error's details say: whose error it is, the offending field, and when to repeat the call, in seconds."""
     info: error_details_pb2.ErrorInfo | None = None
     field = ""
+    retry_after_s: float | None = None
     trailers: Any = error.trailing_metadata() or ()
     for key, value in trailers:
         if key != DETAILS_KEY:
@@ -103,7 +116,11 @@ def _details(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo | None, 
                 request = error_details_pb2.BadRequest()
                 detail.Unpack(request)
                 field = request.field_violations[0].field if request.field_violations else ""
-    return info, field
+            elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+                retry = error_details_pb2.RetryInfo()
+                detail.Unpack(retry)
+                retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
+    return info, field, retry_after_s
 
 
 def _by_reason() -> dict[str, type[errors.VfmalignError]]:

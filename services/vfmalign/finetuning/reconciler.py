@@ -181,10 +181,11 @@ class Reconciler:
                 refs = await self._patiently(status, "the end", lambda: asyncio.to_thread(self._report_refs, check_id))
                 await asyncio.to_thread(self._checks.succeed, check_id, refs)
                 _log.info("check_succeeded", check=check_id)
-        except PASSING as error:  # the database: the next round begins a new driver
-            _log.warning("check_delayed", check=check_id, error=str(error))
         except VfmalignError as error:
-            await self._fail(check_id, str(error), error.reason)
+            if _passes(error):  # the database: the next round begins a new driver
+                _log.warning("check_delayed", check=check_id, error=str(error))
+            else:
+                await self._fail(check_id, str(error), error.reason)
         except Exception:
             _log.exception("check_crashed", check=check_id)
             await self._fail(check_id, "the check met a fault of ours; the service's log has the trace", "INTERNAL")
@@ -252,7 +253,9 @@ class Reconciler:
         while True:
             try:
                 return await act()
-            except PASSING as error:
+            except VfmalignError as error:
+                if not _passes(error):
+                    raise
                 pause_s = max(wait_s, error.retry_after_s or 0.0)
                 wait_s = min(2 * wait_s, self._pace.longest_wait_s)
                 _log.warning("stage_waits", check=status.check_id, stage=where, error=str(error), seconds=pause_s)
@@ -280,3 +283,9 @@ class Reconciler:
         key = check_key(check_id, name)
         data = self._store.get(key)
         return StoredRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+
+def _passes(error: VfmalignError) -> bool:
+    """Whether to wait and try again; what is too large for a device stays so, and says it by naming no time."""
+    never = isinstance(error, Exhausted) and error.retry_after_s is None
+    return isinstance(error, PASSING) and not never
