@@ -19,7 +19,7 @@ MEANINGS: dict[int, str] = {
     FAILED: "the operation failed: a check or job that failed or was cancelled, or a fault of vfmalign",
     BAD_INPUT: "usage, or input that can never succeed as it is: an option, a file, an unknown id, a wrong digest",
     UNAVAILABLE: "something that is needed does not answer or has no room: the same command may succeed later",
-    REFUSED: "no credential, or one that may not do this",
+    REFUSED: "no credential, or one that may not do this; yours, or a service's own at the object store",
     INTERRUPTED: "stopped by Ctrl-C; what runs on a service goes on",
 }
 
@@ -30,6 +30,7 @@ _CODES: dict[type[errors.VfmalignError], int] = {
     errors.Conflict: BAD_INPUT,
     errors.Exhausted: UNAVAILABLE,
     errors.Unavailable: UNAVAILABLE,
+    errors.StoreRefused: REFUSED,
     errors.DeadlineExceeded: UNAVAILABLE,
     errors.Unauthenticated: REFUSED,
     errors.Forbidden: REFUSED,

@@ -134,6 +134,16 @@ class Unavailable(VfmalignError):
     retry_after_s = 2.0
 
 
+class StoreRefused(Unavailable):
+    """The object store turns this process away: its own credentials are wrong, or may not use the bucket.
+
+    Not the caller's fault, so neither UNAUTHENTICATED nor PERMISSION_DENIED; it passes once an operator has acted.
+    """
+
+    reason = "STORE_REFUSED"
+    retry_after_s = 30.0
+
+
 class DeadlineExceeded(VfmalignError):
     """The time the caller gave is over (DEADLINE_EXCEEDED)."""
 

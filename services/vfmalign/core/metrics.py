@@ -62,7 +62,7 @@ engine_cpu_seconds = Counter(
 )
 store_failures = Counter(
     "vfmalign_store_failures",
-    "Attempts at the object store that failed and may be repeated.",
+    "Attempts at the object store that failed or were turned away.",
     registry=REGISTRY,
 )
 build_info = Gauge("vfmalign_build_info", "What runs here.", ("version", "python"), registry=REGISTRY)

@@ -25,11 +25,10 @@ from vfmalign.core import metrics
 from vfmalign.core.artifacts import Record, VolumeRef
 from vfmalign.core.errors import (
     DigestMismatch,
-    Forbidden,
     InvalidInput,
     NotFound,
     PreconditionFailed,
-    Unauthenticated,
+    StoreRefused,
     Unavailable,
     VfmalignError,
 )
@@ -319,17 +318,12 @@ class ObjectStore:
             return NotFound(
                 "there is no such bucket", subject=f"s3://{self.bucket}", remedy="create it, or set VFMALIGN_BUCKET"
             )
-        if code in _CREDENTIAL_CODES:
-            return Unauthenticated(
-                "the object store does not know our credentials",
+        if code in _CREDENTIAL_CODES or status in {401, 403}:
+            metrics.store_failures.inc()
+            return StoreRefused(
+                f"the object store turns this process away ({code or status})",
                 subject=f"s3://{self.bucket}",
-                remedy="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-            )
-        if status in {401, 403}:
-            return Forbidden(
-                "the object store refuses access",
-                subject=self.uri(key),
-                remedy="allow these credentials to read and write the bucket",
+                remedy="its operator checks AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do there",
             )
         return Unavailable(f"the object store answered {code or status}", subject=self.uri(key), remedy="see its log")
 

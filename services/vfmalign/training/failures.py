@@ -15,10 +15,8 @@ from vfmalign.core.errors import (
     Cancelled,
     DeadlineExceeded,
     Exhausted,
-    Forbidden,
     Internal,
     Leakage,
-    Unauthenticated,
     Unavailable,
     VfmalignError,
 )
@@ -28,8 +26,8 @@ DONE, UNEXPECTED, BAD_SPEC, BAD_DATA, RETRYABLE, TERMINATED = 0, 1, 2, 3, 75, 14
 
 _CODES: tuple[tuple[tuple[type[VfmalignError], ...], int], ...] = (
     ((Cancelled,), TERMINATED),
-    # A store that refuses us is put right by an operator, not by another spec.
-    ((Unavailable, DeadlineExceeded, Exhausted, Unauthenticated, Forbidden), RETRYABLE),
+    # A store that refuses us is Unavailable too: an operator puts it right, not another spec.
+    ((Unavailable, DeadlineExceeded, Exhausted), RETRYABLE),
     ((BadDataset, BadVolume, Leakage), BAD_DATA),
     ((Internal,), UNEXPECTED),
     ((VfmalignError,), BAD_SPEC),

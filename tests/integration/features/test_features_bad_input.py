@@ -11,9 +11,9 @@ import pytest
 import torch
 from google.rpc import error_details_pb2, status_pb2
 
-from vfmalign.core.statuses import DETAILS_KEY
+from vfmalign.core.statuses import DETAILS_KEY, from_rpc_error
 from vfmalign.imaging.volumes import Volume, encode
-from vfmalign.v1 import common_pb2
+from vfmalign.v1 import common_pb2, features_pb2_grpc
 from vfmalign.v1 import features_pb2 as pb
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -218,3 +218,15 @@ async def test_bad_datasets(service, store, phantoms, dataset, collect, upload):
             await collect(service, **fields)
         assert caught.value.code() is code, caught.value.details()
         assert words in caught.value.details()
+
+
+@pytest.mark.parametrize("variable", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
+async def test_a_service_that_the_store_turns_away_does_not_blame_its_caller(start_server, variable):
+    server = start_server(**{variable: "not-the-one"})
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await features_pb2_grpc.FeatureServiceStub(channel).ListModels(pb.ListModelsRequest())
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "AWS_SECRET_ACCESS_KEY" in caught.value.details()
+    assert from_rpc_error(caught.value, "FeatureService").reason == "STORE_REFUSED"
+    assert "not-the-one" not in caught.value.details() + server.log.read_text()

@@ -81,6 +81,7 @@ def test_bad_usage_is_one_sentence_and_code_2(invoke, arguments: tuple[str, ...]
         (errors.Exhausted("x"), 3),
         (errors.Unavailable("x"), 3),
         (errors.DeadlineExceeded("x"), 3),
+        (errors.StoreRefused("x"), 4),
         (errors.Forbidden("x"), 4),
         (errors.Unauthenticated("x"), 4),
         (errors.Cancelled("x"), 1),

@@ -37,6 +37,10 @@ class Misbehaving(mmd_pb2_grpc.MmdServiceServicer):
             self.slow.set()
             await asyncio.sleep(0.5)
             return mmd_pb2.ComputeResponse(primary_layer="done")
+        if request.primary_layer in {"later", "never"}:
+            error = errors.Exhausted("too much", subject="object x", remedy="mend it")
+            error.retry_after_s = 12.5 if request.primary_layer == "later" else None
+            raise error
         cls = getattr(errors, request.primary_layer)
         if issubclass(cls, errors.InvalidInput):
             raise cls("it is bad", field="study.volumes[0]", remedy="mend it")
@@ -94,6 +98,7 @@ async def test_every_error_has_its_code_its_info_and_comes_back_as_itself(runnin
                 await stub.Compute(mmd_pb2.ComputeRequest(primary_layer=cls.__name__))
             assert type(caught.value) is cls
             assert caught.value.remedy == "mend it"
+            assert caught.value.retry_after_s == cls.retry_after_s
             assert caught.value.message == "it is bad"
 
 
@@ -123,6 +128,26 @@ async def test_bad_input_names_the_field_and_what_may_be_retried_says_when(runni
         assert details["ErrorInfo"].reason == "BAD_VOLUME"
         details = await _details(stub, "Exhausted")
         assert details["RetryInfo"].retry_delay.seconds == 5
+
+
+async def test_the_client_learns_when_a_call_may_be_repeated(running: Running) -> None:
+    async with connect(f"127.0.0.1:{running.ports['grpc']}") as channel:
+        stub: Any = mmd_pb2_grpc.MmdServiceStub(channel)
+        for layer, seconds in (("later", 12.5), ("never", None)):
+            with pytest.raises(errors.Exhausted) as caught:
+                await stub.Compute(mmd_pb2.ComputeRequest(primary_layer=layer))
+            assert caught.value.retry_after_s == seconds
+
+
+async def test_the_store_s_refusal_is_not_the_caller_s_fault(running: Running) -> None:
+    async with plain(running) as channel:
+        stub: Any = mmd_pb2_grpc.MmdServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Compute(mmd_pb2.ComputeRequest(primary_layer="StoreRefused"))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        details = await _details(stub, "StoreRefused")
+        assert details["ErrorInfo"].reason == "STORE_REFUSED"
+        assert details["RetryInfo"].retry_delay.seconds == 30
 
 
 async def _details(stub: Any, name: str) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from vfmalign.core import metrics
 from vfmalign.core.artifacts import VolumeRef
 from vfmalign.core.errors import (
     DigestMismatch,
     InvalidInput,
     NotFound,
     PreconditionFailed,
-    Unauthenticated,
+    StoreRefused,
     Unavailable,
 )
 from vfmalign.core.settings import StoreSettings
@@ -179,11 +180,18 @@ def test_a_record_of_another_shape_is_refused(store: ObjectStore) -> None:
         store.get_json("record")
 
 
-def test_wrong_credentials_are_told_without_the_secret(store_settings: StoreSettings) -> None:
-    other = ObjectStore(store_settings.model_copy(update={"secret_key": SecretStr("not-the-secret")}))
-    with pytest.raises(Unauthenticated, match="AWS_SECRET_ACCESS_KEY") as caught:
-        other.get("x")
-    assert "not-the-secret" not in str(caught.value)
+@pytest.mark.parametrize("wrong", [{"secret_key": SecretStr("not-the-secret")}, {"access_key": "nobody"}])
+def test_wrong_credentials_are_told_without_the_secret_and_counted(
+    store_settings: StoreSettings, wrong: dict[str, Any]
+) -> None:
+    other = ObjectStore(store_settings.model_copy(update=wrong))
+    calls: list[Callable[[], object]] = [lambda: other.get("x"), lambda: other.put("x", b""), other.ensure_bucket]
+    failures = metrics.REGISTRY.get_sample_value("vfmalign_store_failures_total") or 0
+    for call in calls:
+        with pytest.raises(StoreRefused, match="AWS_SECRET_ACCESS_KEY") as caught:
+            call()
+        assert "not-the-secret" not in str(caught.value)
+    assert metrics.REGISTRY.get_sample_value("vfmalign_store_failures_total") == failures + len(calls)
 
 
 def test_a_store_that_is_down_is_unavailable(store_settings: StoreSettings) -> None:

@@ -98,7 +98,7 @@ def test_lock_outlives_an_orchestrator_killed_before_it_recorded_anything(make, 
 
 
 def test_gentle_stop_reaches_the_main_process_which_may_checkpoint(make):
-    # The signal is blocked and waited for: a handler beside a long sleep would miss one that comes just before the sleep.
+    # Blocked and waited for: a handler beside a long sleep misses a signal that comes just before the sleep.
     launcher = make(
         "import signal, sys\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
