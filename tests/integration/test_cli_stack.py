@@ -108,6 +108,7 @@ def dataset(cli: Cli) -> str:
     counts = ("--pretrain", "0", "--train", "2", "--val", "1", "--test", "3")
     done = cli.run("dataset", "phantoms", "--id", "d1", "--seed", "5", *counts, "--json")
     assert done.document["splits"]["test"] == {"cases": 3, "patients": 3}
+    assert done.document["phantom"] is True
     return "d1"
 
 
@@ -205,6 +206,7 @@ def test_an_import_names_nobody(cli: Cli) -> None:
     done = cli.run("dataset", "import", "inbox", "--id", "real", "--json")
     assert NAME not in done.out + done.err
     assert done.document["held_out"] is False
+    assert done.document["phantom"] is False
     mapping = Path(done.document["mapping"])
     assert str(mapping) in done.err.replace("\n", "")
     assert mapping.stat().st_mode & 0o777 == 0o600

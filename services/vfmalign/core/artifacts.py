@@ -76,10 +76,16 @@ class Case(Record):
 
 
 class Dataset(Record):
-    """Cases by split. `held_out` is False where the same case stands in several splits on purpose (a one-case run)."""
+    """Cases by split.
+
+    Attributes:
+        held_out: False where the same case stands in several splits on purpose (a one-case run).
+        phantom: True where the cases are generated, not patients: whatever is measured on them is a rehearsal.
+    """
 
     id: Id
     held_out: bool = True
+    phantom: bool = False
     pretrain: tuple[Case, ...] = ()
     train: tuple[Case, ...] = ()
     val: tuple[Case, ...] = ()
@@ -89,6 +95,11 @@ class Dataset(Record):
         """The cases of one split, in the order that fixes the rows of every feature set."""
         cases: tuple[Case, ...] = getattr(self, name)
         return cases
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical bytes, in hex; `phantom` is among them where true, so that patients' sets keep theirs."""
+        content = self.model_dump(mode="json", exclude=set() if self.phantom else {"phantom"})
+        return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
 # --- models -----------------------------------------------------------------------------------------------------------

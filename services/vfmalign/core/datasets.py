@@ -27,6 +27,8 @@ from vfmalign.core.store import ObjectStore
 
 _LISTS: dict[Split, str] = {"pretrain": "pretraining", "train": "training", "val": "validation", "test": "test"}
 _LABELS: dict[VolumeKind, str] = {"lesions": "label", "gland": "gland"}
+_GENERATED = "phantom-"
+"""What generated patients are called. Asked of datalists alone that were written before they said what they hold."""
 
 
 def load_dataset(store: ObjectStore, dataset_id: str, digest: str | None = None) -> Dataset:
@@ -83,6 +85,7 @@ def to_datalist(dataset: Dataset) -> dict[str, Any]:
     content: dict[str, Any] = {
         "name": dataset.id,
         "held_out": dataset.held_out,
+        "phantom": dataset.phantom,
         "modality": {str(channel): modality for channel, modality in enumerate(MODALITIES)},
         "labels": {"0": "background", "1": "lesion"},
     }
@@ -93,14 +96,17 @@ def to_datalist(dataset: Dataset) -> dict[str, Any]:
 
 
 def from_datalist(content: Any, dataset_id: str) -> Dataset:
-    """The dataset behind a datalist.
+    """The dataset behind a datalist; an old one that does not say so holds phantoms where every patient is called so.
 
     Raises:
         PreconditionFailed: fields are missing or wrong.
     """
     try:
         splits = {split: tuple(_from_item(item) for item in content[_LISTS[split]]) for split in SPLITS}
-        return Dataset(id=dataset_id, held_out=content["held_out"], **splits)
+        patients = [case.group for cases in splits.values() for case in cases]
+        generated = bool(patients) and all(patient.startswith(_GENERATED) for patient in patients)
+        phantom = content.get("phantom", generated)
+        return Dataset(id=dataset_id, held_out=content["held_out"], phantom=phantom, **splits)
     except (KeyError, TypeError, AttributeError, ValueError):
         raise PreconditionFailed(
             "its dataset.json is not a datalist of this version",

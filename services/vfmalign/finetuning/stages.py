@@ -25,9 +25,6 @@ from vfmalign.finetuning.peers import ComparisonRequest, Extraction, FeaturePeer
 from vfmalign.finetuning.requests import NETWORKS, JobRequest, RecipeRequest, finetuning_spec, load_card
 from vfmalign.finetuning.results import Measured
 
-PHANTOM_PREFIX = "phantom-"
-"""Patients of generated datasets are called so; imported ones have hexadecimal ids."""
-
 Say = Callable[[str, StageProgress | None], Awaitable[None]]
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -146,7 +143,7 @@ def validate(store: ObjectStore, check: Check) -> Validated:
         primary_layer=card.primary_layer,
         input_transform=get_task_spec(request.task).input_transform,
         held_out=dataset.held_out,
-        phantom=all(case.group.startswith(PHANTOM_PREFIX) for case in dataset.test),
+        phantom=dataset.phantom,
         leakage_known=bool(card.pretraining) or card.objective == "random",
         test_groups=len({case.group for case in dataset.test}),
         recipes={network: request.recipe_of(network) for network in NETWORKS},

@@ -66,7 +66,7 @@ def synthesise_dataset(
             done += 1
             if progress is not None:
                 progress("generate", done, total)
-    dataset = Dataset.model_validate({"id": dataset_id, **lists})
+    dataset = Dataset.model_validate({"id": dataset_id, "phantom": True, **lists})
     if not exists:
         save_dataset(store, dataset)
     elif load_dataset(store, dataset_id).digest() != dataset.digest():

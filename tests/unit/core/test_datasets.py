@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vfmalign.core.artifacts import Case, Dataset, Pretraining, VolumeRef, dataset_key
+from vfmalign.core.artifacts import Case, Dataset, Pretraining, VolumeRef, canonical_json, dataset_key
 from vfmalign.core.datasets import (
     check_splits,
     find_leakage,
@@ -75,8 +75,32 @@ def test_the_digest_depends_on_every_split_and_on_order() -> None:
         dataset(val=(case("w"),)).digest(),
         dataset(test=(case("t1"),)).digest(),
         dataset(held_out=False).digest(),
+        dataset(phantom=True).digest(),
     }
-    assert len(digests) == 5
+    assert len(digests) == 6
+
+
+def test_a_set_says_that_it_holds_phantoms_and_is_never_taken_for_one_by_a_name(store: ObjectStore) -> None:
+    save_dataset(store, dataset(id="generated", phantom=True))
+    assert load_dataset(store, "generated").phantom
+    named_so = dataset(test=(case("t1", group="phantom-1"),), train=(), val=(), pretrain=())
+    assert not from_datalist(to_datalist(named_so), "d").phantom
+
+
+def test_a_datalist_from_before_the_flag_reads_as_what_its_patients_are_called() -> None:
+    def old(one: Dataset) -> Dataset:
+        return from_datalist({key: value for key, value in to_datalist(one).items() if key != "phantom"}, "d")
+
+    generated = {"train": (case("a", group="phantom-1"),), "test": (case("t", group="phantom-2"),)}
+    assert old(dataset(pretrain=(), val=(), **generated)).phantom
+    assert not old(dataset(**generated)).phantom, "real patients are among them"
+    assert not old(dataset(pretrain=(), train=(), val=(), test=())).phantom
+    assert old(dataset()) == dataset()
+
+
+def test_the_flag_leaves_the_digest_of_patients_as_it_was() -> None:
+    content = dataset().model_dump(mode="json", exclude={"phantom"})
+    assert dataset().digest() == hashlib.sha256(canonical_json(content)).hexdigest()
 
 
 def test_another_digest_another_body_and_a_missing_set_are_told_apart(store: ObjectStore) -> None:

@@ -69,6 +69,7 @@ def test_imports_checks_splits_and_uploads(folder, memory_store, studies):
     stages = []
     dataset = do_import(folder, memory_store, progress=lambda *args: stages.append(args))
     assert dataset.held_out
+    assert not dataset.phantom, "whatever the folder holds"
     assert (len(dataset.train), len(dataset.val), len(dataset.test), len(dataset.pretrain)) == (2, 1, 1, 0)
     cases = [*dataset.train, *dataset.val, *dataset.test]
     assert len({case.group for case in cases}) == 4

@@ -24,6 +24,7 @@ def test_makes_disjoint_splits_with_labels(memory_store):
     assert len({case.id for case in cases}) == len({case.group for case in cases}) == 6
     assert len({case.volumes["t2w"].sha256 for case in cases}) == 6
     assert dataset.held_out
+    assert dataset.phantom
     assert load_dataset(memory_store, "demo") == dataset
     assert sorted(load_case(memory_store, cases[0], tuple(cases[0].volumes))) == [
         "adc",

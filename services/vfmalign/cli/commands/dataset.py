@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.text import Text
 
 from vfmalign.cli.home import Home
 from vfmalign.cli.options import HomeOption, JsonOption, SeedOption, new_id
@@ -24,6 +25,8 @@ from vfmalign.core.artifacts import SPLITS, Dataset, Split, is_id
 from vfmalign.core.errors import BadOption
 
 app = typer.Typer(no_args_is_help=True, help="Datasets: import a folder, make phantoms, look at what is there.")
+
+_REHEARSAL = Text("Phantoms rehearse the procedure: no result on them is evidence.", style="yellow")
 
 IdOption = Annotated[
     str | None, typer.Option("--id", help="Id of the dataset; never a patient's name. One is made by default.")
@@ -98,7 +101,6 @@ def phantoms(
     with _bar(output) as progress:
         dataset = synthesise_dataset(store, name, seed, counts, progress=progress)
     output.emit(_document(dataset), *_shown(dataset))
-    output.say("phantoms rehearse the procedure: no result on them is evidence", "yellow")
 
 
 @app.command("list")
@@ -110,10 +112,10 @@ def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     store = Target.find(Home(home)).store
     names = [key.split("/")[1] for key in store.list("datasets/") if key.endswith("/dataset.json")]
     found = [load_dataset(store, name) for name in names]
-    rows = table("Datasets", "dataset", *SPLITS, "held out", "digest", numbers=SPLITS)
+    rows = table("Datasets", "dataset", "holds", *SPLITS, "held out", "digest", numbers=SPLITS)
     for dataset in found:
         counts = [str(len(dataset.split(split))) for split in SPLITS]
-        rows.add_row(dataset.id, *counts, "yes" if dataset.held_out else "no", dataset.digest()[:12])
+        rows.add_row(dataset.id, _holds(dataset), *counts, "yes" if dataset.held_out else "no", dataset.digest()[:12])
     output.emit({"datasets": [_document(dataset) for dataset in found]}, rows)
 
 
@@ -155,16 +157,27 @@ def _document(dataset: Dataset) -> dict[str, Any]:
         for split in SPLITS
         for cases in [dataset.split(split)]
     }
-    return {"dataset": dataset.id, "digest": dataset.digest(), "held_out": dataset.held_out, "splits": splits}
+    return {
+        "dataset": dataset.id,
+        "digest": dataset.digest(),
+        "held_out": dataset.held_out,
+        "phantom": dataset.phantom,
+        "splits": splits,
+    }
 
 
-def _shown(dataset: Dataset) -> list[Table]:
+def _holds(dataset: Dataset) -> str:
+    return "phantoms" if dataset.phantom else "patients"
+
+
+def _shown(dataset: Dataset) -> list[RenderableType]:
     content = _document(dataset)
     rows = table("", "split", "cases", "patients", numbers=["cases", "patients"])
     for split, counts in content["splits"].items():
         rows.add_row(split, str(counts["cases"]), str(counts["patients"]))
     held_out = "yes" if dataset.held_out else "no: the same case stands in several splits"
-    return [fields(f"Dataset {dataset.id}", {"digest": content["digest"], "held out": held_out}), rows]
+    facts = {"holds": _holds(dataset), "digest": content["digest"], "held out": held_out}
+    return [fields(f"Dataset {dataset.id}", facts), rows, *([_REHEARSAL] if dataset.phantom else [])]
 
 
 @contextmanager
