@@ -1,5 +1,6 @@
 """Whole jobs on a real S3 server: results, repeatability, interruption, bad input, two processes at once."""
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -11,14 +12,23 @@ import pytest
 import torch
 from safetensors.torch import load as parse_safetensors
 
-from vfmalign.core.artifacts import JobProgress, JobResult, JobSpec, Preprocessing, Recipe, job_key
+from vfmalign.core.artifacts import (
+    JobProgress,
+    JobResult,
+    JobSpec,
+    Preprocessing,
+    Recipe,
+    job_key,
+    model_card_key,
+    weights_key,
+)
 from vfmalign.core.datasets import save_dataset
-from vfmalign.core.errors import Cancelled
+from vfmalign.core.errors import Cancelled, Conflict
 from vfmalign.core.tasks import TASKS
 from vfmalign.imaging.phantoms import PhantomSpec, Stack
 from vfmalign.imaging.synthesis import synthesise_dataset
 from vfmalign.models.cards import load_card, publish
-from vfmalign.models.checkpoints import random_state
+from vfmalign.models.checkpoints import random_state, to_safetensors
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.job import run_job
 from vfmalign.training.settings import TrainingOptions
@@ -232,6 +242,42 @@ def test_a_done_job_is_left_alone(store, make_spec, results, start):
     process = start("pretrained-segmentation")
     assert process.wait(120) == 0
     assert {key: store.get(key) for key in store.list("jobs/pretrained-segmentation/")} == before
+
+
+def forget_result(store, spec, **changes):
+    """As a kill between publishing and the result leaves a job, whose rerun is to give other bits; and the card."""
+    store.delete(job_key(spec.id, "result.json"))
+    data = to_safetensors(random_state(ARCHITECTURES[ARCHITECTURE], 8))
+    sha256 = hashlib.sha256(data).hexdigest()
+    ref = store.put(weights_key(spec.publish_as, sha256), data)
+    card = load_card(store, spec.publish_as).model_copy(update={"checkpoint": ref} | changes)
+    store.write(model_card_key(spec.publish_as), card)
+    return card
+
+
+def test_an_encoder_that_a_killed_run_published_is_kept(store, make_spec, finish):
+    spec = make_spec("killed")
+    first = finish(spec)
+    card = forget_result(store, spec)
+    again = finish(spec)
+    assert (again.encoder, again.encoder_sha256) == (card.id, card.checkpoint.sha256)
+    assert again.encoder_sha256 != first.encoder_sha256
+    assert again.test_scores == first.test_scores
+    assert load_card(store, spec.publish_as) == card
+
+
+def test_an_encoder_of_another_job_is_never_kept(store, make_spec, finish, monkeypatch):
+    spec = make_spec("late")
+    finish(spec)
+    card = forget_result(store, spec, source="job early")
+    with pytest.raises(Conflict, match="another model"):
+        finish(spec)
+    # Published between the look at the beginning and the end of the training.
+    monkeypatch.setattr("vfmalign.training.plan._check_free", lambda *_: None)
+    with pytest.raises(Conflict, match="another model"):
+        finish(spec)
+    assert load_card(store, spec.publish_as) == card
+    assert not store.exists(job_key(spec.id, "result.json"))
 
 
 @pytest.mark.parametrize("task", list(TASKS))

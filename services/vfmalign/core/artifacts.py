@@ -97,7 +97,7 @@ class Dataset(Record):
         return cases
 
     def digest(self) -> str:
-        """SHA-256 of the canonical bytes, in hex; `phantom` is among them where true, so that patients' sets keep theirs."""
+        """SHA-256 of the canonical bytes, in hex. `phantom` counts where it is true: sets of patients keep theirs."""
         content = self.model_dump(mode="json", exclude=set() if self.phantom else {"phantom"})
         return hashlib.sha256(canonical_json(content)).hexdigest()
 

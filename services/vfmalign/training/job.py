@@ -15,10 +15,19 @@ import torch
 from torch import Tensor
 
 from vfmalign.core import logs
-from vfmalign.core.artifacts import CaseScore, FigureRef, JobProgress, JobResult, JobSpec, canonical_json, job_key
-from vfmalign.core.errors import BadOption
+from vfmalign.core.artifacts import (
+    CaseScore,
+    FigureRef,
+    JobProgress,
+    JobResult,
+    JobSpec,
+    ModelCard,
+    canonical_json,
+    job_key,
+)
+from vfmalign.core.errors import BadOption, Conflict
 from vfmalign.core.store import ObjectStore
-from vfmalign.models.cards import encoder_of_card, publish
+from vfmalign.models.cards import encoder_of_card, load_encoder, publish
 from vfmalign.models.checkpoints import build_encoder, random_state
 from vfmalign.models.convnextv2 import Encoder
 from vfmalign.training import failures
@@ -28,7 +37,7 @@ from vfmalign.training.figures import draw_panels
 from vfmalign.training.heads import EncoderDecoder, SpecialisedUNet, check_shape, stage_shapes
 from vfmalign.training.learner import FineTuning, Learner
 from vfmalign.training.optim import weight_change
-from vfmalign.training.plan import JobData, Plan, make_plan, select_data, source
+from vfmalign.training.plan import JobData, Plan, make_plan, published_by_another, select_data, source
 from vfmalign.training.pretraining import build_objective
 from vfmalign.training.settings import TrainingOptions
 from vfmalign.training.stop import Stop
@@ -243,17 +252,36 @@ def _publish(store: ObjectStore, plan: Plan, data: JobData, learner: Learner) ->
     """Publishes the encoder alone; the id and digest of the model, or two empty strings where there is no encoder."""
     if learner.encoder is None:
         return "", ""
-    spec = plan.spec
-    card = publish(
-        store,
-        spec.publish_as,
-        _weights(learner.encoder),
-        architecture=spec.architecture,
-        objective=spec.objective if plan.task is None else "supervised",
-        preprocessing=plan.preprocessing,
-        primary_layer=plan.parent.primary_layer if plan.parent else "",
-        pretraining=data.seen,
-        parent=plan.parent.id if plan.parent else "",
-        source=source(spec),
-    )
+    spec, state = plan.spec, _weights(learner.encoder)
+    try:
+        card = publish(
+            store,
+            spec.publish_as,
+            state,
+            architecture=spec.architecture,
+            objective=spec.objective if plan.task is None else "supervised",
+            preprocessing=plan.preprocessing,
+            primary_layer=plan.parent.primary_layer if plan.parent else "",
+            pretraining=data.seen,
+            parent=plan.parent.id if plan.parent else "",
+            source=source(spec),
+        )
+    except Conflict:
+        card = _adopt(store, spec, state)
     return card.id, card.checkpoint.sha256
+
+
+def _adopt(store: ObjectStore, spec: JobSpec, state: dict[str, Tensor]) -> ModelCard:
+    """The card that an earlier run of this job left when it was killed before its result.
+
+    A model id never changes its meaning, and on a GPU the same training may end in other bits: the first ones stay.
+
+    Raises:
+        Conflict: the id is another job's.
+    """
+    encoder, card = load_encoder(store, spec.publish_as)
+    if card.source != source(spec):
+        raise published_by_another(spec)
+    difference = weight_change(_weights(encoder), state)
+    _log.warning("encoder_of_an_earlier_run_kept", job=spec.id, model=card.id, relative_difference=difference)
+    return card

@@ -167,6 +167,13 @@ def source(spec: JobSpec) -> str:
     return f"job {spec.id}"
 
 
+def published_by_another(spec: JobSpec) -> Conflict:
+    """The error of a job whose model id is taken."""
+    return Conflict(
+        "another model is published under this id", subject=spec.publish_as, remedy="choose another publish_as"
+    )
+
+
 def _check_free(store: ObjectStore, spec: JobSpec) -> None:
     """Refuses an id that another model has before the training rather than after it."""
     if not spec.publish_as:
@@ -176,9 +183,7 @@ def _check_free(store: ObjectStore, spec: JobSpec) -> None:
     except NotFound:
         return
     if card.source != source(spec):
-        raise Conflict(
-            "another model is published under this id", subject=spec.publish_as, remedy="choose another publish_as"
-        )
+        raise published_by_another(spec)
 
 
 def _require(holds: bool, field: str, remedy: str) -> None:
