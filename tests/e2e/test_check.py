@@ -25,6 +25,8 @@ def test_a_check_ends_with_every_number(undisturbed: Any) -> None:
             assert 0 < scaled.p_value.value <= scaled.p_value_max_t.value <= 1
             assert scaled.sigma > 0
         assert shift.shift_ratio.HasField("value")
+        assert 0 < shift.reach.value < 1
+        assert shift.out_of_reach == (shift.reach.value < 0.05)
     for gain in (result.rpg_specialised, result.rpg_scratch):
         assert gain.relative_percent.HasField("value") or gain.relative_percent.absent_reason
         assert gain.absolute.HasField("value")

@@ -39,6 +39,7 @@ def test_learning_rate_zero_moves_nothing(world: Any) -> None:
         for scaled in (shift.mmd.raw, shift.mmd.standardised):
             assert abs(scaled.mmd2.value) <= 1e-12
             assert scaled.p_value.value == 1
+        assert abs(shift.reach.value - 1) <= 1e-11
 
 
 def test_disjoint_halves_of_one_population_reject_at_the_level(world: Any) -> None:

@@ -321,6 +321,9 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
     assert result.rpg_scratch.relative_percent.HasField("interval")
     assert [shift.mmd.layer for shift in result.shifts] == ["stages.1", "stages.0"], "the primary layer comes first"
     assert result.shifts[0].shift_ratio.HasField("value")
+    # With the peer's U = V = m, twice m standardised: 1 − (12V − 11U)/2.
+    assert result.shifts[0].reach.value == pytest.approx(1 - result.shifts[0].mmd.standardised.mmd2.value / 2)
+    assert not result.shifts[0].out_of_reach
     assert result.convergence.steps_to_95.value == 40
     assert result.held_out
     assert any("Pretraining set unknown" in caution for caution in result.cautions)
@@ -330,12 +333,15 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
     html = store.get(store.key(result.report_html.uri), sha256=result.report_html.sha256).decode()
     assert f"Alignment check {name}" in html
 
-    test, random = peers.mmd.calls
+    test, biased, random = peers.mmd.calls
     assert test.pairing == mmd_pb2.PAIRING_PAIRED
     assert test.estimator == mmd_pb2.ESTIMATOR_UNBIASED_PAIRED
     assert (test.test.relabellings, test.test.seed, test.projection) == (1000, 1, True)
     assert test.reference.feature_set_id == random.reference.feature_set_id
     assert not random.HasField("test")
+    assert (biased.x, biased.y, biased.kernel) == (test.x, test.y, test.kernel)
+    assert biased.estimator == mmd_pb2.ESTIMATOR_BIASED
+    assert not biased.HasField("test")
     assert len(set(peers.features.calls)) == 4
     assert any(call.startswith(f"{name}-encoder/") for call in peers.features.calls)
 

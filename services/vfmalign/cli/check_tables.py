@@ -54,7 +54,8 @@ def shifts(result: alignment_pb2.CheckResult) -> Table:
         "p",
         "p max-T",
         "shift ratio",
-        numbers=["channels", "p", "p max-T", "shift ratio"],
+        "reach",
+        numbers=["channels", "p", "p max-T", "shift ratio", "reach"],
     )
     for shift in result.shifts:
         mmd = shift.mmd
@@ -68,6 +69,7 @@ def shifts(result: alignment_pb2.CheckResult) -> Table:
             estimate(main.p_value),
             estimate(main.p_value_max_t),
             estimate(shift.shift_ratio),
+            estimate(shift.reach) + ("§" if shift.out_of_reach else ""),
         )
     return found
 
@@ -214,10 +216,13 @@ def _remarks(result: alignment_pb2.CheckResult) -> list[RenderableType]:
         lines.append(Text("† degenerate: the test does not reject, coverage is not to be relied on.", style="dim"))
     if any(shift.digits_lost for shift in shown):
         lines.append(Text("‡ below the error bound of its precision: digits are lost.", style="dim"))
+    if any(shift.out_of_reach for shift in result.shifts):
+        lines.append(Text("§ out of the kernel's reach: MMD² says that features moved far, not how far.", style="dim"))
     estimates = [e for shift in shown for e in (shift.mmd2, shift.p_value, shift.p_value_max_t)]
     for gain in (result.rpg_specialised, result.rpg_scratch):
         estimates += [gain.relative_percent, gain.absolute]
-    lines += _reasons([*estimates, *(shift.shift_ratio for shift in result.shifts if not _has(shift.shift_ratio))])
+    plain = [message for shift in result.shifts for message in (shift.shift_ratio, shift.reach)]
+    lines += _reasons([*estimates, *(message for message in plain if not _has(message))])
     return lines + [Text(f"! {caution}", style="yellow") for caution in result.cautions]
 
 

@@ -23,7 +23,7 @@ from vfmalign.finetuning.job_messages import (
 )
 from vfmalign.finetuning.jobs import State
 from vfmalign.finetuning.requests import CheckRequest
-from vfmalign.finetuning.results import CheckReport, LayerShift, NetworkResult, Shift, cautions
+from vfmalign.finetuning.results import CheckReport, LayerShift, NetworkResult, Shift, cautions, is_out_of_reach
 from vfmalign.v1 import alignment_pb2, common_pb2, mmd_pb2
 
 STATES: dict[int, State] = {
@@ -146,7 +146,12 @@ def _pack_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> a
         verdict=key_of(VERDICTS, result.verdict.word),
         verdict_reason=result.verdict.reason,
         shifts=[
-            alignment_pb2.LayerShift(mmd=_pack_layer(layer), shift_ratio=pack_estimate(result.shift_ratio[layer.layer]))
+            alignment_pb2.LayerShift(
+                mmd=_pack_layer(layer),
+                shift_ratio=pack_estimate(result.shift_ratio[layer.layer]),
+                reach=pack_estimate(result.reach_of(layer.layer)),
+                out_of_reach=is_out_of_reach(result.reach_of(layer.layer)),
+            )
             for layer in result.shift.layers
         ],
         primary_layer=result.shift.primary_layer,

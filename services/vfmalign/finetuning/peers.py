@@ -6,6 +6,7 @@ Translates and calls, decides nothing. Failed calls are raised as errors of the 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 import grpc
 
@@ -22,6 +23,11 @@ _SPLITS = {
     "train": common_pb2.SPLIT_TRAIN,
     "val": common_pb2.SPLIT_VAL,
     "test": common_pb2.SPLIT_TEST,
+}
+PairedEstimator = Literal["unbiased_paired", "biased"]
+_ASKED: dict[PairedEstimator, mmd_pb2.Estimator] = {
+    "unbiased_paired": mmd_pb2.ESTIMATOR_UNBIASED_PAIRED,
+    "biased": mmd_pb2.ESTIMATOR_BIASED,
 }
 _ESTIMATORS = {
     mmd_pb2.ESTIMATOR_BIASED: "biased",
@@ -74,6 +80,7 @@ class ComparisonRequest(Record):
     seed: int
     interval_level: float
     projection: bool
+    estimator: PairedEstimator = "unbiased_paired"
 
 
 class FeaturePeer:
@@ -119,7 +126,7 @@ class MmdPeer:
             y=mmd_pb2.FeatureSource(feature_set_id=comparison.after),
             reference=mmd_pb2.FeatureSource(feature_set_id=comparison.reference),
             pairing=mmd_pb2.PAIRING_PAIRED,
-            estimator=mmd_pb2.ESTIMATOR_UNBIASED_PAIRED,
+            estimator=_ASKED[comparison.estimator],
             kernel=mmd_pb2.Kernel(
                 family=mmd_pb2.KERNEL_FAMILY_GAUSSIAN, bandwidth_rule=mmd_pb2.BANDWIDTH_RULE_REFERENCE_MEDIAN
             ),

@@ -19,7 +19,7 @@ from vfmalign.finetuning import plots
 from vfmalign.finetuning.convergence import Steps
 from vfmalign.finetuning.estimates import Estimate
 from vfmalign.finetuning.gain import Gain
-from vfmalign.finetuning.results import CheckReport, CheckResult, cautions
+from vfmalign.finetuning.results import OUT_OF_REACH, CheckReport, CheckResult, cautions, is_out_of_reach
 
 ABSENT = "–"
 _VERDICT_COLOURS = {
@@ -74,6 +74,7 @@ def render(report: CheckReport, pictures: Sequence[Picture]) -> bytes:
         notes=_notes(result),
         shift_notes=_shift_notes(result),
         level=_level(result),
+        out_of_reach=OUT_OF_REACH,
         pictures=drawings,
         slices=_slices(pictures),
         verdict_colour=_VERDICT_COLOURS[result.verdict.word],
@@ -180,6 +181,7 @@ def _template() -> jinja2.Template:
         "grouped": lambda value: f"{value:,}".replace(",", "\u202f"),
         "moment": _moment,
         "number": _number,
+        "far": is_out_of_reach,
         "p": lambda estimate: ABSENT if estimate.value is None else f"{estimate.value:.2g}",
         "seconds": lambda value: ABSENT if value is None else f"{value:.1f}",
         "sentence": lambda text: f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else "."),

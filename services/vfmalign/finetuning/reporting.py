@@ -29,6 +29,7 @@ from vfmalign.finetuning.results import (
     NetworkResult,
     RunRecord,
     StageTime,
+    reach,
     shift_ratio,
 )
 from vfmalign.finetuning.stages import MEASURING, Bench, Outputs, Stage, Validated, job_id, make_stage
@@ -79,6 +80,12 @@ def assemble(
             layer.layer: shift_ratio(layer, measured.reinitialised.layer(layer.layer))
             for layer in measured.after.layers
         },
+        reach={}
+        if measured.biased is None
+        else {
+            layer.layer: reach(layer, measured.biased.layer(layer.layer), measured.after.rows)
+            for layer in measured.after.layers
+        },
         settings=_settings(request, valid, jobs, measured),
     )
 
@@ -99,6 +106,7 @@ def _network(
         architecture=SPECIALISED_ARCHITECTURE if name == "specialised" else valid.card.architecture,
         parameters=result.parameters,
         learning_rate=valid.recipes[name].learning_rate,
+        encoder_rate=None if name == "specialised" else valid.recipes[name].encoder_rate,
         curve=tuple(
             CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, val_score=p.val_score) for p in result.curve
         ),

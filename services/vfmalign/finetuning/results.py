@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from pydantic import Field
+
 from vfmalign.core.artifacts import FigureRef, MetricSpec, Network, Record
 from vfmalign.finetuning.convergence import Convergence, Steps
 from vfmalign.finetuning.estimates import Estimate, absent
 from vfmalign.finetuning.gain import Gain
 from vfmalign.finetuning.verdict import Verdict
+
+OUT_OF_REACH = 0.05
+"""Reach under which MMD² is saturated: a common move of 2.4 σ leaves so much, and MMD² then has 95 % of its limit."""
 
 
 class Shift(Record):
@@ -63,13 +68,18 @@ class Comparison(Record):
 
 
 class Measured(Record):
-    """`checks/<id>/mmd.json`: features after, and those of the re-initialised architecture, against those before."""
+    """`checks/<id>/mmd.json`: features after, and those of the re-initialised architecture, against those before.
+
+    Attributes:
+        biased: the features after once more, by the V-statistic; None in artifacts of versions that did not ask for it.
+    """
 
     before_id: str
     after_id: str
     reinitialised_id: str
     reference_id: str
     after: Comparison
+    biased: Comparison | None = None
     reinitialised: Comparison
     device: str
 
@@ -89,6 +99,7 @@ class NetworkResult(Record):
     Attributes:
         test_means: mean over the test cases where a metric is defined; None where it is on none.
         weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder; None for the specialised network.
+        encoder_rate: share of the learning rate that the encoder got; None where the network has none.
         steps_to_specialised: first step that reaches the specialised network's best validation score.
     """
 
@@ -97,6 +108,7 @@ class NetworkResult(Record):
     architecture: str
     parameters: int
     learning_rate: float
+    encoder_rate: float | None = None
     curve: tuple[CurvePoint, ...]
     convergence: Convergence
     steps_to_specialised: Steps | None
@@ -115,6 +127,7 @@ class CheckResult(Record):
         leakage_known: False where the model card does not say what the model was pretrained on.
         test_groups: patients of the test split.
         shift_ratio: by layer, MMD²(before, after) / MMD²(before, re-initialised), standardised features.
+        reach: by layer, how much of the kernel's reach is left, see `reach`.
         settings: what was asked for, and the digests of what it was asked of.
     """
 
@@ -132,11 +145,16 @@ class CheckResult(Record):
     networks: tuple[NetworkResult, ...]
     shift: Comparison
     shift_ratio: dict[str, Estimate]
+    reach: dict[str, Estimate] = Field(default_factory=dict)
     settings: dict[str, str]
 
     def network(self, name: Network) -> NetworkResult:
         """The result of one network."""
         return next(result for result in self.networks if result.network == name)
+
+    def reach_of(self, layer: str) -> Estimate:
+        """The reach of one layer."""
+        return self.reach.get(layer) or absent("the version that made this report did not measure it")
 
 
 class Caution(Record):
@@ -163,6 +181,15 @@ def cautions(result: CheckResult) -> tuple[Caution, ...]:
                 title="Phantom rehearsal",
                 text="The cases are generated, not patients: this shows that the procedure runs, not what a model is "
                 "worth in a clinic.",
+            )
+        )
+    far = [layer.layer for layer in result.shift.layers if is_out_of_reach(result.reach_of(layer.layer))]
+    if far:
+        found.append(
+            Caution(
+                title="Out of the kernel's reach",
+                text=f"In {', '.join(far)} the features after lie so far from those before that MMD² is near the "
+                "most it can be: it says that they moved far, not how far, and cannot rank models or checks.",
             )
         )
     if not result.leakage_known:
@@ -225,3 +252,28 @@ def shift_ratio(after: LayerShift, reinitialised: LayerShift) -> Estimate:
     if below.mmd2.value <= below.error_bound:
         return absent("the shift to random weights is not above zero at this precision")
     return Estimate(value=above.mmd2.value / below.mmd2.value, absent_reason="no interval is formed for this ratio")
+
+
+def reach(unbiased: LayerShift, biased: LayerShift, rows: int) -> Estimate:
+    """The mean of k(x_i, y_i) over pairs: how much of each case is still within the kernel's reach of itself before.
+
+    The paired U-statistic leaves out h(z_i, z_i) = 2 − 2k(x_i, y_i), the V-statistic does not; so from n pairs
+    n·V − (n − 1)·U is the mean of h(z_i, z_i). Taken on the features of the main number.
+
+    Args:
+        unbiased: U, by Lemma 6's form over pairs.
+        biased: V, of the same samples with the same kernel, whose value between equal rows is 1.
+        rows: n.
+    """
+    u, v = unbiased.standardised or unbiased.raw, biased.standardised or biased.raw
+    if u.mmd2.value is None or v.mmd2.value is None:
+        return absent(u.mmd2.absent_reason or v.mmd2.absent_reason)
+    if (rows * v.error_bound + (rows - 1) * u.error_bound) / 2 > OUT_OF_REACH / 10:
+        return absent("the precision of MMD² does not resolve the kernel between a case and itself")
+    mean = 1 - (rows * v.mmd2.value - (rows - 1) * u.mmd2.value) / 2
+    return Estimate(value=mean, absent_reason="no interval is formed for this mean")
+
+
+def is_out_of_reach(reached: Estimate) -> bool:
+    """Whether MMD² says no more than that features moved far."""
+    return reached.value is not None and reached.value < OUT_OF_REACH

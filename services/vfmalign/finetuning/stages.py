@@ -255,14 +255,16 @@ async def _make_mmd(bench: Bench, outputs: Outputs) -> Record:
         projection=True,
     )
     after, device = await bench.mmd.compare(request)
-    random_request = request.model_copy(update={"after": sets["random"], "relabellings": 0, "projection": False})
-    reinitialised, _ = await bench.mmd.compare(random_request)
+    plain = request.model_copy(update={"relabellings": 0, "projection": False})
+    biased, _ = await bench.mmd.compare(plain.model_copy(update={"estimator": "biased"}))
+    reinitialised, _ = await bench.mmd.compare(plain.model_copy(update={"after": sets["random"]}))
     return Measured(
         before_id=sets["before"],
         after_id=sets["after"],
         reinitialised_id=sets["random"],
         reference_id=sets["reference"],
         after=after,
+        biased=biased,
         reinitialised=reinitialised,
         device=device,
     )

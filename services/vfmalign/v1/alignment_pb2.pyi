@@ -86,12 +86,16 @@ class CheckStage(_message.Message):
     def __init__(self, name: _Optional[str] = ..., attempts: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class LayerShift(_message.Message):
-    __slots__ = ("mmd", "shift_ratio")
+    __slots__ = ("mmd", "shift_ratio", "reach", "out_of_reach")
     MMD_FIELD_NUMBER: _ClassVar[int]
     SHIFT_RATIO_FIELD_NUMBER: _ClassVar[int]
+    REACH_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_REACH_FIELD_NUMBER: _ClassVar[int]
     mmd: _mmd_pb2.LayerResult
     shift_ratio: _common_pb2.Estimate
-    def __init__(self, mmd: _Optional[_Union[_mmd_pb2.LayerResult, _Mapping]] = ..., shift_ratio: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ...) -> None: ...
+    reach: _common_pb2.Estimate
+    out_of_reach: bool
+    def __init__(self, mmd: _Optional[_Union[_mmd_pb2.LayerResult, _Mapping]] = ..., shift_ratio: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., reach: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., out_of_reach: _Optional[bool] = ...) -> None: ...
 
 class Gain(_message.Message):
     __slots__ = ("relative_percent", "absolute", "score", "baseline")

@@ -49,6 +49,7 @@ def finished_check() -> alignment_pb2.Check:
     result.primary_layer, result.test_groups, result.held_out = "stages.3", 16, True
     for name, value in (("stages.3", 0.25), ("stages.0", 0.004)):
         layer = result.shifts.add(shift_ratio=estimate(0.5, reason="no interval is formed for this ratio"))
+        layer.reach.CopyFrom(estimate(0.75, reason="no interval is formed for this mean"))
         layer.mmd.layer, layer.mmd.channels = name, 128
         layer.mmd.raw.CopyFrom(shift(value / 2))
         layer.mmd.standardised.CopyFrom(shift(value, degenerate=name == "stages.0"))

@@ -20,6 +20,7 @@ def test_the_summary_holds_every_number_of_the_check(finished_check: alignment_p
     assert "the interval includes zero" in text
     assert row(text, "stages.3 *").split() == [
         "stages.3", "*", "128", "0.25", "[0.24,", "0.26]", "0.125", "[0.115,", "0.135]", "0.001", "0.001", "0.5",
+        "0.75",
     ]  # fmt: skip
     assert "† " in row(text, "stages.0") + " "
     assert "+3.5 % [-2, +9]" in row(text, "specialised (rpg_specialised)")
@@ -31,6 +32,15 @@ def test_the_summary_holds_every_number_of_the_check(finished_check: alignment_p
     assert "! Phantom rehearsal" in text
     assert "s3://vfmalign/checks/c1/report.html" in text
     assert "reports/c1.html" in text
+
+
+def test_a_layer_out_of_the_kernel_s_reach_is_marked(finished_check: alignment_pb2.Check, show: Any) -> None:
+    assert "§" not in show(summary(finished_check))
+    finished_check.result.shifts[0].reach.value = 0.0123
+    finished_check.result.shifts[0].out_of_reach = True
+    text = show(summary(finished_check))
+    assert row(text, "stages.3 *").split()[-1] == "0.0123§"
+    assert "says that features moved far, not how far" in text
 
 
 def test_the_words_aligned_and_safe_are_never_said(finished_check: alignment_pb2.Check, show: Any) -> None:

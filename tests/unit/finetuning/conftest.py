@@ -117,7 +117,7 @@ def _network(name, best, rate, rng):
     convergence = measure_convergence(points, higher_is_better=True)
     return NetworkResult(
         network=name, job=f"check-7f3a-{name}", architecture="profound_conv_micro", parameters=1_234_567,
-        learning_rate=3e-3,
+        learning_rate=3e-3, encoder_rate={"pretrained": 0.0625, "scratch": 1.0}.get(name),
         curve=tuple(
             CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, val_score=p.val_score) for p in points
         ),
@@ -152,6 +152,9 @@ def make_report():
             "shift": shift,
             "shift_ratio": {
                 layer.layer: shift_ratio(layer, random.layer(layer.layer)) for layer in shift.layers
+            },
+            "reach": {
+                layer.layer: Estimate(value=0.9 - 0.1 * place) for place, layer in enumerate(shift.layers)
             },
             "settings": {
                 "model": "profound-micro", "model_sha256": "ab" * 32, "dataset": "prostate-demo",

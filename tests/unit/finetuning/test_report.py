@@ -1,6 +1,7 @@
 """The report: one file, legible, honest about what it is."""
 
 import base64
+import json
 import re
 from html.parser import HTMLParser
 
@@ -73,6 +74,31 @@ def test_banners_show_exactly_where_true(make_report):
     assert "Not held out." in html_of(make_report(held_out=False))
     assert "Phantom rehearsal." in html_of(make_report(phantom=True))
     assert "Pretraining set unknown." in html_of(make_report(leakage_known=False))
+
+
+def test_says_where_features_are_out_of_the_kernel_s_reach(make_report):
+    reached = make_report().result.reach | {"stages.3": Estimate(value=0.0123)}
+    html = html_of(make_report(reach=reached))
+    assert "In stages.3 the features after lie so far from those before" in " ".join(Outline(html).text)
+    assert re.search(r"0\.0123 †", html)
+    assert len(re.findall(r"\d †", html)) == 1
+    assert not re.search(r"\d †|so far from those before", html_of(make_report()))
+    assert re.search(r"0\.900", html_of(make_report()))
+
+
+def test_shows_the_encoder_s_share_of_the_rate_of_each_network(make_report):
+    cells = html_of(make_report()).split("encoder's share of that rate")[1].split("</tr>")[0]
+    assert re.findall(r'class="n">([^<]*)<', cells) == ["0.0625", "1.00", "–"]
+
+
+def test_a_report_from_before_reach_was_measured_still_reads(make_report):
+    old = json.loads(make_report().to_json())
+    del old["result"]["reach"]
+    for network in old["result"]["networks"]:
+        del network["encoder_rate"]
+    report = CheckReport.model_validate(old)
+    assert report.result.reach_of("stages.3").absent_reason
+    assert "so far from those before" not in html_of(report)
 
 
 def test_never_calls_a_model_aligned_or_safe(make_report):
