@@ -34,6 +34,8 @@ from vfmalign.v1 import alignment_pb2, finetuning_pb2, finetuning_pb2_grpc
 ARCHITECTURE = "profound_conv_micro"
 PRESET = "demo"
 COUNTS: dict[Split, int] = {"pretrain": 24, "train": 20, "val": 8, "test": 16}
+DEFAULT_SEED = 2024
+"""Chosen before any of its numbers were seen: the recipe was tuned on seeds 0 and 11 (docs/decisions.md)."""
 MARK = "demo"
 """An empty file that says that a demo made the folder, and may empty it."""
 REHEARSAL = "rehearsal on phantoms: not evidence"

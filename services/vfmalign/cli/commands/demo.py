@@ -21,7 +21,7 @@ DemoHomeOption = Annotated[Path, typer.Option("--home", help="State folder of th
 
 def demo(
     *,
-    seed: SeedOption = 0,
+    seed: SeedOption = rehearsal.DEFAULT_SEED,
     task: Annotated[str, typer.Option(help="segmentation or super_resolution.")] = "segmentation",
     objective: Annotated[
         str, typer.Option(help=f"Pretraining: {' or '.join(PRETRAINING_OBJECTIVES)}.")
