@@ -17,7 +17,7 @@ from vfmalign.finetuning.gain import Gain
 from vfmalign.finetuning.verdict import Verdict
 
 OUT_OF_REACH = 0.05
-"""Reach under which MMD² is saturated: a common move of 2.4 σ leaves so much, and MMD² then has 95 % of its limit."""
+"""Reach under which MMD² is saturated: a common move of 2.45 σ leaves so much, and MMD² then has 95 % of its limit."""
 
 
 class Shift(Record):
