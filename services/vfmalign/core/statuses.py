@@ -130,7 +130,8 @@ def _by_reason() -> dict[str, type[errors.VfmalignError]]:
     while waiting:
         cls = waiting.pop()
         waiting.extend(cls.__subclasses__())
-        if cls is not errors.VfmalignError:
+        # A class that inherits its reason is a detail of its own room: clients see the class that the reason is of.
+        if cls is not errors.VfmalignError and "reason" in vars(cls):
             found[cls.reason] = cls
     return found
 

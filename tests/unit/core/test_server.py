@@ -102,6 +102,16 @@ async def test_every_error_has_its_code_its_info_and_comes_back_as_itself(runnin
             assert caught.value.message == "it is bad"
 
 
+async def test_a_class_of_one_room_comes_back_as_the_one_that_its_reason_is_of(running: Running) -> None:
+    class Detail(errors.BadTensor):
+        """Inherits its reason."""
+
+    async with connect(f"127.0.0.1:{running.ports['grpc']}") as channel:
+        with pytest.raises(errors.BadTensor) as caught:
+            await mmd_pb2_grpc.MmdServiceStub(channel).Compute(mmd_pb2.ComputeRequest(primary_layer="BadTensor"))
+    assert type(caught.value) is errors.BadTensor is not Detail
+
+
 async def test_the_table_covers_the_design(running: Running) -> None:
     names = {cls.__name__: code.name for cls, code in CODES.items()}
     assert names == {
