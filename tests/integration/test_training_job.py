@@ -256,7 +256,7 @@ def forget_result(store, spec, **changes):
 
 
 def test_an_encoder_that_a_killed_run_published_is_kept(store, make_spec, finish):
-    spec = make_spec("killed")
+    spec = make_spec("killed-before-its-result")
     first = finish(spec)
     card = forget_result(store, spec)
     again = finish(spec)
