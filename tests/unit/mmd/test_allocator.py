@@ -11,13 +11,13 @@ from vfmalign.mmd import allocator
 assert allocator.keep_freed_memory() is True
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
+start = resident()
 def left_of(mib):
     #MiB that stay with the process after so many were used and freed.
-    before = resident()
     blocks = [b"x" * 2**23 for _ in range(mib // 8)]
-    assert resident() - before >= 0.9 * mib * 2**20
+    assert resident() - start >= 0.9 * mib * 2**20
     del blocks
-    return (resident() - before) / 2**20
+    return (resident() - start) / 2**20
 assert left_of(128) > 100
 assert left_of(1024) * 2**20 <= allocator.KEPT_BYTES
 """
