@@ -101,7 +101,8 @@ class PooledMatrix:
 
     def tile(self, rows: slice, columns: slice, kernels: Sequence[Kernel], squares: list[float]) -> Iterator[Tensor]:
         """k(z_i, z_j) of one rectangle."""
-        argument_IJ, value_IJ = self._scratch.take(rows, columns, 2)
+        argument_IJ, *room = self._scratch.take(rows, columns, 1 + _room(kernels))
+        value_IJ = room[0] if room else argument_IJ
         for index, kernel in _arguments((self.pooled, self.pooled), rows, columns, kernels, argument_IJ):
             kernel.evaluate(argument_IJ, value_IJ)
             _note_squares(squares, index, value_IJ, rows == columns)
@@ -122,7 +123,8 @@ class PairedMatrix:
 
     def tile(self, rows: slice, columns: slice, kernels: Sequence[Kernel], squares: list[float]) -> Iterator[Tensor]:
         """H of one rectangle."""
-        argument_IJ, value_IJ, *sums = self._scratch.take(rows, columns, 2 + len(kernels))
+        argument_IJ, *room = self._scratch.take(rows, columns, 1 + _room(kernels) + len(kernels))
+        sums, value_IJ = room[: len(kernels)], room[-1] if _room(kernels) else argument_IJ
         x, y = self.x, self.y
         for a, b, sign in ((x, x, 1.0), (y, y, 1.0), (x, y, -1.0), (y, x, -1.0)):
             for index, kernel in _arguments((a, b), rows, columns, kernels, argument_IJ):
@@ -133,6 +135,11 @@ class PairedMatrix:
                 else:
                     sums[index].add_(value_IJ, alpha=sign)
         yield from sums
+
+
+def _room(kernels: Sequence[Kernel]) -> int:
+    """Tiles that kernel values need beside their argument: none where a kernel alone may overwrite it."""
+    return 0 if len(kernels) == 1 and kernels[0].in_place else 1
 
 
 def _arguments(

@@ -44,6 +44,11 @@ class Kernel:
     sigma: float = 0.0
     root: float = 0.0
 
+    @property
+    def in_place(self) -> bool:
+        """Whether `evaluate` may write over its argument; a mean of several Gaussians reads it for each of them."""
+        return len(self.scales) < 2
+
 
 def gaussian(sigma: float, channels: int) -> Kernel:
     """k(x, y) = exp(−‖x − y‖²/(2σ²)) (Gretton et al., JMLR 2012, sec. 2; σ in feature units)."""

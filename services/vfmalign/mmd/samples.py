@@ -72,12 +72,18 @@ def check(sample: Sample) -> None:
                 field=field,
                 remedy="send the same rows in every layer",
             )
-        if isinstance(features, np.ndarray) and not np.isfinite(features).all():
+        if isinstance(features, np.ndarray) and not _finite(features):
             raise BadTensor("holds NaN or infinity", field=field, remedy="leave out the rows that cannot be computed")
         rows = shape[0]
     for labels, what in ((sample.groups, "groups"), (sample.case_ids, "case_ids")):
         if labels and len(labels) != rows:
             raise BadTensor(f"names {len(labels)} {what} for {rows} rows", field=f"{sample.name}.{what}")
+
+
+def _finite(features: FeatureArray) -> bool:
+    """Whether every entry is finite: a sum is, unless one is not (or it overflows), and costs less than a look at each."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(features.sum(dtype=np.float32)) or np.isfinite(features).all())
 
 
 def numbered(sample: Sample) -> Sample:
