@@ -22,7 +22,7 @@ from vfmalign.mmd.engine import Accumulator, Layout, Matrix, PairedMatrix, Poole
 from vfmalign.mmd.kernels import Kernel
 from vfmalign.mmd.precision import PrecisionName
 from vfmalign.mmd.rows import DTYPES, LARGEST_SQUARED_NORM, Affine, Rows, squared_norms
-from vfmalign.mmd.streams import RowStream, ahead, as_array, check_alike
+from vfmalign.mmd.streams import RowStream, ahead, check_alike
 
 # Rows pass a panel in chunks of this share of the rows that fit. One is at work while the next is read, which is there
 # as it was given, in float64 and as it is compared: as much as eight chunks in float32.
@@ -257,7 +257,7 @@ class _Window:
 
     def _prepared(self, block_IC: Tensor) -> Tensor:
         """Moved, scaled and in the precision of the products."""
-        block_IK = torch.from_numpy(self._affine.apply(as_array(block_IC)))
+        block_IK = self._affine.apply(block_IC)
         if self._precision == "bfloat16":
             block_IK = block_IK.bfloat16()
         return block_IK.to(DTYPES[self._precision])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from vfmalign.mmd.kept import NOTHING_KEPT, Kept, Same
 from vfmalign.mmd.precision import PrecisionName
-from vfmalign.mmd.streams import FeatureArray
+from vfmalign.mmd.streams import FeatureArray, as_tensor
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -52,15 +53,18 @@ class Affine:
         """Memory it takes."""
         return sum(part.nbytes for part in (self.centre_C, self.sd_C, self.kept_C) if part is not None)
 
-    def apply(self, features_IC: FeatureArray) -> FloatArray:
-        """Float64 features of some rows, [I, K]."""
-        block_IC = np.array(features_IC, dtype=np.float64)
-        if self.centre_C is not None:
-            block_IC -= self.centre_C
+    def apply(self, block_IC: Tensor) -> Tensor:
+        """Float64 features of some rows, [I, K], on their device."""
+
+        def at_hand(values_C: NDArray[Any]) -> Tensor:
+            return torch.from_numpy(values_C).to(block_IC.device)
+
+        moved_IC = block_IC.double() if self.centre_C is None else block_IC - at_hand(self.centre_C)
         if self.sd_C is not None:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                block_IC /= self.sd_C
-        return block_IC if self.kept_C is None or self.kept_C.all() else block_IC[:, self.kept_C]
+            moved_IC = moved_IC / at_hand(self.sd_C)
+        if self.kept_C is None or self.kept_C.all():
+            return moved_IC
+        return moved_IC[:, at_hand(self.kept_C)].contiguous()
 
 
 UNCHANGED = Affine()
@@ -163,7 +167,7 @@ def _fill(
         between_blocks()
         span = slice(start, start + step)
         block_IC = features_NC[span] if order_N is None else features_NC[order_N[span]]
-        block_IK = torch.from_numpy(affine.apply(block_IC)).to(values_NK.device)
+        block_IK = affine.apply(as_tensor(block_IC)).to(values_NK.device)
         if part.precision == "bfloat16":
             block_IK = block_IK.bfloat16()
         values_NK[span] = block_IK.to(values_NK.dtype)

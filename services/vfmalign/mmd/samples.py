@@ -81,7 +81,7 @@ def check(sample: Sample) -> None:
 
 
 def _finite(features: FeatureArray) -> bool:
-    """Whether every entry is finite: a sum is, unless one is not (or it overflows), and costs less than a look at each."""
+    """Whether every entry is finite: a sum is, unless one is not (or it overflows), and costs less than every entry."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(features.sum(dtype=np.float32)) or np.isfinite(features).all())
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from vfmalign.core.errors import BadOption
@@ -23,7 +21,7 @@ from vfmalign.mmd.precision import PrecisionName
 from vfmalign.mmd.results import Engine, Options, Shift
 from vfmalign.mmd.rows import Affine
 from vfmalign.mmd.scalings import Scaled
-from vfmalign.mmd.streams import RowStream, as_array
+from vfmalign.mmd.streams import RowStream
 from vfmalign.mmd.uncertainty import Estimate
 
 _NO_GRID = "no test over a grid of bandwidths is made by estimators that read the rows once"
@@ -47,7 +45,7 @@ class AffineRows:
         return self._apply(self._stream.read(start, stop))
 
     def _apply(self, block_IC: Tensor) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self._affine.apply(as_array(block_IC))))
+        return self._affine.apply(block_IC)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class ArrayRows:
         """See `RowStream`."""
         _check_range(self, start, stop)
         block_RC = self._features_NC[start:stop]
-        return _finite(block_RC if isinstance(block_RC, Tensor) else _tensor(block_RC), start, self._name)
+        return _finite(block_RC if isinstance(block_RC, Tensor) else as_tensor(block_RC), start, self._name)
 
 
 class NpyRows:
@@ -107,7 +107,7 @@ class NpyRows:
     def read(self, start: int, stop: int) -> Tensor:
         """See `RowStream`."""
         _check_range(self, start, stop)
-        return _finite(_tensor(np.array(self._map()[start:stop], order="C")), start, self._name)
+        return _finite(as_tensor(np.array(self._map()[start:stop], order="C")), start, self._name)
 
     def _map(self) -> NDArray[Any]:
         try:
@@ -157,7 +157,7 @@ class StoredRows:
             first, last = max(start, part.start_row), min(stop, part.start_row + part.rows)
             if first < last:
                 pieces.append(self._part(index)[first - part.start_row : last - part.start_row])
-        return _finite(_tensor(np.concatenate(pieces)), start, self._name)
+        return _finite(as_tensor(np.concatenate(pieces)), start, self._name)
 
     def _part(self, index: int) -> Features:
         held = self._held  # two readers in two threads may share a stream
@@ -335,7 +335,7 @@ def _check_shape(shape: tuple[int, ...], floating: bool, name: str) -> None:
         raise BadTensor("expected floating numbers", field=name, remedy="convert it to float32")
 
 
-def _tensor(block_RC: NDArray[Any]) -> Tensor:
+def as_tensor(block_RC: NDArray[Any]) -> Tensor:
     """The block as a tensor, without a copy where numpy and torch agree on it."""
     native = block_RC.dtype.newbyteorder("=")
     usable = native if native.itemsize <= 8 else np.dtype(np.float64)
