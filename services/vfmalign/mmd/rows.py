@@ -62,9 +62,9 @@ class Affine:
         moved_IC = block_IC.double() if self.centre_C is None else block_IC - at_hand(self.centre_C)
         if self.sd_C is not None:
             moved_IC = moved_IC / at_hand(self.sd_C)
-        if self.kept_C is None or self.kept_C.all():
-            return moved_IC
-        return moved_IC[:, at_hand(self.kept_C)].contiguous()
+        if self.kept_C is not None and not self.kept_C.all():
+            moved_IC = moved_IC[:, at_hand(self.kept_C)]
+        return moved_IC.contiguous()
 
 
 UNCHANGED = Affine()
