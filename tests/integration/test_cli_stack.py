@@ -96,7 +96,7 @@ def model(cli: Cli) -> str:
     torch.manual_seed(0)
     state = get_architecture("profound_conv_micro").build().state_dict()
     torch.save({"model": state, "epoch": 3}, cli.folder / "foreign.pth")
-    done = cli.run("models", "import", "foreign.pth", "--id", "m1", "--architecture", "profound_conv_micro", "--json")
+    done = cli.run("models", "import", "foreign.pth", "--as", "profound_conv_micro", "--id", "m1", "--json")
     assert done.document["id"] == "m1"
     assert "dropped epoch" in done.document["imported"]
     return "m1"

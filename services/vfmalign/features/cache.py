@@ -19,7 +19,7 @@ from vfmalign.core.errors import Exhausted
 from vfmalign.core.store import ObjectStore
 from vfmalign.models.cards import encoder_of_card, expect_checkpoint, load_card
 from vfmalign.models.checkpoints import build_encoder, random_state
-from vfmalign.models.convnextv2 import Encoder
+from vfmalign.models.encoder import Encoder
 from vfmalign.models.registry import ARCHITECTURES, get_architecture
 
 

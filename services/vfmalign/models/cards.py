@@ -25,7 +25,7 @@ from vfmalign.core.artifacts import (
 from vfmalign.core.errors import BadOption, Conflict, DigestMismatch, NotFound, PreconditionFailed
 from vfmalign.core.store import ObjectStore
 from vfmalign.models.checkpoints import build_encoder, check_fits, load_state, to_safetensors
-from vfmalign.models.convnextv2 import Encoder
+from vfmalign.models.encoder import Encoder
 from vfmalign.models.registry import ARCHITECTURES, get_architecture
 
 _CARD_SUFFIX = "/model.json"

@@ -23,7 +23,8 @@ from vfmalign.core.errors import BadDataset, BadOption, Conflict, NotFound, Prec
 from vfmalign.core.store import ObjectStore
 from vfmalign.core.tasks import TaskSpec, get_task_spec
 from vfmalign.models.cards import expect_checkpoint, load_card
-from vfmalign.models.registry import Architecture, get_architecture
+from vfmalign.models.architecture import Architecture
+from vfmalign.models.registry import get_architecture
 
 
 @dataclass(frozen=True)

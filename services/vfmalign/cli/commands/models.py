@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +37,6 @@ from vfmalign.v1 import features_pb2, features_pb2_grpc, finetuning_pb2
 app = typer.Typer(no_args_is_help=True, help="Models: list and show cards, import a checkpoint, pretrain.")
 
 ModelArgument = Annotated[str, typer.Argument(help="Id of the model.")]
-ArchitectureOption = Annotated[str, typer.Option("--architecture", help="A name that `models list` shows.")]
 
 
 @app.command("list")
@@ -66,37 +66,33 @@ def show(model_id: ModelArgument, home: HomeOption = DEFAULT_HOME, as_json: Json
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A .safetensors or .pth checkpoint; nothing in it is unpickled.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="A .safetensors or .pth checkpoint; one per sequence for provicnet_fusion.")
+    ],
     *,
-    model_id: Annotated[str, typer.Option("--id", help="Id to publish under.")],
-    architecture: ArchitectureOption,
+    architecture: Annotated[str, typer.Option("--as", help="The architecture: a name that `models list` shows.")],
+    model_id: Annotated[str, typer.Option("--id", help="Id to publish under; made of both by default.")] = "",
     objective: Annotated[str, typer.Option(help=f"One of {', '.join(OBJECTIVES)}.")] = "masked_reconstruction",
     source: Annotated[str, typer.Option(help="Where the weights come from, and their licence.")] = "",
     primary_layer: Annotated[str, typer.Option(help="Layer of the main number; the architecture's by default.")] = "",
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert a checkpoint and publish it with a card."""
-    from vfmalign.core.artifacts import ModelCard
+    """Convert a checkpoint and publish it with a card; nothing in it is unpickled."""
     from vfmalign.models.cards import publish
-    from vfmalign.models.checkpoints import import_checkpoint
+    from vfmalign.models.foreign import import_checkpoint
     from vfmalign.models.registry import get_architecture
 
     output = Output.to_terminal(as_json=as_json)
     parse(OBJECTIVES, objective, "--objective")
     built = get_architecture(architecture)
     store = Target.find(Home(home)).store
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        raise NotFound("there is no such file", subject="checkpoint", remedy="check the path") from None
-    except OSError as error:
-        raise BadOption(f"the file cannot be read ({error.strerror})", field="checkpoint") from None
-    imported = import_checkpoint(data, built, subject=model_id)
+    contents = [_read(file) for file in files]
+    imported = import_checkpoint(contents, built, subject=model_id or "checkpoint")
     output.say(imported.report())
-    card: ModelCard = publish(
+    card = publish(
         store,
-        model_id,
+        model_id or f"{architecture}-{sha256(b''.join(contents)).hexdigest()[:8]}",
         imported.state,
         architecture=architecture,
         objective=objective,  # type: ignore[arg-type]
@@ -110,6 +106,15 @@ def import_(
     output.say("what it was pretrained on is unknown: leakage into a test split cannot be excluded", "yellow")
 
 
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise NotFound("there is no such file", subject="checkpoint", remedy="check the path") from None
+    except OSError as error:
+        raise BadOption(f"the file cannot be read ({error.strerror})", field="checkpoint") from None
+
+
 @app.command()
 def pretrain(
     dataset: Annotated[str, typer.Argument(help="Dataset whose split `pretrain` it learns from.")],
@@ -117,8 +122,10 @@ def pretrain(
     objective: Annotated[
         str, typer.Option(help=f"One of {', '.join(PRETRAINING_OBJECTIVES)}.")
     ] = "masked_reconstruction",
-    architecture: ArchitectureOption = "profound_conv_micro",
-    publish_as: Annotated[str, typer.Option("--as", help="Id of the model; <job>-encoder by default.")] = "",
+    architecture: Annotated[
+        str, typer.Option("--as", help="The architecture: a name that `models list` shows.")
+    ] = "profound_conv_micro",
+    publish_as: Annotated[str, typer.Option("--id", help="Id of the model; <job>-encoder by default.")] = "",
     job_id: Annotated[str | None, typer.Option("--job", help="Id of the job; one is made by default.")] = None,
     preset: PresetOption = "default",
     epochs: EpochsOption = None,
