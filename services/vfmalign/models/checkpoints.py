@@ -16,8 +16,8 @@ from safetensors.torch import save as write_safetensors
 from torch import Tensor
 
 from vfmalign.core.errors import BadCheckpoint
-from vfmalign.models.encoder import Encoder
 from vfmalign.models.architecture import Architecture
+from vfmalign.models.encoder import Encoder
 
 State = dict[str, Tensor]
 

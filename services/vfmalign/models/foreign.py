@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from vfmalign.core.errors import BadCheckpoint
-from vfmalign.models.checkpoints import State, check_fits, looks_like_safetensors, parse_weights, some
 from vfmalign.models.architecture import Architecture
+from vfmalign.models.checkpoints import State, check_fits, looks_like_safetensors, parse_weights, some
 
 BESIDE_THE_WEIGHTS = "entries beside the weights, of no use to an encoder"
 

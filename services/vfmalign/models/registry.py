@@ -9,14 +9,13 @@ from functools import partial
 
 from vfmalign.core.artifacts import LayerSpec, Modality, Preprocessing
 from vfmalign.core.errors import BadOption
-from vfmalign.models import formats
+from vfmalign.models import bundles, exported, formats
 from vfmalign.models.architecture import Architecture
 from vfmalign.models.convnextv2 import ConvNeXtV2
 from vfmalign.models.encoder import Stride
 from vfmalign.models.profound_vit import ProFoundViT
 from vfmalign.models.provicnet import FusionEncoder, SliceEncoder
 from vfmalign.models.transformer import Size
-
 
 # ProFound's own grid and sizes.
 PROFOUND_INPUT = Preprocessing(spacing_mm=(1.0, 0.5, 0.5), shape_DHW=(64, 224, 224))
@@ -104,11 +103,19 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def get_architecture(name: str) -> Architecture:
-    """Looks an architecture up: a name in `ARCHITECTURES`.
+    """Looks an architecture up: a name in `ARCHITECTURES`, or one that spells out a network of MONAI (`bundles`).
 
     Raises:
         BadOption: no architecture has this name.
     """
+    if name == exported.ARCHITECTURE:
+        raise BadOption(
+            "an exported program cannot be built afresh or trained: it has no initial weights",
+            field="architecture",
+            remedy="compare its features as they are, or import the model as a MONAI bundle or by --as",
+        )
+    if name.startswith(bundles.PREFIX):
+        return bundles.architecture_of(name)
     if name not in ARCHITECTURES:
         raise BadOption(
             f"no architecture is called {name[:64]!r}",

@@ -1,15 +1,20 @@
 """Every family of encoders through the service: a study's features, a dataset's rows, and what is refused."""
 
+import json
+
 import grpc
 import pytest
+import torch
+from monai.networks.nets import UNet
 
 from vfmalign.core.feature_sets import read_feature_set
 from vfmalign.core.tensors import to_array
 from vfmalign.features.extractor import extract
 from vfmalign.imaging.prepare import prepare_study
 from vfmalign.imaging.volumes import decode, encode
-from vfmalign.models.cards import load_encoder, publish
+from vfmalign.models.cards import load_encoder, publish, publish_program
 from vfmalign.models.checkpoints import random_state
+from vfmalign.models.importing import Input, import_model
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.v1 import common_pb2
 from vfmalign.v1 import features_pb2 as pb
@@ -33,6 +38,75 @@ def cards(store):
             preprocessing=preprocessing,
         )
     return published
+
+
+class Plain(torch.nn.Module):
+    """A user's own network, which this package knows nothing of."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = torch.nn.Conv3d(3, 8, 4, 4)
+        self.deep = torch.nn.Sequential(torch.nn.GELU(), torch.nn.Conv3d(8, 12, 2, 2))
+
+    def forward(self, x):
+        return self.deep(self.stem(x))
+
+
+@pytest.fixture(scope="module")
+def program(store, tmp_path_factory):
+    """The network exported, imported and published."""
+    path = tmp_path_factory.mktemp("program") / "plain.pt2"
+    torch.manual_seed(0)
+    torch.export.save(torch.export.export(Plain().eval(), (torch.randn(1, 3, 16, 64, 64),)), path)
+    described = Input(("t2w", "dwi", "adc"), (3.75, 1.75, 1.75), None, "zscore_nonzero")
+    imported = import_model([path], "", ["stem", "deep"], described, "plain")
+    return publish_program(store, "plain", imported.state, preprocessing=imported.preprocessing, objective="supervised")
+
+
+@pytest.fixture(scope="module")
+def bundle(store, tmp_path_factory):
+    """A MONAI bundle, imported and published."""
+    folder = tmp_path_factory.mktemp("bundle")
+    arguments = {"spatial_dims": 3, "in_channels": 3, "out_channels": 2, "channels": [4, 8, 8], "strides": [2, 2]}
+    (folder / "configs").mkdir()
+    (folder / "models").mkdir()
+    (folder / "configs" / "metadata.json").write_text("{}")
+    definition = {"network_def": {"_target_": "monai.networks.nets.UNet", **arguments}}
+    (folder / "configs" / "inference.json").write_text(json.dumps(definition))
+    torch.save(UNet(**arguments).state_dict(), folder / "models" / "model.pt")
+    described = Input(("t2w", "dwi", "adc"), (3.75, 1.75, 1.75), (16, 64, 64), "zscore_nonzero")
+    imported = import_model([folder], "", ["model.0", "model.1.submodule.0"], described, "unet")
+    return publish(
+        store,
+        "unet",
+        imported.state,
+        architecture=imported.architecture,
+        preprocessing=imported.preprocessing,
+        objective="supervised",
+    )
+
+
+@pytest.mark.parametrize("name", ["program", "bundle"])
+async def test_foreign_networks_serve_like_our_own(service, store, phantoms, dataset, close, collect, name, request):
+    card = request.getfixturevalue(name)
+    *_, last = await collect(service, model_id=card.id, dataset_id="phantoms")
+    stored = read_feature_set(store, last.feature_set.feature_set_id)
+    names = [layer.name for layer in card.layers]
+    for row, volumes in enumerate(phantoms):
+        expected = expected_rows(store, card, volumes, names)
+        assert all(close(stored.layers[layer][row], expected[layer]) for layer in names)
+    listed = {model.model_id: model for model in (await service.ListModels(pb.ListModelsRequest())).models}
+    assert [layer.name for layer in listed[card.id].layers] == names
+
+
+async def test_random_weights_are_a_bundles_but_not_a_programs(service, dataset, program, bundle, collect):
+    options = {"dataset_id": "phantoms", "initialisation": pb.INITIALISATION_RANDOM}
+    *_, last = await collect(service, model_id="unet", **options)
+    assert last.feature_set.rows == len(dataset.test)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await collect(service, model_id="plain", **options)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "it has no initial weights" in caught.value.details()
 
 
 def study_of(volumes, *kinds, gland=True) -> pb.Study:

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from vfmalign.core.artifacts import LayerSpec, Preprocessing
+from vfmalign.models.architecture import Architecture
 from vfmalign.models.convnextv2 import ConvNeXtV2
 from vfmalign.models.formats import profound_conv
-from vfmalign.models.architecture import Architecture
 
 SHARED_GOLDEN = Path(__file__).parents[3].parent / "shared" / "reference" / "golden"
 OWN_GOLDEN = Path(__file__).parent / "golden"

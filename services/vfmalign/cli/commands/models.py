@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import grpc
 import typer
@@ -31,8 +31,10 @@ from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.tables import model, models
 from vfmalign.cli.target import Target
 from vfmalign.core.documents import document
-from vfmalign.core.errors import BadOption, NotFound
+from vfmalign.core.errors import BadOption
 from vfmalign.v1 import features_pb2, features_pb2_grpc, finetuning_pb2
+
+T = TypeVar("T", int, float)
 
 app = typer.Typer(no_args_is_help=True, help="Models: list and show cards, import a checkpoint, pretrain.")
 
@@ -67,52 +69,87 @@ def show(model_id: ModelArgument, home: HomeOption = DEFAULT_HOME, as_json: Json
 @app.command("import")
 def import_(
     files: Annotated[
-        list[Path], typer.Argument(help="A .safetensors or .pth checkpoint; one per sequence for provicnet_fusion.")
+        list[Path],
+        typer.Argument(help="A .safetensors or .pth checkpoint, a MONAI bundle's folder, or a .pt2 program."),
     ],
     *,
-    architecture: Annotated[str, typer.Option("--as", help="The architecture: a name that `models list` shows.")],
-    model_id: Annotated[str, typer.Option("--id", help="Id to publish under; made of both by default.")] = "",
+    architecture: Annotated[
+        str, typer.Option("--as", help="A checkpoint's architecture: a name that `models list` shows.")
+    ] = "",
+    model_id: Annotated[str, typer.Option("--id", help="Id to publish under; made of the weights by default.")] = "",
+    layers: Annotated[str, typer.Option(help="Layers of a bundle or program: submodules, by comma.")] = "",
+    modalities: Annotated[str, typer.Option(help="Channels of a bundle's or program's input, by comma.")] = "",
+    spacing: Annotated[str, typer.Option(help="Its voxels in mm along D, H, W; the T2 grid's own by default.")] = "",
+    shape: Annotated[str, typer.Option(help="Its size in voxels along D, H, W; a program states it.")] = "",
+    normalisation: Annotated[str, typer.Option(help="zscore_nonzero, or zscore_gland.")] = "zscore_nonzero",
     objective: Annotated[str, typer.Option(help=f"One of {', '.join(OBJECTIVES)}.")] = "masked_reconstruction",
     source: Annotated[str, typer.Option(help="Where the weights come from, and their licence.")] = "",
     primary_layer: Annotated[str, typer.Option(help="Layer of the main number; the architecture's by default.")] = "",
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert a checkpoint and publish it with a card; nothing in it is unpickled."""
-    from vfmalign.models.cards import publish
-    from vfmalign.models.foreign import import_checkpoint
-    from vfmalign.models.registry import get_architecture
+    """Convert a foreign model and publish it with a card; nothing in it is unpickled or executed.
+
+    One file per sequence for provicnet_fusion: T2, DWI, ADC.
+    """
+    from vfmalign.models.cards import publish, publish_program
+    from vfmalign.models.checkpoints import to_safetensors
+    from vfmalign.models.exported import ARCHITECTURE
+    from vfmalign.models.importing import Input, import_model
 
     output = Output.to_terminal(as_json=as_json)
     parse(OBJECTIVES, objective, "--objective")
-    built = get_architecture(architecture)
     store = Target.find(Home(home)).store
-    contents = [_read(file) for file in files]
-    imported = import_checkpoint(contents, built, subject=model_id or "checkpoint")
-    output.say(imported.report())
-    card = publish(
-        store,
-        model_id or f"{architecture}-{sha256(b''.join(contents)).hexdigest()[:8]}",
-        imported.state,
-        architecture=architecture,
-        objective=objective,  # type: ignore[arg-type]
-        primary_layer=primary_layer,
-        source=source,
+    described = Input(
+        tuple(_listed(modalities)),
+        _three(spacing, float, "--spacing"),
+        _three(shape, int, "--shape"),
+        normalisation,
     )
+    imported = import_model(files, architecture, _listed(layers), described, model_id or "checkpoint")
+    output.say(imported.report)
+    digest = sha256(to_safetensors(imported.state)).hexdigest()[:8]
+    kind = imported.architecture.partition(":")[0]
+    common = {"objective": objective, "primary_layer": primary_layer, "source": source}
+    if imported.architecture == ARCHITECTURE:
+        card = publish_program(
+            store,
+            model_id or f"{kind}-{digest}",
+            imported.state,
+            preprocessing=imported.preprocessing,  # type: ignore[arg-type]
+            **common,  # type: ignore[arg-type]
+        )
+    else:
+        card = publish(
+            store,
+            model_id or f"{kind}-{digest}",
+            imported.state,
+            architecture=imported.architecture,
+            preprocessing=imported.preprocessing,
+            **common,  # type: ignore[arg-type]
+        )
     output.emit(
-        card.model_dump(mode="json") | {"imported": imported.report()},
-        f"published {card.id} ({card.architecture}), weights {card.checkpoint.sha256}",
+        card.model_dump(mode="json") | {"imported": imported.report},
+        f"published {card.id} ({kind}), weights {card.checkpoint.sha256}",
     )
     output.say("what it was pretrained on is unknown: leakage into a test split cannot be excluded", "yellow")
 
 
-def _read(file: Path) -> bytes:
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _three(text: str, kind: type[T], option: str) -> tuple[T, T, T] | None:
+    """Three numbers by comma; None where nothing is given."""
+    if not text:
+        return None
     try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        raise NotFound("there is no such file", subject="checkpoint", remedy="check the path") from None
-    except OSError as error:
-        raise BadOption(f"the file cannot be read ({error.strerror})", field="checkpoint") from None
+        d, h, w = (kind(part) for part in _listed(text))
+    except ValueError:
+        raise BadOption(
+            f"{text[:32]!r} is not three numbers", field=option, remedy="give D,H,W such as 64,224,224"
+        ) from None
+    return d, h, w
 
 
 @app.command()
