@@ -18,7 +18,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import monai.networks.nets
 import torch
 from torch import nn
 
@@ -163,6 +162,8 @@ def _convert(files: Sequence[State], subject: str) -> Conversion:
 
 
 def _class_of(net: str) -> type[nn.Module]:
+    import monai.networks.nets  # takes seconds, and only bundles need it
+
     cls = getattr(monai.networks.nets, net, None) if net.isidentifier() and not net.startswith("_") else None
     if not (inspect.isclass(cls) and issubclass(cls, nn.Module) and cls.__module__.startswith(_NETS)):
         raise _refused(f"{net[:64]!r} is no network of {_NETS}", PREFIX.rstrip(":"))
