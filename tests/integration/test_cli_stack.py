@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from monai.networks.nets import UNet
 
 from vfmalign.cli.home import Home
 from vfmalign.cli.target import Target
@@ -96,7 +97,7 @@ def model(cli: Cli) -> str:
     torch.manual_seed(0)
     state = get_architecture("profound_conv_micro").build().state_dict()
     torch.save({"model": state, "epoch": 3}, cli.folder / "foreign.pth")
-    done = cli.run("models", "import", "foreign.pth", "--id", "m1", "--architecture", "profound_conv_micro", "--json")
+    done = cli.run("models", "import", "foreign.pth", "--as", "profound_conv_micro", "--id", "m1", "--json")
     assert done.document["id"] == "m1"
     assert "dropped epoch" in done.document["imported"]
     return "m1"
@@ -239,6 +240,34 @@ def test_models_features_and_a_comparison(cli: Cli, model: str, dataset: str) ->
     name = first["feature_set"]["feature_set_id"]
     same = cli.run("mmd", name, name, "--json").document
     assert [layer["raw"]["mmd2"]["value"] for layer in same["layers"]] == pytest.approx([0.0] * 4, abs=1e-12)
+
+
+def test_bundles_and_programs_are_imported_and_served(cli: Cli, dataset: str) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv3d(2, 4, 4, 4), torch.nn.GELU(), torch.nn.Conv3d(4, 6, 2, 2)).eval()
+    torch.export.save(torch.export.export(network, (torch.randn(1, 2, 16, 32, 32),)), cli.folder / "own.pt2")
+    arguments = {"spatial_dims": 3, "in_channels": 2, "out_channels": 2, "channels": [4, 8], "strides": [2]}
+    for name in ("configs", "models"):
+        (cli.folder / "bundle" / name).mkdir(parents=True)
+    definition = {"network_def": {"_target_": "UNet", **arguments}}
+    (cli.folder / "bundle" / "configs" / "inference.json").write_text(json.dumps(definition))
+    (cli.folder / "bundle" / "configs" / "metadata.json").write_text("{}")
+    torch.save(UNet(**arguments).state_dict(), cli.folder / "bundle" / "models" / "model.pt")
+    seen = ("--modalities", "t2w,adc", "--spacing", "3,2,2")
+    program = cli.run("models", "import", "own.pt2", "--id", "own", "--layers", "0,2", *seen, "--json").document
+    assert [layer["name"] for layer in program["layers"]] == ["0", "2"]
+    shape = ("--shape", "16,32,32")
+    bundle = cli.run("models", "import", "bundle", "--layers", "model.0", *seen, *shape, "--json").document
+    assert bundle["id"].startswith("monai-")
+    for model in ("own", bundle["id"]):
+        done = cli.run("extract", dataset, "--model", model, "--json").document
+        assert done["feature_set"]["rows"] == 3
+    refused = cli.run("models", "import", "own.pt2", "--as", "profound_conv_micro", code=2)
+    assert "brings its own architecture" in refused.err
+    refused = cli.run("models", "import", "own.pt2", *seen, "--layers", "nine", code=2)
+    assert "no submodule and no value 'nine'" in refused.err
+    refused = cli.run("models", "import", "own.pt2", "--spacing", "3,2", code=2)
+    assert "is not three numbers" in refused.err
 
 
 def test_arrays_are_compared_inline(cli: Cli) -> None:

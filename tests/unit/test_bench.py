@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bench import environments, gpu, inputs, machine, measure, methods, sections, tables, truth
+from bench import environments, forward, gpu, inputs, machine, measure, methods, sections, tables, truth
 from bench.measure import CallFailed, Method, Process, Result, Settings
 from bench.peers import limit
 
@@ -195,3 +195,17 @@ def test_every_library_gives_the_product(dtype: torch.dtype) -> None:
 def test_without_a_gpu_it_says_so() -> None:
     with pytest.raises(SystemExit, match="needs a CUDA device"):
         gpu.require_device()
+
+
+def test_an_encoder_s_forward_pass_is_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["forward", "provicnet_micro"])
+    assert forward.main() == 0
+    title, row = capsys.readouterr().out.splitlines()
+    assert title.split()[:2] == ["architecture", "input"]
+    name, size, parameters, _, first, second, peak, before = row.split()
+    assert (name, size, parameters) == ("provicnet_micro", "1×16×64×64", "0.6")
+    assert float(first) >= 0
+    assert float(second) >= 0
+    assert float(peak) >= float(before) > 0

@@ -136,7 +136,7 @@ def models(found: Iterable[features_pb2.Model]) -> Table:
     for model in found:
         result.add_row(
             model.model_id,
-            model.architecture,
+            model.architecture.partition(":")[0],
             word(OBJECTIVES, model.objective),
             model.checkpoint.sha256[:12],
             model.primary_layer,

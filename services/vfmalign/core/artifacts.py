@@ -112,13 +112,14 @@ class Preprocessing(Record):
         modalities: channel order.
         spacing_mm: target spacing along D, H, W; None keeps the T2 grid's own.
         shape_DHW: size after centre crop and zero padding, in voxels.
-        normalisation: `zscore_nonzero`: per channel over voxels that are not zero.
+        normalisation: z-score of each channel: `zscore_nonzero` over voxels that are not zero, which stay zero;
+            `zscore_gland` by mean and SD inside the gland mask, which every study must then have.
     """
 
     modalities: tuple[Modality, ...] = MODALITIES
     spacing_mm: tuple[float, float, float] | None
     shape_DHW: tuple[int, int, int]  # noqa: N815
-    normalisation: Literal["zscore_nonzero"] = "zscore_nonzero"
+    normalisation: Literal["zscore_nonzero", "zscore_gland"] = "zscore_nonzero"
 
 
 class LayerSpec(Record):

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vfmalign.core import metrics
-from vfmalign.core.artifacts import Case, ModelCard, Split, VolumeKind, canonical_json
+from vfmalign.core.artifacts import Case, ModelCard, Split, canonical_json
 from vfmalign.core.datasets import load_dataset
 from vfmalign.core.errors import BadDataset, Cancelled, NotFound
 from vfmalign.core.feature_sets import FeatureRequest, FeatureSetWriter, Manifest, read_manifest
@@ -32,16 +32,15 @@ from vfmalign.core.metrics import Stages
 from vfmalign.core.store import ObjectStore
 from vfmalign.features.cache import ModelCache
 from vfmalign.features.extractor import check_layers, extract
-from vfmalign.imaging.grid import REFERENCE
 from vfmalign.imaging.loading import load_case
-from vfmalign.imaging.prepare import prepare_study
+from vfmalign.imaging.prepare import needed_kinds, prepare_study
 from vfmalign.imaging.transforms import input_transform as find_input_transform
 from vfmalign.models.cards import expect_checkpoint, load_card
-from vfmalign.models.convnextv2 import Encoder
+from vfmalign.models.encoder import Encoder
 
 Features = dict[str, Tensor]
 
-SOFTWARE = ("vfmalign", "torch", "monai", "nibabel", "numpy", "scipy")
+SOFTWARE = ("vfmalign", "torch", "monai", "timm", "nibabel", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
@@ -263,7 +262,7 @@ def _prepared(
     store: ObjectStore, plan: _Plan, cases: Sequence[Case], options: BulkOptions, stages: Stages
 ) -> Generator[Tensor, None, None]:
     """Prepared inputs in order, read ahead by one batch and one study per reader; closing it stops the readers."""
-    kinds: tuple[VolumeKind, ...] = tuple(dict.fromkeys((REFERENCE, *plan.card.preprocessing.modalities)))
+    kinds = needed_kinds(plan.card.preprocessing)
     ahead = options.batch_size + options.readers
 
     def prepare(case: Case) -> Tensor:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import torch
 
 from vfmalign.core.artifacts import ModelCard
-from vfmalign.core.errors import Exhausted
+from vfmalign.core.errors import Exhausted, InvalidInput
 from vfmalign.core.store import ObjectStore
 from vfmalign.models.cards import encoder_of_card, expect_checkpoint, load_card
 from vfmalign.models.checkpoints import build_encoder, random_state
-from vfmalign.models.convnextv2 import Encoder
-from vfmalign.models.registry import ARCHITECTURES, get_architecture
+from vfmalign.models.encoder import Encoder
+from vfmalign.models.registry import get_architecture
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,11 @@ class ModelCache:
 
     def _check_budget(self, key: _Key) -> None:
         """Refuses a model that could only be loaded by breaking the budget, before its weights are read."""
-        if key.architecture not in ARCHITECTURES:
-            return  # the loader says so better
-        if (size := _size_bytes(ARCHITECTURES[key.architecture].build_empty())) > self._budget_bytes:
+        try:
+            empty = get_architecture(key.architecture).build_empty()
+        except InvalidInput:
+            return  # the loader says so better, or the size is known only with the weights
+        if (size := _size_bytes(empty)) > self._budget_bytes:
             error = Exhausted(
                 f"its {size} bytes are more than the whole model cache of {self._budget_bytes}",
                 subject=key.architecture,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vfmalign.core.errors import BadOption, Exhausted
 from vfmalign.models.checkpoints import build_encoder, random_state
-from vfmalign.models.convnextv2 import Encoder, pool
+from vfmalign.models.encoder import Encoder, pool
 from vfmalign.models.registry import ARCHITECTURES
 
 Pooling = Literal["mean", "none"]

@@ -1,15 +1,17 @@
-"""A study's volumes to the tensor an encoder takes: grid, ProFound's normalisation, crop and pad, input transform.
+"""A study's volumes to the tensor an encoder takes: grid, normalisation, crop and pad, input transform.
 
 Knows preprocessing and tensors. Knows nothing of files, storage or models.
 ProFound (github.com/pipiwang/ProFound, branch demo) normalises each channel by its z-score over non-zero voxels, then
 crops to the centre and pads with zeros; its data already lay on one grid, ours is brought there first (`grid`).
+ProViCNet (github.com/pimed/ProViCNet) crops 128 mm, normalises by mean and SD inside the gland and resizes each slice
+to 448 pixels; a spacing of 2/7 mm is that resizing, so that every volume is interpolated once.
 
 Legend: C channels (modalities), D slices (feet to head), H rows (front to back), W columns (right to left).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +21,7 @@ from monai.transforms.intensity.array import NormalizeIntensity
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vfmalign.core.artifacts import Preprocessing, VolumeKind
+from vfmalign.core.artifacts import Modality, Preprocessing, VolumeKind
 from vfmalign.core.errors import BadVolume
 from vfmalign.imaging.grid import REFERENCE, resample_study
 from vfmalign.imaging.transforms import input_transform as find_input_transform
@@ -57,7 +59,7 @@ def prepare_study(
     """Prepares one study.
 
     Args:
-        volumes: every modality that `preprocessing` names and t2w; `gland` and `lesions` where there are any.
+        volumes: at least those of `needed_kinds`; `gland` and `lesions` where there are any.
         preprocessing: how the encoder wants its input.
         input_transform: a name in `transforms.INPUT_TRANSFORMS`.
         subject: what errors call the study: a request field or a generated id.
@@ -67,30 +69,61 @@ def prepare_study(
         BadVolume: a modality is missing, does not lie on t2w or has no contrast; or the gland lies outside the crop.
     """
     transform = find_input_transform(input_transform)
-    wanted = (*preprocessing.modalities, *(kind for kind in LABEL_KINDS if kind in volumes))
-    for kind in (REFERENCE, *wanted):
+    needed = needed_kinds(preprocessing)
+    for kind in needed:
         if kind not in volumes:
-            raise BadVolume(f"no {kind} volume", subject=subject, remedy=f"the model and its grid need {kind}: send it")
-    study: dict[VolumeKind, Volume] = {kind: volumes[kind] for kind in (REFERENCE, *wanted)}
+            raise BadVolume(f"no {kind} volume", subject=subject, remedy=f"the model's input needs {kind}: send it")
+    labels_sent = (kind for kind in LABEL_KINDS if kind in volumes)
+    study: dict[VolumeKind, Volume] = {kind: volumes[kind] for kind in (*needed, *labels_sent)}
     arrays_XYZ, grid = resample_study(study, preprocessing.spacing_mm, subject)
     channels_CDHW = torch.stack([_to_DHW(arrays_XYZ[kind]) for kind in preprocessing.modalities])
     for kind, channel_DHW in zip(preprocessing.modalities, channels_CDHW, strict=True):
         _check_contrast(channel_DHW, kind, subject)
     fit = ResizeWithPadOrCrop(preprocessing.shape_DHW)
-    clean_CDHW = _plain(fit(normalise(channels_CDHW)))
     labels = {kind: _to_DHW(arrays_XYZ[kind]).to(torch.uint8) for kind in LABEL_KINDS if kind in study}
     fitted = {kind: _plain(fit(label_DHW[None]))[0] for kind, label_DHW in labels.items()}
     gland_DHW = fitted.get("gland")
     if gland_DHW is not None:
         _check_gland(labels["gland"], gland_DHW, subject)
         gland_DHW = (gland_DHW > 0).to(torch.uint8)
+    if preprocessing.normalisation == "zscore_gland" and gland_DHW is not None:
+        clean_CDHW = normalise_in_gland(_plain(fit(channels_CDHW)), gland_DHW, preprocessing.modalities, subject)
+    else:
+        clean_CDHW = _plain(fit(normalise(channels_CDHW)))
     x_mm, y_mm, z_mm = (round(float(s), 6) for s in np.linalg.norm(grid.affine[:3, :3], axis=0))
     return Prepared(transform(clean_CDHW), clean_CDHW, gland_DHW, fitted.get("lesions"), (z_mm, y_mm, x_mm))
+
+
+def needed_kinds(preprocessing: Preprocessing) -> tuple[VolumeKind, ...]:
+    """The volumes that every study must have: the grid's, the modalities', and the gland mask where it normalises."""
+    gland: tuple[VolumeKind, ...] = ("gland",) if preprocessing.normalisation == "zscore_gland" else ()
+    return tuple(dict.fromkeys((REFERENCE, *preprocessing.modalities, *gland)))
 
 
 def normalise(channels_CDHW: Tensor) -> Tensor:
     """Z-score of each channel over its voxels that are not zero; zeros stay zero."""
     return _plain(torch.as_tensor(NormalizeIntensity(nonzero=True, channel_wise=True)(channels_CDHW)))
+
+
+def normalise_in_gland(
+    channels_CDHW: Tensor, gland_DHW: Tensor, modalities: Sequence[Modality], subject: str = "study"
+) -> Tensor:
+    """Z-score of each channel by its mean and population SD inside the gland; what was zero is moved as well.
+
+    Raises:
+        BadVolume: a channel has no two different values inside the gland.
+    """
+    inside_CN = channels_CDHW[:, gland_DHW > 0].double()
+    mean_C, spread_C = inside_CN.mean(1), inside_CN.std(1, correction=0)
+    for kind, spread in zip(modalities, spread_C.tolist(), strict=True):
+        if not spread > 0:
+            raise BadVolume(
+                f"{kind} shows nothing inside the gland mask (no two different values)",
+                subject=subject,
+                remedy="check that both belong to one examination",
+            )
+    mean, spread = (values_C.float()[:, None, None, None] for values_C in (mean_C, spread_C))
+    return (channels_CDHW - mean) / spread
 
 
 def _to_DHW(array_XYZ: NDArray[np.float32]) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vfmalign.core.artifacts import (
+    LayerSpec,
     ModelCard,
     Objective,
     Preprocessing,
@@ -22,11 +23,12 @@ from vfmalign.core.artifacts import (
     model_card_key,
     weights_key,
 )
-from vfmalign.core.errors import BadOption, Conflict, DigestMismatch, NotFound, PreconditionFailed
+from vfmalign.core.errors import BadOption, Conflict, DigestMismatch, InvalidInput, NotFound, PreconditionFailed
 from vfmalign.core.store import ObjectStore
-from vfmalign.models.checkpoints import build_encoder, check_fits, load_state, to_safetensors
-from vfmalign.models.convnextv2 import Encoder
-from vfmalign.models.registry import ARCHITECTURES, get_architecture
+from vfmalign.models import exported
+from vfmalign.models.checkpoints import build_encoder, check_fits, load_state, parse_weights, to_safetensors
+from vfmalign.models.encoder import Encoder
+from vfmalign.models.registry import get_architecture
 
 _CARD_SUFFIX = "/model.json"
 
@@ -69,12 +71,7 @@ def publish(
     _check_id(model_id)
     built = get_architecture(architecture)
     check_fits(state, built, subject=model_id)
-    if primary_layer and primary_layer not in {layer.name for layer in built.layers}:
-        raise BadOption(
-            f"{architecture} has no layer {primary_layer!r}",
-            field="primary_layer",
-            remedy="choose one of " + ", ".join(layer.name for layer in built.layers),
-        )
+    _check_primary(primary_layer, built.layers, architecture)
     data = to_safetensors(state)
     sha256 = hashlib.sha256(data).hexdigest()
     card = ModelCard(
@@ -89,17 +86,49 @@ def publish(
         parent=parent,
         source=source,
     )
-    store.put(card.checkpoint.key, data)
-    if store.put_if_absent(model_card_key(model_id), card.to_json()):
-        return card
-    first = load_card(store, model_id)
-    if first != card:
-        raise Conflict(
-            "another model is published under this id",
-            subject=model_id,
-            remedy="publish under a new id; ids never change",
+    return _commit(store, card, data)
+
+
+def publish_program(
+    store: ObjectStore,
+    model_id: str,
+    state: Mapping[str, Tensor],
+    *,
+    preprocessing: Preprocessing,
+    objective: Objective,
+    primary_layer: str = "",
+    source: str = "",
+) -> ModelCard:
+    """Stores an exported program (`programs.read_program`), then its card; see `publish` for the rest.
+
+    Raises:
+        BadOption: the id or primary layer is wrong, or the input is not the one that the program takes.
+        Conflict: the id is taken by another model.
+    """
+    _check_id(model_id)
+    encoder = exported.build_exported(dict(state))
+    layers = exported.layers_of(encoder)
+    wanted = (encoder.in_channels, *encoder.shape_DHW)
+    if (len(preprocessing.modalities), *preprocessing.shape_DHW) != wanted:
+        raise BadOption(
+            f"the program takes an input of {list(wanted)}",
+            field="input",
+            remedy="give as many modalities, and no shape",
         )
-    return first
+    _check_primary(primary_layer, layers, "the program")
+    data = to_safetensors(state)
+    sha256 = hashlib.sha256(data).hexdigest()
+    card = ModelCard(
+        id=model_id,
+        architecture=exported.ARCHITECTURE,
+        objective=objective,
+        checkpoint=VolumeRef(key=weights_key(model_id, sha256), sha256=sha256),
+        preprocessing=preprocessing,
+        layers=layers,
+        primary_layer=primary_layer or layers[-1].name,
+        source=source,
+    )
+    return _commit(store, card, data)
 
 
 def load_card(store: ObjectStore, model_id: str) -> ModelCard:
@@ -167,15 +196,42 @@ def expect_checkpoint(card: ModelCard, sha256: str | None) -> None:
 
 def encoder_of_card(store: ObjectStore, card: ModelCard, device: torch.device | str = "cpu") -> Encoder:
     """Loads the weights a card names; see `load_encoder` for the errors."""
-    if card.architecture not in ARCHITECTURES:
+    data = store.get(card.checkpoint.key, sha256=card.checkpoint.sha256)
+    if card.architecture == exported.ARCHITECTURE:
+        return exported.build_exported(parse_weights(data, card.id), device)
+    try:
+        architecture = get_architecture(card.architecture)
+    except InvalidInput as error:
         raise PreconditionFailed(
-            f"this version cannot build the model's architecture {card.architecture!r}",
+            f"this version cannot build the model's architecture {card.architecture[:96]!r}",
             subject=card.id,
             remedy="use the version that published the model",
-        )
-    architecture = ARCHITECTURES[card.architecture]
-    data = store.get(card.checkpoint.key, sha256=card.checkpoint.sha256)
+        ) from error
     return build_encoder(architecture, load_state(data, architecture, subject=card.id), device)
+
+
+def _commit(store: ObjectStore, card: ModelCard, data: bytes) -> ModelCard:
+    """Stores weights and then the card; the first card where the same model is stored again."""
+    store.put(card.checkpoint.key, data)
+    if store.put_if_absent(model_card_key(card.id), card.to_json()):
+        return card
+    first = load_card(store, card.id)
+    if first != card:
+        raise Conflict(
+            "another model is published under this id",
+            subject=card.id,
+            remedy="publish under a new id; ids never change",
+        )
+    return first
+
+
+def _check_primary(primary_layer: str, layers: Sequence[LayerSpec], owner: str) -> None:
+    if primary_layer and primary_layer not in {layer.name for layer in layers}:
+        raise BadOption(
+            f"{owner[:96]} has no layer {primary_layer!r}",
+            field="primary_layer",
+            remedy="choose one of " + ", ".join(layer.name for layer in layers),
+        )
 
 
 def _check_id(model_id: str) -> None:

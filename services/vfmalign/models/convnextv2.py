@@ -10,18 +10,20 @@ that its state dicts load unchanged.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool
+
 STEM_STRIDE = 4
 STAGE_STRIDES = (STEM_STRIDE, 2, 2, 1)
 DEPTHWISE_KERNEL = 7
 EPSILON = 1e-6
-POOLED_LAYER = "pooled"
 
 
 class ChannelsFirstLayerNorm(nn.LayerNorm):
@@ -71,7 +73,7 @@ class Block(nn.Module):
         return input_NCDHW + cast(Tensor, hidden_NDHWC).permute(0, 4, 1, 2, 3)
 
 
-class Encoder(nn.Module):
+class ConvNeXtV2(Encoder):
     """3D ConvNeXt V2 encoder with four stages of total stride 4, 8, 16 and 16.
 
     Args:
@@ -79,6 +81,9 @@ class Encoder(nn.Module):
         dims: channels per stage.
         in_channels: channels of the input, one per MRI sequence.
     """
+
+    # oneDNN's depthwise 7³ kernels are about five times faster on this layout than on the contiguous one.
+    memory_format = torch.channels_last_3d
 
     def __init__(self, depths: Sequence[int], dims: Sequence[int], in_channels: int = 3) -> None:
         super().__init__()
@@ -97,12 +102,16 @@ class Encoder(nn.Module):
         )
         self.norm = nn.LayerNorm(dims[-1], eps=EPSILON)
         self.apply(_initialise)
-        # oneDNN's depthwise 7³ kernels are about five times faster on this layout than on the contiguous one.
-        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def layer_channels(self) -> dict[str, int]:
         """Every layer `feature_maps` returns, with its channels."""
         return {**{f"stages.{i}": channels for i, channels in enumerate(self.dims)}, POOLED_LAYER: self.dims[-1]}
+
+    def dense_layers(self) -> dict[str, Stride]:
+        """The four stages, of stride 4, 8, 16 and 16."""
+        sides = accumulate(STAGE_STRIDES, operator.mul)
+        return {f"stages.{i}": (side, side, side) for i, side in enumerate(sides)}
 
     def feature_maps(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
         """Runs the encoder.
@@ -121,15 +130,6 @@ class Encoder(nn.Module):
             maps[f"stages.{i}"] = map_NCDHW
         maps[POOLED_LAYER] = self.norm(pool(map_NCDHW))
         return maps
-
-    def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """The (N, C) feature `pooled`."""
-        return self.feature_maps(input_NCDHW)[POOLED_LAYER]
-
-
-def pool(map_NCDHW: Tensor) -> Tensor:
-    """Mean over space: (N, C, D, H, W) to (N, C). A layer that is (N, C) already is returned as it is."""
-    return map_NCDHW if map_NCDHW.ndim == 2 else map_NCDHW.mean(dim=(2, 3, 4))
 
 
 def _initialise(module: nn.Module) -> None:

@@ -1,51 +1,30 @@
 """The architectures that can be built, by name: what they are, how they want their input, which layers can be compared.
 
-Adding an architecture is one entry here. Knows nothing of weights or storage.
+Adding an architecture is one entry here (docs/models.md shows one). Knows nothing of weights or storage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
-import torch
-
-from vfmalign.core.artifacts import LayerSpec, Preprocessing
+from vfmalign.core.artifacts import LayerSpec, Modality, Preprocessing
 from vfmalign.core.errors import BadOption
-from vfmalign.models.convnextv2 import Encoder
+from vfmalign.models import bundles, exported, formats
+from vfmalign.models.architecture import Architecture
+from vfmalign.models.convnextv2 import ConvNeXtV2
+from vfmalign.models.encoder import Stride
+from vfmalign.models.profound_vit import ProFoundViT
+from vfmalign.models.provicnet import FusionEncoder, SliceEncoder
+from vfmalign.models.transformer import Size
 
-
-@dataclass(frozen=True)
-class Architecture:
-    """One architecture.
-
-    Attributes:
-        name: its key in `ARCHITECTURES`.
-        build: makes the encoder with random weights drawn from torch's global generator.
-        preprocessing: how the encoder wants its input unless a model card says otherwise.
-        layers: layers that a check may compare: those on the path of any head's gradient. The encoder's `pooled`
-            feature is not among them, for a dense head sends no gradient through the final norm.
-        primary_layer: the layer declared in advance for a check's main number.
-    """
-
-    name: str
-    build: Callable[[], Encoder]
-    preprocessing: Preprocessing
-    layers: tuple[LayerSpec, ...]
-    primary_layer: str
-
-    def build_empty(self) -> Encoder:
-        """The encoder on the meta device: shapes without memory, and no random numbers drawn."""
-        with torch.device("meta"):
-            return self.build()
-
-
-# ProFound's own grid and size (convolutional variant).
+# ProFound's own grid and sizes.
 PROFOUND_INPUT = Preprocessing(spacing_mm=(1.0, 0.5, 0.5), shape_DHW=(64, 224, 224))
+PROFOUND_VIT_INPUT = Preprocessing(spacing_mm=(1.0, 0.5, 0.5), shape_DHW=(64, 256, 256))
 # Sizes that a two-core machine trains in a minute; 48 × 64 × 64 mm holds a whole prostate with a margin.
 MICRO_INPUT = Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
 MINI_INPUT = Preprocessing(spacing_mm=(2.0, 0.75, 0.75), shape_DHW=(32, 96, 96))
+
+MICRO = Size(dim=96, depth=4, heads=4)
 
 _Four = tuple[int, int, int, int]
 
@@ -53,11 +32,49 @@ _Four = tuple[int, int, int, int]
 def _convnextv2(size: str, depths: _Four, dims: _Four, preprocessing: Preprocessing) -> Architecture:
     return Architecture(
         name=f"profound_conv_{size}",
-        build=partial(Encoder, depths, dims, in_channels=len(preprocessing.modalities)),
+        build=partial(ConvNeXtV2, depths, dims, in_channels=len(preprocessing.modalities)),
         preprocessing=preprocessing,
         layers=tuple(LayerSpec(name=f"stages.{i}", channels=channels) for i, channels in enumerate(dims)),
         primary_layer="stages.3",
+        convert=formats.profound_conv,
     )
+
+
+def _profound_vit(name: str, patch_DHW: Stride, size: Size, preprocessing: Preprocessing) -> Architecture:
+    channels = len(preprocessing.modalities)
+    return Architecture(
+        name=f"profound_vit_{name}",
+        build=partial(ProFoundViT, preprocessing.shape_DHW, patch_DHW, size, in_channels=channels),
+        preprocessing=preprocessing,
+        layers=_blocks(size.depth, size.dim),
+        primary_layer=f"blocks.{size.depth - 1}",
+        convert=formats.profound_vit,
+    )
+
+
+def _provicnet(name: str, *modalities: Modality, small: bool = False) -> Architecture:
+    """ProViCNet's slices are 3 mm apart and show 128 mm, which 448 pixels of 2/7 mm do."""
+    size, patch = (MICRO, 8) if small else (Size(384, 12, 6), 14)
+    pixel_mm, shape_DHW = (1.0, MICRO_INPUT.shape_DHW) if small else (2 / 7, (24, 448, 448))
+    fused = len(modalities) > 1
+    return Architecture(
+        name=f"provicnet_{name}",
+        build=partial(FusionEncoder, modalities, size, patch) if fused else partial(SliceEncoder, size, patch),
+        preprocessing=Preprocessing(
+            modalities=modalities,
+            spacing_mm=(3.0, pixel_mm, pixel_mm),
+            shape_DHW=shape_DHW,
+            normalisation="zscore_gland",
+        ),
+        layers=_blocks(size.depth, size.dim * len(modalities)),
+        primary_layer=f"blocks.{size.depth - 1}",
+        convert=formats.provicnet_fusion(modalities) if fused else formats.provicnet,
+        files=modalities if fused else ("weights",),
+    )
+
+
+def _blocks(depth: int, channels: int) -> tuple[LayerSpec, ...]:
+    return tuple(LayerSpec(name=f"blocks.{i}", channels=channels) for i in range(depth))
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -73,16 +90,32 @@ ARCHITECTURES: dict[str, Architecture] = {
         _convnextv2("base", (3, 3, 27, 3), (128, 256, 512, 1024), PROFOUND_INPUT),
         _convnextv2("large", (3, 3, 27, 3), (192, 384, 768, 1536), PROFOUND_INPUT),
         _convnextv2("huge", (3, 3, 27, 3), (352, 704, 1408, 2816), PROFOUND_INPUT),
+        _profound_vit("micro", (4, 8, 8), MICRO, MICRO_INPUT),
+        _profound_vit("base", (16, 32, 32), Size(768, 12, 12), PROFOUND_VIT_INPUT),
+        _provicnet("micro", "t2w", small=True),
+        _provicnet("fusion_micro", "t2w", "dwi", "adc", small=True),
+        _provicnet("t2w", "t2w"),
+        _provicnet("dwi", "dwi"),
+        _provicnet("adc", "adc"),
+        _provicnet("fusion", "t2w", "dwi", "adc"),
     )
 }
 
 
 def get_architecture(name: str) -> Architecture:
-    """Looks an architecture up.
+    """Looks an architecture up: a name in `ARCHITECTURES`, or one that spells out a network of MONAI (`bundles`).
 
     Raises:
         BadOption: no architecture has this name.
     """
+    if name == exported.ARCHITECTURE:
+        raise BadOption(
+            "an exported program cannot be built afresh or trained: it has no initial weights",
+            field="architecture",
+            remedy="compare its features as they are, or import the model as a MONAI bundle or by --as",
+        )
+    if name.startswith(bundles.PREFIX):
+        return bundles.architecture_of(name)
     if name not in ARCHITECTURES:
         raise BadOption(
             f"no architecture is called {name[:64]!r}",

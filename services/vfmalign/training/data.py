@@ -20,9 +20,8 @@ from torch import Tensor
 from vfmalign.core.artifacts import MODALITIES, Case, Modality, Preprocessing, VolumeKind
 from vfmalign.core.errors import BadDataset, DigestMismatch, NotFound
 from vfmalign.core.store import ObjectStore
-from vfmalign.imaging.grid import REFERENCE
 from vfmalign.imaging.loading import load_case
-from vfmalign.imaging.prepare import prepare_study
+from vfmalign.imaging.prepare import needed_kinds, prepare_study
 
 LESION_PATCH_SHARE = 0.5
 """Share of the patches that are centred on a lesion where the task has lesions: uniform ones rarely meet one."""
@@ -126,7 +125,7 @@ def _load_case(
     preprocessing: Preprocessing,
     input_transform: str,
 ) -> PreparedCase:
-    kinds = dict.fromkeys((REFERENCE, *preprocessing.modalities, *labels))
+    kinds = dict.fromkeys((*needed_kinds(preprocessing), *labels))
     try:
         volumes = load_case(store, case, list(kinds))
     except (NotFound, DigestMismatch) as error:

@@ -19,7 +19,7 @@ from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
 from vfmalign.core.errors import BadOption
-from vfmalign.models.convnextv2 import POOLED_LAYER, Encoder
+from vfmalign.models.encoder import POOLED_LAYER, Encoder
 
 FULL_RESOLUTION_WIDTHS = (8, 32)
 """Least and most channels at the input's own resolution, where a voxel's channel costs most."""
@@ -141,12 +141,12 @@ class EncoderDecoder(nn.Module):
         self.decoder = DenseDecoder(channels, strides, encoder.in_channels, out_channels, input_skip=input_skip)
         if residual:
             _zero(self.decoder.out)
-        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.decoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
         """(N, out_channels, D, H, W)."""
         maps = self.encoder.feature_maps(input_NCDHW)
-        output_NCDHW = self.decoder(input_NCDHW, [maps[name] for name in _dense_layers(self.encoder)])
+        output_NCDHW = self.decoder(input_NCDHW, [maps[name] for name in self.encoder.dense_layers()])
         return input_NCDHW + output_NCDHW if self.residual else cast(Tensor, output_NCDHW)
 
 
@@ -204,17 +204,9 @@ class SpecialisedUNet(nn.Module):
 
 
 def stage_shapes(encoder: Encoder) -> tuple[list[int], list[_Three]]:
-    """Channels and strides of the encoder's dense layers, shallow to deep, read from a run on the meta device."""
-    side = 32
-    # Parameters replaced by shapes: functional_call leaves the encoder's own weights where they are.
-    shapes = {f"encoder.{name}": torch.empty_like(t, device="meta") for name, t in encoder.state_dict().items()}
-    probe_NCDHW = torch.empty((1, encoder.in_channels, side, side, side), device="meta")
-    with torch.no_grad():
-        maps = torch.func.functional_call(_Maps(encoder), shapes, (probe_NCDHW,))
-    dense = [map_NCDHW for map_NCDHW in maps.values() if map_NCDHW.ndim == 5]
-    channels = [map_NCDHW.shape[1] for map_NCDHW in dense]
-    strides = [tuple(side // size for size in map_NCDHW.shape[2:]) for map_NCDHW in dense]
-    return channels, cast(list[_Three], strides)
+    """Channels and strides of the encoder's dense layers, shallow to deep."""
+    channels, strides = encoder.layer_channels(), encoder.dense_layers()
+    return [channels[name] for name in strides], list(strides.values())
 
 
 def check_shape(shape_DHW: Sequence[int], stride_DHW: _Three, *, field: str) -> None:
@@ -229,19 +221,6 @@ def check_shape(shape_DHW: Sequence[int], stride_DHW: _Three, *, field: str) -> 
             field=field,
             remedy=f"use multiples of {stride_DHW}",
         )
-
-
-class _Maps(nn.Module):
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
-        return self.encoder.feature_maps(input_NCDHW)
-
-
-def _dense_layers(encoder: Encoder) -> list[str]:
-    return [name for name in encoder.layer_channels() if name != POOLED_LAYER]
 
 
 def _widths_to_full(deep: int, full: int, stride: _Three) -> tuple[list[int], list[_Three]]:

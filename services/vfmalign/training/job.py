@@ -29,7 +29,7 @@ from vfmalign.core.errors import BadOption, Conflict
 from vfmalign.core.store import ObjectStore
 from vfmalign.models.cards import encoder_of_card, load_encoder, publish
 from vfmalign.models.checkpoints import build_encoder, random_state
-from vfmalign.models.convnextv2 import Encoder
+from vfmalign.models.encoder import Encoder
 from vfmalign.training import failures
 from vfmalign.training.checkpoint import Checkpoints, Position
 from vfmalign.training.data import PreparedCase, derived_seed, load_cases

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vfmalign.core.artifacts import MetricSpec
 from vfmalign.core.errors import BadDataset
-from vfmalign.models.convnextv2 import Encoder
+from vfmalign.models.encoder import Encoder
 from vfmalign.training.data import Batch, PreparedCase, collate
 from vfmalign.training.figures import Panel
 from vfmalign.training.tasks.task import Task

@@ -22,8 +22,9 @@ from vfmalign.core.datasets import find_leakage, load_dataset
 from vfmalign.core.errors import BadDataset, BadOption, Conflict, NotFound, PreconditionFailed
 from vfmalign.core.store import ObjectStore
 from vfmalign.core.tasks import TaskSpec, get_task_spec
+from vfmalign.models.architecture import Architecture
 from vfmalign.models.cards import expect_checkpoint, load_card
-from vfmalign.models.registry import Architecture, get_architecture
+from vfmalign.models.registry import get_architecture
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from vfmalign.core.errors import BadOption, Exhausted
 from vfmalign.features.device import MemoryMeter, choose_device, describe_device
 from vfmalign.features.extractor import extract, warm_up
 from vfmalign.models.checkpoints import build_encoder, random_state
-from vfmalign.models.convnextv2 import pool
+from vfmalign.models.encoder import pool
 from vfmalign.models.registry import ARCHITECTURES
 
 LAYERS = ("stages.3", "stages.0", "pooled")

@@ -8,7 +8,7 @@ import torch
 
 from vfmalign.core.artifacts import Preprocessing
 from vfmalign.core.errors import BadOption, BadVolume
-from vfmalign.imaging.prepare import normalise, prepare_study
+from vfmalign.imaging.prepare import needed_kinds, normalise, prepare_study
 from vfmalign.imaging.transforms import INPUT_TRANSFORMS
 from vfmalign.imaging.volumes import Volume
 
@@ -170,3 +170,63 @@ def test_downsample_2x_keeps_smooth_images_and_loses_fine_ones():
     # A ramp survives but for its ends; stripes of one voxel are gone, not turned into broader ones.
     torch.testing.assert_close(down(ramp)[..., 4:-4], ramp[..., 4:-4], atol=1e-5, rtol=0)
     assert float(down(stripes)[..., 4:-4].abs().max()) < 1e-5
+
+
+# --- normalisation inside the gland -----------------------------------------------------------------------------------
+
+IN_GLAND = Preprocessing(modalities=("t2w",), spacing_mm=None, shape_DHW=(6, 16, 16), normalisation="zscore_gland")
+
+
+def gland_study(shape_DHW=(4, 20, 20)):
+    study = {"t2w": random_study(shape_DHW)["t2w"], "gland": np.zeros(shape_DHW)}
+    study["gland"][1:3, 6:14, 6:14] = 1
+    return study
+
+
+def test_zscore_in_the_gland_is_exact():
+    """Against numpy in float64: mean and population SD inside the gland, for every voxel of the crop.
+
+    What the volume does not reach counts as black, as upstream pads before it normalises. Tolerance: float32 sums.
+    """
+    study = gland_study()
+    prepared = prepare_study(own_grid(**study), IN_GLAND)
+    padded = np.zeros((6, 16, 16))
+    padded[1:5] = study["t2w"][:, 2:18, 2:18]
+    inside = study["t2w"][study["gland"] > 0].astype(np.float64)
+    expected = (padded - inside.mean()) / inside.std()
+    np.testing.assert_allclose(prepared.clean_CDHW[0].numpy(), expected, atol=1e-5)
+    assert prepared.gland_DHW.shape == (6, 16, 16)
+
+
+def test_scale_and_offset_of_intensities_cancel():
+    """Upstream divides intensities by 255 first: it makes no difference, and need not be known."""
+    study = gland_study()
+    plain = prepare_study(own_grid(**study), IN_GLAND).input_CDHW
+    scaled = prepare_study(own_grid(t2w=study["t2w"] / 255 + 3, gland=study["gland"]), IN_GLAND).input_CDHW
+    inside = (slice(None), slice(1, 5))  # beyond the volume there is black, whose place does follow the offset
+    torch.testing.assert_close(scaled[inside], plain[inside], atol=1e-3, rtol=0)
+
+
+def test_each_slice_is_resized_to_the_models_pixels(phantom):
+    preprocessing = Preprocessing(
+        modalities=("t2w",), spacing_mm=(3.0, 2 / 7, 2 / 7), shape_DHW=(8, 448, 448), normalisation="zscore_gland"
+    )
+    prepared = prepare_study(phantom.volumes, preprocessing)
+    assert prepared.input_CDHW.shape == (1, 8, 448, 448)
+    assert prepared.spacing_mm == pytest.approx((3.0, 2 / 7, 2 / 7), abs=1e-6)
+    assert 448 * prepared.spacing_mm[1] == pytest.approx(128)
+
+
+def test_refuses_what_cannot_be_normalised_in_a_gland():
+    study = gland_study()
+    with pytest.raises(BadVolume, match="no gland volume; the model's input needs gland: send it"):
+        prepare_study(own_grid(t2w=study["t2w"]), IN_GLAND)
+    study["t2w"][study["gland"] > 0] = 7
+    with pytest.raises(BadVolume, match="t2w shows nothing inside the gland mask"):
+        prepare_study(own_grid(**study), IN_GLAND)
+
+
+def test_needed_kinds_are_the_grid_the_modalities_and_the_gland():
+    assert needed_kinds(CPU_SIZED) == ("t2w", "dwi", "adc")
+    assert needed_kinds(IN_GLAND) == ("t2w", "gland")
+    assert needed_kinds(IN_GLAND.model_copy(update={"modalities": ("adc",)})) == ("t2w", "adc", "gland")

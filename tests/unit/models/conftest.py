@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from vfmalign.core.artifacts import LayerSpec, Preprocessing
-from vfmalign.models.convnextv2 import Encoder
-from vfmalign.models.registry import Architecture
+from vfmalign.models.architecture import Architecture
+from vfmalign.models.convnextv2 import ConvNeXtV2
+from vfmalign.models.formats import profound_conv
 
 SHARED_GOLDEN = Path(__file__).parents[3].parent / "shared" / "reference" / "golden"
 OWN_GOLDEN = Path(__file__).parent / "golden"
@@ -18,10 +19,11 @@ OWN_GOLDEN = Path(__file__).parent / "golden"
 def architecture(depths: tuple[int, ...], dims: tuple[int, ...]) -> Architecture:
     return Architecture(
         name="small",
-        build=partial(Encoder, depths, dims),
+        build=partial(ConvNeXtV2, depths, dims),
         preprocessing=Preprocessing(spacing_mm=None, shape_DHW=(16, 32, 32)),
         layers=tuple(LayerSpec(name=f"stages.{i}", channels=dim) for i, dim in enumerate(dims)),
         primary_layer="stages.3",
+        convert=profound_conv,
     )
 
 
@@ -34,6 +36,28 @@ def shared_golden(name: str) -> dict[str, torch.Tensor]:
 
 def state_of(golden: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix("state."): t for name, t in golden.items() if name.startswith("state.")}
+
+
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
+    """float32 against upstream's float32 or our float64: rounding, relative to the largest value."""
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@pytest.fixture(scope="session")
+def close():
+    return assert_close
+
+
+@pytest.fixture(scope="session")
+def golden_of():
+    """A golden file by name, ours or upstream's, split into its weights and the rest."""
+
+    def read(name: str, *, shared: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        golden = shared_golden(name) if shared else load_file(OWN_GOLDEN / name)
+        return state_of(golden), {name: t for name, t in golden.items() if not name.startswith("state.")}
+
+    return read
 
 
 @pytest.fixture

@@ -38,6 +38,19 @@ def test_decoders_fit_every_size(name):
         assert network(torch.empty(1, 3, 32, 32, 32)).shape == (1, 3, 32, 32, 32)
 
 
+@pytest.mark.parametrize("name", ["profound_vit_micro", "provicnet_micro", "provicnet_fusion_micro"])
+def test_decoders_fit_transformers(name):
+    """Four maps of one stride, slices kept apart: back to the input's grid, with a gradient in every block."""
+    architecture = ARCHITECTURES[name]
+    network = EncoderDecoder(architecture.build(), 2)
+    input_NCDHW = torch.randn(1, network.encoder.in_channels, *architecture.preprocessing.shape_DHW)
+    output_NCDHW = network(input_NCDHW)
+    assert output_NCDHW.shape == (1, 2, *architecture.preprocessing.shape_DHW)
+    output_NCDHW.square().mean().backward()
+    blocks = [p.grad for n, p in network.encoder.named_parameters() if "blocks" in n]
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in blocks)
+
+
 def test_every_compared_layer_gets_a_gradient(encoder):
     network = EncoderDecoder(encoder, 3)
     network(torch.randn(1, 3, 16, 32, 32)).square().mean().backward()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import grpc
 import typer
@@ -30,13 +31,14 @@ from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.tables import model, models
 from vfmalign.cli.target import Target
 from vfmalign.core.documents import document
-from vfmalign.core.errors import BadOption, NotFound
+from vfmalign.core.errors import BadOption
 from vfmalign.v1 import features_pb2, features_pb2_grpc, finetuning_pb2
+
+T = TypeVar("T", int, float)
 
 app = typer.Typer(no_args_is_help=True, help="Models: list and show cards, import a checkpoint, pretrain.")
 
 ModelArgument = Annotated[str, typer.Argument(help="Id of the model.")]
-ArchitectureOption = Annotated[str, typer.Option("--architecture", help="A name that `models list` shows.")]
 
 
 @app.command("list")
@@ -66,48 +68,88 @@ def show(model_id: ModelArgument, home: HomeOption = DEFAULT_HOME, as_json: Json
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A .safetensors or .pth checkpoint; nothing in it is unpickled.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="A .safetensors or .pth checkpoint, a MONAI bundle's folder, or a .pt2 program."),
+    ],
     *,
-    model_id: Annotated[str, typer.Option("--id", help="Id to publish under.")],
-    architecture: ArchitectureOption,
+    architecture: Annotated[
+        str, typer.Option("--as", help="A checkpoint's architecture: a name that `models list` shows.")
+    ] = "",
+    model_id: Annotated[str, typer.Option("--id", help="Id to publish under; made of the weights by default.")] = "",
+    layers: Annotated[str, typer.Option(help="Layers of a bundle or program: submodules, by comma.")] = "",
+    modalities: Annotated[str, typer.Option(help="Channels of a bundle's or program's input, by comma.")] = "",
+    spacing: Annotated[str, typer.Option(help="Its voxels in mm along D, H, W; the T2 grid's own by default.")] = "",
+    shape: Annotated[str, typer.Option(help="Its size in voxels along D, H, W; a program states it.")] = "",
+    normalisation: Annotated[str, typer.Option(help="zscore_nonzero, or zscore_gland.")] = "zscore_nonzero",
     objective: Annotated[str, typer.Option(help=f"One of {', '.join(OBJECTIVES)}.")] = "masked_reconstruction",
     source: Annotated[str, typer.Option(help="Where the weights come from, and their licence.")] = "",
     primary_layer: Annotated[str, typer.Option(help="Layer of the main number; the architecture's by default.")] = "",
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert a checkpoint and publish it with a card."""
-    from vfmalign.core.artifacts import ModelCard
-    from vfmalign.models.cards import publish
-    from vfmalign.models.checkpoints import import_checkpoint
-    from vfmalign.models.registry import get_architecture
+    """Convert a foreign model and publish it with a card; nothing in it is unpickled or executed.
+
+    One file per sequence for provicnet_fusion: T2, DWI, ADC.
+    """
+    from vfmalign.models.cards import publish, publish_program
+    from vfmalign.models.checkpoints import to_safetensors
+    from vfmalign.models.exported import ARCHITECTURE
+    from vfmalign.models.importing import Input, import_model
 
     output = Output.to_terminal(as_json=as_json)
     parse(OBJECTIVES, objective, "--objective")
-    built = get_architecture(architecture)
     store = Target.find(Home(home)).store
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        raise NotFound("there is no such file", subject="checkpoint", remedy="check the path") from None
-    except OSError as error:
-        raise BadOption(f"the file cannot be read ({error.strerror})", field="checkpoint") from None
-    imported = import_checkpoint(data, built, subject=model_id)
-    output.say(imported.report())
-    card: ModelCard = publish(
-        store,
-        model_id,
-        imported.state,
-        architecture=architecture,
-        objective=objective,  # type: ignore[arg-type]
-        primary_layer=primary_layer,
-        source=source,
+    described = Input(
+        tuple(_listed(modalities)),
+        _three(spacing, float, "--spacing"),
+        _three(shape, int, "--shape"),
+        normalisation,
     )
+    imported = import_model(files, architecture, _listed(layers), described, model_id or "checkpoint")
+    output.say(imported.report)
+    digest = sha256(to_safetensors(imported.state)).hexdigest()[:8]
+    kind = imported.architecture.partition(":")[0]
+    common = {"objective": objective, "primary_layer": primary_layer, "source": source}
+    if imported.architecture == ARCHITECTURE:
+        card = publish_program(
+            store,
+            model_id or f"{kind}-{digest}",
+            imported.state,
+            preprocessing=imported.preprocessing,  # type: ignore[arg-type]
+            **common,  # type: ignore[arg-type]
+        )
+    else:
+        card = publish(
+            store,
+            model_id or f"{kind}-{digest}",
+            imported.state,
+            architecture=imported.architecture,
+            preprocessing=imported.preprocessing,
+            **common,  # type: ignore[arg-type]
+        )
     output.emit(
-        card.model_dump(mode="json") | {"imported": imported.report()},
-        f"published {card.id} ({card.architecture}), weights {card.checkpoint.sha256}",
+        card.model_dump(mode="json") | {"imported": imported.report},
+        f"published {card.id} ({kind}), weights {card.checkpoint.sha256}",
     )
     output.say("what it was pretrained on is unknown: leakage into a test split cannot be excluded", "yellow")
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _three(text: str, kind: type[T], option: str) -> tuple[T, T, T] | None:
+    """Three numbers by comma; None where nothing is given."""
+    if not text:
+        return None
+    try:
+        d, h, w = (kind(part) for part in _listed(text))
+    except ValueError:
+        raise BadOption(
+            f"{text[:32]!r} is not three numbers", field=option, remedy="give D,H,W such as 64,224,224"
+        ) from None
+    return d, h, w
 
 
 @app.command()
@@ -117,8 +159,10 @@ def pretrain(
     objective: Annotated[
         str, typer.Option(help=f"One of {', '.join(PRETRAINING_OBJECTIVES)}.")
     ] = "masked_reconstruction",
-    architecture: ArchitectureOption = "profound_conv_micro",
-    publish_as: Annotated[str, typer.Option("--as", help="Id of the model; <job>-encoder by default.")] = "",
+    architecture: Annotated[
+        str, typer.Option("--as", help="The architecture: a name that `models list` shows.")
+    ] = "profound_conv_micro",
+    publish_as: Annotated[str, typer.Option("--id", help="Id of the model; <job>-encoder by default.")] = "",
     job_id: Annotated[str | None, typer.Option("--job", help="Id of the job; one is made by default.")] = None,
     preset: PresetOption = "default",
     epochs: EpochsOption = None,

@@ -8,7 +8,7 @@ import torch
 
 from vfmalign.core.artifacts import Objective, Recipe
 from vfmalign.core.errors import BadOption
-from vfmalign.models.convnextv2 import Encoder
+from vfmalign.models.encoder import Encoder
 from vfmalign.training.learner import Learner
 from vfmalign.training.pretraining.contrastive import Contrastive
 from vfmalign.training.pretraining.masked import MaskedReconstruction

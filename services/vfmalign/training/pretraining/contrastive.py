@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vfmalign.core.artifacts import MetricSpec, Recipe
 from vfmalign.core.errors import BadDataset, BadOption
-from vfmalign.models.convnextv2 import Encoder
+from vfmalign.models.encoder import Encoder
 from vfmalign.training.data import Batch, PreparedCase, collate, generator
 from vfmalign.training.figures import Panel
 from vfmalign.training.heads import Projector, stage_shapes

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vfmalign.core.artifacts import MetricSpec, Recipe
-from vfmalign.models.convnextv2 import Encoder
+from vfmalign.models.encoder import Encoder
 from vfmalign.training.data import Batch, PreparedCase, generator
 from vfmalign.training.figures import Panel, percentiles
 from vfmalign.training.heads import EncoderDecoder

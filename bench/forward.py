@@ -1,0 +1,83 @@
+"""One forward pass of each full-size encoder at its real input size: `python -m bench.forward [ARCHITECTURE …]`.
+
+Each runs in a process of its own, with random weights and one study of noise, through the extraction service's own
+function. Printed are seconds of the first and the second pass, and the most memory that the process ever held, with
+what it held before the first pass (interpreter, libraries and weights).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+
+NAMES = ("profound_conv_tiny", "profound_vit_base", "provicnet_t2w", "provicnet_fusion")
+
+
+def main() -> int:
+    """Runs every architecture that is named, one after the other."""
+    parser = argparse.ArgumentParser(prog="python -m bench.forward", description=__doc__.split(":", maxsplit=1)[0])
+    parser.add_argument("names", nargs="*", default=NAMES, metavar="ARCHITECTURE")
+    parser.add_argument("--here", action="store_true", help="measure the first one in this process, as JSON")
+    arguments = parser.parse_args()
+    if arguments.here:
+        print(json.dumps(measure(arguments.names[0])))
+        return 0
+    heads = ("first s", 9), ("second s", 10), ("peak MB", 9), ("before MB", 11)
+    titles = "".join(f"{title:>{width}}" for title, width in heads)
+    print(f"{'architecture':22}{'input':>18}{'parameters':>12}{titles}")
+    for name in arguments.names:
+        command = [sys.executable, "-m", "bench.forward", "--here", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            print(f"{name:22} failed with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
+            return 1
+        one = json.loads(done.stdout)
+        size = "×".join(map(str, one["input"]))
+        print(
+            f"{name:22}{size:>18}{one['parameters'] / 1e6:>10.1f} M{one['first_s']:>9.1f}{one['second_s']:>10.1f}"
+            f"{one['peak_mb']:>9.0f}{one['before_mb']:>11.0f}",
+            flush=True,
+        )
+    return 0
+
+
+def measure(name: str) -> dict[str, object]:
+    """Two passes of one encoder in this process."""
+    import torch
+
+    from vfmalign.features.extractor import extract
+    from vfmalign.models.checkpoints import build_encoder, random_state
+    from vfmalign.models.registry import get_architecture
+
+    architecture = get_architecture(name)
+    encoder = build_encoder(architecture, random_state(architecture, 0))
+    shape = (encoder.in_channels, *architecture.preprocessing.shape_DHW)
+    input_NCDHW = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    before_mb = _peak_mb()
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        row = extract(encoder, input_NCDHW, [architecture.primary_layer], "mean")[architecture.primary_layer]
+        seconds.append(time.perf_counter() - start)
+    if row.shape != (1, architecture.layers[-1].channels) or not bool(torch.isfinite(row).all()):
+        raise RuntimeError(f"{name} gave {list(row.shape)}, or values that are not finite")
+    return {
+        "input": shape,
+        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        "first_s": seconds[0],
+        "second_s": seconds[1],
+        "peak_mb": _peak_mb(),
+        "before_mb": before_mb,
+    }
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""What the vision transformers share: their blocks, the names of their layers, and which of them a dense head reads.
+
+Knows timm's blocks; knows nothing of inputs, patches or positions.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+from timm.models.vision_transformer import Block
+from torch import nn
+
+from vfmalign.models.encoder import POOLED_LAYER
+
+EPSILON = 1e-6
+CLASS_LAYER, PATCH_LAYER = "class_token", "patch_tokens"
+N_DENSE = 4
+"""Blocks that a dense head reads, evenly spaced and the last among them: as in UNETR (Hatamizadeh et al., 2022)."""
+
+
+class Size(NamedTuple):
+    """Size of a transformer: channels of a token, number of blocks, attention heads of each."""
+
+    dim: int
+    depth: int
+    heads: int
+
+
+def make_blocks(size: Size, eps: float, layer_scale: float | None = None) -> nn.ModuleList:
+    """Blocks of timm's: attention with biases, an MLP four times as wide, norms before both."""
+    norm = partial(nn.LayerNorm, eps=eps)
+    return nn.ModuleList(
+        Block(size.dim, size.heads, qkv_bias=True, init_values=layer_scale, norm_layer=norm)  # type: ignore[arg-type]
+        for _ in range(size.depth)
+    )
+
+
+def token_layers(depth: int) -> list[str]:
+    """Names of all layers: every block, both kinds of tokens after the final norm, and `pooled`."""
+    return [*(f"blocks.{i}" for i in range(depth)), PATCH_LAYER, CLASS_LAYER, POOLED_LAYER]
+
+
+def spread_blocks(depth: int) -> list[str]:
+    """Names of up to four blocks, evenly spaced, ending with the last."""
+    count = min(N_DENSE, depth)
+    return [f"blocks.{depth * (i + 1) // count - 1}" for i in range(count)]
