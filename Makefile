@@ -77,11 +77,14 @@ down: setup  ## stop them; their data stay
 
 check: lint types imports protos  ## everything that needs no server
 
-# The end-to-end tests mostly wait for one process: they run beside the others, and what they print comes last.
+# Tests of servers and of the whole stack mostly wait for one process: they run beside the others, and what they print comes last.
 test: setup  ## every test, on a real S3 server, real databases and real processes
-	@$(BIN)/pytest -m e2e --durations=10 > $(VENV)/e2e.log 2>&1 & e2e=$$!; trap 'kill $$e2e 2>/dev/null' INT TERM; \
-	$(BIN)/pytest -m "not e2e" --durations=10; others=$$?; \
-	echo "waiting for the end-to-end tests ..."; wait $$e2e; stack=$$?; cat $(VENV)/e2e.log; exit $$((others + stack))
+	@$(BIN)/pytest tests/e2e --durations=10 > $(VENV)/e2e.log 2>&1 & e2e=$$!; \
+	$(BIN)/pytest tests/integration tests/gpu --durations=10 > $(VENV)/integration.log 2>&1 & integration=$$!; \
+	trap 'kill $$e2e $$integration 2>/dev/null' INT TERM; \
+	$(BIN)/pytest tests/unit --durations=10; failed=$$?; \
+	echo "waiting for the tests of servers ..."; wait $$integration || failed=1; cat $(VENV)/integration.log; \
+	echo "waiting for the end-to-end tests ..."; wait $$e2e || failed=1; cat $(VENV)/e2e.log; exit $$failed
 
 test-fast: setup  ## the tests without the end-to-end ones
 	$(BIN)/pytest -m "not e2e"
