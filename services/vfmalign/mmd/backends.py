@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from vfmalign.core.logs import get
 from vfmalign.mmd import engine as torch_engine
 from vfmalign.mmd import products, triton_engine
 from vfmalign.mmd.engine import Layout, Matrix, Sums
 from vfmalign.mmd.kernels import Kernel
 from vfmalign.mmd.ranks import Ranks
 from vfmalign.mmd.results import Backend, Engine
+
+_log = get(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,29 @@ def accumulate(
         Cancelled, DeadlineExceeded: `engine.between_tiles` said so.
     """
     note = why_not_triton(matrix, kernels, engine)
-    backend: Backend = "triton" if wants_triton(engine) and not note else "torch"
-    form = triton_engine.accumulate if backend == "triton" else torch_engine.accumulate
+    if wants_triton(engine) and not note:
+        try:
+            sums = _formed(triton_engine.accumulate, matrix, kernels, layout, engine, squares=squares)
+            return Summed(added_up(sums, engine.ranks, matrix.device), "triton")
+        except triton_engine.errors() as error:
+            note = f"triton could not compile or launch its program here: {type(error).__name__}"
+            _log.warning("triton_failed", error=type(error).__name__, exc_info=True)
+    sums = _formed(torch_engine.accumulate, matrix, kernels, layout, engine, squares=squares)
+    return Summed(added_up(sums, engine.ranks, matrix.device), "torch", note)
+
+
+def _formed(
+    form: Callable[..., list[Sums]],
+    matrix: Matrix,
+    kernels: Sequence[Kernel],
+    layout: Layout,
+    engine: Engine,
+    *,
+    squares: bool,
+) -> list[Sums]:
+    """The sums of this rank's tiles."""
     with products.matrix_units(matrix.precision, matrix.device):
-        sums = form(
+        return form(
             matrix,
             kernels,
             layout,
@@ -46,7 +68,6 @@ def accumulate(
             squares=squares,
             share=engine.ranks.share,
         )
-    return Summed(added_up(sums, engine.ranks, matrix.device), backend, note)
 
 
 def why_not_triton(matrix: Matrix, kernels: Sequence[Kernel], engine: Engine) -> str:

@@ -74,6 +74,13 @@ def unavailable_reason(device: torch.device, precision: PrecisionName, kernels: 
     return "" if os.environ.get("TRITON_INTERPRET") == "1" else "triton needs a CUDA device"
 
 
+def errors() -> tuple[type[Exception], ...]:
+    """What triton raises where its program cannot be compiled or does not fit on the device."""
+    from triton.errors import TritonError
+
+    return (TritonError,)
+
+
 def accumulate(
     matrix: Matrix,
     kernels: Sequence[Kernel],

@@ -61,6 +61,20 @@ def test_triton_that_cannot_run_falls_back_and_says_why(pair, monkeypatch):
 
 
 @needs_triton
+def test_a_program_that_does_not_fit_on_the_device_falls_back_and_says_so(pair, monkeypatch):
+    from triton.runtime.errors import OutOfResources
+
+    def fails(*_, **__):
+        raise OutOfResources(300_000, 100_000, "shared memory")
+
+    monkeypatch.setattr("vfmalign.mmd.triton_engine.unavailable_reason", lambda *_: "")
+    monkeypatch.setattr("vfmalign.mmd.triton_engine.accumulate", fails)
+    found = asked(pair, "triton")
+    assert (found.backend, "OutOfResources" in found.backend_note) == ("torch", True)
+    assert found.layers[0].raw.mmd2 == asked(pair, "torch").layers[0].raw.mmd2
+
+
+@needs_triton
 def test_triton_answers_a_whole_comparison(pair, tmp_path):
     np.save(tmp_path / "pair.npy", np.stack(pair))
     command = [sys.executable, "-c", IN_THE_INTERPRETER, str(tmp_path / "pair.npy")]
