@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vfmalign.core.logs import get
+from vfmalign.core import logs
 from vfmalign.mmd import engine as torch_engine
 from vfmalign.mmd import products, triton_engine
 from vfmalign.mmd.engine import Layout, Matrix, Sums
@@ -16,7 +16,7 @@ from vfmalign.mmd.kernels import Kernel
 from vfmalign.mmd.ranks import Ranks
 from vfmalign.mmd.results import Backend, Engine
 
-_log = get(__name__)
+_log = logs.get(__name__)
 
 
 @dataclass(frozen=True)
