@@ -192,6 +192,8 @@ def _report(result: Comparison, options: Options, engine: Engine, seconds: float
         f"{result.rows_y} rows of {layer.channels} channels, {result.groups} groups"
     )
     yield f"{result.precision} by {result.backend} on {jobs.device_name(engine.device)} in {seconds:.3f} s"
+    if result.backend_note:
+        yield f"not by another backend: {result.backend_note}"
     if options.bandwidth == "pooled_median":
         yield "σ is the pooled median distance: it grows with the shift, so that values cannot be ranked by it"
     shifts = [("raw", layer.raw)] + ([("standardised", layer.standardised)] if layer.standardised else [])

@@ -104,6 +104,11 @@ def test_files_that_are_no_features_are_refused(files, tmp_path, capsys):
     assert "different channels" in answer(capsys, x_file, tmp_path / "wide.npy", "--sigma", 1, code=local.BAD_INPUT).err
 
 
+def test_a_backend_that_was_wanted_and_not_taken_is_said(files, capsys, monkeypatch):
+    monkeypatch.setenv("VFMALIGN_MMD__BACKEND", "triton")
+    assert "not by another backend: triton " in answer(capsys, *files[:2], "--sigma", 1).out
+
+
 def test_what_does_not_fit_into_memory_is_refused_with_what_would(files, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("VFMALIGN_MMD__MEMORY_MIB", "16")
     np.save(tmp_path / "big.npy", np.zeros((20_000, 64), np.float16))
