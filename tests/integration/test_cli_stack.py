@@ -327,6 +327,8 @@ def test_ctrl_c_leaves_a_check_running_and_says_how_to_go_on(cli: Cli, model: st
     watched = cli.run("watch", "c1", "--json", code=1).document
     assert watched["check"]["state"] == "CHECK_STATE_CANCELLED"
     assert "there is no report: the check is cancelled" in cli.run("checks", "report", "c1", code=2).err
+    gated = cli.run("checks", "show", "c1", "--gate", "mmd2.upper<=1", code=2)
+    assert "there is nothing to gate: the check is cancelled" in gated.err
 
 
 def test_a_foreground_stack_ends_with_ctrl_c_and_leaves_no_process(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ FAILED = 1
 BAD_INPUT = 2
 UNAVAILABLE = 3
 REFUSED = 4
+GATE_FAILED = 5
 INTERRUPTED = 130
 
 MEANINGS: dict[int, str] = {
@@ -20,6 +21,7 @@ MEANINGS: dict[int, str] = {
     BAD_INPUT: "usage, or input that can never succeed as it is: an option, a file, an unknown id, a wrong digest",
     UNAVAILABLE: "something that is needed does not answer or has no room: the same command may succeed later",
     REFUSED: "no credential, or one that may not do this; yours, or a service's own at the object store",
+    GATE_FAILED: "the check is done, and a condition of its gate failed or could not be decided",
     INTERRUPTED: "stopped by Ctrl-C; what runs on a service goes on",
 }
 

@@ -21,11 +21,15 @@ NEED_A_STACK = [
     ("extract", "d1", "--model", "m1"),
     ("finetune", "d1", "--model", "m1", "--task", "segmentation"),
     ("check", "d1", "--model", "m1", "--task", "segmentation"),
+    ("check", "d1", "--model", "m1", "--task", "segmentation", "--gate", "mmd2.upper<=1"),
     ("checks", "show", "c1"),
     ("jobs", "cancel", "j1"),
     ("watch", "c1"),
     ("mmd", "a" * 32, "b" * 32),
 ]
+
+# No stack runs: an answer about the gate shows that it was read before anything was begun.
+GATED = ("check", "d1", "--task", "segmentation", "--model", "m", "--gate")
 
 
 @pytest.mark.parametrize("arguments", NEED_A_STACK, ids=" ".join)
@@ -54,6 +58,11 @@ def test_with_json_an_error_is_the_one_document_on_stdout(invoke) -> None:
         (("check", "d1", "--task", "segmentation", "--model", "m", "--seed", "-1"), "--seed"),
         (("check", "d1", "--task", "segmentation", "--model", "m", "--epochs", "0"), "--epochs"),
         (("check", "d1", "--task", "segmentation", "--model", "m", "--patch", "8,32"), "is not three numbers"),
+        ((*GATED, "mmd2.upper<=low"), "no number"),
+        ((*GATED, "mmd2<=1"), "a gate compares the ends of intervals alone"),
+        ((*GATED, "p_value<=0.05"), "it enters no gate"),
+        ((*GATED, "mmd2.upper<=1", "--no-wait"), "a gate needs the check's end"),
+        (("checks", "show", "c1", "--gate", "mmd.upper<=1"), "'mmd' is unknown"),
         (("extract", "d1", "--model", "m", "--split", "all"), "choose one of pretrain, train, val, test"),
         (("models", "pretrain", "d1", "--objective", "supervised"), "masked_reconstruction, contrastive"),
         (("jobs", "list", "--state", "lost"), "queued, running"),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import grpc
 import typer
+from rich.console import RenderableType
 
 from vfmalign.cli.check_tables import summary
 from vfmalign.cli.commands.jobs import finish_job, watch_job
-from vfmalign.cli.exits import FAILED, OK
+from vfmalign.cli.exits import FAILED, GATE_FAILED, OK
 from vfmalign.cli.follow import View, follow_check
+from vfmalign.cli.gate_tables import gate_document, gate_table, observations
+from vfmalign.cli.gates import EXAMPLE, Condition, decide, parse_gate, passed
 from vfmalign.cli.home import Home
 from vfmalign.cli.messages import CHECK_STATES, parse, word
 from vfmalign.cli.options import (
@@ -39,7 +43,7 @@ from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.tables import checks as checks_table
 from vfmalign.cli.target import Target
 from vfmalign.core.documents import document
-from vfmalign.core.errors import NotFound, PreconditionFailed
+from vfmalign.core.errors import BadOption, NotFound, PreconditionFailed
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, common_pb2, finetuning_pb2, finetuning_pb2_grpc
 
 app = typer.Typer(no_args_is_help=True, help="Alignment checks: list, show, cancel, fetch a report.")
@@ -47,6 +51,12 @@ app = typer.Typer(no_args_is_help=True, help="Alignment checks: list, show, canc
 DEFAULT_REPORTS = Path("reports")
 CheckArgument = Annotated[str, typer.Argument(help="Id of the check.")]
 ReportsOption = Annotated[Path, typer.Option("--reports", help="Folder that receives the report.")]
+GateOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--gate", help=f"End with 5 unless all of this holds, such as '{EXAMPLE}' (docs/gates.md). Repeatable."
+    ),
+]
 
 
 def check(
@@ -69,6 +79,7 @@ def check(
     bootstrap: Annotated[int, typer.Option(min=100, max=100_000, help="Resamples of the gains' intervals.")] = 2000,
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="Coverage of intervals.")] = 0.95,
     seed: SeedOption = 0,
+    gate: GateOption = None,
     reports: ReportsOption = DEFAULT_REPORTS,
     no_wait: DetachOption = False,
     home: HomeOption = DEFAULT_HOME,
@@ -78,6 +89,13 @@ def check(
 
     The recipe's options are the pretrained network's; the two baselines share its budget and keep their own rates.
     """
+    conditions = parse_gate(gate or ())
+    if conditions and no_wait:
+        raise BadOption(
+            "a gate needs the check's end, and --no-wait does not wait for it",
+            field="--gate",
+            remedy="leave out one of the two; `vfmalign checks show ID --gate …` gates a finished check",
+        )
     spec = alignment_pb2.CheckSpec(
         model_id=model,
         dataset_id=dataset,
@@ -106,7 +124,7 @@ def check(
     if no_wait:
         output.emit({"check": document(found)}, f"`vfmalign watch {name}` shows it")
         return
-    finish(target, watch_check(target, name, output), output, reports)
+    finish(target, watch_check(target, name, output), output, reports, conditions)
 
 
 def watch(
@@ -144,12 +162,27 @@ def list_(
 
 
 @app.command()
-def show(check_id: CheckArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Show one check."""
+def show(
+    check_id: CheckArgument,
+    gate: GateOption = None,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one check; with a gate, end with 5 unless it holds."""
+    conditions = parse_gate(gate or ())
     output = Output.to_terminal(as_json=as_json)
     target = Target.find(Home(home))
     found = get(target, check_id)
-    output.emit({"check": document(found)}, *summary(found, jobs=jobs_of(target, found)))
+    state = word(CHECK_STATES, found.state)
+    if conditions and state != "succeeded":
+        raise PreconditionFailed(
+            f"there is nothing to gate: the check is {state}",
+            subject=check_id,
+            remedy=f"see `vfmalign checks show {check_id}`",
+        )
+    gated, lines, code = judge(found, conditions)
+    output.emit({"check": document(found), **gated}, *summary(found, jobs=jobs_of(target, found)), *lines)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -244,19 +277,34 @@ def fetch_report(target: Target, found: alignment_pb2.Check, folder: Path) -> di
     return places
 
 
-def finish(target: Target, found: alignment_pb2.Check, output: Output, reports: Path) -> None:
-    """Writes a check's end and its report.
+def judge(
+    found: alignment_pb2.Check, conditions: Sequence[Condition]
+) -> tuple[dict[str, Any], list[RenderableType], int]:
+    """A gate on a check: what `--json` adds, what a terminal shows and the exit code; nothing and 0 without a gate."""
+    if not conditions:
+        return {}, [], OK
+    decisions, cautions = decide(conditions, observations(found)), list(found.result.cautions)
+    code = OK if passed(decisions) else GATE_FAILED
+    return {"gate": gate_document(decisions, cautions)}, gate_table(decisions, cautions), code
+
+
+def finish(
+    target: Target, found: alignment_pb2.Check, output: Output, reports: Path, conditions: Sequence[Condition] = ()
+) -> None:
+    """Writes a check's end, its report and its gate's outcome.
 
     Raises:
-        typer.Exit: code 1 where the check did not succeed, else 0.
+        typer.Exit: code 1 where the check did not succeed, 5 where its gate does not hold, else 0.
     """
     result: dict[str, Any] = {"check": document(found)}
     page = None
     if found.HasField("result"):
         result["report"] = fetch_report(target, found, reports)
         page = Path(result["report"]["html"])
-    output.emit(result, *summary(found, page, jobs_of(target, found)))
-    raise typer.Exit(OK if word(CHECK_STATES, found.state) == "succeeded" else FAILED)
+    succeeded = word(CHECK_STATES, found.state) == "succeeded"
+    gated, lines, code = judge(found, conditions if succeeded else ())
+    output.emit(result | gated, *summary(found, page, jobs_of(target, found)), *lines)
+    raise typer.Exit(code if succeeded else FAILED)
 
 
 def _content(target: Target, ref: common_pb2.ObjectRef) -> bytes:
