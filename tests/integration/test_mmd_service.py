@@ -271,6 +271,7 @@ BAD_REQUESTS = [
     (lambda m: setattr(m, "interval_level", 1.5), "BAD_OPTION", "interval_level"),
     (lambda m: setattr(m.test, "relabellings", 100_001), "BAD_OPTION", "test.relabellings"),
     (lambda m: m.layers.append("stages.9"), "BAD_OPTION", "layers"),
+    (lambda m: m.measures.append(9), "BAD_OPTION", "measures"),
     (lambda m: setattr(m.x, "feature_set_id", "../datasets/x"), "BAD_OPTION", "x.feature_set_id"),
 ]
 
@@ -336,6 +337,10 @@ async def test_stored_sets_larger_than_the_memory_are_compared_part_by_part(serv
     message.projection = True
     error = await failure(service.Compute(message))
     assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "projection")
+    message.projection = False
+    message.measures.append(pb.MEASURE_ENERGY)
+    error = await failure(service.Compute(message))
+    assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "measures")
 
 
 async def test_what_does_not_fit_is_refused_with_what_would(service, store, sets):
@@ -426,6 +431,28 @@ async def test_every_estimator_answers(service, estimator):
     assert response.estimator == pb.Estimator.Value(estimator)
     assert response.layers[0].raw.mmd2.HasField("value")
     assert (response.layers[0].raw.approximation_error > 0.0) == (estimator == "ESTIMATOR_RANDOM_FOURIER")
+
+
+async def test_measures_beside_mmd_are_the_library_numbers(service, sets):
+    arrays, ids = sets
+    asked = [pb.MEASURE_FRECHET, pb.MEASURE_CKA, pb.MEASURE_ENERGY]
+    response = await service.Compute(request_of(ids, measures=asked))
+    given = (Sample(name, arrays[name]) for name in ("x", "y", "reference"))
+    expected = compare(*given, Options("paired", measures=("frechet", "cka", "energy")), Engine())
+    for got, want in zip(response.layers, expected.layers, strict=True):
+        assert [one.measure for one in got.measures] == asked
+        for message, value in zip(got.measures, want.measures.values(), strict=True):
+            assert message.value.value == pytest.approx(value.value, rel=1e-9)
+            assert "without an interval" in message.value.absent_reason
+            assert message.dimension == CHANNELS
+    few = inline_request(features(1, rows=3), features(2, rows=3), measures=[pb.MEASURE_CKA])
+    absent = (await service.Compute(few)).layers[0].measures[0]
+    assert not absent.value.HasField("value")
+    assert "at least 4 rows" in absent.value.absent_reason
+    wide = {"a": np.zeros((8193, 1), np.float32)}
+    error = await failure(service.Compute(inline_request(wide, wide, measures=[pb.MEASURE_ENERGY])))
+    assert (error.code, error.reason, error.field) == (Code.INVALID_ARGUMENT, "BAD_OPTION", "measures")
+    assert "8192 rows" in error.text
 
 
 @pytest.mark.parametrize(("precision", "least"), [("PRECISION_FAST", 0), ("PRECISION_HIGH", 1), ("PRECISION_EXACT", 2)])

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vfmalign.cli.messages import CHECK_STATES, ESTIMATORS, NETWORKS, VERDICTS, word
+from vfmalign.cli.messages import CHECK_STATES, ESTIMATORS, MEASURES, NETWORKS, VERDICTS, word
 from vfmalign.cli.tables import ABSENT, estimate, fields, number, state, table
 from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2, mmd_pb2
 
@@ -167,7 +167,7 @@ def comparison(response: mmd_pb2.ComputeResponse) -> list[RenderableType]:
                 estimate(shift.p_value_max_t),
                 *(text(shift) for _, text in more),
             )
-    lines: list[RenderableType] = []
+    lines: list[RenderableType] = _beside(response)
     if any(shift.digits_lost for shift in shown):
         lines.append(Text("‡ below the error bound of its precision: digits are lost.", style="dim"))
     if any(shift.mmd2.interval.degenerate for shift in shown):
@@ -177,7 +177,21 @@ def comparison(response: mmd_pb2.ComputeResponse) -> list[RenderableType]:
     estimates = [e for shift in shown for e in (shift.mmd2, shift.p_value, shift.p_value_max_t)]
     if any(title == "p aggregated" for title, _ in more):
         estimates += [shift.aggregated_p_value for shift in shown]
+    estimates += [one.value for layer in response.layers for one in layer.measures if not _has(one.value)]
     return _spaced([found, *lines, *_reasons(estimates)])
+
+
+def _beside(response: mmd_pb2.ComputeResponse) -> list[RenderableType]:
+    """Measures beside MMD², which were taken of the standardised features where there are any."""
+    if not any(layer.measures for layer in response.layers):
+        return []
+    found = table("Beside MMD²", "layer", "measure", "features", "value", "dimension", numbers=["value", "dimension"])
+    for layer in response.layers:
+        features = "standardised" if layer.HasField("standardised") else "raw"
+        for one in layer.measures:
+            name = word(MEASURES, one.measure)
+            found.add_row(layer.layer, name, features, estimate(one.value), str(one.dimension or ABSENT))
+    return [found]
 
 
 def _columns(shown: Sequence[mmd_pb2.ShiftResult]) -> list[tuple[str, Callable[[mmd_pb2.ShiftResult], str]]]:

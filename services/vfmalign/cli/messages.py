@@ -81,6 +81,11 @@ PRECISIONS: dict[str, mmd_pb2.Precision] = {
     "high": mmd_pb2.PRECISION_HIGH,
     "exact": mmd_pb2.PRECISION_EXACT,
 }
+MEASURES: dict[str, mmd_pb2.Measure] = {
+    "cka": mmd_pb2.MEASURE_CKA,
+    "frechet": mmd_pb2.MEASURE_FRECHET,
+    "energy": mmd_pb2.MEASURE_ENERGY,
+}
 ENDED = ("succeeded", "failed", "cancelled")
 
 

@@ -7,19 +7,22 @@ Legend: L layers, B relabellings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 
 from vfmalign.core.errors import BadOption
-from vfmalign.mmd import estimators, limits, samples, streamed, uncertainty
+from vfmalign.mmd import estimators, limits, rows, samples, streamed, uncertainty
 from vfmalign.mmd.designs import Design, design_of
 from vfmalign.mmd.kernels import KERNELS, WITHOUT_BANDWIDTH
+from vfmalign.mmd.measures import MEASURES, NEED_PAIRS, MeasureValue
+from vfmalign.mmd.measures import Samples as MeasuredSamples
 from vfmalign.mmd.measuring import Measured, Plan, measure
 from vfmalign.mmd.projection import Projection, project
 from vfmalign.mmd.relabelling import Relabellings, none
 from vfmalign.mmd.results import Comparison, Engine, LayerComparison, Options, Shift
-from vfmalign.mmd.samples import Sample
+from vfmalign.mmd.samples import Features, Sample
 from vfmalign.mmd.scalings import Scaled, scalings
 from vfmalign.mmd.streams import as_stream
 from vfmalign.mmd.uncertainty import Estimate
@@ -56,6 +59,7 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
     limits.check_projection(given, options)
     is_streamed = x.is_streamed or y.is_streamed
     extents = [limits.extent_of(sample) for sample in given]
+    limits.check_measures(extents, options, streamed=is_streamed)
     if is_streamed:
         limits.refuse_too_large_to_stream(extents, options, engine)
         engine = limits.beside(extents[2:], engine)
@@ -87,9 +91,10 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
             LayerComparison(
                 layer=layer,
                 channels=samples.shape_of(x.layers[layer])[1],
-                channels_left_out=next(reversed(looks.values()))[layer].left_out,
+                channels_left_out=_last(looks, layer).left_out,
                 raw=shifts["raw"][layer],
                 standardised=shifts["standardised"][layer] if "standardised" in shifts else None,
+                measures=_measures([sample.layers[layer] for sample in given], _last(looks, layer), options, engine),
             )
             for layer in names
         ),
@@ -131,6 +136,15 @@ def check_options(options: Options, *, has_reference: bool) -> None:
         raise BadOption(
             f"expected a level in (0, 1), got {options.interval_level}", field="interval_level", remedy="use 0.95"
         )
+    for name in options.measures:
+        if name not in MEASURES:
+            raise BadOption(f"unknown measure `{name}`", field="measures", remedy=f"use {', '.join(MEASURES)}")
+        if name in NEED_PAIRS and options.pairing != "paired":
+            raise BadOption(
+                f"`{name}` needs row i of x and of y to be of one case, and the samples are independent",
+                field="measures",
+                remedy="leave it out, or compare the same cases before and after",
+            )
     if not 0 <= options.seed < 2**64:
         raise BadOption(f"expected a seed from 0 to 2⁶⁴ − 1, got {options.seed}", field="test.seed")
     limits.check_relabellings(options.relabellings)
@@ -141,6 +155,35 @@ def _relabellings(design: Design, options: Options, engine: Engine) -> Relabelli
     if options.relabellings == 0:
         return none(design.groups, "no test was asked for")
     return design.relabellings(options.relabellings, options.seed, engine.between_tiles)
+
+
+def _last(looks: Mapping[str, Mapping[str, Scaled]], layer: str) -> Scaled:
+    """The layer standardised where there is a reference, else raw."""
+    return next(reversed(list(looks.values())))[layer]
+
+
+def _measures(given: Sequence[Features], scaled: Scaled, options: Options, engine: Engine) -> dict[str, MeasureValue]:
+    """What was asked for beside MMD², on features at hand."""
+    if scaled.absent_reason:
+        return {name: MeasureValue(None, absent_reason=scaled.absent_reason) for name in options.measures}
+    if not options.measures:
+        return {}
+    cpu = torch.device("cpu")
+    moved = [
+        rows.prepare(
+            [(one, None)], scaled.affine, "float64", cpu, between_blocks=engine.between_tiles
+        ).values_NK.numpy()
+        for one in given
+        if isinstance(one, np.ndarray)
+    ]
+    samples_of_layer = MeasuredSamples(
+        moved[0],
+        moved[1],
+        moved[2] if len(moved) > 2 else None,
+        paired=options.pairing == "paired",
+        between_blocks=engine.between_tiles,
+    )
+    return {name: MEASURES[name](samples_of_layer) for name in options.measures}
 
 
 def _read_once(x: Sample, y: Sample, looks: Mapping[str, Scaled], options: Options, engine: Engine) -> dict[str, Shift]:

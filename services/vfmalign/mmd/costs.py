@@ -45,9 +45,11 @@ def seconds(given: Sequence[Extent], options: Options, engine: Engine) -> float:
         _one_pass(rows, width, kernels, options)
         + rows**2 * options.relabellings * kernels
         + pairs * (2.0 * width + _FLOP_PER_SORTED)
-        for width in _channels(given, options)
+        for width in limits.widths(given[0], options)
     )
-    return (2 if len(given) > 2 else 1) * flop / FLOP_PER_S.get(engine.device.type, FLOP_PER_S["cpu"])
+    flop *= 2 if len(given) > 2 else 1
+    beside = sum(_measures(rows, float(given[-1].rows), width, options) for width in limits.widths(given[0], options))
+    return flop / FLOP_PER_S.get(engine.device.type, FLOP_PER_S["cpu"]) + beside / FLOP_PER_S["cpu"]
 
 
 def is_short(given: Sequence[Extent], options: Options, engine: Engine, short_s: float) -> bool:
@@ -60,10 +62,15 @@ def is_short(given: Sequence[Extent], options: Options, engine: Engine, short_s:
     )
 
 
-def _channels(given: Sequence[Extent], options: Options) -> list[int]:
-    """Widths of the layers that are compared."""
-    asked = set(options.layers) | ({options.primary_layer} if options.layers else set())
-    return [width for layer, width in given[0].channels.items() if not asked or layer in asked]
+def _measures(rows: float, fitted: float, channels: int, options: Options) -> float:
+    """Operations of the measures beside MMD², which are made on the CPU."""
+    side = min(fitted, channels)
+    flop = {
+        "cka": rows**2 * channels,
+        "frechet": 2.0 * fitted * channels * side + 4.0 * side**3,
+        "energy": rows**2 * (2.0 * channels + _FLOP_PER_KERNEL),
+    }
+    return sum(flop[name] for name in options.measures)
 
 
 def _one_pass(rows: float, channels: int, kernels: int, options: Options) -> float:

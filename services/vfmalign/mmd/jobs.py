@@ -100,6 +100,7 @@ def plan(job: Job, engine: Engine, short_s: float) -> Plan:
     with job.stages.stage("read"):
         extents = job.sets.extents(job.given)
         streamed = job.sets.in_parts(job.given[:2]) and not limits.fits(extents, job.options, engine)
+        limits.check_measures(extents, job.options, streamed=streamed)
         if streamed:
             limits.refuse_too_large_to_stream(extents, job.options, engine)
             return Plan(job, None, short=False, streamed=True)

@@ -15,6 +15,7 @@ from vfmalign.mmd import estimators, panels
 from vfmalign.mmd.bandwidths import EXACT_ROWS
 from vfmalign.mmd.engine import Layout, default_tile
 from vfmalign.mmd.kernels import WITHOUT_BANDWIDTH
+from vfmalign.mmd.measures import BLOCK_ENTRIES, check_size
 from vfmalign.mmd.results import Engine, Options
 from vfmalign.mmd.samples import Sample, shape_of
 
@@ -38,6 +39,12 @@ def extent_of(sample: Sample) -> Extent:
     rows = max((shape[0] for shape in shapes.values()), default=0)
     channels = {layer: shape[-1] if len(shape) > 1 else 0 for layer, shape in shapes.items()}
     return Extent(rows, channels, len(set(sample.groups)) or rows)
+
+
+def widths(extent: Extent, options: Options) -> list[int]:
+    """Channels of the layers that are compared."""
+    asked = set(options.layers) | ({options.primary_layer} if options.layers else set())
+    return [channels for layer, channels in extent.channels.items() if not asked or layer in asked]
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,12 @@ def _need(given: Sequence[Extent], options: Options, engine: Engine) -> _Need:
     height, width = (min(side, most) for side in engine.tile_shape or default_tile(engine.device))
     tiles = 8 * height * (width * (3 + kernels) + min(options.relabellings, width))
     weights = 8 * width * min(options.relabellings, width)
-    return _Need(sum(extent.rows for extent in given), per_row, 16 * pairs + relabelled + tiles + weights)
+    beside = 0
+    if options.measures:
+        per_row += 8 * max(channels, default=0)  # rows about their own mean
+        side = min(most, max(channels, default=0)) if "frechet" in options.measures else 0
+        beside = 8 * (4 * min(most**2, BLOCK_ENTRIES) + 3 * side**2)
+    return _Need(sum(extent.rows for extent in given), per_row, 16 * pairs + relabelled + tiles + weights + beside)
 
 
 def _distances(given: Sequence[Extent], options: Options) -> int:
@@ -156,6 +168,31 @@ def check_relabellings(relabellings: int) -> None:
             field="test.relabellings",
             remedy="1,000 are plenty for a p-value of 0.05",
         )
+
+
+def check_measures(given: Sequence[Extent], options: Options, *, streamed: bool) -> None:
+    """Refuses measures of what is larger than memory, and of more rows than they take.
+
+    Args:
+        given: x, y and perhaps the reference.
+        options: what is asked.
+        streamed: whether x and y are read part by part.
+
+    Raises:
+        BadOption: the first measure that cannot be taken.
+    """
+    names = ("x", "y", "reference")
+    fitted = 2 if len(given) > 2 else 0
+    for measure in options.measures:
+        if streamed:
+            raise BadOption(
+                f"`{measure}` is not taken of features that do not fit into memory",
+                field="measures",
+                remedy="leave it out, or allow more memory",
+            )
+        for index, extent in enumerate(given):
+            for channels in widths(extent, options):
+                check_size(measure, names[index], extent.rows, channels, fitted=index == fitted)
 
 
 def check_projection(given: Sequence[Sample], options: Options) -> None:

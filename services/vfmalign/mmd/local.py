@@ -22,6 +22,7 @@ from vfmalign.mmd import jobs, limits, ranks, translate
 from vfmalign.mmd.api import machine_memory_bytes
 from vfmalign.mmd.compare import compare
 from vfmalign.mmd.kernels import KERNELS
+from vfmalign.mmd.measures import MEASURES, MeasureValue
 from vfmalign.mmd.results import Comparison, Engine, Options, Shift
 from vfmalign.mmd.samples import Features, Sample
 from vfmalign.mmd.settings import MmdOptions, engine_of
@@ -75,6 +76,13 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     add("--precision", choices=("fast", "high", "exact"), help="least precision: bfloat16, float32 or float64")
     add("--block-rows", type=int, default=0, metavar="N", help="rows of a block (default: the square root of the rows)")
     add("--frequencies", type=int, default=0, metavar="N", help="random frequencies of fourier (default 1,024)")
+    add(
+        "--measure",
+        type=lambda text: tuple(dict.fromkeys(text.split(","))),
+        default=(),
+        metavar="NAME,…",
+        help=f"measures beside MMD²: {', '.join(MEASURES)}",
+    )
     add("--relabellings", type=int, default=1000, metavar="B", help="of the test; 0 makes none (default 1,000)")
     add("--wild-bootstrap", action="store_true", help="random signs instead of relabellings")
     add("--aggregated", action="store_true", help="test over a grid of bandwidths as well")
@@ -171,6 +179,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         aggregated=arguments.aggregated,
         block_rows=arguments.block_rows,
         frequencies=arguments.frequencies,
+        measures=arguments.measure,
     )
 
 
@@ -206,10 +215,20 @@ def _report(result: Comparison, options: Options, engine: Engine, seconds: float
     yield ""
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    if layer.measures:
+        yield ""
+    yield from (_measure(name, one, shifts[-1][0]) for name, one in layer.measures.items())
     notes = dict.fromkeys(note for _, shift in shifts for note in _notes(shift, options))
     if notes:
         yield ""
     yield from notes
+
+
+def _measure(name: str, one: MeasureValue, features: str) -> str:
+    """A measure beside MMD² in a line."""
+    if one.value is None:
+        return f"{name}: {_ABSENT} {one.absent_reason}"
+    return f"{name}: {one.value:.6g} ({features} features, dimension {one.dimension})"
 
 
 def _row(

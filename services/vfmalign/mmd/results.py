@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +11,7 @@ import torch
 from vfmalign.core.errors import BadOption
 from vfmalign.mmd.estimators import EstimatorName, Pairing, TestMethod
 from vfmalign.mmd.kept import NOTHING_KEPT, Kept
+from vfmalign.mmd.measures import MeasureValue
 from vfmalign.mmd.precision import LeastPrecision, PrecisionName
 from vfmalign.mmd.projection import Projection
 from vfmalign.mmd.ranks import ALONE, Ranks
@@ -42,6 +43,7 @@ class Options:
         aggregated: whether to test over a grid of bandwidths as well.
         block_rows: of the block estimator; 0 for √n.
         frequencies: of random Fourier features; 0 for 1,024.
+        measures: names in `MEASURES`, taken beside MMD².
     """
 
     pairing: Pairing
@@ -60,6 +62,7 @@ class Options:
     aggregated: bool = False
     block_rows: int = 0
     frequencies: int = 0
+    measures: tuple[str, ...] = ()
 
 
 def never_stop() -> None:
@@ -135,13 +138,18 @@ class Shift:
 
 @dataclass(frozen=True)
 class LayerComparison:
-    """One layer on the features as they are, and standardised by the reference (None without one)."""
+    """One layer on the features as they are, and standardised by the reference (None without one).
+
+    Attributes:
+        measures: those asked for by name, on the standardised features where there are any, else on the raw ones.
+    """
 
     layer: str
     channels: int
     channels_left_out: int
     raw: Shift
     standardised: Shift | None
+    measures: Mapping[str, MeasureValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from vfmalign.core.errors import BadOption, BadTensor
 from vfmalign.core.tensors import to_array
 from vfmalign.mmd.estimators import EstimatorName, Pairing, TestMethod
 from vfmalign.mmd.jobs import Outcome
+from vfmalign.mmd.measures import MeasureValue
 from vfmalign.mmd.precision import LeastPrecision
 from vfmalign.mmd.projection import Projection
 from vfmalign.mmd.results import Bandwidth, LayerComparison, Options, Shift
@@ -61,6 +62,13 @@ _METHODS: Mapping[int, TestMethod] = {
     mmd_pb2.TEST_METHOD_RELABELLING: "relabelling",
     mmd_pb2.TEST_METHOD_WILD_BOOTSTRAP: "wild_bootstrap",
 }
+_MEASURES: Mapping[int, str] = {
+    mmd_pb2.MEASURE_CKA: "cka",
+    mmd_pb2.MEASURE_FRECHET: "frechet",
+    mmd_pb2.MEASURE_ENERGY: "energy",
+}
+_MEASURE_NUMBERS = {name: mmd_pb2.Measure.Name(value) for value, name in _MEASURES.items()}
+_NO_INTERVAL = "measures beside MMD² are values alone, without an interval"
 
 
 def options_of(request: mmd_pb2.ComputeRequest) -> Options:
@@ -79,6 +87,7 @@ def options_of(request: mmd_pb2.ComputeRequest) -> Options:
         (request.kernel.bandwidth_rule, _BANDWIDTHS, "kernel.bandwidth_rule"),
         (request.precision, _PRECISIONS, "precision"),
         (request.test.method, _METHODS, "test.method"),
+        *((measure, _MEASURES, "measures") for measure in request.measures),
     ):
         if value not in known:
             raise BadOption(f"unknown value {value}", field=field, remedy="use a value of the enum")
@@ -100,6 +109,7 @@ def options_of(request: mmd_pb2.ComputeRequest) -> Options:
         aggregated=request.test.aggregated,
         block_rows=request.block_rows,
         frequencies=request.frequencies,
+        measures=tuple(dict.fromkeys(_MEASURES[measure] for measure in request.measures)),
     )
 
 
@@ -198,7 +208,13 @@ def _layer(one: LayerComparison) -> mmd_pb2.LayerResult:
         channels_left_out=one.channels_left_out,
         raw=_shift(one.raw),
         standardised=_shift(one.standardised) if one.standardised else None,
+        measures=[_measure(name, value) for name, value in one.measures.items()],
     )
+
+
+def _measure(name: str, one: MeasureValue) -> mmd_pb2.MeasureResult:
+    value = common_pb2.Estimate(value=one.value, absent_reason=one.absent_reason or _NO_INTERVAL)
+    return mmd_pb2.MeasureResult(measure=_MEASURE_NUMBERS[name], value=value, dimension=one.dimension)
 
 
 def _shift(one: Shift) -> mmd_pb2.ShiftResult:

@@ -54,6 +54,13 @@ class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PRECISION_FAST: _ClassVar[Precision]
     PRECISION_HIGH: _ClassVar[Precision]
     PRECISION_EXACT: _ClassVar[Precision]
+
+class Measure(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MEASURE_UNSPECIFIED: _ClassVar[Measure]
+    MEASURE_CKA: _ClassVar[Measure]
+    MEASURE_FRECHET: _ClassVar[Measure]
+    MEASURE_ENERGY: _ClassVar[Measure]
 PAIRING_UNSPECIFIED: Pairing
 PAIRING_PAIRED: Pairing
 PAIRING_INDEPENDENT: Pairing
@@ -83,6 +90,10 @@ PRECISION_UNSPECIFIED: Precision
 PRECISION_FAST: Precision
 PRECISION_HIGH: Precision
 PRECISION_EXACT: Precision
+MEASURE_UNSPECIFIED: Measure
+MEASURE_CKA: Measure
+MEASURE_FRECHET: Measure
+MEASURE_ENERGY: Measure
 
 class InlineLayer(_message.Message):
     __slots__ = ("layer", "features")
@@ -145,7 +156,7 @@ class TestOptions(_message.Message):
     def __init__(self, relabellings: _Optional[int] = ..., seed: _Optional[int] = ..., method: _Optional[_Union[TestMethod, str]] = ..., aggregated: _Optional[bool] = ...) -> None: ...
 
 class ComputeRequest(_message.Message):
-    __slots__ = ("x", "y", "reference", "pairing", "estimator", "kernel", "layers", "primary_layer", "test", "interval_level", "projection", "precision", "block_rows", "frequencies")
+    __slots__ = ("x", "y", "reference", "pairing", "estimator", "kernel", "layers", "primary_layer", "test", "interval_level", "projection", "precision", "block_rows", "frequencies", "measures")
     X_FIELD_NUMBER: _ClassVar[int]
     Y_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
@@ -160,6 +171,7 @@ class ComputeRequest(_message.Message):
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     BLOCK_ROWS_FIELD_NUMBER: _ClassVar[int]
     FREQUENCIES_FIELD_NUMBER: _ClassVar[int]
+    MEASURES_FIELD_NUMBER: _ClassVar[int]
     x: FeatureSource
     y: FeatureSource
     reference: FeatureSource
@@ -174,7 +186,18 @@ class ComputeRequest(_message.Message):
     precision: Precision
     block_rows: int
     frequencies: int
-    def __init__(self, x: _Optional[_Union[FeatureSource, _Mapping]] = ..., y: _Optional[_Union[FeatureSource, _Mapping]] = ..., reference: _Optional[_Union[FeatureSource, _Mapping]] = ..., pairing: _Optional[_Union[Pairing, str]] = ..., estimator: _Optional[_Union[Estimator, str]] = ..., kernel: _Optional[_Union[Kernel, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., primary_layer: _Optional[str] = ..., test: _Optional[_Union[TestOptions, _Mapping]] = ..., interval_level: _Optional[float] = ..., projection: _Optional[bool] = ..., precision: _Optional[_Union[Precision, str]] = ..., block_rows: _Optional[int] = ..., frequencies: _Optional[int] = ...) -> None: ...
+    measures: _containers.RepeatedScalarFieldContainer[Measure]
+    def __init__(self, x: _Optional[_Union[FeatureSource, _Mapping]] = ..., y: _Optional[_Union[FeatureSource, _Mapping]] = ..., reference: _Optional[_Union[FeatureSource, _Mapping]] = ..., pairing: _Optional[_Union[Pairing, str]] = ..., estimator: _Optional[_Union[Estimator, str]] = ..., kernel: _Optional[_Union[Kernel, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., primary_layer: _Optional[str] = ..., test: _Optional[_Union[TestOptions, _Mapping]] = ..., interval_level: _Optional[float] = ..., projection: _Optional[bool] = ..., precision: _Optional[_Union[Precision, str]] = ..., block_rows: _Optional[int] = ..., frequencies: _Optional[int] = ..., measures: _Optional[_Iterable[_Union[Measure, str]]] = ...) -> None: ...
+
+class MeasureResult(_message.Message):
+    __slots__ = ("measure", "value", "dimension")
+    MEASURE_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    DIMENSION_FIELD_NUMBER: _ClassVar[int]
+    measure: Measure
+    value: _common_pb2.Estimate
+    dimension: int
+    def __init__(self, measure: _Optional[_Union[Measure, str]] = ..., value: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., dimension: _Optional[int] = ...) -> None: ...
 
 class ShiftResult(_message.Message):
     __slots__ = ("mmd2", "sigma", "p_value", "p_value_max_t", "relabellings", "enumerated", "error_bound", "digits_lost", "aggregated_p_value", "approximation_error", "precision")
@@ -203,18 +226,20 @@ class ShiftResult(_message.Message):
     def __init__(self, mmd2: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., sigma: _Optional[float] = ..., p_value: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., p_value_max_t: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., relabellings: _Optional[int] = ..., enumerated: _Optional[bool] = ..., error_bound: _Optional[float] = ..., digits_lost: _Optional[bool] = ..., aggregated_p_value: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., approximation_error: _Optional[float] = ..., precision: _Optional[str] = ...) -> None: ...
 
 class LayerResult(_message.Message):
-    __slots__ = ("layer", "channels", "channels_left_out", "raw", "standardised")
+    __slots__ = ("layer", "channels", "channels_left_out", "raw", "standardised", "measures")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     CHANNELS_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     RAW_FIELD_NUMBER: _ClassVar[int]
     STANDARDISED_FIELD_NUMBER: _ClassVar[int]
+    MEASURES_FIELD_NUMBER: _ClassVar[int]
     layer: str
     channels: int
     channels_left_out: int
     raw: ShiftResult
     standardised: ShiftResult
-    def __init__(self, layer: _Optional[str] = ..., channels: _Optional[int] = ..., channels_left_out: _Optional[int] = ..., raw: _Optional[_Union[ShiftResult, _Mapping]] = ..., standardised: _Optional[_Union[ShiftResult, _Mapping]] = ...) -> None: ...
+    measures: _containers.RepeatedCompositeFieldContainer[MeasureResult]
+    def __init__(self, layer: _Optional[str] = ..., channels: _Optional[int] = ..., channels_left_out: _Optional[int] = ..., raw: _Optional[_Union[ShiftResult, _Mapping]] = ..., standardised: _Optional[_Union[ShiftResult, _Mapping]] = ..., measures: _Optional[_Iterable[_Union[MeasureResult, _Mapping]]] = ...) -> None: ...
 
 class ProjectionPoint(_message.Message):
     __slots__ = ("u", "v")

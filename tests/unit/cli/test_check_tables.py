@@ -80,3 +80,18 @@ def test_a_missing_p_value_comes_with_its_reason_once(show: Any) -> None:
     text = show(comparison(response))
     assert text.count("no p-value below 8") == 1
     assert "-0.001" in row(text, "a")
+
+
+def test_measures_beside_mmd_have_a_table_and_a_missing_one_its_reason(show: Any) -> None:
+    response = mmd_pb2.ComputeResponse(primary_layer="features", rows_x=3, rows_y=3, groups=3)
+    layer = response.layers.add(layer="last", channels=3)
+    layer.raw.mmd2.value = 0.1
+    assert "Beside MMD²" not in show(comparison(response))
+    energy = layer.measures.add(measure=mmd_pb2.MEASURE_ENERGY, dimension=3)
+    energy.value.value, energy.value.absent_reason = 0.25, "no interval"
+    layer.measures.add(measure=mmd_pb2.MEASURE_CKA).value.absent_reason = "needs at least 4 rows"
+    text = show(comparison(response))
+    _, beside = text.split("Beside MMD²")
+    assert row(beside, "last").split() == ["last", "energy", "raw", "0.25", "3"]
+    assert "— needs at least 4 rows" in text
+    assert "no interval" not in text

@@ -200,6 +200,7 @@ def test_an_array_too_large_for_a_message_needs_a_store(
         (("--bandwidth", "pooled_median", "--sigma", "1"), "a median takes none"),
         (("--kernel", "linear", "--sigma", "1"), "has no bandwidth"),
         (("--relabellings", "0", "--aggregated"), "makes none"),
+        (("--measure", "energy,logme"), "choose one of cka, frechet, energy"),
     ],
 )
 def test_options_of_a_comparison_that_mean_nothing(invoke, arguments: tuple[str, ...], words: str) -> None:

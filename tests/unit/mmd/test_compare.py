@@ -1,12 +1,16 @@
 """What a comparison refuses, how it orders layers, how it stops, and the projection."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from vfmalign.core.errors import BadOption, BadTensor, Cancelled, CaseOrderMismatch, Exhausted
+from vfmalign.mmd import measures
 from vfmalign.mmd.compare import compare
 from vfmalign.mmd.results import Engine, Options
 from vfmalign.mmd.samples import Sample
+from vfmalign.mmd.streams import ArrayRows
 
 PAIRED = Options("paired", fixed_sigma=1.0)
 
@@ -169,3 +173,37 @@ def test_projection_of_one_row_is_a_point(rng):
     result = compare(x, y, None, Options("paired", fixed_sigma=1.0, projection=True), Engine())
     np.testing.assert_array_equal(result.projection.x_N2, np.zeros((1, 2)))
     assert result.projection.explained_variance == (0.0, 0.0)
+
+
+def test_measures_are_taken_of_standardised_features_where_there_is_a_reference(rng):
+    x, y, reference = (sample(rng, name, 20, layers=("a",)) for name in ("x", "y", "reference"))
+    x_rows, y_rows, fitted = (one.layers["a"] * [1.0, 5.0, 0.1] for one in (x, y, reference))
+    samples = [Sample(name, {"a": rows}) for name, rows in (("x", x_rows), ("y", y_rows), ("reference", fitted))]
+    options = replace(PAIRED, measures=("energy", "cka", "frechet"))
+    found = compare(*samples, options, Engine()).layers[0].measures
+    centre, sd = fitted.mean(axis=0), fitted.std(axis=0, ddof=1)
+    x_scaled, y_scaled, fitted = ((rows - centre) / sd for rows in (x_rows, y_rows, fitted))
+    assert list(found) == ["energy", "cka", "frechet"]
+    assert found["energy"].value == pytest.approx(measures.energy(x_scaled, y_scaled, paired=True).value, rel=1e-9)
+    assert found["cka"].value == pytest.approx(measures.cka(x_scaled, y_scaled).value, rel=1e-9)
+    assert found["frechet"].value == pytest.approx(measures.frechet(x_scaled, y_scaled, fitted).value, rel=1e-9)
+
+    independent = replace(options, pairing="independent", measures=("energy",))
+    raw = compare(samples[0], samples[1], None, independent, Engine()).layers[0].measures
+    assert raw["energy"].value == pytest.approx(measures.energy(x_rows, y_rows).value, rel=1e-9)
+    assert compare(samples[0], samples[1], None, PAIRED, Engine()).layers[0].measures == {}
+
+
+def test_measures_that_cannot_be_taken_are_refused_or_absent_with_the_reason(rng):
+    x, y = sample(rng, "x"), sample(rng, "y")
+    with pytest.raises(BadOption, match="unknown measure `logme`"):
+        compare(x, y, None, replace(PAIRED, measures=("logme",)), Engine())
+    with pytest.raises(BadOption, match="`cka` needs row i of x and of y to be of one case"):
+        compare(x, y, None, replace(PAIRED, pairing="independent", measures=("cka",)), Engine())
+    streamed = Sample("x", {layer: ArrayRows(rows, "x") for layer, rows in x.layers.items()})
+    with pytest.raises(BadOption, match="`frechet` is not taken of features that do not fit into memory"):
+        compare(streamed, y, None, replace(PAIRED, measures=("frechet",)), Engine())
+    one_row = Sample("reference", {layer: rows[:1] for layer, rows in x.layers.items()})
+    found = compare(x, y, one_row, replace(PAIRED, measures=("energy",)), Engine()).layers[0].measures["energy"]
+    assert found.value is None
+    assert "the reference has one row" in found.absent_reason

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vfmalign.core.settings import parser
-from vfmalign.mmd import local, mmd_test
+from vfmalign.mmd import local, measures, mmd_test
 from vfmalign.mmd.settings import MmdSettings
 
 ROWS, CHANNELS = 30, 4
@@ -179,3 +179,17 @@ def test_processes_that_share_the_work_come_to_the_value_of_one(tmp_path, rng, e
     assert two["mmd2"]["value"] == pytest.approx(one["mmd2"]["value"], rel=1e-10, abs=1e-14)
     assert two["mmd2"]["interval"]["upper"] == pytest.approx(one["mmd2"]["interval"]["upper"], rel=1e-9)
     assert two["p_value"] == one["p_value"]
+
+
+def test_measures_beside_mmd_are_printed_with_their_dimension(files, capsys):
+    x_file, y_file, x, y = files
+    asked = (x_file, y_file, "--paired", "--sigma", 2, "--measure", "cka,energy,frechet")
+    lines = answer(capsys, *asked).out.splitlines()
+    expected = f"energy: {measures.energy(x, y, paired=True).value:.6g} (raw features, dimension {CHANNELS})"
+    assert expected in lines
+    assert any(line.startswith("cka: ") for line in lines)
+    found = json.loads(answer(capsys, *asked, "--json").out)["layers"][0]["measures"]
+    assert [one["measure"] for one in found] == ["MEASURE_CKA", "MEASURE_ENERGY", "MEASURE_FRECHET"]
+    assert found[0]["value"]["value"] == pytest.approx(measures.cka(x, y).value)
+    done = answer(capsys, x_file, y_file, "--sigma", 2, "--measure", "cka", code=local.BAD_INPUT)
+    assert "`cka` needs row i of x and of y to be of one case" in done.err

@@ -16,6 +16,7 @@ from vfmalign.mmd.estimators import EstimatorName, TestMethod
 from vfmalign.mmd.jobs import Job
 from vfmalign.mmd.kernels import KERNELS
 from vfmalign.mmd.limits import Extent
+from vfmalign.mmd.measures import MAX_ROWS, MEASURES
 from vfmalign.mmd.precision import LeastPrecision
 from vfmalign.mmd.results import Bandwidth, Engine, Options
 from vfmalign.mmd.samples import Sample
@@ -76,6 +77,11 @@ def test_every_word_of_the_api_is_one_of_the_engine():
         return translate.options_of(pb.ComputeRequest(**{**base, **fields}))
 
     assert set(_words(pb.KernelFamily)) == set(KERNELS)
+    assert set(_words(pb.Measure)) == set(MEASURES)
+    paired = {**base, "pairing": pb.PAIRING_PAIRED}
+    for word, number in _words(pb.Measure).items():
+        request = pb.ComputeRequest(**paired, measures=[number, number])
+        assert translate.options_of(request).measures == (word,)
     for word, number in _words(pb.KernelFamily).items():
         assert asked(kernel=pb.Kernel(family=number, fixed_sigma=1.0)).kernel == word
     estimators = {word.removeprefix("random_"): number for word, number in _words(pb.Estimator).items()}
@@ -211,3 +217,26 @@ def test_settings_choose_the_engine():
         engine_of(MmdOptions(device="cuda:77"))
     with pytest.raises(ValidationError):
         MmdOptions(device="tpu")
+
+
+def test_a_measure_of_too_many_rows_is_refused_before_anything_is_read():
+    given = [Extent(MAX_ROWS + 1, {"a": 4}, 9), Extent(9, {"a": 4}, 9)]
+    options = Options("independent", fixed_sigma=1.0, measures=("energy",))
+    with pytest.raises(BadOption, match=f"at most {MAX_ROWS} rows of a sample, got {MAX_ROWS + 1} in `x`"):
+        limits.check_measures(given, options, streamed=False)
+    with pytest.raises(BadOption, match="`energy` is not taken of features that do not fit into memory"):
+        limits.check_measures(given[1:] * 2, options, streamed=True)
+    limits.check_measures(given, replace(options, measures=()), streamed=True)
+    axes = [given[1], given[1], Extent(5000, {"wide": 5000, "a": 4}, 9)]
+    limits.check_measures(axes, replace(options, measures=("frechet",), layers=("a",)), streamed=False)
+    with pytest.raises(BadOption, match="at most 4096 rows or channels, got 5000 rows of 5000 channels in `reference`"):
+        limits.check_measures(axes, replace(options, measures=("frechet",)), streamed=False)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_measure_counts_in_time_and_memory(measure):
+    given = [Extent(4000, {"a": 768}, 4000)] * 2
+    plain = Options("paired", fixed_sigma=1.0, estimator="linear")
+    asked = replace(plain, measures=(measure,))
+    assert costs.seconds(given, asked, Engine()) > 2 * costs.seconds(given, plain, Engine())
+    assert limits.bytes_needed(given, asked, Engine()) > limits.bytes_needed(given, plain, Engine()) + 2**24

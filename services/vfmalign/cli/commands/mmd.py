@@ -13,7 +13,7 @@ import typer
 from vfmalign.cli.arrays import named, sources
 from vfmalign.cli.check_tables import comparison
 from vfmalign.cli.home import Home
-from vfmalign.cli.messages import BANDWIDTHS, ESTIMATORS, KERNELS, PRECISIONS, WITHOUT_BANDWIDTH, parse
+from vfmalign.cli.messages import BANDWIDTHS, ESTIMATORS, KERNELS, MEASURES, PRECISIONS, WITHOUT_BANDWIDTH, parse
 from vfmalign.cli.options import HomeOption, JsonOption, SeedOption
 from vfmalign.cli.output import Output
 from vfmalign.cli.settings import DEFAULT_HOME
@@ -53,6 +53,9 @@ def mmd(
         bool, typer.Option("--independent", help="Rows are other patients, not the same cases before and after.")
     ] = False,
     layer: Annotated[list[str] | None, typer.Option("--layer", help="Only these layers. Repeatable.")] = None,
+    measure: Annotated[
+        str, typer.Option(help=f"Measures beside MMD², with commas between them: {', '.join(MEASURES)}.")
+    ] = "",
     relabellings: Annotated[int, typer.Option(min=0, max=100_000, help="Of the test; 0 makes none.")] = 1000,
     wild_bootstrap: Annotated[
         bool, typer.Option("--wild-bootstrap", help="Random signs of pairs of rows instead of relabellings.")
@@ -78,6 +81,7 @@ def mmd(
         block_rows=block_rows,
         frequencies=frequencies,
         kernel=_kernel(kernel, bandwidth, sigma),
+        measures=[parse(MEASURES, name, "--measure") for name in measure.split(",") if measure],
     )
     if estimator is not None:
         request.estimator = parse(ESTIMATORS, estimator, "--estimator")
