@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import linalg
 
@@ -29,10 +28,10 @@ from vfmalign.mmd.rows import FloatArray
 
 MAX_ROWS = 8192
 """Rows of a sample; more are refused, for the time grows with their square."""
-MAX_SIDE = 4096
-"""The smaller of rows and channels of the sample that principal axes are fitted on; their time grows with its cube."""
+MAX_SIDE = 2048
+"""The smaller of rows and channels of the sample that axes are fitted on: nothing can stop that while it lasts."""
 MAX_AXES = 64
-"""Principal axes of the Fréchet distance; beyond, its bias of the order axes/rows costs more than variance is left."""
+"""Principal axes of the Fréchet distance at most: its bias is of the order axes/rows."""
 BLOCK_ENTRIES = 2**20
 """Entries of a block of a matrix of products or distances."""
 
@@ -139,7 +138,7 @@ def frechet(x: NDArray[Any], y: NDArray[Any], reference: NDArray[Any] | None = N
     Args:
         x: features (n, c).
         y: features (m, c).
-        reference: features (r, c); None for x. Each has 3 to 8,192 rows, and r or c is at most 4,096.
+        reference: features (r, c); None for x. Each has 3 to 8,192 rows, and r or c is at most 2,048.
 
     Raises:
         BadTensor: not two axes, NaN or infinity, channels that differ, or values above 1e70.
@@ -310,11 +309,16 @@ def _principal_axes(fitted_FC: FloatArray, wanted: int) -> FloatArray:
 
 def _sum_of_distances(a_RC: FloatArray, b_RC: FloatArray, *, own: bool, between_blocks: Callable[[], None]) -> float:
     """Σ_ij ‖a_i − b_j‖, with i = j where `own`."""
-    total, others = 0.0, torch.from_numpy(b_RC)
+    total = 0.0
+    squares_a, squares_b = (np.square(rows_RC).sum(axis=1) for rows_RC in (a_RC, b_RC))
     for span in _blocks(len(a_RC), len(b_RC)):
         between_blocks()
-        block_IR = torch.cdist(torch.from_numpy(a_RC[span]), others, compute_mode="use_mm_for_euclid_dist")
+        block_IR = a_RC[span] @ b_RC.T
+        block_IR *= -2.0
+        block_IR += squares_a[span, None]
+        block_IR += squares_b
+        np.sqrt(np.maximum(block_IR, 0.0, out=block_IR), out=block_IR)
         if not own:
-            block_IR[torch.arange(len(block_IR)), torch.arange(span.start, span.stop)] = 0.0
+            block_IR[np.arange(len(block_IR)), np.arange(span.start, span.stop)] = 0.0
         total += float(block_IR.sum())
     return total

@@ -229,7 +229,7 @@ def test_a_measure_of_too_many_rows_is_refused_before_anything_is_read():
     limits.check_measures(given, replace(options, measures=()), streamed=True)
     axes = [given[1], given[1], Extent(5000, {"wide": 5000, "a": 4}, 9)]
     limits.check_measures(axes, replace(options, measures=("frechet",), layers=("a",)), streamed=False)
-    with pytest.raises(BadOption, match="at most 4096 rows or channels, got 5000 rows of 5000 channels in `reference`"):
+    with pytest.raises(BadOption, match="at most 2048 rows or channels, got 5000 rows of 5000 channels in `reference`"):
         limits.check_measures(axes, replace(options, measures=("frechet",)), streamed=False)
 
 
