@@ -66,7 +66,7 @@ SEGMENTATION = TaskSpec(
 
 SUPER_RESOLUTION = TaskSpec(
     name="super_resolution",
-    input_transform="downsample_2x",
+    input_transform="half_resolution",
     labels=(),
     metrics=(
         MetricSpec(name="psnr", unit="dB", higher_is_better=True, floor=1.0),

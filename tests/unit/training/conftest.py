@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vfmalign.imaging.transforms import downsample_2x
+from vfmalign.imaging.transforms import half_resolution
 from vfmalign.training.data import PreparedCase
 
 SHAPE = (16, 32, 32)
@@ -45,7 +45,7 @@ def cases() -> list[PreparedCase]:
 def blurred_cases(cases) -> list[PreparedCase]:
     from dataclasses import replace
 
-    return [replace(case, input_CDHW=downsample_2x(case.clean_CDHW)) for case in cases]
+    return [replace(case, input_CDHW=half_resolution(case.clean_CDHW, None)) for case in cases]
 
 
 @pytest.fixture(scope="session")
