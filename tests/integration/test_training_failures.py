@@ -115,7 +115,10 @@ def fail(store, fields):
     [
         ({"architecture": "resnet"}, "choose one of profound_conv_micro"),
         ({"architecture": "profound_conv_mini"}, "use the model's: profound_conv_micro"),
-        ({"task": "astrology"}, "choose one of segmentation, super_resolution"),
+        (
+            {"task": "astrology"},
+            "choose one of segmentation, super_resolution, distortion, translation",
+        ),
         ({"model": "nobody"}, "no model has this id"),
         ({"model": ""}, "name the pretrained model"),
         ({"model_sha256": "0" * 64}, "not the expected"),

@@ -49,6 +49,12 @@ class Scale:
         scores_CDHW = (signal_CDHW - mean) / spread
         return torch.where(signal_CDHW == 0, 0.0, scores_CDHW) if self.zeros_stay else scores_CDHW
 
+    def signal(self, scores_CDHW: Tensor) -> Tensor:
+        """The signal behind z-scores: the inverse of `of`."""
+        mean, spread = (values_C[:, None, None, None] for values_C in (self.mean_C, self.spread_C))
+        signal_CDHW = scores_CDHW * spread + mean
+        return torch.where(scores_CDHW == 0, 0.0, signal_CDHW) if self.zeros_stay else signal_CDHW
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:

@@ -40,6 +40,7 @@ from vfmalign.cli.tables import checks as checks_table
 from vfmalign.cli.target import Target
 from vfmalign.core.documents import document
 from vfmalign.core.errors import NotFound, PreconditionFailed
+from vfmalign.core.tasks import TASKS
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, common_pb2, finetuning_pb2, finetuning_pb2_grpc
 
 app = typer.Typer(no_args_is_help=True, help="Alignment checks: list, show, cancel, fetch a report.")
@@ -52,7 +53,7 @@ ReportsOption = Annotated[Path, typer.Option("--reports", help="Folder that rece
 def check(
     dataset: Annotated[str, typer.Argument(help="Id of the dataset.")],
     *,
-    task: Annotated[str, typer.Option(help="segmentation or super_resolution.")],
+    task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")],
     model: Annotated[str, typer.Option(help="Id of the pretrained model.")],
     check_id: Annotated[str | None, typer.Option("--id", help="Id of the check; one is made by default.")] = None,
     layer: Annotated[list[str] | None, typer.Option("--layer", help="Only these layers. Repeatable.")] = None,
