@@ -119,6 +119,10 @@ def fail(store, fields):
             {"task": "astrology"},
             "choose one of segmentation, super_resolution, distortion, translation",
         ),
+        (
+            {"task": "classification", "recipe": RECIPE.model_copy(update={"patch_shape_DHW": (16, 16, 16)})},
+            "the class of a case is that of its whole volume",
+        ),
         ({"model": "nobody"}, "no model has this id"),
         ({"model": ""}, "name the pretrained model"),
         ({"model_sha256": "0" * 64}, "not the expected"),
