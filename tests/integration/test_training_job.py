@@ -58,7 +58,8 @@ def _torch_as_before():
 
 @pytest.fixture(scope="module")
 def dataset(store):
-    return synthesise_dataset(store, "tiny", 3, {"pretrain": 4, "train": 4, "val": 2, "test": 3}, spec=SMALL)
+    # Of the seeds from 3 up, the first whose train, val and test hold cases with and without a significant lesion.
+    return synthesise_dataset(store, "tiny", 31, {"pretrain": 4, "train": 4, "val": 2, "test": 3}, spec=SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +199,7 @@ def test_a_result_holds_the_curve_and_every_test_case(results, dataset):
         assert values[result.selected_epoch] == max(values)
         assert result.selected_step == 3 * result.selected_epoch
         assert (result.weight_change is None) == (network == "specialised")
-        assert result.parameters > 100_000
+        assert result.parameters > 50_000
         assert {"load", "train", "validate", "checkpoint", "test", "publish", "figures"} <= set(result.stage_seconds)
 
 

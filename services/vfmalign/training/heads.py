@@ -24,6 +24,8 @@ from vfmalign.models.encoder import POOLED_LAYER, Encoder
 
 FULL_RESOLUTION_WIDTHS = (8, 32)
 """Least and most channels at the input's own resolution, where a voxel's channel costs most."""
+EVIDENCE_CHANNELS = 16
+"""Of a classifier's evidence at each voxel of a dense map."""
 SMALL_SIDE = 64
 """Longest side in voxels of a volume that gets the small specialised network."""
 _GROUPS = 4
@@ -154,7 +156,7 @@ class EncoderDecoder(nn.Module):
 
 
 class CaseClassifier(nn.Module):
-    """One logit per case: a linear layer on the encoder's pooled feature beside the maxima of every dense map.
+    """One logit per case: evidence at every voxel of every dense map, its maximum and mean, beside the pooled feature.
 
     A lesion fills a hundredth of the volume: a mean over space alone would drown it, and so would the deepest voxels.
     """
@@ -162,18 +164,28 @@ class CaseClassifier(nn.Module):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder
-        self.maps = list(encoder.dense_layers())
         channels = encoder.layer_channels()
-        width = sum(channels[name] for name in (POOLED_LAYER, *self.maps))
-        self.norms = nn.ModuleList(nn.LayerNorm(channels[name]) for name in (POOLED_LAYER, *self.maps))
-        self.out = nn.Linear(width, 1)
+        self.maps = list(encoder.dense_layers())
+        self.evidence = nn.ModuleList(
+            nn.Sequential(
+                nn.GroupNorm(1, channels[name]),
+                nn.Conv3d(channels[name], EVIDENCE_CHANNELS, 3, padding=1),
+                nn.GELU(),
+                nn.Conv3d(EVIDENCE_CHANNELS, EVIDENCE_CHANNELS, 1),
+            )
+            for name in self.maps
+        )
+        self.norm = nn.LayerNorm(channels[POOLED_LAYER])
+        self.out = nn.Linear(channels[POOLED_LAYER] + 2 * EVIDENCE_CHANNELS * len(self.maps), 1)
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
         """(N, 1)."""
         maps = self.encoder.feature_maps(input_NCDHW)
-        found = [maps[POOLED_LAYER], *(maps[name].amax((2, 3, 4)) for name in self.maps)]
-        normed = [norm(values_NC) for norm, values_NC in zip(self.norms, found, strict=True)]
-        return cast(Tensor, self.out(torch.cat(normed, dim=1)))
+        found = [self.norm(maps[POOLED_LAYER])]
+        for name, evidence in zip(self.maps, self.evidence, strict=True):
+            map_NCDHW = evidence(maps[name])
+            found += [map_NCDHW.amax((2, 3, 4)), map_NCDHW.mean((2, 3, 4))]
+        return cast(Tensor, self.out(torch.cat(found, dim=1)))
 
 
 class SpecialisedClassifier(nn.Module):
