@@ -230,7 +230,7 @@ def test_validation_needs_a_case_with_a_value(store, fail, fields):
     bad = synthesise_dataset(store, "healthy", 3, {"train": 1, "val": 1, "test": 1}, spec=healthy)
     failure = fail(JobSpec.model_validate(fields | {"dataset": bad.id, "dataset_digest": bad.digest()}))
     assert failure.exit_code == failures.BAD_DATA
-    assert "no validation case has a value of lesion_dice" in failure.message
+    assert "the validation cases have no value of lesion_dice" in failure.message
 
 
 # --- while training ---------------------------------------------------------------------------------------------------
