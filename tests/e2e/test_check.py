@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from vfmalign.v1 import alignment_pb2
+from vfmalign.v1 import alignment_pb2, finetuning_pb2
 
 pytestmark = pytest.mark.e2e
 
@@ -73,6 +73,19 @@ def test_another_seed_gives_other_numbers(world: Any, undisturbed: Any) -> None:
     other = world.run("another-seed", seed=8).result
     assert other.shifts[0].mmd.raw.mmd2.value != undisturbed.result.shifts[0].mmd.raw.mmd2.value
     assert other.rpg_specialised.score != undisturbed.result.rpg_specialised.score
+
+
+@pytest.mark.parametrize(("task", "unit"), [("classification", ""), ("translation", "dB")])
+def test_tasks_of_whole_cases_and_of_other_modalities_go_the_same_way(world: Any, task: str, unit: str) -> None:
+    short = finetuning_pb2.Recipe(preset="demo", epochs=1, steps_per_epoch=4)
+    result = world.run(task, task=task, recipe=short).result
+    assert result.metric.unit == unit
+    assert result.metric.of_set == ("auroc" if task == "classification" else "mean")
+    assert result.HasField("gain_trivial")
+    assert result.trivial_prediction
+    assert result.gain_trivial.score == result.rpg_specialised.score
+    assert result.trivial_not_beaten == any("not beaten" in caution for caution in result.cautions)
+    assert all(shift.mmd.raw.mmd2.HasField("value") for shift in result.shifts)
 
 
 def test_super_resolution_goes_the_same_way(world: Any) -> None:

@@ -11,8 +11,8 @@ from vfmalign.core.artifacts import Recipe
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.checkpoint import encode_state, restore_state
 from vfmalign.training.data import PreparedCase, collate, generator
-from vfmalign.training.heads import EncoderDecoder
 from vfmalign.training.learner import FineTuning
+from vfmalign.training.networks import network_for
 from vfmalign.training.optim import build_optimiser, set_rate
 from vfmalign.training.pretraining import OBJECTIVES, build_objective
 from vfmalign.training.tasks import TASKS
@@ -35,14 +35,21 @@ def make_case(number):
     lesions_DHW = torch.zeros_like(gland_DHW)
     lesions_DHW[6:9, 10:15, 10:15] = 3
     return PreparedCase(
-        f"case-{number}", f"group-{number}", clean_CDHW, clean_CDHW, gland_DHW, lesions_DHW, (3.0, 1.0, 1.0)
+        f"case-{number}",
+        f"group-{number}",
+        clean_CDHW,
+        clean_CDHW,
+        gland_DHW,
+        lesions_DHW,
+        (3.0, 1.0, 1.0),
+        positive=number > 0,
     )
 
 
 def fine_tuning(task, device):
     torch.manual_seed(0)
     encoder = ARCHITECTURES["profound_conv_micro"].build()
-    network = EncoderDecoder(encoder, task.out_channels or 3, residual=task.residual).to(device)
+    network = network_for(task, encoder, ARCHITECTURES["profound_conv_micro"].preprocessing).to(device)
     return FineTuning(task, network, encoder, torch.device(device))
 
 

@@ -115,7 +115,14 @@ def fail(store, fields):
     [
         ({"architecture": "resnet"}, "choose one of profound_conv_micro"),
         ({"architecture": "profound_conv_mini"}, "use the model's: profound_conv_micro"),
-        ({"task": "astrology"}, "choose one of segmentation, super_resolution"),
+        (
+            {"task": "astrology"},
+            "choose one of segmentation, super_resolution, distortion, translation",
+        ),
+        (
+            {"task": "classification", "recipe": RECIPE.model_copy(update={"patch_shape_DHW": (16, 16, 16)})},
+            "the class of a case is that of its whole volume",
+        ),
         ({"model": "nobody"}, "no model has this id"),
         ({"model": ""}, "name the pretrained model"),
         ({"model_sha256": "0" * 64}, "not the expected"),
@@ -223,7 +230,7 @@ def test_validation_needs_a_case_with_a_value(store, fail, fields):
     bad = synthesise_dataset(store, "healthy", 3, {"train": 1, "val": 1, "test": 1}, spec=healthy)
     failure = fail(JobSpec.model_validate(fields | {"dataset": bad.id, "dataset_digest": bad.digest()}))
     assert failure.exit_code == failures.BAD_DATA
-    assert "no validation case has a value of lesion_dice" in failure.message
+    assert "the validation cases have no value of lesion_dice" in failure.message
 
 
 # --- while training ---------------------------------------------------------------------------------------------------

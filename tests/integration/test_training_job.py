@@ -24,6 +24,7 @@ from vfmalign.core.artifacts import (
 )
 from vfmalign.core.datasets import save_dataset
 from vfmalign.core.errors import Cancelled, Conflict
+from vfmalign.core.scores import level_of
 from vfmalign.core.tasks import TASKS
 from vfmalign.imaging.phantoms import PhantomSpec, Stack
 from vfmalign.imaging.synthesis import synthesise_dataset
@@ -57,7 +58,8 @@ def _torch_as_before():
 
 @pytest.fixture(scope="module")
 def dataset(store):
-    return synthesise_dataset(store, "tiny", 3, {"pretrain": 4, "train": 4, "val": 2, "test": 3}, spec=SMALL)
+    # Of the seeds from 3 up, the first whose train, val and test hold cases with and without a significant lesion.
+    return synthesise_dataset(store, "tiny", 31, {"pretrain": 4, "train": 4, "val": 2, "test": 3}, spec=SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +164,7 @@ def wait_for(store, key, process):
 
 @pytest.fixture(scope="module")
 def results(make_spec, finish):
-    """One finished job of every network and of both tasks."""
+    """One finished job of every network and of every task."""
     return {
         (network, task): finish(
             make_spec(
@@ -177,6 +179,11 @@ def results(make_spec, finish):
             ("specialised", "segmentation"),
             ("pretrained", "super_resolution"),
             ("scratch", "super_resolution"),
+            ("pretrained", "distortion"),
+            ("specialised", "distortion"),
+            ("pretrained", "translation"),
+            ("pretrained", "classification"),
+            ("specialised", "classification"),
         )
     }
 
@@ -192,8 +199,26 @@ def test_a_result_holds_the_curve_and_every_test_case(results, dataset):
         assert values[result.selected_epoch] == max(values)
         assert result.selected_step == 3 * result.selected_epoch
         assert (result.weight_change is None) == (network == "specialised")
-        assert result.parameters > 100_000
+        assert result.parameters > 50_000
         assert {"load", "train", "validate", "checkpoint", "test", "publish", "figures"} <= set(result.stage_seconds)
+
+
+def test_the_trivial_prediction_is_scored_on_the_same_cases_whatever_the_network(results):
+    for result in results.values():
+        assert [score.case for score in result.trivial_scores] == [score.case for score in result.test_scores]
+        assert all(set(score.values) == {m.name for m in result.metrics} for score in result.trivial_scores)
+    for task in ("distortion", "segmentation", "classification"):
+        assert results["pretrained", task].trivial_scores == results["specialised", task].trivial_scores
+    # What an untrained residual network returns is its input.
+    trivial = level_of(TASKS["distortion"].primary_metric, results["pretrained", "distortion"].trivial_scores)
+    assert 10 < trivial < 40
+
+
+def test_a_classified_case_has_its_truth_and_probability(results):
+    scores = results["pretrained", "classification"].test_scores
+    assert {score.positive for score in scores} == {True, False}
+    assert all(0 < score.values["auroc"] < 1 for score in scores)
+    assert results["pretrained", "translation"].test_scores[0].positive is None
 
 
 def test_the_training_loss_falls(results):

@@ -75,7 +75,7 @@ def shifts(result: alignment_pb2.CheckResult) -> Table:
 
 
 def gains(result: alignment_pb2.CheckResult) -> Table:
-    """Both relative gains, with the scores behind them."""
+    """The gains, with the scores behind them."""
     metric, level = result.metric, _level(result)
     better = "higher is better" if metric.higher_is_better else "lower is better"
     unit = f", {metric.unit}" if metric.unit else ""
@@ -88,10 +88,13 @@ def gains(result: alignment_pb2.CheckResult) -> Table:
         f"relative gain [{level}]",
         numbers=["model", "baseline"],
     )
-    for name, gain in (
+    over = [
         ("specialised (rpg_specialised)", result.rpg_specialised),
         ("scratch (rpg_scratch)", result.rpg_scratch),
-    ):
+    ]
+    if result.HasField("gain_trivial"):
+        over.append(("trivial prediction" + ("¶" if result.trivial_not_beaten else ""), result.gain_trivial))
+    for name, gain in over:
         found.add_row(
             name,
             number(gain.score, 4),
@@ -232,6 +235,10 @@ def _remarks(result: alignment_pb2.CheckResult) -> list[RenderableType]:
         lines.append(Text("‡ below the error bound of its precision: digits are lost.", style="dim"))
     if any(shift.out_of_reach for shift in result.shifts):
         lines.append(Text("§ out of the kernel's reach: MMD² says that features moved far, not how far.", style="dim"))
+    if result.trivial_prediction:
+        lines.append(Text(f"trivial prediction: {result.trivial_prediction}", style="dim"))
+    if result.trivial_not_beaten:
+        lines.append(Text("¶ the fine-tuned model does not beat it.", style="yellow"))
     estimates = [e for shift in shown for e in (shift.mmd2, shift.p_value, shift.p_value_max_t)]
     for gain in (result.rpg_specialised, result.rpg_scratch):
         estimates += [gain.relative_percent, gain.absolute]

@@ -198,7 +198,7 @@ class JobSpec(Record):
     Attributes:
         kind: `pretrain` trains a fresh encoder by `objective`; `finetune` trains a head and an encoder on `task`.
         network: `pretrained` starts from `model`; `scratch` is the same architecture with random weights;
-            `specialised` is the task's own network (a UNet).
+            `specialised` is the task's own network (a UNet, or a DenseNet where whole cases are classified).
         publish_as: model id under which the encoder is published; empty for `specialised`.
     """
 
@@ -235,21 +235,38 @@ class JobProgress(Record):
 
 
 class MetricSpec(Record):
-    """A metric: name, unit, direction, the floor under which no relative gain is formed, and its empty-mask rule."""
+    """A metric.
+
+    Attributes:
+        name: of the metric.
+        unit: empty where unitless.
+        higher_is_better: direction.
+        floor: of |baseline|, under which no relative gain is formed.
+        empty_mask: what an empty mask gives.
+        of_set: how the number of a set is formed of its cases' values. A case by itself has no AUROC and no balanced
+            accuracy: its value is then the predicted probability that it is positive.
+    """
 
     name: str
     unit: str
     higher_is_better: bool
     floor: float
     empty_mask: str = ""
+    of_set: Literal["mean", "auroc", "balanced_accuracy"] = "mean"
 
 
 class CaseScore(Record):
-    """The selected checkpoint's metrics on one test case; None where a metric is undefined for the case."""
+    """The selected checkpoint's metrics on one test case.
+
+    Attributes:
+        values: by metric; None where it is undefined for the case.
+        positive: truth of a case that is classified; None for other tasks.
+    """
 
     case: Id
     group: Id
     values: dict[str, float | None]
+    positive: bool | None = None
 
 
 class FigureRef(Record):
@@ -267,6 +284,7 @@ class JobResult(Record):
         primary_metric: the metric that selects the checkpoint, forms the gain and is plotted.
         curve: validation at step 0 and after every epoch.
         selected_epoch, selected_step: of the best-validation checkpoint, which is scored and published.
+        trivial_scores: what predicting without any network gives on the same test cases (`TaskSpec.trivial`).
         weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder at the selected checkpoint; None for `specialised` and pretraining.
         encoder: the published model, None for `specialised`.
         stage_seconds: wall time per stage in seconds, over all attempts.
@@ -279,6 +297,7 @@ class JobResult(Record):
     selected_epoch: int
     selected_step: int
     test_scores: tuple[CaseScore, ...]
+    trivial_scores: tuple[CaseScore, ...] = ()
     weight_change: float | None
     encoder: str = ""
     encoder_sha256: str = ""

@@ -39,6 +39,8 @@ def _finetuning(
 _DEMO = {"epochs": 8, "steps_per_epoch": 16, "batch_size": 4, "patch_shape_DHW": (16, 32, 32)}
 # Its encoder learns at a hundredth of the rate of the head: faster, pooled features leave the kernel's reach within a
 # few steps and MMD² saturates, while Dice and PSNR stay the same (docs/decisions.md).
+# A case's class is of the whole volume: no patches, but no decoder either.
+_DEMO_CASES = {"epochs": 8, "steps_per_epoch": 16, "batch_size": 4}
 # `default`: one GPU, some hundred cases of any size, hours.
 _DEFAULT = {"epochs": 100, "steps_per_epoch": 100, "batch_size": 2}
 
@@ -50,6 +52,18 @@ FINETUNING_RECIPES: dict[str, dict[Preset, dict[Network, Recipe]]] = {
     "super_resolution": {
         "demo": _finetuning(_DEMO, {"pretrained": 6e-3, "scratch": 5e-3, "specialised": 5e-3}, encoder_rate=0.01),
         "default": _finetuning(_DEFAULT, {"pretrained": 5e-4, "scratch": 1e-3, "specialised": 1e-3}),
+    },
+    "distortion": {
+        "demo": _finetuning(_DEMO, {"pretrained": 6e-3, "scratch": 5e-3, "specialised": 5e-3}, encoder_rate=0.01),
+        "default": _finetuning(_DEFAULT, {"pretrained": 5e-4, "scratch": 1e-3, "specialised": 1e-3}),
+    },
+    "translation": {
+        "demo": _finetuning(_DEMO, {"pretrained": 6e-3, "scratch": 5e-3, "specialised": 5e-3}, encoder_rate=0.01),
+        "default": _finetuning(_DEFAULT, {"pretrained": 5e-4, "scratch": 1e-3, "specialised": 1e-3}),
+    },
+    "classification": {
+        "demo": _finetuning(_DEMO_CASES, {"pretrained": 3e-3, "scratch": 3e-3, "specialised": 3e-3}, encoder_rate=0.1),
+        "default": _finetuning(_DEFAULT, {"pretrained": 2e-4, "scratch": 5e-4, "specialised": 5e-4}),
     },
 }
 

@@ -167,6 +167,10 @@ def _pack_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> a
         report_html=pack_ref(refs.html_ref, store),
         software=[common_pb2.SoftwareVersion(name=n, version=v) for n, v in sorted(report.run.software.items())],
     )
+    if result.trivial is not None:
+        message.gain_trivial.CopyFrom(_pack_gain(result.trivial.gain))
+        message.trivial_prediction = result.trivial.prediction
+        message.trivial_not_beaten = result.trivial.not_beaten
     if main.weight_change is not None:
         message.weight_change = main.weight_change
     return message

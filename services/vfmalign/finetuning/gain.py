@@ -1,15 +1,16 @@
 """What fine-tuning gained over a baseline: the relative performance gain (RPG) and the absolute difference.
 
 RPG = 100 · s · (score − baseline) / |baseline|, s = −1 where lower is better (Huang et al., arXiv 2601.15888, with the
-sign made explicit). Knows nothing of S3 or databases. Axes: N cases, G groups (patients).
+sign made explicit). A score is a number of the whole set: the mean of its cases, or an area under the ROC curve, which
+no case has by itself (`core.scores`). Knows nothing of S3 or databases. Axes: N cases, G groups (patients), R
+resamples.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +18,17 @@ from scipy import stats
 
 from vfmalign.core.artifacts import CaseScore, MetricSpec, Record
 from vfmalign.core.errors import CaseOrderMismatch, InvalidInput
+from vfmalign.core.scores import levels
 from vfmalign.finetuning.estimates import MIN_GROUPS, Estimate, Interval, absent
 
 RESAMPLES = 2_000
 METHOD = "case-paired bootstrap over patients, expanded percentile"
+STRATIFIED = "case-paired bootstrap over patients of each class, expanded percentile"
+MIN_PER_CLASS = 4
+"""Patients of either class below which a number of two classes has no interval."""
 
 Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class PairedScores:
     Attributes:
         score_N, baseline_N: the metric per case.
         groups: patient of each case.
+        positive_N: class of each case; all False where the task has none.
         left_out: cases where either value is undefined.
     """
 
@@ -39,6 +46,7 @@ class PairedScores:
     baseline_N: Array  # noqa: N815
     groups: tuple[str, ...]
     left_out: int
+    positive_N: npt.NDArray[np.bool_]  # noqa: N815
 
 
 class Gain(Record):
@@ -47,7 +55,7 @@ class Gain(Record):
     Attributes:
         relative: RPG in percent.
         difference: s · (score − baseline) in the metric's unit, so that above 0 is better whatever the direction.
-        score, baseline: means over the paired cases, in the metric's unit; None without any.
+        score, baseline: of the paired cases, in the metric's unit; None without any.
         cases, groups: paired cases and their patients.
         cases_left_out: cases where the metric is undefined for either network.
     """
@@ -78,7 +86,7 @@ def pair_scores(scores: Sequence[CaseScore], baseline: Sequence[CaseScore], metr
         if metric not in case.values:
             raise InvalidInput(f"no metric {metric!r} for case {case.case}", field="test_scores")
     kept = [
-        (mine.values[metric], theirs.values[metric], mine.group)
+        (mine.values[metric], theirs.values[metric], mine.group, bool(mine.positive))
         for mine, theirs in zip(scores, baseline, strict=True)
         if mine.values[metric] is not None and theirs.values[metric] is not None
     ]
@@ -87,6 +95,7 @@ def pair_scores(scores: Sequence[CaseScore], baseline: Sequence[CaseScore], metr
         baseline_N=np.array([row[1] for row in kept], dtype=np.float64),
         groups=tuple(row[2] for row in kept),
         left_out=len(scores) - len(kept),
+        positive_N=np.array([row[3] for row in kept], dtype=np.bool_),
     )
 
 
@@ -95,9 +104,11 @@ def estimate_gain(
 ) -> Gain:
     """Estimates RPG and absolute difference with their bootstrap intervals.
 
-    The statistic is the mean over cases; whole patients are resampled, and a resampled patient brings its scores under
-    both networks. Percentile intervals of few patients are too narrow; they are widened as Hesterberg does
-    ("expanded percentile", The American Statistician 69 (2015), §5.2): level 1 − 2 Φ(−√(n/(n−1)) · t_{1−α/2, n−1}).
+    Whole patients are resampled, and a resampled patient brings its scores under both networks; the set's number is
+    formed anew of every resample. Where it is a number of two classes, patients with and without a positive case are
+    resampled apart, so that no resample lacks a class. Percentile intervals of few patients are too narrow; they are
+    widened as Hesterberg does ("expanded percentile", The American Statistician 69 (2015), §5.2): level
+    1 − 2 Φ(−√(n/(n−1)) · t_{1−α/2, n−1}), n being the patients, of the smaller class where there are two.
 
     Args:
         pairs: scores of N cases.
@@ -116,23 +127,38 @@ def estimate_gain(
             relative=absent(reason), difference=absent(reason), score=None, baseline=None,
             cases=0, groups=0, cases_left_out=pairs.left_out,
         )  # fmt: skip
-    sums_3G = _sums_by_group(pairs)
-    score, baseline = (float(np.mean(values_N)) for values_N in (pairs.score_N, pairs.baseline_N))
+    pairs = _in_order(pairs)
     sign = 1.0 if metric.higher_is_better else -1.0
+    strata, index_N = _strata(pairs, metric)
 
-    def difference(score_G: Array, baseline_G: Array, cases_G: Array, axis: int = -1) -> Array:
-        mean: Array = sign * (score_G.sum(axis) - baseline_G.sum(axis)) / cases_G.sum(axis)
-        return mean
+    def both(weight_RN: Array) -> tuple[Array, Array]:
+        score_R, baseline_R = (
+            levels(metric, value_N, pairs.positive_N, weight_RN) for value_N in (pairs.score_N, pairs.baseline_N)
+        )
+        return score_R, baseline_R
 
-    def relative(score_G: Array, baseline_G: Array, cases_G: Array, axis: int = -1) -> Array:
-        baseline_mean = np.abs(baseline_G.sum(axis) / cases_G.sum(axis))
+    def difference(weight_RN: Array) -> Array:
+        score_R, baseline_R = both(weight_RN)
+        return sign * (score_R - baseline_R)
+
+    def relative(weight_RN: Array) -> Array:
+        score_R, baseline_R = both(weight_RN)
         # A resample under the floor has no gain: NaN, which makes the whole interval absent.
-        safe = np.where(baseline_mean < metric.floor, np.nan, baseline_mean)
-        return 100.0 * difference(score_G, baseline_G, cases_G, axis) / safe
+        safe_R = np.where(np.abs(baseline_R) < metric.floor, np.nan, np.abs(baseline_R))
+        return 100.0 * sign * (score_R - baseline_R) / safe_R
 
+    score, baseline = (float(found_R[0]) for found_R in both(np.ones((1, len(pairs.groups)))))
+    if np.isnan(score):
+        reason = f"the test cases are of one class: {metric.name} needs both"
+        nothing = absent(reason)
+        return Gain(
+            relative=nothing, difference=nothing, score=None, baseline=None,
+            cases=len(pairs.groups), groups=n_groups, cases_left_out=pairs.left_out,
+        )  # fmt: skip
+    draw = _Bootstrap(strata, index_N, seed, level, resamples)
     return Gain(
-        relative=_floor_reason(metric, abs(baseline)) or _estimate(relative, sums_3G, seed, level, resamples),
-        difference=_estimate(difference, sums_3G, seed, level, resamples),
+        relative=_floor_reason(metric, abs(baseline)) or draw.estimate(relative),
+        difference=draw.estimate(difference),
         score=score,
         baseline=baseline,
         cases=len(pairs.groups),
@@ -141,15 +167,26 @@ def estimate_gain(
     )
 
 
-def _sums_by_group(pairs: PairedScores) -> Array:
-    """Sums of score, baseline and number of cases per patient, patients in order of id."""
-    names, index_N = np.unique(np.array(pairs.groups), return_inverse=True)
-    return np.stack(
-        [
-            np.bincount(index_N, weights=values_N, minlength=len(names))
-            for values_N in (pairs.score_N, pairs.baseline_N, np.ones(len(pairs.groups)))
-        ]
+def _in_order(pairs: PairedScores) -> PairedScores:
+    """Cases by patient and score: sums must not depend on the order of rows, not in the last bit either."""
+    order_N = np.lexsort((pairs.baseline_N, pairs.score_N, np.array(pairs.groups)))
+    return PairedScores(
+        score_N=pairs.score_N[order_N],
+        baseline_N=pairs.baseline_N[order_N],
+        groups=tuple(pairs.groups[place] for place in order_N),
+        left_out=pairs.left_out,
+        positive_N=pairs.positive_N[order_N],
     )
+
+
+def _strata(pairs: PairedScores, metric: MetricSpec) -> tuple[list[Index], Index]:
+    """Patients, in order of id, that are resampled apart; and the patient of every case."""
+    names, index_N = np.unique(np.array(pairs.groups), return_inverse=True)
+    patient_G = np.arange(len(names))
+    if metric.of_set == "mean":
+        return [patient_G], index_N
+    positive_G = np.bincount(index_N, weights=pairs.positive_N, minlength=len(names)) > 0
+    return [patient_G[positive_G], patient_G[~positive_G]], index_N
 
 
 def _floor_reason(metric: MetricSpec, baseline: float) -> Estimate | None:
@@ -161,28 +198,51 @@ def _floor_reason(metric: MetricSpec, baseline: float) -> Estimate | None:
     )
 
 
-def _estimate(statistic: Any, sums_3G: Array, seed: int, level: float, resamples: int) -> Estimate:
-    value = float(statistic(*sums_3G))
-    n_groups = sums_3G.shape[1]
-    if n_groups < MIN_GROUPS:
-        return Estimate(value=value, absent_reason=f"{n_groups} patients: an interval needs at least {MIN_GROUPS}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # NaN is answered below, with a reason
-        result = stats.bootstrap(
-            tuple(sums_3G),
-            statistic,
-            paired=True,
-            vectorized=True,
-            method="percentile",
-            confidence_level=_expanded_level(level, n_groups),
-            n_resamples=resamples,
-            batch=500,
-            random_state=np.random.default_rng(seed),
-        )
-    lower, upper = (float(end) for end in result.confidence_interval)
-    if not (np.isfinite(lower) and np.isfinite(upper)):
-        return Estimate(value=value, absent_reason="in some resamples the baseline falls under the metric's floor")
-    return Estimate(value=value, interval=Interval(lower=lower, upper=upper, level=level, method=METHOD))
+@dataclass(frozen=True)
+class _Bootstrap:
+    """Resampling of patients. Equal seeds draw equal resamples, whatever the statistic."""
+
+    strata: Sequence[Index]
+    index_N: Index  # noqa: N815
+    seed: int
+    level: float
+    resamples: int
+
+    def estimate(self, statistic: Callable[[Array], Array]) -> Estimate:
+        """The statistic of weights of cases, with its interval or the reason why it has none."""
+        value = float(statistic(np.ones((1, len(self.index_N))))[0])
+        n_groups = sum(len(patients) for patients in self.strata)
+        if n_groups < MIN_GROUPS:
+            return Estimate(value=value, absent_reason=f"{n_groups} patients: an interval needs at least {MIN_GROUPS}")
+        fewest = min(len(patients) for patients in self.strata)
+        if len(self.strata) > 1 and fewest < MIN_PER_CLASS:
+            reason = f"{fewest} patients of one class: an interval needs at least {MIN_PER_CLASS} of each"
+            return Estimate(value=value, absent_reason=reason)
+
+        def of_patients(*drawn: Index, axis: int = -1) -> Array:
+            drawn_RG = np.atleast_2d(np.concatenate(drawn, axis=-1))
+            count_RG = np.zeros((len(drawn_RG), n_groups))
+            np.add.at(count_RG, (np.arange(len(drawn_RG))[:, None], drawn_RG), 1.0)
+            found_R = statistic(count_RG[:, self.index_N])
+            return found_R if drawn[0].ndim > 1 else found_R[0]
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # NaN is answered below, with a reason
+            result = stats.bootstrap(
+                tuple(self.strata),
+                of_patients,
+                vectorized=True,
+                method="percentile",
+                confidence_level=_expanded_level(self.level, fewest),
+                n_resamples=self.resamples,
+                batch=500,
+                random_state=np.random.default_rng(self.seed),
+            )
+        lower, upper = (float(end) for end in result.confidence_interval)
+        if not (np.isfinite(lower) and np.isfinite(upper)):
+            return Estimate(value=value, absent_reason="in some resamples the baseline falls under the metric's floor")
+        method = METHOD if len(self.strata) == 1 else STRATIFIED
+        return Estimate(value=value, interval=Interval(lower=lower, upper=upper, level=self.level, method=method))
 
 
 def _expanded_level(level: float, n: int) -> float:

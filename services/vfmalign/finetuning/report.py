@@ -83,7 +83,7 @@ def render(report: CheckReport, pictures: Sequence[Picture]) -> bytes:
 
 
 def number_rows(result: CheckResult) -> list[NumberRow]:
-    """The main table: shift, both gains, and what the words mean."""
+    """The main table: shift, gains, and what the words mean."""
     primary = result.shift.layer(result.shift.primary_layer)
     shift = (primary.standardised or primary.raw).mmd2
     unit = next(metric.unit for metric in result.metrics if metric.name == result.primary_metric)
@@ -99,10 +99,15 @@ def number_rows(result: CheckResult) -> list[NumberRow]:
         ("specialised network", result.rpg_specialised),
         ("random weights", result.rpg_scratch),
     )
+    difference_unit = f" {unit}" if unit else ""
     for name, gain in gains:
         rows.append(_row(f"relative gain over {name}", gain.relative, _gain_note(gain), unit=" %"))
-        difference_unit = f" {unit}" if unit else ""
         rows.append(_row(f"difference to {name}", gain.difference, "above zero is better", unit=difference_unit))
+    if result.trivial is not None:
+        mark = " ‡" if result.trivial.not_beaten else ""
+        note = f"{result.trivial.prediction}: {_gain_note(result.trivial.gain)}"
+        difference = result.trivial.gain.difference
+        rows.append(_row(f"difference to trivial prediction{mark}", difference, note, unit=difference_unit))
     return rows
 
 
@@ -137,6 +142,8 @@ def _notes(result: CheckResult) -> list[str]:
         for network in result.networks
         if network.convergence.steps_to_95.absent_reason
     ]
+    if result.trivial is not None and result.trivial.not_beaten:
+        notes.append("‡ the fine-tuned model does not beat the trivial prediction, which no network makes")
     return notes + reasons
 
 

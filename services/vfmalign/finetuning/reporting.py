@@ -9,14 +9,14 @@ import asyncio
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from vfmalign.core.artifacts import CaseScore, FigureRef, JobResult, Network, Record, canonical_json, check_key
+from vfmalign.core.scores import level_of
 from vfmalign.core.store import ObjectStore
+from vfmalign.core.tasks import get_task_spec
 from vfmalign.finetuning.checks import Check, CheckBook, StageRun
 from vfmalign.finetuning.convergence import measure_convergence, steps_to_baseline
 from vfmalign.finetuning.database import now
-from vfmalign.finetuning.gain import estimate_gain, pair_scores
+from vfmalign.finetuning.gain import Gain, estimate_gain, pair_scores
 from vfmalign.finetuning.jobs import JobBook
 from vfmalign.finetuning.peers import FeatureSetRef
 from vfmalign.finetuning.report import Picture, render
@@ -29,6 +29,7 @@ from vfmalign.finetuning.results import (
     NetworkResult,
     RunRecord,
     StageTime,
+    Trivial,
     reach,
     shift_ratio,
 )
@@ -36,7 +37,6 @@ from vfmalign.finetuning.stages import MEASURING, Bench, Outputs, Stage, Validat
 from vfmalign.finetuning.verdict import decide
 
 MAX_PICTURE_BYTES = 4 * 2**20
-SPECIALISED_ARCHITECTURE = "unet"
 SOFTWARE = ("vfmalign", "numpy", "scipy", "matplotlib")
 
 
@@ -50,16 +50,17 @@ def assemble(
     """
     main = jobs["pretrained"]
     metric = next(metric for metric in main.metrics if metric.name == main.primary_metric)
-    gains = {
-        baseline: estimate_gain(
-            pair_scores(main.test_scores, jobs[baseline].test_scores, metric.name),
+
+    def gain_over(baseline: Sequence[CaseScore]) -> Gain:
+        return estimate_gain(
+            pair_scores(main.test_scores, baseline, metric.name),
             metric,
             seed=request.seed,
             level=request.interval_level,
             resamples=request.bootstrap_resamples,
         )
-        for baseline in ("scratch", "specialised")
-    }
+
+    specialised = gain_over(jobs["specialised"].test_scores)
     return CheckResult(
         check=check_id,
         task=request.task,
@@ -67,11 +68,18 @@ def assemble(
         phantom=valid.phantom,
         leakage_known=valid.leakage_known,
         test_groups=valid.test_groups,
-        verdict=decide(gains["specialised"], held_out=valid.held_out),
+        verdict=decide(specialised, held_out=valid.held_out),
         metrics=main.metrics,
         primary_metric=metric.name,
-        rpg_specialised=gains["specialised"],
-        rpg_scratch=gains["scratch"],
+        rpg_specialised=specialised,
+        rpg_scratch=gain_over(jobs["scratch"].test_scores),
+        trivial=Trivial(
+            prediction=get_task_spec(request.task).trivial,
+            test_means={m.name: level_of(m, main.trivial_scores) for m in main.metrics},
+            gain=gain_over(main.trivial_scores),
+        )
+        if main.trivial_scores
+        else None,
         networks=tuple(
             _network(check_id, name, valid, jobs, higher_is_better=metric.higher_is_better) for name in NETWORKS
         ),
@@ -100,10 +108,11 @@ def _network(
 ) -> NetworkResult:
     result = jobs[name]
     baseline = jobs["specialised"]
+    specialised = "densenet" if result.metrics[0].of_set != "mean" else "unet"
     return NetworkResult(
         network=name,
         job=job_id(check_id, name),
-        architecture=SPECIALISED_ARCHITECTURE if name == "specialised" else valid.card.architecture,
+        architecture=specialised if name == "specialised" else valid.card.architecture,
         parameters=result.parameters,
         learning_rate=valid.recipes[name].learning_rate,
         encoder_rate=None if name == "specialised" else valid.recipes[name].encoder_rate,
@@ -114,14 +123,9 @@ def _network(
         steps_to_specialised=steps_to_baseline(result.curve, baseline.curve, higher_is_better=higher_is_better),
         selected_epoch=result.selected_epoch,
         selected_step=result.selected_step,
-        test_means={metric.name: _mean(result.test_scores, metric.name) for metric in result.metrics},
+        test_means={metric.name: level_of(metric, result.test_scores) for metric in result.metrics},
         weight_change=result.weight_change,
     )
-
-
-def _mean(scores: Sequence[CaseScore], metric: str) -> float | None:
-    values = [value for score in scores if (value := score.values.get(metric)) is not None]
-    return float(np.mean(values)) if values else None
 
 
 def _settings(

@@ -97,7 +97,7 @@ class NetworkResult(Record):
     """One network of the check.
 
     Attributes:
-        test_means: mean over the test cases where a metric is defined; None where it is on none.
+        test_means: each metric of the test cases for which it is defined; None where it is for none.
         weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder; None for the specialised network.
         encoder_rate: share of the learning rate that the encoder got; None where the network has none.
         steps_to_specialised: first step that reaches the specialised network's best validation score.
@@ -118,6 +118,25 @@ class NetworkResult(Record):
     weight_change: float | None
 
 
+class Trivial(Record):
+    """What predicting without any network gives on the test cases.
+
+    Attributes:
+        prediction: what is predicted, in words.
+        test_means: its metrics of the set.
+        gain: of the fine-tuned model over it.
+    """
+
+    prediction: str
+    test_means: dict[str, float | None]
+    gain: Gain
+
+    @property
+    def not_beaten(self) -> bool:
+        """Whether the fine-tuned model's score is no better; False where either has none."""
+        return self.gain.difference.value is not None and self.gain.difference.value <= 0
+
+
 class CheckResult(Record):
     """Everything a check concludes; equal for equal inputs and seeds.
 
@@ -128,6 +147,7 @@ class CheckResult(Record):
         test_groups: patients of the test split.
         shift_ratio: by layer, MMD²(before, after) / MMD²(before, re-initialised), standardised features.
         reach: by layer, how much of the kernel's reach is left, see `reach`.
+        trivial: the trivial prediction; None in artifacts of versions that did not make it.
         settings: what was asked for, and the digests of what it was asked of.
     """
 
@@ -142,6 +162,7 @@ class CheckResult(Record):
     primary_metric: str
     rpg_specialised: Gain
     rpg_scratch: Gain
+    trivial: Trivial | None = None
     networks: tuple[NetworkResult, ...]
     shift: Comparison
     shift_ratio: dict[str, Estimate]
@@ -190,6 +211,15 @@ def cautions(result: CheckResult) -> tuple[Caution, ...]:
                 title="Out of the kernel's reach",
                 text=f"In {', '.join(far)} the features after lie so far from those before that MMD² is near the "
                 "most it can be: it says that they moved far, not how far, and cannot rank models or checks.",
+            )
+        )
+    if result.trivial is not None and result.trivial.not_beaten:
+        found.append(
+            Caution(
+                title="Trivial prediction not beaten",
+                text=f"On the test cases the fine-tuned model's {result.primary_metric.replace('_', ' ')} is no better "
+                f"than that of the trivial prediction ({result.trivial.prediction}): whatever it gained over other "
+                "networks, it has not learned the task.",
             )
         )
     if not result.leakage_known:

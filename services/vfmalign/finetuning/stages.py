@@ -123,7 +123,7 @@ def validate(store: ObjectStore, check: Check) -> Validated:
 
     Raises:
         NotFound, DigestMismatch: model or dataset are missing or not those that were asked for.
-        BadOption: a layer that the model does not have.
+        BadOption: a layer that the model does not have, or a channel that its input lacks for the task.
         BadDataset: a split without a case.
         Leakage: a test case was seen in training, validation or pretraining.
     """
@@ -136,12 +136,14 @@ def validate(store: ObjectStore, check: Check) -> Validated:
                 f"the split {split!r} holds no case", subject=dataset.id, remedy="put at least one case into it"
             )
     find_leakage(dataset, card.pretraining)
+    task = get_task_spec(request.task)
+    task.check_input(card.id, card.preprocessing.modalities)
     return Validated(
         card=card,
         dataset_digest=dataset.digest(),
         layers=_layers(card, request.layers),
         primary_layer=card.primary_layer,
-        input_transform=get_task_spec(request.task).input_transform,
+        input_transform=task.input_transform,
         held_out=dataset.held_out,
         phantom=dataset.phantom,
         leakage_known=bool(card.pretraining) or card.objective == "random",

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from monai.transforms.croppad.array import ResizeWithPadOrCrop
-from monai.transforms.intensity.array import NormalizeIntensity
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vfmalign.core.artifacts import Modality, Preprocessing, VolumeKind
 from vfmalign.core.errors import BadVolume
 from vfmalign.imaging.grid import REFERENCE, resample_study
+from vfmalign.imaging.transforms import Scene
 from vfmalign.imaging.transforms import input_transform as find_input_transform
 from vfmalign.imaging.volumes import LABEL_KINDS, Volume
 
@@ -32,12 +32,40 @@ MIN_GLAND_KEPT = 0.5
 
 
 @dataclass(frozen=True, eq=False)
+class Scale:
+    """Z-scores of channels: (signal − mean) / spread, of voxels that are not zero alone where `zeros_stay`.
+
+    Attributes:
+        mean_C, spread_C: float32; 0 and 1 for a channel without contrast.
+    """
+
+    mean_C: Tensor  # noqa: N815
+    spread_C: Tensor  # noqa: N815
+    zeros_stay: bool
+
+    def of(self, signal_CDHW: Tensor) -> Tensor:
+        """The z-scores of a signal."""
+        mean, spread = (values_C[:, None, None, None] for values_C in (self.mean_C, self.spread_C))
+        scores_CDHW = (signal_CDHW - mean) / spread
+        return torch.where(signal_CDHW == 0, 0.0, scores_CDHW) if self.zeros_stay else scores_CDHW
+
+    def signal(self, scores_CDHW: Tensor) -> Tensor:
+        """The signal behind z-scores: the inverse of `of`."""
+        mean, spread = (values_C[:, None, None, None] for values_C in (self.mean_C, self.spread_C))
+        signal_CDHW = scores_CDHW * spread + mean
+        return torch.where(scores_CDHW == 0, 0.0, signal_CDHW) if self.zeros_stay else signal_CDHW
+
+
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """What an encoder and a task's head need of one study, all on one grid of one shape.
 
     Attributes:
         input_CDHW: float32, after the input transform.
-        clean_CDHW: float32, before it.
+        clean_CDHW: float32, before it, on the input's scale: normalised by the statistics of the input, which is all
+            that is known where a study is degraded in earnest. A channel that the transform hid keeps its own units.
+        scale: what turned the input's signal into z-scores.
+        grade: highest value of the lesion map, None where the study has none.
         gland_DHW: uint8 {0, 1}, None where the study has no gland mask.
         lesions_DHW: uint8 grades, None where the study has no lesion map (which is not the same as no lesion).
         spacing_mm: along D, H, W.
@@ -48,6 +76,8 @@ class Prepared:
     gland_DHW: Tensor | None  # noqa: N815
     lesions_DHW: Tensor | None  # noqa: N815
     spacing_mm: tuple[float, float, float]
+    scale: Scale
+    grade: int | None
 
 
 def prepare_study(
@@ -76,9 +106,12 @@ def prepare_study(
     labels_sent = (kind for kind in LABEL_KINDS if kind in volumes)
     study: dict[VolumeKind, Volume] = {kind: volumes[kind] for kind in (*needed, *labels_sent)}
     arrays_XYZ, grid = resample_study(study, preprocessing.spacing_mm, subject)
+    x_mm, y_mm, z_mm = (round(float(s), 6) for s in np.linalg.norm(grid.affine[:3, :3], axis=0))
     channels_CDHW = torch.stack([_to_DHW(arrays_XYZ[kind]) for kind in preprocessing.modalities])
     for kind, channel_DHW in zip(preprocessing.modalities, channels_CDHW, strict=True):
         _check_contrast(channel_DHW, kind, subject)
+    scene = Scene(preprocessing.modalities, (z_mm, y_mm, x_mm), volumes[REFERENCE].array_XYZ)
+    degraded_CDHW = transform(channels_CDHW, scene)
     fit = ResizeWithPadOrCrop(preprocessing.shape_DHW)
     labels = {kind: _to_DHW(arrays_XYZ[kind]).to(torch.uint8) for kind in LABEL_KINDS if kind in study}
     fitted = {kind: _plain(fit(label_DHW[None]))[0] for kind, label_DHW in labels.items()}
@@ -86,12 +119,20 @@ def prepare_study(
     if gland_DHW is not None:
         _check_gland(labels["gland"], gland_DHW, subject)
         gland_DHW = (gland_DHW > 0).to(torch.uint8)
+    scale = scale_of(degraded_CDHW)
+    channels_CDHW, degraded_CDHW = (_plain(fit(signal)) for signal in (channels_CDHW, degraded_CDHW))
     if preprocessing.normalisation == "zscore_gland" and gland_DHW is not None:
-        clean_CDHW = normalise_in_gland(_plain(fit(channels_CDHW)), gland_DHW, preprocessing.modalities, subject)
-    else:
-        clean_CDHW = _plain(fit(normalise(channels_CDHW)))
-    x_mm, y_mm, z_mm = (round(float(s), 6) for s in np.linalg.norm(grid.affine[:3, :3], axis=0))
-    return Prepared(transform(clean_CDHW), clean_CDHW, gland_DHW, fitted.get("lesions"), (z_mm, y_mm, x_mm))
+        _check_contrast_in_gland(channels_CDHW, gland_DHW, preprocessing.modalities, subject)
+        scale = scale_in_gland(degraded_CDHW, gland_DHW)
+    return Prepared(
+        input_CDHW=scale.of(degraded_CDHW),
+        clean_CDHW=scale.of(channels_CDHW),
+        gland_DHW=gland_DHW,
+        lesions_DHW=fitted.get("lesions"),
+        spacing_mm=(z_mm, y_mm, x_mm),
+        scale=scale,
+        grade=int(volumes["lesions"].array_XYZ.max()) if "lesions" in volumes else None,
+    )
 
 
 def needed_kinds(preprocessing: Preprocessing) -> tuple[VolumeKind, ...]:
@@ -100,30 +141,37 @@ def needed_kinds(preprocessing: Preprocessing) -> tuple[VolumeKind, ...]:
     return tuple(dict.fromkeys((REFERENCE, *preprocessing.modalities, *gland)))
 
 
-def normalise(channels_CDHW: Tensor) -> Tensor:
-    """Z-score of each channel over its voxels that are not zero; zeros stay zero."""
-    return _plain(torch.as_tensor(NormalizeIntensity(nonzero=True, channel_wise=True)(channels_CDHW)))
+def scale_of(signal_CDHW: Tensor) -> Scale:
+    """Mean and population SD of each channel over its voxels that are not zero; zeros stay zero."""
+    means, spreads = [], []
+    for channel_DHW in signal_CDHW:
+        seen_N = channel_DHW[channel_DHW != 0]
+        spread = seen_N.std(correction=0) if seen_N.numel() else torch.zeros(())
+        means.append(seen_N.mean() if spread > 0 else torch.zeros(()))
+        spreads.append(spread if spread > 0 else torch.ones(()))
+    return Scale(torch.stack(means), torch.stack(spreads), zeros_stay=True)
 
 
-def normalise_in_gland(
-    channels_CDHW: Tensor, gland_DHW: Tensor, modalities: Sequence[Modality], subject: str = "study"
-) -> Tensor:
-    """Z-score of each channel by its mean and population SD inside the gland; what was zero is moved as well.
+def scale_in_gland(signal_CDHW: Tensor, gland_DHW: Tensor) -> Scale:
+    """Mean and population SD of each channel inside the gland; what was zero is moved as well."""
+    inside_CN = signal_CDHW[:, gland_DHW > 0].double()
+    spread_C = inside_CN.std(1, correction=0)
+    varies_C = spread_C > 0
+    mean_C = torch.where(varies_C, inside_CN.mean(1), 0.0)
+    return Scale(mean_C.float(), torch.where(varies_C, spread_C, 1.0).float(), zeros_stay=False)
 
-    Raises:
-        BadVolume: a channel has no two different values inside the gland.
-    """
-    inside_CN = channels_CDHW[:, gland_DHW > 0].double()
-    mean_C, spread_C = inside_CN.mean(1), inside_CN.std(1, correction=0)
-    for kind, spread in zip(modalities, spread_C.tolist(), strict=True):
-        if not spread > 0:
+
+def _check_contrast_in_gland(
+    signal_CDHW: Tensor, gland_DHW: Tensor, modalities: Sequence[Modality], subject: str
+) -> None:
+    inside_CN = signal_CDHW[:, gland_DHW > 0]
+    for kind, inside_N in zip(modalities, inside_CN, strict=True):
+        if bool((inside_N == inside_N[0]).all()):
             raise BadVolume(
                 f"{kind} shows nothing inside the gland mask (no two different values)",
                 subject=subject,
                 remedy="check that both belong to one examination",
             )
-    mean, spread = (values_C.float()[:, None, None, None] for values_C in (mean_C, spread_C))
-    return (channels_CDHW - mean) / spread
 
 
 def _to_DHW(array_XYZ: NDArray[np.float32]) -> Tensor:

@@ -21,7 +21,7 @@ from vfmalign.core.artifacts import MODALITIES, Case, Modality, Preprocessing, V
 from vfmalign.core.errors import BadDataset, DigestMismatch, NotFound
 from vfmalign.core.store import ObjectStore
 from vfmalign.imaging.loading import load_case
-from vfmalign.imaging.prepare import needed_kinds, prepare_study
+from vfmalign.imaging.prepare import Scale, needed_kinds, prepare_study
 
 LESION_PATCH_SHARE = 0.5
 """Share of the patches that are centred on a lesion where the task has lesions: uniform ones rarely meet one."""
@@ -35,11 +35,14 @@ class PreparedCase:
         case: its id.
         group: the patient's generated id.
         input_CDHW: float32, after the task's input transform.
-        clean_CDHW: float32, before it.
+        clean_CDHW: float32, before it, on the input's scale (`imaging.prepare.Prepared`).
         gland_DHW: uint8, 0 outside.
         lesions_DHW: uint8, 0 outside, else the grade.
         spacing_mm: along D, H, W.
         modalities: names of the channels.
+        scale: between the input and its signal.
+        grade: highest of the whole lesion map, beyond the crop too; None without a map.
+        positive: the case's class; None where the task has none.
     """
 
     case: str
@@ -50,6 +53,9 @@ class PreparedCase:
     lesions_DHW: Tensor | None  # noqa: N815
     spacing_mm: tuple[float, float, float]
     modalities: tuple[Modality, ...] = MODALITIES
+    scale: Scale | None = None
+    grade: int | None = None
+    positive: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,8 @@ class Batch:
     clean_NCDHW: Tensor  # noqa: N815
     gland_NDHW: Tensor | None  # noqa: N815
     lesions_NDHW: Tensor | None  # noqa: N815
+    positive_N: Tensor | None  # noqa: N815
+    modalities: tuple[Modality, ...]
 
 
 def derived_seed(seed: int, purpose: str, number: int = 0) -> int:
@@ -140,6 +148,8 @@ def _load_case(
         lesions_DHW=prepared.lesions_DHW,
         spacing_mm=prepared.spacing_mm,
         modalities=preprocessing.modalities,
+        scale=prepared.scale,
+        grade=prepared.grade,
     )
 
 
@@ -155,7 +165,7 @@ def draw_batch(
     """The batch of step `step` (0-based): cases of a seeded shuffle, cut to patches, flipped half the time.
 
     Args:
-        cases: the split to draw from.
+        cases: the split to draw from; where they have classes, both are drawn equally often.
         step: number of the step over the whole job.
         batch_size: cases in a batch. One batch holds no case twice unless there are fewer cases than that.
         patch_shape_DHW: size of the patches, None for whole volumes.
@@ -163,7 +173,12 @@ def draw_batch(
         device: where the batch goes.
     """
     drawn = []
-    for place, index in enumerate(batch_indices(len(cases), batch_size, step, seed)):
+    positives = [case.positive for case in cases if case.positive is not None]
+    if positives:
+        indices = balanced_indices(positives, batch_size, step, seed)
+    else:
+        indices = batch_indices(len(cases), batch_size, step, seed)
+    for place, index in enumerate(indices):
         draw = generator(seed, "augment", step * batch_size + place)
         drawn.append(_augment(cases[index], patch_shape_DHW, draw))
     return collate(drawn, device)
@@ -181,6 +196,18 @@ def batch_indices(n_cases: int, batch_size: int, step: int, seed: int) -> list[i
     return shuffle[place * batch_size : (place + 1) * batch_size]
 
 
+def balanced_indices(positives: Sequence[bool], batch_size: int, step: int, seed: int) -> list[int]:
+    """Which cases make up step `step`: in turn one of either class, each class in seeded shuffles of its own."""
+    members = [[i for i, positive in enumerate(positives) if positive is truth] for truth in (False, True)]
+    indices = []
+    for number in range(step * batch_size, (step + 1) * batch_size):
+        count, truth = divmod(number, 2)
+        shuffle, place = divmod(count, len(members[truth]))
+        draw = generator(seed, f"order of class {truth}", shuffle)
+        indices.append(members[truth][int(torch.randperm(len(members[truth]), generator=draw)[place])])
+    return indices
+
+
 def collate(cases: Sequence[PreparedCase], device: torch.device) -> Batch:
     """Stacks cases of one shape into a batch on the device."""
     return Batch(
@@ -188,6 +215,8 @@ def collate(cases: Sequence[PreparedCase], device: torch.device) -> Batch:
         clean_NCDHW=_stack([case.clean_CDHW for case in cases], device),
         gland_NDHW=_stack_labels([case.gland_DHW for case in cases], device),
         lesions_NDHW=_stack_labels([case.lesions_DHW for case in cases], device),
+        positive_N=_stack_classes([case.positive for case in cases], device),
+        modalities=cases[0].modalities,
     )
 
 
@@ -230,3 +259,8 @@ def _stack(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
 def _stack_labels(tensors: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
     present = [tensor for tensor in tensors if tensor is not None]
     return torch.stack(present).to(device) if present else None
+
+
+def _stack_classes(positives: Sequence[bool | None], device: torch.device) -> Tensor | None:
+    present = [float(positive) for positive in positives if positive is not None]
+    return torch.tensor(present, device=device) if present else None

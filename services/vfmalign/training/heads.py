@@ -15,6 +15,7 @@ from typing import cast
 
 import torch
 from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrUpBlock
+from monai.networks.nets.densenet import DenseNet
 from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
@@ -23,6 +24,8 @@ from vfmalign.models.encoder import POOLED_LAYER, Encoder
 
 FULL_RESOLUTION_WIDTHS = (8, 32)
 """Least and most channels at the input's own resolution, where a voxel's channel costs most."""
+EVIDENCE_CHANNELS = 16
+"""Of a classifier's evidence at each voxel of a dense map."""
 SMALL_SIDE = 64
 """Longest side in voxels of a volume that gets the small specialised network."""
 _GROUPS = 4
@@ -129,14 +132,16 @@ class EncoderDecoder(nn.Module):
         encoder: the VFM; it is trained together with the decoder.
         out_channels: channels of the output.
         input_skip: see `DenseDecoder`.
-        residual: whether the output is added to the input; the last convolution then starts at zero, so that the
-            untrained network is the identity.
+        residual: channels of the input that the output is added to, one for each of its own; none for an output by
+            itself. The last convolution then starts at zero, so that the untrained network returns those channels.
     """
 
-    def __init__(self, encoder: Encoder, out_channels: int, *, input_skip: bool = True, residual: bool = False) -> None:
+    def __init__(
+        self, encoder: Encoder, out_channels: int, *, input_skip: bool = True, residual: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.residual = residual
+        self.residual = list(residual)
         channels, strides = stage_shapes(encoder)
         self.decoder = DenseDecoder(channels, strides, encoder.in_channels, out_channels, input_skip=input_skip)
         if residual:
@@ -147,7 +152,68 @@ class EncoderDecoder(nn.Module):
         """(N, out_channels, D, H, W)."""
         maps = self.encoder.feature_maps(input_NCDHW)
         output_NCDHW = self.decoder(input_NCDHW, [maps[name] for name in self.encoder.dense_layers()])
-        return input_NCDHW + output_NCDHW if self.residual else cast(Tensor, output_NCDHW)
+        return _added(self.residual, input_NCDHW, output_NCDHW)
+
+
+class CaseClassifier(nn.Module):
+    """One logit per case: evidence at every voxel of every dense map, its maximum and mean, beside the pooled feature.
+
+    A lesion fills a hundredth of the volume: a mean over space alone would drown it, and so would the deepest voxels.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        channels = encoder.layer_channels()
+        self.maps = list(encoder.dense_layers())
+        self.evidence = nn.ModuleList(
+            nn.Sequential(
+                nn.GroupNorm(1, channels[name]),
+                nn.Conv3d(channels[name], EVIDENCE_CHANNELS, 3, padding=1),
+                nn.GELU(),
+                nn.Conv3d(EVIDENCE_CHANNELS, EVIDENCE_CHANNELS, 1),
+            )
+            for name in self.maps
+        )
+        self.norm = nn.LayerNorm(channels[POOLED_LAYER])
+        self.out = nn.Linear(channels[POOLED_LAYER] + 2 * EVIDENCE_CHANNELS * len(self.maps), 1)
+
+    def forward(self, input_NCDHW: Tensor) -> Tensor:
+        """(N, 1)."""
+        maps = self.encoder.feature_maps(input_NCDHW)
+        found = [self.norm(maps[POOLED_LAYER])]
+        for name, evidence in zip(self.maps, self.evidence, strict=True):
+            map_NCDHW = evidence(maps[name])
+            found += [map_NCDHW.amax((2, 3, 4)), map_NCDHW.mean((2, 3, 4))]
+        return cast(Tensor, self.out(torch.cat(found, dim=1)))
+
+
+class SpecialisedClassifier(nn.Module):
+    """One logit per case without a foundation model: MONAI's 3D DenseNet, small for small volumes, else DenseNet-121.
+
+    Args:
+        in_channels: channels of the input.
+        shape_DHW: size of the volumes it is for.
+    """
+
+    def __init__(self, in_channels: int, shape_DHW: _Three) -> None:
+        super().__init__()
+        small = max(shape_DHW) <= SMALL_SIDE
+        self.stride_DHW = (16, 16, 16) if small else (32, 32, 32)
+        self.net = DenseNet(
+            spatial_dims=3,
+            in_channels=in_channels,
+            out_channels=1,
+            init_features=16 if small else 64,
+            growth_rate=8 if small else 32,
+            block_config=(2, 2, 2) if small else (6, 12, 24, 16),
+            norm=_norm(),
+        )
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    def forward(self, input_NCDHW: Tensor) -> Tensor:
+        """(N, 1)."""
+        return cast(Tensor, self.net(input_NCDHW))
 
 
 class Projector(nn.Module):
@@ -177,12 +243,12 @@ class SpecialisedUNet(nn.Module):
         residual: as in `EncoderDecoder`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, shape_DHW: _Three, *, residual: bool = False) -> None:
+    def __init__(self, in_channels: int, out_channels: int, shape_DHW: _Three, *, residual: Sequence[int] = ()) -> None:
         super().__init__()
         width, downsamplings = (8, 3) if max(shape_DHW) <= SMALL_SIDE else (32, 4)
         stride = 2**downsamplings
         self.stride_DHW = (stride, stride, stride)
-        self.residual = residual
+        self.residual = list(residual)
         self.net = UNet(
             spatial_dims=3,
             in_channels=in_channels,
@@ -200,7 +266,7 @@ class SpecialisedUNet(nn.Module):
     def forward(self, input_NCDHW: Tensor) -> Tensor:
         """(N, out_channels, D, H, W)."""
         output_NCDHW = self.out(self.net(input_NCDHW))
-        return input_NCDHW + output_NCDHW if self.residual else cast(Tensor, output_NCDHW)
+        return _added(self.residual, input_NCDHW, output_NCDHW)
 
 
 def stage_shapes(encoder: Encoder) -> tuple[list[int], list[_Three]]:
@@ -251,6 +317,10 @@ def _basic_block(in_channels: int, out_channels: int) -> nn.Module:
 
 def _norm() -> tuple[str, dict[str, int]]:
     return ("group", {"num_groups": _GROUPS})
+
+
+def _added(residual: list[int], input_NCDHW: Tensor, output_NCDHW: Tensor) -> Tensor:
+    return input_NCDHW[:, residual] + output_NCDHW if residual else output_NCDHW
 
 
 def _zero(convolution: nn.Conv3d) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,18 +27,16 @@ from vfmalign.core.artifacts import (
 )
 from vfmalign.core.errors import BadOption, Conflict
 from vfmalign.core.store import ObjectStore
-from vfmalign.models.cards import encoder_of_card, load_encoder, publish
-from vfmalign.models.checkpoints import build_encoder, random_state
+from vfmalign.models.cards import load_encoder, publish
 from vfmalign.models.encoder import Encoder
 from vfmalign.training import failures
 from vfmalign.training.checkpoint import Checkpoints, Position
-from vfmalign.training.data import PreparedCase, derived_seed, load_cases
+from vfmalign.training.data import PreparedCase, load_cases
 from vfmalign.training.figures import draw_panels
-from vfmalign.training.heads import EncoderDecoder, SpecialisedUNet, check_shape, stage_shapes
-from vfmalign.training.learner import FineTuning, Learner
+from vfmalign.training.learner import Learner
+from vfmalign.training.networks import build_learner
 from vfmalign.training.optim import weight_change
 from vfmalign.training.plan import JobData, Plan, make_plan, published_by_another, select_data, source
-from vfmalign.training.pretraining import build_objective
 from vfmalign.training.settings import TrainingOptions
 from vfmalign.training.stop import Stop
 from vfmalign.training.tasks import get_task
@@ -83,6 +81,7 @@ def run_job(store: ObjectStore, spec: JobSpec, options: TrainingOptions, stop: S
     with clock("load"):
         data = select_data(store, plan)
         cases = _load(store, plan, data, options.workers, stop)
+        predict = _trivial(plan, cases.train)
     trainer = Trainer(
         spec,
         learner,
@@ -98,6 +97,7 @@ def run_job(store: ObjectStore, spec: JobSpec, options: TrainingOptions, stop: S
 
     with clock("test"):
         scores = _score(learner, cases.test, stop)
+        trivial = _case_scores(cases.test, (predict(case) for case in cases.test)) if predict else ()
     with clock("figures"):
         figures = _draw(
             store, spec.id, learner=learner, cases=cases.test or cases.val, scores=scores, position=position, stop=stop
@@ -113,6 +113,7 @@ def run_job(store: ObjectStore, spec: JobSpec, options: TrainingOptions, stop: S
         selected_epoch=position.best_epoch,
         selected_step=position.best_epoch * spec.recipe.steps_per_epoch,
         test_scores=scores,
+        trivial_scores=trivial,
         weight_change=weight_change(start, _weights(learner.encoder)) if finetuned else None,
         encoder=encoder,
         encoder_sha256=encoder_sha256,
@@ -150,43 +151,6 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
-def build_learner(store: ObjectStore, plan: Plan, device: torch.device) -> Learner:
-    """The network that the spec asks for, with its starting weights, under its task or objective."""
-    spec = plan.spec
-    torch.manual_seed(derived_seed(spec.seed, "head"))
-    if plan.task is not None:
-        encoder = None if spec.network == "specialised" else _starting_encoder(store, plan, device)
-        return _fine_tuning(plan, encoder, device)
-    encoder = _starting_encoder(store, plan, device)
-    _check_shapes(plan, stage_shapes(encoder)[1][-1])
-    return build_objective(spec.objective, encoder, spec.recipe, device, spec.seed)
-
-
-def _fine_tuning(plan: Plan, encoder: Encoder | None, device: torch.device) -> FineTuning:
-    task, channels = get_task(plan.spec.task), len(plan.preprocessing.modalities)
-    out_channels = task.out_channels or channels
-    if encoder is None:
-        unet = SpecialisedUNet(channels, out_channels, plan.preprocessing.shape_DHW, residual=task.residual)
-        _check_shapes(plan, unet.stride_DHW)
-        return FineTuning(task, unet.to(device), None, device)
-    _check_shapes(plan, stage_shapes(encoder)[1][-1])
-    network = EncoderDecoder(encoder, out_channels, residual=task.residual)
-    return FineTuning(task, network.to(device), encoder, device)
-
-
-def _check_shapes(plan: Plan, stride_DHW: tuple[int, int, int]) -> None:
-    check_shape(plan.preprocessing.shape_DHW, stride_DHW, field="architecture")
-    if plan.spec.recipe.patch_shape_DHW is not None:
-        check_shape(plan.spec.recipe.patch_shape_DHW, stride_DHW, field="recipe.patch_shape_DHW")
-
-
-def _starting_encoder(store: ObjectStore, plan: Plan, device: torch.device) -> Encoder:
-    if plan.parent is not None:
-        return encoder_of_card(store, plan.parent, device)
-    state = random_state(plan.architecture, derived_seed(plan.spec.seed, "encoder"))
-    return build_encoder(plan.architecture, state, device)
-
-
 def _weights(encoder: Encoder | None) -> dict[str, Tensor]:
     return {} if encoder is None else {name: t.detach().cpu().clone() for name, t in encoder.state_dict().items()}
 
@@ -201,8 +165,21 @@ def _load(store: ObjectStore, plan: Plan, data: JobData, workers: int, stop: Sto
         workers=workers,
         check=stop.check,
     )
+    if plan.task is not None and (positives := get_task(plan.task.name).positives) is not None:
+        everything = [
+            replace(case, positive=positive) for case, positive in zip(everything, positives(everything), strict=True)
+        ]
     train_end, val_end = len(data.train), len(data.train) + len(data.val)
     return Prepared(everything[:train_end], everything[train_end:val_end], everything[val_end:])
+
+
+def _trivial(plan: Plan, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], dict[str, float | None]] | None:
+    """Scores of a case predicted without a network; learned first, for what it cannot learn from no network can."""
+    if plan.task is None:
+        return None
+    task = get_task(plan.task.name)
+    predict = task.trivial(train)
+    return lambda case: task.score(predict(case), case)
 
 
 def _write_progress(store: ObjectStore, job: str, point: JobProgress) -> None:
@@ -210,8 +187,14 @@ def _write_progress(store: ObjectStore, job: str, point: JobProgress) -> None:
 
 
 def _score(learner: Learner, cases: Sequence[PreparedCase], stop: Stop) -> tuple[CaseScore, ...]:
-    scored = zip(cases, learner.score(cases, stop.check), strict=True)
-    return tuple(CaseScore(case=case.case, group=case.group, values=values) for case, values in scored)
+    return _case_scores(cases, learner.score(cases, stop.check))
+
+
+def _case_scores(cases: Sequence[PreparedCase], values: Iterable[dict[str, float | None]]) -> tuple[CaseScore, ...]:
+    return tuple(
+        CaseScore(case=case.case, group=case.group, values=of_case, positive=case.positive)
+        for case, of_case in zip(cases, values, strict=True)
+    )
 
 
 def _draw(
@@ -226,6 +209,7 @@ def _draw(
 ) -> tuple[FigureRef, ...]:
     """Slices of the first cases that have a value of the primary metric, and the learning curve as JSON."""
     primary = learner.metrics[0].name
+    meaning = primary if learner.metrics[0].of_set == "mean" else "probability"
     values = {score.case: score.values[primary] for score in scores}
     shown = [case for case in cases if values.get(case.case) is not None] or list(cases)
     figures = []
@@ -233,7 +217,7 @@ def _draw(
         stop.check()
         if panels := learner.panels(case):
             value = values.get(case.case)
-            caption = f"case {case.case}" + ("" if value is None else f": {primary} {value:.3g}")
+            caption = f"case {case.case}" + ("" if value is None else f": {meaning} {value:.3g}")
             figures.append(_put_figure(store, job, f"{case.case}.png", draw_panels(panels, caption), caption))
     curve = canonical_json(
         {"metric": primary, "curve": [point.model_dump(mode="json", exclude={"elapsed_s"}) for point in position.curve]}

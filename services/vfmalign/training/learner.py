@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vfmalign.core.artifacts import MetricSpec
 from vfmalign.core.errors import BadDataset
+from vfmalign.core.scores import level
 from vfmalign.models.encoder import Encoder
 from vfmalign.training.data import Batch, PreparedCase, collate
 from vfmalign.training.figures import Panel
@@ -76,16 +77,19 @@ class FineTuning:
         return self.task.loss(self.network(batch.input_NCDHW), batch)
 
     def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
-        """Mean of the primary metric over the cases that have a value."""
+        """The primary metric of the cases that have a value."""
         outputs = zip(predictions(self.network, cases, self.device, check), cases, strict=True)
-        values = [value for output, case in outputs if (value := self.task.primary(output, case)) is not None]
-        if not values:
+        values = [self.task.primary(output, case) for output, case in outputs]
+        metric = self.metrics[0]
+        found = level(metric, values, [case.positive for case in cases])
+        if found is None:
+            needs = metric.empty_mask or "it needs cases of both classes"
             raise BadDataset(
-                f"no validation case has a value of {self.metrics[0].name}",
+                f"the validation cases have no value of {metric.name}",
                 subject="val",
-                remedy=f"put cases into `val` for which the metric is defined ({self.metrics[0].empty_mask})",
+                remedy=f"put cases into `val` for which the metric is defined ({needs})",
             )
-        return sum(values) / len(values)
+        return found
 
     def score(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> list[dict[str, float | None]]:
         """Every metric of every case."""
@@ -101,7 +105,7 @@ class FineTuning:
 def predictions(
     network: nn.Module, cases: Sequence[PreparedCase], device: torch.device, check: Callable[[], None]
 ) -> Iterator[Tensor]:
-    """A network's output for every case, in order: (C, D, H, W) on the CPU; `check` is called between batches."""
+    """Outputs without axis N, one for every case, in order, on the CPU; `check` is called between batches."""
     network.eval()
     for start in range(0, len(cases), EVALUATION_BATCH):
         check()
@@ -109,5 +113,5 @@ def predictions(
         # On a CPU torch runs a batch of one through a kernel ten times slower than oneDNN's: a lone case goes twice.
         batch = collate(some * 2 if len(some) == 1 and device.type == "cpu" else some, device)
         with torch.no_grad():
-            output_NCDHW = network(batch.input_NCDHW).cpu()
-        yield from output_NCDHW[: len(some)]
+            output_N = network(batch.input_NCDHW).cpu()
+        yield from output_N[: len(some)]

@@ -105,6 +105,8 @@ def make_plan(store: ObjectStore, spec: JobSpec) -> Plan:
         expect_checkpoint(card, spec.model_sha256)
         _require(card.architecture == spec.architecture, "architecture", f"use the model's: {card.architecture}")
     preprocessing = card.preprocessing if card else architecture.preprocessing
+    if task is not None:
+        task.check_input(spec.model or spec.architecture, preprocessing.modalities)
     patch = spec.recipe.patch_shape_DHW
     _require(
         patch is None or all(0 < p <= size for p, size in zip(patch, preprocessing.shape_DHW, strict=True)),

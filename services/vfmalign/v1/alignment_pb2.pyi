@@ -122,18 +122,20 @@ class Convergence(_message.Message):
     def __init__(self, steps_to_95: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., steps_to_baseline: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., censored: _Optional[bool] = ..., steps: _Optional[int] = ...) -> None: ...
 
 class Metric(_message.Message):
-    __slots__ = ("name", "unit", "higher_is_better", "floor", "empty_mask")
+    __slots__ = ("name", "unit", "higher_is_better", "floor", "empty_mask", "of_set")
     NAME_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     HIGHER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
     FLOOR_FIELD_NUMBER: _ClassVar[int]
     EMPTY_MASK_FIELD_NUMBER: _ClassVar[int]
+    OF_SET_FIELD_NUMBER: _ClassVar[int]
     name: str
     unit: str
     higher_is_better: bool
     floor: float
     empty_mask: str
-    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., higher_is_better: _Optional[bool] = ..., floor: _Optional[float] = ..., empty_mask: _Optional[str] = ...) -> None: ...
+    of_set: str
+    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., higher_is_better: _Optional[bool] = ..., floor: _Optional[float] = ..., empty_mask: _Optional[str] = ..., of_set: _Optional[str] = ...) -> None: ...
 
 class Curve(_message.Message):
     __slots__ = ("network", "points", "selected_step")
@@ -146,7 +148,7 @@ class Curve(_message.Message):
     def __init__(self, network: _Optional[_Union[_finetuning_pb2.Network, str]] = ..., points: _Optional[_Iterable[_Union[_finetuning_pb2.CurvePoint, _Mapping]]] = ..., selected_step: _Optional[int] = ...) -> None: ...
 
 class CheckResult(_message.Message):
-    __slots__ = ("verdict", "verdict_reason", "shifts", "primary_layer", "rpg_specialised", "rpg_scratch", "metric", "convergence", "curves", "weight_change", "test_groups", "held_out", "cautions", "report_json", "report_html", "software")
+    __slots__ = ("verdict", "verdict_reason", "shifts", "primary_layer", "rpg_specialised", "rpg_scratch", "metric", "convergence", "curves", "weight_change", "test_groups", "held_out", "cautions", "report_json", "report_html", "software", "gain_trivial", "trivial_prediction", "trivial_not_beaten")
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     VERDICT_REASON_FIELD_NUMBER: _ClassVar[int]
     SHIFTS_FIELD_NUMBER: _ClassVar[int]
@@ -163,6 +165,9 @@ class CheckResult(_message.Message):
     REPORT_JSON_FIELD_NUMBER: _ClassVar[int]
     REPORT_HTML_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    GAIN_TRIVIAL_FIELD_NUMBER: _ClassVar[int]
+    TRIVIAL_PREDICTION_FIELD_NUMBER: _ClassVar[int]
+    TRIVIAL_NOT_BEATEN_FIELD_NUMBER: _ClassVar[int]
     verdict: Verdict
     verdict_reason: str
     shifts: _containers.RepeatedCompositeFieldContainer[LayerShift]
@@ -179,7 +184,10 @@ class CheckResult(_message.Message):
     report_json: _common_pb2.ObjectRef
     report_html: _common_pb2.ObjectRef
     software: _containers.RepeatedCompositeFieldContainer[_common_pb2.SoftwareVersion]
-    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., verdict_reason: _Optional[str] = ..., shifts: _Optional[_Iterable[_Union[LayerShift, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., metric: _Optional[_Union[Metric, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., test_groups: _Optional[int] = ..., held_out: _Optional[bool] = ..., cautions: _Optional[_Iterable[str]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., software: _Optional[_Iterable[_Union[_common_pb2.SoftwareVersion, _Mapping]]] = ...) -> None: ...
+    gain_trivial: Gain
+    trivial_prediction: str
+    trivial_not_beaten: bool
+    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., verdict_reason: _Optional[str] = ..., shifts: _Optional[_Iterable[_Union[LayerShift, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., metric: _Optional[_Union[Metric, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., test_groups: _Optional[int] = ..., held_out: _Optional[bool] = ..., cautions: _Optional[_Iterable[str]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., software: _Optional[_Iterable[_Union[_common_pb2.SoftwareVersion, _Mapping]]] = ..., gain_trivial: _Optional[_Union[Gain, _Mapping]] = ..., trivial_prediction: _Optional[str] = ..., trivial_not_beaten: _Optional[bool] = ...) -> None: ...
 
 class Check(_message.Message):
     __slots__ = ("check_id", "spec", "state", "status", "create_time", "end_time", "stages", "progress", "job_ids", "failure", "result")

@@ -38,9 +38,9 @@ async def test_a_stored_study_with_its_gland_and_all_layers(
         gland_mask=pb.GlandMask(stored=stored["gland"]),
     )
     layers = ["pooled", "stages.0", "stages.3"]
-    request = pb.ExtractRequest(model_id="micro", study=study, layers=layers, input_transform="downsample_2x")
+    request = pb.ExtractRequest(model_id="micro", study=study, layers=layers, input_transform="half_resolution")
     response = await service.Extract(request)
-    expected = expected_features(phantoms[1], layers, transform="downsample_2x")
+    expected = expected_features(phantoms[1], layers, transform="half_resolution")
     for message, layer in zip(response.layers, layers, strict=True):
         assert message.layer == layer
         assert close(to_array(message.tensor, layer), expected[layer])

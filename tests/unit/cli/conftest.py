@@ -64,6 +64,10 @@ def finished_check() -> alignment_pb2.Check:
             relative_percent=estimate(reason="the baseline is under the floor"), score=0.57, baseline=0.01
         )
     )
+    result.gain_trivial.CopyFrom(
+        alignment_pb2.Gain(relative_percent=estimate(9.6, 2.0, 15.0), absolute=estimate(0.05, 0.01, 0.08), score=0.57)
+    )
+    result.gain_trivial.baseline, result.trivial_prediction = 0.52, "each voxel's commonest class"
     result.convergence.CopyFrom(
         alignment_pb2.Convergence(
             steps_to_95=estimate(72.0), steps_to_baseline=estimate(reason="not reached"), censored=True, steps=120

@@ -43,6 +43,17 @@ def test_a_layer_out_of_the_kernel_s_reach_is_marked(finished_check: alignment_p
     assert "says that features moved far, not how far" in text
 
 
+def test_a_trivial_prediction_that_is_not_beaten_is_marked(finished_check: alignment_pb2.Check, show: Any) -> None:
+    text = show(summary(finished_check))
+    assert "+0.05 [+0.01, +0.08]" in row(text, "trivial prediction ")
+    assert "trivial prediction: each voxel's commonest class" in text
+    assert "¶" not in text
+    finished_check.result.trivial_not_beaten = True
+    text = show(summary(finished_check))
+    assert row(text, "trivial prediction¶")
+    assert "¶ the fine-tuned model does not beat it." in text
+
+
 def test_the_words_aligned_and_safe_are_never_said(finished_check: alignment_pb2.Check, show: Any) -> None:
     text = show(summary(finished_check)).lower()
     assert "aligned" not in text

@@ -66,7 +66,7 @@ def test_with_json_an_error_is_the_one_document_on_stdout(invoke) -> None:
         (("extract", "d1", "--model", "m", "--split", "all"), "choose one of pretrain, train, val, test"),
         (("models", "pretrain", "d1", "--objective", "supervised"), "masked_reconstruction, contrastive"),
         (("jobs", "list", "--state", "lost"), "queued, running"),
-        (("demo", "--task", "classification"), "choose one of segmentation, super_resolution"),
+        (("demo", "--task", "astrology"), "choose one of segmentation, super_resolution, distortion, translation"),
         (("demo", "--objective", "supervised"), "choose one of masked_reconstruction, contrastive"),
         (("mmd", "Not An Id", "b" * 32), "neither the id of a feature set nor a .npy file"),
     ],

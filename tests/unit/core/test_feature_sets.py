@@ -78,7 +78,7 @@ def test_the_id_depends_on_all_that_the_features_depend_on() -> None:
         {"dataset_digest": "c" * 64},
         {"split": "train"},
         {"layers": ("stages.3",)},
-        {"input_transform": "downsample_2x"},
+        {"input_transform": "half_resolution"},
         {"preprocessing": Preprocessing(spacing_mm=None, shape_DHW=(16, 64, 64))},
     ]
     ids = {request(**base | change).feature_set_id() for change in changes}

@@ -172,11 +172,13 @@ def test_a_seed_is_ignored_with_the_checkpoint(store, models, request_):
 
 
 def test_the_input_transform_is_applied_and_named(store, models, card, dataset, request_):
-    request = BulkRequest(**{**request_.__dict__, "input_transform": "downsample_2x", "layers": ("stages.3", "pooled")})
+    request = BulkRequest(
+        **{**request_.__dict__, "input_transform": "half_resolution", "layers": ("stages.3", "pooled")}
+    )
     result = extract_dataset(store, models, request, OPTIONS, Surroundings().hooks)
     stored = read_feature_set(store, result.feature_set)
-    assert stored.manifest.request.input_transform == "downsample_2x"
-    expected = expected_rows(store, dataset, card, "stages.3", models.of_card(card), "downsample_2x")
+    assert stored.manifest.request.input_transform == "half_resolution"
+    expected = expected_rows(store, dataset, card, "stages.3", models.of_card(card), "half_resolution")
     assert np.array_equal(stored.layers["stages.3"], expected)
     assert stored.layers["pooled"].shape == (7, 128)
 

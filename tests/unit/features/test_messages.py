@@ -43,7 +43,7 @@ def test_extract_in_full():
     )
     request = extract_request(
         study=study, checkpoint_sha256=SHA, layers=["stages.1"], pooling=pb.POOLING_NONE, store_as="mine",
-        input_transform="downsample_2x",
+        input_transform="half_resolution",
     )  # fmt: skip
     asked = messages.parse_extract(request, key_of)
     assert asked.sources == (

@@ -28,6 +28,7 @@ from vfmalign.finetuning.results import (
     RunRecord,
     Shift,
     StageTime,
+    Trivial,
     shift_ratio,
 )
 from vfmalign.finetuning.verdict import decide
@@ -136,7 +137,8 @@ def make_report():
     def build(**fields):
         rng = np.random.default_rng(1)
         score, base = rng.normal(0.55, 0.08, 12), rng.normal(0.47, 0.08, 12)
-        pairs = PairedScores(score, base, tuple(f"g{i}" for i in range(12)), 1)
+        pairs = PairedScores(score, base, tuple(f"g{i}" for i in range(12)), 1, np.zeros(12, bool))
+        low = PairedScores(score, base - 0.4, pairs.groups, 1, pairs.positive_N)
         metrics = get_task_spec("segmentation").metrics
         gain = estimate_gain(pairs, metrics[0], seed=1)
         shift, random = _comparison(1.0, rng), _comparison(6.0, rng)
@@ -145,6 +147,10 @@ def make_report():
             "test_groups": 12,
             "verdict": decide(gain, held_out=True), "metrics": metrics, "primary_metric": "lesion_dice",
             "rpg_specialised": gain, "rpg_scratch": estimate_gain(pairs, metrics[0], seed=2),
+            "trivial": Trivial(
+                prediction="each voxel's commonest class", test_means={"lesion_dice": 0.07, "gland_dice": 0.66},
+                gain=estimate_gain(low, metrics[0], seed=1),
+            ),
             "networks": (
                 _network("pretrained", 0.58, 0.5, rng), _network("scratch", 0.45, 0.25, rng),
                 _network("specialised", 0.5, 0.35, rng),

@@ -88,12 +88,35 @@ def test_says_where_features_are_out_of_the_kernel_s_reach(make_report):
 
 def test_shows_the_encoder_s_share_of_the_rate_of_each_network(make_report):
     cells = html_of(make_report()).split("encoder's share of that rate")[1].split("</tr>")[0]
-    assert re.findall(r'class="n">([^<]*)<', cells) == ["0.0625", "1.00", "–"]
+    assert re.findall(r'class="n">([^<]*)<', cells)[:3] == ["0.0625", "1.00", "–"]
+
+
+def test_marks_where_the_trivial_prediction_is_not_beaten(make_report):
+    report = make_report()
+    html = html_of(report)
+    assert "each voxel's commonest class" in " ".join(Outline(html).text)
+    assert "‡" not in html
+    assert "not beaten" not in html
+    trivial = report.result.trivial
+    worse = trivial.gain.model_copy(update={"difference": Estimate(value=-0.01)})
+    html = html_of(make_report(trivial=trivial.model_copy(update={"gain": worse})))
+    assert "difference to trivial prediction ‡" in html
+    assert "Trivial prediction not beaten." in html
+    cells = html.split("test gland dice")[1].split("</tr>")[0]
+    assert re.findall(r'class="n">([^<]*)<', cells)[3] == "0.660"
+
+
+def test_every_row_of_the_networks_has_a_cell_for_every_column(make_report):
+    for report in (make_report(), make_report(trivial=None)):
+        table = html_of(report).split('<table class="even">')[1].split("</table>")[0]
+        columns = table.split("</thead>")[0].count("<th")
+        assert columns == (6 if report.result.trivial else 5)  # <thead> and one for each
+        assert {row.count("<td") for row in table.split("<tr")[2:]} == {columns - 1}
 
 
 def test_a_report_from_before_reach_was_measured_still_reads(make_report):
     old = json.loads(make_report().to_json())
-    del old["result"]["reach"]
+    del old["result"]["reach"], old["result"]["trivial"]
     for network in old["result"]["networks"]:
         del network["encoder_rate"]
     report = CheckReport.model_validate(old)

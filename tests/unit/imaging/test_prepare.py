@@ -8,8 +8,7 @@ import torch
 
 from vfmalign.core.artifacts import Preprocessing
 from vfmalign.core.errors import BadOption, BadVolume
-from vfmalign.imaging.prepare import needed_kinds, normalise, prepare_study
-from vfmalign.imaging.transforms import INPUT_TRANSFORMS
+from vfmalign.imaging.prepare import needed_kinds, prepare_study, scale_of
 from vfmalign.imaging.volumes import Volume
 
 CPU_SIZED = Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
@@ -58,10 +57,10 @@ def test_prepares_a_phantom(phantom):
 @pytest.mark.parametrize("flips", [(), (0,), (1,), (2,), (0, 1, 2)])
 def test_the_orientation_of_the_files_does_not_matter(phantom, axes, flips):
     """Every volume turned differently: the same tensors (tolerance: float32 rounding, larger in z-scores)."""
-    expected = prepare_study(phantom.volumes, CPU_SIZED, "downsample_2x")
+    expected = prepare_study(phantom.volumes, CPU_SIZED, "half_resolution")
     study = {kind: turned(volume, axes, flips) for kind, volume in phantom.volumes.items()}
     study["adc"] = turned(phantom.volumes["adc"], (1, 0, 2), (1,))
-    prepared = prepare_study(study, CPU_SIZED, "downsample_2x")
+    prepared = prepare_study(study, CPU_SIZED, "half_resolution")
     torch.testing.assert_close(prepared.input_CDHW, expected.input_CDHW, atol=2e-4, rtol=0)
     assert torch.equal(prepared.gland_DHW, expected.gland_DHW)
     assert torch.equal(prepared.lesions_DHW, expected.lesions_DHW)
@@ -101,7 +100,7 @@ def test_zscore_crop_and_pad_are_exact():
 
 def test_zeros_stay_zero_and_do_not_count():
     channel_CDHW = torch.tensor([[[[0.0, 1.0, 3.0, 0.0]]]])
-    assert normalise(channel_CDHW).flatten().tolist() == [0.0, -1.0, 1.0, 0.0]
+    assert scale_of(channel_CDHW).of(channel_CDHW).flatten().tolist() == [0.0, -1.0, 1.0, 0.0]
 
 
 def test_channels_follow_the_preprocessing(phantom):
@@ -148,28 +147,41 @@ def test_refuses_a_gland_outside_the_crop(phantom):
 
 
 def test_refuses_an_unknown_transform(phantom):
-    with pytest.raises(BadOption, match="choose one of: downsample_2x, identity"):
+    with pytest.raises(BadOption, match="choose one of: distorted_diffusion, half_resolution, hidden_adc, identity"):
         prepare_study(phantom.volumes, CPU_SIZED, "sharpen")
 
 
-@pytest.mark.parametrize("name", sorted(INPUT_TRANSFORMS))
-@pytest.mark.parametrize("shape", [(3, 4, 16, 16), (1, 2, 15, 17)])
-def test_transforms_keep_shape_and_are_deterministic(name, shape):
-    volume_CDHW = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    before = volume_CDHW.clone()
-    out = INPUT_TRANSFORMS[name](volume_CDHW)
-    assert out.shape == volume_CDHW.shape
-    assert torch.equal(out, INPUT_TRANSFORMS[name](volume_CDHW))
-    assert torch.equal(volume_CDHW, before)
+def test_the_clean_study_is_on_the_scale_of_the_input():
+    """What is degraded is normalised by its own statistics, as in earnest; the target must not betray others."""
+    study = own_grid(**random_study((4, 16, 16)))
+    plain = Preprocessing(spacing_mm=None, shape_DHW=(4, 16, 16))
+    degraded = prepare_study(study, plain, "half_resolution")
+    for channel, kind in enumerate(("t2w", "dwi", "adc")):
+        input_N = degraded.input_CDHW[channel][degraded.input_CDHW[channel] != 0]
+        torch.testing.assert_close(input_N.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
+        torch.testing.assert_close(input_N.std(correction=0), torch.tensor(1.0), atol=1e-5, rtol=0)
+        signal_DHW = torch.from_numpy(study[kind].array_XYZ.transpose(2, 1, 0).copy())
+        expected = (signal_DHW - degraded.scale.mean_C[channel]) / degraded.scale.spread_C[channel]
+        torch.testing.assert_close(degraded.clean_CDHW[channel], torch.where(signal_DHW == 0, 0.0, expected))
 
 
-def test_downsample_2x_keeps_smooth_images_and_loses_fine_ones():
-    ramp = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
-    stripes = torch.tensor([1.0, -1.0]).repeat(16).expand(1, 1, 32, 32)
-    down = INPUT_TRANSFORMS["downsample_2x"]
-    # A ramp survives but for its ends; stripes of one voxel are gone, not turned into broader ones.
-    torch.testing.assert_close(down(ramp)[..., 4:-4], ramp[..., 4:-4], atol=1e-5, rtol=0)
-    assert float(down(stripes)[..., 4:-4].abs().max()) < 1e-5
+@pytest.mark.parametrize("normalisation", ["zscore_nonzero", "zscore_gland"])
+def test_a_hidden_channel_tells_nothing_and_its_target_keeps_its_units(phantom, normalisation):
+    how = CPU_SIZED.model_copy(update={"normalisation": normalisation})
+    prepared = prepare_study(phantom.volumes, how, "hidden_adc")
+    assert not prepared.input_CDHW[2].any()
+    assert float(prepared.clean_CDHW[2].max()) > 1000  # 1e-6 mm²/s
+    assert torch.equal(prepared.input_CDHW[:2], prepared.clean_CDHW[:2])
+
+
+def test_the_grade_is_that_of_the_whole_map(phantom):
+    lesions = phantom.volumes["lesions"].array_XYZ.copy()
+    lesions[0, 0, 0] = 5  # in the corner, which the crop cuts off
+    study = {**phantom.volumes, "lesions": Volume(lesions, phantom.volumes["lesions"].affine)}
+    prepared = prepare_study(study, CPU_SIZED)
+    assert prepared.grade == 5
+    assert int(prepared.lesions_DHW.max()) < 5
+    assert prepare_study({k: v for k, v in study.items() if k != "lesions"}, CPU_SIZED).grade is None
 
 
 # --- normalisation inside the gland -----------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from vfmalign.imaging.transforms import downsample_2x
+from vfmalign.imaging.prepare import Scale, scale_of
+from vfmalign.imaging.transforms import half_resolution
 from vfmalign.training.data import PreparedCase
 
 SHAPE = (16, 32, 32)
@@ -33,6 +34,8 @@ def make_case(number: int, *, lesion: bool = True, shape=SHAPE) -> PreparedCase:
         gland_DHW=gland.to(torch.uint8),
         lesions_DHW=3 * lesions.to(torch.uint8),
         spacing_mm=(3.0, 1.0, 1.0),
+        scale=Scale(torch.zeros(3), torch.ones(3), zeros_stay=True),
+        grade=3 * lesion,
     )
 
 
@@ -45,7 +48,34 @@ def cases() -> list[PreparedCase]:
 def blurred_cases(cases) -> list[PreparedCase]:
     from dataclasses import replace
 
-    return [replace(case, input_CDHW=downsample_2x(case.clean_CDHW)) for case in cases]
+    return [replace(case, input_CDHW=half_resolution(case.clean_CDHW, None)) for case in cases]
+
+
+@pytest.fixture(scope="session")
+def diffusion_cases() -> list[PreparedCase]:
+    """Mono-exponential diffusion of one b-value and of a gain that differs from case to case; ADC is hidden."""
+    from dataclasses import replace
+
+    found = []
+    for number in range(4):
+        draw = torch.Generator().manual_seed(number)
+        adc, t2_ms = (a + b * torch.rand(SHAPE, generator=draw) for a, b in ((0.6, 1.5), (50.0, 70.0)))
+        t2w = 300.0 * torch.exp(-100.0 / t2_ms) * (number + 1)
+        dwi = 90.0 * torch.exp(-70.0 / t2_ms - 1.4 * adc) * (5 - number)
+        t2w[:2], dwi[:3], adc[:3] = 0.0, 0.0, 0.0
+        signal = torch.stack((t2w, dwi, torch.zeros(SHAPE)))
+        scale = scale_of(signal)
+        clean = torch.stack((*scale.of(signal)[:2], 1000.0 * adc))
+        found.append(replace(make_case(number), input_CDHW=scale.of(signal), clean_CDHW=clean, scale=scale))
+    return found
+
+
+@pytest.fixture(scope="session")
+def classified_cases(cases, healthy_case) -> list[PreparedCase]:
+    """Six positive cases and a negative one."""
+    from dataclasses import replace
+
+    return [*(replace(case, positive=True) for case in cases), replace(healthy_case, positive=False)]
 
 
 @pytest.fixture(scope="session")

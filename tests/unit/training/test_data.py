@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from vfmalign.training.data import batch_indices, draw_batch
+from vfmalign.training.data import balanced_indices, batch_indices, draw_batch
 
 CPU = torch.device("cpu")
 
@@ -70,3 +70,24 @@ def test_patches_take_the_labels_along_and_often_meet_the_lesion(cases):
         places.add(batch.input_NCDHW.numpy().tobytes())
     assert meets >= 40
     assert len(places) == 40
+
+
+def test_classes_are_drawn_equally_often_and_cases_of_a_class_too():
+    positives = [True] * 7 + [False] * 2
+    counts = Counter()
+    for step in range(70):
+        indices = balanced_indices(positives, 4, step, seed=3)
+        assert sum(positives[i] for i in indices) == 2
+        counts.update(indices)
+    assert [counts[i] for i in range(9)] == [20] * 7 + [70] * 2
+    # An odd batch takes turns, and a step depends on its number alone.
+    odd = [sum(positives[i] for i in balanced_indices(positives, 3, step, seed=3)) for step in range(4)]
+    assert odd == [1, 2, 1, 2]
+    assert balanced_indices(positives, 4, 9, seed=3) == balanced_indices(positives, 4, 9, seed=3)
+    assert balanced_indices(positives, 4, 9, seed=3) != balanced_indices(positives, 4, 9, seed=4)
+
+
+def test_a_batch_of_cases_with_classes_is_balanced(classified_cases):
+    batch = draw(classified_cases, batch_size=4)
+    assert sorted(batch.positive_N.tolist()) == [0.0, 0.0, 1.0, 1.0]
+    assert [bool(lesions.any()) for lesions in batch.lesions_NDHW] == [bool(truth) for truth in batch.positive_N]

@@ -5,7 +5,15 @@ import torch
 
 from vfmalign.core.errors import BadOption
 from vfmalign.models.registry import ARCHITECTURES
-from vfmalign.training.heads import EncoderDecoder, Projector, SpecialisedUNet, check_shape, stage_shapes
+from vfmalign.training.heads import (
+    CaseClassifier,
+    EncoderDecoder,
+    Projector,
+    SpecialisedClassifier,
+    SpecialisedUNet,
+    check_shape,
+    stage_shapes,
+)
 
 SMALL = (16, 64, 64)
 MICRO = ARCHITECTURES["profound_conv_micro"]
@@ -60,7 +68,8 @@ def test_every_compared_layer_gets_a_gradient(encoder):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda e: EncoderDecoder(e, 3, residual=True), lambda _: SpecialisedUNet(3, 3, SMALL, residual=True)]
+    "make",
+    [lambda e: EncoderDecoder(e, 3, residual=(0, 1, 2)), lambda _: SpecialisedUNet(3, 3, SMALL, residual=(0, 1, 2))],
 )
 def test_an_untrained_residual_network_is_the_identity(encoder, make):
     input_NCDHW = torch.randn(1, 3, 16, 16, 16)
@@ -68,7 +77,14 @@ def test_an_untrained_residual_network_is_the_identity(encoder, make):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda e: EncoderDecoder(e, 3), lambda e: Projector(e, 8), lambda _: SpecialisedUNet(3, 3, SMALL)]
+    "make",
+    [
+        lambda e: EncoderDecoder(e, 3),
+        lambda e: Projector(e, 8),
+        lambda _: SpecialisedUNet(3, 3, SMALL),
+        CaseClassifier,
+        lambda _: SpecialisedClassifier(3, SMALL),
+    ],
 )
 def test_no_network_keeps_running_statistics(encoder, make):
     network = make(encoder)
@@ -99,3 +115,27 @@ def test_a_shape_that_is_no_multiple_of_the_stride_is_refused():
     check_shape((16, 32, 32), (16, 16, 16), field="f")
     with pytest.raises(BadOption, match=r"recipe\.patch_shape_DHW.*multiples of \(16, 16, 16\)"):
         check_shape((16, 24, 32), (16, 16, 16), field="recipe.patch_shape_DHW")
+
+
+def test_a_residual_is_over_the_channels_that_are_put_out(encoder):
+    input_NCDHW = torch.randn(1, 3, 16, 16, 16)
+    for network in (EncoderDecoder(encoder, 1, residual=[1]), SpecialisedUNet(3, 1, SMALL, residual=[1])):
+        assert torch.equal(network(input_NCDHW), input_NCDHW[:, 1:2])
+
+
+def test_one_logit_a_case_and_a_gradient_for_every_dense_layer(encoder):
+    network = CaseClassifier(encoder)
+    output_N1 = network(torch.randn(2, 3, 16, 32, 32))
+    assert output_N1.shape == (2, 1)
+    output_N1.sum().backward()
+    for name in encoder.dense_layers():
+        gradients = [p.grad for n, p in encoder.named_parameters() if n.startswith(f"{name}.")]
+        assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients), name
+
+
+@pytest.mark.parametrize("shape", [(16, 64, 64), (64, 224, 224)])
+def test_the_specialised_classifier_follows_the_volume(shape):
+    network = SpecialisedClassifier(3, shape).to("meta")
+    assert network(torch.empty((2, 3, *shape), device="meta")).shape == (2, 1)
+    parameters = sum(p.numel() for p in network.parameters())
+    assert (parameters < 1e6) == (max(shape) <= 64)

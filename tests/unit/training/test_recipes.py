@@ -26,7 +26,7 @@ def test_every_objective_has_a_recipe(preset):
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(BadOption, match="segmentation, super_resolution"):
+    with pytest.raises(BadOption, match="segmentation, super_resolution, distortion, translation, classification"):
         recipe_for("pretrained", "astrology")
     with pytest.raises(BadOption, match="demo, default"):
         recipe_for("pretrained", "segmentation", "huge")

@@ -44,6 +44,7 @@ from vfmalign.cli.tables import checks as checks_table
 from vfmalign.cli.target import Target
 from vfmalign.core.documents import document
 from vfmalign.core.errors import BadOption, NotFound, PreconditionFailed
+from vfmalign.core.tasks import TASKS
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, common_pb2, finetuning_pb2, finetuning_pb2_grpc
 
 app = typer.Typer(no_args_is_help=True, help="Alignment checks: list, show, cancel, fetch a report.")
@@ -62,7 +63,7 @@ GateOption = Annotated[
 def check(
     dataset: Annotated[str, typer.Argument(help="Id of the dataset.")],
     *,
-    task: Annotated[str, typer.Option(help="segmentation or super_resolution.")],
+    task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")],
     model: Annotated[str, typer.Option(help="Id of the pretrained model.")],
     check_id: Annotated[str | None, typer.Option("--id", help="Id of the check; one is made by default.")] = None,
     layer: Annotated[list[str] | None, typer.Option("--layer", help="Only these layers. Repeatable.")] = None,

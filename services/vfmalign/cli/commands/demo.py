@@ -14,7 +14,7 @@ from vfmalign.cli.messages import OBJECTIVES, PRETRAINING_OBJECTIVES, parse
 from vfmalign.cli.options import JsonOption, SeedOption
 from vfmalign.cli.output import Output
 from vfmalign.cli.settings import DEFAULT_HOME
-from vfmalign.core.tasks import get_task_spec
+from vfmalign.core.tasks import TASKS, get_task_spec
 
 DemoHomeOption = Annotated[Path, typer.Option("--home", help="State folder of the demo; emptied first.")]
 
@@ -22,7 +22,7 @@ DemoHomeOption = Annotated[Path, typer.Option("--home", help="State folder of th
 def demo(
     *,
     seed: SeedOption = rehearsal.DEFAULT_SEED,
-    task: Annotated[str, typer.Option(help="segmentation or super_resolution.")] = "segmentation",
+    task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")] = "segmentation",
     objective: Annotated[
         str, typer.Option(help=f"Pretraining: {' or '.join(PRETRAINING_OBJECTIVES)}.")
     ] = "masked_reconstruction",

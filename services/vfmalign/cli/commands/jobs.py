@@ -36,6 +36,7 @@ from vfmalign.cli.tables import job as job_tables
 from vfmalign.cli.tables import jobs as jobs_table
 from vfmalign.cli.target import Target
 from vfmalign.core.documents import document
+from vfmalign.core.tasks import TASKS
 from vfmalign.v1 import finetuning_pb2, finetuning_pb2_grpc
 
 app = typer.Typer(no_args_is_help=True, help="Training jobs: list, show, cancel.")
@@ -46,7 +47,7 @@ JobArgument = Annotated[str, typer.Argument(help="Id of the job.")]
 def finetune(
     dataset: Annotated[str, typer.Argument(help="Id of the dataset.")],
     *,
-    task: Annotated[str, typer.Option(help="segmentation or super_resolution.")],
+    task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")],
     model: Annotated[str, typer.Option(help="Id of the pretrained model.")],
     network: Annotated[str, typer.Option(help=f"Starting network: {', '.join(NETWORKS)}.")] = "pretrained",
     publish_as: Annotated[str, typer.Option("--as", help="Id of the encoder; <job>-encoder by default.")] = "",

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from vfmalign.core.errors import BadOption
+from vfmalign.training.tasks.classification import CLASSIFICATION
+from vfmalign.training.tasks.distortion import DISTORTION
 from vfmalign.training.tasks.segmentation import SEGMENTATION
 from vfmalign.training.tasks.super_resolution import SUPER_RESOLUTION
 from vfmalign.training.tasks.task import Task
+from vfmalign.training.tasks.translation import TRANSLATION
 
-TASKS: dict[str, Task] = {task.spec.name: task for task in (SEGMENTATION, SUPER_RESOLUTION)}
+TASKS: dict[str, Task] = {
+    task.spec.name: task for task in (SEGMENTATION, SUPER_RESOLUTION, DISTORTION, TRANSLATION, CLASSIFICATION)
+}
 
 
 def get_task(name: str) -> Task:

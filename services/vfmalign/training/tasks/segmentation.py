@@ -7,13 +7,17 @@ a lesion then still teaches something. Axes: N batch, C classes, D H W.
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
 import torch
 from monai.losses.dice import DiceCELoss
+from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.meandice import compute_dice
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from vfmalign.core.tasks import SEGMENTATION as SPEC
 from vfmalign.training.data import Batch, PreparedCase
@@ -62,13 +66,36 @@ def dice(prediction: Tensor, reference: Tensor) -> float | None:
     return None if math.isnan(value) else value
 
 
+def hd95_mm(prediction: Tensor, reference: Tensor, spacing_mm: tuple[float, float, float]) -> float | None:
+    """95th percentile of the distance between two masks' surfaces, the larger of both ways, in mm.
+
+    Returns:
+        None where the reference is empty; the diagonal of the volume where the prediction is.
+    """
+    if not bool(reference.any()):
+        return None
+    if not bool(prediction.any()):
+        return math.hypot(*(side * step for side, step in zip(reference.shape, spacing_mm, strict=True)))
+    pair = (prediction[None, None], reference[None, None])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # monai 1.6 calls itself with an argument that it deprecates
+        return float(compute_hausdorff_distance(*pair, include_background=True, percentile=95.0, spacing=spacing_mm))
+
+
+def commonest(train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
+    """The trivial prediction: how often each class lies at each voxel of the training cases, whatever the case."""
+    found = [one_hot(labels(case.gland_DHW, case.lesions_DHW).long(), len(CLASSES)) for case in train]
+    mean_CDHW = torch.stack(found).double().mean(0).movedim(-1, 0)
+    return lambda case: mean_CDHW
+
+
 def primary(output_CDHW: Tensor, case: PreparedCase) -> float | None:
     """Dice of the lesion; None for a case without one."""
     return dice(output_CDHW.argmax(0) == LESION, labels(case.gland_DHW, case.lesions_DHW) == LESION)
 
 
 def score(output_CDHW: Tensor, case: PreparedCase) -> dict[str, float | None]:
-    """Dice of lesion and of gland (the lesion is part of it), and the volume of lesion found where there is none."""
+    """Dice and HD95 of lesion and of gland (the lesion is part of it), and the lesion found where there is none."""
     found_DHW, true_DHW = output_CDHW.argmax(0), labels(case.gland_DHW, case.lesions_DHW)
     healthy = not bool((true_DHW == LESION).any())
     found_ml = float((found_DHW == LESION).sum()) * math.prod(case.spacing_mm) / MM3_PER_ML
@@ -76,6 +103,8 @@ def score(output_CDHW: Tensor, case: PreparedCase) -> dict[str, float | None]:
         "lesion_dice": dice(found_DHW == LESION, true_DHW == LESION),
         "gland_dice": dice(found_DHW >= GLAND, true_DHW >= GLAND),
         "false_lesion_volume": found_ml if healthy else None,
+        "lesion_hd95": hd95_mm(found_DHW == LESION, true_DHW == LESION, case.spacing_mm),
+        "gland_hd95": hd95_mm(found_DHW >= GLAND, true_DHW >= GLAND, case.spacing_mm),
     }
 
 
@@ -100,5 +129,5 @@ def _outlines(labels_HW: Tensor) -> tuple[np.ndarray[tuple[int, ...], np.dtype[n
 
 
 SEGMENTATION = Task(
-    spec=SPEC, out_channels=len(CLASSES), residual=False, loss=loss, primary=primary, score=score, panels=panels
+    spec=SPEC, loss=loss, primary=primary, score=score, panels=panels, trivial=commonest, classes=len(CLASSES)
 )

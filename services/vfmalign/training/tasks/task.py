@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from vfmalign.core.artifacts import Modality
 from vfmalign.core.tasks import TaskSpec
 from vfmalign.training.data import Batch, PreparedCase
 from vfmalign.training.figures import Panel
@@ -14,22 +15,28 @@ from vfmalign.training.figures import Panel
 
 @dataclass(frozen=True)
 class Task:
-    """One task.
+    """One task. An output is (C, D, H, W), or one logit where cases are classified.
 
     Attributes:
-        spec: name, input transform, labels and metrics.
-        out_channels: of the head; None for as many as the input has.
-        residual: whether the head's output is added to the input.
-        loss: of an output (N, C, D, H, W) and its batch.
-        primary: the primary metric of an output (C, D, H, W) and its case; None where undefined.
+        spec: name, input transform, labels, metrics and what the trivial prediction is.
+        loss: of outputs and their batch.
+        primary: the primary metric of an output and its case; None where undefined.
         score: every metric of an output and its case, by name.
         panels: pictures of an output and its case.
+        trivial: learns from the training cases what can be predicted without a network, and returns who predicts it.
+        classes: channels of a head that tells classes of voxels apart; 0 for other tasks.
+        restores: modalities that the head puts out; those of them that the model's input has.
+        residual: whether what it puts out is added to those channels of the input.
+        positives: the class of every case of a dataset; None for a task without classes of cases.
     """
 
     spec: TaskSpec
-    out_channels: int | None
-    residual: bool
     loss: Callable[[Tensor, Batch], Tensor]
     primary: Callable[[Tensor, PreparedCase], float | None]
     score: Callable[[Tensor, PreparedCase], dict[str, float | None]]
     panels: Callable[[Tensor, PreparedCase], list[Panel]]
+    trivial: Callable[[Sequence[PreparedCase]], Callable[[PreparedCase], Tensor]]
+    classes: int = 0
+    restores: tuple[Modality, ...] = ()
+    residual: bool = False
+    positives: Callable[[Sequence[PreparedCase]], list[bool]] | None = None

@@ -1,0 +1,132 @@
+"""What tasks share whose output is an image: which channels are restored, the loss, PSNR, SSIM and pictures.
+
+Axes: N batch, C channels, D H W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import fmean
+from typing import cast
+
+import torch
+from monai.metrics.regression import PSNRMetric, SSIMMetric
+from torch import Tensor
+from torch.nn import functional
+
+from vfmalign.core.artifacts import Modality
+from vfmalign.training.data import Batch, PreparedCase
+from vfmalign.training.figures import Panel, percentiles
+
+PSNR_CEILING_DB = 100.0
+"""PSNR of two equal volumes, which would be infinite."""
+SSIM_WINDOW = 7
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """Loss, metrics and pictures of a task that restores modalities.
+
+    Attributes:
+        restores: the modalities; those that the model's input has.
+        unit: of the output, in the unit of the clean channels.
+    """
+
+    restores: tuple[Modality, ...]
+    unit: float = 1.0
+
+    def channels(self, modalities: Sequence[Modality]) -> list[int]:
+        """Which channels of the input they are."""
+        return [channel for channel, modality in enumerate(modalities) if modality in self.restores]
+
+    def loss(self, output_NCDHW: Tensor, batch: Batch) -> Tensor:
+        """Mean squared error: its minimum is the maximum of PSNR."""
+        return functional.mse_loss(output_NCDHW, batch.clean_NCDHW[:, self.channels(batch.modalities)] / self.unit)
+
+    def target(self, case: PreparedCase) -> Tensor:
+        """What the output should be."""
+        return case.clean_CDHW[self.channels(case.modalities)] / self.unit
+
+    def primary(self, output_CDHW: Tensor, case: PreparedCase) -> float | None:
+        """PSNR in dB."""
+        return psnr(output_CDHW, self.target(case))
+
+    def score(self, output_CDHW: Tensor, case: PreparedCase) -> dict[str, float | None]:
+        """PSNR and SSIM."""
+        target_CDHW = self.target(case)
+        return {"psnr": psnr(output_CDHW, target_CDHW), "ssim": ssim(output_CDHW, target_CDHW)}
+
+    def uncorrected(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
+        """The trivial prediction: the input's own channels."""
+        return lambda case: case.input_CDHW[self.channels(case.modalities)] / self.unit
+
+    def panels(self, output_CDHW: Tensor, case: PreparedCase) -> list[Panel]:
+        """The middle slice of the first restored channel: inputs, reference, prediction, what is still wrong."""
+        d = output_CDHW.shape[1] // 2
+        first = self.channels(case.modalities)[0]
+        # An input that is hidden or is not the one restored is shown as well: that is where the answer comes from.
+        shown = [first] if bool(case.input_CDHW[first].any()) else [c for c, v in enumerate(case.input_CDHW) if v.any()]
+        clean_HW, output_HW = (volume[0, d].numpy() for volume in (self.target(case), output_CDHW))
+        limits = percentiles(clean_HW)
+        aspect = case.spacing_mm[1] / case.spacing_mm[2]
+        spread = (limits[1] - limits[0]) / 4
+        inputs = [
+            Panel(
+                f"input ({case.modalities[channel]})",
+                case.input_CDHW[channel, d].numpy(),
+                limits if channel == first else None,
+                aspect=aspect,
+            )
+            for channel in shown
+        ]
+        return [
+            *inputs,
+            Panel("reference", clean_HW, limits, aspect=aspect),
+            Panel("prediction", output_HW, limits, aspect=aspect),
+            Panel("prediction − reference", output_HW - clean_HW, (-spread, spread), aspect=aspect),
+        ]
+
+
+@cache
+def _psnr() -> PSNRMetric:
+    return PSNRMetric(max_val=1.0)
+
+
+@cache
+def _ssim() -> SSIMMetric:
+    return SSIMMetric(spatial_dims=3, data_range=1.0, win_size=SSIM_WINDOW)
+
+
+def psnr(output_CDHW: Tensor, clean_CDHW: Tensor) -> float | None:
+    """Mean over channels of 10·log10(range² / MSE) in dB, with each reference channel's own range.
+
+    Returns:
+        None where every reference channel is constant; equal volumes give `PSNR_CEILING_DB`.
+    """
+    pair = _unit_range(output_CDHW, clean_CDHW)
+    if pair is None:
+        return None
+    return _mean(cast(Tensor, _psnr()(*pair)).clamp(max=PSNR_CEILING_DB))
+
+
+def ssim(output_CDHW: Tensor, clean_CDHW: Tensor) -> float | None:
+    """Mean over channels of the 3D structural similarity (Wang et al., 2004), scaled as in `psnr`."""
+    pair = _unit_range(output_CDHW, clean_CDHW)
+    return None if pair is None else _mean(cast(Tensor, _ssim()(*pair)))
+
+
+def _mean(values: Tensor) -> float:
+    return fmean(values.flatten().tolist())
+
+
+def _unit_range(output_CDHW: Tensor, clean_CDHW: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Channels as a batch, scaled so that each reference runs from 0 to 1; constant references are left out."""
+    low_C, high_C = clean_CDHW.flatten(1).min(1).values, clean_CDHW.flatten(1).max(1).values
+    varies_C = high_C > low_C
+    if not bool(varies_C.any()):
+        return None
+    low, span = low_C[varies_C, None, None, None], (high_C - low_C)[varies_C, None, None, None]
+    output, clean = ((volume[varies_C] - low) / span for volume in (output_CDHW, clean_CDHW))
+    return output[:, None].to(torch.float32), clean[:, None].to(torch.float32)
