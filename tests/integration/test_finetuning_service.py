@@ -125,7 +125,7 @@ class Mmd(mmd_pb2_grpc.MmdServiceServicer):
             status = to_status(self.error, "id")
             context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
             context.abort(code_of(self.error), status.message)
-        value = int(request.y.feature_set_id[:4], 16) / 65536 + 0.01
+        value = int(request.y.feature_set_id[:4], 16) / 131072 + 0.01  # far from 1, where a shift is out of reach
 
         def shift(scale):
             return mmd_pb2.ShiftResult(
