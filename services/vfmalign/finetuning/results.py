@@ -137,6 +137,19 @@ class Trivial(Record):
         return self.gain.difference.value is not None and self.gain.difference.value <= 0
 
 
+class Probe(Record):
+    """What an early look at a training showed: encoder against features before, and validation, at one step.
+
+    Attributes:
+        shift: MMD² of the primary layer, as the check's main number.
+        val_score: the task's main metric on `val` at that step.
+    """
+
+    step: int
+    shift: Estimate
+    val_score: float
+
+
 class CheckResult(Record):
     """Everything a check concludes; equal for equal inputs and seeds.
 
@@ -148,6 +161,8 @@ class CheckResult(Record):
         shift_ratio: by layer, MMD²(before, after) / MMD²(before, re-initialised), standardised features.
         reach: by layer, how much of the kernel's reach is left, see `reach`.
         trivial: the trivial prediction; None in artifacts of versions that did not make it.
+        measures: of the primary layer beside MMD², by name (`cka`, `frechet`, `energy`, `logme`).
+        probes: early looks at the pretrained network's training, in order of steps.
         settings: what was asked for, and the digests of what it was asked of.
     """
 
@@ -167,6 +182,8 @@ class CheckResult(Record):
     shift: Comparison
     shift_ratio: dict[str, Estimate]
     reach: dict[str, Estimate] = Field(default_factory=dict)
+    measures: dict[str, Estimate] = Field(default_factory=dict)
+    probes: tuple[Probe, ...] = ()
     settings: dict[str, str]
 
     def network(self, name: Network) -> NetworkResult:
