@@ -153,7 +153,7 @@ def mmd_test(
         relabellings: B, at most 100,000. Paired samples swap x and y within groups, independent ones are permuted.
         seed: of the relabellings, 0 to 2⁶⁴ − 1.
         method: `wild_bootstrap` flips signs of pairs of rows instead of permuting independent samples (n = m).
-        aggregated: whether to test over a grid of bandwidths as well, which needs no choice of σ (MMD-FUSE).
+        aggregated: whether to test over a grid of bandwidths as well, which needs no choice of σ.
         level: coverage of the interval.
         estimator: see `mmd2`.
         kernel: see `mmd2`.

@@ -120,8 +120,8 @@ class PairedDesign:
             diagonal - np.bincount(self.group_of, sums.diagonal_N),
             n - np.bincount(self.group_of),
         )
-        reason = ""
-        if estimator == "biased" or self.groups < rows_N.size:
+        reason = uncertainty.BIASED if estimator == "biased" else ""
+        if not reason and self.groups < rows_N.size:
             unbiased = (total - sums.within_G.sum()) / _pairs_of_different_groups(self.group_of)
             reason = uncertainty.bias_reason(observed, unbiased, (left_out_G,), _ROUNDING * abs(diagonal) / n)
         return Statistics(observed, relabelled_B, () if reason else (left_out_G,), reason)
@@ -172,8 +172,8 @@ class IndependentDesign:
             )
             return Statistics(value, relabelled_B, (), reason)
         left_out = tuple(formula(part) for part in self._left_out(sums, observed))
-        reason = ""
-        if estimator == "biased" or self.groups < sum(self.block_sizes):
+        reason = uncertainty.BIASED if estimator == "biased" else ""
+        if not reason and self.groups < sum(self.block_sizes):
             rounding = _ROUNDING * float(np.abs(sums.diagonal_N).mean())
             reason = uncertainty.bias_reason(value, self._unbiased(sums, observed), left_out, rounding)
         return Statistics(value, relabelled_B, () if reason else left_out, reason)

@@ -130,12 +130,14 @@ def _one_pass(scaled: Scaled, x: Features, y: Features, plan: Plan, chosen: Prec
         return None
     statistics = [design.statistics(plan.estimator, sums, plan.relabellings) for sums in found.sums]
     rows_of_both = shape_of(x)[0] + shape_of(y)[0]
+    enumerated = plan.relabellings.enumerated
+    largest = aggregated.largest(statistics[1:], found.sums[1:], rows_of_both, enumerated=enumerated)
     return Measured(
         scaled.sigma,
         statistics[0],
         _bound(found, kernel, channels, design, chosen),
         chosen,
-        aggregate=aggregated.fuse(statistics[1:], found.sums[1:], rows_of_both) if aggregate else None,
+        aggregate=largest,
         backend=found.backend,
         backend_note=found.note,
     )

@@ -1,12 +1,11 @@
-"""The test over a grid of kernels against MMD-FUSE written out, and kernels of one pass against single passes."""
+"""The test over a grid of kernels against its formula written out, and kernels of one pass against single passes."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import cdist
-from scipy.special import logsumexp
 
 from vfmalign.mmd import aggregated, mmd_test, relabelling
 from vfmalign.mmd.engine import Layout, PairedMatrix, PooledMatrix, accumulate
@@ -32,16 +31,15 @@ def grams(pooled):
         yield np.exp(-distances / sigma)
 
 
-def fuse(pooled, statistic):
-    """(1/λ)·log mean_k exp(λ·MMD²_k/√N_k), N_k the mean of k² over pairs of different rows, λ = √(n(n − 1))."""
+def largest(pooled, statistic, labellings):
+    """max_k MMD²_k/(s_k^¾·r_k^¼) of every labelling; s the SD over them, r² the mean of k² over pairs of other rows."""
     count = len(pooled)
-    half = count / 2
-    rate = np.sqrt(half * (half - 1))
     values = []
     for k in grams(pooled):
-        size = (np.square(k).sum() - np.square(np.diag(k)).sum()) / (count * (count - 1))
-        values.append(rate * statistic(k) / np.sqrt(size))
-    return (logsumexp(values) - np.log(len(values))) / rate
+        size = np.sqrt((np.square(k).sum() - np.square(np.diag(k)).sum()) / (count * (count - 1)))
+        of_kernel = np.array([statistic(k, labelling) for labelling in labellings])
+        values.append(of_kernel / (of_kernel.std() ** 0.75 * size**0.25))
+    return np.max(values, axis=0)
 
 
 def unbiased(k, of_x):
@@ -59,42 +57,49 @@ def unbiased_paired(k, signs):
     return (flipped.sum() - np.trace(h)) / (n * (n - 1))
 
 
-def test_independent_samples_give_mmd_fuse(rng):
+def independent(rng):
     x, y = rng.normal(size=(18, 3)), rng.normal(size=(23, 3)) * 1.3 + 0.5
-    pooled = np.concatenate([x, y])
     chosen_GB = relabelling.permutations(18, 23, 60, seed=8).weights_GB.astype(bool)
-    observed = fuse(pooled, lambda k: unbiased(k, np.arange(41) < 18))
-    relabelled = np.array([fuse(pooled, lambda k, of_x=of_x: unbiased(k, of_x)) for of_x in chosen_GB.T])
-    expected = (1 + (relabelled >= observed * (1 - 1e-9)).sum()) / 61
+    return x, y, largest(np.concatenate([x, y]), unbiased, [np.arange(41) < 18, *chosen_GB.T])
+
+
+def test_independent_samples_give_the_formula_over_permutations(rng):
+    x, y, values = independent(rng)
+    expected = (values >= values[0] * (1 - 1e-9)).mean()
     assert 0.03 < expected < 0.7
     assert mmd_test(x, y, relabellings=60, seed=8, aggregated=True).aggregated_p_value == expected
 
 
 @pytest.mark.parametrize("options", [{"paired": True}, {"method": "wild_bootstrap"}])
-def test_pairs_and_the_wild_bootstrap_give_mmd_fuse_over_swaps(rng, options):
+def test_pairs_and_the_wild_bootstrap_give_the_formula_over_swaps(rng, options):
     x = rng.normal(size=(20, 3))
     y = 0.5 * x + rng.normal(size=(20, 3)) + 0.45
-    pooled = np.concatenate([x, y])
     signs_GB = relabelling.swaps(20, 60, seed=3).weights_GB
-    observed = fuse(pooled, lambda k: unbiased_paired(k, np.ones(20)))
-    relabelled = np.array([fuse(pooled, lambda k, s=signs: unbiased_paired(k, s)) for signs in signs_GB.T])
-    expected = (1 + (relabelled >= observed * (1 - 1e-9)).sum()) / 61
+    values = largest(np.concatenate([x, y]), unbiased_paired, [np.ones(20), *signs_GB.T])
+    expected = (values >= values[0] * (1 - 1e-9)).mean()
     assert 0.03 < expected < 0.7
     assert mmd_test(x, y, relabellings=60, seed=3, aggregated=True, **options).aggregated_p_value == expected
 
 
+def test_enumerated_swaps_hold_the_samples_as_they_are(rng):
+    x = rng.normal(size=(9, 3))
+    y = x + 0.4 * rng.normal(size=(9, 3)) + 0.2
+    signs = np.array(list(product((1, -1), repeat=9)))
+    values = largest(np.concatenate([x, y]), unbiased_paired, signs)
+    expected = (values >= values[0] * (1 - 1e-9)).mean()
+    assert mmd_test(x, y, paired=True, aggregated=True, relabellings=1000).aggregated_p_value == expected
+
+
 def test_the_statistic_itself_is_that_of_the_formula(rng, monkeypatch):
-    x, y = rng.normal(size=(18, 3)), rng.normal(size=(23, 3)) + 0.5
-    fused = []
-    original = aggregated.fuse
-    monkeypatch.setattr(aggregated, "fuse", lambda *arguments: fused.append(original(*arguments)) or fused[-1])
-    mmd_test(x, y, relabellings=20, seed=8, aggregated=True)
-    of_x = np.arange(41) < 18
-    pooled = np.concatenate([x, y])
-    assert fused[0].observed == pytest.approx(fuse(pooled, lambda k: unbiased(k, of_x)), rel=1e-10)
-    chosen_GB = relabelling.permutations(18, 23, 20, seed=8).weights_GB.astype(bool)
-    expected = [fuse(pooled, lambda k, some=some: unbiased(k, some)) for some in chosen_GB.T]
-    np.testing.assert_allclose(fused[0].relabelled_B, expected, rtol=1e-8)
+    x, y, values = independent(rng)
+    found = []
+    original = aggregated.largest
+    monkeypatch.setattr(
+        aggregated, "largest", lambda *given, **more: found.append(original(*given, **more)) or found[-1]
+    )
+    mmd_test(x, y, relabellings=60, seed=8, aggregated=True)
+    assert found[0].observed == pytest.approx(values[0], rel=1e-10)
+    np.testing.assert_allclose(found[0].relabelled_B, values[1:], rtol=1e-8)
 
 
 def test_a_difference_in_scale_that_one_bandwidth_misses_is_found():
