@@ -37,6 +37,7 @@ from vfmalign.training.trainer import StageClock, Trainer
 ARCHITECTURE = "profound_conv_micro"
 OPTIONS = TrainingOptions(device="cpu", threads=1, workers=2)
 RECIPE = Recipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=1e-3)
+PROBED = RECIPE.model_copy(update={"probe_steps": (1,)})
 STACK = Stack((40, 40, 18), (2.0, 2.0, 3.0))
 SMALL = PhantomSpec(t2w=STACK, dwi=STACK, adc=STACK, lesion_free_share=0.0)
 
@@ -135,6 +136,10 @@ def fail(store, fields):
         ({"kind": "pretrain", "objective": "contrastive", "model": ""}, "a batch of one has none"),
         ({"recipe": RECIPE.model_copy(update={"patch_shape_DHW": (16, 24, 32)})}, "multiples of (16, 16, 16)"),
         ({"recipe": RECIPE.model_copy(update={"patch_shape_DHW": (32, 32, 32)})}, "at most the input's size"),
+        ({"recipe": PROBED.model_copy(update={"probe_steps": (2,)})}, "choose multiples of 1"),
+        ({"recipe": PROBED, "network": "specialised", "publish_as": ""}, "fine-tune an encoder"),
+        ({"recipe": PROBED, "kind": "pretrain", "objective": "contrastive", "model": ""}, "fine-tune an encoder"),
+        ({"recipe": PROBED, "publish_as": "x" * 125}, "a short publish_as"),
     ],
 )
 def test_a_spec_that_cannot_work_is_refused(fail, fields, changes, says):
@@ -264,6 +269,7 @@ def test_a_training_that_diverges_says_so(store, fields, monkeypatch):
         [],
         checkpoints=Checkpoints(store, spec.id, spec.digest()),
         publish=lambda point: None,
+        probe=lambda step: None,
         stop=Stop(),
         clock=StageClock(),
         device=torch.device("cpu"),

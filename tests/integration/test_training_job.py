@@ -20,6 +20,7 @@ from vfmalign.core.artifacts import (
     Recipe,
     job_key,
     model_card_key,
+    probe_id,
     weights_key,
 )
 from vfmalign.core.datasets import save_dataset
@@ -113,8 +114,8 @@ def finish(store):
 
 @pytest.fixture(scope="module")
 def long_spec(make_spec):
-    """A job with enough epochs to be interrupted in."""
-    recipe = RECIPE.model_copy(update={"epochs": 5, "steps_per_epoch": 4})
+    """A job with enough epochs to be interrupted in, and with two probes on the way."""
+    recipe = RECIPE.model_copy(update={"epochs": 5, "steps_per_epoch": 4, "probe_steps": (4, 12)})
     return lambda job: make_spec(job, recipe=recipe, task="segmentation")
 
 
@@ -148,6 +149,8 @@ def lasting(result):
         del content[name]
     for point in content["curve"]:
         del point["elapsed_s"]
+    for probe in content["probes"]:
+        del probe["model"]
     return content | {"figures": [figure.sha256 for figure in result.figures]}
 
 
@@ -255,6 +258,14 @@ def test_the_encoder_alone_is_published_with_its_parents_past(store, results, da
     assert results["specialised", "segmentation"].encoder == ""
 
 
+def test_classes_of_training_cases_are_in_the_result(results, dataset):
+    labels = results["pretrained", "classification"].train_labels
+    assert set(labels) == {case.id for case in dataset.train}
+    assert set(labels.values()) == {True, False}
+    assert labels == results["specialised", "classification"].train_labels
+    assert results["pretrained", "segmentation"].train_labels == {}
+
+
 def test_a_checkpoint_keeps_two_files_and_they_hold_no_pickle(store, results):
     for network, task in results:
         files = [key for key in store.list(f"jobs/{network}-{task}/checkpoint/") if key.endswith(".safetensors")]
@@ -269,15 +280,20 @@ def test_a_done_job_is_left_alone(store, make_spec, results, start):
     assert {key: store.get(key) for key in store.list("jobs/pretrained-segmentation/")} == before
 
 
+def other_bits(store, model_id, **changes):
+    """Replaces a published model's weights, as a rerun that gives other bits would find them; and the card."""
+    data = to_safetensors(random_state(ARCHITECTURES[ARCHITECTURE], 8))
+    sha256 = hashlib.sha256(data).hexdigest()
+    ref = store.put(weights_key(model_id, sha256), data)
+    card = load_card(store, model_id).model_copy(update={"checkpoint": ref} | changes)
+    store.write(model_card_key(model_id), card)
+    return card
+
+
 def forget_result(store, spec, **changes):
     """As a kill between publishing and the result leaves a job, whose rerun is to give other bits; and the card."""
     store.delete(job_key(spec.id, "result.json"))
-    data = to_safetensors(random_state(ARCHITECTURES[ARCHITECTURE], 8))
-    sha256 = hashlib.sha256(data).hexdigest()
-    ref = store.put(weights_key(spec.publish_as, sha256), data)
-    card = load_card(store, spec.publish_as).model_copy(update={"checkpoint": ref} | changes)
-    store.write(model_card_key(spec.publish_as), card)
-    return card
+    return other_bits(store, spec.publish_as, **changes)
 
 
 def test_an_encoder_that_a_killed_run_published_is_kept(store, make_spec, finish):
@@ -353,6 +369,73 @@ def test_one_case_is_trained_on_in_patches(store, dataset, make_spec, finish):
     result = finish(make_spec("one-case", **changes))
     assert [score.case for score in result.test_scores] == [case.id]
     assert result.curve[2].train_loss < result.curve[1].train_loss
+
+
+# --- probes -----------------------------------------------------------------------------------------------------------
+
+
+def test_probes_are_encoders_on_the_way(store, dataset, model, undisturbed):
+    assert [probe.step for probe in undisturbed.probes] == [4, 12]
+    curve = {point.step: point.val_score for point in undisturbed.curve}
+    for probe in undisturbed.probes:
+        assert probe.model == f"undisturbed-encoder-step-{probe.step}"
+        assert probe.val_score == curve[probe.step]
+        card = load_card(store, probe.model)
+        assert (card.parent, card.objective, card.preprocessing) == (model.id, "supervised", INPUT)
+        assert card.checkpoint.sha256 == probe.sha256
+        assert card.source == f"job undisturbed, step {probe.step}"
+        assert card.pretraining == load_card(store, undisturbed.encoder).pretraining
+        names = set(parse_safetensors(store.get(card.checkpoint.key, sha256=probe.sha256)))
+        assert names == set(random_state(ARCHITECTURES[ARCHITECTURE], 0))
+    weights = {model.checkpoint.sha256, *(probe.sha256 for probe in undisturbed.probes)}
+    assert len(weights) == 3, "the encoder did not move"
+
+
+def test_probes_change_nothing_else_and_the_best_one_is_the_encoder(make_spec, finish, results):
+    first = results["pretrained", "super_resolution"]
+    probed = finish(make_spec("probed", recipe=RECIPE.model_copy(update={"probe_steps": (3, 6)})))
+    assert lasting(probed) | {"probes": ()} == lasting(first) | {"probes": ()}
+    assert first.probes == ()
+    at = {probe.step: probe.sha256 for probe in probed.probes}
+    assert at[probed.selected_step] == probed.encoder_sha256
+
+
+def test_a_probe_is_published_before_its_validation_is_known(store, make_spec, finish, monkeypatch):
+    spec = make_spec("early", recipe=RECIPE.model_copy(update={"probe_steps": (3,)}))
+    seen = []
+
+    def written(store, job, point):
+        seen.append((point.step, store.exists(model_card_key(probe_id(spec.publish_as, 3)))))
+
+    monkeypatch.setattr("vfmalign.training.job._write_progress", written)
+    finish(spec)
+    assert seen == [(0, False), (3, True), (6, True)]
+
+
+def test_a_probe_that_a_killed_run_published_is_kept(store, make_spec, finish):
+    spec = make_spec("killed-after-a-probe", recipe=RECIPE.model_copy(update={"probe_steps": (3,)}))
+    first = finish(spec)
+    for key in list(store.list(f"jobs/{spec.id}/")):
+        if not key.endswith("spec.json"):
+            store.delete(key)
+    card = other_bits(store, probe_id(spec.publish_as, 3))
+    again = finish(spec)
+    assert again.probes[0].sha256 == card.checkpoint.sha256 != first.probes[0].sha256
+    assert again.encoder_sha256 == first.encoder_sha256
+
+
+def test_a_probe_s_id_that_another_model_has_ends_the_job_before_it_trains(store, make_spec, finish):
+    spec = make_spec("taken", recipe=RECIPE.model_copy(update={"probe_steps": (3,)}))
+    publish(
+        store,
+        probe_id(spec.publish_as, 3),
+        random_state(ARCHITECTURES[ARCHITECTURE], 8),
+        architecture=ARCHITECTURE,
+        objective="random",
+    )
+    with pytest.raises(Conflict, match="another model"):
+        finish(spec)
+    assert not store.exists(job_key(spec.id, "checkpoint/latest.json"))
 
 
 # --- interruption -----------------------------------------------------------------------------------------------------

@@ -45,6 +45,15 @@ PatchOption = Annotated[
     str | None, typer.Option("--patch", help="Train on random patches of this size, D,H,W in voxels, such as 8,32,32.")
 ]
 
+ProbeOption = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--probe-step",
+        min=1,
+        help="Publish the encoder as it stands after this step too, a multiple of the steps per epoch. Repeatable.",
+    ),
+]
+
 
 def recipe(
     preset: str,
@@ -57,6 +66,7 @@ def recipe(
     layer_decay: float | None = None,
     encoder_rate: float | None = None,
     patch: str | None = None,
+    probe_steps: Sequence[int] | None = None,
 ) -> finetuning_pb2.Recipe:
     """The recipe that a command's options describe.
 
@@ -78,6 +88,7 @@ def recipe(
             setattr(message, name, value)
     if patch is not None:
         message.patch_shape_dhw.extend(_three(patch))
+    message.probe_steps.extend(sorted(probe_steps or ()))
     return message
 
 

@@ -178,6 +178,7 @@ class Recipe(Record):
         encoder_rate: share of the rate that the whole encoder gets; the head gets all of it.
         warmup_fraction: share of all steps spent warming up.
         patch_shape_DHW: random patches of this size for training instead of whole volumes; None for whole.
+        probe_steps: steps after which the encoder is published as it then stands (`recipes.check_probe_steps`).
     """
 
     epochs: int = Field(ge=1, le=10_000)
@@ -190,6 +191,7 @@ class Recipe(Record):
     warmup_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
     gradient_clip: float = Field(default=1.0, gt=0.0)
     patch_shape_DHW: tuple[int, int, int] | None = None  # noqa: N815
+    probe_steps: tuple[int, ...] = ()
 
 
 class JobSpec(Record):
@@ -277,6 +279,19 @@ class FigureRef(Record):
     caption: str
 
 
+class ProbeModel(Record):
+    """The encoder as it stood after some step of its training, published under an id of its own (`probe_id`).
+
+    Attributes:
+        val_score: the validation at that step, from the learning curve.
+    """
+
+    step: int
+    model: Id
+    sha256: Sha256
+    val_score: float
+
+
 class JobResult(Record):
     """`jobs/<id>/result.json`, written last: its existence means that the job is done.
 
@@ -287,6 +302,8 @@ class JobResult(Record):
         trivial_scores: what predicting without any network gives on the same test cases (`TaskSpec.trivial`).
         weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder at the selected checkpoint; None for `specialised` and pretraining.
         encoder: the published model, None for `specialised`.
+        probes: encoders published on the way, in order of steps.
+        train_labels: class of every training case, by id; empty for tasks without classes of cases.
         stage_seconds: wall time per stage in seconds, over all attempts.
     """
 
@@ -301,6 +318,8 @@ class JobResult(Record):
     weight_change: float | None
     encoder: str = ""
     encoder_sha256: str = ""
+    probes: tuple[ProbeModel, ...] = ()
+    train_labels: dict[Id, bool] = Field(default_factory=dict)
     parameters: int
     figures: tuple[FigureRef, ...] = ()
     device: str
@@ -338,6 +357,11 @@ def model_card_key(model: str) -> str:
 def weights_key(model: str, sha256: str) -> str:
     """Address of a model's weights."""
     return f"models/{model}/{sha256}.safetensors"
+
+
+def probe_id(publish_as: str, step: int) -> str:
+    """Id under which a job publishes its encoder as it stands after a step."""
+    return f"{publish_as}-step-{step}"
 
 
 def features_prefix(feature_set: str) -> str:

@@ -21,6 +21,8 @@ Preset = Literal["demo", "default"]
 _K = TypeVar("_K", bound=str)
 _V = TypeVar("_V")
 PRESETS: tuple[Preset, ...] = ("demo", "default")
+MAX_PROBES = 16
+"""Probes of one training: each costs a published encoder, an extraction and a comparison."""
 
 
 def _finetuning(
@@ -96,6 +98,29 @@ def pretraining_recipe_for(objective: Objective, preset: Preset = "default") -> 
         BadOption: no recipe has this objective or preset.
     """
     return _choose(_choose(PRETRAINING_RECIPES, objective, "objective"), preset, "preset")
+
+
+def check_probe_steps(recipe: Recipe) -> None:
+    """Refuses probes at steps where there is no validation, or too many of them.
+
+    Raises:
+        BadOption: naming the step and what would do.
+    """
+    field, steps, per_epoch = "recipe.probe_steps", recipe.probe_steps, recipe.steps_per_epoch
+    budget = recipe.epochs * per_epoch
+    if len(steps) > MAX_PROBES:
+        raise BadOption(f"at most {MAX_PROBES} probes, got {len(steps)}", field=field, remedy="leave some out")
+    if list(steps) != sorted(set(steps)):
+        raise BadOption(
+            "the steps are not in ascending order", field=field, remedy="name each once, the earliest first"
+        )
+    for step in steps:
+        if not 0 < step <= budget or step % per_epoch:
+            raise BadOption(
+                f"there is no validation after step {step}",
+                field=field,
+                remedy=f"choose multiples of {per_epoch} (steps_per_epoch) from {per_epoch} to {budget}",
+            )
 
 
 def _choose(table: dict[_K, _V], name: _K, field: str) -> _V:

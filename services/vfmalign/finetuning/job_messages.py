@@ -109,7 +109,7 @@ def parse_recipe(message: finetuning_pb2.Recipe) -> dict[str, Any]:
     fields: dict[str, Any] = {name: getattr(message, name) for name in _RECIPE_FIELDS if message.HasField(name)}
     if message.patch_shape_dhw:
         fields["patch_shape_DHW"] = tuple(message.patch_shape_dhw)
-    return fields | {"preset": message.preset}
+    return fields | {"preset": message.preset, "probe_steps": tuple(message.probe_steps)}
 
 
 def parse_job(spec: finetuning_pb2.JobSpec) -> JobRequest:
@@ -149,6 +149,7 @@ def pack_recipe(recipe: RecipeRequest) -> finetuning_pb2.Recipe:
         if (value := getattr(recipe, name)) is not None:
             setattr(message, name, value)
     message.patch_shape_dhw.extend(recipe.patch_shape_DHW or ())
+    message.probe_steps.extend(recipe.probe_steps)
     return message
 
 

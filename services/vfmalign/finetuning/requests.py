@@ -18,11 +18,13 @@ from vfmalign.core.artifacts import (
     Objective,
     Recipe,
     Record,
+    is_id,
     model_card_key,
+    probe_id,
 )
 from vfmalign.core.datasets import load_dataset
 from vfmalign.core.errors import BadOption, DigestMismatch, NotFound
-from vfmalign.core.recipes import PRESETS, Preset, pretraining_recipe_for, recipe_for
+from vfmalign.core.recipes import PRESETS, Preset, check_probe_steps, pretraining_recipe_for, recipe_for
 from vfmalign.core.store import ObjectStore
 from vfmalign.core.tasks import get_task_spec
 
@@ -51,6 +53,7 @@ class RecipeRequest(Record):
     encoder_rate: float | None = Field(default=None, ge=0.0, le=1.0)
     warmup_fraction: float | None = Field(default=None, ge=0.0, le=1.0)
     patch_shape_DHW: tuple[int, int, int] | None = None  # noqa: N815
+    probe_steps: tuple[int, ...] = ()
 
     def known_preset(self) -> Preset:
         """The preset's name.
@@ -64,9 +67,15 @@ class RecipeRequest(Record):
         raise BadOption("unknown preset", field="recipe.preset", remedy=f"choose one of {', '.join(PRESETS)}")
 
     def applied_to(self, base: Recipe) -> Recipe:
-        """The recipe with every field that is set here."""
+        """The recipe with every field that is set here.
+
+        Raises:
+            BadOption: probes where there is no validation.
+        """
         changes = self.model_dump(exclude={"preset"}, exclude_none=True)
-        return Recipe.model_validate(base.model_dump() | changes)
+        recipe = Recipe.model_validate(base.model_dump() | changes)
+        check_probe_steps(recipe)
+        return recipe
 
 
 class JobRequest(Record):
@@ -107,9 +116,10 @@ class CheckRequest(Record):
         """The recipe of one of the three trainings.
 
         A baseline has its own rates and decays, but the pretrained network's budget unless it is asked for otherwise.
+        Only the pretrained network is probed.
 
         Raises:
-            BadOption: an unknown task or preset.
+            BadOption: an unknown task or preset, or probes where there is no validation.
         """
         preset = self.recipe.known_preset()
         main = self.recipe.applied_to(recipe_for("pretrained", self.task, preset))
@@ -125,9 +135,16 @@ class CheckRequest(Record):
         """Refuses what can never succeed, before anything is stored.
 
         Raises:
-            BadOption: an unknown task or preset, or a layer named twice.
+            BadOption: an unknown task or preset, a layer named twice, or probes of a baseline or without validation.
         """
         get_task_spec(self.task)
+        for name, own in (("scratch", self.scratch_recipe), ("specialised", self.specialised_recipe)):
+            if own is not None and own.probe_steps:
+                raise BadOption(
+                    "only the pretrained network is probed",
+                    field=f"{name}_recipe.probe_steps",
+                    remedy="give them in `recipe`",
+                )
         for network in NETWORKS:
             self.recipe_of(network)
         if len(set(self.layers)) != len(self.layers):
@@ -183,6 +200,15 @@ def finetuning_spec(job_id: str, request: JobRequest, card: ModelCard, digest: s
     specialised = request.network == "specialised"
     if specialised and request.publish_as:
         raise BadOption("a specialised network has no encoder to publish", field="spec.publish_as")
+    if specialised and recipe.probe_steps:
+        raise BadOption(
+            "a specialised network has no encoder to probe", field="spec.recipe.probe_steps", remedy="leave them out"
+        )
+    publish_as = "" if specialised else request.publish_as or f"{job_id}-encoder"
+    if recipe.probe_steps and not is_id(probe_id(publish_as, recipe.probe_steps[-1])):
+        raise BadOption(
+            "too long to name probes after", field="spec.publish_as", remedy="use at most 100 characters for it"
+        )
     return JobSpec(
         id=job_id,
         kind="finetune",
@@ -195,13 +221,15 @@ def finetuning_spec(job_id: str, request: JobRequest, card: ModelCard, digest: s
         task=request.task,
         recipe=recipe,
         seed=request.seed,
-        publish_as="" if specialised else request.publish_as or f"{job_id}-encoder",
+        publish_as=publish_as,
     )
 
 
 def _pretraining_spec(job_id: str, request: JobRequest, digest: str) -> JobSpec:
     if request.model or request.task:
         raise BadOption("only fine-tuning has a model and a task", field="spec.kind", remedy="leave them empty")
+    if request.recipe.probe_steps:
+        raise BadOption("only fine-tuning is probed", field="spec.recipe.probe_steps", remedy="leave them out")
     base = pretraining_recipe_for(request.objective, request.recipe.known_preset())
     return JobSpec(
         id=job_id,

@@ -22,12 +22,14 @@ from vfmalign.core.artifacts import (
     JobResult,
     JobSpec,
     ModelCard,
+    ProbeModel,
     canonical_json,
     job_key,
+    probe_id,
 )
 from vfmalign.core.errors import BadOption, Conflict
 from vfmalign.core.store import ObjectStore
-from vfmalign.models.cards import load_encoder, publish
+from vfmalign.models.cards import load_card, load_encoder, publish
 from vfmalign.models.encoder import Encoder
 from vfmalign.training import failures
 from vfmalign.training.checkpoint import Checkpoints, Position
@@ -36,7 +38,7 @@ from vfmalign.training.figures import draw_panels
 from vfmalign.training.learner import Learner
 from vfmalign.training.networks import build_learner
 from vfmalign.training.optim import weight_change
-from vfmalign.training.plan import JobData, Plan, make_plan, published_by_another, select_data, source
+from vfmalign.training.plan import JobData, Plan, make_plan, publications, published_by_another, select_data
 from vfmalign.training.settings import TrainingOptions
 from vfmalign.training.stop import Stop
 from vfmalign.training.tasks import get_task
@@ -89,6 +91,7 @@ def run_job(store: ObjectStore, spec: JobSpec, options: TrainingOptions, stop: S
         cases.val,
         checkpoints=Checkpoints(store, spec.id, spec.digest()),
         publish=lambda point: _write_progress(store, spec.id, point),
+        probe=lambda step: _publish(store, plan, data, learner, probe_id(spec.publish_as, step)),
         stop=stop,
         clock=clock,
         device=device,
@@ -103,7 +106,7 @@ def run_job(store: ObjectStore, spec: JobSpec, options: TrainingOptions, stop: S
             store, spec.id, learner=learner, cases=cases.test or cases.val, scores=scores, position=position, stop=stop
         )
     with clock("publish"):
-        encoder, encoder_sha256 = _publish(store, plan, data, learner)
+        encoder, encoder_sha256 = _publish(store, plan, data, learner, spec.publish_as)
     finetuned = plan.task is not None and learner.encoder is not None
     result = JobResult(
         job=spec.id,
@@ -117,6 +120,8 @@ def run_job(store: ObjectStore, spec: JobSpec, options: TrainingOptions, stop: S
         weight_change=weight_change(start, _weights(learner.encoder)) if finetuned else None,
         encoder=encoder,
         encoder_sha256=encoder_sha256,
+        probes=_probes(store, spec, position),
+        train_labels={case.case: case.positive for case in cases.train if case.positive is not None},
         parameters=sum(parameter.numel() for parameter in learner.network.parameters()),
         figures=figures,
         device=device_name(device),
@@ -232,15 +237,29 @@ def _put_figure(store: ObjectStore, job: str, name: str, data: bytes, caption: s
     return FigureRef(key=ref.key, sha256=ref.sha256, caption=caption)
 
 
-def _publish(store: ObjectStore, plan: Plan, data: JobData, learner: Learner) -> tuple[str, str]:
-    """Publishes the encoder alone; the id and digest of the model, or two empty strings where there is no encoder."""
+def _probes(store: ObjectStore, spec: JobSpec, position: Position) -> tuple[ProbeModel, ...]:
+    """The encoders published on the way, by this attempt or an earlier one: their cards say which weights count."""
+    scores = {point.step: point.val_score for point in position.curve}
+    return tuple(
+        ProbeModel(step=step, model=card.id, sha256=card.checkpoint.sha256, val_score=scores[step])
+        for step in spec.recipe.probe_steps
+        for card in [load_card(store, probe_id(spec.publish_as, step))]
+    )
+
+
+def _publish(store: ObjectStore, plan: Plan, data: JobData, learner: Learner, model_id: str) -> tuple[str, str]:
+    """Publishes the encoder alone, as it stands, under one of `publications`.
+
+    Returns:
+        The id and digest of the model, or two empty strings where there is no encoder.
+    """
     if learner.encoder is None:
         return "", ""
     spec, state = plan.spec, _weights(learner.encoder)
     try:
         card = publish(
             store,
-            spec.publish_as,
+            model_id,
             state,
             architecture=spec.architecture,
             objective=spec.objective if plan.task is None else "supervised",
@@ -248,24 +267,24 @@ def _publish(store: ObjectStore, plan: Plan, data: JobData, learner: Learner) ->
             primary_layer=plan.parent.primary_layer if plan.parent else "",
             pretraining=data.seen,
             parent=plan.parent.id if plan.parent else "",
-            source=source(spec),
+            source=publications(spec)[model_id],
         )
     except Conflict:
-        card = _adopt(store, spec, state)
+        card = _adopt(store, spec, model_id, state)
     return card.id, card.checkpoint.sha256
 
 
-def _adopt(store: ObjectStore, spec: JobSpec, state: dict[str, Tensor]) -> ModelCard:
-    """The card that an earlier run of this job left when it was killed before its result.
+def _adopt(store: ObjectStore, spec: JobSpec, model_id: str, state: dict[str, Tensor]) -> ModelCard:
+    """The card that an earlier run of this job left when it was killed before its result, or before its next commit.
 
     A model id never changes its meaning, and on a GPU the same training may end in other bits: the first ones stay.
 
     Raises:
         Conflict: the id is another job's.
     """
-    encoder, card = load_encoder(store, spec.publish_as)
-    if card.source != source(spec):
-        raise published_by_another(spec)
+    encoder, card = load_encoder(store, model_id)
+    if card.source != publications(spec)[model_id]:
+        raise published_by_another(model_id)
     difference = weight_change(_weights(encoder), state)
     _log.warning("encoder_of_an_earlier_run_kept", job=spec.id, model=card.id, relative_difference=difference)
     return card

@@ -17,9 +17,11 @@ from vfmalign.core.artifacts import (
     Pretraining,
     is_id,
     job_key,
+    probe_id,
 )
 from vfmalign.core.datasets import find_leakage, load_dataset
 from vfmalign.core.errors import BadDataset, BadOption, Conflict, NotFound, PreconditionFailed
+from vfmalign.core.recipes import check_probe_steps
 from vfmalign.core.store import ObjectStore
 from vfmalign.core.tasks import TaskSpec, get_task_spec
 from vfmalign.models.architecture import Architecture
@@ -87,7 +89,7 @@ def make_plan(store: ObjectStore, spec: JobSpec) -> Plan:
         BadOption: fields that do not go together, or an unknown name.
         NotFound: the model to start from does not exist.
         DigestMismatch: it has other weights than the spec says.
-        Conflict: another model has the id under which the encoder is to be published.
+        Conflict: another model has an id under which the encoder is to be published.
     """
     architecture = get_architecture(spec.architecture)
     finetunes = spec.kind == "finetune"
@@ -96,7 +98,15 @@ def make_plan(store: ObjectStore, spec: JobSpec) -> Plan:
     _require(specialised == (not spec.publish_as), "publish_as", _PUBLISH_REMEDY)
     _require(specialised or is_id(spec.publish_as), "publish_as", "use lower-case letters, digits, `_`, `.` and `-`")
     _require(finetunes or not spec.model, "model", "leave it empty: pretraining starts from random weights")
-    _check_free(store, spec)
+    check_probe_steps(spec.recipe)
+    published = publications(spec)
+    _require(
+        not spec.recipe.probe_steps or (finetunes and not specialised and all(is_id(model) for model in published)),
+        "recipe.probe_steps",
+        "leave them out, or fine-tune an encoder and name it by a short publish_as",
+    )
+    for model, origin in published.items():
+        _check_free(store, model, origin)
     starts_from_model = finetunes and spec.network == "pretrained"
     _require(bool(spec.model) or not starts_from_model, "model", "name the pretrained model to start from")
     # A baseline may name the model as well: it then shares its preprocessing, not its weights.
@@ -165,28 +175,27 @@ def _seen(spec: JobSpec, train: tuple[Case, ...], val: tuple[Case, ...]) -> Pret
 _PUBLISH_REMEDY = "name the model to publish the encoder as; leave it empty for a specialised network, which has none"
 
 
-def source(spec: JobSpec) -> str:
-    """What a model card says of where the weights of a job come from."""
-    return f"job {spec.id}"
-
-
-def published_by_another(spec: JobSpec) -> Conflict:
-    """The error of a job whose model id is taken."""
-    return Conflict(
-        "another model is published under this id", subject=spec.publish_as, remedy="choose another publish_as"
-    )
-
-
-def _check_free(store: ObjectStore, spec: JobSpec) -> None:
-    """Refuses an id that another model has before the training rather than after it."""
+def publications(spec: JobSpec) -> dict[str, str]:
+    """Ids of the models that a job publishes, with what their cards say of where the weights come from."""
     if not spec.publish_as:
-        return
+        return {}
+    probes = {probe_id(spec.publish_as, step): f"job {spec.id}, step {step}" for step in spec.recipe.probe_steps}
+    return probes | {spec.publish_as: f"job {spec.id}"}
+
+
+def published_by_another(model: str) -> Conflict:
+    """The error of a job whose model id is taken."""
+    return Conflict("another model is published under this id", subject=model, remedy="choose another publish_as")
+
+
+def _check_free(store: ObjectStore, model: str, origin: str) -> None:
+    """Refuses an id that another model has before the training rather than after it."""
     try:
-        card = load_card(store, spec.publish_as)
+        card = load_card(store, model)
     except NotFound:
         return
-    if card.source != source(spec):
-        raise published_by_another(spec)
+    if card.source != origin:
+        raise published_by_another(model)
 
 
 def _require(holds: bool, field: str, remedy: str) -> None:

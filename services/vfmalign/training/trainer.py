@@ -62,6 +62,7 @@ class Trainer:
         train, val: cases of the two splits.
         checkpoints: where the state is kept.
         publish: called with every point of the learning curve, possibly more than once.
+        probe: called with every probe step once it is done, possibly more than once, while the network stands there.
         stop: asked before every step and between validation cases.
         clock: adds up the stages.
         device: where the learner lies.
@@ -76,12 +77,13 @@ class Trainer:
         *,
         checkpoints: Checkpoints,
         publish: Callable[[JobProgress], None],
+        probe: Callable[[int], object],
         stop: Stop,
         clock: StageClock,
         device: torch.device,
     ) -> None:
         self._spec, self._learner, self._train, self._val = spec, learner, train, val
-        self._checkpoints, self._publish, self._stop = checkpoints, publish, stop
+        self._checkpoints, self._publish, self._probe, self._stop = checkpoints, publish, probe, stop
         self._clock, self._device = clock, device
         self._optimiser = build_optimiser(learner.network, spec.recipe)
         self._position = Position(spec_digest=spec.digest())
@@ -188,6 +190,10 @@ class Trainer:
             elapsed_s=sum(self._clock.seconds.get(stage, 0.0) for stage in TRAINING_STAGES),
         )
         self._move(curve=(*self._position.curve, point), loss_sum=0.0)
+        if point.step in recipe.probe_steps:
+            # Before the commit: a kill in between repeats the steps to here, and no point of the curve lacks its probe.
+            with self._clock("publish"):
+                self._probe(point.step)
         self._commit()
         self._publish(point)
         if replaced is not None:

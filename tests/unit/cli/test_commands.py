@@ -11,6 +11,7 @@ import pytest
 
 from vfmalign.cli import __main__ as program
 from vfmalign.cli import arrays, doctor, exits
+from vfmalign.cli.options import recipe
 from vfmalign.core import errors
 
 NEED_A_STACK = [
@@ -19,8 +20,8 @@ NEED_A_STACK = [
     ("models", "list"),
     ("models", "pretrain", "d1"),
     ("extract", "d1", "--model", "m1"),
-    ("finetune", "d1", "--model", "m1", "--task", "segmentation"),
-    ("check", "d1", "--model", "m1", "--task", "segmentation"),
+    ("finetune", "d1", "--model", "m1", "--task", "segmentation", "--probe-step", "16"),
+    ("check", "d1", "--model", "m1", "--task", "segmentation", "--probe-step", "16", "--probe-step", "32"),
     ("check", "d1", "--model", "m1", "--task", "segmentation", "--gate", "mmd2.upper<=1"),
     ("checks", "show", "c1"),
     ("jobs", "cancel", "j1"),
@@ -58,6 +59,7 @@ def test_with_json_an_error_is_the_one_document_on_stdout(invoke) -> None:
         (("check", "d1", "--task", "segmentation", "--model", "m", "--seed", "-1"), "--seed"),
         (("check", "d1", "--task", "segmentation", "--model", "m", "--epochs", "0"), "--epochs"),
         (("check", "d1", "--task", "segmentation", "--model", "m", "--patch", "8,32"), "is not three numbers"),
+        (("check", "d1", "--task", "segmentation", "--model", "m", "--probe-step", "0"), "--probe-step"),
         ((*GATED, "mmd2.upper<=low"), "no number"),
         ((*GATED, "mmd2<=1"), "a gate compares the ends of intervals alone"),
         ((*GATED, "p_value<=0.05"), "it enters no gate"),
@@ -239,3 +241,8 @@ def test_the_demo_empties_no_folder_that_is_not_its_own(invoke, tmp_path: Path) 
     assert code == exits.BAD_INPUT
     assert "no demo made it" in err
     assert (precious / "chapter1.txt").read_text() == "all my work"
+
+
+def test_probe_steps_are_sent_in_order() -> None:
+    assert list(recipe("demo", probe_steps=[32, 16]).probe_steps) == [16, 32]
+    assert list(recipe("demo").probe_steps) == []

@@ -53,6 +53,29 @@ def test_a_recipe_out_of_range_is_refused():
         )
 
 
+def test_only_the_pretrained_network_of_a_check_is_probed():
+    asked = check_request(recipe=RecipeRequest(preset="demo", probe_steps=(16, 48)))
+    asked.check()
+    assert asked.recipe_of("pretrained").probe_steps == (16, 48)
+    assert asked.recipe_of("scratch").probe_steps == asked.recipe_of("specialised").probe_steps == ()
+    for name in ("scratch_recipe", "specialised_recipe"):
+        with pytest.raises(BadOption, match="only the pretrained network") as caught:
+            check_request(recipe=asked.recipe, **{name: RecipeRequest(probe_steps=(16,))}).check()
+        assert caught.value.field == f"{name}.probe_steps"
+    with pytest.raises(BadOption, match="no validation after step 20"):
+        check_request(recipe=RecipeRequest(preset="demo", probe_steps=(20,))).check()
+
+
+def test_probes_need_an_encoder_and_room_for_their_names():
+    recipe = recipe_for("pretrained", "segmentation", "demo").model_copy(update={"probe_steps": (16,)})
+    request = JobRequest(kind="finetune", dataset="demo", model="vfm", task="segmentation")
+    assert finetuning_spec("j", request, CARD, "d" * 64, recipe).recipe.probe_steps == (16,)
+    with pytest.raises(BadOption, match="no encoder to probe"):
+        finetuning_spec("j", request.model_copy(update={"network": "specialised"}), CARD, "d" * 64, recipe)
+    with pytest.raises(BadOption, match="at most 100"):
+        finetuning_spec("j", request.model_copy(update={"publish_as": "x" * 125}), CARD, "d" * 64, recipe)
+
+
 def test_specs_of_the_three_networks():
     recipe = recipe_for("pretrained", "segmentation", "demo")
     for network, publishes in (("pretrained", "j-encoder"), ("scratch", "j-encoder"), ("specialised", "")):
@@ -67,7 +90,9 @@ def test_specs_of_the_three_networks():
 def test_a_check_survives_the_way_through_the_api():
     asked = check_request(
         layers=("stages.3",), seed=2**63 - 1, relabellings=50, bootstrap_resamples=500, interval_level=0.9,
-        recipe=RecipeRequest(preset="demo", epochs=2, learning_rate=0.0, patch_shape_DHW=(8, 16, 16)),
+        recipe=RecipeRequest(
+            preset="demo", epochs=2, learning_rate=0.0, patch_shape_DHW=(8, 16, 16), probe_steps=(16, 32)
+        ),
         specialised_recipe=RecipeRequest(weight_decay=0.0),
     )  # fmt: skip
     assert check_messages.parse_check(check_messages._pack_spec(asked)) == asked
@@ -83,7 +108,7 @@ def test_zeros_take_the_defaults_that_the_api_states():
 def test_a_job_survives_the_way_through_the_api():
     asked = JobRequest(
         kind="finetune", dataset="demo", network="scratch", model="vfm", model_sha256="c" * 64, task="segmentation",
-        recipe=RecipeRequest(preset="demo", layer_decay=0.5), seed=3, publish_as="mine",
+        recipe=RecipeRequest(preset="demo", layer_decay=0.5, probe_steps=(16,)), seed=3, publish_as="mine",
     )  # fmt: skip
     assert job_messages.parse_job(job_messages._pack_spec(asked)) == asked
 

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
+from vfmalign.core.artifacts import Recipe
 from vfmalign.core.errors import BadOption
-from vfmalign.core.recipes import PRESETS, pretraining_recipe_for, recipe_for
+from vfmalign.core.recipes import PRESETS, check_probe_steps, pretraining_recipe_for, recipe_for
 from vfmalign.training.pretraining import OBJECTIVES
 from vfmalign.training.tasks import TASKS
 
@@ -32,6 +33,33 @@ def test_unknown_names_are_refused_with_the_known_ones():
         recipe_for("pretrained", "segmentation", "huge")
     with pytest.raises(BadOption, match="masked_reconstruction, contrastive"):
         pretraining_recipe_for("supervised")
+
+
+def probed(*steps, epochs=20):
+    return Recipe(epochs=epochs, steps_per_epoch=4, batch_size=1, learning_rate=0.1, probe_steps=steps)
+
+
+def test_probes_are_where_validation_is():
+    for steps in ((), (4,), (4, 12, 80), tuple(range(4, 68, 4))):
+        check_probe_steps(probed(*steps))
+
+
+@pytest.mark.parametrize(
+    ("steps", "says"),
+    [
+        ((0,), "no validation after step 0; choose multiples of 4 .* from 4 to 80"),
+        ((-4,), "no validation after step -4"),
+        ((4, 6), "no validation after step 6"),
+        ((84,), "no validation after step 84"),
+        ((8, 4), "ascending"),
+        ((4, 4), "ascending"),
+        (tuple(range(4, 72, 4)), "at most 16 probes, got 17"),
+    ],
+)
+def test_other_probes_are_refused_with_what_would_do(steps, says):
+    with pytest.raises(BadOption, match=says) as caught:
+        check_probe_steps(probed(*steps))
+    assert caught.value.field == "recipe.probe_steps"
 
 
 def test_recipes_and_tasks_need_no_torch():
