@@ -33,6 +33,7 @@ DATASET = "phantoms"
 MODEL = "micro"
 EPOCHS = 5
 STEPS = 4
+PROBES = (8, 20)
 TIMEOUT_S = 400.0
 ENDED = {
     alignment_pb2.CHECK_STATE_SUCCEEDED,
@@ -52,7 +53,7 @@ def check_spec(**changes: Any) -> alignment_pb2.CheckSpec:
         "model_id": MODEL,
         "dataset_id": DATASET,
         "task": "segmentation",
-        "recipe": recipe(),
+        "recipe": recipe(probe_steps=PROBES),
         "seed": 7,
         "relabellings": 199,
         "bootstrap_resamples": 500,

@@ -38,8 +38,31 @@ def test_a_check_ends_with_every_number(undisturbed: Any) -> None:
     assert result.held_out
 
 
+def test_probes_stand_on_the_curve_and_end_where_the_encoder_does(undisturbed: Any) -> None:
+    result, steps = undisturbed.result, list(undisturbed.spec.recipe.probe_steps)
+    assert [probe.step for probe in result.probes] == steps
+    assert len(steps) == 2
+    main = result.curves[0]
+    curve = {point.step: point.validation_score for point in main.points}
+    assert all(probe.validation_score == curve[probe.step] for probe in result.probes)
+    assert all(probe.shift.HasField("interval") for probe in result.probes)
+    first, last = (probe.shift for probe in result.probes)
+    assert first.value != last.value
+    assert main.selected_step == steps[-1]
+    assert last == result.shifts[0].mmd.standardised.mmd2
+
+
+def test_the_primary_layer_is_measured_in_other_ways_too(undisturbed: Any) -> None:
+    found = {measure.name: measure.value for measure in undisturbed.result.measures}
+    assert 0 < found["cka"].value <= 1
+    assert found["frechet"].value > 0
+    assert found["energy"].HasField("value")
+    assert not found["logme"].HasField("value")
+    assert "no class" in found["logme"].absent_reason
+
+
 def test_every_stage_ran_once_and_took_time(undisturbed: Any) -> None:
-    assert len(undisturbed.stages) == 10
+    assert len(undisturbed.stages) == 12
     for stage in undisturbed.stages:
         assert stage.attempts == 1, stage.name
         assert stage.seconds >= 0
@@ -81,6 +104,8 @@ def test_tasks_of_whole_cases_and_of_other_modalities_go_the_same_way(world: Any
     result = world.run(task, task=task, recipe=short).result
     assert result.metric.unit == unit
     assert result.metric.of_set == ("auroc" if task == "classification" else "mean")
+    (logme,) = (measure.value for measure in result.measures if measure.name == "logme")
+    assert logme.HasField("value") == (task == "classification"), logme.absent_reason
     assert result.HasField("gain_trivial")
     assert result.trivial_prediction
     assert result.gain_trivial.score == result.rpg_specialised.score

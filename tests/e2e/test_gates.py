@@ -52,7 +52,8 @@ def test_the_command_that_runs_a_check_ends_with_its_gate(world: Any, undisturbe
         "--bootstrap": spec.bootstrap_resamples,
         "--reports": world.home.path / "reports",
     }
-    check = ("check", spec.dataset_id, *(str(word) for pair in options.items() for word in pair))
+    pairs = [*options.items(), *(("--probe-step", step) for step in reversed(spec.recipe.probe_steps))]
+    check = ("check", spec.dataset_id, *(str(word) for pair in pairs for word in pair))
     done = run(world, *check, "--gate", FAILS, "--json")
     assert done.returncode == 5, done.stderr
     document = json.loads(done.stdout)

@@ -21,7 +21,17 @@ import grpc
 import pytest
 import sqlalchemy as sa
 
-from vfmalign.core.artifacts import Case, Dataset, ModelCard, VolumeRef, canonical_json, dataset_key, model_card_key
+from vfmalign.core.artifacts import (
+    Case,
+    Dataset,
+    ModelCard,
+    VolumeRef,
+    canonical_json,
+    check_key,
+    dataset_key,
+    job_key,
+    model_card_key,
+)
 from vfmalign.core.client import connect
 from vfmalign.core.datasets import save_dataset, to_datalist
 from vfmalign.core.errors import BadOption, CaseOrderMismatch, Conflict, Exhausted, NotFound, Unavailable
@@ -43,11 +53,12 @@ from vfmalign.v1 import (
 
 STAGES = (
     "validate", "features_reference", "features_before", "features_random", "job_pretrained", "job_scratch",
-    "job_specialised", "features_after", "mmd", "report",
+    "job_specialised", "features_after", "mmd", "measures", "probes", "report",
 )  # fmt: skip
 LAYERS = ("stages.0", "stages.1")
 
-# Trains nothing: writes what a training process writes. Seed 5 waits for a file, seed 3 finds the data bad.
+# Trains nothing: writes what a training process writes. Seed 5 waits for a file, seed 3 finds the data bad. With seed 6
+# a network that is probed stays at step 20 for as long as there is no file.
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
@@ -70,7 +81,16 @@ if spec.seed == 5:
 level = {"pretrained": 0.6, "scratch": 0.4, "specialised": 0.5}[spec.network]
 curve = tuple(JobProgress(epoch=e, epochs=6, step=10 * e, steps=60, train_loss=None, elapsed_s=float(e),
     val_score=level * (1 - 2.0 ** -e)) for e in range(7))
+probes = []
 for point in curve:
+    while spec.seed == 6 and spec.recipe.probe_steps and point.step > 20 and not (root / "go").exists():
+        time.sleep(0.05)
+    if point.step in spec.recipe.probe_steps:
+        card = store.read(model_card_key(spec.model), ModelCard)
+        name, digest = probe_id(spec.publish_as, point.step), f"{point.step:064x}"
+        card = card.model_copy(update={"id": name, "checkpoint": VolumeRef(key="w", sha256=digest)})
+        store.write(model_card_key(name), card)
+        probes.append(ProbeModel(step=point.step, model=name, sha256=digest, val_score=point.val_score))
     store.write(job_key(spec.id, f"progress/{point.epoch:04d}.json"), point)
 metric = MetricSpec(name="lesion_dice", unit="", higher_is_better=True, floor=0.05)
 cases = load_dataset(store, spec.dataset, spec.dataset_digest).test
@@ -80,7 +100,8 @@ scores = tuple(CaseScore(case=c.id, group=c.group, values={"lesion_dice": level 
 store.write(job_key(spec.id, "result.json"), JobResult(job=spec.id, metrics=(metric,), primary_metric="lesion_dice",
     curve=curve, selected_epoch=6, selected_step=60, test_scores=scores,
     weight_change=None if spec.network == "specialised" else 0.1, encoder=spec.publish_as,
-    encoder_sha256="e" * 64 if spec.publish_as else "", parameters=1000, device="cpu", stage_seconds={"fit": 1.0},
+    encoder_sha256="e" * 64 if spec.publish_as else "", probes=tuple(probes), parameters=1000, device="cpu",
+    stage_seconds={"fit": 1.0},
     software={"torch": "0"}))
 """
 
@@ -113,7 +134,7 @@ class Features(features_pb2_grpc.FeatureServiceServicer):
 
 
 class Mmd(mmd_pb2_grpc.MmdServiceServicer):
-    """Answers with numbers made from the feature sets' ids; `error` is raised instead where set."""
+    """Answers with numbers made from the feature sets' ids; refuses `frechet`, and everything where `error` is set."""
 
     def __init__(self):
         self.calls, self.error, self.delay_s = [], None, 0.0
@@ -121,10 +142,12 @@ class Mmd(mmd_pb2_grpc.MmdServiceServicer):
     def Compute(self, request, context):
         self.calls.append(request)
         time.sleep(self.delay_s)
-        if self.error is not None:
-            status = to_status(self.error, "id")
+        refused = BadOption("takes at most 8192 rows", field="measures")
+        error = refused if mmd_pb2.MEASURE_FRECHET in request.measures else self.error
+        if error is not None:
+            status = to_status(error, "id")
             context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
-            context.abort(code_of(self.error), status.message)
+            context.abort(code_of(error), status.message)
         value = int(request.y.feature_set_id[:4], 16) / 131072 + 0.01  # far from 1, where a shift is out of reach
 
         def shift(scale):
@@ -136,7 +159,13 @@ class Mmd(mmd_pb2_grpc.MmdServiceServicer):
 
         return mmd_pb2.ComputeResponse(
             layers=[
-                mmd_pb2.LayerResult(layer=layer, channels=4, raw=shift(1), standardised=shift(2))
+                mmd_pb2.LayerResult(
+                    layer=layer, channels=4, raw=shift(1), standardised=shift(2),
+                    measures=[
+                        mmd_pb2.MeasureResult(measure=one, value=common_pb2.Estimate(value=one / 4))
+                        for one in request.measures
+                    ],
+                )
                 for layer in request.layers
             ],
             primary_layer=request.primary_layer, estimator=mmd_pb2.ESTIMATOR_UNBIASED_PAIRED, rows_x=12, rows_y=12,
@@ -230,12 +259,12 @@ async def service(tmp_path, store, store_environment, peers, database_url):
             self.process.wait()
             await self.channel.close()
 
-        async def create(self, name, dataset="demo", seed=1, **fields):
+        async def create(self, name, dataset="demo", seed=1, probe_steps=(), **fields):
             check_id = f"{self.prefix}-{name}"
+            recipe = finetuning_pb2.Recipe(preset="demo", epochs=6, steps_per_epoch=10, probe_steps=probe_steps)
             spec = alignment_pb2.CheckSpec(
-                model_id="vfm", dataset_id=dataset, task="segmentation", seed=seed,
-                recipe=finetuning_pb2.Recipe(preset="demo"), **fields,
-            )  # fmt: skip
+                model_id="vfm", dataset_id=dataset, task="segmentation", seed=seed, recipe=recipe, **fields
+            )
             request = alignment_pb2.CreateCheckRequest(check_id=check_id, spec=spec)
             return (await self.checks.CreateCheck(request)).check.check_id
 
@@ -333,7 +362,18 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
     html = store.get(store.key(result.report_html.uri), sha256=result.report_html.sha256).decode()
     assert f"Alignment check {name}" in html
 
-    test, biased, random = peers.mmd.calls
+    measured = {one.name: one for one in result.measures}
+    assert list(measured) == ["cka", "frechet", "energy", "logme"]
+    assert measured["cka"].value.value == mmd_pb2.MEASURE_CKA / 4
+    assert measured["cka"].meaning.startswith("similarity")
+    assert measured["frechet"].value.absent_reason == "takes at most 8192 rows"
+    assert "no class" in measured["logme"].value.absent_reason
+    assert list(result.probes) == []
+
+    asked = [call for call in peers.mmd.calls if call.measures]
+    assert [list(call.measures) for call in asked] == [[1], [2], [3]]
+    assert all(list(call.layers) == ["stages.1"] and not call.HasField("test") for call in asked)
+    test, biased, random = [call for call in peers.mmd.calls if not call.measures]
     assert test.pairing == mmd_pb2.PAIRING_PAIRED
     assert test.estimator == mmd_pb2.ESTIMATOR_UNBIASED_PAIRED
     assert (test.test.relabellings, test.test.seed, test.projection) == (1000, 1, True)
@@ -349,7 +389,8 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
     assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED
     assert job.encoder_model_id == f"{name}-scratch-encoder"
     assert [point.epoch for point in job.curve] == list(range(7))
-    assert job.spec.recipe.epochs == recipe_for("scratch", "segmentation", "demo").epochs
+    assert job.spec.recipe.epochs == 6
+    assert job.spec.recipe.batch_size == recipe_for("scratch", "segmentation", "demo").batch_size
 
 
 @pytest.mark.parametrize("moment", ["features", "training", "mmd"])
@@ -391,6 +432,57 @@ async def test_kill_9_at_any_moment_changes_no_result_and_repeats_no_finished_st
     assert sorted(service.starts()[3:]) == [f"{name}-{network}" for network in ("pretrained", "scratch", "specialised")]
     again = peers.features.commits[first:]
     assert len(again) == len(set(again)), "a finished extraction was asked for again"
+
+
+async def test_probes_are_taken_while_the_network_trains_and_none_twice(service, store, peers):
+    name = await service.create("probed", seed=6, probe_steps=[10, 20, 60])
+    check = await service.until(name, lambda check: "probe after step 20" in check.status)
+    assert store.exists(check_key(name, "stages/probe_10.json"))
+    assert store.exists(check_key(name, "stages/probe_20.json"))
+    assert not store.exists(job_key(f"{name}-pretrained", "result.json"))
+    await service.kill()
+    (service.folder / "go").touch()
+    await service.start()
+    check = await service.finish(name)
+    assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.status
+
+    result = check.result
+    assert [probe.step for probe in result.probes] == [10, 20, 60]
+    curve = {point.step: point.validation_score for point in result.curves[0].points}
+    assert all(probe.validation_score == curve[probe.step] for probe in result.probes)
+    assert len({probe.shift.value for probe in result.probes}) == 3
+    models = [f"{name}-encoder-step-{step}" for step in (10, 20, 60)]
+    extracted = [call.split("/")[0] for call in peers.features.commits]
+    assert [extracted.count(model) for model in models] == [1, 1, 1]
+    looks = [call for call in peers.mmd.calls if list(call.layers) == ["stages.1"] and not call.measures]
+    assert len(looks) == 3
+    main = next(call for call in peers.mmd.calls if call.projection)
+    for look in looks:
+        assert (look.x, look.reference, look.kernel, look.test) == (main.x, main.reference, main.kernel, main.test)
+        assert look.estimator == mmd_pb2.ESTIMATOR_UNBIASED_PAIRED
+    recipes = {
+        network: (await service.jobs.GetJob(finetuning_pb2.GetJobRequest(job_id=f"{name}-{network}"))).job.spec.recipe
+        for network in ("pretrained", "scratch")
+    }
+    assert list(recipes["pretrained"].probe_steps) == [10, 20, 60]
+    assert list(recipes["scratch"].probe_steps) == []
+    report = CheckReport.model_validate_json(store.get(store.key(result.report_json.uri))).result
+    assert report.settings["encoder_after_step_20"] == f"{name}-encoder-step-20, SHA-256 {20:064x}"
+    html = store.get(store.key(result.report_html.uri), sha256=result.report_html.sha256).decode()
+    assert "<h2>Early probes</h2>" in html
+
+
+async def test_probes_of_a_job_that_fails_end_with_its_reason(service):
+    check = await service.finish(await service.create("bad-and-probed", seed=3, probe_steps=[10]))
+    assert check.state == alignment_pb2.CHECK_STATE_FAILED
+    assert check.failure.reason == "BAD_VOLUME"
+
+
+async def test_probes_without_a_validation_are_refused(service):
+    with pytest.raises(BadOption, match="no validation after step 15") as caught:
+        await service.create("between", probe_steps=[15])
+    assert caught.value.field == "recipe.probe_steps"
+    assert "multiples of 10" in caught.value.remedy
 
 
 async def test_waits_for_a_service_that_is_away_and_says_so(service, peers):

@@ -34,7 +34,7 @@ def summary(
     parts: list[RenderableType] = [_head(check)]
     if check.HasField("result"):
         result = check.result
-        parts += [shifts(result), gains(result), convergence(result)]
+        parts += [shifts(result), *_measures(result), gains(result), convergence(result), *_probes(result)]
     parts.append(stages(check.stages, jobs))
     if check.HasField("result"):
         parts += _remarks(check.result)
@@ -72,6 +72,29 @@ def shifts(result: alignment_pb2.CheckResult) -> Table:
             estimate(shift.reach) + ("§" if shift.out_of_reach else ""),
         )
     return found
+
+
+def _measures(result: alignment_pb2.CheckResult) -> list[RenderableType]:
+    """The primary layer by other measures than MMD², with what their values mean or why they are absent."""
+    if not result.measures:
+        return []
+    found = table(f"Beside MMD²: {result.primary_layer}", "measure", "value", "meaning", numbers=["value"])
+    for one in result.measures:
+        found.add_row(one.name, estimate(one.value), one.meaning if _has(one.value) else one.value.absent_reason)
+    return [found]
+
+
+def _probes(result: alignment_pb2.CheckResult) -> list[RenderableType]:
+    """Early looks at the pretrained network's training."""
+    if not result.probes:
+        return []
+    unit = f", {result.metric.unit}" if result.metric.unit else ""
+    score = f"validation {result.metric.name}{unit}"
+    title = f"Probes of the pretrained network: MMD² of {result.primary_layer} so far, and validation"
+    found = table(title, "step", f"shift [{_level(result)}]", score, numbers=["step", score])
+    for probe in result.probes:
+        found.add_row(str(probe.step), estimate(probe.shift), number(probe.validation_score, 4))
+    return [found]
 
 
 def gains(result: alignment_pb2.CheckResult) -> Table:
@@ -229,7 +252,8 @@ def _remarks(result: alignment_pb2.CheckResult) -> list[RenderableType]:
         Text("* primary layer, declared in advance. p says only that a change is detectable.", style="dim")
     ]
     shown = [shift for s in result.shifts for shift in (s.mmd.raw, s.mmd.standardised)]
-    if any(shift.mmd2.interval.degenerate for shift in shown):
+    intervals = [mmd2.interval for mmd2 in (*(s.mmd2 for s in shown), *(p.shift for p in result.probes))]
+    if any(interval.degenerate for interval in intervals):
         lines.append(Text("† degenerate: the test does not reject, coverage is not to be relied on.", style="dim"))
     if any(shift.digits_lost for shift in shown):
         lines.append(Text("‡ below the error bound of its precision: digits are lost.", style="dim"))
@@ -242,6 +266,7 @@ def _remarks(result: alignment_pb2.CheckResult) -> list[RenderableType]:
     estimates = [e for shift in shown for e in (shift.mmd2, shift.p_value, shift.p_value_max_t)]
     for gain in (result.rpg_specialised, result.rpg_scratch):
         estimates += [gain.relative_percent, gain.absolute]
+    estimates += [probe.shift for probe in result.probes]
     plain = [message for shift in result.shifts for message in (shift.shift_ratio, shift.reach)]
     lines += _reasons([*estimates, *(message for message in plain if not _has(message))])
     return lines + [Text(f"! {caution}", style="yellow") for caution in result.cautions]

@@ -23,7 +23,15 @@ from vfmalign.finetuning.job_messages import (
 )
 from vfmalign.finetuning.jobs import State
 from vfmalign.finetuning.requests import CheckRequest
-from vfmalign.finetuning.results import CheckReport, LayerShift, NetworkResult, Shift, cautions, is_out_of_reach
+from vfmalign.finetuning.results import (
+    MEANINGS,
+    CheckReport,
+    LayerShift,
+    NetworkResult,
+    Shift,
+    cautions,
+    is_out_of_reach,
+)
 from vfmalign.v1 import alignment_pb2, common_pb2, mmd_pb2
 
 STATES: dict[int, State] = {
@@ -166,6 +174,15 @@ def _pack_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> a
         report_json=pack_ref(refs.json_ref, store),
         report_html=pack_ref(refs.html_ref, store),
         software=[common_pb2.SoftwareVersion(name=n, version=v) for n, v in sorted(report.run.software.items())],
+        probes=[
+            alignment_pb2.Probe(step=probe.step, shift=pack_estimate(probe.shift), validation_score=probe.val_score)
+            for probe in result.probes
+        ],
+        measures=[
+            alignment_pb2.CheckMeasure(name=name, value=pack_estimate(result.measures[name]), meaning=meaning)
+            for name, meaning in MEANINGS.items()
+            if name in result.measures
+        ],
     )
     if result.trivial is not None:
         message.gain_trivial.CopyFrom(_pack_gain(result.trivial.gain))

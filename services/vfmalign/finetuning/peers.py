@@ -34,6 +34,12 @@ _ESTIMATORS = {
     mmd_pb2.ESTIMATOR_UNBIASED_PAIRED: "unbiased_paired",
     mmd_pb2.ESTIMATOR_UNBIASED_INDEPENDENT: "unbiased_independent",
 }
+Measure = Literal["cka", "frechet", "energy"]
+_MEASURES: dict[Measure, mmd_pb2.Measure] = {
+    "cka": mmd_pb2.MEASURE_CKA,
+    "frechet": mmd_pb2.MEASURE_FRECHET,
+    "energy": mmd_pb2.MEASURE_ENERGY,
+}
 Report = Callable[[StageProgress], Awaitable[None]]
 
 
@@ -121,25 +127,36 @@ class MmdPeer:
 
     async def compare(self, comparison: ComparisonRequest) -> tuple[Comparison, str]:
         """Compares two feature sets; returns the result and the device that computed it."""
-        request = mmd_pb2.ComputeRequest(
-            x=mmd_pb2.FeatureSource(feature_set_id=comparison.before),
-            y=mmd_pb2.FeatureSource(feature_set_id=comparison.after),
-            reference=mmd_pb2.FeatureSource(feature_set_id=comparison.reference),
-            pairing=mmd_pb2.PAIRING_PAIRED,
-            estimator=_ASKED[comparison.estimator],
-            kernel=mmd_pb2.Kernel(
-                family=mmd_pb2.KERNEL_FAMILY_GAUSSIAN, bandwidth_rule=mmd_pb2.BANDWIDTH_RULE_REFERENCE_MEDIAN
-            ),
-            layers=comparison.layers,
-            primary_layer=comparison.primary_layer,
-            interval_level=comparison.interval_level,
-            projection=comparison.projection,
-        )
-        if comparison.relabellings:
-            request.test.relabellings = comparison.relabellings
-            request.test.seed = comparison.seed
-        response = await self._stub.Compute(request, timeout=COMPUTE_TIMEOUT_S)
+        response = await self._stub.Compute(_request(comparison), timeout=COMPUTE_TIMEOUT_S)
         return _comparison(response), response.cost.device
+
+    async def measure(self, comparison: ComparisonRequest, measure: Measure) -> Estimate:
+        """A measure of the primary layer beside MMD²."""
+        request = _request(comparison)
+        request.measures.append(_MEASURES[measure])
+        response = await self._stub.Compute(request, timeout=COMPUTE_TIMEOUT_S)
+        return _estimate(response.layers[0].measures[0].value)
+
+
+def _request(comparison: ComparisonRequest) -> mmd_pb2.ComputeRequest:
+    request = mmd_pb2.ComputeRequest(
+        x=mmd_pb2.FeatureSource(feature_set_id=comparison.before),
+        y=mmd_pb2.FeatureSource(feature_set_id=comparison.after),
+        reference=mmd_pb2.FeatureSource(feature_set_id=comparison.reference),
+        pairing=mmd_pb2.PAIRING_PAIRED,
+        estimator=_ASKED[comparison.estimator],
+        kernel=mmd_pb2.Kernel(
+            family=mmd_pb2.KERNEL_FAMILY_GAUSSIAN, bandwidth_rule=mmd_pb2.BANDWIDTH_RULE_REFERENCE_MEDIAN
+        ),
+        layers=comparison.layers,
+        primary_layer=comparison.primary_layer,
+        interval_level=comparison.interval_level,
+        projection=comparison.projection,
+    )
+    if comparison.relabellings:
+        request.test.relabellings = comparison.relabellings
+        request.test.seed = comparison.seed
+    return request
 
 
 def _progress(progress: common_pb2.Progress, stage: str) -> StageProgress:

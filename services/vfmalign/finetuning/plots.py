@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from vfmalign.core.artifacts import MetricSpec, Network
 from vfmalign.finetuning.estimates import Estimate
-from vfmalign.finetuning.results import Comparison, NetworkResult, Projection
+from vfmalign.finetuning.results import Comparison, NetworkResult, Probe, Projection
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; the marks differ as well, for print in grey.
 COLOURS: Mapping[Network, str] = {"pretrained": "#0072B2", "scratch": "#D55E00", "specialised": "#009E73"}
@@ -103,6 +103,36 @@ def draw_curves(networks: Sequence[NetworkResult], metric: MetricSpec) -> bytes:
         return _svg(figure)
 
 
+def draw_probes(probes: Sequence[Probe], metric: MetricSpec) -> bytes:
+    """Shift with its interval, and beside it the validation score, against optimiser step."""
+    with _style():
+        figure = Figure(figsize=(7.2, 2.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        steps = [probe.step for probe in probes]
+        present = [(probe.step, probe.shift) for probe in probes if probe.shift.value is not None]
+        left.axhline(0, color=_FAINT, linewidth=0.8)
+        for step, shift in present:
+            if shift.interval is not None:
+                ends: list[Any] = [shift.interval.lower, shift.interval.upper]
+                left.plot([step, step], ends, color=_ACCENT, linewidth=1.4, linestyle=_coverage(shift))
+        values: list[Any] = [shift.value for _, shift in present]
+        left.plot([step for step, _ in present], values, color=_ACCENT, marker="o", markersize=4.5, linewidth=1.0)
+        scores = [probe.val_score for probe in probes]
+        right.plot(steps, scores, color=_INK, marker="s", markersize=4.0, linewidth=1.0)
+        unit = f" ({metric.unit})" if metric.unit else ""
+        left.set(title="shift, MMD²", xlabel="optimiser step", xlim=_room(steps))
+        right.set(title=f"validation {metric.name}{unit}", xlabel="optimiser step", xlim=_room(steps))
+        for panel in (left, right):
+            panel.set_xticks(steps if len(steps) <= 6 else steps[:: -(-len(steps) // 6)])
+        return _svg(figure)
+
+
+def _room(steps: Sequence[int]) -> tuple[float, float]:
+    """Limits of an axis of steps with some space beside the first and the last."""
+    space = 0.08 * (steps[-1] - steps[0]) or 1.0
+    return steps[0] - space, steps[-1] + space
+
+
 def draw_projection(projection: Projection) -> bytes:
     """Each case before (hollow) and after (filled) in the plane of the reference's two main directions."""
     with _style():
@@ -132,10 +162,13 @@ def _dot(axes: Axes, estimate: Estimate | None, place: int, *, primary: bool) ->
     colour = _ACCENT if primary else "#666666"
     if estimate.interval is not None:
         ends: list[Any] = [estimate.interval.lower, estimate.interval.upper]
-        axes.plot(
-            ends, [place, place], color=colour, linewidth=1.4, linestyle="--" if estimate.interval.degenerate else "-"
-        )
+        axes.plot(ends, [place, place], color=colour, linewidth=1.4, linestyle=_coverage(estimate))
     axes.plot(estimate.value, place, marker="o", color=colour, markersize=6 if primary else 4.5)
+
+
+def _coverage(estimate: Estimate) -> str:
+    """The line of an interval: dashed where its coverage is not to be relied on."""
+    return "--" if estimate.interval is not None and estimate.interval.degenerate else "-"
 
 
 def _svg(figure: Figure) -> bytes:

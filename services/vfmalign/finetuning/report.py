@@ -19,7 +19,7 @@ from vfmalign.finetuning import plots
 from vfmalign.finetuning.convergence import Steps
 from vfmalign.finetuning.estimates import Estimate
 from vfmalign.finetuning.gain import Gain
-from vfmalign.finetuning.results import OUT_OF_REACH, CheckReport, CheckResult, cautions, is_out_of_reach
+from vfmalign.finetuning.results import MEANINGS, OUT_OF_REACH, CheckReport, CheckResult, cautions, is_out_of_reach
 
 ABSENT = "–"
 _VERDICT_COLOURS = {
@@ -64,15 +64,22 @@ def render(report: CheckReport, pictures: Sequence[Picture]) -> bytes:
     }
     if result.shift.projection is not None and result.shift.projection.before:
         drawings["projection"] = _data_url("image/svg+xml", plots.draw_projection(result.shift.projection))
+    if result.probes:
+        drawings["probes"] = _data_url("image/svg+xml", plots.draw_probes(result.probes, metric))
     html = _template().render(
         report=report,
         r=result,
         run=report.run,
         names=plots.NAMES,
+        metric=metric,
         numbers=number_rows(result),
+        measures=measure_rows(result),
         cautions=cautions(result),
         notes=_notes(result),
         shift_notes=_shift_notes(result),
+        probe_notes=[
+            reason for reason in dict.fromkeys(probe.shift.absent_reason for probe in result.probes) if reason
+        ],
         level=_level(result),
         out_of_reach=OUT_OF_REACH,
         pictures=drawings,
@@ -108,6 +115,16 @@ def number_rows(result: CheckResult) -> list[NumberRow]:
         note = f"{result.trivial.prediction}: {_gain_note(result.trivial.gain)}"
         difference = result.trivial.gain.difference
         rows.append(_row(f"difference to trivial prediction{mark}", difference, note, unit=difference_unit))
+    return rows
+
+
+def measure_rows(result: CheckResult) -> list[NumberRow]:
+    """The table of measures beside MMD²: an absent one with its reason, any other with what its values mean."""
+    rows = []
+    for name, meaning in MEANINGS.items():
+        if (found := result.measures.get(name)) is not None:
+            note = meaning if found.value is not None else found.absent_reason
+            rows.append(NumberRow(name=name, value=_value(found), interval="", note=note))
     return rows
 
 

@@ -18,7 +18,9 @@ from vfmalign.finetuning.convergence import measure_convergence, steps_to_baseli
 from vfmalign.finetuning.database import now
 from vfmalign.finetuning.gain import Gain, estimate_gain, pair_scores
 from vfmalign.finetuning.jobs import JobBook
+from vfmalign.finetuning.measures import Measures, measures_stage
 from vfmalign.finetuning.peers import FeatureSetRef
+from vfmalign.finetuning.probing import TakenProbes, probes_stage
 from vfmalign.finetuning.report import Picture, render
 from vfmalign.finetuning.requests import NETWORKS, CheckRequest
 from vfmalign.finetuning.results import (
@@ -41,7 +43,14 @@ SOFTWARE = ("vfmalign", "numpy", "scipy", "matplotlib")
 
 
 def assemble(
-    check_id: str, request: CheckRequest, valid: Validated, jobs: Mapping[Network, JobResult], measured: Measured
+    check_id: str,
+    request: CheckRequest,
+    valid: Validated,
+    jobs: Mapping[Network, JobResult],
+    *,
+    measured: Measured,
+    measures: Measures,
+    probes: TakenProbes,
 ) -> CheckResult:
     """Everything the check concludes, from its artifacts and seeds alone.
 
@@ -94,7 +103,13 @@ def assemble(
             layer.layer: reach(layer, measured.biased.layer(layer.layer), measured.after.rows)
             for layer in measured.after.layers
         },
-        settings=_settings(request, valid, jobs, measured),
+        measures=measures.values,
+        probes=tuple(taken.probe for taken in probes.probes),
+        settings=_settings(request, valid, jobs, measured)
+        | {
+            f"encoder_after_step_{taken.probe.step}": f"{taken.model}, SHA-256 {taken.model_sha256}"
+            for taken in probes.probes
+        },
     )
 
 
@@ -177,18 +192,27 @@ def report_stage(checks: CheckBook) -> Stage:
         await bench.say("writing the report", None)
         return await asyncio.to_thread(_write_report, checks, bench.jobs, bench.store, bench.check, outputs)
 
-    return make_stage("report", ("mmd", "job_scratch", "job_specialised"), make, CheckReport, "report.json")
+    needs = ("mmd", "measures", "probes", "job_scratch", "job_specialised")
+    return make_stage("report", needs, make, CheckReport, "report.json")
 
 
 def all_stages(checks: CheckBook) -> tuple[Stage, ...]:
     """Every stage of a check, in order."""
-    return (*MEASURING, report_stage(checks))
+    return (*MEASURING, measures_stage(), probes_stage(), report_stage(checks))
 
 
 def _write_report(checks: CheckBook, jobs: JobBook, store: ObjectStore, check: Check, outputs: Outputs) -> CheckReport:
     results: dict[Network, JobResult] = {name: outputs.get(f"job_{name}", JobResult) for name in NETWORKS}
     measured = outputs.get("mmd", Measured)
-    result = assemble(check.id, check.request, outputs.get("validate", Validated), results, measured)
+    result = assemble(
+        check.id,
+        check.request,
+        outputs.get("validate", Validated),
+        results,
+        measured=measured,
+        measures=outputs.get("measures", Measures),
+        probes=outputs.get("probes", TakenProbes),
+    )
     figures = {name: tuple(ref for ref in job.figures if ref.key.endswith(".png")) for name, job in results.items()}
     report = CheckReport(
         result_digest=result.digest(),

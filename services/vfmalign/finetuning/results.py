@@ -19,6 +19,17 @@ from vfmalign.finetuning.verdict import Verdict
 OUT_OF_REACH = 0.05
 """Reach under which MMD² is saturated: a common move of 2.45 σ leaves so much, and MMD² then has 95 % of its limit."""
 
+MEANINGS: dict[str, str] = {
+    "cka": "similarity of features before and after: 1 where they are the same up to a rotation, one scale and a "
+    "translation, lower the more they changed among each other",
+    "frechet": "squared distance of mean and covariance on the main axes of the features before: 0 where both are "
+    "equal, higher the farther; few cases raise it",
+    "energy": "distance of features before and after: higher the farther; about 0, or below, where nothing moved",
+    "logme": "log evidence per training case that a linear model on the features before tells the classes: higher is "
+    "better; says nothing of shift",
+}
+"""Measures in the order in which they are shown, with what their values mean."""
+
 
 class Shift(Record):
     """MMD² of one layer in one scaling of the features; fields as in `mmd.proto`'s ShiftResult."""

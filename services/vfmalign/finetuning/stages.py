@@ -1,9 +1,10 @@
 """The stages of an alignment check: what each needs, what artifact it leaves, and how it is made (design §2).
 
-    validate → features_reference, features_before, features_random → job_* → features_after → mmd → report
+    validate → features_reference, features_before, features_random → job_* → features_after → mmd, measures → report
+                                                                    ↘ probes, while the pretrained network trains ↗
 
 A stage whose artifact exists is done. Knows the order and the artifacts. Knows nothing of retries, databases of stage
-runs or gRPC: `reconciler` runs stages, `peers` calls.
+runs or gRPC: `reconciler` runs stages, `peers` calls; `probing` and `measures` hold the stages of their names.
 """
 
 from __future__ import annotations
@@ -175,7 +176,17 @@ async def _make_features(
     if after:
         result = outputs.get("job_pretrained", JobResult)
         model, sha256 = result.encoder, result.encoder_sha256
-    extraction = Extraction.model_validate(
+    extraction = extraction_of(bench, valid, model, sha256, split)
+    if random:
+        extraction = extraction.model_copy(update={"random_seed": bench.check.request.seed})
+    words = f"extracting features of {split} ({stage.removeprefix('features_')})"
+    await bench.say(words, None)
+    return await bench.features.extract(extraction, stage, partial(bench.say, words))
+
+
+def extraction_of(bench: Bench, valid: Validated, model: str, sha256: str, split: str) -> Extraction:
+    """What is asked of the feature service: every compared layer of a model, on the task's input."""
+    return Extraction.model_validate(
         {
             "model": model,
             "model_sha256": sha256,
@@ -184,21 +195,29 @@ async def _make_features(
             "split": split,
             "layers": valid.layers,
             "input_transform": valid.input_transform,
-            "random_seed": bench.check.request.seed if random else None,
         }
     )
-    words = f"extracting features of {split} ({stage.removeprefix('features_')})"
-    await bench.say(words, None)
-    return await bench.features.extract(extraction, stage, partial(bench.say, words))
+
+
+async def ensure_job(bench: Bench, valid: Validated, network: Network) -> str:
+    """The id of one of the check's jobs, which exists from then on.
+
+    Each makes sure of those before it, so that they queue in this order whichever stage comes first: the features after
+    need the pretrained one alone.
+    """
+    for earlier in NETWORKS[: NETWORKS.index(network) + 1]:
+        await asyncio.to_thread(_create_job, bench, valid, earlier)
+    return job_id(bench.check.id, network)
+
+
+def refuse_unfinished(job: Job) -> None:
+    """Raises the failure of a job that has ended, unless it succeeded."""
+    if job.state != "SUCCEEDED":
+        raise VfmalignError(job.message, subject=f"job {job.id}", reason=job.reason or "JOB_CANCELLED")
 
 
 async def _make_job(bench: Bench, outputs: Outputs, *, network: Network) -> Record:
-    valid = outputs.get("validate", Validated)
-    # Each makes sure of those before it, so that they queue in this order whichever stage comes first: the features
-    # after need the pretrained one alone.
-    for earlier in NETWORKS[: NETWORKS.index(network) + 1]:
-        await asyncio.to_thread(_create_job, bench, valid, earlier)
-    name = job_id(bench.check.id, network)
+    name = await ensure_job(bench, outputs.get("validate", Validated), network)
     while not (job := await asyncio.to_thread(bench.jobs.get, name)).finished:
         if job.state == "RUNNING":
             again = f", attempt {job.attempts}" if job.attempts > 1 else ""
@@ -206,8 +225,7 @@ async def _make_job(bench: Bench, outputs: Outputs, *, network: Network) -> Reco
         elif job.attempts:
             await bench.say(f"training the {network} network: {job.message}", None)
         await asyncio.sleep(bench.poll_s)
-    if job.state != "SUCCEEDED":
-        raise VfmalignError(job.message, subject=f"job {job.id}", reason=job.reason or "JOB_CANCELLED")
+    refuse_unfinished(job)
     return await asyncio.to_thread(bench.store.read, job_key(name, "result.json"), JobResult)
 
 
@@ -238,33 +256,35 @@ def _epochs(job: Job, stage: str) -> StageProgress | None:
     return StageProgress(stage=stage, done=last.epoch, total=last.epochs, unit="epoch", elapsed_s=last.elapsed_s)
 
 
-async def _make_mmd(bench: Bench, outputs: Outputs) -> Record:
+def comparison_with(bench: Bench, outputs: Outputs, after: str) -> ComparisonRequest:
+    """The check's comparison of the features before with a feature set, on the scale of the reference."""
     valid, asked = outputs.get("validate", Validated), bench.check.request
-    sets = {
-        name: outputs.get(f"features_{name}", FeatureSetRef).feature_set
-        for name in ("reference", "before", "after", "random")
-    }
-    await bench.say("comparing features before and after", None)
-    request = ComparisonRequest(
-        before=sets["before"],
-        after=sets["after"],
-        reference=sets["reference"],
+    return ComparisonRequest(
+        before=outputs.get("features_before", FeatureSetRef).feature_set,
+        after=after,
+        reference=outputs.get("features_reference", FeatureSetRef).feature_set,
         layers=valid.layers,
         primary_layer=valid.primary_layer,
         relabellings=asked.relabellings,
         seed=asked.seed,
         interval_level=asked.interval_level,
-        projection=True,
+        projection=False,
     )
-    after, device = await bench.mmd.compare(request)
-    plain = request.model_copy(update={"relabellings": 0, "projection": False})
+
+
+async def _make_mmd(bench: Bench, outputs: Outputs) -> Record:
+    after_id, random_id = (outputs.get(f"features_{name}", FeatureSetRef).feature_set for name in ("after", "random"))
+    await bench.say("comparing features before and after", None)
+    request = comparison_with(bench, outputs, after_id)
+    after, device = await bench.mmd.compare(request.model_copy(update={"projection": True}))
+    plain = request.model_copy(update={"relabellings": 0})
     biased, _ = await bench.mmd.compare(plain.model_copy(update={"estimator": "biased"}))
-    reinitialised, _ = await bench.mmd.compare(plain.model_copy(update={"after": sets["random"]}))
+    reinitialised, _ = await bench.mmd.compare(plain.model_copy(update={"after": random_id}))
     return Measured(
-        before_id=sets["before"],
-        after_id=sets["after"],
-        reinitialised_id=sets["random"],
-        reference_id=sets["reference"],
+        before_id=request.before,
+        after_id=after_id,
+        reinitialised_id=random_id,
+        reference_id=request.reference,
         after=after,
         biased=biased,
         reinitialised=reinitialised,
@@ -275,7 +295,8 @@ async def _make_mmd(bench: Bench, outputs: Outputs) -> Record:
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
-async def _find(bench: Bench, *, name: str, record: type[Record]) -> Record | None:
+async def find_artifact(bench: Bench, name: str, record: type[AnyRecord]) -> AnyRecord | None:
+    """`checks/<id>/<name>` where it exists."""
     try:
         return await asyncio.to_thread(bench.store.read, check_key(bench.check.id, name), record)
     except NotFound:
@@ -313,7 +334,7 @@ def make_stage(
 ) -> Stage:
     """A stage whose artifact is `checks/<id>/<artifact>`; by default `stages/<name>.json`."""
     artifact = artifact or f"stages/{name}.json"
-    return Stage(name, needs, partial(_find, name=artifact, record=record), _kept(make, artifact))
+    return Stage(name, needs, partial(find_artifact, name=artifact, record=record), _kept(make, artifact))
 
 
 def _features(name: str, needs: tuple[str, ...], split: str, *, after: bool = False, random: bool = False) -> Stage:
@@ -338,4 +359,4 @@ MEASURING: tuple[Stage, ...] = (
     _features("features_after", ("job_pretrained",), "test", after=True),
     make_stage("mmd", ("features_after",), _make_mmd, Measured, "mmd.json"),
 )
-"""Every stage but the report, which `reporting` adds."""
+"""From the request to MMD²; `reporting` adds what goes beside it, and the report."""

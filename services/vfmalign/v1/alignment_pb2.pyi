@@ -147,8 +147,28 @@ class Curve(_message.Message):
     selected_step: int
     def __init__(self, network: _Optional[_Union[_finetuning_pb2.Network, str]] = ..., points: _Optional[_Iterable[_Union[_finetuning_pb2.CurvePoint, _Mapping]]] = ..., selected_step: _Optional[int] = ...) -> None: ...
 
+class Probe(_message.Message):
+    __slots__ = ("step", "shift", "validation_score")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SHIFT_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_SCORE_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    shift: _common_pb2.Estimate
+    validation_score: float
+    def __init__(self, step: _Optional[int] = ..., shift: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., validation_score: _Optional[float] = ...) -> None: ...
+
+class CheckMeasure(_message.Message):
+    __slots__ = ("name", "value", "meaning")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    MEANING_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: _common_pb2.Estimate
+    meaning: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., meaning: _Optional[str] = ...) -> None: ...
+
 class CheckResult(_message.Message):
-    __slots__ = ("verdict", "verdict_reason", "shifts", "primary_layer", "rpg_specialised", "rpg_scratch", "metric", "convergence", "curves", "weight_change", "test_groups", "held_out", "cautions", "report_json", "report_html", "software", "gain_trivial", "trivial_prediction", "trivial_not_beaten")
+    __slots__ = ("verdict", "verdict_reason", "shifts", "primary_layer", "rpg_specialised", "rpg_scratch", "metric", "convergence", "curves", "weight_change", "test_groups", "held_out", "cautions", "report_json", "report_html", "software", "gain_trivial", "trivial_prediction", "trivial_not_beaten", "probes", "measures")
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     VERDICT_REASON_FIELD_NUMBER: _ClassVar[int]
     SHIFTS_FIELD_NUMBER: _ClassVar[int]
@@ -168,6 +188,8 @@ class CheckResult(_message.Message):
     GAIN_TRIVIAL_FIELD_NUMBER: _ClassVar[int]
     TRIVIAL_PREDICTION_FIELD_NUMBER: _ClassVar[int]
     TRIVIAL_NOT_BEATEN_FIELD_NUMBER: _ClassVar[int]
+    PROBES_FIELD_NUMBER: _ClassVar[int]
+    MEASURES_FIELD_NUMBER: _ClassVar[int]
     verdict: Verdict
     verdict_reason: str
     shifts: _containers.RepeatedCompositeFieldContainer[LayerShift]
@@ -187,7 +209,9 @@ class CheckResult(_message.Message):
     gain_trivial: Gain
     trivial_prediction: str
     trivial_not_beaten: bool
-    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., verdict_reason: _Optional[str] = ..., shifts: _Optional[_Iterable[_Union[LayerShift, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., metric: _Optional[_Union[Metric, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., test_groups: _Optional[int] = ..., held_out: _Optional[bool] = ..., cautions: _Optional[_Iterable[str]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., software: _Optional[_Iterable[_Union[_common_pb2.SoftwareVersion, _Mapping]]] = ..., gain_trivial: _Optional[_Union[Gain, _Mapping]] = ..., trivial_prediction: _Optional[str] = ..., trivial_not_beaten: _Optional[bool] = ...) -> None: ...
+    probes: _containers.RepeatedCompositeFieldContainer[Probe]
+    measures: _containers.RepeatedCompositeFieldContainer[CheckMeasure]
+    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., verdict_reason: _Optional[str] = ..., shifts: _Optional[_Iterable[_Union[LayerShift, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., metric: _Optional[_Union[Metric, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., test_groups: _Optional[int] = ..., held_out: _Optional[bool] = ..., cautions: _Optional[_Iterable[str]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., software: _Optional[_Iterable[_Union[_common_pb2.SoftwareVersion, _Mapping]]] = ..., gain_trivial: _Optional[_Union[Gain, _Mapping]] = ..., trivial_prediction: _Optional[str] = ..., trivial_not_beaten: _Optional[bool] = ..., probes: _Optional[_Iterable[_Union[Probe, _Mapping]]] = ..., measures: _Optional[_Iterable[_Union[CheckMeasure, _Mapping]]] = ...) -> None: ...
 
 class Check(_message.Message):
     __slots__ = ("check_id", "spec", "state", "status", "create_time", "end_time", "stages", "progress", "job_ids", "failure", "result")

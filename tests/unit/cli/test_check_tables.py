@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vfmalign.cli.check_tables import comparison, summary
-from vfmalign.v1 import alignment_pb2, finetuning_pb2, mmd_pb2
+from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2, mmd_pb2
 
 
 def row(text: str, first: str) -> str:
@@ -52,6 +52,27 @@ def test_a_trivial_prediction_that_is_not_beaten_is_marked(finished_check: align
     text = show(summary(finished_check))
     assert row(text, "trivial prediction¶")
     assert "¶ the fine-tuned model does not beat it." in text
+
+
+def test_probes_and_measures_have_their_tables(finished_check: alignment_pb2.Check, show: Any) -> None:
+    text = show(summary(finished_check))
+    assert "Probes" not in text
+    assert "Beside MMD²" not in text
+    result = finished_check.result
+    probe = result.probes.add(step=24, validation_score=0.31)
+    probe.shift.value = 0.125
+    probe.shift.interval.CopyFrom(common_pb2.Interval(lower=0.1, upper=0.15, level=0.95, degenerate=True))
+    result.probes.add(step=48, validation_score=0.4).shift.absent_reason = "no kernel"
+    cka = result.measures.add(name="cka", meaning="similarity before to after")
+    cka.value.value, cka.value.absent_reason = 0.875, "no interval"
+    result.measures.add(name="logme", meaning="evidence").value.absent_reason = "the task gives cases no class"
+    text = show(summary(finished_check))
+    assert row(text, "  24").split() == ["24", "0.125", "[0.1,", "0.15]†", "0.31"]
+    assert row(text, "  48").split() == ["48", "—", "0.4"]
+    assert "— no kernel" in text
+    assert row(text, "cka").split() == ["cka", "0.875", "similarity", "before", "to", "after"]
+    assert row(text, "logme").split(maxsplit=2)[1:] == ["—", "the task gives cases no class"]
+    assert "no interval" not in text
 
 
 def test_the_words_aligned_and_safe_are_never_said(finished_check: alignment_pb2.Check, show: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from vfmalign.finetuning.estimates import Estimate, absent
 from vfmalign.finetuning.report import Picture, number_rows, render
-from vfmalign.finetuning.results import CheckReport, shift_ratio
+from vfmalign.finetuning.results import CheckReport, Probe, shift_ratio
 from vfmalign.finetuning.verdict import Verdict
 
 
@@ -104,6 +104,35 @@ def test_marks_where_the_trivial_prediction_is_not_beaten(make_report):
     assert "Trivial prediction not beaten." in html
     cells = html.split("test gland dice")[1].split("</tr>")[0]
     assert re.findall(r'class="n">([^<]*)<', cells)[3] == "0.660"
+
+
+def test_shows_measures_beside_mmd_with_their_meaning_or_why_they_are_absent(make_report):
+    assert "beside MMD²" not in html_of(make_report())
+    measures = {"cka": Estimate(value=0.9123, absent_reason="no interval"), "frechet": absent("9 rows are too few")}
+    html = html_of(make_report(measures=measures))
+    table = html.split("stages.3, beside MMD²")[1].split("</table>")[0]
+    cells = [re.findall(r"<td[^>]*>([^<]*)<", row) for row in table.split("<tr>")[1:]]
+    assert [row[:2] for row in cells] == [["cka", "0.912"], ["frechet", "–"]]
+    assert cells[0][2].startswith("similarity of features before and after: 1 where")
+    assert cells[1][2] == "9 rows are too few"
+
+
+def test_shows_probes_as_a_picture_and_a_table(make_report):
+    assert "Early probes" not in html_of(make_report())
+    shift = make_report().result.shift.layers[0].standardised.mmd2
+    probes = (
+        Probe(step=12, shift=shift, val_score=0.21),
+        Probe(step=60, shift=Estimate(value=0.04, absent_reason="7 patients: no interval below 8"), val_score=0.4567),
+        Probe(step=84, shift=absent("nothing to compare"), val_score=0.46),
+    )
+    html = html_of(make_report(probes=probes))
+    section = html.split("<h2>Early probes</h2>")[1].split("</section>")[0]
+    cells = re.findall(r'<td class="n">([^<]*)<', section)
+    assert cells[:4] == ["12", "0.0830", "0.0710 to 0.0950", "0.210"]
+    assert cells[4:8] == ["60", "0.0400", "–", "0.457"]
+    assert "7 patients: no interval below 8." in section
+    assert 'src="data:image/svg+xml' in section
+    assert html_of(make_report(probes=probes[:1])).count("Early probes") == 1
 
 
 def test_every_row_of_the_networks_has_a_cell_for_every_column(make_report):
