@@ -213,7 +213,10 @@ def decide(
         )
     tested = f"{span}, two-sided p = {p_value(test.p_two_sided)}"
     if test.p_two_sided > SIGNIFICANT:
-        return "no_clear_relation", f"{tested}: chance alone would give as much"
+        return (
+            "no_clear_relation",
+            f"{tested}: chance alone gives as much in {100 * test.p_two_sided:.0f} % of permutations",
+        )
     less, more = f"{units} that moved less", "gained {}" if claim == "gain" else "converged {}"
     if rho * EXPECTED[claim] > 0:
         word = "more" if claim == "gain" else "faster"

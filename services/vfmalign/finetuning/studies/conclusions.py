@@ -32,7 +32,7 @@ _SHORT: Mapping[Word, str] = {
     "supports": "as claimed",
     "contradicts": "the opposite",
     "no_clear_relation": "no clear relation",
-    "cannot support or contradict": "too few to tell",
+    "cannot support or contradict": "cannot be told",
 }
 METHOD = "bootstrap over seeds and cases"
 

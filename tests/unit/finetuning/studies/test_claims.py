@@ -196,14 +196,14 @@ def test_row_correlations_leave_out_what_is_absent_row_by_row():
         (
             "supports",
             "cannot support or contradict",
-            r"support .*comparisons\. .*Within a model, across tasks: too few to tell\.$",
+            r"support .*comparisons\. .*Within a model, across tasks: cannot be told\.$",
         ),
         (
             "no_clear_relation",
             "no_clear_relation",
             r"do not support .*within a model, across tasks: no clear relation\.$",
         ),
-        ("no_clear_relation", "cannot support or contradict", r"do not support .*Within a model.*too few to tell\.$"),
+        ("no_clear_relation", "cannot support or contradict", r"do not support .*Within a model.*cannot be told\.$"),
         (
             "contradicts",
             "supports",
