@@ -5,22 +5,18 @@ Knows matplotlib and the records of `results`; knows nothing of HTML or storage.
 
 from __future__ import annotations
 
-import io
-import re
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vfmalign.core.artifacts import MetricSpec, Network
+from vfmalign.finetuning.drawing import ACCENT, FAINT, INK, style, svg
 from vfmalign.finetuning.estimates import Estimate
 from vfmalign.finetuning.results import Comparison, NetworkResult, Probe, Projection
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; the marks differ as well, for print in grey.
+# Of the palette of `drawing`; the marks differ as well, for print in grey.
 COLOURS: Mapping[Network, str] = {"pretrained": "#0072B2", "scratch": "#D55E00", "specialised": "#009E73"}
 MARKERS: Mapping[Network, str] = {"pretrained": "o", "scratch": "s", "specialised": "^"}
 NAMES: Mapping[Network, str] = {
@@ -28,35 +24,11 @@ NAMES: Mapping[Network, str] = {
     "scratch": "same architecture, random weights",
     "specialised": "specialised network",
 }
-_INK, _FAINT, _ACCENT = "#222222", "#bbbbbb", "#0072B2"
-_STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 9.0,
-    "axes.edgecolor": _FAINT,
-    "axes.labelcolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 9.0,
-    "axes.titlelocation": "left",
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
-    "svg.hashsalt": "vfmalign",
-    "svg.fonttype": "path",
-}
-
-
-_drawing = threading.Lock()  # matplotlib's settings are the process's own
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    with _drawing, mpl.rc_context(_STYLE):
-        yield
 
 
 def draw_shift(shift: Comparison) -> bytes:
     """MMD² per layer with its interval: standardised and raw features, in two panels of their own scale."""
-    with _style():
+    with style():
         figure = Figure(figsize=(7.2, 0.9 + 0.34 * len(shift.layers)), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
         layers = sorted(shift.layers, key=lambda layer: layer.layer, reverse=True)
@@ -65,7 +37,7 @@ def draw_shift(shift: Comparison) -> bytes:
             ("raw features", [layer.raw.mmd2 for layer in layers]),
         )
         for panel, (title, estimates) in zip(axes, panels, strict=True):
-            panel.axvline(0, color=_FAINT, linewidth=0.8)
+            panel.axvline(0, color=FAINT, linewidth=0.8)
             for place, (layer, estimate) in enumerate(zip(layers, estimates, strict=True)):
                 _dot(panel, estimate, place, primary=layer.layer == shift.primary_layer)
             panel.set(title=title, xlabel="MMD²", ylim=(-0.6, len(layers) - 0.4))
@@ -74,12 +46,12 @@ def draw_shift(shift: Comparison) -> bytes:
         axes[0].set_yticks(range(len(layers)), [layer.layer for layer in layers])
         for label, layer in zip(axes[0].get_yticklabels(), layers, strict=True):
             label.set_fontweight("bold" if layer.layer == shift.primary_layer else "normal")
-        return _svg(figure)
+        return svg(figure)
 
 
 def draw_curves(networks: Sequence[NetworkResult], metric: MetricSpec) -> bytes:
     """Validation score against optimiser step, the selected checkpoint of each network ringed."""
-    with _style():
+    with style():
         figure = Figure(figsize=(7.2, 3.2), layout="constrained")
         axes = figure.subplots()
         for result in networks:
@@ -100,31 +72,31 @@ def draw_curves(networks: Sequence[NetworkResult], metric: MetricSpec) -> bytes:
         axes.set(xlabel="optimiser step", ylabel=f"validation {metric.name}{unit}\n({better} is better)")
         axes.grid(axis="y", color="#eeeeee", linewidth=0.8)
         axes.legend(frameon=False, loc="best")
-        return _svg(figure)
+        return svg(figure)
 
 
 def draw_probes(probes: Sequence[Probe], metric: MetricSpec) -> bytes:
     """Shift with its interval, and beside it the validation score, against optimiser step."""
-    with _style():
+    with style():
         figure = Figure(figsize=(7.2, 2.6), layout="constrained")
         left, right = figure.subplots(1, 2)
         steps = [probe.step for probe in probes]
         present = [(probe.step, probe.shift) for probe in probes if probe.shift.value is not None]
-        left.axhline(0, color=_FAINT, linewidth=0.8)
+        left.axhline(0, color=FAINT, linewidth=0.8)
         for step, shift in present:
             if shift.interval is not None:
                 ends: list[Any] = [shift.interval.lower, shift.interval.upper]
-                left.plot([step, step], ends, color=_ACCENT, linewidth=1.4, linestyle=_coverage(shift))
+                left.plot([step, step], ends, color=ACCENT, linewidth=1.4, linestyle=_coverage(shift))
         values: list[Any] = [shift.value for _, shift in present]
-        left.plot([step for step, _ in present], values, color=_ACCENT, marker="o", markersize=4.5, linewidth=1.0)
+        left.plot([step for step, _ in present], values, color=ACCENT, marker="o", markersize=4.5, linewidth=1.0)
         scores = [probe.val_score for probe in probes]
-        right.plot(steps, scores, color=_INK, marker="s", markersize=4.0, linewidth=1.0)
+        right.plot(steps, scores, color=INK, marker="s", markersize=4.0, linewidth=1.0)
         unit = f" ({metric.unit})" if metric.unit else ""
         left.set(title="shift, MMD²", xlabel="optimiser step", xlim=_room(steps))
         right.set(title=f"validation {metric.name}{unit}", xlabel="optimiser step", xlim=_room(steps))
         for panel in (left, right):
             panel.set_xticks(steps if len(steps) <= 6 else steps[:: -(-len(steps) // 6)])
-        return _svg(figure)
+        return svg(figure)
 
 
 def _room(steps: Sequence[int]) -> tuple[float, float]:
@@ -135,15 +107,15 @@ def _room(steps: Sequence[int]) -> tuple[float, float]:
 
 def draw_projection(projection: Projection) -> bytes:
     """Each case before (hollow) and after (filled) in the plane of the reference's two main directions."""
-    with _style():
+    with style():
         figure = Figure(figsize=(4.6, 4.0), layout="constrained")
         axes = figure.subplots()
         for (u0, v0), (u1, v1) in zip(projection.before, projection.after, strict=True):
             axes.plot([u0, u1], [v0, v1], color="#dddddd", linewidth=0.8, zorder=1)
         u_before, v_before = zip(*projection.before, strict=True)
         u_after, v_after = zip(*projection.after, strict=True)
-        axes.scatter(u_before, v_before, s=22, c="white", edgecolors=_INK, linewidths=1.0, label="before", zorder=2)
-        axes.scatter(u_after, v_after, s=22, c=_ACCENT, label="after", zorder=3)
+        axes.scatter(u_before, v_before, s=22, c="white", edgecolors=INK, linewidths=1.0, label="before", zorder=2)
+        axes.scatter(u_after, v_after, s=22, c=ACCENT, label="after", zorder=3)
         names = ("first", "second")
         labels = [
             f"{name} principal direction ({100 * share:.0f} %)"
@@ -152,14 +124,14 @@ def draw_projection(projection: Projection) -> bytes:
         axes.set(xlabel=labels[0] if labels else "", ylabel=labels[1] if len(labels) > 1 else "")
         axes.legend(frameon=False, loc="best")
         axes.set_aspect("equal", adjustable="datalim")
-        return _svg(figure)
+        return svg(figure)
 
 
 def _dot(axes: Axes, estimate: Estimate | None, place: int, *, primary: bool) -> None:
     if estimate is None or estimate.value is None:
         axes.text(0, place, "absent", va="center", fontsize=8, color="#777777")
         return
-    colour = _ACCENT if primary else "#666666"
+    colour = ACCENT if primary else "#666666"
     if estimate.interval is not None:
         ends: list[Any] = [estimate.interval.lower, estimate.interval.upper]
         axes.plot(ends, [place, place], color=colour, linewidth=1.4, linestyle=_coverage(estimate))
@@ -169,10 +141,3 @@ def _dot(axes: Axes, estimate: Estimate | None, place: int, *, primary: bool) ->
 def _coverage(estimate: Estimate) -> str:
     """The line of an interval: dashed where its coverage is not to be relied on."""
     return "--" if estimate.interval is not None and estimate.interval.degenerate else "-"
-
-
-def _svg(figure: Figure) -> bytes:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    # The prologue names a DTD by URL; nothing outside the file may be named.
-    return re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), flags=re.DOTALL).encode()

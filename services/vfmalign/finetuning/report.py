@@ -5,8 +5,6 @@ Knows the records of `results` and the template. Knows nothing of S3, gRPC or ho
 
 from __future__ import annotations
 
-import base64
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,12 +14,11 @@ import jinja2
 
 from vfmalign.core.artifacts import Network
 from vfmalign.finetuning import plots
-from vfmalign.finetuning.convergence import Steps
 from vfmalign.finetuning.estimates import Estimate
 from vfmalign.finetuning.gain import Gain
+from vfmalign.finetuning.printing import ABSENT, data_url, number, p_value, sentence, span, steps, value_of, words
 from vfmalign.finetuning.results import MEANINGS, OUT_OF_REACH, CheckReport, CheckResult, cautions, is_out_of_reach
 
-ABSENT = "–"
 _VERDICT_COLOURS = {
     "gain": "#009E73",
     "harm": "#D55E00",
@@ -59,13 +56,13 @@ def render(report: CheckReport, pictures: Sequence[Picture]) -> bytes:
     result = report.result
     metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
     drawings = {
-        "shift": _data_url("image/svg+xml", plots.draw_shift(result.shift)),
-        "curves": _data_url("image/svg+xml", plots.draw_curves(result.networks, metric)),
+        "shift": data_url("image/svg+xml", plots.draw_shift(result.shift)),
+        "curves": data_url("image/svg+xml", plots.draw_curves(result.networks, metric)),
     }
     if result.shift.projection is not None and result.shift.projection.before:
-        drawings["projection"] = _data_url("image/svg+xml", plots.draw_projection(result.shift.projection))
+        drawings["projection"] = data_url("image/svg+xml", plots.draw_projection(result.shift.projection))
     if result.probes:
-        drawings["probes"] = _data_url("image/svg+xml", plots.draw_probes(result.probes, metric))
+        drawings["probes"] = data_url("image/svg+xml", plots.draw_probes(result.probes, metric))
     html = _template().render(
         report=report,
         r=result,
@@ -124,16 +121,16 @@ def measure_rows(result: CheckResult) -> list[NumberRow]:
     for name, meaning in MEANINGS.items():
         if (found := result.measures.get(name)) is not None:
             note = meaning if found.value is not None else found.absent_reason
-            rows.append(NumberRow(name=name, value=_value(found), interval="", note=note))
+            rows.append(NumberRow(name=name, value=value_of(found), interval="", note=note))
     return rows
 
 
 def _row(name: str, estimate: Estimate, note: str, unit: str = "") -> NumberRow:
-    value = _value(estimate)
+    value = value_of(estimate)
     return NumberRow(
         name=name,
         value=f"{value}{unit}" if value != ABSENT else value,
-        interval=_span(estimate),
+        interval=span(estimate),
         note=estimate.absent_reason or note,
     )
 
@@ -143,8 +140,7 @@ def _gain_note(gain: Gain) -> str:
         return ""
     left_out = f", {gain.cases_left_out} left out" if gain.cases_left_out else ""
     return (
-        f"{_number(gain.score)} against {_number(gain.baseline)}, "
-        f"{gain.cases} cases of {gain.groups} patients{left_out}"
+        f"{number(gain.score)} against {number(gain.baseline)}, {gain.cases} cases of {gain.groups} patients{left_out}"
     )
 
 
@@ -183,7 +179,7 @@ def _slices(pictures: Sequence[Picture]) -> list[Mapping[str, object]]:
     groups: list[Mapping[str, object]] = []
     for network in plots.NAMES:
         figures = [
-            {"data": _data_url("image/png", picture.png), "caption": picture.caption}
+            {"data": data_url("image/png", picture.png), "caption": picture.caption}
             for picture in pictures
             if picture.network == network
         ]
@@ -204,48 +200,18 @@ def _template() -> jinja2.Template:
     environment.filters |= {
         "grouped": lambda value: f"{value:,}".replace(",", "\u202f"),
         "moment": _moment,
-        "number": _number,
+        "number": number,
         "far": is_out_of_reach,
-        "p": lambda estimate: ABSENT if estimate.value is None else f"{estimate.value:.2g}",
+        "p": lambda estimate: p_value(estimate.value),
         "seconds": lambda value: ABSENT if value is None else f"{value:.1f}",
-        "sentence": lambda text: f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else "."),
-        "span": _span,
-        "steps": _steps,
-        "value": _value,
-        "words": lambda text: text.replace("_", " "),
+        "sentence": sentence,
+        "span": span,
+        "steps": steps,
+        "value": value_of,
+        "words": words,
     }
     return environment.get_template("report.html.j2")
 
 
-def _number(value: float | None) -> str:
-    """Three significant digits, with a true minus sign; powers of ten where zeros would hide them."""
-    if value is None:
-        return ABSENT
-    if value != 0 and not 1e-4 <= abs(value) < 1e5:
-        mantissa, exponent = f"{value:.2e}".split("e")
-        return f"{mantissa}e{int(exponent)}".replace("-", "\u2212")
-    digits = 2 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{digits}f}".replace("-", "\u2212")
-
-
-def _value(estimate: Estimate) -> str:
-    return _number(estimate.value)
-
-
-def _span(estimate: Estimate) -> str:
-    interval = estimate.interval
-    return ABSENT if interval is None else f"{_number(interval.lower)} to {_number(interval.upper)}"
-
-
-def _steps(steps: Steps | None) -> str:
-    if steps is None or steps.value is None:
-        return ABSENT
-    return f"> {steps.value}" if steps.censored else str(steps.value)
-
-
 def _moment(value: datetime) -> str:
     return value.strftime("%d %B %Y, %H:%M UTC")
-
-
-def _data_url(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

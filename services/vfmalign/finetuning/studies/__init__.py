@@ -1,0 +1,1 @@
+"""Studies: models × tasks × seeds as one question, each cell an alignment check."""
