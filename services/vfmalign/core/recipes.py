@@ -23,6 +23,8 @@ _V = TypeVar("_V")
 PRESETS: tuple[Preset, ...] = ("demo", "default")
 MAX_PROBES = 16
 """Probes of one training: each costs a published encoder, an extraction and a comparison."""
+Family = Literal["convolutional", "transformer"]
+_TRANSFORMERS = ("profound_vit_", "provicnet_")
 
 
 def _finetuning(
@@ -69,16 +71,35 @@ FINETUNING_RECIPES: dict[str, dict[Preset, dict[Network, Recipe]]] = {
     },
 }
 
-PRETRAINING_RECIPES: dict[Objective, dict[Preset, Recipe]] = {
+# By family: a masked autoencoder takes small steps that cost little, for it encodes a quarter of the patches, and a
+# transformer of slices costs eight times what a small ConvNeXt does, so it makes half as many.
+PRETRAINING_RECIPES: dict[Objective, dict[Family, dict[Preset, Recipe]]] = {
     "masked_reconstruction": {
-        "demo": Recipe(epochs=8, steps_per_epoch=12, batch_size=4, learning_rate=4e-3),
-        "default": Recipe(epochs=400, steps_per_epoch=100, batch_size=4, learning_rate=6e-4),
+        "convolutional": {
+            "demo": Recipe(epochs=8, steps_per_epoch=12, batch_size=4, learning_rate=4e-3),
+            "default": Recipe(epochs=400, steps_per_epoch=100, batch_size=4, learning_rate=6e-4),
+        },
+        "transformer": {
+            "demo": Recipe(epochs=8, steps_per_epoch=24, batch_size=8, learning_rate=2e-3),
+            "default": Recipe(epochs=400, steps_per_epoch=100, batch_size=16, learning_rate=6e-4),
+        },
     },
     "contrastive": {
-        "demo": Recipe(epochs=8, steps_per_epoch=20, batch_size=8, learning_rate=1e-3),
-        "default": Recipe(epochs=400, steps_per_epoch=100, batch_size=16, learning_rate=6e-4),
+        "convolutional": {
+            "demo": Recipe(epochs=8, steps_per_epoch=20, batch_size=8, learning_rate=1e-3),
+            "default": Recipe(epochs=400, steps_per_epoch=100, batch_size=16, learning_rate=6e-4),
+        },
+        "transformer": {
+            "demo": Recipe(epochs=8, steps_per_epoch=10, batch_size=8, learning_rate=1e-3),
+            "default": Recipe(epochs=400, steps_per_epoch=100, batch_size=16, learning_rate=3e-4),
+        },
     },
 }
+
+
+def family_of(architecture: str) -> Family:
+    """Which recipes an architecture takes; one that is not ours takes the convolutional ones."""
+    return "transformer" if architecture.startswith(_TRANSFORMERS) else "convolutional"
 
 
 def recipe_for(network: Network, task: str, preset: Preset = "default") -> Recipe:
@@ -91,13 +112,14 @@ def recipe_for(network: Network, task: str, preset: Preset = "default") -> Recip
     return _choose(_choose(presets, preset, "preset"), network, "network")
 
 
-def pretraining_recipe_for(objective: Objective, preset: Preset = "default") -> Recipe:
+def pretraining_recipe_for(objective: Objective, architecture: str, preset: Preset = "default") -> Recipe:
     """The recipe of a pretraining job.
 
     Raises:
         BadOption: no recipe has this objective or preset.
     """
-    return _choose(_choose(PRETRAINING_RECIPES, objective, "objective"), preset, "preset")
+    families = _choose(PRETRAINING_RECIPES, objective, "objective")
+    return _choose(families[family_of(architecture)], preset, "preset")
 
 
 def check_probe_steps(recipe: Recipe) -> None:

@@ -230,13 +230,14 @@ def _pretraining_spec(job_id: str, request: JobRequest, digest: str) -> JobSpec:
         raise BadOption("only fine-tuning has a model and a task", field="spec.kind", remedy="leave them empty")
     if request.recipe.probe_steps:
         raise BadOption("only fine-tuning is probed", field="spec.recipe.probe_steps", remedy="leave them out")
-    base = pretraining_recipe_for(request.objective, request.recipe.known_preset())
+    architecture = request.architecture or DEFAULT_ARCHITECTURE
+    base = pretraining_recipe_for(request.objective, architecture, request.recipe.known_preset())
     return JobSpec(
         id=job_id,
         kind="pretrain",
         dataset=request.dataset,
         dataset_digest=digest,
-        architecture=request.architecture or DEFAULT_ARCHITECTURE,
+        architecture=architecture,
         objective=request.objective,
         network="scratch",
         recipe=request.recipe.applied_to(base),

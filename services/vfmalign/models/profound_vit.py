@@ -31,7 +31,7 @@ class ProFoundViT(Encoder):
     """The encoder: class token and patches through the blocks and a final norm.
 
     Args:
-        shape_DHW: size of the input, which is fixed by the position embedding.
+        shape_DHW: size of the largest input, which is that of the position embedding.
         patch_DHW: size of a patch.
         size: of the transformer.
         in_channels: channels of the input, one per MRI sequence.
@@ -76,12 +76,13 @@ class ProFoundViT(Encoder):
             `pooled`: the class token as (N, C).
         """
         maps = {}
+        grid_DHW = grid_of(tuple(input_NCDHW.shape[2:]), self.patch_DHW)
         tokens_NLC = self.embed(input_NCDHW)
         for i, block in enumerate(self.blocks):
             tokens_NLC = block(tokens_NLC)
-            maps[f"blocks.{i}"] = self._map(tokens_NLC[:, 1:])
+            maps[f"blocks.{i}"] = _as_map(tokens_NLC[:, 1:], grid_DHW)
         tokens_NLC = self.norm(tokens_NLC)
-        maps[PATCH_LAYER] = self._map(tokens_NLC[:, 1:])
+        maps[PATCH_LAYER] = _as_map(tokens_NLC[:, 1:], grid_DHW)
         maps[CLASS_LAYER] = tokens_NLC[:, 0, :, None, None, None]
         maps[POOLED_LAYER] = pool(maps[CLASS_LAYER])
         return maps
@@ -106,12 +107,10 @@ class ProFoundViT(Encoder):
 
     def embed(self, input_NCDHW: Tensor) -> Tensor:
         """The tokens before the first block: (N, 1 + L, C)."""
-        patches_NLC = self.patch_embed(input_NCDHW) + self.pos_embed[:, 1:]
-        class_NLC = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches_NLC), -1, -1)
+        place_1LC = middle(self.pos_embed, self.grid_DHW, grid_of(tuple(input_NCDHW.shape[2:]), self.patch_DHW))
+        patches_NLC = self.patch_embed(input_NCDHW) + place_1LC[:, 1:]
+        class_NLC = (self.cls_token + place_1LC[:, :1]).expand(len(patches_NLC), -1, -1)
         return torch.cat((class_NLC, patches_NLC), dim=1)
-
-    def _map(self, tokens_NLC: Tensor) -> Tensor:
-        return tokens_NLC.transpose(1, 2).reshape(len(tokens_NLC), -1, *self.grid_DHW)
 
 
 class PatchEmbed3D(nn.Module):
@@ -136,6 +135,7 @@ class MaeDecoder(nn.Module):
 
     def __init__(self, encoder: ProFoundViT, size: Size) -> None:
         super().__init__()
+        self.grid_DHW = encoder.grid_DHW
         self.decoder_embed = nn.Linear(encoder.dim, size.dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, size.dim))
         self.decoder_pos_embed = nn.Parameter(position_embedding(encoder.grid_DHW, size.dim), requires_grad=False)
@@ -145,21 +145,22 @@ class MaeDecoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
         self.apply(initialise)
 
-    def forward(self, tokens_NLC: Tensor, kept_NK: Tensor) -> Tensor:
+    def forward(self, tokens_NLC: Tensor, kept_NK: Tensor, grid_DHW: Stride | None = None) -> Tensor:
         """Predicts every patch.
 
         Args:
             tokens_NLC: the encoder's class token and the tokens of the patches that it saw.
             kept_NK: indices of those patches.
+            grid_DHW: patches along each axis of the input; None for the largest.
 
         Returns:
             (N, L, P): see `patches_of` for the order of a patch's voxels.
         """
         seen_NKC = self.decoder_embed(tokens_NLC)
-        n_patches = self.decoder_pos_embed.shape[1] - 1
-        all_NLC = self.mask_token.expand(len(seen_NKC), n_patches, -1)
+        place_1LC = middle(self.decoder_pos_embed, self.grid_DHW, grid_DHW or self.grid_DHW)
+        all_NLC = self.mask_token.expand(len(seen_NKC), place_1LC.shape[1] - 1, -1)
         all_NLC = all_NLC.scatter(1, kept_NK[..., None].expand(-1, -1, seen_NKC.shape[2]), seen_NKC[:, 1:])
-        hidden_NLC = torch.cat((seen_NKC[:, :1], all_NLC), dim=1) + self.decoder_pos_embed
+        hidden_NLC = torch.cat((seen_NKC[:, :1], all_NLC), dim=1) + place_1LC
         for block in self.decoder_blocks:
             hidden_NLC = block(hidden_NLC)
         return cast(Tensor, self.decoder_pred(self.decoder_norm(hidden_NLC)))[:, 1:]
@@ -170,6 +171,13 @@ def patches_of(input_NCDHW: Tensor, patch_DHW: Stride) -> Tensor:
     n, c = input_NCDHW.shape[:2]
     (d, h, w), (p, q, r) = grid_of(tuple(input_NCDHW.shape[2:]), patch_DHW), patch_DHW
     return input_NCDHW.reshape(n, c, d, p, h, q, w, r).permute(0, 2, 4, 6, 3, 5, 7, 1).reshape(n, d * h * w, -1)
+
+
+def volume_of(patches_NLP: Tensor, grid_DHW: Stride, patch_DHW: Stride) -> Tensor:
+    """The inverse of `patches_of`: (N, C, D, H, W)."""
+    (d, h, w), (p, q, r) = grid_DHW, patch_DHW
+    tiles = patches_NLP.reshape(len(patches_NLP), d, h, w, p, q, r, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
+    return tiles.reshape(len(patches_NLP), -1, d * p, h * q, w * r)
 
 
 def grid_of(shape_DHW: tuple[int, ...], patch_DHW: Stride) -> Stride:
@@ -193,6 +201,30 @@ def position_embedding(grid_DHW: Stride, dim: int) -> Tensor:
     angles = [axis.flatten()[:, None] * frequencies_F for axis in axes]
     patches_LC = torch.cat([wave(angle_LF) for angle_LF in angles for wave in (torch.sin, torch.cos)], dim=1)
     return torch.cat((torch.zeros(1, dim), patches_LC.float()))[None]
+
+
+def middle(embedding_1LC: Tensor, whole_DHW: Stride, part_DHW: Stride) -> Tensor:
+    """The position embedding of an input of fewer patches, such as a training patch: that of the grid's middle.
+
+    Neighbours then differ as they do in a whole volume, which resampling the grid would not keep.
+
+    Args:
+        embedding_1LC: class token and patches of the whole grid.
+        whole_DHW: that grid.
+        part_DHW: the input's.
+    """
+    if part_DHW == whole_DHW:
+        return embedding_1LC
+    if any(part > whole for part, whole in zip(part_DHW, whole_DHW, strict=True)):
+        raise ValueError(f"an input of {part_DHW} patches has no place in a grid of {whole_DHW}")
+    grid_DHWC = embedding_1LC[0, 1:].reshape(*whole_DHW, -1)
+    for axis, (part, whole) in enumerate(zip(part_DHW, whole_DHW, strict=True)):
+        grid_DHWC = grid_DHWC.narrow(axis, (whole - part) // 2, part)
+    return torch.cat((embedding_1LC[:, :1], grid_DHWC.flatten(0, 2)[None]), dim=1)
+
+
+def _as_map(tokens_NLC: Tensor, grid_DHW: Stride) -> Tensor:
+    return tokens_NLC.transpose(1, 2).reshape(len(tokens_NLC), -1, *grid_DHW)
 
 
 def initialise(module: nn.Module) -> None:

@@ -12,6 +12,7 @@ unchanged.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -31,11 +32,14 @@ from vfmalign.models.transformer import (
 
 WINDOW = 3
 """Adjacent slices that a slice is seen with: they stand where a photograph has red, green and blue."""
+DINO_DIM = 384
+"""Width of DINOv2's smallest transformer, which ProViCNet is built on."""
 POSITION_TOKENS = 2
 REGISTERS = 4
 TABLE_SIDE = 37
 """Rows and columns of the learnt position embedding: DINOv2's 518 pixels in patches of 14."""
-SLICES_AT_ONCE = 8
+PIXELS_AT_ONCE = 8 * 448**2
+"""Of the slices that run through the blocks together: eight of the published size, or many small ones."""
 
 
 class DinoBackbone(nn.Module):
@@ -60,7 +64,7 @@ class DinoBackbone(nn.Module):
         nn.init.normal_(self.cls_token, std=1e-6)
         nn.init.normal_(self.register_tokens, std=1e-6)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        self.apply(_initialise)
+        self.apply(partial(_initialise, dim=dim))
 
     def embed(self, images_SCHW: Tensor, between_SLC: Tensor) -> Tensor:
         """Tokens before the first block: class, registers, `between_SLC`, patches in order of H and W."""
@@ -147,10 +151,11 @@ class SliceEncoder(Encoder):
         number_S = torch.arange(depth, device=input_NCDHW.device, dtype=input_NCDHW.dtype).repeat(n)
         position_S2 = torch.stack((number_S, torch.full_like(number_S, depth)), dim=1)
         # A few slices at a time: what a block needs besides its result is then a few slices large.
+        at_once = max(1, PIXELS_AT_ONCE // images_SCHW[0, 0].numel())
         parts = [
             self.slice_maps(images, position)
             for images, position in zip(
-                torch.split(images_SCHW, SLICES_AT_ONCE), torch.split(position_S2, SLICES_AT_ONCE), strict=True
+                torch.split(images_SCHW, at_once), torch.split(position_S2, at_once), strict=True
             )
         ]
         maps = {name: _by_study(torch.cat([part[name] for part in parts]), n) for name in parts[0]}
@@ -210,9 +215,13 @@ def _by_study(map_SCHW: Tensor, studies: int) -> Tensor:
     return map_SCHW.reshape(studies, -1, *map_SCHW.shape[1:]).transpose(1, 2)
 
 
-def _initialise(module: nn.Module) -> None:
-    """DINOv2's: truncated normal weights of SD 0.02, biases 0."""
+def _initialise(module: nn.Module, dim: int) -> None:
+    """DINOv2's at its width: truncated normal weights of SD 0.02, biases 0.
+
+    Narrower networks get as much more as keeps a layer's gain: at SD 0.02 a class token 48 wide sees next to nothing of
+    the patches, and contrast between cases has nothing to begin with.
+    """
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.trunc_normal_(module.weight, std=0.02 * max(1.0, DINO_DIM / dim) ** 0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

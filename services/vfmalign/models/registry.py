@@ -25,6 +25,8 @@ MICRO_INPUT = Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
 MINI_INPUT = Preprocessing(spacing_mm=(2.0, 0.75, 0.75), shape_DHW=(32, 96, 96))
 
 MICRO = Size(dim=96, depth=4, heads=4)
+MICRO_STREAM = Size(dim=48, depth=4, heads=2)
+"""One of three streams, each of which costs its own pass over every slice."""
 
 _Four = tuple[int, int, int, int]
 
@@ -54,9 +56,9 @@ def _profound_vit(name: str, patch_DHW: Stride, size: Size, preprocessing: Prepr
 
 def _provicnet(name: str, *modalities: Modality, small: bool = False) -> Architecture:
     """ProViCNet's slices are 3 mm apart and show 128 mm, which 448 pixels of 2/7 mm do."""
-    size, patch = (MICRO, 8) if small else (Size(384, 12, 6), 14)
     pixel_mm, shape_DHW = (1.0, MICRO_INPUT.shape_DHW) if small else (2 / 7, (24, 448, 448))
     fused = len(modalities) > 1
+    size, patch = (MICRO_STREAM if fused else MICRO, 8) if small else (Size(384, 12, 6), 14)
     return Architecture(
         name=f"provicnet_{name}",
         build=partial(FusionEncoder, modalities, size, patch) if fused else partial(SliceEncoder, size, patch),

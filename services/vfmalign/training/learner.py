@@ -107,11 +107,19 @@ def predictions(
 ) -> Iterator[Tensor]:
     """Outputs without axis N, one for every case, in order, on the CPU; `check` is called between batches."""
     network.eval()
+    for batch, some in evaluation_batches(cases, device, check):
+        with torch.no_grad():
+            output_N = network(batch.input_NCDHW).cpu()
+        yield from output_N[: some.stop - some.start]
+
+
+def evaluation_batches(
+    cases: Sequence[PreparedCase], device: torch.device, check: Callable[[], None]
+) -> Iterator[tuple[Batch, slice]]:
+    """Batches of all cases in order, each with the cases that it holds; `check` is called before each."""
     for start in range(0, len(cases), EVALUATION_BATCH):
         check()
         some = list(cases[start : start + EVALUATION_BATCH])
         # On a CPU torch runs a batch of one through a kernel ten times slower than oneDNN's: a lone case goes twice.
         batch = collate(some * 2 if len(some) == 1 and device.type == "cpu" else some, device)
-        with torch.no_grad():
-            output_N = network(batch.input_NCDHW).cpu()
-        yield from output_N[: len(some)]
+        yield batch, slice(start, start + len(some))

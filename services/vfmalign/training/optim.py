@@ -2,8 +2,9 @@
 
 Knows parameters and steps; knows nothing of tasks, data or storage.
 
-Source: layer-wise decay and the rule that biases and one-dimensional parameters get no weight decay as in BEiT (Bao et
-al., 2022) and ConvNeXt V2's fine-tuning (Woo et al., CVPR 2023).
+Source: layer-wise decay and the rule that biases, tokens, position embeddings and one-dimensional parameters get no
+weight decay as in BEiT (Bao et al., 2022), the masked autoencoder (He et al., CVPR 2022) and ConvNeXt V2's fine-tuning
+(Woo et al., CVPR 2023).
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from torch import Tensor, nn
 
 from vfmalign.core.artifacts import Recipe
 
-_STAGE = re.compile(r"^encoder\.(?:downsample_layers|stages)\.(\d+)\.")
 _ENCODER = "encoder."
+# ProViCNet's streams lie side by side, each with a backbone of its own: equal depths get equal shares.
+_WITHIN = r"^encoder\.(?:streams\.\w+\.)?(?:backbone\.)?"
+_LAYER = re.compile(_WITHIN + r"(?:downsample_layers|stages|blocks)\.(\d+)\.")
+_EMBEDDING = re.compile(_WITHIN + r"(?:patch_embed|pos_embed|cls_token|register_tokens|axis_pos|axis_max)\b")
+_PLACES = ("pos_embed", "token", "tokens")
 
 
 def parameter_groups(
@@ -26,27 +31,29 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups parameters by their share of the rate and by whether they decay.
 
-    An encoder with stages 0…S−1 gets the share `encoder_rate · layer_decay ** (S − i)` in stage i (with its
-    downsampling) and `encoder_rate` in its final norm; everything outside the encoder gets 1.
+    An encoder with layers 0…S−1 (stages with their downsampling, or a transformer's blocks) gets the share
+    `encoder_rate · layer_decay ** (S − i)` in layer i, `encoder_rate · layer_decay ** (S + 1)` in what a transformer
+    has before its blocks, and `encoder_rate` in its final norm; everything outside the encoder gets 1. An encoder
+    whose layers are not known by name gets `encoder_rate` as a whole. Frozen parameters are in no group.
 
     Args:
         network: a network whose encoder, if it has one, is its attribute `encoder`.
-        weight_decay: of matrices and kernels; biases, norms and other one-dimensional parameters get none.
-        layer_decay: factor per stage towards the input; 1 for none.
+        weight_decay: of matrices and kernels; biases, norms and other one-dimensional parameters get none, nor do
+            tokens and position embeddings.
+        layer_decay: factor per layer towards the input; 1 for none.
         encoder_rate: share of the rate that the whole encoder gets.
 
     Returns:
         Groups for a torch optimiser, in a fixed order, each with `lr_scale`, `weight_decay` and `names`.
     """
     trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
-    stages = 1 + max((int(found[1]) for name, _ in trained if (found := _STAGE.match(name))), default=-1)
+    layers = 1 + max((int(found[1]) for name, _ in trained if (found := _LAYER.match(name))), default=-1)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in trained:
-        found = _STAGE.match(name)
-        scale = layer_decay ** (stages - int(found[1])) if found else 1.0
+        scale = layer_decay ** _below_the_top(name, layers)
         if name.startswith(_ENCODER):
             scale *= encoder_rate
-        decay = 0.0 if _is_one_dimensional(parameter) else weight_decay
+        decay = 0.0 if _is_one_dimensional(parameter) or name.endswith(_PLACES) else weight_decay
         group = groups.setdefault(
             (scale, decay), {"params": [], "names": [], "lr_scale": scale, "weight_decay": decay, "lr": 0.0}
         )
@@ -86,6 +93,13 @@ def weight_change(before: dict[str, Tensor], after: dict[str, Tensor]) -> float:
     moved = sum(float((after[name].double() - tensor.double()).square().sum()) for name, tensor in before.items())
     size = sum(float(tensor.double().square().sum()) for tensor in before.values())
     return math.sqrt(moved / size)
+
+
+def _below_the_top(name: str, layers: int) -> int:
+    """How many times the layer decay applies to a parameter."""
+    if found := _LAYER.match(name):
+        return layers - int(found[1])
+    return layers + 1 if _EMBEDDING.match(name) else 0
 
 
 def _is_one_dimensional(parameter: Tensor) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vfmalign.models.profound_vit import MaeDecoder, ProFoundViT, patches_of, position_embedding
+from vfmalign.models.profound_vit import MaeDecoder, ProFoundViT, middle, patches_of, position_embedding, volume_of
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.transformer import Size, spread_blocks
 
@@ -94,6 +94,33 @@ def test_masked_patches_are_not_seen():
         first, second = (decoder(encoder.tokens(x, kept_NK), kept_NK) for x in (input_NCDHW, changed_NCDHW))
         assert torch.equal(first, second)
         assert not torch.equal(encoder(input_NCDHW), encoder(changed_NCDHW))
+
+
+def test_patches_make_the_volume_that_they_were_cut_from():
+    input_NCDHW = torch.randn(2, 3, *SHAPE)
+    assert torch.equal(volume_of(patches_of(input_NCDHW, PATCH), (2, 2, 3), PATCH), input_NCDHW)
+
+
+def test_a_smaller_input_lies_in_the_middle_of_the_grid():
+    whole_1LC = position_embedding((4, 4, 6), 6)
+    grid_DHWC = whole_1LC[0, 1:].reshape(4, 4, 6, 6)
+    part_1LC = middle(whole_1LC, (4, 4, 6), (4, 2, 3))
+    assert torch.equal(part_1LC[0, 0], whole_1LC[0, 0])
+    assert torch.equal(part_1LC[0, 1:], grid_DHWC[:, 1:3, 1:4].flatten(0, 2))
+    assert torch.equal(middle(whole_1LC, (4, 4, 6), (4, 4, 6)), whole_1LC)
+    with pytest.raises(ValueError, match="has no place in a grid of"):
+        middle(whole_1LC, (4, 4, 6), (4, 4, 7))
+
+
+def test_an_encoder_sees_parts_of_its_volume():
+    encoder = ProFoundViT(SHAPE, PATCH, Size(12, 2, 3)).eval()
+    decoder = MaeDecoder(encoder, Size(6, 1, 3)).eval()
+    input_NCDHW, kept_NK = torch.randn(1, 3, 8, 4, 8), torch.tensor([[0, 3]])
+    with torch.inference_mode():
+        maps = encoder.feature_maps(input_NCDHW)
+        predicted_NLP = decoder(encoder.tokens(input_NCDHW, kept_NK), kept_NK, (2, 1, 2))
+    assert maps["blocks.1"].shape == (1, 12, 2, 1, 2)
+    assert predicted_NLP.shape == (1, 4, 4**3 * 3)
 
 
 def test_places_are_told_apart():

@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from vfmalign.core.errors import BadOption
+from vfmalign.models.provicnet import SliceEncoder
 from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.models.transformer import Size
+from vfmalign.training.decoder import DenseDecoder, TokenPyramid, upsampling_steps
 from vfmalign.training.heads import (
     CaseClassifier,
     EncoderDecoder,
@@ -46,7 +49,10 @@ def test_decoders_fit_every_size(name):
         assert network(torch.empty(1, 3, 32, 32, 32)).shape == (1, 3, 32, 32, 32)
 
 
-@pytest.mark.parametrize("name", ["profound_vit_micro", "provicnet_micro", "provicnet_fusion_micro"])
+TRANSFORMERS = ("profound_vit_micro", "provicnet_micro", "provicnet_fusion_micro")
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
 def test_decoders_fit_transformers(name):
     """Four maps of one stride, slices kept apart: back to the input's grid, with a gradient in every block."""
     architecture = ARCHITECTURES[name]
@@ -57,6 +63,62 @@ def test_decoders_fit_transformers(name):
     output_NCDHW.square().mean().backward()
     blocks = [p.grad for n, p in network.encoder.named_parameters() if "blocks" in n]
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in blocks)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("input_skip", [True, False])
+def test_decoders_of_transformers_take_training_patches(name, input_skip):
+    encoder = ARCHITECTURES[name].build()
+    network = EncoderDecoder(encoder, 2, input_skip=input_skip)
+    assert network(torch.randn(2, encoder.in_channels, 8, 32, 16)).shape == (2, 2, 8, 32, 16)
+
+
+@pytest.mark.parametrize("name", ["profound_vit_base", "provicnet_t2w", "provicnet_fusion"])
+def test_decoders_fit_published_transformers_at_their_real_size(name):
+    """448 pixels in patches of 14 among them; the decoder stays smaller than what it decodes."""
+    architecture = ARCHITECTURES[name]
+    shape_DHW = architecture.preprocessing.shape_DHW
+    with torch.device("meta"):
+        encoder = architecture.build()
+        channels, strides = stage_shapes(encoder)
+        decoder = DenseDecoder(channels, strides, encoder.in_channels, 3)
+        maps = [
+            torch.empty(1, c, *(size // side for size, side in zip(shape_DHW, stride, strict=True)))
+            for c, stride in zip(channels, strides, strict=True)
+        ]
+        assert decoder(torch.empty(1, encoder.in_channels, *shape_DHW), maps).shape == (1, 3, *shape_DHW)
+    assert sum(p.numel() for p in decoder.parameters()) < sum(p.numel() for p in encoder.parameters())
+
+
+@pytest.mark.parametrize("patch", [6, 14])
+def test_slices_in_patches_that_are_no_power_of_two_come_back_whole(patch):
+    encoder = SliceEncoder(Size(24, 4, 2), patch)
+    network = EncoderDecoder(encoder, 2)
+    output_NCDHW = network(torch.randn(1, 1, 2, 2 * patch, 3 * patch))
+    assert output_NCDHW.shape == (1, 2, 2, 2 * patch, 3 * patch)
+    output_NCDHW.square().mean().backward()
+    assert all(p.grad is not None for p in network.decoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("stride", "steps"),
+    [
+        ((4, 4, 4), [(2, 2, 2), (2, 2, 2)]),
+        ((4, 8, 8), [(2, 2, 2), (2, 2, 2), (1, 2, 2)]),
+        ((1, 14, 14), [(1, 7, 7), (1, 2, 2)]),
+        ((1, 1, 1), []),
+    ],
+)
+def test_strides_are_taken_back_factor_by_factor(stride, steps):
+    assert upsampling_steps(stride) == steps
+
+
+def test_the_shallower_a_block_the_finer_its_level():
+    pyramid = TokenPyramid([96] * 4, (4, 8, 8))
+    assert pyramid.strides == [(1, 2, 2), (2, 4, 4), (4, 8, 8), (4, 8, 8)]
+    assert pyramid.channels == [16, 32, 64, 64]
+    lifted = pyramid([torch.randn(1, 96, 4, 2, 3)] * 4)
+    assert [tuple(m.shape) for m in lifted] == [(1, 16, 16, 8, 12), (1, 32, 8, 4, 6), *[(1, 64, 4, 2, 3)] * 2]
 
 
 def test_every_compared_layer_gets_a_gradient(encoder):
@@ -131,6 +193,17 @@ def test_one_logit_a_case_and_a_gradient_for_every_dense_layer(encoder):
     for name in encoder.dense_layers():
         gradients = [p.grad for n, p in encoder.named_parameters() if n.startswith(f"{name}.")]
         assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients), name
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_transformers_classify_cases(name):
+    encoder = ARCHITECTURES[name].build()
+    network = CaseClassifier(encoder)
+    output_N1 = network(torch.randn(2, encoder.in_channels, 8, 32, 16))
+    assert output_N1.shape == (2, 1)
+    output_N1.sum().backward()
+    trained = {n: p.grad for n, p in encoder.named_parameters() if p.requires_grad}
+    assert all(gradient is not None for gradient in trained.values())
 
 
 @pytest.mark.parametrize("shape", [(16, 64, 64), (64, 224, 224)])

@@ -20,6 +20,11 @@ def network() -> EncoderDecoder:
     return EncoderDecoder(ARCHITECTURES["profound_conv_micro"].build(), 3)
 
 
+@pytest.fixture(scope="module", params=["profound_vit_micro", "provicnet_micro", "provicnet_fusion_micro"])
+def transformer(request) -> EncoderDecoder:
+    return EncoderDecoder(ARCHITECTURES[request.param].build(), 3)
+
+
 def by_name(groups):
     return {name: group for group in groups for name in group["names"]}
 
@@ -38,6 +43,41 @@ def test_the_encoder_s_share_multiplies_the_layers_own(network):
     assert groups["encoder.stages.3.0.pwconv1.weight"]["lr_scale"] == pytest.approx(0.005)
     assert groups["encoder.norm.weight"]["lr_scale"] == 0.01
     assert groups["decoder.out.weight"]["lr_scale"] == 1.0
+
+
+def test_earlier_blocks_get_a_smaller_share_and_embeddings_the_smallest(transformer):
+    """As in BEiT: of B blocks, block i has B − i factors, what comes before the first B + 1, the final norm none."""
+    groups = by_name(parameter_groups(transformer, weight_decay=0.05, layer_decay=0.5, encoder_rate=0.1))
+    for name in (n for n in groups if n.startswith("encoder.")):
+        if ".blocks." in name:
+            factors = 4 - int(name.split(".blocks.")[1].split(".")[0])
+        else:
+            factors = 0 if name.endswith(("norm.weight", "norm.bias")) else 5
+        assert groups[name]["lr_scale"] == pytest.approx(0.1 * 0.5**factors), name
+    assert groups["decoder.out.weight"]["lr_scale"] == 1.0
+
+
+def test_an_encoder_whose_layers_are_unknown_has_one_share():
+    network = torch.nn.ModuleDict({"encoder": torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 2))})
+    groups = parameter_groups(network, weight_decay=0.05, layer_decay=0.5, encoder_rate=0.1)
+    assert {group["lr_scale"] for group in groups} == {0.1}
+
+
+def test_tokens_and_places_do_not_decay(transformer):
+    groups = by_name(parameter_groups(transformer, weight_decay=0.05, layer_decay=1.0))
+    matrices = {name for name, group in groups.items() if group["weight_decay"]}
+    assert any(name.endswith("attn.qkv.weight") for name in matrices)
+    assert any(name.endswith("patch_embed.proj.weight") for name in matrices)
+    assert not [name for name in matrices if name.endswith(("_token", "_tokens", "pos_embed", "bias", "norm.weight"))]
+
+
+def test_frozen_parameters_are_not_trained(transformer):
+    """The fixed places of the masked autoencoder and DINOv2's unused mask token."""
+    frozen = {name for name, parameter in transformer.named_parameters() if not parameter.requires_grad}
+    assert frozen
+    trained = {n for g in parameter_groups(transformer, weight_decay=0.1, layer_decay=0.5) for n in g["names"]}
+    assert trained.isdisjoint(frozen)
+    assert trained | frozen == {name for name, _ in transformer.named_parameters()}
 
 
 def test_one_dimensional_parameters_do_not_decay(network):

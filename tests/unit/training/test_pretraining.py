@@ -9,34 +9,41 @@ from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.data import collate, draw_batch, generator
 from vfmalign.training.optim import build_optimiser, rate_at, set_rate
 from vfmalign.training.pretraining import OBJECTIVES, build_objective
-from vfmalign.training.pretraining.masked import MASKED_SHARE, hidden_units, masked_error
+from vfmalign.training.pretraining.masked import MASKED_SHARE, MaskedAutoencoder, hidden_units, masked_error
 
 CPU = torch.device("cpu")
-RECIPE = Recipe(epochs=1, steps_per_epoch=12, batch_size=6, learning_rate=1e-3)
+RECIPE = Recipe(epochs=1, steps_per_epoch=12, batch_size=6, learning_rate=3e-3)
 
 
-def build(name, recipe=RECIPE):
+SMALL = ("profound_conv_micro", "profound_vit_micro", "provicnet_fusion_micro")
+
+
+def build(name, recipe=RECIPE, architecture="profound_conv_micro"):
     torch.manual_seed(0)
-    return build_objective(name, ARCHITECTURES["profound_conv_micro"].build(), recipe, CPU, seed=7)
+    return build_objective(name, ARCHITECTURES[architecture].build(), recipe, CPU, seed=7)
 
 
+@pytest.mark.parametrize("architecture", SMALL)
 @pytest.mark.parametrize("name", list(OBJECTIVES))
-def test_the_validation_loss_falls(name, cases):
-    learner = build(name)
-    optimiser = build_optimiser(learner.network, RECIPE)
+def test_the_validation_loss_falls(name, architecture, cases):
+    slow = (name, architecture) == ("contrastive", "provicnet_fusion_micro")
+    recipe = RECIPE.model_copy(update={"learning_rate": 1e-3, "steps_per_epoch": 30} if slow else {})
+    learner = build(name, architecture=architecture)
+    optimiser = build_optimiser(learner.network, recipe)
     before = learner.validate(cases, lambda: None)
-    for step in range(RECIPE.steps_per_epoch):
-        set_rate(optimiser, rate_at(step, RECIPE))
+    for step in range(recipe.steps_per_epoch):
+        set_rate(optimiser, rate_at(step, recipe))
         optimiser.zero_grad()
-        batch = draw_batch(cases, step=step, batch_size=RECIPE.batch_size, patch_shape_DHW=None, seed=1, device=CPU)
+        batch = draw_batch(cases, step=step, batch_size=recipe.batch_size, patch_shape_DHW=None, seed=1, device=CPU)
         learner.loss(batch, generator(1, "loss", step)).backward()
         optimiser.step()
     assert learner.validate(cases, lambda: None) < 0.9 * before
 
 
+@pytest.mark.parametrize("architecture", SMALL)
 @pytest.mark.parametrize("name", list(OBJECTIVES))
-def test_validation_and_loss_repeat_with_their_seed(name, cases):
-    learner = build(name)
+def test_validation_and_loss_repeat_with_their_seed(name, architecture, cases):
+    learner = build(name, architecture=architecture)
     assert learner.validate(cases, lambda: None) == learner.validate(cases, lambda: None)
     batch = collate(cases[:4], CPU)
     first, again, other = (learner.loss(batch, generator(seed, "loss")).item() for seed in (1, 1, 2))
@@ -60,12 +67,40 @@ def test_the_error_counts_hidden_voxels_that_are_not_padding():
     assert float(masked_error(output, clean, hidden)) == 4.0
 
 
-def test_the_decoder_does_not_see_what_is_hidden(cases):
-    learner = build("masked_reconstruction")
-    clean = collate(cases[:1], CPU).clean_NCDHW
-    hidden = hidden_units(clean.shape, generator(0, "m"))
-    other = torch.where(hidden, clean + 5, clean)
-    assert torch.equal(learner.network(clean * ~hidden), learner.network(other * ~hidden))
+@pytest.mark.parametrize("architecture", SMALL)
+def test_what_is_hidden_is_seen_by_no_part_of_the_network(architecture, cases):
+    learner = build("masked_reconstruction", architecture=architecture)
+    clean = collate(cases[:2], CPU).clean_NCDHW
+    hidden = learner.hidden(clean.shape, generator(0, "m"))
+    restored = learner.restore(clean, hidden)
+    assert restored.shape == clean.shape
+    assert torch.equal(restored, learner.restore(torch.where(hidden, clean + 5, clean), hidden))
+    assert not torch.equal(restored, learner.restore(torch.where(hidden, clean, clean + 5), hidden))
+
+
+def test_a_masked_autoencoder_encodes_a_quarter_of_the_patches(cases):
+    learner = build("masked_reconstruction", architecture="profound_vit_micro")
+    seen = []
+    learner.encoder.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    learner.validate(cases[:2], lambda: None)
+    assert seen == [(2, 1 + 16, 96)]  # of 4 × 4 × 4 patches
+    hidden = learner.hidden((1, 3, 16, 32, 32), generator(0, "m"))
+    patches = hidden.reshape(4, 4, 4, 8, 4, 8).permute(0, 2, 4, 1, 3, 5).flatten(3)
+    assert torch.equal(patches.all(-1), patches.any(-1))
+    assert patches.all(-1).sum() == 48
+
+
+def test_the_published_decoder_is_half_as_wide_as_the_encoder():
+    with torch.device("meta"):
+        network = MaskedAutoencoder(ARCHITECTURES["profound_vit_base"].build())
+    assert network.decoder.decoder_embed.out_features == 384
+    assert len(network.decoder.decoder_blocks) == 8
+    assert network.decoder.decoder_blocks[0].attn.num_heads == 16
+
+
+def test_pictures_show_what_was_hidden_and_restored(cases):
+    learner = build("masked_reconstruction", architecture="profound_vit_micro")
+    assert [panel.title for panel in learner.panels(cases[0])] == ["masked input", "reference", "prediction"]
 
 
 def test_contrast_needs_several_cases(cases):

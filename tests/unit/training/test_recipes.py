@@ -7,7 +7,8 @@ import pytest
 
 from vfmalign.core.artifacts import Recipe
 from vfmalign.core.errors import BadOption
-from vfmalign.core.recipes import PRESETS, check_probe_steps, pretraining_recipe_for, recipe_for
+from vfmalign.core.recipes import PRESETS, check_probe_steps, family_of, pretraining_recipe_for, recipe_for
+from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.pretraining import OBJECTIVES
 from vfmalign.training.tasks import TASKS
 
@@ -22,8 +23,18 @@ def test_networks_of_a_task_share_their_budget(task, preset):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_objective_has_a_recipe(preset):
-    assert all(pretraining_recipe_for(objective, preset).epochs > 0 for objective in OBJECTIVES)
+def test_every_objective_has_a_recipe_for_every_architecture(preset):
+    for objective in OBJECTIVES:
+        for architecture in (*ARCHITECTURES, "monai:anything"):
+            assert pretraining_recipe_for(objective, architecture, preset).batch_size >= 2
+
+
+def test_the_family_is_the_architecture_s():
+    """The name alone decides: an orchestrator has no torch to look at the network with."""
+    for name, architecture in ARCHITECTURES.items():
+        blocks = any(layer.name.startswith("blocks.") for layer in architecture.layers)
+        assert (family_of(name) == "transformer") == blocks
+    assert family_of("monai:anything") == "convolutional"
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
@@ -32,7 +43,7 @@ def test_unknown_names_are_refused_with_the_known_ones():
     with pytest.raises(BadOption, match="demo, default"):
         recipe_for("pretrained", "segmentation", "huge")
     with pytest.raises(BadOption, match="masked_reconstruction, contrastive"):
-        pretraining_recipe_for("supervised")
+        pretraining_recipe_for("supervised", "profound_conv_micro")
 
 
 def probed(*steps, epochs=20):

@@ -1,31 +1,69 @@
 """Masked reconstruction: most of the volume is hidden and has to be restored from the rest.
 
-FCMAE (Woo et al., "ConvNeXt V2", CVPR 2023, arXiv 2301.00808) in its dense form: hidden units are set to 0, the mean
-after normalisation, and the squared error counts inside them alone. The decoder sees the encoder's stage maps and not
-the input. Axes: N batch, C channels, D H W.
+A convolutional encoder is trained as FCMAE (Woo et al., "ConvNeXt V2", CVPR 2023, arXiv 2301.00808) in its dense form:
+hidden units are set to 0, the mean after normalisation, and a decoder restores them from the encoder's maps. ProFound's
+transformer is trained as the masked autoencoder that it is (He et al., CVPR 2022, arXiv 2111.06377): it encodes the
+visible patches alone. The squared error counts inside what is hidden. Axes: N batch, C channels, D H W; U units, K kept
+patches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from statistics import fmean
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vfmalign.core.artifacts import MetricSpec, Recipe
-from vfmalign.models.encoder import Encoder
+from vfmalign.models.encoder import Encoder, Stride
+from vfmalign.models.profound_vit import MaeDecoder, ProFoundViT, grid_of, volume_of
+from vfmalign.models.transformer import Size
 from vfmalign.training.data import Batch, PreparedCase, generator
 from vfmalign.training.figures import Panel, percentiles
 from vfmalign.training.heads import EncoderDecoder
-from vfmalign.training.learner import predictions
+from vfmalign.training.learner import evaluation_batches
 
 MASKED_SHARE = 0.6
 UNITS_DHW = (4, 8, 8)
 """Hidden units along each axis: relative to the volume, so that they keep their anatomical size in every resolution."""
+MASKED_PATCHES = 0.75
+"""Share of patches that a masked autoencoder does not see: the paper's."""
+HEAD_CHANNELS = 24
+"""Of an attention head of its decoder: 16 heads in the published one, which is 384 wide."""
 
 RECONSTRUCTION_ERROR = MetricSpec(name="masked_reconstruction_error", unit="", higher_is_better=False, floor=1e-6)
+
+
+class MaskedAutoencoder(nn.Module):
+    """ProFound's transformer and its decoder: half as wide and two thirds as deep, as the published one.
+
+    Args:
+        encoder: the transformer, which sees the visible patches alone.
+    """
+
+    def __init__(self, encoder: ProFoundViT) -> None:
+        super().__init__()
+        self.encoder = encoder
+        width = encoder.dim // 2
+        self.decoder = MaeDecoder(encoder, Size(width, 2 * len(encoder.blocks) // 3, max(1, width // HEAD_CHANNELS)))
+
+    def forward(self, input_NCDHW: Tensor, hidden_N1DHW: Tensor) -> Tensor:
+        """Predicts the whole volume.
+
+        Args:
+            input_NCDHW: the input; what lies under hidden patches is not read.
+            hidden_N1DHW: True in hidden patches, as many of them in every volume.
+
+        Returns:
+            (N, C, D, H, W).
+        """
+        grid_DHW = grid_of(tuple(input_NCDHW.shape[2:]), self.encoder.patch_DHW)
+        d, h, w = self.encoder.patch_DHW
+        hidden_NL = hidden_N1DHW[:, 0, ::d, ::h, ::w].flatten(1)
+        kept_NK = (~hidden_NL).nonzero()[:, 1].reshape(len(hidden_NL), -1)
+        patches_NLP = self.decoder(self.encoder.tokens(input_NCDHW, kept_NK), kept_NK, grid_DHW)
+        return volume_of(patches_NLP, grid_DHW, self.encoder.patch_DHW)
 
 
 class MaskedReconstruction:
@@ -35,14 +73,33 @@ class MaskedReconstruction:
 
     def __init__(self, encoder: Encoder, recipe: Recipe, device: torch.device, seed: int) -> None:
         self.encoder = encoder
-        self.network = EncoderDecoder(encoder, encoder.in_channels, input_skip=False).to(device)
+        self.network: MaskedAutoencoder | EncoderDecoder
+        if isinstance(encoder, ProFoundViT):
+            self.network = MaskedAutoencoder(encoder).to(device)
+        else:
+            self.network = EncoderDecoder(encoder, encoder.in_channels, input_skip=False).to(device)
         self.device = device
         self.seed = seed
 
     def loss(self, batch: Batch, draw: torch.Generator) -> Tensor:
-        """Squared error inside the hidden units, per voxel and channel."""
-        hidden_N1DHW = hidden_units(batch.clean_NCDHW.shape, draw).to(self.device)
-        return masked_error(self.network(batch.clean_NCDHW * ~hidden_N1DHW), batch.clean_NCDHW, hidden_N1DHW)
+        """Squared error inside what is hidden, per voxel and channel."""
+        hidden_N1DHW = self.hidden(batch.clean_NCDHW.shape, draw).to(self.device)
+        return masked_error(self.restore(batch.clean_NCDHW, hidden_N1DHW), batch.clean_NCDHW, hidden_N1DHW)
+
+    def hidden(self, shape_NCDHW: Sequence[int], draw: torch.Generator) -> Tensor:
+        """Draws what is hidden: units of the volume, or patches of the transformer."""
+        if isinstance(self.encoder, ProFoundViT):
+            grid_DHW = grid_of(tuple(shape_NCDHW[2:]), self.encoder.patch_DHW)
+            return hidden_units(shape_NCDHW, draw, grid_DHW, MASKED_PATCHES)
+        return hidden_units(shape_NCDHW, draw)
+
+    def restore(self, input_NCDHW: Tensor, hidden_N1DHW: Tensor) -> Tensor:
+        """The whole volume from what is not hidden."""
+        if isinstance(self.network, MaskedAutoencoder):
+            restored: Tensor = self.network(input_NCDHW, hidden_N1DHW)
+        else:
+            restored = self.network(input_NCDHW * ~hidden_N1DHW)
+        return restored
 
     def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
         """The mean loss over cases, with each case's mask the same at every epoch."""
@@ -72,24 +129,37 @@ class MaskedReconstruction:
     def _restore(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> tuple[list[Tensor], list[Tensor]]:
         """Each case's mask, the same at every epoch, and what the network makes of the rest."""
         masks = [
-            hidden_units((1, *case.clean_CDHW.shape), generator(self.seed, "validation-mask", number))[0]
+            self.hidden((1, *case.clean_CDHW.shape), generator(self.seed, "validation-mask", number))
             for number, case in enumerate(cases)
         ]
-        seen = [replace(c, input_CDHW=c.clean_CDHW * ~mask) for c, mask in zip(cases, masks, strict=True)]
-        return masks, list(predictions(self.network, seen, self.device, check))
+        outputs: list[Tensor] = []
+        self.network.eval()
+        for batch, some in evaluation_batches(cases, self.device, check):
+            hidden_N1DHW = torch.cat(masks[some]).to(self.device).expand(len(batch.clean_NCDHW), -1, -1, -1, -1)
+            with torch.no_grad():
+                outputs += self.restore(batch.clean_NCDHW, hidden_N1DHW).cpu()[: some.stop - some.start]
+        return [hidden_N1DHW[0] for hidden_N1DHW in masks], outputs
 
 
-def hidden_units(shape_NCDHW: Sequence[int], draw: torch.Generator) -> Tensor:
-    """Draws which units are hidden: exactly `MASKED_SHARE` of each volume's, rounded down.
+def hidden_units(
+    shape_NCDHW: Sequence[int], draw: torch.Generator, units_DHW: Stride = UNITS_DHW, share: float = MASKED_SHARE
+) -> Tensor:
+    """Draws which units are hidden: exactly `share` of each volume's, rounded down.
+
+    Args:
+        shape_NCDHW: of the volumes.
+        draw: source of chance.
+        units_DHW: units along each axis, at most one a voxel.
+        share: of the units.
 
     Returns:
         (N, 1, D, H, W) bool, True where hidden; the same for all channels.
     """
     n, size_DHW = shape_NCDHW[0], shape_NCDHW[2:]
-    grid = [min(units, size) for units, size in zip(UNITS_DHW, size_DHW, strict=True)]
+    grid = [min(units, size) for units, size in zip(units_DHW, size_DHW, strict=True)]
     count = grid[0] * grid[1] * grid[2]
     ranks_NU = torch.rand((n, count), generator=draw).argsort(1).argsort(1)
-    mask = (ranks_NU < int(MASKED_SHARE * count)).reshape(n, *grid)
+    mask = (ranks_NU < int(share * count)).reshape(n, *grid)
     for axis, (units, size) in enumerate(zip(grid, size_DHW, strict=True), start=1):
         mask = mask.index_select(axis, torch.arange(size) * units // size)
     return mask[:, None]
