@@ -343,11 +343,22 @@ def test_the_seed_decides(make_spec, finish, results):
     assert other.curve[1].val_score != first.curve[1].val_score
 
 
-@pytest.mark.parametrize("objective", ["masked_reconstruction", "contrastive"])
-def test_pretraining_publishes_an_encoder_and_touches_no_test_case(store, dataset, make_spec, finish, objective):
+@pytest.mark.parametrize(
+    ("objective", "architecture"),
+    [
+        ("masked_reconstruction", ARCHITECTURE),
+        ("contrastive", ARCHITECTURE),
+        ("masked_reconstruction", "profound_vit_micro"),
+        ("contrastive", "provicnet_fusion_micro"),
+    ],
+)
+def test_pretraining_publishes_an_encoder_and_touches_no_test_case(
+    store, dataset, make_spec, finish, objective, architecture
+):
     recipe = RECIPE.model_copy(update={"layer_decay": 1.0, "epochs": 1})
     changes = {"kind": "pretrain", "objective": objective, "task": "", "model": "", "model_sha256": ""}
-    result = finish(make_spec(f"pretrain-{objective.split('_')[0]}", recipe=recipe, **changes))
+    job = f"pretrain-{objective}-{architecture}".replace("_", "-")
+    result = finish(make_spec(job, recipe=recipe, architecture=architecture, **changes))
     assert result.test_scores == ()
     assert result.weight_change is None
     assert not result.metrics[0].higher_is_better
@@ -369,6 +380,17 @@ def test_one_case_is_trained_on_in_patches(store, dataset, make_spec, finish):
     result = finish(make_spec("one-case", **changes))
     assert [score.case for score in result.test_scores] == [case.id]
     assert result.curve[2].train_loss < result.curve[1].train_loss
+
+
+@pytest.mark.parametrize("architecture", ["profound_vit_micro", "provicnet_fusion_micro"])
+def test_transformers_are_fine_tuned_in_patches(make_spec, finish, architecture):
+    recipe = RECIPE.model_copy(update={"patch_shape_DHW": (16, 32, 32)})
+    changes = {"architecture": architecture, "network": "scratch", "model": "", "model_sha256": "", "recipe": recipe}
+    result = finish(make_spec(f"patches-{architecture}".replace("_", "-"), **changes))
+    assert result.weight_change > 0
+    # What an untrained residual network returns is its input.
+    trivial = level_of(TASKS["super_resolution"].primary_metric, result.trivial_scores)
+    assert result.curve[0].val_score == pytest.approx(trivial, abs=3)
 
 
 # --- probes -----------------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ PRETRAINING_RECIPES: dict[Objective, dict[Family, dict[Preset, Recipe]]] = {
             "default": Recipe(epochs=400, steps_per_epoch=100, batch_size=16, learning_rate=6e-4),
         },
         "transformer": {
-            "demo": Recipe(epochs=8, steps_per_epoch=10, batch_size=8, learning_rate=1e-3),
+            "demo": Recipe(epochs=8, steps_per_epoch=10, batch_size=8, learning_rate=5e-4),
             "default": Recipe(epochs=400, steps_per_epoch=100, batch_size=16, learning_rate=3e-4),
         },
     },

@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 
 from vfmalign.core.artifacts import Recipe
@@ -13,9 +14,9 @@ from vfmalign.training.optim import build_optimiser, set_rate
 RECIPE = Recipe(epochs=1, steps_per_epoch=8, batch_size=1, learning_rate=1e-2, layer_decay=0.7)
 
 
-def build(seed):
+def build(seed, architecture="profound_conv_micro"):
     torch.manual_seed(seed)
-    network = EncoderDecoder(ARCHITECTURES["profound_conv_micro"].build(), 3)
+    network = EncoderDecoder(ARCHITECTURES[architecture].build(), 3)
     return network, build_optimiser(network, RECIPE)
 
 
@@ -27,14 +28,15 @@ def train(network, optimiser, steps):
         optimiser.step()
 
 
-def test_training_goes_on_bit_for_bit():
-    network, optimiser = build(0)
+@pytest.mark.parametrize("architecture", ["profound_conv_micro", "profound_vit_micro"])
+def test_training_goes_on_bit_for_bit(architecture):
+    network, optimiser = build(0, architecture)
     train(network, optimiser, 2)
     data = encode_state(network, optimiser)
     train(network, optimiser, 3)
     undisturbed = copy.deepcopy(network.state_dict())
 
-    network, optimiser = build(1)
+    network, optimiser = build(1, architecture)
     torch.manual_seed(12345)
     restore_state(data, network, optimiser)
     assert encode_state(network, optimiser) == data
