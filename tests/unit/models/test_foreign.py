@@ -225,8 +225,8 @@ def test_the_position_embedding_is_the_checkpoints():
         import_checkpoint([save(state)], architecture)
 
 
-def small_provicnet() -> dict[str, torch.Tensor]:
-    return ProViCNet(Size(96, 4, 4), patch=8, contrast=(8, 4, 16)).state_dict()
+def small_provicnet(dim: int = 96, heads: int = 4) -> dict[str, torch.Tensor]:
+    return ProViCNet(Size(dim, 4, heads), patch=8, contrast=(8, 4, 16)).state_dict()
 
 
 def test_provicnet_gives_its_encoder():
@@ -241,7 +241,7 @@ def test_provicnet_gives_its_encoder():
 
 def test_a_fusion_joins_one_file_per_sequence():
     architecture = ARCHITECTURES["provicnet_fusion_micro"]
-    published = [small_provicnet() for _ in range(3)]
+    published = [small_provicnet(48, 2) for _ in range(3)]
     imported = import_checkpoint([to_pth(state) for state in published], architecture)
     for stream, state in zip(("t2w", "dwi", "adc"), published, strict=True):
         name = "backbone.cls_token"
