@@ -382,3 +382,8 @@ def job_key(job: str, name: str) -> str:
 def check_key(check: str, name: str) -> str:
     """Address of one of a check's artifacts, such as `report.json`."""
     return f"checks/{check}/{name}"
+
+
+def study_key(study: str, name: str) -> str:
+    """Address of one of a study's artifacts, such as `report.json`."""
+    return f"studies/{study}/{name}"

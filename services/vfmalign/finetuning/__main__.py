@@ -26,15 +26,26 @@ from vfmalign.finetuning.reconciler import Pace, Reconciler
 from vfmalign.finetuning.reporting import all_stages
 from vfmalign.finetuning.servicer import AlignmentServicer, FineTuningServicer, Watching
 from vfmalign.finetuning.settings import FinetuningSettings
+from vfmalign.finetuning.studies.book import StudyBook
+from vfmalign.finetuning.studies.collecting import Collector
+from vfmalign.finetuning.studies.runner import StudyRunner
+from vfmalign.finetuning.studies.servicer import StudyServicer
 from vfmalign.finetuning.supervisor import Limits, Supervisor
-from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, finetuning_pb2, finetuning_pb2_grpc
+from vfmalign.v1 import (
+    alignment_pb2,
+    alignment_pb2_grpc,
+    finetuning_pb2,
+    finetuning_pb2_grpc,
+    study_pb2,
+    study_pb2_grpc,
+)
 
 
 async def run(settings: FinetuningSettings) -> None:
     """Runs the service until it is told to end."""
     database = Database(settings.database_url)
     store = ObjectStore(settings.store)
-    jobs, checks = JobBook(database), CheckBook(database)
+    jobs, checks, studies = JobBook(database), CheckBook(database), StudyBook(database)
     launcher = LocalLauncher(settings.job_command, settings.state_dir, settings.state_dir / "logs")
     limits = settings.launcher.model_dump(include={"max_running", "max_attempts", "retry_delay_s", "stop_grace_s"})
     features, mmd = connect(settings.features_address), connect(settings.mmd_address)
@@ -50,6 +61,14 @@ async def run(settings: FinetuningSettings) -> None:
         mmd=MmdPeer(mmd),
         pace=Pace(stop_jobs=settings.launcher.stop_jobs, **settings.reconciler.model_dump()),
     )
+    study_runner = StudyRunner(
+        studies=studies,
+        checks=checks,
+        store=store,
+        conclude=Collector(checks, store).conclude,
+        places=max(1, settings.reconciler.max_checks - 1),
+        poll_s=settings.reconciler.poll_s,
+    )
 
     def add_services(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
         finetuning_pb2_grpc.add_FineTuningServiceServicer_to_server(
@@ -59,9 +78,13 @@ async def run(settings: FinetuningSettings) -> None:
         alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(
             AlignmentServicer(checks, jobs, store, stage_names=names, wake=reconciler.wake, watching=watching), server
         )
+        study_pb2_grpc.add_StudyServiceServicer_to_server(
+            StudyServicer(studies, checks, store, watching=watching), server
+        )
         return [
             finetuning_pb2.DESCRIPTOR.services_by_name["FineTuningService"],
             alignment_pb2.DESCRIPTOR.services_by_name["AlignmentService"],
+            study_pb2.DESCRIPTOR.services_by_name["StudyService"],
         ]
 
     work: list[asyncio.Task[None]] = []
@@ -69,9 +92,11 @@ async def run(settings: FinetuningSettings) -> None:
     async def begin() -> None:
         await asyncio.to_thread(database.migrate)
         work.append(asyncio.create_task(reconciler.run(), name="reconciler"))
+        work.append(asyncio.create_task(study_runner.run(), name="studies"))
 
     async def end() -> None:
         reconciler.stop()
+        study_runner.stop()
         await asyncio.gather(*work)
         await asyncio.gather(features.close(), mmd.close())
         database.close()

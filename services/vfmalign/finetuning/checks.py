@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -62,6 +62,23 @@ class Check:
     report: ReportRefs | None
     created_at: datetime
     started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether no state can follow."""
+        return self.state in TERMINAL
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What a check is doing, without its request: for whoever looks at many at once."""
+
+    id: str
+    request_digest: str
+    state: State
+    message: str
+    reason: str
     finished_at: datetime | None
 
     @property
@@ -137,6 +154,16 @@ class CheckBook:
         )
         with self._database.session() as session:
             return tuple(_check(row) for row in session.scalars(query))
+
+    def briefs(self, check_ids: Sequence[str]) -> dict[str, Brief]:
+        """Those of these checks that exist, by id."""
+        columns = (
+            CheckRow.id, CheckRow.request_digest, CheckRow.state, CheckRow.message, CheckRow.reason,
+            CheckRow.finished_at,
+        )  # fmt: skip
+        query = sa.select(*columns).where(CheckRow.id.in_(check_ids))
+        with self._database.session() as session:
+            return {row.id: _brief(row) for row in session.execute(query)}
 
     def cancel(self, check_id: str) -> Check:
         """Asks a check to end: a queued one ends at once, a running one when its work has; a finished one stays."""
@@ -257,6 +284,10 @@ def _check(row: CheckRow) -> Check:
         started_at=row.started_at,
         finished_at=row.finished_at,
     )
+
+
+def _brief(row: Any) -> Brief:
+    return Brief(row.id, row.request_digest, row.state, row.message, row.reason, row.finished_at)
 
 
 def _stage(row: StageRow) -> StageRun:

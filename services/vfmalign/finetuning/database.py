@@ -1,6 +1,7 @@
 """The orchestrator's tables, and the connection to SQLite or PostgreSQL that holds them.
 
-Knows the schema and how to bring a database up to it. Knows nothing of what states mean: `jobs` and `checks` do.
+Knows the schema and how to bring a database up to it. Knows nothing of what states mean: `jobs`, `checks` and
+`studies.book` do.
 Times are timezone-aware UTC on both databases.
 """
 
@@ -108,6 +109,26 @@ class CheckRow(Base):
     reason: Mapped[str] = mapped_column(sa.String(64), default="")
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     progress: Mapped[dict[str, Any] | None]
+    report: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class StudyRow(Base):
+    """One study; the fields are those of `studies.book.Study`. Its cells are rows of `checks`."""
+
+    __tablename__ = "studies"
+    __table_args__ = (sa.Index("ix_studies_created", "created_at", "id"), sa.Index("ix_studies_state", "state"))
+
+    id: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
+    request_digest: Mapped[str] = mapped_column(sa.String(64))
+    request: Mapped[dict[str, Any]]
+    fixed: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(sa.String(16))
+    message: Mapped[str] = mapped_column(sa.Text, default="")
+    reason: Mapped[str] = mapped_column(sa.String(64), default="")
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
     report: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]

@@ -52,6 +52,7 @@ _RECIPE_FIELDS = (
 _FIELD_NAMES = {
     "dataset": "dataset_id",
     "model": "model_id",
+    "models": "model_ids",
     "objective": "objective",
     "patch_shape_DHW": "patch_shape_dhw",
 }

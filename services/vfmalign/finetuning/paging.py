@@ -19,13 +19,13 @@ import sqlalchemy as sa
 
 from vfmalign.core.artifacts import canonical_json
 from vfmalign.core.errors import BadOption
-from vfmalign.finetuning.database import CheckRow, JobRow
+from vfmalign.finetuning.database import CheckRow, JobRow, StudyRow
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
 
 Item = TypeVar("Item")
-RowType = TypeVar("RowType", JobRow, CheckRow)
+RowType = TypeVar("RowType", JobRow, CheckRow, StudyRow)
 
 
 @dataclass(frozen=True)

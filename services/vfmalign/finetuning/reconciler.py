@@ -182,7 +182,7 @@ class Reconciler:
                 await asyncio.to_thread(self._checks.succeed, check_id, refs)
                 _log.info("check_succeeded", check=check_id)
         except VfmalignError as error:
-            if _passes(error):  # the database: the next round begins a new driver
+            if passes(error):  # the database: the next round begins a new driver
                 _log.warning("check_delayed", check=check_id, error=str(error))
             else:
                 await self._fail(check_id, str(error), error.reason)
@@ -254,7 +254,7 @@ class Reconciler:
             try:
                 return await act()
             except VfmalignError as error:
-                if not _passes(error):
+                if not passes(error):
                     raise
                 pause_s = max(wait_s, error.retry_after_s or 0.0)
                 wait_s = min(2 * wait_s, self._pace.longest_wait_s)
@@ -285,7 +285,7 @@ class Reconciler:
         return StoredRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
 
 
-def _passes(error: VfmalignError) -> bool:
+def passes(error: VfmalignError) -> bool:
     """Whether to wait and try again; what is too large for a device stays so, and says it by naming no time."""
     never = isinstance(error, Exhausted) and error.retry_after_s is None
     return isinstance(error, PASSING) and not never

@@ -1,0 +1,316 @@
+"""The finetuning service as a process of its own, and what stands in for the processes around it.
+
+The object store, the database, the network and the training processes are real. `FeatureService` and `MmdService` are
+small servicers of these tests behind real gRPC: what they would compute is not what is tested here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+import sqlalchemy as sa
+
+from vfmalign.core.artifacts import Case, Dataset, ModelCard, VolumeRef, canonical_json, dataset_key, model_card_key
+from vfmalign.core.client import connect
+from vfmalign.core.datasets import save_dataset, to_datalist
+from vfmalign.core.errors import BadOption
+from vfmalign.core.statuses import DETAILS_KEY, code_of, to_status
+from vfmalign.finetuning.database import Database
+from vfmalign.v1 import (
+    alignment_pb2,
+    alignment_pb2_grpc,
+    common_pb2,
+    features_pb2,
+    features_pb2_grpc,
+    finetuning_pb2,
+    finetuning_pb2_grpc,
+    mmd_pb2,
+    mmd_pb2_grpc,
+    study_pb2_grpc,
+)
+
+LAYERS = ("stages.0", "stages.1")
+
+# Trains nothing: writes what a training process writes. Seed 5 waits for a file, seed 3 finds the data bad. With seed 6
+# a network that is probed stays at step 20 for as long as there is no file.
+PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
+from vfmalign.core.artifacts import *
+from vfmalign.core.datasets import load_dataset
+from vfmalign.core.settings import StoreSettings
+from vfmalign.core.store import ObjectStore
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+store = ObjectStore(StoreSettings())
+spec = store.read(store.key(sys.argv[1]), JobSpec)
+root = Path(os.environ["TEST_FOLDER"])
+with (root / "starts").open("a") as file:
+    file.write(f"{spec.id}\\n")
+if spec.seed == 3:
+    store.write(job_key(spec.id, "failure.json"), JobFailure(exit_code=3, reason="BAD_VOLUME", message="not a volume"))
+    sys.exit(3)
+if spec.seed == 5:
+    while not (root / "go").exists():
+        time.sleep(0.05)
+level = {"pretrained": 0.6, "scratch": 0.4, "specialised": 0.5}[spec.network]
+curve = tuple(JobProgress(epoch=e, epochs=6, step=10 * e, steps=60, train_loss=None, elapsed_s=float(e),
+    val_score=level * (1 - 2.0 ** -e)) for e in range(7))
+probes = []
+for point in curve:
+    while spec.seed == 6 and spec.recipe.probe_steps and point.step > 20 and not (root / "go").exists():
+        time.sleep(0.05)
+    if point.step in spec.recipe.probe_steps:
+        card = store.read(model_card_key(spec.model), ModelCard)
+        name, digest = probe_id(spec.publish_as, point.step), f"{point.step:064x}"
+        card = card.model_copy(update={"id": name, "checkpoint": VolumeRef(key="w", sha256=digest)})
+        store.write(model_card_key(name), card)
+        probes.append(ProbeModel(step=point.step, model=name, sha256=digest, val_score=point.val_score))
+    store.write(job_key(spec.id, f"progress/{point.epoch:04d}.json"), point)
+metric = MetricSpec(name="lesion_dice", unit="", higher_is_better=True, floor=0.05)
+cases = load_dataset(store, spec.dataset, spec.dataset_digest).test
+wobble = len(spec.network) / 1000
+scores = tuple(CaseScore(case=c.id, group=c.group, values={"lesion_dice": level + wobble * (i % 3)})
+    for i, c in enumerate(cases))
+store.write(job_key(spec.id, "result.json"), JobResult(job=spec.id, metrics=(metric,), primary_metric="lesion_dice",
+    curve=curve, selected_epoch=6, selected_step=60, test_scores=scores,
+    weight_change=None if spec.network == "specialised" else 0.1, encoder=spec.publish_as,
+    encoder_sha256="e" * 64 if spec.publish_as else "", probes=tuple(probes), parameters=1000, device="cpu",
+    stage_seconds={"fit": 1.0},
+    software={"torch": "0"}))
+"""
+
+
+class Features(features_pb2_grpc.FeatureServiceServicer):
+    """Names feature sets by what was asked; a dataset called `slow…` keeps a call open until it is cancelled."""
+
+    def __init__(self):
+        self.calls, self.commits, self.cancelled = [], [], threading.Event()
+
+    def ExtractDataset(self, request, context):
+        name = f"{request.model_id}/{request.dataset_id}/{request.split}/{request.initialisation}"
+        self.calls.append(name)
+        yield features_pb2.ExtractDatasetResponse(
+            progress=common_pb2.Progress(stage="forward", done=1, total=12, unit="case", elapsed_seconds=0.1)
+        )
+        while request.dataset_id.startswith("slow"):
+            if not context.is_active():
+                self.cancelled.set()
+                return
+            time.sleep(0.02)
+        self.commits.append(name)
+        yield features_pb2.ExtractDatasetResponse(
+            feature_set=features_pb2.FeatureSet(
+                feature_set_id=uuid.uuid5(uuid.NAMESPACE_OID, name).hex, rows=12, groups=12,
+                checkpoint_sha256=request.checkpoint_sha256, dataset_digest=request.dataset_digest,
+            ),
+            cost=common_pb2.Cost(device="cpu"),
+        )  # fmt: skip
+
+
+class Mmd(mmd_pb2_grpc.MmdServiceServicer):
+    """Answers with numbers made from the feature sets' ids; refuses `frechet`, and everything where `error` is set."""
+
+    def __init__(self):
+        self.calls, self.error, self.delay_s = [], None, 0.0
+
+    def Compute(self, request, context):
+        self.calls.append(request)
+        time.sleep(self.delay_s)
+        refused = BadOption("takes at most 8192 rows", field="measures")
+        error = refused if mmd_pb2.MEASURE_FRECHET in request.measures else self.error
+        if error is not None:
+            status = to_status(error, "id")
+            context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
+            context.abort(code_of(error), status.message)
+        value = int(request.y.feature_set_id[:4], 16) / 131072 + 0.01  # far from 1, where a shift is out of reach
+
+        def shift(scale):
+            return mmd_pb2.ShiftResult(
+                mmd2=common_pb2.Estimate(value=scale * value),
+                p_value=common_pb2.Estimate(value=0.001) if request.HasField("test") else common_pb2.Estimate(),
+                sigma=1.0,
+            )
+
+        return mmd_pb2.ComputeResponse(
+            layers=[
+                mmd_pb2.LayerResult(
+                    layer=layer, channels=4, raw=shift(1), standardised=shift(2),
+                    measures=[
+                        mmd_pb2.MeasureResult(measure=one, value=common_pb2.Estimate(value=one / 4))
+                        for one in request.measures
+                    ],
+                )
+                for layer in request.layers
+            ],
+            primary_layer=request.primary_layer, estimator=mmd_pb2.ESTIMATOR_UNBIASED_PAIRED, rows_x=12, rows_y=12,
+            groups=12, precision="float64", cost=common_pb2.Cost(device="cpu"),
+        )  # fmt: skip
+
+
+class Peers:
+    """Both servicers on one port, which stays the same when they are stopped and started."""
+
+    def __init__(self):
+        self.features, self.mmd, self.port = Features(), Mmd(), 0
+        self.start()
+
+    def start(self):
+        self.server = grpc.server(ThreadPoolExecutor(8))
+        features_pb2_grpc.add_FeatureServiceServicer_to_server(self.features, self.server)
+        mmd_pb2_grpc.add_MmdServiceServicer_to_server(self.mmd, self.server)
+        self.port = self.server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self.server.start()
+
+    def stop(self):
+        self.server.stop(0).wait()
+
+
+@pytest.fixture
+def peers():
+    peers = Peers()
+    yield peers
+    peers.stop()
+
+
+@pytest.fixture(params=["sqlite"])
+def database_url(request, tmp_path):
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'state' / 'finetuning.db'}"
+        return
+    pgserver = pytest.importorskip("pgserver", reason="pgserver is not installed (no wheel for this Python)")
+    folder = tmp_path / "pg"
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    server = pgserver.get_server(folder, cleanup_mode="delete")
+    yield server.get_uri()
+    os.kill(server.get_pid(), signal.SIGQUIT)  # PostgreSQL's immediate shutdown; nobody needs its last checkpoint
+    server.cleanup()
+
+
+@pytest.fixture
+async def service(tmp_path, store, store_environment, peers, database_url):
+    """The service's process, its stubs, and means to kill and start it again."""
+    for parent in tmp_path.parents:  # PostgreSQL's own user must reach its folder
+        if parent.name.startswith("pytest-"):
+            parent.chmod(0o755)
+
+    class Service:
+        prefix = uuid.uuid4().hex[:8]  # the bucket is shared: artifacts of another test's check would be found
+        process = None
+        database = Database(database_url)
+        folder = tmp_path
+
+        async def start(self):
+            ports = tmp_path / "ports.json"
+            ports.unlink(missing_ok=True)
+            environment = store_environment | {
+                "VFMALIGN_FEATURES_ADDRESS": f"127.0.0.1:{peers.port}",
+                "VFMALIGN_MMD_ADDRESS": f"127.0.0.1:{peers.port}",
+                "VFMALIGN_STATE_DIR": str(tmp_path / "state"),
+                "VFMALIGN_DATABASE__URL": database_url,
+                "VFMALIGN_LAUNCHER__COMMAND": json.dumps([sys.executable, "-c", PROGRAM]),
+                "VFMALIGN_LAUNCHER__MAX_RUNNING": "3",
+                "VFMALIGN_RECONCILER__POLL_S": "0.05",
+                "VFMALIGN_SERVER__GRPC_PORT": "0",
+                "VFMALIGN_SERVER__METRICS_PORT": "0",
+                "VFMALIGN_SERVER__HEALTH_PORT": "0",
+                "VFMALIGN_SERVER__PORTS_FILE": str(ports),
+                "TEST_FOLDER": str(tmp_path),
+            }
+            with (tmp_path / "service.log").open("ab") as log:
+                self.process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
+                    [sys.executable, "-m", "vfmalign.finetuning"], env=environment, stderr=log, stdout=log
+                )
+            while not ports.exists():
+                assert self.process.poll() is None, (tmp_path / "service.log").read_text()
+                await asyncio.sleep(0.02)
+            self.channel = connect(f"127.0.0.1:{json.loads(ports.read_text())['grpc']}")
+            self.checks = alignment_pb2_grpc.AlignmentServiceStub(self.channel)
+            self.jobs = finetuning_pb2_grpc.FineTuningServiceStub(self.channel)
+            self.studies = study_pb2_grpc.StudyServiceStub(self.channel)
+
+        async def kill(self):
+            self.process.kill()
+            self.process.wait()
+            await self.channel.close()
+
+        async def create(self, name, dataset="demo", seed=1, probe_steps=(), **fields):
+            check_id = f"{self.prefix}-{name}"
+            recipe = finetuning_pb2.Recipe(preset="demo", epochs=6, steps_per_epoch=10, probe_steps=probe_steps)
+            spec = alignment_pb2.CheckSpec(
+                model_id="vfm", dataset_id=dataset, task="segmentation", seed=seed, recipe=recipe, **fields
+            )
+            request = alignment_pb2.CreateCheckRequest(check_id=check_id, spec=spec)
+            return (await self.checks.CreateCheck(request)).check.check_id
+
+        async def get(self, check_id):
+            return (await self.checks.GetCheck(alignment_pb2.GetCheckRequest(check_id=check_id))).check
+
+        async def until(self, check_id, condition, seconds=60.0):
+            end = time.monotonic() + seconds
+            while not condition(check := await self.get(check_id)):
+                assert time.monotonic() < end, f"{check.status}\n{(tmp_path / 'service.log').read_text()[-4000:]}"
+                await asyncio.sleep(0.05)
+            return check
+
+        async def finish(self, check_id):
+            return await self.until(check_id, lambda check: check.HasField("end_time"))
+
+        def runs(self, check_id):
+            query = sa.text("SELECT stage, outcome FROM stage_runs WHERE check_id = :id")
+            with self.database.engine.connect() as connection:
+                return [tuple(row) for row in connection.execute(query, {"id": check_id})]
+
+        def starts(self):
+            path = tmp_path / "starts"
+            return path.read_text().split() if path.exists() else []
+
+    service = Service()
+    await service.start()
+    yield service
+    (tmp_path / "go").touch()
+    if service.process.poll() is None:
+        service.process.terminate()
+        service.process.wait(90)
+    await service.channel.close()
+    service.database.close()
+
+
+@pytest.fixture(autouse=True)
+def stored(store):
+    """A model card and datasets; volumes are never read here."""
+
+    def case(name, group=None):
+        digest = uuid.uuid5(uuid.NAMESPACE_OID, name).hex * 2
+        return Case(id=name, group=group or name, volumes={"t2w": VolumeRef(key=f"volumes/{name}", sha256=digest)})
+
+    card = {
+        "id": "vfm", "architecture": "profound_conv_micro", "objective": "masked_reconstruction",
+        "checkpoint": {"key": "models/vfm/w", "sha256": "c" * 64},
+        "preprocessing": {"spacing_mm": None, "shape_DHW": (16, 64, 64)},
+        "layers": [{"name": name, "channels": 4} for name in (*LAYERS, "pooled")], "primary_layer": "stages.1",
+    }  # fmt: skip
+    store.write(model_card_key("vfm"), ModelCard.model_validate(card))
+
+    def dataset(name, **fields):
+        splits = {
+            split: tuple(case(f"{split}-{i}") for i in range(n))
+            for split, n in (("train", 4), ("val", 2), ("test", 12))
+        }
+        return Dataset(id=name, **(splits | fields))
+
+    save_dataset(store, dataset("demo"))
+    save_dataset(store, dataset("slow"))
+    leaky = dataset("leaky", test=(case("test-0"), case("train-1")))
+    store.put(dataset_key("leaky"), canonical_json(to_datalist(leaky)))
