@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast bench bench-peers bench-gpu demo up down check clean
+.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast bench bench-peers bench-gpu demo study up down check clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -68,6 +68,11 @@ bench-gpu: setup  ## the MMD engine on a CUDA device, with both of its backends
 # DEMO passes options on: make demo DEMO='--seed 3 --task super_resolution'
 demo: setup  ## the whole system and one alignment check on phantoms: a rehearsal, not evidence (DEMO='--seed 3')
 	$(BIN)/vfmalign demo $(DEMO)
+
+# SIZE=evidence takes four models, three seeds and 120 test cases: a night and more on two cores (docs/studies.md).
+SIZE ?= small
+study: setup  ## models × tasks on phantoms, resumable: a rehearsal, not evidence (SIZE=small or evidence)
+	$(BIN)/vfmalign rehearse --size $(SIZE) $(STUDY)
 
 up: setup  ## start the S3 server and the services in the background (state and logs in .vfmalign/)
 	$(BIN)/vfmalign up --detach

@@ -300,7 +300,13 @@ def test_arrays_too_large_for_a_message_are_uploaded_once(cli: Cli) -> None:
 
 
 def test_unknown_ids_are_code_2(cli: Cli) -> None:
-    for arguments in (("jobs", "show", "j9"), ("checks", "show", "c9"), ("watch", "x9"), ("models", "show", "m9")):
+    for arguments in (
+        ("jobs", "show", "j9"),
+        ("checks", "show", "c9"),
+        ("studies", "show", "s9"),
+        ("watch", "x9"),
+        ("models", "show", "m9"),
+    ):
         done = cli.run(*arguments, code=2)
         assert arguments[-1] in done.err
     assert "no such dataset" in cli.run("dataset", "show", "d9", code=2).err
@@ -331,6 +337,30 @@ def test_ctrl_c_leaves_a_check_running_and_says_how_to_go_on(cli: Cli, model: st
     assert "there is nothing to gate: the check is cancelled" in gated.err
 
 
+def test_ctrl_c_leaves_a_study_running_and_says_how_to_go_on(cli: Cli, model: str, dataset: str) -> None:
+    tasks = ("--task", "segmentation", "--task", "translation")
+    arguments = ("study", dataset, "--model", model, *tasks, "--preset", "demo", "--max-running", "1", "--id", "s1")
+    process = cli.start(*arguments)
+    wait_until(lambda: cli.run("studies", "show", "s1", code=None).code == 0, "the study's creation")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "study s1 goes on" in err
+    assert "`vfmalign watch s1`" in err
+    assert "`vfmalign studies cancel s1`" in err
+    same = cli.run(*arguments, "--no-wait", "--json").document["study"]
+    assert [cell["check_id"] for cell in same["cells"]] == [f"s1-segmentation-{model}-0", f"s1-translation-{model}-0"]
+    assert "ALREADY_EXISTS" in cli.run(*arguments, "--seed", "9", "--json", code=2).out
+    listed = cli.run("studies", "list", "--json").document["studies"]
+    assert [(study["study_id"], study["progress"]["total"]) for study in listed] == [("s1", 2)]
+    cli.run("studies", "cancel", "s1")
+    watched = cli.run("watch", "s1", "--json", code=1).document
+    assert watched["study"]["state"] == "STUDY_STATE_CANCELLED"
+    assert "was not begun before the study ended" in cli.run("studies", "show", "s1").out
+    assert "there is no report: the study is cancelled" in cli.run("studies", "report", "s1", code=2).err
+
+
 def test_a_foreground_stack_ends_with_ctrl_c_and_leaves_no_process(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     process = cli.start("up")
@@ -347,15 +377,25 @@ def test_a_foreground_stack_ends_with_ctrl_c_and_leaves_no_process(tmp_path: Pat
     assert "nothing ran" in cli.run("down").out
 
 
-def test_a_demo_that_is_told_to_end_leaves_no_process(tmp_path: Path) -> None:
-    cli, home = Cli(tmp_path), Home(tmp_path / ".vfmalign" / "demo")
-    process = cli.start("demo")
+@pytest.mark.parametrize(
+    ("command", "folder", "words"),
+    [
+        ("demo", "demo", "the demo was ended; its stack is stopped"),
+        ("rehearse", "rehearsal", "the same command again goes on from here"),
+    ],
+)
+def test_a_demo_or_rehearsal_that_is_told_to_end_leaves_no_process(
+    tmp_path: Path, command: str, folder: str, words: str
+) -> None:
+    cli, home = Cli(tmp_path), Home(tmp_path / ".vfmalign" / folder)
+    process = cli.start(command)
     wait_until(lambda: process.poll() is not None or home.read().ready, "the stack")
     running = home.read().processes()
     assert len(running) == 4
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode in INTERRUPTED, err
-    assert "the demo was ended; its stack is stopped" in err
+    assert words in err
     assert "Traceback" not in err
     assert not any(ref.alive() for ref in running)
+    assert home.s3.is_dir(), "what was made so far is kept"

@@ -12,7 +12,20 @@ import typer
 from typer.exceptions import TyperException
 
 from vfmalign import __version__
-from vfmalign.cli.commands import checks, dataset, demo, doctor, features, jobs, mmd, models, stack
+from vfmalign.cli.commands import (
+    checks,
+    dataset,
+    demo,
+    doctor,
+    features,
+    jobs,
+    mmd,
+    models,
+    rehearse,
+    stack,
+    studies,
+    watch,
+)
 from vfmalign.cli.exits import FAILED, INTERRUPTED, OK, epilog, exit_code_of
 from vfmalign.cli.output import Output
 from vfmalign.core import logs
@@ -44,14 +57,17 @@ app.command()(stack.down)
 app.command()(stack.status)
 app.command()(doctor.doctor)
 app.command()(demo.demo)
+app.command()(rehearse.rehearse)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(models.app, name="models")
 app.command()(features.extract)
 app.command()(mmd.mmd)
 app.command()(jobs.finetune)
 app.command()(checks.check)
-app.command()(checks.watch)
+app.command()(studies.study)
+app.command()(watch.watch)
 app.add_typer(checks.app, name="checks")
+app.add_typer(studies.app, name="studies")
 app.add_typer(jobs.app, name="jobs")
 
 

@@ -6,30 +6,25 @@ Knows the order: stack, dataset, pretrained model, check, report. Every number f
 from __future__ import annotations
 
 import shutil
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc
-from rich.console import RenderableType
 from rich.text import Text
 
 from vfmalign.cli.check_tables import summary
 from vfmalign.cli.commands.checks import create, fetch_report, jobs_of
-from vfmalign.cli.follow import View, follow_check, follow_job
+from vfmalign.cli.follow import View, follow_check
 from vfmalign.cli.home import Home
-from vfmalign.cli.messages import CHECK_STATES, JOB_STATES, OBJECTIVES, word
+from vfmalign.cli.messages import CHECK_STATES, word
 from vfmalign.cli.output import Output
 from vfmalign.cli.stack import bring_down, running
-from vfmalign.cli.tables import table
+from vfmalign.cli.steps import REHEARSAL, Clock, Pretraining, end_as_interrupted, failed, make_phantoms, pretrain
 from vfmalign.cli.target import Target
 from vfmalign.core.artifacts import Split
 from vfmalign.core.documents import document
-from vfmalign.core.errors import BadOption, Conflict, VfmalignError
-from vfmalign.v1 import alignment_pb2, finetuning_pb2, finetuning_pb2_grpc
+from vfmalign.core.errors import BadOption, Conflict
+from vfmalign.v1 import alignment_pb2, finetuning_pb2
 
 ARCHITECTURE = "profound_conv_micro"
 PRESET = "demo"
@@ -38,7 +33,6 @@ DEFAULT_SEED = 2024
 """Chosen before any of its numbers were seen: the recipe was tuned on seeds 0 and 11 (docs/decisions.md)."""
 MARK = "demo"
 """An empty file that says that a demo made the folder, and may empty it."""
-REHEARSAL = "rehearsal on phantoms: not evidence"
 
 
 @dataclass(frozen=True)
@@ -64,22 +58,20 @@ class Plan:
         """Id of the check."""
         return f"demo-{self.task}-{self.objective}-{self.seed}".replace("_", "-")
 
+    def pretraining(self) -> Pretraining:
+        """How the model is made."""
+        recipe = finetuning_pb2.Recipe(preset=PRESET)
+        return Pretraining(self.dataset, self.model, ARCHITECTURE, self.objective, recipe, self.seed)
+
 
 @dataclass
 class Outcome:
-    """What came of it; wall time of the demo's own steps in seconds."""
+    """What came of it."""
 
     check: alignment_pb2.Check = field(default_factory=alignment_pb2.Check)
     jobs: list[finetuning_pb2.Job] = field(default_factory=list)
     places: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Measures a block."""
-        start = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - start
+    clock: Clock = field(default_factory=Clock)
 
 
 def run(home: Home, output: Output, plan: Plan, *, reports: Path, keep: bool) -> None:
@@ -92,12 +84,10 @@ def run(home: Home, output: Output, plan: Plan, *, reports: Path, keep: bool) ->
     empty(home)
     home.make()
     (home.path / MARK).touch()
-    # Whoever ends the demo, its stack is stopped. Passed on as SIGINT, which asyncio knows how to end a call with.
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background commands begin without it
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    end_as_interrupted()
     outcome = Outcome()
     try:
-        with outcome.step("all"):
+        with outcome.clock.step("all"):
             _rehearse(home, output, plan, outcome, reports)
     except KeyboardInterrupt:
         output.say("\nthe demo was ended; its stack is stopped")
@@ -106,11 +96,13 @@ def run(home: Home, output: Output, plan: Plan, *, reports: Path, keep: bool) ->
         {
             "check": document(outcome.check),
             "report": outcome.places,
-            "seconds": outcome.seconds,
+            "seconds": outcome.clock.seconds,
             "note": REHEARSAL,
         },
         *summary(outcome.check, Path(outcome.places["html"]), outcome.jobs),
-        *_end(outcome),
+        "",
+        outcome.clock.table("The demo's own steps"),
+        Text(REHEARSAL, style="bold yellow"),
     )
     if keep:
         output.say(f"data kept; `vfmalign up --home {home.path}` brings them up again")
@@ -146,51 +138,18 @@ def empty(home: Home) -> None:
 def _rehearse(home: Home, output: Output, plan: Plan, outcome: Outcome, reports: Path) -> None:
     start = time.monotonic()
     with running(home, output.say) as state:
-        outcome.seconds["stack"] = time.monotonic() - start
+        outcome.clock.seconds["stack"] = time.monotonic() - start
         target = Target.of(state)
-        with outcome.step("phantoms"):
-            _make_phantoms(target, plan, output)
-        with outcome.step("pretraining"):
-            _pretrain(target, plan, output, home)
-        with outcome.step("check"):
+        with outcome.clock.step("phantoms"):
+            make_phantoms(target, plan.dataset, plan.seed, COUNTS, output)
+        with outcome.clock.step("pretraining"):
+            pretrain(target, [plan.pretraining()], output, home)
+        with outcome.clock.step("check"):
             outcome.check = _check(target, plan, output, home)
         outcome.jobs = jobs_of(target, outcome.check)
         outcome.places = fetch_report(target, outcome.check, reports)
         end = time.monotonic()
-    outcome.seconds["stopping"] = time.monotonic() - end
-
-
-def _make_phantoms(target: Target, plan: Plan, output: Output) -> None:
-    from vfmalign.imaging.synthesis import synthesise_dataset
-
-    with output.err.status(f"generating {sum(COUNTS.values())} phantoms"):
-        made = synthesise_dataset(target.store, plan.dataset, plan.seed, COUNTS)
-    sizes = ", ".join(f"{split} {len(made.split(split))}" for split in COUNTS)
-    output.say(f"dataset {plan.dataset}: {sizes} (digest {made.digest()[:12]})")
-
-
-def _pretrain(target: Target, plan: Plan, output: Output, home: Home) -> None:
-    job_id = f"pretrain-{plan.model}"
-    spec = finetuning_pb2.JobSpec(
-        kind=finetuning_pb2.JOB_KIND_PRETRAIN,
-        dataset_id=plan.dataset,
-        architecture=ARCHITECTURE,
-        objective=OBJECTIVES[plan.objective],
-        recipe=finetuning_pb2.Recipe(preset=PRESET),
-        seed=plan.seed,
-        publish_as=plan.model,
-    )
-
-    async def ask(channel: grpc.aio.Channel) -> finetuning_pb2.Job:
-        stub = finetuning_pb2_grpc.FineTuningServiceStub(channel)
-        await stub.CreateJob(finetuning_pb2.CreateJobRequest(job_id=job_id, spec=spec))
-        return await follow_job(channel, job_id, view)
-
-    with View(output) as view:
-        job = target.call("finetuning", ask)
-    if word(JOB_STATES, job.state) != "succeeded":
-        raise _failed(job_id, job.failure, job.status, home)
-    output.say(f"model {plan.model} is published")
+    outcome.clock.seconds["stopping"] = time.monotonic() - end
 
 
 def _check(target: Target, plan: Plan, output: Output, home: Home) -> alignment_pb2.Check:
@@ -205,21 +164,5 @@ def _check(target: Target, plan: Plan, output: Output, home: Home) -> alignment_
     with View(output) as view:
         found = target.call("finetuning", lambda channel: follow_check(channel, plan.check, view))
     if word(CHECK_STATES, found.state) != "succeeded":
-        raise _failed(plan.check, found.failure, found.status, home)
+        raise failed(plan.check, found.failure, found.status, home)
     return found
-
-
-def _failed(subject: str, failure: finetuning_pb2.Failure, status: str, home: Home) -> VfmalignError:
-    return VfmalignError(
-        failure.message or status,
-        subject=subject,
-        remedy=f"read the logs in {home.logs} and {home.job_logs}",
-        reason=failure.reason or "CANCELLED",
-    )
-
-
-def _end(outcome: Outcome) -> list[RenderableType]:
-    rows = table("The demo's own steps", "step", "seconds", numbers=["seconds"])
-    for name, seconds in outcome.seconds.items():
-        rows.add_row(name, f"{seconds:.1f}")
-    return ["", rows, Text(REHEARSAL, style="bold yellow")]

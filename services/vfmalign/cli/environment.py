@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from vfmalign.cli.home import REGION, Home, Ports, StoreState
 
 MAX_THREADS = 4
 """More threads than this gain nothing on the volumes that one machine trains on, and jobs run one at a time."""
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 _DEFAULTS = {
     "VFMALIGN_SERVER__DRAIN_S": "5",
@@ -25,9 +28,11 @@ _DEFAULTS = {
 """What suits one machine better than a cluster's values; a variable of the user's own wins."""
 
 
-def service_environment(home: Home, store: StoreState, ports: Mapping[str, Ports], name: str) -> dict[str, str]:
-    """All variables of one service."""
-    defaults = _DEFAULTS | {"VFMALIGN_TRAINING__THREADS": str(min(cpus(), MAX_THREADS))}
+def service_environment(
+    home: Home, store: StoreState, ports: Mapping[str, Ports], name: str, settings: Mapping[str, str] = NOTHING
+) -> dict[str, str]:
+    """All variables of one service; `settings` stand for what suits one machine otherwise."""
+    defaults = {**_DEFAULTS, "VFMALIGN_TRAINING__THREADS": str(min(cpus(), MAX_THREADS)), **settings}
     own = ports[name]
     return {**defaults, **os.environ} | {
         "AWS_ENDPOINT_URL_S3": store.endpoint,

@@ -44,7 +44,7 @@ async def follow_check(channel: grpc.aio.Channel, check_id: str, view: View) -> 
     ended: dict[str, finetuning_pb2.Job] = {}
     last: alignment_pb2.Check | None = None
     request = alignment_pb2.WatchCheckRequest(check_id=check_id)
-    async for message in _patiently(lambda: checks.WatchCheck(request), view.output):
+    async for message in patiently(lambda: checks.WatchCheck(request), view.output):
         last = message.check
         for job_id in last.job_ids:
             if job_id not in ended:
@@ -66,7 +66,7 @@ async def follow_job(channel: grpc.aio.Channel, job_id: str, view: View) -> fine
     jobs = finetuning_pb2_grpc.FineTuningServiceStub(channel)
     last: finetuning_pb2.Job | None = None
     request = finetuning_pb2.WatchJobRequest(job_id=job_id)
-    async for message in _patiently(lambda: jobs.WatchJob(request), view.output):
+    async for message in patiently(lambda: jobs.WatchJob(request), view.output):
         last = message.job
         view.show_job(last)
     if last is None:
@@ -74,7 +74,7 @@ async def follow_job(channel: grpc.aio.Channel, job_id: str, view: View) -> fine
     return last
 
 
-async def _patiently(watch: Callable[[], Any], output: Output) -> AsyncIterator[Any]:
+async def patiently(watch: Callable[[], Any], output: Output) -> AsyncIterator[Any]:
     """The messages of a watching call, begun again while the service is away for a short time."""
     lost: float | None = None
     while True:
@@ -133,7 +133,7 @@ class View:
             self.output.say(check.status, "yellow")
         ended = check.HasField("end_time")
         progress = check.progress if check.HasField("progress") and check.progress.unit != "epoch" else None
-        self._bar("check", None if ended else _words_of(check.status), progress)
+        self.bar("check", None if ended else _words_of(check.status), progress)
 
     def show_job(self, job: finetuning_pb2.Job) -> None:
         """What is new in a job: every validation of its learning curve, and its bar."""
@@ -144,13 +144,13 @@ class View:
             self.output.say(f"  {name:<12} epoch {epochs}  {loss:<15}  {metric} {point.validation_score:.4f}")
         self._points[job.job_id] = max(len(job.curve), self._points.get(job.job_id, 0))
         running = word(JOB_STATES, job.state) == "running"
-        self._bar(job.job_id, f"training: {name}" if running else None, job.progress)
+        self.bar(job.job_id, f"training: {name}" if running else None, job.progress)
 
     def show_progress(self, words: str, progress: common_pb2.Progress) -> None:
         """One operation's own progress."""
-        self._bar("operation", words, progress)
+        self.bar("operation", words, progress)
 
-    def _bar(self, key: str, words: str | None, progress: common_pb2.Progress | None) -> None:
+    def bar(self, key: str, words: str | None, progress: common_pb2.Progress | None) -> None:
         """Shows a bar with these words, or takes it away where there are none."""
         if words is None:
             if key in self._tasks:

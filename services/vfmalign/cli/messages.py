@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vfmalign.core.errors import BadOption
-from vfmalign.v1 import alignment_pb2, common_pb2, features_pb2, finetuning_pb2, mmd_pb2
+from vfmalign.v1 import alignment_pb2, common_pb2, features_pb2, finetuning_pb2, mmd_pb2, study_pb2
 
 SPLITS: dict[str, common_pb2.Split] = {
     "pretrain": common_pb2.SPLIT_PRETRAIN,
@@ -46,6 +46,13 @@ CHECK_STATES: dict[str, alignment_pb2.CheckState] = {
     "succeeded": alignment_pb2.CHECK_STATE_SUCCEEDED,
     "failed": alignment_pb2.CHECK_STATE_FAILED,
     "cancelled": alignment_pb2.CHECK_STATE_CANCELLED,
+}
+STUDY_STATES: dict[str, study_pb2.StudyState] = {
+    "queued": study_pb2.STUDY_STATE_QUEUED,
+    "running": study_pb2.STUDY_STATE_RUNNING,
+    "succeeded": study_pb2.STUDY_STATE_SUCCEEDED,
+    "failed": study_pb2.STUDY_STATE_FAILED,
+    "cancelled": study_pb2.STUDY_STATE_CANCELLED,
 }
 VERDICTS: dict[str, alignment_pb2.Verdict] = {
     "gain": alignment_pb2.VERDICT_GAIN,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from vfmalign.cli import processes, s3_server
-from vfmalign.cli.environment import ports_file, service_environment
+from vfmalign.cli.environment import NOTHING, ports_file, service_environment
 from vfmalign.cli.home import Home, Ports, ServiceState, State, StoreState
 from vfmalign.cli.processes import ProcessRef
 from vfmalign.core.errors import Unavailable
@@ -61,11 +61,13 @@ class Stack:
     Args:
         home: the folder.
         say: hears one sentence for everything that happens.
+        settings: variables of the services that take the place of this machine's defaults.
     """
 
-    def __init__(self, home: Home, say: Say) -> None:
+    def __init__(self, home: Home, say: Say, settings: Mapping[str, str] = NOTHING) -> None:
         self._home = home
         self._say = say
+        self._settings = settings
         self._s3 = _Process("s3")
         self._store: StoreState | None = None
         self._ports: dict[str, Ports] = {}
@@ -183,7 +185,7 @@ class Stack:
         with (self._home.logs / f"{service.name}.log").open("ab") as log:
             service.popen = subprocess.Popen(
                 [sys.executable, "-m", f"vfmalign.{service.name}"],
-                env=service_environment(self._home, self._store, self._ports, service.name),
+                env=service_environment(self._home, self._store, self._ports, service.name, self._settings),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -252,10 +254,10 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running(home: Home, say: Say) -> Iterator[State]:
+def running(home: Home, say: Say, settings: Mapping[str, str] = NOTHING) -> Iterator[State]:
     """A stack for the time of a block, tended by a thread; it holds the folder's lock and stops whatever happens."""
     with home.locked():
-        stack = Stack(home, say)
+        stack = Stack(home, say, settings)
         keeper = threading.Thread(target=stack.keep, name="keeper", daemon=True)
         try:
             state = stack.start()

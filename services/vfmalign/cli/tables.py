@@ -14,8 +14,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.table import Table
 from rich.text import Text
 
-from vfmalign.cli.messages import CHECK_STATES, JOB_STATES, KINDS, NETWORKS, OBJECTIVES, word
-from vfmalign.v1 import alignment_pb2, common_pb2, features_pb2, finetuning_pb2
+from vfmalign.cli.messages import CHECK_STATES, JOB_STATES, KINDS, NETWORKS, OBJECTIVES, STUDY_STATES, word
+from vfmalign.v1 import alignment_pb2, common_pb2, features_pb2, finetuning_pb2, study_pb2
 
 ABSENT = "—"
 _STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "queued": "dim"}
@@ -126,6 +126,24 @@ def checks(found: Iterable[alignment_pb2.Check]) -> Table:
             check.spec.dataset_id,
             moment(check.create_time),
             check.status,
+        )
+    return result
+
+
+def studies(found: Iterable[study_pb2.AlignmentStudy]) -> Table:
+    """A list of studies."""
+    result = table("Studies", "study", "state", "models", "tasks", "seeds", "ended", "dataset", "created", "status")
+    for study in found:
+        result.add_row(
+            study.study_id,
+            state(word(STUDY_STATES, study.state)),
+            str(len(study.spec.model_ids)),
+            str(len(study.spec.tasks)),
+            str(len(study.spec.seeds)),
+            f"{study.progress.done}/{study.progress.total}",
+            study.spec.dataset_id,
+            moment(study.create_time),
+            study.status,
         )
     return result
 

@@ -96,7 +96,7 @@ async def test_watching_goes_on_when_the_service_comes_back(output: Output, monk
         if calls == 1:
             raise Unavailable("going away")
 
-    assert [message async for message in follow._patiently(watch, output)] == [1, 3]
+    assert [message async for message in follow.patiently(watch, output)] == [1, 3]
     assert len([line for line in said(output) if "is away" in line]) == 1
 
 
@@ -109,7 +109,7 @@ async def test_watching_gives_up_when_the_service_stays_away(output: Output, mon
         yield 0
 
     with pytest.raises(Unavailable):
-        _ = [message async for message in follow._patiently(watch, output)]
+        _ = [message async for message in follow.patiently(watch, output)]
 
 
 async def test_watching_what_does_not_exist_ends_at_once(output: Output) -> None:
@@ -118,5 +118,5 @@ async def test_watching_what_does_not_exist_ends_at_once(output: Output) -> None
         yield 0
 
     with pytest.raises(NotFound):
-        _ = [message async for message in follow._patiently(watch, output)]
+        _ = [message async for message in follow.patiently(watch, output)]
     assert said(output) == []

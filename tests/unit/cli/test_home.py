@@ -76,6 +76,11 @@ def test_a_service_gets_its_ports_its_peers_and_the_store(tmp_path: Path, monkey
     assert found["AWS_SECRET_ACCESS_KEY"] == "s3cret"
     assert found["VFMALIGN_TRAINING__THREADS"] == "7"
     assert found["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.delenv("VFMALIGN_TRAINING__THREADS")
+    settings = {"VFMALIGN_TRAINING__THREADS": "1", "VFMALIGN_MMD_ADDRESS": "nowhere:1"}
+    found = service_environment(Home(tmp_path), STORE, PORTS, "finetuning", settings)
+    assert found["VFMALIGN_TRAINING__THREADS"] == "1"
+    assert found["VFMALIGN_MMD_ADDRESS"] == "127.0.0.1:4"
 
 
 def test_a_process_is_known_by_its_start_time_too() -> None:

@@ -1,4 +1,4 @@
-"""`vfmalign check`, `checks` and `watch`: alignment checks, from creation to report."""
+"""`vfmalign check` and `checks`: alignment checks, from creation to report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import typer
 from rich.console import RenderableType
 
 from vfmalign.cli.check_tables import summary
-from vfmalign.cli.commands.jobs import finish_job, watch_job
 from vfmalign.cli.exits import FAILED, GATE_FAILED, OK
 from vfmalign.cli.follow import View, follow_check
 from vfmalign.cli.gate_tables import gate_document, gate_table, observations
@@ -129,21 +128,6 @@ def check(
         output.emit({"check": document(found)}, f"`vfmalign watch {name}` shows it")
         return
     finish(target, watch_check(target, name, output), output, reports, conditions)
-
-
-def watch(
-    name: Annotated[str, typer.Argument(metavar="ID", help="Id of a check or of a job.")],
-    reports: ReportsOption = DEFAULT_REPORTS,
-    home: HomeOption = DEFAULT_HOME,
-    as_json: JsonOption = False,
-) -> None:
-    """Follow a check or a job to its end."""
-    output, target = Output.to_terminal(as_json=as_json), Target.find(Home(home))
-    try:
-        get(target, name)
-    except NotFound:
-        finish_job(watch_job(target, name, output), output)
-    finish(target, watch_check(target, name, output), output, reports)
 
 
 @app.command("list")
