@@ -17,7 +17,7 @@ from vfmalign.cli.messages import CHECK_STATES, STUDY_STATES, VERDICTS, word
 from vfmalign.cli.tables import ABSENT, estimate, number, state, table
 from vfmalign.v1 import alignment_pb2, study_pb2
 
-_NUMBERS = ("seed", "score", "specialised", "trivial", "shift ratio", "steps to 95 %")
+_NUMBERS = ("seed", "score", "specialised", "trivial", "MMD²", "ratio", "to 95 %")
 
 
 def summary(
@@ -52,14 +52,13 @@ def results(study: study_pb2.AlignmentStudy, found: Mapping[str, alignment_pb2.C
         "task",
         "model",
         "seed",
-        "metric",
         "score",
         "specialised",
         "trivial",
-        "gain over specialised",
-        "MMD² (standardised, primary layer)",
-        "shift ratio",
-        "steps to 95 %",
+        "gain",
+        "MMD²",
+        "ratio",
+        "to 95 %",
         "verdict",
         numbers=_NUMBERS,
     )
@@ -73,12 +72,11 @@ def results(study: study_pb2.AlignmentStudy, found: Mapping[str, alignment_pb2.C
             cell.task,
             cell.model_id,
             str(cell.seed),
-            result.metric.name,
             number(result.rpg_specialised.score, 4),
             number(result.rpg_specialised.baseline, 4),
             trivial + ("¶" if result.trivial_not_beaten else ""),
             estimate(result.rpg_specialised.relative_percent, signed=True, unit=" %"),
-            estimate(primary_shift(result)) + ("§" if shift.out_of_reach else ""),
+            _shift(result),
             estimate(shift.shift_ratio),
             estimate(result.convergence.steps_to_95),
             word(VERDICTS, result.verdict),
@@ -96,6 +94,13 @@ def rest(study: study_pb2.AlignmentStudy, found: Mapping[str, alignment_pb2.Chec
     return result
 
 
+def _shift(result: alignment_pb2.CheckResult) -> str:
+    """The shift without its interval, which the report has: a line must fit."""
+    found = primary_shift(result)
+    marks = ("†" if found.interval.degenerate else "") + ("§" if result.shifts[0].out_of_reach else "")
+    return (number(found.value) if found.HasField("value") else ABSENT) + marks
+
+
 def _head(study: study_pb2.AlignmentStudy) -> Text:
     head = Text.assemble(f"Study {study.study_id}: ", state(word(STUDY_STATES, study.state)))
     if study.HasField("failure"):
@@ -104,7 +109,15 @@ def _head(study: study_pb2.AlignmentStudy) -> Text:
 
 
 def _remarks(found: Mapping[str, alignment_pb2.CheckResult]) -> list[RenderableType]:
-    lines: list[RenderableType] = []
+    metrics = {result.metric.name: result.metric.unit for result in found.values()}
+    names = ", ".join(f"{name} in {unit}" if unit else name for name, unit in metrics.items())
+    lines: list[RenderableType] = [
+        Text(
+            f"Scores of test: {names}. gain: over the specialised network. MMD²: primary layer, standardised features. "
+            "ratio: to the shift to random weights. to 95 %: optimiser steps.",
+            style="dim",
+        )
+    ]
     if any(result.trivial_not_beaten for result in found.values()):
         lines.append(Text("¶ the fine-tuned model does not beat the trivial prediction.", style="yellow"))
     if any(result.shifts[0].out_of_reach for result in found.values()):
