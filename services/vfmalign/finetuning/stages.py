@@ -158,7 +158,7 @@ def _layers(card: ModelCard, asked: tuple[str, ...]) -> tuple[str, ...]:
     for layer in asked:
         if layer not in known:
             raise BadOption(f"no layer {layer[:64]!r}", field="layers", remedy=f"choose among {', '.join(known)}")
-    chosen = asked or tuple(name for name in known if name.startswith("stages."))
+    chosen = asked or tuple(known)
     # The primary layer was declared before anybody saw a result: it is always among them.
     return (card.primary_layer, *(layer for layer in chosen if layer != card.primary_layer))
 

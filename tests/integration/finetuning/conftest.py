@@ -299,7 +299,7 @@ def stored(store):
         "id": "vfm", "architecture": "profound_conv_micro", "objective": "masked_reconstruction",
         "checkpoint": {"key": "models/vfm/w", "sha256": "c" * 64},
         "preprocessing": {"spacing_mm": None, "shape_DHW": (16, 64, 64)},
-        "layers": [{"name": name, "channels": 4} for name in (*LAYERS, "pooled")], "primary_layer": "stages.1",
+        "layers": [{"name": name, "channels": 4} for name in LAYERS], "primary_layer": "stages.1",
     }  # fmt: skip
     store.write(model_card_key("vfm"), ModelCard.model_validate(card))
 
