@@ -67,7 +67,7 @@ SIZES: dict[str, Size] = {
         counts={"pretrain": 24, "train": 20, "val": 8, "test": 16},
         seeds=1,
         pretraining=finetuning_pb2.Recipe(preset="demo", epochs=8, steps_per_epoch=16, batch_size=8),
-        finetuning=finetuning_pb2.Recipe(preset="demo", probe_steps=(16, 32, 64)),
+        finetuning=finetuning_pb2.Recipe(preset="demo", epochs=16, probe_steps=(32, 64, 128)),
     ),
     "evidence": Size(
         models=(*_SMALL, ("profound_vit_micro", "masked_reconstruction")),
