@@ -36,6 +36,26 @@ class Target:
     local: State | None
 
     @classmethod
+    def named(cls) -> Target | None:
+        """The deployment that the environment names; None where it names none.
+
+        Raises:
+            BadOption: the environment names some of the services alone.
+        """
+        settings = load(ClientSettings)
+        addresses = {
+            "features": settings.features_address,
+            "mmd": settings.mmd_address,
+            "finetuning": settings.finetuning_address,
+        }
+        if not any(addresses.values()):
+            return None
+        missing = next((name for name, address in addresses.items() if not address), None)
+        if missing is not None:
+            raise BadOption("is not set, but other addresses are", field=f"VFMALIGN_{missing.upper()}_ADDRESS")
+        return cls(addresses, None)
+
+    @classmethod
     def find(cls, home: Home) -> Target:
         """The deployment that the environment names, else the stack of the state folder.
 
@@ -43,17 +63,8 @@ class Target:
             BadOption: the environment names some of the services alone.
             Unavailable: neither is there.
         """
-        settings = load(ClientSettings)
-        named = {
-            "features": settings.features_address,
-            "mmd": settings.mmd_address,
-            "finetuning": settings.finetuning_address,
-        }
-        if any(named.values()):
-            missing = next((name for name, address in named.items() if not address), None)
-            if missing is not None:
-                raise BadOption("is not set, but other addresses are", field=f"VFMALIGN_{missing.upper()}_ADDRESS")
-            return cls(named, None)
+        if (elsewhere := cls.named()) is not None:
+            return elsewhere
         state = home.read()
         if not state.running or state.store is None:
             raise Unavailable(
