@@ -144,8 +144,13 @@ async def _serve_api(
     state: health.aio.HealthServicer,
     open_things: AsyncExitStack,
 ) -> tuple[grpc.aio.Server, list[str], int]:
-    # Without SO_REUSEPORT a second process on our port fails, rather than take every other call.
-    options = [*message_limits(settings.max_message_bytes), ("grpc.so_reuseport", 0)]
+    # Without SO_REUSEPORT a second process on our port fails, rather than take every other call. A client asks DNS again
+    # only when a connection ends: without an age it would never find a replica that came later. Running calls keep theirs.
+    options = [
+        *message_limits(settings.max_message_bytes),
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_connection_age_ms", round(1000 * settings.connection_age_s)),
+    ]
     server = grpc.aio.server(interceptors=[CallInterceptor(gate)], options=options)
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     services = add_services(server)

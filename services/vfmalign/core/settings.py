@@ -72,6 +72,12 @@ class ServerSettings(BaseModel, frozen=True):
     )
     health_port: int = Field(default=8003, ge=0, le=65535, description="port of probes (health service only)")
     drain_s: float = Field(default=30.0, ge=0.0, le=3600.0, description="seconds that running calls get after SIGTERM")
+    connection_age_s: float = Field(
+        default=300.0,
+        gt=0.0,
+        le=86_400.0,
+        description="seconds after which clients are asked to connect anew, and so find new replicas; calls go on",
+    )
     max_message_bytes: int = Field(
         default=16 * 2**20, ge=2**16, le=2**30, description="largest message that is accepted, in bytes"
     )
