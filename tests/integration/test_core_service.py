@@ -24,7 +24,7 @@ from vfmalign.core import errors, logs
 from vfmalign.core.client import connect
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
-# Does what the field `primary_layer` says: relay to another service, sleep, say who it is and who called, answer at once.
+# Does what the field `primary_layer` says: relay to another service, sleep, say who serves whom, answer at once.
 PROGRAM = """
 import asyncio, os
 from vfmalign.core.client import connect

@@ -144,8 +144,8 @@ async def _serve_api(
     state: health.aio.HealthServicer,
     open_things: AsyncExitStack,
 ) -> tuple[grpc.aio.Server, list[str], int]:
-    # Without SO_REUSEPORT a second process on our port fails, rather than take every other call. A client asks DNS again
-    # only when a connection ends: without an age it would never find a replica that came later. Running calls keep theirs.
+    # Without SO_REUSEPORT a second process on our port fails, rather than take every other call. A client asks DNS
+    # again only when a connection ends: without an age it would never find a later replica. Running calls go on.
     options = [
         *message_limits(settings.max_message_bytes),
         ("grpc.so_reuseport", 0),
