@@ -235,8 +235,9 @@ async def test_one_channel_shares_its_calls_between_all_addresses_of_a_name(star
     name = "ipv4:" + ",".join(service.address for service in services)  # as DNS answers for a headless Service
     async with connect(name) as channel:
         seen: list[int] = []
-        while len(set(seen)) < 2:  # the second connection may come later
-            seen.append(int((await compute(channel, "who")).primary_layer.split()[0]))
+        async with asyncio.timeout(30):
+            while len(set(seen)) < 2:  # the second connection may come later
+                seen.append(int((await compute(channel, "who")).primary_layer.split()[0]))
         seen = [int((await compute(channel, "who")).primary_layer.split()[0]) for _ in range(6)]
     assert {seen.count(service.process.pid) for service in services} == {3}
 
@@ -248,8 +249,9 @@ async def test_clients_connect_anew_after_a_while_and_running_calls_stay(start: 
         messages = aiter(stub.ComputeBatch(mmd_pb2.ComputeBatchRequest()))
         assert (await anext(messages)).index == 1
         callers = {(await compute(channel, "who")).primary_layer}
-        while len(callers) < 3:
-            callers.add((await compute(channel, "who")).primary_layer)
+        async with asyncio.timeout(30):
+            while len(callers) < 3:
+                callers.add((await compute(channel, "who")).primary_layer)
         service.process.send_signal(signal.SIGTERM)
         assert (await anext(messages)).index == 2
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tests.k8s.rendering import Object, Pod, environment, pods
+from tests.k8s.rendering import Object, Pod, environment, pods, settings_maps
 
 SERVERS = ("features", "mmd", "finetuning")
 PORTS = {"grpc": 8001, "metrics": 8002, "health": 8003}
@@ -104,7 +104,7 @@ def ends_in_order(objects: Sequence[Object]) -> Iterator[str]:
         wait_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
         if not wait_s:
             yield f"{pod.name}: has no preStop sleep"
-        drain_s = float(environment(pod, container, objects).get("VFMALIGN_SERVER__DRAIN_S", _DEFAULT_DRAIN_S))
+        drain_s = float(environment(container, objects).get("VFMALIGN_SERVER__DRAIN_S", _DEFAULT_DRAIN_S))
         if pod.spec.get("terminationGracePeriodSeconds", 30) <= drain_s + wait_s:
             yield f"{pod.name}: the grace period is not longer than preStop and drain"
 
@@ -117,7 +117,7 @@ def listens(objects: Sequence[Object]) -> Iterator[str]:
         container = pod.spec["containers"][0]
         if {port.get("name"): port["containerPort"] for port in container.get("ports", ())} != PORTS:
             yield f"{pod.name}: ports are not {PORTS}"
-        if environment(pod, container, objects).get("VFMALIGN_SERVER__HOST") not in {"0.0.0.0", "::"}:
+        if environment(container, objects).get("VFMALIGN_SERVER__HOST") not in {"0.0.0.0", "::"}:
             yield f"{pod.name}: listens to itself alone"
 
 
@@ -127,10 +127,10 @@ def is_our_environment_alone(objects: Sequence[Object]) -> Iterator[str]:
         if pod.spec.get("enableServiceLinks") is not False:
             yield f"{pod.name}: enableServiceLinks is not false"
         for container in pod.containers:
-            try:
-                environment(pod, container, objects)
-            except LookupError as error:
-                yield str(error.args[0])
+            for source in container.get("envFrom", ()):
+                name = source.get("configMapRef", {}).get("name")
+                if name and name not in settings_maps(objects):
+                    yield f"{pod.name}: no ConfigMap {name}"
 
 
 POD_RULES: tuple[Rule, ...] = (

@@ -31,9 +31,10 @@ COMPOSITIONS: dict[str, tuple[str, ...]] = {
     "cpu-with-hpa": ("overlays/cpu", "components/hpa"),
     "cpu-with-kueue": ("overlays/cpu", "components/kueue"),
     "cpu-with-monitoring": ("overlays/cpu", "components/monitoring"),
+    "cpu-with-tls": ("overlays/cpu", "components/tls"),
     "gpu-with-mig": ("overlays/gpu", "components/mig"),
     "base-with-network-policy-and-gpu": ("base", "components/network-policy", "components/gpu"),
-    "everything": ("overlays/gpu", *(f"components/{name}" for name in ("mig", "hpa", "kueue", "monitoring"))),
+    "everything": ("overlays/gpu", *(f"components/{name}" for name in ("mig", "hpa", "kueue", "monitoring", "tls"))),
 }
 
 
@@ -110,17 +111,15 @@ def _pods_in(owner: Object, node: Any) -> Iterator[Pod]:
         yield from _pods_in(owner, child)
 
 
-def environment(pod: Pod, container: dict[str, Any], objects: Sequence[Object]) -> dict[str, str]:
-    """The variables of a container, without those whose values are not in the manifests.
+def settings_maps(objects: Sequence[Object]) -> dict[str, dict[str, str]]:
+    """The ConfigMaps by name."""
+    return {item["metadata"]["name"]: item.get("data") or {} for item in objects if item["kind"] == "ConfigMap"}
 
-    Raises:
-        LookupError: a ConfigMap that it names is not among the objects.
-    """
-    maps = {item["metadata"]["name"]: item.get("data") or {} for item in objects if item["kind"] == "ConfigMap"}
+
+def environment(container: dict[str, Any], objects: Sequence[Object]) -> dict[str, str]:
+    """The variables of a container whose values are in the manifests."""
+    maps = settings_maps(objects)
     found: dict[str, str] = {}
     for source in container.get("envFrom", ()):
-        name = source["configMapRef"]["name"]
-        if name not in maps:
-            raise LookupError(f"{pod.name}: no ConfigMap {name}")
-        found |= maps[name]
+        found |= maps.get(source.get("configMapRef", {}).get("name"), {})
     return found | {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}
