@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from importlib import import_module
+from pathlib import Path
 
 import pytest
+import yaml
 from tests.k8s.gpu_policy import gpu_violations, gpus
 from tests.k8s.network import isolated, may_call, may_leave
 from tests.k8s.pod_policy import SERVERS
 from tests.k8s.policy import violations
-from tests.k8s.rendering import COMPOSITIONS, K8S, Pod, environment, pods, render
+from tests.k8s.rendering import COMPOSITIONS, K8S, Object, Pod, environment, pods, render
 
 from vfmalign import __version__
 from vfmalign.core import metrics
@@ -145,9 +149,24 @@ def _metric_names() -> set[str]:
     }
 
 
-def test_alerts_ask_for_metrics_that_there_are() -> None:
-    objects = render("cpu-with-monitoring")
-    rules = next(one for one in objects if one["kind"] == "PrometheusRule")["spec"]["groups"][0]["rules"]
+@pytest.fixture
+def alerts() -> list[Object]:
+    return next(one for one in render("cpu-with-monitoring") if one["kind"] == "PrometheusRule")["spec"]["groups"]
+
+
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not there (Debian has a package of that name)"
+)
+def test_alerts_are_raised_by_what_they_are_for(alerts: list[Object], tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": alerts}))
+    shutil.copy(Path(__file__).with_name("alerts.yaml"), tmp_path)
+    command = ["promtool", "test", "rules", "alerts.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_alerts_ask_for_metrics_that_there_are(alerts: list[Object]) -> None:
+    rules = alerts[0]["rules"]
     asked = {name for rule in rules for name in re.findall(r"\b(?:vfmalign|grpc)_\w+(?=[{\[])", rule["expr"])}
     assert asked
     assert asked <= _metric_names()
