@@ -38,23 +38,31 @@ COMPOSITIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-@functools.cache
-def _rendered(parts: Sequence[str], namespace: str) -> list[Object]:
-    with tempfile.TemporaryDirectory() as folder:
-        # kustomize takes relative paths alone, and resolves links before it follows them.
-        resources, *components = (os.path.relpath(K8S / part, Path(folder).resolve()) for part in parts)
-        site = {"resources": [resources], "components": components} | ({"namespace": namespace} if namespace else {})
-        Path(folder, "kustomization.yaml").write_text(yaml.safe_dump(site))
-        command = ["kubectl", "kustomize", str(Path(folder).resolve())]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"kubectl kustomize of {' + '.join(parts)}: {done.stderr}"
+def kustomize(site: dict[str, Any]) -> list[Object]:
+    """The objects of a kustomization, whose resources and components are folders of k8s/."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made).resolve()  # kustomize takes relative paths alone, and resolves links before it follows them
+        paths = {
+            key: [os.path.relpath(K8S / part, folder) for part in site[key]] for key in ("resources", "components")
+        }
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(site | paths))
+        done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"kubectl kustomize of {site}: {done.stderr}"
     assert not done.stderr, done.stderr  # deprecated fields
-    return [item for item in yaml.safe_load_all(done.stdout) if item]
+    return [item for item in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if item]
+
+
+@functools.cache
+def _composed(name: str, namespace: str) -> list[Object]:
+    resource, *components = COMPOSITIONS[name]
+    return kustomize(
+        {"resources": [resource], "components": components} | ({"namespace": namespace} if namespace else {})
+    )
 
 
 def render(name: str, namespace: str = "") -> list[Object]:
     """The objects of a composition, fresh ones at every call."""
-    return copy.deepcopy(_rendered(COMPOSITIONS[name], namespace))
+    return copy.deepcopy(_composed(name, namespace))
 
 
 @dataclass(frozen=True)

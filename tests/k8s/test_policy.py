@@ -14,7 +14,7 @@ from tests.k8s.gpu_policy import gpu_violations, gpus
 from tests.k8s.network import isolated, may_call, may_leave
 from tests.k8s.pod_policy import SERVERS
 from tests.k8s.policy import violations
-from tests.k8s.rendering import COMPOSITIONS, K8S, Object, Pod, environment, pods, render
+from tests.k8s.rendering import COMPOSITIONS, K8S, Object, Pod, environment, kustomize, pods, render, settings_maps
 
 from vfmalign import __version__
 from vfmalign.core import metrics
@@ -174,6 +174,18 @@ def test_alerts_ask_for_metrics_that_there_are(alerts: list[Object]) -> None:
     assert asked <= _metric_names()
     states = {state for rule in rules for state in re.findall(r'state="(\w+)"', rule["expr"])}
     assert states <= {state.lower() for state in import_module("vfmalign.finetuning.jobs").STATES}
+
+
+def test_the_readme_s_overlay_renders_and_keeps_to_the_policy() -> None:
+    example = (K8S / "README.md").read_text().split("```yaml")[1].split("```")[0]
+    site = yaml.safe_load(re.sub(r"github\.com/\S+?/k8s/", "", example))
+    objects = kustomize(site)
+    assert violations(objects) == []
+    store = next(data for name, data in settings_maps(objects).items() if name.startswith("vfmalign-store-"))
+    assert store["AWS_ENDPOINT_URL_S3"] == "https://s3.hospital.example"
+    features = next(pod for pod in pods(objects) if pod.component == "features")
+    assert features.containers[0]["image"] == f"registry.example.org/vfmalign/features:{__version__}"
+    assert any(item["kind"] == "PrometheusRule" for item in objects)
 
 
 def test_the_readme_names_every_overlay_and_component() -> None:
