@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast bench bench-peers bench-gpu demo study up down check k8s-check clean
+.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast bench bench-peers bench-gpu demo study up down check k8s-check locks images test-containers compose-up compose-down clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -100,6 +100,41 @@ test: setup  ## every test, on a real S3 server, real databases and real process
 
 test-fast: setup  ## the tests without the end-to-end ones
 	$(BIN)/pytest -m "not e2e"
+
+# --- containers; WHEELS=DIR is a folder of wheels beside PyPI, BASE a base image of a mirror, TORCH=cuda takes torch from PyPI ---
+VERSION     := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+BASE        ?= python:3.11-slim
+TORCH       ?= cpu
+WHEELS      ?= $(PIP_FIND_LINKS)
+IMAGE_INDEX ?= $(if $(WHEELS),,$(if $(filter cpu,$(TORCH)),https://download.pytorch.org/whl/cpu))
+IMAGES      ?= features mmd training finetuning finetuning-local cli s3 postgres prometheus
+
+locks: setup  ## deploy/locks: every package of every image with its sha256 (needs network; WHEELS or an index for the CPU torch)
+	$(BIN)/pip install -q uv
+	PATH=$(abspath $(BIN)):$$PATH deploy/lock $(WHEELS)
+
+images:  ## build every image as vfmalign/<name>:VERSION (needs docker; BASE=, TORCH=cpu or cuda, WHEELS=DIR, IMAGES=)
+	@docker info > /dev/null 2>&1 || { echo "images need a running Docker engine: install docker.io and start dockerd"; exit 1; }
+	@for name in $(IMAGES); do \
+	  echo "building vfmalign/$$name:$(VERSION) ..."; \
+	  docker buildx build --quiet --load -f deploy/Dockerfile --target $$name -t vfmalign/$$name:$(VERSION) \
+	    $(if $(WHEELS),--build-context wheels=$(WHEELS)) --build-arg BASE=$(BASE) --build-arg TORCH=$(TORCH) \
+	    --build-arg TORCH_INDEX=$(IMAGE_INDEX) --build-arg VERSION=$(VERSION) \
+	    --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) . || exit 1; \
+	done
+	@docker images --filter reference='vfmalign/*:$(VERSION)' --format 'table {{.Repository}}\t{{.Size}}'
+
+test-containers: setup images  ## the images, and a whole check in containers that are killed meanwhile
+	$(BIN)/pytest tests/containers --durations=10
+
+compose-up: images deploy/.env  ## the whole system in containers on this machine (deploy/compose.yaml)
+	docker compose -f deploy/compose.yaml up --detach --wait
+
+compose-down:  ## stop the containers; their volumes stay
+	docker compose -f deploy/compose.yaml down
+
+deploy/.env:
+	umask 077 && deploy/draw-credentials > $@.partial && mv $@.partial $@
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

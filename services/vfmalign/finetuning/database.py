@@ -14,6 +14,7 @@ from typing import Any
 
 import alembic.command
 import alembic.config
+import alembic.util
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Dialect
@@ -21,7 +22,7 @@ from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from vfmalign.core.errors import InvalidInput, Unavailable
+from vfmalign.core.errors import Conflict, InvalidInput, Unavailable
 
 _BUSY_TIMEOUT_S = 30
 _MIGRATION_LOCK = 0x76666D  # any constant; keeps two starting processes from migrating at once
@@ -184,7 +185,12 @@ class Database:
             raise _unreachable() from error
 
     def migrate(self) -> None:
-        """Brings the schema to the newest version; safe to run at every start."""
+        """Brings the schema to the newest version; safe to run at every start.
+
+        Raises:
+            Conflict: a later version of the program has migrated it.
+            Unavailable: the database does not answer.
+        """
         config = alembic.config.Config()
         config.set_main_option("script_location", "vfmalign.finetuning:migrations")
         try:
@@ -195,6 +201,12 @@ class Database:
                 alembic.command.upgrade(config, "head")
         except OperationalError as error:
             raise _unreachable() from error
+        except alembic.util.CommandError as error:  # a revision that this version does not know
+            raise Conflict(
+                "the database was migrated by a later version",
+                subject="VFMALIGN_DATABASE__URL",
+                remedy="start that version, or restore the backup from before the upgrade",
+            ) from error
 
     def close(self) -> None:
         """Closes every connection."""

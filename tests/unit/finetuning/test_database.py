@@ -7,7 +7,7 @@ import alembic.migration
 import pytest
 import sqlalchemy as sa
 
-from vfmalign.core.errors import InvalidInput, Unavailable
+from vfmalign.core.errors import Conflict, InvalidInput, Unavailable
 from vfmalign.finetuning.database import Base, CheckRow, Database, JobRow, now
 
 
@@ -31,6 +31,13 @@ def test_migrating_again_changes_nothing(database):
     database.migrate()
     with database.session() as session:
         assert session.get(JobRow, "kept").spec == {"a": [1]}
+
+
+def test_a_database_of_a_later_version_is_refused(database):
+    with database.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(Conflict, match=r"migrated by a later version.*restore the backup"):
+        database.migrate()
 
 
 def test_times_keep_their_instant_and_come_back_in_utc(database):

@@ -1,0 +1,89 @@
+"""The check of `make demo` in containers, and again while every container is killed once: the same numbers."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from tests.containers.conftest import Compose
+from tests.e2e.test_kills import same_numbers
+
+from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
+
+SEED = "3"
+TIMEOUT_S = 900.0
+ENDED = {
+    alignment_pb2.CHECK_STATE_SUCCEEDED,
+    alignment_pb2.CHECK_STATE_FAILED,
+    alignment_pb2.CHECK_STATE_CANCELLED,
+}
+
+
+@pytest.fixture(scope="module")
+def demo(compose: Compose) -> Any:
+    """What `vfmalign demo` says, run in the cli's container."""
+    command = ("demo", "--seed", SEED, "--json", "--reports", "/tmp/reports")
+    return json.loads(compose("run", "--rm", "-T", "cli", *command, timeout_s=TIMEOUT_S))
+
+
+@pytest.fixture(scope="module")
+def checks(compose: Compose) -> Any:
+    """The alignment service, over the published port."""
+    channel = grpc.insecure_channel(f"127.0.0.1:{compose.ports['FINETUNING_PORT']}")
+    return alignment_pb2_grpc.AlignmentServiceStub(channel)
+
+
+@pytest.mark.timeout(TIMEOUT_S + 300)
+def test_the_demo_ends_with_every_number(demo: Any) -> None:
+    assert demo["check"]["state"] == "CHECK_STATE_SUCCEEDED"
+    result = demo["check"]["result"]
+    assert result["shifts"][0]["mmd"]["standardised"]["mmd2"]["value"] > 0
+    assert "value" in result["rpg_specialised"]["relative_percent"]
+
+
+@pytest.mark.timeout(TIMEOUT_S + 300)
+def test_whatever_container_is_killed_the_numbers_stay(compose: Compose, demo: Any, checks: Any) -> None:
+    quiet = get(checks, demo["check"]["check_id"])
+    request = alignment_pb2.CreateCheckRequest(check_id="killed", spec=quiet.spec)
+    checks.CreateCheck(request, timeout=30, wait_for_ready=True)
+    for service in ("features", "s3", "mmd", "postgres", "finetuning"):
+        # The first as soon as the check begins, the others while a job trains, which dies with the orchestrator.
+        wait_for(checks, lambda check, first=service == "features": first or check.progress.unit == "epoch")
+        compose.restart(service)
+    check = wait_for(checks, lambda check: False)
+    assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.failure
+    assert same_numbers(check, quiet)
+
+
+@pytest.mark.timeout(120)
+def test_prometheus_sees_every_service(compose: Compose) -> None:
+    deadline = time.monotonic() + 60
+    url = f"http://127.0.0.1:{compose.ports['PROMETHEUS_PORT']}/api/v1/query?query=up"
+    expected = {f"vfmalign-{name}": "1" for name in ("features", "mmd", "finetuning")}
+    found: dict[str, str] = {}
+    while found != expected and time.monotonic() < deadline:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            found = {one["metric"]["job"]: one["value"][1] for one in json.load(answer)["data"]["result"]}
+        time.sleep(1)
+    assert found == expected
+
+
+def get(checks: Any, check_id: str) -> Any:
+    """A check as it stands, also while its service comes back."""
+    return checks.GetCheck(alignment_pb2.GetCheckRequest(check_id=check_id), timeout=90, wait_for_ready=True).check
+
+
+def wait_for(checks: Any, moment: Callable[[Any], bool]) -> Any:
+    """The disturbed check at a moment, or ended."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        check = get(checks, "killed")
+        if moment(check) or check.state in ENDED:
+            return check
+        time.sleep(0.2)
+    raise AssertionError(f"still {check.status}")
