@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast bench bench-peers bench-gpu demo study up down check clean
+.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast test-cluster bench bench-peers bench-gpu demo study up down check clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -95,6 +95,12 @@ test: setup  ## every test, on a real S3 server, real databases and real process
 
 test-fast: setup  ## the tests without the end-to-end ones
 	$(BIN)/pytest -m "not e2e"
+
+# Deploys the overlay into the cluster of KUBECONFIG and takes it away again; never part of `make test`.
+OVERLAY ?= k8s/overlays/local
+test-cluster: setup  ## one check on the cluster of KUBECONFIG, with pods taken away in the middle (OVERLAY=k8s/overlays/local)
+	@test -n "$$KUBECONFIG" || { echo "set KUBECONFIG to the file of a cluster that may be littered"; exit 2; }
+	OVERLAY=$(OVERLAY) $(BIN)/pytest tests/cluster -rs -s
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

@@ -119,7 +119,7 @@ def world(tmp_path, store, store_environment, monkeypatch):
     yield World()
     for launcher in launchers:
         for path in (tmp_path / "jobs").glob("*.lock"):
-            launcher.stop(path.stem, None, force=True)
+            launcher.stop(path.stem, 1, None, force=True)
         for child in list(launcher._children.values()):
             child.wait(20)
     database.close()
