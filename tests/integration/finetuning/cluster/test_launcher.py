@@ -7,10 +7,11 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-from tests.integration.finetuning.cluster.emulator import JOBS, TEMPLATES, Api, until
+from tests.integration.finetuning.cluster.emulator import JOBS, TEMPLATE, TEMPLATES, Api, until
 
 from vfmalign.core.errors import BadOption, Conflict, Unavailable
 from vfmalign.finetuning.cluster.api import Cluster
+from vfmalign.finetuning.cluster.manifest import Options, manifest
 from vfmalign.finetuning.launcher import Exited, Running
 
 URI = "s3://vfmalign/jobs/a/spec.json"
@@ -172,7 +173,7 @@ def test_the_next_attempt_waits_for_one_that_still_lives(make: Any, api: Api) ->
 def test_an_attempt_that_comes_through_late_is_ended(make: Any, api: Api) -> None:
     launcher = make()
     launcher.launch("a", 2, URI)
-    make().launch("a", 1, URI)
+    api.add(JOBS, manifest(TEMPLATE, "a", 1, URI, Options()))
     until(lambda: running(launcher, attempt=2) and api.jobs() == ["vfmalign-a-2"])
 
 
