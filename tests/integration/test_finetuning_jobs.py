@@ -287,6 +287,18 @@ def test_a_child_killed_while_nobody_watched_is_tried_again(world):
     assert [(a.exit_code, a.outcome) for a in world.book.attempts(name)] == [(None, "retryable"), (0, "succeeded")]
 
 
+def test_a_job_that_cannot_be_started_waits_and_says_why(world, store):
+    name = world.add("stuck")
+    launcher = LocalLauncher(("/nonexistent/python",), world.folder, world.folder / "logs")
+    supervisor = Supervisor(world.book, store, launcher, Limits(retry_delay_s=0.0))
+    for _ in range(4):
+        supervisor.tick()
+    job = world.book.get(name)
+    assert (job.state, job.attempts, job.failures) == ("QUEUED", 0, 0)
+    assert "VFMALIGN_LAUNCHER__COMMAND" in job.message
+    assert world.finish(world.supervisor(), name).attempts == 1
+
+
 def test_a_job_whose_result_exists_is_done_without_a_process(world, store):
     name = world.add("done-before")
     store.write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -13,6 +14,8 @@ from vfmalign.core.errors import BadOption, Conflict, Unavailable
 from vfmalign.finetuning.cluster.api import Cluster
 from vfmalign.finetuning.cluster.manifest import Options, manifest
 from vfmalign.finetuning.launcher import Exited, Running
+from vfmalign.finetuning.launchers import LAUNCHERS
+from vfmalign.finetuning.settings import FinetuningSettings
 
 URI = "s3://vfmalign/jobs/a/spec.json"
 NAME = "vfmalign-a-1"
@@ -359,6 +362,27 @@ def test_closing_leaves_jobs_alone(make: Any, api: Api) -> None:
     launcher.close()
     assert api.jobs() == [NAME]
     assert api.requests("DELETE") == api.requests("PATCH") == []
+
+
+def test_the_settings_reach_the_jobs(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {
+        "KIND": "kubernetes", "NAMESPACE": "vfmalign", "QUEUE": "gpu", "ACTIVE_DEADLINE_S": "60", "TTL_S": "5",
+        "NODES": "2", "PROCESSES_PER_NODE": "4",
+    }  # fmt: skip
+    needed = {
+        "AWS_ENDPOINT_URL_S3": "http://s3:1", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
+        "VFMALIGN_FEATURES_ADDRESS": "f:1", "VFMALIGN_MMD_ADDRESS": "m:1", "KUBECONFIG": str(api.kubeconfig(tmp_path)),
+    }  # fmt: skip
+    for name, value in needed.items() | {f"VFMALIGN_LAUNCHER__{key}": value for key, value in chosen.items()}.items():
+        monkeypatch.setenv(name, value)
+    settings = FinetuningSettings()
+    launcher = LAUNCHERS["kubernetes"](settings)
+    launcher.launch("a", 1, URI)
+    launcher.close()
+    spec, args = api.job(NAME)["spec"], api.job(NAME)["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert (spec["activeDeadlineSeconds"], spec["ttlSecondsAfterFinished"], spec["parallelism"]) == (60, 5, 2)
+    assert args[:4] == ["--nodes", "2", "--processes", "4"]
+    assert api.job(NAME)["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"
 
 
 def test_connecting_sends_nothing(connect: Callable[[], Cluster], api: Api) -> None:
