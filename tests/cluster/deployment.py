@@ -45,7 +45,7 @@ def get(*arguments: str) -> Any:
 
 @dataclass
 class Deployment:
-    """vfmalign in a namespace of its own.
+    """vfmalign in a namespace of its own, which must not be there before.
 
     Attributes:
         overlay: folder of the kustomization.
@@ -60,7 +60,6 @@ class Deployment:
 
     def up(self) -> None:
         """Deploys everything and waits until it is ready."""
-        assert NAMESPACE not in names(get("get", "namespaces")), f"namespace {NAMESPACE} is in use: delete it first"
         self.manifests = kubectl("kustomize", str(self._composed()))
         documents = [one for one in yaml.safe_load_all(self.manifests) if one]
         first = [one for one in documents if one["kind"] == "Namespace"]
@@ -185,6 +184,12 @@ class Deployment:
             return None
 
         return until(look, timeout_s)
+
+    def restart(self, service: str) -> None:
+        """A service's pods end, and others take their place."""
+        name = f"deployment/vfmalign-{service}"
+        kubectl("-n", NAMESPACE, "rollout", "restart", name)
+        kubectl("-n", NAMESPACE, "rollout", "status", name, "--timeout=600s", timeout_s=660.0)
 
     def evict(self, pod: str) -> None:
         """What draining a node does to a pod."""

@@ -18,12 +18,13 @@ import kubernetes.config
 import kubernetes.watch
 import urllib3
 from kubernetes.client.exceptions import ApiException
+from kubernetes.config.incluster_config import InClusterConfigLoader
 
 from vfmalign.core.errors import BadOption, Unavailable
 
 Json = dict[str, Any]
 
-_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT_S = (5.0, 20.0)  # to connect, and to wait for an answer
 _WATCH_S = 300  # the server ends a watch then; we begin the next one
 _RETRY_S = 0.5
@@ -70,20 +71,21 @@ class Cluster:
         self.namespace = namespace
 
     @classmethod
-    def connect(cls, namespace: str = "") -> Cluster:
+    def connect(cls, namespace: str = "", account: Path = _ACCOUNT) -> Cluster:
         """The cluster that this process runs in, else the one of KUBECONFIG; sends nothing yet.
 
         Args:
             namespace: empty takes the pod's own, or the kubeconfig context's.
+            account: folder that holds a service account's token in a pod.
 
         Raises:
             BadOption: there is neither.
         """
         configuration = kubernetes.client.Configuration()
         try:
-            if _NAMESPACE_FILE.is_file():
-                kubernetes.config.load_incluster_config(client_configuration=configuration)
-                namespace = namespace or _NAMESPACE_FILE.read_text().strip()
+            if (account / "token").is_file():
+                InClusterConfigLoader(str(account / "token"), str(account / "ca.crt")).load_and_set(configuration)
+                namespace = namespace or (account / "namespace").read_text().strip()
             else:
                 file = os.environ.get("KUBECONFIG")  # the library reads it once, when it is imported
                 kubernetes.config.load_kube_config(config_file=file, client_configuration=configuration)

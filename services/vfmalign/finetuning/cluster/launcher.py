@@ -85,7 +85,7 @@ class KubernetesLauncher:
 
     def observe(self, job: str, attempt: int, handle: dict[str, Any] | None) -> Running | Exited:
         """What the attempt's Job says; one that was not heard of is asked for before it counts as gone."""
-        name = handle["name"] if handle else job_name(job, attempt)
+        name = _name(job, attempt, handle)
         found = self._jobs.get(name)
         if found is None and (found := self._cluster.job(name)) is not None:
             self._jobs.add(found)
@@ -103,7 +103,7 @@ class KubernetesLauncher:
 
         A Job of a queue is deleted either way: Kueue would let go again what we suspend.
         """
-        name = handle["name"] if handle else job_name(job, attempt)
+        name = _name(job, attempt, handle)
         found = self._jobs.get(name) or self._cluster.job(name)
         if found is None:
             return
@@ -231,6 +231,11 @@ class KubernetesLauncher:
             with contextlib.suppress(Unavailable, ValueError):
                 if stopped and datetime.fromisoformat(stopped) < oldest:
                     self._cluster.delete_job(job["metadata"]["name"], propagation="Background")
+
+
+def _name(job: str, attempt: int, handle: dict[str, Any] | None) -> str:
+    """The Job that was made; the handle lacks it where it is another launcher's, of before the settings changed."""
+    return str((handle or {}).get("name") or job_name(job, attempt))
 
 
 def _alive(found: list[Json]) -> bool:

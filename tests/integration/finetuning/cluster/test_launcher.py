@@ -385,6 +385,31 @@ def test_the_settings_reach_the_jobs(api: Api, tmp_path: Path, monkeypatch: pyte
     assert api.job(NAME)["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"
 
 
+def test_a_job_of_another_launcher_has_ended_here(make: Any) -> None:
+    launcher = make()
+    handle = {"pid": 1, "started": 2.5}
+    launcher.stop("a", 1, handle, force=True)
+    assert launcher.observe("a", 1, handle).exit_code is None
+
+
+def test_a_pod_is_in_its_own_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, content in {"token": "t", "ca.crt": "c", "namespace": "mine"}.items():
+        (tmp_path / name).write_text(content)
+    monkeypatch.setenv("KUBECONFIG", "/nonexistent")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    assert Cluster.connect(account=tmp_path).namespace == "mine"
+    assert Cluster.connect("other", account=tmp_path).namespace == "other"
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST")
+    with pytest.raises(BadOption, match="VFMALIGN_LAUNCHER__KIND"):
+        Cluster.connect(account=tmp_path)
+
+
+def test_the_token_goes_with_every_request(make: Any, api: Api) -> None:
+    make().launch("a", 1, URI)
+    assert {request.headers["Authorization"] for request in api.emulator._requests} == {"Bearer t"}
+
+
 def test_connecting_sends_nothing(connect: Callable[[], Cluster], api: Api) -> None:
     assert connect().namespace == "vfmalign"
     assert api.emulator._requests == []
