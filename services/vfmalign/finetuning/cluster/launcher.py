@@ -96,7 +96,10 @@ class KubernetesLauncher:
         if _annotation(found, JOB_ANNOTATION) != job:
             return Exited(None)
         self._end_strays(job, attempt)
-        return self._state(found, name)
+        seen = self._state(found, name)
+        if isinstance(seen, Exited):
+            self._seen_pods.pop(name, None)
+        return seen
 
     def stop(self, job: str, attempt: int, handle: dict[str, Any] | None, *, force: bool) -> None:
         """Suspends the Job, which ends its pods in good order and keeps it, or deletes it.

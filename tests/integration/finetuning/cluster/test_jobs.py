@@ -19,6 +19,15 @@ from vfmalign.finetuning.requests import JobRequest
 from vfmalign.finetuning.supervisor import Limits, Supervisor
 
 
+def result_of(job: str) -> JobResult:
+    """The least that a job leaves."""
+    metric = MetricSpec(name="m", unit="", higher_is_better=True, floor=0.1)
+    return JobResult(
+        job=job, metrics=(metric,), primary_metric="m", curve=(), selected_epoch=0, selected_step=0, test_scores=(),
+        weight_change=None, parameters=1, device="cpu", stage_seconds={}, software={},
+    )  # fmt: skip
+
+
 class World:
     """Supervisors over one store, database and cluster."""
 
@@ -65,12 +74,7 @@ class World:
         """What a pod leaves."""
         point = JobProgress(epoch=0, epochs=1, step=0, steps=1, train_loss=None, val_score=0.1, elapsed_s=1.0)
         self.store.write(job_key(job, "progress/0000.json"), point)
-        metric = MetricSpec(name="m", unit="", higher_is_better=True, floor=0.1)
-        result = JobResult(
-            job=job, metrics=(metric,), primary_metric="m", curve=(), selected_epoch=0, selected_step=0, test_scores=(),
-            weight_change=None, parameters=1, device="cpu", stage_seconds={}, software={},
-        )  # fmt: skip
-        self.store.write(job_key(job, "result.json"), result)
+        self.store.write(job_key(job, "result.json"), result_of(job))
 
     def fail_pod(self, name: str, code: int, reason: str = "Error") -> None:
         """Its pod ends, and the Job with it."""

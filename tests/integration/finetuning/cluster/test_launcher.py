@@ -220,7 +220,7 @@ def test_each_exit_code(make: Any, api: Api, code: int) -> None:
     assert ended(launcher) == Exited(code)
 
 
-def test_the_end_of_a_failed_pod_s_log_is_logged_once(make: Any, api: Api, capsys: Any) -> None:
+def test_the_end_of_a_failed_pod_s_log_is_logged_once(make: Any, api: Api) -> None:
     launcher = make()
     launcher.launch("a", 1, URI)
     api.emulator.logs[f"{NAME}-x"] = "RuntimeError: a fault of ours"
