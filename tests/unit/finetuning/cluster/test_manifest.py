@@ -72,7 +72,7 @@ def test_an_id_that_fits_is_the_name() -> None:
 VARIANTS = [{}, {"queue": "gpu"}, {"nodes": 2, "processes_per_node": 4}, {"processes_per_node": 2}]
 
 
-@pytest.mark.parametrize("version", ["1.32", "1.35", "1.37"])
+@pytest.mark.parametrize("version", ["1.30", "1.34", "1.37"])
 @pytest.mark.parametrize("options", VARIANTS)
 def test_manifests_are_valid(options: dict, version: str) -> None:
     job = make("check_7", 3, **options)
