@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast bench bench-peers bench-gpu demo study up down check k8s-check locks images test-containers compose-up compose-down clean
+.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast test-cluster bench bench-peers bench-gpu demo study up down check k8s-check locks images test-containers compose-up compose-down clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -135,6 +135,12 @@ compose-down:  ## stop the containers; their volumes stay
 
 deploy/.env:
 	umask 077 && deploy/draw-credentials > $@.partial && mv $@.partial $@
+
+# Deploys the overlay into the cluster of KUBECONFIG and takes it away again; never part of `make test`.
+OVERLAY ?= k8s/overlays/local
+test-cluster: setup  ## one check on the cluster of KUBECONFIG, with pods taken away in the middle (OVERLAY=k8s/overlays/local)
+	@test -n "$$KUBECONFIG" || { echo "set KUBECONFIG to the file of a cluster that may be littered"; exit 2; }
+	OVERLAY=$(OVERLAY) $(BIN)/pytest tests/cluster -rs -s
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

@@ -119,7 +119,7 @@ def world(tmp_path, store, store_environment, monkeypatch):
     yield World()
     for launcher in launchers:
         for path in (tmp_path / "jobs").glob("*.lock"):
-            launcher.stop(path.stem, None, force=True)
+            launcher.stop(path.stem, 1, None, force=True)
         for child in list(launcher._children.values()):
             child.wait(20)
     database.close()
@@ -285,6 +285,18 @@ def test_a_child_killed_while_nobody_watched_is_tried_again(world):
     job = world.finish(world.supervisor(), name)
     assert job.state == "SUCCEEDED"
     assert [(a.exit_code, a.outcome) for a in world.book.attempts(name)] == [(None, "retryable"), (0, "succeeded")]
+
+
+def test_a_job_that_cannot_be_started_waits_and_says_why(world, store):
+    name = world.add("stuck")
+    launcher = LocalLauncher(("/nonexistent/python",), world.folder, world.folder / "logs")
+    supervisor = Supervisor(world.book, store, launcher, Limits(retry_delay_s=0.0))
+    for _ in range(4):
+        supervisor.tick()
+    job = world.book.get(name)
+    assert (job.state, job.attempts, job.failures) == ("QUEUED", 0, 0)
+    assert "VFMALIGN_LAUNCHER__COMMAND" in job.message
+    assert world.finish(world.supervisor(), name).attempts == 1
 
 
 def test_a_job_whose_result_exists_is_done_without_a_process(world, store):

@@ -11,8 +11,7 @@ from tests.k8s.pod_policy import POD_RULES
 from tests.k8s.rendering import Object, render
 from tests.k8s.test_schemas import VERSIONS
 
-cluster = pytest.importorskip("vfmalign.finetuning.cluster.manifest", reason="no launcher for Kubernetes yet")
-Options, manifest = cluster.Options, cluster.manifest
+from vfmalign.finetuning.cluster.manifest import Options, manifest
 
 OPTIONS = {
     "one process": Options(),

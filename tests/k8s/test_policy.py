@@ -116,8 +116,6 @@ def test_what_lies_outside_is_reached_by_those_who_need_it(by_component: dict[st
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("room", [*SERVERS, "training"])
 def test_each_program_takes_its_settings(name: str, room: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if room == "finetuning":
-        pytest.importorskip("vfmalign.finetuning.cluster", reason="no launcher for Kubernetes yet")
     objects = render(name)
     pod = next(pod for pod in pods(objects) if pod.component == room)
     container = pod.spec["containers"][0]

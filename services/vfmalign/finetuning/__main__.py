@@ -20,7 +20,7 @@ from vfmalign.core.store import ObjectStore
 from vfmalign.finetuning.checks import CheckBook
 from vfmalign.finetuning.database import Database
 from vfmalign.finetuning.jobs import JobBook
-from vfmalign.finetuning.local import LocalLauncher
+from vfmalign.finetuning.launchers import LAUNCHERS
 from vfmalign.finetuning.peers import FeaturePeer, MmdPeer
 from vfmalign.finetuning.reconciler import Pace, Reconciler
 from vfmalign.finetuning.reporting import all_stages
@@ -46,7 +46,7 @@ async def run(settings: FinetuningSettings) -> None:
     database = Database(settings.database_url)
     store = ObjectStore(settings.store)
     jobs, checks, studies = JobBook(database), CheckBook(database), StudyBook(database)
-    launcher = LocalLauncher(settings.job_command, settings.state_dir, settings.state_dir / "logs")
+    launcher = LAUNCHERS[settings.launcher.kind](settings)
     limits = settings.launcher.model_dump(include={"max_running", "max_attempts", "retry_delay_s", "stop_grace_s"})
     features = connect(settings.features_address, ca_file=settings.ca_file)
     mmd = connect(settings.mmd_address, ca_file=settings.ca_file)
@@ -60,7 +60,7 @@ async def run(settings: FinetuningSettings) -> None:
         store=store,
         features=FeaturePeer(features),
         mmd=MmdPeer(mmd),
-        pace=Pace(stop_jobs=settings.launcher.stop_jobs, **settings.reconciler.model_dump()),
+        pace=Pace(stop_jobs=settings.launcher.stops_jobs, **settings.reconciler.model_dump()),
     )
     study_runner = StudyRunner(
         studies=studies,
@@ -99,6 +99,7 @@ async def run(settings: FinetuningSettings) -> None:
         reconciler.stop()
         study_runner.stop()
         await asyncio.gather(*work)
+        await asyncio.to_thread(launcher.close)
         await asyncio.gather(features.close(), mmd.close())
         database.close()
 

@@ -186,13 +186,34 @@ class JobBook:
             session.add(AttemptRow(job_id=job_id, attempt=row.attempts, started_at=moment, outcome="running"))
             return _job(row)
 
-    def record(self, job_id: str, handle: dict[str, Any] | None) -> None:
-        """Writes down how to find the running process."""
+    def record(self, job_id: str, handle: dict[str, Any] | None, waits_for: str = "") -> None:
+        """Writes down how to find the running process, and what keeps it from training if anything does."""
         with self._database.session() as session:
             row = _row(session, job_id)
             row.handle = handle
             if not row.cancel_requested:
-                row.message = f"training, attempt {row.attempts}"
+                row.message = running_message(row.attempts, waits_for)
+
+    def postpone(self, job_id: str, message: str, *, delay_s: float) -> None:
+        """Takes `begin` back: no process was started. The next one has the same attempt's number.
+
+        Args:
+            job_id: the job.
+            message: why.
+            delay_s: earliest time of the next start from now, in seconds.
+        """
+        with self._database.session() as session:
+            row = _row(session, job_id)
+            attempt = session.get(AttemptRow, (row.id, row.attempts))
+            if attempt is not None:
+                session.delete(attempt)
+            row.attempts -= 1
+            row.started_at = row.started_at if row.attempts else None
+            if row.cancel_requested:
+                _finish(row, "CANCELLED", "cancelled before it started")
+                return
+            row.state, row.message, row.handle = "QUEUED", message, None
+            row.not_before = now() + timedelta(seconds=delay_s)
 
     def add_points(self, job_id: str, points: Sequence[JobProgress]) -> None:
         """Writes down new points of the learning curve."""
@@ -246,6 +267,11 @@ class JobBook:
         query = sa.select(JobRow).where(condition).order_by(JobRow.created_at, JobRow.id)
         with self._database.session() as session:
             return tuple(_job(row) for row in session.scalars(query))
+
+
+def running_message(attempt: int, waits_for: str) -> str:
+    """What is said of a job that has a process."""
+    return f"attempt {attempt}: {waits_for}" if waits_for else f"training, attempt {attempt}"
 
 
 def _row(session: Session, job_id: str) -> JobRow:

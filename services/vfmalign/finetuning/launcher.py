@@ -1,7 +1,7 @@
 """How a training process is started, watched and stopped: the seam between the orchestrator and where jobs run.
 
 Knows the exit codes of a job (design §6) and what a launcher must offer. Knows nothing of subprocesses, clusters or
-databases; `local` runs jobs as subprocesses on this machine.
+databases: `local` runs jobs as subprocesses of this machine, `cluster` as Kubernetes Jobs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 Outcome = Literal["succeeded", "retryable", "permanent"]
+Cause = Literal["exit", "platform", "limit"]
 
 EXIT_DONE = 0
 EXIT_BAD_SPEC = 2
@@ -21,13 +22,15 @@ _SIGNAL_BASE = 128
 
 @dataclass(frozen=True)
 class Running:
-    """The job's process is alive.
+    """The job's process is alive, or waits for a place.
 
     Attributes:
         handle: what the launcher needs to find it again; JSON values only. None until it is known.
+        message: what it waits for and what to do about it; empty while it trains.
     """
 
     handle: dict[str, Any] | None
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,22 +39,42 @@ class Exited:
 
     Attributes:
         exit_code: as a shell shows it (128 + signal); None where nobody saw it, as after a restart of ours.
+        message: what the platform says of its end and what to do about it; empty where the code says all.
+        cause: `platform` where its machine was taken away, which does not count against the job; `limit` where it ran
+            into a limit that another attempt would meet again; otherwise `exit`, and the code decides.
     """
 
     exit_code: int | None
+    message: str = ""
+    cause: Cause = "exit"
 
 
 class Launcher(Protocol):
-    """Runs at most one process (or pod) per job, whatever happens to the orchestrator."""
+    """Runs at most one process (or pod group) per job, whatever happens to the orchestrator.
 
-    def launch(self, job: str, spec_uri: str) -> Running:
-        """Starts the job's process, or returns the one that runs already."""
+    `attempt` counts from 1; the book raises it before each start, so a job and its attempt name one start for ever.
+    """
 
-    def observe(self, job: str, handle: dict[str, Any] | None) -> Running | Exited:
-        """Looks whether a process of the job is alive; finds it without a handle too."""
+    def launch(self, job: str, attempt: int, spec_uri: str) -> Running:
+        """Starts this attempt, or returns what runs of it already.
 
-    def stop(self, job: str, handle: dict[str, Any] | None, *, force: bool) -> None:
-        """Asks the job to checkpoint and end, or kills all its processes at once; returns without waiting."""
+        Raises:
+            Conflict: something that is not this job's lies where it would be.
+            Unavailable: nothing was started; the same call may succeed later.
+        """
+
+    def observe(self, job: str, attempt: int, handle: dict[str, Any] | None) -> Running | Exited:
+        """Looks whether this attempt is alive; finds it without a handle too.
+
+        Raises:
+            Unavailable: it cannot be known now.
+        """
+
+    def stop(self, job: str, attempt: int, handle: dict[str, Any] | None, *, force: bool) -> None:
+        """Asks the attempt to checkpoint and end, or ends it at once; returns without waiting."""
+
+    def close(self) -> None:
+        """Lets go of what the launcher itself holds; jobs go on."""
 
 
 def classify(exit_code: int | None) -> Outcome:

@@ -2,7 +2,8 @@
 
 The truth about whether a job is alive is a kernel lock: `flock` on `<state dir>/jobs/<id>.lock`, whose descriptor the
 child inherits. The kernel keeps it as long as any process of the job lives, so an orchestrator killed between spawning
-and recording cannot start a second one. Pid and start time are recorded only to know whom to signal.
+and recording cannot start a second one. Pid and start time are recorded only to know whom to signal. With one process
+per job, which attempt it is makes no difference here.
 Knows processes; knows nothing of databases or S3.
 """
 
@@ -44,7 +45,7 @@ class LocalLauncher:
         for folder in (self._locks, self._logs):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def launch(self, job: str, spec_uri: str) -> Running:
+    def launch(self, job: str, attempt: int, spec_uri: str) -> Running:
         """Starts `command spec_uri` in a session of its own, unless a process of the job holds the lock already."""
         lock = os.open(self._lock_path(job), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -71,7 +72,7 @@ class LocalLauncher:
         self._children[job] = child
         return Running(_handle(child.pid))
 
-    def observe(self, job: str, handle: dict[str, Any] | None) -> Running | Exited:
+    def observe(self, job: str, attempt: int, handle: dict[str, Any] | None) -> Running | Exited:
         """Running while any process holds the lock; a leftover whose main process is gone is killed first."""
         if not self._locked(job):
             # An ending process lets go of the lock a moment before its exit code can be read.
@@ -89,7 +90,7 @@ class LocalLauncher:
                     process.kill()
         return Running(handle)
 
-    def stop(self, job: str, handle: dict[str, Any] | None, *, force: bool) -> None:
+    def stop(self, job: str, attempt: int, handle: dict[str, Any] | None, *, force: bool) -> None:
         """SIGTERM to the main process, which knows how to checkpoint, or SIGKILL to its whole group."""
         if not self._locked(job):
             return
@@ -102,6 +103,9 @@ class LocalLauncher:
                 os.killpg(handle["pid"], signal.SIGKILL)
             else:
                 os.kill(handle["pid"], signal.SIGTERM)
+
+    def close(self) -> None:
+        """Nothing to let go of: the locks are the jobs'."""
 
     def _lock_path(self, job: str) -> Path:
         return self._locks / f"{job}.lock"

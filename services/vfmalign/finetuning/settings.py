@@ -10,6 +10,8 @@ from pydantic import BaseModel, Field, SecretStr, field_validator
 
 from vfmalign.core.settings import PeerSettings, ServiceSettings
 
+_NAME_OR_EMPTY = r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"
+
 
 class DatabaseSettings(BaseModel, frozen=True):
     """`VFMALIGN_DATABASE__*`: where jobs and checks are kept."""
@@ -22,13 +24,42 @@ class DatabaseSettings(BaseModel, frozen=True):
 
 
 class LauncherSettings(BaseModel, frozen=True):
-    """`VFMALIGN_LAUNCHER__*`: how and how many training processes are run."""
+    """`VFMALIGN_LAUNCHER__*`: how, where and how many training processes are run."""
 
-    kind: Literal["local"] = Field(default="local", description="where jobs run: subprocesses of this machine")
+    kind: Literal["local", "kubernetes"] = Field(
+        default="local", description="where jobs run: local, as subprocesses of this machine; kubernetes, as its Jobs"
+    )
     command: tuple[str, ...] = Field(
         default=(),
-        description="program and arguments of a job as a JSON list, to which the spec's URI is appended; empty runs "
-        "vfmalign.training with this interpreter",
+        description="local: program and arguments of a job as a JSON list, to which the spec's URI is appended; empty "
+        "runs vfmalign.training with this interpreter",
+    )
+    namespace: str = Field(
+        default="",
+        pattern=_NAME_OR_EMPTY,
+        description="kubernetes: namespace of the Jobs; empty takes the one that this service runs in",
+    )
+    pod_template: str = Field(
+        default="vfmalign-training",
+        pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$",
+        description="kubernetes: PodTemplate that every job's pods are made of, read at each launch",
+    )
+    queue: str = Field(
+        default="",
+        pattern=_NAME_OR_EMPTY,
+        description="kubernetes: Kueue LocalQueue that admits the Jobs; empty for none",
+    )
+    active_deadline_s: int = Field(
+        default=604_800,
+        ge=1,
+        description="kubernetes: seconds that one attempt of a job may take; past it the job fails",
+    )
+    ttl_s: int = Field(
+        default=86_400, ge=0, description="kubernetes: seconds that a Job that has ended is kept to be looked at"
+    )
+    nodes: int = Field(default=1, ge=1, le=1_000, description="kubernetes: pods of a job, which train it together")
+    processes_per_node: int = Field(
+        default=1, ge=1, le=64, description="kubernetes: training processes in a pod: the number of its GPUs"
     )
     max_running: int = Field(default=1, ge=1, le=1_000, description="jobs that run at once")
     max_attempts: int = Field(default=3, ge=1, le=100, description="retryable failures after which a job is given up")
@@ -38,10 +69,16 @@ class LauncherSettings(BaseModel, frozen=True):
     stop_grace_s: float = Field(
         default=60.0, ge=0.0, le=3600.0, description="seconds a stopped job gets to write its checkpoint"
     )
-    stop_jobs: bool = Field(
-        default=True,
-        description="stop running jobs with the service (they resume at its next start); false leaves them running",
+    stop_jobs: bool | None = Field(
+        default=None,
+        description="whether running jobs stop with the service and resume at its next start; without it those of this "
+        "machine do, and those of a cluster go on",
     )
+
+    @property
+    def stops_jobs(self) -> bool:
+        """Whether running jobs stop with the service."""
+        return self.kind == "local" if self.stop_jobs is None else self.stop_jobs
 
 
 class ReconcilerSettings(BaseModel, frozen=True):

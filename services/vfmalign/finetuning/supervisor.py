@@ -16,8 +16,10 @@ from vfmalign.core.artifacts import JobFailure, JobProgress, job_key
 from vfmalign.core.errors import Conflict, NotFound, Unavailable, VfmalignError
 from vfmalign.core.store import ObjectStore
 from vfmalign.finetuning.database import now
-from vfmalign.finetuning.jobs import Job, JobBook, StoredRef
+from vfmalign.finetuning.jobs import Job, JobBook, StoredRef, running_message
 from vfmalign.finetuning.launcher import Exited, Launcher, classify, describe
+
+_LAST_LOOK_S = 30.0
 
 _log = logs.get(__name__)
 
@@ -64,16 +66,23 @@ class Supervisor:
             metrics.jobs.labels(state=state.lower()).set(count)
 
     def stop_all(self, poll_s: float = 0.1) -> None:
-        """Lets every running job checkpoint and end, and queues it again for the next start of the service."""
+        """Lets every running job checkpoint and end, and queues it again for the next start of the service.
+
+        A job that cannot be seen to end stays as it is: the next start finds out what became of it.
+        """
         end = time.monotonic() + self.limits.stop_grace_s
-        while running := self.book.running():
+        while (running := self.book.running()) and time.monotonic() < end + _LAST_LOOK_S:
             for job in running:
-                seen = self.launcher.observe(job.id, job.handle)
-                if isinstance(seen, Exited):
-                    self._settle(job, seen, stopping=True)
-                else:
-                    self._ask_to_stop(job, force=time.monotonic() > end)
+                self._guarded(job, lambda job: self._wind_down(job, force=time.monotonic() > end))
             time.sleep(poll_s)
+
+    def _wind_down(self, job: Job, *, force: bool) -> bool:
+        seen = self.launcher.observe(job.id, job.attempts, job.handle)
+        if isinstance(seen, Exited):
+            self._settle(job, seen, stopping=True)
+            return False
+        self._ask_to_stop(job, force=force)
+        return True
 
     def _guarded(self, job: Job, action: Callable[[Job], bool]) -> bool:
         try:
@@ -93,24 +102,28 @@ class Supervisor:
         job = self.book.begin(job.id)
         if job.state != "RUNNING":
             return False
-        if job.attempts == 1:
-            metrics.job_queue_wait_seconds.observe((now() - job.created_at).total_seconds())
         _log.info("job_starts", job=job.id, attempt=job.attempts)
         try:
-            seen = self.launcher.launch(job.id, self.store.uri(job_key(job.id, "spec.json")))
+            seen = self.launcher.launch(job.id, job.attempts, self.store.uri(job_key(job.id, "spec.json")))
         except Unavailable as error:
-            self._retry(job, str(error), None)
+            delay_s = max(self.limits.retry_delay_s, error.retry_after_s or 0.0)
+            self.book.postpone(job.id, f"could not be started: {error}", delay_s=delay_s)
+            _log.warning("job_not_started", job=job.id, error=str(error))
             return False
-        self.book.record(job.id, seen.handle)
+        if job.attempts == 1:
+            metrics.job_queue_wait_seconds.observe((now() - job.created_at).total_seconds())
+        self.book.record(job.id, seen.handle, seen.message)
         return True
 
     def _watch(self, job: Job) -> bool:
-        seen = self.launcher.observe(job.id, job.handle)
+        seen = self.launcher.observe(job.id, job.attempts, job.handle)
         if isinstance(seen, Exited):
             self._settle(job, seen, stopping=False)
             return False
-        if seen.handle is not None and seen.handle != job.handle:
-            self.book.record(job.id, seen.handle)
+        handle = seen.handle if seen.handle is not None else job.handle
+        news = not job.cancel_requested and job.message != running_message(job.attempts, seen.message)
+        if news or handle != job.handle:
+            self.book.record(job.id, handle, seen.message)
         if job.cancel_requested:
             asked = self._asked.get(job.id, time.monotonic())
             self._ask_to_stop(job, force=time.monotonic() - asked > self.limits.stop_grace_s)
@@ -128,17 +141,29 @@ class Supervisor:
             return
         failure = self._failure(job)
         code = failure.exit_code if failure is not None else seen.exit_code
-        words = _sentence(failure.message, failure.remedy) if failure is not None else describe(code)
-        if classify(code) == "retryable":
-            if stopping or (job.handle is None and code is None):
-                # We stopped it, or were killed before we had started it: neither is the job's fault.
-                self.book.requeue(job.id, "stopped with the service", exit_code=code, delay_s=0.0, counted=False)
-            else:
-                self._retry(job, words, code)
-            return
-        remedy = "" if failure is not None else "; see its log"
-        self.book.fail(job.id, f"{words}{remedy}", failure.reason if failure else "JOB_FAILED", code)
+        words = _sentence(failure.message, failure.remedy) if failure is not None else seen.message or describe(code)
+        if failure is None and seen.cause == "limit":
+            self._fail(job, words, "DEADLINE_EXCEEDED", code)
+        elif failure is None and seen.cause == "platform":
+            self._again(job, f"{words}; the next attempt resumes from the last checkpoint", code)
+        elif classify(code) != "retryable":
+            remedy = "" if failure is not None or seen.message else "; see its log"
+            self._fail(job, f"{words}{remedy}", failure.reason if failure else "JOB_FAILED", code)
+        elif stopping:
+            self._again(job, "stopped with the service", code)
+        elif job.handle is None and code is None:
+            self._again(job, "its start was interrupted", code)  # we were killed, or unheard: not the job's fault
+        else:
+            self._retry(job, words, code)
+
+    def _fail(self, job: Job, words: str, reason: str, code: int | None) -> None:
+        self.book.fail(job.id, words, reason, code)
         _log.warning("job_failed", job=job.id, exit_code=code)
+
+    def _again(self, job: Job, words: str, code: int | None) -> None:
+        """Another attempt, for reasons that do not count against the job."""
+        self.book.requeue(job.id, words, exit_code=code, delay_s=0.0, counted=False)
+        _log.warning("job_interrupted", job=job.id, exit_code=code, reason=words)
 
     def _retry(self, job: Job, words: str, code: int | None) -> None:
         failures = job.failures + 1
@@ -178,7 +203,7 @@ class Supervisor:
     def _ask_to_stop(self, job: Job, *, force: bool) -> None:
         if force or job.id not in self._asked:
             self._asked.setdefault(job.id, time.monotonic())
-            self.launcher.stop(job.id, job.handle, force=force)
+            self.launcher.stop(job.id, job.attempts, job.handle, force=force)
 
     def _read_progress(self, job: Job) -> None:
         """Appends what is new of the learning curve; epochs are written in order, and a resumed one again the same."""

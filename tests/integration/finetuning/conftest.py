@@ -199,7 +199,13 @@ def database_url(request, tmp_path):
 
 
 @pytest.fixture
-async def service(tmp_path, store, store_environment, peers, database_url):
+def launcher_settings():
+    """Settings beside those of every test: jobs are subprocesses."""
+    return {"VFMALIGN_LAUNCHER__COMMAND": json.dumps([sys.executable, "-c", PROGRAM])}
+
+
+@pytest.fixture
+async def service(tmp_path, store, store_environment, peers, database_url, launcher_settings):
     """The service's process, its stubs, and means to kill and start it again."""
     for parent in tmp_path.parents:  # PostgreSQL's own user must reach its folder
         if parent.name.startswith("pytest-"):
@@ -214,20 +220,23 @@ async def service(tmp_path, store, store_environment, peers, database_url):
         async def start(self):
             ports = tmp_path / "ports.json"
             ports.unlink(missing_ok=True)
-            environment = store_environment | {
-                "VFMALIGN_FEATURES_ADDRESS": f"127.0.0.1:{peers.port}",
-                "VFMALIGN_MMD_ADDRESS": f"127.0.0.1:{peers.port}",
-                "VFMALIGN_STATE_DIR": str(tmp_path / "state"),
-                "VFMALIGN_DATABASE__URL": database_url,
-                "VFMALIGN_LAUNCHER__COMMAND": json.dumps([sys.executable, "-c", PROGRAM]),
-                "VFMALIGN_LAUNCHER__MAX_RUNNING": "3",
-                "VFMALIGN_RECONCILER__POLL_S": "0.05",
-                "VFMALIGN_SERVER__GRPC_PORT": "0",
-                "VFMALIGN_SERVER__METRICS_PORT": "0",
-                "VFMALIGN_SERVER__HEALTH_PORT": "0",
-                "VFMALIGN_SERVER__PORTS_FILE": str(ports),
-                "TEST_FOLDER": str(tmp_path),
-            }
+            environment = (
+                store_environment
+                | launcher_settings
+                | {
+                    "VFMALIGN_FEATURES_ADDRESS": f"127.0.0.1:{peers.port}",
+                    "VFMALIGN_MMD_ADDRESS": f"127.0.0.1:{peers.port}",
+                    "VFMALIGN_STATE_DIR": str(tmp_path / "state"),
+                    "VFMALIGN_DATABASE__URL": database_url,
+                    "VFMALIGN_LAUNCHER__MAX_RUNNING": "3",
+                    "VFMALIGN_RECONCILER__POLL_S": "0.05",
+                    "VFMALIGN_SERVER__GRPC_PORT": "0",
+                    "VFMALIGN_SERVER__METRICS_PORT": "0",
+                    "VFMALIGN_SERVER__HEALTH_PORT": "0",
+                    "VFMALIGN_SERVER__PORTS_FILE": str(ports),
+                    "TEST_FOLDER": str(tmp_path),
+                }
+            )
             with (tmp_path / "service.log").open("ab") as log:
                 self.process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
                     [sys.executable, "-m", "vfmalign.finetuning"], env=environment, stderr=log, stdout=log

@@ -157,6 +157,39 @@ def test_attempts_tell_what_ran(book):
     assert book.get("a").failures == 1
 
 
+def test_what_a_running_job_waits_for_is_its_message(book):
+    add(book, "a")
+    book.begin("a")
+    book.record("a", {"name": "x"}, "no node takes its pod")
+    assert book.get("a").message == "attempt 1: no node takes its pod"
+    book.record("a", {"name": "x"})
+    assert book.get("a").message == "training, attempt 1"
+    book.cancel("a")
+    book.record("a", {"name": "x"}, "no node takes its pod")
+    assert book.get("a").message.startswith("cancelling")
+
+
+def test_a_start_that_is_taken_back_leaves_no_attempt(book):
+    add(book, "a")
+    book.begin("a")
+    book.postpone("a", "could not be started", delay_s=60)
+    waiting = book.get("a")
+    assert (waiting.state, waiting.attempts, waiting.failures, waiting.started_at) == ("QUEUED", 0, 0, None)
+    assert waiting.message == "could not be started"
+    assert waiting.not_before > now() + timedelta(seconds=30)
+    assert book.attempts("a") == ()
+    assert book.begin("a").attempts == 1
+    assert [(a.attempt, a.outcome) for a in book.attempts("a")] == [(1, "running")]
+
+
+def test_a_start_that_is_taken_back_ends_a_job_that_was_cancelled_meanwhile(book):
+    add(book, "a")
+    book.begin("a")
+    book.cancel("a")
+    book.postpone("a", "could not be started", delay_s=0)
+    assert book.get("a").state == "CANCELLED"
+
+
 def test_begin_twice_is_one_attempt(book):
     add(book, "a")
     assert book.begin("a").attempts == 1

@@ -1,0 +1,1 @@
+"""Runs jobs as Kubernetes Jobs; nothing outside this package knows Kubernetes."""
