@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load as parse_safetensors
 
 from vfmalign.core.artifacts import JobFailure, JobResult, JobSpec, Preprocessing, Recipe, job_key
+from vfmalign.core.errors import BadOption
 from vfmalign.imaging.phantoms import PhantomSpec, Stack
 from vfmalign.imaging.synthesis import synthesise_dataset
 from vfmalign.models.cards import publish
@@ -20,12 +21,13 @@ from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.distributed import main, root_cause
 from vfmalign.training.job import run_job
 from vfmalign.training.optim import weight_change
+from vfmalign.training.processes import Processes, shares
 from vfmalign.training.settings import TrainingOptions
 from vfmalign.training.stop import Stop
 
 # Three samples for two processes: the shares differ, and so do hidden voxels, lesions and pairs in them.
 RECIPE = Recipe(epochs=2, steps_per_epoch=2, batch_size=3, learning_rate=1e-3)
-LONG = RECIPE.model_copy(update={"epochs": 5, "steps_per_epoch": 4})
+LONG = RECIPE.model_copy(update={"epochs": 5, "steps_per_epoch": 3})
 SMALL = PhantomSpec(
     t2w=Stack((60, 60, 18), (1.2, 1.2, 3.0)),
     dwi=Stack((40, 40, 18), (2.0, 2.0, 3.0)),
@@ -156,6 +158,13 @@ def last_weights(store, result):
     return {name: t for name, t in parse_safetensors(store.get(key)).items() if name.startswith("model.")}
 
 
+def lasting(result):
+    """What two attempts of a job have to have in common."""
+    content = result.model_dump(include={"selected_epoch", "test_scores", "encoder_sha256", "weight_change", "device"})
+    curve = [point.model_dump(exclude={"elapsed_s"}) for point in result.curve]
+    return content | {"curve": curve, "figures": [figure.sha256 for figure in result.figures]}
+
+
 def assert_equal_within_rounding(store, two, one):
     """Sums over samples are taken in another order: 1e-7 of a gradient, of which AdamW makes up to 1e-4 of a rate."""
     assert weight_change(last_weights(store, one), last_weights(store, two)) < 1e-5
@@ -177,8 +186,9 @@ def assert_equal_within_rounding(store, two, one):
 
 @pytest.fixture(scope="module")
 def together(store, make_spec, environment):
-    """Every job of `JOBS`, run by two processes."""
-    specs = {name: make_spec(f"two-{name}", **changes) for name, changes in JOBS.items()}
+    """Every job of `JOBS` and a long one, run by two processes."""
+    jobs = JOBS | {"long": {"recipe": LONG}}
+    specs = {name: make_spec(f"two-{name}", **changes) for name, changes in jobs.items()}
     uris = [store.uri(job_key(spec.id, "spec.json")) for spec in specs.values()]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     processes = [
@@ -206,7 +216,7 @@ def test_two_processes_train_as_one_does(store, make_spec, alone, together, name
 # --- the launcher -----------------------------------------------------------------------------------------------------
 
 
-def test_a_stop_on_one_machine_stops_all_and_the_job_goes_on_to_the_same_result(store, make_spec, launch, alone):
+def test_a_stop_on_one_machine_stops_all_and_the_job_goes_on_to_the_same_bits(store, make_spec, launch, together):
     make_spec("stopped", recipe=LONG)
     place = f"127.0.0.1:{free_port()}"
     machines = [
@@ -222,7 +232,7 @@ def test_a_stop_on_one_machine_stops_all_and_the_job_goes_on_to_the_same_result(
     logs = [machine.communicate(timeout=60)[1] for machine in machines]
     assert [machine.returncode for machine in machines] == [143, 143], logs
     step = store.get_json(job_key("stopped", "checkpoint/latest.json"))["step"]
-    assert 4 <= step < 20
+    assert 3 <= step < 15
     assert not store.exists(job_key("stopped", "failure.json"))
 
     again = launch("stopped", "--processes", "2")
@@ -231,17 +241,28 @@ def test_a_stop_on_one_machine_stops_all_and_the_job_goes_on_to_the_same_result(
     resumed = [json.loads(line) for line in log.splitlines() if '"resumed"' in line]
     assert [line["step"] for line in resumed] == [step, step]
     result = store.read(job_key("stopped", "result.json"), JobResult)
-    assert_equal_within_rounding(store, result, alone(make_spec("undisturbed", recipe=LONG)))
+    assert lasting(result) == lasting(together["long"])
 
 
 def test_a_spec_that_cannot_succeed_ends_with_its_own_code(store, make_spec, launch):
-    make_spec("one-sample", recipe=RECIPE.model_copy(update={"batch_size": 1}))
-    process = launch("one-sample", "--processes", "2")
-    _, log = process.communicate(timeout=60)
+    make_spec("bad", task="alchemy")
+    process = launch("bad", "--processes", "1")
+    _, log = process.communicate(timeout=120)
     assert process.returncode == 2, log
-    failure = store.read(job_key("one-sample", "failure.json"), JobFailure)
-    assert (failure.exit_code, failure.reason) == (2, "BAD_OPTION")
-    assert "recipe.batch_size" in failure.message
+    assert store.read(job_key("bad", "failure.json"), JobFailure).exit_code == 2
+
+
+def test_what_several_processes_cannot_train_is_refused():
+    two = Processes(rank=0, size=2)
+    with pytest.raises(BadOption, match=r"recipe\.batch_size: a batch of 1 has no sample for each of 2 processes"):
+        two.spread(torch.nn.Linear(1, 1), batch_size=1)
+    with pytest.raises(BadOption, match="normalises over the batch"):
+        two.spread(torch.nn.Sequential(torch.nn.BatchNorm3d(4)), batch_size=2)
+
+
+@pytest.mark.parametrize(("samples", "processes", "found"), [(3, 2, [1, 2]), (8, 3, [2, 3, 3]), (4, 4, [1, 1, 1, 1])])
+def test_every_sample_is_in_one_share(samples, processes, found):
+    assert shares(samples, processes) == found
 
 
 @pytest.mark.parametrize(
