@@ -106,7 +106,9 @@ def _extract(
     def report(done: int, total: int) -> None:
         _log.info("progress", shard=shard.index, shards=shard.count, done=done, total=total, unit="case")
 
-    computed = extract_shard(store, models, request, _options(settings), Hooks(compute, stages, report, stopped), shard)
+    computed = extract_shard(
+        store, models, request, _options(settings), Hooks(compute, stages, report, stopped), shard=shard
+    )
     _log.info(
         "shard_done",
         shard=shard.index,

@@ -73,7 +73,7 @@ def test_shards_and_a_reduction_make_the_set_of_a_single_machine(store, single, 
     result, expected = single
     for shard in (2, 0, 1):
         code, out, log = command("extract", "--shard", shard)
-        assert (code, out) == (0, "")
+        assert (code, out) == (0, ""), log
         assert '"progress"' in log
     code, out, _ = command("reduce")
     assert code == 0
