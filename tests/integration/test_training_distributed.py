@@ -51,6 +51,7 @@ JOBS = {
 # One process group for all jobs, because importing torch costs more than they do.
 WORKER = """
 import sys
+import torch
 from vfmalign.core.settings import load
 from vfmalign.core.store import ObjectStore
 from vfmalign.training.job import run_job
@@ -62,6 +63,13 @@ from vfmalign.training.stop import Stop
 settings = load(TrainingSettings)
 store = ObjectStore(settings.store)
 with joined("cpu") as processes:
+    # AdamW hides a factor of the gradient: here it would show, in a loss that couples samples.
+    torch.manual_seed(0)
+    alone, shared, input_NC = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3), torch.randn(5, 4)
+    shared.load_state_dict(alone.state_dict())
+    for network in (alone, processes.spread(shared, 5)):
+        network(input_NC).softmax(0).square().sum().backward()
+    assert torch.allclose(shared.weight.grad, alone.weight.grad, rtol=1e-5, atol=1e-7)
     for uri in sys.argv[1:]:
         run_job(store, read_spec(store, uri), settings.training, Stop(), processes)
 """

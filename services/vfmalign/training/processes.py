@@ -140,7 +140,7 @@ class Processes:
         parts = [torch.empty_like(padded_N) for _ in counts]
         distributed.all_gather(parts, padded_N)
         # DistributedDataParallel takes the mean over processes; the gradient is the sum over their samples.
-        own_N.register_hook(lambda gradient_N: gradient_N * self.size)
+        own_N.register_hook(lambda gradient_N: gradient_N * self.size)  # type: ignore[no-untyped-call]
         filled = [part_N[:count] for part_N, count in zip(parts, counts, strict=True)]
         filled[self.rank] = own_N
         return torch.cat(filled)
