@@ -7,10 +7,10 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast bench bench-peers bench-gpu demo study up down check clean
+.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast bench bench-peers bench-gpu demo study up down check k8s-check clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
 	@echo "  The first command that needs it creates $(VENV) and downloads torch, monai and about 80 further packages from"
 	@echo "  PyPI (1 GB with a CPU torch, 4 GB with a CUDA one). TORCH_INDEX=URL takes torch from another index."
@@ -81,6 +81,11 @@ down: setup  ## stop them; their data stay
 	$(BIN)/vfmalign down
 
 check: lint types imports protos  ## everything that needs no server
+
+k8s-check: setup  ## the manifests of k8s/: render, validate, hold against a policy (needs kubectl)
+	@command -v kubectl > /dev/null || { \
+	  echo "kubectl is not there: apt-get install kubectl (Debian, as root), or see https://kubernetes.io/docs/tasks/tools/" >&2; exit 1; }
+	$(BIN)/pytest tests/k8s
 
 # Tests of servers and of the whole stack mostly wait for one process: they run beside the others, and what they print comes
 # last. Those of the feature service run after the unit tests, so that all three end at about the same time.

@@ -24,7 +24,7 @@ from vfmalign.core import errors, logs
 from vfmalign.core.client import connect
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
-# Does what the field `primary_layer` says: relay to another service, sleep, answer at once.
+# Does what the field `primary_layer` says: relay to another service, sleep, say who serves whom, answer at once.
 PROGRAM = """
 import asyncio, os
 from vfmalign.core.client import connect
@@ -42,6 +42,8 @@ class Servicer(mmd_pb2_grpc.MmdServiceServicer):
         if verb == "relay":
             async with connect(argument) as channel:
                 return await mmd_pb2_grpc.MmdServiceStub(channel).Compute(mmd_pb2.ComputeRequest(primary_layer="end"))
+        if verb == "who":
+            return mmd_pb2.ComputeResponse(primary_layer=f"{os.getpid()} {context.peer()}")
         return mmd_pb2.ComputeResponse(primary_layer="done")
 
 class Watching(Servicer):
@@ -226,6 +228,32 @@ async def test_a_client_outlives_a_killed_server(start: Start) -> None:
         waiting = asyncio.ensure_future(_response(compute(channel, "now")))
         await start(ports={name: first.ports[name] for name in ("grpc", "metrics", "health")})
         assert (await waiting).primary_layer == "done"
+
+
+async def test_one_channel_shares_its_calls_between_all_addresses_of_a_name(start: Start) -> None:
+    services = [await start(), await start()]
+    name = "ipv4:" + ",".join(service.address for service in services)  # as DNS answers for a headless Service
+    async with connect(name) as channel:
+        seen: list[int] = []
+        async with asyncio.timeout(30):
+            while len(set(seen)) < 2:  # the second connection may come later
+                seen.append(int((await compute(channel, "who")).primary_layer.split()[0]))
+        seen = [int((await compute(channel, "who")).primary_layer.split()[0]) for _ in range(6)]
+    assert {seen.count(service.process.pid) for service in services} == {3}
+
+
+async def test_clients_connect_anew_after_a_while_and_running_calls_stay(start: Start) -> None:
+    service = await start(WATCHING="1", VFMALIGN_SERVER__CONNECTION_AGE_S="0.3")
+    async with connect(service.address) as channel:
+        stub: Any = mmd_pb2_grpc.MmdServiceStub(channel)
+        messages = aiter(stub.ComputeBatch(mmd_pb2.ComputeBatchRequest()))
+        assert (await anext(messages)).index == 1
+        callers = {(await compute(channel, "who")).primary_layer}
+        async with asyncio.timeout(30):
+            while len(callers) < 3:
+                callers.add((await compute(channel, "who")).primary_layer)
+        service.process.send_signal(signal.SIGTERM)
+        assert (await anext(messages)).index == 2
 
 
 async def test_nobody_there_is_unavailable_and_names_the_service() -> None:

@@ -1,6 +1,7 @@
 """`vfmalign demo`: one alignment check from nothing, on phantoms: a rehearsal, not evidence.
 
-Knows the order: stack, dataset, pretrained model, check, report. Every number follows from the seed.
+Knows the order: stack, dataset, pretrained model, check, report. Every number follows from the seed. It runs on a stack
+of its own, or on the deployment that the environment names: there it is done once, and again shown.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Outcome:
 
 
 def run(home: Home, output: Output, plan: Plan, *, reports: Path, keep: bool) -> None:
-    """Runs the demo in a state folder of its own.
+    """Runs the demo on a stack of its own, in a state folder.
 
     Raises:
         VfmalignError: a step failed; the folder with its logs stays then.
@@ -88,26 +89,34 @@ def run(home: Home, output: Output, plan: Plan, *, reports: Path, keep: bool) ->
     outcome = Outcome()
     try:
         with outcome.clock.step("all"):
-            _rehearse(home, output, plan, outcome, reports)
+            start = time.monotonic()
+            with running(home, output.say) as state:
+                outcome.clock.seconds["stack"] = time.monotonic() - start
+                _rehearse(Target.of(state), output, plan, outcome, home=home, reports=reports)
+                end = time.monotonic()
+            outcome.clock.seconds["stopping"] = time.monotonic() - end
     except KeyboardInterrupt:
         output.say("\nthe demo was ended; its stack is stopped")
         raise
-    output.emit(
-        {
-            "check": document(outcome.check),
-            "report": outcome.places,
-            "seconds": outcome.clock.seconds,
-            "note": REHEARSAL,
-        },
-        *summary(outcome.check, Path(outcome.places["html"]), outcome.jobs),
-        "",
-        outcome.clock.table("The demo's own steps"),
-        Text(REHEARSAL, style="bold yellow"),
-    )
+    _show(outcome, output)
     if keep:
         output.say(f"data kept; `vfmalign up --home {home.path}` brings them up again")
     else:
         empty(home)
+
+
+def run_there(target: Target, output: Output, plan: Plan, *, reports: Path) -> None:
+    """Runs the demo on a deployment, and leaves its data there.
+
+    Raises:
+        VfmalignError: a step failed.
+    """
+    output.say(REHEARSAL, "bold yellow")
+    outcome = Outcome()
+    with outcome.clock.step("all"):
+        target.store.ensure_bucket()
+        _rehearse(target, output, plan, outcome, home=None, reports=reports)
+    _show(outcome, output)
 
 
 def empty(home: Home) -> None:
@@ -135,24 +144,20 @@ def empty(home: Home) -> None:
     shutil.rmtree(home.path)
 
 
-def _rehearse(home: Home, output: Output, plan: Plan, outcome: Outcome, reports: Path) -> None:
-    start = time.monotonic()
-    with running(home, output.say) as state:
-        outcome.clock.seconds["stack"] = time.monotonic() - start
-        target = Target.of(state)
-        with outcome.clock.step("phantoms"):
-            make_phantoms(target, plan.dataset, plan.seed, COUNTS, output)
-        with outcome.clock.step("pretraining"):
-            pretrain(target, [plan.pretraining()], output, home)
-        with outcome.clock.step("check"):
-            outcome.check = _check(target, plan, output, home)
-        outcome.jobs = jobs_of(target, outcome.check)
-        outcome.places = fetch_report(target, outcome.check, reports)
-        end = time.monotonic()
-    outcome.clock.seconds["stopping"] = time.monotonic() - end
+def _rehearse(
+    target: Target, output: Output, plan: Plan, outcome: Outcome, *, home: Home | None, reports: Path
+) -> None:
+    with outcome.clock.step("phantoms"):
+        make_phantoms(target, plan.dataset, plan.seed, COUNTS, output)
+    with outcome.clock.step("pretraining"):
+        pretrain(target, [plan.pretraining()], output, home)
+    with outcome.clock.step("check"):
+        outcome.check = _check(target, plan, output, home)
+    outcome.jobs = jobs_of(target, outcome.check)
+    outcome.places = fetch_report(target, outcome.check, reports)
 
 
-def _check(target: Target, plan: Plan, output: Output, home: Home) -> alignment_pb2.Check:
+def _check(target: Target, plan: Plan, output: Output, home: Home | None) -> alignment_pb2.Check:
     spec = alignment_pb2.CheckSpec(
         model_id=plan.model,
         dataset_id=plan.dataset,
@@ -166,3 +171,18 @@ def _check(target: Target, plan: Plan, output: Output, home: Home) -> alignment_
     if word(CHECK_STATES, found.state) != "succeeded":
         raise failed(plan.check, found.failure, found.status, home)
     return found
+
+
+def _show(outcome: Outcome, output: Output) -> None:
+    output.emit(
+        {
+            "check": document(outcome.check),
+            "report": outcome.places,
+            "seconds": outcome.clock.seconds,
+            "note": REHEARSAL,
+        },
+        *summary(outcome.check, Path(outcome.places["html"]), outcome.jobs),
+        "",
+        outcome.clock.table("The demo's own steps"),
+        Text(REHEARSAL, style="bold yellow"),
+    )

@@ -56,7 +56,7 @@ def examine(home: Home) -> Iterator[Step]:
     target = found[0]
     yield _step("s3", lambda: f"{probes.store_works(target.store)} in bucket {target.store.bucket}")
     for service in SERVICES:
-        yield _step(service, lambda service=service: _service(service, target.addresses[service]))  # type: ignore[misc]
+        yield _step(service, lambda service=service: _service(service, target))  # type: ignore[misc]
 
 
 def _step(name: str, look: Callable[[], str]) -> Step:
@@ -107,10 +107,11 @@ def _stack(home: Home, found: list[Target]) -> str:
     return "runs" + (f"; started again: {restarts}" if restarts else "")
 
 
-def _service(name: str, address: str) -> str:
-    health = probes.health_of(address)
+def _service(name: str, target: Target) -> str:
+    address = target.addresses[name]
+    health = probes.health_of(address, target.ca_file)
     if health != "serving":
         raise Unavailable(
             f"its health is `{health}`", subject=address, remedy=f"read logs/{name}.log in the state folder"
         )
-    return f"{address} serves; {probes.call(name, address)}"
+    return f"{address} serves; {probes.call(name, address, target.ca_file)}"

@@ -27,6 +27,9 @@ _DEFAULTS = {
 }
 """What suits one machine better than a cluster's values; a variable of the user's own wins."""
 
+_NO_TLS = {"VFMALIGN_CA_FILE", "VFMALIGN_SERVER__TLS_CERT_FILE", "VFMALIGN_SERVER__TLS_KEY_FILE"}
+"""Meant for services elsewhere: those of one machine talk over its loopback, unencrypted."""
+
 
 def service_environment(
     home: Home, store: StoreState, ports: Mapping[str, Ports], name: str, settings: Mapping[str, str] = NOTHING
@@ -34,7 +37,8 @@ def service_environment(
     """All variables of one service; `settings` stand for what suits one machine otherwise."""
     defaults = {**_DEFAULTS, "VFMALIGN_TRAINING__THREADS": str(min(cpus(), MAX_THREADS)), **settings}
     own = ports[name]
-    return {**defaults, **os.environ} | {
+    users = {name: value for name, value in os.environ.items() if name not in _NO_TLS}
+    return {**defaults, **users} | {
         "AWS_ENDPOINT_URL_S3": store.endpoint,
         "AWS_ACCESS_KEY_ID": store.access_key,
         "AWS_SECRET_ACCESS_KEY": store.secret_key,

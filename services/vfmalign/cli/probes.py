@@ -22,6 +22,7 @@ from vfmalign.core.client import connect
 from vfmalign.core.errors import DigestMismatch, NotFound, PreconditionFailed, Unavailable
 from vfmalign.core.store import ObjectStore
 from vfmalign.core.tensors import to_tensor
+from vfmalign.core.tls import open_channel
 from vfmalign.v1 import (
     alignment_pb2,
     alignment_pb2_grpc,
@@ -39,11 +40,11 @@ PACKAGES = ("vfmalign", "torch", "monai", "grpcio", "protobuf", "numpy", "nibabe
 _PROGRAM_TIMEOUT_S = 30.0
 
 
-def health_of(address: str) -> str:
+def health_of(address: str, ca_file: Path | None = None) -> str:
     """What a service says of itself, in lower case; `unreachable` where it does not answer."""
 
     async def ask() -> str:
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with open_channel(address, ca_file) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             try:
                 response = await stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_TIMEOUT_S)
@@ -55,7 +56,7 @@ def health_of(address: str) -> str:
     return asyncio.run(ask())
 
 
-def call(service: str, address: str) -> str:
+def call(service: str, address: str, ca_file: Path | None = None) -> str:
     """One real call to a service, cheap and without effect; says what came back.
 
     Raises:
@@ -63,7 +64,7 @@ def call(service: str, address: str) -> str:
     """
 
     async def ask() -> str:
-        async with connect(address, call_timeout_s=CALL_TIMEOUT_S) as channel:
+        async with connect(address, call_timeout_s=CALL_TIMEOUT_S, ca_file=ca_file) as channel:
             if service == "features":
                 models = await features_pb2_grpc.FeatureServiceStub(channel).ListModels(
                     features_pb2.ListModelsRequest(page_size=1)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from vfmalign.core.settings import Settings
+from vfmalign.core.settings import PeerSettings
 
 DEFAULT_HOME = Path(".vfmalign")
 
 
-class ClientSettings(Settings):
+class ClientSettings(PeerSettings):
     """Addresses of a deployment elsewhere; with them the commands use it instead of the local stack."""
 
     features_address: str = Field(default="", description="host:port of the feature service")

@@ -85,7 +85,7 @@ def make_phantoms(target: Target, dataset: str, seed: int, counts: Mapping[Split
     output.say(f"dataset {dataset}: {sizes} (digest {made.digest()[:12]})")
 
 
-def pretrain(target: Target, models: Sequence[Pretraining], output: Output, home: Home) -> None:
+def pretrain(target: Target, models: Sequence[Pretraining], output: Output, home: Home | None) -> None:
     """Pretrains models, as many at once as the service runs, and follows one after the other.
 
     Raises:
@@ -109,12 +109,13 @@ def _follow(target: Target, job: str, output: Output) -> finetuning_pb2.Job:
         return target.call("finetuning", lambda channel: follow_job(channel, job, view))
 
 
-def failed(subject: str, failure: finetuning_pb2.Failure, status: str, home: Home) -> VfmalignError:
-    """Why something did not succeed, and where its logs are."""
+def failed(subject: str, failure: finetuning_pb2.Failure, status: str, home: Home | None) -> VfmalignError:
+    """Why something did not succeed, and where its logs are: in a local stack's folder, or with a deployment."""
+    where = f"in {home.logs} and {home.job_logs}" if home is not None else "of the deployment's services and jobs"
     return VfmalignError(
         failure.message or status,
         subject=subject,
-        remedy=f"read the logs in {home.logs} and {home.job_logs}",
+        remedy=f"read the logs {where}",
         reason=failure.reason or "CANCELLED",
     )
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 import grpc
@@ -30,10 +31,32 @@ class Target:
     Attributes:
         addresses: `host:port` by service.
         local: the local stack's state; None for a deployment elsewhere.
+        ca_file: the authorities that sign the services' certificates; None where calls are not encrypted.
     """
 
     addresses: dict[str, str]
     local: State | None
+    ca_file: Path | None = None
+
+    @classmethod
+    def named(cls) -> Target | None:
+        """The deployment that the environment names; None where it names none.
+
+        Raises:
+            BadOption: the environment names some of the services alone.
+        """
+        settings = load(ClientSettings)
+        addresses = {
+            "features": settings.features_address,
+            "mmd": settings.mmd_address,
+            "finetuning": settings.finetuning_address,
+        }
+        if not any(addresses.values()):
+            return None
+        missing = next((name for name, address in addresses.items() if not address), None)
+        if missing is not None:
+            raise BadOption("is not set, but other addresses are", field=f"VFMALIGN_{missing.upper()}_ADDRESS")
+        return cls(addresses, None, settings.ca_file)
 
     @classmethod
     def find(cls, home: Home) -> Target:
@@ -43,17 +66,8 @@ class Target:
             BadOption: the environment names some of the services alone.
             Unavailable: neither is there.
         """
-        settings = load(ClientSettings)
-        named = {
-            "features": settings.features_address,
-            "mmd": settings.mmd_address,
-            "finetuning": settings.finetuning_address,
-        }
-        if any(named.values()):
-            missing = next((name for name, address in named.items() if not address), None)
-            if missing is not None:
-                raise BadOption("is not set, but other addresses are", field=f"VFMALIGN_{missing.upper()}_ADDRESS")
-            return cls(named, None)
+        if (elsewhere := cls.named()) is not None:
+            return elsewhere
         state = home.read()
         if not state.running or state.store is None:
             raise Unavailable(
@@ -81,7 +95,7 @@ class Target:
         """Runs asynchronous work on a channel to one service; failed calls raise the errors of the tree."""
 
         async def run() -> _T:
-            async with connect(self.addresses[service]) as channel:
+            async with connect(self.addresses[service], ca_file=self.ca_file) as channel:
                 return await work(channel)
 
         return asyncio.run(run())

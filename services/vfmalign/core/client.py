@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 
-from vfmalign.core import logs
+from vfmalign.core import logs, tls
 from vfmalign.core.server import message_limits
 from vfmalign.core.statuses import from_rpc_error
 
@@ -35,6 +36,7 @@ def connect(
     call_timeout_s: float = CALL_TIMEOUT_S,
     stream_timeout_s: float = STREAM_TIMEOUT_S,
     wait_for_ready: bool = False,
+    ca_file: Path | None = None,
 ) -> grpc.aio.Channel:
     """Opens a channel; it connects at the first call and again after every loss.
 
@@ -45,11 +47,16 @@ def connect(
         call_timeout_s: deadline of unary calls that set none, in seconds.
         stream_timeout_s: deadline of streaming calls that set none, in seconds.
         wait_for_ready: calls wait, up to their deadline, for a service that is not there yet.
+        ca_file: PEM file of the authorities that sign servers' certificates; without it calls are not encrypted.
+
+    Raises:
+        OSError: `ca_file` cannot be read.
     """
     method = {"name": [{}], "waitForReady": wait_for_ready, "retryPolicy": _RETRY_POLICY}
     config = {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [method]}
-    return grpc.aio.insecure_channel(
+    return tls.open_channel(
         address,
+        ca_file,
         options=[
             *message_limits(MESSAGE_BYTES),
             ("grpc.service_config", json.dumps(config)),

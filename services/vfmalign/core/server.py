@@ -23,7 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
-from vfmalign.core import logs, metrics
+from vfmalign.core import logs, metrics, tls
 from vfmalign.core.interceptors import CallInterceptor, Gate, register_methods
 from vfmalign.core.settings import EXIT_BAD_SETTINGS, ServerSettings, ServiceSettings
 
@@ -144,8 +144,13 @@ async def _serve_api(
     state: health.aio.HealthServicer,
     open_things: AsyncExitStack,
 ) -> tuple[grpc.aio.Server, list[str], int]:
-    # Without SO_REUSEPORT a second process on our port fails, rather than take every other call.
-    options = [*message_limits(settings.max_message_bytes), ("grpc.so_reuseport", 0)]
+    # Without SO_REUSEPORT a second process on our port fails, rather than take every other call. A client asks DNS
+    # again only when a connection ends: without an age it would never find a later replica. Running calls go on.
+    options = [
+        *message_limits(settings.max_message_bytes),
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_connection_age_ms", round(1000 * settings.connection_age_s)),
+    ]
     server = grpc.aio.server(interceptors=[CallInterceptor(gate)], options=options)
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     services = add_services(server)
@@ -154,10 +159,16 @@ async def _serve_api(
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     await _set(state, names, _NOT_SERVING)
     with _port_of("VFMALIGN_SERVER__GRPC_PORT", settings.grpc_port):
-        port = server.add_insecure_port(_address(settings.host, settings.grpc_port))
+        port = _add_port(server, _address(settings.host, settings.grpc_port), settings)
     await server.start()
     open_things.push_async_callback(server.stop, 0)
     return server, names, port
+
+
+def _add_port(server: grpc.aio.Server, address: str, settings: ServerSettings) -> int:
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return server.add_insecure_port(address)
+    return server.add_secure_port(address, tls.server_credentials(settings.tls_cert_file, settings.tls_key_file))
 
 
 def _address(host: str, port: int) -> str:

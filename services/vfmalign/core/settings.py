@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import re
+import ssl
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -72,16 +73,53 @@ class ServerSettings(BaseModel, frozen=True):
     )
     health_port: int = Field(default=8003, ge=0, le=65535, description="port of probes (health service only)")
     drain_s: float = Field(default=30.0, ge=0.0, le=3600.0, description="seconds that running calls get after SIGTERM")
+    connection_age_s: float = Field(
+        default=300.0,
+        gt=0.0,
+        le=86_400.0,
+        description="seconds after which clients are asked to connect anew, and so find new replicas; calls go on",
+    )
     max_message_bytes: int = Field(
         default=16 * 2**20, ge=2**16, le=2**30, description="largest message that is accepted, in bytes"
     )
+    tls_cert_file: FilePath | None = Field(
+        default=None,
+        description="PEM file of the API's certificate and those up to its authority; without it, plaintext",
+    )
+    tls_key_file: FilePath | None = Field(
+        default=None, validate_default=True, description="PEM file of the certificate's key, without passphrase"
+    )
     ports_file: Path | None = Field(default=None, description="file that receives the ports as JSON once they listen")
+
+    @field_validator("tls_key_file")
+    @classmethod
+    def _belongs_to_certificate(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if "tls_cert_file" not in info.data:  # it is wrong itself
+            return key
+        certificate: Path | None = info.data["tls_cert_file"]
+        if (key is None) != (certificate is None):
+            raise ValueError("it and the certificate's file are set together or not at all")
+        if key is not None and certificate is not None:
+            try:  # without a passphrase given OpenSSL would ask for it at the terminal
+                ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
+            except OSError:  # ssl.SSLError is one
+                raise ValueError("it is no PEM key without passphrase that belongs to the certificate") from None
+        return key
 
 
 class LogSettings(BaseModel, frozen=True):
     """`VFMALIGN_LOG__*`: how much is logged."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severe level logged")
+
+
+class PeerSettings(Settings):
+    """How to reach our services; whoever calls them adds their addresses."""
+
+    ca_file: FilePath | None = Field(
+        default=None,
+        description="PEM file of the authorities that sign the services' certificates; without it, plaintext",
+    )
 
 
 class ServiceSettings(Settings):

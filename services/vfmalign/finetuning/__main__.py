@@ -48,7 +48,8 @@ async def run(settings: FinetuningSettings) -> None:
     jobs, checks, studies = JobBook(database), CheckBook(database), StudyBook(database)
     launcher = LocalLauncher(settings.job_command, settings.state_dir, settings.state_dir / "logs")
     limits = settings.launcher.model_dump(include={"max_running", "max_attempts", "retry_delay_s", "stop_grace_s"})
-    features, mmd = connect(settings.features_address), connect(settings.mmd_address)
+    features = connect(settings.features_address, ca_file=settings.ca_file)
+    mmd = connect(settings.mmd_address, ca_file=settings.ca_file)
     stages = all_stages(checks)
     watching = Watching(settings.reconciler.poll_s)
     reconciler = Reconciler(

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, SecretStr, field_validator
 
-from vfmalign.core.settings import ServiceSettings
+from vfmalign.core.settings import PeerSettings, ServiceSettings
 
 
 class DatabaseSettings(BaseModel, frozen=True):
@@ -54,7 +54,7 @@ class ReconcilerSettings(BaseModel, frozen=True):
     max_checks: int = Field(default=4, ge=1, le=1_000, description="checks that are worked on at once")
 
 
-class FinetuningSettings(ServiceSettings):
+class FinetuningSettings(ServiceSettings, PeerSettings):
     """All the finetuning service reads from its environment."""
 
     features_address: str = Field(min_length=1, description="host:port of the feature service")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -25,6 +26,8 @@ from vfmalign.imaging.volumes import LABEL_KINDS, MAX_VOXELS, Volume
 REFERENCE: VolumeKind = "t2w"
 MIN_COVERAGE = 0.5
 """Share of the reference's field of view that every other volume must cover."""
+MAX_TURN_VOXELS = 1e-2
+"""Axes of two volumes agree where this bounds what their turn moves a voxel; affines of one examination are float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,17 +74,15 @@ def resample(volume: Volume, grid: Grid, *, labels: bool) -> NDArray[np.float32]
     """
     source = _lps(volume)
     matrix, offset = _index_map(source, grid)
-    values_XYZ: NDArray[np.float32] = source.array_XYZ
     if labels:
         # Voxels midway between two neighbours must not depend on the last bit of the affine.
         offset = offset + 1e-6
-    else:
-        values_XYZ = _low_pass(values_XYZ, matrix)
-    diagonal = np.diag(matrix)
-    aligned = np.abs(matrix - np.diag(diagonal)).max() < 1e-9
-    values_XYZ = ndimage.affine_transform(
-        values_XYZ,
-        diagonal if aligned else matrix,  # scipy's fast path takes the diagonal alone
+    steps = np.diag(matrix)
+    if (np.abs(matrix - np.diag(steps)) @ grid.shape_XYZ).max() < MAX_TURN_VOXELS:
+        return _resample_by_axis(source.array_XYZ, steps, offset, grid.shape_XYZ, labels=labels)
+    values_XYZ: NDArray[np.float32] = ndimage.affine_transform(
+        source.array_XYZ if labels else _low_pass(source.array_XYZ, _sigmas(matrix)),
+        matrix,
         offset=offset,
         output_shape=grid.shape_XYZ,
         order=0 if labels else 1,
@@ -148,13 +149,61 @@ def _index_map(source: Volume, grid: Grid) -> tuple[NDArray[np.float64], NDArray
     return to_source[:3, :3], to_source[:3, 3]
 
 
-def _low_pass(values_XYZ: NDArray[np.float32], matrix: NDArray[np.float64]) -> NDArray[np.float32]:
-    steps = np.linalg.norm(matrix, axis=1)  # source voxels per grid voxel, along each source axis
+def _sigmas(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard deviations of the low-pass in source voxels, along each source axis."""
+    steps = np.linalg.norm(matrix, axis=1)  # source voxels per grid voxel
     sigmas = np.maximum(0.0, (steps - 1.0) / 2.0)
-    if sigmas.max() < 1e-3:
-        return values_XYZ
-    smooth: NDArray[np.float32] = ndimage.gaussian_filter(values_XYZ, sigmas, mode="nearest", truncate=3.0)
+    return np.where(sigmas < 1e-3, 0.0, sigmas).astype(np.float64)
+
+
+def _low_pass(values: NDArray[Any], sigma: float | NDArray[np.float64]) -> NDArray[Any]:
+    return ndimage.gaussian_filter(values, sigma, mode="nearest", truncate=3.0) if np.any(sigma) else values
+
+
+def _resample_by_axis(
+    array_XYZ: NDArray[np.float32],
+    steps: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    shape_XYZ: tuple[int, int, int],
+    *,
+    labels: bool,
+) -> NDArray[np.float32]:
+    """`resample` where the axes agree: one matrix of weights an axis, ten times as fast as voxel by voxel."""
+    sources = list(zip(array_XYZ.shape, shape_XYZ, steps, offset, _sigmas(np.diag(steps)), strict=True))
+    # A NIfTI array's first axis is the one that lies together in memory: its transpose is in order.
+    array_ZYX = np.ascontiguousarray(array_XYZ.T)
+    if labels:
+        nearest = [np.clip(np.floor(_positions(*one[1:4]) + 0.5).astype(int), 0, one[0] - 1) for one in sources]
+        values_ZYX = array_ZYX[np.ix_(*nearest[::-1])]
+    else:
+        across, down, through = (_weights(*one).astype(np.float32) for one in sources)
+        values_ZYX = np.matmul(down, array_ZYX @ across.T)
+        flat_ZN = values_ZYX.reshape(values_ZYX.shape[0], -1)
+        values_ZYX = (through @ flat_ZN).reshape(shape_XYZ[::-1])
+    for axis, (size, size_out, step, start, _) in enumerate(reversed(sources)):
+        np.moveaxis(values_ZYX, axis, 0)[~_within(_positions(size_out, step, start), size)] = 0.0
+    return values_ZYX.T
+
+
+def _positions(count: int, step: float, start: float) -> NDArray[np.float64]:
+    return start + step * np.arange(count, dtype=np.float64)
+
+
+def _weights(size: int, size_out: int, step: float, start: float, sigma: float) -> NDArray[np.float64]:
+    """(size_out, size) weights of linear interpolation after the low-pass; beyond the ends the last voxel goes on."""
+    position = np.clip(_positions(size_out, step, start), 0, size - 1)
+    below = position.astype(int)
+    rows, share = np.arange(size_out), position - below
+    weights = np.zeros((size_out, size))
+    weights[rows, below] = 1.0 - share
+    weights[rows, np.minimum(below + 1, size - 1)] += share
+    smooth: NDArray[np.float64] = weights @ _low_pass(np.eye(size), np.array([sigma, 0.0]))
     return smooth
+
+
+def _within(position: NDArray[np.float64], size: int) -> NDArray[np.bool_]:
+    """Whether positions lie in a source axis, to its voxels' outer faces (1 % leeway)."""
+    return (position >= -0.51) & (position <= size - 0.49)
 
 
 def _inside(
@@ -163,10 +212,10 @@ def _inside(
     source_shape: tuple[int, ...],
     grid_shape: tuple[int, int, int],
 ) -> NDArray[np.bool_]:
-    """Which grid voxels have their centre in the source's field of view (to its voxels' outer faces, 1 % leeway)."""
+    """Which grid voxels have their centre in the source's field of view."""
     inside = np.ones(grid_shape, dtype=np.bool_)
-    index = np.ogrid[: grid_shape[0], : grid_shape[1], : grid_shape[2]]
+    x, y, z = (np.arange(size) for size in grid_shape)
     for axis, size in enumerate(source_shape):
-        position = sum((matrix[axis, j] * index[j] for j in range(3)), offset[axis])
-        inside &= (position >= -0.51) & (position <= size - 0.49)
+        plane_YZ = matrix[axis, 1] * y[:, None] + matrix[axis, 2] * z + offset[axis]
+        inside &= _within((matrix[axis, 0] * x)[:, None, None] + plane_YZ, size)
     return inside

@@ -69,10 +69,12 @@ def test_the_stores_settings_do_not_listen_to_the_environment(monkeypatch: pytes
 def test_a_service_gets_its_ports_its_peers_and_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VFMALIGN_TRAINING__THREADS", "7")
     monkeypatch.setenv("VFMALIGN_MMD_ADDRESS", "elsewhere:1")
+    monkeypatch.setenv("VFMALIGN_CA_FILE", "/of/elsewhere.pem")
     found = service_environment(Home(tmp_path), STORE, PORTS, "finetuning")
     assert found["VFMALIGN_SERVER__GRPC_PORT"] == "7"
     assert found["VFMALIGN_MMD_ADDRESS"] == "127.0.0.1:4"
     assert found["VFMALIGN_FEATURES_ADDRESS"] == "127.0.0.1:1"
+    assert "VFMALIGN_CA_FILE" not in found
     assert found["AWS_SECRET_ACCESS_KEY"] == "s3cret"
     assert found["VFMALIGN_TRAINING__THREADS"] == "7"
     assert found["OMP_WAIT_POLICY"] == "PASSIVE"

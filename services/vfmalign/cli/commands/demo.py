@@ -14,9 +14,8 @@ from vfmalign.cli.messages import OBJECTIVES, PRETRAINING_OBJECTIVES, parse
 from vfmalign.cli.options import JsonOption, SeedOption
 from vfmalign.cli.output import Output
 from vfmalign.cli.settings import DEFAULT_HOME
+from vfmalign.cli.target import Target
 from vfmalign.core.tasks import TASKS, get_task_spec
-
-DemoHomeOption = Annotated[Path, typer.Option("--home", help="State folder of the demo; emptied first.")]
 
 
 def demo(
@@ -34,10 +33,14 @@ def demo(
 ) -> None:
     """Bring the system up, run one alignment check on phantoms, and stop it: a rehearsal, not evidence.
 
-    About four minutes on two cores. The same seed gives the same numbers.
+    About four minutes on two cores. The same seed gives the same numbers. Where VFMALIGN_FEATURES_ADDRESS and its like
+    name a deployment, the check runs there, and stays.
     """
     get_task_spec(task)
     parse({name: OBJECTIVES[name] for name in PRETRAINING_OBJECTIVES}, objective, "--objective")
     output = Output.to_terminal(as_json=as_json)
     plan = rehearsal.Plan(seed, task, objective)
-    rehearsal.run(Home(home), output, plan, reports=reports, keep=keep)
+    if (target := Target.named()) is not None:
+        rehearsal.run_there(target, output, plan, reports=reports)
+    else:
+        rehearsal.run(Home(home), output, plan, reports=reports, keep=keep)

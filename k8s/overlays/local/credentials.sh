@@ -1,0 +1,26 @@
+#!/bin/sh
+# Prints the two Secrets of the local overlay with fresh random credentials:
+#   k8s/overlays/local/credentials.sh | kubectl create -f -
+# `create` and not `apply`: the database keeps the password of its first start.
+set -eu
+random() { head -c 24 /dev/urandom | od -An -vtx1 | tr -d ' \n'; }
+password=$(random)
+cat <<EOF
+apiVersion: v1
+kind: Secret
+metadata:
+  name: vfmalign-store
+  namespace: vfmalign
+stringData:
+  AWS_ACCESS_KEY_ID: $(random)
+  AWS_SECRET_ACCESS_KEY: $(random)
+---
+apiVersion: v1
+kind: Secret
+metadata:
+  name: vfmalign-database
+  namespace: vfmalign
+stringData:
+  POSTGRES_PASSWORD: $password
+  VFMALIGN_DATABASE__URL: postgresql://vfmalign:$password@vfmalign-postgresql:5432/vfmalign
+EOF

@@ -1,0 +1,144 @@
+"""What every pod of a rendering must keep to: rules from objects to sentences about what breaks them.
+
+Knows pods as plain data. What concerns the objects around them is in `policy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from tests.k8s.rendering import Object, Pod, environment, pods, settings_maps
+
+SERVERS = ("features", "mmd", "finetuning")
+PORTS = {"grpc": 8001, "metrics": 8002, "health": 8003}
+_DEFAULT_DRAIN_S = 30.0
+_SAFE_VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret", "downwardAPI"}
+
+Rule = Callable[[Sequence[Object]], Iterator[str]]
+
+
+def images_are_pinned(objects: Sequence[Object]) -> Iterator[str]:
+    """Every image has a tag or digest, and none is `latest`."""
+    for pod in pods(objects):
+        for container in pod.containers:
+            image = container.get("image", "")
+            tag = image.rsplit("/", 1)[-1].partition(":")[2]
+            if not tag or tag.startswith("latest"):
+                yield f"{pod.name}: image {image} has no tag, or the tag latest"
+
+
+def restricted(objects: Sequence[Object]) -> Iterator[str]:
+    """Pod Security `restricted`, and a read-only root with bounded room to write."""
+    for pod in pods(objects):
+        context = pod.spec.get("securityContext", {})
+        if context.get("runAsNonRoot") is not True or not context.get("runAsUser") or not context.get("runAsGroup"):
+            yield f"{pod.name}: may run as root"
+        if context.get("seccompProfile", {}).get("type") not in {"RuntimeDefault", "Localhost"}:
+            yield f"{pod.name}: has no seccomp profile"
+        for name in ("hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"):
+            if pod.spec.get(name):
+                yield f"{pod.name}: {name}"
+        for volume in pod.spec.get("volumes", ()):
+            kinds = volume.keys() - {"name"}
+            if kinds - _SAFE_VOLUMES:
+                yield f"{pod.name}: volume {volume['name']} is of kind {', '.join(kinds)}"
+            if "emptyDir" in volume and "sizeLimit" not in (volume["emptyDir"] or {}):
+                yield f"{pod.name}: volume {volume['name']} has no sizeLimit"
+        for container in pod.containers:
+            yield from _restricted_container(pod, container)
+
+
+def _restricted_container(pod: Pod, container: dict[str, Any]) -> Iterator[str]:
+    where, context = f"{pod.name}, container {container['name']}", container.get("securityContext", {})
+    wanted = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True}
+    for key, value in wanted.items():
+        if context.get(key) is not value:
+            yield f"{where}: {key} is not {str(value).lower()}"
+    if context.get("capabilities") != {"drop": ["ALL"]}:
+        yield f"{where}: does not drop all capabilities"
+    allowed = {*wanted, "capabilities"}
+    if context.keys() - allowed:
+        yield f"{where}: sets {', '.join(sorted(context.keys() - allowed))}"
+    if any("hostPort" in port for port in container.get("ports", ())):
+        yield f"{where}: has a hostPort"
+    volumes = {volume["name"] for volume in pod.spec.get("volumes", ())}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container.get("volumeMounts", ())}
+    if "/tmp" not in mounts.values() or not mounts.keys() <= volumes:
+        yield f"{where}: has no /tmp to write to, or mounts a volume that is not there"
+
+
+def resourced(objects: Sequence[Object]) -> Iterator[str]:
+    """Requests of CPU and memory, and a limit of memory, on every container."""
+    for pod in pods(objects):
+        for container in pod.containers:
+            resources = container.get("resources", {})
+            for kind, name in (("requests", "cpu"), ("requests", "memory"), ("limits", "memory")):
+                if not resources.get(kind, {}).get(name):
+                    yield f"{pod.name}, container {container['name']}: {kind} no {name}"
+
+
+def probed(objects: Sequence[Object]) -> Iterator[str]:
+    """Three probes on every container of a Deployment; those of our servers ask the health port by gRPC."""
+    for pod in pods(objects):
+        if pod.owner["kind"] != "Deployment":
+            continue
+        for container in pod.spec["containers"]:
+            for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+                probe = container.get(name)
+                if not probe:
+                    yield f"{pod.name}, container {container['name']}: {name} is missing"
+                elif pod.component in SERVERS:
+                    service = "liveness" if name == "livenessProbe" else ""
+                    asked = probe.get("grpc", {})
+                    if asked.get("port") != PORTS["health"] or asked.get("service", "") != service:
+                        yield f"{pod.name}: {name} does not ask port 8003 for service {service!r}"
+
+
+def ends_in_order(objects: Sequence[Object]) -> Iterator[str]:
+    """Servers leave DNS before they drain, and are not killed while they do."""
+    for pod in pods(objects):
+        if pod.component not in SERVERS:
+            continue
+        container = pod.spec["containers"][0]
+        wait_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        if not wait_s:
+            yield f"{pod.name}: has no preStop sleep"
+        drain_s = float(environment(container, objects).get("VFMALIGN_SERVER__DRAIN_S", _DEFAULT_DRAIN_S))
+        if pod.spec.get("terminationGracePeriodSeconds", 30) <= drain_s + wait_s:
+            yield f"{pod.name}: the grace period is not longer than preStop and drain"
+
+
+def listens(objects: Sequence[Object]) -> Iterator[str]:
+    """Servers listen on every address, at the ports of the design by their names."""
+    for pod in pods(objects):
+        if pod.component not in SERVERS:
+            continue
+        container = pod.spec["containers"][0]
+        if {port.get("name"): port["containerPort"] for port in container.get("ports", ())} != PORTS:
+            yield f"{pod.name}: ports are not {PORTS}"
+        if environment(container, objects).get("VFMALIGN_SERVER__HOST") not in {"0.0.0.0", "::"}:
+            yield f"{pod.name}: listens to itself alone"
+
+
+def is_our_environment_alone(objects: Sequence[Object]) -> Iterator[str]:
+    """No variables made of Services, whose names begin as our settings do; every ConfigMap that is named is there."""
+    for pod in pods(objects):
+        if pod.spec.get("enableServiceLinks") is not False:
+            yield f"{pod.name}: enableServiceLinks is not false"
+        for container in pod.containers:
+            for source in container.get("envFrom", ()):
+                name = source.get("configMapRef", {}).get("name")
+                if name and name not in settings_maps(objects):
+                    yield f"{pod.name}: no ConfigMap {name}"
+
+
+POD_RULES: tuple[Rule, ...] = (
+    is_our_environment_alone,
+    images_are_pinned,
+    restricted,
+    resourced,
+    probed,
+    ends_in_order,
+    listens,
+)

@@ -1,0 +1,133 @@
+"""Renders the overlays and compositions of k8s/ as `kubectl apply -k` would, and finds the pods in them.
+
+Knows kustomize's command line and where pods lie in an object. Knows nothing of what is right.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Object = dict[str, Any]
+
+ROOT = Path(__file__).resolve().parents[2]
+K8S = ROOT / "k8s"
+
+# Every overlay as it is, and every component on top of one that it is made for.
+COMPOSITIONS: dict[str, tuple[str, ...]] = {
+    "overlays/cpu": ("overlays/cpu",),
+    "overlays/gpu": ("overlays/gpu",),
+    "overlays/local": ("overlays/local",),
+    "local-with-gpu": ("overlays/local", "components/gpu"),
+    "cpu-with-hpa": ("overlays/cpu", "components/hpa"),
+    "cpu-with-kueue": ("overlays/cpu", "components/kueue"),
+    "cpu-with-monitoring": ("overlays/cpu", "components/monitoring"),
+    "cpu-with-tls": ("overlays/cpu", "components/tls"),
+    "gpu-with-mig": ("overlays/gpu", "components/mig"),
+    "base-with-network-policy-and-gpu": ("base", "components/network-policy", "components/gpu"),
+    "everything": ("overlays/gpu", *(f"components/{name}" for name in ("mig", "hpa", "kueue", "monitoring", "tls"))),
+}
+
+
+def kustomize(site: dict[str, Any]) -> list[Object]:
+    """The objects of a kustomization, whose resources and components are folders of k8s/."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made).resolve()  # kustomize takes relative paths alone, and resolves links before it follows them
+        paths = {
+            key: [os.path.relpath(K8S / part, folder) for part in site[key]] for key in ("resources", "components")
+        }
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(site | paths))
+        done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"kubectl kustomize of {site}: {done.stderr}"
+    assert not done.stderr, done.stderr  # deprecated fields
+    return [item for item in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if item]
+
+
+@functools.cache
+def _composed(name: str, namespace: str) -> list[Object]:
+    resource, *components = COMPOSITIONS[name]
+    return kustomize(
+        {"resources": [resource], "components": components} | ({"namespace": namespace} if namespace else {})
+    )
+
+
+def render(name: str, namespace: str = "") -> list[Object]:
+    """The objects of a composition, fresh ones at every call."""
+    return copy.deepcopy(_composed(name, namespace))
+
+
+@dataclass(frozen=True)
+class Pod:
+    """Where pods come from.
+
+    Attributes:
+        owner: the object that holds the template.
+        labels: of its pods.
+        spec: of its pods.
+    """
+
+    owner: Object
+    labels: dict[str, str]
+    spec: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Kind and name of the owner."""
+        return called(self.owner)
+
+    @property
+    def component(self) -> str:
+        """What the pods are, by their label."""
+        return self.labels.get("app.kubernetes.io/component", "")
+
+    @property
+    def containers(self) -> list[dict[str, Any]]:
+        """All containers, those that run before the others too."""
+        return [*self.spec.get("initContainers", ()), *self.spec["containers"]]
+
+
+def called(item: Object) -> str:
+    """Kind and name of an object."""
+    return f"{item['kind']} {item['metadata']['name']}"
+
+
+def pods(objects: Sequence[Object]) -> list[Pod]:
+    """Every pod that objects may become, whatever kind they are."""
+    return [pod for item in objects for pod in _pods_in(item, item)]
+
+
+def _pods_in(owner: Object, node: Any) -> Iterator[Pod]:
+    if isinstance(node, list):
+        for child in node:
+            yield from _pods_in(owner, child)
+    if not isinstance(node, dict):
+        return
+    spec = node.get("spec")
+    if isinstance(spec, dict) and "containers" in spec:
+        yield Pod(owner, (node.get("metadata") or {}).get("labels") or {}, spec)
+        return
+    for child in node.values():
+        yield from _pods_in(owner, child)
+
+
+def settings_maps(objects: Sequence[Object]) -> dict[str, dict[str, str]]:
+    """The ConfigMaps by name."""
+    return {item["metadata"]["name"]: item.get("data") or {} for item in objects if item["kind"] == "ConfigMap"}
+
+
+def environment(container: dict[str, Any], objects: Sequence[Object]) -> dict[str, str]:
+    """The variables of a container whose values are in the manifests."""
+    maps = settings_maps(objects)
+    found: dict[str, str] = {}
+    for source in container.get("envFrom", ()):
+        found |= maps.get(source.get("configMapRef", {}).get("name"), {})
+    return found | {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}

@@ -1,0 +1,44 @@
+"""What the orchestrator makes of the rendered PodTemplate is a Job that every supported version takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from tests.k8s.gpu_policy import gpus
+from tests.k8s.pod_policy import POD_RULES
+from tests.k8s.rendering import Object, render
+from tests.k8s.test_schemas import VERSIONS
+
+cluster = pytest.importorskip("vfmalign.finetuning.cluster.manifest", reason="no launcher for Kubernetes yet")
+Options, manifest = cluster.Options, cluster.manifest
+
+OPTIONS = {
+    "one process": Options(),
+    "two nodes of two GPUs": Options(nodes=2, processes_per_node=2),
+    "in a queue": Options(queue="vfmalign"),
+}
+
+
+def _job(composition: str, options: Any) -> tuple[Object, list[Object]]:
+    objects = render(composition)
+    template = next(item for item in objects if item["kind"] == "PodTemplate")
+    return manifest(
+        template, "check-1-pretrained", 1, "s3://vfmalign/jobs/check-1-pretrained/spec.json", options
+    ), objects
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_it_is_valid(name: str, version: str) -> None:
+    job, _ = _job("overlays/gpu", OPTIONS[name])
+    kubernetes_validate.validate(job, version, strict=True)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_its_pods_keep_to_the_policy_and_take_their_gpu(name: str) -> None:
+    job, objects = _job("overlays/gpu", OPTIONS[name])
+    kept = [item for item in objects if item["kind"] in {"ConfigMap", "ServiceAccount"}]
+    assert [sentence for rule in POD_RULES for sentence in rule([job, *kept])] == []
+    assert gpus([job]) == {"training": {"nvidia.com/gpu": "1"}}

@@ -1,0 +1,195 @@
+"""Every overlay and every component keeps to the policy, and the arrows of the design are the only ones."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.k8s.gpu_policy import gpu_violations, gpus
+from tests.k8s.network import isolated, may_call, may_leave
+from tests.k8s.pod_policy import SERVERS
+from tests.k8s.policy import violations
+from tests.k8s.rendering import COMPOSITIONS, K8S, Object, Pod, environment, kustomize, pods, render, settings_maps
+
+from vfmalign import __version__
+from vfmalign.core import metrics
+from vfmalign.core.settings import load, parser
+
+EVERY = sorted(COMPOSITIONS)
+WITH_GPU = [name for name in EVERY if "gpu" in " ".join(COMPOSITIONS[name])]
+CLIENT = {"app.kubernetes.io/name": "vfmalign", "app.kubernetes.io/component": "client"}
+STRANGER = {"app.kubernetes.io/name": "notebook"}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_it_keeps_to_the_policy(name: str) -> None:
+    assert violations(render(name)) == []
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_it_keeps_to_the_policy_in_a_namespace_of_another_name(name: str) -> None:
+    objects = render(name, namespace="elsewhere")
+    assert violations(objects) == []
+    cluster_wide = {"Namespace", "PriorityClass"}
+    assert {one["metadata"].get("namespace") for one in objects if one["kind"] not in cluster_wide} == {"elsewhere"}
+
+
+@pytest.mark.parametrize("name", WITH_GPU)
+def test_gpu_workloads_take_one_gpu_each_and_go_to_its_pool(name: str) -> None:
+    assert gpu_violations(render(name)) == []
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in WITH_GPU])
+def test_without_the_component_nothing_needs_a_gpu(name: str) -> None:
+    objects = render(name)
+    assert gpus(objects) == {}
+    assert not any("affinity" in pod.spec or "tolerations" in pod.spec for pod in pods(objects))
+
+
+def test_mig_gives_slices_to_services_and_a_whole_gpu_to_jobs() -> None:
+    assert gpus(render("gpu-with-mig")) == {
+        "features": {"nvidia.com/mig-2g.20gb": "1"},
+        "mmd": {"nvidia.com/mig-1g.10gb": "1"},
+        "training": {"nvidia.com/gpu": "1"},
+    }
+
+
+def test_an_autoscaler_has_the_number_of_replicas_to_itself() -> None:
+    objects = render("cpu-with-hpa")
+    scaled = {one["spec"]["scaleTargetRef"]["name"]: one for one in objects if one["kind"] == "HorizontalPodAutoscaler"}
+    deployments = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "Deployment"}
+    assert scaled.keys() == {"vfmalign-features", "vfmalign-mmd"}
+    assert [name for name, spec in deployments.items() if "replicas" not in spec] == sorted(scaled)
+    measured = {one["spec"]["metrics"][0]["pods"]["metric"]["name"] for one in scaled.values()}
+    assert measured <= _metric_names()
+
+
+@pytest.fixture(scope="module")
+def by_component() -> dict[str, dict[str, Pod]]:
+    return {
+        name: {pod.component: pod for pod in pods(render(name))}
+        for name in ("overlays/cpu", "overlays/local", "everything")
+    }
+
+
+@pytest.mark.parametrize("name", ["overlays/cpu", "overlays/local", "everything"])
+def test_only_the_arrows_of_the_design_are_open(name: str, by_component: dict[str, dict[str, Pod]]) -> None:
+    objects, found = render(name), by_component[name]
+    callers = {part: pod.labels for part, pod in found.items()} | {"client": CLIENT, "stranger": STRANGER}
+    ports = {8001, 8002, 8003, 8333, 5432, 29400}
+    arrows = {
+        (caller, called, port)
+        for caller, labels in callers.items()
+        for called, pod in found.items()
+        for port in ports
+        if may_call(objects, labels, pod, port)
+    }
+    expected = {("finetuning", "features", 8001), ("finetuning", "mmd", 8001)}
+    expected |= {("client", server, 8001) for server in SERVERS}
+    expected |= {("training", "training", port) for port in ports}
+    if name == "overlays/local":
+        expected |= {(caller, "s3", 8333) for caller in (*SERVERS, "training", "client")}
+        expected |= {("finetuning", "postgresql", 5432)}
+    assert arrows == expected
+    assert all(isolated(objects, pod) == {"Ingress", "Egress"} for pod in found.values())
+
+
+def test_what_lies_outside_is_reached_by_those_who_need_it(by_component: dict[str, dict[str, Pod]]) -> None:
+    objects, found = render("overlays/cpu"), by_component["overlays/cpu"]
+    labels = {part: pod.labels for part, pod in found.items()} | {"client": CLIENT, "stranger": STRANGER}
+
+    def who(address: str, port: int) -> set[str]:
+        return {part for part, own in labels.items() if may_leave(objects, own, address, port)}
+
+    assert who("192.0.2.1", 443) == {*SERVERS, "training", "client"}  # object storage
+    assert who("192.0.2.1", 5432) == {"finetuning"}  # database
+    assert who("192.0.2.1", 6443) == {"finetuning"}  # API server
+    assert who("192.0.2.1", 80) == set()
+    assert who("169.254.169.254", 443) == set()  # where clouds give out credentials
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("room", [*SERVERS, "training"])
+def test_each_program_takes_its_settings(name: str, room: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if room == "finetuning":
+        pytest.importorskip("vfmalign.finetuning.cluster", reason="no launcher for Kubernetes yet")
+    objects = render(name)
+    pod = next(pod for pod in pods(objects) if pod.component == room)
+    container = pod.spec["containers"][0]
+    given = environment(container, objects)
+    given |= {one["name"]: "given-elsewhere" for one in container["env"] if "valueFrom" in one}
+    known = _settings_class(room)
+    listed = parser(room, known).format_help()
+    unknown = {key for key in given if key.startswith(("VFMALIGN_", "AWS_")) and f"  {key} " not in listed}
+    assert unknown == set()
+    for key, value in given.items():
+        if not key.endswith("_FILE"):  # of a Secret that is mounted in the cluster
+            monkeypatch.setenv(key, value)
+    load(known)
+
+
+def _settings_class(room: str) -> type:
+    module = import_module(f"vfmalign.{room}.settings")
+    return getattr(module, f"{room.capitalize()}Settings")
+
+
+def test_the_images_are_of_this_version() -> None:
+    objects = render("overlays/gpu")
+    ours = [pod for pod in pods(objects) if pod.labels["app.kubernetes.io/name"] == "vfmalign"]
+    assert {container["image"].partition(":")[2] for pod in ours for container in pod.containers} == {__version__}
+    assert {pod.labels["app.kubernetes.io/version"] for pod in ours} == {__version__}
+
+
+def _metric_names() -> set[str]:
+    return {sample.name for family in metrics.REGISTRY.collect() for sample in family.samples} | {
+        name + suffix for name in metrics.REGISTRY._names_to_collectors for suffix in ("", "_total")
+    }
+
+
+@pytest.fixture
+def alerts() -> list[Object]:
+    return next(one for one in render("cpu-with-monitoring") if one["kind"] == "PrometheusRule")["spec"]["groups"]
+
+
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not there (Debian has a package of that name)"
+)
+def test_alerts_are_raised_by_what_they_are_for(alerts: list[Object], tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": alerts}))
+    shutil.copy(Path(__file__).with_name("alerts.yaml"), tmp_path)
+    command = ["promtool", "test", "rules", "alerts.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_alerts_ask_for_metrics_that_there_are(alerts: list[Object]) -> None:
+    rules = alerts[0]["rules"]
+    asked = {name for rule in rules for name in re.findall(r"\b(?:vfmalign|grpc)_\w+(?=[{\[])", rule["expr"])}
+    assert asked
+    assert asked <= _metric_names()
+    states = {state for rule in rules for state in re.findall(r'state="(\w+)"', rule["expr"])}
+    assert states <= {state.lower() for state in import_module("vfmalign.finetuning.jobs").STATES}
+
+
+def test_the_readme_s_overlay_renders_and_keeps_to_the_policy() -> None:
+    example = (K8S / "README.md").read_text().split("```yaml")[1].split("```")[0]
+    site = yaml.safe_load(re.sub(r"github\.com/\S+?/k8s/", "", example))
+    objects = kustomize(site)
+    assert violations(objects) == []
+    store = next(data for name, data in settings_maps(objects).items() if name.startswith("vfmalign-store-"))
+    assert store["AWS_ENDPOINT_URL_S3"] == "https://s3.hospital.example"
+    features = next(pod for pod in pods(objects) if pod.component == "features")
+    assert features.containers[0]["image"] == f"registry.example.org/vfmalign/features:{__version__}"
+    assert any(item["kind"] == "PrometheusRule" for item in objects)
+
+
+def test_the_readme_names_every_overlay_and_component() -> None:
+    text = (K8S / "README.md").read_text()
+    for folder in (*(K8S / "overlays").iterdir(), *(K8S / "components").iterdir()):
+        assert f"`{folder.name}`" in text, folder.name
+    assert "no authentication yet" in text
