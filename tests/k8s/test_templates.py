@@ -1,11 +1,16 @@
-"""The templates in k8s/jobs: their commands are ours, their numbers agree, and their pods are confined."""
+"""The templates in k8s/jobs: their commands are ours, their numbers agree, and they keep to the rules."""
 
 import json
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
 from google.protobuf.json_format import ParseDict
+from tests.k8s.pod_policy import POD_RULES
+from tests.k8s.policy import holds_no_secret, labelled
+from tests.k8s.rendering import kustomize, pods
+from tests.k8s.test_schemas import VERSIONS
 
 from vfmalign.core.settings import parser
 from vfmalign.features import shards
@@ -55,23 +60,25 @@ def test_processes_of_one_comparison_are_as_many_as_pods():
     assert environment["MASTER_ADDR"] == f"vfmalign-mmd-0.{pod('vfmalign-mmd')['subdomain']}"
 
 
-@pytest.mark.parametrize("job", JOBS)
-def test_pods_are_confined_and_hold_no_secret(job):
-    spec = pod(job)
-    (container,) = spec["containers"]
-    assert spec["restartPolicy"] == "Never"
-    assert spec["automountServiceAccountToken"] is False
-    assert spec["securityContext"]["runAsNonRoot"] is True
-    assert spec["securityContext"]["runAsUser"] == 10001
-    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
+@pytest.mark.parametrize("components", [[], ["jobs/gpu"]])
+def test_what_is_rendered_is_valid_and_keeps_to_the_rules_of_pods(components):
+    objects = kustomize({"resources": ["jobs"], "components": components})
+    for rule in (*POD_RULES, labelled, holds_no_secret):
+        assert list(rule(objects)) == [], rule
+    for item in objects:
+        for version in VERSIONS:
+            kubernetes_validate.validate(item, version, strict=True)
+    devices = [pod.spec["containers"][0]["resources"]["limits"].get("nvidia.com/gpu") for pod in pods(objects)]
+    assert devices == ([1, None, 1] if components else [None, None, None])
+
+
+def test_the_store_s_settings_are_the_base_s_object():
+    name = {
+        folder: [
+            item["metadata"]["name"]
+            for item in kustomize({"resources": [folder], "components": []})
+            if item["kind"] == "ConfigMap" and "vfmalign-store" in item["metadata"]["name"]
+        ]
+        for folder in ("jobs", "base")
     }
-    assert container["resources"]["requests"]["memory"] == container["resources"]["limits"]["memory"]
-    secrets = [one for one in container["env"] if one["name"].startswith("AWS_")]
-    assert {one["valueFrom"]["secretKeyRef"]["key"] for one in secrets} == {
-        "AWS_ACCESS_KEY_ID",
-        "AWS_SECRET_ACCESS_KEY",
-    }
+    assert name["jobs"] == name["base"]

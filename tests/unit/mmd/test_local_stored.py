@@ -102,7 +102,7 @@ def test_two_processes_as_a_job_starts_them_come_to_the_value_of_one(answer, set
         )
         for rank in ("0", "1")
     ]
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     found = raw(outputs[0][0])
     assert found["mmd2"]["value"] == pytest.approx(expected["mmd2"]["value"], rel=1e-10)
