@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from vfmalign.cli import s3_server
 from vfmalign.core.settings import StoreSettings
@@ -46,6 +49,19 @@ def store(store_settings: StoreSettings) -> ObjectStore:
 def store_environment(s3: s3_server.S3Server, store_settings: StoreSettings) -> dict[str, str]:
     """The environment of a subprocess that shall use the same bucket."""
     return {**os.environ, **s3.environment(), "VFMALIGN_BUCKET": store_settings.bucket}
+
+
+@pytest.fixture
+def process_as_before() -> Iterator[None]:
+    """For tests that call a `main` in this process: logging and signal handlers are put back."""
+    root = logging.getLogger()
+    logs = root.handlers[:], root.level
+    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    structlog.reset_defaults()
+    root.handlers, root.level = logs
+    for number, handler in signals.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def test_losses_and_validation_are_the_cpus(name):
     for device in ("cpu", "cuda"):
         learner = fine_tuning(TASKS[name], device) if name in TASKS else pretraining(name, device)
         batch = collate(cases[:2], torch.device(device))
-        losses.append(learner.loss(batch, generator(1, "loss")).item())
+        losses.append(learner.loss(batch, generator(1, "loss"), learner.network).item())
         validations.append(learner.validate(cases, lambda: None))
     assert losses[1] == pytest.approx(losses[0], rel=LOSS_TOLERANCE)
     assert validations[1] == pytest.approx(validations[0], rel=LOSS_TOLERANCE, abs=1e-3)

@@ -19,7 +19,7 @@ from vfmalign.core.artifacts import (
     job_key,
 )
 from vfmalign.core.datasets import save_dataset
-from vfmalign.core.errors import BadOption, Unavailable, VfmalignError
+from vfmalign.core.errors import BadOption, Cancelled, Exhausted, Unavailable, VfmalignError
 from vfmalign.core.store import ObjectStore
 from vfmalign.imaging.phantoms import PhantomSpec, Stack
 from vfmalign.imaging.synthesis import synthesise_dataset
@@ -251,9 +251,9 @@ class Diverging:
         self.network = nn.Linear(1, 1)
         self.steps = 0
 
-    def loss(self, batch, draw):
+    def loss(self, batch, draw, forward):
         self.steps += 1
-        return self.network(torch.ones(1, 1)).sum() * (float("nan") if self.steps == 3 else 1.0)
+        return forward(torch.ones(1, 1)).sum() * (float("nan") if self.steps == 3 else 1.0)
 
     def validate(self, cases, check):
         return 0.0
@@ -288,7 +288,7 @@ def test_large_checkpoints_go_up_in_parts(store, monkeypatch):
 
 
 def test_what_may_pass_leaves_no_failure(store):
-    for error, code in ((Unavailable("down"), 75), (failures.Cancelled("stop"), 143), (failures.Exhausted("full"), 75)):
+    for error, code in ((Unavailable("down"), 75), (Cancelled("stop"), 143), (Exhausted("full"), 75)):
         assert failures.report(store, store.uri("jobs/passing/spec.json"), error) == code
     assert not store.exists("jobs/passing/failure.json")
 

@@ -78,6 +78,11 @@ def configure(service: str, settings: LogSettings) -> None:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
+def bind(**fields: object) -> None:
+    """Fields that every later line of this context carries."""
+    structlog.contextvars.bind_contextvars(**fields)
+
+
 def accept_request_id(offered: str | None) -> str:
     """The id that a caller offered, or a new one where it offered none, or one that could break a log line."""
     if offered is not None and _REQUEST_ID_PATTERN.fullmatch(offered):

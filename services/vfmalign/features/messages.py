@@ -20,9 +20,10 @@ from vfmalign.core.artifacts import (
 )
 from vfmalign.core.errors import BadOption, Exhausted
 from vfmalign.core.tensors import to_tensor
-from vfmalign.features.bulk import BulkRequest, BulkResult, Features
+from vfmalign.features.bulk import BulkRequest, BulkResult
 from vfmalign.features.extractor import Pooling
 from vfmalign.features.listing import ModelPage
+from vfmalign.features.parts import Features
 from vfmalign.features.stored import StoredFeatures, check_study_id
 from vfmalign.features.study import Source, StudyRequest, in_field
 from vfmalign.imaging.transforms import input_transform as find_input_transform

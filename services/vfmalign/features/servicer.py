@@ -18,10 +18,11 @@ from vfmalign.core.metrics import Stages
 from vfmalign.core.store import ObjectStore
 from vfmalign.core.work import WorkQueue
 from vfmalign.features import listing, messages
-from vfmalign.features.bulk import BulkOptions, Features, Hooks, extract_dataset
+from vfmalign.features.bulk import extract_dataset
 from vfmalign.features.cache import ModelCache
 from vfmalign.features.device import MemoryMeter, describe_device
 from vfmalign.features.extractor import check_layers, extract
+from vfmalign.features.parts import BulkOptions, Features, Hooks
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.features.stored import store_features
 from vfmalign.features.study import StudyRequest, prepare_sources

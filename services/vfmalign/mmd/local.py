@@ -1,4 +1,4 @@
-"""`python -m vfmalign.mmd a.npy b.npy`: one comparison of two files, without a server and without a store.
+"""`python -m vfmalign.mmd X Y`: one comparison of two files or of two stored feature sets, without a server.
 
 Knows the command line and how a result is printed. Computes nothing: `compare` does.
 """
@@ -7,25 +7,28 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from vfmalign.core.arrays import read_npy
 from vfmalign.core.documents import document
-from vfmalign.core.errors import BadOption, Exhausted, InvalidInput, PreconditionFailed, VfmalignError
+from vfmalign.core.errors import BadOption, Exhausted, InvalidInput, NotFound, PreconditionFailed, VfmalignError
 from vfmalign.core.metrics import Stages
-from vfmalign.core.settings import Settings, load
+from vfmalign.core.settings import Settings, StoreSettings, load
+from vfmalign.core.store import ObjectStore
 from vfmalign.mmd import jobs, limits, ranks, translate
 from vfmalign.mmd.api import machine_memory_bytes
 from vfmalign.mmd.compare import compare
 from vfmalign.mmd.kernels import KERNELS
 from vfmalign.mmd.measures import MEASURES, MeasureValue
-from vfmalign.mmd.results import Comparison, Engine, Options, Shift
+from vfmalign.mmd.results import Comparison, Engine, Options, Shift, never_stop
 from vfmalign.mmd.samples import Features, Sample
 from vfmalign.mmd.settings import MmdOptions, engine_of
+from vfmalign.mmd.sources import Sets, Stored
 from vfmalign.mmd.streams import NpyRows
 from vfmalign.mmd.uncertainty import Estimate
 
@@ -34,12 +37,17 @@ Without files: the MMD service of vfmalign, which is set up by environment varia
 
 With two .npy files of shape (rows, channels): compares them in this process and prints MMD² with its interval and its
 p-value; needs no server and no store. Of the settings below it reads the VFMALIGN_MMD__ ones, where they are set: files
-that do not fit into VFMALIGN_MMD__MEMORY_MIB (by default all that the machine has) are read a part at a time. Processes
-that torchrun starts share the work, each on the CUDA device of its local rank where there is one:
+that do not fit into VFMALIGN_MMD__MEMORY_MIB (by default all that the machine has) are read a part at a time. It also
+takes one layer of feature sets in the object storage, by the URIs of their manifests:
+    python -m vfmalign.mmd s3://B/features/ID/manifest.json s3://B/features/ID/manifest.json --layer stages.3 --paired
+Processes that torchrun starts share the work, each on the CUDA device of its local rank where there is one; on several
+machines VFMALIGN_MMD__MEMORY_MIB has to be set, and the same:
     torchrun --nproc-per-node 2 -m vfmalign.mmd x.npy y.npy --sigma 10
 Exit codes: 0 done, 2 a file or an option that cannot succeed as it is, 3 does not fit into memory, 130 stopped."""
 OK, FAILED, BAD_INPUT, NO_ROOM, INTERRUPTED = 0, 1, 2, 3, 130
 LAYER = "features"
+_URI = "s3://"
+_MANIFEST = re.compile(r"features/([^/]+)/manifest\.json")
 _ABSENT = "-"
 _MOST_GROWTH = 8  # bytes in memory to a byte on disk: float16 becomes float64 twice
 _TITLES = ("p aggregated", "± approximation (99 %)")
@@ -58,10 +66,13 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     Raises:
         SystemExit: after `--help`, or for arguments that fit neither.
     """
-    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="x and y, both .npy; neither is unpickled")
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="x and y: .npy files, which are never unpickled, or s3:// manifests"
+    )
     add = parser.add_argument_group("comparing two files").add_argument
     add("--paired", action="store_true", help="row i of both files is the same case; by default they are independent")
-    add("--reference", type=Path, metavar="FILE", help="sample that fixes scale and bandwidth")
+    add("--reference", metavar="FILE", help="sample that fixes scale and bandwidth")
+    add("--layer", metavar="NAME", help="layer of feature sets that is compared")
     add("--groups-x", type=Path, metavar="FILE", help="text file with the group (patient) of each row of x, one a line")
     add("--groups-y", type=Path, metavar="FILE", help="the same for y; pairs take the groups of x")
     add("--kernel", choices=KERNELS, default="gaussian", help="kernel (default gaussian)")
@@ -97,6 +108,13 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         return None
     if len(arguments.files) != 2:
         parser.error(f"a comparison needs two files, got {len(arguments.files)}")
+    stored = [place.startswith(_URI) for place in _places(arguments).values()]
+    if any(stored) != all(stored):
+        parser.error("compare files with files, or feature sets with feature sets")
+    if any(stored) != bool(arguments.layer):
+        parser.error("--layer names the layer of feature sets, and files have none")
+    if any(stored) and (arguments.groups_x or arguments.groups_y):
+        parser.error("feature sets have groups of their own: leave --groups-x and --groups-y out")
     return arguments
 
 
@@ -106,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
         _run(arguments)
     except VfmalignError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        if isinstance(error, InvalidInput | PreconditionFailed):
+        if isinstance(error, InvalidInput | NotFound | PreconditionFailed):
             return BAD_INPUT
         return NO_ROOM if isinstance(error, Exhausted) else FAILED
     except KeyboardInterrupt:
@@ -138,11 +156,14 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _samples(arguments: argparse.Namespace, options: Options, engine: Engine) -> tuple[Sample, Sample, Sample | None]:
-    """The files as arrays or, where x and y do not fit into the memory allowed, as streams."""
+    """What is compared as arrays or, where x and y do not fit into the memory allowed, as streams."""
+    if arguments.layer:
+        x, y, *more = _stored(_places(arguments), options, engine)
+        return x, y, more[0] if more else None
     reference = None
     if arguments.reference is not None:
-        reference = Sample("reference", {LAYER: read_npy(arguments.reference, "reference")})
-    files = dict(zip(("x", "y"), arguments.files, strict=True))
+        reference = Sample("reference", {LAYER: read_npy(Path(arguments.reference), "reference")})
+    files = {name: Path(place) for name, place in zip(("x", "y"), arguments.files, strict=True)}
     labels = {"x": _labels(arguments.groups_x, "--groups-x"), "y": _labels(arguments.groups_y, "--groups-y")}
 
     def samples(read: Callable[[Path, str], Features]) -> list[Sample]:
@@ -155,6 +176,29 @@ def _samples(arguments: argparse.Namespace, options: Options, engine: Engine) ->
             return x, y, reference
     x, y = samples(read_npy)
     return x, y, reference
+
+
+def _stored(places: Mapping[str, str], options: Options, engine: Engine) -> list[Sample]:
+    """Feature sets by the URIs of their manifests: as arrays, or x and y part by part."""
+    store = ObjectStore(load(StoreSettings))
+    given = []
+    for name, uri in places.items():
+        place = _MANIFEST.fullmatch(store.key(uri))
+        if place is None:
+            raise BadOption(
+                "is no manifest of a feature set", field=name, remedy="give s3://…/features/…/manifest.json"
+            )
+        given.append(Stored(name, place[1]))
+    sets = Sets(store)
+    if limits.fits(sets.extents(given), options, engine):
+        return sets.read(given, never_stop)
+    return [*sets.streams(given[:2]), *sets.read(given[2:], never_stop)]
+
+
+def _places(arguments: argparse.Namespace) -> dict[str, str]:
+    """Where x, y and perhaps the reference are."""
+    found = dict(zip(("x", "y"), arguments.files, strict=True))
+    return found | ({"reference": arguments.reference} if arguments.reference else {})
 
 
 def _options(arguments: argparse.Namespace) -> Options:
@@ -180,6 +224,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         block_rows=arguments.block_rows,
         frequencies=arguments.frequencies,
         measures=arguments.measure,
+        layers=(arguments.layer,) if arguments.layer else (),
     )
 
 

@@ -1,7 +1,7 @@
 """`python -m vfmalign.training SPEC_URI`: runs one job in this process.
 
 Exit codes: 0 done, 2 bad spec, 3 bad data, 75 try again later, 143 stopped on request with its state stored, 1 a fault
-of ours (the trace is in the log).
+of ours (the trace is in the log). `vfmalign.training.distributed` starts several processes for one job.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from vfmalign.core import logs
 from vfmalign.core.errors import Internal, VfmalignError
+from vfmalign.core.exit_codes import DONE
 from vfmalign.core.settings import load, parser
 from vfmalign.core.store import ObjectStore
 from vfmalign.training import failures
@@ -39,15 +40,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         # torch and monai take seconds to import: not for --help, nor before the signals are taken.
         from vfmalign.training.job import run_job
         from vfmalign.training.plan import read_spec
+        from vfmalign.training.processes import joined
 
-        run_job(store, read_spec(store, uri), settings.training, stop)
+        spec = read_spec(store, uri)
+        with joined(settings.training.device) as processes:
+            if processes.size > 1:
+                logs.bind(rank=processes.rank)
+            run_job(store, spec, settings.training, stop, processes)
     except VfmalignError as error:
         _log.warning("job_stopped", error=str(error), reason=error.reason)
         return failures.report(store, uri, error)
     except Exception:
         _log.exception("job_crashed")
         return failures.report(store, uri, Internal("the training process failed", remedy="see its log"))
-    return failures.DONE
+    return DONE
 
 
 if __name__ == "__main__":

@@ -9,37 +9,13 @@ import re
 
 from vfmalign.core import logs
 from vfmalign.core.artifacts import JobFailure, job_key
-from vfmalign.core.errors import (
-    BadDataset,
-    BadVolume,
-    Cancelled,
-    DeadlineExceeded,
-    Exhausted,
-    Internal,
-    Leakage,
-    Unavailable,
-    VfmalignError,
-)
+from vfmalign.core.errors import VfmalignError
+from vfmalign.core.exit_codes import BAD_DATA, BAD_SPEC, UNEXPECTED, exit_code
 from vfmalign.core.store import ObjectStore
 
-DONE, UNEXPECTED, BAD_SPEC, BAD_DATA, RETRYABLE, TERMINATED = 0, 1, 2, 3, 75, 143
-
-_CODES: tuple[tuple[tuple[type[VfmalignError], ...], int], ...] = (
-    ((Cancelled,), TERMINATED),
-    # A store that refuses us is Unavailable too: an operator puts it right, not another spec.
-    ((Unavailable, DeadlineExceeded, Exhausted), RETRYABLE),
-    ((BadDataset, BadVolume, Leakage), BAD_DATA),
-    ((Internal,), UNEXPECTED),
-    ((VfmalignError,), BAD_SPEC),
-)
 _FINAL_CODES = (UNEXPECTED, BAD_SPEC, BAD_DATA)
 _SPEC_URI = re.compile(r"s3://[^/]+/jobs/([^/]+)/spec\.json")
 _log = logs.get(__name__)
-
-
-def exit_code(error: VfmalignError) -> int:
-    """The exit code of an error: that of the first row of the table it belongs to."""
-    return next(code for classes, code in _CODES if isinstance(error, classes))
 
 
 def report(store: ObjectStore, spec_uri: str, error: VfmalignError) -> int:

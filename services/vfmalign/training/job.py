@@ -39,6 +39,7 @@ from vfmalign.training.learner import Learner
 from vfmalign.training.networks import build_learner
 from vfmalign.training.optim import weight_change
 from vfmalign.training.plan import JobData, Plan, make_plan, publications, published_by_another, select_data
+from vfmalign.training.processes import ALONE, Processes
 from vfmalign.training.settings import TrainingOptions
 from vfmalign.training.stop import Stop
 from vfmalign.training.tasks import get_task
@@ -58,23 +59,30 @@ class Prepared:
     test: list[PreparedCase]
 
 
-def run_job(store: ObjectStore, spec: JobSpec, options: TrainingOptions, stop: Stop) -> None:
+def run_job(
+    store: ObjectStore, spec: JobSpec, options: TrainingOptions, stop: Stop, processes: Processes = ALONE
+) -> None:
     """Runs a job to its result; a job that has one is left as it is.
+
+    Of several processes all train, and only the first one does what comes then.
 
     Args:
         store: where everything is read and written.
         spec: the job.
         options: device, threads, workers.
         stop: asked wherever the job can stop.
+        processes: those that run the job together.
 
     Raises:
         VfmalignError: see `failures` for what becomes of each.
     """
-    if store.exists(job_key(spec.id, "result.json")):
+    if processes.anywhere(store.exists(job_key(spec.id, "result.json"))):
         _log.info("job_is_done", job=spec.id)
         return
-    failures.clear(store, spec.id)
-    device = use_device(options)
+    if processes.leads:
+        failures.clear(store, spec.id)
+    processes.wait()  # so that no failure of this attempt is cleared
+    device = use_device(options, processes)
     clock = StageClock()
     plan = make_plan(store, spec)
     learner = build_learner(store, plan, device)
@@ -95,8 +103,11 @@ def run_job(store: ObjectStore, spec: JobSpec, options: TrainingOptions, stop: S
         stop=stop,
         clock=clock,
         device=device,
+        processes=processes,
     )
     position = trainer.fit()
+    if not processes.leads:
+        return
 
     with clock("test"):
         scores = _score(learner, cases.test, stop)
@@ -124,7 +135,7 @@ def run_job(store: ObjectStore, spec: JobSpec, options: TrainingOptions, stop: S
         train_labels={case.case: case.positive for case in cases.train if case.positive is not None},
         parameters=sum(parameter.numel() for parameter in learner.network.parameters()),
         figures=figures,
-        device=device_name(device),
+        device=device_name(device) + (f" × {processes.size}" if processes.size > 1 else ""),
         stage_seconds=clock.seconds,
         software={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in SOFTWARE},
     )
@@ -134,7 +145,7 @@ def run_job(store: ObjectStore, spec: JobSpec, options: TrainingOptions, stop: S
         _log.info("job_done_by_another_process", job=spec.id)
 
 
-def use_device(options: TrainingOptions) -> torch.device:
+def use_device(options: TrainingOptions, processes: Processes = ALONE) -> torch.device:
     """Sets torch up so that one seed gives one result, and picks the device.
 
     Raises:
@@ -148,7 +159,9 @@ def use_device(options: TrainingOptions) -> torch.device:
         raise BadOption(
             "torch sees no CUDA device", field="VFMALIGN_TRAINING__DEVICE", remedy="set it to auto or cpu, or add a GPU"
         )
-    return torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if options.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda") if processes.size == 1 else torch.device("cuda", processes.local_rank)
 
 
 def device_name(device: torch.device) -> str:

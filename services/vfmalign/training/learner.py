@@ -18,6 +18,7 @@ from vfmalign.core.scores import level
 from vfmalign.models.encoder import Encoder
 from vfmalign.training.data import Batch, PreparedCase, collate
 from vfmalign.training.figures import Panel
+from vfmalign.training.processes import Forward
 from vfmalign.training.tasks.task import Task
 
 EVALUATION_BATCH = 2
@@ -38,8 +39,14 @@ class Learner(Protocol):
     def metrics(self) -> tuple[MetricSpec, ...]:
         """The first one selects the checkpoint."""
 
-    def loss(self, batch: Batch, draw: torch.Generator) -> Tensor:
-        """The loss of one step; all chance comes from `draw`."""
+    def loss(self, batch: Batch, draw: torch.Generator, forward: Forward) -> Tensor:
+        """The loss of one step.
+
+        Args:
+            batch: of the step.
+            draw: all chance comes from here.
+            forward: the network, alone or spread over processes.
+        """
 
     def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
         """The selecting metric on the validation cases; `check` is called between cases and raises to stop."""
@@ -72,9 +79,9 @@ class FineTuning:
         """The task's metrics."""
         return self.task.spec.metrics
 
-    def loss(self, batch: Batch, draw: torch.Generator) -> Tensor:
+    def loss(self, batch: Batch, draw: torch.Generator, forward: Forward) -> Tensor:
         """The task's loss."""
-        return self.task.loss(self.network(batch.input_NCDHW), batch)
+        return self.task.loss(forward(batch.input_NCDHW), batch)
 
     def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
         """The primary metric of the cases that have a value."""

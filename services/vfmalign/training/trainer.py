@@ -14,7 +14,7 @@ import torch
 
 from vfmalign.core import logs
 from vfmalign.core.artifacts import JobProgress, JobSpec, VolumeRef
-from vfmalign.core.errors import BadOption, Cancelled, Exhausted
+from vfmalign.core.errors import BadOption, Cancelled, Exhausted, Unavailable
 from vfmalign.training.checkpoint import (
     Checkpoints,
     Position,
@@ -26,6 +26,7 @@ from vfmalign.training.checkpoint import (
 from vfmalign.training.data import PreparedCase, draw_batch, generator
 from vfmalign.training.learner import Learner
 from vfmalign.training.optim import build_optimiser, rate_at, set_rate
+from vfmalign.training.processes import ALONE, Processes
 from vfmalign.training.stop import Stop
 
 TRAINING_STAGES = ("train", "validate", "checkpoint")
@@ -66,6 +67,7 @@ class Trainer:
         stop: asked before every step and between validation cases.
         clock: adds up the stages.
         device: where the learner lies.
+        processes: those that train it together; the first one alone validates and writes.
     """
 
     def __init__(
@@ -81,23 +83,27 @@ class Trainer:
         stop: Stop,
         clock: StageClock,
         device: torch.device,
+        processes: Processes = ALONE,
     ) -> None:
         self._spec, self._learner, self._train, self._val = spec, learner, train, val
         self._checkpoints, self._publish, self._probe, self._stop = checkpoints, publish, probe, stop
         self._clock, self._device = clock, device
+        self._processes = processes
+        self._forward = processes.spread(learner.network, spec.recipe.batch_size)
         self._optimiser = build_optimiser(learner.network, spec.recipe)
         self._position = Position(spec_digest=spec.digest())
 
     def fit(self) -> Position:
-        """Trains, and leaves the network with the weights of the best validation.
+        """Trains, and leaves the first process's network with the weights of the best validation.
 
         Returns:
             The final position: the whole curve and which epoch was best.
 
         Raises:
-            Cancelled: a stop was asked for; the state is stored.
+            Cancelled: a stop was asked for, in any process; the state is stored.
             BadOption: the loss is no longer a number.
             Exhausted: the device has too little memory.
+            Unavailable: the processes do not begin at one step.
         """
         self._resume()
         recipe = self._spec.recipe
@@ -109,10 +115,11 @@ class Trainer:
                 elif self._position.step == recipe.epochs * recipe.steps_per_epoch:
                     break
                 else:
-                    self._stop.check()
+                    self._processes.check(self._stop.check)
                     self._step()
         except Cancelled:
             self._commit()
+            self._processes.wait()  # a launcher ends the rest once one has ended
             raise
         except torch.OutOfMemoryError as error:
             raise Exhausted(
@@ -120,20 +127,28 @@ class Trainer:
                 subject=f"job {self._spec.id}",
                 remedy="use a smaller recipe.batch_size or recipe.patch_shape_DHW, or a larger device",
             ) from error
-        best = self._position.best
-        assert best is not None  # noqa: S101  the validation at step 0 sets it
-        decode_weights(self._checkpoints.get(best), self._learner.network)
+        if self._processes.leads:
+            best = self._position.best
+            assert best is not None  # noqa: S101  the validation at step 0 sets it
+            decode_weights(self._checkpoints.get(best), self._learner.network)
         return self._position
 
     def _resume(self) -> None:
         found = self._checkpoints.latest()
+        state = found[0].state if found else None
+        if not self._processes.alike(int(state.sha256[:15], 16) if state else 0):
+            raise Unavailable(
+                "the processes read different checkpoints: another attempt still writes",
+                subject=f"job {self._spec.id}",
+                remedy="start the job again",
+            )
         if found is None:
             return
         self._position, data = found
         restore_state(data, self._learner.network, self._optimiser)
         self._clock.add(self._position.stage_seconds)
         # A kill between a commit and its progress file leaves the file out: every known point is published again.
-        for point in self._position.curve:
+        for point in self._position.curve if self._processes.leads else ():
             self._publish(point)
         _log.info("resumed", job=self._spec.id, step=self._position.step)
 
@@ -151,7 +166,7 @@ class Trainer:
             self._learner.network.train()
             set_rate(self._optimiser, rate_at(step, recipe))
             self._optimiser.zero_grad(set_to_none=True)
-            loss = self._learner.loss(batch, generator(seed, "loss", step))
+            loss = self._learner.loss(batch, generator(seed, "loss", step), self._forward)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self._learner.network.parameters(), recipe.gradient_clip)
             value = loss.item()
@@ -167,19 +182,14 @@ class Trainer:
     def _validate(self) -> None:
         recipe, epoch = self._spec.recipe, len(self._position.curve)
         with self._clock("validate"):
-            score = self._learner.validate(self._val, self._stop.check)
+            score = self._processes.led(lambda ask: self._learner.validate(self._val, ask), self._stop.check)
         if not math.isfinite(score):
             raise BadOption(
                 f"the training diverged: the validation after epoch {epoch} gives {score}",
                 field="recipe.learning_rate",
                 remedy="use a lower rate or a longer warm-up",
             )
-        replaced: VolumeRef | None = None
-        if self._is_best(score):
-            with self._clock("checkpoint"):
-                best = self._checkpoints.put(encode_weights(self._learner.network))
-            replaced = self._position.best if self._position.best != best else None
-            self._move(best_epoch=epoch, best=best)
+        best = self._is_best(score)
         point = JobProgress(
             epoch=epoch,
             epochs=recipe.epochs,
@@ -187,10 +197,26 @@ class Trainer:
             steps=recipe.epochs * recipe.steps_per_epoch,
             train_loss=self._position.loss_sum / recipe.steps_per_epoch if epoch else None,
             val_score=score,
-            elapsed_s=sum(self._clock.seconds.get(stage, 0.0) for stage in TRAINING_STAGES),
+            elapsed_s=0.0,
         )
+        self._move(best_epoch=epoch if best else self._position.best_epoch)
+        if self._processes.leads:
+            self._store(point, best=best)
+        else:
+            self._move(curve=(*self._position.curve, point), loss_sum=0.0)
+
+    def _store(self, point: JobProgress, *, best: bool) -> None:
+        """Writes what the validation just done leaves behind."""
+        replaced: VolumeRef | None = None
+        if best:
+            with self._clock("checkpoint"):
+                ref = self._checkpoints.put(encode_weights(self._learner.network))
+            replaced = self._position.best if self._position.best != ref else None
+            self._move(best=ref)
+        elapsed_s = sum(self._clock.seconds.get(stage, 0.0) for stage in TRAINING_STAGES)
+        point = point.model_copy(update={"elapsed_s": elapsed_s})
         self._move(curve=(*self._position.curve, point), loss_sum=0.0)
-        if point.step in recipe.probe_steps:
+        if point.step in self._spec.recipe.probe_steps:
             # Before the commit: a kill in between repeats the steps to here, and no point of the curve lacks its probe.
             with self._clock("publish"):
                 self._probe(point.step)
@@ -198,7 +224,7 @@ class Trainer:
         self._publish(point)
         if replaced is not None:
             self._checkpoints.drop(replaced)
-        _log.info("epoch", job=self._spec.id, epoch=epoch, train_loss=point.train_loss, val_score=score)
+        _log.info("epoch", job=self._spec.id, epoch=point.epoch, train_loss=point.train_loss, val_score=point.val_score)
 
     def _is_best(self, score: float) -> bool:
         """Strictly better than every epoch before: of equals the earliest is kept."""
@@ -208,6 +234,8 @@ class Trainer:
         return score > best if self._learner.metrics[0].higher_is_better else score < best
 
     def _commit(self) -> None:
+        if not self._processes.leads:
+            return
         with self._clock("checkpoint"):
             state = encode_state(self._learner.network, self._optimiser)
             position = self._position.model_copy(update={"stage_seconds": dict(self._clock.seconds)})

@@ -18,8 +18,9 @@ from vfmalign.core.errors import (
 )
 from vfmalign.core.feature_sets import read_feature_set
 from vfmalign.core.metrics import Stages
-from vfmalign.features.bulk import BulkOptions, BulkRequest, Hooks, extract_dataset
+from vfmalign.features.bulk import BulkRequest, extract_dataset
 from vfmalign.features.extractor import extract
+from vfmalign.features.parts import BulkOptions, Hooks
 from vfmalign.imaging.loading import load_case
 from vfmalign.imaging.prepare import prepare_study
 from vfmalign.models.checkpoints import build_encoder, random_state

@@ -35,7 +35,7 @@ def test_the_validation_loss_falls(name, architecture, cases):
         set_rate(optimiser, rate_at(step, recipe))
         optimiser.zero_grad()
         batch = draw_batch(cases, step=step, batch_size=recipe.batch_size, patch_shape_DHW=None, seed=1, device=CPU)
-        learner.loss(batch, generator(1, "loss", step)).backward()
+        learner.loss(batch, generator(1, "loss", step), learner.network).backward()
         optimiser.step()
     assert learner.validate(cases, lambda: None) < 0.9 * before
 
@@ -46,7 +46,7 @@ def test_validation_and_loss_repeat_with_their_seed(name, architecture, cases):
     learner = build(name, architecture=architecture)
     assert learner.validate(cases, lambda: None) == learner.validate(cases, lambda: None)
     batch = collate(cases[:4], CPU)
-    first, again, other = (learner.loss(batch, generator(seed, "loss")).item() for seed in (1, 1, 2))
+    first, again, other = (learner.loss(batch, generator(seed, "loss"), learner.network).item() for seed in (1, 1, 2))
     assert first == again != other
 
 
@@ -72,10 +72,10 @@ def test_what_is_hidden_is_seen_by_no_part_of_the_network(architecture, cases):
     learner = build("masked_reconstruction", architecture=architecture)
     clean = collate(cases[:2], CPU).clean_NCDHW
     hidden = learner.hidden(clean.shape, generator(0, "m"))
-    restored = learner.restore(clean, hidden)
+    restored = learner.restore(clean, hidden, learner.network)
     assert restored.shape == clean.shape
-    assert torch.equal(restored, learner.restore(torch.where(hidden, clean + 5, clean), hidden))
-    assert not torch.equal(restored, learner.restore(torch.where(hidden, clean, clean + 5), hidden))
+    assert torch.equal(restored, learner.restore(torch.where(hidden, clean + 5, clean), hidden, learner.network))
+    assert not torch.equal(restored, learner.restore(torch.where(hidden, clean, clean + 5), hidden, learner.network))
 
 
 def test_a_masked_autoencoder_encodes_a_quarter_of_the_patches(cases):

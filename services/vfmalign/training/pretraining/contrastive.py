@@ -19,6 +19,7 @@ from vfmalign.models.encoder import Encoder
 from vfmalign.training.data import Batch, PreparedCase, collate, generator
 from vfmalign.training.figures import Panel
 from vfmalign.training.heads import Projector, stage_shapes
+from vfmalign.training.processes import Forward
 
 TEMPERATURE = 0.2
 PROJECTION_CHANNELS = 64
@@ -50,9 +51,9 @@ class Contrastive:
         self.multiple_DHW = stage_shapes(encoder)[1][-1]
         self.criterion = ContrastiveLoss(temperature=TEMPERATURE)
 
-    def loss(self, batch: Batch, draw: torch.Generator) -> Tensor:
+    def loss(self, batch: Batch, draw: torch.Generator, forward: Forward) -> Tensor:
         """NT-Xent of two views of every case."""
-        return self._nt_xent(batch.clean_NCDHW, draw)
+        return self._nt_xent(batch.clean_NCDHW, draw, forward)
 
     def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
         """NT-Xent over all validation cases at once, with the same views at every epoch."""
@@ -64,7 +65,7 @@ class Contrastive:
         self.network.eval()
         with torch.no_grad():
             draw = generator(self.seed, "validation-views")
-            return float(self._nt_xent(collate(cases, self.device).clean_NCDHW, draw))
+            return float(self._nt_xent(collate(cases, self.device).clean_NCDHW, draw, self.network))
 
     def score(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> list[dict[str, float | None]]:
         """One case alone has no contrast."""
@@ -74,10 +75,10 @@ class Contrastive:
         """There is nothing to show."""
         return []
 
-    def _nt_xent(self, volumes_NCDHW: Tensor, draw: torch.Generator) -> Tensor:
+    def _nt_xent(self, volumes_NCDHW: Tensor, draw: torch.Generator, forward: Forward) -> Tensor:
         # The same crop size for all: a batch needs one shape.
         views = torch.cat([self._view(volumes_NCDHW, draw), self._view(volumes_NCDHW, draw)])
-        first_NF, second_NF = self.network(views).chunk(2)
+        first_NF, second_NF = forward(views).chunk(2)
         value: Tensor = self.criterion(first_NF, second_NF)
         return value
 

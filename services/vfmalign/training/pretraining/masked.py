@@ -23,6 +23,7 @@ from vfmalign.training.data import Batch, PreparedCase, generator
 from vfmalign.training.figures import Panel, percentiles
 from vfmalign.training.heads import EncoderDecoder
 from vfmalign.training.learner import evaluation_batches
+from vfmalign.training.processes import Forward
 
 MASKED_SHARE = 0.6
 UNITS_DHW = (4, 8, 8)
@@ -81,10 +82,11 @@ class MaskedReconstruction:
         self.device = device
         self.seed = seed
 
-    def loss(self, batch: Batch, draw: torch.Generator) -> Tensor:
+    def loss(self, batch: Batch, draw: torch.Generator, forward: Forward) -> Tensor:
         """Squared error inside what is hidden, per voxel and channel."""
         hidden_N1DHW = self.hidden(batch.clean_NCDHW.shape, draw).to(self.device)
-        return masked_error(self.restore(batch.clean_NCDHW, hidden_N1DHW), batch.clean_NCDHW, hidden_N1DHW)
+        restored_NCDHW = self.restore(batch.clean_NCDHW, hidden_N1DHW, forward)
+        return masked_error(restored_NCDHW, batch.clean_NCDHW, hidden_N1DHW)
 
     def hidden(self, shape_NCDHW: Sequence[int], draw: torch.Generator) -> Tensor:
         """Draws what is hidden: units of the volume, or patches of the transformer."""
@@ -93,13 +95,11 @@ class MaskedReconstruction:
             return hidden_units(shape_NCDHW, draw, grid_DHW, MASKED_PATCHES)
         return hidden_units(shape_NCDHW, draw)
 
-    def restore(self, input_NCDHW: Tensor, hidden_N1DHW: Tensor) -> Tensor:
+    def restore(self, input_NCDHW: Tensor, hidden_N1DHW: Tensor, forward: Forward) -> Tensor:
         """The whole volume from what is not hidden."""
         if isinstance(self.network, MaskedAutoencoder):
-            restored: Tensor = self.network(input_NCDHW, hidden_N1DHW)
-        else:
-            restored = self.network(input_NCDHW * ~hidden_N1DHW)
-        return restored
+            return forward(input_NCDHW, hidden_N1DHW)
+        return forward(input_NCDHW * ~hidden_N1DHW)
 
     def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
         """The mean loss over cases, with each case's mask the same at every epoch."""
@@ -137,7 +137,8 @@ class MaskedReconstruction:
         for batch, some in evaluation_batches(cases, self.device, check):
             hidden_N1DHW = torch.cat(masks[some]).to(self.device).expand(len(batch.clean_NCDHW), -1, -1, -1, -1)
             with torch.no_grad():
-                outputs += self.restore(batch.clean_NCDHW, hidden_N1DHW).cpu()[: some.stop - some.start]
+                restored_NCDHW = self.restore(batch.clean_NCDHW, hidden_N1DHW, self.network)
+            outputs += restored_NCDHW.cpu()[: some.stop - some.start]
         return [hidden_N1DHW[0] for hidden_N1DHW in masks], outputs
 
 

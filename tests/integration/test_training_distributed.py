@@ -1,0 +1,315 @@
+"""Two processes train as one does: the same numbers within rounding, one stop for both, the cause's exit code."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load as parse_safetensors
+
+from vfmalign.core.artifacts import JobFailure, JobResult, JobSpec, Preprocessing, Recipe, job_key
+from vfmalign.core.errors import BadOption
+from vfmalign.imaging.phantoms import PhantomSpec, Stack
+from vfmalign.imaging.synthesis import synthesise_dataset
+from vfmalign.models.cards import publish
+from vfmalign.models.checkpoints import random_state
+from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.training.distributed import main, root_cause
+from vfmalign.training.job import run_job
+from vfmalign.training.optim import weight_change
+from vfmalign.training.processes import Processes, shares
+from vfmalign.training.settings import TrainingOptions
+from vfmalign.training.stop import Stop
+
+# Three samples for two processes: the shares differ, and so do hidden voxels, lesions and pairs in them.
+RECIPE = Recipe(epochs=2, steps_per_epoch=2, batch_size=3, learning_rate=1e-3)
+LONG = RECIPE.model_copy(update={"epochs": 5, "steps_per_epoch": 3})
+SMALL = PhantomSpec(
+    t2w=Stack((60, 60, 18), (1.2, 1.2, 3.0)),
+    dwi=Stack((40, 40, 18), (2.0, 2.0, 3.0)),
+    adc=Stack((40, 40, 18), (2.0, 2.0, 3.0)),
+    lesion_free_share=0.0,
+)
+INPUT = Preprocessing(spacing_mm=(3.0, 2.0, 2.0), shape_DHW=(16, 32, 32))
+ARCHITECTURE = "profound_conv_micro"
+PRETRAINING = {
+    "kind": "pretrain",
+    "task": "",
+    "model": "",
+    "model_sha256": "",
+    "recipe": RECIPE.model_copy(update={"epochs": 1, "patch_shape_DHW": INPUT.shape_DHW}),
+}
+JOBS = {
+    "segmentation": {},
+    "masked": PRETRAINING | {"objective": "masked_reconstruction"},
+    "contrastive": PRETRAINING | {"objective": "contrastive"},
+}
+# One process group for all jobs, because importing torch costs more than they do.
+WORKER = """
+import sys
+import torch
+from vfmalign.core.settings import load
+from vfmalign.core.store import ObjectStore
+from vfmalign.training.job import run_job
+from vfmalign.training.plan import read_spec
+from vfmalign.training.processes import joined
+from vfmalign.training.settings import TrainingSettings
+from vfmalign.training.stop import Stop
+
+settings = load(TrainingSettings)
+store = ObjectStore(settings.store)
+with joined("cpu") as processes:
+    # AdamW hides a factor of the gradient: here it would show, in a loss that couples samples.
+    torch.manual_seed(0)
+    alone, shared, input_NC = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3), torch.randn(5, 4)
+    shared.load_state_dict(alone.state_dict())
+    for network in (alone, processes.spread(shared, 5)):
+        network(input_NC).softmax(0).square().sum().backward()
+    assert torch.allclose(shared.weight.grad, alone.weight.grad, rtol=1e-5, atol=1e-7)
+    for uri in sys.argv[1:]:
+        run_job(store, read_spec(store, uri), settings.training, Stop(), processes)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _torch_as_before():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def dataset(store):
+    return synthesise_dataset(store, "tiny", 31, {"pretrain": 4, "train": 4, "val": 2, "test": 2}, spec=SMALL)
+
+
+@pytest.fixture(scope="module")
+def model(store):
+    """A "pretrained" model of random weights, with a small input."""
+    state = random_state(ARCHITECTURES[ARCHITECTURE], 5)
+    return publish(store, "parent", state, architecture=ARCHITECTURE, objective="contrastive", preprocessing=INPUT)
+
+
+@pytest.fixture(scope="module")
+def make_spec(store, dataset, model):
+    """Writes a spec and gives it back."""
+
+    def make(job, **changes):
+        fields = {
+            "id": job,
+            "kind": "finetune",
+            "dataset": dataset.id,
+            "dataset_digest": dataset.digest(),
+            "architecture": ARCHITECTURE,
+            "model": model.id,
+            "model_sha256": model.checkpoint.sha256,
+            "task": "segmentation",
+            "recipe": RECIPE,
+            "seed": 1,
+            "publish_as": f"{job}-encoder",
+        }
+        spec = JobSpec.model_validate(fields | changes)
+        store.write(job_key(job, "spec.json"), spec)
+        return spec
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def environment(store_environment):
+    return store_environment | {"VFMALIGN_TRAINING__THREADS": "1", "VFMALIGN_TRAINING__DEVICE": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def alone(store):
+    """Runs a job in this process."""
+
+    def run(spec):
+        run_job(store, spec, TrainingOptions(device="cpu", threads=1, workers=2), Stop())
+        return store.read(job_key(spec.id, "result.json"), JobResult)
+
+    return run
+
+
+@pytest.fixture
+def launch(store, environment):
+    """Starts one machine's processes of a job."""
+    running = []
+
+    def start(job, *arguments):
+        command = [sys.executable, "-m", "vfmalign.training.distributed", *arguments]
+        command.append(store.uri(job_key(job, "spec.json")))
+        running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+        return running[-1]
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def last_weights(store, result):
+    """The network after the last step."""
+    key = store.get_json(job_key(result.job, "checkpoint/latest.json"))["state"]["key"]
+    return {name: t for name, t in parse_safetensors(store.get(key)).items() if name.startswith("model.")}
+
+
+def lasting(result):
+    """What two attempts of a job have to have in common."""
+    content = result.model_dump(include={"selected_epoch", "test_scores", "encoder_sha256", "weight_change", "device"})
+    curve = [point.model_dump(exclude={"elapsed_s"}) for point in result.curve]
+    return content | {"curve": curve, "figures": [figure.sha256 for figure in result.figures]}
+
+
+def assert_equal_within_rounding(store, two, one):
+    """Sums over samples are taken in another order: 1e-7 of a gradient, of which AdamW makes up to 1e-4 of a rate."""
+    assert weight_change(last_weights(store, one), last_weights(store, two)) < 1e-5
+    assert [(p.epoch, p.step) for p in two.curve] == [(p.epoch, p.step) for p in one.curve]
+    assert two.selected_epoch == one.selected_epoch
+    assert [p.val_score for p in two.curve] == pytest.approx([p.val_score for p in one.curve], rel=1e-4, abs=1e-4)
+    assert [p.train_loss for p in two.curve[1:]] == pytest.approx([p.train_loss for p in one.curve[1:]], rel=1e-4)
+    assert len(two.test_scores) == len(one.test_scores)
+    for mine, other in zip(two.test_scores, one.test_scores, strict=True):
+        assert mine.case == other.case
+        assert mine.values.keys() == other.values.keys()
+        for name, value in other.values.items():
+            found = mine.values[name]
+            assert found == value if value is None else found == pytest.approx(value, rel=1e-3, abs=1e-3)
+
+
+# --- the numbers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def together(store, make_spec, environment):
+    """Every job of `JOBS` and a long one, run by two processes."""
+    jobs = JOBS | {"long": {"recipe": LONG}}
+    specs = {name: make_spec(f"two-{name}", **changes) for name, changes in jobs.items()}
+    uris = [store.uri(job_key(spec.id, "spec.json")) for spec in specs.values()]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, *uris],
+            env=environment | shared | {"RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    logs = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], logs
+    return {name: store.read(job_key(spec.id, "result.json"), JobResult) for name, spec in specs.items()}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_two_processes_train_as_one_does(store, make_spec, alone, together, name):
+    one, two = alone(make_spec(f"one-{name}", **JOBS[name])), together[name]
+    assert_equal_within_rounding(store, two, one)
+    assert one.curve[-1].val_score != one.curve[0].val_score, "the weights do not move"
+    assert two.device == "cpu, 1 threads × 2"
+
+
+# --- the launcher -----------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_on_one_machine_stops_all_and_the_job_goes_on_to_the_same_bits(store, make_spec, launch, together):
+    make_spec("stopped", recipe=LONG)
+    place = f"127.0.0.1:{free_port()}"
+    machines = [
+        launch("stopped", "--nodes", "2", "--processes", "1", "--node-rank", rank, "--master", place)
+        for rank in ("1", "0")  # the second one waits for the first
+    ]
+    deadline = time.monotonic() + 300
+    while not store.exists(job_key("stopped", "progress/0001.json")):
+        assert all(machine.poll() is None for machine in machines), [m.communicate() for m in machines]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    machines[0].terminate()
+    logs = [machine.communicate(timeout=300)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [143, 143], logs
+    step = store.get_json(job_key("stopped", "checkpoint/latest.json"))["step"]
+    assert 3 <= step < 15
+    assert not store.exists(job_key("stopped", "failure.json"))
+
+    again = launch("stopped", "--processes", "2")
+    _, log = again.communicate(timeout=300)
+    assert again.returncode == 0, log
+    resumed = [json.loads(line) for line in log.splitlines() if '"resumed"' in line]
+    assert [line["step"] for line in resumed] == [step, step]
+    result = store.read(job_key("stopped", "result.json"), JobResult)
+    assert lasting(result) == lasting(together["long"])
+
+
+def test_a_spec_that_cannot_succeed_ends_with_its_own_code(store, make_spec, launch):
+    make_spec("bad", task="alchemy")
+    process = launch("bad", "--processes", "1")
+    _, log = process.communicate(timeout=300)
+    assert process.returncode == 2, log
+    assert store.read(job_key("bad", "failure.json"), JobFailure).exit_code == 2
+
+
+def test_what_several_processes_cannot_train_is_refused():
+    two = Processes(rank=0, size=2)
+    with pytest.raises(BadOption, match=r"recipe\.batch_size: a batch of 1 has no sample for each of 2 processes"):
+        two.spread(torch.nn.Linear(1, 1), batch_size=1)
+    with pytest.raises(BadOption, match="normalises over the batch"):
+        two.spread(torch.nn.Sequential(torch.nn.BatchNorm3d(4)), batch_size=2)
+
+
+@pytest.mark.parametrize(("samples", "processes", "found"), [(3, 2, [1, 2]), (8, 3, [2, 3, 3]), (4, 4, [1, 1, 1, 1])])
+def test_every_sample_is_in_one_share(samples, processes, found):
+    assert shares(samples, processes) == found
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [
+        ([(1, 2), (2, 143)], 2),
+        ([(1, 75), (2, 3)], 3),
+        ([(1, 75), (1, 1)], 1),
+        ([(1, 75), (1, 143)], 75),
+        ([(1, 143), (1, 143)], 143),
+        ([(1, -9), (2, 75)], 137),
+        ([(1, 75), (31, -9)], 75),
+    ],
+)
+def test_the_cause_is_told_from_what_followed(ends, code):
+    failures = {rank: SimpleNamespace(timestamp=at, exitcode=end) for rank, (at, end) in enumerate(ends)}
+    assert root_cause(failures) == code
+
+
+@pytest.mark.usefixtures("process_as_before")
+def test_a_machine_whose_master_does_not_appear_may_be_tried_again(monkeypatch, store_environment):
+    for name, value in store_environment.items():
+        monkeypatch.setenv(name, value)
+    nobody = f"127.0.0.1:{free_port()}"
+    arguments = ["--nodes", "2", "--processes", "1", "--node-rank", "1", "--master", nobody, "--timeout-s", "1"]
+    assert main([*arguments, "s3://bucket/jobs/x/spec.json"]) == 75
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--processes", "0", "s3://b/jobs/x/spec.json"],
+        ["--nodes", "2", "--processes", "1", "s3://b/jobs/x/spec.json"],
+        ["--nodes", "2", "--processes", "1", "--node-rank", "2", "--master", "h:1", "s3://b/jobs/x/spec.json"],
+        ["--processes", "1", "--master", "host", "s3://b/jobs/x/spec.json"],
+    ],
+)
+def test_arguments_that_do_not_fit_end_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert "usage" in capsys.readouterr().err

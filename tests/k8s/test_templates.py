@@ -1,0 +1,84 @@
+"""The templates in k8s/jobs: their commands are ours, their numbers agree, and they keep to the rules."""
+
+import json
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+from google.protobuf.json_format import ParseDict
+from tests.k8s.pod_policy import POD_RULES
+from tests.k8s.policy import holds_no_secret, labelled
+from tests.k8s.rendering import kustomize, pods
+from tests.k8s.test_schemas import VERSIONS
+
+from vfmalign.core.settings import parser
+from vfmalign.features import shards
+from vfmalign.features.messages import parse_bulk
+from vfmalign.mmd import local
+from vfmalign.mmd.settings import MmdSettings
+from vfmalign.v1 import features_pb2
+
+FOLDER = Path(__file__).resolve().parents[2] / "k8s" / "jobs"
+JOBS = {
+    found["metadata"]["name"]: found["spec"]
+    for file in ("extract.yaml", "mmd.yaml")
+    for found in yaml.safe_load_all((FOLDER / file).read_text())
+    if found["kind"] == "Job"
+}
+
+
+def pod(job):
+    return JOBS[job]["template"]["spec"]
+
+
+def command(job):
+    (container,) = pod(job)["containers"]
+    return container["command"]
+
+
+def test_shards_are_as_many_as_pods(monkeypatch):
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
+    for job, work in (("vfmalign-extract", "extract"), ("vfmalign-extract-reduce", "reduce")):
+        assert command(job)[:3] == ["python", "-m", "vfmalign.features.shards"]
+        arguments = shards.parse(command(job)[3:])
+        assert (arguments.work, arguments.shards) == (work, JOBS["vfmalign-extract"]["completions"])
+    assert JOBS["vfmalign-extract"]["parallelism"] == JOBS["vfmalign-extract"]["completions"]
+
+
+def test_the_request_is_one():
+    request = ParseDict(json.loads((FOLDER / "request.json").read_text()), features_pb2.ExtractDatasetRequest())
+    assert parse_bulk(request).split == "test"
+
+
+def test_processes_of_one_comparison_are_as_many_as_pods():
+    arguments = command("vfmalign-mmd")
+    assert arguments[:3] == ["python", "-m", "vfmalign.mmd"]
+    assert local.parse(parser("mmd", MmdSettings, local.SUMMARY), arguments[3:]).paired
+    environment = {one["name"]: one.get("value") for one in pod("vfmalign-mmd")["containers"][0]["env"]}
+    assert int(environment["WORLD_SIZE"]) == JOBS["vfmalign-mmd"]["completions"] == JOBS["vfmalign-mmd"]["parallelism"]
+    assert environment["MASTER_ADDR"] == f"vfmalign-mmd-0.{pod('vfmalign-mmd')['subdomain']}"
+
+
+@pytest.mark.parametrize("components", [[], ["jobs/gpu"]])
+def test_what_is_rendered_is_valid_and_keeps_to_the_rules_of_pods(components):
+    objects = kustomize({"resources": ["jobs"], "components": components})
+    for rule in (*POD_RULES, labelled, holds_no_secret):
+        assert list(rule(objects)) == [], rule
+    for item in objects:
+        for version in VERSIONS:
+            kubernetes_validate.validate(item, version, strict=True)
+    devices = [pod.spec["containers"][0]["resources"]["limits"].get("nvidia.com/gpu") for pod in pods(objects)]
+    assert devices == ([1, None, 1] if components else [None, None, None])
+
+
+def test_the_store_s_settings_are_the_base_s_object():
+    name = {
+        folder: [
+            item["metadata"]["name"]
+            for item in kustomize({"resources": [folder], "components": []})
+            if item["kind"] == "ConfigMap" and "vfmalign-store" in item["metadata"]["name"]
+        ]
+        for folder in ("jobs", "base")
+    }
+    assert name["jobs"] == name["base"]

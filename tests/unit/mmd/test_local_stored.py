@@ -1,0 +1,129 @@
+"""`python -m vfmalign.mmd` with stored feature sets: the numbers of files, in one process and in two of a Job."""
+
+import json
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vfmalign.core.artifacts import Preprocessing, features_prefix
+from vfmalign.core.feature_sets import FeatureRequest, FeatureSetWriter
+from vfmalign.core.settings import parser
+from vfmalign.mmd import local
+from vfmalign.mmd.settings import MmdSettings
+
+ROWS, PART = 240, 100
+OPTIONS = ("--sigma", "5", "--relabellings", "40", "--precision", "exact", "--json")
+
+
+def store_set(store, layers, seed):
+    request = FeatureRequest(
+        model="m",
+        model_sha256="a" * 64,
+        initialisation="random",
+        init_seed=seed,
+        dataset="d",
+        dataset_digest="b" * 64,
+        split="test",
+        layers=tuple(layers),
+        preprocessing=Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)),
+    )
+    cases = [f"case-{row:04d}" for row in range(ROWS)]
+    writer = FeatureSetWriter(store, request, cases, cases)
+    for start in range(0, ROWS, PART):
+        writer.write_part(start, {name: array[start : start + PART] for name, array in layers.items()})
+    writer.commit({"torch": "2"})
+    return store.uri(f"{features_prefix(request.feature_set_id())}manifest.json")
+
+
+@pytest.fixture(scope="module")
+def features():
+    draw = np.random.default_rng(11)
+    return [
+        {name: draw.normal(shift, 1.0, (ROWS, 16)).astype(np.float32) for name in ("stages.2", "stages.3")}
+        for shift in (0.0, 0.1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def sets(store, features):
+    return [store_set(store, layers, seed) for seed, layers in enumerate(features)]
+
+
+def raw(text):
+    (layer,) = json.loads(text)["layers"]
+    return layer["raw"]
+
+
+@pytest.fixture
+def answer(monkeypatch, store_environment, capsys):
+    for name, value in store_environment.items():
+        monkeypatch.setenv(name, value)
+
+    def ask(*arguments, code=0):
+        found = local.parse(parser("mmd", MmdSettings, local.SUMMARY), [str(one) for one in arguments])
+        assert local.run(found) == code
+        return capsys.readouterr()
+
+    return ask
+
+
+def test_a_layer_of_stored_sets_gives_the_numbers_of_its_arrays(answer, sets, features, tmp_path, monkeypatch):
+    files = tmp_path / "x.npy", tmp_path / "y.npy"
+    for path, layers in zip(files, features, strict=True):
+        np.save(path, layers["stages.3"])
+    expected = raw(answer(*files, "--paired", *OPTIONS).out)
+    assert raw(answer(*sets, "--layer", "stages.3", "--paired", *OPTIONS).out) == expected
+    assert raw(answer(*sets, "--layer", "stages.2", "--paired", *OPTIONS).out) != expected
+    # Sets that do not fit are read part by part.
+    monkeypatch.setattr(local.limits, "fits", lambda *_: False)
+    streamed = raw(answer(*sets, "--layer", "stages.3", "--paired", *OPTIONS).out)
+    assert streamed["mmd2"]["value"] == pytest.approx(expected["mmd2"]["value"], rel=1e-10)
+
+
+def test_two_processes_as_a_job_starts_them_come_to_the_value_of_one(answer, sets, store_environment):
+    expected = raw(answer(*sets, "--layer", "stages.3", "--paired", *OPTIONS).out)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = store_environment | {
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "vfmalign.mmd", *sets, "--layer", "stages.3", "--paired", *OPTIONS]
+    processes = [
+        subprocess.Popen(
+            command, env=shared | {"RANK": rank}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for rank in ("0", "1")
+    ]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    found = raw(outputs[0][0])
+    assert found["mmd2"]["value"] == pytest.approx(expected["mmd2"]["value"], rel=1e-10)
+    assert found["p_value"] == expected["p_value"]
+    assert outputs[1][0] == ""
+
+
+def test_sets_that_are_not_there_are_said(answer, sets, store):
+    absent = store.uri(f"{features_prefix('0' * 32)}manifest.json")
+    assert "there is no such feature set" in answer(sets[0], absent, "--layer", "stages.3", code=local.BAD_INPUT).err
+    other = store.uri("models/m/model.json")
+    assert "no manifest of a feature set" in answer(sets[0], other, "--layer", "stages.3", code=local.BAD_INPUT).err
+    assert "no layer `stages.9`" in answer(*sets, "--layer", "stages.9", code=local.BAD_INPUT).err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("s3://b/k", "y.npy", "--layer", "f"), ("s3://b/k", "s3://b/k"), ("x.npy", "y.npy", "--layer", "f")],
+)
+def test_files_and_sets_do_not_mix(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        local.parse(parser("mmd", MmdSettings, local.SUMMARY), list(arguments))
+    assert caught.value.code == local.BAD_INPUT
+    assert "error:" in capsys.readouterr().err
