@@ -36,9 +36,10 @@ fmt: setup  ## format the code
 	$(BIN)/ruff check --fix-only -q services tests bench
 	$(BIN)/buf format -w proto
 
-lint: setup  ## ruff
+lint: setup  ## ruff, hadolint
 	$(BIN)/ruff format --check services tests bench
 	$(BIN)/ruff check services tests bench
+	$(BIN)/hadolint deploy/Dockerfile
 
 types: setup  ## mypy --strict
 	$(BIN)/mypy
