@@ -55,7 +55,7 @@ import torch
 from vfmalign.core.settings import load
 from vfmalign.core.store import ObjectStore
 from vfmalign.training.job import run_job
-from vfmalign.training.plan import read_spec
+from vfmalign.training.specs import read_spec
 from vfmalign.training.processes import joined
 from vfmalign.training.settings import TrainingSettings
 from vfmalign.training.stop import Stop
@@ -252,8 +252,8 @@ def test_a_stop_on_one_machine_stops_all_and_the_job_goes_on_to_the_same_bits(st
     assert lasting(result) == lasting(together["long"])
 
 
-def test_a_spec_that_cannot_succeed_ends_with_its_own_code(store, make_spec, launch):
-    make_spec("bad", task="alchemy")
+def test_a_spec_that_cannot_succeed_ends_with_its_own_code(store, launch):
+    store.put(job_key("bad", "spec.json"), b"{}")
     process = launch("bad", "--processes", "1")
     _, log = process.communicate(timeout=300)
     assert process.returncode == 2, log

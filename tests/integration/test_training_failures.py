@@ -29,8 +29,8 @@ from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training import failures
 from vfmalign.training.checkpoint import Checkpoints
 from vfmalign.training.job import run_job
-from vfmalign.training.plan import read_spec
 from vfmalign.training.settings import TrainingOptions
+from vfmalign.training.specs import read_spec
 from vfmalign.training.stop import Stop
 from vfmalign.training.trainer import StageClock, Trainer
 

@@ -17,6 +17,7 @@ from vfmalign.core.settings import load, parser
 from vfmalign.core.store import ObjectStore
 from vfmalign.training import failures
 from vfmalign.training.settings import TrainingSettings
+from vfmalign.training.specs import read_spec
 from vfmalign.training.stop import Stop
 
 _log = logs.get(__name__)
@@ -37,12 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     store = ObjectStore(settings.store)
     try:
+        spec = read_spec(store, uri)
         # torch and monai take seconds to import: not for --help, nor before the signals are taken.
         from vfmalign.training.job import run_job
-        from vfmalign.training.plan import read_spec
         from vfmalign.training.processes import joined
 
-        spec = read_spec(store, uri)
         with joined(settings.training.device) as processes:
             if processes.size > 1:
                 logs.bind(rank=processes.rank)

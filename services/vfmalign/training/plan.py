@@ -16,7 +16,6 @@ from vfmalign.core.artifacts import (
     Preprocessing,
     Pretraining,
     is_id,
-    job_key,
     probe_id,
 )
 from vfmalign.core.datasets import find_leakage, load_dataset
@@ -62,24 +61,6 @@ class JobData:
     val: tuple[Case, ...]
     test: tuple[Case, ...]
     seen: tuple[Pretraining, ...]
-
-
-def read_spec(store: ObjectStore, uri: str) -> JobSpec:
-    """Reads a job's spec and checks that it lies at its own address.
-
-    Raises:
-        BadOption: no such spec, or one that is not valid.
-    """
-    try:
-        key = store.key(uri)
-        spec = store.read(key, JobSpec)
-    except NotFound as error:
-        raise BadOption("no job spec is stored here", subject=uri, remedy="create the job first") from error
-    except PreconditionFailed as error:
-        raise BadOption(error.message, subject=uri, remedy="write a spec of this version") from error
-    if key != job_key(spec.id, "spec.json"):
-        raise BadOption(f"the spec of job {spec.id} lies at another job's address", subject=uri, remedy="move it")
-    return spec
 
 
 def make_plan(store: ObjectStore, spec: JobSpec) -> Plan:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,8 +123,10 @@ class Processes:
                 field="architecture",
                 remedy="train it in one process",
             )
+        # A kernel of one voxel lies in memory in two ways at once, and torch would tell users that it is slow.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         # An encoder's last norm is not on the way to a dense head: such parameters get no gradient, as in one process.
-        shared = DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
+        shared = DistributedDataParallel(network, find_unused_parameters=True)
 
         def forward(*inputs_N: Tensor) -> Tensor:
             counts = shares(len(inputs_N[0]), self.size)
