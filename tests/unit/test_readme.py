@@ -35,7 +35,7 @@ def test_every_linked_file_exists() -> None:
 
 def test_every_make_target_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make ([a-z-]+)", README, re.MULTILINE):
+    for target in re.findall(r"^make ([a-z0-9-]+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
