@@ -6,6 +6,7 @@ Knows calls and words. Every step may be repeated: what is there already is not 
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from vfmalign.v1 import finetuning_pb2, finetuning_pb2_grpc
 
 REHEARSAL = "rehearsal on phantoms: not evidence"
 
+_told_to_end = threading.Event()
+
 
 @dataclass
 class Clock:
@@ -36,10 +39,16 @@ class Clock:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Measures a block."""
+        """Measures a block.
+
+        Raises:
+            KeyboardInterrupt: SIGTERM came meanwhile, and what ran then swallowed the exception, as some imports do.
+        """
         start = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - start
+        if _told_to_end.is_set():
+            raise KeyboardInterrupt
 
     def table(self, title: str) -> Table:
         """All of them."""
@@ -69,7 +78,12 @@ class Pretraining:
 def end_as_interrupted() -> None:
     """Lets SIGTERM end a command as Ctrl-C does, with which asyncio knows how to end a call."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background commands begin without it
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(*_: object) -> None:
+    _told_to_end.set()
+    signal.raise_signal(signal.SIGINT)
 
 
 def make_phantoms(target: Target, dataset: str, seed: int, counts: Mapping[Split, int], output: Output) -> None:
