@@ -6,6 +6,7 @@ Knows calls and words. Every step may be repeated: what is there already is not 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,8 @@ class Clock:
         """Measures a block.
 
         Raises:
-            KeyboardInterrupt: SIGTERM came meanwhile, and what ran then swallowed the exception, as some imports do.
+            KeyboardInterrupt: SIGTERM came meanwhile, and what ran then swallowed the exception, as some imports and
+                every finaliser do.
         """
         start = time.monotonic()
         yield
@@ -79,11 +81,20 @@ def end_as_interrupted() -> None:
     """Lets SIGTERM end a command as Ctrl-C does, with which asyncio knows how to end a call."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background commands begin without it
     signal.signal(signal.SIGTERM, _end)
+    sys.unraisablehook = _remember
 
 
 def _end(*_: object) -> None:
     _told_to_end.set()
     signal.raise_signal(signal.SIGINT)
+
+
+def _remember(unraisable: sys.UnraisableHookArgs) -> None:
+    """An interrupt inside a finaliser, which Python can only print, is raised again by the step it came in."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        _told_to_end.set()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def make_phantoms(target: Target, dataset: str, seed: int, counts: Mapping[Split, int], output: Output) -> None:
