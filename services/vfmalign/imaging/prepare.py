@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.transforms.croppad.array import ResizeWithPadOrCrop
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from vfmalign.core.artifacts import Modality, Preprocessing, VolumeKind
 from vfmalign.core.errors import BadVolume
@@ -115,17 +115,16 @@ def prepare_study(
         _check_contrast(channel_DHW, kind, subject)
     scene = Scene(preprocessing.modalities, (z_mm, y_mm, x_mm), volumes[REFERENCE].array_XYZ)
     degraded_CDHW = transform(channels_CDHW, scene)
-    fit = ResizeWithPadOrCrop(preprocessing.shape_DHW)
     labels = {kind: _to_DHW(arrays_XYZ[kind]).to(torch.uint8) for kind in LABEL_KINDS if kind in study}
-    fitted = {kind: _plain(fit(label_DHW[None]))[0] for kind, label_DHW in labels.items()}
+    fitted = {kind: fit(label_DHW, preprocessing.shape_DHW) for kind, label_DHW in labels.items()}
     gland_DHW = fitted.get("gland")
     if gland_DHW is not None:
         _check_gland(labels["gland"], gland_DHW, subject)
         gland_DHW = (gland_DHW > 0).to(torch.uint8)
     scale = scale_of(degraded_CDHW)
     untouched = degraded_CDHW is channels_CDHW
-    channels_CDHW = _plain(fit(channels_CDHW))
-    degraded_CDHW = channels_CDHW if untouched else _plain(fit(degraded_CDHW))
+    channels_CDHW = fit(channels_CDHW, preprocessing.shape_DHW)
+    degraded_CDHW = channels_CDHW if untouched else fit(degraded_CDHW, preprocessing.shape_DHW)
     if preprocessing.normalisation == "zscore_gland" and gland_DHW is not None:
         _check_contrast_in_gland(channels_CDHW, gland_DHW, preprocessing.modalities, subject)
         scale = scale_in_gland(degraded_CDHW, gland_DHW)
@@ -145,6 +144,24 @@ def needed_kinds(preprocessing: Preprocessing) -> tuple[VolumeKind, ...]:
     """The volumes that every study must have: the grid's, the modalities', and the gland mask where it normalises."""
     gland: tuple[VolumeKind, ...] = ("gland",) if preprocessing.normalisation == "zscore_gland" else ()
     return tuple(dict.fromkeys((REFERENCE, *preprocessing.modalities, *gland)))
+
+
+def fit(volume: Tensor, shape_DHW: tuple[int, int, int]) -> Tensor:
+    """Crops the last three axes to their centre and pads them with zeros, voxel for voxel as MONAI does.
+
+    MONAI's `ResizeWithPadOrCrop` itself would take two seconds of every start of the feature service to import.
+
+    Args:
+        volume: (…, D, H, W).
+        shape_DHW: of the result.
+    """
+    pads: list[int] = []
+    for axis, (size, wanted) in enumerate(zip(volume.shape[-3:], shape_DHW, strict=True), start=-3):
+        kept = min(size, wanted)
+        volume = volume.narrow(axis, size // 2 - kept // 2, kept)
+        before = (wanted - kept) // 2
+        pads[:0] = (before, wanted - kept - before)  # torch names the last axis first
+    return functional.pad(volume, pads).contiguous()
 
 
 def scale_of(signal_CDHW: Tensor) -> Scale:
@@ -187,11 +204,6 @@ def _check_contrast_in_gland(
 
 def _to_DHW(array_XYZ: NDArray[np.float32]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array_XYZ.transpose(2, 1, 0)))
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """Monai's MetaTensor without its metadata."""
-    return tensor.as_tensor().contiguous() if hasattr(tensor, "as_tensor") else tensor.contiguous()
 
 
 def _check_contrast(channel_DHW: Tensor, kind: VolumeKind, subject: str) -> None:

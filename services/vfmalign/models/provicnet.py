@@ -16,7 +16,6 @@ from functools import partial
 from typing import cast
 
 import torch
-from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool
@@ -68,6 +67,8 @@ class DinoBackbone(nn.Module):
 
     def embed(self, images_SCHW: Tensor, between_SLC: Tensor) -> Tensor:
         """Tokens before the first block: class, registers, `between_SLC`, patches in order of H and W."""
+        from timm.layers.pos_embed import resample_abs_pos_embed  # as in `make_blocks`
+
         patches_SCHW = self.patch_embed(images_SCHW)
         rows, columns = patches_SCHW.shape[2:]
         place_1LC = resample_abs_pos_embed(self.pos_embed, [rows, columns])

@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
-from timm.models.vision_transformer import Block
 from torch import nn
 
 from vfmalign.models.encoder import POOLED_LAYER
@@ -29,6 +28,8 @@ class Size(NamedTuple):
 
 def make_blocks(size: Size, eps: float, layer_scale: float | None = None) -> nn.ModuleList:
     """Blocks of timm's: attention with biases, an MLP four times as wide, norms before both."""
+    from timm.models.vision_transformer import Block  # takes seconds, and only transformers need it
+
     norm = partial(nn.LayerNorm, eps=eps)
     return nn.ModuleList(
         Block(size.dim, size.heads, qkv_bias=True, init_values=layer_scale, norm_layer=norm)  # type: ignore[arg-type]

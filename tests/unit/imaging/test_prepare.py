@@ -8,7 +8,7 @@ import torch
 
 from vfmalign.core.artifacts import Preprocessing
 from vfmalign.core.errors import BadOption, BadVolume
-from vfmalign.imaging.prepare import needed_kinds, prepare_study, scale_of
+from vfmalign.imaging.prepare import fit, needed_kinds, prepare_study, scale_of
 from vfmalign.imaging.volumes import Volume
 
 CPU_SIZED = Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
@@ -39,6 +39,16 @@ def random_study(shape_DHW, seed=0):
         study[kind] = rng.integers(1, 1000, shape_DHW)
         study[kind][rng.random(shape_DHW) < 0.3] = 0
     return study
+
+
+@pytest.mark.parametrize("leading", [(), (2,)])
+def test_fits_voxel_for_voxel_as_monai_does(leading):
+    resize = pytest.importorskip("monai.transforms").ResizeWithPadOrCrop
+    for shape_DHW in ((3, 6, 9), (4, 5, 8)):
+        volume = torch.rand(*leading, *shape_DHW)
+        for wanted in itertools.product((2, 3, 4, 7), (3, 5, 6, 8), (8, 9, 11)):
+            monai = resize(wanted)(volume if leading else volume[None]).as_tensor()
+            assert torch.equal(fit(volume, wanted), monai if leading else monai[0])
 
 
 def test_prepares_a_phantom(phantom):
