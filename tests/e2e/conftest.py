@@ -6,6 +6,7 @@ processes, a database. The recipes are short, the phantoms few.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import pytest
 from vfmalign.cli.home import Home
 from vfmalign.cli.stack import Stack
 from vfmalign.core.store import ObjectStore
+from vfmalign.imaging import phantoms
 from vfmalign.imaging.synthesis import synthesise_dataset
 from vfmalign.v1 import (
     alignment_pb2,
@@ -30,11 +32,25 @@ from vfmalign.v1 import (
 )
 
 DATASET = "phantoms"
+# On coarse grids: the whole anatomy, quickly made and read.
+PHANTOMS = phantoms.PhantomSpec(
+    t2w=phantoms.Stack((64, 64, 16), (1.75, 1.75, 3.75)),
+    dwi=phantoms.Stack((48, 48, 16), (2.6, 2.6, 3.75)),
+    adc=phantoms.Stack((48, 48, 16), (2.6, 2.6, 3.75)),
+)
 MODEL = "micro"
-EPOCHS = 5
-STEPS = 4
-PROBES = (8, 20)
+EPOCHS = 4
+STEPS = 3
+PROBES = (6, 12)
 TIMEOUT_S = 400.0
+# A call that a kill interrupts is made again, as every client of the product does it.
+RETRY = {"maxAttempts": 4, "initialBackoff": "0.2s", "maxBackoff": "2s", "backoffMultiplier": 2}
+METHODS = {"name": [{}], "retryPolicy": RETRY | {"retryableStatusCodes": ["UNAVAILABLE"]}}
+OPTIONS = [
+    ("grpc.service_config", json.dumps({"methodConfig": [METHODS]})),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
 ENDED = {
     alignment_pb2.CHECK_STATE_SUCCEEDED,
     alignment_pb2.CHECK_STATE_FAILED,
@@ -69,10 +85,14 @@ class World:
     stack: Stack
     store: ObjectStore
     said: list[str] = field(default_factory=list)
+    channels: dict[str, grpc.Channel] = field(default_factory=dict)
 
     def channel(self, service: str) -> grpc.Channel:
-        """A channel to one service."""
-        return grpc.insecure_channel(self.stack.state().services[service].ports.address)
+        """The channel to one service, which keeps its port for life."""
+        if service not in self.channels:
+            address = self.stack.state().services[service].ports.address
+            self.channels[service] = grpc.insecure_channel(address, OPTIONS)
+        return self.channels[service]
 
     @property
     def features(self) -> Any:
@@ -104,21 +124,21 @@ class World:
         request = alignment_pb2.GetCheckRequest(check_id=check_id)
         return self.checks.GetCheck(request, timeout=90, wait_for_ready=True).check
 
-    def wait_for(self, check_id: str, condition: Callable[[Any], bool], timeout_s: float = TIMEOUT_S) -> Any:
+    def wait_for(self, check_id: str, condition: Callable[[Any], bool], poll_s: float = 0.1) -> Any:
         """The check once a condition holds; fails when it ends or the time is over before."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
             check = self.get(check_id)
             if condition(check):
                 return check
             if check.state in ENDED:
                 raise AssertionError(f"{check_id} ended first: {check.status} {check.failure}")
-            time.sleep(0.1)
+            time.sleep(poll_s)
         raise AssertionError(f"{check_id} still says: {self.get(check_id).status}")
 
     def finish(self, check_id: str) -> Any:
         """The check once it has ended."""
-        return self.wait_for(check_id, lambda check: check.state in ENDED)
+        return self.wait_for(check_id, lambda check: check.state in ENDED, poll_s=0.5)
 
     def run(self, check_id: str, **changes: Any) -> Any:
         """Creates a check and waits for its success."""
@@ -148,7 +168,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         state = stack.state()
         assert state.store is not None
         result = World(home, stack, ObjectStore(state.store.settings()), said)
-        synthesise_dataset(result.store, DATASET, 1, {"pretrain": 8, "train": 8, "val": 4, "test": 13})
+        counts = {"pretrain": 8, "train": 8, "val": 4, "test": 13}
+        synthesise_dataset(result.store, DATASET, 1, counts, spec=PHANTOMS)
         _pretrain(result)
         yield result
     finally:
