@@ -26,7 +26,7 @@ from vfmalign.cli.commands import (
     studies,
     watch,
 )
-from vfmalign.cli.exits import FAILED, INTERRUPTED, OK, epilog, exit_code_of
+from vfmalign.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, epilog, exit_code_of
 from vfmalign.cli.output import Output
 from vfmalign.core import logs
 from vfmalign.core.errors import BadOption, Internal, VfmalignError
@@ -42,14 +42,19 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def root(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
-) -> None:
-    """Measure how far fine-tuning moves a vision foundation model's features, and what it gains."""
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"vfmalign {__version__}")
         raise typer.Exit(OK)
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Measure how far fine-tuning moves a vision foundation model's features, and what it gains."""
 
 
 app.command()(stack.up)
@@ -105,12 +110,15 @@ def main() -> None:
 def _usage(error: TyperException, arguments: Sequence[str], output: Output) -> int:
     """A mistake in the command line, in one sentence; a folder's name is often a patient's and is not repeated."""
     shown: str = getattr(error, "format_message", lambda: str(error))()
+    if type(error).__name__ == "NoArgsIsHelpError":  # no class of typer's public names; its message is the help
+        typer.echo(shown)
+        return BAD_INPUT
     path: str = getattr(getattr(error, "ctx", None), "command_path", "vfmalign")
     if path.endswith(" import"):
         for word in arguments:
             shown = shown if word.startswith("-") or word in path.split() else shown.replace(word, "…")
     output.fail(BadOption(shown.rstrip("."), field="", remedy=f"see `{path} --help`", reason="USAGE"))
-    return int(getattr(error, "exit_code", 2))
+    return int(getattr(error, "exit_code", BAD_INPUT))
 
 
 def _fault(error: Exception) -> Internal:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vfmalign import __version__
 from vfmalign.cli import __main__ as program
 from vfmalign.cli import arrays, doctor, exits
 from vfmalign.cli.options import recipe
@@ -109,6 +110,18 @@ def test_bad_usage_is_one_sentence_and_code_2(invoke, arguments: tuple[str, ...]
 )
 def test_every_error_has_its_exit_code(error: errors.VfmalignError, code: int) -> None:
     assert exits.exit_code_of(error) == code
+
+
+def test_the_version_is_one_line(invoke) -> None:
+    assert invoke("--version") == (exits.OK, f"vfmalign {__version__}\n", "")
+
+
+@pytest.mark.parametrize("group", [(), ("checks",)], ids=str)
+def test_a_command_that_is_not_finished_shows_its_help(invoke, group: tuple[str, ...]) -> None:
+    code, out, err = invoke(*group)
+    assert code == exits.BAD_INPUT
+    assert out.startswith(f"Usage: {' '.join(('vfmalign', *group))}")
+    assert err == ""
 
 
 def test_help_lists_the_exit_codes(invoke) -> None:
