@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from tests.containers.conftest import Compose
+from tests.e2e.conftest import OPTIONS
 from tests.e2e.test_kills import same_numbers
 
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
@@ -34,7 +35,7 @@ def demo(compose: Compose) -> Any:
 @pytest.fixture(scope="module")
 def checks(compose: Compose) -> Any:
     """The alignment service, over the published port."""
-    channel = grpc.insecure_channel(f"127.0.0.1:{compose.ports['FINETUNING_PORT']}")
+    channel = grpc.insecure_channel(f"127.0.0.1:{compose.ports['FINETUNING_PORT']}", OPTIONS)
     return alignment_pb2_grpc.AlignmentServiceStub(channel)
 
 

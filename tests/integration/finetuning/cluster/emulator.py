@@ -152,8 +152,16 @@ class Api:
 
     def down(self) -> None:
         """The API stops listening, and every watch breaks."""
-        self._wait(self.emulator.end_watches())
-        self._wait(self._server.__aexit__(None, None, None))
+
+        async def end() -> None:
+            # The server waits for its calls, among them a watch that begins meanwhile.
+            closing = asyncio.create_task(self._server.__aexit__(None, None, None))
+            while not closing.done():
+                await self.emulator.end_watches()
+                await asyncio.wait([closing], timeout=0.05)
+            await closing
+
+        self._wait(end())
 
     def up(self) -> None:
         """It listens again on the same port."""
