@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
+import grpc
 import pytest
+from tests.e2e.conftest import OPTIONS
 
 from vfmalign.cli.s3_server import free_ports
+from vfmalign.v1 import alignment_pb2_grpc
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 UP_TIMEOUT_S = 300
+CHECK_TIMEOUT_S = 900.0
+SEED = "3"
 ROOMS = {
     "features": {"v1", "core", "imaging", "models", "features"},
     "mmd": {"v1", "core", "mmd"},
@@ -34,13 +42,20 @@ def image(name: str) -> str:
     return f"vfmalign/{name}:{VERSION}"
 
 
-def docker(*arguments: str, timeout_s: float = 120, **options: str) -> str:
+def docker(*arguments: str, timeout_s: float = 120) -> str:
     """Runs one docker command; its output, or a failure with all it said."""
+    return docker_bytes(*arguments, timeout_s=timeout_s).decode()
+
+
+def docker_bytes(
+    *arguments: str, fed: bytes | None = None, timeout_s: float = 120, options: Mapping[str, str] = MappingProxyType({})
+) -> bytes:
+    """Runs one docker command with an input, an output of any kind, and further environment variables."""
     command = ["docker", *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=timeout_s, env={**os.environ, **options}
-    )
-    assert done.returncode == 0, f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}\n{done.stdout}"
+    environment = {**os.environ, **options}
+    done = subprocess.run(command, input=fed, capture_output=True, check=False, timeout=timeout_s, env=environment)
+    said = f"{done.stderr.decode(errors='replace')}\n{done.stdout[-4000:].decode(errors='replace')}"
+    assert done.returncode == 0, f"{' '.join(arguments)} ended with {done.returncode}:\n{said}"
     return done.stdout
 
 
@@ -63,11 +78,11 @@ class Compose:
     ports: dict[str, int]
     environment: dict[str, str]
 
-    def __call__(self, *arguments: str, timeout_s: float = UP_TIMEOUT_S) -> str:
+    def __call__(self, *arguments: str, fed: str | None = None, timeout_s: float = UP_TIMEOUT_S) -> str:
         """One `docker compose` command."""
-        file = str(ROOT / "deploy" / "compose.yaml")
+        command = ("compose", "-p", self.project, "-f", str(ROOT / "deploy" / "compose.yaml"), *arguments)
         options = {**self.environment, "VFMALIGN_VERSION": VERSION}
-        return docker("compose", "-p", self.project, "-f", file, *arguments, timeout_s=timeout_s, **options)
+        return docker_bytes(*command, fed=fed.encode() if fed else None, timeout_s=timeout_s, options=options).decode()
 
     def restart(self, service: str) -> None:
         """Kills a service's container with SIGKILL and starts it again."""
@@ -88,3 +103,17 @@ def compose() -> Iterator[Compose]:
     finally:
         print(result("logs", "--no-color", "--tail", "40"))
         result("--profile", "cli", "down", "--volumes", "--timeout", "5")
+
+
+@pytest.fixture(scope="session")
+def demo(compose: Compose) -> Any:
+    """What `vfmalign demo` says, run in the cli's container."""
+    command = ("demo", "--seed", SEED, "--json", "--reports", "/tmp/reports")
+    return json.loads(compose("run", "--rm", "-T", "cli", *command, timeout_s=CHECK_TIMEOUT_S))
+
+
+@pytest.fixture(scope="session")
+def checks(compose: Compose) -> Any:
+    """The alignment service, over the published port."""
+    channel = grpc.insecure_channel(f"127.0.0.1:{compose.ports['FINETUNING_PORT']}", OPTIONS)
+    return alignment_pb2_grpc.AlignmentServiceStub(channel)

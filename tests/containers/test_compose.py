@@ -8,16 +8,12 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-import grpc
 import pytest
-from tests.containers.conftest import Compose
-from tests.e2e.conftest import OPTIONS
+from tests.containers.conftest import CHECK_TIMEOUT_S, Compose
 from tests.e2e.test_kills import same_numbers
 
-from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
+from vfmalign.v1 import alignment_pb2
 
-SEED = "3"
-TIMEOUT_S = 900.0
 ENDED = {
     alignment_pb2.CHECK_STATE_SUCCEEDED,
     alignment_pb2.CHECK_STATE_FAILED,
@@ -25,21 +21,7 @@ ENDED = {
 }
 
 
-@pytest.fixture(scope="module")
-def demo(compose: Compose) -> Any:
-    """What `vfmalign demo` says, run in the cli's container."""
-    command = ("demo", "--seed", SEED, "--json", "--reports", "/tmp/reports")
-    return json.loads(compose("run", "--rm", "-T", "cli", *command, timeout_s=TIMEOUT_S))
-
-
-@pytest.fixture(scope="module")
-def checks(compose: Compose) -> Any:
-    """The alignment service, over the published port."""
-    channel = grpc.insecure_channel(f"127.0.0.1:{compose.ports['FINETUNING_PORT']}", OPTIONS)
-    return alignment_pb2_grpc.AlignmentServiceStub(channel)
-
-
-@pytest.mark.timeout(TIMEOUT_S + 300)
+@pytest.mark.timeout(CHECK_TIMEOUT_S + 300)
 def test_the_demo_ends_with_every_number(demo: Any) -> None:
     assert demo["check"]["state"] == "CHECK_STATE_SUCCEEDED"
     result = demo["check"]["result"]
@@ -47,7 +29,7 @@ def test_the_demo_ends_with_every_number(demo: Any) -> None:
     assert "value" in result["rpg_specialised"]["relative_percent"]
 
 
-@pytest.mark.timeout(TIMEOUT_S + 300)
+@pytest.mark.timeout(CHECK_TIMEOUT_S + 300)
 def test_whatever_container_is_killed_the_numbers_stay(compose: Compose, demo: Any, checks: Any) -> None:
     quiet = get(checks, demo["check"]["check_id"])
     request = alignment_pb2.CreateCheckRequest(check_id="killed", spec=quiet.spec)
@@ -81,7 +63,7 @@ def get(checks: Any, check_id: str) -> Any:
 
 def wait_for(checks: Any, moment: Callable[[Any], bool]) -> Any:
     """The disturbed check at a moment, or ended."""
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + CHECK_TIMEOUT_S
     while time.monotonic() < deadline:
         check = get(checks, "killed")
         if moment(check) or check.state in ENDED:
