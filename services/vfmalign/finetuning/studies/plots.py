@@ -24,6 +24,8 @@ from vfmalign.finetuning.studies.early import EarlyStep
 from vfmalign.finetuning.studies.points import signs
 from vfmalign.finetuning.studies.predictors import Prediction
 
+TITLE_WIDTH = 32
+"""Characters that a panel's title has room for in one line."""
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 
 
@@ -83,7 +85,7 @@ def draw_scatter(
                 markerfacecolor="white" if hollow else look.colour, markeredgewidth=1.4, zorder=3,
             )  # fmt: skip
         label = "gain over specialised, %" if outcome == "gain" else "steps to 95 %, % of all"
-        axes.set(title=title, xlabel="shift, MMD²", ylabel=label)
+        axes.set(title=textwrap.fill(title, TITLE_WIDTH), xlabel="shift, MMD²", ylabel=label)
         axes.margins(0.12)
         axes.locator_params(nbins=4)
         return svg(figure)
