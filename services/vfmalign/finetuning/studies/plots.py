@@ -24,7 +24,7 @@ from vfmalign.finetuning.studies.early import EarlyStep
 from vfmalign.finetuning.studies.points import signs
 from vfmalign.finetuning.studies.predictors import Prediction
 
-TITLE_WIDTH = 32
+TITLE_WIDTH = 28
 """Characters that a panel's title has room for in one line."""
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 

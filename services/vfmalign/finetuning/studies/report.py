@@ -182,7 +182,7 @@ def _scatter(report: StudyReport, outcome: str) -> list[Panels]:
 def _panel(mine: Sequence[Average], claim: Claim, stratum: StratumResult, looked: dict[str, plots.Look]) -> Picture:
     name = words(stratum.name) if claim.design == "within_task" else stratum.name
     unit = "model" if claim.design == "within_task" else "task"
-    drawn = plots.draw_scatter(mine, looked, by=unit, outcome=claim.claim, title=f"{name}, ρ {fixed(stratum.rho)}")
+    drawn = plots.draw_scatter(mine, looked, by=unit, outcome=claim.claim, title=f"{name}, ρ\u00a0{fixed(stratum.rho)}")
     what = "gain" if claim.claim == "gain" else "steps to 95 %"
     return Picture(
         data_url("image/svg+xml", drawn),
