@@ -9,14 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from vfmalign.core.exit_codes import DONE, RETRYABLE, TERMINATED
+
 Outcome = Literal["succeeded", "retryable", "permanent"]
 Cause = Literal["exit", "platform", "limit"]
 
-EXIT_DONE = 0
-EXIT_BAD_SPEC = 2
-EXIT_BAD_DATA = 3
-EXIT_RETRYABLE = 75
-EXIT_CHECKPOINTED = 143
 _SIGNAL_BASE = 128
 
 
@@ -83,9 +80,9 @@ def classify(exit_code: int | None) -> Outcome:
     A process ended by a signal (memory, eviction, an operator) and an exit that nobody saw are worth another attempt;
     any other code is a fault that the same input would meet again.
     """
-    if exit_code == EXIT_DONE:
+    if exit_code == DONE:
         return "succeeded"
-    if exit_code is None or exit_code == EXIT_RETRYABLE or exit_code > _SIGNAL_BASE:
+    if exit_code is None or exit_code == RETRYABLE or exit_code > _SIGNAL_BASE:
         return "retryable"
     return "permanent"
 
@@ -94,10 +91,10 @@ def describe(exit_code: int | None) -> str:
     """A short sentence for an exit whose process left no words of its own."""
     if exit_code is None:
         return "the training process ended unseen and left no result"
-    if exit_code == EXIT_CHECKPOINTED:
+    if exit_code == TERMINATED:
         return "the training process was asked to stop and checkpointed"
     if exit_code > _SIGNAL_BASE:
         return f"the training process was killed by signal {exit_code - _SIGNAL_BASE}"
-    if exit_code == EXIT_DONE:
+    if exit_code == DONE:
         return "the training process ended without writing its result"
     return f"the training process ended with exit code {exit_code}"

@@ -15,6 +15,7 @@ from typing import Any
 
 from vfmalign.core import logs
 from vfmalign.core.errors import Conflict, Unavailable
+from vfmalign.core.exit_codes import DONE, TERMINATED
 from vfmalign.finetuning.cluster import pods
 from vfmalign.finetuning.cluster.api import Cluster, Refused, Unanswered
 from vfmalign.finetuning.cluster.manifest import (
@@ -31,7 +32,7 @@ from vfmalign.finetuning.cluster.manifest import (
     manifest,
 )
 from vfmalign.finetuning.cluster.watching import JobCache
-from vfmalign.finetuning.launcher import EXIT_CHECKPOINTED, EXIT_DONE, Exited, Running
+from vfmalign.finetuning.launcher import Exited, Running
 
 Json = dict[str, Any]
 
@@ -140,11 +141,11 @@ class KubernetesLauncher:
 
     def _state(self, found: Json, name: str) -> Running | Exited:
         if pods.condition(found, "Complete"):
-            return Exited(EXIT_DONE)
+            return Exited(DONE)
         if pods.condition(found, "Failed"):
             return self._failed(found, name)
         if self._has_stopped(found, name):
-            return Exited(EXIT_CHECKPOINTED)  # as training does on SIGTERM; a result would have been found first
+            return Exited(TERMINATED)  # as training does on SIGTERM; a result would have been found first
         return Running({"name": name}, self._state_words(found) or self._jobs.trouble)
 
     def _state_words(self, found: Json) -> str:

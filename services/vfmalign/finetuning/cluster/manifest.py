@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from vfmalign.finetuning.launcher import EXIT_BAD_DATA, EXIT_BAD_SPEC
+from vfmalign.core.exit_codes import BAD_DATA, BAD_SPEC, UNEXPECTED
 
 JOB_LABEL = "vfmalign.io/job"
 ATTEMPT_LABEL = "vfmalign.io/attempt"
@@ -26,7 +26,6 @@ SUBDOMAIN = "vfmalign-training"
 """The headless service by which the pods of one job find each other."""
 RENDEZVOUS_PORT = 29400
 
-_EXIT_UNEXPECTED = 1
 _MAX_NAME = 52  # the pods of an Indexed Job add `-<index>` and five random characters, and stay host names of 63
 _MAX_LABEL = 63
 _DIGEST = 10
@@ -159,7 +158,7 @@ def _failure_rules(*, together: bool) -> list[dict[str, Any]]:
     Where several pods train together, one that comes back finds no others: then the whole attempt is started again.
     """
     lost_node = {"action": "FailJob" if together else "Ignore"}
-    codes = [_EXIT_UNEXPECTED, EXIT_BAD_SPEC, EXIT_BAD_DATA]
+    codes = [UNEXPECTED, BAD_SPEC, BAD_DATA]
     return [
         lost_node | {"onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {"action": "FailJob", "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": codes}},
