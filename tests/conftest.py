@@ -11,10 +11,15 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import settings
 
 from vfmalign.cli import s3_server
 from vfmalign.core.settings import StoreSettings
 from vfmalign.core.store import ObjectStore
+
+# A deadline would fail a property for the other work on its machine.
+settings.register_profile("vfmalign", deadline=None)
+settings.load_profile("vfmalign")
 
 
 @pytest.fixture(scope="session")

@@ -87,6 +87,8 @@ class Emulator(kmock.KubernetesEmulator):
     async def change(self, resource: Any, name: str, kind: str, patch: dict[str, Any]) -> None:
         """What a controller does: creates, merges into or removes an object."""
         key = (resource, NAMESPACE, name)
+        if kind == "DELETED":
+            await self._watched(resource)
         async with self._lock:
             if kind == "ADDED":
                 self.objects[key] = patch
@@ -96,6 +98,14 @@ class Emulator(kmock.KubernetesEmulator):
             if kind == "DELETED":
                 self.objects[key].delete()
             await self._buses[resource].put({"type": kind, "object": raw})
+
+    async def _watched(self, resource: Any) -> None:
+        """Waits for the watch of a client that has listed: deletions are not told to a watch that begins later."""
+        for _ in range(200):
+            listed = any(one.resource == resource and one.action == kmock.action.LIST for one in self._requests)
+            if not listed or self._buses[resource]._offsets:
+                return
+            await asyncio.sleep(0.01)
 
     async def end_watches(self) -> None:
         await self._buses[JOBS].put({"type": "END", "object": {"metadata": {"namespace": NAMESPACE}}})
