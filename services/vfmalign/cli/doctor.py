@@ -80,7 +80,7 @@ def _python() -> str:
 def _packages() -> str:
     found = probes.versions()
     missing = [name for name, version in found.items() if version == "missing"]
-    if missing:
+    if missing and Target.named() is None:  # a deployment's services bring their own
         raise PreconditionFailed(
             f"not installed: {', '.join(missing)}",
             remedy="pip install 'vfmalign[features,mmd,training,finetuning,cli]'",
