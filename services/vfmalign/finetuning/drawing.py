@@ -10,10 +10,10 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INK, FAINT, ACCENT = "#222222", "#bbbbbb", "#0072B2"
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -39,8 +39,17 @@ _drawing = threading.Lock()  # matplotlib's settings are the process's own
 @contextmanager
 def style() -> Iterator[None]:
     """The look of every figure; one at a time."""
+    import matplotlib as mpl  # takes a second, and a service that waits for work draws nothing
+
     with _drawing, mpl.rc_context(_STYLE):
         yield
+
+
+def empty(width_in: float, height_in: float, *, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """A figure without axes, of a size in inches."""
+    from matplotlib.figure import Figure  # as in `style`
+
+    return Figure(figsize=(width_in, height_in), layout=layout)
 
 
 def svg(figure: Figure) -> bytes:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+import scipy
 
 from vfmalign.core.artifacts import CaseScore, MetricSpec, Record
 from vfmalign.core.errors import CaseOrderMismatch, InvalidInput
@@ -227,8 +227,8 @@ class _Bootstrap:
             return found_R if drawn[0].ndim > 1 else found_R[0]
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # NaN is answered below, with a reason
-            result = stats.bootstrap(
+            warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)  # NaN is answered below, with a reason
+            result = scipy.stats.bootstrap(
                 tuple(self.strata),
                 of_patients,
                 vectorized=True,
@@ -246,5 +246,5 @@ class _Bootstrap:
 
 
 def _expanded_level(level: float, n: int) -> float:
-    tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + level) / 2, n - 1))
+    tail = scipy.stats.norm.cdf(-np.sqrt(n / (n - 1)) * scipy.stats.t.ppf((1 + level) / 2, n - 1))
     return float(1 - 2 * tail)

@@ -13,8 +13,8 @@ Legend: N cases, C channels, S the smaller of both, R principal axes of F about 
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import linalg
 
 from vfmalign.core.errors import BadTensor
 
@@ -57,7 +57,7 @@ def _axes(rows_NC: Array) -> tuple[Array, Array]:
     directions under about 1e-6 of the largest extent, where float32 features hold rounding alone.
     """
     wide = rows_NC.shape[0] < rows_NC.shape[1]
-    power_R, vectors_SR = linalg.eigh(rows_NC @ rows_NC.T if wide else rows_NC.T @ rows_NC)
+    power_R, vectors_SR = scipy.linalg.eigh(rows_NC @ rows_NC.T if wide else rows_NC.T @ rows_NC)
     kept_R = power_R > max(power_R[-1], 0.0) * max(rows_NC.shape) * np.finfo(np.float64).eps
     power_R, vectors_SR = power_R[kept_R], vectors_SR[:, kept_R]
     axes_NR = vectors_SR if wide else rows_NC @ vectors_SR / np.sqrt(power_R)

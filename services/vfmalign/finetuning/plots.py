@@ -6,15 +6,15 @@ Knows matplotlib and the records of `results`; knows nothing of HTML or storage.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from vfmalign.core.artifacts import MetricSpec, Network
-from vfmalign.finetuning.drawing import ACCENT, FAINT, INK, style, svg
+from vfmalign.finetuning.drawing import ACCENT, FAINT, INK, empty, style, svg
 from vfmalign.finetuning.estimates import Estimate
 from vfmalign.finetuning.results import Comparison, NetworkResult, Probe, Projection
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Of the palette of `drawing`; the marks differ as well, for print in grey.
 COLOURS: Mapping[Network, str] = {"pretrained": "#0072B2", "scratch": "#D55E00", "specialised": "#009E73"}
@@ -29,7 +29,7 @@ NAMES: Mapping[Network, str] = {
 def draw_shift(shift: Comparison) -> bytes:
     """MMD² per layer with its interval: standardised and raw features, in two panels of their own scale."""
     with style():
-        figure = Figure(figsize=(7.2, 0.9 + 0.34 * len(shift.layers)), layout="constrained")
+        figure = empty(7.2, 0.9 + 0.34 * len(shift.layers))
         axes = figure.subplots(1, 2, sharey=True)
         layers = sorted(shift.layers, key=lambda layer: layer.layer, reverse=True)
         panels: tuple[tuple[str, list[Estimate | None]], ...] = (
@@ -52,7 +52,7 @@ def draw_shift(shift: Comparison) -> bytes:
 def draw_curves(networks: Sequence[NetworkResult], metric: MetricSpec) -> bytes:
     """Validation score against optimiser step, the selected checkpoint of each network ringed."""
     with style():
-        figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+        figure = empty(7.2, 3.2)
         axes = figure.subplots()
         for result in networks:
             colour = COLOURS[result.network]
@@ -78,7 +78,7 @@ def draw_curves(networks: Sequence[NetworkResult], metric: MetricSpec) -> bytes:
 def draw_probes(probes: Sequence[Probe], metric: MetricSpec) -> bytes:
     """Shift with its interval, and beside it the validation score, against optimiser step."""
     with style():
-        figure = Figure(figsize=(7.2, 2.6), layout="constrained")
+        figure = empty(7.2, 2.6)
         left, right = figure.subplots(1, 2)
         steps = [probe.step for probe in probes]
         present = [(probe.step, probe.shift) for probe in probes if probe.shift.value is not None]
@@ -108,7 +108,7 @@ def _room(steps: Sequence[int]) -> tuple[float, float]:
 def draw_projection(projection: Projection) -> bytes:
     """Each case before (hollow) and after (filled) in the plane of the reference's two main directions."""
     with style():
-        figure = Figure(figsize=(4.6, 4.0), layout="constrained")
+        figure = empty(4.6, 4.0)
         axes = figure.subplots()
         for (u0, v0), (u1, v1) in zip(projection.before, projection.after, strict=True):
             axes.plot([u0, u1], [v0, v1], color="#dddddd", linewidth=0.8, zorder=1)

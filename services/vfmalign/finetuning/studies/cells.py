@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from scipy import special
+import scipy
 
 from vfmalign.core.artifacts import CaseScore, MetricSpec, ModelCard, Network, Objective, Record
 from vfmalign.core.errors import InvalidInput
@@ -194,7 +194,7 @@ def standard_error(shift: Estimate, groups: int) -> float | None:
     interval = shift.interval
     if interval is None or groups < 2:
         return None
-    return (interval.upper - interval.lower) / 2 / float(special.stdtrit(groups - 1, 0.5 + interval.level / 2))
+    return (interval.upper - interval.lower) / 2 / float(scipy.special.stdtrit(groups - 1, 0.5 + interval.level / 2))
 
 
 def _only(metric: str, score: CaseScore) -> CaseScore:

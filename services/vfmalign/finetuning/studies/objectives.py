@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from scipy import stats
+import scipy
 
 from vfmalign.core.artifacts import Record
 from vfmalign.finetuning.estimates import Estimate, absent
@@ -109,7 +109,7 @@ def count_signs(values: Sequence[float | None]) -> Signs:
     if above + below < MIN_TASKS:
         p_value = absent(f"{above + below} tasks differ: a sign test needs at least {MIN_TASKS}")
     else:
-        p_value = Estimate(value=float(stats.binomtest(above, above + below).pvalue))
+        p_value = Estimate(value=float(scipy.stats.binomtest(above, above + below).pvalue))
     return Signs(above=above, below=below, ties=len(known) - above - below, p_value=p_value)
 
 

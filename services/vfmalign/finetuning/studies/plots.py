@@ -8,13 +8,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from vfmalign.finetuning.drawing import ACCENT, FAINT, INK, PALETTE, style, svg
+from vfmalign.finetuning.drawing import ACCENT, FAINT, INK, PALETTE, empty, style, svg
 from vfmalign.finetuning.estimates import Estimate
 from vfmalign.finetuning.plots import COLOURS, MARKERS
 from vfmalign.finetuning.printing import fixed, number, words
@@ -23,6 +21,9 @@ from vfmalign.finetuning.studies.conclusions import Average
 from vfmalign.finetuning.studies.early import EarlyStep
 from vfmalign.finetuning.studies.points import signs
 from vfmalign.finetuning.studies.predictors import Prediction
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TITLE_WIDTH = 28
 """Characters that a panel's title has room for in one line."""
@@ -47,7 +48,7 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
 def draw_look(look: Look) -> bytes:
     """One entry of a legend."""
     with style():
-        figure = Figure(figsize=(0.2, 0.2))
+        figure = empty(0.2, 0.2, layout=None)
         axes = figure.add_axes((0, 0, 1, 1))
         axes.plot(0, 0, marker=look.shape, color=look.colour, markersize=8, linestyle="none")
         axes.axis("off")
@@ -67,7 +68,7 @@ def draw_scatter(
         title: of the panel.
     """
     with style():
-        figure = Figure(figsize=(2.75, 2.35), layout="constrained")
+        figure = empty(2.75, 2.35)
         axes = figure.subplots()
         if outcome == "gain":
             axes.axhline(0, color=FAINT, linewidth=0.8)
@@ -99,7 +100,7 @@ def draw_curves(cells: Sequence[Cell], limits: tuple[float, float]) -> bytes:
         limits: of the score, shared by the models of the task.
     """
     with style():
-        figure = Figure(figsize=(2.4, 1.75), layout="constrained")
+        figure = empty(2.4, 1.75)
         axes = figure.subplots()
         for cell in cells:
             for curve in cell.curves:
@@ -133,7 +134,7 @@ def draw_heat_map(averages: Sequence[Average], quantity: str) -> bytes:
         value_MT[place] = np.nan if found.value is None else found.value
         marks[place] = signs(one.marks)
     with style():
-        figure = Figure(figsize=(1.7 + 1.02 * len(tasks), 0.75 + 0.42 * len(models)), layout="constrained")
+        figure = empty(1.7 + 1.02 * len(tasks), 0.75 + 0.42 * len(models))
         axes = figure.subplots()
         known = value_MT[np.isfinite(value_MT)]
         largest = max(float(np.abs(known).max()) if known.size else 0.0, 1e-12)
@@ -159,7 +160,7 @@ def draw_predictors(prediction: Prediction) -> bytes:
     """Mean ρ with the gain of every predictor, its tasks as small ticks, and the reach of chance as dashed lines."""
     shown = [one for one in prediction.predictors if one.rho is not None][::-1]
     with style():
-        figure = Figure(figsize=(5.4, 0.9 + 0.36 * len(shown)), layout="constrained")
+        figure = empty(5.4, 0.9 + 0.36 * len(shown))
         axes = figure.subplots()
         axes.axvline(0, color=FAINT, linewidth=0.8)
         if prediction.threshold is not None:
@@ -196,7 +197,7 @@ def draw_early(steps: Sequence[EarlyStep]) -> bytes:
         ("rho_both", "both", PALETTE[2], "^", ":"),
     )
     with style():
-        figure = Figure(figsize=(5.4, 2.5), layout="constrained")
+        figure = empty(5.4, 2.5)
         axes = figure.subplots()
         axes.axhline(0, color=FAINT, linewidth=0.8)
         for name, label, colour, shape, line in sides:

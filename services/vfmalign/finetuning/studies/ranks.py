@@ -12,7 +12,7 @@ from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+import scipy
 
 from vfmalign.core.artifacts import Record
 
@@ -71,7 +71,7 @@ def rank_correlations(x_PN: Array, y_PN: Array) -> Array:
 
     Infinite values rank last; NaN where all of one side are tied.
     """
-    x_PN, y_PN = (_centred(stats.rankdata(side, axis=-1)) for side in (x_PN, y_PN))
+    x_PN, y_PN = (_centred(scipy.stats.rankdata(side, axis=-1)) for side in (x_PN, y_PN))
     with np.errstate(invalid="ignore", divide="ignore"):
         rho_P: Array = (x_PN * y_PN).sum(-1) / np.sqrt((x_PN * x_PN).sum(-1) * (y_PN * y_PN).sum(-1))
     return rho_P
