@@ -91,7 +91,7 @@ def world(tmp_path, store, store_environment, monkeypatch):
             launchers.append(LocalLauncher((sys.executable, "-c", PROGRAM), tmp_path, tmp_path / "logs"))
             return Supervisor(self.book, store, launchers[-1], Limits(**({"retry_delay_s": 0.0} | limits)))
 
-        def add(self, name, mode=0):
+        def add(self, name, mode=0, baseline=""):
             name = f"{self.prefix}-{name}"
             request = JobRequest(kind="finetune", dataset="d", model="m", task="segmentation", seed=mode)
             recipe = Recipe(epochs=2, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
@@ -99,7 +99,7 @@ def world(tmp_path, store, store_environment, monkeypatch):
                 id=name, kind="finetune", dataset="d", dataset_digest="0" * 64, architecture="a", seed=mode,
                 recipe=recipe,
             )  # fmt: skip
-            return self.book.create(request, spec).id
+            return self.book.create(request, spec, baseline=baseline).id
 
         def starts(self, name):
             return [line for line in (tmp_path / "starts").read_text().splitlines() if line.startswith(f"{name} ")]
@@ -319,3 +319,40 @@ def test_another_spec_at_the_same_address_fails_the_job(world, store):
     job = world.finish(world.supervisor(), name)
     assert (job.state, job.reason) == ("FAILED", "ALREADY_EXISTS")
     assert world.starts(name) == []
+
+
+def test_a_baseline_that_several_checks_share_is_trained_once(world, store):
+    first, second = world.add("first", 7, baseline="b" * 64), world.add("second", 7, baseline="b" * 64)
+    other = world.add("other", 7, baseline="c" * 64)
+    supervisor = world.supervisor(max_running=3)
+    waits = world.until(
+        supervisor, lambda: (job := world.book.get(second)).message != "waiting for a free place" and job
+    )
+    assert (waits.state, waits.message) == ("QUEUED", f"waiting for job {first}, which trains the same baseline")
+    jobs = [world.finish(supervisor, name) for name in (first, second, other)]
+    assert [job.state for job in jobs] == ["SUCCEEDED"] * 3
+    assert [job.attempts for job in jobs] == [1, 0, 1]
+    assert jobs[1].message == f"taken from job {first}, which trained the same baseline"
+    assert jobs[1].curve == jobs[0].curve
+    assert store.read(job_key(second, "result.json"), JobResult).job == first
+    third = world.add("third", 7, baseline="b" * 64)
+    assert world.finish(supervisor, third).attempts == 0
+    assert world.starts(second) == world.starts(third) == []
+
+
+def test_a_baseline_is_trained_again_where_the_other_job_ends_without_a_result_or_loses_it(world, store):
+    first, second = world.add("first", 5, baseline="b" * 64), world.add("second", 5, baseline="b" * 64)
+    supervisor = world.supervisor(max_running=2)
+    world.until(supervisor, lambda: world.starts(first))
+    world.until(supervisor, lambda: "which trains the same" in world.book.get(second).message)
+    world.book.cancel(first)
+    world.until(supervisor, lambda: world.starts(second))
+    assert world.book.get(first).state == "CANCELLED"
+    world.book.cancel(second)
+    world.finish(supervisor, second)
+
+    third = world.add("third", baseline="d" * 64)
+    world.finish(supervisor, third)
+    store.delete(job_key(third, "result.json"))
+    fourth = world.add("fourth", baseline="d" * 64)
+    assert world.finish(supervisor, fourth).attempts == 1

@@ -60,13 +60,18 @@ class JobRow(Base):
     """One job; the fields are those of `jobs.Job`."""
 
     __tablename__ = "jobs"
-    __table_args__ = (sa.Index("ix_jobs_created", "created_at", "id"), sa.Index("ix_jobs_state", "state"))
+    __table_args__ = (
+        sa.Index("ix_jobs_created", "created_at", "id"),
+        sa.Index("ix_jobs_state", "state"),
+        sa.Index("ix_jobs_baseline", "baseline"),
+    )
 
     id: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
     check_id: Mapped[str] = mapped_column(sa.String(128), default="")
     request_digest: Mapped[str] = mapped_column(sa.String(64))
     request: Mapped[dict[str, Any]]
     spec: Mapped[dict[str, Any]]
+    baseline: Mapped[str] = mapped_column(sa.String(64), default="")
     state: Mapped[str] = mapped_column(sa.String(16))
     message: Mapped[str] = mapped_column(sa.Text, default="")
     reason: Mapped[str] = mapped_column(sa.String(64), default="")

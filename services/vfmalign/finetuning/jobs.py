@@ -23,6 +23,7 @@ from vfmalign.finetuning.requests import JobRequest
 
 State = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 STATES: tuple[State, ...] = get_args(State)
+NO_PLACE = "waiting for a free place"
 TERMINAL: frozenset[State] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 
 
@@ -40,6 +41,7 @@ class Job:
 
     Attributes:
         check_id: the check it belongs to, empty for a job of its own.
+        baseline: digest of its training, where checks may share it (`requests.baseline_digest`); else empty.
         message: one sentence on the state; for FAILED the reason in words.
         reason: UPPER_SNAKE_CASE reason of a failure, else empty.
         attempts: processes started so far; `failures` are those of them that died of something retryable.
@@ -53,6 +55,7 @@ class Job:
     check_id: str
     request: JobRequest
     spec: JobSpec
+    baseline: str
     state: State
     message: str
     reason: str
@@ -101,7 +104,7 @@ class JobBook:
             row = session.get(JobRow, job_id)
             return None if row is None else _same(row, request)
 
-    def create(self, request: JobRequest, spec: JobSpec, check_id: str = "") -> Job:
+    def create(self, request: JobRequest, spec: JobSpec, check_id: str = "", baseline: str = "") -> Job:
         """Adds a job; the same id and request again returns the first.
 
         Raises:
@@ -109,7 +112,8 @@ class JobBook:
         """
         row = JobRow(
             id=spec.id, check_id=check_id, request_digest=request.digest(), request=request.model_dump(mode="json"),
-            spec=spec.model_dump(mode="json"), state="QUEUED", message="waiting for a free place", created_at=now(),
+            spec=spec.model_dump(mode="json"), baseline=baseline, state="QUEUED", message=NO_PLACE,
+            created_at=now(),
         )  # fmt: skip
         try:
             with self._database.session() as session:
@@ -145,6 +149,16 @@ class JobBook:
     def of_check(self, check_id: str) -> tuple[Job, ...]:
         """The jobs of a check, oldest first."""
         return self._select(JobRow.check_id == check_id)
+
+    def same_training(self, job: Job) -> Job | None:
+        """The job whose result a baseline can take or wait for: one that succeeded, else the oldest one ahead of it."""
+        if not job.baseline:
+            return None
+        others = self._select((JobRow.baseline == job.baseline) & (JobRow.id != job.id))
+        done = (other for other in others if other.state == "SUCCEEDED")
+        mine = (job.created_at, job.id)
+        ahead = (other for other in others if not other.finished and (other.created_at, other.id) < mine)
+        return next(done, None) or next(ahead, None)
 
     def attempts(self, job_id: str) -> tuple[Attempt, ...]:
         """Every process of a job, in order."""
@@ -194,6 +208,13 @@ class JobBook:
             if not row.cancel_requested:
                 row.message = running_message(row.attempts, waits_for)
 
+    def wait(self, job_id: str, message: str) -> None:
+        """Writes down what a queued job waits for."""
+        with self._database.session() as session:
+            row = _row(session, job_id)
+            if row.state == "QUEUED":
+                row.message = message
+
     def postpone(self, job_id: str, message: str, *, delay_s: float) -> None:
         """Takes `begin` back: no process was started. The next one has the same attempt's number.
 
@@ -221,13 +242,13 @@ class JobBook:
             row = _row(session, job_id)
             row.curve = [*row.curve, *(point.model_dump(mode="json") for point in points)]
 
-    def succeed(self, job_id: str, result: StoredRef, exit_code: int | None = None) -> None:
+    def succeed(self, job_id: str, result: StoredRef, exit_code: int | None = None, message: str = "finished") -> None:
         """The result is there."""
         with self._database.session() as session:
             row = _row(session, job_id)
             row.result = result.model_dump(mode="json")
             _end_attempt(session, row, exit_code, "succeeded")
-            _finish(row, "SUCCEEDED", "finished")
+            _finish(row, "SUCCEEDED", message)
 
     def cancelled(self, job_id: str, exit_code: int | None = None) -> None:
         """The process has ended, as was asked."""
@@ -306,6 +327,7 @@ def _job(row: JobRow) -> Job:
         check_id=row.check_id,
         request=JobRequest.model_validate(row.request),
         spec=JobSpec.model_validate(row.spec),
+        baseline=row.baseline,
         state=state,
         message=row.message,
         reason=row.reason,

@@ -222,6 +222,7 @@ def _write_report(checks: CheckBook, jobs: JobBook, store: ObjectStore, check: C
             finished_at=now(),
             stages=tuple(time for time in stage_times(checks.stages(check.id)) if time.stage != "report"),
             job_attempts={job_id(check.id, name): jobs.get(job_id(check.id, name)).attempts for name in NETWORKS},
+            trained_by={name: result.job for name, result in results.items()},
             devices={
                 "features": outputs.get("features_before", FeatureSetRef).device,
                 "mmd": measured.device,

@@ -6,6 +6,8 @@ through the store. Knows nothing of protobuf or databases.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
@@ -18,6 +20,7 @@ from vfmalign.core.artifacts import (
     Objective,
     Recipe,
     Record,
+    canonical_json,
     is_id,
     model_card_key,
     probe_id,
@@ -223,6 +226,21 @@ def finetuning_spec(job_id: str, request: JobRequest, card: ModelCard, digest: s
         seed=request.seed,
         publish_as=publish_as,
     )
+
+
+def baseline_digest(spec: JobSpec, card: ModelCard) -> str:
+    """SHA-256 of all that a baseline's training depends on: what has the same one has the same result.
+
+    It is the version that trains, the data, the task, the recipe, the seed, how inputs are prepared and, with random
+    weights, the architecture. The model that is checked against it is not: its weights are never read.
+    """
+    own = {"id", "publish_as", "model", "model_sha256"} | ({"architecture"} if spec.network == "specialised" else set())
+    determined_by = {
+        "version": importlib.metadata.version("vfmalign"),
+        "spec": spec.model_dump(mode="json", exclude=own),
+        "preprocessing": card.preprocessing.model_dump(mode="json"),
+    }
+    return hashlib.sha256(canonical_json(determined_by)).hexdigest()
 
 
 def _pretraining_spec(job_id: str, request: JobRequest, digest: str) -> JobSpec:

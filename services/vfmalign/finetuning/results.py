@@ -278,12 +278,17 @@ class StageTime(Record):
 
 
 class RunRecord(Record):
-    """What differs from run to run."""
+    """What differs from run to run.
+
+    Attributes:
+        trained_by: the job that trained each network: one of another check where that trained the same baseline.
+    """
 
     created_at: datetime
     finished_at: datetime
     stages: tuple[StageTime, ...]
     job_attempts: dict[str, int]
+    trained_by: dict[Network, str] = Field(default_factory=dict)
     devices: dict[str, str]
     software: dict[str, str]
     figures: dict[str, tuple[FigureRef, ...]]

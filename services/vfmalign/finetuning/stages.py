@@ -21,9 +21,16 @@ from vfmalign.core.errors import BadDataset, BadOption, NotFound, VfmalignError
 from vfmalign.core.store import ObjectStore
 from vfmalign.core.tasks import get_task_spec
 from vfmalign.finetuning.checks import Check, StageProgress
-from vfmalign.finetuning.jobs import Job, JobBook
+from vfmalign.finetuning.jobs import NO_PLACE, Job, JobBook
 from vfmalign.finetuning.peers import ComparisonRequest, Extraction, FeaturePeer, FeatureSetRef, MmdPeer
-from vfmalign.finetuning.requests import NETWORKS, JobRequest, RecipeRequest, finetuning_spec, load_card
+from vfmalign.finetuning.requests import (
+    NETWORKS,
+    JobRequest,
+    RecipeRequest,
+    baseline_digest,
+    finetuning_spec,
+    load_card,
+)
 from vfmalign.finetuning.results import Measured
 
 Say = Callable[[str, StageProgress | None], Awaitable[None]]
@@ -222,7 +229,7 @@ async def _make_job(bench: Bench, outputs: Outputs, *, network: Network) -> Reco
         if job.state == "RUNNING":
             again = f", attempt {job.attempts}" if job.attempts > 1 else ""
             await bench.say(f"training the {network} network{again}", _epochs(job, f"job_{network}"))
-        elif job.attempts:
+        elif job.message != NO_PLACE:
             await bench.say(f"training the {network} network: {job.message}", None)
         await asyncio.sleep(bench.poll_s)
     refuse_unfinished(job)
@@ -246,7 +253,8 @@ def _create_job(bench: Bench, valid: Validated, network: Network) -> None:
         publish_as=encoder_id(bench.check.id, network),
     )
     spec = finetuning_spec(job_id(bench.check.id, network), request, valid.card, valid.dataset_digest, recipe)
-    bench.jobs.create(request, spec, bench.check.id)
+    baseline = "" if network == "pretrained" else baseline_digest(spec, valid.card)
+    bench.jobs.create(request, spec, bench.check.id, baseline)
 
 
 def _epochs(job: Job, stage: str) -> StageProgress | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from vfmalign.core import logs, metrics
 from vfmalign.core.artifacts import JobFailure, JobProgress, job_key
-from vfmalign.core.errors import Conflict, NotFound, Unavailable, VfmalignError
+from vfmalign.core.errors import Conflict, DigestMismatch, NotFound, Unavailable, VfmalignError
 from vfmalign.core.store import ObjectStore
 from vfmalign.finetuning.database import now
 from vfmalign.finetuning.jobs import Job, JobBook, StoredRef, running_message
@@ -95,7 +95,7 @@ class Supervisor:
 
     def _start(self, job: Job) -> bool:
         """Starts a queued job's process; True where one runs now."""
-        if self._finished(job):
+        if self._finished(job) or self._shares(job):
             return False
         self._write_spec(job)
         self.store.delete(job_key(job.id, "failure.json"))  # of an earlier attempt
@@ -114,6 +114,32 @@ class Supervisor:
             metrics.job_queue_wait_seconds.observe((now() - job.created_at).total_seconds())
         self.book.record(job.id, seen.handle, seen.message)
         return True
+
+    def _shares(self, job: Job) -> bool:
+        """Whether another job trains, or has trained, the same: this one then waits for its result, or takes it."""
+        other = self.book.same_training(job)
+        if other is None:
+            return False
+        if not other.finished:
+            words = f"waiting for job {other.id}, which trains the same baseline"
+            if job.message != words:
+                self.book.wait(job.id, words)
+            return True
+        try:
+            self._copy(other, job)
+        except (NotFound, DigestMismatch) as error:
+            _log.warning("baseline_trained_again", job=job.id, error=str(error))
+            return False
+        return self._finished(job, message=f"taken from job {other.id}, which trained the same baseline")
+
+    def _copy(self, other: Job, job: Job) -> None:
+        """Copies the learning curve and then the result, which goes on naming the job that trained."""
+        if other.result is None:
+            raise NotFound("no result is recorded", subject=f"job {other.id}")
+        result = self.store.get(other.result.key, sha256=other.result.sha256)
+        for point in other.curve:
+            self.store.write(job_key(job.id, f"progress/{point.epoch:04d}.json"), point)
+        self.store.put(job_key(job.id, "result.json"), result, content_type="application/json")
 
     def _watch(self, job: Job) -> bool:
         seen = self.launcher.observe(job.id, job.attempts, job.handle)
@@ -175,7 +201,7 @@ class Supervisor:
         self.book.requeue(job.id, message, exit_code=code, delay_s=delay, counted=True)
         _log.warning("job_retried", job=job.id, exit_code=code, failures=failures)
 
-    def _finished(self, job: Job, exit_code: int | None = None) -> bool:
+    def _finished(self, job: Job, exit_code: int | None = None, message: str = "finished") -> bool:
         """Whether the result is there; it is what makes a job done, whatever its process said."""
         key = job_key(job.id, "result.json")
         try:
@@ -185,7 +211,7 @@ class Supervisor:
         self._read_progress(job)
         self._asked.pop(job.id, None)
         ref = StoredRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
-        self.book.succeed(job.id, ref, exit_code)
+        self.book.succeed(job.id, ref, exit_code, message)
         _log.info("job_succeeded", job=job.id)
         return True
 

@@ -6,7 +6,14 @@ from vfmalign.core.artifacts import ModelCard
 from vfmalign.core.errors import BadOption
 from vfmalign.core.recipes import recipe_for
 from vfmalign.finetuning import check_messages, job_messages
-from vfmalign.finetuning.requests import CheckId, CheckRequest, JobRequest, RecipeRequest, finetuning_spec
+from vfmalign.finetuning.requests import (
+    CheckId,
+    CheckRequest,
+    JobRequest,
+    RecipeRequest,
+    baseline_digest,
+    finetuning_spec,
+)
 from vfmalign.v1 import alignment_pb2, features_pb2, finetuning_pb2
 
 CARD = ModelCard.model_validate(
@@ -85,6 +92,38 @@ def test_specs_of_the_three_networks():
         assert spec.seed == 4
     with pytest.raises(BadOption, match="publish"):
         finetuning_spec("j", request.model_copy(update={"publish_as": "x"}), CARD, "d" * 64, recipe)
+
+
+def digest_of(network, card=CARD, digest="d" * 64, name="a", **changes):
+    request = JobRequest(kind="finetune", dataset="demo", network=network, model=card.id, task="segmentation")
+    request = request.model_copy(update=changes)
+    recipe = request.recipe.applied_to(recipe_for(network, request.task, "demo"))
+    return baseline_digest(finetuning_spec(name, request, card, digest, recipe), card)
+
+
+@pytest.mark.parametrize("network", ["scratch", "specialised"])
+def test_baselines_are_the_same_whatever_model_is_checked_against_them(network):
+    weights = CARD.checkpoint.model_copy(update={"sha256": "e" * 64})
+    other = CARD.model_copy(update={"id": "another", "checkpoint": weights})
+    assert digest_of(network) == digest_of(network, name="b") == digest_of(network, other, model="another")
+    different = {
+        "data": digest_of(network, digest="f" * 64),
+        "task": digest_of(network, task="translation"),
+        "seed": digest_of(network, seed=1),
+        "recipe": digest_of(network, recipe=RecipeRequest(epochs=3)),
+        "input": digest_of(
+            network,
+            CARD.model_copy(update={"preprocessing": CARD.preprocessing.model_copy(update={"shape_DHW": (8, 64, 64)})}),
+        ),
+    }
+    assert len({digest_of(network), *different.values()}) == 1 + len(different)
+
+
+def test_the_architecture_is_the_random_networks_own():
+    larger = CARD.model_copy(update={"architecture": "profound_conv_tiny"})
+    assert digest_of("scratch") != digest_of("scratch", larger)
+    assert digest_of("specialised") == digest_of("specialised", larger)
+    assert digest_of("scratch") != digest_of("specialised")
 
 
 def test_a_check_survives_the_way_through_the_api():
