@@ -37,9 +37,9 @@ ROOMS = {
 """What each image may hold of the package."""
 
 
-def image(name: str) -> str:
+def image(name: str, version: str = VERSION) -> str:
     """Reference of an image."""
-    return f"vfmalign/{name}:{VERSION}"
+    return f"vfmalign/{name}:{version}"
 
 
 def docker(*arguments: str, timeout_s: float = 120) -> str:
@@ -81,8 +81,8 @@ class Compose:
     def __call__(self, *arguments: str, fed: str | None = None, timeout_s: float = UP_TIMEOUT_S) -> str:
         """One `docker compose` command."""
         command = ("compose", "-p", self.project, "-f", str(ROOT / "deploy" / "compose.yaml"), *arguments)
-        options = {**self.environment, "VFMALIGN_VERSION": VERSION}
-        return docker_bytes(*command, fed=fed.encode() if fed else None, timeout_s=timeout_s, options=options).decode()
+        fed_bytes = fed.encode() if fed else None
+        return docker_bytes(*command, fed=fed_bytes, timeout_s=timeout_s, options=self.environment).decode()
 
     def restart(self, service: str) -> None:
         """Kills a service's container with SIGKILL and starts it again."""
@@ -96,6 +96,7 @@ def compose() -> Iterator[Compose]:
     ports = dict(zip(("FEATURES_PORT", "MMD_PORT", "FINETUNING_PORT", "PROMETHEUS_PORT"), free_ports(4), strict=True))
     secret = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "POSTGRES_PASSWORD")
     environment = {name: secrets.token_hex(16) for name in secret} | {name: str(port) for name, port in ports.items()}
+    environment["VFMALIGN_VERSION"] = VERSION
     result = Compose(f"vfmalign-test-{secrets.token_hex(3)}", ports, environment)
     try:
         result("up", "--detach", "--wait")

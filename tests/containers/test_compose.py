@@ -34,9 +34,10 @@ def test_whatever_container_is_killed_the_numbers_stay(compose: Compose, demo: A
     quiet = get(checks, demo["check"]["check_id"])
     request = alignment_pb2.CreateCheckRequest(check_id="killed", spec=quiet.spec)
     checks.CreateCheck(request, timeout=30, wait_for_ready=True)
-    for service in ("features", "s3", "mmd", "postgres", "finetuning"):
+    for service in ("features", "s3", "finetuning", "mmd", "postgres"):
         # The first as soon as the check begins, the others while a job trains, which dies with the orchestrator.
-        wait_for(checks, lambda check, first=service == "features": first or check.progress.unit == "epoch")
+        check = wait_for(checks, lambda check, first=service == "features": first or check.progress.unit == "epoch")
+        assert check.state not in ENDED, f"the check ended before {service} was killed"
         compose.restart(service)
     check = wait_for(checks, lambda check: False)
     assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.failure

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.containers.conftest import UP_TIMEOUT_S, Compose, docker_bytes, image
+from tests.containers.conftest import UP_TIMEOUT_S, VERSION, Compose, docker, docker_bytes, image
 
 from vfmalign.v1 import alignment_pb2
 
@@ -49,3 +51,46 @@ def test_a_backup_brings_back_what_was_lost(compose: Compose, demo: Any) -> None
     compose("up", "--detach", "--wait")
     assert shown(compose, check_id) == before
     compose("run", "--rm", "-T", "cli", "checks", "report", check_id, "--reports", "/tmp")
+
+
+@pytest.fixture
+def next_version() -> Iterator[str]:
+    """The same images under the name of another version."""
+    name, images = (
+        f"{VERSION}-next",
+        docker("images", "--filter", f"reference={image('*')}", "--format", "{{.Repository}}"),
+    )
+    for repository in images.split():
+        docker("tag", f"{repository}:{VERSION}", f"{repository}:{name}")
+    yield name
+    for repository in images.split():
+        docker("rmi", f"{repository}:{name}")
+
+
+@pytest.mark.timeout(4 * UP_TIMEOUT_S)
+def test_an_upgrade_is_rolled_back_with_the_backup(compose: Compose, demo: Any, next_version: str) -> None:
+    check_id = demo["check"]["check_id"]
+    before = shown(compose, check_id)
+    dump = compose("exec", "-T", "postgres", "pg_dump")
+    try:
+        compose.environment["VFMALIGN_VERSION"] = next_version
+        compose("up", "--detach", "--wait")
+        running = [json.loads(line)["Image"] for line in compose("ps", "--format", "json").splitlines()]
+        assert running
+        assert all(one.endswith(f":{next_version}") for one in running)
+        assert shown(compose, check_id) == before
+        # What a migration of the next version leaves behind.
+        compose("exec", "-T", "postgres", "psql", "-c", "UPDATE alembic_version SET version_num = '9999'")
+    finally:
+        compose.environment["VFMALIGN_VERSION"] = VERSION
+
+    compose("up", "--detach")
+    words, deadline = "the database was migrated by a later version", time.monotonic() + UP_TIMEOUT_S
+    while words not in compose("logs", "--no-color", "finetuning"):
+        assert time.monotonic() < deadline, "the older orchestrator does not say why it stops"
+        time.sleep(1)
+    compose("stop", "finetuning")
+    compose("exec", "-T", "postgres", "psql", "-q", "-c", "DROP SCHEMA public CASCADE", "-c", "CREATE SCHEMA public")
+    compose("exec", "-T", "postgres", "psql", "-q", "-v", "ON_ERROR_STOP=1", fed=dump)
+    compose("up", "--detach", "--wait")
+    assert shown(compose, check_id) == before

@@ -111,6 +111,7 @@ class View:
         )
         self._tasks: dict[str, TaskID] = {}
         self._stages_done: set[str] = set()
+        self._probes_seen: set[str] = set()
         self._points: dict[str, int] = {}
         self._waiting = ""
 
@@ -128,6 +129,10 @@ class View:
                 self._stages_done.add(stage.name)
                 again = f", {stage.attempts} attempts" if stage.attempts > 1 else ""
                 self.output.say(f"✓ {stage.name:<20} {stage.seconds:6.1f} s{again}", "green")
+        for words in check.status.split("; "):
+            if words.startswith("probe after step ") and words not in self._probes_seen:
+                self._probes_seen.add(words)
+                self.output.say(f"  {words}")
         if check.status.startswith("waiting at ") and check.status != self._waiting:
             self._waiting = check.status
             self.output.say(check.status, "yellow")
@@ -138,11 +143,14 @@ class View:
     def show_job(self, job: finetuning_pb2.Job) -> None:
         """What is new in a job: every validation of its learning curve, and its bar."""
         name, metric = _name_of(job), _metric_of(job)
-        for point in job.curve[self._points.get(job.job_id, 0) :]:
+        shown = self._points.get(job.job_id, 0)
+        if job.status.startswith("taken from ") and not shown:
+            self.output.say(f"  {name:<12} {job.status}")
+        for point in job.curve[shown:]:
             loss = f"loss {point.train_loss:8.4f}" if point.HasField("train_loss") else "before training"
             epochs = f"{point.epoch:>3}/{job.progress.total}"
             self.output.say(f"  {name:<12} epoch {epochs}  {loss:<15}  {metric} {point.validation_score:.4f}")
-        self._points[job.job_id] = max(len(job.curve), self._points.get(job.job_id, 0))
+        self._points[job.job_id] = max(len(job.curve), shown)
         running = word(JOB_STATES, job.state) == "running"
         self.bar(job.job_id, f"training: {name}" if running else None, job.progress)
 

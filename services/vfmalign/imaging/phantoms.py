@@ -44,6 +44,8 @@ class PhantomSpec:
         b_high: b-value of the DWI volume in s/mm²; ADC is fitted between b = 50 and b = 800.
         noise: standard deviation of the noise in each of the receiver's two channels, as a share of fat's T2w signal.
         misregistration_mm: standard deviation of each diffusion volume's in-plane shift.
+        diffusion_turn_deg: standard deviation of each diffusion stack's turn against the T2w one, about each axis; 0 for
+            stacks that were planned in parallel.
         lesion_free_share: share of cases without a lesion.
     """
 
@@ -53,6 +55,7 @@ class PhantomSpec:
     b_high: float = 1400.0
     noise: float = 0.03
     misregistration_mm: float = 0.6
+    diffusion_turn_deg: float = 1.5
     lesion_free_share: float = 0.18
 
 
@@ -142,9 +145,9 @@ def generate_case(seed: int, index: int, spec: PhantomSpec | None = None) -> Pha
         "gland": Volume(gland, t2w_affine),
         "lesions": Volume(lesions, t2w_affine),
     }
-    shift_mm = _draw_shift(dwi_rng, spec.misregistration_mm)
+    shift_mm, turn_sd = _draw_shift(dwi_rng, spec.misregistration_mm), np.deg2rad(spec.diffusion_turn_deg)
     for kind, stack, rng in (("dwi", spec.dwi, dwi_rng), ("adc", spec.adc, adc_rng)):
-        turn, offset_mm = _rotation(rng.normal(0.0, np.deg2rad(1.5), 3)), rng.normal(0.0, (2.0, 2.0, 0.8))
+        turn, offset_mm = _rotation(rng.normal(0.0, turn_sd, 3)), rng.normal(0.0, (2.0, 2.0, 0.8))
         affine, positions = _place(stack, pose, turn, offset_mm)
         if kind == "adc":
             shift_mm = shift_mm + _draw_shift(rng, 0.3 * spec.misregistration_mm)

@@ -320,6 +320,7 @@ def stored(store):
         return Dataset(id=name, **(splits | fields))
 
     save_dataset(store, dataset("demo"))
+    save_dataset(store, dataset("twin"))  # equal to `demo`, but no check of one shares baselines with one of the other
     save_dataset(store, dataset("slow"))
     leaky = dataset("leaky", test=(case("test-0"), case("train-1")))
     store.put(dataset_key("leaky"), canonical_json(to_datalist(leaky)))

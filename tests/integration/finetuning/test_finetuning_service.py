@@ -94,14 +94,14 @@ async def test_kill_9_at_any_moment_changes_no_result_and_repeats_no_finished_st
 
     if moment == "features":
         peers.stop()
-        name = await service.create("steady2", seed=5)
+        name = await service.create("steady2", dataset="twin", seed=5)
         await service.until(name, lambda check: "waiting at features" in check.status)
         await service.kill()
         peers.start()
     else:
         peers.mmd.delay_s = 1.0 if moment == "mmd" else 0.0
         (service.folder / "go").touch() if moment == "mmd" else None
-        name = await service.create("steady2", seed=5)
+        name = await service.create("steady2", dataset="twin", seed=5)
         await service.until(
             name, lambda _: len(peers.mmd.calls) > calls if moment == "mmd" else len(service.starts()) == 6
         )

@@ -76,6 +76,26 @@ def test_what_a_check_waits_for_is_said_when_it_changes(output: Output) -> None:
     assert len(said(output)) == 1
 
 
+def test_a_probe_is_said_once_with_its_values(output: Output) -> None:
+    training = "training the scratch network, attempt 2"
+    first, second = (f"probe after step {step}: MMD² 0.0{step}, validation 0.5" for step in (10, 20))
+    with View(output) as view:
+        for status in (training, f"{training}; {first}", first, f"{second}; {training}"):
+            view.show_check(alignment_pb2.Check(status=status))
+    assert [line.strip() for line in said(output)] == [first, second]
+
+
+def test_a_baseline_that_was_trained_before_is_said_with_its_curve(output: Output) -> None:
+    taken = job(2, finetuning_pb2.JOB_STATE_SUCCEEDED)
+    taken.status = "taken from job other-scratch, which trained the same baseline"
+    with View(output) as view:
+        view.show_job(taken)
+        view.show_job(taken)
+    lines = said(output)
+    assert len(lines) == 4
+    assert lines[0].split(maxsplit=1) == ["scratch", taken.status]
+
+
 def test_bars_tell_of_training_once() -> None:
     training = "training the scratch network: training"
     assert follow._words_of(training) is None

@@ -66,6 +66,14 @@ def test_grids_follow_the_spec():
     np.testing.assert_allclose(volume.spacing_mm, (1.4, 1.4, 4.0))
 
 
+@pytest.mark.parametrize(("turn_deg", "parallel"), [(0.0, True), (1.5, False)])
+def test_diffusion_is_planned_in_parallel_or_turned(turn_deg, parallel):
+    coarse = Stack((40, 40, 10), (2.8, 2.8, 6.0))
+    volumes = generate_case(0, 0, PhantomSpec(coarse, coarse, coarse, diffusion_turn_deg=turn_deg)).volumes
+    t2w, dwi = (volumes[kind].affine[:3, :3] / volumes[kind].spacing_mm for kind in ("t2w", "dwi"))
+    assert np.allclose(t2w, dwi, atol=1e-6) == parallel
+
+
 def test_glands_are_of_human_size_and_fit_the_crop(cases):
     for case in cases:
         gland = case.volumes["gland"].array_XYZ
