@@ -3,8 +3,9 @@
 Each architecture runs in a process of its own, with random weights, on phantoms of a clinical protocol's size in a real
 S3 server. Turns alternate: the forward passes of prepared studies alone, and the extraction of as many stored studies
 into a stored feature set, which no call has read before. Stacks are parallel, as one examination's usually are planned;
-`--turn-deg 1.5` tilts the diffusion stacks against the T2-weighted one, which costs more to resample. Printed are the seconds of one study either way, their
-ratio, and where the extraction's time went; reading and preparing run beside the encoder, so the shares overlap.
+`--turn-deg 1.5` tilts the diffusion stacks against the T2-weighted one, which costs more to resample. Printed are the
+seconds of one study either way, their ratio, and where the extraction's time went; reading and preparing run beside
+the encoder, so the shares overlap.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ class PhantomSpec:
         b_high: b-value of the DWI volume in s/mm²; ADC is fitted between b = 50 and b = 800.
         noise: standard deviation of the noise in each of the receiver's two channels, as a share of fat's T2w signal.
         misregistration_mm: standard deviation of each diffusion volume's in-plane shift.
-        diffusion_turn_deg: standard deviation of each diffusion stack's turn against the T2w one, about each axis; 0 for
-            stacks that were planned in parallel.
+        diffusion_turn_deg: standard deviation of each diffusion stack's turn against the T2w one, about each axis; 0
+            for stacks that were planned in parallel.
         lesion_free_share: share of cases without a lesion.
     """
 
