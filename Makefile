@@ -89,13 +89,14 @@ k8s-check: setup  ## the manifests of k8s/: render, validate, hold against a pol
 	$(BIN)/pytest tests/k8s
 
 # Tests of servers and of the whole stack mostly wait for one process: they run beside the others, and what they print comes
-# last. Those of the feature service run after the unit tests, so that all three end at about the same time.
+# last. Those of the feature service and of the cluster's launcher run after the unit tests, so that all three end at about the same time.
 # OpenMP threads of several processes on the same cores must not spin while they wait, and small tensors need one thread.
+AFTER_UNIT := tests/integration/features tests/integration/finetuning/cluster
 test: setup  ## every test, on a real S3 server, real databases and real processes
 	@export OMP_WAIT_POLICY=PASSIVE; $(BIN)/pytest tests/e2e --durations=10 > $(VENV)/e2e.log 2>&1 & e2e=$$!; \
-	$(BIN)/pytest tests/integration tests/gpu --ignore=tests/integration/features --durations=10 > $(VENV)/integration.log 2>&1 & integration=$$!; \
+	$(BIN)/pytest tests/integration tests/gpu $(addprefix --ignore=,$(AFTER_UNIT)) --durations=10 > $(VENV)/integration.log 2>&1 & integration=$$!; \
 	trap 'kill $$e2e $$integration 2>/dev/null' INT TERM; \
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/integration/features --durations=10; failed=$$?; \
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit $(AFTER_UNIT) --durations=10; failed=$$?; \
 	echo "waiting for the tests of servers ..."; wait $$integration || failed=1; cat $(VENV)/integration.log; \
 	echo "waiting for the end-to-end tests ..."; wait $$e2e || failed=1; cat $(VENV)/e2e.log; exit $$failed
 
