@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import pytest
 
+from vfmalign.cli.environment import small_networks
 from vfmalign.cli.home import Home
 from vfmalign.cli.stack import Stack
 from vfmalign.core.store import ObjectStore
@@ -160,7 +161,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     home = Home(tmp_path_factory.mktemp("stack"))
     home.make()
     said: list[str] = []
-    stack = Stack(home, said.append)
+    stack = Stack(home, said.append, small_networks())
     stack.start()
     keeper = threading.Thread(target=stack.keep)
     keeper.start()

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from vfmalign.cli.check_tables import summary
 from vfmalign.cli.commands.checks import create, fetch_report, jobs_of
+from vfmalign.cli.environment import small_networks
 from vfmalign.cli.follow import View, follow_check
 from vfmalign.cli.home import Home
 from vfmalign.cli.messages import CHECK_STATES, word
@@ -90,7 +91,7 @@ def run(home: Home, output: Output, plan: Plan, *, reports: Path, keep: bool) ->
     try:
         with outcome.clock.step("all"):
             start = time.monotonic()
-            with running(home, output.say) as state:
+            with running(home, output.say, small_networks()) as state:
                 outcome.clock.seconds["stack"] = time.monotonic() - start
                 _rehearse(Target.of(state), output, plan, outcome, home=home, reports=reports)
                 end = time.monotonic()

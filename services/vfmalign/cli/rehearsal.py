@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.text import Text
 
 from vfmalign.cli.commands import studies
-from vfmalign.cli.environment import cpus
+from vfmalign.cli.environment import small_networks
 from vfmalign.cli.home import Home
 from vfmalign.cli.messages import STUDY_STATES, word
 from vfmalign.cli.output import Output
@@ -27,8 +27,6 @@ from vfmalign.v1 import finetuning_pb2, study_pb2
 
 DEFAULT_SEED = 2025
 """Chosen before any of its numbers were seen."""
-MAX_JOBS = 4
-"""Training processes at once: each takes one thread and up to 2 GB."""
 MAX_CHECKS = 3
 """Checks at once: while one extracts features or compares, the jobs of the others keep every core busy."""
 
@@ -120,22 +118,9 @@ class Plan:
         )
 
 
-def jobs_at_once() -> int:
-    """Training processes that run side by side, each with one thread."""
-    return min(cpus(), MAX_JOBS)
-
-
 def stack_settings() -> dict[str, str]:
-    """Many small networks train faster side by side than one after the other with all cores each.
-
-    One thread each also makes the numbers independent of how many cores a machine has. The orchestrator looks once a
-    second: at the local stack's four times it took a seventh of a core from the trainings.
-    """
-    return {
-        "VFMALIGN_LAUNCHER__MAX_RUNNING": str(jobs_at_once()),
-        "VFMALIGN_TRAINING__THREADS": "1",
-        "VFMALIGN_RECONCILER__POLL_S": "1",
-    }
+    """The orchestrator looks once a second: at the local stack's four times it took a seventh of a core from trainings."""
+    return small_networks() | {"VFMALIGN_RECONCILER__POLL_S": "1"}
 
 
 def run(home: Home, output: Output, plan: Plan, reports: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console, RenderableType
 
-from vfmalign.cli import rehearsal
+from vfmalign.cli import environment
 from vfmalign.cli.follow import View
 from vfmalign.cli.follow_study import say_cell, show_running
 from vfmalign.cli.messages import PRETRAINING_OBJECTIVES
@@ -154,9 +154,9 @@ def test_the_size_for_evidence_is_large_enough_to_say_something() -> None:
 
 
 def test_jobs_run_side_by_side_with_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearsal, "cpus", lambda: 16)
+    monkeypatch.setattr(environment, "cpus", lambda: 16)
     settings = stack_settings()
     assert settings["VFMALIGN_LAUNCHER__MAX_RUNNING"] == "4"
     assert settings["VFMALIGN_TRAINING__THREADS"] == "1"
-    monkeypatch.setattr(rehearsal, "cpus", lambda: 2)
+    monkeypatch.setattr(environment, "cpus", lambda: 2)
     assert stack_settings()["VFMALIGN_LAUNCHER__MAX_RUNNING"] == "2"
