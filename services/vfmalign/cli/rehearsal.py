@@ -119,7 +119,7 @@ class Plan:
 
 
 def stack_settings() -> dict[str, str]:
-    """The orchestrator looks once a second: at the local stack's four times it took a seventh of a core from trainings."""
+    """As for small networks; the orchestrator looks once a second: four times took a seventh of a core from jobs."""
     return small_networks() | {"VFMALIGN_RECONCILER__POLL_S": "1"}
 
 
