@@ -6,9 +6,8 @@ through the store. Knows nothing of protobuf or databases.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -18,9 +17,9 @@ from vfmalign.core.artifacts import (
     ModelCard,
     Network,
     Objective,
+    Preprocessing,
     Recipe,
     Record,
-    canonical_json,
     is_id,
     model_card_key,
     probe_id,
@@ -228,19 +227,29 @@ def finetuning_spec(job_id: str, request: JobRequest, card: ModelCard, digest: s
     )
 
 
-def baseline_digest(spec: JobSpec, card: ModelCard) -> str:
-    """SHA-256 of all that a baseline's training depends on: what has the same one has the same result.
+class BaselineTraining(Record):
+    """All that a baseline's training depends on: equal ones have equal results.
 
-    It is the version that trains, the data, the task, the recipe, the seed, how inputs are prepared and, with random
-    weights, the architecture. The model that is checked against it is not: its weights are never read.
+    Attributes:
+        version: of vfmalign.
+        spec: the job's, without its own names, without the model that is checked against it, whose weights are never
+            read, and for a specialised network without the model's architecture.
+        preprocessing: how inputs are prepared.
     """
+
+    version: str
+    spec: dict[str, Any]
+    preprocessing: Preprocessing
+
+
+def baseline_digest(spec: JobSpec, card: ModelCard) -> str:
+    """SHA-256 by which checks find that they share a baseline."""
     own = {"id", "publish_as", "model", "model_sha256"} | ({"architecture"} if spec.network == "specialised" else set())
-    determined_by = {
-        "version": importlib.metadata.version("vfmalign"),
-        "spec": spec.model_dump(mode="json", exclude=own),
-        "preprocessing": card.preprocessing.model_dump(mode="json"),
-    }
-    return hashlib.sha256(canonical_json(determined_by)).hexdigest()
+    return BaselineTraining(
+        version=importlib.metadata.version("vfmalign"),
+        spec=spec.model_dump(mode="json", exclude=own),
+        preprocessing=card.preprocessing,
+    ).digest()
 
 
 def _pretraining_spec(job_id: str, request: JobRequest, digest: str) -> JobSpec:
