@@ -37,9 +37,9 @@ ROOMS = {
 """What each image may hold of the package."""
 
 
-def image(name: str, version: str = VERSION) -> str:
+def image(name: str) -> str:
     """Reference of an image."""
-    return f"vfmalign/{name}:{version}"
+    return f"vfmalign/{name}:{VERSION}"
 
 
 def docker(*arguments: str, timeout_s: float = 120) -> str:

@@ -56,14 +56,12 @@ def test_a_backup_brings_back_what_was_lost(compose: Compose, demo: Any) -> None
 @pytest.fixture
 def next_version() -> Iterator[str]:
     """The same images under the name of another version."""
-    name, images = (
-        f"{VERSION}-next",
-        docker("images", "--filter", f"reference={image('*')}", "--format", "{{.Repository}}"),
-    )
-    for repository in images.split():
+    name = f"{VERSION}-next"
+    repositories = docker("images", "--filter", f"reference={image('*')}", "--format", "{{.Repository}}").split()
+    for repository in repositories:
         docker("tag", f"{repository}:{VERSION}", f"{repository}:{name}")
     yield name
-    for repository in images.split():
+    for repository in repositories:
         docker("rmi", f"{repository}:{name}")
 
 
