@@ -14,6 +14,7 @@ import pytest
 
 from vfmalign.core.artifacts import JobFailure, JobResult, JobSpec, MetricSpec, Recipe, job_key
 from vfmalign.finetuning.database import Database
+from vfmalign.finetuning.job_messages import pack_job
 from vfmalign.finetuning.jobs import JobBook
 from vfmalign.finetuning.local import LocalLauncher
 from vfmalign.finetuning.requests import JobRequest
@@ -97,7 +98,7 @@ def world(tmp_path, store, store_environment, monkeypatch):
             recipe = Recipe(epochs=2, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
             spec = JobSpec(
                 id=name, kind="finetune", dataset="d", dataset_digest="0" * 64, architecture="a", seed=mode,
-                recipe=recipe,
+                recipe=recipe, publish_as=f"{name}-encoder",
             )  # fmt: skip
             return self.book.create(request, spec, baseline=baseline).id
 
@@ -334,6 +335,8 @@ def test_a_baseline_that_several_checks_share_is_trained_once(world, store):
     assert [job.attempts for job in jobs] == [1, 0, 1]
     assert jobs[1].message == f"taken from job {first}, which trained the same baseline"
     assert jobs[1].curve == jobs[0].curve
+    encoders = [pack_job(job, store).encoder_model_id for job in jobs]
+    assert encoders == [f"{first}-encoder", "", f"{other}-encoder"], "a job names an encoder that it did not publish"
     assert store.read(job_key(second, "result.json"), JobResult).job == first
     third = world.add("third", 7, baseline="b" * 64)
     assert world.finish(supervisor, third).attempts == 0

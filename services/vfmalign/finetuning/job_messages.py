@@ -180,7 +180,8 @@ def pack_job(job: Job, store: ObjectStore, *, curve: bool = True) -> finetuning_
             message.failure.exit_code = job.exit_code
     if job.result is not None:
         message.result.CopyFrom(pack_ref(job.result, store))
-        message.encoder_model_id = job.spec.publish_as
+        if job.attempts or not job.baseline:  # a baseline that was taken published nothing under its own name
+            message.encoder_model_id = job.spec.publish_as
     return message
 
 
