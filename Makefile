@@ -6,6 +6,9 @@ BIN    := $(VENV)/bin
 # `make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu` takes the CPU build.
 TORCH_INDEX ?=
 
+# Modules are compiled once, whatever the caller's shell says: a test starts some hundred processes.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup proto proto-release fmt lint types imports protos test test-fast test-cluster bench bench-peers bench-gpu demo study up down check k8s-check locks images test-containers compose-up compose-down clean
 
@@ -21,7 +24,10 @@ $(VENV)/.ready: pyproject.toml
 	@echo "Downloading torch, monai and about 80 further packages from PyPI into $(VENV) (1 GB with a CPU torch) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(BIN)/pip install -q --index-url $(TORCH_INDEX) 'torch>=2.9')
-	$(BIN)/pip install -q -e '.[dev]'
+	$(BIN)/pip install -q --no-compile -e '.[dev]'
+	@# pip would compile every file of every package; a run imports a fifth of them.
+	$(BIN)/python -c "import vfmalign.cli.__main__, vfmalign.features.__main__, vfmalign.finetuning.__main__, vfmalign.mmd.__main__; \
+	  import pytest, timm, torch._dynamo, vfmalign.training.job"
 	@touch $@
 
 proto: setup  ## generate the stubs from proto/ into services/vfmalign/v1
@@ -89,14 +95,18 @@ k8s-check: setup  ## the manifests of k8s/: render, validate, hold against a pol
 	$(BIN)/pytest tests/k8s
 
 # Tests of servers and of the whole stack mostly wait for one process: they run beside the others, and what they print comes
-# last. Those of the feature service and of the cluster's launcher run after the unit tests, so that all three end at about the same time.
+# last. Those of training run before the end-to-end ones, those of the feature service and of the cluster's launcher after the
+# unit tests, so that all three end at about the same time.
 # OpenMP threads of several processes on the same cores must not spin while they wait, and small tensors need one thread.
+BEFORE_E2E := tests/integration/training
 AFTER_UNIT := tests/integration/features tests/integration/finetuning/cluster
 test: setup  ## every test, on a real S3 server, real databases and real processes
-	@export OMP_WAIT_POLICY=PASSIVE; $(BIN)/pytest tests/e2e --durations=10 > $(VENV)/e2e.log 2>&1 & e2e=$$!; \
-	$(BIN)/pytest tests/integration tests/gpu $(addprefix --ignore=,$(AFTER_UNIT)) --durations=10 > $(VENV)/integration.log 2>&1 & integration=$$!; \
+	@export OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1; \
+	$(BIN)/pytest $(BEFORE_E2E) tests/e2e --durations=10 > $(VENV)/e2e.log 2>&1 & e2e=$$!; \
+	$(BIN)/pytest tests/integration tests/gpu $(addprefix --ignore=,$(BEFORE_E2E) $(AFTER_UNIT)) --durations=10 \
+	  > $(VENV)/integration.log 2>&1 & integration=$$!; \
 	trap 'kill $$e2e $$integration 2>/dev/null' INT TERM; \
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit $(AFTER_UNIT) --durations=10; failed=$$?; \
+	$(BIN)/pytest tests/unit $(AFTER_UNIT) --durations=10; failed=$$?; \
 	echo "waiting for the tests of servers ..."; wait $$integration || failed=1; cat $(VENV)/integration.log; \
 	echo "waiting for the end-to-end tests ..."; wait $$e2e || failed=1; cat $(VENV)/e2e.log; exit $$failed
 

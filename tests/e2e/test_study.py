@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import typer
+from tests.e2e.conftest import PHANTOMS
 
 from vfmalign.cli.output import Output
 from vfmalign.cli.rehearsal import Plan, Size, rehearse
 from vfmalign.cli.target import Target
+from vfmalign.imaging.synthesis import synthesise_dataset
 from vfmalign.v1 import finetuning_pb2
 
 pytestmark = pytest.mark.e2e
@@ -31,6 +33,7 @@ def test_a_rehearsal_ends_with_a_report_of_its_cells_and_goes_on_from_what_is_th
     world: Any, tmp_path: Path, capfd: Any
 ) -> None:
     plan, target = Plan("tiny", TINY, 3), Target.of(world.stack.state())
+    synthesise_dataset(world.store, plan.dataset, plan.seed, TINY.counts, spec=PHANTOMS)
 
     def run() -> tuple[dict[str, Any], list[str]]:
         with pytest.raises(typer.Exit) as ended:

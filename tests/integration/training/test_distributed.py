@@ -10,32 +10,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load as parse_safetensors
+from tests.integration.training.conftest import INPUT, lasting
 
-from vfmalign.core.artifacts import JobFailure, JobResult, JobSpec, Preprocessing, Recipe, job_key
+from vfmalign.core.artifacts import JobFailure, JobResult, Recipe, job_key
 from vfmalign.core.errors import BadOption
-from vfmalign.imaging.phantoms import PhantomSpec, Stack
-from vfmalign.imaging.synthesis import synthesise_dataset
-from vfmalign.models.cards import publish
-from vfmalign.models.checkpoints import random_state
-from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.distributed import main, root_cause
-from vfmalign.training.job import run_job
 from vfmalign.training.optim import weight_change
 from vfmalign.training.processes import Processes, shares
-from vfmalign.training.settings import TrainingOptions
-from vfmalign.training.stop import Stop
 
 # Three samples for two processes: the shares differ, and so do hidden voxels, lesions and pairs in them.
 RECIPE = Recipe(epochs=2, steps_per_epoch=2, batch_size=3, learning_rate=1e-3)
-LONG = RECIPE.model_copy(update={"epochs": 5, "steps_per_epoch": 3})
-SMALL = PhantomSpec(
-    t2w=Stack((60, 60, 18), (1.2, 1.2, 3.0)),
-    dwi=Stack((40, 40, 18), (2.0, 2.0, 3.0)),
-    adc=Stack((40, 40, 18), (2.0, 2.0, 3.0)),
-    lesion_free_share=0.0,
-)
-INPUT = Preprocessing(spacing_mm=(3.0, 2.0, 2.0), shape_DHW=(16, 32, 32))
-ARCHITECTURE = "profound_conv_micro"
+SEGMENTATION = {"task": "segmentation", "recipe": RECIPE}
+LONG = {"task": "segmentation", "recipe": RECIPE.model_copy(update={"epochs": 5, "steps_per_epoch": 3})}
+FIRST_STEP = {"task": "segmentation", "recipe": RECIPE.model_copy(update={"epochs": 1, "steps_per_epoch": 1})}
 PRETRAINING = {
     "kind": "pretrain",
     "task": "",
@@ -44,7 +31,8 @@ PRETRAINING = {
     "recipe": RECIPE.model_copy(update={"epochs": 1, "patch_shape_DHW": INPUT.shape_DHW}),
 }
 JOBS = {
-    "segmentation": {},
+    "first-step": FIRST_STEP,
+    "segmentation": SEGMENTATION,
     "masked": PRETRAINING | {"objective": "masked_reconstruction"},
     "contrastive": PRETRAINING | {"objective": "contrastive"},
 }
@@ -75,65 +63,9 @@ with joined("cpu") as processes:
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _torch_as_before():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(scope="module")
-def dataset(store):
-    return synthesise_dataset(store, "tiny", 31, {"pretrain": 4, "train": 4, "val": 2, "test": 2}, spec=SMALL)
-
-
-@pytest.fixture(scope="module")
-def model(store):
-    """A "pretrained" model of random weights, with a small input."""
-    state = random_state(ARCHITECTURES[ARCHITECTURE], 5)
-    return publish(store, "parent", state, architecture=ARCHITECTURE, objective="contrastive", preprocessing=INPUT)
-
-
-@pytest.fixture(scope="module")
-def make_spec(store, dataset, model):
-    """Writes a spec and gives it back."""
-
-    def make(job, **changes):
-        fields = {
-            "id": job,
-            "kind": "finetune",
-            "dataset": dataset.id,
-            "dataset_digest": dataset.digest(),
-            "architecture": ARCHITECTURE,
-            "model": model.id,
-            "model_sha256": model.checkpoint.sha256,
-            "task": "segmentation",
-            "recipe": RECIPE,
-            "seed": 1,
-            "publish_as": f"{job}-encoder",
-        }
-        spec = JobSpec.model_validate(fields | changes)
-        store.write(job_key(job, "spec.json"), spec)
-        return spec
-
-    return make
-
-
 @pytest.fixture(scope="module")
 def environment(store_environment):
     return store_environment | {"VFMALIGN_TRAINING__THREADS": "1", "VFMALIGN_TRAINING__DEVICE": "cpu"}
-
-
-@pytest.fixture(scope="module")
-def alone(store):
-    """Runs a job in this process."""
-
-    def run(spec):
-        run_job(store, spec, TrainingOptions(device="cpu", threads=1, workers=2), Stop())
-        return store.read(job_key(spec.id, "result.json"), JobResult)
-
-    return run
 
 
 @pytest.fixture
@@ -166,16 +98,14 @@ def last_weights(store, result):
     return {name: t for name, t in parse_safetensors(store.get(key)).items() if name.startswith("model.")}
 
 
-def lasting(result):
-    """What two attempts of a job have to have in common."""
-    content = result.model_dump(include={"selected_epoch", "test_scores", "encoder_sha256", "weight_change", "device"})
-    curve = [point.model_dump(exclude={"elapsed_s"}) for point in result.curve]
-    return content | {"curve": curve, "figures": [figure.sha256 for figure in result.figures]}
-
-
 def assert_equal_within_rounding(store, two, one):
-    """Sums over samples are taken in another order: 1e-7 of a gradient, of which AdamW makes up to 1e-4 of a rate."""
-    assert weight_change(last_weights(store, one), last_weights(store, two)) < 1e-5
+    """Sums over samples are taken in another order: 1e-7 of a gradient, of which AdamW makes up to 1e-4 of a rate.
+
+    From the second step on, a rectifier whose input lies within rounding of zero may let a gradient through for one of
+    the two alone: 2e-4 of weights that moved by 3e-2, seen with AVX-512.
+    """
+    steps = one.curve[-1].step
+    assert weight_change(last_weights(store, one), last_weights(store, two)) < (1e-5 if steps == 1 else 1e-3)
     assert [(p.epoch, p.step) for p in two.curve] == [(p.epoch, p.step) for p in one.curve]
     assert two.selected_epoch == one.selected_epoch
     assert [p.val_score for p in two.curve] == pytest.approx([p.val_score for p in one.curve], rel=1e-4, abs=1e-4)
@@ -195,7 +125,7 @@ def assert_equal_within_rounding(store, two, one):
 @pytest.fixture(scope="module")
 def together(store, make_spec, environment):
     """Every job of `JOBS` and a long one, run by two processes."""
-    jobs = JOBS | {"long": {"recipe": LONG}}
+    jobs = JOBS | {"long": LONG}
     specs = {name: make_spec(f"two-{name}", **changes) for name, changes in jobs.items()}
     uris = [store.uri(job_key(spec.id, "spec.json")) for spec in specs.values()]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -214,8 +144,8 @@ def together(store, make_spec, environment):
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_two_processes_train_as_one_does(store, make_spec, alone, together, name):
-    one, two = alone(make_spec(f"one-{name}", **JOBS[name])), together[name]
+def test_two_processes_train_as_one_does(store, make_spec, finish, together, name):
+    one, two = finish(make_spec(f"one-{name}", **JOBS[name])), together[name]
     assert_equal_within_rounding(store, two, one)
     assert one.curve[-1].val_score != one.curve[0].val_score, "the weights do not move"
     assert two.device == "cpu, 1 threads × 2"
@@ -225,7 +155,7 @@ def test_two_processes_train_as_one_does(store, make_spec, alone, together, name
 
 
 def test_a_stop_on_one_machine_stops_all_and_the_job_goes_on_to_the_same_bits(store, make_spec, launch, together):
-    make_spec("stopped", recipe=LONG)
+    make_spec("stopped", **LONG)
     place = f"127.0.0.1:{free_port()}"
     machines = [
         launch("stopped", "--nodes", "2", "--processes", "1", "--node-rank", rank, "--master", place)

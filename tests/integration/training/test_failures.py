@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from tests.integration.training.conftest import ARCHITECTURE, OPTIONS
 from torch import nn
 
 from vfmalign.core.artifacts import (
@@ -29,25 +30,14 @@ from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training import failures
 from vfmalign.training.checkpoint import Checkpoints
 from vfmalign.training.job import run_job
-from vfmalign.training.settings import TrainingOptions
 from vfmalign.training.specs import read_spec
 from vfmalign.training.stop import Stop
 from vfmalign.training.trainer import StageClock, Trainer
 
-ARCHITECTURE = "profound_conv_micro"
-OPTIONS = TrainingOptions(device="cpu", threads=1, workers=2)
 RECIPE = Recipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=1e-3)
 PROBED = RECIPE.model_copy(update={"probe_steps": (1,)})
 STACK = Stack((40, 40, 18), (2.0, 2.0, 3.0))
 SMALL = PhantomSpec(t2w=STACK, dwi=STACK, adc=STACK, lesion_free_share=0.0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _torch_as_before():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="module")

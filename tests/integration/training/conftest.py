@@ -1,0 +1,154 @@
+"""A small dataset and model on a real S3 server, and jobs on them, in this process or in one of their own."""
+
+import hashlib
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from vfmalign.core.artifacts import JobResult, JobSpec, Preprocessing, Recipe, job_key, model_card_key, weights_key
+from vfmalign.imaging.phantoms import PhantomSpec, Stack
+from vfmalign.imaging.synthesis import synthesise_dataset
+from vfmalign.models.cards import load_card, publish
+from vfmalign.models.checkpoints import random_state, to_safetensors
+from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.training.job import run_job
+from vfmalign.training.settings import TrainingOptions
+from vfmalign.training.stop import Stop
+
+ARCHITECTURE = "profound_conv_micro"
+OPTIONS = TrainingOptions(device="cpu", threads=1, workers=2)
+RECIPE = Recipe(epochs=2, steps_per_epoch=3, batch_size=2, learning_rate=3e-3, layer_decay=0.8)
+# Half the usual number of voxels along each axis, so that generating and reading takes a fraction of a second.
+SMALL = PhantomSpec(
+    t2w=Stack((60, 60, 18), (1.2, 1.2, 3.0)),
+    dwi=Stack((40, 40, 18), (2.0, 2.0, 3.0)),
+    adc=Stack((40, 40, 18), (2.0, 2.0, 3.0)),
+    lesion_free_share=0.0,
+)
+INPUT = Preprocessing(spacing_mm=(3.0, 2.0, 2.0), shape_DHW=(16, 32, 32))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _torch_as_before():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def dataset(store):
+    # Of the seeds from 3 up, the first whose train, val and test hold cases with and without a significant lesion.
+    return synthesise_dataset(store, "tiny", 31, {"pretrain": 4, "train": 4, "val": 2, "test": 3}, spec=SMALL)
+
+
+@pytest.fixture(scope="module")
+def model(store):
+    """A "pretrained" model of random weights, with a small input."""
+    return publish(
+        store,
+        "parent",
+        random_state(ARCHITECTURES[ARCHITECTURE], 5),
+        architecture=ARCHITECTURE,
+        objective="masked_reconstruction",
+        preprocessing=INPUT,
+    )
+
+
+@pytest.fixture(scope="module")
+def make_spec(store, dataset, model):
+    """Writes a spec and gives it back."""
+
+    def make(job, **changes):
+        fields = {
+            "id": job,
+            "kind": "finetune",
+            "dataset": dataset.id,
+            "dataset_digest": dataset.digest(),
+            "architecture": ARCHITECTURE,
+            "model": model.id,
+            "model_sha256": model.checkpoint.sha256,
+            "task": "super_resolution",
+            "recipe": RECIPE,
+            "seed": 1,
+            "publish_as": f"{job}-encoder",
+        }
+        spec = JobSpec.model_validate(fields | changes)
+        store.write(job_key(job, "spec.json"), spec)
+        return spec
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finish(store):
+    """Runs a job in this process and reads its result."""
+
+    def run(spec, stop=None):
+        run_job(store, spec, OPTIONS, stop or Stop())
+        return store.read(job_key(spec.id, "result.json"), JobResult)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def long_spec(make_spec):
+    """A job with enough epochs to be interrupted in, and with two probes on the way."""
+    recipe = RECIPE.model_copy(update={"epochs": 5, "steps_per_epoch": 4, "probe_steps": (4, 12)})
+    return lambda job: make_spec(job, recipe=recipe, task="segmentation")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(long_spec, finish):
+    return finish(long_spec("undisturbed"))
+
+
+@pytest.fixture
+def start(store, store_environment):
+    """Starts a training process on a spec."""
+    running = []
+
+    def run(job):
+        environment = store_environment | {"VFMALIGN_TRAINING__THREADS": "1", "VFMALIGN_TRAINING__DEVICE": "cpu"}
+        command = [sys.executable, "-m", "vfmalign.training", store.uri(job_key(job, "spec.json"))]
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        running.append(process)
+        return process
+
+    yield run
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def lasting(result):
+    """A result without what may differ: times, ids of the job and of the model, addresses of figures."""
+    content = result.model_dump()
+    for name in ("job", "encoder", "stage_seconds", "figures"):
+        del content[name]
+    for point in content["curve"]:
+        del point["elapsed_s"]
+    for probe in content["probes"]:
+        del probe["model"]
+    return content | {"figures": [figure.sha256 for figure in result.figures]}
+
+
+def wait_for(store, key, process):
+    deadline = time.monotonic() + 120
+    while not store.exists(key):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, f"{key} did not appear"
+        time.sleep(0.02)
+
+
+def other_bits(store, model_id, **changes):
+    """Replaces a published model's weights, as a rerun that gives other bits would find them; and the card."""
+    data = to_safetensors(random_state(ARCHITECTURES[ARCHITECTURE], 8))
+    sha256 = hashlib.sha256(data).hexdigest()
+    ref = store.put(weights_key(model_id, sha256), data)
+    card = load_card(store, model_id).model_copy(update={"checkpoint": ref} | changes)
+    store.write(model_card_key(model_id), card)
+    return card

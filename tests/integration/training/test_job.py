@@ -1,0 +1,236 @@
+"""Whole jobs on a real S3 server: results and their repeatability."""
+
+import json
+
+import pytest
+from safetensors.torch import load as parse_safetensors
+from tests.integration.training.conftest import ARCHITECTURE, INPUT, RECIPE, lasting, other_bits
+
+from vfmalign.core.artifacts import (
+    JobProgress,
+    job_key,
+)
+from vfmalign.core.datasets import save_dataset
+from vfmalign.core.errors import Conflict
+from vfmalign.core.scores import level_of
+from vfmalign.core.tasks import TASKS
+from vfmalign.models.cards import load_card
+from vfmalign.models.checkpoints import random_state
+from vfmalign.models.registry import ARCHITECTURES
+
+
+@pytest.fixture(scope="module")
+def results(make_spec, finish):
+    """One finished job of every network and of every task."""
+    return {
+        (network, task): finish(
+            make_spec(
+                f"{network}-{task}",
+                network=network,
+                task=task,
+                publish_as="" if network == "specialised" else f"{network}-{task}-encoder",
+            )
+        )
+        for network, task in (
+            ("pretrained", "segmentation"),
+            ("specialised", "segmentation"),
+            ("pretrained", "super_resolution"),
+            ("scratch", "super_resolution"),
+            ("pretrained", "distortion"),
+            ("specialised", "distortion"),
+            ("pretrained", "translation"),
+            ("pretrained", "classification"),
+            ("specialised", "classification"),
+        )
+    }
+
+
+def test_a_result_holds_the_curve_and_every_test_case(results, dataset):
+    for (network, task), result in results.items():
+        assert [point.epoch for point in result.curve] == [0, 1, 2]
+        assert [point.step for point in result.curve] == [0, 3, 6]
+        assert result.curve[0].train_loss is None
+        assert [score.case for score in result.test_scores] == [case.id for case in dataset.test]
+        assert result.metrics == TASKS[task].metrics
+        values = [point.val_score for point in result.curve]
+        assert values[result.selected_epoch] == max(values)
+        assert result.selected_step == 3 * result.selected_epoch
+        assert (result.weight_change is None) == (network == "specialised")
+        assert result.parameters > 50_000
+        assert {"load", "train", "validate", "checkpoint", "test", "publish", "figures"} <= set(result.stage_seconds)
+
+
+def test_the_trivial_prediction_is_scored_on_the_same_cases_whatever_the_network(results):
+    for result in results.values():
+        assert [score.case for score in result.trivial_scores] == [score.case for score in result.test_scores]
+        assert all(set(score.values) == {m.name for m in result.metrics} for score in result.trivial_scores)
+    for task in ("distortion", "segmentation", "classification"):
+        assert results["pretrained", task].trivial_scores == results["specialised", task].trivial_scores
+    # What an untrained residual network returns is its input.
+    trivial = level_of(TASKS["distortion"].primary_metric, results["pretrained", "distortion"].trivial_scores)
+    assert 10 < trivial < 40
+
+
+def test_a_classified_case_has_its_truth_and_probability(results):
+    scores = results["pretrained", "classification"].test_scores
+    assert {score.positive for score in scores} == {True, False}
+    assert all(0 < score.values["auroc"] < 1 for score in scores)
+    assert results["pretrained", "translation"].test_scores[0].positive is None
+
+
+def test_the_training_loss_falls(results):
+    curve = results["pretrained", "super_resolution"].curve
+    assert curve[2].train_loss < curve[1].train_loss
+
+
+def test_progress_is_written_for_every_epoch(store, results):
+    for (network, task), result in results.items():
+        keys = list(store.list(f"jobs/{network}-{task}/progress/"))
+        assert [key.rsplit("/", 1)[1] for key in keys] == ["0000.json", "0001.json", "0002.json"]
+        assert tuple(store.read(key, JobProgress) for key in keys) == result.curve
+
+
+def test_figures_are_pictures_of_test_cases_by_generated_id(store, results, dataset):
+    for result in results.values():
+        pictures = [figure for figure in result.figures if figure.key.endswith(".png")]
+        assert 2 <= len(pictures) <= 3
+        for figure in result.figures:
+            data = store.get(figure.key, sha256=figure.sha256)
+            assert data.startswith(b"\x89PNG") or json.loads(data)["curve"]
+        assert all(any(case.id in figure.caption for case in dataset.test) for figure in pictures)
+
+
+def test_the_encoder_alone_is_published_with_its_parents_past(store, results, dataset, model):
+    card = load_card(store, "pretrained-segmentation-encoder")
+    assert (card.parent, card.objective, card.preprocessing) == (model.id, "supervised", INPUT)
+    names = set(parse_safetensors(store.get(card.checkpoint.key, sha256=card.checkpoint.sha256)))
+    assert names == set(random_state(ARCHITECTURES[ARCHITECTURE], 0))
+    learned = card.pretraining[-1]
+    assert learned.dataset_digest == dataset.digest()
+    assert set(learned.groups) == {case.group for case in (*dataset.train, *dataset.val)}
+    assert load_card(store, "scratch-super_resolution-encoder").parent == ""
+    assert results["specialised", "segmentation"].encoder == ""
+
+
+def test_classes_of_training_cases_are_in_the_result(results, dataset):
+    labels = results["pretrained", "classification"].train_labels
+    assert set(labels) == {case.id for case in dataset.train}
+    assert set(labels.values()) == {True, False}
+    assert labels == results["specialised", "classification"].train_labels
+    assert results["pretrained", "segmentation"].train_labels == {}
+
+
+def test_a_checkpoint_keeps_two_files_and_they_hold_no_pickle(store, results):
+    for network, task in results:
+        files = [key for key in store.list(f"jobs/{network}-{task}/checkpoint/") if key.endswith(".safetensors")]
+        assert 1 <= len(files) <= 2
+        assert all(parse_safetensors(store.get(key)) for key in files)
+
+
+def test_a_done_job_is_left_alone(store, make_spec, results, start):
+    before = {key: store.get(key) for key in store.list("jobs/pretrained-segmentation/")}
+    process = start("pretrained-segmentation")
+    assert process.wait(120) == 0
+    assert {key: store.get(key) for key in store.list("jobs/pretrained-segmentation/")} == before
+
+
+def forget_result(store, spec, **changes):
+    """As a kill between publishing and the result leaves a job, whose rerun is to give other bits; and the card."""
+    store.delete(job_key(spec.id, "result.json"))
+    return other_bits(store, spec.publish_as, **changes)
+
+
+def test_an_encoder_that_a_killed_run_published_is_kept(store, make_spec, finish):
+    spec = make_spec("killed-before-its-result")
+    first = finish(spec)
+    card = forget_result(store, spec)
+    again = finish(spec)
+    assert (again.encoder, again.encoder_sha256) == (card.id, card.checkpoint.sha256)
+    assert again.encoder_sha256 != first.encoder_sha256
+    assert again.test_scores == first.test_scores
+    assert load_card(store, spec.publish_as) == card
+
+
+def test_an_encoder_of_another_job_is_never_kept(store, make_spec, finish, monkeypatch):
+    spec = make_spec("late")
+    finish(spec)
+    card = forget_result(store, spec, source="job early")
+    with pytest.raises(Conflict, match="another model"):
+        finish(spec)
+    # Published between the look at the beginning and the end of the training.
+    monkeypatch.setattr("vfmalign.training.plan._check_free", lambda *_: None)
+    with pytest.raises(Conflict, match="another model"):
+        finish(spec)
+    assert load_card(store, spec.publish_as) == card
+    assert not store.exists(job_key(spec.id, "result.json"))
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize("network", ["pretrained", "scratch"])
+def test_a_rate_of_zero_changes_nothing(store, make_spec, finish, model, network, task):
+    recipe = RECIPE.model_copy(update={"learning_rate": 0.0, "epochs": 1, "weight_decay": 1.0})
+    spec = make_spec(f"still-{network}-{task}", recipe=recipe, network=network, task=task)
+    result = finish(spec)
+    assert result.weight_change == 0.0
+    assert len({point.val_score for point in result.curve}) == 1
+    assert result.selected_epoch == 0
+    if network == "pretrained":
+        assert result.encoder_sha256 == model.checkpoint.sha256
+
+
+def test_the_seed_decides(make_spec, finish, results):
+    first = results["pretrained", "super_resolution"]
+    again = finish(make_spec("again"))
+    other = finish(make_spec("other", seed=2))
+    assert lasting(again) == lasting(first)
+    assert other.encoder_sha256 != first.encoder_sha256
+    assert other.curve[1].val_score != first.curve[1].val_score
+
+
+@pytest.mark.parametrize(
+    ("objective", "architecture"),
+    [
+        ("masked_reconstruction", ARCHITECTURE),
+        ("contrastive", ARCHITECTURE),
+        ("masked_reconstruction", "profound_vit_micro"),
+        ("contrastive", "provicnet_fusion_micro"),
+    ],
+)
+def test_pretraining_publishes_an_encoder_and_touches_no_test_case(
+    store, dataset, make_spec, finish, objective, architecture
+):
+    recipe = RECIPE.model_copy(update={"layer_decay": 1.0, "epochs": 1})
+    changes = {"kind": "pretrain", "objective": objective, "task": "", "model": "", "model_sha256": ""}
+    job = f"pretrain-{objective}-{architecture}".replace("_", "-")
+    result = finish(make_spec(job, recipe=recipe, architecture=architecture, **changes))
+    assert result.test_scores == ()
+    assert result.weight_change is None
+    assert not result.metrics[0].higher_is_better
+    values = [point.val_score for point in result.curve]
+    assert values[result.selected_epoch] == min(values)
+    card = load_card(store, result.encoder)
+    assert (card.objective, card.checkpoint.sha256) == (objective, result.encoder_sha256)
+    (seen,) = card.pretraining
+    assert set(seen.groups) == {case.group for case in (*dataset.pretrain, *dataset.val)}
+    assert not any(case.id in figure.caption for figure in result.figures for case in dataset.test)
+
+
+def test_one_case_is_trained_on_in_patches(store, dataset, make_spec, finish):
+    (case, *_) = dataset.train
+    alone = type(dataset)(id="alone", held_out=False, train=(case,), val=(case,), test=(case,))
+    save_dataset(store, alone)
+    recipe = RECIPE.model_copy(update={"patch_shape_DHW": (16, 16, 16), "batch_size": 3})
+    changes = {"dataset": "alone", "dataset_digest": alone.digest(), "recipe": recipe, "task": "segmentation"}
+    result = finish(make_spec("one-case", **changes))
+    assert [score.case for score in result.test_scores] == [case.id]
+    assert result.curve[2].train_loss < result.curve[1].train_loss
+
+
+@pytest.mark.parametrize("architecture", ["profound_vit_micro", "provicnet_fusion_micro"])
+def test_transformers_are_fine_tuned_in_patches(make_spec, finish, architecture):
+    recipe = RECIPE.model_copy(update={"patch_shape_DHW": (16, 32, 32)})
+    changes = {"architecture": architecture, "network": "scratch", "model": "", "model_sha256": "", "recipe": recipe}
+    result = finish(make_spec(f"patches-{architecture}".replace("_", "-"), **changes))
+    assert [point.step for point in result.curve] == [0, 3, 6]
+    assert result.encoder
+    assert result.parameters > 500_000

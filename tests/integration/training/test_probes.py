@@ -1,0 +1,79 @@
+"""Probes: encoders that a job publishes on its way."""
+
+import pytest
+from safetensors.torch import load as parse_safetensors
+from tests.integration.training.conftest import ARCHITECTURE, INPUT, RECIPE, lasting, other_bits
+
+from vfmalign.core.artifacts import (
+    job_key,
+    model_card_key,
+    probe_id,
+)
+from vfmalign.core.errors import Conflict
+from vfmalign.models.cards import load_card, publish
+from vfmalign.models.checkpoints import random_state
+from vfmalign.models.registry import ARCHITECTURES
+
+
+def test_probes_are_encoders_on_the_way(store, dataset, model, undisturbed):
+    assert [probe.step for probe in undisturbed.probes] == [4, 12]
+    curve = {point.step: point.val_score for point in undisturbed.curve}
+    for probe in undisturbed.probes:
+        assert probe.model == f"undisturbed-encoder-step-{probe.step}"
+        assert probe.val_score == curve[probe.step]
+        card = load_card(store, probe.model)
+        assert (card.parent, card.objective, card.preprocessing) == (model.id, "supervised", INPUT)
+        assert card.checkpoint.sha256 == probe.sha256
+        assert card.source == f"job undisturbed, step {probe.step}"
+        assert card.pretraining == load_card(store, undisturbed.encoder).pretraining
+        names = set(parse_safetensors(store.get(card.checkpoint.key, sha256=probe.sha256)))
+        assert names == set(random_state(ARCHITECTURES[ARCHITECTURE], 0))
+    weights = {model.checkpoint.sha256, *(probe.sha256 for probe in undisturbed.probes)}
+    assert len(weights) == 3, "the encoder did not move"
+
+
+def test_probes_change_nothing_else_and_the_best_one_is_the_encoder(make_spec, finish):
+    first = finish(make_spec("unprobed"))
+    probed = finish(make_spec("probed", recipe=RECIPE.model_copy(update={"probe_steps": (3, 6)})))
+    assert lasting(probed) | {"probes": ()} == lasting(first) | {"probes": ()}
+    assert first.probes == ()
+    at = {probe.step: probe.sha256 for probe in probed.probes}
+    assert at[probed.selected_step] == probed.encoder_sha256
+
+
+def test_a_probe_is_published_before_its_validation_is_known(store, make_spec, finish, monkeypatch):
+    spec = make_spec("early", recipe=RECIPE.model_copy(update={"probe_steps": (3,)}))
+    seen = []
+
+    def written(store, job, point):
+        seen.append((point.step, store.exists(model_card_key(probe_id(spec.publish_as, 3)))))
+
+    monkeypatch.setattr("vfmalign.training.job._write_progress", written)
+    finish(spec)
+    assert seen == [(0, False), (3, True), (6, True)]
+
+
+def test_a_probe_that_a_killed_run_published_is_kept(store, make_spec, finish):
+    spec = make_spec("killed-after-a-probe", recipe=RECIPE.model_copy(update={"probe_steps": (3,)}))
+    first = finish(spec)
+    for key in list(store.list(f"jobs/{spec.id}/")):
+        if not key.endswith("spec.json"):
+            store.delete(key)
+    card = other_bits(store, probe_id(spec.publish_as, 3))
+    again = finish(spec)
+    assert again.probes[0].sha256 == card.checkpoint.sha256 != first.probes[0].sha256
+    assert again.encoder_sha256 == first.encoder_sha256
+
+
+def test_a_probe_s_id_that_another_model_has_ends_the_job_before_it_trains(store, make_spec, finish):
+    spec = make_spec("taken", recipe=RECIPE.model_copy(update={"probe_steps": (3,)}))
+    publish(
+        store,
+        probe_id(spec.publish_as, 3),
+        random_state(ARCHITECTURES[ARCHITECTURE], 8),
+        architecture=ARCHITECTURE,
+        objective="random",
+    )
+    with pytest.raises(Conflict, match="another model"):
+        finish(spec)
+    assert not store.exists(job_key(spec.id, "checkpoint/latest.json"))
