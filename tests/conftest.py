@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -20,6 +21,13 @@ from vfmalign.core.store import ObjectStore
 # A deadline would fail a property for the other work on its machine.
 settings.register_profile("vfmalign", deadline=None)
 settings.load_profile("vfmalign")
+# Tests import every module there is: a quarter of that time would go into looking for garbage.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """The collector is back when tests begin."""
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

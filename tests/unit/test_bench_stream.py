@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from bench import environments, inputs, measure, stream, tables
-from bench.measure import Settings
+from bench.measure import Method, Result, Settings
 from bench.simulations import Population
 
 
@@ -20,18 +20,27 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_streams_give_the_populations_value_and_files_the_one_in_memory() -> None:
-    sizes = stream.Sizes(several=(3_000,), once=(6_000,), slow=(10_000_000,), file_rows=300, budgets_mib=(8,))
+    sizes = stream.Sizes(several=(3_000,), once=(), slow=(10_000_000,), file_rows=300, budgets_mib=(8,))
     section = stream.run(Settings(repeats=1, threads=1, retries=0), sizes)
     answers = {one["method"]: one["turns"][-1] for one in section.records if one["turns"]}
     population = Population(0, 0, 8, shift=0.5 * 8**0.5).mmd2(3.0)
     assert f"{population:.9e}" in section.sentences[0]
-    for size in ("3,000", "6,000"):
-        assert answers[f"fourier, n = m = {size}"]["value"] == pytest.approx(population, rel=0.1)
-        assert answers[f"block, n = m = {size}"]["value"] == pytest.approx(population, rel=0.1)
-        assert answers[f"drawing alone, n = m = {size}"]["value"] == pytest.approx(0.5, abs=0.05)
+    assert answers["fourier, n = m = 3,000"]["value"] == pytest.approx(population, rel=0.1)
+    assert answers["block, n = m = 3,000"]["value"] == pytest.approx(population, rel=0.1)
+    assert answers["drawing alone, n = m = 3,000"]["value"] == pytest.approx(0.5, abs=0.05)
     whole, streamed = answers["read whole, then compared"]["value"], answers["out of core, 8 MiB"]["value"]
     assert streamed == pytest.approx(whole, rel=1e-12)
     text = tables.markdown(section)
-    assert "From 3,000 to 6,000 rows (2×)" in text
     assert "| fourier, n = m = 10,000,000 | – | – | – | – | – | – | slow: run with --slow |" in text
     assert "| read whole, then compared | " in text
+
+
+def test_growth_is_told_from_the_smallest_to_the_largest_stream() -> None:
+    def fourier(rows: int, seconds: float, peak: int) -> Result:
+        method = Method("fourier", "ours", "streaming", "fourier_features", arguments={"rows": rows})
+        return Result(method, [{"seconds": seconds, "above_inputs_bytes": peak}])
+
+    (sentence,) = stream._growth([fourier(1_000, 2.0, 10**6), fourier(5_000, 4.0, 10**7), fourier(9_000, 6.0, 10**7)])
+    assert sentence.startswith("From 1,000 to 9,000 rows (9×) the peak of `fourier` goes from 1 to 10 MB")
+    assert sentence.endswith("its time grows 3×.")
+    assert stream._growth([fourier(1_000, 2.0, 10**6)]) == []

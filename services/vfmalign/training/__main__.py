@@ -6,6 +6,7 @@ of ours (the trace is in the log). `vfmalign.training.distributed` starts severa
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -39,10 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     store = ObjectStore(settings.store)
     try:
         spec = read_spec(store, uri)
-        # torch and monai take seconds to import: not for --help, nor before the signals are taken.
+        # torch and monai take seconds to import: not for --help, nor before the signals are taken. Python's collector
+        # would make a quarter of them, in search of garbage that imports do not leave.
+        gc.disable()
         from vfmalign.training.job import run_job
         from vfmalign.training.processes import joined
 
+        gc.enable()
         with joined(settings.training.device) as processes:
             if processes.size > 1:
                 logs.bind(rank=processes.rank)
