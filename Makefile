@@ -95,10 +95,10 @@ k8s-check: setup  ## the manifests of k8s/: render, validate, hold against a pol
 	$(BIN)/pytest tests/k8s
 
 # Tests of servers and of the whole stack mostly wait for one process: they run beside the others, and what they print comes
-# last. Those of training run before the end-to-end ones, those of the feature service and of the cluster's launcher after the
+# last. Some of training run before the end-to-end ones, those of the feature service and of the cluster's launcher after the
 # unit tests, so that all three end at about the same time.
 # OpenMP threads of several processes on the same cores must not spin while they wait, and small tensors need one thread.
-BEFORE_E2E := tests/integration/training
+BEFORE_E2E := $(addprefix tests/integration/training/test_,distributed.py interruption.py job.py)
 AFTER_UNIT := tests/integration/features tests/integration/finetuning/cluster
 test: setup  ## every test, on a real S3 server, real databases and real processes
 	@export OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1; \

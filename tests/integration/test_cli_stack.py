@@ -66,8 +66,6 @@ class Cli:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
-            # A test run in the background of a shell ignores Ctrl-C, and its children would inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, *arguments: str, code: int | None = 0) -> Done:
@@ -80,6 +78,14 @@ class Cli:
     def service(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.run("status", "--json", code=None).document["services"][name]
         return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """A test run in the background of a shell ignores Ctrl-C, and the commands would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
