@@ -101,10 +101,8 @@ class PooledMatrix:
 
     def tile(self, rows: slice, columns: slice, kernels: Sequence[Kernel], squares: list[float]) -> Iterator[Tensor]:
         """k(z_i, z_j) of one rectangle."""
-        argument_IJ, *room = self._scratch.take(rows, columns, 1 + _room(kernels))
-        value_IJ = room[0] if room else argument_IJ
-        for index, kernel in _arguments((self.pooled, self.pooled), rows, columns, kernels, argument_IJ):
-            kernel.evaluate(argument_IJ, value_IJ)
+        memory = self._scratch.take(rows, columns, _room(kernels))
+        for index, value_IJ in _values((self.pooled, self.pooled), rows, columns, kernels, memory):
             _note_squares(squares, index, value_IJ, rows == columns)
             yield value_IJ
 
@@ -123,12 +121,11 @@ class PairedMatrix:
 
     def tile(self, rows: slice, columns: slice, kernels: Sequence[Kernel], squares: list[float]) -> Iterator[Tensor]:
         """H of one rectangle."""
-        argument_IJ, *room = self._scratch.take(rows, columns, 1 + _room(kernels) + len(kernels))
-        sums, value_IJ = room[: len(kernels)], room[-1] if _room(kernels) else argument_IJ
+        memory = self._scratch.take(rows, columns, len(kernels) + _room(kernels))
+        sums, memory = memory[: len(kernels)], memory[len(kernels) :]
         x, y = self.x, self.y
         for a, b, sign in ((x, x, 1.0), (y, y, 1.0), (x, y, -1.0), (y, x, -1.0)):
-            for index, kernel in _arguments((a, b), rows, columns, kernels, argument_IJ):
-                kernel.evaluate(argument_IJ, value_IJ)
+            for index, value_IJ in _values((a, b), rows, columns, kernels, memory):
                 _note_squares(squares, index, value_IJ, a is b and rows == columns)
                 if a is x and b is x:
                     sums[index].copy_(value_IJ)
@@ -138,27 +135,31 @@ class PairedMatrix:
 
 
 def _room(kernels: Sequence[Kernel]) -> int:
-    """Tiles that kernel values need beside their argument: none where a kernel alone may overwrite it."""
-    return 0 if len(kernels) == 1 and kernels[0].in_place else 1
+    """Tiles that kernel values need: their own, and one for an argument that several kernels share."""
+    return min(len(kernels), 2)
 
 
-def _arguments(
-    pair: tuple[Rows, Rows], rows: slice, columns: slice, kernels: Sequence[Kernel], out_IJ: Tensor
-) -> Iterator[tuple[int, Kernel]]:
-    """Each kernel, once `out_IJ` holds what it is a function of; kernels of distances share them."""
-    (a, b), formed = pair, ""
+def _values(
+    pair: tuple[Rows, Rows], rows: slice, columns: slice, kernels: Sequence[Kernel], memory: Sequence[Tensor]
+) -> Iterator[tuple[int, Tensor]]:
+    """Values of each kernel in turn, in the last tile of `memory`; kernels of distances share them, in the first.
+
+    Distances for one kernel alone are made as it wants them scaled, which spares a walk through the tile.
+    """
+    (a, b), formed, argument_IJ = pair, "", memory[0]
     for index, kernel in enumerate(kernels):
+        alone = kernel.argument == "distance" and len(kernels) == 1
         if kernel.argument != formed:
             if kernel.argument == "product":
-                products.products(a, b, rows, columns, out_IJ)
+                products.products(a, b, rows, columns, argument_IJ)
             else:
-                products.squared_distances(a, b, rows, columns, out_IJ)
-                if rows == columns:
-                    out_IJ.diagonal().copy_(
-                        torch.zeros_like(a.norms_N[rows]) if a is b else products.pair_distances(a, b, rows)
-                    )
+                scale = kernel.scale if alone else 1.0
+                products.squared_distances(a, b, rows, columns, argument_IJ, scale=scale)
+                if rows == columns:  # without the cancellation of a product
+                    own_I = torch.zeros_like(a.norms_N[rows]) if a is b else products.pair_distances(a, b, rows)
+                    argument_IJ.diagonal().copy_(own_I.mul_(scale))
             formed = kernel.argument
-        yield index, kernel
+        yield index, kernel.form(argument_IJ) if alone else kernel.evaluate(argument_IJ, memory[-1])
 
 
 def _note_squares(squares: list[float], index: int, value_IJ: Tensor, same_rows: bool) -> None:

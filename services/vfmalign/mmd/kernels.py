@@ -1,6 +1,7 @@
 """Kernels as functions of a squared distance or of a product. Knows nothing of tiles, samples or estimators.
 
-A kernel is bound to its bandwidth once and then evaluated tile by tile, into memory that the caller owns.
+A kernel is bound to its bandwidth once and then evaluated tile by tile, in memory that the caller owns. It is a form of
+its argument times a scale, so that whoever makes the argument may make it scaled.
 
 Legend: I, J rows of one tile.
 """
@@ -18,7 +19,7 @@ from torch import Tensor
 _LOG2_E = math.log2(math.e)
 MIXTURE_MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
-Evaluate = Callable[[Tensor, Tensor], Tensor]
+Form = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -27,27 +28,29 @@ class Kernel:
 
     Attributes:
         name: key in `KERNELS`.
-        argument: `distance` for k(x, y) = f(‖x − y‖²), on centred features; `product` for k(x, y) = f(x·y), on
+        argument: `distance` for k(x, y) = f(s·‖x − y‖²), on centred features; `product` for k(x, y) = f(s·x·y), on
             features as they are.
-        evaluate: writes kernel values of the first tile (squared distances or products) into the second, returns it.
-        slope: largest |f′| where kernel values matter; turns an error of the argument into one of the kernel.
+        scale: s.
+        form: f; overwrites a tile of scaled arguments with kernel values and returns it.
+        slope: largest |∂k/∂u|, u the argument without the scale, where kernel values matter; turns an error of the
+            argument into one of the kernel.
         scales: σ of the Gaussians it is the mean of; empty for other families.
-        root: c where |f(u + ε) − f(u)| reaches c·√ε near u = 0, as no slope bounds; 0 for smooth families.
+        root: c where |k(u + ε) − k(u)| reaches c·√ε near u = 0, as no slope bounds; 0 for smooth families.
         sigma: what it was bound to, for engines that evaluate it themselves; 0 where it has no bandwidth.
     """
 
     name: str
     argument: Literal["distance", "product"]
-    evaluate: Evaluate
+    scale: float
+    form: Form
     slope: float
     scales: tuple[float, ...] = ()
     sigma: float = 0.0
     root: float = 0.0
 
-    @property
-    def in_place(self) -> bool:
-        """Whether `evaluate` may write over its argument; a mean of several Gaussians reads it for each of them."""
-        return len(self.scales) < 2
+    def evaluate(self, argument_IJ: Tensor, out_IJ: Tensor) -> Tensor:
+        """Writes kernel values of squared distances or products into `out_IJ`, which may be the same tile."""
+        return self.form(torch.mul(argument_IJ, self.scale, out=out_IJ))
 
 
 def gaussian(sigma: float, channels: int) -> Kernel:
@@ -66,43 +69,42 @@ def laplacian(sigma: float, channels: int) -> Kernel:
     Its slope in ‖x − y‖² is without bound at 0; the one given is that of distances down to σ/8.
     """
 
-    def evaluate(distance2_IJ: Tensor, out_IJ: Tensor) -> Tensor:
-        return torch.clamp(distance2_IJ, min=0.0, out=out_IJ).sqrt_().mul_(-_LOG2_E / sigma).exp2_()
+    def form(scaled_IJ: Tensor) -> Tensor:
+        return scaled_IJ.clamp_(min=0.0).sqrt_().neg_().exp2_()
 
-    return Kernel("laplacian", "distance", evaluate, 4.0 / sigma**2, sigma=sigma, root=1.0 / sigma)
+    return Kernel("laplacian", "distance", (_LOG2_E / sigma) ** 2, form, 4.0 / sigma**2, sigma=sigma, root=1.0 / sigma)
 
 
 def rational_quadratic(sigma: float, channels: int) -> Kernel:
     """k(x, y) = (1 + ‖x − y‖²/(2σ²))⁻¹ (Rasmussen and Williams, 2006, eq. 4.19, α = 1)."""
 
-    def evaluate(distance2_IJ: Tensor, out_IJ: Tensor) -> Tensor:
-        return torch.mul(distance2_IJ, 0.5 / sigma**2, out=out_IJ).add_(1.0).reciprocal_()
+    def form(scaled_IJ: Tensor) -> Tensor:
+        return scaled_IJ.add_(1.0).reciprocal_()
 
-    return Kernel("rational_quadratic", "distance", evaluate, 0.5 / sigma**2, sigma=sigma)
+    return Kernel("rational_quadratic", "distance", 0.5 / sigma**2, form, 0.5 / sigma**2, sigma=sigma)
 
 
 def inverse_multiquadric(sigma: float, channels: int) -> Kernel:
     """k(x, y) = (1 + ‖x − y‖²/σ²)^(−½) (Gorham and Mackey, ICML 2017, with c = σ, scaled to k(x, x) = 1)."""
 
-    def evaluate(distance2_IJ: Tensor, out_IJ: Tensor) -> Tensor:
-        return torch.mul(distance2_IJ, 1.0 / sigma**2, out=out_IJ).add_(1.0).rsqrt_()
+    def form(scaled_IJ: Tensor) -> Tensor:
+        return scaled_IJ.add_(1.0).rsqrt_()
 
-    return Kernel("inverse_multiquadric", "distance", evaluate, 0.5 / sigma**2, sigma=sigma)
+    return Kernel("inverse_multiquadric", "distance", 1.0 / sigma**2, form, 0.5 / sigma**2, sigma=sigma)
 
 
 def polynomial(sigma: float, channels: int) -> Kernel:
     """k(x, y) = (x·y/d + 1)³ (KID; Bińkowski et al., ICLR 2018, sec. 4); it has no bandwidth."""
 
-    def evaluate(product_IJ: Tensor, out_IJ: Tensor) -> Tensor:
-        base_IJ = product_IJ / channels + 1.0
-        return torch.mul(base_IJ, base_IJ, out=out_IJ).mul_(base_IJ)
+    def form(scaled_IJ: Tensor) -> Tensor:
+        return scaled_IJ.add_(1.0).pow_(3)
 
-    return Kernel("polynomial", "product", evaluate, 3.0 / channels)
+    return Kernel("polynomial", "product", 1.0 / channels, form, 3.0 / channels)
 
 
 def linear(sigma: float, channels: int) -> Kernel:
     """k(x, y) = x·y: MMD² is the squared distance of the means (JMLR 2012, sec. 2); it has no bandwidth."""
-    return Kernel("linear", "product", lambda product_IJ, out_IJ: out_IJ.copy_(product_IJ), 1.0)
+    return Kernel("linear", "product", 1.0, lambda product_IJ: product_IJ, 1.0)
 
 
 KERNELS: dict[str, Callable[[float, int], Kernel]] = {
@@ -120,17 +122,16 @@ WITHOUT_BANDWIDTH = frozenset({"polynomial", "linear"})
 
 
 def _gaussians(name: str, sigma: float, sigmas: Sequence[float]) -> Kernel:
-    """Mean of Gaussians."""
-    coefficients = [-0.5 * _LOG2_E / sigma**2 for sigma in sigmas]
+    """Mean of Gaussians; `sigma` scales the argument."""
+    multiples = [(sigma / one) ** 2 for one in sigmas]
 
-    def evaluate(distance2_IJ: Tensor, out_IJ: Tensor) -> Tensor:
-        torch.mul(distance2_IJ, coefficients[0], out=out_IJ).exp2_()
-        if len(coefficients) > 1:
-            part_IJ = torch.empty_like(out_IJ)
-            for coefficient in coefficients[1:]:
-                out_IJ += torch.mul(distance2_IJ, coefficient, out=part_IJ).exp2_()
-            out_IJ /= len(coefficients)
-        return out_IJ
+    def form(scaled_IJ: Tensor) -> Tensor:
+        if len(multiples) == 1:
+            return scaled_IJ.exp2_()
+        sum_IJ, part_IJ = (scaled_IJ * multiples[0]).exp2_(), torch.empty_like(scaled_IJ)
+        for multiple in multiples[1:]:
+            sum_IJ += torch.mul(scaled_IJ, multiple, out=part_IJ).exp2_()
+        return torch.div(sum_IJ, len(multiples), out=scaled_IJ)
 
-    slope = sum(0.5 / sigma**2 for sigma in sigmas) / len(sigmas)
-    return Kernel(name, "distance", evaluate, slope, tuple(sigmas), sigma)
+    slope = sum(0.5 / one**2 for one in sigmas) / len(sigmas)
+    return Kernel(name, "distance", -0.5 * _LOG2_E / sigma**2, form, slope, tuple(sigmas), sigma)

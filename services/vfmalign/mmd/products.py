@@ -19,10 +19,10 @@ from vfmalign.mmd.rows import Rows
 _FLOAT32_ERROR = 1e-4  # of products of 256 numbers around 1: float32 errs by 1e-5, bfloat16 by 1e-1
 
 
-def squared_distances(x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Tensor) -> Tensor:
-    """‖x_i − y_j‖² = ‖x_i‖² + ‖y_j‖² − 2·x_i·y_j, written into `out_IJ`; rounding may leave it a little below 0."""
-    torch.add(x.norms_N[rows, None], y.norms_N[None, columns], out=out_IJ)
-    return out_IJ.addmm_(x.values_NK[rows], y.values_NK[columns].T, alpha=-2.0)
+def squared_distances(x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Tensor, *, scale: float = 1.0) -> Tensor:
+    """s·‖x_i − y_j‖² = s·‖x_i‖² + s·‖y_j‖² − 2s·x_i·y_j into `out_IJ`; rounding may carry a small one past 0."""
+    torch.add(scale * x.norms_N[rows, None], scale * y.norms_N[None, columns], out=out_IJ)
+    return out_IJ.addmm_(x.values_NK[rows], y.values_NK[columns].T, alpha=-2.0 * scale)
 
 
 def products(x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Tensor) -> Tensor:

@@ -170,7 +170,7 @@ def _fill(
         block_IK = affine.apply(as_tensor(block_IC)).to(values_NK.device)
         if part.precision == "bfloat16":
             block_IK = block_IK.bfloat16()
-        values_NK[span] = block_IK.to(values_NK.dtype)
+        values_NK[span].copy_(block_IK)
         norms_N[span] = squared_norms(values_NK[span]).to(norms_N.dtype)
 
 
