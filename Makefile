@@ -94,21 +94,21 @@ k8s-check: setup  ## the manifests of k8s/: render, validate, hold against a pol
 	  echo "kubectl is not there: apt-get install kubectl (Debian, as root), or see https://kubernetes.io/docs/tasks/tools/" >&2; exit 1; }
 	$(BIN)/pytest tests/k8s
 
-# Tests of servers and of the whole stack mostly wait for one process: they run beside the others, and what they print comes
-# last. Some of training run before the end-to-end ones, those of the feature service and of the cluster's launcher after the
-# unit tests, so that all three end at about the same time.
-# OpenMP threads of several processes on the same cores must not spin while they wait, and small tensors need one thread.
-BEFORE_E2E := $(addprefix tests/integration/training/test_,distributed.py interruption.py job.py)
-AFTER_UNIT := tests/integration/features tests/integration/finetuning/cluster
+# Tests of servers and of the whole stack mostly wait for one process: four streams of about equal length run side by side, and
+# what the others print comes after the unit tests. OpenMP threads of several processes on the same cores must not spin while
+# they wait, and small tensors need one thread.
 test: setup  ## every test, on a real S3 server, real databases and real processes
 	@export OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1; \
-	$(BIN)/pytest $(BEFORE_E2E) tests/e2e --durations=10 > $(VENV)/e2e.log 2>&1 & e2e=$$!; \
-	$(BIN)/pytest tests/integration tests/gpu $(addprefix --ignore=,$(BEFORE_E2E) $(AFTER_UNIT)) --durations=10 \
-	  > $(VENV)/integration.log 2>&1 & integration=$$!; \
-	trap 'kill $$e2e $$integration 2>/dev/null' INT TERM; \
-	$(BIN)/pytest tests/unit $(AFTER_UNIT) --durations=10; failed=$$?; \
-	echo "waiting for the tests of servers ..."; wait $$integration || failed=1; cat $(VENV)/integration.log; \
-	echo "waiting for the end-to-end tests ..."; wait $$e2e || failed=1; cat $(VENV)/e2e.log; exit $$failed
+	beside() { log=$(VENV)/$$1.log; shift; exec $(BIN)/pytest "$$@" --durations=10 > $$log 2>&1; }; \
+	beside e2e tests/e2e & e2e=$$!; \
+	beside finetuning tests/integration/finetuning & finetuning=$$!; \
+	beside integration tests/integration tests/gpu --ignore=tests/integration/finetuning & integration=$$!; \
+	trap 'kill $$e2e $$finetuning $$integration 2>/dev/null' INT TERM; \
+	$(BIN)/pytest tests/unit --durations=10; failed=$$?; \
+	echo "waiting for the orchestrator's tests ..."; wait $$finetuning || failed=1; cat $(VENV)/finetuning.log; \
+	echo "waiting for the end-to-end tests ..."; wait $$e2e || failed=1; cat $(VENV)/e2e.log; \
+	echo "waiting for the other servers' tests ..."; wait $$integration || failed=1; cat $(VENV)/integration.log; \
+	exit $$failed
 
 test-fast: setup  ## the tests without the end-to-end ones
 	$(BIN)/pytest -m "not e2e"

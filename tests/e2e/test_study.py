@@ -25,7 +25,7 @@ TINY = Size(
     seeds=1,
     pretraining=finetuning_pb2.Recipe(preset="demo", epochs=1, steps_per_epoch=2, batch_size=4),
     finetuning=finetuning_pb2.Recipe(preset="demo", epochs=1, steps_per_epoch=3),
-    tasks=("translation",),
+    tasks=("classification",),
 )
 
 
@@ -47,10 +47,12 @@ def test_a_rehearsal_ends_with_a_report_of_its_cells_and_goes_on_from_what_is_th
     assert first["note"] == "rehearsal on phantoms: not evidence"
     assert len(lines) == 1
     report = json.loads(Path(first["report"]["json"]).read_text())
-    assert [cell["task"] for cell in report["cells"]] == ["translation"]
-    assert all(cell["phantom"] for cell in report["cells"])
+    assert [cell["task"] for cell in report["cells"]] == ["classification"]
+    (cell,) = report["cells"]
+    assert cell["phantom"]
+    assert cell["measures"]["logme"]["value"] is not None, "cases have labels"
     with Path(first["report"]["csv"]).open() as file:
-        assert [row["task"] for row in csv.DictReader(file)] == ["translation"]
+        assert [row["task"] for row in csv.DictReader(file)] == ["classification"]
     page = Path(first["report"]["html"]).read_text()
     assert "rehearsal on phantoms: not evidence" in page
 

@@ -45,7 +45,8 @@ LAYERS = ("stages.0", "stages.1")
 # Trains nothing: writes what a training process writes. Seed 5 waits for a file, seed 3 finds the data bad. With seed 6
 # a network that is probed stays at step 20 for as long as there is no file.
 PROGRAM = """
-import os, signal, sys, time
+import gc, os, signal, sys, time
+gc.disable()
 from pathlib import Path
 from vfmalign.core.artifacts import *
 from vfmalign.core.datasets import load_dataset
