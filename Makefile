@@ -100,9 +100,10 @@ k8s-check: setup  ## the manifests of k8s/: render, validate, hold against a pol
 test: setup  ## every test, on a real S3 server, real databases and real processes
 	@export OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1; \
 	beside() { log=$(VENV)/$$1.log; shift; exec $(BIN)/pytest "$$@" --durations=10 > $$log 2>&1; }; \
-	beside e2e tests/e2e & e2e=$$!; \
+	beside e2e tests/integration/features tests/e2e & e2e=$$!; \
 	beside finetuning tests/integration/finetuning & finetuning=$$!; \
-	beside integration tests/integration tests/gpu --ignore=tests/integration/finetuning & integration=$$!; \
+	beside integration tests/integration tests/gpu --ignore=tests/integration/features --ignore=tests/integration/finetuning \
+	  & integration=$$!; \
 	trap 'kill $$e2e $$finetuning $$integration 2>/dev/null' INT TERM; \
 	$(BIN)/pytest tests/unit --durations=10; failed=$$?; \
 	echo "waiting for the orchestrator's tests ..."; wait $$finetuning || failed=1; cat $(VENV)/finetuning.log; \
