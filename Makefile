@@ -97,13 +97,14 @@ k8s-check: setup  ## the manifests of k8s/: render, validate, hold against a pol
 # Tests of servers and of the whole stack mostly wait for one process: four streams of about equal length run side by side, and
 # what the others print comes after the unit tests. OpenMP threads of several processes on the same cores must not spin while
 # they wait, and small tensors need one thread.
+WITH_E2E        := tests/integration/features
+WITH_FINETUNING := tests/integration/finetuning tests/integration/core tests/integration/mmd
 test: setup  ## every test, on a real S3 server, real databases and real processes
 	@export OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1; \
 	beside() { log=$(VENV)/$$1.log; shift; exec $(BIN)/pytest "$$@" --durations=10 > $$log 2>&1; }; \
-	beside e2e tests/integration/features tests/e2e & e2e=$$!; \
-	beside finetuning tests/integration/finetuning & finetuning=$$!; \
-	beside integration tests/integration tests/gpu --ignore=tests/integration/features --ignore=tests/integration/finetuning \
-	  & integration=$$!; \
+	beside e2e $(WITH_E2E) tests/e2e & e2e=$$!; \
+	beside finetuning $(WITH_FINETUNING) & finetuning=$$!; \
+	beside integration tests/integration tests/gpu $(addprefix --ignore=,$(WITH_E2E) $(WITH_FINETUNING)) & integration=$$!; \
 	trap 'kill $$e2e $$finetuning $$integration 2>/dev/null' INT TERM; \
 	$(BIN)/pytest tests/unit --durations=10; failed=$$?; \
 	echo "waiting for the orchestrator's tests ..."; wait $$finetuning || failed=1; cat $(VENV)/finetuning.log; \
