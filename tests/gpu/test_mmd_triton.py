@@ -34,8 +34,7 @@ def matrix(paired, precision, device, values=None):
 
 def in_float64(matrix):
     def wide(some):
-        values = some.values_NK.double()
-        return rows.Rows(values, values.square().sum(dim=1), "float64")
+        return rows.Rows.of(some.values_NK.double(), "float64")
 
     if isinstance(matrix, engine.PairedMatrix):
         return engine.PairedMatrix(wide(matrix.x), wide(matrix.y))

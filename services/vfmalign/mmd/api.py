@@ -44,7 +44,7 @@ class MmdResult:
         digits_lost: |MMD²| does not exceed the bound.
         approximation_error: half-width at 99 % around the exact value; 0 where the estimator is exact.
         relabellings: behind the p-value; the identity is one of them where `enumerated`.
-        precision: what the rows were rounded to: bfloat16, float32 or float64.
+        precision: what the rows were rounded to: bfloat16, bfloat16x2 (sums of two), float32 or float64.
         backend: what summed the kernel matrix, torch or triton.
         absent_reason: why p-value or interval is None; empty otherwise.
     """

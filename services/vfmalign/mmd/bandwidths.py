@@ -86,7 +86,7 @@ def grid(rows: Rows, count: int, between_tiles: Callable[[], None]) -> tuple[flo
 def _upper(rows: Rows, span_I: slice, span_J: slice) -> NDArray[np.float64]:
     """Distances of the pairs i < j in one tile."""
     shape = (span_I.stop - span_I.start, span_J.stop - span_J.start)
-    tile_IJ = torch.empty(shape, dtype=rows.values_NK.dtype, device=rows.values_NK.device)
+    tile_IJ = torch.empty(shape, dtype=rows.dtype, device=rows.device)
     squared_distances(rows, rows, span_I, span_J, tile_IJ)
     floor_IJ = _EQUAL * (rows.norms_N[span_I, None] + rows.norms_N[None, span_J])
     found_IJ = torch.where(tile_IJ > floor_IJ, tile_IJ, 0.0).sqrt_().cpu()

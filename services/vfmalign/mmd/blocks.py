@@ -26,7 +26,7 @@ from vfmalign.mmd.engine import Layout, PairedMatrix, PooledMatrix, Sums, accumu
 from vfmalign.mmd.kernels import Kernel
 from vfmalign.mmd.precision import PrecisionName
 from vfmalign.mmd.relabelling import SMALLEST_GROUPS
-from vfmalign.mmd.rows import DTYPES, IntArray, Rows, squared_norms
+from vfmalign.mmd.rows import IntArray, Rows
 from vfmalign.mmd.streams import Grouping, RowStream, ahead, check_alike
 from vfmalign.mmd.uncertainty import Estimate, Interval
 
@@ -218,7 +218,7 @@ def _of_samples(
 ) -> float:
     """JMLR 2012, eq. (3) over one block, pairs of rows of one group left out."""
     x, y = parts
-    pooled = Rows(torch.cat([x.values_NK, y.values_NK]), torch.cat([x.norms_N, y.norms_N]), x.precision)
+    pooled = Rows(torch.cat([x.parts_SNK, y.parts_SNK], dim=1), torch.cat([x.norms_N, y.norms_N]), x.precision)
     n, groups = len(group_x), int(group_x[-1]) + 1
     group_of = np.concatenate([group_x, group_y + groups])
     sums = _sums(PooledMatrix(pooled), (n, len(group_y)), group_of, kernel, between_tiles)
@@ -247,15 +247,7 @@ def _different(group_I: IntArray) -> float:
 def _rows(x_IC: Tensor, y_IC: Tensor, kernel: Kernel, precision: PrecisionName) -> tuple[Rows, Rows]:
     """A block as the engine takes it; centred where that changes no kernel value."""
     centre_C = x_IC.mean(dim=0) if kernel.argument == "distance" else torch.zeros_like(x_IC[0])
-
-    def rows(features_IC: Tensor) -> Rows:
-        centred_IC = features_IC - centre_C
-        if precision == "bfloat16":
-            centred_IC = centred_IC.bfloat16()
-        values_IC = centred_IC.to(DTYPES[precision])
-        return Rows(values_IC, squared_norms(values_IC).to(values_IC.dtype), precision)
-
-    return rows(x_IC), rows(y_IC)
+    return Rows.of(x_IC - centre_C, precision), Rows.of(y_IC - centre_C, precision)
 
 
 def _read(stream: RowStream, spans: Sequence[tuple[int, int]], device: torch.device) -> Iterator[Tensor]:

@@ -19,6 +19,7 @@ from vfmalign.mmd.kernels import KERNELS, WITHOUT_BANDWIDTH
 from vfmalign.mmd.measures import MEASURES, NEED_PAIRS, MeasureValue
 from vfmalign.mmd.measures import Samples as MeasuredSamples
 from vfmalign.mmd.measuring import Measured, Plan, measure
+from vfmalign.mmd.precision import PRECISIONS
 from vfmalign.mmd.projection import Projection, project
 from vfmalign.mmd.relabelling import Relabellings, none
 from vfmalign.mmd.results import Comparison, Engine, LayerComparison, Options, Shift
@@ -27,7 +28,6 @@ from vfmalign.mmd.scalings import Scaled, scalings
 from vfmalign.mmd.streams import as_stream
 from vfmalign.mmd.uncertainty import Estimate
 
-PRECISIONS = ("bfloat16", "float32", "float64")
 # Statistics of one aggregate that differ by less than this share of it differ by rounding.
 TIE_OF_AGGREGATE = 1e-6
 

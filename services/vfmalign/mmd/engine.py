@@ -23,6 +23,7 @@ from torch import Tensor
 from vfmalign.mmd import products
 from vfmalign.mmd.kernels import Kernel
 from vfmalign.mmd.precision import PrecisionName
+from vfmalign.mmd.quadratic import Quadratics
 from vfmalign.mmd.rows import FloatArray, IntArray, Rows
 
 BetweenTiles = Callable[[], None]
@@ -30,7 +31,6 @@ TileShape = tuple[int, int]
 
 # Wide tiles of few rows keep the matrix product near its best speed and the tile in the cache (measured; `make bench`).
 _TILES: dict[str, TileShape] = {"cpu": (512, 2048), "cuda": (4096, 8192)}
-_RELABELLINGS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class PooledMatrix:
 
     def __init__(self, pooled: Rows) -> None:
         self.pooled = pooled
-        self.device, self.dtype, self.precision = pooled.values_NK.device, pooled.values_NK.dtype, pooled.precision
+        self.device, self.dtype, self.precision = pooled.device, pooled.dtype, pooled.precision
         self._scratch = _Scratch(self.device, self.dtype)
 
     def tile(self, rows: slice, columns: slice, kernels: Sequence[Kernel], squares: list[float]) -> Iterator[Tensor]:
@@ -116,7 +116,7 @@ class PairedMatrix:
 
     def __init__(self, x: Rows, y: Rows) -> None:
         self.x, self.y = x, y
-        self.device, self.dtype, self.precision = x.values_NK.device, x.values_NK.dtype, x.precision
+        self.device, self.dtype, self.precision = x.device, x.dtype, x.precision
         self._scratch = _Scratch(self.device, self.dtype)
 
     def tile(self, rows: slice, columns: slice, kernels: Sequence[Kernel], squares: list[float]) -> Iterator[Tensor]:
@@ -188,14 +188,17 @@ class _Scratch:
 class Accumulator:
     """Adds tiles to the sums of each kernel."""
 
-    def __init__(self, layout: Layout, kernels: Sequence[Kernel], device: torch.device, dtype: torch.dtype) -> None:
-        self._kernels, self._dtype = kernels, dtype
+    def __init__(self, layout: Layout, kernels: Sequence[Kernel], matrix: Matrix) -> None:
+        device = matrix.device
+        self._kernels = kernels
         self._group_of_N = layout.group_of_N
         rows, (groups, relabellings) = sum(layout.block_sizes), layout.weights_GB.shape
         self._group_of = torch.from_numpy(layout.group_of_N).to(device)
-        self._weights_GB = torch.from_numpy(layout.weights_GB).to(device)
+        weights_GB = torch.from_numpy(layout.weights_GB).to(device)
         self._singletons = groups == rows
-        self._kept_key, self._kept_Jb = (0, 0, 0), torch.empty(0)
+        self._quadratics = Quadratics(
+            weights_GB, self._group_of, matrix.dtype, in_parts=products.in_parts(matrix.precision, device)
+        )
 
         def zeros(*shape: int) -> list[Tensor]:
             return [torch.zeros(*shape, dtype=torch.float64, device=device) for _ in kernels]
@@ -214,8 +217,8 @@ class Accumulator:
         factor = 1.0 if on_diagonal else 2.0
         if not self._singletons and self._group_of_N[rows.stop - 1] >= self._group_of_N[columns.start]:
             self._add_within(kernel, tile_IJ, rows, columns, factor)
-        if self._weights_GB.shape[1]:
-            self._add_quadratic(kernel, tile_IJ, rows, columns, factor)
+        if len(self._quadratic_B[kernel]):
+            self._quadratic_B[kernel] += self._quadratics.of(tile_IJ, rows, columns) * factor
 
     def sums(self, squares: Sequence[float]) -> list[Sums]:
         """What was added, per kernel."""
@@ -232,27 +235,6 @@ class Accumulator:
         group_I, group_J = self._group_of[rows], self._group_of[columns]
         same_I = (tile_IJ * (group_I[:, None] == group_J[None, :])).sum(dim=1).double()
         self._within_G[kernel].index_add_(0, group_I, same_I, alpha=factor)
-
-    def _add_quadratic(self, kernel: int, tile_IJ: Tensor, rows: slice, columns: slice, factor: float) -> None:
-        """Adds this tile's share of wᵀTw for every relabelling."""
-        for start in range(0, self._weights_GB.shape[1], _RELABELLINGS_AT_ONCE):
-            some = slice(start, start + _RELABELLINGS_AT_ONCE)
-            weights_Ib = self._weights(rows, some)
-            if rows == columns:
-                weights_Jb = weights_Ib
-            else:
-                key = (columns.start, columns.stop, start)
-                if self._kept_key != key:  # tiles come column by column: one conversion serves many
-                    self._kept_key, self._kept_Jb = key, self._weights(columns, some)
-                weights_Jb = self._kept_Jb
-            product_Ib = (tile_IJ @ weights_Jb).mul_(weights_Ib)
-            self._quadratic_B[kernel][some] += product_Ib.sum(dim=0).double() * factor
-
-    def _weights(self, rows: slice, some: slice) -> Tensor:
-        """Weights of some rows in some relabellings, in the precision of the tiles."""
-        if self._singletons:
-            return self._weights_GB[rows, some].to(self._dtype)
-        return self._weights_GB[self._group_of[rows], some].to(self._dtype)
 
 
 def accumulate(
@@ -277,7 +259,7 @@ def accumulate(
         share: (part, parts): only the tiles of one part, for ranks that add their sums up.
     """
     height, width = tile_shape or default_tile(matrix.device)
-    accumulator = Accumulator(layout, kernels, matrix.device, matrix.dtype)
+    accumulator = Accumulator(layout, kernels, matrix)
     noted = [0.0] * len(kernels) if squares else []
     for number, (rows, columns, blocks) in enumerate(upper_tiles(layout.block_sizes, height, width)):
         if number % share[1] != share[0]:

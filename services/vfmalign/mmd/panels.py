@@ -21,7 +21,7 @@ from vfmalign.mmd import products
 from vfmalign.mmd.engine import Accumulator, Layout, Matrix, PairedMatrix, PooledMatrix, Sums, default_tile, upper_tiles
 from vfmalign.mmd.kernels import Kernel
 from vfmalign.mmd.precision import PrecisionName
-from vfmalign.mmd.rows import DTYPES, LARGEST_SQUARED_NORM, Affine, Rows, squared_norms
+from vfmalign.mmd.rows import LARGEST_SQUARED_NORM, Affine, Rows
 from vfmalign.mmd.streams import RowStream, ahead, check_alike
 
 # Rows pass a panel in chunks of this share of the rows that fit. One is at work while the next is read, which is there
@@ -103,7 +103,7 @@ def accumulate(
     shape = tile_shape or default_tile(device)
     planned = plan(x.channels, layout, len(kernels), memory_bytes, precision=precision, shape=shape, parts=share[1])
     window = _Window(x, y, planned, affine, precision=precision, device=device, paired=paired)
-    accumulator = Accumulator(layout, kernels, window.matrix.device, window.matrix.dtype)
+    accumulator = Accumulator(layout, kernels, window.matrix)
     noted = [0.0] * len(kernels) if squares else []
     with products.matrix_units(precision, window.matrix.device):
         for here, there, blocks in window.tiles(layout.block_sizes, shape, share):
@@ -197,14 +197,7 @@ class _Window:
         self._precision, self._paired = precision, paired
         kept = x.channels if affine.kept_C is None else int(affine.kept_C.sum())
         capacity = plan.panel_rows + plan.chunk_rows
-        self._held = [
-            Rows(
-                torch.zeros(capacity, kept, dtype=DTYPES[precision], device=device),
-                torch.zeros(capacity, dtype=DTYPES[precision], device=device),
-                precision,
-            )
-            for _ in range(2 if paired else 1)
-        ]
+        self._held = [Rows.empty(capacity, kept, precision, device) for _ in range(2 if paired else 1)]
         self.matrix: Matrix = PairedMatrix(*self._held) if paired else PooledMatrix(*self._held)
         self.rows_read = 0
         self._fourth, self._counted = 0.0, 0
@@ -244,8 +237,8 @@ class _Window:
                         here = _moved(rows, panel.start), _moved(columns, chunk.start)
                         yield here, (rows, _moved(columns, offset)), (block_I, block_J)
 
-    def _read(self, span: slice) -> list[Tensor]:
-        """Values and norms of some rows, ready to be put beside the others; x and y of pairs after each other."""
+    def _read(self, span: slice) -> list[Rows]:
+        """Some rows, ready to be put beside the others; x and y of pairs after each other."""
         self.rows_read += (2 if self._paired else 1) * (span.stop - span.start)
         if self._paired:
             given = [self._x.read(span.start, span.stop), self._y.read(span.start, span.stop)]
@@ -255,26 +248,21 @@ class _Window:
             given = [self._y.read(span.start - self._x.rows, span.stop - self._x.rows)]
         return [self._prepared(block_IC) for block_IC in given]
 
-    def _prepared(self, block_IC: Tensor) -> Tensor:
+    def _prepared(self, block_IC: Tensor) -> Rows:
         """Moved, scaled and in the precision of the products."""
-        block_IK = self._affine.apply(block_IC)
-        if self._precision == "bfloat16":
-            block_IK = block_IK.bfloat16()
-        return block_IK.to(DTYPES[self._precision])
+        return Rows.of(self._affine.apply(block_IC).to(self.matrix.device), self._precision)
 
-    def _put(self, at: int, blocks: list[Tensor], span: slice) -> None:
+    def _put(self, at: int, blocks: list[Rows], span: slice) -> None:
         """Writes rows into the window.
 
         Raises:
             TooLargeToSquare: that.
         """
         into = slice(at, at + span.stop - span.start)
-        for held, block_IK in zip(self._held, blocks, strict=True):
-            held.values_NK[into] = block_IK
-            norms_I = squared_norms(held.values_NK[into])
-            if not float(norms_I.max()) <= LARGEST_SQUARED_NORM[self._precision]:
+        for held, block in zip(self._held, blocks, strict=True):
+            if not float(block.norms_N.max()) <= LARGEST_SQUARED_NORM[self._precision]:
                 raise TooLargeToSquare("holds rows that are too large to square", field="x", remedy="scale them down")
-            held.norms_N[into] = norms_I.to(held.norms_N.dtype)
+            held[into].copy_(block)
 
     def _note_norms(self, rows: int) -> None:
         """Adds the norms of a panel to their mean."""

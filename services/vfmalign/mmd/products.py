@@ -13,35 +13,50 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vfmalign.mmd import matrix_units as units
 from vfmalign.mmd.precision import PrecisionName
 from vfmalign.mmd.rows import Rows
 
+# Products of two sums of bfloat16 parts, the smallest first; that of the two small ones is below 2^-18 and left out.
+_PARTS_MULTIPLIED = {1: ((0, 0),), 2: ((1, 0), (0, 1), (0, 0))}
 _FLOAT32_ERROR = 1e-4  # of products of 256 numbers around 1: float32 errs by 1e-5, bfloat16 by 1e-1
 
 
 def squared_distances(x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Tensor, *, scale: float = 1.0) -> Tensor:
     """s·‖x_i − y_j‖² = s·‖x_i‖² + s·‖y_j‖² − 2s·x_i·y_j into `out_IJ`; rounding may carry a small one past 0."""
     torch.add(scale * x.norms_N[rows, None], scale * y.norms_N[None, columns], out=out_IJ)
-    return out_IJ.addmm_(x.values_NK[rows], y.values_NK[columns].T, alpha=-2.0 * scale)
+    return _add_products(x[rows], y[columns], out_IJ, factor=-2.0 * scale)
 
 
 def products(x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Tensor) -> Tensor:
     """x_i·y_j, written into `out_IJ`."""
-    return torch.mm(x.values_NK[rows], y.values_NK[columns].T, out=out_IJ)
+    return _add_products(x[rows], y[columns], out_IJ, factor=1.0, keep=0.0)
+
+
+def _add_products(x: Rows, y: Rows, out_IJ: Tensor, *, factor: float, keep: float = 1.0) -> Tensor:
+    """`keep`·out + `factor`·x yᵀ into `out_IJ`."""
+    x_SIK, y_SJK = x.parts_SNK, y.parts_SNK
+    if x_SIK.dtype != torch.bfloat16:
+        (x_IK,), (y_JK,) = x_SIK, y_SJK
+        return out_IJ.addmm_(x_IK, y_JK.T, beta=keep, alpha=factor)
+    for of_x, of_y in _PARTS_MULTIPLIED[len(x_SIK)]:
+        units.add_products(x_SIK[of_x], y_SJK[of_y], out_IJ, factor=factor, keep=keep)
+        keep = 1.0
+    return out_IJ
 
 
 def pair_distances(x: Rows, y: Rows, rows: slice) -> Tensor:
     """‖x_i − y_i‖² by difference: the product form loses the small distances of a pair, and there are few of them."""
-    return (x.values_NK[rows].double() - y.values_NK[rows].double()).square_().sum(dim=1).to(x.norms_N.dtype)
+    return (x[rows].values_NK.double() - y[rows].values_NK.double()).square_().sum(dim=1).to(x.dtype)
 
 
 @contextmanager
 def matrix_units(precision: PrecisionName, device: torch.device) -> Iterator[None]:
-    """Lets products run on the fastest units and library that keep their precision; leaves torch's settings as found.
+    """Lets torch's products run on the fastest units and library that keep their precision; restores its settings.
 
-    Rows that were rounded to bfloat16 take bf16 or TF32 matrix units: their products are exact in float32 (8 + 8
-    bits), so the units change the speed and not the value. On a CPU only AMX has such units with a float32 result.
-    Float32 rows stay float32, by oneDNN where that is the faster library (`_prefers_onednn`).
+    On CUDA, rows that were rounded to bfloat16 take TF32 matrix units: their products are exact in float32 (8 + 8
+    bits), so the units change the speed and not the value. Float32 rows stay float32, on a CPU by oneDNN where that is
+    the faster library (`_prefers_onednn`).
     """
     backend = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = backend.fp32_precision
@@ -54,18 +69,19 @@ def matrix_units(precision: PrecisionName, device: torch.device) -> Iterator[Non
 
 def has_matrix_units(device: torch.device) -> bool:
     """Whether rounding rows to bfloat16 buys speed here: any CUDA device, or a CPU with AMX."""
-    return device.type == "cuda" or _has_amx()
+    return device.type == "cuda" or units.available()
+
+
+def in_parts(precision: PrecisionName, device: torch.device) -> bool:
+    """Whether products are those of bfloat16 parts on a CPU's matrix units."""
+    return device.type == "cpu" and precision in {"bfloat16", "bfloat16x2"}
 
 
 def _setting(precision: PrecisionName, device: torch.device) -> str:
     """Torch's word for what products may use."""
     if device.type == "cuda":
         return "tf32" if precision == "bfloat16" else "ieee"
-    return "bf16" if precision == "bfloat16" or (precision == "float32" and _prefers_onednn()) else "ieee"
-
-
-def _has_amx() -> bool:
-    return bool(torch.cpu._is_amx_tile_supported())
+    return "bf16" if precision == "float32" and _prefers_onednn() else "ieee"
 
 
 @cache
@@ -76,7 +92,7 @@ def _prefers_onednn() -> bool:
     oneDNN only where bf16 is allowed, which without AMX is float32 all the same: that is looked at once, by a product
     that bf16 would get wrong.
     """
-    if _has_amx() or "AuthenticAMD" not in _processor():
+    if torch.cpu._is_amx_tile_supported() or "AuthenticAMD" not in _processor():
         return False
     generator = torch.Generator().manual_seed(0)
     x_IK, y_JK = (torch.randn(64, 256, generator=generator) for _ in range(2))

@@ -1,6 +1,6 @@
 """Rows as the engine takes them: centred, scaled and in the precision of the products. Knows nothing of kernels.
 
-Legend: N rows, C channels as given, K channels kept, I rows of one block.
+Legend: N rows, C channels as given, K channels kept, S parts whose sum is a row, I rows of one block.
 """
 
 from __future__ import annotations
@@ -16,22 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vfmalign.mmd.kept import NOTHING_KEPT, Kept, Same
-from vfmalign.mmd.precision import PrecisionName
+from vfmalign.mmd.precision import PRECISIONS, PrecisionName
 from vfmalign.mmd.streams import FeatureArray, as_tensor
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 _BLOCK_BYTES = 2**20  # in float64, so that what is done to a block is done in the cache
 
-DTYPES: dict[PrecisionName, torch.dtype] = {
-    "bfloat16": torch.float32,
-    "float32": torch.float32,
-    "float64": torch.float64,
-}
-
-
 # Squares of larger features overflow; float32 ends long before float64.
-LARGEST_SQUARED_NORM: dict[PrecisionName, float] = {"bfloat16": 1e36, "float32": 1e36, "float64": 1e300}
+LARGEST_SQUARED_NORM: dict[PrecisionName, float] = dict.fromkeys(PRECISIONS, 1e36) | {"float64": 1e300}
 
 
 @dataclass(frozen=True)
@@ -76,24 +69,79 @@ class Rows:
     """Rows ready for products.
 
     Attributes:
-        values_NK: in float64, float32, or float32 rounded to bfloat16, whose products are exact in float32.
-        norms_N: ‖x_i‖² of the values as rounded, summed in float64, in the precision of the values.
+        parts_SNK: one part in float64, in float32, or rounded to bfloat16 (in bfloat16 on a CPU, on CUDA in float32);
+            or two in bfloat16, the second of which is what the first leaves, rounded.
+        norms_N: ‖x_i‖² of the rows as rounded, summed in float64; float64, or float32 as products are.
     """
 
-    values_NK: Tensor  # noqa: N815
+    parts_SNK: Tensor  # noqa: N815
     norms_N: Tensor  # noqa: N815
     precision: PrecisionName = "float64"
     _distinct: list[float] = field(default_factory=list, repr=False)
 
+    @classmethod
+    def empty(cls, count: int, channels: int, precision: PrecisionName, device: torch.device) -> Rows:
+        """Room for rows."""
+        dtype = torch.float64 if precision == "float64" else torch.float32
+        in_bfloat16 = precision == "bfloat16x2" or (precision == "bfloat16" and device.type == "cpu")
+        shape = (2 if precision == "bfloat16x2" else 1, count, channels)
+        parts_SNK = torch.empty(shape, dtype=torch.bfloat16 if in_bfloat16 else dtype, device=device)
+        return cls(parts_SNK, torch.empty(count, dtype=dtype, device=device), precision)
+
+    @classmethod
+    def of(cls, features_NK: Tensor, precision: PrecisionName) -> Rows:
+        """Float64 features, rounded."""
+        count, channels = features_NK.shape
+        rows = cls.empty(count, channels, precision, features_NK.device)
+        rows.put(features_NK)
+        return rows
+
+    def put(self, features_NK: Tensor) -> None:
+        """Overwrites all rows by float64 features, rounded; block by block, so that little memory is needed."""
+        step = max(1, _BLOCK_BYTES // (8 * max(1, self.channels)))
+        for start in range(0, self.count, step):
+            block, rest_IK = self[start : start + step], features_NK[start : start + step]
+            for index, part_IK in enumerate(block.parts_SNK):
+                rest_IK = rest_IK if index == 0 else rest_IK - block.parts_SNK[index - 1]
+                part_IK.copy_(rest_IK.bfloat16() if self.precision == "bfloat16" else rest_IK)
+            block.norms_N.copy_(squared_norms(block.values_NK))
+
+    def copy_(self, other: Rows) -> None:
+        """Overwrites all rows by as many others of the same precision."""
+        self.parts_SNK.copy_(other.parts_SNK)
+        self.norms_N.copy_(other.norms_N)
+
+    @property
+    def values_NK(self) -> Tensor:
+        """The rows as rounded, in float64 or float32: a view, or the sum of parts, which float32 holds exactly."""
+        if self.parts_SNK.dtype != torch.bfloat16:
+            return self.parts_SNK[0]
+        return self.parts_SNK[0].float() if len(self.parts_SNK) == 1 else self.parts_SNK.sum(dim=0, dtype=torch.float32)
+
     @property
     def count(self) -> int:
         """N."""
-        return int(self.values_NK.shape[0])
+        return int(self.parts_SNK.shape[1])
 
     @property
     def channels(self) -> int:
         """K."""
-        return int(self.values_NK.shape[1])
+        return int(self.parts_SNK.shape[2])
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.norms_N.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of norms and products."""
+        return self.norms_N.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Memory they take."""
+        return self.parts_SNK.nbytes + self.norms_N.nbytes
 
     def split(self, first: int) -> tuple[Rows, Rows]:
         """The first rows and the others, as views."""
@@ -101,7 +149,7 @@ class Rows:
 
     def __getitem__(self, span: slice) -> Rows:
         """Some of the rows, as a view."""
-        return Rows(self.values_NK[span], self.norms_N[span], self.precision)
+        return Rows(self.parts_SNK[:, span], self.norms_N[span], self.precision)
 
     @property
     def distinct(self) -> float:
@@ -134,9 +182,7 @@ def prepare(
     channels = int(parts[0][0].shape[1])
     rows = sum(int(features_NC.shape[0]) for features_NC, _ in parts)
     width = channels if affine.kept_C is None else int(affine.kept_C.sum())
-    values_NK = torch.empty(rows, width, dtype=DTYPES[precision], device=device)
-    norms_N = torch.empty(rows, dtype=DTYPES[precision], device=device)
-    pooled = Rows(values_NK, norms_N, precision)
+    pooled = Rows.empty(rows, width, precision, device)
     at = 0
     for features_NC, order_N in parts:
         into = slice(at, at + int(features_NC.shape[0]))
@@ -146,8 +192,7 @@ def prepare(
             key = ("rows", Same(features_NC), order, Same(affine), precision, str(device))
             parts_of_one = [(features_NC, order_N)]
             make = partial(prepare, parts_of_one, affine, precision, device, between_blocks=between_blocks)
-            part = kept.get(key, make, _bytes)
-            values_NK[into], norms_N[into] = part.values_NK, part.norms_N
+            pooled[into].copy_(kept.get(key, make, lambda part: part.nbytes))
         else:
             _fill(pooled[into], features_NC, order_N, affine, between_blocks)
     return pooled
@@ -161,27 +206,18 @@ def _fill(
     between_blocks: Callable[[], None],
 ) -> None:
     """Writes the rows of one part, block by block."""
-    values_NK, norms_N = part.values_NK, part.norms_N
     step = max(1, _BLOCK_BYTES // (8 * int(features_NC.shape[1])))
     for start in range(0, features_NC.shape[0], step):
         between_blocks()
         span = slice(start, start + step)
         block_IC = features_NC[span] if order_N is None else features_NC[order_N[span]]
-        block_IK = affine.apply(as_tensor(block_IC)).to(values_NK.device)
-        if part.precision == "bfloat16":
-            block_IK = block_IK.bfloat16()
-        values_NK[span].copy_(block_IK)
-        norms_N[span] = squared_norms(values_NK[span]).to(norms_N.dtype)
+        part[span].put(affine.apply(as_tensor(block_IC)).to(part.device))
 
 
 def squared_norms(values_IK: Tensor) -> Tensor:
     """‖x_i‖², summed in float64 without a float64 copy of the rows."""
     norms_I: Tensor = torch.linalg.vector_norm(values_IK, dim=1, dtype=torch.float64)
     return norms_I.square_()
-
-
-def _bytes(rows: Rows) -> int:
-    return rows.values_NK.nbytes + rows.norms_N.nbytes
 
 
 def mean(features_NC: FeatureArray) -> FloatArray:

@@ -16,8 +16,8 @@ from vfmalign.mmd.precision import PrecisionName
 from vfmalign.mmd.rows import Rows
 from vfmalign.mmd.triton_plan import Shape, shape_for
 
-PARTS: dict[PrecisionName, int] = {"bfloat16": 1, "float32": 3}
-"""bfloat16 parts of a row's numbers, by precision: three hold float32's 24 bits."""
+PARTS: dict[PrecisionName, int] = {"bfloat16": 1, "bfloat16x2": 3, "float32": 3}
+"""bfloat16 parts of a row's numbers, by precision: three hold float32's 24 bits, and two parts as well."""
 _BLOCK_ROWS = 8_192
 
 
@@ -92,12 +92,11 @@ def _padded(size: int, step: int) -> int:
 
 def _parts(rows: Rows, parts: int, step: int) -> Tensor:
     """Rows as sums of bfloat16 parts [S, N, K]: each part is what the ones before leave, rounded; K padded by zeros."""
-    values_NK = rows.values_NK
     padded = _padded(rows.channels, step)
-    parts_SNK = torch.zeros(parts, rows.count, padded, dtype=torch.bfloat16, device=values_NK.device)
+    parts_SNK = torch.zeros(parts, rows.count, padded, dtype=torch.bfloat16, device=rows.device)
     for start in range(0, rows.count, _BLOCK_ROWS):
         span = slice(start, start + _BLOCK_ROWS)
-        rest_IK = values_NK[span].clone()
+        rest_IK = rows[span].values_NK.clone()
         for part_NK in parts_SNK:
             part_NK[span, : rows.channels] = rest_IK
             rest_IK -= part_NK[span, : rows.channels]

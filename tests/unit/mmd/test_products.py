@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vfmalign.mmd import products
-from vfmalign.mmd.rows import Rows, squared_norms
+from vfmalign.mmd.rows import Rows
 
 CPU = torch.device("cpu")
 SETTING = torch.backends.mkldnn.matmul
@@ -14,14 +14,14 @@ SETTING = torch.backends.mkldnn.matmul
 def onednn(request, monkeypatch):
     """Either library, whatever this processor would take."""
     monkeypatch.setattr(products, "_prefers_onednn", lambda: request.param)
-    if request.param and products.has_matrix_units(CPU):
+    if request.param and torch.cpu._is_amx_tile_supported():
         pytest.skip("with AMX, torch's oneDNN products round to bfloat16, and float32 rows never take them")
 
 
 def test_distances_are_those_of_float32(onednn):
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(64, 768, generator=generator)
-    rows = Rows(x, squared_norms(x).float(), "float32")
+    rows = Rows.of(x.double(), "float32")
     out = torch.empty(64, 64)
     with products.matrix_units("float32", CPU):
         products.squared_distances(rows, rows, slice(0, 64), slice(0, 64), out)
@@ -41,6 +41,6 @@ def test_an_unknown_processor_takes_torch_s_own_choice(monkeypatch):
     monkeypatch.setattr(products, "_processor", lambda: "vendor_id : GenuineIntel")
     assert products._prefers_onednn.__wrapped__() is False
     monkeypatch.setattr(products, "_processor", lambda: "vendor_id : AuthenticAMD")
-    monkeypatch.setattr(products, "_has_amx", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(products, "_FLOAT32_ERROR", 0.0)
     assert products._prefers_onednn.__wrapped__() is False, "a library that rounds more than float32 is not taken"
