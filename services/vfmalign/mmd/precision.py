@@ -19,6 +19,10 @@ UNIT_ROUNDOFF: dict[PrecisionName, float] = dict.fromkeys(PRECISIONS, 2.0 ** (-2
 # One pass over (n + m)²·d of this many operations takes milliseconds in float64, so that small comparisons are exact.
 EXACT_FLOP = {"cpu": 1e9, "cuda": 1e11}
 
+# From here on `high` takes two bfloat16 parts on a CPU's matrix units. Their errors fall with the rows, and of fewer of
+# them float32 is computed in a fraction of a second.
+TWO_PARTS_FLOP = 1e11
+
 # An estimate closer to its bound than this keeps less than one digit: it is computed again in float64.
 SAFE_MULTIPLE_OF_BOUND = 10.0
 
@@ -34,16 +38,15 @@ def choose(
 ) -> PrecisionName:
     """The precision of the first pass: the one asked for is a floor.
 
-    `fast` without matrix units would round the rows and gain nothing, so it becomes `high`. With those of a CPU `high`
-    takes two bfloat16 parts, whose three products are faster than one in float32; on CUDA the backend takes parts.
+    `fast` without matrix units would round the rows and gain nothing, so it becomes `high`. With those of a CPU large
+    comparisons take two bfloat16 parts, whose three products are faster than one in float32; on CUDA the backend does.
     """
-    if least == "exact" or float(rows) ** 2 * channels <= EXACT_FLOP.get(device.type, 1e9):
+    flop = float(rows) ** 2 * channels
+    if least == "exact" or flop <= EXACT_FLOP.get(device.type, 1e9):
         return "float64"
-    if not matrix_units:
-        return "float32"
-    if least == "fast":
+    if least == "fast" and matrix_units:
         return "bfloat16"
-    return "bfloat16x2" if device.type == "cpu" else "float32"
+    return "bfloat16x2" if matrix_units and device.type == "cpu" and flop >= TWO_PARTS_FLOP else "float32"
 
 
 def error_bound(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from vfmalign.core.errors import BadTensor
 from vfmalign.mmd import precision
@@ -64,6 +65,23 @@ def test_float32_that_would_lose_digits_is_computed_again_in_float64(brute, rng,
     far = brute.compare(x, x + 2.0, fixed_sigma=3.0).raw
     assert far.precision == high
     assert far.mmd2.value == pytest.approx(brute.estimators["unbiased_paired"](x, x + 2.0, 3.0), abs=far.error_bound)
+
+
+@pytest.mark.parametrize(
+    ("least", "rows", "units", "device", "wanted"),
+    [
+        ("fast", 1_000, True, "cpu", "float64"),
+        ("fast", 4_000, True, "cpu", "bfloat16"),
+        ("fast", 4_000, False, "cpu", "float32"),
+        ("high", 4_000, True, "cpu", "float32"),
+        ("high", 20_000, True, "cpu", "bfloat16x2"),
+        ("high", 20_000, False, "cpu", "float32"),
+        ("high", 20_000, True, "cuda", "float32"),
+        ("exact", 20_000, True, "cpu", "float64"),
+    ],
+)
+def test_what_is_asked_for_is_a_floor(least, rows, units, device, wanted):
+    assert precision.choose(least, rows, 768, torch.device(device), matrix_units=units) == wanted
 
 
 def test_features_that_overflow_are_refused(brute, rng):
