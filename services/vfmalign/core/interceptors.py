@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import grpc
 
-from vfmalign.core import logs, metrics
+from vfmalign.core import attachments, logs, metrics
 from vfmalign.core.errors import Internal, Unavailable, VfmalignError
 from vfmalign.core.statuses import DETAILS_KEY, code_of, to_status
 
@@ -77,12 +77,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self._wrap_stream(handler.unary_stream, method, offered),
-                handler.request_deserializer,
+                attachments.deserializer(handler.request_deserializer),
                 handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
             self._wrap_unary(handler.unary_unary, method, offered),
-            handler.request_deserializer,
+            attachments.deserializer(handler.request_deserializer),
             handler.response_serializer,
         )
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vfmalign.core.attachments import data_of
 from vfmalign.core.errors import BadTensor
 from vfmalign.v1 import common_pb2
 
@@ -26,7 +27,8 @@ _NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
 def to_array(tensor: common_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
     """The array behind a message: contiguous, float16, float32 or float64 in this machine's byte order.
 
-    It is a read-only view on the message's bytes, which are copied only where the machine's byte order is another.
+    It is a read-only view on the bytes that arrived, which are copied only where the machine's byte order is another;
+    elements need not lie at multiples of their size.
 
     Args:
         tensor: the message.
@@ -49,11 +51,11 @@ def to_array(tensor: common_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
             field=f"{field}.shape",
             remedy="give the size of every axis, outermost first",
         )
-    data = tensor.data  # once: every look at it makes another copy of a message's bytes
+    data = data_of(tensor)
     expected = math.prod(shape) * dtype.itemsize
-    if len(data) != expected:
+    if data.nbytes != expected:
         raise BadTensor(
-            f"{len(data)} bytes, but shape {_shown(shape)} of {dtype.name} needs {expected}",
+            f"{data.nbytes} bytes, but shape {_shown(shape)} of {dtype.name} needs {expected}",
             field=f"{field}.data",
             remedy="send row-major little-endian elements, exactly as many as the shape says",
         )
