@@ -123,6 +123,24 @@ class ObjectStore:
         self._verify(key, hashlib.sha256(data).hexdigest(), sha256)
         return data
 
+    def get_large(self, key: str, sha256: str | None = None) -> memoryview:
+        """The bytes of an object that are not copied once more, so that other threads never wait for that.
+
+        Raises:
+            NotFound, DigestMismatch, Unavailable.
+        """
+
+        def fetch() -> tuple[bytearray, str]:
+            data, digest = bytearray(), hashlib.sha256()
+            for chunk in self._chunks(key, None):
+                data += chunk
+                digest.update(chunk)
+            return data, digest.hexdigest()
+
+        data, found = self._retry(key, fetch)
+        self._verify(key, found, sha256)
+        return memoryview(data)
+
     def first(self, key: str, size: int) -> bytes:
         """The first `size` bytes of an object, or all of a smaller one; unverified, for only the whole has a digest."""
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from vfmalign.core.artifacts import is_id
 from vfmalign.core.errors import BadOption, BadTensor, InvalidInput
@@ -33,7 +32,8 @@ Layers: TypeAlias = dict[str, FeatureArray]
 Check: TypeAlias = Callable[[], None]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_FLOATS = {"F16", "F32", "F64"}
+_DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _HEADER_SIZE_BYTES = 8
 _MOST_HEADER_BYTES = 2**20
 
@@ -162,10 +162,10 @@ class Sets:
                 raise ValueError
             header = json.loads(self._store.first(key, _HEADER_SIZE_BYTES + size)[_HEADER_SIZE_BYTES:])
             tensors = {name: spec for name, spec in header.items() if name != "__metadata__"}
-            if not {spec["dtype"] for spec in tensors.values()} <= _FLOATS:
+            if not {spec["dtype"] for spec in tensors.values()} <= _DTYPES.keys():
                 raise BadTensor("holds tensors of another type", field=field, remedy="save float16, float32 or float64")
             shapes = {name: [int(axis) for axis in spec["shape"]] or [0] for name, spec in tensors.items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except _MALFORMED:
             raise BadTensor("is not a safetensors file", field=field, remedy="save it with safetensors") from None
         rows = max((shape[0] for shape in shapes.values()), default=0)
         return Extent(rows, {name: shape[-1] for name, shape in shapes.items()}, rows)
@@ -181,10 +181,10 @@ class Sets:
         """The features behind a source."""
         if isinstance(source, Uploaded):
             before_part()
+            data = self._store.get_large(self._key(source), sha256=source.sha256)
             try:
-                layers: Layers = load(self._store.get(self._key(source), sha256=source.sha256))
-                return dict(sorted(layers.items()))  # the file has no order of its own
-            except SafetensorError:
+                return dict(sorted(_arrays(data).items()))  # the file has no order of its own
+            except _MALFORMED:
                 raise BadTensor("is not a safetensors file", field=f"{source.name}.uploaded.object") from None
         manifest = self._manifests[source.feature_set]
         layers = {spec.name: np.empty((manifest.rows, spec.channels), np.float32) for spec in manifest.layers}
@@ -205,6 +205,26 @@ class Sets:
             key = ("inline", array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array).data).digest())
             layers[name] = self._kept.get(key, partial(_itself, array), _size)
         return replace(sample, layers=layers)
+
+
+def _arrays(data: memoryview) -> Layers:
+    """The arrays of a safetensors file, as views on its bytes: the library copies them, while all threads wait.
+
+    Raises:
+        one of `_MALFORMED`: it is none.
+    """
+    begin = _HEADER_SIZE_BYTES + int.from_bytes(data[:_HEADER_SIZE_BYTES], "little")
+    header = json.loads(bytes(data[_HEADER_SIZE_BYTES:begin]))
+    content = data[begin:]
+    layers: Layers = {}
+    for name, spec in header.items():
+        if name == "__metadata__":
+            continue
+        dtype, shape, (start, end) = _DTYPES[spec["dtype"]], tuple(spec["shape"]), spec["data_offsets"]
+        if min(*shape, start, 0) < 0 or end > len(content) or end - start != math.prod(shape) * dtype.itemsize:
+            raise ValueError
+        layers[name] = np.ndarray(shape, dtype, content, start)
+    return layers
 
 
 def _itself(array: FeatureArray) -> FeatureArray:
