@@ -15,6 +15,7 @@ from rich.text import Text
 
 from vfmalign.cli.messages import CHECK_STATES, ESTIMATORS, MEASURES, NETWORKS, VERDICTS, word
 from vfmalign.cli.tables import ABSENT, estimate, fields, number, state, table
+from vfmalign.core.words import counted
 from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2, mmd_pb2
 
 _STAGE_NUMBERS = ("attempts", "seconds", "of these at work")
@@ -46,7 +47,8 @@ def shifts(result: alignment_pb2.CheckResult) -> Table:
     """MMD² per layer, the primary layer first."""
     level = _level(result)
     found = table(
-        f"Shift: unbiased MMD² between features before and after fine-tuning, {result.test_groups} test patients",
+        "Shift: unbiased MMD² between features before and after fine-tuning, "
+        + counted(result.test_groups, "test patient"),
         "layer",
         "channels",
         f"standardised [{level}]",

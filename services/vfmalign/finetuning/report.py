@@ -13,6 +13,7 @@ from functools import cache
 import jinja2
 
 from vfmalign.core.artifacts import Network
+from vfmalign.core.words import counted
 from vfmalign.finetuning import plots
 from vfmalign.finetuning.estimates import Estimate
 from vfmalign.finetuning.gain import Gain
@@ -139,9 +140,8 @@ def _gain_note(gain: Gain) -> str:
     if gain.score is None or gain.baseline is None:
         return ""
     left_out = f", {gain.cases_left_out} left out" if gain.cases_left_out else ""
-    return (
-        f"{number(gain.score)} against {number(gain.baseline)}, {gain.cases} cases of {gain.groups} patients{left_out}"
-    )
+    held = f"{counted(gain.cases, 'case')} of {counted(gain.groups, 'patient')}"
+    return f"{number(gain.score)} against {number(gain.baseline)}, {held}{left_out}"
 
 
 def _notes(result: CheckResult) -> list[str]:

@@ -18,6 +18,7 @@ from vfmalign.cli.target import Target
 from vfmalign.core.documents import document
 from vfmalign.core.errors import Internal
 from vfmalign.core.tasks import get_task_spec
+from vfmalign.core.words import counted
 from vfmalign.v1 import features_pb2, features_pb2_grpc
 
 
@@ -60,7 +61,7 @@ def extract(
         fields(
             f"Feature set {features.feature_set_id}",
             {
-                "rows": f"{features.rows} cases of {features.groups} patients",
+                "rows": f"{counted(features.rows, 'case')} of {counted(features.groups, 'patient')}",
                 "layers": ", ".join(f"{item.name} ({item.channels})" for item in features.layers),
                 "manifest": features.manifest.uri,
                 "weights": features.checkpoint_sha256,

@@ -154,7 +154,9 @@ def _three(text: str, kind: type[T], option: str) -> tuple[T, T, T] | None:
 
 @app.command()
 def pretrain(
-    dataset: Annotated[str, typer.Argument(help="Dataset whose split `pretrain` it learns from.")],
+    dataset: Annotated[
+        str, typer.Argument(help="Dataset whose split `pretrain` it learns from and whose split `val` it is scored on.")
+    ],
     *,
     objective: Annotated[
         str, typer.Option(help=f"One of {', '.join(PRETRAINING_OBJECTIVES)}.")
