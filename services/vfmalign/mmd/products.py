@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vfmalign.mmd import matrix_units as units
+from vfmalign.mmd import amx
 from vfmalign.mmd.precision import PrecisionName
 from vfmalign.mmd.rows import Rows
 
@@ -40,7 +40,7 @@ def _add_products(x: Rows, y: Rows, out_IJ: Tensor, *, factor: float, keep: floa
         (x_IK,), (y_JK,) = x_SIK, y_SJK
         return out_IJ.addmm_(x_IK, y_JK.T, beta=keep, alpha=factor)
     for of_x, of_y in _PARTS_MULTIPLIED[len(x_SIK)]:
-        units.add_products(x_SIK[of_x], y_SJK[of_y], out_IJ, factor=factor, keep=keep)
+        amx.add_products(x_SIK[of_x], y_SJK[of_y], out_IJ, factor=factor, keep=keep)
         keep = 1.0
     return out_IJ
 
@@ -69,7 +69,7 @@ def matrix_units(precision: PrecisionName, device: torch.device) -> Iterator[Non
 
 def has_matrix_units(device: torch.device) -> bool:
     """Whether rounding rows to bfloat16 buys speed here: any CUDA device, or a CPU with AMX."""
-    return device.type == "cuda" or units.available()
+    return device.type == "cuda" or amx.available()
 
 
 def in_parts(precision: PrecisionName, device: torch.device) -> bool:

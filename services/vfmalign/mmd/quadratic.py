@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vfmalign.mmd import matrix_units
+from vfmalign.mmd import amx
 
 _RELABELLINGS_AT_ONCE = 2048
 _NOTHING = torch.empty(0)
@@ -48,7 +48,7 @@ class Quadratics:
             if self._in_parts:
                 product_Ib = torch.empty_like(weights_Ib)
                 for keep, part_IJ in enumerate(parts_SIJ):
-                    matrix_units.add_products(part_IJ, self._kept_Jb.T, product_Ib, factor=1.0, keep=float(keep))
+                    amx.add_products(part_IJ, self._kept_Jb.T, product_Ib, factor=1.0, keep=float(keep))
             else:
                 product_Ib = tile_IJ @ self._kept_Jb
             found_B[some] = product_Ib.mul_(weights_Ib).sum(dim=0)

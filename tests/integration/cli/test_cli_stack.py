@@ -8,84 +8,22 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import torch
 from monai.networks.nets import UNet
+from tests.integration.cli.commands import TIMEOUT_S, Cli, wait_until
 
-from vfmalign.cli.home import Home
 from vfmalign.cli.target import Target
 from vfmalign.imaging.phantoms import generate_case
 from vfmalign.imaging.volumes import encode
 from vfmalign.models.registry import get_architecture
 
 NAME = "SURNAME^GIVEN_1234567"
-TIMEOUT_S = 120.0
-
-# A shell says 130 for both. Python dies of SIGINT itself where Ctrl-C came in the middle of a string it executes, as
-# imports do (CPython's `unhandled_keyboard_interrupt`), though the command has cleaned up and returned 130.
-INTERRUPTED = {130, -signal.SIGINT}
-
-
-@dataclass
-class Done:
-    """A command that has ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.out)
-
-
-@dataclass
-class Cli:
-    """The commands as processes, on one state folder."""
-
-    folder: Path
-
-    @property
-    def home(self) -> Home:
-        return Home(self.folder / ".vfmalign")
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "vfmalign.cli", *arguments],
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-
-    def run(self, *arguments: str, code: int | None = 0) -> Done:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=2 * TIMEOUT_S)
-        assert code is None or process.returncode == code, err + out
-        assert "Traceback" not in err
-        return Done(process.returncode, out, err)
-
-    def service(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.run("status", "--json", code=None).document["services"][name]
-        return found
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ctrl_c_is_heard() -> Iterator[None]:
-    """A test run in the background of a shell ignores Ctrl-C, and the commands would inherit that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +55,6 @@ def dataset(cli: Cli) -> str:
     assert done.document["splits"]["test"] == {"cases": 3, "patients": 3}
     assert done.document["phantom"] is True
     return "d1"
-
-
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not holds():
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.2)
 
 
 def test_status_and_doctor_find_everything_well(cli: Cli) -> None:
@@ -365,43 +296,3 @@ def test_ctrl_c_leaves_a_study_running_and_says_how_to_go_on(cli: Cli, model: st
     assert watched["study"]["state"] == "STUDY_STATE_CANCELLED"
     assert "was not begun before the study ended" in cli.run("studies", "show", "s1").out
     assert "there is no report: the study is cancelled" in cli.run("studies", "report", "s1", code=2).err
-
-
-def test_a_foreground_stack_ends_with_ctrl_c_and_leaves_no_process(tmp_path: Path) -> None:
-    cli = Cli(tmp_path)
-    process = cli.start("up")
-    wait_until(lambda: process.poll() is not None or cli.home.read().ready, "the stack")
-    running = cli.home.read().processes()
-    assert len(running) == 4
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=TIMEOUT_S)
-    # 130 where Ctrl-C came between the last service's readiness and the stack's own word that it serves.
-    assert process.returncode in {0, *INTERRUPTED}
-    assert "stopped" in err
-    assert not any(ref.alive() for ref in running)
-    assert cli.run("status", "--json", code=3).document["running"] is False
-    assert "nothing ran" in cli.run("down").out
-
-
-@pytest.mark.parametrize(
-    ("command", "folder", "words"),
-    [
-        ("demo", "demo", "the demo was ended; its stack is stopped"),
-        ("rehearse", "rehearsal", "the same command again goes on from here"),
-    ],
-)
-def test_a_demo_or_rehearsal_that_is_told_to_end_leaves_no_process(
-    tmp_path: Path, command: str, folder: str, words: str
-) -> None:
-    cli, home = Cli(tmp_path), Home(tmp_path / ".vfmalign" / folder)
-    process = cli.start(command)
-    wait_until(lambda: process.poll() is not None or home.read().ready, "the stack")
-    running = home.read().processes()
-    assert len(running) == 4
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode in INTERRUPTED, err
-    assert words in err
-    assert "Traceback" not in err
-    assert not any(ref.alive() for ref in running)
-    assert home.s3.is_dir(), "what was made so far is kept"

@@ -5,8 +5,8 @@ import ctypes
 import pytest
 import torch
 
-from vfmalign.mmd import matrix_units
-from vfmalign.mmd.matrix_units import add_products
+from vfmalign.mmd import amx
+from vfmalign.mmd.amx import add_products
 from vfmalign.mmd.quadratic import Quadratics
 from vfmalign.mmd.rows import Rows
 
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 def units(request, monkeypatch):
     """What this processor has, and what all have."""
     if request.param == "no units":
-        monkeypatch.setattr(matrix_units, "_function", lambda: None)
+        monkeypatch.setattr(amx, "_function", lambda: None)
 
 
 def numbers(*shape, seed=0):
@@ -63,7 +63,7 @@ def test_what_would_be_read_beside_its_memory_is_refused(x, y, out):
 
 def test_a_torch_without_the_function_has_no_units(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    find = matrix_units._find
+    find = amx._find
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
     assert find() is None
 

@@ -1,0 +1,75 @@
+"""The commands as processes, and what tests of them wait for."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vfmalign.cli.home import Home
+
+TIMEOUT_S = 120.0
+
+# A shell says 130 for both. Python dies of SIGINT itself where Ctrl-C came in the middle of a string it executes, as
+# imports do (CPython's `unhandled_keyboard_interrupt`), though the command has cleaned up and returned 130.
+INTERRUPTED = {130, -signal.SIGINT}
+
+
+@dataclass
+class Done:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class Cli:
+    """The commands as processes, on one state folder."""
+
+    folder: Path
+
+    @property
+    def home(self) -> Home:
+        return Home(self.folder / ".vfmalign")
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "vfmalign.cli", *arguments],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, code: int | None = 0) -> Done:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=2 * TIMEOUT_S)
+        assert code is None or process.returncode == code, err + out
+        assert "Traceback" not in err
+        return Done(process.returncode, out, err)
+
+    def service(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.run("status", "--json", code=None).document["services"][name]
+        return found
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not holds():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.2)
