@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import grpc
+from prometheus_client import Counter, Histogram
 
 from vfmalign.core import attachments, logs, metrics
 from vfmalign.core.errors import Internal, Unavailable, VfmalignError
@@ -51,6 +52,44 @@ class Gate:
         )
 
 
+@dataclass(frozen=True)
+class _Method:
+    """A method and its metrics, which exist from the moment it does."""
+
+    service: str
+    name: str
+    started: Counter
+    seconds: Histogram
+    handled: Mapping[grpc.StatusCode, Counter]
+
+    @classmethod
+    def of(cls, service: str, name: str, *, streams: bool) -> _Method:
+        """The method of that name, and whether it streams its response."""
+        labels = ("server_stream" if streams else "unary", service, name)
+        return cls(
+            service,
+            name,
+            metrics.grpc_started.labels(*labels),
+            metrics.grpc_handling_seconds.labels(*labels),
+            {code: metrics.grpc_handled.labels(*labels, code.name) for code in grpc.StatusCode},
+        )
+
+    def account(self, code: grpc.StatusCode, seconds: float, failure: VfmalignError | None) -> None:
+        """Counts and logs a call that ended."""
+        self.handled[code].inc()
+        self.seconds.observe(seconds)
+        if self.service in _QUIET:
+            return
+        fields: dict[str, Any] = {
+            "method": f"{self.service}/{self.name}",
+            "code": code.name,
+            "seconds": round(seconds, 4),
+        }
+        if failure is not None:
+            fields |= {"reason": failure.reason, "error": str(failure)}
+        _LOG.info("call", **fields)
+
+
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps unary and server-streaming calls.
 
@@ -60,45 +99,46 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Returns the method's handler with our wrapping around its function."""
+        """Returns the method's handler with our wrapping around its function; wraps each method once."""
+        path = handler_call_details.method
+        if path in self._wrapped:
+            return self._wrapped[path]
         handler = await continuation(handler_call_details)
-        if handler is None or handler.request_streaming:
-            return handler
-        method = handler_call_details.method
-        if handler.response_streaming and method.lstrip("/").split("/")[0] in _QUIET:
-            return handler  # Watch writes through its context instead of yielding, and never ends by itself
-        offered = dict(handler_call_details.invocation_metadata or ()).get(logs.REQUEST_ID_HEADER)
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                self._wrap_stream(handler.unary_stream, method, offered),
-                attachments.deserializer(handler.request_deserializer),
-                handler.response_serializer,
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            self._wrap_unary(handler.unary_unary, method, offered),
-            attachments.deserializer(handler.request_deserializer),
-            handler.response_serializer,
-        )
+        if handler is None:
+            return None  # no such method: clients make paths up, and we remember none of theirs
+        self._wrapped[path] = self._wrap(handler, path)
+        return self._wrapped[path]
 
-    def _wrap_unary(self, function: Any, method: str, offered: Any) -> Any:
+    def _wrap(self, handler: grpc.RpcMethodHandler[Any, Any], path: str) -> grpc.RpcMethodHandler[Any, Any]:
+        service, name = path.lstrip("/").split("/", 1)
+        # Watch writes through its context instead of yielding, and never ends by itself.
+        if handler.request_streaming or (handler.response_streaming and service in _QUIET):
+            return handler
+        method = _Method.of(service, name, streams=handler.response_streaming)
+        deserializer = attachments.deserializer(handler.request_deserializer)
+        if handler.response_streaming:
+            function = self._streaming(handler.unary_stream, method)
+            return grpc.unary_stream_rpc_method_handler(function, deserializer, handler.response_serializer)
+        function = self._unary(handler.unary_unary, method)
+        return grpc.unary_unary_rpc_method_handler(function, deserializer, handler.response_serializer)
+
+    def _unary(self, function: Any, method: _Method) -> Any:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            async with _around(self._gate, context, method, offered, "unary"):
+            async with _around(self._gate, context, method):
                 return await function(request, context)
 
         return call
 
-    def _wrap_stream(self, function: Any, method: str, offered: Any) -> Any:
+    def _streaming(self, function: Any, method: _Method) -> Any:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            async with (
-                _around(self._gate, context, method, offered, "server_stream"),
-                aclosing(function(request, context)) as responses,
-            ):
+            async with _around(self._gate, context, method), aclosing(function(request, context)) as responses:
                 async for response in responses:
                     yield response
 
@@ -112,27 +152,21 @@ def register_methods(services: dict[str, list[tuple[str, bool]]]) -> None:
         services: per full service name its methods and whether each streams its response.
     """
     for service, methods in services.items():
-        for method, streams in methods:
-            labels = ("server_stream" if streams else "unary", service, method)
-            metrics.grpc_started.labels(*labels)
-            metrics.grpc_handling_seconds.labels(*labels)
-            for code in grpc.StatusCode:
-                metrics.grpc_handled.labels(*labels, code.name)
+        for name, streams in methods:
+            _Method.of(service, name, streams=streams)
 
 
 @asynccontextmanager
-async def _around(
-    gate: Gate, context: grpc.aio.ServicerContext[Any, Any], method: str, offered: Any, kind: str
-) -> AsyncIterator[None]:
+async def _around(gate: Gate, context: grpc.aio.ServicerContext[Any, Any], method: _Method) -> AsyncIterator[None]:
+    offered = dict(context.invocation_metadata() or ()).get(logs.REQUEST_ID_HEADER)
     identity = logs.accept_request_id(offered if isinstance(offered, str) else None)
     logs.request_id.set(identity)
-    service, name = method.lstrip("/").split("/", 1)
-    metrics.grpc_started.labels(kind, service, name).inc()
+    method.started.inc()
     started = time.perf_counter()
     code = grpc.StatusCode.OK
     failure: VfmalignError | None = None
     try:
-        gate.check(service)
+        gate.check(method.service)
         yield
     except VfmalignError as error:
         failure = error
@@ -146,16 +180,16 @@ async def _around(
         raise
     except NotImplementedError:
         code = grpc.StatusCode.UNIMPLEMENTED
-        await context.abort(code, f"{service} has no {name} in this version")
+        await context.abort(code, f"{method.service} has no {method.name} in this version")
     except Exception:
-        _LOG.exception("the call failed by a fault of ours", method=method)
+        _LOG.exception("the call failed by a fault of ours", method=f"{method.service}/{method.name}")
         failure = Internal(
             "the service failed", remedy=f"ask its operator to look for request id {identity} in the log"
         )
     finally:
         if failure is not None:
             code = code_of(failure)
-        _account((kind, service, name), code, time.perf_counter() - started, failure)
+        method.account(code, time.perf_counter() - started, failure)
     if failure is not None:
         status = to_status(failure, identity)
         trailers = ((DETAILS_KEY, status.SerializeToString()), (logs.REQUEST_ID_HEADER, identity))
@@ -165,17 +199,3 @@ async def _around(
 def _code_in(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
     code: Any = context.code()
     return code if isinstance(code, grpc.StatusCode) else _CODES.get(code, grpc.StatusCode.UNKNOWN)
-
-
-def _account(
-    method: tuple[str, str, str], code: grpc.StatusCode, seconds: float, failure: VfmalignError | None
-) -> None:
-    metrics.grpc_handled.labels(*method, code.name).inc()
-    metrics.grpc_handling_seconds.labels(*method).observe(seconds)
-    _, service, name = method
-    if service in _QUIET:
-        return
-    fields: dict[str, Any] = {"method": f"{service}/{name}", "code": code.name, "seconds": round(seconds, 4)}
-    if failure is not None:
-        fields |= {"reason": failure.reason, "error": str(failure)}
-    _LOG.info("call", **fields)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 import sys
-import uuid
 from contextvars import ContextVar
 from typing import cast
 
@@ -87,7 +87,7 @@ def accept_request_id(offered: str | None) -> str:
     """The id that a caller offered, or a new one where it offered none, or one that could break a log line."""
     if offered is not None and _REQUEST_ID_PATTERN.fullmatch(offered):
         return offered
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 class _Stderr(logging.Handler):

@@ -57,7 +57,7 @@ def _long_label(message):
 
 BAD_REQUESTS = [
     (_short, "BAD_TENSOR", "x.inline.layers[0].features.data"),
-    (_nan, "BAD_TENSOR", "y.inline.layers[1].features.data"),
+    (_nan, "BAD_TENSOR", "y.layers[stages.3]"),
     (_no_type, "BAD_TENSOR", "x.inline.layers[0].features.data_type"),
     (_no_source, "BAD_OPTION", "x"),
     (_twice, "BAD_TENSOR", "x.inline.layers[1].layer"),
