@@ -16,6 +16,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -26,6 +27,8 @@ from vfmalign.imaging.volumes import LABEL_KINDS, MAX_VOXELS, Volume
 REFERENCE: VolumeKind = "t2w"
 MIN_COVERAGE = 0.5
 """Share of the reference's field of view that every other volume must cover."""
+REACH_SIGMAS = 3.0
+"""Where the Gaussian low-pass ends."""
 MAX_TURN_VOXELS = 1e-2
 """Axes of two volumes agree where this bounds what their turn moves a voxel; affines of one examination are float32."""
 
@@ -157,7 +160,7 @@ def _sigmas(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _low_pass(values: NDArray[Any], sigma: float | NDArray[np.float64]) -> NDArray[Any]:
-    return ndimage.gaussian_filter(values, sigma, mode="nearest", truncate=3.0) if np.any(sigma) else values
+    return ndimage.gaussian_filter(values, sigma, mode="nearest", truncate=REACH_SIGMAS) if np.any(sigma) else values
 
 
 def _resample_by_axis(
@@ -171,15 +174,14 @@ def _resample_by_axis(
     """`resample` where the axes agree: one matrix of weights an axis, ten times as fast as voxel by voxel."""
     sources = list(zip(array_XYZ.shape, shape_XYZ, steps, offset, _sigmas(np.diag(steps)), strict=True))
     # A NIfTI array's first axis is the one that lies together in memory: its transpose is in order.
-    array_ZYX = np.ascontiguousarray(array_XYZ.T)
+    array_ZYX = np.require(array_XYZ.T, requirements=["C", "W"])
     if labels:
         nearest = [np.clip(np.floor(_positions(*one[1:4]) + 0.5).astype(int), 0, one[0] - 1) for one in sources]
         values_ZYX = array_ZYX[np.ix_(*nearest[::-1])]
     else:
-        across, down, through = (_weights(*one).astype(np.float32) for one in sources)
-        values_ZYX = np.matmul(down, array_ZYX @ across.T)
-        flat_ZN = values_ZYX.reshape(values_ZYX.shape[0], -1)
-        values_ZYX = (through @ flat_ZN).reshape(shape_XYZ[::-1])
+        across, down, through = (torch.from_numpy(_weights(*one).astype(np.float32)) for one in sources)
+        planes_ZYX = down @ (torch.from_numpy(array_ZYX) @ across.T)
+        values_ZYX = (through @ planes_ZYX.flatten(1)).view(shape_XYZ[::-1]).numpy()
     for axis, (size, size_out, step, start, _) in enumerate(reversed(sources)):
         np.moveaxis(values_ZYX, axis, 0)[~_within(_positions(size_out, step, start), size)] = 0.0
     return values_ZYX.T
@@ -197,6 +199,8 @@ def _weights(size: int, size_out: int, step: float, start: float, sigma: float) 
     weights = np.zeros((size_out, size))
     weights[rows, below] = 1.0 - share
     weights[rows, np.minimum(below + 1, size - 1)] += share
+    if REACH_SIGMAS * sigma < 0.5:  # the filter is one voxel wide
+        return weights
     smooth: NDArray[np.float64] = weights @ _low_pass(np.eye(size), np.array([sigma, 0.0]))
     return smooth
 

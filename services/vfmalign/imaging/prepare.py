@@ -11,19 +11,18 @@ Legend: C channels (modalities), D slices (feet to head), H rows (front to back)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from vfmalign.core.artifacts import Modality, Preprocessing, VolumeKind
 from vfmalign.core.errors import BadVolume
 from vfmalign.imaging.grid import REFERENCE, resample_study
-from vfmalign.imaging.transforms import Scene
+from vfmalign.imaging.transforms import Scene, identity
 from vfmalign.imaging.transforms import input_transform as find_input_transform
 from vfmalign.imaging.volumes import LABEL_KINDS, Volume
 
@@ -47,9 +46,18 @@ class Scale:
 
     def of(self, signal_CDHW: Tensor) -> Tensor:
         """The z-scores of a signal."""
-        mean, spread = (values_C[:, None, None, None] for values_C in (self.mean_C, self.spread_C))
-        scores_CDHW = (signal_CDHW - mean) / spread
-        return torch.where(signal_CDHW == 0, 0.0, scores_CDHW) if self.zeros_stay else scores_CDHW
+        return self.apply_(signal_CDHW.clone())
+
+    def apply_(self, signal_CDHW: Tensor) -> Tensor:
+        """Overwrites a signal by its z-scores; slice by slice, so that what is done to a voxel is done in the cache."""
+        scales = zip(signal_CDHW, self.mean_C.tolist(), self.spread_C.tolist(), strict=True)
+        for channel_DHW, mean, spread in scales:
+            for slice_HW in channel_DHW:
+                zeros_HW = slice_HW == 0
+                slice_HW.sub_(mean).div_(spread)
+                if self.zeros_stay:
+                    slice_HW.masked_fill_(zeros_HW, 0.0)
+        return signal_CDHW
 
     def signal(self, scores_CDHW: Tensor) -> Tensor:
         """The signal behind z-scores: the inverse of `of`."""
@@ -110,28 +118,29 @@ def prepare_study(
     study: dict[VolumeKind, Volume] = {kind: volumes[kind] for kind in (*needed, *labels_sent)}
     arrays_XYZ, grid = resample_study(study, preprocessing.spacing_mm, subject)
     x_mm, y_mm, z_mm = (round(float(s), 6) for s in np.linalg.norm(grid.affine[:3, :3], axis=0))
-    channels_CDHW = torch.stack([_to_DHW(arrays_XYZ[kind]) for kind in preprocessing.modalities])
-    for kind, channel_DHW in zip(preprocessing.modalities, channels_CDHW, strict=True):
+    channels = [_to_DHW(arrays_XYZ[kind]) for kind in preprocessing.modalities]
+    for kind, channel_DHW in zip(preprocessing.modalities, channels, strict=True):
         _check_contrast(channel_DHW, kind, subject)
     scene = Scene(preprocessing.modalities, (z_mm, y_mm, x_mm), volumes[REFERENCE].array_XYZ)
-    degraded_CDHW = transform(channels_CDHW, scene)
+    untouched = transform is identity
+    degraded = channels if untouched else list(transform(torch.stack(channels), scene))
     labels = {kind: _to_DHW(arrays_XYZ[kind]).to(torch.uint8) for kind in LABEL_KINDS if kind in study}
     fitted = {kind: fit(label_DHW, preprocessing.shape_DHW) for kind, label_DHW in labels.items()}
     gland_DHW = fitted.get("gland")
     if gland_DHW is not None:
         _check_gland(labels["gland"], gland_DHW, subject)
         gland_DHW = (gland_DHW > 0).to(torch.uint8)
-    scale = scale_of(degraded_CDHW)
-    untouched = degraded_CDHW is channels_CDHW
-    channels_CDHW = fit(channels_CDHW, preprocessing.shape_DHW)
-    degraded_CDHW = channels_CDHW if untouched else fit(degraded_CDHW, preprocessing.shape_DHW)
+    channels_CDHW = _fitted(channels, preprocessing.shape_DHW)
+    degraded_CDHW = channels_CDHW if untouched else _fitted(degraded, preprocessing.shape_DHW)
     if preprocessing.normalisation == "zscore_gland" and gland_DHW is not None:
         _check_contrast_in_gland(channels_CDHW, gland_DHW, preprocessing.modalities, subject)
         scale = scale_in_gland(degraded_CDHW, gland_DHW)
-    input_CDHW = scale.of(degraded_CDHW)
+    else:
+        scale = scale_of(degraded)
+    input_CDHW = scale.apply_(degraded_CDHW)
     return Prepared(
         input_CDHW=input_CDHW,
-        clean_CDHW=input_CDHW if untouched else scale.of(channels_CDHW),
+        clean_CDHW=input_CDHW if untouched else scale.apply_(channels_CDHW),
         gland_DHW=gland_DHW,
         lesions_DHW=fitted.get("lesions"),
         spacing_mm=(z_mm, y_mm, x_mm),
@@ -155,29 +164,48 @@ def fit(volume: Tensor, shape_DHW: tuple[int, int, int]) -> Tensor:
         volume: (…, D, H, W).
         shape_DHW: of the result.
     """
-    pads: list[int] = []
-    for axis, (size, wanted) in enumerate(zip(volume.shape[-3:], shape_DHW, strict=True), start=-3):
+    return _place(volume, volume.new_zeros((*volume.shape[:-3], *shape_DHW)))
+
+
+def _place(volume: Tensor, whole: Tensor) -> Tensor:
+    """Copies what `fit` keeps of a volume into zeros of the wanted shape."""
+    into = whole
+    for axis, (size, wanted) in enumerate(zip(volume.shape[-3:], into.shape[-3:], strict=True), start=-3):
         kept = min(size, wanted)
         volume = volume.narrow(axis, size // 2 - kept // 2, kept)
-        before = (wanted - kept) // 2
-        pads[:0] = (before, wanted - kept - before)  # torch names the last axis first
-    return functional.pad(volume, pads).contiguous()
+        into = into.narrow(axis, (wanted - kept) // 2, kept)
+    into.copy_(volume)
+    return whole
 
 
-def scale_of(signal_CDHW: Tensor) -> Scale:
-    """Mean and population SD of each channel over its voxels that are not zero; zeros stay zero."""
+def _fitted(channels: Sequence[Tensor], shape_DHW: tuple[int, int, int]) -> Tensor:
+    """All channels, cropped and padded."""
+    fitted_CDHW = torch.zeros((len(channels), *shape_DHW))
+    for channel_DHW, whole_DHW in zip(channels, fitted_CDHW, strict=True):
+        _place(channel_DHW, whole_DHW)
+    return fitted_CDHW
+
+
+def scale_of(channels: Iterable[Tensor]) -> Scale:
+    """Mean and population SD of each channel (DHW) over its voxels that are not zero; zeros stay zero."""
     means, spreads = [], []
-    for channel_DHW in signal_CDHW:
-        # Sums over all voxels, less what zeros add to them: several times as fast as picking the others out.
-        seen = max(1, int(torch.count_nonzero(channel_DHW)))
+    for channel_DHW in channels:
+        # Sums over all voxels, less what zeros add to them: several times as fast as picking the others out. Slice by
+        # slice, so that what is done to a voxel is done in the cache.
+        seen = max(1, _nonzero(channel_DHW))
         zeros = channel_DHW.numel() - seen
         mean = float(channel_DHW.sum()) / seen
-        squares = float((channel_DHW - mean).square_().sum()) - zeros * mean**2
+        squares = sum(float((slice_HW - mean).square_().sum()) for slice_HW in channel_DHW) - zeros * mean**2
         spread = (max(0.0, squares) / seen) ** 0.5
         varies = spread > FLAT * abs(mean)
         means.append(mean if varies else 0.0)
         spreads.append(spread if varies else 1.0)
     return Scale(torch.tensor(means), torch.tensor(spreads), zeros_stay=True)
+
+
+def _nonzero(channel_DHW: Tensor) -> int:
+    """Voxels that are not zero; torch's own count takes five times as long."""
+    return sum(int(np.count_nonzero(slice_HW != 0)) for slice_HW in channel_DHW.numpy())
 
 
 def scale_in_gland(signal_CDHW: Tensor, gland_DHW: Tensor) -> Scale:
@@ -209,7 +237,7 @@ def _to_DHW(array_XYZ: NDArray[np.float32]) -> Tensor:
 def _check_contrast(channel_DHW: Tensor, kind: VolumeKind, subject: str) -> None:
     highest = channel_DHW.max()
     one = highest if bool(highest != 0) else channel_DHW.min()
-    if not bool(((channel_DHW != 0) & ((channel_DHW - one).abs_() > FLAT * abs(one))).any()):
+    if not any(bool(((s_HW != 0) & ((s_HW - one).abs_() > FLAT * abs(one))).any()) for s_HW in channel_DHW):
         raise BadVolume(
             f"{kind} shows nothing in t2w's field of view (no two different values that are not zero)",
             subject=subject,
@@ -218,10 +246,10 @@ def _check_contrast(channel_DHW: Tensor, kind: VolumeKind, subject: str) -> None
 
 
 def _check_gland(whole_DHW: Tensor, cropped_DHW: Tensor, subject: str) -> None:
-    total = int((whole_DHW > 0).sum())
+    total = int(torch.count_nonzero(whole_DHW))
     if total == 0:
         raise BadVolume("the gland mask is empty on t2w's grid", subject=subject, remedy="send the mask of this study")
-    kept = int((cropped_DHW > 0).sum()) / total
+    kept = int(torch.count_nonzero(cropped_DHW)) / total
     if kept < MIN_GLAND_KEPT:
         raise BadVolume(
             f"the centre crop holds {kept:.0%} of the gland, less than {MIN_GLAND_KEPT:.0%}",
