@@ -65,10 +65,7 @@ class Deployment:
         first = [one for one in documents if one["kind"] == "Namespace"]
         self._apply([*first, *self._secrets()])
         self._apply(documents)
-        kubectl(
-            *("-n", NAMESPACE, "wait", "--for=condition=Available", "deployment", "--all", "--timeout=600s"),
-            timeout_s=660.0,
-        )
+        self._available()
         # The bucket is the operator's to make; the credentials of a test may.
         self.run(
             "bucket",
@@ -185,14 +182,36 @@ class Deployment:
 
         return until(look, timeout_s)
 
-    def restart(self, service: str) -> None:
-        """A service's pods end, and others take their place."""
+    def roll(self, service: str, step: str) -> None:
+        """A service's pods end, and others take their place: `restart`, or `undo` for those before the last step."""
         name = f"deployment/vfmalign-{service}"
-        kubectl("-n", NAMESPACE, "rollout", "restart", name)
+        kubectl("-n", NAMESPACE, "rollout", step, name)
         kubectl("-n", NAMESPACE, "rollout", "status", name, "--timeout=600s", timeout_s=660.0)
 
-    def evict(self, pod: str) -> None:
-        """What draining a node does to a pod."""
+    def drain(self, pod: str) -> None:
+        """Drains the pod's node as docs/operations.md says, and gives the node back.
+
+        Where that is no node of the GPU pool, or one that holds this test's own stores, the pod alone is evicted.
+        """
+        node = get("-n", NAMESPACE, "get", "pod", pod)["spec"]["nodeName"]
+        stores = get("-n", NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/component in (s3, postgresql)")["items"]
+        spared = {one["spec"].get("nodeName") for one in stores}
+        if node in spared or node not in {one["metadata"]["name"] for one in pool()}:
+            self._evict(pod)
+            return
+        try:
+            kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=300s", timeout_s=360.0)
+        finally:
+            kubectl("uncordon", node)
+        self._available()
+
+    def _available(self) -> None:
+        """Waits for every service."""
+        waited = ("wait", "--for=condition=Available", "deployment", "--all", "--timeout=600s")
+        kubectl("-n", NAMESPACE, *waited, timeout_s=660.0)
+
+    def _evict(self, pod: str) -> None:
+        """What draining its node does to a pod."""
         body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": NAMESPACE}}
         path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
         kubectl("create", "--raw", path, "-f", "-", text=json.dumps(body))

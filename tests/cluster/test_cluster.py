@@ -55,15 +55,17 @@ def test_a_check_survives_what_happens_to_its_pods(deployment: Deployment) -> No
     job = deployment.ask("job", "jobs", "show", PRETRAINING)
     assert (job["state"], job["attempts"]) == ("JOB_STATE_SUCCEEDED", 2)
 
-    # A node is drained under another: its Job has a new pod, and nothing counts. Nor does the orchestrator's own end.
+    # A node is drained under another: its Job has a new pod, and nothing counts. Nor do rollouts of the services.
     deployment.run(
         "check", "check", DATASET, "--id", CHECK, "--task", "segmentation", "--model", MODEL, "--seed", "7",
         "--epochs", "40", "--relabellings", "199", "--bootstrap", "500", *RECIPE, "--no-wait",
     )  # fmt: skip
     drained = first_of_check(deployment)
-    deployment.evict(deployment.training(drained))
+    deployment.drain(deployment.training(drained))
     deployment.training(drained, epochs=1)
-    deployment.restart("finetuning")
+    deployment.roll("finetuning", "restart")
+    deployment.roll("mmd", "restart")
+    deployment.roll("mmd", "undo")
 
     check = until(lambda: ended(deployment.ask("show", "checks", "show", CHECK)["check"]), 1800.0)
     assert check["state"] == "CHECK_STATE_SUCCEEDED", check["status"]
