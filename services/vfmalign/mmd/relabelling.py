@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 SMALLEST_GROUPS = 8
 ENUMERATED_GROUPS = 12
 _KEYS_AT_ONCE = 2**20
+_WAITING_S = 0.01  # how long other work waits for the threads that draw at the most
 
 SignArray = NDArray[np.int8]
 
@@ -69,7 +70,7 @@ def permutations(
     """Random choices of `groups_x` of all groups to be labelled x; unlike swaps they are never enumerated.
 
     Each group draws a key of 32 bits, and the groups with the smallest keys are labelled x. `between_draws` is called
-    after every few relabellings and may raise to stop.
+    again and again while threads draw, and may raise to stop.
     """
     groups = groups_x + groups_y
     weights_GB = np.empty((groups, relabellings), np.int8)
@@ -84,8 +85,15 @@ def permutations(
         draw(0)
     else:
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            for _ in threads.map(draw, starts):
-                between_draws()
+            drawing = [threads.submit(draw, start) for start in starts]
+            try:
+                for one in drawing:
+                    while not one.done():
+                        between_draws()
+                        wait([one], timeout=_WAITING_S)
+                    one.result()
+            finally:
+                threads.shutdown(cancel_futures=True)
     return Relabellings(weights_GB, relabellings, False)
 
 

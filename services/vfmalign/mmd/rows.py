@@ -220,9 +220,15 @@ def squared_norms(values_IK: Tensor) -> Tensor:
     return norms_I.square_()
 
 
-def mean(features_NC: FeatureArray) -> FloatArray:
-    """Mean of each channel, summed in float64, [C]."""
-    return np.asarray(features_NC.mean(axis=0, dtype=np.float64), dtype=np.float64)
+def mean(features_NC: FeatureArray, between_blocks: Callable[[], None] = lambda: None) -> FloatArray:
+    """Mean of each channel, summed in float64, [C]; `between_blocks` is called before every block of rows."""
+    rows, channels = features_NC.shape
+    sums_C = np.zeros(channels)
+    step = max(1, _BLOCK_BYTES // (8 * channels))
+    for start in range(0, rows, step):
+        between_blocks()
+        sums_C += features_NC[start : start + step].sum(axis=0, dtype=np.float64)
+    return np.asarray(sums_C / rows)
 
 
 def standard_deviation(features_NC: FeatureArray, mean_C: FloatArray) -> FloatArray:

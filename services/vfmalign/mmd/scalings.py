@@ -66,7 +66,9 @@ def scalings(given: Sequence[Features], layer: str, options: Options, engine: En
         BadOption: no channel varies, or a bandwidth of 0.
     """
     fitted_FC = _first(given[2] if len(given) > 2 else given[0])
-    centring = engine.kept.get(("centring", Same(fitted_FC)), lambda: Affine(rows.mean(fitted_FC)), _bytes)
+    centring = engine.kept.get(
+        ("centring", Same(fitted_FC)), lambda: Affine(rows.mean(fitted_FC, engine.between_tiles)), _bytes
+    )
     # Products depend on the origin: where the kernel is one of them, features stay where they are.
     raw = Scaled("raw", UNCHANGED if options.kernel in WITHOUT_BANDWIDTH else centring)
     if len(given) > 2 and fitted_FC.shape[0] < 2:

@@ -106,6 +106,20 @@ def test_generator_is_pinned():
     assert relabelling.permutations(2, 4, 3, seed=1).weights_GB.T.tolist() == PINNED_PERMUTATIONS
 
 
+def test_other_work_may_run_or_stop_the_drawing_of_permutations():
+    """Drawing takes several threads a few steps here; what is called meanwhile changes nothing unless it raises."""
+    calls = []
+    drawn = relabelling.permutations(3_000, 5_000, 400, 1, lambda: calls.append(None))
+    assert calls
+    assert np.array_equal(drawn.weights_GB[:, :7], relabelling.permutations(3_000, 5_000, 7, 1).weights_GB)
+
+    def stop():
+        raise KeyError("stopped")
+
+    with pytest.raises(KeyError, match="stopped"):
+        relabelling.permutations(3_000, 5_000, 400, 1, stop)
+
+
 @pytest.mark.parametrize("pairing", ["paired", "independent"])
 def test_results_do_not_depend_on_the_tile(brute, rng, grouped, pairing):
     labels = grouped(rng, 37, 15)
