@@ -145,7 +145,7 @@ def test_a_job_stops_at_the_next_tile():
 
     engine = Engine(tile_shape=(5, 5))
     _run(_job(), engine, let_short_run=count)
-    assert tiles == 2 + 55, "a block of rows of each sample; ten by ten tiles, the upper half"
+    assert tiles == 1 + 2 + 55, "a block of the mean, one of each sample; ten by ten tiles, the upper half"
     tiles = 0
     with pytest.raises(Cancelled):
         _run(_job(is_cancelled=lambda: tiles == 3), engine, let_short_run=count)
