@@ -44,10 +44,6 @@ class Scale:
     spread_C: Tensor  # noqa: N815
     zeros_stay: bool
 
-    def of(self, signal_CDHW: Tensor) -> Tensor:
-        """The z-scores of a signal."""
-        return self.apply_(signal_CDHW.clone())
-
     def apply_(self, signal_CDHW: Tensor) -> Tensor:
         """Overwrites a signal by its z-scores; slice by slice, so that what is done to a voxel is done in the cache."""
         scales = zip(signal_CDHW, self.mean_C.tolist(), self.spread_C.tolist(), strict=True)
@@ -60,7 +56,7 @@ class Scale:
         return signal_CDHW
 
     def signal(self, scores_CDHW: Tensor) -> Tensor:
-        """The signal behind z-scores: the inverse of `of`."""
+        """The signal behind z-scores: the inverse of `apply_`."""
         mean, spread = (values_C[:, None, None, None] for values_C in (self.mean_C, self.spread_C))
         signal_CDHW = scores_CDHW * spread + mean
         return torch.where(scores_CDHW == 0, 0.0, signal_CDHW) if self.zeros_stay else signal_CDHW

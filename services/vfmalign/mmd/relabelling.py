@@ -88,9 +88,9 @@ def permutations(
             drawing = [threads.submit(draw, start) for start in starts]
             try:
                 for one in drawing:
-                    while not one.done():
+                    between_draws()
+                    while wait([one], timeout=_WAITING_S).not_done:
                         between_draws()
-                        wait([one], timeout=_WAITING_S)
                     one.result()
             finally:
                 threads.shutdown(cancel_futures=True)

@@ -65,8 +65,9 @@ def diffusion_cases() -> list[PreparedCase]:
         t2w[:2], dwi[:3], adc[:3] = 0.0, 0.0, 0.0
         signal = torch.stack((t2w, dwi, torch.zeros(SHAPE)))
         scale = scale_of(signal)
-        clean = torch.stack((*scale.of(signal)[:2], 1000.0 * adc))
-        found.append(replace(make_case(number), input_CDHW=scale.of(signal), clean_CDHW=clean, scale=scale))
+        scores = scale.apply_(signal.clone())
+        clean = torch.stack((*scores[:2], 1000.0 * adc))
+        found.append(replace(make_case(number), input_CDHW=scores, clean_CDHW=clean, scale=scale))
     return found
 
 
