@@ -95,7 +95,7 @@ def gemm_sentences(results: Sequence[Result]) -> list[str]:
         shares = [float(turn["value"]) / seconds for turn, seconds in zip(limit.turns, own.seconds, strict=True)]
         sentences.append(
             f"`{own.method.name}` reaches {tables.percent(spread(shares))} of the limit of a bare {GEMM_OF[level]} "
-            "matrix product with the halves of XX and YY skipped (2·n²·2d FLOP at the best throughput of the libraries "
-            f"here: {limit.last['by']})."
+            "matrix product with the halves of XX and YY skipped (2·n²·2d FLOP, timed in one go with the fastest "
+            f"library here: {limit.last['by']})."
         )
     return sentences

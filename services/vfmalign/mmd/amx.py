@@ -25,27 +25,26 @@ def available() -> bool:
     return _function() is not None
 
 
-def add_products(x_IK: Tensor, y_JK: Tensor, out_IJ: Tensor, *, factor: float, keep: float = 1.0) -> Tensor:
-    """`keep`·out + `factor`·x yᵀ, written into `out_IJ`; float32, and the same in float32 where there are no units.
+def products(x_IK: Tensor, y_JK: Tensor, out_IJ: Tensor, *, add: bool = False) -> Tensor:
+    """Writes x yᵀ into `out_IJ`; float32, and the same in float32 where there are no units.
 
     Args:
         x_IK: bfloat16, numbers of a row next to each other.
         y_JK: bfloat16, numbers of a row or of a column next to each other.
-        out_IJ: float32, numbers of a row next to each other; not read where `keep` is 0.
-        factor: of the products.
-        keep: of what is there.
+        out_IJ: float32, numbers of a row next to each other.
+        add: whether to what is there; it is not read otherwise.
     """
     _check(x_IK, y_JK, out_IJ)
     multiply = _function()
     if multiply is None:
-        return out_IJ.addmm_(x_IK.float(), y_JK.float().T, beta=keep, alpha=factor)
+        return out_IJ.addmm_(x_IK.float(), y_JK.float().T, beta=float(add))
     if not (out_IJ.numel() and x_IK.numel()):
-        return out_IJ.mul_(keep) if keep else out_IJ.zero_()
+        return out_IJ if add else out_IJ.zero_()
     by_row = _dense(y_JK)
     multiply(
-        *(_ROW_MAJOR, _PLAIN, _TRANSPOSED if by_row else _PLAIN, *out_IJ.shape, x_IK.shape[1], factor),
+        *(_ROW_MAJOR, _PLAIN, _TRANSPOSED if by_row else _PLAIN, *out_IJ.shape, x_IK.shape[1], 1.0),
         *(x_IK.data_ptr(), _step(x_IK), y_JK.data_ptr(), _step(y_JK if by_row else y_JK.T)),
-        *(keep, out_IJ.data_ptr(), _step(out_IJ)),
+        *(float(add), out_IJ.data_ptr(), _step(out_IJ)),
     )
     return out_IJ
 

@@ -11,6 +11,7 @@ Legend: N rows, K channels, I and J the rows and columns of one tile, P blocks o
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vfmalign.mmd import products
+from vfmalign.mmd import products, side_by_side
 from vfmalign.mmd.kernels import Kernel
 from vfmalign.mmd.precision import PrecisionName
 from vfmalign.mmd.quadratic import Quadratics
@@ -28,6 +29,8 @@ from vfmalign.mmd.rows import FloatArray, IntArray, Rows
 
 BetweenTiles = Callable[[], None]
 TileShape = tuple[int, int]
+Tile = tuple[slice, slice, tuple[int, int]]
+"""Rows, columns and their blocks."""
 
 # Wide tiles of few rows keep the matrix product near its best speed and the tile in the cache (measured; `make bench`).
 _TILES: dict[str, TileShape] = {"cpu": (512, 2048), "cuda": (4096, 8192)}
@@ -170,8 +173,8 @@ def _note_squares(squares: list[float], index: int, value_IJ: Tensor, same_rows:
             squares[index] -= float(value_IJ.diagonal().double().square().sum())
 
 
-class _Scratch:
-    """Tiles that are overwritten again and again, so that no tile pays for fresh memory."""
+class _Scratch(threading.local):
+    """Tiles that are overwritten again and again, so that no tile pays for fresh memory; every thread has its own."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._device, self._dtype = device, dtype
@@ -185,6 +188,25 @@ class _Scratch:
         return [memory[: height * width].view(height, width) for memory in self._memory[:count]]
 
 
+@dataclass(frozen=True)
+class TileSums:
+    """What one tile of one kernel adds to the sums.
+
+    Attributes:
+        rows_I: over its columns.
+        columns_J: over its rows.
+        diagonal_I: of a tile on the diagonal; None elsewhere.
+        same_I: over the columns in the row's group; None where no group has rows and columns in the tile.
+        quadratic_B: Σ w_i T_ij w_j, float64; None without relabellings.
+    """
+
+    rows_I: Tensor  # noqa: N815
+    columns_J: Tensor  # noqa: N815
+    diagonal_I: Tensor | None  # noqa: N815
+    same_I: Tensor | None  # noqa: N815
+    quadratic_B: Tensor | None  # noqa: N815
+
+
 class Accumulator:
     """Adds tiles to the sums of each kernel."""
 
@@ -195,7 +217,7 @@ class Accumulator:
         rows, (groups, relabellings) = sum(layout.block_sizes), layout.weights_GB.shape
         self._group_of = torch.from_numpy(layout.group_of_N).to(device)
         weights_GB = torch.from_numpy(layout.weights_GB).to(device)
-        self._singletons = groups == rows
+        self._singletons, self._relabellings = groups == rows, relabellings
         self._quadratics = Quadratics(
             weights_GB, self._group_of, matrix.dtype, in_parts=products.in_parts(matrix.precision, device)
         )
@@ -206,19 +228,32 @@ class Accumulator:
         self._rows_NP, self._diagonal_N = zeros(rows, len(layout.block_sizes)), zeros(rows)
         self._within_G, self._quadratic_B = zeros(groups), zeros(relabellings)
 
-    def add(self, kernel: int, tile_IJ: Tensor, rows: slice, columns: slice, blocks: tuple[int, int]) -> None:
-        """Adds one tile of one kernel, and its mirror image below the diagonal."""
-        on_diagonal = rows == columns
-        self._rows_NP[kernel][rows, blocks[1]] += tile_IJ.sum(dim=1)
-        if on_diagonal:
-            self._diagonal_N[kernel][rows] = tile_IJ.diagonal().double()
-        else:
-            self._rows_NP[kernel][columns, blocks[0]] += tile_IJ.sum(dim=0)
-        factor = 1.0 if on_diagonal else 2.0
+    def reduce(self, tile_IJ: Tensor, rows: slice, columns: slice) -> TileSums:
+        """What a tile adds; any thread may ask, and the tile may be overwritten."""
+        same_I = None
         if not self._singletons and self._group_of_N[rows.stop - 1] >= self._group_of_N[columns.start]:
-            self._add_within(kernel, tile_IJ, rows, columns, factor)
-        if len(self._quadratic_B[kernel]):
-            self._quadratic_B[kernel] += self._quadratics.of(tile_IJ, rows, columns) * factor
+            same_IJ = self._group_of[rows, None] == self._group_of[None, columns]
+            same_I = (tile_IJ * same_IJ).sum(dim=1)
+        return TileSums(
+            tile_IJ.sum(dim=1),
+            tile_IJ.sum(dim=0),
+            tile_IJ.diagonal().clone() if rows == columns else None,
+            same_I,
+            self._quadratics.of(tile_IJ, rows, columns) if self._relabellings else None,
+        )
+
+    def add(self, kernel: int, tile: TileSums, rows: slice, columns: slice, blocks: tuple[int, int]) -> None:
+        """Adds one tile of one kernel, and its mirror image below the diagonal."""
+        self._rows_NP[kernel][rows, blocks[1]].add_(tile.rows_I)
+        if tile.diagonal_I is not None:
+            self._diagonal_N[kernel][rows] = tile.diagonal_I.double()
+        else:
+            self._rows_NP[kernel][columns, blocks[0]].add_(tile.columns_J)
+        factor = 1.0 if tile.diagonal_I is not None else 2.0
+        if tile.same_I is not None:
+            self._within_G[kernel].index_add_(0, self._group_of[rows], tile.same_I.double(), alpha=factor)
+        if tile.quadratic_B is not None:
+            self._quadratic_B[kernel] += tile.quadratic_B * factor
 
     def sums(self, squares: Sequence[float]) -> list[Sums]:
         """What was added, per kernel."""
@@ -230,12 +265,6 @@ class Accumulator:
             for (rows_NP, diagonal_N, of_G, quadratic_B), two in zip(parts, noted, strict=True)
         ]
 
-    def _add_within(self, kernel: int, tile_IJ: Tensor, rows: slice, columns: slice, factor: float) -> None:
-        """Adds the entries whose row and column belong to one group."""
-        group_I, group_J = self._group_of[rows], self._group_of[columns]
-        same_I = (tile_IJ * (group_I[:, None] == group_J[None, :])).sum(dim=1).double()
-        self._within_G[kernel].index_add_(0, group_I, same_I, alpha=factor)
-
 
 def accumulate(
     matrix: Matrix,
@@ -246,6 +275,7 @@ def accumulate(
     between_tiles: BetweenTiles,
     squares: bool = False,
     share: tuple[int, int] = (0, 1),
+    threads: int | None = None,
 ) -> list[Sums]:
     """All sums of the matrix in one pass over its upper tiles, for each kernel.
 
@@ -257,20 +287,31 @@ def accumulate(
         between_tiles: called before every tile; may raise to stop.
         squares: whether to sum k² as well.
         share: (part, parts): only the tiles of one part, for ranks that add their sums up.
+        threads: that form tiles side by side; None for what suits the device and the number of tiles. The sums do not
+            depend on it beyond how products round in one thread or several.
     """
-    height, width = tile_shape or default_tile(matrix.device)
     accumulator = Accumulator(layout, kernels, matrix)
-    noted = [0.0] * len(kernels) if squares else []
-    for number, (rows, columns, blocks) in enumerate(upper_tiles(layout.block_sizes, height, width)):
-        if number % share[1] != share[0]:
-            continue
-        between_tiles()
-        before = noted.copy()
-        for kernel, tile_IJ in enumerate(matrix.tile(rows, columns, kernels, noted)):
-            accumulator.add(kernel, tile_IJ, rows, columns, blocks)
-        if rows != columns:
-            noted = [2.0 * after - first for after, first in zip(noted, before, strict=True)]
-    return accumulator.sums(noted)
+    height, width = tile_shape or default_tile(matrix.device)
+    tiles = list(upper_tiles(layout.block_sizes, height, width))[share[0] :: share[1]]
+    threads = threads or side_by_side.threads_for(matrix.device, len(tiles))
+
+    totals = [0.0] * len(kernels) if squares else []
+
+    def form(tile: Tile) -> tuple[list[TileSums], list[float]]:
+        rows, columns, _ = tile
+        noted = [0.0] * len(totals)
+        formed = matrix.tile(rows, columns, kernels, noted)
+        return [accumulator.reduce(tile_IJ, rows, columns) for tile_IJ in formed], noted
+
+    def add(tile: Tile, found: tuple[list[TileSums], list[float]]) -> None:
+        of_kernels, noted = found
+        for kernel, of_kernel in enumerate(of_kernels):
+            accumulator.add(kernel, of_kernel, *tile)
+        for kernel, more in enumerate(noted):
+            totals[kernel] += more if tile[0] == tile[1] else 2.0 * more
+
+    side_by_side.in_order(form, add, tiles, between=between_tiles, threads=threads)
+    return accumulator.sums(totals)
 
 
 def default_tile(device: torch.device) -> TileShape:
@@ -278,7 +319,7 @@ def default_tile(device: torch.device) -> TileShape:
     return _TILES.get(device.type, _TILES["cuda"])
 
 
-def upper_tiles(block_sizes: Sequence[int], height: int, width: int) -> Iterator[tuple[slice, slice, tuple[int, int]]]:
+def upper_tiles(block_sizes: Sequence[int], height: int, width: int) -> Iterator[Tile]:
     """Rectangles that cover a symmetric matrix on and above its diagonal once: rows, columns and their blocks.
 
     Wide ones, column by column from the top, and squares on the diagonal; none lies across two blocks. Widths are

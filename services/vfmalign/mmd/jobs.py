@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,9 +17,8 @@ from vfmalign.mmd import costs, limits
 from vfmalign.mmd.compare import check_options, compare
 from vfmalign.mmd.results import Comparison, Engine, Options
 from vfmalign.mmd.samples import Sample
+from vfmalign.mmd.side_by_side import cpu_seconds, finish
 from vfmalign.mmd.sources import Sets, Source
-
-_WAITING_S = 0.01  # how long other work waits for this one's reading at the most
 
 
 @dataclass(frozen=True)
@@ -150,9 +149,7 @@ def _read(planned: Plan, between: Callable[[], None]) -> Sequence[Sample]:
     with ThreadPoolExecutor(1, thread_name_prefix="mmd-read") as reader:
         reading = reader.submit(job.sets.read, at_hand, go_on)
         try:
-            while not reading.done():
-                between()
-                wait([reading], timeout=_WAITING_S)
+            finish([reading], between)
         finally:
             stopped.set()
     samples = reading.result()
@@ -172,15 +169,15 @@ class _BetweenTiles:
 
     def __call__(self) -> None:
         self._job.check()
-        started = time.thread_time()
+        started = cpu_seconds()
         if self._let_short_run():
-            self.others_cpu_s += time.thread_time() - started
+            self.others_cpu_s += cpu_seconds() - started
 
 
 def _compare(samples: Sequence[Sample], job: Job, engine: Engine, between_tiles: _BetweenTiles) -> Comparison:
     """The comparison, with its own CPU time counted."""
     reference = samples[2] if len(samples) > 2 else None
-    started = time.thread_time()
+    started = cpu_seconds()
     try:
         return compare(samples[0], samples[1], reference, job.options, replace(engine, between_tiles=between_tiles))
     except (torch.OutOfMemoryError, MemoryError):
@@ -190,7 +187,7 @@ def _compare(samples: Sequence[Sample], job: Job, engine: Engine, between_tiles:
             remedy="send fewer rows or fewer layers at once",
         ) from None
     finally:
-        metrics.engine_cpu_seconds.inc(max(time.thread_time() - started - between_tiles.others_cpu_s, 0.0))
+        metrics.engine_cpu_seconds.inc(max(cpu_seconds() - started - between_tiles.others_cpu_s, 0.0))
 
 
 def device_name(device: torch.device) -> str:

@@ -18,6 +18,7 @@ from vfmalign.mmd.kernels import WITHOUT_BANDWIDTH
 from vfmalign.mmd.measures import BLOCK_ENTRIES, check_size
 from vfmalign.mmd.results import Engine, Options
 from vfmalign.mmd.samples import Sample, shape_of
+from vfmalign.mmd.side_by_side import threads_for
 
 MAX_RELABELLINGS = 100_000
 BANDWIDTHS = 10
@@ -76,8 +77,9 @@ def _need(given: Sequence[Extent], options: Options, engine: Engine) -> _Need:
     kernels = 1 + 2 * BANDWIDTHS if options.aggregated else 1
     most = max((extent.rows for extent in given), default=0)
     height, width = (min(side, most) for side in engine.tile_shape or default_tile(engine.device))
-    tiles = 8 * height * (width * (3 + kernels) + min(options.relabellings, width))
-    weights = 8 * width * min(options.relabellings, width)
+    threads = threads_for(engine.device, most**2 // max(height * width, 1) * 2)
+    tiles = 8 * height * (width * (3 + kernels) + min(options.relabellings, width)) * threads
+    weights = 8 * width * min(options.relabellings, width) * threads
     beside = 0
     if options.measures:
         per_row += 8 * max(channels, default=0)  # rows about their own mean

@@ -110,7 +110,7 @@ def accumulate(
             between_tiles()
             before = noted.copy()
             for kernel, tile_IJ in enumerate(window.matrix.tile(*there, kernels, noted)):
-                accumulator.add(kernel, tile_IJ, *here, blocks)
+                accumulator.add(kernel, accumulator.reduce(tile_IJ, *here), *here, blocks)
             if here[0] != here[1]:
                 noted = [2.0 * after - first for after, first in zip(noted, before, strict=True)]
     return Streamed(accumulator.sums(noted), window.norm, planned, window.rows_read)

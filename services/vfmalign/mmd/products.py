@@ -23,25 +23,21 @@ _FLOAT32_ERROR = 1e-4  # of products of 256 numbers around 1: float32 errs by 1e
 
 
 def squared_distances(x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Tensor, *, scale: float = 1.0) -> Tensor:
-    """s·‖x_i − y_j‖² = s·‖x_i‖² + s·‖y_j‖² − 2s·x_i·y_j into `out_IJ`; rounding may carry a small one past 0."""
-    torch.add(scale * x.norms_N[rows, None], scale * y.norms_N[None, columns], out=out_IJ)
-    return _add_products(x[rows], y[columns], out_IJ, factor=-2.0 * scale)
+    """s·‖x_i − y_j‖² = s·‖x_i‖² + s·‖y_j‖² − 2s·x_i·y_j into `out_IJ`; rounding may carry a small one past 0.
+
+    Norms come after the product: one that adds to what is there is slower than the walk through the tile it saves.
+    """
+    products(x, y, rows, columns, out_IJ)
+    torch.add(scale * y.norms_N[columns], out_IJ, alpha=-2.0 * scale, out=out_IJ)
+    return out_IJ.add_((scale * x.norms_N[rows])[:, None])
 
 
 def products(x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Tensor) -> Tensor:
     """x_i·y_j, written into `out_IJ`."""
-    return _add_products(x[rows], y[columns], out_IJ, factor=1.0, keep=0.0)
-
-
-def _add_products(x: Rows, y: Rows, out_IJ: Tensor, *, factor: float, keep: float = 1.0) -> Tensor:
-    """`keep`·out + `factor`·x yᵀ into `out_IJ`."""
-    x_SIK, y_SJK = x.parts_SNK, y.parts_SNK
-    if x_SIK.dtype != torch.bfloat16:
-        (x_IK,), (y_JK,) = x_SIK, y_SJK
-        return out_IJ.addmm_(x_IK, y_JK.T, beta=keep, alpha=factor)
-    for of_x, of_y in _PARTS_MULTIPLIED[len(x_SIK)]:
-        amx.add_products(x_SIK[of_x], y_SJK[of_y], out_IJ, factor=factor, keep=keep)
-        keep = 1.0
+    if x.parts_SNK.dtype != torch.bfloat16:
+        return torch.mm(x.parts_SNK[0, rows], y.parts_SNK[0, columns].T, out=out_IJ)
+    for number, (of_x, of_y) in enumerate(_PARTS_MULTIPLIED[len(x.parts_SNK)]):
+        amx.products(x.parts_SNK[of_x, rows], y.parts_SNK[of_y, columns], out_IJ, add=number > 0)
     return out_IJ
 
 

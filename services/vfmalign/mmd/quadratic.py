@@ -5,6 +5,8 @@ Legend: N rows, I and J the rows and columns of one tile, G groups, B relabellin
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import Tensor
 
@@ -14,8 +16,8 @@ _RELABELLINGS_AT_ONCE = 2048
 _NOTHING = torch.empty(0)
 
 
-class Quadratics:
-    """Sums of wᵀTw over the tiles of T.
+class Quadratics(threading.local):
+    """Sums of wᵀTw over the tiles of T; every thread has working memory of its own.
 
     Weights are exact in every precision. On a CPU's matrix units T becomes the mean of its tile and two bfloat16 parts,
     which are off by 2^-18 of what an entry deviates from that mean: less than T's own rounding error.
@@ -47,8 +49,8 @@ class Quadratics:
             self._keep(columns, some)
             if self._in_parts:
                 product_Ib = torch.empty_like(weights_Ib)
-                for keep, part_IJ in enumerate(parts_SIJ):
-                    amx.add_products(part_IJ, self._kept_Jb.T, product_Ib, factor=1.0, keep=float(keep))
+                for number, part_IJ in enumerate(parts_SIJ):
+                    amx.products(part_IJ, self._kept_Jb.T, product_Ib, add=number > 0)
             else:
                 product_Ib = tile_IJ @ self._kept_Jb
             found_B[some] = product_Ib.mul_(weights_Ib).sum(dim=0)

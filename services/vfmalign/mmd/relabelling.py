@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vfmalign.mmd.side_by_side import finish
+
 SMALLEST_GROUPS = 8
 ENUMERATED_GROUPS = 12
 _KEYS_AT_ONCE = 2**20
-_WAITING_S = 0.01  # how long other work waits for the threads that draw at the most
 
 SignArray = NDArray[np.int8]
 
@@ -87,11 +88,7 @@ def permutations(
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             drawing = [threads.submit(draw, start) for start in starts]
             try:
-                for one in drawing:
-                    between_draws()
-                    while wait([one], timeout=_WAITING_S).not_done:
-                        between_draws()
-                    one.result()
+                finish(drawing, between_draws)
             finally:
                 threads.shutdown(cancel_futures=True)
     return Relabellings(weights_GB, relabellings, False)

@@ -46,15 +46,20 @@ class Affine:
         """Memory it takes."""
         return sum(part.nbytes for part in (self.centre_C, self.sd_C, self.kept_C) if part is not None)
 
-    def apply(self, block_IC: Tensor) -> Tensor:
-        """Float64 features of some rows, [I, K], on their device."""
+    def apply(self, block_IC: Tensor, room_IC: Tensor | None = None) -> Tensor:
+        """Float64 features of some rows, [I, K], on their device; made in `room_IC` where it is given.
+
+        Fresh memory for every block takes longer than what is done to it.
+        """
 
         def at_hand(values_C: NDArray[Any]) -> Tensor:
             return torch.from_numpy(values_C).to(block_IC.device)
 
-        moved_IC = block_IC.double() if self.centre_C is None else block_IC - at_hand(self.centre_C)
+        moved_IC = block_IC.double() if room_IC is None else room_IC.copy_(block_IC)
+        if self.centre_C is not None:
+            moved_IC = torch.sub(moved_IC, at_hand(self.centre_C), out=room_IC)
         if self.sd_C is not None:
-            moved_IC = moved_IC / at_hand(self.sd_C)
+            moved_IC = torch.div(moved_IC, at_hand(self.sd_C), out=room_IC)
         if self.kept_C is not None and not self.kept_C.all():
             moved_IC = moved_IC[:, at_hand(self.kept_C)]
         return moved_IC.contiguous()
@@ -206,12 +211,14 @@ def _fill(
     between_blocks: Callable[[], None],
 ) -> None:
     """Writes the rows of one part, block by block."""
-    step = max(1, _BLOCK_BYTES // (8 * int(features_NC.shape[1])))
-    for start in range(0, features_NC.shape[0], step):
+    rows, channels = (int(size) for size in features_NC.shape)
+    step = max(1, _BLOCK_BYTES // (8 * channels))
+    room_IC = torch.empty(min(step, rows), channels, dtype=torch.float64)
+    for start in range(0, rows, step):
         between_blocks()
         span = slice(start, start + step)
-        block_IC = features_NC[span] if order_N is None else features_NC[order_N[span]]
-        part[span].put(affine.apply(as_tensor(block_IC)).to(part.device))
+        block_IC = as_tensor(features_NC[span] if order_N is None else features_NC[order_N[span]])
+        part[span].put(affine.apply(block_IC, room_IC[: len(block_IC)]).to(part.device))
 
 
 def squared_norms(values_IK: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vfmalign.mmd import amx
-from vfmalign.mmd.amx import add_products
+from vfmalign.mmd.amx import products
 from vfmalign.mmd.quadratic import Quadratics
 from vfmalign.mmd.rows import Rows
 
@@ -25,23 +25,23 @@ def numbers(*shape, seed=0):
 
 
 @pytest.mark.parametrize(("rows", "columns", "channels"), [(1, 1, 1), (3, 5, 7), (64, 130, 96), (33, 17, 768)])
-@pytest.mark.parametrize("keep", [0.0, 1.0, -0.5])
+@pytest.mark.parametrize("add", [False, True])
 @pytest.mark.parametrize("by_row", [True, False])
-def test_products_keep_what_float32_holds(rows, columns, channels, keep, by_row):
+def test_products_keep_what_float32_holds(rows, columns, channels, add, by_row):
     x_IK = numbers(rows, 2 * channels)[:, channels:]  # rows with something between them
     y_JK = numbers(columns, channels, seed=1) if by_row else numbers(channels, columns, seed=1).T
     before_IJ = numbers(rows, columns, seed=2).float()
-    out_IJ = before_IJ.clone() if keep else torch.full((rows, columns), torch.nan)
-    assert add_products(x_IK, y_JK, out_IJ, factor=-2.0, keep=keep) is out_IJ
-    wanted_IJ = keep * before_IJ.double() - 2.0 * x_IK.double() @ y_JK.double().T
+    out_IJ = before_IJ.clone() if add else torch.full((rows, columns), torch.nan)
+    assert products(x_IK, y_JK, out_IJ, add=add) is out_IJ
+    wanted_IJ = add * before_IJ.double() + x_IK.double() @ y_JK.double().T
     assert (out_IJ - wanted_IJ).abs().max() < 1e-5 * channels**0.5
 
 
 def test_nothing_to_multiply_leaves_what_is_kept():
     out_IJ = torch.full((2, 3), 4.0)
-    add_products(numbers(2, 0), numbers(3, 0), out_IJ, factor=1.0, keep=0.5)
-    assert (out_IJ == 2.0).all()
-    assert add_products(numbers(0, 8), numbers(3, 8), torch.empty(0, 3), factor=1.0, keep=0.0).shape == (0, 3)
+    products(numbers(2, 0), numbers(3, 0), out_IJ, add=True)
+    assert (out_IJ == 4.0).all()
+    assert products(numbers(0, 8), numbers(3, 8), torch.empty(0, 3)).shape == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_nothing_to_multiply_leaves_what_is_kept():
 )
 def test_what_would_be_read_beside_its_memory_is_refused(x, y, out):
     with pytest.raises(ValueError, match="cannot multiply"):
-        add_products(x, y, out, factor=1.0)
+        products(x, y, out)
 
 
 def test_a_torch_without_the_function_has_no_units(monkeypatch):

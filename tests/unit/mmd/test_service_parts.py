@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from vfmalign.core.errors import BadOption, Cancelled, DeadlineExceeded, Exhausted
 from vfmalign.core.tensors import to_tensor
-from vfmalign.mmd import costs, jobs, limits, translate
+from vfmalign.mmd import costs, jobs, limits, side_by_side, translate
 from vfmalign.mmd.estimators import EstimatorName, TestMethod
 from vfmalign.mmd.jobs import Job
 from vfmalign.mmd.kernels import KERNELS
@@ -135,7 +135,9 @@ def test_a_job_stops_when_its_caller_is_gone_or_late():
         _run(_job(deadline=time.monotonic() - 1.0))
 
 
-def test_a_job_stops_at_the_next_tile():
+def test_a_job_stops_at_the_next_tile(monkeypatch):
+    monkeypatch.setattr(side_by_side, "_MOST_THREADS", 1)
+    monkeypatch.setattr(jobs, "_read", lambda planned, _: planned.job.given)
     tiles = 0
 
     def count():
