@@ -147,7 +147,7 @@ def test_the_table_of_one_mmd_draws_the_right_conclusions(home: Path) -> None:
     assert "against the fastest exact peer, faster: 3× (2.5–4)" in text
     assert "`vfmalign fast` against `vfmalign high`: 2×" in text
     assert "`vfmalign high` reaches 75 % (75–75)" in text
-    assert "best throughput of the libraries here: one library)" in text
+    assert "timed in one go with the fastest library here: one library)" in text
     assert "| bare GEMM, float32 | 1.5 (1.5–1.5) at 100 GFLOP/s | – | – | – | one library |" in text
     assert "| slower | 9 (9–9) | 4.5× | 1 | 0.0e+00 |  |" in text
     assert "| another | 3 (3–3) | 1.5× | 1 | other statistic |  |" in text
@@ -171,13 +171,28 @@ def test_it_says_which_units_there_are_and_whether_fast_takes_them(monkeypatch: 
         assert said in sections.units_sentence("cpu")
 
 
-def test_the_limit_is_the_best_of_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = {(name, rows): rate for name, rows, rate in (("torch.mm", 512, 2e9), ("numpy", 512, 4e9))}
-    monkeypatch.setattr(limit, "_products", lambda _: {"torch.mm": "torch.mm", "numpy": "numpy"})
-    monkeypatch.setattr(limit, "_throughput", lambda product, a, _, __: rates.get((product, len(a)), 1e9))
+def test_the_limit_is_the_whole_product_by_the_fastest_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = [0.0], []
+
+    def product(per_flop: float) -> limit.Product:
+        """Takes twice as long in tiles of other than 512 rows."""
+
+        def multiply(a: torch.Tensor, _: torch.Tensor, out: torch.Tensor) -> None:
+            calls.append((per_flop, out.numel()))
+            clock[0] += per_flop * 2.0 * out.numel() * a.shape[1] * (1.0 if len(a) == 512 else 2.0)
+
+        return multiply
+
+    monkeypatch.setattr(limit, "_FOUND", {})
+    monkeypatch.setattr(limit, "_products", lambda _: {"torch.mm": product(4e-9), "numpy": product(1e-9)})
+    monkeypatch.setattr(limit.time, "perf_counter", lambda: clock[0])
     x = np.zeros((1000, 8), dtype=np.float32)
     found = limit.gemm(x, x, dtype="float32")
-    assert found == {"value": 2000.0**2 * 8 / 4e9, "gflops": 4.0, "by": "numpy, tiles of 512 × 512"}
+    assert found["value"] == pytest.approx(2000.0**2 * 8 * 1e-9)
+    assert (found["gflops"], found["by"]) == (pytest.approx(1.0), "numpy, tiles of 512 × 512")
+    calls.clear()
+    assert limit.gemm(x, x, dtype="float32") == {**found, "value": pytest.approx(found["value"])}
+    assert calls == [(1e-9, 512 * 512)] * 8, "(2·1000)²/(2·512²), rounded up: nothing is tried again"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

@@ -14,7 +14,7 @@ def test_all_four_figures(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(endpoint, name, value)
     monkeypatch.setattr(endpoint, "REFERENCE_BYTES", 2**20)
     monkeypatch.setattr(endpoint, "LARGE_ROWS", 15_000)
-    monkeypatch.setattr(limit, "SECONDS_PER_TILE", 0.001)
+    monkeypatch.setattr(limit, "SECONDS_PER_TRIAL", 0.001)
     section = endpoint.run(Settings(threads=1))
     inline, by_reference, beside, *rounds = section.records
     assert (inline["ratio"] > 0.1, by_reference["ratio"] > 0.1) == (True, True)
