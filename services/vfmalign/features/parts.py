@@ -103,14 +103,16 @@ def extract_missing(
     done = total - computed
     hooks.report(done, total)
     cases = [plan.cases[row] for rows in missing for row in rows]
+    # On the CPU a batch is computed study by study; none waits there for the others to be read.
+    batch_size = 1 if next(encoder.parameters()).device.type == "cpu" else options.batch_size
     with closing(_prepared(store, plan, cases, options, hooks.stages)) as inputs:
         for rows in missing:
             batches = []
-            for first in range(rows.start, rows.stop, options.batch_size):
+            for first in range(rows.start, rows.stop, batch_size):
                 if hooks.cancelled():
                     raise Cancelled("the caller stopped the extraction", subject=plan.request.feature_set_id())
                 with hooks.stages.stage("wait_input"):
-                    size = min(options.batch_size, rows.stop - first)
+                    size = min(batch_size, rows.stop - first)
                     input_NCDHW = torch.stack([next(inputs) for _ in range(size)])
                 batches.append(_forward(hooks, encoder, input_NCDHW, plan.request.layers))
             with hooks.stages.stage("write"):

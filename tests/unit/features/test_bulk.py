@@ -89,7 +89,7 @@ def test_rows_are_the_cases_in_the_datasets_order(store, models, card, dataset, 
     assert {"torch", "vfmalign", "monai"} <= set(stored.manifest.software)
     assert result.computed_cases == 7
     assert around.reports == [(0, 7), (3, 7), (6, 7), (7, 7)]
-    assert around.batches == 5
+    assert around.batches == 7, "on the CPU none waits for others"
     assert {"load_model", "read", "prepare", "wait_input", "forward", "write", "commit"} == set(around.stages.seconds())
 
 
@@ -107,13 +107,13 @@ def test_an_interrupted_set_continues_with_the_part_it_had_reached(store, models
     forget(store, whole.feature_set)
 
     with pytest.raises(RuntimeError, match="killed"):
-        extract_dataset(store, models, request_, OPTIONS, Surroundings(fail_at=3).hooks)
+        extract_dataset(store, models, request_, OPTIONS, Surroundings(fail_at=4).hooks)
     reached = parts(store, whole.feature_set)
     assert len(reached) == 1
 
     around = Surroundings()
     resumed = extract_dataset(store, models, request_, OPTIONS, around.hooks)
-    assert (resumed.computed_cases, around.batches) == (4, 3)
+    assert (resumed.computed_cases, around.batches) == (4, 4)
     assert around.reports == [(3, 7), (6, 7), (7, 7)]
     assert reached < parts(store, whole.feature_set)
     actual = read_feature_set(store, resumed.feature_set)
