@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import Tensor
 
 from vfmalign.core.artifacts import VolumeKind
 from vfmalign.core.errors import BadVolume
@@ -29,6 +30,7 @@ MIN_COVERAGE = 0.5
 """Share of the reference's field of view that every other volume must cover."""
 REACH_SIGMAS = 3.0
 """Where the Gaussian low-pass ends."""
+_SUMS_AT_ONCE = 32
 MAX_TURN_VOXELS = 1e-2
 """Axes of two volumes agree where this bounds what their turn moves a voxel; affines of one examination are float32."""
 
@@ -180,11 +182,27 @@ def _resample_by_axis(
         values_ZYX = array_ZYX[np.ix_(*nearest[::-1])]
     else:
         across, down, through = (torch.from_numpy(_weights(*one).astype(np.float32)) for one in sources)
-        planes_ZYX = down @ (torch.from_numpy(array_ZYX) @ across.T)
-        values_ZYX = (through @ planes_ZYX.flatten(1)).view(shape_XYZ[::-1]).numpy()
+        planes_ZYX = torch.from_numpy(array_ZYX)
+        rows_ZYX = torch.empty((*array_ZYX.shape[:2], shape_XYZ[0]))
+        _combine(across, planes_ZYX.flatten(0, 1).T, rows_ZYX.flatten(0, 1).T)
+        planes_ZYX = torch.empty((array_ZYX.shape[0], shape_XYZ[1], shape_XYZ[0]))
+        for rows_YX, plane_YX in zip(rows_ZYX, planes_ZYX, strict=True):
+            _combine(down, rows_YX, plane_YX)
+        whole_ZYX = torch.empty(shape_XYZ[::-1])
+        _combine(through, planes_ZYX.flatten(1), whole_ZYX.flatten(1))
+        values_ZYX = whole_ZYX.numpy()
     for axis, (size, size_out, step, start, _) in enumerate(reversed(sources)):
         np.moveaxis(values_ZYX, axis, 0)[~_within(_positions(size_out, step, start), size)] = 0.0
     return values_ZYX.T
+
+
+def _combine(weights_OI: Tensor, rows_IN: Tensor, sums_ON: Tensor) -> None:
+    """Weighted sums of rows into `sums_ON`; some sums at once, by a product of the rows that have weight in them."""
+    for start in range(0, len(weights_OI), _SUMS_AT_ONCE):
+        some = slice(start, start + _SUMS_AT_ONCE)
+        used = weights_OI[some].any(dim=0).nonzero()
+        band = slice(int(used[0]), int(used[-1]) + 1)
+        torch.mm(weights_OI[some, band], rows_IN[band], out=sums_ON[some])
 
 
 def _positions(count: int, step: float, start: float) -> NDArray[np.float64]:
