@@ -80,13 +80,15 @@ def in_order(
         with line.moving:
             between()
 
-    with _pool(threads) as pool:
-        working = [pool.submit(line.work) for _ in range(threads)]
-        try:
-            finish(working, pause)
-        finally:
-            line.stop()
-    _helped.seconds = float(getattr(_helped, "seconds", 0.0)) + line.cpu_seconds
+    try:
+        with _pool(threads) as pool:
+            working = [pool.submit(line.work) for _ in range(threads)]
+            try:
+                finish(working, pause)
+            finally:
+                line.stop()
+    finally:
+        _helped.seconds = float(getattr(_helped, "seconds", 0.0)) + line.cpu_seconds
 
 
 class _Line(Generic[Task, Found]):
@@ -105,15 +107,17 @@ class _Line(Generic[Task, Found]):
         """What each thread does: takes tasks until there are no more."""
         started = time.thread_time()
         try:
-            taken = self._next()
-            while taken is not None:
-                number, task = taken
-                taken = self._next(number, (task, self._form(task)))
+            with torch.inference_mode():  # sums of a caller in that mode can be added to in it alone
+                taken = self._next()
+                while taken is not None:
+                    number, task = taken
+                    taken = self._next(number, (task, self._form(task)))
         except BaseException:
             self.stop()
             raise
-        with self.moving:
-            self.cpu_seconds += time.thread_time() - started
+        finally:
+            with self.moving:
+                self.cpu_seconds += time.thread_time() - started
 
     def stop(self) -> None:
         """Lets no thread take another task."""
@@ -145,8 +149,12 @@ def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
         started.wait()
 
     with ThreadPoolExecutor(threads, thread_name_prefix="mmd-tile", initializer=begin) as pool:
-        for _ in range(threads):
-            pool.submit(int)
+        try:
+            for _ in range(threads):
+                pool.submit(int)
+        except RuntimeError:  # the system has no thread to give
+            started.abort()
+            raise
         started.wait()
         torch.set_num_threads(all_threads)  # threads that begin later take the number that was set last
         yield pool

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from itertools import count
 
 import numpy as np
 import pytest
@@ -39,6 +40,39 @@ def test_sums_are_those_of_one_thread_to_the_last_bit(rng, precision, paired, mo
         for name in ("rows_NP", "diagonal_N", "within_G", "quadratic_B"):
             np.testing.assert_array_equal(getattr(several, name), getattr(one, name))
         assert several.squares == one.squares > 0.0
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_a_caller_s_mode_makes_no_difference(rng, mode):
+    def sums():
+        rows = Rows.of(torch.from_numpy(rows_NK), "float32")
+        layout = Layout((60, 60), np.arange(120), weights_GB)
+        shape = (8, 16)
+        return engine.accumulate(
+            PooledMatrix(rows), [gaussian(2.0, 5)], layout, tile_shape=shape, between_tiles=nothing, threads=3
+        )[0]
+
+    rows_NK, weights_GB = rng.normal(size=(120, 5)), rng.integers(-1, 2, size=(120, 9)).astype(np.int8)
+    with mode():
+        found = sums()
+    np.testing.assert_array_equal(found.rows_NP, sums().rows_NP)
+    np.testing.assert_array_equal(found.quadratic_B, sums().quadratic_B)
+
+
+def test_a_system_without_threads_says_so(monkeypatch):
+    begin = threading.Thread.start
+
+    def start(thread):
+        if threading.active_count() > before:
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    before = threading.active_count()
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        side_by_side.in_order(lambda _: None, lambda *_: None, range(50), between=nothing, threads=3)
+    monkeypatch.undo()
+    assert threading.active_count() == before
 
 
 def test_results_are_added_in_order_however_long_each_takes():
@@ -144,6 +178,22 @@ def test_threads_share_out_torch_s_own_and_leave_the_caller_s_alone(monkeypatch)
         assert side_by_side.threads_for(CPU, 1_000) == side_by_side._MOST_THREADS
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_cpu_time_of_work_that_was_stopped_counts_too():
+    def form(_):
+        until = time.thread_time() + 0.02
+        while time.thread_time() < until:
+            pass
+
+    def late():
+        if next(calls) == 3:
+            raise TimeoutError
+
+    before, calls = side_by_side.cpu_seconds(), count()
+    with pytest.raises(TimeoutError):
+        side_by_side.in_order(form, lambda *_: None, range(10_000), between=late, threads=2)
+    assert side_by_side.cpu_seconds() - before >= 0.02
 
 
 @pytest.mark.parametrize("threads", [1, 2])
