@@ -284,7 +284,8 @@ def accumulate(
         kernels: evaluated on the same distances.
         layout: blocks, groups and relabellings of its rows.
         tile_shape: largest tile, rows × columns; None for what suits the device.
-        between_tiles: called before every tile; may raise to stop.
+        between_tiles: called before every tile, or every few milliseconds where several threads form tiles; no tile is
+            begun meanwhile. May raise to stop.
         squares: whether to sum k² as well.
         share: (part, parts): only the tiles of one part, for ranks that add their sums up.
         threads: that form tiles side by side; None for what suits the device and the number of tiles. The sums do not

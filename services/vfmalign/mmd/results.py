@@ -80,7 +80,8 @@ class Engine:
         backend: what sums kernel matrices; `auto` takes triton where it runs and torch elsewhere.
         memory_bytes: memory for one comparison; more is refused before it starts.
         tile_shape: largest tile, rows × columns; None for what suits the device.
-        between_tiles: called before every tile; raises Cancelled or DeadlineExceeded to stop.
+        between_tiles: called before every tile, or every few milliseconds where several threads form tiles; raises
+            Cancelled or DeadlineExceeded to stop.
         kept: what several comparisons share: rows that were centred, scaled and rounded once. By default nothing.
         ranks: processes that share the work of one comparison. By default this one is alone.
     """
