@@ -182,9 +182,8 @@ def _resample_by_axis(
         values_ZYX = array_ZYX[np.ix_(*nearest[::-1])]
     else:
         across, down, through = (torch.from_numpy(_weights(*one).astype(np.float32)) for one in sources)
-        planes_ZYX = torch.from_numpy(array_ZYX)
         rows_ZYX = torch.empty((*array_ZYX.shape[:2], shape_XYZ[0]))
-        _combine(across, planes_ZYX.flatten(0, 1).T, rows_ZYX.flatten(0, 1).T)
+        _combine(across, torch.from_numpy(array_ZYX).flatten(0, 1).T, rows_ZYX.flatten(0, 1).T)
         planes_ZYX = torch.empty((array_ZYX.shape[0], shape_XYZ[1], shape_XYZ[0]))
         for rows_YX, plane_YX in zip(rows_ZYX, planes_ZYX, strict=True):
             _combine(down, rows_YX, plane_YX)

@@ -194,14 +194,14 @@ class TileSums:
 
     Attributes:
         rows_I: over its columns.
-        columns_J: over its rows.
+        columns_J: over its rows; None of a tile on the diagonal, whose mirror image it is itself.
         diagonal_I: of a tile on the diagonal; None elsewhere.
         same_I: over the columns in the row's group; None where no group has rows and columns in the tile.
         quadratic_B: Σ w_i T_ij w_j, float64; None without relabellings.
     """
 
     rows_I: Tensor  # noqa: N815
-    columns_J: Tensor  # noqa: N815
+    columns_J: Tensor | None  # noqa: N815
     diagonal_I: Tensor | None  # noqa: N815
     same_I: Tensor | None  # noqa: N815
     quadratic_B: Tensor | None  # noqa: N815
@@ -236,7 +236,7 @@ class Accumulator:
             same_I = (tile_IJ * same_IJ).sum(dim=1)
         return TileSums(
             tile_IJ.sum(dim=1),
-            tile_IJ.sum(dim=0),
+            None if rows == columns else tile_IJ.sum(dim=0),
             tile_IJ.diagonal().clone() if rows == columns else None,
             same_I,
             self._quadratics.of(tile_IJ, rows, columns) if self._relabellings else None,
@@ -247,9 +247,9 @@ class Accumulator:
         self._rows_NP[kernel][rows, blocks[1]].add_(tile.rows_I)
         if tile.diagonal_I is not None:
             self._diagonal_N[kernel][rows] = tile.diagonal_I.double()
-        else:
+        if tile.columns_J is not None:
             self._rows_NP[kernel][columns, blocks[0]].add_(tile.columns_J)
-        factor = 1.0 if tile.diagonal_I is not None else 2.0
+        factor = 1.0 if tile.columns_J is None else 2.0
         if tile.same_I is not None:
             self._within_G[kernel].index_add_(0, self._group_of[rows], tile.same_I.double(), alpha=factor)
         if tile.quadratic_B is not None:
