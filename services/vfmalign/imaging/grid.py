@@ -10,9 +10,9 @@ Legend: X, Y, Z are array axes of a volume or grid; positions are in mm in NIfTI
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import nibabel as nib
 import numpy as np
@@ -23,14 +23,15 @@ from torch import Tensor
 
 from vfmalign.core.artifacts import VolumeKind
 from vfmalign.core.errors import BadVolume
-from vfmalign.imaging.volumes import LABEL_KINDS, MAX_VOXELS, Volume
+from vfmalign.imaging import slabs
+from vfmalign.imaging.volumes import MAX_VOXELS, Volume
 
 REFERENCE: VolumeKind = "t2w"
 MIN_COVERAGE = 0.5
 """Share of the reference's field of view that every other volume must cover."""
 REACH_SIGMAS = 3.0
 """Where the Gaussian low-pass ends."""
-_SUMS_AT_ONCE = 32
+_LINES_AT_ONCE = 32
 MAX_TURN_VOXELS = 1e-2
 """Axes of two volumes agree where this bounds what their turn moves a voxel; affines of one examination are float32."""
 
@@ -77,24 +78,26 @@ def resample(volume: Volume, grid: Grid, *, labels: bool) -> NDArray[np.float32]
     Images are interpolated linearly, after a Gaussian low-pass along axes on which the grid is coarser than the volume
     (sigma = (factor - 1) / 2 voxels, as in scikit-image and monai); label maps take the nearest voxel.
     """
+    if labels:
+        return _nearest(volume, grid)
+    return np.concatenate(list(resampled_slabs(volume, grid))).T
+
+
+def resampled_slabs(volume: Volume, grid: Grid) -> Iterator[NDArray[np.float32]]:
+    """What `resample` gives for an image, (Z, Y, X) slab after slab of a few slices: what few want whole is large."""
     source = _lps(volume)
     matrix, offset = _index_map(source, grid)
-    if labels:
-        # Voxels midway between two neighbours must not depend on the last bit of the affine.
-        offset = offset + 1e-6
-    steps = np.diag(matrix)
-    if (np.abs(matrix - np.diag(steps)) @ grid.shape_XYZ).max() < MAX_TURN_VOXELS:
-        return _resample_by_axis(source.array_XYZ, steps, offset, grid.shape_XYZ, labels=labels)
-    values_XYZ: NDArray[np.float32] = ndimage.affine_transform(
-        source.array_XYZ if labels else _low_pass(source.array_XYZ, _sigmas(matrix)),
-        matrix,
-        offset=offset,
-        output_shape=grid.shape_XYZ,
-        order=0 if labels else 1,
-        mode="nearest",
-    )
-    values_XYZ[~_inside(matrix, offset, source.array_XYZ.shape, grid.shape_XYZ)] = 0.0
-    return values_XYZ
+    if not _parallel(matrix, grid):
+        values_XYZ = _by_voxel(_low_pass(source.array_XYZ, _sigmas(matrix)), matrix, offset, grid, order=1)
+        yield from slabs.slabs(np.ascontiguousarray(values_XYZ.T))
+        return
+    # One matrix of weights an axis: ten times as fast as voxel by voxel.
+    axes = zip(source.array_XYZ.shape, grid.shape_XYZ, np.diag(matrix), offset, _sigmas(matrix), strict=True)
+    across, down, through = (_weights(*axis) for axis in axes)
+    planes_ZYX = _planes(source.array_XYZ.T, down, across)
+    for weights, band, _ in _products(through, slabs.SLICES):
+        slab_ZN = torch.mm(weights, planes_ZYX[band].flatten(1))
+        yield slab_ZN.reshape(-1, *planes_ZYX.shape[1:]).numpy()
 
 
 def coverage(volume: Volume, grid: Grid) -> float:
@@ -130,13 +133,12 @@ def check_study(volumes: Mapping[VolumeKind, Volume], subject: str = "study") ->
             )
 
 
-def resample_study(
+def study_grid(
     volumes: Mapping[VolumeKind, Volume], spacing_DHW_mm: tuple[float, float, float] | None, subject: str = "study"
-) -> tuple[dict[VolumeKind, NDArray[np.float32]], Grid]:
-    """All volumes of a study on its common grid (see `common_grid`, `check_study` and `resample`)."""
+) -> Grid:
+    """The common grid of a study whose volumes lie together in space (see `check_study` and `common_grid`)."""
     check_study(volumes, subject)
-    grid = common_grid(volumes[REFERENCE], spacing_DHW_mm)
-    return {k: resample(v, grid, labels=k in LABEL_KINDS) for k, v in volumes.items()}, grid
+    return common_grid(volumes[REFERENCE], spacing_DHW_mm)
 
 
 def _lps(volume: Volume) -> Volume:
@@ -165,61 +167,98 @@ def _low_pass(values: NDArray[Any], sigma: float | NDArray[np.float64]) -> NDArr
     return ndimage.gaussian_filter(values, sigma, mode="nearest", truncate=REACH_SIGMAS) if np.any(sigma) else values
 
 
-def _resample_by_axis(
+def _parallel(matrix: NDArray[np.float64], grid: Grid) -> bool:
+    """Whether the axes of a volume and of a grid agree."""
+    turned = np.abs(matrix - np.diag(np.diag(matrix))) @ grid.shape_XYZ
+    return bool(turned.max() < MAX_TURN_VOXELS)
+
+
+def _nearest(volume: Volume, grid: Grid) -> NDArray[np.float32]:
+    source = _lps(volume)
+    matrix, offset = _index_map(source, grid)
+    # Voxels midway between two neighbours must not depend on the last bit of the affine.
+    offset = offset + 1e-6
+    if not _parallel(matrix, grid):
+        return _by_voxel(source.array_XYZ, matrix, offset, grid, order=0)
+    values_XYZ = source.array_XYZ
+    for axis, (size, size_out, step, start) in enumerate(
+        zip(source.array_XYZ.shape, grid.shape_XYZ, np.diag(matrix), offset, strict=True)
+    ):
+        position = _positions(size_out, step, start)
+        index = np.clip(np.floor(position + 0.5).astype(int), 0, size - 1)
+        values_XYZ = np.take(values_XYZ, index, axis)
+        np.moveaxis(values_XYZ, axis, 0)[~_within(position, size)] = 0.0
+    return values_XYZ
+
+
+def _by_voxel(
     array_XYZ: NDArray[np.float32],
-    steps: NDArray[np.float64],
+    matrix: NDArray[np.float64],
     offset: NDArray[np.float64],
-    shape_XYZ: tuple[int, int, int],
+    grid: Grid,
     *,
-    labels: bool,
+    order: Literal[0, 1],
 ) -> NDArray[np.float32]:
-    """`resample` where the axes agree: one matrix of weights an axis, ten times as fast as voxel by voxel."""
-    sources = list(zip(array_XYZ.shape, shape_XYZ, steps, offset, _sigmas(np.diag(steps)), strict=True))
-    # A NIfTI array's first axis is the one that lies together in memory: its transpose is in order.
-    array_ZYX = np.require(array_XYZ.T, requirements=["C", "W"])
-    if labels:
-        nearest = [np.clip(np.floor(_positions(*one[1:4]) + 0.5).astype(int), 0, one[0] - 1) for one in sources]
-        values_ZYX = array_ZYX[np.ix_(*nearest[::-1])]
-    else:
-        across, down, through = (torch.from_numpy(_weights(*one).astype(np.float32)) for one in sources)
-        rows_ZYX = torch.empty((*array_ZYX.shape[:2], shape_XYZ[0]))
-        _combine(across, torch.from_numpy(array_ZYX).flatten(0, 1).T, rows_ZYX.flatten(0, 1).T)
-        planes_ZYX = torch.empty((array_ZYX.shape[0], shape_XYZ[1], shape_XYZ[0]))
-        for rows_YX, plane_YX in zip(rows_ZYX, planes_ZYX, strict=True):
-            _combine(down, rows_YX, plane_YX)
-        whole_ZYX = torch.empty(shape_XYZ[::-1])
-        _combine(through, planes_ZYX.flatten(1), whole_ZYX.flatten(1))
-        values_ZYX = whole_ZYX.numpy()
-    for axis, (size, size_out, step, start, _) in enumerate(reversed(sources)):
-        np.moveaxis(values_ZYX, axis, 0)[~_within(_positions(size_out, step, start), size)] = 0.0
-    return values_ZYX.T
+    """Nearest or linearly interpolated values where the axes do not agree."""
+    values_XYZ: NDArray[np.float32] = ndimage.affine_transform(
+        array_XYZ, matrix, offset=offset, output_shape=grid.shape_XYZ, order=order, mode="nearest"
+    )
+    values_XYZ[~_inside(matrix, offset, array_XYZ.shape, grid.shape_XYZ)] = 0.0
+    return values_XYZ
 
 
-def _combine(weights_OI: Tensor, rows_IN: Tensor, sums_ON: Tensor) -> None:
-    """Weighted sums of rows into `sums_ON`; some sums at once, by a product of the rows that have weight in them."""
-    for start in range(0, len(weights_OI), _SUMS_AT_ONCE):
-        some = slice(start, start + _SUMS_AT_ONCE)
-        used = weights_OI[some].any(dim=0).nonzero()
-        band = slice(int(used[0]), int(used[-1]) + 1)
-        torch.mm(weights_OI[some, band], rows_IN[band], out=sums_ON[some])
+def _planes(array_ZYX: NDArray[np.float32], down_OI: Tensor, across_OI: Tensor) -> Tensor:
+    """Every plane of a volume, resampled within itself while it is in the processor's cache."""
+    down, across = _products(down_OI, _LINES_AT_ONCE), _products(across_OI, _LINES_AT_ONCE)
+    planes_ZYX = torch.empty((len(array_ZYX), len(down_OI), len(across_OI)))
+    lines_YX = torch.empty((len(down_OI), array_ZYX.shape[2]))
+    for source_YX, plane_YX in zip(array_ZYX, planes_ZYX, strict=True):
+        _combine(down, torch.from_numpy(np.require(source_YX, requirements=["C", "W"])), lines_YX)
+        _combine(across, lines_YX.T, plane_YX.T)
+    return planes_ZYX
+
+
+_Product: TypeAlias = tuple[Tensor, slice, slice]
+
+
+def _products(weights_OI: Tensor, at_once: int) -> list[_Product]:
+    """Products that make weighted sums of rows, some sums at once: their weights, the rows that have any, and which."""
+    found: list[_Product] = []
+    for some_OI in torch.split(weights_OI, at_once):
+        used = some_OI.any(dim=0).nonzero()
+        band = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1)
+        start = at_once * len(found)
+        found.append((some_OI[:, band].contiguous(), band, slice(start, start + len(some_OI))))
+    return found
+
+
+def _combine(products: Sequence[_Product], rows_IN: Tensor, sums_ON: Tensor) -> None:
+    """Overwrites `sums_ON` by weighted sums of rows."""
+    for weights, band, some in products:
+        torch.mm(weights, rows_IN[band], out=sums_ON[some])
 
 
 def _positions(count: int, step: float, start: float) -> NDArray[np.float64]:
     return start + step * np.arange(count, dtype=np.float64)
 
 
-def _weights(size: int, size_out: int, step: float, start: float, sigma: float) -> NDArray[np.float64]:
-    """(size_out, size) weights of linear interpolation after the low-pass; beyond the ends the last voxel goes on."""
-    position = np.clip(_positions(size_out, step, start), 0, size - 1)
+def _weights(size: int, size_out: int, step: float, start: float, sigma: float) -> Tensor:
+    """(size_out, size) weights of linear interpolation after the low-pass.
+
+    Beyond the ends the last voxel goes on to its outer face; further out all weights are zero.
+    """
+    position = _positions(size_out, step, start)
+    within = _within(position, size)
+    position = np.clip(position, 0, size - 1)
     below = position.astype(int)
     rows, share = np.arange(size_out), position - below
     weights = np.zeros((size_out, size))
     weights[rows, below] = 1.0 - share
     weights[rows, np.minimum(below + 1, size - 1)] += share
-    if REACH_SIGMAS * sigma < 0.5:  # the filter is one voxel wide
-        return weights
-    smooth: NDArray[np.float64] = weights @ _low_pass(np.eye(size), np.array([sigma, 0.0]))
-    return smooth
+    if REACH_SIGMAS * sigma >= 0.5:  # else the filter is one voxel wide
+        weights = weights @ _low_pass(np.eye(size), np.array([sigma, 0.0]))
+    weights[~within] = 0.0
+    return torch.from_numpy(weights.astype(np.float32))
 
 
 def _within(position: NDArray[np.float64], size: int) -> NDArray[np.bool_]:

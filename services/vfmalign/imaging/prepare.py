@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -21,45 +22,18 @@ from torch import Tensor
 
 from vfmalign.core.artifacts import Modality, Preprocessing, VolumeKind
 from vfmalign.core.errors import BadVolume
-from vfmalign.imaging.grid import REFERENCE, resample_study
+from vfmalign.imaging.grid import REFERENCE, Grid, resample, resampled_slabs, study_grid
+from vfmalign.imaging.scaling import FLAT, Moments, Scale, scale_in_gland, scale_of
+from vfmalign.imaging.slabs import slabs
 from vfmalign.imaging.transforms import Scene, identity
 from vfmalign.imaging.transforms import input_transform as find_input_transform
 from vfmalign.imaging.volumes import LABEL_KINDS, Volume
 
+Slabs: TypeAlias = Iterable[NDArray[np.float32]]
+Array = TypeVar("Array", Tensor, NDArray[np.float32])
+
 MIN_GLAND_KEPT = 0.5
 """Share of the gland's voxels that must lie in the centre crop."""
-FLAT = 1e-6
-"""A channel whose SD is under this share of its mean is one value, and rounding."""
-
-
-@dataclass(frozen=True, eq=False)
-class Scale:
-    """Z-scores of channels: (signal − mean) / spread, of voxels that are not zero alone where `zeros_stay`.
-
-    Attributes:
-        mean_C, spread_C: float32; 0 and 1 for a channel without contrast.
-    """
-
-    mean_C: Tensor  # noqa: N815
-    spread_C: Tensor  # noqa: N815
-    zeros_stay: bool
-
-    def apply_(self, signal_CDHW: Tensor) -> Tensor:
-        """Overwrites a signal by its z-scores; slice by slice, so that what is done to a voxel is done in the cache."""
-        scales = zip(signal_CDHW, self.mean_C.tolist(), self.spread_C.tolist(), strict=True)
-        for channel_DHW, mean, spread in scales:
-            for slice_HW in channel_DHW:
-                zeros_HW = slice_HW == 0
-                slice_HW.sub_(mean).div_(spread)
-                if self.zeros_stay:
-                    slice_HW.masked_fill_(zeros_HW, 0.0)
-        return signal_CDHW
-
-    def signal(self, scores_CDHW: Tensor) -> Tensor:
-        """The signal behind z-scores: the inverse of `apply_`."""
-        mean, spread = (values_C[:, None, None, None] for values_C in (self.mean_C, self.spread_C))
-        signal_CDHW = scores_CDHW * spread + mean
-        return torch.where(scores_CDHW == 0, 0.0, signal_CDHW) if self.zeros_stay else signal_CDHW
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,31 +86,36 @@ def prepare_study(
             raise BadVolume(f"no {kind} volume", subject=subject, remedy=f"the model's input needs {kind}: send it")
     labels_sent = (kind for kind in LABEL_KINDS if kind in volumes)
     study: dict[VolumeKind, Volume] = {kind: volumes[kind] for kind in (*needed, *labels_sent)}
-    arrays_XYZ, grid = resample_study(study, preprocessing.spacing_mm, subject)
+    grid = study_grid(study, preprocessing.spacing_mm, subject)
     x_mm, y_mm, z_mm = (round(float(s), 6) for s in np.linalg.norm(grid.affine[:3, :3], axis=0))
-    channels = [_to_DHW(arrays_XYZ[kind]) for kind in preprocessing.modalities]
-    for kind, channel_DHW in zip(preprocessing.modalities, channels, strict=True):
-        _check_contrast(channel_DHW, kind, subject)
-    scene = Scene(preprocessing.modalities, (z_mm, y_mm, x_mm), volumes[REFERENCE].array_XYZ)
-    untouched = transform is identity
-    degraded = channels if untouched else list(transform(torch.stack(channels), scene))
-    labels = {kind: _to_DHW(arrays_XYZ[kind]).to(torch.uint8) for kind in LABEL_KINDS if kind in study}
+    labels = {kind: _labels(study[kind], grid) for kind in LABEL_KINDS if kind in study}
     fitted = {kind: fit(label_DHW, preprocessing.shape_DHW) for kind, label_DHW in labels.items()}
     gland_DHW = fitted.get("gland")
     if gland_DHW is not None:
         _check_gland(labels["gland"], gland_DHW, subject)
         gland_DHW = (gland_DHW > 0).to(torch.uint8)
-    channels_CDHW = _fitted(channels, preprocessing.shape_DHW)
-    degraded_CDHW = channels_CDHW if untouched else _fitted(degraded, preprocessing.shape_DHW)
+    channels: list[Slabs] = [resampled_slabs(study[kind], grid) for kind in preprocessing.modalities]
+    untouched = transform is identity
+    if not untouched:  # a transform sees whole channels
+        signal_CDHW = torch.from_numpy(np.stack([np.concatenate(list(found)) for found in channels]))
+        channels = [slabs(channel_DHW) for channel_DHW in signal_CDHW.numpy()]
+    clean_CDHW, moments = _fitted(channels, grid, preprocessing.shape_DHW)
+    for kind, found in zip(preprocessing.modalities, moments, strict=True):
+        _check_contrast(found, kind, subject)
+    degraded_CDHW = clean_CDHW
+    if not untouched:
+        scene = Scene(preprocessing.modalities, (z_mm, y_mm, x_mm), volumes[REFERENCE].array_XYZ)
+        degraded = [slabs(channel_DHW) for channel_DHW in transform(signal_CDHW, scene).numpy()]
+        degraded_CDHW, moments = _fitted(degraded, grid, preprocessing.shape_DHW)
     if preprocessing.normalisation == "zscore_gland" and gland_DHW is not None:
-        _check_contrast_in_gland(channels_CDHW, gland_DHW, preprocessing.modalities, subject)
+        _check_contrast_in_gland(clean_CDHW, gland_DHW, preprocessing.modalities, subject)
         scale = scale_in_gland(degraded_CDHW, gland_DHW)
     else:
-        scale = scale_of(degraded)
+        scale = scale_of(moments)
     input_CDHW = scale.apply_(degraded_CDHW)
     return Prepared(
         input_CDHW=input_CDHW,
-        clean_CDHW=input_CDHW if untouched else scale.apply_(channels_CDHW),
+        clean_CDHW=input_CDHW if untouched else scale.apply_(clean_CDHW),
         gland_DHW=gland_DHW,
         lesions_DHW=fitted.get("lesions"),
         spacing_mm=(z_mm, y_mm, x_mm),
@@ -163,54 +142,42 @@ def fit(volume: Tensor, shape_DHW: tuple[int, int, int]) -> Tensor:
     return _place(volume, volume.new_zeros((*volume.shape[:-3], *shape_DHW)))
 
 
-def _place(volume: Tensor, whole: Tensor) -> Tensor:
-    """Copies what `fit` keeps of a volume into zeros of the wanted shape."""
-    into = whole
-    for axis, (size, wanted) in enumerate(zip(volume.shape[-3:], into.shape[-3:], strict=True), start=-3):
-        kept = min(size, wanted)
-        volume = volume.narrow(axis, size // 2 - kept // 2, kept)
-        into = into.narrow(axis, (wanted - kept) // 2, kept)
-    into.copy_(volume)
+def _overlap(size: int, wanted: int) -> tuple[int, int, int]:
+    """What `fit` keeps along an axis: its first voxel, where that comes to lie, and how many are kept."""
+    kept = min(size, wanted)
+    return size // 2 - kept // 2, (wanted - kept) // 2, kept
+
+
+def _place(volume: Array, whole: Array) -> Array:
+    """Copies what `fit` keeps of a volume or slice into zeros of the wanted shape."""
+    pairs = [_overlap(size, wanted) for size, wanted in zip(volume.shape, whole.shape, strict=True)]
+    into = tuple(slice(place, place + kept) for _, place, kept in pairs)
+    whole[into] = volume[tuple(slice(first, first + kept) for first, _, kept in pairs)]
     return whole
 
 
-def _fitted(channels: Sequence[Tensor], shape_DHW: tuple[int, int, int]) -> Tensor:
-    """All channels, cropped and padded."""
-    fitted_CDHW = torch.zeros((len(channels), *shape_DHW))
-    for channel_DHW, whole_DHW in zip(channels, fitted_CDHW, strict=True):
-        _place(channel_DHW, whole_DHW)
-    return fitted_CDHW
+def _fitted(channels: Sequence[Slabs], grid: Grid, shape_DHW: tuple[int, int, int]) -> tuple[Tensor, list[Moments]]:
+    """All channels, cropped and padded, and the moments of all their voxels: each is passed through once.
 
-
-def scale_of(channels: Iterable[Tensor]) -> Scale:
-    """Mean and population SD of each channel (DHW) over its voxels that are not zero; zeros stay zero."""
-    means, spreads = [], []
-    for channel_DHW in channels:
-        # Sums over all voxels, less what zeros add to them: several times as fast as picking the others out. Slice by
-        # slice, so that what is done to a voxel is done in the cache.
-        seen = max(1, _nonzero(channel_DHW))
-        zeros = channel_DHW.numel() - seen
-        mean = float(channel_DHW.sum()) / seen
-        squares = sum(float((slice_HW - mean).square_().sum()) for slice_HW in channel_DHW) - zeros * mean**2
-        spread = (max(0.0, squares) / seen) ** 0.5
-        varies = spread > FLAT * abs(mean)
-        means.append(mean if varies else 0.0)
-        spreads.append(spread if varies else 1.0)
-    return Scale(torch.tensor(means), torch.tensor(spreads), zeros_stay=True)
-
-
-def _nonzero(channel_DHW: Tensor) -> int:
-    """Voxels that are not zero; torch's own count takes five times as long."""
-    return sum(int(np.count_nonzero(slice_HW != 0)) for slice_HW in channel_DHW.numpy())
-
-
-def scale_in_gland(signal_CDHW: Tensor, gland_DHW: Tensor) -> Scale:
-    """Mean and population SD of each channel inside the gland; what was zero is moved as well."""
-    inside_CN = signal_CDHW[:, gland_DHW > 0].double()
-    spread_C = inside_CN.std(1, correction=0)
-    varies_C = spread_C > 0
-    mean_C = torch.where(varies_C, inside_CN.mean(1), 0.0)
-    return Scale(mean_C.float(), torch.where(varies_C, spread_C, 1.0).float(), zeros_stay=False)
+    Args:
+        channels: each one's slabs, on the grid.
+        grid: of the study.
+        shape_DHW: of the result.
+    """
+    first, place, kept = _overlap(grid.shape_XYZ[2], shape_DHW[0])
+    fitted_CDHW = np.empty((len(channels), *shape_DHW), np.float32)
+    moments = [Moments() for _ in channels]
+    for channel, whole_DHW, found in zip(channels, fitted_CDHW, moments, strict=True):
+        whole_DHW[:place] = whole_DHW[place + kept :] = 0.0
+        start = -first  # of the slab, where the first slice that is kept is 0
+        for slab_DHW in channel:
+            found.add(slab_DHW)
+            within = slice(max(0, start), max(0, min(kept, start + len(slab_DHW))))
+            into_DHW = whole_DHW[place : place + kept][within]
+            into_DHW[:] = 0.0
+            _place(slab_DHW[max(0, -start) :][: len(into_DHW)], into_DHW)
+            start += len(slab_DHW)
+    return torch.from_numpy(fitted_CDHW), moments
 
 
 def _check_contrast_in_gland(
@@ -226,14 +193,12 @@ def _check_contrast_in_gland(
             )
 
 
-def _to_DHW(array_XYZ: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array_XYZ.transpose(2, 1, 0)))
+def _labels(volume: Volume, grid: Grid) -> Tensor:
+    return torch.from_numpy(resample(volume, grid, labels=True).T.astype(np.uint8, order="C"))
 
 
-def _check_contrast(channel_DHW: Tensor, kind: VolumeKind, subject: str) -> None:
-    highest = channel_DHW.max()
-    one = highest if bool(highest != 0) else channel_DHW.min()
-    if not any(bool(((s_HW != 0) & ((s_HW - one).abs_() > FLAT * abs(one))).any()) for s_HW in channel_DHW):
+def _check_contrast(found: Moments, kind: VolumeKind, subject: str) -> None:
+    if not found.varies:
         raise BadVolume(
             f"{kind} shows nothing in t2w's field of view (no two different values that are not zero)",
             subject=subject,

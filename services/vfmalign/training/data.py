@@ -21,7 +21,8 @@ from vfmalign.core.artifacts import MODALITIES, Case, Modality, Preprocessing, V
 from vfmalign.core.errors import BadDataset, DigestMismatch, NotFound
 from vfmalign.core.store import ObjectStore
 from vfmalign.imaging.loading import load_case
-from vfmalign.imaging.prepare import Scale, needed_kinds, prepare_study
+from vfmalign.imaging.prepare import needed_kinds, prepare_study
+from vfmalign.imaging.scaling import Scale
 
 LESION_PATCH_SHARE = 0.5
 """Share of the patches that are centred on a lesion where the task has lesions: uniform ones rarely meet one."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vfmalign.core.errors import BadVolume
-from vfmalign.imaging.grid import Grid, check_study, common_grid, coverage, resample, resample_study
+from vfmalign.imaging.grid import Grid, check_study, common_grid, coverage, resample, study_grid
 from vfmalign.imaging.phantoms import _rotation
 from vfmalign.imaging.volumes import Volume
 
@@ -53,6 +53,23 @@ def test_linear_interpolation_reproduces_a_linear_field_between_turned_grids():
     np.testing.assert_allclose(resample(other, grid, labels=False)[inner], expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("spacing_mm", [(3.0, 0.5, 0.5), (1.0, 1.3, 0.4), (5.0, 2.0, 2.0)])
+@pytest.mark.parametrize("labels", [False, True])
+def test_axis_by_axis_and_voxel_by_voxel_agree(monkeypatch, spacing_mm, labels):
+    """Along axes of the grid and against them, coarser and finer, and where the volume ends before the grid does."""
+    values = np.random.default_rng(0).integers(1, 5 if labels else 1000, (30, 26, 9))
+    affine = placed((30, 26, 9), (0.9, 0.7, 3.1), centre=(4.0, -2.0, 1.0)).affine
+    affine[:, 0] *= -1
+    affine[0, 3] -= 29 * affine[0, 0]
+    volume = Volume(values.astype(np.float32), affine)
+    grid = common_grid(placed((30, 30, 10), (1.0, 1.0, 3.0)), spacing_mm)
+    by_axis = resample(volume, grid, labels=labels)
+    monkeypatch.setattr("vfmalign.imaging.grid.MAX_TURN_VOXELS", -1.0)
+    np.testing.assert_allclose(by_axis, resample(volume, grid, labels=labels), atol=2e-3)
+    assert (by_axis == 0).any()
+    assert (by_axis != 0).mean() > 0.4
+
+
 def test_downsampling_low_passes_instead_of_aliasing():
     stripes = np.zeros((32, 32, 8))
     stripes[::2] = 100.0
@@ -94,7 +111,7 @@ def test_zero_where_a_volume_does_not_reach():
 def test_irreconcilable_grids_are_refused(shape, spacing, centre, says):
     study = {"t2w": placed((60, 60, 10), (1.0, 1.0, 3.0)), "adc": placed(shape, spacing, centre)}
     with pytest.raises(BadVolume, match="irreconcilable grids") as caught:
-        resample_study(study, (3.0, 1.0, 1.0), "case c-1")
+        study_grid(study, (3.0, 1.0, 1.0), "case c-1")
     assert says in str(caught.value)
     assert caught.value.reason == "IRRECONCILABLE_GRIDS"
     assert str(caught.value).startswith("case c-1: ")

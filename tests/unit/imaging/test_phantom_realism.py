@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from vfmalign.core.artifacts import Preprocessing
-from vfmalign.imaging.grid import resample_study
+from vfmalign.imaging.grid import common_grid, resample
 from vfmalign.imaging.prepare import prepare_study
+from vfmalign.imaging.volumes import LABEL_KINDS
 
 MODALITIES = ("t2w", "dwi", "adc")
 CPU_SIZED = Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
@@ -20,7 +21,8 @@ USABLE_BANDS = {"t2w": 12, "dwi": 6, "adc": 6}
 
 def measure(volumes, degrade=None):
     """What the tests compare, by modality, in units of the healthy gland's median (spectra: power of z-scores)."""
-    arrays, _ = resample_study(volumes, CPU_SIZED.spacing_mm)
+    grid = common_grid(volumes["t2w"], CPU_SIZED.spacing_mm)
+    arrays = {k: resample(v, grid, labels=k in LABEL_KINDS) for k, v in volumes.items()}
     prepared = prepare_study(volumes, CPU_SIZED)
     gland, lesions = arrays["gland"] > 0, arrays["lesions"]
     found = {}

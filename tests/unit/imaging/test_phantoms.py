@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from vfmalign.core.artifacts import Preprocessing
-from vfmalign.imaging.grid import Grid, coverage, resample_study
+from vfmalign.imaging.grid import Grid, common_grid, coverage, resample
 from vfmalign.imaging.phantom_anatomy import LESIONS
 from vfmalign.imaging.phantom_patients import draw_anatomy
 from vfmalign.imaging.phantoms import PhantomSpec, Stack, generate_case
 from vfmalign.imaging.prepare import prepare_study
-from vfmalign.imaging.volumes import encode
+from vfmalign.imaging.volumes import LABEL_KINDS, encode
 
 KINDS = ("t2w", "dwi", "adc", "gland", "lesions")
 GOLDEN_MEANS = {"t2w": 284.307678, "dwi": 6.678672, "adc": 452.906677, "gland": 0.051867, "lesions": 0.006891}
@@ -106,7 +106,8 @@ def test_contrast_grows_with_grade(cases):
     """Dark on T2w and ADC, bright on high-b DWI; medians of lesion over gland, over all cases with the grade."""
     contrast = {kind: {1: [], 2: [], 3: []} for kind in ("t2w", "dwi", "adc")}
     for case in cases:
-        arrays, _ = resample_study(case.volumes, (3.0, 1.0, 1.0))
+        grid = common_grid(case.volumes["t2w"], (3.0, 1.0, 1.0))
+        arrays = {k: resample(v, grid, labels=k in LABEL_KINDS) for k, v in case.volumes.items()}
         healthy = (arrays["gland"] > 0) & (arrays["lesions"] == 0)
         for grade in case.lesion_grades:
             for kind, by_grade in contrast.items():

@@ -8,7 +8,8 @@ import torch
 
 from vfmalign.core.artifacts import Preprocessing
 from vfmalign.core.errors import BadOption, BadVolume
-from vfmalign.imaging.prepare import fit, needed_kinds, prepare_study, scale_of
+from vfmalign.imaging.prepare import fit, needed_kinds, prepare_study
+from vfmalign.imaging.scaling import moments_of, scale_of
 from vfmalign.imaging.volumes import Volume
 
 CPU_SIZED = Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
@@ -110,7 +111,12 @@ def test_zscore_crop_and_pad_are_exact():
 
 def test_zeros_stay_zero_and_do_not_count():
     channel_CDHW = torch.tensor([[[[0.0, 1.0, 3.0, 0.0]]]])
-    assert scale_of(channel_CDHW).apply_(channel_CDHW.clone()).flatten().tolist() == [0.0, -1.0, 1.0, 0.0]
+    assert scale_of([moments_of(channel_CDHW[0])]).apply_(channel_CDHW.clone()).flatten().tolist() == [
+        0.0,
+        -1.0,
+        1.0,
+        0.0,
+    ]
 
 
 def test_channels_follow_the_preprocessing(phantom):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vfmalign.imaging.prepare import Scale, scale_of
+from vfmalign.imaging.scaling import Scale, moments_of, scale_of
 from vfmalign.imaging.transforms import half_resolution
 from vfmalign.training.data import PreparedCase
 
@@ -64,7 +64,7 @@ def diffusion_cases() -> list[PreparedCase]:
         dwi = 90.0 * torch.exp(-70.0 / t2_ms - 1.4 * adc) * (5 - number)
         t2w[:2], dwi[:3], adc[:3] = 0.0, 0.0, 0.0
         signal = torch.stack((t2w, dwi, torch.zeros(SHAPE)))
-        scale = scale_of(signal)
+        scale = scale_of(map(moments_of, signal))
         scores = scale.apply_(signal.clone())
         clean = torch.stack((*scores[:2], 1000.0 * adc))
         found.append(replace(make_case(number), input_CDHW=scores, clean_CDHW=clean, scale=scale))
