@@ -14,6 +14,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from vfmalign.core.artifacts import VolumeKind
@@ -104,19 +105,20 @@ def _unpack(data: bytes, limit: int, name: str) -> bytes:
     """The file's first `limit` uncompressed bytes (all there are, where fewer), in no more memory."""
     if data[:2] != _GZIP_MAGIC:
         return data[:limit]
-    content = bytearray()
-    while data and len(content) < limit:
+    members, size = [], 0
+    while data and size < limit:
         # A gzip file may be several members in a row (pigz, bgzip).
-        unpacker = zlib.decompressobj(wbits=31)
+        unpacker = isal_zlib.decompressobj(wbits=31)
         try:
-            content += unpacker.decompress(data, limit - len(content))
-        except zlib.error:
+            members.append(unpacker.decompress(data, limit - size))
+        except isal_zlib.error:  # type: ignore[misc]  # its stub declares no class
             raise BadVolume("damaged gzip data", subject=name, remedy="copy or export the file again") from None
-        if not unpacker.eof and len(content) < limit:
+        size += len(members[-1])
+        if not unpacker.eof and size < limit:
             raise BadVolume("truncated .nii.gz", subject=name, remedy="copy or export the file again")
         # What follows the last member may be zero padding.
         data = unpacker.unused_data.lstrip(b"\0") if unpacker.eof else b""
-    return bytes(content)
+    return b"".join(members)
 
 
 def _read_header(content: bytes, name: str) -> nib.Nifti1Header:
