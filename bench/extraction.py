@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import SecretStr
 
 from vfmalign.cli import s3_server
+from vfmalign.core.allocator import MOST_BYTES, keep_freed_memory
 from vfmalign.core.artifacts import Split
 from vfmalign.core.metrics import Stages
 from vfmalign.core.settings import StoreSettings
@@ -77,6 +78,7 @@ def measure(name: str, cases: int, turn_deg: float) -> dict[str, Any]:
     from vfmalign.models.checkpoints import random_state
     from vfmalign.models.registry import get_architecture
 
+    keep_freed_memory(MOST_BYTES, MOST_BYTES)  # as the service does
     architecture = get_architecture(name)
     model = f"bench-{name}".replace("_", "-")
     with _store() as store:

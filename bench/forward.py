@@ -49,10 +49,12 @@ def measure(name: str) -> dict[str, object]:
     """Two passes of one encoder in this process."""
     import torch
 
+    from vfmalign.core.allocator import MOST_BYTES, keep_freed_memory
     from vfmalign.features.extractor import extract
     from vfmalign.models.checkpoints import build_encoder, random_state
     from vfmalign.models.registry import get_architecture
 
+    keep_freed_memory(MOST_BYTES, MOST_BYTES)  # as the service does
     architecture = get_architecture(name)
     encoder = build_encoder(architecture, random_state(architecture, 0))
     shape = (encoder.in_channels, *architecture.preprocessing.shape_DHW)

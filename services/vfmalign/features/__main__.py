@@ -8,13 +8,13 @@ import sys
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc.aio import Server
 
+from vfmalign.core.allocator import MOST_BYTES, keep_freed_memory
 from vfmalign.core.errors import BadOption
 from vfmalign.core.server import serve
 from vfmalign.core.settings import EXIT_BAD_SETTINGS, parse_args
 from vfmalign.core.store import ObjectStore
 from vfmalign.features.cache import ModelCache
 from vfmalign.features.device import choose_device
-from vfmalign.features.extractor import warm_up
 from vfmalign.features.servicer import FeatureServicer
 from vfmalign.features.settings import FeaturesSettings
 from vfmalign.v1 import features_pb2, features_pb2_grpc
@@ -29,6 +29,7 @@ def main() -> None:
     except BadOption as error:
         print(error, file=sys.stderr)  # noqa: T201
         raise SystemExit(EXIT_BAD_SETTINGS) from None
+    keep_freed_memory(MOST_BYTES, MOST_BYTES)
     store = ObjectStore(settings.store)
     models = ModelCache(store, device, options.model_cache_bytes)
 
@@ -40,7 +41,7 @@ def main() -> None:
             return [features_pb2.DESCRIPTOR.services_by_name["FeatureService"]]
 
         async def ready() -> None:
-            await asyncio.to_thread(warm_up, device)
+            await servicer.warm_up()
 
         async def stop() -> None:
             servicer.close()

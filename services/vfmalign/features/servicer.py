@@ -21,7 +21,7 @@ from vfmalign.features import listing, messages
 from vfmalign.features.bulk import extract_dataset
 from vfmalign.features.cache import ModelCache
 from vfmalign.features.device import MemoryMeter, describe_device
-from vfmalign.features.extractor import check_layers, extract
+from vfmalign.features.extractor import check_layers, extract, warm_up
 from vfmalign.features.parts import BulkOptions, Features, Hooks
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.features.stored import store_features
@@ -54,6 +54,10 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         self._device_queue = WorkQueue(options.queue_size + 2, "device")
         self._study_queue = WorkQueue(options.queue_size + 1, "studies")
         self._bulk_queue = WorkQueue(options.bulk_queue_size, "datasets")
+
+    async def warm_up(self) -> None:
+        """Loads the device's libraries on the thread that owns it."""
+        await self._device_queue.run(warm_up, self._models.device)
 
     def close(self) -> None:
         """Drops what waits and lets what runs end."""

@@ -10,19 +10,21 @@ import grpc
 import numpy as np
 from google.protobuf.descriptor import ServiceDescriptor
 
+from vfmalign.core.allocator import keep_freed_memory
 from vfmalign.core.errors import VfmalignError
 from vfmalign.core.server import serve
 from vfmalign.core.settings import EXIT_BAD_SETTINGS, load, parser
 from vfmalign.core.store import ObjectStore
 from vfmalign.core.work import WorkQueue
 from vfmalign.mmd import local
-from vfmalign.mmd.allocator import keep_freed_memory
 from vfmalign.mmd.compare import compare
 from vfmalign.mmd.results import Engine, Options
 from vfmalign.mmd.samples import Sample
 from vfmalign.mmd.servicer import MmdServicer
 from vfmalign.mmd.settings import MmdSettings, engine_of
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
+
+KEPT_BYTES = 256 * 2**20
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except VfmalignError as error:
         print(error, file=sys.stderr)  # noqa: T201
         raise SystemExit(EXIT_BAD_SETTINGS) from None
-    keep_freed_memory()
+    keep_freed_memory(KEPT_BYTES)
     asyncio.run(_serve(settings, engine))
 
 

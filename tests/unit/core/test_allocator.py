@@ -7,8 +7,8 @@ import sys
 import pytest
 
 PROGRAM = """
-from vfmalign.mmd import allocator
-assert allocator.keep_freed_memory() is True
+from vfmalign.core.allocator import keep_freed_memory
+assert keep_freed_memory(256 * 2**20) is True
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 start = resident()
@@ -19,7 +19,7 @@ def left_of(mib):
     del blocks
     return (resident() - start) / 2**20
 assert left_of(128) > 100
-assert left_of(1024) * 2**20 <= allocator.KEPT_BYTES
+assert left_of(1024) * 2**20 <= 256 * 2**20
 """
 
 
