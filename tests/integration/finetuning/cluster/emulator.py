@@ -65,6 +65,8 @@ class Emulator(kmock.KubernetesEmulator):
             self.stamp(request.data)
         if request.action == kmock.action.CREATE:
             request.data["metadata"] |= {"uid": f"uid-{self.version}", "namespace": NAMESPACE}
+        if request.action == kmock.action.DELETE:
+            await self._watched(request.resource)
         if request.subresource == "log":
             return aiohttp.web.Response(text=self.logs.get(request.name, ""))
         return await super()._handle(request)
