@@ -7,9 +7,12 @@ Legend: N cases, C channels, D H W depth, height, width.
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -24,12 +27,14 @@ from vfmalign.core.errors import Cancelled
 from vfmalign.core.feature_sets import FeatureRequest, FeatureSetWriter
 from vfmalign.core.metrics import Stages
 from vfmalign.core.store import ObjectStore
-from vfmalign.features.extractor import extract
+from vfmalign.features.extractor import extract_side_by_side
+from vfmalign.features.threads import pool_of
 from vfmalign.imaging.loading import load_case
 from vfmalign.imaging.prepare import needed_kinds, prepare_study
 from vfmalign.models.encoder import Encoder
 
 Features = dict[str, Tensor]
+_LEAST_PRIORITY = 19
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class BulkOptions:
     """How the work is done; nothing here changes a result beyond float32 rounding.
 
     Attributes:
-        batch_size: studies per forward pass on an accelerator (on the CPU each goes alone).
+        batch_size: studies per forward pass on an accelerator (on a CPU, see `Encoder.studies_at_once`).
         part_cases: rows per stored part: what a killed extraction loses at most.
         readers: threads that read, decode and prepare studies beside the encoder.
     """
@@ -103,8 +108,8 @@ def extract_missing(
     done = total - computed
     hooks.report(done, total)
     cases = [plan.cases[row] for rows in missing for row in rows]
-    # On the CPU a batch is computed study by study; none waits there for the others to be read.
-    batch_size = 1 if next(encoder.parameters()).device.type == "cpu" else options.batch_size
+    on_cpu = next(encoder.parameters()).device.type == "cpu"
+    batch_size = encoder.studies_at_once if on_cpu else options.batch_size
     with closing(_prepared(store, plan, cases, options, hooks.stages)) as inputs:
         for rows in missing:
             batches = []
@@ -133,9 +138,19 @@ def _forward(hooks: Hooks, encoder: Encoder, input_NCDHW: Tensor, layers: Sequen
 
     def run() -> Features:
         with hooks.stages.stage("forward"):
-            return extract(encoder, input_NCDHW, layers, "mean")
+            return extract_side_by_side(encoder, input_NCDHW, layers)
 
     return hooks.compute(run)
+
+
+def _give_way() -> None:
+    """Lets the encoder's threads go before this one: on a CPU they need every core, and wait for each other.
+
+    A pass that lost half of a core for a while is as late as if it had lost both. What this thread does not get while a
+    pass runs, all readers get when the encoder waits for them.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LEAST_PRIORITY)
 
 
 def _joined(batches: Sequence[Features], layers: Sequence[str]) -> dict[str, NDArray[np.float32]]:
@@ -157,8 +172,8 @@ def _prepared(
                 volumes, plan.card.preprocessing, plan.request.input_transform, subject=f"case {case.id}"
             ).input_CDHW
 
-    pool = ThreadPoolExecutor(options.readers, thread_name_prefix="read")
-    try:
+    # One of torch's threads each: two readers that share theirs wait for each other most of the time.
+    with pool_of(options.readers, 1, "read", _give_way) as pool:
         waiting: deque[Future[Tensor]] = deque()
         for case in cases:
             waiting.append(pool.submit(prepare, case))
@@ -166,5 +181,3 @@ def _prepared(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -24,9 +24,11 @@ class Encoder(nn.Module, ABC):
     Attributes:
         in_channels: channels of the input, one per MRI sequence.
         memory_format: how its convolutions' weights lie in memory.
+        studies_at_once: how many a CPU may compute side by side; more than one where a pass is short and small.
     """
 
     in_channels: int
+    studies_at_once: int = 1
     memory_format: torch.memory_format = torch.contiguous_format
 
     @abstractmethod

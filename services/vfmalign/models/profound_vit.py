@@ -38,6 +38,8 @@ class ProFoundViT(Encoder):
         eps: of every norm.
     """
 
+    studies_at_once = 2
+
     def __init__(
         self,
         shape_DHW: Stride,

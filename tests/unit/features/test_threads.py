@@ -1,0 +1,79 @@
+"""Threads with a number of torch's threads of their own: the caller's, and what later threads take, stays as it was."""
+
+import os
+import sys
+import threading
+
+import pytest
+import torch
+
+from vfmalign.features.parts import _give_way
+from vfmalign.features.threads import pool_of
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def in_a_new_thread(function):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_each_has_its_number_and_nobody_else():
+    with pool_of(3, 1, "own") as pool:
+        gate = threading.Barrier(3)
+        found = [pool.submit(lambda: (gate.wait(), torch.get_num_threads())[1]) for _ in range(3)]
+        assert [one.result() for one in found] == [1, 1, 1]
+        assert torch.get_num_threads() == 4
+        assert in_a_new_thread(torch.get_num_threads) == 4
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("own")]
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_what_has_not_begun_is_dropped_when_the_pool_is_left():
+    begun, gate, waiting = threading.Event(), threading.Event(), []
+
+    def block():
+        begun.set()
+        gate.wait()
+
+    def leave():
+        with pool_of(1, 1, "own") as pool:
+            waiting.extend(pool.submit(block) for _ in range(5))
+            begun.wait()
+            threading.Timer(0.2, gate.set).start()
+            raise RuntimeError("left")
+
+    with pytest.raises(RuntimeError, match="left"):
+        leave()
+    assert [one.cancelled() for one in waiting] == [False, True, True, True, True]
+    assert torch.get_num_threads() == 4
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_a_pool_that_cannot_begin_raises_and_changes_nothing():
+    def broken():
+        raise OSError("no")
+
+    with pytest.raises((OSError, RuntimeError, threading.BrokenBarrierError)), pool_of(2, 1, "own", broken):
+        pass
+    assert torch.get_num_threads() == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux alone")
+def test_readers_give_way_to_all_other_threads():
+    def priority():
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    with pool_of(1, 1, "own", _give_way) as pool:
+        assert pool.submit(priority).result() == 19
+    assert priority() < 19
