@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from vfmalign.core.errors import BadOption, Exhausted
-from vfmalign.features.threads import pool_of
 from vfmalign.models.checkpoints import build_encoder, random_state
 from vfmalign.models.encoder import Encoder, pool
 from vfmalign.models.registry import ARCHITECTURES
@@ -38,8 +37,8 @@ def check_layers(encoder: Encoder, layers: Sequence[str]) -> None:
 def extract(encoder: Encoder, input_NCDHW: Tensor, layers: Sequence[str], pooling: Pooling) -> dict[str, Tensor]:
     """Features of prepared studies.
 
-    A study's features do not depend on which others share its batch: on a CPU each is computed alone, which makes them
-    equal to the last bit; on an accelerator they agree to float32 rounding.
+    A study's features do not depend on which others share its batch, but for float32 rounding. On a CPU no more share a
+    pass than `Encoder.studies_at_once`.
 
     Args:
         encoder: in evaluation mode; its device computes.
@@ -57,7 +56,7 @@ def extract(encoder: Encoder, input_NCDHW: Tensor, layers: Sequence[str], poolin
     """
     check_layers(encoder, layers)
     device = next(encoder.parameters()).device
-    batches = torch.split(input_NCDHW, 1 if device.type == "cpu" else len(input_NCDHW))
+    batches = torch.split(input_NCDHW, encoder.studies_at_once if device.type == "cpu" else len(input_NCDHW))
     try:
         parts = [_forward(encoder, batch.to(device), layers, pooling) for batch in batches]
     except torch.OutOfMemoryError as error:
@@ -66,28 +65,6 @@ def extract(encoder: Encoder, input_NCDHW: Tensor, layers: Sequence[str], poolin
             remedy="set a smaller VFMALIGN_FEATURES__BATCH_SIZE, or use a larger device",
             reason="DEVICE_MEMORY",
         ) from error
-    return _joined(parts, layers)
-
-
-def extract_side_by_side(encoder: Encoder, input_NCDHW: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-    """`extract` with the mean over space, of as many studies at once as `Encoder.studies_at_once` on a CPU.
-
-    Threads that share a study wait for each other after every step of the network, and a core that something else needs
-    for a moment holds up all of them: here each study has its own. With other numbers of threads the last bits differ,
-    so that one study alone has no more of them here than one of several.
-    """
-    threads = torch.get_num_threads()
-    at_once = min(encoder.studies_at_once, threads)
-    if at_once == 1 or next(encoder.parameters()).device.type != "cpu":
-        return extract(encoder, input_NCDHW, layers, "mean")
-    with pool_of(at_once, threads // at_once, "forward") as pool:
-        studies = pool.map(
-            lambda study_NCDHW: extract(encoder, study_NCDHW, layers, "mean"), torch.split(input_NCDHW, 1)
-        )
-        return _joined(list(studies), layers)
-
-
-def _joined(parts: Sequence[dict[str, Tensor]], layers: Sequence[str]) -> dict[str, Tensor]:
     return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
 
 

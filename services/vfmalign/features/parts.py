@@ -27,14 +27,13 @@ from vfmalign.core.errors import Cancelled
 from vfmalign.core.feature_sets import FeatureRequest, FeatureSetWriter
 from vfmalign.core.metrics import Stages
 from vfmalign.core.store import ObjectStore
-from vfmalign.features.extractor import extract_side_by_side
+from vfmalign.features.extractor import extract
 from vfmalign.features.threads import pool_of
 from vfmalign.imaging.loading import load_case
 from vfmalign.imaging.prepare import needed_kinds, prepare_study
 from vfmalign.models.encoder import Encoder
 
 Features = dict[str, Tensor]
-_LEAST_PRIORITY = 19
 
 
 @dataclass(frozen=True)
@@ -138,19 +137,19 @@ def _forward(hooks: Hooks, encoder: Encoder, input_NCDHW: Tensor, layers: Sequen
 
     def run() -> Features:
         with hooks.stages.stage("forward"):
-            return extract_side_by_side(encoder, input_NCDHW, layers)
+            return extract(encoder, input_NCDHW, layers, "mean")
 
     return hooks.compute(run)
 
 
 def _give_way() -> None:
-    """Lets the encoder's threads go before this one: on a CPU they need every core, and wait for each other.
+    """Lets this thread run where nothing else wants to: on a CPU the encoder's threads need every core together.
 
-    A pass that lost half of a core for a while is as late as if it had lost both. What this thread does not get while a
-    pass runs, all readers get when the encoder waits for them.
+    What a reader takes of one core while a pass runs, the pass loses on all. What it does not get then, all readers get
+    when the encoder waits for them.
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LEAST_PRIORITY)
+        os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
 
 
 def _joined(batches: Sequence[Features], layers: Sequence[str]) -> dict[str, NDArray[np.float32]]:
@@ -172,7 +171,7 @@ def _prepared(
                 volumes, plan.card.preprocessing, plan.request.input_transform, subject=f"case {case.id}"
             ).input_CDHW
 
-    # One of torch's threads each: two readers that share theirs wait for each other most of the time.
+    # One of torch's threads each: readers that share theirs spend half of their time in waiting for each other.
     with pool_of(options.readers, 1, "read", _give_way) as pool:
         waiting: deque[Future[Tensor]] = deque()
         for case in cases:

@@ -207,7 +207,7 @@ def _by_voxel(
     return values_XYZ
 
 
-def _planes(array_ZYX: NDArray[np.float32], down_OI: Tensor, across_OI: Tensor) -> Tensor:
+def _planes(array_ZYX: NDArray[np.float32], down_OI: NDArray[np.float32], across_OI: NDArray[np.float32]) -> Tensor:
     """Every plane of a volume, resampled within itself while it is in the processor's cache."""
     down, across = _products(down_OI, _LINES_AT_ONCE), _products(across_OI, _LINES_AT_ONCE)
     planes_ZYX = torch.empty((len(array_ZYX), len(down_OI), len(across_OI)))
@@ -221,14 +221,15 @@ def _planes(array_ZYX: NDArray[np.float32], down_OI: Tensor, across_OI: Tensor) 
 _Product: TypeAlias = tuple[Tensor, slice, slice]
 
 
-def _products(weights_OI: Tensor, at_once: int) -> list[_Product]:
+def _products(weights_OI: NDArray[np.float32], at_once: int) -> list[_Product]:
     """Products that make weighted sums of rows, some sums at once: their weights, the rows that have any, and which."""
     found: list[_Product] = []
-    for some_OI in torch.split(weights_OI, at_once):
-        used = some_OI.any(dim=0).nonzero()
-        band = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1)
-        start = at_once * len(found)
-        found.append((some_OI[:, band].contiguous(), band, slice(start, start + len(some_OI))))
+    for start in range(0, len(weights_OI), at_once):
+        some_OI = weights_OI[start : start + at_once]
+        used = np.flatnonzero(some_OI.any(axis=0))
+        band = slice(used[0], used[-1] + 1) if len(used) else slice(0, 1)
+        weights = torch.from_numpy(np.ascontiguousarray(some_OI[:, band]))
+        found.append((weights, band, slice(start, start + len(some_OI))))
     return found
 
 
@@ -242,7 +243,7 @@ def _positions(count: int, step: float, start: float) -> NDArray[np.float64]:
     return start + step * np.arange(count, dtype=np.float64)
 
 
-def _weights(size: int, size_out: int, step: float, start: float, sigma: float) -> Tensor:
+def _weights(size: int, size_out: int, step: float, start: float, sigma: float) -> NDArray[np.float32]:
     """(size_out, size) weights of linear interpolation after the low-pass.
 
     Beyond the ends the last voxel goes on to its outer face; further out all weights are zero.
@@ -258,7 +259,7 @@ def _weights(size: int, size_out: int, step: float, start: float, sigma: float) 
     if REACH_SIGMAS * sigma >= 0.5:  # else the filter is one voxel wide
         weights = weights @ _low_pass(np.eye(size), np.array([sigma, 0.0]))
     weights[~within] = 0.0
-    return torch.from_numpy(weights.astype(np.float32))
+    return weights.astype(np.float32)
 
 
 def _within(position: NDArray[np.float64], size: int) -> NDArray[np.bool_]:

@@ -174,7 +174,8 @@ def _fitted(channels: Sequence[Slabs], grid: Grid, shape_DHW: tuple[int, int, in
             found.add(slab_DHW)
             within = slice(max(0, start), max(0, min(kept, start + len(slab_DHW))))
             into_DHW = whole_DHW[place : place + kept][within]
-            into_DHW[:] = 0.0
+            if slab_DHW.shape[1] < shape_DHW[1] or slab_DHW.shape[2] < shape_DHW[2]:
+                into_DHW[:] = 0.0
             _place(slab_DHW[max(0, -start) :][: len(into_DHW)], into_DHW)
             start += len(slab_DHW)
     return torch.from_numpy(fitted_CDHW), moments

@@ -44,9 +44,9 @@ class Moments:
         seen = int(np.count_nonzero(shown_DHW))  # numpy's count of float32 takes five times as long
         if not seen:
             return
-        mean = np.float32(float(slab_DHW.sum()) / seen)
-        from_mean_DHW = _less(slab_DHW, mean, shown_DHW)
-        squares = float(np.square(from_mean_DHW, out=from_mean_DHW).sum())
+        mean = np.float32(float(torch.from_numpy(slab_DHW).sum()) / seen)  # numpy's sum takes three times as long
+        from_mean_N = _less(slab_DHW, mean, shown_DHW).ravel()
+        squares = float(np.einsum("n,n->", from_mean_N, from_mean_N))  # one pass, to 1e-6; BLAS would take threads
         total, step = self.seen + seen, float(mean) - self.mean
         self.squares += squares + step**2 * self.seen * seen / total
         self.mean += step * seen / total

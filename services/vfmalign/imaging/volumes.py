@@ -8,6 +8,7 @@ Legend: X, Y, Z are the array's own axes, in whatever direction its affine says.
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ MAX_ENCODED_BYTES = 256 * 2**20
 MAX_VOXELS = 2**26
 """Largest volume that is decoded (512 x 512 x 256); a larger header is a mistake or a decompression bomb."""
 MAX_HEADER_SIZE = 540
+PACKED_HEADER_BYTES = 2**16
+"""Of a packed file, hold its header; what the unpacker does not come to is copied."""
 MAX_EXTENSION_BYTES = 16 * 2**20
 MAX_TRAILING_BYTES = 2**20
 SPACING_RANGE_MM = (0.05, 50.0)
@@ -72,7 +75,7 @@ def decode(data: bytes, name: str, kind: VolumeKind) -> Volume:
         raise BadVolume(
             f"larger than {MAX_ENCODED_BYTES // 2**20} MiB", subject=name, remedy="crop or resample it first"
         )
-    header = _read_header(_unpack(data, MAX_HEADER_SIZE, name), name)
+    header = _read_header(_unpack(data[:PACKED_HEADER_BYTES], MAX_HEADER_SIZE, name), name)
     shape_XYZ = _checked_shape(header, name)
     affine = _checked_affine(header, name)
     array_XYZ = _read_array(data, header, shape_XYZ, name)
@@ -208,14 +211,15 @@ def _read_array(
 
 
 def _check_values(array_XYZ: NDArray[np.float32], name: str, kind: VolumeKind) -> None:
-    if not np.isfinite(array_XYZ).all():
+    low, high = float(array_XYZ.min()), float(array_XYZ.max())
+    if not (math.isfinite(low) and math.isfinite(high)):  # NaN is the least and the greatest of any values
         raise BadVolume("holds NaN, infinity or values beyond float32", subject=name, remedy="clean the volume first")
     if kind in LABEL_KINDS:
-        if array_XYZ.min() < 0 or array_XYZ.max() > 255 or (array_XYZ != np.rint(array_XYZ)).any():
+        if low < 0 or high > 255 or (array_XYZ != np.rint(array_XYZ)).any():
             raise BadVolume(
                 f"{kind} labels are not whole numbers from 0 to 255", subject=name, remedy="send a label map"
             )
-    elif array_XYZ.min() == array_XYZ.max():
+    elif low == high:
         raise BadVolume(f"{kind} has the same value everywhere", subject=name, remedy="export the series again")
 
 

@@ -84,7 +84,6 @@ class ConvNeXtV2(Encoder):
 
     # oneDNN's depthwise 7³ kernels are about five times faster on this layout than on the contiguous one.
     memory_format = torch.channels_last_3d
-    studies_at_once = 2
 
     def __init__(self, depths: Sequence[int], dims: Sequence[int], in_channels: int = 3) -> None:
         super().__init__()

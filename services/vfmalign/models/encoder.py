@@ -24,7 +24,7 @@ class Encoder(nn.Module, ABC):
     Attributes:
         in_channels: channels of the input, one per MRI sequence.
         memory_format: how its convolutions' weights lie in memory.
-        studies_at_once: how many a CPU may compute side by side; more than one where a pass is short and small.
+        studies_at_once: how many share a pass on a CPU; more than one where it is faster and takes little memory.
     """
 
     in_channels: int

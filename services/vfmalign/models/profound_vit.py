@@ -38,7 +38,7 @@ class ProFoundViT(Encoder):
         eps: of every norm.
     """
 
-    studies_at_once = 2
+    studies_at_once = 2  # which read the weights once, a tenth of a pass of the base size
 
     def __init__(
         self,

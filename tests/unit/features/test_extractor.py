@@ -1,13 +1,11 @@
 """Features are the encoder's, do not depend on the batch, and do not change with the caller's torch settings."""
 
-import threading
-
 import pytest
 import torch
 
 from vfmalign.core.errors import BadOption, Exhausted
 from vfmalign.features.device import MemoryMeter, choose_device, describe_device
-from vfmalign.features.extractor import extract, extract_side_by_side, warm_up
+from vfmalign.features.extractor import extract, warm_up
 from vfmalign.models.checkpoints import build_encoder, random_state
 from vfmalign.models.encoder import pool
 from vfmalign.models.registry import ARCHITECTURES
@@ -58,40 +56,15 @@ def test_results_do_not_depend_on_the_batch(encoder, input_NCDHW):
         assert torch.equal(together[layer], torch.cat(alone))
 
 
-def test_side_by_side_each_study_has_its_share_of_the_threads(encoder, input_NCDHW, monkeypatch):
-    threads, seen = torch.get_num_threads(), set()
-    forward = encoder.feature_maps
-
-    def recorded(one_NCDHW):
-        seen.add((threading.current_thread().name, torch.get_num_threads(), len(one_NCDHW)))
-        return forward(one_NCDHW)
-
-    monkeypatch.setattr(encoder, "feature_maps", recorded)
-    torch.set_num_threads(4)
-    try:
-        together = extract_side_by_side(encoder, input_NCDHW, LAYERS)
-        alone = [extract_side_by_side(encoder, input_NCDHW[i : i + 1], LAYERS) for i in range(5)]
-        assert torch.get_num_threads() == 4
-        assert {(own, studies) for _, own, studies in seen} == {(2, 1)}
-        assert len({name for name, *_ in seen}) == 2
-        for layer in LAYERS:
-            assert torch.equal(together[layer], torch.cat([one[layer] for one in alone]))
-        plain = extract(encoder, input_NCDHW, LAYERS, "mean")
-        assert all((plain[k] - together[k]).abs().max() <= 1e-5 * plain[k].abs().max() for k in LAYERS)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def test_an_error_beside_another_study_reaches_the_caller(encoder, input_NCDHW):
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(BadOption, match="the model has no layer"):
-            extract_side_by_side(encoder, input_NCDHW, ["absent"])
-        assert torch.get_num_threads() == 2
-        assert not [thread for thread in threading.enumerate() if thread.name.startswith("forward")]
-    finally:
-        torch.set_num_threads(before)
+@pytest.mark.parametrize(("at_once", "passes"), [(1, [1, 1, 1, 1, 1]), (2, [2, 2, 1])])
+def test_on_a_cpu_as_many_share_a_pass_as_the_encoder_says(encoder, input_NCDHW, monkeypatch, at_once, passes):
+    forward, seen = encoder.feature_maps, []
+    alone = extract(encoder, input_NCDHW, LAYERS, "mean")
+    monkeypatch.setattr(encoder, "feature_maps", lambda one_NCDHW: (seen.append(len(one_NCDHW)), forward(one_NCDHW))[1])
+    monkeypatch.setattr(encoder, "studies_at_once", at_once)
+    found = extract(encoder, input_NCDHW, LAYERS, "mean")
+    assert seen == passes
+    assert all((found[k] - alone[k]).abs().max() <= 1e-5 * alone[k].abs().max() for k in LAYERS)
 
 
 def test_an_outer_autocast_changes_nothing(encoder, input_NCDHW):

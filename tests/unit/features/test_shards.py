@@ -103,7 +103,7 @@ def test_a_killed_shard_continues_with_the_part_it_had_reached(store, models, re
     result, expected = single
     shard = Shard(0, 2)  # parts 0 and 2
     with pytest.raises(Killed):
-        extract_shard(store, models, request_, OPTIONS, hooks(fail_at=1), shard=shard)
+        extract_shard(store, models, request_, OPTIONS, hooks(fail_at=3), shard=shard)
     reached = objects(store, result.feature_set)
     assert len(reached) == 1
     assert extract_shard(store, models, request_, OPTIONS, hooks(), shard=shard) == 2
