@@ -7,6 +7,7 @@ Legend: N cases, C channels, D H W depth, height, width.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -149,7 +150,8 @@ def _give_way() -> None:
     when the encoder waits for them.
     """
     if sys.platform == "linux":
-        os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
+        with contextlib.suppress(OSError):  # a sandbox may forbid it: the extraction is slower then, and no worse
+            os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
 
 
 def _joined(batches: Sequence[Features], layers: Sequence[str]) -> dict[str, NDArray[np.float32]]:
