@@ -25,6 +25,7 @@ from vfmalign.mmd.settings import MmdSettings, engine_of
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 KEPT_BYTES = 256 * 2**20
+"""Freed memory that the service keeps for its next request."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

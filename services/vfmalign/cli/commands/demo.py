@@ -33,7 +33,7 @@ def demo(
 ) -> None:
     """Bring the system up, run one alignment check on phantoms, and stop it: a rehearsal, not evidence.
 
-    About four minutes on two cores. The same seed gives the same numbers. Where VFMALIGN_FEATURES_ADDRESS and its like
+    About two minutes on two cores. The same seed gives the same numbers. Where VFMALIGN_FEATURES_ADDRESS and its like
     name a deployment, the check runs there, and stays.
     """
     get_task_spec(task)
