@@ -211,21 +211,27 @@ class KubernetesLauncher:
         Raises:
             Unavailable: one does; it was told to end.
         """
-        jobs, _ = self._cluster.jobs(f"{JOB_LABEL}={job_label(job)}")
-        for other in _others(jobs, job, attempt):
+        for other in self._living_others(job, attempt):
             with _absent_is_fine():
                 self._cluster.delete_job(other["metadata"]["name"], propagation="Foreground")
             if not (_annotation(other, STOPPED_ANNOTATION) and pods.condition(other, "Suspended")):
                 raise Unavailable("another attempt of it is still ending", subject=job, remedy="this one waits for it")
 
     def _end_strays(self, job: str, attempt: int) -> None:
-        """Ends an attempt whose creation came through after another one had been started."""
-        for other in _others(self._jobs.all(), job, attempt):
-            if other["metadata"].get("deletionTimestamp"):
-                continue
-            _log.warning("stray_attempt_deleted", job=job, name=other["metadata"]["name"])
-            with contextlib.suppress(Unavailable):
+        """Ends an attempt whose creation came through after another one had been started.
+
+        What was heard may be old, and an attempt that has ended is kept for its log: so the API is asked first.
+        """
+        if not any(_is_stray(one) for one in _others(self._jobs.all(), job, attempt)):
+            return
+        with contextlib.suppress(Unavailable):
+            for other in filter(_is_stray, self._living_others(job, attempt)):
+                _log.warning("stray_attempt_deleted", job=job, name=other["metadata"]["name"])
                 self._cluster.delete_job(other["metadata"]["name"], propagation="Background")
+
+    def _living_others(self, job: str, attempt: int) -> list[Json]:
+        jobs, _ = self._cluster.jobs(f"{JOB_LABEL}={job_label(job)}")
+        return _others(jobs, job, attempt)
 
     def _sweep(self) -> None:
         """Deletes Jobs that we stopped once they were kept as long as ended ones, for no TTL applies to them."""
@@ -275,6 +281,10 @@ def _others(jobs: list[Json], job: str, attempt: int) -> list[Json]:
         and not pods.condition(one, "Complete")
         and not pods.condition(one, "Failed")
     ]
+
+
+def _is_stray(other: Json) -> bool:
+    return not other["metadata"].get("deletionTimestamp")
 
 
 @contextlib.contextmanager

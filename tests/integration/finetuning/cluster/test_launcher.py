@@ -176,6 +176,7 @@ def test_a_later_attempt_is_ended_too_as_after_a_backup_was_restored(make: Any, 
 
 def test_attempts_that_have_ended_are_left_to_their_time(make: Any, api: Api) -> None:
     launcher = make()
+    launcher._jobs.close()  # its watch tells of no end
     launcher.launch("a", 1, URI)
     api.condition(NAME, "Failed", "BackoffLimitExceeded")
     launcher.launch("a", 2, URI)
