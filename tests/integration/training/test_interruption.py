@@ -1,18 +1,30 @@
-"""A job that is killed, terminated, stopped anywhere or run twice at once comes to the undisturbed result."""
+"""A job that is killed, terminated, drained, stopped anywhere or run twice at once comes to the undisturbed result."""
 
 import json
+import re
+import shutil
 import signal
+import subprocess
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+from tests.integration.finetuning.cluster.emulator import Api
 from tests.integration.training.conftest import lasting, wait_for
+from tests.integration.training.machines import FIRST, SECOND, Machines
 
 from vfmalign.core.artifacts import (
     JobResult,
     job_key,
 )
 from vfmalign.core.errors import Cancelled
+from vfmalign.finetuning.cluster.api import Cluster
+from vfmalign.finetuning.cluster.launcher import KubernetesLauncher
+from vfmalign.finetuning.cluster.manifest import Options
+from vfmalign.finetuning.launcher import Exited, Running
 from vfmalign.training.stop import Stop
+
+OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
 
 
 def test_a_killed_job_goes_on_to_the_same_result(store, long_spec, start, undisturbed):
@@ -100,3 +112,53 @@ def test_lost_or_foreign_checkpoints_start_the_job_again(store, long_spec, finis
         finish(other, StopAfter(17))
     assert store.get_json(job_key("lost", "checkpoint/latest.json"))["step"] < latest["step"]
     assert lasting(finish(spec)) == lasting(undisturbed)
+
+
+# --- a node is drained: the API, kubelets and the Job controller are emulated, all else is real -----------------------
+
+
+@pytest.fixture
+def api():
+    """The API."""
+    found = Api()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def launcher(api, tmp_path, monkeypatch):
+    """The launcher, and KUBECONFIG for kubectl as well."""
+    monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(tmp_path)))
+    monkeypatch.setenv("HOME", str(tmp_path))  # kubectl keeps what it has discovered
+    found = KubernetesLauncher(Cluster.connect(), Options(), pods_every_s=0.0)
+    yield found
+    found.close()
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not there")
+def test_a_drained_node_costs_no_attempt(store, api, launcher, long_spec, start, undisturbed):
+    spec = long_spec("drained")
+    uri = store.uri(job_key(spec.id, "spec.json"))
+    handle = launcher.launch(spec.id, 1, uri).handle
+    machines = Machines(api, start)
+    machines.until(lambda: store.exists(job_key(spec.id, "progress/0001.json")))
+    assert isinstance(launcher.observe(spec.id, 1, handle), Running)
+
+    written = re.search(r"^kubectl drain NODE .*$", OPERATIONS.read_text(), re.MULTILINE)
+    command = written.group().replace("NODE", FIRST).split()
+    drain = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        machines.until(lambda: drain.poll() is not None)
+    finally:
+        drain.kill()
+        said, _ = drain.communicate()
+    assert drain.returncode == 0, said
+
+    def end():
+        seen = launcher.observe(spec.id, 1, handle)
+        return seen if isinstance(seen, Exited) else None
+
+    assert machines.until(end) == Exited(0)
+    assert [(pod.node, pod.code) for pod in machines.pods] == [(FIRST, 143), (SECOND, 0)]
+    assert api.jobs() == [handle["name"]]
+    assert lasting(store.read(job_key(spec.id, "result.json"), JobResult)) == lasting(undisturbed)

@@ -1,7 +1,8 @@
 """The Kubernetes API over HTTP, in a thread of its own: kmock's emulator, with what it lacks for Jobs.
 
 Added: uids and resource versions, label selectors, watches that begin at a version and end when told, answers that are
-scripted before anything is done, connections that break. The Job controller is the test itself: it sets statuses.
+scripted before anything is done, connections that break, evictions, and what kubectl asks before it drains a node. The
+Job controller is the test itself: it sets statuses.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ import yaml
 NAMESPACE = "vfmalign"
 JOBS = kmock.resource("batch/v1/jobs")
 PODS = kmock.resource("v1/pods")
+NODES = kmock.resource("v1/nodes")
+BUDGETS = kmock.resource("policy/v1/poddisruptionbudgets")
 TEMPLATES = kmock.resource("v1/podtemplates")
 TEMPLATE = {
     "apiVersion": "v1",
@@ -67,9 +71,26 @@ class Emulator(kmock.KubernetesEmulator):
             request.data["metadata"] |= {"uid": f"uid-{self.version}", "namespace": NAMESPACE}
         if request.action == kmock.action.DELETE:
             await self._watched(request.resource)
+        if request.subresource == "eviction":
+            return await self._evict(request.name)
         if request.subresource == "log":
             return aiohttp.web.Response(text=self.logs.get(request.name, ""))
         return await super()._handle(request)
+
+    async def _serve_version(self, request: kmock.Request) -> Any:
+        found = await super()._serve_version(request)
+        found["groupVersion"] = found["groupVersion"].lstrip("/")
+        if found["groupVersion"] == "v1":
+            found["resources"].append({"name": "pods/eviction", "kind": "Eviction", "group": "policy", "version": "v1"})
+        return found
+
+    async def _evict(self, pod: str) -> aiohttp.web.Response:
+        """Says that a pod is to end; to end it and take it away is its kubelet's."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        evicted = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+        patch = {"metadata": {"deletionTimestamp": now}, "status": {"conditions": [evicted]}}
+        await self.change(PODS, pod, "MODIFIED", patch)
+        return aiohttp.web.json_response({"apiVersion": "v1", "kind": "Status", "status": "Success"}, status=201)
 
     async def _serve_list(self, request: kmock.Request) -> Any:
         found = await super()._serve_list(request)
@@ -114,6 +135,9 @@ class Emulator(kmock.KubernetesEmulator):
 
 
 def _selected(item: dict[str, Any], request: kmock.Request) -> bool:
+    node = request.params.get("fieldSelector", "").removeprefix("spec.nodeName=")
+    if node and item["spec"].get("nodeName") != node:
+        return False
     labels = item["metadata"].get("labels", {})
     for term in filter(None, request.params.get("labelSelector", "").split(",")):
         name, given, value = term.partition("=")
@@ -137,8 +161,9 @@ class Api:
 
     async def _open(self) -> None:
         self.emulator = Emulator()
-        for resource in (JOBS, PODS, TEMPLATES):
+        for resource in (JOBS, PODS, TEMPLATES, BUDGETS):
             self.emulator.resources[resource] = {}
+        self.emulator.resources[NODES] = {"kind": "Node", "namespaced": False, "verbs": {"get", "patch"}}
         await self.emulator.__aenter__()
         self._server = await kmock.Server(self.emulator).__aenter__()
         self.port = self._server.port
@@ -198,6 +223,17 @@ class Api:
         thing = thing | {"metadata": thing["metadata"] | {"namespace": NAMESPACE}}
         self._wait(self.emulator.change(resource, thing["metadata"]["name"], "ADDED", thing))
 
+    def node(self, name: str) -> None:
+        """A node joins."""
+
+        async def join() -> None:
+            metadata = {"name": name}
+            self.emulator.objects[NODES, None, name] = {
+                "apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {},
+            }  # fmt: skip
+
+        self._wait(join())
+
     def status(self, name: str, **status: Any) -> None:
         """The Job controller speaks."""
         self._wait(self.emulator.change(JOBS, name, "MODIFIED", {"status": status}))
@@ -218,7 +254,11 @@ class Api:
         self._wait(self.emulator.change(JOBS, name, "DELETED", {}))
         for resource, _, pod in list(self.emulator.objects):
             if pods and resource == PODS and pod.startswith(name):
-                self._wait(self.emulator.change(PODS, pod, "DELETED", {}))
+                self.remove_pod(pod)
+
+    def remove_pod(self, name: str) -> None:
+        """A pod has ended, and is not kept."""
+        self._wait(self.emulator.change(PODS, name, "DELETED", {}))
 
     def job(self, name: str) -> dict[str, Any]:
         """A Job as it lies there."""
