@@ -111,12 +111,8 @@ def test_zscore_crop_and_pad_are_exact():
 
 def test_zeros_stay_zero_and_do_not_count():
     channel_CDHW = torch.tensor([[[[0.0, 1.0, 3.0, 0.0]]]])
-    assert scale_of([moments_of(channel_CDHW[0])]).apply_(channel_CDHW.clone()).flatten().tolist() == [
-        0.0,
-        -1.0,
-        1.0,
-        0.0,
-    ]
+    scale = scale_of([moments_of(channel_CDHW[0])])
+    assert scale.apply_(channel_CDHW.clone()).flatten().tolist() == [0.0, -1.0, 1.0, 0.0]
 
 
 def test_channels_follow_the_preprocessing(phantom):
