@@ -5,12 +5,13 @@ The common grid takes its directions and field of view from the T2-weighted volu
 patient's left, Y to the back, Z to the head, whatever order the file has), and its spacing from the caller. Every
 volume is interpolated once, straight onto it.
 
-Legend: X, Y, Z are array axes of a volume or grid; positions are in mm in NIfTI's RAS+ frame.
+Legend: X, Y, Z are array axes of a volume or grid; positions are in mm in NIfTI's RAS+ frame. D, H, W are those of a
+grid from feet to head, front to back and right to left; K the planes that its slices are sums of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from vfmalign.core.artifacts import VolumeKind
 from vfmalign.core.errors import BadVolume
-from vfmalign.imaging import slabs
+from vfmalign.imaging.slabs import SLICES
 from vfmalign.imaging.volumes import MAX_VOXELS, Volume
 
 REFERENCE: VolumeKind = "t2w"
@@ -31,7 +32,7 @@ MIN_COVERAGE = 0.5
 """Share of the reference's field of view that every other volume must cover."""
 REACH_SIGMAS = 3.0
 """Where the Gaussian low-pass ends."""
-_LINES_AT_ONCE = 32
+_LINES_AT_ONCE = 16
 MAX_TURN_VOXELS = 1e-2
 """Axes of two volumes agree where this bounds what their turn moves a voxel; affines of one examination are float32."""
 
@@ -72,32 +73,56 @@ def common_grid(reference: Volume, spacing_DHW_mm: tuple[float, float, float] | 
     return Grid((int(new_sizes[0]), int(new_sizes[1]), int(new_sizes[2])), affine)
 
 
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """A volume on a grid, each of its slices a weighted sum of planes: written out it may be several times as large.
+
+    Attributes:
+        planes_KHW: float32, on the grid within themselves.
+        weights_DK: float32, none negative; a slice without any is zero.
+    """
+
+    planes_KHW: Tensor  # noqa: N815
+    weights_DK: Tensor  # noqa: N815
+
+    def write(self, values_DHW: Tensor) -> None:
+        """Overwrites contiguous memory by all slices."""
+        planes_KN, values_DN = self.planes_KHW.flatten(1), values_DHW.view(len(values_DHW), -1)
+        for weights, band, some in _products(self.weights_DK.numpy(), SLICES):
+            torch.mm(weights, planes_KN[band], out=values_DN[some])
+
+    def values(self) -> Tensor:
+        """All slices, (D, H, W)."""
+        values_DHW = self.planes_KHW.new_empty((len(self.weights_DK), *self.planes_KHW.shape[1:]))
+        self.write(values_DHW)
+        return values_DHW
+
+
 def resample(volume: Volume, grid: Grid, *, labels: bool) -> NDArray[np.float32]:
     """The volume's values on a grid; zero where the volume does not reach.
 
     Images are interpolated linearly, after a Gaussian low-pass along axes on which the grid is coarser than the volume
     (sigma = (factor - 1) / 2 voxels, as in scikit-image and monai); label maps take the nearest voxel.
     """
-    if labels:
-        return _nearest(volume, grid)
-    return np.concatenate(list(resampled_slabs(volume, grid))).T
+    return _nearest(volume, grid) if labels else resampled(volume, grid).values().numpy().T
 
 
-def resampled_slabs(volume: Volume, grid: Grid) -> Iterator[NDArray[np.float32]]:
-    """What `resample` gives for an image, (Z, Y, X) slab after slab of a few slices: what few want whole is large."""
+def resampled(volume: Volume, grid: Grid) -> Resampled:
+    """What `resample` gives for an image, not written out."""
     source = _lps(volume)
     matrix, offset = _index_map(source, grid)
     if not _parallel(matrix, grid):
         values_XYZ = _by_voxel(_low_pass(source.array_XYZ, _sigmas(matrix)), matrix, offset, grid, order=1)
-        yield from slabs.slabs(np.ascontiguousarray(values_XYZ.T))
-        return
+        return _written_out(torch.from_numpy(np.ascontiguousarray(values_XYZ.T)))
     # One matrix of weights an axis: ten times as fast as voxel by voxel.
     axes = zip(source.array_XYZ.shape, grid.shape_XYZ, np.diag(matrix), offset, _sigmas(matrix), strict=True)
     across, down, through = (_weights(*axis) for axis in axes)
-    planes_ZYX = _planes(source.array_XYZ.T, down, across)
-    for weights, band, _ in _products(through, slabs.SLICES):
-        slab_ZN = torch.mm(weights, planes_ZYX[band].flatten(1))
-        yield slab_ZN.reshape(-1, *planes_ZYX.shape[1:]).numpy()
+    found = Resampled(_planes(source.array_XYZ.T, down, across), torch.from_numpy(through))
+    return found if len(found.planes_KHW) <= len(through) else _written_out(found.values())
+
+
+def _written_out(values_DHW: Tensor) -> Resampled:
+    return Resampled(values_DHW, torch.eye(len(values_DHW)))
 
 
 def coverage(volume: Volume, grid: Grid) -> float:
@@ -208,13 +233,14 @@ def _by_voxel(
 
 
 def _planes(array_ZYX: NDArray[np.float32], down_OI: NDArray[np.float32], across_OI: NDArray[np.float32]) -> Tensor:
-    """Every plane of a volume, resampled within itself while it is in the processor's cache."""
-    down, across = _products(down_OI, _LINES_AT_ONCE), _products(across_OI, _LINES_AT_ONCE)
-    planes_ZYX = torch.empty((len(array_ZYX), len(down_OI), len(across_OI)))
-    lines_YX = torch.empty((len(down_OI), array_ZYX.shape[2]))
-    for source_YX, plane_YX in zip(array_ZYX, planes_ZYX, strict=True):
-        _combine(down, torch.from_numpy(np.require(source_YX, requirements=["C", "W"])), lines_YX)
-        _combine(across, lines_YX.T, plane_YX.T)
+    """Every plane of a volume, resampled within itself."""
+    source_ZYX = torch.from_numpy(np.require(array_ZYX, requirements=["C", "W"]))
+    lines_ZYX = source_ZYX.new_empty((len(source_ZYX), len(down_OI), source_ZYX.shape[2]))
+    for weights, band, some in _products(down_OI, _LINES_AT_ONCE):
+        lines_ZYX[:, some] = torch.matmul(weights, source_ZYX[:, band])
+    planes_ZYX = lines_ZYX.new_empty((*lines_ZYX.shape[:2], len(across_OI)))
+    for weights, band, some in _products(across_OI, _LINES_AT_ONCE):
+        planes_ZYX[:, :, some] = torch.matmul(lines_ZYX[:, :, band], weights.T)
     return planes_ZYX
 
 
@@ -231,12 +257,6 @@ def _products(weights_OI: NDArray[np.float32], at_once: int) -> list[_Product]:
         weights = torch.from_numpy(np.ascontiguousarray(some_OI[:, band]))
         found.append((weights, band, slice(start, start + len(some_OI))))
     return found
-
-
-def _combine(products: Sequence[_Product], rows_IN: Tensor, sums_ON: Tensor) -> None:
-    """Overwrites `sums_ON` by weighted sums of rows."""
-    for weights, band, some in products:
-        torch.mm(weights, rows_IN[band], out=sums_ON[some])
 
 
 def _positions(count: int, step: float, start: float) -> NDArray[np.float64]:

@@ -6,31 +6,27 @@ crops to the centre and pads with zeros; its data already lay on one grid, ours 
 ProViCNet (github.com/pimed/ProViCNet) crops 128 mm, normalises by mean and SD inside the gland and resizes each slice
 to 448 pixels; a spacing of 2/7 mm is that resizing, so that every volume is interpolated once.
 
-Legend: C channels (modalities), D slices (feet to head), H rows (front to back), W columns (right to left).
+Legend: C channels (modalities), D slices (feet to head), H rows (front to back), W columns (right to left), K planes
+that slices are sums of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from vfmalign.core.artifacts import Modality, Preprocessing, VolumeKind
 from vfmalign.core.errors import BadVolume
-from vfmalign.imaging.grid import REFERENCE, Grid, resample, resampled_slabs, study_grid
-from vfmalign.imaging.scaling import FLAT, Moments, Scale, scale_in_gland, scale_of
-from vfmalign.imaging.slabs import slabs
+from vfmalign.imaging.grid import REFERENCE, Grid, Resampled, resample, resampled, study_grid
+from vfmalign.imaging.scaling import FLAT, Moments, Scale, moments_of, scale_in_gland, scale_of
 from vfmalign.imaging.transforms import Scene, identity
 from vfmalign.imaging.transforms import input_transform as find_input_transform
 from vfmalign.imaging.volumes import LABEL_KINDS, Volume
-
-Slabs: TypeAlias = Iterable[NDArray[np.float32]]
-Array = TypeVar("Array", Tensor, NDArray[np.float32])
 
 MIN_GLAND_KEPT = 0.5
 """Share of the gland's voxels that must lie in the centre crop."""
@@ -94,19 +90,19 @@ def prepare_study(
     if gland_DHW is not None:
         _check_gland(labels["gland"], gland_DHW, subject)
         gland_DHW = (gland_DHW > 0).to(torch.uint8)
-    channels: list[Slabs] = [resampled_slabs(study[kind], grid) for kind in preprocessing.modalities]
-    untouched = transform is identity
-    if not untouched:  # a transform sees whole channels
-        signal_CDHW = torch.from_numpy(np.stack([np.concatenate(list(found)) for found in channels]))
-        channels = [slabs(channel_DHW) for channel_DHW in signal_CDHW.numpy()]
-    clean_CDHW, moments = _fitted(channels, grid, preprocessing.shape_DHW)
+    channels = [resampled(study[kind], grid) for kind in preprocessing.modalities]
+    moments = [moments_of(channel.planes_KHW, channel.weights_DK) for channel in channels]
     for kind, found in zip(preprocessing.modalities, moments, strict=True):
         _check_contrast(found, kind, subject)
-    degraded_CDHW = clean_CDHW
-    if not untouched:
+    if untouched := transform is identity:
+        clean_CDHW = degraded_CDHW = _signal([_fitted(channel, preprocessing.shape_DHW) for channel in channels])
+    else:  # a transform sees whole channels
+        signal_CDHW = _signal(channels)
+        clean_CDHW = fit(signal_CDHW, preprocessing.shape_DHW)
         scene = Scene(preprocessing.modalities, (z_mm, y_mm, x_mm), volumes[REFERENCE].array_XYZ)
-        degraded = [slabs(channel_DHW) for channel_DHW in transform(signal_CDHW, scene).numpy()]
-        degraded_CDHW, moments = _fitted(degraded, grid, preprocessing.shape_DHW)
+        signal_CDHW = transform(signal_CDHW, scene)
+        degraded_CDHW = fit(signal_CDHW, preprocessing.shape_DHW)
+        moments = [moments_of(channel_DHW) for channel_DHW in signal_CDHW]
     if preprocessing.normalisation == "zscore_gland" and gland_DHW is not None:
         _check_contrast_in_gland(clean_CDHW, gland_DHW, preprocessing.modalities, subject)
         scale = scale_in_gland(degraded_CDHW, gland_DHW)
@@ -139,46 +135,31 @@ def fit(volume: Tensor, shape_DHW: tuple[int, int, int]) -> Tensor:
         volume: (…, D, H, W).
         shape_DHW: of the result.
     """
-    return _place(volume, volume.new_zeros((*volume.shape[:-3], *shape_DHW)))
+    pads: list[int] = []
+    for size, wanted in zip(volume.shape[:-4:-1], shape_DHW[::-1], strict=True):
+        kept = min(size, wanted)
+        before = (wanted - kept) // 2 - (size // 2 - kept // 2)  # less than none: cropped
+        pads += [before, wanted - size - before]
+    return functional.pad(volume, pads)
 
 
-def _overlap(size: int, wanted: int) -> tuple[int, int, int]:
-    """What `fit` keeps along an axis: its first voxel, where that comes to lie, and how many are kept."""
-    kept = min(size, wanted)
-    return size // 2 - kept // 2, (wanted - kept) // 2, kept
+def _fitted(channel: Resampled, shape_DHW: tuple[int, int, int]) -> Resampled:
+    """A channel of which no more is ever written than `fit` keeps."""
+    planes_KHW, weights_DK = channel.planes_KHW, channel.weights_DK
+    depth, height, width = shape_DHW
+    return Resampled(
+        fit(planes_KHW, (len(planes_KHW), height, width)),
+        fit(weights_DK[None], (1, depth, len(planes_KHW)))[0],
+    )
 
 
-def _place(volume: Array, whole: Array) -> Array:
-    """Copies what `fit` keeps of a volume or slice into zeros of the wanted shape."""
-    pairs = [_overlap(size, wanted) for size, wanted in zip(volume.shape, whole.shape, strict=True)]
-    into = tuple(slice(place, place + kept) for _, place, kept in pairs)
-    whole[into] = volume[tuple(slice(first, first + kept) for first, _, kept in pairs)]
-    return whole
-
-
-def _fitted(channels: Sequence[Slabs], grid: Grid, shape_DHW: tuple[int, int, int]) -> tuple[Tensor, list[Moments]]:
-    """All channels, cropped and padded, and the moments of all their voxels: each is passed through once.
-
-    Args:
-        channels: each one's slabs, on the grid.
-        grid: of the study.
-        shape_DHW: of the result.
-    """
-    first, place, kept = _overlap(grid.shape_XYZ[2], shape_DHW[0])
-    fitted_CDHW = np.empty((len(channels), *shape_DHW), np.float32)
-    moments = [Moments() for _ in channels]
-    for channel, whole_DHW, found in zip(channels, fitted_CDHW, moments, strict=True):
-        whole_DHW[:place] = whole_DHW[place + kept :] = 0.0
-        start = -first  # of the slab, where the first slice that is kept is 0
-        for slab_DHW in channel:
-            found.add(slab_DHW)
-            within = slice(max(0, start), max(0, min(kept, start + len(slab_DHW))))
-            into_DHW = whole_DHW[place : place + kept][within]
-            if slab_DHW.shape[1] < shape_DHW[1] or slab_DHW.shape[2] < shape_DHW[2]:
-                into_DHW[:] = 0.0
-            _place(slab_DHW[max(0, -start) :][: len(into_DHW)], into_DHW)
-            start += len(slab_DHW)
-    return torch.from_numpy(fitted_CDHW), moments
+def _signal(channels: Sequence[Resampled]) -> Tensor:
+    """All channels, written out: (C, D, H, W)."""
+    shape_DHW = len(channels[0].weights_DK), *channels[0].planes_KHW.shape[1:]
+    signal_CDHW = torch.empty((len(channels), *shape_DHW))
+    for channel, values_DHW in zip(channels, signal_CDHW, strict=True):
+        channel.write(values_DHW)
+    return signal_CDHW
 
 
 def _check_contrast_in_gland(

@@ -2,13 +2,15 @@
 
 Knows arrays and statistics; nothing of grids, files or models.
 
-Legend: C channels (modalities), D slices, H rows, W columns.
+Legend: C channels (modalities), D slices, H rows, W columns, K planes that slices are sums of, N voxels of a plane.
 """
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -21,41 +23,18 @@ FLAT = 1e-6
 """A channel whose SD is under this share of its mean is one value, and rounding."""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class Moments:
     """Mean and population SD of a signal over its voxels that are not zero.
 
-    Slabs are added one by one, by the formula of Chan, Golub and LeVeque ("Algorithms for Computing the Sample
-    Variance", The American Statistician 37, 1983).
-
     Attributes:
         seen: voxels that are not zero.
-        mean: theirs.
-        squares: their squared distances from the mean, summed.
+        mean, spread: 0 where there are none.
     """
 
-    seen: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-
-    def add(self, slab_DHW: NDArray[np.float32]) -> None:
-        """Counts a slab in."""
-        shown_DHW = slab_DHW != 0
-        seen = int(np.count_nonzero(shown_DHW))  # numpy's count of float32 takes five times as long
-        if not seen:
-            return
-        mean = np.float32(float(torch.from_numpy(slab_DHW).sum()) / seen)  # numpy's sum takes three times as long
-        from_mean_N = _less(slab_DHW, mean, shown_DHW).ravel()
-        squares = float(np.einsum("n,n->", from_mean_N, from_mean_N))  # one pass, to 1e-6; BLAS would take threads
-        total, step = self.seen + seen, float(mean) - self.mean
-        self.squares += squares + step**2 * self.seen * seen / total
-        self.mean += step * seen / total
-        self.seen = total
-
-    @property
-    def spread(self) -> float:
-        """The SD."""
-        return float((self.squares / max(1, self.seen)) ** 0.5)
+    seen: int
+    mean: float
+    spread: float
 
     @property
     def varies(self) -> bool:
@@ -80,7 +59,7 @@ class Scale:
         scales = zip(signal_CDHW.numpy(), self.mean_C.numpy(), self.spread_C.numpy(), strict=True)
         for channel_DHW, mean, spread in scales:
             for slab_DHW in slabs(channel_DHW):
-                from_mean_DHW = _less(slab_DHW, mean, slab_DHW != 0) if self.zeros_stay else slab_DHW - mean
+                from_mean_DHW = _less(slab_DHW, mean) if self.zeros_stay else slab_DHW - mean
                 np.divide(from_mean_DHW, spread, out=slab_DHW)
         return signal_CDHW
 
@@ -91,8 +70,9 @@ class Scale:
         return torch.where(scores_CDHW == 0, 0.0, signal_CDHW) if self.zeros_stay else signal_CDHW
 
 
-def _less(slab_DHW: NDArray[np.float32], mean: np.float32, shown_DHW: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _less(slab_DHW: NDArray[np.float32], mean: np.float32) -> NDArray[np.float32]:
     """The slab less its mean where it shows something; several times as fast as picking those voxels out."""
+    shown_DHW: NDArray[np.bool_] = slab_DHW != 0
     if shown_DHW.all():
         return slab_DHW - mean
     mean_DHW = shown_DHW.astype(np.float32)
@@ -100,12 +80,48 @@ def _less(slab_DHW: NDArray[np.float32], mean: np.float32, shown_DHW: NDArray[np
     return np.subtract(slab_DHW, mean_DHW, out=mean_DHW)
 
 
-def moments_of(channel_DHW: Tensor) -> Moments:
-    """Those of a whole channel."""
-    moments = Moments()
-    for slab_DHW in slabs(channel_DHW.numpy()):
-        moments.add(slab_DHW)
-    return moments
+def moments_of(planes_KHW: Tensor, weights_DK: Tensor | None = None) -> Moments:
+    """Those of a channel whose slices are weighted sums of planes; the slices themselves are not needed.
+
+    Their sum is linear in the planes, and the sum of their squares in the planes' products, which are float64.
+
+    Args:
+        planes_KHW: float32.
+        weights_DK: none negative; a voxel is zero where all that it is a sum of are. None: the planes are the slices.
+    """
+    planes_KN = planes_KHW.flatten(1)
+    weights = np.eye(len(planes_KN)) if weights_DK is None else weights_DK.double().numpy()
+    seen = _not_zero(planes_KN.numpy(), weights)
+    if not seen:
+        return Moments(0, 0.0, 0.0)
+    times_K, times_KK = weights.sum(0), weights.T @ weights
+    total = squares = 0.0
+    recent: deque[Tensor] = deque(maxlen=_reach(times_KK) + 1)
+    for plane, values_N in enumerate(planes_KN):
+        recent.appendleft(values_N.double())
+        total += times_K[plane] * float(recent[0].sum())
+        for back, others_N in enumerate(recent):
+            both_orders = 2.0 if back else 1.0
+            squares += both_orders * times_KK[plane, plane - back] * float(torch.dot(recent[0], others_N))
+    mean = total / seen
+    return Moments(seen, mean, max(0.0, squares / seen - mean**2) ** 0.5)
+
+
+def _reach(times_KK: NDArray[np.float64]) -> int:
+    """How far apart two planes may lie that count in one slice."""
+    first, second = np.nonzero(times_KK)
+    return int(np.max(first - second, initial=0))
+
+
+def _not_zero(planes_KN: NDArray[np.float32], weights_DK: NDArray[np.float64]) -> int:
+    """Voxels of all slices that have a plane in which they are not zero."""
+    shown_KN = planes_KN != 0
+    slices = Counter(tuple(np.flatnonzero(weights_K)) for weights_K in weights_DK)
+    return sum(
+        count * int(np.count_nonzero(reduce(np.logical_or, (shown_KN[plane] for plane in planes))))
+        for planes, count in slices.items()
+        if planes
+    )
 
 
 def scale_of(channels: Iterable[Moments]) -> Scale:

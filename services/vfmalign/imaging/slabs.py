@@ -1,6 +1,6 @@
 """Slabs: a few slices of a volume, so that what is done to a voxel is done in the processor's cache.
 
-A whole channel of a study at full size is 40 MB, and every pass through it would come from memory.
+A channel of an input at full size is 17 MB, and every pass through it would come from memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SLICES = 4
-"""Of a slab: 2 MB of a full-size channel. With fewer, threads spend their time on waiting for Python's lock."""
+"""Of a slab: 1 MB of a full-size channel. With fewer, threads spend their time on waiting for Python's lock."""
 
 
 def slabs(volume_DHW: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:

@@ -8,6 +8,7 @@ import torch
 
 from vfmalign.core.artifacts import Preprocessing
 from vfmalign.core.errors import BadOption, BadVolume
+from vfmalign.imaging.grid import common_grid, resample
 from vfmalign.imaging.prepare import fit, needed_kinds, prepare_study
 from vfmalign.imaging.scaling import moments_of, scale_of
 from vfmalign.imaging.volumes import Volume
@@ -107,6 +108,21 @@ def test_zscore_crop_and_pad_are_exact():
         np.testing.assert_allclose(prepared.clean_CDHW[channel].numpy(), expected, atol=1e-5)
     assert prepared.gland_DHW is None
     assert prepared.lesions_DHW is None
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 0.8, 0.7), (6.0, 2.0, 2.0)], ids=["finer", "coarser"])
+@pytest.mark.parametrize("shape_DHW", [(16, 32, 32), (96, 256, 256), (16, 256, 32)])
+def test_what_is_never_written_changes_nothing(phantom, spacing_mm, shape_DHW):
+    """The input is cut from the whole grid and normalised by all of it, though no more than the input is written."""
+    study = {kind: phantom.volumes[kind] for kind in ("t2w", "dwi", "adc")}
+    prepared = prepare_study(study, Preprocessing(spacing_mm=spacing_mm, shape_DHW=shape_DHW))
+    grid = common_grid(study["t2w"], spacing_mm)
+    for input_DHW, volume in zip(prepared.input_CDHW, study.values(), strict=True):
+        whole_DHW = resample(volume, grid, labels=False).T.astype(np.float64)
+        seen = whole_DHW[whole_DHW != 0]
+        scores_DHW = np.where(whole_DHW != 0, (whole_DHW - seen.mean()) / seen.std(), 0.0)
+        expected_DHW = fit(torch.from_numpy(scores_DHW), shape_DHW).float()
+        torch.testing.assert_close(input_DHW, expected_DHW, atol=1e-5, rtol=1e-5)
 
 
 def test_zeros_stay_zero_and_do_not_count():

@@ -1,4 +1,4 @@
-"""Z-scores: moments of slices are the whole channel's in float64, and one value is not divided by its rounding."""
+"""Z-scores: moments are the whole channel's in float64, and one value is not divided by its rounding."""
 
 import numpy as np
 import pytest
@@ -26,8 +26,23 @@ def test_moments_are_those_of_all_voxels_that_are_not_zero(seed, offset, spread,
     found = moments_of(torch.from_numpy(channel_DHW))
     assert found.seen == len(seen)
     if len(seen):
-        assert found.mean == pytest.approx(seen.mean(), rel=1e-6, abs=1e-6 * spread)
-        assert found.spread == pytest.approx(seen.std(), rel=1e-3, abs=1e-6 * abs(offset) + 1e-6)
+        assert found.mean == pytest.approx(seen.mean(), rel=1e-12, abs=1e-12 * spread)
+        assert found.spread == pytest.approx(seen.std(), rel=1e-6, abs=1e-7 * abs(offset))
+
+
+@given(seed=st.integers(0, 2**32 - 1), slices=st.integers(1, 12), planes=st.integers(1, 5))
+def test_moments_of_sums_are_those_of_the_sums_written_out(seed, slices, planes):
+    """With planes that are partly or all zero, slices without any plane, and slices of planes far apart."""
+    rng = np.random.default_rng(seed)
+    planes_KHW = rng.integers(1, 1000, (planes, 6, 7)) * (rng.random((planes, 6, 7)) < rng.random((planes, 1, 1)))
+    weights_DK = (rng.random((slices, planes)) * (rng.random((slices, planes)) < 0.5)).astype(np.float32)
+    written_DHW = np.einsum("dk,khw->dhw", weights_DK.astype(np.float64), planes_KHW.astype(np.float64))
+    seen = written_DHW[written_DHW != 0]
+    found = moments_of(torch.from_numpy(planes_KHW.astype(np.float32)), torch.from_numpy(weights_DK))
+    assert found.seen == len(seen)
+    if len(seen):
+        assert found.mean == pytest.approx(seen.mean(), rel=1e-12)
+        assert found.spread == pytest.approx(seen.std(), rel=1e-6, abs=1e-7 * seen.mean())
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 1e6])
