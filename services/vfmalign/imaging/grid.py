@@ -118,6 +118,7 @@ def resampled(volume: Volume, grid: Grid) -> Resampled:
     axes = zip(source.array_XYZ.shape, grid.shape_XYZ, np.diag(matrix), offset, _sigmas(matrix), strict=True)
     across, down, through = (_weights(*axis) for axis in axes)
     found = Resampled(_planes(source.array_XYZ.T, down, across), torch.from_numpy(through))
+    # Of few slices it is the slices that are kept: sums of many planes each would take longer to measure.
     return found if len(found.planes_KHW) <= len(through) else _written_out(found.values())
 
 
