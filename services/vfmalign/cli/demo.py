@@ -32,7 +32,7 @@ ARCHITECTURE = "profound_conv_micro"
 PRESET = "demo"
 COUNTS: dict[Split, int] = {"pretrain": 24, "train": 20, "val": 8, "test": 16}
 DEFAULT_SEED = 2024
-"""Chosen before any of its numbers were seen: the recipe was tuned on seeds 0 and 11 (docs/decisions.md)."""
+"""Chosen before any of its numbers were seen: the recipe was tuned on seeds 0 and 11 (docs/adr/0020-*.md)."""
 MARK = "demo"
 """An empty file that says that a demo made the folder, and may empty it."""
 

@@ -42,7 +42,7 @@ def _finetuning(
 # costs a quarter of the time, and half of the patches are centred on a lesion.
 _DEMO = {"epochs": 8, "steps_per_epoch": 16, "batch_size": 4, "patch_shape_DHW": (16, 32, 32)}
 # Its encoder learns at a hundredth of the rate of the head: faster, pooled features leave the kernel's reach within a
-# few steps and MMD² saturates, while Dice and PSNR stay the same (docs/decisions.md).
+# few steps and MMD² saturates, while Dice and PSNR stay the same (docs/adr/0020-*.md).
 # A case's class is of the whole volume: no patches, but no decoder either.
 _DEMO_CASES = {"epochs": 8, "steps_per_epoch": 16, "batch_size": 4}
 # `default`: one GPU, some hundred cases of any size, hours.

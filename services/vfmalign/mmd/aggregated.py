@@ -42,7 +42,7 @@ def largest(
 
     r alone (FUSE) counts kernels for little that are wide: most of their mean square is a constant that MMD² does not
     see. s alone counts them for as much as narrow ones, of which fewer are telling. The exponent was chosen on
-    simulated alternatives (docs/decisions.md).
+    simulated alternatives (docs/adr/0037-*.md).
 
     Args:
         statistics: of each kernel, on the samples as they are and relabelled.

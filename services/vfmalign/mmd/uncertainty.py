@@ -21,7 +21,7 @@ JACKKNIFE = "delete-one-group jackknife"
 LARGEST_BIAS = 0.5
 
 # The biased estimate's own bias is no matter of size. Were intervals shown where it is small beside the standard error,
-# they would be those whose standard error came out large: they cover 53 to 89 % (simulated, docs/decisions.md).
+# they would be those whose standard error came out large: they cover 53 to 89 % (simulated, docs/adr/0038-*.md).
 BIASED = (
     "`biased` counts kernel values of a row with itself, and an interval around it does not cover MMD²; "
     "an unbiased estimator has one"
