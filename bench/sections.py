@@ -11,7 +11,6 @@ from bench.measure import Result, ratio, spread
 from bench.methods import GEMM_OF, PRECISIONS
 from bench.tables import Section, Table, record
 from vfmalign.mmd import precision
-from vfmalign.mmd.products import has_matrix_units
 
 
 def value_section(
@@ -61,15 +60,11 @@ def value_section(
 
 
 def units_sentence(device: str) -> str:
-    """Which units `fast` takes, as the engine itself chooses them for large samples."""
-    where = torch.device(device)
-    chosen = precision.choose("fast", 10**6, 1024, where, matrix_units=has_matrix_units(where))
+    """Which precision `fast` takes, as the engine itself chooses it for large samples."""
+    chosen = precision.choose("fast", 10**6, 1024, torch.device(device))
     if chosen == "float32":
-        return (
-            "The engine finds no bf16 matrix units here, so that `fast` rounds nothing and computes in float32 as "
-            "`high` does: no factor is asked of it."
-        )
-    return f"The engine finds {chosen} matrix units here, and `fast` takes them."
+        return "On a CPU `fast` computes in float32 as `high` does: no factor is asked of it."
+    return f"On this device `fast` rounds rows to {chosen}."
 
 
 def _limit_seconds(result: Result) -> str:

@@ -44,7 +44,7 @@ class MmdResult:
         digits_lost: |MMD²| does not exceed the bound.
         approximation_error: half-width at 99 % around the exact value; 0 where the estimator is exact.
         relabellings: behind the p-value; the identity is one of them where `enumerated`.
-        precision: what the rows were rounded to: bfloat16, bfloat16x2 (sums of two), float32 or float64.
+        precision: what the rows were rounded to: bfloat16, float32 or float64.
         backend: what summed the kernel matrix, torch or triton.
         absent_reason: why p-value or interval is None; empty otherwise.
     """
@@ -92,7 +92,8 @@ def mmd2(
         sigma: bandwidth in units of the features; None for the median distance of `reference`, or of x and y together.
         reference: features (r, d) whose median distance is the bandwidth; a bandwidth pooled over x and y grows with
             the shift it should measure.
-        precision: the least there shall be: `fast` (bfloat16), `high` (float32) or `exact` (float64).
+        precision: the least there shall be: `fast` (bfloat16 on CUDA, else as `high`), `high` (float32) or
+            `exact` (float64).
         device: where to compute; None for where x is.
         block_rows: of the block estimator; 0 for √n.
         frequencies: of random Fourier features; 0 for 1,024.

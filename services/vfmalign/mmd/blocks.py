@@ -218,7 +218,7 @@ def _of_samples(
 ) -> float:
     """JMLR 2012, eq. (3) over one block, pairs of rows of one group left out."""
     x, y = parts
-    pooled = Rows(torch.cat([x.parts_SNK, y.parts_SNK], dim=1), torch.cat([x.norms_N, y.norms_N]), x.precision)
+    pooled = Rows(torch.cat([x.values_NK, y.values_NK]), torch.cat([x.norms_N, y.norms_N]), x.precision)
     n, groups = len(group_x), int(group_x[-1]) + 1
     group_of = np.concatenate([group_x, group_y + groups])
     sums = _sums(PooledMatrix(pooled), (n, len(group_y)), group_of, kernel, between_tiles)

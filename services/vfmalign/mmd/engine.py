@@ -218,9 +218,7 @@ class Accumulator:
         self._group_of = torch.from_numpy(layout.group_of_N).to(device)
         weights_GB = torch.from_numpy(layout.weights_GB).to(device)
         self._singletons, self._relabellings = groups == rows, relabellings
-        self._quadratics = Quadratics(
-            weights_GB, self._group_of, matrix.dtype, in_parts=products.in_parts(matrix.precision, device)
-        )
+        self._quadratics = Quadratics(weights_GB, self._group_of, matrix.dtype)
 
         def zeros(*shape: int) -> list[Tensor]:
             return [torch.zeros(*shape, dtype=torch.float64, device=device) for _ in kernels]

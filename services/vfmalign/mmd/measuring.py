@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vfmalign.core.errors import BadTensor
-from vfmalign.mmd import aggregated, backends, estimators, panels, precision, products, rows
+from vfmalign.mmd import aggregated, backends, estimators, panels, precision, rows
 from vfmalign.mmd.designs import Design, Statistics
 from vfmalign.mmd.engine import Layout, Sums
 from vfmalign.mmd.estimators import EstimatorName
@@ -73,13 +73,11 @@ def measure(scaled: Scaled, x: Features, y: Features, plan: Plan, layer: str) ->
         reason = f"an unbiased estimate needs at least 2 rows per sample, got {fewest}"
     if reason:
         return Measured(scaled.sigma, None, 0.0, "float64", reason)
-    device = plan.engine.device
     chosen = precision.choose(
         plan.options.precision or plan.engine.precision,
         shape_of(x)[0] + shape_of(y)[0],
         shape_of(x)[1],
-        device,
-        matrix_units=products.has_matrix_units(device),
+        plan.engine.device,
     )
     measured = _one_pass(scaled, x, y, plan, chosen)
     if measured is None or (chosen != "float64" and _loses_digits(measured)):

@@ -13,12 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vfmalign.mmd import amx
 from vfmalign.mmd.precision import PrecisionName
 from vfmalign.mmd.rows import Rows
 
-# Products of two sums of bfloat16 parts, the smallest first; that of the two small ones is below 2^-18 and left out.
-_PARTS_MULTIPLIED = {1: ((0, 0),), 2: ((1, 0), (0, 1), (0, 0))}
 _FLOAT32_ERROR = 1e-4  # of products of 256 numbers around 1: float32 errs by 1e-5, bfloat16 by 1e-1
 
 
@@ -34,11 +31,7 @@ def squared_distances(x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Ten
 
 def products(x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Tensor) -> Tensor:
     """x_i·y_j, written into `out_IJ`."""
-    if x.parts_SNK.dtype != torch.bfloat16:
-        return torch.mm(x.parts_SNK[0, rows], y.parts_SNK[0, columns].T, out=out_IJ)
-    for number, (of_x, of_y) in enumerate(_PARTS_MULTIPLIED[len(x.parts_SNK)]):
-        amx.products(x.parts_SNK[of_x, rows], y.parts_SNK[of_y, columns], out_IJ, add=number > 0)
-    return out_IJ
+    return torch.mm(x.values_NK[rows], y.values_NK[columns].T, out=out_IJ)
 
 
 def pair_distances(x: Rows, y: Rows, rows: slice) -> Tensor:
@@ -61,16 +54,6 @@ def matrix_units(precision: PrecisionName, device: torch.device) -> Iterator[Non
         yield
     finally:
         backend.fp32_precision = before
-
-
-def has_matrix_units(device: torch.device) -> bool:
-    """Whether rounding rows to bfloat16 buys speed here: any CUDA device, or a CPU with AMX."""
-    return device.type == "cuda" or amx.available()
-
-
-def in_parts(precision: PrecisionName, device: torch.device) -> bool:
-    """Whether products are those of bfloat16 parts on a CPU's matrix units."""
-    return device.type == "cpu" and precision in {"bfloat16", "bfloat16x2"}
 
 
 def _setting(precision: PrecisionName, device: torch.device) -> str:

@@ -74,9 +74,8 @@ class Engine:
     """Where and how to compute.
 
     Attributes:
-        precision: a floor: `fast` rounds rows to bfloat16 where that is faster, `high` takes float32 or, where they are
-            faster, sums of two bfloat16 numbers, `exact` float64.
-            Small comparisons, and those that would lose digits, are computed in float64 in any case.
+        precision: a floor: `fast` rounds rows to bfloat16 on CUDA and equals `high` on a CPU, `high` takes float32,
+            `exact` float64. Small comparisons, and those that would lose digits, are computed in float64 in any case.
         backend: what sums kernel matrices; `auto` takes triton where it runs and torch elsewhere.
         memory_bytes: memory for one comparison; more is refused before it starts.
         tile_shape: largest tile, rows × columns; None for what suits the device.

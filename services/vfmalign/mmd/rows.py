@@ -1,6 +1,6 @@
 """Rows as the engine takes them: centred, scaled and in the precision of the products. Knows nothing of kernels.
 
-Legend: N rows, C channels as given, K channels kept, S parts whose sum is a row, I rows of one block.
+Legend: N rows, C channels as given, K channels kept, I rows of one block.
 """
 
 from __future__ import annotations
@@ -74,12 +74,11 @@ class Rows:
     """Rows ready for products.
 
     Attributes:
-        parts_SNK: one part in float64, in float32, or rounded to bfloat16 (in bfloat16 on a CPU, on CUDA in float32);
-            or two in bfloat16, the second of which is what the first leaves, rounded.
+        values_NK: rows in float64 or float32; those rounded to bfloat16 are stored in float32.
         norms_N: ‖x_i‖² of the rows as rounded, summed in float64; float64, or float32 as products are.
     """
 
-    parts_SNK: Tensor  # noqa: N815
+    values_NK: Tensor  # noqa: N815
     norms_N: Tensor  # noqa: N815
     precision: PrecisionName = "float64"
     _distinct: list[float] = field(default_factory=list, repr=False)
@@ -88,10 +87,8 @@ class Rows:
     def empty(cls, count: int, channels: int, precision: PrecisionName, device: torch.device) -> Rows:
         """Room for rows."""
         dtype = torch.float64 if precision == "float64" else torch.float32
-        in_bfloat16 = precision == "bfloat16x2" or (precision == "bfloat16" and device.type == "cpu")
-        shape = (2 if precision == "bfloat16x2" else 1, count, channels)
-        parts_SNK = torch.empty(shape, dtype=torch.bfloat16 if in_bfloat16 else dtype, device=device)
-        return cls(parts_SNK, torch.empty(count, dtype=dtype, device=device), precision)
+        values_NK = torch.empty(count, channels, dtype=dtype, device=device)
+        return cls(values_NK, torch.empty(count, dtype=dtype, device=device), precision)
 
     @classmethod
     def of(cls, features_NK: Tensor, precision: PrecisionName) -> Rows:
@@ -105,33 +102,24 @@ class Rows:
         """Overwrites all rows by float64 features, rounded; block by block, so that little memory is needed."""
         step = max(1, _BLOCK_BYTES // (8 * max(1, self.channels)))
         for start in range(0, self.count, step):
-            block, rest_IK = self[start : start + step], features_NK[start : start + step]
-            for index, part_IK in enumerate(block.parts_SNK):
-                rest_IK = rest_IK if index == 0 else rest_IK - block.parts_SNK[index - 1]
-                part_IK.copy_(rest_IK.bfloat16() if self.precision == "bfloat16" else rest_IK)
+            block, features_IK = self[start : start + step], features_NK[start : start + step]
+            block.values_NK.copy_(features_IK.bfloat16() if self.precision == "bfloat16" else features_IK)
             block.norms_N.copy_(squared_norms(block.values_NK))
 
     def copy_(self, other: Rows) -> None:
         """Overwrites all rows by as many others of the same precision."""
-        self.parts_SNK.copy_(other.parts_SNK)
+        self.values_NK.copy_(other.values_NK)
         self.norms_N.copy_(other.norms_N)
-
-    @property
-    def values_NK(self) -> Tensor:
-        """The rows as rounded, in float64 or float32: a view, or the sum of parts, which float32 holds exactly."""
-        if self.parts_SNK.dtype != torch.bfloat16:
-            return self.parts_SNK[0]
-        return self.parts_SNK[0].float() if len(self.parts_SNK) == 1 else self.parts_SNK.sum(dim=0, dtype=torch.float32)
 
     @property
     def count(self) -> int:
         """N."""
-        return int(self.parts_SNK.shape[1])
+        return int(self.values_NK.shape[0])
 
     @property
     def channels(self) -> int:
         """K."""
-        return int(self.parts_SNK.shape[2])
+        return int(self.values_NK.shape[1])
 
     @property
     def device(self) -> torch.device:
@@ -146,7 +134,7 @@ class Rows:
     @property
     def nbytes(self) -> int:
         """Memory they take."""
-        return self.parts_SNK.nbytes + self.norms_N.nbytes
+        return self.values_NK.nbytes + self.norms_N.nbytes
 
     def split(self, first: int) -> tuple[Rows, Rows]:
         """The first rows and the others, as views."""
@@ -154,7 +142,7 @@ class Rows:
 
     def __getitem__(self, span: slice) -> Rows:
         """Some of the rows, as a view."""
-        return Rows(self.parts_SNK[:, span], self.norms_N[span], self.precision)
+        return Rows(self.values_NK[span], self.norms_N[span], self.precision)
 
     @property
     def distinct(self) -> float:

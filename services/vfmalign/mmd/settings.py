@@ -20,7 +20,8 @@ class MmdOptions(BaseModel, frozen=True):
     )
     precision: Literal["fast", "high", "exact"] = Field(
         default="high",
-        description="least precision where a request names none: fast (bfloat16), high (float32) or exact (float64)",
+        description="least precision where a request names none: fast (bfloat16, on CUDA only), high (float32) or "
+        "exact (float64)",
     )
     backend: Literal["auto", "torch", "triton"] = Field(
         default="auto", description="what sums kernel matrices: auto takes triton on CUDA where it runs"

@@ -202,7 +202,6 @@ def _precision(question: _Question, rows_each: int) -> PrecisionName:
         int(((question.x.rows + question.y.rows) * rows_each) ** 0.5),
         question.x.channels,
         question.engine.device,
-        matrix_units=False,
     )
 
 

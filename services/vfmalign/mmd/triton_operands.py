@@ -16,8 +16,8 @@ from vfmalign.mmd.precision import PrecisionName
 from vfmalign.mmd.rows import Rows
 from vfmalign.mmd.triton_plan import Shape, shape_for
 
-PARTS: dict[PrecisionName, int] = {"bfloat16": 1, "bfloat16x2": 3, "float32": 3}
-"""bfloat16 parts of a row's numbers, by precision: three hold float32's 24 bits, and two parts as well."""
+PARTS: dict[PrecisionName, int] = {"bfloat16": 1, "float32": 3}
+"""bfloat16 parts of a row's numbers, by precision: three hold float32's 24 bits."""
 _BLOCK_ROWS = 8_192
 
 

@@ -75,14 +75,6 @@ def brute():
     return SimpleNamespace(gram=gram, estimators=ESTIMATORS, compare=compare_arrays)
 
 
-@pytest.fixture(params=[True, False], ids=["matrix units", "no units"])
-def high(request, monkeypatch):
-    """The precision that `high` takes with a CPU's matrix units and without, whatever this processor has."""
-    monkeypatch.setattr(measuring.products, "has_matrix_units", lambda _: request.param)
-    monkeypatch.setattr(measuring.precision, "TWO_PARTS_FLOP", 0.0)
-    return "bfloat16x2" if request.param else "float32"
-
-
 @pytest.fixture
 def grouped():
     """Rows of uneven groups in a shuffled order: labels for `rows` rows."""

@@ -50,7 +50,6 @@ class Case:
 CASES = {
     "pooled": Case(False, "float32", squares=True),
     "pooled_groups": Case(False, "float32", group_rows=3, tile_shape=(16, 32), launch_tiles=4),
-    "pooled_two_parts": Case(False, "bfloat16x2"),
     "pooled_fast": Case(False, "bfloat16", group_rows=2),
     "pooled_families": Case(False, "float32", ("laplacian", "gaussian", "inverse_multiquadric"), relabellings=0),
     "pooled_shares": Case(False, "float32", relabellings=17, group_rows=20, shares=3, squares=True),
