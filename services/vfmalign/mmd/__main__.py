@@ -16,7 +16,7 @@ from vfmalign.core.server import serve
 from vfmalign.core.settings import EXIT_BAD_SETTINGS, load, parser
 from vfmalign.core.store import ObjectStore
 from vfmalign.core.work import WorkQueue
-from vfmalign.mmd import local
+from vfmalign.mmd import local, products
 from vfmalign.mmd.compare import compare
 from vfmalign.mmd.results import Engine, Options
 from vfmalign.mmd.samples import Sample
@@ -70,6 +70,7 @@ def _warm_up(engine: Engine) -> None:
     """Makes the device and its libraries load before the first call pays for it."""
     x, y = (Sample(name, {"warm": np.eye(8, dtype=np.float32)}) for name in ("x", "y"))
     compare(x, y, None, Options("paired", fixed_sigma=1.0, relabellings=1), engine)
+    products.warm_up(engine.device)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,13 @@ Knows processors; nothing of kernels. Legend: I, J rows of one tile, K channels.
 
 from __future__ import annotations
 
+import math
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +19,8 @@ from torch import Tensor
 from vfmalign.mmd.precision import PrecisionName
 from vfmalign.mmd.rows import Rows
 
-_FLOAT32_ERROR = 1e-4  # of products of 256 numbers around 1: float32 errs by 1e-5, bfloat16 by 1e-1
+_FLOAT32_ERROR = 1e-3  # of products of 512 numbers around 1: float32 errs by 1e-4, bfloat16 by 5e-1
+_measuring = threading.Lock()
 
 
 def squared_distances(x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Tensor, *, scale: float = 1.0) -> Tensor:
@@ -45,11 +49,18 @@ def matrix_units(precision: PrecisionName, device: torch.device) -> Iterator[Non
 
     On CUDA, rows that were rounded to bfloat16 take TF32 matrix units: their products are exact in float32 (8 + 8
     bits), so the units change the speed and not the value. Float32 rows stay float32, on a CPU by oneDNN where that is
-    the faster library (`_prefers_onednn`).
+    the faster library (`_onednn_is_faster`).
     """
     backend = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    with _fp32_precision(backend, _setting(precision, device)):
+        yield
+
+
+@contextmanager
+def _fp32_precision(backend: Any, setting: str) -> Iterator[None]:
+    """Set torch's precision of float32 products in one backend, and restore it."""
     before = backend.fp32_precision
-    backend.fp32_precision = _setting(precision, device)
+    backend.fp32_precision = setting
     try:
         yield
     finally:
@@ -63,31 +74,35 @@ def _setting(precision: PrecisionName, device: torch.device) -> str:
     return "bf16" if precision == "float32" and _prefers_onednn() else "ieee"
 
 
-@cache
+def warm_up(device: torch.device) -> None:
+    """Measure the libraries of a CPU now rather than in the first large comparison (about 0.1 s)."""
+    _setting("float32", device)
+
+
 def _prefers_onednn() -> bool:
-    """Whether float32 products shall go through oneDNN instead of torch's own choice, MKL.
+    """Return whether float32 products are formed by oneDNN instead of torch's default library."""
+    # `cache` alone would let two threads measure at once. All float32 products wait here until the measurement is over,
+    # because torch's setting is one for the whole process and may let them round to bfloat16 meanwhile.
+    with _measuring:
+        return _onednn_is_faster()
 
-    MKL reaches half of oneDNN's speed on AMD processors with AVX-512 (`make bench` shows both). torch hands products to
-    oneDNN only where bf16 is allowed, which without AMX is float32 all the same: that is looked at once, by a product
-    that bf16 would get wrong.
+
+@cache
+def _onednn_is_faster() -> bool:
+    """Measure, once per process, whether oneDNN forms float32 products faster than torch's default, MKL.
+
+    The faster one depends on the processor: MKL reaches half of oneDNN's speed on some. torch calls oneDNN only where
+    it may round to bfloat16; processors without units for that compute in float32 all the same, which the error shows.
+    Both libraries err within the bounds of `precision`, so the choice changes the last digits of a result only.
     """
-    if torch.cpu._is_amx_tile_supported() or "AuthenticAMD" not in _processor():
-        return False
     generator = torch.Generator().manual_seed(0)
-    x_IK, y_JK = (torch.randn(64, 256, generator=generator) for _ in range(2))
-    backend = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = backend.fp32_precision
-    backend.fp32_precision = "bf16"
-    try:
-        found_IJ = (x_IK @ y_JK.T).double()
-    finally:
-        backend.fp32_precision = before
-    return float((found_IJ - x_IK.double() @ y_JK.double().T).abs().max()) < _FLOAT32_ERROR
-
-
-def _processor() -> str:
-    """What the system says of the processor; empty where it says nothing."""
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+    x_IK, y_JK = torch.randn(2, 512, 512, generator=generator)
+    seconds = {"ieee": math.inf, "bf16": math.inf}
+    out_IJ = torch.empty(512, 512)
+    for setting in ("ieee", "bf16") * 8:  # alternately, so that a disturbance meets both; the first ones warm up
+        with _fp32_precision(torch.backends.mkldnn.matmul, setting):  # type: ignore[attr-defined]
+            started = time.perf_counter()
+            torch.mm(x_IK, y_JK.T, out=out_IJ)
+            seconds[setting] = min(seconds[setting], time.perf_counter() - started)
+    error = float((out_IJ - x_IK.double() @ y_JK.double().T).abs().max())
+    return error < _FLOAT32_ERROR and seconds["bf16"] < seconds["ieee"]
