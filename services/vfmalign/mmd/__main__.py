@@ -50,7 +50,7 @@ async def _serve(settings: MmdSettings, engine: Engine) -> None:
         engine,
         queue,
         short_s=settings.mmd.short_s,
-        kept_bytes=settings.mmd.kept_mib * 2**20,
+        cache_bytes=settings.mmd.kept_mib * 2**20,
     )
 
     def add_services(server: grpc.aio.Server) -> list[ServiceDescriptor]:

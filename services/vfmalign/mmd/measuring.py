@@ -155,7 +155,7 @@ def _over_arrays(
     parts = [(x_NC, design.x_order), (y_MC, design.y_order)]
     with np.errstate(over="ignore"):
         pooled = rows.prepare(
-            parts, affine, chosen, engine.device, kept=engine.kept, between_blocks=engine.between_tiles
+            parts, affine, chosen, engine.device, cache=engine.cache, between_blocks=engine.between_tiles
         )
     if not float(pooled.norms_N.max()) <= rows.LARGEST_SQUARED_NORM[chosen]:
         return None

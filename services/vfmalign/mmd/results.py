@@ -10,7 +10,7 @@ import torch
 
 from vfmalign.core.errors import BadOption
 from vfmalign.mmd.estimators import EstimatorName, Pairing, TestMethod
-from vfmalign.mmd.kept import NOTHING_KEPT, Kept
+from vfmalign.mmd.lru_cache import NO_CACHE, SizedLruCache
 from vfmalign.mmd.measures import MeasureValue
 from vfmalign.mmd.precision import LeastPrecision, PrecisionName
 from vfmalign.mmd.projection import Projection
@@ -81,7 +81,7 @@ class Engine:
         tile_shape: largest tile, rows × columns; None for what suits the device.
         between_tiles: called before every tile, or every few milliseconds where several threads form tiles; raises
             Cancelled or DeadlineExceeded to stop.
-        kept: what several comparisons share: rows that were centred, scaled and rounded once. By default nothing.
+        cache: what several comparisons share: rows that were centred, scaled and rounded once. By default nothing.
         ranks: processes that share the work of one comparison. By default this one is alone.
     """
 
@@ -91,7 +91,7 @@ class Engine:
     memory_bytes: int = 4 * 2**30
     tile_shape: tuple[int, int] | None = None
     between_tiles: Callable[[], None] = never_stop
-    kept: Kept = NOTHING_KEPT
+    cache: SizedLruCache = NO_CACHE
     ranks: Ranks = ALONE
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vfmalign.mmd.kept import NOTHING_KEPT, Kept, Same
+from vfmalign.mmd.lru_cache import NO_CACHE, IdentityKey, SizedLruCache
 from vfmalign.mmd.precision import PRECISIONS, PrecisionName
 from vfmalign.mmd.streams import FeatureArray, as_tensor
 
@@ -159,7 +159,7 @@ def prepare(
     precision: PrecisionName,
     device: torch.device,
     *,
-    kept: Kept = NOTHING_KEPT,
+    cache: SizedLruCache = NO_CACHE,
     between_blocks: Callable[[], None] = lambda: None,
 ) -> Rows:
     """Rows of all parts, one after another, made block by block: no float64 copy of all features ever exists.
@@ -169,7 +169,7 @@ def prepare(
         affine: centre and scale, applied in float64 before anything is rounded.
         precision: of the values.
         device: where products are formed.
-        kept: remembers each part, for comparisons of other pairs with the same features and the same `affine`.
+        cache: stores each part, for comparisons of other pairs with the same features and the same `affine`.
         between_blocks: called before every block of rows; may raise to stop.
     """
     channels = int(parts[0][0].shape[1])
@@ -180,12 +180,12 @@ def prepare(
     for features_NC, order_N in parts:
         into = slice(at, at + int(features_NC.shape[0]))
         at = into.stop
-        if kept.budget_bytes and len(parts) > 1:
+        if cache.max_bytes and len(parts) > 1:
             order = None if order_N is None else order_N.tobytes()
-            key = ("rows", Same(features_NC), order, Same(affine), precision, str(device))
+            key = ("rows", IdentityKey(features_NC), order, IdentityKey(affine), precision, str(device))
             parts_of_one = [(features_NC, order_N)]
             make = partial(prepare, parts_of_one, affine, precision, device, between_blocks=between_blocks)
-            pooled[into].copy_(kept.get(key, make, lambda part: part.nbytes))
+            pooled[into].copy_(cache.get_or_create(key, make, lambda part: part.nbytes))
         else:
             _fill(pooled[into], features_NC, order_N, affine, between_blocks)
     return pooled

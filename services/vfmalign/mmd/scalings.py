@@ -15,8 +15,8 @@ import torch
 
 from vfmalign.core.errors import BadOption
 from vfmalign.mmd import bandwidths, rows
-from vfmalign.mmd.kept import Same
 from vfmalign.mmd.kernels import KERNELS, WITHOUT_BANDWIDTH, Kernel
+from vfmalign.mmd.lru_cache import IdentityKey
 from vfmalign.mmd.results import Engine, Options
 from vfmalign.mmd.rows import UNCHANGED, Affine
 from vfmalign.mmd.samples import Features, shape_of
@@ -66,8 +66,8 @@ def scalings(given: Sequence[Features], layer: str, options: Options, engine: En
         BadOption: no channel varies, or a bandwidth of 0.
     """
     fitted_FC = _first(given[2] if len(given) > 2 else given[0])
-    centring = engine.kept.get(
-        ("centring", Same(fitted_FC)), lambda: Affine(rows.mean(fitted_FC, engine.between_tiles)), _bytes
+    centring = engine.cache.get_or_create(
+        ("centring", IdentityKey(fitted_FC)), lambda: Affine(rows.mean(fitted_FC, engine.between_tiles)), _bytes
     )
     # Products depend on the origin: where the kernel is one of them, features stay where they are.
     raw = Scaled("raw", UNCHANGED if options.kernel in WITHOUT_BANDWIDTH else centring)
@@ -77,8 +77,10 @@ def scalings(given: Sequence[Features], layer: str, options: Options, engine: En
         return
     standardising = None
     if len(given) > 2:
-        key = ("standardising", Same(fitted_FC))
-        standardising = engine.kept.get(key, lambda: _standardising(fitted_FC, centring.centre_C, layer), _bytes)
+        key = ("standardising", IdentityKey(fitted_FC))
+        standardising = engine.cache.get_or_create(
+            key, lambda: _standardising(fitted_FC, centring.centre_C, layer), _bytes
+        )
     left_out = 0 if standardising is None else int((~standardising.kept_C).sum())  # type: ignore[operator]
     yield replace(raw, sigma=_sigma(given, raw.affine, layer, options, engine), left_out=left_out)
     if standardising is not None:
@@ -114,8 +116,8 @@ def _sigma(given: Sequence[Features], affine: Affine, layer: str, options: Optio
     if options.fixed_sigma is not None:
         return options.fixed_sigma
     fitted = given[:2] if options.bandwidth == "pooled_median" else given[2:]
-    return engine.kept.get(
-        ("median", Same(affine), *map(Same, fitted)),
+    return engine.cache.get_or_create(
+        ("median", IdentityKey(affine), *map(IdentityKey, fitted)),
         lambda: bandwidths.median(drawn(fitted, affine, engine), layer, engine.between_tiles),
         lambda _: _FLOAT_BYTES,
     )

@@ -17,7 +17,7 @@ from vfmalign.core.store import ObjectStore
 from vfmalign.core.work import WorkQueue
 from vfmalign.mmd import jobs, translate
 from vfmalign.mmd.jobs import Job
-from vfmalign.mmd.kept import Kept
+from vfmalign.mmd.lru_cache import SizedLruCache
 from vfmalign.mmd.results import Engine
 from vfmalign.mmd.sources import Sets
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
@@ -36,14 +36,14 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
         engine: where comparisons run.
         queue: its thread runs them.
         short_s: seconds of computing, as estimated, up to which a comparison may run between two tiles of another.
-        kept_bytes: memory for what the pairs of one batch share.
+        cache_bytes: memory for what the pairs of one batch share.
     """
 
     def __init__(
-        self, store: ObjectStore, engine: Engine, queue: WorkQueue, *, short_s: float, kept_bytes: int
+        self, store: ObjectStore, engine: Engine, queue: WorkQueue, *, short_s: float, cache_bytes: int
     ) -> None:
         self._store, self._engine, self._queue = store, engine, queue
-        self._short_s, self._kept_bytes = short_s, kept_bytes
+        self._short_s, self._cache_bytes = short_s, cache_bytes
 
     async def Compute(self, request: mmd_pb2.ComputeRequest, context: Context) -> mmd_pb2.ComputeResponse:
         """Compares two samples, layer by layer."""
@@ -59,8 +59,8 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
                 field="requests",
                 remedy="split the batch",
             )
-        kept = Kept(self._kept_bytes if len(request.requests) > 1 else 0)
-        sets, engine = Sets(self._store, kept), replace(self._engine, kept=kept)
+        cache = SizedLruCache(self._cache_bytes if len(request.requests) > 1 else 0)
+        sets, engine = Sets(self._store, cache), replace(self._engine, cache=cache)
         for index, pair in enumerate(request.requests):
             compute = self._compute if index == 0 else self._compute_patiently
             try:

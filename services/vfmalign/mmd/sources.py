@@ -23,8 +23,8 @@ from vfmalign.core.errors import BadOption, BadTensor, InvalidInput
 from vfmalign.core.feature_sets import Manifest, read_manifest, read_part
 from vfmalign.core.store import ObjectStore
 from vfmalign.mmd import limits
-from vfmalign.mmd.kept import Kept
 from vfmalign.mmd.limits import Extent
+from vfmalign.mmd.lru_cache import SizedLruCache
 from vfmalign.mmd.samples import Sample
 from vfmalign.mmd.streams import FeatureArray, StoredRows
 
@@ -75,12 +75,12 @@ class Sets:
 
     Args:
         store: where stored and uploaded ones are.
-        kept: what pairs of a batch share; by default nothing stays from one pair to the next.
+        cache: what pairs of a batch share; by default nothing stays from one pair to the next.
     """
 
-    def __init__(self, store: ObjectStore, kept: Kept | None = None) -> None:
+    def __init__(self, store: ObjectStore, cache: SizedLruCache | None = None) -> None:
         self._store = store
-        self._kept = Kept() if kept is None else kept
+        self._cache = cache or SizedLruCache()
         self._manifests: dict[str, Manifest] = {}
         self._headers: dict[Hashable, Extent] = {}
 
@@ -110,7 +110,7 @@ class Sets:
                 samples.append(self._same_arrays(one))
                 continue
             if one.key not in read:
-                read[one.key] = self._kept.get(one.key, partial(self._layers, one, before_part), _bytes)
+                read[one.key] = self._cache.get_or_create(one.key, partial(self._layers, one, before_part), _bytes)
             labels = self._manifests[one.feature_set] if isinstance(one, Stored) else one
             samples.append(Sample(one.name, read[one.key], labels.groups, labels.case_ids))
         return samples
@@ -196,14 +196,14 @@ class Sets:
 
     def _same_arrays(self, sample: Sample) -> Sample:
         """The sample with the arrays of an earlier pair where that sent the same bytes."""
-        if not self._kept.budget_bytes:
+        if not self._cache.max_bytes:
             return sample
         layers = dict(sample.layers)
         for name, array in sample.layers.items():
             if not isinstance(array, np.ndarray):
                 continue  # a stream, of which nothing is at hand
             key = ("inline", array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array).data).digest())
-            layers[name] = self._kept.get(key, partial(_itself, array), _size)
+            layers[name] = self._cache.get_or_create(key, partial(_itself, array), _size)
         return replace(sample, layers=layers)
 
 

@@ -1,6 +1,8 @@
 """What the pairs of a batch share: sets are read once and rows prepared once, within a budget of bytes."""
 
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -8,21 +10,21 @@ import pytest
 
 from vfmalign.mmd import bandwidths, jobs, rows, scalings
 from vfmalign.mmd.jobs import Job
-from vfmalign.mmd.kept import Kept, Same
+from vfmalign.mmd.lru_cache import IdentityKey, SizedLruCache
 from vfmalign.mmd.results import Engine, Options
 from vfmalign.mmd.samples import Sample
 from vfmalign.mmd.sources import Sets
 
 
 def test_the_least_recently_used_goes_first():
-    kept, made = Kept(10), []
+    cache, made = SizedLruCache(10), []
 
     def get(key, size=4):
         def make():
             made.append(key)
             return key.upper()
 
-        assert kept.get(key, make, lambda _: size) == key.upper()
+        assert cache.get_or_create(key, make, lambda _: size) == key.upper()
 
     for key in "abacab":
         get(key)
@@ -30,14 +32,41 @@ def test_the_least_recently_used_goes_first():
     get("d", size=11)
     get("d", size=11)
     assert made[-2:] == ["d", "d"]
-    assert kept.used_bytes == 8
+    assert cache.used_bytes == 8
 
 
-def test_same_is_identity():
+def test_a_value_that_is_none_or_false_is_stored():
+    cache, made = SizedLruCache(10), []
+    for _ in range(2):
+        assert cache.get_or_create("zero", lambda: made.append(1) or 0.0, lambda _: 1) == 0.0
+        assert cache.get_or_create("none", lambda: made.append(2), lambda _: 1) is None
+    assert made == [1, 2]
+
+
+def test_threads_share_the_cache_and_its_bound():
+    cache = SizedLruCache(10)
+
+    def ask(turn):
+        key = turn % 7
+        return cache.get_or_create(key, lambda: (time.sleep(1e-4), key)[1], lambda _: 3) == key
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(400)))
+    assert 0 < cache.used_bytes <= 10
+
+
+def test_a_factory_may_use_the_cache():
+    cache = SizedLruCache(10)
+    inner = lambda: cache.get_or_create("inner", lambda: 1, lambda _: 1) + 1  # noqa: E731
+    assert cache.get_or_create("outer", inner, lambda _: 1) == 2
+    assert cache.used_bytes == 2
+
+
+def test_identity_keys_compare_the_very_object():
     one, equal = [1], [1]
-    assert Same(one) == Same(one)
-    assert hash(Same(one)) == hash(Same(one))
-    assert Same(one) != Same(equal)
+    assert IdentityKey(one) == IdentityKey(one)
+    assert hash(IdentityKey(one)) == hash(IdentityKey(one))
+    assert IdentityKey(one) != IdentityKey(equal)
 
 
 @pytest.fixture
@@ -61,13 +90,13 @@ def counted(monkeypatch):
     return counts
 
 
-def _batch(kept_bytes, copies):
+def _batch(max_bytes, copies):
     """Three checkpoints against the same features before, with the same reference; returns their values."""
     rng = np.random.default_rng(0)
     before, reference = rng.normal(size=(2, 40, 5)).astype(np.float32)
     groups = tuple(f"g{row % 10}" for row in range(40))
-    kept = Kept(kept_bytes)
-    sets, engine = Sets(None, kept), replace(Engine(), kept=kept)
+    cache = SizedLruCache(max_bytes)
+    sets, engine = Sets(None, cache), replace(Engine(), cache=cache)
     values = []
     for shift in (0.1, 0.2, 0.3):
         x, ref = (before.copy(), reference.copy()) if copies else (before, reference)
@@ -75,7 +104,7 @@ def _batch(kept_bytes, copies):
         job = Job([*given, Sample("reference", {"a": ref})], Options("paired", relabellings=100), sets)
         layer = jobs.run(jobs.plan(job, engine, 0.0), engine).comparison.layers[0]
         values.append((layer.raw, layer.standardised))
-    return values, kept
+    return values, cache
 
 
 @pytest.mark.parametrize("copies", [False, True])
@@ -84,14 +113,14 @@ def test_a_batch_prepares_what_its_pairs_share_once(counted, copies):
     # Per pair: x, y and the reference's median, each raw and standardised; centre; scale; both medians.
     assert counted == {"_fill": 3 * 6, "mean": 3, "_standardising": 3, "median": 6}
     counted.clear()
-    together, kept = _batch(2**20, copies)
+    together, cache = _batch(2**20, copies)
     assert counted == {"_fill": 2 + 2 + 3 * 2, "mean": 1, "_standardising": 1, "median": 2}
     assert together == alone
-    assert 0 < kept.used_bytes <= 2**20
+    assert 0 < cache.used_bytes <= 2**20
 
 
 def test_a_budget_that_is_too_small_changes_no_number(counted):
     alone, _ = _batch(0, True)
-    together, kept = _batch(1500, True)
+    together, cache = _batch(1500, True)
     assert together == alone
-    assert kept.used_bytes <= 1500
+    assert cache.used_bytes <= 1500
