@@ -10,7 +10,6 @@ import grpc
 import numpy as np
 from google.protobuf.descriptor import ServiceDescriptor
 
-from vfmalign.core.allocator import keep_freed_memory
 from vfmalign.core.errors import VfmalignError
 from vfmalign.core.server import serve
 from vfmalign.core.settings import EXIT_BAD_SETTINGS, load, parser
@@ -24,9 +23,6 @@ from vfmalign.mmd.servicer import MmdServicer
 from vfmalign.mmd.settings import MmdSettings, engine_of
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
-KEPT_BYTES = 256 * 2**20
-"""Freed memory that the service keeps for its next request."""
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the service until SIGTERM or SIGINT; with two files, compares them without a server."""
@@ -39,7 +35,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     except VfmalignError as error:
         print(error, file=sys.stderr)  # noqa: T201
         raise SystemExit(EXIT_BAD_SETTINGS) from None
-    keep_freed_memory(KEPT_BYTES)
     asyncio.run(_serve(settings, engine))
 
 
