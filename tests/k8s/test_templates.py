@@ -12,11 +12,9 @@ from tests.k8s.policy import holds_no_secret, labelled
 from tests.k8s.rendering import kustomize, pods
 from tests.k8s.test_schemas import VERSIONS
 
-from vfmalign.core.settings import parser
 from vfmalign.features import shards
 from vfmalign.features.messages import parse_bulk
-from vfmalign.mmd import local
-from vfmalign.mmd.settings import MmdSettings
+from vfmalign.mmd import comparison_main, translate
 from vfmalign.v1 import features_pb2
 
 FOLDER = Path(__file__).resolve().parents[2] / "k8s" / "jobs"
@@ -53,8 +51,9 @@ def test_the_request_is_one():
 
 def test_processes_of_one_comparison_are_as_many_as_pods():
     arguments = command("vfmalign-mmd")
-    assert arguments[:3] == ["python", "-m", "vfmalign.mmd"]
-    assert local.parse(parser("mmd", MmdSettings, local.SUMMARY), arguments[3:]).paired
+    assert arguments[:3] == ["python", "-m", "vfmalign.mmd.comparison_main"]
+    options = translate.options_of(comparison_main.request_of(comparison_main.parse(arguments[3:])))
+    assert (options.pairing, options.layers, options.fixed_sigma) == ("paired", ("stages.3",), 12.0)
     environment = {one["name"]: one.get("value") for one in pod("vfmalign-mmd")["containers"][0]["env"]}
     assert int(environment["WORLD_SIZE"]) == JOBS["vfmalign-mmd"]["completions"] == JOBS["vfmalign-mmd"]["parallelism"]
     assert environment["MASTER_ADDR"] == f"vfmalign-mmd-0.{pod('vfmalign-mmd')['subdomain']}"

@@ -118,6 +118,6 @@ def _store(target: Target, size: int) -> ObjectStore:
                 f"the arrays make a message of {size / 2**20:.1f} MiB; at most {MESSAGE_BYTES >> 20} go",
                 subject="X and Y",
                 remedy="set AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to have them uploaded, "
-                "give fewer rows or float16, or use `python -m vfmalign.mmd`, which needs no server",
+                "give fewer rows or float16, or use `python -m vfmalign.mmd.comparison_main`, which needs no server",
             ) from None
     return target.store

@@ -1,4 +1,4 @@
-"""`python -m vfmalign.mmd`: the MMD service, wired by hand; `python -m vfmalign.mmd a.npy b.npy`: one comparison."""
+"""`python -m vfmalign.mmd`: start the MMD service."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from vfmalign.core.errors import VfmalignError
 from vfmalign.core.server import serve
-from vfmalign.core.settings import EXIT_BAD_SETTINGS, load, parser
+from vfmalign.core.settings import EXIT_BAD_SETTINGS, parse_args
 from vfmalign.core.store import ObjectStore
 from vfmalign.core.work import WorkQueue
-from vfmalign.mmd import local, products
+from vfmalign.mmd import products
 from vfmalign.mmd.compare import compare
 from vfmalign.mmd.results import Engine, Options
 from vfmalign.mmd.samples import Sample
@@ -25,11 +25,8 @@ from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the service until SIGTERM or SIGINT; with two files, compares them without a server."""
-    arguments = local.parse(parser("mmd", MmdSettings, local.SUMMARY), argv)
-    if arguments is not None:
-        raise SystemExit(local.run(arguments))
-    settings = load(MmdSettings)
+    """Run the service until SIGTERM or SIGINT."""
+    settings = parse_args("mmd", MmdSettings, argv)
     try:
         engine = engine_of(settings.mmd)
     except VfmalignError as error:

@@ -230,8 +230,10 @@ def test_arrays_too_large_for_a_message_are_uploaded_once(cli: Cli) -> None:
     again = cli.run(*ask, "--json")
     assert "was uploaded" not in again.err
     assert again.document["layers"] == first.document["layers"]
-    local = [sys.executable, "-m", "vfmalign.mmd", "wide_x.npy", "wide_y.npy", "--paired", *ask[3:], "--json"]
-    alone = subprocess.run(local, cwd=cli.folder, capture_output=True, text=True, check=True)
+    options = '{"estimator": "ESTIMATOR_BIASED", "precision": "PRECISION_EXACT"}'
+    command = [sys.executable, "-m", "vfmalign.mmd.comparison_main", *ask[1:3], "--pairing", "paired"]
+    command += ["--sigma", "200", "--options", options]
+    alone = subprocess.run(command, cwd=cli.folder, capture_output=True, text=True, check=True)
     value = json.loads(alone.stdout)["layers"][0]["raw"]["mmd2"]["value"]
     assert first.document["layers"][0]["raw"]["mmd2"]["value"] == pytest.approx(value, rel=1e-9)
 

@@ -1,4 +1,4 @@
-"""`python -m vfmalign.mmd` with stored feature sets: the numbers of files, in one process and in two of a Job."""
+"""`python -m vfmalign.mmd.comparison_main` with stored feature sets: the numbers of files, also in two processes."""
 
 import json
 import socket
@@ -10,12 +10,11 @@ import pytest
 
 from vfmalign.core.artifacts import Preprocessing, features_prefix
 from vfmalign.core.feature_sets import FeatureRequest, FeatureSetWriter
-from vfmalign.core.settings import parser
-from vfmalign.mmd import local
-from vfmalign.mmd.settings import MmdSettings
+from vfmalign.mmd import comparison_main
 
 ROWS, PART = 240, 100
-OPTIONS = ("--sigma", "5", "--relabellings", "40", "--precision", "exact", "--json")
+PAIRED = ("--pairing", "paired", "--sigma", "5")
+OPTIONS = {"test": {"relabellings": 40}, "precision": "PRECISION_EXACT"}
 
 
 def store_set(store, layers, seed):
@@ -52,6 +51,12 @@ def sets(store, features):
     return [store_set(store, layers, seed) for seed, layers in enumerate(features)]
 
 
+def arguments(*places, layer="", **more):
+    """A command line; files have one layer, so that they name none."""
+    options = OPTIONS | ({"layers": [layer]} if layer else {}) | more
+    return [*map(str, places), *PAIRED, "--options", json.dumps(options)]
+
+
 def raw(text):
     (layer,) = json.loads(text)["layers"]
     return layer["raw"]
@@ -62,9 +67,8 @@ def answer(monkeypatch, store_environment, capsys):
     for name, value in store_environment.items():
         monkeypatch.setenv(name, value)
 
-    def ask(*arguments, code=0):
-        found = local.parse(parser("mmd", MmdSettings, local.SUMMARY), [str(one) for one in arguments])
-        assert local.run(found) == code
+    def ask(*places, code=0, **options):
+        assert comparison_main.main(arguments(*places, **options)) == code
         return capsys.readouterr()
 
     return ask
@@ -74,17 +78,19 @@ def test_a_layer_of_stored_sets_gives_the_numbers_of_its_arrays(answer, sets, fe
     files = tmp_path / "x.npy", tmp_path / "y.npy"
     for path, layers in zip(files, features, strict=True):
         np.save(path, layers["stages.3"])
-    expected = raw(answer(*files, "--paired", *OPTIONS).out)
-    assert raw(answer(*sets, "--layer", "stages.3", "--paired", *OPTIONS).out) == expected
-    assert raw(answer(*sets, "--layer", "stages.2", "--paired", *OPTIONS).out) != expected
+    expected = raw(answer(*files).out)
+    assert raw(answer(*sets, layer="stages.3").out) == expected
+    assert raw(answer(*sets, layer="stages.2").out) != expected
+    ids = [uri.split("/")[-2] for uri in sets]
+    assert raw(answer(*ids, layer="stages.3").out) == expected
     # Sets that do not fit are read part by part.
-    monkeypatch.setattr(local.limits, "fits", lambda *_: False)
-    streamed = raw(answer(*sets, "--layer", "stages.3", "--paired", *OPTIONS).out)
+    monkeypatch.setattr(comparison_main.limits, "fits", lambda *_: False)
+    streamed = raw(answer(*sets, layer="stages.3").out)
     assert streamed["mmd2"]["value"] == pytest.approx(expected["mmd2"]["value"], rel=1e-10)
 
 
 def test_two_processes_as_a_job_starts_them_come_to_the_value_of_one(answer, sets, store_environment):
-    expected = raw(answer(*sets, "--layer", "stages.3", "--paired", *OPTIONS).out)
+    expected = raw(answer(*sets, layer="stages.3").out)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -95,7 +101,7 @@ def test_two_processes_as_a_job_starts_them_come_to_the_value_of_one(answer, set
         "MASTER_PORT": port,
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "vfmalign.mmd", *sets, "--layer", "stages.3", "--paired", *OPTIONS]
+    command = [sys.executable, "-m", "vfmalign.mmd.comparison_main", *arguments(*sets, layer="stages.3")]
     processes = [
         subprocess.Popen(
             command, env=shared | {"RANK": rank}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -112,18 +118,18 @@ def test_two_processes_as_a_job_starts_them_come_to_the_value_of_one(answer, set
 
 def test_sets_that_are_not_there_are_said(answer, sets, store):
     absent = store.uri(f"{features_prefix('0' * 32)}manifest.json")
-    assert "there is no such feature set" in answer(sets[0], absent, "--layer", "stages.3", code=local.BAD_INPUT).err
+    assert (
+        "there is no such feature set" in answer(sets[0], absent, layer="stages.3", code=comparison_main.BAD_INPUT).err
+    )
     other = store.uri("models/m/model.json")
-    assert "no manifest of a feature set" in answer(sets[0], other, "--layer", "stages.3", code=local.BAD_INPUT).err
-    assert "no layer `stages.9`" in answer(*sets, "--layer", "stages.9", code=local.BAD_INPUT).err
+    assert (
+        "no manifest of a feature set" in answer(sets[0], other, layer="stages.3", code=comparison_main.BAD_INPUT).err
+    )
+    assert "no layer `stages.9`" in answer(*sets, layer="stages.9", code=comparison_main.BAD_INPUT).err
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [("s3://b/k", "y.npy", "--layer", "f"), ("s3://b/k", "s3://b/k"), ("x.npy", "y.npy", "--layer", "f")],
-)
-def test_files_and_sets_do_not_mix(arguments, capsys):
+def test_files_and_sets_do_not_mix(capsys):
     with pytest.raises(SystemExit) as caught:
-        local.parse(parser("mmd", MmdSettings, local.SUMMARY), list(arguments))
-    assert caught.value.code == local.BAD_INPUT
-    assert "error:" in capsys.readouterr().err
+        comparison_main.main(arguments("s3://b/k", "y.npy"))
+    assert caught.value.code == comparison_main.BAD_INPUT
+    assert "compare .npy files with .npy files" in capsys.readouterr().err
