@@ -218,8 +218,8 @@ def available() -> dict[str, Case]:
 
 def _ours_nearly(precision: str, sigma: float, statistic: str) -> Method:
     """Ours with what it says of its accuracy."""
-    paired = statistic != "unbiased_independent"
-    options = {"sigma": sigma, "precision": precision, "estimator": statistic, "paired": paired, "relabellings": 0}
+    pairing = "independent" if statistic == "unbiased_independent" else "paired"
+    options = {"pairing": pairing, "sigma": sigma, "precision": precision, "estimator": statistic, "relabellings": 0}
     return Method(f"vfmalign {precision}", OURS, "ours", "tested", arguments=options, statistic=statistic)
 
 

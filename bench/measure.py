@@ -222,7 +222,9 @@ class Process:
         threads = str(settings.threads)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS_")}
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-        environment |= dict.fromkeys(names, threads) | {"PYTHONPATH": str(ROOT)}
+        # `services` makes it this checkout's engine that is measured, even where another one is installed.
+        paths = os.pathsep.join((str(ROOT), str(ROOT / "services")))
+        environment |= dict.fromkeys(names, threads) | {"PYTHONPATH": paths}
         if not settings.cuda:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         job = {

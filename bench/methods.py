@@ -14,7 +14,8 @@ GEMM_OF = {"fast": "bfloat16", "high": "float32", "exact": "float64"}
 
 def ours(precision: str, sigma: float, **options: Any) -> Method:
     """One MMD² by vfmalign."""
-    arguments = {"sigma": sigma, "precision": precision, "estimator": "unbiased_independent", **options}
+    arguments = {"sigma": sigma, "precision": precision, "estimator": "unbiased_independent"}
+    arguments |= {"pairing": "independent", **options}
     return Method(f"vfmalign {precision}", OURS, "ours", "value", arguments=arguments, statistic=arguments["estimator"])
 
 
@@ -25,7 +26,14 @@ def ours_tested(precision: str, sigma: float, relabellings: int, **options: Any)
         OURS,
         "ours",
         "tested",
-        arguments={"sigma": sigma, "precision": precision, "relabellings": relabellings, "seed": 0, **options},
+        arguments={
+            "pairing": "independent",
+            "sigma": sigma,
+            "precision": precision,
+            "relabellings": relabellings,
+            "seed": 0,
+            **options,
+        },
     )
 
 

@@ -84,7 +84,7 @@ class Case:
     @property
     def paired(self) -> bool:
         """Whether rows of x and y are of the same cases."""
-        return bool(self.options.get("paired"))
+        return self.options.get("pairing") == "paired"
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def answer(case: Case, seed: int) -> Answer:
     x, y = case.population.draw(seed)
     groups_x = case.population.groups(len(x), "x")
     groups_y = [] if case.paired else case.population.groups(len(y), "y")
-    options = {"groups_x": groups_x, "groups_y": groups_y, "seed": seed, **case.options}
+    options = {"pairing": "independent", "groups_x": groups_x, "groups_y": groups_y, "seed": seed, **case.options}
     result = mmd_test(x, y, **options)
     interval = result.interval
     if interval is None:

@@ -31,10 +31,10 @@ MOSTLY_WITHHELD = 0.95  # of a few shown intervals nothing is said
 CHANNELS = 5
 COVERAGE_SHAPES: dict[str, dict[str, Any]] = {
     "unpaired": {},
-    "paired, correlation 0.5": {"paired": True},
+    "paired, correlation 0.5": {"pairing": "paired"},
     "unpaired, d = 50": {"channels": 50},
     "unpaired, groups of 8 rows": {"rows_per_group": 8, "sizes": 2},
-    "paired, groups of 8 rows, d = 50": {"paired": True, "rows_per_group": 8, "channels": 50, "sizes": 2},
+    "paired, groups of 8 rows, d = 50": {"pairing": "paired", "rows_per_group": 8, "channels": 50, "sizes": 2},
 }
 
 
@@ -74,7 +74,7 @@ def binomial_range(datasets: int, level: float) -> tuple[int, int]:
 def size_cases() -> list[Case]:
     """Nulls: x and y have one distribution."""
     test = {"relabellings": RELABELLINGS}
-    paired = {**test, "paired": True}
+    paired = {**test, "pairing": "paired"}
     cases = [
         Case("unpaired, 50 and 50 rows", Population(50, 50, CHANNELS), test),
         Case("unpaired, 30 and 70 rows, biased", Population(30, 70, CHANNELS), {**test, "estimator": "biased"}),
@@ -246,12 +246,12 @@ def coverage_cases() -> list[Case]:
                     channels,
                     shift,
                     spread,
-                    pair=0.5 if shape.get("paired") else 0.0,
+                    pair=0.5 if shape.get("pairing") == "paired" else 0.0,
                     within=0.5 if rows_per_group > 1 else 0.0,
                     rows_per_group=rows_per_group,
                 )
                 options = {
-                    "paired": bool(shape.get("paired")),
+                    "pairing": shape.get("pairing", "independent"),
                     "sigma": float(np.sqrt(2.0 * channels)),
                     "relabellings": RELABELLINGS,
                 }

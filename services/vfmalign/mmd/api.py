@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vfmalign.core.errors import BadTensor
 from vfmalign.mmd.compare import compare
-from vfmalign.mmd.estimators import EstimatorName, TestMethod
+from vfmalign.mmd.estimators import EstimatorName, Pairing, TestMethod
 from vfmalign.mmd.precision import LeastPrecision, PrecisionName
 from vfmalign.mmd.results import Engine, Options, Shift
 from vfmalign.mmd.samples import Sample
@@ -68,7 +68,7 @@ def mmd2(
     x: Features,
     y: Features,
     *,
-    paired: bool = False,
+    pairing: Pairing,
     estimator: EstimatorName | None = None,
     kernel: str = "gaussian",
     sigma: float | None = None,
@@ -84,9 +84,10 @@ def mmd2(
     Args:
         x: features (n, d), float16 to float64, numpy or torch.
         y: features (m, d).
-        paired: row i of x and of y come from one case; needs n = m and changes what is unbiased.
+        pairing: `paired` where row i of x and of y is one case (needs n = m), or `independent`; it decides what is
+            unbiased, so it has no default.
         estimator: `biased`, `unbiased_paired`, `unbiased_independent`, `linear`, `block` or `fourier`; None for the
-            unbiased one that fits `paired`.
+            unbiased one that fits `pairing`.
         kernel: `gaussian`, `gaussian_mixture`, `laplacian`, `rational_quadratic`, `inverse_multiquadric`, `polynomial`
             or `linear`.
         sigma: bandwidth in units of the features; None for the median distance of `reference`, or of x and y together.
@@ -108,7 +109,7 @@ def mmd2(
         Exhausted: too large for the machine's memory.
     """
     options = Options(
-        "paired" if paired else "independent",
+        pairing,
         estimator=estimator,
         kernel=kernel,
         fixed_sigma=sigma,
@@ -125,7 +126,7 @@ def mmd_test(
     x: Features,
     y: Features,
     *,
-    paired: bool = False,
+    pairing: Pairing,
     groups_x: Sequence[str] = (),
     groups_y: Sequence[str] = (),
     estimator: EstimatorName | None = None,
@@ -147,7 +148,7 @@ def mmd_test(
     Args:
         x: features (n, d), float16 to float64, numpy or torch.
         y: features (m, d).
-        paired: row i of x and of y come from one case; needs n = m.
+        pairing: see `mmd2`.
         groups_x: group (patient) of each row of x; rows of a group are swapped, permuted and left out together. Empty
             where every row is a group of its own.
         groups_y: group of each row of y; of paired samples those of x hold for both.
@@ -169,7 +170,7 @@ def mmd_test(
         BadTensor, BadOption, CaseOrderMismatch, Exhausted: as `mmd2`; groups that do not fit.
     """
     options = Options(
-        "paired" if paired else "independent",
+        pairing,
         estimator=estimator,
         kernel=kernel,
         fixed_sigma=sigma,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,8 +107,10 @@ def resolve(pairing: Pairing, estimator: EstimatorName | None, method: TestMetho
     equal size Lemma 6's is unbiased as well.
 
     Raises:
-        BadOption: the estimator does not hold for this pairing, or not for this test.
+        BadOption: an unknown pairing, or an estimator that does not hold for this pairing, or not for this test.
     """
+    if pairing not in get_args(Pairing):
+        raise BadOption(f"unknown pairing `{pairing}`", field="pairing", remedy=f"use {' or '.join(get_args(Pairing))}")
     over_pairs = pairing == "paired" or method == "wild_bootstrap"
     if estimator is None:
         return "unbiased_paired" if over_pairs else "unbiased_independent"

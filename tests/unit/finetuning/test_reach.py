@@ -27,7 +27,8 @@ def layer(value, bound=1e-12):
 
 def estimates(x_NC, y_NC, sigma):
     values = (
-        mmd2(x_NC, y_NC, paired=True, sigma=sigma, estimator=estimator) for estimator in ("unbiased_paired", "biased")
+        mmd2(x_NC, y_NC, pairing="paired", sigma=sigma, estimator=estimator)
+        for estimator in ("unbiased_paired", "biased")
     )
     return [layer(value) for value in values]
 

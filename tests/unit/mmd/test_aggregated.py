@@ -67,10 +67,12 @@ def test_independent_samples_give_the_formula_over_permutations(rng):
     x, y, values = independent(rng)
     expected = (values >= values[0] * (1 - 1e-9)).mean()
     assert 0.03 < expected < 0.7
-    assert mmd_test(x, y, relabellings=60, seed=8, aggregated=True).aggregated_p_value == expected
+    assert (
+        mmd_test(x, y, pairing="independent", relabellings=60, seed=8, aggregated=True).aggregated_p_value == expected
+    )
 
 
-@pytest.mark.parametrize("options", [{"paired": True}, {"method": "wild_bootstrap"}])
+@pytest.mark.parametrize("options", [{"pairing": "paired"}, {"pairing": "independent", "method": "wild_bootstrap"}])
 def test_pairs_and_the_wild_bootstrap_give_the_formula_over_swaps(rng, options):
     x = rng.normal(size=(20, 3))
     y = 0.5 * x + rng.normal(size=(20, 3)) + 0.45
@@ -87,7 +89,7 @@ def test_enumerated_swaps_hold_the_samples_as_they_are(rng):
     signs = np.array(list(product((1, -1), repeat=9)))
     values = largest(np.concatenate([x, y]), unbiased_paired, signs)
     expected = (values >= values[0] * (1 - 1e-9)).mean()
-    assert mmd_test(x, y, paired=True, aggregated=True, relabellings=1000).aggregated_p_value == expected
+    assert mmd_test(x, y, pairing="paired", aggregated=True, relabellings=1000).aggregated_p_value == expected
 
 
 def test_the_statistic_itself_is_that_of_the_formula(rng, monkeypatch):
@@ -97,7 +99,7 @@ def test_the_statistic_itself_is_that_of_the_formula(rng, monkeypatch):
     monkeypatch.setattr(
         aggregated, "largest", lambda *given, **more: found.append(original(*given, **more)) or found[-1]
     )
-    mmd_test(x, y, relabellings=60, seed=8, aggregated=True)
+    mmd_test(x, y, pairing="independent", relabellings=60, seed=8, aggregated=True)
     assert found[0].observed == pytest.approx(values[0], rel=1e-10)
     np.testing.assert_allclose(found[0].relabelled_B, values[1:], rtol=1e-8)
 
@@ -108,7 +110,7 @@ def test_a_difference_in_scale_that_one_bandwidth_misses_is_found():
     single = both = 0
     for seed in range(20):
         x, y = rng.normal(size=(60, 5)), 1.4 * rng.normal(size=(60, 5))
-        result = mmd_test(x, y, relabellings=99, seed=seed, aggregated=True)
+        result = mmd_test(x, y, pairing="independent", relabellings=99, seed=seed, aggregated=True)
         single += result.p_value <= 0.05
         both += result.aggregated_p_value <= 0.05
     assert both >= 18
@@ -116,13 +118,16 @@ def test_a_difference_in_scale_that_one_bandwidth_misses_is_found():
 
 
 def test_it_has_a_reason_where_it_has_no_value(rng):
-    few = mmd_test(rng.normal(size=(3, 2)), rng.normal(size=(3, 2)), aggregated=True)
+    few = mmd_test(rng.normal(size=(3, 2)), rng.normal(size=(3, 2)), pairing="independent", aggregated=True)
     assert few.aggregated_p_value is None
     assert "too few" in few.absent_reason
     same = np.ones((10, 2))
-    assert mmd_test(same, same, sigma=1.0, aggregated=True, relabellings=50).aggregated_p_value == 1.0
+    assert (
+        mmd_test(same, same, pairing="independent", sigma=1.0, aggregated=True, relabellings=50).aggregated_p_value
+        == 1.0
+    )
     x = rng.normal(size=(20, 2))
-    assert mmd_test(x, x.copy(), paired=True, aggregated=True, relabellings=50).aggregated_p_value == 1.0
+    assert mmd_test(x, x.copy(), pairing="paired", aggregated=True, relabellings=50).aggregated_p_value == 1.0
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])

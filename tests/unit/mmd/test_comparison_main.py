@@ -45,7 +45,7 @@ def test_the_document_has_the_library_numbers(files, answer):
     x_file, y_file, x, y = files
     pooled = {"bandwidth_rule": "BANDWIDTH_RULE_POOLED_MEDIAN"}
     raw = first_layer(answer(x_file, y_file, *INDEPENDENT, kernel=pooled, test={"relabellings": 200}))["raw"]
-    expected = mmd_test(x, y, relabellings=200)
+    expected = mmd_test(x, y, pairing="independent", relabellings=200)
     assert raw["mmd2"]["value"] == expected.mmd2
     assert raw["p_value"]["value"] == expected.p_value
     assert raw["sigma"] == expected.sigma

@@ -34,6 +34,10 @@ ALTERNATIVES = [
 ]
 
 
+def pairing_of(paired):
+    return "paired" if paired else "independent"
+
+
 def estimates(estimator, channels, rows, sigma, *, shift, spread, correlation=0.0, datasets=120):
     rng = np.random.default_rng(4711)
     values = []
@@ -43,7 +47,7 @@ def estimates(estimator, channels, rows, sigma, *, shift, spread, correlation=0.
             y = correlation * x + np.sqrt(1.0 - correlation**2) * y
         y = spread * y
         y[:, 0] += shift
-        values.append(mmd2(x, y, paired=bool(correlation), estimator=estimator, sigma=sigma))
+        values.append(mmd2(x, y, pairing=pairing_of(correlation), estimator=estimator, sigma=sigma))
     return np.array(values)
 
 
@@ -86,6 +90,6 @@ def test_one_large_dataset_comes_within_three_standard_errors(alternative, paire
         y = 0.6 * x + 0.8 * y
     y = alternative["spread"] * y
     y[:, 0] += alternative["shift"]
-    parts = [mmd2(x[i : i + 100], y[i : i + 100], paired=paired, sigma=2.0) for i in range(0, 1500, 100)]
+    parts = [mmd2(x[i : i + 100], y[i : i + 100], pairing=pairing_of(paired), sigma=2.0) for i in range(0, 1500, 100)]
     error = np.std(parts, ddof=1) / np.sqrt(15)
-    assert abs(mmd2(x, y, paired=paired, sigma=2.0) - population(4, 2.0, **alternative)) < 3.0 * error
+    assert abs(mmd2(x, y, pairing=pairing_of(paired), sigma=2.0) - population(4, 2.0, **alternative)) < 3.0 * error

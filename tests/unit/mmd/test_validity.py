@@ -13,26 +13,26 @@ LEVEL = 0.05
 CASES = {
     "unpaired": {"rows": (30, 40)},
     "unpaired, groups of 8 rows": {"rows": (80, 80), "per_group": 8},
-    "paired, correlation 0": {"rows": (25, 25), "paired": True},
-    "paired, correlation 0.5": {"rows": (25, 25), "paired": True, "correlation": 0.5},
-    "paired, correlation 0.95": {"rows": (25, 25), "paired": True, "correlation": 0.95},
-    "paired, correlation 0, groups of 8 rows": {"rows": (112, 112), "paired": True, "per_group": 8},
+    "paired, correlation 0": {"rows": (25, 25), "pairing": "paired"},
+    "paired, correlation 0.5": {"rows": (25, 25), "pairing": "paired", "correlation": 0.5},
+    "paired, correlation 0.95": {"rows": (25, 25), "pairing": "paired", "correlation": 0.95},
+    "paired, correlation 0, groups of 8 rows": {"rows": (112, 112), "pairing": "paired", "per_group": 8},
     "paired, correlation 0.5, groups of 8 rows": {
         "rows": (112, 112),
-        "paired": True,
+        "pairing": "paired",
         "correlation": 0.5,
         "per_group": 8,
     },
     "paired, correlation 0.95, groups of 8 rows": {
         "rows": (112, 112),
-        "paired": True,
+        "pairing": "paired",
         "correlation": 0.95,
         "per_group": 8,
     },
-    "paired, all swaps of 10 rows": {"rows": (10, 10), "paired": True, "correlation": 0.5},
+    "paired, all swaps of 10 rows": {"rows": (10, 10), "pairing": "paired", "correlation": 0.5},
     "wild bootstrap": {"rows": (30, 30), "method": "wild_bootstrap"},
     "aggregated": {"rows": (20, 20), "aggregated": True},
-    "aggregated, paired": {"rows": (20, 20), "paired": True, "correlation": 0.5, "aggregated": True},
+    "aggregated, paired": {"rows": (20, 20), "pairing": "paired", "correlation": 0.5, "aggregated": True},
 }
 
 
@@ -56,8 +56,8 @@ def p_values(datasets, *, rows, per_group=1, correlation=0.0, **options):
             x, y = (np.sqrt(correlation) * shared + np.sqrt(1.0 - correlation) * own for own in (x, y))
         groups = {}
         if per_group > 1:
-            groups = {"groups_x": labels[0], "groups_y": () if options.get("paired") else labels[1]}
-        result = mmd_test(x, y, relabellings=99, seed=seed, **groups, **options)
+            groups = {"groups_x": labels[0], "groups_y": () if options.get("pairing") == "paired" else labels[1]}
+        result = mmd_test(x, y, relabellings=99, seed=seed, **groups, **{"pairing": "independent", **options})
         found.append(result.aggregated_p_value if options.get("aggregated") else result.p_value)
     return np.array(found)
 
@@ -79,5 +79,5 @@ def test_rows_of_a_group_that_are_taken_for_groups_reject_far_too_often():
     rejected = 0
     for seed in range(100):
         x, y = (normal(rng, count, shape["per_group"]) for count in shape["rows"])
-        rejected += mmd_test(x, y, relabellings=99, seed=seed).p_value <= LEVEL
+        rejected += mmd_test(x, y, pairing="independent", relabellings=99, seed=seed).p_value <= LEVEL
     assert rejected > 50
