@@ -16,7 +16,7 @@ from typing import Any, Literal
 import grpc
 from prometheus_client import Counter, Histogram
 
-from vfmalign.core import attachments, logs, metrics
+from vfmalign.core import logs, metrics
 from vfmalign.core.errors import Internal, Unavailable, VfmalignError
 from vfmalign.core.statuses import DETAILS_KEY, code_of, to_status
 
@@ -122,12 +122,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler.request_streaming or (handler.response_streaming and service in _QUIET):
             return handler
         method = _Method.of(service, name, streams=handler.response_streaming)
-        deserializer = attachments.deserializer(handler.request_deserializer)
+        codec = handler.request_deserializer, handler.response_serializer
         if handler.response_streaming:
             function = self._streaming(handler.unary_stream, method)
-            return grpc.unary_stream_rpc_method_handler(function, deserializer, handler.response_serializer)
+            return grpc.unary_stream_rpc_method_handler(function, *codec)
         function = self._unary(handler.unary_unary, method)
-        return grpc.unary_unary_rpc_method_handler(function, deserializer, handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(function, *codec)
 
     def _unary(self, function: Any, method: _Method) -> Any:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vfmalign.core.attachments import data_of
 from vfmalign.core.errors import BadTensor
 from vfmalign.v1 import common_pb2
 
@@ -27,9 +26,8 @@ _NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
 def to_array(tensor: common_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
     """The array behind a message: contiguous, float16, float32 or float64 in this machine's byte order.
 
-    It is a read-only view on the bytes that arrived, which are copied only where the machine's byte order is another;
-    elements need not lie at multiples of their size. They are not looked at: whoever computes with them refuses NaN
-    and infinity.
+    The array is a read-only view on the message's bytes, copied once more only on machines of another byte order.
+    Elements need not be aligned. Values are not checked: whoever computes with them refuses NaN and infinity.
 
     Args:
         tensor: the message.
@@ -52,11 +50,11 @@ def to_array(tensor: common_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
             field=f"{field}.shape",
             remedy="give the size of every axis, outermost first",
         )
-    data = data_of(tensor)
+    data = tensor.data  # once: each access copies the bytes out of the message
     expected = math.prod(shape) * dtype.itemsize
-    if data.nbytes != expected:
+    if len(data) != expected:
         raise BadTensor(
-            f"{data.nbytes} bytes, but shape {_shown(shape)} of {dtype.name} needs {expected}",
+            f"{len(data)} bytes, but shape {_shown(shape)} of {dtype.name} needs {expected}",
             field=f"{field}.data",
             remedy="send row-major little-endian elements, exactly as many as the shape says",
         )

@@ -28,7 +28,7 @@ def test_an_array_is_a_view_on_the_bytes_of_its_message() -> None:
     base = back
     while isinstance(base, np.ndarray):
         base = base.base
-    assert isinstance(base.obj, bytes)
+    assert isinstance(base, bytes)
     assert not back.flags.writeable
 
 
