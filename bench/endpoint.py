@@ -35,6 +35,7 @@ from bench.measure import Settings, spread
 from bench.peers import limit
 from bench.tables import Section, Table
 from vfmalign.cli import s3_server
+from vfmalign.cli.environment import malloc_settings
 from vfmalign.core.settings import StoreSettings
 from vfmalign.core.store import ObjectStore
 from vfmalign.core.tensors import to_tensor
@@ -314,6 +315,7 @@ def _server(folder: Path, environment: dict[str, str], threads: int) -> Iterator
     folder.mkdir()
     ports_file = folder / "ports.json"
     own = {
+        **malloc_settings("mmd"),
         "VFMALIGN_SERVER__GRPC_PORT": "0",
         "VFMALIGN_SERVER__METRICS_PORT": "0",
         "VFMALIGN_SERVER__HEALTH_PORT": "0",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import SecretStr
 
 from vfmalign.cli import s3_server
-from vfmalign.core.allocator import MOST_BYTES, keep_freed_memory
+from vfmalign.cli.environment import malloc_settings
 from vfmalign.core.artifacts import Split
 from vfmalign.core.metrics import Stages
 from vfmalign.core.settings import StoreSettings
@@ -60,7 +61,8 @@ def main() -> int:
     for name in arguments.names:
         options = ["--here", "--cases", str(arguments.cases), "--turn-deg", str(arguments.turn_deg)]
         command = [sys.executable, "-m", "bench.extraction", *options, name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        environment = {**os.environ, **malloc_settings("features")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"{name} failed with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
             return 1
@@ -78,7 +80,6 @@ def measure(name: str, cases: int, turn_deg: float) -> dict[str, Any]:
     from vfmalign.models.checkpoints import random_state
     from vfmalign.models.registry import get_architecture
 
-    keep_freed_memory(MOST_BYTES, MOST_BYTES)  # as the service does
     architecture = get_architecture(name)
     model = f"bench-{name}".replace("_", "-")
     with _store() as store:

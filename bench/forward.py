@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
 import time
+
+from vfmalign.cli.environment import malloc_settings
 
 NAMES = ("profound_conv_tiny", "profound_vit_base", "provicnet_t2w", "provicnet_fusion")
 
@@ -31,7 +34,8 @@ def main() -> int:
     print(f"{'architecture':22}{'input':>18}{'parameters':>12}{titles}")
     for name in arguments.names:
         command = [sys.executable, "-m", "bench.forward", "--here", name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        environment = {**os.environ, **malloc_settings("features")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"{name:22} failed with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
             return 1
@@ -49,12 +53,10 @@ def measure(name: str) -> dict[str, object]:
     """Two passes of one encoder in this process."""
     import torch
 
-    from vfmalign.core.allocator import MOST_BYTES, keep_freed_memory
     from vfmalign.features.extractor import extract
     from vfmalign.models.checkpoints import build_encoder, random_state
     from vfmalign.models.registry import get_architecture
 
-    keep_freed_memory(MOST_BYTES, MOST_BYTES)  # as the service does
     architecture = get_architecture(name)
     encoder = build_encoder(architecture, random_state(architecture, 0))
     shape = (encoder.in_channels, *architecture.preprocessing.shape_DHW)

@@ -8,7 +8,6 @@ import sys
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc.aio import Server
 
-from vfmalign.core.allocator import MOST_BYTES, keep_freed_memory
 from vfmalign.core.errors import BadOption
 from vfmalign.core.server import serve
 from vfmalign.core.settings import EXIT_BAD_SETTINGS, parse_args
@@ -29,7 +28,6 @@ def main() -> None:
     except BadOption as error:
         print(error, file=sys.stderr)  # noqa: T201
         raise SystemExit(EXIT_BAD_SETTINGS) from None
-    keep_freed_memory(MOST_BYTES, MOST_BYTES)
     store = ObjectStore(settings.store)
     models = ModelCache(store, device, options.model_cache_bytes)
 

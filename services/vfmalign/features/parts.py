@@ -7,10 +7,6 @@ Legend: N cases, C channels, D H W depth, height, width.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
@@ -143,17 +139,6 @@ def _forward(hooks: Hooks, encoder: Encoder, input_NCDHW: Tensor, layers: Sequen
     return hooks.compute(run)
 
 
-def _give_way() -> None:
-    """Lets this thread run where nothing else wants to: on a CPU the encoder's threads need every core together.
-
-    What a reader takes of one core while a pass runs, the pass loses on all. What it does not get then, all readers get
-    when the encoder waits for them.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # a sandbox may forbid it: the extraction is slower then, and no worse
-            os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
-
-
 def _joined(batches: Sequence[Features], layers: Sequence[str]) -> dict[str, NDArray[np.float32]]:
     return {layer: torch.cat([batch[layer] for batch in batches]).numpy() for layer in layers}
 
@@ -174,7 +159,7 @@ def _prepared(
             ).input_CDHW
 
     # One of torch's threads each: readers that share theirs spend half of their time in waiting for each other.
-    with pool_of(options.readers, 1, "read", _give_way) as pool:
+    with pool_of(options.readers, 1, "read") as pool:
         waiting: deque[Future[Tensor]] = deque()
         for case in cases:
             waiting.append(pool.submit(prepare, case))

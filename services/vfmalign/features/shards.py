@@ -23,7 +23,6 @@ from google.protobuf.json_format import Parse, ParseError
 from pydantic import Field
 
 from vfmalign.core import logs
-from vfmalign.core.allocator import MOST_BYTES, keep_freed_memory
 from vfmalign.core.documents import document
 from vfmalign.core.errors import BadOption, VfmalignError
 from vfmalign.core.exit_codes import DONE, UNEXPECTED, exit_code
@@ -98,7 +97,6 @@ def read_request(store: ObjectStore, place: str) -> BulkRequest:
 def _extract(
     store: ObjectStore, request: BulkRequest, settings: FeaturesOptions, shard: Shard, stopped: Callable[[], bool]
 ) -> None:
-    keep_freed_memory(MOST_BYTES, MOST_BYTES)
     device = choose_device(settings.device)
     models, stages, meter = ModelCache(store, device, settings.model_cache_bytes), Stages(), MemoryMeter(device)
 

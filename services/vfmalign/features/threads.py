@@ -7,7 +7,7 @@ one that was set last anywhere.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -15,19 +15,15 @@ import torch
 
 
 @contextmanager
-def pool_of(
-    count: int, torch_threads: int, name: str, initializer: Callable[[], object] = int
-) -> Iterator[ThreadPoolExecutor]:
+def pool_of(count: int, torch_threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
     """A pool that is left with its work done, or cancelled where nothing has begun it.
 
     Args:
         count: threads of the pool.
         torch_threads: what each of them has; this thread keeps its own number.
         name: of the threads.
-        initializer: called by each.
 
     Raises:
-        BrokenBarrierError: a thread could not begin; the log has its error.
         RuntimeError: the system has no thread to give.
     """
     own = torch.get_num_threads()
@@ -35,11 +31,6 @@ def pool_of(
 
     def begin() -> None:
         torch.get_num_threads()
-        try:
-            initializer()
-        except BaseException:
-            born.abort()
-            raise
         born.wait()
 
     pool = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=begin)

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 
 from vfmalign.core import logs
-from vfmalign.core.allocator import MOST_BYTES, keep_freed_memory
 from vfmalign.core.errors import Internal, VfmalignError
 from vfmalign.core.exit_codes import DONE
 from vfmalign.core.settings import load, parser
@@ -44,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # torch and monai take seconds to import: not for --help, nor before the signals are taken. Python's collector
         # would make a quarter of them, in search of garbage that imports do not leave.
         gc.disable()
-        keep_freed_memory(MOST_BYTES, MOST_BYTES)
         from vfmalign.training.job import run_job
         from vfmalign.training.processes import joined
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import psutil
 import pytest
 
 from vfmalign.cli import processes
-from vfmalign.cli.environment import service_environment
+from vfmalign.cli.environment import malloc_settings, service_environment
 from vfmalign.cli.home import Home, Ports, ServiceState, State, StoreState
 from vfmalign.cli.processes import ProcessRef
 from vfmalign.cli.stack import bring_down
@@ -68,6 +70,7 @@ def test_the_stores_settings_do_not_listen_to_the_environment(monkeypatch: pytes
 
 def test_a_service_gets_its_ports_its_peers_and_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VFMALIGN_TRAINING__THREADS", "7")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "3")
     monkeypatch.setenv("VFMALIGN_MMD_ADDRESS", "elsewhere:1")
     monkeypatch.setenv("VFMALIGN_CA_FILE", "/of/elsewhere.pem")
     found = service_environment(Home(tmp_path), STORE, PORTS, "finetuning")
@@ -78,11 +81,55 @@ def test_a_service_gets_its_ports_its_peers_and_the_store(tmp_path: Path, monkey
     assert found["AWS_SECRET_ACCESS_KEY"] == "s3cret"
     assert found["VFMALIGN_TRAINING__THREADS"] == "7"
     assert found["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert found["MALLOC_ARENA_MAX"] == "3"
+    assert found["MALLOC_TRIM_THRESHOLD_"] == "2147483647"
+    assert service_environment(Home(tmp_path), STORE, PORTS, "mmd")["MALLOC_TRIM_THRESHOLD_"] == "268435456"
     monkeypatch.delenv("VFMALIGN_TRAINING__THREADS")
     settings = {"VFMALIGN_TRAINING__THREADS": "1", "VFMALIGN_MMD_ADDRESS": "nowhere:1"}
     found = service_environment(Home(tmp_path), STORE, PORTS, "finetuning", settings)
     assert found["VFMALIGN_TRAINING__THREADS"] == "1"
     assert found["VFMALIGN_MMD_ADDRESS"] == "127.0.0.1:4"
+
+
+PAGES_OF_FREED_MEMORY = """
+import resource
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+block = bytearray(24 * 2**20)
+del block
+before = faults()
+block = bytearray(24 * 2**20)
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators ignore these variables")
+@pytest.mark.parametrize("service", ["features", "mmd", "finetuning"])
+def test_a_service_reuses_the_memory_that_it_freed(service: str) -> None:
+    environment = {**os.environ, **malloc_settings(service)}
+    done = subprocess.run(
+        [sys.executable, "-c", PAGES_OF_FREED_MEMORY], env=environment, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 24 * 2**20 / os.sysconf("SC_PAGE_SIZE") / 10
+
+
+def test_images_set_the_same_allocator_as_the_local_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
+    dockerfile = (Path(__file__).parents[3] / "deploy" / "Dockerfile").read_text()
+    for image, service in {
+        "features": "features",
+        "mmd": "mmd",
+        "training": "finetuning",
+        "finetuning-local": "finetuning",
+    }.items():
+        stage = re.search(rf"^FROM \w+ AS {image}\n(?:(?!FROM ).*\n)*", dockerfile, re.MULTILINE)
+        assert stage is not None
+        assert dict(re.findall(r"(MALLOC_\w+)=(\d+)", stage[0])) == malloc_settings(service)
+
+
+def test_an_older_glibc_gets_a_threshold_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.34"))
+    assert malloc_settings("features")["MALLOC_MMAP_THRESHOLD_"] == str(32 * 2**20)
 
 
 def test_a_process_is_known_by_its_start_time_too() -> None:
