@@ -118,7 +118,7 @@ class Preprocessing(Record):
 
     modalities: tuple[Modality, ...] = MODALITIES
     spacing_mm: tuple[float, float, float] | None
-    shape_DHW: tuple[int, int, int]  # noqa: N815
+    shape_DHW: tuple[int, int, int]
     normalisation: Literal["zscore_nonzero", "zscore_gland"] = "zscore_nonzero"
 
 
@@ -190,7 +190,7 @@ class Recipe(Record):
     encoder_rate: float = Field(default=1.0, ge=0.0, le=1.0)
     warmup_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
     gradient_clip: float = Field(default=1.0, gt=0.0)
-    patch_shape_DHW: tuple[int, int, int] | None = None  # noqa: N815
+    patch_shape_DHW: tuple[int, int, int] | None = None
     probe_steps: tuple[int, ...] = ()
 
 

@@ -43,11 +43,11 @@ class PairedScores:
         left_out: cases where either value is undefined.
     """
 
-    score_N: Array  # noqa: N815
-    baseline_N: Array  # noqa: N815
+    score_N: Array
+    baseline_N: Array
     groups: tuple[str, ...]
     left_out: int
-    positive_N: npt.NDArray[np.bool_]  # noqa: N815
+    positive_N: npt.NDArray[np.bool_]
 
 
 class Gain(Record):
@@ -204,7 +204,7 @@ class _Bootstrap:
     """Resampling of patients. Equal seeds draw equal resamples, whatever the statistic."""
 
     strata: Sequence[Index]
-    index_N: Index  # noqa: N815
+    index_N: Index
     seed: int
     level: float
     resamples: int

@@ -54,7 +54,7 @@ class RecipeRequest(Record):
     layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
     encoder_rate: float | None = Field(default=None, ge=0.0, le=1.0)
     warmup_fraction: float | None = Field(default=None, ge=0.0, le=1.0)
-    patch_shape_DHW: tuple[int, int, int] | None = None  # noqa: N815
+    patch_shape_DHW: tuple[int, int, int] | None = None
     probe_steps: tuple[int, ...] = ()
 
     def known_preset(self) -> Preset:

@@ -41,7 +41,7 @@ MAX_TURN_VOXELS = 1e-2
 class Grid:
     """Where voxels lie: `shape_XYZ` voxels placed by `affine` (4x4, index to mm)."""
 
-    shape_XYZ: tuple[int, int, int]  # noqa: N815
+    shape_XYZ: tuple[int, int, int]
     affine: NDArray[np.float64]
 
 
@@ -82,8 +82,8 @@ class Resampled:
         weights_DK: float32, none negative; a slice without any is zero.
     """
 
-    planes_KHW: Tensor  # noqa: N815
-    weights_DK: Tensor  # noqa: N815
+    planes_KHW: Tensor
+    weights_DK: Tensor
 
     def write(self, values_DHW: Tensor) -> None:
         """Overwrites contiguous memory by all slices."""

@@ -31,7 +31,7 @@ Array = NDArray[np.float32]
 class Stack:
     """One modality's grid: voxels along X, Y, Z and their spacing in mm."""
 
-    shape_XYZ: tuple[int, int, int]  # noqa: N815
+    shape_XYZ: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
 
 

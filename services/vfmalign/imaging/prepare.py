@@ -48,10 +48,10 @@ class Prepared:
         spacing_mm: along D, H, W.
     """
 
-    input_CDHW: Tensor  # noqa: N815
-    clean_CDHW: Tensor  # noqa: N815
-    gland_DHW: Tensor | None  # noqa: N815
-    lesions_DHW: Tensor | None  # noqa: N815
+    input_CDHW: Tensor
+    clean_CDHW: Tensor
+    gland_DHW: Tensor | None
+    lesions_DHW: Tensor | None
     spacing_mm: tuple[float, float, float]
     scale: Scale
     grade: int | None

@@ -50,8 +50,8 @@ class Scale:
         mean_C, spread_C: float32; 0 and 1 for a channel without contrast.
     """
 
-    mean_C: Tensor  # noqa: N815
-    spread_C: Tensor  # noqa: N815
+    mean_C: Tensor
+    spread_C: Tensor
     zeros_stay: bool
 
     def apply_(self, signal_CDHW: Tensor) -> Tensor:

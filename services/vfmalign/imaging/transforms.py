@@ -37,7 +37,7 @@ class Scene:
 
     modalities: tuple[Modality, ...]
     spacing_mm: tuple[float, float, float]
-    reference_XYZ: NDArray[np.float32]  # noqa: N815
+    reference_XYZ: NDArray[np.float32]
 
     def seed(self) -> int:
         """A number of the case's own: one case is degraded in one way wherever, and however turned, it is read."""

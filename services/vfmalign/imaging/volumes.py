@@ -50,7 +50,7 @@ class Volume:
         affine: 4x4 float64, voxel index to patient position in mm (NIfTI's RAS+ axes).
     """
 
-    array_XYZ: NDArray[np.float32]  # noqa: N815
+    array_XYZ: NDArray[np.float32]
     affine: NDArray[np.float64]
 
     @property

@@ -44,7 +44,7 @@ class Input:
 
     modalities: tuple[str, ...]
     spacing_mm: tuple[float, float, float] | None
-    shape_DHW: tuple[int, int, int] | None  # noqa: N815
+    shape_DHW: tuple[int, int, int] | None
     normalisation: str
 
     def preprocessing(self, shape_DHW: tuple[int, int, int] | None = None) -> Preprocessing | None:

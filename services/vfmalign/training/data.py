@@ -48,10 +48,10 @@ class PreparedCase:
 
     case: str
     group: str
-    input_CDHW: Tensor  # noqa: N815
-    clean_CDHW: Tensor  # noqa: N815
-    gland_DHW: Tensor | None  # noqa: N815
-    lesions_DHW: Tensor | None  # noqa: N815
+    input_CDHW: Tensor
+    clean_CDHW: Tensor
+    gland_DHW: Tensor | None
+    lesions_DHW: Tensor | None
     spacing_mm: tuple[float, float, float]
     modalities: tuple[Modality, ...] = MODALITIES
     scale: Scale | None = None
@@ -63,11 +63,11 @@ class PreparedCase:
 class Batch:
     """Cases or patches of one training step, on the device; the fields are `PreparedCase`'s, stacked."""
 
-    input_NCDHW: Tensor  # noqa: N815
-    clean_NCDHW: Tensor  # noqa: N815
-    gland_NDHW: Tensor | None  # noqa: N815
-    lesions_NDHW: Tensor | None  # noqa: N815
-    positive_N: Tensor | None  # noqa: N815
+    input_NCDHW: Tensor
+    clean_NCDHW: Tensor
+    gland_NDHW: Tensor | None
+    lesions_NDHW: Tensor | None
+    positive_N: Tensor | None
     modalities: tuple[Modality, ...]
 
 

@@ -29,7 +29,7 @@ class Panel:
     """
 
     title: str
-    image_HW: NDArray[np.float32]  # noqa: N815
+    image_HW: NDArray[np.float32]
     limits: tuple[float, float] | None = None
     outlines: tuple[NDArray[np.bool_], ...] = ()
     aspect: float = 1.0

@@ -53,10 +53,10 @@ class EarlyAnswer(Record):
 class _Task:
     """One task's models, each side standardised over them; the gain as it is, for ranks, and standardised."""
 
-    shift_N: Array  # noqa: N815
-    score_N: Array  # noqa: N815
-    gain_N: Array  # noqa: N815
-    target_N: Array  # noqa: N815
+    shift_N: Array
+    score_N: Array
+    gain_N: Array
+    target_N: Array
 
 
 def look_early(points: Sequence[Point], *, seed: int) -> EarlyAnswer:

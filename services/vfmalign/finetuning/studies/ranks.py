@@ -30,8 +30,8 @@ class Stratum:
 
     name: str
     units: tuple[str, ...]
-    x_N: Array  # noqa: N815
-    y_N: Array  # noqa: N815
+    x_N: Array
+    y_N: Array
 
     @property
     def weight(self) -> float:

@@ -32,10 +32,10 @@ class Resampled:
         weak: why an interval of these draws is not to be relied on; empty where it is.
     """
 
-    shift_R: Array  # noqa: N815
-    ratio_R: Array  # noqa: N815
-    gain_R: Array  # noqa: N815
-    steps_R: Array  # noqa: N815
+    shift_R: Array
+    ratio_R: Array
+    gain_R: Array
+    steps_R: Array
     weak: str = ""
 
     def of(self, quantity: str) -> Array:
