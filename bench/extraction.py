@@ -120,8 +120,8 @@ def _extracted(store: ObjectStore, models: ModelCache, model: str, split: Split,
 def _prepared(store: ObjectStore, split: Split, preprocessing: Any) -> list[Tensor]:
     """The inputs of a split's studies."""
     from vfmalign.core.datasets import load_dataset
-    from vfmalign.imaging.loading import load_case
     from vfmalign.imaging.prepare import needed_kinds, prepare_study
+    from vfmalign.imaging.volumes import load_case
 
     cases = load_dataset(store, DATASET).split(split)
     kinds = needed_kinds(preprocessing)

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from vfmalign.cli.messages import CHECK_STATES, ESTIMATORS, MEASURES, NETWORKS, VERDICTS, word
 from vfmalign.cli.tables import ABSENT, estimate, fields, number, state, table
-from vfmalign.core.words import counted
+from vfmalign.core.documents import pluralise
 from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2, mmd_pb2
 
 _STAGE_NUMBERS = ("attempts", "seconds", "of these at work")
@@ -48,7 +48,7 @@ def shifts(result: alignment_pb2.CheckResult) -> Table:
     level = _level(result)
     found = table(
         "Shift: unbiased MMD² between features before and after fine-tuning, "
-        + counted(result.test_groups, "test patient"),
+        + pluralise(result.test_groups, "test patient"),
         "layer",
         "channels",
         f"standardised [{level}]",

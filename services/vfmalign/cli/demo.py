@@ -24,7 +24,7 @@ from vfmalign.cli.stack import bring_down, running
 from vfmalign.cli.steps import REHEARSAL, Clock, Pretraining, end_as_interrupted, failed, make_phantoms, pretrain
 from vfmalign.cli.target import Target
 from vfmalign.core.artifacts import Split
-from vfmalign.core.documents import document
+from vfmalign.core.documents import to_json_dict
 from vfmalign.core.errors import BadOption, Conflict
 from vfmalign.v1 import alignment_pb2, finetuning_pb2
 
@@ -177,7 +177,7 @@ def _check(target: Target, plan: Plan, output: Output, home: Home | None) -> ali
 def _show(outcome: Outcome, output: Output) -> None:
     output.emit(
         {
-            "check": document(outcome.check),
+            "check": to_json_dict(outcome.check),
             "report": outcome.places,
             "seconds": outcome.clock.seconds,
             "note": REHEARSAL,

@@ -24,6 +24,7 @@ from vfmalign.core.artifacts import Record
 from vfmalign.core.errors import BadOption, Conflict
 from vfmalign.core.settings import StoreSettings
 
+DEFAULT_HOME = Path(".vfmalign")
 REGION = "us-east-1"
 
 

@@ -29,7 +29,7 @@ from vfmalign.v1 import finetuning_pb2, finetuning_pb2_grpc
 
 REHEARSAL = "rehearsal on phantoms: not evidence"
 
-_told_to_end = threading.Event()
+_shutdown_requested = threading.Event()
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Clock:
         start = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - start
-        if _told_to_end.is_set():
+        if _shutdown_requested.is_set():
             raise KeyboardInterrupt
 
     def table(self, title: str) -> Table:
@@ -85,14 +85,14 @@ def end_as_interrupted() -> None:
 
 
 def _end(*_: object) -> None:
-    _told_to_end.set()
+    _shutdown_requested.set()
     signal.raise_signal(signal.SIGINT)
 
 
 def _remember(unraisable: sys.UnraisableHookArgs) -> None:
     """An interrupt inside a finaliser, which Python can only print, is raised again by the step it came in."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        _told_to_end.set()
+        _shutdown_requested.set()
     else:
         sys.__unraisablehook__(unraisable)
 

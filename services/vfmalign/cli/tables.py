@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vfmalign.cli.messages import CHECK_STATES, JOB_STATES, KINDS, NETWORKS, OBJECTIVES, STUDY_STATES, word
-from vfmalign.core.words import counted
+from vfmalign.core.documents import pluralise
 from vfmalign.v1 import alignment_pb2, common_pb2, features_pb2, finetuning_pb2, study_pb2
 
 ABSENT = "—"
@@ -166,7 +166,7 @@ def models(found: Iterable[features_pb2.Model]) -> Table:
 
 def model(found: features_pb2.Model) -> Table:
     """One model's card."""
-    seen = ", ".join(f"{s.dataset_id} ({counted(s.group_count, 'patient')})" for s in found.pretraining)
+    seen = ", ".join(f"{s.dataset_id} ({pluralise(s.group_count, 'patient')})" for s in found.pretraining)
     return fields(
         f"Model {found.model_id}",
         {

@@ -13,15 +13,23 @@ from pathlib import Path
 from typing import TypeVar
 
 import grpc
+from pydantic import Field
 
 from vfmalign.cli.home import Home, State
-from vfmalign.cli.settings import ClientSettings
 from vfmalign.core.client import connect
 from vfmalign.core.errors import BadOption, Unavailable
-from vfmalign.core.settings import StoreSettings, load
+from vfmalign.core.settings import PeerSettings, StoreSettings, load
 from vfmalign.core.store import ObjectStore
 
 _T = TypeVar("_T")
+
+
+class ClientSettings(PeerSettings):
+    """Addresses of a deployment elsewhere; with them the commands use it instead of the local stack."""
+
+    features_address: str = Field(default="", description="host:port of the feature service")
+    mmd_address: str = Field(default="", description="host:port of the MMD service")
+    finetuning_address: str = Field(default="", description="host:port of the finetuning service")
 
 
 @dataclass(frozen=True)

@@ -328,7 +328,7 @@ class JobResult(Record):
 
 
 class JobFailure(Record):
-    """`jobs/<id>/failure.json`: why a training process gave up; the exit codes are those of design §6."""
+    """`jobs/<id>/failure.json`: why a training process gave up; the exit codes are those in `core.errors`."""
 
     exit_code: int
     reason: str

@@ -1,7 +1,4 @@
-"""Any message of the API as a JSON document, the same wherever a program prints one.
-
-Knows protobuf. Knows nothing of what messages mean.
-"""
+"""Text for people and programs: messages of the API as JSON, and nouns beside numbers."""
 
 from __future__ import annotations
 
@@ -20,12 +17,17 @@ _INTEGERS = {
 }
 
 
-def document(message: Message) -> dict[str, Any]:
+def to_json_dict(message: Message) -> dict[str, Any]:
     """A message as JSON values: field names as in the protos, every field there, 64-bit integers as numbers."""
     content: dict[str, Any] = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
     return _with_numbers(message, content)
+
+
+def pluralise(count: int, noun: str) -> str:
+    """`1 patient`, `2 patients`; for nouns that take an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _with_numbers(message: Message, content: dict[str, Any]) -> dict[str, Any]:

@@ -172,3 +172,21 @@ class Internal(VfmalignError):
     """A fault of ours; the text outside is generic, the trace is in the log (INTERNAL)."""
 
     reason = "INTERNAL"
+
+
+DONE, UNEXPECTED, BAD_SPEC, BAD_DATA, RETRYABLE, TERMINATED = 0, 1, 2, 3, 75, 143
+"""Exit codes of processes that do one piece of work and end. Kubernetes Jobs and launchers branch on them."""
+
+_EXIT_CODES: tuple[tuple[tuple[type[VfmalignError], ...], int], ...] = (
+    ((Cancelled,), TERMINATED),  # the first row that matches counts
+    # A store that refuses us is Unavailable too: an operator puts it right, not another spec.
+    ((Unavailable, DeadlineExceeded, Exhausted), RETRYABLE),
+    ((BadDataset, BadVolume, Leakage), BAD_DATA),
+    ((Internal,), UNEXPECTED),
+    ((VfmalignError,), BAD_SPEC),
+)
+
+
+def exit_code(error: VfmalignError) -> int:
+    """Returns the exit code of a process that ends with this error."""
+    return next(code for classes, code in _EXIT_CODES if isinstance(error, classes))

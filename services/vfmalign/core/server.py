@@ -71,7 +71,7 @@ async def serve(
     gate = Gate()
     state = health.aio.HealthServicer()
     async with AsyncExitStack() as open_things:
-        told_to_end = _listen_for_signals(open_things)
+        shutdown_requested = _listen_for_signals(open_things)
         metrics_port = _serve_metrics(settings.server, open_things)
         health_port = await _serve_probes(settings.server, state, open_things)
         server, names, grpc_port = await _serve_api(settings.server, add_services, gate, state, open_things)
@@ -83,7 +83,7 @@ async def serve(
             _write_ports(settings.server.ports_file, ports)
         log.info("serving", **ports)
 
-        await told_to_end.wait()
+        await shutdown_requested.wait()
         log.info("draining", seconds=settings.server.drain_s)
         await _set(state, names, _NOT_SERVING)
         gate.state = "draining"
@@ -104,12 +104,12 @@ def message_limits(size_bytes: int) -> list[tuple[str, int]]:
 
 
 def _listen_for_signals(open_things: AsyncExitStack) -> asyncio.Event:
-    told_to_end = asyncio.Event()
+    shutdown_requested = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told_to_end.set)
+        loop.add_signal_handler(number, shutdown_requested.set)
         open_things.callback(loop.remove_signal_handler, number)
-    return told_to_end
+    return shutdown_requested
 
 
 def _serve_metrics(settings: ServerSettings, open_things: AsyncExitStack) -> int:

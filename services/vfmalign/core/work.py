@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from vfmalign.core import metrics
-from vfmalign.core.errors import Exhausted, Unavailable
+from vfmalign.core.errors import Cancelled, Exhausted, Unavailable
 
 SHORT_PER_STEP = 4
 
@@ -50,6 +51,31 @@ def _run(call: _Call[Any]) -> None:
         del call  # else the error's traceback would keep the work's data alive
     else:
         call.future.set_result(result)
+
+
+class ShutdownRequest:
+    """Tells work that it is to stop: records SIGTERM and SIGINT for the work to check where it can stop."""
+
+    def __init__(self) -> None:
+        self._requested = threading.Event()
+
+    def listen(self) -> None:
+        """Handles SIGTERM and SIGINT from now on. Call it in the main thread."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.request())
+
+    def request(self) -> None:
+        """Requests a shutdown from within the process."""
+        self._requested.set()
+
+    def is_requested(self) -> bool:
+        """Whether a shutdown was requested."""
+        return self._requested.is_set()
+
+    def check(self) -> None:
+        """Raises Cancelled once a shutdown was requested."""
+        if self.is_requested():
+            raise Cancelled("the process was asked to stop", remedy="start it again: it goes on where it stopped")
 
 
 class WorkQueue:

@@ -26,8 +26,8 @@ from vfmalign.core.metrics import Stages
 from vfmalign.core.store import ObjectStore
 from vfmalign.features.extractor import extract
 from vfmalign.features.threads import pool_of
-from vfmalign.imaging.loading import load_case
 from vfmalign.imaging.prepare import needed_kinds, prepare_study
+from vfmalign.imaging.volumes import load_case
 from vfmalign.models.encoder import Encoder
 
 Features = dict[str, Tensor]

@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,12 +21,12 @@ from google.protobuf.json_format import Parse, ParseError
 from pydantic import Field
 
 from vfmalign.core import logs
-from vfmalign.core.documents import document
-from vfmalign.core.errors import BadOption, VfmalignError
-from vfmalign.core.exit_codes import DONE, UNEXPECTED, exit_code
+from vfmalign.core.documents import to_json_dict
+from vfmalign.core.errors import DONE, UNEXPECTED, BadOption, VfmalignError, exit_code
 from vfmalign.core.metrics import Stages
 from vfmalign.core.settings import LogSettings, Settings, StoreSettings, load, parser
 from vfmalign.core.store import ObjectStore
+from vfmalign.core.work import ShutdownRequest
 from vfmalign.features import messages
 from vfmalign.features.bulk import BulkRequest, extract_shard, reduce
 from vfmalign.features.cache import ModelCache
@@ -54,16 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     settings = load(ShardSettings)
     logs.configure("features", settings.log)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = ShutdownRequest()
+    stop.listen()
     store = ObjectStore(settings.store)
     try:
         request = read_request(store, arguments.request)
         if arguments.work == "reduce":
             _reduce(store, request, settings.features, arguments.shards)
         else:
-            _extract(store, request, settings.features, Shard(arguments.shard, arguments.shards), stop.is_set)
+            _extract(store, request, settings.features, Shard(arguments.shard, arguments.shards), stop.is_requested)
     except VfmalignError as error:
         _log.warning(f"{arguments.work}_stopped", error=str(error), reason=error.reason)
         return exit_code(error)
@@ -123,7 +120,7 @@ def _reduce(store: ObjectStore, request: BulkRequest, settings: FeaturesOptions,
     """Commits the set, and prints it as ExtractDataset returns it."""
     result = reduce(store, request, _options(settings), shards)
     packed = messages.pack_feature_set(result, store.uri, messages.pack_cost({}, "", 0)).feature_set
-    print(json.dumps(document(packed)))  # noqa: T201
+    print(json.dumps(to_json_dict(packed)))  # noqa: T201
     _log.info("reduced", feature_set=result.feature_set, rows=result.manifest.rows)
 
 

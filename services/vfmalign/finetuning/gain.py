@@ -17,9 +17,9 @@ import numpy.typing as npt
 import scipy
 
 from vfmalign.core.artifacts import CaseScore, MetricSpec, Record
+from vfmalign.core.documents import pluralise
 from vfmalign.core.errors import CaseOrderMismatch, InvalidInput
 from vfmalign.core.scores import levels
-from vfmalign.core.words import counted
 from vfmalign.finetuning.estimates import MIN_GROUPS, Estimate, Interval, absent
 
 RESAMPLES = 2_000
@@ -215,11 +215,11 @@ class _Bootstrap:
         n_groups = sum(len(patients) for patients in self.strata)
         if n_groups < MIN_GROUPS:
             return Estimate(
-                value=value, absent_reason=f"{counted(n_groups, 'patient')}: an interval needs at least {MIN_GROUPS}"
+                value=value, absent_reason=f"{pluralise(n_groups, 'patient')}: an interval needs at least {MIN_GROUPS}"
             )
         fewest = min(len(patients) for patients in self.strata)
         if len(self.strata) > 1 and fewest < MIN_PER_CLASS:
-            reason = f"{counted(fewest, 'patient')} of one class: an interval needs at least {MIN_PER_CLASS} of each"
+            reason = f"{pluralise(fewest, 'patient')} of one class: an interval needs at least {MIN_PER_CLASS} of each"
             return Estimate(value=value, absent_reason=reason)
 
         def of_patients(*drawn: Index, axis: int = -1) -> Array:

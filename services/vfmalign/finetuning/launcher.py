@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from vfmalign.core.exit_codes import DONE, RETRYABLE, TERMINATED
+from vfmalign.core.errors import DONE, RETRYABLE, TERMINATED
 
 Outcome = Literal["succeeded", "retryable", "permanent"]
 Cause = Literal["exit", "platform", "limit"]

@@ -13,7 +13,7 @@ from functools import cache
 import jinja2
 
 from vfmalign.core.artifacts import Network
-from vfmalign.core.words import counted
+from vfmalign.core.documents import pluralise
 from vfmalign.finetuning import plots
 from vfmalign.finetuning.estimates import Estimate
 from vfmalign.finetuning.gain import Gain
@@ -140,7 +140,7 @@ def _gain_note(gain: Gain) -> str:
     if gain.score is None or gain.baseline is None:
         return ""
     left_out = f", {gain.cases_left_out} left out" if gain.cases_left_out else ""
-    held = f"{counted(gain.cases, 'case')} of {counted(gain.groups, 'patient')}"
+    held = f"{pluralise(gain.cases, 'case')} of {pluralise(gain.groups, 'patient')}"
     return f"{number(gain.score)} against {number(gain.baseline)}, {held}{left_out}"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from vfmalign.core.artifacts import Record
-from vfmalign.core.words import counted
+from vfmalign.core.documents import pluralise
 from vfmalign.finetuning.estimates import MIN_GROUPS
 from vfmalign.finetuning.gain import Gain
 
@@ -35,7 +35,7 @@ def decide(gain: Gain, *, held_out: bool) -> Verdict:
     if gain.groups < MIN_GROUPS:
         return Verdict(
             word="insufficient_data",
-            reason=f"{counted(gain.groups, 'test patient')}; a verdict needs at least {MIN_GROUPS}",
+            reason=f"{pluralise(gain.groups, 'test patient')}; a verdict needs at least {MIN_GROUPS}",
         )
     interval = gain.relative.interval
     if interval is None or gain.relative.value is None:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from vfmalign.core.artifacts import VolumeKind
 from vfmalign.core.errors import BadVolume
-from vfmalign.imaging.slabs import SLICES
+from vfmalign.imaging.scaling import SLAB_SLICES
 from vfmalign.imaging.volumes import MAX_VOXELS, Volume
 
 REFERENCE: VolumeKind = "t2w"
@@ -88,7 +88,7 @@ class Resampled:
     def write(self, values_DHW: Tensor) -> None:
         """Overwrites contiguous memory by all slices."""
         planes_KN, values_DN = self.planes_KHW.flatten(1), values_DHW.view(len(values_DHW), -1)
-        for weights, band, some in _products(self.weights_DK.numpy(), SLICES):
+        for weights, band, some in _products(self.weights_DK.numpy(), SLAB_SLICES):
             torch.mm(weights, planes_KN[band], out=values_DN[some])
 
     def values(self) -> Tensor:

@@ -1,7 +1,6 @@
-"""NIfTI bytes to checked volumes and back.
+"""NIfTI bytes to checked volumes and back, and the volumes of a stored case.
 
-Knows the NIfTI-1 and NIfTI-2 formats and what makes a volume unusable. Knows nothing of files, object storage or study
-grids. Header text (description, names, extensions) is never read, echoed or written: it often holds a patient's name.
+Header text (description, names, extensions) is never read, echoed or written: it often holds a patient's name.
 
 Legend: X, Y, Z are the array's own axes, in whatever direction its affine says.
 """
@@ -10,6 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,9 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from vfmalign.core.artifacts import VolumeKind
-from vfmalign.core.errors import BadVolume
+from vfmalign.core.artifacts import Case, VolumeKind
+from vfmalign.core.errors import BadVolume, NotFound
+from vfmalign.core.store import ObjectStore
 
 MAX_ENCODED_BYTES = 256 * 2**20
 """Largest stored volume that is read at all."""
@@ -231,3 +232,26 @@ def _storage_dtype(array_XYZ: NDArray[np.float32]) -> type[np.generic]:
             if limits.min <= low and high <= limits.max:
                 return dtype
     return np.float32
+
+
+def load_case(store: ObjectStore, case: Case, kinds: Sequence[VolumeKind]) -> dict[VolumeKind, Volume]:
+    """Reads and decodes some of a case's volumes.
+
+    Args:
+        store: where the volumes are.
+        case: the case, with a digest for every volume.
+        kinds: what to read, such as `("t2w", "dwi", "adc", "gland")`.
+
+    Raises:
+        NotFound: the case or the store lacks a volume.
+        DigestMismatch: a stored volume is not the one the dataset was made of.
+        BadVolume: a stored volume cannot be used.
+    """
+    volumes: dict[VolumeKind, Volume] = {}
+    for kind in kinds:
+        if kind not in case.volumes:
+            raise NotFound(f"no {kind} volume", subject=f"case {case.id}", remedy="import the dataset with it")
+        ref = case.volumes[kind]
+        data = store.get(ref.key, sha256=ref.sha256, max_bytes=MAX_ENCODED_BYTES)
+        volumes[kind] = decode(data, store.uri(ref.key), kind)
+    return volumes

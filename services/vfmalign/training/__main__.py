@@ -12,14 +12,12 @@ import sys
 from collections.abc import Sequence
 
 from vfmalign.core import logs
-from vfmalign.core.errors import Internal, VfmalignError
-from vfmalign.core.exit_codes import DONE
+from vfmalign.core.errors import DONE, Internal, VfmalignError
 from vfmalign.core.settings import load, parser
 from vfmalign.core.store import ObjectStore
+from vfmalign.core.work import ShutdownRequest
 from vfmalign.training import failures
-from vfmalign.training.settings import TrainingSettings
-from vfmalign.training.specs import read_spec
-from vfmalign.training.stop import Stop
+from vfmalign.training.settings import TrainingSettings, read_spec
 
 _log = logs.get(__name__)
 
@@ -31,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     uri: str = arguments.parse_args(argv).spec_uri
     settings = load(TrainingSettings)
     logs.configure("training", settings.log)
-    stop = Stop()
+    stop = ShutdownRequest()
     stop.listen()
     # Read when torch is imported. Without the first some products on a GPU are not deterministic; without the second
     # OpenMP's threads spin while they wait, and jobs that share their cores slow each other down several times over.

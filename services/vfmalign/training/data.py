@@ -20,9 +20,9 @@ from torch import Tensor
 from vfmalign.core.artifacts import MODALITIES, Case, Modality, Preprocessing, VolumeKind
 from vfmalign.core.errors import BadDataset, DigestMismatch, NotFound
 from vfmalign.core.store import ObjectStore
-from vfmalign.imaging.loading import load_case
 from vfmalign.imaging.prepare import needed_kinds, prepare_study
 from vfmalign.imaging.scaling import Scale
+from vfmalign.imaging.volumes import load_case
 
 LESION_PATCH_SHARE = 0.5
 """Share of the patches that are centred on a lesion where the task has lesions: uniform ones rarely meet one."""

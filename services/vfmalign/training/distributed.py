@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from vfmalign.core import logs
-from vfmalign.core.exit_codes import BAD_DATA, BAD_SPEC, DONE, RETRYABLE, TERMINATED
+from vfmalign.core.errors import BAD_DATA, BAD_SPEC, DONE, RETRYABLE, TERMINATED
 from vfmalign.core.settings import load, parser
 from vfmalign.training.settings import TrainingSettings
 

@@ -1,4 +1,4 @@
-"""How a job that cannot go on says so: exit codes (design §6) and `failure.json`.
+"""How a job that cannot go on says so: exit codes and `failure.json`.
 
 Knows errors, codes and where `failure.json` lies; knows nothing of training.
 """
@@ -9,8 +9,7 @@ import re
 
 from vfmalign.core import logs
 from vfmalign.core.artifacts import JobFailure, job_key
-from vfmalign.core.errors import VfmalignError
-from vfmalign.core.exit_codes import BAD_DATA, BAD_SPEC, UNEXPECTED, exit_code
+from vfmalign.core.errors import BAD_DATA, BAD_SPEC, UNEXPECTED, VfmalignError, exit_code
 from vfmalign.core.store import ObjectStore
 
 _FINAL_CODES = (UNEXPECTED, BAD_SPEC, BAD_DATA)

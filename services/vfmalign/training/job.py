@@ -29,6 +29,7 @@ from vfmalign.core.artifacts import (
 )
 from vfmalign.core.errors import BadOption, Conflict
 from vfmalign.core.store import ObjectStore
+from vfmalign.core.work import ShutdownRequest
 from vfmalign.models.cards import load_card, load_encoder, publish
 from vfmalign.models.encoder import Encoder
 from vfmalign.training import failures
@@ -41,7 +42,6 @@ from vfmalign.training.optim import weight_change
 from vfmalign.training.plan import JobData, Plan, make_plan, publications, published_by_another, select_data
 from vfmalign.training.processes import ALONE, Processes
 from vfmalign.training.settings import TrainingOptions
-from vfmalign.training.stop import Stop
 from vfmalign.training.tasks import get_task
 from vfmalign.training.trainer import StageClock, Trainer
 
@@ -60,7 +60,7 @@ class Prepared:
 
 
 def run_job(
-    store: ObjectStore, spec: JobSpec, options: TrainingOptions, stop: Stop, processes: Processes = ALONE
+    store: ObjectStore, spec: JobSpec, options: TrainingOptions, stop: ShutdownRequest, processes: Processes = ALONE
 ) -> None:
     """Runs a job to its result; a job that has one is left as it is.
 
@@ -173,7 +173,7 @@ def _weights(encoder: Encoder | None) -> dict[str, Tensor]:
     return {} if encoder is None else {name: t.detach().cpu().clone() for name, t in encoder.state_dict().items()}
 
 
-def _load(store: ObjectStore, plan: Plan, data: JobData, workers: int, stop: Stop) -> Prepared:
+def _load(store: ObjectStore, plan: Plan, data: JobData, workers: int, stop: ShutdownRequest) -> Prepared:
     everything = load_cases(
         store,
         (*data.train, *data.val, *data.test),
@@ -204,7 +204,7 @@ def _write_progress(store: ObjectStore, job: str, point: JobProgress) -> None:
     store.put(job_key(job, f"progress/{point.epoch:04d}.json"), point.to_json(), content_type="application/json")
 
 
-def _score(learner: Learner, cases: Sequence[PreparedCase], stop: Stop) -> tuple[CaseScore, ...]:
+def _score(learner: Learner, cases: Sequence[PreparedCase], stop: ShutdownRequest) -> tuple[CaseScore, ...]:
     return _case_scores(cases, learner.score(cases, stop.check))
 
 
@@ -223,7 +223,7 @@ def _draw(
     cases: Sequence[PreparedCase],
     scores: Sequence[CaseScore],
     position: Position,
-    stop: Stop,
+    stop: ShutdownRequest,
 ) -> tuple[FigureRef, ...]:
     """Slices of the first cases that have a value of the primary metric, and the learning curve as JSON."""
     primary = learner.metrics[0].name

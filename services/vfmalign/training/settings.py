@@ -1,4 +1,4 @@
-"""Settings of a training process."""
+"""Settings and job spec of a training process, read before torch is imported, which takes seconds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from vfmalign.core.artifacts import JobSpec, job_key
+from vfmalign.core.errors import BadOption, NotFound, PreconditionFailed
 from vfmalign.core.settings import LogSettings, Settings, StoreSettings
+from vfmalign.core.store import ObjectStore
 
 
 class TrainingOptions(BaseModel, frozen=True):
@@ -26,3 +29,21 @@ class TrainingSettings(Settings):
     store: StoreSettings = Field(default_factory=StoreSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     training: TrainingOptions = TrainingOptions()
+
+
+def read_spec(store: ObjectStore, uri: str) -> JobSpec:
+    """Reads a job's spec and checks that it lies at its own address.
+
+    Raises:
+        BadOption: no such spec, or one that is not valid.
+    """
+    try:
+        key = store.key(uri)
+        spec = store.read(key, JobSpec)
+    except NotFound as error:
+        raise BadOption("no job spec is stored here", subject=uri, remedy="create the job first") from error
+    except PreconditionFailed as error:
+        raise BadOption(error.message, subject=uri, remedy="write a spec of this version") from error
+    if key != job_key(spec.id, "spec.json"):
+        raise BadOption(f"the spec of job {spec.id} lies at another job's address", subject=uri, remedy="move it")
+    return spec

@@ -15,6 +15,7 @@ import torch
 from vfmalign.core import logs
 from vfmalign.core.artifacts import JobProgress, JobSpec, VolumeRef
 from vfmalign.core.errors import BadOption, Cancelled, Exhausted, Unavailable
+from vfmalign.core.work import ShutdownRequest
 from vfmalign.training.checkpoint import (
     Checkpoints,
     Position,
@@ -27,7 +28,6 @@ from vfmalign.training.data import PreparedCase, draw_batch, generator
 from vfmalign.training.learner import Learner
 from vfmalign.training.optim import build_optimiser, rate_at, set_rate
 from vfmalign.training.processes import ALONE, Processes
-from vfmalign.training.stop import Stop
 
 TRAINING_STAGES = ("train", "validate", "checkpoint")
 _log = logs.get(__name__)
@@ -80,7 +80,7 @@ class Trainer:
         checkpoints: Checkpoints,
         publish: Callable[[JobProgress], None],
         probe: Callable[[int], object],
-        stop: Stop,
+        stop: ShutdownRequest,
         clock: StageClock,
         device: torch.device,
         processes: Processes = ALONE,

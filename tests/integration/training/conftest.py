@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vfmalign.core.artifacts import JobResult, JobSpec, Preprocessing, Recipe, job_key, model_card_key, weights_key
+from vfmalign.core.work import ShutdownRequest
 from vfmalign.imaging.phantoms import PhantomSpec, Stack
 from vfmalign.imaging.synthesis import synthesise_dataset
 from vfmalign.models.cards import load_card, publish
@@ -16,7 +17,6 @@ from vfmalign.models.checkpoints import random_state, to_safetensors
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.job import run_job
 from vfmalign.training.settings import TrainingOptions
-from vfmalign.training.stop import Stop
 
 ARCHITECTURE = "profound_conv_micro"
 OPTIONS = TrainingOptions(device="cpu", threads=1, workers=2)
@@ -88,7 +88,7 @@ def finish(store):
     """Runs a job in this process and reads its result."""
 
     def run(spec, stop=None):
-        run_job(store, spec, OPTIONS, stop or Stop())
+        run_job(store, spec, OPTIONS, stop or ShutdownRequest())
         return store.read(job_key(spec.id, "result.json"), JobResult)
 
     return run

@@ -43,10 +43,10 @@ import torch
 from vfmalign.core.settings import load
 from vfmalign.core.store import ObjectStore
 from vfmalign.training.job import run_job
-from vfmalign.training.specs import read_spec
+from vfmalign.training.settings import read_spec
 from vfmalign.training.processes import joined
 from vfmalign.training.settings import TrainingSettings
-from vfmalign.training.stop import Stop
+from vfmalign.core.work import ShutdownRequest
 
 settings = load(TrainingSettings)
 store = ObjectStore(settings.store)
@@ -59,7 +59,7 @@ with joined("cpu") as processes:
         network(input_NC).softmax(0).square().sum().backward()
     assert torch.allclose(shared.weight.grad, alone.weight.grad, rtol=1e-5, atol=1e-7)
     for uri in sys.argv[1:]:
-        run_job(store, read_spec(store, uri), settings.training, Stop(), processes)
+        run_job(store, read_spec(store, uri), settings.training, ShutdownRequest(), processes)
 """
 
 

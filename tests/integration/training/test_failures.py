@@ -22,6 +22,7 @@ from vfmalign.core.artifacts import (
 from vfmalign.core.datasets import save_dataset
 from vfmalign.core.errors import BadOption, Cancelled, Exhausted, Unavailable, VfmalignError
 from vfmalign.core.store import ObjectStore
+from vfmalign.core.work import ShutdownRequest
 from vfmalign.imaging.phantoms import PhantomSpec, Stack
 from vfmalign.imaging.synthesis import synthesise_dataset
 from vfmalign.models.cards import publish
@@ -30,8 +31,7 @@ from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training import failures
 from vfmalign.training.checkpoint import Checkpoints
 from vfmalign.training.job import run_job
-from vfmalign.training.specs import read_spec
-from vfmalign.training.stop import Stop
+from vfmalign.training.settings import read_spec
 from vfmalign.training.trainer import StageClock, Trainer
 
 RECIPE = Recipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=1e-3)
@@ -87,7 +87,7 @@ def fail(store, fields):
         store.write(job_key(spec.id, "spec.json"), spec)
         uri = store.uri(job_key(spec.id, "spec.json"))
         with pytest.raises(VfmalignError) as caught:
-            run_job(store, read_spec(store, uri), OPTIONS, Stop())
+            run_job(store, read_spec(store, uri), OPTIONS, ShutdownRequest())
         code = failures.report(store, uri, caught.value)
         failure = store.read(job_key(spec.id, "failure.json"), JobFailure)
         assert failure.exit_code == code
@@ -260,7 +260,7 @@ def test_a_training_that_diverges_says_so(store, fields, monkeypatch):
         checkpoints=Checkpoints(store, spec.id, spec.digest()),
         publish=lambda point: None,
         probe=lambda step: None,
-        stop=Stop(),
+        stop=ShutdownRequest(),
         clock=StageClock(),
         device=torch.device("cpu"),
     )
@@ -287,7 +287,7 @@ def test_a_job_that_runs_again_is_no_failed_one(store, fields):
     spec = JobSpec.model_validate(fields | {"id": "repaired", "publish_as": "repaired"})
     store.write(job_key("repaired", "spec.json"), spec)
     failures.report(store, store.uri("jobs/repaired/spec.json"), BadOption("wrong"))
-    run_job(store, spec, OPTIONS, Stop())
+    run_job(store, spec, OPTIONS, ShutdownRequest())
     assert store.exists(job_key("repaired", "result.json"))
     assert not store.exists(job_key("repaired", "failure.json"))
 

@@ -18,11 +18,11 @@ from vfmalign.core.artifacts import (
     job_key,
 )
 from vfmalign.core.errors import Cancelled
+from vfmalign.core.work import ShutdownRequest
 from vfmalign.finetuning.cluster.api import Cluster
 from vfmalign.finetuning.cluster.launcher import KubernetesLauncher
 from vfmalign.finetuning.cluster.manifest import Options
 from vfmalign.finetuning.launcher import Exited, Running
-from vfmalign.training.stop import Stop
 
 OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
 
@@ -56,7 +56,7 @@ def test_a_terminated_job_stores_its_step_and_goes_on_to_the_same_result(store, 
     assert lasting(finish(spec)) == lasting(undisturbed)
 
 
-class StopAfter(Stop):
+class StopAfter(ShutdownRequest):
     """Stops when it is asked for the n-th time."""
 
     def __init__(self, times):
@@ -66,7 +66,7 @@ class StopAfter(Stop):
     def check(self):
         self.times -= 1
         if self.times < 0:
-            self.ask()
+            self.request()
         super().check()
 
 

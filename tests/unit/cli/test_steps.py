@@ -18,7 +18,7 @@ from vfmalign.cli import steps
 @pytest.fixture
 def obedient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Handlers and hook of a command that ends as told, and those of the test run again afterwards."""
-    monkeypatch.setattr(steps, "_told_to_end", threading.Event())
+    monkeypatch.setattr(steps, "_shutdown_requested", threading.Event())
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from collections.abc import AsyncIterator
 
 import pytest
 
 from vfmalign.core import logs, metrics
-from vfmalign.core.errors import Exhausted, Unavailable
-from vfmalign.core.work import SHORT_PER_STEP, WorkQueue
+from vfmalign.core.errors import Cancelled, Exhausted, Unavailable
+from vfmalign.core.work import SHORT_PER_STEP, ShutdownRequest, WorkQueue
 
 
 @pytest.fixture
@@ -230,3 +231,18 @@ async def test_short_work_never_pauses(roomy: WorkQueue) -> None:
     assert order == ["outer", "in"]
     await roomy.run_short(outer)
     assert roomy.let_short_run() == 0, "nothing runs that could pause"
+
+
+def test_a_signal_requests_a_shutdown():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    shutdown = ShutdownRequest()
+    try:
+        shutdown.listen()
+        shutdown.check()
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert shutdown.is_requested()
+    with pytest.raises(Cancelled, match="asked to stop"):
+        shutdown.check()

@@ -23,8 +23,8 @@ from vfmalign.features.bulk import BulkRequest, extract_dataset
 from vfmalign.features.extractor import extract
 from vfmalign.features.parts import BulkOptions, Hooks
 from vfmalign.features.threads import pool_of
-from vfmalign.imaging.loading import load_case
 from vfmalign.imaging.prepare import prepare_study
+from vfmalign.imaging.volumes import load_case
 from vfmalign.models.checkpoints import build_encoder, random_state
 from vfmalign.models.registry import ARCHITECTURES
 

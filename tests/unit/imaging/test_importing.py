@@ -14,9 +14,9 @@ from vfmalign.core.datasets import load_dataset
 from vfmalign.core.errors import BadDataset, BadOption, Conflict, DigestMismatch, NotFound
 from vfmalign.imaging.identities import keyed_id, load_salt
 from vfmalign.imaging.importing import import_folder
-from vfmalign.imaging.loading import load_case
 from vfmalign.imaging.phantoms import PhantomSpec, Stack, generate_case
 from vfmalign.imaging.prepare import prepare_study
+from vfmalign.imaging.volumes import load_case
 
 PATIENT = "SURNAME^GIVEN_1234567"
 SALT = bytes(range(32))

@@ -4,9 +4,9 @@ import pytest
 
 from vfmalign.core.datasets import load_dataset
 from vfmalign.core.errors import BadDataset, Conflict
-from vfmalign.imaging.loading import load_case
 from vfmalign.imaging.phantoms import PhantomSpec, Stack
 from vfmalign.imaging.synthesis import synthesise_dataset
+from vfmalign.imaging.volumes import load_case
 
 SMALL = PhantomSpec(
     t2w=Stack((32, 32, 8), (3.0, 3.0, 6.0)),

@@ -16,7 +16,7 @@ from vfmalign.cli.exits import FAILED, GATE_FAILED, OK
 from vfmalign.cli.follow import View, follow_check
 from vfmalign.cli.gate_tables import gate_document, gate_table, observations
 from vfmalign.cli.gates import EXAMPLE, Condition, decide, parse_gate, passed
-from vfmalign.cli.home import Home
+from vfmalign.cli.home import DEFAULT_HOME, Home
 from vfmalign.cli.messages import CHECK_STATES, parse, word
 from vfmalign.cli.options import (
     BatchOption,
@@ -39,10 +39,9 @@ from vfmalign.cli.options import (
     recipe,
 )
 from vfmalign.cli.output import Output
-from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.tables import checks as checks_table
 from vfmalign.cli.target import Target
-from vfmalign.core.documents import document
+from vfmalign.core.documents import to_json_dict
 from vfmalign.core.errors import BadOption, NotFound, PreconditionFailed
 from vfmalign.core.tasks import TASKS
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, common_pb2, finetuning_pb2, finetuning_pb2_grpc
@@ -125,7 +124,7 @@ def check(
     found = create(target, name, spec)
     output.say(f"check {name} is {word(CHECK_STATES, found.state)}")
     if no_wait:
-        output.emit({"check": document(found)}, f"`vfmalign watch {name}` shows it")
+        output.emit({"check": to_json_dict(found)}, f"`vfmalign watch {name}` shows it")
         return
     finish(target, watch_check(target, name, output), output, reports, conditions)
 
@@ -146,7 +145,7 @@ def list_(
         return list((await alignment_pb2_grpc.AlignmentServiceStub(channel).ListChecks(request)).checks)
 
     found = Target.find(Home(home)).call("finetuning", ask)
-    output.emit({"checks": [document(item) for item in found]}, checks_table(found))
+    output.emit({"checks": [to_json_dict(item) for item in found]}, checks_table(found))
 
 
 @app.command()
@@ -169,7 +168,7 @@ def show(
             remedy=f"see `vfmalign checks show {check_id}`",
         )
     gated, lines, code = judge(found, conditions)
-    output.emit({"check": document(found), **gated}, *summary(found, jobs=jobs_of(target, found)), *lines)
+    output.emit({"check": to_json_dict(found), **gated}, *summary(found, jobs=jobs_of(target, found)), *lines)
     raise typer.Exit(code)
 
 
@@ -183,7 +182,7 @@ def cancel(check_id: CheckArgument, home: HomeOption = DEFAULT_HOME, as_json: Js
         return (await alignment_pb2_grpc.AlignmentServiceStub(channel).CancelCheck(request)).check
 
     found = Target.find(Home(home)).call("finetuning", ask)
-    output.emit({"check": document(found)}, f"check {check_id}: {word(CHECK_STATES, found.state)}; {found.status}")
+    output.emit({"check": to_json_dict(found)}, f"check {check_id}: {word(CHECK_STATES, found.state)}; {found.status}")
 
 
 @app.command()
@@ -284,7 +283,7 @@ def finish(
     Raises:
         typer.Exit: code 1 where the check did not succeed, 5 where its gate does not hold, else 0.
     """
-    result: dict[str, Any] = {"check": document(found)}
+    result: dict[str, Any] = {"check": to_json_dict(found)}
     page = None
     if found.HasField("result"):
         result["report"] = fetch_report(target, found, reports)

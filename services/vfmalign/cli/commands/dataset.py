@@ -15,10 +15,9 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from vfmalign.cli.home import Home
+from vfmalign.cli.home import DEFAULT_HOME, Home
 from vfmalign.cli.options import HomeOption, JsonOption, SeedOption, new_id
 from vfmalign.cli.output import Output
-from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.tables import fields, table
 from vfmalign.cli.target import Target
 from vfmalign.core.artifacts import SPLITS, Dataset, Split, is_id

@@ -9,10 +9,9 @@ from rich.text import Text
 
 from vfmalign.cli.doctor import Step, examine
 from vfmalign.cli.exits import OK, UNAVAILABLE
-from vfmalign.cli.home import Home
+from vfmalign.cli.home import DEFAULT_HOME, Home
 from vfmalign.cli.options import HomeOption, JsonOption
 from vfmalign.cli.output import Output
-from vfmalign.cli.settings import DEFAULT_HOME
 
 _MARKS = {"ok": ("✓", "green"), "failed": ("✗", "bold red"), "skipped": ("-", "dim")}
 

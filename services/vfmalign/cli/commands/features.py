@@ -8,17 +8,15 @@ import grpc
 import typer
 
 from vfmalign.cli.follow import View
-from vfmalign.cli.home import Home
+from vfmalign.cli.home import DEFAULT_HOME, Home
 from vfmalign.cli.messages import SPLITS, parse
 from vfmalign.cli.options import HomeOption, JsonOption, SeedOption
 from vfmalign.cli.output import Output
-from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.tables import fields
 from vfmalign.cli.target import Target
-from vfmalign.core.documents import document
+from vfmalign.core.documents import pluralise, to_json_dict
 from vfmalign.core.errors import Internal
 from vfmalign.core.tasks import get_task_spec
-from vfmalign.core.words import counted
 from vfmalign.v1 import features_pb2, features_pb2_grpc
 
 
@@ -57,11 +55,11 @@ def extract(
     found = Target.find(Home(home)).call("features", ask)
     features, cost = found.feature_set, found.cost
     output.emit(
-        document(found),
+        to_json_dict(found),
         fields(
             f"Feature set {features.feature_set_id}",
             {
-                "rows": f"{counted(features.rows, 'case')} of {counted(features.groups, 'patient')}",
+                "rows": f"{pluralise(features.rows, 'case')} of {pluralise(features.groups, 'patient')}",
                 "layers": ", ".join(f"{item.name} ({item.channels})" for item in features.layers),
                 "manifest": features.manifest.uri,
                 "weights": features.checkpoint_sha256,

@@ -9,7 +9,7 @@ import typer
 
 from vfmalign.cli.exits import FAILED, OK
 from vfmalign.cli.follow import View, follow_job
-from vfmalign.cli.home import Home
+from vfmalign.cli.home import DEFAULT_HOME, Home
 from vfmalign.cli.messages import JOB_STATES, NETWORKS, parse, word
 from vfmalign.cli.options import (
     BatchOption,
@@ -32,11 +32,10 @@ from vfmalign.cli.options import (
     recipe,
 )
 from vfmalign.cli.output import Output
-from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.tables import job as job_tables
 from vfmalign.cli.tables import jobs as jobs_table
 from vfmalign.cli.target import Target
-from vfmalign.core.documents import document
+from vfmalign.core.documents import to_json_dict
 from vfmalign.core.tasks import TASKS
 from vfmalign.v1 import finetuning_pb2, finetuning_pb2_grpc
 
@@ -110,7 +109,7 @@ def list_(
         return list((await finetuning_pb2_grpc.FineTuningServiceStub(channel).ListJobs(request)).jobs)
 
     found = Target.find(Home(home)).call("finetuning", ask)
-    output.emit({"jobs": [document(job) for job in found]}, jobs_table(found))
+    output.emit({"jobs": [to_json_dict(job) for job in found]}, jobs_table(found))
 
 
 @app.command()
@@ -123,7 +122,7 @@ def show(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOpti
         return (await finetuning_pb2_grpc.FineTuningServiceStub(channel).GetJob(request)).job
 
     found = Target.find(Home(home)).call("finetuning", ask)
-    output.emit(document(found), *job_tables(found))
+    output.emit(to_json_dict(found), *job_tables(found))
 
 
 @app.command()
@@ -136,7 +135,7 @@ def cancel(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOp
         return (await finetuning_pb2_grpc.FineTuningServiceStub(channel).CancelJob(request)).job
 
     found = Target.find(Home(home)).call("finetuning", ask)
-    output.emit(document(found), f"job {found.job_id}: {word(JOB_STATES, found.state)}; {found.status}")
+    output.emit(to_json_dict(found), f"job {found.job_id}: {word(JOB_STATES, found.state)}; {found.status}")
 
 
 def create_and_follow(target: Target, job_id: str, spec: finetuning_pb2.JobSpec, output: Output, *, wait: bool) -> None:
@@ -169,9 +168,9 @@ def finish_job(found: finetuning_pb2.Job, output: Output, *, waited: bool = True
     """Writes a job's end; raises as `create_and_follow`."""
     state = word(JOB_STATES, found.state)
     if not waited:
-        output.emit(document(found), f"job {found.job_id}: {state}; `vfmalign watch {found.job_id}` shows it")
+        output.emit(to_json_dict(found), f"job {found.job_id}: {state}; `vfmalign watch {found.job_id}` shows it")
         return
-    output.emit(document(found), *job_tables(found))
+    output.emit(to_json_dict(found), *job_tables(found))
     raise typer.Exit(OK if state == "succeeded" else FAILED)
 
 

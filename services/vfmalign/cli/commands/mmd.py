@@ -12,13 +12,12 @@ import typer
 
 from vfmalign.cli.arrays import named, sources
 from vfmalign.cli.check_tables import comparison
-from vfmalign.cli.home import Home
+from vfmalign.cli.home import DEFAULT_HOME, Home
 from vfmalign.cli.messages import BANDWIDTHS, ESTIMATORS, KERNELS, MEASURES, PRECISIONS, WITHOUT_BANDWIDTH, parse
 from vfmalign.cli.options import HomeOption, JsonOption, SeedOption
 from vfmalign.cli.output import Output
-from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.target import Target
-from vfmalign.core.documents import document
+from vfmalign.core.documents import to_json_dict
 from vfmalign.core.errors import BadOption
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
@@ -111,7 +110,7 @@ def mmd(
         return await mmd_pb2_grpc.MmdServiceStub(channel).Compute(request, timeout=timeout)
 
     response = target.call("mmd", ask)
-    output.emit(document(response), *comparison(response))
+    output.emit(to_json_dict(response), *comparison(response))
 
 
 def _kernel(kernel: str, bandwidth: str | None, sigma: float | None) -> mmd_pb2.Kernel:

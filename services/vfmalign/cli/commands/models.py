@@ -10,7 +10,7 @@ import grpc
 import typer
 
 from vfmalign.cli.commands.jobs import create_and_follow
-from vfmalign.cli.home import Home
+from vfmalign.cli.home import DEFAULT_HOME, Home
 from vfmalign.cli.messages import OBJECTIVES, PRETRAINING_OBJECTIVES, parse
 from vfmalign.cli.options import (
     BatchOption,
@@ -27,10 +27,9 @@ from vfmalign.cli.options import (
     recipe,
 )
 from vfmalign.cli.output import Output
-from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.tables import model, models
 from vfmalign.cli.target import Target
-from vfmalign.core.documents import document
+from vfmalign.core.documents import to_json_dict
 from vfmalign.core.errors import BadOption
 from vfmalign.v1 import features_pb2, features_pb2_grpc, finetuning_pb2
 
@@ -47,7 +46,7 @@ def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     output = Output.to_terminal(as_json=as_json)
     found, architectures = Target.find(Home(home)).call("features", _all_models)
     output.emit(
-        {"models": [document(card) for card in found], "architectures": architectures},
+        {"models": [to_json_dict(card) for card in found], "architectures": architectures},
         models(found),
         f"architectures: {', '.join(architectures)}",
     )
@@ -63,7 +62,7 @@ def show(model_id: ModelArgument, home: HomeOption = DEFAULT_HOME, as_json: Json
         return (await features_pb2_grpc.FeatureServiceStub(channel).GetModel(request)).model
 
     found = Target.find(Home(home)).call("features", ask)
-    output.emit(document(found), model(found))
+    output.emit(to_json_dict(found), model(found))
 
 
 @app.command("import")

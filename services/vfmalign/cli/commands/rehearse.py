@@ -9,11 +9,10 @@ import typer
 
 from vfmalign.cli import rehearsal
 from vfmalign.cli.commands.checks import DEFAULT_REPORTS, ReportsOption
-from vfmalign.cli.home import Home
+from vfmalign.cli.home import DEFAULT_HOME, Home
 from vfmalign.cli.messages import parse
 from vfmalign.cli.options import JsonOption, SeedOption
 from vfmalign.cli.output import Output
-from vfmalign.cli.settings import DEFAULT_HOME
 
 
 def rehearse(

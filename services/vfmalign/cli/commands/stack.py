@@ -17,11 +17,10 @@ from rich.table import Table
 
 from vfmalign.cli import processes
 from vfmalign.cli.exits import OK, UNAVAILABLE
-from vfmalign.cli.home import Home, State
+from vfmalign.cli.home import DEFAULT_HOME, Home, State
 from vfmalign.cli.options import HomeOption, JsonOption
 from vfmalign.cli.output import Output
 from vfmalign.cli.probes import health_of
-from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.stack import SERVICES, START_TIMEOUT_S, STOP_GRACE_S, Stack, bring_down
 from vfmalign.cli.tables import ABSENT, table
 from vfmalign.core.errors import Unavailable

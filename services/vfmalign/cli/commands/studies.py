@@ -16,7 +16,7 @@ from vfmalign.cli.commands.checks import DEFAULT_REPORTS, ReportsOption
 from vfmalign.cli.exits import FAILED, OK
 from vfmalign.cli.follow import View
 from vfmalign.cli.follow_study import follow_study
-from vfmalign.cli.home import Home
+from vfmalign.cli.home import DEFAULT_HOME, Home
 from vfmalign.cli.messages import CHECK_STATES, STUDY_STATES, parse, word
 from vfmalign.cli.options import (
     BatchOption,
@@ -38,11 +38,10 @@ from vfmalign.cli.options import (
     recipe,
 )
 from vfmalign.cli.output import Output
-from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.study_tables import summary
 from vfmalign.cli.tables import studies as studies_table
 from vfmalign.cli.target import Target
-from vfmalign.core.documents import document
+from vfmalign.core.documents import to_json_dict
 from vfmalign.core.errors import NotFound, PreconditionFailed
 from vfmalign.core.tasks import TASKS
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, study_pb2, study_pb2_grpc
@@ -114,7 +113,7 @@ def study(
     found = create(target, name, spec)
     output.say(f"study {name} is {word(STUDY_STATES, found.state)}: {len(found.cells)} checks")
     if no_wait:
-        output.emit({"study": document(found)}, f"`vfmalign watch {name}` shows it")
+        output.emit({"study": to_json_dict(found)}, f"`vfmalign watch {name}` shows it")
         return
     finish(target, watch_study(target, name, output), output, reports)
 
@@ -135,7 +134,7 @@ def list_(
         return list((await study_pb2_grpc.StudyServiceStub(channel).ListStudies(request)).studies)
 
     found = Target.find(Home(home)).call("finetuning", ask)
-    output.emit({"studies": [document(item) for item in found]}, studies_table(found))
+    output.emit({"studies": [to_json_dict(item) for item in found]}, studies_table(found))
 
 
 @app.command()
@@ -143,7 +142,7 @@ def show(study_id: StudyArgument, home: HomeOption = DEFAULT_HOME, as_json: Json
     """Show one study: what its cells found so far, and where the others stand."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(Home(home))
     found = get(target, study_id)
-    output.emit({"study": document(found)}, *summary(found, results_of(target, found)))
+    output.emit({"study": to_json_dict(found)}, *summary(found, results_of(target, found)))
 
 
 @app.command()
@@ -156,7 +155,7 @@ def cancel(study_id: StudyArgument, home: HomeOption = DEFAULT_HOME, as_json: Js
         return (await study_pb2_grpc.StudyServiceStub(channel).CancelStudy(request)).study
 
     found = Target.find(Home(home)).call("finetuning", ask)
-    output.emit({"study": document(found)}, f"study {study_id}: {word(STUDY_STATES, found.state)}; {found.status}")
+    output.emit({"study": to_json_dict(found)}, f"study {study_id}: {word(STUDY_STATES, found.state)}; {found.status}")
 
 
 @app.command()
@@ -267,7 +266,7 @@ def finish(
     Raises:
         typer.Exit: code 1 where the study did not succeed, else 0.
     """
-    content: dict[str, Any] = {"study": document(found)}
+    content: dict[str, Any] = {"study": to_json_dict(found)}
     page, headline = None, ()
     if found.HasField("report_json"):
         content["report"] = fetch_report(target, found, reports)

@@ -9,10 +9,9 @@ import typer
 
 from vfmalign.cli.commands import checks, jobs, studies
 from vfmalign.cli.commands.checks import DEFAULT_REPORTS, ReportsOption
-from vfmalign.cli.home import Home
+from vfmalign.cli.home import DEFAULT_HOME, Home
 from vfmalign.cli.options import HomeOption, JsonOption
 from vfmalign.cli.output import Output
-from vfmalign.cli.settings import DEFAULT_HOME
 from vfmalign.cli.target import Target
 from vfmalign.core.errors import NotFound
 

@@ -14,8 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from vfmalign.core import logs
-from vfmalign.core.errors import Conflict, Unavailable
-from vfmalign.core.exit_codes import DONE, TERMINATED
+from vfmalign.core.errors import DONE, TERMINATED, Conflict, Unavailable
 from vfmalign.finetuning.cluster import pods
 from vfmalign.finetuning.cluster.api import Cluster, Refused, Unanswered
 from vfmalign.finetuning.cluster.manifest import (

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from vfmalign.core.exit_codes import BAD_DATA, BAD_SPEC, UNEXPECTED
+from vfmalign.core.errors import BAD_DATA, BAD_SPEC, UNEXPECTED
 
 JOB_LABEL = "vfmalign.io/job"
 ATTEMPT_LABEL = "vfmalign.io/attempt"
