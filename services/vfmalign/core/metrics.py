@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -111,6 +111,12 @@ class Stages:
         finally:
             with self._lock:
                 self._seconds[name] += timing.seconds
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Adds times measured elsewhere, such as by an earlier attempt; the metric leaves them out."""
+        with self._lock:
+            for name, value in seconds.items():
+                self._seconds[name] = self._seconds.get(name, 0.0) + value
 
     def seconds(self) -> dict[str, float]:
         """Wall seconds per stage so far; stages of several threads may overlap."""

@@ -19,7 +19,7 @@ from vfmalign.core.artifacts import Record
 from vfmalign.core.errors import Conflict, NotFound
 from vfmalign.finetuning.database import CheckRow, Database, StageRow, now
 from vfmalign.finetuning.jobs import TERMINAL, State, StoredRef
-from vfmalign.finetuning.paging import Page, PageRequest
+from vfmalign.finetuning.paging import Page, PageRequest, read_page
 from vfmalign.finetuning.requests import CheckRequest
 
 StageOutcome = Literal["running", "succeeded", "failed", "interrupted", "cancelled"]
@@ -142,8 +142,7 @@ class CheckBook:
     def list(self, request: PageRequest) -> Page[Check]:
         """One page of checks, newest first."""
         with self._database.session() as session:
-            rows: list[CheckRow] = list(session.scalars(request.select(CheckRow)))
-        return Page(tuple(_check(row) for row in rows[: request.rows]), request.next_token(rows))
+            return read_page(session, CheckRow, request, _check)
 
     def active(self) -> tuple[Check, ...]:
         """Checks that are not finished: running ones first, then oldest first."""

@@ -18,7 +18,7 @@ from vfmalign.core.artifacts import JobProgress, JobSpec, Record
 from vfmalign.core.errors import Conflict, NotFound
 from vfmalign.finetuning.database import AttemptRow, Database, JobRow, now
 from vfmalign.finetuning.launcher import classify
-from vfmalign.finetuning.paging import Page, PageRequest
+from vfmalign.finetuning.paging import Page, PageRequest, read_page
 from vfmalign.finetuning.requests import JobRequest
 
 State = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
@@ -135,8 +135,7 @@ class JobBook:
     def list(self, request: PageRequest) -> Page[Job]:
         """One page of jobs, newest first."""
         with self._database.session() as session:
-            rows: list[JobRow] = list(session.scalars(request.select(JobRow)))
-        return Page(tuple(_job(row) for row in rows[: request.rows]), request.next_token(rows))
+            return read_page(session, JobRow, request, _job)
 
     def queued(self) -> tuple[Job, ...]:
         """Jobs that wait for a process, oldest first."""

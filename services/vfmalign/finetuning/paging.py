@@ -10,12 +10,13 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from vfmalign.core.artifacts import canonical_json
 from vfmalign.core.errors import BadOption
@@ -96,6 +97,24 @@ class PageRequest:
         if digest != self._filter_digest() or place[0].tzinfo is None:
             raise _bad_token()
         return place
+
+
+def read_page(
+    session: Session, table: type[RowType], request: PageRequest, convert: Callable[[RowType], Item]
+) -> Page[Item]:
+    """Reads one page of a table's rows, newest first.
+
+    Args:
+        session: of the database.
+        table: whose rows.
+        request: which page.
+        convert: makes an item of a row.
+
+    Raises:
+        BadOption: a page size out of range, or a token that is not one of this list.
+    """
+    rows: list[RowType] = list(session.scalars(request.select(table)))
+    return Page(tuple(convert(row) for row in rows[: request.rows]), request.next_token(rows))
 
 
 def _bad_token() -> BadOption:

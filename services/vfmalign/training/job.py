@@ -28,6 +28,7 @@ from vfmalign.core.artifacts import (
     probe_id,
 )
 from vfmalign.core.errors import BadOption, Conflict
+from vfmalign.core.metrics import Stages
 from vfmalign.core.store import ObjectStore
 from vfmalign.core.work import ShutdownRequest
 from vfmalign.models.cards import load_card, load_encoder, publish
@@ -43,7 +44,7 @@ from vfmalign.training.plan import JobData, Plan, make_plan, publications, publi
 from vfmalign.training.processes import ALONE, Processes
 from vfmalign.training.settings import TrainingOptions
 from vfmalign.training.tasks import get_task
-from vfmalign.training.trainer import StageClock, Trainer
+from vfmalign.training.trainer import Trainer
 
 N_FIGURES = 3
 SOFTWARE = ("vfmalign", "torch", "monai", "numpy")
@@ -83,12 +84,12 @@ def run_job(
         failures.clear(store, spec.id)
     processes.wait()  # so that no failure of this attempt is cleared
     device = use_device(options, processes)
-    clock = StageClock()
+    stages = Stages()
     plan = make_plan(store, spec)
     learner = build_learner(store, plan, device)
     start = _weights(learner.encoder)
 
-    with clock("load"):
+    with stages.stage("load"):
         data = select_data(store, plan)
         cases = _load(store, plan, data, options.workers, stop)
         predict = _trivial(plan, cases.train)
@@ -101,7 +102,7 @@ def run_job(
         publish=lambda point: _write_progress(store, spec.id, point),
         probe=lambda step: _publish(store, plan, data, learner, probe_id(spec.publish_as, step)),
         stop=stop,
-        clock=clock,
+        stages=stages,
         device=device,
         processes=processes,
     )
@@ -109,14 +110,14 @@ def run_job(
     if not processes.leads:
         return
 
-    with clock("test"):
+    with stages.stage("test"):
         scores = _score(learner, cases.test, stop)
         trivial = _case_scores(cases.test, (predict(case) for case in cases.test)) if predict else ()
-    with clock("figures"):
+    with stages.stage("figures"):
         figures = _draw(
             store, spec.id, learner=learner, cases=cases.test or cases.val, scores=scores, position=position, stop=stop
         )
-    with clock("publish"):
+    with stages.stage("publish"):
         encoder, encoder_sha256 = _publish(store, plan, data, learner, spec.publish_as)
     finetuned = plan.task is not None and learner.encoder is not None
     result = JobResult(
@@ -136,7 +137,7 @@ def run_job(
         parameters=sum(parameter.numel() for parameter in learner.network.parameters()),
         figures=figures,
         device=device_name(device) + (f" × {processes.size}" if processes.size > 1 else ""),
-        stage_seconds=clock.seconds,
+        stage_seconds=stages.seconds(),
         software={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in SOFTWARE},
     )
     if store.put_if_absent(job_key(spec.id, "result.json"), result.to_json()):

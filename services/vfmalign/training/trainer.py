@@ -6,15 +6,14 @@ Knows learners, optimisers and checkpoints; knows nothing of tasks, datasets or 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 
 from vfmalign.core import logs
 from vfmalign.core.artifacts import JobProgress, JobSpec, VolumeRef
 from vfmalign.core.errors import BadOption, Cancelled, Exhausted, Unavailable
+from vfmalign.core.metrics import Stages
 from vfmalign.core.work import ShutdownRequest
 from vfmalign.training.checkpoint import (
     Checkpoints,
@@ -33,27 +32,6 @@ TRAINING_STAGES = ("train", "validate", "checkpoint")
 _log = logs.get(__name__)
 
 
-class StageClock:
-    """Wall time per stage in seconds, over all attempts of a job."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Adds the time inside to `stage`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add({stage: time.perf_counter() - start})
-
-    def add(self, seconds: dict[str, float]) -> None:
-        """Adds times measured elsewhere, such as by an earlier attempt."""
-        for stage, value in seconds.items():
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + value
-
-
 class Trainer:
     """Trains one learner to the end of its recipe, from wherever the last attempt stopped.
 
@@ -65,7 +43,7 @@ class Trainer:
         publish: called with every point of the learning curve, possibly more than once.
         probe: called with every probe step once it is done, possibly more than once, while the network stands there.
         stop: asked before every step and between validation cases.
-        clock: adds up the stages.
+        stages: adds up the wall time of each stage.
         device: where the learner lies.
         processes: those that train it together; the first one alone validates and writes.
     """
@@ -81,13 +59,13 @@ class Trainer:
         publish: Callable[[JobProgress], None],
         probe: Callable[[int], object],
         stop: ShutdownRequest,
-        clock: StageClock,
+        stages: Stages,
         device: torch.device,
         processes: Processes = ALONE,
     ) -> None:
         self._spec, self._learner, self._train, self._val = spec, learner, train, val
         self._checkpoints, self._publish, self._probe, self._stop = checkpoints, publish, probe, stop
-        self._clock, self._device = clock, device
+        self._stages, self._device = stages, device
         self._processes = processes
         self._forward = processes.spread(learner.network, spec.recipe.batch_size)
         self._optimiser = build_optimiser(learner.network, spec.recipe)
@@ -146,7 +124,7 @@ class Trainer:
             return
         self._position, data = found
         restore_state(data, self._learner.network, self._optimiser)
-        self._clock.add(self._position.stage_seconds)
+        self._stages.add(self._position.stage_seconds)
         # A kill between a commit and its progress file leaves the file out: every known point is published again.
         for point in self._position.curve if self._processes.leads else ():
             self._publish(point)
@@ -154,7 +132,7 @@ class Trainer:
 
     def _step(self) -> None:
         recipe, seed, step = self._spec.recipe, self._spec.seed, self._position.step
-        with self._clock("train"):
+        with self._stages.stage("train"):
             batch = draw_batch(
                 self._train,
                 step=step,
@@ -181,7 +159,7 @@ class Trainer:
 
     def _validate(self) -> None:
         recipe, epoch = self._spec.recipe, len(self._position.curve)
-        with self._clock("validate"):
+        with self._stages.stage("validate"):
             score = self._processes.led(lambda ask: self._learner.validate(self._val, ask), self._stop.check)
         if not math.isfinite(score):
             raise BadOption(
@@ -209,16 +187,17 @@ class Trainer:
         """Writes what the validation just done leaves behind."""
         replaced: VolumeRef | None = None
         if best:
-            with self._clock("checkpoint"):
+            with self._stages.stage("checkpoint"):
                 ref = self._checkpoints.put(encode_weights(self._learner.network))
             replaced = self._position.best if self._position.best != ref else None
             self._move(best=ref)
-        elapsed_s = sum(self._clock.seconds.get(stage, 0.0) for stage in TRAINING_STAGES)
+        seconds = self._stages.seconds()
+        elapsed_s = sum(seconds.get(stage, 0.0) for stage in TRAINING_STAGES)
         point = point.model_copy(update={"elapsed_s": elapsed_s})
         self._move(curve=(*self._position.curve, point), loss_sum=0.0)
         if point.step in self._spec.recipe.probe_steps:
             # Before the commit: a kill in between repeats the steps to here, and no point of the curve lacks its probe.
-            with self._clock("publish"):
+            with self._stages.stage("publish"):
                 self._probe(point.step)
         self._commit()
         self._publish(point)
@@ -236,9 +215,9 @@ class Trainer:
     def _commit(self) -> None:
         if not self._processes.leads:
             return
-        with self._clock("checkpoint"):
+        with self._stages.stage("checkpoint"):
             state = encode_state(self._learner.network, self._optimiser)
-            position = self._position.model_copy(update={"stage_seconds": dict(self._clock.seconds)})
+            position = self._position.model_copy(update={"stage_seconds": self._stages.seconds()})
             self._position = self._checkpoints.commit(position, state)
 
     def _move(self, **changes: object) -> None:

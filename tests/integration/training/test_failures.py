@@ -21,6 +21,7 @@ from vfmalign.core.artifacts import (
 )
 from vfmalign.core.datasets import save_dataset
 from vfmalign.core.errors import BadOption, Cancelled, Exhausted, Unavailable, VfmalignError
+from vfmalign.core.metrics import Stages
 from vfmalign.core.store import ObjectStore
 from vfmalign.core.work import ShutdownRequest
 from vfmalign.imaging.phantoms import PhantomSpec, Stack
@@ -32,7 +33,7 @@ from vfmalign.training import failures
 from vfmalign.training.checkpoint import Checkpoints
 from vfmalign.training.job import run_job
 from vfmalign.training.settings import read_spec
-from vfmalign.training.trainer import StageClock, Trainer
+from vfmalign.training.trainer import Trainer
 
 RECIPE = Recipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=1e-3)
 PROBED = RECIPE.model_copy(update={"probe_steps": (1,)})
@@ -261,7 +262,7 @@ def test_a_training_that_diverges_says_so(store, fields, monkeypatch):
         publish=lambda point: None,
         probe=lambda step: None,
         stop=ShutdownRequest(),
-        clock=StageClock(),
+        stages=Stages(),
         device=torch.device("cpu"),
     )
     with pytest.raises(BadOption, match=r"recipe\.learning_rate.*diverged: the loss of step 2") as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from vfmalign.cli.__main__ import run
+from vfmalign.cli.output import Output
 from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2, mmd_pb2
 
 Invoke = Callable[..., tuple[int, str, str]]
@@ -107,3 +109,24 @@ def invoke(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytes
         return code, out, err
 
     return call
+
+
+@pytest.fixture
+def output() -> Output:
+    """A terminal that keeps what is written to it."""
+
+    def console() -> Console:
+        return Console(file=io.StringIO(), width=160, markup=False, highlight=False)
+
+    return Output(as_json=False, out=console(), err=console())
+
+
+@pytest.fixture
+def said(output: Output) -> Callable[[], list[str]]:
+    """Returns the lines written to stderr so far."""
+
+    def lines() -> list[str]:
+        assert isinstance(output.err.file, io.StringIO)
+        return output.err.file.getvalue().splitlines()
+
+    return lines

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 
 import pytest
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from vfmalign.cli import environment
 from vfmalign.cli.follow import View
@@ -23,19 +22,7 @@ from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.v1 import alignment_pb2, finetuning_pb2, study_pb2
 
 Show = Callable[[list[RenderableType]], str]
-
-
-@pytest.fixture
-def output() -> Output:
-    def console() -> Console:
-        return Console(file=io.StringIO(), width=160, markup=False, highlight=False)
-
-    return Output(as_json=False, out=console(), err=console())
-
-
-def said(output: Output) -> list[str]:
-    assert isinstance(output.err.file, io.StringIO)
-    return output.err.file.getvalue().splitlines()
+Said = Callable[[], list[str]]
 
 
 @pytest.fixture
@@ -63,13 +50,13 @@ def study() -> study_pb2.AlignmentStudy:
 
 
 def test_a_cell_that_ended_is_one_line_with_what_it_found(
-    output: Output, study: study_pb2.AlignmentStudy, finished_check: alignment_pb2.Check
+    output: Output, said: Said, study: study_pb2.AlignmentStudy, finished_check: alignment_pb2.Check
 ) -> None:
     with View(output) as view:
         say_cell(view, study.cells[0], finished_check.result, 1, 4)
         say_cell(view, study.cells[1], None, 2, 4)
         show_running(view, study)
-    lines = said(output)
+    lines = said()
     assert len(lines) == 2, "without a terminal there are no bars"
     assert lines[0].split()[:6] == ["✓", "1/4", "segmentation", "m1", "seed", "0"]
     assert "no_clear_gain, gain +3.5 % [-2, +9], MMD² 0.25 [0.24, 0.26]" in lines[0]

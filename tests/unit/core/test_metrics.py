@@ -74,3 +74,14 @@ def test_stages_of_threads_add_up_in_order_of_first_use() -> None:
     assert list(stages.seconds()) == ["first", "second"]
     assert all(seconds > 0 for seconds in stages.seconds().values())
     assert value("vfmalign_stage_seconds_count", stage="test.second") == before + 800
+
+
+def test_times_measured_elsewhere_are_added() -> None:
+    stages = metrics.Stages()
+    stages.add({"load": 2.0, "train": 1.0})
+    stages.add({"train": 3.0})
+    with stages.stage("load"):
+        pass
+    found = stages.seconds()
+    assert found["train"] == 4.0
+    assert found["load"] > 2.0

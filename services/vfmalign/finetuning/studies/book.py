@@ -17,7 +17,7 @@ from vfmalign.core.artifacts import Record
 from vfmalign.core.errors import Conflict, NotFound
 from vfmalign.finetuning.database import Database, StudyRow, now
 from vfmalign.finetuning.jobs import TERMINAL, State, StoredRef
-from vfmalign.finetuning.paging import Page, PageRequest
+from vfmalign.finetuning.paging import Page, PageRequest, read_page
 from vfmalign.finetuning.studies.request import Fixed, StudyCell, StudyRequest, expand
 
 
@@ -109,8 +109,7 @@ class StudyBook:
     def list(self, request: PageRequest) -> Page[Study]:
         """One page of studies, newest first."""
         with self._database.session() as session:
-            rows: list[StudyRow] = list(session.scalars(request.select(StudyRow)))
-        return Page(tuple(_study(row) for row in rows[: request.rows]), request.next_token(rows))
+            return read_page(session, StudyRow, request, _study)
 
     def active(self) -> tuple[Study, ...]:
         """Studies that are not finished, oldest first."""
