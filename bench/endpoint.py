@@ -34,11 +34,11 @@ from bench import machine, tables
 from bench.measure import Settings, spread
 from bench.peers import limit
 from bench.tables import Section, Table
-from vfmalign.cli import s3_server
-from vfmalign.cli.environment import malloc_settings
-from vfmalign.core.settings import StoreSettings
-from vfmalign.core.store import ObjectStore
-from vfmalign.core.tensors import to_tensor
+from vfmalign.cli.local import s3_server
+from vfmalign.cli.local.environment import malloc_settings
+from vfmalign.core.rpc.tensors import to_tensor
+from vfmalign.core.runtime.settings import StoreSettings
+from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.mmd import mmd_test
 from vfmalign.v1 import common_pb2, mmd_pb2, mmd_pb2_grpc
 

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import SecretStr
 
-from vfmalign.cli import s3_server
-from vfmalign.cli.environment import malloc_settings
-from vfmalign.core.artifacts import Split
-from vfmalign.core.metrics import Stages
-from vfmalign.core.settings import StoreSettings
-from vfmalign.core.store import ObjectStore
+from vfmalign.cli.local import s3_server
+from vfmalign.cli.local.environment import malloc_settings
+from vfmalign.core.domain.artifacts import Split
+from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.runtime.settings import StoreSettings
+from vfmalign.core.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +102,7 @@ def measure(name: str, cases: int, turn_deg: float) -> dict[str, Any]:
 
 def _extracted(store: ObjectStore, models: ModelCache, model: str, split: Split, stages: Stages) -> float:
     """Seconds of one ExtractDataset, as the service's data plane runs it with its default settings."""
-    from vfmalign.features.bulk import BulkOptions, BulkRequest, Hooks, extract_dataset
+    from vfmalign.features.dataset_extraction import BulkOptions, BulkRequest, Hooks, extract_dataset
     from vfmalign.features.settings import FeaturesOptions
 
     defaults = FeaturesOptions().model_dump(include={"batch_size", "part_cases", "readers"})
@@ -119,8 +119,8 @@ def _extracted(store: ObjectStore, models: ModelCache, model: str, split: Split,
 
 def _prepared(store: ObjectStore, split: Split, preprocessing: Any) -> list[Tensor]:
     """The inputs of a split's studies."""
-    from vfmalign.core.datasets import load_dataset
-    from vfmalign.imaging.prepare import needed_kinds, prepare_study
+    from vfmalign.core.storage.datasets import load_dataset
+    from vfmalign.imaging.preprocessing import needed_kinds, prepare_study
     from vfmalign.imaging.volumes import load_case
 
     cases = load_dataset(store, DATASET).split(split)
@@ -130,8 +130,8 @@ def _prepared(store: ObjectStore, split: Split, preprocessing: Any) -> list[Tens
 
 def _synthesise(store: ObjectStore, cases: int, turn_deg: float) -> None:
     """Phantoms on the grids of a 3 T protocol: T2W 0.4 × 0.4 × 3 mm, diffusion 1.6 × 1.6 × 3 mm."""
-    from vfmalign.imaging.phantoms import PhantomSpec, Stack
-    from vfmalign.imaging.synthesis import synthesise_dataset
+    from vfmalign.imaging.phantoms.dataset import synthesise_dataset
+    from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack
 
     spec = PhantomSpec(
         t2w=Stack((448, 448, 26), (0.4, 0.4, 3.0)),

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from vfmalign.cli.environment import malloc_settings
+from vfmalign.cli.local.environment import malloc_settings
 
 NAMES = ("profound_conv_tiny", "profound_vit_base", "provicnet_t2w", "provicnet_fusion")
 

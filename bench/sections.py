@@ -10,7 +10,7 @@ from bench import tables
 from bench.measure import Result, ratio, spread
 from bench.methods import GEMM_OF, PRECISIONS
 from bench.tables import Section, Table, record
-from vfmalign.mmd import precision
+from vfmalign.mmd.engine import precision
 
 
 def value_section(

@@ -107,7 +107,8 @@ class Answer:
 
 def answer(case: Case, seed: int) -> Answer:
     """Tests one dataset."""
-    from vfmalign.mmd import mmd_test, uncertainty
+    from vfmalign.mmd import mmd_test
+    from vfmalign.mmd.statistics import uncertainty
 
     x, y = case.population.draw(seed)
     groups_x = case.population.groups(len(x), "x")

@@ -14,9 +14,9 @@ import pytest
 import structlog
 from hypothesis import settings
 
-from vfmalign.cli import s3_server
-from vfmalign.core.settings import StoreSettings
-from vfmalign.core.store import ObjectStore
+from vfmalign.cli.local import s3_server
+from vfmalign.core.runtime.settings import StoreSettings
+from vfmalign.core.storage.object_store import ObjectStore
 
 # A deadline would fail a property for the other work on its machine.
 settings.register_profile("vfmalign", deadline=None)

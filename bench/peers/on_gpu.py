@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from bench.peers import plain
-from vfmalign.mmd.compare import compare
-from vfmalign.mmd.precision import LeastPrecision
-from vfmalign.mmd.results import BackendChoice, Engine, Options
-from vfmalign.mmd.samples import Sample
+from vfmalign.mmd.comparison.compare import compare
+from vfmalign.mmd.comparison.options import BackendChoice, Engine, Options
+from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.precision import LeastPrecision
 
 Array = NDArray[np.floating]
 

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from vfmalign.mmd import blocks, fourier, mmd2
-from vfmalign.mmd.compare import compare
-from vfmalign.mmd.kernels import KERNELS
-from vfmalign.mmd.results import Engine, Options
-from vfmalign.mmd.samples import Sample
-from vfmalign.mmd.streams import GaussianRows, NpyRows
-from vfmalign.mmd.uncertainty import Estimate
+from vfmalign.mmd import mmd2
+from vfmalign.mmd.comparison.compare import compare
+from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.kernels import KERNELS
+from vfmalign.mmd.engine.row_streams import GaussianRows, NpyRows
+from vfmalign.mmd.single_pass import block as blocks
+from vfmalign.mmd.single_pass import fourier
+from vfmalign.mmd.statistics.uncertainty import Estimate
 
 
 def fourier_features(*, rows: int, channels: int, shift: float, sigma: float, relabellings: int) -> dict[str, Any]:

@@ -71,7 +71,8 @@ class Deployment:
             "bucket",
             command=[
                 *("python", "-c"),
-                "from vfmalign.core.settings import StoreSettings; from vfmalign.core.store import ObjectStore; "
+                "from vfmalign.core.runtime.settings import StoreSettings; "
+                "from vfmalign.core.storage.object_store import ObjectStore; "
                 "ObjectStore(StoreSettings()).ensure_bucket()",
             ],
         )

@@ -17,12 +17,12 @@ from typing import Any
 import grpc
 import pytest
 
-from vfmalign.cli.environment import small_networks
-from vfmalign.cli.home import Home
-from vfmalign.cli.stack import Stack
-from vfmalign.core.store import ObjectStore
-from vfmalign.imaging import phantoms
-from vfmalign.imaging.synthesis import synthesise_dataset
+from vfmalign.cli.local.environment import small_networks
+from vfmalign.cli.local.stack import Stack
+from vfmalign.cli.local.state_directory import Home
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.imaging.phantoms import rendering
+from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 from vfmalign.v1 import (
     alignment_pb2,
     alignment_pb2_grpc,
@@ -34,10 +34,10 @@ from vfmalign.v1 import (
 
 DATASET = "phantoms"
 # On coarse grids: the whole anatomy, quickly made and read.
-PHANTOMS = phantoms.PhantomSpec(
-    t2w=phantoms.Stack((64, 64, 16), (1.75, 1.75, 3.75)),
-    dwi=phantoms.Stack((48, 48, 16), (2.6, 2.6, 3.75)),
-    adc=phantoms.Stack((48, 48, 16), (2.6, 2.6, 3.75)),
+PHANTOMS = rendering.PhantomSpec(
+    t2w=rendering.Stack((64, 64, 16), (1.75, 1.75, 3.75)),
+    dwi=rendering.Stack((48, 48, 16), (2.6, 2.6, 3.75)),
+    adc=rendering.Stack((48, 48, 16), (2.6, 2.6, 3.75)),
 )
 MODEL = "micro"
 EPOCHS = 4

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vfmalign.core.artifacts import MODALITIES, Case, Dataset, VolumeRef, canonical_json, dataset_key
-from vfmalign.core.datasets import load_dataset, to_datalist
-from vfmalign.core.feature_sets import FeatureRequest, FeatureSetWriter, read_feature_set
-from vfmalign.core.tensors import to_tensor
+from vfmalign.core.domain.artifacts import MODALITIES, Case, Dataset, VolumeRef, canonical_json, dataset_key
+from vfmalign.core.rpc.tensors import to_tensor
+from vfmalign.core.storage.datasets import load_dataset, to_datalist
+from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter, read_feature_set
 from vfmalign.models.cards import load_card, load_encoder, publish
 from vfmalign.v1 import alignment_pb2, features_pb2, finetuning_pb2, mmd_pb2
 

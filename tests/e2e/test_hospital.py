@@ -14,7 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from vfmalign.imaging.phantoms import generate_case
+from vfmalign.imaging.phantoms.rendering import generate_case
 from vfmalign.v1 import alignment_pb2
 
 pytestmark = pytest.mark.e2e

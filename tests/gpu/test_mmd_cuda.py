@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from vfmalign.mmd import measuring
-from vfmalign.mmd.compare import compare
-from vfmalign.mmd.results import Engine, Options
-from vfmalign.mmd.samples import Sample
+from vfmalign.mmd.comparison import layer_pass
+from vfmalign.mmd.comparison.compare import compare
+from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.samples import Sample
 
 pytestmark = [
     pytest.mark.gpu,
@@ -18,8 +18,8 @@ pytestmark = [
 @pytest.mark.parametrize("pairing", ["paired", "independent"])
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
 def test_cuda_equals_cpu(pairing, precision, monkeypatch):
-    monkeypatch.setattr(measuring.precision, "choose", lambda *_, **__: precision)
-    monkeypatch.setattr(measuring.precision, "SAFE_MULTIPLE_OF_BOUND", 0.0)
+    monkeypatch.setattr(layer_pass.precision, "choose", lambda *_, **__: precision)
+    monkeypatch.setattr(layer_pass.precision, "SAFE_MULTIPLE_OF_BOUND", 0.0)
     rng = np.random.default_rng(3)
     x = rng.normal(size=(300, 64)).astype(np.float32)
     y = (0.5 * x + rng.normal(size=(300, 64))).astype(np.float32)

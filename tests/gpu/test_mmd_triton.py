@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from vfmalign.mmd import engine, rows, triton_engine
-from vfmalign.mmd.kernels import KERNELS
+from vfmalign.mmd.engine import rows, tiles
+from vfmalign.mmd.engine.kernels import KERNELS
+from vfmalign.mmd.engine.triton import backend
 
 pytestmark = [
     pytest.mark.gpu,
@@ -29,23 +30,23 @@ def matrix(paired, precision, device, values=None):
         return rows.prepare([(part, None) for part in parts], rows.Affine(), precision, torch.device(device))
 
     x, y = values or samples(paired)
-    return engine.PairedMatrix(prepared(x), prepared(y)) if paired else engine.PooledMatrix(prepared(x, y))
+    return tiles.PairedMatrix(prepared(x), prepared(y)) if paired else tiles.PooledMatrix(prepared(x, y))
 
 
 def in_float64(matrix):
     def wide(some):
         return rows.Rows.of(some.values_NK.double(), "float64")
 
-    if isinstance(matrix, engine.PairedMatrix):
-        return engine.PairedMatrix(wide(matrix.x), wide(matrix.y))
-    return engine.PooledMatrix(wide(matrix.pooled))
+    if isinstance(matrix, tiles.PairedMatrix):
+        return tiles.PairedMatrix(wide(matrix.x), wide(matrix.y))
+    return tiles.PooledMatrix(wide(matrix.pooled))
 
 
 def layout(paired, group_rows=1, relabellings=RELABELLINGS):
     sizes = (ROWS,) if paired else (ROWS, ROWS - 700)
     group_of = np.arange(sum(sizes)) // group_rows
     weights = np.random.default_rng(8).integers(0, 2, (int(group_of[-1]) + 1, relabellings))
-    return engine.Layout(sizes, group_of, (2 * weights - 1 if paired else weights).astype(np.int8))
+    return tiles.Layout(sizes, group_of, (2 * weights - 1 if paired else weights).astype(np.int8))
 
 
 def kernels(*names):
@@ -58,13 +59,13 @@ def kernels(*names):
 @pytest.mark.parametrize("names", [("gaussian",), ("gaussian_mixture",), ("laplacian", "inverse_multiquadric")])
 def test_triton_equals_torch_in_float64(paired, precision, group_rows, names):
     """Within 2e-6 per entry on average, what float32 distances of 200 channels leave; 4e-6 weighted."""
-    assert triton_engine.unavailable_reason(torch.device("cuda"), precision, kernels(*names)) == ""
+    assert backend.unavailable_reason(torch.device("cuda"), precision, kernels(*names)) == ""
     of_rows, own = matrix(paired, precision, "cuda"), layout(paired, group_rows)
     launches = []
-    found = triton_engine.accumulate(
+    found = backend.accumulate(
         of_rows, kernels(*names), own, between_tiles=lambda: launches.append(1), squares=True, launch_tiles=300
     )
-    expected = engine.accumulate(in_float64(of_rows), kernels(*names), own, between_tiles=lambda: None, squares=True)
+    expected = tiles.accumulate(in_float64(of_rows), kernels(*names), own, between_tiles=lambda: None, squares=True)
     count = len(expected[0].diagonal_N)
     assert len(launches) > 2
     for got, wanted in zip(found, expected, strict=True):
@@ -77,8 +78,8 @@ def test_triton_equals_torch_in_float64(paired, precision, group_rows, names):
 
 def test_without_relabellings():
     of_rows, own = matrix(False, "float32", "cuda"), layout(False, relabellings=0)
-    found = triton_engine.accumulate(of_rows, kernels("gaussian"), own, between_tiles=lambda: None)
-    expected = engine.accumulate(in_float64(of_rows), kernels("gaussian"), own, between_tiles=lambda: None)
+    found = backend.accumulate(of_rows, kernels("gaussian"), own, between_tiles=lambda: None)
+    expected = tiles.accumulate(in_float64(of_rows), kernels("gaussian"), own, between_tiles=lambda: None)
     for got, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(got.rows_NP, wanted.rows_NP, rtol=0, atol=2e-6 * len(wanted.diagonal_N))
         assert got.quadratic_B.size == 0
@@ -88,9 +89,7 @@ def test_without_relabellings():
 def test_identical_pairs_give_exactly_zero(precision):
     x = matrix(True, precision, "cuda").x
     own = layout(True, 8)
-    for sums in triton_engine.accumulate(
-        engine.PairedMatrix(x, x), kernels("gaussian"), own, between_tiles=lambda: None
-    ):
+    for sums in backend.accumulate(tiles.PairedMatrix(x, x), kernels("gaussian"), own, between_tiles=lambda: None):
         for field in ("rows_NP", "diagonal_N", "within_G", "quadratic_B"):
             np.testing.assert_array_equal(getattr(sums, field), 0.0)
 
@@ -98,7 +97,7 @@ def test_identical_pairs_give_exactly_zero(precision):
 def test_the_same_bits_twice():
     of_rows, own = matrix(False, "float32", "cuda"), layout(False, 8)
     first, second = (
-        triton_engine.accumulate(of_rows, kernels("gaussian"), own, between_tiles=lambda: None, squares=True)
+        backend.accumulate(of_rows, kernels("gaussian"), own, between_tiles=lambda: None, squares=True)
         for _ in range(2)
     )
     for one, other in zip(first, second, strict=True):
@@ -115,7 +114,7 @@ def test_stops_between_launches():
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        triton_engine.accumulate(
+        backend.accumulate(
             matrix(False, "float32", "cuda"),
             kernels("gaussian"),
             layout(False),
@@ -129,9 +128,9 @@ def test_kernel_values_take_no_device_memory():
     """30,000 rows would be 3.6 GB of kernel values."""
     x = np.random.default_rng(9).normal(size=(30_000, 64))
     of_rows = matrix(False, "float32", "cuda", values=(x[:15_000], x[15_000:]))
-    own = engine.Layout((15_000, 15_000), np.arange(30_000), np.zeros((30_000, 0), np.int8))
+    own = tiles.Layout((15_000, 15_000), np.arange(30_000), np.zeros((30_000, 0), np.int8))
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    triton_engine.accumulate(of_rows, kernels("gaussian"), own, between_tiles=lambda: None)
+    backend.accumulate(of_rows, kernels("gaussian"), own, between_tiles=lambda: None)
     assert torch.cuda.max_memory_allocated() - before < 400 * 2**20

@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 
-from vfmalign.core.artifacts import Recipe
+from vfmalign.core.domain.artifacts import Recipe
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.checkpoint import encode_state, restore_state
 from vfmalign.training.data import PreparedCase, collate, generator
 from vfmalign.training.learner import FineTuning
-from vfmalign.training.networks import network_for
+from vfmalign.training.networks.factory import network_for
 from vfmalign.training.optim import build_optimiser, set_rate
 from vfmalign.training.pretraining import OBJECTIVES, build_objective
 from vfmalign.training.tasks import TASKS

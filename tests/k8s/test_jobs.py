@@ -11,7 +11,7 @@ from tests.k8s.pod_policy import POD_RULES
 from tests.k8s.rendering import Object, render
 from tests.k8s.test_schemas import VERSIONS
 
-from vfmalign.finetuning.cluster.manifest import Options, manifest
+from vfmalign.finetuning.launchers.kubernetes.manifest import Options, manifest
 
 OPTIONS = {
     "one process": Options(),

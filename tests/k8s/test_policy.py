@@ -17,8 +17,8 @@ from tests.k8s.policy import violations
 from tests.k8s.rendering import COMPOSITIONS, K8S, Object, Pod, environment, kustomize, pods, render, settings_maps
 
 from vfmalign import __version__
-from vfmalign.core import metrics
-from vfmalign.core.settings import load, parser
+from vfmalign.core.runtime import metrics
+from vfmalign.core.runtime.settings import load, parser
 
 EVERY = sorted(COMPOSITIONS)
 WITH_GPU = [name for name in EVERY if "gpu" in " ".join(COMPOSITIONS[name])]
@@ -171,7 +171,7 @@ def test_alerts_ask_for_metrics_that_there_are(alerts: list[Object]) -> None:
     assert asked
     assert asked <= _metric_names()
     states = {state for rule in rules for state in re.findall(r'state="(\w+)"', rule["expr"])}
-    assert states <= {state.lower() for state in import_module("vfmalign.finetuning.jobs").STATES}
+    assert states <= {state.lower() for state in import_module("vfmalign.finetuning.jobs.repository").STATES}
 
 
 def test_the_readme_s_overlay_renders_and_keeps_to_the_policy() -> None:

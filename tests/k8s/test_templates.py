@@ -12,9 +12,10 @@ from tests.k8s.policy import holds_no_secret, labelled
 from tests.k8s.rendering import kustomize, pods
 from tests.k8s.test_schemas import VERSIONS
 
-from vfmalign.features import shards
-from vfmalign.features.messages import parse_bulk
-from vfmalign.mmd import comparison_main, translate
+from vfmalign.features import sharding
+from vfmalign.features.converters import parse_bulk
+from vfmalign.mmd import comparison
+from vfmalign.mmd.service import converters
 from vfmalign.v1 import features_pb2
 
 FOLDER = Path(__file__).resolve().parents[2] / "k8s" / "jobs"
@@ -38,8 +39,8 @@ def command(job):
 def test_shards_are_as_many_as_pods(monkeypatch):
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
     for job, work in (("vfmalign-extract", "extract"), ("vfmalign-extract-reduce", "reduce")):
-        assert command(job)[:3] == ["python", "-m", "vfmalign.features.shards"]
-        arguments = shards.parse(command(job)[3:])
+        assert command(job)[:3] == ["python", "-m", "vfmalign.features.sharding"]
+        arguments = sharding.parse(command(job)[3:])
         assert (arguments.work, arguments.shards) == (work, JOBS["vfmalign-extract"]["completions"])
     assert JOBS["vfmalign-extract"]["parallelism"] == JOBS["vfmalign-extract"]["completions"]
 
@@ -51,8 +52,8 @@ def test_the_request_is_one():
 
 def test_processes_of_one_comparison_are_as_many_as_pods():
     arguments = command("vfmalign-mmd")
-    assert arguments[:3] == ["python", "-m", "vfmalign.mmd.comparison_main"]
-    options = translate.options_of(comparison_main.request_of(comparison_main.parse(arguments[3:])))
+    assert arguments[:3] == ["python", "-m", "vfmalign.mmd.comparison"]
+    options = converters.options_of(comparison.request_of(comparison.parse(arguments[3:])))
     assert (options.pairing, options.layers, options.fixed_sigma) == ("paired", ("stages.3",), 12.0)
     environment = {one["name"]: one.get("value") for one in pod("vfmalign-mmd")["containers"][0]["env"]}
     assert int(environment["WORLD_SIZE"]) == JOBS["vfmalign-mmd"]["completions"] == JOBS["vfmalign-mmd"]["parallelism"]

@@ -17,20 +17,20 @@ from vfmalign.cli.commands import (
     dataset,
     demo,
     doctor,
+    experiments,
     features,
     jobs,
     mmd,
     models,
     rehearse,
     stack,
-    studies,
     watch,
 )
 from vfmalign.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, epilog, exit_code_of
-from vfmalign.cli.output import Output
-from vfmalign.core import logs
-from vfmalign.core.errors import BadOption, Internal, VfmalignError
-from vfmalign.core.settings import LogSettings
+from vfmalign.cli.views.output import Output
+from vfmalign.core.domain.errors import BadOption, Internal, VfmalignError
+from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.settings import LogSettings
 
 app = typer.Typer(
     name="vfmalign",
@@ -69,10 +69,10 @@ app.command()(features.extract)
 app.command()(mmd.mmd)
 app.command()(jobs.finetune)
 app.command()(checks.check)
-app.command()(studies.study)
+app.command()(experiments.study)
 app.command()(watch.watch)
 app.add_typer(checks.app, name="checks")
-app.add_typer(studies.app, name="studies")
+app.add_typer(experiments.app, name="studies")
 app.add_typer(jobs.app, name="jobs")
 
 

@@ -17,13 +17,13 @@ from pydantic import ValidationError
 from safetensors.numpy import save
 
 from vfmalign.cli.target import Target
-from vfmalign.core.arrays import NPY, read_npy
-from vfmalign.core.artifacts import is_id, upload_key
-from vfmalign.core.client import MESSAGE_BYTES
-from vfmalign.core.errors import BadOption, BadTensor
-from vfmalign.core.settings import StoreSettings
-from vfmalign.core.store import ObjectStore
-from vfmalign.core.tensors import to_tensor
+from vfmalign.core.domain.artifacts import is_id, upload_key
+from vfmalign.core.domain.errors import BadOption, BadTensor
+from vfmalign.core.rpc.channels import MESSAGE_BYTES
+from vfmalign.core.rpc.tensors import to_tensor
+from vfmalign.core.runtime.settings import StoreSettings
+from vfmalign.core.storage.arrays import NPY, read_npy
+from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.v1 import mmd_pb2
 
 LAYER = "features"
@@ -118,6 +118,6 @@ def _store(target: Target, size: int) -> ObjectStore:
                 f"the arrays make a message of {size / 2**20:.1f} MiB; at most {MESSAGE_BYTES >> 20} go",
                 subject="X and Y",
                 remedy="set AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to have them uploaded, "
-                "give fewer rows or float16, or use `python -m vfmalign.mmd.comparison_main`, which needs no server",
+                "give fewer rows or float16, or use `python -m vfmalign.mmd.comparison`, which needs no server",
             ) from None
     return target.store

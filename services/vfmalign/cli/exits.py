@@ -5,7 +5,7 @@ Knows the errors of the tree and the codes. Scripts may rely on both tables.
 
 from __future__ import annotations
 
-from vfmalign.core import errors
+from vfmalign.core.domain import errors
 
 OK = 0
 FAILED = 1

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vfmalign.core.errors import BadOption
+from vfmalign.core.domain.errors import BadOption
 
 QUANTITIES: dict[str, str] = {
     "rpg_specialised": "relative gain over the specialised network, in per cent",

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vfmalign.core.errors import BadOption
+from vfmalign.core.domain.errors import BadOption
 from vfmalign.v1 import finetuning_pb2
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout; progress goes to stderr.")]

@@ -15,11 +15,11 @@ from typing import TypeVar
 import grpc
 from pydantic import Field
 
-from vfmalign.cli.home import Home, State
-from vfmalign.core.client import connect
-from vfmalign.core.errors import BadOption, Unavailable
-from vfmalign.core.settings import PeerSettings, StoreSettings, load
-from vfmalign.core.store import ObjectStore
+from vfmalign.cli.local.state_directory import Home, State
+from vfmalign.core.domain.errors import BadOption, Unavailable
+from vfmalign.core.rpc.channels import connect
+from vfmalign.core.runtime.settings import PeerSettings, StoreSettings, load
+from vfmalign.core.storage.object_store import ObjectStore
 
 _T = TypeVar("_T")
 

@@ -8,10 +8,10 @@ import sys
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc.aio import Server
 
-from vfmalign.core.errors import BadOption
-from vfmalign.core.server import serve
-from vfmalign.core.settings import EXIT_BAD_SETTINGS, parse_args
-from vfmalign.core.store import ObjectStore
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.rpc.server import serve
+from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, parse_args
+from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features.cache import ModelCache
 from vfmalign.features.device import choose_device
 from vfmalign.features.servicer import FeatureServicer

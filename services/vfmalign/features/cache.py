@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import torch
 
-from vfmalign.core.artifacts import ModelCard
-from vfmalign.core.errors import Exhausted, InvalidInput
-from vfmalign.core.store import ObjectStore
+from vfmalign.core.domain.artifacts import ModelCard
+from vfmalign.core.domain.errors import Exhausted, InvalidInput
+from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.cards import encoder_of_card, expect_checkpoint, load_card
 from vfmalign.models.checkpoints import build_encoder, random_state
 from vfmalign.models.encoder import Encoder

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import torch
 
-from vfmalign.core import metrics
-from vfmalign.core.errors import BadOption
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.runtime import metrics
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vfmalign.core.errors import BadOption, Exhausted
+from vfmalign.core.domain.errors import BadOption, Exhausted
 from vfmalign.models.checkpoints import build_encoder, random_state
 from vfmalign.models.encoder import Encoder, pool
 from vfmalign.models.registry import ARCHITECTURES

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vfmalign.core import logs
-from vfmalign.core.artifacts import ModelCard, is_id
-from vfmalign.core.errors import BadOption, PreconditionFailed
-from vfmalign.core.store import ObjectStore
+from vfmalign.core.domain.artifacts import ModelCard, is_id
+from vfmalign.core.domain.errors import BadOption, PreconditionFailed
+from vfmalign.core.runtime import logs
+from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.cards import list_cards, load_card
 
 DEFAULT_PAGE_SIZE = 100

@@ -18,15 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vfmalign.core import metrics
-from vfmalign.core.artifacts import Case, ModelCard
-from vfmalign.core.errors import Cancelled
-from vfmalign.core.feature_sets import FeatureRequest, FeatureSetWriter
-from vfmalign.core.metrics import Stages
-from vfmalign.core.store import ObjectStore
+from vfmalign.core.domain.artifacts import Case, ModelCard
+from vfmalign.core.domain.errors import Cancelled
+from vfmalign.core.runtime import metrics
+from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter
+from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features.extractor import extract
 from vfmalign.features.threads import pool_of
-from vfmalign.imaging.prepare import needed_kinds, prepare_study
+from vfmalign.imaging.preprocessing import needed_kinds, prepare_study
 from vfmalign.imaging.volumes import load_case
 from vfmalign.models.encoder import Encoder
 

@@ -12,20 +12,20 @@ from typing import Any, TypeVar
 
 from grpc.aio import ServicerContext
 
-from vfmalign.core import metrics
-from vfmalign.core.errors import Cancelled, Exhausted
-from vfmalign.core.metrics import Stages
-from vfmalign.core.store import ObjectStore
-from vfmalign.core.work import WorkQueue
-from vfmalign.features import listing, messages
-from vfmalign.features.bulk import extract_dataset
+from vfmalign.core.domain.errors import Cancelled, Exhausted
+from vfmalign.core.runtime import metrics
+from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.runtime.work_queue import WorkQueue
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.features import converters, listing
 from vfmalign.features.cache import ModelCache
+from vfmalign.features.dataset_extraction import extract_dataset
 from vfmalign.features.device import MemoryMeter, describe_device
 from vfmalign.features.extractor import check_layers, extract, warm_up
 from vfmalign.features.parts import BulkOptions, Features, Hooks
 from vfmalign.features.settings import FeaturesOptions
-from vfmalign.features.stored import store_features
 from vfmalign.features.study import StudyRequest, prepare_sources
+from vfmalign.features.study_store import store_features
 from vfmalign.models.cards import load_card
 from vfmalign.v1 import features_pb2 as pb
 from vfmalign.v1 import features_pb2_grpc
@@ -67,17 +67,17 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """See the proto."""
         page = await asyncio.to_thread(listing.list_models, self._store, request.page_size, request.page_token)
-        return messages.pack_models(page, self._store.uri)
+        return converters.pack_models(page, self._store.uri)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """See the proto."""
-        card = await asyncio.to_thread(load_card, self._store, messages.parse_id(request.model_id, "model_id"))
-        return pb.GetModelResponse(model=messages.pack_model(card, self._store.uri))
+        card = await asyncio.to_thread(load_card, self._store, converters.parse_id(request.model_id, "model_id"))
+        return pb.GetModelResponse(model=converters.pack_model(card, self._store.uri))
 
     async def Extract(self, request: pb.ExtractRequest, context: Context) -> pb.ExtractResponse:
         """See the proto."""
         with self._admitted():
-            return await self._extract(messages.parse_extract(request, self._store.key))
+            return await self._extract(converters.parse_extract(request, self._store.key))
 
     async def _extract(self, asked: StudyRequest) -> pb.ExtractResponse:
         stages, meter = Stages(), MemoryMeter(self._models.device)
@@ -98,17 +98,17 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         if asked.store_as:
             with stages.stage("write"):
                 stored = await asyncio.to_thread(store_features, self._store, asked.store_as, features)
-            packed = messages.pack_stored(stored, self._store.uri)
+            packed = converters.pack_stored(stored, self._store.uri)
         else:
-            packed = messages.pack_inline(features, self._max_message_bytes)
-        cost = messages.pack_cost(stages.seconds(), describe_device(self._models.device), meter.peak_bytes)
+            packed = converters.pack_inline(features, self._max_message_bytes)
+        cost = converters.pack_cost(stages.seconds(), describe_device(self._models.device), meter.peak_bytes)
         return pb.ExtractResponse(layers=packed, checkpoint_sha256=card.checkpoint.sha256, cost=cost)
 
     async def ExtractDataset(
         self, request: pb.ExtractDatasetRequest, context: Context
     ) -> AsyncIterator[pb.ExtractDatasetResponse]:
         """See the proto."""
-        asked = messages.parse_bulk(request)
+        asked = converters.parse_bulk(request)
         stages, meter, started = Stages(), MemoryMeter(self._models.device), time.perf_counter()
         progress: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
         stop = threading.Event()
@@ -126,15 +126,15 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         work.add_done_callback(lambda _: progress.put_nowait(None))
         try:
             while (point := await progress.get()) is not None:
-                yield messages.pack_progress(*point, time.perf_counter() - started)
+                yield converters.pack_progress(*point, time.perf_counter() - started)
             result = await work
         finally:
             # Without a listener the thread stops at the next batch; the parts it has written serve the next call.
             stop.set()
             work.cancel()
             work.add_done_callback(lambda done: done.cancelled() or done.exception())
-        cost = messages.pack_cost(stages.seconds(), describe_device(self._models.device), meter.peak_bytes)
-        yield messages.pack_feature_set(result, self._store.uri, cost)
+        cost = converters.pack_cost(stages.seconds(), describe_device(self._models.device), meter.peak_bytes)
+        yield converters.pack_feature_set(result, self._store.uri, cost)
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from vfmalign.core.settings import ServiceSettings
+from vfmalign.core.runtime.settings import ServiceSettings
 
 
 class FeaturesOptions(BaseModel, frozen=True):

@@ -12,25 +12,25 @@ from pathlib import Path
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from vfmalign.core.client import connect
-from vfmalign.core.errors import Unavailable, VfmalignError
-from vfmalign.core.server import serve
-from vfmalign.core.settings import parse_args
-from vfmalign.core.store import ObjectStore
-from vfmalign.finetuning.checks import CheckBook
-from vfmalign.finetuning.database import Database
-from vfmalign.finetuning.jobs import JobBook
-from vfmalign.finetuning.launchers import LAUNCHERS
-from vfmalign.finetuning.peers import FeaturePeer, MmdPeer
-from vfmalign.finetuning.reconciler import Pace, Reconciler
-from vfmalign.finetuning.reporting import all_stages
-from vfmalign.finetuning.servicer import AlignmentServicer, FineTuningServicer, Watching
+from vfmalign.core.domain.errors import Unavailable, VfmalignError
+from vfmalign.core.rpc.channels import connect
+from vfmalign.core.rpc.server import serve
+from vfmalign.core.runtime.settings import parse_args
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning.checks.clients import FeaturePeer, MmdPeer
+from vfmalign.finetuning.checks.reconciler import Pace, Reconciler
+from vfmalign.finetuning.checks.reporting import all_stages
+from vfmalign.finetuning.checks.repository import CheckBook
+from vfmalign.finetuning.db.database import Database
+from vfmalign.finetuning.experiments.reporting import Collector
+from vfmalign.finetuning.experiments.repository import StudyBook
+from vfmalign.finetuning.experiments.runner import StudyRunner
+from vfmalign.finetuning.experiments.servicer import StudyServicer
+from vfmalign.finetuning.jobs.repository import JobBook
+from vfmalign.finetuning.jobs.servicer import AlignmentServicer, FineTuningServicer, Watching
+from vfmalign.finetuning.jobs.supervisor import Limits, Supervisor
+from vfmalign.finetuning.launchers.registry import LAUNCHERS
 from vfmalign.finetuning.settings import FinetuningSettings
-from vfmalign.finetuning.studies.book import StudyBook
-from vfmalign.finetuning.studies.collecting import Collector
-from vfmalign.finetuning.studies.runner import StudyRunner
-from vfmalign.finetuning.studies.servicer import StudyServicer
-from vfmalign.finetuning.supervisor import Limits, Supervisor
 from vfmalign.v1 import (
     alignment_pb2,
     alignment_pb2_grpc,

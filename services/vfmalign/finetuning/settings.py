@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, SecretStr, field_validator
 
-from vfmalign.core.settings import PeerSettings, ServiceSettings
+from vfmalign.core.runtime.settings import PeerSettings, ServiceSettings
 
 _NAME_OR_EMPTY = r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"
 

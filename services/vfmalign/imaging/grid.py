@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from vfmalign.core.artifacts import VolumeKind
-from vfmalign.core.errors import BadVolume
-from vfmalign.imaging.scaling import SLAB_SLICES
+from vfmalign.core.domain.artifacts import VolumeKind
+from vfmalign.core.domain.errors import BadVolume
+from vfmalign.imaging.normalisation import SLAB_SLICES
 from vfmalign.imaging.volumes import MAX_VOXELS, Volume
 
 REFERENCE: VolumeKind = "t2w"

@@ -18,9 +18,9 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from vfmalign.core.artifacts import Case, VolumeKind
-from vfmalign.core.errors import BadVolume, NotFound
-from vfmalign.core.store import ObjectStore
+from vfmalign.core.domain.artifacts import Case, VolumeKind
+from vfmalign.core.domain.errors import BadVolume, NotFound
+from vfmalign.core.storage.object_store import ObjectStore
 
 MAX_ENCODED_BYTES = 256 * 2**20
 """Largest stored volume that is read at all."""

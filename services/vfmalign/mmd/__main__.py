@@ -10,16 +10,16 @@ import grpc
 import numpy as np
 from google.protobuf.descriptor import ServiceDescriptor
 
-from vfmalign.core.errors import VfmalignError
-from vfmalign.core.server import serve
-from vfmalign.core.settings import EXIT_BAD_SETTINGS, parse_args
-from vfmalign.core.store import ObjectStore
-from vfmalign.core.work import WorkQueue
-from vfmalign.mmd import products
-from vfmalign.mmd.compare import compare
-from vfmalign.mmd.results import Engine, Options
-from vfmalign.mmd.samples import Sample
-from vfmalign.mmd.servicer import MmdServicer
+from vfmalign.core.domain.errors import VfmalignError
+from vfmalign.core.rpc.server import serve
+from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, parse_args
+from vfmalign.core.runtime.work_queue import WorkQueue
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.mmd.comparison.compare import compare
+from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine import products
+from vfmalign.mmd.service.servicer import MmdServicer
 from vfmalign.mmd.settings import MmdSettings, engine_of
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 

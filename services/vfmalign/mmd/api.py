@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vfmalign.core.errors import BadTensor
-from vfmalign.mmd.compare import compare
-from vfmalign.mmd.estimators import EstimatorName, Pairing, TestMethod
-from vfmalign.mmd.precision import LeastPrecision, PrecisionName
-from vfmalign.mmd.results import Engine, Options, Shift
-from vfmalign.mmd.samples import Sample
-from vfmalign.mmd.streams import FeatureArray
-from vfmalign.mmd.uncertainty import Interval
+from vfmalign.core.domain.errors import BadTensor
+from vfmalign.mmd.comparison.compare import compare
+from vfmalign.mmd.comparison.options import Engine, Options, Shift
+from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.precision import LeastPrecision, PrecisionName
+from vfmalign.mmd.engine.row_streams import FeatureArray
+from vfmalign.mmd.statistics.estimators import EstimatorName, Pairing, TestMethod
+from vfmalign.mmd.statistics.uncertainty import Interval
 
 Features: TypeAlias = NDArray[Any] | Tensor
 _LAYER = "features"

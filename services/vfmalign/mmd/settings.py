@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, Field
 
-from vfmalign.core.errors import BadOption
-from vfmalign.core.settings import ServiceSettings
-from vfmalign.mmd.results import Engine
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.runtime.settings import ServiceSettings
+from vfmalign.mmd.comparison.options import Engine
 
 
 class MmdOptions(BaseModel, frozen=True):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from vfmalign.core.artifacts import (
+from vfmalign.core.domain.artifacts import (
     LayerSpec,
     ModelCard,
     Objective,
@@ -23,11 +23,11 @@ from vfmalign.core.artifacts import (
     model_card_key,
     weights_key,
 )
-from vfmalign.core.errors import BadOption, Conflict, DigestMismatch, InvalidInput, NotFound, PreconditionFailed
-from vfmalign.core.store import ObjectStore
-from vfmalign.models import exported
+from vfmalign.core.domain.errors import BadOption, Conflict, DigestMismatch, InvalidInput, NotFound, PreconditionFailed
+from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.checkpoints import build_encoder, check_fits, load_state, parse_weights, to_safetensors
 from vfmalign.models.encoder import Encoder
+from vfmalign.models.formats import exported_program
 from vfmalign.models.registry import get_architecture
 
 _CARD_SUFFIX = "/model.json"
@@ -106,8 +106,8 @@ def publish_program(
         Conflict: the id is taken by another model.
     """
     _check_id(model_id)
-    encoder = exported.build_exported(dict(state))
-    layers = exported.layers_of(encoder)
+    encoder = exported_program.build_exported(dict(state))
+    layers = exported_program.layers_of(encoder)
     wanted = (encoder.in_channels, *encoder.shape_DHW)
     if (len(preprocessing.modalities), *preprocessing.shape_DHW) != wanted:
         raise BadOption(
@@ -120,7 +120,7 @@ def publish_program(
     sha256 = hashlib.sha256(data).hexdigest()
     card = ModelCard(
         id=model_id,
-        architecture=exported.ARCHITECTURE,
+        architecture=exported_program.ARCHITECTURE,
         objective=objective,
         checkpoint=VolumeRef(key=weights_key(model_id, sha256), sha256=sha256),
         preprocessing=preprocessing,
@@ -197,8 +197,8 @@ def expect_checkpoint(card: ModelCard, sha256: str | None) -> None:
 def encoder_of_card(store: ObjectStore, card: ModelCard, device: torch.device | str = "cpu") -> Encoder:
     """Loads the weights a card names; see `load_encoder` for the errors."""
     data = store.get(card.checkpoint.key, sha256=card.checkpoint.sha256)
-    if card.architecture == exported.ARCHITECTURE:
-        return exported.build_exported(parse_weights(data, card.id), device)
+    if card.architecture == exported_program.ARCHITECTURE:
+        return exported_program.build_exported(parse_weights(data, card.id), device)
     try:
         architecture = get_architecture(card.architecture)
     except InvalidInput as error:

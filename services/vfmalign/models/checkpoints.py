@@ -15,8 +15,8 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as write_safetensors
 from torch import Tensor
 
-from vfmalign.core.errors import BadCheckpoint
-from vfmalign.models.architecture import Architecture
+from vfmalign.core.domain.errors import BadCheckpoint
+from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.encoder import Encoder
 
 State = dict[str, Tensor]

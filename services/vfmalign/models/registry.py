@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from functools import partial
 
-from vfmalign.core.artifacts import LayerSpec, Modality, Preprocessing
-from vfmalign.core.errors import BadOption
-from vfmalign.models import bundles, exported, formats
-from vfmalign.models.architecture import Architecture
-from vfmalign.models.convnextv2 import ConvNeXtV2
+from vfmalign.core.domain.artifacts import LayerSpec, Modality, Preprocessing
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.models.architectures import upstream
+from vfmalign.models.architectures.base import Architecture
+from vfmalign.models.architectures.convnextv2 import ConvNeXtV2
+from vfmalign.models.architectures.profound_vit import ProFoundViT
+from vfmalign.models.architectures.provicnet import FusionEncoder, SliceEncoder
+from vfmalign.models.architectures.transformer import Size
 from vfmalign.models.encoder import Stride
-from vfmalign.models.profound_vit import ProFoundViT
-from vfmalign.models.provicnet import FusionEncoder, SliceEncoder
-from vfmalign.models.transformer import Size
+from vfmalign.models.formats import exported_program, monai_bundle
 
 # ProFound's own grid and sizes.
 PROFOUND_INPUT = Preprocessing(spacing_mm=(1.0, 0.5, 0.5), shape_DHW=(64, 224, 224))
@@ -38,7 +39,7 @@ def _convnextv2(size: str, depths: _Four, dims: _Four, preprocessing: Preprocess
         preprocessing=preprocessing,
         layers=tuple(LayerSpec(name=f"stages.{i}", channels=channels) for i, channels in enumerate(dims)),
         primary_layer="stages.3",
-        convert=formats.profound_conv,
+        convert=upstream.profound_conv,
     )
 
 
@@ -50,7 +51,7 @@ def _profound_vit(name: str, patch_DHW: Stride, size: Size, preprocessing: Prepr
         preprocessing=preprocessing,
         layers=_blocks(size.depth, size.dim),
         primary_layer=f"blocks.{size.depth - 1}",
-        convert=formats.profound_vit,
+        convert=upstream.profound_vit,
     )
 
 
@@ -70,7 +71,7 @@ def _provicnet(name: str, *modalities: Modality, small: bool = False) -> Archite
         ),
         layers=_blocks(size.depth, size.dim * len(modalities)),
         primary_layer=f"blocks.{size.depth - 1}",
-        convert=formats.provicnet_fusion(modalities) if fused else formats.provicnet,
+        convert=upstream.provicnet_fusion(modalities) if fused else upstream.provicnet,
         files=modalities if fused else ("weights",),
     )
 
@@ -110,14 +111,14 @@ def get_architecture(name: str) -> Architecture:
     Raises:
         BadOption: no architecture has this name.
     """
-    if name == exported.ARCHITECTURE:
+    if name == exported_program.ARCHITECTURE:
         raise BadOption(
             "an exported program cannot be built afresh or trained: it has no initial weights",
             field="architecture",
             remedy="compare its features as they are, or import the model as a MONAI bundle or by --as",
         )
-    if name.startswith(bundles.PREFIX):
-        return bundles.architecture_of(name)
+    if name.startswith(monai_bundle.PREFIX):
+        return monai_bundle.architecture_of(name)
     if name not in ARCHITECTURES:
         raise BadOption(
             f"no architecture is called {name[:64]!r}",

@@ -1,7 +1,7 @@
 """`python -m vfmalign.training SPEC_URI`: runs one job in this process.
 
 Exit codes: 0 done, 2 bad spec, 3 bad data, 75 try again later, 143 stopped on request with its state stored, 1 a fault
-of ours (the trace is in the log). `vfmalign.training.distributed` starts several processes for one job.
+of ours (the trace is in the log). `vfmalign.training.launch` starts several processes for one job.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vfmalign.core import logs
-from vfmalign.core.errors import DONE, Internal, VfmalignError
-from vfmalign.core.settings import load, parser
-from vfmalign.core.store import ObjectStore
-from vfmalign.core.work import ShutdownRequest
+from vfmalign.core.domain.errors import DONE, Internal, VfmalignError
+from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.settings import load, parser
+from vfmalign.core.runtime.work_queue import ShutdownRequest
+from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.training import failures
 from vfmalign.training.settings import TrainingSettings, read_spec
 

@@ -18,10 +18,10 @@ from pydantic import Field, ValidationError
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor, nn
 
-from vfmalign.core import logs
-from vfmalign.core.artifacts import JobProgress, Record, Sha256, VolumeRef, job_key
-from vfmalign.core.errors import DigestMismatch, NotFound
-from vfmalign.core.store import ObjectStore
+from vfmalign.core.domain.artifacts import JobProgress, Record, Sha256, VolumeRef, job_key
+from vfmalign.core.domain.errors import DigestMismatch, NotFound
+from vfmalign.core.runtime import logs
+from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.checkpoints import to_safetensors
 
 SINGLE_PUT_BYTES = 1 << 30

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vfmalign.core.artifacts import MODALITIES, Case, Modality, Preprocessing, VolumeKind
-from vfmalign.core.errors import BadDataset, DigestMismatch, NotFound
-from vfmalign.core.store import ObjectStore
-from vfmalign.imaging.prepare import needed_kinds, prepare_study
-from vfmalign.imaging.scaling import Scale
+from vfmalign.core.domain.artifacts import MODALITIES, Case, Modality, Preprocessing, VolumeKind
+from vfmalign.core.domain.errors import BadDataset, DigestMismatch, NotFound
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.imaging.normalisation import Scale
+from vfmalign.imaging.preprocessing import needed_kinds, prepare_study
 from vfmalign.imaging.volumes import load_case
 
 LESION_PATCH_SHARE = 0.5

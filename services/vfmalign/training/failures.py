@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 
-from vfmalign.core import logs
-from vfmalign.core.artifacts import JobFailure, job_key
-from vfmalign.core.errors import BAD_DATA, BAD_SPEC, UNEXPECTED, VfmalignError, exit_code
-from vfmalign.core.store import ObjectStore
+from vfmalign.core.domain.artifacts import JobFailure, job_key
+from vfmalign.core.domain.errors import BAD_DATA, BAD_SPEC, UNEXPECTED, VfmalignError, exit_code
+from vfmalign.core.runtime import logs
+from vfmalign.core.storage.object_store import ObjectStore
 
 _FINAL_CODES = (UNEXPECTED, BAD_SPEC, BAD_DATA)
 _SPEC_URI = re.compile(r"s3://[^/]+/jobs/([^/]+)/spec\.json")

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vfmalign.core import logs
-from vfmalign.core.artifacts import (
+from vfmalign.core.domain.artifacts import (
     CaseScore,
     FigureRef,
     JobProgress,
@@ -27,10 +26,11 @@ from vfmalign.core.artifacts import (
     job_key,
     probe_id,
 )
-from vfmalign.core.errors import BadOption, Conflict
-from vfmalign.core.metrics import Stages
-from vfmalign.core.store import ObjectStore
-from vfmalign.core.work import ShutdownRequest
+from vfmalign.core.domain.errors import BadOption, Conflict
+from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.runtime.work_queue import ShutdownRequest
+from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.cards import load_card, load_encoder, publish
 from vfmalign.models.encoder import Encoder
 from vfmalign.training import failures
@@ -38,7 +38,7 @@ from vfmalign.training.checkpoint import Checkpoints, Position
 from vfmalign.training.data import PreparedCase, load_cases
 from vfmalign.training.figures import draw_panels
 from vfmalign.training.learner import Learner
-from vfmalign.training.networks import build_learner
+from vfmalign.training.networks.factory import build_learner
 from vfmalign.training.optim import weight_change
 from vfmalign.training.plan import JobData, Plan, make_plan, publications, published_by_another, select_data
 from vfmalign.training.processes import ALONE, Processes

@@ -12,9 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from vfmalign.core.artifacts import MetricSpec
-from vfmalign.core.errors import BadDataset
-from vfmalign.core.scores import level
+from vfmalign.core.domain.artifacts import MetricSpec
+from vfmalign.core.domain.errors import BadDataset
+from vfmalign.core.domain.scores import level
 from vfmalign.models.encoder import Encoder
 from vfmalign.training.data import Batch, PreparedCase, collate
 from vfmalign.training.figures import Panel

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vfmalign.core.artifacts import Recipe
+from vfmalign.core.domain.artifacts import Recipe
 
 _ENCODER = "encoder."
 # ProViCNet's streams lie side by side, each with a backbone of its own: equal depths get equal shares.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vfmalign.core.artifacts import (
+from vfmalign.core.domain.artifacts import (
     MODALITIES,
     Case,
     Dataset,
@@ -18,12 +18,12 @@ from vfmalign.core.artifacts import (
     is_id,
     probe_id,
 )
-from vfmalign.core.datasets import find_leakage, load_dataset
-from vfmalign.core.errors import BadDataset, BadOption, Conflict, NotFound, PreconditionFailed
-from vfmalign.core.recipes import check_probe_steps
-from vfmalign.core.store import ObjectStore
-from vfmalign.core.tasks import TaskSpec, get_task_spec
-from vfmalign.models.architecture import Architecture
+from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, NotFound, PreconditionFailed
+from vfmalign.core.domain.recipes import check_probe_steps
+from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
+from vfmalign.core.storage.datasets import find_leakage, load_dataset
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.cards import expect_checkpoint, load_card
 from vfmalign.models.registry import get_architecture
 

@@ -24,7 +24,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from vfmalign.core.errors import BadOption, Cancelled, Unavailable
+from vfmalign.core.domain.errors import BadOption, Cancelled, Unavailable
 
 PATIENCE = timedelta(hours=1)
 """How long a process waits for another: the first one reads the cases, or writes a checkpoint, in this time."""

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from vfmalign.core.artifacts import JobSpec, job_key
-from vfmalign.core.errors import BadOption, NotFound, PreconditionFailed
-from vfmalign.core.settings import LogSettings, Settings, StoreSettings
-from vfmalign.core.store import ObjectStore
+from vfmalign.core.domain.artifacts import JobSpec, job_key
+from vfmalign.core.domain.errors import BadOption, NotFound, PreconditionFailed
+from vfmalign.core.runtime.settings import LogSettings, Settings, StoreSettings
+from vfmalign.core.storage.object_store import ObjectStore
 
 
 class TrainingOptions(BaseModel, frozen=True):

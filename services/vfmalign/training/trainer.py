@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from vfmalign.core import logs
-from vfmalign.core.artifacts import JobProgress, JobSpec, VolumeRef
-from vfmalign.core.errors import BadOption, Cancelled, Exhausted, Unavailable
-from vfmalign.core.metrics import Stages
-from vfmalign.core.work import ShutdownRequest
+from vfmalign.core.domain.artifacts import JobProgress, JobSpec, VolumeRef
+from vfmalign.core.domain.errors import BadOption, Cancelled, Exhausted, Unavailable
+from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.runtime.work_queue import ShutdownRequest
 from vfmalign.training.checkpoint import (
     Checkpoints,
     Position,

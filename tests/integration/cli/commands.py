@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vfmalign.cli.home import Home
+from vfmalign.cli.local.state_directory import Home
 
 TIMEOUT_S = 120.0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.integration.cli.commands import INTERRUPTED, TIMEOUT_S, Cli, wait_until
 
-from vfmalign.cli.home import Home
+from vfmalign.cli.local.state_directory import Home
 
 
 def test_a_foreground_stack_ends_with_ctrl_c_and_leaves_no_process(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from monai.networks.nets import UNet
 from tests.integration.cli.commands import TIMEOUT_S, Cli, wait_until
 
 from vfmalign.cli.target import Target
-from vfmalign.imaging.phantoms import generate_case
+from vfmalign.imaging.phantoms.rendering import generate_case
 from vfmalign.imaging.volumes import encode
 from vfmalign.models.registry import get_architecture
 
@@ -231,7 +231,7 @@ def test_arrays_too_large_for_a_message_are_uploaded_once(cli: Cli) -> None:
     assert "was uploaded" not in again.err
     assert again.document["layers"] == first.document["layers"]
     options = '{"estimator": "ESTIMATOR_BIASED", "precision": "PRECISION_EXACT"}'
-    command = [sys.executable, "-m", "vfmalign.mmd.comparison_main", *ask[1:3], "--pairing", "paired"]
+    command = [sys.executable, "-m", "vfmalign.mmd.comparison", *ask[1:3], "--pairing", "paired"]
     command += ["--sigma", "200", "--options", options]
     alone = subprocess.run(command, cwd=cli.folder, capture_output=True, text=True, check=True)
     value = json.loads(alone.stdout)["layers"][0]["raw"]["mmd2"]["value"]

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from vfmalign.core.artifacts import Case, Dataset, Preprocessing, volume_key
-from vfmalign.core.datasets import save_dataset
+from vfmalign.core.domain.artifacts import Case, Dataset, Preprocessing, volume_key
+from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.features.extractor import extract
-from vfmalign.imaging.phantoms import PhantomSpec, Stack, generate_case
-from vfmalign.imaging.prepare import prepare_study
+from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack, generate_case
+from vfmalign.imaging.preprocessing import prepare_study
 from vfmalign.imaging.volumes import decode, encode
 from vfmalign.models.cards import load_encoder, publish
 from vfmalign.models.checkpoints import random_state

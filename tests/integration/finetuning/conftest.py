@@ -21,12 +21,20 @@ import grpc
 import pytest
 import sqlalchemy as sa
 
-from vfmalign.core.artifacts import Case, Dataset, ModelCard, VolumeRef, canonical_json, dataset_key, model_card_key
-from vfmalign.core.client import connect
-from vfmalign.core.datasets import save_dataset, to_datalist
-from vfmalign.core.errors import BadOption
-from vfmalign.core.statuses import DETAILS_KEY, code_of, to_status
-from vfmalign.finetuning.database import Database
+from vfmalign.core.domain.artifacts import (
+    Case,
+    Dataset,
+    ModelCard,
+    VolumeRef,
+    canonical_json,
+    dataset_key,
+    model_card_key,
+)
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.rpc.channels import connect
+from vfmalign.core.rpc.status_mapping import DETAILS_KEY, code_of, to_status
+from vfmalign.core.storage.datasets import save_dataset, to_datalist
+from vfmalign.finetuning.db.database import Database
 from vfmalign.v1 import (
     alignment_pb2,
     alignment_pb2_grpc,

@@ -15,9 +15,9 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from safetensors.numpy import save
 
-from vfmalign.core.artifacts import Preprocessing
-from vfmalign.core.feature_sets import FeatureRequest, FeatureSetWriter
-from vfmalign.core.tensors import to_tensor
+from vfmalign.core.domain.artifacts import Preprocessing
+from vfmalign.core.rpc.tensors import to_tensor
+from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter
 from vfmalign.v1 import common_pb2, mmd_pb2_grpc
 from vfmalign.v1 import mmd_pb2 as pb
 

@@ -8,10 +8,18 @@ import time
 import pytest
 import torch
 
-from vfmalign.core.artifacts import JobResult, JobSpec, Preprocessing, Recipe, job_key, model_card_key, weights_key
-from vfmalign.core.work import ShutdownRequest
-from vfmalign.imaging.phantoms import PhantomSpec, Stack
-from vfmalign.imaging.synthesis import synthesise_dataset
+from vfmalign.core.domain.artifacts import (
+    JobResult,
+    JobSpec,
+    Preprocessing,
+    Recipe,
+    job_key,
+    model_card_key,
+    weights_key,
+)
+from vfmalign.core.runtime.work_queue import ShutdownRequest
+from vfmalign.imaging.phantoms.dataset import synthesise_dataset
+from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack
 from vfmalign.models.cards import load_card, publish
 from vfmalign.models.checkpoints import random_state, to_safetensors
 from vfmalign.models.registry import ARCHITECTURES

@@ -3,7 +3,7 @@
 import subprocess
 from dataclasses import dataclass
 
-from tests.integration.finetuning.cluster.emulator import NAMESPACE, NODES, PODS, until
+from tests.integration.finetuning.kubernetes.emulator import NAMESPACE, NODES, PODS, until
 
 FIRST, SECOND = "gpu-1", "gpu-2"
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load as parse_safetensors
 from tests.integration.training.conftest import INPUT, lasting
 
-from vfmalign.core.artifacts import JobFailure, JobResult, Recipe, job_key
-from vfmalign.core.errors import BadOption
-from vfmalign.training.distributed import main, root_cause
+from vfmalign.core.domain.artifacts import JobFailure, JobResult, Recipe, job_key
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.training.launch import main, root_cause
 from vfmalign.training.optim import weight_change
 from vfmalign.training.processes import Processes, shares
 
@@ -74,7 +74,7 @@ def launch(store, environment):
     running = []
 
     def start(job, *arguments):
-        command = [sys.executable, "-m", "vfmalign.training.distributed", *arguments]
+        command = [sys.executable, "-m", "vfmalign.training.launch", *arguments]
         command.append(store.uri(job_key(job, "spec.json")))
         running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
         return running[-1]

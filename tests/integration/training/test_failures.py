@@ -8,7 +8,7 @@ import torch
 from tests.integration.training.conftest import ARCHITECTURE, OPTIONS
 from torch import nn
 
-from vfmalign.core.artifacts import (
+from vfmalign.core.domain.artifacts import (
     MODALITIES,
     JobFailure,
     JobSpec,
@@ -19,13 +19,13 @@ from vfmalign.core.artifacts import (
     VolumeRef,
     job_key,
 )
-from vfmalign.core.datasets import save_dataset
-from vfmalign.core.errors import BadOption, Cancelled, Exhausted, Unavailable, VfmalignError
-from vfmalign.core.metrics import Stages
-from vfmalign.core.store import ObjectStore
-from vfmalign.core.work import ShutdownRequest
-from vfmalign.imaging.phantoms import PhantomSpec, Stack
-from vfmalign.imaging.synthesis import synthesise_dataset
+from vfmalign.core.domain.errors import BadOption, Cancelled, Exhausted, Unavailable, VfmalignError
+from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.runtime.work_queue import ShutdownRequest
+from vfmalign.core.storage.datasets import save_dataset
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.imaging.phantoms.dataset import synthesise_dataset
+from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack
 from vfmalign.models.cards import publish
 from vfmalign.models.checkpoints import random_state
 from vfmalign.models.registry import ARCHITECTURES

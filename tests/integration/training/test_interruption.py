@@ -9,20 +9,17 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tests.integration.finetuning.cluster.emulator import Api
+from tests.integration.finetuning.kubernetes.emulator import Api
 from tests.integration.training.conftest import lasting, wait_for
 from tests.integration.training.machines import FIRST, SECOND, Machines
 
-from vfmalign.core.artifacts import (
-    JobResult,
-    job_key,
-)
-from vfmalign.core.errors import Cancelled
-from vfmalign.core.work import ShutdownRequest
-from vfmalign.finetuning.cluster.api import Cluster
-from vfmalign.finetuning.cluster.launcher import KubernetesLauncher
-from vfmalign.finetuning.cluster.manifest import Options
-from vfmalign.finetuning.launcher import Exited, Running
+from vfmalign.core.domain.artifacts import JobResult, job_key
+from vfmalign.core.domain.errors import Cancelled
+from vfmalign.core.runtime.work_queue import ShutdownRequest
+from vfmalign.finetuning.launchers.base import Exited, Running
+from vfmalign.finetuning.launchers.kubernetes.api import Cluster
+from vfmalign.finetuning.launchers.kubernetes.launcher import KubernetesLauncher
+from vfmalign.finetuning.launchers.kubernetes.manifest import Options
 
 OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
 

@@ -6,14 +6,11 @@ import pytest
 from safetensors.torch import load as parse_safetensors
 from tests.integration.training.conftest import ARCHITECTURE, INPUT, RECIPE, lasting, other_bits
 
-from vfmalign.core.artifacts import (
-    JobProgress,
-    job_key,
-)
-from vfmalign.core.datasets import save_dataset
-from vfmalign.core.errors import Conflict
-from vfmalign.core.scores import level_of
-from vfmalign.core.tasks import TASKS
+from vfmalign.core.domain.artifacts import JobProgress, job_key
+from vfmalign.core.domain.errors import Conflict
+from vfmalign.core.domain.scores import level_of
+from vfmalign.core.domain.tasks import TASKS
+from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.models.cards import load_card
 from vfmalign.models.checkpoints import random_state
 from vfmalign.models.registry import ARCHITECTURES

@@ -4,12 +4,8 @@ import pytest
 from safetensors.torch import load as parse_safetensors
 from tests.integration.training.conftest import ARCHITECTURE, INPUT, RECIPE, lasting, other_bits
 
-from vfmalign.core.artifacts import (
-    job_key,
-    model_card_key,
-    probe_id,
-)
-from vfmalign.core.errors import Conflict
+from vfmalign.core.domain.artifacts import job_key, model_card_key, probe_id
+from vfmalign.core.domain.errors import Conflict
 from vfmalign.models.cards import load_card, publish
 from vfmalign.models.checkpoints import random_state
 from vfmalign.models.registry import ARCHITECTURES

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from vfmalign.cli.__main__ import run
-from vfmalign.cli.output import Output
+from vfmalign.cli.views.output import Output
 from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2, mmd_pb2
 
 Invoke = Callable[..., tuple[int, str, str]]

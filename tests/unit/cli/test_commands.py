@@ -11,9 +11,10 @@ import pytest
 
 from vfmalign import __version__
 from vfmalign.cli import __main__ as program
-from vfmalign.cli import arrays, doctor, exits
+from vfmalign.cli import arrays, exits
+from vfmalign.cli.local import doctor
 from vfmalign.cli.options import recipe
-from vfmalign.core import errors
+from vfmalign.core.domain import errors
 
 NEED_A_STACK = [
     ("dataset", "list"),
@@ -136,7 +137,7 @@ def test_ctrl_c_is_code_130_without_a_trace(invoke, monkeypatch: pytest.MonkeyPa
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vfmalign.cli.home.Home.read", interrupt)
+    monkeypatch.setattr("vfmalign.cli.local.state_directory.Home.read", interrupt)
     code, _, err = invoke("status")
     assert code == exits.INTERRUPTED
     assert "Traceback" not in err
@@ -150,7 +151,7 @@ def test_a_fault_of_ours_is_one_sentence_and_its_words_stay_out_of_the_trace(
     def fail(*_: object) -> None:
         raise RuntimeError(words)
 
-    monkeypatch.setattr("vfmalign.cli.home.Home.read", fail)
+    monkeypatch.setattr("vfmalign.cli.local.state_directory.Home.read", fail)
     monkeypatch.setattr(program.tempfile, "tempdir", str(tmp_path))
     code, _, err = invoke("status")
     assert code == exits.FAILED

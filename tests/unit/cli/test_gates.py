@@ -22,7 +22,7 @@ from vfmalign.cli.gates import (
     parse_gate,
     passed,
 )
-from vfmalign.core.errors import BadOption
+from vfmalign.core.domain.errors import BadOption
 
 CONDITIONS = st.builds(
     Condition,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from vfmalign.core.artifacts import Case, Dataset, Preprocessing, volume_key
-from vfmalign.core.datasets import save_dataset
+from vfmalign.core.domain.artifacts import Case, Dataset, Preprocessing, volume_key
+from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.features.cache import ModelCache
 from vfmalign.imaging.volumes import Volume, encode
 from vfmalign.models.cards import publish

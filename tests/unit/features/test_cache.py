@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from vfmalign.core.errors import DigestMismatch, Exhausted, NotFound
-from vfmalign.core.store import ObjectStore
+from vfmalign.core.domain.errors import DigestMismatch, Exhausted, NotFound
+from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features.cache import ModelCache
 from vfmalign.models.checkpoints import random_state
 from vfmalign.models.registry import ARCHITECTURES

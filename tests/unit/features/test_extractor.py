@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vfmalign.core.errors import BadOption, Exhausted
+from vfmalign.core.domain.errors import BadOption, Exhausted
 from vfmalign.features.device import MemoryMeter, choose_device, describe_device
 from vfmalign.features.extractor import extract, warm_up
 from vfmalign.models.checkpoints import build_encoder, random_state

@@ -11,13 +11,12 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from vfmalign.core.artifacts import JobProgress
-from vfmalign.core.tasks import get_task_spec
-from vfmalign.finetuning.convergence import Steps, measure_convergence
-from vfmalign.finetuning.database import Database
-from vfmalign.finetuning.estimates import Estimate, Interval
-from vfmalign.finetuning.gain import PairedScores, estimate_gain
-from vfmalign.finetuning.results import (
+from vfmalign.core.domain.artifacts import JobProgress
+from vfmalign.core.domain.tasks import get_task_spec
+from vfmalign.finetuning.analysis.convergence import Steps, measure_convergence
+from vfmalign.finetuning.analysis.estimates import Estimate, Interval
+from vfmalign.finetuning.analysis.gain import PairedScores, estimate_gain
+from vfmalign.finetuning.analysis.records import (
     CheckReport,
     CheckResult,
     Comparison,
@@ -31,7 +30,8 @@ from vfmalign.finetuning.results import (
     Trivial,
     shift_ratio,
 )
-from vfmalign.finetuning.verdict import decide
+from vfmalign.finetuning.analysis.verdict import decide
+from vfmalign.finetuning.db.database import Database
 
 
 @pytest.fixture(scope="session")

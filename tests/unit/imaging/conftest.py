@@ -13,10 +13,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from vfmalign.core.artifacts import VolumeRef
-from vfmalign.core.errors import DigestMismatch, NotFound
-from vfmalign.core.store import ObjectStore
-from vfmalign.imaging.phantoms import PhantomCase, generate_case
+from vfmalign.core.domain.artifacts import VolumeRef
+from vfmalign.core.domain.errors import DigestMismatch, NotFound
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.imaging.phantoms.rendering import PhantomCase, generate_case
 from vfmalign.imaging.volumes import Volume, decode
 
 PICAI = Path(__file__).parents[4] / "shared" / "data" / "picai-sample"

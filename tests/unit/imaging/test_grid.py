@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from vfmalign.core.errors import BadVolume
+from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging.grid import Grid, check_study, common_grid, coverage, resample, study_grid
-from vfmalign.imaging.phantoms import _rotation
+from vfmalign.imaging.phantoms.rendering import _rotation
 from vfmalign.imaging.volumes import Volume
 
 

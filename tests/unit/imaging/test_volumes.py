@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from vfmalign.core.errors import BadVolume
+from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging import volumes
 from vfmalign.imaging.volumes import Volume, decode, encode
 

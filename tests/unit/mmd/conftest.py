@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vfmalign.mmd import measuring
-from vfmalign.mmd.compare import compare
-from vfmalign.mmd.results import Engine, Options
-from vfmalign.mmd.samples import Sample
+from vfmalign.mmd.comparison import layer_pass
+from vfmalign.mmd.comparison.compare import compare
+from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.samples import Sample
 
 
 def gram(a, b, sigma):
@@ -45,8 +45,8 @@ def compare_arrays(x, y, *, groups_x=(), groups_y=(), tile_rows=None, forced=Non
     """One layer without ceremony; `forced` computes in that precision only, whatever becomes of the digits."""
     if forced is not None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(measuring.precision, "choose", lambda *_, **__: forced)
-            patch.setattr(measuring.precision, "SAFE_MULTIPLE_OF_BOUND", 0.0)
+            patch.setattr(layer_pass.precision, "choose", lambda *_, **__: forced)
+            patch.setattr(layer_pass.precision, "SAFE_MULTIPLE_OF_BOUND", 0.0)
             return compare_arrays(
                 x, y, groups_x=groups_x, groups_y=groups_y, tile_rows=tile_rows, reference=reference, **options
             )

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from vfmalign.core.errors import BadOption, BadTensor
-from vfmalign.mmd import mmd2, mmd_test, relabelling
-from vfmalign.mmd.compare import compare
-from vfmalign.mmd.results import Engine, Options
-from vfmalign.mmd.samples import Sample
+from vfmalign.core.domain.errors import BadOption, BadTensor
+from vfmalign.mmd import mmd2, mmd_test
+from vfmalign.mmd.comparison.compare import compare
+from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.statistics import permutations
 
 
 @pytest.fixture
@@ -180,7 +181,7 @@ def test_wild_bootstrap_is_signs_applied_to_h(brute, rng, estimator):
         x, y, pairing="independent", sigma=1.5, estimator=estimator, method="wild_bootstrap", relabellings=120, seed=6
     )
     h = brute.gram(x, x, 1.5) + brute.gram(y, y, 1.5) - brute.gram(x, y, 1.5) - brute.gram(y, x, 1.5)
-    signs_NB = relabelling.swaps(30, 120, seed=6).weights_GB.astype(np.float64)
+    signs_NB = permutations.swaps(30, 120, seed=6).weights_GB.astype(np.float64)
     flipped_B = ((h @ signs_NB) * signs_NB).sum(axis=0)
     left_out = 0.0 if estimator else np.trace(h)
     pairs = 900 if estimator else 870

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vfmalign.mmd import quadratic
-from vfmalign.mmd.quadratic import Quadratics
+from vfmalign.mmd.engine import permuted_sums
+from vfmalign.mmd.engine.permuted_sums import Quadratics
 
 
 @pytest.mark.parametrize("at_once", [7, 2048])
@@ -12,7 +12,7 @@ from vfmalign.mmd.quadratic import Quadratics
 @pytest.mark.parametrize("level", [0.0, 0.5, 1e3])
 def test_relabelled_sums_are_those_of_the_whole_matrix(level, group_rows, at_once, monkeypatch):
     """Also where all entries are large and nearly equal, as of a kernel with a wide bandwidth."""
-    monkeypatch.setattr(quadratic, "_RELABELLINGS_AT_ONCE", at_once)
+    monkeypatch.setattr(permuted_sums, "_RELABELLINGS_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(4)
     tile_IJ = level + 0.1 * torch.randn(60, 90, generator=generator)
     groups_N = torch.arange(150) // group_rows

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vfmalign.core.artifacts import LayerSpec, Preprocessing
-from vfmalign.models.architecture import Architecture
-from vfmalign.models.convnextv2 import ConvNeXtV2
-from vfmalign.models.formats import profound_conv
+from vfmalign.core.domain.artifacts import LayerSpec, Preprocessing
+from vfmalign.models.architectures.base import Architecture
+from vfmalign.models.architectures.convnextv2 import ConvNeXtV2
+from vfmalign.models.architectures.upstream import profound_conv
 
 SHARED_GOLDEN = Path(__file__).parents[3].parent / "shared" / "reference" / "golden"
 OWN_GOLDEN = Path(__file__).parent / "golden"

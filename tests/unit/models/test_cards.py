@@ -5,8 +5,8 @@ import hashlib
 import pytest
 import torch
 
-from vfmalign.core.artifacts import Preprocessing, Pretraining, model_card_key
-from vfmalign.core.errors import BadCheckpoint, BadOption, Conflict, DigestMismatch, NotFound, PreconditionFailed
+from vfmalign.core.domain.artifacts import Preprocessing, Pretraining, model_card_key
+from vfmalign.core.domain.errors import BadCheckpoint, BadOption, Conflict, DigestMismatch, NotFound, PreconditionFailed
 from vfmalign.models.cards import list_cards, load_card, load_encoder, publish
 from vfmalign.models.checkpoints import random_state, to_safetensors
 from vfmalign.models.registry import ARCHITECTURES

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vfmalign.core.errors import BadCheckpoint
+from vfmalign.core.domain.errors import BadCheckpoint
 from vfmalign.models.checkpoints import build_encoder, load_state, random_state, to_safetensors
 
 

@@ -8,9 +8,9 @@ from safetensors.torch import save
 
 from vfmalign.features.extractor import extract
 from vfmalign.models.cards import load_encoder, publish
-from vfmalign.models.foreign import import_checkpoint
+from vfmalign.models.formats.checkpoint import import_checkpoint
 from vfmalign.models.registry import ARCHITECTURES
-from vfmalign.training.heads import EncoderDecoder
+from vfmalign.training.networks.heads import EncoderDecoder
 
 DOCS = (Path(__file__).parents[3] / "docs" / "models.md").read_text()
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vfmalign.core.artifacts import Preprocessing
-from vfmalign.core.errors import BadOption
+from vfmalign.core.domain.artifacts import Preprocessing
+from vfmalign.core.domain.errors import BadOption
 from vfmalign.models.checkpoints import build_encoder, random_state
 from vfmalign.models.encoder import POOLED_LAYER, pool
 from vfmalign.models.registry import ARCHITECTURES, get_architecture

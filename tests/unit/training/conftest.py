@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vfmalign.imaging.scaling import Scale, moments_of, scale_of
-from vfmalign.imaging.transforms import half_resolution
+from vfmalign.imaging.input_transforms import half_resolution
+from vfmalign.imaging.normalisation import Scale, moments_of, scale_of
 from vfmalign.training.data import PreparedCase
 
 SHAPE = (16, 32, 32)

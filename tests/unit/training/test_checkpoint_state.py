@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from vfmalign.core.artifacts import Recipe
+from vfmalign.core.domain.artifacts import Recipe
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.checkpoint import encode_state, restore_state
-from vfmalign.training.heads import EncoderDecoder
+from vfmalign.training.networks.heads import EncoderDecoder
 from vfmalign.training.optim import build_optimiser, set_rate
 
 RECIPE = Recipe(epochs=1, steps_per_epoch=8, batch_size=1, learning_rate=1e-2, layer_decay=0.7)

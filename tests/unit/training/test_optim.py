@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from vfmalign.core.artifacts import Recipe
+from vfmalign.core.domain.artifacts import Recipe
 from vfmalign.models.registry import ARCHITECTURES
-from vfmalign.training.heads import EncoderDecoder, SpecialisedUNet
+from vfmalign.training.networks.heads import EncoderDecoder, SpecialisedUNet
 from vfmalign.training.optim import build_optimiser, parameter_groups, rate_at, set_rate, weight_change
 
 SMALL = (16, 64, 64)

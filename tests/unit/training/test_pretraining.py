@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vfmalign.core.artifacts import Recipe
-from vfmalign.core.errors import BadDataset, BadOption
+from vfmalign.core.domain.artifacts import Recipe
+from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.data import collate, draw_batch, generator
 from vfmalign.training.optim import build_optimiser, rate_at, set_rate

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from vfmalign.core.artifacts import Recipe
-from vfmalign.core.errors import BadOption
-from vfmalign.core.recipes import PRESETS, check_probe_steps, family_of, pretraining_recipe_for, recipe_for
+from vfmalign.core.domain.artifacts import Recipe
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.recipes import PRESETS, check_probe_steps, family_of, pretraining_recipe_for, recipe_for
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.pretraining import OBJECTIVES
 from vfmalign.training.tasks import TASKS
@@ -74,5 +74,5 @@ def test_other_probes_are_refused_with_what_would_do(steps, says):
 
 
 def test_recipes_and_tasks_need_no_torch():
-    code = "import sys, vfmalign.core.recipes, vfmalign.core.tasks; sys.exit('torch' in sys.modules)"
+    code = "import sys, vfmalign.core.domain.recipes, vfmalign.core.domain.tasks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vfmalign.core import tasks as core_tasks
-from vfmalign.core.errors import BadDataset, BadOption
-from vfmalign.imaging.transforms import INPUT_TRANSFORMS
+from vfmalign.core.domain import tasks as core_tasks
+from vfmalign.core.domain.errors import BadDataset, BadOption
+from vfmalign.imaging.input_transforms import INPUT_TRANSFORMS
 from vfmalign.training.data import collate
 from vfmalign.training.figures import draw_panels
 from vfmalign.training.tasks import (

@@ -11,13 +11,9 @@ import grpc
 import typer
 from rich.console import RenderableType
 
-from vfmalign.cli.check_tables import summary
 from vfmalign.cli.exits import FAILED, GATE_FAILED, OK
-from vfmalign.cli.follow import View, follow_check
-from vfmalign.cli.gate_tables import gate_document, gate_table, observations
 from vfmalign.cli.gates import EXAMPLE, Condition, decide, parse_gate, passed
-from vfmalign.cli.home import DEFAULT_HOME, Home
-from vfmalign.cli.messages import CHECK_STATES, parse, word
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home
 from vfmalign.cli.options import (
     BatchOption,
     DetachOption,
@@ -38,12 +34,16 @@ from vfmalign.cli.options import (
     new_id,
     recipe,
 )
-from vfmalign.cli.output import Output
-from vfmalign.cli.tables import checks as checks_table
 from vfmalign.cli.target import Target
-from vfmalign.core.documents import to_json_dict
-from vfmalign.core.errors import BadOption, NotFound, PreconditionFailed
-from vfmalign.core.tasks import TASKS
+from vfmalign.cli.views.check_tables import summary
+from vfmalign.cli.views.enum_labels import CHECK_STATES, parse, word
+from vfmalign.cli.views.follow import View, follow_check
+from vfmalign.cli.views.gate_tables import gate_document, gate_table, observations
+from vfmalign.cli.views.output import Output
+from vfmalign.cli.views.tables import checks as checks_table
+from vfmalign.core.domain.documents import to_json_dict
+from vfmalign.core.domain.errors import BadOption, NotFound, PreconditionFailed
+from vfmalign.core.domain.tasks import TASKS
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, common_pb2, finetuning_pb2, finetuning_pb2_grpc
 
 app = typer.Typer(no_args_is_help=True, help="Alignment checks: list, show, cancel, fetch a report.")

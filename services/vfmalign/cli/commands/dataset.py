@@ -15,13 +15,13 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from vfmalign.cli.home import DEFAULT_HOME, Home
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home
 from vfmalign.cli.options import HomeOption, JsonOption, SeedOption, new_id
-from vfmalign.cli.output import Output
-from vfmalign.cli.tables import fields, table
 from vfmalign.cli.target import Target
-from vfmalign.core.artifacts import SPLITS, Dataset, Split, is_id
-from vfmalign.core.errors import BadOption
+from vfmalign.cli.views.output import Output
+from vfmalign.cli.views.tables import fields, table
+from vfmalign.core.domain.artifacts import SPLITS, Dataset, Split, is_id
+from vfmalign.core.domain.errors import BadOption
 
 app = typer.Typer(no_args_is_help=True, help="Datasets: import a folder, make phantoms, look at what is there.")
 
@@ -50,9 +50,9 @@ def import_(
     as_json: JsonOption = False,
 ) -> None:
     """Make a dataset of a folder of NIfTI files, under generated ids."""
-    from vfmalign.imaging.folders import read_patients, read_splits
-    from vfmalign.imaging.identities import load_salt
-    from vfmalign.imaging.importing import import_folder
+    from vfmalign.imaging.datasets.folders import read_patients, read_splits
+    from vfmalign.imaging.datasets.identities import load_salt
+    from vfmalign.imaging.datasets.importer import import_folder
 
     output, folder = Output.to_terminal(as_json=as_json), Home(home)
     store = Target.find(folder).store
@@ -91,7 +91,7 @@ def phantoms(
     as_json: JsonOption = False,
 ) -> None:
     """Make a dataset of generated, prostate-like studies. The same seed and counts give the same dataset."""
-    from vfmalign.imaging.synthesis import synthesise_dataset
+    from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 
     output = Output.to_terminal(as_json=as_json)
     store = Target.find(Home(home)).store
@@ -105,7 +105,7 @@ def phantoms(
 @app.command("list")
 def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """List the datasets."""
-    from vfmalign.core.datasets import load_dataset
+    from vfmalign.core.storage.datasets import load_dataset
 
     output = Output.to_terminal(as_json=as_json)
     store = Target.find(Home(home)).store
@@ -125,7 +125,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one dataset."""
-    from vfmalign.core.datasets import load_dataset
+    from vfmalign.core.storage.datasets import load_dataset
 
     output = Output.to_terminal(as_json=as_json)
     dataset = load_dataset(Target.find(Home(home)).store, _checked(dataset_id))

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from vfmalign.cli import demo as rehearsal
 from vfmalign.cli.commands.checks import DEFAULT_REPORTS, ReportsOption
-from vfmalign.cli.home import DEFAULT_HOME, Home
-from vfmalign.cli.messages import OBJECTIVES, PRETRAINING_OBJECTIVES, parse
+from vfmalign.cli.demo import check_demo as rehearsal
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home
 from vfmalign.cli.options import JsonOption, SeedOption
-from vfmalign.cli.output import Output
 from vfmalign.cli.target import Target
-from vfmalign.core.tasks import TASKS, get_task_spec
+from vfmalign.cli.views.enum_labels import OBJECTIVES, PRETRAINING_OBJECTIVES, parse
+from vfmalign.cli.views.output import Output
+from vfmalign.core.domain.tasks import TASKS, get_task_spec
 
 
 def demo(

@@ -7,11 +7,11 @@ import dataclasses
 import typer
 from rich.text import Text
 
-from vfmalign.cli.doctor import Step, examine
 from vfmalign.cli.exits import OK, UNAVAILABLE
-from vfmalign.cli.home import DEFAULT_HOME, Home
+from vfmalign.cli.local.doctor import Step, examine
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home
 from vfmalign.cli.options import HomeOption, JsonOption
-from vfmalign.cli.output import Output
+from vfmalign.cli.views.output import Output
 
 _MARKS = {"ok": ("✓", "green"), "failed": ("✗", "bold red"), "skipped": ("-", "dim")}
 

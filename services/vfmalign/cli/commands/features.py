@@ -7,16 +7,16 @@ from typing import Annotated
 import grpc
 import typer
 
-from vfmalign.cli.follow import View
-from vfmalign.cli.home import DEFAULT_HOME, Home
-from vfmalign.cli.messages import SPLITS, parse
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home
 from vfmalign.cli.options import HomeOption, JsonOption, SeedOption
-from vfmalign.cli.output import Output
-from vfmalign.cli.tables import fields
 from vfmalign.cli.target import Target
-from vfmalign.core.documents import pluralise, to_json_dict
-from vfmalign.core.errors import Internal
-from vfmalign.core.tasks import get_task_spec
+from vfmalign.cli.views.enum_labels import SPLITS, parse
+from vfmalign.cli.views.follow import View
+from vfmalign.cli.views.output import Output
+from vfmalign.cli.views.tables import fields
+from vfmalign.core.domain.documents import pluralise, to_json_dict
+from vfmalign.core.domain.errors import Internal
+from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.v1 import features_pb2, features_pb2_grpc
 
 

@@ -8,9 +8,7 @@ import grpc
 import typer
 
 from vfmalign.cli.exits import FAILED, OK
-from vfmalign.cli.follow import View, follow_job
-from vfmalign.cli.home import DEFAULT_HOME, Home
-from vfmalign.cli.messages import JOB_STATES, NETWORKS, parse, word
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home
 from vfmalign.cli.options import (
     BatchOption,
     DetachOption,
@@ -31,12 +29,14 @@ from vfmalign.cli.options import (
     new_id,
     recipe,
 )
-from vfmalign.cli.output import Output
-from vfmalign.cli.tables import job as job_tables
-from vfmalign.cli.tables import jobs as jobs_table
 from vfmalign.cli.target import Target
-from vfmalign.core.documents import to_json_dict
-from vfmalign.core.tasks import TASKS
+from vfmalign.cli.views.enum_labels import JOB_STATES, NETWORKS, parse, word
+from vfmalign.cli.views.follow import View, follow_job
+from vfmalign.cli.views.output import Output
+from vfmalign.cli.views.tables import job as job_tables
+from vfmalign.cli.views.tables import jobs as jobs_table
+from vfmalign.core.domain.documents import to_json_dict
+from vfmalign.core.domain.tasks import TASKS
 from vfmalign.v1 import finetuning_pb2, finetuning_pb2_grpc
 
 app = typer.Typer(no_args_is_help=True, help="Training jobs: list, show, cancel.")

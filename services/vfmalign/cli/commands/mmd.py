@@ -11,14 +11,22 @@ import grpc
 import typer
 
 from vfmalign.cli.arrays import named, sources
-from vfmalign.cli.check_tables import comparison
-from vfmalign.cli.home import DEFAULT_HOME, Home
-from vfmalign.cli.messages import BANDWIDTHS, ESTIMATORS, KERNELS, MEASURES, PRECISIONS, WITHOUT_BANDWIDTH, parse
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home
 from vfmalign.cli.options import HomeOption, JsonOption, SeedOption
-from vfmalign.cli.output import Output
 from vfmalign.cli.target import Target
-from vfmalign.core.documents import to_json_dict
-from vfmalign.core.errors import BadOption
+from vfmalign.cli.views.check_tables import comparison
+from vfmalign.cli.views.enum_labels import (
+    BANDWIDTHS,
+    ESTIMATORS,
+    KERNELS,
+    MEASURES,
+    PRECISIONS,
+    WITHOUT_BANDWIDTH,
+    parse,
+)
+from vfmalign.cli.views.output import Output
+from vfmalign.core.domain.documents import to_json_dict
+from vfmalign.core.domain.errors import BadOption
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 TIMEOUT_S = 3600.0

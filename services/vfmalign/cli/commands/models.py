@@ -10,8 +10,7 @@ import grpc
 import typer
 
 from vfmalign.cli.commands.jobs import create_and_follow
-from vfmalign.cli.home import DEFAULT_HOME, Home
-from vfmalign.cli.messages import OBJECTIVES, PRETRAINING_OBJECTIVES, parse
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home
 from vfmalign.cli.options import (
     BatchOption,
     DetachOption,
@@ -26,11 +25,12 @@ from vfmalign.cli.options import (
     new_id,
     recipe,
 )
-from vfmalign.cli.output import Output
-from vfmalign.cli.tables import model, models
 from vfmalign.cli.target import Target
-from vfmalign.core.documents import to_json_dict
-from vfmalign.core.errors import BadOption
+from vfmalign.cli.views.enum_labels import OBJECTIVES, PRETRAINING_OBJECTIVES, parse
+from vfmalign.cli.views.output import Output
+from vfmalign.cli.views.tables import model, models
+from vfmalign.core.domain.documents import to_json_dict
+from vfmalign.core.domain.errors import BadOption
 from vfmalign.v1 import features_pb2, features_pb2_grpc, finetuning_pb2
 
 T = TypeVar("T", int, float)
@@ -93,8 +93,8 @@ def import_(
     """
     from vfmalign.models.cards import publish, publish_program
     from vfmalign.models.checkpoints import to_safetensors
-    from vfmalign.models.exported import ARCHITECTURE
-    from vfmalign.models.importing import Input, import_model
+    from vfmalign.models.formats.exported_program import ARCHITECTURE
+    from vfmalign.models.importer import Input, import_model
 
     output = Output.to_terminal(as_json=as_json)
     parse(OBJECTIVES, objective, "--objective")

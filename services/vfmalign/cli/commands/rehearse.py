@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from vfmalign.cli import rehearsal
 from vfmalign.cli.commands.checks import DEFAULT_REPORTS, ReportsOption
-from vfmalign.cli.home import DEFAULT_HOME, Home
-from vfmalign.cli.messages import parse
+from vfmalign.cli.demo import rehearsal
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home
 from vfmalign.cli.options import JsonOption, SeedOption
-from vfmalign.cli.output import Output
+from vfmalign.cli.views.enum_labels import parse
+from vfmalign.cli.views.output import Output
 
 
 def rehearse(

@@ -15,15 +15,15 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from vfmalign.cli import processes
 from vfmalign.cli.exits import OK, UNAVAILABLE
-from vfmalign.cli.home import DEFAULT_HOME, Home, State
+from vfmalign.cli.local import processes
+from vfmalign.cli.local.probes import health_of
+from vfmalign.cli.local.stack import SERVICES, START_TIMEOUT_S, STOP_GRACE_S, Stack, bring_down
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home, State
 from vfmalign.cli.options import HomeOption, JsonOption
-from vfmalign.cli.output import Output
-from vfmalign.cli.probes import health_of
-from vfmalign.cli.stack import SERVICES, START_TIMEOUT_S, STOP_GRACE_S, Stack, bring_down
-from vfmalign.cli.tables import ABSENT, table
-from vfmalign.core.errors import Unavailable
+from vfmalign.cli.views.output import Output
+from vfmalign.cli.views.tables import ABSENT, table
+from vfmalign.core.domain.errors import Unavailable
 
 _POLL_S = 0.1
 _DOWN_TIMEOUT_S = 4 * STOP_GRACE_S

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from vfmalign.cli.commands import checks, jobs, studies
+from vfmalign.cli.commands import checks, experiments, jobs
 from vfmalign.cli.commands.checks import DEFAULT_REPORTS, ReportsOption
-from vfmalign.cli.home import DEFAULT_HOME, Home
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home
 from vfmalign.cli.options import HomeOption, JsonOption
-from vfmalign.cli.output import Output
 from vfmalign.cli.target import Target
-from vfmalign.core.errors import NotFound
+from vfmalign.cli.views.output import Output
+from vfmalign.core.domain.errors import NotFound
 
 
 def watch(
@@ -24,8 +24,8 @@ def watch(
 ) -> None:
     """Follow a study, a check or a job to its end."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(Home(home))
-    if _exists(studies.get, target, name):
-        studies.finish(target, studies.watch_study(target, name, output), output, reports)
+    if _exists(experiments.get, target, name):
+        experiments.finish(target, experiments.watch_study(target, name, output), output, reports)
     elif _exists(checks.get, target, name):
         checks.finish(target, checks.watch_check(target, name, output), output, reports)
     else:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from vfmalign.core.artifacts import Objective, Recipe
-from vfmalign.core.errors import BadOption
+from vfmalign.core.domain.artifacts import Objective, Recipe
+from vfmalign.core.domain.errors import BadOption
 from vfmalign.models.encoder import Encoder
 from vfmalign.training.learner import Learner
 from vfmalign.training.pretraining.contrastive import Contrastive

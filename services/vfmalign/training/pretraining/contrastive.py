@@ -13,12 +13,12 @@ import torch
 from monai.losses.contrastive import ContrastiveLoss
 from torch import Tensor
 
-from vfmalign.core.artifacts import MetricSpec, Recipe
-from vfmalign.core.errors import BadDataset, BadOption
+from vfmalign.core.domain.artifacts import MetricSpec, Recipe
+from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.models.encoder import Encoder
 from vfmalign.training.data import Batch, PreparedCase, collate, generator
 from vfmalign.training.figures import Panel
-from vfmalign.training.heads import Projector, stage_shapes
+from vfmalign.training.networks.heads import Projector, stage_shapes
 from vfmalign.training.processes import Forward
 
 TEMPERATURE = 0.2

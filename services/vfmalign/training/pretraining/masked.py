@@ -15,14 +15,14 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from vfmalign.core.artifacts import MetricSpec, Recipe
+from vfmalign.core.domain.artifacts import MetricSpec, Recipe
+from vfmalign.models.architectures.profound_vit import MaeDecoder, ProFoundViT, grid_of, volume_of
+from vfmalign.models.architectures.transformer import Size
 from vfmalign.models.encoder import Encoder, Stride
-from vfmalign.models.profound_vit import MaeDecoder, ProFoundViT, grid_of, volume_of
-from vfmalign.models.transformer import Size
 from vfmalign.training.data import Batch, PreparedCase, generator
 from vfmalign.training.figures import Panel, percentiles
-from vfmalign.training.heads import EncoderDecoder
 from vfmalign.training.learner import evaluation_batches
+from vfmalign.training.networks.heads import EncoderDecoder
 from vfmalign.training.processes import Forward
 
 MASKED_SHARE = 0.6

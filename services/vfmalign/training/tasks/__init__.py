@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vfmalign.core.errors import BadOption
+from vfmalign.core.domain.errors import BadOption
 from vfmalign.training.tasks.classification import CLASSIFICATION
 from vfmalign.training.tasks.distortion import DISTORTION
 from vfmalign.training.tasks.segmentation import SEGMENTATION

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from vfmalign.core.errors import BadDataset
-from vfmalign.core.tasks import CLASSIFICATION as SPEC
+from vfmalign.core.domain.errors import BadDataset
+from vfmalign.core.domain.tasks import CLASSIFICATION as SPEC
 from vfmalign.training.data import Batch, PreparedCase
 from vfmalign.training.figures import Panel
 from vfmalign.training.tasks.task import Task

@@ -6,7 +6,7 @@ network predicts a residual over the distorted DWI, so step 0 of every curve is 
 
 from __future__ import annotations
 
-from vfmalign.core.tasks import DISTORTION as SPEC
+from vfmalign.core.domain.tasks import DISTORTION as SPEC
 from vfmalign.training.tasks.restoration import Restoration
 from vfmalign.training.tasks.task import Task
 

@@ -19,7 +19,7 @@ from monai.metrics.meandice import compute_dice
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from vfmalign.core.tasks import SEGMENTATION as SPEC
+from vfmalign.core.domain.tasks import SEGMENTATION as SPEC
 from vfmalign.training.data import Batch, PreparedCase
 from vfmalign.training.figures import Panel
 from vfmalign.training.tasks.task import Task

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vfmalign.core.artifacts import Modality
-from vfmalign.core.tasks import TaskSpec
+from vfmalign.core.domain.artifacts import Modality
+from vfmalign.core.domain.tasks import TaskSpec
 from vfmalign.training.data import Batch, PreparedCase
 from vfmalign.training.figures import Panel
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from vfmalign.core.errors import BadDataset
-from vfmalign.core.tasks import TRANSLATION as SPEC
+from vfmalign.core.domain.errors import BadDataset
+from vfmalign.core.domain.tasks import TRANSLATION as SPEC
 from vfmalign.training.data import PreparedCase
 from vfmalign.training.tasks.restoration import Restoration
 from vfmalign.training.tasks.task import Task

@@ -1,0 +1,1 @@
+"""The local stack: object storage and services as processes of this machine."""

@@ -1,0 +1,1 @@
+"""Records, errors, tasks and recipes that services share."""

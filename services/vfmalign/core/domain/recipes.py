@@ -1,0 +1,153 @@
+"""One sound training recipe for each network, task and budget: the starting point of every job spec.
+
+Knows numbers alone; free of torch, so that an orchestrator can compose job specs.
+
+All networks of one task share epochs, steps and batch size, so that a baseline has the same data and budget as the
+foundation model; rate, layer decay and weight decay are each network's own. Random weights get no layer decay: there is
+nothing in the early stages to protect.
+
+Sources: AdamW, layer decay, warm-up and half cosine as in ConvNeXt V2's fine-tuning (Woo et al., CVPR 2023) and
+ProFound; rates tuned on seeded phantoms (`demo`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+from vfmalign.core.domain.artifacts import Network, Objective, Recipe
+from vfmalign.core.domain.errors import BadOption
+
+Preset = Literal["demo", "default"]
+_K = TypeVar("_K", bound=str)
+_V = TypeVar("_V")
+PRESETS: tuple[Preset, ...] = ("demo", "default")
+MAX_PROBES = 16
+"""Probes of one training: each costs a published encoder, an extraction and a comparison."""
+Family = Literal["convolutional", "transformer"]
+_TRANSFORMERS = ("profound_vit_", "provicnet_")
+
+
+def _finetuning(
+    budget: dict[str, Any], rates: dict[Network, float], *, encoder_rate: float = 1.0
+) -> dict[Network, Recipe]:
+    """Recipes of one task: a shared budget, a rate for each network, and care for weights that are worth keeping."""
+    pretrained = {"layer_decay": 0.8, "encoder_rate": encoder_rate}
+    return {
+        network: Recipe(**budget, learning_rate=rate, **(pretrained if network == "pretrained" else {}))
+        for network, rate in rates.items()
+    }
+
+
+# `demo`: a two-core machine, some twenty 16×64×64 cases, a quarter of a minute. A patch of a quarter of the volume
+# costs a quarter of the time, and half of the patches are centred on a lesion.
+_DEMO = {"epochs": 8, "steps_per_epoch": 16, "batch_size": 4, "patch_shape_DHW": (16, 32, 32)}
+# Its encoder learns at a hundredth of the rate of the head: faster, pooled features leave the kernel's reach within a
+# few steps and MMD² saturates, while Dice and PSNR stay the same (docs/adr/0020-*.md).
+# A case's class is of the whole volume: no patches, but no decoder either.
+_DEMO_CASES = {"epochs": 8, "steps_per_epoch": 16, "batch_size": 4}
+# `default`: one GPU, some hundred cases of any size, hours.
+_DEFAULT = {"epochs": 100, "steps_per_epoch": 100, "batch_size": 2}
+
+FINETUNING_RECIPES: dict[str, dict[Preset, dict[Network, Recipe]]] = {
+    "segmentation": {
+        "demo": _finetuning(_DEMO, {"pretrained": 8e-3, "scratch": 5e-3, "specialised": 5e-3}, encoder_rate=0.01),
+        "default": _finetuning(_DEFAULT, {"pretrained": 5e-4, "scratch": 1e-3, "specialised": 1e-3}),
+    },
+    "super_resolution": {
+        "demo": _finetuning(_DEMO, {"pretrained": 6e-3, "scratch": 5e-3, "specialised": 5e-3}, encoder_rate=0.01),
+        "default": _finetuning(_DEFAULT, {"pretrained": 5e-4, "scratch": 1e-3, "specialised": 1e-3}),
+    },
+    "distortion": {
+        "demo": _finetuning(_DEMO, {"pretrained": 6e-3, "scratch": 5e-3, "specialised": 5e-3}, encoder_rate=0.01),
+        "default": _finetuning(_DEFAULT, {"pretrained": 5e-4, "scratch": 1e-3, "specialised": 1e-3}),
+    },
+    "translation": {
+        "demo": _finetuning(_DEMO, {"pretrained": 6e-3, "scratch": 5e-3, "specialised": 5e-3}, encoder_rate=0.01),
+        "default": _finetuning(_DEFAULT, {"pretrained": 5e-4, "scratch": 1e-3, "specialised": 1e-3}),
+    },
+    "classification": {
+        "demo": _finetuning(_DEMO_CASES, {"pretrained": 3e-3, "scratch": 3e-3, "specialised": 3e-3}, encoder_rate=0.1),
+        "default": _finetuning(_DEFAULT, {"pretrained": 2e-4, "scratch": 5e-4, "specialised": 5e-4}),
+    },
+}
+
+# By family: a masked autoencoder takes small steps that cost little, for it encodes a quarter of the patches, and a
+# transformer of slices costs eight times what a small ConvNeXt does, so it makes half as many.
+PRETRAINING_RECIPES: dict[Objective, dict[Family, dict[Preset, Recipe]]] = {
+    "masked_reconstruction": {
+        "convolutional": {
+            "demo": Recipe(epochs=8, steps_per_epoch=12, batch_size=4, learning_rate=4e-3),
+            "default": Recipe(epochs=400, steps_per_epoch=100, batch_size=4, learning_rate=6e-4),
+        },
+        "transformer": {
+            "demo": Recipe(epochs=8, steps_per_epoch=24, batch_size=8, learning_rate=2e-3),
+            "default": Recipe(epochs=400, steps_per_epoch=100, batch_size=16, learning_rate=6e-4),
+        },
+    },
+    "contrastive": {
+        "convolutional": {
+            "demo": Recipe(epochs=8, steps_per_epoch=20, batch_size=8, learning_rate=1e-3),
+            "default": Recipe(epochs=400, steps_per_epoch=100, batch_size=16, learning_rate=6e-4),
+        },
+        "transformer": {
+            "demo": Recipe(epochs=8, steps_per_epoch=10, batch_size=8, learning_rate=5e-4),
+            "default": Recipe(epochs=400, steps_per_epoch=100, batch_size=16, learning_rate=3e-4),
+        },
+    },
+}
+
+
+def family_of(architecture: str) -> Family:
+    """Which recipes an architecture takes; one that is not ours takes the convolutional ones."""
+    return "transformer" if architecture.startswith(_TRANSFORMERS) else "convolutional"
+
+
+def recipe_for(network: Network, task: str, preset: Preset = "default") -> Recipe:
+    """The recipe of a fine-tuning job.
+
+    Raises:
+        BadOption: no recipe has this task, preset or network.
+    """
+    presets = _choose(FINETUNING_RECIPES, task, "task")
+    return _choose(_choose(presets, preset, "preset"), network, "network")
+
+
+def pretraining_recipe_for(objective: Objective, architecture: str, preset: Preset = "default") -> Recipe:
+    """The recipe of a pretraining job.
+
+    Raises:
+        BadOption: no recipe has this objective or preset.
+    """
+    families = _choose(PRETRAINING_RECIPES, objective, "objective")
+    return _choose(families[family_of(architecture)], preset, "preset")
+
+
+def check_probe_steps(recipe: Recipe) -> None:
+    """Refuses probes at steps where there is no validation, or too many of them.
+
+    Raises:
+        BadOption: naming the step and what would do.
+    """
+    field, steps, per_epoch = "recipe.probe_steps", recipe.probe_steps, recipe.steps_per_epoch
+    budget = recipe.epochs * per_epoch
+    if len(steps) > MAX_PROBES:
+        raise BadOption(f"at most {MAX_PROBES} probes, got {len(steps)}", field=field, remedy="leave some out")
+    if list(steps) != sorted(set(steps)):
+        raise BadOption(
+            "the steps are not in ascending order", field=field, remedy="name each once, the earliest first"
+        )
+    for step in steps:
+        if not 0 < step <= budget or step % per_epoch:
+            raise BadOption(
+                f"there is no validation after step {step}",
+                field=field,
+                remedy=f"choose multiples of {per_epoch} (steps_per_epoch) from {per_epoch} to {budget}",
+            )
+
+
+def _choose(table: dict[_K, _V], name: _K, field: str) -> _V:
+    if name not in table:
+        raise BadOption(
+            f"there is no recipe for {name[:64]!r}", field=field, remedy=f"choose one of {', '.join(table)}"
+        )
+    return table[name]

@@ -1,0 +1,118 @@
+"""Channels to our services: deadlines, retries, the request id, and errors that come back as the tree.
+
+A call is retried by gRPC itself while the service answers UNAVAILABLE (service config, A6); everything else is raised
+once. Every RPC of ours may be repeated: creations take the client's id, the rest computes or reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from vfmalign.core.rpc import tls
+from vfmalign.core.rpc.server import message_limits
+from vfmalign.core.rpc.status_mapping import from_rpc_error
+from vfmalign.core.runtime import logs
+
+MESSAGE_BYTES = 16 * 2**20
+CALL_TIMEOUT_S = 60.0
+STREAM_TIMEOUT_S = 24 * 3600.0
+
+_RETRY_POLICY = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.2s",
+    "maxBackoff": "2s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+
+
+def connect(
+    address: str,
+    *,
+    call_timeout_s: float = CALL_TIMEOUT_S,
+    stream_timeout_s: float = STREAM_TIMEOUT_S,
+    wait_for_ready: bool = False,
+    ca_file: Path | None = None,
+) -> grpc.aio.Channel:
+    """Opens a channel; it connects at the first call and again after every loss.
+
+    Calls through it raise the errors of `core.errors` and carry the running context's request id, or a new one.
+
+    Args:
+        address: `host:port`, or any gRPC target.
+        call_timeout_s: deadline of unary calls that set none, in seconds.
+        stream_timeout_s: deadline of streaming calls that set none, in seconds.
+        wait_for_ready: calls wait, up to their deadline, for a service that is not there yet.
+        ca_file: PEM file of the authorities that sign servers' certificates; without it calls are not encrypted.
+
+    Raises:
+        OSError: `ca_file` cannot be read.
+    """
+    method = {"name": [{}], "waitForReady": wait_for_ready, "retryPolicy": _RETRY_POLICY}
+    config = {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [method]}
+    return tls.open_channel(
+        address,
+        ca_file,
+        options=[
+            *message_limits(MESSAGE_BYTES),
+            ("grpc.service_config", json.dumps(config)),
+            ("grpc.enable_retries", 1),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
+        ],
+        interceptors=[_Unary(call_timeout_s), _Stream(stream_timeout_s)],
+    )
+
+
+def _prepared(details: grpc.aio.ClientCallDetails, timeout_s: float) -> grpc.aio.ClientCallDetails:
+    metadata = grpc.aio.Metadata(*(details.metadata or ()))
+    if logs.REQUEST_ID_HEADER not in {key for key, _ in metadata}:
+        metadata.add(logs.REQUEST_ID_HEADER, logs.request_id.get() or logs.accept_request_id(None))
+    timeout = details.timeout if details.timeout is not None else timeout_s
+    return grpc.aio.ClientCallDetails(details.method, timeout, metadata, details.credentials, details.wait_for_ready)
+
+
+def _target(details: grpc.aio.ClientCallDetails) -> str:
+    """The service's short name, such as `MmdService`."""
+    method: str | bytes = details.method
+    text = method.decode() if isinstance(method, bytes) else method
+    return text.split("/")[1].rsplit(".", 1)[-1]
+
+
+class _Unary(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        call = await continuation(_prepared(client_call_details, self._timeout_s), request)
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, _target(client_call_details)) from None
+        return call
+
+
+class _Stream(grpc.aio.UnaryStreamClientInterceptor):
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        call = await continuation(_prepared(client_call_details, self._timeout_s), request)
+        return _messages(call, _target(client_call_details))
+
+
+async def _messages(call: Any, target: str) -> AsyncIterator[Any]:
+    """The messages of a streaming call; it is cancelled when the reader stops early."""
+    try:
+        async for message in call:
+            yield message
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error, target) from None
+    finally:
+        call.cancel()

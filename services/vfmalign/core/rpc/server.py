@@ -1,0 +1,203 @@
+"""The life of a service's process: listen, warm up, say so, and drain when told to end (design §6).
+
+Three ports: the API (with health and reflection), Prometheus metrics, and a plaintext port with the health service
+alone for probes. Readiness is local: warmed up and not draining, whatever the object store does. The health service
+also knows the name `liveness`, which is SERVING as long as the process answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from vfmalign.core.rpc import tls
+from vfmalign.core.rpc.interceptors import CallInterceptor, Gate, register_methods
+from vfmalign.core.runtime import logs, metrics
+from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, ServerSettings, ServiceSettings
+
+LIVENESS = "liveness"
+_MESSAGE_HEADROOM_BYTES = 64 * 2**10
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+AddServices = Callable[[grpc.aio.Server], Sequence[ServiceDescriptor]]
+"""Adds servicers to a server and returns the descriptors of their services."""
+
+Hook = Callable[[], Awaitable[None] | None]
+"""Something a service wants done at a point of its life; may be asynchronous."""
+
+
+def _nothing() -> None:
+    """The default of every hook."""
+
+
+async def serve(
+    name: str,
+    settings: ServiceSettings,
+    add_services: AddServices,
+    *,
+    ready: Hook = _nothing,
+    on_drain: Hook = _nothing,
+    stop: Hook = _nothing,
+) -> None:
+    """Runs a service until SIGTERM or SIGINT.
+
+    Args:
+        name: of the service, for its log.
+        settings: ports, limits and log.
+        add_services: adds the servicers.
+        ready: awaited before the service says SERVING (load, warm up, migrate); calls are UNAVAILABLE until then.
+        on_drain: awaited when draining begins: ends the streams that would never end by themselves.
+        stop: awaited after the last call has ended.
+
+    Raises:
+        SystemExit: code 2 after one sentence on stderr, where a port cannot be had.
+    """
+    logs.configure(name, settings.log)
+    metrics.announce_build()
+    log = logs.get("server")
+    gate = Gate()
+    state = health.aio.HealthServicer()
+    async with AsyncExitStack() as open_things:
+        shutdown_requested = _listen_for_signals(open_things)
+        metrics_port = _serve_metrics(settings.server, open_things)
+        health_port = await _serve_probes(settings.server, state, open_things)
+        server, names, grpc_port = await _serve_api(settings.server, add_services, gate, state, open_things)
+        await _run(ready)
+        gate.state = "open"
+        await _set(state, names, _SERVING)
+        ports = {"grpc": grpc_port, "metrics": metrics_port, "health": health_port}
+        if settings.server.ports_file is not None:
+            _write_ports(settings.server.ports_file, ports)
+        log.info("serving", **ports)
+
+        await shutdown_requested.wait()
+        log.info("draining", seconds=settings.server.drain_s)
+        await _set(state, names, _NOT_SERVING)
+        gate.state = "draining"
+        await _run(on_drain)
+        await server.stop(settings.server.drain_s)
+        await _run(stop)
+    log.info("stopped")
+
+
+def message_limits(size_bytes: int) -> list[tuple[str, int]]:
+    """Channel and server options: messages up to `size_bytes` and the fields around them, and pings to dead peers."""
+    return [
+        ("grpc.max_receive_message_length", size_bytes + _MESSAGE_HEADROOM_BYTES),
+        ("grpc.max_send_message_length", size_bytes + _MESSAGE_HEADROOM_BYTES),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+    ]
+
+
+def _listen_for_signals(open_things: AsyncExitStack) -> asyncio.Event:
+    shutdown_requested = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, shutdown_requested.set)
+        open_things.callback(loop.remove_signal_handler, number)
+    return shutdown_requested
+
+
+def _serve_metrics(settings: ServerSettings, open_things: AsyncExitStack) -> int:
+    with _port_of("VFMALIGN_SERVER__METRICS_PORT", settings.metrics_port):
+        server, thread = start_http_server(settings.metrics_port, addr=settings.host, registry=metrics.REGISTRY)
+
+    def close() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    open_things.callback(close)
+    return server.server_port
+
+
+async def _serve_probes(settings: ServerSettings, state: health.aio.HealthServicer, open_things: AsyncExitStack) -> int:
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    await _set(state, [], _NOT_SERVING)
+    await state.set(LIVENESS, _SERVING)
+    with _port_of("VFMALIGN_SERVER__HEALTH_PORT", settings.health_port):
+        port = server.add_insecure_port(_address(settings.host, settings.health_port))
+    await server.start()
+    open_things.push_async_callback(server.stop, 0)
+    return port
+
+
+async def _serve_api(
+    settings: ServerSettings,
+    add_services: AddServices,
+    gate: Gate,
+    state: health.aio.HealthServicer,
+    open_things: AsyncExitStack,
+) -> tuple[grpc.aio.Server, list[str], int]:
+    # Without SO_REUSEPORT a second process on our port fails, rather than take every other call. A client asks DNS
+    # again only when a connection ends: without an age it would never find a later replica. Running calls go on.
+    options = [
+        *message_limits(settings.max_message_bytes),
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_connection_age_ms", round(1000 * settings.connection_age_s)),
+    ]
+    server = grpc.aio.server(interceptors=[CallInterceptor(gate)], options=options)
+    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    services = add_services(server)
+    names = [service.full_name for service in services]
+    register_methods({s.full_name: [(method.name, method.server_streaming) for method in s.methods] for s in services})
+    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    await _set(state, names, _NOT_SERVING)
+    with _port_of("VFMALIGN_SERVER__GRPC_PORT", settings.grpc_port):
+        port = _add_port(server, _address(settings.host, settings.grpc_port), settings)
+    await server.start()
+    open_things.push_async_callback(server.stop, 0)
+    return server, names, port
+
+
+def _add_port(server: grpc.aio.Server, address: str, settings: ServerSettings) -> int:
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return server.add_insecure_port(address)
+    return server.add_secure_port(address, tls.server_credentials(settings.tls_cert_file, settings.tls_key_file))
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@contextmanager
+def _port_of(variable: str, port: int) -> Iterator[None]:
+    """Ends the process with one sentence where the port cannot be had."""
+    try:
+        yield
+    except (OSError, RuntimeError):
+        print(f"{variable} is wrong: port {port} is taken, or the host is not ours", file=sys.stderr)  # noqa: T201
+        raise SystemExit(EXIT_BAD_SETTINGS) from None
+
+
+async def _run(hook: Hook) -> None:
+    result = hook()
+    if inspect.isawaitable(result):
+        await result
+
+
+async def _set(state: health.aio.HealthServicer, names: Sequence[str], status: int) -> None:
+    for name in ("", *names):
+        await state.set(name, status)
+
+
+def _write_ports(path: Path, ports: dict[str, int]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps({**ports, "pid": os.getpid()}))
+    partial.replace(path)

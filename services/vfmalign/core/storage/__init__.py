@@ -1,0 +1,1 @@
+"""Object storage and what it holds: datasets, feature sets and arrays."""

@@ -1,0 +1,364 @@
+"""The object store: bytes, files and JSON records at keys of one bucket, verified by SHA-256.
+
+Knows S3 through the minio client, and which of its failures pass by themselves. Knows nothing of what the objects mean.
+Synchronous and safe to share between threads; asynchronous code calls it through `asyncio.to_thread`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
+
+import urllib3
+from minio import Minio
+from minio.error import InvalidResponseError, S3Error, ServerError
+from pydantic import ValidationError
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from vfmalign.core.domain.artifacts import Record, VolumeRef
+from vfmalign.core.domain.errors import (
+    DigestMismatch,
+    InvalidInput,
+    NotFound,
+    PreconditionFailed,
+    StoreRefused,
+    Unavailable,
+    VfmalignError,
+)
+from vfmalign.core.runtime import metrics
+from vfmalign.core.runtime.settings import StoreSettings
+
+ATTEMPTS = 6
+_CHUNK_BYTES = 1 << 20
+_PART_BYTES = 16 << 20
+_MAX_URI_BYTES = 1024
+_PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_MISSING_CODES = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchUpload"})
+_CREDENTIAL_CODES = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidTokenId"})
+
+_ERROR_CODE = re.compile(rb"<Code>(\w+)</Code>")
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+_T = TypeVar("_T")
+
+
+class _Passing(Exception):
+    """A failure that may pass by itself."""
+
+
+class _HashingReader:
+    """A file whose digest is that of the bytes that were read from it, and so sent."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.digest.update(data)
+        return data
+
+
+class ObjectStore:
+    """One bucket of an S3 endpoint."""
+
+    def __init__(self, settings: StoreSettings, *, attempts: int = ATTEMPTS) -> None:
+        url = urlsplit(settings.endpoint)
+        self.bucket = settings.bucket
+        self._attempts = attempts
+        self._http = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=5, read=60), retries=False, maxsize=16, num_pools=4
+        )
+        self._client = Minio(
+            endpoint=url.netloc,
+            access_key=settings.access_key,
+            secret_key=settings.secret_key.get_secret_value(),
+            secure=url.scheme == "https",
+            region=settings.region,
+            http_client=self._http,
+        )
+
+    # --- names ---
+
+    def uri(self, key: str) -> str:
+        """The `s3://` URI of a key."""
+        return f"s3://{self.bucket}/{key}"
+
+    def key(self, uri: str) -> str:
+        """The key behind a URI of this bucket.
+
+        Raises:
+            InvalidInput: the URI is not of this bucket.
+        """
+        prefix = f"s3://{self.bucket}/"
+        key = uri.removeprefix(prefix)
+        if not uri.startswith(prefix) or not key or len(uri.encode()) > _MAX_URI_BYTES or ".." in key.split("/"):
+            raise InvalidInput(
+                "the URI does not name an object of this service's bucket",
+                field="uri",
+                remedy=f"upload the object and give a URI that begins with {prefix}",
+            )
+        return key
+
+    # --- reading ---
+
+    def get(self, key: str, sha256: str | None = None, max_bytes: int | None = None) -> bytes:
+        """The bytes of an object.
+
+        Args:
+            key: the object's key.
+            sha256: digest that the bytes must have, in hex.
+            max_bytes: refuse an object larger than this, in bytes.
+
+        Raises:
+            NotFound, DigestMismatch, InvalidInput (too large), Unavailable.
+        """
+        data = self._retry(key, lambda: b"".join(self._chunks(key, max_bytes)))
+        self._verify(key, hashlib.sha256(data).hexdigest(), sha256)
+        return data
+
+    def get_large(self, key: str, sha256: str | None = None) -> memoryview:
+        """The bytes of an object that are not copied once more, so that other threads never wait for that.
+
+        Raises:
+            NotFound, DigestMismatch, Unavailable.
+        """
+
+        def fetch() -> tuple[bytearray, str]:
+            data, digest = bytearray(), hashlib.sha256()
+            for chunk in self._chunks(key, None):
+                data += chunk
+                digest.update(chunk)
+            return data, digest.hexdigest()
+
+        data, found = self._retry(key, fetch)
+        self._verify(key, found, sha256)
+        return memoryview(data)
+
+    def first(self, key: str, size: int) -> bytes:
+        """The first `size` bytes of an object, or all of a smaller one; unverified, for only the whole has a digest."""
+
+        def fetch() -> bytes:
+            response = self._client.get_object(self.bucket, key, length=size)
+            try:
+                return bytes(response.read())
+            finally:
+                response.close()
+                response.release_conn()
+
+        return self._retry(key, fetch)
+
+    def download(self, key: str, path: Path, sha256: str | None = None) -> None:
+        """Streams an object into a file, which appears whole or not at all."""
+        partial = path.with_name(path.name + ".partial")
+
+        def fetch() -> str:
+            digest = hashlib.sha256()
+            with partial.open("wb") as file:
+                for chunk in self._chunks(key, None):
+                    digest.update(chunk)
+                    file.write(chunk)
+            return digest.hexdigest()
+
+        try:
+            self._verify(key, self._retry(key, fetch), sha256)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def get_json(self, key: str) -> Any:
+        """The parsed JSON of an object."""
+        try:
+            return json.loads(self.get(key))
+        except ValueError:
+            raise PreconditionFailed("the object is not JSON", subject=self.uri(key), remedy="restore it") from None
+
+    def read(self, key: str, record: type[AnyRecord]) -> AnyRecord:
+        """The record stored at a key."""
+        try:
+            return record.model_validate_json(self.get(key))
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise PreconditionFailed(
+                f"the object is not a {record.__name__} of this version: {where} {first['msg']}",
+                subject=self.uri(key),
+                remedy="write it again with this version",
+            ) from None
+
+    def exists(self, key: str) -> bool:
+        """Whether an object exists."""
+        try:
+            self._retry(key, lambda: self._client.stat_object(self.bucket, key))
+        except NotFound:
+            return False
+        return True
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """The keys below a prefix, in lexical order."""
+
+        def names() -> list[str]:
+            return [str(item.object_name) for item in self._client.list_objects(self.bucket, prefix, recursive=True)]
+
+        return iter(sorted(self._retry(prefix, names)))
+
+    # --- writing ---
+
+    def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> VolumeRef:
+        """Writes an object, whole or not at all, and returns its address and digest."""
+        self._retry(key, lambda: self._request("PUT", key, data, {"Content-Type": content_type}))
+        return VolumeRef(key=key, sha256=hashlib.sha256(data).hexdigest())
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Writes an object unless one is there: of several writers exactly one wins.
+
+        Returns:
+            True where this write was the one; False where an object was there already.
+        """
+        tries = 0
+
+        def write() -> bool:
+            nonlocal tries
+            tries += 1
+            if self._request("PUT", key, data, {"If-None-Match": "*"}) != 412:
+                return True
+            # An earlier try may have succeeded and its answer been lost: then what is there is ours.
+            return tries > 1 and b"".join(self._chunks(key, None)) == data
+
+        return self._retry(key, write)
+
+    def upload(self, key: str, path: Path) -> VolumeRef:
+        """Streams a file into an object."""
+
+        def send() -> str:
+            with path.open("rb") as file:
+                reader = _HashingReader(file)
+                length = path.stat().st_size
+                self._client.put_object(self.bucket, key, reader, length, part_size=_PART_BYTES)  # type: ignore[arg-type]
+            return reader.digest.hexdigest()
+
+        return VolumeRef(key=key, sha256=self._retry(key, send))
+
+    def write(self, key: str, record: Record) -> VolumeRef:
+        """Writes a record as canonical JSON."""
+        return self.put(key, record.to_json(), "application/json")
+
+    def delete(self, key: str) -> None:
+        """Deletes an object; a missing one is fine."""
+        self._retry(key, lambda: self._client.remove_object(self.bucket, key))
+
+    def ensure_bucket(self) -> None:
+        """Makes the bucket where it is missing."""
+
+        def make() -> None:
+            if not self._client.bucket_exists(self.bucket):
+                try:
+                    self._client.make_bucket(self.bucket)
+                except S3Error as error:
+                    if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+                        raise
+
+        self._retry("", make)
+
+    # --- below ---
+
+    def _chunks(self, key: str, max_bytes: int | None) -> Iterator[bytes]:
+        response = self._client.get_object(self.bucket, key)
+        try:
+            size = int(response.headers.get("Content-Length", "0"))
+            if max_bytes is not None and size > max_bytes:
+                raise InvalidInput(
+                    f"the object has {size} bytes, the limit is {max_bytes}",
+                    subject=self.uri(key),
+                    remedy="store a smaller object",
+                    reason="TOO_LARGE",
+                )
+            read = 0
+            for chunk in response.stream(_CHUNK_BYTES):
+                read += len(chunk)
+                yield chunk
+            if read != size:
+                raise _Passing(f"{read} of {size} bytes came")
+        finally:
+            response.close()
+            response.release_conn()
+
+    def _request(self, method: str, key: str, data: bytes, headers: dict[str, str]) -> int:
+        """One presigned request: the only way to send headers that minio's own calls do not know."""
+        url = self._client.get_presigned_url(method, self.bucket, key, expires=timedelta(minutes=15))
+        response = self._http.request(method, url, body=data, headers=headers)
+        if response.status in {200, 412}:
+            return response.status
+        if response.status in _PASSING_STATUS or response.status == 409:
+            raise _Passing(f"HTTP {response.status}")
+        code = _ERROR_CODE.search(response.data)
+        # Nothing but a missing bucket makes a write fail with 404.
+        raise self._refused(key, response.status, code[1].decode() if code else "NoSuchBucket")
+
+    def _retry(self, key: str, call: Callable[[], _T]) -> _T:
+        policy = Retrying(
+            stop=stop_after_attempt(self._attempts),
+            wait=wait_random_exponential(multiplier=0.2, max=5),
+            retry=retry_if_exception(_is_passing),
+            after=_count_failure,
+            reraise=True,
+        )
+        try:
+            return policy(call)
+        except VfmalignError:
+            raise
+        except S3Error as error:
+            status = error.response.status if error.response is not None else 0
+            if status in _PASSING_STATUS:
+                raise self._down() from None
+            raise self._refused(key, status, error.code) from None
+        except (_Passing, urllib3.exceptions.HTTPError, ServerError, InvalidResponseError, ConnectionError):
+            raise self._down() from None
+
+    def _down(self) -> Unavailable:
+        return Unavailable(
+            "the object store does not answer",
+            subject=f"s3://{self.bucket}",
+            remedy="check that it runs at AWS_ENDPOINT_URL_S3; the call may be repeated",
+            reason="STORE_UNAVAILABLE",
+        )
+
+    def _refused(self, key: str, status: int, code: str | None) -> VfmalignError:
+        if code in _MISSING_CODES or (status == 404 and code != "NoSuchBucket"):
+            return NotFound("there is no such object", subject=self.uri(key), remedy="check the id or upload it first")
+        if code == "NoSuchBucket":
+            return NotFound(
+                "there is no such bucket", subject=f"s3://{self.bucket}", remedy="create it, or set VFMALIGN_BUCKET"
+            )
+        if code in _CREDENTIAL_CODES or status in {401, 403}:
+            metrics.store_failures.inc()
+            return StoreRefused(
+                f"the object store turns this process away ({code or status})",
+                subject=f"s3://{self.bucket}",
+                remedy="its operator checks AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do there",
+            )
+        return Unavailable(f"the object store answered {code or status}", subject=self.uri(key), remedy="see its log")
+
+    def _verify(self, key: str, found: str, expected: str | None) -> None:
+        if expected is not None and found != expected:
+            raise DigestMismatch(
+                f"its SHA-256 is {found[:12]}…, expected {expected[:12]}…",
+                subject=self.uri(key),
+                remedy="the object was changed after it was recorded: restore it or record it again",
+            )
+
+
+def _count_failure(_: RetryCallState) -> None:
+    metrics.store_failures.inc()
+
+
+def _is_passing(error: BaseException) -> bool:
+    if isinstance(error, S3Error):
+        return error.response is not None and error.response.status in _PASSING_STATUS
+    return isinstance(error, _Passing | urllib3.exceptions.HTTPError | ServerError | ConnectionError)

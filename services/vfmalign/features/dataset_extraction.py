@@ -1,0 +1,204 @@
+"""A dataset's split through an encoder into a stored feature set: the data plane of ExtractDataset.
+
+Knows the store, datasets, models and feature sets; knows nothing of gRPC. Idempotent: the request's digest names the
+set, a set whose manifest exists is done, and one that was interrupted continues with the parts it lacks. Several
+machines may take a share of the parts each (`extract_shard`); the set is committed once all are there (`reduce`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Literal
+
+from vfmalign.core.domain.artifacts import Split, canonical_json
+from vfmalign.core.domain.errors import BadDataset, NotFound, Unavailable
+from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter, Manifest, read_manifest
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.features.cache import ModelCache
+from vfmalign.features.extractor import check_layers
+from vfmalign.features.parts import BulkOptions, Hooks, Plan, Shard, extract_missing, parts_of
+from vfmalign.imaging.input_transforms import input_transform as find_input_transform
+from vfmalign.models.cards import expect_checkpoint, load_card
+from vfmalign.models.encoder import Encoder
+
+SOFTWARE = ("vfmalign", "torch", "monai", "timm", "nibabel", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class BulkRequest:
+    """What ExtractDataset asks for.
+
+    Attributes:
+        model: id of a published model.
+        model_sha256: digest its weights must have; empty accepts the card's.
+        dataset: id of a dataset.
+        dataset_digest: digest it must have; empty accepts the stored one.
+        split: whose cases become the rows, in the dataset's order.
+        layers: empty means every layer of the card.
+        input_transform: a name in `imaging.transforms.INPUT_TRANSFORMS`.
+        initialisation: `random` takes the model's architecture with random weights from `init_seed`.
+        init_seed: ignored with `checkpoint`.
+    """
+
+    model: str
+    dataset: str
+    split: Split
+    model_sha256: str = ""
+    dataset_digest: str = ""
+    layers: tuple[str, ...] = ()
+    input_transform: str = "identity"
+    initialisation: Literal["checkpoint", "random"] = "checkpoint"
+    init_seed: int = 0
+
+
+@dataclass(frozen=True)
+class BulkResult:
+    """A committed feature set.
+
+    Attributes:
+        feature_set: its id.
+        manifest: what it holds.
+        checkpoint_sha256: digest of the weights; of the architecture and seed where they are random.
+        computed_cases: cases that this call put through the encoder.
+    """
+
+    feature_set: str
+    manifest: Manifest
+    checkpoint_sha256: str
+    computed_cases: int
+
+
+def extract_dataset(
+    store: ObjectStore, models: ModelCache, request: BulkRequest, options: BulkOptions, hooks: Hooks
+) -> BulkResult:
+    """Extracts what is missing of a feature set, and commits it.
+
+    Raises:
+        NotFound: the model, the dataset or a volume is missing.
+        DigestMismatch: model, dataset or volume are not those that the request or the dataset names.
+        BadOption: a layer or transform is unknown.
+        BadDataset: the split is empty.
+        BadVolume: a stored volume cannot be used.
+        Cancelled: `cancelled` said so; the parts written so far stay and serve the next call.
+    """
+    plan = _plan(store, request)
+    feature_set = plan.request.feature_set_id()
+    checkpoint_sha256 = _weights_digest(plan)
+    if manifest := _committed(store, feature_set):
+        hooks.report(len(plan.cases), len(plan.cases))
+        return BulkResult(feature_set, manifest, checkpoint_sha256, 0)
+    with hooks.stages.stage("load_model"):
+        encoder = _encoder(models, plan)
+    writer = _writer(store, plan)
+    computed = extract_missing(store, plan, encoder, writer, options=options, hooks=hooks)
+    with hooks.stages.stage("commit"):
+        manifest = writer.commit(software=_software())
+    return BulkResult(feature_set, manifest, checkpoint_sha256, computed)
+
+
+def extract_shard(
+    store: ObjectStore, models: ModelCache, request: BulkRequest, options: BulkOptions, hooks: Hooks, *, shard: Shard
+) -> int:
+    """Extracts what is missing of one share of a feature set, and commits nothing.
+
+    All shards, and `reduce`, must have the same `options.part_cases`: it says where a part ends.
+
+    Returns:
+        The number of cases that this call put through the encoder.
+
+    Raises:
+        VfmalignError: as `extract_dataset`.
+    """
+    plan = _plan(store, request)
+    if _committed(store, plan.request.feature_set_id()):
+        return 0
+    with hooks.stages.stage("load_model"):
+        encoder = _encoder(models, plan)
+    return extract_missing(store, plan, encoder, _writer(store, plan), options=options, hooks=hooks, shard=shard)
+
+
+def reduce(store: ObjectStore, request: BulkRequest, options: BulkOptions, shards: int) -> BulkResult:
+    """Commits a feature set whose parts the shards have written; computes nothing.
+
+    Raises:
+        Unavailable: parts are missing; it names the shards that they belong to.
+        VfmalignError: as `extract_dataset`.
+    """
+    plan = _plan(store, request)
+    feature_set, checkpoint_sha256 = plan.request.feature_set_id(), _weights_digest(plan)
+    if manifest := _committed(store, feature_set):
+        return BulkResult(feature_set, manifest, checkpoint_sha256, 0)
+    writer = _writer(store, plan)
+    stored = writer.parts_done(options.part_cases)
+    numbered = enumerate(parts_of(plan, options))
+    if missing := sorted({number % shards for number, rows in numbered if rows.start not in stored}):
+        raise Unavailable(
+            f"parts of the shards {', '.join(map(str, missing))} of {shards} are missing",
+            subject=f"feature set {feature_set}",
+            remedy="extract those shards, then reduce again",
+        )
+    return BulkResult(feature_set, writer.commit(software=_software()), checkpoint_sha256, 0)
+
+
+def _plan(store: ObjectStore, request: BulkRequest) -> Plan:
+    """Checks the request against what is stored, and makes everything that determines the features explicit."""
+    find_input_transform(request.input_transform)
+    card = load_card(store, request.model)
+    expect_checkpoint(card, request.model_sha256)
+    dataset = load_dataset(store, request.dataset, digest=request.dataset_digest or None)
+    cases = dataset.split(request.split)
+    if not cases:
+        raise BadDataset(
+            f"the split {request.split} has no cases", subject=request.dataset, remedy="choose a split that has some"
+        )
+    return Plan(
+        card,
+        cases,
+        FeatureRequest(
+            model=card.id,
+            model_sha256=card.checkpoint.sha256,
+            initialisation=request.initialisation,
+            init_seed=request.init_seed if request.initialisation == "random" else 0,
+            dataset=dataset.id,
+            dataset_digest=dataset.digest(),
+            split=request.split,
+            layers=request.layers or tuple(layer.name for layer in card.layers),
+            pooling="mean",
+            input_transform=request.input_transform,
+            preprocessing=card.preprocessing,
+        ),
+    )
+
+
+def _weights_digest(plan: Plan) -> str:
+    if plan.request.initialisation == "checkpoint":
+        return plan.card.checkpoint.sha256
+    origin = {"architecture": plan.card.architecture, "seed": plan.request.init_seed}
+    return hashlib.sha256(canonical_json(origin)).hexdigest()
+
+
+def _writer(store: ObjectStore, plan: Plan) -> FeatureSetWriter:
+    return FeatureSetWriter(store, plan.request, [case.id for case in plan.cases], [case.group for case in plan.cases])
+
+
+def _software() -> dict[str, str]:
+    return {name: version(name) for name in SOFTWARE}
+
+
+def _committed(store: ObjectStore, feature_set: str) -> Manifest | None:
+    try:
+        return read_manifest(store, feature_set)
+    except NotFound:
+        return None
+
+
+def _encoder(models: ModelCache, plan: Plan) -> Encoder:
+    if plan.request.initialisation == "random":
+        encoder = models.random(plan.card.architecture, plan.request.init_seed)
+    else:
+        encoder = models.of_card(plan.card)
+    check_layers(encoder, plan.request.layers)
+    return encoder

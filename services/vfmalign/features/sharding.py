@@ -1,0 +1,161 @@
+"""`python -m vfmalign.features.sharding extract|reduce REQUEST --shards N`: one feature set by several machines.
+
+Each machine extracts a shard, which is every N-th part of the set; `reduce` then commits the set. Both may be run again
+at any time: what is stored is kept. The request is an ExtractDatasetRequest as JSON, in a file or at an s3:// URI. The
+set has the id, the parts and the manifest that one call of ExtractDataset gives (docs/scale.md).
+
+Exit codes: 0 done, 2 bad request, 3 bad data, 75 try again later (reduce: shards are missing), 143 stopped on request,
+1 a fault of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from google.protobuf.json_format import Parse, ParseError
+from pydantic import Field
+
+from vfmalign.core.domain.documents import to_json_dict
+from vfmalign.core.domain.errors import DONE, UNEXPECTED, BadOption, VfmalignError, exit_code
+from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.runtime.settings import LogSettings, Settings, StoreSettings, load, parser
+from vfmalign.core.runtime.work_queue import ShutdownRequest
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.features import converters
+from vfmalign.features.cache import ModelCache
+from vfmalign.features.dataset_extraction import BulkRequest, extract_shard, reduce
+from vfmalign.features.device import MemoryMeter, choose_device, describe_device
+from vfmalign.features.parts import BulkOptions, Features, Hooks, Shard
+from vfmalign.features.settings import FeaturesOptions
+from vfmalign.v1 import features_pb2
+
+MOST_REQUEST_BYTES = 2**20
+_log = logs.get(__name__)
+
+
+class ShardSettings(Settings):
+    """All a shard reads from its environment."""
+
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    log: LogSettings = LogSettings()
+    features: FeaturesOptions = FeaturesOptions()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Extracts a shard or commits the set; returns the exit code."""
+    arguments = parse(argv)
+    settings = load(ShardSettings)
+    logs.configure("features", settings.log)
+    stop = ShutdownRequest()
+    stop.listen()
+    store = ObjectStore(settings.store)
+    try:
+        request = read_request(store, arguments.request)
+        if arguments.work == "reduce":
+            _reduce(store, request, settings.features, arguments.shards)
+        else:
+            _extract(store, request, settings.features, Shard(arguments.shard, arguments.shards), stop.is_requested)
+    except VfmalignError as error:
+        _log.warning(f"{arguments.work}_stopped", error=str(error), reason=error.reason)
+        return exit_code(error)
+    except Exception:
+        _log.exception(f"{arguments.work}_crashed")
+        return UNEXPECTED
+    return DONE
+
+
+def read_request(store: ObjectStore, place: str) -> BulkRequest:
+    """Reads a request from a file or from the store.
+
+    Raises:
+        BadOption: no such file, or no request.
+        NotFound: no such object.
+    """
+    try:
+        if place.startswith("s3://"):
+            text = store.get(store.key(place), max_bytes=MOST_REQUEST_BYTES)
+        else:
+            text = Path(place).read_bytes()
+        return converters.parse_bulk(Parse(text, features_pb2.ExtractDatasetRequest()))
+    except (OSError, UnicodeDecodeError, ParseError) as error:
+        raise BadOption(
+            f"cannot be read as an ExtractDatasetRequest: {type(error).__name__}",
+            field="REQUEST",
+            remedy='give JSON such as {"model_id": "m", "dataset_id": "d", "split": "SPLIT_TEST"}',
+        ) from error
+
+
+def _extract(
+    store: ObjectStore, request: BulkRequest, settings: FeaturesOptions, shard: Shard, stopped: Callable[[], bool]
+) -> None:
+    device = choose_device(settings.device)
+    models, stages, meter = ModelCache(store, device, settings.model_cache_bytes), Stages(), MemoryMeter(device)
+
+    def compute(function: Callable[[], Features]) -> Features:
+        return meter.run(function)
+
+    def report(done: int, total: int) -> None:
+        _log.info("progress", shard=shard.index, shards=shard.count, done=done, total=total, unit="case")
+
+    computed = extract_shard(
+        store, models, request, _options(settings), Hooks(compute, stages, report, stopped), shard=shard
+    )
+    _log.info(
+        "shard_done",
+        shard=shard.index,
+        shards=shard.count,
+        computed_cases=computed,
+        device=describe_device(device),
+        stage_seconds=stages.seconds(),
+    )
+
+
+def _reduce(store: ObjectStore, request: BulkRequest, settings: FeaturesOptions, shards: int) -> None:
+    """Commits the set, and prints it as ExtractDataset returns it."""
+    result = reduce(store, request, _options(settings), shards)
+    packed = converters.pack_feature_set(result, store.uri, converters.pack_cost({}, "", 0)).feature_set
+    print(json.dumps(to_json_dict(packed)))  # noqa: T201
+    _log.info("reduced", feature_set=result.feature_set, rows=result.manifest.rows)
+
+
+def _options(settings: FeaturesOptions) -> BulkOptions:
+    return BulkOptions(settings.batch_size, settings.part_cases, settings.readers)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of a command.
+
+    Raises:
+        SystemExit: after `--help`, or for arguments that do not fit.
+    """
+    arguments = parser("features.shards", ShardSettings, (__doc__ or "").strip())
+    add = arguments.add_argument
+    add("work", choices=("extract", "reduce"), help="extract one shard, or commit the set when all are")
+    add("request", metavar="REQUEST", help="ExtractDatasetRequest as JSON: a file, or s3://BUCKET/KEY")
+    add("--shards", type=int, required=True, metavar="N", help="shards in all; the same for every command of a set")
+    index = os.environ.get("JOB_COMPLETION_INDEX")
+    add(
+        "--shard",
+        type=int,
+        default=None if index is None else int(index),
+        metavar="I",
+        help="the shard to extract, from 0 (default JOB_COMPLETION_INDEX of an Indexed Job)",
+    )
+    found = arguments.parse_args(argv)
+    if found.shards < 1:
+        arguments.error("--shards must be 1 or more")
+    if found.work == "extract" and found.shard is None:
+        arguments.error("extract needs --shard, or JOB_COMPLETION_INDEX in the environment")
+    if found.work == "extract" and not 0 <= found.shard < found.shards:
+        arguments.error(f"--shard is {found.shard}, the shards count from 0 to {found.shards - 1}")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Analysis of a check: gain, convergence, verdict and the records of its result."""

@@ -1,0 +1,1 @@
+"""Alignment checks: their repository, API, stages and reconciler."""

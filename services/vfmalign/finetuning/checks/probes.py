@@ -1,0 +1,111 @@
+"""Early looks at the pretrained network's training: the encoder at some steps, against the features before.
+
+A probe is taken as soon as its model is published, while the training goes on. Each leaves an artifact of its own, so
+that none is taken twice. Knows the check's stages and artifacts; knows nothing of gRPC or of what comes of a probe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from vfmalign.core.domain.artifacts import JobProgress, Record, check_key, probe_id
+from vfmalign.core.domain.errors import VfmalignError
+from vfmalign.finetuning.analysis.records import Probe
+from vfmalign.finetuning.checks.repository import StageProgress
+from vfmalign.finetuning.checks.stages import (
+    Bench,
+    Outputs,
+    Stage,
+    Validated,
+    comparison_with,
+    encoder_id,
+    ensure_job,
+    extraction_of,
+    find_artifact,
+    make_stage,
+    refuse_unfinished,
+)
+from vfmalign.finetuning.jobs.request import load_card
+
+
+class TakenProbe(Record):
+    """`checks/<id>/stages/probe_<step>.json`: a probe, with the encoder and the feature set that it is of."""
+
+    probe: Probe
+    model: str
+    model_sha256: str
+    feature_set: str
+
+
+class TakenProbes(Record):
+    """`checks/<id>/stages/probes.json`: all of them, in order of steps; empty where none was asked for."""
+
+    probes: tuple[TakenProbe, ...] = ()
+
+
+def probes_stage() -> Stage:
+    """The stage that takes them beside the training."""
+    needs = ("features_reference", "features_before", "features_random")  # those of the job that it looks at
+    return make_stage("probes", needs, _make, TakenProbes)
+
+
+async def _make(bench: Bench, outputs: Outputs) -> Record:
+    taken = []
+    for step in outputs.get("validate", Validated).recipes["pretrained"].probe_steps:
+        found = await find_artifact(bench, _artifact(step), TakenProbe)
+        one = found if found is not None else await _take(bench, outputs, step)
+        taken.append(one)
+        shift, score = one.probe.shift.value, one.probe.val_score
+        moved = "absent" if shift is None else f"{shift:.3g}"
+        await bench.say(f"probe after step {step}: MMD² {moved}, validation {score:.3g}", None)
+    return TakenProbes(probes=tuple(taken))
+
+
+def _artifact(step: int) -> str:
+    return f"stages/probe_{step}.json"
+
+
+async def _take(bench: Bench, outputs: Outputs, step: int) -> TakenProbe:
+    """Waits for the step, extracts, compares, and stores what was found."""
+    valid = outputs.get("validate", Validated)
+    point = await _validation(bench, valid, step)
+    # The encoder of a step is published before its validation is written down.
+    model = probe_id(encoder_id(bench.check.id, "pretrained"), step)
+    card = await asyncio.to_thread(load_card, bench.store, model)
+    words = f"probing the encoder after step {step}"
+
+    async def say(_: StageProgress) -> None:
+        await bench.say(words, None)  # the progress that a check shows meanwhile is the training's
+
+    extraction = extraction_of(bench, valid, card.id, card.checkpoint.sha256, "test")
+    extraction = extraction.model_copy(update={"layers": (valid.primary_layer,)})
+    features = await bench.features.extract(extraction, "probes", say)
+    request = comparison_with(bench, outputs, features.feature_set)
+    comparison, _ = await bench.mmd.compare(request.model_copy(update={"layers": (valid.primary_layer,)}))
+    layer = comparison.layer(valid.primary_layer)
+    taken = TakenProbe(
+        probe=Probe(step=step, shift=(layer.standardised or layer.raw).mmd2, val_score=point.val_score),
+        model=card.id,
+        model_sha256=card.checkpoint.sha256,
+        feature_set=features.feature_set,
+    )
+    await asyncio.to_thread(bench.store.write, check_key(bench.check.id, _artifact(step)), taken)
+    return taken
+
+
+async def _validation(bench: Bench, valid: Validated, step: int) -> JobProgress:
+    """The point of the learning curve at a step, once it is there.
+
+    Raises:
+        VfmalignError: the job ended without it.
+    """
+    name = await ensure_job(bench, valid, "pretrained")
+    while True:
+        job = await asyncio.to_thread(bench.jobs.get, name)
+        for point in job.curve:
+            if point.step == step:
+                return point
+        if job.finished:
+            refuse_unfinished(job)
+            raise VfmalignError(f"its learning curve has no step {step}", subject=f"job {name}", reason="JOB_FAILED")
+        await asyncio.sleep(bench.poll_s)

@@ -1,0 +1,245 @@
+"""The last stage of a check: from the artifacts of all others to `report.json` and `report.html`.
+
+`assemble` is the arithmetic and pure; `report_stage` reads, renders and stores. Knows nothing of gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+
+from vfmalign.core.domain.artifacts import CaseScore, FigureRef, JobResult, Network, Record, canonical_json, check_key
+from vfmalign.core.domain.scores import level_of
+from vfmalign.core.domain.tasks import get_task_spec
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning.analysis.convergence import measure_convergence, steps_to_baseline
+from vfmalign.finetuning.analysis.gain import Gain, estimate_gain, pair_scores
+from vfmalign.finetuning.analysis.records import (
+    CheckReport,
+    CheckResult,
+    CurvePoint,
+    Measured,
+    NetworkResult,
+    RunRecord,
+    StageTime,
+    Trivial,
+    reach,
+    shift_ratio,
+)
+from vfmalign.finetuning.analysis.verdict import decide
+from vfmalign.finetuning.checks.clients import FeatureSetRef
+from vfmalign.finetuning.checks.probes import TakenProbes, probes_stage
+from vfmalign.finetuning.checks.repository import Check, CheckBook, StageRun
+from vfmalign.finetuning.checks.similarity import Measures, measures_stage
+from vfmalign.finetuning.checks.stages import MEASURING, Bench, Outputs, Stage, Validated, job_id, make_stage
+from vfmalign.finetuning.db.database import now
+from vfmalign.finetuning.jobs.repository import JobBook
+from vfmalign.finetuning.jobs.request import NETWORKS, CheckRequest
+from vfmalign.finetuning.reports.html import Picture, render
+
+MAX_PICTURE_BYTES = 4 * 2**20
+SOFTWARE = ("vfmalign", "numpy", "scipy", "matplotlib")
+
+
+def assemble(
+    check_id: str,
+    request: CheckRequest,
+    valid: Validated,
+    jobs: Mapping[Network, JobResult],
+    *,
+    measured: Measured,
+    measures: Measures,
+    probes: TakenProbes,
+) -> CheckResult:
+    """Everything the check concludes, from its artifacts and seeds alone.
+
+    Raises:
+        CaseOrderMismatch: the networks were not scored on the same cases.
+    """
+    main = jobs["pretrained"]
+    metric = next(metric for metric in main.metrics if metric.name == main.primary_metric)
+
+    def gain_over(baseline: Sequence[CaseScore]) -> Gain:
+        return estimate_gain(
+            pair_scores(main.test_scores, baseline, metric.name),
+            metric,
+            seed=request.seed,
+            level=request.interval_level,
+            resamples=request.bootstrap_resamples,
+        )
+
+    specialised = gain_over(jobs["specialised"].test_scores)
+    return CheckResult(
+        check=check_id,
+        task=request.task,
+        held_out=valid.held_out,
+        phantom=valid.phantom,
+        leakage_known=valid.leakage_known,
+        test_groups=valid.test_groups,
+        verdict=decide(specialised, held_out=valid.held_out),
+        metrics=main.metrics,
+        primary_metric=metric.name,
+        rpg_specialised=specialised,
+        rpg_scratch=gain_over(jobs["scratch"].test_scores),
+        trivial=Trivial(
+            prediction=get_task_spec(request.task).trivial,
+            test_means={m.name: level_of(m, main.trivial_scores) for m in main.metrics},
+            gain=gain_over(main.trivial_scores),
+        )
+        if main.trivial_scores
+        else None,
+        networks=tuple(
+            _network(check_id, name, valid, jobs, higher_is_better=metric.higher_is_better) for name in NETWORKS
+        ),
+        shift=measured.after,
+        shift_ratio={
+            layer.layer: shift_ratio(layer, measured.reinitialised.layer(layer.layer))
+            for layer in measured.after.layers
+        },
+        reach={}
+        if measured.biased is None
+        else {
+            layer.layer: reach(layer, measured.biased.layer(layer.layer), measured.after.rows)
+            for layer in measured.after.layers
+        },
+        measures=measures.values,
+        probes=tuple(taken.probe for taken in probes.probes),
+        settings=_settings(request, valid, jobs, measured)
+        | {
+            f"encoder_after_step_{taken.probe.step}": f"{taken.model}, SHA-256 {taken.model_sha256}"
+            for taken in probes.probes
+        },
+    )
+
+
+def _network(
+    check_id: str,
+    name: Network,
+    valid: Validated,
+    jobs: Mapping[Network, JobResult],
+    *,
+    higher_is_better: bool,
+) -> NetworkResult:
+    result = jobs[name]
+    baseline = jobs["specialised"]
+    specialised = "densenet" if result.metrics[0].of_set != "mean" else "unet"
+    return NetworkResult(
+        network=name,
+        job=job_id(check_id, name),
+        architecture=specialised if name == "specialised" else valid.card.architecture,
+        parameters=result.parameters,
+        learning_rate=valid.recipes[name].learning_rate,
+        encoder_rate=None if name == "specialised" else valid.recipes[name].encoder_rate,
+        curve=tuple(
+            CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, val_score=p.val_score) for p in result.curve
+        ),
+        convergence=measure_convergence(result.curve, higher_is_better=higher_is_better),
+        steps_to_specialised=steps_to_baseline(result.curve, baseline.curve, higher_is_better=higher_is_better),
+        selected_epoch=result.selected_epoch,
+        selected_step=result.selected_step,
+        test_means={metric.name: level_of(metric, result.test_scores) for metric in result.metrics},
+        weight_change=result.weight_change,
+    )
+
+
+def _settings(
+    request: CheckRequest, valid: Validated, jobs: Mapping[Network, JobResult], measured: Measured
+) -> dict[str, str]:
+    recipes = {
+        f"recipe_{name}": canonical_json(valid.recipes[name].model_dump(mode="json", exclude_none=True)).decode()
+        for name in NETWORKS
+    }
+    return recipes | {
+        "model": valid.card.id,
+        "model_sha256": valid.card.checkpoint.sha256,
+        "dataset": request.dataset,
+        "dataset_digest": valid.dataset_digest,
+        "encoder_after": jobs["pretrained"].encoder,
+        "encoder_after_sha256": jobs["pretrained"].encoder_sha256,
+        "task": request.task,
+        "input_transform": valid.input_transform,
+        "layers": ", ".join(valid.layers),
+        "primary_layer": valid.primary_layer,
+        "features_before": measured.before_id,
+        "features_after": measured.after_id,
+        "features_random": measured.reinitialised_id,
+        "features_reference": measured.reference_id,
+        "seed": str(request.seed),
+        "relabellings": str(request.relabellings),
+        "bootstrap_resamples": str(request.bootstrap_resamples),
+        "interval_level": f"{request.interval_level:g}",
+    }
+
+
+def stage_times(runs: Sequence[StageRun]) -> tuple[StageTime, ...]:
+    """Every stage that was begun, with the wall time from its first beginning to its end, interruptions included."""
+    times = []
+    for name in dict.fromkeys(run.stage for run in runs):
+        mine = [run for run in runs if run.stage == name]
+        done = next((run for run in mine if run.outcome == "succeeded"), None)
+        seconds = None
+        if done is not None and done.finished_at is not None:
+            seconds = (done.finished_at - mine[0].started_at).total_seconds()
+        times.append(StageTime(stage=name, attempts=len(mine), seconds=seconds))
+    return tuple(times)
+
+
+def report_stage(checks: CheckBook) -> Stage:
+    """The stage that ends a check."""
+
+    async def make(bench: Bench, outputs: Outputs) -> Record:
+        await bench.say("writing the report", None)
+        return await asyncio.to_thread(_write_report, checks, bench.jobs, bench.store, bench.check, outputs)
+
+    needs = ("mmd", "measures", "probes", "job_scratch", "job_specialised")
+    return make_stage("report", needs, make, CheckReport, "report.json")
+
+
+def all_stages(checks: CheckBook) -> tuple[Stage, ...]:
+    """Every stage of a check, in order."""
+    return (*MEASURING, measures_stage(), probes_stage(), report_stage(checks))
+
+
+def _write_report(checks: CheckBook, jobs: JobBook, store: ObjectStore, check: Check, outputs: Outputs) -> CheckReport:
+    results: dict[Network, JobResult] = {name: outputs.get(f"job_{name}", JobResult) for name in NETWORKS}
+    measured = outputs.get("mmd", Measured)
+    result = assemble(
+        check.id,
+        check.request,
+        outputs.get("validate", Validated),
+        results,
+        measured=measured,
+        measures=outputs.get("measures", Measures),
+        probes=outputs.get("probes", TakenProbes),
+    )
+    figures = {name: tuple(ref for ref in job.figures if ref.key.endswith(".png")) for name, job in results.items()}
+    report = CheckReport(
+        result_digest=result.digest(),
+        result=result,
+        run=RunRecord(
+            created_at=check.created_at,
+            finished_at=now(),
+            stages=tuple(time for time in stage_times(checks.stages(check.id)) if time.stage != "report"),
+            job_attempts={job_id(check.id, name): jobs.get(job_id(check.id, name)).attempts for name in NETWORKS},
+            trained_by={name: result.job for name, result in results.items()},
+            devices={
+                "features": outputs.get("features_before", FeatureSetRef).device,
+                "mmd": measured.device,
+                "training": results["pretrained"].device,
+            },
+            software=results["pretrained"].software | {name: importlib.metadata.version(name) for name in SOFTWARE},
+            figures={name: refs for name, refs in figures.items() if refs},
+        ),
+    )
+    html = render(report, _pictures(store, figures))
+    store.put(check_key(check.id, "report.html"), html, content_type="text/html; charset=utf-8")
+    return report
+
+
+def _pictures(store: ObjectStore, figures: Mapping[Network, Sequence[FigureRef]]) -> list[Picture]:
+    return [
+        Picture(network, store.get(ref.key, sha256=ref.sha256, max_bytes=MAX_PICTURE_BYTES), ref.caption)
+        for network, refs in figures.items()
+        for ref in refs
+    ]

@@ -1,0 +1,370 @@
+"""The stages of an alignment check: what each needs, what artifact it leaves, and how it is made (design §2).
+
+    validate → features_reference, features_before, features_random → job_* → features_after → mmd, measures → report
+                                                                    ↘ probes, while the pretrained network trains ↗
+
+A stage whose artifact exists is done. Knows the order and the artifacts. Knows nothing of retries, databases of stage
+runs or gRPC: `reconciler` runs stages, `peers` calls; `probing` and `measures` hold the stages of their names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from vfmalign.core.domain.artifacts import JobResult, ModelCard, Network, Recipe, Record, check_key, job_key
+from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, VfmalignError
+from vfmalign.core.domain.tasks import get_task_spec
+from vfmalign.core.storage.datasets import find_leakage, load_dataset
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning.analysis.records import Measured
+from vfmalign.finetuning.checks.clients import ComparisonRequest, Extraction, FeaturePeer, FeatureSetRef, MmdPeer
+from vfmalign.finetuning.checks.repository import Check, StageProgress
+from vfmalign.finetuning.jobs.repository import NO_PLACE, Job, JobBook
+from vfmalign.finetuning.jobs.request import (
+    NETWORKS,
+    JobRequest,
+    RecipeRequest,
+    baseline_digest,
+    finetuning_spec,
+    load_card,
+)
+
+Say = Callable[[str, StageProgress | None], Awaitable[None]]
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+class Validated(Record):
+    """`checks/<id>/stages/validate.json`: what the check is about, fixed from here on.
+
+    Attributes:
+        layers: compared layers, the primary one first.
+        recipes: of the three trainings, as the presets were when the check began.
+        test_groups: patients of the test split.
+    """
+
+    card: ModelCard
+    dataset_digest: str
+    layers: tuple[str, ...]
+    primary_layer: str
+    input_transform: str
+    held_out: bool
+    phantom: bool
+    leakage_known: bool
+    test_groups: int
+    recipes: dict[Network, Recipe]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the stages of one check work with.
+
+    Attributes:
+        say: tells what the check is doing, with progress where there is some.
+        poll_s: pause between two looks at a job.
+    """
+
+    check: Check
+    store: ObjectStore
+    jobs: JobBook
+    features: FeaturePeer
+    mmd: MmdPeer
+    say: Say
+    poll_s: float
+
+
+class Outputs:
+    """The artifacts of the stages that are done, by stage."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, Record] = {}
+
+    def __contains__(self, stage: str) -> bool:
+        return stage in self._records
+
+    def put(self, stage: str, record: Record) -> None:
+        """Adds a stage's artifact."""
+        self._records[stage] = record
+
+    def get(self, stage: str, record: type[AnyRecord]) -> AnyRecord:
+        """The artifact of a stage, of the type that the stage makes."""
+        found = self._records[stage]
+        if not isinstance(found, record):
+            raise TypeError(f"stage {stage} made a {type(found).__name__}, not a {record.__name__}")
+        return found
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        needs: stages whose artifacts it reads, directly or through others.
+        find: the stage's artifact where it exists.
+        make: does the work, stores the artifact and returns it.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    find: Callable[[Bench], Awaitable[Record | None]]
+    make: Callable[[Bench, Outputs], Awaitable[Record]]
+
+
+def job_id(check_id: str, network: Network) -> str:
+    """Id of one of a check's jobs."""
+    return f"{check_id}-{network}"
+
+
+def encoder_id(check_id: str, network: Network) -> str:
+    """Id under which a check's job publishes its encoder; empty for the specialised network."""
+    return {"pretrained": f"{check_id}-encoder", "scratch": f"{check_id}-scratch-encoder"}.get(network, "")
+
+
+# --- making -----------------------------------------------------------------------------------------------------------
+
+
+def validate(store: ObjectStore, check: Check) -> Validated:
+    """Looks at everything that could make the check worthless, before anything costs compute.
+
+    Raises:
+        NotFound, DigestMismatch: model or dataset are missing or not those that were asked for.
+        BadOption: a layer that the model does not have, or a channel that its input lacks for the task.
+        BadDataset: a split without a case.
+        Leakage: a test case was seen in training, validation or pretraining.
+    """
+    request = check.request
+    card = load_card(store, request.model, request.model_sha256)
+    dataset = load_dataset(store, request.dataset, request.dataset_digest or None)
+    for split in ("train", "val", "test"):
+        if not getattr(dataset, split):
+            raise BadDataset(
+                f"the split {split!r} holds no case", subject=dataset.id, remedy="put at least one case into it"
+            )
+    find_leakage(dataset, card.pretraining)
+    task = get_task_spec(request.task)
+    task.check_input(card.id, card.preprocessing.modalities)
+    return Validated(
+        card=card,
+        dataset_digest=dataset.digest(),
+        layers=_layers(card, request.layers),
+        primary_layer=card.primary_layer,
+        input_transform=task.input_transform,
+        held_out=dataset.held_out,
+        phantom=dataset.phantom,
+        leakage_known=bool(card.pretraining) or card.objective == "random",
+        test_groups=len({case.group for case in dataset.test}),
+        recipes={network: request.recipe_of(network) for network in NETWORKS},
+    )
+
+
+def _layers(card: ModelCard, asked: tuple[str, ...]) -> tuple[str, ...]:
+    known = [layer.name for layer in card.layers]
+    for layer in asked:
+        if layer not in known:
+            raise BadOption(f"no layer {layer[:64]!r}", field="layers", remedy=f"choose among {', '.join(known)}")
+    chosen = asked or tuple(known)
+    # The primary layer was declared before anybody saw a result: it is always among them.
+    return (card.primary_layer, *(layer for layer in chosen if layer != card.primary_layer))
+
+
+async def _make_validate(bench: Bench, outputs: Outputs) -> Record:
+    await bench.say("checking model, dataset and splits", None)
+    return await asyncio.to_thread(validate, bench.store, bench.check)
+
+
+async def _make_features(
+    bench: Bench, outputs: Outputs, *, stage: str, split: str, after: bool = False, random: bool = False
+) -> Record:
+    valid = outputs.get("validate", Validated)
+    model, sha256 = valid.card.id, valid.card.checkpoint.sha256
+    if after:
+        result = outputs.get("job_pretrained", JobResult)
+        model, sha256 = result.encoder, result.encoder_sha256
+    extraction = extraction_of(bench, valid, model, sha256, split)
+    if random:
+        extraction = extraction.model_copy(update={"random_seed": bench.check.request.seed})
+    words = f"extracting features of {split} ({stage.removeprefix('features_')})"
+    await bench.say(words, None)
+    return await bench.features.extract(extraction, stage, partial(bench.say, words))
+
+
+def extraction_of(bench: Bench, valid: Validated, model: str, sha256: str, split: str) -> Extraction:
+    """What is asked of the feature service: every compared layer of a model, on the task's input."""
+    return Extraction.model_validate(
+        {
+            "model": model,
+            "model_sha256": sha256,
+            "dataset": bench.check.request.dataset,
+            "dataset_digest": valid.dataset_digest,
+            "split": split,
+            "layers": valid.layers,
+            "input_transform": valid.input_transform,
+        }
+    )
+
+
+async def ensure_job(bench: Bench, valid: Validated, network: Network) -> str:
+    """The id of one of the check's jobs, which exists from then on.
+
+    Each makes sure of those before it, so that they queue in this order whichever stage comes first: the features after
+    need the pretrained one alone.
+    """
+    for earlier in NETWORKS[: NETWORKS.index(network) + 1]:
+        await asyncio.to_thread(_create_job, bench, valid, earlier)
+    return job_id(bench.check.id, network)
+
+
+def refuse_unfinished(job: Job) -> None:
+    """Raises the failure of a job that has ended, unless it succeeded."""
+    if job.state != "SUCCEEDED":
+        raise VfmalignError(job.message, subject=f"job {job.id}", reason=job.reason or "JOB_CANCELLED")
+
+
+async def _make_job(bench: Bench, outputs: Outputs, *, network: Network) -> Record:
+    name = await ensure_job(bench, outputs.get("validate", Validated), network)
+    while not (job := await asyncio.to_thread(bench.jobs.get, name)).finished:
+        if job.state == "RUNNING":
+            again = f", attempt {job.attempts}" if job.attempts > 1 else ""
+            await bench.say(f"training the {network} network{again}", _epochs(job, f"job_{network}"))
+        elif job.message != NO_PLACE:
+            await bench.say(f"training the {network} network: {job.message}", None)
+        await asyncio.sleep(bench.poll_s)
+    refuse_unfinished(job)
+    return await asyncio.to_thread(bench.store.read, job_key(name, "result.json"), JobResult)
+
+
+def _create_job(bench: Bench, valid: Validated, network: Network) -> None:
+    asked = bench.check.request
+    recipe = valid.recipes[network]
+    set_fields = recipe.model_dump(include=set(RecipeRequest.model_fields))
+    request = JobRequest(
+        kind="finetune",
+        dataset=asked.dataset,
+        dataset_digest=valid.dataset_digest,
+        network=network,
+        model=valid.card.id,
+        model_sha256=valid.card.checkpoint.sha256,
+        task=asked.task,
+        recipe=RecipeRequest.model_validate({"preset": asked.recipe.preset} | set_fields),
+        seed=asked.seed,
+        publish_as=encoder_id(bench.check.id, network),
+    )
+    spec = finetuning_spec(job_id(bench.check.id, network), request, valid.card, valid.dataset_digest, recipe)
+    baseline = "" if network == "pretrained" else baseline_digest(spec, valid.card)
+    bench.jobs.create(request, spec, bench.check.id, baseline)
+
+
+def _epochs(job: Job, stage: str) -> StageProgress | None:
+    if not job.curve:
+        return None
+    last = job.curve[-1]
+    return StageProgress(stage=stage, done=last.epoch, total=last.epochs, unit="epoch", elapsed_s=last.elapsed_s)
+
+
+def comparison_with(bench: Bench, outputs: Outputs, after: str) -> ComparisonRequest:
+    """The check's comparison of the features before with a feature set, on the scale of the reference."""
+    valid, asked = outputs.get("validate", Validated), bench.check.request
+    return ComparisonRequest(
+        before=outputs.get("features_before", FeatureSetRef).feature_set,
+        after=after,
+        reference=outputs.get("features_reference", FeatureSetRef).feature_set,
+        layers=valid.layers,
+        primary_layer=valid.primary_layer,
+        relabellings=asked.relabellings,
+        seed=asked.seed,
+        interval_level=asked.interval_level,
+        projection=False,
+    )
+
+
+async def _make_mmd(bench: Bench, outputs: Outputs) -> Record:
+    after_id, random_id = (outputs.get(f"features_{name}", FeatureSetRef).feature_set for name in ("after", "random"))
+    await bench.say("comparing features before and after", None)
+    request = comparison_with(bench, outputs, after_id)
+    after, device = await bench.mmd.compare(request.model_copy(update={"projection": True}))
+    plain = request.model_copy(update={"relabellings": 0})
+    biased, _ = await bench.mmd.compare(plain.model_copy(update={"estimator": "biased"}))
+    reinitialised, _ = await bench.mmd.compare(plain.model_copy(update={"after": random_id}))
+    return Measured(
+        before_id=request.before,
+        after_id=after_id,
+        reinitialised_id=random_id,
+        reference_id=request.reference,
+        after=after,
+        biased=biased,
+        reinitialised=reinitialised,
+        device=device,
+    )
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+async def find_artifact(bench: Bench, name: str, record: type[AnyRecord]) -> AnyRecord | None:
+    """`checks/<id>/<name>` where it exists."""
+    try:
+        return await asyncio.to_thread(bench.store.read, check_key(bench.check.id, name), record)
+    except NotFound:
+        return None
+
+
+async def _find_job(bench: Bench, *, network: Network) -> Record | None:
+    name = job_id(bench.check.id, network)
+    try:
+        job = await asyncio.to_thread(bench.jobs.get, name)
+    except NotFound:
+        return None
+    if job.state != "SUCCEEDED" or job.check_id != bench.check.id:
+        return None  # `make` joins a job that still runs
+    return await asyncio.to_thread(bench.store.read, job_key(name, "result.json"), JobResult)
+
+
+def _kept(make: Callable[[Bench, Outputs], Awaitable[Record]], name: str) -> Callable[..., Awaitable[Record]]:
+    """Stores what a stage makes: that write is the stage's commit."""
+
+    async def make_and_keep(bench: Bench, outputs: Outputs) -> Record:
+        record = await make(bench, outputs)
+        await asyncio.to_thread(bench.store.write, check_key(bench.check.id, name), record)
+        return record
+
+    return make_and_keep
+
+
+def make_stage(
+    name: str,
+    needs: tuple[str, ...],
+    make: Callable[[Bench, Outputs], Awaitable[Record]],
+    record: type[Record],
+    artifact: str = "",
+) -> Stage:
+    """A stage whose artifact is `checks/<id>/<artifact>`; by default `stages/<name>.json`."""
+    artifact = artifact or f"stages/{name}.json"
+    return Stage(name, needs, partial(find_artifact, name=artifact, record=record), _kept(make, artifact))
+
+
+def _features(name: str, needs: tuple[str, ...], split: str, *, after: bool = False, random: bool = False) -> Stage:
+    make = partial(_make_features, stage=name, split=split, after=after, random=random)
+    return make_stage(name, needs, make, FeatureSetRef)
+
+
+def _job(network: Network) -> Stage:
+    # Training costs most: it begins once the features before have shown that model and data can be read.
+    needs = ("features_reference", "features_before", "features_random")
+    return Stage(f"job_{network}", needs, partial(_find_job, network=network), partial(_make_job, network=network))
+
+
+MEASURING: tuple[Stage, ...] = (
+    make_stage("validate", (), _make_validate, Validated),
+    _features("features_reference", ("validate",), "train"),
+    _features("features_before", ("validate",), "test"),
+    _features("features_random", ("validate",), "test", random=True),
+    _job("pretrained"),
+    _job("scratch"),
+    _job("specialised"),
+    _features("features_after", ("job_pretrained",), "test", after=True),
+    make_stage("mmd", ("features_after",), _make_mmd, Measured, "mmd.json"),
+)
+"""From the request to MMD²; `reporting` adds what goes beside it, and the report."""

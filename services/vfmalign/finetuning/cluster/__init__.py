@@ -1,1 +1,0 @@
-"""Runs jobs as Kubernetes Jobs; nothing outside this package knows Kubernetes."""

@@ -1,0 +1,1 @@
+"""Database of the orchestrator: tables, migrations and pagination."""

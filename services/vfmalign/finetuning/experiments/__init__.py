@@ -1,0 +1,1 @@
+"""Experiments over models, tasks and seeds: their repository, API and runner."""

@@ -1,0 +1,1 @@
+"""Statistics of an experiment: rank correlations, claims, predictors and bootstrap."""

@@ -1,0 +1,1 @@
+"""Training jobs: their repository, requests, API and supervisor."""

@@ -1,0 +1,1 @@
+"""Launchers: how a training process is started, watched and stopped."""

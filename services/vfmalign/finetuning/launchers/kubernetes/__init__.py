@@ -1,0 +1,1 @@
+"""Launcher that runs training as Kubernetes Jobs."""

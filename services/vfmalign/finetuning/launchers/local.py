@@ -1,0 +1,190 @@
+"""Runs jobs as subprocesses of this machine, at most one per job, also across the orchestrator's own death.
+
+The truth about whether a job is alive is a kernel lock: `flock` on `<state dir>/jobs/<id>.lock`, whose descriptor the
+child inherits. The kernel keeps it as long as any process of the job lives, so an orchestrator killed between spawning
+and recording cannot start a second one. Pid and start time are recorded only to know whom to signal. With one process
+per job, which attempt it is makes no difference here.
+Knows processes; knows nothing of databases or S3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from vfmalign.core.domain.errors import Unavailable
+from vfmalign.finetuning.launchers.base import Exited, Running
+
+_REAP_TIMEOUT_S = 5.0
+_SAME_START_S = 2.0  # a process's start time moves a little with the system clock
+
+
+class LocalLauncher:
+    """The launcher of a single machine.
+
+    Args:
+        command: program and arguments; the spec's URI is appended.
+        state_dir: holds the lock of every job.
+        log_dir: one `<id>.log` per job, all attempts appended.
+    """
+
+    def __init__(self, command: Sequence[str], state_dir: Path, log_dir: Path) -> None:
+        self._command = tuple(command)
+        self._locks = state_dir / "jobs"
+        self._logs = log_dir
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._exit_codes: dict[str, int] = {}
+        for folder in (self._locks, self._logs):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def launch(self, job: str, attempt: int, spec_uri: str) -> Running:
+        """Starts `command spec_uri` in a session of its own, unless a process of the job holds the lock already."""
+        lock = os.open(self._lock_path(job), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if not _try_lock(lock):
+                return Running(self._find(job))
+            self._exit_codes.pop(job, None)
+            with (self._logs / f"{job}.log").open("ab") as log:
+                child = subprocess.Popen(
+                    [*self._command, spec_uri],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(lock,),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise Unavailable(
+                f"the training process could not be started ({error.strerror})",
+                subject=job,
+                remedy="check VFMALIGN_LAUNCHER__COMMAND and the free memory and processes of this machine",
+            ) from error
+        finally:
+            os.close(lock)  # the child's copy keeps the lock
+        self._children[job] = child
+        return Running(_handle(child.pid))
+
+    def observe(self, job: str, attempt: int, handle: dict[str, Any] | None) -> Running | Exited:
+        """Running while any process holds the lock; a leftover whose main process is gone is killed first."""
+        if not self._locked(job):
+            # An ending process lets go of the lock a moment before its exit code can be read.
+            return Exited(self._exit_codes.get(job)) if self._reap(job, _REAP_TIMEOUT_S) else Running(handle)
+        self._reap(job, 0.0)  # a main process that has left workers behind
+        if handle is not None and _alive(handle):
+            return Running(handle)
+        # Nothing recorded, or a clock that was set makes the start time look wrong: the lock's holders tell.
+        holders = self._holders(job)
+        if main := _main_of(holders):
+            return Running(_handle(main.pid))
+        if handle is not None:
+            for process in holders:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        return Running(handle)
+
+    def stop(self, job: str, attempt: int, handle: dict[str, Any] | None, *, force: bool) -> None:
+        """SIGTERM to the main process, which knows how to checkpoint, or SIGKILL to its whole group."""
+        if not self._locked(job):
+            return
+        if handle is None or not _alive(handle):
+            handle = self._find(job)
+        if handle is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if force:
+                os.killpg(handle["pid"], signal.SIGKILL)
+            else:
+                os.kill(handle["pid"], signal.SIGTERM)
+
+    def close(self) -> None:
+        """Nothing to let go of: the locks are the jobs'."""
+
+    def _lock_path(self, job: str) -> Path:
+        return self._locks / f"{job}.lock"
+
+    def _locked(self, job: str) -> bool:
+        try:
+            lock = os.open(self._lock_path(job), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            return not _try_lock(lock)
+        finally:
+            os.close(lock)
+
+    def _reap(self, job: str, timeout_s: float) -> bool:
+        """Reads the exit code of our own child; True where there is none, or it has ended."""
+        child = self._children.get(job)
+        if child is None:
+            return True
+        try:
+            code = child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        self._exit_codes[job] = code if code >= 0 else 128 - code
+        del self._children[job]
+        return True
+
+    def _find(self, job: str) -> dict[str, Any] | None:
+        main = _main_of(self._holders(job))
+        return None if main is None else _handle(main.pid)
+
+    def _holders(self, job: str) -> list[psutil.Process]:
+        path = str(self._lock_path(job).resolve())
+        return [process for process in _own_processes() if _has_open(process, path)]
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _own_processes() -> Iterator[psutil.Process]:
+    me, user = os.getpid(), os.getuid()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != me and process.uids().real == user:
+                yield process
+
+
+def _handle(pid: int) -> dict[str, Any] | None:
+    try:
+        return {"pid": pid, "started": psutil.Process(pid).create_time()}
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _alive(handle: dict[str, Any]) -> bool:
+    try:
+        process = psutil.Process(handle["pid"])
+        same = abs(process.create_time() - handle["started"]) < _SAME_START_S
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _main_of(holders: Sequence[psutil.Process]) -> psutil.Process | None:
+    """The session leader among the holders of a job's lock: its main process, if that lives."""
+    for process in holders:
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == process.pid:
+                return process
+    return None
+
+
+def _has_open(process: psutil.Process, path: str) -> bool:
+    try:
+        return any(file.path == path for file in process.open_files())
+    except (psutil.Error, OSError):
+        return False

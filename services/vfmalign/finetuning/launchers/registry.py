@@ -1,0 +1,34 @@
+"""The launchers by their name in the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vfmalign.finetuning.launchers.base import Launcher
+from vfmalign.finetuning.launchers.local import LocalLauncher
+from vfmalign.finetuning.settings import FinetuningSettings
+
+
+def _local(settings: FinetuningSettings) -> Launcher:
+    return LocalLauncher(settings.job_command, settings.state_dir, settings.state_dir / "logs")
+
+
+def _kubernetes(settings: FinetuningSettings) -> Launcher:
+    # The client takes long to import: not for a service that runs its jobs itself.
+    from vfmalign.finetuning.launchers.kubernetes.api import Cluster
+    from vfmalign.finetuning.launchers.kubernetes.launcher import KubernetesLauncher
+    from vfmalign.finetuning.launchers.kubernetes.manifest import Options
+
+    chosen = settings.launcher
+    options = Options(
+        template=chosen.pod_template,
+        queue=chosen.queue,
+        active_deadline_s=chosen.active_deadline_s,
+        ttl_s=chosen.ttl_s,
+        nodes=chosen.nodes,
+        processes_per_node=chosen.processes_per_node,
+    )
+    return KubernetesLauncher(Cluster.connect(chosen.namespace), options)
+
+
+LAUNCHERS: dict[str, Callable[[FinetuningSettings], Launcher]] = {"local": _local, "kubernetes": _kubernetes}

@@ -1,1 +1,0 @@
-"""Studies: models × tasks × seeds as one question, each cell an alignment check."""

@@ -1,0 +1,1 @@
+"""Import of folders of NIfTI files as datasets."""

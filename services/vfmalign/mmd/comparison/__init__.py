@@ -1,0 +1,1 @@
+"""One comparison of two samples: layers, standardisation, tests and memory budget."""

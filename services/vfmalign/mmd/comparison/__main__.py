@@ -1,0 +1,186 @@
+"""`python -m vfmalign.mmd.comparison X Y --pairing …`: one comparison without a server, for Jobs and torchrun."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from google.protobuf.json_format import ParseDict, ParseError
+
+from vfmalign.core.domain.documents import to_json_dict
+from vfmalign.core.domain.errors import BadOption, Exhausted, InvalidInput, NotFound, PreconditionFailed, VfmalignError
+from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.runtime.settings import Settings, StoreSettings, load, parser
+from vfmalign.core.storage.arrays import NPY, read_npy
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.mmd.api import machine_memory_bytes
+from vfmalign.mmd.comparison import memory_budget
+from vfmalign.mmd.comparison.compare import check_options, compare
+from vfmalign.mmd.comparison.options import Engine, Options, never_stop
+from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine import distributed
+from vfmalign.mmd.engine.row_streams import NpyRows
+from vfmalign.mmd.service import comparison_job, converters
+from vfmalign.mmd.service.feature_reader import Sets, Stored
+from vfmalign.mmd.settings import MmdOptions, engine_of
+from vfmalign.v1 import mmd_pb2
+
+SUMMARY = """\
+Compare two samples of features in this process and print a ComputeResponse as JSON. X and Y are both stored feature
+sets, by id or by the URI of their manifest (s3://BUCKET/features/ID/manifest.json), or both .npy files of shape (rows,
+channels), which are never unpickled.
+
+Everything else that a ComputeRequest (mmd.proto) can ask for is given as JSON, with the request's defaults:
+    --options '{"test": {"relabellings": 1000}, "layers": ["stages.3"], "precision": "PRECISION_EXACT"}'
+
+Samples that do not fit into VFMALIGN_MMD__MEMORY_MIB (by default all the memory of the machine) are read part by part.
+Processes that torchrun starts share the work, each on the CUDA device of its local rank where there is one; on several
+machines set VFMALIGN_MMD__MEMORY_MIB, to the same value on all of them. The first process prints the answer:
+    torchrun --nproc-per-node 2 -m vfmalign.mmd.comparison x.npy y.npy --pairing independent --sigma 10
+
+Exit codes: 0 done, 1 failed (the same command may succeed later), 2 a sample or an option that cannot succeed as it is,
+3 not enough memory, 130 interrupted."""
+OK, FAILED, BAD_INPUT, NO_MEMORY, INTERRUPTED = 0, 1, 2, 3, 130
+_PAIRINGS = {"paired": mmd_pb2.PAIRING_PAIRED, "independent": mmd_pb2.PAIRING_INDEPENDENT}
+_URI = "s3://"
+_MANIFEST = re.compile(r"features/([^/]+)/manifest\.json")
+_MOST_GROWTH = 8  # bytes in memory to a byte on disk: float16 becomes float64 twice
+
+
+class _ComparisonSettings(Settings):
+    """The environment variables that a comparison without a server reads."""
+
+    mmd: MmdOptions = MmdOptions()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare the samples, print the answer or one error message, and return the exit code."""
+    arguments = parse(argv)
+    try:
+        _run(arguments)
+    except VfmalignError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        if isinstance(error, InvalidInput | NotFound | PreconditionFailed):
+            return BAD_INPUT
+        return NO_MEMORY if isinstance(error, Exhausted) else FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return OK
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line.
+
+    Raises:
+        SystemExit: after `--help`, or for arguments that do not fit together.
+    """
+    found = parser("mmd.comparison_main", _ComparisonSettings, SUMMARY)
+    found.add_argument("x", metavar="X", help="first sample (before)")
+    found.add_argument("y", metavar="Y", help="second sample (after)")
+    found.add_argument("--pairing", choices=_PAIRINGS, required=True, help="whether row i of X and of Y is one case")
+    found.add_argument("--reference", metavar="SAMPLE", help="sample that fixes scale and bandwidth")
+    found.add_argument("--sigma", type=float, help="fixed bandwidth, in units of the features")
+    found.add_argument("--options", default="{}", metavar="JSON", help="further fields of a ComputeRequest")
+    arguments = found.parse_args(argv)
+    if len({_is_stored(place) for place in _places(arguments).values()}) > 1:
+        found.error("compare .npy files with .npy files, or stored feature sets with stored feature sets")
+    return arguments
+
+
+def request_of(arguments: argparse.Namespace) -> mmd_pb2.ComputeRequest:
+    """Return the options of the command line as a request, without its samples.
+
+    Raises:
+        BadOption: `--options` is not JSON of a ComputeRequest, or repeats an argument.
+    """
+    try:
+        fields = json.loads(arguments.options)
+        request = ParseDict(fields, mmd_pb2.ComputeRequest())
+    except (ValueError, ParseError, TypeError, AttributeError, RecursionError) as error:
+        raise BadOption(
+            f"is not the JSON of a ComputeRequest ({error})",
+            field="--options",
+            remedy="use the fields of ComputeRequest in mmd.proto",
+        ) from None
+    if repeated := {"x", "y", "reference", "pairing"} & fields.keys():
+        raise BadOption(
+            f"`{min(repeated)}` is an argument of its own", field="--options", remedy="remove it from the JSON"
+        )
+    request.pairing = _PAIRINGS[arguments.pairing]
+    if arguments.sigma is not None:
+        request.kernel.fixed_sigma = arguments.sigma
+    if arguments.reference is not None:
+        request.reference.SetInParent()
+    return request
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    settings = load(_ComparisonSettings).mmd
+    engine = engine_of(settings)
+    if "memory_mib" not in settings.model_fields_set:
+        engine = replace(engine, memory_bytes=machine_memory_bytes())
+    options = converters.options_of(request_of(arguments))
+    check_options(options, has_reference=arguments.reference is not None)
+    stages = Stages()
+    with stages.stage("read"):
+        places = _places(arguments)
+        read = _read_stored if _is_stored(arguments.x) else _read_files
+        x, y, *more = read(places, options, engine)
+    with stages.stage("compare"), distributed.joined() as processes:
+        engine = replace(engine, device=distributed.own_device(engine.device), ranks=processes)
+        result = compare(x, y, more[0] if more else None, options, engine)
+    if processes.rank > 0:
+        return
+    response = converters.response_of(
+        comparison_job.Outcome(result, stages, comparison_job.device_name(engine.device), 0)
+    )
+    print(json.dumps(to_json_dict(response), indent=2, allow_nan=False))  # noqa: T201
+
+
+def _places(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return where x, y and perhaps the reference are."""
+    places = {"x": arguments.x, "y": arguments.y, "reference": arguments.reference}
+    return {name: place for name, place in places.items() if place is not None}
+
+
+def _is_stored(place: str) -> bool:
+    return not place.endswith(NPY)
+
+
+def _read_stored(places: Mapping[str, str], options: Options, engine: Engine) -> list[Sample]:
+    """Return feature sets as arrays or, where they do not fit into memory, x and y as streams."""
+    store = ObjectStore(load(StoreSettings))
+    given = []
+    for name, place in places.items():
+        if place.startswith(_URI):
+            manifest = _MANIFEST.fullmatch(store.key(place))
+            if manifest is None:
+                remedy = "give s3://…/features/…/manifest.json"
+                raise BadOption("is no manifest of a feature set", field=name, remedy=remedy)
+            place = manifest[1]  # noqa: PLW2901
+        given.append(Stored(name, place))
+    sets = Sets(store)
+    if memory_budget.fits(sets.extents(given), options, engine):
+        return sets.read(given, never_stop)
+    return [*sets.streams(given[:2]), *sets.read(given[2:], never_stop)]
+
+
+def _read_files(places: Mapping[str, str], options: Options, engine: Engine) -> list[Sample]:
+    """Return .npy files as arrays or, where they do not fit into memory, x and y as streams."""
+    paths = {name: Path(place) for name, place in places.items()}
+    layer = converters.INLINE_LAYER
+    if _MOST_GROWTH * sum(path.stat().st_size for path in paths.values() if path.is_file()) > engine.memory_bytes:
+        streams = [Sample(name, {layer: NpyRows(path, name)}) for name, path in paths.items()]
+        if not memory_budget.fits([memory_budget.extent_of(one) for one in streams], options, engine):
+            arrays = [Sample(name, {layer: read_npy(paths[name], name)}) for name in list(paths)[2:]]
+            return [*streams[:2], *arrays]
+    return [Sample(name, {layer: read_npy(path, name)}) for name, path in paths.items()]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,97 @@
+"""Which backend sums a kernel matrix, and why: triton where it runs, torch everywhere. Knows nothing of statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vfmalign.core.runtime import logs
+from vfmalign.mmd.comparison.options import Backend, Engine
+from vfmalign.mmd.engine import products
+from vfmalign.mmd.engine import tiles as torch_engine
+from vfmalign.mmd.engine.distributed import Ranks
+from vfmalign.mmd.engine.kernels import Kernel
+from vfmalign.mmd.engine.tiles import Layout, Matrix, Sums
+from vfmalign.mmd.engine.triton import backend
+
+_log = logs.get(__name__)
+
+
+@dataclass(frozen=True)
+class Summed:
+    """Sums per kernel, what formed them, and why not another backend that was asked for (empty otherwise)."""
+
+    sums: list[Sums]
+    backend: Backend
+    note: str = ""
+
+
+def accumulate(
+    matrix: Matrix, kernels: Sequence[Kernel], layout: Layout, engine: Engine, *, squares: bool = False
+) -> Summed:
+    """All sums of the matrix, for each kernel, on the engine's backend; of several ranks, added up.
+
+    Raises:
+        Cancelled, DeadlineExceeded: `engine.between_tiles` said so.
+    """
+    note = why_not_triton(matrix, kernels, engine)
+    if wants_triton(engine) and not note:
+        try:
+            sums = _formed(backend.accumulate, matrix, kernels, layout, engine, squares=squares)
+            return Summed(added_up(sums, engine.ranks, matrix.device), "triton")
+        except backend.errors() as error:
+            note = f"triton could not compile or launch its program here: {type(error).__name__}"
+            _log.warning("triton_failed", error=type(error).__name__, exc_info=True)
+    sums = _formed(torch_engine.accumulate, matrix, kernels, layout, engine, squares=squares)
+    return Summed(added_up(sums, engine.ranks, matrix.device), "torch", note)
+
+
+def _formed(
+    form: Callable[..., list[Sums]],
+    matrix: Matrix,
+    kernels: Sequence[Kernel],
+    layout: Layout,
+    engine: Engine,
+    *,
+    squares: bool,
+) -> list[Sums]:
+    """The sums of this rank's tiles."""
+    with products.matrix_units(matrix.precision, matrix.device):
+        return form(
+            matrix,
+            kernels,
+            layout,
+            tile_shape=engine.tile_shape,
+            between_tiles=engine.between_tiles,
+            squares=squares,
+            share=engine.ranks.share,
+        )
+
+
+def why_not_triton(matrix: Matrix, kernels: Sequence[Kernel], engine: Engine) -> str:
+    """Why triton, which the engine would take, cannot; empty where it can or is not wanted."""
+    if not wants_triton(engine):
+        return ""
+    return backend.unavailable_reason(matrix.device, matrix.precision, kernels)
+
+
+def wants_triton(engine: Engine) -> bool:
+    """Whether triton is asked for, or taken wherever it runs and there is a device for it."""
+    return engine.backend == "triton" or (engine.backend == "auto" and engine.device.type == "cuda")
+
+
+def added_up(sums: Sequence[Sums], ranks: Ranks, device: torch.device) -> list[Sums]:
+    """Sums over the tiles of all ranks."""
+    if ranks.count == 1:
+        return list(sums)
+    found = []
+    for one in sums:
+        parts = [one.rows_NP, one.diagonal_N, one.within_G, one.quadratic_B, np.array([one.squares])]
+        tensors = [torch.tensor(part, device=device) for part in parts]  # copies, as some share their memory
+        ranks.add_up(*tensors)
+        rows_NP, diagonal_N, within_G, quadratic_B, squares = (tensor.cpu().numpy() for tensor in tensors)
+        found.append(Sums(rows_NP, diagonal_N, within_G, quadratic_B, float(squares[0])))
+    return found

@@ -1,0 +1,264 @@
+"""One comparison: two samples and a reference in, MMD² per layer with its uncertainty out.
+
+This is the main path; it reads top to bottom. Knows nothing of gRPC or object storage.
+
+Legend: L layers, B relabellings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.mmd.comparison import dispatcher, memory_budget, samples
+from vfmalign.mmd.comparison.designs import Design, design_of
+from vfmalign.mmd.comparison.layer_pass import Measured, Plan, measure
+from vfmalign.mmd.comparison.options import Comparison, Engine, LayerComparison, Options, Shift
+from vfmalign.mmd.comparison.samples import Features, Sample
+from vfmalign.mmd.comparison.standardisation import Scaled, scalings
+from vfmalign.mmd.engine import rows
+from vfmalign.mmd.engine.kernels import KERNELS, WITHOUT_BANDWIDTH
+from vfmalign.mmd.engine.precision import PRECISIONS
+from vfmalign.mmd.engine.row_streams import as_stream
+from vfmalign.mmd.statistics import estimators, uncertainty
+from vfmalign.mmd.statistics.permutations import Relabellings, none
+from vfmalign.mmd.statistics.projection import Projection, project
+from vfmalign.mmd.statistics.similarity import MEASURES, NEED_PAIRS, MeasureValue
+from vfmalign.mmd.statistics.similarity import Samples as MeasuredSamples
+from vfmalign.mmd.statistics.uncertainty import Estimate
+
+# Statistics of one aggregate that differ by less than this share of it differ by rounding.
+TIE_OF_AGGREGATE = 1e-6
+
+
+def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Options, engine: Engine) -> Comparison:
+    """Compares two samples layer by layer.
+
+    Args:
+        x: the first sample (before). What does not fit into memory comes as streams and is compared a panel of rows at
+            a time (`panels`); rows of a group must then be neighbours.
+        y: the second sample (after).
+        reference_sample: fixes centre, per-channel scale and bandwidth, and is always at hand; None needs another rule.
+        options: what to compare and how.
+        engine: where to compute.
+
+    Raises:
+        BadOption: an option out of range, an estimator that does not fit the pairing, a bandwidth of 0.
+        BadTensor: features that are not finite or do not fit together.
+        CaseOrderMismatch: paired samples that are not the same cases in the same order.
+        Exhausted: too large for the memory allowed.
+        Cancelled: `engine.between_tiles` said so.
+    """
+    check_options(options, has_reference=reference_sample is not None)
+    given = [x, y] if reference_sample is None else [x, y, reference_sample]
+    for sample in given:
+        samples.check(sample)
+    names = samples.common_layers(given, options.layers, options.primary_layer)
+    samples.check_relation(x, y, options.pairing)
+    memory_budget.check_projection(given, options)
+    is_streamed = x.is_streamed or y.is_streamed
+    extents = [memory_budget.extent_of(sample) for sample in given]
+    memory_budget.check_measures(extents, options, streamed=is_streamed)
+    if is_streamed:
+        memory_budget.refuse_too_large_to_stream(extents, options, engine)
+        engine = memory_budget.beside(extents[2:], engine)
+    else:
+        memory_budget.refuse_too_large(extents, options, engine)
+
+    looks: dict[str, dict[str, Scaled]] = {}
+    projection: Projection | None = None
+    for layer in names:
+        features = [sample.layers[layer] for sample in given]
+        for scaled in scalings(features, layer, options, engine):
+            looks.setdefault(scaled.name, {})[layer] = scaled
+            if options.projection and layer == names[0]:
+                at_hand = [one for one in features if isinstance(one, np.ndarray)]
+                projection = project(at_hand, scaled.affine, engine.device)
+
+    if is_streamed:
+        x, y = samples.numbered(x), samples.numbered(y)
+    design = design_of(x, y, options)
+    estimator = estimators.resolve(options.pairing, options.estimator, options.method)
+    if estimator in estimators.STREAMED:
+        shifts = {scaling: _read_once(x, y, by_layer, options, engine) for scaling, by_layer in looks.items()}
+    else:
+        plan = Plan(options, estimator, design, _relabellings(design, options, engine), engine)
+        shifts = {scaling: _all_pairs(x, y, by_layer, plan) for scaling, by_layer in looks.items()}
+    everything = [shift for by_layer in shifts.values() for shift in by_layer.values()]
+    return Comparison(
+        layers=tuple(
+            LayerComparison(
+                layer=layer,
+                channels=samples.shape_of(x.layers[layer])[1],
+                channels_left_out=_last(looks, layer).left_out,
+                raw=shifts["raw"][layer],
+                standardised=shifts["standardised"][layer] if "standardised" in shifts else None,
+                measures=_measures([sample.layers[layer] for sample in given], _last(looks, layer), options, engine),
+            )
+            for layer in names
+        ),
+        primary_layer=names[0],
+        estimator=estimator,
+        rows_x=x.rows,
+        rows_y=y.rows,
+        groups=design.groups,
+        precision=min((shift.precision for shift in everything), key=PRECISIONS.index),
+        projection=projection,
+        backend="triton" if all(shift.backend == "triton" for shift in everything) else "torch",
+        backend_note=next((shift.backend_note for shift in everything if shift.backend_note), ""),
+    )
+
+
+def check_options(options: Options, *, has_reference: bool) -> None:
+    """Refuses options that can never succeed, before any feature is read.
+
+    Raises:
+        BadOption: an option out of range, or a combination that means nothing.
+    """
+    estimators.resolve(options.pairing, options.estimator, options.method)
+    if options.kernel not in KERNELS:
+        raise BadOption(f"unknown kernel `{options.kernel}`", field="kernel", remedy=f"use {', '.join(KERNELS)}")
+    needs_sigma = options.kernel not in WITHOUT_BANDWIDTH and options.bandwidth != "pooled_median"
+    if needs_sigma and options.fixed_sigma is None and not has_reference:
+        raise BadOption(
+            "there is neither a reference nor a fixed σ to take the bandwidth from",
+            field="kernel",
+            remedy="send `reference` (features of the training split before fine-tuning) or `fixed_sigma`",
+        )
+    if options.fixed_sigma is not None and not 1e-100 < options.fixed_sigma < 1e100:
+        raise BadOption(
+            f"expected a finite σ above 0, got {options.fixed_sigma}",
+            field="kernel.fixed_sigma",
+            remedy="give σ in units of the features, such as their median distance",
+        )
+    if not 0.0 < options.interval_level < 1.0:
+        raise BadOption(
+            f"expected a level in (0, 1), got {options.interval_level}", field="interval_level", remedy="use 0.95"
+        )
+    for name in options.measures:
+        if name not in MEASURES:
+            raise BadOption(f"unknown measure `{name}`", field="measures", remedy=f"use {', '.join(MEASURES)}")
+        if name in NEED_PAIRS and options.pairing != "paired":
+            raise BadOption(
+                f"`{name}` needs row i of x and of y to be of one case, and the samples are independent",
+                field="measures",
+                remedy="leave it out, or compare the same cases before and after",
+            )
+    if not 0 <= options.seed < 2**64:
+        raise BadOption(f"expected a seed from 0 to 2⁶⁴ − 1, got {options.seed}", field="test.seed")
+    memory_budget.check_relabellings(options.relabellings)
+
+
+def _relabellings(design: Design, options: Options, engine: Engine) -> Relabellings:
+    """The relabellings that all layers share."""
+    if options.relabellings == 0:
+        return none(design.groups, "no test was asked for")
+    return design.relabellings(options.relabellings, options.seed, engine.between_tiles)
+
+
+def _last(looks: Mapping[str, Mapping[str, Scaled]], layer: str) -> Scaled:
+    """The layer standardised where there is a reference, else raw."""
+    return next(reversed(list(looks.values())))[layer]
+
+
+def _measures(given: Sequence[Features], scaled: Scaled, options: Options, engine: Engine) -> dict[str, MeasureValue]:
+    """What was asked for beside MMD², on features at hand."""
+    if scaled.absent_reason:
+        return {name: MeasureValue(None, absent_reason=scaled.absent_reason) for name in options.measures}
+    if not options.measures:
+        return {}
+    cpu = torch.device("cpu")
+    moved = [
+        rows.prepare(
+            [(one, None)], scaled.affine, "float64", cpu, between_blocks=engine.between_tiles
+        ).values_NK.numpy()
+        for one in given
+        if isinstance(one, np.ndarray)
+    ]
+    samples_of_layer = MeasuredSamples(
+        moved[0],
+        moved[1],
+        moved[2] if len(moved) > 2 else None,
+        paired=options.pairing == "paired",
+        between_blocks=engine.between_tiles,
+    )
+    return {name: MEASURES[name](samples_of_layer) for name in options.measures}
+
+
+def _read_once(x: Sample, y: Sample, looks: Mapping[str, Scaled], options: Options, engine: Engine) -> dict[str, Shift]:
+    """Results of all layers in one scaling by an estimator that reads the rows once."""
+    return {
+        layer: dispatcher.shift_of(
+            as_stream(x.layers[layer], x.name),
+            as_stream(y.layers[layer], y.name),
+            scaled,
+            options,
+            engine,
+            groups_x=x.groups,
+            groups_y=y.groups,
+        )
+        for layer, scaled in looks.items()
+    }
+
+
+def _all_pairs(x: Sample, y: Sample, looks: Mapping[str, Scaled], plan: Plan) -> dict[str, Shift]:
+    """Results of all layers in one scaling; they share the relabellings, so that max-T can adjust over them."""
+    measured = {
+        layer: measure(scaled, x.layers[layer], y.layers[layer], plan, layer) for layer, scaled in looks.items()
+    }
+    relabellings = plan.relabellings
+    present = {layer: one.statistics for layer, one in measured.items() if one.statistics is not None}
+    adjusted: dict[str, Estimate] = {}
+    if present:
+        p_values = uncertainty.max_t_p_values(
+            np.array([one.observed for one in present.values()]),
+            np.stack([one.relabelled_B for one in present.values()]),
+            np.array([measured[layer].bound for layer in present]),
+            relabellings,
+        )
+        adjusted = dict(zip(present, p_values, strict=True))
+    return {layer: _shift(one, adjusted.get(layer), plan) for layer, one in measured.items()}
+
+
+def _shift(measured: Measured, adjusted: Estimate | None, plan: Plan) -> Shift:
+    """One result."""
+    relabellings, options = plan.relabellings, plan.options
+    statistics = measured.statistics
+    if statistics is None or adjusted is None:
+        absent = Estimate(None, absent_reason=measured.absent_reason)
+        return Shift(absent, measured.sigma, absent, absent, 0, False, 0.0, False, measured.precision, absent)
+    p = uncertainty.p_value(statistics.observed, statistics.relabelled_B, measured.bound, relabellings)
+    interval = (
+        uncertainty.jackknife(statistics.observed, statistics.left_out, options.interval_level, p.value)
+        if statistics.left_out
+        else None
+    )
+    return Shift(
+        mmd2=Estimate(statistics.observed, interval, statistics.interval_absent_reason),
+        sigma=measured.sigma,
+        p_value=p,
+        p_value_max_t=adjusted,
+        relabellings=relabellings.count,
+        enumerated=relabellings.enumerated,
+        error_bound=measured.bound,
+        digits_lost=abs(statistics.observed) <= measured.bound,
+        precision=measured.precision,
+        aggregated_p_value=_aggregated(measured, relabellings, options),
+        backend=measured.backend,
+        backend_note=measured.backend_note,
+    )
+
+
+def _aggregated(measured: Measured, relabellings: Relabellings, options: Options) -> Estimate:
+    """The p-value of the test over a grid of kernels."""
+    if not options.aggregated:
+        return Estimate(None, absent_reason="no test over a grid of bandwidths was asked for")
+    if relabellings.absent_reason:
+        return Estimate(None, absent_reason=relabellings.absent_reason)
+    if measured.aggregate is None:  # all rows are equal
+        return Estimate(1.0)
+    fused = measured.aggregate
+    return uncertainty.p_value(fused.observed, fused.relabelled_B, abs(fused.observed) * TIE_OF_AGGREGATE, relabellings)

@@ -1,0 +1,257 @@
+"""The two designs of a comparison: from a pass over tiles to observed, relabelled and left-out statistics.
+
+A design knows how rows are grouped, which matrix to sum and which sums a formula needs; it does not know where features
+come from.
+
+Legend: N rows of x, M rows of y, D channels, G groups, B relabellings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.mmd.comparison.options import Options
+from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.rows import FloatArray, IntArray, Rows
+from vfmalign.mmd.engine.tiles import Matrix, PairedMatrix, PooledMatrix, Sums
+from vfmalign.mmd.statistics import estimators, permutations, uncertainty
+from vfmalign.mmd.statistics.estimators import EstimatorName, IndependentSums, PairedSums
+from vfmalign.mmd.statistics.permutations import SMALLEST_GROUPS, Relabellings
+
+# Sums of equal kernel values differ by less than this share of them.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """One estimator on the samples as they are, relabelled, and with one group left out.
+
+    Attributes:
+        observed: MMD² of the samples.
+        relabelled_B: MMD² under each relabelling.
+        left_out: per sample that is resampled on its own, MMD² without each of its groups in turn; empty where the
+            interval is absent.
+        interval_absent_reason: why; empty where there is one.
+    """
+
+    observed: float
+    relabelled_B: FloatArray
+    left_out: tuple[FloatArray, ...]
+    interval_absent_reason: str = ""
+
+
+class Design(Protocol):
+    """How x and y relate, fixed for all layers of a comparison."""
+
+    x_order: IntArray | None
+    y_order: IntArray | None
+    block_sizes: tuple[int, ...]
+    group_of: IntArray
+    groups: int
+
+    def matrix(self, pooled: Rows) -> Matrix:
+        """The matrix whose sums the statistics need; rows are x in `x_order`, then y in `y_order`."""
+
+    def relabellings(self, count: int, seed: int, between_draws: Callable[[], None]) -> Relabellings:
+        """Relabellings that leave the distribution unchanged where x and y have one distribution."""
+
+    def statistics(self, estimator: EstimatorName, sums: Sums, relabellings: Relabellings) -> Statistics:
+        """Statistics of one pass."""
+
+
+def _sorted_groups(labels: Sequence[str], rows: int) -> tuple[IntArray | None, IntArray]:
+    """Order that makes rows of a group neighbours (None for as they are), and the group's index of each row in it."""
+    if not labels:
+        return None, np.arange(rows)
+    _, group_of = np.unique(np.asarray(labels), return_inverse=True)
+    order = np.argsort(group_of, kind="stable")
+    return order.astype(np.int64), group_of[order].astype(np.int64)
+
+
+def _pairs_of_different_groups(group_of_N: IntArray) -> float:
+    """How many ordered pairs of rows there are whose groups differ."""
+    return float(group_of_N.size**2 - np.square(np.bincount(group_of_N)).sum())
+
+
+class PairedDesign:
+    """Row i of x and of y are one case: groups of pairs are swapped, and left out, together."""
+
+    def __init__(self, x: Sample, y: Sample) -> None:
+        order, self.group_of = _sorted_groups(x.groups or y.groups, x.rows)
+        self.x_order = self.y_order = order
+        self.block_sizes: tuple[int, ...] = (x.rows,)
+        self.groups = int(self.group_of[-1]) + 1
+
+    def matrix(self, pooled: Rows) -> Matrix:
+        """h(z_i, z_j); swapping pair i flips the sign of its row and column, h being ⟨φ(x_i)−φ(y_i), φ(x_j)−φ(y_j)⟩."""
+        return PairedMatrix(*pooled.split(self.block_sizes[0]))
+
+    def relabellings(self, count: int, seed: int, between_draws: Callable[[], None]) -> Relabellings:
+        """Swaps within groups, which are drawn in no time."""
+        if self.groups < SMALLEST_GROUPS:
+            return permutations.none(
+                self.groups, f"{self.groups} groups are too few for a test; it needs at least {SMALLEST_GROUPS}"
+            )
+        return permutations.swaps(self.groups, count, seed)
+
+    def statistics(self, estimator: EstimatorName, sums: Sums, relabellings: Relabellings) -> Statistics:
+        """Statistics from the sums of h: wᵀHw when swapped; total − 2·(rows of g) + (within g) without group g."""
+        formula = estimators.PAIRED[estimator]
+        rows_N = sums.rows_NP[:, 0]
+        total, diagonal, n = rows_N.sum(), sums.diagonal_N.sum(), float(rows_N.size)
+
+        def of(total: ArrayLike, diagonal: ArrayLike, rows: ArrayLike) -> FloatArray:
+            parts = (np.asarray(part, dtype=np.float64) for part in (total, diagonal, rows))
+            return formula(PairedSums(*parts))
+
+        observed = float(of(total, diagonal, n))
+        relabelled_B = of(sums.quadratic_B, diagonal, n)
+        if self.groups < SMALLEST_GROUPS:
+            reason = f"{self.groups} groups are too few for an interval; it needs at least {SMALLEST_GROUPS}"
+            return Statistics(observed, relabelled_B, (), reason)
+        left_out_G = of(
+            total - 2.0 * np.bincount(self.group_of, rows_N) + sums.within_G,
+            diagonal - np.bincount(self.group_of, sums.diagonal_N),
+            n - np.bincount(self.group_of),
+        )
+        reason = uncertainty.BIASED if estimator == "biased" else ""
+        if not reason and self.groups < rows_N.size:
+            unbiased = (total - sums.within_G.sum()) / _pairs_of_different_groups(self.group_of)
+            reason = uncertainty.bias_reason(observed, unbiased, (left_out_G,), _ROUNDING * abs(diagonal) / n)
+        return Statistics(observed, relabelled_B, () if reason else (left_out_G,), reason)
+
+
+class IndependentDesign:
+    """x and y are independent samples of groups: labels are permuted by group, groups left out of their own sample."""
+
+    def __init__(self, x: Sample, y: Sample) -> None:
+        self.x_order, group_of_x = _sorted_groups(x.groups, x.rows)
+        self.y_order, group_of_y = _sorted_groups(y.groups, y.rows)
+        self.block_sizes: tuple[int, ...] = (x.rows, y.rows)
+        self._groups_x, self._groups_y = int(group_of_x[-1]) + 1, int(group_of_y[-1]) + 1
+        self.groups = self._groups_x + self._groups_y
+        self.group_of = np.concatenate([group_of_x, group_of_y + self._groups_x])
+
+    def matrix(self, pooled: Rows) -> Matrix:
+        """K over the pooled rows."""
+        return PooledMatrix(pooled)
+
+    def relabellings(self, count: int, seed: int, between_draws: Callable[[], None]) -> Relabellings:
+        """Permutations of the groups' labels; the number of groups per sample stays, that of rows may not."""
+        if self.groups < SMALLEST_GROUPS:
+            reason = f"{self.groups} groups in both samples are too few for a test; it needs at least {SMALLEST_GROUPS}"
+            return permutations.none(self.groups, reason)
+        if min(self._groups_x, self._groups_y) < 2:
+            return permutations.none(self.groups, "a sample of one group cannot be permuted; a test needs two in each")
+        return permutations.permutations(self._groups_x, self._groups_y, count, seed, between_draws)
+
+    def statistics(self, estimator: EstimatorName, sums: Sums, relabellings: Relabellings) -> Statistics:
+        """Statistics from the sums of k over pooled rows."""
+        formula = estimators.INDEPENDENT[estimator]
+        n = self.block_sizes[0]
+        observed = IndependentSums(
+            xx=sums.rows_NP[:n, 0].sum(),
+            yy=sums.rows_NP[n:, 1].sum(),
+            xy=sums.rows_NP[:n, 1].sum(),
+            xx_diagonal=sums.diagonal_N[:n].sum(),
+            yy_diagonal=sums.diagonal_N[n:].sum(),
+            rows_x=np.asarray(float(n)),
+            rows_y=np.asarray(float(self.block_sizes[1])),
+        )
+        value, relabelled_B = float(formula(observed)), formula(self._relabelled(sums, relabellings))
+        if min(self._groups_x, self._groups_y) < SMALLEST_GROUPS:
+            reason = (
+                f"{self._groups_x} and {self._groups_y} groups are too few for an interval; "
+                f"each sample needs at least {SMALLEST_GROUPS}"
+            )
+            return Statistics(value, relabelled_B, (), reason)
+        left_out = tuple(formula(part) for part in self._left_out(sums, observed))
+        reason = uncertainty.BIASED if estimator == "biased" else ""
+        if not reason and self.groups < sum(self.block_sizes):
+            rounding = _ROUNDING * float(np.abs(sums.diagonal_N).mean())
+            reason = uncertainty.bias_reason(value, self._unbiased(sums, observed), left_out, rounding)
+        return Statistics(value, relabelled_B, () if reason else left_out, reason)
+
+    def _relabelled(self, sums: Sums, relabellings: Relabellings) -> IndependentSums:
+        """Sums for indicators a of x: aᵀKa is there; aᵀK1 and 1ᵀK1 give the rest, 1 − a being the indicator of y."""
+        row_sums_G = np.bincount(self.group_of, sums.rows_NP.sum(axis=1))
+        diagonal_G = np.bincount(self.group_of, sums.diagonal_N)
+        of_group_3G = np.stack([row_sums_G, diagonal_G, np.bincount(self.group_of).astype(np.float64)])
+        from_x_B, xx_diagonal_B, rows_x_B = permutations.weighted(of_group_3G, relabellings)
+        xx_B = sums.quadratic_B
+        return IndependentSums(
+            xx=xx_B,
+            yy=row_sums_G.sum() - 2.0 * from_x_B + xx_B,
+            xy=from_x_B - xx_B,
+            xx_diagonal=xx_diagonal_B,
+            yy_diagonal=diagonal_G.sum() - xx_diagonal_B,
+            rows_x=rows_x_B,
+            rows_y=sum(self.block_sizes) - rows_x_B,
+        )
+
+    def _unbiased(self, sums: Sums, observed: IndependentSums) -> float:
+        """Eq. (3) with means over pairs of rows from different groups, which are independent."""
+        n, g = self.block_sizes[0], self._groups_x
+        within_x = (observed.xx - sums.within_G[:g].sum()) / _pairs_of_different_groups(self.group_of[:n])
+        within_y = (observed.yy - sums.within_G[g:].sum()) / _pairs_of_different_groups(self.group_of[n:] - g)
+        return float(within_x + within_y - 2.0 * observed.xy / (observed.rows_x * observed.rows_y))
+
+    def _left_out(self, sums: Sums, observed: IndependentSums) -> tuple[IndependentSums, IndependentSums]:
+        """Sums without each group of x, and without each group of y."""
+        to_x_G = np.bincount(self.group_of, sums.rows_NP[:, 0])
+        to_y_G = np.bincount(self.group_of, sums.rows_NP[:, 1])
+        diagonal_G, rows_G = np.bincount(self.group_of, sums.diagonal_N), np.bincount(self.group_of)
+        of_x, of_y = slice(0, self._groups_x), slice(self._groups_x, None)
+        without_x = IndependentSums(
+            xx=observed.xx - 2.0 * to_x_G[of_x] + sums.within_G[of_x],
+            yy=observed.yy,
+            xy=observed.xy - to_y_G[of_x],
+            xx_diagonal=observed.xx_diagonal - diagonal_G[of_x],
+            yy_diagonal=observed.yy_diagonal,
+            rows_x=observed.rows_x - rows_G[of_x],
+            rows_y=observed.rows_y,
+        )
+        without_y = IndependentSums(
+            xx=observed.xx,
+            yy=observed.yy - 2.0 * to_y_G[of_y] + sums.within_G[of_y],
+            xy=observed.xy - to_x_G[of_y],
+            xx_diagonal=observed.xx_diagonal,
+            yy_diagonal=observed.yy_diagonal - diagonal_G[of_y],
+            rows_x=observed.rows_x,
+            rows_y=observed.rows_y - rows_G[of_y],
+        )
+        return without_x, without_y
+
+
+class WildBootstrapDesign(PairedDesign):
+    """Independent samples of equal size, row i of x taken with row i of y: random signs stand in for relabellings.
+
+    Σ_ij s_i s_j h(z_i, z_j) with independent signs has the distribution of the statistic where x and y have one
+    (Fromont et al., COLT 2012; Chwialkowski, Sejdinovic, Gretton, NIPS 2014), at a quarter of the permutations' cost.
+    """
+
+    def __init__(self, x: Sample, y: Sample) -> None:
+        if x.rows != y.rows or any(len(set(one.groups)) not in (0, one.rows) for one in (x, y)):
+            raise BadOption(
+                f"a wild bootstrap needs as many rows in x as in y, each a group of its own; got {x.rows} and {y.rows}",
+                field="test.method",
+                remedy="use relabellings, which permute groups of any size",
+            )
+        super().__init__(Sample(x.name, x.layers), Sample(y.name, y.layers))
+
+
+def design_of(x: Sample, y: Sample, options: Options) -> Design:
+    """How x and y are laid out for the pairing and test asked for.
+
+    Raises:
+        BadOption: a wild bootstrap of samples that it does not fit.
+    """
+    if options.pairing == "paired":
+        return PairedDesign(x, y)
+    return WildBootstrapDesign(x, y) if options.method == "wild_bootstrap" else IndependentDesign(x, y)

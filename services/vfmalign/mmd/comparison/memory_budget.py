@@ -1,0 +1,219 @@
+"""What a comparison needs in memory, so that one that does not fit is refused before it starts.
+
+Knows sizes only, no features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vfmalign.core.domain.errors import BadOption, Exhausted
+from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.samples import Sample, shape_of
+from vfmalign.mmd.engine import out_of_core
+from vfmalign.mmd.engine.kernels import WITHOUT_BANDWIDTH
+from vfmalign.mmd.engine.ordered_pool import threads_for
+from vfmalign.mmd.engine.tiles import Layout, default_tile
+from vfmalign.mmd.statistics import estimators
+from vfmalign.mmd.statistics.bandwidths import EXACT_ROWS
+from vfmalign.mmd.statistics.similarity import BLOCK_ENTRIES, check_size
+
+MAX_RELABELLINGS = 100_000
+BANDWIDTHS = 10
+MAX_PROJECTED_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The size of one sample: rows, channels by layer, groups."""
+
+    rows: int
+    channels: Mapping[str, int]
+    groups: int
+
+
+def extent_of(sample: Sample) -> Extent:
+    """The size of features at hand; malformed ones count what they have and are refused elsewhere."""
+    shapes = {layer: shape_of(features) or (0,) for layer, features in sample.layers.items()}
+    rows = max((shape[0] for shape in shapes.values()), default=0)
+    channels = {layer: shape[-1] if len(shape) > 1 else 0 for layer, shape in shapes.items()}
+    return Extent(rows, channels, len(set(sample.groups)) or rows)
+
+
+def widths(extent: Extent, options: Options) -> list[int]:
+    """Channels of the layers that are compared."""
+    asked = set(options.layers) | ({options.primary_layer} if options.layers else set())
+    return [channels for layer, channels in extent.channels.items() if not asked or layer in asked]
+
+
+@dataclass(frozen=True)
+class _Need:
+    """Bytes that grow with the rows, and bytes that do not."""
+
+    rows: int
+    bytes_per_row: int
+    other_bytes: int
+
+    @property
+    def total(self) -> int:
+        return self.rows * self.bytes_per_row + self.other_bytes
+
+
+def bytes_needed(given: Sequence[Extent], options: Options, engine: Engine) -> int:
+    """Peak memory of a comparison of x, y and perhaps a reference, beside the process itself, in bytes."""
+    return _need(given, options, engine).total
+
+
+def _need(given: Sequence[Extent], options: Options, engine: Engine) -> _Need:
+    """Features as sent (all layers), and of one layer the rows in order and at work in float64, the costliest case."""
+    channels = [width for extent in given for width in extent.channels.values()]
+    layers = max((len(extent.channels) for extent in given), default=0)
+    per_row = 8 * (max((sum(extent.channels.values()) for extent in given), default=0) + max(channels, default=0))
+    pairs = _distances(given, options)
+    groups = sum(extent.groups for extent in given[:2])
+    relabelled = options.relabellings * (2 * groups + 16 * layers)
+    kernels = 1 + 2 * BANDWIDTHS if options.aggregated else 1
+    most = max((extent.rows for extent in given), default=0)
+    height, width = (min(side, most) for side in engine.tile_shape or default_tile(engine.device))
+    threads = threads_for(engine.device, most**2 // max(height * width, 1) * 2)
+    tiles = 8 * height * (width * (3 + kernels) + min(options.relabellings, width)) * threads
+    weights = 8 * width * min(options.relabellings, width) * threads
+    beside = 0
+    if options.measures:
+        per_row += 8 * max(channels, default=0)  # rows about their own mean
+        side = min(most, max(channels, default=0)) if "frechet" in options.measures else 0
+        beside = 8 * (4 * min(most**2, BLOCK_ENTRIES) + 3 * side**2)
+    return _Need(sum(extent.rows for extent in given), per_row, 16 * pairs + relabelled + tiles + weights + beside)
+
+
+def _distances(given: Sequence[Extent], options: Options) -> int:
+    """Pairs of rows whose distances are held at once, to take a bandwidth from."""
+    fitted = given[:2] if options.bandwidth == "pooled_median" or len(given) < 3 else given[2:]
+    taken = [fitted] if options.fixed_sigma is None and options.kernel not in WITHOUT_BANDWIDTH else []
+    if options.aggregated:
+        taken.append(given[:2])
+    return max((min(sum(extent.rows for extent in some), EXACT_ROWS) ** 2 // 2 for some in taken), default=0)
+
+
+def fits(given: Sequence[Extent], options: Options, engine: Engine) -> bool:
+    """Whether a comparison of features at hand stays within the memory allowed."""
+    return _need(given, options, engine).total <= engine.memory_bytes
+
+
+def beside(reference: Sequence[Extent], engine: Engine) -> Engine:
+    """The engine with the memory that a reference at hand leaves to streams."""
+    held = 8 * sum(extent.rows * sum(extent.channels.values()) for extent in reference)
+    return replace(engine, memory_bytes=engine.memory_bytes - held)
+
+
+def refuse_too_large_to_stream(given: Sequence[Extent], options: Options, engine: Engine) -> None:
+    """Refuses streams whose sums alone, or whose reference, do not fit; says what would.
+
+    Raises:
+        Exhausted: more memory is needed than is allowed; a retry is pointless.
+    """
+    x, y, *reference = given
+    if reference:
+        refuse_too_large(reference, replace(options, relabellings=0, aggregated=False), engine)
+    if options.estimator in estimators.STREAMED:
+        return
+    engine = beside(reference, engine)
+    groups = x.groups if options.pairing == "paired" else x.groups + y.groups
+    sizes = (x.rows,) if options.pairing == "paired" or options.method == "wild_bootstrap" else (x.rows, y.rows)
+    nothing = np.broadcast_to(np.int8(0), (groups, options.relabellings))
+    out_of_core.plan(
+        max(x.channels.values(), default=1),
+        Layout(sizes, np.zeros(0, np.int64), nothing),
+        1 + 2 * BANDWIDTHS if options.aggregated else 1,
+        engine.memory_bytes,
+        precision="float64",
+        shape=engine.tile_shape or default_tile(engine.device),
+    )
+
+
+def refuse_too_large(given: Sequence[Extent], options: Options, engine: Engine) -> None:
+    """Refuses what does not fit, with the size that would.
+
+    Raises:
+        Exhausted: more memory is needed than is allowed; a retry is pointless.
+    """
+    need = _need(given, options, engine)
+    if need.total <= engine.memory_bytes:
+        return
+    fitting = (engine.memory_bytes - need.other_bytes) // need.bytes_per_row
+    if fitting >= 2 * len(given):
+        remedy = f"{fitting} rows over all samples would fit; send fewer rows, or fewer layers at once"
+    else:
+        remedy = "ask for fewer relabellings, or fewer layers at once"
+    error = Exhausted(
+        f"{need.rows} rows and {options.relabellings} relabellings need {need.total / 2**20:.0f} MiB, and "
+        f"{engine.memory_bytes / 2**20:.0f} MiB are allowed",
+        subject="request",
+        remedy=remedy,
+        reason="TOO_LARGE",
+    )
+    error.retry_after_s = None
+    raise error
+
+
+def check_relabellings(relabellings: int) -> None:
+    """Refuses a number of relabellings out of range.
+
+    Raises:
+        BadOption: below 0 or above the limit.
+    """
+    if not 0 <= relabellings <= MAX_RELABELLINGS:
+        raise BadOption(
+            f"expected 0 to {MAX_RELABELLINGS} relabellings, got {relabellings}",
+            field="test.relabellings",
+            remedy="1,000 are plenty for a p-value of 0.05",
+        )
+
+
+def check_measures(given: Sequence[Extent], options: Options, *, streamed: bool) -> None:
+    """Refuses measures of what is larger than memory, and of more rows than they take.
+
+    Args:
+        given: x, y and perhaps the reference.
+        options: what is asked.
+        streamed: whether x and y are read part by part.
+
+    Raises:
+        BadOption: the first measure that cannot be taken.
+    """
+    names = ("x", "y", "reference")
+    fitted = 2 if len(given) > 2 else 0
+    for measure in options.measures:
+        if streamed:
+            raise BadOption(
+                f"`{measure}` is not taken of features that do not fit into memory",
+                field="measures",
+                remedy="leave it out, or allow more memory",
+            )
+        for index, extent in enumerate(given):
+            for channels in widths(extent, options):
+                check_size(measure, names[index], extent.rows, channels, fitted=index == fitted)
+
+
+def check_projection(given: Sequence[Sample], options: Options) -> None:
+    """Refuses a picture of more rows than a message should carry.
+
+    Raises:
+        BadOption: too many rows in x or y.
+    """
+    rows = max(sample.rows for sample in given[:2])
+    if options.projection and any(sample.is_streamed for sample in given[:2]):
+        raise BadOption(
+            "features that do not fit into memory are not projected",
+            field="projection",
+            remedy="leave the projection out, or allow more memory",
+        )
+    if options.projection and rows > MAX_PROJECTED_ROWS:
+        raise BadOption(
+            f"at most {MAX_PROJECTED_ROWS} rows are projected, got {rows}",
+            field="projection",
+            remedy="leave the projection out, or send a part of the rows",
+        )

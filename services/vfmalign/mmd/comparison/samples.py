@@ -1,0 +1,183 @@
+"""Samples of features and how two of them relate: same cases in the same order, or independent groups.
+
+Knows nothing of where features come from. Messages name rows, never labels: an inline label may be anything a client
+has. Legend: N rows (cases), C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+
+from vfmalign.core.domain.errors import BadOption, BadTensor, CaseOrderMismatch
+from vfmalign.mmd.engine.row_streams import FeatureArray, Grouping, RowStream
+from vfmalign.mmd.statistics.estimators import Pairing
+
+Features: TypeAlias = FeatureArray | RowStream
+
+
+def shape_of(features: Features) -> tuple[int, ...]:
+    """Axes of an array; rows and channels of a stream."""
+    return features.shape if isinstance(features, np.ndarray) else (features.rows, features.channels)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Features of the same rows in one or more layers.
+
+    Attributes:
+        name: how errors name it: `x`, `y` or `reference`, as in the request.
+        layers: features_NC by layer, float16 to float64: arrays at hand, or streams where they are larger than memory.
+        groups: group (patient) of each row; empty where every row is a group of its own.
+        case_ids: case of each row; empty where unknown.
+    """
+
+    name: str
+    layers: Mapping[str, Features]
+    groups: tuple[str, ...] = ()
+    case_ids: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Number of rows; all layers have the same."""
+        return shape_of(next(iter(self.layers.values())))[0]
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether some of its features are read when they are needed."""
+        return not all(isinstance(features, np.ndarray) for features in self.layers.values())
+
+
+def check(sample: Sample) -> None:
+    """Refuses a sample whose layers do not fit together.
+
+    Raises:
+        BadTensor: no layer, not two axes, an empty axis, NaN or infinity, or row counts that differ.
+    """
+    if not sample.layers:
+        raise BadTensor("holds no layer", field=sample.name, remedy="send at least one layer's features")
+    rows: int | None = None
+    for layer, features in sample.layers.items():
+        field, shape = f"{sample.name}.layers[{layer}]", shape_of(features)
+        if len(shape) != 2 or 0 in shape:
+            raise BadTensor(
+                f"expected shape [rows, channels], got {list(shape)}", field=field, remedy="pool to one row per case"
+            )
+        if rows is not None and shape[0] != rows:
+            raise BadTensor(
+                f"has {shape[0]} rows, the layers before it {rows}",
+                field=field,
+                remedy="send the same rows in every layer",
+            )
+        if isinstance(features, np.ndarray):
+            _refuse_non_finite(features, field)
+        rows = shape[0]
+    for labels, what in ((sample.groups, "groups"), (sample.case_ids, "case_ids")):
+        if labels and len(labels) != rows:
+            raise BadTensor(f"names {len(labels)} {what} for {rows} rows", field=f"{sample.name}.{what}")
+
+
+def _refuse_non_finite(features_NC: FeatureArray, field: str) -> None:
+    """A sum is finite unless an entry is not (or it overflows), and takes a fraction of the time of looking at each."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(features_NC.sum(dtype=np.float32)):
+            return
+    finite_N = np.isfinite(features_NC).all(axis=1)
+    if not finite_N.all():
+        raise BadTensor(
+            f"row {int(finite_N.argmin())} (from 0) holds NaN or infinity",
+            field=field,
+            remedy="leave out the rows that cannot be computed",
+        )
+
+
+def numbered(sample: Sample) -> Sample:
+    """The sample with its groups called by numbers that ascend with its rows: what is streamed cannot be reordered.
+
+    Raises:
+        BadOption: rows of one group that are not neighbours.
+    """
+    grouping = Grouping.of(sample.groups, sample.rows, sample.name)
+    if grouping.edges is None:
+        return sample
+    return replace(sample, groups=tuple(f"{group:012d}" for group in grouping.within(0, sample.rows)))
+
+
+def common_layers(samples: Sequence[Sample], asked: Sequence[str], primary: str) -> tuple[str, ...]:
+    """Layers to compare, the primary one first: those asked for, or all that every sample has.
+
+    Raises:
+        BadOption: a layer is missing in a sample, or none is common.
+    """
+    for layer in (*asked, *((primary,) if primary else ())):
+        for sample in samples:
+            if layer not in sample.layers:
+                have = ", ".join(sample.layers)
+                raise BadOption(f"`{sample.name}` has no layer `{layer}`", field="layers", remedy=f"it has {have}")
+    names = list(dict.fromkeys(asked)) or [
+        layer for layer in samples[0].layers if all(layer in sample.layers for sample in samples[1:])
+    ]
+    if not names:
+        raise BadOption("the samples have no layer in common", field="layers", remedy="compare the same layers")
+    if primary:
+        names = [primary, *(layer for layer in names if layer != primary)]
+    for layer in names:
+        widths = {sample.name: shape_of(sample.layers[layer])[1] for sample in samples}
+        if len(set(widths.values())) > 1:
+            text = ", ".join(f"{width} in `{name}`" for name, width in widths.items())
+            raise BadTensor(
+                f"layer `{layer}` has different channels: {text}", field="layers", remedy="compare like with like"
+            )
+    return tuple(names)
+
+
+def check_relation(x: Sample, y: Sample, pairing: Pairing) -> None:
+    """Refuses samples that do not relate as they are said to.
+
+    Raises:
+        BadTensor: paired samples with different row counts.
+        CaseOrderMismatch: paired samples that are not the same cases in the same order.
+        BadOption: independent samples that share a group or case.
+    """
+    if pairing == "paired":
+        _check_pairs(x, y)
+    else:
+        _check_independent(x, y)
+
+
+def _check_pairs(x: Sample, y: Sample) -> None:
+    """The same cases in the same order, wherever both samples name them; nothing is ever reordered."""
+    if x.rows != y.rows:
+        raise BadTensor(
+            f"paired samples need equal row counts, got {x.rows} and {y.rows}",
+            field=y.name,
+            remedy="send the same cases in the same order, or say that the samples are independent",
+        )
+    for what, mine, theirs in (("case", x.case_ids, y.case_ids), ("group", x.groups, y.groups)):
+        if not mine or not theirs:
+            continue
+        wrong = [row for row, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b]
+        if wrong:
+            raise CaseOrderMismatch(
+                f"{len(wrong)} of {x.rows} rows are not of the same {what} in `{x.name}` and `{y.name}`, "
+                f"first row {wrong[0]} (from 0)",
+                subject=f"{y.name}.{what}s",
+                remedy="extract both feature sets from the same split in the same order",
+            )
+
+
+def _check_independent(x: Sample, y: Sample) -> None:
+    """No group or case in both samples: the same patient in both makes them dependent."""
+    for what, mine, theirs in (("groups", x.groups, y.groups), ("cases", x.case_ids, y.case_ids)):
+        shared = set(mine) & set(theirs)
+        if shared:
+            first = next(row for row, label in enumerate(mine) if label in shared)
+            raise BadOption(
+                f"{len(shared)} {what} occur in both samples, so they are not independent, first in row {first} of "
+                f"`{x.name}` (from 0)",
+                field="pairing",
+                remedy=f"leave those {what} out of one sample, or ask for paired samples of the same cases",
+            )

@@ -1,0 +1,1 @@
+"""Sums over kernel matrices, tile by tile, on CPU and CUDA devices."""

@@ -1,0 +1,108 @@
+"""Squared distances and products of rows, one tile at a time, on the fastest units that keep the precision asked for.
+
+Knows processors; nothing of kernels. Legend: I, J rows of one tile, K channels.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vfmalign.mmd.engine.precision import PrecisionName
+from vfmalign.mmd.engine.rows import Rows
+
+_FLOAT32_ERROR = 1e-3  # of products of 512 numbers around 1: float32 errs by 1e-4, bfloat16 by 5e-1
+_measuring = threading.Lock()
+
+
+def squared_distances(x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Tensor, *, scale: float = 1.0) -> Tensor:
+    """s·‖x_i − y_j‖² = s·‖x_i‖² + s·‖y_j‖² − 2s·x_i·y_j into `out_IJ`; rounding may carry a small one past 0.
+
+    Norms come after the product: one that adds to what is there is slower than the walk through the tile it saves.
+    """
+    products(x, y, rows, columns, out_IJ)
+    torch.add(scale * y.norms_N[columns], out_IJ, alpha=-2.0 * scale, out=out_IJ)
+    return out_IJ.add_((scale * x.norms_N[rows])[:, None])
+
+
+def products(x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Tensor) -> Tensor:
+    """x_i·y_j, written into `out_IJ`."""
+    return torch.mm(x.values_NK[rows], y.values_NK[columns].T, out=out_IJ)
+
+
+def pair_distances(x: Rows, y: Rows, rows: slice) -> Tensor:
+    """‖x_i − y_i‖² by difference: the product form loses the small distances of a pair, and there are few of them."""
+    return (x[rows].values_NK.double() - y[rows].values_NK.double()).square_().sum(dim=1).to(x.dtype)
+
+
+@contextmanager
+def matrix_units(precision: PrecisionName, device: torch.device) -> Iterator[None]:
+    """Lets torch's products run on the fastest units and library that keep their precision; restores its settings.
+
+    On CUDA, rows that were rounded to bfloat16 take TF32 matrix units: their products are exact in float32 (8 + 8
+    bits), so the units change the speed and not the value. Float32 rows stay float32, on a CPU by oneDNN where that is
+    the faster library (`_onednn_is_faster`).
+    """
+    backend = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    with _fp32_precision(backend, _setting(precision, device)):
+        yield
+
+
+@contextmanager
+def _fp32_precision(backend: Any, setting: str) -> Iterator[None]:
+    """Set torch's precision of float32 products in one backend, and restore it."""
+    before = backend.fp32_precision
+    backend.fp32_precision = setting
+    try:
+        yield
+    finally:
+        backend.fp32_precision = before
+
+
+def _setting(precision: PrecisionName, device: torch.device) -> str:
+    """Torch's word for what products may use."""
+    if device.type == "cuda":
+        return "tf32" if precision == "bfloat16" else "ieee"
+    return "bf16" if precision == "float32" and _prefers_onednn() else "ieee"
+
+
+def warm_up(device: torch.device) -> None:
+    """Measure the libraries of a CPU now rather than in the first large comparison (about 0.1 s)."""
+    _setting("float32", device)
+
+
+def _prefers_onednn() -> bool:
+    """Return whether float32 products are formed by oneDNN instead of torch's default library."""
+    # `cache` alone would let two threads measure at once. All float32 products wait here until the measurement is over,
+    # because torch's setting is one for the whole process and may let them round to bfloat16 meanwhile.
+    with _measuring:
+        return _onednn_is_faster()
+
+
+@cache
+def _onednn_is_faster() -> bool:
+    """Measure, once per process, whether oneDNN forms float32 products faster than torch's default, MKL.
+
+    The faster one depends on the processor: MKL reaches half of oneDNN's speed on some. torch calls oneDNN only where
+    it may round to bfloat16; processors without units for that compute in float32 all the same, which the error shows.
+    Both libraries err within the bounds of `precision`, so the choice changes the last digits of a result only.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x_IK, y_JK = torch.randn(2, 512, 512, generator=generator)
+    seconds = {"ieee": math.inf, "bf16": math.inf}
+    out_IJ = torch.empty(512, 512)
+    for setting in ("ieee", "bf16") * 8:  # alternately, so that a disturbance meets both; the first ones warm up
+        with _fp32_precision(torch.backends.mkldnn.matmul, setting):  # type: ignore[attr-defined]
+            started = time.thread_time()  # CPU time: other work on the machine decides nothing
+            torch.mm(x_IK, y_JK.T, out=out_IJ)
+            seconds[setting] = min(seconds[setting], time.thread_time() - started)
+    error = float((out_IJ - x_IK.double() @ y_JK.double().T).abs().max())
+    return error < _FLOAT32_ERROR and seconds["bf16"] < seconds["ieee"]

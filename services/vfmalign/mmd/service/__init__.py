@@ -1,0 +1,1 @@
+"""MmdService over gRPC."""

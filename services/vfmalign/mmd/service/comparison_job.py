@@ -1,0 +1,195 @@
+"""One comparison as the service runs it: plan it, read, compare, say what it cost. Knows nothing of gRPC."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from vfmalign.core.domain.errors import Cancelled, DeadlineExceeded, Exhausted
+from vfmalign.core.runtime import metrics
+from vfmalign.core.runtime.metrics import Stages
+from vfmalign.mmd.comparison import cost_model, memory_budget
+from vfmalign.mmd.comparison.compare import check_options, compare
+from vfmalign.mmd.comparison.options import Comparison, Engine, Options
+from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.ordered_pool import cpu_seconds, finish
+from vfmalign.mmd.service.feature_reader import Sets, Source
+
+
+@dataclass(frozen=True)
+class Job:
+    """A comparison that was asked for.
+
+    Attributes:
+        given: x, y and perhaps the reference, by what names them.
+        sets: reads them.
+        is_cancelled: whether nobody waits for the answer any more.
+        deadline: `time.monotonic()` after which nobody does, None for no such time.
+        stages: what it has cost so far.
+    """
+
+    given: Sequence[Source]
+    options: Options
+    sets: Sets
+    is_cancelled: Callable[[], bool] = lambda: False
+    deadline: float | None = None
+    stages: Stages = field(default_factory=lambda: Stages("mmd."))
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether nothing has to be read."""
+        return all(isinstance(one, Sample) for one in self.given)
+
+    def check(self) -> None:
+        """Stops the work where nobody waits for it.
+
+        Raises:
+            DeadlineExceeded, Cancelled.
+        """
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise DeadlineExceeded("the caller's time was over before the comparison", remedy="give more time")
+        if self.is_cancelled():
+            raise Cancelled("the comparison was stopped between two tiles", remedy="ask again to start it anew")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison that may start.
+
+    Attributes:
+        samples: what is compared, where it was read already: that of short ones is.
+        short: it takes so little time and memory that it may run between two tiles of another.
+        streamed: x and y do not fit into memory and are read part by part while they are compared.
+    """
+
+    job: Job
+    samples: Sequence[Sample] | None
+    short: bool
+    streamed: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The comparison and what it cost; peak device memory in bytes, 0 on the CPU."""
+
+    comparison: Comparison
+    stages: Stages
+    device: str
+    peak_device_memory_bytes: int
+
+
+def plan(job: Job, engine: Engine, short_s: float) -> Plan:
+    """Refuses what cannot succeed or does not fit, from sizes alone, and reads the features of short comparisons.
+
+    Args:
+        job: what was asked for.
+        engine: where it will run.
+        short_s: seconds of computing, as estimated, up to which a comparison is short.
+
+    Raises:
+        VfmalignError: an option that means nothing, a set that is not there, a comparison that does not fit.
+    """
+    job.check()
+    check_options(job.options, has_reference=len(job.given) > 2)
+    with job.stages.stage("read"):
+        extents = job.sets.extents(job.given)
+        streamed = job.sets.in_parts(job.given[:2]) and not memory_budget.fits(extents, job.options, engine)
+        memory_budget.check_measures(extents, job.options, streamed=streamed)
+        if streamed:
+            memory_budget.refuse_too_large_to_stream(extents, job.options, engine)
+            return Plan(job, None, short=False, streamed=True)
+        memory_budget.refuse_too_large(extents, job.options, engine)
+        short = cost_model.is_short(extents, job.options, engine, short_s)
+        samples = job.sets.read(job.given, job.check) if short else None
+    return Plan(job, samples, short)
+
+
+def run(planned: Plan, engine: Engine, let_short_run: Callable[[], int] = lambda: 0) -> Outcome:
+    """Reads and compares; stops at the next tile when cancelled or late.
+
+    Args:
+        planned: what `plan` made of the request.
+        engine: where to compute.
+        let_short_run: called between two tiles and two parts of a set; runs other short work and says how much of it.
+
+    Raises:
+        VfmalignError: whatever reading or comparing refuses; DeadlineExceeded, Cancelled and Exhausted among them.
+    """
+    job, stages, samples = planned.job, planned.job.stages, planned.samples
+    job.check()
+    on_gpu = engine.device.type == "cuda"
+    if on_gpu and not planned.short:
+        torch.cuda.reset_peak_memory_stats(engine.device)
+    if samples is None:
+        with stages.stage("read"):
+            samples = _read(planned, _BetweenTiles(job, let_short_run))
+    with stages.stage("compare"):
+        result = _compare(samples, job, engine, _BetweenTiles(job, let_short_run))
+    peak = torch.cuda.max_memory_allocated(engine.device) if on_gpu else 0
+    if on_gpu:
+        metrics.gpu_memory_used_bytes.set(torch.cuda.memory_allocated(engine.device))
+    return Outcome(result, stages, device_name(engine.device), peak)
+
+
+def _read(planned: Plan, between: Callable[[], None]) -> Sequence[Sample]:
+    """The samples, read in a thread of its own while this one lets other work run."""
+    job = planned.job
+    at_hand = job.given[2:] if planned.streamed else job.given
+    stopped = threading.Event()
+
+    def go_on() -> None:
+        if stopped.is_set():
+            raise Cancelled("reading was stopped", remedy="ask again to start it anew")
+
+    with ThreadPoolExecutor(1, thread_name_prefix="mmd-read") as reader:
+        reading = reader.submit(job.sets.read, at_hand, go_on)
+        try:
+            finish([reading], between)
+        finally:
+            stopped.set()
+    samples = reading.result()
+    return [*job.sets.streams(job.given[:2]), *samples] if planned.streamed else samples
+
+
+class _BetweenTiles:
+    """What happens between two tiles: the work stops where nobody waits for it, and short work may run.
+
+    Attributes:
+        others_cpu_s: CPU time of that other work.
+    """
+
+    def __init__(self, job: Job, let_short_run: Callable[[], int]) -> None:
+        self._job, self._let_short_run = job, let_short_run
+        self.others_cpu_s = 0.0
+
+    def __call__(self) -> None:
+        self._job.check()
+        started = cpu_seconds()
+        if self._let_short_run():
+            self.others_cpu_s += cpu_seconds() - started
+
+
+def _compare(samples: Sequence[Sample], job: Job, engine: Engine, between_tiles: _BetweenTiles) -> Comparison:
+    """The comparison, with its own CPU time counted."""
+    reference = samples[2] if len(samples) > 2 else None
+    started = cpu_seconds()
+    try:
+        return compare(samples[0], samples[1], reference, job.options, replace(engine, between_tiles=between_tiles))
+    except (torch.OutOfMemoryError, MemoryError):
+        raise Exhausted(
+            "the comparison did not fit into memory",
+            subject="request",
+            remedy="send fewer rows or fewer layers at once",
+        ) from None
+    finally:
+        metrics.engine_cpu_seconds.inc(max(cpu_seconds() - started - between_tiles.others_cpu_s, 0.0))
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or `cuda:<index> <name>`."""
+    return f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"

@@ -1,0 +1,239 @@
+"""Samples by what a request names them by: stored feature sets and uploaded objects, read from object storage.
+
+Sizes are known before any feature is read. Knows the store and both formats; nothing of gRPC or of estimators.
+
+Legend: N rows, C channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from vfmalign.core.domain.artifacts import is_id
+from vfmalign.core.domain.errors import BadOption, BadTensor, InvalidInput
+from vfmalign.core.storage.feature_sets import Manifest, read_manifest, read_part
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.mmd.comparison import memory_budget
+from vfmalign.mmd.comparison.memory_budget import Extent
+from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.lru_cache import SizedLruCache
+from vfmalign.mmd.engine.row_streams import FeatureArray, StoredRows
+
+Layers: TypeAlias = dict[str, FeatureArray]
+Check: TypeAlias = Callable[[], None]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_HEADER_SIZE_BYTES = 8
+_MOST_HEADER_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A stored feature set; `name` is the request field that names it."""
+
+    name: str
+    feature_set: str
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for sources of the same features."""
+        return ("feature set", self.feature_set)
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """A safetensors file that a client put into the bucket, with the labels of its rows."""
+
+    name: str
+    uri: str
+    sha256: str
+    groups: tuple[str, ...] = ()
+    case_ids: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for sources of the same features."""
+        return ("object", self.uri, self.sha256)
+
+
+Source: TypeAlias = Stored | Uploaded | Sample
+
+
+class Sets:
+    """The samples of one call: each is read once, also where several pairs of a batch name it and the budget holds it.
+
+    Args:
+        store: where stored and uploaded ones are.
+        cache: what pairs of a batch share; by default nothing stays from one pair to the next.
+    """
+
+    def __init__(self, store: ObjectStore, cache: SizedLruCache | None = None) -> None:
+        self._store = store
+        self._cache = cache or SizedLruCache()
+        self._manifests: dict[str, Manifest] = {}
+        self._headers: dict[Hashable, Extent] = {}
+
+    def extents(self, given: Sequence[Source]) -> list[Extent]:
+        """The sizes of samples, before their features are read.
+
+        Raises:
+            BadOption, BadTensor: an id, URI or digest that cannot be one, or an object that is no safetensors file.
+            NotFound: no such feature set or object.
+        """
+        return [self._extent(one) for one in given]
+
+    def read(self, given: Sequence[Source], before_part: Check) -> list[Sample]:
+        """The samples, every byte of what is stored verified; a set that is named twice is read once.
+
+        Args:
+            given: what `extents` was asked for.
+            before_part: called before every part of a set; may raise to stop the reading.
+
+        Raises:
+            NotFound, DigestMismatch: its bytes are gone, or not those that were written.
+        """
+        read: dict[Hashable, Layers] = {}
+        samples = []
+        for one in given:
+            if isinstance(one, Sample):
+                samples.append(self._same_arrays(one))
+                continue
+            if one.key not in read:
+                read[one.key] = self._cache.get_or_create(one.key, partial(self._layers, one, before_part), _bytes)
+            labels = self._manifests[one.feature_set] if isinstance(one, Stored) else one
+            samples.append(Sample(one.name, read[one.key], labels.groups, labels.case_ids))
+        return samples
+
+    def in_parts(self, given: Sequence[Source]) -> bool:
+        """Whether each sample is stored in parts, which can be read one at a time."""
+        return all(isinstance(one, Stored) for one in given)
+
+    def streams(self, given: Sequence[Source]) -> list[Sample]:
+        """Samples stored in parts, of which nothing is read yet; a part is verified each time it is read.
+
+        Args:
+            given: what `extents` was asked for and `in_parts` said yes to.
+        """
+        samples = []
+        for one in given:
+            if not isinstance(one, Stored):
+                raise TypeError(f"{one.name} is not stored in parts")
+            manifest = self._manifests[one.feature_set]
+            layers = {spec.name: StoredRows(self._store, manifest, spec.name) for spec in manifest.layers}
+            samples.append(Sample(one.name, layers, manifest.groups, manifest.case_ids))
+        return samples
+
+    def _extent(self, source: Source) -> Extent:
+        if isinstance(source, Sample):
+            return memory_budget.extent_of(source)
+        if isinstance(source, Uploaded):
+            if source.key not in self._headers:
+                self._headers[source.key] = self._header(source)
+            groups = len(set(source.groups))
+            return replace(self._headers[source.key], groups=groups) if groups else self._headers[source.key]
+        if not is_id(source.feature_set):
+            raise BadOption("is not the id of a feature set", field=f"{source.name}.feature_set_id")
+        if source.feature_set not in self._manifests:
+            self._manifests[source.feature_set] = read_manifest(self._store, source.feature_set)
+        manifest = self._manifests[source.feature_set]
+        channels = {layer.name: layer.channels for layer in manifest.layers}
+        return Extent(manifest.rows, channels, len(set(manifest.groups)))
+
+    def _header(self, source: Uploaded) -> Extent:
+        """What an object's header says of its size; rows and layers are checked with the features themselves."""
+        field = f"{source.name}.uploaded.object"
+        if not _SHA256.fullmatch(source.sha256):
+            raise BadOption("is not a SHA-256 in hex", field=f"{field}.sha256", remedy="send the object's digest")
+        key = self._key(source)
+        try:
+            size = int.from_bytes(self._store.first(key, _HEADER_SIZE_BYTES), "little")
+            if size > _MOST_HEADER_BYTES:
+                raise ValueError
+            header = json.loads(self._store.first(key, _HEADER_SIZE_BYTES + size)[_HEADER_SIZE_BYTES:])
+            tensors = {name: spec for name, spec in header.items() if name != "__metadata__"}
+            if not {spec["dtype"] for spec in tensors.values()} <= _DTYPES.keys():
+                raise BadTensor("holds tensors of another type", field=field, remedy="save float16, float32 or float64")
+            shapes = {name: [int(axis) for axis in spec["shape"]] or [0] for name, spec in tensors.items()}
+        except _MALFORMED:
+            raise BadTensor("is not a safetensors file", field=field, remedy="save it with safetensors") from None
+        rows = max((shape[0] for shape in shapes.values()), default=0)
+        return Extent(rows, {name: shape[-1] for name, shape in shapes.items()}, rows)
+
+    def _key(self, source: Uploaded) -> str:
+        try:
+            return self._store.key(source.uri)
+        except InvalidInput as error:
+            field = f"{source.name}.uploaded.object.uri"
+            raise BadOption(error.message, field=field, remedy=error.remedy) from None
+
+    def _layers(self, source: Stored | Uploaded, before_part: Check) -> Layers:
+        """The features behind a source."""
+        if isinstance(source, Uploaded):
+            before_part()
+            data = self._store.get_large(self._key(source), sha256=source.sha256)
+            try:
+                return dict(sorted(_arrays(data).items()))  # the file has no order of its own
+            except _MALFORMED:
+                raise BadTensor("is not a safetensors file", field=f"{source.name}.uploaded.object") from None
+        manifest = self._manifests[source.feature_set]
+        layers = {spec.name: np.empty((manifest.rows, spec.channels), np.float32) for spec in manifest.layers}
+        for index, part in enumerate(manifest.parts):
+            before_part()
+            for name, rows_NC in read_part(self._store, manifest, index).items():
+                layers[name][part.start_row : part.start_row + part.rows] = rows_NC
+        return layers
+
+    def _same_arrays(self, sample: Sample) -> Sample:
+        """The sample with the arrays of an earlier pair where that sent the same bytes."""
+        if not self._cache.max_bytes:
+            return sample
+        layers = dict(sample.layers)
+        for name, array in sample.layers.items():
+            if not isinstance(array, np.ndarray):
+                continue  # a stream, of which nothing is at hand
+            key = ("inline", array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array).data).digest())
+            layers[name] = self._cache.get_or_create(key, partial(_itself, array), _size)
+        return replace(sample, layers=layers)
+
+
+def _arrays(data: memoryview) -> Layers:
+    """The arrays of a safetensors file, as views on its bytes: the library copies them, while all threads wait.
+
+    Raises:
+        one of `_MALFORMED`: it is none.
+    """
+    begin = _HEADER_SIZE_BYTES + int.from_bytes(data[:_HEADER_SIZE_BYTES], "little")
+    header = json.loads(bytes(data[_HEADER_SIZE_BYTES:begin]))
+    content = data[begin:]
+    layers: Layers = {}
+    for name, spec in header.items():
+        if name == "__metadata__":
+            continue
+        dtype, shape, (start, end) = _DTYPES[spec["dtype"]], tuple(spec["shape"]), spec["data_offsets"]
+        if min(*shape, start, 0) < 0 or end > len(content) or end - start != math.prod(shape) * dtype.itemsize:
+            raise ValueError
+        layers[name] = np.ndarray(shape, dtype, content, start)
+    return layers
+
+
+def _itself(array: FeatureArray) -> FeatureArray:
+    return array
+
+
+def _size(array: FeatureArray) -> int:
+    return int(array.nbytes)
+
+
+def _bytes(layers: Layers) -> int:
+    return sum(map(_size, layers.values()))

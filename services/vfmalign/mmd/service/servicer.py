@@ -1,0 +1,109 @@
+"""MmdService over gRPC: translates messages and puts jobs on the work queue. Computes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import grpc
+
+from vfmalign.core.domain.errors import BadOption, Exhausted, VfmalignError
+from vfmalign.core.rpc.status_mapping import code_of
+from vfmalign.core.runtime.work_queue import WorkQueue
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.mmd.comparison.options import Engine
+from vfmalign.mmd.engine.lru_cache import SizedLruCache
+from vfmalign.mmd.service import comparison_job, converters
+from vfmalign.mmd.service.comparison_job import Job
+from vfmalign.mmd.service.feature_reader import Sets
+from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
+
+MAX_PAIRS = 1000
+_BATCH_RETRY_S = 0.2
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
+    """Compares samples; one comparison computes at a time, the others wait in the queue.
+
+    Args:
+        store: holds stored and uploaded features.
+        engine: where comparisons run.
+        queue: its thread runs them.
+        short_s: seconds of computing, as estimated, up to which a comparison may run between two tiles of another.
+        cache_bytes: memory for what the pairs of one batch share.
+    """
+
+    def __init__(
+        self, store: ObjectStore, engine: Engine, queue: WorkQueue, *, short_s: float, cache_bytes: int
+    ) -> None:
+        self._store, self._engine, self._queue = store, engine, queue
+        self._short_s, self._cache_bytes = short_s, cache_bytes
+
+    async def Compute(self, request: mmd_pb2.ComputeRequest, context: Context) -> mmd_pb2.ComputeResponse:
+        """Compares two samples, layer by layer."""
+        return await self._compute(request, context, Sets(self._store), self._engine)
+
+    async def ComputeBatch(
+        self, request: mmd_pb2.ComputeBatchRequest, context: Context
+    ) -> AsyncIterator[mmd_pb2.ComputeBatchResponse]:
+        """Compares many pairs in order; a pair that fails is reported and the next one runs."""
+        if not 1 <= len(request.requests) <= MAX_PAIRS:
+            raise BadOption(
+                f"expected 1 to {MAX_PAIRS} pairs, got {len(request.requests)}",
+                field="requests",
+                remedy="split the batch",
+            )
+        cache = SizedLruCache(self._cache_bytes if len(request.requests) > 1 else 0)
+        sets, engine = Sets(self._store, cache), replace(self._engine, cache=cache)
+        for index, pair in enumerate(request.requests):
+            compute = self._compute if index == 0 else self._compute_patiently
+            try:
+                response = await compute(pair, context, sets, engine)
+            except VfmalignError as error:
+                failure = mmd_pb2.PairError(code=code_of(error).value[0], reason=error.reason, message=str(error))
+                yield mmd_pb2.ComputeBatchResponse(index=index, error=failure)
+            else:
+                yield mmd_pb2.ComputeBatchResponse(index=index, response=response)
+
+    async def _compute(
+        self, request: mmd_pb2.ComputeRequest, context: Context, sets: Sets, engine: Engine
+    ) -> mmd_pb2.ComputeResponse:
+        """One comparison; a caller that goes away stops it at the next tile."""
+        options = converters.options_of(request)
+        given = [converters.source_of(request.x, "x"), converters.source_of(request.y, "y")]
+        if request.HasField("reference"):
+            given.append(converters.source_of(request.reference, "reference"))
+        left_s = context.time_remaining()
+        cancelled = threading.Event()
+        deadline = None if left_s is None else time.monotonic() + left_s
+        job = Job(given, options, sets, cancelled.is_set, deadline)
+        try:
+            # Reading waits for the network, and so does not wait in line for the worker thread.
+            planned = (
+                comparison_job.plan(job, engine, self._short_s)
+                if job.is_inline
+                else await asyncio.to_thread(comparison_job.plan, job, engine, self._short_s)
+            )
+            submit = self._queue.run_short if planned.short else self._queue.run
+            outcome = await submit(comparison_job.run, planned, engine, self._queue.let_short_run)
+        finally:
+            cancelled.set()
+        return converters.response_of(outcome)
+
+    async def _compute_patiently(
+        self, request: mmd_pb2.ComputeRequest, context: Context, sets: Sets, engine: Engine
+    ) -> mmd_pb2.ComputeResponse:
+        """One comparison of a batch that has begun: it waits where the queue is full instead of failing."""
+        while True:
+            try:
+                return await self._compute(request, context, sets, engine)
+            except Exhausted as error:
+                if error.retry_after_s is None:
+                    raise
+            await asyncio.sleep(_BATCH_RETRY_S)

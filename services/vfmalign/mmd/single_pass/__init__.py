@@ -1,0 +1,1 @@
+"""Estimators that read streams of rows once, in bounded memory."""

@@ -1,0 +1,1 @@
+"""Estimators, permutations, uncertainty, bandwidths and similarity measures."""

@@ -1,0 +1,96 @@
+"""Bandwidths from the distances between rows: their median, and quantiles for a grid. Knows nothing of statistics.
+
+Legend: R rows, K channels, I and J rows of one tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.mmd.engine.products import squared_distances
+from vfmalign.mmd.engine.rows import FloatArray, IntArray, Rows
+
+# Up to this many rows a median is over all pairs; of more, this many are drawn without replacement, with a fixed seed.
+EXACT_ROWS = 4096
+_TILE = 1024
+# Distances below this share of the rows' norms are rounding: the rows are equal.
+_EQUAL = 1e-13
+
+
+def sampled(rows: int) -> IntArray | None:
+    """Which of so many rows stand for all, in their order; None for every one.
+
+    The choice depends on their number alone, so that it does not change when labels are permuted.
+    """
+    if rows <= EXACT_ROWS:
+        return None
+    drawn = np.random.Generator(np.random.Philox(key=0)).choice(rows, EXACT_ROWS, replace=False)
+    return np.sort(drawn).astype(np.int64)
+
+
+def distances(rows: Rows, between_tiles: Callable[[], None]) -> FloatArray:
+    """‖x_i − x_j‖ for i < j, in no particular order; float64 rows.
+
+    Raises:
+        Cancelled: `between_tiles` said so.
+    """
+    count = rows.count
+    found = np.empty(count * (count - 1) // 2, np.float64)
+    filled = 0
+    for start_I in range(0, count, _TILE):
+        for start_J in range(start_I, count, _TILE):
+            between_tiles()
+            part = _upper(
+                rows, slice(start_I, min(start_I + _TILE, count)), slice(start_J, min(start_J + _TILE, count))
+            )
+            found[filled : filled + part.size] = part
+            filled += part.size
+    return found
+
+
+def median(rows: Rows, layer: str, between_tiles: Callable[[], None]) -> float:
+    """σ = median of ‖x_i − x_j‖ over i < j (the mean of the middle two where their number is even).
+
+    Raises:
+        BadOption: fewer than 2 rows, or σ = 0.
+        Cancelled: `between_tiles` said so.
+    """
+    if rows.count < 2:
+        raise BadOption("a bandwidth needs at least 2 rows", field="reference", remedy="use a larger reference")
+    sigma = float(np.median(distances(rows, between_tiles), overwrite_input=True))
+    if sigma == 0.0:
+        raise BadOption(
+            f"the median distance of the rows of layer `{layer}` is 0, so that no bandwidth follows from it",
+            field="kernel",
+            remedy="use cases that differ, or give a fixed σ",
+        )
+    return sigma
+
+
+def grid(rows: Rows, count: int, between_tiles: Callable[[], None]) -> tuple[float, ...]:
+    """Bandwidths from half the 5 % quantile to twice the 95 % quantile of the distances, evenly spaced (MMD-FUSE).
+
+    Biggs, Schrab, Gretton, NeurIPS 2023, sec. 5. Empty where all rows are equal.
+    """
+    low, high = np.quantile(distances(rows, between_tiles), (0.05, 0.95))
+    if high <= 0.0:
+        return ()
+    return tuple(float(sigma) for sigma in np.linspace(max(0.5 * low, 1e-3 * high), 2.0 * high, count))
+
+
+def _upper(rows: Rows, span_I: slice, span_J: slice) -> NDArray[np.float64]:
+    """Distances of the pairs i < j in one tile."""
+    shape = (span_I.stop - span_I.start, span_J.stop - span_J.start)
+    tile_IJ = torch.empty(shape, dtype=rows.dtype, device=rows.device)
+    squared_distances(rows, rows, span_I, span_J, tile_IJ)
+    floor_IJ = _EQUAL * (rows.norms_N[span_I, None] + rows.norms_N[None, span_J])
+    found_IJ = torch.where(tile_IJ > floor_IJ, tile_IJ, 0.0).sqrt_().cpu()
+    if span_I == span_J:
+        upper = torch.triu_indices(*shape, offset=1)
+        return np.asarray(found_IJ[upper[0], upper[1]].numpy())
+    return np.asarray(found_IJ.flatten().numpy())

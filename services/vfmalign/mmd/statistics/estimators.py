@@ -1,0 +1,142 @@
+"""The estimators of MMD², each defined here and nowhere else. Knows only sums of kernel values.
+
+Source: Gretton, Borgwardt, Rasch, Schölkopf, Smola: A Kernel Two-Sample Test, JMLR 13 (2012) 723–773.
+Every formula works elementwise, so that observed, relabelled and left-out sums go through the same lines. Unbiased
+estimates may be negative and are never clipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfmalign.core.domain.errors import BadOption
+
+Pairing = Literal["paired", "independent"]
+EstimatorName = Literal["biased", "unbiased_paired", "unbiased_independent", "linear", "block", "fourier"]
+TestMethod = Literal["relabelling", "wild_bootstrap"]
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PairedSums:
+    """Sums of h(z_i, z_j) over pairs z_i = (x_i, y_i); each array has one entry per statistic.
+
+    Attributes:
+        total: Σ_ij h(z_i, z_j), diagonal included.
+        diagonal: Σ_i h(z_i, z_i).
+        rows: n.
+    """
+
+    total: FloatArray
+    diagonal: FloatArray
+    rows: FloatArray
+
+
+@dataclass(frozen=True)
+class IndependentSums:
+    """Sums of k over two independent samples; each array has one entry per statistic.
+
+    Attributes:
+        xx, yy, xy: Σ_ij k(x_i, x_j), Σ_ij k(y_i, y_j) and Σ_ij k(x_i, y_j), diagonals included.
+        xx_diagonal, yy_diagonal: Σ_i k(x_i, x_i) and Σ_i k(y_i, y_i).
+        rows_x, rows_y: n and m.
+    """
+
+    xx: FloatArray
+    yy: FloatArray
+    xy: FloatArray
+    xx_diagonal: FloatArray
+    yy_diagonal: FloatArray
+    rows_x: FloatArray
+    rows_y: FloatArray
+
+
+def biased_paired(sums: PairedSums) -> FloatArray:
+    """V-statistic with n = m, eq. (5): (1/n²) Σ_ij h(z_i, z_j). Never negative but for rounding."""
+    return sums.total / sums.rows**2
+
+
+def unbiased_paired(sums: PairedSums) -> FloatArray:
+    """U-statistic over pairs, Lemma 6, eq. (4): (1/(n(n − 1))) Σ_{i≠j} h(z_i, z_j).
+
+    Leaves out k(x_i, y_i), which pairing makes larger than the k(x_i, y_j) of independent rows. Unbiased for
+    independent pairs; rows of one group stay in the mean as the formula says, tests and intervals treat them as one.
+    """
+    return (sums.total - sums.diagonal) / (sums.rows * (sums.rows - 1.0))
+
+
+def biased_independent(sums: IndependentSums) -> FloatArray:
+    """V-statistic, eq. (5): Σk(x,x')/n² + Σk(y,y')/m² − 2 Σk(x,y)/(nm)."""
+    n, m = sums.rows_x, sums.rows_y
+    return sums.xx / n**2 + sums.yy / m**2 - 2.0 * sums.xy / (n * m)
+
+
+def unbiased_independent(sums: IndependentSums) -> FloatArray:
+    """U-statistic, eq. (3): Σ_{i≠j}k(x_i,x_j)/(n(n−1)) + Σ_{i≠j}k(y_i,y_j)/(m(m−1)) − 2Σk(x_i,y_j)/(nm).
+
+    The cross term is full: unbiased for independent samples only.
+    """
+    n, m = sums.rows_x, sums.rows_y
+    within_x = (sums.xx - sums.xx_diagonal) / (n * (n - 1.0))
+    within_y = (sums.yy - sums.yy_diagonal) / (m * (m - 1.0))
+    return within_x + within_y - 2.0 * sums.xy / (n * m)
+
+
+PAIRED: dict[EstimatorName, Callable[[PairedSums], FloatArray]] = {
+    "biased": biased_paired,
+    "unbiased_paired": unbiased_paired,
+}
+INDEPENDENT: dict[EstimatorName, Callable[[IndependentSums], FloatArray]] = {
+    "biased": biased_independent,
+    "unbiased_independent": unbiased_independent,
+}
+
+# Estimators that go over the rows once and never form the kernel matrix.
+STREAMED: frozenset[EstimatorName] = frozenset({"linear", "block", "fourier"})
+
+
+def resolve(pairing: Pairing, estimator: EstimatorName | None, method: TestMethod = "relabelling") -> EstimatorName:
+    """The estimator to use: the unbiased one that fits pairing and test unless another is named.
+
+    A wild bootstrap flips signs of h(z_i, z_j), so that it goes with the forms over pairs; of independent samples of
+    equal size Lemma 6's is unbiased as well.
+
+    Raises:
+        BadOption: an unknown pairing, or an estimator that does not hold for this pairing, or not for this test.
+    """
+    if pairing not in get_args(Pairing):
+        raise BadOption(f"unknown pairing `{pairing}`", field="pairing", remedy=f"use {' or '.join(get_args(Pairing))}")
+    over_pairs = pairing == "paired" or method == "wild_bootstrap"
+    if estimator is None:
+        return "unbiased_paired" if over_pairs else "unbiased_independent"
+    if estimator in STREAMED:
+        return estimator
+    if pairing == "paired" and estimator not in PAIRED:
+        raise BadOption(
+            "the independent-sample estimator is biased on paired samples, whose cross term holds k(x_i, y_i)",
+            field="estimator",
+            remedy="ask for `unbiased_paired` or `biased`",
+        )
+    if over_pairs and estimator not in PAIRED:
+        raise BadOption(
+            "a wild bootstrap flips signs of pairs, and this estimator is not a sum over pairs",
+            field="estimator",
+            remedy="ask for `unbiased_paired` or `biased`, or for relabellings",
+        )
+    if not over_pairs and estimator not in INDEPENDENT:
+        raise BadOption(
+            "the paired estimator needs pairs of rows of the same cases, and the samples are independent",
+            field="estimator",
+            remedy="ask for `unbiased_independent` or `biased`, or say that the samples are paired",
+        )
+    return estimator
+
+
+def smallest_rows(estimator: EstimatorName) -> int:
+    """Rows per sample below which the estimator is undefined."""
+    return 1 if estimator == "biased" else 2

@@ -1,0 +1,129 @@
+"""Relabellings of groups: swaps of pairs and permutations of independent samples. Knows nothing of kernels or rows.
+
+Random ones come from a counter-based generator (Philox; Salmon et al., SC 2011) in one fixed order on the CPU: they
+depend on the seed and the number of groups alone, never on tile size, device or layer, and the first B of a longer run
+are the same.
+
+Legend: G groups, B relabellings.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfmalign.mmd.engine.ordered_pool import finish
+
+SMALLEST_GROUPS = 8
+ENUMERATED_GROUPS = 12
+_KEYS_AT_ONCE = 2**20
+
+SignArray = NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Relabellings:
+    """Weights of groups in each relabelling, and how p-values count them.
+
+    Attributes:
+        weights_GB: ±1 per group for swaps; 1 where a group is labelled x and 0 where y for permutations.
+        count: relabellings they stand for.
+        enumerated: whether they are all there are, the identity included.
+        multiplicity: how many of `count` each column stands for: s and −s swap into the same statistic.
+        absent_reason: why there is no test; empty where there is one.
+    """
+
+    weights_GB: SignArray
+    count: int
+    enumerated: bool
+    multiplicity: int = 1
+    absent_reason: str = ""
+
+
+def none(groups: int, reason: str) -> Relabellings:
+    """No relabellings, and why."""
+    return Relabellings(np.zeros((groups, 0), np.int8), 0, False, absent_reason=reason)
+
+
+def swaps(groups: int, relabellings: int, seed: int) -> Relabellings:
+    """Swaps of x and y within groups: all 2^G of them up to 12 groups, else `relabellings` random ones.
+
+    Where all are enumerated, group 0 is never swapped and each column counts twice.
+    """
+    if groups <= ENUMERATED_GROUPS:
+        codes_B = np.arange(2 ** (groups - 1), dtype=np.int64)
+        bits_GB = (codes_B[None, :] << 1 >> np.arange(groups)[:, None]) & 1
+        return Relabellings((1 - 2 * bits_GB).astype(np.int8), 2**groups, True, multiplicity=2)
+    words = -(-groups // 64)
+    raw_BW = _philox(seed).random_raw(relabellings * words).reshape(relabellings, words)
+    bits_BG = np.unpackbits(raw_BW.astype("<u8").view(np.uint8), axis=1, bitorder="little", count=groups)
+    return Relabellings(np.ascontiguousarray((1 - 2 * bits_BG.astype(np.int8)).T), relabellings, False)
+
+
+def permutations(
+    groups_x: int, groups_y: int, relabellings: int, seed: int, between_draws: Callable[[], None] = lambda: None
+) -> Relabellings:
+    """Random choices of `groups_x` of all groups to be labelled x; unlike swaps they are never enumerated.
+
+    Each group draws a key of 32 bits, and the groups with the smallest keys are labelled x. `between_draws` is called
+    again and again while threads draw, and may raise to stop.
+    """
+    groups = groups_x + groups_y
+    weights_GB = np.empty((groups, relabellings), np.int8)
+    step = max(1, _KEYS_AT_ONCE // groups)
+
+    def draw(start: int) -> None:
+        size = min(step, relabellings - start)
+        weights_GB[:, start : start + size] = _smallest(_keys(groups, seed, start, size), groups_x).T
+
+    starts = range(0, relabellings, step)
+    if len(starts) <= 1:
+        draw(0)
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            drawing = [threads.submit(draw, start) for start in starts]
+            try:
+                finish(drawing, between_draws)
+            finally:
+                threads.shutdown(cancel_futures=True)
+    return Relabellings(weights_GB, relabellings, False)
+
+
+def _keys(groups: int, seed: int, start: int, size: int) -> NDArray[np.uint32]:
+    """Keys of some relabellings, [B, G]; relabelling b reads the generator from block b·⌈G/8⌉ on, 8 keys a block."""
+    blocks = -(-groups // 8)
+    generator = _philox(seed)
+    generator.advance(start * blocks)
+    raw_BW = generator.random_raw(size * blocks * 4).astype("<u8", copy=False).reshape(size, blocks * 4)
+    return raw_BW.view("<u4")[:, :groups]
+
+
+def _smallest(keys_BG: NDArray[np.uint32], count: int) -> NDArray[np.bool_]:
+    """Which keys are among the `count` smallest of their row; of equal keys the first wins."""
+    last_B = np.partition(keys_BG, count - 1, axis=1)[:, count - 1]
+    chosen_BG = keys_BG <= last_B[:, None]
+    for row in np.flatnonzero(chosen_BG.sum(axis=1) > count):  # equal keys at the border: once in 10⁵ rows or so
+        chosen_BG[row] = False
+        chosen_BG[row, np.argsort(keys_BG[row], kind="stable")[:count]] = True
+    return chosen_BG
+
+
+def weighted(values_VG: NDArray[np.float64], relabellings: Relabellings) -> NDArray[np.float64]:
+    """Sums of values over groups, weighted by each relabelling, [V, B]; weights become float64 a few at a time."""
+    groups, count = relabellings.weights_GB.shape
+    sums_VB = np.zeros((values_VG.shape[0], count))
+    step = max(1, _KEYS_AT_ONCE // max(8 * count, 1))
+    for start in range(0, groups, step):
+        some = slice(start, start + step)
+        sums_VB += values_VG[:, some] @ relabellings.weights_GB[some].astype(np.float64)
+    return sums_VB
+
+
+def _philox(seed: int) -> np.random.Philox:
+    """The generator, keyed by the seed alone."""
+    return np.random.Philox(key=seed)

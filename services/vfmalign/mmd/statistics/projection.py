@@ -1,0 +1,55 @@
+"""A 2-D picture of two samples: principal components of a fitted sample. Descriptive only; no number rests on it.
+
+Legend: F rows of the fitted sample, N and M rows of x and y, K channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vfmalign.mmd.engine.row_streams import FeatureArray
+from vfmalign.mmd.engine.rows import Affine, FloatArray, prepare
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Coordinates of x and y on the first two principal axes of the fitted sample, and the variance these explain."""
+
+    x_N2: FloatArray
+    y_M2: FloatArray
+    explained_variance: tuple[float, float]
+
+
+def project(given: Sequence[FeatureArray], affine: Affine, device: torch.device) -> Projection:
+    """Projects (standardised) features on the axes of the reference, or of x without one.
+
+    Axes are signed so that their largest entry is positive; an axis that does not exist (one row, one channel) gives 0.
+
+    Args:
+        given: features of x, y and perhaps the reference.
+        affine: what is done to them.
+        device: where to compute.
+    """
+    fitted_FK = prepare([(given[2] if len(given) > 2 else given[0], None)], affine, "float64", device).values_NK
+    mean_K = fitted_FK.mean(dim=0)
+    _, singular, axes_AK = torch.linalg.svd(fitted_FK - mean_K, full_matrices=False)
+    variance = singular.square()
+    total = float(variance.sum())
+    axes_2K = torch.zeros(2, fitted_FK.shape[1], dtype=fitted_FK.dtype, device=fitted_FK.device)
+    explained = [0.0, 0.0]
+    for axis in range(min(2, axes_AK.shape[0])):
+        if float(variance[axis]) <= 1e-24 * total or total == 0.0:
+            break
+        largest = axes_AK[axis].abs().argmax()
+        axes_2K[axis] = axes_AK[axis] * torch.sign(axes_AK[axis, largest])
+        explained[axis] = float(variance[axis]) / total
+
+    def coordinates(features_NC: FeatureArray) -> FloatArray:
+        values_NK = prepare([(features_NC, None)], affine, "float64", device).values_NK
+        return np.asarray(((values_NK - mean_K) @ axes_2K.T).cpu().numpy(), dtype=np.float64)
+
+    return Projection(coordinates(given[0]), coordinates(given[1]), (explained[0], explained[1]))

@@ -1,0 +1,1 @@
+"""Encoder architectures that can be built by name."""

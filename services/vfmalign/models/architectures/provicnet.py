@@ -1,0 +1,228 @@
+"""ProViCNet: DINOv2 with registers over slices, told where each slice lies in its volume.
+
+Knows the networks alone: no checkpoint formats, no storage. Axes: N studies, S slices of all studies, L tokens, C
+channels, D slices of one study, H W rows and columns; an encoder's input holds whole volumes, one channel per sequence.
+
+Sources: Oquab et al., "DINOv2", arXiv 2304.07193; Darcet et al., "Vision Transformers Need Registers", arXiv
+2309.16588; position tokens and their order are ProViCNet's (github.com/pimed/ProViCNet). Blocks, patch projection and
+the resampling of the position embedding are timm's, and parameter names are upstream's, so that its state dicts load
+unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from vfmalign.models.architectures.transformer import (
+    CLASS_LAYER,
+    EPSILON,
+    PATCH_LAYER,
+    Size,
+    make_blocks,
+    spread_blocks,
+    token_layers,
+)
+from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool
+
+WINDOW = 3
+"""Adjacent slices that a slice is seen with: they stand where a photograph has red, green and blue."""
+DINO_DIM = 384
+"""Width of DINOv2's smallest transformer, which ProViCNet is built on."""
+POSITION_TOKENS = 2
+REGISTERS = 4
+TABLE_SIDE = 37
+"""Rows and columns of the learnt position embedding: DINOv2's 518 pixels in patches of 14."""
+PIXELS_AT_ONCE = 8 * 448**2
+"""Of the slices that run through the blocks together: eight of the published size, or many small ones."""
+
+
+class DinoBackbone(nn.Module):
+    """DINOv2's transformer with registers.
+
+    Args:
+        size: of the transformer.
+        patch: side of a patch in pixels.
+    """
+
+    def __init__(self, size: Size, patch: int) -> None:
+        super().__init__()
+        dim = size.dim
+        self.patch_embed = PatchEmbed2D(patch, dim)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.register_tokens = nn.Parameter(torch.empty(1, REGISTERS, dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + TABLE_SIDE**2, dim))
+        # Never used outside DINOv2's own pretraining, but part of every state dict of it.
+        self.mask_token = nn.Parameter(torch.zeros(1, dim), requires_grad=False)
+        self.blocks = make_blocks(size, EPSILON, layer_scale=1.0)
+        self.norm = nn.LayerNorm(dim, eps=EPSILON)
+        nn.init.normal_(self.cls_token, std=1e-6)
+        nn.init.normal_(self.register_tokens, std=1e-6)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.apply(partial(_initialise, dim=dim))
+
+    def embed(self, images_SCHW: Tensor, between_SLC: Tensor) -> Tensor:
+        """Tokens before the first block: class, registers, `between_SLC`, patches in order of H and W."""
+        from timm.layers.pos_embed import resample_abs_pos_embed  # as in `make_blocks`
+
+        patches_SCHW = self.patch_embed(images_SCHW)
+        rows, columns = patches_SCHW.shape[2:]
+        place_1LC = resample_abs_pos_embed(self.pos_embed, [rows, columns])
+        patches_SLC = patches_SCHW.flatten(2).transpose(1, 2) + place_1LC[:, 1:]
+        class_SLC = (self.cls_token + place_1LC[:, :1]).expand(len(images_SCHW), -1, -1)
+        registers_SLC = self.register_tokens.expand(len(images_SCHW), -1, -1)
+        return torch.cat((class_SLC, registers_SLC, between_SLC, patches_SLC), dim=1)
+
+
+class PatchEmbed2D(nn.Module):
+    """Patches to tokens by one convolution whose stride is its kernel."""
+
+    def __init__(self, patch: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(WINDOW, dim, patch, stride=patch)
+
+    def forward(self, images_SCHW: Tensor) -> Tensor:
+        """(S, C, H/patch, W/patch)."""
+        return cast(Tensor, self.proj(images_SCHW))
+
+
+class SliceEncoder(Encoder):
+    """One sequence's encoder: the backbone with two tokens for a slice's place.
+
+    Args:
+        size: of the transformer.
+        patch: side of a patch in pixels.
+    """
+
+    def __init__(self, size: Size, patch: int = 14) -> None:
+        super().__init__()
+        self.in_channels, self.size, self.patch = 1, size, patch
+        self.backbone = DinoBackbone(size, patch)
+        self.axis_pos = nn.Linear(1, size.dim)
+        self.axis_max = nn.Linear(1, size.dim)
+        for line in (self.axis_pos, self.axis_max):
+            nn.init.normal_(line.weight, std=0.02)
+            nn.init.zeros_(line.bias)
+
+    def layer_channels(self) -> dict[str, int]:
+        """Every block, both kinds of tokens after the final norm, and `pooled`."""
+        return dict.fromkeys(token_layers(self.size.depth), self.size.dim)
+
+    def dense_layers(self) -> dict[str, Stride]:
+        """Four blocks, all of the patch's stride; slices stay apart."""
+        return dict.fromkeys(spread_blocks(self.size.depth), (1, self.patch, self.patch))
+
+    def slice_maps(self, images_SCHW: Tensor, position_S2: Tensor) -> dict[str, Tensor]:
+        """Runs the backbone on slices.
+
+        Args:
+            images_SCHW: each slice between its neighbours; H and W multiples of the patch.
+            position_S2: number of the slice from 0, and how many slices its volume has.
+
+        Returns:
+            `blocks.i`: patch tokens after block i, (S, C, H/patch, W/patch); `patch_tokens`: after the final norm;
+            `class_token`: after the final norm, (S, C, 1, 1).
+        """
+        grid = (images_SCHW.shape[2] // self.patch, images_SCHW.shape[3] // self.patch)
+        places = (self.axis_pos(position_S2[:, :1]), self.axis_max(position_S2[:, 1:]))
+        tokens_SLC = self.backbone.embed(images_SCHW, torch.stack(places, dim=1))
+        first = 1 + REGISTERS + POSITION_TOKENS
+        maps = {}
+        for i, block in enumerate(self.backbone.blocks):
+            tokens_SLC = block(tokens_SLC)
+            maps[f"blocks.{i}"] = _as_map(tokens_SLC[:, first:], grid)
+        tokens_SLC = self.backbone.norm(tokens_SLC)
+        maps[PATCH_LAYER] = _as_map(tokens_SLC[:, first:], grid)
+        maps[CLASS_LAYER] = tokens_SLC[:, 0, :, None, None]
+        return maps
+
+    def feature_maps(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
+        """Runs the encoder on every slice of whole volumes.
+
+        Returns:
+            `blocks.i` and `patch_tokens`: (N, C, D, H/patch, W/patch). `class_token`: (N, C, D, 1, 1).
+            `pooled`: (N, C), the mean of the class tokens over slices.
+        """
+        n, _, depth = input_NCDHW.shape[:3]
+        images_SCHW = adjacent_slices(input_NCDHW[:, 0])
+        number_S = torch.arange(depth, device=input_NCDHW.device, dtype=input_NCDHW.dtype).repeat(n)
+        position_S2 = torch.stack((number_S, torch.full_like(number_S, depth)), dim=1)
+        # A few slices at a time: what a block needs besides its result is then a few slices large.
+        at_once = max(1, PIXELS_AT_ONCE // images_SCHW[0, 0].numel())
+        parts = [
+            self.slice_maps(images, position)
+            for images, position in zip(
+                torch.split(images_SCHW, at_once), torch.split(position_S2, at_once), strict=True
+            )
+        ]
+        maps = {name: _by_study(torch.cat([part[name] for part in parts]), n) for name in parts[0]}
+        maps[POOLED_LAYER] = pool(maps[CLASS_LAYER])
+        return maps
+
+
+class FusionEncoder(Encoder):
+    """One encoder per sequence side by side: each layer is theirs, one after the other along the channels.
+
+    Args:
+        streams: names of the streams, in order of the input's channels.
+        size: of each stream's transformer.
+        patch: side of a patch in pixels.
+    """
+
+    def __init__(self, streams: Sequence[str], size: Size, patch: int = 14) -> None:
+        super().__init__()
+        self.in_channels = len(streams)
+        self.streams = nn.ModuleDict({name: SliceEncoder(size, patch) for name in streams})
+
+    def _encoders(self) -> list[SliceEncoder]:
+        return [cast(SliceEncoder, stream) for stream in self.streams.values()]
+
+    def layer_channels(self) -> dict[str, int]:
+        """The layers of one stream, with the channels of all."""
+        return {name: self.in_channels * width for name, width in self._encoders()[0].layer_channels().items()}
+
+    def dense_layers(self) -> dict[str, Stride]:
+        """As of one stream."""
+        return self._encoders()[0].dense_layers()
+
+    def feature_maps(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
+        """As of one stream, concatenated over C."""
+        streams = [e.feature_maps(input_NCDHW[:, i : i + 1]) for i, e in enumerate(self._encoders())]
+        return {name: torch.cat([maps[name] for maps in streams], dim=1) for name in streams[0]}
+
+
+def adjacent_slices(volumes_NDHW: Tensor) -> Tensor:
+    """Every slice between its neighbours: (N·D, 3, H, W).
+
+    The first and the last are seen as their neighbour is, upstream's rule; a volume of one slice is three times that
+    slice.
+    """
+    depth = volumes_NDHW.shape[1]
+    middle_D = torch.arange(depth).clamp(1, max(1, depth - 2))
+    index_DW = (middle_D[:, None] + torch.arange(-1, 2)).clamp(0, depth - 1)
+    return volumes_NDHW[:, index_DW.to(volumes_NDHW.device)].flatten(0, 1)
+
+
+def _as_map(tokens_SLC: Tensor, grid_HW: tuple[int, int]) -> Tensor:
+    return tokens_SLC.transpose(1, 2).reshape(len(tokens_SLC), -1, *grid_HW)
+
+
+def _by_study(map_SCHW: Tensor, studies: int) -> Tensor:
+    """(N·D, C, H, W) to (N, C, D, H, W)."""
+    return map_SCHW.reshape(studies, -1, *map_SCHW.shape[1:]).transpose(1, 2)
+
+
+def _initialise(module: nn.Module, dim: int) -> None:
+    """DINOv2's at its width: truncated normal weights of SD 0.02, biases 0.
+
+    Narrower networks get as much more as keeps a layer's gain: at SD 0.02 a class token 48 wide sees next to nothing of
+    the patches, and contrast between cases has nothing to begin with.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02 * max(1.0, DINO_DIM / dim) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

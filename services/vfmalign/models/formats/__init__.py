@@ -1,0 +1,1 @@
+"""Formats of foreign models: checkpoints, MONAI bundles and exported programs."""

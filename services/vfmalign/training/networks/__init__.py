@@ -1,0 +1,1 @@
+"""Networks that training builds around an encoder, and the specialised networks without one."""

@@ -1,0 +1,82 @@
+"""From a job's plan to the network that it trains, with its starting weights.
+
+Knows which head goes with which task and network, and what shapes they take; knows nothing of data or of training.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from vfmalign.core.domain.artifacts import Preprocessing
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.models.cards import encoder_of_card
+from vfmalign.models.checkpoints import build_encoder, random_state
+from vfmalign.models.encoder import Encoder
+from vfmalign.training.data import derived_seed
+from vfmalign.training.learner import FineTuning, Learner
+from vfmalign.training.networks.heads import (
+    CaseClassifier,
+    EncoderDecoder,
+    SpecialisedClassifier,
+    SpecialisedUNet,
+    check_shape,
+    stage_shapes,
+)
+from vfmalign.training.plan import Plan
+from vfmalign.training.pretraining import build_objective
+from vfmalign.training.tasks import get_task
+from vfmalign.training.tasks.task import Task
+
+
+def build_learner(store: ObjectStore, plan: Plan, device: torch.device) -> Learner:
+    """The network that the spec asks for, with its starting weights, under its task or objective."""
+    spec = plan.spec
+    torch.manual_seed(derived_seed(spec.seed, "head"))
+    if plan.task is not None:
+        encoder = None if spec.network == "specialised" else _starting_encoder(store, plan, device)
+        return _fine_tuning(plan, encoder, device)
+    encoder = _starting_encoder(store, plan, device)
+    _check_shapes(plan, stage_shapes(encoder)[1][-1])
+    return build_objective(spec.objective, encoder, spec.recipe, device, spec.seed)
+
+
+def _fine_tuning(plan: Plan, encoder: Encoder | None, device: torch.device) -> FineTuning:
+    task = get_task(plan.spec.task)
+    if task.positives is not None and plan.spec.recipe.patch_shape_DHW is not None:
+        raise BadOption(
+            "the class of a case is that of its whole volume", field="recipe.patch_shape_DHW", remedy="leave it out"
+        )
+    network = network_for(task, encoder, plan.preprocessing)
+    if isinstance(network, SpecialisedUNet | SpecialisedClassifier):
+        _check_shapes(plan, network.stride_DHW)
+    else:
+        _check_shapes(plan, stage_shapes(network.encoder)[1][-1])
+    return FineTuning(task, network.to(device), encoder, device)
+
+
+def network_for(
+    task: Task, encoder: Encoder | None, preprocessing: Preprocessing
+) -> CaseClassifier | EncoderDecoder | SpecialisedClassifier | SpecialisedUNet:
+    """The task's head on the encoder, or its specialised network where there is none."""
+    modalities, shape_DHW = preprocessing.modalities, preprocessing.shape_DHW
+    if task.positives is not None:
+        return CaseClassifier(encoder) if encoder else SpecialisedClassifier(len(modalities), shape_DHW)
+    restored = [channel for channel, modality in enumerate(modalities) if modality in task.restores]
+    out_channels, residual = task.classes or len(restored), restored if task.residual else ()
+    if encoder is None:
+        return SpecialisedUNet(len(modalities), out_channels, shape_DHW, residual=residual)
+    return EncoderDecoder(encoder, out_channels, residual=residual)
+
+
+def _check_shapes(plan: Plan, stride_DHW: tuple[int, int, int]) -> None:
+    check_shape(plan.preprocessing.shape_DHW, stride_DHW, field="architecture")
+    if plan.spec.recipe.patch_shape_DHW is not None:
+        check_shape(plan.spec.recipe.patch_shape_DHW, stride_DHW, field="recipe.patch_shape_DHW")
+
+
+def _starting_encoder(store: ObjectStore, plan: Plan, device: torch.device) -> Encoder:
+    if plan.parent is not None:
+        return encoder_of_card(store, plan.parent, device)
+    state = random_state(plan.architecture, derived_seed(plan.spec.seed, "encoder"))
+    return build_encoder(plan.architecture, state, device)

@@ -1,0 +1,201 @@
+"""Networks that training puts around an encoder, and the specialised network that does without one.
+
+Knows modules and shapes; knows nothing of tasks, losses, data or storage. Axes: N batch, C channels, D H W depth,
+height, width.
+
+Normalisation is by groups within one sample, as in `decoder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from monai.networks.nets.densenet import DenseNet
+from monai.networks.nets.unet import UNet
+from torch import Tensor, nn
+
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.models.encoder import POOLED_LAYER, Encoder
+from vfmalign.training.networks.decoder import DenseDecoder, group_norm
+
+EVIDENCE_CHANNELS = 16
+"""Of a classifier's evidence at each voxel of a dense map."""
+SMALL_SIDE = 64
+"""Longest side in voxels of a volume that gets the small specialised network."""
+_Three = tuple[int, int, int]
+
+
+class EncoderDecoder(nn.Module):
+    """An encoder under a dense decoder.
+
+    Args:
+        encoder: the VFM; it is trained together with the decoder.
+        out_channels: channels of the output.
+        input_skip: see `DenseDecoder`.
+        residual: channels of the input that the output is added to, one for each of its own; none for an output by
+            itself. The last convolution then starts at zero, so that the untrained network returns those channels.
+    """
+
+    def __init__(
+        self, encoder: Encoder, out_channels: int, *, input_skip: bool = True, residual: Sequence[int] = ()
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.residual = list(residual)
+        channels, strides = stage_shapes(encoder)
+        self.decoder = DenseDecoder(channels, strides, encoder.in_channels, out_channels, input_skip=input_skip)
+        if residual:
+            _zero(self.decoder.out)
+        self.decoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    def forward(self, input_NCDHW: Tensor) -> Tensor:
+        """(N, out_channels, D, H, W)."""
+        maps = self.encoder.feature_maps(input_NCDHW)
+        output_NCDHW = self.decoder(input_NCDHW, [maps[name] for name in self.encoder.dense_layers()])
+        return _added(self.residual, input_NCDHW, output_NCDHW)
+
+
+class CaseClassifier(nn.Module):
+    """One logit per case: evidence at every voxel of every dense map, its maximum and mean, beside the pooled feature.
+
+    A lesion fills a hundredth of the volume: a mean over space alone would drown it, and so would the deepest voxels.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        channels = encoder.layer_channels()
+        self.maps = list(encoder.dense_layers())
+        self.evidence = nn.ModuleList(
+            nn.Sequential(
+                nn.GroupNorm(1, channels[name]),
+                nn.Conv3d(channels[name], EVIDENCE_CHANNELS, 3, padding=1),
+                nn.GELU(),
+                nn.Conv3d(EVIDENCE_CHANNELS, EVIDENCE_CHANNELS, 1),
+            )
+            for name in self.maps
+        )
+        self.norm = nn.LayerNorm(channels[POOLED_LAYER])
+        self.out = nn.Linear(channels[POOLED_LAYER] + 2 * EVIDENCE_CHANNELS * len(self.maps), 1)
+
+    def forward(self, input_NCDHW: Tensor) -> Tensor:
+        """(N, 1)."""
+        maps = self.encoder.feature_maps(input_NCDHW)
+        found = [self.norm(maps[POOLED_LAYER])]
+        for name, evidence in zip(self.maps, self.evidence, strict=True):
+            map_NCDHW = evidence(maps[name])
+            found += [map_NCDHW.amax((2, 3, 4)), map_NCDHW.mean((2, 3, 4))]
+        return cast(Tensor, self.out(torch.cat(found, dim=1)))
+
+
+class SpecialisedClassifier(nn.Module):
+    """One logit per case without a foundation model: MONAI's 3D DenseNet, small for small volumes, else DenseNet-121.
+
+    Args:
+        in_channels: channels of the input.
+        shape_DHW: size of the volumes it is for.
+    """
+
+    def __init__(self, in_channels: int, shape_DHW: _Three) -> None:
+        super().__init__()
+        small = max(shape_DHW) <= SMALL_SIDE
+        self.stride_DHW = (16, 16, 16) if small else (32, 32, 32)
+        self.net = DenseNet(
+            spatial_dims=3,
+            in_channels=in_channels,
+            out_channels=1,
+            init_features=16 if small else 64,
+            growth_rate=8 if small else 32,
+            block_config=(2, 2, 2) if small else (6, 12, 24, 16),
+            norm=group_norm(),
+        )
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    def forward(self, input_NCDHW: Tensor) -> Tensor:
+        """(N, 1)."""
+        return cast(Tensor, self.net(input_NCDHW))
+
+
+class Projector(nn.Module):
+    """The encoder's pooled feature through SimCLR's two-layer projection (Chen et al., ICML 2020)."""
+
+    def __init__(self, encoder: Encoder, channels: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        width = encoder.layer_channels()[POOLED_LAYER]
+        self.projection = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, channels))
+
+    def forward(self, input_NCDHW: Tensor) -> Tensor:
+        """(N, channels)."""
+        return cast(Tensor, self.projection(self.encoder(input_NCDHW)))
+
+
+class SpecialisedUNet(nn.Module):
+    """The task's own network, without a foundation model: MONAI's residual UNet, which begins at full resolution.
+
+    Its size follows the input's: 8 channels and 3 downsamplings for volumes of at most 64 voxels a side, which a CPU
+    can train, else 32 and 4.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        shape_DHW: size of the whole volumes it is for; any multiple of `stride_DHW` can be fed.
+        residual: as in `EncoderDecoder`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, shape_DHW: _Three, *, residual: Sequence[int] = ()) -> None:
+        super().__init__()
+        width, downsamplings = (8, 3) if max(shape_DHW) <= SMALL_SIDE else (32, 4)
+        stride = 2**downsamplings
+        self.stride_DHW = (stride, stride, stride)
+        self.residual = list(residual)
+        self.net = UNet(
+            spatial_dims=3,
+            in_channels=in_channels,
+            out_channels=width,
+            channels=[width * 2**level for level in range(downsamplings + 2)],
+            strides=[1, *[2] * downsamplings],
+            num_res_units=2,
+            norm=group_norm(),
+        )
+        self.out = nn.Conv3d(width, out_channels, 1)
+        if residual:
+            _zero(self.out)
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    def forward(self, input_NCDHW: Tensor) -> Tensor:
+        """(N, out_channels, D, H, W)."""
+        output_NCDHW = self.out(self.net(input_NCDHW))
+        return _added(self.residual, input_NCDHW, output_NCDHW)
+
+
+def stage_shapes(encoder: Encoder) -> tuple[list[int], list[_Three]]:
+    """Channels and strides of the encoder's dense layers, shallow to deep."""
+    channels, strides = encoder.layer_channels(), encoder.dense_layers()
+    return [channels[name] for name in strides], list(strides.values())
+
+
+def check_shape(shape_DHW: Sequence[int], stride_DHW: _Three, *, field: str) -> None:
+    """Refuses an input that a network could not bring back to its own size.
+
+    Raises:
+        BadOption: a side is not a multiple of the deepest stride.
+    """
+    if any(size % stride for size, stride in zip(shape_DHW, stride_DHW, strict=True)):
+        raise BadOption(
+            f"a shape of {tuple(shape_DHW)} voxels does not fit the network",
+            field=field,
+            remedy=f"use multiples of {stride_DHW}",
+        )
+
+
+def _added(residual: list[int], input_NCDHW: Tensor, output_NCDHW: Tensor) -> Tensor:
+    return input_NCDHW[:, residual] + output_NCDHW if residual else output_NCDHW
+
+
+def _zero(convolution: nn.Conv3d) -> None:
+    nn.init.zeros_(convolution.weight)
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)

@@ -1,0 +1,127 @@
+"""The S3 server that we start: its secrets, and what a kill and a restart leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from vfmalign.cli.local import s3_server
+from vfmalign.core.domain.errors import Unavailable
+from vfmalign.core.runtime import metrics
+from vfmalign.core.runtime.settings import StoreSettings
+from vfmalign.core.storage.object_store import ObjectStore
+
+
+def settings_of(server: s3_server.S3Server) -> StoreSettings:
+    return StoreSettings(
+        bucket="kept",
+        endpoint=server.endpoint,
+        access_key=server.access_key,
+        secret_key=SecretStr(server.secret_key),
+        region="us-east-1",
+    )
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Iterator[list[int]]:
+    """Process ids to end whatever happens."""
+    pids: list[int] = []
+    yield pids
+    for pid in pids:
+        s3_server.stop(pid, grace_s=0)
+
+
+def test_a_kill_and_a_restart_keep_data_address_and_keys(tmp_path: Path, killed: list[int]) -> None:
+    process, first = s3_server.start(tmp_path / "s3")
+    killed.append(first.pid)
+    store = ObjectStore(settings_of(first))
+    store.ensure_bucket()
+    refs = [store.put(f"object-{i}", os.urandom(50_000)) for i in range(20)]
+    assert store.put_if_absent("once", b"first")
+
+    with pytest.raises(Unavailable, match="is taken"):
+        s3_server.start(tmp_path / "s3")
+    assert process.poll() is None
+
+    os.killpg(first.pid, signal.SIGKILL)
+    process.wait()
+    down = ObjectStore(settings_of(first), attempts=2)
+    failures = metrics.REGISTRY.get_sample_value("vfmalign_store_failures_total") or 0
+    with pytest.raises(Unavailable, match="does not answer") as caught:
+        down.get("object-0")
+    assert caught.value.retry_after_s is not None
+    assert first.secret_key not in str(caught.value)
+    assert metrics.REGISTRY.get_sample_value("vfmalign_store_failures_total") == failures + 2
+
+    process, second = s3_server.start(tmp_path / "s3")
+    killed.append(second.pid)
+    assert (second.endpoint, second.access_key, second.secret_key) == (
+        first.endpoint,
+        first.access_key,
+        first.secret_key,
+    )
+    for ref in refs:
+        store.get(ref.key, sha256=ref.sha256)
+    assert not store.put_if_absent("once", b"second")
+    s3_server.stop(second.pid, grace_s=0)
+    process.wait()
+
+
+def test_secrets_are_random_and_for_the_owner_alone(tmp_path: Path, killed: list[int]) -> None:
+    process, server = s3_server.start(tmp_path / "s3")
+    killed.append(server.pid)
+    for path in (tmp_path / "s3").glob("*.json"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    command_line = Path(f"/proc/{server.pid}/cmdline")
+    if command_line.exists():
+        assert server.secret_key.encode() not in command_line.read_bytes()
+    assert server.secret_key not in (tmp_path / "s3" / "s3.log").read_text()
+    assert server.endpoint.startswith("http://127.0.0.1:")
+    s3_server.stop(server.pid, grace_s=0)
+    process.wait()
+
+
+def test_a_missing_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unavailable, match="weed"):
+        s3_server.start(tmp_path / "s3")
+
+
+def test_a_program_that_ends_at_once_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "weed"
+    program.write_text("#!/bin/sh\necho broken >&2; exit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(Unavailable, match="did not come up"):
+        s3_server.start(tmp_path / "s3")
+    assert "broken" in (tmp_path / "s3" / "s3.log").read_text()
+
+
+def test_a_store_that_comes_back_in_time_is_not_noticed(tmp_path: Path, killed: list[int]) -> None:
+    process, server = s3_server.start(tmp_path / "s3")
+    killed.append(server.pid)
+    store = ObjectStore(settings_of(server), attempts=60)
+    store.ensure_bucket()
+    ref = store.put("kept", b"bytes")
+    os.killpg(server.pid, signal.SIGKILL)
+    process.wait()
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(store.get(ref.key, sha256=ref.sha256)))
+    reader.start()
+    time.sleep(0.3)
+    process, again = s3_server.start(tmp_path / "s3")
+    killed.append(again.pid)
+    reader.join(60)
+    assert got == [b"bytes"]
+    s3_server.stop(again.pid, grace_s=0)
+    process.wait()

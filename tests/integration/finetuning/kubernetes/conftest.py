@@ -1,0 +1,45 @@
+"""An emulated cluster and launchers on it, as of successive orchestrators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.finetuning.kubernetes.emulator import Api
+
+from vfmalign.finetuning.launchers.kubernetes.api import Cluster
+from vfmalign.finetuning.launchers.kubernetes.launcher import KubernetesLauncher
+from vfmalign.finetuning.launchers.kubernetes.manifest import Options
+
+Make = Callable[..., KubernetesLauncher]
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    """The API."""
+    found = Api()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def connect(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Cluster]:
+    """Connects to it as a process outside the cluster does."""
+    monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(tmp_path)))
+    return Cluster.connect
+
+
+@pytest.fixture
+def make(api: Api, connect: Callable[[], Cluster]) -> Iterator[Make]:
+    """Builds launchers."""
+    made: list[KubernetesLauncher] = []
+
+    def build(**options: Any) -> KubernetesLauncher:
+        made.append(KubernetesLauncher(connect(), Options(**options), pods_every_s=0.0))
+        return made[-1]
+
+    yield build
+    for launcher in made:
+        launcher.close()

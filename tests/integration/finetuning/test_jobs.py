@@ -1,0 +1,361 @@
+"""Jobs through the supervisor: real processes, a real S3 server, a real database."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import psutil
+import pytest
+
+from vfmalign.core.domain.artifacts import JobFailure, JobResult, JobSpec, MetricSpec, Recipe, job_key
+from vfmalign.finetuning.db.database import Database
+from vfmalign.finetuning.jobs.converters import pack_job
+from vfmalign.finetuning.jobs.repository import JobBook
+from vfmalign.finetuning.jobs.request import JobRequest
+from vfmalign.finetuning.jobs.supervisor import Limits, Supervisor
+from vfmalign.finetuning.launchers.local import LocalLauncher
+
+# What a training process does, with the outcome told by the seed. Every start leaves a line in the file `starts`.
+PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
+from vfmalign.core.artifacts import JobFailure, JobProgress, JobResult, JobSpec, MetricSpec, job_key
+from vfmalign.core.settings import StoreSettings
+from vfmalign.core.store import ObjectStore
+store = ObjectStore(StoreSettings())
+spec = store.read(store.key(sys.argv[1]), JobSpec)
+starts = Path(os.environ["STARTS"])
+with starts.open("a") as file:
+    file.write(f"{spec.id} {os.getpid()}\\n")
+first = starts.read_text().count(f"{spec.id} ") == 1
+mode = spec.seed
+def progress(epoch):
+    store.write(job_key(spec.id, f"progress/{epoch:04d}.json"), JobProgress(
+        epoch=epoch, epochs=2, step=epoch, steps=2, train_loss=None, val_score=0.1 * epoch, elapsed_s=1.0))
+def finish():
+    progress(1); progress(2)
+    store.write(job_key(spec.id, "result.json"), JobResult(
+        job=spec.id, metrics=(MetricSpec(name="m", unit="", higher_is_better=True, floor=0.1),), primary_metric="m",
+        curve=(), selected_epoch=0, selected_step=0, test_scores=(), weight_change=None, parameters=1, device="cpu",
+        stage_seconds={}, software={}))
+progress(0)
+if mode in (2, 3):
+    store.write(job_key(spec.id, "failure.json"),
+        JobFailure(exit_code=mode, reason="BAD_DATASET", message="the split 'train' holds no case", remedy="add one"))
+    sys.exit(mode)
+if mode == 1:
+    raise RuntimeError("a fault of ours")
+if mode == 75 and first:
+    sys.exit(75)
+if mode == 76:
+    sys.exit(75)
+if mode == 137 and first:
+    os.kill(os.getpid(), signal.SIGKILL)
+if mode == 5:  # runs until it is asked to stop, then checkpoints
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    while first:
+        time.sleep(0.05)
+if mode == 6:  # deaf
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pid = os.fork()
+    time.sleep(120)
+if mode == 7:  # takes a while
+    time.sleep(1.5)
+if mode == 8:
+    sys.exit(0)
+finish()
+"""
+
+
+@pytest.fixture
+def world(tmp_path, store, store_environment, monkeypatch):
+    """Builds supervisors over one store, database and state directory, as of successive orchestrators."""
+    for name, value in store_environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("STARTS", str(tmp_path / "starts"))
+    (tmp_path / "starts").touch()
+    database = Database(f"sqlite:///{tmp_path / 'jobs.db'}")
+    database.migrate()
+    launchers = []
+
+    class World:
+        book = JobBook(database)
+        prefix = uuid.uuid4().hex[:8]
+        folder = tmp_path
+
+        def supervisor(self, **limits):
+            launchers.append(LocalLauncher((sys.executable, "-c", PROGRAM), tmp_path, tmp_path / "logs"))
+            return Supervisor(self.book, store, launchers[-1], Limits(**({"retry_delay_s": 0.0} | limits)))
+
+        def add(self, name, mode=0, baseline=""):
+            name = f"{self.prefix}-{name}"
+            request = JobRequest(kind="finetune", dataset="d", model="m", task="segmentation", seed=mode)
+            recipe = Recipe(epochs=2, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
+            spec = JobSpec(
+                id=name, kind="finetune", dataset="d", dataset_digest="0" * 64, architecture="a", seed=mode,
+                recipe=recipe, publish_as=f"{name}-encoder",
+            )  # fmt: skip
+            return self.book.create(request, spec, baseline=baseline).id
+
+        def starts(self, name):
+            return [line for line in (tmp_path / "starts").read_text().splitlines() if line.startswith(f"{name} ")]
+
+        def until(self, supervisor, condition, seconds=60.0):
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                supervisor.tick()
+                if result := condition():
+                    return result
+                time.sleep(0.05)
+            raise AssertionError("condition not met in time")
+
+        def finish(self, supervisor, name):
+            return self.until(supervisor, lambda: (job := self.book.get(name)).finished and job)
+
+    yield World()
+    for launcher in launchers:
+        for path in (tmp_path / "jobs").glob("*.lock"):
+            launcher.stop(path.stem, 1, None, force=True)
+        for child in list(launcher._children.values()):
+            child.wait(20)
+    database.close()
+
+
+def test_a_job_runs_to_its_result(world, store):
+    name = world.add("plain")
+    job = world.finish(world.supervisor(), name)
+    assert job.state == "SUCCEEDED"
+    assert [point.epoch for point in job.curve] == [0, 1, 2]
+    assert store.get(job.result.key, sha256=job.result.sha256)
+    assert len(world.starts(name)) == 1
+    assert [(a.exit_code, a.outcome) for a in world.book.attempts(name)] == [(0, "succeeded")]
+
+
+@pytest.mark.parametrize("mode", [75, 137])
+def test_retryable_ends_are_tried_again_and_resume(world, mode):
+    name = world.add("retry", mode)
+    job = world.finish(world.supervisor(), name)
+    assert job.state == "SUCCEEDED"
+    assert [a.exit_code for a in world.book.attempts(name)] == [mode, 0]
+    assert [point.epoch for point in job.curve] == [0, 1, 2], "epochs that were written again are not counted twice"
+
+
+def test_a_job_that_keeps_failing_is_given_up(world):
+    name = world.add("hopeless", 76)
+    job = world.finish(world.supervisor(max_attempts=2), name)
+    assert job.state == "FAILED"
+    assert job.reason == "JOB_GIVEN_UP"
+    assert "2 attempts" in job.message
+    assert len(world.starts(name)) == 2
+
+
+@pytest.mark.parametrize("mode", [2, 3])
+def test_bad_spec_and_bad_data_are_not_tried_again_and_keep_their_sentence(world, mode):
+    name = world.add("bad", mode)
+    job = world.finish(world.supervisor(), name)
+    assert (job.state, job.reason, job.exit_code) == ("FAILED", "BAD_DATASET", mode)
+    assert job.message == "the split 'train' holds no case; add one"
+    assert len(world.starts(name)) == 1
+
+
+def test_a_crash_points_to_the_log_and_is_not_tried_again(world):
+    name = world.add("crash", 1)
+    job = world.finish(world.supervisor(), name)
+    assert job.state == "FAILED"
+    assert "log" in job.message
+    assert len(world.starts(name)) == 1
+    assert "a fault of ours" in (world.folder / "logs" / f"{name}.log").read_text()
+
+
+def test_exit_without_a_result_is_a_failure(world):
+    job = world.finish(world.supervisor(), world.add("empty", 8))
+    assert job.state == "FAILED"
+    assert "without writing its result" in job.message
+
+
+def test_the_limit_holds_and_queued_jobs_start_in_order(world):
+    names = [world.add(f"q{i}", 7 if i < 2 else 0) for i in range(3)]
+    supervisor = world.supervisor(max_running=2)
+    supervisor.tick()
+    assert [world.book.get(name).state for name in names] == ["RUNNING", "RUNNING", "QUEUED"]
+    for _ in range(5):
+        supervisor.tick()
+        assert len(world.book.running()) <= 2
+    for name in names:
+        assert world.finish(supervisor, name).state == "SUCCEEDED"
+
+
+def test_cancel_lets_a_job_checkpoint(world):
+    name = world.add("gentle", 5)
+    supervisor = world.supervisor()
+    world.until(supervisor, lambda: world.book.get(name).curve)
+    world.book.cancel(name)
+    job = world.finish(supervisor, name)
+    assert job.state == "CANCELLED"
+    assert world.book.attempts(name)[0].exit_code == 143
+
+
+def test_cancel_kills_a_deaf_job_with_its_whole_group(world):
+    name = world.add("deaf", 6)
+    supervisor = world.supervisor(stop_grace_s=0.3)
+    world.until(supervisor, lambda: world.book.get(name).curve)
+    pid = world.book.get(name).handle["pid"]
+    group = [p.pid for p in psutil.process_iter() if _group(p.pid) == pid]
+    world.until(supervisor, lambda: len([p for p in psutil.process_iter() if _group(p.pid) == pid]) == 2)
+    world.book.cancel(name)
+    assert world.finish(supervisor, name).state == "CANCELLED"
+    world.until(supervisor, lambda: not [p for p in psutil.process_iter() if _group(p.pid) == pid and _alive(p)])
+    assert group
+
+
+def _group(pid):
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _alive(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_stopping_the_service_lets_jobs_resume_without_counting_against_them(world):
+    name = world.add("service-stop", 5)
+    first = world.supervisor(max_attempts=1)
+    world.until(first, lambda: world.book.get(name).curve)
+    first.stop_all()
+    waiting = world.book.get(name)
+    assert (waiting.state, waiting.failures) == ("QUEUED", 0)
+    assert world.finish(world.supervisor(max_attempts=1), name).state == "SUCCEEDED"
+    assert [a.outcome for a in world.book.attempts(name)] == ["interrupted", "succeeded"]
+
+
+ORCHESTRATOR = """
+import os, signal, sys
+from pathlib import Path
+from vfmalign.core.settings import StoreSettings
+from vfmalign.core.store import ObjectStore
+from vfmalign.finetuning.database import Database
+from vfmalign.finetuning.jobs import JobBook
+from vfmalign.finetuning.local import LocalLauncher
+from vfmalign.finetuning.supervisor import Limits, Supervisor
+root, when = Path(sys.argv[1]), sys.argv[2]
+book = JobBook(Database(f"sqlite:///{root / 'jobs.db'}"))
+die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+launcher = LocalLauncher((sys.executable, "-c", sys.argv[3]), root, root / "logs")
+if when == "before launch":
+    launcher.launch = die
+if when == "before record":
+    book.record = die
+Supervisor(book, ObjectStore(StoreSettings()), launcher, Limits()).tick()
+die()
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "outcomes"),
+    [("before launch", ["interrupted", "succeeded"]), ("before record", ["succeeded"]), ("later", ["succeeded"])],
+)
+def test_an_orchestrator_killed_at_any_moment_neither_loses_nor_doubles_a_job(world, when, outcomes):
+    name = world.add("orphan", 7)
+    done = subprocess.run(
+        [sys.executable, "-c", ORCHESTRATOR, str(world.folder), when, PROGRAM], check=False, timeout=60
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert world.book.get(name).state == "RUNNING"
+    job = world.finish(world.supervisor(), name)
+    assert job.state == "SUCCEEDED"
+    assert len(world.starts(name)) == 1
+    assert [a.outcome for a in world.book.attempts(name)] == outcomes
+
+
+def test_a_child_killed_while_nobody_watched_is_tried_again(world):
+    name = world.add("unseen", 5)
+    subprocess.run([sys.executable, "-c", ORCHESTRATOR, str(world.folder), "later", PROGRAM], check=False, timeout=60)
+    while not world.starts(name):
+        time.sleep(0.05)
+    os.kill(world.book.get(name).handle["pid"], signal.SIGKILL)
+    job = world.finish(world.supervisor(), name)
+    assert job.state == "SUCCEEDED"
+    assert [(a.exit_code, a.outcome) for a in world.book.attempts(name)] == [(None, "retryable"), (0, "succeeded")]
+
+
+def test_a_job_that_cannot_be_started_waits_and_says_why(world, store):
+    name = world.add("stuck")
+    launcher = LocalLauncher(("/nonexistent/python",), world.folder, world.folder / "logs")
+    supervisor = Supervisor(world.book, store, launcher, Limits(retry_delay_s=0.0))
+    for _ in range(4):
+        supervisor.tick()
+    job = world.book.get(name)
+    assert (job.state, job.attempts, job.failures) == ("QUEUED", 0, 0)
+    assert "VFMALIGN_LAUNCHER__COMMAND" in job.message
+    assert world.finish(world.supervisor(), name).attempts == 1
+
+
+def test_a_job_whose_result_exists_is_done_without_a_process(world, store):
+    name = world.add("done-before")
+    store.write(
+        job_key(name, "result.json"),
+        JobResult(
+            job=name, metrics=(MetricSpec(name="m", unit="", higher_is_better=True, floor=0.1),), primary_metric="m",
+            curve=(), selected_epoch=0, selected_step=0, test_scores=(), weight_change=None, parameters=1,
+            device="cpu", stage_seconds={}, software={},
+        ),
+    )  # fmt: skip
+    assert world.finish(world.supervisor(), name).state == "SUCCEEDED"
+    assert world.starts(name) == []
+
+
+def test_another_spec_at_the_same_address_fails_the_job(world, store):
+    name = world.add("taken")
+    store.write(job_key(name, "spec.json"), JobFailure(exit_code=2, reason="X", message="something else"))
+    job = world.finish(world.supervisor(), name)
+    assert (job.state, job.reason) == ("FAILED", "ALREADY_EXISTS")
+    assert world.starts(name) == []
+
+
+def test_a_baseline_that_several_checks_share_is_trained_once(world, store):
+    first, second = world.add("first", 7, baseline="b" * 64), world.add("second", 7, baseline="b" * 64)
+    other = world.add("other", 7, baseline="c" * 64)
+    supervisor = world.supervisor(max_running=3)
+    waits = world.until(
+        supervisor, lambda: (job := world.book.get(second)).message != "waiting for a free place" and job
+    )
+    assert (waits.state, waits.message) == ("QUEUED", f"waiting for job {first}, which trains the same baseline")
+    jobs = [world.finish(supervisor, name) for name in (first, second, other)]
+    assert [job.state for job in jobs] == ["SUCCEEDED"] * 3
+    assert [job.attempts for job in jobs] == [1, 0, 1]
+    assert jobs[1].message == f"taken from job {first}, which trained the same baseline"
+    assert jobs[1].curve == jobs[0].curve
+    encoders = [pack_job(job, store).encoder_model_id for job in jobs]
+    assert encoders == [f"{first}-encoder", "", f"{other}-encoder"], "a job names an encoder that it did not publish"
+    assert store.read(job_key(second, "result.json"), JobResult).job == first
+    third = world.add("third", 7, baseline="b" * 64)
+    assert world.finish(supervisor, third).attempts == 0
+    assert world.starts(second) == world.starts(third) == []
+
+
+def test_a_baseline_is_trained_again_where_the_other_job_ends_without_a_result_or_loses_it(world, store):
+    first, second = world.add("first", 5, baseline="b" * 64), world.add("second", 5, baseline="b" * 64)
+    supervisor = world.supervisor(max_running=2)
+    world.until(supervisor, lambda: world.starts(first))
+    world.until(supervisor, lambda: "which trains the same" in world.book.get(second).message)
+    world.book.cancel(first)
+    world.until(supervisor, lambda: world.starts(second))
+    assert world.book.get(first).state == "CANCELLED"
+    world.book.cancel(second)
+    world.finish(supervisor, second)
+
+    third = world.add("third", baseline="d" * 64)
+    world.finish(supervisor, third)
+    store.delete(job_key(third, "result.json"))
+    fourth = world.add("fourth", baseline="d" * 64)
+    assert world.finish(supervisor, fourth).attempts == 1

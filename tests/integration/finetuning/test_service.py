@@ -1,0 +1,338 @@
+"""The finetuning service as a process of its own: checks end to end, kills, waits, cancels and refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from vfmalign.core.domain.artifacts import check_key, job_key
+from vfmalign.core.domain.errors import BadOption, CaseOrderMismatch, Conflict, Exhausted, NotFound, Unavailable
+from vfmalign.core.domain.recipes import recipe_for
+from vfmalign.finetuning.analysis.records import CheckReport
+from vfmalign.v1 import alignment_pb2, finetuning_pb2, mmd_pb2
+
+STAGES = (
+    "validate", "features_reference", "features_before", "features_random", "job_pretrained", "job_scratch",
+    "job_specialised", "features_after", "mmd", "measures", "probes", "report",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+async def test_a_check_runs_through_every_stage_to_its_report(service, store, peers):
+    name = await service.create("whole")
+    events = service.checks.WatchCheck(alignment_pb2.WatchCheckRequest(check_id=name))
+    watched = [event.check async for event in events]
+    check = watched[-1]
+    assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.status
+    assert len(watched) > 3
+    assert len({event.status for event in watched}) > 2
+    assert [stage.name for stage in check.stages] == list(STAGES)
+    assert all(stage.attempts == 1 and stage.HasField("end_time") for stage in check.stages)
+    assert sorted(service.runs(name)) == sorted((stage, "succeeded") for stage in STAGES)
+    assert list(check.job_ids) == [f"{name}-{network}" for network in ("pretrained", "scratch", "specialised")]
+
+    result = check.result
+    assert result.verdict == alignment_pb2.VERDICT_GAIN
+    assert result.rpg_specialised.relative_percent.value == pytest.approx(20, rel=0.1)
+    assert result.rpg_scratch.relative_percent.HasField("interval")
+    assert [shift.mmd.layer for shift in result.shifts] == ["stages.1", "stages.0"], "the primary layer comes first"
+    assert result.shifts[0].shift_ratio.HasField("value")
+    # With the peer's U = V = m, twice m standardised: 1 − (12V − 11U)/2.
+    assert result.shifts[0].reach.value == pytest.approx(1 - result.shifts[0].mmd.standardised.mmd2.value / 2)
+    assert not result.shifts[0].out_of_reach
+    assert result.convergence.steps_to_95.value == 40
+    assert result.held_out
+    assert any("Pretraining set unknown" in caution for caution in result.cautions)
+    assert [curve.selected_step for curve in result.curves] == [60, 60, 60]
+    report = CheckReport.model_validate_json(store.get(store.key(result.report_json.uri)))
+    assert report.result_digest == report.result.digest()
+    html = store.get(store.key(result.report_html.uri), sha256=result.report_html.sha256).decode()
+    assert f"Alignment check {name}" in html
+
+    measured = {one.name: one for one in result.measures}
+    assert list(measured) == ["cka", "frechet", "energy", "logme"]
+    assert measured["cka"].value.value == mmd_pb2.MEASURE_CKA / 4
+    assert measured["cka"].meaning.startswith("similarity")
+    assert measured["frechet"].value.absent_reason == "takes at most 8192 rows"
+    assert "no class" in measured["logme"].value.absent_reason
+    assert list(result.probes) == []
+
+    asked = [call for call in peers.mmd.calls if call.measures]
+    assert [list(call.measures) for call in asked] == [[1], [2], [3]]
+    assert all(list(call.layers) == ["stages.1"] and not call.HasField("test") for call in asked)
+    test, biased, random = [call for call in peers.mmd.calls if not call.measures]
+    assert test.pairing == mmd_pb2.PAIRING_PAIRED
+    assert test.estimator == mmd_pb2.ESTIMATOR_UNBIASED_PAIRED
+    assert (test.test.relabellings, test.test.seed, test.projection) == (1000, 1, True)
+    assert test.reference.feature_set_id == random.reference.feature_set_id
+    assert not random.HasField("test")
+    assert (biased.x, biased.y, biased.kernel) == (test.x, test.y, test.kernel)
+    assert biased.estimator == mmd_pb2.ESTIMATOR_BIASED
+    assert not biased.HasField("test")
+    assert len(set(peers.features.calls)) == 4
+    assert any(call.startswith(f"{name}-encoder/") for call in peers.features.calls)
+
+    job = (await service.jobs.GetJob(finetuning_pb2.GetJobRequest(job_id=f"{name}-scratch"))).job
+    assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED
+    assert job.encoder_model_id == f"{name}-scratch-encoder"
+    assert [point.epoch for point in job.curve] == list(range(7))
+    assert job.spec.recipe.epochs == 6
+    assert job.spec.recipe.batch_size == recipe_for("scratch", "segmentation", "demo").batch_size
+
+
+@pytest.mark.parametrize("moment", ["features", "training", "mmd"])
+async def test_kill_9_at_any_moment_changes_no_result_and_repeats_no_finished_stage(service, store, peers, moment):
+    (service.folder / "go").touch()
+    undisturbed = await service.finish(await service.create("steady", seed=5))
+    first = len(peers.features.commits)
+    calls = len(peers.mmd.calls)
+    (service.folder / "go").unlink()
+
+    if moment == "features":
+        peers.stop()
+        name = await service.create("steady2", dataset="twin", seed=5)
+        await service.until(name, lambda check: "waiting at features" in check.status)
+        await service.kill()
+        peers.start()
+    else:
+        peers.mmd.delay_s = 1.0 if moment == "mmd" else 0.0
+        (service.folder / "go").touch() if moment == "mmd" else None
+        name = await service.create("steady2", dataset="twin", seed=5)
+        await service.until(
+            name, lambda _: len(peers.mmd.calls) > calls if moment == "mmd" else len(service.starts()) == 6
+        )
+        await service.kill()
+    (service.folder / "go").touch()
+    await service.start()
+    check = await service.finish(name)
+    assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.status
+
+    reports = [
+        CheckReport.model_validate_json(store.get(store.key(done.result.report_json.uri))).result
+        for done in (undisturbed, check)
+    ]
+    assert reports[0].rpg_specialised == reports[1].rpg_specialised
+    assert reports[0].verdict == reports[1].verdict
+    assert reports[0].networks[0].curve == reports[1].networks[0].curve
+    succeeded = [stage for stage, outcome in service.runs(name) if outcome == "succeeded"]
+    assert sorted(succeeded) == sorted(STAGES)
+    assert sorted(service.starts()[3:]) == [f"{name}-{network}" for network in ("pretrained", "scratch", "specialised")]
+    again = peers.features.commits[first:]
+    assert len(again) == len(set(again)), "a finished extraction was asked for again"
+
+
+async def test_probes_are_taken_while_the_network_trains_and_none_twice(service, store, peers):
+    name = await service.create("probed", seed=6, probe_steps=[10, 20, 60])
+    check = await service.until(name, lambda check: "probe after step 20" in check.status)
+    assert store.exists(check_key(name, "stages/probe_10.json"))
+    assert store.exists(check_key(name, "stages/probe_20.json"))
+    assert not store.exists(job_key(f"{name}-pretrained", "result.json"))
+    await service.kill()
+    (service.folder / "go").touch()
+    await service.start()
+    check = await service.finish(name)
+    assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.status
+
+    result = check.result
+    assert [probe.step for probe in result.probes] == [10, 20, 60]
+    curve = {point.step: point.validation_score for point in result.curves[0].points}
+    assert all(probe.validation_score == curve[probe.step] for probe in result.probes)
+    assert len({probe.shift.value for probe in result.probes}) == 3
+    models = [f"{name}-encoder-step-{step}" for step in (10, 20, 60)]
+    extracted = [call.split("/")[0] for call in peers.features.commits]
+    assert [extracted.count(model) for model in models] == [1, 1, 1]
+    looks = [call for call in peers.mmd.calls if list(call.layers) == ["stages.1"] and not call.measures]
+    assert len(looks) == 3
+    main = next(call for call in peers.mmd.calls if call.projection)
+    for look in looks:
+        assert (look.x, look.reference, look.kernel, look.test) == (main.x, main.reference, main.kernel, main.test)
+        assert look.estimator == mmd_pb2.ESTIMATOR_UNBIASED_PAIRED
+    recipes = {
+        network: (await service.jobs.GetJob(finetuning_pb2.GetJobRequest(job_id=f"{name}-{network}"))).job.spec.recipe
+        for network in ("pretrained", "scratch")
+    }
+    assert list(recipes["pretrained"].probe_steps) == [10, 20, 60]
+    assert list(recipes["scratch"].probe_steps) == []
+    report = CheckReport.model_validate_json(store.get(store.key(result.report_json.uri))).result
+    assert report.settings["encoder_after_step_20"] == f"{name}-encoder-step-20, SHA-256 {20:064x}"
+    html = store.get(store.key(result.report_html.uri), sha256=result.report_html.sha256).decode()
+    assert "<h2>Early probes</h2>" in html
+
+
+async def test_probes_of_a_job_that_fails_end_with_its_reason(service):
+    check = await service.finish(await service.create("bad-and-probed", seed=3, probe_steps=[10]))
+    assert check.state == alignment_pb2.CHECK_STATE_FAILED
+    assert check.failure.reason == "BAD_VOLUME"
+
+
+async def test_probes_without_a_validation_are_refused(service):
+    with pytest.raises(BadOption, match="no validation after step 15") as caught:
+        await service.create("between", probe_steps=[15])
+    assert caught.value.field == "recipe.probe_steps"
+    assert "multiples of 10" in caught.value.remedy
+
+
+async def test_waits_for_a_service_that_is_away_and_says_so(service, peers):
+    peers.stop()
+    name = await service.create("patient")
+    check = await service.until(name, lambda check: "waiting at" in check.status)
+    assert "trying again in" in check.status
+    assert check.state == alignment_pb2.CHECK_STATE_RUNNING
+    peers.start()
+    assert (await service.finish(name)).state == alignment_pb2.CHECK_STATE_SUCCEEDED
+
+
+async def test_a_test_case_that_is_also_in_train_stops_the_check(service, peers):
+    name = await service.create("leaky", dataset="leaky")
+    check = await service.finish(name)
+    assert check.state == alignment_pb2.CHECK_STATE_FAILED
+    assert check.failure.reason == "LEAKAGE"
+    assert "train-1" in check.failure.message
+    assert peers.features.calls == []
+
+
+async def test_an_error_of_a_peer_keeps_its_reason_and_sentence(service, peers):
+    peers.mmd.error = CaseOrderMismatch("row 3 is another case after than before", remedy="extract them again")
+    name = await service.create("swapped")
+    check = await service.finish(name)
+    assert check.state == alignment_pb2.CHECK_STATE_FAILED
+    assert check.failure.reason == "CASE_ORDER_MISMATCH"
+    assert "row 3 is another case" in check.failure.message
+
+
+async def test_what_will_never_fit_fails_the_check_instead_of_waiting(service, peers):
+    peers.mmd.error = Exhausted("too large for the device", remedy="compare fewer rows")
+    peers.mmd.error.retry_after_s = None
+    check = await service.finish(await service.create("too-large"))
+    assert check.state == alignment_pb2.CHECK_STATE_FAILED
+    assert check.failure.reason == "RESOURCE_EXHAUSTED"
+
+
+async def test_a_failed_job_fails_the_check_with_its_sentence_and_stops_the_other_jobs(service):
+    name = await service.create("bad-data", seed=3)
+    check = await service.finish(name)
+    assert check.state == alignment_pb2.CHECK_STATE_FAILED
+    assert check.failure.reason == "BAD_VOLUME"
+    assert "not a volume" in check.failure.message
+
+
+async def test_cancel_during_features_cancels_the_call(service, peers):
+    name = await service.create("stop-features", dataset="slow")
+    await service.until(name, lambda check: check.progress.done == 1)
+    await service.checks.CancelCheck(alignment_pb2.CancelCheckRequest(check_id=name))
+    check = await service.finish(name)
+    assert check.state == alignment_pb2.CHECK_STATE_CANCELLED
+    assert await asyncio.to_thread(peers.features.cancelled.wait, 10)
+
+
+async def test_cancel_during_training_stops_the_jobs(service):
+    name = await service.create("stop-training", seed=5)
+    await service.until(name, lambda check: len(service.starts()) == 3)
+    await service.checks.CancelCheck(alignment_pb2.CancelCheckRequest(check_id=name))
+    check = await service.finish(name)
+    assert check.state == alignment_pb2.CHECK_STATE_CANCELLED
+    jobs = (await service.jobs.ListJobs(finetuning_pb2.ListJobsRequest())).jobs
+    assert {job.state for job in jobs} == {finetuning_pb2.JOB_STATE_CANCELLED}
+    again = await service.checks.CancelCheck(alignment_pb2.CancelCheckRequest(check_id=name))
+    assert again.check.state == alignment_pb2.CHECK_STATE_CANCELLED
+
+
+async def test_artifacts_of_another_body_under_the_same_id_are_never_used(service, store):
+    """As after the loss of a database: the bucket remembers a check that the orchestrator does not."""
+    store.put(f"checks/{service.prefix}-claimed/spec.json", b"{}")
+    check = await service.finish(await service.create("claimed"))
+    assert check.state == alignment_pb2.CHECK_STATE_FAILED
+    assert check.failure.reason == "ALREADY_EXISTS"
+
+
+async def test_create_is_idempotent_and_another_body_conflicts(service):
+    name = await service.create("same", dataset="slow")
+    created = (await service.get(name)).create_time
+    assert await service.create("same", dataset="slow") == name
+    assert (await service.get(name)).create_time == created
+    with pytest.raises(Conflict, match="another body"):
+        await service.create("same", dataset="slow", seed=2)
+    await service.checks.CancelCheck(alignment_pb2.CancelCheckRequest(check_id=name))
+
+
+async def test_bad_requests_name_their_field(service):
+    wrong = [
+        ({"task": "nothing"}, "task"),
+        ({"model_id": "Not An Id"}, "spec.model_id"),
+        ({"seed": -1}, "spec.seed"),
+        ({"relabellings": 200_000}, "spec.relabellings"),
+        ({"interval_level": 1.5}, "spec.interval_level"),
+        ({"recipe": finetuning_pb2.Recipe(preset="nope")}, "recipe.preset"),
+        ({"recipe": finetuning_pb2.Recipe(epochs=0)}, "spec.recipe.epochs"),
+        ({"layers": ["a", "a"]}, "layers"),
+    ]
+    for change, field in wrong:
+        fields = {"model_id": "vfm", "dataset_id": "demo", "task": "segmentation"} | change
+        request = alignment_pb2.CreateCheckRequest(check_id="bad", spec=alignment_pb2.CheckSpec(**fields))
+        with pytest.raises(BadOption) as caught:
+            await service.checks.CreateCheck(request)
+        assert caught.value.field == field
+    with pytest.raises(BadOption, match="states"):
+        await service.checks.ListChecks(alignment_pb2.ListChecksRequest(states=[0]))
+    assert not (await service.checks.ListChecks(alignment_pb2.ListChecksRequest())).checks
+
+
+async def test_jobs_through_the_api(service):
+    spec = finetuning_pb2.JobSpec(
+        kind=finetuning_pb2.JOB_KIND_FINETUNE, dataset_id="demo", model_id="vfm", task="segmentation", seed=5
+    )
+    await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="solo", spec=spec))
+    await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="solo", spec=spec))
+    states = []
+    async for event in service.jobs.WatchJob(finetuning_pb2.WatchJobRequest(job_id="solo")):
+        states.append(event.job.state)
+        (service.folder / "go").touch()
+    assert states[-1] == finetuning_pb2.JOB_STATE_SUCCEEDED
+    assert service.starts() == ["solo"]
+
+    spec.seed = 6
+    with pytest.raises(Conflict):
+        await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="solo", spec=spec))
+    spec.model_id = "unknown"
+    with pytest.raises(NotFound, match="no such model"):
+        await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="other", spec=spec))
+    with pytest.raises(NotFound):
+        await service.jobs.GetJob(finetuning_pb2.GetJobRequest(job_id="other"))
+    with pytest.raises(BadOption):
+        await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="../etc", spec=spec))
+
+
+async def test_ends_on_sigterm_with_a_watcher_and_a_job_and_goes_on_after(service):
+    name = await service.create("resumed", seed=5)
+    await service.until(name, lambda check: len(service.starts()) == 3)
+
+    async def watch():
+        async for _ in service.checks.WatchCheck(alignment_pb2.WatchCheckRequest(check_id=name)):
+            pass
+
+    watcher = asyncio.create_task(watch())
+    await asyncio.sleep(0.3)
+    service.process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(service.process.wait, 20) == 0
+    with pytest.raises(Unavailable):
+        await watcher
+    await service.channel.close()
+    (service.folder / "go").touch()
+    await service.start()
+    assert (await service.finish(name)).state == alignment_pb2.CHECK_STATE_SUCCEEDED
+
+
+async def test_a_second_orchestrator_on_the_same_state_is_refused(service, store_environment):
+    environment = store_environment | {
+        "VFMALIGN_FEATURES_ADDRESS": "127.0.0.1:1", "VFMALIGN_MMD_ADDRESS": "127.0.0.1:1",
+        "VFMALIGN_STATE_DIR": str(service.folder / "state"),
+    }  # fmt: skip
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", "vfmalign.finetuning"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "another finetuning service uses this state directory" in done.stderr

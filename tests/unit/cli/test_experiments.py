@@ -1,0 +1,149 @@
+"""A study on a terminal: a line for every cell that ends, tables of what was found, and the sizes of a rehearsal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from rich.console import RenderableType
+
+from vfmalign.cli.demo.rehearsal import SIZES, Plan, stack_settings
+from vfmalign.cli.local import environment
+from vfmalign.cli.views.enum_labels import PRETRAINING_OBJECTIVES
+from vfmalign.cli.views.experiment_tables import summary
+from vfmalign.cli.views.follow import View
+from vfmalign.cli.views.follow_experiment import say_cell, show_running
+from vfmalign.cli.views.output import Output
+from vfmalign.core.domain.artifacts import is_id
+from vfmalign.core.domain.tasks import TASKS
+from vfmalign.finetuning.jobs.converters import parse_recipe
+from vfmalign.finetuning.jobs.request import CheckRequest
+from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.v1 import alignment_pb2, finetuning_pb2, study_pb2
+
+Show = Callable[[list[RenderableType]], str]
+Said = Callable[[], list[str]]
+
+
+@pytest.fixture
+def study() -> study_pb2.AlignmentStudy:
+    """One cell that succeeded, one that failed, one that runs and one that waits."""
+    found = study_pb2.AlignmentStudy(
+        study_id="s1", state=study_pb2.STUDY_STATE_RUNNING, status="2 of 4 checks have ended"
+    )
+    states = (
+        alignment_pb2.CHECK_STATE_SUCCEEDED, alignment_pb2.CHECK_STATE_FAILED, alignment_pb2.CHECK_STATE_RUNNING,
+        alignment_pb2.CHECK_STATE_QUEUED,
+    )  # fmt: skip
+    for number, state in enumerate(states):
+        found.cells.add(
+            model_id="m1",
+            task="segmentation",
+            seed=number,
+            check_id=f"c{number}",
+            state=state,
+            status=f"status {number}",
+        )
+    found.cells[1].failure.CopyFrom(finetuning_pb2.Failure(reason="BAD_VOLUME", message="not a volume"))
+    found.progress.done, found.progress.total, found.progress.unit = 2, 4, "check"
+    return found
+
+
+def test_a_cell_that_ended_is_one_line_with_what_it_found(
+    output: Output, said: Said, study: study_pb2.AlignmentStudy, finished_check: alignment_pb2.Check
+) -> None:
+    with View(output) as view:
+        say_cell(view, study.cells[0], finished_check.result, 1, 4)
+        say_cell(view, study.cells[1], None, 2, 4)
+        show_running(view, study)
+    lines = said()
+    assert len(lines) == 2, "without a terminal there are no bars"
+    assert lines[0].split()[:6] == ["✓", "1/4", "segmentation", "m1", "seed", "0"]
+    assert "no_clear_gain, gain +3.5 % [-2, +9], MMD² 0.25 [0.24, 0.26]" in lines[0]
+    assert lines[1].endswith("failed: status 1")
+
+
+def test_a_study_shows_what_was_found_and_where_the_rest_stands(
+    show: Show, study: study_pb2.AlignmentStudy, finished_check: alignment_pb2.Check
+) -> None:
+    text = show(summary(study, {"c0": finished_check.result}, ["too few models to tell"]))
+    assert "Study s1: running" in text
+    assert "too few models to tell" in text
+    assert "1 of 4 cells" in text
+    row = next(line for line in text.splitlines() if line.startswith("segmentation"))
+    assert "+3.5 % [-2, +9]" in row
+    assert "no_clear_gain" in row
+    rest = text.split("Cells without a result")[1]
+    assert [line.split()[0] for line in rest.splitlines() if line.startswith("c")][1:] == ["c1", "c2", "c3"]
+    assert "status 1" in rest
+
+
+def test_marks_are_explained_where_they_are_used(
+    show: Show, study: study_pb2.AlignmentStudy, finished_check: alignment_pb2.Check
+) -> None:
+    plain = show(summary(study, {"c0": finished_check.result}))
+    assert "¶" not in plain
+    assert "§" not in plain
+    finished_check.result.trivial_not_beaten = True
+    finished_check.result.shifts[0].out_of_reach = True
+    marked = show(summary(study, {"c0": finished_check.result}))
+    assert marked.count("¶") == marked.count("§") == 2
+
+
+def test_a_study_that_failed_says_why(show: Show) -> None:
+    found = study_pb2.AlignmentStudy(study_id="s1", state=study_pb2.STUDY_STATE_FAILED)
+    found.failure.CopyFrom(finetuning_pb2.Failure(reason="NO_CHECK_SUCCEEDED", message="no check succeeded"))
+    text = show(summary(found, {}))
+    assert "NO_CHECK_SUCCEEDED: no check succeeded" in text
+    assert "Report" not in text
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_rehearsal_has_one_architecture_with_both_objectives_and_one_budget(name: str) -> None:
+    plan = Plan(name, SIZES[name], 2025)
+    models = plan.pretrainings()
+    objectives: dict[str, set[str]] = {}
+    for model in models:
+        assert model.architecture in ARCHITECTURES
+        assert model.objective in PRETRAINING_OBJECTIVES
+        objectives.setdefault(model.architecture, set()).add(model.objective)
+    assert {"masked_reconstruction", "contrastive"} in objectives.values()
+    assert len({architecture.split("_")[0] for architecture in objectives}) >= 2, "two families"
+    assert len({model.recipe.SerializeToString() for model in models}) == 1
+    ids = [plan.study, plan.dataset, *(model.model for model in models), *(model.job for model in models)]
+    assert all(is_id(one) for one in ids)
+    assert len(set(ids)) == len(ids)
+    spec = plan.spec()
+    assert list(spec.tasks) == list(TASKS)
+    longest = max(len(f"{plan.study}-{task}-{model.model}-{plan.seed}") for task in TASKS for model in models)
+    assert longest <= 80, "ids of checks that can be read"
+    for task in TASKS:  # probes stand where validation is
+        request = CheckRequest(model="m", dataset="d", task=task, recipe=parse_recipe(spec.recipe))
+        request.check()
+        assert len(request.recipe_of("pretrained").probe_steps) == 3
+    assert spec.title == "rehearsal on phantoms: not evidence"
+
+
+def test_sizes_do_not_share_an_id() -> None:
+    plans = [Plan(name, size, 7) for name, size in SIZES.items()]
+    names = [one for plan in plans for one in (plan.study, plan.dataset, *(m.model for m in plan.pretrainings()))]
+    assert len(set(names)) == len(names)
+
+
+def test_the_size_for_evidence_is_large_enough_to_say_something() -> None:
+    size = SIZES["evidence"]
+    assert len(size.models) >= 4
+    assert size.seeds >= 3
+    assert size.counts["test"] >= 100
+    assert size.counts["train"] > SIZES["small"].counts["train"]
+    assert set(SIZES["small"].models) < set(size.models)
+    assert list(Plan("evidence", size, 7).spec().seeds) == [7, 8, 9]
+
+
+def test_jobs_run_side_by_side_with_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "cpus", lambda: 16)
+    settings = stack_settings()
+    assert settings["VFMALIGN_LAUNCHER__MAX_RUNNING"] == "4"
+    assert settings["VFMALIGN_TRAINING__THREADS"] == "1"
+    monkeypatch.setattr(environment, "cpus", lambda: 2)
+    assert stack_settings()["VFMALIGN_LAUNCHER__MAX_RUNNING"] == "2"

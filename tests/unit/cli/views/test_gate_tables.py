@@ -1,0 +1,113 @@
+"""A gate's outcome beside a check, and where its intervals are read from."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from vfmalign.cli.commands.checks import judge
+from vfmalign.cli.exits import GATE_FAILED, OK
+from vfmalign.cli.gates import QUANTITIES, parse_gate
+from vfmalign.cli.views.gate_tables import observations
+from vfmalign.v1 import alignment_pb2
+
+
+def lines_of(text: str, first: str) -> list[str]:
+    """The words of the line that begins with a name."""
+    return next(line.split() for line in text.splitlines() if line.startswith(first))
+
+
+def test_every_quantity_is_read_from_its_own_field(finished_check: alignment_pb2.Check) -> None:
+    ends = {name: (seen.lower, seen.upper) for name, seen in observations(finished_check).items()}
+    assert set(ends) == set(QUANTITIES)
+    assert ends["rpg_specialised"] == (-2.0, 9.0)
+    assert ends["difference_specialised"] == (-0.01, 0.05)
+    assert ends["mmd2"] == pytest.approx((0.115, 0.135))
+    assert ends["mmd2_std"] == pytest.approx((0.24, 0.26))
+    assert ends["rpg_scratch"] == ends["difference_scratch"] == (None, None)
+
+
+def test_the_primary_layer_is_found_by_its_name(finished_check: alignment_pb2.Check) -> None:
+    finished_check.result.primary_layer = "stages.0"
+    seen = observations(finished_check)["mmd2_std"]
+    assert (seen.lower, seen.upper) == pytest.approx((-0.006, 0.014))
+    assert "degenerate" in seen.remarks[0]
+
+
+def test_a_gate_that_holds_says_so_and_ends_with_0(finished_check: alignment_pb2.Check, show: Any) -> None:
+    gated, lines, code = judge(finished_check, parse_gate(["rpg_specialised.lower>=-5,mmd2_std.upper<=0.3"]))
+    assert code == OK
+    assert gated["gate"]["passed"] is True
+    text = show(lines)
+    assert lines_of(text, "rpg_specialised.lower") == ["rpg_specialised.lower", ">=", "-5", "-2", "passed"]
+    assert lines_of(text, "mmd2_std.upper") == ["mmd2_std.upper", "<=", "0.3", "0.26", "passed"]
+    assert "The gate passed (ends of 95 % intervals)." in text
+    assert "! Phantom rehearsal: see above." in text
+
+
+def test_a_gate_that_fails_names_each_condition_and_why(finished_check: alignment_pb2.Check, show: Any) -> None:
+    asked = "rpg_specialised.lower>=0,rpg_scratch.lower>=0,mmd2.upper<=0.5"
+    gated, lines, code = judge(finished_check, parse_gate([asked]))
+    assert code == GATE_FAILED == 5
+    text = show(lines)
+    assert lines_of(text, "rpg_specialised.lower")[-1] == "failed"
+    assert lines_of(text, "rpg_scratch.lower")[:5] == ["rpg_scratch.lower", ">=", "0", "—", "undecidable"]
+    assert "undecidable  the baseline is under the floor" in text
+    assert "The gate failed" in text
+    gate = json.loads(json.dumps(gated, allow_nan=False))["gate"]
+    assert gate["passed"] is False
+    assert [c["outcome"] for c in gate["conditions"]] == ["failed", "undecidable", "passed"]
+    assert gate["conditions"][0] == {
+        "name": "rpg_specialised.lower", "operator": ">=", "threshold": 0.0, "observed": -2.0, "level": 0.95,
+        "outcome": "failed", "remarks": [],
+    }  # fmt: skip
+    assert gate["conditions"][1]["observed"] is None
+    assert gate["conditions"][1]["remarks"] == ["the baseline is under the floor"]
+    assert gate["cautions"] == ["Phantom rehearsal. The cases are generated."]
+
+
+def test_what_limits_a_shift_is_said_beside_it(finished_check: alignment_pb2.Check, show: Any) -> None:
+    layer = finished_check.result.shifts[0]
+    layer.out_of_reach = layer.mmd.raw.digits_lost = True
+    layer.mmd.standardised.mmd2.interval.degenerate = True
+    gated, lines, _ = judge(
+        finished_check, parse_gate(["mmd2_std.upper<=1", "mmd2.upper<=1", "rpg_specialised.lower>=0"])
+    )
+    standardised, raw, gain = (condition["remarks"] for condition in gated["gate"]["conditions"])
+    assert [remark.partition(":")[0] for remark in standardised] == ["degenerate interval", "out of the kernel's reach"]
+    assert [remark.partition(":")[0] for remark in raw] == [
+        "out of the kernel's reach", "below the error bound of its precision",
+    ]  # fmt: skip
+    assert gain == []
+    assert "not how far" in show(lines)
+
+
+def test_a_gain_with_too_few_patients_is_undecidable_by_the_service_s_reason(
+    finished_check: alignment_pb2.Check,
+) -> None:
+    gain = finished_check.result.rpg_specialised.relative_percent
+    gain.ClearField("interval")
+    gain.absent_reason = "4 patients: no interval below 8"
+    gated, _, code = judge(finished_check, parse_gate(["rpg_specialised.lower>=0"]))
+    assert code == GATE_FAILED
+    assert gated["gate"]["conditions"][0]["remarks"] == ["4 patients: no interval below 8"]
+
+
+def test_without_standardised_features_or_a_primary_layer_or_a_result_the_gate_fails(
+    finished_check: alignment_pb2.Check,
+) -> None:
+    asked = parse_gate(["mmd2_std.upper<=1"])
+    finished_check.result.shifts[0].mmd.ClearField("standardised")
+    gated, _, code = judge(finished_check, asked)
+    assert gated["gate"]["conditions"][0]["remarks"] == ["the check has no standardised features"]
+    assert code == GATE_FAILED
+    finished_check.result.primary_layer = "gone"
+    assert judge(finished_check, asked)[2] == GATE_FAILED
+    finished_check.ClearField("result")
+    assert judge(finished_check, asked)[2] == GATE_FAILED
+
+
+def test_without_a_gate_nothing_is_said(finished_check: alignment_pb2.Check) -> None:
+    assert judge(finished_check, ()) == ({}, [], OK)

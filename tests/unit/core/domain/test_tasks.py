@@ -1,0 +1,24 @@
+"""What a task asks of a model's input."""
+
+import pytest
+
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.tasks import TASKS
+
+
+def test_a_model_without_the_channel_that_a_task_is_about_is_refused():
+    for name in ("segmentation", "super_resolution", "classification"):
+        TASKS[name].check_input("m", ("t2w",))
+    TASKS["distortion"].check_input("m", ("dwi", "t2w"))
+    TASKS["translation"].check_input("m", ("adc", "dwi", "t2w"))
+    with pytest.raises(BadOption, match="distortion is about dwi, which is no channel of provicnet_t2w's input"):
+        TASKS["distortion"].check_input("provicnet_t2w", ("t2w",))
+    with pytest.raises(BadOption, match="choose a model that sees t2w, dwi, adc"):
+        TASKS["translation"].check_input("m", ("t2w", "dwi"))
+
+
+def test_every_task_names_its_trivial_prediction_and_its_metrics_once():
+    for task in TASKS.values():
+        assert task.trivial
+        names = [metric.name for metric in task.metrics]
+        assert len(set(names)) == len(names)

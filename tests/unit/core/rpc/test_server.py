@@ -1,0 +1,235 @@
+"""The server's life and the errors of a call, over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from vfmalign.core.domain import errors
+from vfmalign.core.rpc.channels import connect
+from vfmalign.core.rpc.server import serve
+from vfmalign.core.rpc.status_mapping import CODES
+from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
+from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
+
+
+class Misbehaving(mmd_pb2_grpc.MmdServiceServicer):
+    """Raises what a test asks for by the name of the primary layer."""
+
+    slow = asyncio.Event()
+
+    async def Compute(self, request: mmd_pb2.ComputeRequest, context: Any) -> mmd_pb2.ComputeResponse:
+        if request.primary_layer == "fault":
+            raise ZeroDivisionError("patient SURNAME^GIVEN")
+        if request.primary_layer == "slow":
+            self.slow.set()
+            await asyncio.sleep(0.5)
+            return mmd_pb2.ComputeResponse(primary_layer="done")
+        if request.primary_layer in {"later", "never"}:
+            error = errors.Exhausted("too much", subject="object x", remedy="mend it")
+            error.retry_after_s = 12.5 if request.primary_layer == "later" else None
+            raise error
+        cls = getattr(errors, request.primary_layer)
+        if issubclass(cls, errors.InvalidInput):
+            raise cls("it is bad", field="study.volumes[0]", remedy="mend it")
+        raise cls("it is bad", subject="object x", remedy="mend it")
+
+    async def ComputeBatch(
+        self, request: mmd_pb2.ComputeBatchRequest, context: Any
+    ) -> AsyncIterator[mmd_pb2.ComputeBatchResponse]:
+        yield mmd_pb2.ComputeBatchResponse(index=0)
+        raise errors.Exhausted("too much", subject="batch", remedy="send less")
+
+
+class Running:
+    def __init__(self, ports: dict[str, int], task: asyncio.Task[None]) -> None:
+        self.ports, self.task = ports, task
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    ports_file = tmp_path / "ports.json"
+    settings = ServiceSettings(
+        store=StoreSettings(endpoint="http://127.0.0.1:9", access_key="a", secret_key="b"),
+        server=ServerSettings(grpc_port=0, metrics_port=0, health_port=0, drain_s=5, ports_file=ports_file),
+    )
+
+    def add(server: grpc.aio.Server) -> list[Any]:
+        mmd_pb2_grpc.add_MmdServiceServicer_to_server(Misbehaving(), server)
+        return [mmd_pb2.DESCRIPTOR.services_by_name["MmdService"]]
+
+    task = asyncio.create_task(serve("test", settings, add))
+    while not ports_file.exists():
+        await asyncio.sleep(0.01)
+        assert not task.done()
+    yield Running(json.loads(ports_file.read_text()), task)
+    if not task.done():
+        os.kill(os.getpid(), signal.SIGTERM)
+        await task
+
+
+def plain(running: Running) -> grpc.aio.Channel:
+    """A channel as a foreign client has it: statuses come through as they are."""
+    return grpc.aio.insecure_channel(f"127.0.0.1:{running.ports['grpc']}")
+
+
+ERRORS = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.VfmalignError)]
+
+
+async def test_every_error_has_its_code_its_info_and_comes_back_as_itself(running: Running) -> None:
+    async with connect(f"127.0.0.1:{running.ports['grpc']}") as channel:
+        stub: Any = mmd_pb2_grpc.MmdServiceStub(channel)
+        for cls in ERRORS:
+            if cls is errors.VfmalignError:
+                continue
+            with pytest.raises(cls) as caught:
+                await stub.Compute(mmd_pb2.ComputeRequest(primary_layer=cls.__name__))
+            assert type(caught.value) is cls
+            assert caught.value.remedy == "mend it"
+            assert caught.value.retry_after_s == cls.retry_after_s
+            assert caught.value.message == "it is bad"
+
+
+async def test_a_class_of_one_room_comes_back_as_the_one_that_its_reason_is_of(running: Running) -> None:
+    class Detail(errors.BadTensor):
+        """Inherits its reason."""
+
+    async with connect(f"127.0.0.1:{running.ports['grpc']}") as channel:
+        with pytest.raises(errors.BadTensor) as caught:
+            await mmd_pb2_grpc.MmdServiceStub(channel).Compute(mmd_pb2.ComputeRequest(primary_layer="BadTensor"))
+    assert type(caught.value) is errors.BadTensor is not Detail
+
+
+async def test_the_table_covers_the_design(running: Running) -> None:
+    names = {cls.__name__: code.name for cls, code in CODES.items()}
+    assert names == {
+        "InvalidInput": "INVALID_ARGUMENT",
+        "NotFound": "NOT_FOUND",
+        "PreconditionFailed": "FAILED_PRECONDITION",
+        "Conflict": "ALREADY_EXISTS",
+        "Exhausted": "RESOURCE_EXHAUSTED",
+        "Unavailable": "UNAVAILABLE",
+        "DeadlineExceeded": "DEADLINE_EXCEEDED",
+        "Cancelled": "CANCELLED",
+        "Unauthenticated": "UNAUTHENTICATED",
+        "Forbidden": "PERMISSION_DENIED",
+        "Internal": "INTERNAL",
+    }
+
+
+async def test_bad_input_names_the_field_and_what_may_be_retried_says_when(running: Running) -> None:
+    async with plain(running) as channel:
+        stub: Any = mmd_pb2_grpc.MmdServiceStub(channel)
+        details = await _details(stub, "BadVolume")
+        assert details["BadRequest"].field_violations[0].field == "study.volumes[0]"
+        assert details["ErrorInfo"].domain == "vfmalign"
+        assert details["ErrorInfo"].reason == "BAD_VOLUME"
+        details = await _details(stub, "Exhausted")
+        assert details["RetryInfo"].retry_delay.seconds == 5
+
+
+async def test_the_client_learns_when_a_call_may_be_repeated(running: Running) -> None:
+    async with connect(f"127.0.0.1:{running.ports['grpc']}") as channel:
+        stub: Any = mmd_pb2_grpc.MmdServiceStub(channel)
+        for layer, seconds in (("later", 12.5), ("never", None)):
+            with pytest.raises(errors.Exhausted) as caught:
+                await stub.Compute(mmd_pb2.ComputeRequest(primary_layer=layer))
+            assert caught.value.retry_after_s == seconds
+
+
+async def test_the_store_s_refusal_is_not_the_caller_s_fault(running: Running) -> None:
+    async with plain(running) as channel:
+        stub: Any = mmd_pb2_grpc.MmdServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Compute(mmd_pb2.ComputeRequest(primary_layer="StoreRefused"))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        details = await _details(stub, "StoreRefused")
+        assert details["ErrorInfo"].reason == "STORE_REFUSED"
+        assert details["RetryInfo"].retry_delay.seconds == 30
+
+
+async def _details(stub: Any, name: str) -> dict[str, Any]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Compute(mmd_pb2.ComputeRequest(primary_layer=name))
+    trailers = dict(caught.value.trailing_metadata())
+    found: dict[str, Any] = {}
+    for detail in status_pb2.Status.FromString(trailers["grpc-status-details-bin"]).details:
+        kind = detail.type_url.rsplit(".", 1)[1]
+        found[kind] = getattr(error_details_pb2, kind)()
+        detail.Unpack(found[kind])
+    return found
+
+
+async def test_a_fault_of_ours_says_nothing_outside_and_all_in_the_log(
+    capfd: pytest.CaptureFixture[str], running: Running
+) -> None:
+    async with plain(running) as channel:
+        stub: Any = mmd_pb2_grpc.MmdServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Compute(mmd_pb2.ComputeRequest(primary_layer="fault"), metadata=(("x-request-id", "follow-me"),))
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert "SURNAME" not in str(caught.value)
+    assert "follow-me" in (caught.value.details() or "")
+    log = capfd.readouterr().err
+    assert "ZeroDivisionError" in log
+    assert '"request_id": "follow-me"' in log
+
+
+async def test_a_stream_fails_after_what_it_had(running: Running) -> None:
+    async with connect(f"127.0.0.1:{running.ports['grpc']}") as channel:
+        stub: Any = mmd_pb2_grpc.MmdServiceStub(channel)
+        messages = aiter(stub.ComputeBatch(mmd_pb2.ComputeBatchRequest()))
+        assert (await anext(messages)).index == 0
+        with pytest.raises(errors.Exhausted, match="too much"):
+            await anext(messages)
+
+
+async def test_health_metrics_and_reflection_answer(running: Running) -> None:
+    for port in ("grpc", "health"):
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{running.ports[port]}") as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service="vfmalign.v1.MmdService"))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            watched = stub.Watch(health_pb2.HealthCheckRequest(service="vfmalign.v1.MmdService"))
+            assert (await watched.read()).status == health_pb2.HealthCheckResponse.SERVING
+            watched.cancel()
+    address = f"http://127.0.0.1:{running.ports['metrics']}/metrics"
+    text = await asyncio.to_thread(lambda: urllib.request.urlopen(address).read().decode())
+    assert 'grpc_server_handled_total{grpc_code="NOT_FOUND",grpc_method="Compute"' in text
+    assert "vfmalign_build_info{" in text
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{running.ports['grpc']}") as channel:
+        reflect: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        call = reflect.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+        names = {service.name async for reply in call for service in reply.list_services_response.service}
+    assert "vfmalign.v1.MmdService" in names
+
+
+async def test_sigterm_lets_a_running_call_end_and_refuses_new_ones(running: Running) -> None:
+    async with connect(f"127.0.0.1:{running.ports['grpc']}") as channel:
+        stub: Any = mmd_pb2_grpc.MmdServiceStub(channel)
+        call = asyncio.ensure_future(_compute(stub, "slow"))
+        await Misbehaving.slow.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{running.ports['grpc']}") as late:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await mmd_pb2_grpc.MmdServiceStub(late).Compute(mmd_pb2.ComputeRequest(primary_layer="slow"))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert (await call).primary_layer == "done"
+    await running.task
+
+
+async def _compute(stub: Any, layer: str) -> Any:
+    return await stub.Compute(mmd_pb2.ComputeRequest(primary_layer=layer))

@@ -1,0 +1,86 @@
+"""Logs: JSON lines that carry the service and the request's id."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.settings import LogSettings
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    """Logging as it was before."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_a_line_is_one_json_object_with_service_and_request(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logs.get("kitchen.oven")  # before it is configured, as modules do
+    logs.configure("kitchen", LogSettings(level="info"))
+    token = logs.request_id.set("request-1")
+    log.info("baked", loaves=3)
+    logs.request_id.reset(token)
+    log.debug("not shown")
+    log.warning("outside")
+    first, second = lines(capsys)
+    assert first["event"] == "baked"
+    assert first["loaves"] == 3
+    assert first["service"] == "kitchen"
+    assert first["module"] == "kitchen.oven"
+    assert first["level"] == "info"
+    assert first["request_id"] == "request-1"
+    assert first["timestamp"].endswith("Z")
+    assert "request_id" not in second
+
+
+def test_a_trace_is_part_of_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("kitchen", LogSettings())
+    try:
+        _ = 1 / 0
+    except ZeroDivisionError:
+        logs.get("x").exception("failed")
+    (line,) = lines(capsys)
+    assert "ZeroDivisionError" in line["exception"]
+
+
+def test_libraries_log_in_the_same_form_and_never_a_signed_url(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("kitchen", LogSettings(level="debug"))
+    logging.getLogger("alembic").info("migrated %s", "it")
+    logging.getLogger("urllib3.connectionpool").debug("PUT /b/k?X-Amz-Signature=abc")
+    (line,) = lines(capsys)
+    assert (line["event"], line["logger"], line["service"]) == ("migrated it", "alembic", "kitchen")
+
+
+@pytest.mark.parametrize(
+    "offered", [None, "", "short", "a b c d e f g", 'x"},{"event":"forged', "x" * 65, "né-à-ü-ö-ê"]
+)
+def test_an_id_that_could_break_a_line_is_replaced(offered: str | None) -> None:
+    made = logs.accept_request_id(offered)
+    assert made != offered
+    assert logs.accept_request_id(made) == made
+
+
+async def test_requests_at_once_keep_their_ids_apart() -> None:
+    async def serve(identity: str) -> str:
+        logs.request_id.set(identity)
+        await asyncio.sleep(0.01)
+        return await asyncio.to_thread(logs.request_id.get)
+
+    assert await asyncio.gather(serve("request-a"), serve("request-b")) == ["request-a", "request-b"]
+    assert logs.request_id.get() == ""

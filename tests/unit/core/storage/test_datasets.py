@@ -1,0 +1,186 @@
+"""Datasets: the datalist, its digest, and what may not overlap."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from vfmalign.core.domain.artifacts import Case, Dataset, Pretraining, VolumeRef, canonical_json, dataset_key
+from vfmalign.core.domain.errors import BadDataset, Conflict, Leakage, NotFound, PreconditionFailed
+from vfmalign.core.storage.datasets import (
+    check_splits,
+    find_leakage,
+    from_datalist,
+    load_dataset,
+    save_dataset,
+    to_datalist,
+)
+from vfmalign.core.storage.object_store import ObjectStore
+
+EMPTY_MASK = hashlib.sha256(b"no lesion").hexdigest()
+
+
+def case(name: str, group: str | None = None, volume: str | None = None) -> Case:
+    def ref(kind: str) -> VolumeRef:
+        content = f"{volume or name} {kind}".encode()
+        return VolumeRef(key=f"volumes/d/{name}/{kind}.nii.gz", sha256=hashlib.sha256(content).hexdigest())
+
+    volumes: dict[Any, VolumeRef] = {kind: ref(kind) for kind in ("t2w", "dwi", "adc", "gland")}
+    # Healthy patients on one grid have the same bytes here: that is no leakage.
+    volumes["lesions"] = VolumeRef(key=f"volumes/d/{name}/lesions.nii.gz", sha256=EMPTY_MASK)
+    return Case(id=name, group=group or f"group-{name}", volumes=volumes)
+
+
+def dataset(**splits: Any) -> Dataset:
+    content: dict[str, Any] = {
+        "id": "d",
+        "pretrain": (case("p1"), case("p2")),
+        "train": (case("a"), case("b")),
+        "val": (case("v"),),
+        "test": (case("t1"), case("t2", group="group-t1")),
+    }
+    return Dataset.model_validate(content | splits)
+
+
+def test_a_dataset_comes_back_from_the_store_in_order(store: ObjectStore) -> None:
+    digest = save_dataset(store, dataset())
+    assert save_dataset(store, dataset()) == digest
+    assert load_dataset(store, "d", digest) == dataset()
+    assert load_dataset(store, "d").digest() == digest
+
+
+def test_the_datalist_is_one_that_monai_reads(store: ObjectStore) -> None:
+    content = to_datalist(dataset())
+    assert content["numTraining"] == 2
+    assert content["training"][0]["image"] == [f"volumes/d/a/{kind}.nii.gz" for kind in ("t2w", "dwi", "adc")]
+    assert content["training"][0]["label"] == "volumes/d/a/lesions.nii.gz"
+    assert content["training"][0]["case"] == "a"
+    assert content["test"][1]["group"] == "group-t1"
+    assert from_datalist(content, "d") == dataset()
+
+
+def test_a_case_may_lack_modalities_and_masks() -> None:
+    full = case("x")
+    partial = full.model_copy(update={"volumes": {"adc": full.volumes["adc"]}})
+    one = dataset(train=(partial,))
+    assert from_datalist(to_datalist(one), "d") == one
+
+
+def test_the_digest_depends_on_every_split_and_on_order() -> None:
+    digests = {
+        dataset().digest(),
+        dataset(train=(case("b"), case("a"))).digest(),
+        dataset(val=(case("w"),)).digest(),
+        dataset(test=(case("t1"),)).digest(),
+        dataset(held_out=False).digest(),
+        dataset(phantom=True).digest(),
+    }
+    assert len(digests) == 6
+
+
+def test_a_set_says_that_it_holds_phantoms_and_is_never_taken_for_one_by_a_name(store: ObjectStore) -> None:
+    save_dataset(store, dataset(id="generated", phantom=True))
+    assert load_dataset(store, "generated").phantom
+    named_so = dataset(test=(case("t1", group="phantom-1"),), train=(), val=(), pretrain=())
+    assert not from_datalist(to_datalist(named_so), "d").phantom
+
+
+def test_a_datalist_from_before_the_flag_reads_as_what_its_patients_are_called() -> None:
+    def old(one: Dataset) -> Dataset:
+        return from_datalist({key: value for key, value in to_datalist(one).items() if key != "phantom"}, "d")
+
+    generated = {"train": (case("a", group="phantom-1"),), "test": (case("t", group="phantom-2"),)}
+    assert old(dataset(pretrain=(), val=(), **generated)).phantom
+    assert not old(dataset(**generated)).phantom, "real patients are among them"
+    assert not old(dataset(pretrain=(), train=(), val=(), test=())).phantom
+    assert old(dataset()) == dataset()
+
+
+def test_the_flag_leaves_the_digest_of_patients_as_it_was() -> None:
+    content = dataset().model_dump(mode="json", exclude={"phantom"})
+    assert dataset().digest() == hashlib.sha256(canonical_json(content)).hexdigest()
+
+
+def test_another_digest_another_body_and_a_missing_set_are_told_apart(store: ObjectStore) -> None:
+    save_dataset(store, dataset(id="e"))
+    with pytest.raises(PreconditionFailed, match="dataset e: its digest is") as caught:
+        load_dataset(store, "e", "0" * 64)
+    assert caught.value.reason == "DIGEST_MISMATCH"
+    with pytest.raises(Conflict, match="dataset e"):
+        save_dataset(store, dataset(id="e", val=()))
+    with pytest.raises(NotFound, match="dataset nothing"):
+        load_dataset(store, "nothing")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        {},
+        {**to_datalist(dataset()), "training": None},
+        {**to_datalist(dataset()), "training": [{"image": []}]},
+        {**to_datalist(dataset()), "test": [{**to_datalist(dataset())["test"][0], "image": ["one"]}]},
+        {**to_datalist(dataset()), "test": [{**to_datalist(dataset())["test"][0], "sha256": {}}]},
+        {**to_datalist(dataset()), "test": [{**to_datalist(dataset())["test"][0], "case": "Not^An^Id"}]},
+    ],
+)
+def test_a_file_that_is_no_datalist_of_ours_is_refused(store: ObjectStore, content: Any) -> None:
+    store.put(dataset_key("broken"), b"x")
+    with pytest.raises(PreconditionFailed):
+        load_dataset(store, "broken")
+    with pytest.raises(PreconditionFailed, match="not a datalist"):
+        from_datalist(content, "broken")
+
+
+OVERLAPS = {
+    "the case": case("a"),
+    "the patient": case("other", group="group-a"),
+    "an image": case("other", volume="a"),
+}
+
+
+@pytest.mark.parametrize("shared", OVERLAPS.values(), ids=OVERLAPS.keys())
+@pytest.mark.parametrize("split", ["pretrain", "val", "test"])
+def test_held_out_splits_share_nothing(store: ObjectStore, shared: Case, split: str) -> None:
+    overlapping = dataset(**{split: (shared,)})
+    with pytest.raises(BadDataset, match="share"):
+        check_splits(overlapping)
+    with pytest.raises(BadDataset):
+        save_dataset(store, overlapping)
+    check_splits(dataset(**{split: (shared,), "held_out": False}))
+
+
+def test_a_case_stands_once_in_a_split_even_where_nothing_is_held_out() -> None:
+    with pytest.raises(BadDataset, match="twice in test"):
+        check_splits(dataset(test=(case("t1"), case("t1")), held_out=False))
+
+
+def test_label_maps_alike_are_no_overlap() -> None:
+    check_splits(dataset())
+    find_leakage(dataset(), [])
+
+
+@pytest.mark.parametrize("shared", OVERLAPS.values(), ids=OVERLAPS.keys())
+def test_a_test_case_that_was_trained_on_is_leakage(shared: Case) -> None:
+    with pytest.raises(Leakage, match=f"test case {shared.id} is also in train") as caught:
+        find_leakage(dataset(test=(case("t1"), shared)), [])
+    assert caught.value.remedy
+    find_leakage(dataset(test=(shared,), held_out=False), [])
+
+
+def test_a_test_case_that_the_model_has_seen_is_leakage() -> None:
+    seen = case("t1").volumes["dwi"].sha256
+
+    def source(**fields: Any) -> Pretraining:
+        return Pretraining(
+            dataset="big", dataset_digest="0" * 64, **{"volume_sha256": (), "groups": ("group-else",), **fields}
+        )
+
+    find_leakage(dataset(), [source()])
+    with pytest.raises(Leakage, match="t1 is also in the model's pretraining set big"):
+        find_leakage(dataset(), [source(), source(volume_sha256=(seen,))])
+    with pytest.raises(Leakage, match="patient group-t1"):
+        find_leakage(dataset(), [source(groups=("group-t1",))])
+    find_leakage(dataset(), [source(groups=("group-a",))])  # seen again in train: allowed

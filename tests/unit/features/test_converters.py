@@ -1,0 +1,180 @@
+"""Requests as plain values, each refusal with the request's field."""
+
+import pytest
+import torch
+
+from vfmalign.core.domain.artifacts import VolumeRef
+from vfmalign.core.domain.errors import BadOption, BadVolume, Conflict, Exhausted, InvalidInput
+from vfmalign.core.rpc.tensors import to_array
+from vfmalign.core.runtime.metrics import Stages
+from vfmalign.features import converters
+from vfmalign.features.listing import list_models
+from vfmalign.features.study import Source, prepare_sources
+from vfmalign.features.study_store import store_features
+from vfmalign.imaging.volumes import encode
+from vfmalign.v1 import common_pb2
+from vfmalign.v1 import features_pb2 as pb
+
+SHA = "a" * 64
+
+
+def key_of(uri: str) -> str:
+    if not uri.startswith("s3://bucket/"):
+        raise InvalidInput("not of this bucket", field="uri")
+    return uri.removeprefix("s3://bucket/")
+
+
+def extract_request(**change):
+    study = pb.Study(volumes=[pb.StudyVolume(modality=common_pb2.MODALITY_T2W, nifti=b"t2")])
+    return pb.ExtractRequest(**{"model_id": "m", "study": study} | change)
+
+
+def test_extract_with_defaults():
+    asked = converters.parse_extract(extract_request(), key_of)
+    assert asked.sources == (Source("t2w", "study.volumes[0]", b"t2"),)
+    assert (asked.pooling, asked.input_transform, asked.layers, asked.store_as) == ("mean", "identity", (), "")
+
+
+def test_extract_in_full():
+    stored = common_pb2.ObjectRef(uri="s3://bucket/a/b", sha256=SHA)
+    study = pb.Study(
+        volumes=[pb.StudyVolume(modality=common_pb2.MODALITY_ADC, stored=stored)],
+        gland_mask=pb.GlandMask(nifti=b"gland"),
+    )
+    request = extract_request(
+        study=study, checkpoint_sha256=SHA, layers=["stages.1"], pooling=pb.POOLING_NONE, store_as="mine",
+        input_transform="half_resolution",
+    )  # fmt: skip
+    asked = converters.parse_extract(request, key_of)
+    assert asked.sources == (
+        Source("adc", "study.volumes[0]", VolumeRef(key="a/b", sha256=SHA)),
+        Source("gland", "study.gland_mask", b"gland"),
+    )
+    assert (asked.model_sha256, asked.layers, asked.pooling, asked.store_as) == (SHA, ("stages.1",), "none", "mine")
+
+
+def volume(**source):
+    return pb.Study(volumes=[pb.StudyVolume(**{"modality": common_pb2.MODALITY_T2W} | source)])
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"model_id": ""}, "model_id"),
+        ({"model_id": "No Id"}, "model_id"),
+        ({"checkpoint_sha256": "A" * 64}, "checkpoint_sha256"),
+        ({"pooling": 9}, "pooling"),
+        ({"input_transform": "blur"}, "input_transform"),
+        ({"store_as": "../x"}, "store_as"),
+        ({"store_as": "0" * 32}, "store_as"),
+        ({"study": volume(modality=0, nifti=b"x")}, "study.volumes[0].modality"),
+        ({"study": volume()}, "study.volumes[0]"),
+        ({"study": pb.Study(gland_mask=pb.GlandMask())}, "study.gland_mask"),
+        ({"study": volume(stored=common_pb2.ObjectRef(uri="s3://bucket/a"))}, "study.volumes[0].stored.sha256"),
+        (
+            {"study": volume(stored=common_pb2.ObjectRef(uri="s3://other/a", sha256=SHA))},
+            "study.volumes[0].stored.uri",
+        ),
+    ],
+)
+def test_wrong_extract_requests_name_the_field(change, field):
+    with pytest.raises(InvalidInput) as caught:
+        converters.parse_extract(extract_request(**change), key_of)
+    assert caught.value.field == field
+
+
+def bulk_request(**change):
+    fields = {"model_id": "m", "dataset_id": "d", "split": common_pb2.SPLIT_VAL}
+    return pb.ExtractDatasetRequest(**fields | change)
+
+
+def test_bulk_requests():
+    asked = converters.parse_bulk(bulk_request())
+    assert (asked.model, asked.dataset, asked.split, asked.initialisation) == ("m", "d", "val", "checkpoint")
+    seeded = converters.parse_bulk(bulk_request(initialisation=pb.INITIALISATION_RANDOM, initialisation_seed=2**63 - 1))
+    assert (seeded.initialisation, seeded.init_seed) == ("random", 2**63 - 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"model_id": ""}, "model_id"),
+        ({"dataset_id": "D"}, "dataset_id"),
+        ({"dataset_digest": "1"}, "dataset_digest"),
+        ({"split": 0}, "split"),
+        ({"split": 77}, "split"),
+        ({"pooling": pb.POOLING_NONE}, "pooling"),
+        ({"initialisation": 7}, "initialisation"),
+        ({"initialisation_seed": -1}, "initialisation_seed"),
+    ],
+)
+def test_wrong_bulk_requests_name_the_field(change, field):
+    with pytest.raises(BadOption) as caught:
+        converters.parse_bulk(bulk_request(**change))
+    assert caught.value.field == field
+
+
+def test_inline_features_up_to_the_limit():
+    features = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(4)}
+    packed = converters.pack_inline(features, 40)
+    assert [one.layer for one in packed] == ["a", "b"]
+    assert to_array(packed[0].tensor, "a").tolist() == [[0, 1, 2], [3, 4, 5]]
+    with pytest.raises(Exhausted, match=r"take 40 bytes, a message at most 39; set `store_as`") as caught:
+        converters.pack_inline(features, 39)
+    assert caught.value.retry_after_s is None
+
+
+def test_a_card_survives_packing(card, store):
+    model = converters.pack_model(card, store.uri)
+    assert model.checkpoint.uri == store.uri(card.checkpoint.key)
+    assert list(model.preprocessing.modalities) == [
+        common_pb2.MODALITY_T2W,
+        common_pb2.MODALITY_DWI,
+        common_pb2.MODALITY_ADC,
+    ]
+    assert tuple(model.preprocessing.spacing_mm) == card.preprocessing.spacing_mm
+    assert [(layer.name, layer.channels) for layer in model.layers] == [(x.name, x.channels) for x in card.layers]
+    assert model.objective == pb.OBJECTIVE_CONTRASTIVE
+
+
+def test_a_modality_sent_twice(store, card, small_volume):
+    data = encode(small_volume(1))
+    sources = [Source("t2w", "study.volumes[0]", data), Source("t2w", "study.volumes[1]", data)]
+    with pytest.raises(BadVolume, match=r"study\.volumes\[1\]: t2w is sent twice"):
+        prepare_sources(store, sources, card.preprocessing, "identity", Stages())
+
+
+def test_stored_features_keep_their_meaning(store):
+    features = {"stages.3": torch.ones(3), "pooled": torch.zeros(2)}
+    first = store_features(store, "kept", features)
+    assert first["pooled"].ref.key == "features/kept/pooled.safetensors"
+    assert first["pooled"].size_bytes == len(store.get(first["pooled"].ref.key, sha256=first["pooled"].ref.sha256))
+    assert store_features(store, "kept", features) == first
+    with pytest.raises(Conflict, match="other features are stored under this id"):
+        store_features(store, "kept", {"pooled": torch.ones(2)})
+    with pytest.raises(BadOption, match="32 hex digits belong to feature sets"):
+        store_features(store, "0" * 32, features)
+
+
+def test_models_are_listed_page_by_page(store, publish_model, capsys):
+    for name in ("list-c", "list-a", "list-b"):
+        publish_model(store, name)
+    store.put("models/list-bad/model.json", b"{}")
+    seen, token, pages = [], "list", 0
+    while token:
+        page = list_models(store, 2, token)
+        seen += [card.id for card in page.cards if card.id.startswith("list")]
+        token, pages = page.next_token, pages + 1
+    assert seen == ["list-a", "list-b", "list-c"]
+    assert pages >= 2
+    logged = capsys.readouterr()
+    assert "list-bad" in logged.out + logged.err
+
+
+@pytest.mark.parametrize(
+    ("size", "token", "field"), [(-1, "", "page_size"), (1001, "", "page_size"), (0, "?", "page_token")]
+)
+def test_wrong_pages(store, size, token, field):
+    with pytest.raises(BadOption) as caught:
+        list_models(store, size, token)
+    assert caught.value.field == field

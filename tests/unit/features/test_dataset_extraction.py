@@ -1,0 +1,240 @@
+"""A dataset's feature set: its rows, idempotence, resumption, cancelling, and what bad input does."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from vfmalign.core.domain.artifacts import Case, Dataset, features_prefix, volume_key
+from vfmalign.core.domain.errors import (
+    BadDataset,
+    BadOption,
+    BadVolume,
+    Cancelled,
+    DigestMismatch,
+    NotFound,
+    PreconditionFailed,
+)
+from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.storage.datasets import save_dataset
+from vfmalign.core.storage.feature_sets import read_feature_set
+from vfmalign.features.dataset_extraction import BulkRequest, extract_dataset
+from vfmalign.features.extractor import extract
+from vfmalign.features.parts import BulkOptions, Hooks
+from vfmalign.features.threads import pool_of
+from vfmalign.imaging.preprocessing import prepare_study
+from vfmalign.imaging.volumes import load_case
+from vfmalign.models.checkpoints import build_encoder, random_state
+from vfmalign.models.registry import ARCHITECTURES
+
+OPTIONS = BulkOptions(batch_size=2, part_cases=3, readers=2)
+
+
+class Surroundings:
+    """Hooks that record; the work stops where `fail_at` or `cancel_at` says, counted in forward passes."""
+
+    def __init__(self, fail_at: int = -1, cancel_at: int = -1):
+        self.batches = 0
+        self.reports: list[tuple[int, int]] = []
+        self.stages = Stages()
+        self._fail_at, self._cancel_at = fail_at, cancel_at
+        self.hooks = Hooks(self._compute, self.stages, lambda *point: self.reports.append(point), self._cancelled)
+
+    def _compute(self, function):
+        if self.batches == self._fail_at:
+            raise RuntimeError("killed")
+        self.batches += 1
+        return function()
+
+    def _cancelled(self) -> bool:
+        return self.batches == self._cancel_at
+
+
+def parts(store, feature_set: str) -> set[str]:
+    return {key for key in store.list(features_prefix(feature_set)) if "/part-" in key}
+
+
+def forget(store, feature_set: str) -> None:
+    for key in list(store.list(features_prefix(feature_set))):
+        store.delete(key)
+
+
+def expected_rows(store, dataset, card, layer: str, encoder, transform: str = "identity") -> np.ndarray:
+    """Prepared as by a reader, with one of torch's threads: a Fourier transform by several rounds differently."""
+
+    def prepare(case: Case) -> torch.Tensor:
+        volumes = load_case(store, case, ("t2w", "dwi", "adc"))
+        return prepare_study(volumes, card.preprocessing, transform).input_CDHW
+
+    with pool_of(1, 1, "read") as pool:
+        inputs = list(pool.map(prepare, dataset.test))
+    return np.stack([extract(encoder, one_CDHW[None], [layer], "mean")[layer][0].numpy() for one_CDHW in inputs])
+
+
+@pytest.fixture
+def request_(card, dataset):
+    return BulkRequest(model=card.id, dataset=dataset.id, split="test")
+
+
+def test_rows_are_the_cases_in_the_datasets_order(store, models, card, dataset, request_):
+    around = Surroundings()
+    result = extract_dataset(store, models, request_, OPTIONS, around.hooks)
+    stored = read_feature_set(store, result.feature_set)
+    assert stored.manifest == result.manifest
+    assert stored.manifest.case_ids == tuple(case.id for case in dataset.test)
+    assert stored.manifest.case_ids != tuple(sorted(stored.manifest.case_ids))
+    assert stored.manifest.groups == tuple(case.group for case in dataset.test)
+    assert stored.manifest.request.dataset_digest == dataset.digest()
+    assert stored.manifest.request.model_sha256 == card.checkpoint.sha256 == result.checkpoint_sha256
+    assert list(stored.layers) == [layer.name for layer in card.layers]
+    for layer, rows in stored.layers.items():
+        expected = expected_rows(store, dataset, card, layer, models.of_card(card))
+        assert np.array_equal(rows, expected), layer
+    assert {"torch", "vfmalign", "monai"} <= set(stored.manifest.software)
+    assert result.computed_cases == 7
+    assert around.reports == [(0, 7), (3, 7), (6, 7), (7, 7)]
+    assert around.batches == 7, "on the CPU none waits for others"
+    assert {"load_model", "read", "prepare", "wait_input", "forward", "write", "commit"} == set(around.stages.seconds())
+
+
+def test_what_is_committed_is_not_computed_again(store, models, request_):
+    first = extract_dataset(store, models, request_, OPTIONS, Surroundings().hooks)
+    around = Surroundings(fail_at=0)
+    second = extract_dataset(store, models, request_, OPTIONS, around.hooks)
+    assert second.manifest == first.manifest
+    assert (second.computed_cases, around.reports) == (0, [(7, 7)])
+
+
+def test_an_interrupted_set_continues_with_the_part_it_had_reached(store, models, request_):
+    whole = extract_dataset(store, models, request_, OPTIONS, Surroundings().hooks)
+    expected = read_feature_set(store, whole.feature_set)
+    forget(store, whole.feature_set)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        extract_dataset(store, models, request_, OPTIONS, Surroundings(fail_at=4).hooks)
+    reached = parts(store, whole.feature_set)
+    assert len(reached) == 1
+
+    around = Surroundings()
+    resumed = extract_dataset(store, models, request_, OPTIONS, around.hooks)
+    assert (resumed.computed_cases, around.batches) == (4, 4)
+    assert around.reports == [(3, 7), (6, 7), (7, 7)]
+    assert reached < parts(store, whole.feature_set)
+    actual = read_feature_set(store, resumed.feature_set)
+    assert actual.manifest.parts == expected.manifest.parts
+    assert all(np.array_equal(actual.layers[layer], rows) for layer, rows in expected.layers.items())
+
+
+def test_parts_of_another_size_do_not_disturb(store, models, request_):
+    whole = extract_dataset(store, models, request_, OPTIONS, Surroundings().hooks)
+    expected = read_feature_set(store, whole.feature_set)
+    forget(store, whole.feature_set)
+    with pytest.raises(RuntimeError, match="killed"):
+        extract_dataset(store, models, request_, OPTIONS, Surroundings(fail_at=3).hooks)
+    other = BulkOptions(batch_size=4, part_cases=4, readers=1)
+    resumed = extract_dataset(store, models, request_, other, Surroundings().hooks)
+    actual = read_feature_set(store, resumed.feature_set)
+    assert all(np.array_equal(actual.layers[layer], rows) for layer, rows in expected.layers.items())
+
+
+def test_cancelling_stops_between_batches_and_keeps_the_parts(store, models, request_):
+    request = BulkRequest(**{**request_.__dict__, "layers": ("stages.1",)})
+    around = Surroundings(cancel_at=3)
+    with pytest.raises(Cancelled, match="the caller stopped the extraction"):
+        extract_dataset(store, models, request, OPTIONS, around.hooks)
+    assert around.batches == 3
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
+    resumed = extract_dataset(store, models, request, OPTIONS, Surroundings().hooks)
+    assert resumed.computed_cases == 4
+
+
+def test_random_weights_depend_on_the_seed_and_not_on_the_checkpoint(store, models, card, dataset, request_):
+    results = [
+        extract_dataset(
+            store,
+            models,
+            BulkRequest(**{**request_.__dict__, "initialisation": "random", "init_seed": seed}),
+            OPTIONS,
+            Surroundings().hooks,
+        )
+        for seed in (0, 1)
+    ]
+    sets = [read_feature_set(store, result.feature_set) for result in results]
+    architecture = ARCHITECTURES[card.architecture]
+    for seed, stored in enumerate(sets):
+        encoder = build_encoder(architecture, random_state(architecture, seed))
+        expected = expected_rows(store, dataset, card, "stages.3", encoder)
+        assert np.array_equal(stored.layers["stages.3"], expected)
+    assert not np.array_equal(sets[0].layers["stages.3"], sets[1].layers["stages.3"])
+    assert len({result.feature_set for result in results}) == 2
+    assert len({result.checkpoint_sha256 for result in results} | {card.checkpoint.sha256}) == 3
+
+
+def test_a_seed_is_ignored_with_the_checkpoint(store, models, request_):
+    seeded = BulkRequest(**{**request_.__dict__, "init_seed": 9})
+    first, second = (extract_dataset(store, models, r, OPTIONS, Surroundings().hooks) for r in (request_, seeded))
+    assert first.feature_set == second.feature_set
+
+
+def test_the_input_transform_is_applied_and_named(store, models, card, dataset, request_):
+    request = BulkRequest(
+        **{**request_.__dict__, "input_transform": "half_resolution", "layers": ("stages.3", "pooled")}
+    )
+    result = extract_dataset(store, models, request, OPTIONS, Surroundings().hooks)
+    stored = read_feature_set(store, result.feature_set)
+    assert stored.manifest.request.input_transform == "half_resolution"
+    expected = expected_rows(store, dataset, card, "stages.3", models.of_card(card), "half_resolution")
+    assert np.array_equal(stored.layers["stages.3"], expected)
+    assert stored.layers["pooled"].shape == (7, 128)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"model": "absent"}, NotFound, "absent: no model has this id"),
+        ({"model_sha256": "0" * 64}, DigestMismatch, "small-model: the model's weights have digest"),
+        ({"dataset": "absent"}, NotFound, "dataset absent: there is no such dataset"),
+        ({"dataset_digest": "0" * 64}, PreconditionFailed, "dataset small: its digest is"),
+        ({"split": "train"}, BadDataset, "small: the split train has no cases"),
+        ({"layers": ("stages.7",)}, BadOption, r"no layer 'stages\.7'"),
+        ({"layers": ("stages.1", "stages.1")}, BadOption, "named twice"),
+        ({"input_transform": "blur"}, BadOption, "unknown input transform 'blur'"),
+    ],
+)
+def test_requests_that_cannot_be_met(store, models, request_, change, error, message):
+    with pytest.raises(error, match=message):
+        extract_dataset(store, models, BulkRequest(**{**request_.__dict__, **change}), OPTIONS, Surroundings().hooks)
+
+
+def dataset_with(store, name: str, cases: tuple[Case, ...]) -> Dataset:
+    result = Dataset(id=name, test=cases)
+    save_dataset(store, result)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "error", "message"),
+    [
+        ("truncated", None, BadVolume, r"s3://.*/adc\.nii\.gz: truncated"),
+        ("gone", b"", NotFound, r"adc\.nii\.gz: there is no such object"),
+        ("swapped", b"other bytes", DigestMismatch, r"adc\.nii\.gz: its SHA-256 is"),
+    ],
+)
+def test_a_bad_volume_stops_the_set_and_names_its_object(store, models, dataset, request_, name, data, error, message):
+    good = dataset.test[:4]
+    bad_key = volume_key(name, "case-bad", "adc")
+    content = store.get(dataset.test[4].volumes["adc"].key)
+    ref = store.put(bad_key, content[: len(content) // 2] if data is None else content)
+    bad = Case(id="case-bad", group="patient-bad", volumes={**dataset.test[4].volumes, "adc": ref})
+    made = dataset_with(store, name, (*good, bad))
+    if data == b"":
+        store.delete(bad_key)
+    elif data:
+        store.put(bad_key, data)
+    around = Surroundings()
+    with pytest.raises(error, match=message):
+        extract_dataset(store, models, BulkRequest(**{**request_.__dict__, "dataset": made.id}), OPTIONS, around.hooks)
+    # What came before the bad case is stored and serves once the dataset is mended.
+    assert around.reports == [(0, 5), (3, 5)]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]

@@ -1,0 +1,78 @@
+"""Convergence on curves whose answer is known."""
+
+import numpy as np
+import pytest
+
+from vfmalign.core.domain.artifacts import JobProgress
+from vfmalign.finetuning.analysis.convergence import measure_convergence, steps_to_baseline
+
+
+def curve(scores, steps_per_epoch=10):
+    total = (len(scores) - 1) * steps_per_epoch
+    return [
+        JobProgress(
+            epoch=i, epochs=len(scores) - 1, step=i * steps_per_epoch, steps=total,
+            train_loss=None, val_score=float(score), elapsed_s=float(i),
+        )
+        for i, score in enumerate(scores)
+    ]  # fmt: skip
+
+
+def test_saturating_curve_reaches_95_percent_where_it_does():
+    result = measure_convergence(curve([0.0, 0.5, 0.8, 0.94, 0.96, 0.99, 1.0]), higher_is_better=True)
+    assert result.steps_to_95.value == 40
+    assert (result.best, result.start, result.best_step, result.budget) == (1.0, 0.0, 60, 60)
+
+
+def test_range_is_the_curves_own_not_from_zero():
+    result = measure_convergence(curve([20.0, 28.0, 29.6, 29.9, 30.0, 30.0]), higher_is_better=True)
+    assert result.steps_to_95.value == 20
+
+
+def test_lower_is_better_mirrors():
+    up = measure_convergence(curve([0.0, 0.5, 0.8, 0.94, 0.96, 1.0]), higher_is_better=True)
+    down = measure_convergence(curve([0.0, -0.5, -0.8, -0.94, -0.96, -1.0]), higher_is_better=False)
+    assert down.steps_to_95 == up.steps_to_95
+    assert down.best == -1.0
+
+
+def test_flat_and_falling_curves_have_no_steps_to_95():
+    for scores in ([0.3] * 6, [0.5, 0.4, 0.3, 0.2, 0.1, 0.0]):
+        result = measure_convergence(curve(scores), higher_is_better=True)
+        assert result.steps_to_95.value is None
+        assert "never rose" in result.steps_to_95.absent_reason
+
+
+@pytest.mark.parametrize("validations", [6, 11, 31])
+def test_pure_noise_is_called_a_rise_as_seldom_as_stated(validations):
+    rng = np.random.default_rng(17)
+    called = [
+        measure_convergence(curve(rng.normal(0.5, 0.02, validations)), higher_is_better=True).steps_to_95.value
+        for _ in range(600)
+    ]
+    false_alarms = sum(value is not None for value in called)
+    # Binomial(600, 0.05): 99.9 % interval is about 14 to 49.
+    assert 12 <= false_alarms <= 50
+
+
+def test_a_real_rise_in_noise_is_found():
+    rng = np.random.default_rng(19)
+    scores = 0.6 * (1 - np.exp(-np.arange(21) / 4)) + rng.normal(0, 0.01, 21)
+    value = measure_convergence(curve(scores), higher_is_better=True).steps_to_95.value
+    assert 80 <= value <= 160
+
+
+def test_too_few_validations_say_so():
+    result = measure_convergence(curve([0.0, 0.5, 0.9, 1.0]), higher_is_better=True)
+    assert result.steps_to_95.value is None
+    assert result.noise is None
+    assert "5" in result.steps_to_95.absent_reason
+
+
+def test_steps_to_the_baselines_best_or_censored():
+    mine = curve([0.1, 0.4, 0.6, 0.7])
+    assert steps_to_baseline(mine, curve([0.0, 0.5, 0.6, 0.55]), higher_is_better=True).value == 20
+    late = steps_to_baseline(mine, curve([0.0, 0.5, 0.8, 0.7]), higher_is_better=True)
+    assert late.censored
+    assert late.value == 30
+    assert steps_to_baseline(mine, curve([0.05, 0.1]), higher_is_better=True).value == 0

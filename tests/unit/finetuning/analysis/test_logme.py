@@ -1,0 +1,98 @@
+"""LogME against the evidence that an optimiser finds, closed forms, and what must not change it."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.stats import multivariate_normal
+
+from vfmalign.core.domain.errors import BadTensor
+from vfmalign.finetuning.analysis.logme import logme
+
+
+def brute(features_NC, class_N):
+    """The greatest evidence of each class by Nelder and Mead over log α and log β, from several starts."""
+    cases = len(class_N)
+    gram_NN = features_NC @ features_NC.T
+    found = []
+    for one in np.unique(class_N):
+        target_N = (class_N == one).astype(float)
+
+        def negative(logs, target_N=target_N):
+            alpha, beta = np.exp(np.clip(logs, -25, 25))
+            cov_NN = np.eye(cases) / beta + gram_NN / alpha
+            return -multivariate_normal.logpdf(target_N, np.zeros(cases), cov_NN) / cases
+
+        starts = [(0.0, 0.0), (3.0, 3.0), (8.0, 0.0)]
+        options = {"xatol": 1e-6, "fatol": 1e-10, "maxiter": 2000}
+        found.append(max(-minimize(negative, x, method="Nelder-Mead", options=options).fun for x in starts))
+    return np.mean(found)
+
+
+def sample(rng, cases, channels, strength, classes=2):
+    class_N = rng.permutation(np.arange(cases) % classes)
+    features_NC = rng.normal(size=(cases, channels)) + 0.5
+    features_NC[:, 0] += strength * class_N
+    return features_NC, class_N
+
+
+@pytest.mark.parametrize(
+    ("cases", "channels", "strength", "classes"),
+    [(40, 5, 2.0, 2), (40, 5, 0.0, 2), (30, 3, 1.0, 3), (25, 25, 1.0, 2), (20, 60, 1.5, 2)],
+)
+def test_is_the_greatest_evidence(cases, channels, strength, classes):
+    for seed in range(2):
+        features_NC, class_N = sample(np.random.default_rng(seed), cases, channels, strength, classes)
+        assert logme(features_NC, class_N) == pytest.approx(brute(features_NC, class_N), abs=2e-6)
+
+
+def test_features_that_say_nothing_leave_the_spread_of_the_target():
+    class_N = np.array([True] * 6 + [False] * 14)
+    expected = np.mean([-(np.log(2 * np.pi * count / 20) + 1) / 2 for count in (6, 14)])
+    assert logme(np.zeros((20, 4)), class_N) == pytest.approx(expected, abs=1e-12)
+    # Orthogonal to both indicators.
+    across_N = np.array([1.0, -1.0] * 10)
+    assert logme(across_N[:, None], class_N) == pytest.approx(expected, abs=1e-9)
+
+
+def test_turning_scaling_and_reordering_change_nothing_and_moving_does():
+    rng = np.random.default_rng(7)
+    features_NC, class_N = sample(rng, 30, 8, 1.0)
+    value = logme(features_NC, class_N)
+    turned_NC = features_NC @ np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    order = rng.permutation(30)
+    for same in (
+        logme(turned_NC, class_N),
+        logme(1e6 * features_NC, class_N),
+        logme(1e-6 * features_NC, class_N),
+        logme(features_NC[order], class_N[order]),
+        logme(np.hstack([features_NC, np.zeros((30, 3))]), class_N),
+        logme(features_NC, np.where(class_N == 1, "yes", "no")),
+        logme(features_NC.astype(np.float32), class_N),
+    ):
+        assert same == pytest.approx(value, abs=1e-7)
+    assert abs(logme(features_NC + 30.0, class_N) - value) > 1e-3
+
+
+def test_classes_that_are_easier_to_tell_apart_give_more():
+    values = [logme(*sample(np.random.default_rng(3), 60, 10, strength)) for strength in (0.0, 0.5, 1.0, 2.0, 4.0)]
+    assert values == sorted(values)
+
+
+def test_an_exact_fit_ends_and_stays_finite():
+    class_N = np.arange(20) % 2
+    features_NC = np.stack([class_N, 1 - class_N], axis=1).astype(float)
+    assert 5 < logme(features_NC, class_N) < 50
+
+
+@pytest.mark.parametrize(
+    ("features_NC", "class_N", "says"),
+    [
+        (np.zeros((4, 2)), np.zeros(3), "a class per case"),
+        (np.zeros(4), np.zeros(4), "a class per case"),
+        (np.full((4, 2), np.nan), np.arange(4) % 2, "NaN"),
+        (np.ones((4, 2)), np.zeros(4), "one class"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(features_NC, class_N, says):
+    with pytest.raises(BadTensor, match=says):
+        logme(features_NC, class_N)

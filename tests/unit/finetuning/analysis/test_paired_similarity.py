@@ -1,0 +1,86 @@
+"""How much of the kernel's reach is left, from two estimates of MMD², beside the kernel itself."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vfmalign.finetuning.analysis.estimates import Estimate, absent
+from vfmalign.finetuning.analysis.records import OUT_OF_REACH, LayerShift, Shift, is_out_of_reach, reach
+from vfmalign.mmd.api import mmd2
+
+
+def kernel(x_NC, y_MC, sigma):
+    return np.exp(-np.square(x_NC[:, None] - y_MC[None]).sum(-1) / (2 * sigma**2))
+
+
+def layer(value, bound=1e-12):
+    """One layer's MMD²; no interval, no test."""
+    estimate = value if isinstance(value, Estimate) else Estimate(value=value)
+    none = absent("not asked for")
+    shift = Shift(
+        mmd2=estimate, sigma=1.0, p_value=none, p_value_max_t=none, relabellings=0, enumerated=False,
+        error_bound=bound, digits_lost=False,
+    )  # fmt: skip
+    return LayerShift(layer="a", channels=3, channels_left_out=0, raw=shift, standardised=None)
+
+
+def estimates(x_NC, y_NC, sigma):
+    values = (
+        mmd2(x_NC, y_NC, pairing="paired", sigma=sigma, estimator=estimator)
+        for estimator in ("unbiased_paired", "biased")
+    )
+    return [layer(value) for value in values]
+
+
+@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(2, 20), channels=st.integers(1, 9), move=st.floats(0.0, 9.0))
+def test_it_is_the_mean_kernel_between_each_case_and_itself(seed, rows, channels, move):
+    rng = np.random.default_rng(seed)
+    x_NC = rng.normal(size=(rows, channels))
+    y_NC = x_NC + move * rng.normal(size=(rows, channels))
+    expected = np.diag(kernel(x_NC, y_NC, 2.0)).mean()
+    assert reach(*estimates(x_NC, y_NC, 2.0), rows).value == pytest.approx(expected, abs=1e-11)
+
+
+MOVES = {
+    "together": lambda rng, x_NC, sigma, far: x_NC + far * sigma * _unit(rng.normal(size=x_NC.shape[1])),
+    "each its own way": lambda rng, x_NC, sigma, far: x_NC + far * sigma * _unit(rng.normal(size=x_NC.shape)),
+}
+
+
+def _unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
+def test_under_the_threshold_mmd2_is_near_its_limit_and_says_no_more_how_far(move):
+    rng = np.random.default_rng(0)
+    x_NC = rng.normal(size=(16, 128)) / np.sqrt(np.arange(1, 129))
+    sigma = float(np.median(np.linalg.norm(x_NC[:, None] - x_NC[None], axis=-1)[np.triu_indices(16, 1)]))
+
+    def at(far):
+        y_NC = move(np.random.default_rng(1), x_NC, sigma, far)
+        unbiased, biased = estimates(x_NC, y_NC, sigma)
+        return reach(unbiased, biased, 16), unbiased.raw.mmd2.value
+
+    (near, less), (beyond, more), (_, most) = at(1.0), at(2.5), at(100.0)
+    assert not is_out_of_reach(near)
+    assert less < 0.75 * most
+    assert is_out_of_reach(beyond)
+    assert more > 0.9 * most
+
+
+def test_equal_features_are_in_full_reach():
+    x_NC = np.random.default_rng(0).normal(size=(12, 4))
+    found = reach(*estimates(x_NC, x_NC, 1.0), 12)
+    assert found.value == pytest.approx(1.0, abs=1e-12)
+    assert not is_out_of_reach(found)
+
+
+def test_it_is_absent_with_a_reason():
+    one_row = reach(layer(absent("needs at least 2 rows")), layer(0.1), 1)
+    assert (one_row.value, one_row.absent_reason) == (None, "needs at least 2 rows")
+    coarse = reach(layer(0.5, bound=OUT_OF_REACH / 1000), layer(0.5), 2000)
+    assert coarse.value is None
+    assert "precision" in coarse.absent_reason
+    assert not is_out_of_reach(coarse)

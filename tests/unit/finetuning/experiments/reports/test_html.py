@@ -1,0 +1,173 @@
+"""The study's page and table: whole, legible, honest about what it is."""
+
+import base64
+import csv
+import io
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+
+from vfmalign.finetuning.experiments.reports.html import StudyReport, conclude, render, to_csv
+
+
+class Outline(HTMLParser):
+    """Collects tags, headings, pictures and text; complains about nesting."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.pictures, self.stack, self.text, self.levels = [], [], [], [], []
+        self.feed(html)
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        assert not {name for name, _ in attrs} & {"href", "srcset", "action", "onload", "onerror"}
+        if tag == "img":
+            self.pictures.append(dict(attrs))
+        if re.fullmatch(r"h\d", tag):
+            self.levels.append(int(tag[1]))
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        if not self.stack or self.stack[-1] != "style":
+            self.text.append(data)
+
+    def words(self):
+        return re.sub(r"\s+", " ", " ".join(self.text))
+
+
+def test_a_report_survives_its_own_json_and_is_reproducible(small, large, make_cells, missing):
+    for report in (small, large):
+        assert StudyReport.model_validate_json(report.to_json()) == report
+    again = conclude(
+        "s-1",
+        "Two families, five tasks",
+        make_cells(3, 5, phantom=True)[::-1],
+        [missing],
+        seed=1,
+        resamples=100,
+        level=0.95,
+    )
+    assert again.to_json() == small.to_json()
+
+
+def test_the_page_refers_to_nothing_outside_itself(pages):
+    for html in pages.values():
+        outline = Outline(html)
+        assert not {"script", "link", "iframe", "object", "form"} & set(outline.tags)
+        assert not re.search(r"@import|url\(|https?:", re.sub(r"base64,[A-Za-z0-9+/=]+", "", html))
+        for picture in outline.pictures:
+            assert picture["src"].startswith("data:image/svg+xml;base64,")
+            body = base64.b64decode(picture["src"].split(",", 1)[1])
+            assert body.startswith(b"<svg")
+            assert all(url.startswith(b"http://www.w3.org/") for url in re.findall(rb"https?://[^\"\s]+", body))
+
+
+def test_every_figure_is_there_with_words_for_it(pages):
+    for html, models in ((pages["small"], 3), (pages["large"], 4)):
+        alts = [picture["alt"] for picture in Outline(html).pictures]
+        assert sum("gain against shift" in alt for alt in alts) == 5 + models
+        assert sum("steps to 95 % against shift" in alt for alt in alts) == 5 + models
+        assert sum("validation score of the three networks" in alt for alt in alts) == 5 * models
+        assert sum("of every model in every task" in alt for alt in alts) == 2
+        assert sum("Mean rank correlation with the gain" in alt for alt in alts) == 1
+        assert sum("Rank correlation of predicted" in alt for alt in alts) == 1
+
+
+def test_headings_are_in_order_and_the_page_has_a_title(pages):
+    for html in pages.values():
+        levels = Outline(html).levels
+        assert levels[0] == 1
+        assert levels.count(1) == 1
+        assert all(after - before <= 1 for before, after in pairwise(levels))
+        assert "<title>Study " in html
+
+
+def test_phantoms_head_the_page(pages):
+    first = Outline(pages["small"]).words()
+    assert "Rehearsal on phantoms: not evidence" in first
+    assert first.index("not evidence") < first.index("lower shift goes with")
+    assert "phantoms" not in Outline(pages["large"]).words()
+
+
+def test_the_page_says_what_the_data_say(pages, small):
+    words = Outline(pages["small"]).words()
+    assert "3 models per task, and a verdict needs at least 4" in words
+    assert "cannot support or contradict" in words
+    for line in small.headline:
+        assert line in words
+    assert words.index(small.headline[0]) < words.index("Verdicts")
+    assert "arXiv 2601.15888" in words
+    assert "quoted as published" in words
+    assert "descriptive" in words
+
+
+def test_it_never_calls_a_model_aligned_or_safe(pages):
+    for html in pages.values():
+        assert not re.search(r"\b(aligned|safe)\b", Outline(html).words(), re.IGNORECASE)
+
+
+def test_an_unknown_pretraining_set_is_said(pages, make_cells):
+    assert "is not known: test cases may" not in Outline(pages["large"]).words()
+    cells = [c.model_copy(update={"leakage_known": c.model != "profound-tiny-mae"}) for c in make_cells(2, 1)]
+    words = Outline(render(conclude("s", "S", cells, [], seed=1, resamples=10, level=0.95)).decode()).words()
+    assert "What profound-tiny-mae was pretrained on is not known" in words
+
+
+def test_a_supported_claim_also_says_what_the_number_of_models_allows(large, pages):
+    claim = next(one for one in large.claims if (one.claim, one.design) == ("convergence", "within_task"))
+    assert claim.verdict == "supports"
+    assert "With one order for all, p = 0.083, and could not be under 0.083." in Outline(pages["large"]).words()
+
+
+def test_marks_stand_in_every_table_of_cells(pages, large):
+    words = Outline(pages["large"]).words()
+    assert any(cell.marks.not_beaten for cell in large.cells)
+    assert "‡ does not beat the trivial prediction" in words
+    for heading in ("Every model in every task", "Every cell"):
+        assert "‡" in pages["large"].split(f"<h2>{heading}</h2>")[1].split("</section>")[0]
+    assert "Not held out" not in words
+    unheld = [c.model_copy(update={"marks": c.marks.model_copy(update={"not_held_out": True})}) for c in large.cells]
+    html = render(conclude("s", "S", unheld[:6], [], seed=1, resamples=10, level=0.95)).decode()
+    assert "Not held out" in Outline(html).words()
+
+
+def test_what_has_no_number_stands_there_with_its_reason(pages, make_cells, with_numbers):
+    assert "Exit code 3: bad data, x" in Outline(pages["small"]).words()
+    cells = make_cells(4, 2)
+    cells[0] = with_numbers(cells[0], gain=None, share=None)
+    words = Outline(render(conclude("s", "S", cells, [], seed=1, resamples=10, level=0.95)).decode()).words()
+    assert "no gain: under the floor" in words
+    assert "no steps to 95 %: within noise" in words
+
+
+def test_a_study_without_any_cell_still_has_a_page(missing):
+    report = conclude("s", "S", [], [missing], seed=1, resamples=10, level=0.95)
+    words = Outline(render(report).decode()).words()
+    assert "can neither support nor contradict" in words
+    assert "bad data" in words
+    assert to_csv(report).decode().splitlines()[1:] == [f'provicnet-small,distortion,9,c-9,"{missing.reason}"']
+
+
+def test_text_is_escaped(make_cells):
+    html = render(
+        conclude("s", "<script>alert(1)</script>", make_cells(2, 1), [], seed=1, resamples=10, level=0.95)
+    ).decode()
+    assert "<script>" not in html
+
+
+def test_the_table_has_one_row_per_cell(small):
+    rows = list(csv.DictReader(io.StringIO(to_csv(small).decode())))
+    assert len(rows) == 16
+    assert [row["missing"] for row in rows].count("") == 15
+    first = next(cell for cell in small.cells if cell.check == rows[0]["check"])
+    assert float(rows[0]["mmd2_std"]) == first.shift.value
+    assert float(rows[0]["rpg_specialised"]) == first.gain.value
+    assert rows[0]["not_beaten"] == str(first.marks.not_beaten)
+    assert rows[-1]["missing"].startswith("exit code 3: bad data, x")

@@ -1,0 +1,136 @@
+"""What a study is asked for, what is refused at once, and the checks it comes down to."""
+
+import hashlib
+import re
+
+import pytest
+
+from vfmalign.core.domain.artifacts import Case, Dataset, ModelCard, VolumeRef, model_card_key
+from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, PreconditionFailed
+from vfmalign.core.storage.datasets import save_dataset
+from vfmalign.finetuning.experiments.converters import parse_study
+from vfmalign.finetuning.experiments.request import Fixed, StudyRequest, check_id, expand, fix
+from vfmalign.finetuning.jobs.request import RecipeRequest
+from vfmalign.v1 import finetuning_pb2, study_pb2
+
+
+def request(**fields):
+    values = {"models": ("m1", "m2"), "dataset": "d", "tasks": ("segmentation", "distortion"), "seeds": (1, 2)} | fields
+    return StudyRequest(**values)
+
+
+FIXED = Fixed(dataset_digest="d" * 64, model_sha256=("a" * 64, "b" * 64))
+
+
+def card(name, modalities=("t2w", "dwi", "adc"), sha256="c" * 64):
+    return ModelCard.model_validate({
+        "id": name, "architecture": "profound_conv_micro", "objective": "contrastive",
+        "checkpoint": {"key": f"models/{name}/w", "sha256": sha256},
+        "preprocessing": {"modalities": modalities, "spacing_mm": None, "shape_DHW": (16, 64, 64)},
+        "layers": [{"name": "stages.0", "channels": 4}], "primary_layer": "stages.0",
+    })  # fmt: skip
+
+
+@pytest.fixture
+def stored(store):
+    def case(name):
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        return Case(id=name, group=name, volumes={"t2w": VolumeRef(key=f"volumes/{name}", sha256=digest)})
+
+    def cases(split, count):
+        return tuple(case(f"{split}-{i}") for i in range(count))
+
+    save_dataset(store, Dataset(id="d", train=cases("train", 2), val=cases("val", 1), test=cases("test", 3)))
+    save_dataset(store, Dataset(id="no-val", train=cases("train", 2), test=cases("test", 3)))
+    for model in (card("m1"), card("m2", sha256="b" * 64), card("t2-only", modalities=("t2w",))):
+        store.write(model_card_key(model.id), model)
+    return store
+
+
+def test_every_model_task_and_seed_is_a_cell_of_its_own():
+    cells = expand("s", request(), FIXED)
+    assert [(cell.seed, cell.task, cell.model) for cell in cells] == [
+        (seed, task, model) for seed in (1, 2) for task in ("segmentation", "distortion") for model in ("m1", "m2")
+    ]
+    assert len({cell.check_id for cell in cells}) == 8
+    assert cells[0].check_id == "s-segmentation-m1-1"
+
+
+def test_a_cell_s_check_is_about_what_was_fixed():
+    asked = request(recipe=RecipeRequest(preset="demo", epochs=3), relabellings=99, interval_level=0.9)
+    first, second = (cell.request for cell in expand("s", asked, FIXED)[:2])
+    assert (first.model_sha256, second.model_sha256, first.dataset_digest) == ("a" * 64, "b" * 64, "d" * 64)
+    assert (first.recipe.epochs, first.relabellings, first.interval_level) == (3, 99, 0.9)
+
+
+def test_long_ids_of_checks_are_cut_and_stay_apart():
+    study, model = "s" * 60, "m" * 100
+    ids = {check_id(study, task, model, seed) for task in ("segmentation", "translation") for seed in (0, 2**63 - 1)}
+    assert len(ids) == 4
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,79}", one) for one in ids)
+    assert check_id("s", "segmentation", "m" * 63, 7) == f"s-segmentation-{'m' * 63}-7", "80 characters fit"
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "words"),
+    [
+        ({"model_ids": []}, "spec.model_ids", "name at least one model"),
+        ({"tasks": []}, "spec.tasks", "name at least one task"),
+        ({"model_ids": ["m1", "m1"]}, "spec.model_ids", "'m1' is named twice; name each model once"),
+        ({"tasks": ["segmentation", "segmentation"]}, "spec.tasks", "named twice"),
+        ({"seeds": [3, 3]}, "spec.seeds", "named twice"),
+        ({"tasks": ["astrology"]}, "task", "choose one of segmentation"),
+        ({"model_ids": [f"m{i}" for i in range(33)]}, "spec.model_ids", "more than 32; make several studies"),
+        ({"seeds": range(501)}, "spec", "1,002 cells, more than 1,000"),
+        ({"seeds": [-1]}, "spec.seeds.0", "greater than or equal to 0"),
+        ({"recipe": finetuning_pb2.Recipe(preset="nope")}, "recipe.preset", "choose one of demo, default"),
+        ({"recipe": finetuning_pb2.Recipe(epochs=0)}, "spec.recipe.epochs", "greater than or equal to 1"),
+        ({"model_ids": ["Not An Id"]}, "spec.model_ids.0", "not an id"),
+        ({"dataset_digest": "x"}, "spec.dataset_digest", "not an id or digest"),
+        ({"relabellings": 200_000}, "spec.relabellings", "less than or equal to 100000"),
+        ({"bootstrap_resamples": 99}, "spec.bootstrap_resamples", "greater than or equal to 100"),
+        ({"interval_level": 1.0}, "spec.interval_level", "less than 1"),
+        ({"max_running": 65}, "spec.max_running", "less than or equal to 64"),
+        ({"max_running": -1}, "spec.max_running", "greater than or equal to 1"),
+        ({"title": "a\nb"}, "spec.title", "printable"),
+        ({"title": "t" * 201}, "spec.title", "shorten it"),
+    ],
+)
+def test_what_can_never_succeed_is_refused_with_its_field(change, field, words):
+    values = {"model_ids": ["m1", "m2"], "dataset_id": "d", "tasks": ["segmentation"]} | change
+    with pytest.raises(BadOption) as caught:
+        parse_study(study_pb2.StudySpec(**values))
+    assert caught.value.field == field
+    assert words in str(caught.value)
+
+
+def test_zero_and_empty_take_the_defaults():
+    asked = parse_study(study_pb2.StudySpec(model_ids=["m1"], dataset_id="d", tasks=["segmentation"]))
+    assert (asked.seeds, asked.max_running, asked.relabellings, asked.bootstrap_resamples) == ((0,), 2, 1000, 2000)
+
+
+def test_digests_are_fixed_when_the_study_is_made(stored):
+    found = fix(stored, request())
+    assert found.model_sha256 == ("c" * 64, "b" * 64)
+    assert len(found.dataset_digest) == 64
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"models": ("m1", "gone")}, NotFound, "gone: no such model"),
+        ({"dataset": "gone"}, NotFound, "there is no such dataset"),
+        ({"dataset_digest": "0" * 64}, PreconditionFailed, "its digest is"),
+        ({"dataset": "no-val"}, BadDataset, "'val' holds no case"),
+        ({"models": ("m1", "t2-only")}, BadOption, "distortion is about dwi, which is no channel of t2-only's input"),
+    ],
+)
+def test_what_would_make_cells_fail_for_sure_is_refused(stored, change, error, words):
+    with pytest.raises(error) as caught:
+        fix(stored, request(**change))
+    assert words in str(caught.value)
+    assert ";" in str(caught.value), "a remedy"
+
+
+def test_a_model_without_a_channel_may_do_the_tasks_that_do_not_need_it(stored):
+    assert fix(stored, request(models=("t2-only",), tasks=("segmentation",))).model_sha256 == ("c" * 64,)

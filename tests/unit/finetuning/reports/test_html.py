@@ -1,0 +1,201 @@
+"""The report: one file, legible, honest about what it is."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from vfmalign.finetuning.analysis.estimates import Estimate, absent
+from vfmalign.finetuning.reports.html import Picture, number_rows, render
+from vfmalign.finetuning.analysis.records import CheckReport, Probe, shift_ratio
+from vfmalign.finetuning.analysis.verdict import Verdict
+
+
+class Outline(HTMLParser):
+    """Collects tags, addresses and text; complains about nesting."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.addresses, self.stack, self.text = [], [], [], []
+        self.feed(html)
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in {"src", "href", "srcset", "action", "data"}]
+        assert not any(name.startswith("on") for name, _ in attrs)
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def html_of(report, pictures=()):
+    return render(report, pictures).decode()
+
+
+def test_refers_to_nothing_outside_itself(make_report, make_png):
+    html = html_of(make_report(), [Picture("pretrained", make_png(), "case c-01, slice 8")])
+    outline = Outline(html)
+    assert not {"script", "link", "iframe", "object", "form"} & set(outline.tags)
+    assert outline.addresses
+    assert all(address.startswith("data:image/") for address in outline.addresses)
+    assert not re.search(r"@import|url\(|https?:", re.sub(r"base64,[A-Za-z0-9+/=]+", "", html))
+    for address in outline.addresses:
+        body = base64.b64decode(address.split(",", 1)[1])
+        if address.startswith("data:image/svg"):
+            assert body.startswith(b"<svg")
+            addresses = re.findall(rb"https?://[^\"\s]+", body)
+            assert all(address.startswith(b"http://www.w3.org/") for address in addresses), "only XML namespaces"
+
+
+def test_has_every_section(make_report, make_png):
+    html = html_of(make_report(), [Picture("scratch", make_png(), "case c-02")])
+    for heading in (
+        "Numbers", "Shift per layer", "Learning curves", "Features before and after", "Example slices",
+        "Time of every stage", "Settings and digests",
+    ):  # fmt: skip
+        assert f"<h2>{heading}</h2>" in html
+    assert "says only that a change is detectable" in html
+    assert "ab" * 32 in html
+
+
+def test_banners_show_exactly_where_true(make_report):
+    plain = html_of(make_report())
+    assert 'class="banner"' not in plain
+    assert "Not held out." in html_of(make_report(held_out=False))
+    assert "Phantom rehearsal." in html_of(make_report(phantom=True))
+    assert "Pretraining set unknown." in html_of(make_report(leakage_known=False))
+
+
+def test_says_where_features_are_out_of_the_kernel_s_reach(make_report):
+    reached = make_report().result.reach | {"stages.3": Estimate(value=0.0123)}
+    html = html_of(make_report(reach=reached))
+    assert "In stages.3 the features after lie so far from those before" in " ".join(Outline(html).text)
+    assert re.search(r"0\.0123 †", html)
+    assert len(re.findall(r"\d †", html)) == 1
+    assert not re.search(r"\d †|so far from those before", html_of(make_report()))
+    assert re.search(r"0\.900", html_of(make_report()))
+
+
+def test_shows_the_encoder_s_share_of_the_rate_of_each_network(make_report):
+    cells = html_of(make_report()).split("encoder's share of that rate")[1].split("</tr>")[0]
+    assert re.findall(r'class="n">([^<]*)<', cells)[:3] == ["0.0625", "1.00", "–"]
+
+
+def test_marks_where_the_trivial_prediction_is_not_beaten(make_report):
+    report = make_report()
+    html = html_of(report)
+    assert "each voxel's commonest class" in " ".join(Outline(html).text)
+    assert "‡" not in html
+    assert "not beaten" not in html
+    trivial = report.result.trivial
+    worse = trivial.gain.model_copy(update={"difference": Estimate(value=-0.01)})
+    html = html_of(make_report(trivial=trivial.model_copy(update={"gain": worse})))
+    assert "difference to trivial prediction ‡" in html
+    assert "Trivial prediction not beaten." in html
+    cells = html.split("test gland dice")[1].split("</tr>")[0]
+    assert re.findall(r'class="n">([^<]*)<', cells)[3] == "0.660"
+
+
+def test_shows_measures_beside_mmd_with_their_meaning_or_why_they_are_absent(make_report):
+    assert "beside MMD²" not in html_of(make_report())
+    measures = {"cka": Estimate(value=0.9123, absent_reason="no interval"), "frechet": absent("9 rows are too few")}
+    html = html_of(make_report(measures=measures))
+    table = html.split("stages.3, beside MMD²")[1].split("</table>")[0]
+    cells = [re.findall(r"<td[^>]*>([^<]*)<", row) for row in table.split("<tr>")[1:]]
+    assert [row[:2] for row in cells] == [["cka", "0.912"], ["frechet", "–"]]
+    assert cells[0][2].startswith("similarity of features before and after: 1 where")
+    assert cells[1][2] == "9 rows are too few"
+
+
+def test_shows_probes_as_a_picture_and_a_table(make_report):
+    assert "Early probes" not in html_of(make_report())
+    shift = make_report().result.shift.layers[0].standardised.mmd2
+    probes = (
+        Probe(step=12, shift=shift, val_score=0.21),
+        Probe(step=60, shift=Estimate(value=0.04, absent_reason="7 patients: no interval below 8"), val_score=0.4567),
+        Probe(step=84, shift=absent("nothing to compare"), val_score=0.46),
+    )
+    html = html_of(make_report(probes=probes))
+    section = html.split("<h2>Early probes</h2>")[1].split("</section>")[0]
+    cells = re.findall(r'<td class="n">([^<]*)<', section)
+    assert cells[:4] == ["12", "0.0830", "0.0710 to 0.0950", "0.210"]
+    assert cells[4:8] == ["60", "0.0400", "–", "0.457"]
+    assert "7 patients: no interval below 8." in section
+    assert 'src="data:image/svg+xml' in section
+    assert html_of(make_report(probes=probes[:1])).count("Early probes") == 1
+
+
+def test_every_row_of_the_networks_has_a_cell_for_every_column(make_report):
+    for report in (make_report(), make_report(trivial=None)):
+        table = html_of(report).split('<table class="even">')[1].split("</table>")[0]
+        columns = table.split("</thead>")[0].count("<th")
+        assert columns == (6 if report.result.trivial else 5)  # <thead> and one for each
+        assert {row.count("<td") for row in table.split("<tr")[2:]} == {columns - 1}
+
+
+def test_a_report_from_before_reach_was_measured_still_reads(make_report):
+    old = json.loads(make_report().to_json())
+    del old["result"]["reach"], old["result"]["trivial"]
+    for network in old["result"]["networks"]:
+        del network["encoder_rate"]
+    report = CheckReport.model_validate(old)
+    assert report.result.reach_of("stages.3").absent_reason
+    assert "so far from those before" not in html_of(report)
+
+
+def test_never_calls_a_model_aligned_or_safe(make_report):
+    for word in ("gain", "harm", "no_clear_gain", "insufficient_data"):
+        html = html_of(make_report(verdict=Verdict(word=word, reason="why")))
+        text = " ".join(Outline(html).text)
+        assert not re.search(r"\baligned\b|\bsafe\b", text, re.IGNORECASE)
+        assert word.replace("_", " ") in text
+
+
+def test_absent_numbers_show_their_reason(make_report):
+    report = make_report()
+    gain = report.result.rpg_specialised.model_copy(update={"relative": absent("the baseline is under the floor")})
+    result = report.result.model_copy(update={"rpg_specialised": gain})
+    rows = {row.name: row for row in number_rows(result)}
+    assert rows["relative gain over specialised network"].value == "–"
+    assert rows["relative gain over specialised network"].note == "the baseline is under the floor"
+    assert "under the floor" in html_of(CheckReport(result_digest="x", result=result, run=report.run))
+
+
+def test_text_is_escaped(make_report):
+    html = html_of(make_report(settings=make_report().result.settings | {"model": "<script>alert(1)</script>"}))
+    assert "<script>" not in html
+
+
+def test_one_case_without_projection_renders(make_report):
+    report = make_report(held_out=False)
+    shift = report.result.shift.model_copy(update={"projection": None})
+    html = html_of(report.model_copy(update={"result": report.result.model_copy(update={"shift": shift})}))
+    assert "Features before and after" not in html
+
+
+def test_equal_reports_render_to_equal_bytes(make_report):
+    assert html_of(make_report()) == html_of(make_report())
+
+
+def test_report_survives_its_own_json(make_report):
+    report = make_report()
+    assert CheckReport.model_validate_json(report.to_json()) == report
+
+
+def test_shift_ratio_is_absent_where_random_weights_do_not_shift(make_report):
+    layer = make_report().result.shift.layers[0]
+    still = layer.standardised.model_copy(update={"mmd2": Estimate(value=0.0)})
+    ratio = shift_ratio(layer, layer.model_copy(update={"standardised": still}))
+    assert ratio.value is None
+    assert ratio.absent_reason
+    assert shift_ratio(layer, layer).value == pytest.approx(1.0)

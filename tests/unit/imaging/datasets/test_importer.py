@@ -1,0 +1,256 @@
+"""Imports: nothing that leaves the machine names a patient, nothing is uploaded that cannot be used."""
+
+import csv
+import gzip
+import logging
+import stat
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from vfmalign.core.domain.artifacts import Preprocessing
+from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, DigestMismatch, NotFound
+from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.imaging.datasets.identities import keyed_id, load_salt
+from vfmalign.imaging.datasets.importer import import_folder
+from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack, generate_case
+from vfmalign.imaging.preprocessing import prepare_study
+from vfmalign.imaging.volumes import load_case
+
+PATIENT = "SURNAME^GIVEN_1234567"
+SALT = bytes(range(32))
+SMALL = PhantomSpec(
+    t2w=Stack((48, 48, 12), (2.0, 2.0, 4.0)),
+    dwi=Stack((32, 32, 12), (3.0, 3.0, 4.0)),
+    adc=Stack((32, 32, 12), (3.0, 3.0, 4.0)),
+)
+FILES = {"t2w": "t2", "dwi": "dwi", "adc": "adc", "gland": "mask", "lesions": "lesions"}
+
+
+@pytest.fixture(scope="module")
+def studies():
+    return [generate_case(1, index, SMALL).volumes for index in range(4)]
+
+
+def write_case(folder, volumes, text=PATIENT):
+    """A case as an exporter writes it: float32 NIfTI with text all over the header."""
+    folder.mkdir(parents=True)
+    for kind, volume in volumes.items():
+        image = nib.Nifti1Image(volume.array_XYZ, volume.affine)
+        image.header["descrip"], image.header["aux_file"] = text.encode(), text.encode()
+        image.header["db_name"], image.header["intent_name"] = text[:17].encode(), text[:15].encode()
+        image.header.extensions.append(nib.nifti1.Nifti1Extension(6, text.encode()))
+        nib.save(image, folder / f"{FILES[kind]}.nii.gz")
+
+
+@pytest.fixture
+def folder(tmp_path, studies):
+    """Four patients, named as in a hospital's export."""
+    for number, study in enumerate(studies):
+        write_case(tmp_path / "export" / f"{PATIENT}{number}", study)
+    return tmp_path / "export"
+
+
+def do_import(folder, store, dataset="ward", **options):
+    options.setdefault("mapping_path", folder.parent / "mapping.csv")
+    options.setdefault("salt", SALT)
+    return import_folder(folder, store, dataset, **options)
+
+
+def assert_unnamed(*texts):
+    for text in texts:
+        for part in ("SURNAME", "GIVEN", "1234567"):
+            assert part not in text
+            assert part.encode() not in text.encode()
+
+
+def test_imports_checks_splits_and_uploads(folder, memory_store, studies):
+    stages = []
+    dataset = do_import(folder, memory_store, progress=lambda *args: stages.append(args))
+    assert dataset.held_out
+    assert not dataset.phantom, "whatever the folder holds"
+    assert (len(dataset.train), len(dataset.val), len(dataset.test), len(dataset.pretrain)) == (2, 1, 1, 0)
+    cases = [*dataset.train, *dataset.val, *dataset.test]
+    assert len({case.group for case in cases}) == 4
+    assert load_dataset(memory_store, "ward") == dataset
+    assert stages == [("validate", i, 4) for i in (1, 2, 3, 4)] + [("upload", i, 4) for i in (1, 2, 3, 4)]
+    loaded = [load_case(memory_store, case, ("t2w", "dwi", "adc", "gland", "lesions")) for case in cases]
+    for study in studies:
+        (same,) = [v for v in loaded if np.array_equal(v["t2w"].array_XYZ, study["t2w"].array_XYZ)]
+        assert all(np.array_equal(same[kind].array_XYZ, study[kind].array_XYZ) for kind in study)
+
+
+def test_no_key_or_object_names_a_patient(folder, memory_store, caplog):
+    caplog.set_level(logging.DEBUG)
+    do_import(folder, memory_store)
+    for key, data in memory_store.objects.items():
+        content = gzip.decompress(data) if key.endswith(".gz") else data
+        assert_unnamed(key, content.decode("latin-1"), data.decode("latin-1"))
+    assert_unnamed(caplog.text)
+
+
+def test_the_mapping_stays_local_private_and_complete(folder, memory_store):
+    dataset = do_import(folder, memory_store)
+    path = folder.parent / "mapping.csv"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["case"] for row in rows} == {c.id for c in (*dataset.train, *dataset.val, *dataset.test)}
+    assert {row["folder"] for row in rows} == {f"{PATIENT}{i}" for i in range(4)}
+    do_import(folder, memory_store, "second")
+    with path.open() as file:
+        again = list(csv.DictReader(file))
+    assert [row["dataset"] for row in again] == ["ward"] * 4 + ["second"] * 4
+    assert [row["group"] for row in again[:4]] == [row["group"] for row in again[4:]]
+    assert not {row["case"] for row in again[:4]} & {row["case"] for row in again[4:]}
+
+
+def test_ids_cannot_be_had_without_the_salt(folder, memory_store):
+    first = do_import(folder, memory_store)
+    other = do_import(folder, memory_store, "ward2", salt=bytes(32))
+    groups = [{c.group for c in (*d.train, *d.val, *d.test)} for d in (first, other)]
+    assert not groups[0] & groups[1]
+    assert keyed_id(SALT, "ab", "c") != keyed_id(SALT, "a", "bc")
+
+
+def test_the_same_import_twice_is_fine_and_another_is_a_conflict(folder, memory_store):
+    first = do_import(folder, memory_store)
+    stored = dict(memory_store.objects)
+    assert do_import(folder, memory_store) == first
+    with pytest.raises(Conflict, match="choose another dataset id"):
+        do_import(folder, memory_store, seed=1)
+    assert memory_store.objects == stored
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-20]), "adc: truncated .nii.gz"),
+        (lambda path: path.unlink(), "no file looks like adc"),
+        (lambda path: path.rename(path.with_name("notes.txt")), "no file looks like adc"),
+        (lambda path: (path.unlink(), path.symlink_to("/nowhere")), "adc: cannot be read (No such file or directory)"),
+        (lambda path: path.with_name("adc_2.nii.gz").write_bytes(b"x"), "two files look like adc"),
+        (
+            lambda path: nib.save(nib.Nifti1Image(np.random.default_rng(0).random((4, 4, 4)), np.eye(4)), path),
+            "irreconcilable grids: adc covers",
+        ),
+    ],
+    ids=["truncated", "missing", "renamed", "unreadable", "ambiguous", "elsewhere"],
+)
+def test_a_bad_case_is_named_by_its_id_and_nothing_is_uploaded(folder, memory_store, caplog, damage, says):
+    caplog.set_level(logging.DEBUG)
+    damage(folder / f"{PATIENT}2" / "adc.nii.gz")
+    with pytest.raises(BadDataset) as caught:
+        do_import(folder, memory_store)
+    message = str(caught.value)
+    assert says in message
+    assert "the local mapping file says which folder an id is" in message
+    assert_unnamed(message, caplog.text)
+    with (folder.parent / "mapping.csv").open() as file:
+        (row,) = [row for row in csv.DictReader(file) if row["folder"] == f"{PATIENT}2"]
+    assert row["case"] in message
+    assert memory_store.objects == {}
+    error = caught.value
+    assert error.__cause__ is None
+    assert error.__context__ is None or error.__suppress_context__
+
+
+def test_many_bad_cases_are_counted(folder, memory_store):
+    for path in folder.rglob("*.nii.gz"):
+        if path.name in {"adc.nii.gz", "dwi.nii.gz"}:
+            path.unlink()
+    with pytest.raises(BadDataset, match=r"\| and 3 more;"):
+        do_import(folder, memory_store)
+
+
+def test_an_empty_gland_mask_is_refused(tmp_path, memory_store, studies):
+    study = dict(studies[0])
+    blank = np.zeros_like(study["gland"].array_XYZ)
+    study["gland"] = type(study["gland"])(blank, study["gland"].affine)
+    write_case(tmp_path / "one", study)
+    with pytest.raises(BadDataset, match="gland: the gland mask is empty"):
+        do_import(tmp_path / "one", memory_store)
+
+
+def test_one_patient_stands_in_all_splits_and_is_not_held_out(tmp_path, memory_store, studies):
+    write_case(tmp_path / PATIENT, studies[0])
+    dataset = do_import(tmp_path / PATIENT, memory_store)
+    assert not dataset.held_out
+    assert dataset.train == dataset.val == dataset.test
+    assert len(dataset.test) == 1
+    assert dataset.pretrain == ()
+    assert load_dataset(memory_store, "ward") == dataset
+
+
+def test_cases_of_one_patient_stay_together(folder, memory_store):
+    patients = {f"{PATIENT}{i}": "a" if i < 2 else str(i) for i in range(4)}
+    dataset = do_import(folder, memory_store, patients=patients)
+    groups = [{case.group for case in split} for split in (dataset.train, dataset.val, dataset.test)]
+    assert sum(len(g) for g in groups) == 3
+    assert sum(len(split) for split in (dataset.train, dataset.val, dataset.test)) == 4
+
+
+def test_splits_of_the_users_own(folder, memory_store):
+    names = [f"{PATIENT}{i}" for i in range(4)]
+    splits = dict(zip(names, ("pretrain", "train", "val", "test"), strict=True))
+    dataset = do_import(folder, memory_store, splits=splits)
+    assert all(len(dataset.split(name)) == 1 for name in ("pretrain", "train", "val", "test"))
+    with pytest.raises(BadDataset, match="leave out 1 case folders and name 1 that do not exist") as caught:
+        do_import(folder, memory_store, "b", splits={**dict.fromkeys(names[:3], "train"), "SURNAME": "test"})
+    assert_unnamed(str(caught.value))
+    with pytest.raises(BadDataset, match="one patient's cases stand in two splits") as caught:
+        do_import(folder, memory_store, "b", splits=splits, patients=dict.fromkeys(names, "a"))
+    assert_unnamed(str(caught.value))
+
+
+def test_two_patients_with_one_volume_are_refused_before_the_upload(folder, memory_store):
+    for path in (folder / f"{PATIENT}0").iterdir():
+        for number in (1, 2, 3):
+            (folder / f"{PATIENT}{number}" / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(BadDataset, match="share volume"):
+        do_import(folder, memory_store)
+    assert memory_store.objects == {}
+
+
+def test_a_mapping_file_that_is_not_ours_is_left_alone(folder, memory_store):
+    path = folder.parent / "mapping.csv"
+    path.write_text("something else\n1\n")
+    with pytest.raises(BadOption, match="not one of ours") as caught:
+        do_import(folder, memory_store)
+    assert path.read_text() == "something else\n1\n"
+    assert str(folder.parent) not in str(caught.value)
+
+
+def test_the_salt_is_made_once_and_private(tmp_path):
+    path = tmp_path / "config" / "salt"
+    salt = load_salt(path)
+    assert len(salt) == 32
+    assert load_salt(path) == salt
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_bytes(b"short")
+    with pytest.raises(BadOption, match="damaged"):
+        load_salt(path)
+
+
+def test_loading_verifies_digests(folder, memory_store):
+    case = do_import(folder, memory_store).test[0]
+    memory_store.objects[case.volumes["adc"].key] += b"\0"
+    with pytest.raises(DigestMismatch):
+        load_case(memory_store, case, ("t2w", "adc"))
+    del memory_store.objects[case.volumes["t2w"].key]
+    with pytest.raises(NotFound):
+        load_case(memory_store, case, ("t2w",))
+    bare = case.model_copy(update={"volumes": {"t2w": case.volumes["t2w"]}})
+    with pytest.raises(NotFound, match="no gland volume"):
+        load_case(memory_store, bare, ("gland",))
+
+
+def test_the_real_case(memory_store, picai, picai_folder, tmp_path):
+    dataset = import_folder(picai_folder, memory_store, "picai", mapping_path=tmp_path / "m.csv", salt=SALT)
+    assert not dataset.held_out
+    volumes = load_case(memory_store, dataset.test[0], tuple(picai))
+    for kind, volume in picai.items():
+        np.testing.assert_array_equal(volumes[kind].array_XYZ, volume.array_XYZ)
+    prepared = prepare_study(volumes, Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)))
+    assert set(prepared.lesions_DHW.unique().tolist()) == {0, 3}

@@ -1,0 +1,167 @@
+"""Input transforms: deterministic per case, and physically right."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from vfmalign.core.domain.artifacts import Preprocessing
+from vfmalign.imaging.distortion import LEAST_STRETCH, PEAK_MM, displacement, distort, move, undistort
+from vfmalign.imaging.input_transforms import INPUT_TRANSFORMS, Scene, half_resolution
+from vfmalign.imaging.preprocessing import prepare_study
+
+SPACING = (3.0, 1.0, 1.0)
+SHAPE = (16, 96, 64)
+
+
+def scene(seed=0, modalities=("t2w", "dwi", "adc")):
+    return Scene(modalities, SPACING, np.random.default_rng(seed).random((5, 4, 3), dtype=np.float32))
+
+
+def smooth(seed, shape=SHAPE, offset=3.0):
+    """Signal of a few voxels' width, above zero."""
+    draw = torch.Generator().manual_seed(seed)
+    coarse = torch.rand((1, 1, *(side // 4 for side in shape)), generator=draw)
+    return offset + torch.nn.functional.interpolate(coarse, size=shape, mode="trilinear")[0, 0]
+
+
+def psnr_db(image, reference):
+    span = float(reference.max() - reference.min())
+    return 10 * math.log10(span**2 / float((image - reference).square().mean()))
+
+
+@pytest.mark.parametrize("name", sorted(INPUT_TRANSFORMS))
+@pytest.mark.parametrize("shape", [(3, 4, 40, 16), (1, 2, 35, 17)])
+def test_transforms_keep_shape_and_their_input_and_are_deterministic(name, shape):
+    signal_CDHW = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    before = signal_CDHW.clone()
+    where = scene(modalities=("t2w", "dwi", "adc")[: shape[0]])
+    out = INPUT_TRANSFORMS[name](signal_CDHW, where)
+    assert out.shape == signal_CDHW.shape
+    assert out.dtype == torch.float32
+    assert torch.equal(out, INPUT_TRANSFORMS[name](signal_CDHW, where))
+    assert torch.equal(signal_CDHW, before)
+
+
+# --- half the resolution ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (30, 45), (33, 64)])
+def test_half_resolution_returns_a_band_limited_volume(height, width):
+    """What the coarse grid can hold comes back. Tolerance: float32 transforms of values up to 10."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    draw = torch.Generator().manual_seed(1)
+    volume = torch.full((1, 3, height, width), 10.0)
+    for k in range((height - 1) // 4 + 1):
+        for q in range(0, (width - 1) // 4 + 1, 3):
+            phase = 2 * math.pi * torch.rand(3, generator=draw)[:, None, None]
+            volume[0] += 0.05 * torch.cos(2 * math.pi * (k * y / height + q * x / width) + phase)
+    torch.testing.assert_close(half_resolution(volume, scene()), volume, atol=1e-5, rtol=0)
+
+
+def test_half_resolution_loses_what_the_coarse_grid_cannot_hold():
+    """Stripes of one voxel and of one and a half are gone, not turned into broader ones; their mean stays."""
+    x = torch.arange(48)
+    for cycles in (24, 16, 13):
+        stripes = (2 + torch.cos(2 * math.pi * cycles * x / 48)).expand(1, 1, 48, 48)
+        torch.testing.assert_close(half_resolution(stripes, scene()), torch.full_like(stripes, 2.0), atol=1e-5, rtol=0)
+
+
+def test_half_resolution_twice_is_once_and_empty_voxels_stay_empty():
+    volume = smooth(3)[None].clone()
+    once = half_resolution(volume, scene())
+    torch.testing.assert_close(half_resolution(once, scene()), once, atol=1e-5, rtol=0)
+    volume[:, :, :20] = 0
+    assert not half_resolution(volume, scene())[:, :, :20].any()
+
+
+# --- distortion -------------------------------------------------------------------------------------------------------
+
+
+def test_the_field_is_of_a_realistic_size_and_folds_nothing():
+    peaks_mm = []
+    for seed in range(40):
+        field_DEW = displacement((20, 112, 112), SPACING, seed)
+        assert field_DEW.shape == (20, 113, 112)
+        peaks_mm.append(float(field_DEW.abs().max()) * SPACING[1])
+        assert float((1 + field_DEW.diff(dim=1)).min()) >= LEAST_STRETCH - 1e-9
+        assert not field_DEW[:, [0, -1]].any()
+    assert max(peaks_mm) <= PEAK_MM[1]
+    assert 3.0 < sorted(peaks_mm)[len(peaks_mm) // 2] < 8.0
+    assert min(peaks_mm) > 1.5
+
+
+def test_the_field_is_the_seed_s_on_every_grid():
+    """The same millimetres at the same places. Tolerance: the peak is sought on the grid, and bumps are broad."""
+    coarse = displacement((10, 56, 56), (3.0, 2.0, 2.0), 7) * 2.0
+    fine = displacement((10, 112, 112), (3.0, 1.0, 1.0), 7)
+    torch.testing.assert_close((fine[:, ::2, ::2] + fine[:, ::2, 1::2]) / 2, coarse, atol=0.05, rtol=0)
+    assert not torch.allclose(fine, displacement((10, 112, 112), (3.0, 1.0, 1.0), 8), atol=0.5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_distortion_conserves_the_signal_of_every_line(seed):
+    """To float32 rounding of the output: signal moves along H alone, and none is made, lost or made negative."""
+    signal, field_DEW = smooth(seed, offset=0.0), displacement(SHAPE, SPACING, seed)
+    signal[:, 30:40] = 0
+    bent = distort(signal, field_DEW)
+    assert float((bent - signal).abs().max()) > 0.1
+    torch.testing.assert_close(bent.double().sum(1), signal.double().sum(1), atol=1e-4, rtol=0)
+    assert float(bent.min()) >= 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_known_inverse_field_restores_the_image(seed):
+    """To 40 dB for detail of about four voxels, where the distorted image has less than 30."""
+    signal, field_DEW = smooth(seed), displacement(SHAPE, SPACING, seed)
+    bent = distort(signal, field_DEW)
+    assert psnr_db(bent, signal) < 30
+    assert psnr_db(undistort(bent, field_DEW), signal) > 40
+
+
+def test_the_known_inverse_field_restores_a_phantom_s_dwi(phantom):
+    """To 40 dB, noise and edges included."""
+    plain = Preprocessing(modalities=("dwi",), spacing_mm=SPACING, shape_DHW=(16, 96, 96))
+    prepared = prepare_study(phantom.volumes, plain)
+    signal = prepared.scale.signal(prepared.clean_CDHW)[0].clamp(min=0)
+    field_DEW = displacement((16, 96, 96), SPACING, 3)
+    bent = distort(signal, field_DEW)
+    assert psnr_db(bent, signal) < 33
+    assert psnr_db(undistort(bent, field_DEW), signal) > 40
+
+
+def test_signal_piles_up_where_places_are_moved_together():
+    """Uniform signal becomes 1 / (1 + ∂d/∂y), taken where each voxel's signal came from."""
+    field_DEW = torch.zeros(1, 65, 1, dtype=torch.float64)
+    y = torch.arange(65, dtype=torch.float64)
+    field_DEW[0, :, 0] = 5 * torch.sin(math.pi * y / 64) ** 2  # stretches, then squeezes
+    bent = distort(torch.ones(1, 64, 1), field_DEW)[0, :, 0].double()
+    moved, slope = y + field_DEW[0, :, 0], 1 + 5 * math.pi / 64 * torch.sin(2 * math.pi * y / 64)
+    expected = np.interp(np.arange(64) + 0.5, moved.numpy(), 1 / slope.numpy())
+    np.testing.assert_allclose(bent.numpy(), expected, atol=2e-3)
+    assert bent.max() > 1.25 > 0.85 > bent.min()
+
+
+def test_a_ratio_moves_with_the_signals_and_keeps_its_values():
+    """ADC formed of two distorted signals is the distorted ADC. Tolerance: interpolation of detail of four voxels."""
+    field_DEW = displacement(SHAPE, SPACING, 5)
+    still, adc = smooth(1), smooth(2, offset=1.0)
+    of_bent = torch.log(distort(still, field_DEW) / distort(still * torch.exp(-0.75 * adc), field_DEW)) / 0.75
+    moved = move(adc, field_DEW)
+    assert float((moved - adc).abs().max()) > 0.3
+    assert float((of_bent - moved).abs().mean()) < 0.01
+    assert float(adc.min()) - 1e-6 < float(moved.min()) < float(moved.max()) < float(adc.max()) + 1e-6
+
+
+def test_distortion_leaves_t2w_and_follows_the_case(phantom):
+    plain = Preprocessing(spacing_mm=SPACING, shape_DHW=(16, 64, 64))
+    prepared = prepare_study(phantom.volumes, plain, "distorted_diffusion")
+    assert torch.equal(prepared.input_CDHW[0], prepared.clean_CDHW[0])
+    for channel in (1, 2):
+        assert psnr_db(prepared.input_CDHW[channel], prepared.clean_CDHW[channel]) < 30
+    again = prepare_study(phantom.volumes, plain, "distorted_diffusion")
+    assert torch.equal(again.input_CDHW, prepared.input_CDHW)
+    assert scene(1).seed() == scene(1).seed() != scene(2).seed()
+    turned = Scene(("t2w",), SPACING, scene(1).reference_XYZ.transpose(2, 0, 1)[::-1])
+    assert turned.seed() == scene(1).seed()

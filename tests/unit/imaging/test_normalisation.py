@@ -1,0 +1,53 @@
+"""Z-scores: moments are the whole channel's in float64, and one value is not divided by its rounding."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vfmalign.imaging.normalisation import moments_of, scale_of
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    offset=st.sampled_from([0.0, 100.0, -1e4]),
+    spread=st.sampled_from([1.0, 50.0]),
+    empty=st.sampled_from([0.0, 0.5, 0.99]),
+)
+def test_moments_are_those_of_all_voxels_that_are_not_zero(seed, offset, spread, empty):
+    """Against numpy in float64, also where slices are all zero and where the mean is 10,000 SDs from zero."""
+    rng = np.random.default_rng(seed)
+    channel_DHW = offset + spread * rng.standard_normal((4, 12, 15)) * rng.random((4, 1, 1))
+    channel_DHW[rng.random(channel_DHW.shape) < empty] = 0.0
+    channel_DHW[0] = 0.0
+    channel_DHW = channel_DHW.astype(np.float32)
+    seen = channel_DHW[channel_DHW != 0].astype(np.float64)
+    found = moments_of(torch.from_numpy(channel_DHW))
+    assert found.seen == len(seen)
+    if len(seen):
+        assert found.mean == pytest.approx(seen.mean(), rel=1e-12, abs=1e-12 * spread)
+        assert found.spread == pytest.approx(seen.std(), rel=1e-6, abs=1e-7 * abs(offset))
+
+
+@given(seed=st.integers(0, 2**32 - 1), slices=st.integers(1, 12), planes=st.integers(1, 5))
+def test_moments_of_sums_are_those_of_the_sums_written_out(seed, slices, planes):
+    """With planes that are partly or all zero, slices without any plane, and slices of planes far apart."""
+    rng = np.random.default_rng(seed)
+    planes_KHW = rng.integers(1, 1000, (planes, 6, 7)) * (rng.random((planes, 6, 7)) < rng.random((planes, 1, 1)))
+    weights_DK = (rng.random((slices, planes)) * (rng.random((slices, planes)) < 0.5)).astype(np.float32)
+    written_DHW = np.einsum("dk,khw->dhw", weights_DK.astype(np.float64), planes_KHW.astype(np.float64))
+    seen = written_DHW[written_DHW != 0]
+    found = moments_of(torch.from_numpy(planes_KHW.astype(np.float32)), torch.from_numpy(weights_DK))
+    assert found.seen == len(seen)
+    if len(seen):
+        assert found.mean == pytest.approx(seen.mean(), rel=1e-12)
+        assert found.spread == pytest.approx(seen.std(), rel=1e-6, abs=1e-7 * seen.mean())
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 1e6])
+def test_one_value_keeps_its_units(value):
+    channel_DHW = torch.full((3, 40, 50), value)
+    found = moments_of(channel_DHW)
+    assert not found.varies
+    assert torch.equal(scale_of([found]).apply_(channel_DHW[None].clone())[0], channel_DHW)

@@ -1,0 +1,209 @@
+"""What a comparison refuses, how it orders layers, how it stops, and the projection."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled, CaseOrderMismatch, Exhausted
+from vfmalign.mmd.comparison.compare import compare
+from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.row_streams import ArrayRows
+from vfmalign.mmd.statistics import similarity
+
+PAIRED = Options("paired", fixed_sigma=1.0)
+
+
+def sample(rng, name, rows=10, channels=3, layers=("a", "b"), **labels):
+    return Sample(name, {layer: rng.normal(size=(rows, channels)) for layer in layers}, **labels)
+
+
+def test_swapped_cases_are_refused_by_row(rng):
+    cases = tuple(f"case-{i}" for i in range(10))
+    swapped = (*cases[:3], cases[4], cases[3], *cases[5:])
+    x, y = sample(rng, "x", case_ids=cases), sample(rng, "y", case_ids=swapped)
+    with pytest.raises(CaseOrderMismatch, match=r"2 of 10 rows.*first row 3"):
+        compare(x, y, None, PAIRED, Engine())
+
+
+def test_differing_groups_are_refused(rng):
+    x, y = sample(rng, "x", groups=("p",) * 10), sample(rng, "y", groups=("p",) * 9 + ("q",))
+    with pytest.raises(CaseOrderMismatch, match="same group"):
+        compare(x, y, None, PAIRED, Engine())
+
+
+def test_one_side_may_leave_out_the_groups_of_pairs(rng):
+    groups = tuple(f"p{i // 2}" for i in range(20))
+    x, y = sample(rng, "x", 20), sample(rng, "y", 20)
+    with_x = compare(Sample("x", x.layers, groups), y, None, PAIRED, Engine())
+    with_y = compare(x, Sample("y", y.layers, groups), None, PAIRED, Engine())
+    assert with_x == with_y
+    assert with_x.groups == 10
+
+
+def test_paired_row_counts_must_agree(rng):
+    with pytest.raises(BadTensor, match="10 and 9"):
+        compare(sample(rng, "x"), sample(rng, "y", rows=9), None, PAIRED, Engine())
+
+
+@pytest.mark.parametrize("labels", ["groups", "case_ids"])
+def test_independent_samples_may_not_share_a_patient(rng, labels):
+    x = sample(rng, "x", **{labels: tuple(f"p{i}" for i in range(10))})
+    y = sample(rng, "y", **{labels: tuple(f"p{i}" for i in range(9, 19))})
+    with pytest.raises(BadOption, match=r"1 (groups|cases) occur in both samples.*row 9 of `x`"):
+        compare(x, y, None, Options("independent", fixed_sigma=1.0), Engine())
+
+
+def test_bad_features_are_refused_by_field(rng):
+    good = sample(rng, "y")
+    nan = rng.normal(size=(10, 3))
+    nan[4, 1] = np.nan
+    table = [
+        ({}, "no layer"),
+        ({"a": nan}, "NaN"),
+        ({"a": np.zeros((10, 2, 3))}, r"\[rows, channels\], got \[10, 2, 3\]"),
+        ({"a": np.zeros((10, 0))}, r"got \[10, 0\]"),
+        ({"a": np.zeros((10, 3)), "b": np.zeros((9, 3))}, "9 rows"),
+        ({"a": np.zeros((10, 4)), "b": np.zeros((10, 3))}, "4 in `x`, 3 in `y`"),
+    ]
+    for layers, message in table:
+        with pytest.raises(BadTensor, match=message):
+            compare(Sample("x", layers), good, None, PAIRED, Engine())
+    with pytest.raises(BadTensor, match="2 groups for 10 rows"):
+        compare(Sample("x", good.layers, ("p", "q")), good, None, PAIRED, Engine())
+
+
+def test_bad_options_are_refused_by_field(rng):
+    x, y = sample(rng, "x"), sample(rng, "y")
+    table = [
+        (Options("paired"), "kernel"),
+        (Options("paired", fixed_sigma=0.0), "kernel.fixed_sigma"),
+        (Options("paired", fixed_sigma=float("nan")), "kernel.fixed_sigma"),
+        (Options("paired", kernel="cosine", fixed_sigma=1.0), "kernel"),
+        (Options("paired", fixed_sigma=1.0, interval_level=1.0), "interval_level"),
+        (Options("paired", fixed_sigma=1.0, relabellings=-1), "test.relabellings"),
+        (Options("paired", fixed_sigma=1.0, relabellings=100_001), "test.relabellings"),
+        (Options("paired", fixed_sigma=1.0, seed=-1), "test.seed"),
+        (Options("paired", fixed_sigma=1.0, layers=("a", "c")), "layers"),
+        (Options("paired", fixed_sigma=1.0, primary_layer="c"), "layers"),
+    ]
+    for options, field in table:
+        with pytest.raises(BadOption) as error:
+            compare(x, y, None, options, Engine())
+        assert error.value.field == field
+
+
+def test_primary_layer_comes_first_and_layers_are_those_in_common(rng):
+    x, y = sample(rng, "x", layers=("a", "b", "c")), sample(rng, "y", layers=("c", "d", "b"))
+    result = compare(x, y, None, PAIRED, Engine())
+    assert [one.layer for one in result.layers] == ["b", "c"]
+    result = compare(x, y, None, Options("paired", fixed_sigma=1.0, layers=("b",), primary_layer="c"), Engine())
+    assert [one.layer for one in result.layers] == ["c", "b"]
+    assert result.primary_layer == "c"
+    with pytest.raises(BadOption, match="no layer in common"):
+        compare(sample(rng, "x", layers=("a",)), sample(rng, "y", layers=("b",)), None, PAIRED, Engine())
+
+
+def test_it_stops_at_the_next_tile(rng):
+    asked = []
+
+    def between_tiles():
+        asked.append(1)
+        if len(asked) > 4:
+            raise Cancelled("enough")
+
+    engine = Engine(tile_shape=(10, 10), between_tiles=between_tiles)
+    with pytest.raises(Cancelled):
+        compare(sample(rng, "x", 100), sample(rng, "y", 100), None, PAIRED, engine)
+    assert len(asked) == 5
+
+
+def test_too_large_is_refused_with_the_size_that_fits(rng):
+    def stop():
+        raise Cancelled("it was not refused")
+
+    engine = Engine(tile_shape=(64, 64), memory_bytes=2**20, between_tiles=stop)
+    x, y = sample(rng, "x", 40_000, layers=("a",)), sample(rng, "y", 40_000, layers=("a",))
+    biased = Options("paired", estimator="biased", fixed_sigma=1.0)
+    with pytest.raises(Exhausted, match=r"(\d+) rows over all samples would fit") as error:
+        compare(x, y, None, biased, engine)
+    assert error.value.retry_after_s is None
+    half = int(str(error.value).split("; ")[1].split()[0]) // 2
+    few = [Sample(one.name, {"a": one.layers["a"][:half]}) for one in (x, y)]
+    with pytest.raises(Cancelled):
+        compare(*few, None, biased, engine)
+    more = [Sample(one.name, {"a": one.layers["a"][: half + 1]}) for one in (x, y)]
+    with pytest.raises(Exhausted):
+        compare(*more, None, biased, engine)
+
+
+def test_too_many_relabellings_are_refused_before_they_are_drawn(rng):
+    x, y = sample(rng, "x", 5000, 1, ("a",)), sample(rng, "y", 5000, 1, ("a",))
+    with pytest.raises(Exhausted, match="fewer relabellings"):
+        compare(x, y, None, Options("paired", fixed_sigma=1.0, relabellings=100_000), Engine(memory_bytes=2**28))
+
+
+def test_input_is_left_as_it_was(rng):
+    x, y, reference = (sample(rng, name, layers=("a",)) for name in ("x", "y", "reference"))
+    before = [one.layers["a"].copy() for one in (x, y, reference)]
+    compare(x, y, reference, Options("paired", relabellings=20, projection=True), Engine())
+    for array, one in zip(before, (x, y, reference), strict=True):
+        np.testing.assert_array_equal(array, one.layers["a"])
+
+
+def test_projection_is_the_reference_pca_in_row_order(rng):
+    spread = np.array([9.0, 3.0, 1.0])
+    reference = Sample("reference", {"a": rng.normal(size=(50, 3)) * spread})
+    x = Sample("x", {"a": rng.normal(size=(8, 3)) * spread}, groups=tuple("hgfedcba"))
+    y = Sample("y", {"a": x.layers["a"] + 1.0})
+    result = compare(x, y, reference, Options("paired", projection=True), Engine())
+    ref = reference.layers["a"]
+    mean, sd = ref.mean(0), ref.std(0, ddof=1)
+    _, values, axes = np.linalg.svd((ref - mean) / sd, full_matrices=False)
+    axes = axes[:2] * np.sign(axes[[0, 1], np.abs(axes[:2]).argmax(axis=1)])[:, None]
+    projection = result.projection
+    np.testing.assert_allclose(projection.x_N2, ((x.layers["a"] - mean) / sd) @ axes.T, atol=1e-10)
+    np.testing.assert_allclose(projection.y_M2, ((y.layers["a"] - mean) / sd) @ axes.T, atol=1e-10)
+    np.testing.assert_allclose(projection.explained_variance, (values**2 / (values**2).sum())[:2], atol=1e-12)
+
+
+def test_projection_of_one_row_is_a_point(rng):
+    x, y = sample(rng, "x", 1), sample(rng, "y", 1)
+    result = compare(x, y, None, Options("paired", fixed_sigma=1.0, projection=True), Engine())
+    np.testing.assert_array_equal(result.projection.x_N2, np.zeros((1, 2)))
+    assert result.projection.explained_variance == (0.0, 0.0)
+
+
+def test_measures_are_taken_of_standardised_features_where_there_is_a_reference(rng):
+    x, y, reference = (sample(rng, name, 20, layers=("a",)) for name in ("x", "y", "reference"))
+    x_rows, y_rows, fitted = (one.layers["a"] * [1.0, 5.0, 0.1] for one in (x, y, reference))
+    samples = [Sample(name, {"a": rows}) for name, rows in (("x", x_rows), ("y", y_rows), ("reference", fitted))]
+    options = replace(PAIRED, measures=("energy", "cka", "frechet"))
+    found = compare(*samples, options, Engine()).layers[0].measures
+    centre, sd = fitted.mean(axis=0), fitted.std(axis=0, ddof=1)
+    x_scaled, y_scaled, fitted = ((rows - centre) / sd for rows in (x_rows, y_rows, fitted))
+    assert list(found) == ["energy", "cka", "frechet"]
+    assert found["energy"].value == pytest.approx(similarity.energy(x_scaled, y_scaled, paired=True).value, rel=1e-9)
+    assert found["cka"].value == pytest.approx(similarity.cka(x_scaled, y_scaled).value, rel=1e-9)
+    assert found["frechet"].value == pytest.approx(similarity.frechet(x_scaled, y_scaled, fitted).value, rel=1e-9)
+
+    independent = replace(options, pairing="independent", measures=("energy",))
+    raw = compare(samples[0], samples[1], None, independent, Engine()).layers[0].measures
+    assert raw["energy"].value == pytest.approx(similarity.energy(x_rows, y_rows).value, rel=1e-9)
+    assert compare(samples[0], samples[1], None, PAIRED, Engine()).layers[0].measures == {}
+
+
+def test_measures_that_cannot_be_taken_are_refused_or_absent_with_the_reason(rng):
+    x, y = sample(rng, "x"), sample(rng, "y")
+    with pytest.raises(BadOption, match="unknown measure `logme`"):
+        compare(x, y, None, replace(PAIRED, measures=("logme",)), Engine())
+    with pytest.raises(BadOption, match="`cka` needs row i of x and of y to be of one case"):
+        compare(x, y, None, replace(PAIRED, pairing="independent", measures=("cka",)), Engine())
+    streamed = Sample("x", {layer: ArrayRows(rows, "x") for layer, rows in x.layers.items()})
+    with pytest.raises(BadOption, match="`frechet` is not taken of features that do not fit into memory"):
+        compare(streamed, y, None, replace(PAIRED, measures=("frechet",)), Engine())
+    one_row = Sample("reference", {layer: rows[:1] for layer, rows in x.layers.items()})
+    found = compare(x, y, one_row, replace(PAIRED, measures=("energy",)), Engine()).layers[0].measures["energy"]
+    assert found.value is None
+    assert "the reference has one row" in found.absent_reason

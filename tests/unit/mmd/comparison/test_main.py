@@ -1,0 +1,198 @@
+"""`python -m vfmalign.mmd.comparison a.npy b.npy`: what it prints, what it refuses, how processes share it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS
+from vfmalign.mmd import __main__ as service
+from vfmalign.mmd import comparison, mmd_test
+from vfmalign.mmd.comparison import BAD_INPUT, NO_MEMORY, OK
+from vfmalign.mmd.statistics import similarity
+
+ROWS, CHANNELS = 30, 4
+INDEPENDENT, PAIRED = ("--pairing", "independent"), ("--pairing", "paired")
+
+
+@pytest.fixture
+def files(tmp_path, rng):
+    """Two files of rows, and the arrays in them."""
+    x = rng.normal(size=(ROWS, CHANNELS)).astype(np.float32)
+    y = (rng.normal(size=(ROWS, CHANNELS)) + 0.7).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    return tmp_path / "x.npy", tmp_path / "y.npy", x, y
+
+
+@pytest.fixture
+def answer(capsys):
+    def ask(*arguments, code=OK, **options):
+        given = ("--options", json.dumps(options)) if options else ()
+        assert comparison.main([str(one) for one in (*arguments, *given)]) == code
+        return capsys.readouterr()
+
+    return ask
+
+
+def first_layer(captured):
+    return json.loads(captured.out)["layers"][0]
+
+
+def test_the_document_has_the_library_numbers(files, answer):
+    x_file, y_file, x, y = files
+    pooled = {"bandwidth_rule": "BANDWIDTH_RULE_POOLED_MEDIAN"}
+    raw = first_layer(answer(x_file, y_file, *INDEPENDENT, kernel=pooled, test={"relabellings": 200}))["raw"]
+    expected = mmd_test(x, y, pairing="independent", relabellings=200)
+    assert raw["mmd2"]["value"] == expected.mmd2
+    assert raw["p_value"]["value"] == expected.p_value
+    assert raw["sigma"] == expected.sigma
+    assert raw["mmd2"]["interval"]["lower"] == expected.interval.lower
+
+
+def test_pairing_decides_what_is_compared_and_has_no_default(files, answer, capsys):
+    x_file, y_file, *_ = files
+    paired, independent = (
+        json.loads(answer(x_file, y_file, *pairing, "--sigma", 2).out) for pairing in (PAIRED, INDEPENDENT)
+    )
+    assert paired["estimator"] == "ESTIMATOR_UNBIASED_PAIRED"
+    assert independent["estimator"] == "ESTIMATOR_UNBIASED_INDEPENDENT"
+    with pytest.raises(SystemExit) as caught:
+        comparison.main([str(x_file), str(y_file), "--sigma", "2"])
+    assert caught.value.code == BAD_INPUT
+    assert "--pairing" in capsys.readouterr().err
+
+
+def test_a_reference_adds_standardised_features(files, answer):
+    x_file, y_file, *_ = files
+    assert "standardised" in first_layer(answer(x_file, y_file, *PAIRED, "--reference", x_file))
+    assert "standardised" not in first_layer(answer(x_file, y_file, *PAIRED, "--sigma", 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "words"),
+    [
+        ((), {}, "neither a reference nor a fixed σ"),
+        (("--sigma", "1"), {"kernel": {"bandwidth_rule": "BANDWIDTH_RULE_POOLED_MEDIAN"}}, "the rule takes a median"),
+        (("--sigma", "-1"), {}, "expected a finite σ above 0"),
+        (("--sigma", "1"), {"estimator": "ESTIMATOR_UNBIASED_PAIRED"}, "needs pairs of rows"),
+        (("--sigma", "1"), {"test": {"relabellings": 100_001}}, "100000 relabellings"),
+        (("--sigma", "1"), {"measures": ["MEASURE_CKA"]}, "`cka` needs row i of x and of y to be of one case"),
+        (("--sigma", "1"), {"kernels": 3}, "not the JSON of a ComputeRequest"),
+        (("--sigma", "1", "--options", "{"), {}, "not the JSON of a ComputeRequest"),
+        (("--sigma", "1", "--options", "3"), {}, "not the JSON of a ComputeRequest"),
+        (("--sigma", "1"), {"pairing": "PAIRING_PAIRED"}, "`pairing` is an argument of its own"),
+        (("--sigma", "1"), {"x": {"feature_set_id": "a"}}, "`x` is an argument of its own"),
+    ],
+)
+def test_what_cannot_succeed_is_said_in_one_sentence(files, answer, arguments, options, words):
+    x_file, y_file, *_ = files
+    done = answer(x_file, y_file, *INDEPENDENT, *arguments, code=BAD_INPUT, **options)
+    assert words in done.err
+    assert done.out == ""
+    assert str(x_file.parent) not in done.err
+
+
+def test_files_that_are_no_features_are_refused(files, tmp_path, answer):
+    x_file, *_ = files
+    ask_for = (*INDEPENDENT, "--sigma", 1)
+    np.save(tmp_path / "objects.npy", np.array([[{}]], dtype=object), allow_pickle=True)
+    assert "without unpickling" in answer(x_file, tmp_path / "objects.npy", *ask_for, code=BAD_INPUT).err
+    assert "y: there is no such file" in answer(x_file, tmp_path / "none.npy", *ask_for, code=BAD_INPUT).err
+    np.save(tmp_path / "nan.npy", np.full((3, CHANNELS), np.nan))
+    assert "NaN" in answer(x_file, tmp_path / "nan.npy", *ask_for, code=BAD_INPUT).err
+    np.save(tmp_path / "wide.npy", np.zeros((3, CHANNELS + 1)))
+    assert "different channels" in answer(x_file, tmp_path / "wide.npy", *ask_for, code=BAD_INPUT).err
+
+
+def test_a_backend_that_was_wanted_and_not_taken_is_said(files, answer, monkeypatch):
+    monkeypatch.setenv("VFMALIGN_MMD__BACKEND", "triton")
+    assert "triton " in json.loads(answer(*files[:2], *PAIRED, "--sigma", 1).out)["backend_note"]
+
+
+def test_what_does_not_fit_into_memory_is_refused_with_what_would(files, tmp_path, answer, monkeypatch):
+    monkeypatch.setenv("VFMALIGN_MMD__MEMORY_MIB", "16")
+    np.save(tmp_path / "big.npy", np.zeros((20_000, 64), np.float16))
+    ask_for = (tmp_path / "big.npy", tmp_path / "big.npy", *INDEPENDENT, "--sigma", 1)
+    done = answer(*ask_for, code=NO_MEMORY, test={"relabellings": 1000})
+    assert "16.0 MiB are allowed; allow " in done.err
+
+
+@pytest.mark.parametrize("arguments", [("one.npy",), ("a.npy", "b.npy", "c.npy"), ("a.npy", "b.npy", "--kernel", "x")])
+def test_arguments_that_do_not_fit_are_usage_errors(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        comparison.main([*arguments, *PAIRED])
+    assert caught.value.code == BAD_INPUT
+    assert "error:" in capsys.readouterr().err
+
+
+def test_the_service_takes_no_files(files, capsys):
+    with pytest.raises(SystemExit) as caught:
+        service.main([str(one) for one in files[:2]])
+    assert caught.value.code == EXIT_BAD_SETTINGS
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_the_program_compares_without_a_server_or_a_store(files):
+    x_file, y_file, *_ = files
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "VFMALIGN_"))}
+    command = [sys.executable, "-m", "vfmalign.mmd.comparison"]
+    arguments = [str(x_file), str(y_file), *PAIRED, "--sigma", "1"]
+    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["groups"] == ROWS
+    shown = subprocess.run([*command, "--help"], env=environment, capture_output=True, text=True, timeout=120).stdout
+    assert "torchrun --nproc-per-node" in shown
+    assert "VFMALIGN_MMD__MEMORY_MIB" in shown
+
+
+def test_files_larger_than_the_memory_allowed_are_read_in_parts(tmp_path, rng, monkeypatch, answer):
+    files = tmp_path / "x.npy", tmp_path / "y.npy"
+    for path in files:
+        np.save(path, rng.normal(size=(3000, 400)).astype(np.float32))
+    ask_for = (*files, *INDEPENDENT, "--sigma", 30)
+    options = {"test": {"relabellings": 20}, "precision": "PRECISION_EXACT"}
+    whole = first_layer(answer(*ask_for, **options))
+    monkeypatch.setenv("VFMALIGN_MMD__MEMORY_MIB", "48")
+    read = []
+    monkeypatch.setattr(comparison, "read_npy", lambda path, name: read.append(name))
+    in_parts = first_layer(answer(*ask_for, **options))
+    assert not read
+    value, expected = (found["raw"]["mmd2"]["value"] for found in (in_parts, whole))
+    assert value == pytest.approx(expected, rel=1e-10)
+    monkeypatch.setenv("VFMALIGN_MMD__MEMORY_MIB", "16")
+    assert "allow" in answer(*ask_for, code=NO_MEMORY, **options).err
+
+
+@pytest.mark.parametrize("estimator", ["ESTIMATOR_UNBIASED_INDEPENDENT", "ESTIMATOR_RANDOM_FOURIER"])
+def test_processes_that_share_the_work_come_to_the_value_of_one(tmp_path, rng, estimator, answer):
+    files = tmp_path / "x.npy", tmp_path / "y.npy"
+    for path in files:
+        np.save(path, rng.normal(size=(900, 16)).astype(np.float32))
+    options = {"test": {"relabellings": 40}, "precision": "PRECISION_EXACT", "estimator": estimator}
+    ask_for = [*files, *INDEPENDENT, "--sigma", 5, "--options", json.dumps(options)]
+    one = first_layer(answer(*ask_for))["raw"]
+    module = "vfmalign.mmd.comparison"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", module]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*launcher, *map(str, ask_for)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    two = json.loads(done.stdout)["layers"][0]["raw"]
+    assert two["mmd2"]["value"] == pytest.approx(one["mmd2"]["value"], rel=1e-10, abs=1e-14)
+    assert two["mmd2"]["interval"]["upper"] == pytest.approx(one["mmd2"]["interval"]["upper"], rel=1e-9)
+    assert two["p_value"] == one["p_value"]
+
+
+def test_measures_beside_mmd_are_printed_with_their_dimension(files, answer):
+    x_file, y_file, x, y = files
+    names = ["MEASURE_CKA", "MEASURE_ENERGY", "MEASURE_FRECHET"]
+    found = first_layer(answer(x_file, y_file, *PAIRED, "--sigma", 2, measures=names))["measures"]
+    assert [one["measure"] for one in found] == names
+    assert found[0]["value"]["value"] == pytest.approx(similarity.cka(x, y).value)
+    assert found[1]["value"]["value"] == pytest.approx(similarity.energy(x, y, paired=True).value)
+    assert found[1]["dimension"] == CHANNELS

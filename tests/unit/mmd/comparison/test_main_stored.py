@@ -1,0 +1,131 @@
+"""`python -m vfmalign.mmd.comparison` with stored feature sets: the numbers of files, also in two processes."""
+
+import json
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vfmalign.core.domain.artifacts import Preprocessing, features_prefix
+from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter
+from vfmalign.mmd import comparison
+
+ROWS, PART = 240, 100
+PAIRED = ("--pairing", "paired", "--sigma", "5")
+OPTIONS = {"test": {"relabellings": 40}, "precision": "PRECISION_EXACT"}
+
+
+def store_set(store, layers, seed):
+    request = FeatureRequest(
+        model="m",
+        model_sha256="a" * 64,
+        initialisation="random",
+        init_seed=seed,
+        dataset="d",
+        dataset_digest="b" * 64,
+        split="test",
+        layers=tuple(layers),
+        preprocessing=Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)),
+    )
+    cases = [f"case-{row:04d}" for row in range(ROWS)]
+    writer = FeatureSetWriter(store, request, cases, cases)
+    for start in range(0, ROWS, PART):
+        writer.write_part(start, {name: array[start : start + PART] for name, array in layers.items()})
+    writer.commit({"torch": "2"})
+    return store.uri(f"{features_prefix(request.feature_set_id())}manifest.json")
+
+
+@pytest.fixture(scope="module")
+def features():
+    draw = np.random.default_rng(11)
+    return [
+        {name: draw.normal(shift, 1.0, (ROWS, 16)).astype(np.float32) for name in ("stages.2", "stages.3")}
+        for shift in (0.0, 0.1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def sets(store, features):
+    return [store_set(store, layers, seed) for seed, layers in enumerate(features)]
+
+
+def arguments(*places, layer="", **more):
+    """A command line; files have one layer, so that they name none."""
+    options = OPTIONS | ({"layers": [layer]} if layer else {}) | more
+    return [*map(str, places), *PAIRED, "--options", json.dumps(options)]
+
+
+def raw(text):
+    (layer,) = json.loads(text)["layers"]
+    return layer["raw"]
+
+
+@pytest.fixture
+def answer(monkeypatch, store_environment, capsys):
+    for name, value in store_environment.items():
+        monkeypatch.setenv(name, value)
+
+    def ask(*places, code=0, **options):
+        assert comparison.main(arguments(*places, **options)) == code
+        return capsys.readouterr()
+
+    return ask
+
+
+def test_a_layer_of_stored_sets_gives_the_numbers_of_its_arrays(answer, sets, features, tmp_path, monkeypatch):
+    files = tmp_path / "x.npy", tmp_path / "y.npy"
+    for path, layers in zip(files, features, strict=True):
+        np.save(path, layers["stages.3"])
+    expected = raw(answer(*files).out)
+    assert raw(answer(*sets, layer="stages.3").out) == expected
+    assert raw(answer(*sets, layer="stages.2").out) != expected
+    ids = [uri.split("/")[-2] for uri in sets]
+    assert raw(answer(*ids, layer="stages.3").out) == expected
+    # Sets that do not fit are read part by part.
+    monkeypatch.setattr(comparison.limits, "fits", lambda *_: False)
+    streamed = raw(answer(*sets, layer="stages.3").out)
+    assert streamed["mmd2"]["value"] == pytest.approx(expected["mmd2"]["value"], rel=1e-10)
+
+
+def test_two_processes_as_a_job_starts_them_come_to_the_value_of_one(answer, sets, store_environment):
+    expected = raw(answer(*sets, layer="stages.3").out)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = store_environment | {
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "vfmalign.mmd.comparison", *arguments(*sets, layer="stages.3")]
+    processes = [
+        subprocess.Popen(
+            command, env=shared | {"RANK": rank}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for rank in ("0", "1")
+    ]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    found = raw(outputs[0][0])
+    assert found["mmd2"]["value"] == pytest.approx(expected["mmd2"]["value"], rel=1e-10)
+    assert found["p_value"] == expected["p_value"]
+    assert outputs[1][0] == ""
+
+
+def test_sets_that_are_not_there_are_said(answer, sets, store):
+    absent = store.uri(f"{features_prefix('0' * 32)}manifest.json")
+    assert "there is no such feature set" in answer(sets[0], absent, layer="stages.3", code=comparison.BAD_INPUT).err
+    other = store.uri("models/m/model.json")
+    assert "no manifest of a feature set" in answer(sets[0], other, layer="stages.3", code=comparison.BAD_INPUT).err
+    assert "no layer `stages.9`" in answer(*sets, layer="stages.9", code=comparison.BAD_INPUT).err
+
+
+def test_files_and_sets_do_not_mix(capsys):
+    with pytest.raises(SystemExit) as caught:
+        comparison.main(arguments("s3://b/k", "y.npy"))
+    assert caught.value.code == comparison.BAD_INPUT
+    assert "compare .npy files with .npy files" in capsys.readouterr().err

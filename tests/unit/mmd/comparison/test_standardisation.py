@@ -1,0 +1,110 @@
+"""Scale and bandwidth: from the reference, or from both samples together."""
+
+import numpy as np
+import pytest
+import torch
+
+from vfmalign.core.domain.errors import BadOption, Cancelled
+from vfmalign.mmd.comparison.options import Engine, Options, never_stop
+from vfmalign.mmd.comparison.standardisation import scalings
+from vfmalign.mmd.engine.rows import Affine, prepare
+from vfmalign.mmd.statistics import bandwidths
+
+
+def rows(x):
+    return prepare([(x, None)], Affine(), "float64", torch.device("cpu"))
+
+
+def scaled(given, **options):
+    return list(scalings(given, "a", Options("paired", **options), Engine()))
+
+
+def test_sigma_is_the_median_over_pairs(rng, monkeypatch):
+    monkeypatch.setattr(bandwidths, "_TILE", 7)
+    for count in (2, 3, 20, 33):
+        x = rng.normal(size=(count, 5))
+        pairs = [np.linalg.norm(x[i] - x[j]) for i in range(count) for j in range(i + 1, count)]
+        assert bandwidths.median(rows(x), "a", never_stop) == pytest.approx(np.median(pairs), rel=1e-13)
+
+
+def test_many_rows_are_sampled_reproducibly_and_from_both_samples(rng, monkeypatch):
+    x, y = rng.normal(size=(900, 4)), rng.normal(size=(1100, 4)) + 3.0
+    both = np.concatenate([x, y])
+    exact = np.median(np.linalg.norm(both[:, None] - both[None], axis=2)[np.triu_indices(2000, 1)])
+    monkeypatch.setattr(bandwidths, "EXACT_ROWS", 300)
+    first, second = (scaled([x, y], bandwidth="pooled_median")[0].sigma for _ in range(2))
+    assert first == second == pytest.approx(exact, rel=0.05)
+    assert first != exact
+
+
+def test_sigma_zero_is_refused(rng):
+    row = np.tile(rng.normal(size=(1, 7)), (6, 1))
+    with pytest.raises(BadOption, match="median distance"):
+        bandwidths.median(rows(row), "stages.3", never_stop)
+    with pytest.raises(BadOption, match="at least 2 rows"):
+        bandwidths.median(rows(row[:1]), "stages.3", never_stop)
+
+
+def test_rows_that_are_equal_are_exactly_0_apart(rng):
+    x = rng.normal(size=(5, 300)) * 1e3
+    found = bandwidths.distances(rows(np.concatenate([x, x])), never_stop)
+    assert np.count_nonzero(found == 0.0) == 5
+
+
+def test_median_stops_between_tiles(rng):
+    def stop():
+        raise Cancelled("now")
+
+    with pytest.raises(Cancelled):
+        bandwidths.median(rows(rng.normal(size=(10, 2))), "a", stop)
+
+
+def test_scale_leaves_out_channels_that_do_not_vary(rng):
+    x = rng.normal(size=(40, 6)) * [1.0, 2.0, 3.0, 1e-8, 0.0, 5.0] + 1e3
+    standardised = scaled([x, x, x])[1]
+    assert standardised.left_out == 2
+    kept = x[:, [0, 1, 2, 5]]
+    expected = (kept - kept.mean(0)) / kept.std(0, ddof=1)
+    np.testing.assert_allclose(standardised.affine.apply(torch.from_numpy(x)), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_constant_reference_is_refused():
+    x = np.full((5, 3), 0.1)
+    with pytest.raises(BadOption, match="no channel"):
+        scaled([x, x, x], fixed_sigma=1.0)
+
+
+def test_a_grid_of_bandwidths_spans_the_distances(rng):
+    x = rng.normal(size=(60, 3))
+    pairs = np.linalg.norm(x[:, None] - x[None], axis=2)[np.triu_indices(60, 1)]
+    grid = bandwidths.grid(rows(x), 10, never_stop)
+    assert len(grid) == 10
+    assert grid[0] == pytest.approx(0.5 * np.quantile(pairs, 0.05))
+    assert grid[-1] == pytest.approx(2.0 * np.quantile(pairs, 0.95))
+    assert bandwidths.grid(rows(np.ones((9, 2))), 10, never_stop) == ()
+
+
+def test_comparison_takes_scale_and_sigma_from_the_reference_alone(brute, rng):
+    spread = np.array([1.0, 5.0, 0.1, 0.0])
+    ref = rng.normal(size=(25, 4)) * spread + 2.0
+    x = rng.normal(size=(20, 4)) * spread + 2.0
+    y = x + 40.0 * spread
+    layer = brute.compare(x, y, reference=ref)
+    pairs = np.triu_indices(25, 1)
+    distances = np.linalg.norm(ref[:, None] - ref[None], axis=2)[pairs]
+    assert layer.raw.sigma == pytest.approx(np.median(distances), rel=1e-12)
+    assert layer.channels_left_out == 1
+    scaled = [(part[:, :3] - ref[:, :3].mean(0)) / ref[:, :3].std(0, ddof=1) for part in (ref, x, y)]
+    sigma = np.median(np.linalg.norm(scaled[0][:, None] - scaled[0][None], axis=2)[pairs])
+    assert layer.standardised.sigma == pytest.approx(sigma, rel=1e-12)
+    truth = brute.estimators["unbiased_paired"](scaled[1], scaled[2], sigma)
+    assert layer.standardised.mmd2.value == pytest.approx(truth, abs=1e-13)
+    # The bandwidth does not follow the shift, as a pooled one would.
+    assert brute.compare(x, x, reference=ref).raw.sigma == layer.raw.sigma
+
+
+def test_reference_of_one_row_gives_reasons_instead_of_numbers(brute, rng):
+    layer = brute.compare(rng.normal(size=(3, 2)), rng.normal(size=(3, 2)), reference=rng.normal(size=(1, 2)))
+    for shift in (layer.raw, layer.standardised):
+        assert shift.mmd2.value is None
+        assert "one row" in shift.mmd2.absent_reason

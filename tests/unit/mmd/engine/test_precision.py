@@ -1,0 +1,109 @@
+"""Error bounds hold, digits are not lost in silence, and float32 is computed again where it would lose them."""
+
+import numpy as np
+import pytest
+import torch
+
+from vfmalign.core.domain.errors import BadTensor
+from vfmalign.mmd.engine import precision
+
+
+def exact(x, y, sigma, kind):
+    """The estimate in extended precision from inputs as they are."""
+    x, y = x.astype(np.longdouble), y.astype(np.longdouble)
+
+    def gram(a, b):
+        return np.exp(-((a[:, None] - b[None]) ** 2).sum(axis=2) / (2 * np.longdouble(sigma) ** 2))
+
+    n, m = len(x), len(y)
+    if kind == "biased":
+        return gram(x, x).mean() + gram(y, y).mean() - 2 * gram(x, y).mean()
+    if kind == "unbiased_paired":
+        h = gram(x, x) + gram(y, y) - gram(x, y) - gram(y, x)
+        return (h.sum() - np.trace(h)) / (n * (n - 1))
+    within = (gram(x, x).sum() - n) / (n * (n - 1)) + (gram(y, y).sum() - m) / (m * (m - 1))
+    return within - 2 * gram(x, y).mean()
+
+
+@pytest.mark.parametrize("name", precision.PRECISIONS)
+@pytest.mark.parametrize("offset", [0.0, 10.0, 1e4])
+@pytest.mark.parametrize(
+    ("pairing", "kind"), [("paired", "biased"), ("paired", "unbiased_paired"), ("independent", "unbiased_independent")]
+)
+@pytest.mark.parametrize("noise", [1e-3, 0.3])
+def test_errors_stay_within_the_stated_bound(brute, rng, name, offset, pairing, kind, noise):
+    d = 48
+    x = rng.normal(size=(60, d)) + offset
+    y = x + noise * rng.normal(size=(60, d))
+    sigma = float(np.sqrt(d))
+    shift = brute.compare(x, y, pairing=pairing, estimator=kind, fixed_sigma=sigma, forced=name, tile_rows=25).raw
+    assert shift.precision == name
+    assert abs(shift.mmd2.value - float(exact(x, y, sigma, kind))) <= shift.error_bound
+    assert shift.error_bound < {"bfloat16": 5e-2, "float32": 2e-5, "float64": 1e-13}[name]
+
+
+def test_nearly_equal_sets_keep_their_digits_in_float64(brute, rng):
+    """Biased MMD² near 1e-10 with a common offset of 10: resolved in float64, said to be lost in float32."""
+    d = 96
+    x = rng.normal(size=(80, d)) + 10.0
+    y = x + 1e-4 * rng.normal(size=(80, d))
+    sigma = float(np.sqrt(d))
+    truth = float(exact(x, y, sigma, "biased"))
+    assert 0 < truth < 1e-9
+    double = brute.compare(x, y, estimator="biased", fixed_sigma=sigma, forced="float64").raw
+    assert double.mmd2.value == pytest.approx(truth, rel=1e-3)
+    assert not double.digits_lost
+    single = brute.compare(x, y, estimator="biased", fixed_sigma=sigma, forced="float32").raw
+    assert single.digits_lost
+
+
+def test_float32_that_would_lose_digits_is_computed_again_in_float64(brute, rng, monkeypatch):
+    monkeypatch.setitem(precision.EXACT_FLOP, "cpu", 0.0)
+    x = rng.normal(size=(50, 8))
+    near = brute.compare(x, x + 1e-4 * rng.normal(size=(50, 8)), fixed_sigma=3.0).raw
+    assert near.precision == "float64"
+    far = brute.compare(x, x + 2.0, fixed_sigma=3.0).raw
+    assert far.precision == "float32"
+    assert far.mmd2.value == pytest.approx(brute.estimators["unbiased_paired"](x, x + 2.0, 3.0), abs=far.error_bound)
+
+
+@pytest.mark.parametrize(
+    ("least", "rows", "device", "wanted"),
+    [
+        ("fast", 1_000, "cpu", "float64"),
+        ("fast", 4_000, "cpu", "float32"),
+        ("fast", 20_000, "cpu", "float32"),
+        ("fast", 4_000, "cuda", "float64"),
+        ("fast", 20_000, "cuda", "bfloat16"),
+        ("high", 4_000, "cpu", "float32"),
+        ("high", 20_000, "cpu", "float32"),
+        ("high", 20_000, "cuda", "float32"),
+        ("exact", 20_000, "cpu", "float64"),
+        ("exact", 20_000, "cuda", "float64"),
+    ],
+)
+def test_what_is_asked_for_is_a_floor_and_fast_is_high_on_a_cpu(least, rows, device, wanted):
+    assert precision.choose(least, rows, 768, torch.device(device)) == wanted
+
+
+def test_features_that_overflow_are_refused(brute, rng):
+    x = rng.normal(size=(9, 2))
+    with pytest.raises(BadTensor, match="too large"):
+        brute.compare(x * 1e160, x, fixed_sigma=1.0)
+    # Squares beyond float32 but not beyond float64.
+    assert brute.compare(x * 1e30, x * 2e30, fixed_sigma=1e30).raw.precision == "float64"
+
+
+@pytest.mark.parametrize("pairing", ["paired", "independent"])
+@pytest.mark.parametrize("name", ["float32", "float64"])
+def test_the_bound_holds_for_equal_rows_under_a_kernel_without_a_slope_at_0(brute, rng, name, pairing):
+    """√ makes 1e-8 of the 1e-16 that rounding puts between equal rows, and 3e-4 of float32's 1e-7."""
+    x = np.repeat(rng.normal(size=(8, 200)), 6, axis=0).astype(np.float32).astype(np.float64)
+    y = np.tile(x[::6] + 0.1, (6, 1)).astype(np.float32).astype(np.float64)
+    shift = brute.compare(
+        x, y, pairing=pairing, estimator="biased", kernel="laplacian", fixed_sigma=9.0, forced=name
+    ).raw
+    gram = [np.exp(-np.linalg.norm(a[:, None] - b[None], axis=2) / 9.0).mean() for a, b in ((x, x), (y, y), (x, y))]
+    error = abs(shift.mmd2.value - (gram[0] + gram[1] - 2.0 * gram[2]))
+    assert error > {"float32": 1e-5, "float64": 1e-10}[name]
+    assert error <= shift.error_bound

@@ -1,0 +1,248 @@
+"""The service's parts below gRPC: bandwidth rules, settings, deadlines and cancellation of jobs."""
+
+import time
+from dataclasses import replace
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from vfmalign.core.domain.errors import BadOption, Cancelled, DeadlineExceeded, Exhausted
+from vfmalign.core.rpc.tensors import to_tensor
+from vfmalign.mmd.comparison import cost_model, memory_budget
+from vfmalign.mmd.comparison.memory_budget import Extent
+from vfmalign.mmd.comparison.options import Bandwidth, Engine, Options
+from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine import ordered_pool
+from vfmalign.mmd.engine.kernels import KERNELS
+from vfmalign.mmd.engine.precision import LeastPrecision
+from vfmalign.mmd.service import comparison_job, converters
+from vfmalign.mmd.service.comparison_job import Job
+from vfmalign.mmd.service.feature_reader import Sets
+from vfmalign.mmd.settings import MmdOptions, engine_of
+from vfmalign.mmd.statistics.estimators import EstimatorName, TestMethod
+from vfmalign.mmd.statistics.similarity import MAX_ROWS, MEASURES
+from vfmalign.v1 import mmd_pb2 as pb
+
+SOURCE = pb.FeatureSource(feature_set_id="a")
+MEDIAN, FIXED = pb.BANDWIDTH_RULE_REFERENCE_MEDIAN, pb.BANDWIDTH_RULE_FIXED
+POOLED = pb.BANDWIDTH_RULE_POOLED_MEDIAN
+
+
+@pytest.mark.parametrize(
+    ("rule", "sigma", "reference", "expected"),
+    [
+        (0, 0.0, True, ("reference_median", None)),
+        (0, 0.0, False, (None, None)),
+        (0, 2.0, False, ("fixed", 2.0)),
+        (FIXED, 2.0, True, ("fixed", 2.0)),
+        (FIXED, 0.0, True, ("fixed", 0.0)),
+        (MEDIAN, 0.0, True, ("reference_median", None)),
+        (POOLED, 0.0, True, ("pooled_median", None)),
+        (POOLED, 0.0, False, ("pooled_median", None)),
+    ],
+)
+def test_bandwidth_rules(rule, sigma, reference, expected):
+    request = pb.ComputeRequest(
+        pairing=pb.PAIRING_PAIRED,
+        kernel=pb.Kernel(bandwidth_rule=rule, fixed_sigma=sigma),
+        reference=SOURCE if reference else None,
+    )
+    options = converters.options_of(request)
+    assert (options.bandwidth, options.fixed_sigma) == expected
+
+
+@pytest.mark.parametrize("rule", [0, MEDIAN, POOLED, 7])
+def test_ambiguous_bandwidths_are_refused(rule):
+    kernel = pb.Kernel(bandwidth_rule=rule, fixed_sigma=2.0)
+    with pytest.raises(BadOption):
+        converters.options_of(pb.ComputeRequest(pairing=pb.PAIRING_PAIRED, kernel=kernel, reference=SOURCE))
+
+
+def test_options_have_the_documented_defaults():
+    options = converters.options_of(pb.ComputeRequest(pairing=pb.PAIRING_INDEPENDENT))
+    assert options == Options("independent", interval_level=0.95)
+
+
+def _words(enum):
+    """An enum's values by the words that follow its name."""
+    prefix = "".join(f"_{c}" if c.isupper() else c.upper() for c in enum.DESCRIPTOR.name).lstrip("_") + "_"
+    return {name.removeprefix(prefix).lower(): number for name, number in enum.items() if number}
+
+
+def test_every_word_of_the_api_is_one_of_the_engine():
+    base = {"pairing": pb.PAIRING_INDEPENDENT, "kernel": pb.Kernel(fixed_sigma=1.0)}
+
+    def asked(**fields):
+        return converters.options_of(pb.ComputeRequest(**{**base, **fields}))
+
+    assert set(_words(pb.KernelFamily)) == set(KERNELS)
+    assert set(_words(pb.Measure)) == set(MEASURES)
+    paired = {**base, "pairing": pb.PAIRING_PAIRED}
+    for word, number in _words(pb.Measure).items():
+        request = pb.ComputeRequest(**paired, measures=[number, number])
+        assert converters.options_of(request).measures == (word,)
+    for word, number in _words(pb.KernelFamily).items():
+        assert asked(kernel=pb.Kernel(family=number, fixed_sigma=1.0)).kernel == word
+    estimators = {word.removeprefix("random_"): number for word, number in _words(pb.Estimator).items()}
+    assert set(estimators) == set(get_args(EstimatorName))
+    for word, number in estimators.items():
+        assert asked(estimator=number).estimator == word
+    assert set(_words(pb.Precision)) == set(get_args(LeastPrecision))
+    for word, number in _words(pb.Precision).items():
+        assert asked(precision=number).precision == word
+    assert set(_words(pb.TestMethod)) == set(get_args(TestMethod))
+    for word, number in _words(pb.TestMethod).items():
+        assert asked(test=pb.TestOptions(method=number)).method == word
+    assert set(_words(pb.BandwidthRule)) == set(get_args(Bandwidth))
+    options = asked(block_rows=5, frequencies=7, test=pb.TestOptions(relabellings=3, seed=2, aggregated=True))
+    assert (options.block_rows, options.frequencies, options.aggregated) == (5, 7, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [({"precision": 9}, "precision"), ({"test": pb.TestOptions(method=9)}, "test.method")],
+)
+def test_unknown_enum_values_are_refused(fields, field):
+    with pytest.raises(BadOption) as caught:
+        converters.options_of(pb.ComputeRequest(pairing=pb.PAIRING_PAIRED, **fields))
+    assert caught.value.field == field
+
+
+def test_an_unnamed_inline_layer_is_called_features():
+    array = np.arange(6, dtype=np.float32).reshape(3, 2)
+    message = pb.FeatureSource(inline=pb.InlineFeatures(layers=[pb.InlineLayer(features=to_tensor(array))]))
+    sample = converters.source_of(message, "x")
+    np.testing.assert_array_equal(sample.layers["features"], array)
+    assert (sample.name, sample.groups, sample.case_ids) == ("x", (), ())
+
+
+def _job(rows=50, **fields):
+    rng = np.random.default_rng(0)
+    x, y = (Sample(name, {"a": rng.normal(size=(rows, 2))}) for name in ("x", "y"))
+    return Job([x, y], Options("paired", fixed_sigma=1.0), Sets(None), **fields)
+
+
+def _run(job, engine=None, **fields):
+    engine = engine or Engine()
+    return comparison_job.run(comparison_job.plan(job, engine, short_s=0.0), engine, **fields)
+
+
+def test_a_job_stops_when_its_caller_is_gone_or_late():
+    with pytest.raises(Cancelled):
+        _run(_job(is_cancelled=lambda: True))
+    with pytest.raises(DeadlineExceeded):
+        _run(_job(deadline=time.monotonic() - 1.0))
+
+
+def test_a_job_stops_at_the_next_tile(monkeypatch):
+    monkeypatch.setattr(ordered_pool, "_MOST_THREADS", 1)
+    monkeypatch.setattr(comparison_job, "_read", lambda planned, _: planned.job.given)
+    tiles = 0
+
+    def count():
+        nonlocal tiles
+        tiles += 1
+        return 0
+
+    engine = Engine(tile_shape=(5, 5))
+    _run(_job(), engine, let_short_run=count)
+    assert tiles == 1 + 2 + 55, "a block of the mean, one of each sample; ten by ten tiles, the upper half"
+    tiles = 0
+    with pytest.raises(Cancelled):
+        _run(_job(is_cancelled=lambda: tiles == 3), engine, let_short_run=count)
+    assert tiles == 3
+
+
+def test_a_job_says_what_it_cost():
+    outcome = _run(_job(deadline=time.monotonic() + 60.0))
+    assert list(outcome.stages.seconds()) == ["read", "compare"]
+    assert (outcome.device, outcome.peak_device_memory_bytes) == ("cpu", 0)
+
+
+def test_a_job_that_runs_out_of_memory_is_refused(monkeypatch):
+    def fails(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(comparison_job, "compare", fails)
+    with pytest.raises(Exhausted, match="did not fit"):
+        _run(_job())
+
+
+def _extents(rows, channels, samples=2):
+    return [Extent(rows, {"a": channels}, rows) for _ in range(samples)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "channels", "options", "short"),
+    [
+        (256, 768, {"relabellings": 1000}, True),
+        (1000, 768, {"relabellings": 1000}, True),
+        (1000, 768, {"relabellings": 100_000}, False),
+        (1000, 768, {"relabellings": 1000, "aggregated": True}, False),
+        (10_000, 768, {}, False),
+        (10_000, 64, {"estimator": "linear"}, True),
+    ],
+)
+def test_what_computes_little_is_short(rows, channels, options, short):
+    asked = Options("independent", fixed_sigma=1.0, **options)
+    assert cost_model.is_short(_extents(rows, channels), asked, Engine(), 0.25) == short
+    assert not cost_model.is_short(_extents(rows, channels), asked, Engine(), 0.0)
+
+
+def test_a_bandwidth_from_a_large_reference_is_not_short():
+    small, reference = Extent(64, {"a": 768}, 64), Extent(4096, {"a": 768}, 4096)
+    fixed = Options("paired", fixed_sigma=1.0)
+    assert cost_model.is_short([small, small, reference], fixed, Engine(), 0.1)
+    assert not cost_model.is_short([small, small, reference], replace(fixed, fixed_sigma=None), Engine(), 0.1)
+
+
+def test_what_needs_much_of_the_memory_is_not_short():
+    options, engine = Options("paired", fixed_sigma=1.0), Engine(memory_bytes=2**31)
+    assert cost_model.is_short(_extents(100, 8), options, engine, 1.0)
+    needed = memory_budget.bytes_needed(_extents(100, 8), options, engine)
+    assert not cost_model.is_short(_extents(100, 8), options, replace(engine, memory_bytes=3 * needed), 1.0)
+
+
+def test_too_many_rows_are_not_projected(monkeypatch, rng):
+    monkeypatch.setattr(memory_budget, "MAX_PROJECTED_ROWS", 9)
+    sample = Sample("x", {"a": rng.normal(size=(10, 2))})
+    with pytest.raises(BadOption, match="9 rows"):
+        memory_budget.check_projection([sample, sample], Options("paired", projection=True))
+
+
+def test_settings_choose_the_engine():
+    engine = engine_of(MmdOptions(device="cpu", memory_mib=32, precision="exact", backend="torch"))
+    assert (engine.device, engine.precision, engine.backend) == (torch.device("cpu"), "exact", "torch")
+    assert engine.memory_bytes == 32 * 2**20
+    with pytest.raises(BadOption, match="VFMALIGN_MMD__DEVICE"):
+        engine_of(MmdOptions(device="cuda:77"))
+    with pytest.raises(ValidationError):
+        MmdOptions(device="tpu")
+
+
+def test_a_measure_of_too_many_rows_is_refused_before_anything_is_read():
+    given = [Extent(MAX_ROWS + 1, {"a": 4}, 9), Extent(9, {"a": 4}, 9)]
+    options = Options("independent", fixed_sigma=1.0, measures=("energy",))
+    with pytest.raises(BadOption, match=f"at most {MAX_ROWS} rows of a sample, got {MAX_ROWS + 1} in `x`"):
+        memory_budget.check_measures(given, options, streamed=False)
+    with pytest.raises(BadOption, match="`energy` is not taken of features that do not fit into memory"):
+        memory_budget.check_measures(given[1:] * 2, options, streamed=True)
+    memory_budget.check_measures(given, replace(options, measures=()), streamed=True)
+    axes = [given[1], given[1], Extent(5000, {"wide": 5000, "a": 4}, 9)]
+    memory_budget.check_measures(axes, replace(options, measures=("frechet",), layers=("a",)), streamed=False)
+    with pytest.raises(BadOption, match="at most 2048 rows or channels, got 5000 rows of 5000 channels in `reference`"):
+        memory_budget.check_measures(axes, replace(options, measures=("frechet",)), streamed=False)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_measure_counts_in_time_and_memory(measure):
+    given = [Extent(4000, {"a": 768}, 4000)] * 2
+    plain = Options("paired", fixed_sigma=1.0, estimator="linear")
+    asked = replace(plain, measures=(measure,))
+    assert cost_model.seconds(given, asked, Engine()) > 2 * cost_model.seconds(given, plain, Engine())
+    assert (
+        memory_budget.bytes_needed(given, asked, Engine()) > memory_budget.bytes_needed(given, plain, Engine()) + 2**24
+    )

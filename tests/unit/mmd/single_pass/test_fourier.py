@@ -1,0 +1,307 @@
+"""Random Fourier features against slow float64 formulas, and how often their error bounds hold."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled
+from vfmalign.mmd.engine.row_streams import ArrayRows, GaussianRows
+from vfmalign.mmd.single_pass import spectra
+from vfmalign.mmd.single_pass.fourier import fourier
+
+SIGMA = 1.7
+KERNELS = {
+    "gaussian": lambda d2: np.exp(-d2 / (2 * SIGMA**2)),
+    "gaussian_mixture": lambda d2: np.mean(
+        [np.exp(-d2 / (2 * (SIGMA * s) ** 2)) for s in (0.25, 0.5, 1, 2, 4)], axis=0
+    ),
+    "laplacian": lambda d2: np.exp(-np.sqrt(d2) / SIGMA),
+    "rational_quadratic": lambda d2: 1 / (1 + d2 / (2 * SIGMA**2)),
+    "inverse_multiquadric": lambda d2: 1 / np.sqrt(1 + d2 / SIGMA**2),
+}
+
+
+def gram(kernel, a, b):
+    return KERNELS[kernel](((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=2))
+
+
+def exact(kernel, x, y, *, paired, biased):
+    """JMLR 2012, eqs. (3), (4) and (5), as they are written."""
+    xx, yy, xy = gram(kernel, x, x), gram(kernel, y, y), gram(kernel, x, y)
+    n, m = len(x), len(y)
+    if biased:
+        return xx.mean() + yy.mean() - 2 * xy.mean()
+    if paired:
+        h = xx + yy - xy - xy.T
+        return (h.sum() - np.trace(h)) / (n * (n - 1))
+    within = (xx.sum() - n) / (n * (n - 1)) + (yy.sum() - m) / (m * (m - 1))
+    return within - 2 * xy.mean()
+
+
+def features(x, omega):
+    return np.exp(1j * x @ omega.T)
+
+
+def plain(x, y, omega, *, paired, biased):
+    """The estimate with the kernel Re mean_r φ_r(a)·conj φ_r(b), as a double sum."""
+    fx, fy = features(x, omega), features(y, omega)
+    xx, yy, xy = ((a @ b.conj().T).real / len(omega) for a, b in ((fx, fx), (fy, fy), (fx, fy)))
+    n, m = len(x), len(y)
+    if biased:
+        return xx.mean() + yy.mean() - 2 * xy.mean()
+    if paired:
+        h = xx + yy - xy - xy.T
+        return (h.sum() - np.trace(h)) / (n * (n - 1))
+    return (xx.sum() - n) / (n * (n - 1)) + (yy.sum() - m) / (m * (m - 1)) - 2 * xy.mean()
+
+
+@pytest.fixture
+def samples(rng):
+    def draw(n, m, d=3, shift=0.5, scale=1.0):
+        return rng.normal(size=(n, d)), shift + scale * rng.normal(size=(m, d))
+
+    return draw
+
+
+def run(x, y, **options):
+    options.setdefault("sigma", SIGMA)
+    return fourier(ArrayRows(x, "x"), ArrayRows(y, "y"), **options)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_frequencies_have_the_kernel_as_their_characteristic_function(kernel):
+    spectrum = spectra.draw(kernel, SIGMA, 3, 40_000, seed=3)
+    for length in (0.1, 1.0, 3.0):
+        difference = length * np.array([0.6, 0.0, -0.8])
+        waves = np.cos(spectrum.omega_RC @ difference)
+        wanted = float(KERNELS[kernel](length**2))
+        assert abs(waves.mean() - wanted) < 4 * waves.std() / math.sqrt(spectrum.count) + 1e-12
+        assert spectrum.drop(difference) == pytest.approx(1.0 - wanted, abs=1e-14)
+    assert spectra.draw("gaussian", SIGMA, 3, 40, 0).drop(np.full(3, 1e-9)) == pytest.approx(1.5e-18 / SIGMA**2)
+
+
+def test_a_mixture_has_as_many_frequencies_of_each_width():
+    spectrum = spectra.draw("gaussian_mixture", 1.0, 2000, 101, seed=0)
+    assert spectrum.count == 105
+    lengths = np.linalg.norm(spectrum.omega_RC, axis=1) / math.sqrt(2000)
+    assert np.unique(np.round(np.log2(lengths)), return_counts=True)[1].tolist() == [21] * 5
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+def test_sums_relabellings_and_left_out_buckets_are_the_formulas(samples, monkeypatch, paired, biased):
+    monkeypatch.setattr("vfmalign.mmd.single_pass.fourier._BLOCK", (1, 8))  # the smallest blocks there are: 64 rows
+    x, y = samples(150, 150 if paired else 131)
+    groups_x, groups_y = [f"{i // 4:03d}" for i in range(len(x))], [f"{i % 40:03d}" for i in range(len(y))]
+    options = {"paired": paired, "biased": biased}
+    found = run(
+        x,
+        y,
+        **options,
+        seed=5,
+        frequencies=64,
+        precision="float64",
+        relabellings=7,
+        groups_x=groups_x,
+        groups_y=groups_y,
+    )
+    omega = spectra.draw("gaussian", SIGMA, 3, 64, 5).omega_RC
+    assert found.plain == pytest.approx(plain(x, y, omega, **options), abs=1e-14)
+
+    _, group_x = np.unique(groups_x, return_inverse=True)
+    _, group_y = np.unique(groups_y, return_inverse=True)
+    weights_GB = found.relabellings.weights_GB
+    assert found.buckets == len(weights_GB) == (38 if paired else 78)
+    for b in range(7):
+        if paired:
+            swapped = (weights_GB[group_x, b] < 0)[:, None]
+            pair = np.where(swapped, y, x), np.where(swapped, x, y)
+        else:
+            pooled, group = np.concatenate([x, y]), np.concatenate([group_x, group_y + 38])
+            is_x = weights_GB[group, b] == 1
+            pair = pooled[is_x], pooled[~is_x]
+        assert found.relabelled_B[b] == pytest.approx(plain(*pair, omega, **options), abs=1e-14)
+
+    assert [len(part) for part in found.left_out] == ([38] if paired else [38, 40])
+    for g in (0, 17, 37):
+        without_x, without_y = x[group_x != g], y[group_y != g]
+        pairs = ((without_x, y[group_x != g]),) if paired else ((without_x, y), (x, without_y))
+        wanted = [plain(*pair, omega, **options) for pair in pairs]
+        assert [part[g] for part in found.left_out] == pytest.approx(wanted, abs=1e-13)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("change", [{"shift": 0.5}, {"shift": 0.0, "scale": 1.5}])
+def test_the_error_bound_holds_as_often_as_it_says(samples, kernel, change):
+    x, y = samples(40, 40, **change)
+    wanted = exact(kernel, x, y, paired=False, biased=False)
+    runs = [run(x, y, paired=False, kernel=kernel, frequencies=256, seed=seed) for seed in range(60)]
+    errors = np.array([abs(one.mmd2.value - wanted) for one in runs])
+    held = int((errors <= [one.approximation_error for one in runs]).sum())
+    assert held >= binom.ppf(1e-3, 60, 0.985)  # Student's t is approximate: terms are skewed
+    assert all(errors <= [one.guaranteed_error for one in runs])
+    assert np.median(errors) > 0.05 * np.median([one.approximation_error for one in runs])  # and it is not idle
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+def test_every_form_is_within_its_bound(samples, paired, biased):
+    x, y = samples(60, 60 if paired else 45)
+    if paired:
+        y = x + 0.3 * y
+    found = run(x, y, paired=paired, biased=biased, frequencies=4096)
+    wanted = exact("gaussian", x, y, paired=paired, biased=biased)
+    assert abs(found.mmd2.value - wanted) <= found.approximation_error < 0.1 * wanted
+
+
+def test_the_control_variate_takes_most_of_the_error_of_a_shift():
+    x, y = GaussianRows(20_000, 64, seed=1), GaussianRows(20_000, 64, seed=1, mean=0.05)
+    found = fourier(x, y, paired=True, sigma=math.sqrt(128.0), biased=True)
+    exact_value = 2 * (128 / 130) ** 32 * -math.expm1(-64 * 0.05**2 / (2 * 130))
+    uncontrolled = 2.58 * found.plain * math.sqrt(2 / 1024)  # terms are about χ² with one degree
+    assert found.approximation_error < 0.2 * uncontrolled
+    sampling = 4 * (found.mmd2.interval.upper - found.mmd2.value)
+    assert abs(found.mmd2.value - exact_value) < found.approximation_error + sampling
+
+
+def test_the_population_value_of_gaussians_is_recovered():
+    """MMD² of N(0, 1) and N(μ, s²) in closed form, from independent streams, with an interval that holds it."""
+    d, mean, sd, sigma = 8, 0.2, 1.3, 3.0
+
+    def expected(variance, distance2):
+        return (sigma**2 / (sigma**2 + variance)) ** (d / 2) * math.exp(-distance2 / (2 * (sigma**2 + variance)))
+
+    wanted = expected(2, 0) + expected(2 * sd**2, 0) - 2 * expected(1 + sd**2, d * mean**2)
+    for seed in range(5):
+        x, y = GaussianRows(8000, d, seed=100 + seed), GaussianRows(6000, d, seed=200 + seed, mean=mean, sd=sd)
+        found = fourier(x, y, paired=False, sigma=sigma, frequencies=512, seed=seed, level=0.999)
+        assert found.mmd2.interval.lower < wanted < found.mmd2.interval.upper
+        assert found.mmd2.interval.upper - found.mmd2.value < 0.25 * wanted
+
+
+def test_intervals_cover_and_tests_keep_their_level(rng):
+    """Over both rows and frequencies: coverage of 95 % intervals, and the size at 5 %, in 300 runs."""
+    covered, rejected = 0, 0
+    population = 2 * (4 / 6) ** 1 * -math.expm1(-2 * 0.25 / (2 * 6))
+    for seed in range(300):
+        x, y = rng.normal(size=(60, 2)), rng.normal(size=(60, 2))
+        shifted = run(x, y + 0.5, paired=False, sigma=2.0, frequencies=64, seed=seed)
+        covered += shifted.mmd2.interval.lower <= population <= shifted.mmd2.interval.upper
+        null = run(x, y, paired=seed % 2 == 0, sigma=2.0, frequencies=64, seed=seed, relabellings=99)
+        rejected += null.p_value.value <= 0.05
+    assert binom.ppf(5e-4, 300, 0.93) <= covered
+    assert binom.ppf(5e-4, 300, 0.05) <= rejected <= binom.ppf(1 - 5e-4, 300, 0.05)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_shift_is_detected_and_identical_samples_are_not(samples, paired):
+    x, y = samples(80, 80)
+    assert run(x, y, paired=paired, relabellings=199).p_value.value == 1 / 200
+    same = run(x, x, paired=paired, relabellings=199)
+    assert same.p_value.value > 0.5
+    if paired:
+        assert (same.mmd2.value, same.p_value.value, same.approximation_error) == (0.0, 1.0, 0.0)
+
+
+def test_rows_beyond_the_buckets_are_relabelled_in_buckets(rng):
+    x, y = rng.normal(size=(5000, 2)), rng.normal(size=(3000, 2))
+    found = run(x, y + 0.2, paired=False, relabellings=199, frequencies=128)
+    assert found.buckets <= 1024
+    assert abs(found.relabellings.weights_GB.sum(axis=0)[0] / found.buckets - 5 / 8) < 0.01
+    assert found.p_value.value == 1 / 200
+    found = run(x[:3000], y, paired=True, relabellings=99, frequencies=128)
+    assert found.buckets == 1024
+    assert found.p_value.value > 0.05
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_nearly_equal_samples_far_from_the_origin(rng, paired):
+    """y = x + 1e-3 noise at a common offset of 10,000: float32 phases of centred rows keep the digits."""
+    x = rng.normal(size=(500, 16)) + 1e4
+    y = x + 1e-3 * rng.normal(size=x.shape)
+    options = {"paired": paired, "biased": True, "sigma": 5.0}
+    low, high = (run(x, y, **options, precision=precision).mmd2.value for precision in ("float32", "float64"))
+    assert high == pytest.approx(exact_at(x, y, 5.0), rel=0.1)
+    assert low == pytest.approx(high, rel=1e-2)
+
+
+def exact_at(x, y, sigma):
+    h = [np.exp(-((a[:, None] - b[None]) ** 2).sum(axis=2) / (2 * sigma**2)) for a, b in ((x, x), (y, y), (x, y))]
+    return (h[0] + h[1] - h[2] - h[2].T).mean()
+
+
+def test_float32_differs_from_float64_by_rounding_alone(samples):
+    x, y = samples(300, 300, d=32)
+    low, high = (run(x, y, paired=False, precision=precision) for precision in ("float32", "float64"))
+    assert low.precision, high.precision == ("float32", "float64")
+    assert low.mmd2.value == pytest.approx(high.mmd2.value, rel=1e-6)
+    assert run(x, y, paired=False, kernel="laplacian", precision="float32").precision == "float64"
+
+
+def test_few_groups_leave_test_and_interval_out_with_the_reason(samples):
+    x, y = samples(30, 30)
+    labels = [str(i % 5) for i in range(30)]
+    found = run(x, y, paired=True, groups_x=labels, relabellings=99)
+    assert found.p_value.value is None
+    assert "5 buckets" in found.p_value.absent_reason
+    assert found.mmd2.interval is None
+    assert "too few" in found.mmd2.absent_reason
+    found = run(x, y, paired=False, groups_x=["a"] * 30, relabellings=99)
+    assert "one bucket cannot be permuted" in found.p_value.absent_reason
+    assert run(x, y, paired=False).p_value.absent_reason == "no test was asked for"
+
+
+def test_what_cannot_be_computed_is_refused_by_name(samples):
+    x, y = samples(20, 20)
+    for kernel in ("polynomial", "linear", "unknown"):
+        with pytest.raises(BadOption, match=f"`{kernel}` is no kernel of a distance") as caught:
+            run(x, y, paired=False, kernel=kernel)
+        assert caught.value.field == "kernel"
+    for options, message in (
+        ({"frequencies": 31}, "frequencies"),
+        ({"frequencies": 2**20 + 1}, "frequencies"),
+        ({"sigma": 0.0}, "σ above 0"),
+        ({"sigma": math.nan}, "σ above 0"),
+        ({"seed": -1}, "seed"),
+        ({"level": 1.0}, "level"),
+    ):
+        with pytest.raises(BadOption, match=message):
+            run(x, y, paired=False, **options)
+    with pytest.raises(BadTensor, match="equal row counts"):
+        run(x, y[:10], paired=True)
+    with pytest.raises(BadTensor, match="channels"):
+        run(x, y[:, :2], paired=False)
+    with pytest.raises(BadTensor, match="at least 2 rows"):
+        run(x[:1], y, paired=False)
+    with pytest.raises(BadTensor, match=r"^y\.groups: names 3 groups for 20 rows"):
+        run(x, y, paired=False, groups_y=["a", "b", "c"])
+    y[3, 1] = math.inf
+    with pytest.raises(BadTensor, match=r"^y: row 3 "):
+        run(x, y, paired=True)
+
+
+def test_it_stops_between_blocks_when_told_to(samples, monkeypatch):
+    monkeypatch.setattr("vfmalign.mmd.single_pass.fourier._BLOCK", (1, 8))
+    calls = []
+
+    def stop():
+        calls.append(1)
+        if len(calls) == 3:
+            raise Cancelled("enough")
+
+    x, y = samples(640, 640)
+    with pytest.raises(Cancelled):
+        run(x, y, paired=False, between_blocks=stop)
+    assert len(calls) == 3
+
+
+def test_little_memory_means_smaller_blocks_and_fewer_buckets(rng):
+    x, y = (ArrayRows(rng.normal(size=(3000, 4))) for _ in range(2))
+    options = {"paired": False, "sigma": 2.0, "frequencies": 500, "relabellings": 19}
+    found, wanted = fourier(x, y, **options, memory_bytes=2**20), fourier(x, y, **options)
+    assert found.buckets == 32
+    assert wanted.buckets == 1000
+    assert found.mmd2.value == pytest.approx(wanted.mmd2.value, abs=1e-6)
+    assert found.mmd2.interval is not None

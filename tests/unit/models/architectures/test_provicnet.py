@@ -1,0 +1,125 @@
+"""ProViCNet against upstream's outputs, against the papers' formulas, and how volumes become slices."""
+
+import pytest
+import torch
+
+from vfmalign.models.architectures.provicnet import FusionEncoder, SliceEncoder, adjacent_slices
+from vfmalign.models.architectures.provicnet_heads import FusionHead, ProViCNet
+from vfmalign.models.architectures.transformer import Size
+from vfmalign.models.registry import ARCHITECTURES
+
+
+def tokens_of(map_SCHW: torch.Tensor) -> torch.Tensor:
+    return map_SCHW.flatten(2).transpose(1, 2)
+
+
+@pytest.fixture
+def own(golden_of):
+    state, golden = golden_of("provicnet_small.safetensors")
+    network = ProViCNet(Size(12, 2, 3), widths=(6, 5), contrast=(7, 4, 9)).eval()
+    network.load_state_dict({name: t for name, t in state.items() if not name.startswith("fusion.")})
+    fusion = FusionHead(12, 6).eval()
+    fusion.load_state_dict({n.removeprefix("fusion."): t for n, t in state.items() if n.startswith("fusion.")})
+    return network, fusion, golden
+
+
+def test_reproduces_upstream(golden_of, close):
+    state, golden = golden_of("provicnet_small.safetensors", shared=True)
+    network = ProViCNet(Size(48, 2, 4), contrast=(8, 4, 16)).eval()
+    network.load_state_dict(state)
+    with torch.inference_mode():
+        maps = network.slice_maps(golden["input_NCHW"], golden["position_N2"])
+        close(network.segment(golden["input_NCHW"], golden["position_N2"]), golden["logits_NCHW"])
+    close(tokens_of(maps["patch_tokens"]), golden["patch_tokens_NLC"])
+    close(maps["class_token"][:, :, 0, 0], golden["cls_NC"])
+
+
+def test_reproduces_the_papers_formulas(own, close):
+    network, fusion, golden = own
+    with torch.inference_mode():
+        maps = network.slice_maps(golden["images_SCHW"], golden["position_S2"])
+        close(network.segment(golden["images_SCHW"], golden["position_S2"]), golden["logits_SCHW"])
+        class_SC, patches_SCHW = maps["class_token"][:, :, 0, 0], maps["patch_tokens"]
+        close(network.contrast(class_SC), golden["contrast_SC"])
+        close(fusion(patches_SCHW, 0.5 * patches_SCHW, -patches_SCHW), golden["fused_SCHW"])
+    for i in range(2):
+        close(tokens_of(maps[f"blocks.{i}"]), golden[f"block{i}_SLC"])
+    close(class_SC, golden["class_SC"])
+    close(tokens_of(patches_SCHW), golden["patch_tokens_SLC"])
+
+
+def test_golden_weights_matter(own):
+    network, _, golden = own
+
+    def outputs():
+        with torch.inference_mode():
+            maps = network.slice_maps(golden["images_SCHW"], golden["position_S2"])
+            contrast = network.contrast(maps["class_token"][:, :, 0, 0])
+            return torch.cat((contrast.flatten(), network.head(maps["patch_tokens"]).flatten()))
+
+    before = outputs()
+    for name, parameter in network.named_parameters():
+        if name == "backbone.mask_token":  # serves DINOv2's pretraining alone
+            continue
+        kept = parameter.data.clone()
+        parameter.data += 0.1 * torch.randn(kept.shape, generator=torch.Generator().manual_seed(0))
+        assert (outputs() - before).abs().max() > 1e-3, name
+        parameter.data = kept
+
+
+def test_slices_stand_between_their_neighbours():
+    volume_NDHW = torch.arange(5.0)[None, :, None, None].expand(1, 5, 2, 2)
+    windows = adjacent_slices(volume_NDHW)[:, :, 0, 0].tolist()
+    assert windows == [[0, 1, 2], [0, 1, 2], [1, 2, 3], [2, 3, 4], [2, 3, 4]]
+    assert adjacent_slices(volume_NDHW[:, :1])[:, :, 0, 0].tolist() == [[0, 0, 0]]
+    two = torch.stack((volume_NDHW[0], volume_NDHW[0] + 10))
+    assert adjacent_slices(two)[5:, :, 0, 0].tolist() == [[v + 10 for v in window] for window in windows]
+
+
+def test_a_volume_is_its_slices_with_their_places(close):
+    """More slices than go through at once, against each slice alone."""
+    torch.manual_seed(0)
+    encoder = SliceEncoder(Size(12, 2, 3), patch=4).eval()
+    input_NCDHW = torch.randn(2, 1, 11, 8, 8)
+    with torch.inference_mode():
+        maps = encoder.feature_maps(input_NCDHW)
+        for n, d in ((0, 0), (1, 9), (1, 10)):
+            window = adjacent_slices(input_NCDHW[n : n + 1, 0])[d : d + 1]
+            alone = encoder.slice_maps(window, torch.tensor([[float(d), 11.0]]))
+            for layer, map_SCHW in alone.items():
+                close(maps[layer][n, :, d], map_SCHW[0])
+    close(maps["pooled"], maps["class_token"].mean((2, 3, 4)))
+
+
+def test_the_place_of_a_slice_matters():
+    encoder = SliceEncoder(Size(12, 1, 3), patch=4).eval()
+    image = torch.randn(1, 3, 8, 8)
+    with torch.inference_mode():
+        maps = [
+            encoder.slice_maps(image, torch.tensor([p]))["class_token"] for p in ([3.0, 9.0], [4.0, 9.0], [3.0, 8.0])
+        ]
+    assert not torch.equal(maps[0], maps[1])
+    assert not torch.equal(maps[0], maps[2])
+
+
+def test_fusion_puts_the_sequences_side_by_side():
+    encoder = FusionEncoder(("t2w", "dwi"), Size(12, 1, 3), patch=4).eval()
+    input_NCDHW = torch.randn(1, 2, 3, 8, 8)
+    with torch.inference_mode():
+        both = encoder.feature_maps(input_NCDHW)
+        second = encoder.streams["dwi"].feature_maps(input_NCDHW[:, 1:])
+    for layer, map_NCDHW in second.items():
+        assert torch.equal(both[layer][:, 12:], map_NCDHW)
+    assert encoder.layer_channels() == dict.fromkeys(second, 24)
+
+
+def test_published_size():
+    with torch.device("meta"):
+        network = ProViCNet(Size(384, 12, 6))
+    shapes = {name: tuple(t.shape) for name, t in network.state_dict().items()}
+    assert shapes["backbone.pos_embed"] == (1, 1370, 384)
+    assert shapes["head.segmentation_conv.9.weight"] == (4, 64, 3, 3)
+    assert shapes["CL_Head.mlp.0.weight"] == (2048, 384)
+    assert shapes["CL_Head.last_layer.weight_v"] == (65536, 256)
+    encoder = ARCHITECTURES["provicnet_t2w"].build_empty().state_dict()
+    assert {name: tuple(t.shape) for name, t in encoder.items()}.items() <= shapes.items()
