@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast test-cluster bench bench-peers bench-gpu demo study up down check k8s-check locks images test-containers compose-up compose-down clean
+.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast test-cluster bench bench-peers bench-gpu demo experiment up down check k8s-check locks images test-containers compose-up compose-down clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -76,10 +76,10 @@ bench-gpu: setup  ## the MMD engine on a CUDA device, with both of its backends
 demo: setup  ## the whole system and one alignment check on phantoms: a rehearsal, not evidence (DEMO='--seed 3')
 	$(BIN)/vfmalign demo $(DEMO)
 
-# SIZE=evidence takes four models, three seeds and 120 test cases: a night and more on two cores (docs/studies.md).
+# SIZE=evidence takes four models, three seeds and 120 test cases: a night and more on two cores (docs/experiments.md).
 SIZE ?= small
-study: setup  ## models × tasks on phantoms, resumable: a rehearsal, not evidence (SIZE=small or evidence)
-	$(BIN)/vfmalign rehearse --size $(SIZE) $(STUDY)
+experiment: setup  ## models × tasks on phantoms, resumable: a rehearsal, not evidence (SIZE=small or evidence)
+	$(BIN)/vfmalign rehearse --size $(SIZE) $(EXPERIMENT)
 
 up: setup  ## start the S3 server and the services in the background (state and logs in .vfmalign/)
 	$(BIN)/vfmalign up --detach

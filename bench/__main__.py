@@ -11,7 +11,7 @@ import time
 from bench import cases, environments, gpu, machine, tables
 from bench.measure import Settings
 
-DEFAULT = ("one_mmd", "relabellings", "relabellings_cost", "nearly_equal", "accuracy")
+DEFAULT = ("one_mmd", "permutations", "permutations_cost", "nearly_equal", "accuracy")
 
 
 def main() -> int:

@@ -48,15 +48,15 @@ def large(settings: Settings, *, n: int = 30_000, d: int = 384, wider: int = 768
     return section
 
 
-def relabellings(settings: Settings, *, n: int = 2_000, d: int = 768, count: int = 200, more: int = 1_000) -> Section:
-    """A p-value by relabellings."""
+def permutations(settings: Settings, *, n: int = 2_000, d: int = 768, count: int = 200, more: int = 1_000) -> Section:
+    """A p-value by permutations."""
     sigma = math.sqrt(d)
     samples = inputs.shifted(n, d, 0.05)
     true = truth.values(samples, sigma, direct=False)
     wanted = [methods.ours_tested("high", sigma, count), methods.ours_tested("high", sigma, more)]
     results = compare(wanted + methods.taken(methods.tests(sigma, count), settings), samples, settings)
     first = results[0]
-    section = Section("relabellings", f"A p-value, {count} relabellings unless said, n = m = {n:,}, d = {d}, float32")
+    section = Section("permutations", f"A p-value, {count} permutations unless said, n = m = {n:,}, d = {d}, float32")
     section.tables.append(
         Table(
             "",
@@ -91,14 +91,14 @@ def relabellings(settings: Settings, *, n: int = 2_000, d: int = 768, count: int
     return section
 
 
-def relabellings_cost(settings: Settings, *, n: int = 10_000, d: int = 768, count: int = 1_000) -> Section:
-    """What many relabellings cost beside the single MMD²."""
+def permutations_cost(settings: Settings, *, n: int = 10_000, d: int = 768, count: int = 1_000) -> Section:
+    """What many permutations cost beside the single MMD²."""
     sigma = math.sqrt(d)
     wanted = [methods.ours("high", sigma), methods.ours_tested("high", sigma, count)]
     peers = [one for one in methods.tests(sigma, count) if one.name == "torch_matrix"]
     results = compare(wanted + methods.taken(peers, settings), inputs.shifted(n, d, 0.05), settings)
     single, *_ = results
-    section = Section("relabellings_cost", f"{count:,} relabellings beside one MMD², n = m = {n:,}, d = {d}, float32")
+    section = Section("permutations_cost", f"{count:,} permutations beside one MMD², n = m = {n:,}, d = {d}, float32")
     section.tables.append(
         Table(
             "",
@@ -116,7 +116,7 @@ def relabellings_cost(settings: Settings, *, n: int = 10_000, d: int = 768, coun
         )
     )
     section.records += [record(section.name, one) for one in results]
-    section.sentences.append(f"{count:,} relabellings take {tables.times(ratio(results[1], single))} the single MMD².")
+    section.sentences.append(f"{count:,} permutations take {tables.times(ratio(results[1], single))} the single MMD².")
     section.sentences.append(tables.disturbance(results))
     return section
 
@@ -198,8 +198,8 @@ def accuracy(settings: Settings, *, grid: Sequence[tuple[int, int, float]] = ACC
 CASES: dict[str, Case] = {
     "one_mmd": one_mmd,
     "large": large,
-    "relabellings": relabellings,
-    "relabellings_cost": relabellings_cost,
+    "permutations": permutations,
+    "permutations_cost": permutations_cost,
     "nearly_equal": nearly_equal,
     "accuracy": accuracy,
 }
@@ -219,7 +219,7 @@ def available() -> dict[str, Case]:
 def _ours_nearly(precision: str, sigma: float, statistic: str) -> Method:
     """Ours with what it says of its accuracy."""
     pairing = "independent" if statistic == "unbiased_independent" else "paired"
-    options = {"pairing": pairing, "sigma": sigma, "precision": precision, "estimator": statistic, "relabellings": 0}
+    options = {"pairing": pairing, "sigma": sigma, "precision": precision, "estimator": statistic, "permutations": 0}
     return Method(f"vfmalign {precision}", OURS, "ours", "tested", arguments=options, statistic=statistic)
 
 
@@ -227,5 +227,5 @@ def _own_words(result: Result) -> str:
     """Precision and error bound, where the method gives them."""
     if "error_bound" not in result.last:
         return result.method.note
-    lost = "; digits lost" if result.last["digits_lost"] else ""
+    lost = "; digits lost" if result.last["below_error_bound"] else ""
     return f"{result.last['precision']}, bound {result.last['error_bound']:.1e}{lost}"

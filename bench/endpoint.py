@@ -43,7 +43,7 @@ from vfmalign.mmd import mmd_test
 from vfmalign.v1 import common_pb2, mmd_pb2, mmd_pb2_grpc
 
 SIGMA = 39.2
-RELABELLINGS = 1000
+PERMUTATIONS = 1000
 LATENCY_CALLS = 15
 CLIENTS = 32
 CLIENT_CALLS = 8
@@ -84,13 +84,13 @@ async def _alone(section: Section, server: Server, store: ObjectStore) -> None:
     rows = []
     async with _stub(server) as stub:
         x, y = _pair(1000, 768)
-        request = _request(_inline(x), _inline(y), RELABELLINGS)
+        request = _request(_inline(x), _inline(y), PERMUTATIONS)
         rows.append(
             await _beside(
                 section,
-                "n = m = 1,000, d = 768 inline, 1,000 relabellings",
+                "n = m = 1,000, d = 768 inline, 1,000 permutations",
                 lambda: stub.Compute(request),
-                lambda: mmd_test(x, y, pairing="independent", sigma=SIGMA, relabellings=RELABELLINGS),
+                lambda: mmd_test(x, y, pairing="independent", sigma=SIGMA, permutations=PERMUTATIONS),
                 LATENCY_CALLS,
             )
         )
@@ -104,7 +104,7 @@ async def _alone(section: Section, server: Server, store: ObjectStore) -> None:
                 load(store.get(store.key(one.uploaded.object.uri), sha256=one.uploaded.object.sha256)) for one in sent
             ]
             return mmd_test(
-                read[0]["features"], read[1]["features"], pairing="independent", sigma=SIGMA, relabellings=0
+                read[0]["features"], read[1]["features"], pairing="independent", sigma=SIGMA, permutations=0
             )
 
         rows.append(
@@ -158,8 +158,8 @@ async def _many_clients(section: Section, server: Server) -> None:
     """32 clients at once; the server computes with one thread, so that its work thread's clock is the engine's."""
     x, y = _pair(256, 768)
     rows = []
-    for relabellings in (RELABELLINGS, 0):
-        request = _request(_inline(x), _inline(y), relabellings)
+    for permutations in (PERMUTATIONS, 0):
+        request = _request(_inline(x), _inline(y), permutations)
 
         async def client(count: int, request: mmd_pb2.ComputeRequest = request) -> None:
             async with _stub(server) as stub:
@@ -170,11 +170,11 @@ async def _many_clients(section: Section, server: Server) -> None:
         rounds = [await _round(server, client) for _ in range(ROUNDS)]
         calls = CLIENTS * CLIENT_CALLS
         section.records.append(
-            {"case": "endpoint", "clients": CLIENTS, "calls": calls, "relabellings": relabellings, "rounds": rounds}
+            {"case": "endpoint", "clients": CLIENTS, "calls": calls, "permutations": permutations, "rounds": rounds}
         )
         rows.append(
             (
-                f"{relabellings:,}",
+                f"{permutations:,}",
                 f"{calls / statistics.median(one['seconds'] for one in rounds):.0f}",
                 f"{1e3 * statistics.median(one['process'] for one in rounds) / calls:.2f}",
                 f"{1e3 * statistics.median(one['engine'] for one in rounds) / calls:.2f}",
@@ -182,7 +182,7 @@ async def _many_clients(section: Section, server: Server) -> None:
             )
         )
     columns = (
-        "relabellings",
+        "permutations",
         "calls per s",
         "server CPU, ms per call",
         "of it in the engine, ms",
@@ -202,9 +202,9 @@ async def _round(server: Server, client: Callable[[int], Awaitable[None]]) -> di
 async def _beside_a_large_one(section: Section, server: Server, store: ObjectStore) -> None:
     """Small requests from the moment a large one is sent, which is cancelled afterwards."""
     x, y = _pair(LARGE_ROWS, 768, seed=2)
-    large = _request(_upload(store, x), _upload(store, y), RELABELLINGS)
+    large = _request(_upload(store, x), _upload(store, y), PERMUTATIONS)
     small_x, small_y = _pair(64, 768)
-    small = _request(_inline(small_x), _inline(small_y), RELABELLINGS)
+    small = _request(_inline(small_x), _inline(small_y), PERMUTATIONS)
     beside = []
     async with _stub(server) as stub, _stub(server) as other:
         alone = [await _timed(stub.Compute(small)) for _ in range(SMALL_CALLS)]
@@ -218,7 +218,7 @@ async def _beside_a_large_one(section: Section, server: Server, store: ObjectSto
         stopped = await _timed(stub.Compute(small))
     section.tables.append(
         Table(
-            f"A small request (n = m = 64, d = 768, 1,000 relabellings) beside a large one (n = m = {LARGE_ROWS:,})",
+            f"A small request (n = m = 64, d = 768, 1,000 permutations) beside a large one (n = m = {LARGE_ROWS:,})",
             ("", "p50, ms (min–max)"),
             [("alone", _milliseconds(alone)), ("while the large one is read and computed", _milliseconds(beside))],
         )
@@ -228,7 +228,7 @@ async def _beside_a_large_one(section: Section, server: Server, store: ObjectSto
     section.sentences.append(
         f"The large request was {'still computing' if unfinished else 'DONE ALREADY: the figure says nothing'} when "
         f"the last of {len(beside)} small ones was answered; its bare distances alone take {least_s:.0f} s in float32, "
-        f"and {RELABELLINGS:,} relabellings more. After it was cancelled the next small one took {1e3 * stopped:.0f} "
+        f"and {PERMUTATIONS:,} permutations more. After it was cancelled the next small one took {1e3 * stopped:.0f} "
         "ms."
     )
     section.records.append(
@@ -266,12 +266,12 @@ def _upload(store: ObjectStore, array: Features) -> mmd_pb2.FeatureSource:
     return mmd_pb2.FeatureSource(uploaded=mmd_pb2.UploadedFeatures(object=stored))
 
 
-def _request(x: mmd_pb2.FeatureSource, y: mmd_pb2.FeatureSource, relabellings: int) -> mmd_pb2.ComputeRequest:
+def _request(x: mmd_pb2.FeatureSource, y: mmd_pb2.FeatureSource, permutations: int) -> mmd_pb2.ComputeRequest:
     request = mmd_pb2.ComputeRequest(
         x=x, y=y, pairing=mmd_pb2.PAIRING_INDEPENDENT, kernel=mmd_pb2.Kernel(fixed_sigma=SIGMA)
     )
-    if relabellings:
-        request.test.relabellings = relabellings
+    if permutations:
+        request.test.permutations = permutations
     return request
 
 

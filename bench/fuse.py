@@ -4,7 +4,7 @@ Written for this comparison from the formulas of Biggs, Schrab, Gretton: MMD-FUS
 Two-Sample Testing Without Data Splitting, NeurIPS 2023. The authors' package is not on PyPI. This keeps every kernel
 matrix and shares no code with the engine.
 
-Legend: N rows of both samples, B relabellings, F kernels.
+Legend: N rows of both samples, B permutations, F kernels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Rate = Literal["paper", "package"]
 BANDWIDTHS = 10
 
 
-def p_values(x: Array, y: Array, relabellings: int, seed: int) -> dict[Rate, float]:
+def p_values(x: Array, y: Array, permutations: int, seed: int) -> dict[Rate, float]:
     """P of FUSE_N with Laplace (L1) and Gaussian kernels at ten bandwidths each, as its package takes them by default.
 
     `paper` weighs by λ = √(n(n − 1)) and N̂_k = Σ_{i≠j} k²/(n(n − 1)) over the pooled rows, n being
@@ -31,7 +31,7 @@ def p_values(x: Array, y: Array, relabellings: int, seed: int) -> dict[Rate, flo
     """
     n, m = len(x), len(y)
     rng = np.random.default_rng(seed)
-    is_x_BN = np.zeros((relabellings + 1, n + m))
+    is_x_BN = np.zeros((permutations + 1, n + m))
     is_x_BN[0, :n] = 1.0
     for row in is_x_BN[1:]:
         row[rng.permutation(n + m)[:n]] = 1.0

@@ -19,10 +19,10 @@ def ours(precision: str, sigma: float, **options: Any) -> Method:
     return Method(f"vfmalign {precision}", OURS, "ours", "value", arguments=arguments, statistic=arguments["estimator"])
 
 
-def ours_tested(precision: str, sigma: float, relabellings: int, **options: Any) -> Method:
+def ours_tested(precision: str, sigma: float, permutations: int, **options: Any) -> Method:
     """The same with its p-value."""
     return Method(
-        f"vfmalign {precision}, {relabellings} relabellings",
+        f"vfmalign {precision}, {permutations} permutations",
         OURS,
         "ours",
         "tested",
@@ -30,7 +30,7 @@ def ours_tested(precision: str, sigma: float, relabellings: int, **options: Any)
             "pairing": "independent",
             "sigma": sigma,
             "precision": precision,
-            "relabellings": relabellings,
+            "permutations": permutations,
             "seed": 0,
             **options,
         },
@@ -81,9 +81,9 @@ def values(sigma: float) -> list[Method]:
     ]
 
 
-def tests(sigma: float, relabellings: int) -> list[Method]:
+def tests(sigma: float, permutations: int) -> list[Method]:
     """Peers for a p-value."""
-    plain = {"relabellings": relabellings, "seed": 0}
+    plain = {"permutations": permutations, "seed": 0}
     at = plain | {"sigma": sigma}
 
     def peer(name: str, environment: str, module: str, package: str, note: str = "", **more: Any) -> Method:
@@ -93,13 +93,13 @@ def tests(sigma: float, relabellings: int) -> list[Method]:
     permuted, saddle = {"arguments": at | {"method": "permutation"}}, {"arguments": at | {"method": "saddlepoint"}}
     fuse, agg = {"arguments": plain | {"kernels": ["gaussian"]}}, {"arguments": plain | {"kernel": "gaussian"}}
     return [
-        Method("torch_matrix", OURS, "plain", "torch_relabelled", arguments=at, note="keeps (n+m)²; K @ W"),
+        Method("torch_matrix", OURS, "plain", "torch_permuted", arguments=at, note="keeps (n+m)²; K @ W"),
         peer("alibi-detect", "torch", "alibi_detect", "alibi-detect"),
         peer("torchdrift", "torch", "torchdrift_mmd", "torchdrift", **other),
         peer("ummd", "arrays", "ummd_mmd", "ummd", **permuted, **biased),
-        peer("ummd saddle point", "arrays", "ummd_mmd", "ummd", "no relabellings", **saddle, **biased),
+        peer("ummd saddle point", "arrays", "ummd_mmd", "ummd", "no permutations", **saddle, **biased),
         peer("goodpoints", "arrays", "goodpoints_ctt", "goodpoints", "of coresets", arguments=at | {"g": 4}, **other),
-        peer("hyppo χ²", "torch", "hyppo_mmd", "hyppo", "no relabellings", arguments=at | {"relabellings": 0}, **other),
+        peer("hyppo χ²", "torch", "hyppo_mmd", "hyppo", "no permutations", arguments=at | {"permutations": 0}, **other),
         peer("MMD-FUSE", "jax", "mmdfuse_test", "mmdfuse", "10 bandwidths", **fuse, **other),
         peer("MMDAgg", "jax", "mmdagg_test", "mmdagg", "10 bandwidths", **agg, **other),
         peer("hyppo permutation", "torch", "hyppo_mmd", "hyppo", slow=True, **other),

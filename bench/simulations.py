@@ -35,7 +35,7 @@ class Population:
 
     def draw(self, seed: int) -> tuple[Array, Array]:
         """One dataset."""
-        # Relabellings are keyed by the seed alone: data from the same numbers would not be independent of them.
+        # Permutations are keyed by the seed alone: data from the same numbers would not be independent of them.
         rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
         x, y = self._normal(rng, self.rows_x), self._normal(rng, self.rows_y)
         if self.pair:
@@ -118,7 +118,7 @@ def answer(case: Case, seed: int) -> Answer:
     interval = result.interval
     if interval is None:
         withholding, uncertainty.LARGEST_BIAS = uncertainty.LARGEST_BIAS, float("inf")
-        interval = mmd_test(x, y, **{**options, "relabellings": 0}).interval
+        interval = mmd_test(x, y, **{**options, "permutations": 0}).interval
         uncertainty.LARGEST_BIAS = withholding
     return Answer(
         result.mmd2,

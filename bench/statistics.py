@@ -24,7 +24,7 @@ from bench.simulations import Answer, Case, Population, answers, each
 from bench.tables import Section, Table
 
 LEVEL = 0.05
-RELABELLINGS = 199  # (1 + 9)/(1 + 199) = 5 %: the level is attainable
+PERMUTATIONS = 199  # (1 + 9)/(1 + 199) = 5 %: the level is attainable
 COVERAGE_ROWS = (20, 50, 200)
 LEAST_COVERAGE = 0.9
 MOSTLY_WITHHELD = 0.95  # of a few shown intervals nothing is said
@@ -73,7 +73,7 @@ def binomial_range(datasets: int, level: float) -> tuple[int, int]:
 
 def size_cases() -> list[Case]:
     """Nulls: x and y have one distribution."""
-    test = {"relabellings": RELABELLINGS}
+    test = {"permutations": PERMUTATIONS}
     paired = {**test, "pairing": "paired"}
     cases = [
         Case("unpaired, 50 and 50 rows", Population(50, 50, CHANNELS), test),
@@ -102,7 +102,7 @@ def size_cases() -> list[Case]:
 def size(arguments: argparse.Namespace) -> Section:
     """How often tests reject where there is nothing to find."""
     datasets = arguments.size_datasets
-    section = Section("size", f"Size at {LEVEL:.0%}: {datasets} datasets each, B = {RELABELLINGS}")
+    section = Section("size", f"Size at {LEVEL:.0%}: {datasets} datasets each, B = {PERMUTATIONS}")
     rows = []
     for case in size_cases():
         found = answers(case, arguments.seed, datasets, arguments.processes)
@@ -133,13 +133,13 @@ def _attainable(case: Case) -> float:
     groups = case.population.rows_x // case.population.rows_per_group
     if case.paired and groups <= 12:  # enumerated in pairs: s and −s give one statistic
         return float(np.floor(LEVEL * 2.0 ** (groups - 1)) / 2.0 ** (groups - 1))
-    return float(np.floor(LEVEL * (RELABELLINGS + 1) + 1e-9) / (RELABELLINGS + 1))
+    return float(np.floor(LEVEL * (PERMUTATIONS + 1) + 1e-9) / (PERMUTATIONS + 1))
 
 
 def power(arguments: argparse.Namespace) -> Section:
     """How often tests reject where there is something to find, beside their peers on the same datasets."""
     datasets = arguments.power_datasets
-    section = Section("power", f"Power at {LEVEL:.0%}: n = m = 100, {datasets} datasets each, B = {RELABELLINGS}")
+    section = Section("power", f"Power at {LEVEL:.0%}: n = m = 100, {datasets} datasets each, B = {PERMUTATIONS}")
     alternatives = (
         ("mean shift 0.6, d = 5", Population(100, 100, 5, shift=0.6)),
         ("mean shift 0.8, d = 20", Population(100, 100, 20, shift=0.8)),
@@ -148,7 +148,7 @@ def power(arguments: argparse.Namespace) -> Section:
     )
     rows = []
     for title, population in alternatives:
-        case = Case(title, population, {"relabellings": RELABELLINGS, "aggregated": True})
+        case = Case(title, population, {"permutations": PERMUTATIONS, "aggregated": True})
         found = answers(case, arguments.seed, datasets, arguments.processes)
         fused = each(_fuse, case, range(arguments.seed, arguments.seed + datasets), arguments.processes)
         aggregated, single = _rejects(one.aggregated_p for one in found), _rejects(one.p for one in found)
@@ -183,7 +183,7 @@ def power(arguments: argparse.Namespace) -> Section:
 
 def _fuse(case: Case, seed: int) -> dict[fuse.Rate, float]:
     """MMD-FUSE on one dataset."""
-    return fuse.p_values(*case.population.draw(seed), RELABELLINGS, seed)
+    return fuse.p_values(*case.population.draw(seed), PERMUTATIONS, seed)
 
 
 def _alibi(case: Case, found: list[Answer], first_seed: int) -> Any:
@@ -203,7 +203,7 @@ def _alibi(case: Case, found: list[Answer], first_seed: int) -> Any:
             str(output),
         ]
         done = subprocess.run(
-            [*command, str(RELABELLINGS)], cwd=environments.ROOT, capture_output=True, text=True, check=False
+            [*command, str(PERMUTATIONS)], cwd=environments.ROOT, capture_output=True, text=True, check=False
         )
         return np.load(output) if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 
@@ -253,7 +253,7 @@ def coverage_cases() -> list[Case]:
                 options = {
                     "pairing": shape.get("pairing", "independent"),
                     "sigma": float(np.sqrt(2.0 * channels)),
-                    "relabellings": RELABELLINGS,
+                    "permutations": PERMUTATIONS,
                 }
                 cases.append(Case(f"{what}: {title}", population, options))
     return cases

@@ -21,7 +21,7 @@ from bench.tables import Section, Table, record
 CHANNELS = 768
 SHIFT = 0.05
 SIGMA = math.sqrt(CHANNELS)
-RELABELLINGS = 1_000
+PERMUTATIONS = 1_000
 LONG_CALL_S = 2 * 3600.0
 Z_95 = 1.96
 
@@ -86,8 +86,8 @@ def _methods(rows: int) -> list[Method]:
         method(
             "fourier",
             "fourier_features",
-            asked | {"relabellings": RELABELLINGS},
-            f"1,024 frequencies; with {RELABELLINGS:,} relabellings and interval",
+            asked | {"permutations": PERMUTATIONS},
+            f"1,024 frequencies; with {PERMUTATIONS:,} permutations and interval",
         ),
         method("block", "block", asked | {"block_rows": 1_000}, "blocks of 1,000 rows; with test and interval"),
         method("linear", "linear_time", asked, "float64; with test and interval"),

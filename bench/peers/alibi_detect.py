@@ -18,10 +18,10 @@ def value(x: Array, y: Array, *, sigma: float) -> float:
     return float(mmd2(a, b, GaussianRBF(torch.tensor([sigma], dtype=a.dtype))))
 
 
-def tested(x: Array, y: Array, *, sigma: float, relabellings: int, seed: int) -> dict[str, float]:
+def tested(x: Array, y: Array, *, sigma: float, permutations: int, seed: int) -> dict[str, float]:
     """Its drift detector: built on x, asked about y."""
     torch.manual_seed(seed)
     width = np.array([sigma], x.dtype)
-    detector = MMDDrift(x, backend="pytorch", sigma=width, n_permutations=relabellings, device="cpu")
+    detector = MMDDrift(x, backend="pytorch", sigma=width, n_permutations=permutations, device="cpu")
     data = detector.predict(y)["data"]
     return {"value": float(data["distance"]), "p": float(data["p_val"])}

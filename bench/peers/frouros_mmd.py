@@ -20,9 +20,9 @@ def value(x: Array, y: Array, *, sigma: float, chunk_size: int | None) -> float:
     return float(detector.compare(X=y)[0].distance)
 
 
-def tested(x: Array, y: Array, *, sigma: float, relabellings: int, seed: int) -> dict[str, float]:
+def tested(x: Array, y: Array, *, sigma: float, permutations: int, seed: int) -> dict[str, float]:
     """With its permutation test."""
-    test = PermutationTestDistanceBased(num_permutations=relabellings, random_state=seed, num_jobs=1)
+    test = PermutationTestDistanceBased(num_permutations=permutations, random_state=seed, num_jobs=1)
     detector = MMD(kernel=partial(rbf_kernel, sigma=sigma), callbacks=test)
     detector.fit(X=x)
     distance, log = detector.compare(X=y)

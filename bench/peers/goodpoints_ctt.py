@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating]
 
 
-def tested(x: Array, y: Array, *, sigma: float, relabellings: int, seed: int, g: int) -> dict[str, float]:
+def tested(x: Array, y: Array, *, sigma: float, permutations: int, seed: int, g: int) -> dict[str, float]:
     """With compression level g; its kernel is exp(−‖x−y‖² / λ²)."""
     a, b, width = x.astype(np.float64), y.astype(np.float64), sigma * np.sqrt(2.0)
-    result = ctt(a, b, g, B=relabellings, lam=width, null_seed=seed, statistic_seed=seed)
+    result = ctt(a, b, g, B=permutations, lam=width, null_seed=seed, statistic_seed=seed)
     values = np.asarray(result.estimator_values)
     return {"value": float(values[-1]), "p": float((values >= values[-1]).mean())}

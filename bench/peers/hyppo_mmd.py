@@ -14,8 +14,8 @@ def value(x: Array, y: Array, *, sigma: float) -> float:
     return float(MMD(gamma=1 / (2 * sigma**2)).statistic(x.astype(np.float64), y.astype(np.float64)))
 
 
-def tested(x: Array, y: Array, *, sigma: float, relabellings: int, seed: int) -> dict[str, float]:
-    """By permutation; 0 relabellings take its χ² approximation."""
+def tested(x: Array, y: Array, *, sigma: float, permutations: int, seed: int) -> dict[str, float]:
+    """By permutation; 0 permutations take its χ² approximation."""
     test = MMD(gamma=1 / (2 * sigma**2))
-    found, p = test.test(x, y, reps=relabellings, workers=-1, auto=relabellings == 0, random_state=seed)
+    found, p = test.test(x, y, reps=permutations, workers=-1, auto=permutations == 0, random_state=seed)
     return {"value": float(found), "p": float(p)}

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating]
 
 
-def tested(x: Array, y: Array, *, relabellings: int, seed: int, kernel: str) -> dict[str, float]:
-    """With its default ten bandwidths; half of the relabellings set its level. Value: whether it rejects."""
-    half = max(1, relabellings // 2)
-    rejects = mmdagg(jnp.asarray(x), jnp.asarray(y), kernel=kernel, B1=half, B2=max(1, relabellings - half), seed=seed)
+def tested(x: Array, y: Array, *, permutations: int, seed: int, kernel: str) -> dict[str, float]:
+    """With its default ten bandwidths; half of the permutations set its level. Value: whether it rejects."""
+    half = max(1, permutations // 2)
+    rejects = mmdagg(jnp.asarray(x), jnp.asarray(y), kernel=kernel, B1=half, B2=max(1, permutations - half), seed=seed)
     return {"value": float(rejects)}

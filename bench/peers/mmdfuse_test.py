@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating]
 
 
-def tested(x: Array, y: Array, *, relabellings: int, seed: int, kernels: list[str]) -> dict[str, float]:
+def tested(x: Array, y: Array, *, permutations: int, seed: int, kernels: list[str]) -> dict[str, float]:
     """With its default ten bandwidths per kernel; the value is whether it rejects at 5 %."""
     rejects, p = mmdfuse(
         jnp.asarray(x),
         jnp.asarray(y),
         random.PRNGKey(seed),
         kernels=tuple(kernels),
-        number_permutations=relabellings,
+        number_permutations=permutations,
         return_p_val=True,
     )
     return {"value": float(rejects), "p": float(p)}

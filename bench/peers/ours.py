@@ -24,6 +24,6 @@ def tested(x: Array, y: Array, **options: Any) -> dict[str, Any]:
         "value": result.mmd2,
         "p": result.p_value,
         "error_bound": result.error_bound,
-        "digits_lost": result.digits_lost,
+        "below_error_bound": result.below_error_bound,
         "precision": result.precision,
     }

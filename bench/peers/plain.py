@@ -26,21 +26,21 @@ def torch_cdist(x: Array, y: Array, *, sigma: float, device: str = "cpu") -> flo
     return _unbiased(kernel(a, a), kernel(b, b), kernel(a, b))
 
 
-def torch_relabelled(x: Array, y: Array, *, sigma: float, relabellings: int, seed: int) -> dict[str, float]:
-    """The whole K over both samples, and all relabellings as one product with it: what an expert writes by hand."""
+def torch_permuted(x: Array, y: Array, *, sigma: float, permutations: int, seed: int) -> dict[str, float]:
+    """The whole K over both samples, and all permutations as one product with it: what an expert writes by hand."""
     pooled, n, m = torch.from_numpy(np.concatenate([x, y])), len(x), len(y)
     k = _kernel(pooled, pooled, sigma).fill_diagonal_(0.0)
     generator = torch.Generator().manual_seed(seed)
-    of_x = torch.zeros(n + m, 1 + relabellings, dtype=k.dtype)
+    of_x = torch.zeros(n + m, 1 + permutations, dtype=k.dtype)
     of_x[:n, 0] = 1.0
-    for column in range(1, 1 + relabellings):
+    for column in range(1, 1 + permutations):
         of_x[torch.randperm(n + m, generator=generator)[:n], column] = 1.0
     of_y = 1.0 - of_x
     sums = k @ of_x
     xx, xy = (of_x * sums).sum(0, dtype=torch.float64), (of_y * sums).sum(0, dtype=torch.float64)
     yy = k.sum(dtype=torch.float64) - xx - 2 * xy
     values = xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
-    p = (1 + int((values[1:] >= values[0]).sum())) / (1 + relabellings)
+    p = (1 + int((values[1:] >= values[0]).sum())) / (1 + permutations)
     return {"value": float(values[0]), "p": p}
 
 

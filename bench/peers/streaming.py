@@ -20,11 +20,11 @@ from vfmalign.mmd.single_pass import fourier
 from vfmalign.mmd.statistics.uncertainty import Estimate
 
 
-def fourier_features(*, rows: int, channels: int, shift: float, sigma: float, relabellings: int) -> dict[str, Any]:
+def fourier_features(*, rows: int, channels: int, shift: float, sigma: float, permutations: int) -> dict[str, Any]:
     """Random Fourier features over noise and its shifted copy."""
     x, y = _shifted(rows, channels, shift)
 
-    found = fourier.fourier(x, y, paired=True, sigma=sigma, relabellings=relabellings)
+    found = fourier.fourier(x, y, paired=True, sigma=sigma, permutations=permutations)
     return {**_estimate(found.mmd2), "approximation_error": found.approximation_error, "p": found.p_value.value}
 
 

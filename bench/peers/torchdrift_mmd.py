@@ -15,9 +15,9 @@ def value(x: Array, y: Array, *, sigma: float) -> float:
     return float(kernel_mmd(torch.from_numpy(x), torch.from_numpy(y), n_perm=None, kernel=GaussianKernel(sigma)))
 
 
-def tested(x: Array, y: Array, *, sigma: float, relabellings: int, seed: int) -> dict[str, float]:
+def tested(x: Array, y: Array, *, sigma: float, permutations: int, seed: int) -> dict[str, float]:
     """The same with permutations."""
     torch.manual_seed(seed)
     a, b = torch.from_numpy(x), torch.from_numpy(y)
-    found, p = kernel_mmd(a, b, n_perm=relabellings, kernel=GaussianKernel(sigma))
+    found, p = kernel_mmd(a, b, n_perm=permutations, kernel=GaussianKernel(sigma))
     return {"value": float(found), "p": float(p)}

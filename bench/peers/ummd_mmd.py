@@ -9,7 +9,7 @@ from ummd import MMD
 Array = NDArray[np.floating]
 
 
-def tested(x: Array, y: Array, *, sigma: float, relabellings: int, seed: int, method: str) -> dict[str, float]:
+def tested(x: Array, y: Array, *, sigma: float, permutations: int, seed: int, method: str) -> dict[str, float]:
     """One bandwidth; not told to look for repeated rows, of which there are none."""
     result = MMD(
         x,
@@ -17,7 +17,7 @@ def tested(x: Array, y: Array, *, sigma: float, relabellings: int, seed: int, me
         unique=False,
         bandwidths=np.array([sigma]),
         method=method,
-        n_permutations=relabellings,
+        n_permutations=permutations,
         cauchy_weighting=None,
         seed=seed,
     )

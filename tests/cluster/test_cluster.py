@@ -58,7 +58,7 @@ def test_a_check_survives_what_happens_to_its_pods(deployment: Deployment) -> No
     # A node is drained under another: its Job has a new pod, and nothing counts. Nor do rollouts of the services.
     deployment.run(
         "check", "check", DATASET, "--id", CHECK, "--task", "segmentation", "--model", MODEL, "--seed", "7",
-        "--epochs", "40", "--relabellings", "199", "--bootstrap", "500", *RECIPE, "--no-wait",
+        "--epochs", "40", "--permutations", "199", "--bootstrap", "500", *RECIPE, "--no-wait",
     )  # fmt: skip
     drained = first_of_check(deployment)
     deployment.drain(deployment.training(drained))

@@ -72,7 +72,7 @@ def check_spec(**changes: Any) -> alignment_pb2.CheckSpec:
         "task": "segmentation",
         "recipe": recipe(probe_steps=PROBES),
         "seed": 7,
-        "relabellings": 199,
+        "permutations": 199,
         "bootstrap_resamples": 500,
     }
     return alignment_pb2.CheckSpec(**(values | changes))

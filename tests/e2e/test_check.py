@@ -26,8 +26,8 @@ def test_a_check_ends_with_every_number(undisturbed: Any) -> None:
             assert 0 < scaled.p_value.value <= scaled.p_value_max_t.value <= 1
             assert scaled.sigma > 0
         assert shift.shift_ratio.HasField("value")
-        assert 0 < shift.reach.value < 1
-        assert shift.out_of_reach == (shift.reach.value < 0.05)
+        assert 0 < shift.paired_similarity.value < 1
+        assert shift.saturated == (shift.paired_similarity.value < 0.05)
     for gain in (result.rpg_specialised, result.rpg_scratch):
         assert gain.relative_percent.HasField("value") or gain.relative_percent.absent_reason
         assert gain.absolute.HasField("value")
@@ -106,11 +106,11 @@ def test_another_task_goes_the_same_way(world: Any) -> None:
     assert result.metric.of_set == "mean"
     (logme,) = (measure.value for measure in result.measures if measure.name == "logme")
     assert "no class" in logme.absent_reason
-    assert result.HasField("gain_trivial")
+    assert result.HasField("gain_naive_baseline")
     assert result.verdict != alignment_pb2.VERDICT_UNSPECIFIED
-    assert result.trivial_prediction
-    assert result.gain_trivial.score == result.rpg_specialised.score
-    assert result.trivial_not_beaten == any("not beaten" in caution for caution in result.cautions)
+    assert result.naive_baseline
+    assert result.gain_naive_baseline.score == result.rpg_specialised.score
+    assert result.naive_baseline_not_beaten == any("not beaten" in caution for caution in result.cautions)
     assert all(shift.mmd.raw.mmd2.HasField("value") for shift in result.shifts)
 
 

@@ -39,7 +39,7 @@ def test_learning_rate_zero_moves_nothing(world: Any) -> None:
         for scaled in (shift.mmd.raw, shift.mmd.standardised):
             assert abs(scaled.mmd2.value) <= 1e-12
             assert scaled.p_value.value == 1
-        assert abs(shift.reach.value - 1) <= 1e-11
+        assert abs(shift.paired_similarity.value - 1) <= 1e-11
 
 
 def test_disjoint_halves_of_one_population_reject_at_the_level(world: Any) -> None:
@@ -61,7 +61,7 @@ def test_disjoint_halves_of_one_population_reject_at_the_level(world: Any) -> No
                 kernel=mmd_pb2.Kernel(
                     bandwidth_rule=mmd_pb2.BANDWIDTH_RULE_FIXED, fixed_sigma=np.sqrt(rows_NC.shape[1])
                 ),
-                test=mmd_pb2.TestOptions(relabellings=199, seed=seed),
+                test=mmd_pb2.TestOptions(permutations=199, seed=seed),
             )
         )
     for start in range(0, SPLITS, 50):

@@ -1,4 +1,4 @@
-"""A small study through the whole stack, by the steps of its rehearsal; the same steps again repeat nothing."""
+"""A small experiment through the whole stack, by the steps of its rehearsal; the same steps again repeat nothing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_rehearsal_ends_with_a_report_of_its_cells_and_goes_on_from_what_is_th
         return json.loads(out), [line for line in err.splitlines() if line.startswith("✓")]
 
     first, lines = run()
-    assert first["study"]["counts"]["succeeded"] == 1
+    assert first["experiment"]["counts"]["succeeded"] == 1
     assert first["note"] == "rehearsal on phantoms: not evidence"
     assert len(lines) == 1
     report = json.loads(Path(first["report"]["json"]).read_text())
@@ -57,6 +57,6 @@ def test_a_rehearsal_ends_with_a_report_of_its_cells_and_goes_on_from_what_is_th
     assert "rehearsal on phantoms: not evidence" in page
 
     again, _ = run()
-    assert again["study"] == first["study"]
+    assert again["experiment"] == first["experiment"]
     jobs = [world.jobs.GetJob(finetuning_pb2.GetJobRequest(job_id=model.job)).job for model in plan.pretrainings()]
     assert [job.attempts for job in jobs] == [1]

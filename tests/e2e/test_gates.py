@@ -48,7 +48,7 @@ def test_the_command_that_runs_a_check_ends_with_its_gate(world: Any, undisturbe
         "--epochs": spec.recipe.epochs,
         "--steps-per-epoch": spec.recipe.steps_per_epoch,
         "--seed": spec.seed,
-        "--relabellings": spec.relabellings,
+        "--permutations": spec.permutations,
         "--bootstrap": spec.bootstrap_resamples,
         "--reports": world.home.path / "reports",
     }

@@ -76,7 +76,7 @@ def test_killed_features_and_later_killed_orchestrator(world: Any, undisturbed: 
     forget_features(world)
     check_id = "killed-orchestrator"
     world.create(check_id)
-    world.wait_for(check_id, lambda check: check.progress.stage.startswith("features") and check.progress.done)
+    world.wait_for(check_id, lambda check: check.progress.phase.startswith("features") and check.progress.done)
     os.kill(world.pid("features"), signal.SIGKILL)
     world.wait_for(check_id, lambda check: check.progress.unit == "epoch" and check.progress.done >= 1)
     (training,) = training_processes(check_id)

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.skipif(find_spec("triton") is None, reason="needs triton"),
 ]
 FIELDS = ("rows_NP", "diagonal_N", "within_G", "quadratic_B", "squares")
-ROWS, CHANNELS, RELABELLINGS = 3_001, 200, 300
+ROWS, CHANNELS, PERMUTATIONS = 3_001, 200, 300
 
 
 def samples(paired):
@@ -42,10 +42,10 @@ def in_float64(matrix):
     return tiles.PooledMatrix(wide(matrix.pooled))
 
 
-def layout(paired, group_rows=1, relabellings=RELABELLINGS):
+def layout(paired, group_rows=1, permutations=PERMUTATIONS):
     sizes = (ROWS,) if paired else (ROWS, ROWS - 700)
     group_of = np.arange(sum(sizes)) // group_rows
-    weights = np.random.default_rng(8).integers(0, 2, (int(group_of[-1]) + 1, relabellings))
+    weights = np.random.default_rng(8).integers(0, 2, (int(group_of[-1]) + 1, permutations))
     return tiles.Layout(sizes, group_of, (2 * weights - 1 if paired else weights).astype(np.int8))
 
 
@@ -76,8 +76,8 @@ def test_triton_equals_torch_in_float64(paired, precision, group_rows, names):
         np.testing.assert_allclose(got.squares, wanted.squares, rtol=2e-6)
 
 
-def test_without_relabellings():
-    of_rows, own = matrix(False, "float32", "cuda"), layout(False, relabellings=0)
+def test_without_permutations():
+    of_rows, own = matrix(False, "float32", "cuda"), layout(False, permutations=0)
     found = backend.accumulate(of_rows, kernels("gaussian"), own, between_tiles=lambda: None)
     expected = tiles.accumulate(in_float64(of_rows), kernels("gaussian"), own, between_tiles=lambda: None)
     for got, wanted in zip(found, expected, strict=True):

@@ -69,10 +69,10 @@ app.command()(features.extract)
 app.command()(mmd.mmd)
 app.command()(jobs.finetune)
 app.command()(checks.check)
-app.command()(experiments.study)
+app.command()(experiments.experiment)
 app.command()(watch.watch)
 app.add_typer(checks.app, name="checks")
-app.add_typer(experiments.app, name="studies")
+app.add_typer(experiments.app, name="experiments")
 app.add_typer(jobs.app, name="jobs")
 
 

@@ -210,7 +210,7 @@ def pack_stored(stored: Mapping[str, StoredFeatures], uri_of: UriOf) -> list[fea
 
 def pack_progress(done: int, total: int, elapsed_s: float) -> features_pb2.ExtractDatasetResponse:
     """How far a dataset's extraction has come."""
-    progress = common_pb2.Progress(stage="extract", done=done, total=total, unit="case", elapsed_seconds=elapsed_s)
+    progress = common_pb2.Progress(phase="extract", done=done, total=total, unit="case", elapsed_seconds=elapsed_s)
     return features_pb2.ExtractDatasetResponse(progress=progress)
 
 

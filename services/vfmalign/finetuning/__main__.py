@@ -17,16 +17,16 @@ from vfmalign.core.rpc.channels import connect
 from vfmalign.core.rpc.server import serve
 from vfmalign.core.runtime.settings import parse_args
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.checks.clients import FeaturePeer, MmdPeer
+from vfmalign.finetuning.checks.clients import FeatureClient, MmdClient
 from vfmalign.finetuning.checks.reconciler import Pace, Reconciler
 from vfmalign.finetuning.checks.reporting import all_stages
-from vfmalign.finetuning.checks.repository import CheckBook
+from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.experiments.reporting import Collector
-from vfmalign.finetuning.experiments.repository import StudyBook
-from vfmalign.finetuning.experiments.runner import StudyRunner
-from vfmalign.finetuning.experiments.servicer import StudyServicer
-from vfmalign.finetuning.jobs.repository import JobBook
+from vfmalign.finetuning.experiments.repository import ExperimentRepository
+from vfmalign.finetuning.experiments.runner import ExperimentRunner
+from vfmalign.finetuning.experiments.servicer import ExperimentServicer
+from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.servicer import AlignmentServicer, FineTuningServicer, Watching
 from vfmalign.finetuning.jobs.supervisor import Limits, Supervisor
 from vfmalign.finetuning.launchers.registry import LAUNCHERS
@@ -34,10 +34,10 @@ from vfmalign.finetuning.settings import FinetuningSettings
 from vfmalign.v1 import (
     alignment_pb2,
     alignment_pb2_grpc,
+    experiment_pb2,
+    experiment_pb2_grpc,
     finetuning_pb2,
     finetuning_pb2_grpc,
-    study_pb2,
-    study_pb2_grpc,
 )
 
 
@@ -45,7 +45,7 @@ async def run(settings: FinetuningSettings) -> None:
     """Runs the service until it is told to end."""
     database = Database(settings.database_url)
     store = ObjectStore(settings.store)
-    jobs, checks, studies = JobBook(database), CheckBook(database), StudyBook(database)
+    jobs, checks, experiments = JobRepository(database), CheckRepository(database), ExperimentRepository(database)
     launcher = LAUNCHERS[settings.launcher.kind](settings)
     limits = settings.launcher.model_dump(include={"max_running", "max_attempts", "retry_delay_s", "stop_grace_s"})
     features = connect(settings.features_address, ca_file=settings.ca_file)
@@ -58,12 +58,12 @@ async def run(settings: FinetuningSettings) -> None:
         jobs=jobs,
         supervisor=Supervisor(jobs, store, launcher, Limits(**limits)),
         store=store,
-        features=FeaturePeer(features),
-        mmd=MmdPeer(mmd),
+        features=FeatureClient(features),
+        mmd=MmdClient(mmd),
         pace=Pace(stop_jobs=settings.launcher.stops_jobs, **settings.reconciler.model_dump()),
     )
-    study_runner = StudyRunner(
-        studies=studies,
+    experiment_runner = ExperimentRunner(
+        experiments=experiments,
         checks=checks,
         store=store,
         conclude=Collector(checks, store).conclude,
@@ -79,13 +79,13 @@ async def run(settings: FinetuningSettings) -> None:
         alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(
             AlignmentServicer(checks, jobs, store, stage_names=names, wake=reconciler.wake, watching=watching), server
         )
-        study_pb2_grpc.add_StudyServiceServicer_to_server(
-            StudyServicer(studies, checks, store, watching=watching), server
+        experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(
+            ExperimentServicer(experiments, checks, store, watching=watching), server
         )
         return [
             finetuning_pb2.DESCRIPTOR.services_by_name["FineTuningService"],
             alignment_pb2.DESCRIPTOR.services_by_name["AlignmentService"],
-            study_pb2.DESCRIPTOR.services_by_name["StudyService"],
+            experiment_pb2.DESCRIPTOR.services_by_name["ExperimentService"],
         ]
 
     work: list[asyncio.Task[None]] = []
@@ -93,11 +93,11 @@ async def run(settings: FinetuningSettings) -> None:
     async def begin() -> None:
         await asyncio.to_thread(database.migrate)
         work.append(asyncio.create_task(reconciler.run(), name="reconciler"))
-        work.append(asyncio.create_task(study_runner.run(), name="studies"))
+        work.append(asyncio.create_task(experiment_runner.run(), name="experiments"))
 
     async def end() -> None:
         reconciler.stop()
-        study_runner.stop()
+        experiment_runner.stop()
         await asyncio.gather(*work)
         await asyncio.to_thread(launcher.close)
         await asyncio.gather(features.close(), mmd.close())

@@ -61,7 +61,7 @@ async def _serve(settings: MmdSettings, engine: Engine) -> None:
 def _warm_up(engine: Engine) -> None:
     """Makes the device and its libraries load before the first call pays for it."""
     x, y = (Sample(name, {"warm": np.eye(8, dtype=np.float32)}) for name in ("x", "y"))
-    compare(x, y, None, Options("paired", fixed_sigma=1.0, relabellings=1), engine)
+    compare(x, y, None, Options("paired", fixed_sigma=1.0, permutations=1), engine)
     products.warm_up(engine.device)
 
 

@@ -41,9 +41,9 @@ class MmdResult:
         aggregated_p_value: of the test over a grid of bandwidths; None where it was not asked for.
         sigma: bandwidth that was used, in units of the features; 0 for kernels without one.
         error_bound: of the estimate, absolute, at `precision`.
-        digits_lost: |MMD²| does not exceed the bound.
+        below_error_bound: |MMD²| does not exceed the bound.
         approximation_error: half-width at 99 % around the exact value; 0 where the estimator is exact.
-        relabellings: behind the p-value; the identity is one of them where `enumerated`.
+        permutations: behind the p-value; the identity is one of them where `enumerated`.
         precision: what the rows were rounded to: bfloat16, float32 or float64.
         backend: what summed the kernel matrix, torch or triton.
         absent_reason: why p-value or interval is None; empty otherwise.
@@ -55,9 +55,9 @@ class MmdResult:
     aggregated_p_value: float | None
     sigma: float
     error_bound: float
-    digits_lost: bool
+    below_error_bound: bool
     approximation_error: float
-    relabellings: int
+    permutations: int
     enumerated: bool
     precision: PrecisionName
     backend: str
@@ -133,9 +133,9 @@ def mmd_test(
     kernel: str = "gaussian",
     sigma: float | None = None,
     reference: Features | None = None,
-    relabellings: int = 1000,
+    permutations: int = 1000,
     seed: int = 0,
-    method: TestMethod = "relabelling",
+    method: TestMethod = "permutation",
     aggregated: bool = False,
     level: float = 0.95,
     precision: LeastPrecision = "high",
@@ -152,8 +152,8 @@ def mmd_test(
         groups_x: group (patient) of each row of x; rows of a group are swapped, permuted and left out together. Empty
             where every row is a group of its own.
         groups_y: group of each row of y; of paired samples those of x hold for both.
-        relabellings: B, at most 100,000. Paired samples swap x and y within groups, independent ones are permuted.
-        seed: of the relabellings, 0 to 2⁶⁴ − 1.
+        permutations: B, at most 100,000. Paired samples swap x and y within groups, independent ones are permuted.
+        seed: of the permutations, 0 to 2⁶⁴ − 1.
         method: `wild_bootstrap` flips signs of pairs of rows instead of permuting independent samples (n = m).
         aggregated: whether to test over a grid of bandwidths as well, which needs no choice of σ.
         level: coverage of the interval.
@@ -174,7 +174,7 @@ def mmd_test(
         estimator=estimator,
         kernel=kernel,
         fixed_sigma=sigma,
-        relabellings=relabellings,
+        permutations=permutations,
         seed=seed,
         method=method,
         aggregated=aggregated,
@@ -192,9 +192,9 @@ def mmd_test(
         aggregated_p_value=shift.aggregated_p_value.value,
         sigma=shift.sigma,
         error_bound=shift.error_bound,
-        digits_lost=shift.digits_lost,
+        below_error_bound=shift.below_error_bound,
         approximation_error=shift.approximation_error,
-        relabellings=shift.relabellings,
+        permutations=shift.permutations,
         enumerated=shift.enumerated,
         precision=shift.precision,
         backend=backend,

@@ -92,7 +92,7 @@ def run_job(
     with stages.stage("load"):
         data = select_data(store, plan)
         cases = _load(store, plan, data, options.workers, stop)
-        predict = _trivial(plan, cases.train)
+        predict = _naive_baseline(plan, cases.train)
     trainer = Trainer(
         spec,
         learner,
@@ -112,7 +112,7 @@ def run_job(
 
     with stages.stage("test"):
         scores = _score(learner, cases.test, stop)
-        trivial = _case_scores(cases.test, (predict(case) for case in cases.test)) if predict else ()
+        naive_baseline = _case_scores(cases.test, (predict(case) for case in cases.test)) if predict else ()
     with stages.stage("figures"):
         figures = _draw(
             store, spec.id, learner=learner, cases=cases.test or cases.val, scores=scores, position=position, stop=stop
@@ -128,7 +128,7 @@ def run_job(
         selected_epoch=position.best_epoch,
         selected_step=position.best_epoch * spec.recipe.steps_per_epoch,
         test_scores=scores,
-        trivial_scores=trivial,
+        naive_baseline_scores=naive_baseline,
         weight_change=weight_change(start, _weights(learner.encoder)) if finetuned else None,
         encoder=encoder,
         encoder_sha256=encoder_sha256,
@@ -192,12 +192,14 @@ def _load(store: ObjectStore, plan: Plan, data: JobData, workers: int, stop: Shu
     return Prepared(everything[:train_end], everything[train_end:val_end], everything[val_end:])
 
 
-def _trivial(plan: Plan, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], dict[str, float | None]] | None:
+def _naive_baseline(
+    plan: Plan, train: Sequence[PreparedCase]
+) -> Callable[[PreparedCase], dict[str, float | None]] | None:
     """Scores of a case predicted without a network; learned first, for what it cannot learn from no network can."""
     if plan.task is None:
         return None
     task = get_task(plan.task.name)
-    predict = task.trivial(train)
+    predict = task.naive_baseline(train)
     return lambda case: task.score(predict(case), case)
 
 

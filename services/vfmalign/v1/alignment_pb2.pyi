@@ -42,7 +42,7 @@ VERDICT_HARM: Verdict
 VERDICT_INSUFFICIENT_DATA: Verdict
 
 class CheckSpec(_message.Message):
-    __slots__ = ("model_id", "model_sha256", "dataset_id", "dataset_digest", "task", "layers", "recipe", "scratch_recipe", "specialised_recipe", "seed", "relabellings", "bootstrap_resamples", "interval_level")
+    __slots__ = ("model_id", "model_sha256", "dataset_id", "dataset_digest", "task", "layers", "recipe", "scratch_recipe", "specialised_recipe", "seed", "permutations", "bootstrap_resamples", "interval_level")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
     DATASET_ID_FIELD_NUMBER: _ClassVar[int]
@@ -53,7 +53,7 @@ class CheckSpec(_message.Message):
     SCRATCH_RECIPE_FIELD_NUMBER: _ClassVar[int]
     SPECIALISED_RECIPE_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
-    RELABELLINGS_FIELD_NUMBER: _ClassVar[int]
+    PERMUTATIONS_FIELD_NUMBER: _ClassVar[int]
     BOOTSTRAP_RESAMPLES_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_LEVEL_FIELD_NUMBER: _ClassVar[int]
     model_id: str
@@ -66,10 +66,10 @@ class CheckSpec(_message.Message):
     scratch_recipe: _finetuning_pb2.Recipe
     specialised_recipe: _finetuning_pb2.Recipe
     seed: int
-    relabellings: int
+    permutations: int
     bootstrap_resamples: int
     interval_level: float
-    def __init__(self, model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., task: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., scratch_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., specialised_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., relabellings: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ...) -> None: ...
+    def __init__(self, model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., task: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., scratch_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., specialised_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ...) -> None: ...
 
 class CheckStage(_message.Message):
     __slots__ = ("name", "attempts", "start_time", "end_time", "seconds")
@@ -86,16 +86,16 @@ class CheckStage(_message.Message):
     def __init__(self, name: _Optional[str] = ..., attempts: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class LayerShift(_message.Message):
-    __slots__ = ("mmd", "shift_ratio", "reach", "out_of_reach")
+    __slots__ = ("mmd", "shift_ratio", "paired_similarity", "saturated")
     MMD_FIELD_NUMBER: _ClassVar[int]
     SHIFT_RATIO_FIELD_NUMBER: _ClassVar[int]
-    REACH_FIELD_NUMBER: _ClassVar[int]
-    OUT_OF_REACH_FIELD_NUMBER: _ClassVar[int]
+    PAIRED_SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    SATURATED_FIELD_NUMBER: _ClassVar[int]
     mmd: _mmd_pb2.LayerResult
     shift_ratio: _common_pb2.Estimate
-    reach: _common_pb2.Estimate
-    out_of_reach: bool
-    def __init__(self, mmd: _Optional[_Union[_mmd_pb2.LayerResult, _Mapping]] = ..., shift_ratio: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., reach: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., out_of_reach: _Optional[bool] = ...) -> None: ...
+    paired_similarity: _common_pb2.Estimate
+    saturated: bool
+    def __init__(self, mmd: _Optional[_Union[_mmd_pb2.LayerResult, _Mapping]] = ..., shift_ratio: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., paired_similarity: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., saturated: _Optional[bool] = ...) -> None: ...
 
 class Gain(_message.Message):
     __slots__ = ("relative_percent", "absolute", "score", "baseline")
@@ -168,7 +168,7 @@ class CheckMeasure(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., meaning: _Optional[str] = ...) -> None: ...
 
 class CheckResult(_message.Message):
-    __slots__ = ("verdict", "verdict_reason", "shifts", "primary_layer", "rpg_specialised", "rpg_scratch", "metric", "convergence", "curves", "weight_change", "test_groups", "held_out", "cautions", "report_json", "report_html", "software", "gain_trivial", "trivial_prediction", "trivial_not_beaten", "probes", "measures")
+    __slots__ = ("verdict", "verdict_reason", "shifts", "primary_layer", "rpg_specialised", "rpg_scratch", "metric", "convergence", "curves", "weight_change", "test_groups", "held_out", "cautions", "report_json", "report_html", "software", "gain_naive_baseline", "naive_baseline", "naive_baseline_not_beaten", "probes", "measures")
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     VERDICT_REASON_FIELD_NUMBER: _ClassVar[int]
     SHIFTS_FIELD_NUMBER: _ClassVar[int]
@@ -185,9 +185,9 @@ class CheckResult(_message.Message):
     REPORT_JSON_FIELD_NUMBER: _ClassVar[int]
     REPORT_HTML_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
-    GAIN_TRIVIAL_FIELD_NUMBER: _ClassVar[int]
-    TRIVIAL_PREDICTION_FIELD_NUMBER: _ClassVar[int]
-    TRIVIAL_NOT_BEATEN_FIELD_NUMBER: _ClassVar[int]
+    GAIN_NAIVE_BASELINE_FIELD_NUMBER: _ClassVar[int]
+    NAIVE_BASELINE_FIELD_NUMBER: _ClassVar[int]
+    NAIVE_BASELINE_NOT_BEATEN_FIELD_NUMBER: _ClassVar[int]
     PROBES_FIELD_NUMBER: _ClassVar[int]
     MEASURES_FIELD_NUMBER: _ClassVar[int]
     verdict: Verdict
@@ -206,12 +206,12 @@ class CheckResult(_message.Message):
     report_json: _common_pb2.ObjectRef
     report_html: _common_pb2.ObjectRef
     software: _containers.RepeatedCompositeFieldContainer[_common_pb2.SoftwareVersion]
-    gain_trivial: Gain
-    trivial_prediction: str
-    trivial_not_beaten: bool
+    gain_naive_baseline: Gain
+    naive_baseline: str
+    naive_baseline_not_beaten: bool
     probes: _containers.RepeatedCompositeFieldContainer[Probe]
     measures: _containers.RepeatedCompositeFieldContainer[CheckMeasure]
-    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., verdict_reason: _Optional[str] = ..., shifts: _Optional[_Iterable[_Union[LayerShift, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., metric: _Optional[_Union[Metric, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., test_groups: _Optional[int] = ..., held_out: _Optional[bool] = ..., cautions: _Optional[_Iterable[str]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., software: _Optional[_Iterable[_Union[_common_pb2.SoftwareVersion, _Mapping]]] = ..., gain_trivial: _Optional[_Union[Gain, _Mapping]] = ..., trivial_prediction: _Optional[str] = ..., trivial_not_beaten: _Optional[bool] = ..., probes: _Optional[_Iterable[_Union[Probe, _Mapping]]] = ..., measures: _Optional[_Iterable[_Union[CheckMeasure, _Mapping]]] = ...) -> None: ...
+    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., verdict_reason: _Optional[str] = ..., shifts: _Optional[_Iterable[_Union[LayerShift, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., metric: _Optional[_Union[Metric, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., test_groups: _Optional[int] = ..., held_out: _Optional[bool] = ..., cautions: _Optional[_Iterable[str]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., software: _Optional[_Iterable[_Union[_common_pb2.SoftwareVersion, _Mapping]]] = ..., gain_naive_baseline: _Optional[_Union[Gain, _Mapping]] = ..., naive_baseline: _Optional[str] = ..., naive_baseline_not_beaten: _Optional[bool] = ..., probes: _Optional[_Iterable[_Union[Probe, _Mapping]]] = ..., measures: _Optional[_Iterable[_Union[CheckMeasure, _Mapping]]] = ...) -> None: ...
 
 class Check(_message.Message):
     __slots__ = ("check_id", "spec", "state", "status", "create_time", "end_time", "stages", "progress", "job_ids", "failure", "result")

@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vfmalign/v1/common.proto\x12\x0bvfmalign.v1\"O\n\x06Tensor\x12(\n\tdata_type\x18\x01 \x01(\x0e\x32\x15.vfmalign.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"<\n\tObjectRef\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"-\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"b\n\x04\x43ost\x12(\n\x06stages\x18\x01 \x03(\x0b\x32\x18.vfmalign.v1.StageTiming\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12 \n\x18peak_device_memory_bytes\x18\x03 \x01(\x03\"[\n\x08Interval\x12\r\n\x05lower\x18\x01 \x01(\x01\x12\r\n\x05upper\x18\x02 \x01(\x01\x12\r\n\x05level\x18\x03 \x01(\x01\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x12\n\ndegenerate\x18\x05 \x01(\x08\"z\n\x08\x45stimate\x12\x12\n\x05value\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12,\n\x08interval\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.IntervalH\x01\x88\x01\x01\x12\x15\n\rabsent_reason\x18\x03 \x01(\tB\x08\n\x06_valueB\x0b\n\t_interval\"]\n\x08Progress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12\x17\n\x0f\x65lapsed_seconds\x18\x05 \x01(\x01\"0\n\x0fSoftwareVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t*j\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x02\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x03*b\n\x05Split\x12\x15\n\x11SPLIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eSPLIT_PRETRAIN\x10\x01\x12\x0f\n\x0bSPLIT_TRAIN\x10\x02\x12\r\n\tSPLIT_VAL\x10\x03\x12\x0e\n\nSPLIT_TEST\x10\x04*Z\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x10\n\x0cMODALITY_T2W\x10\x01\x12\x10\n\x0cMODALITY_DWI\x10\x02\x12\x10\n\x0cMODALITY_ADC\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vfmalign/v1/common.proto\x12\x0bvfmalign.v1\"O\n\x06Tensor\x12(\n\tdata_type\x18\x01 \x01(\x0e\x32\x15.vfmalign.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"<\n\tObjectRef\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"-\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"b\n\x04\x43ost\x12(\n\x06stages\x18\x01 \x03(\x0b\x32\x18.vfmalign.v1.StageTiming\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12 \n\x18peak_device_memory_bytes\x18\x03 \x01(\x03\"[\n\x08Interval\x12\r\n\x05lower\x18\x01 \x01(\x01\x12\r\n\x05upper\x18\x02 \x01(\x01\x12\r\n\x05level\x18\x03 \x01(\x01\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x12\n\ndegenerate\x18\x05 \x01(\x08\"z\n\x08\x45stimate\x12\x12\n\x05value\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12,\n\x08interval\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.IntervalH\x01\x88\x01\x01\x12\x15\n\rabsent_reason\x18\x03 \x01(\tB\x08\n\x06_valueB\x0b\n\t_interval\"}\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12\x17\n\x0f\x65lapsed_seconds\x18\x05 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\"0\n\x0fSoftwareVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t*j\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x02\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x03*b\n\x05Split\x12\x15\n\x11SPLIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eSPLIT_PRETRAIN\x10\x01\x12\x0f\n\x0bSPLIT_TRAIN\x10\x02\x12\r\n\tSPLIT_VAL\x10\x03\x12\x0e\n\nSPLIT_TEST\x10\x04*Z\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x10\n\x0cMODALITY_T2W\x10\x01\x12\x10\n\x0cMODALITY_DWI\x10\x02\x12\x10\n\x0cMODALITY_ADC\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vfmalign.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATATYPE']._serialized_start=693
-  _globals['_DATATYPE']._serialized_end=799
-  _globals['_SPLIT']._serialized_start=801
-  _globals['_SPLIT']._serialized_end=899
-  _globals['_MODALITY']._serialized_start=901
-  _globals['_MODALITY']._serialized_end=991
+  _globals['_DATATYPE']._serialized_start=725
+  _globals['_DATATYPE']._serialized_end=831
+  _globals['_SPLIT']._serialized_start=833
+  _globals['_SPLIT']._serialized_end=931
+  _globals['_MODALITY']._serialized_start=933
+  _globals['_MODALITY']._serialized_end=1023
   _globals['_TENSOR']._serialized_start=41
   _globals['_TENSOR']._serialized_end=120
   _globals['_OBJECTREF']._serialized_start=122
@@ -50,7 +50,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ESTIMATE']._serialized_start=424
   _globals['_ESTIMATE']._serialized_end=546
   _globals['_PROGRESS']._serialized_start=548
-  _globals['_PROGRESS']._serialized_end=641
-  _globals['_SOFTWAREVERSION']._serialized_start=643
-  _globals['_SOFTWAREVERSION']._serialized_end=691
+  _globals['_PROGRESS']._serialized_end=673
+  _globals['_SOFTWAREVERSION']._serialized_start=675
+  _globals['_SOFTWAREVERSION']._serialized_end=723
 # @@protoc_insertion_point(module_scope)

@@ -45,7 +45,7 @@ class BandwidthRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 class TestMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     TEST_METHOD_UNSPECIFIED: _ClassVar[TestMethod]
-    TEST_METHOD_RELABELLING: _ClassVar[TestMethod]
+    TEST_METHOD_PERMUTATION: _ClassVar[TestMethod]
     TEST_METHOD_WILD_BOOTSTRAP: _ClassVar[TestMethod]
 
 class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -84,7 +84,7 @@ BANDWIDTH_RULE_FIXED: BandwidthRule
 BANDWIDTH_RULE_REFERENCE_MEDIAN: BandwidthRule
 BANDWIDTH_RULE_POOLED_MEDIAN: BandwidthRule
 TEST_METHOD_UNSPECIFIED: TestMethod
-TEST_METHOD_RELABELLING: TestMethod
+TEST_METHOD_PERMUTATION: TestMethod
 TEST_METHOD_WILD_BOOTSTRAP: TestMethod
 PRECISION_UNSPECIFIED: Precision
 PRECISION_FAST: Precision
@@ -144,16 +144,16 @@ class Kernel(_message.Message):
     def __init__(self, family: _Optional[_Union[KernelFamily, str]] = ..., bandwidth_rule: _Optional[_Union[BandwidthRule, str]] = ..., fixed_sigma: _Optional[float] = ...) -> None: ...
 
 class TestOptions(_message.Message):
-    __slots__ = ("relabellings", "seed", "method", "aggregated")
-    RELABELLINGS_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("permutations", "seed", "method", "aggregated")
+    PERMUTATIONS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     AGGREGATED_FIELD_NUMBER: _ClassVar[int]
-    relabellings: int
+    permutations: int
     seed: int
     method: TestMethod
     aggregated: bool
-    def __init__(self, relabellings: _Optional[int] = ..., seed: _Optional[int] = ..., method: _Optional[_Union[TestMethod, str]] = ..., aggregated: _Optional[bool] = ...) -> None: ...
+    def __init__(self, permutations: _Optional[int] = ..., seed: _Optional[int] = ..., method: _Optional[_Union[TestMethod, str]] = ..., aggregated: _Optional[bool] = ...) -> None: ...
 
 class ComputeRequest(_message.Message):
     __slots__ = ("x", "y", "reference", "pairing", "estimator", "kernel", "layers", "primary_layer", "test", "interval_level", "projection", "precision", "block_rows", "frequencies", "measures")
@@ -200,15 +200,15 @@ class MeasureResult(_message.Message):
     def __init__(self, measure: _Optional[_Union[Measure, str]] = ..., value: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., dimension: _Optional[int] = ...) -> None: ...
 
 class ShiftResult(_message.Message):
-    __slots__ = ("mmd2", "sigma", "p_value", "p_value_max_t", "relabellings", "enumerated", "error_bound", "digits_lost", "aggregated_p_value", "approximation_error", "precision")
+    __slots__ = ("mmd2", "sigma", "p_value", "p_value_max_t", "permutations", "enumerated", "error_bound", "below_error_bound", "aggregated_p_value", "approximation_error", "precision")
     MMD2_FIELD_NUMBER: _ClassVar[int]
     SIGMA_FIELD_NUMBER: _ClassVar[int]
     P_VALUE_FIELD_NUMBER: _ClassVar[int]
     P_VALUE_MAX_T_FIELD_NUMBER: _ClassVar[int]
-    RELABELLINGS_FIELD_NUMBER: _ClassVar[int]
+    PERMUTATIONS_FIELD_NUMBER: _ClassVar[int]
     ENUMERATED_FIELD_NUMBER: _ClassVar[int]
     ERROR_BOUND_FIELD_NUMBER: _ClassVar[int]
-    DIGITS_LOST_FIELD_NUMBER: _ClassVar[int]
+    BELOW_ERROR_BOUND_FIELD_NUMBER: _ClassVar[int]
     AGGREGATED_P_VALUE_FIELD_NUMBER: _ClassVar[int]
     APPROXIMATION_ERROR_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
@@ -216,30 +216,30 @@ class ShiftResult(_message.Message):
     sigma: float
     p_value: _common_pb2.Estimate
     p_value_max_t: _common_pb2.Estimate
-    relabellings: int
+    permutations: int
     enumerated: bool
     error_bound: float
-    digits_lost: bool
+    below_error_bound: bool
     aggregated_p_value: _common_pb2.Estimate
     approximation_error: float
     precision: str
-    def __init__(self, mmd2: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., sigma: _Optional[float] = ..., p_value: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., p_value_max_t: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., relabellings: _Optional[int] = ..., enumerated: _Optional[bool] = ..., error_bound: _Optional[float] = ..., digits_lost: _Optional[bool] = ..., aggregated_p_value: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., approximation_error: _Optional[float] = ..., precision: _Optional[str] = ...) -> None: ...
+    def __init__(self, mmd2: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., sigma: _Optional[float] = ..., p_value: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., p_value_max_t: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., permutations: _Optional[int] = ..., enumerated: _Optional[bool] = ..., error_bound: _Optional[float] = ..., below_error_bound: _Optional[bool] = ..., aggregated_p_value: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., approximation_error: _Optional[float] = ..., precision: _Optional[str] = ...) -> None: ...
 
 class LayerResult(_message.Message):
-    __slots__ = ("layer", "channels", "channels_left_out", "raw", "standardised", "measures")
+    __slots__ = ("layer", "channels", "channels_excluded", "raw", "standardised", "measures")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
-    CHANNELS_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_EXCLUDED_FIELD_NUMBER: _ClassVar[int]
     RAW_FIELD_NUMBER: _ClassVar[int]
     STANDARDISED_FIELD_NUMBER: _ClassVar[int]
     MEASURES_FIELD_NUMBER: _ClassVar[int]
     layer: str
     channels: int
-    channels_left_out: int
+    channels_excluded: int
     raw: ShiftResult
     standardised: ShiftResult
     measures: _containers.RepeatedCompositeFieldContainer[MeasureResult]
-    def __init__(self, layer: _Optional[str] = ..., channels: _Optional[int] = ..., channels_left_out: _Optional[int] = ..., raw: _Optional[_Union[ShiftResult, _Mapping]] = ..., standardised: _Optional[_Union[ShiftResult, _Mapping]] = ..., measures: _Optional[_Iterable[_Union[MeasureResult, _Mapping]]] = ...) -> None: ...
+    def __init__(self, layer: _Optional[str] = ..., channels: _Optional[int] = ..., channels_excluded: _Optional[int] = ..., raw: _Optional[_Union[ShiftResult, _Mapping]] = ..., standardised: _Optional[_Union[ShiftResult, _Mapping]] = ..., measures: _Optional[_Iterable[_Union[MeasureResult, _Mapping]]] = ...) -> None: ...
 
 class ProjectionPoint(_message.Message):
     __slots__ = ("u", "v")

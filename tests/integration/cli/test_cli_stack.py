@@ -211,10 +211,10 @@ def test_arrays_are_compared_inline(cli: Cli) -> None:
     rng = np.random.default_rng(0)
     np.save(cli.folder / "x.npy", rng.normal(size=(40, 8)).astype(np.float32))
     np.save(cli.folder / "y.npy", rng.normal(size=(30, 8)).astype(np.float32) + 1.0)
-    done = cli.run("mmd", "x.npy", "y.npy", "--independent", "--relabellings", "199", "--json").document
+    done = cli.run("mmd", "x.npy", "y.npy", "--independent", "--permutations", "199", "--json").document
     assert done["layers"][0]["standardised"]["mmd2"]["value"] > 0.1
     assert done["layers"][0]["standardised"]["p_value"]["value"] == pytest.approx(1 / 200)
-    table = cli.run("mmd", "x.npy", "y.npy", "--independent", "--relabellings", "199")
+    table = cli.run("mmd", "x.npy", "y.npy", "--independent", "--permutations", "199")
     assert "standardised" in table.out
     refused = cli.run("mmd", "x.npy", "y.npy", code=2)
     assert "row" in refused.err
@@ -242,7 +242,7 @@ def test_unknown_ids_are_code_2(cli: Cli) -> None:
     for arguments in (
         ("jobs", "show", "j9"),
         ("checks", "show", "c9"),
-        ("studies", "show", "s9"),
+        ("experiments", "show", "s9"),
         ("watch", "x9"),
         ("models", "show", "m9"),
     ):
@@ -276,25 +276,37 @@ def test_ctrl_c_leaves_a_check_running_and_says_how_to_go_on(cli: Cli, model: st
     assert "there is nothing to gate: the check is cancelled" in gated.err
 
 
-def test_ctrl_c_leaves_a_study_running_and_says_how_to_go_on(cli: Cli, model: str, dataset: str) -> None:
+def test_ctrl_c_leaves_a_experiment_running_and_says_how_to_go_on(cli: Cli, model: str, dataset: str) -> None:
     tasks = ("--task", "segmentation", "--task", "translation")
-    arguments = ("study", dataset, "--model", model, *tasks, "--preset", "demo", "--max-running", "1", "--id", "s1")
+    arguments = (
+        "experiment",
+        dataset,
+        "--model",
+        model,
+        *tasks,
+        "--preset",
+        "demo",
+        "--max-running",
+        "1",
+        "--id",
+        "s1",
+    )
     process = cli.start(*arguments)
-    wait_until(lambda: cli.run("studies", "show", "s1", code=None).code == 0, "the study's creation")
+    wait_until(lambda: cli.run("experiments", "show", "s1", code=None).code == 0, "the experiment's creation")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert "study s1 goes on" in err
+    assert "experiment s1 goes on" in err
     assert "`vfmalign watch s1`" in err
-    assert "`vfmalign studies cancel s1`" in err
-    same = cli.run(*arguments, "--no-wait", "--json").document["study"]
+    assert "`vfmalign experiments cancel s1`" in err
+    same = cli.run(*arguments, "--no-wait", "--json").document["experiment"]
     assert [cell["check_id"] for cell in same["cells"]] == [f"s1-segmentation-{model}-0", f"s1-translation-{model}-0"]
     assert "ALREADY_EXISTS" in cli.run(*arguments, "--seed", "9", "--json", code=2).out
-    listed = cli.run("studies", "list", "--json").document["studies"]
-    assert [(study["study_id"], study["progress"]["total"]) for study in listed] == [("s1", 2)]
-    cli.run("studies", "cancel", "s1")
+    listed = cli.run("experiments", "list", "--json").document["experiments"]
+    assert [(experiment["experiment_id"], experiment["progress"]["total"]) for experiment in listed] == [("s1", 2)]
+    cli.run("experiments", "cancel", "s1")
     watched = cli.run("watch", "s1", "--json", code=1).document
-    assert watched["study"]["state"] == "STUDY_STATE_CANCELLED"
-    assert "was not begun before the study ended" in cli.run("studies", "show", "s1").out
-    assert "there is no report: the study is cancelled" in cli.run("studies", "report", "s1", code=2).err
+    assert watched["experiment"]["state"] == "EXPERIMENT_STATE_CANCELLED"
+    assert "was not begun before the experiment ended" in cli.run("experiments", "show", "s1").out
+    assert "there is no report: the experiment is cancelled" in cli.run("experiments", "report", "s1", code=2).err

@@ -39,13 +39,13 @@ from vfmalign.v1 import (
     alignment_pb2,
     alignment_pb2_grpc,
     common_pb2,
+    experiment_pb2_grpc,
     features_pb2,
     features_pb2_grpc,
     finetuning_pb2,
     finetuning_pb2_grpc,
     mmd_pb2,
     mmd_pb2_grpc,
-    study_pb2_grpc,
 )
 
 LAYERS = ("stages.0", "stages.1")
@@ -110,7 +110,7 @@ class Features(features_pb2_grpc.FeatureServiceServicer):
         name = f"{request.model_id}/{request.dataset_id}/{request.split}/{request.initialisation}"
         self.calls.append(name)
         yield features_pb2.ExtractDatasetResponse(
-            progress=common_pb2.Progress(stage="forward", done=1, total=12, unit="case", elapsed_seconds=0.1)
+            progress=common_pb2.Progress(phase="forward", done=1, total=12, unit="case", elapsed_seconds=0.1)
         )
         while request.dataset_id.startswith("slow"):
             if not context.is_active():
@@ -256,7 +256,7 @@ async def service(tmp_path, store, store_environment, peers, database_url, launc
             self.channel = connect(f"127.0.0.1:{json.loads(ports.read_text())['grpc']}")
             self.checks = alignment_pb2_grpc.AlignmentServiceStub(self.channel)
             self.jobs = finetuning_pb2_grpc.FineTuningServiceStub(self.channel)
-            self.studies = study_pb2_grpc.StudyServiceStub(self.channel)
+            self.experiments = experiment_pb2_grpc.ExperimentServiceStub(self.channel)
 
         async def kill(self):
             self.process.kill()

@@ -1,4 +1,4 @@
-"""Studies through the finetuning service's own process: whole, killed in the middle, cancelled, refused."""
+"""Experiments through the finetuning service's own process: whole, killed in the middle, cancelled, refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from vfmalign.core.domain.artifacts import ModelCard, model_card_key
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound, PreconditionFailed
-from vfmalign.v1 import alignment_pb2, finetuning_pb2, study_pb2
+from vfmalign.v1 import alignment_pb2, experiment_pb2, finetuning_pb2
 
 MODELS = ("vfm", "vfm2")
 TASKS = ("segmentation", "super_resolution")
@@ -31,37 +31,39 @@ def spec(**fields):
     values = {
         "model_ids": MODELS, "dataset_id": "demo", "tasks": TASKS, "seeds": [1],
         "recipe": finetuning_pb2.Recipe(preset="demo", epochs=6, steps_per_epoch=10, probe_steps=[10, 30]),
-        "bootstrap_resamples": 200, "relabellings": 99,
+        "bootstrap_resamples": 200, "permutations": 99,
     } | fields  # fmt: skip
-    return study_pb2.StudySpec(**values)
+    return experiment_pb2.ExperimentSpec(**values)
 
 
 async def create(service, name, **fields):
-    study_id = f"{service.prefix}-{name}"
-    request = study_pb2.CreateStudyRequest(study_id=study_id, spec=spec(**fields))
-    return (await service.studies.CreateStudy(request)).study.study_id
+    experiment_id = f"{service.prefix}-{name}"
+    request = experiment_pb2.CreateExperimentRequest(experiment_id=experiment_id, spec=spec(**fields))
+    return (await service.experiments.CreateExperiment(request)).experiment.experiment_id
 
 
-async def get(service, study_id):
-    return (await service.studies.GetStudy(study_pb2.GetStudyRequest(study_id=study_id))).study
+async def get(service, experiment_id):
+    return (
+        await service.experiments.GetExperiment(experiment_pb2.GetExperimentRequest(experiment_id=experiment_id))
+    ).experiment
 
 
-async def until(service, study_id, condition, seconds=90.0):
+async def until(service, experiment_id, condition, seconds=90.0):
     end = time.monotonic() + seconds
-    while not condition(study := await get(service, study_id)):
-        assert time.monotonic() < end, f"{study}\n{(service.folder / 'service.log').read_text()[-4000:]}"
+    while not condition(experiment := await get(service, experiment_id)):
+        assert time.monotonic() < end, f"{experiment}\n{(service.folder / 'service.log').read_text()[-4000:]}"
         await asyncio.sleep(0.05)
-    return study
+    return experiment
 
 
-async def finish(service, study_id):
-    return await until(service, study_id, lambda study: study.HasField("end_time"))
+async def finish(service, experiment_id):
+    return await until(service, experiment_id, lambda experiment: experiment.HasField("end_time"))
 
 
-def forget(service, store, study_id):
-    """Takes a study and everything of it out of the database and the bucket."""
-    for prefix in ("studies", "checks", "jobs"):
-        for key in list(store.list(f"{prefix}/{study_id}")):
+def forget(service, store, experiment_id):
+    """Takes an experiment and everything of it out of the database and the bucket."""
+    for prefix in ("experiments", "checks", "jobs"):
+        for key in list(store.list(f"{prefix}/{experiment_id}")):
             store.delete(key)
     with service.database.session() as session:
         connection = session.connection()
@@ -70,39 +72,39 @@ def forget(service, store, study_id):
             ("job_attempts", "job_id"),
             ("checks", "id"),
             ("jobs", "id"),
-            ("studies", "id"),
+            ("experiments", "id"),
         ):
-            connection.exec_driver_sql(f"DELETE FROM {table} WHERE {column} LIKE '{study_id}%'")
+            connection.exec_driver_sql(f"DELETE FROM {table} WHERE {column} LIKE '{experiment_id}%'")
 
 
-async def test_a_study_runs_every_cell_and_ends_with_its_report(service, store):
+async def test_a_experiment_runs_every_cell_and_ends_with_its_report(service, store):
     name = await create(service, "whole", title="Two models")
-    events = service.studies.WatchStudy(study_pb2.WatchStudyRequest(study_id=name))
-    watched = [event.study async for event in events]
-    study = watched[-1]
-    assert study.state == study_pb2.STUDY_STATE_SUCCEEDED, study
-    assert study.status == "finished"
-    assert [(cell.model_id, cell.task, cell.seed) for cell in study.cells] == [
+    events = service.experiments.WatchExperiment(experiment_pb2.WatchExperimentRequest(experiment_id=name))
+    watched = [event.experiment async for event in events]
+    experiment = watched[-1]
+    assert experiment.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, experiment
+    assert experiment.status == "finished"
+    assert [(cell.model_id, cell.task, cell.seed) for cell in experiment.cells] == [
         (model, task, 1) for task in TASKS for model in MODELS
     ]
-    assert {cell.state for cell in study.cells} == {alignment_pb2.CHECK_STATE_SUCCEEDED}
-    assert (study.counts.succeeded, study.progress.done, study.progress.total) == (4, 4, 4)
+    assert {cell.state for cell in experiment.cells} == {alignment_pb2.CHECK_STATE_SUCCEEDED}
+    assert (experiment.counts.succeeded, experiment.progress.done, experiment.progress.total) == (4, 4, 4)
     assert max(event.counts.running + event.counts.queued for event in watched) == 4
     assert max(sum(one.state == alignment_pb2.CHECK_STATE_RUNNING for one in event.cells) for event in watched) <= 2
 
-    for cell in study.cells:
+    for cell in experiment.cells:
         check = await service.get(cell.check_id)
         assert check.spec.model_sha256 == "c" * 64, "the weights are fixed for all cells"
         assert len(check.spec.dataset_digest) == 64
-    report = json.loads(store.get(store.key(study.report_json.uri), sha256=study.report_json.sha256))
-    assert report["study"] == name
-    html = store.get(store.key(study.report_html.uri), sha256=study.report_html.sha256).decode()
+    report = json.loads(store.get(store.key(experiment.report_json.uri), sha256=experiment.report_json.sha256))
+    assert report["experiment"] == name
+    html = store.get(store.key(experiment.report_html.uri), sha256=experiment.report_html.sha256).decode()
     assert "Two models" in html
-    table = store.get(store.key(study.cells_csv.uri), sha256=study.cells_csv.sha256).decode()
+    table = store.get(store.key(experiment.cells_csv.uri), sha256=experiment.cells_csv.sha256).decode()
     assert len(list(csv.DictReader(io.StringIO(table)))) == 4
 
-    listed = (await service.studies.ListStudies(study_pb2.ListStudiesRequest())).studies
-    assert [one.study_id for one in listed] == [name]
+    listed = (await service.experiments.ListExperiments(experiment_pb2.ListExperimentsRequest())).experiments
+    assert [one.experiment_id for one in listed] == [name]
     assert (len(listed[0].cells), listed[0].counts.succeeded) == (0, 4)
 
 
@@ -111,7 +113,7 @@ async def test_kill_9_changes_nothing_in_the_report(service, store, moment):
     (service.folder / "go").touch()
     name = await create(service, f"steady-{moment[:5]}", seeds=[5])
     steady = await finish(service, name)
-    assert steady.state == study_pb2.STUDY_STATE_SUCCEEDED, steady
+    assert steady.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, steady
     forget(service, store, name)
     first = len(service.starts())
 
@@ -121,12 +123,12 @@ async def test_kill_9_changes_nothing_in_the_report(service, store, moment):
         await until(service, name, lambda _: len(service.starts()) >= first + 2)
     else:
         await create(service, f"steady-{moment[:5]}", seeds=[5])
-        await until(service, name, lambda study: study.counts.succeeded >= 2)
+        await until(service, name, lambda experiment: experiment.counts.succeeded >= 2)
     await service.kill()
     (service.folder / "go").touch()
     await service.start()
     again = await finish(service, name)
-    assert again.state == study_pb2.STUDY_STATE_SUCCEEDED, again
+    assert again.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, again
     assert again.report_json.sha256 == steady.report_json.sha256
     assert again.cells_csv.sha256 == steady.cells_csv.sha256
     assert len(service.starts()) == len(set(service.starts()[:first])) + first, "a job was started twice"
@@ -134,45 +136,45 @@ async def test_kill_9_changes_nothing_in_the_report(service, store, moment):
 
 async def test_a_failed_cell_is_listed_and_does_not_stop_the_others(service, store):
     name = await create(service, "partly", seeds=[1, 3])
-    study = await finish(service, name)
-    assert study.state == study_pb2.STUDY_STATE_SUCCEEDED, study
-    assert study.status == "finished; 4 of 8 cells have no result"
-    failed = [cell for cell in study.cells if cell.state == alignment_pb2.CHECK_STATE_FAILED]
+    experiment = await finish(service, name)
+    assert experiment.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, experiment
+    assert experiment.status == "finished; 4 of 8 cells have no result"
+    failed = [cell for cell in experiment.cells if cell.state == alignment_pb2.CHECK_STATE_FAILED]
     assert {cell.seed for cell in failed} == {3}
     assert {cell.failure.reason for cell in failed} == {"BAD_VOLUME"}
-    report = json.loads(store.get(store.key(study.report_json.uri)))
+    report = json.loads(store.get(store.key(experiment.report_json.uri)))
     assert len(report["missing"]) == 4
     assert "not a volume" in report["missing"][0]["reason"]
 
 
-async def test_without_one_result_the_study_fails_with_the_first_sentence(service):
-    study = await finish(service, await create(service, "none", seeds=[3], tasks=["segmentation"]))
-    assert study.state == study_pb2.STUDY_STATE_FAILED
-    assert study.failure.reason == "NO_CHECK_SUCCEEDED"
-    assert "not a volume" in study.failure.message
-    assert not study.HasField("report_json")
+async def test_without_one_result_the_experiment_fails_with_the_first_sentence(service):
+    experiment = await finish(service, await create(service, "none", seeds=[3], tasks=["segmentation"]))
+    assert experiment.state == experiment_pb2.EXPERIMENT_STATE_FAILED
+    assert experiment.failure.reason == "NO_CHECK_SUCCEEDED"
+    assert "not a volume" in experiment.failure.message
+    assert not experiment.HasField("report_json")
 
 
 async def test_cancel_stops_its_checks_and_begins_no_more(service):
     name = await create(service, "stopped", seeds=[5])
     await until(service, name, lambda _: len(service.starts()) >= 3)
-    await service.studies.CancelStudy(study_pb2.CancelStudyRequest(study_id=name))
-    study = await finish(service, name)
-    assert study.state == study_pb2.STUDY_STATE_CANCELLED
-    assert {cell.state for cell in study.cells} == {alignment_pb2.CHECK_STATE_CANCELLED}
+    await service.experiments.CancelExperiment(experiment_pb2.CancelExperimentRequest(experiment_id=name))
+    experiment = await finish(service, name)
+    assert experiment.state == experiment_pb2.EXPERIMENT_STATE_CANCELLED
+    assert {cell.state for cell in experiment.cells} == {alignment_pb2.CHECK_STATE_CANCELLED}
     checks = (await service.checks.ListChecks(alignment_pb2.ListChecksRequest())).checks
     assert {check.state for check in checks} == {alignment_pb2.CHECK_STATE_CANCELLED}
     assert len(checks) == 2
-    again = await service.studies.CancelStudy(study_pb2.CancelStudyRequest(study_id=name))
-    assert again.study.state == study_pb2.STUDY_STATE_CANCELLED
+    again = await service.experiments.CancelExperiment(experiment_pb2.CancelExperimentRequest(experiment_id=name))
+    assert again.experiment.state == experiment_pb2.EXPERIMENT_STATE_CANCELLED
 
 
-async def test_a_single_check_does_not_wait_for_a_study_to_end(service):
+async def test_a_single_check_does_not_wait_for_a_experiment_to_end(service):
     name = await create(service, "long", seeds=[5, 6, 7, 8], max_running=64)
     await until(service, name, lambda _: len(service.starts()) >= 3)
     single = await service.create("single", dataset="slow")
     await service.until(single, lambda check: check.state == alignment_pb2.CHECK_STATE_RUNNING)
-    await service.studies.CancelStudy(study_pb2.CancelStudyRequest(study_id=name))
+    await service.experiments.CancelExperiment(experiment_pb2.CancelExperimentRequest(experiment_id=name))
     await service.checks.CancelCheck(alignment_pb2.CancelCheckRequest(check_id=single))
     await finish(service, name)
 
@@ -187,7 +189,7 @@ async def test_create_is_idempotent_and_another_body_conflicts(service, store):
     assert (await get(service, name)).create_time == created
     with pytest.raises(Conflict, match="another body"):
         await create(service, "same", dataset_id="slow", seeds=[2])
-    await service.studies.CancelStudy(study_pb2.CancelStudyRequest(study_id=name))
+    await service.experiments.CancelExperiment(experiment_pb2.CancelExperimentRequest(experiment_id=name))
     await finish(service, name)
 
 
@@ -208,12 +210,15 @@ async def test_bad_requests_name_their_field_and_a_remedy(service):
         assert words in str(caught.value), change
         assert caught.value.remedy
     with pytest.raises(BadOption) as caught:
-        await service.studies.CreateStudy(study_pb2.CreateStudyRequest(study_id="Not An Id", spec=spec()))
-    assert caught.value.field == "study_id"
+        await service.experiments.CreateExperiment(
+            experiment_pb2.CreateExperimentRequest(experiment_id="Not An Id", spec=spec())
+        )
+    assert caught.value.field == "experiment_id"
     with pytest.raises(BadOption, match="states"):
-        await service.studies.ListStudies(study_pb2.ListStudiesRequest(states=[0]))
-    for call in (service.studies.GetStudy(study_pb2.GetStudyRequest(study_id="gone")),
-                 service.studies.CancelStudy(study_pb2.CancelStudyRequest(study_id="gone"))):  # fmt: skip
-        with pytest.raises(NotFound, match="see ListStudies"):
+        await service.experiments.ListExperiments(experiment_pb2.ListExperimentsRequest(states=[0]))
+    for call in (service.experiments.GetExperiment(experiment_pb2.GetExperimentRequest(experiment_id="gone")),
+                 service.experiments.CancelExperiment(
+                     experiment_pb2.CancelExperimentRequest(experiment_id="gone"))):  # fmt: skip
+        with pytest.raises(NotFound, match="see ListExperiments"):
             await call
-    assert not (await service.studies.ListStudies(study_pb2.ListStudiesRequest())).studies
+    assert not (await service.experiments.ListExperiments(experiment_pb2.ListExperimentsRequest())).experiments

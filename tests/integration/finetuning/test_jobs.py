@@ -15,7 +15,7 @@ import pytest
 from vfmalign.core.domain.artifacts import JobFailure, JobResult, JobSpec, MetricSpec, Recipe, job_key
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.converters import pack_job
-from vfmalign.finetuning.jobs.repository import JobBook
+from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.request import JobRequest
 from vfmalign.finetuning.jobs.supervisor import Limits, Supervisor
 from vfmalign.finetuning.launchers.local import LocalLauncher
@@ -84,7 +84,7 @@ def world(tmp_path, store, store_environment, monkeypatch):
     launchers = []
 
     class World:
-        book = JobBook(database)
+        book = JobRepository(database)
         prefix = uuid.uuid4().hex[:8]
         folder = tmp_path
 
@@ -244,11 +244,11 @@ from pathlib import Path
 from vfmalign.core.settings import StoreSettings
 from vfmalign.core.store import ObjectStore
 from vfmalign.finetuning.database import Database
-from vfmalign.finetuning.jobs import JobBook
+from vfmalign.finetuning.jobs import JobRepository
 from vfmalign.finetuning.local import LocalLauncher
 from vfmalign.finetuning.supervisor import Limits, Supervisor
 root, when = Path(sys.argv[1]), sys.argv[2]
-book = JobBook(Database(f"sqlite:///{root / 'jobs.db'}"))
+book = JobRepository(Database(f"sqlite:///{root / 'jobs.db'}"))
 die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
 launcher = LocalLauncher((sys.executable, "-c", sys.argv[3]), root, root / "logs")
 if when == "before launch":

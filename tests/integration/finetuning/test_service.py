@@ -42,8 +42,10 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
     assert [shift.mmd.layer for shift in result.shifts] == ["stages.1", "stages.0"], "the primary layer comes first"
     assert result.shifts[0].shift_ratio.HasField("value")
     # With the peer's U = V = m, twice m standardised: 1 − (12V − 11U)/2.
-    assert result.shifts[0].reach.value == pytest.approx(1 - result.shifts[0].mmd.standardised.mmd2.value / 2)
-    assert not result.shifts[0].out_of_reach
+    assert result.shifts[0].paired_similarity.value == pytest.approx(
+        1 - result.shifts[0].mmd.standardised.mmd2.value / 2
+    )
+    assert not result.shifts[0].saturated
     assert result.convergence.steps_to_95.value == 40
     assert result.held_out
     assert any("Pretraining set unknown" in caution for caution in result.cautions)
@@ -67,7 +69,7 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
     test, biased, random = [call for call in peers.mmd.calls if not call.measures]
     assert test.pairing == mmd_pb2.PAIRING_PAIRED
     assert test.estimator == mmd_pb2.ESTIMATOR_UNBIASED_PAIRED
-    assert (test.test.relabellings, test.test.seed, test.projection) == (1000, 1, True)
+    assert (test.test.permutations, test.test.seed, test.projection) == (1000, 1, True)
     assert test.reference.feature_set_id == random.reference.feature_set_id
     assert not random.HasField("test")
     assert (biased.x, biased.y, biased.kernel) == (test.x, test.y, test.kernel)
@@ -264,7 +266,7 @@ async def test_bad_requests_name_their_field(service):
         ({"task": "nothing"}, "task"),
         ({"model_id": "Not An Id"}, "spec.model_id"),
         ({"seed": -1}, "spec.seed"),
-        ({"relabellings": 200_000}, "spec.relabellings"),
+        ({"permutations": 200_000}, "spec.permutations"),
         ({"interval_level": 1.5}, "spec.interval_level"),
         ({"recipe": finetuning_pb2.Recipe(preset="nope")}, "recipe.preset"),
         ({"recipe": finetuning_pb2.Recipe(epochs=0)}, "spec.recipe.epochs"),

@@ -114,7 +114,7 @@ def request_of(ids, **fields):
     fields = {
         **{name: stored(feature_set) for name, feature_set in ids.items()},
         "pairing": pb.PAIRING_PAIRED,
-        "test": pb.TestOptions(relabellings=200, seed=7),
+        "test": pb.TestOptions(permutations=200, seed=7),
         **fields,
     }
     return pb.ComputeRequest(**fields)

@@ -33,7 +33,7 @@ async def test_stored_sets_give_the_library_numbers(service, sets):
         Sample("x", arrays["x"], tuple(f"group-case-{row:05d}" for row in range(ROWS))),
         Sample("y", arrays["y"]),
         Sample("reference", arrays["reference"]),
-        Options("paired", primary_layer="stages.3", relabellings=200, seed=7, interval_level=0.9, projection=True),
+        Options("paired", primary_layer="stages.3", permutations=200, seed=7, interval_level=0.9, projection=True),
         Engine(),
     )
     assert [one.layer for one in response.layers] == ["stages.3", "stages.2"]
@@ -42,7 +42,7 @@ async def test_stored_sets_give_the_library_numbers(service, sets):
     assert (response.rows_x, response.rows_y, response.groups) == (ROWS, ROWS, ROWS)
     assert response.precision == "float64"
     for got, want in zip(response.layers, expected.layers, strict=True):
-        assert (got.channels, got.channels_left_out) == (CHANNELS, 0)
+        assert (got.channels, got.channels_excluded) == (CHANNELS, 0)
         for message, shift in ((got.raw, want.raw), (got.standardised, want.standardised)):
             assert message.mmd2.value == pytest.approx(shift.mmd2.value, abs=1e-13)
             assert message.mmd2.interval.lower == pytest.approx(shift.mmd2.interval.lower, abs=1e-12)
@@ -52,7 +52,7 @@ async def test_stored_sets_give_the_library_numbers(service, sets):
             assert message.p_value.value == shift.p_value.value
             assert message.p_value_max_t.value == shift.p_value_max_t.value
             assert message.sigma == pytest.approx(shift.sigma, rel=1e-12)
-            assert (message.relabellings, message.enumerated, message.digits_lost) == (200, False, False)
+            assert (message.permutations, message.enumerated, message.below_error_bound) == (200, False, False)
             assert message.error_bound == pytest.approx(shift.error_bound, rel=1e-6)
     points = np.array([[point.u, point.v] for point in response.projection.x])
     np.testing.assert_allclose(points, expected.projection.x_N2, atol=1e-10)
@@ -71,7 +71,7 @@ async def test_identical_sets_have_not_moved(service, sets):
 
 async def test_absent_values_say_why(service):
     x, y = features(5, rows=5), features(6, rows=5)
-    response = await service.Compute(inline_request(x, y, test=pb.TestOptions(relabellings=100)))
+    response = await service.Compute(inline_request(x, y, test=pb.TestOptions(permutations=100)))
     raw = response.layers[0].raw
     assert raw.mmd2.HasField("value")
     assert not raw.mmd2.HasField("interval")
@@ -93,10 +93,10 @@ async def test_independent_inline_samples(service):
 async def test_stored_sets_larger_than_the_memory_are_compared_part_by_part(service, store):
     rng = np.random.default_rng(11)
     x, y = ({name: rng.normal(size=(1000, 4000)).astype(np.float32) for name in LAYERS} for _ in range(2))
-    asked = {"kernel": pb.Kernel(fixed_sigma=90.0), "test": pb.TestOptions(relabellings=50)}
+    asked = {"kernel": pb.Kernel(fixed_sigma=90.0), "test": pb.TestOptions(permutations=50)}
     message = request_of({}, x=stored(store_set(store, x)), y=stored(store_set(store, y)), reference=None, **asked)
     response = await service.Compute(message)
-    options = Options("paired", fixed_sigma=90.0, relabellings=50)
+    options = Options("paired", fixed_sigma=90.0, permutations=50)
     expected = compare(Sample("x", x), Sample("y", y), None, options, Engine())
     for layer, wanted in zip(response.layers, expected.layers, strict=True):
         assert layer.raw.mmd2.value == pytest.approx(wanted.raw.mmd2.value, abs=wanted.raw.error_bound)
@@ -114,7 +114,7 @@ async def test_stored_sets_larger_than_the_memory_are_compared_part_by_part(serv
 async def test_uploaded_arrays_give_the_numbers_of_inline_ones(service, store):
     x, y = features(1), features(2)
     groups = [f"g{row // 2}" for row in range(ROWS)]
-    test = pb.TestOptions(relabellings=50)
+    test = pb.TestOptions(permutations=50)
     sent = inline_request(x, y, test=test)
     sent.x.inline.groups.extend(groups)
     expected = await service.Compute(sent)
@@ -130,9 +130,9 @@ async def test_uploaded_arrays_give_the_numbers_of_inline_ones(service, store):
 async def test_every_kernel_answers(service, family):
     kernel = pb.Kernel(family=family, fixed_sigma=0.0 if family.endswith(("POLYNOMIAL", "_LINEAR")) else 2.0)
     x, y = features(1), features(2, shift=1.0)
-    response = await service.Compute(inline_request(x, y, kernel=kernel, test=pb.TestOptions(relabellings=50)))
+    response = await service.Compute(inline_request(x, y, kernel=kernel, test=pb.TestOptions(permutations=50)))
     name = family.removeprefix("KERNEL_FAMILY_").lower()
-    options = Options("paired", kernel=name, fixed_sigma=kernel.fixed_sigma or None, relabellings=50)
+    options = Options("paired", kernel=name, fixed_sigma=kernel.fixed_sigma or None, permutations=50)
     expected = compare(Sample("x", x), Sample("y", y), None, options, Engine())
     assert response.layers[0].raw.mmd2.value == pytest.approx(expected.layers[0].raw.mmd2.value, rel=1e-12)
     assert response.backend == "torch"
@@ -183,7 +183,7 @@ async def test_a_precision_is_a_floor(service, precision, least):
 async def test_an_aggregated_test_and_a_wild_bootstrap_answer(service):
     x, y = features(1, rows=24), features(2, shift=1.5, rows=24)
     kernel = pb.Kernel(bandwidth_rule=pb.BANDWIDTH_RULE_POOLED_MEDIAN)
-    test = pb.TestOptions(relabellings=99, aggregated=True)
+    test = pb.TestOptions(permutations=99, aggregated=True)
     asked = inline_request(x, y, pairing=pb.PAIRING_INDEPENDENT, kernel=kernel, test=test)
     raw = (await service.Compute(asked)).layers[0].raw
     assert raw.aggregated_p_value.value == pytest.approx(0.01)
@@ -198,7 +198,7 @@ async def test_an_aggregated_test_and_a_wild_bootstrap_answer(service):
 async def test_small_requests_are_answered_while_a_large_one_runs(service, sets):
     rng = np.random.default_rng(0)
     x = {"a": rng.normal(size=(12_000, 64)).astype(np.float32)}
-    slow = service.Compute(inline_request(x, x, test=pb.TestOptions(relabellings=300)))
+    slow = service.Compute(inline_request(x, x, test=pb.TestOptions(permutations=300)))
     await asyncio.sleep(0.5)
     answers = [await service.Compute(request_of(sets[1])) for _ in range(3)]
     assert not slow.done(), "three requests were answered before the one that came first"
@@ -214,7 +214,7 @@ async def test_a_cancelled_call_frees_the_queue(service, sets):
     rows = 12_000
     rng = np.random.default_rng(0)
     x = {"a": rng.normal(size=(rows, 64)).astype(np.float32)}
-    slow = inline_request(x, x, pairing=pb.PAIRING_PAIRED, test=pb.TestOptions(relabellings=300))
+    slow = inline_request(x, x, pairing=pb.PAIRING_PAIRED, test=pb.TestOptions(permutations=300))
     call = service.Compute(slow)
     await asyncio.sleep(1.0)
     assert not call.done()

@@ -70,7 +70,7 @@ BAD_REQUESTS = [
     (lambda m: m.ClearField("kernel"), "BAD_OPTION", "kernel"),
     (lambda m: setattr(m.kernel, "fixed_sigma", -1.0), "BAD_OPTION", "kernel.fixed_sigma"),
     (lambda m: setattr(m, "interval_level", 1.5), "BAD_OPTION", "interval_level"),
-    (lambda m: setattr(m.test, "relabellings", 100_001), "BAD_OPTION", "test.relabellings"),
+    (lambda m: setattr(m.test, "permutations", 100_001), "BAD_OPTION", "test.permutations"),
     (lambda m: m.layers.append("stages.9"), "BAD_OPTION", "layers"),
     (lambda m: m.measures.append(9), "BAD_OPTION", "measures"),
     (lambda m: setattr(m.x, "feature_set_id", "../datasets/x"), "BAD_OPTION", "x.feature_set_id"),
@@ -126,12 +126,12 @@ async def test_a_constant_reference_is_refused(service, store, sets):
 
 async def test_what_does_not_fit_is_refused_with_what_would(service, store, sets):
     many = store_set(store, features(11, rows=5000))
-    test = pb.TestOptions(relabellings=100_000)
+    test = pb.TestOptions(permutations=100_000)
     message = request_of(sets[1], x=stored(many), y=stored(many), reference=None, test=test)
     message.kernel.fixed_sigma = 1.0
     error = await failure(service.Compute(message))
     assert (error.code, error.reason) == (Code.RESOURCE_EXHAUSTED, "TOO_LARGE")
-    assert "ask for fewer relabellings" in error.text
+    assert "ask for fewer permutations" in error.text
     assert not error.retry, "the same request would not fit later either"
     await works(service, sets)
 

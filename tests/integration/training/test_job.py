@@ -57,15 +57,17 @@ def test_a_result_holds_the_curve_and_every_test_case(results, dataset):
         assert {"load", "train", "validate", "checkpoint", "test", "publish", "figures"} <= set(result.stage_seconds)
 
 
-def test_the_trivial_prediction_is_scored_on_the_same_cases_whatever_the_network(results):
+def test_the_naive_baseline_is_scored_on_the_same_cases_whatever_the_network(results):
     for result in results.values():
-        assert [score.case for score in result.trivial_scores] == [score.case for score in result.test_scores]
-        assert all(set(score.values) == {m.name for m in result.metrics} for score in result.trivial_scores)
+        assert [score.case for score in result.naive_baseline_scores] == [score.case for score in result.test_scores]
+        assert all(set(score.values) == {m.name for m in result.metrics} for score in result.naive_baseline_scores)
     for task in ("distortion", "segmentation", "classification"):
-        assert results["pretrained", task].trivial_scores == results["specialised", task].trivial_scores
+        assert results["pretrained", task].naive_baseline_scores == results["specialised", task].naive_baseline_scores
     # What an untrained residual network returns is its input.
-    trivial = level_of(TASKS["distortion"].primary_metric, results["pretrained", "distortion"].trivial_scores)
-    assert 10 < trivial < 40
+    naive_baseline = level_of(
+        TASKS["distortion"].primary_metric, results["pretrained", "distortion"].naive_baseline_scores
+    )
+    assert 10 < naive_baseline < 40
 
 
 def test_a_classified_case_has_its_truth_and_probability(results):

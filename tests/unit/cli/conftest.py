@@ -51,7 +51,7 @@ def finished_check() -> alignment_pb2.Check:
     result.primary_layer, result.test_groups, result.held_out = "stages.3", 16, True
     for name, value in (("stages.3", 0.25), ("stages.0", 0.004)):
         layer = result.shifts.add(shift_ratio=estimate(0.5, reason="no interval is formed for this ratio"))
-        layer.reach.CopyFrom(estimate(0.75, reason="no interval is formed for this mean"))
+        layer.paired_similarity.CopyFrom(estimate(0.75, reason="no interval is formed for this mean"))
         layer.mmd.layer, layer.mmd.channels = name, 128
         layer.mmd.raw.CopyFrom(shift(value / 2))
         layer.mmd.standardised.CopyFrom(shift(value, degenerate=name == "stages.0"))
@@ -66,10 +66,10 @@ def finished_check() -> alignment_pb2.Check:
             relative_percent=estimate(reason="the baseline is under the floor"), score=0.57, baseline=0.01
         )
     )
-    result.gain_trivial.CopyFrom(
+    result.gain_naive_baseline.CopyFrom(
         alignment_pb2.Gain(relative_percent=estimate(9.6, 2.0, 15.0), absolute=estimate(0.05, 0.01, 0.08), score=0.57)
     )
-    result.gain_trivial.baseline, result.trivial_prediction = 0.52, "each voxel's commonest class"
+    result.gain_naive_baseline.baseline, result.naive_baseline = 0.52, "each voxel's commonest class"
     result.convergence.CopyFrom(
         alignment_pb2.Convergence(
             steps_to_95=estimate(72.0), steps_to_baseline=estimate(reason="not reached"), censored=True, steps=120

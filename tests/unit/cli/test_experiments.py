@@ -1,4 +1,4 @@
-"""A study on a terminal: a line for every cell that ends, tables of what was found, and the sizes of a rehearsal."""
+"""An experiment on a terminal: a line for every cell that ends, result tables, and the sizes of a rehearsal."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from vfmalign.core.domain.tasks import TASKS
 from vfmalign.finetuning.jobs.converters import parse_recipe
 from vfmalign.finetuning.jobs.request import CheckRequest
 from vfmalign.models.registry import ARCHITECTURES
-from vfmalign.v1 import alignment_pb2, finetuning_pb2, study_pb2
+from vfmalign.v1 import alignment_pb2, experiment_pb2, finetuning_pb2
 
 Show = Callable[[list[RenderableType]], str]
 Said = Callable[[], list[str]]
 
 
 @pytest.fixture
-def study() -> study_pb2.AlignmentStudy:
+def experiment() -> experiment_pb2.Experiment:
     """One cell that succeeded, one that failed, one that runs and one that waits."""
-    found = study_pb2.AlignmentStudy(
-        study_id="s1", state=study_pb2.STUDY_STATE_RUNNING, status="2 of 4 checks have ended"
+    found = experiment_pb2.Experiment(
+        experiment_id="s1", state=experiment_pb2.EXPERIMENT_STATE_RUNNING, status="2 of 4 checks have ended"
     )
     states = (
         alignment_pb2.CHECK_STATE_SUCCEEDED, alignment_pb2.CHECK_STATE_FAILED, alignment_pb2.CHECK_STATE_RUNNING,
@@ -50,12 +50,12 @@ def study() -> study_pb2.AlignmentStudy:
 
 
 def test_a_cell_that_ended_is_one_line_with_what_it_found(
-    output: Output, said: Said, study: study_pb2.AlignmentStudy, finished_check: alignment_pb2.Check
+    output: Output, said: Said, experiment: experiment_pb2.Experiment, finished_check: alignment_pb2.Check
 ) -> None:
     with View(output) as view:
-        say_cell(view, study.cells[0], finished_check.result, 1, 4)
-        say_cell(view, study.cells[1], None, 2, 4)
-        show_running(view, study)
+        say_cell(view, experiment.cells[0], finished_check.result, 1, 4)
+        say_cell(view, experiment.cells[1], None, 2, 4)
+        show_running(view, experiment)
     lines = said()
     assert len(lines) == 2, "without a terminal there are no bars"
     assert lines[0].split()[:6] == ["✓", "1/4", "segmentation", "m1", "seed", "0"]
@@ -63,11 +63,11 @@ def test_a_cell_that_ended_is_one_line_with_what_it_found(
     assert lines[1].endswith("failed: status 1")
 
 
-def test_a_study_shows_what_was_found_and_where_the_rest_stands(
-    show: Show, study: study_pb2.AlignmentStudy, finished_check: alignment_pb2.Check
+def test_a_experiment_shows_what_was_found_and_where_the_rest_stands(
+    show: Show, experiment: experiment_pb2.Experiment, finished_check: alignment_pb2.Check
 ) -> None:
-    text = show(summary(study, {"c0": finished_check.result}, ["too few models to tell"]))
-    assert "Study s1: running" in text
+    text = show(summary(experiment, {"c0": finished_check.result}, ["too few models to tell"]))
+    assert "Experiment s1: running" in text
     assert "too few models to tell" in text
     assert "1 of 4 cells" in text
     row = next(line for line in text.splitlines() if line.startswith("segmentation"))
@@ -79,19 +79,19 @@ def test_a_study_shows_what_was_found_and_where_the_rest_stands(
 
 
 def test_marks_are_explained_where_they_are_used(
-    show: Show, study: study_pb2.AlignmentStudy, finished_check: alignment_pb2.Check
+    show: Show, experiment: experiment_pb2.Experiment, finished_check: alignment_pb2.Check
 ) -> None:
-    plain = show(summary(study, {"c0": finished_check.result}))
+    plain = show(summary(experiment, {"c0": finished_check.result}))
     assert "¶" not in plain
     assert "§" not in plain
-    finished_check.result.trivial_not_beaten = True
-    finished_check.result.shifts[0].out_of_reach = True
-    marked = show(summary(study, {"c0": finished_check.result}))
+    finished_check.result.naive_baseline_not_beaten = True
+    finished_check.result.shifts[0].saturated = True
+    marked = show(summary(experiment, {"c0": finished_check.result}))
     assert marked.count("¶") == marked.count("§") == 2
 
 
-def test_a_study_that_failed_says_why(show: Show) -> None:
-    found = study_pb2.AlignmentStudy(study_id="s1", state=study_pb2.STUDY_STATE_FAILED)
+def test_a_experiment_that_failed_says_why(show: Show) -> None:
+    found = experiment_pb2.Experiment(experiment_id="s1", state=experiment_pb2.EXPERIMENT_STATE_FAILED)
     found.failure.CopyFrom(finetuning_pb2.Failure(reason="NO_CHECK_SUCCEEDED", message="no check succeeded"))
     text = show(summary(found, {}))
     assert "NO_CHECK_SUCCEEDED: no check succeeded" in text
@@ -110,12 +110,12 @@ def test_a_rehearsal_has_one_architecture_with_both_objectives_and_one_budget(na
     assert {"masked_reconstruction", "contrastive"} in objectives.values()
     assert len({architecture.split("_")[0] for architecture in objectives}) >= 2, "two families"
     assert len({model.recipe.SerializeToString() for model in models}) == 1
-    ids = [plan.study, plan.dataset, *(model.model for model in models), *(model.job for model in models)]
+    ids = [plan.experiment, plan.dataset, *(model.model for model in models), *(model.job for model in models)]
     assert all(is_id(one) for one in ids)
     assert len(set(ids)) == len(ids)
     spec = plan.spec()
     assert list(spec.tasks) == list(TASKS)
-    longest = max(len(f"{plan.study}-{task}-{model.model}-{plan.seed}") for task in TASKS for model in models)
+    longest = max(len(f"{plan.experiment}-{task}-{model.model}-{plan.seed}") for task in TASKS for model in models)
     assert longest <= 80, "ids of checks that can be read"
     for task in TASKS:  # probes stand where validation is
         request = CheckRequest(model="m", dataset="d", task=task, recipe=parse_recipe(spec.recipe))
@@ -126,7 +126,7 @@ def test_a_rehearsal_has_one_architecture_with_both_objectives_and_one_budget(na
 
 def test_sizes_do_not_share_an_id() -> None:
     plans = [Plan(name, size, 7) for name, size in SIZES.items()]
-    names = [one for plan in plans for one in (plan.study, plan.dataset, *(m.model for m in plan.pretrainings()))]
+    names = [one for plan in plans for one in (plan.experiment, plan.dataset, *(m.model for m in plan.pretrainings()))]
     assert len(set(names)) == len(names)
 
 

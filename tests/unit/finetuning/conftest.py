@@ -22,12 +22,12 @@ from vfmalign.finetuning.analysis.records import (
     Comparison,
     CurvePoint,
     LayerShift,
+    NaiveBaseline,
     NetworkResult,
     Projection,
     RunRecord,
     Shift,
     StageTime,
-    Trivial,
     shift_ratio,
 )
 from vfmalign.finetuning.analysis.verdict import decide
@@ -81,7 +81,8 @@ def _estimate(value, width, degenerate=False):
 def _shift(value, width, p, degenerate=False):
     return Shift(
         mmd2=_estimate(value, width, degenerate), sigma=4.2, p_value=Estimate(value=p),
-        p_value_max_t=Estimate(value=2 * p), relabellings=4096, enumerated=True, error_bound=1e-9, digits_lost=False,
+        p_value_max_t=Estimate(value=2 * p), permutations=4096, enumerated=True, error_bound=1e-9,
+        below_error_bound=False,
     )  # fmt: skip
 
 
@@ -90,7 +91,7 @@ def _comparison(scale, rng):
     values = {"stages.0": -0.0004, "stages.1": 0.004, "stages.2": 0.021, "stages.3": 0.083}
     layers = tuple(
         LayerShift(
-            layer=name, channels=128, channels_left_out=0,
+            layer=name, channels=128, channels_excluded=0,
             raw=_shift(0.1 * scale * values[name], 0.002, 0.0002, name == "stages.0"),
             standardised=_shift(scale * values[name], 0.012, 0.4 if name == "stages.0" else 0.0002, name == "stages.0"),
         )
@@ -147,7 +148,7 @@ def make_report():
             "test_groups": 12,
             "verdict": decide(gain, held_out=True), "metrics": metrics, "primary_metric": "lesion_dice",
             "rpg_specialised": gain, "rpg_scratch": estimate_gain(pairs, metrics[0], seed=2),
-            "trivial": Trivial(
+            "naive_baseline": NaiveBaseline(
                 prediction="each voxel's commonest class", test_means={"lesion_dice": 0.07, "gland_dice": 0.66},
                 gain=estimate_gain(low, metrics[0], seed=1),
             ),
@@ -159,7 +160,7 @@ def make_report():
             "shift_ratio": {
                 layer.layer: shift_ratio(layer, random.layer(layer.layer)) for layer in shift.layers
             },
-            "reach": {
+            "paired_similarity": {
                 layer.layer: Estimate(value=0.9 - 0.1 * place) for place, layer in enumerate(shift.layers)
             },
             "settings": {

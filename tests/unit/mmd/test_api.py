@@ -44,7 +44,7 @@ def test_default_is_the_unbiased_value_at_the_pooled_median(brute, samples, pair
     assert mmd2(x, y, pairing="independent") == pytest.approx(
         brute.estimators["unbiased_independent"](x, y, sigma), rel=1e-12
     )
-    result = mmd_test(x, y, pairing="independent", relabellings=99)
+    result = mmd_test(x, y, pairing="independent", permutations=99)
     assert result.sigma == pytest.approx(sigma, rel=1e-12)
     assert result.mmd2 == mmd2(x, y, pairing="independent")
     x, y = pairs
@@ -66,7 +66,7 @@ def test_a_reference_gives_the_bandwidth(brute, rng, samples):
     x, y = samples
     reference = 3.0 * rng.normal(size=(12, 3))
     sigma = median_distance(reference)
-    assert mmd_test(x, y, pairing="independent", reference=reference, relabellings=0).sigma == pytest.approx(
+    assert mmd_test(x, y, pairing="independent", reference=reference, permutations=0).sigma == pytest.approx(
         sigma, rel=1e-12
     )
     expected = brute.estimators["unbiased_independent"](x, y, sigma)
@@ -75,7 +75,7 @@ def test_a_reference_gives_the_bandwidth(brute, rng, samples):
         x, y, pairing="independent", reference=reference
     )
     # σ in features' units goes before a reference.
-    assert mmd_test(x, y, pairing="independent", reference=reference, sigma=0.5, relabellings=0).sigma == 0.5
+    assert mmd_test(x, y, pairing="independent", reference=reference, sigma=0.5, permutations=0).sigma == 0.5
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4", np.int8, np.uint8, np.int64])
@@ -111,7 +111,7 @@ def test_tensors_lists_views_and_gradients_are_taken(samples):
 def test_input_is_left_as_it_was(samples):
     x, y = samples
     before = x.copy(), y.copy()
-    mmd_test(x, y, pairing="independent", relabellings=50, aggregated=True)
+    mmd_test(x, y, pairing="independent", permutations=50, aggregated=True)
     np.testing.assert_array_equal(x, before[0])
     np.testing.assert_array_equal(y, before[1])
 
@@ -120,7 +120,7 @@ def test_input_is_left_as_it_was(samples):
 def test_it_is_what_the_service_computes(pairs, paired):
     x, y = pairs
     pairing = "paired" if paired else "independent"
-    shared = {"relabellings": 150, "seed": 9, "kernel": "laplacian", "aggregated": True}
+    shared = {"permutations": 150, "seed": 9, "kernel": "laplacian", "aggregated": True}
     result = mmd_test(x, y, pairing=pairing, level=0.9, **shared)
     shift = service(x, y, pairing=pairing, bandwidth="pooled_median", interval_level=0.9, **shared)
     assert result.mmd2 == shift.mmd2.value
@@ -128,8 +128,8 @@ def test_it_is_what_the_service_computes(pairs, paired):
     assert result.interval.level == 0.9
     assert result.p_value == shift.p_value.value
     assert result.aggregated_p_value == shift.aggregated_p_value.value
-    assert (result.sigma, result.error_bound, result.digits_lost) == (shift.sigma, shift.error_bound, False)
-    assert (result.relabellings, result.enumerated, result.approximation_error) == (150, False, 0.0)
+    assert (result.sigma, result.error_bound, result.below_error_bound) == (shift.sigma, shift.error_bound, False)
+    assert (result.permutations, result.enumerated, result.approximation_error) == (150, False, 0.0)
     assert (result.precision, result.backend) == ("float64", "torch")
 
 
@@ -144,10 +144,10 @@ def test_it_is_what_the_service_computes_with_a_reference_and_groups(rng, sample
         reference=reference,
         groups_x=groups[0],
         groups_y=groups[1],
-        relabellings=99,
+        permutations=99,
         seed=4,
     )
-    shift = service(x, y, reference, groups, pairing="independent", relabellings=99, seed=4)
+    shift = service(x, y, reference, groups, pairing="independent", permutations=99, seed=4)
     assert (result.mmd2, result.p_value) == (shift.mmd2.value, shift.p_value.value)
     assert result.interval == shift.mmd2.interval
 
@@ -155,17 +155,17 @@ def test_it_is_what_the_service_computes_with_a_reference_and_groups(rng, sample
 def test_groups_of_pairs_may_be_given_once(rng, pairs, grouped):
     x, y = pairs
     labels = grouped(rng, 24, 14)
-    once = mmd_test(x, y, pairing="paired", groups_x=labels, relabellings=99)
-    assert once == mmd_test(x, y, pairing="paired", groups_x=labels, groups_y=labels, relabellings=99)
-    assert once.p_value != mmd_test(x, y, pairing="paired", relabellings=99).p_value
+    once = mmd_test(x, y, pairing="paired", groups_x=labels, permutations=99)
+    assert once == mmd_test(x, y, pairing="paired", groups_x=labels, groups_y=labels, permutations=99)
+    assert once.p_value != mmd_test(x, y, pairing="paired", permutations=99).p_value
     assert once.mmd2 == pytest.approx(mmd2(x, y, pairing="paired"), rel=1e-12)
 
 
 def test_few_pairs_are_enumerated(rng):
     x = rng.normal(size=(9, 2))
     y = x + 0.5 + rng.normal(size=(9, 2))
-    first, second = (mmd_test(x, y, pairing="paired", relabellings=10, seed=seed) for seed in (1, 2))
-    assert (first.relabellings, first.enumerated) == (512, True)
+    first, second = (mmd_test(x, y, pairing="paired", permutations=10, seed=seed) for seed in (1, 2))
+    assert (first.permutations, first.enumerated) == (512, True)
     assert first.p_value == second.p_value
     assert (first.p_value * 512) % 2 == 0
     none = mmd_test(x[:7], y[:7], pairing="paired")
@@ -178,7 +178,7 @@ def test_few_pairs_are_enumerated(rng):
 def test_wild_bootstrap_is_signs_applied_to_h(brute, rng, estimator):
     x, y = rng.normal(size=(30, 3)), rng.normal(size=(30, 3)) + 0.35
     result = mmd_test(
-        x, y, pairing="independent", sigma=1.5, estimator=estimator, method="wild_bootstrap", relabellings=120, seed=6
+        x, y, pairing="independent", sigma=1.5, estimator=estimator, method="wild_bootstrap", permutations=120, seed=6
     )
     h = brute.gram(x, x, 1.5) + brute.gram(y, y, 1.5) - brute.gram(x, y, 1.5) - brute.gram(y, x, 1.5)
     signs_NB = permutations.swaps(30, 120, seed=6).weights_GB.astype(np.float64)
@@ -205,7 +205,7 @@ def test_wild_bootstrap_needs_pairs_of_rows(samples):
 def test_the_aggregated_test_needs_no_bandwidth_and_leaves_the_rest_alone(samples):
     x, y = samples
     plain, aggregated = (
-        mmd_test(x, y, pairing="independent", relabellings=99, aggregated=asked) for asked in (False, True)
+        mmd_test(x, y, pairing="independent", permutations=99, aggregated=asked) for asked in (False, True)
     )
     assert plain.aggregated_p_value is None
     assert 0.0 < aggregated.aggregated_p_value <= 1.0
@@ -213,7 +213,7 @@ def test_the_aggregated_test_needs_no_bandwidth_and_leaves_the_rest_alone(sample
     for end in ("lower", "upper"):
         assert getattr(aggregated.interval, end) == pytest.approx(getattr(plain.interval, end), rel=1e-12)
     assert aggregated.mmd2 == pytest.approx(plain.mmd2, rel=1e-12)
-    other = mmd_test(x, y, pairing="independent", relabellings=99, aggregated=True, kernel="polynomial", sigma=None)
+    other = mmd_test(x, y, pairing="independent", permutations=99, aggregated=True, kernel="polynomial", sigma=None)
     assert other.aggregated_p_value == aggregated.aggregated_p_value
 
 
@@ -225,7 +225,7 @@ def test_pairing_has_no_default(samples):
 
 def test_precision_is_a_floor(samples):
     x, y = samples
-    exact = mmd_test(x, y, pairing="independent", precision="exact", relabellings=0)
+    exact = mmd_test(x, y, pairing="independent", precision="exact", permutations=0)
     assert exact.precision == "float64"
     for floor in ("fast", "high"):
         assert mmd2(x, y, pairing="independent", precision=floor) == exact.mmd2  # so small that it is exact in any case
@@ -236,7 +236,7 @@ def test_large_float32_features_are_summed_within_the_bound(rng):
     y = (rng.normal(size=(700, 600)) + 0.1).astype(np.float32)
     levels = ("fast", "high", "exact")
     fast, found, exact = (
-        mmd_test(x, y, pairing="independent", precision=least, sigma=30.0, relabellings=0) for least in levels
+        mmd_test(x, y, pairing="independent", precision=least, sigma=30.0, permutations=0) for least in levels
     )
     assert (found.precision, exact.precision) == ("float32", "float64")
     assert fast == found, "on a CPU `fast` is `high`"
@@ -246,9 +246,9 @@ def test_large_float32_features_are_summed_within_the_bound(rng):
 
 def test_near_equal_features_do_not_lose_their_digits(rng):
     x = (rng.normal(size=(700, 600)) + 10.0).astype(np.float32)
-    result = mmd_test(x, x + np.float32(1e-5), pairing="paired", estimator="biased", sigma=30.0, relabellings=0)
+    result = mmd_test(x, x + np.float32(1e-5), pairing="paired", estimator="biased", sigma=30.0, permutations=0)
     assert result.precision == "float64"
-    assert not result.digits_lost
+    assert not result.below_error_bound
 
 
 def bad(array, value):
@@ -288,8 +288,8 @@ def test_bad_features_are_refused_by_name(samples, change, message):
         ({"pairing": "Paired"}, "pairing"),
         ({"estimator": "unbiased_paired"}, "estimator"),
         ({"pairing": "paired", "estimator": "unbiased_independent"}, "estimator"),
-        ({"relabellings": -1}, "test.relabellings"),
-        ({"relabellings": 100_001}, "test.relabellings"),
+        ({"permutations": -1}, "test.permutations"),
+        ({"permutations": 100_001}, "test.permutations"),
         ({"seed": -1}, "test.seed"),
         ({"seed": 2**64}, "test.seed"),
         ({"level": 0.0}, "interval_level"),

@@ -1,4 +1,4 @@
-"""Relabelled sums, tile by tile, are those of the whole matrix."""
+"""Permuted sums, tile by tile, are those of the whole matrix."""
 
 import pytest
 import torch
@@ -10,9 +10,9 @@ from vfmalign.mmd.engine.permuted_sums import Quadratics
 @pytest.mark.parametrize("at_once", [7, 2048])
 @pytest.mark.parametrize("group_rows", [1, 2])
 @pytest.mark.parametrize("level", [0.0, 0.5, 1e3])
-def test_relabelled_sums_are_those_of_the_whole_matrix(level, group_rows, at_once, monkeypatch):
+def test_permuted_sums_are_those_of_the_whole_matrix(level, group_rows, at_once, monkeypatch):
     """Also where all entries are large and nearly equal, as of a kernel with a wide bandwidth."""
-    monkeypatch.setattr(permuted_sums, "_RELABELLINGS_AT_ONCE", at_once)
+    monkeypatch.setattr(permuted_sums, "_PERMUTATIONS_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(4)
     tile_IJ = level + 0.1 * torch.randn(60, 90, generator=generator)
     groups_N = torch.arange(150) // group_rows

@@ -166,7 +166,7 @@ def test_the_commonest_class_is_the_trivial_segmentation(cases):
 
 def test_distortion_is_about_dwi_alone(cases):
     bent = replace(cases[0], input_CDHW=cases[0].input_CDHW + torch.tensor([0.0, 0.5, 9.0])[:, None, None, None])
-    uncorrected = distortion.DISTORTION.trivial([])(bent)
+    uncorrected = distortion.DISTORTION.naive_baseline([])(bent)
     assert torch.equal(uncorrected, bent.input_CDHW[1:2])
     span = float(bent.clean_CDHW[1].max() - bent.clean_CDHW[1].min())
     assert distortion.DISTORTION.primary(uncorrected, bent) == pytest.approx(20 * math.log10(span / 0.5), abs=1e-3)

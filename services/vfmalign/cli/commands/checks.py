@@ -76,7 +76,7 @@ def check(
     encoder_rate: EncoderRateOption = None,
     patch: PatchOption = None,
     probe_step: ProbeOption = None,
-    relabellings: Annotated[int, typer.Option(min=1, max=100_000, help="Relabellings of the tests.")] = 1000,
+    permutations: Annotated[int, typer.Option(min=1, max=100_000, help="Permutations of the tests.")] = 1000,
     bootstrap: Annotated[int, typer.Option(min=100, max=100_000, help="Resamples of the gains' intervals.")] = 2000,
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="Coverage of intervals.")] = 0.95,
     seed: SeedOption = 0,
@@ -115,7 +115,7 @@ def check(
             probe_steps=probe_step,
         ),
         seed=seed,
-        relabellings=relabellings,
+        permutations=permutations,
         bootstrap_resamples=bootstrap,
         interval_level=level,
     )

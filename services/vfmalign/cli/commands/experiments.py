@@ -1,4 +1,4 @@
-"""`vfmalign study` and `studies`: models × tasks × seeds, from creation to report."""
+"""`vfmalign experiment` and `experiments`: models × tasks × seeds, from creation to report."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ from vfmalign.cli.options import (
     recipe,
 )
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.enum_labels import CHECK_STATES, STUDY_STATES, parse, word
+from vfmalign.cli.views.enum_labels import CHECK_STATES, EXPERIMENT_STATES, parse, word
 from vfmalign.cli.views.experiment_tables import summary
 from vfmalign.cli.views.follow import View
-from vfmalign.cli.views.follow_experiment import follow_study
+from vfmalign.cli.views.follow_experiment import follow_experiment
 from vfmalign.cli.views.output import Output
-from vfmalign.cli.views.tables import studies as studies_table
+from vfmalign.cli.views.tables import experiments as experiments_table
 from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import NotFound, PreconditionFailed
 from vfmalign.core.domain.tasks import TASKS
-from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, study_pb2, study_pb2_grpc
+from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, experiment_pb2, experiment_pb2_grpc
 
-app = typer.Typer(no_args_is_help=True, help="Studies: list, show, cancel, fetch a report.")
+app = typer.Typer(no_args_is_help=True, help="Experiments: list, show, cancel, fetch a report.")
 
-StudyArgument = Annotated[str, typer.Argument(help="Id of the study.")]
+ExperimentArgument = Annotated[str, typer.Argument(help="Id of the experiment.")]
 _FILES = {"html": "report_html", "json": "report_json", "csv": "cells_csv"}
 
 
-def study(
+def experiment(
     dataset: Annotated[str, typer.Argument(help="Id of the dataset.")],
     *,
     model: Annotated[list[str], typer.Option("--model", help="Id of a pretrained model. Repeatable.")],
@@ -60,7 +60,9 @@ def study(
     seed: Annotated[
         list[int] | None, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed; 0 by default. Repeatable.")
     ] = None,
-    study_id: Annotated[str | None, typer.Option("--id", help="Id of the study; one is made by default.")] = None,
+    experiment_id: Annotated[
+        str | None, typer.Option("--id", help="Id of the experiment; one is made by default.")
+    ] = None,
     title: Annotated[str, typer.Option(help="Title of the report; the id by default.")] = "",
     max_running: Annotated[int, typer.Option(min=1, max=64, help="Checks that run at once.")] = 2,
     preset: PresetOption = "default",
@@ -73,7 +75,7 @@ def study(
     encoder_rate: EncoderRateOption = None,
     patch: PatchOption = None,
     probe_step: ProbeOption = None,
-    relabellings: Annotated[int, typer.Option(min=1, max=100_000, help="Relabellings of each check's tests.")] = 1000,
+    permutations: Annotated[int, typer.Option(min=1, max=100_000, help="Permutations of each check's tests.")] = 1000,
     bootstrap: Annotated[int, typer.Option(min=100, max=100_000, help="Resamples of intervals.")] = 2000,
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="Coverage of intervals.")] = 0.95,
     reports: ReportsOption = DEFAULT_REPORTS,
@@ -81,11 +83,11 @@ def study(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a study: one alignment check for every model, task and seed, and one report over all of them.
+    """Run an experiment: one alignment check for every model, task and seed, and one report over all of them.
 
     The recipe's options are the pretrained networks'; baselines share its budget and keep their own rates.
     """
-    spec = study_pb2.StudySpec(
+    spec = experiment_pb2.ExperimentSpec(
         model_ids=model,
         dataset_id=dataset,
         tasks=task,
@@ -102,20 +104,20 @@ def study(
             patch=patch,
             probe_steps=probe_step,
         ),
-        relabellings=relabellings,
+        permutations=permutations,
         bootstrap_resamples=bootstrap,
         interval_level=level,
         max_running=max_running,
         title=title,
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(Home(home))
-    name = study_id or new_id("study")
+    name = experiment_id or new_id("experiment")
     found = create(target, name, spec)
-    output.say(f"study {name} is {word(STUDY_STATES, found.state)}: {len(found.cells)} checks")
+    output.say(f"experiment {name} is {word(EXPERIMENT_STATES, found.state)}: {len(found.cells)} checks")
     if no_wait:
-        output.emit({"study": to_json_dict(found)}, f"`vfmalign watch {name}` shows it")
+        output.emit({"experiment": to_json_dict(found)}, f"`vfmalign watch {name}` shows it")
         return
-    finish(target, watch_study(target, name, output), output, reports)
+    finish(target, watch_experiment(target, name, output), output, reports)
 
 
 @app.command("list")
@@ -125,82 +127,85 @@ def list_(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """List studies, newest first."""
+    """List experiments, newest first."""
     output = Output.to_terminal(as_json=as_json)
-    states = [parse(STUDY_STATES, name, "--state") for name in state or ()]
+    states = [parse(EXPERIMENT_STATES, name, "--state") for name in state or ()]
 
-    async def ask(channel: grpc.aio.Channel) -> list[study_pb2.AlignmentStudy]:
-        request = study_pb2.ListStudiesRequest(page_size=limit, states=states)
-        return list((await study_pb2_grpc.StudyServiceStub(channel).ListStudies(request)).studies)
+    async def ask(channel: grpc.aio.Channel) -> list[experiment_pb2.Experiment]:
+        request = experiment_pb2.ListExperimentsRequest(page_size=limit, states=states)
+        return list((await experiment_pb2_grpc.ExperimentServiceStub(channel).ListExperiments(request)).experiments)
 
     found = Target.find(Home(home)).call("finetuning", ask)
-    output.emit({"studies": [to_json_dict(item) for item in found]}, studies_table(found))
+    output.emit({"experiments": [to_json_dict(item) for item in found]}, experiments_table(found))
 
 
 @app.command()
-def show(study_id: StudyArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Show one study: what its cells found so far, and where the others stand."""
+def show(experiment_id: ExperimentArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """Show one experiment: what its cells found so far, and where the others stand."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(Home(home))
-    found = get(target, study_id)
-    output.emit({"study": to_json_dict(found)}, *summary(found, results_of(target, found)))
+    found = get(target, experiment_id)
+    output.emit({"experiment": to_json_dict(found)}, *summary(found, results_of(target, found)))
 
 
 @app.command()
-def cancel(study_id: StudyArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Ask a study and its checks to stop; one that has ended stays as it is."""
+def cancel(experiment_id: ExperimentArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """Ask an experiment and its checks to stop; one that has ended stays as it is."""
     output = Output.to_terminal(as_json=as_json)
 
-    async def ask(channel: grpc.aio.Channel) -> study_pb2.AlignmentStudy:
-        request = study_pb2.CancelStudyRequest(study_id=study_id)
-        return (await study_pb2_grpc.StudyServiceStub(channel).CancelStudy(request)).study
+    async def ask(channel: grpc.aio.Channel) -> experiment_pb2.Experiment:
+        request = experiment_pb2.CancelExperimentRequest(experiment_id=experiment_id)
+        return (await experiment_pb2_grpc.ExperimentServiceStub(channel).CancelExperiment(request)).experiment
 
     found = Target.find(Home(home)).call("finetuning", ask)
-    output.emit({"study": to_json_dict(found)}, f"study {study_id}: {word(STUDY_STATES, found.state)}; {found.status}")
+    output.emit(
+        {"experiment": to_json_dict(found)},
+        f"experiment {experiment_id}: {word(EXPERIMENT_STATES, found.state)}; {found.status}",
+    )
 
 
 @app.command()
 def report(
-    study_id: StudyArgument,
+    experiment_id: ExperimentArgument,
     reports: ReportsOption = DEFAULT_REPORTS,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch a finished study's report: a page, JSON and CSV."""
+    """Fetch a finished experiment's report: a page, JSON and CSV."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(Home(home))
-    found = get(target, study_id)
+    found = get(target, experiment_id)
     if not found.HasField("report_json"):
-        state = word(STUDY_STATES, found.state)
+        state = word(EXPERIMENT_STATES, found.state)
         raise PreconditionFailed(
-            f"there is no report: the study is {state}",
-            subject=study_id,
-            remedy=f"see `vfmalign studies show {study_id}`",
+            f"there is no report: the experiment is {state}",
+            subject=experiment_id,
+            remedy=f"see `vfmalign experiments show {experiment_id}`",
         )
     places = fetch_report(target, found, reports)
     output.emit({"report": places}, places["html"])
 
 
-def create(target: Target, study_id: str, spec: study_pb2.StudySpec) -> study_pb2.AlignmentStudy:
-    """Creates a study; the same id and spec again return the first."""
+def create(target: Target, experiment_id: str, spec: experiment_pb2.ExperimentSpec) -> experiment_pb2.Experiment:
+    """Creates an experiment; the same id and spec again return the first."""
 
-    async def ask(channel: grpc.aio.Channel) -> study_pb2.AlignmentStudy:
-        request = study_pb2.CreateStudyRequest(study_id=study_id, spec=spec)
-        return (await study_pb2_grpc.StudyServiceStub(channel).CreateStudy(request)).study
-
-    return target.call("finetuning", ask)
-
-
-def get(target: Target, study_id: str) -> study_pb2.AlignmentStudy:
-    """One study."""
-
-    async def ask(channel: grpc.aio.Channel) -> study_pb2.AlignmentStudy:
-        request = study_pb2.GetStudyRequest(study_id=study_id)
-        return (await study_pb2_grpc.StudyServiceStub(channel).GetStudy(request)).study
+    async def ask(channel: grpc.aio.Channel) -> experiment_pb2.Experiment:
+        request = experiment_pb2.CreateExperimentRequest(experiment_id=experiment_id, spec=spec)
+        return (await experiment_pb2_grpc.ExperimentServiceStub(channel).CreateExperiment(request)).experiment
 
     return target.call("finetuning", ask)
 
 
-def results_of(target: Target, found: study_pb2.AlignmentStudy) -> dict[str, alignment_pb2.CheckResult]:
-    """What the study's checks that succeeded concluded, by check id."""
+def get(target: Target, experiment_id: str) -> experiment_pb2.Experiment:
+    """One experiment."""
+
+    async def ask(channel: grpc.aio.Channel) -> experiment_pb2.Experiment:
+        request = experiment_pb2.GetExperimentRequest(experiment_id=experiment_id)
+        return (await experiment_pb2_grpc.ExperimentServiceStub(channel).GetExperiment(request)).experiment
+
+    return target.call("finetuning", ask)
+
+
+def results_of(target: Target, found: experiment_pb2.Experiment) -> dict[str, alignment_pb2.CheckResult]:
+    """What the experiment's checks that succeeded concluded, by check id."""
     done = [cell.check_id for cell in found.cells if word(CHECK_STATES, cell.state) == "succeeded"]
 
     async def ask(channel: grpc.aio.Channel) -> dict[str, alignment_pb2.CheckResult]:
@@ -215,31 +220,31 @@ def results_of(target: Target, found: study_pb2.AlignmentStudy) -> dict[str, ali
     return target.call("finetuning", ask)
 
 
-def follow(target: Target, study_id: str, output: Output) -> study_pb2.AlignmentStudy:
-    """Shows a study to its end."""
+def follow(target: Target, experiment_id: str, output: Output) -> experiment_pb2.Experiment:
+    """Shows an experiment to its end."""
     with View(output) as view:
-        return target.call("finetuning", lambda channel: follow_study(channel, study_id, view))
+        return target.call("finetuning", lambda channel: follow_experiment(channel, experiment_id, view))
 
 
-def watch_study(target: Target, study_id: str, output: Output) -> study_pb2.AlignmentStudy:
-    """Follows a study to its end; Ctrl-C leaves it running and says how to go on."""
+def watch_experiment(target: Target, experiment_id: str, output: Output) -> experiment_pb2.Experiment:
+    """Follows an experiment to its end; Ctrl-C leaves it running and says how to go on."""
     try:
-        return follow(target, study_id, output)
+        return follow(target, experiment_id, output)
     except KeyboardInterrupt:
         output.say(
-            f"\nstudy {study_id} goes on; `vfmalign watch {study_id}` shows it, "
-            f"`vfmalign studies cancel {study_id}` stops it"
+            f"\nexperiment {experiment_id} goes on; `vfmalign watch {experiment_id}` shows it, "
+            f"`vfmalign experiments cancel {experiment_id}` stops it"
         )
         raise
 
 
-def fetch_report(target: Target, found: study_pb2.AlignmentStudy, folder: Path) -> dict[str, str]:
-    """Writes a finished study's report into a folder, verified; returns where everything lies."""
+def fetch_report(target: Target, found: experiment_pb2.Experiment, folder: Path) -> dict[str, str]:
+    """Writes a finished experiment's report into a folder, verified; returns where everything lies."""
     folder.mkdir(parents=True, exist_ok=True)
     places = {"uri": found.report_html.uri}
     for kind, field in _FILES.items():
         ref = getattr(found, field)
-        path = folder / f"{found.study_id}.{kind}"
+        path = folder / f"{found.experiment_id}.{kind}"
         path.write_bytes(target.store.get(target.store.key(ref.uri), sha256=ref.sha256))
         places[kind] = str(path)
     return places
@@ -247,30 +252,30 @@ def fetch_report(target: Target, found: study_pb2.AlignmentStudy, folder: Path) 
 
 def finish(
     target: Target,
-    found: study_pb2.AlignmentStudy,
+    found: experiment_pb2.Experiment,
     output: Output,
     reports: Path,
     more: Sequence[RenderableType] = (),
     **fields: Any,
 ) -> None:
-    """Writes a study's end and its report.
+    """Writes an experiment's end and its report.
 
     Args:
         target: the deployment.
-        found: the study.
+        found: the experiment.
         output: where to.
         reports: folder that receives the report.
         more: what a terminal shows after it.
         fields: what `--json` adds.
 
     Raises:
-        typer.Exit: code 1 where the study did not succeed, else 0.
+        typer.Exit: code 1 where the experiment did not succeed, else 0.
     """
-    content: dict[str, Any] = {"study": to_json_dict(found)}
+    content: dict[str, Any] = {"experiment": to_json_dict(found)}
     page, headline = None, ()
     if found.HasField("report_json"):
         content["report"] = fetch_report(target, found, reports)
         page = Path(content["report"]["html"])
         headline = json.loads(Path(content["report"]["json"]).read_bytes()).get("headline", ())
     output.emit(content | fields, *summary(found, results_of(target, found), headline, page), *more)
-    raise typer.Exit(OK if word(STUDY_STATES, found.state) == "succeeded" else FAILED)
+    raise typer.Exit(OK if word(EXPERIMENT_STATES, found.state) == "succeeded" else FAILED)

@@ -63,9 +63,9 @@ def mmd(
     measure: Annotated[
         str, typer.Option(help=f"Measures beside MMD², with commas between them: {', '.join(MEASURES)}.")
     ] = "",
-    relabellings: Annotated[int, typer.Option(min=0, max=100_000, help="Of the test; 0 makes none.")] = 1000,
+    permutations: Annotated[int, typer.Option(min=0, max=100_000, help="Of the test; 0 makes none.")] = 1000,
     wild_bootstrap: Annotated[
-        bool, typer.Option("--wild-bootstrap", help="Random signs of pairs of rows instead of relabellings.")
+        bool, typer.Option("--wild-bootstrap", help="Random signs of pairs of rows instead of permutations.")
     ] = False,
     aggregated: Annotated[
         bool, typer.Option("--aggregated", help="Test over a grid of bandwidths as well, which needs no choice of one.")
@@ -94,11 +94,11 @@ def mmd(
         request.estimator = parse(ESTIMATORS, estimator, "--estimator")
     if precision is not None:
         request.precision = parse(PRECISIONS, precision, "--precision")
-    if relabellings:
-        request.test.relabellings, request.test.seed, request.test.aggregated = relabellings, seed, aggregated
-        request.test.method = mmd_pb2.TEST_METHOD_WILD_BOOTSTRAP if wild_bootstrap else mmd_pb2.TEST_METHOD_RELABELLING
+    if permutations:
+        request.test.permutations, request.test.seed, request.test.aggregated = permutations, seed, aggregated
+        request.test.method = mmd_pb2.TEST_METHOD_WILD_BOOTSTRAP if wild_bootstrap else mmd_pb2.TEST_METHOD_PERMUTATION
     elif aggregated or wild_bootstrap:
-        raise BadOption("is a test, and --relabellings 0 makes none", field="--aggregated or --wild-bootstrap")
+        raise BadOption("is a test, and --permutations 0 makes none", field="--aggregated or --wild-bootstrap")
     given = [named(x, "X"), named(y, "Y")]
     needs_reference = request.kernel.bandwidth_rule == mmd_pb2.BANDWIDTH_RULE_REFERENCE_MEDIAN
     if reference is not None:

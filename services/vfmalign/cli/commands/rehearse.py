@@ -1,4 +1,4 @@
-"""`vfmalign rehearse`: options of a study's rehearsal."""
+"""`vfmalign rehearse`: options of an experiment's rehearsal."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from vfmalign.cli.views.output import Output
 
 def rehearse(
     *,
-    size: Annotated[str, typer.Option(help=f"One of {', '.join(rehearsal.SIZES)} (docs/studies.md).")] = "small",
+    size: Annotated[str, typer.Option(help=f"One of {', '.join(rehearsal.SIZES)} (docs/experiments.md).")] = "small",
     seed: SeedOption = rehearsal.DEFAULT_SEED,
     reports: ReportsOption = DEFAULT_REPORTS,
     home: Annotated[Path, typer.Option("--home", help="State folder of the rehearsal; kept.")] = DEFAULT_HOME
     / "rehearsal",
     as_json: JsonOption = False,
 ) -> None:
-    """Rehearse a study on phantoms: bring the system up, pretrain models, run every check, report; not evidence.
+    """Rehearse an experiment on phantoms: bring the system up, pretrain models, run every check, report; not evidence.
 
     However it ended, the same command goes on where it stopped. The same size and seed give the same numbers.
     """

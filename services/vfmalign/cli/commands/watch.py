@@ -17,15 +17,15 @@ from vfmalign.core.domain.errors import NotFound
 
 
 def watch(
-    name: Annotated[str, typer.Argument(metavar="ID", help="Id of a study, a check or a job.")],
+    name: Annotated[str, typer.Argument(metavar="ID", help="Id of an experiment, a check or a job.")],
     reports: ReportsOption = DEFAULT_REPORTS,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Follow a study, a check or a job to its end."""
+    """Follow an experiment, a check or a job to its end."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(Home(home))
     if _exists(experiments.get, target, name):
-        experiments.finish(target, experiments.watch_study(target, name, output), output, reports)
+        experiments.finish(target, experiments.watch_experiment(target, name, output), output, reports)
     elif _exists(checks.get, target, name):
         checks.finish(target, checks.watch_check(target, name, output), output, reports)
     else:

@@ -1,6 +1,6 @@
-"""`vfmalign rehearse`: a whole study from nothing, on phantoms: a rehearsal, not evidence.
+"""`vfmalign rehearse`: a whole experiment from nothing, on phantoms: a rehearsal, not evidence.
 
-Knows the sizes and the order: stack, dataset, pretrained models, study, report. Every step has an id that follows from
+Steps: stack, dataset, pretrained models, experiment, report. Every step has an id that follows from
 size and seed and is done once: the same command again goes on where the last one ended, however it ended.
 """
 
@@ -18,12 +18,12 @@ from vfmalign.cli.local.environment import small_networks
 from vfmalign.cli.local.stack import running
 from vfmalign.cli.local.state_directory import Home
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.enum_labels import STUDY_STATES, word
+from vfmalign.cli.views.enum_labels import EXPERIMENT_STATES, word
 from vfmalign.cli.views.output import Output
 from vfmalign.core.domain.artifacts import Split
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.domain.tasks import TASKS
-from vfmalign.v1 import finetuning_pb2, study_pb2
+from vfmalign.v1 import experiment_pb2, finetuning_pb2
 
 DEFAULT_SEED = 2025
 """Chosen before any of its numbers were seen."""
@@ -38,10 +38,10 @@ class Size:
     Attributes:
         models: architecture and objective of each.
         counts: phantoms by split.
-        seeds: of the study, counted from the rehearsal's own.
+        seeds: of the experiment, counted from the rehearsal's own.
         pretraining: of every model, whatever its objective: one budget for all, rates by objective.
         finetuning: of every check.
-        tasks: of the study.
+        tasks: of the experiment.
     """
 
     models: tuple[tuple[str, str], ...]
@@ -86,14 +86,14 @@ class Plan:
     seed: int
 
     @property
-    def study(self) -> str:
-        """Id of the study."""
+    def experiment(self) -> str:
+        """Id of the experiment."""
         return f"{self.name}-{self.seed}"
 
     @property
     def dataset(self) -> str:
         """Id of the phantoms."""
-        return f"phantoms-{self.study}"
+        return f"phantoms-{self.experiment}"
 
     def pretrainings(self) -> list[Pretraining]:
         """The models that take part."""
@@ -101,13 +101,13 @@ class Plan:
         for architecture, objective in self.size.models:
             # Short, so that the ids of checks, which hold it, need no digest.
             short = f"{architecture.removesuffix('_micro')}-{objective.partition('_')[0]}".replace("_", "-")
-            model = f"{short}-{self.study}"
+            model = f"{short}-{self.experiment}"
             made.append(Pretraining(self.dataset, model, architecture, objective, self.size.pretraining, self.seed))
         return made
 
-    def spec(self) -> study_pb2.StudySpec:
-        """What is asked of the study."""
-        return study_pb2.StudySpec(
+    def spec(self) -> experiment_pb2.ExperimentSpec:
+        """What is asked of the experiment."""
+        return experiment_pb2.ExperimentSpec(
             model_ids=[one.model for one in self.pretrainings()],
             dataset_id=self.dataset,
             tasks=self.size.tasks,
@@ -128,7 +128,7 @@ def run(home: Home, output: Output, plan: Plan, reports: Path) -> None:
 
     Raises:
         VfmalignError: a step failed.
-        typer.Exit: code 1 where the study did not succeed, else 0.
+        typer.Exit: code 1 where the experiment did not succeed, else 0.
     """
     output.say(REHEARSAL, "bold yellow")
     home.make()
@@ -151,11 +151,11 @@ def rehearse(target: Target, home: Home, output: Output, plan: Plan, reports: Pa
         make_phantoms(target, plan.dataset, plan.seed, plan.size.counts, output)
     with clock.step("pretraining"):
         pretrain(target, plan.pretrainings(), output, home)
-    with clock.step("study"):
-        experiments.create(target, plan.study, plan.spec())
-        found = experiments.follow(target, plan.study, output)
-    if word(STUDY_STATES, found.state) != "succeeded":
-        raise failed(plan.study, found.failure, found.status, home)
+    with clock.step("experiment"):
+        experiments.create(target, plan.experiment, plan.spec())
+        found = experiments.follow(target, plan.experiment, output)
+    if word(EXPERIMENT_STATES, found.state) != "succeeded":
+        raise failed(plan.experiment, found.failure, found.status, home)
     output.say(f"data are kept in {home.path}; `vfmalign up --home {home.path}` serves them again", "dim")
     experiments.finish(
         target,

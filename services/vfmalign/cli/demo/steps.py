@@ -1,4 +1,4 @@
-"""What the demo and the rehearsal of a study have in common: phantoms, pretrained models, times, and an orderly end.
+"""Steps that the demo and the rehearsal share: phantoms, pretrained models, timings, and an orderly end.
 
 Knows calls and words. Every step may be repeated: what is there already is not made again.
 """

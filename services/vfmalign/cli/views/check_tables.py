@@ -56,8 +56,8 @@ def shifts(result: alignment_pb2.CheckResult) -> Table:
         "p",
         "p max-T",
         "shift ratio",
-        "reach",
-        numbers=["channels", "p", "p max-T", "shift ratio", "reach"],
+        "paired_similarity",
+        numbers=["channels", "p", "p max-T", "shift ratio", "paired_similarity"],
     )
     for shift in result.shifts:
         mmd = shift.mmd
@@ -71,7 +71,7 @@ def shifts(result: alignment_pb2.CheckResult) -> Table:
             estimate(main.p_value),
             estimate(main.p_value_max_t),
             estimate(shift.shift_ratio),
-            estimate(shift.reach) + ("§" if shift.out_of_reach else ""),
+            estimate(shift.paired_similarity) + ("§" if shift.saturated else ""),
         )
     return found
 
@@ -117,8 +117,8 @@ def gains(result: alignment_pb2.CheckResult) -> Table:
         ("specialised (rpg_specialised)", result.rpg_specialised),
         ("scratch (rpg_scratch)", result.rpg_scratch),
     ]
-    if result.HasField("gain_trivial"):
-        over.append(("trivial prediction" + ("¶" if result.trivial_not_beaten else ""), result.gain_trivial))
+    if result.HasField("gain_naive_baseline"):
+        over.append(("naive baseline" + ("¶" if result.naive_baseline_not_beaten else ""), result.gain_naive_baseline))
     for name, gain in over:
         found.add_row(
             name,
@@ -196,7 +196,7 @@ def comparison(response: mmd_pb2.ComputeResponse) -> list[RenderableType]:
                 *(text(shift) for _, text in more),
             )
     lines: list[RenderableType] = _beside(response)
-    if any(shift.digits_lost for shift in shown):
+    if any(shift.below_error_bound for shift in shown):
         lines.append(Text("‡ below the error bound of its precision: digits are lost.", style="dim"))
     if any(shift.mmd2.interval.degenerate for shift in shown):
         lines.append(Text("† degenerate: the test does not reject, coverage is not to be relied on.", style="dim"))
@@ -257,19 +257,19 @@ def _remarks(result: alignment_pb2.CheckResult) -> list[RenderableType]:
     intervals = [mmd2.interval for mmd2 in (*(s.mmd2 for s in shown), *(p.shift for p in result.probes))]
     if any(interval.degenerate for interval in intervals):
         lines.append(Text("† degenerate: the test does not reject, coverage is not to be relied on.", style="dim"))
-    if any(shift.digits_lost for shift in shown):
+    if any(shift.below_error_bound for shift in shown):
         lines.append(Text("‡ below the error bound of its precision: digits are lost.", style="dim"))
-    if any(shift.out_of_reach for shift in result.shifts):
+    if any(shift.saturated for shift in result.shifts):
         lines.append(Text("§ out of the kernel's reach: MMD² says that features moved far, not how far.", style="dim"))
-    if result.trivial_prediction:
-        lines.append(Text(f"trivial prediction: {result.trivial_prediction}", style="dim"))
-    if result.trivial_not_beaten:
+    if result.naive_baseline:
+        lines.append(Text(f"naive baseline: {result.naive_baseline}", style="dim"))
+    if result.naive_baseline_not_beaten:
         lines.append(Text("¶ the fine-tuned model does not beat it.", style="yellow"))
     estimates = [e for shift in shown for e in (shift.mmd2, shift.p_value, shift.p_value_max_t)]
     for gain in (result.rpg_specialised, result.rpg_scratch):
         estimates += [gain.relative_percent, gain.absolute]
     estimates += [probe.shift for probe in result.probes]
-    plain = [message for shift in result.shifts for message in (shift.shift_ratio, shift.reach)]
+    plain = [message for shift in result.shifts for message in (shift.shift_ratio, shift.paired_similarity)]
     lines += _reasons([*estimates, *(message for message in plain if not _has(message))])
     return lines + [Text(f"! {caution}", style="yellow") for caution in result.cautions]
 
@@ -291,7 +291,7 @@ def _places(result: alignment_pb2.CheckResult, report: Path | None) -> Renderabl
 
 
 def _mmd2(shift: mmd_pb2.ShiftResult) -> str:
-    return estimate(shift.mmd2) + ("‡" if shift.digits_lost else "")
+    return estimate(shift.mmd2) + ("‡" if shift.below_error_bound else "")
 
 
 def _with_reason(message: common_pb2.Estimate) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.v1 import alignment_pb2, common_pb2, features_pb2, finetuning_pb2, mmd_pb2, study_pb2
+from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, features_pb2, finetuning_pb2, mmd_pb2
 
 SPLITS: dict[str, common_pb2.Split] = {
     "pretrain": common_pb2.SPLIT_PRETRAIN,
@@ -47,12 +47,12 @@ CHECK_STATES: dict[str, alignment_pb2.CheckState] = {
     "failed": alignment_pb2.CHECK_STATE_FAILED,
     "cancelled": alignment_pb2.CHECK_STATE_CANCELLED,
 }
-STUDY_STATES: dict[str, study_pb2.StudyState] = {
-    "queued": study_pb2.STUDY_STATE_QUEUED,
-    "running": study_pb2.STUDY_STATE_RUNNING,
-    "succeeded": study_pb2.STUDY_STATE_SUCCEEDED,
-    "failed": study_pb2.STUDY_STATE_FAILED,
-    "cancelled": study_pb2.STUDY_STATE_CANCELLED,
+EXPERIMENT_STATES: dict[str, experiment_pb2.ExperimentState] = {
+    "queued": experiment_pb2.EXPERIMENT_STATE_QUEUED,
+    "running": experiment_pb2.EXPERIMENT_STATE_RUNNING,
+    "succeeded": experiment_pb2.EXPERIMENT_STATE_SUCCEEDED,
+    "failed": experiment_pb2.EXPERIMENT_STATE_FAILED,
+    "cancelled": experiment_pb2.EXPERIMENT_STATE_CANCELLED,
 }
 VERDICTS: dict[str, alignment_pb2.Verdict] = {
     "gain": alignment_pb2.VERDICT_GAIN,

@@ -1,4 +1,4 @@
-"""Watches a study to its end: a line for every cell that ends, and on a terminal bars for all and for each that runs.
+"""Follow an experiment to its end: a line for every finished cell and, on a terminal, progress bars.
 
 Knows the watching call and what a finished check says. Knows nothing of tables.
 """
@@ -13,27 +13,27 @@ from vfmalign.cli.views.enum_labels import CHECK_STATES, ENDED, VERDICTS, word
 from vfmalign.cli.views.follow import View, patiently
 from vfmalign.cli.views.tables import estimate
 from vfmalign.core.domain.errors import Internal, NotFound, Unavailable
-from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, common_pb2, study_pb2, study_pb2_grpc
+from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, common_pb2, experiment_pb2, experiment_pb2_grpc
 
 _STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow"}
 _MARKS = {"succeeded": "✓", "failed": "✗", "cancelled": "–"}
 _MAX_WORDS = 60
 
 
-async def follow_study(channel: grpc.aio.Channel, study_id: str, view: View) -> study_pb2.AlignmentStudy:
-    """Shows a study until it has ended, and returns it.
+async def follow_experiment(channel: grpc.aio.Channel, experiment_id: str, view: View) -> experiment_pb2.Experiment:
+    """Shows an experiment until it has ended, and returns it.
 
     Raises:
         NotFound: there is none of this id.
         Unavailable: the service is away for too long.
     """
-    studies = study_pb2_grpc.StudyServiceStub(channel)
+    experiments = experiment_pb2_grpc.ExperimentServiceStub(channel)
     checks = alignment_pb2_grpc.AlignmentServiceStub(channel)
     shown: set[str] = set()
-    last: study_pb2.AlignmentStudy | None = None
-    request = study_pb2.WatchStudyRequest(study_id=study_id)
-    async for message in patiently(lambda: studies.WatchStudy(request), view.output):
-        last = message.study
+    last: experiment_pb2.Experiment | None = None
+    request = experiment_pb2.WatchExperimentRequest(experiment_id=experiment_id)
+    async for message in patiently(lambda: experiments.WatchExperiment(request), view.output):
+        last = message.experiment
         ended = [cell for cell in last.cells if word(CHECK_STATES, cell.state) in ENDED]
         for cell in sorted(ended, key=lambda one: one.end_time.ToNanoseconds()):
             if cell.check_id not in shown:
@@ -41,12 +41,12 @@ async def follow_study(channel: grpc.aio.Channel, study_id: str, view: View) -> 
                 say_cell(view, cell, await _result(checks, cell), len(shown), len(last.cells))
         show_running(view, last)
     if last is None:
-        raise Internal("the service ended its answer without a study", subject=study_id)
+        raise Internal("the service ended its answer without an experiment", subject=experiment_id)
     return last
 
 
 def say_cell(
-    view: View, cell: study_pb2.StudyCell, result: alignment_pb2.CheckResult | None, number: int, total: int
+    view: View, cell: experiment_pb2.ExperimentCell, result: alignment_pb2.CheckResult | None, number: int, total: int
 ) -> None:
     """One line on a cell that has ended."""
     state = word(CHECK_STATES, cell.state)
@@ -55,18 +55,18 @@ def say_cell(
     view.output.say(f"{_MARKS.get(state, ' ')} {number:>3}/{total}  {name}  {words}", _STYLES.get(state, ""))
 
 
-def show_running(view: View, study: study_pb2.AlignmentStudy) -> None:
+def show_running(view: View, experiment: experiment_pb2.Experiment) -> None:
     """The bars: all cells, and what each running one does."""
-    ended = study.HasField("end_time")
-    view.bar("study", None if ended else "checks", study.progress)
-    for cell in study.cells:
+    ended = experiment.HasField("end_time")
+    view.bar("experiment", None if ended else "checks", experiment.progress)
+    for cell in experiment.cells:
         running = not ended and word(CHECK_STATES, cell.state) == "running"
         words = f"{cell.task} {cell.model_id} {cell.seed}: {cell.status}"
         view.bar(cell.check_id, words[:_MAX_WORDS] if running else None, None)
 
 
 async def _result(
-    checks: alignment_pb2_grpc.AlignmentServiceAsyncStub, cell: study_pb2.StudyCell
+    checks: alignment_pb2_grpc.AlignmentServiceAsyncStub, cell: experiment_pb2.ExperimentCell
 ) -> alignment_pb2.CheckResult | None:
     """What a cell's check concluded; None where it concluded nothing, or the service is away just now."""
     if word(CHECK_STATES, cell.state) == "succeeded":

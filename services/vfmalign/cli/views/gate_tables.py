@@ -17,8 +17,8 @@ from vfmalign.v1 import alignment_pb2, common_pb2, mmd_pb2
 
 _STYLES = {Outcome.PASSED: "green", Outcome.FAILED: "bold red", Outcome.UNDECIDABLE: "bold yellow"}
 _DEGENERATE = "degenerate interval: the test does not reject, coverage is not to be relied on"
-_OUT_OF_REACH = "out of the kernel's reach: MMD² says that features moved far, not how far"
-_DIGITS_LOST = "below the error bound of its precision: digits are lost"
+_SATURATED = "out of the kernel's reach: MMD² says that features moved far, not how far"
+_BELOW_ERROR_BOUND = "below the error bound of its precision: digits are lost"
 
 
 def observations(check: alignment_pb2.Check) -> dict[str, Observed]:
@@ -84,8 +84,8 @@ def gate_table(decisions: Sequence[Decision], cautions: Sequence[str]) -> list[R
 
 
 def _shift(shift: mmd_pb2.ShiftResult, layer: alignment_pb2.LayerShift) -> Observed:
-    remarks = [_OUT_OF_REACH] if layer.out_of_reach else []
-    return _observed(shift.mmd2, *remarks, *([_DIGITS_LOST] if shift.digits_lost else []))
+    remarks = [_SATURATED] if layer.saturated else []
+    return _observed(shift.mmd2, *remarks, *([_BELOW_ERROR_BOUND] if shift.below_error_bound else []))
 
 
 def _observed(message: common_pb2.Estimate, *remarks: str) -> Observed:

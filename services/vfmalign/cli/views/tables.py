@@ -14,9 +14,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.table import Table
 from rich.text import Text
 
-from vfmalign.cli.views.enum_labels import CHECK_STATES, JOB_STATES, KINDS, NETWORKS, OBJECTIVES, STUDY_STATES, word
+from vfmalign.cli.views.enum_labels import (
+    CHECK_STATES,
+    EXPERIMENT_STATES,
+    JOB_STATES,
+    KINDS,
+    NETWORKS,
+    OBJECTIVES,
+    word,
+)
 from vfmalign.core.domain.documents import pluralise
-from vfmalign.v1 import alignment_pb2, common_pb2, features_pb2, finetuning_pb2, study_pb2
+from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, features_pb2, finetuning_pb2
 
 ABSENT = "—"
 _STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "queued": "dim"}
@@ -131,20 +139,22 @@ def checks(found: Iterable[alignment_pb2.Check]) -> Table:
     return result
 
 
-def studies(found: Iterable[study_pb2.AlignmentStudy]) -> Table:
-    """A list of studies."""
-    result = table("Studies", "study", "state", "models", "tasks", "seeds", "ended", "dataset", "created", "status")
-    for study in found:
+def experiments(found: Iterable[experiment_pb2.Experiment]) -> Table:
+    """A list of experiments."""
+    result = table(
+        "Experiments", "experiment", "state", "models", "tasks", "seeds", "ended", "dataset", "created", "status"
+    )
+    for experiment in found:
         result.add_row(
-            study.study_id,
-            state(word(STUDY_STATES, study.state)),
-            str(len(study.spec.model_ids)),
-            str(len(study.spec.tasks)),
-            str(len(study.spec.seeds)),
-            f"{study.progress.done}/{study.progress.total}",
-            study.spec.dataset_id,
-            moment(study.create_time),
-            study.status,
+            experiment.experiment_id,
+            state(word(EXPERIMENT_STATES, experiment.state)),
+            str(len(experiment.spec.model_ids)),
+            str(len(experiment.spec.tasks)),
+            str(len(experiment.spec.seeds)),
+            f"{experiment.progress.done}/{experiment.progress.total}",
+            experiment.spec.dataset_id,
+            moment(experiment.create_time),
+            experiment.status,
         )
     return result
 

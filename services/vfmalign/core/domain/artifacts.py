@@ -299,7 +299,7 @@ class JobResult(Record):
         primary_metric: the metric that selects the checkpoint, forms the gain and is plotted.
         curve: validation at step 0 and after every epoch.
         selected_epoch, selected_step: of the best-validation checkpoint, which is scored and published.
-        trivial_scores: what predicting without any network gives on the same test cases (`TaskSpec.trivial`).
+        naive_baseline_scores: of `TaskSpec.naive_baseline`, which needs no network, on the same test cases.
         weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder at the selected checkpoint; None for `specialised` and pretraining.
         encoder: the published model, None for `specialised`.
         probes: encoders published on the way, in order of steps.
@@ -314,7 +314,7 @@ class JobResult(Record):
     selected_epoch: int
     selected_step: int
     test_scores: tuple[CaseScore, ...]
-    trivial_scores: tuple[CaseScore, ...] = ()
+    naive_baseline_scores: tuple[CaseScore, ...] = ()
     weight_change: float | None
     encoder: str = ""
     encoder_sha256: str = ""
@@ -384,6 +384,6 @@ def check_key(check: str, name: str) -> str:
     return f"checks/{check}/{name}"
 
 
-def study_key(study: str, name: str) -> str:
-    """Address of one of a study's artifacts, such as `report.json`."""
-    return f"studies/{study}/{name}"
+def experiment_key(experiment: str, name: str) -> str:
+    """Address of one of an experiment's artifacts, such as `report.json`."""
+    return f"experiments/{experiment}/{name}"

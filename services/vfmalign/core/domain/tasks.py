@@ -22,7 +22,7 @@ class TaskSpec:
         input_transform: name in `imaging.transforms.INPUT_TRANSFORMS`; features before and after see the same inputs.
         labels: label maps that every case must have.
         metrics: the metrics of a test case, the primary one first.
-        trivial: what is predicted without any network, to be beaten.
+        naive_baseline: what is predicted without any network, to be beaten.
         modalities: channels that a model's input must have.
     """
 
@@ -30,7 +30,7 @@ class TaskSpec:
     input_transform: str
     labels: tuple[VolumeKind, ...]
     metrics: tuple[MetricSpec, ...]
-    trivial: str
+    naive_baseline: str
     modalities: tuple[Modality, ...] = ()
 
     @property
@@ -98,7 +98,7 @@ SEGMENTATION = TaskSpec(
             name="gland_hd95", unit="mm", higher_is_better=False, floor=0.5, empty_mask=_DISTANCE.format("gland")
         ),
     ),
-    trivial="each voxel's commonest class in the training cases",
+    naive_baseline="each voxel's commonest class in the training cases",
 )
 
 SUPER_RESOLUTION = TaskSpec(
@@ -106,7 +106,7 @@ SUPER_RESOLUTION = TaskSpec(
     input_transform="half_resolution",
     labels=(),
     metrics=(_PSNR, _SSIM),
-    trivial="the input of half the resolution",
+    naive_baseline="the input of half the resolution",
 )
 
 DISTORTION = TaskSpec(
@@ -114,7 +114,7 @@ DISTORTION = TaskSpec(
     input_transform="distorted_diffusion",
     labels=(),
     metrics=(_PSNR, _SSIM),
-    trivial="the uncorrected DWI",
+    naive_baseline="the uncorrected DWI",
     modalities=("dwi",),
 )
 
@@ -126,7 +126,7 @@ TRANSLATION = TaskSpec(
     input_transform="hidden_adc",
     labels=(),
     metrics=(_PSNR, _SSIM),
-    trivial="closed form: ADC linear in ln DWI and ln T2W, fitted on the training cases",
+    naive_baseline="closed form: ADC linear in ln DWI and ln T2W, fitted on the training cases",
     modalities=("t2w", "dwi", "adc"),
 )
 
@@ -138,7 +138,7 @@ CLASSIFICATION = TaskSpec(
         MetricSpec(name="auroc", unit="", higher_is_better=True, floor=0.05, of_set="auroc"),
         MetricSpec(name="balanced_accuracy", unit="", higher_is_better=True, floor=0.05, of_set="balanced_accuracy"),
     ),
-    trivial="the share of positive training cases, for every case",
+    naive_baseline="the share of positive training cases, for every case",
 )
 
 TASKS: dict[str, TaskSpec] = {

@@ -16,7 +16,7 @@ from vfmalign.finetuning.analysis.estimates import Estimate, absent
 from vfmalign.finetuning.analysis.gain import Gain
 from vfmalign.finetuning.analysis.verdict import Verdict
 
-OUT_OF_REACH = 0.05
+SATURATION_THRESHOLD = 0.05
 """Reach under which MMD² is saturated: a common move of 2.45 σ leaves so much, and MMD² then has 95 % of its limit."""
 
 MEANINGS: dict[str, str] = {
@@ -38,10 +38,10 @@ class Shift(Record):
     sigma: float
     p_value: Estimate
     p_value_max_t: Estimate
-    relabellings: int
+    permutations: int
     enumerated: bool
     error_bound: float
-    digits_lost: bool
+    below_error_bound: bool
 
 
 class LayerShift(Record):
@@ -49,7 +49,7 @@ class LayerShift(Record):
 
     layer: str
     channels: int
-    channels_left_out: int
+    channels_excluded: int
     raw: Shift
     standardised: Shift | None
 
@@ -129,7 +129,7 @@ class NetworkResult(Record):
     weight_change: float | None
 
 
-class Trivial(Record):
+class NaiveBaseline(Record):
     """What predicting without any network gives on the test cases.
 
     Attributes:
@@ -170,8 +170,8 @@ class CheckResult(Record):
         leakage_known: False where the model card does not say what the model was pretrained on.
         test_groups: patients of the test split.
         shift_ratio: by layer, MMD²(before, after) / MMD²(before, re-initialised), standardised features.
-        reach: by layer, how much of the kernel's reach is left, see `reach`.
-        trivial: the trivial prediction; None in artifacts of versions that did not make it.
+        paired_similarity: by layer, how much of the kernel's reach is left, see `paired_similarity`.
+        naive_baseline: the naive baseline; None in artifacts of versions that did not make it.
         measures: of the primary layer beside MMD², by name (`cka`, `frechet`, `energy`, `logme`).
         probes: early looks at the pretrained network's training, in order of steps.
         settings: what was asked for, and the digests of what it was asked of.
@@ -188,11 +188,11 @@ class CheckResult(Record):
     primary_metric: str
     rpg_specialised: Gain
     rpg_scratch: Gain
-    trivial: Trivial | None = None
+    naive_baseline: NaiveBaseline | None = None
     networks: tuple[NetworkResult, ...]
     shift: Comparison
     shift_ratio: dict[str, Estimate]
-    reach: dict[str, Estimate] = Field(default_factory=dict)
+    paired_similarity: dict[str, Estimate] = Field(default_factory=dict)
     measures: dict[str, Estimate] = Field(default_factory=dict)
     probes: tuple[Probe, ...] = ()
     settings: dict[str, str]
@@ -201,9 +201,9 @@ class CheckResult(Record):
         """The result of one network."""
         return next(result for result in self.networks if result.network == name)
 
-    def reach_of(self, layer: str) -> Estimate:
+    def get_paired_similarity(self, layer: str) -> Estimate:
         """The reach of one layer."""
-        return self.reach.get(layer) or absent("the version that made this report did not measure it")
+        return self.paired_similarity.get(layer) or absent("the version that made this report did not measure it")
 
 
 class Caution(Record):
@@ -232,7 +232,7 @@ def cautions(result: CheckResult) -> tuple[Caution, ...]:
                 "worth in a clinic.",
             )
         )
-    far = [layer.layer for layer in result.shift.layers if is_out_of_reach(result.reach_of(layer.layer))]
+    far = [layer.layer for layer in result.shift.layers if is_saturated(result.get_paired_similarity(layer.layer))]
     if far:
         found.append(
             Caution(
@@ -241,12 +241,12 @@ def cautions(result: CheckResult) -> tuple[Caution, ...]:
                 "most it can be: it says that they moved far, not how far, and cannot rank models or checks.",
             )
         )
-    if result.trivial is not None and result.trivial.not_beaten:
+    if result.naive_baseline is not None and result.naive_baseline.not_beaten:
         found.append(
             Caution(
-                title="Trivial prediction not beaten",
+                title="Naive baseline not beaten",
                 text=f"On the test cases the fine-tuned model's {result.primary_metric.replace('_', ' ')} is no better "
-                f"than that of the trivial prediction ({result.trivial.prediction}): whatever it gained over other "
+                f"than that of the naive baseline ({result.naive_baseline.prediction}): whatever it gained over other "
                 "networks, it has not learned the task.",
             )
         )
@@ -317,7 +317,7 @@ def shift_ratio(after: LayerShift, reinitialised: LayerShift) -> Estimate:
     return Estimate(value=above.mmd2.value / below.mmd2.value, absent_reason="no interval is formed for this ratio")
 
 
-def reach(unbiased: LayerShift, biased: LayerShift, rows: int) -> Estimate:
+def paired_similarity(unbiased: LayerShift, biased: LayerShift, rows: int) -> Estimate:
     """The mean of k(x_i, y_i) over pairs: how much of each case is still within the kernel's reach of itself before.
 
     The paired U-statistic leaves out h(z_i, z_i) = 2 − 2k(x_i, y_i), the V-statistic does not; so from n pairs
@@ -331,12 +331,12 @@ def reach(unbiased: LayerShift, biased: LayerShift, rows: int) -> Estimate:
     u, v = unbiased.standardised or unbiased.raw, biased.standardised or biased.raw
     if u.mmd2.value is None or v.mmd2.value is None:
         return absent(u.mmd2.absent_reason or v.mmd2.absent_reason)
-    if (rows * v.error_bound + (rows - 1) * u.error_bound) / 2 > OUT_OF_REACH / 10:
+    if (rows * v.error_bound + (rows - 1) * u.error_bound) / 2 > SATURATION_THRESHOLD / 10:
         return absent("the precision of MMD² does not resolve the kernel between a case and itself")
     mean = 1 - (rows * v.mmd2.value - (rows - 1) * u.mmd2.value) / 2
     return Estimate(value=mean, absent_reason="no interval is formed for this mean")
 
 
-def is_out_of_reach(reached: Estimate) -> bool:
+def is_saturated(reached: Estimate) -> bool:
     """Whether MMD² says no more than that features moved far."""
-    return reached.value is not None and reached.value < OUT_OF_REACH
+    return reached.value is not None and reached.value < SATURATION_THRESHOLD

@@ -75,21 +75,21 @@ class FeatureSetRef(Record):
 
 
 class ComparisonRequest(Record):
-    """A paired comparison of two stored feature sets; `relabellings` of 0 makes no test."""
+    """A paired comparison of two stored feature sets; `permutations` of 0 makes no test."""
 
     before: str
     after: str
     reference: str
     layers: tuple[str, ...]
     primary_layer: str
-    relabellings: int
+    permutations: int
     seed: int
     interval_level: float
     projection: bool
     estimator: PairedEstimator = "unbiased_paired"
 
 
-class FeaturePeer:
+class FeatureClient:
     """`FeatureService`."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
@@ -119,7 +119,7 @@ class FeaturePeer:
         raise Internal("the feature service ended its answer without a feature set", subject="FeatureService")
 
 
-class MmdPeer:
+class MmdClient:
     """`MmdService`."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
@@ -153,8 +153,8 @@ def _request(comparison: ComparisonRequest) -> mmd_pb2.ComputeRequest:
         interval_level=comparison.interval_level,
         projection=comparison.projection,
     )
-    if comparison.relabellings:
-        request.test.relabellings = comparison.relabellings
+    if comparison.permutations:
+        request.test.permutations = comparison.permutations
         request.test.seed = comparison.seed
     return request
 
@@ -198,7 +198,7 @@ def _layer(layer: mmd_pb2.LayerResult) -> LayerShift:
     return LayerShift(
         layer=layer.layer,
         channels=layer.channels,
-        channels_left_out=layer.channels_left_out,
+        channels_excluded=layer.channels_excluded,
         raw=_shift(layer.raw),
         standardised=_shift(layer.standardised) if layer.HasField("standardised") else None,
     )
@@ -210,10 +210,10 @@ def _shift(shift: mmd_pb2.ShiftResult) -> Shift:
         sigma=shift.sigma,
         p_value=_estimate(shift.p_value),
         p_value_max_t=_estimate(shift.p_value_max_t),
-        relabellings=shift.relabellings,
+        permutations=shift.permutations,
         enumerated=shift.enumerated,
         error_bound=shift.error_bound,
-        digits_lost=shift.digits_lost,
+        below_error_bound=shift.below_error_bound,
     )
 
 

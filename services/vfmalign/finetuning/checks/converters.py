@@ -17,7 +17,7 @@ from vfmalign.finetuning.analysis.records import (
     NetworkResult,
     Shift,
     cautions,
-    is_out_of_reach,
+    is_saturated,
 )
 from vfmalign.finetuning.checks.repository import Check, ReportRefs, StageRun
 from vfmalign.finetuning.jobs.converters import (
@@ -68,7 +68,7 @@ def parse_check(spec: alignment_pb2.CheckSpec) -> CheckRequest:
     for name in ("scratch_recipe", "specialised_recipe"):
         if spec.HasField(name):
             fields[name] = parse_recipe(getattr(spec, name))
-    for name in ("relabellings", "bootstrap_resamples", "interval_level"):
+    for name in ("permutations", "bootstrap_resamples", "interval_level"):
         if value := getattr(spec, name):
             fields[name] = value
     request = parse_record(CheckRequest, fields, "spec")
@@ -98,7 +98,7 @@ def pack_check(
     if check.progress is not None:
         message.progress.CopyFrom(
             common_pb2.Progress(
-                stage=check.progress.stage,
+                phase=check.progress.stage,
                 done=check.progress.done,
                 total=check.progress.total,
                 unit=check.progress.unit,
@@ -140,7 +140,7 @@ def _pack_spec(request: CheckRequest) -> alignment_pb2.CheckSpec:
         scratch_recipe=None if request.scratch_recipe is None else pack_recipe(request.scratch_recipe),
         specialised_recipe=None if request.specialised_recipe is None else pack_recipe(request.specialised_recipe),
         seed=request.seed,
-        relabellings=request.relabellings,
+        permutations=request.permutations,
         bootstrap_resamples=request.bootstrap_resamples,
         interval_level=request.interval_level,
     )
@@ -157,8 +157,8 @@ def _pack_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> a
             alignment_pb2.LayerShift(
                 mmd=_pack_layer(layer),
                 shift_ratio=pack_estimate(result.shift_ratio[layer.layer]),
-                reach=pack_estimate(result.reach_of(layer.layer)),
-                out_of_reach=is_out_of_reach(result.reach_of(layer.layer)),
+                paired_similarity=pack_estimate(result.get_paired_similarity(layer.layer)),
+                saturated=is_saturated(result.get_paired_similarity(layer.layer)),
             )
             for layer in result.shift.layers
         ],
@@ -184,10 +184,10 @@ def _pack_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> a
             if name in result.measures
         ],
     )
-    if result.trivial is not None:
-        message.gain_trivial.CopyFrom(_pack_gain(result.trivial.gain))
-        message.trivial_prediction = result.trivial.prediction
-        message.trivial_not_beaten = result.trivial.not_beaten
+    if result.naive_baseline is not None:
+        message.gain_naive_baseline.CopyFrom(_pack_gain(result.naive_baseline.gain))
+        message.naive_baseline = result.naive_baseline.prediction
+        message.naive_baseline_not_beaten = result.naive_baseline.not_beaten
     if main.weight_change is not None:
         message.weight_change = main.weight_change
     return message
@@ -205,7 +205,7 @@ def _pack_layer(layer: LayerShift) -> mmd_pb2.LayerResult:
     return mmd_pb2.LayerResult(
         layer=layer.layer,
         channels=layer.channels,
-        channels_left_out=layer.channels_left_out,
+        channels_excluded=layer.channels_excluded,
         raw=_pack_shift(layer.raw),
         standardised=None if layer.standardised is None else _pack_shift(layer.standardised),
     )
@@ -217,10 +217,10 @@ def _pack_shift(shift: Shift) -> mmd_pb2.ShiftResult:
         sigma=shift.sigma,
         p_value=pack_estimate(shift.p_value),
         p_value_max_t=pack_estimate(shift.p_value_max_t),
-        relabellings=shift.relabellings,
+        permutations=shift.permutations,
         enumerated=shift.enumerated,
         error_bound=shift.error_bound,
-        digits_lost=shift.digits_lost,
+        below_error_bound=shift.below_error_bound,
     )
 
 

@@ -13,9 +13,9 @@ from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.finetuning.analysis.records import Probe
 from vfmalign.finetuning.checks.repository import StageProgress
 from vfmalign.finetuning.checks.stages import (
-    Bench,
     Outputs,
     Stage,
+    StageContext,
     Validated,
     comparison_with,
     encoder_id,
@@ -49,15 +49,15 @@ def probes_stage() -> Stage:
     return make_stage("probes", needs, _make, TakenProbes)
 
 
-async def _make(bench: Bench, outputs: Outputs) -> Record:
+async def _make(context: StageContext, outputs: Outputs) -> Record:
     taken = []
     for step in outputs.get("validate", Validated).recipes["pretrained"].probe_steps:
-        found = await find_artifact(bench, _artifact(step), TakenProbe)
-        one = found if found is not None else await _take(bench, outputs, step)
+        found = await find_artifact(context, _artifact(step), TakenProbe)
+        one = found if found is not None else await _take(context, outputs, step)
         taken.append(one)
         shift, score = one.probe.shift.value, one.probe.val_score
         moved = "absent" if shift is None else f"{shift:.3g}"
-        await bench.say(f"probe after step {step}: MMD² {moved}, validation {score:.3g}", None)
+        await context.say(f"probe after step {step}: MMD² {moved}, validation {score:.3g}", None)
     return TakenProbes(probes=tuple(taken))
 
 
@@ -65,23 +65,23 @@ def _artifact(step: int) -> str:
     return f"stages/probe_{step}.json"
 
 
-async def _take(bench: Bench, outputs: Outputs, step: int) -> TakenProbe:
+async def _take(context: StageContext, outputs: Outputs, step: int) -> TakenProbe:
     """Waits for the step, extracts, compares, and stores what was found."""
     valid = outputs.get("validate", Validated)
-    point = await _validation(bench, valid, step)
+    point = await _validation(context, valid, step)
     # The encoder of a step is published before its validation is written down.
-    model = probe_id(encoder_id(bench.check.id, "pretrained"), step)
-    card = await asyncio.to_thread(load_card, bench.store, model)
+    model = probe_id(encoder_id(context.check.id, "pretrained"), step)
+    card = await asyncio.to_thread(load_card, context.store, model)
     words = f"probing the encoder after step {step}"
 
     async def say(_: StageProgress) -> None:
-        await bench.say(words, None)  # the progress that a check shows meanwhile is the training's
+        await context.say(words, None)  # the progress that a check shows meanwhile is the training's
 
-    extraction = extraction_of(bench, valid, card.id, card.checkpoint.sha256, "test")
+    extraction = extraction_of(context, valid, card.id, card.checkpoint.sha256, "test")
     extraction = extraction.model_copy(update={"layers": (valid.primary_layer,)})
-    features = await bench.features.extract(extraction, "probes", say)
-    request = comparison_with(bench, outputs, features.feature_set)
-    comparison, _ = await bench.mmd.compare(request.model_copy(update={"layers": (valid.primary_layer,)}))
+    features = await context.features.extract(extraction, "probes", say)
+    request = comparison_with(context, outputs, features.feature_set)
+    comparison, _ = await context.mmd.compare(request.model_copy(update={"layers": (valid.primary_layer,)}))
     layer = comparison.layer(valid.primary_layer)
     taken = TakenProbe(
         probe=Probe(step=step, shift=(layer.standardised or layer.raw).mmd2, val_score=point.val_score),
@@ -89,23 +89,23 @@ async def _take(bench: Bench, outputs: Outputs, step: int) -> TakenProbe:
         model_sha256=card.checkpoint.sha256,
         feature_set=features.feature_set,
     )
-    await asyncio.to_thread(bench.store.write, check_key(bench.check.id, _artifact(step)), taken)
+    await asyncio.to_thread(context.store.write, check_key(context.check.id, _artifact(step)), taken)
     return taken
 
 
-async def _validation(bench: Bench, valid: Validated, step: int) -> JobProgress:
+async def _validation(context: StageContext, valid: Validated, step: int) -> JobProgress:
     """The point of the learning curve at a step, once it is there.
 
     Raises:
         VfmalignError: the job ended without it.
     """
-    name = await ensure_job(bench, valid, "pretrained")
+    name = await ensure_job(context, valid, "pretrained")
     while True:
-        job = await asyncio.to_thread(bench.jobs.get, name)
+        job = await asyncio.to_thread(context.jobs.get, name)
         for point in job.curve:
             if point.step == step:
                 return point
         if job.finished:
             refuse_unfinished(job)
             raise VfmalignError(f"its learning curve has no step {step}", subject=f"job {name}", reason="JOB_FAILED")
-        await asyncio.sleep(bench.poll_s)
+        await asyncio.sleep(context.poll_s)

@@ -29,10 +29,10 @@ from vfmalign.core.domain.errors import (
 )
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.checks.clients import FeaturePeer, MmdPeer
-from vfmalign.finetuning.checks.repository import Check, CheckBook, ReportRefs, StageProgress
-from vfmalign.finetuning.checks.stages import Bench, Outputs, Stage
-from vfmalign.finetuning.jobs.repository import JobBook, StoredRef
+from vfmalign.finetuning.checks.clients import FeatureClient, MmdClient
+from vfmalign.finetuning.checks.repository import Check, CheckRepository, ReportRefs, StageProgress
+from vfmalign.finetuning.checks.stages import Outputs, Stage, StageContext
+from vfmalign.finetuning.jobs.repository import JobRepository, StoredRef
 from vfmalign.finetuning.jobs.supervisor import Supervisor
 
 # What passes by itself, or once an operator has put it right, does not cost a check its finished stages.
@@ -64,7 +64,7 @@ class Pace:
 class Status:
     """What the running stages of one check say, as one sentence; written down when it changes."""
 
-    book: CheckBook
+    book: CheckRepository
     check_id: str
     _words: dict[str, tuple[str, StageProgress | None]] = field(default_factory=dict)
 
@@ -92,12 +92,12 @@ class Reconciler:
         self,
         *,
         stages: Sequence[Stage],
-        checks: CheckBook,
-        jobs: JobBook,
+        checks: CheckRepository,
+        jobs: JobRepository,
         supervisor: Supervisor,
         store: ObjectStore,
-        features: FeaturePeer,
-        mmd: MmdPeer,
+        features: FeatureClient,
+        mmd: MmdClient,
         pace: Pace,
     ) -> None:
         self._stages = stages
@@ -217,7 +217,7 @@ class Reconciler:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def _run_stage(self, check: Check, stage: Stage, outputs: Outputs, status: Status) -> Record:
-        bench = Bench(
+        context = StageContext(
             check=check,
             store=self._store,
             jobs=self._jobs,
@@ -230,12 +230,12 @@ class Reconciler:
 
         async def attempt() -> Record:
             nonlocal begun
-            record = await stage.find(bench)
+            record = await stage.find(context)
             if record is None:
                 if not begun:
                     await asyncio.to_thread(self._checks.begin_stage, check.id, stage.name)
                     begun = True
-                record = await stage.make(bench, outputs)
+                record = await stage.make(context, outputs)
             await asyncio.to_thread(self._checks.end_stage, check.id, stage.name, "succeeded")
             return record
 

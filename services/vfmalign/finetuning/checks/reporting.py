@@ -20,21 +20,21 @@ from vfmalign.finetuning.analysis.records import (
     CheckResult,
     CurvePoint,
     Measured,
+    NaiveBaseline,
     NetworkResult,
     RunRecord,
     StageTime,
-    Trivial,
-    reach,
+    paired_similarity,
     shift_ratio,
 )
 from vfmalign.finetuning.analysis.verdict import decide
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.probes import TakenProbes, probes_stage
-from vfmalign.finetuning.checks.repository import Check, CheckBook, StageRun
+from vfmalign.finetuning.checks.repository import Check, CheckRepository, StageRun
 from vfmalign.finetuning.checks.similarity import Measures, measures_stage
-from vfmalign.finetuning.checks.stages import MEASURING, Bench, Outputs, Stage, Validated, job_id, make_stage
+from vfmalign.finetuning.checks.stages import MEASURING, Outputs, Stage, StageContext, Validated, job_id, make_stage
 from vfmalign.finetuning.db.database import now
-from vfmalign.finetuning.jobs.repository import JobBook
+from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.request import NETWORKS, CheckRequest
 from vfmalign.finetuning.reports.html import Picture, render
 
@@ -82,12 +82,12 @@ def assemble(
         primary_metric=metric.name,
         rpg_specialised=specialised,
         rpg_scratch=gain_over(jobs["scratch"].test_scores),
-        trivial=Trivial(
-            prediction=get_task_spec(request.task).trivial,
-            test_means={m.name: level_of(m, main.trivial_scores) for m in main.metrics},
-            gain=gain_over(main.trivial_scores),
+        naive_baseline=NaiveBaseline(
+            prediction=get_task_spec(request.task).naive_baseline,
+            test_means={m.name: level_of(m, main.naive_baseline_scores) for m in main.metrics},
+            gain=gain_over(main.naive_baseline_scores),
         )
-        if main.trivial_scores
+        if main.naive_baseline_scores
         else None,
         networks=tuple(
             _network(check_id, name, valid, jobs, higher_is_better=metric.higher_is_better) for name in NETWORKS
@@ -97,10 +97,10 @@ def assemble(
             layer.layer: shift_ratio(layer, measured.reinitialised.layer(layer.layer))
             for layer in measured.after.layers
         },
-        reach={}
+        paired_similarity={}
         if measured.biased is None
         else {
-            layer.layer: reach(layer, measured.biased.layer(layer.layer), measured.after.rows)
+            layer.layer: paired_similarity(layer, measured.biased.layer(layer.layer), measured.after.rows)
             for layer in measured.after.layers
         },
         measures=measures.values,
@@ -166,7 +166,7 @@ def _settings(
         "features_random": measured.reinitialised_id,
         "features_reference": measured.reference_id,
         "seed": str(request.seed),
-        "relabellings": str(request.relabellings),
+        "permutations": str(request.permutations),
         "bootstrap_resamples": str(request.bootstrap_resamples),
         "interval_level": f"{request.interval_level:g}",
     }
@@ -185,23 +185,25 @@ def stage_times(runs: Sequence[StageRun]) -> tuple[StageTime, ...]:
     return tuple(times)
 
 
-def report_stage(checks: CheckBook) -> Stage:
+def report_stage(checks: CheckRepository) -> Stage:
     """The stage that ends a check."""
 
-    async def make(bench: Bench, outputs: Outputs) -> Record:
-        await bench.say("writing the report", None)
-        return await asyncio.to_thread(_write_report, checks, bench.jobs, bench.store, bench.check, outputs)
+    async def make(context: StageContext, outputs: Outputs) -> Record:
+        await context.say("writing the report", None)
+        return await asyncio.to_thread(_write_report, checks, context.jobs, context.store, context.check, outputs)
 
     needs = ("mmd", "measures", "probes", "job_scratch", "job_specialised")
     return make_stage("report", needs, make, CheckReport, "report.json")
 
 
-def all_stages(checks: CheckBook) -> tuple[Stage, ...]:
+def all_stages(checks: CheckRepository) -> tuple[Stage, ...]:
     """Every stage of a check, in order."""
     return (*MEASURING, measures_stage(), probes_stage(), report_stage(checks))
 
 
-def _write_report(checks: CheckBook, jobs: JobBook, store: ObjectStore, check: Check, outputs: Outputs) -> CheckReport:
+def _write_report(
+    checks: CheckRepository, jobs: JobRepository, store: ObjectStore, check: Check, outputs: Outputs
+) -> CheckReport:
     results: dict[Network, JobResult] = {name: outputs.get(f"job_{name}", JobResult) for name in NETWORKS}
     measured = outputs.get("mmd", Measured)
     result = assemble(

@@ -100,7 +100,7 @@ class StageRun:
     message: str
 
 
-class CheckBook:
+class CheckRepository:
     """All checks of a database. Every method is one transaction."""
 
     def __init__(self, database: Database) -> None:

@@ -18,8 +18,8 @@ from vfmalign.core.storage.feature_sets import read_feature_set, read_manifest
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.estimates import Estimate, absent
 from vfmalign.finetuning.analysis.logme import logme
-from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, Measure, MmdPeer
-from vfmalign.finetuning.checks.stages import Bench, Outputs, Stage, Validated, comparison_with, make_stage
+from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, Measure, MmdClient
+from vfmalign.finetuning.checks.stages import Outputs, Stage, StageContext, Validated, comparison_with, make_stage
 
 ASKED: tuple[Measure, ...] = ("cka", "frechet", "energy")
 """Those that `MmdService` takes."""
@@ -38,19 +38,19 @@ def measures_stage() -> Stage:
     return make_stage("measures", ("features_after",), _make, Measures)
 
 
-async def _make(bench: Bench, outputs: Outputs) -> Record:
+async def _make(context: StageContext, outputs: Outputs) -> Record:
     valid = outputs.get("validate", Validated)
-    await bench.say("measuring the primary layer beside MMD²", None)
-    request = comparison_with(bench, outputs, outputs.get("features_after", FeatureSetRef).feature_set)
-    request = request.model_copy(update={"layers": (valid.primary_layer,), "relabellings": 0})
+    await context.say("measuring the primary layer beside MMD²", None)
+    request = comparison_with(context, outputs, outputs.get("features_after", FeatureSetRef).feature_set)
+    request = request.model_copy(update={"layers": (valid.primary_layer,), "permutations": 0})
     # One by one: what refuses one of them says nothing of the others.
-    values = {name: await ask(bench.mmd, request, name) for name in ASKED}
+    values = {name: await ask(context.mmd, request, name) for name in ASKED}
     labels = outputs.get("job_pretrained", JobResult).train_labels
-    evidence = await asyncio.to_thread(evidence_of, bench.store, request.reference, valid.primary_layer, labels)
+    evidence = await asyncio.to_thread(evidence_of, context.store, request.reference, valid.primary_layer, labels)
     return Measures(values=values | {"logme": evidence})
 
 
-async def ask(mmd: MmdPeer, request: ComparisonRequest, measure: Measure) -> Estimate:
+async def ask(mmd: MmdClient, request: ComparisonRequest, measure: Measure) -> Estimate:
     """A measure of `MmdService`, absent where it is refused for good.
 
     Raises:

@@ -21,9 +21,9 @@ from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import find_leakage, load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.records import Measured
-from vfmalign.finetuning.checks.clients import ComparisonRequest, Extraction, FeaturePeer, FeatureSetRef, MmdPeer
+from vfmalign.finetuning.checks.clients import ComparisonRequest, Extraction, FeatureClient, FeatureSetRef, MmdClient
 from vfmalign.finetuning.checks.repository import Check, StageProgress
-from vfmalign.finetuning.jobs.repository import NO_PLACE, Job, JobBook
+from vfmalign.finetuning.jobs.repository import NO_PLACE, Job, JobRepository
 from vfmalign.finetuning.jobs.request import (
     NETWORKS,
     JobRequest,
@@ -59,7 +59,7 @@ class Validated(Record):
 
 
 @dataclass(frozen=True)
-class Bench:
+class StageContext:
     """What the stages of one check work with.
 
     Attributes:
@@ -69,9 +69,9 @@ class Bench:
 
     check: Check
     store: ObjectStore
-    jobs: JobBook
-    features: FeaturePeer
-    mmd: MmdPeer
+    jobs: JobRepository
+    features: FeatureClient
+    mmd: MmdClient
     say: Say
     poll_s: float
 
@@ -109,8 +109,8 @@ class Stage:
 
     name: str
     needs: tuple[str, ...]
-    find: Callable[[Bench], Awaitable[Record | None]]
-    make: Callable[[Bench, Outputs], Awaitable[Record]]
+    find: Callable[[StageContext], Awaitable[Record | None]]
+    make: Callable[[StageContext, Outputs], Awaitable[Record]]
 
 
 def job_id(check_id: str, network: Network) -> str:
@@ -170,34 +170,34 @@ def _layers(card: ModelCard, asked: tuple[str, ...]) -> tuple[str, ...]:
     return (card.primary_layer, *(layer for layer in chosen if layer != card.primary_layer))
 
 
-async def _make_validate(bench: Bench, outputs: Outputs) -> Record:
-    await bench.say("checking model, dataset and splits", None)
-    return await asyncio.to_thread(validate, bench.store, bench.check)
+async def _make_validate(context: StageContext, outputs: Outputs) -> Record:
+    await context.say("checking model, dataset and splits", None)
+    return await asyncio.to_thread(validate, context.store, context.check)
 
 
 async def _make_features(
-    bench: Bench, outputs: Outputs, *, stage: str, split: str, after: bool = False, random: bool = False
+    context: StageContext, outputs: Outputs, *, stage: str, split: str, after: bool = False, random: bool = False
 ) -> Record:
     valid = outputs.get("validate", Validated)
     model, sha256 = valid.card.id, valid.card.checkpoint.sha256
     if after:
         result = outputs.get("job_pretrained", JobResult)
         model, sha256 = result.encoder, result.encoder_sha256
-    extraction = extraction_of(bench, valid, model, sha256, split)
+    extraction = extraction_of(context, valid, model, sha256, split)
     if random:
-        extraction = extraction.model_copy(update={"random_seed": bench.check.request.seed})
+        extraction = extraction.model_copy(update={"random_seed": context.check.request.seed})
     words = f"extracting features of {split} ({stage.removeprefix('features_')})"
-    await bench.say(words, None)
-    return await bench.features.extract(extraction, stage, partial(bench.say, words))
+    await context.say(words, None)
+    return await context.features.extract(extraction, stage, partial(context.say, words))
 
 
-def extraction_of(bench: Bench, valid: Validated, model: str, sha256: str, split: str) -> Extraction:
+def extraction_of(context: StageContext, valid: Validated, model: str, sha256: str, split: str) -> Extraction:
     """What is asked of the feature service: every compared layer of a model, on the task's input."""
     return Extraction.model_validate(
         {
             "model": model,
             "model_sha256": sha256,
-            "dataset": bench.check.request.dataset,
+            "dataset": context.check.request.dataset,
             "dataset_digest": valid.dataset_digest,
             "split": split,
             "layers": valid.layers,
@@ -206,15 +206,15 @@ def extraction_of(bench: Bench, valid: Validated, model: str, sha256: str, split
     )
 
 
-async def ensure_job(bench: Bench, valid: Validated, network: Network) -> str:
+async def ensure_job(context: StageContext, valid: Validated, network: Network) -> str:
     """The id of one of the check's jobs, which exists from then on.
 
     Each makes sure of those before it, so that they queue in this order whichever stage comes first: the features after
     need the pretrained one alone.
     """
     for earlier in NETWORKS[: NETWORKS.index(network) + 1]:
-        await asyncio.to_thread(_create_job, bench, valid, earlier)
-    return job_id(bench.check.id, network)
+        await asyncio.to_thread(_create_job, context, valid, earlier)
+    return job_id(context.check.id, network)
 
 
 def refuse_unfinished(job: Job) -> None:
@@ -223,21 +223,21 @@ def refuse_unfinished(job: Job) -> None:
         raise VfmalignError(job.message, subject=f"job {job.id}", reason=job.reason or "JOB_CANCELLED")
 
 
-async def _make_job(bench: Bench, outputs: Outputs, *, network: Network) -> Record:
-    name = await ensure_job(bench, outputs.get("validate", Validated), network)
-    while not (job := await asyncio.to_thread(bench.jobs.get, name)).finished:
+async def _make_job(context: StageContext, outputs: Outputs, *, network: Network) -> Record:
+    name = await ensure_job(context, outputs.get("validate", Validated), network)
+    while not (job := await asyncio.to_thread(context.jobs.get, name)).finished:
         if job.state == "RUNNING":
             again = f", attempt {job.attempts}" if job.attempts > 1 else ""
-            await bench.say(f"training the {network} network{again}", _epochs(job, f"job_{network}"))
+            await context.say(f"training the {network} network{again}", _epochs(job, f"job_{network}"))
         elif job.message != NO_PLACE:
-            await bench.say(f"training the {network} network: {job.message}", None)
-        await asyncio.sleep(bench.poll_s)
+            await context.say(f"training the {network} network: {job.message}", None)
+        await asyncio.sleep(context.poll_s)
     refuse_unfinished(job)
-    return await asyncio.to_thread(bench.store.read, job_key(name, "result.json"), JobResult)
+    return await asyncio.to_thread(context.store.read, job_key(name, "result.json"), JobResult)
 
 
-def _create_job(bench: Bench, valid: Validated, network: Network) -> None:
-    asked = bench.check.request
+def _create_job(context: StageContext, valid: Validated, network: Network) -> None:
+    asked = context.check.request
     recipe = valid.recipes[network]
     set_fields = recipe.model_dump(include=set(RecipeRequest.model_fields))
     request = JobRequest(
@@ -250,11 +250,11 @@ def _create_job(bench: Bench, valid: Validated, network: Network) -> None:
         task=asked.task,
         recipe=RecipeRequest.model_validate({"preset": asked.recipe.preset} | set_fields),
         seed=asked.seed,
-        publish_as=encoder_id(bench.check.id, network),
+        publish_as=encoder_id(context.check.id, network),
     )
-    spec = finetuning_spec(job_id(bench.check.id, network), request, valid.card, valid.dataset_digest, recipe)
+    spec = finetuning_spec(job_id(context.check.id, network), request, valid.card, valid.dataset_digest, recipe)
     baseline = "" if network == "pretrained" else baseline_digest(spec, valid.card)
-    bench.jobs.create(request, spec, bench.check.id, baseline)
+    context.jobs.create(request, spec, context.check.id, baseline)
 
 
 def _epochs(job: Job, stage: str) -> StageProgress | None:
@@ -264,30 +264,30 @@ def _epochs(job: Job, stage: str) -> StageProgress | None:
     return StageProgress(stage=stage, done=last.epoch, total=last.epochs, unit="epoch", elapsed_s=last.elapsed_s)
 
 
-def comparison_with(bench: Bench, outputs: Outputs, after: str) -> ComparisonRequest:
+def comparison_with(context: StageContext, outputs: Outputs, after: str) -> ComparisonRequest:
     """The check's comparison of the features before with a feature set, on the scale of the reference."""
-    valid, asked = outputs.get("validate", Validated), bench.check.request
+    valid, asked = outputs.get("validate", Validated), context.check.request
     return ComparisonRequest(
         before=outputs.get("features_before", FeatureSetRef).feature_set,
         after=after,
         reference=outputs.get("features_reference", FeatureSetRef).feature_set,
         layers=valid.layers,
         primary_layer=valid.primary_layer,
-        relabellings=asked.relabellings,
+        permutations=asked.permutations,
         seed=asked.seed,
         interval_level=asked.interval_level,
         projection=False,
     )
 
 
-async def _make_mmd(bench: Bench, outputs: Outputs) -> Record:
+async def _make_mmd(context: StageContext, outputs: Outputs) -> Record:
     after_id, random_id = (outputs.get(f"features_{name}", FeatureSetRef).feature_set for name in ("after", "random"))
-    await bench.say("comparing features before and after", None)
-    request = comparison_with(bench, outputs, after_id)
-    after, device = await bench.mmd.compare(request.model_copy(update={"projection": True}))
-    plain = request.model_copy(update={"relabellings": 0})
-    biased, _ = await bench.mmd.compare(plain.model_copy(update={"estimator": "biased"}))
-    reinitialised, _ = await bench.mmd.compare(plain.model_copy(update={"after": random_id}))
+    await context.say("comparing features before and after", None)
+    request = comparison_with(context, outputs, after_id)
+    after, device = await context.mmd.compare(request.model_copy(update={"projection": True}))
+    plain = request.model_copy(update={"permutations": 0})
+    biased, _ = await context.mmd.compare(plain.model_copy(update={"estimator": "biased"}))
+    reinitialised, _ = await context.mmd.compare(plain.model_copy(update={"after": random_id}))
     return Measured(
         before_id=request.before,
         after_id=after_id,
@@ -303,31 +303,31 @@ async def _make_mmd(bench: Bench, outputs: Outputs) -> Record:
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
-async def find_artifact(bench: Bench, name: str, record: type[AnyRecord]) -> AnyRecord | None:
+async def find_artifact(context: StageContext, name: str, record: type[AnyRecord]) -> AnyRecord | None:
     """`checks/<id>/<name>` where it exists."""
     try:
-        return await asyncio.to_thread(bench.store.read, check_key(bench.check.id, name), record)
+        return await asyncio.to_thread(context.store.read, check_key(context.check.id, name), record)
     except NotFound:
         return None
 
 
-async def _find_job(bench: Bench, *, network: Network) -> Record | None:
-    name = job_id(bench.check.id, network)
+async def _find_job(context: StageContext, *, network: Network) -> Record | None:
+    name = job_id(context.check.id, network)
     try:
-        job = await asyncio.to_thread(bench.jobs.get, name)
+        job = await asyncio.to_thread(context.jobs.get, name)
     except NotFound:
         return None
-    if job.state != "SUCCEEDED" or job.check_id != bench.check.id:
+    if job.state != "SUCCEEDED" or job.check_id != context.check.id:
         return None  # `make` joins a job that still runs
-    return await asyncio.to_thread(bench.store.read, job_key(name, "result.json"), JobResult)
+    return await asyncio.to_thread(context.store.read, job_key(name, "result.json"), JobResult)
 
 
-def _kept(make: Callable[[Bench, Outputs], Awaitable[Record]], name: str) -> Callable[..., Awaitable[Record]]:
+def _kept(make: Callable[[StageContext, Outputs], Awaitable[Record]], name: str) -> Callable[..., Awaitable[Record]]:
     """Stores what a stage makes: that write is the stage's commit."""
 
-    async def make_and_keep(bench: Bench, outputs: Outputs) -> Record:
-        record = await make(bench, outputs)
-        await asyncio.to_thread(bench.store.write, check_key(bench.check.id, name), record)
+    async def make_and_keep(context: StageContext, outputs: Outputs) -> Record:
+        record = await make(context, outputs)
+        await asyncio.to_thread(context.store.write, check_key(context.check.id, name), record)
         return record
 
     return make_and_keep
@@ -336,7 +336,7 @@ def _kept(make: Callable[[Bench, Outputs], Awaitable[Record]], name: str) -> Cal
 def make_stage(
     name: str,
     needs: tuple[str, ...],
-    make: Callable[[Bench, Outputs], Awaitable[Record]],
+    make: Callable[[StageContext, Outputs], Awaitable[Record]],
     record: type[Record],
     artifact: str = "",
 ) -> Stage:

@@ -1,7 +1,7 @@
 """The orchestrator's tables, and the connection to SQLite or PostgreSQL that holds them.
 
 Knows the schema and how to bring a database up to it. Knows nothing of what states mean: `jobs`, `checks` and
-`studies.book` do.
+`experiments.book` do.
 Times are timezone-aware UTC on both databases.
 """
 
@@ -121,11 +121,11 @@ class CheckRow(Base):
     finished_at: Mapped[datetime | None]
 
 
-class StudyRow(Base):
-    """One study; the fields are those of `studies.book.Study`. Its cells are rows of `checks`."""
+class ExperimentRow(Base):
+    """One experiment; the fields are those of `experiments.book.Experiment`. Its cells are rows of `checks`."""
 
-    __tablename__ = "studies"
-    __table_args__ = (sa.Index("ix_studies_created", "created_at", "id"), sa.Index("ix_studies_state", "state"))
+    __tablename__ = "experiments"
+    __table_args__ = (sa.Index("ix_experiments_created", "created_at", "id"), sa.Index("ix_experiments_state", "state"))
 
     id: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
     request_digest: Mapped[str] = mapped_column(sa.String(64))

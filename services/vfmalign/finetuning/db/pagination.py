@@ -20,13 +20,13 @@ from sqlalchemy.orm import Session
 
 from vfmalign.core.domain.artifacts import canonical_json
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.finetuning.db.database import CheckRow, JobRow, StudyRow
+from vfmalign.finetuning.db.database import CheckRow, ExperimentRow, JobRow
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
 
 Item = TypeVar("Item")
-RowType = TypeVar("RowType", JobRow, CheckRow, StudyRow)
+RowType = TypeVar("RowType", JobRow, CheckRow, ExperimentRow)
 
 
 @dataclass(frozen=True)

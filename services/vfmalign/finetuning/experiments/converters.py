@@ -1,4 +1,4 @@
-"""Studies between protobuf and plain records. Translates only."""
+"""Experiments between protobuf and plain records. Translates only."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks import converters
 from vfmalign.finetuning.experiments.cell_status import Standing, counts
-from vfmalign.finetuning.experiments.repository import Study
-from vfmalign.finetuning.experiments.request import StudyRequest
+from vfmalign.finetuning.experiments.repository import Experiment
+from vfmalign.finetuning.experiments.request import ExperimentRequest
 from vfmalign.finetuning.jobs.converters import key_of, pack_recipe, pack_ref, pack_time, parse_recipe, parse_record
 from vfmalign.finetuning.jobs.repository import State
-from vfmalign.v1 import common_pb2, finetuning_pb2, study_pb2
+from vfmalign.v1 import common_pb2, experiment_pb2, finetuning_pb2
 
 STATES: dict[int, State] = {
-    study_pb2.STUDY_STATE_QUEUED: "QUEUED",
-    study_pb2.STUDY_STATE_RUNNING: "RUNNING",
-    study_pb2.STUDY_STATE_SUCCEEDED: "SUCCEEDED",
-    study_pb2.STUDY_STATE_FAILED: "FAILED",
-    study_pb2.STUDY_STATE_CANCELLED: "CANCELLED",
+    experiment_pb2.EXPERIMENT_STATE_QUEUED: "QUEUED",
+    experiment_pb2.EXPERIMENT_STATE_RUNNING: "RUNNING",
+    experiment_pb2.EXPERIMENT_STATE_SUCCEEDED: "SUCCEEDED",
+    experiment_pb2.EXPERIMENT_STATE_FAILED: "FAILED",
+    experiment_pb2.EXPERIMENT_STATE_CANCELLED: "CANCELLED",
 }
 
 
-def parse_study(spec: study_pb2.StudySpec) -> StudyRequest:
-    """What a client asks of a study; 0 and empty take the default where the API says so.
+def parse_experiment(spec: experiment_pb2.ExperimentSpec) -> ExperimentRequest:
+    """What a client asks of an experiment; 0 and empty take the default where the API says so.
 
     Raises:
         BadOption: a field out of range, unknown or missing.
@@ -39,49 +39,49 @@ def parse_study(spec: study_pb2.StudySpec) -> StudyRequest:
     }
     if spec.seeds:
         fields["seeds"] = tuple(spec.seeds)
-    for name in ("relabellings", "bootstrap_resamples", "interval_level", "max_running"):
+    for name in ("permutations", "bootstrap_resamples", "interval_level", "max_running"):
         if value := getattr(spec, name):
             fields[name] = value
-    request = parse_record(StudyRequest, fields, "spec")
+    request = parse_record(ExperimentRequest, fields, "spec")
     request.check()
     return request
 
 
-def pack_study(
-    study: Study, store: ObjectStore, found: Sequence[Standing], *, cells: bool = True
-) -> study_pb2.AlignmentStudy:
-    """A study as it stands."""
+def pack_experiment(
+    experiment: Experiment, store: ObjectStore, found: Sequence[Standing], *, cells: bool = True
+) -> experiment_pb2.Experiment:
+    """An experiment as it stands."""
     number = counts(found)
-    message = study_pb2.AlignmentStudy(
-        study_id=study.id,
-        spec=_pack_spec(study.request),
-        state=key_of(STATES, study.state),
-        status=study.message,
-        create_time=pack_time(study.created_at),
-        start_time=pack_time(study.started_at),
-        end_time=pack_time(study.finished_at),
+    message = experiment_pb2.Experiment(
+        experiment_id=experiment.id,
+        spec=_pack_spec(experiment.request),
+        state=key_of(STATES, experiment.state),
+        status=experiment.message,
+        create_time=pack_time(experiment.created_at),
+        start_time=pack_time(experiment.started_at),
+        end_time=pack_time(experiment.finished_at),
         cells=[_pack_cell(one) for one in found] if cells else (),
-        counts=study_pb2.StudyCounts(**{state.lower(): count for state, count in number.items()}),
-        progress=_pack_progress(study, found),
+        counts=experiment_pb2.ExperimentCounts(**{state.lower(): count for state, count in number.items()}),
+        progress=_pack_progress(experiment, found),
     )
-    if study.state == "FAILED":
-        message.failure.reason, message.failure.message = study.reason, study.message
-    if study.report is not None:
-        message.report_json.CopyFrom(pack_ref(study.report.json_ref, store))
-        message.report_html.CopyFrom(pack_ref(study.report.html_ref, store))
-        message.cells_csv.CopyFrom(pack_ref(study.report.csv_ref, store))
+    if experiment.state == "FAILED":
+        message.failure.reason, message.failure.message = experiment.reason, experiment.message
+    if experiment.report is not None:
+        message.report_json.CopyFrom(pack_ref(experiment.report.json_ref, store))
+        message.report_html.CopyFrom(pack_ref(experiment.report.html_ref, store))
+        message.cells_csv.CopyFrom(pack_ref(experiment.report.csv_ref, store))
     return message
 
 
-def _pack_spec(request: StudyRequest) -> study_pb2.StudySpec:
-    return study_pb2.StudySpec(
+def _pack_spec(request: ExperimentRequest) -> experiment_pb2.ExperimentSpec:
+    return experiment_pb2.ExperimentSpec(
         model_ids=request.models,
         dataset_id=request.dataset,
         dataset_digest=request.dataset_digest,
         tasks=request.tasks,
         seeds=request.seeds,
         recipe=pack_recipe(request.recipe),
-        relabellings=request.relabellings,
+        permutations=request.permutations,
         bootstrap_resamples=request.bootstrap_resamples,
         interval_level=request.interval_level,
         max_running=request.max_running,
@@ -89,8 +89,8 @@ def _pack_spec(request: StudyRequest) -> study_pb2.StudySpec:
     )
 
 
-def _pack_cell(one: Standing) -> study_pb2.StudyCell:
-    return study_pb2.StudyCell(
+def _pack_cell(one: Standing) -> experiment_pb2.ExperimentCell:
+    return experiment_pb2.ExperimentCell(
         model_id=one.cell.model,
         task=one.cell.task,
         seed=one.cell.seed,
@@ -102,12 +102,14 @@ def _pack_cell(one: Standing) -> study_pb2.StudyCell:
     )
 
 
-def _pack_progress(study: Study, found: Sequence[Standing]) -> common_pb2.Progress:
-    """Time runs to the last check's end: a study that only waits does not change."""
+def _pack_progress(experiment: Experiment, found: Sequence[Standing]) -> common_pb2.Progress:
+    """Time runs to the last check's end: an experiment that only waits does not change."""
     ends = [one.finished_at for one in found if one.ended and one.finished_at is not None]
-    elapsed_s = (max(ends) - study.started_at).total_seconds() if ends and study.started_at is not None else 0.0
+    elapsed_s = (
+        (max(ends) - experiment.started_at).total_seconds() if ends and experiment.started_at is not None else 0.0
+    )
     return common_pb2.Progress(
-        stage="checks",
+        phase="checks",
         done=sum(one.ended for one in found),
         total=len(found),
         unit="check",

@@ -1,4 +1,4 @@
-"""From the artifacts of a study's checks to its report in the store.
+"""From the artifacts of an experiment's checks to its report in the store.
 
 Reads cards, reports and scores, hands them to the analysis, stores what that makes. Decides nothing about numbers.
 """
@@ -8,21 +8,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from vfmalign.core.domain.artifacts import CaseScore, JobResult, Network, check_key, job_key, study_key
+from vfmalign.core.domain.artifacts import CaseScore, JobResult, Network, check_key, experiment_key, job_key
 from vfmalign.core.domain.errors import NotFound
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.records import CheckReport
-from vfmalign.finetuning.checks.repository import CheckBook
+from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.stages import Validated
 from vfmalign.finetuning.experiments.analysis.cells import Cell, Missing, cell_of
 from vfmalign.finetuning.experiments.cell_status import Standing
 from vfmalign.finetuning.experiments.reports.html import conclude, render, to_csv
-from vfmalign.finetuning.experiments.repository import Study, StudyRefs
+from vfmalign.finetuning.experiments.repository import Experiment, ExperimentRefs
 from vfmalign.finetuning.jobs.repository import StoredRef
 from vfmalign.finetuning.jobs.request import NETWORKS
 
 REPORT = "report.json"
-"""Written last: its existence means that the study is concluded."""
+"""Written last: its existence means that the experiment is concluded."""
 _TYPES = {
     "cells.csv": "text/csv; charset=utf-8",
     "report.html": "text/html; charset=utf-8",
@@ -31,18 +31,18 @@ _TYPES = {
 
 
 class Collector:
-    """Makes the report of a study whose cells have all ended.
+    """Makes the report of an experiment whose cells have all ended.
 
     Args:
         checks: the book of checks.
-        store: where their artifacts are and the study's go.
+        store: where their artifacts are and the experiment's go.
     """
 
-    def __init__(self, checks: CheckBook, store: ObjectStore) -> None:
+    def __init__(self, checks: CheckRepository, store: ObjectStore) -> None:
         self._checks = checks
         self._store = store
 
-    def conclude(self, study: Study, found: Sequence[Standing]) -> StudyRefs:
+    def conclude(self, experiment: Experiment, found: Sequence[Standing]) -> ExperimentRefs:
         """Stores the report unless it is there, and says where it lies.
 
         Raises:
@@ -50,13 +50,13 @@ class Collector:
             NotFound: an artifact of a finished check is gone.
         """
         try:
-            return self._refs(study.id)
+            return self._refs(experiment.id)
         except NotFound:
             pass
-        request = study.request
+        request = experiment.request
         report = conclude(
-            study.id,
-            request.title or study.id,
+            experiment.id,
+            request.title or experiment.id,
             [self._cell(one) for one in found if one.state == "SUCCEEDED"],
             [_missing(one) for one in found if one.state != "SUCCEEDED"],
             seed=request.seeds[0],
@@ -65,8 +65,8 @@ class Collector:
         )
         contents = {"cells.csv": to_csv(report), "report.html": render(report), REPORT: report.to_json()}
         for name, data in contents.items():
-            self._store.put(study_key(study.id, name), data, content_type=_TYPES[name])
-        return self._refs(study.id)
+            self._store.put(experiment_key(experiment.id, name), data, content_type=_TYPES[name])
+        return self._refs(experiment.id)
 
     def _cell(self, one: Standing) -> Cell:
         name = one.cell.check_id
@@ -82,14 +82,14 @@ class Collector:
         }
         return cell_of(valid.card, report, scores, check=name, task=one.cell.task, seed=one.cell.seed)
 
-    def _refs(self, study: str) -> StudyRefs:
-        json_ref = self._ref(study, REPORT)  # first: without it the others are of a run that was killed
-        return StudyRefs(
-            json_ref=json_ref, html_ref=self._ref(study, "report.html"), csv_ref=self._ref(study, "cells.csv")
+    def _refs(self, experiment: str) -> ExperimentRefs:
+        json_ref = self._ref(experiment, REPORT)  # first: without it the others are of a run that was killed
+        return ExperimentRefs(
+            json_ref=json_ref, html_ref=self._ref(experiment, "report.html"), csv_ref=self._ref(experiment, "cells.csv")
         )
 
-    def _ref(self, study: str, name: str) -> StoredRef:
-        key = study_key(study, name)
+    def _ref(self, experiment: str, name: str) -> StoredRef:
+        key = experiment_key(experiment, name)
         data = self._store.get(key)
         return StoredRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
 

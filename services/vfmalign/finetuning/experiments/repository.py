@@ -1,4 +1,4 @@
-"""The book of studies: what was asked, what was fixed, and what state each is in.
+"""The book of experiments: what was asked, what was fixed, and what state each is in.
 
 Knows the states and which may follow which. Knows nothing of cells' states, which are those of their checks, of S3 or
 of gRPC: see `runner`.
@@ -15,14 +15,14 @@ from sqlalchemy.orm import Session
 
 from vfmalign.core.domain.artifacts import Record
 from vfmalign.core.domain.errors import Conflict, NotFound
-from vfmalign.finetuning.db.database import Database, StudyRow, now
+from vfmalign.finetuning.db.database import Database, ExperimentRow, now
 from vfmalign.finetuning.db.pagination import Page, PageRequest, read_page
-from vfmalign.finetuning.experiments.request import Fixed, StudyCell, StudyRequest, expand
+from vfmalign.finetuning.experiments.request import ExperimentCell, ExperimentRequest, Fixed, expand
 from vfmalign.finetuning.jobs.repository import TERMINAL, State, StoredRef
 
 
-class StudyRefs(Record):
-    """Where a finished study's report lies."""
+class ExperimentRefs(Record):
+    """Where a finished experiment's report lies."""
 
     json_ref: StoredRef
     html_ref: StoredRef
@@ -30,8 +30,8 @@ class StudyRefs(Record):
 
 
 @dataclass(frozen=True)
-class Study:
-    """A study as it stands.
+class Experiment:
+    """An experiment as it stands.
 
     Attributes:
         fixed: digests of what its checks are about.
@@ -41,13 +41,13 @@ class Study:
     """
 
     id: str
-    request: StudyRequest
+    request: ExperimentRequest
     fixed: Fixed
     state: State
     message: str
     reason: str
     cancel_requested: bool
-    report: StudyRefs | None
+    report: ExperimentRefs | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -58,35 +58,35 @@ class Study:
         return self.state in TERMINAL
 
     @property
-    def cells(self) -> tuple[StudyCell, ...]:
+    def cells(self) -> tuple[ExperimentCell, ...]:
         """Its cells in the order in which they are begun."""
         return expand(self.id, self.request, self.fixed)
 
 
-class StudyBook:
-    """All studies of a database. Every method is one transaction."""
+class ExperimentRepository:
+    """All experiments of a database. Every method is one transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def find(self, study_id: str, request: StudyRequest) -> Study | None:
-        """The study of this id if it was asked for with the same request, None if there is none.
+    def find(self, experiment_id: str, request: ExperimentRequest) -> Experiment | None:
+        """The experiment of this id if it was asked for with the same request, None if there is none.
 
         Raises:
             Conflict: there is one, asked for with another body.
         """
         with self._database.session() as session:
-            row = session.get(StudyRow, study_id)
+            row = session.get(ExperimentRow, experiment_id)
             return None if row is None else _same(row, request)
 
-    def create(self, study_id: str, request: StudyRequest, fixed: Fixed) -> Study:
-        """Adds a study; the same id and request again returns the first, with what was fixed then.
+    def create(self, experiment_id: str, request: ExperimentRequest, fixed: Fixed) -> Experiment:
+        """Adds an experiment; the same id and request again returns the first, with what was fixed then.
 
         Raises:
             Conflict: the id exists with another request.
         """
-        row = StudyRow(
-            id=study_id, request_digest=request.digest(), request=request.model_dump(mode="json"),
+        row = ExperimentRow(
+            id=experiment_id, request_digest=request.digest(), request=request.model_dump(mode="json"),
             fixed=fixed.model_dump(mode="json"), state="QUEUED", message="waiting to begin", created_at=now(),
         )  # fmt: skip
         try:
@@ -94,110 +94,114 @@ class StudyBook:
                 session.add(row)
         except IntegrityError:
             with self._database.session() as session:
-                return _same(session.get_one(StudyRow, study_id), request)
-        return _study(row)
+                return _same(session.get_one(ExperimentRow, experiment_id), request)
+        return _experiment(row)
 
-    def get(self, study_id: str) -> Study:
-        """One study.
+    def get(self, experiment_id: str) -> Experiment:
+        """One experiment.
 
         Raises:
-            NotFound: no study has this id.
+            NotFound: no experiment has this id.
         """
         with self._database.session() as session:
-            return _study(_row(session, study_id))
+            return _experiment(_row(session, experiment_id))
 
-    def list(self, request: PageRequest) -> Page[Study]:
-        """One page of studies, newest first."""
+    def list(self, request: PageRequest) -> Page[Experiment]:
+        """One page of experiments, newest first."""
         with self._database.session() as session:
-            return read_page(session, StudyRow, request, _study)
+            return read_page(session, ExperimentRow, request, _experiment)
 
-    def active(self) -> tuple[Study, ...]:
-        """Studies that are not finished, oldest first."""
+    def active(self) -> tuple[Experiment, ...]:
+        """Experiments that are not finished, oldest first."""
         query = (
-            sa.select(StudyRow)
-            .where(StudyRow.state.in_(("RUNNING", "QUEUED")))
-            .order_by(StudyRow.created_at, StudyRow.id)
+            sa.select(ExperimentRow)
+            .where(ExperimentRow.state.in_(("RUNNING", "QUEUED")))
+            .order_by(ExperimentRow.created_at, ExperimentRow.id)
         )
         with self._database.session() as session:
-            return tuple(_study(row) for row in session.scalars(query))
+            return tuple(_experiment(row) for row in session.scalars(query))
 
-    def cancel(self, study_id: str) -> Study:
-        """Asks a study to end: a queued one ends at once, a running one when its checks have; a finished one stays."""
+    def cancel(self, experiment_id: str) -> Experiment:
+        """Cancel: a queued experiment ends at once, a running one when its checks have ended, a finished one stays."""
         with self._database.session() as session:
-            row = _row(session, study_id)
+            row = _row(session, experiment_id)
             if row.state == "QUEUED":
                 _finish(row, "CANCELLED", "cancelled before it began")
             elif row.state == "RUNNING" and not row.cancel_requested:
                 row.cancel_requested = True
                 row.message = "cancelling: waiting for its checks to end"
-            return _study(row)
+            return _experiment(row)
 
-    def begin(self, study_id: str) -> Study:
-        """The study is being worked on from now."""
+    def begin(self, experiment_id: str) -> Experiment:
+        """The experiment is being worked on from now."""
         with self._database.session() as session:
-            row = _row(session, study_id)
+            row = _row(session, experiment_id)
             if row.state == "QUEUED":
                 row.state, row.message, row.started_at = "RUNNING", "beginning", now()
-            return _study(row)
+            return _experiment(row)
 
-    def say(self, study_id: str, message: str) -> None:
-        """Writes down what the study is doing or waiting for; one that ends keeps its last words."""
+    def say(self, experiment_id: str, message: str) -> None:
+        """Writes down what the experiment is doing or waiting for; one that ends keeps its last words."""
         with self._database.session() as session:
-            row = _row(session, study_id)
+            row = _row(session, experiment_id)
             if row.state == "RUNNING" and not row.cancel_requested:
                 row.message = message
 
-    def succeed(self, study_id: str, report: StudyRefs, message: str) -> None:
+    def succeed(self, experiment_id: str, report: ExperimentRefs, message: str) -> None:
         """The report is stored."""
         with self._database.session() as session:
-            row = _row(session, study_id)
+            row = _row(session, experiment_id)
             if row.state not in TERMINAL:
                 row.report = report.model_dump(mode="json")
                 _finish(row, "SUCCEEDED", message)
 
-    def fail(self, study_id: str, message: str, reason: str) -> None:
-        """The study cannot be finished."""
+    def fail(self, experiment_id: str, message: str, reason: str) -> None:
+        """The experiment cannot be finished."""
         with self._database.session() as session:
-            _finish(_row(session, study_id), "FAILED", message, reason)
+            _finish(_row(session, experiment_id), "FAILED", message, reason)
 
-    def cancelled(self, study_id: str) -> None:
+    def cancelled(self, experiment_id: str) -> None:
         """Everything has ended, as was asked."""
         with self._database.session() as session:
-            _finish(_row(session, study_id), "CANCELLED", "cancelled")
+            _finish(_row(session, experiment_id), "CANCELLED", "cancelled")
 
 
-def _row(session: Session, study_id: str) -> StudyRow:
-    row = session.get(StudyRow, study_id, with_for_update=True)
+def _row(session: Session, experiment_id: str) -> ExperimentRow:
+    row = session.get(ExperimentRow, experiment_id, with_for_update=True)
     if row is None:
-        raise NotFound("no such study", subject=study_id[:128], remedy="see ListStudies for those that exist")
+        raise NotFound(
+            "no such experiment", subject=experiment_id[:128], remedy="see ListExperiments for those that exist"
+        )
     return row
 
 
-def _same(row: StudyRow, request: StudyRequest) -> Study:
+def _same(row: ExperimentRow, request: ExperimentRequest) -> Experiment:
     if row.request_digest != request.digest():
         raise Conflict(
-            "a study of this id was created with another body", subject=row.id, remedy="choose another study id"
+            "an experiment of this id was created with another body",
+            subject=row.id,
+            remedy="choose another experiment id",
         )
-    return _study(row)
+    return _experiment(row)
 
 
-def _finish(row: StudyRow, state: State, message: str, reason: str = "") -> None:
+def _finish(row: ExperimentRow, state: State, message: str, reason: str = "") -> None:
     if row.state in TERMINAL:  # cancelled while its report was written, or the other way round: the first stays
         return
     row.state, row.message, row.reason, row.finished_at = state, message, reason, now()
 
 
-def _study(row: StudyRow) -> Study:
+def _experiment(row: ExperimentRow) -> Experiment:
     state: State = row.state  # type: ignore[assignment]
-    return Study(
+    return Experiment(
         id=row.id,
-        request=StudyRequest.model_validate(row.request),
+        request=ExperimentRequest.model_validate(row.request),
         fixed=Fixed.model_validate(row.fixed),
         state=state,
         message=row.message,
         reason=row.reason,
         cancel_requested=row.cancel_requested,
-        report=None if row.report is None else StudyRefs.model_validate(row.report),
+        report=None if row.report is None else ExperimentRefs.model_validate(row.report),
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,

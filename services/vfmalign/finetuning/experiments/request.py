@@ -1,4 +1,4 @@
-"""What a study is asked for, and the checks that it comes down to.
+"""What an experiment is asked for, and the checks that it comes down to.
 
 Knows ids, cells and limits, and reads cards and the dataset through the store. Knows nothing of protobuf, databases or
 how a check is made.
@@ -30,11 +30,11 @@ MAX_TITLE = 200
 MAX_CHECK_ID = 80
 _DIGEST_DIGITS = 12
 
-StudyId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")]
+ExperimentId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")]
 
 
-class StudyRequest(Record):
-    """One study as asked for; fields as in `study.proto`."""
+class ExperimentRequest(Record):
+    """One experiment as asked for; fields as in `experiment.proto`."""
 
     models: tuple[Id, ...]
     dataset: Id
@@ -42,7 +42,7 @@ class StudyRequest(Record):
     tasks: tuple[str, ...]
     seeds: tuple[Seed, ...] = (0,)
     recipe: RecipeRequest = RecipeRequest()
-    relabellings: int = Field(default=1_000, ge=1, le=100_000)
+    permutations: int = Field(default=1_000, ge=1, le=100_000)
     bootstrap_resamples: int = Field(default=2_000, ge=100, le=100_000)
     interval_level: float = Field(default=0.95, gt=0.0, lt=1.0)
     max_running: int = Field(default=DEFAULT_MAX_RUNNING, ge=1, le=MAX_RUNNING)
@@ -61,14 +61,14 @@ class StudyRequest(Record):
             raise BadOption(
                 f"{len(self.models)} models are more than {MAX_MODELS}",
                 field="spec.model_ids",
-                remedy="make several studies",
+                remedy="make several experiments",
             )
         cells = len(self.models) * len(self.tasks) * len(self.seeds)
         if cells > MAX_CELLS:
             raise BadOption(
                 f"models × tasks × seeds are {cells:,} cells, more than {MAX_CELLS:,}",
                 field="spec",
-                remedy="make several studies, or name fewer seeds",
+                remedy="make several experiments, or name fewer seeds",
             )
         if len(self.title) > MAX_TITLE or not self.title.isprintable():
             raise BadOption(
@@ -81,7 +81,7 @@ class StudyRequest(Record):
 
 
 class Fixed(Record):
-    """What a study's checks are about, fixed when the study is created.
+    """What an experiment's checks are about, fixed when the experiment is created.
 
     Attributes:
         dataset_digest: of the dataset as it was stored then.
@@ -93,7 +93,7 @@ class Fixed(Record):
 
 
 @dataclass(frozen=True)
-class StudyCell:
+class ExperimentCell:
     """One cell and the check that fills it; the digest is the request's."""
 
     model: str
@@ -104,7 +104,7 @@ class StudyCell:
     request_digest: str
 
 
-def fix(store: ObjectStore, request: StudyRequest) -> Fixed:
+def fix(store: ObjectStore, request: ExperimentRequest) -> Fixed:
     """Looks at everything that would make cells fail for sure, before anything costs compute.
 
     Raises:
@@ -131,10 +131,10 @@ def fix(store: ObjectStore, request: StudyRequest) -> Fixed:
 
 
 @lru_cache(maxsize=64)
-def expand(study: str, request: StudyRequest, fixed: Fixed) -> tuple[StudyCell, ...]:
+def expand(experiment: str, request: ExperimentRequest, fixed: Fixed) -> tuple[ExperimentCell, ...]:
     """Every cell in the order in which they are begun: by seed, then task, then model.
 
-    Kept for the next call: whoever looks after a study asks several times a second.
+    Kept for the next call: whoever looks after an experiment asks several times a second.
     """
     cells = []
     models = tuple(zip(request.models, fixed.model_sha256, strict=True))
@@ -147,17 +147,17 @@ def expand(study: str, request: StudyRequest, fixed: Fixed) -> tuple[StudyCell, 
             task=task,
             recipe=request.recipe,
             seed=seed,
-            relabellings=request.relabellings,
+            permutations=request.permutations,
             bootstrap_resamples=request.bootstrap_resamples,
             interval_level=request.interval_level,
         )
-        cells.append(StudyCell(model, task, seed, check_id(study, task, model, seed), asked, asked.digest()))
+        cells.append(ExperimentCell(model, task, seed, check_id(experiment, task, model, seed), asked, asked.digest()))
     return tuple(cells)
 
 
-def check_id(study: str, task: str, model: str, seed: int) -> str:
+def check_id(experiment: str, task: str, model: str, seed: int) -> str:
     """Id of a cell's check; one that would be too long ends in a digest of all of it instead."""
-    whole = f"{study}-{task}-{model}-{seed}"
+    whole = f"{experiment}-{task}-{model}-{seed}"
     if len(whole) <= MAX_CHECK_ID:
         return whole
     digest = hashlib.sha256(whole.encode()).hexdigest()[:_DIGEST_DIGITS]

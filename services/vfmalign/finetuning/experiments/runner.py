@@ -1,6 +1,6 @@
-"""Keeps studies moving: desired state − artifacts − running checks → next action (design §2).
+"""Keeps experiments moving: desired state − artifacts − running checks → next action (design §2).
 
-A round begins what is queued, creates the checks that may run, passes a cancellation on, and says which studies have
+A round begins what is queued, creates the checks that may run, passes cancellations on, and says which experiments have
 nothing left to wait for; those are concluded, each in a thread of its own. Nothing is kept beside the book and the
 artifacts: after a kill at any moment the next process finds what is there. How checks are made and what a report says
 is others' business.
@@ -12,52 +12,52 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
-from vfmalign.core.domain.artifacts import Record, study_key
+from vfmalign.core.domain.artifacts import Record, experiment_key
 from vfmalign.core.domain.errors import Conflict, VfmalignError
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.reconciler import passes
-from vfmalign.finetuning.checks.repository import CheckBook
+from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.experiments.cell_status import Standing, sentence, standings
-from vfmalign.finetuning.experiments.repository import Study, StudyBook, StudyRefs
-from vfmalign.finetuning.experiments.request import Fixed, StudyRequest
+from vfmalign.finetuning.experiments.repository import Experiment, ExperimentRefs, ExperimentRepository
+from vfmalign.finetuning.experiments.request import ExperimentRequest, Fixed
 
-Conclude = Callable[[Study, Sequence[Standing]], StudyRefs]
-"""Makes and stores the report of a study whose cells have all ended; does nothing twice."""
+Conclude = Callable[[Experiment, Sequence[Standing]], ExperimentRefs]
+"""Makes and stores the report of an experiment whose cells have all ended; does nothing twice."""
 
 _log = logs.get(__name__)
 
 
-class StudySpec(Record):
-    """`studies/<id>/spec.json`: whose the artifacts under this id are."""
+class ExperimentSpec(Record):
+    """`experiments/<id>/spec.json`: whose the artifacts under this id are."""
 
-    request: StudyRequest
+    request: ExperimentRequest
     fixed: Fixed
 
 
-class StudyRunner:
-    """The loop over studies; one per database.
+class ExperimentRunner:
+    """The loop over experiments; one per database.
 
     Args:
-        studies, checks: the books.
-        store: where studies leave their artifacts.
+        experiments, checks: the books.
+        store: where experiments leave their artifacts.
         conclude: makes a report.
-        places: checks of all studies that are unfinished at once: fewer than the service works on, so that a check
-            of its own never waits for a study to end.
+        places: checks of all experiments that are unfinished at once: fewer than the service works on, so that a check
+            of its own never waits for an experiment to end.
         poll_s: pause between two rounds.
     """
 
     def __init__(
         self,
         *,
-        studies: StudyBook,
-        checks: CheckBook,
+        experiments: ExperimentRepository,
+        checks: CheckRepository,
         store: ObjectStore,
         conclude: Conclude,
         places: int,
         poll_s: float,
     ) -> None:
-        self._studies = studies
+        self._experiments = experiments
         self._checks = checks
         self._store = store
         self._conclude = conclude
@@ -76,25 +76,25 @@ class StudyRunner:
             try:
                 ready = await asyncio.to_thread(self.tick)
             except VfmalignError as error:  # the database: the next round asks again
-                _log.warning("studies_delayed", error=str(error))
+                _log.warning("experiments_delayed", error=str(error))
                 ready = []
             self._concluding = {name: task for name, task in self._concluding.items() if not task.done()}
-            for study in ready:
-                if study.id not in self._concluding:
-                    work = asyncio.to_thread(self.conclude, study)
-                    self._concluding[study.id] = asyncio.create_task(work, name=f"study {study.id}")
+            for experiment in ready:
+                if experiment.id not in self._concluding:
+                    work = asyncio.to_thread(self.conclude, experiment)
+                    self._concluding[experiment.id] = asyncio.create_task(work, name=f"experiment {experiment.id}")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self._poll_s)
         await asyncio.gather(*self._concluding.values())
 
-    def tick(self) -> list[Study]:
-        """One round over all studies; returns those whose cells have all ended."""
-        ready: list[Study] = []
-        going: list[tuple[Study, tuple[Standing, ...]]] = []
+    def tick(self) -> list[Experiment]:
+        """One round over all experiments; returns those whose cells have all ended."""
+        ready: list[Experiment] = []
+        going: list[tuple[Experiment, tuple[Standing, ...]]] = []
         free = self._places
-        for study in self._studies.active():
-            with self._guarded(study.id):
-                begun = self._begin(study) if study.state == "QUEUED" else study
+        for experiment in self._experiments.active():
+            with self._guarded(experiment.id):
+                begun = self._begin(experiment) if experiment.state == "QUEUED" else experiment
                 cells = standings(begun, self._checks)
                 free -= _running(cells)
                 if begun.cancel_requested:
@@ -103,74 +103,86 @@ class StudyRunner:
                     ready.append(begun)
                 else:
                     going.append((begun, cells))
-        for study, cells in going:
-            with self._guarded(study.id):
-                if sentence(cells) != study.message:
-                    self._studies.say(study.id, sentence(cells))
-        for study, cell in _turns(going, free):
-            with self._guarded(study.id), contextlib.suppress(Conflict):  # somebody else's check: seen as failed
+        for experiment, cells in going:
+            with self._guarded(experiment.id):
+                if sentence(cells) != experiment.message:
+                    self._experiments.say(experiment.id, sentence(cells))
+        for experiment, cell in _turns(going, free):
+            with self._guarded(experiment.id), contextlib.suppress(Conflict):  # somebody else's check: seen as failed
                 self._checks.create(cell.cell.check_id, cell.cell.request)
         return ready
 
-    def conclude(self, study: Study) -> None:
-        """Ends a study whose cells have all ended."""
-        with self._guarded(study.id):
-            cells = standings(study, self._checks)
+    def conclude(self, experiment: Experiment) -> None:
+        """Ends an experiment whose cells have all ended."""
+        with self._guarded(experiment.id):
+            cells = standings(experiment, self._checks)
             succeeded = sum(cell.state == "SUCCEEDED" for cell in cells)
             if not succeeded:
-                self._studies.fail(study.id, f"no check succeeded; {_first_failure(cells)}", "NO_CHECK_SUCCEEDED")
+                self._experiments.fail(
+                    experiment.id, f"no check succeeded; {_first_failure(cells)}", "NO_CHECK_SUCCEEDED"
+                )
                 return
-            self._studies.say(study.id, "writing the report")
-            refs = self._conclude(study, cells)
+            self._experiments.say(experiment.id, "writing the report")
+            refs = self._conclude(experiment, cells)
             missing = len(cells) - succeeded
             without = f"; {missing} of {len(cells)} cells have no result" if missing else ""
-            self._studies.succeed(study.id, refs, f"finished{without}")
-            _log.info("study_succeeded", study=study.id, cells=len(cells), missing=missing)
+            self._experiments.succeed(experiment.id, refs, f"finished{without}")
+            _log.info("experiment_succeeded", experiment=experiment.id, cells=len(cells), missing=missing)
 
-    def _begin(self, study: Study) -> Study:
-        """Makes sure that the artifacts under this id are this study's own, also where the database was lost."""
-        key = study_key(study.id, "spec.json")
-        mine = StudySpec(request=study.request, fixed=study.fixed).to_json()
+    def _begin(self, experiment: Experiment) -> Experiment:
+        """Makes sure that the artifacts under this id are this experiment's own, also where the database was lost."""
+        key = experiment_key(experiment.id, "spec.json")
+        mine = ExperimentSpec(request=experiment.request, fixed=experiment.fixed).to_json()
         if not self._store.put_if_absent(key, mine) and self._store.get(key) != mine:
             raise Conflict(
-                "belongs to a study with another body", subject=self._store.uri(key), remedy="choose another study id"
+                "belongs to an experiment with another body",
+                subject=self._store.uri(key),
+                remedy="choose another experiment id",
             )
-        return self._studies.begin(study.id)
+        return self._experiments.begin(experiment.id)
 
-    def _cancel(self, study: Study, cells: Sequence[Standing]) -> None:
+    def _cancel(self, experiment: Experiment, cells: Sequence[Standing]) -> None:
         for cell in cells:
             if cell.begun and not cell.ended:
                 self._checks.cancel(cell.cell.check_id)
         if not any(cell.begun and not cell.ended for cell in cells):
-            self._studies.cancelled(study.id)
+            self._experiments.cancelled(experiment.id)
 
     @contextlib.contextmanager
-    def _guarded(self, study_id: str) -> Iterator[None]:
-        """Keeps the trouble of one study from the others: what passes is tried again, what does not ends it."""
+    def _guarded(self, experiment_id: str) -> Iterator[None]:
+        """Keeps the trouble of one experiment from the others: what passes is tried again, what does not ends it."""
         try:
             yield
         except VfmalignError as error:
             if passes(error):
-                _log.warning("study_delayed", study=study_id, error=str(error))
+                _log.warning("experiment_delayed", experiment=experiment_id, error=str(error))
             else:
-                _log.warning("study_failed", study=study_id, reason=error.reason, error=str(error))
-                self._studies.fail(study_id, str(error), error.reason)
+                _log.warning("experiment_failed", experiment=experiment_id, reason=error.reason, error=str(error))
+                self._experiments.fail(experiment_id, str(error), error.reason)
         except Exception:
-            _log.exception("study_crashed", study=study_id)
-            self._studies.fail(study_id, "the study met a fault of ours; the service's log has the trace", "INTERNAL")
+            _log.exception("experiment_crashed", experiment=experiment_id)
+            self._experiments.fail(
+                experiment_id, "the experiment met a fault of ours; the service's log has the trace", "INTERNAL"
+            )
 
 
-def _turns(going: Sequence[tuple[Study, Sequence[Standing]]], free: int) -> Iterator[tuple[Study, Standing]]:
-    """The cells that may begin now: the study with fewest running ones comes first, then the older one."""
-    running = {study.id: _running(cells) for study, cells in going}
-    waiting = {study.id: [cell for cell in cells if not cell.begun and not cell.ended] for study, cells in going}
+def _turns(going: Sequence[tuple[Experiment, Sequence[Standing]]], free: int) -> Iterator[tuple[Experiment, Standing]]:
+    """The cells that may begin now: the experiment with fewest running ones comes first, then the older one."""
+    running = {experiment.id: _running(cells) for experiment, cells in going}
+    waiting = {
+        experiment.id: [cell for cell in cells if not cell.begun and not cell.ended] for experiment, cells in going
+    }
     for _ in range(free):
-        able = [study for study, _ in going if waiting[study.id] and running[study.id] < study.request.max_running]
+        able = [
+            experiment
+            for experiment, _ in going
+            if waiting[experiment.id] and running[experiment.id] < experiment.request.max_running
+        ]
         if not able:
             return
-        study = min(able, key=lambda one: running[one.id])
-        running[study.id] += 1
-        yield study, waiting[study.id].pop(0)
+        experiment = min(able, key=lambda one: running[one.id])
+        running[experiment.id] += 1
+        yield experiment, waiting[experiment.id].pop(0)
 
 
 def _running(cells: Sequence[Standing]) -> int:

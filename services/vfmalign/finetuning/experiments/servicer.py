@@ -1,4 +1,4 @@
-"""`StudyService`: parse, call the book, pack. Decides nothing."""
+"""`ExperimentService`: parse, call the book, pack. Decides nothing."""
 
 from __future__ import annotations
 
@@ -9,85 +9,95 @@ from typing import Any
 import grpc
 
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.checks.repository import CheckBook
+from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.db.pagination import PageRequest
 from vfmalign.finetuning.experiments import converters as messages
 from vfmalign.finetuning.experiments.cell_status import standings
-from vfmalign.finetuning.experiments.repository import Study, StudyBook
-from vfmalign.finetuning.experiments.request import StudyId, StudyRequest, fix
+from vfmalign.finetuning.experiments.repository import Experiment, ExperimentRepository
+from vfmalign.finetuning.experiments.request import ExperimentId, ExperimentRequest, fix
 from vfmalign.finetuning.jobs import converters as job_messages
 from vfmalign.finetuning.jobs.servicer import Watching
-from vfmalign.v1 import study_pb2, study_pb2_grpc
+from vfmalign.v1 import experiment_pb2, experiment_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class StudyServicer(study_pb2_grpc.StudyServiceServicer):
-    """Studies.
+class ExperimentServicer(experiment_pb2_grpc.ExperimentServiceServicer):
+    """Experiments.
 
     Args:
-        studies, checks: the books.
+        experiments, checks: the books.
         store: where models, datasets and reports are.
         watching: paces watchers and ends them with the service.
     """
 
-    def __init__(self, studies: StudyBook, checks: CheckBook, store: ObjectStore, *, watching: Watching) -> None:
-        self._studies = studies
+    def __init__(
+        self, experiments: ExperimentRepository, checks: CheckRepository, store: ObjectStore, *, watching: Watching
+    ) -> None:
+        self._experiments = experiments
         self._checks = checks
         self._store = store
         self._watching = watching
 
-    async def CreateStudy(
-        self, request: study_pb2.CreateStudyRequest, context: Context
-    ) -> study_pb2.CreateStudyResponse:
-        """Creates a study."""
-        study_id = job_messages.parse_id(StudyId, request.study_id, "study_id")
-        asked = messages.parse_study(request.spec)
-        study = await asyncio.to_thread(self._create, study_id, asked)
-        return study_pb2.CreateStudyResponse(study=await asyncio.to_thread(self._pack, study))
+    async def CreateExperiment(
+        self, request: experiment_pb2.CreateExperimentRequest, context: Context
+    ) -> experiment_pb2.CreateExperimentResponse:
+        """Creates an experiment."""
+        experiment_id = job_messages.parse_id(ExperimentId, request.experiment_id, "experiment_id")
+        asked = messages.parse_experiment(request.spec)
+        experiment = await asyncio.to_thread(self._create, experiment_id, asked)
+        return experiment_pb2.CreateExperimentResponse(experiment=await asyncio.to_thread(self._pack, experiment))
 
-    async def GetStudy(self, request: study_pb2.GetStudyRequest, context: Context) -> study_pb2.GetStudyResponse:
-        """Returns one study."""
-        return study_pb2.GetStudyResponse(study=await asyncio.to_thread(self._get, request.study_id))
+    async def GetExperiment(
+        self, request: experiment_pb2.GetExperimentRequest, context: Context
+    ) -> experiment_pb2.GetExperimentResponse:
+        """Returns one experiment."""
+        return experiment_pb2.GetExperimentResponse(
+            experiment=await asyncio.to_thread(self._get, request.experiment_id)
+        )
 
-    async def ListStudies(
-        self, request: study_pb2.ListStudiesRequest, context: Context
-    ) -> study_pb2.ListStudiesResponse:
-        """Lists studies."""
+    async def ListExperiments(
+        self, request: experiment_pb2.ListExperimentsRequest, context: Context
+    ) -> experiment_pb2.ListExperimentsResponse:
+        """Lists experiments."""
         states = job_messages.parse_states(request.states, messages.STATES)
-        page = await asyncio.to_thread(self._studies.list, PageRequest(request.page_size, request.page_token, states))
-        return study_pb2.ListStudiesResponse(
-            studies=[await asyncio.to_thread(self._pack, study, cells=False) for study in page.items],
+        page = await asyncio.to_thread(
+            self._experiments.list, PageRequest(request.page_size, request.page_token, states)
+        )
+        return experiment_pb2.ListExperimentsResponse(
+            experiments=[await asyncio.to_thread(self._pack, experiment, cells=False) for experiment in page.items],
             next_page_token=page.next_token,
         )
 
-    async def CancelStudy(
-        self, request: study_pb2.CancelStudyRequest, context: Context
-    ) -> study_pb2.CancelStudyResponse:
-        """Asks a study to stop."""
-        study = await asyncio.to_thread(self._studies.cancel, request.study_id)
-        return study_pb2.CancelStudyResponse(study=await asyncio.to_thread(self._pack, study))
+    async def CancelExperiment(
+        self, request: experiment_pb2.CancelExperimentRequest, context: Context
+    ) -> experiment_pb2.CancelExperimentResponse:
+        """Asks an experiment to stop."""
+        experiment = await asyncio.to_thread(self._experiments.cancel, request.experiment_id)
+        return experiment_pb2.CancelExperimentResponse(experiment=await asyncio.to_thread(self._pack, experiment))
 
-    async def WatchStudy(
-        self, request: study_pb2.WatchStudyRequest, context: Context
-    ) -> AsyncIterator[study_pb2.WatchStudyResponse]:
-        """Streams a study at every change."""
+    async def WatchExperiment(
+        self, request: experiment_pb2.WatchExperimentRequest, context: Context
+    ) -> AsyncIterator[experiment_pb2.WatchExperimentResponse]:
+        """Streams an experiment at every change."""
         sent = None
         while True:
-            message = await asyncio.to_thread(self._get, request.study_id)
+            message = await asyncio.to_thread(self._get, request.experiment_id)
             if message != sent:
-                yield study_pb2.WatchStudyResponse(study=message)
+                yield experiment_pb2.WatchExperimentResponse(experiment=message)
                 sent = message
             if message.HasField("end_time"):
                 return
             await self._watching.pause()
 
-    def _create(self, study_id: str, asked: StudyRequest) -> Study:
+    def _create(self, experiment_id: str, asked: ExperimentRequest) -> Experiment:
         # What is there already is not asked again of a store in which a model may have changed since.
-        return self._studies.find(study_id, asked) or self._studies.create(study_id, asked, fix(self._store, asked))
+        return self._experiments.find(experiment_id, asked) or self._experiments.create(
+            experiment_id, asked, fix(self._store, asked)
+        )
 
-    def _get(self, study_id: str) -> study_pb2.AlignmentStudy:
-        return self._pack(self._studies.get(study_id))
+    def _get(self, experiment_id: str) -> experiment_pb2.Experiment:
+        return self._pack(self._experiments.get(experiment_id))
 
-    def _pack(self, study: Study, *, cells: bool = True) -> study_pb2.AlignmentStudy:
-        return messages.pack_study(study, self._store, standings(study, self._checks), cells=cells)
+    def _pack(self, experiment: Experiment, *, cells: bool = True) -> experiment_pb2.Experiment:
+        return messages.pack_experiment(experiment, self._store, standings(experiment, self._checks), cells=cells)

@@ -171,7 +171,7 @@ def pack_job(job: Job, store: ObjectStore, *, curve: bool = True) -> finetuning_
         last = job.curve[-1]
         message.progress.CopyFrom(
             common_pb2.Progress(
-                stage="training", done=last.epoch, total=last.epochs, unit="epoch", elapsed_seconds=last.elapsed_s
+                phase="training", done=last.epoch, total=last.epochs, unit="epoch", elapsed_seconds=last.elapsed_s
             )
         )
     if job.state == "FAILED":

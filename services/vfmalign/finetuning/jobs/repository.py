@@ -88,7 +88,7 @@ class Attempt:
     outcome: str
 
 
-class JobBook:
+class JobRepository:
     """All jobs of a database. Every method is one transaction."""
 
     def __init__(self, database: Database) -> None:

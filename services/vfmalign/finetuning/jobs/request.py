@@ -110,7 +110,7 @@ class CheckRequest(Record):
     scratch_recipe: RecipeRequest | None = None
     specialised_recipe: RecipeRequest | None = None
     seed: Seed = 0
-    relabellings: int = Field(default=1_000, ge=1, le=100_000)
+    permutations: int = Field(default=1_000, ge=1, le=100_000)
     bootstrap_resamples: int = Field(default=2_000, ge=100, le=100_000)
     interval_level: float = Field(default=0.95, gt=0.0, lt=1.0)
 

@@ -13,10 +13,10 @@ from vfmalign.core.domain.errors import Unavailable
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.records import CheckReport
 from vfmalign.finetuning.checks import converters as check_messages
-from vfmalign.finetuning.checks.repository import Check, CheckBook
+from vfmalign.finetuning.checks.repository import Check, CheckRepository
 from vfmalign.finetuning.db.pagination import PageRequest
 from vfmalign.finetuning.jobs import converters as job_messages
-from vfmalign.finetuning.jobs.repository import JobBook
+from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.request import CheckId, JobId, resolve_job
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, finetuning_pb2, finetuning_pb2_grpc
 
@@ -55,7 +55,9 @@ class FineTuningServicer(finetuning_pb2_grpc.FineTuningServiceServicer):
         watching: paces watchers and ends them with the service.
     """
 
-    def __init__(self, jobs: JobBook, store: ObjectStore, *, wake: Callable[[], None], watching: Watching) -> None:
+    def __init__(
+        self, jobs: JobRepository, store: ObjectStore, *, wake: Callable[[], None], watching: Watching
+    ) -> None:
         self._jobs = jobs
         self._store = store
         self._wake = wake
@@ -126,8 +128,8 @@ class AlignmentServicer(alignment_pb2_grpc.AlignmentServiceServicer):
 
     def __init__(
         self,
-        checks: CheckBook,
-        jobs: JobBook,
+        checks: CheckRepository,
+        jobs: JobRepository,
         store: ObjectStore,
         *,
         stage_names: Sequence[str],

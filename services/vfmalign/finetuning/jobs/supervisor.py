@@ -16,7 +16,7 @@ from vfmalign.core.domain.errors import Conflict, DigestMismatch, NotFound, Unav
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.database import now
-from vfmalign.finetuning.jobs.repository import Job, JobBook, StoredRef, running_message
+from vfmalign.finetuning.jobs.repository import Job, JobRepository, StoredRef, running_message
 from vfmalign.finetuning.launchers.base import Exited, Launcher, classify, describe
 
 _LAST_LOOK_S = 30.0
@@ -45,7 +45,7 @@ class Limits:
 class Supervisor:
     """Owns the launcher; not thread-safe: call it from one thread at a time."""
 
-    book: JobBook
+    book: JobRepository
     store: ObjectStore
     launcher: Launcher
     limits: Limits

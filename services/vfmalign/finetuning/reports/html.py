@@ -18,7 +18,7 @@ from vfmalign.finetuning.reports import plots
 from vfmalign.finetuning.analysis.estimates import Estimate
 from vfmalign.finetuning.analysis.gain import Gain
 from vfmalign.finetuning.reports.formatting import ABSENT, data_url, number, p_value, sentence, span, steps, value_of, words
-from vfmalign.finetuning.analysis.records import MEANINGS, OUT_OF_REACH, CheckReport, CheckResult, cautions, is_out_of_reach
+from vfmalign.finetuning.analysis.records import MEANINGS, SATURATION_THRESHOLD, CheckReport, CheckResult, cautions, is_saturated
 
 _VERDICT_COLOURS = {
     "gain": "#009E73",
@@ -79,7 +79,7 @@ def render(report: CheckReport, pictures: Sequence[Picture]) -> bytes:
             reason for reason in dict.fromkeys(probe.shift.absent_reason for probe in result.probes) if reason
         ],
         level=_level(result),
-        out_of_reach=OUT_OF_REACH,
+        saturated=SATURATION_THRESHOLD,
         pictures=drawings,
         slices=_slices(pictures),
         verdict_colour=_VERDICT_COLOURS[result.verdict.word],
@@ -108,11 +108,11 @@ def number_rows(result: CheckResult) -> list[NumberRow]:
     for name, gain in gains:
         rows.append(_row(f"relative gain over {name}", gain.relative, _gain_note(gain), unit=" %"))
         rows.append(_row(f"difference to {name}", gain.difference, "above zero is better", unit=difference_unit))
-    if result.trivial is not None:
-        mark = " ‡" if result.trivial.not_beaten else ""
-        note = f"{result.trivial.prediction}: {_gain_note(result.trivial.gain)}"
-        difference = result.trivial.gain.difference
-        rows.append(_row(f"difference to trivial prediction{mark}", difference, note, unit=difference_unit))
+    if result.naive_baseline is not None:
+        mark = " ‡" if result.naive_baseline.not_beaten else ""
+        note = f"{result.naive_baseline.prediction}: {_gain_note(result.naive_baseline.gain)}"
+        difference = result.naive_baseline.gain.difference
+        rows.append(_row(f"difference to naive baseline{mark}", difference, note, unit=difference_unit))
     return rows
 
 
@@ -155,8 +155,8 @@ def _notes(result: CheckResult) -> list[str]:
         for network in result.networks
         if network.convergence.steps_to_95.absent_reason
     ]
-    if result.trivial is not None and result.trivial.not_beaten:
-        notes.append("‡ the fine-tuned model does not beat the trivial prediction, which no network makes")
+    if result.naive_baseline is not None and result.naive_baseline.not_beaten:
+        notes.append("‡ the fine-tuned model does not beat the naive baseline, which no network makes")
     return notes + reasons
 
 
@@ -201,7 +201,7 @@ def _template() -> jinja2.Template:
         "grouped": lambda value: f"{value:,}".replace(",", "\u202f"),
         "moment": _moment,
         "number": number,
-        "far": is_out_of_reach,
+        "far": is_saturated,
         "p": lambda estimate: p_value(estimate.value),
         "seconds": lambda value: ABSENT if value is None else f"{value:.1f}",
         "sentence": sentence,

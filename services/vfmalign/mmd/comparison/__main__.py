@@ -36,7 +36,7 @@ sets, by id or by the URI of their manifest (s3://BUCKET/features/ID/manifest.js
 channels), which are never unpickled.
 
 Everything else that a ComputeRequest (mmd.proto) can ask for is given as JSON, with the request's defaults:
-    --options '{"test": {"relabellings": 1000}, "layers": ["stages.3"], "precision": "PRECISION_EXACT"}'
+    --options '{"test": {"permutations": 1000}, "layers": ["stages.3"], "precision": "PRECISION_EXACT"}'
 
 Samples that do not fit into VFMALIGN_MMD__MEMORY_MIB (by default all the memory of the machine) are read part by part.
 Processes that torchrun starts share the work, each on the CUDA device of its local rank where there is one; on several

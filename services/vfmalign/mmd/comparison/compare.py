@@ -2,7 +2,7 @@
 
 This is the main path; it reads top to bottom. Knows nothing of gRPC or object storage.
 
-Legend: L layers, B relabellings.
+Legend: L layers, B permutations.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vfmalign.mmd.engine.kernels import KERNELS, WITHOUT_BANDWIDTH
 from vfmalign.mmd.engine.precision import PRECISIONS
 from vfmalign.mmd.engine.row_streams import as_stream
 from vfmalign.mmd.statistics import estimators, uncertainty
-from vfmalign.mmd.statistics.permutations import Relabellings, none
+from vfmalign.mmd.statistics.permutations import Permutations, none
 from vfmalign.mmd.statistics.projection import Projection, project
 from vfmalign.mmd.statistics.similarity import MEASURES, NEED_PAIRS, MeasureValue
 from vfmalign.mmd.statistics.similarity import Samples as MeasuredSamples
@@ -85,7 +85,7 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
     if estimator in estimators.STREAMED:
         shifts = {scaling: _read_once(x, y, by_layer, options, engine) for scaling, by_layer in looks.items()}
     else:
-        plan = Plan(options, estimator, design, _relabellings(design, options, engine), engine)
+        plan = Plan(options, estimator, design, _permutations(design, options, engine), engine)
         shifts = {scaling: _all_pairs(x, y, by_layer, plan) for scaling, by_layer in looks.items()}
     everything = [shift for by_layer in shifts.values() for shift in by_layer.values()]
     return Comparison(
@@ -93,7 +93,7 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
             LayerComparison(
                 layer=layer,
                 channels=samples.shape_of(x.layers[layer])[1],
-                channels_left_out=_last(looks, layer).left_out,
+                channels_excluded=_last(looks, layer).left_out,
                 raw=shifts["raw"][layer],
                 standardised=shifts["standardised"][layer] if "standardised" in shifts else None,
                 measures=_measures([sample.layers[layer] for sample in given], _last(looks, layer), options, engine),
@@ -149,14 +149,14 @@ def check_options(options: Options, *, has_reference: bool) -> None:
             )
     if not 0 <= options.seed < 2**64:
         raise BadOption(f"expected a seed from 0 to 2⁶⁴ − 1, got {options.seed}", field="test.seed")
-    memory_budget.check_relabellings(options.relabellings)
+    memory_budget.check_permutations(options.permutations)
 
 
-def _relabellings(design: Design, options: Options, engine: Engine) -> Relabellings:
-    """The relabellings that all layers share."""
-    if options.relabellings == 0:
+def _permutations(design: Design, options: Options, engine: Engine) -> Permutations:
+    """The permutations that all layers share."""
+    if options.permutations == 0:
         return none(design.groups, "no test was asked for")
-    return design.relabellings(options.relabellings, options.seed, engine.between_tiles)
+    return design.permutations(options.permutations, options.seed, engine.between_tiles)
 
 
 def _last(looks: Mapping[str, Mapping[str, Scaled]], layer: str) -> Scaled:
@@ -205,19 +205,19 @@ def _read_once(x: Sample, y: Sample, looks: Mapping[str, Scaled], options: Optio
 
 
 def _all_pairs(x: Sample, y: Sample, looks: Mapping[str, Scaled], plan: Plan) -> dict[str, Shift]:
-    """Results of all layers in one scaling; they share the relabellings, so that max-T can adjust over them."""
+    """Results of all layers in one scaling; they share the permutations, so that max-T can adjust over them."""
     measured = {
         layer: measure(scaled, x.layers[layer], y.layers[layer], plan, layer) for layer, scaled in looks.items()
     }
-    relabellings = plan.relabellings
+    permutations = plan.permutations
     present = {layer: one.statistics for layer, one in measured.items() if one.statistics is not None}
     adjusted: dict[str, Estimate] = {}
     if present:
         p_values = uncertainty.max_t_p_values(
             np.array([one.observed for one in present.values()]),
-            np.stack([one.relabelled_B for one in present.values()]),
+            np.stack([one.permuted_B for one in present.values()]),
             np.array([measured[layer].bound for layer in present]),
-            relabellings,
+            permutations,
         )
         adjusted = dict(zip(present, p_values, strict=True))
     return {layer: _shift(one, adjusted.get(layer), plan) for layer, one in measured.items()}
@@ -225,12 +225,12 @@ def _all_pairs(x: Sample, y: Sample, looks: Mapping[str, Scaled], plan: Plan) ->
 
 def _shift(measured: Measured, adjusted: Estimate | None, plan: Plan) -> Shift:
     """One result."""
-    relabellings, options = plan.relabellings, plan.options
+    permutations, options = plan.permutations, plan.options
     statistics = measured.statistics
     if statistics is None or adjusted is None:
         absent = Estimate(None, absent_reason=measured.absent_reason)
         return Shift(absent, measured.sigma, absent, absent, 0, False, 0.0, False, measured.precision, absent)
-    p = uncertainty.p_value(statistics.observed, statistics.relabelled_B, measured.bound, relabellings)
+    p = uncertainty.p_value(statistics.observed, statistics.permuted_B, measured.bound, permutations)
     interval = (
         uncertainty.jackknife(statistics.observed, statistics.left_out, options.interval_level, p.value)
         if statistics.left_out
@@ -241,24 +241,24 @@ def _shift(measured: Measured, adjusted: Estimate | None, plan: Plan) -> Shift:
         sigma=measured.sigma,
         p_value=p,
         p_value_max_t=adjusted,
-        relabellings=relabellings.count,
-        enumerated=relabellings.enumerated,
+        permutations=permutations.count,
+        enumerated=permutations.enumerated,
         error_bound=measured.bound,
-        digits_lost=abs(statistics.observed) <= measured.bound,
+        below_error_bound=abs(statistics.observed) <= measured.bound,
         precision=measured.precision,
-        aggregated_p_value=_aggregated(measured, relabellings, options),
+        aggregated_p_value=_aggregated(measured, permutations, options),
         backend=measured.backend,
         backend_note=measured.backend_note,
     )
 
 
-def _aggregated(measured: Measured, relabellings: Relabellings, options: Options) -> Estimate:
+def _aggregated(measured: Measured, permutations: Permutations, options: Options) -> Estimate:
     """The p-value of the test over a grid of kernels."""
     if not options.aggregated:
         return Estimate(None, absent_reason="no test over a grid of bandwidths was asked for")
-    if relabellings.absent_reason:
-        return Estimate(None, absent_reason=relabellings.absent_reason)
+    if permutations.absent_reason:
+        return Estimate(None, absent_reason=permutations.absent_reason)
     if measured.aggregate is None:  # all rows are equal
         return Estimate(1.0)
     fused = measured.aggregate
-    return uncertainty.p_value(fused.observed, fused.relabelled_B, abs(fused.observed) * TIE_OF_AGGREGATE, relabellings)
+    return uncertainty.p_value(fused.observed, fused.permuted_B, abs(fused.observed) * TIE_OF_AGGREGATE, permutations)

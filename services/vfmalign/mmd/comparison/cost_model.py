@@ -2,7 +2,7 @@
 
 Knows sizes and options. An estimate decides the order of work, never a result, and is right within a small factor.
 
-Legend: R rows of both samples, D channels, B relabellings.
+Legend: R rows of both samples, D channels, B permutations.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def seconds(given: Sequence[Extent], options: Options, engine: Engine) -> float:
     pairs += min(rows, EXACT_ROWS) ** 2 / 2.0 if options.aggregated else 0.0
     flop = sum(
         _one_pass(rows, width, kernels, options)
-        + rows**2 * options.relabellings * kernels
+        + rows**2 * options.permutations * kernels
         + pairs * (2.0 * width + _FLOP_PER_SORTED)
         for width in memory_budget.widths(given[0], options)
     )
@@ -76,7 +76,7 @@ def _measures(rows: float, fitted: float, channels: int, options: Options) -> fl
 
 
 def _one_pass(rows: float, channels: int, kernels: int, options: Options) -> float:
-    """Operations for one layer in one scaling, without relabellings; exact estimators take the upper half of rows²."""
+    """Operations for one layer in one scaling, without permutations; exact estimators take the upper half of rows²."""
     per_pair = 2.0 * channels + kernels * _FLOP_PER_KERNEL
     if options.estimator == "linear":
         return 2.0 * rows * per_pair

@@ -1,9 +1,9 @@
-"""The two designs of a comparison: from a pass over tiles to observed, relabelled and left-out statistics.
+"""The two designs of a comparison: from a pass over tiles to observed, permuted and left-out statistics.
 
 A design knows how rows are grouped, which matrix to sum and which sums a formula needs; it does not know where features
 come from.
 
-Legend: N rows of x, M rows of y, D channels, G groups, B relabellings.
+Legend: N rows of x, M rows of y, D channels, G groups, B permutations.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from vfmalign.mmd.comparison.options import Options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.rows import FloatArray, IntArray, Rows
 from vfmalign.mmd.engine.tiles import Matrix, PairedMatrix, PooledMatrix, Sums
-from vfmalign.mmd.statistics import estimators, permutations, uncertainty
+from vfmalign.mmd.statistics import estimators, uncertainty
+from vfmalign.mmd.statistics import permutations as drawing
 from vfmalign.mmd.statistics.estimators import EstimatorName, IndependentSums, PairedSums
-from vfmalign.mmd.statistics.permutations import SMALLEST_GROUPS, Relabellings
+from vfmalign.mmd.statistics.permutations import SMALLEST_GROUPS, Permutations
 
 # Sums of equal kernel values differ by less than this share of them.
 _ROUNDING = 1e-12
@@ -30,18 +31,18 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Statistics:
-    """One estimator on the samples as they are, relabelled, and with one group left out.
+    """One estimator on the samples as they are, permuted, and with one group left out.
 
     Attributes:
         observed: MMD² of the samples.
-        relabelled_B: MMD² under each relabelling.
+        permuted_B: MMD² under each permutation.
         left_out: per sample that is resampled on its own, MMD² without each of its groups in turn; empty where the
             interval is absent.
         interval_absent_reason: why; empty where there is one.
     """
 
     observed: float
-    relabelled_B: FloatArray
+    permuted_B: FloatArray
     left_out: tuple[FloatArray, ...]
     interval_absent_reason: str = ""
 
@@ -58,10 +59,10 @@ class Design(Protocol):
     def matrix(self, pooled: Rows) -> Matrix:
         """The matrix whose sums the statistics need; rows are x in `x_order`, then y in `y_order`."""
 
-    def relabellings(self, count: int, seed: int, between_draws: Callable[[], None]) -> Relabellings:
-        """Relabellings that leave the distribution unchanged where x and y have one distribution."""
+    def permutations(self, count: int, seed: int, between_draws: Callable[[], None]) -> Permutations:
+        """Permutations that leave the distribution unchanged where x and y have one distribution."""
 
-    def statistics(self, estimator: EstimatorName, sums: Sums, relabellings: Relabellings) -> Statistics:
+    def statistics(self, estimator: EstimatorName, sums: Sums, permutations: Permutations) -> Statistics:
         """Statistics of one pass."""
 
 
@@ -92,15 +93,15 @@ class PairedDesign:
         """h(z_i, z_j); swapping pair i flips the sign of its row and column, h being ⟨φ(x_i)−φ(y_i), φ(x_j)−φ(y_j)⟩."""
         return PairedMatrix(*pooled.split(self.block_sizes[0]))
 
-    def relabellings(self, count: int, seed: int, between_draws: Callable[[], None]) -> Relabellings:
+    def permutations(self, count: int, seed: int, between_draws: Callable[[], None]) -> Permutations:
         """Swaps within groups, which are drawn in no time."""
         if self.groups < SMALLEST_GROUPS:
-            return permutations.none(
+            return drawing.none(
                 self.groups, f"{self.groups} groups are too few for a test; it needs at least {SMALLEST_GROUPS}"
             )
-        return permutations.swaps(self.groups, count, seed)
+        return drawing.swaps(self.groups, count, seed)
 
-    def statistics(self, estimator: EstimatorName, sums: Sums, relabellings: Relabellings) -> Statistics:
+    def statistics(self, estimator: EstimatorName, sums: Sums, permutations: Permutations) -> Statistics:
         """Statistics from the sums of h: wᵀHw when swapped; total − 2·(rows of g) + (within g) without group g."""
         formula = estimators.PAIRED[estimator]
         rows_N = sums.rows_NP[:, 0]
@@ -111,10 +112,10 @@ class PairedDesign:
             return formula(PairedSums(*parts))
 
         observed = float(of(total, diagonal, n))
-        relabelled_B = of(sums.quadratic_B, diagonal, n)
+        permuted_B = of(sums.quadratic_B, diagonal, n)
         if self.groups < SMALLEST_GROUPS:
             reason = f"{self.groups} groups are too few for an interval; it needs at least {SMALLEST_GROUPS}"
-            return Statistics(observed, relabelled_B, (), reason)
+            return Statistics(observed, permuted_B, (), reason)
         left_out_G = of(
             total - 2.0 * np.bincount(self.group_of, rows_N) + sums.within_G,
             diagonal - np.bincount(self.group_of, sums.diagonal_N),
@@ -124,7 +125,7 @@ class PairedDesign:
         if not reason and self.groups < rows_N.size:
             unbiased = (total - sums.within_G.sum()) / _pairs_of_different_groups(self.group_of)
             reason = uncertainty.bias_reason(observed, unbiased, (left_out_G,), _ROUNDING * abs(diagonal) / n)
-        return Statistics(observed, relabelled_B, () if reason else (left_out_G,), reason)
+        return Statistics(observed, permuted_B, () if reason else (left_out_G,), reason)
 
 
 class IndependentDesign:
@@ -142,16 +143,16 @@ class IndependentDesign:
         """K over the pooled rows."""
         return PooledMatrix(pooled)
 
-    def relabellings(self, count: int, seed: int, between_draws: Callable[[], None]) -> Relabellings:
+    def permutations(self, count: int, seed: int, between_draws: Callable[[], None]) -> Permutations:
         """Permutations of the groups' labels; the number of groups per sample stays, that of rows may not."""
         if self.groups < SMALLEST_GROUPS:
             reason = f"{self.groups} groups in both samples are too few for a test; it needs at least {SMALLEST_GROUPS}"
-            return permutations.none(self.groups, reason)
+            return drawing.none(self.groups, reason)
         if min(self._groups_x, self._groups_y) < 2:
-            return permutations.none(self.groups, "a sample of one group cannot be permuted; a test needs two in each")
-        return permutations.permutations(self._groups_x, self._groups_y, count, seed, between_draws)
+            return drawing.none(self.groups, "a sample of one group cannot be permuted; a test needs two in each")
+        return drawing.permutations(self._groups_x, self._groups_y, count, seed, between_draws)
 
-    def statistics(self, estimator: EstimatorName, sums: Sums, relabellings: Relabellings) -> Statistics:
+    def statistics(self, estimator: EstimatorName, sums: Sums, permutations: Permutations) -> Statistics:
         """Statistics from the sums of k over pooled rows."""
         formula = estimators.INDEPENDENT[estimator]
         n = self.block_sizes[0]
@@ -164,26 +165,26 @@ class IndependentDesign:
             rows_x=np.asarray(float(n)),
             rows_y=np.asarray(float(self.block_sizes[1])),
         )
-        value, relabelled_B = float(formula(observed)), formula(self._relabelled(sums, relabellings))
+        value, permuted_B = float(formula(observed)), formula(self._permuted(sums, permutations))
         if min(self._groups_x, self._groups_y) < SMALLEST_GROUPS:
             reason = (
                 f"{self._groups_x} and {self._groups_y} groups are too few for an interval; "
                 f"each sample needs at least {SMALLEST_GROUPS}"
             )
-            return Statistics(value, relabelled_B, (), reason)
+            return Statistics(value, permuted_B, (), reason)
         left_out = tuple(formula(part) for part in self._left_out(sums, observed))
         reason = uncertainty.BIASED if estimator == "biased" else ""
         if not reason and self.groups < sum(self.block_sizes):
             rounding = _ROUNDING * float(np.abs(sums.diagonal_N).mean())
             reason = uncertainty.bias_reason(value, self._unbiased(sums, observed), left_out, rounding)
-        return Statistics(value, relabelled_B, () if reason else left_out, reason)
+        return Statistics(value, permuted_B, () if reason else left_out, reason)
 
-    def _relabelled(self, sums: Sums, relabellings: Relabellings) -> IndependentSums:
+    def _permuted(self, sums: Sums, permutations: Permutations) -> IndependentSums:
         """Sums for indicators a of x: aᵀKa is there; aᵀK1 and 1ᵀK1 give the rest, 1 − a being the indicator of y."""
         row_sums_G = np.bincount(self.group_of, sums.rows_NP.sum(axis=1))
         diagonal_G = np.bincount(self.group_of, sums.diagonal_N)
         of_group_3G = np.stack([row_sums_G, diagonal_G, np.bincount(self.group_of).astype(np.float64)])
-        from_x_B, xx_diagonal_B, rows_x_B = permutations.weighted(of_group_3G, relabellings)
+        from_x_B, xx_diagonal_B, rows_x_B = drawing.weighted(of_group_3G, permutations)
         xx_B = sums.quadratic_B
         return IndependentSums(
             xx=xx_B,
@@ -230,7 +231,7 @@ class IndependentDesign:
 
 
 class WildBootstrapDesign(PairedDesign):
-    """Independent samples of equal size, row i of x taken with row i of y: random signs stand in for relabellings.
+    """Independent samples of equal size, row i of x taken with row i of y: random signs stand in for permutations.
 
     Σ_ij s_i s_j h(z_i, z_j) with independent signs has the distribution of the statistic where x and y have one
     (Fromont et al., COLT 2012; Chwialkowski, Sejdinovic, Gretton, NIPS 2014), at a quarter of the permutations' cost.
@@ -241,7 +242,7 @@ class WildBootstrapDesign(PairedDesign):
             raise BadOption(
                 f"a wild bootstrap needs as many rows in x as in y, each a group of its own; got {x.rows} and {y.rows}",
                 field="test.method",
-                remedy="use relabellings, which permute groups of any size",
+                remedy="use permutations, which permute groups of any size",
             )
         super().__init__(Sample(x.name, x.layers), Sample(y.name, y.layers))
 

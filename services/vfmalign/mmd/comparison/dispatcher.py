@@ -163,7 +163,7 @@ def _fourier(question: _Question) -> Shift:
         kernel=question.options.kernel,
         frequencies=question.options.frequencies,
         seed=question.options.seed,
-        relabellings=question.options.relabellings,
+        permutations=question.options.permutations,
         groups_x=question.groups_x,
         groups_y=question.groups_y,
         level=question.options.interval_level,
@@ -178,10 +178,10 @@ def _fourier(question: _Question) -> Shift:
         sigma=question.scaled.sigma,
         p_value=found.p_value,
         p_value_max_t=Estimate(None, absent_reason=_NO_MAX_T),
-        relabellings=found.relabellings.count,
-        enumerated=found.relabellings.enumerated,
+        permutations=found.permutations.count,
+        enumerated=found.permutations.enumerated,
         error_bound=found.rounding_error,
-        digits_lost=abs(found.mmd2.value or 0.0) <= found.rounding_error,
+        below_error_bound=abs(found.mmd2.value or 0.0) <= found.rounding_error,
         precision=found.precision,
         aggregated_p_value=Estimate(None, absent_reason=_NO_GRID),
         approximation_error=found.approximation_error,
@@ -206,16 +206,16 @@ def _precision(question: _Question, rows_each: int) -> PrecisionName:
 
 
 def _shift_of_mean(question: _Question, averaged: Averaged, bound: float) -> Shift:
-    """The mean of independent estimates as a result; its test needs no relabellings."""
+    """The mean of independent estimates as a result; its test needs no permutations."""
     return Shift(
         mmd2=averaged.mmd2,
         sigma=question.scaled.sigma,
         p_value=averaged.p_value,
         p_value_max_t=Estimate(None, absent_reason=_NO_MAX_T),
-        relabellings=0,
+        permutations=0,
         enumerated=False,
         error_bound=bound,
-        digits_lost=abs(averaged.mmd2.value or 0.0) <= bound,
+        below_error_bound=abs(averaged.mmd2.value or 0.0) <= bound,
         precision=averaged.precision,
         aggregated_p_value=Estimate(None, absent_reason=_NO_GRID),
     )

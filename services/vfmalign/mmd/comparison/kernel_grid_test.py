@@ -2,11 +2,11 @@
 
 The statistic is the largest normalised MMD² of the kernels. The grid is that of MMD-FUSE (Biggs, Schrab, Gretton:
 MMD-FUSE: Learning and Combining Kernels for Two-Sample Testing Without Data Splitting, NeurIPS 2023); the normaliser
-lies between theirs, √N, and the standard deviation over relabellings of max-T (Westfall and Young, 1993). Grid and
-normalisers treat all labellings alike, so that relabelled statistics are exchangeable with the observed one and the
+lies between theirs, √N, and the standard deviation over permutations of max-T (Westfall and Young, 1993). Grid and
+normalisers treat all labellings alike, so that permuted statistics are exchangeable with the observed one and the
 test keeps its level.
 
-Legend: F kernels, B relabellings.
+Legend: F kernels, B permutations.
 """
 
 from __future__ import annotations
@@ -45,24 +45,24 @@ def largest(
     simulated alternatives (docs/adr/0037-*.md).
 
     Args:
-        statistics: of each kernel, on the samples as they are and relabelled.
+        statistics: of each kernel, on the samples as they are and permuted.
         sums: of each kernel, with `squares`.
         rows: of both samples together.
-        enumerated: whether the relabellings hold the samples as they are.
+        enumerated: whether the permutations hold the samples as they are.
 
     Returns:
-        The statistic observed and relabelled; None where no kernel tells two labellings apart.
+        The statistic observed and permuted; None where no kernel tells two labellings apart.
     """
     if not statistics:
         return None
     observed_F = np.array([one.observed for one in statistics])
-    relabelled_FB = np.stack([one.relabelled_B for one in statistics])
-    labellings_FB = relabelled_FB if enumerated else np.column_stack([observed_F, relabelled_FB])
+    permuted_FB = np.stack([one.permuted_B for one in statistics])
+    labellings_FB = permuted_FB if enumerated else np.column_stack([observed_F, permuted_FB])
     spread_F = labellings_FB.std(axis=1)
     size_F = np.sqrt(np.array([one.squares for one in sums]) / (rows * (rows - 1.0)))
     telling_F = spread_F > ROUNDING * size_F
     if not telling_F.any():
         return None
     scale_F = spread_F[telling_F] ** SHARE_OF_SPREAD * size_F[telling_F] ** (1.0 - SHARE_OF_SPREAD)
-    found_FB = relabelled_FB[telling_F] / scale_F[:, None]
+    found_FB = permuted_FB[telling_F] / scale_F[:, None]
     return Statistics(float((observed_F[telling_F] / scale_F).max()), found_FB.max(axis=0), ())

@@ -24,7 +24,7 @@ from vfmalign.mmd.engine.rows import Affine, FloatArray
 from vfmalign.mmd.engine.tiles import Layout, Sums
 from vfmalign.mmd.statistics import estimators
 from vfmalign.mmd.statistics.estimators import EstimatorName
-from vfmalign.mmd.statistics.permutations import Relabellings
+from vfmalign.mmd.statistics.permutations import Permutations
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Plan:
     options: Options
     estimator: EstimatorName
     design: Design
-    relabellings: Relabellings
+    permutations: Permutations
     engine: Engine
 
     @property
     def layout(self) -> Layout:
-        """Blocks, groups and relabellings as the engine takes them."""
-        return Layout(self.design.block_sizes, self.design.group_of, self.relabellings.weights_GB)
+        """Blocks, groups and permutations as the engine takes them."""
+        return Layout(self.design.block_sizes, self.design.group_of, self.permutations.weights_GB)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Measured:
     """Statistics and their error bound at a precision, or why there are none.
 
     Attributes:
-        aggregate: the statistic over a grid of kernels, observed and relabelled; None where it was not asked for.
+        aggregate: the statistic over a grid of kernels, observed and permuted; None where it was not asked for.
         backend, backend_note: what summed the kernel matrix, and why not another.
     """
 
@@ -128,9 +128,9 @@ def _one_pass(scaled: Scaled, x: Features, y: Features, plan: Plan, chosen: Prec
         found = _over_streams(kernels, *streams, scaled.affine, plan=plan, chosen=chosen)
     if found is None:
         return None
-    statistics = [design.statistics(plan.estimator, sums, plan.relabellings) for sums in found.sums]
+    statistics = [design.statistics(plan.estimator, sums, plan.permutations) for sums in found.sums]
     rows_of_both = shape_of(x)[0] + shape_of(y)[0]
-    enumerated = plan.relabellings.enumerated
+    enumerated = plan.permutations.enumerated
     largest = kernel_grid_test.largest(statistics[1:], found.sums[1:], rows_of_both, enumerated=enumerated)
     return Measured(
         scaled.sigma,

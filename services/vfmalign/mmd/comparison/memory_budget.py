@@ -21,7 +21,7 @@ from vfmalign.mmd.statistics import estimators
 from vfmalign.mmd.statistics.bandwidths import EXACT_ROWS
 from vfmalign.mmd.statistics.similarity import BLOCK_ENTRIES, check_size
 
-MAX_RELABELLINGS = 100_000
+MAX_PERMUTATIONS = 100_000
 BANDWIDTHS = 10
 MAX_PROJECTED_ROWS = 100_000
 
@@ -74,19 +74,19 @@ def _need(given: Sequence[Extent], options: Options, engine: Engine) -> _Need:
     per_row = 8 * (max((sum(extent.channels.values()) for extent in given), default=0) + max(channels, default=0))
     pairs = _distances(given, options)
     groups = sum(extent.groups for extent in given[:2])
-    relabelled = options.relabellings * (2 * groups + 16 * layers)
+    permuted = options.permutations * (2 * groups + 16 * layers)
     kernels = 1 + 2 * BANDWIDTHS if options.aggregated else 1
     most = max((extent.rows for extent in given), default=0)
     height, width = (min(side, most) for side in engine.tile_shape or default_tile(engine.device))
     threads = threads_for(engine.device, most**2 // max(height * width, 1) * 2)
-    tiles = 8 * height * (width * (3 + kernels) + min(options.relabellings, width)) * threads
-    weights = 8 * width * min(options.relabellings, width) * threads
+    tiles = 8 * height * (width * (3 + kernels) + min(options.permutations, width)) * threads
+    weights = 8 * width * min(options.permutations, width) * threads
     beside = 0
     if options.measures:
         per_row += 8 * max(channels, default=0)  # rows about their own mean
         side = min(most, max(channels, default=0)) if "frechet" in options.measures else 0
         beside = 8 * (4 * min(most**2, BLOCK_ENTRIES) + 3 * side**2)
-    return _Need(sum(extent.rows for extent in given), per_row, 16 * pairs + relabelled + tiles + weights + beside)
+    return _Need(sum(extent.rows for extent in given), per_row, 16 * pairs + permuted + tiles + weights + beside)
 
 
 def _distances(given: Sequence[Extent], options: Options) -> int:
@@ -117,13 +117,13 @@ def refuse_too_large_to_stream(given: Sequence[Extent], options: Options, engine
     """
     x, y, *reference = given
     if reference:
-        refuse_too_large(reference, replace(options, relabellings=0, aggregated=False), engine)
+        refuse_too_large(reference, replace(options, permutations=0, aggregated=False), engine)
     if options.estimator in estimators.STREAMED:
         return
     engine = beside(reference, engine)
     groups = x.groups if options.pairing == "paired" else x.groups + y.groups
     sizes = (x.rows,) if options.pairing == "paired" or options.method == "wild_bootstrap" else (x.rows, y.rows)
-    nothing = np.broadcast_to(np.int8(0), (groups, options.relabellings))
+    nothing = np.broadcast_to(np.int8(0), (groups, options.permutations))
     out_of_core.plan(
         max(x.channels.values(), default=1),
         Layout(sizes, np.zeros(0, np.int64), nothing),
@@ -147,9 +147,9 @@ def refuse_too_large(given: Sequence[Extent], options: Options, engine: Engine) 
     if fitting >= 2 * len(given):
         remedy = f"{fitting} rows over all samples would fit; send fewer rows, or fewer layers at once"
     else:
-        remedy = "ask for fewer relabellings, or fewer layers at once"
+        remedy = "ask for fewer permutations, or fewer layers at once"
     error = Exhausted(
-        f"{need.rows} rows and {options.relabellings} relabellings need {need.total / 2**20:.0f} MiB, and "
+        f"{need.rows} rows and {options.permutations} permutations need {need.total / 2**20:.0f} MiB, and "
         f"{engine.memory_bytes / 2**20:.0f} MiB are allowed",
         subject="request",
         remedy=remedy,
@@ -159,16 +159,16 @@ def refuse_too_large(given: Sequence[Extent], options: Options, engine: Engine) 
     raise error
 
 
-def check_relabellings(relabellings: int) -> None:
-    """Refuses a number of relabellings out of range.
+def check_permutations(permutations: int) -> None:
+    """Refuses a number of permutations out of range.
 
     Raises:
         BadOption: below 0 or above the limit.
     """
-    if not 0 <= relabellings <= MAX_RELABELLINGS:
+    if not 0 <= permutations <= MAX_PERMUTATIONS:
         raise BadOption(
-            f"expected 0 to {MAX_RELABELLINGS} relabellings, got {relabellings}",
-            field="test.relabellings",
+            f"expected 0 to {MAX_PERMUTATIONS} permutations, got {permutations}",
+            field="test.permutations",
             remedy="1,000 are plenty for a p-value of 0.05",
         )
 

@@ -33,8 +33,8 @@ class Options:
         fixed_sigma: σ in units of the (scaled) features; None for a median distance.
         layers: empty for all common ones.
         primary_layer: declared in advance and reported first; empty for the first layer.
-        relabellings: B; 0 makes no test.
-        seed: of the relabellings, from 0 to 2⁶⁴ − 1.
+        permutations: B; 0 makes no test.
+        seed: of the permutations, from 0 to 2⁶⁴ − 1.
         interval_level: coverage of intervals, in (0, 1).
         projection: whether to project the primary layer.
         bandwidth: None for `fixed` where σ is given, else `reference_median`.
@@ -52,13 +52,13 @@ class Options:
     fixed_sigma: float | None = None
     layers: tuple[str, ...] = ()
     primary_layer: str = ""
-    relabellings: int = 0
+    permutations: int = 0
     seed: int = 0
     interval_level: float = 0.95
     projection: bool = False
     bandwidth: Bandwidth | None = None
     precision: LeastPrecision | None = None
-    method: TestMethod = "relabelling"
+    method: TestMethod = "permutation"
     aggregated: bool = False
     block_rows: int = 0
     frequencies: int = 0
@@ -103,9 +103,9 @@ class Shift:
         mmd2: the estimate with its jackknife interval; unbiased ones may be negative.
         sigma: bandwidth in units of the (scaled) features; 0 where none could be formed.
         p_value, p_value_max_t: of the test, and adjusted over layers.
-        relabellings: behind the p-value; the identity is one of them where `enumerated`.
+        permutations: behind the p-value; the identity is one of them where `enumerated`.
         error_bound: absolute, of the estimate, at `precision`.
-        digits_lost: |MMD²| does not exceed the bound.
+        below_error_bound: |MMD²| does not exceed the bound.
         aggregated_p_value: of the test over a grid of bandwidths.
         approximation_error: half-width at 99 % around the exact value; 0 where the estimator is exact.
         backend: what summed the kernel matrix.
@@ -116,10 +116,10 @@ class Shift:
     sigma: float
     p_value: Estimate
     p_value_max_t: Estimate
-    relabellings: int
+    permutations: int
     enumerated: bool
     error_bound: float
-    digits_lost: bool
+    below_error_bound: bool
     precision: PrecisionName
     aggregated_p_value: Estimate
     approximation_error: float = 0.0
@@ -147,7 +147,7 @@ class LayerComparison:
 
     layer: str
     channels: int
-    channels_left_out: int
+    channels_excluded: int
     raw: Shift
     standardised: Shift | None
     measures: Mapping[str, MeasureValue] = field(default_factory=dict)

@@ -1,11 +1,11 @@
 """Exact sums over streams that are larger than memory: one panel of rows is held while all later rows pass it by.
 
-Every pair of rows is visited once, in the engine's own tiles, so that relabellings and several kernels cost what they
+Every pair of rows is visited once, in the engine's own tiles, so that permutations and several kernels cost what they
 cost in memory. A panel is as large as the memory allows, as each one means that the rows after it are read again:
-N rows in panels of P are read (N/P + 1)/2 times. Sums per row, per group and the relabellings' weights are kept whole.
+N rows in panels of P are read (N/P + 1)/2 times. Sums per row, per group and the permutations' weights are kept whole.
 
 Legend: N rows of both streams (of pairs: pairs), C channels as given, K channels kept, I rows of one block, G groups,
-B relabellings.
+B permutations.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def accumulate(
         x: first sample.
         y: second sample.
         kernels: evaluated on the same distances.
-        layout: blocks, groups and relabellings; rows in the streams' order.
+        layout: blocks, groups and permutations; rows in the streams' order.
         memory_bytes: for everything this needs beside the arguments.
         affine: applied to the rows as they are read.
         precision: of kernel values.
@@ -150,7 +150,7 @@ def plan(
             f"two blocks of {min(_FEWEST_ROWS, rows)} rows and the sums of {rows} rows need {needed / 2**20:.1f} MiB, "
             f"and {memory_bytes / 2**20:.1f} MiB are allowed",
             subject="memory",
-            remedy=f"allow {-(-needed // 2**20)} MiB, ask for fewer relabellings, or take an estimator of one pass",
+            remedy=f"allow {-(-needed // 2**20)} MiB, ask for fewer permutations, or take an estimator of one pass",
             reason="TOO_LARGE",
         )
         error.retry_after_s = None
@@ -174,14 +174,14 @@ def _row_bytes(channels: int, layout: Layout, precision: PrecisionName) -> int:
 
 def _fixed_bytes(layout: Layout, kernels: int, precision: PrecisionName, shape: tuple[int, int]) -> int:
     """Sums per row and group, weights, and tiles at work."""
-    rows, (groups, relabellings) = sum(layout.block_sizes), layout.weights_GB.shape
+    rows, (groups, permutations) = sum(layout.block_sizes), layout.weights_GB.shape
     height, width = (min(side, rows) for side in shape)
-    sums = 8 * kernels * (rows * (len(layout.block_sizes) + 1) + (groups if groups < rows else 0) + relabellings)
-    at_once = min(relabellings, 2048)
+    sums = 8 * kernels * (rows * (len(layout.block_sizes) + 1) + (groups if groups < rows else 0) + permutations)
+    at_once = min(permutations, 2048)
     tiles = (2 + kernels + (len(layout.block_sizes) == 1) * kernels) * height * width
     products_and_weights = (2 * height + width) * at_once
     working = _item_bytes(precision) * (tiles + products_and_weights)
-    return int(sums + 8 * rows + groups * relabellings + working)
+    return int(sums + 8 * rows + groups * permutations + working)
 
 
 def _item_bytes(precision: PrecisionName) -> int:

@@ -1,6 +1,6 @@
-"""wᵀTw of every relabelling w, tile by tile: statistics of relabelled samples without T. Knows no kernels.
+"""wᵀTw of every permutation w, tile by tile: statistics of permuted samples without T. Knows no kernels.
 
-Legend: N rows, I and J the rows and columns of one tile, G groups, B relabellings, b some of them.
+Legend: N rows, I and J the rows and columns of one tile, G groups, B permutations, b some of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import threading
 import torch
 from torch import Tensor
 
-_RELABELLINGS_AT_ONCE = 2048
+_PERMUTATIONS_AT_ONCE = 2048
 _NOTHING = torch.empty(0)
 
 
@@ -21,7 +21,7 @@ class Quadratics(threading.local):
         """Starts at 0.
 
         Args:
-            weights_GB: weight of each group's rows in each relabelling (−1, 0 or 1), int8.
+            weights_GB: weight of each group's rows in each permutation (−1, 0 or 1), int8.
             group_of_N: index of each row's group.
             dtype: of the tiles.
         """
@@ -31,10 +31,10 @@ class Quadratics(threading.local):
         self._kept_key, self._kept_Jb = (0, 0, 0), _NOTHING
 
     def of(self, tile_IJ: Tensor, rows: slice, columns: slice) -> Tensor:
-        """Σ_ij w_i T_ij w_j over one tile for every relabelling, float64 [B]."""
+        """Σ_ij w_i T_ij w_j over one tile for every permutation, float64 [B]."""
         found_B = torch.empty(self._weights_GB.shape[1], dtype=torch.float64, device=tile_IJ.device)
-        for start in range(0, len(found_B), _RELABELLINGS_AT_ONCE):
-            some = slice(start, start + _RELABELLINGS_AT_ONCE)
+        for start in range(0, len(found_B), _PERMUTATIONS_AT_ONCE):
+            some = slice(start, start + _PERMUTATIONS_AT_ONCE)
             weights_Ib = self._weights(rows, some).to(self._dtype)
             self._keep(columns, some)
             product_Ib = tile_IJ @ self._kept_Jb
@@ -48,5 +48,5 @@ class Quadratics(threading.local):
             self._kept_key, self._kept_Jb = key, self._weights(columns, some).to(self._dtype)
 
     def _weights(self, rows: slice, some: slice) -> Tensor:
-        """Weights of some rows in some relabellings, int8."""
+        """Weights of some rows in some permutations, int8."""
         return self._weights_GB[rows if self._singletons else self._group_of_N[rows], some]

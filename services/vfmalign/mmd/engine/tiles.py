@@ -1,12 +1,12 @@
 """Sums over a symmetric kernel matrix, tile by tile, without ever holding the matrix. Knows nothing of statistics.
 
 One pass does everything: only tiles on and above the diagonal are formed; each is a matrix product, becomes kernel
-values where it lies, and is reduced while it is still in the cache — to row sums, to the product with the relabellings'
+values where it lies, and is reduced while it is still in the cache — to row sums, to the product with the permutations'
 weights, to sums within groups — before the next one overwrites it. Kernel values have the precision of the rows; rows
 of a tile are summed in that precision (at most a few thousand terms, pairwise), everything beyond in float64: a float64
 reduction of each tile would cost more than its exponentials.
 
-Legend: N rows, K channels, I and J the rows and columns of one tile, P blocks of rows, G groups, B relabellings.
+Legend: N rows, K channels, I and J the rows and columns of one tile, P blocks of rows, G groups, B permutations.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _TILES: dict[str, TileShape] = {"cpu": (512, 2048), "cuda": (4096, 8192)}
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows form blocks and groups, and how relabellings weigh the groups.
+    """How rows form blocks and groups, and how permutations weigh the groups.
 
     Attributes:
         block_sizes: rows of each block, in order; row sums are split by block.
         group_of_N: index of each row's group; ascending, so that rows of a group are neighbours.
-        weights_GB: weight of each group's rows in each relabelling (−1, 0 or 1); B may be 0.
+        weights_GB: weight of each group's rows in each permutation (−1, 0 or 1); B may be 0.
     """
 
     block_sizes: tuple[int, ...]
@@ -59,7 +59,7 @@ class Sums:
         rows_NP: Σ_j T_ij over the columns j of each block, diagonal included.
         diagonal_N: T_ii.
         within_G: Σ T_ij over i and j of one group, diagonal included.
-        quadratic_B: w_bᵀ T w_b for each relabelling b.
+        quadratic_B: w_bᵀ T w_b for each permutation b.
         squares: Σ k² over all ordered pairs of different pooled rows; 0 where it was not asked for.
     """
 
@@ -197,7 +197,7 @@ class TileSums:
         columns_J: over its rows; None of a tile on the diagonal, whose mirror image it is itself.
         diagonal_I: of a tile on the diagonal; None elsewhere.
         same_I: over the columns in the row's group; None where no group has rows and columns in the tile.
-        quadratic_B: Σ w_i T_ij w_j, float64; None without relabellings.
+        quadratic_B: Σ w_i T_ij w_j, float64; None without permutations.
     """
 
     rows_I: Tensor
@@ -214,17 +214,17 @@ class Accumulator:
         device = matrix.device
         self._kernels = kernels
         self._group_of_N = layout.group_of_N
-        rows, (groups, relabellings) = sum(layout.block_sizes), layout.weights_GB.shape
+        rows, (groups, permutations) = sum(layout.block_sizes), layout.weights_GB.shape
         self._group_of = torch.from_numpy(layout.group_of_N).to(device)
         weights_GB = torch.from_numpy(layout.weights_GB).to(device)
-        self._singletons, self._relabellings = groups == rows, relabellings
+        self._singletons, self._permutations = groups == rows, permutations
         self._quadratics = Quadratics(weights_GB, self._group_of, matrix.dtype)
 
         def zeros(*shape: int) -> list[Tensor]:
             return [torch.zeros(*shape, dtype=torch.float64, device=device) for _ in kernels]
 
         self._rows_NP, self._diagonal_N = zeros(rows, len(layout.block_sizes)), zeros(rows)
-        self._within_G, self._quadratic_B = zeros(groups), zeros(relabellings)
+        self._within_G, self._quadratic_B = zeros(groups), zeros(permutations)
 
     def reduce(self, tile_IJ: Tensor, rows: slice, columns: slice) -> TileSums:
         """What a tile adds; any thread may ask, and the tile may be overwritten."""
@@ -237,7 +237,7 @@ class Accumulator:
             None if rows == columns else tile_IJ.sum(dim=0),
             tile_IJ.diagonal().clone() if rows == columns else None,
             same_I,
-            self._quadratics.of(tile_IJ, rows, columns) if self._relabellings else None,
+            self._quadratics.of(tile_IJ, rows, columns) if self._permutations else None,
         )
 
     def add(self, kernel: int, tile: TileSums, rows: slice, columns: slice, blocks: tuple[int, int]) -> None:
@@ -280,7 +280,7 @@ def accumulate(
     Args:
         matrix: the matrix.
         kernels: evaluated on the same distances.
-        layout: blocks, groups and relabellings of its rows.
+        layout: blocks, groups and permutations of its rows.
         tile_shape: largest tile, rows × columns; None for what suits the device.
         between_tiles: called before every tile, or every few milliseconds where several threads form tiles; no tile is
             begun meanwhile. May raise to stop.

@@ -58,8 +58,8 @@ _PRECISIONS: Mapping[int, LeastPrecision | None] = {
     mmd_pb2.PRECISION_EXACT: "exact",
 }
 _METHODS: Mapping[int, TestMethod] = {
-    mmd_pb2.TEST_METHOD_UNSPECIFIED: "relabelling",
-    mmd_pb2.TEST_METHOD_RELABELLING: "relabelling",
+    mmd_pb2.TEST_METHOD_UNSPECIFIED: "permutation",
+    mmd_pb2.TEST_METHOD_PERMUTATION: "permutation",
     mmd_pb2.TEST_METHOD_WILD_BOOTSTRAP: "wild_bootstrap",
 }
 _MEASURES: Mapping[int, str] = {
@@ -100,7 +100,7 @@ def options_of(request: mmd_pb2.ComputeRequest) -> Options:
         bandwidth=bandwidth,
         layers=tuple(request.layers),
         primary_layer=request.primary_layer,
-        relabellings=request.test.relabellings if request.HasField("test") else 0,
+        permutations=request.test.permutations if request.HasField("test") else 0,
         seed=request.test.seed,
         interval_level=request.interval_level or DEFAULT_LEVEL,
         projection=request.projection,
@@ -205,7 +205,7 @@ def _layer(one: LayerComparison) -> mmd_pb2.LayerResult:
     return mmd_pb2.LayerResult(
         layer=one.layer,
         channels=one.channels,
-        channels_left_out=one.channels_left_out,
+        channels_excluded=one.channels_excluded,
         raw=_shift(one.raw),
         standardised=_shift(one.standardised) if one.standardised else None,
         measures=[_measure(name, value) for name, value in one.measures.items()],
@@ -223,10 +223,10 @@ def _shift(one: Shift) -> mmd_pb2.ShiftResult:
         sigma=one.sigma,
         p_value=_estimate(one.p_value),
         p_value_max_t=_estimate(one.p_value_max_t),
-        relabellings=one.relabellings,
+        permutations=one.permutations,
         enumerated=one.enumerated,
         error_bound=one.error_bound,
-        digits_lost=one.digits_lost,
+        below_error_bound=one.below_error_bound,
         aggregated_p_value=_estimate(one.aggregated_p_value),
         approximation_error=one.approximation_error,
         precision=one.precision,

@@ -3,7 +3,7 @@
 Swaps, permutations and left-out buckets all follow from these sums. Knows frequencies and streams; nothing of errors.
 
 Legend: N and M rows of x and y, I rows of a block, C channels, R frequencies, F = 2R features (cosines, then sines),
-G buckets, B relabellings.
+G buckets, B permutations.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vfmalign.mmd.engine.row_streams import RowStream, ahead
 from vfmalign.mmd.engine.rows import FloatArray, IntArray
 from vfmalign.mmd.single_pass.spectra import Spectrum
 from vfmalign.mmd.statistics import permutations
-from vfmalign.mmd.statistics.permutations import Relabellings
+from vfmalign.mmd.statistics.permutations import Permutations
 
 
 class Embedding:
@@ -201,12 +201,12 @@ class PairSums:
         """The mean of the terms."""
         return float(self.terms_R().mean())
 
-    def relabellings(self, count: int, seed: int) -> Relabellings:
+    def permutations(self, count: int, seed: int) -> Permutations:
         """Swaps of whole buckets."""
         return permutations.swaps(self.groups, count, seed)
 
-    def relabelled_B(self, weights_GB: Tensor) -> FloatArray:
-        """`plain` under relabellings, weights in float64."""
+    def permuted_B(self, weights_GB: Tensor) -> FloatArray:
+        """`plain` under permutations, weights in float64."""
         return self._of(
             _squared(weights_GB.T @ self._sums_GF).mean(dim=-1), self._diagonal_R.mean(), float(self._buckets.rows)
         )
@@ -225,7 +225,7 @@ class PairSums:
 
 
 class SampleSums:
-    """Σ φ by bucket over both samples: relabelling chooses which buckets are x."""
+    """Σ φ by bucket over both samples: permutation chooses which buckets are x."""
 
     def __init__(self, x: Buckets, y: Buckets, frequencies: int, device: torch.device, *, biased: bool) -> None:
         self._x, self._y, self._biased = x, y, biased
@@ -255,14 +255,14 @@ class SampleSums:
         """The mean of the terms."""
         return float(self.terms_R().mean())
 
-    def relabellings(self, count: int, seed: int) -> Relabellings:
+    def permutations(self, count: int, seed: int) -> Permutations:
         """Permutations of the buckets' labels."""
         if min(self._x.count, self._y.count) < 2:
             return permutations.none(self.groups, "a sample of one bucket cannot be permuted; a test needs two in each")
         return permutations.permutations(self._x.count, self._y.count, count, seed)
 
-    def relabelled_B(self, weights_GB: Tensor) -> FloatArray:
-        """`plain` under relabellings, weights in float64."""
+    def permuted_B(self, weights_GB: Tensor) -> FloatArray:
+        """`plain` under permutations, weights in float64."""
         x_BF = weights_GB.T @ self._sums_GF
         rows_B = (weights_GB.T @ self._rows_G)[:, None]
         total = float(self._x.rows + self._y.rows)

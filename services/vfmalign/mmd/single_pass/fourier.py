@@ -6,11 +6,11 @@ variance). A mean over independent frequencies tells its own error. One term is 
 mean 1 − k(x̄, ȳ), which serves as a control variate (Lavenberg and Welch, Management Science 27, 1981) and takes most
 of the error away where the samples differ by a shift.
 
-Rows are summed in buckets of whole groups, and the test and the jackknife take a bucket for a group: relabelling
-buckets is relabelling groups, only in fewer ways.
+Rows are summed in buckets of whole groups, and the test and the jackknife take a bucket for a group: permutation
+buckets is permutation groups, only in fewer ways.
 
 Legend: N and M rows of x and y, I rows of a block, C channels, R frequencies, F = 2R features (cosines, then sines),
-G buckets, B relabellings.
+G buckets, B permutations.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from vfmalign.mmd.single_pass import spectra
 from vfmalign.mmd.single_pass.feature_sums import Embedding, PairSums, SampleSums, buckets_of, shares
 from vfmalign.mmd.single_pass.spectra import Spectrum
 from vfmalign.mmd.statistics import permutations, uncertainty
-from vfmalign.mmd.statistics.permutations import SMALLEST_GROUPS, Relabellings
+from vfmalign.mmd.statistics.permutations import SMALLEST_GROUPS, Permutations
 from vfmalign.mmd.statistics.uncertainty import Estimate, Interval
 
 ERROR_LEVEL = 0.99
 BUCKETS = 1024
 INTERVAL = "delete-one-bucket jackknife, and the variance over frequencies"
 # Most bytes, and part of the memory allowed: of one block's rows, features and products, and of the buckets' sums,
-# which relabelling and leaving out hold twice more.
+# which permutation and leaving out hold twice more.
 _BLOCK, _BUCKETS = (64 * 2**20, 8), (256 * 2**20, 4)
-_RELABELLINGS_AT_ONCE = 512
+_PERMUTATIONS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Approximation:
         approximation_error: half-width of Student's t interval over frequencies at 99 %.
         guaranteed_error: the same with no assumption but independent frequencies (empirical Bernstein), much wider.
         rounding_error: bound on what the precision of the phases costs, six standard deviations.
-        plain: the estimate without control variate, which `relabelled_B` and `left_out` are comparable with.
-        relabelled_B: `plain` under each relabelling.
+        plain: the estimate without control variate, which `permuted_B` and `left_out` are comparable with.
+        permuted_B: `plain` under each permutation.
         left_out: `plain` without each bucket, per sample resampled on its own; empty where there is no interval.
-        tie_bound: rounding of `plain` against `relabelled_B`.
-        relabellings: of the buckets.
+        tie_bound: rounding of `plain` against `permuted_B`.
+        permutations: of the buckets.
         frequencies: R.
         buckets: G over both samples.
         precision: of the phases.
@@ -71,10 +71,10 @@ class Approximation:
     guaranteed_error: float
     rounding_error: float
     plain: float
-    relabelled_B: FloatArray
+    permuted_B: FloatArray
     left_out: tuple[FloatArray, ...]
     tie_bound: float
-    relabellings: Relabellings
+    permutations: Permutations
     frequencies: int
     buckets: int
     precision: PrecisionName
@@ -90,7 +90,7 @@ def fourier(
     biased: bool = False,
     frequencies: int = 0,
     seed: int = 0,
-    relabellings: int = 0,
+    permutations: int = 0,
     groups_x: Sequence[str] | None = None,
     groups_y: Sequence[str] | None = None,
     level: float = 0.95,
@@ -111,8 +111,8 @@ def fourier(
         biased: the V-statistic, JMLR 2012, eq. (5). Otherwise the U-statistic: k(x_i, x_i) = 1 = |φ_r(x_i)|² leaves the
             sums at each frequency, which is eq. (3), or for pairs eq. (4), with k approximated.
         frequencies: R, 0 for 1,024; time grows with R, the error falls with √R.
-        seed: of frequencies and relabellings.
-        relabellings: B; 0 makes no test.
+        seed: of frequencies and permutations.
+        permutations: B; 0 makes no test.
         groups_x: group of each row of x, or of each pair; None where each is a group of its own.
         groups_y: group of each row of y; unused for pairs.
         level: of the interval.
@@ -154,7 +154,7 @@ def fourier(
         error,
         spectrum,
         rounding,
-        relabellings=relabellings,
+        permutations=permutations,
         seed=seed,
         level=level,
         precision=precision,
@@ -205,17 +205,17 @@ def _result(
     spectrum: Spectrum,
     rounding: float,
     *,
-    relabellings: int,
+    permutations: int,
     seed: int,
     level: float,
     precision: PrecisionName,
 ) -> Approximation:
     """Test, interval and bounds from the sums."""
     plain = samples.plain()
-    chosen = _relabellings(samples, relabellings, seed)
-    relabelled_B = _relabelled(samples, chosen)
+    chosen = _permutations(samples, permutations, seed)
+    permuted_B = _permuted(samples, chosen)
     tie_bound = 256.0 * float(np.finfo(np.float64).eps)
-    p_value = uncertainty.p_value(plain, relabelled_B, tie_bound, chosen)
+    p_value = uncertainty.p_value(plain, permuted_B, tie_bound, chosen)
     left_out: tuple[FloatArray, ...] = ()
     reason = f"{samples.groups} buckets of groups are too few for an interval; it needs {SMALLEST_GROUPS} per sample"
     interval = None
@@ -232,32 +232,32 @@ def _result(
         guaranteed_error=_bernstein(samples.terms_R(), samples.term_range) + abs(value - plain),
         rounding_error=rounding,
         plain=plain,
-        relabelled_B=relabelled_B,
+        permuted_B=permuted_B,
         left_out=left_out,
         tie_bound=tie_bound,
-        relabellings=chosen,
+        permutations=chosen,
         frequencies=spectrum.count,
         buckets=samples.groups,
         precision=precision,
     )
 
 
-def _relabellings(samples: PairSums | SampleSums, count: int, seed: int) -> Relabellings:
-    """Relabellings of buckets, or why there are none."""
+def _permutations(samples: PairSums | SampleSums, count: int, seed: int) -> Permutations:
+    """Permutations of buckets, or why there are none."""
     if count == 0:
         return permutations.none(samples.groups, "no test was asked for")
     if samples.groups < SMALLEST_GROUPS:
         reason = f"{samples.groups} buckets of groups are too few for a test; it needs at least {SMALLEST_GROUPS}"
         return permutations.none(samples.groups, reason)
-    return samples.relabellings(count, seed)
+    return samples.permutations(count, seed)
 
 
-def _relabelled(samples: PairSums | SampleSums, chosen: Relabellings) -> FloatArray:
-    """Statistics of all relabellings, some at a time."""
+def _permuted(samples: PairSums | SampleSums, chosen: Permutations) -> FloatArray:
+    """Statistics of all permutations, some at a time."""
     parts = [np.zeros(0)]
-    for start in range(0, chosen.weights_GB.shape[1], _RELABELLINGS_AT_ONCE):
-        weights_GB = torch.from_numpy(chosen.weights_GB[:, start : start + _RELABELLINGS_AT_ONCE])
-        parts.append(samples.relabelled_B(weights_GB.to(samples.device, torch.float64)))
+    for start in range(0, chosen.weights_GB.shape[1], _PERMUTATIONS_AT_ONCE):
+        weights_GB = torch.from_numpy(chosen.weights_GB[:, start : start + _PERMUTATIONS_AT_ONCE])
+        parts.append(samples.permuted_B(weights_GB.to(samples.device, torch.float64)))
     return np.concatenate(parts)
 
 

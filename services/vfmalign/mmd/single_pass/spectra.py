@@ -23,7 +23,7 @@ from vfmalign.mmd.engine.rows import FloatArray
 DEFAULT_FREQUENCIES = 1024
 SMALLEST_FREQUENCIES = 32
 LARGEST_FREQUENCIES = 2**20
-# Keeps the frequencies apart from the relabellings that are drawn from the same seed.
+# Keeps the frequencies apart from the permutations that are drawn from the same seed.
 _STREAM = 1
 
 

@@ -1,7 +1,7 @@
 """The estimators of MMD², each defined here and nowhere else. Knows only sums of kernel values.
 
 Source: Gretton, Borgwardt, Rasch, Schölkopf, Smola: A Kernel Two-Sample Test, JMLR 13 (2012) 723–773.
-Every formula works elementwise, so that observed, relabelled and left-out sums go through the same lines. Unbiased
+Every formula works elementwise, so that observed, permuted and left-out sums go through the same lines. Unbiased
 estimates may be negative and are never clipped.
 """
 
@@ -18,7 +18,7 @@ from vfmalign.core.domain.errors import BadOption
 
 Pairing = Literal["paired", "independent"]
 EstimatorName = Literal["biased", "unbiased_paired", "unbiased_independent", "linear", "block", "fourier"]
-TestMethod = Literal["relabelling", "wild_bootstrap"]
+TestMethod = Literal["permutation", "wild_bootstrap"]
 FloatArray = NDArray[np.float64]
 
 
@@ -100,7 +100,7 @@ INDEPENDENT: dict[EstimatorName, Callable[[IndependentSums], FloatArray]] = {
 STREAMED: frozenset[EstimatorName] = frozenset({"linear", "block", "fourier"})
 
 
-def resolve(pairing: Pairing, estimator: EstimatorName | None, method: TestMethod = "relabelling") -> EstimatorName:
+def resolve(pairing: Pairing, estimator: EstimatorName | None, method: TestMethod = "permutation") -> EstimatorName:
     """The estimator to use: the unbiased one that fits pairing and test unless another is named.
 
     A wild bootstrap flips signs of h(z_i, z_j), so that it goes with the forms over pairs; of independent samples of
@@ -126,7 +126,7 @@ def resolve(pairing: Pairing, estimator: EstimatorName | None, method: TestMetho
         raise BadOption(
             "a wild bootstrap flips signs of pairs, and this estimator is not a sum over pairs",
             field="estimator",
-            remedy="ask for `unbiased_paired` or `biased`, or for relabellings",
+            remedy="ask for `unbiased_paired` or `biased`, or for permutations",
         )
     if not over_pairs and estimator not in INDEPENDENT:
         raise BadOption(

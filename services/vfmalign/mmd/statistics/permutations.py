@@ -1,10 +1,10 @@
-"""Relabellings of groups: swaps of pairs and permutations of independent samples. Knows nothing of kernels or rows.
+"""Permutations of groups: swaps of pairs and permutations of independent samples. Knows nothing of kernels or rows.
 
 Random ones come from a counter-based generator (Philox; Salmon et al., SC 2011) in one fixed order on the CPU: they
 depend on the seed and the number of groups alone, never on tile size, device or layer, and the first B of a longer run
 are the same.
 
-Legend: G groups, B relabellings.
+Legend: G groups, B permutations.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ SignArray = NDArray[np.int8]
 
 
 @dataclass(frozen=True)
-class Relabellings:
-    """Weights of groups in each relabelling, and how p-values count them.
+class Permutations:
+    """Weights of groups in each permutation, and how p-values count them.
 
     Attributes:
         weights_GB: ±1 per group for swaps; 1 where a group is labelled x and 0 where y for permutations.
-        count: relabellings they stand for.
+        count: permutations they stand for.
         enumerated: whether they are all there are, the identity included.
         multiplicity: how many of `count` each column stands for: s and −s swap into the same statistic.
         absent_reason: why there is no test; empty where there is one.
@@ -45,43 +45,43 @@ class Relabellings:
     absent_reason: str = ""
 
 
-def none(groups: int, reason: str) -> Relabellings:
-    """No relabellings, and why."""
-    return Relabellings(np.zeros((groups, 0), np.int8), 0, False, absent_reason=reason)
+def none(groups: int, reason: str) -> Permutations:
+    """No permutations, and why."""
+    return Permutations(np.zeros((groups, 0), np.int8), 0, False, absent_reason=reason)
 
 
-def swaps(groups: int, relabellings: int, seed: int) -> Relabellings:
-    """Swaps of x and y within groups: all 2^G of them up to 12 groups, else `relabellings` random ones.
+def swaps(groups: int, permutations: int, seed: int) -> Permutations:
+    """Swaps of x and y within groups: all 2^G of them up to 12 groups, else `permutations` random ones.
 
     Where all are enumerated, group 0 is never swapped and each column counts twice.
     """
     if groups <= ENUMERATED_GROUPS:
         codes_B = np.arange(2 ** (groups - 1), dtype=np.int64)
         bits_GB = (codes_B[None, :] << 1 >> np.arange(groups)[:, None]) & 1
-        return Relabellings((1 - 2 * bits_GB).astype(np.int8), 2**groups, True, multiplicity=2)
+        return Permutations((1 - 2 * bits_GB).astype(np.int8), 2**groups, True, multiplicity=2)
     words = -(-groups // 64)
-    raw_BW = _philox(seed).random_raw(relabellings * words).reshape(relabellings, words)
+    raw_BW = _philox(seed).random_raw(permutations * words).reshape(permutations, words)
     bits_BG = np.unpackbits(raw_BW.astype("<u8").view(np.uint8), axis=1, bitorder="little", count=groups)
-    return Relabellings(np.ascontiguousarray((1 - 2 * bits_BG.astype(np.int8)).T), relabellings, False)
+    return Permutations(np.ascontiguousarray((1 - 2 * bits_BG.astype(np.int8)).T), permutations, False)
 
 
 def permutations(
-    groups_x: int, groups_y: int, relabellings: int, seed: int, between_draws: Callable[[], None] = lambda: None
-) -> Relabellings:
+    groups_x: int, groups_y: int, permutations: int, seed: int, between_draws: Callable[[], None] = lambda: None
+) -> Permutations:
     """Random choices of `groups_x` of all groups to be labelled x; unlike swaps they are never enumerated.
 
     Each group draws a key of 32 bits, and the groups with the smallest keys are labelled x. `between_draws` is called
     again and again while threads draw, and may raise to stop.
     """
     groups = groups_x + groups_y
-    weights_GB = np.empty((groups, relabellings), np.int8)
+    weights_GB = np.empty((groups, permutations), np.int8)
     step = max(1, _KEYS_AT_ONCE // groups)
 
     def draw(start: int) -> None:
-        size = min(step, relabellings - start)
+        size = min(step, permutations - start)
         weights_GB[:, start : start + size] = _smallest(_keys(groups, seed, start, size), groups_x).T
 
-    starts = range(0, relabellings, step)
+    starts = range(0, permutations, step)
     if len(starts) <= 1:
         draw(0)
     else:
@@ -91,11 +91,11 @@ def permutations(
                 finish(drawing, between_draws)
             finally:
                 threads.shutdown(cancel_futures=True)
-    return Relabellings(weights_GB, relabellings, False)
+    return Permutations(weights_GB, permutations, False)
 
 
 def _keys(groups: int, seed: int, start: int, size: int) -> NDArray[np.uint32]:
-    """Keys of some relabellings, [B, G]; relabelling b reads the generator from block b·⌈G/8⌉ on, 8 keys a block."""
+    """Keys of some permutations, [B, G]; permutation b reads the generator from block b·⌈G/8⌉ on, 8 keys a block."""
     blocks = -(-groups // 8)
     generator = _philox(seed)
     generator.advance(start * blocks)
@@ -113,14 +113,14 @@ def _smallest(keys_BG: NDArray[np.uint32], count: int) -> NDArray[np.bool_]:
     return chosen_BG
 
 
-def weighted(values_VG: NDArray[np.float64], relabellings: Relabellings) -> NDArray[np.float64]:
-    """Sums of values over groups, weighted by each relabelling, [V, B]; weights become float64 a few at a time."""
-    groups, count = relabellings.weights_GB.shape
+def weighted(values_VG: NDArray[np.float64], permutations: Permutations) -> NDArray[np.float64]:
+    """Sums of values over groups, weighted by each permutation, [V, B]; weights become float64 a few at a time."""
+    groups, count = permutations.weights_GB.shape
     sums_VB = np.zeros((values_VG.shape[0], count))
     step = max(1, _KEYS_AT_ONCE // max(8 * count, 1))
     for start in range(0, groups, step):
         some = slice(start, start + step)
-        sums_VB += values_VG[:, some] @ relabellings.weights_GB[some].astype(np.float64)
+        sums_VB += values_VG[:, some] @ permutations.weights_GB[some].astype(np.float64)
     return sums_VB
 
 

@@ -1,6 +1,6 @@
 """p-values, their adjustment over layers, and the jackknife interval. Knows only statistics, not how they were formed.
 
-Legend: L layers, B relabellings, G groups.
+Legend: L layers, B permutations, G groups.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from vfmalign.mmd.engine.rows import FloatArray
-from vfmalign.mmd.statistics.permutations import Relabellings
+from vfmalign.mmd.statistics.permutations import Permutations
 
 JACKKNIFE = "delete-one-group jackknife"
 
@@ -54,49 +54,49 @@ class Estimate:
     absent_reason: str = ""
 
 
-def p_value(observed: float, relabelled_B: FloatArray, tie_bound: float, relabellings: Relabellings) -> Estimate:
-    """Share of relabellings with a statistic at least as large; ties within the bound count as at least as large.
+def p_value(observed: float, permuted_B: FloatArray, tie_bound: float, permutations: Permutations) -> Estimate:
+    """Share of permutations with a statistic at least as large; ties within the bound count as at least as large.
 
     (1 + #)/(1 + B) for random ones (Phipson and Smyth, SAGMB 2010); #/2^G where all are enumerated, which include the
     identity.
     """
-    if relabellings.absent_reason:
-        return Estimate(None, absent_reason=relabellings.absent_reason)
-    return Estimate(_share(int((relabelled_B >= observed - tie_bound).sum()), relabellings))
+    if permutations.absent_reason:
+        return Estimate(None, absent_reason=permutations.absent_reason)
+    return Estimate(_share(int((permuted_B >= observed - tie_bound).sum()), permutations))
 
 
 def max_t_p_values(
-    observed_L: FloatArray, relabelled_LB: FloatArray, tie_bounds_L: FloatArray, relabellings: Relabellings
+    observed_L: FloatArray, permuted_LB: FloatArray, tie_bounds_L: FloatArray, permutations: Permutations
 ) -> list[Estimate]:
-    """p-values of layers that share their relabellings, adjusted by single-step max-T (Westfall and Young, 1993).
+    """p-values of layers that share their permutations, adjusted by single-step max-T (Westfall and Young, 1993).
 
-    Each layer's statistics are centred and scaled by the mean and SD over all its relabellings and the observed one,
+    Each layer's statistics are centred and scaled by the mean and SD over all its permutations and the observed one,
     which treats them alike and so keeps the test exact. A layer whose statistics differ by rounding alone says nothing:
     its p is 1 and it does not enter the maximum.
     """
-    if relabellings.absent_reason:
-        return [Estimate(None, absent_reason=relabellings.absent_reason)] * len(observed_L)
-    everything = relabelled_LB if relabellings.enumerated else np.column_stack([observed_L, relabelled_LB])
+    if permutations.absent_reason:
+        return [Estimate(None, absent_reason=permutations.absent_reason)] * len(observed_L)
+    everything = permuted_LB if permutations.enumerated else np.column_stack([observed_L, permuted_LB])
     mean_L, sd_L = everything.mean(axis=1), everything.std(axis=1)
     telling_L = sd_L > tie_bounds_L
     if not telling_L.any():
         return [Estimate(1.0)] * len(observed_L)
     scale_L = np.where(telling_L, sd_L, 1.0)
-    upper_LB = (relabelled_LB + tie_bounds_L[:, None] - mean_L[:, None]) / scale_L[:, None]
+    upper_LB = (permuted_LB + tie_bounds_L[:, None] - mean_L[:, None]) / scale_L[:, None]
     largest_B = upper_LB[telling_L].max(axis=0)
     scaled_L = (observed_L - mean_L) / scale_L
     return [
-        Estimate(_share(int((largest_B >= scaled).sum()), relabellings) if telling else 1.0)
+        Estimate(_share(int((largest_B >= scaled).sum()), permutations) if telling else 1.0)
         for scaled, telling in zip(scaled_L, telling_L, strict=True)
     ]
 
 
-def _share(at_least: int, relabellings: Relabellings) -> float:
+def _share(at_least: int, permutations: Permutations) -> float:
     """P from the number of columns whose statistic reaches the observed one."""
-    at_least *= relabellings.multiplicity
-    if relabellings.enumerated:
-        return at_least / relabellings.count
-    return (1 + at_least) / (1 + relabellings.count)
+    at_least *= permutations.multiplicity
+    if permutations.enumerated:
+        return at_least / permutations.count
+    return (1 + at_least) / (1 + permutations.count)
 
 
 def jackknife(observed: float, left_out: Sequence[FloatArray], level: float, p: float | None) -> Interval:

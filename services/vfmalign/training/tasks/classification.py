@@ -80,5 +80,5 @@ def panels(output_1: Tensor, case: PreparedCase) -> list[Panel]:
 
 
 CLASSIFICATION = Task(
-    spec=SPEC, loss=loss, primary=probability, score=score, panels=panels, trivial=prior, positives=positives
+    spec=SPEC, loss=loss, primary=probability, score=score, panels=panels, naive_baseline=prior, positives=positives
 )

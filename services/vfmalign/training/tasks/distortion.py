@@ -18,7 +18,7 @@ DISTORTION = Task(
     primary=DWI.primary,
     score=DWI.score,
     panels=DWI.panels,
-    trivial=DWI.uncorrected,
+    naive_baseline=DWI.uncorrected,
     restores=DWI.restores,
     residual=True,
 )

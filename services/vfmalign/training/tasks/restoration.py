@@ -59,7 +59,7 @@ class Restoration:
         return {"psnr": psnr(output_CDHW, target_CDHW), "ssim": ssim(output_CDHW, target_CDHW)}
 
     def uncorrected(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
-        """The trivial prediction: the input's own channels."""
+        """The naive baseline: the input's own channels."""
         return lambda case: case.input_CDHW[self.channels(case.modalities)] / self.unit
 
     def panels(self, output_CDHW: Tensor, case: PreparedCase) -> list[Panel]:

@@ -83,7 +83,7 @@ def hd95_mm(prediction: Tensor, reference: Tensor, spacing_mm: tuple[float, floa
 
 
 def commonest(train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
-    """The trivial prediction: how often each class lies at each voxel of the training cases, whatever the case."""
+    """The naive baseline: how often each class lies at each voxel of the training cases, whatever the case."""
     found = [one_hot(labels(case.gland_DHW, case.lesions_DHW).long(), len(CLASSES)) for case in train]
     mean_CDHW = torch.stack(found).double().mean(0).movedim(-1, 0)
     return lambda case: mean_CDHW
@@ -129,5 +129,5 @@ def _outlines(labels_HW: Tensor) -> tuple[np.ndarray[tuple[int, ...], np.dtype[n
 
 
 SEGMENTATION = Task(
-    spec=SPEC, loss=loss, primary=primary, score=score, panels=panels, trivial=commonest, classes=len(CLASSES)
+    spec=SPEC, loss=loss, primary=primary, score=score, panels=panels, naive_baseline=commonest, classes=len(CLASSES)
 )

@@ -19,7 +19,7 @@ SUPER_RESOLUTION = Task(
     primary=IMAGES.primary,
     score=IMAGES.score,
     panels=IMAGES.panels,
-    trivial=IMAGES.uncorrected,
+    naive_baseline=IMAGES.uncorrected,
     restores=IMAGES.restores,
     residual=True,
 )

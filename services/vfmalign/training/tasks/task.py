@@ -18,12 +18,12 @@ class Task:
     """One task. An output is (C, D, H, W), or one logit where cases are classified.
 
     Attributes:
-        spec: name, input transform, labels, metrics and what the trivial prediction is.
+        spec: name, input transform, labels, metrics and what the naive baseline is.
         loss: of outputs and their batch.
         primary: the primary metric of an output and its case; None where undefined.
         score: every metric of an output and its case, by name.
         panels: pictures of an output and its case.
-        trivial: learns from the training cases what can be predicted without a network, and returns who predicts it.
+        naive_baseline: learns from the training cases what can be predicted without a network; returns the predictor.
         classes: channels of a head that tells classes of voxels apart; 0 for other tasks.
         restores: modalities that the head puts out; those of them that the model's input has.
         residual: whether what it puts out is added to those channels of the input.
@@ -35,7 +35,7 @@ class Task:
     primary: Callable[[Tensor, PreparedCase], float | None]
     score: Callable[[Tensor, PreparedCase], dict[str, float | None]]
     panels: Callable[[Tensor, PreparedCase], list[Panel]]
-    trivial: Callable[[Sequence[PreparedCase]], Callable[[PreparedCase], Tensor]]
+    naive_baseline: Callable[[Sequence[PreparedCase]], Callable[[PreparedCase], Tensor]]
     classes: int = 0
     restores: tuple[Modality, ...] = ()
     residual: bool = False

@@ -88,6 +88,6 @@ TRANSLATION = Task(
     primary=ADC.primary,
     score=ADC.score,
     panels=ADC.panels,
-    trivial=closed_form,
+    naive_baseline=closed_form,
     restores=ADC.restores,
 )

@@ -13,7 +13,7 @@ from tests.integration.finetuning.kubernetes.emulator import JOBS, Api, until
 from vfmalign.core.domain.artifacts import JobFailure, JobProgress, JobResult, JobSpec, MetricSpec, Recipe, job_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.database import Database
-from vfmalign.finetuning.jobs.repository import Job, JobBook
+from vfmalign.finetuning.jobs.repository import Job, JobRepository
 from vfmalign.finetuning.jobs.request import JobRequest
 from vfmalign.finetuning.jobs.supervisor import Limits, Supervisor
 from vfmalign.finetuning.launchers.kubernetes.manifest import job_name
@@ -31,7 +31,7 @@ def result_of(job: str) -> JobResult:
 class World:
     """Supervisors over one store, database and cluster."""
 
-    def __init__(self, book: JobBook, store: ObjectStore, api: Api, make: Callable[..., Any]) -> None:
+    def __init__(self, book: JobRepository, store: ObjectStore, api: Api, make: Callable[..., Any]) -> None:
         self.book, self.store, self.api, self._make = book, store, api, make
         self.prefix = uuid.uuid4().hex[:8]
 
@@ -92,7 +92,7 @@ def world(tmp_path: Path, store: ObjectStore, api: Api, make: Callable[..., Any]
     """A cluster, a bucket and a database."""
     database = Database(f"sqlite:///{tmp_path / 'jobs.db'}")
     database.migrate()
-    yield World(JobBook(database), store, api, make)
+    yield World(JobRepository(database), store, api, make)
     database.close()
 
 

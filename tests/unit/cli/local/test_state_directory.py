@@ -115,7 +115,7 @@ def test_a_service_reuses_the_memory_that_it_freed(service: str) -> None:
 
 def test_images_set_the_same_allocator_as_the_local_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
-    dockerfile = (Path(__file__).parents[3] / "deploy" / "Dockerfile").read_text()
+    dockerfile = (Path(__file__).parents[4] / "deploy" / "Dockerfile").read_text()
     for image, service in {
         "features": "features",
         "mmd": "mmd",

@@ -36,21 +36,21 @@ def test_the_summary_holds_every_number_of_the_check(finished_check: alignment_p
 
 def test_a_layer_out_of_the_kernel_s_reach_is_marked(finished_check: alignment_pb2.Check, show: Any) -> None:
     assert "§" not in show(summary(finished_check))
-    finished_check.result.shifts[0].reach.value = 0.0123
-    finished_check.result.shifts[0].out_of_reach = True
+    finished_check.result.shifts[0].paired_similarity.value = 0.0123
+    finished_check.result.shifts[0].saturated = True
     text = show(summary(finished_check))
     assert row(text, "stages.3 *").split()[-1] == "0.0123§"
     assert "says that features moved far, not how far" in text
 
 
-def test_a_trivial_prediction_that_is_not_beaten_is_marked(finished_check: alignment_pb2.Check, show: Any) -> None:
+def test_a_naive_baseline_that_is_not_beaten_is_marked(finished_check: alignment_pb2.Check, show: Any) -> None:
     text = show(summary(finished_check))
-    assert "+0.05 [+0.01, +0.08]" in row(text, "trivial prediction ")
-    assert "trivial prediction: each voxel's commonest class" in text
+    assert "+0.05 [+0.01, +0.08]" in row(text, "naive baseline ")
+    assert "naive baseline: each voxel's commonest class" in text
     assert "¶" not in text
-    finished_check.result.trivial_not_beaten = True
+    finished_check.result.naive_baseline_not_beaten = True
     text = show(summary(finished_check))
-    assert row(text, "trivial prediction¶")
+    assert row(text, "naive baseline¶")
     assert "¶ the fine-tuned model does not beat it." in text
 
 

@@ -70,7 +70,7 @@ def test_a_gate_that_fails_names_each_condition_and_why(finished_check: alignmen
 
 def test_what_limits_a_shift_is_said_beside_it(finished_check: alignment_pb2.Check, show: Any) -> None:
     layer = finished_check.result.shifts[0]
-    layer.out_of_reach = layer.mmd.raw.digits_lost = True
+    layer.saturated = layer.mmd.raw.below_error_bound = True
     layer.mmd.standardised.mmd2.interval.degenerate = True
     gated, lines, _ = judge(
         finished_check, parse_gate(["mmd2_std.upper<=1", "mmd2.upper<=1", "rpg_specialised.lower>=0"])

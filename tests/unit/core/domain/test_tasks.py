@@ -17,8 +17,8 @@ def test_a_model_without_the_channel_that_a_task_is_about_is_refused():
         TASKS["translation"].check_input("m", ("t2w", "dwi"))
 
 
-def test_every_task_names_its_trivial_prediction_and_its_metrics_once():
+def test_every_task_names_its_naive_baseline_and_its_metrics_once():
     for task in TASKS.values():
-        assert task.trivial
+        assert task.naive_baseline
         names = [metric.name for metric in task.metrics]
         assert len(set(names)) == len(names)

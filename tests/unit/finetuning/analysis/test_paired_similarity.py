@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfmalign.finetuning.analysis.estimates import Estimate, absent
-from vfmalign.finetuning.analysis.records import OUT_OF_REACH, LayerShift, Shift, is_out_of_reach, reach
+from vfmalign.finetuning.analysis.records import (
+    SATURATION_THRESHOLD,
+    LayerShift,
+    Shift,
+    is_saturated,
+    paired_similarity,
+)
 from vfmalign.mmd.api import mmd2
 
 
@@ -19,10 +25,10 @@ def layer(value, bound=1e-12):
     estimate = value if isinstance(value, Estimate) else Estimate(value=value)
     none = absent("not asked for")
     shift = Shift(
-        mmd2=estimate, sigma=1.0, p_value=none, p_value_max_t=none, relabellings=0, enumerated=False,
-        error_bound=bound, digits_lost=False,
+        mmd2=estimate, sigma=1.0, p_value=none, p_value_max_t=none, permutations=0, enumerated=False,
+        error_bound=bound, below_error_bound=False,
     )  # fmt: skip
-    return LayerShift(layer="a", channels=3, channels_left_out=0, raw=shift, standardised=None)
+    return LayerShift(layer="a", channels=3, channels_excluded=0, raw=shift, standardised=None)
 
 
 def estimates(x_NC, y_NC, sigma):
@@ -39,7 +45,7 @@ def test_it_is_the_mean_kernel_between_each_case_and_itself(seed, rows, channels
     x_NC = rng.normal(size=(rows, channels))
     y_NC = x_NC + move * rng.normal(size=(rows, channels))
     expected = np.diag(kernel(x_NC, y_NC, 2.0)).mean()
-    assert reach(*estimates(x_NC, y_NC, 2.0), rows).value == pytest.approx(expected, abs=1e-11)
+    assert paired_similarity(*estimates(x_NC, y_NC, 2.0), rows).value == pytest.approx(expected, abs=1e-11)
 
 
 MOVES = {
@@ -61,26 +67,26 @@ def test_under_the_threshold_mmd2_is_near_its_limit_and_says_no_more_how_far(mov
     def at(far):
         y_NC = move(np.random.default_rng(1), x_NC, sigma, far)
         unbiased, biased = estimates(x_NC, y_NC, sigma)
-        return reach(unbiased, biased, 16), unbiased.raw.mmd2.value
+        return paired_similarity(unbiased, biased, 16), unbiased.raw.mmd2.value
 
     (near, less), (beyond, more), (_, most) = at(1.0), at(2.5), at(100.0)
-    assert not is_out_of_reach(near)
+    assert not is_saturated(near)
     assert less < 0.75 * most
-    assert is_out_of_reach(beyond)
+    assert is_saturated(beyond)
     assert more > 0.9 * most
 
 
 def test_equal_features_are_in_full_reach():
     x_NC = np.random.default_rng(0).normal(size=(12, 4))
-    found = reach(*estimates(x_NC, x_NC, 1.0), 12)
+    found = paired_similarity(*estimates(x_NC, x_NC, 1.0), 12)
     assert found.value == pytest.approx(1.0, abs=1e-12)
-    assert not is_out_of_reach(found)
+    assert not is_saturated(found)
 
 
 def test_it_is_absent_with_a_reason():
-    one_row = reach(layer(absent("needs at least 2 rows")), layer(0.1), 1)
+    one_row = paired_similarity(layer(absent("needs at least 2 rows")), layer(0.1), 1)
     assert (one_row.value, one_row.absent_reason) == (None, "needs at least 2 rows")
-    coarse = reach(layer(0.5, bound=OUT_OF_REACH / 1000), layer(0.5), 2000)
+    coarse = paired_similarity(layer(0.5, bound=SATURATION_THRESHOLD / 1000), layer(0.5), 2000)
     assert coarse.value is None
     assert "precision" in coarse.absent_reason
-    assert not is_out_of_reach(coarse)
+    assert not is_saturated(coarse)

@@ -6,7 +6,7 @@ import pytest
 
 from vfmalign.core.domain.errors import Conflict, NotFound
 from vfmalign.finetuning.checks.reporting import stage_times
-from vfmalign.finetuning.checks.repository import CheckBook, ReportRefs, StageProgress
+from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs, StageProgress
 from vfmalign.finetuning.db.pagination import PageRequest
 from vfmalign.finetuning.jobs.repository import StoredRef
 from vfmalign.finetuning.jobs.request import CheckRequest
@@ -18,7 +18,7 @@ def request(seed=0):
 
 @pytest.fixture
 def book(database):
-    return CheckBook(database)
+    return CheckRepository(database)
 
 
 @pytest.fixture

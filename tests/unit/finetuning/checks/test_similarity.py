@@ -12,7 +12,7 @@ from vfmalign.finetuning.checks.clients import ComparisonRequest
 from vfmalign.finetuning.checks.similarity import MAX_CASES, ask, evidence_of
 
 REQUEST = ComparisonRequest(
-    before="b", after="a", reference="r", layers=("stages.3",), primary_layer="stages.3", relabellings=0, seed=1,
+    before="b", after="a", reference="r", layers=("stages.3",), primary_layer="stages.3", permutations=0, seed=1,
     interval_level=0.95, projection=False,
 )  # fmt: skip
 CASES = [f"case-{i}" for i in range(12)]

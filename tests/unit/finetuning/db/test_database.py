@@ -3,12 +3,14 @@
 from datetime import datetime, timedelta, timezone
 
 import alembic.autogenerate
+import alembic.config
 import alembic.migration
 import pytest
 import sqlalchemy as sa
 
 from vfmalign.core.domain.errors import Conflict, InvalidInput, Unavailable
 from vfmalign.finetuning.db.database import Base, CheckRow, Database, JobRow, now
+from vfmalign.finetuning.jobs.request import CheckRequest
 
 
 def job(name, **fields):
@@ -91,3 +93,27 @@ def test_a_database_that_does_not_answer_is_unavailable_without_showing_the_pass
         database.migrate()
     assert "secret" not in str(caught.value)
     database.close()
+
+
+def test_requests_of_earlier_versions_keep_their_meaning_under_the_new_names(database):
+    request = CheckRequest(model="m", dataset="d", task="segmentation", permutations=50)
+    former = request.model_dump(mode="json")
+    former["relabellings"] = former.pop("permutations")
+    with database.session() as session:
+        values = {"id": "c", "request_digest": "0" * 64, "request": former, "state": "QUEUED", "created_at": now()}
+        session.add(CheckRow(**values))
+    config = alembic.config.Config()
+    config.set_main_option("script_location", "vfmalign.finetuning.db:migrations")
+    with database.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0003'"))
+        for name in ("created", "state"):
+            connection.execute(sa.text(f"DROP INDEX ix_experiments_{name}"))
+        connection.execute(sa.text("ALTER TABLE experiments RENAME TO studies"))
+        columns = {"created": "created_at, id", "state": "state"}
+        for name, listed in columns.items():
+            connection.execute(sa.text(f"CREATE INDEX ix_studies_{name} ON studies ({listed})"))
+    database.migrate()
+    with database.session() as session:
+        row = session.get(CheckRow, "c")
+        assert CheckRequest.model_validate(row.request) == request
+        assert row.request_digest == request.digest()

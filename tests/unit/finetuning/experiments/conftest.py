@@ -1,4 +1,4 @@
-"""Cells of studies that nobody ran."""
+"""Cells of experiments that nobody ran."""
 
 import numpy as np
 import pytest
@@ -83,10 +83,10 @@ def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes)
     se = 0.006
     architecture, objective = MODELS[model]
     return Cell(
-        model=model, task=task, seed=seed, check=f"study-{model}-{task}-{seed}", architecture=architecture,
+        model=model, task=task, seed=seed, check=f"experiment-{model}-{task}-{seed}", architecture=architecture,
         objective=objective, phantom=phantom, leakage_known=True,
-        marks=Marks(not_beaten=boost < -0.04, out_of_reach=False, degenerate=shift < 0.03),
-        trivial="the input", metric=metric, layer="stages.3", patients=patients,
+        marks=Marks(not_beaten=boost < -0.04, saturated=False, degenerate=shift < 0.03),
+        naive_baseline="the input", metric=metric, layer="stages.3", patients=patients,
         shift=Estimate(
             value=shift,
             interval=Interval(

@@ -1,25 +1,25 @@
-"""The book of studies: idempotency and states, on both databases."""
+"""The book of experiments: idempotency and states, on both databases."""
 
 import pytest
 
 from vfmalign.core.domain.errors import Conflict, NotFound
 from vfmalign.finetuning.db.pagination import PageRequest
-from vfmalign.finetuning.experiments.repository import StudyBook, StudyRefs
-from vfmalign.finetuning.experiments.request import Fixed, StudyRequest
+from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository
+from vfmalign.finetuning.experiments.request import ExperimentRequest, Fixed
 from vfmalign.finetuning.jobs.repository import StoredRef
 
 FIXED = Fixed(dataset_digest="d" * 64, model_sha256=("a" * 64,))
 REF = StoredRef(key="k", sha256="0" * 64, size_bytes=1)
-REFS = StudyRefs(json_ref=REF, html_ref=REF, csv_ref=REF)
+REFS = ExperimentRefs(json_ref=REF, html_ref=REF, csv_ref=REF)
 
 
 def request(seed=0):
-    return StudyRequest(models=("m",), dataset="d", tasks=("segmentation",), seeds=(seed,))
+    return ExperimentRequest(models=("m",), dataset="d", tasks=("segmentation",), seeds=(seed,))
 
 
 @pytest.fixture
 def book(database):
-    return StudyBook(database)
+    return ExperimentRepository(database)
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def test_create_is_idempotent_and_another_body_conflicts(book):
     assert book.find("b", request()) is None
     assert first.cells[0].request.dataset_digest == "d" * 64
     for act in (lambda: book.create("a", request(1), FIXED), lambda: book.find("a", request(1))):
-        with pytest.raises(Conflict, match="another body; choose another study id"):
+        with pytest.raises(Conflict, match="another body; choose another experiment id"):
             act()
-    with pytest.raises(NotFound, match="see ListStudies"):
+    with pytest.raises(NotFound, match="see ListExperiments"):
         book.get("b")
 
 
@@ -48,11 +48,11 @@ def test_list_filters_and_pages(book):
         book.create(f"s{i}", request(), FIXED)
     book.begin("s1")
     page = book.list(PageRequest(size=2, states=("QUEUED",)))
-    assert [study.id for study in page.items] == ["s4", "s3"]
+    assert [experiment.id for experiment in page.items] == ["s4", "s3"]
     rest = book.list(PageRequest(size=2, states=("QUEUED",), token=page.next_token))
-    assert [study.id for study in rest.items] == ["s2", "s0"]
+    assert [experiment.id for experiment in rest.items] == ["s2", "s0"]
     assert rest.next_token == ""
-    assert [study.id for study in book.active()] == ["s0", "s1", "s2", "s3", "s4"]
+    assert [experiment.id for experiment in book.active()] == ["s0", "s1", "s2", "s3", "s4"]
 
 
 def test_it_begins_once_and_keeps_its_last_words(running):
@@ -62,12 +62,12 @@ def test_it_begins_once_and_keeps_its_last_words(running):
     assert running.get("a").message == "1 of 1 checks have ended"
     running.fail("a", "the reason", "NO_CHECK_SUCCEEDED")
     running.say("a", "too late")
-    study = running.get("a")
-    assert (study.state, study.message, study.reason) == ("FAILED", "the reason", "NO_CHECK_SUCCEEDED")
+    experiment = running.get("a")
+    assert (experiment.state, experiment.message, experiment.reason) == ("FAILED", "the reason", "NO_CHECK_SUCCEEDED")
     assert running.active() == ()
 
 
-def test_cancel_ends_a_queued_study_marks_a_running_one_and_leaves_a_finished_one(running):
+def test_cancel_ends_a_queued_experiment_marks_a_running_one_and_leaves_a_finished_one(running):
     running.create("queued", request(), FIXED)
     assert running.cancel("queued").state == "CANCELLED"
     assert running.cancel("a").cancel_requested

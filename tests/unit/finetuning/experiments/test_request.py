@@ -1,4 +1,4 @@
-"""What a study is asked for, what is refused at once, and the checks it comes down to."""
+"""What an experiment is asked for, what is refused at once, and the checks it comes down to."""
 
 import hashlib
 import re
@@ -8,15 +8,15 @@ import pytest
 from vfmalign.core.domain.artifacts import Case, Dataset, ModelCard, VolumeRef, model_card_key
 from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, PreconditionFailed
 from vfmalign.core.storage.datasets import save_dataset
-from vfmalign.finetuning.experiments.converters import parse_study
-from vfmalign.finetuning.experiments.request import Fixed, StudyRequest, check_id, expand, fix
+from vfmalign.finetuning.experiments.converters import parse_experiment
+from vfmalign.finetuning.experiments.request import ExperimentRequest, Fixed, check_id, expand, fix
 from vfmalign.finetuning.jobs.request import RecipeRequest
-from vfmalign.v1 import finetuning_pb2, study_pb2
+from vfmalign.v1 import experiment_pb2, finetuning_pb2
 
 
 def request(**fields):
     values = {"models": ("m1", "m2"), "dataset": "d", "tasks": ("segmentation", "distortion"), "seeds": (1, 2)} | fields
-    return StudyRequest(**values)
+    return ExperimentRequest(**values)
 
 
 FIXED = Fixed(dataset_digest="d" * 64, model_sha256=("a" * 64, "b" * 64))
@@ -57,15 +57,17 @@ def test_every_model_task_and_seed_is_a_cell_of_its_own():
 
 
 def test_a_cell_s_check_is_about_what_was_fixed():
-    asked = request(recipe=RecipeRequest(preset="demo", epochs=3), relabellings=99, interval_level=0.9)
+    asked = request(recipe=RecipeRequest(preset="demo", epochs=3), permutations=99, interval_level=0.9)
     first, second = (cell.request for cell in expand("s", asked, FIXED)[:2])
     assert (first.model_sha256, second.model_sha256, first.dataset_digest) == ("a" * 64, "b" * 64, "d" * 64)
-    assert (first.recipe.epochs, first.relabellings, first.interval_level) == (3, 99, 0.9)
+    assert (first.recipe.epochs, first.permutations, first.interval_level) == (3, 99, 0.9)
 
 
 def test_long_ids_of_checks_are_cut_and_stay_apart():
-    study, model = "s" * 60, "m" * 100
-    ids = {check_id(study, task, model, seed) for task in ("segmentation", "translation") for seed in (0, 2**63 - 1)}
+    experiment, model = "s" * 60, "m" * 100
+    ids = {
+        check_id(experiment, task, model, seed) for task in ("segmentation", "translation") for seed in (0, 2**63 - 1)
+    }
     assert len(ids) == 4
     assert all(re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,79}", one) for one in ids)
     assert check_id("s", "segmentation", "m" * 63, 7) == f"s-segmentation-{'m' * 63}-7", "80 characters fit"
@@ -80,14 +82,14 @@ def test_long_ids_of_checks_are_cut_and_stay_apart():
         ({"tasks": ["segmentation", "segmentation"]}, "spec.tasks", "named twice"),
         ({"seeds": [3, 3]}, "spec.seeds", "named twice"),
         ({"tasks": ["astrology"]}, "task", "choose one of segmentation"),
-        ({"model_ids": [f"m{i}" for i in range(33)]}, "spec.model_ids", "more than 32; make several studies"),
+        ({"model_ids": [f"m{i}" for i in range(33)]}, "spec.model_ids", "more than 32; make several experiments"),
         ({"seeds": range(501)}, "spec", "1,002 cells, more than 1,000"),
         ({"seeds": [-1]}, "spec.seeds.0", "greater than or equal to 0"),
         ({"recipe": finetuning_pb2.Recipe(preset="nope")}, "recipe.preset", "choose one of demo, default"),
         ({"recipe": finetuning_pb2.Recipe(epochs=0)}, "spec.recipe.epochs", "greater than or equal to 1"),
         ({"model_ids": ["Not An Id"]}, "spec.model_ids.0", "not an id"),
         ({"dataset_digest": "x"}, "spec.dataset_digest", "not an id or digest"),
-        ({"relabellings": 200_000}, "spec.relabellings", "less than or equal to 100000"),
+        ({"permutations": 200_000}, "spec.permutations", "less than or equal to 100000"),
         ({"bootstrap_resamples": 99}, "spec.bootstrap_resamples", "greater than or equal to 100"),
         ({"interval_level": 1.0}, "spec.interval_level", "less than 1"),
         ({"max_running": 65}, "spec.max_running", "less than or equal to 64"),
@@ -99,17 +101,17 @@ def test_long_ids_of_checks_are_cut_and_stay_apart():
 def test_what_can_never_succeed_is_refused_with_its_field(change, field, words):
     values = {"model_ids": ["m1", "m2"], "dataset_id": "d", "tasks": ["segmentation"]} | change
     with pytest.raises(BadOption) as caught:
-        parse_study(study_pb2.StudySpec(**values))
+        parse_experiment(experiment_pb2.ExperimentSpec(**values))
     assert caught.value.field == field
     assert words in str(caught.value)
 
 
 def test_zero_and_empty_take_the_defaults():
-    asked = parse_study(study_pb2.StudySpec(model_ids=["m1"], dataset_id="d", tasks=["segmentation"]))
-    assert (asked.seeds, asked.max_running, asked.relabellings, asked.bootstrap_resamples) == ((0,), 2, 1000, 2000)
+    asked = parse_experiment(experiment_pb2.ExperimentSpec(model_ids=["m1"], dataset_id="d", tasks=["segmentation"]))
+    assert (asked.seeds, asked.max_running, asked.permutations, asked.bootstrap_resamples) == ((0,), 2, 1000, 2000)
 
 
-def test_digests_are_fixed_when_the_study_is_made(stored):
+def test_digests_are_fixed_when_the_experiment_is_made(stored):
     found = fix(stored, request())
     assert found.model_sha256 == ("c" * 64, "b" * 64)
     assert len(found.dataset_digest) == 64

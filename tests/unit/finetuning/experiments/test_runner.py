@@ -1,4 +1,4 @@
-"""Rounds over studies: who may begin, what a cancellation reaches, how one ends, and kills between any two actions.
+"""Rounds over experiments: who may begin, what a cancellation reaches, how one ends, and kills between any two actions.
 
 The books and the object store are real. What a check does is played here, and so is the making of a report.
 """
@@ -9,12 +9,12 @@ import uuid
 import pytest
 
 from vfmalign.core.domain.errors import DigestMismatch, Unavailable
-from vfmalign.finetuning.checks.repository import CheckBook, ReportRefs
+from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.experiments.cell_status import standings
-from vfmalign.finetuning.experiments.repository import StudyBook, StudyRefs
-from vfmalign.finetuning.experiments.request import Fixed, StudyRequest
-from vfmalign.finetuning.experiments.runner import StudyRunner
+from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository
+from vfmalign.finetuning.experiments.request import ExperimentRequest, Fixed
+from vfmalign.finetuning.experiments.runner import ExperimentRunner
 from vfmalign.finetuning.jobs.repository import StoredRef
 from vfmalign.finetuning.jobs.request import CheckRequest
 
@@ -62,34 +62,35 @@ class World:
     """Books, and checks that end when they are told to."""
 
     def __init__(self, database, store):
-        self.studies, self.checks, self.store = StudyBook(database), CheckBook(database), store
+        self.experiments, self.checks, self.store = ExperimentRepository(database), CheckRepository(database), store
         self.concluded, self.trouble = [], []
 
     def create(self, **fields):
-        """A study under an id that the bucket does not know."""
+        """An experiment under an id that the bucket does not know."""
         values = {"models": MODELS, "dataset": "d", "tasks": TASKS, "max_running": 2} | fields
-        request = StudyRequest(**values)
+        request = ExperimentRequest(**values)
         fixed = Fixed(dataset_digest="d" * 64, model_sha256=("a" * 64,) * len(request.models))
-        return self.studies.create(f"s-{uuid.uuid4().hex[:8]}", request, fixed).id
+        return self.experiments.create(f"s-{uuid.uuid4().hex[:8]}", request, fixed).id
 
     def runner(self, clock=None, places=3):
         clock = clock or Clock()
-        return StudyRunner(
-            studies=Mortal(self.studies, clock), checks=Mortal(self.checks, clock), store=Mortal(self.store, clock),
+        return ExperimentRunner(
+            experiments=Mortal(self.experiments, clock), checks=Mortal(self.checks, clock),
+            store=Mortal(self.store, clock),
             conclude=clock.mortal(self.conclude), places=places, poll_s=0.01,
         )  # fmt: skip
 
-    def conclude(self, study, cells):
+    def conclude(self, experiment, cells):
         if self.trouble:
             raise self.trouble.pop()
-        self.concluded.append((study.id, [cell.state for cell in cells]))
-        return StudyRefs(json_ref=REF, html_ref=REF, csv_ref=REF)
+        self.concluded.append((experiment.id, [cell.state for cell in cells]))
+        return ExperimentRefs(json_ref=REF, html_ref=REF, csv_ref=REF)
 
-    def cells(self, study):
-        return standings(self.studies.get(study), self.checks)
+    def cells(self, experiment):
+        return standings(self.experiments.get(experiment), self.checks)
 
-    def running(self, study):
-        return [cell.cell.check_id for cell in self.cells(study) if cell.begun and not cell.ended]
+    def running(self, experiment):
+        return [cell.cell.check_id for cell in self.cells(experiment) if cell.begun and not cell.ended]
 
     def end(self, check, state="SUCCEEDED"):
         self.checks.begin(check)
@@ -100,16 +101,16 @@ class World:
         else:
             self.checks.cancelled(check)
 
-    def finish(self, study, runner, state="SUCCEEDED"):
-        """Rounds until the study has ended; every check that runs ends between two of them."""
+    def finish(self, experiment, runner, state="SUCCEEDED"):
+        """Rounds until the experiment has ended; every check that runs ends between two of them."""
         for _ in range(20):
             for ready in runner.tick():
                 runner.conclude(ready)
-            if self.studies.get(study).finished:
-                return self.studies.get(study)
-            for check in self.running(study):
+            if self.experiments.get(experiment).finished:
+                return self.experiments.get(experiment)
+            for check in self.running(experiment):
                 self.end(check, state)
-        raise AssertionError(f"{study} does not end: {self.studies.get(study).message}")
+        raise AssertionError(f"{experiment} does not end: {self.experiments.get(experiment).message}")
 
 
 @pytest.fixture
@@ -120,19 +121,19 @@ def world(tmp_path, store):
     database.close()
 
 
-def test_checks_begin_in_order_and_never_more_than_the_study_allows(world):
-    study, runner = world.create(), world.runner()
+def test_checks_begin_in_order_and_never_more_than_the_experiment_allows(world):
+    experiment, runner = world.create(), world.runner()
     runner.tick()
-    assert world.running(study) == [f"{study}-segmentation-{model}-0" for model in MODELS]
+    assert world.running(experiment) == [f"{experiment}-segmentation-{model}-0" for model in MODELS]
     runner.tick()
-    assert len(world.running(study)) == 2
-    assert world.studies.get(study).message == "0 of 4 checks have ended"
-    world.end(world.running(study)[0])
+    assert len(world.running(experiment)) == 2
+    assert world.experiments.get(experiment).message == "0 of 4 checks have ended"
+    world.end(world.running(experiment)[0])
     runner.tick()
-    assert world.running(study) == [f"{study}-segmentation-m2-0", f"{study}-distortion-m1-0"]
+    assert world.running(experiment) == [f"{experiment}-segmentation-m2-0", f"{experiment}-distortion-m1-0"]
 
 
-def test_all_studies_together_leave_a_place_and_take_turns(world):
+def test_all_experiments_together_leave_a_place_and_take_turns(world):
     first, second = world.create(max_running=64), world.create(max_running=64)
     runner = world.runner(places=3)
     runner.tick()
@@ -145,80 +146,80 @@ def test_all_studies_together_leave_a_place_and_take_turns(world):
     assert (len(world.running(first)), len(world.running(second))) == (2, 1)
 
 
-def test_a_study_ends_with_its_report(world):
-    study = world.create()
-    found = world.finish(study, world.runner())
+def test_a_experiment_ends_with_its_report(world):
+    experiment = world.create()
+    found = world.finish(experiment, world.runner())
     assert (found.state, found.message, found.report.csv_ref) == ("SUCCEEDED", "finished", REF)
-    assert world.concluded == [(study, ["SUCCEEDED"] * 4)]
-    assert world.studies.active() == ()
+    assert world.concluded == [(experiment, ["SUCCEEDED"] * 4)]
+    assert world.experiments.active() == ()
 
 
 def test_a_failed_and_a_cancelled_check_do_not_stop_the_others(world):
-    study, runner = world.create(), world.runner()
+    experiment, runner = world.create(), world.runner()
     runner.tick()
-    failed, cancelled = world.running(study)
+    failed, cancelled = world.running(experiment)
     world.end(failed, "FAILED")
     world.end(cancelled, "CANCELLED")
     runner.tick()
-    assert world.studies.get(study).message == "2 of 4 checks have ended, 1 failed, 1 cancelled"
-    found = world.finish(study, runner)
+    assert world.experiments.get(experiment).message == "2 of 4 checks have ended, 1 failed, 1 cancelled"
+    found = world.finish(experiment, runner)
     assert (found.state, found.message) == ("SUCCEEDED", "finished; 2 of 4 cells have no result")
-    assert world.concluded == [(study, ["FAILED", "CANCELLED", "SUCCEEDED", "SUCCEEDED"])]
+    assert world.concluded == [(experiment, ["FAILED", "CANCELLED", "SUCCEEDED", "SUCCEEDED"])]
 
 
-def test_without_one_result_the_study_has_failed_and_says_why(world):
-    study = world.create()
-    found = world.finish(study, world.runner(), "FAILED")
+def test_without_one_result_the_experiment_has_failed_and_says_why(world):
+    experiment = world.create()
+    found = world.finish(experiment, world.runner(), "FAILED")
     assert (found.state, found.reason) == ("FAILED", "NO_CHECK_SUCCEEDED")
-    assert f"the first, {study}-segmentation-m1-0, says: not a volume" in found.message
+    assert f"the first, {experiment}-segmentation-m1-0, says: not a volume" in found.message
     assert world.concluded == []
 
 
 def test_a_cancellation_reaches_every_check_and_nothing_begins_after(world):
-    study, runner = world.create(), world.runner()
+    experiment, runner = world.create(), world.runner()
     runner.tick()
-    begun, queued = world.running(study)
+    begun, queued = world.running(experiment)
     world.checks.begin(begun)
-    world.studies.cancel(study)
+    world.experiments.cancel(experiment)
     runner.tick()
     assert world.checks.get(queued).state == "CANCELLED"
     assert world.checks.get(begun).cancel_requested
-    assert world.studies.get(study).state == "RUNNING", "it waits for the running one"
+    assert world.experiments.get(experiment).state == "RUNNING", "it waits for the running one"
     world.checks.cancelled(begun)
     assert runner.tick() == []
-    assert world.studies.get(study).state == "CANCELLED"
-    assert [cell.state for cell in world.cells(study)] == ["CANCELLED"] * 4
-    assert [cell.begun for cell in world.cells(study)] == [True, True, False, False]
+    assert world.experiments.get(experiment).state == "CANCELLED"
+    assert [cell.state for cell in world.cells(experiment)] == ["CANCELLED"] * 4
+    assert [cell.begun for cell in world.cells(experiment)] == [True, True, False, False]
 
 
 def test_somebody_else_s_check_under_a_cell_s_id_is_neither_used_nor_cancelled(world):
-    study = world.create()
-    other = f"{study}-segmentation-m1-0"
+    experiment = world.create()
+    other = f"{experiment}-segmentation-m1-0"
     world.checks.create(other, CheckRequest(model="m1", dataset="another", task="segmentation"))
     runner = world.runner()
     runner.tick()
-    first = world.cells(study)[0]
+    first = world.cells(experiment)[0]
     assert (first.state, first.reason) == ("FAILED", "ALREADY_EXISTS")
-    assert "another body; give the study another id" in first.message
-    world.studies.cancel(study)
+    assert "another body; give the experiment another id" in first.message
+    world.experiments.cancel(experiment)
     runner.tick()
     assert world.checks.get(other).state == "QUEUED"
 
 
-def test_artifacts_of_another_study_under_the_same_id_are_never_used(world):
-    """As after the loss of a database: the bucket remembers a study that the orchestrator does not."""
-    study = world.create()
-    world.store.put(f"studies/{study}/spec.json", b"{}")
+def test_artifacts_of_another_experiment_under_the_same_id_are_never_used(world):
+    """As after the loss of a database: the bucket remembers an experiment that the orchestrator does not."""
+    experiment = world.create()
+    world.store.put(f"experiments/{experiment}/spec.json", b"{}")
     world.runner().tick()
-    found = world.studies.get(study)
+    found = world.experiments.get(experiment)
     assert (found.state, found.reason) == ("FAILED", "ALREADY_EXISTS")
-    assert world.running(study) == []
+    assert world.running(experiment) == []
 
 
-def test_what_passes_is_tried_again_and_what_does_not_ends_the_study(world):
-    study, other = world.create(), world.create()
+def test_what_passes_is_tried_again_and_what_does_not_ends_the_experiment(world):
+    experiment, other = world.create(), world.create()
     world.trouble = [Unavailable("the object store does not answer")]
-    assert world.finish(study, world.runner(places=8)).state == "SUCCEEDED"
+    assert world.finish(experiment, world.runner(places=8)).state == "SUCCEEDED"
     world.trouble = [DigestMismatch("its SHA-256 is another", remedy="restore it")]
     assert world.finish(other, world.runner()).reason == "DIGEST_MISMATCH"
     third = world.create()
@@ -234,45 +235,45 @@ def test_a_kill_between_any_two_actions_changes_nothing(world):
     moments = clock.now
     assert moments > 30
     for deadly in range(1, moments + 1):
-        study = world.create()
+        experiment = world.create()
         with pytest.raises(Killed):
-            world.finish(study, world.runner(Clock(deadly)))
-        found = world.finish(study, world.runner())
+            world.finish(experiment, world.runner(Clock(deadly)))
+        found = world.finish(experiment, world.runner())
         assert (found.state, found.message) == ("SUCCEEDED", "finished"), deadly
-        assert [cell.state for cell in world.cells(study)] == ["SUCCEEDED"] * 4, deadly
-        assert world.studies.active() == ()
+        assert [cell.state for cell in world.cells(experiment)] == ["SUCCEEDED"] * 4, deadly
+        assert world.experiments.active() == ()
 
 
 def test_a_kill_between_any_two_actions_of_a_cancellation_changes_nothing(world):
-    def cancel(study, runner):
+    def cancel(experiment, runner):
         runner.tick()
-        world.studies.cancel(study)
+        world.experiments.cancel(experiment)
         runner.tick()
         runner.tick()
 
     clock = Clock()
     cancel(world.create(), world.runner(clock))
     for deadly in range(1, clock.now + 1):
-        study = world.create()
+        experiment = world.create()
         with pytest.raises(Killed):
-            cancel(study, world.runner(Clock(deadly)))
-        world.studies.cancel(study)
+            cancel(experiment, world.runner(Clock(deadly)))
+        world.experiments.cancel(experiment)
         runner = world.runner()
         runner.tick()
         runner.tick()
-        assert world.studies.get(study).state == "CANCELLED", deadly
-        assert world.running(study) == [], deadly
+        assert world.experiments.get(experiment).state == "CANCELLED", deadly
+        assert world.running(experiment) == [], deadly
 
 
-async def test_the_loop_concludes_each_study_once_and_ends_when_told(world):
-    studies = [world.create(tasks=("segmentation",)) for _ in range(2)]
+async def test_the_loop_concludes_each_experiment_once_and_ends_when_told(world):
+    experiments = [world.create(tasks=("segmentation",)) for _ in range(2)]
     runner = world.runner()
     work = asyncio.create_task(runner.run())
-    while not all(world.studies.get(study).finished for study in studies):
-        for study in studies:
-            for check in world.running(study):
+    while not all(world.experiments.get(experiment).finished for experiment in experiments):
+        for experiment in experiments:
+            for check in world.running(experiment):
                 world.end(check)
         await asyncio.sleep(0.01)
     runner.stop()
     await asyncio.wait_for(work, 10)
-    assert sorted(name for name, _ in world.concluded) == sorted(studies)
+    assert sorted(name for name, _ in world.concluded) == sorted(experiments)

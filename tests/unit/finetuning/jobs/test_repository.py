@@ -10,7 +10,7 @@ from vfmalign.core.domain.errors import BadOption, Conflict, NotFound
 from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.db.pagination import PageRequest
 from vfmalign.finetuning.jobs import repository as jobs_module
-from vfmalign.finetuning.jobs.repository import JobBook, StoredRef
+from vfmalign.finetuning.jobs.repository import JobRepository, StoredRef
 from vfmalign.finetuning.jobs.request import JobRequest
 
 
@@ -34,7 +34,7 @@ REF = StoredRef(key="jobs/a/result.json", sha256="0" * 64, size_bytes=2)
 
 @pytest.fixture
 def book(database):
-    return JobBook(database)
+    return JobRepository(database)
 
 
 def names(page):

@@ -129,7 +129,7 @@ def test_the_architecture_is_the_random_networks_own():
 
 def test_a_check_survives_the_way_through_the_api():
     asked = check_request(
-        layers=("stages.3",), seed=2**63 - 1, relabellings=50, bootstrap_resamples=500, interval_level=0.9,
+        layers=("stages.3",), seed=2**63 - 1, permutations=50, bootstrap_resamples=500, interval_level=0.9,
         recipe=RecipeRequest(
             preset="demo", epochs=2, learning_rate=0.0, patch_shape_DHW=(8, 16, 16), probe_steps=(16, 32)
         ),
@@ -141,7 +141,7 @@ def test_a_check_survives_the_way_through_the_api():
 def test_zeros_take_the_defaults_that_the_api_states():
     spec = alignment_pb2.CheckSpec(model_id="vfm", dataset_id="demo", task="segmentation")
     asked = check_messages.parse_check(spec)
-    assert (asked.relabellings, asked.bootstrap_resamples, asked.interval_level) == (1000, 2000, 0.95)
+    assert (asked.permutations, asked.bootstrap_resamples, asked.interval_level) == (1000, 2000, 0.95)
     assert asked.scratch_recipe is None
 
 

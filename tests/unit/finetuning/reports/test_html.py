@@ -77,8 +77,8 @@ def test_banners_show_exactly_where_true(make_report):
 
 
 def test_says_where_features_are_out_of_the_kernel_s_reach(make_report):
-    reached = make_report().result.reach | {"stages.3": Estimate(value=0.0123)}
-    html = html_of(make_report(reach=reached))
+    reached = make_report().result.paired_similarity | {"stages.3": Estimate(value=0.0123)}
+    html = html_of(make_report(paired_similarity=reached))
     assert "In stages.3 the features after lie so far from those before" in " ".join(Outline(html).text)
     assert re.search(r"0\.0123 †", html)
     assert len(re.findall(r"\d †", html)) == 1
@@ -91,17 +91,17 @@ def test_shows_the_encoder_s_share_of_the_rate_of_each_network(make_report):
     assert re.findall(r'class="n">([^<]*)<', cells)[:3] == ["0.0625", "1.00", "–"]
 
 
-def test_marks_where_the_trivial_prediction_is_not_beaten(make_report):
+def test_marks_where_the_naive_baseline_is_not_beaten(make_report):
     report = make_report()
     html = html_of(report)
     assert "each voxel's commonest class" in " ".join(Outline(html).text)
     assert "‡" not in html
     assert "not beaten" not in html
-    trivial = report.result.trivial
-    worse = trivial.gain.model_copy(update={"difference": Estimate(value=-0.01)})
-    html = html_of(make_report(trivial=trivial.model_copy(update={"gain": worse})))
-    assert "difference to trivial prediction ‡" in html
-    assert "Trivial prediction not beaten." in html
+    naive_baseline = report.result.naive_baseline
+    worse = naive_baseline.gain.model_copy(update={"difference": Estimate(value=-0.01)})
+    html = html_of(make_report(naive_baseline=naive_baseline.model_copy(update={"gain": worse})))
+    assert "difference to naive baseline ‡" in html
+    assert "Naive baseline not beaten." in html
     cells = html.split("test gland dice")[1].split("</tr>")[0]
     assert re.findall(r'class="n">([^<]*)<', cells)[3] == "0.660"
 
@@ -136,20 +136,20 @@ def test_shows_probes_as_a_picture_and_a_table(make_report):
 
 
 def test_every_row_of_the_networks_has_a_cell_for_every_column(make_report):
-    for report in (make_report(), make_report(trivial=None)):
+    for report in (make_report(), make_report(naive_baseline=None)):
         table = html_of(report).split('<table class="even">')[1].split("</table>")[0]
         columns = table.split("</thead>")[0].count("<th")
-        assert columns == (6 if report.result.trivial else 5)  # <thead> and one for each
+        assert columns == (6 if report.result.naive_baseline else 5)  # <thead> and one for each
         assert {row.count("<td") for row in table.split("<tr")[2:]} == {columns - 1}
 
 
 def test_a_report_from_before_reach_was_measured_still_reads(make_report):
     old = json.loads(make_report().to_json())
-    del old["result"]["reach"], old["result"]["trivial"]
+    del old["result"]["paired_similarity"], old["result"]["naive_baseline"]
     for network in old["result"]["networks"]:
         del network["encoder_rate"]
     report = CheckReport.model_validate(old)
-    assert report.result.reach_of("stages.3").absent_reason
+    assert report.result.get_paired_similarity("stages.3").absent_reason
     assert "so far from those before" not in html_of(report)
 
 

@@ -26,7 +26,7 @@ precision.EXACT_FLOP["cpu"] = 0.0
 x, y = np.load(sys.argv[1])
 found = {}
 for least in ("high", "exact"):
-    options = Options("paired", fixed_sigma=3.0, relabellings=9, precision=least)
+    options = Options("paired", fixed_sigma=3.0, permutations=9, precision=least)
     shift = compare(Sample("x", {"f": x}), Sample("y", {"f": y}), None, options, Engine(backend="triton"))
     found[least] = [shift.layers[0].raw.mmd2.value, shift.backend, shift.backend_note]
 print(json.dumps(found))
@@ -40,7 +40,7 @@ def pair(rng):
 
 def asked(pair, backend, wrap=np.asarray):
     x, y = (Sample(name, {"f": wrap(part)}) for name, part in zip("xy", pair, strict=True))
-    options = Options("paired", fixed_sigma=3.0, relabellings=9)
+    options = Options("paired", fixed_sigma=3.0, permutations=9)
     return compare(x, y, None, options, Engine(backend=backend))
 
 

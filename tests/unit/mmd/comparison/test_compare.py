@@ -82,8 +82,8 @@ def test_bad_options_are_refused_by_field(rng):
         (Options("paired", fixed_sigma=float("nan")), "kernel.fixed_sigma"),
         (Options("paired", kernel="cosine", fixed_sigma=1.0), "kernel"),
         (Options("paired", fixed_sigma=1.0, interval_level=1.0), "interval_level"),
-        (Options("paired", fixed_sigma=1.0, relabellings=-1), "test.relabellings"),
-        (Options("paired", fixed_sigma=1.0, relabellings=100_001), "test.relabellings"),
+        (Options("paired", fixed_sigma=1.0, permutations=-1), "test.permutations"),
+        (Options("paired", fixed_sigma=1.0, permutations=100_001), "test.permutations"),
         (Options("paired", fixed_sigma=1.0, seed=-1), "test.seed"),
         (Options("paired", fixed_sigma=1.0, layers=("a", "c")), "layers"),
         (Options("paired", fixed_sigma=1.0, primary_layer="c"), "layers"),
@@ -138,16 +138,16 @@ def test_too_large_is_refused_with_the_size_that_fits(rng):
         compare(*more, None, biased, engine)
 
 
-def test_too_many_relabellings_are_refused_before_they_are_drawn(rng):
+def test_too_many_permutations_are_refused_before_they_are_drawn(rng):
     x, y = sample(rng, "x", 5000, 1, ("a",)), sample(rng, "y", 5000, 1, ("a",))
-    with pytest.raises(Exhausted, match="fewer relabellings"):
-        compare(x, y, None, Options("paired", fixed_sigma=1.0, relabellings=100_000), Engine(memory_bytes=2**28))
+    with pytest.raises(Exhausted, match="fewer permutations"):
+        compare(x, y, None, Options("paired", fixed_sigma=1.0, permutations=100_000), Engine(memory_bytes=2**28))
 
 
 def test_input_is_left_as_it_was(rng):
     x, y, reference = (sample(rng, name, layers=("a",)) for name in ("x", "y", "reference"))
     before = [one.layers["a"].copy() for one in (x, y, reference)]
-    compare(x, y, reference, Options("paired", relabellings=20, projection=True), Engine())
+    compare(x, y, reference, Options("paired", permutations=20, projection=True), Engine())
     for array, one in zip(before, (x, y, reference), strict=True):
         np.testing.assert_array_equal(array, one.layers["a"])
 

@@ -70,7 +70,7 @@ def test_independent_samples_give_the_formula_over_permutations(rng):
     expected = (values >= values[0] * (1 - 1e-9)).mean()
     assert 0.03 < expected < 0.7
     assert (
-        mmd_test(x, y, pairing="independent", relabellings=60, seed=8, aggregated=True).aggregated_p_value == expected
+        mmd_test(x, y, pairing="independent", permutations=60, seed=8, aggregated=True).aggregated_p_value == expected
     )
 
 
@@ -82,7 +82,7 @@ def test_pairs_and_the_wild_bootstrap_give_the_formula_over_swaps(rng, options):
     values = largest(np.concatenate([x, y]), unbiased_paired, [np.ones(20), *signs_GB.T])
     expected = (values >= values[0] * (1 - 1e-9)).mean()
     assert 0.03 < expected < 0.7
-    assert mmd_test(x, y, relabellings=60, seed=3, aggregated=True, **options).aggregated_p_value == expected
+    assert mmd_test(x, y, permutations=60, seed=3, aggregated=True, **options).aggregated_p_value == expected
 
 
 def test_enumerated_swaps_hold_the_samples_as_they_are(rng):
@@ -91,7 +91,7 @@ def test_enumerated_swaps_hold_the_samples_as_they_are(rng):
     signs = np.array(list(product((1, -1), repeat=9)))
     values = largest(np.concatenate([x, y]), unbiased_paired, signs)
     expected = (values >= values[0] * (1 - 1e-9)).mean()
-    assert mmd_test(x, y, pairing="paired", aggregated=True, relabellings=1000).aggregated_p_value == expected
+    assert mmd_test(x, y, pairing="paired", aggregated=True, permutations=1000).aggregated_p_value == expected
 
 
 def test_the_statistic_itself_is_that_of_the_formula(rng, monkeypatch):
@@ -101,9 +101,9 @@ def test_the_statistic_itself_is_that_of_the_formula(rng, monkeypatch):
     monkeypatch.setattr(
         kernel_grid_test, "largest", lambda *given, **more: found.append(original(*given, **more)) or found[-1]
     )
-    mmd_test(x, y, pairing="independent", relabellings=60, seed=8, aggregated=True)
+    mmd_test(x, y, pairing="independent", permutations=60, seed=8, aggregated=True)
     assert found[0].observed == pytest.approx(values[0], rel=1e-10)
-    np.testing.assert_allclose(found[0].relabelled_B, values[1:], rtol=1e-8)
+    np.testing.assert_allclose(found[0].permuted_B, values[1:], rtol=1e-8)
 
 
 def test_a_difference_in_scale_that_one_bandwidth_misses_is_found():
@@ -112,7 +112,7 @@ def test_a_difference_in_scale_that_one_bandwidth_misses_is_found():
     single = both = 0
     for seed in range(20):
         x, y = rng.normal(size=(60, 5)), 1.4 * rng.normal(size=(60, 5))
-        result = mmd_test(x, y, pairing="independent", relabellings=99, seed=seed, aggregated=True)
+        result = mmd_test(x, y, pairing="independent", permutations=99, seed=seed, aggregated=True)
         single += result.p_value <= 0.05
         both += result.aggregated_p_value <= 0.05
     assert both >= 18
@@ -125,11 +125,11 @@ def test_it_has_a_reason_where_it_has_no_value(rng):
     assert "too few" in few.absent_reason
     same = np.ones((10, 2))
     assert (
-        mmd_test(same, same, pairing="independent", sigma=1.0, aggregated=True, relabellings=50).aggregated_p_value
+        mmd_test(same, same, pairing="independent", sigma=1.0, aggregated=True, permutations=50).aggregated_p_value
         == 1.0
     )
     x = rng.normal(size=(20, 2))
-    assert mmd_test(x, x.copy(), pairing="paired", aggregated=True, relabellings=50).aggregated_p_value == 1.0
+    assert mmd_test(x, x.copy(), pairing="paired", aggregated=True, permutations=50).aggregated_p_value == 1.0
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])

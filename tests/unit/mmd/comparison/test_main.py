@@ -45,8 +45,8 @@ def first_layer(captured):
 def test_the_document_has_the_library_numbers(files, answer):
     x_file, y_file, x, y = files
     pooled = {"bandwidth_rule": "BANDWIDTH_RULE_POOLED_MEDIAN"}
-    raw = first_layer(answer(x_file, y_file, *INDEPENDENT, kernel=pooled, test={"relabellings": 200}))["raw"]
-    expected = mmd_test(x, y, pairing="independent", relabellings=200)
+    raw = first_layer(answer(x_file, y_file, *INDEPENDENT, kernel=pooled, test={"permutations": 200}))["raw"]
+    expected = mmd_test(x, y, pairing="independent", permutations=200)
     assert raw["mmd2"]["value"] == expected.mmd2
     assert raw["p_value"]["value"] == expected.p_value
     assert raw["sigma"] == expected.sigma
@@ -79,7 +79,7 @@ def test_a_reference_adds_standardised_features(files, answer):
         (("--sigma", "1"), {"kernel": {"bandwidth_rule": "BANDWIDTH_RULE_POOLED_MEDIAN"}}, "the rule takes a median"),
         (("--sigma", "-1"), {}, "expected a finite σ above 0"),
         (("--sigma", "1"), {"estimator": "ESTIMATOR_UNBIASED_PAIRED"}, "needs pairs of rows"),
-        (("--sigma", "1"), {"test": {"relabellings": 100_001}}, "100000 relabellings"),
+        (("--sigma", "1"), {"test": {"permutations": 100_001}}, "100000 permutations"),
         (("--sigma", "1"), {"measures": ["MEASURE_CKA"]}, "`cka` needs row i of x and of y to be of one case"),
         (("--sigma", "1"), {"kernels": 3}, "not the JSON of a ComputeRequest"),
         (("--sigma", "1", "--options", "{"), {}, "not the JSON of a ComputeRequest"),
@@ -117,7 +117,7 @@ def test_what_does_not_fit_into_memory_is_refused_with_what_would(files, tmp_pat
     monkeypatch.setenv("VFMALIGN_MMD__MEMORY_MIB", "16")
     np.save(tmp_path / "big.npy", np.zeros((20_000, 64), np.float16))
     ask_for = (tmp_path / "big.npy", tmp_path / "big.npy", *INDEPENDENT, "--sigma", 1)
-    done = answer(*ask_for, code=NO_MEMORY, test={"relabellings": 1000})
+    done = answer(*ask_for, code=NO_MEMORY, test={"permutations": 1000})
     assert "16.0 MiB are allowed; allow " in done.err
 
 
@@ -155,7 +155,7 @@ def test_files_larger_than_the_memory_allowed_are_read_in_parts(tmp_path, rng, m
     for path in files:
         np.save(path, rng.normal(size=(3000, 400)).astype(np.float32))
     ask_for = (*files, *INDEPENDENT, "--sigma", 30)
-    options = {"test": {"relabellings": 20}, "precision": "PRECISION_EXACT"}
+    options = {"test": {"permutations": 20}, "precision": "PRECISION_EXACT"}
     whole = first_layer(answer(*ask_for, **options))
     monkeypatch.setenv("VFMALIGN_MMD__MEMORY_MIB", "48")
     read = []
@@ -173,7 +173,7 @@ def test_processes_that_share_the_work_come_to_the_value_of_one(tmp_path, rng, e
     files = tmp_path / "x.npy", tmp_path / "y.npy"
     for path in files:
         np.save(path, rng.normal(size=(900, 16)).astype(np.float32))
-    options = {"test": {"relabellings": 40}, "precision": "PRECISION_EXACT", "estimator": estimator}
+    options = {"test": {"permutations": 40}, "precision": "PRECISION_EXACT", "estimator": estimator}
     ask_for = [*files, *INDEPENDENT, "--sigma", 5, "--options", json.dumps(options)]
     one = first_layer(answer(*ask_for))["raw"]
     module = "vfmalign.mmd.comparison"

@@ -14,7 +14,7 @@ from vfmalign.mmd import comparison
 
 ROWS, PART = 240, 100
 PAIRED = ("--pairing", "paired", "--sigma", "5")
-OPTIONS = {"test": {"relabellings": 40}, "precision": "PRECISION_EXACT"}
+OPTIONS = {"test": {"permutations": 40}, "precision": "PRECISION_EXACT"}
 
 
 def store_set(store, layers, seed):

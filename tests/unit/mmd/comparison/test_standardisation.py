@@ -93,7 +93,7 @@ def test_comparison_takes_scale_and_sigma_from_the_reference_alone(brute, rng):
     pairs = np.triu_indices(25, 1)
     distances = np.linalg.norm(ref[:, None] - ref[None], axis=2)[pairs]
     assert layer.raw.sigma == pytest.approx(np.median(distances), rel=1e-12)
-    assert layer.channels_left_out == 1
+    assert layer.channels_excluded == 1
     scaled = [(part[:, :3] - ref[:, :3].mean(0)) / ref[:, :3].std(0, ddof=1) for part in (ref, x, y)]
     sigma = np.median(np.linalg.norm(scaled[0][:, None] - scaled[0][None], axis=2)[pairs])
     assert layer.standardised.sigma == pytest.approx(sigma, rel=1e-12)

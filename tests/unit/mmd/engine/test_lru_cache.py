@@ -104,7 +104,7 @@ def _batch(max_bytes, copies):
     for shift in (0.1, 0.2, 0.3):
         x, ref = (before.copy(), reference.copy()) if copies else (before, reference)
         given = [Sample("x", {"a": x}, groups), Sample("y", {"a": before + np.float32(shift)}, groups)]
-        job = Job([*given, Sample("reference", {"a": ref})], Options("paired", relabellings=100), sets)
+        job = Job([*given, Sample("reference", {"a": ref})], Options("paired", permutations=100), sets)
         layer = comparison_job.run(comparison_job.plan(job, engine, 0.0), engine).comparison.layers[0]
         values.append((layer.raw, layer.standardised))
     return values, cache

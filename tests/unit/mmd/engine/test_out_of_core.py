@@ -128,14 +128,14 @@ def test_a_comparison_is_that_of_arrays(samples, tight, monkeypatch, tmp_path, p
     x, y = samples(90, 90 if pairing == "paired" else 71)
     groups = [f"g{9 - i // 10}" for i in range(len(x))], [f"h{i // 4:02d}" for i in range(len(y))]
     groups = (groups[0], ()) if pairing == "paired" else groups
-    options = Options(pairing, fixed_sigma=2.0, relabellings=99, seed=3, precision=precision)
+    options = Options(pairing, fixed_sigma=2.0, permutations=99, seed=3, precision=precision)
     np.save(tmp_path / "y.npy", y)
     streams = ArrayRows(x), NpyRows(tmp_path / "y.npy")
     layout = Layout((90,) if pairing == "paired" else (90, 71), np.arange(161), np.zeros((30, 256), np.int8))
     engine = Engine(memory_bytes=tight(layout, 5, 60), tile_shape=TILE)
     found = shift_of(*streams, options, engine, groups_x=groups[0], groups_y=groups[1])
 
-    # Groups are numbered in their order here and by their names there, which relabellings go by.
+    # Groups are numbered in their order here and by their names there, which permutations go by.
     renamed = [tuple(f"{name}{index:03d}" for index in run(labels)) for name, labels in zip("gh", groups, strict=True)]
     pair = Sample("x", {"f": x}, renamed[0]), Sample("y", {"f": y}, renamed[1])
     wanted = compare(*pair, None, options, Engine(tile_shape=TILE)).layers[0].raw
@@ -144,8 +144,8 @@ def test_a_comparison_is_that_of_arrays(samples, tight, monkeypatch, tmp_path, p
     assert found.mmd2.value == pytest.approx(wanted.mmd2.value, abs=tolerance)
     assert found.mmd2.interval.lower == pytest.approx(wanted.mmd2.interval.lower, abs=tolerance)
     assert found.p_value == wanted.p_value
-    assert (found.precision, found.relabellings, found.enumerated) == (
-        wanted.precision, wanted.relabellings, wanted.enumerated,
+    assert (found.precision, found.permutations, found.enumerated) == (
+        wanted.precision, wanted.permutations, wanted.enumerated,
     )  # fmt: skip
     assert found.error_bound == pytest.approx(wanted.error_bound, rel=0.5)
 
@@ -158,7 +158,7 @@ def run(labels):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_kernel_and_the_pooled_median(samples, kernel):
     x, y = samples(60, 45)
-    options = Options("independent", kernel=kernel, bandwidth="pooled_median", relabellings=19)
+    options = Options("independent", kernel=kernel, bandwidth="pooled_median", permutations=19)
     found = shift_of(ArrayRows(x), ArrayRows(y), options, Engine())
     wanted = compare(Sample("x", {"f": x}), Sample("y", {"f": y}), None, options, Engine()).layers[0].raw
     assert found.sigma == pytest.approx(wanted.sigma, rel=1e-12)
@@ -180,7 +180,7 @@ def test_layers_are_raw_and_standardised_and_share_their_test(samples, tight, rn
     x, y = samples(90, 90)
     layers = {"a": (x, y), "b": (rng.normal(size=(90, 5)), rng.normal(size=(90, 5)))}
     reference = Sample("reference", {name: rng.normal(2.0, 3.0, size=(40, 5)) for name in layers})
-    options = Options("paired", relabellings=99, aggregated=True)
+    options = Options("paired", permutations=99, aggregated=True)
 
     def asked(wrap, memory_bytes):
         pair = (Sample(name, {layer: wrap(of[at]) for layer, of in layers.items()}) for at, name in enumerate("xy"))
@@ -200,7 +200,7 @@ def test_layers_are_raw_and_standardised_and_share_their_test(samples, tight, rn
 @pytest.mark.parametrize("estimator", ["linear", "block", "fourier"])
 def test_estimators_that_read_once_read_streams_as_they_read_arrays(samples, estimator):
     x, y = samples(300, 300)
-    options = Options("independent", fixed_sigma=2.0, estimator=estimator, relabellings=19, precision="exact")
+    options = Options("independent", fixed_sigma=2.0, estimator=estimator, permutations=19, precision="exact")
     found, wanted = shift_of(ArrayRows(x), ArrayRows(y), options, Engine()), shift_of(x, y, options, Engine())
     assert found.mmd2.value == pytest.approx(wanted.mmd2.value, rel=1e-12)
     assert found.p_value == wanted.p_value
@@ -232,7 +232,7 @@ def test_parts_of_the_work_add_up_to_all_of_it(samples, tight, paired, parts):
 def test_too_little_memory_is_refused_before_anything_is_read_and_the_size_that_fits_fits(samples):
     x, y = samples(500, 400)
     streams = Counted(ArrayRows(x)), Counted(ArrayRows(y))
-    options = Options("independent", fixed_sigma=2.0, relabellings=1000)
+    options = Options("independent", fixed_sigma=2.0, permutations=1000)
     with pytest.raises(Exhausted, match=r"two blocks of 64 rows.*allow (\d+) MiB") as caught:
         shift_of(*streams, options, Engine(memory_bytes=2**20))
     assert streams[0].read_rows + streams[1].read_rows == 0

@@ -52,9 +52,9 @@ def test_nearly_equal_sets_keep_their_digits_in_float64(brute, rng):
     assert 0 < truth < 1e-9
     double = brute.compare(x, y, estimator="biased", fixed_sigma=sigma, forced="float64").raw
     assert double.mmd2.value == pytest.approx(truth, rel=1e-3)
-    assert not double.digits_lost
+    assert not double.below_error_bound
     single = brute.compare(x, y, estimator="biased", fixed_sigma=sigma, forced="float32").raw
-    assert single.digits_lost
+    assert single.below_error_bound
 
 
 def test_float32_that_would_lose_digits_is_computed_again_in_float64(brute, rng, monkeypatch):

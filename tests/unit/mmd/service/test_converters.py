@@ -97,7 +97,7 @@ def test_every_word_of_the_api_is_one_of_the_engine():
     for word, number in _words(pb.TestMethod).items():
         assert asked(test=pb.TestOptions(method=number)).method == word
     assert set(_words(pb.BandwidthRule)) == set(get_args(Bandwidth))
-    options = asked(block_rows=5, frequencies=7, test=pb.TestOptions(relabellings=3, seed=2, aggregated=True))
+    options = asked(block_rows=5, frequencies=7, test=pb.TestOptions(permutations=3, seed=2, aggregated=True))
     assert (options.block_rows, options.frequencies, options.aggregated) == (5, 7, True)
 
 
@@ -178,10 +178,10 @@ def _extents(rows, channels, samples=2):
 @pytest.mark.parametrize(
     ("rows", "channels", "options", "short"),
     [
-        (256, 768, {"relabellings": 1000}, True),
-        (1000, 768, {"relabellings": 1000}, True),
-        (1000, 768, {"relabellings": 100_000}, False),
-        (1000, 768, {"relabellings": 1000, "aggregated": True}, False),
+        (256, 768, {"permutations": 1000}, True),
+        (1000, 768, {"permutations": 1000}, True),
+        (1000, 768, {"permutations": 100_000}, False),
+        (1000, 768, {"permutations": 1000, "aggregated": True}, False),
         (10_000, 768, {}, False),
         (10_000, 64, {"estimator": "linear"}, True),
     ],

@@ -91,7 +91,7 @@ def test_a_mixture_has_as_many_frequencies_of_each_width():
 
 @pytest.mark.parametrize("paired", [True, False])
 @pytest.mark.parametrize("biased", [True, False])
-def test_sums_relabellings_and_left_out_buckets_are_the_formulas(samples, monkeypatch, paired, biased):
+def test_sums_permutations_and_left_out_buckets_are_the_formulas(samples, monkeypatch, paired, biased):
     monkeypatch.setattr("vfmalign.mmd.single_pass.fourier._BLOCK", (1, 8))  # the smallest blocks there are: 64 rows
     x, y = samples(150, 150 if paired else 131)
     groups_x, groups_y = [f"{i // 4:03d}" for i in range(len(x))], [f"{i % 40:03d}" for i in range(len(y))]
@@ -103,7 +103,7 @@ def test_sums_relabellings_and_left_out_buckets_are_the_formulas(samples, monkey
         seed=5,
         frequencies=64,
         precision="float64",
-        relabellings=7,
+        permutations=7,
         groups_x=groups_x,
         groups_y=groups_y,
     )
@@ -112,7 +112,7 @@ def test_sums_relabellings_and_left_out_buckets_are_the_formulas(samples, monkey
 
     _, group_x = np.unique(groups_x, return_inverse=True)
     _, group_y = np.unique(groups_y, return_inverse=True)
-    weights_GB = found.relabellings.weights_GB
+    weights_GB = found.permutations.weights_GB
     assert found.buckets == len(weights_GB) == (38 if paired else 78)
     for b in range(7):
         if paired:
@@ -122,7 +122,7 @@ def test_sums_relabellings_and_left_out_buckets_are_the_formulas(samples, monkey
             pooled, group = np.concatenate([x, y]), np.concatenate([group_x, group_y + 38])
             is_x = weights_GB[group, b] == 1
             pair = pooled[is_x], pooled[~is_x]
-        assert found.relabelled_B[b] == pytest.approx(plain(*pair, omega, **options), abs=1e-14)
+        assert found.permuted_B[b] == pytest.approx(plain(*pair, omega, **options), abs=1e-14)
 
     assert [len(part) for part in found.left_out] == ([38] if paired else [38, 40])
     for g in (0, 17, 37):
@@ -189,7 +189,7 @@ def test_intervals_cover_and_tests_keep_their_level(rng):
         x, y = rng.normal(size=(60, 2)), rng.normal(size=(60, 2))
         shifted = run(x, y + 0.5, paired=False, sigma=2.0, frequencies=64, seed=seed)
         covered += shifted.mmd2.interval.lower <= population <= shifted.mmd2.interval.upper
-        null = run(x, y, paired=seed % 2 == 0, sigma=2.0, frequencies=64, seed=seed, relabellings=99)
+        null = run(x, y, paired=seed % 2 == 0, sigma=2.0, frequencies=64, seed=seed, permutations=99)
         rejected += null.p_value.value <= 0.05
     assert binom.ppf(5e-4, 300, 0.93) <= covered
     assert binom.ppf(5e-4, 300, 0.05) <= rejected <= binom.ppf(1 - 5e-4, 300, 0.05)
@@ -198,20 +198,20 @@ def test_intervals_cover_and_tests_keep_their_level(rng):
 @pytest.mark.parametrize("paired", [True, False])
 def test_a_shift_is_detected_and_identical_samples_are_not(samples, paired):
     x, y = samples(80, 80)
-    assert run(x, y, paired=paired, relabellings=199).p_value.value == 1 / 200
-    same = run(x, x, paired=paired, relabellings=199)
+    assert run(x, y, paired=paired, permutations=199).p_value.value == 1 / 200
+    same = run(x, x, paired=paired, permutations=199)
     assert same.p_value.value > 0.5
     if paired:
         assert (same.mmd2.value, same.p_value.value, same.approximation_error) == (0.0, 1.0, 0.0)
 
 
-def test_rows_beyond_the_buckets_are_relabelled_in_buckets(rng):
+def test_rows_beyond_the_buckets_are_permuted_in_buckets(rng):
     x, y = rng.normal(size=(5000, 2)), rng.normal(size=(3000, 2))
-    found = run(x, y + 0.2, paired=False, relabellings=199, frequencies=128)
+    found = run(x, y + 0.2, paired=False, permutations=199, frequencies=128)
     assert found.buckets <= 1024
-    assert abs(found.relabellings.weights_GB.sum(axis=0)[0] / found.buckets - 5 / 8) < 0.01
+    assert abs(found.permutations.weights_GB.sum(axis=0)[0] / found.buckets - 5 / 8) < 0.01
     assert found.p_value.value == 1 / 200
-    found = run(x[:3000], y, paired=True, relabellings=99, frequencies=128)
+    found = run(x[:3000], y, paired=True, permutations=99, frequencies=128)
     assert found.buckets == 1024
     assert found.p_value.value > 0.05
 
@@ -243,12 +243,12 @@ def test_float32_differs_from_float64_by_rounding_alone(samples):
 def test_few_groups_leave_test_and_interval_out_with_the_reason(samples):
     x, y = samples(30, 30)
     labels = [str(i % 5) for i in range(30)]
-    found = run(x, y, paired=True, groups_x=labels, relabellings=99)
+    found = run(x, y, paired=True, groups_x=labels, permutations=99)
     assert found.p_value.value is None
     assert "5 buckets" in found.p_value.absent_reason
     assert found.mmd2.interval is None
     assert "too few" in found.mmd2.absent_reason
-    found = run(x, y, paired=False, groups_x=["a"] * 30, relabellings=99)
+    found = run(x, y, paired=False, groups_x=["a"] * 30, permutations=99)
     assert "one bucket cannot be permuted" in found.p_value.absent_reason
     assert run(x, y, paired=False).p_value.absent_reason == "no test was asked for"
 
@@ -299,7 +299,7 @@ def test_it_stops_between_blocks_when_told_to(samples, monkeypatch):
 
 def test_little_memory_means_smaller_blocks_and_fewer_buckets(rng):
     x, y = (ArrayRows(rng.normal(size=(3000, 4))) for _ in range(2))
-    options = {"paired": False, "sigma": 2.0, "frequencies": 500, "relabellings": 19}
+    options = {"paired": False, "sigma": 2.0, "frequencies": 500, "permutations": 19}
     found, wanted = fourier(x, y, **options, memory_bytes=2**20), fourier(x, y, **options)
     assert found.buckets == 32
     assert wanted.buckets == 1000

@@ -106,7 +106,7 @@ def test_the_pooled_median_scales_with_the_features(samples, factor):
     x, y, pairs = samples
     if np.unique(np.concatenate([x, y]), axis=0).shape[0] < len(x) + len(y):
         y = y + np.random.default_rng(1).normal(size=y.shape)
-    here, there = (mmd_test(c * x, c * y, pairing=pairing_of(pairs), relabellings=0) for c in (1.0, factor))
+    here, there = (mmd_test(c * x, c * y, pairing=pairing_of(pairs), permutations=0) for c in (1.0, factor))
     assert there.sigma == pytest.approx(factor * here.sigma, rel=1e-9)
     assert there.mmd2 == pytest.approx(here.mmd2, abs=1e-9)
 
@@ -150,7 +150,7 @@ def test_v_and_u_differ_by_their_diagonals(samples, kernel, width):
 def test_values_stay_within_their_bounds(samples, kernel, width):
     """0 < k ≤ 1: a mean of two kernels less twice one."""
     x, y, pairs = samples
-    result = mmd_test(x, y, pairing=pairing_of(pairs), kernel=kernel, sigma=width, relabellings=0)
+    result = mmd_test(x, y, pairing=pairing_of(pairs), kernel=kernel, sigma=width, permutations=0)
     assert -2.0 <= result.mmd2 <= 2.0
     assert 0.0 < result.error_bound < 1e-3
     assert mmd2(x, y, pairing=pairing_of(pairs), kernel=kernel, sigma=width, estimator="biased") <= 2.0
@@ -181,7 +181,7 @@ def test_tiles_change_nothing(samples, kernel, height, width):
     x, y, pairs = samples
 
     def shift(tile_shape):
-        options = Options("paired" if pairs else "independent", kernel=kernel, fixed_sigma=2.0, relabellings=60)
+        options = Options("paired" if pairs else "independent", kernel=kernel, fixed_sigma=2.0, permutations=60)
         engine = Engine(tile_shape=tile_shape)
         return compare(Sample("x", {"a": x}), Sample("y", {"a": y}), None, options, engine).layers[0].raw
 
@@ -195,15 +195,15 @@ def test_tiles_change_nothing(samples, kernel, height, width):
 
 @any_case
 @given(two_samples(), st.sampled_from([0.0, 0.5]), st.integers(0, 2**64 - 1))
-def test_p_values_are_shares_of_relabellings(samples, offset, seed):
+def test_p_values_are_shares_of_permutations(samples, offset, seed):
     x, y, pairs = samples
-    result = mmd_test(x, y + offset, pairing=pairing_of(pairs), sigma=1.0, relabellings=39, seed=seed)
+    result = mmd_test(x, y + offset, pairing=pairing_of(pairs), sigma=1.0, permutations=39, seed=seed)
     groups = len(x) if pairs else len(x) + len(y)
     if groups < permutations.SMALLEST_GROUPS:
         assert result.p_value is None
         assert result.absent_reason
         return
-    counted = result.relabellings if result.enumerated else result.relabellings + 1
+    counted = result.permutations if result.enumerated else result.permutations + 1
     share = result.p_value * counted
     assert share == pytest.approx(round(share), abs=1e-6)
     assert 1 <= round(share) <= counted
@@ -211,11 +211,11 @@ def test_p_values_are_shares_of_relabellings(samples, offset, seed):
 
 @any_case
 @given(st.integers(1, 90), st.integers(1, 40), st.integers(1, 60), st.integers(0, 2**64 - 1), st.booleans())
-def test_the_first_relabellings_of_a_longer_run_are_the_same(groups, others, count, seed, swap):
-    def weights(relabellings):
+def test_the_first_permutations_of_a_longer_run_are_the_same(groups, others, count, seed, swap):
+    def weights(permutations):
         if swap:
-            return permutations.swaps(groups + permutations.ENUMERATED_GROUPS, relabellings, seed).weights_GB
-        return permutations.permutations(groups, others, relabellings, seed).weights_GB
+            return permutations.swaps(groups + permutations.ENUMERATED_GROUPS, permutations, seed).weights_GB
+        return permutations.permutations(groups, others, permutations, seed).weights_GB
 
     short, long = weights(count), weights(count + 25)
     np.testing.assert_array_equal(long[:, :count], short)

@@ -40,11 +40,11 @@ def test_enumerated_swaps_equal_itertools(brute, rng, grouped, estimator, tile_r
     ]
     expected = np.mean(np.array(values) >= observed - 1e-13)
     shift = brute.compare(
-        x, y, groups_x=labels, groups_y=labels, estimator=estimator, relabellings=10, tile_rows=tile_rows
+        x, y, groups_x=labels, groups_y=labels, estimator=estimator, permutations=10, tile_rows=tile_rows
     ).raw
     assert shift.p_value.value == expected
     assert 2 / 256 <= expected < 0.6
-    assert (shift.relabellings, shift.enumerated) == (256, True)
+    assert (shift.permutations, shift.enumerated) == (256, True)
 
 
 def test_random_swaps_equal_explicit_ones(brute, rng, grouped):
@@ -56,9 +56,9 @@ def test_random_swaps_equal_explicit_ones(brute, rng, grouped):
     formula = brute.estimators["unbiased_paired"]
     values = [formula(*swapped(x, y, labels, names[signs_GB[:, b] < 0]), 1.5) for b in range(99)]
     at_least = int((np.array(values) >= formula(x, y, 1.5) - 1e-13).sum())
-    shift = brute.compare(x, y, groups_x=labels, groups_y=labels, relabellings=99, seed=5, tile_rows=9).raw
+    shift = brute.compare(x, y, groups_x=labels, groups_y=labels, permutations=99, seed=5, tile_rows=9).raw
     assert shift.p_value.value == (1 + at_least) / 100
-    assert (shift.relabellings, shift.enumerated) == (99, False)
+    assert (shift.permutations, shift.enumerated) == (99, False)
 
 
 @pytest.mark.parametrize("estimator", ["biased", "unbiased_independent"])
@@ -81,14 +81,14 @@ def test_permutations_equal_explicit_ones_with_uneven_groups(brute, rng, grouped
         groups_y=labels_y,
         pairing="independent",
         estimator=estimator,
-        relabellings=80,
+        permutations=80,
         seed=3,
         tile_rows=8,
     ).raw
     assert shift.p_value.value == (1 + at_least) / 81
 
 
-def test_relabellings_depend_on_seed_and_groups_alone():
+def test_permutations_depend_on_seed_and_groups_alone():
     long, short = permutations.swaps(70, 500, seed=9), permutations.swaps(70, 30, seed=9)
     np.testing.assert_array_equal(long.weights_GB[:, :30], short.weights_GB)
     assert (permutations.swaps(70, 30, seed=10).weights_GB != short.weights_GB).any()
@@ -126,7 +126,7 @@ def test_results_do_not_depend_on_the_tile(brute, rng, grouped, pairing):
     x, y = rng.normal(size=(37, 6)), rng.normal(size=(37, 6)) + 0.2
     other = labels if pairing == "paired" else [f"other-{label}" for label in labels]
     shifts = [
-        brute.compare(x, y, pairing=pairing, groups_x=labels, groups_y=other, relabellings=150, tile_rows=rows).raw
+        brute.compare(x, y, pairing=pairing, groups_x=labels, groups_y=other, permutations=150, tile_rows=rows).raw
         for rows in (2, 5, 16, 37, 64)
     ]
     for shift in shifts[1:]:
@@ -139,8 +139,8 @@ def test_results_do_not_depend_on_the_order_of_cases(brute, rng, grouped):
     labels = grouped(rng, 37, 15)
     x, y = rng.normal(size=(37, 6)), rng.normal(size=(37, 6)) + 0.2
     order = rng.permutation(37)
-    first = brute.compare(x, y, groups_x=labels, groups_y=labels, relabellings=150).raw
-    second = brute.compare(x[order], y[order], groups_x=labels[order], groups_y=labels[order], relabellings=150).raw
+    first = brute.compare(x, y, groups_x=labels, groups_y=labels, permutations=150).raw
+    second = brute.compare(x[order], y[order], groups_x=labels[order], groups_y=labels[order], permutations=150).raw
     assert second.p_value == first.p_value
     assert second.mmd2.value == pytest.approx(first.mmd2.value, abs=1e-14)
     assert second.mmd2.interval.upper == pytest.approx(first.mmd2.interval.upper, abs=1e-13)
@@ -155,7 +155,7 @@ def test_paired_jackknife_equals_explicit_recomputation(brute, rng, grouped, mon
     left_out = np.array([formula(x[labels != g], y[labels != g], 1.5) for g in np.unique(labels)])
     se = np.sqrt(9 / 10 * ((left_out - left_out.mean()) ** 2).sum())
     half = stats.t.ppf(0.95, 9) * se
-    shift = brute.compare(x, y, groups_x=labels, groups_y=labels, interval_level=0.9, tile_rows=6, relabellings=50).raw
+    shift = brute.compare(x, y, groups_x=labels, groups_y=labels, interval_level=0.9, tile_rows=6, permutations=50).raw
     interval = shift.mmd2.interval
     assert interval.upper - shift.mmd2.value == pytest.approx(half, rel=1e-10)
     assert shift.mmd2.value - interval.lower == pytest.approx(half, rel=1e-10)
@@ -181,7 +181,7 @@ def test_independent_jackknife_equals_explicit_recomputation(brute, rng, grouped
 
 def test_interval_is_flagged_where_the_test_does_not_reject(brute, rng):
     x, y = rng.normal(size=(20, 3)), rng.normal(size=(20, 3))
-    shift = brute.compare(x, y, relabellings=300).raw
+    shift = brute.compare(x, y, permutations=300).raw
     assert shift.p_value.value > 0.05
     assert shift.mmd2.interval.degenerate
 
@@ -189,7 +189,7 @@ def test_interval_is_flagged_where_the_test_does_not_reject(brute, rng):
 @pytest.mark.parametrize("pairing", ["paired", "independent"])
 def test_a_biased_estimate_has_a_test_and_no_interval(brute, rng, pairing):
     x, y = rng.normal(size=(25, 6)), rng.normal(size=(25, 6)) + 0.5
-    shift = brute.compare(x, y, pairing=pairing, estimator="biased", relabellings=99).raw
+    shift = brute.compare(x, y, pairing=pairing, estimator="biased", permutations=99).raw
     assert shift.mmd2.value == pytest.approx(brute.estimators["biased"](x, y, 1.5), abs=1e-14)
     assert shift.mmd2.interval is None
     assert "an unbiased estimator has one" in shift.mmd2.absent_reason
@@ -203,7 +203,7 @@ def test_an_interval_is_withheld_where_rows_of_a_group_bias_the_estimate(brute, 
     x, y = (np.repeat(rng.normal(size=(12, 20)), 8, axis=0) + offset for offset in (0.0, 0.3))
     labels = np.repeat([f"g{i:02d}" for i in range(12)], 8)
     groups = {"groups_x": labels, "groups_y": labels if pairing == "paired" else [f"h{one}" for one in labels]}
-    shift = brute.compare(x, y, pairing=pairing, fixed_sigma=6.0, relabellings=99, **groups).raw
+    shift = brute.compare(x, y, pairing=pairing, fixed_sigma=6.0, permutations=99, **groups).raw
     other = labels[:, None] != labels[None]
     within = sum(brute.gram(one, one, 6.0)[other].mean() for one in (x, y))
     cross = brute.gram(x, y, 6.0)
@@ -218,20 +218,20 @@ def test_an_interval_is_withheld_where_rows_of_a_group_bias_the_estimate(brute, 
 def test_too_few_groups_give_reasons(brute, rng):
     x, y = rng.normal(size=(21, 3)), rng.normal(size=(21, 3))
     labels = np.repeat([f"g{i}" for i in range(7)], 3)
-    shift = brute.compare(x, y, groups_x=labels, groups_y=labels, relabellings=100).raw
+    shift = brute.compare(x, y, groups_x=labels, groups_y=labels, permutations=100).raw
     assert shift.mmd2.value is not None
     assert shift.mmd2.interval is None
     assert "7 groups are too few" in shift.mmd2.absent_reason
     assert shift.p_value.value is None
     assert "7 groups are too few" in shift.p_value.absent_reason
     assert shift.p_value_max_t.value is None
-    few = brute.compare(x[:3], y[:4], pairing="independent", relabellings=100).raw
+    few = brute.compare(x[:3], y[:4], pairing="independent", permutations=100).raw
     assert "7 groups" in few.p_value.absent_reason
     assert "too few for an interval" in few.mmd2.absent_reason
-    enough = brute.compare(x[:4], y[:4], pairing="independent", relabellings=100).raw
+    enough = brute.compare(x[:4], y[:4], pairing="independent", permutations=100).raw
     assert enough.p_value.value is not None
     assert enough.mmd2.interval is None
-    one = brute.compare(x, y[:1].repeat(2, 0), pairing="independent", groups_y=["a", "a"], relabellings=100).raw
+    one = brute.compare(x, y[:1].repeat(2, 0), pairing="independent", groups_y=["a", "a"], permutations=100).raw
     assert "one group" in one.p_value.absent_reason
 
 
@@ -239,11 +239,11 @@ def test_no_test_is_made_unasked(brute, rng):
     shift = brute.compare(rng.normal(size=(20, 3)), rng.normal(size=(20, 3))).raw
     assert shift.p_value.value is None
     assert "no test was asked for" in shift.p_value.absent_reason
-    assert shift.relabellings == 0
+    assert shift.permutations == 0
 
 
 def test_ties_within_the_bound_count():
-    some = permutations.Relabellings(np.zeros((1, 4), np.int8), 4, False)
+    some = permutations.Permutations(np.zeros((1, 4), np.int8), 4, False)
     values = np.array([1.0, 1.0 - 1e-12, 0.5, 2.0])
     assert p_value(1.0, values, 1e-11, some).value == 4 / 5
     assert p_value(1.0, values, 0.0, some).value == 3 / 5
@@ -258,7 +258,7 @@ def _layers(rng, n):
 
 def test_max_t_equals_brute_force_over_shared_swaps(brute, rng):
     x, y = _layers(rng, 9)
-    options = Options("paired", fixed_sigma=1.5, relabellings=10, primary_layer="c")
+    options = Options("paired", fixed_sigma=1.5, permutations=10, primary_layer="c")
     result = compare(Sample("x", x), Sample("y", y), None, options, Engine(tile_shape=(4, 7)))
     assert [one.layer for one in result.layers] == ["c", "a", "b"]
     formula, labels = brute.estimators["unbiased_paired"], np.arange(9)
@@ -283,7 +283,7 @@ def test_max_t_equals_brute_force_over_shared_swaps(brute, rng):
 def test_max_t_of_an_unchanged_layer_is_one_and_does_not_disturb_the_others(rng):
     x, y = _layers(rng, 20)
     y["a"] = x["a"].copy()
-    options = Options("paired", fixed_sigma=1.5, relabellings=400)
+    options = Options("paired", fixed_sigma=1.5, permutations=400)
     result = compare(Sample("x", x), Sample("y", y), None, options, Engine())
     alone = compare(Sample("x", {k: x[k] for k in "bc"}), Sample("y", {k: y[k] for k in "bc"}), None, options, Engine())
     by_name = {one.layer: one.raw for one in result.layers}
@@ -293,12 +293,12 @@ def test_max_t_of_an_unchanged_layer_is_one_and_does_not_disturb_the_others(rng)
 
 
 def test_one_layer_needs_no_adjustment(brute, rng):
-    shift = brute.compare(rng.normal(size=(20, 3)), rng.normal(size=(20, 3)) + 0.3, relabellings=300).raw
+    shift = brute.compare(rng.normal(size=(20, 3)), rng.normal(size=(20, 3)) + 0.3, permutations=300).raw
     assert shift.p_value == shift.p_value_max_t
 
 
 def test_max_t_counts_the_observed_statistics_once():
-    some = permutations.Relabellings(np.zeros((1, 3), np.int8), 3, False)
+    some = permutations.Permutations(np.zeros((1, 3), np.int8), 3, False)
     got = max_t_p_values(np.array([5.0, 0.0]), np.array([[1.0, 2.0, 3.0], [0.0, 1.0, -1.0]]), np.zeros(2), some)
     assert [one.value for one in got] == [1 / 4, 1.0]
 
@@ -315,7 +315,7 @@ def test_paired_test_keeps_its_level(brute, correlation):
         n = 9 + seed % 5
         shared = rng.normal(size=(n, 3))
         x, y = (np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * rng.normal(size=(n, 3)) for _ in range(2))
-        rejected += brute.compare(x, y, relabellings=199, seed=seed).raw.p_value.value <= 0.05
+        rejected += brute.compare(x, y, permutations=199, seed=seed).raw.p_value.value <= 0.05
     low, high = _binomial_999(300, 0.05)
     assert low <= rejected <= high
 
@@ -338,7 +338,7 @@ def test_unpaired_test_keeps_its_level_with_groups(brute, rows_per_group):
                 pairing="independent",
                 groups_x=[f"x{g}" for g in labels],
                 groups_y=[f"y{g}" for g in labels],
-                relabellings=199,
+                permutations=199,
                 seed=seed,
             ).raw.p_value.value
             <= 0.05
@@ -353,5 +353,5 @@ def test_a_shift_is_found(brute, pairing):
     for seed in range(50):
         x = rng.normal(size=(20, 3))
         y = (x if pairing == "paired" else 0) + rng.normal(size=(20, 3)) + 0.9
-        rejected += brute.compare(x, y, pairing=pairing, relabellings=199, seed=seed).raw.p_value.value <= 0.05
+        rejected += brute.compare(x, y, pairing=pairing, permutations=199, seed=seed).raw.p_value.value <= 0.05
     assert rejected >= 45

@@ -57,7 +57,7 @@ def p_values(datasets, *, rows, per_group=1, correlation=0.0, **options):
         groups = {}
         if per_group > 1:
             groups = {"groups_x": labels[0], "groups_y": () if options.get("pairing") == "paired" else labels[1]}
-        result = mmd_test(x, y, relabellings=99, seed=seed, **groups, **{"pairing": "independent", **options})
+        result = mmd_test(x, y, permutations=99, seed=seed, **groups, **{"pairing": "independent", **options})
         found.append(result.aggregated_p_value if options.get("aggregated") else result.p_value)
     return np.array(found)
 
@@ -66,7 +66,7 @@ def p_values(datasets, *, rows, per_group=1, correlation=0.0, **options):
 def test_tests_keep_their_size(case):
     datasets = 200 if "aggregated" in case else 300
     rejected = int((p_values(datasets, **CASES[case]) <= LEVEL + 1e-12).sum())
-    # Of 2^10 swaps, s and −s alike, p can be 50/1024 and not 5 %; of 99 relabellings it can be 5/100.
+    # Of 2^10 swaps, s and −s alike, p can be 50/1024 and not 5 %; of 99 permutations it can be 5/100.
     attainable = 50 / 1024 if "all swaps" in case else LEVEL
     low, high = stats.binom.ppf([0.0005, 0.9995], datasets, attainable)
     assert low <= rejected <= high
@@ -79,5 +79,5 @@ def test_rows_of_a_group_that_are_taken_for_groups_reject_far_too_often():
     rejected = 0
     for seed in range(100):
         x, y = (normal(rng, count, shape["per_group"]) for count in shape["rows"])
-        rejected += mmd_test(x, y, pairing="independent", relabellings=99, seed=seed).p_value <= LEVEL
+        rejected += mmd_test(x, y, pairing="independent", permutations=99, seed=seed).p_value <= LEVEL
     assert rejected > 50

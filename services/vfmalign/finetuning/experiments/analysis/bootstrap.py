@@ -1,4 +1,4 @@
-"""Bootstrap of a study, nested over seeds and cases: every point's numbers, once for each resample.
+"""Bootstrap of an experiment, nested over seeds and cases: every point's numbers, once for each resample.
 
 Patients are drawn in common for the networks of a cell and for the models of a task, which share their test cases;
 seeds are drawn within each model and task. Knows cells and `core.scores`; knows nothing of correlations.

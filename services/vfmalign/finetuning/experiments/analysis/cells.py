@@ -1,6 +1,6 @@
-"""The numbers of one cell of a study: one model, fine-tuned for one task with one seed.
+"""The numbers of one cell of an experiment: one model, fine-tuned for one task with one seed.
 
-Knows how they are read off a finished check, and keeps the scores of its test cases, which the study's bootstrap
+Knows how they are read off a finished check, and keeps the scores of its test cases, which the experiment's bootstrap
 resamples. Knows nothing of S3, databases or of how cells are compared.
 """
 
@@ -14,24 +14,24 @@ from vfmalign.core.domain.artifacts import CaseScore, MetricSpec, ModelCard, Net
 from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.finetuning.analysis.convergence import Steps
 from vfmalign.finetuning.analysis.estimates import Estimate, absent
-from vfmalign.finetuning.analysis.records import CheckReport, CheckResult, CurvePoint, Probe, is_out_of_reach
+from vfmalign.finetuning.analysis.records import CheckReport, CheckResult, CurvePoint, Probe, is_saturated
 
 RESAMPLED: tuple[Network, ...] = ("pretrained", "specialised")
-"""Networks whose test scores form the study's gain."""
+"""Networks whose test scores form the experiment's gain."""
 
 
 class Marks(Record):
     """What a reader must know of a cell before its numbers.
 
     Attributes:
-        not_beaten: the fine-tuned model does not beat the trivial prediction on the test cases.
-        out_of_reach: MMD² is near the most it can be: it tells that features moved far, not how far.
+        not_beaten: the fine-tuned model does not beat the naive baseline on the test cases.
+        saturated: MMD² is near the most it can be: it tells that features moved far, not how far.
         degenerate: the shift's interval is not to be relied on.
         not_held_out: the same case stands in several splits.
     """
 
     not_beaten: bool = False
-    out_of_reach: bool = False
+    saturated: bool = False
     degenerate: bool = False
     not_held_out: bool = False
 
@@ -51,7 +51,7 @@ class Cell(Record):
         check: id of the check that measured it.
         phantom: the cases are generated, not patients.
         leakage_known: the model card says what the model was pretrained on.
-        trivial: what is predicted without any network, in words; empty where the check did not say.
+        naive_baseline: what is predicted without any network, in words; empty where the check did not say.
         metric: the task's main number.
         layer: the primary layer, which every shift here is of.
         patients: of the test split.
@@ -76,7 +76,7 @@ class Cell(Record):
     phantom: bool
     leakage_known: bool
     marks: Marks
-    trivial: str = ""
+    naive_baseline: str = ""
     metric: MetricSpec
     layer: str
     patients: int
@@ -98,7 +98,7 @@ class Cell(Record):
 
 
 class Missing(Record):
-    """A cell of which the study has no numbers, and why."""
+    """A cell of which the experiment has no numbers, and why."""
 
     model: str
     task: str
@@ -148,12 +148,12 @@ def cell_of(
         phantom=result.phantom,
         leakage_known=result.leakage_known,
         marks=Marks(
-            not_beaten=result.trivial is not None and result.trivial.not_beaten,
-            out_of_reach=is_out_of_reach(result.reach_of(layer)),
+            not_beaten=result.naive_baseline is not None and result.naive_baseline.not_beaten,
+            saturated=is_saturated(result.get_paired_similarity(layer)),
             degenerate=shift.interval is not None and shift.interval.degenerate,
             not_held_out=not result.held_out,
         ),
-        trivial=result.trivial.prediction if result.trivial is not None else "",
+        naive_baseline=result.naive_baseline.prediction if result.naive_baseline is not None else "",
         metric=metric,
         layer=layer,
         patients=result.test_groups,

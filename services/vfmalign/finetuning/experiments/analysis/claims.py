@@ -1,4 +1,4 @@
-"""The paper's two claims, each held against the study in two designs: ρ, test, interval and one of four verdicts.
+"""The paper's two claims, each held against the experiment in two designs: ρ, test, interval and one of four verdicts.
 
 Knows points and their draws. Knows nothing of HTML. Axes: R resamples, N units of one stratum.
 """
@@ -80,7 +80,7 @@ class Claim(Record):
     Attributes:
         x: the measure of shift: `mmd2_std` has a verdict, `shift_ratio` is shown beside it without one.
         rho: mean of the strata's ρ, each weighing pairs − 1, with its bootstrap interval.
-        rho_unmarked: the same without points that are marked as not beating the trivial prediction or out of reach.
+        rho_unmarked: the same without points that are marked as not beating the naive baseline or out of reach.
         without_value: points that lack one of the two numbers.
         test: permutations inside strata.
         common: one permutation for all strata, where they hold the same units.
@@ -168,7 +168,7 @@ def _claim(
     rho = mean_correlation(used)
     test = permutation_test(used, sign=EXPECTED[claim], seed=seed)
     common = common_test(used, sign=EXPECTED[claim])
-    clean = [point for point in points if not (point.marks.not_beaten or point.marks.out_of_reach)]
+    clean = [point for point in points if not (point.marks.not_beaten or point.marks.saturated)]
     held_out = not any(point.marks.not_held_out for point in points)
     verdict, sentence = decide(claim, design, used, rho, test, held_out=held_out)
     if rho is None:

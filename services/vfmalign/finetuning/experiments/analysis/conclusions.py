@@ -1,4 +1,4 @@
-"""What a study concludes: the record behind `studies/<id>/report.json`.
+"""What an experiment concludes: the record behind `experiments/<id>/report.json`.
 
 Puts the analyses together and says in sentences what they come to. Knows nothing of HTML, S3 or gRPC.
 """
@@ -42,7 +42,7 @@ class Average(Record):
 
     Attributes:
         seeds: of which it is the mean.
-        shift, shift_ratio, gain: with the interval of the study's bootstrap; absent with the reason.
+        shift, shift_ratio, gain: with the interval of the experiment's bootstrap; absent with the reason.
         convergence: steps to 95 % of the own rise as a share of all steps; None where absent or censored.
         censored: the rise was not reached within the budget.
         without: seeds that lack a number, by its name.
@@ -66,8 +66,8 @@ class Average(Record):
     without: dict[str, int]
 
 
-class StudyReport(Record):
-    """Everything a study concludes; equal for equal cells and seed, in whatever order they come.
+class ExperimentReport(Record):
+    """Everything an experiment concludes; equal for equal cells and seed, in whatever order they come.
 
     Attributes:
         phantom: some cases are generated: a rehearsal, not evidence.
@@ -75,7 +75,7 @@ class StudyReport(Record):
         averages: cells averaged over seeds, which everything below compares.
     """
 
-    study: str
+    experiment: str
     title: str
     seed: int
     resamples: int
@@ -93,7 +93,7 @@ class StudyReport(Record):
 
 
 def conclude(
-    study: str,
+    experiment: str,
     title: str,
     cells: Sequence[Cell],
     missing: Sequence[Missing],
@@ -101,11 +101,11 @@ def conclude(
     seed: int,
     resamples: int,
     level: float,
-) -> StudyReport:
+) -> ExperimentReport:
     """What the cells say about the paper's claims.
 
     Args:
-        study: its id.
+        experiment: its id.
         title: for readers.
         cells: those that have numbers.
         missing: those that have none, with the reason.
@@ -116,8 +116,8 @@ def conclude(
     points = points_of(cells)
     draws = resample(points, seed=seed, resamples=resamples)
     claims, pooled = weigh_claims(points, draws, seed=seed, level=level)
-    return StudyReport(
-        study=study,
+    return ExperimentReport(
+        experiment=experiment,
         title=title,
         seed=seed,
         resamples=resamples,

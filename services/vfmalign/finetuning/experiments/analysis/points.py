@@ -109,8 +109,8 @@ PREDICTORS: tuple[Quantity, ...] = (
     Quantity("logme", "LogME", 1, "more evidence before fine-tuning, more gain", measure_of("logme")),
 )
 MARKS: Mapping[str, tuple[str, str]] = {
-    "not_beaten": ("‡", "does not beat the trivial prediction"),
-    "out_of_reach": ("†", "MMD² out of the kernel's reach: moved far, not how far"),
+    "not_beaten": ("‡", "does not beat the naive baseline"),
+    "saturated": ("†", "MMD² out of the kernel's reach: moved far, not how far"),
     "degenerate": ("≈", "the shift's interval is not to be relied on"),
     "not_held_out": ("§", "no case was held out: descriptive"),
 }

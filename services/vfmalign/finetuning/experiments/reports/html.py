@@ -1,6 +1,6 @@
-"""A study's report: one HTML page that needs nothing else, and a table of its cells.
+"""An experiment's report: one HTML page that needs nothing else, and a table of its cells.
 
-Knows the records of the study and the template. Knows nothing of S3, gRPC or how numbers are made.
+Knows the records of the experiment and the template. Knows nothing of S3, gRPC or how numbers are made.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from vfmalign.finetuning.reports.formatting import ABSENT, data_url, fixed, numb
 from vfmalign.finetuning.experiments.reports import plots
 from vfmalign.finetuning.experiments.analysis.cells import Cell
 from vfmalign.finetuning.experiments.analysis.claims import MIN_UNITS, OUTCOME, PLACE, SIGNIFICANT, STATEMENT, Claim, Design, StratumResult
-from vfmalign.finetuning.experiments.analysis.conclusions import Average, StudyReport, conclude
+from vfmalign.finetuning.experiments.analysis.conclusions import Average, ExperimentReport, conclude
 from vfmalign.finetuning.experiments.analysis.points import MARKS, PREDICTORS, share_of_steps, signs
 
-__all__ = ["StudyReport", "conclude", "render", "to_csv"]
+__all__ = ["ExperimentReport", "conclude", "render", "to_csv"]
 
 _ACRONYMS = frozenset({"psnr", "ssim", "auroc", "hd95"})
 _COLOURS = {
@@ -52,7 +52,7 @@ class Panels:
     legend: tuple[Picture, ...] = ()
 
 
-def render(report: StudyReport) -> bytes:
+def render(report: ExperimentReport) -> bytes:
     """The report as UTF-8 HTML."""
     html = _template().render(
         r=report,
@@ -66,7 +66,7 @@ def render(report: StudyReport) -> bytes:
         curves=_curves(report),
         networks=_networks(),
         metrics={cell.task: _metric(cell) for cell in report.cells},
-        trivial={cell.task: cell.trivial for cell in report.cells},
+        naive_baseline={cell.task: cell.naive_baseline for cell in report.cells},
         predictors=_predictors(report),
         early=_early(report),
         statements=STATEMENT,
@@ -82,7 +82,7 @@ def render(report: StudyReport) -> bytes:
     return html.encode()
 
 
-def to_csv(report: StudyReport) -> bytes:
+def to_csv(report: ExperimentReport) -> bytes:
     """One row per cell, those without numbers last with the reason."""
     measures = sorted({name for cell in report.cells for name in cell.measures})
     rows = [_row(cell, measures) for cell in report.cells]
@@ -98,7 +98,7 @@ def to_csv(report: StudyReport) -> bytes:
     return out.getvalue().encode()
 
 
-def absent_numbers(report: StudyReport) -> list[str]:
+def absent_numbers(report: ExperimentReport) -> list[str]:
     """Why a model has no number in a task, each reason once."""
     found = []
     for one in report.averages:
@@ -139,7 +139,7 @@ def _row(cell: Cell, measures: Sequence[str]) -> dict[str, object]:
     return row | {name: getattr(cell.marks, name) for name in MARKS}
 
 
-def _scatter(report: StudyReport, outcome: str) -> list[Panels]:
+def _scatter(report: ExperimentReport, outcome: str) -> list[Panels]:
     """Panels of either design, with their legends."""
     designs: tuple[tuple[Design, str, str], ...] = (("within_task", "task", "model"), ("within_model", "model", "task"))
     groups = []
@@ -170,7 +170,7 @@ def _panel(mine: Sequence[Average], claim: Claim, stratum: StratumResult, looked
     )
 
 
-def _heat_maps(report: StudyReport) -> list[Picture]:
+def _heat_maps(report: ExperimentReport) -> list[Picture]:
     if not report.averages:
         return []
     return [
@@ -183,7 +183,7 @@ def _heat_maps(report: StudyReport) -> list[Picture]:
     ]
 
 
-def _curves(report: StudyReport) -> list[Panels]:
+def _curves(report: ExperimentReport) -> list[Panels]:
     """One row of panels for each task, one panel for each model."""
     rows = []
     for task, of_task in groupby(report.cells, key=lambda cell: cell.task):
@@ -217,7 +217,7 @@ def _networks() -> list[Picture]:
     ]
 
 
-def _predictors(report: StudyReport) -> Picture | None:
+def _predictors(report: ExperimentReport) -> Picture | None:
     shown = [one for one in report.prediction.predictors if one.rho is not None]
     if not shown:
         return None
@@ -228,7 +228,7 @@ def _predictors(report: StudyReport) -> Picture | None:
     )
 
 
-def _early(report: StudyReport) -> Picture | None:
+def _early(report: ExperimentReport) -> Picture | None:
     known = [one for one in report.early.steps if one.rho_score is not None]
     if not known:
         return None
@@ -241,7 +241,7 @@ def _early(report: StudyReport) -> Picture | None:
     )
 
 
-def _shown_marks(report: StudyReport) -> list[tuple[str, str]]:
+def _shown_marks(report: ExperimentReport) -> list[tuple[str, str]]:
     """Marks that some cell carries, with what they say."""
     return [
         (sign, text) for name, (sign, text) in MARKS.items() if any(getattr(cell.marks, name) for cell in report.cells)
@@ -277,4 +277,4 @@ def _template() -> jinja2.Template:
         "upper_first": lambda text: f"{text[:1].upper()}{text[1:]}",
         "words": words,
     }
-    return environment.get_template("study.html.j2")
+    return environment.get_template("experiment.html.j2")

@@ -1,6 +1,6 @@
-"""A study's drawings, each a self-contained SVG: small panels that the page lays out by its width.
+"""An experiment's drawings, each a self-contained SVG: small panels that the page lays out by its width.
 
-Knows matplotlib and the study's records. Knows nothing of HTML or storage.
+Knows matplotlib and the experiment's records. Knows nothing of HTML or storage.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def draw_scatter(
             if one.shift.value is None or y.value is None:
                 continue
             at: tuple[Any, Any] = (one.shift.value, y.value)
-            hollow = one.marks.not_beaten or one.marks.out_of_reach
+            hollow = one.marks.not_beaten or one.marks.saturated
             _bar(axes, one.shift, y, look, across=True)
             _bar(axes, one.shift, y, look, across=False)
             axes.plot(

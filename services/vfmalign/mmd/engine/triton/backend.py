@@ -8,7 +8,7 @@ added up in a fixed order, so that the same device gives the same bits.
 Imports `triton` late: without it, or without a device for it, `unavailable_reason` says so. Under TRITON_INTERPRET=1
 the program runs on the CPU, slowly.
 
-Legend: N rows, F kernels of one family, T tiles, P blocks of rows, G groups, B relabellings.
+Legend: N rows, F kernels of one family, T tiles, P blocks of rows, G groups, B permutations.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from vfmalign.mmd.engine.triton.operands import PARTS, Operands
 from vfmalign.mmd.engine.triton.tile_plan import Chunk, chunks
 
 _LOG2_E = math.log2(math.e)
-# bfloat16 parts of a kernel value where it meets the weights of relabellings, by those of the rows.
+# bfloat16 parts of a kernel value where it meets the weights of permutations, by those of the rows.
 VALUE_PARTS = {1: 2, 3: 3}
 _LEAST_CAPABILITY = (8, 0)
 _LAUNCH_TILES = 16_384
@@ -97,7 +97,7 @@ def accumulate(
     Args:
         matrix: the matrix, of rows in bfloat16 or float32.
         kernels: of distances; ask `unavailable_reason` first.
-        layout: blocks, groups and relabellings of its rows.
+        layout: blocks, groups and permutations of its rows.
         tile_shape: largest tile, at least 16 × 16; None for what suits the device.
         between_tiles: called before every launch; may raise to stop.
         squares: whether to sum k² as well.
@@ -130,11 +130,11 @@ class _Pass:
         self._device = operands.x_SNK.device
         self._count = len(coefficients)
         self._coefficients = torch.tensor(coefficients, dtype=torch.float32, device=self._device)
-        rows, self._relabellings = sum(layout.block_sizes), int(operands.weights_GB.shape[1])
+        rows, self._permutations = sum(layout.block_sizes), int(operands.weights_GB.shape[1])
         self._grouped = layout.weights_GB.shape[0] != rows
         self._rows_FPN = self._zeros(len(layout.block_sizes), rows)
         self._within_FN = self._zeros(rows)
-        self._quadratic_FB = self._zeros(self._relabellings)
+        self._quadratic_FB = self._zeros(self._permutations)
         self._squares_F = self._zeros()
 
     def _zeros(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -142,7 +142,7 @@ class _Pass:
 
     def run(self, between_tiles: BetweenTiles, share: tuple[int, int], launch_tiles: int) -> None:
         """Launches the program on all tiles of a share, never more than one launch ahead of the device."""
-        per_tile = 4 * self._count * max(1, self._relabellings)
+        per_tile = 4 * self._count * max(1, self._permutations)
         launch_tiles = max(1, min(launch_tiles, _PARTIAL_BYTES // per_tile))
         under_way: deque[torch.cuda.Event] = deque()
         seen = 0
@@ -168,12 +168,12 @@ class _Pass:
             self._add(chunk, partial)
 
     def _launch(self, tiles: np.ndarray, chunk: Chunk, partial: _Partial) -> None:
-        """Sums of some tiles; those of relabellings and squares are added up at once, the others once per chunk."""
+        """Sums of some tiles; those of permutations and squares are added up at once, the others once per chunk."""
         from vfmalign.mmd.engine.triton import kernels
 
         operands, shape = self._operands, self._operands.shape
         tiles_T7 = torch.from_numpy(tiles).to(self._device)
-        quadratic_FTB = self._empty(len(tiles), self._relabellings)
+        quadratic_FTB = self._empty(len(tiles), self._permutations)
         squares_FT = self._empty(len(tiles))
         kernels.sum_tiles[(len(tiles),)](
             operands.x_SNK,
@@ -192,7 +192,7 @@ class _Pass:
             int(operands.x_SNK.shape[2]),
             operands.x_SNK.stride(0),
             self._count,
-            self._relabellings,
+            self._permutations,
             chunk.first_row,
             int(partial.rows.shape[2]),
             int(partial.rows.shape[1]),
@@ -202,13 +202,13 @@ class _Pass:
             PAIRED=operands.paired,
             FAMILY=self._family,
             C=int(self._coefficients.shape[1]),
-            RELABELLED=self._relabellings > 0,
+            RELABELLED=self._permutations > 0,
             GROUPED=self._grouped,
             SQUARES=self._with_squares,
             BLOCK_I=shape.rows,
             BLOCK_J=shape.columns,
             BLOCK_K=shape.channels,
-            BLOCK_B=shape.relabellings,
+            BLOCK_B=shape.permutations,
             PARTS=len(operands.x_SNK),
             VALUE_PARTS=VALUE_PARTS[len(operands.x_SNK)],
             INTERPRETED=kernels.INTERPRETED,
@@ -292,7 +292,7 @@ def _evaluate(kernel: Kernel, distance2_N: Tensor) -> FloatArray:
 
 
 def _weighted(diagonal_G: FloatArray, weights_GB: np.ndarray) -> FloatArray:
-    """Σ_g w² d_g for each relabelling, weights becoming float64 a few at a time."""
+    """Σ_g w² d_g for each permutation, weights becoming float64 a few at a time."""
     step = max(1, 2**22 // max(1, weights_GB.shape[0]))
     starts = range(0, weights_GB.shape[1], step)
     parts = [diagonal_G @ np.square(weights_GB[:, start : start + step].astype(np.float64)) for start in starts]

@@ -6,7 +6,7 @@ the sums is the engine's.
 Only entries right of the diagonal (j > i) are counted: a symmetric matrix needs no more, and the engine adds the
 diagonal, which it knows to more digits than a product gives.
 
-Legend: I, J rows and columns of a tile, K channels, P kernels, C Gaussians of a mixture, b some of B relabellings.
+Legend: I, J rows and columns of a tile, K channels, P kernels, C Gaussians of a mixture, b some of B permutations.
 """
 
 # Arguments are positional to the compiler, conditions on `tl.constexpr` ones are decided before those on values.
@@ -98,12 +98,12 @@ def _add_quadratic(
     inside_I,
     inside_J,
     out,
-    relabellings,
+    permutations,
     BLOCK_B: tl.constexpr,
     VALUE_PARTS: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Writes wᵀTw of this tile for each relabelling.
+    """Writes wᵀTw of this tile for each permutation.
 
     The weights are exact in bfloat16, and T becomes its mean and a sum of bfloat16 parts: three hold float32's 24 bits,
     two are off by 2^-18 of what T deviates from its mean. Without the mean the matrix units add small numbers, whose
@@ -118,16 +118,16 @@ def _add_quadratic(
     middle_IJ = rest_IJ.to(tl.bfloat16)
     if VALUE_PARTS == 3:
         low_IJ = (rest_IJ - middle_IJ.to(tl.float32)).to(tl.bfloat16)
-    for start in range(0, relabellings, BLOCK_B):
+    for start in range(0, permutations, BLOCK_B):
         at_b = start + tl.arange(0, BLOCK_B)
-        weight_Jb = tl.load(weights + group_J[:, None] * relabellings + at_b[None, :], mask=inside_J[:, None], other=0)
+        weight_Jb = tl.load(weights + group_J[:, None] * permutations + at_b[None, :], mask=inside_J[:, None], other=0)
         product_Ib = tl.zeros((tile_IJ.shape[0], BLOCK_B), tl.float32)
         exact_Jb = weight_Jb.to(tl.float32).to(tl.bfloat16)
         if VALUE_PARTS == 3:
             product_Ib = _dot(low_IJ, exact_Jb, product_Ib, INTERPRETED)
         product_Ib = _dot(middle_IJ, exact_Jb, product_Ib, INTERPRETED)
         product_Ib = _dot(high_IJ, exact_Jb, product_Ib, INTERPRETED)
-        weight_Ib = tl.load(weights + group_I[:, None] * relabellings + at_b[None, :], mask=inside_I[:, None], other=0)
+        weight_Ib = tl.load(weights + group_I[:, None] * permutations + at_b[None, :], mask=inside_I[:, None], other=0)
         both_b = tl.sum(weight_Ib.to(tl.int32), axis=0) * tl.sum(weight_Jb.to(tl.int32), axis=0)
         sum_b = tl.sum(product_Ib * weight_Ib.to(tl.float32), axis=0) + mean * both_b.to(tl.float32)
         tl.store(out + at_b, sum_b)
@@ -155,7 +155,7 @@ def sum_tiles(
     channels,
     part_stride,
     kernels,
-    relabellings,
+    permutations,
     first_row,
     panel_rows,
     column_tiles,
@@ -183,10 +183,10 @@ def sum_tiles(
         x_norms, y_norms: squared norms [N].
         coefficients: [P, C, 2], scale of the distance and weight.
         groups: group of each row [N].
-        weights: int8 [G, relabellings], relabellings a multiple of BLOCK_B.
+        weights: int8 [G, permutations], permutations a multiple of BLOCK_B.
         tiles: int32 [programs, 7]: first row and end, first column and end, panel, column tile, slot of groups or −1.
         row_sums: [P, column tiles, panel rows]; column_sums: [P, panels, all columns]; within_sums: [P, slots, panel
-            rows]; quadratic: [P, programs, relabellings]; squares: [P, programs]. All float32; each entry is written by
+            rows]; quadratic: [P, programs, permutations]; squares: [P, programs]. All float32; each entry is written by
             one program at most, so that sums do not depend on who comes first.
         first_row: of the panels; rows and columns of the sums count from it.
     """
@@ -237,7 +237,7 @@ def sum_tiles(
                 same_I = tl.sum(tl.where(group_I[:, None] == group_J[None, :], value_IJ, 0.0), axis=1)
                 tl.store(within_sums + (p * within_slots + slot) * panel_rows + from_I, same_I, inside_I)
         if RELABELLED:
-            own_quadratic = quadratic + (p * programs + program).to(tl.int64) * relabellings
+            own_quadratic = quadratic + (p * programs + program).to(tl.int64) * permutations
             _add_quadratic(
                 value_IJ,
                 entries,
@@ -247,7 +247,7 @@ def sum_tiles(
                 inside_I,
                 inside_J,
                 own_quadratic,
-                relabellings,
+                permutations,
                 BLOCK_B,
                 VALUE_PARTS,
                 INTERPRETED,

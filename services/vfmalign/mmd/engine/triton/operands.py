@@ -1,6 +1,6 @@
-"""What the Triton program reads: rows as bfloat16 parts, padded, and the weights of relabellings. Knows no kernels.
+"""What the Triton program reads: rows as bfloat16 parts, padded, and the weights of permutations. Knows no kernels.
 
-Legend: N rows, K channels, S bfloat16 parts, G groups, B relabellings, I rows of one block.
+Legend: N rows, K channels, S bfloat16 parts, G groups, B permutations, I rows of one block.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Operands:
 
     Attributes:
         x_SNK, y_SNK: rows as bfloat16 parts, channels padded with zeros; the same tensor for pooled rows.
-        weights_GB: int8, relabellings padded with zeros.
+        weights_GB: int8, permutations padded with zeros.
     """
 
     x_SNK: Tensor
@@ -51,9 +51,9 @@ class Operands:
         parts = PARTS[matrix.precision]
         shape = _shape(matrix.device, parts, paired, tile_shape)
         x_SNK = _parts(x, parts, shape.channels)
-        groups, relabellings = layout.weights_GB.shape
-        weights_GB = torch.zeros(groups, _padded(relabellings, shape.relabellings), dtype=torch.int8)
-        weights_GB[:, :relabellings] = torch.from_numpy(layout.weights_GB)
+        groups, permutations = layout.weights_GB.shape
+        weights_GB = torch.zeros(groups, _padded(permutations, shape.permutations), dtype=torch.int8)
+        weights_GB[:, :permutations] = torch.from_numpy(layout.weights_GB)
         return cls(
             x_SNK,
             _parts(y, parts, shape.channels) if paired else x_SNK,
@@ -73,7 +73,7 @@ def _shape(device: torch.device, parts: int, paired: bool, largest: TileShape | 
         shared = int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
         shape = shape_for(shared, parts=parts, paired=paired)
     else:
-        shape = Shape(32, 32, 32, relabellings=16)
+        shape = Shape(32, 32, 32, permutations=16)
     if largest is None:
         return shape
     rows, columns = _side(shape.rows, largest[0]), _side(shape.columns, largest[1])

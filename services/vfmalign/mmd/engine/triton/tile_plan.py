@@ -27,14 +27,14 @@ class Shape:
 
     Attributes:
         rows, columns, channels: of the tile and of one step of its product, powers of two.
-        relabellings: taken at once.
+        permutations: taken at once.
         warps, stages: of 32 threads, and steps of the product that are under way together.
     """
 
     rows: int
     columns: int
     channels: int
-    relabellings: int = 64
+    permutations: int = 64
     warps: int = 8
     stages: int = 1
 

@@ -46,11 +46,11 @@ def test_a_cell_holds_the_check_s_numbers(cell, make_report):
 
 def test_marks_are_those_of_the_check(cell, make_report):
     result = make_report().result
-    worse = result.trivial.model_copy(
-        update={"gain": result.trivial.gain.model_copy(update={"difference": Estimate(value=-1.0)})}
+    worse = result.naive_baseline.model_copy(
+        update={"gain": result.naive_baseline.gain.model_copy(update={"difference": Estimate(value=-1.0)})}
     )
-    found = cell(held_out=False, trivial=worse, reach={"stages.3": Estimate(value=0.01)}).marks
-    assert (found.not_held_out, found.not_beaten, found.out_of_reach) == (True, True, True)
+    found = cell(held_out=False, naive_baseline=worse, paired_similarity={"stages.3": Estimate(value=0.01)}).marks
+    assert (found.not_held_out, found.not_beaten, found.saturated) == (True, True, True)
     wide = Interval(lower=-1, upper=1, level=0.95, method="jackknife", degenerate=True)
     layers = tuple(
         one.model_copy(

@@ -1,4 +1,4 @@
-"""The claims on studies whose answer is known."""
+"""The claims on experiments whose answer is known."""
 
 import math
 
@@ -40,7 +40,7 @@ def built(make_cells, with_numbers):
     return run
 
 
-def test_a_study_of_perfect_order_supports_both_claims(weigh, built):
+def test_a_experiment_of_perfect_order_supports_both_claims(weigh, built):
     claims, pooled = weigh(built())
     gain, steps = claims["gain", "within_task", "mmd2_std"], claims["convergence", "within_task", "mmd2_std"]
     assert [one.rho for one in gain.strata] == pytest.approx([-1] * 5)
@@ -125,7 +125,7 @@ def test_marked_cells_are_left_out_of_a_second_coefficient(weigh, built):
     worst = [
         cell.model_copy(update={
             "gain": cell.gain.model_copy(update={"value": 99.0}),
-            "marks": cell.marks.model_copy(update={"not_beaten": True, "out_of_reach": False}),
+            "marks": cell.marks.model_copy(update={"not_beaten": True, "saturated": False}),
         })
         if cell.shift.value > 0.35 else cell.model_copy(update={"marks": type(cell.marks)()})
         for cell in cells
@@ -160,7 +160,7 @@ def test_steps_of_one_seed_have_no_interval(weigh, make_cells):
     assert weigh(make_cells(4, 3, 2))[0]["convergence", "within_task", "mmd2_std"].rho.interval is not None
 
 
-def test_a_null_study_seldom_gets_a_word(make_cells, with_numbers, weigh):
+def test_a_null_experiment_seldom_gets_a_word(make_cells, with_numbers, weigh):
     rng = np.random.default_rng(4)
     cells = make_cells(probes=False)
     words = []

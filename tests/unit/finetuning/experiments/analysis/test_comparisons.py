@@ -1,4 +1,4 @@
-"""Objectives, predictors and early probes on studies whose answer is known."""
+"""Objectives, predictors and early probes on experiments whose answer is known."""
 
 import numpy as np
 import pytest

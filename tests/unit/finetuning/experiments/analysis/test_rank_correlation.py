@@ -152,9 +152,9 @@ def test_one_order_for_all_strata_sees_that_models_keep_theirs():
 
 def test_null_keeps_its_level():
     rng = np.random.default_rng(11)
-    studies = 200
+    experiments = 200
     rejected = {"paper": 0, "both": 0}
-    for _ in range(studies):
+    for _ in range(experiments):
         strata = [stratum(str(i), rng.random(4), rng.random(4)) for i in range(5)]
         found = permutation_test(strata, sign=-1, seed=1)
         rejected["paper"] += found.p_paper <= 0.05

@@ -1,4 +1,4 @@
-"""The study's page and table: whole, legible, honest about what it is."""
+"""The experiment's page and table: whole, legible, honest about what it is."""
 
 import base64
 import csv
@@ -7,7 +7,7 @@ import re
 from html.parser import HTMLParser
 from itertools import pairwise
 
-from vfmalign.finetuning.experiments.reports.html import StudyReport, conclude, render, to_csv
+from vfmalign.finetuning.experiments.reports.html import ExperimentReport, conclude, render, to_csv
 
 
 class Outline(HTMLParser):
@@ -44,7 +44,7 @@ class Outline(HTMLParser):
 
 def test_a_report_survives_its_own_json_and_is_reproducible(small, large, make_cells, missing):
     for report in (small, large):
-        assert StudyReport.model_validate_json(report.to_json()) == report
+        assert ExperimentReport.model_validate_json(report.to_json()) == report
     again = conclude(
         "s-1",
         "Two families, five tasks",
@@ -86,7 +86,7 @@ def test_headings_are_in_order_and_the_page_has_a_title(pages):
         assert levels[0] == 1
         assert levels.count(1) == 1
         assert all(after - before <= 1 for before, after in pairwise(levels))
-        assert "<title>Study " in html
+        assert "<title>Experiment " in html
 
 
 def test_phantoms_head_the_page(pages):
@@ -129,7 +129,7 @@ def test_a_supported_claim_also_says_what_the_number_of_models_allows(large, pag
 def test_marks_stand_in_every_table_of_cells(pages, large):
     words = Outline(pages["large"]).words()
     assert any(cell.marks.not_beaten for cell in large.cells)
-    assert "‡ does not beat the trivial prediction" in words
+    assert "‡ does not beat the naive baseline" in words
     for heading in ("Every model in every task", "Every cell"):
         assert "‡" in pages["large"].split(f"<h2>{heading}</h2>")[1].split("</section>")[0]
     assert "Not held out" not in words
@@ -147,7 +147,7 @@ def test_what_has_no_number_stands_there_with_its_reason(pages, make_cells, with
     assert "no steps to 95 %: within noise" in words
 
 
-def test_a_study_without_any_cell_still_has_a_page(missing):
+def test_a_experiment_without_any_cell_still_has_a_page(missing):
     report = conclude("s", "S", [], [missing], seed=1, resamples=10, level=0.95)
     words = Outline(render(report).decode()).words()
     assert "can neither support nor contradict" in words

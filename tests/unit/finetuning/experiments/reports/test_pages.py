@@ -82,10 +82,10 @@ def problems(seen, console):
 
 
 @pytest.mark.parametrize(("size", "models"), [("small", 3), ("large", 4)])
-def test_a_study_s_page(open_page, pages, size, models):
+def test_a_experiment_s_page(open_page, pages, size, models):
     seen, console = open_page(pages[size].encode())
     assert problems(seen, console) == []
-    assert seen[0]["title"].startswith("Study ")
+    assert seen[0]["title"].startswith("Experiment ")
     # 2 × (tasks + models) panels and their legends, 2 maps, curves and their legend, predictors and probes
     assert {len(view["figures"]) for view in seen} == {2 * (5 + models) + 2 * (models + 5) + 2 + 5 * models + 3 + 2}
 

@@ -38,7 +38,7 @@ class Case:
     precision: str
     kernels: tuple[str, ...] = ("gaussian",)
     group_rows: int = 1
-    relabellings: int = 10
+    permutations: int = 10
     tile_shape: tuple[int, int] | None = None
     squares: bool = False
     shares: int = 1
@@ -52,10 +52,10 @@ CASES = {
     "pooled": Case(False, "float32", squares=True),
     "pooled_groups": Case(False, "float32", group_rows=3, tile_shape=(16, 32), launch_tiles=4),
     "pooled_fast": Case(False, "bfloat16", group_rows=2),
-    "pooled_families": Case(False, "float32", ("laplacian", "gaussian", "inverse_multiquadric"), relabellings=0),
-    "pooled_shares": Case(False, "float32", relabellings=17, group_rows=20, shares=3, squares=True),
-    "pooled_channels": Case(False, "float32", channels=40, n=33, m=3, relabellings=3),
-    "pooled_one_row": Case(False, "float32", n=1, m=2, relabellings=2),
+    "pooled_families": Case(False, "float32", ("laplacian", "gaussian", "inverse_multiquadric"), permutations=0),
+    "pooled_shares": Case(False, "float32", permutations=17, group_rows=20, shares=3, squares=True),
+    "pooled_channels": Case(False, "float32", channels=40, n=33, m=3, permutations=3),
+    "pooled_one_row": Case(False, "float32", n=1, m=2, permutations=2),
     "paired": Case(True, "float32", squares=True),
     "paired_groups": Case(True, "float32", ("rational_quadratic", "gaussian_mixture"), 3, 16, (32, 16), launch_tiles=2),
     "paired_fast": Case(True, "bfloat16", group_rows=50, squares=True),
@@ -87,7 +87,7 @@ def in_float64(matrix):
 def layout(case):
     sizes = (case.n,) if case.paired else (case.n, case.m)
     group_of = np.arange(sum(sizes)) // case.group_rows
-    weights = np.random.default_rng(8).integers(0, 2, (int(group_of[-1]) + 1, case.relabellings))
+    weights = np.random.default_rng(8).integers(0, 2, (int(group_of[-1]) + 1, case.permutations))
     return tiles.Layout(sizes, group_of, (2 * weights - 1 if case.paired else weights).astype(np.int8))
 
 
@@ -263,7 +263,7 @@ def compile_for(capability, shared_bytes, paired):
         "BLOCK_I": shape.rows,
         "BLOCK_J": shape.columns,
         "BLOCK_K": shape.channels,
-        "BLOCK_B": shape.relabellings,
+        "BLOCK_B": shape.permutations,
         "PARTS": parts,
         "VALUE_PARTS": backend.VALUE_PARTS[parts],
         "INTERPRETED": False,
@@ -274,7 +274,7 @@ def compile_for(capability, shared_bytes, paired):
         name: "constexpr" if name in fixed else "i32" if name in sizes else types.get(name, "*fp32")
         for name in sum_tiles.arg_names
     }
-    aligned = [name for name in signature if signature[name].startswith("*") or name in ("channels", "relabellings")]
+    aligned = [name for name in signature if signature[name].startswith("*") or name in ("channels", "permutations")]
     place = sum_tiles.arg_names.index
     source = ASTSource(
         sum_tiles,

@@ -1,0 +1,123 @@
+"""Base class of the API's messages: conversion between a record and its protobuf message.
+
+Both directions go through protobuf's own JSON mapping, so a record needs no converter of its own: its fields have the
+names of the message's fields. Enum values appear in records as labels, `JOB_STATE_RUNNING` as `running`, and an
+unspecified value as an absent field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message import Message
+from pydantic import ValidationError
+
+from vfmalign.core.domain.artifacts import Record
+from vfmalign.core.domain.errors import BadOption
+
+Convert = Callable[[EnumDescriptor, Any], Any]
+
+
+class ApiMessage(Record):
+    """A message of the API. Subclasses set `PROTO` and declare one field per field of the message."""
+
+    PROTO: ClassVar[type[Message]]
+
+    @classmethod
+    def from_proto(cls, message: Message, field: str = "") -> Self:
+        """Converts a protobuf message.
+
+        Args:
+            message: an instance of `PROTO`.
+            field: path of the message within the request, as errors name it.
+
+        Raises:
+            BadOption: a field is missing, unknown or out of range; the error names it as the API does.
+        """
+        content = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        _map_enums(message.DESCRIPTOR, content, _to_label)
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise to_bad_option(error, field) from error
+
+    def to_proto(self) -> Any:
+        """Converts to an instance of `PROTO`."""
+        content = self.model_dump(mode="json", exclude_none=True)
+        _map_enums(self.PROTO.DESCRIPTOR, content, _to_name)
+        return ParseDict(content, self.PROTO())
+
+
+def to_bad_option(error: ValidationError, field: str = "") -> BadOption:
+    """The first problem of a validation as an error of the API, without the offending value.
+
+    Args:
+        error: pydantic's error.
+        field: path of the validated message within the request.
+    """
+    problem = error.errors(include_input=False, include_url=False)[0]
+    path = ".".join(part for part in (field, *map(str, problem["loc"])) if part)
+    message = str(problem["msg"])
+    if problem["type"] == "missing":
+        message = "required"
+    elif problem["type"] == "string_pattern_mismatch":
+        message = "not an id or digest of the expected form"
+    return BadOption(message, field=path)
+
+
+def enum_labels(enum: EnumDescriptor) -> tuple[str, ...]:
+    """Labels of an enum's values in the order of the proto, without the unspecified one."""
+    return tuple(_to_label(enum, value.name) for value in enum.values if value.number != 0)
+
+
+def _map_enums(descriptor: Any, content: dict[str, Any], convert: Convert) -> None:
+    """Replaces every enum value within a message's JSON; values that convert to None are removed."""
+    for field in descriptor.fields:
+        if field.name not in content:
+            continue
+        if field.type == FieldDescriptor.TYPE_ENUM:
+            _map_enum_field(field, content, convert)
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            _map_message_field(field, content[field.name], convert)
+
+
+def _map_enum_field(field: Any, content: dict[str, Any], convert: Convert) -> None:
+    if field.is_repeated:
+        content[field.name] = [convert(field.enum_type, value) for value in content[field.name]]
+    elif (value := convert(field.enum_type, content[field.name])) is None:
+        del content[field.name]
+    else:
+        content[field.name] = value
+
+
+def _map_message_field(field: Any, content: Any, convert: Convert) -> None:
+    nested = field.message_type
+    if nested.GetOptions().map_entry:  # a JSON object whose keys are no field names
+        values = nested.fields_by_name["value"]
+        items = list(content.values()) if values.type == FieldDescriptor.TYPE_MESSAGE else []
+        nested = values.message_type
+    else:
+        items = content if field.is_repeated else [content]
+    for item in items:
+        if isinstance(item, dict):  # timestamps are strings
+            _map_enums(nested, item, convert)
+
+
+def _prefix(enum: EnumDescriptor) -> str:
+    """`JOB_STATE_` of `JobState`: buf's lint rules require it of every value and `…_UNSPECIFIED` of the zero value."""
+    return str(enum.values_by_number[0].name).removesuffix("UNSPECIFIED")
+
+
+def _to_label(enum: EnumDescriptor, name: Any) -> Any:
+    """The label of a value's name; None where unspecified. A number is a value unknown to this version."""
+    if not isinstance(name, str):
+        return "unknown"
+    label = name.removeprefix(_prefix(enum)).lower()
+    return None if label == "unspecified" else label
+
+
+def _to_name(enum: EnumDescriptor, label: Any) -> str:
+    return _prefix(enum) + str(label).upper()
