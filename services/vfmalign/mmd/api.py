@@ -86,8 +86,8 @@ def mmd2(
         y: features (m, d).
         pairing: `paired` where row i of x and of y is one case (needs n = m), or `independent`; it decides what is
             unbiased, so it has no default.
-        estimator: `biased`, `unbiased_paired`, `unbiased_independent`, `linear`, `block` or `fourier`; None for the
-            unbiased one that fits `pairing`.
+        estimator: `biased`, `unbiased_paired`, `unbiased_independent`, `linear`, `block` or `random_fourier`; None for
+            the unbiased one that fits `pairing`.
         kernel: `gaussian`, `gaussian_mixture`, `laplacian`, `rational_quadratic`, `inverse_multiquadric`, `polynomial`
             or `linear`.
         sigma: bandwidth in units of the features; None for the median distance of `reference`, or of x and y together.

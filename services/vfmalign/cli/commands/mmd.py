@@ -55,7 +55,7 @@ def mmd(
         str | None, typer.Option(help="Least precision: fast (bfloat16 on CUDA), high (float32) or exact (float64).")
     ] = None,
     block_rows: Annotated[int, typer.Option(min=0, help="Rows of a block; 0 takes the square root of the rows.")] = 0,
-    frequencies: Annotated[int, typer.Option(min=0, help="Random frequencies of fourier; 0 takes 1,024.")] = 0,
+    frequencies: Annotated[int, typer.Option(min=0, help="Frequencies of `random_fourier`; 0 takes 1,024.")] = 0,
     independent: Annotated[
         bool, typer.Option("--independent", help="Rows are other patients, not the same cases before and after.")
     ] = False,

@@ -66,7 +66,7 @@ ESTIMATORS: dict[str, mmd_pb2.Estimator] = {
     "unbiased_independent": mmd_pb2.ESTIMATOR_UNBIASED_INDEPENDENT,
     "linear": mmd_pb2.ESTIMATOR_LINEAR,
     "block": mmd_pb2.ESTIMATOR_BLOCK,
-    "fourier": mmd_pb2.ESTIMATOR_RANDOM_FOURIER,
+    "random_fourier": mmd_pb2.ESTIMATOR_RANDOM_FOURIER,
 }
 KERNELS: dict[str, mmd_pb2.KernelFamily] = {
     "gaussian": mmd_pb2.KERNEL_FAMILY_GAUSSIAN,

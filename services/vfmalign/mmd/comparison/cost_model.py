@@ -82,6 +82,6 @@ def _one_pass(rows: float, channels: int, kernels: int, options: Options) -> flo
         return 2.0 * rows * per_pair
     if options.estimator == "block":
         return 2.0 * rows * (options.block_rows or math.sqrt(rows / 2.0)) * per_pair
-    if options.estimator == "fourier":
+    if options.estimator == "random_fourier":
         return rows * (options.frequencies or _FREQUENCIES) * per_pair
     return 0.5 * rows**2 * per_pair

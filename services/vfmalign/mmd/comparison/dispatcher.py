@@ -191,7 +191,7 @@ def _fourier(question: _Question) -> Shift:
 ESTIMATORS: dict[EstimatorName | None, Callable[[_Question], Shift]] = {
     "linear": _linear,
     "block": _block,
-    "fourier": _fourier,
+    "random_fourier": _fourier,
 }
 
 

@@ -32,7 +32,7 @@ _ESTIMATORS: Mapping[int, EstimatorName | None] = {
     mmd_pb2.ESTIMATOR_UNBIASED_INDEPENDENT: "unbiased_independent",
     mmd_pb2.ESTIMATOR_LINEAR: "linear",
     mmd_pb2.ESTIMATOR_BLOCK: "block",
-    mmd_pb2.ESTIMATOR_RANDOM_FOURIER: "fourier",
+    mmd_pb2.ESTIMATOR_RANDOM_FOURIER: "random_fourier",
 }
 _ESTIMATOR_NUMBERS = {name: mmd_pb2.Estimator.Name(value) for value, name in _ESTIMATORS.items() if name is not None}
 _KERNELS: Mapping[int, str] = {

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vfmalign.core.domain.errors import BadOption
 
 Pairing = Literal["paired", "independent"]
-EstimatorName = Literal["biased", "unbiased_paired", "unbiased_independent", "linear", "block", "fourier"]
+EstimatorName = Literal["biased", "unbiased_paired", "unbiased_independent", "linear", "block", "random_fourier"]
 TestMethod = Literal["permutation", "wild_bootstrap"]
 FloatArray = NDArray[np.float64]
 
@@ -97,7 +97,7 @@ INDEPENDENT: dict[EstimatorName, Callable[[IndependentSums], FloatArray]] = {
 }
 
 # Estimators that go over the rows once and never form the kernel matrix.
-STREAMED: frozenset[EstimatorName] = frozenset({"linear", "block", "fourier"})
+STREAMED: frozenset[EstimatorName] = frozenset({"linear", "block", "random_fourier"})
 
 
 def resolve(pairing: Pairing, estimator: EstimatorName | None, method: TestMethod = "permutation") -> EstimatorName:

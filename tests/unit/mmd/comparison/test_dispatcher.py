@@ -35,7 +35,7 @@ def test_values_are_the_estimators_own(samples):
     shift = ask(x, y, "block", block_rows=40, precision="exact")
     wanted = blocks(*streams, kernel, paired=True, block_rows=40, precision="float64")
     assert (shift.mmd2, shift.p_value, shift.precision) == (wanted.mmd2, wanted.p_value, "float64")
-    shift = ask(x, y, "fourier", frequencies=200, seed=4, permutations=50, precision="exact")
+    shift = ask(x, y, "random_fourier", frequencies=200, seed=4, permutations=50, precision="exact")
     found = fourier(
         *streams, paired=True, sigma=2.0, frequencies=200, seed=4, permutations=50, precision="float64"
     )  # fmt: skip
@@ -55,7 +55,7 @@ def test_rows_are_centred_scaled_and_chosen_as_they_come(samples, estimator):
     assert AffineRows(ArrayRows(torch.zeros(3, 6, dtype=torch.bfloat16)), scaled.affine).read(1, 3).shape == (2, 5)
 
 
-@pytest.mark.parametrize("estimator", ["block", "fourier"])
+@pytest.mark.parametrize("estimator", ["block", "random_fourier"])
 @pytest.mark.parametrize("pairing", ["paired", "independent"])
 def test_the_bound_on_rounding_holds(rng, monkeypatch, estimator, pairing):
     chosen = {"exact": "float64", "high": "float32"}
@@ -67,7 +67,7 @@ def test_the_bound_on_rounding_holds(rng, monkeypatch, estimator, pairing):
         low, high = (ask(x, y, estimator, scaled, precision=p, pairing=pairing) for p in ("high", "exact"))
         assert high.precision == "float64"
         assert abs(low.mmd2.value - high.mmd2.value) <= low.error_bound + high.error_bound
-        assert low.precision == "float64" or abs(low.mmd2.value) >= 10 * low.error_bound or estimator == "fourier"
+        assert low.precision == "float64" or abs(low.mmd2.value) >= 10 * low.error_bound or estimator == "random_fourier"
 
 
 def test_what_does_not_go_together_is_said(samples):

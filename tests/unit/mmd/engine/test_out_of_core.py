@@ -197,7 +197,7 @@ def test_layers_are_raw_and_standardised_and_share_their_test(samples, tight, rn
             assert shift.aggregated_p_value == expected.aggregated_p_value
 
 
-@pytest.mark.parametrize("estimator", ["linear", "block", "fourier"])
+@pytest.mark.parametrize("estimator", ["linear", "block", "random_fourier"])
 def test_estimators_that_read_once_read_streams_as_they_read_arrays(samples, estimator):
     x, y = samples(300, 300)
     options = Options("independent", fixed_sigma=2.0, estimator=estimator, permutations=19, precision="exact")
