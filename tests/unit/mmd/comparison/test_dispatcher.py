@@ -67,7 +67,8 @@ def test_the_bound_on_rounding_holds(rng, monkeypatch, estimator, pairing):
         low, high = (ask(x, y, estimator, scaled, precision=p, pairing=pairing) for p in ("high", "exact"))
         assert high.precision == "float64"
         assert abs(low.mmd2.value - high.mmd2.value) <= low.error_bound + high.error_bound
-        assert low.precision == "float64" or abs(low.mmd2.value) >= 10 * low.error_bound or estimator == "random_fourier"
+        if estimator != "random_fourier":
+            assert low.precision == "float64" or abs(low.mmd2.value) >= 10 * low.error_bound
 
 
 def test_what_does_not_go_together_is_said(samples):
