@@ -14,11 +14,28 @@ import jinja2
 
 from vfmalign.core.domain.artifacts import Network
 from vfmalign.core.domain.documents import pluralise
-from vfmalign.finetuning.reports import plots
 from vfmalign.finetuning.analysis.estimates import Estimate
 from vfmalign.finetuning.analysis.gain import Gain
-from vfmalign.finetuning.reports.formatting import ABSENT, data_url, number, p_value, sentence, span, steps, value_of, words
-from vfmalign.finetuning.analysis.records import MEANINGS, SATURATION_THRESHOLD, CheckReport, CheckResult, cautions, is_saturated
+from vfmalign.finetuning.analysis.records import (
+    MEANINGS,
+    SATURATION_THRESHOLD,
+    CheckReport,
+    CheckResult,
+    cautions,
+    is_saturated,
+)
+from vfmalign.finetuning.reports import plots
+from vfmalign.finetuning.reports.formatting import (
+    ABSENT,
+    data_url,
+    number,
+    p_value,
+    sentence,
+    span,
+    steps,
+    value_of,
+    words,
+)
 
 _VERDICT_COLOURS = {
     "gain": "#009E73",

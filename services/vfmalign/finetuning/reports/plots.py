@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vfmalign.core.domain.artifacts import MetricSpec, Network
-from vfmalign.finetuning.reports.svg import ACCENT, FAINT, INK, empty, style, svg
 from vfmalign.finetuning.analysis.estimates import Estimate
 from vfmalign.finetuning.analysis.records import Comparison, NetworkResult, Probe, Projection
+from vfmalign.finetuning.reports.svg import ACCENT, FAINT, INK, empty, style, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 import pytest
 
 from vfmalign.finetuning.analysis.estimates import Estimate, absent
-from vfmalign.finetuning.reports.html import Picture, number_rows, render
 from vfmalign.finetuning.analysis.records import CheckReport, Probe, shift_ratio
 from vfmalign.finetuning.analysis.verdict import Verdict
+from vfmalign.finetuning.reports.html import Picture, number_rows, render
 
 
 class Outline(HTMLParser):

@@ -14,14 +14,34 @@ from itertools import groupby
 
 import jinja2
 
-from vfmalign.finetuning.reports import plots as check_plots
-from vfmalign.finetuning.reports.svg import PALETTE
-from vfmalign.finetuning.reports.formatting import ABSENT, data_url, fixed, number, p_value, sentence, span, steps, value_of, words
-from vfmalign.finetuning.experiments.reports import plots
 from vfmalign.finetuning.experiments.analysis.cells import Cell
-from vfmalign.finetuning.experiments.analysis.claims import MIN_UNITS, OUTCOME, PLACE, SIGNIFICANT, STATEMENT, Claim, Design, StratumResult
+from vfmalign.finetuning.experiments.analysis.claims import (
+    MIN_UNITS,
+    OUTCOME,
+    PLACE,
+    SIGNIFICANT,
+    STATEMENT,
+    Claim,
+    Design,
+    StratumResult,
+)
 from vfmalign.finetuning.experiments.analysis.conclusions import Average, ExperimentReport, conclude
 from vfmalign.finetuning.experiments.analysis.points import MARKS, PREDICTORS, share_of_steps, signs
+from vfmalign.finetuning.experiments.reports import plots
+from vfmalign.finetuning.reports import plots as check_plots
+from vfmalign.finetuning.reports.formatting import (
+    ABSENT,
+    data_url,
+    fixed,
+    number,
+    p_value,
+    sentence,
+    span,
+    steps,
+    value_of,
+    words,
+)
+from vfmalign.finetuning.reports.svg import PALETTE
 
 __all__ = ["ExperimentReport", "conclude", "render", "to_csv"]
 

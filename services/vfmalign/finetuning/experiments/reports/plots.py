@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vfmalign.finetuning.reports.svg import ACCENT, FAINT, INK, PALETTE, empty, style, svg
 from vfmalign.finetuning.analysis.estimates import Estimate
-from vfmalign.finetuning.reports.plots import COLOURS, MARKERS
-from vfmalign.finetuning.reports.formatting import fixed, number, words
 from vfmalign.finetuning.experiments.analysis.cells import Cell
 from vfmalign.finetuning.experiments.analysis.conclusions import Average
 from vfmalign.finetuning.experiments.analysis.early_prediction import EarlyStep
 from vfmalign.finetuning.experiments.analysis.points import signs
 from vfmalign.finetuning.experiments.analysis.predictors import Prediction
+from vfmalign.finetuning.reports.formatting import fixed, number, words
+from vfmalign.finetuning.reports.plots import COLOURS, MARKERS
+from vfmalign.finetuning.reports.svg import ACCENT, FAINT, INK, PALETTE, empty, style, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
