@@ -10,8 +10,9 @@ import pytest
 
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS
 from vfmalign.mmd import __main__ as service
-from vfmalign.mmd import comparison, mmd_test
-from vfmalign.mmd.comparison import BAD_INPUT, NO_MEMORY, OK
+from vfmalign.mmd import mmd_test
+from vfmalign.mmd.comparison import __main__ as comparison
+from vfmalign.mmd.comparison.__main__ import BAD_INPUT, NO_MEMORY, OK
 from vfmalign.mmd.statistics import similarity
 
 ROWS, CHANNELS = 30, 4
