@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 # Where torch comes from: empty takes pip's own index (on Linux that is a CUDA build of several GB unless pip is configured otherwise);
 # `make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu` takes the CPU build.
 TORCH_INDEX ?=
+TORCH_RANGE := torch>=2.9,<3
 
 # Modules are compiled once, whatever the caller's shell says: a test starts some hundred processes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -18,16 +19,25 @@ help:  ## list the commands
 	@echo "  The first command that needs it creates $(VENV) and downloads torch, monai and about 80 further packages from"
 	@echo "  PyPI (1 GB with a CPU torch, 4 GB with a CUDA one). TORCH_INDEX=URL takes torch from another index."
 
-setup: $(VENV)/.ready  ## create the environment (PYTHON=python3.11, TORCH_INDEX=URL)
+setup: $(VENV)/.ready  ## create the environment for development (PYTHON=python3.11, TORCH_INDEX=URL)
 
-$(VENV)/.ready: pyproject.toml
-	@echo "Downloading torch, monai and about 80 further packages from PyPI into $(VENV) (1 GB with a CPU torch) ..."
+# Versions are those of deploy/constraints.txt; torch's alone is free, as its build is. pip would compile every file of every
+# package; a run imports a fifth of them, which the imports compile.
+INSTALL := $(BIN)/pip install -q --no-compile -c deploy/constraints.txt
+
+$(VENV)/.ready-local: pyproject.toml deploy/constraints.txt
+	@echo "Downloading torch, monai and about 80 further packages from PyPI into $(VENV) (MEASURED_LOCAL with a CPU torch) ..."
 	$(PYTHON) -m venv $(VENV)
-	$(if $(TORCH_INDEX),$(BIN)/pip install -q --index-url $(TORCH_INDEX) 'torch>=2.9')
-	$(BIN)/pip install -q --no-compile -e '.[dev]'
-	@# pip would compile every file of every package; a run imports a fifth of them.
+	$(if $(TORCH_INDEX),$(BIN)/pip install -q --index-url $(TORCH_INDEX) '$(TORCH_RANGE)')
+	$(INSTALL) -e '.[local]'
 	$(BIN)/python -c "import vfmalign.cli.__main__, vfmalign.features.__main__, vfmalign.finetuning.__main__, vfmalign.mmd.__main__; \
-	  import pytest, timm, torch._dynamo, vfmalign.training.job"
+	  import timm, torch._dynamo, vfmalign.training.job"
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.ready-local
+	@echo "Adding the tools of development: pytest, mypy, ruff, buf, PostgreSQL and about 30 further packages ..."
+	$(INSTALL) -e '.[dev]'
+	$(BIN)/python -c "import pytest"
 	@touch $@
 
 proto: setup  ## generate the stubs from proto/ into services/vfmalign/v1
@@ -73,18 +83,18 @@ bench-gpu: setup  ## the MMD engine on a CUDA device, with both of its backends
 	$(BIN)/python -m bench gpu $(BENCH)
 
 # DEMO passes options on: make demo DEMO='--seed 3 --task super_resolution'
-demo: setup  ## the whole system and one alignment check on phantoms: a rehearsal, not evidence (DEMO='--seed 3')
+demo: $(VENV)/.ready-local  ## the whole system and one alignment check on phantoms: a rehearsal, not evidence (DEMO='--seed 3')
 	$(BIN)/vfmalign demo $(DEMO)
 
 # SIZE=evidence takes four models, three seeds and 120 test cases: a night and more on two cores (docs/experiments.md).
 SIZE ?= small
-experiment: setup  ## models × tasks on phantoms, resumable: a rehearsal, not evidence (SIZE=small or evidence)
+experiment: $(VENV)/.ready-local  ## models × tasks on phantoms, resumable: a rehearsal, not evidence (SIZE=small or evidence)
 	$(BIN)/vfmalign rehearse --size $(SIZE) $(EXPERIMENT)
 
-up: setup  ## start the S3 server and the services in the background (state and logs in .vfmalign/)
+up: $(VENV)/.ready-local  ## start the S3 server and the services in the background (state and logs in .vfmalign/)
 	$(BIN)/vfmalign up --detach
 
-down: setup  ## stop them; their data stay
+down: $(VENV)/.ready-local  ## stop them; their data stay
 	$(BIN)/vfmalign down
 
 check: lint types imports protos  ## everything that needs no server
