@@ -26,7 +26,7 @@ setup: $(VENV)/.ready  ## create the environment for development (PYTHON=python3
 INSTALL := $(BIN)/pip install -q --no-compile -c deploy/constraints.txt
 
 $(VENV)/.ready-local: pyproject.toml deploy/constraints.txt
-	@echo "Downloading torch, monai and about 80 further packages from PyPI into $(VENV) (MEASURED_LOCAL with a CPU torch) ..."
+	@echo "Downloading torch, monai and about 80 further packages from PyPI into $(VENV) (0.5 GB with a CPU torch) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(BIN)/pip install -q --index-url $(TORCH_INDEX) '$(TORCH_RANGE)')
 	$(INSTALL) -e '.[local]'

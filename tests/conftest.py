@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: a real S3 server and a fresh bucket on it."""
+"""Fixtures that every test may use: S3 and PostgreSQL as real servers, a fresh bucket and an empty database on them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 import structlog
 from hypothesis import settings
+from tests import postgres
 
 from vfmalign.cli.local import s3_server
 from vfmalign.core.runtime.settings import StoreSettings
@@ -62,6 +64,25 @@ def store(store_settings: StoreSettings) -> ObjectStore:
 def store_environment(s3: s3_server.S3Server, store_settings: StoreSettings) -> dict[str, str]:
     """The environment of a subprocess that shall use the same bucket."""
     return {**os.environ, **s3.environment(), "VFMALIGN_BUCKET": store_settings.bucket}
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of the maintenance database of a real PostgreSQL server for the session."""
+    base = tmp_path_factory.getbasetemp()
+    with postgres.serve((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "postgres.lock") as url:
+        if url is None:
+            pytest.skip(f"no PostgreSQL: {postgres.REMEDY}")
+        yield url
+
+
+@pytest.fixture
+def postgres_database(postgres_url: str) -> str:
+    """URL of an empty PostgreSQL database."""
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return postgres_url.replace("/postgres?", f"/{name}?")
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -195,16 +193,8 @@ def peers():
 @pytest.fixture(params=["sqlite"])
 def database_url(request, tmp_path):
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'state' / 'finetuning.db'}"
-        return
-    pgserver = pytest.importorskip("pgserver", reason="pgserver is not installed (no wheel for this Python)")
-    folder = tmp_path / "pg"
-    folder.mkdir(mode=0o777)
-    folder.chmod(0o777)
-    server = pgserver.get_server(folder, cleanup_mode="delete")
-    yield server.get_uri()
-    os.kill(server.get_pid(), signal.SIGQUIT)  # PostgreSQL's immediate shutdown; nobody needs its last checkpoint
-    server.cleanup()
+        return f"sqlite:///{tmp_path / 'state' / 'finetuning.db'}"
+    return request.getfixturevalue("postgres_database")
 
 
 @pytest.fixture
@@ -216,9 +206,6 @@ def launcher_settings():
 @pytest.fixture
 async def service(tmp_path, store, store_environment, peers, database_url, launcher_settings):
     """The service's process, its stubs, and means to kill and start it again."""
-    for parent in tmp_path.parents:  # PostgreSQL's own user must reach its folder
-        if parent.name.startswith("pytest-"):
-            parent.chmod(0o755)
 
     class Service:
         prefix = uuid.uuid4().hex[:8]  # the bucket is shared: artifacts of another test's check would be found
