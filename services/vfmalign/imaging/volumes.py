@@ -11,16 +11,24 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from isal import isal_zlib
 from numpy.typing import NDArray
 
 from vfmalign.core.domain.artifacts import Case, VolumeKind
 from vfmalign.core.domain.errors import BadVolume, NotFound
 from vfmalign.core.storage.object_store import ObjectStore
+
+_inflater: ModuleType = zlib
+try:
+    from isal import isal_zlib
+except ImportError:  # no wheel for this processor; zlib takes half as long again
+    pass
+else:
+    _inflater = isal_zlib
 
 MAX_ENCODED_BYTES = 256 * 2**20
 """Largest stored volume that is read at all."""
@@ -112,10 +120,10 @@ def _unpack(data: bytes, limit: int, name: str) -> bytes:
     members, size = [], 0
     while data and size < limit:
         # A gzip file may be several members in a row (pigz, bgzip).
-        unpacker = isal_zlib.decompressobj(wbits=31)
+        unpacker = _inflater.decompressobj(wbits=31)
         try:
             members.append(unpacker.decompress(data, limit - size))
-        except isal_zlib.error:  # type: ignore[misc]  # its stub declares no class
+        except _inflater.error:
             raise BadVolume("damaged gzip data", subject=name, remedy="copy or export the file again") from None
         size += len(members[-1])
         if not unpacker.eof and size < limit:

@@ -2,6 +2,9 @@
 
 import gzip
 import logging
+import subprocess
+import sys
+import zlib
 
 import nibabel as nib
 import numpy as np
@@ -49,10 +52,20 @@ def test_decodes_nifti2_big_endian_scaled_and_trailing_singleton_axes(nifti):
     np.testing.assert_array_equal(scaled.array_XYZ, array * 2.0 - 1.0)
 
 
+@pytest.mark.usefixtures("inflater")
 def test_decodes_gzip_of_several_members_and_zero_padding(nifti):
     plain = nifti(gz=False)
     packed = gzip.compress(plain[:500]) + gzip.compress(plain[500:]) + bytes(512)
     np.testing.assert_array_equal(decode(packed, NAME, "t2w").array_XYZ, decode(plain, NAME, "t2w").array_XYZ)
+
+
+@pytest.fixture(params=["isal", "zlib"])
+def inflater(request, monkeypatch):
+    """Both libraries that inflate; isal is the faster one, and absent where it has no wheel."""
+    if request.param == "isal":
+        monkeypatch.setattr(volumes, "_inflater", pytest.importorskip("isal.isal_zlib"))
+    else:
+        monkeypatch.setattr(volumes, "_inflater", zlib)
 
 
 def test_refuses_what_is_no_nifti(nifti):
@@ -62,6 +75,7 @@ def test_refuses_what_is_no_nifti(nifti):
     assert "not a NIfTI file" in refusal(nifti(gz=False)[:300])
 
 
+@pytest.mark.usefixtures("inflater")
 def test_refuses_truncated_files_wherever_they_end(nifti):
     noise = np.random.default_rng(0).integers(0, 30000, (16, 16, 8)).astype(np.int16)
     packed, plain = nifti(noise), nifti(noise, gz=False)
@@ -120,6 +134,7 @@ def test_refuses_affines(nifti):
     assert "cannot be read" in refusal(nifti(sform_code=0, qform_code=1, quatern_b=3.0))
 
 
+@pytest.mark.usefixtures("inflater")
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked(nifti, monkeypatch):
     monkeypatch.setattr(volumes, "MAX_TRAILING_BYTES", 1000)
     bomb = gzip.compress(nifti(gz=False) + bytes(50_000_000))
@@ -204,7 +219,19 @@ def test_no_header_text_in_errors_or_logs(nifti, caplog):
     assert "SUR" not in caplog.text
 
 
+@pytest.mark.usefixtures("inflater")
 def test_a_wrong_checksum_is_damage(nifti):
     packed = bytearray(nifti(np.arange(4000, dtype=np.int16).reshape(10, 20, 20)))
     packed[-6] ^= 0xFF  # of the CRC-32 before the length
     assert "damaged gzip data" in refusal(bytes(packed))
+
+
+def test_zlib_inflates_where_isal_is_missing():
+    code = """if True:
+        import sys
+        sys.modules["isal"] = None
+        from vfmalign.imaging import volumes
+        print(volumes._inflater.__name__)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("zlib\n", "")

