@@ -11,7 +11,7 @@ TORCH_RANGE := torch>=2.9,<3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast test-cluster bench bench-peers bench-gpu demo experiment up down check k8s-check locks images test-containers compose-up compose-down clean
+.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast test-lowest test-cluster bench bench-peers bench-gpu demo experiment up down check k8s-check locks images test-containers compose-up compose-down clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -104,26 +104,27 @@ k8s-check: setup  ## the manifests of k8s/: render, validate, hold against a pol
 	  echo "kubectl is not there: apt-get install kubectl (Debian, as root), or see https://kubernetes.io/docs/tasks/tools/" >&2; exit 1; }
 	$(BIN)/pytest tests/k8s
 
-# Tests of servers and of the whole stack mostly wait for one process: four streams of about equal length run side by side, and
-# what the others print comes after the unit tests. OpenMP threads of several processes on the same cores must not spin while
-# they wait, and small tensors need one thread.
-WITH_E2E        := tests/integration/features
-WITH_FINETUNING := tests/integration/finetuning tests/integration/core tests/integration/mmd
-test: setup  ## every test, on a real S3 server, real databases and real processes
-	@export OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1; \
-	beside() { log=$(VENV)/$$1.log; shift; exec $(BIN)/pytest "$$@" --durations=10 > $$log 2>&1; }; \
-	beside e2e $(WITH_E2E) tests/e2e & e2e=$$!; \
-	beside finetuning $(WITH_FINETUNING) & finetuning=$$!; \
-	beside integration tests/integration tests/gpu $(addprefix --ignore=,$(WITH_E2E) $(WITH_FINETUNING)) & integration=$$!; \
-	trap 'kill $$e2e $$finetuning $$integration 2>/dev/null' INT TERM; \
-	$(BIN)/pytest tests/unit --durations=10; failed=$$?; \
-	echo "waiting for the orchestrator's tests ..."; wait $$finetuning || failed=1; cat $(VENV)/finetuning.log; \
-	echo "waiting for the end-to-end tests ..."; wait $$e2e || failed=1; cat $(VENV)/e2e.log; \
-	echo "waiting for the other servers' tests ..."; wait $$integration || failed=1; cat $(VENV)/integration.log; \
-	exit $$failed
+# Most tests of servers and of the whole stack wait for a process of theirs: some workers more than cores keep both busy. OpenMP
+# threads of several processes on the same cores must not spin while they wait, and small tensors need one thread.
+WORKERS ?= 4
+BESIDE  := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+test: setup  ## every test, on a real S3 server, real databases and real processes (WORKERS=4)
+	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/e2e tests/integration tests/gpu tests/unit --durations=20
 
 test-fast: setup  ## the tests without the end-to-end ones
 	$(BIN)/pytest -m "not e2e"
+
+# torch is whatever pip finds in its range: its oldest builds are of several GB.
+LOWEST := $(VENV)/lowest
+test-lowest: setup  ## the unit tests of core, client and command line with the lowest versions that pyproject.toml allows
+	$(BIN)/pip install -q uv
+	printf 'torch\ntorchvision\ntriton\n' > $(VENV)/apart.txt
+	$(BIN)/uv pip compile -q --resolution lowest-direct --python $(BIN)/python --no-annotate --no-header --excludes $(VENV)/apart.txt \
+	  pyproject.toml --extra local -o $(LOWEST).txt
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/pip install -q --no-compile $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r $(LOWEST).txt -e '.[local]' \
+	  pytest pytest-asyncio pytest-timeout hypothesis trustme
+	$(LOWEST)/bin/python -m pytest tests/unit/core tests/unit/cli $(wildcard tests/unit/client)
 
 # --- containers; WHEELS=DIR is a folder of wheels beside PyPI, BASE a base image of a mirror, TORCH=cuda takes torch from PyPI ---
 VERSION     := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)

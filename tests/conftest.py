@@ -27,6 +27,24 @@ settings.load_profile("vfmalign")
 gc.disable()
 
 
+# Long suites begin first, so that workers end together; within a suite the order stays.
+SUITES = ("tests/e2e/", "tests/integration/training/", "tests/integration/", "tests/gpu/", "")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Says which tests share a worker of `--dist loadgroup`, so that a server of several tests starts once.
+
+    A file shares its fixtures, and the end-to-end tests share one stack. Tests marked `spread` start what they need
+    for themselves, and go wherever a worker is free.
+    """
+    items.sort(key=lambda item: next(rank for rank, suite in enumerate(SUITES) if item.nodeid.startswith(suite)))
+    for item in items:
+        if item.get_closest_marker("spread") is None and item.get_closest_marker("xdist_group") is None:
+            shared = "e2e" if item.get_closest_marker("e2e") else item.nodeid.split("::")[0]
+            item.add_marker(pytest.mark.xdist_group(shared))
+
+
 def pytest_collection_finish() -> None:
     """The collector is back when tests begin."""
     gc.enable()
