@@ -107,7 +107,7 @@ k8s-check: setup  ## the manifests of k8s/: render, validate, hold against a pol
 # Most tests of servers and of the whole stack wait for a process of theirs: some workers more than cores keep both busy. OpenMP
 # threads of several processes on the same cores must not spin while they wait, and small tensors need one thread.
 WORKERS ?= 4
-BESIDE  := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+BESIDE  := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 test: setup  ## every test, on a real S3 server, real databases and real processes (WORKERS=4)
 	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/e2e tests/integration tests/gpu tests/unit --durations=20
 
@@ -123,7 +123,7 @@ test-lowest: setup  ## the unit tests of core, client and command line with the 
 	  pyproject.toml --extra local -o $(LOWEST).txt
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/pip install -q --no-compile $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r $(LOWEST).txt -e '.[local]' \
-	  pytest pytest-asyncio pytest-timeout hypothesis trustme
+	  pytest pytest-asyncio pytest-timeout pytest-xdist hypothesis trustme
 	$(LOWEST)/bin/python -m pytest tests/unit/core tests/unit/cli $(wildcard tests/unit/client)
 
 # --- containers; WHEELS=DIR is a folder of wheels beside PyPI, BASE a base image of a mirror, TORCH=cuda takes torch from PyPI ---

@@ -9,6 +9,7 @@ import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -31,18 +32,28 @@ gc.disable()
 SUITES = ("tests/e2e/", "tests/integration/training/", "tests/integration/", "tests/gpu/", "")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Says which tests share a worker of `--dist loadgroup`, so that a server of several tests starts once.
-
-    A file shares its fixtures, and the end-to-end tests share one stack. Tests marked `spread` start what they need
-    for themselves, and go wherever a worker is free.
-    """
+    """Orders the suites."""
     items.sort(key=lambda item: next(rank for rank, suite in enumerate(SUITES) if item.nodeid.startswith(suite)))
-    for item in items:
-        if item.get_closest_marker("spread") is None and item.get_closest_marker("xdist_group") is None:
-            shared = "e2e" if item.get_closest_marker("e2e") else item.nodeid.split("::")[0]
-            item.add_marker(pytest.mark.xdist_group(shared))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Says which tests share a worker, so that a server of several tests starts once.
+
+    The end-to-end tests share one stack, and the tests of a file its fixtures. Those of `tests/integration/finetuning`
+    start a service each and go wherever a worker is free. A scheduler of our own, as `xdist_group` marks of
+    pytest-xdist 3.8 have no effect with pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Suites(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith("tests/e2e/"):
+                return "tests/e2e"
+            return nodeid if nodeid.startswith("tests/integration/finetuning/test_") else nodeid.split("::")[0]
+
+    return Suites(config, log)
 
 
 def pytest_collection_finish() -> None:

@@ -14,8 +14,6 @@ from vfmalign.core.domain.artifacts import ModelCard, model_card_key
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound, PreconditionFailed
 from vfmalign.v1 import alignment_pb2, experiment_pb2, finetuning_pb2
 
-pytestmark = pytest.mark.spread
-
 MODELS = ("vfm", "vfm2")
 TASKS = ("segmentation", "super_resolution")
 

@@ -27,8 +27,6 @@ from pathlib import Path
 from vfmalign.core.artifacts import JobFailure, JobProgress, JobResult, JobSpec, MetricSpec, job_key
 from vfmalign.core.settings import StoreSettings
 from vfmalign.core.store import ObjectStore
-
-pytestmark = pytest.mark.spread
 store = ObjectStore(StoreSettings())
 spec = store.read(store.key(sys.argv[1]), JobSpec)
 starts = Path(os.environ["STARTS"])

@@ -15,8 +15,6 @@ from vfmalign.core.domain.recipes import recipe_for
 from vfmalign.finetuning.analysis.records import CheckReport
 from vfmalign.v1 import alignment_pb2, finetuning_pb2, mmd_pb2
 
-pytestmark = pytest.mark.spread
-
 STAGES = (
     "validate", "features_reference", "features_before", "features_random", "job_pretrained", "job_scratch",
     "job_specialised", "features_after", "mmd", "measures", "probes", "report",
