@@ -124,7 +124,8 @@ test-lowest: setup  ## the unit tests of core, client and command line with the 
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/pip install -q --no-compile $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r $(LOWEST).txt -e '.[local]' \
 	  pytest pytest-asyncio pytest-timeout pytest-xdist hypothesis trustme
-	$(LOWEST)/bin/python -m pytest tests/unit/core tests/unit/cli $(wildcard tests/unit/client)
+	@# Old releases warn of what newer ones beside them deprecate.
+	$(LOWEST)/bin/python -m pytest -W default tests/unit/core tests/unit/cli $(wildcard tests/unit/client)
 
 # --- containers; WHEELS=DIR is a folder of wheels beside PyPI, BASE a base image of a mirror, TORCH=cuda takes torch from PyPI ---
 VERSION     := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)

@@ -18,6 +18,7 @@ from hypothesis import settings
 from tests import postgres
 
 from vfmalign.cli.local import s3_server
+from vfmalign.core.domain.errors import Unavailable
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.object_store import ObjectStore
 
@@ -51,7 +52,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             if nodeid.startswith("tests/e2e/"):
                 return "tests/e2e"
-            return nodeid if nodeid.startswith("tests/integration/finetuning/test_") else nodeid.split("::")[0]
+            if nodeid.startswith("tests/integration/finetuning/test_"):
+                return nodeid
+            return nodeid.partition("::")[0]
 
     return Suites(config, log)
 
@@ -64,7 +67,13 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Server]:
     """A SeaweedFS process for the session."""
-    process, server = s3_server.start(tmp_path_factory.mktemp("s3"))
+    for last in (False, False, True):
+        try:
+            process, server = s3_server.start(tmp_path_factory.mktemp("s3"))
+            break
+        except Unavailable:  # somebody took a port between its draw and the server's start: it draws others
+            if last:
+                raise
     yield server
     s3_server.stop(process.pid, grace_s=0)
     process.wait()
