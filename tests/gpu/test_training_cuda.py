@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from vfmalign.core.domain.artifacts import Recipe
+from vfmalign.core.domain.artifacts import TrainingRecipe
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.checkpoint import encode_state, restore_state
 from vfmalign.training.data import PreparedCase, collate, generator
@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-RECIPE = Recipe(epochs=1, steps_per_epoch=8, batch_size=2, learning_rate=1e-3, layer_decay=0.8)
+RECIPE = TrainingRecipe(epochs=1, steps_per_epoch=8, batch_size=2, learning_rate=1e-3, layer_decay=0.8)
 LOSS_TOLERANCE = 2e-3
 """Relative; cuDNN may use TF32, whose products have ten bits."""
 

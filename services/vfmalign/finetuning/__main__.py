@@ -21,16 +21,18 @@ from vfmalign.finetuning.checks.clients import FeatureClient, MmdClient
 from vfmalign.finetuning.checks.reconciler import Pace, Reconciler
 from vfmalign.finetuning.checks.reporting import all_stages
 from vfmalign.finetuning.checks.repository import CheckRepository
+from vfmalign.finetuning.checks.servicer import AlignmentServicer
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.experiments.reporting import Collector
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
 from vfmalign.finetuning.experiments.runner import ExperimentRunner
 from vfmalign.finetuning.experiments.servicer import ExperimentServicer
 from vfmalign.finetuning.jobs.repository import JobRepository
-from vfmalign.finetuning.jobs.servicer import AlignmentServicer, FineTuningServicer, Watching
+from vfmalign.finetuning.jobs.servicer import FineTuningServicer
 from vfmalign.finetuning.jobs.supervisor import Limits, Supervisor
 from vfmalign.finetuning.launchers.registry import LAUNCHERS
 from vfmalign.finetuning.settings import FinetuningSettings
+from vfmalign.finetuning.watching import Watching
 from vfmalign.v1 import (
     alignment_pb2,
     alignment_pb2_grpc,

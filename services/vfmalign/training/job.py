@@ -19,9 +19,9 @@ from vfmalign.core.domain.artifacts import (
     FigureRef,
     JobProgress,
     JobResult,
-    JobSpec,
     ModelCard,
     ProbeModel,
+    TrainingSpec,
     canonical_json,
     job_key,
     probe_id,
@@ -61,7 +61,11 @@ class Prepared:
 
 
 def run_job(
-    store: ObjectStore, spec: JobSpec, options: TrainingOptions, stop: ShutdownRequest, processes: Processes = ALONE
+    store: ObjectStore,
+    spec: TrainingSpec,
+    options: TrainingOptions,
+    stop: ShutdownRequest,
+    processes: Processes = ALONE,
 ) -> None:
     """Runs a job to its result; a job that has one is left as it is.
 
@@ -253,7 +257,7 @@ def _put_figure(store: ObjectStore, job: str, name: str, data: bytes, caption: s
     return FigureRef(key=ref.key, sha256=ref.sha256, caption=caption)
 
 
-def _probes(store: ObjectStore, spec: JobSpec, position: Position) -> tuple[ProbeModel, ...]:
+def _probes(store: ObjectStore, spec: TrainingSpec, position: Position) -> tuple[ProbeModel, ...]:
     """The encoders published on the way, by this attempt or an earlier one: their cards say which weights count."""
     scores = {point.step: point.val_score for point in position.curve}
     return tuple(
@@ -290,7 +294,7 @@ def _publish(store: ObjectStore, plan: Plan, data: JobData, learner: Learner, mo
     return card.id, card.checkpoint.sha256
 
 
-def _adopt(store: ObjectStore, spec: JobSpec, model_id: str, state: dict[str, Tensor]) -> ModelCard:
+def _adopt(store: ObjectStore, spec: TrainingSpec, model_id: str, state: dict[str, Tensor]) -> ModelCard:
     """The card that an earlier run of this job left when it was killed before its result, or before its next commit.
 
     A model id never changes its meaning, and on a GPU the same training may end in other bits: the first ones stay.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vfmalign.core.domain.artifacts import Recipe
+from vfmalign.core.domain.artifacts import TrainingRecipe
 
 _ENCODER = "encoder."
 # ProViCNet's streams lie side by side, each with a backbone of its own: equal depths get equal shares.
@@ -62,7 +62,7 @@ def parameter_groups(
     return list(groups.values())
 
 
-def build_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+def build_optimiser(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.AdamW:
     """AdamW over `parameter_groups`; its rate is set before each step by `set_rate`."""
     groups = parameter_groups(
         network,
@@ -73,7 +73,7 @@ def build_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
 
-def rate_at(step: int, recipe: Recipe) -> float:
+def rate_at(step: int, recipe: TrainingRecipe) -> float:
     """The rate of step `step` (0-based): linear warm-up to the peak, then half a cosine towards 0."""
     steps = recipe.epochs * recipe.steps_per_epoch
     warmup = round(recipe.warmup_fraction * steps)

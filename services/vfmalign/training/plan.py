@@ -11,10 +11,10 @@ from vfmalign.core.domain.artifacts import (
     MODALITIES,
     Case,
     Dataset,
-    JobSpec,
     ModelCard,
     Preprocessing,
     Pretraining,
+    TrainingSpec,
     is_id,
     probe_id,
 )
@@ -40,7 +40,7 @@ class Plan:
         task: what it is fine-tuned for, None for pretraining.
     """
 
-    spec: JobSpec
+    spec: TrainingSpec
     architecture: Architecture
     preprocessing: Preprocessing
     parent: ModelCard | None
@@ -63,7 +63,7 @@ class JobData:
     seen: tuple[Pretraining, ...]
 
 
-def make_plan(store: ObjectStore, spec: JobSpec) -> Plan:
+def make_plan(store: ObjectStore, spec: TrainingSpec) -> Plan:
     """Checks a spec against itself and the store's models.
 
     Raises:
@@ -139,7 +139,7 @@ def _cases(dataset: Dataset, split: str) -> tuple[Case, ...]:
     return cases
 
 
-def _seen(spec: JobSpec, train: tuple[Case, ...], val: tuple[Case, ...]) -> Pretraining:
+def _seen(spec: TrainingSpec, train: tuple[Case, ...], val: tuple[Case, ...]) -> Pretraining:
     """What the published weights owe to this job's dataset: the cases learned from and the cases selected by."""
     cases = (*train, *val)
     return Pretraining(
@@ -156,7 +156,7 @@ def _seen(spec: JobSpec, train: tuple[Case, ...], val: tuple[Case, ...]) -> Pret
 _PUBLISH_REMEDY = "name the model to publish the encoder as; leave it empty for a specialised network, which has none"
 
 
-def publications(spec: JobSpec) -> dict[str, str]:
+def publications(spec: TrainingSpec) -> dict[str, str]:
     """Ids of the models that a job publishes, with what their cards say of where the weights come from."""
     if not spec.publish_as:
         return {}

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from vfmalign.core.domain.artifacts import JobSpec, job_key
+from vfmalign.core.domain.artifacts import TrainingSpec, job_key
 from vfmalign.core.domain.errors import BadOption, NotFound, PreconditionFailed
 from vfmalign.core.runtime.settings import LogSettings, Settings, StoreSettings
 from vfmalign.core.storage.object_store import ObjectStore
@@ -31,7 +31,7 @@ class TrainingSettings(Settings):
     training: TrainingOptions = TrainingOptions()
 
 
-def read_spec(store: ObjectStore, uri: str) -> JobSpec:
+def read_spec(store: ObjectStore, uri: str) -> TrainingSpec:
     """Reads a job's spec and checks that it lies at its own address.
 
     Raises:
@@ -39,7 +39,7 @@ def read_spec(store: ObjectStore, uri: str) -> JobSpec:
     """
     try:
         key = store.key(uri)
-        spec = store.read(key, JobSpec)
+        spec = store.read(key, TrainingSpec)
     except NotFound as error:
         raise BadOption("no job spec is stored here", subject=uri, remedy="create the job first") from error
     except PreconditionFailed as error:

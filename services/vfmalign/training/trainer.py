@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from vfmalign.core.domain.artifacts import JobProgress, JobSpec, VolumeRef
+from vfmalign.core.domain.artifacts import JobProgress, TrainingSpec, VolumeRef
 from vfmalign.core.domain.errors import BadOption, Cancelled, Exhausted, Unavailable
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import Stages
@@ -50,7 +50,7 @@ class Trainer:
 
     def __init__(
         self,
-        spec: JobSpec,
+        spec: TrainingSpec,
         learner: Learner,
         train: Sequence[PreparedCase],
         val: Sequence[PreparedCase],

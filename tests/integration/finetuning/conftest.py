@@ -54,13 +54,13 @@ PROGRAM = """
 import gc, os, signal, sys, time
 gc.disable()
 from pathlib import Path
-from vfmalign.core.artifacts import *
-from vfmalign.core.datasets import load_dataset
-from vfmalign.core.settings import StoreSettings
-from vfmalign.core.store import ObjectStore
+from vfmalign.core.domain.artifacts import *
+from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.runtime.settings import StoreSettings
+from vfmalign.core.storage.object_store import ObjectStore
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 store = ObjectStore(StoreSettings())
-spec = store.read(store.key(sys.argv[1]), JobSpec)
+spec = store.read(store.key(sys.argv[1]), TrainingSpec)
 root = Path(os.environ["TEST_FOLDER"])
 with (root / "starts").open("a") as file:
     file.write(f"{spec.id}\\n")

@@ -12,7 +12,7 @@ import uuid
 import psutil
 import pytest
 
-from vfmalign.core.domain.artifacts import JobFailure, JobResult, JobSpec, MetricSpec, Recipe, job_key
+from vfmalign.core.domain.artifacts import JobFailure, JobResult, MetricSpec, TrainingRecipe, TrainingSpec, job_key
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.converters import pack_job
 from vfmalign.finetuning.jobs.repository import JobRepository
@@ -24,11 +24,11 @@ from vfmalign.finetuning.launchers.local import LocalLauncher
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
-from vfmalign.core.artifacts import JobFailure, JobProgress, JobResult, JobSpec, MetricSpec, job_key
-from vfmalign.core.settings import StoreSettings
-from vfmalign.core.store import ObjectStore
+from vfmalign.core.domain.artifacts import JobFailure, JobProgress, JobResult, TrainingSpec, MetricSpec, job_key
+from vfmalign.core.runtime.settings import StoreSettings
+from vfmalign.core.storage.object_store import ObjectStore
 store = ObjectStore(StoreSettings())
-spec = store.read(store.key(sys.argv[1]), JobSpec)
+spec = store.read(store.key(sys.argv[1]), TrainingSpec)
 starts = Path(os.environ["STARTS"])
 with starts.open("a") as file:
     file.write(f"{spec.id} {os.getpid()}\\n")
@@ -95,8 +95,8 @@ def world(tmp_path, store, store_environment, monkeypatch):
         def add(self, name, mode=0, baseline=""):
             name = f"{self.prefix}-{name}"
             request = JobRequest(kind="finetune", dataset="d", model="m", task="segmentation", seed=mode)
-            recipe = Recipe(epochs=2, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
-            spec = JobSpec(
+            recipe = TrainingRecipe(epochs=2, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
+            spec = TrainingSpec(
                 id=name, kind="finetune", dataset="d", dataset_digest="0" * 64, architecture="a", seed=mode,
                 recipe=recipe, publish_as=f"{name}-encoder",
             )  # fmt: skip
@@ -241,12 +241,12 @@ def test_stopping_the_service_lets_jobs_resume_without_counting_against_them(wor
 ORCHESTRATOR = """
 import os, signal, sys
 from pathlib import Path
-from vfmalign.core.settings import StoreSettings
-from vfmalign.core.store import ObjectStore
-from vfmalign.finetuning.database import Database
-from vfmalign.finetuning.jobs import JobRepository
-from vfmalign.finetuning.local import LocalLauncher
-from vfmalign.finetuning.supervisor import Limits, Supervisor
+from vfmalign.core.runtime.settings import StoreSettings
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning.db.database import Database
+from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.finetuning.launchers.local import LocalLauncher
+from vfmalign.finetuning.jobs.supervisor import Limits, Supervisor
 root, when = Path(sys.argv[1]), sys.argv[2]
 book = JobRepository(Database(f"sqlite:///{root / 'jobs.db'}"))
 die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)

@@ -10,9 +10,9 @@ import torch
 
 from vfmalign.core.domain.artifacts import (
     JobResult,
-    JobSpec,
     Preprocessing,
-    Recipe,
+    TrainingRecipe,
+    TrainingSpec,
     job_key,
     model_card_key,
     weights_key,
@@ -28,7 +28,7 @@ from vfmalign.training.settings import TrainingOptions
 
 ARCHITECTURE = "profound_conv_micro"
 OPTIONS = TrainingOptions(device="cpu", threads=1, workers=2)
-RECIPE = Recipe(epochs=2, steps_per_epoch=3, batch_size=2, learning_rate=3e-3, layer_decay=0.8)
+RECIPE = TrainingRecipe(epochs=2, steps_per_epoch=3, batch_size=2, learning_rate=3e-3, layer_decay=0.8)
 # Half the usual number of voxels along each axis, so that generating and reading takes a fraction of a second.
 SMALL = PhantomSpec(
     t2w=Stack((60, 60, 18), (1.2, 1.2, 3.0)),
@@ -84,7 +84,7 @@ def make_spec(store, dataset, model):
             "seed": 1,
             "publish_as": f"{job}-encoder",
         }
-        spec = JobSpec.model_validate(fields | changes)
+        spec = TrainingSpec.model_validate(fields | changes)
         store.write(job_key(job, "spec.json"), spec)
         return spec
 

@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load as parse_safetensors
 from tests.integration.training.conftest import INPUT, lasting
 
-from vfmalign.core.domain.artifacts import JobFailure, JobResult, Recipe, job_key
+from vfmalign.core.domain.artifacts import JobFailure, JobResult, TrainingRecipe, job_key
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.training.launch import main, root_cause
 from vfmalign.training.optim import weight_change
 from vfmalign.training.processes import Processes, shares
 
 # Three samples for two processes: the shares differ, and so do hidden voxels, lesions and pairs in them.
-RECIPE = Recipe(epochs=2, steps_per_epoch=2, batch_size=3, learning_rate=1e-3)
+RECIPE = TrainingRecipe(epochs=2, steps_per_epoch=2, batch_size=3, learning_rate=1e-3)
 SEGMENTATION = {"task": "segmentation", "recipe": RECIPE}
 LONG = {"task": "segmentation", "recipe": RECIPE.model_copy(update={"epochs": 5, "steps_per_epoch": 3})}
 FIRST_STEP = {"task": "segmentation", "recipe": RECIPE.model_copy(update={"epochs": 1, "steps_per_epoch": 1})}

@@ -11,11 +11,11 @@ from torch import nn
 from vfmalign.core.domain.artifacts import (
     MODALITIES,
     JobFailure,
-    JobSpec,
     MetricSpec,
     Preprocessing,
     Pretraining,
-    Recipe,
+    TrainingRecipe,
+    TrainingSpec,
     VolumeRef,
     job_key,
 )
@@ -35,7 +35,7 @@ from vfmalign.training.job import run_job
 from vfmalign.training.settings import read_spec
 from vfmalign.training.trainer import Trainer
 
-RECIPE = Recipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=1e-3)
+RECIPE = TrainingRecipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=1e-3)
 PROBED = RECIPE.model_copy(update={"probe_steps": (1,)})
 STACK = Stack((40, 40, 18), (2.0, 2.0, 3.0))
 SMALL = PhantomSpec(t2w=STACK, dwi=STACK, adc=STACK, lesion_free_share=0.0)
@@ -84,7 +84,7 @@ def fields(dataset, make_model):
 def fail(store, fields):
     """Runs a job that has to fail and returns what `failure.json` says, and the code."""
 
-    def run(spec: JobSpec) -> JobFailure:
+    def run(spec: TrainingSpec) -> JobFailure:
         store.write(job_key(spec.id, "spec.json"), spec)
         uri = store.uri(job_key(spec.id, "spec.json"))
         with pytest.raises(VfmalignError) as caught:
@@ -134,17 +134,17 @@ def fail(store, fields):
     ],
 )
 def test_a_spec_that_cannot_work_is_refused(fail, fields, changes, says):
-    failure = fail(JobSpec.model_validate(fields | changes))
+    failure = fail(TrainingSpec.model_validate(fields | changes))
     assert failure.exit_code == failures.BAD_SPEC
     assert says in f"{failure.message}; {failure.remedy}"
 
 
 def test_a_spec_must_be_one_and_lie_at_its_address(store, fields):
-    spec = JobSpec.model_validate(fields)
+    spec = TrainingSpec.model_validate(fields)
     for key, data, says in (
         ("jobs/none/spec.json", None, "no job spec is stored"),
         ("jobs/noise/spec.json", b"\x00", "Invalid JSON"),
-        ("jobs/extra/spec.json", b'{"id":"extra","colour":"red"}', "not a JobSpec"),
+        ("jobs/extra/spec.json", b'{"id":"extra","colour":"red"}', "not a TrainingSpec"),
         ("jobs/moved/spec.json", spec.to_json(), "another job's address"),
     ):
         if data is not None:
@@ -188,7 +188,7 @@ def truncated(store, case):
 def test_a_case_that_cannot_be_used_is_named(store, fail, fields, dataset, name, spoil, says):
     bad = dataset.model_copy(update={"id": name, "train": (spoil(store, dataset.train[0]),)})
     save_dataset(store, bad)
-    failure = fail(JobSpec.model_validate(fields | {"dataset": name, "dataset_digest": bad.digest()}))
+    failure = fail(TrainingSpec.model_validate(fields | {"dataset": name, "dataset_digest": bad.digest()}))
     assert failure.exit_code == failures.BAD_DATA
     assert says in failure.message
     assert failure.remedy
@@ -198,14 +198,14 @@ def test_a_case_that_cannot_be_used_is_named(store, fail, fields, dataset, name,
 def test_every_split_needs_a_case(store, fail, fields, dataset, split):
     bad = dataset.model_copy(update={"id": f"no-{split}", split: ()})
     save_dataset(store, bad)
-    failure = fail(JobSpec.model_validate(fields | {"dataset": bad.id, "dataset_digest": bad.digest()}))
+    failure = fail(TrainingSpec.model_validate(fields | {"dataset": bad.id, "dataset_digest": bad.digest()}))
     assert failure.exit_code == failures.BAD_DATA
     assert f"'{split}' holds no case" in failure.message
 
 
 def test_a_dataset_must_exist_with_its_digest(fail, fields):
     for changes, says in (({"dataset": "nowhere"}, "no such dataset"), ({"dataset_digest": "0" * 64}, "digest")):
-        failure = fail(JobSpec.model_validate(fields | changes))
+        failure = fail(TrainingSpec.model_validate(fields | changes))
         assert failure.exit_code == failures.BAD_DATA
         assert says in failure.message
 
@@ -216,7 +216,7 @@ def test_a_test_case_that_the_model_has_seen_stops_the_job(fail, fields, dataset
     seen = Pretraining(dataset="earlier", dataset_digest="0" * 64, volume_sha256=digests, groups=())
     model = make_model("knows-too-much", seen=(seen,))
     changes = {"model": model.id, "model_sha256": model.checkpoint.sha256}
-    failure = fail(JobSpec.model_validate(fields | changes))
+    failure = fail(TrainingSpec.model_validate(fields | changes))
     assert (failure.exit_code, failure.reason) == (failures.BAD_DATA, "LEAKAGE")
     assert case.id in failure.message
 
@@ -224,7 +224,7 @@ def test_a_test_case_that_the_model_has_seen_stops_the_job(fail, fields, dataset
 def test_validation_needs_a_case_with_a_value(store, fail, fields):
     healthy = PhantomSpec(t2w=STACK, dwi=STACK, adc=STACK, lesion_free_share=1.0)
     bad = synthesise_dataset(store, "healthy", 3, {"train": 1, "val": 1, "test": 1}, spec=healthy)
-    failure = fail(JobSpec.model_validate(fields | {"dataset": bad.id, "dataset_digest": bad.digest()}))
+    failure = fail(TrainingSpec.model_validate(fields | {"dataset": bad.id, "dataset_digest": bad.digest()}))
     assert failure.exit_code == failures.BAD_DATA
     assert "the validation cases have no value of lesion_dice" in failure.message
 
@@ -252,7 +252,7 @@ class Diverging:
 
 def test_a_training_that_diverges_says_so(store, fields, monkeypatch):
     monkeypatch.setattr("vfmalign.training.trainer.draw_batch", lambda *_, **__: None)
-    spec = JobSpec.model_validate(fields | {"id": "nan", "recipe": RECIPE.model_copy(update={"epochs": 5})})
+    spec = TrainingSpec.model_validate(fields | {"id": "nan", "recipe": RECIPE.model_copy(update={"epochs": 5})})
     trainer = Trainer(
         spec,
         Diverging(),
@@ -285,7 +285,7 @@ def test_what_may_pass_leaves_no_failure(store):
 
 
 def test_a_job_that_runs_again_is_no_failed_one(store, fields):
-    spec = JobSpec.model_validate(fields | {"id": "repaired", "publish_as": "repaired"})
+    spec = TrainingSpec.model_validate(fields | {"id": "repaired", "publish_as": "repaired"})
     store.write(job_key("repaired", "spec.json"), spec)
     failures.report(store, store.uri("jobs/repaired/spec.json"), BadOption("wrong"))
     run_job(store, spec, OPTIONS, ShutdownRequest())
@@ -306,7 +306,7 @@ def test_a_process_ends_with_the_code_of_its_failure(store, store_environment, f
         ("bad-spec", {"task": "astrology"}, 2),
         ("bad-data", {"dataset_digest": "0" * 64}, 3),
     ):
-        store.write(job_key(job, "spec.json"), JobSpec.model_validate(fields | changes | {"id": job}))
+        store.write(job_key(job, "spec.json"), TrainingSpec.model_validate(fields | changes | {"id": job}))
         done = run(store.uri(job_key(job, "spec.json")), environment=store_environment)
         assert done.returncode == code, done.stderr
         assert store.read(job_key(job, "failure.json"), JobFailure).exit_code == code

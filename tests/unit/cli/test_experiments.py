@@ -16,8 +16,8 @@ from vfmalign.cli.views.follow_experiment import say_cell, show_running
 from vfmalign.cli.views.output import Output
 from vfmalign.core.domain.artifacts import is_id
 from vfmalign.core.domain.tasks import TASKS
+from vfmalign.finetuning.checks.request import CheckRequest
 from vfmalign.finetuning.jobs.converters import parse_recipe
-from vfmalign.finetuning.jobs.request import CheckRequest
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.v1 import alignment_pb2, experiment_pb2, finetuning_pb2
 

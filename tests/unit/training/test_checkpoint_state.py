@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 
-from vfmalign.core.domain.artifacts import Recipe
+from vfmalign.core.domain.artifacts import TrainingRecipe
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.checkpoint import encode_state, restore_state
 from vfmalign.training.networks.heads import EncoderDecoder
 from vfmalign.training.optim import build_optimiser, set_rate
 
-RECIPE = Recipe(epochs=1, steps_per_epoch=8, batch_size=1, learning_rate=1e-2, layer_decay=0.7)
+RECIPE = TrainingRecipe(epochs=1, steps_per_epoch=8, batch_size=1, learning_rate=1e-2, layer_decay=0.7)
 
 
 def build(seed, architecture="profound_conv_micro"):

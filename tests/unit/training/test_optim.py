@@ -6,13 +6,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from vfmalign.core.domain.artifacts import Recipe
+from vfmalign.core.domain.artifacts import TrainingRecipe
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.networks.heads import EncoderDecoder, SpecialisedUNet
 from vfmalign.training.optim import build_optimiser, parameter_groups, rate_at, set_rate, weight_change
 
 SMALL = (16, 64, 64)
-RECIPE = Recipe(epochs=4, steps_per_epoch=5, batch_size=1, learning_rate=0.1, warmup_fraction=0.25)
+RECIPE = TrainingRecipe(epochs=4, steps_per_epoch=5, batch_size=1, learning_rate=0.1, warmup_fraction=0.25)
 
 
 @pytest.fixture(scope="module")

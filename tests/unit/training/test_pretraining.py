@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vfmalign.core.domain.artifacts import Recipe
+from vfmalign.core.domain.artifacts import TrainingRecipe
 from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.data import collate, draw_batch, generator
@@ -12,7 +12,7 @@ from vfmalign.training.pretraining import OBJECTIVES, build_objective
 from vfmalign.training.pretraining.masked import MASKED_SHARE, MaskedAutoencoder, hidden_units, masked_error
 
 CPU = torch.device("cpu")
-RECIPE = Recipe(epochs=1, steps_per_epoch=12, batch_size=6, learning_rate=3e-3)
+RECIPE = TrainingRecipe(epochs=1, steps_per_epoch=12, batch_size=6, learning_rate=3e-3)
 
 
 SMALL = ("profound_conv_micro", "profound_vit_micro", "provicnet_fusion_micro")

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from vfmalign.core.domain.artifacts import Recipe
+from vfmalign.core.domain.artifacts import TrainingRecipe
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.recipes import PRESETS, check_probe_steps, family_of, pretraining_recipe_for, recipe_for
 from vfmalign.models.registry import ARCHITECTURES
@@ -47,7 +47,7 @@ def test_unknown_names_are_refused_with_the_known_ones():
 
 
 def probed(*steps, epochs=20):
-    return Recipe(epochs=epochs, steps_per_epoch=4, batch_size=1, learning_rate=0.1, probe_steps=steps)
+    return TrainingRecipe(epochs=epochs, steps_per_epoch=4, batch_size=1, learning_rate=0.1, probe_steps=steps)
 
 
 def test_probes_are_where_validation_is():

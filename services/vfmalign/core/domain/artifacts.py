@@ -166,7 +166,7 @@ class ModelCard(Record):
 # --- jobs -------------------------------------------------------------------------------------------------------------
 
 
-class Recipe(Record):
+class TrainingRecipe(Record):
     """How a job trains. One sound recipe per network lives in `training.recipes`; every field can be set by a request.
 
     Attributes:
@@ -194,7 +194,7 @@ class Recipe(Record):
     probe_steps: tuple[int, ...] = ()
 
 
-class JobSpec(Record):
+class TrainingSpec(Record):
     """`jobs/<id>/spec.json`: all a training process needs to know besides its store's credentials.
 
     Attributes:
@@ -214,7 +214,7 @@ class JobSpec(Record):
     model: str = ""
     model_sha256: str = ""
     task: str = ""
-    recipe: Recipe
+    recipe: TrainingRecipe
     seed: int = Field(ge=0, lt=2**63)
     publish_as: str = ""
 

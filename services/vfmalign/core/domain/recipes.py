@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar
 
-from vfmalign.core.domain.artifacts import Network, Objective, Recipe
+from vfmalign.core.domain.artifacts import Network, Objective, TrainingRecipe
 from vfmalign.core.domain.errors import BadOption
 
 Preset = Literal["demo", "default"]
@@ -29,11 +29,11 @@ _TRANSFORMERS = ("profound_vit_", "provicnet_")
 
 def _finetuning(
     budget: dict[str, Any], rates: dict[Network, float], *, encoder_rate: float = 1.0
-) -> dict[Network, Recipe]:
+) -> dict[Network, TrainingRecipe]:
     """Recipes of one task: a shared budget, a rate for each network, and care for weights that are worth keeping."""
     pretrained = {"layer_decay": 0.8, "encoder_rate": encoder_rate}
     return {
-        network: Recipe(**budget, learning_rate=rate, **(pretrained if network == "pretrained" else {}))
+        network: TrainingRecipe(**budget, learning_rate=rate, **(pretrained if network == "pretrained" else {}))
         for network, rate in rates.items()
     }
 
@@ -48,7 +48,7 @@ _DEMO_CASES = {"epochs": 8, "steps_per_epoch": 16, "batch_size": 4}
 # `default`: one GPU, some hundred cases of any size, hours.
 _DEFAULT = {"epochs": 100, "steps_per_epoch": 100, "batch_size": 2}
 
-FINETUNING_RECIPES: dict[str, dict[Preset, dict[Network, Recipe]]] = {
+FINETUNING_RECIPES: dict[str, dict[Preset, dict[Network, TrainingRecipe]]] = {
     "segmentation": {
         "demo": _finetuning(_DEMO, {"pretrained": 8e-3, "scratch": 5e-3, "specialised": 5e-3}, encoder_rate=0.01),
         "default": _finetuning(_DEFAULT, {"pretrained": 5e-4, "scratch": 1e-3, "specialised": 1e-3}),
@@ -73,25 +73,25 @@ FINETUNING_RECIPES: dict[str, dict[Preset, dict[Network, Recipe]]] = {
 
 # By family: a masked autoencoder takes small steps that cost little, for it encodes a quarter of the patches, and a
 # transformer of slices costs eight times what a small ConvNeXt does, so it makes half as many.
-PRETRAINING_RECIPES: dict[Objective, dict[Family, dict[Preset, Recipe]]] = {
+PRETRAINING_RECIPES: dict[Objective, dict[Family, dict[Preset, TrainingRecipe]]] = {
     "masked_reconstruction": {
         "convolutional": {
-            "demo": Recipe(epochs=8, steps_per_epoch=12, batch_size=4, learning_rate=4e-3),
-            "default": Recipe(epochs=400, steps_per_epoch=100, batch_size=4, learning_rate=6e-4),
+            "demo": TrainingRecipe(epochs=8, steps_per_epoch=12, batch_size=4, learning_rate=4e-3),
+            "default": TrainingRecipe(epochs=400, steps_per_epoch=100, batch_size=4, learning_rate=6e-4),
         },
         "transformer": {
-            "demo": Recipe(epochs=8, steps_per_epoch=24, batch_size=8, learning_rate=2e-3),
-            "default": Recipe(epochs=400, steps_per_epoch=100, batch_size=16, learning_rate=6e-4),
+            "demo": TrainingRecipe(epochs=8, steps_per_epoch=24, batch_size=8, learning_rate=2e-3),
+            "default": TrainingRecipe(epochs=400, steps_per_epoch=100, batch_size=16, learning_rate=6e-4),
         },
     },
     "contrastive": {
         "convolutional": {
-            "demo": Recipe(epochs=8, steps_per_epoch=20, batch_size=8, learning_rate=1e-3),
-            "default": Recipe(epochs=400, steps_per_epoch=100, batch_size=16, learning_rate=6e-4),
+            "demo": TrainingRecipe(epochs=8, steps_per_epoch=20, batch_size=8, learning_rate=1e-3),
+            "default": TrainingRecipe(epochs=400, steps_per_epoch=100, batch_size=16, learning_rate=6e-4),
         },
         "transformer": {
-            "demo": Recipe(epochs=8, steps_per_epoch=10, batch_size=8, learning_rate=5e-4),
-            "default": Recipe(epochs=400, steps_per_epoch=100, batch_size=16, learning_rate=3e-4),
+            "demo": TrainingRecipe(epochs=8, steps_per_epoch=10, batch_size=8, learning_rate=5e-4),
+            "default": TrainingRecipe(epochs=400, steps_per_epoch=100, batch_size=16, learning_rate=3e-4),
         },
     },
 }
@@ -102,7 +102,7 @@ def family_of(architecture: str) -> Family:
     return "transformer" if architecture.startswith(_TRANSFORMERS) else "convolutional"
 
 
-def recipe_for(network: Network, task: str, preset: Preset = "default") -> Recipe:
+def recipe_for(network: Network, task: str, preset: Preset = "default") -> TrainingRecipe:
     """The recipe of a fine-tuning job.
 
     Raises:
@@ -112,7 +112,7 @@ def recipe_for(network: Network, task: str, preset: Preset = "default") -> Recip
     return _choose(_choose(presets, preset, "preset"), network, "network")
 
 
-def pretraining_recipe_for(objective: Objective, architecture: str, preset: Preset = "default") -> Recipe:
+def pretraining_recipe_for(objective: Objective, architecture: str, preset: Preset = "default") -> TrainingRecipe:
     """The recipe of a pretraining job.
 
     Raises:
@@ -122,7 +122,7 @@ def pretraining_recipe_for(objective: Objective, architecture: str, preset: Pres
     return _choose(families[family_of(architecture)], preset, "preset")
 
 
-def check_probe_steps(recipe: Recipe) -> None:
+def check_probe_steps(recipe: TrainingRecipe) -> None:
     """Refuses probes at steps where there is no validation, or too many of them.
 
     Raises:

@@ -20,6 +20,7 @@ from vfmalign.finetuning.analysis.records import (
     is_saturated,
 )
 from vfmalign.finetuning.checks.repository import Check, ReportRefs, StageRun
+from vfmalign.finetuning.checks.request import CheckRequest
 from vfmalign.finetuning.jobs.converters import (
     NETWORKS,
     key_of,
@@ -31,7 +32,6 @@ from vfmalign.finetuning.jobs.converters import (
     parse_record,
 )
 from vfmalign.finetuning.jobs.repository import State
-from vfmalign.finetuning.jobs.request import CheckRequest
 from vfmalign.v1 import alignment_pb2, common_pb2, mmd_pb2
 
 STATES: dict[int, State] = {

@@ -31,11 +31,12 @@ from vfmalign.finetuning.analysis.verdict import decide
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.probes import TakenProbes, probes_stage
 from vfmalign.finetuning.checks.repository import Check, CheckRepository, StageRun
+from vfmalign.finetuning.checks.request import CheckRequest
 from vfmalign.finetuning.checks.similarity import Measures, measures_stage
 from vfmalign.finetuning.checks.stages import MEASURING, Outputs, Stage, StageContext, Validated, job_id, make_stage
 from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.jobs.repository import JobRepository
-from vfmalign.finetuning.jobs.request import NETWORKS, CheckRequest
+from vfmalign.finetuning.jobs.request import NETWORKS
 from vfmalign.finetuning.reports.html import Picture, render
 
 MAX_PICTURE_BYTES = 4 * 2**20

@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session
 
 from vfmalign.core.domain.artifacts import Record
 from vfmalign.core.domain.errors import Conflict, NotFound
+from vfmalign.finetuning.checks.request import CheckRequest
 from vfmalign.finetuning.db.database import CheckRow, Database, StageRow, now
 from vfmalign.finetuning.db.pagination import Page, PageRequest, read_page
 from vfmalign.finetuning.jobs.repository import TERMINAL, State, StoredRef
-from vfmalign.finetuning.jobs.request import CheckRequest
 
 StageOutcome = Literal["running", "succeeded", "failed", "interrupted", "cancelled"]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from vfmalign.core.domain.artifacts import JobResult, ModelCard, Network, Recipe, Record, check_key, job_key
+from vfmalign.core.domain.artifacts import JobResult, ModelCard, Network, Record, TrainingRecipe, check_key, job_key
 from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, VfmalignError
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import find_leakage, load_dataset
@@ -55,7 +55,7 @@ class Validated(Record):
     phantom: bool
     leakage_known: bool
     test_groups: int
-    recipes: dict[Network, Recipe]
+    recipes: dict[Network, TrainingRecipe]
 
 
 @dataclass(frozen=True)

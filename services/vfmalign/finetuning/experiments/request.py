@@ -20,7 +20,8 @@ from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.jobs.request import CheckRequest, OptionalSha256, RecipeRequest, Seed, load_card
+from vfmalign.finetuning.checks.request import CheckRequest
+from vfmalign.finetuning.jobs.request import OptionalSha256, RecipeRequest, Seed, load_card
 
 DEFAULT_MAX_RUNNING = 2
 MAX_RUNNING = 64

@@ -16,7 +16,7 @@ from vfmalign.finetuning.experiments.cell_status import standings
 from vfmalign.finetuning.experiments.repository import Experiment, ExperimentRepository
 from vfmalign.finetuning.experiments.request import ExperimentId, ExperimentRequest, fix
 from vfmalign.finetuning.jobs import converters as job_messages
-from vfmalign.finetuning.jobs.servicer import Watching
+from vfmalign.finetuning.watching import Watching
 from vfmalign.v1 import experiment_pb2, experiment_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from vfmalign.core.domain.artifacts import JobProgress, JobSpec, Record
+from vfmalign.core.domain.artifacts import JobProgress, Record, TrainingSpec
 from vfmalign.core.domain.errors import Conflict, NotFound
 from vfmalign.finetuning.db.database import AttemptRow, Database, JobRow, now
 from vfmalign.finetuning.db.pagination import Page, PageRequest, read_page
@@ -54,7 +54,7 @@ class Job:
     id: str
     check_id: str
     request: JobRequest
-    spec: JobSpec
+    spec: TrainingSpec
     baseline: str
     state: State
     message: str
@@ -104,7 +104,7 @@ class JobRepository:
             row = session.get(JobRow, job_id)
             return None if row is None else _same(row, request)
 
-    def create(self, request: JobRequest, spec: JobSpec, check_id: str = "", baseline: str = "") -> Job:
+    def create(self, request: JobRequest, spec: TrainingSpec, check_id: str = "", baseline: str = "") -> Job:
         """Adds a job; the same id and request again returns the first.
 
         Raises:
@@ -325,7 +325,7 @@ def _job(row: JobRow) -> Job:
         id=row.id,
         check_id=row.check_id,
         request=JobRequest.model_validate(row.request),
-        spec=JobSpec.model_validate(row.spec),
+        spec=TrainingSpec.model_validate(row.spec),
         baseline=row.baseline,
         state=state,
         message=row.message,

@@ -13,32 +13,28 @@ from pydantic import Field, StringConstraints
 
 from vfmalign.core.domain.artifacts import (
     Id,
-    JobSpec,
     ModelCard,
     Network,
     Objective,
     Preprocessing,
-    Recipe,
     Record,
+    TrainingRecipe,
+    TrainingSpec,
     is_id,
     model_card_key,
     probe_id,
 )
 from vfmalign.core.domain.errors import BadOption, DigestMismatch, NotFound
 from vfmalign.core.domain.recipes import PRESETS, Preset, check_probe_steps, pretraining_recipe_for, recipe_for
-from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
 
 DEFAULT_ARCHITECTURE = "profound_conv_micro"
 NETWORKS: tuple[Network, ...] = ("pretrained", "scratch", "specialised")
-# What makes two trainings comparable; everything else is each network's own.
-BUDGET = ("epochs", "steps_per_epoch", "batch_size", "patch_shape_DHW")
 
 OptionalId = Annotated[str, StringConstraints(pattern=r"^([a-z0-9][a-z0-9_.-]{0,127})?$")]
 OptionalSha256 = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
 JobId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,99}$")]
-CheckId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -68,14 +64,14 @@ class RecipeRequest(Record):
                 return preset
         raise BadOption("unknown preset", field="recipe.preset", remedy=f"choose one of {', '.join(PRESETS)}")
 
-    def applied_to(self, base: Recipe) -> Recipe:
+    def applied_to(self, base: TrainingRecipe) -> TrainingRecipe:
         """The recipe with every field that is set here.
 
         Raises:
             BadOption: probes where there is no validation.
         """
         changes = self.model_dump(exclude={"preset"}, exclude_none=True)
-        recipe = Recipe.model_validate(base.model_dump() | changes)
+        recipe = TrainingRecipe.model_validate(base.model_dump() | changes)
         check_probe_steps(recipe)
         return recipe
 
@@ -97,62 +93,6 @@ class JobRequest(Record):
     publish_as: OptionalId = ""
 
 
-class CheckRequest(Record):
-    """One check as asked for; fields as in `alignment.proto`."""
-
-    model: Id
-    model_sha256: OptionalSha256 = ""
-    dataset: Id
-    dataset_digest: OptionalSha256 = ""
-    task: str
-    layers: tuple[str, ...] = ()
-    recipe: RecipeRequest = RecipeRequest()
-    scratch_recipe: RecipeRequest | None = None
-    specialised_recipe: RecipeRequest | None = None
-    seed: Seed = 0
-    permutations: int = Field(default=1_000, ge=1, le=100_000)
-    bootstrap_resamples: int = Field(default=2_000, ge=100, le=100_000)
-    interval_level: float = Field(default=0.95, gt=0.0, lt=1.0)
-
-    def recipe_of(self, network: Network) -> Recipe:
-        """The recipe of one of the three trainings.
-
-        A baseline has its own rates and decays, but the pretrained network's budget unless it is asked for otherwise.
-        Only the pretrained network is probed.
-
-        Raises:
-            BadOption: an unknown task or preset, or probes where there is no validation.
-        """
-        preset = self.recipe.known_preset()
-        main = self.recipe.applied_to(recipe_for("pretrained", self.task, preset))
-        if network == "pretrained":
-            return main
-        own = self.scratch_recipe if network == "scratch" else self.specialised_recipe
-        if own is not None and own.preset:
-            preset = own.known_preset()
-        base = recipe_for(network, self.task, preset).model_copy(update={name: getattr(main, name) for name in BUDGET})
-        return base if own is None else own.applied_to(base)
-
-    def check(self) -> None:
-        """Refuses what can never succeed, before anything is stored.
-
-        Raises:
-            BadOption: an unknown task or preset, a layer named twice, or probes of a baseline or without validation.
-        """
-        get_task_spec(self.task)
-        for name, own in (("scratch", self.scratch_recipe), ("specialised", self.specialised_recipe)):
-            if own is not None and own.probe_steps:
-                raise BadOption(
-                    "only the pretrained network is probed",
-                    field=f"{name}_recipe.probe_steps",
-                    remedy="give them in `recipe`",
-                )
-        for network in NETWORKS:
-            self.recipe_of(network)
-        if len(set(self.layers)) != len(self.layers):
-            raise BadOption("a layer is named twice", field="layers", remedy="name each layer once")
-
-
 def load_card(store: ObjectStore, model: str, sha256: str = "") -> ModelCard:
     """Reads a model's card and checks that its weights are those that were asked for.
 
@@ -171,7 +111,7 @@ def load_card(store: ObjectStore, model: str, sha256: str = "") -> ModelCard:
     return card
 
 
-def resolve_job(store: ObjectStore, job_id: str, request: JobRequest) -> JobSpec:
+def resolve_job(store: ObjectStore, job_id: str, request: JobRequest) -> TrainingSpec:
     """Turns a request into a spec, with the digests of what is stored now.
 
     Raises:
@@ -189,7 +129,9 @@ def resolve_job(store: ObjectStore, job_id: str, request: JobRequest) -> JobSpec
     return finetuning_spec(job_id, request, card, digest, request.recipe.applied_to(base))
 
 
-def finetuning_spec(job_id: str, request: JobRequest, card: ModelCard, digest: str, recipe: Recipe) -> JobSpec:
+def finetuning_spec(
+    job_id: str, request: JobRequest, card: ModelCard, digest: str, recipe: TrainingRecipe
+) -> TrainingSpec:
     """The spec of a fine-tuning job.
 
     Args:
@@ -211,7 +153,7 @@ def finetuning_spec(job_id: str, request: JobRequest, card: ModelCard, digest: s
         raise BadOption(
             "too long to name probes after", field="spec.publish_as", remedy="use at most 100 characters for it"
         )
-    return JobSpec(
+    return TrainingSpec(
         id=job_id,
         kind="finetune",
         dataset=request.dataset,
@@ -242,7 +184,7 @@ class BaselineTraining(Record):
     preprocessing: Preprocessing
 
 
-def baseline_digest(spec: JobSpec, card: ModelCard) -> str:
+def baseline_digest(spec: TrainingSpec, card: ModelCard) -> str:
     """SHA-256 by which checks find that they share a baseline."""
     own = {"id", "publish_as", "model", "model_sha256"} | ({"architecture"} if spec.network == "specialised" else set())
     return BaselineTraining(
@@ -252,14 +194,14 @@ def baseline_digest(spec: JobSpec, card: ModelCard) -> str:
     ).digest()
 
 
-def _pretraining_spec(job_id: str, request: JobRequest, digest: str) -> JobSpec:
+def _pretraining_spec(job_id: str, request: JobRequest, digest: str) -> TrainingSpec:
     if request.model or request.task:
         raise BadOption("only fine-tuning has a model and a task", field="spec.kind", remedy="leave them empty")
     if request.recipe.probe_steps:
         raise BadOption("only fine-tuning is probed", field="spec.recipe.probe_steps", remedy="leave them out")
     architecture = request.architecture or DEFAULT_ARCHITECTURE
     base = pretraining_recipe_for(request.objective, architecture, request.recipe.known_preset())
-    return JobSpec(
+    return TrainingSpec(
         id=job_id,
         kind="pretrain",
         dataset=request.dataset,

@@ -6,18 +6,20 @@ from collections.abc import Callable
 
 import torch
 
-from vfmalign.core.domain.artifacts import Objective, Recipe
+from vfmalign.core.domain.artifacts import Objective, TrainingRecipe
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.models.encoder import Encoder
 from vfmalign.training.learner import Learner
 from vfmalign.training.pretraining.contrastive import Contrastive
 from vfmalign.training.pretraining.masked import MaskedReconstruction
 
-Build = Callable[[Encoder, Recipe, torch.device, int], Learner]
+Build = Callable[[Encoder, TrainingRecipe, torch.device, int], Learner]
 OBJECTIVES: dict[Objective, Build] = {"masked_reconstruction": MaskedReconstruction, "contrastive": Contrastive}
 
 
-def build_objective(name: Objective, encoder: Encoder, recipe: Recipe, device: torch.device, seed: int) -> Learner:
+def build_objective(
+    name: Objective, encoder: Encoder, recipe: TrainingRecipe, device: torch.device, seed: int
+) -> Learner:
     """Puts an encoder under an objective.
 
     Args:

@@ -13,7 +13,7 @@ import torch
 from monai.losses.contrastive import ContrastiveLoss
 from torch import Tensor
 
-from vfmalign.core.domain.artifacts import MetricSpec, Recipe
+from vfmalign.core.domain.artifacts import MetricSpec, TrainingRecipe
 from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.models.encoder import Encoder
 from vfmalign.training.data import Batch, PreparedCase, collate, generator
@@ -36,7 +36,7 @@ class Contrastive:
 
     metrics = (NT_XENT,)
 
-    def __init__(self, encoder: Encoder, recipe: Recipe, device: torch.device, seed: int) -> None:
+    def __init__(self, encoder: Encoder, recipe: TrainingRecipe, device: torch.device, seed: int) -> None:
         if recipe.batch_size < 2:
             raise BadOption(
                 "contrastive pretraining compares cases, and a batch of one has none",

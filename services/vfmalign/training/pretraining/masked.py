@@ -15,7 +15,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from vfmalign.core.domain.artifacts import MetricSpec, Recipe
+from vfmalign.core.domain.artifacts import MetricSpec, TrainingRecipe
 from vfmalign.models.architectures.profound_vit import MaeDecoder, ProFoundViT, grid_of, volume_of
 from vfmalign.models.architectures.transformer import Size
 from vfmalign.models.encoder import Encoder, Stride
@@ -72,7 +72,7 @@ class MaskedReconstruction:
 
     metrics = (RECONSTRUCTION_ERROR,)
 
-    def __init__(self, encoder: Encoder, recipe: Recipe, device: torch.device, seed: int) -> None:
+    def __init__(self, encoder: Encoder, recipe: TrainingRecipe, device: torch.device, seed: int) -> None:
         self.encoder = encoder
         self.network: MaskedAutoencoder | EncoderDecoder
         if isinstance(encoder, ProFoundViT):

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from tests.integration.finetuning.kubernetes.emulator import JOBS, Api, until
 
-from vfmalign.core.domain.artifacts import JobFailure, JobProgress, JobResult, JobSpec, MetricSpec, Recipe, job_key
+from vfmalign.core.domain.artifacts import (
+    JobFailure,
+    JobProgress,
+    JobResult,
+    MetricSpec,
+    TrainingRecipe,
+    TrainingSpec,
+    job_key,
+)
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.repository import Job, JobRepository
@@ -42,8 +50,8 @@ class World:
 
     def add(self, name: str) -> str:
         """A job that is asked for."""
-        recipe = Recipe(epochs=2, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
-        spec = JobSpec(
+        recipe = TrainingRecipe(epochs=2, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
+        spec = TrainingSpec(
             id=f"{self.prefix}-{name}", kind="finetune", dataset="d", dataset_digest="0" * 64, architecture="a", seed=1,
             recipe=recipe,
         )  # fmt: skip

@@ -7,9 +7,9 @@ import pytest
 from vfmalign.core.domain.errors import Conflict, NotFound
 from vfmalign.finetuning.checks.reporting import stage_times
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs, StageProgress
+from vfmalign.finetuning.checks.request import CheckRequest
 from vfmalign.finetuning.db.pagination import PageRequest
 from vfmalign.finetuning.jobs.repository import StoredRef
-from vfmalign.finetuning.jobs.request import CheckRequest
 
 
 def request(seed=0):

@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from vfmalign.core.domain.errors import Conflict, InvalidInput, Unavailable
+from vfmalign.finetuning.checks.request import CheckRequest
 from vfmalign.finetuning.db.database import Base, CheckRow, Database, JobRow, now
-from vfmalign.finetuning.jobs.request import CheckRequest
 
 
 def job(name, **fields):

@@ -10,13 +10,13 @@ import pytest
 
 from vfmalign.core.domain.errors import DigestMismatch, Unavailable
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
+from vfmalign.finetuning.checks.request import CheckRequest
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.experiments.cell_status import standings
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository
 from vfmalign.finetuning.experiments.request import ExperimentRequest, Fixed
 from vfmalign.finetuning.experiments.runner import ExperimentRunner
 from vfmalign.finetuning.jobs.repository import StoredRef
-from vfmalign.finetuning.jobs.request import CheckRequest
 
 REF = StoredRef(key="k", sha256="0" * 64, size_bytes=1)
 MODELS = ("m1", "m2")

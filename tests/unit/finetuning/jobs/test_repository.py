@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from vfmalign.core.domain.artifacts import JobSpec, Recipe
+from vfmalign.core.domain.artifacts import TrainingRecipe, TrainingSpec
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound
 from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.db.pagination import PageRequest
@@ -14,10 +14,11 @@ from vfmalign.finetuning.jobs.repository import JobRepository, StoredRef
 from vfmalign.finetuning.jobs.request import JobRequest
 
 
-def spec(name: str, seed: int = 0) -> JobSpec:
-    return JobSpec(
+def spec(name: str, seed: int = 0) -> TrainingSpec:
+    return TrainingSpec(
         id=name, kind="finetune", dataset="demo", dataset_digest="0" * 64, architecture="profound_conv_micro",
-        task="segmentation", seed=seed, recipe=Recipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=0.1),
+        task="segmentation", seed=seed,
+        recipe=TrainingRecipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=0.1),
     )  # fmt: skip
 
 

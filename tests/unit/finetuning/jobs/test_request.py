@@ -6,10 +6,9 @@ from vfmalign.core.domain.artifacts import ModelCard
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.recipes import recipe_for
 from vfmalign.finetuning.checks import converters as check_messages
+from vfmalign.finetuning.checks.request import CheckId, CheckRequest
 from vfmalign.finetuning.jobs import converters as job_messages
 from vfmalign.finetuning.jobs.request import (
-    CheckId,
-    CheckRequest,
     JobRequest,
     RecipeRequest,
     baseline_digest,
