@@ -102,7 +102,9 @@ def measure(name: str, cases: int, turn_deg: float) -> dict[str, Any]:
 
 def _extracted(store: ObjectStore, models: ModelCache, model: str, split: Split, stages: Stages) -> float:
     """Seconds of one ExtractDataset, as the service's data plane runs it with its default settings."""
-    from vfmalign.features.dataset_extraction import BulkOptions, BulkRequest, Hooks, extract_dataset
+    from vfmalign.client.messages.features import ExtractDatasetRequest
+    from vfmalign.features.dataset_extraction import extract_dataset
+    from vfmalign.features.parts import ExtractionOptions, Hooks
     from vfmalign.features.settings import FeaturesOptions
 
     defaults = FeaturesOptions().model_dump(include={"batch_size", "part_cases", "readers"})
@@ -110,7 +112,8 @@ def _extracted(store: ObjectStore, models: ModelCache, model: str, split: Split,
         compute=lambda function: function(), stages=stages, report=lambda done, total: None, cancelled=lambda: False
     )
     start = time.perf_counter()
-    found = extract_dataset(store, models, BulkRequest(model, DATASET, split), BulkOptions(**defaults), hooks)
+    request = ExtractDatasetRequest(model_id=model, dataset_id=DATASET, split=split)
+    found = extract_dataset(store, models, request, ExtractionOptions(**defaults), hooks)
     seconds = time.perf_counter() - start
     if not found.computed_cases:
         raise RuntimeError("the feature set was there before: nothing was measured")

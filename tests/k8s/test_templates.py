@@ -13,7 +13,7 @@ from tests.k8s.rendering import kustomize, pods
 from tests.k8s.test_schemas import VERSIONS
 
 from vfmalign.features import sharding
-from vfmalign.features.converters import parse_bulk
+from vfmalign.features.converters import to_extraction_request
 from vfmalign.mmd import comparison
 from vfmalign.mmd.service import converters
 from vfmalign.v1 import features_pb2
@@ -47,7 +47,7 @@ def test_shards_are_as_many_as_pods(monkeypatch):
 
 def test_the_request_is_one():
     request = ParseDict(json.loads((FOLDER / "request.json").read_text()), features_pb2.ExtractDatasetRequest())
-    assert parse_bulk(request).split == "test"
+    assert to_extraction_request(request).split == "test"
 
 
 def test_processes_of_one_comparison_are_as_many_as_pods():

@@ -10,16 +10,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Literal
 
-from vfmalign.core.domain.artifacts import Split, canonical_json
+from vfmalign.client.messages.features import ExtractDatasetRequest
+from vfmalign.core.domain.artifacts import canonical_json
 from vfmalign.core.domain.errors import BadDataset, NotFound, Unavailable
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter, Manifest, read_manifest
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features.cache import ModelCache
 from vfmalign.features.extractor import check_layers
-from vfmalign.features.parts import BulkOptions, Hooks, Plan, Shard, extract_missing, parts_of
+from vfmalign.features.parts import ExtractionOptions, Hooks, Plan, Shard, extract_missing, parts_of
 from vfmalign.imaging.input_transforms import input_transform as find_input_transform
 from vfmalign.models.cards import expect_checkpoint, load_card
 from vfmalign.models.encoder import Encoder
@@ -28,52 +28,25 @@ SOFTWARE = ("vfmalign", "torch", "monai", "timm", "nibabel", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
-class BulkRequest:
-    """What ExtractDataset asks for.
-
-    Attributes:
-        model: id of a published model.
-        model_sha256: digest its weights must have; empty accepts the card's.
-        dataset: id of a dataset.
-        dataset_digest: digest it must have; empty accepts the stored one.
-        split: whose cases become the rows, in the dataset's order.
-        layers: empty means every layer of the card.
-        input_transform: a name in `imaging.transforms.INPUT_TRANSFORMS`.
-        initialisation: `random` takes the model's architecture with random weights from `init_seed`.
-        init_seed: ignored with `checkpoint`.
-    """
-
-    model: str
-    dataset: str
-    split: Split
-    model_sha256: str = ""
-    dataset_digest: str = ""
-    layers: tuple[str, ...] = ()
-    input_transform: str = "identity"
-    initialisation: Literal["checkpoint", "random"] = "checkpoint"
-    init_seed: int = 0
-
-
-@dataclass(frozen=True)
-class BulkResult:
+class ExtractionResult:
     """A committed feature set.
 
     Attributes:
-        feature_set: its id.
+        feature_set_id: id of the set.
         manifest: what it holds.
         checkpoint_sha256: digest of the weights; of the architecture and seed where they are random.
         computed_cases: cases that this call put through the encoder.
     """
 
-    feature_set: str
+    feature_set_id: str
     manifest: Manifest
     checkpoint_sha256: str
     computed_cases: int
 
 
 def extract_dataset(
-    store: ObjectStore, models: ModelCache, request: BulkRequest, options: BulkOptions, hooks: Hooks
-) -> BulkResult:
+    store: ObjectStore, models: ModelCache, request: ExtractDatasetRequest, options: ExtractionOptions, hooks: Hooks
+) -> ExtractionResult:
     """Extracts what is missing of a feature set, and commits it.
 
     Raises:
@@ -89,18 +62,24 @@ def extract_dataset(
     checkpoint_sha256 = _weights_digest(plan)
     if manifest := _committed(store, feature_set):
         hooks.report(len(plan.cases), len(plan.cases))
-        return BulkResult(feature_set, manifest, checkpoint_sha256, 0)
+        return ExtractionResult(feature_set, manifest, checkpoint_sha256, 0)
     with hooks.stages.stage("load_model"):
         encoder = _encoder(models, plan)
     writer = _writer(store, plan)
     computed = extract_missing(store, plan, encoder, writer, options=options, hooks=hooks)
     with hooks.stages.stage("commit"):
         manifest = writer.commit(software=_software())
-    return BulkResult(feature_set, manifest, checkpoint_sha256, computed)
+    return ExtractionResult(feature_set, manifest, checkpoint_sha256, computed)
 
 
 def extract_shard(
-    store: ObjectStore, models: ModelCache, request: BulkRequest, options: BulkOptions, hooks: Hooks, *, shard: Shard
+    store: ObjectStore,
+    models: ModelCache,
+    request: ExtractDatasetRequest,
+    options: ExtractionOptions,
+    hooks: Hooks,
+    *,
+    shard: Shard,
 ) -> int:
     """Extracts what is missing of one share of a feature set, and commits nothing.
 
@@ -120,7 +99,9 @@ def extract_shard(
     return extract_missing(store, plan, encoder, _writer(store, plan), options=options, hooks=hooks, shard=shard)
 
 
-def reduce(store: ObjectStore, request: BulkRequest, options: BulkOptions, shards: int) -> BulkResult:
+def reduce(
+    store: ObjectStore, request: ExtractDatasetRequest, options: ExtractionOptions, shards: int
+) -> ExtractionResult:
     """Commits a feature set whose parts the shards have written; computes nothing.
 
     Raises:
@@ -130,7 +111,7 @@ def reduce(store: ObjectStore, request: BulkRequest, options: BulkOptions, shard
     plan = _plan(store, request)
     feature_set, checkpoint_sha256 = plan.request.feature_set_id(), _weights_digest(plan)
     if manifest := _committed(store, feature_set):
-        return BulkResult(feature_set, manifest, checkpoint_sha256, 0)
+        return ExtractionResult(feature_set, manifest, checkpoint_sha256, 0)
     writer = _writer(store, plan)
     stored = writer.parts_done(options.part_cases)
     numbered = enumerate(parts_of(plan, options))
@@ -140,19 +121,20 @@ def reduce(store: ObjectStore, request: BulkRequest, options: BulkOptions, shard
             subject=f"feature set {feature_set}",
             remedy="extract those shards, then reduce again",
         )
-    return BulkResult(feature_set, writer.commit(software=_software()), checkpoint_sha256, 0)
+    return ExtractionResult(feature_set, writer.commit(software=_software()), checkpoint_sha256, 0)
 
 
-def _plan(store: ObjectStore, request: BulkRequest) -> Plan:
+def _plan(store: ObjectStore, request: ExtractDatasetRequest) -> Plan:
     """Checks the request against what is stored, and makes everything that determines the features explicit."""
-    find_input_transform(request.input_transform)
-    card = load_card(store, request.model)
-    expect_checkpoint(card, request.model_sha256)
-    dataset = load_dataset(store, request.dataset, digest=request.dataset_digest or None)
+    input_transform = request.input_transform or "identity"
+    find_input_transform(input_transform)
+    card = load_card(store, request.model_id)
+    expect_checkpoint(card, request.checkpoint_sha256)
+    dataset = load_dataset(store, request.dataset_id, digest=request.dataset_digest or None)
     cases = dataset.split(request.split)
     if not cases:
         raise BadDataset(
-            f"the split {request.split} has no cases", subject=request.dataset, remedy="choose a split that has some"
+            f"the split {request.split} has no cases", subject=request.dataset_id, remedy="choose a split that has some"
         )
     return Plan(
         card,
@@ -161,13 +143,13 @@ def _plan(store: ObjectStore, request: BulkRequest) -> Plan:
             model=card.id,
             model_sha256=card.checkpoint.sha256,
             initialisation=request.initialisation,
-            init_seed=request.init_seed if request.initialisation == "random" else 0,
+            init_seed=request.initialisation_seed if request.initialisation == "random" else 0,
             dataset=dataset.id,
             dataset_digest=dataset.digest(),
             split=request.split,
             layers=request.layers or tuple(layer.name for layer in card.layers),
             pooling="mean",
-            input_transform=request.input_transform,
+            input_transform=input_transform,
             preprocessing=card.preprocessing,
         ),
     )

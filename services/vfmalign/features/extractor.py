@@ -9,17 +9,15 @@ Legend: N studies, C channels, D H W depth, height, width of a feature map.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from vfmalign.client.messages.features import Pooling
 from vfmalign.core.domain.errors import BadOption, Exhausted
 from vfmalign.models.checkpoints import build_encoder, random_state
 from vfmalign.models.encoder import Encoder, pool
 from vfmalign.models.registry import ARCHITECTURES
-
-Pooling = Literal["mean", "none"]
 
 
 def check_layers(encoder: Encoder, layers: Sequence[str]) -> None:

@@ -1,37 +1,59 @@
-"""The published models, page by page. Knows cards and the store; knows nothing of gRPC."""
+"""Pages of the published models and of the stored datasets."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from vfmalign.core.domain.artifacts import ModelCard, is_id
-from vfmalign.core.domain.errors import BadOption, PreconditionFailed
+from vfmalign.core.domain.artifacts import Dataset, ModelCard, is_id
+from vfmalign.core.domain.errors import BadOption, InvalidInput, NotFound, PreconditionFailed, VfmalignError
 from vfmalign.core.runtime import logs
+from vfmalign.core.storage.datasets import list_datasets as list_dataset_ids
+from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.cards import list_cards, load_card
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 
+T = TypeVar("T")
 _LOG = logs.get("listing")
 
 
 @dataclass(frozen=True)
-class ModelPage:
-    """Cards in order of id, and the token of the next page: the last id of this one, empty where nothing follows."""
+class Page(Generic[T]):
+    """One page of a list.
 
-    cards: tuple[ModelCard, ...]
+    Attributes:
+        items: in order of id.
+        unreadable: by id, the error of each object that cannot be read.
+        next_token: the last id of this page; empty where nothing follows.
+    """
+
+    items: tuple[T, ...]
+    unreadable: dict[str, VfmalignError]
     next_token: str
 
 
-def list_models(store: ObjectStore, page_size: int, token: str) -> ModelPage:
-    """Reads one page of cards.
+def list_models(store: ObjectStore, page_size: int, token: str) -> Page[ModelCard]:
+    """Reads one page of model cards; see `read_page` for the arguments and errors."""
+    return read_page(list_cards(store), lambda model_id: load_card(store, model_id), page_size, token)
 
-    A card that cannot be read is left out and logged, so that one damaged model does not hide the others; asking for it
-    by id says what is wrong with it.
+
+def list_datasets(store: ObjectStore, page_size: int, token: str) -> Page[Dataset]:
+    """Reads one page of datasets; see `read_page` for the arguments and errors."""
+    return read_page(list_dataset_ids(store), lambda dataset_id: load_dataset(store, dataset_id), page_size, token)
+
+
+def read_page(ids: Iterable[str], load: Callable[[str], T], page_size: int, token: str) -> Page[T]:
+    """Reads one page of objects.
+
+    An object that cannot be read is reported by its id, so that one damaged object does not hide the others.
 
     Args:
-        store: where the models are.
+        ids: of all objects.
+        load: reads an object.
         page_size: 1 to 1,000; 0 means 100.
         token: `next_token` of the page before; empty for the first.
 
@@ -41,13 +63,15 @@ def list_models(store: ObjectStore, page_size: int, token: str) -> ModelPage:
     if not 0 <= page_size <= MAX_PAGE_SIZE:
         raise BadOption(f"{page_size} is no page size", field="page_size", remedy=f"choose 1 to {MAX_PAGE_SIZE}")
     if token and not is_id(token):
-        raise BadOption("not a token of ours", field="page_token", remedy="send the last page's `next_page_token`")
+        raise BadOption("not a page token", field="page_token", remedy="send the last page's `next_page_token`")
     size = page_size or DEFAULT_PAGE_SIZE
-    following = [model_id for model_id in sorted(list_cards(store)) if model_id > token]
-    cards = []
-    for model_id in following[:size]:
+    following = sorted(name for name in ids if is_id(name) and name > token)
+    items: list[T] = []
+    unreadable: dict[str, VfmalignError] = {}
+    for name in following[:size]:
         try:
-            cards.append(load_card(store, model_id))
-        except (PreconditionFailed, BadOption) as error:
-            _LOG.warning("a model is left out of the list", model=model_id, error=str(error))
-    return ModelPage(tuple(cards), following[size - 1] if len(following) > size else "")
+            items.append(load(name))
+        except (PreconditionFailed, InvalidInput, NotFound) as error:
+            unreadable[name] = error
+            _LOG.warning("object_unreadable", id=name, error=str(error))
+    return Page(tuple(items), unreadable, following[size - 1] if len(following) > size else "")

@@ -34,7 +34,7 @@ Features = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class BulkOptions:
+class ExtractionOptions:
     """How the work is done; nothing here changes a result beyond float32 rounding.
 
     Attributes:
@@ -91,7 +91,7 @@ def extract_missing(
     encoder: Encoder,
     writer: FeatureSetWriter,
     *,
-    options: BulkOptions,
+    options: ExtractionOptions,
     hooks: Hooks,
     shard: Shard = WHOLE,
 ) -> int:
@@ -123,7 +123,7 @@ def extract_missing(
     return computed
 
 
-def parts_of(plan: Plan, options: BulkOptions) -> list[range]:
+def parts_of(plan: Plan, options: ExtractionOptions) -> list[range]:
     """The rows of each part."""
     rows = range(len(plan.cases))
     return [rows[start : start + options.part_cases] for start in range(0, len(rows), options.part_cases)]
@@ -144,7 +144,7 @@ def _joined(batches: Sequence[Features], layers: Sequence[str]) -> dict[str, NDA
 
 
 def _prepared(
-    store: ObjectStore, plan: Plan, cases: Sequence[Case], options: BulkOptions, stages: Stages
+    store: ObjectStore, plan: Plan, cases: Sequence[Case], options: ExtractionOptions, stages: Stages
 ) -> Generator[Tensor, None, None]:
     """Prepared inputs in order, read ahead by one batch and one study per reader; closing it stops the readers."""
     kinds = needed_kinds(plan.card.preprocessing)

@@ -16,13 +16,14 @@ from vfmalign.core.domain.errors import Cancelled, Exhausted
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_queue import WorkQueue
+from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features import converters, listing
 from vfmalign.features.cache import ModelCache
 from vfmalign.features.dataset_extraction import extract_dataset
 from vfmalign.features.device import MemoryMeter, describe_device
 from vfmalign.features.extractor import check_layers, extract, warm_up
-from vfmalign.features.parts import BulkOptions, Features, Hooks
+from vfmalign.features.parts import ExtractionOptions, Features, Hooks
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.features.study import StudyRequest, prepare_sources
 from vfmalign.features.study_store import store_features
@@ -67,17 +68,30 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """See the proto."""
         page = await asyncio.to_thread(listing.list_models, self._store, request.page_size, request.page_token)
-        return converters.pack_models(page, self._store.uri)
+        response: pb.ListModelsResponse = converters.to_models(page, self._store.uri).to_proto()
+        return response
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """See the proto."""
-        card = await asyncio.to_thread(load_card, self._store, converters.parse_id(request.model_id, "model_id"))
-        return pb.GetModelResponse(model=converters.pack_model(card, self._store.uri))
+        card = await asyncio.to_thread(load_card, self._store, converters.check_id(request.model_id, "model_id"))
+        return pb.GetModelResponse(model=converters.to_model(card, self._store.uri).to_proto())
+
+    async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
+        """See the proto."""
+        page = await asyncio.to_thread(listing.list_datasets, self._store, request.page_size, request.page_token)
+        response: pb.ListDatasetsResponse = converters.to_datasets(page).to_proto()
+        return response
+
+    async def GetDataset(self, request: pb.GetDatasetRequest, context: Context) -> pb.GetDatasetResponse:
+        """See the proto."""
+        dataset_id = converters.check_id(request.dataset_id, "dataset_id")
+        dataset = await asyncio.to_thread(load_dataset, self._store, dataset_id)
+        return pb.GetDatasetResponse(dataset=converters.to_dataset(dataset).to_proto())
 
     async def Extract(self, request: pb.ExtractRequest, context: Context) -> pb.ExtractResponse:
         """See the proto."""
         with self._admitted():
-            return await self._extract(converters.parse_extract(request, self._store.key))
+            return await self._extract(converters.to_study_request(request, self._store.key))
 
     async def _extract(self, asked: StudyRequest) -> pb.ExtractResponse:
         stages, meter = Stages(), MemoryMeter(self._models.device)
@@ -98,17 +112,17 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         if asked.store_as:
             with stages.stage("write"):
                 stored = await asyncio.to_thread(store_features, self._store, asked.store_as, features)
-            packed = converters.pack_stored(stored, self._store.uri)
+            packed = converters.to_stored_layers(stored, self._store.uri)
         else:
-            packed = converters.pack_inline(features, self._max_message_bytes)
-        cost = converters.pack_cost(stages.seconds(), describe_device(self._models.device), meter.peak_bytes)
-        return pb.ExtractResponse(layers=packed, checkpoint_sha256=card.checkpoint.sha256, cost=cost)
+            packed = converters.to_inline_layers(features, self._max_message_bytes)
+        cost = converters.to_cost(stages.seconds(), describe_device(self._models.device), meter.peak_bytes)
+        return pb.ExtractResponse(layers=packed, checkpoint_sha256=card.checkpoint.sha256, cost=cost.to_proto())
 
     async def ExtractDataset(
         self, request: pb.ExtractDatasetRequest, context: Context
     ) -> AsyncIterator[pb.ExtractDatasetResponse]:
         """See the proto."""
-        asked = converters.parse_bulk(request)
+        asked = converters.to_extraction_request(request)
         stages, meter, started = Stages(), MemoryMeter(self._models.device), time.perf_counter()
         progress: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
         stop = threading.Event()
@@ -119,22 +133,22 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
             report=lambda done, total: _put(loop, progress, (done, total)),
             cancelled=stop.is_set,
         )
-        options = BulkOptions(self._options.batch_size, self._options.part_cases, self._options.readers)
+        options = ExtractionOptions(self._options.batch_size, self._options.part_cases, self._options.readers)
         work = asyncio.ensure_future(
             self._bulk_queue.run(extract_dataset, self._store, self._models, asked, options, hooks)
         )
         work.add_done_callback(lambda _: progress.put_nowait(None))
         try:
             while (point := await progress.get()) is not None:
-                yield converters.pack_progress(*point, time.perf_counter() - started)
+                yield converters.to_progress(*point, time.perf_counter() - started).to_proto()
             result = await work
         finally:
             # Without a listener the thread stops at the next batch; the parts it has written serve the next call.
             stop.set()
             work.cancel()
             work.add_done_callback(lambda done: done.cancelled() or done.exception())
-        cost = converters.pack_cost(stages.seconds(), describe_device(self._models.device), meter.peak_bytes)
-        yield converters.pack_feature_set(result, self._store.uri, cost)
+        cost = converters.to_cost(stages.seconds(), describe_device(self._models.device), meter.peak_bytes)
+        yield converters.to_feature_set(result, self._store.uri, cost).to_proto()
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from google.protobuf.json_format import Parse, ParseError
 from pydantic import Field
 
+from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import DONE, UNEXPECTED, BadOption, VfmalignError, exit_code
 from vfmalign.core.runtime import logs
@@ -29,9 +30,9 @@ from vfmalign.core.runtime.work_queue import ShutdownRequest
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features import converters
 from vfmalign.features.cache import ModelCache
-from vfmalign.features.dataset_extraction import BulkRequest, extract_shard, reduce
+from vfmalign.features.dataset_extraction import extract_shard, reduce
 from vfmalign.features.device import MemoryMeter, choose_device, describe_device
-from vfmalign.features.parts import BulkOptions, Features, Hooks, Shard
+from vfmalign.features.parts import ExtractionOptions, Features, Hooks, Shard
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.v1 import features_pb2
 
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE
 
 
-def read_request(store: ObjectStore, place: str) -> BulkRequest:
+def read_request(store: ObjectStore, place: str) -> ExtractDatasetRequest:
     """Reads a request from a file or from the store.
 
     Raises:
@@ -82,7 +83,7 @@ def read_request(store: ObjectStore, place: str) -> BulkRequest:
             text = store.get(store.key(place), max_bytes=MOST_REQUEST_BYTES)
         else:
             text = Path(place).read_bytes()
-        return converters.parse_bulk(Parse(text, features_pb2.ExtractDatasetRequest()))
+        return converters.to_extraction_request(Parse(text, features_pb2.ExtractDatasetRequest()))
     except (OSError, UnicodeDecodeError, ParseError) as error:
         raise BadOption(
             f"cannot be read as an ExtractDatasetRequest: {type(error).__name__}",
@@ -92,7 +93,11 @@ def read_request(store: ObjectStore, place: str) -> BulkRequest:
 
 
 def _extract(
-    store: ObjectStore, request: BulkRequest, settings: FeaturesOptions, shard: Shard, stopped: Callable[[], bool]
+    store: ObjectStore,
+    request: ExtractDatasetRequest,
+    settings: FeaturesOptions,
+    shard: Shard,
+    stopped: Callable[[], bool],
 ) -> None:
     device = choose_device(settings.device)
     models, stages, meter = ModelCache(store, device, settings.model_cache_bytes), Stages(), MemoryMeter(device)
@@ -116,16 +121,16 @@ def _extract(
     )
 
 
-def _reduce(store: ObjectStore, request: BulkRequest, settings: FeaturesOptions, shards: int) -> None:
+def _reduce(store: ObjectStore, request: ExtractDatasetRequest, settings: FeaturesOptions, shards: int) -> None:
     """Commits the set, and prints it as ExtractDataset returns it."""
     result = reduce(store, request, _options(settings), shards)
-    packed = converters.pack_feature_set(result, store.uri, converters.pack_cost({}, "", 0)).feature_set
+    packed = converters.to_feature_set(result, store.uri, converters.to_cost({}, "", 0)).to_proto().feature_set
     print(json.dumps(to_json_dict(packed)))  # noqa: T201
-    _log.info("reduced", feature_set=result.feature_set, rows=result.manifest.rows)
+    _log.info("reduced", feature_set=result.feature_set_id, rows=result.manifest.rows)
 
 
-def _options(settings: FeaturesOptions) -> BulkOptions:
-    return BulkOptions(settings.batch_size, settings.part_cases, settings.readers)
+def _options(settings: FeaturesOptions) -> ExtractionOptions:
+    return ExtractionOptions(settings.batch_size, settings.part_cases, settings.readers)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from vfmalign.client.messages.features import Pooling
 from vfmalign.core.domain.artifacts import Preprocessing, VolumeKind, VolumeRef
 from vfmalign.core.domain.errors import BadVolume, InvalidInput
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.features.extractor import Pooling
 from vfmalign.imaging.preprocessing import prepare_study
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode
 

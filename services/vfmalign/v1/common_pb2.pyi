@@ -21,13 +21,6 @@ class Split(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SPLIT_TRAIN: _ClassVar[Split]
     SPLIT_VAL: _ClassVar[Split]
     SPLIT_TEST: _ClassVar[Split]
-
-class Modality(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-    __slots__ = ()
-    MODALITY_UNSPECIFIED: _ClassVar[Modality]
-    MODALITY_T2W: _ClassVar[Modality]
-    MODALITY_DWI: _ClassVar[Modality]
-    MODALITY_ADC: _ClassVar[Modality]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_FLOAT16: DataType
 DATA_TYPE_FLOAT32: DataType
@@ -37,10 +30,6 @@ SPLIT_PRETRAIN: Split
 SPLIT_TRAIN: Split
 SPLIT_VAL: Split
 SPLIT_TEST: Split
-MODALITY_UNSPECIFIED: Modality
-MODALITY_T2W: Modality
-MODALITY_DWI: Modality
-MODALITY_ADC: Modality
 
 class Tensor(_message.Message):
     __slots__ = ("data_type", "shape", "data")

@@ -53,11 +53,11 @@ class Preprocessing(_message.Message):
     SPACING_MM_FIELD_NUMBER: _ClassVar[int]
     SHAPE_DHW_FIELD_NUMBER: _ClassVar[int]
     NORMALISATION_FIELD_NUMBER: _ClassVar[int]
-    modalities: _containers.RepeatedScalarFieldContainer[_common_pb2.Modality]
+    modalities: _containers.RepeatedScalarFieldContainer[str]
     spacing_mm: _containers.RepeatedScalarFieldContainer[float]
     shape_dhw: _containers.RepeatedScalarFieldContainer[int]
     normalisation: str
-    def __init__(self, modalities: _Optional[_Iterable[_Union[_common_pb2.Modality, str]]] = ..., spacing_mm: _Optional[_Iterable[float]] = ..., shape_dhw: _Optional[_Iterable[int]] = ..., normalisation: _Optional[str] = ...) -> None: ...
+    def __init__(self, modalities: _Optional[_Iterable[str]] = ..., spacing_mm: _Optional[_Iterable[float]] = ..., shape_dhw: _Optional[_Iterable[int]] = ..., normalisation: _Optional[str] = ...) -> None: ...
 
 class Pretraining(_message.Message):
     __slots__ = ("dataset_id", "dataset_digest", "volume_count", "group_count")
@@ -104,14 +104,24 @@ class ListModelsRequest(_message.Message):
     def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListModelsResponse(_message.Message):
-    __slots__ = ("models", "next_page_token", "architectures")
+    __slots__ = ("models", "next_page_token", "architectures", "unreadable")
     MODELS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURES_FIELD_NUMBER: _ClassVar[int]
+    UNREADABLE_FIELD_NUMBER: _ClassVar[int]
     models: _containers.RepeatedCompositeFieldContainer[Model]
     next_page_token: str
     architectures: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., architectures: _Optional[_Iterable[str]] = ...) -> None: ...
+    unreadable: _containers.RepeatedCompositeFieldContainer[UnreadableObject]
+    def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., architectures: _Optional[_Iterable[str]] = ..., unreadable: _Optional[_Iterable[_Union[UnreadableObject, _Mapping]]] = ...) -> None: ...
+
+class UnreadableObject(_message.Message):
+    __slots__ = ("id", "message")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    message: str
+    def __init__(self, id: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
     __slots__ = ("model_id",)
@@ -125,15 +135,73 @@ class GetModelResponse(_message.Message):
     model: Model
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
+class SplitSize(_message.Message):
+    __slots__ = ("split", "cases", "patients")
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    CASES_FIELD_NUMBER: _ClassVar[int]
+    PATIENTS_FIELD_NUMBER: _ClassVar[int]
+    split: _common_pb2.Split
+    cases: int
+    patients: int
+    def __init__(self, split: _Optional[_Union[_common_pb2.Split, str]] = ..., cases: _Optional[int] = ..., patients: _Optional[int] = ...) -> None: ...
+
+class Dataset(_message.Message):
+    __slots__ = ("dataset_id", "dataset_digest", "splits", "modalities", "label_maps", "held_out", "phantom")
+    DATASET_ID_FIELD_NUMBER: _ClassVar[int]
+    DATASET_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SPLITS_FIELD_NUMBER: _ClassVar[int]
+    MODALITIES_FIELD_NUMBER: _ClassVar[int]
+    LABEL_MAPS_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    PHANTOM_FIELD_NUMBER: _ClassVar[int]
+    dataset_id: str
+    dataset_digest: str
+    splits: _containers.RepeatedCompositeFieldContainer[SplitSize]
+    modalities: _containers.RepeatedScalarFieldContainer[str]
+    label_maps: _containers.RepeatedScalarFieldContainer[str]
+    held_out: bool
+    phantom: bool
+    def __init__(self, dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., splits: _Optional[_Iterable[_Union[SplitSize, _Mapping]]] = ..., modalities: _Optional[_Iterable[str]] = ..., label_maps: _Optional[_Iterable[str]] = ..., held_out: _Optional[bool] = ..., phantom: _Optional[bool] = ...) -> None: ...
+
+class ListDatasetsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListDatasetsResponse(_message.Message):
+    __slots__ = ("datasets", "next_page_token", "unreadable")
+    DATASETS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    UNREADABLE_FIELD_NUMBER: _ClassVar[int]
+    datasets: _containers.RepeatedCompositeFieldContainer[Dataset]
+    next_page_token: str
+    unreadable: _containers.RepeatedCompositeFieldContainer[UnreadableObject]
+    def __init__(self, datasets: _Optional[_Iterable[_Union[Dataset, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., unreadable: _Optional[_Iterable[_Union[UnreadableObject, _Mapping]]] = ...) -> None: ...
+
+class GetDatasetRequest(_message.Message):
+    __slots__ = ("dataset_id",)
+    DATASET_ID_FIELD_NUMBER: _ClassVar[int]
+    dataset_id: str
+    def __init__(self, dataset_id: _Optional[str] = ...) -> None: ...
+
+class GetDatasetResponse(_message.Message):
+    __slots__ = ("dataset",)
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    dataset: Dataset
+    def __init__(self, dataset: _Optional[_Union[Dataset, _Mapping]] = ...) -> None: ...
+
 class StudyVolume(_message.Message):
     __slots__ = ("modality", "nifti", "stored")
     MODALITY_FIELD_NUMBER: _ClassVar[int]
     NIFTI_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
-    modality: _common_pb2.Modality
+    modality: str
     nifti: bytes
     stored: _common_pb2.ObjectRef
-    def __init__(self, modality: _Optional[_Union[_common_pb2.Modality, str]] = ..., nifti: _Optional[bytes] = ..., stored: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
+    def __init__(self, modality: _Optional[str] = ..., nifti: _Optional[bytes] = ..., stored: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
 
 class GlandMask(_message.Message):
     __slots__ = ("nifti", "stored")

@@ -45,6 +45,16 @@ class FeatureServiceStub:
                 request_serializer=vfmalign_dot_v1_dot_features__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=vfmalign_dot_v1_dot_features__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.ListDatasets = channel.unary_unary(
+                '/vfmalign.v1.FeatureService/ListDatasets',
+                request_serializer=vfmalign_dot_v1_dot_features__pb2.ListDatasetsRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_features__pb2.ListDatasetsResponse.FromString,
+                _registered_method=True)
+        self.GetDataset = channel.unary_unary(
+                '/vfmalign.v1.FeatureService/GetDataset',
+                request_serializer=vfmalign_dot_v1_dot_features__pb2.GetDatasetRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_features__pb2.GetDatasetResponse.FromString,
+                _registered_method=True)
         self.Extract = channel.unary_unary(
                 '/vfmalign.v1.FeatureService/Extract',
                 request_serializer=vfmalign_dot_v1_dot_features__pb2.ExtractRequest.SerializeToString,
@@ -70,6 +80,20 @@ class FeatureServiceServicer:
 
     def GetModel(self, request, context):
         """Returns one model's card.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDatasets(self, request, context):
+        """Lists the datasets in object storage.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDataset(self, request, context):
+        """Describes one dataset.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,6 +126,16 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=vfmalign_dot_v1_dot_features__pb2.GetModelRequest.FromString,
                     response_serializer=vfmalign_dot_v1_dot_features__pb2.GetModelResponse.SerializeToString,
+            ),
+            'ListDatasets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDatasets,
+                    request_deserializer=vfmalign_dot_v1_dot_features__pb2.ListDatasetsRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_features__pb2.ListDatasetsResponse.SerializeToString,
+            ),
+            'GetDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDataset,
+                    request_deserializer=vfmalign_dot_v1_dot_features__pb2.GetDatasetRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_features__pb2.GetDatasetResponse.SerializeToString,
             ),
             'Extract': grpc.unary_unary_rpc_method_handler(
                     servicer.Extract,
@@ -169,6 +203,60 @@ class FeatureService:
             '/vfmalign.v1.FeatureService/GetModel',
             vfmalign_dot_v1_dot_features__pb2.GetModelRequest.SerializeToString,
             vfmalign_dot_v1_dot_features__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDatasets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.FeatureService/ListDatasets',
+            vfmalign_dot_v1_dot_features__pb2.ListDatasetsRequest.SerializeToString,
+            vfmalign_dot_v1_dot_features__pb2.ListDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.FeatureService/GetDataset',
+            vfmalign_dot_v1_dot_features__pb2.GetDatasetRequest.SerializeToString,
+            vfmalign_dot_v1_dot_features__pb2.GetDatasetResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class FeatureServiceStub:
     """Lists the models in object storage and the architectures this server can build."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetModelRequest, _features_pb2.GetModelResponse]
     """Returns one model's card."""
+    ListDatasets: _grpc.UnaryUnaryMultiCallable[_features_pb2.ListDatasetsRequest, _features_pb2.ListDatasetsResponse]
+    """Lists the datasets in object storage."""
+    GetDataset: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetDatasetRequest, _features_pb2.GetDatasetResponse]
+    """Describes one dataset."""
     Extract: _grpc.UnaryUnaryMultiCallable[_features_pb2.ExtractRequest, _features_pb2.ExtractResponse]
     """Extracts the features of one study."""
     ExtractDataset: _grpc.UnaryStreamMultiCallable[_features_pb2.ExtractDatasetRequest, _features_pb2.ExtractDatasetResponse]
@@ -53,6 +57,10 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Lists the models in object storage and the architectures this server can build."""
     GetModel: _aio.UnaryUnaryMultiCallable[_features_pb2.GetModelRequest, _features_pb2.GetModelResponse]  # type: ignore[assignment]
     """Returns one model's card."""
+    ListDatasets: _aio.UnaryUnaryMultiCallable[_features_pb2.ListDatasetsRequest, _features_pb2.ListDatasetsResponse]  # type: ignore[assignment]
+    """Lists the datasets in object storage."""
+    GetDataset: _aio.UnaryUnaryMultiCallable[_features_pb2.GetDatasetRequest, _features_pb2.GetDatasetResponse]  # type: ignore[assignment]
+    """Describes one dataset."""
     Extract: _aio.UnaryUnaryMultiCallable[_features_pb2.ExtractRequest, _features_pb2.ExtractResponse]  # type: ignore[assignment]
     """Extracts the features of one study."""
     ExtractDataset: _aio.UnaryStreamMultiCallable[_features_pb2.ExtractDatasetRequest, _features_pb2.ExtractDatasetResponse]  # type: ignore[assignment]
@@ -78,6 +86,22 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_features_pb2.GetModelResponse, _abc.Awaitable[_features_pb2.GetModelResponse]]:
         """Returns one model's card."""
+
+    @_abc_1.abstractmethod
+    def ListDatasets(
+        self,
+        request: _features_pb2.ListDatasetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.ListDatasetsResponse, _abc.Awaitable[_features_pb2.ListDatasetsResponse]]:
+        """Lists the datasets in object storage."""
+
+    @_abc_1.abstractmethod
+    def GetDataset(
+        self,
+        request: _features_pb2.GetDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.GetDatasetResponse, _abc.Awaitable[_features_pb2.GetDatasetResponse]]:
+        """Describes one dataset."""
 
     @_abc_1.abstractmethod
     def Extract(

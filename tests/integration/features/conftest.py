@@ -30,7 +30,7 @@ SPEC = PhantomSpec(
     dwi=Stack((48, 48, 16), (2.6, 2.6, 3.75)),
     adc=Stack((48, 48, 16), (2.6, 2.6, 3.75)),
 )
-MODALITIES = {"t2w": common_pb2.MODALITY_T2W, "dwi": common_pb2.MODALITY_DWI, "adc": common_pb2.MODALITY_ADC}
+MODALITIES = ("t2w", "dwi", "adc")
 INPUT = Preprocessing(spacing_mm=(3.75, 1.75, 1.75), shape_DHW=(16, 64, 64))
 
 
@@ -122,11 +122,7 @@ def _study_of(volumes, **replaced) -> pb.Study:
     """A study sent inline; `replaced` gives other bytes for a modality, or None to leave it out."""
     data = {kind: encode(volumes[kind]) for kind in MODALITIES} | replaced
     return pb.Study(
-        volumes=[
-            pb.StudyVolume(modality=MODALITIES[kind], nifti=content)
-            for kind, content in data.items()
-            if content is not None
-        ]
+        volumes=[pb.StudyVolume(modality=kind, nifti=content) for kind, content in data.items() if content is not None]
     )
 
 

@@ -5,6 +5,7 @@ import urllib.request
 
 import grpc
 import numpy as np
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from safetensors.numpy import load
 
@@ -13,7 +14,7 @@ from vfmalign.core.storage.feature_sets import read_feature_set
 from vfmalign.v1 import common_pb2
 from vfmalign.v1 import features_pb2 as pb
 
-MODALITIES = {"t2w": common_pb2.MODALITY_T2W, "dwi": common_pb2.MODALITY_DWI, "adc": common_pb2.MODALITY_ADC}
+MODALITIES = ("t2w", "dwi", "adc")
 
 
 async def test_a_study_sent_inline(service, store, phantoms, card, expected_features, close, study_of):
@@ -34,7 +35,7 @@ async def test_a_stored_study_with_its_gland_and_all_layers(
     refs = dataset.test[1].volumes
     stored = {k: common_pb2.ObjectRef(uri=store.uri(r.key), sha256=r.sha256) for k, r in refs.items()}
     study = pb.Study(
-        volumes=[pb.StudyVolume(modality=MODALITIES[kind], stored=stored[kind]) for kind in MODALITIES],
+        volumes=[pb.StudyVolume(modality=kind, stored=stored[kind]) for kind in MODALITIES],
         gland_mask=pb.GlandMask(stored=stored["gland"]),
     )
     layers = ["pooled", "stages.0", "stages.3"]
@@ -73,6 +74,30 @@ async def test_models_are_listed_and_described(service, store, card):
     assert model.checkpoint.sha256 == card.checkpoint.sha256
     assert model.primary_layer == "stages.3"
     assert tuple(model.preprocessing.shape_dhw) == card.preprocessing.shape_DHW
+
+
+async def test_datasets_are_listed_and_described(service, store, dataset):
+    store.put("datasets/damaged/dataset.json", b"{}")
+    response = await service.ListDatasets(pb.ListDatasetsRequest())
+    assert [one.dataset_id for one in response.datasets] == ["phantoms"]
+    assert [one.id for one in response.unreadable] == ["damaged"]
+    assert response.unreadable[0].message == (
+        "dataset damaged: its dataset.json is not a datalist of this version; import the dataset again"
+    )
+    described = (await service.GetDataset(pb.GetDatasetRequest(dataset_id="phantoms"))).dataset
+    assert described == response.datasets[0]
+    assert described.dataset_digest == dataset.digest()
+    assert [(one.split, one.cases, one.patients) for one in described.splits] == [(common_pb2.SPLIT_TEST, 3, 3)]
+    assert list(described.modalities) == list(MODALITIES)
+    assert described.held_out
+    for dataset_id, code in (
+        ("absent", grpc.StatusCode.NOT_FOUND),
+        ("damaged", grpc.StatusCode.FAILED_PRECONDITION),
+        ("No Id", grpc.StatusCode.INVALID_ARGUMENT),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await service.GetDataset(pb.GetDatasetRequest(dataset_id=dataset_id))
+        assert caught.value.code() is code
 
 
 async def test_a_dataset_becomes_a_feature_set_once(

@@ -107,7 +107,7 @@ async def test_bad_studies(service, phantoms, name, study_of):
 
 def with_stored_adc(study: pb.Study, uri: str, sha256: str) -> pb.Study:
     stored = common_pb2.ObjectRef(uri=uri, sha256=sha256)
-    study.volumes.append(pb.StudyVolume(modality=common_pb2.MODALITY_ADC, stored=stored))
+    study.volumes.append(pb.StudyVolume(modality="adc", stored=stored))
     return study
 
 
@@ -160,7 +160,7 @@ async def test_a_stored_volume_that_is_missing_changed_foreign_or_damaged(servic
             "choose from stages.0, stages.1, stages.2, stages.3",
         ),
         ({"input_transform": "blur"}, INVALID, "unknown input transform 'blur'"),
-        ({"model_id": "Not An Id"}, INVALID, "is no id"),
+        ({"model_id": "Not An Id"}, INVALID, "is not a valid id"),
     ],
 )
 async def test_bad_options(service, phantoms, change, code, words, study_of):
@@ -200,7 +200,7 @@ async def test_bad_datasets(service, store, phantoms, dataset, collect, upload):
     expectations = [
         ({"dataset_id": "absent"}, grpc.StatusCode.NOT_FOUND, "dataset absent: there is no such dataset"),
         ({"dataset_id": "broken"}, grpc.StatusCode.FAILED_PRECONDITION, f"{store.uri(key)}: its SHA-256 is"),
-        ({"dataset_id": "phantoms", "split": 0}, INVALID, "split: nothing is chosen"),
+        ({"dataset_id": "phantoms", "split": 0}, INVALID, "split: this field is required"),
         (
             {"dataset_id": "phantoms", "split": common_pb2.SPLIT_VAL},
             INVALID,

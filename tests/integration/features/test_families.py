@@ -16,11 +16,10 @@ from vfmalign.models.cards import load_encoder, publish, publish_program
 from vfmalign.models.checkpoints import random_state
 from vfmalign.models.importer import Input, import_model
 from vfmalign.models.registry import ARCHITECTURES
-from vfmalign.v1 import common_pb2
 from vfmalign.v1 import features_pb2 as pb
 
 FAMILIES = ("profound_vit_micro", "provicnet_micro", "provicnet_fusion_micro")
-MODALITIES = {"t2w": common_pb2.MODALITY_T2W, "dwi": common_pb2.MODALITY_DWI, "adc": common_pb2.MODALITY_ADC}
+MODALITIES = ("t2w", "dwi", "adc")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +109,7 @@ async def test_random_weights_are_a_bundles_but_not_a_programs(service, dataset,
 
 
 def study_of(volumes, *kinds, gland=True) -> pb.Study:
-    study = pb.Study(volumes=[pb.StudyVolume(modality=MODALITIES[k], nifti=encode(volumes[k])) for k in kinds])
+    study = pb.Study(volumes=[pb.StudyVolume(modality=k, nifti=encode(volumes[k])) for k in kinds])
     if gland:
         study.gland_mask.nifti = encode(volumes["gland"])
     return study

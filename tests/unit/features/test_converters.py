@@ -7,8 +7,9 @@ from vfmalign.core.domain.artifacts import VolumeRef
 from vfmalign.core.domain.errors import BadOption, BadVolume, Conflict, Exhausted, InvalidInput
 from vfmalign.core.rpc.tensors import to_array
 from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.features import converters
-from vfmalign.features.listing import list_models
+from vfmalign.features.listing import list_datasets, list_models
 from vfmalign.features.study import Source, prepare_sources
 from vfmalign.features.study_store import store_features
 from vfmalign.imaging.volumes import encode
@@ -25,12 +26,12 @@ def key_of(uri: str) -> str:
 
 
 def extract_request(**change):
-    study = pb.Study(volumes=[pb.StudyVolume(modality=common_pb2.MODALITY_T2W, nifti=b"t2")])
+    study = pb.Study(volumes=[pb.StudyVolume(modality="t2w", nifti=b"t2")])
     return pb.ExtractRequest(**{"model_id": "m", "study": study} | change)
 
 
 def test_extract_with_defaults():
-    asked = converters.parse_extract(extract_request(), key_of)
+    asked = converters.to_study_request(extract_request(), key_of)
     assert asked.sources == (Source("t2w", "study.volumes[0]", b"t2"),)
     assert (asked.pooling, asked.input_transform, asked.layers, asked.store_as) == ("mean", "identity", (), "")
 
@@ -38,14 +39,14 @@ def test_extract_with_defaults():
 def test_extract_in_full():
     stored = common_pb2.ObjectRef(uri="s3://bucket/a/b", sha256=SHA)
     study = pb.Study(
-        volumes=[pb.StudyVolume(modality=common_pb2.MODALITY_ADC, stored=stored)],
+        volumes=[pb.StudyVolume(modality="adc", stored=stored)],
         gland_mask=pb.GlandMask(nifti=b"gland"),
     )
     request = extract_request(
         study=study, checkpoint_sha256=SHA, layers=["stages.1"], pooling=pb.POOLING_NONE, store_as="mine",
         input_transform="half_resolution",
     )  # fmt: skip
-    asked = converters.parse_extract(request, key_of)
+    asked = converters.to_study_request(request, key_of)
     assert asked.sources == (
         Source("adc", "study.volumes[0]", VolumeRef(key="a/b", sha256=SHA)),
         Source("gland", "study.gland_mask", b"gland"),
@@ -54,7 +55,7 @@ def test_extract_in_full():
 
 
 def volume(**source):
-    return pb.Study(volumes=[pb.StudyVolume(**{"modality": common_pb2.MODALITY_T2W} | source)])
+    return pb.Study(volumes=[pb.StudyVolume(**{"modality": "t2w"} | source)])
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,8 @@ def volume(**source):
         ({"input_transform": "blur"}, "input_transform"),
         ({"store_as": "../x"}, "store_as"),
         ({"store_as": "0" * 32}, "store_as"),
-        ({"study": volume(modality=0, nifti=b"x")}, "study.volumes[0].modality"),
+        ({"study": volume(modality="", nifti=b"x")}, "study.volumes[0].modality"),
+        ({"study": volume(modality="pet", nifti=b"x")}, "study.volumes[0].modality"),
         ({"study": volume()}, "study.volumes[0]"),
         ({"study": pb.Study(gland_mask=pb.GlandMask())}, "study.gland_mask"),
         ({"study": volume(stored=common_pb2.ObjectRef(uri="s3://bucket/a"))}, "study.volumes[0].stored.sha256"),
@@ -79,7 +81,7 @@ def volume(**source):
 )
 def test_wrong_extract_requests_name_the_field(change, field):
     with pytest.raises(InvalidInput) as caught:
-        converters.parse_extract(extract_request(**change), key_of)
+        converters.to_study_request(extract_request(**change), key_of)
     assert caught.value.field == field
 
 
@@ -89,10 +91,12 @@ def bulk_request(**change):
 
 
 def test_bulk_requests():
-    asked = converters.parse_bulk(bulk_request())
-    assert (asked.model, asked.dataset, asked.split, asked.initialisation) == ("m", "d", "val", "checkpoint")
-    seeded = converters.parse_bulk(bulk_request(initialisation=pb.INITIALISATION_RANDOM, initialisation_seed=2**63 - 1))
-    assert (seeded.initialisation, seeded.init_seed) == ("random", 2**63 - 1)
+    asked = converters.to_extraction_request(bulk_request())
+    assert (asked.model_id, asked.dataset_id, asked.split, asked.initialisation) == ("m", "d", "val", "checkpoint")
+    seeded = converters.to_extraction_request(
+        bulk_request(initialisation=pb.INITIALISATION_RANDOM, initialisation_seed=2**63 - 1)
+    )
+    assert (seeded.initialisation, seeded.initialisation_seed) == ("random", 2**63 - 1)
 
 
 @pytest.mark.parametrize(
@@ -110,31 +114,31 @@ def test_bulk_requests():
 )
 def test_wrong_bulk_requests_name_the_field(change, field):
     with pytest.raises(BadOption) as caught:
-        converters.parse_bulk(bulk_request(**change))
+        converters.to_extraction_request(bulk_request(**change))
     assert caught.value.field == field
 
 
 def test_inline_features_up_to_the_limit():
     features = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(4)}
-    packed = converters.pack_inline(features, 40)
+    packed = converters.to_inline_layers(features, 40)
     assert [one.layer for one in packed] == ["a", "b"]
     assert to_array(packed[0].tensor, "a").tolist() == [[0, 1, 2], [3, 4, 5]]
     with pytest.raises(Exhausted, match=r"take 40 bytes, a message at most 39; set `store_as`") as caught:
-        converters.pack_inline(features, 39)
+        converters.to_inline_layers(features, 39)
     assert caught.value.retry_after_s is None
 
 
 def test_a_card_survives_packing(card, store):
-    model = converters.pack_model(card, store.uri)
+    model = converters.to_model(card, store.uri)
     assert model.checkpoint.uri == store.uri(card.checkpoint.key)
     assert list(model.preprocessing.modalities) == [
-        common_pb2.MODALITY_T2W,
-        common_pb2.MODALITY_DWI,
-        common_pb2.MODALITY_ADC,
+        "t2w",
+        "dwi",
+        "adc",
     ]
     assert tuple(model.preprocessing.spacing_mm) == card.preprocessing.spacing_mm
     assert [(layer.name, layer.channels) for layer in model.layers] == [(x.name, x.channels) for x in card.layers]
-    assert model.objective == pb.OBJECTIVE_CONTRASTIVE
+    assert model.objective == "contrastive"
 
 
 def test_a_modality_sent_twice(store, card, small_volume):
@@ -160,15 +164,45 @@ def test_models_are_listed_page_by_page(store, publish_model, capsys):
     for name in ("list-c", "list-a", "list-b"):
         publish_model(store, name)
     store.put("models/list-bad/model.json", b"{}")
-    seen, token, pages = [], "list", 0
+    seen, unreadable, token, pages = [], {}, "list", 0
     while token:
         page = list_models(store, 2, token)
-        seen += [card.id for card in page.cards if card.id.startswith("list")]
+        seen += [card.id for card in page.items if card.id.startswith("list")]
+        unreadable |= page.unreadable
         token, pages = page.next_token, pages + 1
     assert seen == ["list-a", "list-b", "list-c"]
     assert pages >= 2
+    assert list(unreadable) == ["list-bad"]
     logged = capsys.readouterr()
     assert "list-bad" in logged.out + logged.err
+
+
+def test_datasets_are_listed_page_by_page(store, dataset):
+    for name in ("datalist-b", "datalist-a"):
+        save_dataset(store, dataset.model_copy(update={"id": name}))
+    store.put("datasets/datalist-bad/dataset.json", b'{"name": "datalist-bad"}')
+    store.put("datasets/datalist-c/dataset.json", b"no JSON")
+    first = list_datasets(store, 2, "datalist")
+    assert [found.id for found in first.items] == ["datalist-a", "datalist-b"]
+    rest = list_datasets(store, 3, first.next_token)
+    assert [found.id for found in rest.items] == ["small"]
+    assert {name: error.remedy for name, error in rest.unreadable.items()} == {
+        "datalist-bad": "import the dataset again",
+        "datalist-c": "restore it",
+    }
+    assert rest.next_token == ""
+
+
+def test_a_dataset_is_described_without_its_cases(dataset):
+    message = converters.to_dataset(dataset)
+    assert message.dataset_id == "small"
+    assert message.dataset_digest == dataset.digest()
+    assert [(size.split, size.cases, size.patients) for size in message.splits] == [("val", 1, 1), ("test", 7, 4)]
+    assert message.modalities == ("t2w", "dwi", "adc")
+    assert (message.label_maps, message.held_out, message.phantom) == ((), True, False)
+    without_adc = {kind: ref for kind, ref in dataset.test[0].volumes.items() if kind != "adc"}
+    gappy = dataset.model_copy(update={"val": (dataset.val[0].model_copy(update={"volumes": without_adc}),)})
+    assert converters.to_dataset(gappy).modalities == ("t2w", "dwi")
 
 
 @pytest.mark.parametrize(

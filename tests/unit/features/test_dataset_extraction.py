@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.core.domain.artifacts import Case, Dataset, features_prefix, volume_key
 from vfmalign.core.domain.errors import (
     BadDataset,
@@ -19,16 +20,16 @@ from vfmalign.core.domain.errors import (
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.feature_sets import read_feature_set
-from vfmalign.features.dataset_extraction import BulkRequest, extract_dataset
+from vfmalign.features.dataset_extraction import extract_dataset
 from vfmalign.features.extractor import extract
-from vfmalign.features.parts import BulkOptions, Hooks
+from vfmalign.features.parts import ExtractionOptions, Hooks
 from vfmalign.features.threads import pool_of
 from vfmalign.imaging.preprocessing import prepare_study
 from vfmalign.imaging.volumes import load_case
 from vfmalign.models.checkpoints import build_encoder, random_state
 from vfmalign.models.registry import ARCHITECTURES
 
-OPTIONS = BulkOptions(batch_size=2, part_cases=3, readers=2)
+OPTIONS = ExtractionOptions(batch_size=2, part_cases=3, readers=2)
 
 
 class Surroundings:
@@ -74,13 +75,13 @@ def expected_rows(store, dataset, card, layer: str, encoder, transform: str = "i
 
 @pytest.fixture
 def request_(card, dataset):
-    return BulkRequest(model=card.id, dataset=dataset.id, split="test")
+    return ExtractDatasetRequest(model_id=card.id, dataset_id=dataset.id, split="test")
 
 
 def test_rows_are_the_cases_in_the_datasets_order(store, models, card, dataset, request_):
     around = Surroundings()
     result = extract_dataset(store, models, request_, OPTIONS, around.hooks)
-    stored = read_feature_set(store, result.feature_set)
+    stored = read_feature_set(store, result.feature_set_id)
     assert stored.manifest == result.manifest
     assert stored.manifest.case_ids == tuple(case.id for case in dataset.test)
     assert stored.manifest.case_ids != tuple(sorted(stored.manifest.case_ids))
@@ -108,38 +109,38 @@ def test_what_is_committed_is_not_computed_again(store, models, request_):
 
 def test_an_interrupted_set_continues_with_the_part_it_had_reached(store, models, request_):
     whole = extract_dataset(store, models, request_, OPTIONS, Surroundings().hooks)
-    expected = read_feature_set(store, whole.feature_set)
-    forget(store, whole.feature_set)
+    expected = read_feature_set(store, whole.feature_set_id)
+    forget(store, whole.feature_set_id)
 
     with pytest.raises(RuntimeError, match="killed"):
         extract_dataset(store, models, request_, OPTIONS, Surroundings(fail_at=4).hooks)
-    reached = parts(store, whole.feature_set)
+    reached = parts(store, whole.feature_set_id)
     assert len(reached) == 1
 
     around = Surroundings()
     resumed = extract_dataset(store, models, request_, OPTIONS, around.hooks)
     assert (resumed.computed_cases, around.batches) == (4, 4)
     assert around.reports == [(3, 7), (6, 7), (7, 7)]
-    assert reached < parts(store, whole.feature_set)
-    actual = read_feature_set(store, resumed.feature_set)
+    assert reached < parts(store, whole.feature_set_id)
+    actual = read_feature_set(store, resumed.feature_set_id)
     assert actual.manifest.parts == expected.manifest.parts
     assert all(np.array_equal(actual.layers[layer], rows) for layer, rows in expected.layers.items())
 
 
 def test_parts_of_another_size_do_not_disturb(store, models, request_):
     whole = extract_dataset(store, models, request_, OPTIONS, Surroundings().hooks)
-    expected = read_feature_set(store, whole.feature_set)
-    forget(store, whole.feature_set)
+    expected = read_feature_set(store, whole.feature_set_id)
+    forget(store, whole.feature_set_id)
     with pytest.raises(RuntimeError, match="killed"):
         extract_dataset(store, models, request_, OPTIONS, Surroundings(fail_at=3).hooks)
-    other = BulkOptions(batch_size=4, part_cases=4, readers=1)
+    other = ExtractionOptions(batch_size=4, part_cases=4, readers=1)
     resumed = extract_dataset(store, models, request_, other, Surroundings().hooks)
-    actual = read_feature_set(store, resumed.feature_set)
+    actual = read_feature_set(store, resumed.feature_set_id)
     assert all(np.array_equal(actual.layers[layer], rows) for layer, rows in expected.layers.items())
 
 
 def test_cancelling_stops_between_batches_and_keeps_the_parts(store, models, request_):
-    request = BulkRequest(**{**request_.__dict__, "layers": ("stages.1",)})
+    request = request_.model_copy(update={"layers": ("stages.1",)})
     around = Surroundings(cancel_at=3)
     with pytest.raises(Cancelled, match="the caller stopped the extraction"):
         extract_dataset(store, models, request, OPTIONS, around.hooks)
@@ -154,35 +155,33 @@ def test_random_weights_depend_on_the_seed_and_not_on_the_checkpoint(store, mode
         extract_dataset(
             store,
             models,
-            BulkRequest(**{**request_.__dict__, "initialisation": "random", "init_seed": seed}),
+            request_.model_copy(update={"initialisation": "random", "initialisation_seed": seed}),
             OPTIONS,
             Surroundings().hooks,
         )
         for seed in (0, 1)
     ]
-    sets = [read_feature_set(store, result.feature_set) for result in results]
+    sets = [read_feature_set(store, result.feature_set_id) for result in results]
     architecture = ARCHITECTURES[card.architecture]
     for seed, stored in enumerate(sets):
         encoder = build_encoder(architecture, random_state(architecture, seed))
         expected = expected_rows(store, dataset, card, "stages.3", encoder)
         assert np.array_equal(stored.layers["stages.3"], expected)
     assert not np.array_equal(sets[0].layers["stages.3"], sets[1].layers["stages.3"])
-    assert len({result.feature_set for result in results}) == 2
+    assert len({result.feature_set_id for result in results}) == 2
     assert len({result.checkpoint_sha256 for result in results} | {card.checkpoint.sha256}) == 3
 
 
 def test_a_seed_is_ignored_with_the_checkpoint(store, models, request_):
-    seeded = BulkRequest(**{**request_.__dict__, "init_seed": 9})
+    seeded = request_.model_copy(update={"initialisation_seed": 9})
     first, second = (extract_dataset(store, models, r, OPTIONS, Surroundings().hooks) for r in (request_, seeded))
-    assert first.feature_set == second.feature_set
+    assert first.feature_set_id == second.feature_set_id
 
 
 def test_the_input_transform_is_applied_and_named(store, models, card, dataset, request_):
-    request = BulkRequest(
-        **{**request_.__dict__, "input_transform": "half_resolution", "layers": ("stages.3", "pooled")}
-    )
+    request = request_.model_copy(update={"input_transform": "half_resolution", "layers": ("stages.3", "pooled")})
     result = extract_dataset(store, models, request, OPTIONS, Surroundings().hooks)
-    stored = read_feature_set(store, result.feature_set)
+    stored = read_feature_set(store, result.feature_set_id)
     assert stored.manifest.request.input_transform == "half_resolution"
     expected = expected_rows(store, dataset, card, "stages.3", models.of_card(card), "half_resolution")
     assert np.array_equal(stored.layers["stages.3"], expected)
@@ -192,9 +191,9 @@ def test_the_input_transform_is_applied_and_named(store, models, card, dataset, 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"model": "absent"}, NotFound, "absent: no model has this id"),
-        ({"model_sha256": "0" * 64}, DigestMismatch, "small-model: the model's weights have digest"),
-        ({"dataset": "absent"}, NotFound, "dataset absent: there is no such dataset"),
+        ({"model_id": "absent"}, NotFound, "absent: no model has this id"),
+        ({"checkpoint_sha256": "0" * 64}, DigestMismatch, "small-model: the model's weights have digest"),
+        ({"dataset_id": "absent"}, NotFound, "dataset absent: there is no such dataset"),
         ({"dataset_digest": "0" * 64}, PreconditionFailed, "dataset small: its digest is"),
         ({"split": "train"}, BadDataset, "small: the split train has no cases"),
         ({"layers": ("stages.7",)}, BadOption, r"no layer 'stages\.7'"),
@@ -204,7 +203,7 @@ def test_the_input_transform_is_applied_and_named(store, models, card, dataset, 
 )
 def test_requests_that_cannot_be_met(store, models, request_, change, error, message):
     with pytest.raises(error, match=message):
-        extract_dataset(store, models, BulkRequest(**{**request_.__dict__, **change}), OPTIONS, Surroundings().hooks)
+        extract_dataset(store, models, request_.model_copy(update=change), OPTIONS, Surroundings().hooks)
 
 
 def dataset_with(store, name: str, cases: tuple[Case, ...]) -> Dataset:
@@ -234,7 +233,7 @@ def test_a_bad_volume_stops_the_set_and_names_its_object(store, models, dataset,
         store.put(bad_key, data)
     around = Surroundings()
     with pytest.raises(error, match=message):
-        extract_dataset(store, models, BulkRequest(**{**request_.__dict__, "dataset": made.id}), OPTIONS, around.hooks)
+        extract_dataset(store, models, request_.model_copy(update={"dataset_id": made.id}), OPTIONS, around.hooks)
     # What came before the bad case is stored and serves once the dataset is mended.
     assert around.reports == [(0, 5), (3, 5)]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]

@@ -6,14 +6,15 @@ import signal
 import numpy as np
 import pytest
 
+from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.core.domain.artifacts import features_prefix
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.feature_sets import read_feature_set
-from vfmalign.features.dataset_extraction import BulkRequest, extract_dataset, extract_shard
-from vfmalign.features.parts import BulkOptions, Hooks, Shard
+from vfmalign.features.dataset_extraction import extract_dataset, extract_shard
+from vfmalign.features.parts import ExtractionOptions, Hooks, Shard
 from vfmalign.features.sharding import main
 
-OPTIONS = BulkOptions(batch_size=2, part_cases=2, readers=2)  # 7 cases: parts of 2, 2, 2 and 1
+OPTIONS = ExtractionOptions(batch_size=2, part_cases=2, readers=2)  # 7 cases: parts of 2, 2, 2 and 1
 
 
 class Killed(Exception):
@@ -39,14 +40,14 @@ def objects(store, feature_set: str) -> dict[str, bytes]:
 
 @pytest.fixture
 def request_(card, dataset):
-    return BulkRequest(model=card.id, dataset=dataset.id, split="test", layers=("stages.1", "pooled"))
+    return ExtractDatasetRequest(model_id=card.id, dataset_id=dataset.id, split="test", layers=("stages.1", "pooled"))
 
 
 @pytest.fixture
 def single(store, models, request_):
     """The set as one machine makes it, and then nothing of it in the store."""
     result = extract_dataset(store, models, request_, OPTIONS, hooks())
-    found = objects(store, result.feature_set)
+    found = objects(store, result.feature_set_id)
     for key in found:
         store.delete(key)
     return result, found
@@ -77,10 +78,10 @@ def test_shards_and_a_reduction_make_the_set_of_a_single_machine(store, single, 
         assert '"progress"' in log
     code, out, _ = command("reduce")
     assert code == 0
-    assert objects(store, result.feature_set) == expected
+    assert objects(store, result.feature_set_id) == expected
     answer = json.loads(out)
-    assert (answer["feature_set_id"], answer["rows"]) == (result.feature_set, 7)
-    assert answer["manifest"]["uri"] == store.uri(f"{features_prefix(result.feature_set)}manifest.json")
+    assert (answer["feature_set_id"], answer["rows"]) == (result.feature_set_id, 7)
+    assert answer["manifest"]["uri"] == store.uri(f"{features_prefix(result.feature_set_id)}manifest.json")
     # Once it is committed, every command is done at once.
     assert [command("extract", "--shard", 0)[0], command("reduce")[0]] == [0, 0]
 
@@ -96,7 +97,7 @@ def test_a_missing_shard_is_named_and_may_be_extracted_later(store, single, comm
     assert "parts of the shards 0 of 3 are missing" in command("reduce")[2]
     assert command("extract", "--shard", 0)[0] == 0
     assert command("reduce")[0] == 0
-    assert objects(store, result.feature_set) == expected
+    assert objects(store, result.feature_set_id) == expected
 
 
 def test_a_killed_shard_continues_with_the_part_it_had_reached(store, models, request_, single):
@@ -104,15 +105,15 @@ def test_a_killed_shard_continues_with_the_part_it_had_reached(store, models, re
     shard = Shard(0, 2)  # parts 0 and 2
     with pytest.raises(Killed):
         extract_shard(store, models, request_, OPTIONS, hooks(fail_at=3), shard=shard)
-    reached = objects(store, result.feature_set)
+    reached = objects(store, result.feature_set_id)
     assert len(reached) == 1
     assert extract_shard(store, models, request_, OPTIONS, hooks(), shard=shard) == 2
-    assert reached.items() < objects(store, result.feature_set).items() < expected.items()
+    assert reached.items() < objects(store, result.feature_set_id).items() < expected.items()
     # A single machine goes on with what the shards have left.
     whole = extract_dataset(store, models, request_, OPTIONS, hooks())
     assert whole.computed_cases == 3
-    assert objects(store, result.feature_set) == expected
-    rows = read_feature_set(store, whole.feature_set).layers["pooled"]
+    assert objects(store, result.feature_set_id) == expected
+    rows = read_feature_set(store, whole.feature_set_id).layers["pooled"]
     assert rows.shape == (7, 128)
     assert np.isfinite(rows).all()
 
@@ -124,7 +125,7 @@ def test_a_stopped_shard_says_so(store, single, command, monkeypatch):
 
     monkeypatch.setattr("vfmalign.features.sharding.extract_shard", stopped)
     assert command("extract", "--shard", 0)[0] == 143
-    assert objects(store, single[0].feature_set) == {}
+    assert objects(store, single[0].feature_set_id) == {}
 
 
 def test_more_shards_than_parts_leave_some_with_nothing_to_do(store, models, request_, single):

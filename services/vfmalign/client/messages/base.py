@@ -8,17 +8,21 @@ unspecified value as an absent field.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
-from pydantic import ValidationError
+from pydantic import StringConstraints, ValidationError
 
-from vfmalign.core.domain.artifacts import Record
+from vfmalign.core.domain.artifacts import ID_PATTERN, SHA256_PATTERN, Record
 from vfmalign.core.domain.errors import BadOption
 
 Convert = Callable[[EnumDescriptor, Any], Any]
+
+OPTIONAL_SHA256_PATTERN = r"^([0-9a-f]{64})?$"
+OptionalSha256 = Annotated[str, StringConstraints(pattern=OPTIONAL_SHA256_PATTERN)]
+"""A digest, or empty where any is accepted."""
 
 
 class ApiMessage(Record):
@@ -60,17 +64,35 @@ def to_bad_option(error: ValidationError, field: str = "") -> BadOption:
     """
     problem = error.errors(include_input=False, include_url=False)[0]
     path = ".".join(part for part in (field, *map(str, problem["loc"])) if part)
-    message = str(problem["msg"])
-    if problem["type"] == "missing":
-        message = "required"
-    elif problem["type"] == "string_pattern_mismatch":
-        message = "not an id or digest of the expected form"
-    return BadOption(message, field=path)
+    message, remedy = _describe_problem(problem["type"], str(problem["msg"]), problem.get("ctx", {}))
+    return BadOption(message, field=path, remedy=remedy)
+
+
+def _describe_problem(kind: str, message: str, context: dict[str, Any]) -> tuple[str, str]:
+    """The sentence and the remedy of one of pydantic's errors."""
+    if kind == "missing":
+        return "this field is required", "set it"
+    if kind == "literal_error":
+        return "unknown value", f"choose {context['expected']}"
+    if kind == "string_pattern_mismatch":
+        if context["pattern"] == ID_PATTERN:
+            return "not a valid id", "use lower-case letters, digits, `_`, `.` and `-`, at most 128 characters"
+        if context["pattern"] in {SHA256_PATTERN, OPTIONAL_SHA256_PATTERN}:
+            return "not a SHA-256 digest", "give 64 lower-case hexadecimal digits"
+        return "not an id or digest of the expected form", ""
+    return message, ""
 
 
 def enum_labels(enum: EnumDescriptor) -> tuple[str, ...]:
     """Labels of an enum's values in the order of the proto, without the unspecified one."""
     return tuple(_to_label(enum, value.name) for value in enum.values if value.number != 0)
+
+
+def get_enum_label(enum: EnumDescriptor, number: int) -> str | None:
+    """Label of a value's number: None where unspecified, `unknown` where this version does not have the value."""
+    value = enum.values_by_number.get(number)
+    label: str | None = _to_label(enum, value.name if value is not None else None)
+    return label
 
 
 def _map_enums(descriptor: Any, content: dict[str, Any], convert: Convert) -> None:

@@ -24,7 +24,8 @@ SPLITS: tuple[Split, ...] = ("pretrain", "train", "val", "test")
 
 ID_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,127}$"
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+Sha256 = Annotated[str, StringConstraints(pattern=SHA256_PATTERN)]
 
 
 class Record(BaseModel):

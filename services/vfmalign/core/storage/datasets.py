@@ -6,7 +6,7 @@ digests beside each item). Knows nothing of voxels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -27,6 +27,7 @@ from vfmalign.core.storage.object_store import ObjectStore
 
 _LISTS: dict[Split, str] = {"pretrain": "pretraining", "train": "training", "val": "validation", "test": "test"}
 _LABELS: dict[VolumeKind, str] = {"lesions": "label", "gland": "gland"}
+_FOLDER, _FILE = "datasets/", "/dataset.json"
 _GENERATED = "phantom-"
 """What generated patients are called. Asked of datalists alone that were written before they said what they hold."""
 
@@ -59,6 +60,13 @@ def load_dataset(store: ObjectStore, dataset_id: str, digest: str | None = None)
             reason="DIGEST_MISMATCH",
         )
     return dataset
+
+
+def list_datasets(store: ObjectStore) -> Iterator[str]:
+    """Ids of all stored datasets, in order."""
+    for key in store.list(_FOLDER):
+        if key.endswith(_FILE):
+            yield key.removeprefix(_FOLDER).removesuffix(_FILE)
 
 
 def save_dataset(store: ObjectStore, dataset: Dataset) -> str:

@@ -226,3 +226,24 @@ def test_channels_may_not_change_between_parts(store: ObjectStore) -> None:
 def test_rows_need_one_case_and_one_group_each(store: ObjectStore, cases: list[str], groups: list[str]) -> None:
     with pytest.raises(BadTensor, match="one case id and one group per row"):
         FeatureSetWriter(store, request(), cases, groups)
+
+
+@pytest.mark.parametrize(
+    ("fields", "feature_set_id"),
+    [
+        (
+            {"initialisation": "random", "init_seed": 7, "input_transform": "half_resolution"},
+            "64e60e2b1259a9b871c74d07036bdb4b",
+        ),
+        ({"init_seed": 0, "split": "train", "layers": ("stages.3",)}, "dc5df66d71acd42a46af82ebcbc16a74"),
+    ],
+)
+def test_ids_of_stored_sets_never_change(fields: dict[str, Any], feature_set_id: str) -> None:
+    """Literal ids of sets as they lie in object storage: another id would have every set extracted again."""
+    stored = {
+        "model": "profound",
+        "dataset": "prostate",
+        "layers": ("stages.3", "pooled"),
+        "preprocessing": Preprocessing(spacing_mm=(3.0, 0.5, 0.5), shape_DHW=(32, 256, 256)),
+    }
+    assert request(**stored | fields).feature_set_id() == feature_set_id
