@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine import rows, tiles
 from vfmalign.mmd.engine.kernels import KERNELS
 from vfmalign.mmd.engine.triton import backend
@@ -63,9 +64,14 @@ def test_triton_equals_torch_in_float64(paired, precision, group_rows, names):
     of_rows, own = matrix(paired, precision, "cuda"), layout(paired, group_rows)
     launches = []
     found = backend.accumulate(
-        of_rows, kernels(*names), own, between_tiles=lambda: launches.append(1), squares=True, launch_tiles=300
+        of_rows,
+        kernels(*names),
+        own,
+        context=WorkContext(is_cancelled=lambda: launches.append(1)),
+        squares=True,
+        launch_tiles=300,
     )
-    expected = tiles.accumulate(in_float64(of_rows), kernels(*names), own, between_tiles=lambda: None, squares=True)
+    expected = tiles.accumulate(in_float64(of_rows), kernels(*names), own, context=UNLIMITED, squares=True)
     count = len(expected[0].diagonal_N)
     assert len(launches) > 2
     for got, wanted in zip(found, expected, strict=True):
@@ -78,8 +84,8 @@ def test_triton_equals_torch_in_float64(paired, precision, group_rows, names):
 
 def test_without_permutations():
     of_rows, own = matrix(False, "float32", "cuda"), layout(False, permutations=0)
-    found = backend.accumulate(of_rows, kernels("gaussian"), own, between_tiles=lambda: None)
-    expected = tiles.accumulate(in_float64(of_rows), kernels("gaussian"), own, between_tiles=lambda: None)
+    found = backend.accumulate(of_rows, kernels("gaussian"), own, context=UNLIMITED)
+    expected = tiles.accumulate(in_float64(of_rows), kernels("gaussian"), own, context=UNLIMITED)
     for got, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(got.rows_NP, wanted.rows_NP, rtol=0, atol=2e-6 * len(wanted.diagonal_N))
         assert got.quadratic_B.size == 0
@@ -89,7 +95,7 @@ def test_without_permutations():
 def test_identical_pairs_give_exactly_zero(precision):
     x = matrix(True, precision, "cuda").x
     own = layout(True, 8)
-    for sums in backend.accumulate(tiles.PairedMatrix(x, x), kernels("gaussian"), own, between_tiles=lambda: None):
+    for sums in backend.accumulate(tiles.PairedMatrix(x, x), kernels("gaussian"), own, context=UNLIMITED):
         for field in ("rows_NP", "diagonal_N", "within_G", "quadratic_B"):
             np.testing.assert_array_equal(getattr(sums, field), 0.0)
 
@@ -97,8 +103,7 @@ def test_identical_pairs_give_exactly_zero(precision):
 def test_the_same_bits_twice():
     of_rows, own = matrix(False, "float32", "cuda"), layout(False, 8)
     first, second = (
-        backend.accumulate(of_rows, kernels("gaussian"), own, between_tiles=lambda: None, squares=True)
-        for _ in range(2)
+        backend.accumulate(of_rows, kernels("gaussian"), own, context=UNLIMITED, squares=True) for _ in range(2)
     )
     for one, other in zip(first, second, strict=True):
         for field in FIELDS:
@@ -118,7 +123,7 @@ def test_stops_between_launches():
             matrix(False, "float32", "cuda"),
             kernels("gaussian"),
             layout(False),
-            between_tiles=stop_at_third,
+            context=WorkContext(is_cancelled=stop_at_third),
             launch_tiles=50,
         )
     assert len(calls) == 3
@@ -132,5 +137,5 @@ def test_kernel_values_take_no_device_memory():
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    backend.accumulate(of_rows, kernels("gaussian"), own, between_tiles=lambda: None)
+    backend.accumulate(of_rows, kernels("gaussian"), own, context=UNLIMITED)
     assert torch.cuda.max_memory_allocated() - before < 400 * 2**20

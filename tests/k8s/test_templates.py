@@ -14,7 +14,7 @@ from tests.k8s.test_schemas import VERSIONS
 
 from vfmalign.features import sharding
 from vfmalign.features.converters import to_extraction_request
-from vfmalign.mmd import comparison
+from vfmalign.mmd.comparison import __main__ as comparison
 from vfmalign.mmd.service import converters
 from vfmalign.v1 import features_pb2
 

@@ -1,7 +1,7 @@
 """One worker thread behind a bounded queue: heavy work runs one at a time, and callers beyond the bound are sent away.
 
 Work waits in the order in which it came, with one exception: long work may pause between two of its steps (the tiles
-of a matrix, say) and let short work that waits run first (`let_short_run`). The guarantee: while long work runs, short
+of a matrix, say) and let short work that waits run first (`run_pending_short_calls`). While long work runs, short
 work with k short calls before it begins after at most 1 + ⌊k / SHORT_PER_STEP⌋ more steps, however much long work
 waits; and every step is held up by at most SHORT_PER_STEP short calls, so that the long work always goes on.
 
@@ -120,7 +120,7 @@ class WorkQueue:
         """Like `run`, for a function that takes so little time and memory that it may run within paused long work."""
         return await self._result_of(_Call(lambda: function(*args, **kwargs), short=True))
 
-    def let_short_run(self) -> int:
+    def run_pending_short_calls(self) -> int:
         """Runs short work that waits, oldest first; long work calls this between two of its steps, in its own thread.
 
         What goes wrong in short work is its caller's alone. Short work never pauses: within it this does nothing.

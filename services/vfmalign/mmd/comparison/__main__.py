@@ -16,12 +16,13 @@ from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import BadOption, Exhausted, InvalidInput, NotFound, PreconditionFailed, VfmalignError
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.settings import Settings, StoreSettings, load, parser
+from vfmalign.core.runtime.work_context import UNLIMITED
 from vfmalign.core.storage.arrays import NPY, read_npy
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.mmd.api import machine_memory_bytes
 from vfmalign.mmd.comparison import memory_budget
 from vfmalign.mmd.comparison.compare import check_options, compare
-from vfmalign.mmd.comparison.options import Engine, Options, never_stop
+from vfmalign.mmd.comparison.options import Engine, Options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import distributed
 from vfmalign.mmd.engine.row_streams import NpyRows
@@ -166,8 +167,8 @@ def _read_stored(places: Mapping[str, str], options: Options, engine: Engine) ->
         given.append(Stored(name, place))
     sets = Sets(store)
     if memory_budget.fits(sets.extents(given), options, engine):
-        return sets.read(given, never_stop)
-    return [*sets.streams(given[:2]), *sets.read(given[2:], never_stop)]
+        return sets.read(given, UNLIMITED)
+    return [*sets.streams(given[:2]), *sets.read(given[2:], UNLIMITED)]
 
 
 def _read_files(places: Mapping[str, str], options: Options, engine: Engine) -> list[Sample]:

@@ -35,7 +35,7 @@ def accumulate(
     """All sums of the matrix, for each kernel, on the engine's backend; of several ranks, added up.
 
     Raises:
-        Cancelled, DeadlineExceeded: `engine.between_tiles` said so.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     note = why_not_triton(matrix, kernels, engine)
     if wants_triton(engine) and not note:
@@ -65,7 +65,7 @@ def _formed(
             kernels,
             layout,
             tile_shape=engine.tile_shape,
-            between_tiles=engine.between_tiles,
+            context=engine.context,
             squares=squares,
             share=engine.ranks.share,
         )

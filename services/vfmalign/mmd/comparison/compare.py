@@ -50,7 +50,7 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
         BadTensor: features that are not finite or do not fit together.
         CaseOrderMismatch: paired samples that are not the same cases in the same order.
         Exhausted: too large for the memory allowed.
-        Cancelled: `engine.between_tiles` said so.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     check_options(options, has_reference=reference_sample is not None)
     given = [x, y] if reference_sample is None else [x, y, reference_sample]
@@ -156,7 +156,7 @@ def _permutations(design: Design, options: Options, engine: Engine) -> Permutati
     """The permutations that all layers share."""
     if options.permutations == 0:
         return none(design.groups, "no test was asked for")
-    return design.permutations(options.permutations, options.seed, engine.between_tiles)
+    return design.permutations(options.permutations, options.seed, engine.context)
 
 
 def _last(looks: Mapping[str, Mapping[str, Scaled]], layer: str) -> Scaled:
@@ -172,9 +172,7 @@ def _measures(given: Sequence[Features], scaled: Scaled, options: Options, engin
         return {}
     cpu = torch.device("cpu")
     moved = [
-        rows.prepare(
-            [(one, None)], scaled.affine, "float64", cpu, between_blocks=engine.between_tiles
-        ).values_NK.numpy()
+        rows.prepare([(one, None)], scaled.affine, "float64", cpu, context=engine.context).values_NK.numpy()
         for one in given
         if isinstance(one, np.ndarray)
     ]
@@ -183,7 +181,7 @@ def _measures(given: Sequence[Features], scaled: Scaled, options: Options, engin
         moved[1],
         moved[2] if len(moved) > 2 else None,
         paired=options.pairing == "paired",
-        between_blocks=engine.between_tiles,
+        context=engine.context,
     )
     return {name: MEASURES[name](samples_of_layer) for name in options.measures}
 

@@ -8,7 +8,7 @@ Legend: N rows of x, M rows of y, D channels, G groups, B permutations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.options import Options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.rows import FloatArray, IntArray, Rows
@@ -59,7 +60,7 @@ class Design(Protocol):
     def matrix(self, pooled: Rows) -> Matrix:
         """The matrix whose sums the statistics need; rows are x in `x_order`, then y in `y_order`."""
 
-    def permutations(self, count: int, seed: int, between_draws: Callable[[], None]) -> Permutations:
+    def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
         """Permutations that leave the distribution unchanged where x and y have one distribution."""
 
     def statistics(self, estimator: EstimatorName, sums: Sums, permutations: Permutations) -> Statistics:
@@ -93,7 +94,7 @@ class PairedDesign:
         """h(z_i, z_j); swapping pair i flips the sign of its row and column, h being ⟨φ(x_i)−φ(y_i), φ(x_j)−φ(y_j)⟩."""
         return PairedMatrix(*pooled.split(self.block_sizes[0]))
 
-    def permutations(self, count: int, seed: int, between_draws: Callable[[], None]) -> Permutations:
+    def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
         """Swaps within groups, which are drawn in no time."""
         if self.groups < SMALLEST_GROUPS:
             return drawing.none(
@@ -143,14 +144,14 @@ class IndependentDesign:
         """K over the pooled rows."""
         return PooledMatrix(pooled)
 
-    def permutations(self, count: int, seed: int, between_draws: Callable[[], None]) -> Permutations:
+    def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
         """Permutations of the groups' labels; the number of groups per sample stays, that of rows may not."""
         if self.groups < SMALLEST_GROUPS:
             reason = f"{self.groups} groups in both samples are too few for a test; it needs at least {SMALLEST_GROUPS}"
             return drawing.none(self.groups, reason)
         if min(self._groups_x, self._groups_y) < 2:
             return drawing.none(self.groups, "a sample of one group cannot be permuted; a test needs two in each")
-        return drawing.permutations(self._groups_x, self._groups_y, count, seed, between_draws)
+        return drawing.permutations(self._groups_x, self._groups_y, count, seed, context)
 
     def statistics(self, estimator: EstimatorName, sums: Sums, permutations: Permutations) -> Statistics:
         """Statistics from the sums of k over pooled rows."""

@@ -84,7 +84,7 @@ def shift_of(
 
     Raises:
         BadOption, BadTensor: as the estimator; a wild bootstrap, which none of these makes.
-        Cancelled: `engine.between_tiles` said so.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     if options.method == "wild_bootstrap":
         raise BadOption(
@@ -112,7 +112,7 @@ def _linear(question: _Question) -> Shift:
         groups_y=question.groups_y,
         level=question.options.interval_level,
         device=question.engine.device,
-        between_blocks=question.engine.between_tiles,
+        context=question.engine.context,
     )
     return _shift_of_mean(question, averaged, 64.0 * precision.UNIT_ROUNDOFF["float64"])
 
@@ -139,7 +139,7 @@ def _block_in(question: _Question, chosen: PrecisionName) -> Shift:
         level=question.options.interval_level,
         precision=chosen,
         device=question.engine.device,
-        between_tiles=question.engine.between_tiles,
+        context=question.engine.context,
     )
     bound = precision.error_bound(
         slope=kernel.slope,
@@ -169,7 +169,7 @@ def _fourier(question: _Question) -> Shift:
         level=question.options.interval_level,
         precision=_precision(question, 1),
         device=question.engine.device,
-        between_blocks=question.engine.between_tiles,
+        context=question.engine.context,
         ranks=question.engine.ranks,
         memory_bytes=question.engine.memory_bytes,
     )

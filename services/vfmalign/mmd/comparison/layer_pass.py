@@ -156,9 +156,7 @@ def _over_arrays(
     design, engine = plan.design, plan.engine
     parts = [(x_NC, design.x_order), (y_MC, design.y_order)]
     with np.errstate(over="ignore"):
-        pooled = rows.prepare(
-            parts, affine, chosen, engine.device, cache=engine.cache, between_blocks=engine.between_tiles
-        )
+        pooled = rows.prepare(parts, affine, chosen, engine.device, cache=engine.cache, context=engine.context)
     if not float(pooled.norms_N.max()) <= rows.LARGEST_SQUARED_NORM[chosen]:
         return None
     matrix = design.matrix(pooled)
@@ -183,7 +181,7 @@ def _over_streams(
             precision=chosen,
             device=engine.device,
             tile_shape=engine.tile_shape,
-            between_tiles=engine.between_tiles,
+            context=engine.context,
             squares=plan.options.aggregated,
             share=engine.ranks.share,
         )

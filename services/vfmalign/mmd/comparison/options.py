@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.distributed import ALONE, Ranks
 from vfmalign.mmd.engine.lru_cache import NO_CACHE, SizedLruCache
 from vfmalign.mmd.engine.precision import LeastPrecision, PrecisionName
@@ -65,10 +66,6 @@ class Options:
     measures: tuple[str, ...] = ()
 
 
-def never_stop() -> None:
-    """Between two tiles of a computation that nobody stops."""
-
-
 @dataclass(frozen=True)
 class Engine:
     """Where and how to compute.
@@ -79,7 +76,7 @@ class Engine:
         backend: what sums kernel matrices; `auto` takes triton where it runs and torch elsewhere.
         memory_bytes: memory for one comparison; more is refused before it starts.
         tile_shape: largest tile, rows × columns; None for what suits the device.
-        between_tiles: called before every tile, or every few milliseconds where several threads form tiles; raises
+        context: checked before every tile, or every few milliseconds where several threads form tiles; raises
             Cancelled or DeadlineExceeded to stop.
         cache: what several comparisons share: rows that were centred, scaled and rounded once. By default nothing.
         ranks: processes that share the work of one comparison. By default this one is alone.
@@ -90,7 +87,7 @@ class Engine:
     backend: BackendChoice = "auto"
     memory_bytes: int = 4 * 2**30
     tile_shape: tuple[int, int] | None = None
-    between_tiles: Callable[[], None] = never_stop
+    context: WorkContext = UNLIMITED
     cache: SizedLruCache = NO_CACHE
     ranks: Ranks = ALONE
 

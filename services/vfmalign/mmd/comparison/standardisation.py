@@ -68,7 +68,7 @@ def scalings(given: Sequence[Features], layer: str, options: Options, engine: En
     """
     fitted_FC = _first(given[2] if len(given) > 2 else given[0])
     centring = engine.cache.get_or_create(
-        ("centring", IdentityKey(fitted_FC)), lambda: Affine(rows.mean(fitted_FC, engine.between_tiles)), _bytes
+        ("centring", IdentityKey(fitted_FC)), lambda: Affine(rows.mean(fitted_FC, engine.context)), _bytes
     )
     # Products depend on the origin: where the kernel is one of them, features stay where they are.
     raw = Scaled("raw", UNCHANGED if options.kernel in WITHOUT_BANDWIDTH else centring)
@@ -119,7 +119,7 @@ def _sigma(given: Sequence[Features], affine: Affine, layer: str, options: Optio
     fitted = given[:2] if options.bandwidth == "pooled_median" else given[2:]
     return engine.cache.get_or_create(
         ("median", IdentityKey(affine), *map(IdentityKey, fitted)),
-        lambda: bandwidths.median(drawn(fitted, affine, engine), layer, engine.between_tiles),
+        lambda: bandwidths.median(drawn(fitted, affine, engine), layer, engine.context),
         lambda _: _FLOAT_BYTES,
     )
 

@@ -12,9 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import torch
+
+from vfmalign.core.runtime.work_context import WorkContext
 
 Task = TypeVar("Task")
 Found = TypeVar("Found")
@@ -42,12 +45,12 @@ def cpu_seconds() -> float:
     return time.thread_time() + float(getattr(_helped, "seconds", 0.0))
 
 
-def finish(futures: Iterable[Future[Any]], meanwhile: Callable[[], None]) -> None:
-    """Waits until all are done; `meanwhile` is called before each and every few milliseconds, and may raise."""
+def finish(futures: Iterable[Future[Any]], context: WorkContext) -> None:
+    """Waits until all are done; `context` is checked before each and every few milliseconds."""
     for future in futures:
-        meanwhile()
+        context.checkpoint()
         while wait([future], timeout=_WAITING_S).not_done:
-            meanwhile()
+            context.checkpoint()
         future.result()
 
 
@@ -56,7 +59,7 @@ def in_order(
     add: Callable[[Task, Found], None],
     tasks: Iterable[Task],
     *,
-    between: Callable[[], None],
+    context: WorkContext,
     threads: int,
 ) -> None:
     """Forms each task, and adds what was formed in the order of the tasks, so that sums do not depend on threads.
@@ -65,26 +68,26 @@ def in_order(
         form: called by any of the threads, by several at once.
         add: called by any of the threads, by one at once.
         tasks: taken one by one.
-        between: called by this thread: before each task where there is one thread, else every few milliseconds, and
-            no task is begun until it returns. Where it raises, nothing is left running.
+        context: checked by this thread: before each task where there is one thread, else every few milliseconds, and
+            no task is begun while other work runs in it. Where it raises, nothing is left running.
         threads: that work beside this one; of one, this one does the work.
     """
     if threads == 1:
         for task in tasks:
-            between()
+            context.checkpoint()
             add(task, form(task))
         return
     line = _Line(form, add, tasks, threads * _AHEAD_PER_THREAD)
 
-    def pause() -> None:
-        with line.moving:
-            between()
+    def run_pending() -> None:
+        with line.moving:  # no thread takes another task meanwhile
+            context.run_pending()
 
     try:
         with _pool(threads) as pool:
             working = [pool.submit(line.work) for _ in range(threads)]
             try:
-                finish(working, pause)
+                finish(working, replace(context, run_pending=run_pending))
             finally:
                 line.stop()
     finally:

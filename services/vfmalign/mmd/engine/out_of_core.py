@@ -10,13 +10,14 @@ B permutations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vfmalign.core.domain.errors import BadTensor, Exhausted
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine import products
 from vfmalign.mmd.engine.kernels import Kernel
 from vfmalign.mmd.engine.precision import PrecisionName
@@ -82,7 +83,7 @@ def accumulate(
     precision: PrecisionName = "float32",
     device: torch.device | None = None,
     tile_shape: tuple[int, int] | None = None,
-    between_tiles: Callable[[], None] = lambda: None,
+    context: WorkContext = UNLIMITED,
     squares: bool = False,
     share: tuple[int, int] = (0, 1),
 ) -> Streamed:
@@ -98,7 +99,7 @@ def accumulate(
         precision: of kernel values.
         device: where they are formed.
         tile_shape: largest tile, rows × columns; None for what suits the device.
-        between_tiles: called before every tile; may raise to stop.
+        context: checked before every tile.
         squares: whether to sum k² as well.
         share: (part, parts): only the tiles of one part, for ranks that add their sums up.
 
@@ -116,7 +117,7 @@ def accumulate(
     noted = [0.0] * len(kernels) if squares else []
     with products.matrix_units(precision, window.matrix.device):
         for here, there, blocks in window.tiles(layout.block_sizes, shape, share):
-            between_tiles()
+            context.checkpoint()
             before = noted.copy()
             for kernel, tile_IJ in enumerate(window.matrix.tile(*there, kernels, noted)):
                 accumulator.add(kernel, accumulator.reduce(tile_IJ, *here), *here, blocks)

@@ -5,7 +5,7 @@ Legend: N rows, C channels as given, K channels kept, I rows of one block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.lru_cache import NO_CACHE, IdentityKey, SizedLruCache
 from vfmalign.mmd.engine.precision import PRECISIONS, PrecisionName
 from vfmalign.mmd.engine.row_streams import FeatureArray, as_tensor
@@ -160,7 +161,7 @@ def prepare(
     device: torch.device,
     *,
     cache: SizedLruCache = NO_CACHE,
-    between_blocks: Callable[[], None] = lambda: None,
+    context: WorkContext = UNLIMITED,
 ) -> Rows:
     """Rows of all parts, one after another, made block by block: no float64 copy of all features ever exists.
 
@@ -170,7 +171,7 @@ def prepare(
         precision: of the values.
         device: where products are formed.
         cache: stores each part, for comparisons of other pairs with the same features and the same `affine`.
-        between_blocks: called before every block of rows; may raise to stop.
+        context: checked before every block of rows.
     """
     channels = int(parts[0][0].shape[1])
     rows = sum(int(features_NC.shape[0]) for features_NC, _ in parts)
@@ -184,10 +185,10 @@ def prepare(
             order = None if order_N is None else order_N.tobytes()
             key = ("rows", IdentityKey(features_NC), order, IdentityKey(affine), precision, str(device))
             parts_of_one = [(features_NC, order_N)]
-            make = partial(prepare, parts_of_one, affine, precision, device, between_blocks=between_blocks)
+            make = partial(prepare, parts_of_one, affine, precision, device, context=context)
             pooled[into].copy_(cache.get_or_create(key, make, lambda part: part.nbytes))
         else:
-            _fill(pooled[into], features_NC, order_N, affine, between_blocks)
+            _fill(pooled[into], features_NC, order_N, affine, context)
     return pooled
 
 
@@ -196,14 +197,14 @@ def _fill(
     features_NC: FeatureArray,
     order_N: IntArray | None,
     affine: Affine,
-    between_blocks: Callable[[], None],
+    context: WorkContext,
 ) -> None:
     """Writes the rows of one part, block by block."""
     rows, channels = (int(size) for size in features_NC.shape)
     step = max(1, _BLOCK_BYTES // (8 * channels))
     room_IC = torch.empty(min(step, rows), channels, dtype=torch.float64)
     for start in range(0, rows, step):
-        between_blocks()
+        context.checkpoint()
         span = slice(start, start + step)
         block_IC = as_tensor(features_NC[span] if order_N is None else features_NC[order_N[span]])
         part[span].put(affine.apply(block_IC, room_IC[: len(block_IC)]).to(part.device))
@@ -215,13 +216,13 @@ def squared_norms(values_IK: Tensor) -> Tensor:
     return norms_I.square_()
 
 
-def mean(features_NC: FeatureArray, between_blocks: Callable[[], None] = lambda: None) -> FloatArray:
-    """Mean of each channel, summed in float64, [C]; `between_blocks` is called before every block of rows."""
+def mean(features_NC: FeatureArray, context: WorkContext = UNLIMITED) -> FloatArray:
+    """Mean of each channel, summed in float64, [C]; `context` is checked before every block of rows."""
     rows, channels = features_NC.shape
     sums_C = np.zeros(channels)
     step = max(1, _BLOCK_BYTES // (8 * channels))
     for start in range(0, rows, step):
-        between_blocks()
+        context.checkpoint()
         sums_C += features_NC[start : start + step].sum(axis=0, dtype=np.float64)
     return np.asarray(sums_C / rows)
 

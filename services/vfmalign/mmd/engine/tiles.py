@@ -12,7 +12,7 @@ Legend: N rows, K channels, I and J the rows and columns of one tile, P blocks o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,13 +21,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.engine import ordered_pool, products
 from vfmalign.mmd.engine.kernels import Kernel
 from vfmalign.mmd.engine.permuted_sums import Quadratics
 from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.rows import FloatArray, IntArray, Rows
 
-BetweenTiles = Callable[[], None]
 TileShape = tuple[int, int]
 Tile = tuple[slice, slice, tuple[int, int]]
 """Rows, columns and their blocks."""
@@ -270,7 +270,7 @@ def accumulate(
     layout: Layout,
     *,
     tile_shape: TileShape | None = None,
-    between_tiles: BetweenTiles,
+    context: WorkContext,
     squares: bool = False,
     share: tuple[int, int] = (0, 1),
     threads: int | None = None,
@@ -282,7 +282,7 @@ def accumulate(
         kernels: evaluated on the same distances.
         layout: blocks, groups and permutations of its rows.
         tile_shape: largest tile, rows × columns; None for what suits the device.
-        between_tiles: called before every tile, or every few milliseconds where several threads form tiles; no tile is
+        context: checked before every tile, or every few milliseconds where several threads form tiles; no tile is
             begun meanwhile. May raise to stop.
         squares: whether to sum k² as well.
         share: (part, parts): only the tiles of one part, for ranks that add their sums up.
@@ -309,7 +309,7 @@ def accumulate(
         for kernel, more in enumerate(noted):
             totals[kernel] += more if tile[0] == tile[1] else 2.0 * more
 
-    ordered_pool.in_order(form, add, tiles, between=between_tiles, threads=threads)
+    ordered_pool.in_order(form, add, tiles, context=context, threads=threads)
     return accumulator.sums(totals)
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from vfmalign.core.domain.errors import Cancelled, DeadlineExceeded, Exhausted
+from vfmalign.core.domain.errors import Exhausted
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.comparison import cost_model, memory_budget
 from vfmalign.mmd.comparison.compare import check_options, compare
 from vfmalign.mmd.comparison.options import Comparison, Engine, Options
@@ -28,33 +28,20 @@ class Job:
     Attributes:
         given: x, y and perhaps the reference, by what names them.
         sets: reads them.
-        is_cancelled: whether nobody waits for the answer any more.
-        deadline: `time.monotonic()` after which nobody does, None for no such time.
+        context: its deadline and cancellation.
         stages: what it has cost so far.
     """
 
     given: Sequence[Source]
     options: Options
     sets: Sets
-    is_cancelled: Callable[[], bool] = lambda: False
-    deadline: float | None = None
+    context: WorkContext = UNLIMITED
     stages: Stages = field(default_factory=lambda: Stages("mmd."))
 
     @property
     def is_inline(self) -> bool:
         """Whether nothing has to be read."""
         return all(isinstance(one, Sample) for one in self.given)
-
-    def check(self) -> None:
-        """Stops the work where nobody waits for it.
-
-        Raises:
-            DeadlineExceeded, Cancelled.
-        """
-        if self.deadline is not None and time.monotonic() > self.deadline:
-            raise DeadlineExceeded("the caller's time was over before the comparison", remedy="give more time")
-        if self.is_cancelled():
-            raise Cancelled("the comparison was stopped between two tiles", remedy="ask again to start it anew")
 
 
 @dataclass(frozen=True)
@@ -94,7 +81,7 @@ def plan(job: Job, engine: Engine, short_s: float) -> Plan:
     Raises:
         VfmalignError: an option that means nothing, a set that is not there, a comparison that does not fit.
     """
-    job.check()
+    job.context.checkpoint()
     check_options(job.options, has_reference=len(job.given) > 2)
     with job.stages.stage("read"):
         extents = job.sets.extents(job.given)
@@ -105,81 +92,76 @@ def plan(job: Job, engine: Engine, short_s: float) -> Plan:
             return Plan(job, None, short=False, streamed=True)
         memory_budget.refuse_too_large(extents, job.options, engine)
         short = cost_model.is_short(extents, job.options, engine, short_s)
-        samples = job.sets.read(job.given, job.check) if short else None
+        samples = job.sets.read(job.given, job.context) if short else None
     return Plan(job, samples, short)
 
 
-def run(planned: Plan, engine: Engine, let_short_run: Callable[[], int] = lambda: 0) -> Outcome:
+def run(planned: Plan, engine: Engine, run_pending_short_calls: Callable[[], int] = lambda: 0) -> Outcome:
     """Reads and compares; stops at the next tile when cancelled or late.
 
     Args:
         planned: what `plan` made of the request.
         engine: where to compute.
-        let_short_run: called between two tiles and two parts of a set; runs other short work and says how much of it.
+        run_pending_short_calls: called at every checkpoint; returns how many calls it ran.
 
     Raises:
         VfmalignError: whatever reading or comparing refuses; DeadlineExceeded, Cancelled and Exhausted among them.
     """
     job, stages, samples = planned.job, planned.job.stages, planned.samples
-    job.check()
+    job.context.checkpoint()
     on_gpu = engine.device.type == "cuda"
     if on_gpu and not planned.short:
         torch.cuda.reset_peak_memory_stats(engine.device)
     if samples is None:
         with stages.stage("read"):
-            samples = _read(planned, _BetweenTiles(job, let_short_run))
+            samples = _read(planned, replace(job.context, run_pending=run_pending_short_calls))
     with stages.stage("compare"):
-        result = _compare(samples, job, engine, _BetweenTiles(job, let_short_run))
+        result = _compare(samples, job, engine, run_pending_short_calls)
     peak = torch.cuda.max_memory_allocated(engine.device) if on_gpu else 0
     if on_gpu:
         metrics.gpu_memory_used_bytes.set(torch.cuda.memory_allocated(engine.device))
     return Outcome(result, stages, device_name(engine.device), peak)
 
 
-def _read(planned: Plan, between: Callable[[], None]) -> Sequence[Sample]:
+def _read(planned: Plan, context: WorkContext) -> Sequence[Sample]:
     """The samples, read in a thread of its own while this one lets other work run."""
     job = planned.job
     at_hand = job.given[2:] if planned.streamed else job.given
     stopped = threading.Event()
 
-    def go_on() -> None:
-        if stopped.is_set():
-            raise Cancelled("reading was stopped", remedy="ask again to start it anew")
-
     with ThreadPoolExecutor(1, thread_name_prefix="mmd-read") as reader:
-        reading = reader.submit(job.sets.read, at_hand, go_on)
+        reading = reader.submit(job.sets.read, at_hand, WorkContext(is_cancelled=stopped.is_set))
         try:
-            finish([reading], between)
+            finish([reading], context)
         finally:
             stopped.set()
     samples = reading.result()
     return [*job.sets.streams(job.given[:2]), *samples] if planned.streamed else samples
 
 
-class _BetweenTiles:
-    """What happens between two tiles: the work stops where nobody waits for it, and short work may run.
+class _CpuMeter:
+    """Calls a function and adds up the CPU time of the calls that did some work."""
 
-    Attributes:
-        others_cpu_s: CPU time of that other work.
-    """
-
-    def __init__(self, job: Job, let_short_run: Callable[[], int]) -> None:
-        self._job, self._let_short_run = job, let_short_run
-        self.others_cpu_s = 0.0
+    def __init__(self, run: Callable[[], int]) -> None:
+        self._run = run
+        self.seconds = 0.0
 
     def __call__(self) -> None:
-        self._job.check()
         started = cpu_seconds()
-        if self._let_short_run():
-            self.others_cpu_s += cpu_seconds() - started
+        if self._run():
+            self.seconds += cpu_seconds() - started
 
 
-def _compare(samples: Sequence[Sample], job: Job, engine: Engine, between_tiles: _BetweenTiles) -> Comparison:
+def _compare(
+    samples: Sequence[Sample], job: Job, engine: Engine, run_pending_short_calls: Callable[[], int]
+) -> Comparison:
     """The comparison, with its own CPU time counted."""
     reference = samples[2] if len(samples) > 2 else None
+    others = _CpuMeter(run_pending_short_calls)
+    engine = replace(engine, context=replace(job.context, run_pending=others))
     started = cpu_seconds()
     try:
-        return compare(samples[0], samples[1], reference, job.options, replace(engine, between_tiles=between_tiles))
+        return compare(samples[0], samples[1], reference, job.options, engine)
     except (torch.OutOfMemoryError, MemoryError):
         raise Exhausted(
             "the comparison did not fit into memory",
@@ -187,7 +169,7 @@ def _compare(samples: Sequence[Sample], job: Job, engine: Engine, between_tiles:
             remedy="send fewer rows or fewer layers at once",
         ) from None
     finally:
-        metrics.engine_cpu_seconds.inc(max(cpu_seconds() - started - between_tiles.others_cpu_s, 0.0))
+        metrics.engine_cpu_seconds.inc(max(cpu_seconds() - started - others.seconds, 0.0))
 
 
 def device_name(device: torch.device) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -20,6 +20,7 @@ import numpy as np
 
 from vfmalign.core.domain.artifacts import is_id
 from vfmalign.core.domain.errors import BadOption, BadTensor, InvalidInput
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.feature_sets import Manifest, read_manifest, read_part
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.mmd.comparison import memory_budget
@@ -29,7 +30,6 @@ from vfmalign.mmd.engine.lru_cache import SizedLruCache
 from vfmalign.mmd.engine.row_streams import FeatureArray, StoredRows
 
 Layers: TypeAlias = dict[str, FeatureArray]
-Check: TypeAlias = Callable[[], None]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
@@ -93,12 +93,12 @@ class Sets:
         """
         return [self._extent(one) for one in given]
 
-    def read(self, given: Sequence[Source], before_part: Check) -> list[Sample]:
+    def read(self, given: Sequence[Source], context: WorkContext) -> list[Sample]:
         """The samples, every byte of what is stored verified; a set that is named twice is read once.
 
         Args:
             given: what `extents` was asked for.
-            before_part: called before every part of a set; may raise to stop the reading.
+            context: checked before every part of a set.
 
         Raises:
             NotFound, DigestMismatch: its bytes are gone, or not those that were written.
@@ -110,7 +110,7 @@ class Sets:
                 samples.append(self._same_arrays(one))
                 continue
             if one.key not in read:
-                read[one.key] = self._cache.get_or_create(one.key, partial(self._layers, one, before_part), _bytes)
+                read[one.key] = self._cache.get_or_create(one.key, partial(self._layers, one, context), _bytes)
             labels = self._manifests[one.feature_set] if isinstance(one, Stored) else one
             samples.append(Sample(one.name, read[one.key], labels.groups, labels.case_ids))
         return samples
@@ -177,10 +177,10 @@ class Sets:
             field = f"{source.name}.uploaded.object.uri"
             raise BadOption(error.message, field=field, remedy=error.remedy) from None
 
-    def _layers(self, source: Stored | Uploaded, before_part: Check) -> Layers:
+    def _layers(self, source: Stored | Uploaded, context: WorkContext) -> Layers:
         """The features behind a source."""
         if isinstance(source, Uploaded):
-            before_part()
+            context.checkpoint()
             data = self._store.get_large(self._key(source), sha256=source.sha256)
             try:
                 return dict(sorted(_arrays(data).items()))  # the file has no order of its own
@@ -189,7 +189,7 @@ class Sets:
         manifest = self._manifests[source.feature_set]
         layers = {spec.name: np.empty((manifest.rows, spec.channels), np.float32) for spec in manifest.layers}
         for index, part in enumerate(manifest.parts):
-            before_part()
+            context.checkpoint()
             for name, rows_NC in read_part(self._store, manifest, index).items():
                 layers[name][part.start_row : part.start_row + part.rows] = rows_NC
         return layers

@@ -13,6 +13,7 @@ import grpc
 
 from vfmalign.core.domain.errors import BadOption, Exhausted, VfmalignError
 from vfmalign.core.rpc.status_mapping import code_of
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.mmd.comparison.options import Engine
@@ -82,7 +83,7 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
         left_s = context.time_remaining()
         cancelled = threading.Event()
         deadline = None if left_s is None else time.monotonic() + left_s
-        job = Job(given, options, sets, cancelled.is_set, deadline)
+        job = Job(given, options, sets, WorkContext(deadline, cancelled.is_set))
         try:
             # Reading waits for the network, and so does not wait in line for the worker thread.
             planned = (
@@ -91,7 +92,7 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
                 else await asyncio.to_thread(comparison_job.plan, job, engine, self._short_s)
             )
             submit = self._queue.run_short if planned.short else self._queue.run
-            outcome = await submit(comparison_job.run, planned, engine, self._queue.let_short_run)
+            outcome = await submit(comparison_job.run, planned, engine, self._queue.run_pending_short_calls)
         finally:
             cancelled.set()
         return converters.response_of(outcome)

@@ -13,7 +13,7 @@ Legend: N and M rows of x and y, I rows of a block, C channels, T estimates that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
 from vfmalign.core.domain.errors import BadOption, BadTensor
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.kernels import Kernel
 from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.row_streams import Grouping, RowStream, ahead, check_alike
@@ -69,7 +70,7 @@ def linear(
     groups_y: Sequence[str] | None = None,
     level: float = 0.95,
     device: torch.device | None = None,
-    between_blocks: Callable[[], None] = lambda: None,
+    context: WorkContext = UNLIMITED,
 ) -> Averaged:
     """Linear-time MMD²: the mean of h over rows (1, 2), (3, 4), …, in float64 (JMLR 2012, lemma 14).
 
@@ -85,7 +86,7 @@ def linear(
         groups_y: the same of y.
         level: of the interval.
         device: where kernels are evaluated.
-        between_blocks: called before every block that is read; may raise to stop.
+        context: checked before every block that is read.
 
     Raises:
         BadOption: a group of several rows.
@@ -107,7 +108,7 @@ def linear(
     spans = [(start, min(start + size, used)) for start in range(0, used, size)]
     total, squares, shift = 0.0, 0.0, 0.0
     for number, (x_IC, y_IC) in enumerate(zip(_read(x, spans, device), _read(y, spans, device), strict=True)):
-        between_blocks()
+        context.checkpoint()
         h_T = _h(x_IC, y_IC, kernel)
         shift = float(h_T.mean()) if number == 0 else shift
         total += float((h_T - shift).sum())
@@ -131,7 +132,7 @@ def blocks(
     level: float = 0.95,
     precision: PrecisionName = "float32",
     device: torch.device | None = None,
-    between_tiles: Callable[[], None] = lambda: None,
+    context: WorkContext = UNLIMITED,
 ) -> Averaged:
     """B-test: the mean of the unbiased estimates of blocks (JMLR 2012, eq. (4) for pairs, eq. (3) for samples).
 
@@ -150,7 +151,7 @@ def blocks(
         level: of the interval.
         precision: of kernel values.
         device: where kernels are evaluated.
-        between_tiles: called before every tile; may raise to stop.
+        context: checked before every tile.
 
     Raises:
         BadOption: a block size out of range, groups that are not neighbours, or fewer than 2.
@@ -176,7 +177,7 @@ def blocks(
     for span_x, span_y, (x_IC, y_IC) in zip(spans_x, spans_y, read, strict=True):
         parts = _rows(x_IC, y_IC, kernel, precision)
         norms4 += sum(float(part.norms_N.double().square().sum()) for part in parts)
-        values.append(of_block(parts, grouping_x.within(*span_x), grouping_y.within(*span_y), kernel, between_tiles))
+        values.append(of_block(parts, grouping_x.within(*span_x), grouping_y.within(*span_y), kernel, context))
     value_T = np.array(values)
     variance = float(value_T.var(ddof=1)) if count > 1 else math.nan
     smallest = min(stop - start for start, stop in spans_x)
@@ -205,23 +206,21 @@ def _h(x_IC: Tensor, y_IC: Tensor, kernel: Kernel) -> Tensor:
     return h_T
 
 
-def _of_pairs(
-    parts: tuple[Rows, Rows], group_I: IntArray, _: IntArray, kernel: Kernel, between_tiles: Callable[[], None]
-) -> float:
+def _of_pairs(parts: tuple[Rows, Rows], group_I: IntArray, _: IntArray, kernel: Kernel, context: WorkContext) -> float:
     """JMLR 2012, eq. (4) over one block, pairs of rows of one group left out."""
-    sums = _sums(PairedMatrix(*parts), (len(group_I),), group_I, kernel, between_tiles)
+    sums = _sums(PairedMatrix(*parts), (len(group_I),), group_I, kernel, context)
     return float((sums.rows_NP.sum() - sums.within_G.sum()) / _different(group_I))
 
 
 def _of_samples(
-    parts: tuple[Rows, Rows], group_x: IntArray, group_y: IntArray, kernel: Kernel, between_tiles: Callable[[], None]
+    parts: tuple[Rows, Rows], group_x: IntArray, group_y: IntArray, kernel: Kernel, context: WorkContext
 ) -> float:
     """JMLR 2012, eq. (3) over one block, pairs of rows of one group left out."""
     x, y = parts
     pooled = Rows(torch.cat([x.values_NK, y.values_NK]), torch.cat([x.norms_N, y.norms_N]), x.precision)
     n, groups = len(group_x), int(group_x[-1]) + 1
     group_of = np.concatenate([group_x, group_y + groups])
-    sums = _sums(PooledMatrix(pooled), (n, len(group_y)), group_of, kernel, between_tiles)
+    sums = _sums(PooledMatrix(pooled), (n, len(group_y)), group_of, kernel, context)
     xx = (sums.rows_NP[:n, 0].sum() - sums.within_G[:groups].sum()) / _different(group_x)
     yy = (sums.rows_NP[n:, 1].sum() - sums.within_G[groups:].sum()) / _different(group_y)
     return float(xx + yy - 2.0 * sums.rows_NP[:n, 1].mean() / len(group_y))
@@ -232,11 +231,11 @@ def _sums(
     block_sizes: tuple[int, ...],
     group_of: IntArray,
     kernel: Kernel,
-    between_tiles: Callable[[], None],
+    context: WorkContext,
 ) -> Sums:
     """Sums of one block; only the sums within groups tell apart what must be left out."""
     layout = Layout(block_sizes, group_of, np.zeros((int(group_of[-1]) + 1, 0), np.int8))
-    return accumulate(matrix, [kernel], layout, between_tiles=between_tiles)[0]
+    return accumulate(matrix, [kernel], layout, context=context)[0]
 
 
 def _different(group_I: IntArray) -> float:

@@ -9,7 +9,7 @@ G buckets, B permutations.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vfmalign.core.domain.errors import BadTensor
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.engine.distributed import Ranks
 from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.row_streams import RowStream, ahead
@@ -174,10 +175,10 @@ class PairSums:
         self._diagonal_R = torch.zeros(frequencies, dtype=torch.float64, device=device)
         self._diagonal_G = torch.zeros(buckets.count, 1, dtype=torch.float64, device=device)
 
-    def fill(self, embedding: Embedding, x: RowStream, y: RowStream, between_blocks: Callable[[], None]) -> None:
+    def fill(self, embedding: Embedding, x: RowStream, y: RowStream, context: WorkContext) -> None:
         """Reads both streams once."""
         for (features_IF, rows_I), (other_IF, _) in zip(embedding.blocks(x, 0), embedding.blocks(y, 1), strict=True):
-            between_blocks()
+            context.checkpoint()
             difference_IF = features_IF.sub_(other_IF)
             bucket_I = self._buckets.of(rows_I)
             _add_by_bucket(self._sums_GF, difference_IF, bucket_I)
@@ -233,11 +234,11 @@ class SampleSums:
         self._sums_GF = torch.zeros(self.groups, 2 * frequencies, dtype=torch.float64, device=device)
         self._rows_G = torch.from_numpy(np.concatenate([x.sizes(), y.sizes()])).to(device)
 
-    def fill(self, embedding: Embedding, x: RowStream, y: RowStream, between_blocks: Callable[[], None]) -> None:
+    def fill(self, embedding: Embedding, x: RowStream, y: RowStream, context: WorkContext) -> None:
         """Reads both streams once."""
         for which, (stream, buckets, offset) in enumerate(((x, self._x, 0), (y, self._y, self._x.count))):
             for features_IF, rows_I in embedding.blocks(stream, which):
-                between_blocks()
+                context.checkpoint()
                 _add_by_bucket(self._sums_GF, features_IF, buckets.of(rows_I), offset)
         embedding.add_up(self._sums_GF)
 

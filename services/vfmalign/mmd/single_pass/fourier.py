@@ -16,7 +16,7 @@ G buckets, B permutations.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ import torch
 from scipy.special import stdtrit
 
 from vfmalign.core.domain.errors import BadOption, BadTensor
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine import products
 from vfmalign.mmd.engine.distributed import ALONE, Ranks
 from vfmalign.mmd.engine.precision import UNIT_ROUNDOFF, PrecisionName
@@ -96,7 +97,7 @@ def fourier(
     level: float = 0.95,
     precision: PrecisionName = "float32",
     device: torch.device | None = None,
-    between_blocks: Callable[[], None] = lambda: None,
+    context: WorkContext = UNLIMITED,
     ranks: Ranks = ALONE,
     memory_bytes: int = 2**30,
 ) -> Approximation:
@@ -118,7 +119,7 @@ def fourier(
         level: of the interval.
         precision: float32 or float64 phases; kernels with very high frequencies take float64 in any case.
         device: where features are formed.
-        between_blocks: called before every block; may raise to stop.
+        context: checked before every block.
         ranks: processes that share the blocks of rows.
         memory_bytes: bounds the blocks of rows and the number of buckets; more than 1 GiB is never used.
 
@@ -143,7 +144,7 @@ def fourier(
         pair = shares(x.rows, y.rows, groups_x, groups_y, most)
         samples = SampleSums(*pair, spectrum.count, embedding.device, biased=biased)
     with products.matrix_units(precision, embedding.device):
-        samples.fill(embedding, x, y, between_blocks)
+        samples.fill(embedding, x, y, context)
     value, error = _controlled(
         samples.terms_R(), embedding.shift_R(x, y), spectrum.drop(embedding.mean_difference(x, y))
     )

@@ -5,13 +5,12 @@ Legend: R rows, K channels, I and J rows of one tile.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.engine.products import squared_distances
 from vfmalign.mmd.engine.rows import FloatArray, IntArray, Rows
 
@@ -33,18 +32,18 @@ def sampled(rows: int) -> IntArray | None:
     return np.sort(drawn).astype(np.int64)
 
 
-def distances(rows: Rows, between_tiles: Callable[[], None]) -> FloatArray:
+def distances(rows: Rows, context: WorkContext) -> FloatArray:
     """‖x_i − x_j‖ for i < j, in no particular order; float64 rows.
 
     Raises:
-        Cancelled: `between_tiles` said so.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     count = rows.count
     found = np.empty(count * (count - 1) // 2, np.float64)
     filled = 0
     for start_I in range(0, count, _TILE):
         for start_J in range(start_I, count, _TILE):
-            between_tiles()
+            context.checkpoint()
             part = _upper(
                 rows, slice(start_I, min(start_I + _TILE, count)), slice(start_J, min(start_J + _TILE, count))
             )
@@ -53,16 +52,16 @@ def distances(rows: Rows, between_tiles: Callable[[], None]) -> FloatArray:
     return found
 
 
-def median(rows: Rows, layer: str, between_tiles: Callable[[], None]) -> float:
+def median(rows: Rows, layer: str, context: WorkContext) -> float:
     """σ = median of ‖x_i − x_j‖ over i < j (the mean of the middle two where their number is even).
 
     Raises:
         BadOption: fewer than 2 rows, or σ = 0.
-        Cancelled: `between_tiles` said so.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     if rows.count < 2:
         raise BadOption("a bandwidth needs at least 2 rows", field="reference", remedy="use a larger reference")
-    sigma = float(np.median(distances(rows, between_tiles), overwrite_input=True))
+    sigma = float(np.median(distances(rows, context), overwrite_input=True))
     if sigma == 0.0:
         raise BadOption(
             f"the median distance of the rows of layer `{layer}` is 0, so that no bandwidth follows from it",
@@ -72,12 +71,12 @@ def median(rows: Rows, layer: str, between_tiles: Callable[[], None]) -> float:
     return sigma
 
 
-def grid(rows: Rows, count: int, between_tiles: Callable[[], None]) -> tuple[float, ...]:
+def grid(rows: Rows, count: int, context: WorkContext) -> tuple[float, ...]:
     """Bandwidths from half the 5 % quantile to twice the 95 % quantile of the distances, evenly spaced (MMD-FUSE).
 
     Biggs, Schrab, Gretton, NeurIPS 2023, sec. 5. Empty where all rows are equal.
     """
-    low, high = np.quantile(distances(rows, between_tiles), (0.05, 0.95))
+    low, high = np.quantile(distances(rows, context), (0.05, 0.95))
     if high <= 0.0:
         return ()
     return tuple(float(sigma) for sigma in np.linspace(max(0.5 * low, 1e-3 * high), 2.0 * high, count))

@@ -10,13 +10,13 @@ Legend: G groups, B permutations.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.ordered_pool import finish
 
 SMALLEST_GROUPS = 8
@@ -66,11 +66,11 @@ def swaps(groups: int, permutations: int, seed: int) -> Permutations:
 
 
 def permutations(
-    groups_x: int, groups_y: int, permutations: int, seed: int, between_draws: Callable[[], None] = lambda: None
+    groups_x: int, groups_y: int, permutations: int, seed: int, context: WorkContext = UNLIMITED
 ) -> Permutations:
     """Random choices of `groups_x` of all groups to be labelled x; unlike swaps they are never enumerated.
 
-    Each group draws a key of 32 bits, and the groups with the smallest keys are labelled x. `between_draws` is called
+    Each group draws a key of 32 bits, and the groups with the smallest keys are labelled x. `context` is checked
     again and again while threads draw, and may raise to stop.
     """
     groups = groups_x + groups_y
@@ -88,7 +88,7 @@ def permutations(
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             drawing = [threads.submit(draw, start) for start in starts]
             try:
-                finish(drawing, between_draws)
+                finish(drawing, context)
             finally:
                 threads.shutdown(cancel_futures=True)
     return Permutations(weights_GB, permutations, False)

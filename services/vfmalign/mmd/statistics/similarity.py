@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from vfmalign.core.domain.errors import BadOption, BadTensor
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.rows import FloatArray
 
 MAX_ROWS = 8192
@@ -56,10 +57,6 @@ class MeasureValue:
     absent_reason: str = ""
 
 
-def never_stop() -> None:
-    """Between two blocks of a computation that nobody stops."""
-
-
 @dataclass(frozen=True)
 class Samples:
     """What a measure is taken of.
@@ -68,17 +65,17 @@ class Samples:
         x_NC, y_MC: the rows, scaled as they shall be compared.
         reference_FC: what a space is fitted on; None for x.
         paired: row i of x and of y are of one case.
-        between_blocks: called before every block of rows; may raise to stop.
+        context: checked before every block of rows.
     """
 
     x_NC: NDArray[Any]
     y_MC: NDArray[Any]
     reference_FC: NDArray[Any] | None = None
     paired: bool = False
-    between_blocks: Callable[[], None] = never_stop
+    context: WorkContext = UNLIMITED
 
 
-def cka(x: NDArray[Any], y: NDArray[Any], *, between_blocks: Callable[[], None] = never_stop) -> MeasureValue:
+def cka(x: NDArray[Any], y: NDArray[Any], *, context: WorkContext = UNLIMITED) -> MeasureValue:
     """Debiased linear centred kernel alignment of paired rows, a similarity in [−1, 1]; 1 for the same features.
 
     HSIC₁(K, L) / √(HSIC₁(K, K) HSIC₁(L, L)) of K = xxᵀ and L = yyᵀ (the ratio: Kornblith et al., ICML 2019; unbiased
@@ -92,7 +89,7 @@ def cka(x: NDArray[Any], y: NDArray[Any], *, between_blocks: Callable[[], None] 
     Args:
         x: features (n, c), n from 4 to 8,192.
         y: features (n, d) of the same cases; d may differ from c.
-        between_blocks: called before every block of rows; may raise to stop.
+        context: checked before every block of rows.
 
     Raises:
         BadTensor: not two axes, NaN or infinity, values above 1e70, or row counts that differ.
@@ -111,7 +108,7 @@ def cka(x: NDArray[Any], y: NDArray[Any], *, between_blocks: Callable[[], None] 
     sums_R2 = np.empty((count, 2))
     k_RC, l_RC = _centred_unit(rows_x), _centred_unit(rows_y)
     for span in _blocks(count, count):
-        between_blocks()
+        context.checkpoint()
         block_k, block_l = _without_diagonal(k_RC, span), _without_diagonal(l_RC, span)
         products += [np.vdot(block_k, block_k), np.vdot(block_l, block_l), np.vdot(block_k, block_l)]
         sums_R2[span] = np.stack([block_k.sum(axis=1), block_l.sum(axis=1)], axis=1)
@@ -165,9 +162,7 @@ def frechet(x: NDArray[Any], y: NDArray[Any], reference: NDArray[Any] | None = N
     return MeasureValue(float(value), axes_CA.shape[1])
 
 
-def energy(
-    x: NDArray[Any], y: NDArray[Any], *, paired: bool = False, between_blocks: Callable[[], None] = never_stop
-) -> MeasureValue:
+def energy(x: NDArray[Any], y: NDArray[Any], *, paired: bool = False, context: WorkContext = UNLIMITED) -> MeasureValue:
     """Energy distance 2E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖ (Székely and Rizzo, J. Stat. Plan. Inference 143 (2013)).
 
     Estimated without bias by U-statistics: means over i ≠ j, of paired rows in the cross term as well. It is MMD² with
@@ -179,7 +174,7 @@ def energy(
         x: features (n, c), n from 2 to 8,192.
         y: features (m, c), m from 2 to 8,192.
         paired: row i of x and of y come from one case; needs n = m.
-        between_blocks: called before every block of rows; may raise to stop.
+        context: checked before every block of rows.
 
     Returns:
         The estimate, in units of the features.
@@ -200,7 +195,7 @@ def energy(
 
     def mean(a_RC: FloatArray, b_RC: FloatArray, *, own: bool) -> float:
         pairs = len(a_RC) * (len(b_RC) if own else len(b_RC) - 1.0)
-        return _sum_of_distances(a_RC, b_RC, own=own, between_blocks=between_blocks) / pairs
+        return _sum_of_distances(a_RC, b_RC, own=own, context=context) / pairs
 
     across = mean(x_NC, y_MC, own=not paired)
     within = mean(x_NC, x_NC, own=False) + mean(y_MC, y_MC, own=False)
@@ -208,9 +203,9 @@ def energy(
 
 
 MEASURES: dict[str, Callable[[Samples], MeasureValue]] = {
-    "cka": lambda given: cka(given.x_NC, given.y_MC, between_blocks=given.between_blocks),
+    "cka": lambda given: cka(given.x_NC, given.y_MC, context=given.context),
     "frechet": lambda given: frechet(given.x_NC, given.y_MC, given.reference_FC),
-    "energy": lambda given: energy(given.x_NC, given.y_MC, paired=given.paired, between_blocks=given.between_blocks),
+    "energy": lambda given: energy(given.x_NC, given.y_MC, paired=given.paired, context=given.context),
 }
 """Measures by name."""
 NEED_PAIRS = frozenset({"cka"})
@@ -307,12 +302,12 @@ def _principal_axes(fitted_FC: FloatArray, wanted: int) -> FloatArray:
     return axes_CA
 
 
-def _sum_of_distances(a_RC: FloatArray, b_RC: FloatArray, *, own: bool, between_blocks: Callable[[], None]) -> float:
+def _sum_of_distances(a_RC: FloatArray, b_RC: FloatArray, *, own: bool, context: WorkContext) -> float:
     """Σ_ij ‖a_i − b_j‖, with i = j where `own`."""
     total = 0.0
     squares_a, squares_b = (np.square(rows_RC).sum(axis=1) for rows_RC in (a_RC, b_RC))
     for span in _blocks(len(a_RC), len(b_RC)):
-        between_blocks()
+        context.checkpoint()
         block_IR = a_RC[span] @ b_RC.T
         block_IR *= -2.0
         block_IR += squares_a[span, None]

@@ -40,7 +40,7 @@ class Long:
 
     def work(self, steps: int) -> str:
         for _ in range(steps):
-            self.ran.append(self._queue.let_short_run())
+            self.ran.append(self._queue.run_pending_short_calls())
             self.begun += 1
             self._at_step.release()
             assert self._go_on.acquire(timeout=5)
@@ -219,7 +219,7 @@ async def test_short_work_never_pauses(roomy: WorkQueue) -> None:
     order: list[str] = []
 
     def outer() -> None:
-        assert roomy.let_short_run() == 0
+        assert roomy.run_pending_short_calls() == 0
         order.append("outer")
 
     shorts = [asyncio.ensure_future(roomy.run_short(outer)), asyncio.ensure_future(roomy.run_short(order.append, "in"))]
@@ -230,7 +230,7 @@ async def test_short_work_never_pauses(roomy: WorkQueue) -> None:
     await asyncio.gather(first, *shorts)
     assert order == ["outer", "in"]
     await roomy.run_short(outer)
-    assert roomy.let_short_run() == 0, "nothing runs that could pause"
+    assert roomy.run_pending_short_calls() == 0, "nothing runs that could pause"
 
 
 def test_a_signal_requests_a_shutdown():

@@ -18,10 +18,10 @@ needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs tri
 IN_THE_INTERPRETER = """
 import json, sys
 import numpy as np
-from vfmalign.mmd import precision
-from vfmalign.mmd.compare import compare
-from vfmalign.mmd.results import Engine, Options
-from vfmalign.mmd.samples import Sample
+from vfmalign.mmd.engine import precision
+from vfmalign.mmd.comparison.compare import compare
+from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.samples import Sample
 precision.EXACT_FLOP["cpu"] = 0.0
 x, y = np.load(sys.argv[1])
 found = {}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled, CaseOrderMismatch, Exhausted
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.compare import compare
 from vfmalign.mmd.comparison.options import Engine, Options
 from vfmalign.mmd.comparison.samples import Sample
@@ -108,12 +109,12 @@ def test_primary_layer_comes_first_and_layers_are_those_in_common(rng):
 def test_it_stops_at_the_next_tile(rng):
     asked = []
 
-    def between_tiles():
+    def is_cancelled():
         asked.append(1)
         if len(asked) > 4:
             raise Cancelled("enough")
 
-    engine = Engine(tile_shape=(10, 10), between_tiles=between_tiles)
+    engine = Engine(tile_shape=(10, 10), context=WorkContext(is_cancelled=is_cancelled))
     with pytest.raises(Cancelled):
         compare(sample(rng, "x", 100), sample(rng, "y", 100), None, PAIRED, engine)
     assert len(asked) == 5
@@ -123,7 +124,7 @@ def test_too_large_is_refused_with_the_size_that_fits(rng):
     def stop():
         raise Cancelled("it was not refused")
 
-    engine = Engine(tile_shape=(64, 64), memory_bytes=2**20, between_tiles=stop)
+    engine = Engine(tile_shape=(64, 64), memory_bytes=2**20, context=WorkContext(is_cancelled=stop))
     x, y = sample(rng, "x", 40_000, layers=("a",)), sample(rng, "y", 40_000, layers=("a",))
     biased = Options("paired", estimator="biased", fixed_sigma=1.0)
     with pytest.raises(Exhausted, match=r"(\d+) rows over all samples would fit") as error:

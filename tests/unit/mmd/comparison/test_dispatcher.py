@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from vfmalign.core.domain.errors import BadOption, Cancelled
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.dispatcher import ESTIMATORS, AffineRows, shift_of
 from vfmalign.mmd.comparison.options import Engine, Options
 from vfmalign.mmd.comparison.standardisation import Scaled
@@ -94,4 +95,4 @@ def test_the_engine_stops_them(samples, estimator):
         raise Cancelled("enough")
 
     with pytest.raises(Cancelled):
-        ask(*samples, estimator, engine=Engine(between_tiles=stop))
+        ask(*samples, estimator, engine=Engine(context=WorkContext(is_cancelled=stop)))

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
+from vfmalign.core.runtime.work_context import UNLIMITED
 from vfmalign.mmd import mmd_test
 from vfmalign.mmd.comparison import kernel_grid_test
-from vfmalign.mmd.comparison.options import never_stop
 from vfmalign.mmd.engine.kernels import KERNELS
 from vfmalign.mmd.engine.rows import Affine, prepare
 from vfmalign.mmd.engine.tiles import Layout, PairedMatrix, PooledMatrix, accumulate
@@ -151,7 +151,7 @@ def test_several_kernels_of_one_pass_equal_single_passes(rng, paired, precision)
 
     def sums(some, tile_shape):
         matrix = PairedMatrix(*rows.split(26)) if paired else PooledMatrix(rows)
-        return accumulate(matrix, some, layout, tile_shape=tile_shape, between_tiles=never_stop, squares=True)
+        return accumulate(matrix, some, layout, tile_shape=tile_shape, context=UNLIMITED, squares=True)
 
     tolerance = {"float64": 1e-12, "float32": 1e-5}[precision]
     single = [sums([kernel], (64, 64))[0] for kernel in kernels]
@@ -181,7 +181,7 @@ def test_sums_of_one_pass_are_those_of_the_whole_matrix(rng, paired):
         [KERNELS["gaussian"](SIGMA, 4)],
         Layout(blocks, group_of, weights_GB),
         tile_shape=(4, 9),
-        between_tiles=never_stop,
+        context=UNLIMITED,
         squares=True,
     )
     edges = np.cumsum([0, *blocks])

@@ -10,7 +10,7 @@ import pytest
 
 from vfmalign.core.domain.artifacts import Preprocessing, features_prefix
 from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter
-from vfmalign.mmd import comparison
+from vfmalign.mmd.comparison import __main__ as comparison
 
 ROWS, PART = 240, 100
 PAIRED = ("--pairing", "paired", "--sigma", "5")
@@ -84,7 +84,7 @@ def test_a_layer_of_stored_sets_gives_the_numbers_of_its_arrays(answer, sets, fe
     ids = [uri.split("/")[-2] for uri in sets]
     assert raw(answer(*ids, layer="stages.3").out) == expected
     # Sets that do not fit are read part by part.
-    monkeypatch.setattr(comparison.limits, "fits", lambda *_: False)
+    monkeypatch.setattr(comparison.memory_budget, "fits", lambda *_: False)
     streamed = raw(answer(*sets, layer="stages.3").out)
     assert streamed["mmd2"]["value"] == pytest.approx(expected["mmd2"]["value"], rel=1e-10)
 

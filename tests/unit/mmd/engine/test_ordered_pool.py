@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine import ordered_pool, tiles
 from vfmalign.mmd.engine.kernels import gaussian, laplacian
 from vfmalign.mmd.engine.rows import Rows
@@ -33,7 +34,7 @@ def test_sums_are_those_of_one_thread_to_the_last_bit(rng, precision, paired, mo
         matrix = PairedMatrix(*rows) if paired else PooledMatrix(rows[0])
         kernels = [gaussian(2.0, 6), laplacian(3.0, 6)]
         return tiles.accumulate(
-            matrix, kernels, layout, tile_shape=(7, 14), between_tiles=nothing, squares=True, threads=threads
+            matrix, kernels, layout, tile_shape=(7, 14), context=UNLIMITED, squares=True, threads=threads
         )
 
     for one, several in zip(sums(1), sums(3), strict=True):
@@ -49,7 +50,7 @@ def test_a_caller_s_mode_makes_no_difference(rng, mode):
         layout = Layout((60, 60), np.arange(120), weights_GB)
         shape = (8, 16)
         return tiles.accumulate(
-            PooledMatrix(rows), [gaussian(2.0, 5)], layout, tile_shape=shape, between_tiles=nothing, threads=3
+            PooledMatrix(rows), [gaussian(2.0, 5)], layout, tile_shape=shape, context=UNLIMITED, threads=3
         )[0]
 
     rows_NK, weights_GB = rng.normal(size=(120, 5)), rng.integers(-1, 2, size=(120, 9)).astype(np.int8)
@@ -70,7 +71,7 @@ def test_a_system_without_threads_says_so(monkeypatch):
     before = threading.active_count()
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(RuntimeError, match="can't start new thread"):
-        ordered_pool.in_order(lambda _: None, lambda *_: None, range(50), between=nothing, threads=3)
+        ordered_pool.in_order(lambda _: None, lambda *_: None, range(50), context=UNLIMITED, threads=3)
     monkeypatch.undo()
     assert threading.active_count() == before
 
@@ -82,7 +83,7 @@ def test_results_are_added_in_order_however_long_each_takes():
         time.sleep(0.02 if number % 5 == 0 else 0.0)
         return number**2
 
-    ordered_pool.in_order(form, lambda *found: added.append(found), range(40), between=nothing, threads=4)
+    ordered_pool.in_order(form, lambda *found: added.append(found), range(40), context=UNLIMITED, threads=4)
     assert added == [(number, number**2) for number in range(40)]
 
 
@@ -94,11 +95,11 @@ def test_nobody_runs_far_ahead_of_what_was_added():
         if number == 0:
             assert first_may_end.wait(30.0)
 
-    def between():
+    def is_cancelled():
         if len(begun) == 2 * ordered_pool._AHEAD_PER_THREAD:
             first_may_end.set()
 
-    ordered_pool.in_order(form, lambda *_: None, range(100), between=between, threads=2)
+    ordered_pool.in_order(form, lambda *_: None, range(100), context=WorkContext(is_cancelled=is_cancelled), threads=2)
     assert first_may_end.is_set(), "all but the first went on to the limit"
     assert sorted(begun) == list(range(100))
 
@@ -107,7 +108,7 @@ def test_nobody_runs_far_ahead_of_what_was_added():
 def test_who_stops_between_two_tasks_leaves_nothing_running(threads):
     formed, calls = [], 0
 
-    def between():
+    def is_cancelled():
         nonlocal calls
         calls += 1
         if calls == 3:
@@ -118,7 +119,9 @@ def test_who_stops_between_two_tasks_leaves_nothing_running(threads):
         formed.append(number)
 
     with pytest.raises(TimeoutError, match="late"):
-        ordered_pool.in_order(form, lambda *_: None, range(10_000), between=between, threads=threads)
+        ordered_pool.in_order(
+            form, lambda *_: None, range(10_000), context=WorkContext(is_cancelled=is_cancelled), threads=threads
+        )
     so_far = len(formed)
     assert so_far < 1_000
     assert not [one for one in threading.enumerate() if one.name.startswith("mmd-tile")]
@@ -138,7 +141,7 @@ def test_what_fails_in_a_thread_is_raised_here(threads, fails_in):
 
     form, add = (fail, fine) if fails_in == "form" else (fine, fail)
     with pytest.raises(MemoryError, match="no room"):
-        ordered_pool.in_order(form, add, range(10_000), between=nothing, threads=threads)
+        ordered_pool.in_order(form, add, range(10_000), context=UNLIMITED, threads=threads)
 
 
 def test_no_task_begins_while_other_work_runs():
@@ -148,13 +151,13 @@ def test_no_task_begins_while_other_work_runs():
         begun.append(number)
         time.sleep(0.004)
 
-    def between():
+    def run_pending():
         time.sleep(0.02)  # what was begun before ends
         before = len(begun)
         time.sleep(0.02)
         seen.append(len(begun) - before)
 
-    ordered_pool.in_order(form, lambda *_: None, range(60), between=between, threads=3)
+    ordered_pool.in_order(form, lambda *_: None, range(60), context=WorkContext(run_pending=run_pending), threads=3)
     assert len(seen) > 2
     assert set(seen) == {0}
 
@@ -164,7 +167,7 @@ def test_threads_share_out_torch_s_own_and_leave_the_caller_s_alone(monkeypatch)
     try:
         torch.set_num_threads(6)
         ordered_pool.in_order(
-            lambda _: seen.add(torch.get_num_threads()), lambda *_: None, range(30), between=nothing, threads=3
+            lambda _: seen.add(torch.get_num_threads()), lambda *_: None, range(30), context=UNLIMITED, threads=3
         )
         later = []
         one = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
@@ -192,7 +195,7 @@ def test_the_cpu_time_of_work_that_was_stopped_counts_too():
 
     before, calls = ordered_pool.cpu_seconds(), count()
     with pytest.raises(TimeoutError):
-        ordered_pool.in_order(form, lambda *_: None, range(10_000), between=late, threads=2)
+        ordered_pool.in_order(form, lambda *_: None, range(10_000), context=WorkContext(is_cancelled=late), threads=2)
     assert ordered_pool.cpu_seconds() - before >= 0.02
 
 
@@ -204,5 +207,5 @@ def test_the_cpu_time_of_threads_counts_as_the_caller_s(threads):
             pass
 
     before = ordered_pool.cpu_seconds()
-    ordered_pool.in_order(form, lambda *_: None, range(20), between=nothing, threads=threads)
+    ordered_pool.in_order(form, lambda *_: None, range(20), context=UNLIMITED, threads=threads)
     assert 0.2 <= ordered_pool.cpu_seconds() - before < 2.0

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled, Exhausted
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.compare import compare
 from vfmalign.mmd.comparison.options import Engine, Options
 from vfmalign.mmd.comparison.samples import Sample
@@ -279,5 +280,10 @@ def test_it_stops_between_tiles_when_told_to(samples):
 
     x, y = (ArrayRows(part) for part in samples(200, 200))
     with pytest.raises(Cancelled):
-        shift_of(x, y, Options("independent", fixed_sigma=1.0), Engine(tile_shape=TILE, between_tiles=stop))
+        shift_of(
+            x,
+            y,
+            Options("independent", fixed_sigma=1.0),
+            Engine(tile_shape=TILE, context=WorkContext(is_cancelled=stop)),
+        )
     assert len(calls) == 4

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from vfmalign.core.domain.errors import BadOption, Cancelled, DeadlineExceeded, Exhausted
 from vfmalign.core.rpc.tensors import to_tensor
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison import cost_model, memory_budget
 from vfmalign.mmd.comparison.memory_budget import Extent
 from vfmalign.mmd.comparison.options import Bandwidth, Engine, Options
@@ -131,9 +132,9 @@ def _run(job, engine=None, **fields):
 
 def test_a_job_stops_when_its_caller_is_gone_or_late():
     with pytest.raises(Cancelled):
-        _run(_job(is_cancelled=lambda: True))
+        _run(_job(context=WorkContext(is_cancelled=lambda: True)))
     with pytest.raises(DeadlineExceeded):
-        _run(_job(deadline=time.monotonic() - 1.0))
+        _run(_job(context=WorkContext(time.monotonic() - 1.0)))
 
 
 def test_a_job_stops_at_the_next_tile(monkeypatch):
@@ -147,16 +148,16 @@ def test_a_job_stops_at_the_next_tile(monkeypatch):
         return 0
 
     engine = Engine(tile_shape=(5, 5))
-    _run(_job(), engine, let_short_run=count)
+    _run(_job(), engine, run_pending_short_calls=count)
     assert tiles == 1 + 2 + 55, "a block of the mean, one of each sample; ten by ten tiles, the upper half"
     tiles = 0
     with pytest.raises(Cancelled):
-        _run(_job(is_cancelled=lambda: tiles == 3), engine, let_short_run=count)
+        _run(_job(context=WorkContext(is_cancelled=lambda: tiles == 3)), engine, run_pending_short_calls=count)
     assert tiles == 3
 
 
 def test_a_job_says_what_it_cost():
-    outcome = _run(_job(deadline=time.monotonic() + 60.0))
+    outcome = _run(_job(context=WorkContext(time.monotonic() + 60.0)))
     assert list(outcome.stages.seconds()) == ["read", "compare"]
     assert (outcome.device, outcome.peak_device_memory_bytes) == ("cpu", 0)
 

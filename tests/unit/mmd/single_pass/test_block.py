@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import binom, t
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.engine.kernels import KERNELS
 from vfmalign.mmd.engine.row_streams import ArrayRows, GaussianRows
 from vfmalign.mmd.single_pass import block as module
@@ -231,6 +232,6 @@ def test_they_stop_when_told_to(rng):
     x, y = rng.normal(size=(20, 2)), rng.normal(size=(20, 2))
     kernel = kernel_of("gaussian", x)
     with pytest.raises(Cancelled):
-        linear(*stream(x, y), kernel, paired=False, between_blocks=stop)
+        linear(*stream(x, y), kernel, paired=False, context=WorkContext(is_cancelled=stop))
     with pytest.raises(Cancelled):
-        blocks(*stream(x, y), kernel, paired=False, between_tiles=stop)
+        blocks(*stream(x, y), kernel, paired=False, context=WorkContext(is_cancelled=stop))

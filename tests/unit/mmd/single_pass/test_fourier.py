@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.engine.row_streams import ArrayRows, GaussianRows
 from vfmalign.mmd.single_pass import spectra
 from vfmalign.mmd.single_pass.fourier import fourier
@@ -293,7 +294,7 @@ def test_it_stops_between_blocks_when_told_to(samples, monkeypatch):
 
     x, y = samples(640, 640)
     with pytest.raises(Cancelled):
-        run(x, y, paired=False, between_blocks=stop)
+        run(x, y, paired=False, context=WorkContext(is_cancelled=stop))
     assert len(calls) == 3
 
 

@@ -212,10 +212,10 @@ def test_p_values_are_shares_of_permutations(samples, offset, seed):
 @any_case
 @given(st.integers(1, 90), st.integers(1, 40), st.integers(1, 60), st.integers(0, 2**64 - 1), st.booleans())
 def test_the_first_permutations_of_a_longer_run_are_the_same(groups, others, count, seed, swap):
-    def weights(permutations):
+    def weights(number):
         if swap:
-            return permutations.swaps(groups + permutations.ENUMERATED_GROUPS, permutations, seed).weights_GB
-        return permutations.permutations(groups, others, permutations, seed).weights_GB
+            return permutations.swaps(groups + permutations.ENUMERATED_GROUPS, number, seed).weights_GB
+        return permutations.permutations(groups, others, number, seed).weights_GB
 
     short, long = weights(count), weights(count + 25)
     np.testing.assert_array_equal(long[:, :count], short)

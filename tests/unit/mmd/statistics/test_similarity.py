@@ -5,6 +5,7 @@ import pytest
 from scipy import linalg, stats
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.statistics import similarity
 from vfmalign.mmd.statistics.similarity import MEASURES, Samples, cka, energy, frechet
 
@@ -185,4 +186,4 @@ def test_a_measure_stops_between_blocks(rng, take):
         raise Cancelled("stopped")
 
     with pytest.raises(Cancelled):
-        take(*moved(rng), between_blocks=stop)
+        take(*moved(rng), context=WorkContext(is_cancelled=stop))

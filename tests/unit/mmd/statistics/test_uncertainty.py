@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.compare import compare
 from vfmalign.mmd.comparison.options import Engine, Options
 from vfmalign.mmd.comparison.samples import Sample
@@ -109,7 +110,7 @@ def test_generator_is_pinned():
 def test_other_work_may_run_or_stop_the_drawing_of_permutations():
     """Drawing takes several threads a few steps here; what is called meanwhile changes nothing unless it raises."""
     calls = []
-    drawn = permutations.permutations(3_000, 5_000, 400, 1, lambda: calls.append(None))
+    drawn = permutations.permutations(3_000, 5_000, 400, 1, WorkContext(run_pending=lambda: calls.append(None)))
     assert calls
     assert np.array_equal(drawn.weights_GB[:, :7], permutations.permutations(3_000, 5_000, 7, 1).weights_GB)
 
@@ -117,7 +118,7 @@ def test_other_work_may_run_or_stop_the_drawing_of_permutations():
         raise KeyError("stopped")
 
     with pytest.raises(KeyError, match="stopped"):
-        permutations.permutations(3_000, 5_000, 400, 1, stop)
+        permutations.permutations(3_000, 5_000, 400, 1, WorkContext(is_cancelled=stop))
 
 
 @pytest.mark.parametrize("pairing", ["paired", "independent"])

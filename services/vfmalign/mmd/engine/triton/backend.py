@@ -24,11 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.engine import products
 from vfmalign.mmd.engine.kernels import Kernel
 from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.rows import FloatArray
-from vfmalign.mmd.engine.tiles import BetweenTiles, Layout, Matrix, PairedMatrix, Sums, TileShape
+from vfmalign.mmd.engine.tiles import Layout, Matrix, PairedMatrix, Sums, TileShape
 from vfmalign.mmd.engine.triton.operands import PARTS, Operands
 from vfmalign.mmd.engine.triton.tile_plan import Chunk, chunks
 
@@ -87,7 +88,7 @@ def accumulate(
     layout: Layout,
     *,
     tile_shape: TileShape | None = None,
-    between_tiles: BetweenTiles,
+    context: WorkContext,
     squares: bool = False,
     share: tuple[int, int] = (0, 1),
     launch_tiles: int = _LAUNCH_TILES,
@@ -99,10 +100,10 @@ def accumulate(
         kernels: of distances; ask `unavailable_reason` first.
         layout: blocks, groups and permutations of its rows.
         tile_shape: largest tile, at least 16 × 16; None for what suits the device.
-        between_tiles: called before every launch; may raise to stop.
+        context: checked before every launch.
         squares: whether to sum k² as well.
         share: (part, parts): only the tiles of one part, for ranks that add their sums up.
-        launch_tiles: largest number of tiles between two calls of `between_tiles`.
+        launch_tiles: largest number of tiles between two checks of `context`.
     """
     families: dict[tuple[str, int], list[int]] = {}
     coefficients = [_FAMILIES[kernel.name][1](kernel) for kernel in kernels]
@@ -114,7 +115,7 @@ def accumulate(
         operands = Operands.of(matrix, layout, tile_shape)
         for (family, _), indices in families.items():
             one_pass = _Pass(operands, layout, family, [coefficients[index] for index in indices], squares)
-            one_pass.run(between_tiles, share, launch_tiles)
+            one_pass.run(context, share, launch_tiles)
             own = [kernels[index] for index in indices]
             found.update(zip(indices, one_pass.sums(matrix, own, with_diagonal=share[0] == 0), strict=True))
     return [found[index] for index in range(len(kernels))]
@@ -140,7 +141,7 @@ class _Pass:
     def _zeros(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.zeros(self._count, *shape, dtype=dtype, device=self._device)
 
-    def run(self, between_tiles: BetweenTiles, share: tuple[int, int], launch_tiles: int) -> None:
+    def run(self, context: WorkContext, share: tuple[int, int], launch_tiles: int) -> None:
         """Launches the program on all tiles of a share, never more than one launch ahead of the device."""
         per_tile = 4 * self._count * max(1, self._permutations)
         launch_tiles = max(1, min(launch_tiles, _PARTIAL_BYTES // per_tile))
@@ -159,7 +160,7 @@ class _Pass:
             seen += len(chunk.tiles)
             partial = _Partial(self._count, chunk, self._device)
             for start in range(0, len(tiles), launch_tiles):
-                between_tiles()
+                context.checkpoint()
                 self._launch(tiles[start : start + launch_tiles], chunk, partial)
                 if self._device.type == "cuda":
                     under_way.append(torch.cuda.current_stream().record_event())

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine import rows, tiles
 from vfmalign.mmd.engine.kernels import KERNELS
 from vfmalign.mmd.engine.triton import backend
@@ -104,7 +105,7 @@ def by_triton(case):
             kernels(case),
             layout(case),
             tile_shape=case.tile_shape,
-            between_tiles=lambda: left.append(1),
+            context=WorkContext(is_cancelled=lambda: left.append(1)),
             squares=case.squares,
             share=(share, case.shares),
             launch_tiles=case.launch_tiles,
@@ -129,7 +130,7 @@ def main(out):
                 found.update({f"{name}/{index}/{field}/{turn}": getattr(sums, field) for field in FIELDS})
     same = Case(True, "float32", group_rows=2)
     x = matrix(same).x
-    sums = backend.accumulate(tiles.PairedMatrix(x, x), kernels(same), layout(same), between_tiles=lambda: None)
+    sums = backend.accumulate(tiles.PairedMatrix(x, x), kernels(same), layout(same), context=UNLIMITED)
     found["same"] = np.concatenate([sums[0].rows_NP.ravel(), sums[1].within_G, sums[1].quadratic_B])
     found.update(stopped())
     found["guards"] = len(guards)
@@ -161,7 +162,9 @@ def stopped():
 
     case = Case(False, "float32")
     try:
-        backend.accumulate(matrix(case), kernels(case), layout(case), between_tiles=stop_at_third, launch_tiles=1)
+        backend.accumulate(
+            matrix(case), kernels(case), layout(case), context=WorkContext(is_cancelled=stop_at_third), launch_tiles=1
+        )
     except InterruptedError:
         return {"stopped": len(calls)}
     return {}
@@ -189,7 +192,7 @@ def interpreted(tmp_path_factory):
 def test_interpreted_program_equals_torch_in_float64(interpreted, name):
     case = CASES[name]
     torch_sums = tiles.accumulate(
-        in_float64(matrix(case)), kernels(case), layout(case), between_tiles=lambda: None, squares=case.squares
+        in_float64(matrix(case)), kernels(case), layout(case), context=UNLIMITED, squares=case.squares
     )
     count = len(torch_sums[0].diagonal_N)
     weighted = 8e-6 if case.precision == "bfloat16" else 1e-6
