@@ -11,7 +11,7 @@ TORCH_RANGE := torch>=2.9,<3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast test-lowest test-cluster bench bench-peers bench-gpu demo experiment up down check k8s-check locks images test-containers compose-up compose-down clean
+.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast test-lowest test-cluster bench bench-competitors bench-gpu demo experiment up down check k8s-check locks images test-containers compose-up compose-down clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -72,12 +72,12 @@ protos: setup  ## buf lint, format, breaking changes, and drift between protos a
 	  --grpc_python_out=$$tmp --mypy_grpc_out=quiet:$$tmp proto/vfmalign/v1/*.proto && \
 	diff -r -x __init__.py -x __pycache__ $$tmp/vfmalign/v1 services/vfmalign/v1 && echo "stubs match the protos"
 
-# BENCH passes options on: make bench BENCH='--only one_mmd --repeats 5 --peers torch_plain,torch_cdist'
-bench: setup  ## the MMD engine beside its peers on this processor, in minutes (BENCH='--only one_mmd --slow')
+# BENCH passes options on: make bench BENCH='--only one_mmd --repeats 5 --competitors torch_plain,torch_cdist'
+bench: setup  ## the MMD engine beside its competitors on this processor, in minutes (BENCH='--only one_mmd --slow')
 	$(BIN)/python -m bench run $(BENCH)
 
-bench-peers: setup  ## install the peers in environments of their own under .bench/ (4 GB with a CPU torch)
-	$(BIN)/python -m bench peers $(BENCH)
+bench-competitors: setup  ## install the competitors in environments under .bench/ (4 GB with a CPU torch)
+	$(BIN)/python -m bench competitors $(BENCH)
 
 bench-gpu: setup  ## the MMD engine on a CUDA device, with both of its backends
 	$(BIN)/python -m bench gpu $(BENCH)

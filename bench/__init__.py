@@ -1,10 +1,15 @@
-"""Measures the MMD engine beside what a user would pick instead. Not part of the wheel.
+"""Benchmarks of the MMD engine beside the libraries that a user would pick instead. Not part of the wheel.
 
-`python -m bench run` measures, `python -m bench peers` installs the peers, `python -m bench gpu` measures on a GPU.
+    python -m bench competitors    # install the competitors, each in an environment of its own
+    python -m bench run            # measure on the CPU
+    python -m bench gpu            # measure on a CUDA device
 
-A tour: `cases` says what is measured and `methods` who takes part, `peers/` holds one small function per peer,
-`measure` runs each in a process of its own and takes turns, `worker` is that process, `truth` has the float64 values,
-`sections` draws conclusions and `tables` prints.
+`cases` defines what is measured and `methods` which implementations take part. `competitors/` has one small module per
+competitor, `workloads/` the same for vfmalign, textbook formulas and the bare matrix product. `measure` runs every
+method in a process of its own (`worker`) and alternates between them, `truth` computes the float64 values, `sections`
+summarises results and `tables` prints them.
 
-`stream` and `endpoint` are measured by modules of those names with a function `run(settings: Settings) -> Section`.
+`stream` (rows that are not in memory) and `endpoint/` (the service) are cases with modules of their own. Separate
+commands measure tests and intervals by simulation (`bench.statistics`) and encoders at full size (`bench.forward`,
+`bench.extraction`).
 """

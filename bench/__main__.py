@@ -1,4 +1,4 @@
-"""The command line: `python -m bench run|peers|gpu`."""
+"""The command line: `python -m bench run|competitors|gpu`."""
 
 from __future__ import annotations
 
@@ -9,38 +9,40 @@ import sys
 import time
 
 from bench import cases, environments, gpu, machine, tables
-from bench.measure import Settings
+from bench.measure import MeasurementSettings
 
-DEFAULT = ("one_mmd", "permutations", "permutations_cost", "nearly_equal", "accuracy")
+DEFAULT_CASES = ("one_mmd", "permutations", "permutations_cost", "nearly_equal", "accuracy")
 
 
 def main() -> int:
-    """Reads the arguments and runs one of the commands."""
+    """Parse the arguments and run one command."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench", description="Measures vfmalign's MMD engine beside its peers."
+        prog="python -m bench", description="Measure vfmalign's MMD engine beside its competitors."
     )
     commands = parser.add_subparsers(dest="command", required=True)
+    known_cases = cases.available()
     run = commands.add_parser("run", help="measure on the CPU")
-    known = tuple(cases.available())
-    run.add_argument("--only", type=_names, default=DEFAULT, help=f"cases, by commas, of {', '.join(known)}")
-    _add_settings(run)
-    on_gpu = commands.add_parser("gpu", help="measure ours on a CUDA device")
-    _add_settings(on_gpu)
-    peers = commands.add_parser("peers", help="install the peers, each where it fits, under .bench/")
-    peers.add_argument(
-        "names", nargs="*", help=f"environments of {', '.join(one.name for one in environments.ENVIRONMENTS)}"
+    run.add_argument(
+        "--only", type=_split_names, default=DEFAULT_CASES, help=f"cases, separated by commas: {', '.join(known_cases)}"
     )
-    peers.add_argument("--from-git", action="store_true", help="also those that are only in a git repository")
+    _add_settings(run)
+    on_gpu = commands.add_parser("gpu", help="measure the engine's backends on a CUDA device")
+    _add_settings(on_gpu)
+    install = commands.add_parser("competitors", help="install the competitors in environments under .bench/")
+    environment_names = ", ".join(environment.name for environment in environments.ENVIRONMENTS)
+    install.add_argument("names", nargs="*", help=f"environments to create (all by default): {environment_names}")
+    install.add_argument("--from-git", action="store_true", help="include packages that only a git repository provides")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes are ended on the way out
+    # SystemExit unwinds the stack, so that `measure.compare` ends the processes it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
-    if arguments.command == "peers":
+    if arguments.command == "competitors":
         environments.install(arguments.names, from_git=arguments.from_git)
         return 0
-    settings = Settings(
+    settings = MeasurementSettings(
         repeats=arguments.repeats,
         threads=arguments.threads,
-        peers=arguments.peers,
+        competitors=arguments.competitors,
         slow=arguments.slow,
         call_limit_s=arguments.call_limit_s,
         retries=arguments.retries,
@@ -49,47 +51,52 @@ def main() -> int:
     if arguments.command == "gpu":
         gpu.require_device()
         return _measure(tuple(gpu.CASES), gpu.CASES, settings)
-    unknown = [name for name in arguments.only if name not in known]
+    unknown = [name for name in arguments.only if name not in known_cases]
     if unknown:
-        parser.error(f"unknown case {', '.join(unknown)}; there are {', '.join(known)}")
-    return _measure(arguments.only, cases.available(), settings)
+        parser.error(f"unknown case {', '.join(unknown)}. Use {', '.join(known_cases)}.")
+    return _measure(arguments.only, known_cases, settings)
 
 
-def _measure(names: tuple[str, ...], known: dict[str, cases.Case], settings: Settings) -> int:
-    """Runs the cases one after the other, printing each as it is done."""
+def _measure(names: tuple[str, ...], known_cases: dict[str, cases.MeasureCase], settings: MeasurementSettings) -> int:
+    """Run the cases one after the other and print each section when it is complete."""
     folder = environments.HOME / "results" / time.strftime("%Y%m%d-%H%M%S")
     about = machine.describe(settings.threads)
-    about["peers"] = {one.name: environments.versions(one.name) for one in environments.ENVIRONMENTS}
+    about["competitors"] = {
+        environment.name: environments.versions(environment.name) for environment in environments.ENVIRONMENTS
+    }
     print(machine.sentence(about))
     print(
-        f"Every method in a process of its own; {settings.repeats} turns after a warm-up; median (min–max).\n",
+        f"Every method runs in a process of its own, {settings.repeats} turns after a warm-up; median (min–max).\n",
         flush=True,
     )
     sections = []
     for name in names:
-        sections.append(known[name](settings))
-        print(tables.markdown(sections[-1]), flush=True)
-        written = tables.write(folder, about, sections)
-    print(f"Written to {' and '.join(str(path.relative_to(environments.ROOT)) for path in written)}")
+        sections.append(known_cases[name](settings))
+        print(tables.to_markdown(sections[-1]), flush=True)
+        paths = tables.write(folder, about, sections)
+    print(f"Written to {' and '.join(str(path.relative_to(environments.ROOT)) for path in paths)}")
     return 0
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """The options of every measuring command."""
+    """Add the options of every command that measures."""
     parser.add_argument("--repeats", type=int, default=5, help="counted turns of every method (5)")
     parser.add_argument(
-        "--retries", type=int, default=5, help="how often a call is repeated that others on the machine disturbed (5)"
+        "--retries", type=int, default=5, help="how often to repeat a call that other processes disturbed (5)"
     )
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of every process (all cores)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of each process (all cores)")
     parser.add_argument(
-        "--peers", type=_names, default=(), help="names by commas; all where none is named; `none` for ours alone"
+        "--competitors",
+        type=_split_names,
+        default=(),
+        help="names separated by commas; all by default, `none` for vfmalign alone",
     )
-    parser.add_argument("--slow", action="store_true", help="also the peers that take minutes")
-    parser.add_argument("--call-limit-s", type=float, default=300.0, help="a call that takes longer is ended (300)")
+    parser.add_argument("--slow", action="store_true", help="include competitors that take minutes")
+    parser.add_argument("--call-limit-s", type=float, default=300.0, help="seconds after which a call is ended (300)")
 
 
-def _names(text: str) -> tuple[str, ...]:
-    """Names separated by commas."""
+def _split_names(text: str) -> tuple[str, ...]:
+    """Split names at commas."""
     return tuple(name for name in text.split(",") if name)
 
 

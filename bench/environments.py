@@ -1,7 +1,7 @@
-"""The virtual environments of the peers: what is installed where, and why something is not there.
+"""Virtual environments of the competitors: what is installed where, and why a package is missing.
 
-`python -m bench peers` creates them under `.bench/`. Nothing here is a dependency of vfmalign: alibi-detect is under
-the Business Source Licence and is compared with, never built on.
+`python -m bench competitors` creates them under `.bench/`. No competitor is a dependency of vfmalign: alibi-detect is
+under the Business Source Licence and is only compared with.
 """
 
 from __future__ import annotations
@@ -15,19 +15,26 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / ".bench"
-OURS = "ours"
+VFMALIGN = "vfmalign"
+"""The environment that runs the benchmark itself."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """One virtual environment; one with `from_git` packages, which are on no registry, is made only where asked for."""
+    """One virtual environment.
+
+    Attributes:
+        name: also its folder's name under `.bench/`.
+        packages: requirements from the package index.
+        from_git: requirements from git repositories; an environment with any is created with `--from-git` only.
+    """
 
     name: str
     packages: tuple[str, ...]
     from_git: tuple[str, ...] = ()
 
 
-# What installs together is together; numpy's own users are apart from alibi-detect, which holds numpy below 2.
+# alibi-detect requires numpy below 2, so packages that need a later numpy have environments of their own.
 ENVIRONMENTS = (
     Environment(
         "torch",
@@ -56,39 +63,47 @@ ENVIRONMENTS = (
 )
 NOT_ON_PYPI = {
     "torch-two-sample": "not on PyPI (its repository builds a C extension for old versions of torch)",
-    "mmdfuse": "not on PyPI; `python -m bench peers --from-git` takes it from its repository",
-    "mmdagg": "not on PyPI; `python -m bench peers --from-git` takes it from its repository",
+    "mmdfuse": "not on PyPI; `python -m bench competitors --from-git` installs it from its repository",
+    "mmdagg": "not on PyPI; `python -m bench competitors --from-git` installs it from its repository",
 }
 
 
 def interpreter(environment: str) -> Path:
-    """The Python that runs this environment's peers."""
-    return Path(sys.executable) if environment == OURS else HOME / environment / "bin" / "python"
+    """Return the Python that runs this environment's modules."""
+    return Path(sys.executable) if environment == VFMALIGN else HOME / environment / "bin" / "python"
 
 
-def why_absent(environment: str, package: str) -> str | None:
-    """Why a peer cannot run, or None where it can."""
-    if environment == OURS:
+def absent_reason(environment: str, package: str) -> str | None:
+    """Return why a competitor cannot run, or None where it can."""
+    if environment == VFMALIGN:
         return None
     if interpreter(environment).exists() and package in _installed(environment):
         return None
-    failures = HOME / environment / "failures.json"
-    known = json.loads(failures.read_text()) if failures.exists() else {}
-    return str(known.get(package) or NOT_ON_PYPI.get(package) or "not installed: run `make bench-peers`")
+    path = HOME / environment / "failures.json"
+    failures = json.loads(path.read_text()) if path.exists() else {}
+    return str(failures.get(package) or NOT_ON_PYPI.get(package) or "not installed: run `make bench-competitors`")
 
 
 def versions(environment: str) -> dict[str, str]:
-    """Versions of the peers installed in one environment."""
-    wanted = {"torch", "numpy", "scipy", "mmdfuse", "mmdagg"}
-    for one in ENVIRONMENTS:
-        if one.name == environment:
-            wanted |= set(one.packages)
-    found = _installed(environment) if interpreter(environment).exists() else {}
-    return {name: found[name] for name in sorted(wanted) if name in found}
+    """Return the versions of the competitors, and of what they compute with, in one environment."""
+    names = {"torch", "numpy", "scipy", "mmdfuse", "mmdagg"}
+    for known in ENVIRONMENTS:
+        if known.name == environment:
+            names |= set(known.packages)
+    installed = _installed(environment) if interpreter(environment).exists() else {}
+    return {name: installed[name] for name in sorted(names) if name in installed}
 
 
 def install(names: Sequence[str] = (), *, from_git: bool = False) -> int:
-    """Creates the environments (all, or those named) and says what did not install; returns how many packages."""
+    """Create environments and print what could not be installed.
+
+    Args:
+        names: environments to create; all where it is empty.
+        from_git: whether to install packages that only a git repository provides.
+
+    Returns:
+        The number of packages that could not be installed.
+    """
     failed = 0
     for environment in ENVIRONMENTS:
         if (names and environment.name not in names) or (environment.from_git and not from_git):
@@ -97,11 +112,11 @@ def install(names: Sequence[str] = (), *, from_git: bool = False) -> int:
         print(f"{environment.name}: {', '.join(environment.packages)} into {folder.relative_to(ROOT)}", flush=True)
         if not (folder / "bin" / "python").exists():
             subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        wanted = (*environment.packages, *(environment.from_git if from_git else ()))
-        failures = _pip(folder, wanted)
+        requirements = (*environment.packages, *(environment.from_git if from_git else ()))
+        failures = _pip_install(folder, requirements)
         (folder / "failures.json").write_text(json.dumps(failures, indent=1))
         for package, reason in failures.items():
-            print(f"  {package} does not install: {reason}")
+            print(f"  {package} cannot be installed: {reason}")
         failed += len(failures)
     for package, reason in NOT_ON_PYPI.items():
         if not (from_git and package != "torch-two-sample"):
@@ -109,25 +124,26 @@ def install(names: Sequence[str] = (), *, from_git: bool = False) -> int:
     return failed
 
 
-def _pip(folder: Path, packages: Sequence[str]) -> dict[str, str]:
-    """All at once, and one by one where that fails; returns the reason of each failure."""
+def _pip_install(folder: Path, requirements: Sequence[str]) -> dict[str, str]:
+    """Install all at once, or one by one where that fails, and return the reason of each failure by package."""
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q"]
-    if subprocess.run([*pip, *packages], capture_output=True, check=False).returncode == 0:
+    if subprocess.run([*pip, *requirements], capture_output=True, check=False).returncode == 0:
         return {}
     failures = {}
-    for package in packages:
-        done = subprocess.run([*pip, package], capture_output=True, text=True, check=False)
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or [f"pip exits {done.returncode}"]
-            failures[package.split(" @ ")[0]] = lines[-1].removeprefix("ERROR: ")[:200]
+    for requirement in requirements:
+        process = subprocess.run([*pip, requirement], capture_output=True, text=True, check=False)
+        if process.returncode:
+            lines = [line for line in process.stderr.splitlines() if "ERROR" in line]
+            reason = lines[-1] if lines else f"pip exits with {process.returncode}"
+            failures[requirement.split(" @ ")[0]] = reason.removeprefix("ERROR: ")[:200]
     return failures
 
 
 def _installed(environment: str) -> dict[str, str]:
-    """Name and version of every installed distribution."""
+    """Return name and version of every installed distribution."""
     code = (
         "import importlib.metadata as m, json; "
         "print(json.dumps({d.metadata['Name'].lower().replace('_', '-'): d.version for d in m.distributions()}))"
     )
-    done = subprocess.run([str(interpreter(environment)), "-c", code], capture_output=True, text=True, check=True)
-    return {str(name): str(version) for name, version in json.loads(done.stdout).items()}
+    process = subprocess.run([str(interpreter(environment)), "-c", code], capture_output=True, text=True, check=True)
+    return {str(name): str(version) for name, version in json.loads(process.stdout).items()}

@@ -1,11 +1,11 @@
-"""ExtractDataset beside the encoder's bare forward passes, at full size: `python -m bench.extraction [ARCHITECTURE …]`.
+"""Time ExtractDataset beside bare forward passes: `python -m bench.extraction [ARCHITECTURE …]`.
 
 Each architecture runs in a process of its own, with random weights, on phantoms of a clinical protocol's size in a real
-S3 server. Turns alternate: the forward passes of prepared studies alone, and the extraction of as many stored studies
-into a stored feature set, which no call has read before. Stacks are parallel, as one examination's usually are planned;
-`--turn-deg 1.5` tilts the diffusion stacks against the T2-weighted one, which costs more to resample. Printed are the
-seconds of one study either way, their ratio, and where the extraction's time went; reading and preparing run beside
-the encoder, so the shares overlap.
+S3 server. Turns alternate between the forward passes of prepared studies and the extraction of as many stored studies,
+which no call has read before, into a stored feature set. Stacks are parallel, as those of one examination usually are;
+`--turn-deg 1.5` tilts the diffusion stacks against the T2-weighted one, which is slower to resample. Printed are the
+seconds per study of both, their ratio, and the time per stage of the extraction. Reading and preparing run beside the
+encoder, so that the stages overlap.
 """
 
 from __future__ import annotations
@@ -38,40 +38,49 @@ if TYPE_CHECKING:
     from vfmalign.features.cache import ModelCache
 
 NAMES = ("profound_conv_tiny", "profound_vit_base", "provicnet_t2w")
-TURNS: tuple[Split, ...] = ("train", "val", "test")  # each turn's cases are a split of their own
+TURNS: tuple[Split, ...] = ("train", "val", "test")  # one split per turn, so that no turn reads cached studies
 WARM_UP: Split = "pretrain"
 DATASET, BUCKET = "clinical", "bench-extraction"
 
 
 def main() -> int:
-    """Measures every architecture that is named, one after the other."""
+    """Measure the named architectures, one after the other."""
     parser = argparse.ArgumentParser(prog="python -m bench.extraction", description=__doc__.split(":", maxsplit=1)[0])
     parser.add_argument("names", nargs="*", default=NAMES, metavar="ARCHITECTURE")
-    parser.add_argument("--cases", type=int, default=6, help="studies of one turn (6)")
-    parser.add_argument("--turn-deg", type=float, default=0.0, help="SD of the diffusion stacks' turn, in degrees (0)")
-    parser.add_argument("--here", action="store_true", help="measure the first one in this process, as JSON")
+    parser.add_argument("--cases", type=int, default=6, help="studies per turn (6)")
+    parser.add_argument(
+        "--turn-deg",
+        type=float,
+        default=0.0,
+        help="standard deviation of the diffusion stacks' rotation, in degrees (0)",
+    )
+    parser.add_argument(
+        "--in-process", action="store_true", help="measure the first one in this process and print JSON"
+    )
     arguments = parser.parse_args()
-    if arguments.here:
+    if arguments.in_process:
         print(json.dumps(measure(arguments.names[0], arguments.cases, arguments.turn_deg)))
         return 0
     stacks = f"diffusion stacks turned by {arguments.turn_deg:g}° (SD)" if arguments.turn_deg else "parallel stacks"
-    print(f"{arguments.cases} studies a turn, {stacks}, {len(TURNS)} turns after a warm-up; median (min–max)")
-    print("| architecture | forward alone, s a study | extraction, s a study | ratio | where the time went |")
+    print(f"{arguments.cases} studies per turn, {stacks}, {len(TURNS)} turns after a warm-up; median (min–max)")
+    print("| architecture | forward alone, s per study | extraction, s per study | ratio | seconds per stage |")
     print("|---|---|---|---|---|")
     for name in arguments.names:
-        options = ["--here", "--cases", str(arguments.cases), "--turn-deg", str(arguments.turn_deg)]
+        options = ["--in-process", "--cases", str(arguments.cases), "--turn-deg", str(arguments.turn_deg)]
         command = [sys.executable, "-m", "bench.extraction", *options, name]
         environment = {**os.environ, **malloc_settings("features")}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            print(f"{name} failed with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if process.returncode:
+            print(
+                f"{name} failed with {process.returncode}: {process.stderr.strip().splitlines()[-1:]}", file=sys.stderr
+            )
             return 1
-        print(_row(name, json.loads(done.stdout.splitlines()[-1])), flush=True)
+        print(_row(name, json.loads(process.stdout.splitlines()[-1])), flush=True)
     return 0
 
 
 def measure(name: str, cases: int, turn_deg: float) -> dict[str, Any]:
-    """Seconds a study of every turn in this process, alone and extracted, and the extraction's stages."""
+    """Measure one architecture in this process: seconds per study of every turn, and the extraction's stages."""
     import torch
 
     from vfmalign.features.cache import ModelCache
@@ -88,20 +97,25 @@ def measure(name: str, cases: int, turn_deg: float) -> dict[str, Any]:
         models = ModelCache(store, torch.device("cpu"), 2**34)
         encoder, card = models.get(model)
         layers = [card.primary_layer]
-        alone, extracted, stages = [], [], Stages()
+        forward_s, extraction_s, stages = [], [], Stages()
         for split in (WARM_UP, *TURNS):
-            inputs = _prepared(store, split, card.preprocessing)
+            inputs = _prepare(store, split, card.preprocessing)
             start = time.perf_counter()
             for input_CDHW in inputs:
                 extract(encoder, input_CDHW[None], layers, "mean")
-            alone.append((time.perf_counter() - start) / len(inputs))
+            forward_s.append((time.perf_counter() - start) / len(inputs))
             stages = stages if split != TURNS[0] else Stages()
-            extracted.append(_extracted(store, models, model, split, stages) / len(inputs))
-    return {"alone": alone[1:], "extracted": extracted[1:], "stages": stages.seconds(), "studies": cases * len(TURNS)}
+            extraction_s.append(_extract(store, models, model, split, stages) / len(inputs))
+    return {
+        "forward_s": forward_s[1:],
+        "extraction_s": extraction_s[1:],
+        "stages": stages.seconds(),
+        "studies": cases * len(TURNS),
+    }
 
 
-def _extracted(store: ObjectStore, models: ModelCache, model: str, split: Split, stages: Stages) -> float:
-    """Seconds of one ExtractDataset, as the service's data plane runs it with its default settings."""
+def _extract(store: ObjectStore, models: ModelCache, model: str, split: Split, stages: Stages) -> float:
+    """Run one ExtractDataset as the service does with its default settings, and return its seconds."""
     from vfmalign.client.messages.features import ExtractDatasetRequest
     from vfmalign.features.dataset_extraction import extract_dataset
     from vfmalign.features.parts import ExtractionOptions, Hooks
@@ -113,15 +127,15 @@ def _extracted(store: ObjectStore, models: ModelCache, model: str, split: Split,
     )
     start = time.perf_counter()
     request = ExtractDatasetRequest(model_id=model, dataset_id=DATASET, split=split)
-    found = extract_dataset(store, models, request, ExtractionOptions(**defaults), hooks)
+    extraction = extract_dataset(store, models, request, ExtractionOptions(**defaults), hooks)
     seconds = time.perf_counter() - start
-    if not found.computed_cases:
-        raise RuntimeError("the feature set was there before: nothing was measured")
+    if not extraction.computed_cases:
+        raise RuntimeError("the feature set already exists, so that nothing was measured")
     return seconds
 
 
-def _prepared(store: ObjectStore, split: Split, preprocessing: Any) -> list[Tensor]:
-    """The inputs of a split's studies."""
+def _prepare(store: ObjectStore, split: Split, preprocessing: Any) -> list[Tensor]:
+    """Return the network inputs of a split's studies."""
     from vfmalign.core.storage.datasets import load_dataset
     from vfmalign.imaging.preprocessing import needed_kinds, prepare_study
     from vfmalign.imaging.volumes import load_case
@@ -132,7 +146,7 @@ def _prepared(store: ObjectStore, split: Split, preprocessing: Any) -> list[Tens
 
 
 def _synthesise(store: ObjectStore, cases: int, turn_deg: float) -> None:
-    """Phantoms on the grids of a 3 T protocol: T2W 0.4 × 0.4 × 3 mm, diffusion 1.6 × 1.6 × 3 mm."""
+    """Store phantoms on the grids of a 3 T protocol: T2W 0.4 × 0.4 × 3 mm, diffusion 1.6 × 1.6 × 3 mm."""
     from vfmalign.imaging.phantoms.dataset import synthesise_dataset
     from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack
 
@@ -147,7 +161,7 @@ def _synthesise(store: ObjectStore, cases: int, turn_deg: float) -> None:
 
 @contextmanager
 def _store() -> Iterator[ObjectStore]:
-    """A bucket on an S3 server of its own."""
+    """Run an S3 server and yield a bucket on it."""
     with tempfile.TemporaryDirectory() as folder:
         process, server = s3_server.start(Path(folder))
         try:
@@ -165,16 +179,18 @@ def _store() -> Iterator[ObjectStore]:
             process.wait()
 
 
-def _row(name: str, one: dict[str, Any]) -> str:
-    """One line of the table."""
-    ratios = [extracted / alone for extracted, alone in zip(one["extracted"], one["alone"], strict=True)]
-    per_study = {stage: seconds / one["studies"] for stage, seconds in one["stages"].items()}
+def _row(name: str, figures: dict[str, Any]) -> str:
+    """Return the line of one architecture."""
+    forward_s, extraction_s = figures["forward_s"], figures["extraction_s"]
+    ratios = [extraction / forward for extraction, forward in zip(extraction_s, forward_s, strict=True)]
+    per_study = {stage: seconds / figures["studies"] for stage, seconds in figures["stages"].items()}
     profile = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in per_study.items())
-    figures = (_spread(one["alone"]), _spread(one["extracted"]), _spread(ratios))
-    return f"| {name} | {' | '.join(figures)} | {profile} |"
+    cells = (_with_range(forward_s), _with_range(extraction_s), _with_range(ratios))
+    return f"| {name} | {' | '.join(cells)} | {profile} |"
 
 
-def _spread(values: list[float]) -> str:
+def _with_range(values: list[float]) -> str:
+    """Format the median of some figures with their range."""
     return f"{statistics.median(values):.3g} ({min(values):.3g}–{max(values):.3g})"
 
 

@@ -1,8 +1,8 @@
-"""One forward pass of each full-size encoder at its real input size: `python -m bench.forward [ARCHITECTURE …]`.
+"""Time one forward pass of each encoder at its real input size: `python -m bench.forward [ARCHITECTURE …]`.
 
-Each runs in a process of its own, with random weights and one study of noise, through the extraction service's own
-function. Printed are seconds of the first and the second pass, and the most memory that the process ever held, with
-what it held before the first pass (interpreter, libraries and weights).
+Each architecture runs in a process of its own, with random weights on one study of noise, through the function of the
+extraction service. Printed are the seconds of the first and the second pass, the peak memory of the process, and its
+memory before the first pass (interpreter, libraries and weights).
 """
 
 from __future__ import annotations
@@ -21,36 +21,38 @@ NAMES = ("profound_conv_tiny", "profound_vit_base", "provicnet_t2w", "provicnet_
 
 
 def main() -> int:
-    """Runs every architecture that is named, one after the other."""
+    """Measure the named architectures, one after the other."""
     parser = argparse.ArgumentParser(prog="python -m bench.forward", description=__doc__.split(":", maxsplit=1)[0])
     parser.add_argument("names", nargs="*", default=NAMES, metavar="ARCHITECTURE")
-    parser.add_argument("--here", action="store_true", help="measure the first one in this process, as JSON")
+    parser.add_argument(
+        "--in-process", action="store_true", help="measure the first one in this process and print JSON"
+    )
     arguments = parser.parse_args()
-    if arguments.here:
+    if arguments.in_process:
         print(json.dumps(measure(arguments.names[0])))
         return 0
-    heads = ("first s", 9), ("second s", 10), ("peak MB", 9), ("before MB", 11)
-    titles = "".join(f"{title:>{width}}" for title, width in heads)
+    columns = ("first s", 9), ("second s", 10), ("peak MB", 9), ("before MB", 11)
+    titles = "".join(f"{title:>{width}}" for title, width in columns)
     print(f"{'architecture':22}{'input':>18}{'parameters':>12}{titles}")
     for name in arguments.names:
-        command = [sys.executable, "-m", "bench.forward", "--here", name]
+        command = [sys.executable, "-m", "bench.forward", "--in-process", name]
         environment = {**os.environ, **malloc_settings("features")}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            print(f"{name:22} failed with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if process.returncode:
+            print(f"{name:22} failed with {process.returncode}: {process.stderr.strip().splitlines()[-1:]}")
             return 1
-        one = json.loads(done.stdout)
-        size = "×".join(map(str, one["input"]))
+        figures = json.loads(process.stdout)
+        size = "×".join(map(str, figures["input"]))
         print(
-            f"{name:22}{size:>18}{one['parameters'] / 1e6:>10.1f} M{one['first_s']:>9.1f}{one['second_s']:>10.1f}"
-            f"{one['peak_mb']:>9.0f}{one['before_mb']:>11.0f}",
+            f"{name:22}{size:>18}{figures['parameters'] / 1e6:>10.1f} M{figures['first_s']:>9.1f}"
+            f"{figures['second_s']:>10.1f}{figures['peak_mb']:>9.0f}{figures['before_mb']:>11.0f}",
             flush=True,
         )
     return 0
 
 
 def measure(name: str) -> dict[str, object]:
-    """Two passes of one encoder in this process."""
+    """Run two passes of one encoder in this process and return its figures."""
     import torch
 
     from vfmalign.features.extractor import extract
@@ -68,7 +70,7 @@ def measure(name: str) -> dict[str, object]:
         row = extract(encoder, input_NCDHW, [architecture.primary_layer], "mean")[architecture.primary_layer]
         seconds.append(time.perf_counter() - start)
     if row.shape != (1, architecture.layers[-1].channels) or not bool(torch.isfinite(row).all()):
-        raise RuntimeError(f"{name} gave {list(row.shape)}, or values that are not finite")
+        raise RuntimeError(f"{name} returned shape {list(row.shape)}, or values that are not finite")
     return {
         "input": shape,
         "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
@@ -80,6 +82,7 @@ def measure(name: str) -> dict[str, object]:
 
 
 def _peak_mb() -> float:
+    """Return the peak memory of this process, in MB of 10⁶ bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 

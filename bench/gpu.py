@@ -1,4 +1,4 @@
-"""Ours on a CUDA device with both backends, beside the textbook formulas in torch on the same device."""
+"""Cases on a CUDA device: both backends of the engine beside the textbook formulas in torch."""
 
 from __future__ import annotations
 
@@ -7,48 +7,49 @@ from functools import partial
 
 import torch
 
-from bench import inputs, truth
-from bench.cases import Case
-from bench.environments import OURS
-from bench.measure import Method, Settings, compare
+from bench import datasets
+from bench.cases import MeasureCase
+from bench.environments import VFMALIGN
+from bench.measure import MeasurementSettings, Method, compare
 from bench.methods import PRECISIONS
 from bench.sections import value_section
 from bench.tables import Section
 
 
 def require_device() -> None:
-    """Ends the program in one sentence where there is no CUDA device."""
+    """Exit with one sentence where torch sees no CUDA device."""
     if not torch.cuda.is_available():
         raise SystemExit(
-            f"this needs a CUDA device and torch {torch.__version__} sees none; `make bench` measures the processor"
+            f"this needs a CUDA device, and torch {torch.__version__} sees none. Use `make bench` to measure the CPU."
         )
 
 
-def one_mmd(settings: Settings, *, n: int, d: int = 768) -> Section:
-    """One MMD² from host memory."""
-    sigma, samples = math.sqrt(d), inputs.shifted(n, d, 0.05)
-    true = truth.values(samples, sigma, direct=False)
-    wanted = [
+def one_mmd(settings: MeasurementSettings, *, n: int, d: int = 768) -> Section:
+    """Measure one MMD² of samples that are in host memory."""
+    sigma, samples = math.sqrt(d), datasets.shifted(n, d, 0.05)
+    true = datasets.true_values(samples, sigma, direct=False)
+    methods = [
         Method(
             f"vfmalign {precision}" + ("" if backend == "torch" else f", {backend}"),
-            OURS,
-            "on_gpu",
-            "ours",
+            VFMALIGN,
+            "workloads.on_cuda",
+            "vfmalign_mmd2",
             arguments={"sigma": sigma, "precision": precision, "backend": backend},
         )
         for backend in ("torch", "triton")
         for precision in PRECISIONS
     ]
-    wanted += [
-        Method(name, OURS, "on_gpu", name, arguments={"sigma": sigma}, note="keeps n×m")
+    methods += [
+        Method(name, VFMALIGN, "workloads.on_cuda", name, arguments={"sigma": sigma}, note="stores n×m")
         for name in ("torch_plain", "torch_cdist")
     ]
-    results = compare(wanted, samples, settings)
+    results = compare(methods, samples, settings)
     title = f"One MMD², n = m = {n:,}, d = {d}, float32 from host memory, on {torch.cuda.get_device_name()}"
     section = value_section(f"gpu_{n}", title, results, true, device="cuda")
     backends = {one.method.name: one.last["backend"] for one in results if one.turns and "backend" in one.last}
-    section.sentences.append(f"Backends that answered: {', '.join(f'{name}: {by}' for name, by in backends.items())}.")
+    used = ", ".join(f"{name}: {backend}" for name, backend in backends.items())
+    section.sentences.append(f"Backends used: {used}.")
     return section
 
 
-CASES: dict[str, Case] = {f"gpu_{n}": partial(one_mmd, n=n) for n in (10_000, 30_000)}
+CASES: dict[str, MeasureCase] = {f"gpu_{n}": partial(one_mmd, n=n) for n in (10_000, 30_000)}

@@ -1,7 +1,7 @@
 """Rows that are not in memory: estimators that read seeded noise once, and exact comparisons of files.
 
-The streams are N(0, 1) noise and the same noise moved by a shift, so that the population's MMD² is known in closed
-form; nothing of them is stored. Legend: n rows of each sample, d channels.
+The streams are N(0, 1) noise and the same noise with a shift, whose population MMD² is known in closed form. They are
+drawn when they are read and never stored. Legend: n rows of each sample, d channels.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench import inputs, tables
-from bench.environments import OURS
-from bench.measure import Method, Result, Settings, compare, ratio
-from bench.simulations import Population
+from bench import datasets, tables
+from bench.environments import VFMALIGN
+from bench.measure import MeasurementSettings, Method, Result, compare, ratio
+from bench.statistics.simulations import Population
 from bench.tables import Section, Table, record
 
 CHANNELS = 768
@@ -27,30 +27,38 @@ Z_95 = 1.96
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What is measured: rows that are read again and again, those read once, those left to `--slow`, and the files."""
+class StreamSizes:
+    """Row counts to measure.
 
-    several: Sequence[int] = (10_000, 100_000)
+    Attributes:
+        repeated: of streams that are measured in several turns.
+        once: of streams that are measured in one call.
+        slow: of streams that are measured with `--slow` only.
+        file_rows: of the files.
+        budgets_mib: memory budgets for the files.
+    """
+
+    repeated: Sequence[int] = (10_000, 100_000)
     once: Sequence[int] = (1_000_000,)
     slow: Sequence[int] = (10_000_000,)
     file_rows: int = 10_000
     budgets_mib: Sequence[int] = (64, 256)
 
 
-def run(settings: Settings, sizes: Sizes = Sizes()) -> Section:
-    """Both tables."""
+def run(settings: MeasurementSettings, sizes: StreamSizes = StreamSizes()) -> Section:
+    """Measure streams and files."""
     section = Section("stream", f"Rows that are not in memory, d = {CHANNELS}, float32")
     results = [*_streams(section, settings, sizes), *_files(section, settings, sizes)]
     section.sentences.append(tables.disturbance(results))
     return section
 
 
-def _streams(section: Section, settings: Settings, sizes: Sizes) -> list[Result]:
-    """Estimators that read rows once, at growing sizes."""
-    patient = replace(settings, repeats=0, call_limit_s=max(settings.call_limit_s, LONG_CALL_S))
-    results = compare([one for rows in sizes.several for one in _methods(rows)], (), settings)
-    results += compare([one for rows in sizes.once for one in _methods(rows)], (), patient)
-    results += compare([replace(one, slow=True) for rows in sizes.slow for one in _methods(rows)[:1]], (), patient)
+def _streams(section: Section, settings: MeasurementSettings, sizes: StreamSizes) -> list[Result]:
+    """Measure estimators that read rows once, at growing sizes."""
+    one_call = replace(settings, repeats=0, call_limit_s=max(settings.call_limit_s, LONG_CALL_S))
+    results = compare([one for rows in sizes.repeated for one in _methods(rows)], (), settings)
+    results += compare([one for rows in sizes.once for one in _methods(rows)], (), one_call)
+    results += compare([replace(one, slow=True) for rows in sizes.slow for one in _methods(rows)[:1]], (), one_call)
     truth = Population(0, 0, CHANNELS, shift=SHIFT * math.sqrt(CHANNELS)).mmd2(SIGMA)
     columns = (
         "method",
@@ -59,14 +67,14 @@ def _streams(section: Section, settings: Settings, sizes: Sizes) -> list[Result]
         "MB above the start",
         "MMD²",
         "± approximation (99 %)",
-        "off the population's, in standard errors",
+        "deviation from the population's, in standard errors",
         "note",
     )
     title = f"Seeded noise against its copy shifted by {SHIFT:g} in every channel, σ = √d, nothing stored"
     section.tables.append(Table(title, columns, [_stream_row(one, truth) for one in results]))
     section.sentences.append(
-        f"The population's MMD² in closed form is {truth:.9e}. Rows per second count both samples; standard errors "
-        "count the rows' randomness, and those of `fourier` the frequencies'."
+        f"The population's MMD² in closed form is {truth:.9e}. Rows per second count both samples. Standard errors "
+        "include the randomness of the rows and, for `fourier`, of the frequencies."
     )
     section.sentences += _growth([one for one in results if one.method.function == "fourier_features"])
     section.records += [record(section.name, one, population=truth) for one in results]
@@ -74,29 +82,29 @@ def _streams(section: Section, settings: Settings, sizes: Sizes) -> list[Result]
 
 
 def _methods(rows: int) -> list[Method]:
-    """What reads `rows` rows of each sample."""
+    """Return the methods for streams of `rows` rows per sample."""
     size = f"n = m = {rows:,}"
     streams = {"rows": rows, "channels": CHANNELS, "shift": SHIFT}
-    asked = streams | {"sigma": SIGMA}
+    options = streams | {"sigma": SIGMA}
 
     def method(name: str, function: str, arguments: dict[str, Any], note: str) -> Method:
-        return Method(f"{name}, {size}", OURS, "streaming", function, arguments=arguments, note=note)
+        return Method(f"{name}, {size}", VFMALIGN, "workloads.streaming", function, arguments=arguments, note=note)
 
     return [
         method(
             "fourier",
             "fourier_features",
-            asked | {"permutations": PERMUTATIONS},
+            options | {"permutations": PERMUTATIONS},
             f"1,024 frequencies; with {PERMUTATIONS:,} permutations and interval",
         ),
-        method("block", "block", asked | {"block_rows": 1_000}, "blocks of 1,000 rows; with test and interval"),
-        method("linear", "linear_time", asked, "float64; with test and interval"),
-        method("drawing alone", "drawing", streams, "the noise without any estimate"),
+        method("block", "block", options | {"block_rows": 1_000}, "blocks of 1,000 rows; with test and interval"),
+        method("linear", "linear_time", options, "float64; with test and interval"),
+        method("drawing alone", "drawing", streams, "the noise without an estimator"),
     ]
 
 
 def _stream_row(one: Result, truth: float) -> tuple[str, ...]:
-    """One line of the table."""
+    """Return the line of one method."""
     if not one.turns:
         return (one.method.name, "–", "–", "–", "–", "–", "–", one.failure)
     rate = 2.0 * one.method.arguments["rows"] / statistics.median(one.seconds)
@@ -106,35 +114,35 @@ def _stream_row(one: Result, truth: float) -> tuple[str, ...]:
         return (*figures, "–", "–", "–", one.method.note)
     standard_error = (last["upper"] - last["lower"]) / (2.0 * Z_95)
     approximation = f"{last['approximation_error']:.1e}" if "approximation_error" in last else "exact"
-    off = f"{abs(last['value'] - truth) / standard_error:.2f}" if standard_error > 0 else "–"
-    return (*figures, f"{last['value']:.9e}", approximation, off, one.method.note)
+    deviation = f"{abs(last['value'] - truth) / standard_error:.2f}" if standard_error > 0 else "–"
+    return (*figures, f"{last['value']:.9e}", approximation, deviation, one.method.note)
 
 
 def _growth(results: Sequence[Result]) -> list[str]:
-    """How memory and time grow from the smallest to the largest stream."""
+    """Say how memory and time grow from the smallest to the largest stream."""
     measured = [one for one in results if one.turns]
     if len(measured) < 2:
         return []
     first, last = measured[0], measured[-1]
-    more = last.method.arguments["rows"] / first.method.arguments["rows"]
+    growth = last.method.arguments["rows"] / first.method.arguments["rows"]
     peaks = [tables.megabytes(one.above_inputs_bytes) for one in (first, last)]
-    slower = statistics.median(last.seconds) / statistics.median(first.seconds)
+    slowdown = statistics.median(last.seconds) / statistics.median(first.seconds)
     return [
-        f"From {first.method.arguments['rows']:,} to {last.method.arguments['rows']:,} rows ({more:,.0f}×) the peak of "
-        f"`fourier` goes from {peaks[0]} to {peaks[1]} MB above the start, and its time grows {slower:,.0f}×."
+        f"From {first.method.arguments['rows']:,} to {last.method.arguments['rows']:,} rows ({growth:,.0f}×) the peak "
+        f"of `fourier` goes from {peaks[0]} to {peaks[1]} MB above the start, and its time grows {slowdown:,.0f}×."
     ]
 
 
-def _files(section: Section, settings: Settings, sizes: Sizes) -> list[Result]:
-    """The exact comparison of two files within budgets, beside the one that reads them whole."""
-    samples = inputs.shifted(sizes.file_rows, CHANNELS, SHIFT)
-    asked = {"x": str(samples[0]), "y": str(samples[1]), "sigma": SIGMA}
+def _files(section: Section, settings: MeasurementSettings, sizes: StreamSizes) -> list[Result]:
+    """Measure the exact comparison of two files within memory budgets, beside one that reads them whole."""
+    samples = datasets.shifted(sizes.file_rows, CHANNELS, SHIFT)
+    options = {"x": str(samples[0]), "y": str(samples[1]), "sigma": SIGMA}
     file_mib = samples[0].stat().st_size / 2**20
-    wanted = [Method("read whole, then compared", OURS, "streaming", "in_memory", arguments=asked)]
+    methods = [Method("read whole, then compared", VFMALIGN, "workloads.streaming", "in_memory", arguments=options)]
     for budget in sizes.budgets_mib:
-        name, within = f"out of core, {budget} MiB", asked | {"memory_mib": budget}
-        wanted.append(Method(name, OURS, "streaming", "from_files", arguments=within))
-    results = compare(wanted, (), settings)
+        name, limited = f"out of core, {budget} MiB", options | {"memory_mib": budget}
+        methods.append(Method(name, VFMALIGN, "workloads.streaming", "from_files", arguments=limited))
+    results = compare(methods, (), settings)
     in_memory = results[0]
     rows = [
         (
@@ -148,7 +156,15 @@ def _files(section: Section, settings: Settings, sizes: Sizes) -> list[Result]:
         )
         for one in results
     ]
-    columns = ("method", "seconds (min–max)", "times read whole", "MB above the start", "MMD²", "differs by", "note")
+    columns = (
+        "method",
+        "seconds (min–max)",
+        "times of reading whole",
+        "MB above the start",
+        "MMD²",
+        "differs by",
+        "note",
+    )
     title = f"Exact, two files of {file_mib:.0f} MiB each, n = m = {sizes.file_rows:,}"
     section.tables.append(Table(title, columns, rows))
     section.records += [record(section.name, one) for one in results]

@@ -1,16 +1,15 @@
-"""Markdown and JSON of what was measured."""
+"""Results as Markdown and JSON."""
 
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench import machine
-from bench.measure import Result, Spread
+from bench.measure import MedianRange, Result, median_range
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Table:
 
 @dataclass
 class Section:
-    """One case: tables to read, sentences that draw from them, and records for machines."""
+    """Results of one case: tables, sentences that summarise them, and records for programs."""
 
     name: str
     title: str
@@ -33,8 +32,8 @@ class Section:
     records: list[dict[str, Any]] = field(default_factory=list)
 
 
-def markdown(section: Section) -> str:
-    """One section."""
+def to_markdown(section: Section) -> str:
+    """Render one section."""
     parts = [f"## {section.title}", *section.sentences]
     for table in section.tables:
         lines = [f"| {' | '.join(table.columns)} |", f"|{'---|' * len(table.columns)}"]
@@ -44,17 +43,21 @@ def markdown(section: Section) -> str:
 
 
 def write(folder: Path, about: dict[str, object], sections: Sequence[Section]) -> tuple[Path, Path]:
-    """`results.json` and `results.md`; called after every case, so that an interrupted run keeps what it has."""
+    """Write `results.json` and `results.md` and return their paths.
+
+    Called after every case, so that an interrupted run keeps its finished cases.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    described = {"machine": about, "sections": [asdict(section) for section in sections]}
-    as_json, as_text = folder / "results.json", folder / "results.md"
-    as_json.write_text(json.dumps(described, indent=1, default=str))
-    as_text.write_text("\n".join([machine.sentence(about) + "\n", *(markdown(section) for section in sections)]))
-    return as_json, as_text
+    document = {"machine": about, "sections": [asdict(section) for section in sections]}
+    json_path, markdown_path = folder / "results.json", folder / "results.md"
+    json_path.write_text(json.dumps(document, indent=1, default=str))
+    rendered = [machine.sentence(about) + "\n", *(to_markdown(section) for section in sections)]
+    markdown_path.write_text("\n".join(rendered))
+    return json_path, markdown_path
 
 
-def record(case: str, result: Result, **more: Any) -> dict[str, Any]:
-    """One method's figures, every call of them."""
+def record(case: str, result: Result, **fields: Any) -> dict[str, Any]:
+    """Return one method's measurements, with the answers of all calls."""
     method = result.method
     return {
         "case": case,
@@ -65,23 +68,25 @@ def record(case: str, result: Result, **more: Any) -> dict[str, Any]:
         "warmed_up": result.warmed_up,
         "failure": result.failure,
         "turns": result.turns,
-        **more,
+        **fields,
     }
 
 
 def seconds(result: Result) -> str:
-    """Median with smallest and largest; a call without a warm-up is marked."""
+    """Format the duration of a method; a single call without a warm-up is marked."""
     if not result.turns:
         return "–"
-    figures = sorted(result.seconds)
-    middle = statistics.median(figures)
-    if not result.warmed_up:
-        return f"{number(middle)} (one cold call)"
-    return f"{number(middle)} ({number(figures[0])}–{number(figures[-1])})"
+    figures = median_range(result.seconds)
+    return with_range(figures) if result.warmed_up else f"{number(figures.median)} (one cold call)"
 
 
-def times(ratio: Spread | None) -> str:
-    """A ratio with its spread."""
+def with_range(figures: MedianRange) -> str:
+    """Format a median with its range."""
+    return f"{number(figures.median)} ({number(figures.low)}–{number(figures.high)})"
+
+
+def times(ratio: MedianRange | None) -> str:
+    """Format a ratio with its range."""
     if ratio is None:
         return "–"
     if ratio.low == ratio.high:
@@ -89,33 +94,33 @@ def times(ratio: Spread | None) -> str:
     return f"{number(ratio.median)}× ({number(ratio.low)}–{number(ratio.high)})"
 
 
-def percent(ratio: Spread | None) -> str:
-    """A share with its spread."""
+def percent(ratio: MedianRange | None) -> str:
+    """Format a share with its range."""
     if ratio is None:
         return "–"
     return f"{100 * ratio.median:.0f} % ({100 * ratio.low:.0f}–{100 * ratio.high:.0f})"
 
 
 def megabytes(count: int | None) -> str:
-    """Bytes as MB of 10⁶."""
+    """Format bytes as MB of 10⁶."""
     return "–" if count is None else f"{count / 1e6:,.0f}"
 
 
 def number(value: float) -> str:
-    """Three digits."""
+    """Format a number to three digits."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def relative(value: float, truth: float | None) -> str:
-    """How far a value is off, in parts of the truth."""
+    """Format the relative error of a value."""
     if truth is None:
         return "other statistic"
     return f"{abs(value - truth) / abs(truth):.1e}"
 
 
 def disturbance(results: Sequence[Result]) -> str:
-    """How much of the machine others used while it measured."""
+    """Say how much of the machine other processes used during the counted calls."""
     shares = [float(turn.get("others", 0.0)) for result in results for turn in result.turns]
     if not shares:
         return "Nothing was measured."
-    return f"Others used at most {100 * max(shares):.0f} % of the machine during a counted call."
+    return f"Other processes used at most {100 * max(shares):.0f} % of the machine during a counted call."

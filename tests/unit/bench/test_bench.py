@@ -1,4 +1,4 @@
-"""The benchmark's harness: values agree, what fails is said, medians and ratios are right."""
+"""The benchmark's harness: values agree, failures are reported, medians and ratios are right."""
 
 from __future__ import annotations
 
@@ -9,58 +9,58 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bench import environments, forward, gpu, inputs, machine, measure, methods, sections, tables, truth
-from bench.measure import CallFailed, Method, Process, Result, Settings
-from bench.peers import limit
+from bench import datasets, environments, forward, gpu, machine, measure, methods, process, sections, tables
+from bench.measure import MeasurementSettings, Method, Result
+from bench.process import CallFailed, MethodProcess
+from bench.workloads import gemm_limit
 
 SIGMA = 4.0
-QUICK = Settings(repeats=2, threads=1, retries=0)
+QUICK = MeasurementSettings(repeats=2, threads=1, retries=0)
 
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    for module in (environments, inputs, measure):
+    for module in (environments, datasets, process):
         monkeypatch.setattr(module, "HOME", tmp_path)
     return tmp_path
 
 
 def result(name: str, seconds: list[float], *, statistic: str = "unbiased_independent", **answer: Any) -> Result:
     turns = [{"seconds": one, "above_inputs_bytes": 10**6, "others": 0.0, "value": 0.5} | answer for one in seconds]
-    return Result(Method(name, "ours", "ours", "value", statistic=statistic), turns)
+    return Result(Method(name, "vfmalign", "workloads.vfmalign_mmd", "value", statistic=statistic), turns)
 
 
-def test_ours_and_the_textbook_formula_agree_with_the_truth() -> None:
-    samples = inputs.shifted(200, 16, 0.2)
-    true = truth.values(samples, SIGMA, direct=False)["unbiased_independent"]
-    plain = next(one for one in methods.values(SIGMA) if one.name == "torch_plain")
-    wanted = [methods.ours("exact", SIGMA), plain]
-    ours, theirs = measure.compare(wanted, samples, QUICK)
-    assert not ours.failure
-    assert not theirs.failure
-    assert [len(one.turns) for one in (ours, theirs)] == [2, 2]
-    assert ours.last["value"] == pytest.approx(true, rel=1e-10)
-    assert theirs.last["value"] == pytest.approx(true, rel=1e-2)
-    assert ours.above_inputs_bytes is not None
-    assert 0 < ours.above_inputs_bytes < 500e6
+def test_vfmalign_and_the_textbook_formula_agree_with_the_true_value() -> None:
+    samples = datasets.shifted(200, 16, 0.2)
+    true = datasets.true_values(samples, SIGMA, direct=False)["unbiased_independent"]
+    plain = next(one for one in methods.competitors_for_mmd2(SIGMA) if one.name == "torch_plain")
+    engine, formula = measure.compare([methods.vfmalign_mmd2("exact", SIGMA), plain], samples, QUICK)
+    assert not engine.failure
+    assert not formula.failure
+    assert [len(one.turns) for one in (engine, formula)] == [2, 2]
+    assert engine.last["value"] == pytest.approx(true, rel=1e-10)
+    assert formula.last["value"] == pytest.approx(true, rel=1e-2)
+    assert engine.above_inputs_bytes is not None
+    assert 0 < engine.above_inputs_bytes < 500e6
 
 
-def test_what_fails_is_said_and_the_others_go_on() -> None:
-    samples = inputs.shifted(20, 4, 0.0)
-    wanted = [
-        Method("no such function", "ours", "limit", "nothing"),
-        Method("fails", "ours", "limit", "gemm", arguments={"dtype": "float33"}),
-        Method("slow one", "ours", "limit", "gemm", slow=True),
-        Method("elsewhere", "torch", "keops", "value", "pykeops"),
+def test_failures_are_reported_and_the_other_methods_continue() -> None:
+    samples = datasets.shifted(20, 4, 0.0)
+    methods_to_run = [
+        Method("no such function", "vfmalign", "workloads.gemm_limit", "nothing"),
+        Method("fails", "vfmalign", "workloads.gemm_limit", "gemm", arguments={"dtype": "float33"}),
+        Method("slow one", "vfmalign", "workloads.gemm_limit", "gemm", slow=True),
+        Method("elsewhere", "torch", "competitors.keops", "value", "pykeops"),
         Method("torch-two-sample", "torch", "absent", "absent", "torch-two-sample"),
-        Method("works", "ours", "limit", "gemm", arguments={"dtype": "float32"}, statistic="none"),
+        Method("works", "vfmalign", "workloads.gemm_limit", "gemm", arguments={"dtype": "float32"}, statistic="none"),
     ]
-    results = measure.compare(wanted, samples, Settings(repeats=1, threads=1, retries=0))
+    results = measure.compare(methods_to_run, samples, MeasurementSettings(repeats=1, threads=1, retries=0))
     reasons = [one.failure for one in results]
     assert "AttributeError" in reasons[0]
     assert "float33" in reasons[1]
     assert reasons[2:] == [
         "slow: run with --slow",
-        "not installed: run `make bench-peers`",
+        "not installed: run `make bench-competitors`",
         environments.NOT_ON_PYPI["torch-two-sample"],
         "",
     ]
@@ -68,23 +68,24 @@ def test_what_fails_is_said_and_the_others_go_on() -> None:
 
 
 def test_a_call_that_takes_too_long_is_ended() -> None:
-    samples = inputs.shifted(20, 4, 0.0)
-    method = Method("slow", "ours", "limit", "gemm", arguments={"dtype": "float32"})
-    process = Process(method, samples, QUICK)
+    samples = datasets.shifted(20, 4, 0.0)
+    method = Method("slow", "vfmalign", "workloads.gemm_limit", "gemm", arguments={"dtype": "float32"})
+    call = {"module": method.module, "function": method.function, "arguments": method.arguments}
+    child = MethodProcess("slow", method.environment, call, samples, threads=1, memory_bytes=2**34, start_limit_s=60.0)
     with pytest.raises(CallFailed, match=r"no answer within 0\.01 s"):
-        process.call(0.01)
-    process.close()
-    assert process._child.returncode is not None
+        child.call(0.01)
+    child.close()
+    assert child._child.returncode is not None
 
 
 def test_median_and_ratios_turn_by_turn() -> None:
-    ours, theirs = result("ours", [1.0, 2.0, 4.0]), result("theirs", [3.0, 10.0, 8.0])
-    assert measure.spread(theirs.seconds) == measure.Spread(8.0, 3.0, 10.0)
-    assert measure.ratio(theirs, ours) == measure.Spread(3.0, 2.0, 5.0)
+    fast, slow = result("fast", [1.0, 2.0, 4.0]), result("slow", [3.0, 10.0, 8.0])
+    assert measure.median_range(slow.seconds) == measure.MedianRange(8.0, 3.0, 10.0)
+    assert measure.ratio(slow, fast) == measure.MedianRange(3.0, 2.0, 5.0)
     once = result("once", [20.0])
-    assert measure.ratio(once, ours) == measure.Spread(10.0, 10.0, 10.0)
-    assert measure.ratio(result("none", []), ours) is None
-    assert tables.seconds(theirs) == "8 (3–10)"
+    assert measure.ratio(once, fast) == measure.MedianRange(10.0, 10.0, 10.0)
+    assert measure.ratio(result("none", []), fast) is None
+    assert tables.seconds(slow) == "8 (3–10)"
     once.warmed_up = False
     assert tables.seconds(once) == "20 (one cold call)"
 
@@ -95,20 +96,20 @@ def test_a_disturbed_call_is_repeated_and_the_last_one_kept(monkeypatch: pytest.
     monkeypatch.setattr(measure.os, "cpu_count", lambda: 2)
 
     class Calls:
-        made = 0
+        count = 0
 
         def call(self, limit_s: float) -> dict[str, Any]:
-            self.made += 1
+            self.count += 1
             return {"seconds": 2.0, "cpu_seconds": 1.0}
 
     calls, one = Calls(), result("one", [])
-    measure._add_turn(one, calls, Settings(retries=5))
-    assert calls.made == 2
+    measure._add_turn(one, calls, MeasurementSettings(retries=5))
+    assert calls.count == 2
     assert [turn["others"] for turn in one.turns] == [0.0]
 
 
-def test_truth_is_the_textbook_value(home: Path) -> None:
-    samples = inputs.nearly_equal(40, 8, 3.0, "float64")
+def test_the_true_value_is_the_textbook_value(home: Path) -> None:
+    samples = datasets.nearly_equal(40, 8, 3.0, "float64")
     x, y = (np.load(path) for path in samples)
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -122,9 +123,9 @@ def test_truth_is_the_textbook_value(home: Path) -> None:
         "unbiased_paired": h[off].mean(),
     }
     for direct in (True, False):
-        assert truth.values(samples, SIGMA, direct=direct) == pytest.approx(expected, abs=1e-13)
-        for kept in (home / "inputs").glob("*.json"):
-            kept.unlink()
+        assert datasets.true_values(samples, SIGMA, direct=direct) == pytest.approx(expected, abs=1e-13)
+        for stored in (home / "inputs").glob("*.json"):
+            stored.unlink()
 
 
 def test_the_table_of_one_mmd_draws_the_right_conclusions(home: Path) -> None:
@@ -134,7 +135,7 @@ def test_the_table_of_one_mmd_draws_the_right_conclusions(home: Path) -> None:
     ]
     results += [
         result(f"bare GEMM, {dtype}", [0.1] * 3, statistic="none", value=1.5, gflops=100.0, by="one library")
-        for dtype in methods.GEMM_OF.values()
+        for dtype in methods.GEMM_DTYPES.values()
     ]
     results += [
         result("slower", [9.0] * 3),
@@ -143,9 +144,9 @@ def test_the_table_of_one_mmd_draws_the_right_conclusions(home: Path) -> None:
     ]
     section = sections.value_section("one", "One", results, true)
     section.sentences += sections.gemm_sentences(results)
-    text = tables.markdown(section)
-    assert "against the fastest exact peer, faster: 3× (2.5–4)" in text
-    assert "`vfmalign fast` against `vfmalign high`: 2×" in text
+    text = tables.to_markdown(section)
+    assert "The fastest exact competitor, faster, takes 3× (2.5–4) as long." in text
+    assert "Speed of `vfmalign fast` relative to `vfmalign high`: 2×" in text
     assert "`vfmalign high` reaches 75 % (75–75)" in text
     assert "timed in one go with the fastest library here: one library)" in text
     assert "| bare GEMM, float32 | 1.5 (1.5–1.5) at 100 GFLOP/s | – | – | – | one library |" in text
@@ -153,24 +154,24 @@ def test_the_table_of_one_mmd_draws_the_right_conclusions(home: Path) -> None:
     assert "| another | 3 (3–3) | 1.5× | 1 | other statistic |  |" in text
 
     about = machine.describe(2)
-    as_json, as_text = tables.write(home / "results", about, [section])
-    assert json.loads(as_json.read_text())["sections"][0]["records"][0]["turns"][0]["seconds"] == 1.0
-    assert f"torch {torch.__version__}" in as_text.read_text()
+    json_path, markdown_path = tables.write(home / "results", about, [section])
+    assert json.loads(json_path.read_text())["sections"][0]["records"][0]["turns"][0]["seconds"] == 1.0
+    assert f"torch {torch.__version__}" in markdown_path.read_text()
 
 
-def test_it_says_which_units_there_are_and_what_fast_computes_in() -> None:
+def test_it_reports_the_matrix_units_and_the_precision_of_fast() -> None:
     about = machine.describe(2) | {"flags": ["avx512f", "avx512_bf16"], "bf16_matrix_units": False}
     assert "has no bf16 matrix units (AMX), only bf16 dot products of vectors" in machine.sentence(about)
     about |= {"flags": ["avx512_bf16", "amx_bf16"], "bf16_matrix_units": True}
     assert "has bf16 matrix units (AMX); flags" in machine.sentence(about)
-    assert "`fast` computes in float32 as `high` does" in sections.units_sentence("cpu")
-    assert "`fast` rounds rows to bfloat16" in sections.units_sentence("cuda")
+    assert "`fast` computes in float32, as `high` does" in sections.fast_precision_sentence("cpu")
+    assert "`fast` rounds rows to bfloat16" in sections.fast_precision_sentence("cuda")
 
 
 def test_the_limit_is_the_whole_product_by_the_fastest_library(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, calls = [0.0], []
 
-    def product(per_flop: float) -> limit.Product:
+    def product(per_flop: float) -> gemm_limit.Product:
         """Takes twice as long in tiles of other than 512 rows."""
 
         def multiply(a: torch.Tensor, _: torch.Tensor, out: torch.Tensor) -> None:
@@ -179,15 +180,15 @@ def test_the_limit_is_the_whole_product_by_the_fastest_library(monkeypatch: pyte
 
         return multiply
 
-    monkeypatch.setattr(limit, "_FOUND", {})
-    monkeypatch.setattr(limit, "_products", lambda _: {"torch.mm": product(4e-9), "numpy": product(1e-9)})
-    monkeypatch.setattr(limit.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(gemm_limit, "_FASTEST", {})
+    monkeypatch.setattr(gemm_limit, "_products", lambda _: {"torch.mm": product(4e-9), "numpy": product(1e-9)})
+    monkeypatch.setattr(gemm_limit.time, "perf_counter", lambda: clock[0])
     x = np.zeros((1000, 8), dtype=np.float32)
-    found = limit.gemm(x, x, dtype="float32")
-    assert found["value"] == pytest.approx(2000.0**2 * 8 * 1e-9)
-    assert (found["gflops"], found["by"]) == (pytest.approx(1.0), "numpy, tiles of 512 × 512")
+    first = gemm_limit.gemm(x, x, dtype="float32")
+    assert first["value"] == pytest.approx(2000.0**2 * 8 * 1e-9)
+    assert (first["gflops"], first["by"]) == (pytest.approx(1.0), "numpy, tiles of 512 × 512")
     calls.clear()
-    assert limit.gemm(x, x, dtype="float32") == {**found, "value": pytest.approx(found["value"])}
+    assert gemm_limit.gemm(x, x, dtype="float32") == {**first, "value": pytest.approx(first["value"])}
     assert calls == [(1e-9, 512 * 512)] * 8, "(2·1000)²/(2·512²), rounded up: nothing is tried again"
 
 
@@ -195,7 +196,7 @@ def test_the_limit_is_the_whole_product_by_the_fastest_library(monkeypatch: pyte
 def test_every_library_gives_the_product(dtype: torch.dtype) -> None:
     a, b = (torch.arange(48.0).remainder(7).view(6, 8).to(dtype) for _ in range(2))
     expected = a.double() @ b.T.double()
-    for product in limit._products(dtype).values():
+    for product in gemm_limit._products(dtype).values():
         out = torch.empty(6, 6, dtype=dtype)
         product(a, b.T, out)
         assert torch.equal(out.double(), expected.to(dtype).double())
@@ -203,7 +204,7 @@ def test_every_library_gives_the_product(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_gpu_it_says_so() -> None:
+def test_without_a_gpu_it_exits_with_one_sentence() -> None:
     with pytest.raises(SystemExit, match="needs a CUDA device"):
         gpu.require_device()
 

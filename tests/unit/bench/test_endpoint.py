@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import pytest
-from bench import endpoint, tables
-from bench.measure import Settings
-from bench.peers import limit
+from bench import tables
+from bench.endpoint import measurements
+from bench.measure import MeasurementSettings
+from bench.workloads import gemm_limit
 
 
 def test_all_four_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"LATENCY_CALLS": 2, "CLIENTS": 3, "CLIENT_CALLS": 2, "ROUNDS": 2, "SMALL_CALLS": 2, "BESIDE_S": 0.5}
+    small = {"LATENCY_CALLS": 2, "CLIENTS": 3, "CLIENT_CALLS": 2, "ROUNDS": 2, "SMALL_CALLS": 2, "LARGE_REQUEST_S": 0.5}
     for name, value in small.items():
-        monkeypatch.setattr(endpoint, name, value)
-    monkeypatch.setattr(endpoint, "REFERENCE_BYTES", 2**20)
-    monkeypatch.setattr(endpoint, "LARGE_ROWS", 15_000)
-    monkeypatch.setattr(limit, "SECONDS_PER_TRIAL", 0.001)
-    section = endpoint.run(Settings(threads=1))
+        monkeypatch.setattr(measurements, name, value)
+    monkeypatch.setattr(measurements, "REFERENCE_BYTES", 2**20)
+    monkeypatch.setattr(measurements, "LARGE_ROWS", 15_000)
+    monkeypatch.setattr(gemm_limit, "SECONDS_PER_TRIAL", 0.001)
+    section = measurements.run(MeasurementSettings(threads=1))
     inline, by_reference, beside, *rounds = section.records
     assert (inline["ratio"] > 0.1, by_reference["ratio"] > 0.1) == (True, True)
     assert len(beside["beside_s"]) > 0
     assert beside["least_s"] > 0.0
     assert [len(one["rounds"]) for one in rounds] == [2, 2]
     for one in rounds:
-        assert all(0.0 < done["engine"] < done["process"] for done in one["rounds"])
-    text = tables.markdown(section)
+        assert all(0.0 < counters["engine"] < counters["process"] for counters in one["rounds"])
+    text = tables.to_markdown(section)
     assert "1 MiB by reference (n = m = 170, d = 768), no test" in text
     assert "3 clients, n = m = 256" in text

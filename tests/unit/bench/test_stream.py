@@ -1,18 +1,18 @@
-"""The benchmark of rows that are not in memory: known values come out, and its table says what was not run."""
+"""The benchmark of rows that are not in memory: values are right, and the table shows what did not run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from bench import environments, inputs, measure, stream, tables
-from bench.measure import Method, Result, Settings
-from bench.simulations import Population
+from bench import datasets, environments, process, stream, tables
+from bench.measure import MeasurementSettings, Method, Result
+from bench.statistics.simulations import Population
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for module in (environments, inputs, measure):
+    for module in (environments, datasets, process):
         monkeypatch.setattr(module, "HOME", tmp_path)
     monkeypatch.setattr(stream, "CHANNELS", 8)
     monkeypatch.setattr(stream, "SHIFT", 0.5)
@@ -20,8 +20,8 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_streams_give_the_populations_value_and_files_the_one_in_memory() -> None:
-    sizes = stream.Sizes(several=(3_000,), once=(), slow=(10_000_000,), file_rows=300, budgets_mib=(8,))
-    section = stream.run(Settings(repeats=1, threads=1, retries=0), sizes)
+    sizes = stream.StreamSizes(repeated=(3_000,), once=(), slow=(10_000_000,), file_rows=300, budgets_mib=(8,))
+    section = stream.run(MeasurementSettings(repeats=1, threads=1, retries=0), sizes)
     answers = {one["method"]: one["turns"][-1] for one in section.records if one["turns"]}
     population = Population(0, 0, 8, shift=0.5 * 8**0.5).mmd2(3.0)
     assert f"{population:.9e}" in section.sentences[0]
@@ -30,14 +30,14 @@ def test_streams_give_the_populations_value_and_files_the_one_in_memory() -> Non
     assert answers["drawing alone, n = m = 3,000"]["value"] == pytest.approx(0.5, abs=0.05)
     whole, streamed = answers["read whole, then compared"]["value"], answers["out of core, 8 MiB"]["value"]
     assert streamed == pytest.approx(whole, rel=1e-12)
-    text = tables.markdown(section)
+    text = tables.to_markdown(section)
     assert "| fourier, n = m = 10,000,000 | – | – | – | – | – | – | slow: run with --slow |" in text
     assert "| read whole, then compared | " in text
 
 
-def test_growth_is_told_from_the_smallest_to_the_largest_stream() -> None:
+def test_growth_is_reported_from_the_smallest_to_the_largest_stream() -> None:
     def fourier(rows: int, seconds: float, peak: int) -> Result:
-        method = Method("fourier", "ours", "streaming", "fourier_features", arguments={"rows": rows})
+        method = Method("fourier", "vfmalign", "workloads.streaming", "fourier_features", arguments={"rows": rows})
         return Result(method, [{"seconds": seconds, "above_inputs_bytes": peak}])
 
     (sentence,) = stream._growth([fourier(1_000, 2.0, 10**6), fourier(5_000, 4.0, 10**7), fourier(9_000, 6.0, 10**7)])

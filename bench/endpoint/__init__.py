@@ -1,0 +1,1 @@
+"""The MMD service as its clients see it: latency, CPU time and queueing."""

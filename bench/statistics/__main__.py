@@ -1,0 +1,62 @@
+"""The command line: `python -m bench.statistics`. Prints Markdown and writes JSON under `.bench/results/`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from bench import environments, machine, tables
+from bench.statistics.coverage import simulate_coverage
+from bench.statistics.power import simulate_power
+from bench.statistics.size import simulate_size
+from bench.tables import Section
+
+
+def main() -> int:
+    """Parse the arguments, simulate, print and write."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.statistics",
+        description="Simulate the size and power of tests, and the coverage of intervals.",
+    )
+    names = ("size", "power", "coverage")
+    parser.add_argument("--only", default=",".join(names), help=f"sections, separated by commas: {', '.join(names)}")
+    parser.add_argument("--size-datasets", type=int, default=2000, help="datasets per null distribution (2000)")
+    parser.add_argument("--power-datasets", type=int, default=1000, help="datasets per alternative (1000)")
+    parser.add_argument("--coverage-datasets", type=int, default=1000, help="datasets per cell (1000)")
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, help="processes of one thread each (all cores)"
+    )
+    parser.add_argument("--seed", type=int, default=20_240_611, help="seed of the first dataset")
+    parser.add_argument("--out", type=Path, help="folder of the results")
+    arguments = parser.parse_args()
+    chosen = arguments.only.split(",")
+    if set(chosen) - set(names):
+        parser.error(f"unknown section. Use {', '.join(names)}.")
+
+    folder = arguments.out or environments.HOME / "results" / time.strftime("statistics-%Y%m%d-%H%M%S")
+    about = machine.describe(1)
+    sections = []
+    for name in chosen:
+        start = time.perf_counter()
+        section = _simulate(name, arguments)
+        section.sentences.append(f"Simulated in {time.perf_counter() - start:.0f} s.")
+        sections.append(section)
+        print(tables.to_markdown(section), flush=True)
+        tables.write(folder, about, sections)
+    return 0
+
+
+def _simulate(name: str, arguments: argparse.Namespace) -> Section:
+    """Simulate one section."""
+    if name == "size":
+        return simulate_size(arguments.size_datasets, arguments.seed, arguments.processes)
+    if name == "power":
+        return simulate_power(arguments.power_datasets, arguments.seed, arguments.processes)
+    return simulate_coverage(arguments.coverage_datasets, arguments.seed, arguments.processes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""vfmalign on rows that are never in memory at once: seeded noise that is stored nowhere, and files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vfmalign.mmd import mmd2
+from vfmalign.mmd.comparison.compare import compare
+from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.kernels import KERNELS
+from vfmalign.mmd.engine.row_streams import GaussianRows, NpyRows
+from vfmalign.mmd.single_pass import block as blocks
+from vfmalign.mmd.single_pass import fourier
+from vfmalign.mmd.statistics.uncertainty import Estimate
+
+
+def fourier_features(*, rows: int, channels: int, shift: float, sigma: float, permutations: int) -> dict[str, Any]:
+    """Run random Fourier features over noise and its shifted copy."""
+    x, y = _shifted(rows, channels, shift)
+    result = fourier.fourier(x, y, paired=True, sigma=sigma, permutations=permutations)
+    return {**_estimate(result.mmd2), "approximation_error": result.approximation_error, "p": result.p_value.value}
+
+
+def linear_time(*, rows: int, channels: int, shift: float, sigma: float) -> dict[str, Any]:
+    """Run the linear-time estimator over the same rows."""
+    kernel = KERNELS["gaussian"](sigma, channels)
+    return _estimate(blocks.linear(*_shifted(rows, channels, shift), kernel, paired=True).mmd2)
+
+
+def block(*, rows: int, channels: int, shift: float, sigma: float, block_rows: int) -> dict[str, Any]:
+    """Run the block estimator over the same rows."""
+    kernel = KERNELS["gaussian"](sigma, channels)
+    pair = _shifted(rows, channels, shift)
+    return _estimate(blocks.blocks(*pair, kernel, paired=True, block_rows=block_rows, precision="float32").mmd2)
+
+
+def drawing(*, rows: int, channels: int, shift: float) -> float:
+    """Draw both streams and sum them, a lower bound on the time of any estimator."""
+    total = torch.zeros((), dtype=torch.float64)
+    for stream in _shifted(rows, channels, shift):
+        for block_RC in stream.blocks(4096):
+            total += block_RC.sum()
+    return float(total) / (rows * channels)
+
+
+def in_memory(*, x: str, y: str, sigma: float) -> float:
+    """Compare the same two files after reading them whole."""
+    return mmd2(*(np.load(path, allow_pickle=False) for path in (x, y)), pairing="independent", sigma=sigma)
+
+
+def from_files(*, x: str, y: str, sigma: float, memory_mib: int) -> float:
+    """Compare two `.npy` files exactly within a memory budget."""
+    options = Options("independent", fixed_sigma=sigma)
+    engine = Engine(memory_bytes=memory_mib * 2**20)
+    pair = [Sample(name, {"features": NpyRows(Path(path), name)}) for name, path in (("x", x), ("y", y))]
+    return compare(pair[0], pair[1], None, options, engine).layers[0].raw.value_or_raise()
+
+
+def _shifted(rows: int, channels: int, shift: float) -> tuple[GaussianRows, GaussianRows]:
+    """Return noise, and the same noise around another mean: row i of both is one pair."""
+    return GaussianRows(rows, channels, seed=0), GaussianRows(rows, channels, seed=0, mean=shift)
+
+
+def _estimate(mmd2: Estimate) -> dict[str, Any]:
+    """Return value and interval."""
+    interval = mmd2.interval
+    ends = (interval.lower, interval.upper) if interval else (math.nan, math.nan)
+    return {"value": mmd2.value, "lower": ends[0], "upper": ends[1]}

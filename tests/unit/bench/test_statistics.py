@@ -1,0 +1,59 @@
+"""The simulations' summaries: shares of covering intervals, comparisons of powers, and the table that is written."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bench import environments
+from bench.statistics import __main__ as command
+from bench.statistics import power
+from bench.statistics.coverage import coverage_shares
+from bench.statistics.simulations import Outcome
+from bench.statistics.size import binomial_range
+
+
+def outcome(lower: float, upper: float, *, p: float = 0.01, withheld: bool = False) -> Outcome:
+    return Outcome(0.0, p, math.nan, 1.0, lower, upper, withheld)
+
+
+def test_coverage_counts_shown_and_withheld_intervals_apart() -> None:
+    outcomes = [
+        outcome(0.0, 2.0),
+        outcome(2.0, 3.0),
+        outcome(0.0, 2.0, p=0.5),
+        outcome(0.0, 2.0, withheld=True),
+    ]
+    shares = coverage_shares(outcomes, truth=1.0)
+    assert shares == {
+        "power": 0.75,
+        "covered": 0.75,
+        "withheld": 0.25,
+        "covered_shown": pytest.approx(2 / 3),
+        "covered_flagged": 1.0,
+    }
+    assert math.isnan(coverage_shares([outcome(0.0, 1.0, withheld=True)], truth=0.5)["covered_shown"])
+
+
+def test_a_power_below_the_competitors_by_more_than_two_standard_errors_is_marked() -> None:
+    rejected, competitor = np.array([1.0, 0.0] * 50), np.array([1.0] * 90 + [0.0] * 10)
+    assert power._row(("a", rejected, "b", competitor))[-1] == "**no**"
+    assert power._row(("a", competitor, "b", rejected))[:5] == ("a", "90.0%", "b", "50.0%", "+40.0% ± 11.7%")
+
+
+def test_the_binomial_range_is_that_of_the_documented_table() -> None:
+    assert binomial_range(2000, 0.05) == (69, 133)
+
+
+def test_sections_are_simulated_and_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environments, "HOME", tmp_path)
+    sizes = ["--size-datasets", "1", "--power-datasets", "2", "--processes", "1"]
+    monkeypatch.setattr("sys.argv", ["statistics", "--only", "size,power", *sizes, "--out", str(tmp_path / "out")])
+    assert command.main() == 0
+    size, compared = json.loads((tmp_path / "out" / "results.json").read_text())["sections"]
+    assert len(size["records"]) == len(size["tables"][0]["rows"]) == 13
+    assert {one["competitor"] for one in compared["records"]} == {"MMD-FUSE, paper", "MMD-FUSE, package's λ"}
+    assert "alibi-detect: not installed: run `make bench-competitors`." in compared["sentences"]
