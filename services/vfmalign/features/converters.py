@@ -29,7 +29,7 @@ from vfmalign.features.listing import Page
 from vfmalign.features.parts import Features
 from vfmalign.features.study import Source, StudyRequest, in_field
 from vfmalign.features.study_store import StoredFeatures, check_study_id
-from vfmalign.imaging.input_transforms import input_transform as find_input_transform
+from vfmalign.imaging.input_transforms import get_input_transform
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.v1 import features_pb2
 
@@ -69,7 +69,7 @@ def to_study_request(request: features_pb2.ExtractRequest, to_key: ToKey) -> Stu
     if request.store_as:
         check_study_id(check_id(request.store_as, "store_as"))
     input_transform = request.input_transform or "identity"
-    find_input_transform(input_transform)
+    get_input_transform(input_transform)
     pooling = get_enum_label(features_pb2.Pooling.DESCRIPTOR, request.pooling) or "mean"
     if pooling not in {"mean", "none"}:
         raise BadOption("unknown pooling", field="pooling", remedy="choose POOLING_MEAN or POOLING_NONE")

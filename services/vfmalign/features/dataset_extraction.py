@@ -20,7 +20,7 @@ from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features.cache import ModelCache
 from vfmalign.features.extractor import check_layers
 from vfmalign.features.parts import ExtractionOptions, Hooks, Plan, Shard, extract_missing, parts_of
-from vfmalign.imaging.input_transforms import input_transform as find_input_transform
+from vfmalign.imaging.input_transforms import get_input_transform
 from vfmalign.models.cards import expect_checkpoint, load_card
 from vfmalign.models.encoder import Encoder
 
@@ -127,7 +127,7 @@ def reduce(
 def _plan(store: ObjectStore, request: ExtractDatasetRequest) -> Plan:
     """Checks the request against what is stored, and makes everything that determines the features explicit."""
     input_transform = request.input_transform or "identity"
-    find_input_transform(input_transform)
+    get_input_transform(input_transform)
     card = load_card(store, request.model_id)
     expect_checkpoint(card, request.checkpoint_sha256)
     dataset = load_dataset(store, request.dataset_id, digest=request.dataset_digest or None)

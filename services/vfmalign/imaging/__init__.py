@@ -1,1 +1,1 @@
-"""Volumes in, tensors out: NIfTI, grids, preprocessing, datasets and phantoms. Knows nothing of gRPC or models."""
+"""Volumes in, tensors out: NIfTI, grids, preprocessing, input transforms, datasets and phantoms."""

@@ -1,9 +1,10 @@
-"""A task's input transforms: what an encoder sees instead of the clean study.
+"""Input transforms of tasks: degradations that an encoder sees instead of the clean study.
 
-They run on a study's signal as it lies on the common grid, before it is normalised and cropped: there zero is no
-signal, sums mean something, and what is normalised afterwards is what a degraded study would have given. They are
-deterministic, and named in feature requests and manifests, so that the features before and after fine-tuning see the
-same inputs. Adding one means one function and one entry.
+A transform is applied to the signal on the common grid, before normalisation and cropping. At that point zero means no
+signal, sums are meaningful, and the later normalisation gives what a study acquired in the degraded form would have
+given. Transforms are deterministic, and feature requests and manifests name them, so that the features before and after
+fine-tuning are computed from the same inputs. To add a transform, write one function and add one entry to
+`INPUT_TRANSFORMS`.
 
 Legend: C channels (modalities), D slices, H rows, W columns.
 """
@@ -22,17 +23,17 @@ from torch import Tensor
 
 from vfmalign.core.domain.artifacts import Modality
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.imaging.distortion import displacement, distort, move
+from vfmalign.imaging.distortion import displace_ratio, distort, simulate_displacement
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What a transform may know of a study besides its signal.
+class StudyContext:
+    """Properties of a study that a transform may use besides its signal.
 
     Attributes:
         modalities: names of the channels.
         spacing_mm: along D, H, W.
-        reference_XYZ: the T2-weighted voxels as they are stored.
+        reference_XYZ: the T2-weighted voxels as stored.
     """
 
     modalities: tuple[Modality, ...]
@@ -40,53 +41,60 @@ class Scene:
     reference_XYZ: NDArray[np.float32]
 
     def seed(self) -> int:
-        """A number of the case's own: one case is degraded in one way wherever, and however turned, it is read."""
+        """A seed derived from the case's own values.
+
+        The values are sorted first, so that a case is degraded in the same way wherever it is read and however its axes
+        are ordered.
+        """
         values = np.sort(self.reference_XYZ, axis=None).astype("<f4")
         return int.from_bytes(hashlib.sha256(values.tobytes()).digest()[:8], "big")
 
 
-InputTransform = Callable[[Tensor, Scene], Tensor]
+InputTransform = Callable[[Tensor, StudyContext], Tensor]
 
 
-def identity(signal_CDHW: Tensor, scene: Scene) -> Tensor:
-    """The study as it is."""
+def identity(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
+    """Return the study unchanged."""
     return signal_CDHW
 
 
-def half_resolution(signal_CDHW: Tensor, scene: Scene) -> Tensor:
-    """Half the in-plane resolution, on the same grid: the input of the super-resolution task.
+def half_resolution(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
+    """Halve the in-plane resolution on the same grid: the input of the super-resolution task.
 
-    As a scanner would acquire it: the inner half of k-space along H and W, and the rest filled with zeros. What is
-    within that band comes back as it was; what is not is lost, and edges ring a little, as they do in MRI. Voxels that
-    the scanner left empty stay empty.
+    As in an acquisition at half resolution, the inner half of k-space along H and W is kept and the rest is filled with
+    zeros. Frequencies within the band are exact, the others are lost, and edges ring slightly, as they do in MRI.
+    Voxels that the scanner left empty stay empty.
     """
     height, width = signal_CDHW.shape[-2:]
-    keep_H = torch.fft.fftfreq(height).abs() < 0.25
-    keep_W = torch.fft.rfftfreq(width) < 0.25
-    spectrum = torch.fft.rfft2(signal_CDHW) * (keep_H[:, None] & keep_W)
-    coarse_CDHW: Tensor = torch.fft.irfft2(spectrum, s=(height, width))
-    return coarse_CDHW * (signal_CDHW != 0)
+    passband_H = torch.fft.fftfreq(height).abs() < 0.25
+    passband_W = torch.fft.rfftfreq(width) < 0.25
+    spectrum = torch.fft.rfft2(signal_CDHW) * (passband_H[:, None] & passband_W)
+    filtered_CDHW: Tensor = torch.fft.irfft2(spectrum, s=(height, width))
+    return filtered_CDHW * (signal_CDHW != 0)
 
 
-def distorted_diffusion(signal_CDHW: Tensor, scene: Scene) -> Tensor:
-    """Diffusion volumes displaced by a simulated susceptibility field: the input of the distortion task.
+def distorted_diffusion(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
+    """Displace the diffusion volumes by a simulated susceptibility field: the input of the distortion task.
 
-    DWI is signal and piles up; ADC is a ratio of two such signals and only moves; T2W is a spin-echo train and stays.
+    DWI is a signal and piles up. ADC is a ratio of two such signals and is only displaced. T2W is acquired with a
+    spin-echo train and is not distorted.
     """
-    field_DEW = displacement(cast(tuple[int, int, int], tuple(signal_CDHW.shape[1:])), scene.spacing_mm, scene.seed())
-    bent = {"dwi": distort, "adc": move}
+    field_DEW = simulate_displacement(
+        cast(tuple[int, int, int], tuple(signal_CDHW.shape[1:])), context.spacing_mm, context.seed()
+    )
+    warps = {"dwi": distort, "adc": displace_ratio}
     return torch.stack(
         [
-            bent[modality](channel_DHW, field_DEW) if modality in bent else channel_DHW
-            for modality, channel_DHW in zip(scene.modalities, signal_CDHW, strict=True)
+            warps[modality](channel_DHW, field_DEW) if modality in warps else channel_DHW
+            for modality, channel_DHW in zip(context.modalities, signal_CDHW, strict=True)
         ]
     )
 
 
-def hidden_adc(signal_CDHW: Tensor, scene: Scene) -> Tensor:
-    """ADC blanked out: the input of the translation task."""
-    shown = [modality != "adc" for modality in scene.modalities]
-    return signal_CDHW * torch.tensor(shown, dtype=signal_CDHW.dtype)[:, None, None, None]
+def hidden_adc(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
+    """Set ADC to zero: the input of the translation task."""
+    visible = [modality != "adc" for modality in context.modalities]
+    return signal_CDHW * torch.tensor(visible, dtype=signal_CDHW.dtype)[:, None, None, None]
 
 
 INPUT_TRANSFORMS: dict[str, InputTransform] = {
@@ -97,11 +105,11 @@ INPUT_TRANSFORMS: dict[str, InputTransform] = {
 }
 
 
-def input_transform(name: str) -> InputTransform:
-    """The transform of that name.
+def get_input_transform(name: str) -> InputTransform:
+    """Look up an input transform by name.
 
     Raises:
-        BadOption: there is none.
+        BadOption: no transform has this name.
     """
     if name not in INPUT_TRANSFORMS:
         known = ", ".join(sorted(INPUT_TRANSFORMS))

@@ -1,13 +1,13 @@
-"""A study's volumes to the tensor an encoder takes: grid, normalisation, crop and pad, input transform.
+"""Preprocessing of a study: from volumes to the tensor that an encoder takes.
 
-Knows preprocessing and tensors. Knows nothing of files, storage or models.
-ProFound (github.com/pipiwang/ProFound, branch demo) normalises each channel by its z-score over non-zero voxels, then
-crops to the centre and pads with zeros; its data already lay on one grid, ours is brought there first (`grid`).
+The steps are resampling to the common grid, the input transform, cropping and padding, and normalisation. ProFound
+(github.com/pipiwang/ProFound, branch demo) normalises each channel by its z-score over nonzero voxels, then crops to
+the centre and pads with zeros; its data already lie on one grid, whereas volumes are resampled to one here (`grid`).
 ProViCNet (github.com/pimed/ProViCNet) crops 128 mm, normalises by mean and SD inside the gland and resizes each slice
-to 448 pixels; a spacing of 2/7 mm is that resizing, so that every volume is interpolated once.
+to 448 pixels. A grid spacing of 2/7 mm is equivalent to that resizing and interpolates every volume only once.
 
 Legend: C channels (modalities), D slices (feet to head), H rows (front to back), W columns (right to left), K planes
-that slices are sums of.
+whose weighted sums are the slices.
 """
 
 from __future__ import annotations
@@ -22,29 +22,35 @@ from torch.nn import functional
 
 from vfmalign.core.domain.artifacts import Modality, Preprocessing, VolumeKind
 from vfmalign.core.domain.errors import BadVolume
-from vfmalign.imaging.grid import REFERENCE, Grid, Resampled, resample, resampled, study_grid
-from vfmalign.imaging.input_transforms import Scene, identity
-from vfmalign.imaging.input_transforms import input_transform as find_input_transform
-from vfmalign.imaging.normalisation import FLAT, Moments, Scale, moments_of, scale_in_gland, scale_of
+from vfmalign.imaging.grid import REFERENCE, Grid, PlaneStack, resample, resample_planes, study_grid
+from vfmalign.imaging.input_transforms import InputTransform, StudyContext, get_input_transform, identity
+from vfmalign.imaging.normalisation import (
+    CONTRAST_TOLERANCE,
+    Moments,
+    Scale,
+    compute_moments,
+    scale_from_gland,
+    scale_from_moments,
+)
 from vfmalign.imaging.volumes import LABEL_KINDS, Volume
 
-MIN_GLAND_KEPT = 0.5
+MIN_GLAND_COVERAGE = 0.5
 """Share of the gland's voxels that must lie in the centre crop."""
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """What an encoder and a task's head need of one study, all on one grid of one shape.
+class PreparedStudy:
+    """Tensors of one study for an encoder and a task's head, all on one grid of the same shape.
 
     Attributes:
         input_CDHW: float32, after the input transform.
-        clean_CDHW: float32, before it, on the input's scale: normalised by the statistics of the input, which is all
-            that is known where a study is degraded in earnest. A channel that the transform hid keeps its own units.
-            The same memory as the input where the transform changes nothing.
-        scale: what turned the input's signal into z-scores.
+        clean_CDHW: float32, before the input transform but on the input's scale. It is normalised by the statistics of
+            the input, because nothing else is known of a study that is degraded in reality. A channel that the
+            transform hid keeps its own units. Shares memory with the input where the transform changes nothing.
+        scale: converts the input's signal into z-scores.
         grade: highest value of the lesion map, None where the study has none.
         gland_DHW: uint8 {0, 1}, None where the study has no gland mask.
-        lesions_DHW: uint8 grades, None where the study has no lesion map (which is not the same as no lesion).
+        lesions_DHW: uint8 grades, None where the study has no lesion map (which differs from a map without a lesion).
         spacing_mm: along D, H, W.
     """
 
@@ -62,99 +68,142 @@ def prepare_study(
     preprocessing: Preprocessing,
     input_transform: str = "identity",
     subject: str = "study",
-) -> Prepared:
-    """Prepares one study.
+) -> PreparedStudy:
+    """Prepare one study for an encoder.
 
     Args:
-        volumes: at least those of `needed_kinds`; `gland` and `lesions` where there are any.
-        preprocessing: how the encoder wants its input.
-        input_transform: a name in `transforms.INPUT_TRANSFORMS`.
-        subject: what errors call the study: a request field or a generated id.
+        volumes: at least those of `needed_kinds`; also `gland` and `lesions` where the study has them.
+        preprocessing: input format of the encoder.
+        input_transform: a name in `input_transforms.INPUT_TRANSFORMS`.
+        subject: name of the study in errors: a request field or a generated id.
 
     Raises:
         BadOption: the input transform is unknown.
-        BadVolume: a modality is missing, does not lie on t2w or has no contrast; or the gland lies outside the crop.
+        BadVolume: a modality is missing, does not overlap with t2w or has no contrast; or the gland lies outside the
+            crop.
     """
-    transform = find_input_transform(input_transform)
-    needed = needed_kinds(preprocessing)
-    for kind in needed:
-        if kind not in volumes:
-            raise BadVolume(f"no {kind} volume", subject=subject, remedy=f"the model's input needs {kind}: send it")
-    labels_sent = (kind for kind in LABEL_KINDS if kind in volumes)
-    study: dict[VolumeKind, Volume] = {kind: volumes[kind] for kind in (*needed, *labels_sent)}
+    transform = get_input_transform(input_transform)
+    study = _select_volumes(volumes, preprocessing, subject)
     grid = study_grid(study, preprocessing.spacing_mm, subject)
     x_mm, y_mm, z_mm = (round(float(s), 6) for s in np.linalg.norm(grid.affine[:3, :3], axis=0))
-    labels = {kind: _labels(study[kind], grid) for kind in LABEL_KINDS if kind in study}
-    fitted = {kind: fit(label_DHW, preprocessing.shape_DHW) for kind, label_DHW in labels.items()}
-    gland_DHW = fitted.get("gland")
-    if gland_DHW is not None:
-        _check_gland(labels["gland"], gland_DHW, subject)
-        gland_DHW = (gland_DHW > 0).to(torch.uint8)
-    channels = [resampled(study[kind], grid) for kind in preprocessing.modalities]
-    moments = [moments_of(channel.planes_KHW, channel.weights_DK) for channel in channels]
-    for kind, found in zip(preprocessing.modalities, moments, strict=True):
-        _check_contrast(found, kind, subject)
-    if untouched := transform is identity:
-        clean_CDHW = degraded_CDHW = _signal([_fitted(channel, preprocessing.shape_DHW) for channel in channels])
-    else:  # a transform sees whole channels
-        signal_CDHW = _signal(channels)
-        clean_CDHW = fit(signal_CDHW, preprocessing.shape_DHW)
-        scene = Scene(preprocessing.modalities, (z_mm, y_mm, x_mm), volumes[REFERENCE].array_XYZ)
-        signal_CDHW = transform(signal_CDHW, scene)
-        degraded_CDHW = fit(signal_CDHW, preprocessing.shape_DHW)
-        moments = [moments_of(channel_DHW) for channel_DHW in signal_CDHW]
+    labels = _prepare_labels(study, grid, preprocessing.shape_DHW, subject)
+    gland_DHW = labels.get("gland")
+    channels = [resample_planes(study[kind], grid) for kind in preprocessing.modalities]
+    context = StudyContext(preprocessing.modalities, (z_mm, y_mm, x_mm), study[REFERENCE].array_XYZ)
+    clean_CDHW, degraded_CDHW, moments = _degrade(channels, transform, context, preprocessing.shape_DHW, subject)
     if preprocessing.normalisation == "zscore_gland" and gland_DHW is not None:
         _check_contrast_in_gland(clean_CDHW, gland_DHW, preprocessing.modalities, subject)
-        scale = scale_in_gland(degraded_CDHW, gland_DHW)
+        scale = scale_from_gland(degraded_CDHW, gland_DHW)
     else:
-        scale = scale_of(moments)
+        scale = scale_from_moments(moments)
+    # Normalisation works in place: a clean signal that shares the input's memory must not be scaled twice.
+    shared = clean_CDHW is degraded_CDHW
     input_CDHW = scale.apply_(degraded_CDHW)
-    return Prepared(
+    return PreparedStudy(
         input_CDHW=input_CDHW,
-        clean_CDHW=input_CDHW if untouched else scale.apply_(clean_CDHW),
+        clean_CDHW=input_CDHW if shared else scale.apply_(clean_CDHW),
         gland_DHW=gland_DHW,
-        lesions_DHW=fitted.get("lesions"),
+        lesions_DHW=labels.get("lesions"),
         spacing_mm=(z_mm, y_mm, x_mm),
         scale=scale,
         grade=int(volumes["lesions"].array_XYZ.max()) if "lesions" in volumes else None,
     )
 
 
+def _select_volumes(
+    volumes: Mapping[VolumeKind, Volume], preprocessing: Preprocessing, subject: str
+) -> dict[VolumeKind, Volume]:
+    """The volumes that preprocessing needs, and the label maps that the study has."""
+    needed = needed_kinds(preprocessing)
+    for kind in needed:
+        if kind not in volumes:
+            raise BadVolume(f"no {kind} volume", subject=subject, remedy=f"send {kind}, which the model's input needs")
+    labels = (kind for kind in LABEL_KINDS if kind in volumes)
+    return {kind: volumes[kind] for kind in (*needed, *labels)}
+
+
+def _prepare_labels(
+    study: Mapping[VolumeKind, Volume], grid: Grid, shape_DHW: tuple[int, int, int], subject: str
+) -> dict[VolumeKind, Tensor]:
+    """The study's label maps on the grid, cropped or padded; the gland mask as {0, 1}."""
+    whole = {kind: _resample_labels(study[kind], grid) for kind in LABEL_KINDS if kind in study}
+    labels = {kind: crop_or_pad(label_DHW, shape_DHW) for kind, label_DHW in whole.items()}
+    if "gland" in labels:
+        _check_gland(whole["gland"], labels["gland"], subject)
+        labels["gland"] = (labels["gland"] > 0).to(torch.uint8)
+    return labels
+
+
+def _degrade(
+    channels: Sequence[PlaneStack],
+    transform: InputTransform,
+    context: StudyContext,
+    shape_DHW: tuple[int, int, int],
+    subject: str,
+) -> tuple[Tensor, Tensor, list[Moments]]:
+    """Apply the input transform to the resampled channels.
+
+    Returns:
+        The clean signal and the degraded one, both (C, D, H, W) of the encoder's shape, and the moments of the degraded
+        channels before cropping. Both signals are the same tensor for the identity.
+
+    Raises:
+        BadVolume: a channel has no contrast.
+    """
+    moments = [compute_moments(channel.planes_KHW, channel.weights_DK) for channel in channels]
+    for kind, channel_moments in zip(context.modalities, moments, strict=True):
+        _check_contrast(channel_moments, kind, subject)
+    if transform is identity:
+        # Cropping planes and weights first means that voxels outside the crop are never formed.
+        signal_CDHW = _stack_channels([_crop_or_pad_planes(channel, shape_DHW) for channel in channels])
+        return signal_CDHW, signal_CDHW, moments
+    # A transform needs whole channels: k-space and displacements extend beyond the crop.
+    whole_CDHW = _stack_channels(channels)
+    clean_CDHW = crop_or_pad(whole_CDHW, shape_DHW)
+    whole_CDHW = transform(whole_CDHW, context)
+    moments = [compute_moments(channel_DHW) for channel_DHW in whole_CDHW]
+    return clean_CDHW, crop_or_pad(whole_CDHW, shape_DHW), moments
+
+
 def needed_kinds(preprocessing: Preprocessing) -> tuple[VolumeKind, ...]:
-    """The volumes that every study must have: the grid's, the modalities', and the gland mask where it normalises."""
+    """Volumes that every study must have.
+
+    These are the volume that defines the grid, the modalities, and the gland mask where it is needed for normalisation.
+    """
     gland: tuple[VolumeKind, ...] = ("gland",) if preprocessing.normalisation == "zscore_gland" else ()
     return tuple(dict.fromkeys((REFERENCE, *preprocessing.modalities, *gland)))
 
 
-def fit(volume: Tensor, shape_DHW: tuple[int, int, int]) -> Tensor:
-    """Crops the last three axes to their centre and pads them with zeros, voxel for voxel as MONAI does.
+def crop_or_pad(volume: Tensor, shape_DHW: tuple[int, int, int]) -> Tensor:
+    """Crop the last three axes to their centre and pad them with zeros.
 
-    MONAI's `ResizeWithPadOrCrop` itself would take two seconds of every start of the feature service to import.
+    The result equals that of MONAI's `ResizeWithPadOrCrop` voxel for voxel. MONAI's own transform is not used because
+    importing it adds two seconds to every start of the feature service.
 
     Args:
         volume: (…, D, H, W).
-        shape_DHW: of the result.
+        shape_DHW: shape of the result.
     """
     pads: list[int] = []
-    for size, wanted in zip(volume.shape[:-4:-1], shape_DHW[::-1], strict=True):
-        kept = min(size, wanted)
-        before = (wanted - kept) // 2 - (size // 2 - kept // 2)  # less than none: cropped
-        pads += [before, wanted - size - before]
+    for size, target in zip(volume.shape[:-4:-1], shape_DHW[::-1], strict=True):
+        overlap = min(size, target)
+        before = (target - overlap) // 2 - (size // 2 - overlap // 2)  # negative where the axis is cropped
+        pads += [before, target - size - before]
     return functional.pad(volume, pads)
 
 
-def _fitted(channel: Resampled, shape_DHW: tuple[int, int, int]) -> Resampled:
-    """A channel of which no more is ever written than `fit` keeps."""
+def _crop_or_pad_planes(channel: PlaneStack, shape_DHW: tuple[int, int, int]) -> PlaneStack:
+    """Crop or pad a channel in factored form, so that only voxels of the result are ever formed."""
     planes_KHW, weights_DK = channel.planes_KHW, channel.weights_DK
     depth, height, width = shape_DHW
-    return Resampled(
-        fit(planes_KHW, (len(planes_KHW), height, width)),
-        fit(weights_DK[None], (1, depth, len(planes_KHW)))[0],
+    return PlaneStack(
+        crop_or_pad(planes_KHW, (len(planes_KHW), height, width)),
+        crop_or_pad(weights_DK[None], (1, depth, len(planes_KHW)))[0],
     )
 
 
-def _signal(channels: Sequence[Resampled]) -> Tensor:
-    """All channels, written out: (C, D, H, W)."""
+def _stack_channels(channels: Sequence[PlaneStack]) -> Tensor:
+    """Form all channels: (C, D, H, W)."""
     shape_DHW = len(channels[0].weights_DK), *channels[0].planes_KHW.shape[1:]
     signal_CDHW = torch.empty((len(channels), *shape_DHW))
     for channel, values_DHW in zip(channels, signal_CDHW, strict=True):
@@ -167,22 +216,22 @@ def _check_contrast_in_gland(
 ) -> None:
     inside_CN = signal_CDHW[:, gland_DHW > 0]
     for kind, inside_N in zip(modalities, inside_CN, strict=True):
-        if bool(((inside_N - inside_N[0]).abs() <= FLAT * abs(inside_N[0])).all()):
+        if bool(((inside_N - inside_N[0]).abs() <= CONTRAST_TOLERANCE * abs(inside_N[0])).all()):
             raise BadVolume(
-                f"{kind} shows nothing inside the gland mask (no two different values)",
+                f"{kind} has no contrast inside the gland mask: all values are equal",
                 subject=subject,
                 remedy="check that both belong to one examination",
             )
 
 
-def _labels(volume: Volume, grid: Grid) -> Tensor:
+def _resample_labels(volume: Volume, grid: Grid) -> Tensor:
     return torch.from_numpy(resample(volume, grid, labels=True).T.astype(np.uint8, order="C"))
 
 
-def _check_contrast(found: Moments, kind: VolumeKind, subject: str) -> None:
-    if not found.varies:
+def _check_contrast(moments: Moments, kind: VolumeKind, subject: str) -> None:
+    if not moments.has_contrast:
         raise BadVolume(
-            f"{kind} shows nothing in t2w's field of view (no two different values that are not zero)",
+            f"{kind} has no contrast in t2w's field of view: all nonzero values are equal",
             subject=subject,
             remedy="check that both belong to one examination",
         )
@@ -191,11 +240,13 @@ def _check_contrast(found: Moments, kind: VolumeKind, subject: str) -> None:
 def _check_gland(whole_DHW: Tensor, cropped_DHW: Tensor, subject: str) -> None:
     total = int(torch.count_nonzero(whole_DHW))
     if total == 0:
-        raise BadVolume("the gland mask is empty on t2w's grid", subject=subject, remedy="send the mask of this study")
-    kept = int(torch.count_nonzero(cropped_DHW)) / total
-    if kept < MIN_GLAND_KEPT:
         raise BadVolume(
-            f"the centre crop holds {kept:.0%} of the gland, less than {MIN_GLAND_KEPT:.0%}",
+            "the gland mask is empty on t2w's grid", subject=subject, remedy="send the gland mask of this study"
+        )
+    share = int(torch.count_nonzero(cropped_DHW)) / total
+    if share < MIN_GLAND_COVERAGE:
+        raise BadVolume(
+            f"the centre crop contains {share:.0%} of the gland, less than {MIN_GLAND_COVERAGE:.0%}",
             subject=subject,
             remedy="centre the field of view on the prostate",
         )

@@ -1,8 +1,9 @@
-"""NIfTI bytes to checked volumes and back, and the volumes of a stored case.
+"""NIfTI volumes: decoding with validation, encoding, and loading a stored case.
 
-Header text (description, names, extensions) is never read, echoed or written: it often holds a patient's name.
+Text fields of the header (description, names, extensions) are never read, echoed or written, because they often contain
+a patient's name.
 
-Legend: X, Y, Z are the array's own axes, in whatever direction its affine says.
+Legend: X, Y, Z are the array's own axes, whatever directions its affine gives them.
 """
 
 from __future__ import annotations
@@ -31,18 +32,22 @@ else:
     _inflater = isal_zlib
 
 MAX_ENCODED_BYTES = 256 * 2**20
-"""Largest stored volume that is read at all."""
+"""Largest stored volume that is read."""
 MAX_VOXELS = 2**26
-"""Largest volume that is decoded (512 x 512 x 256); a larger header is a mistake or a decompression bomb."""
+"""Largest volume that is decoded (512 × 512 × 256). A larger size in a header is an error or a decompression bomb."""
 MAX_HEADER_SIZE = 540
-PACKED_HEADER_BYTES = 2**16
-"""Of a packed file, hold its header; what the unpacker does not come to is copied."""
+HEADER_PREFIX_BYTES = 2**16
+"""Bytes of a compressed file that certainly hold its header. Only these are passed on, as the decompressor copies its
+unused input.
+"""
 MAX_EXTENSION_BYTES = 16 * 2**20
 MAX_TRAILING_BYTES = 2**20
 SPACING_RANGE_MM = (0.05, 50.0)
 MAX_POSITION_MM = 10_000.0
-MIN_AXES_VOLUME = 0.2
-"""Volume spanned by the affine's unit axes: 1 where they are at right angles, 0 where they are dependent."""
+MIN_AXES_DETERMINANT = 0.2
+"""Smallest volume spanned by the affine's unit axes: 1 where they are orthogonal, 0 where they are linearly
+dependent.
+"""
 LABEL_KINDS: tuple[VolumeKind, ...] = ("gland", "lesions")
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -52,11 +57,11 @@ _STORAGE_DTYPES = (np.uint8, np.int16, np.uint16)
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """One volume and where its voxels lie.
+    """A volume and the position of its voxels.
 
     Attributes:
         array_XYZ: float32 values; label maps hold small whole numbers.
-        affine: 4x4 float64, voxel index to patient position in mm (NIfTI's RAS+ axes).
+        affine: 4×4 float64, voxel index to patient position in mm (NIfTI's RAS+ axes).
     """
 
     array_XYZ: NDArray[np.float32]
@@ -70,66 +75,66 @@ class Volume:
 
 
 def decode(data: bytes, name: str, kind: VolumeKind) -> Volume:
-    """Reads and checks one NIfTI file (`.nii` or `.nii.gz`, told apart by their first bytes).
+    """Decode and validate one NIfTI file (`.nii` or `.nii.gz`, told apart by its first bytes).
 
     Args:
         data: the file's bytes.
-        name: what errors call the volume: a URI, a request field or a generated id.
+        name: name of the volume in errors: a URI, a request field or a generated id.
         kind: what the volume shows; label maps must hold whole numbers from 0 to 255.
 
     Raises:
-        BadVolume: the bytes are no NIfTI file, are cut off, or hold something that cannot be used.
+        BadVolume: the bytes are not a NIfTI file, are truncated, or hold values or geometry that cannot be used.
     """
     if len(data) > MAX_ENCODED_BYTES:
         raise BadVolume(
-            f"larger than {MAX_ENCODED_BYTES // 2**20} MiB", subject=name, remedy="crop or resample it first"
+            f"larger than {MAX_ENCODED_BYTES // 2**20} MiB", subject=name, remedy="crop or resample the series first"
         )
-    header = _read_header(_unpack(data[:PACKED_HEADER_BYTES], MAX_HEADER_SIZE, name), name)
-    shape_XYZ = _checked_shape(header, name)
-    affine = _checked_affine(header, name)
+    header = _read_header(_decompress(data[:HEADER_PREFIX_BYTES], MAX_HEADER_SIZE, name), name)
+    shape_XYZ = _parse_shape(header, name)
+    affine = _parse_affine(header, name)
     array_XYZ = _read_array(data, header, shape_XYZ, name)
     _check_values(array_XYZ, name, kind)
     return Volume(array_XYZ, affine)
 
 
 def encode(volume: Volume) -> bytes:
-    """The volume as `.nii.gz`: equal volumes give equal bytes, and every text field of the header is empty.
+    """Encode a volume as `.nii.gz`. Equal volumes give equal bytes, and every text field of the header is empty.
 
-    Whole numbers are stored as the smallest of uint8, int16 and uint16 that holds them, everything else as float32.
+    Whole numbers are stored as the smallest of uint8, int16 and uint16 that holds them, all other values as float32.
     """
     header = nib.Nifti1Header()
     array_XYZ = volume.array_XYZ.astype(_storage_dtype(volume.array_XYZ))
     header.set_data_dtype(array_XYZ.dtype)
     header.set_data_shape(array_XYZ.shape)
-    affine = volume.affine.astype(np.float32).astype(np.float64)  # as stored, so that decode and encode are inverse
+    affine = volume.affine.astype(np.float32).astype(np.float64)  # as stored, so that encode inverts decode
     header.set_qform(affine, code=1, strip_shears=True)
     header.set_sform(affine, code=1)
     header.set_xyzt_units("mm")
     header["magic"] = b"n+1"
     header["vox_offset"] = 352
     header["scl_slope"], header["scl_inter"] = 1.0, 0.0
-    # Written by hand rather than with gzip.compress, whose header differs between Python versions.
-    packer = zlib.compressobj(level=4, wbits=31)
-    return packer.compress(header.binaryblock + b"\0" * 4 + array_XYZ.tobytes(order="F")) + packer.flush()
+    # zlib rather than gzip.compress, whose header differs between Python versions: equal volumes must give equal bytes.
+    compressor = zlib.compressobj(level=4, wbits=31)
+    return compressor.compress(header.binaryblock + b"\0" * 4 + array_XYZ.tobytes(order="F")) + compressor.flush()
 
 
-def _unpack(data: bytes, limit: int, name: str) -> bytes:
-    """The file's first `limit` uncompressed bytes (all there are, where fewer), in no more memory."""
+def _decompress(data: bytes, limit: int, name: str) -> bytes:
+    """The first `limit` uncompressed bytes of a file (all where it has fewer), without decompressing more than that."""
     if data[:2] != _GZIP_MAGIC:
         return data[:limit]
     members, size = [], 0
     while data and size < limit:
-        # A gzip file may be several members in a row (pigz, bgzip).
-        unpacker = _inflater.decompressobj(wbits=31)
+        # A gzip file may consist of several members in a row (pigz, bgzip).
+        decompressor = _inflater.decompressobj(wbits=31)
         try:
-            members.append(unpacker.decompress(data, limit - size))
+            members.append(decompressor.decompress(data, limit - size))
         except _inflater.error:
             raise BadVolume("damaged gzip data", subject=name, remedy="copy or export the file again") from None
         size += len(members[-1])
-        if not unpacker.eof and size < limit:
+        if not decompressor.eof and size < limit:
             raise BadVolume("truncated .nii.gz", subject=name, remedy="copy or export the file again")
-        # What follows the last member may be zero padding.
-        data = unpacker.unused_data.lstrip(b"\0") if unpacker.eof else b""
+        # The last member may be followed by zero padding.
+        data = decompressor.unused_data.lstrip(b"\0") if decompressor.eof else b""
     return b"".join(members)
 
 
@@ -137,13 +142,13 @@ def _read_header(content: bytes, name: str) -> nib.Nifti1Header:
     for size, header_class in _HEADERS.items():
         for order in ("<", ">"):
             if content[:4] == np.array(size, dtype=f"{order}i4").tobytes() and len(content) >= size:
-                # Nibabel's own checks quote header text in what they log and raise: ours below do not.
+                # Nibabel's own checks quote header text in logs and errors. The checks below replace them and do not.
                 header: nib.Nifti1Header = header_class(content[:size], endianness=order, check=False)
                 return header
     raise BadVolume("not a NIfTI file", subject=name, remedy="send .nii or .nii.gz")
 
 
-def _checked_shape(header: nib.Nifti1Header, name: str) -> tuple[int, int, int]:
+def _parse_shape(header: nib.Nifti1Header, name: str) -> tuple[int, int, int]:
     axes = int(header["dim"][0])
     if not 1 <= axes <= 7:
         raise BadVolume("damaged NIfTI header (number of axes)", subject=name, remedy="export the file again")
@@ -163,15 +168,15 @@ def _checked_shape(header: nib.Nifti1Header, name: str) -> tuple[int, int, int]:
     return sizes[0], sizes[1], sizes[2]
 
 
-def _checked_affine(header: nib.Nifti1Header, name: str) -> NDArray[np.float64]:
+def _parse_affine(header: nib.Nifti1Header, name: str) -> NDArray[np.float64]:
     if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
         raise BadVolume(
-            "the header gives no orientation", subject=name, remedy="convert it from DICOM with its geometry"
+            "the header gives no orientation", subject=name, remedy="convert the series from DICOM with its geometry"
         )
     try:
         with np.errstate(all="ignore"):
             affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-    except Exception:  # nibabel raises many kinds, and their text may quote the header
+    except Exception:  # nibabel raises many types, whose messages may quote the header
         raise BadVolume("the affine cannot be read", subject=name, remedy="export the file again") from None
     remedy = "export the series again with its geometry in mm"
     if not np.isfinite(affine).all():
@@ -180,11 +185,11 @@ def _checked_affine(header: nib.Nifti1Header, name: str) -> NDArray[np.float64]:
     low, high = SPACING_RANGE_MM
     if spacing_mm.min() < low or spacing_mm.max() > high:
         spacing = " x ".join(f"{s:.3g}" for s in spacing_mm)
-        raise BadVolume(f"absurd voxel spacing {spacing} mm, not in {low} to {high}", subject=name, remedy=remedy)
-    if abs(np.linalg.det(affine[:3, :3] / spacing_mm)) < MIN_AXES_VOLUME:
+        raise BadVolume(f"voxel spacing {spacing} mm is outside {low} to {high} mm", subject=name, remedy=remedy)
+    if abs(np.linalg.det(affine[:3, :3] / spacing_mm)) < MIN_AXES_DETERMINANT:
         raise BadVolume("singular affine: its axes are not independent", subject=name, remedy=remedy)
     if np.abs(affine[:3, 3]).max() > MAX_POSITION_MM:
-        raise BadVolume(f"absurd position, over {MAX_POSITION_MM:.0f} mm from the origin", subject=name, remedy=remedy)
+        raise BadVolume(f"the position is over {MAX_POSITION_MM:.0f} mm from the origin", subject=name, remedy=remedy)
     return affine
 
 
@@ -195,23 +200,27 @@ def _read_array(
         dtype = np.dtype(header.get_data_dtype())
         slope, inter = header.get_slope_inter()
         start = int(header.get_data_offset())
-    except Exception:  # see _checked_affine
+    except Exception:  # see _parse_affine
         raise BadVolume(
-            "damaged NIfTI header (type, scale or offset)", subject=name, remedy="export it again"
+            "damaged NIfTI header (type, scale or offset)", subject=name, remedy="export the file again"
         ) from None
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise BadVolume(
-            "values are not plain numbers", subject=name, remedy="store integers or floats of up to 64 bits"
+            "the voxel type is not a real number", subject=name, remedy="store integers or floats of up to 64 bits"
         )
     if not header.sizeof_hdr <= start <= MAX_EXTENSION_BYTES:
         raise BadVolume("damaged NIfTI header (data offset)", subject=name, remedy="send one .nii or .nii.gz file")
     count = shape_XYZ[0] * shape_XYZ[1] * shape_XYZ[2]
     end = start + count * dtype.itemsize
-    content = _unpack(data, end + MAX_TRAILING_BYTES, name)
+    content = _decompress(data, end + MAX_TRAILING_BYTES, name)
     if len(content) < end:
-        raise BadVolume(f"truncated: {len(content)} bytes of {end}", subject=name, remedy="copy or export it again")
+        raise BadVolume(
+            f"truncated: {len(content)} of {end} bytes", subject=name, remedy="copy or export the file again"
+        )
     if len(content) == end + MAX_TRAILING_BYTES:
-        raise BadVolume("holds far more data than its header declares", subject=name, remedy="export it again")
+        raise BadVolume(
+            "the file holds more data than its header declares", subject=name, remedy="export the file again"
+        )
     raw_XYZ = np.frombuffer(content, dtype=dtype, count=count, offset=start).reshape(shape_XYZ, order="F")
     with np.errstate(over="ignore", invalid="ignore"):
         if slope is not None and (slope, inter) != (1.0, 0.0):
@@ -221,8 +230,10 @@ def _read_array(
 
 def _check_values(array_XYZ: NDArray[np.float32], name: str, kind: VolumeKind) -> None:
     low, high = float(array_XYZ.min()), float(array_XYZ.max())
-    if not (math.isfinite(low) and math.isfinite(high)):  # NaN is the least and the greatest of any values
-        raise BadVolume("holds NaN, infinity or values beyond float32", subject=name, remedy="clean the volume first")
+    if not (math.isfinite(low) and math.isfinite(high)):  # minimum and maximum are NaN if any value is
+        raise BadVolume(
+            "the volume holds NaN, infinity or values beyond float32", subject=name, remedy="replace them first"
+        )
     if kind in LABEL_KINDS:
         if low < 0 or high > 255 or (array_XYZ != np.rint(array_XYZ)).any():
             raise BadVolume(
@@ -243,22 +254,22 @@ def _storage_dtype(array_XYZ: NDArray[np.float32]) -> type[np.generic]:
 
 
 def load_case(store: ObjectStore, case: Case, kinds: Sequence[VolumeKind]) -> dict[VolumeKind, Volume]:
-    """Reads and decodes some of a case's volumes.
+    """Read and decode some of a case's volumes.
 
     Args:
-        store: where the volumes are.
+        store: the deployment's object storage.
         case: the case, with a digest for every volume.
-        kinds: what to read, such as `("t2w", "dwi", "adc", "gland")`.
+        kinds: volumes to read, such as `("t2w", "dwi", "adc", "gland")`.
 
     Raises:
         NotFound: the case or the store lacks a volume.
-        DigestMismatch: a stored volume is not the one the dataset was made of.
+        DigestMismatch: a stored volume differs from the one the dataset was created with.
         BadVolume: a stored volume cannot be used.
     """
     volumes: dict[VolumeKind, Volume] = {}
     for kind in kinds:
         if kind not in case.volumes:
-            raise NotFound(f"no {kind} volume", subject=f"case {case.id}", remedy="import the dataset with it")
+            raise NotFound(f"no {kind} volume", subject=f"case {case.id}", remedy=f"import the dataset with {kind}")
         ref = case.volumes[kind]
         data = store.get(ref.key, sha256=ref.sha256, max_bytes=MAX_ENCODED_BYTES)
         volumes[kind] = decode(data, store.uri(ref.key), kind)

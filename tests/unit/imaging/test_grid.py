@@ -64,7 +64,7 @@ def test_axis_by_axis_and_voxel_by_voxel_agree(monkeypatch, spacing_mm, labels):
     volume = Volume(values.astype(np.float32), affine)
     grid = common_grid(placed((30, 30, 10), (1.0, 1.0, 3.0)), spacing_mm)
     by_axis = resample(volume, grid, labels=labels)
-    monkeypatch.setattr("vfmalign.imaging.grid.MAX_TURN_VOXELS", -1.0)
+    monkeypatch.setattr("vfmalign.imaging.grid.MAX_OBLIQUENESS_VOXELS", -1.0)
     np.testing.assert_allclose(by_axis, resample(volume, grid, labels=labels), atol=2e-3)
     assert (by_axis == 0).any()
     assert (by_axis != 0).mean() > 0.4
@@ -129,5 +129,5 @@ def test_a_study_needs_t2w():
 
 
 def test_an_enormous_common_grid_is_refused():
-    with pytest.raises(BadVolume, match="too large for the model's voxel spacing"):
+    with pytest.raises(BadVolume, match="too many voxels at the model's voxel spacing"):
         common_grid(placed((8, 8, 8), (40.0, 40.0, 40.0)), (0.1, 0.1, 0.1))

@@ -7,8 +7,15 @@ import pytest
 import torch
 
 from vfmalign.core.domain.artifacts import Preprocessing
-from vfmalign.imaging.distortion import LEAST_STRETCH, PEAK_MM, displacement, distort, move, undistort
-from vfmalign.imaging.input_transforms import INPUT_TRANSFORMS, Scene, half_resolution
+from vfmalign.imaging.distortion import (
+    MIN_STRETCH,
+    PEAK_DISPLACEMENT_MM,
+    displace_ratio,
+    distort,
+    simulate_displacement,
+    undistort,
+)
+from vfmalign.imaging.input_transforms import INPUT_TRANSFORMS, StudyContext, half_resolution
 from vfmalign.imaging.preprocessing import prepare_study
 
 SPACING = (3.0, 1.0, 1.0)
@@ -16,7 +23,7 @@ SHAPE = (16, 96, 64)
 
 
 def scene(seed=0, modalities=("t2w", "dwi", "adc")):
-    return Scene(modalities, SPACING, np.random.default_rng(seed).random((5, 4, 3), dtype=np.float32))
+    return StudyContext(modalities, SPACING, np.random.default_rng(seed).random((5, 4, 3), dtype=np.float32))
 
 
 def smooth(seed, shape=SHAPE, offset=3.0):
@@ -82,28 +89,28 @@ def test_half_resolution_twice_is_once_and_empty_voxels_stay_empty():
 def test_the_field_is_of_a_realistic_size_and_folds_nothing():
     peaks_mm = []
     for seed in range(40):
-        field_DEW = displacement((20, 112, 112), SPACING, seed)
+        field_DEW = simulate_displacement((20, 112, 112), SPACING, seed)
         assert field_DEW.shape == (20, 113, 112)
         peaks_mm.append(float(field_DEW.abs().max()) * SPACING[1])
-        assert float((1 + field_DEW.diff(dim=1)).min()) >= LEAST_STRETCH - 1e-9
+        assert float((1 + field_DEW.diff(dim=1)).min()) >= MIN_STRETCH - 1e-9
         assert not field_DEW[:, [0, -1]].any()
-    assert max(peaks_mm) <= PEAK_MM[1]
+    assert max(peaks_mm) <= PEAK_DISPLACEMENT_MM[1]
     assert 3.0 < sorted(peaks_mm)[len(peaks_mm) // 2] < 8.0
     assert min(peaks_mm) > 1.5
 
 
 def test_the_field_is_the_seed_s_on_every_grid():
     """The same millimetres at the same places. Tolerance: the peak is sought on the grid, and bumps are broad."""
-    coarse = displacement((10, 56, 56), (3.0, 2.0, 2.0), 7) * 2.0
-    fine = displacement((10, 112, 112), (3.0, 1.0, 1.0), 7)
+    coarse = simulate_displacement((10, 56, 56), (3.0, 2.0, 2.0), 7) * 2.0
+    fine = simulate_displacement((10, 112, 112), (3.0, 1.0, 1.0), 7)
     torch.testing.assert_close((fine[:, ::2, ::2] + fine[:, ::2, 1::2]) / 2, coarse, atol=0.05, rtol=0)
-    assert not torch.allclose(fine, displacement((10, 112, 112), (3.0, 1.0, 1.0), 8), atol=0.5)
+    assert not torch.allclose(fine, simulate_displacement((10, 112, 112), (3.0, 1.0, 1.0), 8), atol=0.5)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_distortion_conserves_the_signal_of_every_line(seed):
     """To float32 rounding of the output: signal moves along H alone, and none is made, lost or made negative."""
-    signal, field_DEW = smooth(seed, offset=0.0), displacement(SHAPE, SPACING, seed)
+    signal, field_DEW = smooth(seed, offset=0.0), simulate_displacement(SHAPE, SPACING, seed)
     signal[:, 30:40] = 0
     bent = distort(signal, field_DEW)
     assert float((bent - signal).abs().max()) > 0.1
@@ -114,7 +121,7 @@ def test_distortion_conserves_the_signal_of_every_line(seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_known_inverse_field_restores_the_image(seed):
     """To 40 dB for detail of about four voxels, where the distorted image has less than 30."""
-    signal, field_DEW = smooth(seed), displacement(SHAPE, SPACING, seed)
+    signal, field_DEW = smooth(seed), simulate_displacement(SHAPE, SPACING, seed)
     bent = distort(signal, field_DEW)
     assert psnr_db(bent, signal) < 30
     assert psnr_db(undistort(bent, field_DEW), signal) > 40
@@ -125,7 +132,7 @@ def test_the_known_inverse_field_restores_a_phantom_s_dwi(phantom):
     plain = Preprocessing(modalities=("dwi",), spacing_mm=SPACING, shape_DHW=(16, 96, 96))
     prepared = prepare_study(phantom.volumes, plain)
     signal = prepared.scale.signal(prepared.clean_CDHW)[0].clamp(min=0)
-    field_DEW = displacement((16, 96, 96), SPACING, 3)
+    field_DEW = simulate_displacement((16, 96, 96), SPACING, 3)
     bent = distort(signal, field_DEW)
     assert psnr_db(bent, signal) < 33
     assert psnr_db(undistort(bent, field_DEW), signal) > 40
@@ -145,10 +152,10 @@ def test_signal_piles_up_where_places_are_moved_together():
 
 def test_a_ratio_moves_with_the_signals_and_keeps_its_values():
     """ADC formed of two distorted signals is the distorted ADC. Tolerance: interpolation of detail of four voxels."""
-    field_DEW = displacement(SHAPE, SPACING, 5)
+    field_DEW = simulate_displacement(SHAPE, SPACING, 5)
     still, adc = smooth(1), smooth(2, offset=1.0)
     of_bent = torch.log(distort(still, field_DEW) / distort(still * torch.exp(-0.75 * adc), field_DEW)) / 0.75
-    moved = move(adc, field_DEW)
+    moved = displace_ratio(adc, field_DEW)
     assert float((moved - adc).abs().max()) > 0.3
     assert float((of_bent - moved).abs().mean()) < 0.01
     assert float(adc.min()) - 1e-6 < float(moved.min()) < float(moved.max()) < float(adc.max()) + 1e-6
@@ -163,5 +170,5 @@ def test_distortion_leaves_t2w_and_follows_the_case(phantom):
     again = prepare_study(phantom.volumes, plain, "distorted_diffusion")
     assert torch.equal(again.input_CDHW, prepared.input_CDHW)
     assert scene(1).seed() == scene(1).seed() != scene(2).seed()
-    turned = Scene(("t2w",), SPACING, scene(1).reference_XYZ.transpose(2, 0, 1)[::-1])
+    turned = StudyContext(("t2w",), SPACING, scene(1).reference_XYZ.transpose(2, 0, 1)[::-1])
     assert turned.seed() == scene(1).seed()

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfmalign.imaging.normalisation import moments_of, scale_of
+from vfmalign.imaging.normalisation import compute_moments, scale_from_moments
 
 
 @given(
@@ -23,11 +23,11 @@ def test_moments_are_those_of_all_voxels_that_are_not_zero(seed, offset, spread,
     channel_DHW[0] = 0.0
     channel_DHW = channel_DHW.astype(np.float32)
     seen = channel_DHW[channel_DHW != 0].astype(np.float64)
-    found = moments_of(torch.from_numpy(channel_DHW))
-    assert found.seen == len(seen)
+    moments = compute_moments(torch.from_numpy(channel_DHW))
+    assert moments.count == len(seen)
     if len(seen):
-        assert found.mean == pytest.approx(seen.mean(), rel=1e-12, abs=1e-12 * spread)
-        assert found.spread == pytest.approx(seen.std(), rel=1e-6, abs=1e-7 * abs(offset))
+        assert moments.mean == pytest.approx(seen.mean(), rel=1e-12, abs=1e-12 * spread)
+        assert moments.spread == pytest.approx(seen.std(), rel=1e-6, abs=1e-7 * abs(offset))
 
 
 @given(seed=st.integers(0, 2**32 - 1), slices=st.integers(1, 12), planes=st.integers(1, 5))
@@ -38,16 +38,16 @@ def test_moments_of_sums_are_those_of_the_sums_written_out(seed, slices, planes)
     weights_DK = (rng.random((slices, planes)) * (rng.random((slices, planes)) < 0.5)).astype(np.float32)
     written_DHW = np.einsum("dk,khw->dhw", weights_DK.astype(np.float64), planes_KHW.astype(np.float64))
     seen = written_DHW[written_DHW != 0]
-    found = moments_of(torch.from_numpy(planes_KHW.astype(np.float32)), torch.from_numpy(weights_DK))
-    assert found.seen == len(seen)
+    moments = compute_moments(torch.from_numpy(planes_KHW.astype(np.float32)), torch.from_numpy(weights_DK))
+    assert moments.count == len(seen)
     if len(seen):
-        assert found.mean == pytest.approx(seen.mean(), rel=1e-12)
-        assert found.spread == pytest.approx(seen.std(), rel=1e-6, abs=1e-7 * seen.mean())
+        assert moments.mean == pytest.approx(seen.mean(), rel=1e-12)
+        assert moments.spread == pytest.approx(seen.std(), rel=1e-6, abs=1e-7 * seen.mean())
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 1e6])
 def test_one_value_keeps_its_units(value):
     channel_DHW = torch.full((3, 40, 50), value)
-    found = moments_of(channel_DHW)
-    assert not found.varies
-    assert torch.equal(scale_of([found]).apply_(channel_DHW[None].clone())[0], channel_DHW)
+    moments = compute_moments(channel_DHW)
+    assert not moments.has_contrast
+    assert torch.equal(scale_from_moments([moments]).apply_(channel_DHW[None].clone())[0], channel_DHW)

@@ -9,8 +9,8 @@ import torch
 from vfmalign.core.domain.artifacts import Preprocessing
 from vfmalign.core.domain.errors import BadOption, BadVolume
 from vfmalign.imaging.grid import common_grid, resample
-from vfmalign.imaging.normalisation import moments_of, scale_of
-from vfmalign.imaging.preprocessing import fit, needed_kinds, prepare_study
+from vfmalign.imaging.normalisation import compute_moments, scale_from_moments
+from vfmalign.imaging.preprocessing import crop_or_pad, needed_kinds, prepare_study
 from vfmalign.imaging.volumes import Volume
 
 CPU_SIZED = Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
@@ -50,7 +50,7 @@ def test_fits_voxel_for_voxel_as_monai_does(leading):
         volume = torch.rand(*leading, *shape_DHW)
         for wanted in itertools.product((2, 3, 4, 7), (3, 5, 6, 8), (8, 9, 11)):
             monai = resize(wanted)(volume if leading else volume[None]).as_tensor()
-            assert torch.equal(fit(volume, wanted), monai if leading else monai[0])
+            assert torch.equal(crop_or_pad(volume, wanted), monai if leading else monai[0])
 
 
 def test_prepares_a_phantom(phantom):
@@ -121,13 +121,13 @@ def test_what_is_never_written_changes_nothing(phantom, spacing_mm, shape_DHW):
         whole_DHW = resample(volume, grid, labels=False).T.astype(np.float64)
         seen = whole_DHW[whole_DHW != 0]
         scores_DHW = np.where(whole_DHW != 0, (whole_DHW - seen.mean()) / seen.std(), 0.0)
-        expected_DHW = fit(torch.from_numpy(scores_DHW), shape_DHW).float()
+        expected_DHW = crop_or_pad(torch.from_numpy(scores_DHW), shape_DHW).float()
         torch.testing.assert_close(input_DHW, expected_DHW, atol=1e-5, rtol=1e-5)
 
 
 def test_zeros_stay_zero_and_do_not_count():
     channel_CDHW = torch.tensor([[[[0.0, 1.0, 3.0, 0.0]]]])
-    scale = scale_of([moments_of(channel_CDHW[0])])
+    scale = scale_from_moments([compute_moments(channel_CDHW[0])])
     assert scale.apply_(channel_CDHW.clone()).flatten().tolist() == [0.0, -1.0, 1.0, 0.0]
 
 
@@ -157,10 +157,10 @@ def test_refuses_missing_and_empty(phantom):
     blank = Volume(np.zeros_like(t2w.array_XYZ), t2w.affine)
     with pytest.raises(BadVolume, match="the gland mask is empty"):
         prepare_study({**phantom.volumes, "gland": blank}, CPU_SIZED)
-    with pytest.raises(BadVolume, match="adc shows nothing in t2w's field of view"):
+    with pytest.raises(BadVolume, match="adc has no contrast in t2w's field of view"):
         prepare_study({**phantom.volumes, "adc": blank}, CPU_SIZED)
     flat = Volume(np.ones_like(t2w.array_XYZ), t2w.affine)
-    with pytest.raises(BadVolume, match="dwi shows nothing"):
+    with pytest.raises(BadVolume, match="dwi has no contrast"):
         prepare_study({**phantom.volumes, "dwi": flat}, CPU_SIZED)
     assert prepare_study({**phantom.volumes, "lesions": blank}, CPU_SIZED).lesions_DHW.sum() == 0
     assert prepare_study(without("gland", "lesions"), CPU_SIZED).gland_DHW is None
@@ -170,7 +170,7 @@ def test_refuses_a_gland_outside_the_crop(phantom):
     t2w = phantom.volumes["t2w"]
     corner = np.zeros_like(t2w.array_XYZ)
     corner[:20, :20] = 1
-    with pytest.raises(BadVolume, match="the centre crop holds 0% of the gland"):
+    with pytest.raises(BadVolume, match="the centre crop contains 0% of the gland"):
         prepare_study({**phantom.volumes, "gland": Volume(corner, t2w.affine)}, CPU_SIZED)
 
 
@@ -189,7 +189,7 @@ def test_the_clean_study_is_on_the_scale_of_the_input():
         torch.testing.assert_close(input_N.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
         torch.testing.assert_close(input_N.std(correction=0), torch.tensor(1.0), atol=1e-5, rtol=0)
         signal_DHW = torch.from_numpy(study[kind].array_XYZ.transpose(2, 1, 0).copy())
-        expected = (signal_DHW - degraded.scale.mean_C[channel]) / degraded.scale.spread_C[channel]
+        expected = (signal_DHW - degraded.scale.mean_C[channel]) / degraded.scale.std_C[channel]
         torch.testing.assert_close(degraded.clean_CDHW[channel], torch.where(signal_DHW == 0, 0.0, expected))
 
 
@@ -262,7 +262,7 @@ def test_refuses_what_cannot_be_normalised_in_a_gland():
     with pytest.raises(BadVolume, match="no gland volume; the model's input needs gland: send it"):
         prepare_study(own_grid(t2w=study["t2w"]), IN_GLAND)
     study["t2w"][study["gland"] > 0] = 7
-    with pytest.raises(BadVolume, match="t2w shows nothing inside the gland mask"):
+    with pytest.raises(BadVolume, match="t2w has no contrast inside the gland mask"):
         prepare_study(own_grid(**study), IN_GLAND)
 
 

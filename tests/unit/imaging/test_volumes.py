@@ -123,12 +123,12 @@ def test_refuses_affines(nifti):
     singular = np.diag([0.5, 0.5, 3.0, 1.0])
     singular[:3, 1] = singular[:3, 0]
     assert "singular" in refusal(nifti(affine=singular))
-    assert "absurd voxel spacing" in refusal(nifti(srow_z=[0, 0, 0, 0]))
-    assert "absurd voxel spacing" in refusal(nifti(affine=np.diag([500.0, 500.0, 3000.0, 1.0])))
-    assert "absurd voxel spacing" in refusal(nifti(affine=np.diag([0.0005, 0.0005, 0.003, 1.0])))
+    assert "voxel spacing" in refusal(nifti(srow_z=[0, 0, 0, 0]))
+    assert "voxel spacing" in refusal(nifti(affine=np.diag([500.0, 500.0, 3000.0, 1.0])))
+    assert "voxel spacing" in refusal(nifti(affine=np.diag([0.0005, 0.0005, 0.003, 1.0])))
     far = np.diag([0.5, 0.5, 3.0, 1.0])
     far[0, 3] = 1e6
-    assert "absurd position" in refusal(nifti(affine=far))
+    assert "the position is over" in refusal(nifti(affine=far))
     assert "NaN or infinity" in refusal(nifti(srow_x=[np.nan, 0, 0, 0]))
     assert "no orientation" in refusal(nifti(sform_code=0, qform_code=0))
     assert "cannot be read" in refusal(nifti(sform_code=0, qform_code=1, quatern_b=3.0))
@@ -139,13 +139,13 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(nifti, monkeypatc
     monkeypatch.setattr(volumes, "MAX_TRAILING_BYTES", 1000)
     bomb = gzip.compress(nifti(gz=False) + bytes(50_000_000))
     assert len(bomb) < 100_000
-    assert "far more data than its header declares" in refusal(bomb)
+    assert "more data than its header declares" in refusal(bomb)
     assert "declares 2097152000 voxels" in refusal(nifti(dim=[3, 2048, 2000, 512, 1, 1, 1, 1]))
     monkeypatch.setattr(volumes, "MAX_ENCODED_BYTES", 100)
     assert "larger than" in refusal(nifti())
 
 
-def test_an_absurd_data_offset_is_refused(nifti):
+def test_an_impossible_data_offset_is_refused(nifti):
     assert "data offset" in refusal(nifti(vox_offset=1e9))
     assert "data offset" in refusal(nifti(vox_offset=8.0))
     # An extension that says it ends after the file's end.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vfmalign.imaging.input_transforms import half_resolution
-from vfmalign.imaging.normalisation import Scale, moments_of, scale_of
+from vfmalign.imaging.normalisation import Scale, compute_moments, scale_from_moments
 from vfmalign.training.data import PreparedCase
 
 SHAPE = (16, 32, 32)
@@ -34,7 +34,7 @@ def make_case(number: int, *, lesion: bool = True, shape=SHAPE) -> PreparedCase:
         gland_DHW=gland.to(torch.uint8),
         lesions_DHW=3 * lesions.to(torch.uint8),
         spacing_mm=(3.0, 1.0, 1.0),
-        scale=Scale(torch.zeros(3), torch.ones(3), zeros_stay=True),
+        scale=Scale(torch.zeros(3), torch.ones(3), preserves_zeros=True),
         grade=3 * lesion,
     )
 
@@ -64,7 +64,7 @@ def diffusion_cases() -> list[PreparedCase]:
         dwi = 90.0 * torch.exp(-70.0 / t2_ms - 1.4 * adc) * (5 - number)
         t2w[:2], dwi[:3], adc[:3] = 0.0, 0.0, 0.0
         signal = torch.stack((t2w, dwi, torch.zeros(SHAPE)))
-        scale = scale_of(map(moments_of, signal))
+        scale = scale_from_moments(map(compute_moments, signal))
         scores = scale.apply_(signal.clone())
         clean = torch.stack((*scores[:2], 1000.0 * adc))
         found.append(replace(make_case(number), input_CDHW=scores, clean_CDHW=clean, scale=scale))

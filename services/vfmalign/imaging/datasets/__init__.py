@@ -1,1 +1,1 @@
-"""Import of folders of NIfTI files as datasets."""
+"""Import of folders of NIfTI files as datasets, with pseudonymous ids."""

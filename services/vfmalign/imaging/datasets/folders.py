@@ -1,10 +1,10 @@
-"""A folder of NIfTI files as cases: which folder is a case, and which file shows what.
+"""Discovery of cases in a folder of NIfTI files: which folder is a case, and what each file shows.
 
-Knows file names and the two small tables a user may add. Knows nothing of volumes, ids or storage. File and folder
-names are often patients' names or numbers: they stay inside `FoundCase`, and no error here quotes one.
+File and folder names often contain patients' names or numbers. They stay inside `CaseFolder`, and errors never quote
+them.
 
-Folder layouts: one folder that holds a case's files itself; or one folder per case, at any depth. Files are told apart
-by the words of their names (`t2`, `adc`, `dwi` or `hbv`, `gland` or `mask`, `lesion`).
+Two layouts are supported: one folder that holds a single case's files, or one folder per case at any depth. The kind of
+a file follows from the words of its name (`t2`, `adc`, `dwi` or `hbv`, `gland` or `mask`, `lesion`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import get_args
 from vfmalign.core.domain.artifacts import MODALITIES, Split, VolumeKind
 from vfmalign.core.domain.errors import BadDataset
 
-# In this order: `lesion_mask` is a lesion map, `t2_mask` a mask, and `prostate_t2` an image.
-_WORDS: tuple[tuple[VolumeKind, re.Pattern[str]], ...] = (
+# The first match wins: `lesion_mask` is a lesion map, `t2_mask` is a gland mask, and `prostate_t2` is an image.
+_KIND_PATTERNS: tuple[tuple[VolumeKind, re.Pattern[str]], ...] = (
     ("lesions", re.compile(r"lesions?|tumou?rs?|cspca")),
     ("gland", re.compile(r"gland|mask|wholegland|wg")),
     ("adc", re.compile(r"adc(map)?")),
@@ -34,14 +34,14 @@ _SUFFIXES = (".nii", ".nii.gz")
 
 
 @dataclass(frozen=True)
-class FoundCase:
-    """One case on disk. Private: every field may hold a patient's name.
+class CaseFolder:
+    """One case on disk. Private: every field may contain a patient's name.
 
     Attributes:
         folder: path of the case's folder below the scanned one, or the scanned folder's own name.
-        patient: who it is: from the user's table, else the topmost folder below the scanned one.
-        files: by kind.
-        problems: why the case cannot be imported, in words without names.
+        patient: the patient according to the user's table, else the topmost folder below the scanned one.
+        files: files by kind.
+        problems: reasons why the case cannot be imported, without names.
     """
 
     folder: str
@@ -50,15 +50,16 @@ class FoundCase:
     problems: tuple[str, ...] = ()
 
 
-def scan_folder(directory: Path, patients: Mapping[str, str] | None = None) -> list[FoundCase]:
-    """Finds the cases in a folder, in the order of their names.
+def scan_folder(directory: Path, patients: Mapping[str, str] | None = None) -> list[CaseFolder]:
+    """Find the cases in a folder, ordered by name.
 
     Args:
         directory: the folder; symbolic links to folders are not followed.
-        patients: folder to patient, where several folders are one patient's (see `read_patients`).
+        patients: folder to patient, where several folders belong to one patient (see `read_patients`).
 
     Raises:
-        BadDataset: no folder, no NIfTI file, files beside case folders, or a table that names unknown folders.
+        BadDataset: the folder does not exist or holds no NIfTI file, files lie beside case folders, or the table names
+            unknown folders.
     """
     if not directory.is_dir():
         raise BadDataset(
@@ -80,12 +81,14 @@ def scan_folder(directory: Path, patients: Mapping[str, str] | None = None) -> l
             )
         by_folder = {directory.resolve().name: by_folder["."]}
     if unknown := len(set(patients or {}) - set(by_folder)):
-        raise BadDataset(f"{unknown} folders of the patient table do not exist", field="patients", remedy="correct it")
-    return [_found_case(folder, files, patients or {}) for folder, files in sorted(by_folder.items())]
+        raise BadDataset(
+            f"{unknown} folders of the patient table do not exist", field="patients", remedy="correct the table"
+        )
+    return [_collect_case(folder, files, patients or {}) for folder, files in sorted(by_folder.items())]
 
 
 def read_patients(path: Path) -> dict[str, str]:
-    """The user's table of patients: CSV with the columns `folder,patient`, one row per folder.
+    """Read the user's table of patients: CSV with the columns `folder,patient`, one row per folder.
 
     Raises:
         BadDataset: the table cannot be read or a row is incomplete.
@@ -94,10 +97,10 @@ def read_patients(path: Path) -> dict[str, str]:
 
 
 def read_splits(path: Path) -> dict[str, Split]:
-    """The user's own splits: CSV with the columns `folder,split`, or JSON `{"train": [folder, …], …}`.
+    """Read the user's own splits: CSV with the columns `folder,split`, or JSON `{"train": [folder, …], …}`.
 
     Raises:
-        BadDataset: the table cannot be read, or names an unknown split or one folder twice.
+        BadDataset: the table cannot be read, names an unknown split, or names a folder twice.
     """
     if path.suffix.lower() != ".json":
         table = _read_table(path, "split", "splits")
@@ -120,32 +123,32 @@ def read_splits(path: Path) -> dict[str, Split]:
 
 
 def classify(name: str) -> VolumeKind | None:
-    """What a file shows, by the words of its name; None where no word says."""
-    words = re.split(r"[^a-z0-9]+", name.lower().split(".nii")[0])
-    for kind, pattern in _WORDS:
-        if any(pattern.fullmatch(word) for word in words):
+    """Infer what a file shows from the words of its name; None where no word matches."""
+    tokens = re.split(r"[^a-z0-9]+", name.lower().split(".nii")[0])
+    for kind, pattern in _KIND_PATTERNS:
+        if any(pattern.fullmatch(token) for token in tokens):
             return kind
     return None
 
 
 def _is_volume(name: str) -> bool:
-    """Whether a file's name says NIfTI; hidden files (such as macOS's `._t2.nii`) are not."""
+    """Whether a file name ends like NIfTI and is not hidden (such as macOS's `._t2.nii`)."""
     return name.lower().endswith(_SUFFIXES) and not name.startswith(".")
 
 
-def _found_case(folder: str, files: list[Path], patients: Mapping[str, str]) -> FoundCase:
-    found: dict[VolumeKind, Path] = {}
+def _collect_case(folder: str, files: list[Path], patients: Mapping[str, str]) -> CaseFolder:
+    files_by_kind: dict[VolumeKind, Path] = {}
     problems: list[str] = []
     for file in files:
         kind = classify(file.name)
         if kind is None:
             continue
-        if kind in found:
+        if kind in files_by_kind:
             problems.append(f"two files look like {kind}")
-        found[kind] = file
-    problems += [f"no file looks like {kind}" for kind in MODALITIES if kind not in found]
+        files_by_kind[kind] = file
+    problems += [f"no file looks like {kind}" for kind in MODALITIES if kind not in files_by_kind]
     patient = patients.get(folder, folder.split("/", maxsplit=1)[0])
-    return FoundCase(folder, patient, found, tuple(problems))
+    return CaseFolder(folder, patient, files_by_kind, tuple(problems))
 
 
 def _read_table(path: Path, column: str, field: str) -> dict[str, str]:
@@ -159,11 +162,9 @@ def _read_table(path: Path, column: str, field: str) -> dict[str, str]:
         folder, value = (row.get("folder") or "").strip().rstrip("/"), (row.get(column) or "").strip()
         if not folder or not value:
             raise BadDataset(
-                f"line {number}: empty folder or {column}", field=field, remedy=f"columns: folder,{column}"
+                f"line {number}: empty folder or {column}", field=field, remedy=f"fill the columns folder,{column}"
             )
         if folder in table:
-            raise BadDataset(
-                f"line {number}: a folder for the second time", field=field, remedy="name each folder once"
-            )
+            raise BadDataset(f"line {number}: the folder is listed twice", field=field, remedy="name each folder once")
         table[folder] = value
     return table

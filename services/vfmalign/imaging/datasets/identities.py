@@ -1,8 +1,7 @@
-"""Who is who: the secret under which ids are made, and the local file that says which id is whose.
+"""Pseudonymous ids: the secret they are derived from, and the local file that maps them back to patients.
 
-Knows names and ids. Knows nothing of volumes or storage: nothing here ever leaves the user's machine but the ids.
-Ids are keyed hashes: the same patient gets the same group id in every import (so that leakage between datasets is
-noticed), and nobody without the secret can get from a name to an id or back.
+Only the ids leave the user's machine. They are keyed hashes: a patient has the same group id in every import, so that
+leakage between datasets can be detected, and without the secret neither names nor ids can be derived from each other.
 """
 
 from __future__ import annotations
@@ -24,49 +23,57 @@ MAPPING_COLUMNS = ("dataset", "case", "group", "folder", "patient")
 
 
 def load_salt(path: Path) -> bytes:
-    """The machine's secret for ids; made on first use, readable by its owner alone.
+    """Load the machine's secret for ids; it is created on first use, readable by its owner only.
 
     Raises:
-        BadOption: the file cannot be made or is not such a secret.
+        BadOption: the file cannot be created or does not hold a secret.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
+            # O_EXCL: of two imports that start together, one creates the secret and both read it below.
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(secrets.token_bytes(SALT_BYTES))
         salt = path.read_bytes()
     except OSError as error:
         reason = error.strerror or "unknown reason"
-        raise BadOption(f"the import secret cannot be read or made ({reason})", field="salt") from None
+        raise BadOption(f"the import secret cannot be read or created ({reason})", field="salt") from None
     if len(salt) != SALT_BYTES:
-        raise BadOption("the import secret is damaged", field="salt", remedy="restore it: without it ids change")
+        raise BadOption(
+            "the import secret is damaged",
+            field="salt",
+            remedy="restore it from a backup; another secret changes all ids",
+        )
     return salt
 
 
 def keyed_id(salt: bytes, *parts: str) -> str:
-    """16 hex digits that stand for the parts; without the salt neither can be had from the other."""
+    """Derive an id of 16 hex digits from the parts; without the salt, neither can be derived from the other."""
+    # Each part is preceded by its length, so that ("ab", "c") and ("a", "bc") give different ids.
     message = b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in parts)
     return hmac.new(salt, message, hashlib.sha256).hexdigest()[:16]
 
 
 def write_mapping(path: Path, dataset_id: str, rows: Sequence[Sequence[str]]) -> None:
-    """Puts a dataset's rows into the local mapping file, in place of those it had; other datasets' rows stay.
+    """Replace a dataset's rows in the local mapping file; rows of other datasets are kept.
 
     Raises:
-        BadOption: the file cannot be written, or is not such a table.
+        BadOption: the file cannot be written, or is not a mapping file.
     """
-    kept: list[Sequence[str]] = []
+    other_rows: list[Sequence[str]] = []
     try:
         if path.exists():
             with path.open(newline="", encoding="utf-8") as old:
-                kept = [[r[c] for c in MAPPING_COLUMNS] for r in csv.DictReader(old) if r["dataset"] != dataset_id]
-        # mkstemp makes files of mode 0600.
+                other_rows = [
+                    [r[c] for c in MAPPING_COLUMNS] for r in csv.DictReader(old) if r["dataset"] != dataset_id
+                ]
+        # mkstemp creates files of mode 0600.
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".mapping-")
         with os.fdopen(descriptor, "w", newline="", encoding="utf-8") as new:
-            csv.writer(new).writerows([MAPPING_COLUMNS, *kept, *rows])
+            csv.writer(new).writerows([MAPPING_COLUMNS, *other_rows, *rows])
         os.replace(temporary, path)
     except (OSError, KeyError, ValueError, csv.Error):
         raise BadOption(
-            "the mapping file cannot be written, or is not one of ours", field="mapping", remedy="name another file"
+            "the mapping file cannot be written, or is not a mapping file", field="mapping", remedy="name another file"
         ) from None

@@ -1,8 +1,7 @@
-"""A user's folder of NIfTI files to a dataset in object storage that names no patient.
+"""Import of a folder of NIfTI files as a dataset that contains no patient names.
 
-Knows the order of an import: find, name, split, validate, upload. Knows nothing of gRPC or models. Volumes are decoded,
-checked and written anew, which leaves every text field of their headers behind; nothing is uploaded before every case
-has passed.
+The steps are discovery, pseudonymisation, splitting, validation and upload. Volumes are decoded, checked and encoded
+again, which drops every text field of their headers. Nothing is uploaded before every case has passed validation.
 """
 
 from __future__ import annotations
@@ -16,25 +15,25 @@ from vfmalign.core.domain.artifacts import SPLITS, Case, Dataset, Split, VolumeK
 from vfmalign.core.domain.errors import BadDataset, BadVolume, Conflict, VfmalignError
 from vfmalign.core.storage.datasets import check_splits, load_dataset, save_dataset
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.imaging.datasets.folders import FoundCase, scan_folder
+from vfmalign.imaging.datasets.folders import CaseFolder, scan_folder
 from vfmalign.imaging.datasets.identities import keyed_id, write_mapping
 from vfmalign.imaging.datasets.splits import DEFAULT_SHARES, split_groups
 from vfmalign.imaging.grid import check_study
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode, encode
 
-Progress = Callable[[str, int, int], None]
-"""Called as `progress(stage, done, total)` with the stage `validate` or `upload`, in cases."""
+ProgressCallback = Callable[[str, int, int], None]
+"""Called as `progress(stage, done, total)` with the stage `validate` or `upload`, counting cases."""
 
 _MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
-class _NamedCase:
-    """A found case and the ids it goes by from here on."""
+class _PseudonymousCase:
+    """A case on disk with the ids that replace its names in everything that is written."""
 
-    case: str
+    id: str
     group: str
-    found: FoundCase
+    source: CaseFolder
 
 
 def import_folder(
@@ -48,109 +47,125 @@ def import_folder(
     splits: Mapping[str, Split] | None = None,
     patients: Mapping[str, str] | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Dataset:
-    """Makes a dataset of a folder and uploads it.
+    """Create a dataset from a folder and upload it.
 
     Args:
         directory: see `folders.scan_folder`.
-        store: where the volumes and the datalist go.
-        dataset_id: the new dataset's id.
-        mapping_path: local file that says which id is whose (mode 0600); rows of other datasets in it are kept.
+        store: the deployment's object storage.
+        dataset_id: id of the new dataset.
+        mapping_path: local file that maps ids to patients (mode 0600); rows of other datasets are kept.
         salt: the machine's secret, see `identities.load_salt`.
         shares: share of the patients in each split; `splits.DEFAULT_SHARES` for None.
-        splits: split of each folder instead, see `folders.read_splits`.
+        splits: split of each folder, in place of `shares`; see `folders.read_splits`.
         patients: see `folders.scan_folder`.
-        seed: of the split.
+        seed: seed of the split.
         progress: called after every case of each stage.
 
     Returns:
-        The dataset. A single patient stands in train, val and test alike and the dataset is marked as not held out.
+        The dataset. A single patient is placed in train, val and test alike, and the dataset is marked as not held out.
 
     Raises:
-        BadDataset: cases that cannot be used (by generated id and modality), or splits that cannot be made.
-        Conflict: the dataset exists with other content.
+        BadDataset: cases cannot be used (listed by generated id and modality), or the splits cannot be made.
+        Conflict: the dataset exists with different content.
     """
     report = progress or (lambda stage, done, total: None)
-    cases = [_named(found, dataset_id, salt) for found in scan_folder(directory, patients)]
-    assigned = _assign(cases, shares, splits, seed)
-    rows = [(dataset_id, n.case, n.group, n.found.folder, n.found.patient) for n in cases]
+    cases = [_pseudonymise(source, dataset_id, salt) for source in scan_folder(directory, patients)]
+    assigned = _assign_splits(cases, shares, splits, seed)
+    rows = [(dataset_id, case.id, case.group, case.source.folder, case.source.patient) for case in cases]
+    # Written before validation: its errors name cases by id, and the user looks the folder up in this file.
     write_mapping(mapping_path, dataset_id, rows)
-    dataset = _dataset(dataset_id, cases, assigned, _validate(cases, dataset_id, report))
+    dataset = _build_dataset(dataset_id, cases, assigned, _validate(cases, dataset_id, report))
     check_splits(dataset)
     if store.exists(dataset_key(dataset_id)):
         if load_dataset(store, dataset_id).digest() == dataset.digest():
             return dataset
-        raise Conflict("exists with other content", subject=f"dataset {dataset_id}", remedy="choose another dataset id")
-    expected = {ref.key: ref for name in SPLITS for case in dataset.split(name) for ref in case.volumes.values()}
-    for done, named in enumerate(cases, start=1):
-        for kind in named.found.files:
-            key = volume_key(dataset_id, named.case, kind)
-            if store.put(key, encode(_read(named, kind))) != expected[key]:
-                raise BadDataset(
-                    "a file changed during the import", subject=f"{named.case}/{kind}", remedy="run it again"
-                )
-        report("upload", done, len(cases))
+        raise Conflict(
+            "the dataset exists with different content",
+            subject=f"dataset {dataset_id}",
+            remedy="choose another dataset id",
+        )
+    _upload(store, dataset, cases, report)
     save_dataset(store, dataset)
     return dataset
 
 
-def _named(found: FoundCase, dataset_id: str, salt: bytes) -> _NamedCase:
-    case = "c-" + keyed_id(salt, "case", dataset_id, found.folder)
-    return _NamedCase(case, "g-" + keyed_id(salt, "group", found.patient), found)
+def _upload(store: ObjectStore, dataset: Dataset, cases: Sequence[_PseudonymousCase], report: ProgressCallback) -> None:
+    """Upload all volumes, reading the files again and checking that they are those that were validated."""
+    expected = {ref.key: ref for name in SPLITS for case in dataset.split(name) for ref in case.volumes.values()}
+    for done, case in enumerate(cases, start=1):
+        for kind in case.source.files:
+            key = volume_key(dataset.id, case.id, kind)
+            if store.put(key, encode(_read(case, kind))) != expected[key]:
+                raise BadDataset(
+                    "a file changed during the import", subject=f"{case.id}/{kind}", remedy="run the import again"
+                )
+        report("upload", done, len(cases))
 
 
-def _assign(
-    cases: Sequence[_NamedCase], shares: Mapping[Split, float] | None, splits: Mapping[str, Split] | None, seed: int
-) -> dict[Split, list[_NamedCase]]:
-    """The cases of each split, ordered by id."""
-    ordered = sorted(cases, key=lambda named: named.case)
-    groups = {named.group for named in cases}
+def _pseudonymise(source: CaseFolder, dataset_id: str, salt: bytes) -> _PseudonymousCase:
+    # Case ids belong to one dataset; group ids do not, so that one patient is recognised in several datasets.
+    case_id = "c-" + keyed_id(salt, "case", dataset_id, source.folder)
+    return _PseudonymousCase(case_id, "g-" + keyed_id(salt, "group", source.patient), source)
+
+
+def _assign_splits(
+    cases: Sequence[_PseudonymousCase],
+    shares: Mapping[Split, float] | None,
+    splits: Mapping[str, Split] | None,
+    seed: int,
+) -> dict[Split, list[_PseudonymousCase]]:
+    """Cases of each split, ordered by id."""
+    ordered = sorted(cases, key=lambda case: case.id)
+    groups = {case.group for case in cases}
     if splits is None and len(groups) == 1:
         return {"train": ordered, "val": ordered, "test": ordered}
     if splits is None:
         by_group = split_groups(groups, shares or DEFAULT_SHARES, seed)
     else:
-        folders = {named.found.folder for named in cases}
+        folders = {case.source.folder for case in cases}
         missing, unknown = len(folders - set(splits)), len(set(splits) - folders)
         if missing or unknown:
             raise BadDataset(
                 f"the splits leave out {missing} case folders and name {unknown} that do not exist", field="splits"
             )
-        by_group = {named.group: splits[named.found.folder] for named in cases}
-        if torn := [n.case for n in ordered if by_group[n.group] != splits[n.found.folder]]:
+        by_group = {case.group: splits[case.source.folder] for case in cases}
+        if divided := [case.id for case in ordered if by_group[case.group] != splits[case.source.folder]]:
             raise BadDataset(
-                f"one patient's cases stand in two splits ({torn[0]} and others of its patient)",
+                f"the cases of one patient are in different splits ({divided[0]} and others of its patient)",
                 field="splits",
-                remedy="give all cases of a patient one split",
+                remedy="put all cases of a patient into one split",
             )
-    assigned: dict[Split, list[_NamedCase]] = {}
-    for named in ordered:
-        assigned.setdefault(by_group[named.group], []).append(named)
+    assigned: dict[Split, list[_PseudonymousCase]] = {}
+    for case in ordered:
+        assigned.setdefault(by_group[case.group], []).append(case)
     return assigned
 
 
-def _dataset(
+def _build_dataset(
     dataset_id: str,
-    cases: Sequence[_NamedCase],
-    assigned: Mapping[Split, Sequence[_NamedCase]],
+    cases: Sequence[_PseudonymousCase],
+    assigned: Mapping[Split, Sequence[_PseudonymousCase]],
     refs: Mapping[str, dict[VolumeKind, VolumeRef]],
 ) -> Dataset:
-    records = {named.case: Case(id=named.case, group=named.group, volumes=refs[named.case]) for named in cases}
-    lists = {name: tuple(records[named.case] for named in members) for name, members in assigned.items()}
+    records = {case.id: Case(id=case.id, group=case.group, volumes=refs[case.id]) for case in cases}
+    lists = {name: tuple(records[case.id] for case in members) for name, members in assigned.items()}
     held_out = sum(len(members) for members in lists.values()) == len(cases)
     return Dataset.model_validate({"id": dataset_id, "held_out": held_out, **lists})
 
 
-def _validate(cases: Sequence[_NamedCase], dataset_id: str, report: Progress) -> dict[str, dict[VolumeKind, VolumeRef]]:
-    """Checks every case and returns the references that its volumes will have."""
+def _validate(
+    cases: Sequence[_PseudonymousCase], dataset_id: str, report: ProgressCallback
+) -> dict[str, dict[VolumeKind, VolumeRef]]:
+    """Check every case and return the references of its future volumes."""
     refs: dict[str, dict[VolumeKind, VolumeRef]] = {}
     problems: list[str] = []
-    for done, named in enumerate(cases, start=1):
-        problems += [f"{named.case}: {problem}" for problem in named.found.problems]
-        if not named.found.problems:
+    for done, case in enumerate(cases, start=1):
+        problems += [f"{case.id}: {problem}" for problem in case.source.problems]
+        if not case.source.problems:
             try:
-                refs[named.case] = _check_case(named, dataset_id)
+                refs[case.id] = _check_case(case, dataset_id)
             except VfmalignError as error:
                 problems.append(str(error))
         report("validate", done, len(cases))
@@ -159,30 +174,30 @@ def _validate(cases: Sequence[_NamedCase], dataset_id: str, report: Progress) ->
         raise BadDataset(
             " | ".join(problems[:_MAX_LISTED]) + more,
             subject=f"dataset {dataset_id}",
-            remedy="nothing was uploaded; the local mapping file says which folder an id is",
+            remedy="nothing was uploaded; correct these cases, whose folders are listed in the local mapping file",
         )
     return refs
 
 
-def _check_case(named: _NamedCase, dataset_id: str) -> dict[VolumeKind, VolumeRef]:
-    volumes = {kind: _read(named, kind) for kind in sorted(named.found.files)}
-    check_study(volumes, named.case)
+def _check_case(case: _PseudonymousCase, dataset_id: str) -> dict[VolumeKind, VolumeRef]:
+    volumes = {kind: _read(case, kind) for kind in sorted(case.source.files)}
+    check_study(volumes, case.id)
     if "gland" in volumes and not volumes["gland"].array_XYZ.any():
-        raise BadVolume("the gland mask is empty", subject=f"{named.case}/gland", remedy="leave it out or draw it")
+        raise BadVolume("the gland mask is empty", subject=f"{case.id}/gland", remedy="remove or redraw it")
     return {
-        kind: VolumeRef(key=volume_key(dataset_id, named.case, kind), sha256=hashlib.sha256(encode(volume)).hexdigest())
+        kind: VolumeRef(key=volume_key(dataset_id, case.id, kind), sha256=hashlib.sha256(encode(volume)).hexdigest())
         for kind, volume in volumes.items()
     }
 
 
-def _read(named: _NamedCase, kind: VolumeKind) -> Volume:
-    name = f"{named.case}/{kind}"
-    path = named.found.files[kind]
+def _read(case: _PseudonymousCase, kind: VolumeKind) -> Volume:
+    name = f"{case.id}/{kind}"
+    path = case.source.files[kind]
     try:
         data = path.read_bytes() if path.stat().st_size <= MAX_ENCODED_BYTES else None
     except OSError as error:
-        # The error's own text holds the path.
+        # The error's own message contains the path.
         raise BadVolume(f"cannot be read ({error.strerror or 'unknown reason'})", subject=name) from None
     if data is None:
-        raise BadVolume(f"larger than {MAX_ENCODED_BYTES // 2**20} MiB", subject=name, remedy="crop it first")
+        raise BadVolume(f"larger than {MAX_ENCODED_BYTES // 2**20} MiB", subject=name, remedy="crop the series first")
     return decode(data, name, kind)

@@ -1,7 +1,4 @@
-"""Patients to splits: disjoint, seeded, never two cases of one patient in two splits.
-
-Knows groups and shares. Knows nothing of files, volumes or storage.
-"""
+"""Seeded splits of a dataset by patient, so that no patient appears in two splits."""
 
 from __future__ import annotations
 
@@ -17,40 +14,40 @@ DEFAULT_SHARES: dict[Split, float] = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
 def split_groups(groups: Collection[str], shares: Mapping[Split, float], seed: int) -> dict[str, Split]:
-    """Deals groups out to splits by their shares, at least one to each split whose share is not zero.
+    """Assign groups to splits in the given shares, with at least one group in each split whose share is not zero.
 
     Args:
         groups: ids of the patients.
-        shares: by split; they sum to 1.
-        seed: the same seed and groups give the same splits.
+        shares: share of each split; they sum to 1.
+        seed: equal seeds and groups give equal splits.
 
     Raises:
-        BadDataset: shares that are negative or do not sum to 1, or fewer groups than splits.
+        BadDataset: shares are negative or do not sum to 1, or there are fewer groups than splits.
     """
-    whole = math.isclose(sum(shares.values()), 1.0, abs_tol=1e-6)
-    if not whole or any(not 0.0 <= share <= 1.0 for share in shares.values()):
+    sums_to_one = math.isclose(sum(shares.values()), 1.0, abs_tol=1e-6)
+    if not sums_to_one or any(not 0.0 <= share <= 1.0 for share in shares.values()):
         raise BadDataset("the shares of the splits must lie between 0 and 1 and sum to 1", field="splits")
-    wanted = [name for name in SPLITS if shares.get(name, 0.0) > 0.0]
-    names = sorted(set(groups))
-    if len(names) < len(wanted):
+    split_names = [name for name in SPLITS if shares.get(name, 0.0) > 0.0]
+    ordered_groups = sorted(set(groups))
+    if len(ordered_groups) < len(split_names):
         raise BadDataset(
-            f"{len(names)} patients cannot fill {len(wanted)} disjoint splits",
+            f"{len(ordered_groups)} patients cannot fill {len(split_names)} disjoint splits",
             field="splits",
             remedy="import more patients, or set the share of a split to 0",
         )
-    counts = _counts(len(names), [shares[name] for name in wanted])
-    order = np.random.default_rng(seed).permutation(len(names))
-    labels = [name for name, count in zip(wanted, counts, strict=True) for _ in range(count)]
-    return {names[int(i)]: label for i, label in zip(order, labels, strict=True)}
+    counts = _apportion(len(ordered_groups), [shares[name] for name in split_names])
+    order = np.random.default_rng(seed).permutation(len(ordered_groups))
+    labels = [name for name, count in zip(split_names, counts, strict=True) for _ in range(count)]
+    return {ordered_groups[int(i)]: label for i, label in zip(order, labels, strict=True)}
 
 
-def _counts(total: int, shares: list[float]) -> list[int]:
-    """Whole numbers near `total * share` that sum to `total`, each at least 1 (largest remainder)."""
+def _apportion(total: int, shares: list[float]) -> list[int]:
+    """Whole numbers close to `total * share` that sum to `total`, each at least 1 (largest remainder)."""
     exact = [share * total for share in shares]
     counts = [max(1, int(value)) for value in exact]
     while sum(counts) != total:
         step = 1 if sum(counts) < total else -1
         movable = [i for i, count in enumerate(counts) if step > 0 or count > 1]
-        furthest = max(movable, key=lambda i: step * (exact[i] - counts[i]))
-        counts[furthest] += step
+        most_deviating = max(movable, key=lambda i: step * (exact[i] - counts[i]))
+        counts[most_deviating] += step
     return counts

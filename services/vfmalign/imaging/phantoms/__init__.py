@@ -1,1 +1,1 @@
-"""Generated prostate-like MRI volumes with labels, for tests and demonstrations."""
+"""Synthetic prostate-like MRI volumes with labels, for tests and demonstrations."""

@@ -1,11 +1,10 @@
-"""The anatomy of a phantom: which tissue lies at which point of a pelvis.
+"""Anatomy of a phantom: which tissue lies at each position of a pelvis.
 
-Knows shapes: gland with peripheral and transition zone, nodules, lesions, bladder, rectum, muscles, bones. Knows
-nothing of signals, voxel grids or files. Every shape is an implicit function of position, so that each modality can be
-sampled on its own grid.
+The shapes are gland with peripheral and transition zone, nodules, lesions, bladder, rectum, muscles and bones. Each is
+an implicit function of position, so that every modality can be sampled on its own grid.
 
-Legend: positions x, y, z are in mm in the frame of the T2-weighted stack, from its centre: x to the patient's left, y
-to the back, z to the head. Arrays of positions broadcast against one another to the grid's shape X, Y, Z.
+Legend: positions x, y, z are in mm in the frame of the T2-weighted stack, relative to its centre: x to the patient's
+left, y to the back, z to the head. Arrays of positions broadcast against one another to the grid's shape X, Y, Z.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Box = tuple[slice, slice, slice]
 
 
 class Tissue(IntEnum):
-    """What a point can be made of; the values index the table of `phantoms.TISSUES`."""
+    """Tissue at a position; the values index the columns of `rendering.TISSUES`."""
 
     FAT = 0
     MUSCLE = 1
@@ -55,7 +54,7 @@ LESIONS = (Tissue.LESION_GRADE_1, Tissue.LESION_GRADE_2, Tissue.LESION_GRADE_3)
 
 @dataclass(frozen=True, eq=False)
 class Positions:
-    """Where a grid's voxels are.
+    """Positions of a grid's voxels.
 
     Attributes:
         xyz: x, y and z in mm; each broadcasts to the grid's shape.
@@ -67,8 +66,8 @@ class Positions:
     high: tuple[NDArray[np.float32], ...]
 
     @classmethod
-    def of(cls, x: NDArray[np.float32], y: NDArray[np.float32], z: NDArray[np.float32]) -> Positions:
-        """Positions of a grid whose axes run roughly along x, y and z."""
+    def from_coordinates(cls, x: NDArray[np.float32], y: NDArray[np.float32], z: NDArray[np.float32]) -> Positions:
+        """Positions of a grid whose axes run approximately along x, y and z."""
         others = ((1, 2), (0, 2), (0, 1))
         low = tuple(p.min(axis=axes) for p, axes in zip((x, y, z), others, strict=True))
         return cls((x, y, z), low, tuple(p.max(axis=axes) for p, axes in zip((x, y, z), others, strict=True)))
@@ -78,16 +77,16 @@ class Positions:
         """The grid's shape X, Y, Z."""
         return np.broadcast_shapes(*(p.shape for p in self.xyz))
 
-    def box(self, centre_mm: tuple[float, float, float], reach_mm: float) -> Box:
-        """The part of the grid that can lie within `reach_mm` of a point along every axis."""
+    def box(self, centre_mm: tuple[float, float, float], radius_mm: float) -> Box:
+        """The part of the grid that may lie within `radius_mm` of a point along every axis."""
         spans = []
         for low, high, centre in zip(self.low, self.high, centre_mm, strict=True):
-            near = np.flatnonzero((high >= centre - reach_mm) & (low <= centre + reach_mm))
-            spans.append(slice(int(near[0]), int(near[-1]) + 1) if near.size else slice(0, 0))
+            overlapping = np.flatnonzero((high >= centre - radius_mm) & (low <= centre + radius_mm))
+            spans.append(slice(int(overlapping[0]), int(overlapping[-1]) + 1) if overlapping.size else slice(0, 0))
         return spans[0], spans[1], spans[2]
 
     def crop(self, box: Box) -> Positions:
-        """The positions of a part of the grid."""
+        """Positions of a part of the grid."""
         x, y, z = (
             p[tuple(part if p.shape[axis] > 1 else slice(None) for axis, part in enumerate(box))] for p in self.xyz
         )
@@ -100,7 +99,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class Blob:
-    """An ellipsoid turned about z, with a bumpy outline: a nodule, a lesion or an organ."""
+    """An ellipsoid rotated about z with an irregular outline: a nodule, a lesion or an organ."""
 
     centre_mm: tuple[float, float, float]
     radii_mm: tuple[float, float, float]
@@ -124,17 +123,17 @@ class Blob:
         return level
 
     def box(self, positions: Positions) -> Box:
-        """Part of the grid that can hold the blob: all of it where positions are not separable."""
+        """Part of the grid that may contain the blob; with oblique grids this can be the whole grid."""
         return positions.box(self.centre_mm, 1.4 * max(self.radii_mm))
 
 
 @dataclass(frozen=True)
 class Gland:
-    """The prostate: wide and egg-shaped, narrow at the apex, flattened and dented at the back.
+    """The prostate: wide and egg-shaped, narrow at the apex, flattened and indented at the back.
 
     Attributes:
         centre_mm, half_mm: centre and half sizes along x, y, z.
-        transition_share: size of the transition zone against the gland's, which grows with hyperplasia.
+        transition_share: size of the transition zone relative to the gland; it grows with hyperplasia.
         waves: (amplitude, order, phase) of the outline's deviation from an ellipse.
     """
 
@@ -153,14 +152,14 @@ class Gland:
         dent = 0.22 * np.clip(v, 0.0, None) * np.exp(-((u / 0.30) ** 2))
         level: NDArray[np.float32] = np.sqrt(u * u + v * v + np.abs(w) ** 2.4) + dent
         angle = np.arctan2(v, u)
-        # Waves fade towards the long axis, where an angle means nothing.
-        reach = np.clip(2.0 * np.hypot(u, v), 0.0, 1.0)
+        # Waves fade out towards the long axis, where the angle is undefined.
+        fade = np.clip(2.0 * np.hypot(u, v), 0.0, 1.0)
         for amplitude, order, phase in self.waves:
-            level = level + np.float32(amplitude) * reach * np.sin(order * angle + np.float32(phase))
+            level = level + np.float32(amplitude) * fade * np.sin(order * angle + np.float32(phase))
         return level
 
     def transition_level(self, positions: Positions) -> NDArray[np.float32]:
-        """Below 1 in the transition zone: an egg in the gland's front, from mid-gland to the base."""
+        """Below 1 in the transition zone: an egg in the front of the gland, from mid-gland to the base."""
         a, b, c = self.half_mm
         share = self.transition_share
         shift = 1.0 - share
@@ -174,7 +173,7 @@ class Gland:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One case's pelvis. Draw one with `phantom_patients.draw_anatomy`, sample it with `tissues`."""
+    """The pelvis of one case. Draw one with `patients.draw_anatomy`, sample it with `tissues`."""
 
     gland: Gland
     nodules: tuple[Blob, ...]
@@ -188,12 +187,13 @@ class Anatomy:
     vesicles: tuple[Blob, ...]
 
     def tissues(self, positions: Positions) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-        """What lies at each position.
+        """Sample tissue and labels at positions.
 
         Returns:
             Tissue (see `Tissue`), gland {0, 1} and lesion grade {0, 1, 2, 3}, each of shape (X, Y, Z).
         """
         shape = positions.shape
+        # Later structures overwrite earlier ones: surroundings, then gland, then lesions within the gland.
         tissue_XYZ = np.full(shape, Tissue.FAT, dtype=np.uint8)
         self._paint_surroundings(tissue_XYZ, positions)
         gland_XYZ = np.zeros(shape, dtype=np.uint8)
@@ -221,7 +221,7 @@ class Anatomy:
         _paint(tissue_XYZ, positions, self.rectal_lumen)
 
     def _paint_levator(self, tissue_XYZ: NDArray[np.uint8], positions: Positions) -> None:
-        """The funnel of the pelvic floor: gland and rectum lie in it, it closes behind them and towards the feet."""
+        """Paint the funnel of the pelvic floor, which holds gland and rectum and closes behind and below them."""
         x, y, z = positions.xyz
         x0, y0, z0 = self.gland.centre_mm
         a, b, c = self.gland.half_mm

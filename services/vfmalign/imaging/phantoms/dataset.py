@@ -1,8 +1,4 @@
-"""Datasets of phantoms in object storage.
-
-Knows phantoms, ids and the datalist. Knows nothing of gRPC or models. The same seed and counts give the same bytes,
-hence the same dataset digest.
-"""
+"""Datasets of phantoms in object storage. Equal seeds and counts give equal bytes, hence equal dataset digests."""
 
 from __future__ import annotations
 
@@ -16,10 +12,12 @@ from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, generate_case
 from vfmalign.imaging.volumes import encode
 
-Progress = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 
 SPLIT_STRIDE = 1_000_000
-"""Indices of a split start at its place in `SPLITS` times this: its size leaves the other splits' cases alone."""
+"""Case indices of a split start at its position in `SPLITS` times this number, so that the size of one split does not
+change the cases of another.
+"""
 
 
 def synthesise_dataset(
@@ -28,30 +26,34 @@ def synthesise_dataset(
     seed: int,
     counts: Mapping[Split, int],
     *,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     spec: PhantomSpec | None = None,
 ) -> Dataset:
-    """Generates a dataset of phantoms, one patient a case, and uploads it.
+    """Generate a dataset of phantoms with one patient per case, and upload it.
 
     Args:
-        store: where the volumes and the datalist go.
+        store: the deployment's object storage.
         dataset_id: the dataset's id.
-        seed: of the whole set.
+        seed: seed of the whole set.
         counts: number of cases in each split.
         progress: called as `progress("generate", done, total)` after every case.
-        spec: see `phantoms.PhantomSpec`.
+        spec: see `rendering.PhantomSpec`.
 
     Returns:
-        The dataset; where it exists with the same content nothing is written.
+        The dataset. If it exists with the same content, nothing is written.
 
     Raises:
-        BadDataset: no case is asked for, or more than `SPLIT_STRIDE` in a split.
-        Conflict: the dataset exists with other content.
+        BadDataset: no case is requested, or more than `SPLIT_STRIDE` in a split.
+        Conflict: the dataset exists with different content.
     """
     total = sum(counts.values())
     if total < 1 or any(not 0 <= count <= SPLIT_STRIDE for count in counts.values()):
-        raise BadDataset("the numbers of cases must be 0 or more, and one of them at least 1", field="counts")
-    # An existing dataset's volumes are only compared: writing first would damage another set of the same id.
+        raise BadDataset(
+            "the number of cases is negative, too large, or 0 in every split",
+            field="counts",
+            remedy=f"use 0 to {SPLIT_STRIDE} cases a split, and at least one in all",
+        )
+    # If the dataset exists, volumes are only compared: writing them could damage a different dataset with the same id.
     exists = store.exists(dataset_key(dataset_id))
     done = 0
     lists: dict[str, list[Case]] = {}
@@ -70,7 +72,11 @@ def synthesise_dataset(
     if not exists:
         save_dataset(store, dataset)
     elif load_dataset(store, dataset_id).digest() != dataset.digest():
-        raise Conflict("exists with other content", subject=f"dataset {dataset_id}", remedy="choose another dataset id")
+        raise Conflict(
+            "the dataset exists with different content",
+            subject=f"dataset {dataset_id}",
+            remedy="choose another dataset id",
+        )
     return dataset
 
 

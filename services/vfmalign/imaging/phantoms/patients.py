@@ -1,7 +1,7 @@
-"""The patients of a phantom set: sizes, nodules and lesions of every case, drawn at random.
+"""Patients of a phantom set: random sizes, nodules and lesions of every case.
 
-Knows how much anatomy varies between patients. Knows nothing of how it is sampled (`phantom_anatomy`) or imaged
-(`phantoms`). Lengths are in mm in the frame of the T2-weighted stack, as in `phantom_anatomy`.
+Lengths are in mm in the frame of the T2-weighted stack, as in `anatomy`. The order of the random draws is part of the
+result: a draw inserted between two others changes every phantom of a seed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vfmalign.imaging.phantoms.anatomy import LESIONS, NODULES, Anatomy, Blob, G
 
 
 def draw_anatomy(rng: Generator, lesion_free_share: float) -> Anatomy:
-    """Draws one case's pelvis; equal generators give equal cases."""
+    """Draw the pelvis of one case; equal generator states give equal cases."""
     half_mm = (rng.uniform(21.0, 27.0), rng.uniform(15.0, 20.5), rng.uniform(17.5, 21.5))
     centre_mm = (rng.uniform(-3.0, 3.0), rng.uniform(-2.5, 2.5), rng.uniform(-1.5, 1.5))
     waves = tuple((rng.uniform(0.01, 0.045), order, rng.uniform(0, 2 * np.pi)) for order in (2, 3, 5))
@@ -65,7 +65,7 @@ def draw_anatomy(rng: Generator, lesion_free_share: float) -> Anatomy:
 
 
 def _draw_pelvic_wall(rng: Generator, gland: Gland) -> tuple[tuple[Blob, ...], tuple[Blob, ...]]:
-    """Muscles and bones on both sides: obturators, adductors and buttocks; pubis, acetabulum and ischium."""
+    """Draw muscles and bones on both sides: obturators, adductors and buttocks; pubis, acetabulum and ischium."""
     a, b, _ = gland.half_mm
     _, y0, z0 = gland.centre_mm
     side_mm = a + rng.uniform(17.0, 22.0)
@@ -94,7 +94,7 @@ def _draw_bumps(rng: Generator, amplitude: float) -> tuple[tuple[float, float, f
 
 
 def _draw_nodules(rng: Generator, gland: Gland) -> tuple[Blob, ...]:
-    """Hyperplastic nodules in the transition zone; the larger the zone, the more there are."""
+    """Draw hyperplastic nodules in the transition zone; a larger zone has more of them."""
     a, b, c = gland.half_mm
     count = int(rng.integers(9, 14) + 40 * (gland.transition_share - 0.6))
     nodules = []
@@ -113,7 +113,7 @@ def _draw_nodules(rng: Generator, gland: Gland) -> tuple[Blob, ...]:
 
 
 def _draw_lesions(rng: Generator, gland: Gland, lesion_free_share: float) -> tuple[Blob, ...]:
-    """None, or one to three lesions: seven in ten in the peripheral zone, flat along its rim."""
+    """Draw no lesion, or one to three: seven in ten in the peripheral zone, flattened along its rim."""
     if rng.random() < lesion_free_share:
         return ()
     lesions = []
@@ -138,4 +138,6 @@ def _draw_lesions(rng: Generator, gland: Gland, lesion_free_share: float) -> tup
         tangent = np.arctan2(b * np.cos(direction), -a * np.sin(direction))
         radii_mm = (radius_mm * radii[0], radius_mm * radii[1], radius_mm * radii[2])
         lesions.append(Blob(centre_mm, radii_mm, LESIONS[grade - 1], float(tangent), _draw_bumps(rng, 0.10)))
-    return tuple(sorted(lesions, key=lambda lesion: lesion.tissue))  # where two overlap the higher grade stays
+    return tuple(
+        sorted(lesions, key=lambda lesion: lesion.tissue)
+    )  # where two overlap, the higher grade is painted last

@@ -1,13 +1,14 @@
 """Seeded phantoms: prostate-like multi-parametric MRI studies with gland and lesion labels.
 
-Knows tissues' relaxation and diffusion and how a scanner turns them into T2w, high-b DWI and ADC volumes. Knows nothing
-of storage. Each modality has its own grid, receive-coil bias, noise and small misregistration. Proton density shapes
-T2w and DWI but is in no volume and cancels in ADC: no modality can be computed from the others.
+Relaxation and diffusion of the tissues are turned into T2w, high-b DWI and ADC volumes as a scanner would acquire them.
+Each modality has its own grid, receive-coil bias, noise and small misregistration. Proton density shapes T2w and DWI
+but is stored in no volume and cancels in ADC, so that no modality can be computed from the others.
 
-Tissue values are typical of 3 T (Bojorquez et al., Magn Reson Imaging 2017; PI-RADS v2.1 for what lesions look like),
-then set so that a phantom's tissue quantiles come near a real case's (`tests/unit/imaging/phantoms/test_realism.py`).
+Tissue values are typical of 3 T (Bojorquez et al., Magn Reson Imaging 2017; PI-RADS v2.1 for the appearance of
+lesions), adjusted so that the tissue quantiles of a phantom are close to those of a real case
+(`tests/unit/imaging/phantoms/test_realism.py`).
 
-Legend: X, Y, Z are array axes; positions are in mm in the frame of the T2-weighted stack (`phantom_anatomy`).
+Legend: X, Y, Z are array axes; positions are in mm in the frame of the T2-weighted stack (see `anatomy`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Stack:
-    """One modality's grid: voxels along X, Y, Z and their spacing in mm."""
+    """Grid of one modality: voxels along X, Y, Z and their spacing in mm."""
 
     shape_XYZ: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
@@ -37,15 +38,15 @@ class Stack:
 
 @dataclass(frozen=True)
 class PhantomSpec:
-    """What all cases of a set share.
+    """Parameters shared by all cases of a set.
 
     Attributes:
         t2w, dwi, adc: the modalities' grids.
         b_high: b-value of the DWI volume in s/mm²; ADC is fitted between b = 50 and b = 800.
         noise: standard deviation of the noise in each of the receiver's two channels, as a share of fat's T2w signal.
         misregistration_mm: standard deviation of each diffusion volume's in-plane shift.
-        diffusion_turn_deg: standard deviation of each diffusion stack's turn against the T2w one, about each axis; 0
-            for stacks that were planned in parallel.
+        diffusion_turn_deg: standard deviation of the rotation of each diffusion stack against the T2w stack about each
+            axis; 0 for stacks planned in parallel.
         lesion_free_share: share of cases without a lesion.
     """
 
@@ -61,7 +62,7 @@ class PhantomSpec:
 
 @dataclass(frozen=True)
 class PhantomCase:
-    """One case: its volumes (t2w, dwi, adc, gland, lesions) and the grades of the lesions that they show."""
+    """One case: its volumes (t2w, dwi, adc, gland, lesions) and the grades of the lesions visible in them."""
 
     volumes: dict[VolumeKind, Volume]
     lesion_grades: tuple[int, ...]
@@ -69,7 +70,7 @@ class PhantomCase:
 
 @dataclass(frozen=True)
 class TissueValues:
-    """Proton density (1 = water), T2 (ms), ADC (1e-3 mm²/s), share that fat suppression leaves, SD of log T2."""
+    """Proton density (1 = water), T2 (ms), ADC (1e-3 mm²/s), share left by fat suppression, SD of log T2."""
 
     density: float
     t2_ms: float
@@ -109,10 +110,11 @@ ECHO_TIME_DWI_MS = 70.0
 T2W_SCALE = 900.0
 DWI_SCALE = 900.0
 DWI_APODISATION = (0.6, 0.6, 0.3)
-"""Standard deviations, in voxels, of the point spread of a diffusion volume (scanners interpolate these)."""
-SEEN_AT_LOW_B = 0.10
+"""Standard deviations, in voxels, of the point spread of a diffusion volume (scanners interpolate these volumes)."""
+MIN_LOW_B_SIGNAL = 0.10
+"""Signal at low b below which a diffusion volume is 0, as scanners mask the background."""
 TEXTURE_STEP_MM = (1.4, 1.4, 3.0)
-TEXTURE_REACH_MM = (60.0, 60.0, 34.0)
+TEXTURE_EXTENT_MM = (60.0, 60.0, 34.0)
 
 _TABLE: dict[str, Array] = {
     column.name: np.array([getattr(TISSUES[t], column.name) for t in Tissue], dtype=np.float32)
@@ -121,24 +123,24 @@ _TABLE: dict[str, Array] = {
 
 
 def generate_case(seed: int, index: int, spec: PhantomSpec | None = None) -> PhantomCase:
-    """One case of the set that `seed` stands for.
+    """Generate one case of the set with this seed.
 
     Args:
-        seed: of the whole set, non-negative.
-        index: of the case in it, non-negative; every case can be made alone.
+        seed: non-negative seed of the whole set.
+        index: non-negative index of the case; every case can be generated on its own.
         spec: grids and physics; the default for None.
 
     Returns:
         The case; equal arguments give equal arrays.
     """
     spec = spec or PhantomSpec()
-    # One stream per concern, so that a change in one leaves the others' draws as they are.
+    # One random stream per concern, so that a change to one does not change the draws of the others.
     anatomy_rng, texture_rng, pose_rng, t2w_rng, dwi_rng, adc_rng = (
         np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(6)
     )
     body = _Body(draw_anatomy(anatomy_rng, spec.lesion_free_share), texture_rng)
     pose = _draw_pose(pose_rng)
-    t2w_affine, t2w_positions = _place(spec.t2w, pose, np.eye(3), np.zeros(3))
+    t2w_affine, t2w_positions = _place_stack(spec.t2w, pose, np.eye(3), np.zeros(3))
     t2w, gland, lesions = _acquire_t2w(body, t2w_positions, spec, t2w_rng)
     volumes: dict[VolumeKind, Volume] = {
         "t2w": Volume(t2w, t2w_affine),
@@ -148,11 +150,13 @@ def generate_case(seed: int, index: int, spec: PhantomSpec | None = None) -> Pha
     shift_mm, turn_sd = _draw_shift(dwi_rng, spec.misregistration_mm), np.deg2rad(spec.diffusion_turn_deg)
     for kind, stack, rng in (("dwi", spec.dwi, dwi_rng), ("adc", spec.adc, adc_rng)):
         turn, offset_mm = _rotation(rng.normal(0.0, turn_sd, 3)), rng.normal(0.0, (2.0, 2.0, 0.8))
-        affine, positions = _place(stack, pose, turn, offset_mm)
+        affine, positions = _place_stack(stack, pose, turn, offset_mm)
         if kind == "adc":
             shift_mm = shift_mm + _draw_shift(rng, 0.3 * spec.misregistration_mm)
-        moved = Positions.of(*(p + np.float32(s) for p, s in zip(positions.xyz, shift_mm, strict=True)))
-        array = _acquire_diffusion(body, moved, kind, spec, rng)
+        displaced = Positions.from_coordinates(
+            *(p + np.float32(s) for p, s in zip(positions.xyz, shift_mm, strict=True))
+        )
+        array = _acquire_diffusion(body, displaced, kind, spec, rng)
         volumes["dwi" if kind == "dwi" else "adc"] = Volume(array, affine)
     grades = tuple(int(g) for g in np.unique(lesions) if g)
     return PhantomCase(volumes, grades)
@@ -160,7 +164,7 @@ def generate_case(seed: int, index: int, spec: PhantomSpec | None = None) -> Pha
 
 @dataclass(eq=False)
 class _Maps:
-    """What lies at every voxel: density, T2 (ms), strength of texture, labels; for diffusion ADC and fat's share."""
+    """Maps of density, T2 (ms), texture strength and labels; for diffusion also ADC and the unsuppressed share."""
 
     density: Array
     t2_ms: Array
@@ -172,26 +176,26 @@ class _Maps:
 
 
 class _Body:
-    """A case's anatomy with its textures: tissue values at any position."""
+    """Tissue values of one case at any position: its anatomy and textures."""
 
     def __init__(self, anatomy: Anatomy, rng: Generator) -> None:
         self.anatomy = anatomy
         self._relaxation = _texture(rng, ((1.0, 0.8), (3.0, 0.6)))
         self._diffusion = _texture(rng, ((1.2, 0.7), (3.0, 0.7)))
         self._density = _texture(rng, ((1.5, 0.6), (6.0, 0.8)))
-        # Tissues differ between patients: every case scales T2 and ADC of each tissue a little.
+        # Tissues differ between patients: every case scales T2 and ADC of each tissue slightly.
         self._t2_scale = np.exp(rng.normal(0.0, 0.06, len(Tissue))).astype(np.float32)
         self._adc_scale = np.exp(rng.normal(0.0, 0.05, len(Tissue))).astype(np.float32)
 
     def maps(self, positions: Positions, *, diffusion: bool) -> _Maps:
-        """The tissues at the positions; ADC and what fat suppression leaves only where `diffusion` asks for them."""
+        """Tissue values at the positions; ADC and the unsuppressed share only if `diffusion` is set."""
         tissue, gland, grade = self.anatomy.tissues(positions)
         texture = _TABLE["texture"][tissue]
         grain = texture * _sample(self._relaxation, positions)
         density = _TABLE["density"][tissue] * (1.0 + np.float32(0.12) * _sample(self._density, positions))
         maps = _Maps(density, (_TABLE["t2_ms"] * self._t2_scale)[tissue] * np.exp(grain), texture, gland, grade)
         if diffusion:
-            # Where T2 is long diffusion tends to be fast, but not everywhere.
+            # T2 and ADC are correlated but not equal: long T2 tends to go with fast diffusion.
             other = np.float32(0.5) * texture * _sample(self._diffusion, positions)
             maps.adc = (_TABLE["adc"] * self._adc_scale)[tissue] * np.exp(np.float32(0.3) * grain + other)
             maps.unsuppressed = _TABLE["unsuppressed"][tissue]
@@ -200,7 +204,7 @@ class _Body:
 
 def _acquire_t2w(body: _Body, positions: Positions, spec: PhantomSpec, rng: Generator) -> tuple[Array, Array, Array]:
     maps = body.maps(positions, diffusion=False)
-    # Detail finer than the texture lattice, which no other modality could resolve.
+    # Detail finer than the texture lattice; the other modalities could not resolve it.
     fine = ndimage.gaussian_filter(
         rng.standard_normal(maps.t2_ms.shape, dtype=np.float32), (1.1, 1.1, 0.3), truncate=3.0
     )
@@ -212,25 +216,25 @@ def _acquire_t2w(body: _Body, positions: Positions, spec: PhantomSpec, rng: Gene
 
 
 def _acquire_diffusion(body: _Body, positions: Positions, kind: str, spec: PhantomSpec, rng: Generator) -> Array:
-    """The high-b volume, or the ADC map in 1e-6 mm²/s; zero where the scanner finds too little signal at low b."""
+    """Acquire the high-b volume or the ADC map in 1e-6 mm²/s; zero where the signal at low b is too small."""
     maps = body.maps(positions, diffusion=True)
-    still = maps.density * np.exp(np.float32(-ECHO_TIME_DWI_MS) / maps.t2_ms) * maps.unsuppressed
-    still *= _coil_bias(positions, rng)
+    signal_b0 = maps.density * np.exp(np.float32(-ECHO_TIME_DWI_MS) / maps.t2_ms) * maps.unsuppressed
+    signal_b0 *= _coil_bias(positions, rng)
 
     def image(b_value: float) -> Array:
-        signal = still * np.exp(-np.float32(b_value / 1000) * maps.adc)
+        signal = signal_b0 * np.exp(-np.float32(b_value / 1000) * maps.adc)
         return _rician(signal, 0.5 * spec.noise, rng, DWI_APODISATION)
 
     low = image(50.0)
-    seen = low > SEEN_AT_LOW_B
+    visible = low > MIN_LOW_B_SIGNAL
     if kind == "dwi":
-        return np.where(seen, np.rint(DWI_SCALE * image(spec.b_high)), np.float32(0.0))
+        return np.where(visible, np.rint(DWI_SCALE * image(spec.b_high)), np.float32(0.0))
     fitted = np.log(low / np.maximum(image(800.0), np.float32(1e-4))) / np.float32(0.750) * np.float32(1000.0)
-    return np.where(seen, np.rint(np.clip(fitted, 0.0, 3500.0)), np.float32(0.0))
+    return np.where(visible, np.rint(np.clip(fitted, 0.0, 3500.0)), np.float32(0.0))
 
 
 def _rician(signal: Array, noise: float, rng: Generator, smooth: tuple[float, ...] = (0.0, 0.0, 0.0)) -> Array:
-    """Magnitude of a signal with Gaussian noise in both channels, both smoothed as a scanner's apodisation does."""
+    """Magnitude of a signal with Gaussian noise in both channels, each smoothed like a scanner's apodisation."""
     real = signal + np.float32(noise) * rng.standard_normal(signal.shape, dtype=np.float32)
     imaginary = np.float32(noise) * rng.standard_normal(signal.shape, dtype=np.float32)
     if any(smooth):
@@ -248,8 +252,8 @@ def _coil_bias(positions: Positions, rng: Generator) -> Array:
 
 
 def _texture(rng: Generator, octaves: tuple[tuple[float, float], ...]) -> Array:
-    """Unit-variance smooth noise on the texture lattice: a weighted sum of (sigma in lattice steps, weight)."""
-    shape = tuple(int(2 * reach / step) + 1 for reach, step in zip(TEXTURE_REACH_MM, TEXTURE_STEP_MM, strict=True))
+    """Smooth unit-variance noise on the texture lattice: a weighted sum of (sigma in lattice steps, weight)."""
+    shape = tuple(int(2 * extent / step) + 1 for extent, step in zip(TEXTURE_EXTENT_MM, TEXTURE_STEP_MM, strict=True))
     total = np.zeros(shape, dtype=np.float32)
     for sigma, weight in octaves:
         white = rng.standard_normal(shape, dtype=np.float32)
@@ -260,25 +264,25 @@ def _texture(rng: Generator, octaves: tuple[tuple[float, float], ...]) -> Array:
 
 
 def _sample(texture: Array, positions: Positions) -> Array:
-    """A texture at positions, interpolated linearly; beyond the lattice its rim continues."""
+    """Interpolate a texture linearly at positions; beyond the lattice its border values continue."""
     index = [
-        np.clip((p + np.float32(reach)) / np.float32(step), 0, size - 1)
-        for p, reach, step, size in zip(positions.xyz, TEXTURE_REACH_MM, TEXTURE_STEP_MM, texture.shape, strict=True)
+        np.clip((p + np.float32(extent)) / np.float32(step), 0, size - 1)
+        for p, extent, step, size in zip(positions.xyz, TEXTURE_EXTENT_MM, TEXTURE_STEP_MM, texture.shape, strict=True)
     ]
     if all(i.size == max(i.shape) for i in index):
-        # A straight grid: one small matrix of weights per axis, far faster than looking up every voxel.
+        # An axis-aligned grid: one small weight matrix per axis is much faster than looking up every voxel.
         x, y, z = (
             np.maximum(0, 1 - np.abs(i.reshape(-1, 1) - np.arange(size, dtype=np.float32)))
             for i, size in zip(index, texture.shape, strict=True)
         )
-        straight: Array = np.tensordot(x, (y @ texture) @ z.T, axes=1)
-        return straight
+        separable: Array = np.tensordot(x, (y @ texture) @ z.T, axes=1)
+        return separable
     sampled: Array = ndimage.map_coordinates(texture, np.stack(np.broadcast_arrays(*index)), order=1, mode="nearest")
     return sampled
 
 
 def _draw_pose(rng: Generator) -> NDArray[np.float64]:
-    """The T2-weighted stack in the patient: 4x4 from its frame to LPS positions, tilted about x as the gland is."""
+    """Draw the 4×4 pose of the T2-weighted stack from its frame to LPS positions, tilted about x as the gland is."""
     pose = np.eye(4)
     pose[:3, :3] = _rotation(np.deg2rad(np.array([rng.uniform(-5.0, 22.0), rng.normal(0, 1.5), rng.normal(0, 2.0)])))
     pose[:3, 3] = rng.normal(0.0, (5.0, 20.0, 30.0))
@@ -286,7 +290,7 @@ def _draw_pose(rng: Generator) -> NDArray[np.float64]:
 
 
 def _draw_shift(rng: Generator, sd_mm: float) -> NDArray[np.float64]:
-    """A shift in mm, within two standard deviations; half as large across slices."""
+    """Draw a shift in mm within two standard deviations, half as large across slices."""
     shift_mm: NDArray[np.float64] = np.clip(rng.normal(0.0, 1.0, 3), -2.0, 2.0) * sd_mm * np.array([1.0, 1.0, 0.5])
     return shift_mm
 
@@ -301,10 +305,14 @@ def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     return turn
 
 
-def _place(
+def _place_stack(
     stack: Stack, pose: NDArray[np.float64], turn: NDArray[np.float64], offset_mm: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], Positions]:
-    """A grid turned and moved against the T2-weighted stack: its NIfTI affine, and its positions in that frame."""
+    """Place a grid that is rotated and displaced against the T2-weighted stack.
+
+    Returns:
+        Its NIfTI affine, and the positions of its voxels in the frame of the T2-weighted stack.
+    """
     in_frame = np.eye(4)
     in_frame[:3, :3] = turn * np.array(stack.spacing_mm)
     in_frame[:3, 3] = offset_mm - in_frame[:3, :3] @ ((np.array(stack.shape_XYZ) - 1) / 2)
@@ -318,4 +326,4 @@ def _place(
         )
         for row in range(3)
     )
-    return affine, Positions.of(x, y, z)
+    return affine, Positions.from_coordinates(x, y, z)

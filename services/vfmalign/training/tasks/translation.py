@@ -75,7 +75,7 @@ def _terms(case: PreparedCase) -> tuple[Tensor, Tensor]:
     """1, ln DWI and ln T2W of every voxel, each relative to its volume's mean, and where both show signal."""
     if case.scale is None:
         raise TypeError("the closed form needs the scale between the input and its signal")
-    signal_CDHW = case.scale.signal(case.input_CDHW).double()
+    signal_CDHW = case.scale.invert(case.input_CDHW).double()
     dwi_DHW, t2w_DHW = (signal_CDHW[case.modalities.index(name)] for name in ("dwi", "t2w"))
     seen_DHW = (dwi_DHW > 0) & (t2w_DHW > 0)
     logs = [torch.where(seen_DHW, s / s[seen_DHW].mean(), 1.0).log() for s in (dwi_DHW, t2w_DHW)]

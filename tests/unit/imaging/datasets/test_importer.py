@@ -145,7 +145,7 @@ def test_a_bad_case_is_named_by_its_id_and_nothing_is_uploaded(folder, memory_st
         do_import(folder, memory_store)
     message = str(caught.value)
     assert says in message
-    assert "the local mapping file says which folder an id is" in message
+    assert "whose folders are listed in the local mapping file" in message
     assert_unnamed(message, caplog.text)
     with (folder.parent / "mapping.csv").open() as file:
         (row,) = [row for row in csv.DictReader(file) if row["folder"] == f"{PATIENT}2"]
@@ -199,7 +199,7 @@ def test_splits_of_the_users_own(folder, memory_store):
     with pytest.raises(BadDataset, match="leave out 1 case folders and name 1 that do not exist") as caught:
         do_import(folder, memory_store, "b", splits={**dict.fromkeys(names[:3], "train"), "SURNAME": "test"})
     assert_unnamed(str(caught.value))
-    with pytest.raises(BadDataset, match="one patient's cases stand in two splits") as caught:
+    with pytest.raises(BadDataset, match="the cases of one patient are in different splits") as caught:
         do_import(folder, memory_store, "b", splits=splits, patients=dict.fromkeys(names, "a"))
     assert_unnamed(str(caught.value))
 
@@ -216,7 +216,7 @@ def test_two_patients_with_one_volume_are_refused_before_the_upload(folder, memo
 def test_a_mapping_file_that_is_not_ours_is_left_alone(folder, memory_store):
     path = folder.parent / "mapping.csv"
     path.write_text("something else\n1\n")
-    with pytest.raises(BadOption, match="not one of ours") as caught:
+    with pytest.raises(BadOption, match="is not a mapping file") as caught:
         do_import(folder, memory_store)
     assert path.read_text() == "something else\n1\n"
     assert str(folder.parent) not in str(caught.value)

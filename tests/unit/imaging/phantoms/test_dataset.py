@@ -54,7 +54,7 @@ def test_one_splits_size_leaves_the_others_alone(memory_store):
 
 @pytest.mark.parametrize("counts", [{}, {"train": 0}, {"train": -1, "test": 3}])
 def test_counts_must_make_sense(memory_store, counts):
-    with pytest.raises(BadDataset, match="0 or more"):
+    with pytest.raises(BadDataset, match="at least one in all"):
         synthesise_dataset(memory_store, "demo", 0, counts)
 
 
