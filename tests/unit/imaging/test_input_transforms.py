@@ -131,7 +131,7 @@ def test_the_known_inverse_field_restores_a_phantom_s_dwi(phantom):
     """To 40 dB, noise and edges included."""
     plain = Preprocessing(modalities=("dwi",), spacing_mm=SPACING, shape_DHW=(16, 96, 96))
     prepared = prepare_study(phantom.volumes, plain)
-    signal = prepared.scale.signal(prepared.clean_CDHW)[0].clamp(min=0)
+    signal = prepared.scale.invert(prepared.clean_CDHW)[0].clamp(min=0)
     field_DEW = simulate_displacement((16, 96, 96), SPACING, 3)
     bent = distort(signal, field_DEW)
     assert psnr_db(bent, signal) < 33

@@ -27,7 +27,7 @@ def test_moments_are_those_of_all_voxels_that_are_not_zero(seed, offset, spread,
     assert moments.count == len(seen)
     if len(seen):
         assert moments.mean == pytest.approx(seen.mean(), rel=1e-12, abs=1e-12 * spread)
-        assert moments.spread == pytest.approx(seen.std(), rel=1e-6, abs=1e-7 * abs(offset))
+        assert moments.std == pytest.approx(seen.std(), rel=1e-6, abs=1e-7 * abs(offset))
 
 
 @given(seed=st.integers(0, 2**32 - 1), slices=st.integers(1, 12), planes=st.integers(1, 5))
@@ -42,7 +42,7 @@ def test_moments_of_sums_are_those_of_the_sums_written_out(seed, slices, planes)
     assert moments.count == len(seen)
     if len(seen):
         assert moments.mean == pytest.approx(seen.mean(), rel=1e-12)
-        assert moments.spread == pytest.approx(seen.std(), rel=1e-6, abs=1e-7 * seen.mean())
+        assert moments.std == pytest.approx(seen.std(), rel=1e-6, abs=1e-7 * seen.mean())
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 1e6])

@@ -259,7 +259,7 @@ def test_each_slice_is_resized_to_the_models_pixels(phantom):
 
 def test_refuses_what_cannot_be_normalised_in_a_gland():
     study = gland_study()
-    with pytest.raises(BadVolume, match="no gland volume; the model's input needs gland: send it"):
+    with pytest.raises(BadVolume, match="no gland volume; send gland, which the model's input needs"):
         prepare_study(own_grid(t2w=study["t2w"]), IN_GLAND)
     study["t2w"][study["gland"] > 0] = 7
     with pytest.raises(BadVolume, match="t2w has no contrast inside the gland mask"):

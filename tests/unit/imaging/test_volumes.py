@@ -104,7 +104,7 @@ def test_refuses_values(nifti):
         assert "NaN, infinity" in refusal(nifti(array))
     assert "NaN, infinity" in refusal(nifti(np.full((4, 4, 4), 1e300)))
     assert "same value everywhere" in refusal(nifti(np.zeros((4, 4, 4), np.int16)))
-    assert "not plain numbers" in refusal(nifti(np.ones((4, 4, 4), np.complex64)))
+    assert "not a real number" in refusal(nifti(np.ones((4, 4, 4), np.complex64)))
     assert "damaged NIfTI header (type, scale or offset)" in refusal(nifti(datatype=1234))
     assert "damaged NIfTI header (type, scale or offset)" in refusal(nifti(scl_slope=1.0, scl_inter=np.inf))
 
