@@ -16,8 +16,9 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
-	@echo "  The first command that needs it creates $(VENV) and downloads torch, monai and about 80 further packages from"
-	@echo "  PyPI (1 GB with a CPU torch, 4 GB with a CUDA one). TORCH_INDEX=URL takes torch from another index."
+	@echo "  The first command that needs it creates $(VENV) from PyPI: demo, study, up and down download 0.35 GB with a CPU"
+	@echo "  torch (3 GB more with a CUDA one), every other command 0.4 GB of tools besides. TORCH_INDEX=URL takes torch from"
+	@echo "  another index."
 
 setup: $(VENV)/.ready  ## create the environment for development (PYTHON=python3.11, TORCH_INDEX=URL)
 
@@ -26,7 +27,7 @@ setup: $(VENV)/.ready  ## create the environment for development (PYTHON=python3
 INSTALL := $(BIN)/pip install -q --no-compile -c deploy/constraints.txt
 
 $(VENV)/.ready-local: pyproject.toml deploy/constraints.txt
-	@echo "Downloading torch, monai and about 80 further packages from PyPI into $(VENV) (0.5 GB with a CPU torch) ..."
+	@echo "Downloading torch, monai and about 80 further packages from PyPI into $(VENV) (0.35 GB with a CPU torch) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(BIN)/pip install -q --index-url $(TORCH_INDEX) '$(TORCH_RANGE)')
 	$(INSTALL) -e '.[local]'
@@ -35,7 +36,7 @@ $(VENV)/.ready-local: pyproject.toml deploy/constraints.txt
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.ready-local
-	@echo "Adding the tools of development: pytest, mypy, ruff, buf, PostgreSQL and about 30 further packages ..."
+	@echo "Adding the tools of development: triton, pytest, mypy, buf, PostgreSQL and about 35 further packages (0.4 GB) ..."
 	$(INSTALL) -e '.[dev]'
 	$(BIN)/python -c "import pytest"
 	@touch $@

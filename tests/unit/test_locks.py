@@ -52,3 +52,18 @@ def test_rooms_agree_on_every_version() -> None:
     for room in ROOMS:
         for package, version in locked(room).items():
             assert everything.setdefault(package, version) == version, package
+
+
+def test_the_constraints_are_the_locked_versions_and_leave_torch_free() -> None:
+    lines = (LOCKS.parent / "constraints.txt").read_text().splitlines()
+    constraints = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert not APART & constraints.keys()
+    for room in ROOMS:
+        for package, version in locked(room).items():
+            assert constraints[package] == version, f"{package}: make locks"
+    for text in PROJECT["optional-dependencies"]["dev"]:
+        requirement = Requirement(text)
+        if requirement.name != PROJECT["name"]:
+            assert requirement.specifier.contains(constraints[canonicalize_name(requirement.name)]), (
+                f"{text}: make locks"
+            )
