@@ -29,6 +29,8 @@ class ApiMessage(Record):
     """A message of the API. Subclasses set `PROTO` and declare one field per field of the message."""
 
     PROTO: ClassVar[type[Message]]
+    OMITTED: ClassVar[frozenset[str]] = frozenset()
+    """Fields that the record leaves out because they hold tensors, which must not take the detour through JSON."""
 
     @classmethod
     def from_proto(cls, message: Message, field: str = "") -> Self:
@@ -41,6 +43,8 @@ class ApiMessage(Record):
         Raises:
             BadOption: a field is missing, unknown or out of range; the error names it as the API does.
         """
+        if cls.OMITTED:
+            message = _without(message, cls.OMITTED)
         content = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
         _map_enums(message.DESCRIPTOR, content, _to_label)
         try:
@@ -93,6 +97,21 @@ def get_enum_label(enum: EnumDescriptor, number: int) -> str | None:
     value = enum.values_by_number.get(number)
     label: str | None = _to_label(enum, value.name if value is not None else None)
     return label
+
+
+def _without(message: Message, names: frozenset[str]) -> Message:
+    """A copy of a message without some of its fields, which are not copied in between."""
+    result = type(message)()
+    for field, value in message.ListFields():
+        if field.name in names:
+            continue
+        if field.is_repeated:
+            getattr(result, field.name).MergeFrom(value)
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            getattr(result, field.name).CopyFrom(value)
+        else:
+            setattr(result, field.name, value)
+    return result
 
 
 def _map_enums(descriptor: Any, content: dict[str, Any], convert: Convert) -> None:

@@ -1,0 +1,215 @@
+"""Client of `FeatureService`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from numpy.typing import NDArray
+
+from vfmalign.client.messages.common import Cost, ObjectRef, Progress
+from vfmalign.client.messages.features import (
+    Dataset,
+    ExtractDatasetRequest,
+    ExtractDatasetResponse,
+    FeatureSet,
+    ListDatasetsResponse,
+    ListModelsResponse,
+    Model,
+    Pooling,
+    UnreadableObject,
+)
+from vfmalign.core.domain.errors import Internal
+from vfmalign.core.rpc.tensors import to_array
+from vfmalign.v1 import features_pb2, features_pb2_grpc
+
+Volume = bytes | Path | ObjectRef
+"""A NIfTI file (`.nii` or `.nii.gz`): its bytes, its path on this machine, or an object in the deployment's storage."""
+OnProgress = Callable[[Progress], Awaitable[None] | None]
+
+_POOLINGS: dict[Pooling, features_pb2.Pooling] = {
+    "mean": features_pb2.POOLING_MEAN,
+    "none": features_pb2.POOLING_NONE,
+}
+
+
+@dataclass(frozen=True)
+class StudyFeatures:
+    """Features of one study.
+
+    Attributes:
+        layers: float32 arrays by layer, (C) pooled or (C, D, H, W); empty where the features were stored.
+        stored: safetensors files by layer; empty where the features were returned.
+        checkpoint_sha256: digest of the weights that computed them.
+        cost: of the call.
+    """
+
+    layers: dict[str, NDArray[Any]]
+    stored: dict[str, ObjectRef]
+    checkpoint_sha256: str
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class ExtractedFeatureSet:
+    """A committed feature set, the cost of the call, and the number of cases that the call computed."""
+
+    feature_set: FeatureSet
+    cost: Cost
+    computed_cases: int
+
+
+class AsyncFeaturesClient:
+    """Extracts features and lists the stored models and datasets.
+
+    Args:
+        open_channel: returns the channel to the service.
+    """
+
+    def __init__(self, open_channel: Callable[[], grpc.aio.Channel]) -> None:
+        self._open_channel = open_channel
+
+    async def extract(
+        self,
+        model_id: str,
+        volumes: Mapping[str, Volume],
+        *,
+        gland_mask: Volume | None = None,
+        layers: Sequence[str] = (),
+        pooling: Pooling = "mean",
+        input_transform: str = "",
+        checkpoint_sha256: str = "",
+        store_as: str = "",
+    ) -> StudyFeatures:
+        """Extracts the features of one study.
+
+        Args:
+            model_id: a published model.
+            volumes: one volume per modality that the model takes, such as `t2w`.
+            gland_mask: label map, for models that normalise inside the gland.
+            layers: the model's primary layer where empty.
+            pooling: `mean` over space, or `none` for whole feature maps.
+            input_transform: a task's input transform; the study as it is where empty.
+            checkpoint_sha256: digest the weights must have; any where empty.
+            store_as: id to store the features under; they are returned where empty.
+
+        Raises:
+            BadVolume: a volume is missing or cannot be used.
+            NotFound: the model or a stored volume does not exist.
+            Exhausted: the features do not fit into a message, or the service is busy.
+            VfmalignError: the call failed otherwise.
+        """
+        request = features_pb2.ExtractRequest(
+            model_id=model_id,
+            checkpoint_sha256=checkpoint_sha256,
+            study=features_pb2.Study(
+                volumes=[
+                    features_pb2.StudyVolume(modality=modality, **_to_source(volume))
+                    for modality, volume in volumes.items()
+                ],
+                gland_mask=None if gland_mask is None else features_pb2.GlandMask(**_to_source(gland_mask)),
+            ),
+            layers=layers,
+            pooling=_POOLINGS[pooling],
+            input_transform=input_transform,
+            store_as=store_as,
+        )
+        response = await self._stub().Extract(request)
+        arrays, stored = {}, {}
+        for layer in response.layers:
+            if layer.WhichOneof("features") == "stored":
+                stored[layer.layer] = ObjectRef.from_proto(layer.stored)
+            else:
+                arrays[layer.layer] = to_array(layer.tensor, layer.layer)
+        return StudyFeatures(arrays, stored, response.checkpoint_sha256, Cost.from_proto(response.cost))
+
+    async def extract_dataset(
+        self, request: ExtractDatasetRequest, on_progress: OnProgress | None = None
+    ) -> ExtractedFeatureSet:
+        """Extracts a dataset's split into a feature set; what is stored already is not computed again.
+
+        Args:
+            request: names the model, the dataset and the split.
+            on_progress: called with the cases done so far; may be a coroutine function.
+
+        Raises:
+            NotFound: the model, the dataset or a volume does not exist.
+            PreconditionFailed: a digest is not the expected one.
+            Unavailable: the service stopped; the same request continues where it was.
+            VfmalignError: the call failed otherwise.
+        """
+        call = self._stub().ExtractDataset(request.to_proto())
+        result: ExtractedFeatureSet | None = None
+        try:
+            async for message in call:
+                event = ExtractDatasetResponse.from_proto(message)
+                if event.feature_set is not None:
+                    result = ExtractedFeatureSet(event.feature_set, event.cost or Cost(), event.computed_cases)
+                elif event.progress is not None and on_progress is not None:
+                    pending = on_progress(event.progress)
+                    if inspect.isawaitable(pending):
+                        await pending
+        finally:
+            call.cancel()  # the service goes on for a stream whose reader has left
+        if result is None:
+            raise Internal("the feature service ended its answer without a feature set", subject="FeatureService")
+        return result
+
+    async def get_model(self, model_id: str) -> Model:
+        """Returns a model's card.
+
+        Raises:
+            NotFound: there is no such model.
+            PreconditionFailed: its card is damaged.
+        """
+        response = await self._stub().GetModel(features_pb2.GetModelRequest(model_id=model_id))
+        return Model.from_proto(response.model)
+
+    async def list_models(self) -> ListModelsResponse:
+        """Lists all models: every page, as one."""
+        models: list[Model] = []
+        unreadable: list[UnreadableObject] = []
+        stub, page = self._stub(), ListModelsResponse()
+        while True:
+            request = features_pb2.ListModelsRequest(page_token=page.next_page_token)
+            page = ListModelsResponse.from_proto(await stub.ListModels(request))
+            models += page.models
+            unreadable += page.unreadable
+            if not page.next_page_token:
+                return page.model_copy(update={"models": tuple(models), "unreadable": tuple(unreadable)})
+
+    async def get_dataset(self, dataset_id: str) -> Dataset:
+        """Describes a dataset.
+
+        Raises:
+            NotFound: there is no such dataset.
+            PreconditionFailed: its description is damaged.
+        """
+        response = await self._stub().GetDataset(features_pb2.GetDatasetRequest(dataset_id=dataset_id))
+        return Dataset.from_proto(response.dataset)
+
+    async def list_datasets(self) -> ListDatasetsResponse:
+        """Lists all datasets: every page, as one."""
+        datasets: list[Dataset] = []
+        unreadable: list[UnreadableObject] = []
+        stub, page = self._stub(), ListDatasetsResponse()
+        while True:
+            request = features_pb2.ListDatasetsRequest(page_token=page.next_page_token)
+            page = ListDatasetsResponse.from_proto(await stub.ListDatasets(request))
+            datasets += page.datasets
+            unreadable += page.unreadable
+            if not page.next_page_token:
+                return page.model_copy(update={"datasets": tuple(datasets), "unreadable": tuple(unreadable)})
+
+    def _stub(self) -> features_pb2_grpc.FeatureServiceAsyncStub:
+        return features_pb2_grpc.FeatureServiceStub(self._open_channel())
+
+
+def _to_source(volume: Volume) -> dict[str, Any]:
+    if isinstance(volume, ObjectRef):
+        return {"stored": volume.to_proto()}
+    return {"nifti": volume.read_bytes() if isinstance(volume, Path) else volume}

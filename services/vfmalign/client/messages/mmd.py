@@ -1,0 +1,232 @@
+"""Messages of `MmdService`; fields, units and sources are documented in `mmd.proto`.
+
+Samples have no records here: their tensors are too large for a detour through JSON.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from google.protobuf.message import Message
+
+from vfmalign.client.messages.base import ApiMessage
+from vfmalign.client.messages.common import Cost, Estimate, ObjectRef
+from vfmalign.v1 import mmd_pb2
+
+Pairing = Literal["paired", "independent"]
+Estimator = Literal["biased", "unbiased_paired", "unbiased_independent", "linear", "block", "random_fourier"]
+KernelFamily = Literal[
+    "gaussian",
+    "gaussian_mixture",
+    "laplacian",
+    "rational_quadratic",
+    "inverse_multiquadric",
+    "polynomial",
+    "linear",
+]
+BandwidthRule = Literal["fixed", "reference_median", "pooled_median"]
+TestMethod = Literal["permutation", "wild_bootstrap"]
+Precision = Literal["fast", "high", "exact"]
+Measure = Literal["cka", "frechet", "energy"]
+
+
+class UploadedFeatures(ApiMessage):
+    """A safetensors file in the deployment's bucket; each tensor of shape (rows, channels) is a layer by its name.
+
+    Attributes:
+        object: the file.
+        groups: patient of each row; empty means that every row is a group of its own.
+        case_ids: case of each row; empty where unknown.
+    """
+
+    PROTO: ClassVar[type[Message]] = mmd_pb2.UploadedFeatures
+
+    object: ObjectRef
+    groups: tuple[str, ...] = ()
+    case_ids: tuple[str, ...] = ()
+
+
+class Kernel(ApiMessage):
+    """Kernel and bandwidth.
+
+    Attributes:
+        family: absent means Gaussian.
+        bandwidth_rule: absent means the reference's median where there is a reference, else `fixed_sigma`.
+        fixed_sigma: σ in units of the (standardised) features; 0 where the rule takes a median.
+    """
+
+    PROTO: ClassVar[type[Message]] = mmd_pb2.Kernel
+
+    family: KernelFamily | None = None
+    bandwidth_rule: BandwidthRule | None = None
+    fixed_sigma: float = 0.0
+
+
+class TestOptions(ApiMessage):
+    """A hypothesis test.
+
+    Attributes:
+        permutations: 0 makes no test.
+        seed: of the permutations and of everything else that is random.
+        method: absent means permutations.
+        aggregated: whether to test over a grid of bandwidths as well.
+    """
+
+    __test__: ClassVar[bool] = False  # pytest would collect it by its name
+    PROTO: ClassVar[type[Message]] = mmd_pb2.TestOptions
+
+    permutations: int = 0
+    seed: int = 0
+    method: TestMethod | None = None
+    aggregated: bool = False
+
+
+class ComputeOptions(ApiMessage):
+    """A `ComputeRequest` without its samples.
+
+    Attributes:
+        estimator: absent means the unbiased one that fits the pairing.
+        layers: empty means all that both samples have.
+        primary_layer: its result comes first; empty means the first layer.
+        test: absent makes none.
+        interval_level: coverage in (0, 1); 0 means 0.95.
+        precision: least precision; absent means the service's setting.
+        block_rows: of the block estimator; 0 means the square root of the rows.
+        frequencies: of the random Fourier estimator; 0 means 1,024.
+        measures: measures of shift beside MMD².
+    """
+
+    PROTO: ClassVar[type[Message]] = mmd_pb2.ComputeRequest
+    OMITTED: ClassVar[frozenset[str]] = frozenset({"x", "y", "reference"})
+
+    pairing: Pairing
+    estimator: Estimator | None = None
+    kernel: Kernel | None = None
+    layers: tuple[str, ...] = ()
+    primary_layer: str = ""
+    test: TestOptions | None = None
+    interval_level: float = 0.0
+    projection: bool = False
+    precision: Precision | None = None
+    block_rows: int = 0
+    frequencies: int = 0
+    measures: tuple[Measure, ...] = ()
+
+
+class MeasureResult(ApiMessage):
+    """A measure beside MMD², and the dimension of the space it was computed in."""
+
+    PROTO: ClassVar[type[Message]] = mmd_pb2.MeasureResult
+
+    measure: Measure
+    value: Estimate
+    dimension: int = 0
+
+
+class ShiftResult(ApiMessage):
+    """MMD² in one scaling of the features.
+
+    Attributes:
+        mmd2: unbiased estimates may be negative.
+        sigma: bandwidth, in units of the (standardised) features.
+        p_value: says only that a change is detectable.
+        p_value_max_t: adjusted over layers.
+        permutations: behind the p-value.
+        enumerated: True where all swaps were enumerated.
+        error_bound: absolute error of the estimate at the precision it was computed in.
+        below_error_bound: True where |MMD²| is smaller than its error bound.
+        aggregated_p_value: over a grid of bandwidths.
+        approximation_error: half-width of the 99 % interval of an approximating estimator around the exact value.
+        precision: what the rows were rounded to.
+    """
+
+    PROTO: ClassVar[type[Message]] = mmd_pb2.ShiftResult
+
+    mmd2: Estimate
+    sigma: float
+    p_value: Estimate = Estimate()
+    p_value_max_t: Estimate = Estimate()
+    permutations: int = 0
+    enumerated: bool = False
+    error_bound: float = 0.0
+    below_error_bound: bool = False
+    aggregated_p_value: Estimate = Estimate()
+    approximation_error: float = 0.0
+    precision: str = ""
+
+
+class LayerResult(ApiMessage):
+    """Result of one layer.
+
+    Attributes:
+        channels: dimension of a feature.
+        channels_excluded: left out of the standardised features, because they hardly vary in the reference.
+        raw: on the features as they are.
+        standardised: on features scaled per channel by the reference; absent without one.
+        measures: in the order of the request.
+    """
+
+    PROTO: ClassVar[type[Message]] = mmd_pb2.LayerResult
+
+    layer: str
+    channels: int
+    channels_excluded: int = 0
+    raw: ShiftResult
+    standardised: ShiftResult | None = None
+    measures: tuple[MeasureResult, ...] = ()
+
+
+class ProjectionPoint(ApiMessage):
+    """A row's two principal coordinates, unitless."""
+
+    PROTO: ClassVar[type[Message]] = mmd_pb2.ProjectionPoint
+
+    u: float
+    v: float
+
+
+class Projection(ApiMessage):
+    """Principal-component projection of the primary layer: rows of x and y, and the variance of each axis."""
+
+    PROTO: ClassVar[type[Message]] = mmd_pb2.Projection
+
+    x: tuple[ProjectionPoint, ...] = ()
+    y: tuple[ProjectionPoint, ...] = ()
+    explained_variance: tuple[float, ...] = ()
+
+
+class ComputeResponse(ApiMessage):
+    """Result of a comparison.
+
+    Attributes:
+        layers: the primary layer first.
+        estimator: the one that was used.
+        groups: distinct groups over both samples.
+        precision: lowest precision of any layer's values; sums are always float64.
+        backend: what summed the kernel matrix: `torch` or `triton`.
+        backend_note: why it was not the configured one; else empty.
+    """
+
+    PROTO: ClassVar[type[Message]] = mmd_pb2.ComputeResponse
+
+    layers: tuple[LayerResult, ...]
+    primary_layer: str
+    estimator: Estimator
+    rows_x: int
+    rows_y: int
+    groups: int
+    precision: str
+    projection: Projection | None = None
+    cost: Cost = Cost()
+    backend: str = ""
+    backend_note: str = ""
+
+
+class PairError(ApiMessage):
+    """A pair of a batch that failed: gRPC status code, reason, and the sentence with cause and remedy."""
+
+    PROTO: ClassVar[type[Message]] = mmd_pb2.PairError
+
+    code: int
+    reason: str
+    message: str

@@ -1,0 +1,118 @@
+"""Client of `MmdService`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import grpc
+
+from vfmalign.client.messages.mmd import (
+    ComputeOptions,
+    ComputeResponse,
+    Estimator,
+    Kernel,
+    Measure,
+    Pairing,
+    Precision,
+    TestOptions,
+)
+from vfmalign.client.samples import Sample, to_feature_source
+from vfmalign.core.domain.errors import Exhausted
+from vfmalign.core.rpc.channels import MESSAGE_BYTES
+from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
+
+COMPUTE_TIMEOUT_S = 3600.0
+
+
+class AsyncMmdClient:
+    """Computes MMD² between samples of features.
+
+    Args:
+        open_channel: returns the channel to the service.
+    """
+
+    def __init__(self, open_channel: Callable[[], grpc.aio.Channel]) -> None:
+        self._open_channel = open_channel
+
+    async def compute(
+        self,
+        x: Sample,
+        y: Sample,
+        *,
+        pairing: Pairing,
+        reference: Sample | None = None,
+        kernel: Kernel | None = None,
+        estimator: Estimator | None = None,
+        layers: Sequence[str] = (),
+        primary_layer: str = "",
+        test: TestOptions | None = None,
+        interval_level: float = 0.95,
+        measures: Sequence[Measure] = (),
+        projection: bool = False,
+        precision: Precision | None = None,
+        block_rows: int = 0,
+        frequencies: int = 0,
+        timeout_s: float = COMPUTE_TIMEOUT_S,
+    ) -> ComputeResponse:
+        """Compares two samples, layer by layer.
+
+        Args:
+            x: features before; an array of shape (rows, channels), arrays by layer, or the id of a stored feature set.
+            y: features after.
+            pairing: `paired` where row i of both comes from the same case, else `independent`.
+            reference: sample that fixes scale and bandwidth; optional where `kernel` fixes the bandwidth.
+            kernel: Gaussian, with the reference's median distance as bandwidth, where None.
+            estimator: the unbiased one that fits the pairing where None.
+            layers: layers to compare; all that both samples have where empty.
+            primary_layer: its result comes first; the first layer where empty.
+            test: hypothesis test; none where None.
+            interval_level: coverage of intervals, in (0, 1).
+            measures: measures of shift beside MMD².
+            projection: whether to return 2-D coordinates of the primary layer.
+            precision: least precision; the service's setting where None.
+            block_rows: of the block estimator; 0 takes the square root of the rows.
+            frequencies: of the random Fourier estimator; 0 takes 1,024.
+            timeout_s: deadline of the call, in seconds.
+
+        Raises:
+            BadTensor: an array cannot be sent.
+            BadOption: an option is wrong or does not fit the samples.
+            NotFound: a feature set does not exist.
+            Exhausted: the arrays do not fit into a message, or the comparison not into the service's memory.
+            VfmalignError: the call failed otherwise.
+        """
+        options = ComputeOptions(
+            pairing=pairing,
+            estimator=estimator,
+            kernel=kernel,
+            layers=tuple(layers),
+            primary_layer=primary_layer,
+            test=test,
+            interval_level=interval_level,
+            projection=projection,
+            precision=precision,
+            block_rows=block_rows,
+            frequencies=frequencies,
+            measures=tuple(measures),
+        )
+        request: mmd_pb2.ComputeRequest = options.to_proto()
+        request.x.CopyFrom(to_feature_source(x, "x"))
+        request.y.CopyFrom(to_feature_source(y, "y"))
+        if reference is not None:
+            request.reference.CopyFrom(to_feature_source(reference, "reference"))
+        _check_size(request)
+        stub = mmd_pb2_grpc.MmdServiceStub(self._open_channel())
+        return ComputeResponse.from_proto(await stub.Compute(request, timeout=timeout_s))
+
+
+def _check_size(request: mmd_pb2.ComputeRequest) -> None:
+    if (size := request.ByteSize()) <= MESSAGE_BYTES:
+        return
+    error = Exhausted(
+        f"the request has {size} bytes, a message at most {MESSAGE_BYTES}",
+        subject="MmdService",
+        remedy="upload the arrays as a safetensors file and pass UploadedFeatures, or compare fewer layers",
+        reason="MESSAGE_TOO_LARGE",
+    )
+    error.retry_after_s = None
+    raise error

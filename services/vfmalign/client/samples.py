@@ -1,0 +1,80 @@
+"""Samples of features as callers have them, and the message that carries them.
+
+Legend: N rows, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfmalign.client.messages.features import FeatureSet
+from vfmalign.client.messages.mmd import UploadedFeatures
+from vfmalign.core.domain.errors import BadTensor
+from vfmalign.core.rpc.tensors import to_tensor
+from vfmalign.v1 import mmd_pb2
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LabelledFeatures:
+    """Feature rows with their groups and cases.
+
+    Attributes:
+        layers: one (N, C) array, or one per layer, all with the same number of rows.
+        groups: patient of each row; empty means that every row is a group of its own.
+        case_ids: case of each row; empty where unknown. Paired samples that name cases must name the same ones.
+    """
+
+    layers: Array | Mapping[str, Array]
+    groups: Sequence[str] = ()
+    case_ids: Sequence[str] = ()
+
+
+Sample = str | FeatureSet | UploadedFeatures | LabelledFeatures | Array | Mapping[str, Array]
+"""The id of a stored feature set or its record, an uploaded file, an (N, C) array, or such an array per layer."""
+
+
+def to_feature_source(sample: Sample, field: str) -> mmd_pb2.FeatureSource:
+    """Packs a sample.
+
+    Args:
+        sample: float16, float32 or float64 where it holds arrays.
+        field: name of the sample in the request, for errors.
+
+    Raises:
+        BadTensor: an array has not two axes, another type, or an element that is NaN or infinite.
+    """
+    if isinstance(sample, str):
+        return mmd_pb2.FeatureSource(feature_set_id=sample)
+    if isinstance(sample, FeatureSet):
+        return mmd_pb2.FeatureSource(feature_set_id=sample.feature_set_id)
+    if isinstance(sample, UploadedFeatures):
+        return mmd_pb2.FeatureSource(uploaded=sample.to_proto())
+    labelled = sample if isinstance(sample, LabelledFeatures) else LabelledFeatures(sample)
+    layers = labelled.layers if isinstance(labelled.layers, Mapping) else {"": labelled.layers}
+    inline = mmd_pb2.InlineFeatures(
+        layers=[
+            _to_inline_layer(name, array, f"{field}.inline.layers[{i}]")
+            for i, (name, array) in enumerate(layers.items())
+        ],
+        groups=labelled.groups,
+        case_ids=labelled.case_ids,
+    )
+    return mmd_pb2.FeatureSource(inline=inline)
+
+
+def _to_inline_layer(name: str, array: Array, field: str) -> mmd_pb2.InlineLayer:
+    features_NC = np.asarray(array)
+    if features_NC.ndim != 2:
+        raise BadTensor(
+            f"expected 2 axes, got {features_NC.ndim}",
+            field=f"{field}.features",
+            remedy="pass an array of shape (rows, channels)",
+        )
+    return mmd_pb2.InlineLayer(layer=name, features=to_tensor(features_NC, f"{field}.features"))

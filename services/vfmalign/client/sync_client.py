@@ -1,0 +1,169 @@
+"""Synchronous client of a deployment: the asynchronous one on an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import wraps
+from types import TracebackType
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+
+from vfmalign.client.async_client import AsyncClient
+from vfmalign.client.features import AsyncFeaturesClient
+from vfmalign.client.mmd import AsyncMmdClient
+from vfmalign.client.operations import AsyncChecksClient, AsyncExperimentsClient, AsyncJobsClient
+
+P = ParamSpec("P")
+T = TypeVar("T")
+W = TypeVar("W")
+
+
+class EventLoopThread:
+    """An event loop in a daemon thread, which runs coroutines for other threads."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vfmalign-client", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine to its end; it is cancelled where this thread is interrupted meanwhile."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._loop.is_closed()
+
+    def close(self) -> None:
+        """Ends the loop and its thread."""
+        self.run(self._loop.shutdown_asyncgens())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class _SubClient(Generic[W]):
+    """Blocking methods of an asynchronous sub-client."""
+
+    def __init__(self, wrapped: W, thread: EventLoopThread) -> None:
+        self._wrapped = wrapped
+        self._thread = thread
+
+
+def _blocking(method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Any, P], T]:
+    """The blocking form of a coroutine method, with its signature and docstring."""
+
+    @wraps(method)
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        result: T = self._thread.run(method(self._wrapped, *args, **kwargs))
+        return result
+
+    return call
+
+
+def _iterating(method: Callable[Concatenate[Any, P], AsyncIterator[T]]) -> Callable[Concatenate[Any, P], Iterator[T]]:
+    """The blocking form of an asynchronous generator method."""
+
+    @wraps(method)
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        generator: Any = method(self._wrapped, *args, **kwargs)
+        try:
+            while True:
+                try:
+                    item: T = self._thread.run(generator.__anext__())
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:
+            # Ends the call on the server where the caller stops early.
+            self._thread.run(generator.aclose())
+
+    return call
+
+
+class FeaturesClient(_SubClient[AsyncFeaturesClient]):
+    """Extracts features and lists the stored models and datasets."""
+
+    extract = _blocking(AsyncFeaturesClient.extract)
+    extract_dataset = _blocking(AsyncFeaturesClient.extract_dataset)
+    get_model = _blocking(AsyncFeaturesClient.get_model)
+    list_models = _blocking(AsyncFeaturesClient.list_models)
+    get_dataset = _blocking(AsyncFeaturesClient.get_dataset)
+    list_datasets = _blocking(AsyncFeaturesClient.list_datasets)
+
+
+class MmdClient(_SubClient[AsyncMmdClient]):
+    """Computes MMD² between samples of features."""
+
+    compute = _blocking(AsyncMmdClient.compute)
+
+
+class JobsClient(_SubClient[AsyncJobsClient]):
+    """Training jobs."""
+
+    create = _blocking(AsyncJobsClient.create)
+    get = _blocking(AsyncJobsClient.get)
+    list = _blocking(AsyncJobsClient.list)
+    cancel = _blocking(AsyncJobsClient.cancel)
+    watch = _iterating(AsyncJobsClient.watch)
+    wait = _blocking(AsyncJobsClient.wait)
+
+
+class ChecksClient(_SubClient[AsyncChecksClient]):
+    """Alignment checks."""
+
+    create = _blocking(AsyncChecksClient.create)
+    get = _blocking(AsyncChecksClient.get)
+    list = _blocking(AsyncChecksClient.list)
+    cancel = _blocking(AsyncChecksClient.cancel)
+    watch = _iterating(AsyncChecksClient.watch)
+    wait = _blocking(AsyncChecksClient.wait)
+
+
+class ExperimentsClient(_SubClient[AsyncExperimentsClient]):
+    """Experiments: models × tasks × seeds."""
+
+    create = _blocking(AsyncExperimentsClient.create)
+    get = _blocking(AsyncExperimentsClient.get)
+    list = _blocking(AsyncExperimentsClient.list)
+    cancel = _blocking(AsyncExperimentsClient.cancel)
+    watch = _iterating(AsyncExperimentsClient.watch)
+    wait = _blocking(AsyncExperimentsClient.wait)
+
+
+class Client:
+    """Calls the services of a deployment and waits for their answers.
+
+    Takes the arguments of `AsyncClient` and has the same sub-clients, whose methods block. Threads may share a client;
+    callbacks such as `on_progress` are called in a thread of the client's own.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        self._async = AsyncClient(**arguments)
+        self._thread = EventLoopThread()
+        self.features = FeaturesClient(self._async.features, self._thread)
+        self.mmd = MmdClient(self._async.mmd, self._thread)
+        self.jobs = JobsClient(self._async.jobs, self._thread)
+        self.checks = ChecksClient(self._async.checks, self._thread)
+        self.experiments = ExperimentsClient(self._async.experiments, self._thread)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the channels and ends the client's thread; calling it again does nothing."""
+        if not self._thread.closed:
+            self._thread.run(self._async.close())
+            self._thread.close()

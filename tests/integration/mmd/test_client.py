@@ -1,0 +1,35 @@
+"""The Python client against the MMD service's process: arrays, stored sets and errors."""
+
+import numpy as np
+import pytest
+
+from vfmalign.client import AsyncClient, Client
+from vfmalign.client.messages.mmd import Kernel, TestOptions
+from vfmalign.core.domain.errors import BadOption, NotFound
+
+
+async def test_arrays_and_stored_sets_give_the_same(address, sets):
+    arrays, ids = sets
+    options = {"pairing": "paired", "test": TestOptions(permutations=200, seed=7), "measures": ["cka"]}
+    async with AsyncClient(mmd_address=address) as client:
+        inline = await client.mmd.compute(arrays["x"], arrays["y"], reference=arrays["reference"], **options)
+        stored = await client.mmd.compute(ids["x"], ids["y"], reference=ids["reference"], **options)
+    assert [layer.layer for layer in stored.layers] == ["stages.2", "stages.3"]
+    assert stored.estimator == "unbiased_paired"
+    for a, b in zip(inline.layers, stored.layers, strict=True):
+        assert a.raw.mmd2.value == pytest.approx(b.raw.mmd2.value, rel=1e-9)
+        assert a.standardised.mmd2 == b.standardised.mmd2
+        assert a.standardised.p_value.value < 0.05
+        assert a.measures[0].measure == "cka"
+
+
+def test_a_plain_array_and_the_errors_of_the_service(address):
+    rows = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+    with Client(mmd_address=address) as client:
+        same = client.mmd.compute(rows, rows, pairing="paired", kernel=Kernel(fixed_sigma=2.0), estimator="biased")
+        assert same.layers[0].raw.mmd2.value == pytest.approx(0.0, abs=1e-6)
+        with pytest.raises(NotFound):
+            client.mmd.compute("0" * 32, "1" * 32, pairing="paired", kernel=Kernel(fixed_sigma=2.0))
+        with pytest.raises(BadOption) as caught:
+            client.mmd.compute(rows, rows, pairing="paired", kernel=Kernel(fixed_sigma=2.0), layers=["absent"])
+        assert caught.value.field == "layers"

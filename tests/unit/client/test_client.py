@@ -1,0 +1,308 @@
+"""`AsyncClient` and `Client` against servers: what is sent, what comes back, and what failures become."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from vfmalign.client import AsyncClient, Client, LabelledFeatures
+from vfmalign.client.messages.common import ObjectRef, Progress
+from vfmalign.client.messages.features import ExtractDatasetRequest
+from vfmalign.client.messages.mmd import ComputeResponse, Kernel, TestOptions, UploadedFeatures
+from vfmalign.core.domain.errors import (
+    BadOption,
+    BadTensor,
+    Conflict,
+    DeadlineExceeded,
+    Exhausted,
+    Internal,
+    NotFound,
+    Unavailable,
+)
+from vfmalign.core.rpc.tensors import to_array
+from vfmalign.v1 import common_pb2, features_pb2, finetuning_pb2, mmd_pb2
+
+X = np.arange(12, dtype=np.float32).reshape(3, 4)
+SPEC = finetuning_pb2.JobSpec(dataset_id="d", task="segmentation")
+
+
+@pytest.fixture
+async def client(deployment):
+    async with AsyncClient(**deployment.addresses) as result:
+        yield result
+
+
+# --- comparisons ---
+
+
+async def test_arrays_become_inline_samples_and_the_answer_a_record(client, deployment):
+    response = await client.mmd.compute(
+        X,
+        {"stages.3": X + 1},
+        reference=LabelledFeatures({"stages.3": X}, groups=["a", "a", "b"], case_ids=["1", "2", "3"]),
+        pairing="paired",
+        kernel=Kernel(family="laplacian", bandwidth_rule="reference_median"),
+        test=TestOptions(permutations=10, seed=3, method="wild_bootstrap"),
+        measures=["cka"],
+        precision="exact",
+    )
+    assert isinstance(response, ComputeResponse)
+    assert response.layers[0].raw.mmd2.value == -0.25
+    assert response.layers[0].standardised is None
+    assert (response.estimator, response.rows_x, response.cost.device) == ("unbiased_paired", 3, "cpu")
+
+    (request,) = deployment.mmd.requests
+    (layer,) = request.x.inline.layers
+    assert layer.layer == ""
+    np.testing.assert_array_equal(to_array(layer.features), X)
+    np.testing.assert_array_equal(to_array(request.y.inline.layers[0].features), X + 1)
+    assert request.y.inline.layers[0].layer == "stages.3"
+    assert list(request.reference.inline.groups) == ["a", "a", "b"]
+    assert list(request.reference.inline.case_ids) == ["1", "2", "3"]
+    assert request.kernel.family == mmd_pb2.KERNEL_FAMILY_LAPLACIAN
+    assert (request.test.permutations, request.test.method) == (10, mmd_pb2.TEST_METHOD_WILD_BOOTSTRAP)
+    assert list(request.measures) == [mmd_pb2.MEASURE_CKA]
+    assert (request.precision, request.interval_level) == (mmd_pb2.PRECISION_EXACT, 0.95)
+
+
+async def test_stored_samples_are_named(client, deployment):
+    uploaded = UploadedFeatures(object=ObjectRef(uri="s3://b/uploads/a.safetensors", sha256="a" * 64))
+    await client.mmd.compute("f" * 32, uploaded, pairing="independent")
+    (request,) = deployment.mmd.requests
+    assert request.x.feature_set_id == "f" * 32
+    assert request.y.uploaded.object.uri == "s3://b/uploads/a.safetensors"
+    assert not request.HasField("reference")
+    assert not request.HasField("test")
+    assert request.pairing == mmd_pb2.PAIRING_INDEPENDENT
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        (np.zeros(3), r"y\.inline\.layers\[0\]\.features: expected 2 axes, got 1"),
+        ({"a": np.full((2, 2), np.nan)}, r"y\.inline\.layers\[0\]\.features: 4 elements are NaN or infinite"),
+        (np.zeros((2, 2), dtype=np.int64), "int64 cannot be sent"),
+    ],
+)
+async def test_arrays_that_cannot_be_sent_name_their_place(client, deployment, sample, message):
+    with pytest.raises(BadTensor, match=message):
+        await client.mmd.compute(X, sample, pairing="paired")
+    assert deployment.mmd.requests == []
+
+
+async def test_arrays_larger_than_a_message_are_not_sent(client, deployment):
+    large = np.zeros((2**20, 5), dtype=np.float32)
+    with pytest.raises(Exhausted, match="a message at most 16777216; upload the arrays") as caught:
+        await client.mmd.compute(large, X, pairing="independent")
+    assert caught.value.retry_after_s is None
+    assert deployment.mmd.requests == []
+
+
+# --- failures ---
+
+
+async def test_errors_of_the_service_come_back_as_the_tree(client, deployment, bad_option):
+    deployment.mmd.error = bad_option
+    with pytest.raises(BadOption, match=r"interval_level: must be below 1; choose 0\.95") as caught:
+        await client.mmd.compute(X, X, pairing="paired")
+    assert caught.value.field == "interval_level"
+
+
+async def test_a_service_that_is_briefly_unavailable_is_asked_again(client, deployment):
+    deployment.mmd.unavailable = 2
+    await client.mmd.compute(X, X, pairing="paired")
+    assert len(deployment.mmd.requests) == 3
+    deployment.mmd.unavailable = 100
+    with pytest.raises(Unavailable, match="MmdService"):
+        await client.mmd.compute(X, X, pairing="paired")
+
+
+async def test_a_deadline_ends_a_call(client, deployment):
+    deployment.mmd.delay_s = 0.5
+    with pytest.raises(DeadlineExceeded):
+        await client.mmd.compute(X, X, pairing="paired", timeout_s=0.05)
+
+
+async def test_an_address_is_needed_at_the_first_call(deployment, monkeypatch):
+    for name in ("FEATURES", "MMD", "FINETUNING"):
+        monkeypatch.delenv(f"VFMALIGN_{name}_ADDRESS", raising=False)
+    monkeypatch.setenv("VFMALIGN_FEATURES_ADDRESS", deployment.addresses["features_address"])
+    async with AsyncClient() as client:
+        assert (await client.features.get_dataset("a")).dataset_id == "a"
+        with pytest.raises(BadOption, match=r"mmd_address: no address of the mmd service .* set VFMALIGN_MMD_ADDRESS"):
+            await client.mmd.compute(X, X, pairing="paired")
+
+
+async def test_arguments_take_precedence_over_the_environment(deployment, monkeypatch):
+    monkeypatch.setenv("VFMALIGN_FEATURES_ADDRESS", "127.0.0.1:1")
+    async with AsyncClient(**deployment.addresses) as client:
+        assert (await client.features.get_dataset("a")).dataset_id == "a"
+
+
+def test_a_file_of_authorities_that_is_not_there_is_named(deployment, tmp_path):
+    with pytest.raises(BadOption, match="ca_file"):
+        AsyncClient(ca_file=tmp_path / "absent.pem", **deployment.addresses)
+
+
+# --- features ---
+
+
+async def test_a_study_from_bytes_files_and_stored_objects(client, deployment, tmp_path):
+    (tmp_path / "dwi.nii").write_bytes(b"dwi")
+    stored = ObjectRef(uri="s3://b/adc", sha256="a" * 64)
+    study = await client.features.extract(
+        "m",
+        {"t2w": b"t2w", "dwi": tmp_path / "dwi.nii", "adc": stored},
+        gland_mask=b"gland",
+        layers=["a", "b"],
+        pooling="none",
+    )
+    assert list(study.layers) == ["a", "b"]
+    np.testing.assert_array_equal(study.layers["a"], np.arange(6, dtype="f4"))
+    assert (study.stored, study.checkpoint_sha256, study.cost.device) == ({}, "c" * 64, "cpu")
+    (request,) = deployment.features.requests
+    assert [(one.modality, one.nifti, one.stored.uri) for one in request.study.volumes] == [
+        ("t2w", b"t2w", ""),
+        ("dwi", b"dwi", ""),
+        ("adc", b"", "s3://b/adc"),
+    ]
+    assert request.study.gland_mask.nifti == b"gland"
+    assert request.pooling == features_pb2.POOLING_NONE
+
+    kept = await client.features.extract("m", {"t2w": b"x"}, layers=["a"], store_as="mine")
+    assert (kept.layers, kept.stored["a"].uri) == ({}, "s3://b/features/mine/a.safetensors")
+    assert not deployment.features.requests[1].study.HasField("gland_mask")
+
+
+async def test_a_dataset_s_extraction_reports_progress(client, deployment):
+    request = ExtractDatasetRequest(model_id="m", dataset_id="d", split="test", layers=("a",))
+    seen: list[Progress] = []
+    result = await client.features.extract_dataset(request, seen.append)
+    assert [(one.done, one.total) for one in seen] == [(0, 2), (2, 2)]
+    assert (result.feature_set.feature_set_id, result.computed_cases, result.cost.device) == ("f" * 32, 2, "cpu")
+    (sent,) = deployment.features.requests
+    assert (sent.split, sent.initialisation) == (common_pb2.SPLIT_TEST, features_pb2.INITIALISATION_CHECKPOINT)
+
+    async def report(progress: Progress) -> None:
+        await asyncio.sleep(0)
+        seen.append(progress)
+
+    await client.features.extract_dataset(request, report)
+    assert len(seen) == 4
+    deployment.features.lost = True
+    with pytest.raises(Internal, match="without a feature set"):
+        await client.features.extract_dataset(request)
+
+
+async def test_lists_hold_every_page(client):
+    models = await client.features.list_models()
+    assert [model.model_id for model in models.models] == ["a", "b"]
+    assert models.architectures == ("x",)
+    assert [one.id for one in models.unreadable] == ["broken"]
+    assert models.next_page_token == ""
+    datasets = await client.features.list_datasets()
+    assert [one.dataset_id for one in datasets.datasets] == ["a", "b"]
+    assert [one.id for one in datasets.unreadable] == ["broken"]
+    assert datasets.datasets[1].splits[0].split == "test"
+    assert (await client.features.get_model("c")).objective == "contrastive"
+    with pytest.raises(NotFound, match="dataset absent: there is no such dataset; import it"):
+        await client.features.get_dataset("absent")
+
+
+# --- operations ---
+
+
+async def test_jobs_are_created_once_found_listed_and_cancelled(client):
+    for name in ("one", "two", "one"):
+        assert (await client.jobs.create(name, SPEC)).job_id == name
+    with pytest.raises(Conflict, match="one: another job has this id"):
+        await client.jobs.create("one", finetuning_pb2.JobSpec(dataset_id="other"))
+    assert (await client.jobs.get("two")).spec.task == "segmentation"
+    with pytest.raises(NotFound):
+        await client.jobs.get("absent")
+    assert [job.job_id for job in await client.jobs.list()] == ["one", "two"]
+    await client.jobs.cancel("two")
+    assert [job.job_id for job in await client.jobs.list(["cancelled"])] == ["two"]
+    assert await client.jobs.list(["running", "queued"]) == []
+
+
+async def test_a_watch_goes_on_after_the_service_restarts(client, deployment):
+    await client.jobs.create("one", SPEC)
+    deployment.finetuning.hold = True
+    lost, attempts = [], []
+    async for job in client.jobs.watch("one", on_disconnect=lost.append):
+        attempts.append(job.attempts)
+        if len(attempts) == 1:
+            await asyncio.to_thread(deployment.stop)
+            deployment.finetuning.hold = False
+            await asyncio.to_thread(deployment.start)
+    assert attempts == [1, 2, 3]
+    assert deployment.finetuning.watches == 2
+    assert len(lost) == 1
+    assert isinstance(lost[0], Unavailable)
+
+
+async def test_a_service_that_stays_away_ends_the_watch(client, deployment):
+    await client.jobs.create("one", SPEC)
+    await asyncio.to_thread(deployment.stop)
+    with pytest.raises(Unavailable):
+        await client.jobs.wait("one", reconnect_s=0.0)
+
+
+async def test_waiting_returns_the_job_that_ended(client, deployment):
+    await client.jobs.create("one", SPEC)
+    changes = []
+    last = await client.jobs.wait("one", on_change=lambda job: changes.append(job.attempts))
+    assert (last.attempts, changes) == (3, [1, 2, 3])
+    deployment.finetuning.hold = True
+    await client.jobs.create("two", SPEC)
+    with pytest.raises(DeadlineExceeded, match=r"job two: it has not ended within 0\.2 s; wait longer, or cancel it"):
+        await client.jobs.wait("two", timeout_s=0.2)
+
+
+# --- the synchronous client ---
+
+
+def test_the_synchronous_client_gives_the_same(deployment):
+    with Client(**deployment.addresses) as client:
+        assert client.mmd.compute(X, X, pairing="paired").primary_layer == "stages.3"
+        assert [one.dataset_id for one in client.features.list_datasets().datasets] == ["a", "b"]
+        client.jobs.create("one", SPEC)
+        assert [job.attempts for job in client.jobs.watch("one")] == [1, 2, 3]
+        with pytest.raises(NotFound):
+            client.jobs.get("absent")
+    assert not [thread for thread in threading.enumerate() if thread.name == "vfmalign-client"]
+    client.close()
+
+
+def test_a_watch_that_is_left_early_ends_the_call(deployment):
+    deployment.finetuning.hold = True
+    with Client(**deployment.addresses) as client:
+        client.jobs.create("one", SPEC)
+        for job in client.jobs.watch("one"):
+            assert job.attempts == 1
+            break
+        assert deployment.finetuning.left.wait(10)
+
+
+def test_threads_share_a_client(deployment):
+    with Client(**deployment.addresses) as client:
+        results = []
+        threads = [
+            threading.Thread(target=lambda: results.append(client.features.get_dataset("a").dataset_id))
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert results == ["a"] * 8
+
+
+def test_importing_the_package_loads_neither_grpc_nor_numpy():
+    code = "import sys, vfmalign.client; print({'grpc', 'numpy', 'torch'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
