@@ -1,7 +1,7 @@
 #!/bin/sh
 # Prints the two Secrets of the local overlay with fresh random credentials:
 #   k8s/overlays/local/credentials.sh | kubectl create -f -
-# `create` and not `apply`: the database keeps the password of its first start.
+# Use `create`, not `apply`: the database keeps the password of its first start.
 set -eu
 random() { head -c 24 /dev/urandom | od -An -vtx1 | tr -d ' \n'; }
 password=$(random)
