@@ -132,10 +132,10 @@ def _run(arguments: argparse.Namespace) -> None:
         places = _places(arguments)
         read = _read_stored if _is_stored(arguments.x) else _read_files
         x, y, *more = read(places, options, engine)
-    with stages.stage("compare"), distributed.joined() as processes:
-        engine = replace(engine, device=distributed.own_device(engine.device), ranks=processes)
+    with stages.stage("compare"), distributed.process_group() as processes:
+        engine = replace(engine, device=distributed.local_device(engine.device), process_group=processes)
         result = compare(x, y, more[0] if more else None, options, engine)
-    if processes.rank > 0:
+    if not processes.is_main_process:
         return
     response = converters.response_of(
         comparison_job.Outcome(result, stages, comparison_job.device_name(engine.device), 0)

@@ -12,7 +12,7 @@ from vfmalign.core.runtime import logs
 from vfmalign.mmd.comparison.options import Backend, Engine
 from vfmalign.mmd.engine import products
 from vfmalign.mmd.engine import tiles as torch_engine
-from vfmalign.mmd.engine.distributed import Ranks
+from vfmalign.mmd.engine.distributed import ProcessGroup
 from vfmalign.mmd.engine.kernels import Kernel
 from vfmalign.mmd.engine.tiles import Layout, Matrix, Sums
 from vfmalign.mmd.engine.triton import backend
@@ -41,12 +41,12 @@ def accumulate(
     if wants_triton(engine) and not note:
         try:
             sums = _formed(backend.accumulate, matrix, kernels, layout, engine, squares=squares)
-            return Summed(added_up(sums, engine.ranks, matrix.device), "triton")
+            return Summed(added_up(sums, engine.process_group, matrix.device), "triton")
         except backend.errors() as error:
             note = f"triton could not compile or launch its program here: {type(error).__name__}"
             _log.warning("triton_failed", error=type(error).__name__, exc_info=True)
     sums = _formed(torch_engine.accumulate, matrix, kernels, layout, engine, squares=squares)
-    return Summed(added_up(sums, engine.ranks, matrix.device), "torch", note)
+    return Summed(added_up(sums, engine.process_group, matrix.device), "torch", note)
 
 
 def _formed(
@@ -67,7 +67,7 @@ def _formed(
             tile_shape=engine.tile_shape,
             context=engine.context,
             squares=squares,
-            share=engine.ranks.share,
+            shard=engine.process_group.shard,
         )
 
 
@@ -83,15 +83,15 @@ def wants_triton(engine: Engine) -> bool:
     return engine.backend == "triton" or (engine.backend == "auto" and engine.device.type == "cuda")
 
 
-def added_up(sums: Sequence[Sums], ranks: Ranks, device: torch.device) -> list[Sums]:
+def added_up(sums: Sequence[Sums], process_group: ProcessGroup, device: torch.device) -> list[Sums]:
     """Sums over the tiles of all ranks."""
-    if ranks.count == 1:
+    if process_group.world_size == 1:
         return list(sums)
     found = []
     for one in sums:
         parts = [one.rows_NP, one.diagonal_N, one.within_G, one.quadratic_B, np.array([one.squares])]
         tensors = [torch.tensor(part, device=device) for part in parts]  # copies, as some share their memory
-        ranks.add_up(*tensors)
+        process_group.all_reduce(*tensors)
         rows_NP, diagonal_N, within_G, quadratic_B, squares = (tensor.cpu().numpy() for tensor in tensors)
         found.append(Sums(rows_NP, diagonal_N, within_G, quadratic_B, float(squares[0])))
     return found

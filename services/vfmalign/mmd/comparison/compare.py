@@ -22,11 +22,11 @@ from vfmalign.mmd.comparison.standardisation import Scaled, scalings
 from vfmalign.mmd.engine import rows
 from vfmalign.mmd.engine.kernels import KERNELS, WITHOUT_BANDWIDTH
 from vfmalign.mmd.engine.precision import PRECISIONS
-from vfmalign.mmd.engine.row_streams import as_stream
+from vfmalign.mmd.engine.row_streams import to_stream
 from vfmalign.mmd.statistics import estimators, uncertainty
 from vfmalign.mmd.statistics.permutations import Permutations, none
 from vfmalign.mmd.statistics.projection import Projection, project
-from vfmalign.mmd.statistics.similarity import MEASURES, NEED_PAIRS, MeasureValue
+from vfmalign.mmd.statistics.similarity import MEASURES, PAIRED_MEASURES, MeasureValue
 from vfmalign.mmd.statistics.similarity import Samples as MeasuredSamples
 from vfmalign.mmd.statistics.uncertainty import Estimate
 
@@ -141,7 +141,7 @@ def check_options(options: Options, *, has_reference: bool) -> None:
     for name in options.measures:
         if name not in MEASURES:
             raise BadOption(f"unknown measure `{name}`", field="measures", remedy=f"use {', '.join(MEASURES)}")
-        if name in NEED_PAIRS and options.pairing != "paired":
+        if name in PAIRED_MEASURES and options.pairing != "paired":
             raise BadOption(
                 f"`{name}` needs row i of x and of y to be of one case, and the samples are independent",
                 field="measures",
@@ -190,8 +190,8 @@ def _read_once(x: Sample, y: Sample, looks: Mapping[str, Scaled], options: Optio
     """Results of all layers in one scaling by an estimator that reads the rows once."""
     return {
         layer: dispatcher.shift_of(
-            as_stream(x.layers[layer], x.name),
-            as_stream(y.layers[layer], y.name),
+            to_stream(x.layers[layer], x.name),
+            to_stream(y.layers[layer], y.name),
             scaled,
             options,
             engine,

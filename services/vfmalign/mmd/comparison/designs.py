@@ -24,7 +24,7 @@ from vfmalign.mmd.engine.tiles import Matrix, PairedMatrix, PooledMatrix, Sums
 from vfmalign.mmd.statistics import estimators, uncertainty
 from vfmalign.mmd.statistics import permutations as drawing
 from vfmalign.mmd.statistics.estimators import EstimatorName, IndependentSums, PairedSums
-from vfmalign.mmd.statistics.permutations import SMALLEST_GROUPS, Permutations
+from vfmalign.mmd.statistics.permutations import MIN_GROUPS, Permutations
 
 # Sums of equal kernel values differ by less than this share of them.
 _ROUNDING = 1e-12
@@ -96,9 +96,9 @@ class PairedDesign:
 
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
         """Swaps within groups, which are drawn in no time."""
-        if self.groups < SMALLEST_GROUPS:
+        if self.groups < MIN_GROUPS:
             return drawing.none(
-                self.groups, f"{self.groups} groups are too few for a test; it needs at least {SMALLEST_GROUPS}"
+                self.groups, f"{self.groups} groups are too few for a test; it needs at least {MIN_GROUPS}"
             )
         return drawing.swaps(self.groups, count, seed)
 
@@ -114,8 +114,8 @@ class PairedDesign:
 
         observed = float(of(total, diagonal, n))
         permuted_B = of(sums.quadratic_B, diagonal, n)
-        if self.groups < SMALLEST_GROUPS:
-            reason = f"{self.groups} groups are too few for an interval; it needs at least {SMALLEST_GROUPS}"
+        if self.groups < MIN_GROUPS:
+            reason = f"{self.groups} groups are too few for an interval; it needs at least {MIN_GROUPS}"
             return Statistics(observed, permuted_B, (), reason)
         left_out_G = of(
             total - 2.0 * np.bincount(self.group_of, rows_N) + sums.within_G,
@@ -146,8 +146,8 @@ class IndependentDesign:
 
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
         """Permutations of the groups' labels; the number of groups per sample stays, that of rows may not."""
-        if self.groups < SMALLEST_GROUPS:
-            reason = f"{self.groups} groups in both samples are too few for a test; it needs at least {SMALLEST_GROUPS}"
+        if self.groups < MIN_GROUPS:
+            reason = f"{self.groups} groups in both samples are too few for a test; it needs at least {MIN_GROUPS}"
             return drawing.none(self.groups, reason)
         if min(self._groups_x, self._groups_y) < 2:
             return drawing.none(self.groups, "a sample of one group cannot be permuted; a test needs two in each")
@@ -167,10 +167,10 @@ class IndependentDesign:
             rows_y=np.asarray(float(self.block_sizes[1])),
         )
         value, permuted_B = float(formula(observed)), formula(self._permuted(sums, permutations))
-        if min(self._groups_x, self._groups_y) < SMALLEST_GROUPS:
+        if min(self._groups_x, self._groups_y) < MIN_GROUPS:
             reason = (
                 f"{self._groups_x} and {self._groups_y} groups are too few for an interval; "
-                f"each sample needs at least {SMALLEST_GROUPS}"
+                f"each sample needs at least {MIN_GROUPS}"
             )
             return Statistics(value, permuted_B, (), reason)
         left_out = tuple(formula(part) for part in self._left_out(sums, observed))

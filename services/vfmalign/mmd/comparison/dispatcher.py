@@ -19,7 +19,7 @@ from vfmalign.mmd.engine import precision
 from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.row_streams import RowStream
 from vfmalign.mmd.engine.rows import Affine
-from vfmalign.mmd.single_pass.block import Averaged, blocks, linear
+from vfmalign.mmd.single_pass.block import AveragedEstimate, blocks, linear
 from vfmalign.mmd.single_pass.fourier import fourier
 from vfmalign.mmd.statistics.estimators import EstimatorName
 from vfmalign.mmd.statistics.uncertainty import Estimate
@@ -34,7 +34,7 @@ class AffineRows:
     def __init__(self, stream: RowStream, affine: Affine) -> None:
         self._stream, self._affine = stream, affine
         self.rows = stream.rows
-        self.channels = stream.channels if affine.kept_C is None else int(affine.kept_C.sum())
+        self.channels = stream.channels if affine.channel_mask_C is None else int(affine.channel_mask_C.sum())
 
     def blocks(self, size: int) -> Iterator[Tensor]:
         """See `RowStream`."""
@@ -170,7 +170,7 @@ def _fourier(question: _Question) -> Shift:
         precision=_precision(question, 1),
         device=question.engine.device,
         context=question.engine.context,
-        ranks=question.engine.ranks,
+        process_group=question.engine.process_group,
         memory_bytes=question.engine.memory_bytes,
     )
     return Shift(
@@ -205,7 +205,7 @@ def _precision(question: _Question, rows_each: int) -> PrecisionName:
     )
 
 
-def _shift_of_mean(question: _Question, averaged: Averaged, bound: float) -> Shift:
+def _shift_of_mean(question: _Question, averaged: AveragedEstimate, bound: float) -> Shift:
     """The mean of independent estimates as a result; its test needs no permutations."""
     return Shift(
         mmd2=averaged.mmd2,

@@ -31,7 +31,7 @@ ROUNDING = 1e-9  # of k: MMD² of two labellings that differ by less do so by ro
 def kernels(x: Features, y: Features, scaled: Scaled, engine: Engine) -> list[Kernel]:
     """Gaussian and Laplacian kernels at ten bandwidths each; none where all rows are equal."""
     rows = drawn([x, y], scaled.affine, engine)
-    sigmas = bandwidths.grid(rows, BANDWIDTHS, engine.context)
+    sigmas = bandwidths.bandwidth_grid(rows, BANDWIDTHS, engine.context)
     return [family(sigma, rows.channels) for family in (gaussian, laplacian) for sigma in sigmas]
 
 

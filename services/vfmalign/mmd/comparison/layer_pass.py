@@ -19,7 +19,7 @@ from vfmalign.mmd.comparison.standardisation import Scaled
 from vfmalign.mmd.engine import out_of_core, precision, rows
 from vfmalign.mmd.engine.kernels import Kernel
 from vfmalign.mmd.engine.precision import PrecisionName
-from vfmalign.mmd.engine.row_streams import FeatureArray, RowStream, as_stream
+from vfmalign.mmd.engine.row_streams import FeatureArray, RowStream, to_stream
 from vfmalign.mmd.engine.rows import Affine, FloatArray
 from vfmalign.mmd.engine.tiles import Layout, Sums
 from vfmalign.mmd.statistics import estimators
@@ -71,7 +71,7 @@ def measure(scaled: Scaled, x: Features, y: Features, plan: Plan, layer: str) ->
     """
     fewest = min(shape_of(x)[0], shape_of(y)[0])
     reason = scaled.absent_reason
-    if not reason and fewest < estimators.smallest_rows(plan.estimator):
+    if not reason and fewest < estimators.min_rows(plan.estimator):
         reason = f"an unbiased estimate needs at least 2 rows per sample, got {fewest}"
     if reason:
         return Measured(scaled.sigma, None, 0.0, "float64", reason)
@@ -117,14 +117,14 @@ class _Pass:
 def _one_pass(scaled: Scaled, x: Features, y: Features, plan: Plan, chosen: PrecisionName) -> Measured | None:
     """Statistics at one precision; None where squares would overflow in it."""
     design, engine, aggregate = plan.design, plan.engine, plan.options.aggregated
-    kept_C = scaled.affine.kept_C
-    channels = shape_of(x)[1] if kept_C is None else int(kept_C.sum())
+    channel_mask_C = scaled.affine.channel_mask_C
+    channels = shape_of(x)[1] if channel_mask_C is None else int(channel_mask_C.sum())
     kernel = scaled.kernel(plan.options.kernel, channels)
     kernels = [kernel, *(kernel_grid_test.kernels(x, y, scaled, engine) if aggregate else ())]
     if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
         found = _over_arrays(kernels, x, y, scaled.affine, plan=plan, chosen=chosen)
     else:
-        streams = as_stream(x, "x"), as_stream(y, "y")
+        streams = to_stream(x, "x"), to_stream(y, "y")
         found = _over_streams(kernels, *streams, scaled.affine, plan=plan, chosen=chosen)
     if found is None:
         return None
@@ -183,11 +183,11 @@ def _over_streams(
             tile_shape=engine.tile_shape,
             context=engine.context,
             squares=plan.options.aggregated,
-            share=engine.ranks.share,
+            shard=engine.process_group.shard,
         )
-    except out_of_core.TooLargeToSquare:
+    except out_of_core.SquaredNormOverflow:
         return None
-    sums = backends.added_up(streamed.sums, engine.ranks, engine.device)
+    sums = backends.added_up(streamed.sums, engine.process_group, engine.device)
     note = "rows that do not fit into memory are summed by torch" if backends.wants_triton(engine) else ""
     return _Pass(sums, streamed.norm, 1.0, "torch", note)
 

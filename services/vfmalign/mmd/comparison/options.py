@@ -10,7 +10,7 @@ import torch
 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
-from vfmalign.mmd.engine.distributed import ALONE, Ranks
+from vfmalign.mmd.engine.distributed import SINGLE_PROCESS, ProcessGroup
 from vfmalign.mmd.engine.lru_cache import NO_CACHE, SizedLruCache
 from vfmalign.mmd.engine.precision import LeastPrecision, PrecisionName
 from vfmalign.mmd.statistics.estimators import EstimatorName, Pairing, TestMethod
@@ -79,7 +79,7 @@ class Engine:
         context: checked before every tile, or every few milliseconds where several threads form tiles; raises
             Cancelled or DeadlineExceeded to stop.
         cache: what several comparisons share: rows that were centred, scaled and rounded once. By default nothing.
-        ranks: processes that share the work of one comparison. By default this one is alone.
+        process_group: processes that share the work of one comparison. By default this one is alone.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -89,7 +89,7 @@ class Engine:
     tile_shape: tuple[int, int] | None = None
     context: WorkContext = UNLIMITED
     cache: SizedLruCache = NO_CACHE
-    ranks: Ranks = ALONE
+    process_group: ProcessGroup = SINGLE_PROCESS
 
 
 @dataclass(frozen=True)

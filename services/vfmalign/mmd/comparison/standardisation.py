@@ -19,7 +19,7 @@ from vfmalign.mmd.comparison.samples import Features, shape_of
 from vfmalign.mmd.engine import rows
 from vfmalign.mmd.engine.kernels import KERNELS, WITHOUT_BANDWIDTH, Kernel
 from vfmalign.mmd.engine.lru_cache import IdentityKey
-from vfmalign.mmd.engine.row_streams import FeatureArray, as_array, take
+from vfmalign.mmd.engine.row_streams import FeatureArray, read_rows, to_numpy
 from vfmalign.mmd.engine.rows import UNCHANGED, Affine
 from vfmalign.mmd.statistics import bandwidths
 
@@ -82,7 +82,7 @@ def scalings(given: Sequence[Features], layer: str, options: Options, engine: En
         standardising = engine.cache.get_or_create(
             key, lambda: _standardising(fitted_FC, centring.centre_C, layer), _bytes
         )
-    left_out = 0 if standardising is None else int((~standardising.kept_C).sum())  # type: ignore[operator]
+    left_out = 0 if standardising is None else int((~standardising.channel_mask_C).sum())  # type: ignore[operator]
     yield replace(raw, sigma=_sigma(given, raw.affine, layer, options, engine), left_out=left_out)
     if standardising is not None:
         sigma = _sigma(given, standardising, layer, options, engine)
@@ -93,21 +93,23 @@ def _standardising(reference_FC: FeatureArray, mean_C: rows.FloatArray | None, l
     """(x − mean)/SD of the reference; channels with SD under 1e-6 of the median SD are left out."""
     mean_C = rows.mean(reference_FC) if mean_C is None else mean_C
     sd_C = rows.standard_deviation(reference_FC, mean_C)
-    kept_C = (sd_C >= SMALLEST_RELATIVE_SD * float(np.median(sd_C))) & (reference_FC != reference_FC[:1]).any(axis=0)
-    if not kept_C.any():
+    channel_mask_C = (sd_C >= SMALLEST_RELATIVE_SD * float(np.median(sd_C))) & (reference_FC != reference_FC[:1]).any(
+        axis=0
+    )
+    if not channel_mask_C.any():
         raise BadOption(
             f"no channel of layer `{layer}` varies over the reference",
             field="reference",
             remedy="use cases that differ",
         )
-    return Affine(mean_C, sd_C, kept_C)
+    return Affine(mean_C, sd_C, channel_mask_C)
 
 
 def _first(features: Features) -> FeatureArray:
     """Features at hand; of a stream its first rows, near which its others are centred well enough."""
     if isinstance(features, np.ndarray):
         return features
-    return as_array(features.read(0, min(features.rows, _CENTRING_ROWS)))
+    return to_numpy(features.read(0, min(features.rows, _CENTRING_ROWS)))
 
 
 def _sigma(given: Sequence[Features], affine: Affine, layer: str, options: Options, engine: Engine) -> float:
@@ -119,7 +121,7 @@ def _sigma(given: Sequence[Features], affine: Affine, layer: str, options: Optio
     fitted = given[:2] if options.bandwidth == "pooled_median" else given[2:]
     return engine.cache.get_or_create(
         ("median", IdentityKey(affine), *map(IdentityKey, fitted)),
-        lambda: bandwidths.median(drawn(fitted, affine, engine), layer, engine.context),
+        lambda: bandwidths.median_distance(drawn(fitted, affine, engine), layer, engine.context),
         lambda _: _FLOAT_BYTES,
     )
 
@@ -127,14 +129,14 @@ def _sigma(given: Sequence[Features], affine: Affine, layer: str, options: Optio
 def drawn(given: Sequence[Features], affine: Affine, engine: Engine) -> rows.Rows:
     """The rows that bandwidths are taken from: all of them, or a sample of many, in float64."""
     ends = np.cumsum([0, *(shape_of(features)[0] for features in given)])
-    wanted = bandwidths.sampled(int(ends[-1]))
+    wanted = bandwidths.sample_rows(int(ends[-1]))
     parts: list[FeatureArray] = []
     for features, start, end in zip(given, ends[:-1], ends[1:], strict=True):
         if wanted is None:
-            own = features if isinstance(features, np.ndarray) else as_array(features.read(0, features.rows))
+            own = features if isinstance(features, np.ndarray) else to_numpy(features.read(0, features.rows))
         else:
             order = wanted[(wanted >= start) & (wanted < end)] - start
-            own = features[order] if isinstance(features, np.ndarray) else as_array(take(features, order.tolist()))
+            own = features[order] if isinstance(features, np.ndarray) else to_numpy(read_rows(features, order.tolist()))
         parts.append(own)
     return rows.prepare([(own, None) for own in parts], affine, "float64", torch.device(engine.device))
 

@@ -1,7 +1,7 @@
-"""Processes that share one comparison: which part each takes, and how their sums become one.
+"""Processes that share one comparison: which part of the work each takes, and how their sums are combined.
 
-Every rank runs the same program on the same rows, forms the kernel values of its part of all pairs, and adds its sums
-to those of the others; all of them come to the same answer. Knows `torch.distributed`; nothing of what is summed.
+Every process runs the same program on the same rows, evaluates the kernel on its shard of all pairs, and all-reduces
+its sums, so that every process arrives at the same result.
 """
 
 from __future__ import annotations
@@ -16,53 +16,58 @@ from torch import Tensor, distributed
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among those that share the work; by default it is alone.
+class ProcessGroup:
+    """The processes that share the work, seen from this one; a single process by default.
 
     Attributes:
         rank: number of this process, from 0.
-        count: of all processes.
+        world_size: number of processes.
     """
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
     @property
-    def share(self) -> tuple[int, int]:
-        """(part, parts): of numbered pieces of work, those with number % parts = part are this rank's."""
-        return self.rank, self.count
+    def is_main_process(self) -> bool:
+        """Whether this process reports the result."""
+        return self.rank == 0
 
-    def add_up(self, *parts: Tensor) -> None:
-        """Replaces each tensor by its sum over all ranks."""
-        if self.count > 1:
-            for part in parts:
-                distributed.all_reduce(part)
+    @property
+    def shard(self) -> tuple[int, int]:
+        """(index, count): this process takes the numbered pieces of work with number % count = index."""
+        return self.rank, self.world_size
+
+    def all_reduce(self, *tensors: Tensor) -> None:
+        """Replace each tensor by its sum over all processes."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                distributed.all_reduce(tensor)
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 
 
 def started_by_torchrun() -> bool:
-    """Whether this process is one of several that torchrun started."""
+    """Return whether torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
-    """All processes that torchrun started: gloo adds up on CPUs, NCCL on CUDA devices."""
+def process_group() -> Iterator[ProcessGroup]:
+    """Join the processes that torchrun started, with gloo for CPU tensors and NCCL for CUDA tensors."""
     if not started_by_torchrun():
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backends)
     try:
-        yield Ranks(distributed.get_rank(), distributed.get_world_size())
+        yield ProcessGroup(distributed.get_rank(), distributed.get_world_size())
     finally:
         distributed.destroy_process_group()
 
 
-def own_device(device: torch.device) -> torch.device:
-    """The CUDA device of this rank on its machine; any other device as it is."""
+def local_device(device: torch.device) -> torch.device:
+    """Return the CUDA device of this process on its machine; any other device is returned as it is."""
     if device.type != "cuda" or not started_by_torchrun():
         return device
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

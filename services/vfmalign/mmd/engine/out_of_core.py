@@ -21,7 +21,7 @@ from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine import products
 from vfmalign.mmd.engine.kernels import Kernel
 from vfmalign.mmd.engine.precision import PrecisionName
-from vfmalign.mmd.engine.row_streams import RowStream, ahead, check_alike
+from vfmalign.mmd.engine.row_streams import RowStream, check_compatible, read_ahead
 from vfmalign.mmd.engine.rows import LARGEST_SQUARED_NORM, Affine, Rows
 from vfmalign.mmd.engine.tiles import (
     Accumulator,
@@ -43,12 +43,12 @@ _FEWEST_ROWS = 64
 _CHUNKS_PER_RANK = 8
 
 
-class TooLargeToSquare(BadTensor):
+class SquaredNormOverflow(BadTensor):
     """Rows whose squared norm overflows in the precision asked for."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class PanelPlan:
     """How many rows a panel and a passing chunk have."""
 
     panel_rows: int
@@ -56,7 +56,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Streamed:
+class StreamedSums:
     """Sums per kernel, and what their error bound needs.
 
     Attributes:
@@ -68,7 +68,7 @@ class Streamed:
 
     sums: list[Sums]
     norm: float
-    plan: Plan
+    plan: PanelPlan
     rows_read: int
 
 
@@ -85,8 +85,8 @@ def accumulate(
     tile_shape: tuple[int, int] | None = None,
     context: WorkContext = UNLIMITED,
     squares: bool = False,
-    share: tuple[int, int] = (0, 1),
-) -> Streamed:
+    shard: tuple[int, int] = (0, 1),
+) -> StreamedSums:
     """All sums over the pooled rows [x; y], or over pairs where the layout has one block.
 
     Args:
@@ -101,29 +101,29 @@ def accumulate(
         tile_shape: largest tile, rows × columns; None for what suits the device.
         context: checked before every tile.
         squares: whether to sum k² as well.
-        share: (part, parts): only the tiles of one part, for ranks that add their sums up.
+        shard: (index, count): only the tiles of one part, for ranks that add their sums up.
 
     Raises:
-        BadTensor: streams that do not fit together; TooLargeToSquare.
+        BadTensor: streams that do not fit together; SquaredNormOverflow.
         Exhausted: the memory allowed does not even hold two blocks of rows; says what would.
     """
     paired = len(layout.block_sizes) == 1
-    check_alike(x, y, paired=paired)
+    check_compatible(x, y, paired=paired)
     device = device or torch.device("cpu")
     shape = tile_shape or default_tile(device)
-    planned = plan(x.channels, layout, len(kernels), memory_bytes, precision=precision, shape=shape, parts=share[1])
+    planned = plan(x.channels, layout, len(kernels), memory_bytes, precision=precision, shape=shape, parts=shard[1])
     window = _Window(x, y, planned, affine, precision=precision, device=device, paired=paired)
     accumulator = Accumulator(layout, kernels, window.matrix)
     noted = [0.0] * len(kernels) if squares else []
     with products.matrix_units(precision, window.matrix.device):
-        for here, there, blocks in window.tiles(layout.block_sizes, shape, share):
+        for here, there, blocks in window.tiles(layout.block_sizes, shape, shard):
             context.checkpoint()
             before = noted.copy()
             for kernel, tile_IJ in enumerate(window.matrix.tile(*there, kernels, noted)):
                 accumulator.add(kernel, accumulator.reduce(tile_IJ, *here), *here, blocks)
             if here[0] != here[1]:
                 noted = [2.0 * after - first for after, first in zip(noted, before, strict=True)]
-    return Streamed(accumulator.sums(noted), window.norm, planned, window.rows_read)
+    return StreamedSums(accumulator.sums(noted), window.norm, planned, window.rows_read)
 
 
 def plan(
@@ -135,7 +135,7 @@ def plan(
     precision: PrecisionName,
     shape: tuple[int, int],
     parts: int = 1,
-) -> Plan:
+) -> PanelPlan:
     """Rows of panels and chunks within the memory; of the layout only its sizes count.
 
     Raises:
@@ -159,7 +159,7 @@ def plan(
     chunk_rows = max(min(_FEWEST_ROWS, rows), min(fitting // _CHUNK_SHARE, rows))
     if parts > 1:
         chunk_rows = min(chunk_rows, max(1, -(-rows // (_CHUNKS_PER_RANK * parts))))
-    return Plan(min(rows, fitting - _CHUNKS_HELD * chunk_rows), chunk_rows)
+    return PanelPlan(min(rows, fitting - _CHUNKS_HELD * chunk_rows), chunk_rows)
 
 
 def _smallest(layout: Layout) -> int:
@@ -196,7 +196,7 @@ class _Window:
         self,
         x: RowStream,
         y: RowStream,
-        plan: Plan,
+        plan: PanelPlan,
         affine: Affine,
         *,
         precision: PrecisionName,
@@ -205,7 +205,7 @@ class _Window:
     ) -> None:
         self._x, self._y, self._plan, self._affine = x, y, plan, affine
         self._precision, self._paired = precision, paired
-        kept = x.channels if affine.kept_C is None else int(affine.kept_C.sum())
+        kept = x.channels if affine.channel_mask_C is None else int(affine.channel_mask_C.sum())
         capacity = plan.panel_rows + plan.chunk_rows
         self._held = [Rows.empty(capacity, kept, precision, device) for _ in range(2 if paired else 1)]
         self.matrix: Matrix = PairedMatrix(*self._held) if paired else PooledMatrix(*self._held)
@@ -218,11 +218,11 @@ class _Window:
         return float((self._fourth / max(self._counted, 1)) ** 0.5)
 
     def tiles(
-        self, block_sizes: tuple[int, ...], shape: tuple[int, int], share: tuple[int, int]
+        self, block_sizes: tuple[int, ...], shape: tuple[int, int], shard: tuple[int, int]
     ) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice], tuple[int, int]]]:
         """Rows and columns of each tile among all rows, the same within the window, and their blocks."""
         height, width = shape
-        part, parts = share
+        part, parts = shard
         number = 0
         for block_I, panel in _spans(block_sizes, 0, self._plan.panel_rows):
             for _, some in _spans((panel.stop,), panel.start, self._plan.chunk_rows):
@@ -238,7 +238,7 @@ class _Window:
                 number += 1
                 if number % parts == part:
                     mine.append((block_J, chunk))
-            coming = ahead(self._read(chunk) for _, chunk in mine)
+            coming = read_ahead(self._read(chunk) for _, chunk in mine)
             for (block_J, chunk), blocks in zip(mine, coming, strict=True):
                 offset = panel.stop - panel.start
                 self._put(offset, blocks, chunk)
@@ -266,12 +266,14 @@ class _Window:
         """Writes rows into the window.
 
         Raises:
-            TooLargeToSquare: that.
+            SquaredNormOverflow: that.
         """
         into = slice(at, at + span.stop - span.start)
         for held, block in zip(self._held, blocks, strict=True):
             if not float(block.norms_N.max()) <= LARGEST_SQUARED_NORM[self._precision]:
-                raise TooLargeToSquare("holds rows that are too large to square", field="x", remedy="scale them down")
+                raise SquaredNormOverflow(
+                    "holds rows that are too large to square", field="x", remedy="scale them down"
+                )
             held[into].copy_(block)
 
     def _note_norms(self, rows: int) -> None:

@@ -14,7 +14,7 @@ _PERMUTATIONS_AT_ONCE = 2048
 _NOTHING = torch.empty(0)
 
 
-class Quadratics(threading.local):
+class QuadraticForms(threading.local):
     """Sums of wᵀTw over the tiles of T; every thread has working memory of its own."""
 
     def __init__(self, weights_GB: Tensor, group_of_N: Tensor, dtype: torch.dtype) -> None:

@@ -79,7 +79,7 @@ class ArrayRows:
         """See `RowStream`."""
         _check_range(self, start, stop)
         block_RC = self._features_NC[start:stop]
-        return _finite(block_RC if isinstance(block_RC, Tensor) else as_tensor(block_RC), start, self._name)
+        return _finite(block_RC if isinstance(block_RC, Tensor) else to_tensor(block_RC), start, self._name)
 
 
 class NpyRows:
@@ -107,7 +107,7 @@ class NpyRows:
     def read(self, start: int, stop: int) -> Tensor:
         """See `RowStream`."""
         _check_range(self, start, stop)
-        return _finite(as_tensor(np.array(self._map()[start:stop], order="C")), start, self._name)
+        return _finite(to_tensor(np.array(self._map()[start:stop], order="C")), start, self._name)
 
     def _map(self) -> NDArray[Any]:
         try:
@@ -157,7 +157,7 @@ class StoredRows:
             first, last = max(start, part.start_row), min(stop, part.start_row + part.rows)
             if first < last:
                 pieces.append(self._part(index)[first - part.start_row : last - part.start_row])
-        return _finite(as_tensor(np.concatenate(pieces)), start, self._name)
+        return _finite(to_tensor(np.concatenate(pieces)), start, self._name)
 
     def _part(self, index: int) -> Features:
         held = self._held  # two readers in two threads may share a stream
@@ -223,7 +223,7 @@ class GaussianRows:
         return held[1]
 
 
-def ahead(blocks: Iterator[Block]) -> Iterator[Block]:
+def read_ahead(blocks: Iterator[Block]) -> Iterator[Block]:
     """The same blocks, the next one being read in a thread while the caller works on the last."""
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
         coming = pool.submit(next, blocks, None)
@@ -232,7 +232,7 @@ def ahead(blocks: Iterator[Block]) -> Iterator[Block]:
             yield block
 
 
-def take(stream: RowStream, rows: Sequence[int]) -> Tensor:
+def read_rows(stream: RowStream, rows: Sequence[int]) -> Tensor:
     """Single rows in the order given, [R, C]; ascending ones are read fastest."""
     return torch.cat([stream.read(0, 1)[:0], *(stream.read(row, row + 1) for row in rows)])
 
@@ -288,17 +288,17 @@ class Grouping:
         return np.asarray(group_of - group_of[0])
 
 
-def as_stream(features: FeatureArray | RowStream, name: str) -> RowStream:
+def to_stream(features: FeatureArray | RowStream, name: str) -> RowStream:
     """Rows to be read a block at a time, whether at hand or not."""
     return ArrayRows(features, name) if isinstance(features, np.ndarray) else features
 
 
-def as_array(block_RC: Tensor) -> NDArray[Any]:
+def to_numpy(block_RC: Tensor) -> NDArray[Any]:
     """A block for numpy, which knows no bfloat16."""
     return np.asarray((block_RC.float() if block_RC.dtype == torch.bfloat16 else block_RC).cpu().numpy())
 
 
-def check_alike(x: RowStream, y: RowStream, *, paired: bool) -> None:
+def check_compatible(x: RowStream, y: RowStream, *, paired: bool) -> None:
     """Refuses two streams that cannot be compared.
 
     Raises:
@@ -335,7 +335,7 @@ def _check_shape(shape: tuple[int, ...], floating: bool, name: str) -> None:
         raise BadTensor("expected floating numbers", field=name, remedy="convert it to float32")
 
 
-def as_tensor(block_RC: NDArray[Any]) -> Tensor:
+def to_tensor(block_RC: NDArray[Any]) -> Tensor:
     """The block as a tensor, without a copy where numpy and torch agree on it."""
     native = block_RC.dtype.newbyteorder("=")
     usable = native if native.itemsize <= 8 else np.dtype(np.float64)

@@ -18,7 +18,7 @@ from torch import Tensor
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.lru_cache import NO_CACHE, IdentityKey, SizedLruCache
 from vfmalign.mmd.engine.precision import PRECISIONS, PrecisionName
-from vfmalign.mmd.engine.row_streams import FeatureArray, as_tensor
+from vfmalign.mmd.engine.row_streams import FeatureArray, to_tensor
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -35,17 +35,17 @@ class Affine:
     Attributes:
         centre_C: float64, or None where features stay where they are.
         sd_C: float64, or None where they are not scaled.
-        kept_C: bool, or None where all channels are kept.
+        channel_mask_C: bool, or None where all channels are kept.
     """
 
     centre_C: FloatArray | None = None
     sd_C: FloatArray | None = None
-    kept_C: NDArray[np.bool_] | None = None
+    channel_mask_C: NDArray[np.bool_] | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory it takes."""
-        return sum(part.nbytes for part in (self.centre_C, self.sd_C, self.kept_C) if part is not None)
+        return sum(part.nbytes for part in (self.centre_C, self.sd_C, self.channel_mask_C) if part is not None)
 
     def apply(self, block_IC: Tensor, room_IC: Tensor | None = None) -> Tensor:
         """Float64 features of some rows, [I, K], on their device; made in `room_IC` where it is given.
@@ -61,8 +61,8 @@ class Affine:
             moved_IC = torch.sub(moved_IC, at_hand(self.centre_C), out=room_IC)
         if self.sd_C is not None:
             moved_IC = torch.div(moved_IC, at_hand(self.sd_C), out=room_IC)
-        if self.kept_C is not None and not self.kept_C.all():
-            moved_IC = moved_IC[:, at_hand(self.kept_C)]
+        if self.channel_mask_C is not None and not self.channel_mask_C.all():
+            moved_IC = moved_IC[:, at_hand(self.channel_mask_C)]
         return moved_IC.contiguous()
 
 
@@ -175,7 +175,7 @@ def prepare(
     """
     channels = int(parts[0][0].shape[1])
     rows = sum(int(features_NC.shape[0]) for features_NC, _ in parts)
-    width = channels if affine.kept_C is None else int(affine.kept_C.sum())
+    width = channels if affine.channel_mask_C is None else int(affine.channel_mask_C.sum())
     pooled = Rows.empty(rows, width, precision, device)
     at = 0
     for features_NC, order_N in parts:
@@ -206,7 +206,7 @@ def _fill(
     for start in range(0, rows, step):
         context.checkpoint()
         span = slice(start, start + step)
-        block_IC = as_tensor(features_NC[span] if order_N is None else features_NC[order_N[span]])
+        block_IC = to_tensor(features_NC[span] if order_N is None else features_NC[order_N[span]])
         part[span].put(affine.apply(block_IC, room_IC[: len(block_IC)]).to(part.device))
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.engine import ordered_pool, products
 from vfmalign.mmd.engine.kernels import Kernel
-from vfmalign.mmd.engine.permuted_sums import Quadratics
+from vfmalign.mmd.engine.permuted_sums import QuadraticForms
 from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.rows import FloatArray, IntArray, Rows
 
@@ -218,7 +218,7 @@ class Accumulator:
         self._group_of = torch.from_numpy(layout.group_of_N).to(device)
         weights_GB = torch.from_numpy(layout.weights_GB).to(device)
         self._singletons, self._permutations = groups == rows, permutations
-        self._quadratics = Quadratics(weights_GB, self._group_of, matrix.dtype)
+        self._quadratics = QuadraticForms(weights_GB, self._group_of, matrix.dtype)
 
         def zeros(*shape: int) -> list[Tensor]:
             return [torch.zeros(*shape, dtype=torch.float64, device=device) for _ in kernels]
@@ -272,7 +272,7 @@ def accumulate(
     tile_shape: TileShape | None = None,
     context: WorkContext,
     squares: bool = False,
-    share: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = (0, 1),
     threads: int | None = None,
 ) -> list[Sums]:
     """All sums of the matrix in one pass over its upper tiles, for each kernel.
@@ -285,13 +285,13 @@ def accumulate(
         context: checked before every tile, or every few milliseconds where several threads form tiles; no tile is
             begun meanwhile. May raise to stop.
         squares: whether to sum k² as well.
-        share: (part, parts): only the tiles of one part, for ranks that add their sums up.
+        shard: (index, count): only the tiles of one part, for ranks that add their sums up.
         threads: that form tiles side by side; None for what suits the device and the number of tiles. The sums do not
             depend on it beyond how products round in one thread or several.
     """
     accumulator = Accumulator(layout, kernels, matrix)
     height, width = tile_shape or default_tile(matrix.device)
-    tiles = list(upper_tiles(layout.block_sizes, height, width))[share[0] :: share[1]]
+    tiles = list(upper_tiles(layout.block_sizes, height, width))[shard[0] :: shard[1]]
     threads = threads or ordered_pool.threads_for(matrix.device, len(tiles))
 
     totals = [0.0] * len(kernels) if squares else []

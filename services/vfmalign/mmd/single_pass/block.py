@@ -25,10 +25,10 @@ from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.kernels import Kernel
 from vfmalign.mmd.engine.precision import PrecisionName
-from vfmalign.mmd.engine.row_streams import Grouping, RowStream, ahead, check_alike
+from vfmalign.mmd.engine.row_streams import Grouping, RowStream, check_compatible, read_ahead
 from vfmalign.mmd.engine.rows import IntArray, Rows
 from vfmalign.mmd.engine.tiles import Layout, PairedMatrix, PooledMatrix, Sums, accumulate
-from vfmalign.mmd.statistics.permutations import SMALLEST_GROUPS
+from vfmalign.mmd.statistics.permutations import MIN_GROUPS
 from vfmalign.mmd.statistics.uncertainty import Estimate, Interval
 
 INTERVAL = "Student's t over independent estimates"
@@ -36,7 +36,7 @@ _READ_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
-class Averaged:
+class AveragedEstimate:
     """The mean of independent estimates.
 
     Attributes:
@@ -71,7 +71,7 @@ def linear(
     level: float = 0.95,
     device: torch.device | None = None,
     context: WorkContext = UNLIMITED,
-) -> Averaged:
+) -> AveragedEstimate:
     """Linear-time MMD²: the mean of h over rows (1, 2), (3, 4), …, in float64 (JMLR 2012, lemma 14).
 
     h = k(x₁, x₂) + k(y₁, y₂) − k(x₁, y₂) − k(x₂, y₁) leaves out k(x_i, y_i), so that it is unbiased for pairs as well.
@@ -92,7 +92,7 @@ def linear(
         BadOption: a group of several rows.
         BadTensor: channels or rows that do not fit, or fewer than 2 rows.
     """
-    check_alike(x, y, paired=paired)
+    check_compatible(x, y, paired=paired)
     for groups, rows, name in ((groups_x, x.rows, "x"), (groups_y, y.rows, "y")):
         if groups and Grouping.of(groups, rows, name).count < rows:
             raise BadOption(
@@ -133,7 +133,7 @@ def blocks(
     precision: PrecisionName = "float32",
     device: torch.device | None = None,
     context: WorkContext = UNLIMITED,
-) -> Averaged:
+) -> AveragedEstimate:
     """B-test: the mean of the unbiased estimates of blocks (JMLR 2012, eq. (4) for pairs, eq. (3) for samples).
 
     Every row is used: blocks differ by one row, and of samples of different sizes the larger has the larger blocks.
@@ -157,7 +157,7 @@ def blocks(
         BadOption: a block size out of range, groups that are not neighbours, or fewer than 2.
         BadTensor: channels, rows or groups that do not fit, or fewer than 2 rows.
     """
-    check_alike(x, y, paired=paired)
+    check_compatible(x, y, paired=paired)
     fewest = min(x.rows, y.rows)
     if fewest < 2:
         raise BadTensor(f"an unbiased estimate needs at least 2 rows per sample, got {fewest}", field="x")
@@ -251,7 +251,7 @@ def _rows(x_IC: Tensor, y_IC: Tensor, kernel: Kernel, precision: PrecisionName) 
 
 def _read(stream: RowStream, spans: Sequence[tuple[int, int]], device: torch.device) -> Iterator[Tensor]:
     """Spans of rows in float64, read ahead."""
-    for block_IC in ahead(stream.read(start, stop) for start, stop in spans):
+    for block_IC in read_ahead(stream.read(start, stop) for start, stop in spans):
         yield block_IC.to(device).double()
 
 
@@ -265,7 +265,7 @@ def _averaged(
     rows_used: tuple[int, int],
     precision: PrecisionName,
     norm: float = 0.0,
-) -> Averaged:
+) -> AveragedEstimate:
     """Standard error, interval and one-sided p-value; Student's t, which for many estimates is the papers' normal.
 
     At the null the estimates of blocks are skewed to the right, so that few of them reject less often than they may
@@ -273,14 +273,18 @@ def _averaged(
     """
     error = math.sqrt(max(variance, 0.0) / count) if count > 1 else math.nan
     reason = ""
-    if count < SMALLEST_GROUPS:
-        reason = f"{count} independent estimates are too few for a standard error; it needs at least {SMALLEST_GROUPS}"
+    if count < MIN_GROUPS:
+        reason = f"{count} independent estimates are too few for a standard error; it needs at least {MIN_GROUPS}"
     elif error == 0.0 and value != 0.0:
         reason = "all estimates are equal, so that they tell no standard error"
     if reason:
         absent = Estimate(None, absent_reason=reason)
-        return Averaged(Estimate(value, None, reason), absent, error, count, block_rows, rows_used, precision, norm)
+        return AveragedEstimate(
+            Estimate(value, None, reason), absent, error, count, block_rows, rows_used, precision, norm
+        )
     half = float(stdtrit(count - 1, 0.5 + level / 2.0)) * error
     p = float(stdtr(count - 1, -value / error)) if error > 0.0 else 1.0
     interval = Interval(value - half, value + half, level, INTERVAL, degenerate=False)
-    return Averaged(Estimate(value, interval), Estimate(p), error, count, block_rows, rows_used, precision, norm)
+    return AveragedEstimate(
+        Estimate(value, interval), Estimate(p), error, count, block_rows, rows_used, precision, norm
+    )

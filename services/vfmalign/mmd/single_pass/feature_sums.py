@@ -19,16 +19,16 @@ from torch import Tensor
 
 from vfmalign.core.domain.errors import BadTensor
 from vfmalign.core.runtime.work_context import WorkContext
-from vfmalign.mmd.engine.distributed import Ranks
+from vfmalign.mmd.engine.distributed import ProcessGroup
 from vfmalign.mmd.engine.precision import PrecisionName
-from vfmalign.mmd.engine.row_streams import RowStream, ahead
+from vfmalign.mmd.engine.row_streams import RowStream, read_ahead
 from vfmalign.mmd.engine.rows import FloatArray, IntArray
 from vfmalign.mmd.single_pass.spectra import Spectrum
 from vfmalign.mmd.statistics import permutations
 from vfmalign.mmd.statistics.permutations import Permutations
 
 
-class Embedding:
+class RandomFeatureMap:
     """Features of rows, centred first, which changes no estimate and keeps phases small.
 
     It also sums the rows themselves, whose means the control variate needs.
@@ -42,7 +42,7 @@ class Embedding:
         x: RowStream,
         *,
         block_bytes: int,
-        ranks: Ranks,
+        process_group: ProcessGroup,
     ) -> None:
         self.dtype = torch.float64 if precision == "float64" else torch.float32
         self.device = device
@@ -55,7 +55,7 @@ class Embedding:
         self.phases_2R = torch.zeros(2, spectrum.count, dtype=torch.float64, device=device)
         self._sums: dict[int, Tensor] = {}
         self._squares = torch.zeros((), dtype=torch.float64, device=device)
-        self._ranks = ranks
+        self._process_group = process_group
 
     def blocks(self, stream: RowStream, which: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Features and rows of each block of this rank, [I, F] and [I], good until the next; sums phases as well.
@@ -65,11 +65,11 @@ class Embedding:
             which: of the two samples it is.
         """
         total_C = torch.zeros(stream.channels, dtype=torch.float64, device=self.device)
-        starts = range(0, stream.rows, self.rows_at_once)[self._ranks.rank :: self._ranks.count]
+        starts = range(0, stream.rows, self.rows_at_once)[self._process_group.rank :: self._process_group.world_size]
         phases_IR = torch.empty(self.rows_at_once, self.frequencies, dtype=self.dtype, device=self.device)
         features_IF = torch.empty(self.rows_at_once, 2 * self.frequencies, dtype=self.dtype, device=self.device)
         given = (stream.read(start, min(start + self.rows_at_once, stream.rows)) for start in starts)
-        for start, given_IC in zip(starts, ahead(given), strict=True):
+        for start, given_IC in zip(starts, read_ahead(given), strict=True):
             block_IC = given_IC.to(self.device)
             block_IC = block_IC.to(torch.promote_types(block_IC.dtype, self.dtype))
             centred_IC = (block_IC - self._centre_C.to(block_IC.dtype)).to(self.dtype)
@@ -84,9 +84,9 @@ class Embedding:
             yield some_IF, rows_I
         self._sums[which] = total_C
 
-    def add_up(self, *sums: Tensor) -> None:
+    def all_reduce(self, *sums: Tensor) -> None:
         """Replaces the sums of this rank, and its own, by those of all ranks."""
-        self._ranks.add_up(*sums, self.phases_2R, *self._sums.values(), self._squares)
+        self._process_group.all_reduce(*sums, self.phases_2R, *self._sums.values(), self._squares)
 
     def shift_R(self, x: RowStream, y: RowStream) -> FloatArray:
         """ω_r·(x̄ − ȳ) once both were read, [R]."""
@@ -123,7 +123,7 @@ class Buckets:
         return np.diff(edges).astype(np.float64)
 
 
-def buckets_of(rows: int, groups: Sequence[str] | None, most: int, name: str) -> Buckets:
+def make_buckets(rows: int, groups: Sequence[str] | None, most: int, name: str) -> Buckets:
     """At most so many buckets of one sample, none of which cuts a group."""
     if not groups:
         return Buckets(rows, max(1, min(rows, most)), None)
@@ -134,14 +134,14 @@ def buckets_of(rows: int, groups: Sequence[str] | None, most: int, name: str) ->
     return Buckets(rows, count, (group_of_N * count // len(labels)).astype(np.int64))
 
 
-def shares(
+def make_proportional_buckets(
     rows_x: int, rows_y: int, groups_x: Sequence[str] | None, groups_y: Sequence[str] | None, most: int
 ) -> tuple[Buckets, Buckets]:
     """Buckets of two samples, as many of each as it has groups in proportion, so that all have about one size."""
     counts = [len(set(groups)) if groups else rows for groups, rows in ((groups_x, rows_x), (groups_y, rows_y))]
     per_bucket = max(1, -(-sum(counts) // max(most, 1)))
     most_x, most_y = (-(-count // per_bucket) for count in counts)
-    return buckets_of(rows_x, groups_x, most_x, "x"), buckets_of(rows_y, groups_y, most_y, "y")
+    return make_buckets(rows_x, groups_x, most_x, "x"), make_buckets(rows_y, groups_y, most_y, "y")
 
 
 def _add_by_bucket(sums_GF: Tensor, values_IF: Tensor, bucket_I: Tensor, offset: int = 0) -> None:
@@ -175,7 +175,7 @@ class PairSums:
         self._diagonal_R = torch.zeros(frequencies, dtype=torch.float64, device=device)
         self._diagonal_G = torch.zeros(buckets.count, 1, dtype=torch.float64, device=device)
 
-    def fill(self, embedding: Embedding, x: RowStream, y: RowStream, context: WorkContext) -> None:
+    def fill(self, embedding: RandomFeatureMap, x: RowStream, y: RowStream, context: WorkContext) -> None:
         """Reads both streams once."""
         for (features_IF, rows_I), (other_IF, _) in zip(embedding.blocks(x, 0), embedding.blocks(y, 1), strict=True):
             context.checkpoint()
@@ -186,7 +186,7 @@ class PairSums:
                 diagonal_IR = _squared(difference_IF)
                 self._diagonal_R += diagonal_IR.sum(dim=0)
                 _add_by_bucket(self._diagonal_G, diagonal_IR.mean(dim=1, keepdim=True), bucket_I)
-        embedding.add_up(self._sums_GF, self._diagonal_R, self._diagonal_G)
+        embedding.all_reduce(self._sums_GF, self._diagonal_R, self._diagonal_G)
 
     @property
     def term_range(self) -> float:
@@ -234,13 +234,13 @@ class SampleSums:
         self._sums_GF = torch.zeros(self.groups, 2 * frequencies, dtype=torch.float64, device=device)
         self._rows_G = torch.from_numpy(np.concatenate([x.sizes(), y.sizes()])).to(device)
 
-    def fill(self, embedding: Embedding, x: RowStream, y: RowStream, context: WorkContext) -> None:
+    def fill(self, embedding: RandomFeatureMap, x: RowStream, y: RowStream, context: WorkContext) -> None:
         """Reads both streams once."""
         for which, (stream, buckets, offset) in enumerate(((x, self._x, 0), (y, self._y, self._x.count))):
             for features_IF, rows_I in embedding.blocks(stream, which):
                 context.checkpoint()
                 _add_by_bucket(self._sums_GF, features_IF, buckets.of(rows_I), offset)
-        embedding.add_up(self._sums_GF)
+        embedding.all_reduce(self._sums_GF)
 
     @property
     def term_range(self) -> float:

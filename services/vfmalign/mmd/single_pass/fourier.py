@@ -26,15 +26,21 @@ from scipy.special import stdtrit
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine import products
-from vfmalign.mmd.engine.distributed import ALONE, Ranks
+from vfmalign.mmd.engine.distributed import SINGLE_PROCESS, ProcessGroup
 from vfmalign.mmd.engine.precision import UNIT_ROUNDOFF, PrecisionName
-from vfmalign.mmd.engine.row_streams import RowStream, check_alike
+from vfmalign.mmd.engine.row_streams import RowStream, check_compatible
 from vfmalign.mmd.engine.rows import FloatArray
 from vfmalign.mmd.single_pass import spectra
-from vfmalign.mmd.single_pass.feature_sums import Embedding, PairSums, SampleSums, buckets_of, shares
+from vfmalign.mmd.single_pass.feature_sums import (
+    PairSums,
+    RandomFeatureMap,
+    SampleSums,
+    make_buckets,
+    make_proportional_buckets,
+)
 from vfmalign.mmd.single_pass.spectra import Spectrum
 from vfmalign.mmd.statistics import permutations, uncertainty
-from vfmalign.mmd.statistics.permutations import SMALLEST_GROUPS, Permutations
+from vfmalign.mmd.statistics.permutations import MIN_GROUPS, Permutations
 from vfmalign.mmd.statistics.uncertainty import Estimate, Interval
 
 ERROR_LEVEL = 0.99
@@ -47,7 +53,7 @@ _PERMUTATIONS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
-class Approximation:
+class FourierEstimate:
     """MMD² by random frequencies, and how far it may be from the exact estimate.
 
     Attributes:
@@ -98,9 +104,9 @@ def fourier(
     precision: PrecisionName = "float32",
     device: torch.device | None = None,
     context: WorkContext = UNLIMITED,
-    ranks: Ranks = ALONE,
+    process_group: ProcessGroup = SINGLE_PROCESS,
     memory_bytes: int = 2**30,
-) -> Approximation:
+) -> FourierEstimate:
     """Estimates MMD² in one pass.
 
     Args:
@@ -120,28 +126,30 @@ def fourier(
         precision: float32 or float64 phases; kernels with very high frequencies take float64 in any case.
         device: where features are formed.
         context: checked before every block.
-        ranks: processes that share the blocks of rows.
+        process_group: processes that share the blocks of rows.
         memory_bytes: bounds the blocks of rows and the number of buckets; more than 1 GiB is never used.
 
     Raises:
         BadOption: a kernel without frequencies, an option out of range.
         BadTensor: channels, rows or groups that do not fit, or too few rows.
     """
-    check_alike(x, y, paired=paired)
+    check_compatible(x, y, paired=paired)
     if min(x.rows, y.rows) < (1 if biased else 2):
         raise BadTensor(f"an unbiased estimate needs at least 2 rows per sample, got {min(x.rows, y.rows)}", field="x")
     if not 0.0 < level < 1.0:
         raise BadOption(f"expected a level in (0, 1), got {level}", field="interval_level", remedy="use 0.95")
-    spectrum = spectra.draw(kernel, sigma, x.channels, frequencies, seed)
+    spectrum = spectra.draw_spectrum(kernel, sigma, x.channels, frequencies, seed)
     precision = "float64" if spectrum.heavy_tailed or precision == "float64" else "float32"
     block_bytes, bucket_bytes = (min(most, memory_bytes // part) for most, part in (_BLOCK, _BUCKETS))
-    embedding = Embedding(spectrum, precision, device or torch.device("cpu"), x, block_bytes=block_bytes, ranks=ranks)
-    most = max(4 * SMALLEST_GROUPS, min(BUCKETS, bucket_bytes // (16 * spectrum.count)))
+    embedding = RandomFeatureMap(
+        spectrum, precision, device or torch.device("cpu"), x, block_bytes=block_bytes, process_group=process_group
+    )
+    most = max(4 * MIN_GROUPS, min(BUCKETS, bucket_bytes // (16 * spectrum.count)))
     samples: PairSums | SampleSums
     if paired:
-        samples = PairSums(buckets_of(x.rows, groups_x, most, "x"), spectrum.count, embedding.device, biased=biased)
+        samples = PairSums(make_buckets(x.rows, groups_x, most, "x"), spectrum.count, embedding.device, biased=biased)
     else:
-        pair = shares(x.rows, y.rows, groups_x, groups_y, most)
+        pair = make_proportional_buckets(x.rows, y.rows, groups_x, groups_y, most)
         samples = SampleSums(*pair, spectrum.count, embedding.device, biased=biased)
     with products.matrix_units(precision, embedding.device):
         samples.fill(embedding, x, y, context)
@@ -210,7 +218,7 @@ def _result(
     seed: int,
     level: float,
     precision: PrecisionName,
-) -> Approximation:
+) -> FourierEstimate:
     """Test, interval and bounds from the sums."""
     plain = samples.plain()
     chosen = _permutations(samples, permutations, seed)
@@ -218,15 +226,15 @@ def _result(
     tie_bound = 256.0 * float(np.finfo(np.float64).eps)
     p_value = uncertainty.p_value(plain, permuted_B, tie_bound, chosen)
     left_out: tuple[FloatArray, ...] = ()
-    reason = f"{samples.groups} buckets of groups are too few for an interval; it needs {SMALLEST_GROUPS} per sample"
+    reason = f"{samples.groups} buckets of groups are too few for an interval; it needs {MIN_GROUPS} per sample"
     interval = None
-    if samples.groups >= SMALLEST_GROUPS:
+    if samples.groups >= MIN_GROUPS:
         left_out = samples.left_out()
-        if min(part_G.size for part_G in left_out) < SMALLEST_GROUPS:
+        if min(part_G.size for part_G in left_out) < MIN_GROUPS:
             left_out = ()
     if left_out:
         interval, reason = _interval(value, error, left_out, level, p_value.value), ""
-    return Approximation(
+    return FourierEstimate(
         mmd2=Estimate(value, interval, reason),
         p_value=p_value,
         approximation_error=float(stdtrit(spectrum.count - 2, 0.5 + ERROR_LEVEL / 2.0)) * error,
@@ -247,8 +255,8 @@ def _permutations(samples: PairSums | SampleSums, count: int, seed: int) -> Perm
     """Permutations of buckets, or why there are none."""
     if count == 0:
         return permutations.none(samples.groups, "no test was asked for")
-    if samples.groups < SMALLEST_GROUPS:
-        reason = f"{samples.groups} buckets of groups are too few for a test; it needs at least {SMALLEST_GROUPS}"
+    if samples.groups < MIN_GROUPS:
+        reason = f"{samples.groups} buckets of groups are too few for a test; it needs at least {MIN_GROUPS}"
         return permutations.none(samples.groups, reason)
     return samples.permutations(count, seed)
 

@@ -92,7 +92,7 @@ class Spectrum:
         return 1.0 - float(self.kernel.evaluate(argument, torch.empty_like(argument)))
 
 
-def draw(kernel: str, sigma: float, channels: int, count: int, seed: int) -> Spectrum:
+def draw_spectrum(kernel: str, sigma: float, channels: int, count: int, seed: int) -> Spectrum:
     """Draws frequencies; they depend on the arguments alone, never on device or data.
 
     Args:

@@ -21,7 +21,7 @@ _TILE = 1024
 _EQUAL = 1e-13
 
 
-def sampled(rows: int) -> IntArray | None:
+def sample_rows(rows: int) -> IntArray | None:
     """Which of so many rows stand for all, in their order; None for every one.
 
     The choice depends on their number alone, so that it does not change when labels are permuted.
@@ -32,7 +32,7 @@ def sampled(rows: int) -> IntArray | None:
     return np.sort(drawn).astype(np.int64)
 
 
-def distances(rows: Rows, context: WorkContext) -> FloatArray:
+def pairwise_distances(rows: Rows, context: WorkContext) -> FloatArray:
     """‖x_i − x_j‖ for i < j, in no particular order; float64 rows.
 
     Raises:
@@ -52,7 +52,7 @@ def distances(rows: Rows, context: WorkContext) -> FloatArray:
     return found
 
 
-def median(rows: Rows, layer: str, context: WorkContext) -> float:
+def median_distance(rows: Rows, layer: str, context: WorkContext) -> float:
     """σ = median of ‖x_i − x_j‖ over i < j (the mean of the middle two where their number is even).
 
     Raises:
@@ -61,7 +61,7 @@ def median(rows: Rows, layer: str, context: WorkContext) -> float:
     """
     if rows.count < 2:
         raise BadOption("a bandwidth needs at least 2 rows", field="reference", remedy="use a larger reference")
-    sigma = float(np.median(distances(rows, context), overwrite_input=True))
+    sigma = float(np.median(pairwise_distances(rows, context), overwrite_input=True))
     if sigma == 0.0:
         raise BadOption(
             f"the median distance of the rows of layer `{layer}` is 0, so that no bandwidth follows from it",
@@ -71,12 +71,12 @@ def median(rows: Rows, layer: str, context: WorkContext) -> float:
     return sigma
 
 
-def grid(rows: Rows, count: int, context: WorkContext) -> tuple[float, ...]:
+def bandwidth_grid(rows: Rows, count: int, context: WorkContext) -> tuple[float, ...]:
     """Bandwidths from half the 5 % quantile to twice the 95 % quantile of the distances, evenly spaced (MMD-FUSE).
 
     Biggs, Schrab, Gretton, NeurIPS 2023, sec. 5. Empty where all rows are equal.
     """
-    low, high = np.quantile(distances(rows, context), (0.05, 0.95))
+    low, high = np.quantile(pairwise_distances(rows, context), (0.05, 0.95))
     if high <= 0.0:
         return ()
     return tuple(float(sigma) for sigma in np.linspace(max(0.5 * low, 1e-3 * high), 2.0 * high, count))

@@ -137,6 +137,6 @@ def resolve(pairing: Pairing, estimator: EstimatorName | None, method: TestMetho
     return estimator
 
 
-def smallest_rows(estimator: EstimatorName) -> int:
+def min_rows(estimator: EstimatorName) -> int:
     """Rows per sample below which the estimator is undefined."""
     return 1 if estimator == "biased" else 2

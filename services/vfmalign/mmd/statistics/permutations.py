@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.ordered_pool import finish
 
-SMALLEST_GROUPS = 8
-ENUMERATED_GROUPS = 12
+MIN_GROUPS = 8
+MAX_ENUMERATED_GROUPS = 12
 _KEYS_AT_ONCE = 2**20
 
 SignArray = NDArray[np.int8]
@@ -55,7 +55,7 @@ def swaps(groups: int, permutations: int, seed: int) -> Permutations:
 
     Where all are enumerated, group 0 is never swapped and each column counts twice.
     """
-    if groups <= ENUMERATED_GROUPS:
+    if groups <= MAX_ENUMERATED_GROUPS:
         codes_B = np.arange(2 ** (groups - 1), dtype=np.int64)
         bits_GB = (codes_B[None, :] << 1 >> np.arange(groups)[:, None]) & 1
         return Permutations((1 - 2 * bits_GB).astype(np.int8), 2**groups, True, multiplicity=2)

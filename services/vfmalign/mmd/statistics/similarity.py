@@ -29,7 +29,7 @@ from vfmalign.mmd.engine.rows import FloatArray
 
 MAX_ROWS = 8192
 """Rows of a sample; more are refused, for the time grows with their square."""
-MAX_SIDE = 2048
+MAX_EIGEN_SIZE = 2048
 """The smaller of rows and channels of the sample that axes are fitted on: nothing can stop that while it lasts."""
 MAX_AXES = 64
 """Principal axes of the Fréchet distance at most: its bias is of the order axes/rows."""
@@ -208,7 +208,7 @@ MEASURES: dict[str, Callable[[Samples], MeasureValue]] = {
     "energy": lambda given: energy(given.x_NC, given.y_MC, paired=given.paired, context=given.context),
 }
 """Measures by name."""
-NEED_PAIRS = frozenset({"cka"})
+PAIRED_MEASURES = frozenset({"cka"})
 """Measures that mean something of the same cases before and after alone."""
 
 
@@ -231,12 +231,12 @@ def check_size(measure: str, sample: str, rows: int, channels: int, *, fitted: b
             field="measures",
             remedy="leave it out, or send a part of the rows",
         )
-    if measure == "frechet" and fitted and min(rows, channels) > MAX_SIDE:
+    if measure == "frechet" and fitted and min(rows, channels) > MAX_EIGEN_SIZE:
         raise BadOption(
-            f"`{measure}` fits axes on a sample of at most {MAX_SIDE} rows or channels, got {rows} rows of {channels} "
-            f"channels in `{sample}`",
+            f"`{measure}` fits axes on a sample of at most {MAX_EIGEN_SIZE} rows or channels, got {rows} rows of "
+            f"{channels} channels in `{sample}`",
             field="measures",
-            remedy=f"leave it out, or send a reference of at most {MAX_SIDE} rows",
+            remedy=f"leave it out, or send a reference of at most {MAX_EIGEN_SIZE} rows",
         )
 
 

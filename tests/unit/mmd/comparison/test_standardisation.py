@@ -25,7 +25,7 @@ def test_sigma_is_the_median_over_pairs(rng, monkeypatch):
     for count in (2, 3, 20, 33):
         x = rng.normal(size=(count, 5))
         pairs = [np.linalg.norm(x[i] - x[j]) for i in range(count) for j in range(i + 1, count)]
-        assert bandwidths.median(rows(x), "a", UNLIMITED) == pytest.approx(np.median(pairs), rel=1e-13)
+        assert bandwidths.median_distance(rows(x), "a", UNLIMITED) == pytest.approx(np.median(pairs), rel=1e-13)
 
 
 def test_many_rows_are_sampled_reproducibly_and_from_both_samples(rng, monkeypatch):
@@ -41,9 +41,9 @@ def test_many_rows_are_sampled_reproducibly_and_from_both_samples(rng, monkeypat
 def test_sigma_zero_is_refused(rng):
     row = np.tile(rng.normal(size=(1, 7)), (6, 1))
     with pytest.raises(BadOption, match="median distance"):
-        bandwidths.median(rows(row), "stages.3", UNLIMITED)
+        bandwidths.median_distance(rows(row), "stages.3", UNLIMITED)
     with pytest.raises(BadOption, match="at least 2 rows"):
-        bandwidths.median(rows(row[:1]), "stages.3", UNLIMITED)
+        bandwidths.median_distance(rows(row[:1]), "stages.3", UNLIMITED)
 
 
 def test_rows_that_are_equal_are_exactly_0_apart(rng):
@@ -57,7 +57,7 @@ def test_median_stops_between_tiles(rng):
         raise Cancelled("now")
 
     with pytest.raises(Cancelled):
-        bandwidths.median(rows(rng.normal(size=(10, 2))), "a", WorkContext(is_cancelled=stop))
+        bandwidths.median_distance(rows(rng.normal(size=(10, 2))), "a", WorkContext(is_cancelled=stop))
 
 
 def test_scale_leaves_out_channels_that_do_not_vary(rng):
@@ -78,11 +78,11 @@ def test_constant_reference_is_refused():
 def test_a_grid_of_bandwidths_spans_the_distances(rng):
     x = rng.normal(size=(60, 3))
     pairs = np.linalg.norm(x[:, None] - x[None], axis=2)[np.triu_indices(60, 1)]
-    grid = bandwidths.grid(rows(x), 10, UNLIMITED)
+    grid = bandwidths.bandwidth_grid(rows(x), 10, UNLIMITED)
     assert len(grid) == 10
     assert grid[0] == pytest.approx(0.5 * np.quantile(pairs, 0.05))
     assert grid[-1] == pytest.approx(2.0 * np.quantile(pairs, 0.95))
-    assert bandwidths.grid(rows(np.ones((9, 2))), 10, UNLIMITED) == ()
+    assert bandwidths.bandwidth_grid(rows(np.ones((9, 2))), 10, UNLIMITED) == ()
 
 
 def test_comparison_takes_scale_and_sigma_from_the_reference_alone(brute, rng):

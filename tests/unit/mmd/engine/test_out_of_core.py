@@ -219,7 +219,7 @@ def test_parts_of_the_work_add_up_to_all_of_it(samples, tight, paired, parts):
     options["affine"] = CENTRED
     streams = ArrayRows(x), ArrayRows(y)
     whole = out_of_core.accumulate(*streams, kernels, layout, **options)
-    each = [out_of_core.accumulate(*streams, kernels, layout, **options, share=(part, parts)) for part in range(parts)]
+    each = [out_of_core.accumulate(*streams, kernels, layout, **options, shard=(part, parts)) for part in range(parts)]
     added = each[0].sums[0]
     for one in each[1:]:
         added = added + one.sums[0]

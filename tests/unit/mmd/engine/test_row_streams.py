@@ -9,7 +9,15 @@ import torch
 from vfmalign.core.domain.artifacts import Preprocessing
 from vfmalign.core.domain.errors import BadOption, BadTensor, DigestMismatch
 from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter, read_part
-from vfmalign.mmd.engine.row_streams import NOISE_ROWS, ArrayRows, GaussianRows, NpyRows, StoredRows, ahead, check_alike
+from vfmalign.mmd.engine.row_streams import (
+    NOISE_ROWS,
+    ArrayRows,
+    GaussianRows,
+    NpyRows,
+    StoredRows,
+    check_compatible,
+    read_ahead,
+)
 
 
 def collect(stream, size):
@@ -173,19 +181,19 @@ def test_ranges_sizes_and_seeds_out_of_range_are_refused():
 
 def test_reading_ahead_keeps_order_raises_and_may_be_left_early(rng):
     array = rng.normal(size=(20, 4))
-    assert np.array_equal(np.concatenate([b.numpy() for b in ahead(ArrayRows(array).blocks(3))]), array)
-    early = ahead(ArrayRows(array).blocks(3))
+    assert np.array_equal(np.concatenate([b.numpy() for b in read_ahead(ArrayRows(array).blocks(3))]), array)
+    early = read_ahead(ArrayRows(array).blocks(3))
     next(early)
     early.close()
     array[7, 0] = np.nan
     with pytest.raises(BadTensor, match="row 7"):
-        list(ahead(ArrayRows(array).blocks(3)))
+        list(read_ahead(ArrayRows(array).blocks(3)))
 
 
 def test_streams_that_cannot_be_compared_are_refused():
     x = ArrayRows(np.zeros((5, 2)))
     with pytest.raises(BadTensor, match="has 3 channels"):
-        check_alike(x, ArrayRows(np.zeros((5, 3))), paired=False)
+        check_compatible(x, ArrayRows(np.zeros((5, 3))), paired=False)
     with pytest.raises(BadTensor, match="equal row counts, got 5 and 6"):
-        check_alike(x, ArrayRows(np.zeros((6, 2))), paired=True)
-    check_alike(x, ArrayRows(np.zeros((6, 2))), paired=False)
+        check_compatible(x, ArrayRows(np.zeros((6, 2))), paired=True)
+    check_compatible(x, ArrayRows(np.zeros((6, 2))), paired=False)

@@ -73,18 +73,20 @@ def run(x, y, **options):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_frequencies_have_the_kernel_as_their_characteristic_function(kernel):
-    spectrum = spectra.draw(kernel, SIGMA, 3, 40_000, seed=3)
+    spectrum = spectra.draw_spectrum(kernel, SIGMA, 3, 40_000, seed=3)
     for length in (0.1, 1.0, 3.0):
         difference = length * np.array([0.6, 0.0, -0.8])
         waves = np.cos(spectrum.omega_RC @ difference)
         wanted = float(KERNELS[kernel](length**2))
         assert abs(waves.mean() - wanted) < 4 * waves.std() / math.sqrt(spectrum.count) + 1e-12
         assert spectrum.drop(difference) == pytest.approx(1.0 - wanted, abs=1e-14)
-    assert spectra.draw("gaussian", SIGMA, 3, 40, 0).drop(np.full(3, 1e-9)) == pytest.approx(1.5e-18 / SIGMA**2)
+    assert spectra.draw_spectrum("gaussian", SIGMA, 3, 40, 0).drop(np.full(3, 1e-9)) == pytest.approx(
+        1.5e-18 / SIGMA**2
+    )
 
 
 def test_a_mixture_has_as_many_frequencies_of_each_width():
-    spectrum = spectra.draw("gaussian_mixture", 1.0, 2000, 101, seed=0)
+    spectrum = spectra.draw_spectrum("gaussian_mixture", 1.0, 2000, 101, seed=0)
     assert spectrum.count == 105
     lengths = np.linalg.norm(spectrum.omega_RC, axis=1) / math.sqrt(2000)
     assert np.unique(np.round(np.log2(lengths)), return_counts=True)[1].tolist() == [21] * 5
@@ -108,7 +110,7 @@ def test_sums_permutations_and_left_out_buckets_are_the_formulas(samples, monkey
         groups_x=groups_x,
         groups_y=groups_y,
     )
-    omega = spectra.draw("gaussian", SIGMA, 3, 64, 5).omega_RC
+    omega = spectra.draw_spectrum("gaussian", SIGMA, 3, 64, 5).omega_RC
     assert found.plain == pytest.approx(plain(x, y, omega, **options), abs=1e-14)
 
     _, group_x = np.unique(groups_x, return_inverse=True)

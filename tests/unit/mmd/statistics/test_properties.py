@@ -199,7 +199,7 @@ def test_p_values_are_shares_of_permutations(samples, offset, seed):
     x, y, pairs = samples
     result = mmd_test(x, y + offset, pairing=pairing_of(pairs), sigma=1.0, permutations=39, seed=seed)
     groups = len(x) if pairs else len(x) + len(y)
-    if groups < permutations.SMALLEST_GROUPS:
+    if groups < permutations.MIN_GROUPS:
         assert result.p_value is None
         assert result.absent_reason
         return
@@ -214,7 +214,7 @@ def test_p_values_are_shares_of_permutations(samples, offset, seed):
 def test_the_first_permutations_of_a_longer_run_are_the_same(groups, others, count, seed, swap):
     def weights(number):
         if swap:
-            return permutations.swaps(groups + permutations.ENUMERATED_GROUPS, number, seed).weights_GB
+            return permutations.swaps(groups + permutations.MAX_ENUMERATED_GROUPS, number, seed).weights_GB
         return permutations.permutations(groups, others, number, seed).weights_GB
 
     short, long = weights(count), weights(count + 25)

@@ -173,7 +173,7 @@ def test_samples_that_do_not_fit_together_are_refused(rng):
 
 
 def test_too_large_a_space_to_fit_is_refused(rng, monkeypatch):
-    monkeypatch.setattr(similarity, "MAX_SIDE", 4)
+    monkeypatch.setattr(similarity, "MAX_EIGEN_SIZE", 4)
     x, y = moved(rng)
     with pytest.raises(BadOption, match="at most 4 rows or channels, got 24 rows of 5 channels in `x`"):
         frechet(x, y)

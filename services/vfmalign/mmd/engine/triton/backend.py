@@ -30,12 +30,12 @@ from vfmalign.mmd.engine.kernels import Kernel
 from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.rows import FloatArray
 from vfmalign.mmd.engine.tiles import Layout, Matrix, PairedMatrix, Sums, TileShape
-from vfmalign.mmd.engine.triton.operands import PARTS, Operands
-from vfmalign.mmd.engine.triton.tile_plan import Chunk, chunks
+from vfmalign.mmd.engine.triton.operands import COMPONENTS, Operands
+from vfmalign.mmd.engine.triton.tile_plan import PanelChunk, plan_chunks
 
 _LOG2_E = math.log2(math.e)
 # bfloat16 parts of a kernel value where it meets the weights of permutations, by those of the rows.
-VALUE_PARTS = {1: 2, 3: 3}
+VALUE_COMPONENTS = {1: 2, 3: 3}
 _LEAST_CAPABILITY = (8, 0)
 _LAUNCH_TILES = 16_384
 _PARTIAL_BYTES = 128 * 2**20
@@ -63,7 +63,7 @@ def unavailable_reason(device: torch.device, precision: PrecisionName, kernels: 
     """Why the Triton program cannot take these kernels here, as one sentence; empty where it can."""
     if find_spec("triton") is None:
         return "triton is not installed"
-    if precision not in PARTS:
+    if precision not in COMPONENTS:
         return f"triton sums in bfloat16 and float32, and {precision} was needed"
     unknown = sorted({kernel.name for kernel in kernels} - set(_FAMILIES))
     if unknown:
@@ -90,7 +90,7 @@ def accumulate(
     tile_shape: TileShape | None = None,
     context: WorkContext,
     squares: bool = False,
-    share: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = (0, 1),
     launch_tiles: int = _LAUNCH_TILES,
 ) -> list[Sums]:
     """All sums of the matrix for each kernel, as `engine.accumulate` forms them; one pass per family of kernels.
@@ -102,7 +102,7 @@ def accumulate(
         tile_shape: largest tile, at least 16 × 16; None for what suits the device.
         context: checked before every launch.
         squares: whether to sum k² as well.
-        share: (part, parts): only the tiles of one part, for ranks that add their sums up.
+        shard: (index, count): only the tiles of one part, for ranks that add their sums up.
         launch_tiles: largest number of tiles between two checks of `context`.
     """
     families: dict[tuple[str, int], list[int]] = {}
@@ -115,9 +115,9 @@ def accumulate(
         operands = Operands.of(matrix, layout, tile_shape)
         for (family, _), indices in families.items():
             one_pass = _Pass(operands, layout, family, [coefficients[index] for index in indices], squares)
-            one_pass.run(context, share, launch_tiles)
+            one_pass.run(context, shard, launch_tiles)
             own = [kernels[index] for index in indices]
-            found.update(zip(indices, one_pass.sums(matrix, own, with_diagonal=share[0] == 0), strict=True))
+            found.update(zip(indices, one_pass.sums(matrix, own, with_diagonal=shard[0] == 0), strict=True))
     return [found[index] for index in range(len(kernels))]
 
 
@@ -141,13 +141,13 @@ class _Pass:
     def _zeros(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.zeros(self._count, *shape, dtype=dtype, device=self._device)
 
-    def run(self, context: WorkContext, share: tuple[int, int], launch_tiles: int) -> None:
+    def run(self, context: WorkContext, shard: tuple[int, int], launch_tiles: int) -> None:
         """Launches the program on all tiles of a share, never more than one launch ahead of the device."""
         per_tile = 4 * self._count * max(1, self._permutations)
         launch_tiles = max(1, min(launch_tiles, _PARTIAL_BYTES // per_tile))
         under_way: deque[torch.cuda.Event] = deque()
         seen = 0
-        for chunk in chunks(
+        for chunk in plan_chunks(
             self._layout.block_sizes,
             self._layout.group_of_N,
             self._operands.shape,
@@ -156,7 +156,7 @@ class _Pass:
             most_sums=_PARTIAL_BYTES // (4 * self._count),
         ):
             numbers = np.arange(seen, seen + len(chunk.tiles))
-            tiles = chunk.tiles[numbers % share[1] == share[0]]
+            tiles = chunk.tiles[numbers % shard[1] == shard[0]]
             seen += len(chunk.tiles)
             partial = _Partial(self._count, chunk, self._device)
             for start in range(0, len(tiles), launch_tiles):
@@ -168,7 +168,7 @@ class _Pass:
                         under_way.popleft().synchronize()
             self._add(chunk, partial)
 
-    def _launch(self, tiles: np.ndarray, chunk: Chunk, partial: _Partial) -> None:
+    def _launch(self, tiles: np.ndarray, chunk: PanelChunk, partial: _Partial) -> None:
         """Sums of some tiles; those of permutations and squares are added up at once, the others once per chunk."""
         from vfmalign.mmd.engine.triton import kernels
 
@@ -203,15 +203,15 @@ class _Pass:
             PAIRED=operands.paired,
             FAMILY=self._family,
             C=int(self._coefficients.shape[1]),
-            RELABELLED=self._permutations > 0,
+            PERMUTED=self._permutations > 0,
             GROUPED=self._grouped,
             SQUARES=self._with_squares,
             BLOCK_I=shape.rows,
             BLOCK_J=shape.columns,
             BLOCK_K=shape.channels,
             BLOCK_B=shape.permutations,
-            PARTS=len(operands.x_SNK),
-            VALUE_PARTS=VALUE_PARTS[len(operands.x_SNK)],
+            COMPONENTS=len(operands.x_SNK),
+            VALUE_COMPONENTS=VALUE_COMPONENTS[len(operands.x_SNK)],
             INTERPRETED=kernels.INTERPRETED,
             num_warps=shape.warps,
             num_stages=shape.stages,
@@ -224,7 +224,7 @@ class _Pass:
     def _empty(self, *shape: int) -> Tensor:
         return torch.empty(self._count, *shape, dtype=torch.float32, device=self._device)
 
-    def _add(self, chunk: Chunk, partial: _Partial) -> None:
+    def _add(self, chunk: PanelChunk, partial: _Partial) -> None:
         """Adds the sums of a chunk: what is right of the diagonal counts for its row, and for its column."""
         of_chunk, right_of_it = slice(chunk.first_row, chunk.first_row + chunk.rows), slice(chunk.first_row, None)
         for block in range(len(self._layout.block_sizes)):
@@ -271,7 +271,7 @@ class _Pass:
 class _Partial:
     """Room for the partial sums of one chunk, each entry of which one tile writes at most."""
 
-    def __init__(self, kernels: int, chunk: Chunk, device: torch.device) -> None:
+    def __init__(self, kernels: int, chunk: PanelChunk, device: torch.device) -> None:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(kernels, *shape, dtype=torch.float32, device=device)
 

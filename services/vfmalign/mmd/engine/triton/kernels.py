@@ -35,9 +35,9 @@ def _distances(
     row_I,
     row_J,
     channels,
-    part_stride,
+    component_stride,
     BLOCK_K: tl.constexpr,
-    PARTS: tl.constexpr,
+    COMPONENTS: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
     """‖left_i − right_j‖² of rows that are sums of bfloat16 parts, each 8 bits below the one before.
@@ -52,13 +52,13 @@ def _distances(
     product_IJ = tl.zeros((row_I.shape[0], row_J.shape[0]), tl.float32)
     for k in range(0, channels, BLOCK_K):
         left_0, right_0 = tl.load(left + k), tl.load(right + k)
-        if PARTS == 1:
+        if COMPONENTS == 1:
             product_IJ = _dot(left_0, right_0, product_IJ, INTERPRETED)
         else:
-            left_1, right_1 = tl.load(left + k + part_stride), tl.load(right + k + part_stride)
+            left_1, right_1 = tl.load(left + k + component_stride), tl.load(right + k + component_stride)
             # Twice the stride may exceed 32 bits, a pointer does not.
-            left_2 = tl.load(left + k + part_stride + part_stride)
-            right_2 = tl.load(right + k + part_stride + part_stride)
+            left_2 = tl.load(left + k + component_stride + component_stride)
+            right_2 = tl.load(right + k + component_stride + component_stride)
             step_IJ = _dot(left_2, right_0, tl.zeros_like(product_IJ), INTERPRETED)
             step_IJ = _dot(left_1, right_1, step_IJ, INTERPRETED)
             step_IJ = _dot(left_0, right_2, step_IJ, INTERPRETED)
@@ -100,7 +100,7 @@ def _add_quadratic(
     out,
     permutations,
     BLOCK_B: tl.constexpr,
-    VALUE_PARTS: tl.constexpr,
+    VALUE_COMPONENTS: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
     """Writes wᵀTw of this tile for each permutation.
@@ -116,14 +116,14 @@ def _add_quadratic(
     high_IJ = rest_IJ.to(tl.bfloat16)
     rest_IJ -= high_IJ.to(tl.float32)
     middle_IJ = rest_IJ.to(tl.bfloat16)
-    if VALUE_PARTS == 3:
+    if VALUE_COMPONENTS == 3:
         low_IJ = (rest_IJ - middle_IJ.to(tl.float32)).to(tl.bfloat16)
     for start in range(0, permutations, BLOCK_B):
         at_b = start + tl.arange(0, BLOCK_B)
         weight_Jb = tl.load(weights + group_J[:, None] * permutations + at_b[None, :], mask=inside_J[:, None], other=0)
         product_Ib = tl.zeros((tile_IJ.shape[0], BLOCK_B), tl.float32)
         exact_Jb = weight_Jb.to(tl.float32).to(tl.bfloat16)
-        if VALUE_PARTS == 3:
+        if VALUE_COMPONENTS == 3:
             product_Ib = _dot(low_IJ, exact_Jb, product_Ib, INTERPRETED)
         product_Ib = _dot(middle_IJ, exact_Jb, product_Ib, INTERPRETED)
         product_Ib = _dot(high_IJ, exact_Jb, product_Ib, INTERPRETED)
@@ -153,7 +153,7 @@ def sum_tiles(
     quadratic,
     squares,
     channels,
-    part_stride,
+    component_stride,
     kernels,
     permutations,
     first_row,
@@ -165,21 +165,21 @@ def sum_tiles(
     PAIRED: tl.constexpr,
     FAMILY: tl.constexpr,
     C: tl.constexpr,
-    RELABELLED: tl.constexpr,
+    PERMUTED: tl.constexpr,
     GROUPED: tl.constexpr,
     SQUARES: tl.constexpr,
     BLOCK_I: tl.constexpr,
     BLOCK_J: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_B: tl.constexpr,
-    PARTS: tl.constexpr,
-    VALUE_PARTS: tl.constexpr,
+    COMPONENTS: tl.constexpr,
+    VALUE_COMPONENTS: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
     """Sums of one tile of K over rows x (PAIRED false; y is not read), or of H over pairs (x, y), for each kernel.
 
     Args:
-        x, y: bfloat16 rows [PARTS, N, channels], `part_stride` apart; channels a multiple of BLOCK_K.
+        x, y: bfloat16 rows [COMPONENTS, N, channels], `component_stride` apart; channels a multiple of BLOCK_K.
         x_norms, y_norms: squared norms [N].
         coefficients: [P, C, 2], scale of the distance and weight.
         groups: group of each row [N].
@@ -200,15 +200,23 @@ def sum_tiles(
     inside_I, inside_J = at_I < row_stop, at_J < column_stop
     # Rows beyond the end repeat the last one, so that loads need no mask in the inner loop.
     row_I, row_J = tl.minimum(at_I, row_stop - 1), tl.minimum(at_J, column_stop - 1)
-    xx_IJ = _distances(x, x, x_norms, x_norms, row_I, row_J, channels, part_stride, BLOCK_K, PARTS, INTERPRETED)
+    xx_IJ = _distances(
+        x, x, x_norms, x_norms, row_I, row_J, channels, component_stride, BLOCK_K, COMPONENTS, INTERPRETED
+    )
     if PAIRED:
-        yy_IJ = _distances(y, y, y_norms, y_norms, row_I, row_J, channels, part_stride, BLOCK_K, PARTS, INTERPRETED)
-        xy_IJ = _distances(x, y, x_norms, y_norms, row_I, row_J, channels, part_stride, BLOCK_K, PARTS, INTERPRETED)
-        yx_IJ = _distances(y, x, y_norms, x_norms, row_I, row_J, channels, part_stride, BLOCK_K, PARTS, INTERPRETED)
+        yy_IJ = _distances(
+            y, y, y_norms, y_norms, row_I, row_J, channels, component_stride, BLOCK_K, COMPONENTS, INTERPRETED
+        )
+        xy_IJ = _distances(
+            x, y, x_norms, y_norms, row_I, row_J, channels, component_stride, BLOCK_K, COMPONENTS, INTERPRETED
+        )
+        yx_IJ = _distances(
+            y, x, y_norms, x_norms, row_I, row_J, channels, component_stride, BLOCK_K, COMPONENTS, INTERPRETED
+        )
 
     counted_IJ = inside_I[:, None] & inside_J[None, :] & (at_J[None, :] > at_I[:, None])
     entries = tl.maximum(tl.sum(tl.sum(counted_IJ.to(tl.float32), axis=1), axis=0), 1.0)
-    if RELABELLED or GROUPED:
+    if PERMUTED or GROUPED:
         group_I, group_J = tl.load(groups + row_I), tl.load(groups + row_J)
     for p in range(kernels):
         own = coefficients + p * C * 2
@@ -236,7 +244,7 @@ def sum_tiles(
             if slot >= 0:
                 same_I = tl.sum(tl.where(group_I[:, None] == group_J[None, :], value_IJ, 0.0), axis=1)
                 tl.store(within_sums + (p * within_slots + slot) * panel_rows + from_I, same_I, inside_I)
-        if RELABELLED:
+        if PERMUTED:
             own_quadratic = quadratic + (p * programs + program).to(tl.int64) * permutations
             _add_quadratic(
                 value_IJ,
@@ -249,6 +257,6 @@ def sum_tiles(
                 own_quadratic,
                 permutations,
                 BLOCK_B,
-                VALUE_PARTS,
+                VALUE_COMPONENTS,
                 INTERPRETED,
             )

@@ -14,9 +14,9 @@ from torch import Tensor
 from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.rows import Rows
 from vfmalign.mmd.engine.tiles import Layout, Matrix, PairedMatrix, PooledMatrix, TileShape
-from vfmalign.mmd.engine.triton.tile_plan import Shape, shape_for
+from vfmalign.mmd.engine.triton.tile_plan import TileConfig, choose_tile_config
 
-PARTS: dict[PrecisionName, int] = {"bfloat16": 1, "float32": 3}
+COMPONENTS: dict[PrecisionName, int] = {"bfloat16": 1, "float32": 3}
 """bfloat16 parts of a row's numbers, by precision: three hold float32's 24 bits."""
 _BLOCK_ROWS = 8_192
 
@@ -37,7 +37,7 @@ class Operands:
     groups_N: Tensor
     weights_GB: Tensor
     paired: bool
-    shape: Shape
+    shape: TileConfig
 
     @classmethod
     def of(cls, matrix: Matrix, layout: Layout, tile_shape: TileShape | None) -> Operands:
@@ -48,7 +48,7 @@ class Operands:
             x, y, paired = matrix.pooled, matrix.pooled, False
         else:
             raise TypeError(f"triton sums pooled and paired matrices, not {type(matrix).__name__}")
-        parts = PARTS[matrix.precision]
+        parts = COMPONENTS[matrix.precision]
         shape = _shape(matrix.device, parts, paired, tile_shape)
         x_SNK = _parts(x, parts, shape.channels)
         groups, permutations = layout.weights_GB.shape
@@ -66,14 +66,14 @@ class Operands:
         )
 
 
-def _shape(device: torch.device, parts: int, paired: bool, largest: TileShape | None) -> Shape:
+def _shape(device: torch.device, parts: int, paired: bool, largest: TileShape | None) -> TileConfig:
     """The tile for a device, or for the interpreter, which has no limits of its own."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         shared = int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
-        shape = shape_for(shared, parts=parts, paired=paired)
+        shape = choose_tile_config(shared, parts=parts, paired=paired)
     else:
-        shape = Shape(32, 32, 32, permutations=16)
+        shape = TileConfig(32, 32, 32, permutations=16)
     if largest is None:
         return shape
     rows, columns = _side(shape.rows, largest[0]), _side(shape.columns, largest[1])

@@ -22,7 +22,7 @@ _RESERVED_BYTES = 16 * 2**10
 
 
 @dataclass(frozen=True)
-class Shape:
+class TileConfig:
     """Sides of a tile and how a device works on it.
 
     Attributes:
@@ -39,7 +39,7 @@ class Shape:
     stages: int = 1
 
 
-def shape_for(shared_bytes: int, *, parts: int, paired: bool) -> Shape:
+def choose_tile_config(shared_bytes: int, *, parts: int, paired: bool) -> TileConfig:
     """The tile for a CUDA device: what its registers hold, with as many stages as its shared memory holds.
 
     Chosen by what the compiler says (no register of one kernel's program is spilled), not by measured times.
@@ -53,11 +53,11 @@ def shape_for(shared_bytes: int, *, parts: int, paired: bool) -> Shape:
     channels = 64 if parts == 1 else 32
     stage_bytes = 2 * parts * (rows + columns) * channels
     stages = max(1, min(_MOST_STAGES, (shared_bytes - _RESERVED_BYTES) // stage_bytes))
-    return Shape(rows, columns, channels, stages=stages)
+    return TileConfig(rows, columns, channels, stages=stages)
 
 
 @dataclass(frozen=True)
-class Span:
+class RowRange:
     """Consecutive rows of one block."""
 
     start: int
@@ -66,7 +66,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class PanelChunk:
     """Panels whose partial sums are kept together.
 
     Attributes:
@@ -76,8 +76,8 @@ class Chunk:
         within_slots: slots that are needed.
     """
 
-    panels: tuple[Span, ...]
-    columns: tuple[Span, ...]
+    panels: tuple[RowRange, ...]
+    columns: tuple[RowRange, ...]
     tiles: NDArray[np.int32]
     within_slots: int
 
@@ -92,9 +92,15 @@ class Chunk:
         return self.panels[-1].stop - self.panels[0].start
 
 
-def chunks(
-    block_sizes: Sequence[int], group_of_N: IntArray, shape: Shape, *, grouped: bool, most_tiles: int, most_sums: int
-) -> Iterator[Chunk]:
+def plan_chunks(
+    block_sizes: Sequence[int],
+    group_of_N: IntArray,
+    shape: TileConfig,
+    *,
+    grouped: bool,
+    most_tiles: int,
+    most_sums: int,
+) -> Iterator[PanelChunk]:
     """Chunks that cover all entries right of the diagonal once.
 
     Args:
@@ -119,16 +125,16 @@ def chunks(
         at += count
 
 
-def _spans(block_sizes: Sequence[int], side: int) -> Iterator[Span]:
+def _spans(block_sizes: Sequence[int], side: int) -> Iterator[RowRange]:
     """Ranges of rows, none longer than a side and none across two blocks."""
     end = 0
     for block, size in enumerate(block_sizes):
         start, end = end, end + size
         for at in range(start, end, side):
-            yield Span(at, min(at + side, end), block)
+            yield RowRange(at, min(at + side, end), block)
 
 
-def _chunk(panels: tuple[Span, ...], columns: tuple[Span, ...], group_of_N: IntArray | None) -> Chunk:
+def _chunk(panels: tuple[RowRange, ...], columns: tuple[RowRange, ...], group_of_N: IntArray | None) -> PanelChunk:
     """The tiles of some panels."""
     starts = np.array([[span.start, span.stop] for span in panels])
     column_starts = np.array([[span.start, span.stop] for span in columns])
@@ -145,4 +151,4 @@ def _chunk(panels: tuple[Span, ...], columns: tuple[Span, ...], group_of_N: IntA
         reaches = group_of_N[starts[panel_T, 1] - 1] >= group_of_N[column_starts[column_T, 0]]
         slot_T = np.where(reaches, column_T - first_column[panel_T], -1)
     tiles = np.column_stack([starts[panel_T], column_starts[column_T], panel_T, column_T, slot_T])
-    return Chunk(panels, columns, tiles.astype(np.int32), int(slot_T.max()) + 1)
+    return PanelChunk(panels, columns, tiles.astype(np.int32), int(slot_T.max()) + 1)

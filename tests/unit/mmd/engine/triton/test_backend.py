@@ -107,7 +107,7 @@ def by_triton(case):
             tile_shape=case.tile_shape,
             context=WorkContext(is_cancelled=lambda: left.append(1)),
             squares=case.squares,
-            share=(share, case.shares),
+            shard=(share, case.shares),
             launch_tiles=case.launch_tiles,
         )
         for share in range(case.shares)
@@ -252,23 +252,23 @@ def compile_for(capability, shared_bytes, paired):
     from triton.compiler import ASTSource
 
     from vfmalign.mmd.engine.triton.kernels import sum_tiles
-    from vfmalign.mmd.engine.triton.tile_plan import shape_for
+    from vfmalign.mmd.engine.triton.tile_plan import choose_tile_config
 
     parts = 1 if paired else 3
-    shape = shape_for(shared_bytes, parts=parts, paired=paired)
+    shape = choose_tile_config(shared_bytes, parts=parts, paired=paired)
     fixed = {
         "PAIRED": paired,
         "FAMILY": "gaussian",
         "C": 1,
-        "RELABELLED": paired,
+        "PERMUTED": paired,
         "GROUPED": paired,
         "SQUARES": paired,
         "BLOCK_I": shape.rows,
         "BLOCK_J": shape.columns,
         "BLOCK_K": shape.channels,
         "BLOCK_B": shape.permutations,
-        "PARTS": parts,
-        "VALUE_PARTS": backend.VALUE_PARTS[parts],
+        "COMPONENTS": parts,
+        "VALUE_COMPONENTS": backend.VALUE_COMPONENTS[parts],
         "INTERPRETED": False,
     }
     types = {"x": "*bf16", "y": "*bf16", "groups": "*i32", "weights": "*i8", "tiles": "*i32"}
