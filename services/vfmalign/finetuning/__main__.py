@@ -23,7 +23,7 @@ from vfmalign.finetuning.checks.reporting import all_stages
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
 from vfmalign.finetuning.db.database import Database
-from vfmalign.finetuning.experiments.reporting import Collector
+from vfmalign.finetuning.experiments.report_writer import ReportWriter
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
 from vfmalign.finetuning.experiments.runner import ExperimentRunner
 from vfmalign.finetuning.experiments.servicer import ExperimentServicer
@@ -68,7 +68,7 @@ async def run(settings: FinetuningSettings) -> None:
         experiments=experiments,
         checks=checks,
         store=store,
-        conclude=Collector(checks, store).conclude,
+        conclude=ReportWriter(checks, store).write,
         places=max(1, settings.reconciler.max_checks - 1),
         poll_s=settings.reconciler.poll_s,
     )

@@ -308,5 +308,5 @@ def test_ctrl_c_leaves_a_experiment_running_and_says_how_to_go_on(cli: Cli, mode
     cli.run("experiments", "cancel", "s1")
     watched = cli.run("watch", "s1", "--json", code=1).document
     assert watched["experiment"]["state"] == "EXPERIMENT_STATE_CANCELLED"
-    assert "was not begun before the experiment ended" in cli.run("experiments", "show", "s1").out
+    assert "the experiment ended before the check began" in cli.run("experiments", "show", "s1").out
     assert "there is no report: the experiment is cancelled" in cli.run("experiments", "report", "s1", code=2).err

@@ -1,4 +1,4 @@
-"""A migrated database on each engine we serve: SQLite in a file, PostgreSQL as a real server."""
+"""Fixtures: a migrated database on each supported engine, and reports with invented numbers."""
 
 import io
 from datetime import UTC, datetime
@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
+from vfmalign.client.messages.common import Estimate, Interval
 from vfmalign.core.domain.artifacts import JobProgress
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.finetuning.analysis.convergence import Steps, measure_convergence
-from vfmalign.finetuning.analysis.estimates import Estimate, Interval
 from vfmalign.finetuning.analysis.gain import PairedScores, estimate_gain
 from vfmalign.finetuning.analysis.records import (
     CheckReport,
@@ -23,9 +23,9 @@ from vfmalign.finetuning.analysis.records import (
     RunRecord,
     Shift,
     StageTime,
-    shift_ratio,
 )
-from vfmalign.finetuning.analysis.verdict import decide
+from vfmalign.finetuning.analysis.shift import shift_ratio
+from vfmalign.finetuning.analysis.verdict import decide_verdict
 from vfmalign.finetuning.db.database import Database
 
 
@@ -106,7 +106,7 @@ def _network(name, best, rate, rng):
 
 @pytest.fixture
 def make_report():
-    """Builds a complete report of numbers that nobody measured."""
+    """Builds a complete report with invented numbers."""
 
     def build(**fields):
         rng = np.random.default_rng(1)
@@ -119,7 +119,7 @@ def make_report():
         values = {
             "check": "check-7f3a", "task": "segmentation", "held_out": True, "phantom": False, "leakage_known": True,
             "test_groups": 12,
-            "verdict": decide(gain, held_out=True), "metrics": metrics, "primary_metric": "lesion_dice",
+            "verdict": decide_verdict(gain, held_out=True), "metrics": metrics, "primary_metric": "lesion_dice",
             "rpg_specialised": gain, "rpg_scratch": estimate_gain(pairs, metrics[0], seed=2),
             "naive_baseline": NaiveBaseline(
                 prediction="each voxel's commonest class", test_means={"lesion_dice": 0.07, "gland_dice": 0.66},

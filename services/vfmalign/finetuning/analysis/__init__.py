@@ -1,1 +1,1 @@
-"""Analysis of a check: gain, convergence, verdict and the records of its result."""
+"""Analysis of a check: gain, convergence, shift, verdict, and the records of its result."""

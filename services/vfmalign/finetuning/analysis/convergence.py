@@ -1,6 +1,7 @@
-"""How fast a fine-tuning converged: steps to 95 % of its own range, and steps to a baseline's best score.
+"""Convergence speed: optimiser steps to 95 % of a run's own range, and steps to a baseline's best score.
 
-Works on validation scores alone. Knows nothing of S3, databases or training. Axes: T validations, the first at step 0.
+Everything is computed from validation scores. Axes: T validations, the first at step 0; R simulated curves; S second
+differences.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import numpy.typing as npt
 from vfmalign.core.domain.artifacts import JobProgress, Record
 
 MIN_VALIDATIONS = 5
-SHARE = 0.95
+"""Validations below which a rise cannot be told from noise."""
+RANGE_FRACTION = 0.95
 NOISE_LEVEL = 0.05
+"""Share of flat, noisy curves that are taken for a rise."""
+_MAD_TO_SD = 0.6744897501960817  # Φ⁻¹(0.75): the median absolute deviation of a standard normal variable
 _SIMULATIONS = 20_000
 _SIMULATION_SEED = 20_260_115
 
@@ -23,12 +27,12 @@ Array = npt.NDArray[np.float64]
 
 
 class Steps(Record):
-    """Optimiser steps until something happened.
+    """Optimiser steps until an event.
 
     Attributes:
-        value: steps; the whole budget where censored, None where absent.
-        censored: True where it did not happen within the budget: the true number is larger than `value`.
-        absent_reason: one sentence why there is no value.
+        value: number of steps; the whole budget where censored, None where absent.
+        censored: True where the event did not happen within the budget, so that the true number exceeds `value`.
+        absent_reason: one sentence that explains why there is no value.
     """
 
     value: int | None = None
@@ -37,13 +41,14 @@ class Steps(Record):
 
 
 class Convergence(Record):
-    """One network's convergence.
+    """Convergence of one network.
 
     Attributes:
-        best, start: best validation score and the one before training, in the metric's unit.
-        best_step: first step at which the best was reached.
-        budget: all steps that were run.
-        noise: wobble of the curve from validation to validation (a robust SD), in the metric's unit; None if unknown.
+        best: best validation score, in the metric's unit.
+        start: validation score before training, in the metric's unit.
+        best_step: first step at which the best score was reached.
+        budget: number of steps that were run.
+        noise: robust SD of the curve between validations, in the metric's unit; None if unknown.
         steps_to_95: first step at 95 % of the way from `start` to `best`.
     """
 
@@ -56,16 +61,16 @@ class Convergence(Record):
 
 
 def measure_convergence(curve: Sequence[JobProgress], *, higher_is_better: bool) -> Convergence:
-    """Measures how fast a curve reached its own best.
+    """Measures how fast a curve reached its own best score.
 
-    The range best − start is compared with what a flat curve with the same noise would show. Noise is the robust scale
-    of second differences (Gasser, Sroka and Jennen-Steinmetz, Biometrika 73 (1986), with a median for the mean of
-    squares), which a smooth trend does not enter. Under independent normal noise around a flat line the ratio range /
-    noise has a distribution that depends on T alone; its upper 5 % point, simulated once with a fixed seed, is the
-    threshold. The noise is the curve's own wobble on fixed validation cases, not the sampling error of those cases.
+    The range best − start is compared with the range of a flat curve with the same noise. The noise is the robust scale
+    of second differences (Gasser, Sroka and Jennen-Steinmetz, Biometrika 73 (1986), with the median in place of the
+    mean of squares), which is insensitive to a smooth trend. For independent normal noise around a flat line, the
+    distribution of range / noise depends on T alone. The threshold is its upper 5 % point, simulated once with a fixed
+    seed. The noise describes the curve on fixed validation cases, not the sampling error of those cases.
 
     Args:
-        curve: validation at step 0 and after every epoch, in order.
+        curve: validations at step 0 and after every epoch, in order.
         higher_is_better: direction of the score.
     """
     scores_T, steps = _oriented(curve, higher_is_better)
@@ -84,7 +89,7 @@ def measure_convergence(curve: Sequence[JobProgress], *, higher_is_better: bool)
 def steps_to_baseline(
     curve: Sequence[JobProgress], baseline: Sequence[JobProgress], *, higher_is_better: bool
 ) -> Steps:
-    """First step at which `curve` is at least as good as the baseline's best validation score, else censored."""
+    """First step at which `curve` is at least as good as the baseline's best validation score; censored if none is."""
     scores_T, steps = _oriented(curve, higher_is_better)
     target = float(np.max(_oriented(baseline, higher_is_better)[0]))
     reached = np.flatnonzero(scores_T >= target)
@@ -99,16 +104,17 @@ def _oriented(curve: Sequence[JobProgress], higher_is_better: bool) -> tuple[Arr
 
 
 def _noise(scores_T: Array) -> float | None:
-    """Robust SD from second differences, whose variance is 6σ²; None below `MIN_VALIDATIONS` points."""
+    """Noise SD of one curve; None below `MIN_VALIDATIONS` points."""
     if scores_T.size < MIN_VALIDATIONS:
         return None
-    return float(_scale(scores_T[np.newaxis])[0])
+    return float(_robust_sd(scores_T[np.newaxis])[0])
 
 
-def _scale(scores_RT: Array) -> Array:
+def _robust_sd(scores_RT: Array) -> Array:
+    """Robust SD from second differences, whose variance is 6σ² for independent noise of variance σ²."""
     second_RS = np.diff(scores_RT, n=2, axis=1)
-    scale_R: Array = np.median(np.abs(second_RS), axis=1) / (0.6744897501960817 * np.sqrt(6.0))
-    return scale_R
+    sd_R: Array = np.median(np.abs(second_RS), axis=1) / (_MAD_TO_SD * np.sqrt(6.0))
+    return sd_R
 
 
 @lru_cache(maxsize=256)
@@ -116,18 +122,18 @@ def _range_threshold(validations: int) -> float:
     """Upper 5 % point of (max − first) / noise for a flat curve with independent normal noise."""
     rng = np.random.default_rng(_SIMULATION_SEED)
     flat_RT = rng.standard_normal((_SIMULATIONS, validations))
-    ratio_R = (flat_RT.max(axis=1) - flat_RT[:, 0]) / _scale(flat_RT)
+    ratio_R = (flat_RT.max(axis=1) - flat_RT[:, 0]) / _robust_sd(flat_RT)
     return float(np.quantile(ratio_R, 1 - NOISE_LEVEL))
 
 
 def _steps_to_95(scores_T: Array, steps: list[int], noise: float | None) -> Steps:
     start = float(scores_T[0])
-    height = float(scores_T.max()) - start
+    rise = float(scores_T.max()) - start
     if noise is None:
         return Steps(absent_reason=f"{scores_T.size} validations: telling a rise from noise needs {MIN_VALIDATIONS}")
-    if height <= 0.0:
+    if rise <= 0.0:
         return Steps(absent_reason="validation never rose above its start")
-    if height <= _range_threshold(scores_T.size) * noise:
-        return Steps(absent_reason=f"the rise of {height:.3g} is within noise (SD {noise:.3g} between validations)")
-    reached = np.flatnonzero(scores_T >= start + SHARE * height)
+    if rise <= _range_threshold(scores_T.size) * noise:
+        return Steps(absent_reason=f"the rise of {rise:.3g} is within noise (SD {noise:.3g} between validations)")
+    reached = np.flatnonzero(scores_T >= start + RANGE_FRACTION * rise)
     return Steps(value=steps[int(reached[0])])

@@ -10,9 +10,9 @@ from typing import Literal
 
 import grpc
 
+from vfmalign.client.messages.common import Estimate, Interval
 from vfmalign.core.domain.artifacts import Record, Split
 from vfmalign.core.domain.errors import Internal
-from vfmalign.finetuning.analysis.estimates import Estimate, Interval
 from vfmalign.finetuning.analysis.records import Comparison, LayerShift, Projection, Shift
 from vfmalign.finetuning.checks.repository import StageProgress
 from vfmalign.v1 import common_pb2, features_pb2, features_pb2_grpc, mmd_pb2, mmd_pb2_grpc

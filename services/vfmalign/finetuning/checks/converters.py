@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.artifacts import JobProgress
 from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning.analysis.cautions import list_cautions
 from vfmalign.finetuning.analysis.convergence import Steps
-from vfmalign.finetuning.analysis.estimates import Estimate
 from vfmalign.finetuning.analysis.gain import Gain
 from vfmalign.finetuning.analysis.records import (
-    MEANINGS,
+    MEASURE_MEANINGS,
     CheckReport,
     LayerShift,
     NetworkResult,
     Shift,
-    cautions,
-    is_saturated,
 )
+from vfmalign.finetuning.analysis.shift import is_saturated
 from vfmalign.finetuning.checks.repository import Check, ReportRefs, StageRun
 from vfmalign.finetuning.checks.request import CheckRequest
 from vfmalign.finetuning.jobs.converters import (
@@ -151,7 +151,7 @@ def _pack_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> a
     main = result.network("pretrained")
     metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
     message = alignment_pb2.CheckResult(
-        verdict=key_of(VERDICTS, result.verdict.word),
+        verdict=key_of(VERDICTS, result.verdict.label),
         verdict_reason=result.verdict.reason,
         shifts=[
             alignment_pb2.LayerShift(
@@ -170,7 +170,7 @@ def _pack_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> a
         curves=[_pack_curve(network) for network in result.networks],
         test_groups=result.test_groups,
         held_out=result.held_out,
-        cautions=[f"{caution.title}. {caution.text}" for caution in cautions(result)],
+        cautions=[f"{caution.title}. {caution.text}" for caution in list_cautions(result)],
         report_json=pack_ref(refs.json_ref, store),
         report_html=pack_ref(refs.html_ref, store),
         software=[common_pb2.SoftwareVersion(name=n, version=v) for n, v in sorted(report.run.software.items())],
@@ -180,7 +180,7 @@ def _pack_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> a
         ],
         measures=[
             alignment_pb2.CheckMeasure(name=name, value=pack_estimate(result.measures[name]), meaning=meaning)
-            for name, meaning in MEANINGS.items()
+            for name, meaning in MEASURE_MEANINGS.items()
             if name in result.measures
         ],
     )

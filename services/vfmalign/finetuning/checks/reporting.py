@@ -24,10 +24,9 @@ from vfmalign.finetuning.analysis.records import (
     NetworkResult,
     RunRecord,
     StageTime,
-    paired_similarity,
-    shift_ratio,
 )
-from vfmalign.finetuning.analysis.verdict import decide
+from vfmalign.finetuning.analysis.shift import paired_similarity, shift_ratio
+from vfmalign.finetuning.analysis.verdict import decide_verdict
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.probes import TakenProbes, probes_stage
 from vfmalign.finetuning.checks.repository import Check, CheckRepository, StageRun
@@ -37,7 +36,7 @@ from vfmalign.finetuning.checks.stages import MEASURING, Outputs, Stage, StageCo
 from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.request import NETWORKS
-from vfmalign.finetuning.reports.html import Picture, render
+from vfmalign.finetuning.reports.html import ExampleSlice, render
 
 MAX_PICTURE_BYTES = 4 * 2**20
 SOFTWARE = ("vfmalign", "numpy", "scipy", "matplotlib")
@@ -78,7 +77,7 @@ def assemble(
         phantom=valid.phantom,
         leakage_known=valid.leakage_known,
         test_groups=valid.test_groups,
-        verdict=decide(specialised, held_out=valid.held_out),
+        verdict=decide_verdict(specialised, held_out=valid.held_out),
         metrics=main.metrics,
         primary_metric=metric.name,
         rpg_specialised=specialised,
@@ -240,9 +239,9 @@ def _write_report(
     return report
 
 
-def _pictures(store: ObjectStore, figures: Mapping[Network, Sequence[FigureRef]]) -> list[Picture]:
+def _pictures(store: ObjectStore, figures: Mapping[Network, Sequence[FigureRef]]) -> list[ExampleSlice]:
     return [
-        Picture(network, store.get(ref.key, sha256=ref.sha256, max_bytes=MAX_PICTURE_BYTES), ref.caption)
+        ExampleSlice(network, store.get(ref.key, sha256=ref.sha256, max_bytes=MAX_PICTURE_BYTES), ref.caption)
         for network, refs in figures.items()
         for ref in refs
     ]

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 import numpy as np
 from pydantic import Field
 
+from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.core.domain.artifacts import JobResult, Record
 from vfmalign.core.domain.errors import Exhausted, InvalidInput
 from vfmalign.core.storage.feature_sets import read_feature_set, read_manifest
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.analysis.estimates import Estimate, absent
 from vfmalign.finetuning.analysis.logme import logme
 from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, Measure, MmdClient
 from vfmalign.finetuning.checks.stages import Outputs, Stage, StageContext, Validated, comparison_with, make_stage

@@ -1,7 +1,4 @@
-"""Where each cell of an experiment stands, which is where its check stands.
-
-Knows experiments, cells and the book of checks. Keeps nothing: a cell has no state of its own.
-"""
+"""Status of an experiment's cells. A cell has no state of its own: its status is derived from its check."""
 
 from __future__ import annotations
 
@@ -17,11 +14,11 @@ from vfmalign.finetuning.jobs.repository import STATES, TERMINAL, State
 
 
 @dataclass(frozen=True)
-class Standing:
-    """One cell as it stands.
+class CellStatus:
+    """Status of one cell.
 
     Attributes:
-        begun: whether its check exists and is this experiment's.
+        begun: whether its check exists and belongs to this experiment.
         message: one sentence on what it is doing or waiting for, or why it failed.
         reason: UPPER_SNAKE_CASE reason of a failure, else empty.
     """
@@ -34,44 +31,44 @@ class Standing:
     finished_at: datetime | None = None
 
     @property
-    def ended(self) -> bool:
-        """Whether no state can follow."""
+    def finished(self) -> bool:
+        """Whether the state is final."""
         return self.state in TERMINAL
 
 
-def standings(experiment: Experiment, checks: CheckRepository) -> tuple[Standing, ...]:
-    """Every cell in the order in which they are begun."""
+def get_cell_statuses(experiment: Experiment, checks: CheckRepository) -> tuple[CellStatus, ...]:
+    """Returns the status of every cell, in the order in which cells begin."""
     cells = experiment.cells
-    briefs = checks.briefs([cell.check_id for cell in cells])
-    return tuple(_standing(experiment, cell, briefs.get(cell.check_id)) for cell in cells)
+    summaries = checks.briefs([cell.check_id for cell in cells])
+    return tuple(_get_cell_status(experiment, cell, summaries.get(cell.check_id)) for cell in cells)
 
 
-def counts(found: Sequence[Standing]) -> dict[State, int]:
-    """Cells per state, zeros included."""
-    number = Counter(standing.state for standing in found)
-    return {state: number[state] for state in STATES}
+def count_states(cells: Sequence[CellStatus]) -> dict[State, int]:
+    """Counts the cells in each state, including states without cells."""
+    counts = Counter(cell.state for cell in cells)
+    return {state: counts[state] for state in STATES}
 
 
-def sentence(found: Sequence[Standing]) -> str:
-    """How far the experiment is."""
-    number = counts(found)
-    ended = sum(number[state] for state in TERMINAL)
-    more = [f"{number[state]} {state.lower()}" for state in ("RUNNING", "FAILED", "CANCELLED") if number[state]]
-    return ", ".join([f"{ended} of {len(found)} checks have ended", *more])
+def describe_progress(cells: Sequence[CellStatus]) -> str:
+    """Describes the progress of the experiment in one sentence."""
+    counts = count_states(cells)
+    finished = sum(counts[state] for state in TERMINAL)
+    others = [f"{counts[state]} {state.lower()}" for state in ("RUNNING", "FAILED", "CANCELLED") if counts[state]]
+    return ", ".join([f"{finished} of {len(cells)} checks have ended", *others])
 
 
-def _standing(experiment: Experiment, cell: ExperimentCell, brief: Brief | None) -> Standing:
-    if brief is None:
+def _get_cell_status(experiment: Experiment, cell: ExperimentCell, summary: Brief | None) -> CellStatus:
+    if summary is None:
         if experiment.finished:
-            return Standing(cell, False, "CANCELLED", "was not begun before the experiment ended")
-        return Standing(cell, False, "QUEUED", "waiting for its turn")
-    if brief.request_digest != cell.request_digest:
-        return Standing(
+            return CellStatus(cell, False, "CANCELLED", "the experiment ended before the check began")
+        return CellStatus(cell, False, "QUEUED", "waiting to begin")
+    if summary.request_digest != cell.request_digest:
+        return CellStatus(
             cell,
             False,
             "FAILED",
             f"{cell.check_id}: a check of this id was created with another body; give the experiment another id",
             "ALREADY_EXISTS",
-            brief.finished_at,
+            summary.finished_at,
         )
-    return Standing(cell, True, brief.state, brief.message, brief.reason, brief.finished_at)
+    return CellStatus(cell, True, summary.state, summary.message, summary.reason, summary.finished_at)

@@ -7,7 +7,7 @@ from typing import Any
 
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks import converters
-from vfmalign.finetuning.experiments.cell_status import Standing, counts
+from vfmalign.finetuning.experiments.cell_status import CellStatus, count_states
 from vfmalign.finetuning.experiments.repository import Experiment
 from vfmalign.finetuning.experiments.request import ExperimentRequest
 from vfmalign.finetuning.jobs.converters import key_of, pack_recipe, pack_ref, pack_time, parse_recipe, parse_record
@@ -48,10 +48,10 @@ def parse_experiment(spec: experiment_pb2.ExperimentSpec) -> ExperimentRequest:
 
 
 def pack_experiment(
-    experiment: Experiment, store: ObjectStore, found: Sequence[Standing], *, cells: bool = True
+    experiment: Experiment, store: ObjectStore, found: Sequence[CellStatus], *, cells: bool = True
 ) -> experiment_pb2.Experiment:
     """An experiment as it stands."""
-    number = counts(found)
+    number = count_states(found)
     message = experiment_pb2.Experiment(
         experiment_id=experiment.id,
         spec=_pack_spec(experiment.request),
@@ -89,7 +89,7 @@ def _pack_spec(request: ExperimentRequest) -> experiment_pb2.ExperimentSpec:
     )
 
 
-def _pack_cell(one: Standing) -> experiment_pb2.ExperimentCell:
+def _pack_cell(one: CellStatus) -> experiment_pb2.ExperimentCell:
     return experiment_pb2.ExperimentCell(
         model_id=one.cell.model,
         task=one.cell.task,
@@ -102,15 +102,15 @@ def _pack_cell(one: Standing) -> experiment_pb2.ExperimentCell:
     )
 
 
-def _pack_progress(experiment: Experiment, found: Sequence[Standing]) -> common_pb2.Progress:
+def _pack_progress(experiment: Experiment, found: Sequence[CellStatus]) -> common_pb2.Progress:
     """Time runs to the last check's end: an experiment that only waits does not change."""
-    ends = [one.finished_at for one in found if one.ended and one.finished_at is not None]
+    ends = [one.finished_at for one in found if one.finished and one.finished_at is not None]
     elapsed_s = (
         (max(ends) - experiment.started_at).total_seconds() if ends and experiment.started_at is not None else 0.0
     )
     return common_pb2.Progress(
         phase="checks",
-        done=sum(one.ended for one in found),
+        done=sum(one.finished for one in found),
         total=len(found),
         unit="check",
         elapsed_seconds=max(elapsed_s, 0.0),

@@ -18,11 +18,11 @@ from vfmalign.core.runtime import logs
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.reconciler import passes
 from vfmalign.finetuning.checks.repository import CheckRepository
-from vfmalign.finetuning.experiments.cell_status import Standing, sentence, standings
+from vfmalign.finetuning.experiments.cell_status import CellStatus, describe_progress, get_cell_statuses
 from vfmalign.finetuning.experiments.repository import Experiment, ExperimentRefs, ExperimentRepository
 from vfmalign.finetuning.experiments.request import ExperimentRequest, Fixed
 
-Conclude = Callable[[Experiment, Sequence[Standing]], ExperimentRefs]
+Conclude = Callable[[Experiment, Sequence[CellStatus]], ExperimentRefs]
 """Makes and stores the report of an experiment whose cells have all ended; does nothing twice."""
 
 _log = logs.get(__name__)
@@ -90,23 +90,23 @@ class ExperimentRunner:
     def tick(self) -> list[Experiment]:
         """One round over all experiments; returns those whose cells have all ended."""
         ready: list[Experiment] = []
-        going: list[tuple[Experiment, tuple[Standing, ...]]] = []
+        going: list[tuple[Experiment, tuple[CellStatus, ...]]] = []
         free = self._places
         for experiment in self._experiments.active():
             with self._guarded(experiment.id):
                 begun = self._begin(experiment) if experiment.state == "QUEUED" else experiment
-                cells = standings(begun, self._checks)
+                cells = get_cell_statuses(begun, self._checks)
                 free -= _running(cells)
                 if begun.cancel_requested:
                     self._cancel(begun, cells)
-                elif all(cell.ended for cell in cells):
+                elif all(cell.finished for cell in cells):
                     ready.append(begun)
                 else:
                     going.append((begun, cells))
         for experiment, cells in going:
             with self._guarded(experiment.id):
-                if sentence(cells) != experiment.message:
-                    self._experiments.say(experiment.id, sentence(cells))
+                if describe_progress(cells) != experiment.message:
+                    self._experiments.say(experiment.id, describe_progress(cells))
         for experiment, cell in _turns(going, free):
             with self._guarded(experiment.id), contextlib.suppress(Conflict):  # somebody else's check: seen as failed
                 self._checks.create(cell.cell.check_id, cell.cell.request)
@@ -115,7 +115,7 @@ class ExperimentRunner:
     def conclude(self, experiment: Experiment) -> None:
         """Ends an experiment whose cells have all ended."""
         with self._guarded(experiment.id):
-            cells = standings(experiment, self._checks)
+            cells = get_cell_statuses(experiment, self._checks)
             succeeded = sum(cell.state == "SUCCEEDED" for cell in cells)
             if not succeeded:
                 self._experiments.fail(
@@ -141,11 +141,11 @@ class ExperimentRunner:
             )
         return self._experiments.begin(experiment.id)
 
-    def _cancel(self, experiment: Experiment, cells: Sequence[Standing]) -> None:
+    def _cancel(self, experiment: Experiment, cells: Sequence[CellStatus]) -> None:
         for cell in cells:
-            if cell.begun and not cell.ended:
+            if cell.begun and not cell.finished:
                 self._checks.cancel(cell.cell.check_id)
-        if not any(cell.begun and not cell.ended for cell in cells):
+        if not any(cell.begun and not cell.finished for cell in cells):
             self._experiments.cancelled(experiment.id)
 
     @contextlib.contextmanager
@@ -166,11 +166,13 @@ class ExperimentRunner:
             )
 
 
-def _turns(going: Sequence[tuple[Experiment, Sequence[Standing]]], free: int) -> Iterator[tuple[Experiment, Standing]]:
+def _turns(
+    going: Sequence[tuple[Experiment, Sequence[CellStatus]]], free: int
+) -> Iterator[tuple[Experiment, CellStatus]]:
     """The cells that may begin now: the experiment with fewest running ones comes first, then the older one."""
     running = {experiment.id: _running(cells) for experiment, cells in going}
     waiting = {
-        experiment.id: [cell for cell in cells if not cell.begun and not cell.ended] for experiment, cells in going
+        experiment.id: [cell for cell in cells if not cell.begun and not cell.finished] for experiment, cells in going
     }
     for _ in range(free):
         able = [
@@ -185,10 +187,10 @@ def _turns(going: Sequence[tuple[Experiment, Sequence[Standing]]], free: int) ->
         yield experiment, waiting[experiment.id].pop(0)
 
 
-def _running(cells: Sequence[Standing]) -> int:
-    return sum(cell.begun and not cell.ended for cell in cells)
+def _running(cells: Sequence[CellStatus]) -> int:
+    return sum(cell.begun and not cell.finished for cell in cells)
 
 
-def _first_failure(cells: Sequence[Standing]) -> str:
+def _first_failure(cells: Sequence[CellStatus]) -> str:
     first = next((cell for cell in cells if cell.state == "FAILED"), cells[0])
     return f"the first, {first.cell.check_id}, says: {first.message}"

@@ -12,7 +12,7 @@ from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.db.pagination import PageRequest
 from vfmalign.finetuning.experiments import converters as messages
-from vfmalign.finetuning.experiments.cell_status import standings
+from vfmalign.finetuning.experiments.cell_status import get_cell_statuses
 from vfmalign.finetuning.experiments.repository import Experiment, ExperimentRepository
 from vfmalign.finetuning.experiments.request import ExperimentId, ExperimentRequest, fix
 from vfmalign.finetuning.jobs import converters as job_messages
@@ -100,4 +100,6 @@ class ExperimentServicer(experiment_pb2_grpc.ExperimentServiceServicer):
         return self._pack(self._experiments.get(experiment_id))
 
     def _pack(self, experiment: Experiment, *, cells: bool = True) -> experiment_pb2.Experiment:
-        return messages.pack_experiment(experiment, self._store, standings(experiment, self._checks), cells=cells)
+        return messages.pack_experiment(
+            experiment, self._store, get_cell_statuses(experiment, self._checks), cells=cells
+        )

@@ -1,1 +1,1 @@
-"""HTML report and figures of a check, and the formatting that reports share."""
+"""HTML report of a check: figures, formatting and templates."""

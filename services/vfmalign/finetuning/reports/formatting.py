@@ -1,21 +1,18 @@
-"""How numbers are printed in a report: digits, signs, intervals, and a dash where there is none.
-
-Knows estimates and steps. Knows nothing of HTML beyond addresses that hold their own data.
-"""
+"""Formatting of numbers in reports: digits, signs, intervals, and a dash for absent values."""
 
 from __future__ import annotations
 
 import base64
 import math
 
+from vfmalign.client.messages.common import Estimate
 from vfmalign.finetuning.analysis.convergence import Steps
-from vfmalign.finetuning.analysis.estimates import Estimate
 
 ABSENT = "–"
 
 
-def number(value: float | None) -> str:
-    """Three significant digits, with a true minus sign; powers of ten where zeros would hide them."""
+def format_number(value: float | None) -> str:
+    """Three significant digits with a true minus sign; powers of ten for very small and very large values."""
     if value is None:
         return ABSENT
     if value != 0 and not 1e-4 <= abs(value) < 1e5:
@@ -25,49 +22,49 @@ def number(value: float | None) -> str:
     return f"{value:.{digits}f}".replace("-", "\u2212")
 
 
-def fixed(value: float | None, digits: int = 2) -> str:
-    """A number of a known range with a fixed number of digits and a sign, such as a correlation."""
+def format_correlation(value: float | None, digits: int = 2) -> str:
+    """A number of a known range, such as a correlation, with a sign and a fixed number of decimals."""
     if value is None:
         return ABSENT
     return f"{round(value, digits) + 0.0:{'+' if round(value, digits) else ''}.{digits}f}".replace("-", "\u2212")
 
 
-def p_value(value: float | None) -> str:
-    """Two significant digits; powers of ten where zeros would hide them."""
+def format_p_value(value: float | None) -> str:
+    """Two significant digits; powers of ten for very small values."""
     if value is None:
         return ABSENT
     mantissa, _, exponent = f"{value:.2g}".partition("e")
     return mantissa + (f"e\u2212{-int(exponent)}" if exponent else "")
 
 
-def value_of(estimate: Estimate) -> str:
-    """An estimate's value."""
-    return number(estimate.value)
+def format_value(estimate: Estimate) -> str:
+    """The value of an estimate."""
+    return format_number(estimate.value)
 
 
-def span(estimate: Estimate) -> str:
-    """An estimate's interval."""
+def format_interval(estimate: Estimate) -> str:
+    """The interval of an estimate."""
     interval = estimate.interval
-    return ABSENT if interval is None else f"{number(interval.lower)} to {number(interval.upper)}"
+    return ABSENT if interval is None else f"{format_number(interval.lower)} to {format_number(interval.upper)}"
 
 
-def steps(found: Steps | None) -> str:
-    """Steps, or that there were more."""
-    if found is None or found.value is None:
+def format_steps(steps: Steps | None) -> str:
+    """A number of steps, preceded by `>` where it is censored."""
+    if steps is None or steps.value is None:
         return ABSENT
-    return f"> {found.value}" if found.censored else str(found.value)
+    return f"> {steps.value}" if steps.censored else str(steps.value)
 
 
-def words(text: str) -> str:
-    """A name in print."""
-    return text.replace("_", " ")
+def to_text(name: str) -> str:
+    """An identifier as text, with spaces in place of underscores."""
+    return name.replace("_", " ")
 
 
-def sentence(text: str) -> str:
-    """With a capital and a full stop."""
+def to_sentence(text: str) -> str:
+    """Text with an initial capital and a full stop."""
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
 
 
-def data_url(kind: str, data: bytes) -> str:
-    """An address that holds its own data."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+def to_data_url(media_type: str, data: bytes) -> str:
+    """A `data:` URL that contains its own data."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

@@ -1,41 +1,27 @@
-"""Renders a check's report as one HTML file that needs nothing else: no script, no link, every picture inside.
-
-Knows the records of `results` and the template. Knows nothing of S3, gRPC or how numbers are made.
-"""
+"""HTML report of a check: a single self-contained file without scripts or links, with embedded images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from functools import cache
 
-import jinja2
-
+from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.artifacts import Network
 from vfmalign.core.domain.documents import pluralise
-from vfmalign.finetuning.analysis.estimates import Estimate
+from vfmalign.finetuning.analysis.cautions import list_cautions
 from vfmalign.finetuning.analysis.gain import Gain
-from vfmalign.finetuning.analysis.records import (
-    MEANINGS,
-    SATURATION_THRESHOLD,
-    CheckReport,
-    CheckResult,
-    cautions,
-    is_saturated,
-)
+from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, CheckReport, CheckResult
+from vfmalign.finetuning.analysis.shift import SATURATION_THRESHOLD, is_saturated
 from vfmalign.finetuning.reports import plots
 from vfmalign.finetuning.reports.formatting import (
     ABSENT,
-    data_url,
-    number,
-    p_value,
-    sentence,
-    span,
-    steps,
-    value_of,
-    words,
+    format_interval,
+    format_number,
+    format_value,
+    to_data_url,
+    to_text,
 )
+from vfmalign.finetuning.reports.templating import load_template
 
 _VERDICT_COLOURS = {
     "gain": "#009E73",
@@ -46,8 +32,8 @@ _VERDICT_COLOURS = {
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One example slice: PNG bytes and what they show."""
+class ExampleSlice:
+    """An image with a network's prediction on one slice, as PNG, with its caption."""
 
     network: Network
     png: bytes
@@ -56,7 +42,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class NumberRow:
-    """One row of the table of numbers, ready to print."""
+    """One formatted row of a table of numbers."""
 
     name: str
     value: str
@@ -64,48 +50,48 @@ class NumberRow:
     note: str
 
 
-def render(report: CheckReport, pictures: Sequence[Picture]) -> bytes:
-    """The report as UTF-8 HTML.
+def render(report: CheckReport, examples: Sequence[ExampleSlice]) -> bytes:
+    """Renders the report as UTF-8 HTML.
 
     Args:
-        report: the record that is stored beside it.
-        pictures: example slices with predictions.
+        report: the record that is stored as `report.json`.
+        examples: example slices with predictions.
     """
     result = report.result
     metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
-    drawings = {
-        "shift": data_url("image/svg+xml", plots.draw_shift(result.shift)),
-        "curves": data_url("image/svg+xml", plots.draw_curves(result.networks, metric)),
+    images = {
+        "shift": to_data_url("image/svg+xml", plots.draw_shift(result.shift)),
+        "curves": to_data_url("image/svg+xml", plots.draw_curves(result.networks, metric)),
     }
     if result.shift.projection is not None and result.shift.projection.before:
-        drawings["projection"] = data_url("image/svg+xml", plots.draw_projection(result.shift.projection))
+        images["projection"] = to_data_url("image/svg+xml", plots.draw_projection(result.shift.projection))
     if result.probes:
-        drawings["probes"] = data_url("image/svg+xml", plots.draw_probes(result.probes, metric))
-    html = _template().render(
+        images["probes"] = to_data_url("image/svg+xml", plots.draw_probes(result.probes, metric))
+    html = load_template("report.html.j2", {"is_saturated": is_saturated}).render(
         report=report,
         r=result,
         run=report.run,
-        names=plots.NAMES,
+        labels=plots.NETWORK_LABELS,
         metric=metric,
         numbers=number_rows(result),
         measures=measure_rows(result),
-        cautions=cautions(result),
+        cautions=list_cautions(result),
         notes=_notes(result),
         shift_notes=_shift_notes(result),
         probe_notes=[
             reason for reason in dict.fromkeys(probe.shift.absent_reason for probe in result.probes) if reason
         ],
-        level=_level(result),
-        saturated=SATURATION_THRESHOLD,
-        pictures=drawings,
-        slices=_slices(pictures),
-        verdict_colour=_VERDICT_COLOURS[result.verdict.word],
+        level=_interval_level(result),
+        saturation_threshold=SATURATION_THRESHOLD,
+        images=images,
+        examples=_group_examples(examples),
+        verdict_colour=_VERDICT_COLOURS[result.verdict.label],
     )
     return html.encode()
 
 
 def number_rows(result: CheckResult) -> list[NumberRow]:
-    """The main table: shift, gains, and what the words mean."""
+    """Rows of the main table: shift and gains, with how to read them."""
     primary = result.shift.layer(result.shift.primary_layer)
     shift = (primary.standardised or primary.raw).mmd2
     unit = next(metric.unit for metric in result.metrics if metric.name == result.primary_metric)
@@ -126,29 +112,29 @@ def number_rows(result: CheckResult) -> list[NumberRow]:
         rows.append(_row(f"relative gain over {name}", gain.relative, _gain_note(gain), unit=" %"))
         rows.append(_row(f"difference to {name}", gain.difference, "above zero is better", unit=difference_unit))
     if result.naive_baseline is not None:
-        mark = " ‡" if result.naive_baseline.not_beaten else ""
+        symbol = " ‡" if result.naive_baseline.not_beaten else ""
         note = f"{result.naive_baseline.prediction}: {_gain_note(result.naive_baseline.gain)}"
         difference = result.naive_baseline.gain.difference
-        rows.append(_row(f"difference to naive baseline{mark}", difference, note, unit=difference_unit))
+        rows.append(_row(f"difference to naive baseline{symbol}", difference, note, unit=difference_unit))
     return rows
 
 
 def measure_rows(result: CheckResult) -> list[NumberRow]:
-    """The table of measures beside MMD²: an absent one with its reason, any other with what its values mean."""
+    """Rows of the table of measures beside MMD², with the meaning of each value or the reason why it is absent."""
     rows = []
-    for name, meaning in MEANINGS.items():
-        if (found := result.measures.get(name)) is not None:
-            note = meaning if found.value is not None else found.absent_reason
-            rows.append(NumberRow(name=name, value=value_of(found), interval="", note=note))
+    for name, meaning in MEASURE_MEANINGS.items():
+        if (measure := result.measures.get(name)) is not None:
+            note = meaning if measure.value is not None else measure.absent_reason
+            rows.append(NumberRow(name=name, value=format_value(measure), interval="", note=note))
     return rows
 
 
 def _row(name: str, estimate: Estimate, note: str, unit: str = "") -> NumberRow:
-    value = value_of(estimate)
+    value = format_value(estimate)
     return NumberRow(
         name=name,
         value=f"{value}{unit}" if value != ABSENT else value,
-        interval=span(estimate),
+        interval=format_interval(estimate),
         note=estimate.absent_reason or note,
     )
 
@@ -157,28 +143,28 @@ def _gain_note(gain: Gain) -> str:
     if gain.score is None or gain.baseline is None:
         return ""
     left_out = f", {gain.cases_left_out} left out" if gain.cases_left_out else ""
-    held = f"{pluralise(gain.cases, 'case')} of {pluralise(gain.groups, 'patient')}"
-    return f"{number(gain.score)} against {number(gain.baseline)}, {held}{left_out}"
+    sample = f"{pluralise(gain.cases, 'case')} of {pluralise(gain.groups, 'patient')}"
+    return f"{format_number(gain.score)} against {format_number(gain.baseline)}, {sample}{left_out}"
 
 
 def _notes(result: CheckResult) -> list[str]:
     notes = [
-        f"{metric.name.replace('_', ' ')} with an empty mask: {metric.empty_mask}"
+        f"{to_text(metric.name)} with an empty mask: {metric.empty_mask}"
         for metric in result.metrics
         if metric.empty_mask
     ]
     reasons = [
-        f"steps to 95 % of the {plots.NAMES[network.network]}: {network.convergence.steps_to_95.absent_reason}"
+        f"steps to 95 % of the {plots.NETWORK_LABELS[network.network]}: {network.convergence.steps_to_95.absent_reason}"
         for network in result.networks
         if network.convergence.steps_to_95.absent_reason
     ]
     if result.naive_baseline is not None and result.naive_baseline.not_beaten:
-        notes.append("‡ the fine-tuned model does not beat the naive baseline, which no network makes")
+        notes.append("‡ the fine-tuned model does not beat the naive baseline, a prediction without a network")
     return notes + reasons
 
 
 def _shift_notes(result: CheckResult) -> list[str]:
-    """Why numbers of the shift are absent, each reason once."""
+    """Reasons why numbers of the shift are absent, without duplicates."""
     reasons = []
     for layer in result.shift.layers:
         shifts = [layer.raw] if layer.standardised is None else [layer.standardised, layer.raw]
@@ -187,48 +173,19 @@ def _shift_notes(result: CheckResult) -> list[str]:
     return [reason for reason in dict.fromkeys(reasons) if reason]
 
 
-def _level(result: CheckResult) -> str:
+def _interval_level(result: CheckResult) -> str:
     interval = result.rpg_specialised.difference.interval
     return f"{100 * (interval.level if interval else 0.95):.0f} %"
 
 
-def _slices(pictures: Sequence[Picture]) -> list[Mapping[str, object]]:
+def _group_examples(examples: Sequence[ExampleSlice]) -> list[Mapping[str, object]]:
     groups: list[Mapping[str, object]] = []
-    for network in plots.NAMES:
+    for network in plots.NETWORK_LABELS:
         figures = [
-            {"data": data_url("image/png", picture.png), "caption": picture.caption}
-            for picture in pictures
-            if picture.network == network
+            {"data": to_data_url("image/png", example.png), "caption": example.caption}
+            for example in examples
+            if example.network == network
         ]
         if figures:
             groups.append({"network": network, "figures": figures})
     return groups
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vfmalign.finetuning.reports"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "grouped": lambda value: f"{value:,}".replace(",", "\u202f"),
-        "moment": _moment,
-        "number": number,
-        "far": is_saturated,
-        "p": lambda estimate: p_value(estimate.value),
-        "seconds": lambda value: ABSENT if value is None else f"{value:.1f}",
-        "sentence": sentence,
-        "span": span,
-        "steps": steps,
-        "value": value_of,
-        "words": words,
-    }
-    return environment.get_template("report.html.j2")
-
-
-def _moment(value: datetime) -> str:
-    return value.strftime("%d %B %Y, %H:%M UTC")

@@ -1,7 +1,4 @@
-"""How every figure looks, and how it becomes an SVG that names nothing outside itself.
-
-Knows matplotlib. Knows nothing of what is drawn. Equal figures give equal bytes.
-"""
+"""Style of the figures, and their export as self-contained SVG. Equal figures give equal bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT, ACCENT = "#222222", "#bbbbbb", "#0072B2"
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
+# The palette of Okabe and Ito, which is distinguishable for colour-blind readers.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -33,28 +30,28 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
 }
 
-_drawing = threading.Lock()  # matplotlib's settings are the process's own
+_style_lock = threading.Lock()  # matplotlib's rc settings are global to the process
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """The look of every figure; one at a time."""
-    import matplotlib as mpl  # takes a second, and a service that waits for work draws nothing
+def figure_style() -> Iterator[None]:
+    """Applies the style of the figures. Figures are drawn one at a time."""
+    import matplotlib as mpl  # deferred: the import takes about a second and an idle service draws nothing
 
-    with _drawing, mpl.rc_context(_STYLE):
+    with _style_lock, mpl.rc_context(_STYLE):
         yield
 
 
-def empty(width_in: float, height_in: float, *, layout: Literal["constrained"] | None = "constrained") -> Figure:
-    """A figure without axes, of a size in inches."""
-    from matplotlib.figure import Figure  # as in `style`
+def new_figure(width_in: float, height_in: float, *, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """Creates a figure without axes; sizes are in inches."""
+    from matplotlib.figure import Figure  # deferred, as in `figure_style`
 
     return Figure(figsize=(width_in, height_in), layout=layout)
 
 
-def svg(figure: Figure) -> bytes:
-    """The figure as SVG."""
+def to_svg(figure: Figure) -> bytes:
+    """Exports a figure as SVG."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    # The prologue names a DTD by URL; nothing outside the file may be named.
+    # Remove the prologue, because its DTD is an external URL.
     return re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), flags=re.DOTALL).encode()

@@ -44,13 +44,13 @@ def test_flat_and_falling_curves_have_no_steps_to_95():
 
 
 @pytest.mark.parametrize("validations", [6, 11, 31])
-def test_pure_noise_is_called_a_rise_as_seldom_as_stated(validations):
+def test_false_rises_in_pure_noise_occur_at_the_stated_rate(validations):
     rng = np.random.default_rng(17)
-    called = [
+    values = [
         measure_convergence(curve(rng.normal(0.5, 0.02, validations)), higher_is_better=True).steps_to_95.value
         for _ in range(600)
     ]
-    false_alarms = sum(value is not None for value in called)
+    false_alarms = sum(value is not None for value in values)
     # Binomial(600, 0.05): 99.9 % interval is about 14 to 49.
     assert 12 <= false_alarms <= 50
 
@@ -62,7 +62,7 @@ def test_a_real_rise_in_noise_is_found():
     assert 80 <= value <= 160
 
 
-def test_too_few_validations_say_so():
+def test_too_few_validations_have_no_steps():
     result = measure_convergence(curve([0.0, 0.5, 0.9, 1.0]), higher_is_better=True)
     assert result.steps_to_95.value is None
     assert result.noise is None
@@ -70,9 +70,9 @@ def test_too_few_validations_say_so():
 
 
 def test_steps_to_the_baselines_best_or_censored():
-    mine = curve([0.1, 0.4, 0.6, 0.7])
-    assert steps_to_baseline(mine, curve([0.0, 0.5, 0.6, 0.55]), higher_is_better=True).value == 20
-    late = steps_to_baseline(mine, curve([0.0, 0.5, 0.8, 0.7]), higher_is_better=True)
+    scores = curve([0.1, 0.4, 0.6, 0.7])
+    assert steps_to_baseline(scores, curve([0.0, 0.5, 0.6, 0.55]), higher_is_better=True).value == 20
+    late = steps_to_baseline(scores, curve([0.0, 0.5, 0.8, 0.7]), higher_is_better=True)
     assert late.censored
     assert late.value == 30
-    assert steps_to_baseline(mine, curve([0.05, 0.1]), higher_is_better=True).value == 0
+    assert steps_to_baseline(scores, curve([0.05, 0.1]), higher_is_better=True).value == 0

@@ -118,9 +118,9 @@ def test_below_eight_patients_there_is_no_interval():
 
 
 def test_undefined_cases_are_left_out_of_both_and_counted():
-    mine = [case(f"c{i}", None if i == 0 else 0.6) for i in range(10)]
-    theirs = [case(f"c{i}", None if i == 1 else 0.5) for i in range(10)]
-    paired = pair_scores(mine, theirs, "dice")
+    scores = [case(f"c{i}", None if i == 0 else 0.6) for i in range(10)]
+    baseline = [case(f"c{i}", None if i == 1 else 0.5) for i in range(10)]
+    paired = pair_scores(scores, baseline, "dice")
     assert paired.left_out == 2
     assert estimate_gain(paired, DICE, seed=1).cases == 8
 

@@ -1,4 +1,4 @@
-"""LogME against the evidence that an optimiser finds, closed forms, and what must not change it."""
+"""LogME compared with a numerical optimiser and closed forms, and its invariances."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,12 @@ from vfmalign.finetuning.analysis.logme import logme
 
 
 def brute(features_NC, class_N):
-    """The greatest evidence of each class by Nelder and Mead over log α and log β, from several starts."""
+    """Maximum evidence of each class, by Nelder-Mead over log α and log β from several starts."""
     cases = len(class_N)
     gram_NN = features_NC @ features_NC.T
-    found = []
-    for one in np.unique(class_N):
-        target_N = (class_N == one).astype(float)
+    maxima = []
+    for label in np.unique(class_N):
+        target_N = (class_N == label).astype(float)
 
         def negative(logs, target_N=target_N):
             alpha, beta = np.exp(np.clip(logs, -25, 25))
@@ -24,8 +24,8 @@ def brute(features_NC, class_N):
 
         starts = [(0.0, 0.0), (3.0, 3.0), (8.0, 0.0)]
         options = {"xatol": 1e-6, "fatol": 1e-10, "maxiter": 2000}
-        found.append(max(-minimize(negative, x, method="Nelder-Mead", options=options).fun for x in starts))
-    return np.mean(found)
+        maxima.append(max(-minimize(negative, x, method="Nelder-Mead", options=options).fun for x in starts))
+    return np.mean(maxima)
 
 
 def sample(rng, cases, channels, strength, classes=2):
@@ -39,13 +39,13 @@ def sample(rng, cases, channels, strength, classes=2):
     ("cases", "channels", "strength", "classes"),
     [(40, 5, 2.0, 2), (40, 5, 0.0, 2), (30, 3, 1.0, 3), (25, 25, 1.0, 2), (20, 60, 1.5, 2)],
 )
-def test_is_the_greatest_evidence(cases, channels, strength, classes):
+def test_logme_is_the_maximum_evidence(cases, channels, strength, classes):
     for seed in range(2):
         features_NC, class_N = sample(np.random.default_rng(seed), cases, channels, strength, classes)
         assert logme(features_NC, class_N) == pytest.approx(brute(features_NC, class_N), abs=2e-6)
 
 
-def test_features_that_say_nothing_leave_the_spread_of_the_target():
+def test_uninformative_features_leave_the_variance_of_the_target():
     class_N = np.array([True] * 6 + [False] * 14)
     expected = np.mean([-(np.log(2 * np.pi * count / 20) + 1) / 2 for count in (6, 14)])
     assert logme(np.zeros((20, 4)), class_N) == pytest.approx(expected, abs=1e-12)
@@ -54,14 +54,14 @@ def test_features_that_say_nothing_leave_the_spread_of_the_target():
     assert logme(across_N[:, None], class_N) == pytest.approx(expected, abs=1e-9)
 
 
-def test_turning_scaling_and_reordering_change_nothing_and_moving_does():
+def test_rotation_scale_and_order_change_nothing_and_translation_does():
     rng = np.random.default_rng(7)
     features_NC, class_N = sample(rng, 30, 8, 1.0)
     value = logme(features_NC, class_N)
-    turned_NC = features_NC @ np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    rotated_NC = features_NC @ np.linalg.qr(rng.normal(size=(8, 8)))[0]
     order = rng.permutation(30)
     for same in (
-        logme(turned_NC, class_N),
+        logme(rotated_NC, class_N),
         logme(1e6 * features_NC, class_N),
         logme(1e-6 * features_NC, class_N),
         logme(features_NC[order], class_N[order]),
@@ -85,7 +85,7 @@ def test_an_exact_fit_ends_and_stays_finite():
 
 
 @pytest.mark.parametrize(
-    ("features_NC", "class_N", "says"),
+    ("features_NC", "class_N", "message"),
     [
         (np.zeros((4, 2)), np.zeros(3), "a class per case"),
         (np.zeros(4), np.zeros(4), "a class per case"),
@@ -93,6 +93,6 @@ def test_an_exact_fit_ends_and_stays_finite():
         (np.ones((4, 2)), np.zeros(4), "one class"),
     ],
 )
-def test_what_cannot_be_used_is_refused(features_NC, class_N, says):
-    with pytest.raises(BadTensor, match=says):
+def test_unusable_input_is_rejected(features_NC, class_N, message):
+    with pytest.raises(BadTensor, match=message):
         logme(features_NC, class_N)

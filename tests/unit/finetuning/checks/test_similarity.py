@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.artifacts import Preprocessing
 from vfmalign.core.domain.errors import BadOption, CaseOrderMismatch, Exhausted, Unavailable
 from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter
-from vfmalign.finetuning.analysis.estimates import Estimate
 from vfmalign.finetuning.analysis.logme import logme
 from vfmalign.finetuning.checks.clients import ComparisonRequest
 from vfmalign.finetuning.checks.similarity import MAX_CASES, ask, evidence_of

@@ -1,16 +1,17 @@
-"""Cells of experiments that nobody ran."""
+"""Fixtures: cells and reports of experiments with invented numbers."""
 
 import numpy as np
 import pytest
 
+from vfmalign.client.messages.common import Estimate, Interval, absent
 from vfmalign.core.domain.artifacts import CaseScore, JobProgress
 from vfmalign.core.domain.tasks import TASKS, get_task_spec
 from vfmalign.finetuning.analysis.convergence import Steps, measure_convergence
-from vfmalign.finetuning.analysis.estimates import Estimate, Interval, absent
 from vfmalign.finetuning.analysis.gain import estimate_gain, pair_scores
 from vfmalign.finetuning.analysis.records import CurvePoint, Probe
-from vfmalign.finetuning.experiments.analysis.cells import Cell, Curve, Marks, Missing
-from vfmalign.finetuning.experiments.reports.html import conclude, render
+from vfmalign.finetuning.experiments.analysis.cells import Cell, Curve, Flags, MissingCell
+from vfmalign.finetuning.experiments.analysis.experiment_report import analyse_cells
+from vfmalign.finetuning.experiments.reports.html import render
 
 MODELS = {
     "profound-tiny-mae": ("profound_conv_micro", "masked_reconstruction"),
@@ -62,7 +63,7 @@ def _cases(rng, metric, level, patients, boost):
 
 def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes):
     """`place` of the model: the higher, the more its features move and the less it gains, up to `noise`."""
-    rng = np.random.default_rng([abs(hash_of(model)), abs(hash_of(task)), seed])
+    rng = np.random.default_rng([abs(stable_hash(model)), abs(stable_hash(task)), seed])
     metric = get_task_spec(task).primary_metric
     level = LEVEL[task]
     shift = 0.02 + 0.05 * place + abs(rng.normal(0, 0.004))
@@ -85,7 +86,7 @@ def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes)
     return Cell(
         model=model, task=task, seed=seed, check=f"experiment-{model}-{task}-{seed}", architecture=architecture,
         objective=objective, phantom=phantom, leakage_known=True,
-        marks=Marks(not_beaten=boost < -0.04, saturated=False, degenerate=shift < 0.03),
+        flags=Flags(not_beaten=boost < -0.04, saturated=False, degenerate=shift < 0.03),
         naive_baseline="the input", metric=metric, layer="stages.3", patients=patients,
         shift=Estimate(
             value=shift,
@@ -126,8 +127,8 @@ def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes)
     )  # fmt: skip
 
 
-def hash_of(text):
-    """The same in every process."""
+def stable_hash(text):
+    """A hash that does not differ between processes."""
     return sum(ord(letter) * 31**place for place, letter in enumerate(text)) % 2**31
 
 
@@ -170,7 +171,7 @@ def with_numbers():
 @pytest.fixture(scope="session")
 def missing():
     """A cell without numbers."""
-    return Missing(
+    return MissingCell(
         model="provicnet-small", task="distortion", seed=9, check="c-9", reason="exit code 3: bad data, " + "x" * 200
     )
 
@@ -178,7 +179,7 @@ def missing():
 @pytest.fixture(scope="session")
 def small(make_cells, missing):
     """A rehearsal of three models and one seed."""
-    return conclude(
+    return analyse_cells(
         "s-1", "Two families, five tasks", make_cells(3, 5, phantom=True), [missing], seed=1, resamples=100, level=0.95
     )
 
@@ -186,7 +187,7 @@ def small(make_cells, missing):
 @pytest.fixture(scope="session")
 def large(make_cells):
     """Four models and two seeds."""
-    return conclude("s-2", "Four models", make_cells(4, 5, 2), [], seed=1, resamples=100, level=0.95)
+    return analyse_cells("s-2", "Four models", make_cells(4, 5, 2), [], seed=1, resamples=100, level=0.95)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from vfmalign.core.domain.errors import DigestMismatch, Unavailable
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
 from vfmalign.finetuning.checks.request import CheckRequest
 from vfmalign.finetuning.db.database import Database
-from vfmalign.finetuning.experiments.cell_status import standings
+from vfmalign.finetuning.experiments.cell_status import get_cell_statuses
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository
 from vfmalign.finetuning.experiments.request import ExperimentRequest, Fixed
 from vfmalign.finetuning.experiments.runner import ExperimentRunner
@@ -87,10 +87,10 @@ class World:
         return ExperimentRefs(json_ref=REF, html_ref=REF, csv_ref=REF)
 
     def cells(self, experiment):
-        return standings(self.experiments.get(experiment), self.checks)
+        return get_cell_statuses(self.experiments.get(experiment), self.checks)
 
     def running(self, experiment):
-        return [cell.cell.check_id for cell in self.cells(experiment) if cell.begun and not cell.ended]
+        return [cell.cell.check_id for cell in self.cells(experiment) if cell.begun and not cell.finished]
 
     def end(self, check, state="SUCCEEDED"):
         self.checks.begin(check)

@@ -1,4 +1,4 @@
-"""The report: one file, legible, honest about what it is."""
+"""The report of a check: self-contained, complete, and explicit about its limits."""
 
 import base64
 import json
@@ -7,10 +7,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from vfmalign.finetuning.analysis.estimates import Estimate, absent
-from vfmalign.finetuning.analysis.records import CheckReport, Probe, shift_ratio
+from vfmalign.client.messages.common import Estimate, absent
+from vfmalign.finetuning.analysis.records import CheckReport, Probe
+from vfmalign.finetuning.analysis.shift import shift_ratio
 from vfmalign.finetuning.analysis.verdict import Verdict
-from vfmalign.finetuning.reports.html import Picture, number_rows, render
+from vfmalign.finetuning.reports.html import ExampleSlice, number_rows, render
 
 
 class Outline(HTMLParser):
@@ -42,8 +43,8 @@ def html_of(report, pictures=()):
     return render(report, pictures).decode()
 
 
-def test_refers_to_nothing_outside_itself(make_report, make_png):
-    html = html_of(make_report(), [Picture("pretrained", make_png(), "case c-01, slice 8")])
+def test_report_is_self_contained(make_report, make_png):
+    html = html_of(make_report(), [ExampleSlice("pretrained", make_png(), "case c-01, slice 8")])
     outline = Outline(html)
     assert not {"script", "link", "iframe", "object", "form"} & set(outline.tags)
     assert outline.addresses
@@ -58,10 +59,10 @@ def test_refers_to_nothing_outside_itself(make_report, make_png):
 
 
 def test_has_every_section(make_report, make_png):
-    html = html_of(make_report(), [Picture("scratch", make_png(), "case c-02")])
+    html = html_of(make_report(), [ExampleSlice("scratch", make_png(), "case c-02")])
     for heading in (
         "Numbers", "Shift per layer", "Learning curves", "Features before and after", "Example slices",
-        "Time of every stage", "Settings and digests",
+        "Time per stage", "Settings and digests",
     ):  # fmt: skip
         assert f"<h2>{heading}</h2>" in html
     assert "says only that a change is detectable" in html
@@ -76,13 +77,13 @@ def test_banners_show_exactly_where_true(make_report):
     assert "Pretraining set unknown." in html_of(make_report(leakage_known=False))
 
 
-def test_says_where_features_are_out_of_the_kernel_s_reach(make_report):
-    reached = make_report().result.paired_similarity | {"stages.3": Estimate(value=0.0123)}
-    html = html_of(make_report(paired_similarity=reached))
-    assert "In stages.3 the features after lie so far from those before" in " ".join(Outline(html).text)
+def test_marks_saturated_layers(make_report):
+    similarity = make_report().result.paired_similarity | {"stages.3": Estimate(value=0.0123)}
+    html = html_of(make_report(paired_similarity=similarity))
+    assert "In stages.3 MMD² is saturated" in " ".join(Outline(html).text)
     assert re.search(r"0\.0123 †", html)
     assert len(re.findall(r"\d †", html)) == 1
-    assert not re.search(r"\d †|so far from those before", html_of(make_report()))
+    assert not re.search(r"\d †|MMD² is saturated", html_of(make_report()))
     assert re.search(r"0\.900", html_of(make_report()))
 
 
@@ -113,7 +114,7 @@ def test_shows_measures_beside_mmd_with_their_meaning_or_why_they_are_absent(mak
     table = html.split("stages.3, beside MMD²")[1].split("</table>")[0]
     cells = [re.findall(r"<td[^>]*>([^<]*)<", row) for row in table.split("<tr>")[1:]]
     assert [row[:2] for row in cells] == [["cka", "0.912"], ["frechet", "–"]]
-    assert cells[0][2].startswith("similarity of features before and after: 1 where")
+    assert cells[0][2].startswith("similarity of the features before and after: 1 if")
     assert cells[1][2] == "9 rows are too few"
 
 
@@ -143,22 +144,22 @@ def test_every_row_of_the_networks_has_a_cell_for_every_column(make_report):
         assert {row.count("<td") for row in table.split("<tr")[2:]} == {columns - 1}
 
 
-def test_a_report_from_before_reach_was_measured_still_reads(make_report):
+def test_a_report_without_paired_similarity_can_be_read(make_report):
     old = json.loads(make_report().to_json())
     del old["result"]["paired_similarity"], old["result"]["naive_baseline"]
     for network in old["result"]["networks"]:
         del network["encoder_rate"]
     report = CheckReport.model_validate(old)
     assert report.result.get_paired_similarity("stages.3").absent_reason
-    assert "so far from those before" not in html_of(report)
+    assert "MMD² is saturated" not in html_of(report)
 
 
 def test_never_calls_a_model_aligned_or_safe(make_report):
-    for word in ("gain", "harm", "no_clear_gain", "insufficient_data"):
-        html = html_of(make_report(verdict=Verdict(word=word, reason="why")))
+    for label in ("gain", "harm", "no_clear_gain", "insufficient_data"):
+        html = html_of(make_report(verdict=Verdict(label=label, reason="why")))
         text = " ".join(Outline(html).text)
         assert not re.search(r"\baligned\b|\bsafe\b", text, re.IGNORECASE)
-        assert word.replace("_", " ") in text
+        assert label.replace("_", " ") in text
 
 
 def test_absent_numbers_show_their_reason(make_report):

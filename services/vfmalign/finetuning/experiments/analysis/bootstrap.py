@@ -1,8 +1,7 @@
-"""Bootstrap of an experiment, nested over seeds and cases: every point's numbers, once for each resample.
+"""Bootstrap of an experiment, nested over seeds and cases: the numbers of every point in each resample.
 
-Patients are drawn in common for the networks of a cell and for the models of a task, which share their test cases;
-seeds are drawn within each model and task. Knows cells and `core.scores`; knows nothing of correlations.
-Axes: R resamples, S seeds, N cases, G patients.
+Patients are drawn jointly for the networks of a cell and for the models of a task, because these share their test
+cases. Seeds are drawn within each model and task. Axes: R resamples, S seeds, N cases, G patients.
 """
 
 from __future__ import annotations
@@ -15,116 +14,133 @@ import numpy as np
 import numpy.typing as npt
 
 from vfmalign.core.domain.scores import levels
-from vfmalign.finetuning.analysis.estimates import MIN_GROUPS
-from vfmalign.finetuning.analysis.gain import MIN_PER_CLASS, pair_scores
+from vfmalign.finetuning.analysis.gain import MIN_GROUPS, MIN_PER_CLASS, pair_scores
 from vfmalign.finetuning.experiments.analysis.cells import Cell
-from vfmalign.finetuning.experiments.analysis.points import Point, names, share_of_steps
+from vfmalign.finetuning.experiments.analysis.points import Point, get_step_share, list_tasks
 
 Array = npt.NDArray[np.float64]
-Key = tuple[str, str]
+PointKey = tuple[str, str]
+"""Model and task."""
 
 
 @dataclass(frozen=True)
-class Resampled:
-    """One point's numbers in every resample; NaN where it has none.
+class ResampledPoint:
+    """Numbers of one point in every resample; NaN where absent.
 
     Attributes:
-        weak: why an interval of these draws is not to be relied on; empty where it is.
+        caveat: why an interval of these resamples is unreliable; empty if it is reliable.
     """
 
     shift_R: Array
     ratio_R: Array
     gain_R: Array
-    steps_R: Array
-    weak: str = ""
+    step_share_R: Array
+    caveat: str = ""
 
-    def of(self, quantity: str) -> Array:
-        """The draws of one quantity, by the name that the claims use."""
+    def get(self, quantity: str) -> Array:
+        """The resamples of one quantity, by the name that claims use."""
         return {
             "mmd2_std": self.shift_R,
             "shift_ratio": self.ratio_R,
             "gain": self.gain_R,
-            "convergence": self.steps_R,
+            "convergence": self.step_share_R,
         }[quantity]
 
 
-def resample(points: Sequence[Point], *, seed: int, resamples: int) -> Mapping[Key, Resampled]:
-    """Draws every point's numbers anew; equal points and seeds give equal draws, in whatever order the points come.
+@dataclass(frozen=True)
+class _PatientWeights:
+    """How often each patient of a task is drawn.
 
-    The gain is formed anew of the drawn cases' scores. The shift would need its features: it is drawn from a normal
-    distribution with its jackknife standard error instead, independently of the cases, which is an approximation. So is
-    the ratio, whose denominator is held. Steps vary with the seeds alone.
+    Attributes:
+        index: column of each patient.
+        weight_RG: number of draws of each patient.
+        caveat: as in `ResampledPoint`.
     """
-    found: dict[Key, Resampled] = {}
-    for place, task in enumerate(names(points, "task")):
-        mine = sorted((point for point in points if point.task == task), key=lambda point: point.model)
+
+    index: Mapping[str, int]
+    weight_RG: Array
+    caveat: str
+
+
+def resample(points: Sequence[Point], *, seed: int, resamples: int) -> Mapping[PointKey, ResampledPoint]:
+    """Resamples the numbers of every point. Equal points and seeds give equal draws in any order of the points.
+
+    The gain is recomputed from the scores of the drawn cases. Recomputing the shift would require the features, so it
+    is drawn from a normal distribution with its jackknife standard error, independently of the cases. This is an
+    approximation, as is the ratio, whose denominator is held constant. Steps vary with the seeds alone.
+    """
+    resampled: dict[PointKey, ResampledPoint] = {}
+    for place, task in enumerate(list_tasks(points)):
+        task_points = sorted((point for point in points if point.task == task), key=lambda point: point.model)
         rng = np.random.default_rng([seed, place])
-        patients, weight_RG, weak = _draw_patients([cell for point in mine for cell in point.cells], rng, resamples)
-        for point in mine:
-            found[point.model, task] = _draw_point(point, patients, weight_RG, weak, rng)
-    return found
+        patients = _draw_patients([cell for point in task_points for cell in point.cells], rng, resamples)
+        for point in task_points:
+            resampled[point.model, task] = _resample_point(point, patients, rng)
+    return resampled
 
 
-def _draw_patients(
-    cells: Sequence[Cell], rng: np.random.Generator, resamples: int
-) -> tuple[dict[str, int], Array, str]:
-    """Patients of a task with their place, how often each is drawn, and what makes that unreliable."""
+def _draw_patients(cells: Sequence[Cell], rng: np.random.Generator, resamples: int) -> _PatientWeights:
+    """Draws the patients of a task; for two-class metrics, separately in each class."""
     positive: dict[str, bool] = {}
     for cell in cells:
         for score in cell.scores["pretrained"]:
             positive[score.group] = positive.get(score.group, False) or bool(score.positive)
-    patients = {name: place for place, name in enumerate(sorted(positive))}
-    class_G = np.array([positive[name] for name in patients], dtype=np.bool_)
+    index = {name: place for place, name in enumerate(sorted(positive))}
+    class_G = np.array([positive[name] for name in index], dtype=np.bool_)
     two_classes = any(cell.metric.of_set != "mean" for cell in cells)
-    parts = [np.flatnonzero(class_G), np.flatnonzero(~class_G)] if two_classes else [np.arange(len(patients))]
-    weight_RG = np.zeros((resamples, len(patients)))
-    for part in parts:
-        if part.size:
-            weight_RG[:, part] = rng.multinomial(part.size, np.full(part.size, 1 / part.size), size=resamples)
+    strata = [np.flatnonzero(class_G), np.flatnonzero(~class_G)] if two_classes else [np.arange(len(index))]
+    weight_RG = np.zeros((resamples, len(index)))
+    for stratum in strata:
+        if stratum.size:
+            weight_RG[:, stratum] = rng.multinomial(stratum.size, np.full(stratum.size, 1 / stratum.size), resamples)
     task = cells[0].task
-    if len(patients) < MIN_GROUPS:
-        return patients, weight_RG, f"{task} has {len(patients)} test patients"
-    fewest = min(part.size for part in parts)
-    if two_classes and fewest < MIN_PER_CLASS:
-        return patients, weight_RG, f"{task} has {fewest} test patients of one class"
-    return patients, weight_RG, ""
+    caveat = ""
+    fewest = min(stratum.size for stratum in strata)
+    if len(index) < MIN_GROUPS:
+        caveat = f"{task} has {len(index)} test patients"
+    elif two_classes and fewest < MIN_PER_CLASS:
+        caveat = f"{task} has {fewest} test patients of one class"
+    return _PatientWeights(index, weight_RG, caveat)
 
 
-def _draw_point(
-    point: Point, patients: Mapping[str, int], weight_RG: Array, weak: str, rng: np.random.Generator
-) -> Resampled:
-    resamples, seeds = len(weight_RG), len(point.cells)
+def _resample_point(point: Point, patients: _PatientWeights, rng: np.random.Generator) -> ResampledPoint:
+    resamples, seeds = len(patients.weight_RG), len(point.cells)
     pick_RS = rng.integers(seeds, size=(resamples, seeds))
     shift_SR = np.full((seeds, resamples), np.nan)
-    ratio_SR, gain_SR, steps_SR = shift_SR.copy(), shift_SR.copy(), shift_SR.copy()
+    ratio_SR, gain_SR, step_share_SR = shift_SR.copy(), shift_SR.copy(), shift_SR.copy()
+    caveat = patients.caveat
     for place, cell in enumerate(point.cells):
+        # Drawn for every cell, so that an absent shift does not change the draws of the cells that follow.
         noise_R = rng.standard_normal(resamples)
         if cell.shift.value is not None:
             shift_SR[place] = cell.shift.value + (cell.shift_se or 0.0) * noise_R
-            if cell.shift_ratio.value is not None and cell.shift.value:
-                ratio_SR[place] = shift_SR[place] * (cell.shift_ratio.value / cell.shift.value)
-            elif cell.shift_ratio.value is not None:
-                ratio_SR[place] = cell.shift_ratio.value
+            if cell.shift_se is None:
+                caveat = caveat or "the shift has no standard error and is held constant"
+            if cell.shift_ratio.value is not None:
+                ratio_SR[place] = _scale_ratio(shift_SR[place], cell.shift.value, cell.shift_ratio.value)
         if cell.gain.value is not None:
-            gain_SR[place] = _gains(cell, patients, weight_RG)
-        share = share_of_steps(cell)
-        steps_SR[place] = np.nan if share is None else share
-        if cell.shift.value is not None and cell.shift_se is None:
-            weak = weak or "a shift without a standard error is held"
-    return Resampled(
-        shift_R=_mean(shift_SR, pick_RS),
-        ratio_R=_mean(ratio_SR, pick_RS),
-        gain_R=_mean(gain_SR, pick_RS),
-        steps_R=_mean(steps_SR, pick_RS),
-        weak=weak,
+            gain_SR[place] = _resample_gain(cell, patients)
+        share = get_step_share(cell)
+        step_share_SR[place] = np.nan if share is None else share
+    return ResampledPoint(
+        shift_R=_mean_over_seeds(shift_SR, pick_RS),
+        ratio_R=_mean_over_seeds(ratio_SR, pick_RS),
+        gain_R=_mean_over_seeds(gain_SR, pick_RS),
+        step_share_R=_mean_over_seeds(step_share_SR, pick_RS),
+        caveat=caveat,
     )
 
 
-def _gains(cell: Cell, patients: Mapping[str, int], weight_RG: Array) -> Array:
-    """The relative gain of every resample; NaN where the baseline falls under the metric's floor."""
+def _scale_ratio(shift_R: Array, shift: float, ratio: float) -> Array:
+    """The ratio of every resample, with the denominator shift / ratio held constant."""
+    return shift_R * (ratio / shift) if shift else np.full_like(shift_R, ratio)
+
+
+def _resample_gain(cell: Cell, patients: _PatientWeights) -> Array:
+    """Relative gain of every resample; NaN where the baseline falls below the metric's floor."""
     metric = cell.metric
     pairs = pair_scores(cell.scores["pretrained"], cell.scores["specialised"], metric.name)
-    weight_RN = weight_RG[:, [patients[group] for group in pairs.groups]]
+    weight_RN = patients.weight_RG[:, [patients.index[group] for group in pairs.groups]]
     score_R, baseline_R = (
         levels(metric, value_N, pairs.positive_N, weight_RN) for value_N in (pairs.score_N, pairs.baseline_N)
     )
@@ -135,10 +151,10 @@ def _gains(cell: Cell, patients: Mapping[str, int], weight_RG: Array) -> Array:
     return gain_R
 
 
-def _mean(value_SR: Array, pick_RS: npt.NDArray[np.int64]) -> Array:
-    """Mean over the drawn seeds that have a value."""
+def _mean_over_seeds(value_SR: Array, pick_RS: npt.NDArray[np.int64]) -> Array:
+    """Mean over the drawn seeds that have a value; NaN if none has one."""
     drawn_RS = value_SR[pick_RS, np.arange(len(pick_RS))[:, None]]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # no drawn seed has a value: NaN, as it should be
+        warnings.simplefilter("ignore", RuntimeWarning)  # nanmean warns where every drawn seed lacks a value
         mean_R: Array = np.nanmean(drawn_RS, axis=1)
     return mean_R

@@ -1,7 +1,7 @@
-"""The numbers of one cell of an experiment: one model, fine-tuned for one task with one seed.
+"""Results of one cell of an experiment: one model, fine-tuned for one task with one seed.
 
-Knows how they are read off a finished check, and keeps the scores of its test cases, which the experiment's bootstrap
-resamples. Knows nothing of S3, databases or of how cells are compared.
+A cell is built from the report of its finished check. It includes the scores of the test cases, because the
+experiment's bootstrap resamples them.
 """
 
 from __future__ import annotations
@@ -10,24 +10,25 @@ from collections.abc import Mapping, Sequence
 
 import scipy
 
+from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.core.domain.artifacts import CaseScore, MetricSpec, ModelCard, Network, Objective, Record
 from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.finetuning.analysis.convergence import Steps
-from vfmalign.finetuning.analysis.estimates import Estimate, absent
-from vfmalign.finetuning.analysis.records import CheckReport, CheckResult, CurvePoint, Probe, is_saturated
+from vfmalign.finetuning.analysis.records import CheckReport, CheckResult, CurvePoint, Probe
+from vfmalign.finetuning.analysis.shift import is_saturated
 
-RESAMPLED: tuple[Network, ...] = ("pretrained", "specialised")
-"""Networks whose test scores form the experiment's gain."""
+GAIN_NETWORKS: tuple[Network, ...] = ("pretrained", "specialised")
+"""Networks whose test scores form the gain."""
 
 
-class Marks(Record):
-    """What a reader must know of a cell before its numbers.
+class Flags(Record):
+    """Reservations about the numbers of a cell.
 
     Attributes:
         not_beaten: the fine-tuned model does not beat the naive baseline on the test cases.
-        saturated: MMD² is near the most it can be: it tells that features moved far, not how far.
-        degenerate: the shift's interval is not to be relied on.
-        not_held_out: the same case stands in several splits.
+        saturated: MMD² no longer grows with distance.
+        degenerate: the interval of the shift is unreliable.
+        not_held_out: the same case is in several splits.
     """
 
     not_beaten: bool = False
@@ -37,7 +38,7 @@ class Marks(Record):
 
 
 class Curve(Record):
-    """One network's learning curve on the validation cases."""
+    """Learning curve of one network on the validation cases."""
 
     network: Network
     points: tuple[CurvePoint, ...]
@@ -45,26 +46,27 @@ class Curve(Record):
 
 
 class Cell(Record):
-    """One model, one task, one seed.
+    """Results of one model, task and seed.
 
     Attributes:
-        check: id of the check that measured it.
-        phantom: the cases are generated, not patients.
-        leakage_known: the model card says what the model was pretrained on.
-        naive_baseline: what is predicted without any network, in words; empty where the check did not say.
-        metric: the task's main number.
-        layer: the primary layer, which every shift here is of.
-        patients: of the test split.
+        check: id of the check.
+        phantom: the cases are generated and do not come from patients.
+        leakage_known: the model card lists the pretraining data.
+        naive_baseline: description of the prediction without a network; empty if the check has none.
+        metric: main metric of the task.
+        layer: primary layer, to which every shift refers.
+        patients: number of patients in the test split.
         shift: MMD² of standardised features, with the check's interval.
-        shift_se: its jackknife standard error; None where the check formed none.
-        shift_ratio: in units of the shift to random weights.
-        gain: over the specialised network, in per cent; absent under the metric's floor.
-        gain_difference: the same in the metric's unit, above zero is better.
-        gain_scratch: over the same architecture with random weights, in per cent.
-        score, baseline: test scores of the fine-tuned model and of the specialised network.
-        steps_to_95: optimiser steps to 95 % of the own rise.
+        shift_se: jackknife standard error of the shift; None if the check computed none.
+        shift_ratio: shift in units of the shift to random weights.
+        gain: relative gain over the specialised network, in per cent; absent below the metric's floor.
+        gain_difference: gain in the metric's unit; above zero is better.
+        gain_scratch: relative gain over the same architecture with random weights, in per cent.
+        score: test score of the fine-tuned model.
+        baseline: test score of the specialised network.
+        steps_to_95: optimiser steps to 95 % of the model's own rise.
         budget: optimiser steps of the whole training.
-        scores: of the test cases, by network, the main metric alone.
+        scores: main metric of the test cases, by network.
     """
 
     model: str
@@ -75,7 +77,7 @@ class Cell(Record):
     objective: Objective
     phantom: bool
     leakage_known: bool
-    marks: Marks
+    flags: Flags
     naive_baseline: str = ""
     metric: MetricSpec
     layer: str
@@ -97,8 +99,8 @@ class Cell(Record):
     scores: dict[Network, tuple[CaseScore, ...]]
 
 
-class Missing(Record):
-    """A cell of which the experiment has no numbers, and why."""
+class MissingCell(Record):
+    """A cell without results, and the reason."""
 
     model: str
     task: str
@@ -107,7 +109,7 @@ class Missing(Record):
     reason: str
 
 
-def cell_of(
+def make_cell(
     card: ModelCard,
     report: CheckReport,
     scores: Mapping[Network, Sequence[CaseScore]],
@@ -116,27 +118,27 @@ def cell_of(
     task: str,
     seed: int,
 ) -> Cell:
-    """The cell that a finished check measured.
+    """Builds the cell from a finished check.
 
     Args:
-        card: of the model that was fine-tuned.
-        report: of the check.
-        scores: each network's metrics of the test cases.
+        card: card of the model that was fine-tuned.
+        report: report of the check.
+        scores: metrics of the test cases, by network.
         check: id of the check.
-        task: what the model was fine-tuned for.
-        seed: of the training.
+        task: task for which the model was fine-tuned.
+        seed: seed of the training.
 
     Raises:
-        InvalidInput: the scores of a network that forms the gain are not there, or the report is of another task.
+        InvalidInput: scores of a network that forms the gain are missing, or the report belongs to another task.
     """
     result = report.result
     if result.task != task:
         raise InvalidInput(f"check {check} is of {result.task}, not of {task}", field="task")
-    if absent_ones := [network for network in RESAMPLED if network not in scores]:
-        raise InvalidInput(f"check {check} has no test scores of {', '.join(absent_ones)}", field="scores")
+    if missing := [network for network in GAIN_NETWORKS if network not in scores]:
+        raise InvalidInput(f"check {check} has no test scores of {', '.join(missing)}", field="scores")
     metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
-    main = result.network("pretrained")
-    shift = shift_of(result)
+    pretrained = result.network("pretrained")
+    shift = get_primary_shift(result)
     layer = result.shift.primary_layer
     return Cell(
         model=card.id,
@@ -147,12 +149,7 @@ def cell_of(
         objective=card.objective,
         phantom=result.phantom,
         leakage_known=result.leakage_known,
-        marks=Marks(
-            not_beaten=result.naive_baseline is not None and result.naive_baseline.not_beaten,
-            saturated=is_saturated(result.get_paired_similarity(layer)),
-            degenerate=shift.interval is not None and shift.interval.degenerate,
-            not_held_out=not result.held_out,
-        ),
+        flags=_get_flags(result),
         naive_baseline=result.naive_baseline.prediction if result.naive_baseline is not None else "",
         metric=metric,
         layer=layer,
@@ -165,31 +162,44 @@ def cell_of(
         gain_scratch=result.rpg_scratch.relative,
         score=result.rpg_specialised.score,
         baseline=result.rpg_specialised.baseline,
-        steps_to_95=main.convergence.steps_to_95,
-        budget=main.convergence.budget,
-        weight_change=main.weight_change,
+        steps_to_95=pretrained.convergence.steps_to_95,
+        budget=pretrained.convergence.budget,
+        weight_change=pretrained.weight_change,
         measures=dict(result.measures),
         probes=result.probes,
         curves=tuple(
-            Curve(network=one.network, points=one.curve, selected_step=one.selected_step) for one in result.networks
+            Curve(network=network.network, points=network.curve, selected_step=network.selected_step)
+            for network in result.networks
         ),
-        scores={network: tuple(_only(metric.name, score) for score in scores[network]) for network in RESAMPLED},
+        scores={
+            network: tuple(_select_metric(metric.name, score) for score in scores[network]) for network in GAIN_NETWORKS
+        },
     )
 
 
-def shift_of(result: CheckResult) -> Estimate:
-    """The primary layer's MMD² of standardised features."""
+def _get_flags(result: CheckResult) -> Flags:
+    shift = get_primary_shift(result)
+    return Flags(
+        not_beaten=result.naive_baseline is not None and result.naive_baseline.not_beaten,
+        saturated=is_saturated(result.get_paired_similarity(result.shift.primary_layer)),
+        degenerate=shift.interval is not None and shift.interval.degenerate,
+        not_held_out=not result.held_out,
+    )
+
+
+def get_primary_shift(result: CheckResult) -> Estimate:
+    """MMD² of the primary layer on standardised features."""
     standardised = result.shift.layer(result.shift.primary_layer).standardised
     return absent("the features could not be standardised") if standardised is None else standardised.mmd2
 
 
 def standard_error(shift: Estimate, groups: int) -> float | None:
-    """The jackknife's standard error, from the interval that was made of it with Student's t at `groups` − 1."""
+    """Jackknife standard error, recovered from the interval: Student's t with `groups` − 1 degrees of freedom."""
     interval = shift.interval
     if interval is None or groups < 2:
         return None
     return (interval.upper - interval.lower) / 2 / float(scipy.special.stdtrit(groups - 1, 0.5 + interval.level / 2))
 
 
-def _only(metric: str, score: CaseScore) -> CaseScore:
+def _select_metric(metric: str, score: CaseScore) -> CaseScore:
     return score.model_copy(update={"values": {metric: score.values.get(metric)}})

@@ -1,7 +1,4 @@
-"""Cells averaged over seeds, one point for each model and task, and the quantities that are compared between points.
-
-Knows cells. Knows nothing of tests or resampling.
-"""
+"""Points of an experiment: cells averaged over seeds, and the quantities that are compared between points."""
 
 from __future__ import annotations
 
@@ -10,10 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from vfmalign.finetuning.experiments.analysis.cells import Cell, Marks
+from vfmalign.finetuning.experiments.analysis.cells import Cell, Flags
 
 CENSORED = math.inf
-"""A value that is larger than any that was seen: it ranks last, which is all that is used of it."""
+"""Stands for a value beyond the largest observed one. Only its rank is used, which is last."""
+
+GetNumber = Callable[[Cell], float | None]
+"""Reads a number from a cell; None where absent."""
 
 
 @dataclass(frozen=True)
@@ -21,18 +21,18 @@ class Quantity:
     """A number of a cell.
 
     Attributes:
-        name: in JSON and CSV.
-        label: in print.
-        expected: sign of ρ with the gain where the paper's claim, or the measure's own, holds.
-        note: direction, in words.
-        of: the cell's number; None where absent.
+        name: name in JSON and CSV.
+        label: name in print.
+        expected_sign: sign of ρ with the gain if the paper's claim, or the measure's own rationale, holds.
+        note: expected direction, in words.
+        get: reads the number from a cell.
     """
 
     name: str
     label: str
-    expected: int
+    expected_sign: int
     note: str
-    of: Callable[[Cell], float | None]
+    get: GetNumber
 
 
 @dataclass(frozen=True)
@@ -43,52 +43,52 @@ class Point:
     task: str
     cells: tuple[Cell, ...]
 
-    def mean(self, of: Callable[[Cell], float | None]) -> float | None:
-        """Mean over the seeds that have a value; infinite where one is censored; None where none has one."""
-        values = [value for value in map(of, self.cells) if value is not None]
+    def mean(self, get: GetNumber) -> float | None:
+        """Mean over the seeds that have a value; infinite if one is censored, None if no seed has a value."""
+        values = [value for value in map(get, self.cells) if value is not None]
         return fmean(values) if values else None
 
-    def without(self, of: Callable[[Cell], float | None]) -> int:
-        """Seeds that have no value."""
-        return sum(of(cell) is None for cell in self.cells)
+    def count_absent(self, get: GetNumber) -> int:
+        """Number of seeds without a value."""
+        return sum(get(cell) is None for cell in self.cells)
 
     @property
-    def marks(self) -> Marks:
-        """A mark of any seed is one of the point."""
-        return Marks(
-            **{name: any(getattr(cell.marks, name) for cell in self.cells) for name in Marks.model_fields},
+    def flags(self) -> Flags:
+        """Flags that are set for any seed."""
+        return Flags(
+            **{name: any(getattr(cell.flags, name) for cell in self.cells) for name in Flags.model_fields},
         )
 
 
-def points_of(cells: Iterable[Cell]) -> list[Point]:
-    """Cells by model and task, sorted."""
+def make_points(cells: Iterable[Cell]) -> list[Point]:
+    """Groups cells by model and task, sorted by task and model."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in sorted(cells, key=lambda cell: (cell.task, cell.model, cell.seed)):
         groups.setdefault((cell.model, cell.task), []).append(cell)
     return [Point(model, task, tuple(group)) for (model, task), group in groups.items()]
 
 
-def gain_of(cell: Cell) -> float | None:
+def get_gain(cell: Cell) -> float | None:
     """Gain over the specialised network, in per cent."""
     return cell.gain.value
 
 
-def share_of_steps(cell: Cell) -> float | None:
-    """Steps to 95 % as a share of all steps."""
+def get_step_share(cell: Cell) -> float | None:
+    """Steps to 95 % as a share of all steps; infinite where censored."""
     steps = cell.steps_to_95
     if steps.censored:
         return CENSORED
     return None if steps.value is None or not cell.budget else steps.value / cell.budget
 
 
-def measure_of(name: str) -> Callable[[Cell], float | None]:
-    """One of the measures beside MMD²."""
+def measure_getter(name: str) -> GetNumber:
+    """Creates a function that reads one of the measures beside MMD²."""
 
-    def of(cell: Cell) -> float | None:
-        found = cell.measures.get(name)
-        return None if found is None else found.value
+    def get_measure(cell: Cell) -> float | None:
+        measure = cell.measures.get(name)
+        return None if measure is None else measure.value
 
-    return of
+    return get_measure
 
 
 SHIFT = Quantity("mmd2_std", "MMD²", -1, "less shift, more gain", lambda cell: cell.shift.value)
@@ -96,32 +96,34 @@ RATIO = Quantity(
     "shift_ratio",
     "shift ratio",
     -1,
-    "less shift against random weights, more gain",
+    "less shift relative to random weights, more gain",
     lambda cell: cell.shift_ratio.value,
 )
 PREDICTORS: tuple[Quantity, ...] = (
     SHIFT,
     RATIO,
-    Quantity("weight_change", "weight change", -1, "less change of the weights, more gain", lambda c: c.weight_change),
-    Quantity("cka", "CKA", 1, "a similarity: more alike, more gain", measure_of("cka")),
-    Quantity("frechet", "Fréchet distance", -1, "less distance, more gain", measure_of("frechet")),
-    Quantity("energy", "energy distance", -1, "less distance, more gain", measure_of("energy")),
-    Quantity("logme", "LogME", 1, "more evidence before fine-tuning, more gain", measure_of("logme")),
+    Quantity(
+        "weight_change", "weight change", -1, "smaller change of the weights, more gain", lambda c: c.weight_change
+    ),
+    Quantity("cka", "CKA", 1, "a similarity: more similar features, more gain", measure_getter("cka")),
+    Quantity("frechet", "Fréchet distance", -1, "less distance, more gain", measure_getter("frechet")),
+    Quantity("energy", "energy distance", -1, "less distance, more gain", measure_getter("energy")),
+    Quantity("logme", "LogME", 1, "more evidence before fine-tuning, more gain", measure_getter("logme")),
 )
-MARKS: Mapping[str, tuple[str, str]] = {
+FLAG_SYMBOLS: Mapping[str, tuple[str, str]] = {
     "not_beaten": ("‡", "does not beat the naive baseline"),
-    "saturated": ("†", "MMD² out of the kernel's reach: moved far, not how far"),
-    "degenerate": ("≈", "the shift's interval is not to be relied on"),
-    "not_held_out": ("§", "no case was held out: descriptive"),
+    "saturated": ("†", "saturated: MMD² no longer grows with distance"),
+    "degenerate": ("≈", "the interval of the shift is unreliable"),
+    "not_held_out": ("§", "no case was held out: descriptive only"),
 }
-"""Sign of every mark, and what it says."""
+"""Symbol and meaning of every flag."""
 
 
-def signs(marks: Marks) -> str:
-    """The signs of a point's marks, in one string."""
-    return "".join(sign for name, (sign, _) in MARKS.items() if getattr(marks, name))
+def flag_symbols(flags: Flags) -> str:
+    """The symbols of the flags that are set, as one string."""
+    return "".join(symbol for name, (symbol, _) in FLAG_SYMBOLS.items() if getattr(flags, name))
 
 
-def names(points: Sequence[Point], side: str) -> list[str]:
-    """Models, or tasks, in order of the alphabet."""
-    return sorted({getattr(point, side) for point in points})
+def list_tasks(points: Sequence[Point]) -> list[str]:
+    """The tasks of all points, sorted."""
+    return sorted({point.task for point in points})

@@ -1,1 +1,1 @@
-"""HTML report and figures of an experiment."""
+"""HTML report of an experiment, its figures and its table of cells."""

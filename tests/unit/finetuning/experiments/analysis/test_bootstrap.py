@@ -1,27 +1,27 @@
-"""The nested bootstrap: reproducible, in common where cases are shared, and right against brute force."""
+"""The nested bootstrap: reproducible, joint where cases are shared, and compared with known distributions."""
 
 import numpy as np
 import pytest
 
 from vfmalign.finetuning.experiments.analysis.bootstrap import resample
-from vfmalign.finetuning.experiments.analysis.points import points_of
+from vfmalign.finetuning.experiments.analysis.points import make_points
 
 
 def test_equal_seeds_give_equal_draws_in_any_order(make_cells):
     cells = make_cells(3, 2, 2)
-    one = resample(points_of(cells), seed=5, resamples=50)
-    other = resample(points_of(cells[::-1]), seed=5, resamples=50)
-    changed = resample(points_of(cells), seed=6, resamples=50)
+    one = resample(make_points(cells), seed=5, resamples=50)
+    other = resample(make_points(cells[::-1]), seed=5, resamples=50)
+    changed = resample(make_points(cells), seed=6, resamples=50)
     for key, draws in one.items():
         for quantity in ("mmd2_std", "shift_ratio", "gain", "convergence"):
-            np.testing.assert_array_equal(draws.of(quantity), other[key].of(quantity))
+            np.testing.assert_array_equal(draws.get(quantity), other[key].get(quantity))
         assert not np.array_equal(draws.gain_R, changed[key].gain_R)
 
 
 def test_models_of_a_task_share_their_patients(make_cells):
     cells = make_cells(2, 1)
     twin = cells[0].model_copy(update={"model": cells[1].model})
-    draws = resample(points_of([cells[0], twin]), seed=1, resamples=80)
+    draws = resample(make_points([cells[0], twin]), seed=1, resamples=80)
     (one, other) = draws.values()
     np.testing.assert_array_equal(one.gain_R, other.gain_R)
     assert not np.array_equal(one.shift_R, other.shift_R)
@@ -29,13 +29,13 @@ def test_models_of_a_task_share_their_patients(make_cells):
 
 def test_draws_vary_as_the_check_s_own_interval_says(make_cells):
     cell = make_cells(1, 1, patients=60)[0]
-    draws = resample(points_of([cell]), seed=1, resamples=4000)[cell.model, cell.task]
+    draws = resample(make_points([cell]), seed=1, resamples=4000)[cell.model, cell.task]
     assert draws.gain_R.mean() == pytest.approx(cell.gain.value, abs=0.3)
     half = (cell.gain.interval.upper - cell.gain.interval.lower) / 2
     assert 1.96 * draws.gain_R.std() == pytest.approx(half, rel=0.25)
     assert draws.shift_R.std() == pytest.approx(cell.shift_se, rel=0.05)
     assert draws.ratio_R == pytest.approx(draws.shift_R / 0.6)
-    assert not draws.weak
+    assert not draws.caveat
 
 
 def test_seeds_are_drawn_within_model_and_task(make_cells, with_numbers):
@@ -45,23 +45,23 @@ def test_seeds_are_drawn_within_model_and_task(make_cells, with_numbers):
         for seed, (shift, share) in enumerate([(1.0, 0.2), (2.0, 0.8)])
     ]
     seeds = [one.model_copy(update={"shift_se": 0.0}) for one in seeds]
-    draws = resample(points_of(seeds), seed=1, resamples=2000)[cell.model, cell.task]
+    draws = resample(make_points(seeds), seed=1, resamples=2000)[cell.model, cell.task]
     values, counts = np.unique(draws.shift_R, return_counts=True)
     assert values == pytest.approx([1.0, 1.5, 2.0])
     assert counts / 2000 == pytest.approx([0.25, 0.5, 0.25], abs=0.05)
-    assert np.unique(draws.steps_R.round(3)).tolist() == [0.2, 0.5, 0.8]
+    assert np.unique(draws.step_share_R.round(3)).tolist() == [0.2, 0.5, 0.8]
 
 
 def test_a_class_is_never_lost(make_cells):
     cells = [cell for cell in make_cells(1, 5, patients=12) if cell.task == "classification"]
-    draws = resample(points_of(cells), seed=1, resamples=500)[cells[0].model, "classification"]
+    draws = resample(make_points(cells), seed=1, resamples=500)[cells[0].model, "classification"]
     assert np.isfinite(draws.gain_R).all()
 
 
-def test_few_patients_and_an_unknown_error_are_said(make_cells):
+def test_few_patients_and_an_unknown_error_are_caveats(make_cells):
     few = make_cells(1, 1, patients=6)
-    assert "6 test patients" in resample(points_of(few), seed=1, resamples=5)[few[0].model, few[0].task].weak
+    assert "6 test patients" in resample(make_points(few), seed=1, resamples=5)[few[0].model, few[0].task].caveat
     bare = [cell.model_copy(update={"shift_se": None}) for cell in make_cells(1, 1)]
-    draws = resample(points_of(bare), seed=1, resamples=5)[bare[0].model, bare[0].task]
-    assert "without a standard error" in draws.weak
+    draws = resample(make_points(bare), seed=1, resamples=5)[bare[0].model, bare[0].task]
+    assert "has no standard error" in draws.caveat
     assert np.ptp(draws.shift_R) == 0

@@ -1,11 +1,11 @@
-"""What of a check makes a cell."""
+"""Cells built from the reports of checks."""
 
 import pytest
 
+from vfmalign.client.messages.common import Estimate, Interval
 from vfmalign.core.domain.artifacts import CaseScore, LayerSpec, ModelCard, Preprocessing, VolumeRef
 from vfmalign.core.domain.errors import InvalidInput
-from vfmalign.finetuning.analysis.estimates import Estimate, Interval
-from vfmalign.finetuning.experiments.analysis.cells import cell_of, standard_error
+from vfmalign.finetuning.experiments.analysis.cells import make_cell, standard_error
 
 CARD = ModelCard(
     id="profound-micro", architecture="profound_conv_micro", objective="contrastive",
@@ -21,36 +21,36 @@ SCORES = {
 @pytest.fixture
 def cell(make_report):
     def build(scores=SCORES, task="segmentation", **fields):
-        return cell_of(CARD, make_report(**fields), scores, check="check-7f3a", task=task, seed=7)
+        return make_cell(CARD, make_report(**fields), scores, check="check-7f3a", task=task, seed=7)
 
     return build
 
 
 def test_a_cell_holds_the_check_s_numbers(cell, make_report):
-    result, found = make_report().result, cell()
-    assert (found.model, found.objective, found.architecture) == (
+    result, built = make_report().result, cell()
+    assert (built.model, built.objective, built.architecture) == (
         "profound-micro",
         "contrastive",
         "profound_conv_micro",
     )
-    assert found.shift == result.shift.layer("stages.3").standardised.mmd2
-    assert found.shift_ratio == result.shift_ratio["stages.3"]
-    assert found.gain == result.rpg_specialised.relative
-    assert found.steps_to_95 == result.network("pretrained").convergence.steps_to_95
-    assert (found.budget, found.weight_change) == (120, 0.0421)
-    assert [curve.network for curve in found.curves] == ["pretrained", "scratch", "specialised"]
-    assert set(found.scores) == {"pretrained", "specialised"}
-    assert found.scores["pretrained"][0].values == {"lesion_dice": 0.5}
-    assert not any(found.marks.model_dump().values())
+    assert built.shift == result.shift.layer("stages.3").standardised.mmd2
+    assert built.shift_ratio == result.shift_ratio["stages.3"]
+    assert built.gain == result.rpg_specialised.relative
+    assert built.steps_to_95 == result.network("pretrained").convergence.steps_to_95
+    assert (built.budget, built.weight_change) == (120, 0.0421)
+    assert [curve.network for curve in built.curves] == ["pretrained", "scratch", "specialised"]
+    assert set(built.scores) == {"pretrained", "specialised"}
+    assert built.scores["pretrained"][0].values == {"lesion_dice": 0.5}
+    assert not any(built.flags.model_dump().values())
 
 
-def test_marks_are_those_of_the_check(cell, make_report):
+def test_flags_are_those_of_the_check(cell, make_report):
     result = make_report().result
     worse = result.naive_baseline.model_copy(
         update={"gain": result.naive_baseline.gain.model_copy(update={"difference": Estimate(value=-1.0)})}
     )
-    found = cell(held_out=False, naive_baseline=worse, paired_similarity={"stages.3": Estimate(value=0.01)}).marks
-    assert (found.not_held_out, found.not_beaten, found.saturated) == (True, True, True)
+    flags = cell(held_out=False, naive_baseline=worse, paired_similarity={"stages.3": Estimate(value=0.01)}).flags
+    assert (flags.not_held_out, flags.not_beaten, flags.saturated) == (True, True, True)
     wide = Interval(lower=-1, upper=1, level=0.95, method="jackknife", degenerate=True)
     layers = tuple(
         one.model_copy(
@@ -60,7 +60,7 @@ def test_marks_are_those_of_the_check(cell, make_report):
         )
         for one in result.shift.layers
     )
-    assert cell(shift=result.shift.model_copy(update={"layers": layers})).marks.degenerate
+    assert cell(shift=result.shift.model_copy(update={"layers": layers})).flags.degenerate
 
 
 def test_standard_error_comes_back_from_student_s_interval():
@@ -69,7 +69,7 @@ def test_standard_error_comes_back_from_student_s_interval():
     assert standard_error(Estimate(value=1.0), 12) is None
 
 
-def test_what_does_not_fit_is_refused(cell):
+def test_inputs_that_do_not_match_are_rejected(cell):
     with pytest.raises(InvalidInput, match="no test scores of specialised"):
         cell(scores={"pretrained": SCORES["pretrained"]})
     with pytest.raises(InvalidInput, match="is of segmentation"):
@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_refused(cell):
 def test_features_without_a_scale_have_no_shift(cell, make_report):
     shift = make_report().result.shift
     bare = tuple(one.model_copy(update={"standardised": None}) for one in shift.layers)
-    found = cell(shift=shift.model_copy(update={"layers": bare}))
-    assert found.shift.value is None
-    assert "standardised" in found.shift.absent_reason
-    assert found.shift_se is None
+    built = cell(shift=shift.model_copy(update={"layers": bare}))
+    assert built.shift.value is None
+    assert "standardised" in built.shift.absent_reason
+    assert built.shift_se is None

@@ -7,17 +7,19 @@ import pytest
 from scipy import stats
 
 from vfmalign.finetuning.experiments.analysis.bootstrap import resample
-from vfmalign.finetuning.experiments.analysis.claims import Claim, row_correlations, weigh_claims
-from vfmalign.finetuning.experiments.analysis.conclusions import conclude, headline
-from vfmalign.finetuning.experiments.analysis.points import points_of
+from vfmalign.finetuning.experiments.analysis.claims import Claim, evaluate_claims, row_correlations
+from vfmalign.finetuning.experiments.analysis.experiment_report import analyse_cells, write_headline
+from vfmalign.finetuning.experiments.analysis.points import make_points
 
 
 @pytest.fixture
-def weigh():
+def evaluate():
     def run(cells, resamples=200, seed=1):
-        points = points_of(cells)
-        claims, pooled = weigh_claims(points, resample(points, seed=seed, resamples=resamples), seed=seed, level=0.95)
-        return {(c.claim, c.design, c.x): c for c in claims}, pooled
+        points = make_points(cells)
+        claims, pooled = evaluate_claims(
+            points, resample(points, seed=seed, resamples=resamples), seed=seed, level=0.95
+        )
+        return {(c.claim, c.design, c.shift_measure): c for c in claims}, pooled
 
     return run
 
@@ -40,8 +42,8 @@ def built(make_cells, with_numbers):
     return run
 
 
-def test_a_experiment_of_perfect_order_supports_both_claims(weigh, built):
-    claims, pooled = weigh(built())
+def test_an_experiment_of_perfect_order_supports_both_claims(evaluate, built):
+    claims, pooled = evaluate(built())
     gain, steps = claims["gain", "within_task", "mmd2_std"], claims["convergence", "within_task", "mmd2_std"]
     assert [one.rho for one in gain.strata] == pytest.approx([-1] * 5)
     assert gain.rho.value == pytest.approx(-1)
@@ -52,28 +54,31 @@ def test_a_experiment_of_perfect_order_supports_both_claims(weigh, built):
     assert steps.verdict == "supports"
     assert "converged faster" in steps.sentence
     assert claims["gain", "within_task", "shift_ratio"].verdict is None
-    assert {one.claim: round(one.rho, 9) for one in pooled if one.x == "mmd2_std"} == {"gain": -1, "convergence": 1}
+    assert {one.claim: round(one.rho, 9) for one in pooled if one.shift_measure == "mmd2_std"} == {
+        "gain": -1,
+        "convergence": 1,
+    }
 
 
-def test_the_opposite_order_contradicts(weigh, built):
-    claims, _ = weigh(built(gain=1, share=-1))
+def test_the_opposite_order_contradicts(evaluate, built):
+    claims, _ = evaluate(built(gain=1, share=-1))
     assert claims["gain", "within_task", "mmd2_std"].verdict == "contradicts"
     assert "gained less, against" in claims["gain", "within_task", "mmd2_std"].sentence
     assert "converged slower, against" in claims["convergence", "within_task", "mmd2_std"].sentence
 
 
-def test_within_a_task_a_difference_between_tasks_counts_for_nothing(weigh, built):
+def test_within_a_task_a_difference_between_tasks_counts_for_nothing(evaluate, built):
     cells = [
         cell.model_copy(update={"gain": cell.gain.model_copy(update={"value": cell.gain.value - 50 * len(cell.task)})})
         for cell in built()
     ]
-    claims, pooled = weigh(cells)
+    claims, pooled = evaluate(cells)
     assert claims["gain", "within_task", "mmd2_std"].rho.value == pytest.approx(-1)
     assert next(one.rho for one in pooled if one.claim == "gain") > -0.9
 
 
-def test_three_models_cannot_support_or_contradict(weigh, built):
-    claims, _ = weigh(built(models=3))
+def test_three_models_cannot_support_or_contradict(evaluate, built):
+    claims, _ = evaluate(built(models=3))
     claim = claims["gain", "within_task", "mmd2_std"]
     assert claim.rho.value == pytest.approx(-1)
     assert claim.verdict == "cannot support or contradict"
@@ -81,94 +86,94 @@ def test_three_models_cannot_support_or_contradict(weigh, built):
     assert claims["gain", "within_model", "mmd2_std"].verdict != "cannot support or contradict"
 
 
-def test_one_task_of_four_models_cannot_reach_the_level(weigh, built):
-    claim = weigh(built(tasks=1))[0]["gain", "within_task", "mmd2_std"]
+def test_one_task_of_four_models_cannot_reach_the_level(evaluate, built):
+    claim = evaluate(built(tasks=1))[0]["gain", "within_task", "mmd2_std"]
     assert claim.test.smallest_p_two_sided == pytest.approx(2 / 24)
     assert claim.verdict == "cannot support or contradict"
     assert "even a perfect order would have p = 0.083" in claim.sentence
 
 
-def test_a_gain_under_the_floor_is_no_value_and_counted(weigh, built, with_numbers):
+def test_a_gain_under_the_floor_is_no_value_and_counted(evaluate, built, with_numbers):
     cells = built()
     cells[0] = with_numbers(cells[0], gain=None)
     cells[7] = with_numbers(cells[7], share=None)
-    claims, _ = weigh(cells)
+    claims, _ = evaluate(cells)
     gain = claims["gain", "within_task", "mmd2_std"]
-    assert gain.without_value == 1
+    assert gain.points_without_value == 1
     assert sorted(one.pairs for one in gain.strata) == [3, 4, 4, 4, 4]
     assert sum(one.used for one in gain.strata) == 4
-    assert claims["convergence", "within_task", "mmd2_std"].without_value == 1
+    assert claims["convergence", "within_task", "mmd2_std"].points_without_value == 1
 
 
-def test_a_censored_rise_ranks_last(weigh, built, with_numbers):
+def test_a_censored_rise_ranks_last(evaluate, built, with_numbers):
     cells = [
         with_numbers(
             cell, shift=cell.shift.value, share=math.inf if cell.shift.value > 0.35 else 0.3 + cell.shift.value
         )
         for cell in built()
     ]
-    claim = weigh(cells)[0]["convergence", "within_task", "mmd2_std"]
+    claim = evaluate(cells)[0]["convergence", "within_task", "mmd2_std"]
     assert claim.rho.value == pytest.approx(1)
-    assert claim.without_value == 0
+    assert claim.points_without_value == 0
 
 
-def test_cells_that_were_not_held_out_get_no_verdict(weigh, built):
+def test_cells_that_were_not_held_out_get_no_verdict(evaluate, built):
     cells = built()
-    cells[3] = cells[3].model_copy(update={"marks": cells[3].marks.model_copy(update={"not_held_out": True})})
-    claim = weigh(cells)[0]["gain", "within_task", "mmd2_std"]
+    cells[3] = cells[3].model_copy(update={"flags": cells[3].flags.model_copy(update={"not_held_out": True})})
+    claim = evaluate(cells)[0]["gain", "within_task", "mmd2_std"]
     assert claim.verdict == "cannot support or contradict"
     assert "descriptive only" in claim.sentence
 
 
-def test_marked_cells_are_left_out_of_a_second_coefficient(weigh, built):
+def test_flagged_cells_are_left_out_of_a_second_coefficient(evaluate, built):
     cells = built()
     worst = [
         cell.model_copy(update={
             "gain": cell.gain.model_copy(update={"value": 99.0}),
-            "marks": cell.marks.model_copy(update={"not_beaten": True, "saturated": False}),
+            "flags": cell.flags.model_copy(update={"not_beaten": True, "saturated": False}),
         })
-        if cell.shift.value > 0.35 else cell.model_copy(update={"marks": type(cell.marks)()})
+        if cell.shift.value > 0.35 else cell.model_copy(update={"flags": type(cell.flags)()})
         for cell in cells
     ]  # fmt: skip
-    claim = weigh(worst)[0]["gain", "within_task", "mmd2_std"]
+    claim = evaluate(worst)[0]["gain", "within_task", "mmd2_std"]
     assert claim.rho.value > -0.5
-    assert claim.rho_unmarked == pytest.approx(-1)
+    assert claim.rho_unflagged == pytest.approx(-1)
 
 
-def test_seeds_are_averaged_before_anything_is_ranked(weigh, built, with_numbers):
+def test_seeds_are_averaged_before_anything_is_ranked(evaluate, built, with_numbers):
     one = built()
     high = [with_numbers(c, c.shift.value + 3, c.gain.value + 8, c.steps_to_95.value / c.budget) for c in one]
     low = [with_numbers(c, c.shift.value - 3, c.gain.value - 8, c.steps_to_95.value / c.budget) for c in one]
     both = [c.model_copy(update={"seed": 1}) for c in high] + [c.model_copy(update={"seed": 2}) for c in low]
-    claim = weigh(both)[0]["gain", "within_task", "mmd2_std"]
+    claim = evaluate(both)[0]["gain", "within_task", "mmd2_std"]
     assert claim.rho.value == pytest.approx(-1)
     assert {stratum.pairs for stratum in claim.strata} == {4}
 
 
-def test_intervals_hold_the_coefficient_of_a_clear_order(weigh, make_cells):
-    claim = weigh(make_cells(noise=0.0))[0]["gain", "within_task", "mmd2_std"]
+def test_intervals_hold_the_coefficient_of_a_clear_order(evaluate, make_cells):
+    claim = evaluate(make_cells(noise=0.0))[0]["gain", "within_task", "mmd2_std"]
     assert claim.rho.interval.lower >= -1
     assert claim.rho.interval.lower <= claim.rho.value <= claim.rho.interval.upper < 0
     assert claim.rho.interval.method.startswith("percentile bootstrap")
 
 
-def test_steps_of_one_seed_have_no_interval(weigh, make_cells):
-    estimate = weigh(make_cells(4, 3))[0]["convergence", "within_task", "mmd2_std"].rho
+def test_steps_of_one_seed_have_no_interval(evaluate, make_cells):
+    estimate = evaluate(make_cells(4, 3))[0]["convergence", "within_task", "mmd2_std"].rho
     assert estimate.value is not None
     assert estimate.interval is None
     assert "seed alone" in estimate.absent_reason
-    assert weigh(make_cells(4, 3, 2))[0]["convergence", "within_task", "mmd2_std"].rho.interval is not None
+    assert evaluate(make_cells(4, 3, 2))[0]["convergence", "within_task", "mmd2_std"].rho.interval is not None
 
 
-def test_a_null_experiment_seldom_gets_a_word(make_cells, with_numbers, weigh):
+def test_a_null_experiment_rarely_gets_a_verdict(make_cells, with_numbers, evaluate):
     rng = np.random.default_rng(4)
     cells = make_cells(probes=False)
-    words = []
+    verdicts = []
     for _ in range(30):
         drawn = [with_numbers(c, rng.random(), rng.random(), rng.uniform(0.1, 0.9)) for c in cells]
-        words.append(weigh(drawn, resamples=2)[0]["gain", "within_task", "mmd2_std"].verdict)
-    assert sum(word in {"supports", "contradicts"} for word in words) <= 6  # 1.5 expected; 7 has p = 0.001
-    assert "no_clear_relation" in words
+        verdicts.append(evaluate(drawn, resamples=2)[0]["gain", "within_task", "mmd2_std"].verdict)
+    assert sum(verdict in {"supports", "contradicts"} for verdict in verdicts) <= 6  # 1.5 expected; 7 has p = 0.001
+    assert "no_clear_relation" in verdicts
 
 
 def test_row_correlations_leave_out_what_is_absent_row_by_row():
@@ -181,7 +186,7 @@ def test_row_correlations_leave_out_what_is_absent_row_by_row():
 
 
 @pytest.mark.parametrize(
-    ("across_models", "across_tasks", "says"),
+    ("across_models", "across_tasks", "pattern"),
     [
         (
             "supports",
@@ -196,14 +201,14 @@ def test_row_correlations_leave_out_what_is_absent_row_by_row():
         (
             "supports",
             "cannot support or contradict",
-            r"support .*comparisons\. .*Within a model, across tasks: cannot be told\.$",
+            r"support .*comparisons\. .*Within a model, across tasks: undecided\.$",
         ),
         (
             "no_clear_relation",
             "no_clear_relation",
             r"do not support .*within a model, across tasks: no clear relation\.$",
         ),
-        ("no_clear_relation", "cannot support or contradict", r"do not support .*Within a model.*cannot be told\.$"),
+        ("no_clear_relation", "cannot support or contradict", r"do not support .*Within a model.*undecided\.$"),
         (
             "contradicts",
             "supports",
@@ -212,13 +217,13 @@ def test_row_correlations_leave_out_what_is_absent_row_by_row():
         ("cannot support or contradict", "cannot support or contradict", r"can neither support nor contradict"),
     ],
 )
-def test_headline_says_what_the_verdicts_come_to(built, across_models, across_tasks, says):
+def test_headline_summarises_the_verdicts(built, across_models, across_tasks, pattern):
     import re
 
-    report = conclude("s", "S", built(tasks=2), [], seed=1, resamples=10, level=0.95)
-    words = {"within_task": across_models, "within_model": across_tasks}
+    report = analyse_cells("s", "S", built(tasks=2), [], seed=1, resamples=10, level=0.95)
+    verdicts = {"within_task": across_models, "within_model": across_tasks}
     claims = [
-        Claim.model_validate(c.model_dump() | {"verdict": words[c.design] if c.verdict else None})
+        Claim.model_validate(c.model_dump() | {"verdict": verdicts[c.design] if c.verdict else None})
         for c in report.claims
     ]
-    assert re.search(says, headline("gain", claims))
+    assert re.search(pattern, write_headline("gain", claims))

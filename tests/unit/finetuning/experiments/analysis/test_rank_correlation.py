@@ -12,8 +12,8 @@ from scipy import stats
 from vfmalign.finetuning.experiments.analysis import rank_correlation
 from vfmalign.finetuning.experiments.analysis.rank_correlation import (
     Stratum,
-    arrangements,
-    common_test,
+    common_permutation_test,
+    count_permutations,
     mean_correlation,
     permutation_test,
     rank_correlations,
@@ -59,10 +59,10 @@ SMALL = [
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_permutation_test_is_that_of_brute_force(strata, sign):
     ranked = [stratum(one.name, one.x_N, stats.rankdata(one.y_N)) for one in strata]
-    found = permutation_test(strata, sign=sign, seed=1)
-    assert found.enumerated
+    test = permutation_test(strata, sign=sign, seed=1)
+    assert test.enumerated
     assert (
-        found.p_paper, found.p_two_sided, found.smallest_p_paper, found.smallest_p_two_sided
+        test.p_paper, test.p_two_sided, test.smallest_p_paper, test.smallest_p_two_sided
     ) == pytest.approx(brute_force(ranked, sign))  # fmt: skip
 
 
@@ -71,31 +71,33 @@ def test_permutation_test_is_that_of_brute_force(strata, sign):
     st.sampled_from([-1, 1]),
 )
 @settings(max_examples=25, deadline=None)
-def test_it_is_with_any_ties(pairs, sign):
-    strata = rank_correlation.usable([stratum(str(i), *zip(*rows, strict=True)) for i, rows in enumerate(pairs)])
-    found = permutation_test(strata, sign=sign, seed=1)
+def test_permutation_test_is_that_of_brute_force_with_any_ties(pairs, sign):
+    strata = rank_correlation.with_defined_rho(
+        [stratum(str(i), *zip(*rows, strict=True)) for i, rows in enumerate(pairs)]
+    )
+    test = permutation_test(strata, sign=sign, seed=1)
     if not strata:
-        assert found is None
+        assert test is None
         return
     assert (
-        found.p_paper, found.p_two_sided, found.smallest_p_paper, found.smallest_p_two_sided
+        test.p_paper, test.p_two_sided, test.smallest_p_paper, test.smallest_p_two_sided
     ) == pytest.approx(brute_force(strata, sign))  # fmt: skip
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=6))
 @settings(max_examples=50, deadline=None)
-def test_arrangements_are_the_orders_that_differ(values):
-    assert arrangements(np.array(values)) == len(set(itertools.permutations(values)))
+def test_permutations_are_the_distinct_orders(values):
+    assert count_permutations(np.array(values)) == len(set(itertools.permutations(values)))
 
 
 def test_permutations_are_counted_by_the_formula():
     four = [stratum(str(i), [1, 2, 3, 4], [4, 3, 2, 1]) for i in range(5)]
-    found = permutation_test(four, sign=-1, seed=1)
-    assert found.permutations == math.factorial(4) ** 5
-    assert found.smallest_p_paper == pytest.approx(24.0**-5)
-    assert found.smallest_p_two_sided == pytest.approx(2 * 24.0**-5)
-    assert found.p_paper == pytest.approx(24.0**-5)
-    assert found.enumerated
+    test = permutation_test(four, sign=-1, seed=1)
+    assert test.permutations == math.factorial(4) ** 5
+    assert test.smallest_p_paper == pytest.approx(24.0**-5)
+    assert test.smallest_p_two_sided == pytest.approx(2 * 24.0**-5)
+    assert test.p_paper == pytest.approx(24.0**-5)
+    assert test.enumerated
     tied = [stratum("a", [1, 2, 3, 4], [4, 3, 3, 1]), stratum("b", [1, 2, 3], [1, 1, 1])]
     assert permutation_test(tied, sign=-1, seed=1).permutations == 12  # what is all ties has no ρ
 
@@ -104,10 +106,10 @@ def test_too_many_permutations_are_drawn(monkeypatch):
     monkeypatch.setattr(rank_correlation, "MONTE_CARLO", 4000)
     rng = np.random.default_rng(3)
     long = [stratum(str(i), rng.random(12), rng.random(12)) for i in range(3)]
-    found = permutation_test(long, sign=-1, seed=5)
-    assert not found.enumerated
-    assert found.drawn == 4000
-    assert found == permutation_test(long, sign=-1, seed=5)
+    test = permutation_test(long, sign=-1, seed=5)
+    assert not test.enumerated
+    assert test.drawn == 4000
+    assert test == permutation_test(long, sign=-1, seed=5)
     perfect = permutation_test([stratum("a", range(12), range(12))], sign=1, seed=1)
     assert perfect.p_paper == perfect.smallest_p_paper == pytest.approx(1 / 4001)
 
@@ -143,11 +145,11 @@ def test_mean_weighs_each_stratum_by_its_pairs_less_one():
 
 def test_one_order_for_all_strata_sees_that_models_keep_theirs():
     strata = [stratum(str(i), [1, 2, 3, 4], [4, 3, 2, 1]) for i in range(5)]
-    found = common_test(strata, sign=-1)
-    assert found.permutations == 24
-    assert found.p_paper == pytest.approx(1 / 24)
-    assert found.p_two_sided == found.smallest_p_two_sided == pytest.approx(2 / 24)
-    assert common_test([*strata, stratum("x", [1, 2], [1, 2])], sign=-1) is None
+    test = common_permutation_test(strata, sign=-1)
+    assert test.permutations == 24
+    assert test.p_paper == pytest.approx(1 / 24)
+    assert test.p_two_sided == test.smallest_p_two_sided == pytest.approx(2 / 24)
+    assert common_permutation_test([*strata, stratum("x", [1, 2], [1, 2])], sign=-1) is None
 
 
 def test_null_keeps_its_level():
@@ -156,9 +158,9 @@ def test_null_keeps_its_level():
     rejected = {"paper": 0, "both": 0}
     for _ in range(experiments):
         strata = [stratum(str(i), rng.random(4), rng.random(4)) for i in range(5)]
-        found = permutation_test(strata, sign=-1, seed=1)
-        rejected["paper"] += found.p_paper <= 0.05
-        rejected["both"] += found.p_two_sided <= 0.05
+        test = permutation_test(strata, sign=-1, seed=1)
+        rejected["paper"] += test.p_paper <= 0.05
+        rejected["both"] += test.p_two_sided <= 0.05
     # An exact test rejects at most 5 %: 10 of 200, with 4 standard deviations of 3.1.
     assert rejected["paper"] <= 10 + 12
     assert rejected["both"] <= 10 + 12

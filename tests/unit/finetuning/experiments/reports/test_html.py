@@ -1,4 +1,4 @@
-"""The experiment's page and table: whole, legible, honest about what it is."""
+"""The page and the table of an experiment: complete, self-contained, and explicit about their limits."""
 
 import base64
 import csv
@@ -7,7 +7,9 @@ import re
 from html.parser import HTMLParser
 from itertools import pairwise
 
-from vfmalign.finetuning.experiments.reports.html import ExperimentReport, conclude, render, to_csv
+from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport, analyse_cells
+from vfmalign.finetuning.experiments.reports.cells_table import to_csv
+from vfmalign.finetuning.experiments.reports.html import render
 
 
 class Outline(HTMLParser):
@@ -45,7 +47,7 @@ class Outline(HTMLParser):
 def test_a_report_survives_its_own_json_and_is_reproducible(small, large, make_cells, missing):
     for report in (small, large):
         assert ExperimentReport.model_validate_json(report.to_json()) == report
-    again = conclude(
+    again = analyse_cells(
         "s-1",
         "Two families, five tasks",
         make_cells(3, 5, phantom=True)[::-1],
@@ -57,7 +59,7 @@ def test_a_report_survives_its_own_json_and_is_reproducible(small, large, make_c
     assert again.to_json() == small.to_json()
 
 
-def test_the_page_refers_to_nothing_outside_itself(pages):
+def test_the_page_is_self_contained(pages):
     for html in pages.values():
         outline = Outline(html)
         assert not {"script", "link", "iframe", "object", "form"} & set(outline.tags)
@@ -69,7 +71,7 @@ def test_the_page_refers_to_nothing_outside_itself(pages):
             assert all(url.startswith(b"http://www.w3.org/") for url in re.findall(rb"https?://[^\"\s]+", body))
 
 
-def test_every_figure_is_there_with_words_for_it(pages):
+def test_every_figure_has_alternative_text(pages):
     for html, models in ((pages["small"], 3), (pages["large"], 4)):
         alts = [picture["alt"] for picture in Outline(html).pictures]
         assert sum("gain against shift" in alt for alt in alts) == 5 + models
@@ -96,7 +98,7 @@ def test_phantoms_head_the_page(pages):
     assert "phantoms" not in Outline(pages["large"]).words()
 
 
-def test_the_page_says_what_the_data_say(pages, small):
+def test_the_page_states_the_conclusions(pages, small):
     words = Outline(pages["small"]).words()
     assert "3 models per task, and a verdict needs at least 4" in words
     assert "cannot support or contradict" in words
@@ -113,42 +115,45 @@ def test_it_never_calls_a_model_aligned_or_safe(pages):
         assert not re.search(r"\b(aligned|safe)\b", Outline(html).words(), re.IGNORECASE)
 
 
-def test_an_unknown_pretraining_set_is_said(pages, make_cells):
-    assert "is not known: test cases may" not in Outline(pages["large"]).words()
+def test_an_unknown_pretraining_set_is_stated(pages, make_cells):
+    assert "may include test cases" not in Outline(pages["large"]).words()
     cells = [c.model_copy(update={"leakage_known": c.model != "profound-tiny-mae"}) for c in make_cells(2, 1)]
-    words = Outline(render(conclude("s", "S", cells, [], seed=1, resamples=10, level=0.95)).decode()).words()
-    assert "What profound-tiny-mae was pretrained on is not known" in words
+    words = Outline(render(analyse_cells("s", "S", cells, [], seed=1, resamples=10, level=0.95)).decode()).words()
+    assert "The pretraining data of profound-tiny-mae is unknown" in words
 
 
-def test_a_supported_claim_also_says_what_the_number_of_models_allows(large, pages):
+def test_a_supported_claim_also_states_what_the_number_of_models_allows(large, pages):
     claim = next(one for one in large.claims if (one.claim, one.design) == ("convergence", "within_task"))
     assert claim.verdict == "supports"
-    assert "With one order for all, p = 0.083, and could not be under 0.083." in Outline(pages["large"]).words()
+    assert (
+        "With the same permutation for all, p = 0.083; the smallest possible value is 0.083."
+        in Outline(pages["large"]).words()
+    )
 
 
-def test_marks_stand_in_every_table_of_cells(pages, large):
+def test_flags_are_shown_in_every_table_of_cells(pages, large):
     words = Outline(pages["large"]).words()
-    assert any(cell.marks.not_beaten for cell in large.cells)
+    assert any(cell.flags.not_beaten for cell in large.cells)
     assert "‡ does not beat the naive baseline" in words
     for heading in ("Every model in every task", "Every cell"):
         assert "‡" in pages["large"].split(f"<h2>{heading}</h2>")[1].split("</section>")[0]
     assert "Not held out" not in words
-    unheld = [c.model_copy(update={"marks": c.marks.model_copy(update={"not_held_out": True})}) for c in large.cells]
-    html = render(conclude("s", "S", unheld[:6], [], seed=1, resamples=10, level=0.95)).decode()
+    unheld = [c.model_copy(update={"flags": c.flags.model_copy(update={"not_held_out": True})}) for c in large.cells]
+    html = render(analyse_cells("s", "S", unheld[:6], [], seed=1, resamples=10, level=0.95)).decode()
     assert "Not held out" in Outline(html).words()
 
 
-def test_what_has_no_number_stands_there_with_its_reason(pages, make_cells, with_numbers):
+def test_absent_numbers_are_listed_with_their_reason(pages, make_cells, with_numbers):
     assert "Exit code 3: bad data, x" in Outline(pages["small"]).words()
     cells = make_cells(4, 2)
     cells[0] = with_numbers(cells[0], gain=None, share=None)
-    words = Outline(render(conclude("s", "S", cells, [], seed=1, resamples=10, level=0.95)).decode()).words()
+    words = Outline(render(analyse_cells("s", "S", cells, [], seed=1, resamples=10, level=0.95)).decode()).words()
     assert "no gain: under the floor" in words
     assert "no steps to 95 %: within noise" in words
 
 
-def test_a_experiment_without_any_cell_still_has_a_page(missing):
-    report = conclude("s", "S", [], [missing], seed=1, resamples=10, level=0.95)
+def test_an_experiment_without_any_cell_still_has_a_page(missing):
+    report = analyse_cells("s", "S", [], [missing], seed=1, resamples=10, level=0.95)
     words = Outline(render(report).decode()).words()
     assert "can neither support nor contradict" in words
     assert "bad data" in words
@@ -157,7 +162,7 @@ def test_a_experiment_without_any_cell_still_has_a_page(missing):
 
 def test_text_is_escaped(make_cells):
     html = render(
-        conclude("s", "<script>alert(1)</script>", make_cells(2, 1), [], seed=1, resamples=10, level=0.95)
+        analyse_cells("s", "<script>alert(1)</script>", make_cells(2, 1), [], seed=1, resamples=10, level=0.95)
     ).decode()
     assert "<script>" not in html
 
@@ -169,5 +174,5 @@ def test_the_table_has_one_row_per_cell(small):
     first = next(cell for cell in small.cells if cell.check == rows[0]["check"])
     assert float(rows[0]["mmd2_std"]) == first.shift.value
     assert float(rows[0]["rpg_specialised"]) == first.gain.value
-    assert rows[0]["not_beaten"] == str(first.marks.not_beaten)
+    assert rows[0]["not_beaten"] == str(first.flags.not_beaten)
     assert rows[-1]["missing"].startswith("exit code 3: bad data, x")

@@ -1,4 +1,4 @@
-"""Both reports in a real browser, without a network: every figure draws, nothing overflows, nothing is fetched."""
+"""Both reports in a browser without a network: every figure is drawn, nothing overflows, nothing is fetched."""
 
 import json
 import os
@@ -9,12 +9,12 @@ import subprocess
 import pytest
 
 from vfmalign.finetuning.reports import html as check_report
-from vfmalign.finetuning.reports.html import Picture
+from vfmalign.finetuning.reports.html import ExampleSlice
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDTHS = (1280, 390)
 # The page is shown in frames of both widths, which are its viewports; a window cannot be made as narrow as a telephone.
-HARNESS = """<!doctype html><meta charset="utf-8"><pre id="found"></pre><script>
+HARNESS = """<!doctype html><meta charset="utf-8"><pre id="views"></pre><script>
 const frames = WIDTHS.map(width => {
   const frame = document.createElement("iframe");
   frame.style.cssText = `width:${width}px;height:900px;border:0`;
@@ -30,16 +30,16 @@ const look = ([width, frame]) => {
     fetched: frame.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name),
   };
 };
-Promise.all(frames).then(all => found.textContent = JSON.stringify(all.map(look)));
+Promise.all(frames).then(all => views.textContent = JSON.stringify(all.map(look)));
 </script>"""
 
 
 @pytest.fixture(scope="module")
 def browser():
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
         pytest.skip("no Chromium here: `apt-get install chromium`, as `.ci/run` does")
-    return found
+    return path
 
 
 @pytest.fixture
@@ -60,50 +60,50 @@ def open_page(browser, tmp_path):
             ],
             capture_output=True, text=True, timeout=240, check=True, env={**os.environ, "HOME": str(tmp_path)},
         )  # fmt: skip
-        found = re.search(r'<pre id="found">(.+?)</pre>', done.stdout, re.DOTALL)
-        assert found, done.stderr[-2000:]
-        seen = json.loads(found[1].replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&"))
-        return seen, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        match = re.search(r'<pre id="views">(.+?)</pre>', done.stdout, re.DOTALL)
+        assert match, done.stderr[-2000:]
+        views = json.loads(match[1].replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&"))
+        return views, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
     return run
 
 
-def problems(seen, console):
-    """What is wrong with a page, in words."""
-    found = list(console)
-    for view in seen:
+def list_problems(views, console):
+    """Lists the problems of a page."""
+    problems = list(console)
+    for view in views:
         if view["viewport"] != view["width"]:
-            found.append(f"shown at {view['viewport']} instead of {view['width']} pixels")
+            problems.append(f"shown at {view['viewport']} instead of {view['width']} pixels")
         if view["scroll"] > view["viewport"]:
-            found.append(f"{view['scroll']} pixels wide in {view['viewport']}")
-        found += [f"{one['alt']!r} did not draw" for one in view["figures"] if not (one["natural"] and one["shown"])]
-        found += [f"fetched {name}" for name in view["fetched"] if not name.startswith("data:")]
-    return found
+            problems.append(f"{view['scroll']} pixels wide in {view['viewport']}")
+        problems += [f"{one['alt']!r} did not draw" for one in view["figures"] if not (one["natural"] and one["shown"])]
+        problems += [f"fetched {name}" for name in view["fetched"] if not name.startswith("data:")]
+    return problems
 
 
 @pytest.mark.parametrize(("size", "models"), [("small", 3), ("large", 4)])
-def test_a_experiment_s_page(open_page, pages, size, models):
-    seen, console = open_page(pages[size].encode())
-    assert problems(seen, console) == []
-    assert seen[0]["title"].startswith("Experiment ")
+def test_an_experiment_s_page(open_page, pages, size, models):
+    views, console = open_page(pages[size].encode())
+    assert list_problems(views, console) == []
+    assert views[0]["title"].startswith("Experiment ")
     # 2 × (tasks + models) panels and their legends, 2 maps, curves and their legend, predictors and probes
-    assert {len(view["figures"]) for view in seen} == {2 * (5 + models) + 2 * (models + 5) + 2 + 5 * models + 3 + 2}
+    assert {len(view["figures"]) for view in views} == {2 * (5 + models) + 2 * (models + 5) + 2 + 5 * models + 3 + 2}
 
 
 def test_a_check_s_page(open_page, make_report, make_png):
-    seen, console = open_page(
-        check_report.render(make_report(phantom=True), [Picture("pretrained", make_png(), "case c-01")])
+    views, console = open_page(
+        check_report.render(make_report(phantom=True), [ExampleSlice("pretrained", make_png(), "case c-01")])
     )
-    assert problems(seen, console) == []
-    assert {len(view["figures"]) for view in seen} == {4}
+    assert list_problems(views, console) == []
+    assert {len(view["figures"]) for view in views} == {4}
 
 
-def test_what_is_wrong_is_seen(open_page):
+def test_problems_of_a_page_are_found(open_page):
     page = b"""<!doctype html><title>x</title><div style="width:500px">wide</div>
     <img src="data:image/png;base64,AAAA" alt="broken">
     <img src="http://example.invalid/picture.png" alt="outside"><script>console.error("oh")</script>"""
-    found = "\n".join(problems(*open_page(page)))
-    assert "500 pixels wide in 390" in found or "508 pixels wide in 390" in found
-    assert "'broken' did not draw" in found
-    assert "fetched http://example.invalid/picture.png" in found
-    assert "oh" in found
+    text = "\n".join(list_problems(*open_page(page)))
+    assert "500 pixels wide in 390" in text or "508 pixels wide in 390" in text
+    assert "'broken' did not draw" in text
+    assert "fetched http://example.invalid/picture.png" in text
+    assert "oh" in text

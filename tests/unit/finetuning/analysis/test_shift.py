@@ -1,18 +1,13 @@
-"""How much of the kernel's reach is left, from two estimates of MMD², beside the kernel itself."""
+"""Paired similarity from two estimates of MMD², compared with the kernel itself."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfmalign.finetuning.analysis.estimates import Estimate, absent
-from vfmalign.finetuning.analysis.records import (
-    SATURATION_THRESHOLD,
-    LayerShift,
-    Shift,
-    is_saturated,
-    paired_similarity,
-)
+from vfmalign.client.messages.common import Estimate, absent
+from vfmalign.finetuning.analysis.records import LayerShift, Shift
+from vfmalign.finetuning.analysis.shift import SATURATION_THRESHOLD, is_saturated, paired_similarity
 from vfmalign.mmd.api import mmd2
 
 
@@ -23,7 +18,7 @@ def kernel(x_NC, y_MC, sigma):
 def layer(value, bound=1e-12):
     """One layer's MMD²; no interval, no test."""
     estimate = value if isinstance(value, Estimate) else Estimate(value=value)
-    none = absent("not asked for")
+    none = absent("not requested")
     shift = Shift(
         mmd2=estimate, sigma=1.0, p_value=none, p_value_max_t=none, permutations=0, enumerated=False,
         error_bound=bound, below_error_bound=False,
@@ -40,7 +35,7 @@ def estimates(x_NC, y_NC, sigma):
 
 
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(2, 20), channels=st.integers(1, 9), move=st.floats(0.0, 9.0))
-def test_it_is_the_mean_kernel_between_each_case_and_itself(seed, rows, channels, move):
+def test_paired_similarity_is_the_mean_kernel_between_each_case_and_itself(seed, rows, channels, move):
     rng = np.random.default_rng(seed)
     x_NC = rng.normal(size=(rows, channels))
     y_NC = x_NC + move * rng.normal(size=(rows, channels))
@@ -59,7 +54,7 @@ def _unit(vectors):
 
 
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
-def test_under_the_threshold_mmd2_is_near_its_limit_and_says_no_more_how_far(move):
+def test_below_the_threshold_mmd2_no_longer_grows_with_distance(move):
     rng = np.random.default_rng(0)
     x_NC = rng.normal(size=(16, 128)) / np.sqrt(np.arange(1, 129))
     sigma = float(np.median(np.linalg.norm(x_NC[:, None] - x_NC[None], axis=-1)[np.triu_indices(16, 1)]))
@@ -76,14 +71,14 @@ def test_under_the_threshold_mmd2_is_near_its_limit_and_says_no_more_how_far(mov
     assert more > 0.9 * most
 
 
-def test_equal_features_are_in_full_reach():
+def test_equal_features_have_similarity_one():
     x_NC = np.random.default_rng(0).normal(size=(12, 4))
-    found = paired_similarity(*estimates(x_NC, x_NC, 1.0), 12)
-    assert found.value == pytest.approx(1.0, abs=1e-12)
-    assert not is_saturated(found)
+    similarity = paired_similarity(*estimates(x_NC, x_NC, 1.0), 12)
+    assert similarity.value == pytest.approx(1.0, abs=1e-12)
+    assert not is_saturated(similarity)
 
 
-def test_it_is_absent_with_a_reason():
+def test_paired_similarity_is_absent_with_a_reason():
     one_row = paired_similarity(layer(absent("needs at least 2 rows")), layer(0.1), 1)
     assert (one_row.value, one_row.absent_reason) == (None, "needs at least 2 rows")
     coarse = paired_similarity(layer(0.5, bound=SATURATION_THRESHOLD / 1000), layer(0.5), 2000)

@@ -1,0 +1,90 @@
+"""Cautions: limits to the meaning of a check's numbers that a reader must know first."""
+
+from __future__ import annotations
+
+from vfmalign.core.domain.artifacts import Record
+from vfmalign.finetuning.analysis.records import CheckResult
+from vfmalign.finetuning.analysis.shift import is_saturated
+
+
+class Caution(Record):
+    """A limit to the meaning of the numbers."""
+
+    title: str
+    text: str
+
+
+def list_cautions(result: CheckResult) -> tuple[Caution, ...]:
+    """Lists the cautions that apply to a check."""
+    cautions = [
+        _caution_about_splits(result),
+        _caution_about_phantoms(result),
+        _caution_about_saturation(result),
+        _caution_about_naive_baseline(result),
+        _caution_about_pretraining(result),
+        _caution_about_budgets(result),
+    ]
+    return tuple(caution for caution in cautions if caution is not None)
+
+
+def _caution_about_splits(result: CheckResult) -> Caution | None:
+    if result.held_out:
+        return None
+    return Caution(
+        title="Not held out",
+        text="The same case is in several splits. The numbers describe this run only and do not predict the "
+        "performance on new cases.",
+    )
+
+
+def _caution_about_phantoms(result: CheckResult) -> Caution | None:
+    if not result.phantom:
+        return None
+    return Caution(
+        title="Phantom rehearsal",
+        text="The cases are generated and do not come from patients. The numbers show that the procedure runs, not "
+        "what a model is worth in a clinic.",
+    )
+
+
+def _caution_about_saturation(result: CheckResult) -> Caution | None:
+    layers = [layer.layer for layer in result.shift.layers if is_saturated(result.get_paired_similarity(layer.layer))]
+    if not layers:
+        return None
+    return Caution(
+        title="Saturated shift",
+        text=f"In {', '.join(layers)} MMD² is saturated: the features after fine-tuning are so far from those before "
+        "that MMD² no longer grows with distance. It shows that the features moved far, but not how far, and cannot "
+        "rank models or checks.",
+    )
+
+
+def _caution_about_naive_baseline(result: CheckResult) -> Caution | None:
+    baseline = result.naive_baseline
+    if baseline is None or not baseline.not_beaten:
+        return None
+    return Caution(
+        title="Naive baseline not beaten",
+        text=f"On the test cases, the {result.primary_metric.replace('_', ' ')} of the fine-tuned model is not better "
+        f"than that of the naive baseline ({baseline.prediction}). Whatever it gained over other networks, it has not "
+        "learned the task.",
+    )
+
+
+def _caution_about_pretraining(result: CheckResult) -> Caution | None:
+    if result.leakage_known:
+        return None
+    return Caution(
+        title="Pretraining set unknown",
+        text="The model card does not list the pretraining data. The model may have seen test cases.",
+    )
+
+
+def _caution_about_budgets(result: CheckResult) -> Caution | None:
+    if len({network.convergence.budget for network in result.networks}) <= 1:
+        return None
+    return Caution(
+        title="Unequal budgets",
+        text="The networks were trained for different numbers of steps. The gains over the baselines reflect both the "
+        "model and its budget.",
+    )

@@ -1,0 +1,53 @@
+"""Measures derived from MMD²: shift ratio, paired similarity and saturation."""
+
+from __future__ import annotations
+
+from vfmalign.client.messages.common import Estimate, absent
+from vfmalign.finetuning.analysis.records import LayerShift
+
+SATURATION_THRESHOLD = 0.05
+"""Paired similarity below which MMD² is saturated. It is what a common displacement of 2.45 σ leaves, at which MMD² has
+95 % of its limit."""
+
+
+def shift_ratio(after: LayerShift, reinitialised: LayerShift) -> Estimate:
+    """Shift of a layer during fine-tuning, in units of its shift to random weights.
+
+    Absent where the shift to random weights is not distinguishable from zero, because the ratio would be noise.
+    """
+    if after.standardised is None or reinitialised.standardised is None:
+        return absent("no standardised features")
+    numerator, denominator = after.standardised, reinitialised.standardised
+    if numerator.mmd2.value is None or denominator.mmd2.value is None:
+        return absent(numerator.mmd2.absent_reason or denominator.mmd2.absent_reason)
+    if denominator.mmd2.value <= denominator.error_bound:
+        return absent("the shift to random weights is not above zero at this precision")
+    return Estimate(
+        value=numerator.mmd2.value / denominator.mmd2.value, absent_reason="no interval is formed for this ratio"
+    )
+
+
+def paired_similarity(unbiased: LayerShift, biased: LayerShift, rows: int) -> Estimate:
+    """Mean of k(x_i, y_i) over pairs, the kernel between each case before and the same case after fine-tuning.
+
+    The paired U-statistic leaves out h(z_i, z_i) = 2 − 2k(x_i, y_i) and the V-statistic includes it. For n pairs,
+    n·V − (n − 1)·U is therefore the mean of h(z_i, z_i). Both are taken on the features of the main number.
+
+    Args:
+        unbiased: U, the statistic of Lemma 6 over pairs.
+        biased: V, of the same samples and the same kernel, whose value between equal rows is 1.
+        rows: n.
+    """
+    u, v = unbiased.standardised or unbiased.raw, biased.standardised or biased.raw
+    if u.mmd2.value is None or v.mmd2.value is None:
+        return absent(u.mmd2.absent_reason or v.mmd2.absent_reason)
+    # The errors of U and V are amplified by n. A tenth of the threshold is enough to decide about saturation.
+    if (rows * v.error_bound + (rows - 1) * u.error_bound) / 2 > SATURATION_THRESHOLD / 10:
+        return absent("the precision of MMD² is too low to resolve the kernel between a case and itself")
+    mean = 1 - (rows * v.mmd2.value - (rows - 1) * u.mmd2.value) / 2
+    return Estimate(value=mean, absent_reason="no interval is formed for this mean")
+
+
+def is_saturated(similarity: Estimate) -> bool:
+    """Whether MMD² no longer grows with distance, given the paired similarity of its layer."""
+    return similarity.value is not None and similarity.value < SATURATION_THRESHOLD

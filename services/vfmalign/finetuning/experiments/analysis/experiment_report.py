@@ -1,0 +1,122 @@
+"""The result of an experiment: the record behind `experiments/<id>/report.json`, and its headline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from vfmalign.core.domain.artifacts import Record
+from vfmalign.finetuning.experiments.analysis.averages import SeedAverage, average_seeds
+from vfmalign.finetuning.experiments.analysis.bootstrap import resample
+from vfmalign.finetuning.experiments.analysis.cells import Cell, MissingCell
+from vfmalign.finetuning.experiments.analysis.claims import (
+    CLAIM_STATEMENTS,
+    EXPECTED_SIGNS,
+    Claim,
+    ClaimName,
+    ClaimVerdict,
+    PooledCorrelation,
+    evaluate_claims,
+)
+from vfmalign.finetuning.experiments.analysis.early_prediction import EarlyPrediction, evaluate_early_probes
+from vfmalign.finetuning.experiments.analysis.objectives import ObjectivePair, compare_objectives
+from vfmalign.finetuning.experiments.analysis.points import make_points
+from vfmalign.finetuning.experiments.analysis.predictors import PredictorComparison, compare_predictors
+from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS
+
+_SHORT_VERDICTS: Mapping[ClaimVerdict, str] = {
+    "supports": "as claimed",
+    "contradicts": "the opposite",
+    "no_clear_relation": "no clear relation",
+    "cannot support or contradict": "undecided",
+}
+
+
+class ExperimentReport(Record):
+    """Results of an experiment; equal for equal cells and seed, in any order of the cells.
+
+    Attributes:
+        phantom: some cases are generated, so that the experiment is a rehearsal and not evidence.
+        headline: what the data say about each claim, in one sentence each.
+        averages: cells averaged over seeds, on which all comparisons are based.
+        missing: cells without results.
+    """
+
+    experiment: str
+    title: str
+    seed: int
+    resamples: int
+    level: float
+    phantom: bool
+    headline: tuple[str, ...]
+    claims: tuple[Claim, ...]
+    pooled: tuple[PooledCorrelation, ...]
+    objectives: tuple[ObjectivePair, ...]
+    prediction: PredictorComparison
+    early: EarlyPrediction
+    averages: tuple[SeedAverage, ...]
+    cells: tuple[Cell, ...]
+    missing: tuple[MissingCell, ...]
+
+
+def analyse_cells(
+    experiment: str,
+    title: str,
+    cells: Sequence[Cell],
+    missing: Sequence[MissingCell],
+    *,
+    seed: int,
+    resamples: int,
+    level: float,
+) -> ExperimentReport:
+    """Analyses the cells of an experiment.
+
+    Args:
+        experiment: id of the experiment.
+        title: title of the report.
+        cells: cells with results.
+        missing: cells without results.
+        seed: seed of permutations and resamples.
+        resamples: number of bootstrap resamples.
+        level: nominal coverage of the intervals, in (0, 1).
+    """
+    points = make_points(cells)
+    resampled = resample(points, seed=seed, resamples=resamples)
+    claims, pooled = evaluate_claims(points, resampled, seed=seed, level=level)
+    return ExperimentReport(
+        experiment=experiment,
+        title=title,
+        seed=seed,
+        resamples=resamples,
+        level=level,
+        phantom=any(cell.phantom for cell in cells),
+        headline=tuple(write_headline(name, claims) for name in EXPECTED_SIGNS),
+        claims=claims,
+        pooled=pooled,
+        objectives=compare_objectives(points),
+        prediction=compare_predictors(points, seed=seed),
+        early=evaluate_early_probes(points, seed=seed),
+        averages=tuple(average_seeds(point, resampled[point.model, point.task], level) for point in points),
+        cells=tuple(cell for point in points for cell in point.cells),
+        missing=tuple(sorted(missing, key=lambda cell: (cell.task, cell.model, cell.seed))),
+    )
+
+
+def write_headline(name: ClaimName, claims: Sequence[Claim]) -> str:
+    """Summarises what the data say about one claim in both designs."""
+    designs: dict[ClaimVerdict, list[str]] = {}
+    for claim in claims:
+        if claim.claim == name and claim.verdict is not None:
+            designs.setdefault(claim.verdict, []).append(DESIGN_LABELS[claim.design])
+    statement = f"the claim that {CLAIM_STATEMENTS[name]}"
+    if "contradicts" in designs:
+        summary = f"These data do not support {statement}; they contradict it."
+    elif "supports" in designs:
+        summary = f"These data support {statement}{'' if len(designs) == 1 else ' in one of two comparisons'}."
+    elif "no_clear_relation" in designs:
+        summary = f"These data do not support {statement}."
+    else:
+        return f"These data can neither support nor contradict {statement}."
+    details = [
+        f"{' and '.join(labels).capitalize()}: {_SHORT_VERDICTS[verdict]}." for verdict, labels in designs.items()
+    ]
+    return " ".join([summary, *details])

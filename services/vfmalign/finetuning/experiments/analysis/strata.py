@@ -1,0 +1,82 @@
+"""Strata of an experiment: the models of one task, or the tasks of one model, whose ranks are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from vfmalign.core.domain.artifacts import Record
+from vfmalign.finetuning.experiments.analysis.points import GetNumber, Point
+from vfmalign.finetuning.experiments.analysis.rank_correlation import Stratum, with_defined_rho
+
+Design = Literal["within_task", "within_model"]
+
+DESIGN_LABELS: Mapping[Design, str] = {
+    "within_task": "within a task, across models",
+    "within_model": "within a model, across tasks",
+}
+MIN_UNITS = 4
+"""Models of a task (or tasks of a model) below which no verdict is given."""
+SIGNIFICANCE_LEVEL = 0.05
+
+
+class StratumResult(Record):
+    """Rank correlation in one stratum.
+
+    Attributes:
+        name: the task or the model.
+        pairs: number of units with both values.
+        rho: None where it is not defined.
+        used: whether it enters the mean and the test.
+    """
+
+    name: str
+    pairs: int
+    rho: float | None
+    used: bool
+
+
+def make_strata(points: Sequence[Point], design: Design, get_x: GetNumber, get_y: GetNumber) -> list[Stratum]:
+    """Groups the points with both values by task or by model; units are sorted by name."""
+    rows: dict[str, list[tuple[str, float, float]]] = {_get_names(point, design)[0]: [] for point in points}
+    for point in points:
+        name, unit = _get_names(point, design)
+        x, y = point.mean(get_x), point.mean(get_y)
+        if x is not None and y is not None:
+            rows[name].append((unit, x, y))
+    strata = []
+    for name in sorted(rows):
+        units = sorted(rows[name])
+        strata.append(
+            Stratum(
+                name=name,
+                units=tuple(unit for unit, _, _ in units),
+                x_N=np.array([x for _, x, _ in units], dtype=np.float64),
+                y_N=np.array([y for _, _, y in units], dtype=np.float64),
+            )
+        )
+    return strata
+
+
+def _get_names(point: Point, design: Design) -> tuple[str, str]:
+    """Names of the stratum and of the unit of a point."""
+    return (point.task, point.model) if design == "within_task" else (point.model, point.task)
+
+
+def select_strata(strata: Sequence[Stratum]) -> list[Stratum]:
+    """Selects the strata that enter the mean.
+
+    These are the strata with at least `MIN_UNITS` units; if there are none, all strata with a defined ρ.
+    """
+    defined = with_defined_rho(strata)
+    return [stratum for stratum in defined if len(stratum.units) >= MIN_UNITS] or defined
+
+
+def summarise_strata(strata: Sequence[Stratum], used: Sequence[Stratum]) -> tuple[StratumResult, ...]:
+    """Results of all strata, in order."""
+    return tuple(
+        StratumResult(name=stratum.name, pairs=len(stratum.units), rho=stratum.rho, used=stratum in used)
+        for stratum in strata
+    )

@@ -1,0 +1,104 @@
+"""Writes the report of a finished experiment from the artifacts of its checks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from vfmalign.core.domain.artifacts import CaseScore, JobResult, Network, check_key, experiment_key, job_key
+from vfmalign.core.domain.errors import NotFound
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning.analysis.records import CheckReport
+from vfmalign.finetuning.checks.repository import CheckRepository
+from vfmalign.finetuning.checks.stages import Validated
+from vfmalign.finetuning.experiments.analysis.cells import Cell, MissingCell, make_cell
+from vfmalign.finetuning.experiments.analysis.experiment_report import analyse_cells
+from vfmalign.finetuning.experiments.cell_status import CellStatus
+from vfmalign.finetuning.experiments.reports.cells_table import to_csv
+from vfmalign.finetuning.experiments.reports.html import render
+from vfmalign.finetuning.experiments.repository import Experiment, ExperimentRefs
+from vfmalign.finetuning.jobs.repository import StoredRef
+from vfmalign.finetuning.jobs.request import NETWORKS
+
+REPORT = "report.json"
+_MEDIA_TYPES = {
+    "cells.csv": "text/csv; charset=utf-8",
+    "report.html": "text/html; charset=utf-8",
+    REPORT: "application/json",
+}
+
+
+class ReportWriter:
+    """Writes reports of experiments whose cells have all ended.
+
+    Args:
+        checks: repository of the checks.
+        store: object store of the checks' artifacts and of the report.
+    """
+
+    def __init__(self, checks: CheckRepository, store: ObjectStore) -> None:
+        self._checks = checks
+        self._store = store
+
+    def write(self, experiment: Experiment, cells: Sequence[CellStatus]) -> ExperimentRefs:
+        """Stores the report unless it exists, and returns references to its files.
+
+        Raises:
+            DigestMismatch: a check's report was changed after it was recorded.
+            NotFound: an artifact of a finished check is missing.
+        """
+        try:
+            return self._get_refs(experiment.id)
+        except NotFound:
+            pass
+        request = experiment.request
+        report = analyse_cells(
+            experiment.id,
+            request.title or experiment.id,
+            [self._read_cell(cell) for cell in cells if cell.state == "SUCCEEDED"],
+            [_make_missing_cell(cell) for cell in cells if cell.state != "SUCCEEDED"],
+            seed=request.seeds[0],
+            resamples=request.bootstrap_resamples,
+            level=request.interval_level,
+        )
+        # report.json is written last, because its existence means that the report is complete.
+        files = {"cells.csv": to_csv(report), "report.html": render(report), REPORT: report.to_json()}
+        for name, data in files.items():
+            self._store.put(experiment_key(experiment.id, name), data, content_type=_MEDIA_TYPES[name])
+        return self._get_refs(experiment.id)
+
+    def _read_cell(self, status: CellStatus) -> Cell:
+        check_id = status.cell.check_id
+        check = self._checks.get(check_id)
+        if check.report is None:
+            raise NotFound(
+                "a finished check has no report", subject=check_id, remedy="see the log of the finetuning service"
+            )
+        data = self._store.get(check.report.json_ref.key, sha256=check.report.json_ref.sha256)
+        report = CheckReport.model_validate_json(data)
+        validated = self._store.read(check_key(check_id, "stages/validate.json"), Validated)
+        scores: dict[Network, Sequence[CaseScore]] = {
+            network: self._store.read(job_key(report.result.network(network).job, "result.json"), JobResult).test_scores
+            for network in NETWORKS
+        }
+        return make_cell(validated.card, report, scores, check=check_id, task=status.cell.task, seed=status.cell.seed)
+
+    def _get_refs(self, experiment: str) -> ExperimentRefs:
+        # report.json is read first: without it, the other files are left over from an interrupted attempt.
+        json_ref = self._get_ref(experiment, REPORT)
+        return ExperimentRefs(
+            json_ref=json_ref,
+            html_ref=self._get_ref(experiment, "report.html"),
+            csv_ref=self._get_ref(experiment, "cells.csv"),
+        )
+
+    def _get_ref(self, experiment: str, name: str) -> StoredRef:
+        key = experiment_key(experiment, name)
+        data = self._store.get(key)
+        return StoredRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+
+def _make_missing_cell(status: CellStatus) -> MissingCell:
+    cell = status.cell
+    reason = status.message if status.state == "FAILED" else f"its check is {status.state.lower()}"
+    return MissingCell(model=cell.model, task=cell.task, seed=cell.seed, check=cell.check_id, reason=reason)

@@ -1,0 +1,55 @@
+"""The Jinja environment of every HTML report, with the filters that format numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jinja2
+
+from vfmalign.finetuning.reports.formatting import (
+    ABSENT,
+    format_correlation,
+    format_interval,
+    format_number,
+    format_p_value,
+    format_steps,
+    format_value,
+    to_sentence,
+    to_text,
+)
+
+_FILTERS: Mapping[str, Callable[..., Any]] = {
+    "grouped": lambda value: f"{value:,}".replace(",", "\u202f") if value < 1e12 else f"{value:.2g}",
+    "interval": format_interval,
+    "moment": lambda value: value.strftime("%d %B %Y, %H:%M UTC"),
+    "number": format_number,
+    "p": format_p_value,
+    "rho": format_correlation,
+    "seconds": lambda value: ABSENT if value is None else f"{value:.1f}",
+    "sentence": to_sentence,
+    "steps": format_steps,
+    "text": to_text,
+    "upper_first": lambda text: f"{text[:1].upper()}{text[1:]}",
+    "value": format_value,
+}
+
+
+def load_template(name: str, filters: Mapping[str, Callable[..., Any]] | None = None) -> jinja2.Template:
+    """Loads a report's template.
+
+    Undefined variables raise an error and all values are escaped.
+
+    Args:
+        name: file in `reports/templates`.
+        filters: filters of this report, added to the common ones.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("vfmalign.finetuning.reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {**_FILTERS, **(filters or {})}
+    return environment.get_template(name)
