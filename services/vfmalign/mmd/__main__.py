@@ -41,7 +41,6 @@ async def _serve(settings: MmdSettings, engine: Engine) -> None:
         ObjectStore(settings.store),
         engine,
         queue,
-        short_s=settings.mmd.short_s,
         cache_bytes=settings.mmd.kept_mib * 2**20,
     )
 

@@ -30,12 +30,6 @@ class MmdOptions(BaseModel, frozen=True):
         default=4096, ge=16, le=4_194_304, description="memory for one comparison, in MiB; more is refused"
     )
     queue_size: int = Field(default=32, ge=1, le=10_000, description="comparisons that may wait; more are refused")
-    short_s: float = Field(
-        default=0.25,
-        ge=0.0,
-        le=60.0,
-        description="comparisons estimated to compute for at most so many seconds run between two tiles of longer ones",
-    )
     kept_mib: int = Field(
         default=512, ge=0, le=4_194_304, description="memory for sets that pairs of one batch share, in MiB"
     )

@@ -1,4 +1,4 @@
-"""Limits of one piece of work: its deadline, its cancellation, and when it lets shorter work run."""
+"""Limits of one piece of work: its deadline and its cancellation."""
 
 from __future__ import annotations
 
@@ -13,10 +13,6 @@ def _is_never_cancelled() -> bool:
     return False
 
 
-def _do_nothing() -> None:
-    """Nothing waits for this work to yield."""
-
-
 @dataclass(frozen=True)
 class WorkContext:
     """Passed down through long work, which calls `checkpoint` wherever it can stop.
@@ -24,15 +20,13 @@ class WorkContext:
     Attributes:
         deadline: `time.monotonic()` after which the result is of no use; None without a limit.
         is_cancelled: whether nobody waits for the result any more.
-        run_pending: runs shorter work that waits for the same thread.
     """
 
     deadline: float | None = None
     is_cancelled: Callable[[], bool] = _is_never_cancelled
-    run_pending: Callable[[], object] = _do_nothing
 
     def checkpoint(self) -> None:
-        """Stops the work if nobody needs its result; otherwise runs shorter work that waits.
+        """Stops the work if nobody needs its result.
 
         Raises:
             DeadlineExceeded: the deadline has passed.
@@ -42,8 +36,7 @@ class WorkContext:
             raise DeadlineExceeded("the deadline passed before the work was done", remedy="set a longer timeout")
         if self.is_cancelled():
             raise Cancelled("the work was cancelled before it was done", remedy="send the request again")
-        self.run_pending()
 
 
 UNLIMITED = WorkContext()
-"""No deadline, no cancellation, nothing to yield to."""
+"""No deadline and no cancellation."""

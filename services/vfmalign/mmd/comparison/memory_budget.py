@@ -25,6 +25,11 @@ MAX_PERMUTATIONS = 100_000
 BANDWIDTHS = 10
 MAX_PROJECTED_ROWS = 100_000
 
+# Tens of milliseconds of one core. Not more than `precision.EXACT_FLOP`: short comparisons then compute in float64, and
+# so do not depend on torch's setting for float32 products, which a comparison beside them may change.
+SHORT_OPERATIONS = 1e9
+SHORT_MEMORY_SHARE = 4  # A short comparison takes a fourth of the memory at most, as it comes on top of a long one.
+
 
 @dataclass(frozen=True)
 class Extent:
@@ -101,6 +106,24 @@ def _distances(given: Sequence[Extent], options: Options) -> int:
 def fits(given: Sequence[Extent], options: Options, engine: Engine) -> bool:
     """Whether a comparison of features at hand stays within the memory allowed."""
     return _need(given, options, engine).total <= engine.memory_bytes
+
+
+def is_short(given: Sequence[Extent], options: Options, engine: Engine) -> bool:
+    """Whether a comparison takes so little time and memory that it may run beside a long one.
+
+    The rule affects only the order of work, never a result.
+
+    Args:
+        given: x, y and perhaps the reference.
+        options: layers and permutations.
+        engine: where it runs, and with how much memory.
+    """
+    rows = sum(extent.rows for extent in given)
+    operations = rows**2 * sum(channels + options.permutations for channels in widths(given[0], options))
+    return (
+        operations <= SHORT_OPERATIONS
+        and SHORT_MEMORY_SHARE * bytes_needed(given, options, engine) <= engine.memory_bytes
+    )
 
 
 def beside(reference: Sequence[Extent], engine: Engine) -> Engine:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -68,8 +67,8 @@ def in_order(
         form: called by any of the threads, by several at once.
         add: called by any of the threads, by one at once.
         tasks: taken one by one.
-        context: checked by this thread: before each task where there is one thread, else every few milliseconds, and
-            no task is begun while other work runs in it. Where it raises, nothing is left running.
+        context: checked by this thread: before each task where there is one thread, else every few milliseconds.
+            Where it raises, nothing is left running.
         threads: that work beside this one; of one, this one does the work.
     """
     if threads == 1:
@@ -79,15 +78,11 @@ def in_order(
         return
     line = _Line(form, add, tasks, threads * _AHEAD_PER_THREAD)
 
-    def run_pending() -> None:
-        with line.moving:  # no thread takes another task meanwhile
-            context.run_pending()
-
     try:
         with _pool(threads) as pool:
             working = [pool.submit(line.work) for _ in range(threads)]
             try:
-                finish(working, replace(context, run_pending=run_pending))
+                finish(working, context)
             finally:
                 line.stop()
     finally:

@@ -47,10 +47,16 @@ def pair_distances(x: Rows, y: Rows, rows: slice) -> Tensor:
 def matrix_units(precision: PrecisionName, device: torch.device) -> Iterator[None]:
     """Lets torch's products run on the fastest units and library that keep their precision; restores its settings.
 
+    Float64 products do not depend on the settings, which are one for the process: they are left alone, so that a short
+    comparison beside a long one does not change them.
+
     On CUDA, rows that were rounded to bfloat16 take TF32 matrix units: their products are exact in float32 (8 + 8
     bits), so the units change the speed and not the value. Float32 rows stay float32, on a CPU by oneDNN where that is
     the faster library (`_onednn_is_faster`).
     """
+    if precision == "float64":
+        yield
+        return
     backend = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     with _fp32_precision(backend, _setting(precision, device)):
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +13,7 @@ from vfmalign.core.domain.errors import Exhausted
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
-from vfmalign.mmd.comparison import cost_model, memory_budget
+from vfmalign.mmd.comparison import memory_budget
 from vfmalign.mmd.comparison.compare import check_options, compare
 from vfmalign.mmd.comparison.options import Comparison, Engine, Options
 from vfmalign.mmd.comparison.samples import Sample
@@ -50,7 +50,7 @@ class Plan:
 
     Attributes:
         samples: what is compared, where it was read already: that of short ones is.
-        short: it takes so little time and memory that it may run between two tiles of another.
+        short: it takes so little time and memory that it may run beside another.
         streamed: x and y do not fit into memory and are read part by part while they are compared.
     """
 
@@ -70,13 +70,12 @@ class Outcome:
     peak_device_memory_bytes: int
 
 
-def plan(job: Job, engine: Engine, short_s: float) -> Plan:
+def plan(job: Job, engine: Engine) -> Plan:
     """Refuses what cannot succeed or does not fit, from sizes alone, and reads the features of short comparisons.
 
     Args:
         job: what was asked for.
         engine: where it will run.
-        short_s: seconds of computing, as estimated, up to which a comparison is short.
 
     Raises:
         VfmalignError: an option that means nothing, a set that is not there, a comparison that does not fit.
@@ -91,18 +90,17 @@ def plan(job: Job, engine: Engine, short_s: float) -> Plan:
             memory_budget.refuse_too_large_to_stream(extents, job.options, engine)
             return Plan(job, None, short=False, streamed=True)
         memory_budget.refuse_too_large(extents, job.options, engine)
-        short = cost_model.is_short(extents, job.options, engine, short_s)
+        short = memory_budget.is_short(extents, job.options, engine)
         samples = job.sets.read(job.given, job.context) if short else None
     return Plan(job, samples, short)
 
 
-def run(planned: Plan, engine: Engine, run_pending_short_calls: Callable[[], int] = lambda: 0) -> Outcome:
+def run(planned: Plan, engine: Engine) -> Outcome:
     """Reads and compares; stops at the next tile when cancelled or late.
 
     Args:
         planned: what `plan` made of the request.
         engine: where to compute.
-        run_pending_short_calls: called at every checkpoint; returns how many calls it ran.
 
     Raises:
         VfmalignError: whatever reading or comparing refuses; DeadlineExceeded, Cancelled and Exhausted among them.
@@ -114,17 +112,17 @@ def run(planned: Plan, engine: Engine, run_pending_short_calls: Callable[[], int
         torch.cuda.reset_peak_memory_stats(engine.device)
     if samples is None:
         with stages.stage("read"):
-            samples = _read(planned, replace(job.context, run_pending=run_pending_short_calls))
+            samples = _read(planned)
     with stages.stage("compare"):
-        result = _compare(samples, job, engine, run_pending_short_calls)
+        result = _compare(samples, job, engine)
     peak = torch.cuda.max_memory_allocated(engine.device) if on_gpu else 0
     if on_gpu:
         metrics.gpu_memory_used_bytes.set(torch.cuda.memory_allocated(engine.device))
     return Outcome(result, stages, device_name(engine.device), peak)
 
 
-def _read(planned: Plan, context: WorkContext) -> Sequence[Sample]:
-    """The samples, read in a thread of its own while this one lets other work run."""
+def _read(planned: Plan) -> Sequence[Sample]:
+    """The samples, read in a thread of its own so that a read that blocks does not delay a cancellation."""
     job = planned.job
     at_hand = job.given[2:] if planned.streamed else job.given
     stopped = threading.Event()
@@ -132,36 +130,19 @@ def _read(planned: Plan, context: WorkContext) -> Sequence[Sample]:
     with ThreadPoolExecutor(1, thread_name_prefix="mmd-read") as reader:
         reading = reader.submit(job.sets.read, at_hand, WorkContext(is_cancelled=stopped.is_set))
         try:
-            finish([reading], context)
+            finish([reading], job.context)
         finally:
             stopped.set()
     samples = reading.result()
     return [*job.sets.streams(job.given[:2]), *samples] if planned.streamed else samples
 
 
-class _CpuMeter:
-    """Calls a function and adds up the CPU time of the calls that did some work."""
-
-    def __init__(self, run: Callable[[], int]) -> None:
-        self._run = run
-        self.seconds = 0.0
-
-    def __call__(self) -> None:
-        started = cpu_seconds()
-        if self._run():
-            self.seconds += cpu_seconds() - started
-
-
-def _compare(
-    samples: Sequence[Sample], job: Job, engine: Engine, run_pending_short_calls: Callable[[], int]
-) -> Comparison:
+def _compare(samples: Sequence[Sample], job: Job, engine: Engine) -> Comparison:
     """The comparison, with its own CPU time counted."""
     reference = samples[2] if len(samples) > 2 else None
-    others = _CpuMeter(run_pending_short_calls)
-    engine = replace(engine, context=replace(job.context, run_pending=others))
     started = cpu_seconds()
     try:
-        return compare(samples[0], samples[1], reference, job.options, engine)
+        return compare(samples[0], samples[1], reference, job.options, replace(engine, context=job.context))
     except (torch.OutOfMemoryError, MemoryError):
         raise Exhausted(
             "the comparison did not fit into memory",
@@ -169,7 +150,7 @@ def _compare(
             remedy="send fewer rows or fewer layers at once",
         ) from None
     finally:
-        metrics.engine_cpu_seconds.inc(max(cpu_seconds() - started - others.seconds, 0.0))
+        metrics.engine_cpu_seconds.inc(cpu_seconds() - started)
 
 
 def device_name(device: torch.device) -> str:

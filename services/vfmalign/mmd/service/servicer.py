@@ -30,21 +30,17 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
-    """Compares samples; one comparison computes at a time, the others wait in the queue.
+    """Compares samples; one long and one short comparison compute at a time, the others wait in the queue.
 
     Args:
         store: holds stored and uploaded features.
         engine: where comparisons run.
-        queue: its thread runs them.
-        short_s: seconds of computing, as estimated, up to which a comparison may run between two tiles of another.
+        queue: its threads run them.
         cache_bytes: memory for what the pairs of one batch share.
     """
 
-    def __init__(
-        self, store: ObjectStore, engine: Engine, queue: WorkQueue, *, short_s: float, cache_bytes: int
-    ) -> None:
-        self._store, self._engine, self._queue = store, engine, queue
-        self._short_s, self._cache_bytes = short_s, cache_bytes
+    def __init__(self, store: ObjectStore, engine: Engine, queue: WorkQueue, *, cache_bytes: int) -> None:
+        self._store, self._engine, self._queue, self._cache_bytes = store, engine, queue, cache_bytes
 
     async def Compute(self, request: mmd_pb2.ComputeRequest, context: Context) -> mmd_pb2.ComputeResponse:
         """Compares two samples, layer by layer."""
@@ -87,12 +83,12 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
         try:
             # Reading waits for the network, and so does not wait in line for the worker thread.
             planned = (
-                comparison_job.plan(job, engine, self._short_s)
+                comparison_job.plan(job, engine)
                 if job.is_inline
-                else await asyncio.to_thread(comparison_job.plan, job, engine, self._short_s)
+                else await asyncio.to_thread(comparison_job.plan, job, engine)
             )
             submit = self._queue.run_short if planned.short else self._queue.run
-            outcome = await submit(comparison_job.run, planned, engine, self._queue.run_pending_short_calls)
+            outcome = await submit(comparison_job.run, planned, engine)
         finally:
             cancelled.set()
         return converters.response_of(outcome)

@@ -29,12 +29,3 @@ def test_a_cancellation_stops_work_at_the_next_checkpoint():
     cancelled.append(1)
     with pytest.raises(Cancelled, match="cancelled before it was done"):
         context.checkpoint()
-
-
-def test_pending_work_runs_at_checkpoints_of_work_that_goes_on():
-    ran = []
-    WorkContext(run_pending=lambda: ran.append(1)).checkpoint()
-    assert ran == [1]
-    with pytest.raises(Cancelled):
-        WorkContext(is_cancelled=lambda: True, run_pending=lambda: ran.append(2)).checkpoint()
-    assert ran == [1]

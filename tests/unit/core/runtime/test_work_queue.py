@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import threading
+import weakref
 from collections.abc import AsyncIterator
 
 import pytest
 
 from vfmalign.core.domain.errors import Cancelled, Exhausted, Unavailable
 from vfmalign.core.runtime import logs, metrics
-from vfmalign.core.runtime.work_queue import SHORT_PER_STEP, ShutdownRequest, WorkQueue
+from vfmalign.core.runtime.work_queue import ShutdownRequest, WorkQueue
 
 
 @pytest.fixture
@@ -26,31 +28,6 @@ async def roomy() -> AsyncIterator[WorkQueue]:
     result = WorkQueue(size=20, name="roomy")
     yield result
     result.close()
-
-
-class Long:
-    """Long work whose steps the test lets go on, one at a time; `begun` counts them."""
-
-    def __init__(self, queue: WorkQueue) -> None:
-        self._queue = queue
-        self._go_on = threading.Semaphore(0)
-        self._at_step = threading.Semaphore(0)
-        self.begun = 0
-        self.ran: list[int] = []
-
-    def work(self, steps: int) -> str:
-        for _ in range(steps):
-            self.ran.append(self._queue.run_pending_short_calls())
-            self.begun += 1
-            self._at_step.release()
-            assert self._go_on.acquire(timeout=5)
-        return "long"
-
-    async def at_step(self) -> None:
-        assert await asyncio.to_thread(self._at_step.acquire, timeout=5)
-
-    def go_on(self) -> None:
-        self._go_on.release()
 
 
 async def started(event: threading.Event) -> None:
@@ -147,90 +124,86 @@ async def test_a_closed_queue_is_unavailable_and_drops_what_waits() -> None:
     assert await first == "done"
     with pytest.raises(asyncio.CancelledError):
         await second
-    with pytest.raises(Unavailable, match="takes no more work"):
+    with pytest.raises(Unavailable, match="accepts no more work"):
         await queue.run(lambda: None)
 
 
-async def test_short_work_runs_between_two_steps_of_long_work(roomy: WorkQueue) -> None:
-    long = Long(roomy)
-    first = asyncio.ensure_future(roomy.run(long.work, 3))
-    await long.at_step()
+async def test_short_work_runs_beside_long_work(roomy: WorkQueue) -> None:
+    release, running = threading.Event(), threading.Event()
+
+    def work() -> str:
+        running.set()
+        release.wait(5)
+        return "long"
+
+    long = asyncio.ensure_future(roomy.run(work))
+    await started(running)
+    other = asyncio.ensure_future(roomy.run(lambda: release.is_set()))
     token = logs.request_id.set("short-1")
-    seen = asyncio.ensure_future(roomy.run_short(lambda: (long.begun, logs.request_id.get())))
+    assert await roomy.run_short(lambda a, *, b: (a, b, logs.request_id.get()), 1, b=2) == (1, 2, "short-1")
     logs.request_id.reset(token)
-    other = asyncio.ensure_future(roomy.run(lambda: long.begun))
-    await asyncio.sleep(0)
-    long.go_on()
-    assert await seen == (1, "short-1"), "it begins before the next step"
-    assert not first.done()
+    with pytest.raises(ZeroDivisionError):
+        await roomy.run_short(lambda: 1 / 0)
+    assert not long.done()
     assert not other.done(), "long work waits for long work"
-    await long.at_step()
-    long.go_on()
-    await long.at_step()
-    long.go_on()
-    assert (await first, await other) == ("long", 3)
+    release.set()
+    assert (await long, await other) == ("long", True)
     assert roomy.depth == 0
 
 
-async def test_long_work_goes_on_however_much_short_work_waits(roomy: WorkQueue) -> None:
-    long = Long(roomy)
-    first = asyncio.ensure_future(roomy.run(long.work, 4))
-    await long.at_step()
-    count = 2 * SHORT_PER_STEP + 1
-    begun = [asyncio.ensure_future(roomy.run_short(lambda: long.begun)) for _ in range(count)]
+async def test_short_work_runs_one_at_a_time(roomy: WorkQueue) -> None:
+    running: list[int] = []
+    most = 0
+
+    def work(number: int) -> str:
+        nonlocal most
+        running.append(number)
+        most = max(most, len(running))
+        threading.Event().wait(0.01)
+        running.remove(number)
+        return threading.current_thread().name
+
+    names = await asyncio.gather(*(roomy.run_short(work, number) for number in range(3)))
+    assert most == 1
+    assert set(names) == {"roomy-short_0"}
+
+
+async def test_short_work_counts_for_the_bound(queue: WorkQueue) -> None:
+    release = threading.Event()
+    calls = [asyncio.ensure_future(queue.run_short(release.wait, 5)) for _ in range(3)]
     await asyncio.sleep(0)
-    assert roomy.depth == count + 1
-    for _ in range(3):
-        long.go_on()
-        await long.at_step()
-    long.go_on()
-    await first
-    assert long.ran == [0, SHORT_PER_STEP, SHORT_PER_STEP, 1]
-    after_steps = [await one for one in begun]
-    assert after_steps == [1 + position // SHORT_PER_STEP for position in range(count)], "the stated guarantee"
-    assert roomy.depth == 0
+    for run in (queue.run, queue.run_short):
+        with pytest.raises(Exhausted, match="queue test: 3 calls"):
+            await run(lambda: None)
+    release.set()
+    await asyncio.gather(*calls)
 
 
-async def test_short_work_that_fails_or_is_left_does_not_hurt_long_work(roomy: WorkQueue) -> None:
-    long = Long(roomy)
-    first = asyncio.ensure_future(roomy.run(long.work, 2))
-    await long.at_step()
-    failing = asyncio.ensure_future(roomy.run_short(lambda: 1 / 0))
-    ran: list[int] = []
-    left = asyncio.ensure_future(roomy.run_short(ran.append, 1))
+async def test_a_call_that_was_left_does_not_keep_its_arguments(queue: WorkQueue) -> None:
+    class Features:
+        """Takes much memory."""
+
+    release, running = threading.Event(), threading.Event()
+
+    def work() -> None:
+        running.set()
+        release.wait(5)
+
+    first = asyncio.ensure_future(queue.run(work))
+    await started(running)
+    features = Features()
+    reference = weakref.ref(features)
+    left = asyncio.ensure_future(queue.run(lambda argument: None, features))
     await asyncio.sleep(0)
     left.cancel()
     await asyncio.gather(left, return_exceptions=True)
-    assert roomy.depth == 2
-    long.go_on()
-    with pytest.raises(ZeroDivisionError):
-        await failing
-    await long.at_step()
-    long.go_on()
-    assert await first == "long"
-    assert (ran, long.ran) == ([], [0, 1])
-    assert roomy.depth == 0
-
-
-async def test_short_work_never_pauses(roomy: WorkQueue) -> None:
-    long = Long(roomy)
-    first = asyncio.ensure_future(roomy.run(long.work, 2))
-    await long.at_step()
-    order: list[str] = []
-
-    def outer() -> None:
-        assert roomy.run_pending_short_calls() == 0
-        order.append("outer")
-
-    shorts = [asyncio.ensure_future(roomy.run_short(outer)), asyncio.ensure_future(roomy.run_short(order.append, "in"))]
-    await asyncio.sleep(0)
-    long.go_on()
-    await long.at_step()
-    long.go_on()
-    await asyncio.gather(first, *shorts)
-    assert order == ["outer", "in"]
-    await roomy.run_short(outer)
-    assert roomy.run_pending_short_calls() == 0, "nothing runs that could pause"
+    del features, left
+    await asyncio.sleep(0.01)  # the event loop drops the error and its traceback
+    gc.collect()
+    assert not first.done()
+    assert reference() is None, "the executor still holds the call, but not what it was called with"
+    release.set()
+    await first
 
 
 def test_a_signal_requests_a_shutdown():

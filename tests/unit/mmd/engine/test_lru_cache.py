@@ -89,7 +89,7 @@ def counted(monkeypatch):
     count(rows, "_fill")
     count(rows, "mean")
     count(standardisation, "_standardising")
-    count(bandwidths, "median")
+    count(bandwidths, "median_distance")
     return counts
 
 
@@ -105,7 +105,7 @@ def _batch(max_bytes, copies):
         x, ref = (before.copy(), reference.copy()) if copies else (before, reference)
         given = [Sample("x", {"a": x}, groups), Sample("y", {"a": before + np.float32(shift)}, groups)]
         job = Job([*given, Sample("reference", {"a": ref})], Options("paired", permutations=100), sets)
-        layer = comparison_job.run(comparison_job.plan(job, engine, 0.0), engine).comparison.layers[0]
+        layer = comparison_job.run(comparison_job.plan(job, engine), engine).comparison.layers[0]
         values.append((layer.raw, layer.standardised))
     return values, cache
 
@@ -114,10 +114,10 @@ def _batch(max_bytes, copies):
 def test_a_batch_prepares_what_its_pairs_share_once(counted, copies):
     alone, _ = _batch(0, copies)
     # Per pair: x, y and the reference's median, each raw and standardised; centre; scale; both medians.
-    assert counted == {"_fill": 3 * 6, "mean": 3, "_standardising": 3, "median": 6}
+    assert counted == {"_fill": 3 * 6, "mean": 3, "_standardising": 3, "median_distance": 6}
     counted.clear()
     together, cache = _batch(2**20, copies)
-    assert counted == {"_fill": 2 + 2 + 3 * 2, "mean": 1, "_standardising": 1, "median": 2}
+    assert counted == {"_fill": 2 + 2 + 3 * 2, "mean": 1, "_standardising": 1, "median_distance": 2}
     assert together == alone
     assert 0 < cache.used_bytes <= 2**20
 

@@ -144,24 +144,6 @@ def test_what_fails_in_a_thread_is_raised_here(threads, fails_in):
         ordered_pool.in_order(form, add, range(10_000), context=UNLIMITED, threads=threads)
 
 
-def test_no_task_begins_while_other_work_runs():
-    begun, seen = [], []
-
-    def form(number):
-        begun.append(number)
-        time.sleep(0.004)
-
-    def run_pending():
-        time.sleep(0.02)  # what was begun before ends
-        before = len(begun)
-        time.sleep(0.02)
-        seen.append(len(begun) - before)
-
-    ordered_pool.in_order(form, lambda *_: None, range(60), context=WorkContext(run_pending=run_pending), threads=3)
-    assert len(seen) > 2
-    assert set(seen) == {0}
-
-
 def test_threads_share_out_torch_s_own_and_leave_the_caller_s_alone(monkeypatch):
     before, seen = torch.get_num_threads(), set()
     try:

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from vfmalign.core.domain.errors import BadOption, Cancelled, DeadlineExceeded, Exhausted
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.core.runtime.work_context import WorkContext
-from vfmalign.mmd.comparison import cost_model, memory_budget
+from vfmalign.mmd.comparison import memory_budget
 from vfmalign.mmd.comparison.memory_budget import Extent
 from vfmalign.mmd.comparison.options import Bandwidth, Engine, Options
 from vfmalign.mmd.comparison.samples import Sample
-from vfmalign.mmd.engine import ordered_pool
+from vfmalign.mmd.engine import ordered_pool, precision
 from vfmalign.mmd.engine.kernels import KERNELS
-from vfmalign.mmd.engine.precision import LeastPrecision
+from vfmalign.mmd.engine.precision import EXACT_FLOP, LeastPrecision
 from vfmalign.mmd.service import comparison_job, converters
 from vfmalign.mmd.service.comparison_job import Job
 from vfmalign.mmd.service.feature_reader import Sets
@@ -125,9 +125,9 @@ def _job(rows=50, **fields):
     return Job([x, y], Options("paired", fixed_sigma=1.0), Sets(None), **fields)
 
 
-def _run(job, engine=None, **fields):
+def _run(job, engine=None):
     engine = engine or Engine()
-    return comparison_job.run(comparison_job.plan(job, engine, short_s=0.0), engine, **fields)
+    return comparison_job.run(comparison_job.plan(job, engine), engine)
 
 
 def test_a_job_stops_when_its_caller_is_gone_or_late():
@@ -139,21 +139,23 @@ def test_a_job_stops_when_its_caller_is_gone_or_late():
 
 def test_a_job_stops_at_the_next_tile(monkeypatch):
     monkeypatch.setattr(ordered_pool, "_MOST_THREADS", 1)
-    monkeypatch.setattr(comparison_job, "_read", lambda planned, _: planned.job.given)
-    tiles = 0
+    monkeypatch.setattr(comparison_job, "_read", lambda planned: planned.job.given)
+    checks, last = 0, -1
 
-    def count():
-        nonlocal tiles
-        tiles += 1
-        return 0
+    def is_cancelled():
+        nonlocal checks
+        checks += 1
+        return checks == last
 
     engine = Engine(tile_shape=(5, 5))
-    _run(_job(), engine, run_pending_short_calls=count)
-    assert tiles == 1 + 2 + 55, "a block of the mean, one of each sample; ten by ten tiles, the upper half"
-    tiles = 0
+    _run(_job(context=WorkContext(is_cancelled=is_cancelled)), engine)
+    assert checks == 2 + 1 + 2 + 55, (
+        "planning and beginning; a block of the mean, one of each sample; half of 10² tiles"
+    )
+    checks, last = 0, 9
     with pytest.raises(Cancelled):
-        _run(_job(context=WorkContext(is_cancelled=lambda: tiles == 3)), engine, run_pending_short_calls=count)
-    assert tiles == 3
+        _run(_job(context=WorkContext(is_cancelled=is_cancelled)), engine)
+    assert checks == 9
 
 
 def test_a_job_says_what_it_cost():
@@ -179,31 +181,39 @@ def _extents(rows, channels, samples=2):
     ("rows", "channels", "options", "short"),
     [
         (256, 768, {"permutations": 1000}, True),
-        (1000, 768, {"permutations": 1000}, True),
-        (1000, 768, {"permutations": 100_000}, False),
-        (1000, 768, {"permutations": 1000, "aggregated": True}, False),
-        (10_000, 768, {}, False),
-        (10_000, 64, {"estimator": "linear"}, True),
+        (500, 768, {}, True),
+        (1000, 768, {}, False),
+        (256, 768, {"permutations": 10_000}, False),
+        (10_000, 64, {"estimator": "linear"}, False),
     ],
 )
 def test_what_computes_little_is_short(rows, channels, options, short):
     asked = Options("independent", fixed_sigma=1.0, **options)
-    assert cost_model.is_short(_extents(rows, channels), asked, Engine(), 0.25) == short
-    assert not cost_model.is_short(_extents(rows, channels), asked, Engine(), 0.0)
+    assert memory_budget.is_short(_extents(rows, channels), asked, Engine()) == short
 
 
-def test_a_bandwidth_from_a_large_reference_is_not_short():
+def test_every_layer_and_the_reference_count_for_what_is_short():
     small, reference = Extent(64, {"a": 768}, 64), Extent(4096, {"a": 768}, 4096)
-    fixed = Options("paired", fixed_sigma=1.0)
-    assert cost_model.is_short([small, small, reference], fixed, Engine(), 0.1)
-    assert not cost_model.is_short([small, small, reference], replace(fixed, fixed_sigma=None), Engine(), 0.1)
+    options = Options("paired")
+    assert memory_budget.is_short([small, small, small], options, Engine())
+    assert not memory_budget.is_short([small, small, reference], options, Engine())
+    layers = [Extent(300, {str(layer): 768 for layer in range(4)}, 300)] * 2
+    assert not memory_budget.is_short(layers, options, Engine())
+    assert memory_budget.is_short(layers, replace(options, layers=("0", "1")), Engine())
 
 
 def test_what_needs_much_of_the_memory_is_not_short():
     options, engine = Options("paired", fixed_sigma=1.0), Engine(memory_bytes=2**31)
-    assert cost_model.is_short(_extents(100, 8), options, engine, 1.0)
+    assert memory_budget.is_short(_extents(100, 8), options, engine)
     needed = memory_budget.bytes_needed(_extents(100, 8), options, engine)
-    assert not cost_model.is_short(_extents(100, 8), options, replace(engine, memory_bytes=3 * needed), 1.0)
+    assert not memory_budget.is_short(_extents(100, 8), options, replace(engine, memory_bytes=3 * needed))
+
+
+@pytest.mark.parametrize("device", EXACT_FLOP)
+def test_a_short_comparison_computes_in_float64_and_so_shares_no_setting_of_torch(device):
+    rows = int((memory_budget.SHORT_OPERATIONS / 64) ** 0.5)
+    for least in get_args(LeastPrecision):
+        assert precision.choose(least, rows, 64, torch.device(device)) == "float64"
 
 
 def test_too_many_rows_are_not_projected(monkeypatch, rng):
@@ -238,11 +248,10 @@ def test_a_measure_of_too_many_rows_is_refused_before_anything_is_read():
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_a_measure_counts_in_time_and_memory(measure):
+def test_a_measure_counts_in_memory(measure):
     given = [Extent(4000, {"a": 768}, 4000)] * 2
     plain = Options("paired", fixed_sigma=1.0, estimator="linear")
     asked = replace(plain, measures=(measure,))
-    assert cost_model.seconds(given, asked, Engine()) > 2 * cost_model.seconds(given, plain, Engine())
     assert (
         memory_budget.bytes_needed(given, asked, Engine()) > memory_budget.bytes_needed(given, plain, Engine()) + 2**24
     )

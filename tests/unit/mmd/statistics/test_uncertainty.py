@@ -107,10 +107,10 @@ def test_generator_is_pinned():
     assert permutations.permutations(2, 4, 3, seed=1).weights_GB.T.tolist() == PINNED_PERMUTATIONS
 
 
-def test_other_work_may_run_or_stop_the_drawing_of_permutations():
-    """Drawing takes several threads a few steps here; what is called meanwhile changes nothing unless it raises."""
+def test_the_drawing_of_permutations_can_be_stopped():
+    """Drawing takes several threads a few steps here; checking the context changes nothing unless it raises."""
     calls = []
-    drawn = permutations.permutations(3_000, 5_000, 400, 1, WorkContext(run_pending=lambda: calls.append(None)))
+    drawn = permutations.permutations(3_000, 5_000, 400, 1, WorkContext(is_cancelled=lambda: calls.append(None)))
     assert calls
     assert np.array_equal(drawn.weights_GB[:, :7], permutations.permutations(3_000, 5_000, 7, 1).weights_GB)
 
