@@ -86,8 +86,8 @@ def measure(name: str, cases: int, turn_deg: float) -> dict[str, Any]:
     from vfmalign.features.cache import ModelCache
     from vfmalign.features.extractor import extract
     from vfmalign.models.cards import publish
-    from vfmalign.models.checkpoints import random_state
     from vfmalign.models.registry import get_architecture
+    from vfmalign.models.weights import random_state
 
     architecture = get_architecture(name)
     model = f"bench-{name}".replace("_", "-")

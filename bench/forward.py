@@ -56,8 +56,8 @@ def measure(name: str) -> dict[str, object]:
     import torch
 
     from vfmalign.features.extractor import extract
-    from vfmalign.models.checkpoints import build_encoder, random_state
     from vfmalign.models.registry import get_architecture
+    from vfmalign.models.weights import build_encoder, random_state
 
     architecture = get_architecture(name)
     encoder = build_encoder(architecture, random_state(architecture, 0))

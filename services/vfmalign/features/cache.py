@@ -17,10 +17,10 @@ import torch
 from vfmalign.core.domain.artifacts import ModelCard
 from vfmalign.core.domain.errors import Exhausted, InvalidInput
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.models.cards import encoder_of_card, expect_checkpoint, load_card
-from vfmalign.models.checkpoints import build_encoder, random_state
+from vfmalign.models.cards import check_checkpoint_digest, load_card, load_card_encoder
 from vfmalign.models.encoder import Encoder
 from vfmalign.models.registry import get_architecture
+from vfmalign.models.weights import build_encoder, random_state
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class ModelCache:
     def get(self, model_id: str, sha256: str = "") -> tuple[Encoder, ModelCard]:
         """A published encoder and its card; see `models.cards.load_encoder` for the errors."""
         card = load_card(self._store, model_id)
-        expect_checkpoint(card, sha256)
+        check_checkpoint_digest(card, sha256)
         return self.of_card(card), card
 
     def of_card(self, card: ModelCard) -> Encoder:
         """The encoder with the weights a card names."""
         key = _Key(card.architecture, sha256=card.checkpoint.sha256)
-        return self._once(key, lambda: encoder_of_card(self._store, card, self.device))
+        return self._once(key, lambda: load_card_encoder(self._store, card, self.device))
 
     def random(self, architecture: str, seed: int) -> Encoder:
         """The architecture with random weights from `seed`."""

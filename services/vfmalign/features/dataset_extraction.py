@@ -21,7 +21,7 @@ from vfmalign.features.cache import ModelCache
 from vfmalign.features.extractor import check_layers
 from vfmalign.features.parts import ExtractionOptions, Hooks, Plan, Shard, extract_missing, parts_of
 from vfmalign.imaging.input_transforms import get_input_transform
-from vfmalign.models.cards import expect_checkpoint, load_card
+from vfmalign.models.cards import check_checkpoint_digest, load_card
 from vfmalign.models.encoder import Encoder
 
 SOFTWARE = ("vfmalign", "torch", "monai", "timm", "nibabel", "numpy", "scipy")
@@ -129,7 +129,7 @@ def _plan(store: ObjectStore, request: ExtractDatasetRequest) -> Plan:
     input_transform = request.input_transform or "identity"
     get_input_transform(input_transform)
     card = load_card(store, request.model_id)
-    expect_checkpoint(card, request.checkpoint_sha256)
+    check_checkpoint_digest(card, request.checkpoint_sha256)
     dataset = load_dataset(store, request.dataset_id, digest=request.dataset_digest or None)
     cases = dataset.split(request.split)
     if not cases:

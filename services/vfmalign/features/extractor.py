@@ -15,9 +15,9 @@ from torch import Tensor
 
 from vfmalign.client.messages.features import Pooling
 from vfmalign.core.domain.errors import BadOption, Exhausted
-from vfmalign.models.checkpoints import build_encoder, random_state
 from vfmalign.models.encoder import Encoder, pool
 from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.models.weights import build_encoder, random_state
 
 
 def check_layers(encoder: Encoder, layers: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from vfmalign.core.runtime import logs
 from vfmalign.core.storage.datasets import list_datasets as list_dataset_ids
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.models.cards import list_cards, load_card
+from vfmalign.models.cards import list_model_ids, load_card
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
@@ -38,7 +38,7 @@ class Page(Generic[T]):
 
 def list_models(store: ObjectStore, page_size: int, token: str) -> Page[ModelCard]:
     """Reads one page of model cards; see `read_page` for the arguments and errors."""
-    return read_page(list_cards(store), lambda model_id: load_card(store, model_id), page_size, token)
+    return read_page(list_model_ids(store), lambda model_id: load_card(store, model_id), page_size, token)
 
 
 def list_datasets(store: ObjectStore, page_size: int, token: str) -> Page[Dataset]:

@@ -1,1 +1,1 @@
-"""VFM architectures, checkpoint formats and model cards; knows nothing of gRPC or of how volumes are prepared."""
+"""Architectures, checkpoint formats, model cards and the registry of vision foundation models."""

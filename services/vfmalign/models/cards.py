@@ -1,7 +1,7 @@
-"""Models in object storage: publishing weights with their card, and loading them back verified.
+"""Models in object storage: publishing weights with their card, and loading them with verification.
 
-Knows where a model lies and what its card must say; knows nothing of gRPC or of foreign checkpoint formats. The card is
-written last and only if no other is there: that write is the commit, and a model id never changes its meaning.
+The card is written last and only if none exists under this id. That write is the commit, so that a model id always
+refers to the same weights.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from vfmalign.core.domain.artifacts import (
 )
 from vfmalign.core.domain.errors import BadOption, Conflict, DigestMismatch, InvalidInput, NotFound, PreconditionFailed
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.models.checkpoints import build_encoder, check_fits, load_state, parse_weights, to_safetensors
 from vfmalign.models.encoder import Encoder
 from vfmalign.models.formats import exported_program
 from vfmalign.models.registry import get_architecture
+from vfmalign.models.weights import build_encoder, check_state, load_state, parse_weights, to_safetensors
 
 _CARD_SUFFIX = "/model.json"
 
@@ -46,42 +46,41 @@ def publish(
     parent: str = "",
     source: str = "",
 ) -> ModelCard:
-    """Stores an encoder's weights, then its card.
+    """Store an encoder's weights, then its card.
 
     Args:
         store: the deployment's object storage.
         model_id: the id to publish under.
-        state: the encoder's weights alone, without any head; float32.
+        state: the encoder's weights without any head; float32.
         architecture: a name in the registry.
         objective: what the weights were trained for.
-        preprocessing: how the encoder wants its input; the architecture's default where None.
-        primary_layer: the layer of a check's main number; the architecture's where empty.
-        pretraining: the sets the weights have seen.
-        parent: id of the model these weights were fine-tuned from.
+        preprocessing: the encoder's input; the architecture's default where None.
+        primary_layer: the layer of a check's main result; the architecture's where empty.
+        pretraining: the datasets that the weights were trained on.
+        parent: id of the model from which these weights were fine-tuned.
         source: free text without patient data.
 
     Returns:
-        The stored card; the first one where the same model is published again.
+        The stored card. Publishing the same model again returns the first card.
 
     Raises:
         BadCheckpoint: the weights do not fit the architecture.
         BadOption: the id, architecture or primary layer is wrong.
-        Conflict: the id is taken by another model.
+        Conflict: the id belongs to another model.
     """
     _check_id(model_id)
-    built = get_architecture(architecture)
-    check_fits(state, built, subject=model_id)
-    _check_primary(primary_layer, built.layers, architecture)
+    definition = get_architecture(architecture)
+    check_state(state, definition, subject=model_id)
+    _check_primary_layer(primary_layer, definition.layers, architecture)
     data = to_safetensors(state)
-    sha256 = hashlib.sha256(data).hexdigest()
     card = ModelCard(
         id=model_id,
         architecture=architecture,
         objective=objective,
-        checkpoint=VolumeRef(key=weights_key(model_id, sha256), sha256=sha256),
-        preprocessing=preprocessing or built.preprocessing,
-        layers=built.layers,
-        primary_layer=primary_layer or built.primary_layer,
+        checkpoint=_to_ref(model_id, data),
+        preprocessing=preprocessing or definition.preprocessing,
+        layers=definition.layers,
+        primary_layer=primary_layer or definition.primary_layer,
         pretraining=tuple(pretraining),
         parent=parent,
         source=source,
@@ -99,30 +98,29 @@ def publish_program(
     primary_layer: str = "",
     source: str = "",
 ) -> ModelCard:
-    """Stores an exported program (`programs.read_program`), then its card; see `publish` for the rest.
+    """Store an exported program (`program_archive.read_program`), then its card; see `publish` for the arguments.
 
     Raises:
         BadOption: the id or primary layer is wrong, or the input is not the one that the program takes.
-        Conflict: the id is taken by another model.
+        Conflict: the id belongs to another model.
     """
     _check_id(model_id)
     encoder = exported_program.build_exported(dict(state))
-    layers = exported_program.layers_of(encoder)
-    wanted = (encoder.in_channels, *encoder.shape_DHW)
-    if (len(preprocessing.modalities), *preprocessing.shape_DHW) != wanted:
+    layers = exported_program.get_layer_specs(encoder)
+    program_shape = (encoder.in_channels, *encoder.shape_DHW)
+    if (len(preprocessing.modalities), *preprocessing.shape_DHW) != program_shape:
         raise BadOption(
-            f"the program takes an input of {list(wanted)}",
+            f"the program takes an input of {list(program_shape)}",
             field="input",
-            remedy="give as many modalities, and no shape",
+            remedy="give one modality per channel, and leave the shape out",
         )
-    _check_primary(primary_layer, layers, "the program")
+    _check_primary_layer(primary_layer, layers, "the program")
     data = to_safetensors(state)
-    sha256 = hashlib.sha256(data).hexdigest()
     card = ModelCard(
         id=model_id,
         architecture=exported_program.ARCHITECTURE,
         objective=objective,
-        checkpoint=VolumeRef(key=weights_key(model_id, sha256), sha256=sha256),
+        checkpoint=_to_ref(model_id, data),
         preprocessing=preprocessing,
         layers=layers,
         primary_layer=primary_layer or layers[-1].name,
@@ -132,11 +130,11 @@ def publish_program(
 
 
 def load_card(store: ObjectStore, model_id: str) -> ModelCard:
-    """Reads a model's card.
+    """Read a model's card.
 
     Raises:
         BadOption: the id is malformed.
-        NotFound: no such model.
+        NotFound: no model has this id.
         PreconditionFailed: the stored card is damaged.
     """
     _check_id(model_id)
@@ -144,9 +142,9 @@ def load_card(store: ObjectStore, model_id: str) -> ModelCard:
         card = store.read(model_card_key(model_id), ModelCard)
     except NotFound as error:
         if error.subject != store.uri(model_card_key(model_id)):
-            raise
+            raise  # the bucket itself is missing
         raise NotFound(
-            "no model has this id", subject=model_id, remedy="list the models first", reason="MODEL_NOT_FOUND"
+            "no model has this id", subject=model_id, remedy="list the available models", reason="MODEL_NOT_FOUND"
         ) from error
     if card.id != model_id:
         raise PreconditionFailed(
@@ -155,8 +153,8 @@ def load_card(store: ObjectStore, model_id: str) -> ModelCard:
     return card
 
 
-def list_cards(store: ObjectStore) -> Iterator[str]:
-    """Ids of all published models, in order."""
+def list_model_ids(store: ObjectStore) -> Iterator[str]:
+    """Iterate over the ids of all published models, in order."""
     for key in store.list("models/"):
         if key.endswith(_CARD_SUFFIX):
             yield key.removeprefix("models/").removesuffix(_CARD_SUFFIX)
@@ -165,37 +163,41 @@ def list_cards(store: ObjectStore) -> Iterator[str]:
 def load_encoder(
     store: ObjectStore, model_id: str, sha256: str | None = None, device: torch.device | str = "cpu"
 ) -> tuple[Encoder, ModelCard]:
-    """Loads a published encoder, verified against its card, in evaluation mode.
+    """Load a published encoder in evaluation mode, verified against its card.
 
     Args:
         store: the deployment's object storage.
         model_id: a published model.
-        sha256: the digest the caller expects of the weights; None accepts the card's.
-        device: where the weights go.
+        sha256: the digest that the caller expects of the weights; None accepts the card's.
+        device: device of the encoder.
 
     Raises:
-        NotFound: no such model, or its weights are gone.
-        DigestMismatch: the weights are not those the card or the caller names.
+        NotFound: no model has this id, or its weights are missing.
+        DigestMismatch: the weights differ from those named by the card or the caller.
         PreconditionFailed: this version cannot build the card's architecture.
         BadCheckpoint: the stored weights do not fit the architecture.
     """
     card = load_card(store, model_id)
-    expect_checkpoint(card, sha256)
-    return encoder_of_card(store, card, device), card
+    check_checkpoint_digest(card, sha256)
+    return load_card_encoder(store, card, device), card
 
 
-def expect_checkpoint(card: ModelCard, sha256: str | None) -> None:
-    """Raises DigestMismatch unless `sha256` is None, empty or the digest of the card's weights."""
+def check_checkpoint_digest(card: ModelCard, sha256: str | None) -> None:
+    """Check the digest that a caller expects of a model's weights; None and the empty string accept any.
+
+    Raises:
+        DigestMismatch: the card names other weights.
+    """
     if sha256 and sha256 != card.checkpoint.sha256:
         raise DigestMismatch(
             f"the model's weights have digest {card.checkpoint.sha256}, not the expected {sha256[:64]}",
             subject=card.id,
-            remedy="ask for the digest on the model's card, or leave it empty to accept the stored weights",
+            remedy="request the digest on the model's card, or leave it empty to accept the stored weights",
         )
 
 
-def encoder_of_card(store: ObjectStore, card: ModelCard, device: torch.device | str = "cpu") -> Encoder:
-    """Loads the weights a card names; see `load_encoder` for the errors."""
+def load_card_encoder(store: ObjectStore, card: ModelCard, device: torch.device | str = "cpu") -> Encoder:
+    """Load the encoder that a card describes; see `load_encoder` for the errors."""
     data = store.get(card.checkpoint.key, sha256=card.checkpoint.sha256)
     if card.architecture == exported_program.ARCHITECTURE:
         return exported_program.build_exported(parse_weights(data, card.id), device)
@@ -210,8 +212,14 @@ def encoder_of_card(store: ObjectStore, card: ModelCard, device: torch.device | 
     return build_encoder(architecture, load_state(data, architecture, subject=card.id), device)
 
 
+def _to_ref(model_id: str, data: bytes) -> VolumeRef:
+    sha256 = hashlib.sha256(data).hexdigest()
+    return VolumeRef(key=weights_key(model_id, sha256), sha256=sha256)
+
+
 def _commit(store: ObjectStore, card: ModelCard, data: bytes) -> ModelCard:
-    """Stores weights and then the card; the first card where the same model is stored again."""
+    """Store the weights, then the card; returns the first card where the same model is stored again."""
+    # The weights' key contains their digest: writing them before a lost race overwrites nothing of the other model.
     store.put(card.checkpoint.key, data)
     if store.put_if_absent(model_card_key(card.id), card.to_json()):
         return card
@@ -220,12 +228,12 @@ def _commit(store: ObjectStore, card: ModelCard, data: bytes) -> ModelCard:
         raise Conflict(
             "another model is published under this id",
             subject=card.id,
-            remedy="publish under a new id; ids never change",
+            remedy="choose a new id; a published model cannot be replaced",
         )
     return first
 
 
-def _check_primary(primary_layer: str, layers: Sequence[LayerSpec], owner: str) -> None:
+def _check_primary_layer(primary_layer: str, layers: Sequence[LayerSpec], owner: str) -> None:
     if primary_layer and primary_layer not in {layer.name for layer in layers}:
         raise BadOption(
             f"{owner[:96]} has no layer {primary_layer!r}",
@@ -237,7 +245,7 @@ def _check_primary(primary_layer: str, layers: Sequence[LayerSpec], owner: str) 
 def _check_id(model_id: str) -> None:
     if not is_id(model_id):
         raise BadOption(
-            f"{model_id[:64]!r} is no model id",
+            f"{model_id[:64]!r} is not a model id",
             field="model_id",
             remedy="use lower-case letters, digits, `_`, `.` and `-`, at most 128 characters",
         )

@@ -1,8 +1,7 @@
-"""What every encoder offers, whatever its family, and how a layer becomes one row per study.
+"""The interface of all encoders, and pooling of a layer to one row per study.
 
-Knows the shape of the answer alone; knows no architecture, no weights, no storage. Axes: N batch, C channels, D H W
-depth, height, width of a map. A model of tokens returns its patch tokens as the map they tile, and a model of slices
-puts the slices along D, so that the mean over space is the mean over patches and slices.
+Axes: N batch, C channels, D H W depth, height, width of a map. A token model returns its patch tokens as the map that
+they tile, and a slice model puts the slices along D, so that the mean over space is the mean over patches and slices.
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 Stride = tuple[int, int, int]
+StateDict = dict[str, Tensor]
 
 POOLED_LAYER = "pooled"
-"""The layer that is one vector per study by itself: what a classification head or a projector reads."""
+"""Name of the layer that is one vector per study; classification heads and projectors read it."""
 
 
 class Encoder(nn.Module, ABC):
@@ -23,8 +23,8 @@ class Encoder(nn.Module, ABC):
 
     Attributes:
         in_channels: channels of the input, one per MRI sequence.
-        memory_format: how its convolutions' weights lie in memory.
-        studies_at_once: how many share a pass on a CPU; more than one where it is faster and takes little memory.
+        memory_format: memory layout of the convolutions' weights.
+        studies_at_once: studies per forward pass on a CPU; more than one where that is faster and needs little memory.
     """
 
     in_channels: int
@@ -33,7 +33,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def layer_channels(self) -> dict[str, int]:
-        """Every layer that `feature_maps` returns, with its channels; `pooled` is among them."""
+        """Every layer that `feature_maps` returns, with its number of channels; `pooled` is among them."""
 
     @abstractmethod
     def dense_layers(self) -> dict[str, Stride]:
@@ -41,20 +41,20 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def feature_maps(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
-        """Runs the encoder.
+        """Run the encoder.
 
         Args:
-            input_NCDHW: float input, as the architecture's preprocessing makes it.
+            input_NCDHW: float input, preprocessed as the architecture requires.
 
         Returns:
             Every layer of `layer_channels`: (N, C, D, H, W), or (N, C) for `pooled`.
         """
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """The (N, C) feature `pooled`."""
+        """Return the (N, C) layer `pooled`."""
         return self.feature_maps(input_NCDHW)[POOLED_LAYER]
 
 
 def pool(map_NCDHW: Tensor) -> Tensor:
-    """Mean over space: (N, C, D, H, W) to (N, C). A layer that is (N, C) already is returned as it is."""
+    """Mean over space: (N, C, D, H, W) to (N, C). A layer of shape (N, C) is returned unchanged."""
     return map_NCDHW if map_NCDHW.ndim == 2 else map_NCDHW.mean(dim=(2, 3, 4))

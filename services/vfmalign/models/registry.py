@@ -1,6 +1,6 @@
-"""The architectures that can be built, by name: what they are, how they want their input, which layers can be compared.
+"""The architectures that can be built, by name, with their input and comparable layers.
 
-Adding an architecture is one entry here (docs/models.md shows one). Knows nothing of weights or storage.
+To add an architecture, add one entry to `ARCHITECTURES` (see docs/models.md).
 """
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.architectures.convnextv2 import ConvNeXtV2
 from vfmalign.models.architectures.profound_vit import ProFoundViT
 from vfmalign.models.architectures.provicnet import FusionEncoder, SliceEncoder
-from vfmalign.models.architectures.transformer import Size
+from vfmalign.models.architectures.transformer import TransformerSize
 from vfmalign.models.encoder import Stride
 from vfmalign.models.formats import exported_program, monai_bundle
 
-# ProFound's own grid and sizes.
+# ProFound's published grid and sizes.
 PROFOUND_INPUT = Preprocessing(spacing_mm=(1.0, 0.5, 0.5), shape_DHW=(64, 224, 224))
 PROFOUND_VIT_INPUT = Preprocessing(spacing_mm=(1.0, 0.5, 0.5), shape_DHW=(64, 256, 256))
-# Sizes that a two-core machine trains in a minute; 48 × 64 × 64 mm holds a whole prostate with a margin.
+# Small enough to train on two cores in a minute; 48 × 64 × 64 mm contains a whole prostate with a margin.
 MICRO_INPUT = Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
 MINI_INPUT = Preprocessing(spacing_mm=(2.0, 0.75, 0.75), shape_DHW=(32, 96, 96))
 
-MICRO = Size(dim=96, depth=4, heads=4)
-MICRO_STREAM = Size(dim=48, depth=4, heads=2)
-"""One of three streams, each of which costs its own pass over every slice."""
+MICRO = TransformerSize(dim=96, depth=4, heads=4)
+MICRO_STREAM = TransformerSize(dim=48, depth=4, heads=2)
+"""Size of one of three streams, each of which runs over every slice."""
 
-_Four = tuple[int, int, int, int]
+_Stages = tuple[int, int, int, int]
 
 
-def _convnextv2(size: str, depths: _Four, dims: _Four, preprocessing: Preprocessing) -> Architecture:
+def _convnextv2(size: str, depths: _Stages, dims: _Stages, preprocessing: Preprocessing) -> Architecture:
     return Architecture(
         name=f"profound_conv_{size}",
         build=partial(ConvNeXtV2, depths, dims, in_channels=len(preprocessing.modalities)),
         preprocessing=preprocessing,
         layers=tuple(LayerSpec(name=f"stages.{i}", channels=channels) for i, channels in enumerate(dims)),
         primary_layer="stages.3",
-        convert=upstream.profound_conv,
+        convert=upstream.convert_profound_conv,
     )
 
 
-def _profound_vit(name: str, patch_DHW: Stride, size: Size, preprocessing: Preprocessing) -> Architecture:
+def _profound_vit(name: str, patch_DHW: Stride, size: TransformerSize, preprocessing: Preprocessing) -> Architecture:
     channels = len(preprocessing.modalities)
     return Architecture(
         name=f"profound_vit_{name}",
@@ -51,15 +51,15 @@ def _profound_vit(name: str, patch_DHW: Stride, size: Size, preprocessing: Prepr
         preprocessing=preprocessing,
         layers=_blocks(size.depth, size.dim),
         primary_layer=f"blocks.{size.depth - 1}",
-        convert=upstream.profound_vit,
+        convert=upstream.convert_profound_vit,
     )
 
 
 def _provicnet(name: str, *modalities: Modality, small: bool = False) -> Architecture:
-    """ProViCNet's slices are 3 mm apart and show 128 mm, which 448 pixels of 2/7 mm do."""
+    """ProViCNet's slices are 3 mm apart and show 128 mm, which are 448 pixels of 2/7 mm."""
     pixel_mm, shape_DHW = (1.0, MICRO_INPUT.shape_DHW) if small else (2 / 7, (24, 448, 448))
     fused = len(modalities) > 1
-    size, patch = (MICRO_STREAM if fused else MICRO, 8) if small else (Size(384, 12, 6), 14)
+    size, patch = (MICRO_STREAM if fused else MICRO, 8) if small else (TransformerSize(384, 12, 6), 14)
     return Architecture(
         name=f"provicnet_{name}",
         build=partial(FusionEncoder, modalities, size, patch) if fused else partial(SliceEncoder, size, patch),
@@ -71,7 +71,7 @@ def _provicnet(name: str, *modalities: Modality, small: bool = False) -> Archite
         ),
         layers=_blocks(size.depth, size.dim * len(modalities)),
         primary_layer=f"blocks.{size.depth - 1}",
-        convert=upstream.provicnet_fusion(modalities) if fused else upstream.provicnet,
+        convert=upstream.convert_provicnet_fusion(modalities) if fused else upstream.convert_provicnet,
         files=modalities if fused else ("weights",),
     )
 
@@ -94,7 +94,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         _convnextv2("large", (3, 3, 27, 3), (192, 384, 768, 1536), PROFOUND_INPUT),
         _convnextv2("huge", (3, 3, 27, 3), (352, 704, 1408, 2816), PROFOUND_INPUT),
         _profound_vit("micro", (4, 8, 8), MICRO, MICRO_INPUT),
-        _profound_vit("base", (16, 32, 32), Size(768, 12, 12), PROFOUND_VIT_INPUT),
+        _profound_vit("base", (16, 32, 32), TransformerSize(768, 12, 12), PROFOUND_VIT_INPUT),
         _provicnet("micro", "t2w", small=True),
         _provicnet("fusion_micro", "t2w", "dwi", "adc", small=True),
         _provicnet("t2w", "t2w"),
@@ -106,19 +106,19 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def get_architecture(name: str) -> Architecture:
-    """Looks an architecture up: a name in `ARCHITECTURES`, or one that spells out a network of MONAI (`bundles`).
+    """Look up an architecture: a name in `ARCHITECTURES`, or one that encodes a MONAI network (`formats.monai_bundle`).
 
     Raises:
         BadOption: no architecture has this name.
     """
     if name == exported_program.ARCHITECTURE:
         raise BadOption(
-            "an exported program cannot be built afresh or trained: it has no initial weights",
+            "an exported program cannot be initialised or trained, because it has no initial weights",
             field="architecture",
-            remedy="compare its features as they are, or import the model as a MONAI bundle or by --as",
+            remedy="compare its features without training, or import the model as a MONAI bundle or with --as",
         )
     if name.startswith(monai_bundle.PREFIX):
-        return monai_bundle.architecture_of(name)
+        return monai_bundle.decode_architecture_name(name)
     if name not in ARCHITECTURES:
         raise BadOption(
             f"no architecture is called {name[:64]!r}",

@@ -22,7 +22,7 @@ from vfmalign.core.domain.artifacts import JobProgress, Record, Sha256, VolumeRe
 from vfmalign.core.domain.errors import DigestMismatch, NotFound
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.models.checkpoints import to_safetensors
+from vfmalign.models.weights import to_safetensors
 
 SINGLE_PUT_BYTES = 1 << 30
 """Larger checkpoints go up in parts: S3 takes at most 5 GiB in one put, and the largest encoder's state is 8."""

@@ -24,7 +24,7 @@ from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
 from vfmalign.core.storage.datasets import find_leakage, load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.architectures.base import Architecture
-from vfmalign.models.cards import expect_checkpoint, load_card
+from vfmalign.models.cards import check_checkpoint_digest, load_card
 from vfmalign.models.registry import get_architecture
 
 
@@ -93,7 +93,7 @@ def make_plan(store: ObjectStore, spec: TrainingSpec) -> Plan:
     # A baseline may name the model as well: it then shares its preprocessing, not its weights.
     card = load_card(store, spec.model) if spec.model else None
     if card is not None:
-        expect_checkpoint(card, spec.model_sha256)
+        check_checkpoint_digest(card, spec.model_sha256)
         _require(card.architecture == spec.architecture, "architecture", f"use the model's: {card.architecture}")
     preprocessing = card.preprocessing if card else architecture.preprocessing
     if task is not None:

@@ -19,8 +19,8 @@ from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack, generate_cas
 from vfmalign.imaging.preprocessing import prepare_study
 from vfmalign.imaging.volumes import decode, encode
 from vfmalign.models.cards import load_encoder, publish
-from vfmalign.models.checkpoints import random_state
 from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.models.weights import random_state
 from vfmalign.v1 import common_pb2, features_pb2_grpc
 from vfmalign.v1 import features_pb2 as pb
 

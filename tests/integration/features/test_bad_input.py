@@ -189,7 +189,7 @@ async def test_a_pickled_checkpoint_in_the_place_of_weights_is_never_unpickled(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await collect(service, model_id="pickled", dataset_id="phantoms")
     assert caught.value.code() is INVALID
-    assert "pickled: the file is no readable safetensors" in caught.value.details()
+    assert "pickled: the file cannot be read as safetensors" in caught.value.details()
     assert not marker.exists()
 
 

@@ -13,9 +13,9 @@ from vfmalign.features.extractor import extract
 from vfmalign.imaging.preprocessing import prepare_study
 from vfmalign.imaging.volumes import decode, encode
 from vfmalign.models.cards import load_encoder, publish, publish_program
-from vfmalign.models.checkpoints import random_state
-from vfmalign.models.importer import Input, import_model
+from vfmalign.models.importer import InputDescription, import_model
 from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.models.weights import random_state
 from vfmalign.v1 import features_pb2 as pb
 
 FAMILIES = ("profound_vit_micro", "provicnet_micro", "provicnet_fusion_micro")
@@ -57,7 +57,7 @@ def program(store, tmp_path_factory):
     path = tmp_path_factory.mktemp("program") / "plain.pt2"
     torch.manual_seed(0)
     torch.export.save(torch.export.export(Plain().eval(), (torch.randn(1, 3, 16, 64, 64),)), path)
-    described = Input(("t2w", "dwi", "adc"), (3.75, 1.75, 1.75), None, "zscore_nonzero")
+    described = InputDescription(("t2w", "dwi", "adc"), (3.75, 1.75, 1.75), None, "zscore_nonzero")
     imported = import_model([path], "", ["stem", "deep"], described, "plain")
     return publish_program(store, "plain", imported.state, preprocessing=imported.preprocessing, objective="supervised")
 
@@ -73,7 +73,7 @@ def bundle(store, tmp_path_factory):
     definition = {"network_def": {"_target_": "monai.networks.nets.UNet", **arguments}}
     (folder / "configs" / "inference.json").write_text(json.dumps(definition))
     torch.save(UNet(**arguments).state_dict(), folder / "models" / "model.pt")
-    described = Input(("t2w", "dwi", "adc"), (3.75, 1.75, 1.75), (16, 64, 64), "zscore_nonzero")
+    described = InputDescription(("t2w", "dwi", "adc"), (3.75, 1.75, 1.75), (16, 64, 64), "zscore_nonzero")
     imported = import_model([folder], "", ["model.0", "model.1.submodule.0"], described, "unet")
     return publish(
         store,

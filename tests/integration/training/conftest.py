@@ -21,8 +21,8 @@ from vfmalign.core.runtime.work_queue import ShutdownRequest
 from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack
 from vfmalign.models.cards import load_card, publish
-from vfmalign.models.checkpoints import random_state, to_safetensors
 from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.models.weights import random_state, to_safetensors
 from vfmalign.training.job import run_job
 from vfmalign.training.settings import TrainingOptions
 

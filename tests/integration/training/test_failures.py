@@ -27,8 +27,8 @@ from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack
 from vfmalign.models.cards import publish
-from vfmalign.models.checkpoints import random_state
 from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.models.weights import random_state
 from vfmalign.training import failures
 from vfmalign.training.checkpoint import Checkpoints
 from vfmalign.training.job import run_job

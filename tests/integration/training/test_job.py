@@ -12,8 +12,8 @@ from vfmalign.core.domain.scores import level_of
 from vfmalign.core.domain.tasks import TASKS
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.models.cards import load_card
-from vfmalign.models.checkpoints import random_state
 from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.models.weights import random_state
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from tests.integration.training.conftest import ARCHITECTURE, INPUT, RECIPE, las
 from vfmalign.core.domain.artifacts import job_key, model_card_key, probe_id
 from vfmalign.core.domain.errors import Conflict
 from vfmalign.models.cards import load_card, publish
-from vfmalign.models.checkpoints import random_state
 from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.models.weights import random_state
 
 
 def test_probes_are_encoders_on_the_way(store, dataset, model, undisturbed):

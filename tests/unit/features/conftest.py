@@ -9,8 +9,8 @@ from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.features.cache import ModelCache
 from vfmalign.imaging.volumes import Volume, encode
 from vfmalign.models.cards import publish
-from vfmalign.models.checkpoints import random_state
 from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.models.weights import random_state
 
 ARCHITECTURE = "profound_conv_micro"
 SMALL_INPUT = Preprocessing(spacing_mm=(3.0, 1.5, 1.5), shape_DHW=(16, 32, 32))

@@ -9,8 +9,8 @@ import torch
 from vfmalign.core.domain.errors import DigestMismatch, Exhausted, NotFound
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features.cache import ModelCache
-from vfmalign.models.checkpoints import random_state
 from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.models.weights import random_state
 
 MODEL_BYTES = 4 * 348_480
 

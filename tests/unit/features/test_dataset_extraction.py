@@ -26,8 +26,8 @@ from vfmalign.features.parts import ExtractionOptions, Hooks
 from vfmalign.features.threads import pool_of
 from vfmalign.imaging.preprocessing import prepare_study
 from vfmalign.imaging.volumes import load_case
-from vfmalign.models.checkpoints import build_encoder, random_state
 from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.models.weights import build_encoder, random_state
 
 OPTIONS = ExtractionOptions(batch_size=2, part_cases=3, readers=2)
 

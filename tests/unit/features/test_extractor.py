@@ -6,9 +6,9 @@ import torch
 from vfmalign.core.domain.errors import BadOption, Exhausted
 from vfmalign.features.device import MemoryMeter, choose_device, describe_device
 from vfmalign.features.extractor import extract, warm_up
-from vfmalign.models.checkpoints import build_encoder, random_state
 from vfmalign.models.encoder import pool
 from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.models.weights import build_encoder, random_state
 
 LAYERS = ("stages.3", "stages.0", "pooled")
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from vfmalign.core.domain.artifacts import LayerSpec, Preprocessing
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.architectures.convnextv2 import ConvNeXtV2
-from vfmalign.models.architectures.upstream import profound_conv
+from vfmalign.models.architectures.upstream import convert_profound_conv
 
 SHARED_GOLDEN = Path(__file__).parents[3].parent / "shared" / "reference" / "golden"
 OWN_GOLDEN = Path(__file__).parent / "golden"
@@ -23,7 +23,7 @@ def architecture(depths: tuple[int, ...], dims: tuple[int, ...]) -> Architecture
         preprocessing=Preprocessing(spacing_mm=None, shape_DHW=(16, 32, 32)),
         layers=tuple(LayerSpec(name=f"stages.{i}", channels=dim) for i, dim in enumerate(dims)),
         primary_layer="stages.3",
-        convert=profound_conv,
+        convert=convert_profound_conv,
     )
 
 

@@ -7,9 +7,9 @@ import torch
 
 from vfmalign.core.domain.artifacts import Preprocessing, Pretraining, model_card_key
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption, Conflict, DigestMismatch, NotFound, PreconditionFailed
-from vfmalign.models.cards import list_cards, load_card, load_encoder, publish
-from vfmalign.models.checkpoints import random_state, to_safetensors
+from vfmalign.models.cards import list_model_ids, load_card, load_encoder, publish
 from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.models.weights import random_state, to_safetensors
 
 MICRO = ARCHITECTURES["profound_conv_micro"]
 
@@ -37,7 +37,7 @@ def test_a_published_model_is_loaded_back(store, state):
     assert loaded == card
     assert not encoder.training
     assert all(torch.equal(tensor, state[name]) for name, tensor in encoder.state_dict().items())
-    assert "first" in list(list_cards(store))
+    assert "first" in list(list_model_ids(store))
 
 
 def test_publishing_the_same_again_returns_the_first(store, state):
@@ -68,7 +68,7 @@ def test_weights_that_do_not_fit_are_not_published(store, state):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model_id": "Bad Id"}, r"'Bad Id' is no model id; use lower-case"),
+        ({"model_id": "Bad Id"}, r"'Bad Id' is not a model id; use lower-case"),
         ({"architecture": "resnet"}, "no architecture is called 'resnet'"),
         ({"primary_layer": "pooled"}, r"has no layer 'pooled'; choose one of stages\.0"),
     ],
@@ -89,7 +89,7 @@ def test_unknown_models(store):
     with pytest.raises(NotFound, match="absent: no model has this id") as caught:
         load_card(store, "absent")
     assert caught.value.reason == "MODEL_NOT_FOUND"
-    with pytest.raises(BadOption, match="is no model id"):
+    with pytest.raises(BadOption, match="is not a model id"):
         load_encoder(store, "../secrets")
 
 

@@ -5,9 +5,9 @@ import torch
 
 from vfmalign.core.domain.artifacts import Preprocessing
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.models.checkpoints import build_encoder, random_state
 from vfmalign.models.encoder import POOLED_LAYER, pool
 from vfmalign.models.registry import ARCHITECTURES, get_architecture
+from vfmalign.models.weights import build_encoder, random_state
 
 SMALL = ("profound_conv_micro", "profound_vit_micro", "provicnet_micro", "provicnet_fusion_micro")
 EXPECTED_INPUTS = {

@@ -92,14 +92,14 @@ def import_(
     One file per sequence for provicnet_fusion: T2, DWI, ADC.
     """
     from vfmalign.models.cards import publish, publish_program
-    from vfmalign.models.checkpoints import to_safetensors
     from vfmalign.models.formats.exported_program import ARCHITECTURE
-    from vfmalign.models.importer import Input, import_model
+    from vfmalign.models.importer import InputDescription, import_model
+    from vfmalign.models.weights import to_safetensors
 
     output = Output.to_terminal(as_json=as_json)
     parse(OBJECTIVES, objective, "--objective")
     store = Target.find(Home(home)).store
-    described = Input(
+    described = InputDescription(
         tuple(_listed(modalities)),
         _three(spacing, float, "--spacing"),
         _three(shape, int, "--shape"),

@@ -1,1 +1,1 @@
-"""Encoder architectures that can be built by name."""
+"""Network architectures and the conversion of their published checkpoints."""

@@ -1,7 +1,4 @@
-"""What an architecture is, wherever it comes from: the registry, a MONAI bundle, or a file of a user's own.
-
-Knows nothing of weights or storage.
-"""
+"""The definition of an architecture: from the registry, a MONAI bundle, or a user's own file."""
 
 from __future__ import annotations
 
@@ -21,13 +18,14 @@ class Architecture:
 
     Attributes:
         name: its key in `ARCHITECTURES`.
-        build: makes the encoder with random weights drawn from torch's global generator.
-        preprocessing: how the encoder wants its input unless a model card says otherwise.
-        layers: layers that a check may compare: those on the path of any head's gradient. The encoder's `pooled`
-            feature is not among them, for a dense head sends no gradient through the final norm.
-        primary_layer: the layer declared in advance for a check's main number.
-        convert: reads upstream's state dicts.
-        files: what the files of a foreign checkpoint hold, in order; one unless the encoder joins several networks.
+        build: builds the encoder with random weights drawn from torch's global generator.
+        preprocessing: the encoder's input unless a model card states another.
+        layers: layers that a check may compare, which are those that every head's gradient passes through. The
+            encoder's
+            `pooled` feature is not among them, because a dense head sends no gradient through the final norm.
+        primary_layer: the layer declared in advance for a check's main result.
+        convert: converts upstream's state dicts.
+        files: contents of the files of a foreign checkpoint, in order; one unless the encoder joins several networks.
     """
 
     name: str
@@ -35,10 +33,10 @@ class Architecture:
     preprocessing: Preprocessing
     layers: tuple[LayerSpec, ...]
     primary_layer: str
-    convert: upstream.Convert = upstream.dense
+    convert: upstream.Converter = upstream.convert_dense
     files: tuple[str, ...] = ("weights",)
 
     def build_empty(self) -> Encoder:
-        """The encoder on the meta device: shapes without memory, and no random numbers drawn."""
+        """Build the encoder on the meta device, without memory for weights and without drawing random numbers."""
         with torch.device("meta"):
             return self.build()

@@ -1,11 +1,10 @@
 """ConvNeXt V2 in three dimensions, the convolutional encoder of ProFound.
 
-Knows the network alone: no checkpoint formats, no storage. Axes: N batch, C channels, D H W depth, height, width (z, y,
-x).
-
 Source: Woo et al., "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", CVPR 2023, arXiv
 2301.00808; the 3D layout (stem 4×4×4, strides 2, 2 and 1 after it) is ProFound's. Parameter names are upstream's, so
 that its state dicts load unchanged.
+
+Axes: N batch, C channels, D H W depth, height, width (z, y, x).
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ class ChannelsFirstLayerNorm(nn.LayerNorm):
         super().__init__(channels, eps=EPSILON)
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """Normalises every voxel over its channels; shape unchanged."""
-        # In channels_last_3d this permutation is a view and the result is again channels_last_3d: nothing is copied.
+        """Normalise every voxel over its channels; the shape is unchanged."""
+        # In channels_last_3d this permutation is a view, and the result is channels_last_3d again: nothing is copied.
         return super().forward(input_NCDHW.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
 
 
 class GlobalResponseNorm(nn.Module):
-    """GRN of an (N, D, H, W, C) map: each channel's L2 norm over space, relative to the channels' mean."""
+    """GRN of an (N, D, H, W, C) map: each channel's L2 norm over space, relative to the mean over channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -47,10 +46,10 @@ class GlobalResponseNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, 1, 1, 1, channels))
 
     def forward(self, map_NDHWC: Tensor) -> Tensor:
-        """Returns gamma · x · n + beta + x, with n the relative norm; shape unchanged."""
+        """Return gamma · x · n + beta + x, with n the relative norm; the shape is unchanged."""
         norm_N111C = torch.linalg.vector_norm(map_NDHWC, dim=(1, 2, 3), keepdim=True)
         relative_N111C = norm_N111C / (norm_N111C.mean(dim=-1, keepdim=True) + EPSILON)
-        # x · (1 + gamma · n) + beta: one sweep over the map instead of three.
+        # x · (1 + gamma · n) + beta reads the map once instead of three times.
         return torch.addcmul(self.beta, map_NDHWC, 1 + self.gamma * relative_N111C)
 
 
@@ -67,7 +66,7 @@ class Block(nn.Module):
         self.pwconv2 = nn.Linear(4 * channels, channels)
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """Shape unchanged."""
+        """Apply the block; the shape is unchanged."""
         hidden_NDHWC = self.norm(self.dwconv(input_NCDHW).permute(0, 2, 3, 4, 1))
         hidden_NDHWC = self.pwconv2(self.grn(self.act(self.pwconv1(hidden_NDHWC))))
         return input_NCDHW + cast(Tensor, hidden_NDHWC).permute(0, 4, 1, 2, 3)
@@ -82,7 +81,7 @@ class ConvNeXtV2(Encoder):
         in_channels: channels of the input, one per MRI sequence.
     """
 
-    # oneDNN's depthwise 7³ kernels are about five times faster on this layout than on the contiguous one.
+    # oneDNN's depthwise 7³ kernels are about five times faster in this layout than in the contiguous one.
     memory_format = torch.channels_last_3d
 
     def __init__(self, depths: Sequence[int], dims: Sequence[int], in_channels: int = 3) -> None:
@@ -105,7 +104,7 @@ class ConvNeXtV2(Encoder):
         self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def layer_channels(self) -> dict[str, int]:
-        """Every layer `feature_maps` returns, with its channels."""
+        """The four stages and `pooled`, with their channels."""
         return {**{f"stages.{i}": channels for i, channels in enumerate(self.dims)}, POOLED_LAYER: self.dims[-1]}
 
     def dense_layers(self) -> dict[str, Stride]:
@@ -114,14 +113,14 @@ class ConvNeXtV2(Encoder):
         return {f"stages.{i}": (side, side, side) for i, side in enumerate(sides)}
 
     def feature_maps(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
-        """Runs the encoder.
+        """Run the encoder.
 
         Args:
-            input_NCDHW: float input; D, H and W at least 16 voxels (a remainder under the stride is dropped).
+            input_NCDHW: float input; D, H and W at least 16 voxels (a remainder smaller than the stride is dropped).
 
         Returns:
             `stages.0` to `stages.3`: the map after each stage, (N, C, D/s, H/s, W/s) with s = 4, 8, 16, 16.
-            `pooled`: (N, C), the final norm of the last map's mean over space: ProFound's own feature.
+            `pooled`: (N, C), the final norm of the last map's mean over space, which is ProFound's own feature.
         """
         maps = {}
         map_NCDHW = input_NCDHW.contiguous(memory_format=torch.channels_last_3d)
@@ -133,7 +132,7 @@ class ConvNeXtV2(Encoder):
 
 
 def _initialise(module: nn.Module) -> None:
-    """ConvNeXt's initialisation: truncated normal weights of SD 0.02, biases 0."""
+    """Initialise as in ConvNeXt: truncated normal weights of SD 0.02, zero biases."""
     if isinstance(module, nn.Conv3d | nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

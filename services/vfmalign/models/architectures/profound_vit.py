@@ -1,10 +1,10 @@
 """The masked autoencoder with a vision transformer in three dimensions, the transformer of ProFound.
 
-Knows the network alone: no checkpoint formats, no storage. Axes: N batch, L tokens, C channels, P voxels of a patch
-times input channels, D H W depth, height, width; tokens and patches run in order of D, H, W.
-
 Source: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, arXiv 2111.06377; the 3D patches are
 ProFound's. Blocks are timm's, and parameter names are upstream's, so that its state dicts load unchanged.
+
+Axes: N batch, L tokens, K visible patches, C channels, P voxels of a patch times input channels, D H W depth, height,
+width; tokens and patches are ordered by D, H, W.
 """
 
 from __future__ import annotations
@@ -19,43 +19,43 @@ from vfmalign.models.architectures.transformer import (
     CLASS_LAYER,
     EPSILON,
     PATCH_LAYER,
-    Size,
-    make_blocks,
-    spread_blocks,
+    TransformerSize,
+    build_blocks,
+    select_dense_blocks,
     token_layers,
 )
 from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool
 
 
 class ProFoundViT(Encoder):
-    """The encoder: class token and patches through the blocks and a final norm.
+    """The encoder: class token and patch tokens through the blocks and a final norm.
 
     Args:
-        shape_DHW: size of the largest input, which is that of the position embedding.
+        shape_DHW: size of the largest input, to which the position embedding belongs.
         patch_DHW: size of a patch.
-        size: of the transformer.
+        size: size of the transformer.
         in_channels: channels of the input, one per MRI sequence.
-        eps: of every norm.
+        eps: epsilon of every norm.
     """
 
-    studies_at_once = 2  # which read the weights once, a tenth of a pass of the base size
+    studies_at_once = 2  # two studies read the weights once, which saves a tenth of a pass of the base size
 
     def __init__(
         self,
         shape_DHW: Stride,
         patch_DHW: Stride,
-        size: Size,
+        size: TransformerSize,
         in_channels: int = 3,
         eps: float = EPSILON,
     ) -> None:
         super().__init__()
         self.patch_DHW, self.dim, self.in_channels, self.eps = patch_DHW, size.dim, in_channels, eps
-        self.grid_DHW = grid_of(shape_DHW, patch_DHW)
+        self.grid_DHW = patch_grid(shape_DHW, patch_DHW)
         self.patch_embed = PatchEmbed3D(in_channels, patch_DHW, size.dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, size.dim))
-        # Fixed, not learned. A checkpoint brings its own: upstream's has H and W exchanged (an `xy` meshgrid).
+        # Fixed, not learned. Upstream's checkpoints hold an embedding with H and W exchanged (an `xy` meshgrid).
         self.pos_embed = nn.Parameter(position_embedding(self.grid_DHW, size.dim), requires_grad=False)
-        self.blocks = make_blocks(size, eps)
+        self.blocks = build_blocks(size, eps)
         self.norm = nn.LayerNorm(size.dim, eps=eps)
         nn.init.normal_(self.cls_token, std=0.02)
         self.apply(initialise)
@@ -65,20 +65,20 @@ class ProFoundViT(Encoder):
         return dict.fromkeys(token_layers(len(self.blocks)), self.dim)
 
     def dense_layers(self) -> dict[str, Stride]:
-        """Four blocks, all of the patch's stride."""
-        return dict.fromkeys(spread_blocks(len(self.blocks)), self.patch_DHW)
+        """Four blocks, all with the patch's stride."""
+        return dict.fromkeys(select_dense_blocks(len(self.blocks)), self.patch_DHW)
 
     def feature_maps(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
-        """Runs the encoder on whole inputs.
+        """Run the encoder on whole inputs.
 
         Returns:
             `blocks.i`: patch tokens after block i, (N, C, D/p, H/p, W/p) with the patch's sides p.
-            `patch_tokens`: the same after the final norm.
-            `class_token`: after the final norm, (N, C, 1, 1, 1).
+            `patch_tokens`: patch tokens after the final norm, of the same shape.
+            `class_token`: the class token after the final norm, (N, C, 1, 1, 1).
             `pooled`: the class token as (N, C).
         """
         maps = {}
-        grid_DHW = grid_of(tuple(input_NCDHW.shape[2:]), self.patch_DHW)
+        grid_DHW = patch_grid(tuple(input_NCDHW.shape[2:]), self.patch_DHW)
         tokens_NLC = self.embed(input_NCDHW)
         for i, block in enumerate(self.blocks):
             tokens_NLC = block(tokens_NLC)
@@ -89,112 +89,114 @@ class ProFoundViT(Encoder):
         maps[POOLED_LAYER] = pool(maps[CLASS_LAYER])
         return maps
 
-    def tokens(self, input_NCDHW: Tensor, kept_NK: Tensor | None = None) -> Tensor:
-        """Class token and patches after the final norm.
+    def tokens(self, input_NCDHW: Tensor, visible_NK: Tensor | None = None) -> Tensor:
+        """Class token and patch tokens after the final norm.
 
         Args:
             input_NCDHW: the input.
-            kept_NK: indices of the K patches that the encoder sees; all where None.
+            visible_NK: indices of the K patches that the encoder sees; all where None.
 
         Returns:
-            (N, 1 + K, C), the patches in the order of `kept_NK`.
+            (N, 1 + K, C), the patches in the order of `visible_NK`.
         """
         tokens_NLC = self.embed(input_NCDHW)
-        if kept_NK is not None:
-            patches_NKC = tokens_NLC[:, 1:].gather(1, kept_NK[..., None].expand(-1, -1, self.dim))
+        if visible_NK is not None:
+            patches_NKC = tokens_NLC[:, 1:].gather(1, visible_NK[..., None].expand(-1, -1, self.dim))
             tokens_NLC = torch.cat((tokens_NLC[:, :1], patches_NKC), dim=1)
         for block in self.blocks:
             tokens_NLC = block(tokens_NLC)
         return cast(Tensor, self.norm(tokens_NLC))
 
     def embed(self, input_NCDHW: Tensor) -> Tensor:
-        """The tokens before the first block: (N, 1 + L, C)."""
-        place_1LC = middle(self.pos_embed, self.grid_DHW, grid_of(tuple(input_NCDHW.shape[2:]), self.patch_DHW))
+        """Tokens before the first block: (N, 1 + L, C)."""
+        place_1LC = crop_position_embedding(
+            self.pos_embed, self.grid_DHW, patch_grid(tuple(input_NCDHW.shape[2:]), self.patch_DHW)
+        )
         patches_NLC = self.patch_embed(input_NCDHW) + place_1LC[:, 1:]
         class_NLC = (self.cls_token + place_1LC[:, :1]).expand(len(patches_NLC), -1, -1)
         return torch.cat((class_NLC, patches_NLC), dim=1)
 
 
 class PatchEmbed3D(nn.Module):
-    """Patches to tokens by one convolution whose stride is its kernel."""
+    """Embed patches as tokens by a convolution whose stride equals its kernel."""
 
     def __init__(self, in_channels: int, patch_DHW: Stride, dim: int) -> None:
         super().__init__()
         self.proj = nn.Conv3d(in_channels, dim, patch_DHW, stride=patch_DHW)
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """(N, L, C)."""
+        """Return (N, L, C)."""
         return cast(Tensor, self.proj(input_NCDHW)).flatten(2).transpose(1, 2)
 
 
 class MaeDecoder(nn.Module):
-    """The decoder of the masked autoencoder: from the tokens of some patches to the voxels of all.
+    """The decoder of the masked autoencoder: from the tokens of the visible patches to the voxels of all patches.
 
     Args:
         encoder: the encoder whose tokens it reads.
-        size: of its own transformer.
+        size: size of its own transformer.
     """
 
-    def __init__(self, encoder: ProFoundViT, size: Size) -> None:
+    def __init__(self, encoder: ProFoundViT, size: TransformerSize) -> None:
         super().__init__()
         self.grid_DHW = encoder.grid_DHW
         self.decoder_embed = nn.Linear(encoder.dim, size.dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, size.dim))
         self.decoder_pos_embed = nn.Parameter(position_embedding(encoder.grid_DHW, size.dim), requires_grad=False)
-        self.decoder_blocks = make_blocks(size, encoder.eps)
+        self.decoder_blocks = build_blocks(size, encoder.eps)
         self.decoder_norm = nn.LayerNorm(size.dim, eps=encoder.eps)
         self.decoder_pred = nn.Linear(size.dim, math.prod(encoder.patch_DHW) * encoder.in_channels)
         nn.init.normal_(self.mask_token, std=0.02)
         self.apply(initialise)
 
-    def forward(self, tokens_NLC: Tensor, kept_NK: Tensor, grid_DHW: Stride | None = None) -> Tensor:
-        """Predicts every patch.
+    def forward(self, tokens_NLC: Tensor, visible_NK: Tensor, grid_DHW: Stride | None = None) -> Tensor:
+        """Predict every patch.
 
         Args:
-            tokens_NLC: the encoder's class token and the tokens of the patches that it saw.
-            kept_NK: indices of those patches.
+            tokens_NLC: the encoder's class token and the tokens of the visible patches.
+            visible_NK: indices of those patches.
             grid_DHW: patches along each axis of the input; None for the largest.
 
         Returns:
-            (N, L, P): see `patches_of` for the order of a patch's voxels.
+            (N, L, P); see `to_patches` for the order of a patch's voxels.
         """
         seen_NKC = self.decoder_embed(tokens_NLC)
-        place_1LC = middle(self.decoder_pos_embed, self.grid_DHW, grid_DHW or self.grid_DHW)
+        place_1LC = crop_position_embedding(self.decoder_pos_embed, self.grid_DHW, grid_DHW or self.grid_DHW)
         all_NLC = self.mask_token.expand(len(seen_NKC), place_1LC.shape[1] - 1, -1)
-        all_NLC = all_NLC.scatter(1, kept_NK[..., None].expand(-1, -1, seen_NKC.shape[2]), seen_NKC[:, 1:])
+        all_NLC = all_NLC.scatter(1, visible_NK[..., None].expand(-1, -1, seen_NKC.shape[2]), seen_NKC[:, 1:])
         hidden_NLC = torch.cat((seen_NKC[:, :1], all_NLC), dim=1) + place_1LC
         for block in self.decoder_blocks:
             hidden_NLC = block(hidden_NLC)
         return cast(Tensor, self.decoder_pred(self.decoder_norm(hidden_NLC)))[:, 1:]
 
 
-def patches_of(input_NCDHW: Tensor, patch_DHW: Stride) -> Tensor:
-    """The input cut into patches: (N, L, P), a patch's voxels in order of D, H, W and then channel."""
+def to_patches(input_NCDHW: Tensor, patch_DHW: Stride) -> Tensor:
+    """Cut the input into patches: (N, L, P), a patch's voxels ordered by D, H, W and then channel."""
     n, c = input_NCDHW.shape[:2]
-    (d, h, w), (p, q, r) = grid_of(tuple(input_NCDHW.shape[2:]), patch_DHW), patch_DHW
+    (d, h, w), (p, q, r) = patch_grid(tuple(input_NCDHW.shape[2:]), patch_DHW), patch_DHW
     return input_NCDHW.reshape(n, c, d, p, h, q, w, r).permute(0, 2, 4, 6, 3, 5, 7, 1).reshape(n, d * h * w, -1)
 
 
-def volume_of(patches_NLP: Tensor, grid_DHW: Stride, patch_DHW: Stride) -> Tensor:
-    """The inverse of `patches_of`: (N, C, D, H, W)."""
+def to_volume(patches_NLP: Tensor, grid_DHW: Stride, patch_DHW: Stride) -> Tensor:
+    """Invert `to_patches`: (N, C, D, H, W)."""
     (d, h, w), (p, q, r) = grid_DHW, patch_DHW
     tiles = patches_NLP.reshape(len(patches_NLP), d, h, w, p, q, r, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
     return tiles.reshape(len(patches_NLP), -1, d * p, h * q, w * r)
 
 
-def grid_of(shape_DHW: tuple[int, ...], patch_DHW: Stride) -> Stride:
-    """Patches along D, H, W."""
+def patch_grid(shape_DHW: tuple[int, ...], patch_DHW: Stride) -> Stride:
+    """Number of patches along D, H, W."""
     if any(side % patch for side, patch in zip(shape_DHW, patch_DHW, strict=True)):
-        raise ValueError(f"an input of {shape_DHW} is not tiled by patches of {patch_DHW}")
+        raise ValueError(f"an input of {shape_DHW} cannot be divided into patches of {patch_DHW}")
     d, h, w = (side // patch for side, patch in zip(shape_DHW, patch_DHW, strict=True))
     return d, h, w
 
 
 def position_embedding(grid_DHW: Stride, dim: int) -> Tensor:
-    """Sines and cosines of the patch's place along each axis, a third of the channels each; zeros for the class token.
+    """Sine and cosine of the patch's position along each axis, with a third of the channels per axis.
 
     Returns:
-        (1, 1 + L, dim).
+        (1, 1 + L, dim); zeros for the class token.
     """
     if dim % 6:
         raise ValueError(f"{dim} channels cannot be shared by sine and cosine of three axes: choose a multiple of 6")
@@ -205,20 +207,20 @@ def position_embedding(grid_DHW: Stride, dim: int) -> Tensor:
     return torch.cat((torch.zeros(1, dim), patches_LC.float()))[None]
 
 
-def middle(embedding_1LC: Tensor, whole_DHW: Stride, part_DHW: Stride) -> Tensor:
-    """The position embedding of an input of fewer patches, such as a training patch: that of the grid's middle.
+def crop_position_embedding(embedding_1LC: Tensor, whole_DHW: Stride, part_DHW: Stride) -> Tensor:
+    """Position embedding of an input with fewer patches, such as a training patch: the centre of the whole grid.
 
-    Neighbours then differ as they do in a whole volume, which resampling the grid would not keep.
+    Neighbouring patches then differ as they do in a whole volume. Resampling the grid would not preserve this.
 
     Args:
         embedding_1LC: class token and patches of the whole grid.
-        whole_DHW: that grid.
-        part_DHW: the input's.
+        whole_DHW: the whole grid.
+        part_DHW: the input's grid.
     """
     if part_DHW == whole_DHW:
         return embedding_1LC
     if any(part > whole for part, whole in zip(part_DHW, whole_DHW, strict=True)):
-        raise ValueError(f"an input of {part_DHW} patches has no place in a grid of {whole_DHW}")
+        raise ValueError(f"an input of {part_DHW} patches is larger than the grid of {whole_DHW}")
     grid_DHWC = embedding_1LC[0, 1:].reshape(*whole_DHW, -1)
     for axis, (part, whole) in enumerate(zip(part_DHW, whole_DHW, strict=True)):
         grid_DHWC = grid_DHWC.narrow(axis, (whole - part) // 2, part)
@@ -230,7 +232,7 @@ def _as_map(tokens_NLC: Tensor, grid_DHW: Stride) -> Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """The paper's initialisation: Xavier uniform weights, the patch projection's as a matrix, biases 0."""
+    """Initialise as in the paper: Xavier uniform weights, with the patch projection as a matrix; zero biases."""
     if isinstance(module, nn.Conv3d | nn.Linear):
         nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
         if module.bias is not None:

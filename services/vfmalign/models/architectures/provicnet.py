@@ -1,12 +1,12 @@
-"""ProViCNet: DINOv2 with registers over slices, told where each slice lies in its volume.
-
-Knows the networks alone: no checkpoint formats, no storage. Axes: N studies, S slices of all studies, L tokens, C
-channels, D slices of one study, H W rows and columns; an encoder's input holds whole volumes, one channel per sequence.
+"""ProViCNet: DINOv2 with registers over slices, with tokens for the position of each slice in its volume.
 
 Sources: Oquab et al., "DINOv2", arXiv 2304.07193; Darcet et al., "Vision Transformers Need Registers", arXiv
 2309.16588; position tokens and their order are ProViCNet's (github.com/pimed/ProViCNet). Blocks, patch projection and
 the resampling of the position embedding are timm's, and parameter names are upstream's, so that its state dicts load
 unchanged.
+
+Axes: N studies, S slices of all studies, L tokens, C channels, D slices of one study, H W rows and columns. The input
+of an encoder is whole volumes, one channel per sequence.
 """
 
 from __future__ import annotations
@@ -22,43 +22,45 @@ from vfmalign.models.architectures.transformer import (
     CLASS_LAYER,
     EPSILON,
     PATCH_LAYER,
-    Size,
-    make_blocks,
-    spread_blocks,
+    TransformerSize,
+    build_blocks,
+    select_dense_blocks,
     token_layers,
 )
 from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool
 
 WINDOW = 3
-"""Adjacent slices that a slice is seen with: they stand where a photograph has red, green and blue."""
+"""Adjacent slices that form the input of a slice, in place of a photograph's red, green and blue."""
 DINO_DIM = 384
-"""Width of DINOv2's smallest transformer, which ProViCNet is built on."""
+"""Width of DINOv2's smallest transformer, on which ProViCNet is built."""
 POSITION_TOKENS = 2
 REGISTERS = 4
 TABLE_SIDE = 37
-"""Rows and columns of the learnt position embedding: DINOv2's 518 pixels in patches of 14."""
-PIXELS_AT_ONCE = 8 * 448**2
-"""Of the slices that run through the blocks together: eight of the published size, or many small ones."""
+"""Rows and columns of the learned position embedding: DINOv2's 518 pixels in patches of 14."""
+PIXELS_PER_CHUNK = 8 * 448**2
+"""Pixels of the slices that pass through the blocks together: eight slices of the published size, or many small
+ones.
+"""
 
 
 class DinoBackbone(nn.Module):
     """DINOv2's transformer with registers.
 
     Args:
-        size: of the transformer.
+        size: size of the transformer.
         patch: side of a patch in pixels.
     """
 
-    def __init__(self, size: Size, patch: int) -> None:
+    def __init__(self, size: TransformerSize, patch: int) -> None:
         super().__init__()
         dim = size.dim
         self.patch_embed = PatchEmbed2D(patch, dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.register_tokens = nn.Parameter(torch.empty(1, REGISTERS, dim))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + TABLE_SIDE**2, dim))
-        # Never used outside DINOv2's own pretraining, but part of every state dict of it.
+        # Used only in DINOv2's own pretraining, but part of all its state dicts.
         self.mask_token = nn.Parameter(torch.zeros(1, dim), requires_grad=False)
-        self.blocks = make_blocks(size, EPSILON, layer_scale=1.0)
+        self.blocks = build_blocks(size, EPSILON, layer_scale=1.0)
         self.norm = nn.LayerNorm(dim, eps=EPSILON)
         nn.init.normal_(self.cls_token, std=1e-6)
         nn.init.normal_(self.register_tokens, std=1e-6)
@@ -66,8 +68,8 @@ class DinoBackbone(nn.Module):
         self.apply(partial(_initialise, dim=dim))
 
     def embed(self, images_SCHW: Tensor, between_SLC: Tensor) -> Tensor:
-        """Tokens before the first block: class, registers, `between_SLC`, patches in order of H and W."""
-        from timm.layers.pos_embed import resample_abs_pos_embed  # as in `make_blocks`
+        """Tokens before the first block: class, registers, `between_SLC`, patches ordered by H and W."""
+        from timm.layers.pos_embed import resample_abs_pos_embed  # as in `build_blocks`
 
         patches_SCHW = self.patch_embed(images_SCHW)
         rows, columns = patches_SCHW.shape[2:]
@@ -79,26 +81,26 @@ class DinoBackbone(nn.Module):
 
 
 class PatchEmbed2D(nn.Module):
-    """Patches to tokens by one convolution whose stride is its kernel."""
+    """Embed patches as tokens by a convolution whose stride equals its kernel."""
 
     def __init__(self, patch: int, dim: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(WINDOW, dim, patch, stride=patch)
 
     def forward(self, images_SCHW: Tensor) -> Tensor:
-        """(S, C, H/patch, W/patch)."""
+        """Return (S, C, H/patch, W/patch)."""
         return cast(Tensor, self.proj(images_SCHW))
 
 
 class SliceEncoder(Encoder):
-    """One sequence's encoder: the backbone with two tokens for a slice's place.
+    """Encoder of one sequence: the backbone with two tokens for a slice's position.
 
     Args:
-        size: of the transformer.
+        size: size of the transformer.
         patch: side of a patch in pixels.
     """
 
-    def __init__(self, size: Size, patch: int = 14) -> None:
+    def __init__(self, size: TransformerSize, patch: int = 14) -> None:
         super().__init__()
         self.in_channels, self.size, self.patch = 1, size, patch
         self.backbone = DinoBackbone(size, patch)
@@ -113,15 +115,15 @@ class SliceEncoder(Encoder):
         return dict.fromkeys(token_layers(self.size.depth), self.size.dim)
 
     def dense_layers(self) -> dict[str, Stride]:
-        """Four blocks, all of the patch's stride; slices stay apart."""
-        return dict.fromkeys(spread_blocks(self.size.depth), (1, self.patch, self.patch))
+        """Four blocks, all with the patch's stride; slices are not merged."""
+        return dict.fromkeys(select_dense_blocks(self.size.depth), (1, self.patch, self.patch))
 
     def slice_maps(self, images_SCHW: Tensor, position_S2: Tensor) -> dict[str, Tensor]:
-        """Runs the backbone on slices.
+        """Run the backbone on slices.
 
         Args:
-            images_SCHW: each slice between its neighbours; H and W multiples of the patch.
-            position_S2: number of the slice from 0, and how many slices its volume has.
+            images_SCHW: each slice between its neighbours; H and W are multiples of the patch.
+            position_S2: index of the slice from 0, and the number of slices of its volume.
 
         Returns:
             `blocks.i`: patch tokens after block i, (S, C, H/patch, W/patch); `patch_tokens`: after the final norm;
@@ -141,7 +143,7 @@ class SliceEncoder(Encoder):
         return maps
 
     def feature_maps(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
-        """Runs the encoder on every slice of whole volumes.
+        """Run the encoder on every slice of whole volumes.
 
         Returns:
             `blocks.i` and `patch_tokens`: (N, C, D, H/patch, W/patch). `class_token`: (N, C, D, 1, 1).
@@ -151,13 +153,11 @@ class SliceEncoder(Encoder):
         images_SCHW = adjacent_slices(input_NCDHW[:, 0])
         number_S = torch.arange(depth, device=input_NCDHW.device, dtype=input_NCDHW.dtype).repeat(n)
         position_S2 = torch.stack((number_S, torch.full_like(number_S, depth)), dim=1)
-        # A few slices at a time: what a block needs besides its result is then a few slices large.
-        at_once = max(1, PIXELS_AT_ONCE // images_SCHW[0, 0].numel())
+        # A few slices at a time, so that the intermediate results of a block take the memory of a few slices only.
+        chunk = max(1, PIXELS_PER_CHUNK // images_SCHW[0, 0].numel())
         parts = [
             self.slice_maps(images, position)
-            for images, position in zip(
-                torch.split(images_SCHW, at_once), torch.split(position_S2, at_once), strict=True
-            )
+            for images, position in zip(torch.split(images_SCHW, chunk), torch.split(position_S2, chunk), strict=True)
         ]
         maps = {name: _by_study(torch.cat([part[name] for part in parts]), n) for name in parts[0]}
         maps[POOLED_LAYER] = pool(maps[CLASS_LAYER])
@@ -165,15 +165,15 @@ class SliceEncoder(Encoder):
 
 
 class FusionEncoder(Encoder):
-    """One encoder per sequence side by side: each layer is theirs, one after the other along the channels.
+    """One encoder per sequence; each layer is the concatenation of theirs along the channels.
 
     Args:
-        streams: names of the streams, in order of the input's channels.
-        size: of each stream's transformer.
+        streams: names of the streams, in the order of the input's channels.
+        size: size of each stream's transformer.
         patch: side of a patch in pixels.
     """
 
-    def __init__(self, streams: Sequence[str], size: Size, patch: int = 14) -> None:
+    def __init__(self, streams: Sequence[str], size: TransformerSize, patch: int = 14) -> None:
         super().__init__()
         self.in_channels = len(streams)
         self.streams = nn.ModuleDict({name: SliceEncoder(size, patch) for name in streams})
@@ -182,24 +182,24 @@ class FusionEncoder(Encoder):
         return [cast(SliceEncoder, stream) for stream in self.streams.values()]
 
     def layer_channels(self) -> dict[str, int]:
-        """The layers of one stream, with the channels of all."""
+        """The layers of one stream, with the channels of all streams."""
         return {name: self.in_channels * width for name, width in self._encoders()[0].layer_channels().items()}
 
     def dense_layers(self) -> dict[str, Stride]:
-        """As of one stream."""
+        """The dense layers of one stream."""
         return self._encoders()[0].dense_layers()
 
     def feature_maps(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
-        """As of one stream, concatenated over C."""
+        """The maps of all streams, concatenated over C."""
         streams = [e.feature_maps(input_NCDHW[:, i : i + 1]) for i, e in enumerate(self._encoders())]
         return {name: torch.cat([maps[name] for maps in streams], dim=1) for name in streams[0]}
 
 
 def adjacent_slices(volumes_NDHW: Tensor) -> Tensor:
-    """Every slice between its neighbours: (N·D, 3, H, W).
+    """Stack every slice with its neighbours: (N·D, 3, H, W).
 
-    The first and the last are seen as their neighbour is, upstream's rule; a volume of one slice is three times that
-    slice.
+    The first and the last slice get the stack of their neighbour, which is upstream's rule. A volume of one slice
+    repeats that slice three times.
     """
     depth = volumes_NDHW.shape[1]
     middle_D = torch.arange(depth).clamp(1, max(1, depth - 2))
@@ -217,10 +217,10 @@ def _by_study(map_SCHW: Tensor, studies: int) -> Tensor:
 
 
 def _initialise(module: nn.Module, dim: int) -> None:
-    """DINOv2's at its width: truncated normal weights of SD 0.02, biases 0.
+    """Initialise as in DINOv2 at its width: truncated normal weights of SD 0.02, zero biases.
 
-    Narrower networks get as much more as keeps a layer's gain: at SD 0.02 a class token 48 wide sees next to nothing of
-    the patches, and contrast between cases has nothing to begin with.
+    Narrower networks get larger weights that preserve a layer's gain. At SD 0.02, a class token with 48 channels
+    receives almost nothing from the patches, and a contrastive loss has no signal to start from.
     """
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02 * max(1.0, DINO_DIM / dim) ** 0.5)

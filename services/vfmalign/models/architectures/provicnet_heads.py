@@ -1,8 +1,9 @@
 """The published networks of ProViCNet: its encoder with the heads that it was trained with.
 
-Knows the networks alone. vfmalign compares and fine-tunes the encoder; the heads are here so that the published state
-dicts can be read strictly and their predictions reproduced. Axes as in `provicnet`: S slices, C channels, H W a map.
-Source: github.com/pimed/ProViCNet; parameter names are upstream's.
+vfmalign compares and fine-tunes the encoder only. The heads are needed to read the published state dicts strictly and
+to reproduce their predictions. Parameter names are upstream's (github.com/pimed/ProViCNet).
+
+Axes as in `provicnet`: S slices, C channels, H W of a map.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vfmalign.models.architectures.provicnet import SliceEncoder
-from vfmalign.models.architectures.transformer import PATCH_LAYER, Size
+from vfmalign.models.architectures.transformer import PATCH_LAYER, TransformerSize
 
 
 class ProViCNet(SliceEncoder):
     """The published network of one sequence: encoder, segmentation head and contrastive head.
 
     Args:
-        size: of the encoder's transformer.
+        size: size of the encoder's transformer.
         patch: side of a patch in pixels.
-        classes: of the segmentation: background, gland, indolent and clinically significant cancer.
-        widths: of the segmentation head after its first two convolutions.
+        classes: classes of the segmentation: background, gland, indolent and clinically significant cancer.
+        widths: widths of the segmentation head after its first two convolutions.
         contrast: widths of the contrastive head: hidden, bottleneck and prototypes.
     """
 
     def __init__(
         self,
-        size: Size,
+        size: TransformerSize,
         patch: int = 14,
         *,
         classes: int = 4,
@@ -42,16 +43,16 @@ class ProViCNet(SliceEncoder):
         self.CL_Head = ContrastiveHead(size.dim, *contrast)
 
     def segment(self, images_SCHW: Tensor, position_S2: Tensor) -> Tensor:
-        """Class scores, (S, classes, 8·H/patch, 8·W/patch); arguments as of `slice_maps`."""
+        """Class scores, (S, classes, 8·H/patch, 8·W/patch); arguments as in `slice_maps`."""
         return cast(Tensor, self.head(self.slice_maps(images_SCHW, position_S2)[PATCH_LAYER]))
 
     def contrast(self, tokens_NC: Tensor) -> Tensor:
-        """A token's scores against the prototypes."""
+        """Scores of tokens against the prototypes."""
         return cast(Tensor, self.CL_Head(tokens_NC))
 
 
 class SegmentationHead(nn.Module):
-    """Three times: nearest-neighbour upsampling by 2 and a convolution."""
+    """Three stages of nearest-neighbour upsampling by 2 and a convolution."""
 
     def __init__(self, dim: int, widths: tuple[int, int], classes: int) -> None:
         super().__init__()
@@ -61,7 +62,7 @@ class SegmentationHead(nn.Module):
         )
 
     def forward(self, map_SCHW: Tensor) -> Tensor:
-        """(S, classes, 8·H, 8·W)."""
+        """Return (S, classes, 8·H, 8·W)."""
         return cast(Tensor, self.segmentation_conv(map_SCHW))
 
 
@@ -76,12 +77,12 @@ class ContrastiveHead(nn.Module):
         self.last_layer = Prototypes(bottleneck, prototypes)
 
     def forward(self, tokens_NC: Tensor) -> Tensor:
-        """(N, prototypes)."""
+        """Return (N, prototypes)."""
         return cast(Tensor, self.last_layer(functional.normalize(self.mlp(tokens_NC), dim=-1)))
 
 
 class Prototypes(nn.Module):
-    """A linear map without bias whose rows have the lengths `weight_g` and the directions of `weight_v`."""
+    """A linear map without bias whose rows have the norms `weight_g` and the directions of `weight_v`."""
 
     def __init__(self, dim: int, count: int) -> None:
         super().__init__()
@@ -90,12 +91,12 @@ class Prototypes(nn.Module):
         nn.init.trunc_normal_(self.weight_v, std=0.02)
 
     def forward(self, vectors_NC: Tensor) -> Tensor:
-        """(N, count)."""
+        """Return (N, count)."""
         return functional.linear(vectors_NC, self.weight_g * functional.normalize(self.weight_v, dim=1, eps=0.0))
 
 
 class FusionHead(nn.Module):
-    """The published fusion: patch tokens of three sequences to one segmentation."""
+    """The published fusion: from the patch tokens of three sequences to one segmentation."""
 
     def __init__(self, dim: int = 384, width: int = 128, classes: int = 4) -> None:
         super().__init__()
@@ -107,7 +108,7 @@ class FusionHead(nn.Module):
         )
 
     def forward(self, t2w_SCHW: Tensor, adc_SCHW: Tensor, dwi_SCHW: Tensor) -> Tensor:
-        """(S, classes, 8·H, 8·W) from the layer `patch_tokens` of the three."""
+        """Return (S, classes, 8·H, 8·W) from the layer `patch_tokens` of the three sequences."""
         streams = (self.Stream_T2W(t2w_SCHW), self.Stream_ADC(adc_SCHW), self.Stream_DWI(dwi_SCHW))
         return cast(Tensor, self.FusionSegmentation(torch.cat(streams, dim=1)))
 
@@ -120,7 +121,7 @@ class FusionStream(nn.Module):
         self.UpsampleModule = nn.Sequential(*_up(dim, width))
 
     def forward(self, map_SCHW: Tensor) -> Tensor:
-        """(S, width, 2·H, 2·W)."""
+        """Return (S, width, 2·H, 2·W)."""
         return cast(Tensor, self.UpsampleModule(map_SCHW))
 
 

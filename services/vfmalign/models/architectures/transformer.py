@@ -1,7 +1,4 @@
-"""What the vision transformers share: their blocks, the names of their layers, and which of them a dense head reads.
-
-Knows timm's blocks; knows nothing of inputs, patches or positions.
-"""
+"""Shared parts of the vision transformers: blocks, layer names, and the blocks that a dense head reads."""
 
 from __future__ import annotations
 
@@ -14,21 +11,23 @@ from vfmalign.models.encoder import POOLED_LAYER
 
 EPSILON = 1e-6
 CLASS_LAYER, PATCH_LAYER = "class_token", "patch_tokens"
-N_DENSE = 4
-"""Blocks that a dense head reads, evenly spaced and the last among them: as in UNETR (Hatamizadeh et al., 2022)."""
+N_DENSE_BLOCKS = 4
+"""Number of blocks that a dense head reads, evenly spaced and including the last: as in UNETR (Hatamizadeh et al.,
+2022).
+"""
 
 
-class Size(NamedTuple):
-    """Size of a transformer: channels of a token, number of blocks, attention heads of each."""
+class TransformerSize(NamedTuple):
+    """TransformerSize of a transformer: channels of a token, number of blocks, attention heads of each."""
 
     dim: int
     depth: int
     heads: int
 
 
-def make_blocks(size: Size, eps: float, layer_scale: float | None = None) -> nn.ModuleList:
-    """Blocks of timm's: attention with biases, an MLP four times as wide, norms before both."""
-    from timm.models.vision_transformer import Block  # takes seconds, and only transformers need it
+def build_blocks(size: TransformerSize, eps: float, layer_scale: float | None = None) -> nn.ModuleList:
+    """Build timm's blocks: attention with biases, an MLP four times as wide, a norm before each."""
+    from timm.models.vision_transformer import Block  # imported here: it takes seconds, and only transformers need it
 
     norm = partial(nn.LayerNorm, eps=eps)
     return nn.ModuleList(
@@ -42,7 +41,7 @@ def token_layers(depth: int) -> list[str]:
     return [*(f"blocks.{i}" for i in range(depth)), PATCH_LAYER, CLASS_LAYER, POOLED_LAYER]
 
 
-def spread_blocks(depth: int) -> list[str]:
+def select_dense_blocks(depth: int) -> list[str]:
     """Names of up to four blocks, evenly spaced, ending with the last."""
-    count = min(N_DENSE, depth)
+    count = min(N_DENSE_BLOCKS, depth)
     return [f"blocks.{depth * (i + 1) // count - 1}" for i in range(count)]

@@ -1,8 +1,8 @@
-"""What upstream's state dicts become: the encoder's dense weights, what is left out, and what is put in, each with why.
+"""Conversion of upstream's state dicts to an encoder's weights.
 
-Knows names and shapes of tensors; knows nothing of files, storage or modules. One function per family; an architecture
-of the registry names the one that reads its checkpoints. The formats are those of ProFound (branch `demo`) and
-ProViCNet.
+The result gives the reason for every tensor that is dropped or initialised. There is one function per family, and each
+architecture of the registry names the one that converts its checkpoints. The formats are those of ProFound (branch
+`demo`) and ProViCNet.
 """
 
 from __future__ import annotations
@@ -15,53 +15,52 @@ from torch import Tensor
 
 from vfmalign.core.domain.errors import BadCheckpoint
 from vfmalign.models.architectures.convnextv2 import DEPTHWISE_KERNEL
-
-State = dict[str, Tensor]
+from vfmalign.models.encoder import StateDict
 
 ENCODER = "encoder."
 TASK_HEAD = "a task's head; every check trains its own"
 DECODER = "the decoder of the pretraining; features come from the encoder alone"
 
-# Parts of a pretraining checkpoint's keys that belong to the decoder, not to the encoder.
+# Substrings of the keys that belong to the decoder of a pretraining checkpoint.
 SPARSE_DECODER_PARTS = ("decoder", "mask_token", "proj", "pred")
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """An encoder's weights out of a foreign state dict.
+    """An encoder's weights extracted from a foreign state dict.
 
     Attributes:
-        state: the weights that are meant to fit the architecture.
-        source_format: what the state dict was.
-        dropped: names of tensors left out, by the reason why that is right.
-        initialised: names of parameters that the file lacks and that were set, by the reason why that is right.
+        state: the weights, meant to fit the architecture.
+        source_format: format of the state dict.
+        dropped: names of the tensors left out, by reason.
+        initialised: names of the parameters that the file lacks and that were set, by reason.
     """
 
-    state: State
+    state: StateDict
     source_format: str
     dropped: dict[str, list[str]] = field(default_factory=dict)
     initialised: dict[str, list[str]] = field(default_factory=dict)
 
 
-Convert = Callable[[Sequence[State], str], Conversion]
-"""Takes the state dicts of a checkpoint's files, and how errors name it."""
+Converter = Callable[[Sequence[StateDict], str], Conversion]
+"""Converts the state dicts of a checkpoint's files; the second argument is the name of the checkpoint in errors."""
 
 
-def dense(files: Sequence[State], subject: str) -> Conversion:
-    """One file that holds the encoder's weights under their own names, or with a head under `encoder.` and `head.`."""
+def convert_dense(files: Sequence[StateDict], subject: str) -> Conversion:
+    """Convert one file with the encoder's own names, or with a head: `encoder.*` and `head.*`."""
     (tensors,) = files
     if not any(name.startswith(ENCODER) for name in tensors):
         return Conversion(dict(tensors), "dense")
-    kept, head = split(tensors, lambda name: name.startswith("head."))
-    return Conversion({n.removeprefix(ENCODER): t for n, t in kept.items()}, "fine-tuned", {TASK_HEAD: list(head)})
+    encoder, head = split_state(tensors, lambda name: name.startswith("head."))
+    return Conversion({n.removeprefix(ENCODER): t for n, t in encoder.items()}, "fine-tuned", {TASK_HEAD: list(head)})
 
 
-def profound_conv(files: Sequence[State], subject: str) -> Conversion:
-    """ProFound's ConvNeXt V2: dense, fine-tuned, or as its sparse (MinkowskiEngine) pretraining stores it."""
+def convert_profound_conv(files: Sequence[StateDict], subject: str) -> Conversion:
+    """Convert ProFound's ConvNeXt V2: dense, fine-tuned, or as its sparse (MinkowskiEngine) pretraining stores it."""
     (tensors,) = files
     if not any(name.endswith(".kernel") for name in tensors):
-        return dense(files, subject)
-    sparse, decoder = split(tensors, lambda name: any(part in name for part in SPARSE_DECODER_PARTS))
+        return convert_dense(files, subject)
+    sparse, decoder = split_state(tensors, lambda name: any(part in name for part in SPARSE_DECODER_PARTS))
     state = {_dense_name(name): _dense_tensor(name, tensor, subject) for name, tensor in sparse.items()}
     absent = [name for name in ("norm.weight", "norm.bias") if name not in state]
     initialised = {}
@@ -74,35 +73,35 @@ def profound_conv(files: Sequence[State], subject: str) -> Conversion:
     return Conversion(state, "pretraining", {DECODER: list(decoder)}, initialised)
 
 
-def profound_vit(files: Sequence[State], subject: str) -> Conversion:
-    """ProFound's ViT: the whole masked autoencoder, its encoder, or a fine-tuned network."""
+def convert_profound_vit(files: Sequence[StateDict], subject: str) -> Conversion:
+    """Convert ProFound's ViT: the whole masked autoencoder, its encoder, or a fine-tuned network."""
     (tensors,) = files
-    kept, decoder = split(tensors, lambda name: name.startswith("decoder_") or name == "mask_token")
+    encoder, decoder = split_state(tensors, lambda name: name.startswith("decoder_") or name == "mask_token")
     if not decoder:
-        return dense(files, subject)
-    return Conversion(kept, "masked autoencoder", {DECODER: list(decoder)})
+        return convert_dense(files, subject)
+    return Conversion(encoder, "masked autoencoder", {DECODER: list(decoder)})
 
 
-def provicnet(files: Sequence[State], subject: str) -> Conversion:
-    """ProViCNet's network of one sequence."""
+def convert_provicnet(files: Sequence[StateDict], subject: str) -> Conversion:
+    """Convert ProViCNet's network of one sequence."""
     (tensors,) = files
-    kept, heads = split(tensors, lambda name: name.startswith(("head.", "CL_Head.")))
+    encoder, heads = split_state(tensors, lambda name: name.startswith(("head.", "CL_Head.")))
     if not heads:
-        return Conversion(kept, "dense")
+        return Conversion(encoder, "dense")
     why = "the segmentation and contrastive heads; every check trains its own"
-    return Conversion(kept, "ProViCNet", {why: list(heads)})
+    return Conversion(encoder, "ProViCNet", {why: list(heads)})
 
 
-def provicnet_fusion(streams: Sequence[str]) -> Convert:
-    """The networks of several sequences, one file each in the streams' order, or one dense file of them all."""
+def convert_provicnet_fusion(streams: Sequence[str]) -> Converter:
+    """Converter of several sequences: one file each, in the order of the streams, or one dense file."""
 
-    def convert(files: Sequence[State], subject: str) -> Conversion:
+    def convert(files: Sequence[StateDict], subject: str) -> Conversion:
         if len(files) == 1:
             return Conversion(dict(files[0]), "dense")
-        state: State = {}
+        state: StateDict = {}
         dropped: dict[str, list[str]] = {}
         for stream, tensors in zip(streams, files, strict=True):
-            part = provicnet([tensors], subject)
+            part = convert_provicnet([tensors], subject)
             state |= {f"streams.{stream}.{name}": tensor for name, tensor in part.state.items()}
             for why, names in part.dropped.items():
                 dropped.setdefault(why, []).extend(f"{stream}: {name}" for name in names)
@@ -111,10 +110,10 @@ def provicnet_fusion(streams: Sequence[str]) -> Convert:
     return convert
 
 
-def split(tensors: Mapping[str, Tensor], leaves: Callable[[str], bool]) -> tuple[State, State]:
-    """The tensors that stay, and those whose names leave."""
-    stays = {name: tensor for name, tensor in tensors.items() if not leaves(name)}
-    return stays, {name: tensor for name, tensor in tensors.items() if name not in stays}
+def split_state(tensors: Mapping[str, Tensor], removed: Callable[[str], bool]) -> tuple[StateDict, StateDict]:
+    """Split a state dict into the tensors that remain and those that `removed` selects by name."""
+    remaining = {name: tensor for name, tensor in tensors.items() if not removed(name)}
+    return remaining, {name: tensor for name, tensor in tensors.items() if name not in remaining}
 
 
 def _dense_name(name: str) -> str:
@@ -123,7 +122,10 @@ def _dense_name(name: str) -> str:
 
 
 def _dense_tensor(name: str, tensor: Tensor, subject: str) -> Tensor:
-    """MinkowskiEngine keeps kernels as (k³, in, out), or (k³, channels) where depthwise, in x, y, z order."""
+    """Convert one tensor of the sparse format.
+
+    MinkowskiEngine stores kernels as (k³, in, out), or (k³, channels) where depthwise, in the order x, y, z.
+    """
     if name.endswith(".kernel"):
         if tensor.ndim == 3:
             volume, narrow, wide = tensor.shape
@@ -136,7 +138,7 @@ def _dense_tensor(name: str, tensor: Tensor, subject: str) -> Tensor:
             side = DEPTHWISE_KERNEL
             return tensor.t().reshape(-1, 1, side, side, side).permute(0, 1, 4, 3, 2)
         raise BadCheckpoint(
-            f"{name} of shape {list(tensor.shape)} is no convolution of the pretraining format",
+            f"{name} of shape {list(tensor.shape)} is not a convolution of the pretraining format",
             subject=subject,
             remedy="export the checkpoint again with ProFound's FCMAE code",
         )

@@ -1,7 +1,7 @@
-"""Foreign checkpoints in: read without unpickling, converted by the architecture's own rules, and reported on.
+"""Import of foreign checkpoints: read without unpickling, converted by the architecture's rules, and reported on.
 
-Knows file formats; knows nothing of storage. A `.pth` goes through torch's weights-only reader, which builds tensors
-and plain containers and refuses every other name but `argparse.Namespace`.
+A `.pth` file is read by torch's weights-only reader, which builds tensors and plain containers and rejects every other
+class except `argparse.Namespace`.
 """
 
 from __future__ import annotations
@@ -17,80 +17,89 @@ from torch import Tensor
 
 from vfmalign.core.domain.errors import BadCheckpoint
 from vfmalign.models.architectures.base import Architecture
-from vfmalign.models.checkpoints import State, check_fits, looks_like_safetensors, parse_weights, some
+from vfmalign.models.encoder import StateDict
+from vfmalign.models.weights import check_state, format_names, is_safetensors, parse_weights
 
-BESIDE_THE_WEIGHTS = "entries beside the weights, of no use to an encoder"
+OTHER_ENTRIES_REASON = "entries besides the weights, which an encoder does not need"
 
 
 @dataclass(frozen=True)
-class Imported:
-    """A foreign checkpoint, converted.
+class ConvertedCheckpoint:
+    """A converted foreign checkpoint.
 
     Attributes:
         state: dense weights that fit the architecture exactly.
-        source_format: what the file was.
-        dropped: names of tensors and entries that were left out, by the reason why that is right.
-        initialised: names of parameters that the file lacks and that were set, by the reason why that is right.
+        source_format: format of the file.
+        dropped: names of the tensors and entries left out, by reason.
+        initialised: names of the parameters that the file lacks and that were set, by reason.
     """
 
-    state: State
+    state: StateDict
     source_format: str
     dropped: dict[str, list[str]]
     initialised: dict[str, list[str]]
 
     def report(self) -> str:
-        """Sentences for the user: what was read, dropped and initialised, and why that is right."""
+        """Report to the user what was read, dropped and initialised, and why."""
         parts = [f"{self.source_format} checkpoint: {len(self.state)} tensors kept"]
-        parts += [f"dropped {some(names)} ({why})" for why, names in self.dropped.items()] or ["nothing dropped"]
-        parts += [f"missing {some(names)} ({why})" for why, names in self.initialised.items()] or ["nothing missing"]
+        parts += [f"dropped {format_names(names)} ({why})" for why, names in self.dropped.items()] or [
+            "nothing dropped"
+        ]
+        parts += [f"missing {format_names(names)} ({why})" for why, names in self.initialised.items()] or [
+            "nothing missing"
+        ]
         return "; ".join(parts)
 
 
-def import_checkpoint(files: Sequence[bytes], architecture: Architecture, *, subject: str = "checkpoint") -> Imported:
-    """Reads a foreign checkpoint (`.pth` or safetensors) into the state of an architecture.
+def import_checkpoint(
+    files: Sequence[bytes], architecture: Architecture, *, subject: str = "checkpoint"
+) -> ConvertedCheckpoint:
+    """Convert a foreign checkpoint (`.pth` or safetensors) to the state dict of an architecture.
 
     Args:
         files: the bytes of its files; more than one only where the architecture joins several networks.
-        architecture: what the weights are for.
-        subject: how errors name the checkpoint: an id or URI, never a local path.
+        architecture: architecture of the weights.
+        subject: name of the checkpoint in errors: an id or URI, never a local path.
 
     Raises:
         BadCheckpoint: a file cannot be read safely, or the weights do not fit.
     """
-    wanted = {1, len(architecture.files)}
-    if len(files) not in wanted:
+    counts = {1, len(architecture.files)}
+    if len(files) not in counts:
         raise BadCheckpoint(
-            f"{architecture.name} is read from {' or '.join(map(str, sorted(wanted)))} files, not {len(files)}",
+            f"{architecture.name} is read from {' or '.join(map(str, sorted(counts)))} files, not {len(files)}",
             subject=subject,
             remedy=f"give its files in this order: {', '.join(architecture.files)}",
         )
-    read = [read_tensors(data, subject) for data in files]
-    converted = architecture.convert([tensors for tensors, _ in read], subject)
-    beside = [name for _, names in read for name in names]
-    dropped = ({BESIDE_THE_WEIGHTS: beside} if beside else {}) | {w: n for w, n in converted.dropped.items() if n}
+    contents = [read_tensors(data, subject) for data in files]
+    converted = architecture.convert([tensors for tensors, _ in contents], subject)
+    other_entries = [name for _, names in contents for name in names]
+    dropped = {why: names for why, names in converted.dropped.items() if names}
+    if other_entries:
+        dropped = {OTHER_ENTRIES_REASON: other_entries} | dropped
     state = {
         name: (tensor.to(torch.float32) if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in converted.state.items()
     }
-    check_fits(state, architecture, subject=subject)
-    return Imported(state, converted.source_format, dropped, converted.initialised)
+    check_state(state, architecture, subject=subject)
+    return ConvertedCheckpoint(state, converted.source_format, dropped, converted.initialised)
 
 
-def read_tensors(data: bytes, subject: str) -> tuple[State, list[str]]:
-    """All tensors of a file by name, and the names of the entries beside the weights."""
-    if looks_like_safetensors(data):
+def read_tensors(data: bytes, subject: str) -> tuple[StateDict, list[str]]:
+    """Read all tensors of a file by name, and the names of its other entries."""
+    if is_safetensors(data):
         return parse_weights(data, subject), []
     content = _read_weights_only(data, subject)
-    beside: list[str] = []
+    other_entries: list[str] = []
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        beside = [str(name) for name in content if name != "model"]
+        other_entries = [str(name) for name in content if name != "model"]
         content = content["model"]
     if not isinstance(content, dict) or not content:
         raise BadCheckpoint(
             "the file holds no state dict", subject=subject, remedy="save a dict of tensors, bare or under `model`"
         )
     for name, tensor in content.items():
-        # A tensor larger than its storage is a view that repeats elements: a small file could fill the memory.
+        # A tensor larger than its storage is a view that repeats elements, by which a small file could fill the memory.
         if (
             not isinstance(name, str)
             or not isinstance(tensor, Tensor)
@@ -100,17 +109,17 @@ def read_tensors(data: bytes, subject: str) -> tuple[State, list[str]]:
             raise BadCheckpoint(
                 f"{str(name)[:64]!r} is not a plain dense tensor", subject=subject, remedy="save the state dict alone"
             )
-    return dict(content), beside
+    return dict(content), other_entries
 
 
 def _read_weights_only(data: bytes, subject: str) -> Any:
     try:
-        # ProFound's checkpoints keep their command line as a Namespace: a class that holds attributes and does nothing.
+        # ProFound's checkpoints store their command line as a Namespace, which only holds attributes and runs no code.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # a parser of foreign bytes raises anything; all of it means that the file is unusable
+    except Exception as error:  # the parser raises many types on foreign bytes; each means that the file is unusable
         raise BadCheckpoint(
-            "the file is damaged, or holds more than tensors and plain containers, which is never unpickled",
+            "the file is damaged, or holds objects other than tensors and plain containers, which are never unpickled",
             subject=subject,
             remedy="save the state dict alone as safetensors",
         ) from error

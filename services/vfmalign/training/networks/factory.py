@@ -10,9 +10,9 @@ import torch
 from vfmalign.core.domain.artifacts import Preprocessing
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.models.cards import encoder_of_card
-from vfmalign.models.checkpoints import build_encoder, random_state
+from vfmalign.models.cards import load_card_encoder
 from vfmalign.models.encoder import Encoder
+from vfmalign.models.weights import build_encoder, random_state
 from vfmalign.training.data import derived_seed
 from vfmalign.training.learner import FineTuning, Learner
 from vfmalign.training.networks.heads import (
@@ -77,6 +77,6 @@ def _check_shapes(plan: Plan, stride_DHW: tuple[int, int, int]) -> None:
 
 def _starting_encoder(store: ObjectStore, plan: Plan, device: torch.device) -> Encoder:
     if plan.parent is not None:
-        return encoder_of_card(store, plan.parent, device)
+        return load_card_encoder(store, plan.parent, device)
     state = random_state(plan.architecture, derived_seed(plan.spec.seed, "encoder"))
     return build_encoder(plan.architecture, state, device)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from vfmalign.core.domain.artifacts import MetricSpec, TrainingRecipe
-from vfmalign.models.architectures.profound_vit import MaeDecoder, ProFoundViT, grid_of, volume_of
-from vfmalign.models.architectures.transformer import Size
+from vfmalign.models.architectures.profound_vit import MaeDecoder, ProFoundViT, patch_grid, to_volume
+from vfmalign.models.architectures.transformer import TransformerSize
 from vfmalign.models.encoder import Encoder, Stride
 from vfmalign.training.data import Batch, PreparedCase, generator
 from vfmalign.training.figures import Panel, percentiles
@@ -47,7 +47,9 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         self.encoder = encoder
         width = encoder.dim // 2
-        self.decoder = MaeDecoder(encoder, Size(width, 2 * len(encoder.blocks) // 3, max(1, width // HEAD_CHANNELS)))
+        self.decoder = MaeDecoder(
+            encoder, TransformerSize(width, 2 * len(encoder.blocks) // 3, max(1, width // HEAD_CHANNELS))
+        )
 
     def forward(self, input_NCDHW: Tensor, hidden_N1DHW: Tensor) -> Tensor:
         """Predicts the whole volume.
@@ -59,12 +61,12 @@ class MaskedAutoencoder(nn.Module):
         Returns:
             (N, C, D, H, W).
         """
-        grid_DHW = grid_of(tuple(input_NCDHW.shape[2:]), self.encoder.patch_DHW)
+        grid_DHW = patch_grid(tuple(input_NCDHW.shape[2:]), self.encoder.patch_DHW)
         d, h, w = self.encoder.patch_DHW
         hidden_NL = hidden_N1DHW[:, 0, ::d, ::h, ::w].flatten(1)
-        kept_NK = (~hidden_NL).nonzero()[:, 1].reshape(len(hidden_NL), -1)
-        patches_NLP = self.decoder(self.encoder.tokens(input_NCDHW, kept_NK), kept_NK, grid_DHW)
-        return volume_of(patches_NLP, grid_DHW, self.encoder.patch_DHW)
+        visible_NK = (~hidden_NL).nonzero()[:, 1].reshape(len(hidden_NL), -1)
+        patches_NLP = self.decoder(self.encoder.tokens(input_NCDHW, visible_NK), visible_NK, grid_DHW)
+        return to_volume(patches_NLP, grid_DHW, self.encoder.patch_DHW)
 
 
 class MaskedReconstruction:
@@ -91,7 +93,7 @@ class MaskedReconstruction:
     def hidden(self, shape_NCDHW: Sequence[int], draw: torch.Generator) -> Tensor:
         """Draws what is hidden: units of the volume, or patches of the transformer."""
         if isinstance(self.encoder, ProFoundViT):
-            grid_DHW = grid_of(tuple(shape_NCDHW[2:]), self.encoder.patch_DHW)
+            grid_DHW = patch_grid(tuple(shape_NCDHW[2:]), self.encoder.patch_DHW)
             return hidden_units(shape_NCDHW, draw, grid_DHW, MASKED_PATCHES)
         return hidden_units(shape_NCDHW, draw)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from vfmalign.models.architectures.convnextv2 import ConvNeXtV2
-from vfmalign.models.checkpoints import build_encoder
 from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.models.weights import build_encoder
 
 # float32 against upstream's float32 and our float64: rounding, relative to the largest output.
 TOLERANCE = 1e-5

@@ -6,12 +6,12 @@ import torch
 from vfmalign.models.architectures.profound_vit import (
     MaeDecoder,
     ProFoundViT,
-    middle,
-    patches_of,
+    crop_position_embedding,
     position_embedding,
-    volume_of,
+    to_patches,
+    to_volume,
 )
-from vfmalign.models.architectures.transformer import Size, spread_blocks
+from vfmalign.models.architectures.transformer import TransformerSize, select_dense_blocks
 from vfmalign.models.registry import ARCHITECTURES
 
 SHAPE, PATCH = (8, 8, 12), (4, 4, 4)
@@ -31,8 +31,8 @@ def load(state, encoder: ProFoundViT, decoder: MaeDecoder) -> None:
 @pytest.fixture
 def own(golden_of):
     state, golden = golden_of("profound_vit_small.safetensors")
-    encoder = ProFoundViT(SHAPE, PATCH, Size(12, 2, 3)).eval()
-    decoder = MaeDecoder(encoder, Size(6, 1, 3)).eval()
+    encoder = ProFoundViT(SHAPE, PATCH, TransformerSize(12, 2, 3)).eval()
+    decoder = MaeDecoder(encoder, TransformerSize(6, 1, 3)).eval()
     load(state, encoder, decoder)
     return encoder, decoder, golden
 
@@ -40,9 +40,9 @@ def own(golden_of):
 def test_reproduces_upstream(golden_of, close):
     state, golden = golden_of("profound_vit_small.safetensors", shared=True)
     encoder = ProFoundViT(
-        (16, 32, 64), (8, 16, 16), Size(48, 2, 4), eps=1e-5
+        (16, 32, 64), (8, 16, 16), TransformerSize(48, 2, 4), eps=1e-5
     ).eval()  # torch's eps, as that instance had
-    load(state, encoder, MaeDecoder(encoder, Size(24, 1, 4)))
+    load(state, encoder, MaeDecoder(encoder, TransformerSize(24, 1, 4)))
     with torch.inference_mode():
         maps = encoder.feature_maps(golden["input_NCDHW"])
         close(encoder.tokens(golden["input_NCDHW"]), golden["tokens_NLC"])
@@ -66,7 +66,7 @@ def test_the_decoder_reproduces_the_papers_formulas(own, close):
     with torch.inference_mode():
         tokens = encoder.tokens(golden["input_NCDHW"], golden["kept_NK"])
         close(decoder(tokens, golden["kept_NK"]), golden["predicted_NLP"])
-    assert torch.equal(patches_of(golden["input_NCDHW"], PATCH), golden["patches_NLP"])
+    assert torch.equal(to_patches(golden["input_NCDHW"], PATCH), golden["patches_NLP"])
 
 
 def test_golden_weights_matter(own):
@@ -92,40 +92,40 @@ def test_golden_weights_matter(own):
 def test_masked_patches_are_not_seen():
     """What lies under masked patches changes nothing that the encoder or the decoder says."""
     torch.manual_seed(0)
-    encoder = ProFoundViT(SHAPE, PATCH, Size(12, 2, 3)).eval()
-    decoder = MaeDecoder(encoder, Size(6, 1, 3)).eval()
-    input_NCDHW, kept_NK = torch.randn(1, 3, *SHAPE), torch.tensor([[0, 5, 7]])
+    encoder = ProFoundViT(SHAPE, PATCH, TransformerSize(12, 2, 3)).eval()
+    decoder = MaeDecoder(encoder, TransformerSize(6, 1, 3)).eval()
+    input_NCDHW, visible_NK = torch.randn(1, 3, *SHAPE), torch.tensor([[0, 5, 7]])
     changed_NCDHW = input_NCDHW.clone()
     changed_NCDHW[:, :, :4, :4, 4:8] = 9.0  # patch 1
     with torch.inference_mode():
-        first, second = (decoder(encoder.tokens(x, kept_NK), kept_NK) for x in (input_NCDHW, changed_NCDHW))
+        first, second = (decoder(encoder.tokens(x, visible_NK), visible_NK) for x in (input_NCDHW, changed_NCDHW))
         assert torch.equal(first, second)
         assert not torch.equal(encoder(input_NCDHW), encoder(changed_NCDHW))
 
 
 def test_patches_make_the_volume_that_they_were_cut_from():
     input_NCDHW = torch.randn(2, 3, *SHAPE)
-    assert torch.equal(volume_of(patches_of(input_NCDHW, PATCH), (2, 2, 3), PATCH), input_NCDHW)
+    assert torch.equal(to_volume(to_patches(input_NCDHW, PATCH), (2, 2, 3), PATCH), input_NCDHW)
 
 
 def test_a_smaller_input_lies_in_the_middle_of_the_grid():
     whole_1LC = position_embedding((4, 4, 6), 6)
     grid_DHWC = whole_1LC[0, 1:].reshape(4, 4, 6, 6)
-    part_1LC = middle(whole_1LC, (4, 4, 6), (4, 2, 3))
+    part_1LC = crop_position_embedding(whole_1LC, (4, 4, 6), (4, 2, 3))
     assert torch.equal(part_1LC[0, 0], whole_1LC[0, 0])
     assert torch.equal(part_1LC[0, 1:], grid_DHWC[:, 1:3, 1:4].flatten(0, 2))
-    assert torch.equal(middle(whole_1LC, (4, 4, 6), (4, 4, 6)), whole_1LC)
-    with pytest.raises(ValueError, match="has no place in a grid of"):
-        middle(whole_1LC, (4, 4, 6), (4, 4, 7))
+    assert torch.equal(crop_position_embedding(whole_1LC, (4, 4, 6), (4, 4, 6)), whole_1LC)
+    with pytest.raises(ValueError, match="is larger than the grid of"):
+        crop_position_embedding(whole_1LC, (4, 4, 6), (4, 4, 7))
 
 
 def test_an_encoder_sees_parts_of_its_volume():
-    encoder = ProFoundViT(SHAPE, PATCH, Size(12, 2, 3)).eval()
-    decoder = MaeDecoder(encoder, Size(6, 1, 3)).eval()
-    input_NCDHW, kept_NK = torch.randn(1, 3, 8, 4, 8), torch.tensor([[0, 3]])
+    encoder = ProFoundViT(SHAPE, PATCH, TransformerSize(12, 2, 3)).eval()
+    decoder = MaeDecoder(encoder, TransformerSize(6, 1, 3)).eval()
+    input_NCDHW, visible_NK = torch.randn(1, 3, 8, 4, 8), torch.tensor([[0, 3]])
     with torch.inference_mode():
         maps = encoder.feature_maps(input_NCDHW)
-        predicted_NLP = decoder(encoder.tokens(input_NCDHW, kept_NK), kept_NK, (2, 1, 2))
+        predicted_NLP = decoder(encoder.tokens(input_NCDHW, visible_NK), visible_NK, (2, 1, 2))
     assert maps["blocks.1"].shape == (1, 12, 2, 1, 2)
     assert predicted_NLP.shape == (1, 4, 4**3 * 3)
 
@@ -149,17 +149,19 @@ def test_published_size():
     assert shapes["pos_embed"] == (1, 257, 768)
     assert len(encoder.blocks) == 12
     assert not encoder.pos_embed.requires_grad
-    decoder = {name: tuple(t.shape) for name, t in MaeDecoder(encoder, Size(384, 8, 16)).state_dict().items()}
+    decoder = {
+        name: tuple(t.shape) for name, t in MaeDecoder(encoder, TransformerSize(384, 8, 16)).state_dict().items()
+    }
     assert decoder["decoder_pred.weight"] == (16 * 32 * 32 * 3, 384)
 
 
 def test_impossible_sizes_are_refused():
-    with pytest.raises(ValueError, match="is not tiled by patches"):
-        ProFoundViT((8, 8, 10), PATCH, Size(12, 1, 3))
+    with pytest.raises(ValueError, match="cannot be divided into patches"):
+        ProFoundViT((8, 8, 10), PATCH, TransformerSize(12, 1, 3))
     with pytest.raises(ValueError, match="choose a multiple of 6"):
-        ProFoundViT(SHAPE, PATCH, Size(16, 1, 4))
+        ProFoundViT(SHAPE, PATCH, TransformerSize(16, 1, 4))
 
 
 def test_dense_heads_read_four_blocks_evenly():
-    assert spread_blocks(12) == ["blocks.2", "blocks.5", "blocks.8", "blocks.11"]
-    assert spread_blocks(2) == ["blocks.0", "blocks.1"]
+    assert select_dense_blocks(12) == ["blocks.2", "blocks.5", "blocks.8", "blocks.11"]
+    assert select_dense_blocks(2) == ["blocks.0", "blocks.1"]

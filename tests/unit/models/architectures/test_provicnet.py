@@ -5,7 +5,7 @@ import torch
 
 from vfmalign.models.architectures.provicnet import FusionEncoder, SliceEncoder, adjacent_slices
 from vfmalign.models.architectures.provicnet_heads import FusionHead, ProViCNet
-from vfmalign.models.architectures.transformer import Size
+from vfmalign.models.architectures.transformer import TransformerSize
 from vfmalign.models.registry import ARCHITECTURES
 
 
@@ -16,7 +16,7 @@ def tokens_of(map_SCHW: torch.Tensor) -> torch.Tensor:
 @pytest.fixture
 def own(golden_of):
     state, golden = golden_of("provicnet_small.safetensors")
-    network = ProViCNet(Size(12, 2, 3), widths=(6, 5), contrast=(7, 4, 9)).eval()
+    network = ProViCNet(TransformerSize(12, 2, 3), widths=(6, 5), contrast=(7, 4, 9)).eval()
     network.load_state_dict({name: t for name, t in state.items() if not name.startswith("fusion.")})
     fusion = FusionHead(12, 6).eval()
     fusion.load_state_dict({n.removeprefix("fusion."): t for n, t in state.items() if n.startswith("fusion.")})
@@ -25,7 +25,7 @@ def own(golden_of):
 
 def test_reproduces_upstream(golden_of, close):
     state, golden = golden_of("provicnet_small.safetensors", shared=True)
-    network = ProViCNet(Size(48, 2, 4), contrast=(8, 4, 16)).eval()
+    network = ProViCNet(TransformerSize(48, 2, 4), contrast=(8, 4, 16)).eval()
     network.load_state_dict(state)
     with torch.inference_mode():
         maps = network.slice_maps(golden["input_NCHW"], golden["position_N2"])
@@ -79,7 +79,7 @@ def test_slices_stand_between_their_neighbours():
 def test_a_volume_is_its_slices_with_their_places(close):
     """More slices than go through at once, against each slice alone."""
     torch.manual_seed(0)
-    encoder = SliceEncoder(Size(12, 2, 3), patch=4).eval()
+    encoder = SliceEncoder(TransformerSize(12, 2, 3), patch=4).eval()
     input_NCDHW = torch.randn(2, 1, 11, 8, 8)
     with torch.inference_mode():
         maps = encoder.feature_maps(input_NCDHW)
@@ -92,7 +92,7 @@ def test_a_volume_is_its_slices_with_their_places(close):
 
 
 def test_the_place_of_a_slice_matters():
-    encoder = SliceEncoder(Size(12, 1, 3), patch=4).eval()
+    encoder = SliceEncoder(TransformerSize(12, 1, 3), patch=4).eval()
     image = torch.randn(1, 3, 8, 8)
     with torch.inference_mode():
         maps = [
@@ -103,7 +103,7 @@ def test_the_place_of_a_slice_matters():
 
 
 def test_fusion_puts_the_sequences_side_by_side():
-    encoder = FusionEncoder(("t2w", "dwi"), Size(12, 1, 3), patch=4).eval()
+    encoder = FusionEncoder(("t2w", "dwi"), TransformerSize(12, 1, 3), patch=4).eval()
     input_NCDHW = torch.randn(1, 2, 3, 8, 8)
     with torch.inference_mode():
         both = encoder.feature_maps(input_NCDHW)
@@ -115,7 +115,7 @@ def test_fusion_puts_the_sequences_side_by_side():
 
 def test_published_size():
     with torch.device("meta"):
-        network = ProViCNet(Size(384, 12, 6))
+        network = ProViCNet(TransformerSize(384, 12, 6))
     shapes = {name: tuple(t.shape) for name, t in network.state_dict().items()}
     assert shapes["backbone.pos_embed"] == (1, 1370, 384)
     assert shapes["head.segmentation_conv.9.weight"] == (4, 64, 3, 3)

@@ -12,11 +12,11 @@ from safetensors.torch import save
 from vfmalign.core.domain.errors import BadCheckpoint
 from vfmalign.models.architectures.profound_vit import MaeDecoder
 from vfmalign.models.architectures.provicnet_heads import ProViCNet
-from vfmalign.models.architectures.transformer import Size
+from vfmalign.models.architectures.transformer import TransformerSize
 from vfmalign.models.architectures.upstream import DECODER
-from vfmalign.models.checkpoints import build_encoder, random_state, to_safetensors
 from vfmalign.models.formats.checkpoint import import_checkpoint
 from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.models.weights import build_encoder, random_state, to_safetensors
 
 
 def to_pth(content: object, **options: object) -> bytes:
@@ -103,7 +103,7 @@ def test_fine_tuned_checkpoint_drops_head_optimiser_and_arguments(own_state, own
     ]  # fmt: skip
     assert imported.report() == (
         "fine-tuned checkpoint: 68 tensors kept; "
-        "dropped optimizer, epoch, scaler, args (entries beside the weights, of no use to an encoder); "
+        "dropped optimizer, epoch, scaler, args (entries besides the weights, which an encoder does not need); "
         "dropped head.0.weight, head.1.num_batches_tracked (a task's head; every check trains its own); nothing missing"
     )
 
@@ -141,7 +141,9 @@ def test_pretraining_golden_reproduces_upstreams_maps(upstream_pretraining, upst
 def test_a_sparse_kernel_of_impossible_shape_is_named(own_state, own_architecture):
     sparse = to_pretraining(own_state)
     sparse["encoder.stages.0.0.dwconv.kernel"] = torch.zeros(100, 4)
-    with pytest.raises(BadCheckpoint, match=r"encoder.stages.0.0.dwconv.kernel of shape \[100, 4\] is no convolution"):
+    with pytest.raises(
+        BadCheckpoint, match=r"encoder.stages.0.0.dwconv.kernel of shape \[100, 4\] is not a convolution"
+    ):
         import_checkpoint([save(sparse)], own_architecture)
 
 
@@ -206,7 +208,7 @@ def test_damaged_files_are_refused(own_architecture, data):
 def test_a_masked_autoencoder_gives_its_encoder():
     architecture = ARCHITECTURES["profound_vit_micro"]
     encoder = architecture.build()
-    decoder = MaeDecoder(encoder, Size(48, 1, 4))
+    decoder = MaeDecoder(encoder, TransformerSize(48, 1, 4))
     both = encoder.state_dict() | decoder.state_dict()
     imported = import_checkpoint([to_pth({"model": both, "epoch": 9})], architecture)
     assert same(imported.state, encoder.state_dict())
@@ -226,7 +228,7 @@ def test_the_position_embedding_is_the_checkpoints():
 
 
 def small_provicnet(dim: int = 96, heads: int = 4) -> dict[str, torch.Tensor]:
-    return ProViCNet(Size(dim, 4, heads), patch=8, contrast=(8, 4, 16)).state_dict()
+    return ProViCNet(TransformerSize(dim, 4, heads), patch=8, contrast=(8, 4, 16)).state_dict()
 
 
 def test_provicnet_gives_its_encoder():

@@ -12,11 +12,11 @@ from torch import nn
 
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption
 from vfmalign.models.cards import load_encoder, publish_program
-from vfmalign.models.checkpoints import parse_weights, random_state, to_safetensors
 from vfmalign.models.formats.exported_program import ARCHITECTURE, build_exported
 from vfmalign.models.formats.program_archive import read_program
-from vfmalign.models.importer import Input, import_model
+from vfmalign.models.importer import InputDescription, import_model
 from vfmalign.models.registry import ARCHITECTURES, get_architecture
+from vfmalign.models.weights import parse_weights, random_state, to_safetensors
 
 SHAPE = (1, 2, 8, 16, 16)
 
@@ -122,7 +122,7 @@ def test_whole_encoders_survive_the_way_through_an_archive(name):
 
 def test_a_program_is_published_and_loaded_back(archive, store, tmp_path):
     (tmp_path / "model.pt2").write_bytes(archive)
-    described = Input(("t2w", "adc"), (3.0, 1.0, 1.0), None, "zscore_nonzero")
+    described = InputDescription(("t2w", "adc"), (3.0, 1.0, 1.0), None, "zscore_nonzero")
     imported = import_model([tmp_path / "model.pt2"], "", ["block"], described, "x")
     assert imported.preprocessing.shape_DHW == (8, 16, 16)
     assert "its sample inputs were not read" in imported.report
@@ -219,7 +219,7 @@ def test_only_plain_operators_are_called(archive, target):
         ({"as_sym_int": {"as_expr": {"expr_str": "__import__('os').system('true')"}}}, "'stride' is 'as_sym_int'"),
         ({"as_custom_obj": {"name": "x", "class_fqn": "y"}}, "'stride' is 'as_custom_obj'"),
         ({"as_tensor": {"name": "never_made"}}, "'stride' is 'as_tensor'"),
-        ({"as_ints": ["4"]}, "'stride' is 'as_ints'|not of a form"),
+        ({"as_ints": ["4"]}, "'stride' is 'as_ints'|does not follow torch's schema"),
     ],
 )
 def test_only_plain_values_are_passed(archive, argument, message):
@@ -234,7 +234,7 @@ def test_shapes_are_fixed_numbers(archive):
         values = model["graph_module"]["graph"]["tensor_values"]
         values["x"]["sizes"][0] = {"as_expr": {"expr_str": "__import__('os').system('true')"}}
 
-    assert_refused(edited(archive, change), "no \\(N, C, D, H, W\\) of fixed size")
+    assert_refused(edited(archive, change), "not an \\(N, C, D, H, W\\) tensor of fixed size")
 
 
 def test_weights_are_as_large_as_their_bytes(archive):
@@ -244,7 +244,7 @@ def test_weights_are_as_large_as_their_bytes(archive):
     meta["sizes"], meta["strides"] = [{"as_int": 2**40}], [{"as_int": 0}]
     assert_refused(edited(archive, files={name: json.dumps(config).encode()}), "is larger than its bytes")
     meta["sizes"], meta["strides"] = [{"as_int": 8}], [{"as_int": 2**20}]
-    assert_refused(edited(archive, files={name: json.dumps(config).encode()}), "not of a form that is known")
+    assert_refused(edited(archive, files={name: json.dumps(config).encode()}), "does not follow torch's schema")
 
 
 def test_weights_that_the_graph_changes_are_refused(archive):
@@ -264,12 +264,14 @@ def test_a_program_that_cannot_run_is_refused(archive):
 
 @pytest.mark.parametrize("drop", ["models/model.json", "model_weights_config.json", "weight_0"])
 def test_missing_files_are_refused(archive, drop):
-    assert_refused(edited(archive, drop=(drop,)), "the archive has no|is not in the archive|not of a form")
+    assert_refused(
+        edited(archive, drop=(drop,)), "the archive has no|is not in the archive|does not follow torch's schema"
+    )
 
 
 def test_other_files_are_refused(archive):
-    assert_refused(b"", "no readable archive")
-    assert_refused(archive[: len(archive) // 2], "no readable archive")
+    assert_refused(b"", "cannot be read as an archive")
+    assert_refused(archive[: len(archive) // 2], "cannot be read as an archive")
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
         new.writestr("x/models/model.json", b"0" * 10_000)

@@ -11,11 +11,11 @@ from safetensors.torch import save
 from vfmalign.core.domain.artifacts import Preprocessing
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption
 from vfmalign.models.cards import load_encoder, publish
-from vfmalign.models.checkpoints import build_encoder, random_state
 from vfmalign.models.encoder import pool
-from vfmalign.models.formats.monai_bundle import PREFIX, name_of
-from vfmalign.models.importer import Input, import_model
+from vfmalign.models.formats.monai_bundle import PREFIX, encode_architecture_name
+from vfmalign.models.importer import InputDescription, import_model
 from vfmalign.models.registry import get_architecture
+from vfmalign.models.weights import build_encoder, random_state
 
 ARGUMENTS = {
     "spatial_dims": 3,
@@ -26,7 +26,7 @@ ARGUMENTS = {
     "blocks_up": [1],
 }
 LAYERS = ["down_layers.0", "down_layers.1"]
-INPUT = Input(("t2w", "adc"), (3.0, 1.0, 1.0), (8, 16, 16), "zscore_nonzero")
+INPUT = InputDescription(("t2w", "adc"), (3.0, 1.0, 1.0), (8, 16, 16), "zscore_nonzero")
 
 
 def network() -> torch.nn.Module:
@@ -97,7 +97,9 @@ def test_tokens_and_vectors_are_layers_too():
         "num_layers": 1, "num_heads": 3, "proj_type": "conv", "classification": True, "num_classes": 5,
     }  # fmt: skip
     preprocessing = Preprocessing(modalities=("t2w",), spacing_mm=None, shape_DHW=(8, 16, 16))
-    architecture = get_architecture(name_of("ViT", vit, ["blocks.0", "classification_head"], preprocessing))
+    architecture = get_architecture(
+        encode_architecture_name("ViT", vit, ["blocks.0", "classification_head"], preprocessing)
+    )
     assert {layer.name: layer.channels for layer in architecture.layers} == {"blocks.0": 12, "classification_head": 5}
     encoder = build_encoder(architecture, random_state(architecture, 0))
     with torch.inference_mode():
@@ -113,8 +115,8 @@ def test_tokens_and_vectors_are_layers_too():
         ({"_target_": "os.system"}, "the network is 'os.system', not a class of monai.networks.nets"),
         ({"_target_": "monai.bundle.ConfigParser"}, "not a class of monai.networks.nets"),
         ({"_target_": "$__import__('os').system('true')"}, "not a class of monai.networks.nets"),
-        ({"_target_": "monai.networks.nets.torch"}, "'torch' is no network"),
-        ({"_target_": "resnet18"}, "'resnet18' is no network"),
+        ({"_target_": "monai.networks.nets.torch"}, "'torch' is not a network"),
+        ({"_target_": "resnet18"}, "'resnet18' is not a network"),
         ({"_target_": 3}, "the network is '3'"),
         ({"norm": "$open('x')"}, "holds the expression or reference"),
         ({"norm": "@another#thing"}, "holds the expression or reference"),
@@ -123,7 +125,7 @@ def test_tokens_and_vectors_are_layers_too():
         ({"_requires_": "$print()"}, "has the directive '_requires_'"),
         ({"_mode_": "callable"}, "has the directive '_mode_'"),
         ({"pretrained": "/some/path"}, "makes the network read or download files"),
-        ({"colour": "red"}, "MONAI refuses the arguments: "),
+        ({"colour": "red"}, "MONAI rejects the arguments: "),
     ],
 )
 def test_more_than_a_network_with_plain_values_is_refused(tmp_path, changed, message):
@@ -138,14 +140,14 @@ def test_a_name_is_as_strict_as_a_file():
     """An architecture's name arrives from cards and from clients: it says no more than a configuration may."""
     spelt = {"net": "SegResNet", "arguments": {"norm": "$1"}, "layers": LAYERS, "input": {}}
     for text in ("{}", "nonsense", json.dumps(spelt)):
-        with pytest.raises(BadOption, match="spells out no network"):
+        with pytest.raises(BadOption, match="does not encode a network"):
             get_architecture(PREFIX + text)
     preprocessing = Preprocessing(modalities=("t2w", "adc"), spacing_mm=None, shape_DHW=(8, 16, 16))
     for arguments in ({**ARGUMENTS, "norm": "$1"}, {**ARGUMENTS, "norm": {"_target_": "x"}}):
         with pytest.raises(BadCheckpoint):
-            get_architecture(name_of("SegResNet", arguments, LAYERS, preprocessing))
-    with pytest.raises(BadCheckpoint, match="is no network"):
-        get_architecture(name_of("__builtins__", {}, LAYERS, preprocessing))
+            get_architecture(encode_architecture_name("SegResNet", arguments, LAYERS, preprocessing))
+    with pytest.raises(BadCheckpoint, match="is not a network"):
+        get_architecture(encode_architecture_name("__builtins__", {}, LAYERS, preprocessing))
 
 
 def test_what_is_missing_is_named_with_the_choices(tmp_path):
@@ -154,10 +156,10 @@ def test_what_is_missing_is_named_with_the_choices(tmp_path):
         import_model([folder], "", [], INPUT, "bundle")
     with pytest.raises(BadOption, match=r"SegResNet has no submodule 'down'; choose from act_mod"):
         import_model([folder], "", ["down"], INPUT, "bundle")
-    nothing = Input((), None, None, "zscore_nonzero")
+    nothing = InputDescription((), None, None, "zscore_nonzero")
     with pytest.raises(BadOption, match=r"give --modalities, --spacing and --shape \(its metadata state 2 channels"):
         import_model([folder], "", LAYERS, nothing, "bundle")
-    one = Input(("t2w",), None, (8, 16, 16), "zscore_nonzero")
+    one = InputDescription(("t2w",), None, (8, 16, 16), "zscore_nonzero")
     with pytest.raises(BadOption, match=r"the network does not take an input of \[1, 8, 16, 16\]"):
         import_model([folder], "", LAYERS, one, "bundle")
     with pytest.raises(BadOption, match="brings its own architecture"):
@@ -172,9 +174,9 @@ def test_files_that_are_missing_or_do_not_fit_are_refused(tmp_path):
     with pytest.raises(BadCheckpoint, match="do not fit monai:"):
         import_model([folder], "", LAYERS, INPUT, "bundle")
     (folder / "configs" / "inference.json").write_text("[1")
-    with pytest.raises(BadCheckpoint, match=r"configs/inference\.json is no readable JSON"):
+    with pytest.raises(BadCheckpoint, match=r"configs/inference\.json cannot be read as JSON"):
         import_model([folder], "", LAYERS, INPUT, "bundle")
     (folder / "configs" / "metadata.json").unlink()
     (folder / "configs" / "inference.json").write_text("{}")
-    with pytest.raises(BadCheckpoint, match=r"there is no configs/metadata\.json"):
+    with pytest.raises(BadCheckpoint, match=r"configs/metadata\.json does not exist"):
         import_model([folder], "", LAYERS, INPUT, "bundle")

@@ -5,7 +5,7 @@ import torch
 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.models.architectures.provicnet import SliceEncoder
-from vfmalign.models.architectures.transformer import Size
+from vfmalign.models.architectures.transformer import TransformerSize
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.networks.decoder import DenseDecoder, TokenPyramid, upsampling_steps
 from vfmalign.training.networks.heads import (
@@ -92,7 +92,7 @@ def test_decoders_fit_published_transformers_at_their_real_size(name):
 
 @pytest.mark.parametrize("patch", [6, 14])
 def test_slices_in_patches_that_are_no_power_of_two_come_back_whole(patch):
-    encoder = SliceEncoder(Size(24, 4, 2), patch)
+    encoder = SliceEncoder(TransformerSize(24, 4, 2), patch)
     network = EncoderDecoder(encoder, 2)
     output_NCDHW = network(torch.randn(1, 1, 2, 2 * patch, 3 * patch))
     assert output_NCDHW.shape == (1, 2, 2, 2 * patch, 3 * patch)

@@ -1,6 +1,6 @@
 """Any network as an encoder: the outputs of its named submodules are the layers.
 
-Knows modules and shapes; knows nothing of where a network comes from. Axes as in `encoder`; L tokens.
+Axes as in `encoder`; L tokens.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool
 class HookedEncoder(Encoder):
     """A network whose submodules' outputs are the layers.
 
-    The network runs whole and its own output is ignored. Maps (N, C, D, H, W) are taken as they are, tokens (N, L, C)
-    as maps of L × 1 × 1, vectors (N, C) as maps of one voxel. `pooled` is the mean of the last layer.
+    The network runs as a whole, and its own output is ignored. Maps (N, C, D, H, W) are used unchanged, tokens (N, L,
+    C) as maps of L × 1 × 1, vectors (N, C) as maps of one voxel. `pooled` is the mean of the last layer.
 
     Args:
-        network: any module that takes (N, C, D, H, W).
+        network: any module with an input of (N, C, D, H, W).
         layers: names of its submodules, shallow to deep.
-        shape_DHW: size of the input that shapes are read from.
+        shape_DHW: size of the input that determines the layers' shapes.
         in_channels: channels of the input.
     """
 
@@ -34,15 +34,15 @@ class HookedEncoder(Encoder):
         outputs = outputs_on_meta(self, shape_DHW)
         self._channels = {layer: as_map(output, layer).shape[1] for layer, output in outputs.items()}
         self._strides = {
-            layer: stride for layer, o in outputs.items() if (stride := stride_of(o, shape_DHW)) is not None
+            layer: stride for layer, o in outputs.items() if (stride := get_stride(o, shape_DHW)) is not None
         }
 
     def layer_channels(self) -> dict[str, int]:
-        """The named submodules and `pooled`."""
+        """The named submodules and `pooled`, with their channels."""
         return {**self._channels, POOLED_LAYER: self._channels[self.layers[-1]]}
 
     def dense_layers(self) -> dict[str, Stride]:
-        """The layers that are maps and whose sides divide the input's."""
+        """The layers that are maps whose sides divide the input's."""
         return dict(self._strides)
 
     def feature_maps(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
@@ -51,26 +51,26 @@ class HookedEncoder(Encoder):
         return {**maps, POOLED_LAYER: pool(maps[self.layers[-1]])}
 
     def outputs(self, input_NCDHW: Tensor) -> dict[str, Any]:
-        """What the named submodules return; None where the network does not call one."""
-        caught: dict[str, Any] = dict.fromkeys(self.layers)
+        """Outputs of the named submodules; None for a submodule that the network does not call."""
+        outputs_by_layer: dict[str, Any] = dict.fromkeys(self.layers)
 
-        def catcher(layer: str) -> Any:
-            return lambda module, arguments, output: caught.__setitem__(layer, output)
+        def make_hook(layer: str) -> Any:
+            return lambda module, arguments, output: outputs_by_layer.__setitem__(layer, output)
 
-        hooks = [self.network.get_submodule(layer).register_forward_hook(catcher(layer)) for layer in self.layers]
+        hooks = [self.network.get_submodule(layer).register_forward_hook(make_hook(layer)) for layer in self.layers]
         try:
             self.network(input_NCDHW)
         finally:
             for hook in hooks:
                 hook.remove()
-        return caught
+        return outputs_by_layer
 
 
 def as_map(output: Any, layer: str) -> Tensor:
-    """A layer's output as (N, C, D, H, W).
+    """Convert a layer's output to (N, C, D, H, W).
 
     Raises:
-        BadOption: it is no tensor of features.
+        BadOption: the output is not a tensor of features.
     """
     output = output[0] if isinstance(output, (tuple, list)) and len(output) == 1 else output
     if isinstance(output, Tensor) and output.is_floating_point():
@@ -80,16 +80,19 @@ def as_map(output: Any, layer: str) -> Tensor:
             return output.transpose(1, 2)[..., None, None]
         if output.ndim == 2:
             return output[..., None, None, None]
-    what = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    kind = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
     raise BadOption(
-        f"layer {layer[:64]!r} gives {what}, no features of (N, C, D, H, W), (N, L, C) or (N, C)",
+        f"layer {layer[:64]!r} returns {kind}, expected features of (N, C, D, H, W), (N, L, C) or (N, C)",
         field="layers",
         remedy="name a submodule that the network calls and that returns one tensor of features",
     )
 
 
 def outputs_on_meta(encoder: HookedEncoder, shape_DHW: Stride) -> dict[str, Any]:
-    """What the layers give for an input of that size, as shapes: nothing is computed and no weight is touched."""
+    """Outputs of the layers as tensors on the meta device.
+
+    Only shapes are computed, with weights replaced by meta tensors, so that the call takes neither time nor memory.
+    """
     state = {f"encoder.{name}": torch.empty_like(t, device="meta") for name, t in encoder.state_dict().items()}
     probe_NCDHW = torch.empty((1, encoder.in_channels, *shape_DHW), device="meta")
     training = encoder.training
@@ -97,7 +100,7 @@ def outputs_on_meta(encoder: HookedEncoder, shape_DHW: Stride) -> dict[str, Any]
     try:
         with torch.no_grad():
             return cast(dict[str, Any], torch.func.functional_call(_Outputs(encoder), state, (probe_NCDHW,)))
-    except Exception as error:  # whatever a network raises on an input that does not fit it
+    except Exception as error:  # a network may raise any type on an input that does not fit
         raise BadOption(
             f"the network does not take an input of {[encoder.in_channels, *shape_DHW]}: {str(error)[:200]}",
             field="input",
@@ -108,6 +111,8 @@ def outputs_on_meta(encoder: HookedEncoder, shape_DHW: Stride) -> dict[str, Any]
 
 
 class _Outputs(nn.Module):
+    """Adapter whose `forward` is `outputs`: `functional_call` can only call `forward`."""
+
     def __init__(self, encoder: HookedEncoder) -> None:
         super().__init__()
         self.encoder = encoder
@@ -116,8 +121,8 @@ class _Outputs(nn.Module):
         return self.encoder.outputs(input_NCDHW)
 
 
-def stride_of(output: Any, shape_DHW: Stride) -> Stride | None:
-    """A map's stride; None for tokens and vectors, and where a side does not divide the input's."""
+def get_stride(output: Any, shape_DHW: Stride) -> Stride | None:
+    """Stride of a map; None for tokens and vectors, and where a side does not divide the input's."""
     if not isinstance(output, Tensor) or output.ndim != 5:
         return None
     sides = tuple(output.shape[2:])

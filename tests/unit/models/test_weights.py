@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vfmalign.core.domain.errors import BadCheckpoint
-from vfmalign.models.checkpoints import build_encoder, load_state, random_state, to_safetensors
+from vfmalign.models.weights import build_encoder, load_state, random_state, to_safetensors
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -63,7 +63,7 @@ def test_damaged_files_are_refused(own_state, own_architecture, damage):
         "truncated": data[: len(data) // 2],
         "huge header": b"\xff" * 8 + data[8:],
     }[damage]
-    with pytest.raises(BadCheckpoint, match="no readable safetensors"):
+    with pytest.raises(BadCheckpoint, match="cannot be read as safetensors"):
         load_state(damaged, own_architecture)
 
 
