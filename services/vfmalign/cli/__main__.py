@@ -1,4 +1,7 @@
-"""`vfmalign`: every command, and the one place where errors become a sentence and an exit code."""
+"""The program `vfmalign`: its commands, and the mapping of errors to messages and exit codes.
+
+`vfmalign --help` must stay fast: everything but typer and the error classes is imported when a command needs it.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +15,42 @@ import typer
 from typer.exceptions import TyperException
 
 from vfmalign import __version__
-from vfmalign.cli.commands import (
-    checks,
-    dataset,
-    demo,
-    doctor,
-    experiments,
-    features,
-    jobs,
-    mmd,
-    models,
-    rehearse,
-    stack,
-    watch,
-)
 from vfmalign.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, epilog, exit_code_of
-from vfmalign.cli.views.output import Output
+from vfmalign.cli.lazy_group import LazyCommand, lazy_group
 from vfmalign.core.domain.errors import BadOption, Internal, VfmalignError
-from vfmalign.core.runtime import logs
-from vfmalign.core.runtime.settings import LogSettings
+
+_COMMANDS = "vfmalign.cli.commands"
+COMMANDS: dict[str, LazyCommand] = {
+    "up": LazyCommand(f"{_COMMANDS}.stack:up", "Start a local stack: object storage and the three services."),
+    "down": LazyCommand(f"{_COMMANDS}.stack:down", "Stop the local stack and every process it started."),
+    "status": LazyCommand(f"{_COMMANDS}.stack:status", "Show the processes of the local stack and their addresses."),
+    "doctor": LazyCommand(
+        f"{_COMMANDS}.doctor:doctor", "Check that the environment is ready to run alignment checks."
+    ),
+    "demo": LazyCommand(f"{_COMMANDS}.demo:demo", "Run one alignment check on phantoms, on a stack of its own."),
+    "rehearse": LazyCommand(
+        f"{_COMMANDS}.rehearse:rehearse", "Run a whole experiment on phantoms, on a stack of its own."
+    ),
+    "dataset": LazyCommand(f"{_COMMANDS}.dataset:app", "Import, generate, list and show datasets."),
+    "models": LazyCommand(f"{_COMMANDS}.models:app", "List, show, import and pretrain models."),
+    "extract": LazyCommand(f"{_COMMANDS}.features:extract", "Extract the features of a dataset's split."),
+    "mmd": LazyCommand(f"{_COMMANDS}.mmd:mmd", "Compare two samples of features, layer by layer."),
+    "finetune": LazyCommand(f"{_COMMANDS}.jobs:finetune", "Fine-tune a model on a task, without an alignment check."),
+    "check": LazyCommand(f"{_COMMANDS}.checks:check", "Run an alignment check."),
+    "experiment": LazyCommand(
+        f"{_COMMANDS}.experiments:experiment", "Run an alignment check for every model, task and seed."
+    ),
+    "watch": LazyCommand(f"{_COMMANDS}.watch:watch", "Follow an experiment, a check or a job until it finishes."),
+    "checks": LazyCommand(f"{_COMMANDS}.checks:app", "List, show and cancel checks, and fetch their reports."),
+    "experiments": LazyCommand(
+        f"{_COMMANDS}.experiments:app", "List, show and cancel experiments, and fetch their reports."
+    ),
+    "jobs": LazyCommand(f"{_COMMANDS}.jobs:app", "List, show and cancel training jobs."),
+}
 
 app = typer.Typer(
     name="vfmalign",
+    cls=lazy_group(COMMANDS),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,8 +59,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"vfmalign {__version__}")
         raise typer.Exit(OK)
 
@@ -55,78 +72,73 @@ def root(
     ] = False,
 ) -> None:
     """Measure how far fine-tuning moves a vision foundation model's features, and what it gains."""
+    from vfmalign.core.runtime import logs
+    from vfmalign.core.runtime.settings import LogSettings
 
-
-app.command()(stack.up)
-app.command()(stack.down)
-app.command()(stack.status)
-app.command()(doctor.doctor)
-app.command()(demo.demo)
-app.command()(rehearse.rehearse)
-app.add_typer(dataset.app, name="dataset")
-app.add_typer(models.app, name="models")
-app.command()(features.extract)
-app.command()(mmd.mmd)
-app.command()(jobs.finetune)
-app.command()(checks.check)
-app.command()(experiments.experiment)
-app.command()(watch.watch)
-app.add_typer(checks.app, name="checks")
-app.add_typer(experiments.app, name="experiments")
-app.add_typer(jobs.app, name="jobs")
+    logs.configure("cli", LogSettings(level="warning"))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command; returns its exit code and never raises."""
-    output = Output.to_terminal(as_json="--json" in arguments)
-    logs.configure("cli", LogSettings(level="warning"))
+    """Run one command and return its exit code; never raises."""
+    as_json = "--json" in arguments
     try:
         code = typer.main.get_command(app).main(args=list(arguments), prog_name="vfmalign", standalone_mode=False)
     except VfmalignError as error:
-        output.fail(error)
-        return exit_code_of(error)
+        return _report(error, as_json=as_json)
     except TyperException as error:
-        return _usage(error, arguments, output)
+        return _report_usage(error, arguments, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # nobody reads any more: not a word about it
+        sys.stderr.close()  # the reader of the pipe has gone; Python would print a traceback when it flushes stderr
         return FAILED
     except Exception as error:
-        output.fail(_fault(error))
-        return FAILED
+        return _report(_to_internal_error(error), as_json=as_json)
     return code if isinstance(code, int) else OK
 
 
 def main() -> None:
-    """The program `vfmalign`."""
+    """Entry point of the program."""
     try:
         code = run(sys.argv[1:])
-    except KeyboardInterrupt:  # between two others
+    except KeyboardInterrupt:  # a second Ctrl-C, while the first is handled
         code = INTERRUPTED
     sys.exit(code)
 
 
-def _usage(error: TyperException, arguments: Sequence[str], output: Output) -> int:
-    """A mistake in the command line, in one sentence; a folder's name is often a patient's and is not repeated."""
-    shown: str = getattr(error, "format_message", lambda: str(error))()
-    if type(error).__name__ == "NoArgsIsHelpError":  # no class of typer's public names; its message is the help
-        typer.echo(shown)
+def _report(error: VfmalignError, *, as_json: bool) -> int:
+    """Print an error; returns its exit code."""
+    from vfmalign.cli.views.output import Output
+
+    Output.to_terminal(as_json=as_json).fail(error)
+    return exit_code_of(error)
+
+
+def _report_usage(error: TyperException, arguments: Sequence[str], *, as_json: bool) -> int:
+    """Print a usage error. A folder's name is often a patient's name, so `import` commands do not repeat it."""
+    message: str = getattr(error, "format_message", lambda: str(error))()
+    if type(error).__name__ == "NoArgsIsHelpError":  # not a public class of typer; its message is the help text
+        typer.echo(message)
         return BAD_INPUT
-    path: str = getattr(getattr(error, "ctx", None), "command_path", "vfmalign")
-    if path.endswith(" import"):
-        for word in arguments:
-            shown = shown if word.startswith("-") or word in path.split() else shown.replace(word, "…")
-    output.fail(BadOption(shown.rstrip("."), field="", remedy=f"see `{path} --help`", reason="USAGE"))
+    command: str = getattr(getattr(error, "ctx", None), "command_path", "vfmalign")
+    if command.endswith(" import"):
+        for argument in arguments:
+            if not argument.startswith("-") and argument not in command.split():
+                message = message.replace(argument, "…")
+    _report(
+        BadOption(message.rstrip("."), field="", remedy=f"see `{command} --help`", reason="USAGE"), as_json=as_json
+    )
     return int(getattr(error, "exit_code", BAD_INPUT))
 
 
-def _fault(error: Exception) -> Internal:
-    """A fault of ours: the trace goes to a file, without the error's own words, which may hold a name."""
-    with tempfile.NamedTemporaryFile("w", prefix="vfmalign-fault-", suffix=".txt", delete=False) as file:
+def _to_internal_error(error: Exception) -> Internal:
+    """Write the traceback of an unexpected error to a file, without its message, which may hold a patient's name."""
+    with tempfile.NamedTemporaryFile("w", prefix="vfmalign-traceback-", suffix=".txt", delete=False) as file:
         file.write(f"vfmalign {__version__}: {type(error).__name__}\n")
         file.writelines(traceback.format_tb(error.__traceback__))
-    return Internal(f"vfmalign failed ({type(error).__name__})", remedy=f"report it with the trace in {file.name}")
+    return Internal(
+        f"internal error ({type(error).__name__})", remedy=f"report it, and attach the traceback in {file.name}"
+    )
 
 
 if __name__ == "__main__":

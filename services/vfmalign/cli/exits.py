@@ -1,7 +1,4 @@
-"""What the exit code of a command means.
-
-Knows the errors of the tree and the codes. Scripts may rely on both tables.
-"""
+"""Exit codes of the commands. Scripts rely on them: change neither table without a line in the changelog."""
 
 from __future__ import annotations
 
@@ -16,13 +13,13 @@ GATE_FAILED = 5
 INTERRUPTED = 130
 
 MEANINGS: dict[int, str] = {
-    OK: "done",
-    FAILED: "the operation failed: a check or job that failed or was cancelled, or a fault of vfmalign",
-    BAD_INPUT: "usage, or input that can never succeed as it is: an option, a file, an unknown id, a wrong digest",
-    UNAVAILABLE: "something that is needed does not answer or has no room: the same command may succeed later",
-    REFUSED: "no credential, or one that may not do this; yours, or a service's own at the object store",
-    GATE_FAILED: "the check is done, and a condition of its gate failed or could not be decided",
-    INTERRUPTED: "stopped by Ctrl-C; what runs on a service goes on",
+    OK: "success",
+    FAILED: "the check or job failed or was cancelled, or vfmalign itself failed",
+    BAD_INPUT: "invalid usage or input: an option, a file, an unknown id, a wrong digest, or a missing package",
+    UNAVAILABLE: "a required service is unavailable or overloaded (retry later)",
+    REFUSED: "not authenticated or not permitted, by a service or by the object store",
+    GATE_FAILED: "the check finished, and a condition of its gate failed or could not be evaluated",
+    INTERRUPTED: "interrupted by Ctrl-C; work on a service continues",
 }
 
 _CODES: dict[type[errors.VfmalignError], int] = {
@@ -40,10 +37,10 @@ _CODES: dict[type[errors.VfmalignError], int] = {
 
 
 def exit_code_of(error: errors.VfmalignError) -> int:
-    """The exit code of an error: that of its class or its nearest base in the table, else `FAILED`."""
+    """Returns the exit code of an error: that of its class or its nearest base in the table, else `FAILED`."""
     return next((_CODES[cls] for cls in type(error).__mro__ if cls in _CODES), FAILED)
 
 
 def epilog() -> str:
-    """The table as text for `--help`."""
-    return "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in MEANINGS.items()) + "."
+    """Returns the exit codes as text for `vfmalign --help`."""
+    return "Exit codes: " + "; ".join(f"{code}: {meaning}" for code, meaning in MEANINGS.items()) + "."

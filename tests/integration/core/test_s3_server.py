@@ -15,7 +15,7 @@ import pytest
 from pydantic import SecretStr
 
 from vfmalign.cli.local import s3_server
-from vfmalign.core.domain.errors import Unavailable
+from vfmalign.core.domain.errors import PreconditionFailed, Unavailable
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.object_store import ObjectStore
@@ -93,7 +93,7 @@ def test_secrets_are_random_and_for_the_owner_alone(tmp_path: Path, killed: list
 def test_a_missing_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Unavailable, match="weed"):
+    with pytest.raises(PreconditionFailed, match="weed"):
         s3_server.start(tmp_path / "s3")
 
 

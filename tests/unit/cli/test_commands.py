@@ -130,7 +130,7 @@ def test_help_lists_the_exit_codes(invoke) -> None:
     assert code == exits.OK
     text = " ".join(out.split())
     for number, meaning in exits.MEANINGS.items():
-        assert f"{number} {meaning}" in text
+        assert f"{number}: {meaning}" in text
 
 
 def test_ctrl_c_is_code_130_without_a_trace(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,8 +155,8 @@ def test_a_fault_of_ours_is_one_sentence_and_its_words_stay_out_of_the_trace(
     monkeypatch.setattr(program.tempfile, "tempdir", str(tmp_path))
     code, _, err = invoke("status")
     assert code == exits.FAILED
-    assert "vfmalign failed (RuntimeError)" in err
-    (trace,) = tmp_path.glob("vfmalign-fault-*.txt")
+    assert "internal error (RuntimeError)" in err
+    (trace,) = tmp_path.glob("vfmalign-traceback-*.txt")
     assert str(trace) in err.replace("\n", "")
     assert "in status" in trace.read_text()
     assert words not in trace.read_text() + err
@@ -245,12 +245,12 @@ def test_doctor_names_the_failing_step_and_skips_what_needs_it(invoke) -> None:
 
 
 def test_doctor_names_missing_packages_and_a_full_disk(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.probes, "versions", lambda: {"torch": "2.9.0", "monai": "missing"})
-    monkeypatch.setattr(doctor.probes, "free_gib", lambda _: 0.2)
+    monkeypatch.setattr(doctor.probes, "get_versions", lambda: {"torch": "2.9.0", "monai": "missing"})
+    monkeypatch.setattr(doctor.probes, "get_free_gib", lambda _: 0.2)
     code, out, err = invoke("doctor")
     assert code == exits.UNAVAILABLE
-    assert "not installed: monai" in out
-    assert "pip install" in out
+    assert "a local stack needs monai, which is not installed" in out
+    assert "pip install 'vfmalign[local]'" in out
     assert "0.2 GiB are free" in out
     assert "the first failing step is `packages`" in err
 

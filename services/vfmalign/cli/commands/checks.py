@@ -13,6 +13,7 @@ from rich.console import RenderableType
 
 from vfmalign.cli.exits import FAILED, GATE_FAILED, OK
 from vfmalign.cli.gates import EXAMPLE, Condition, decide, parse_gate, passed
+from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home
 from vfmalign.cli.options import (
     BatchOption,
@@ -46,7 +47,7 @@ from vfmalign.core.domain.errors import BadOption, NotFound, PreconditionFailed
 from vfmalign.core.domain.tasks import TASKS
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, common_pb2, finetuning_pb2, finetuning_pb2_grpc
 
-app = typer.Typer(no_args_is_help=True, help="Alignment checks: list, show, cancel, fetch a report.")
+app = new_group("List, show and cancel checks, and fetch their reports.")
 
 DEFAULT_REPORTS = Path("reports")
 CheckArgument = Annotated[str, typer.Argument(help="Id of the check.")]
@@ -86,9 +87,11 @@ def check(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Run an alignment check: what fine-tuning moves in the model's features, and what it gains.
+    """Run an alignment check.
 
-    The recipe's options are the pretrained network's; the two baselines share its budget and keep their own rates.
+    A check fine-tunes the model on the task and measures how far its features move and what the fine-tuning gains.
+    The recipe's options apply to the pretrained network; the two baselines share its budget and keep their own
+    learning rates.
     """
     conditions = parse_gate(gate or ())
     if conditions and no_wait:

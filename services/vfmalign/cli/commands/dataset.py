@@ -15,6 +15,8 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from vfmalign.cli.extras import needs_extra
+from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home
 from vfmalign.cli.options import HomeOption, JsonOption, SeedOption, new_id
 from vfmalign.cli.target import Target
@@ -23,7 +25,7 @@ from vfmalign.cli.views.tables import fields, table
 from vfmalign.core.domain.artifacts import SPLITS, Dataset, Split, is_id
 from vfmalign.core.domain.errors import BadOption
 
-app = typer.Typer(no_args_is_help=True, help="Datasets: import a folder, make phantoms, look at what is there.")
+app = new_group("Import, generate, list and show datasets.")
 
 _REHEARSAL = Text("Phantoms rehearse the procedure: no result on them is evidence.", style="yellow")
 
@@ -50,9 +52,10 @@ def import_(
     as_json: JsonOption = False,
 ) -> None:
     """Make a dataset of a folder of NIfTI files, under generated ids."""
-    from vfmalign.imaging.datasets.folders import read_patients, read_splits
-    from vfmalign.imaging.datasets.identities import load_salt
-    from vfmalign.imaging.datasets.importer import import_folder
+    with needs_extra("local", "importing a dataset"):
+        from vfmalign.imaging.datasets.folders import read_patients, read_splits
+        from vfmalign.imaging.datasets.identities import load_salt
+        from vfmalign.imaging.datasets.importer import import_folder
 
     output, folder = Output.to_terminal(as_json=as_json), Home(home)
     store = Target.find(folder).store
@@ -91,7 +94,8 @@ def phantoms(
     as_json: JsonOption = False,
 ) -> None:
     """Make a dataset of generated, prostate-like studies. The same seed and counts give the same dataset."""
-    from vfmalign.imaging.phantoms.dataset import synthesise_dataset
+    with needs_extra("local", "generating phantoms"):
+        from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 
     output = Output.to_terminal(as_json=as_json)
     store = Target.find(Home(home)).store

@@ -30,10 +30,11 @@ def demo(
     / "demo",
     as_json: JsonOption = False,
 ) -> None:
-    """Bring the system up, run one alignment check on phantoms, and stop it: a rehearsal, not evidence.
+    """Run one alignment check on phantoms, on a stack of its own.
 
-    About two minutes on two cores. The same seed gives the same numbers. Where VFMALIGN_FEATURES_ADDRESS and its like
-    name a deployment, the check runs there, and stays.
+    Takes about two minutes on two cores. The same seed gives the same numbers. The result rehearses the procedure; it
+    is not evidence. If VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS and VFMALIGN_FINETUNING_ADDRESS name a
+    deployment, the check runs there and its data stay there.
     """
     get_task_spec(task)
     parse({name: OBJECTIVES[name] for name in PRETRAINING_OBJECTIVES}, objective, "--objective")

@@ -17,7 +17,10 @@ _MARKS = {"ok": ("✓", "green"), "failed": ("✗", "bold red"), "skipped": ("-"
 
 
 def doctor(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Look at everything that a check needs, and name the step that fails. Exit code 3 where one does."""
+    """Check that the environment is ready to run alignment checks.
+
+    The exit code is 3 if a step fails.
+    """
     output = Output.to_terminal(as_json=as_json)
     steps = []
     for step in examine(Home(home)):

@@ -14,6 +14,7 @@ from rich.console import RenderableType
 
 from vfmalign.cli.commands.checks import DEFAULT_REPORTS, ReportsOption
 from vfmalign.cli.exits import FAILED, OK
+from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home
 from vfmalign.cli.options import (
     BatchOption,
@@ -46,7 +47,7 @@ from vfmalign.core.domain.errors import NotFound, PreconditionFailed
 from vfmalign.core.domain.tasks import TASKS
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, experiment_pb2, experiment_pb2_grpc
 
-app = typer.Typer(no_args_is_help=True, help="Experiments: list, show, cancel, fetch a report.")
+app = new_group("List, show and cancel experiments, and fetch their reports.")
 
 ExperimentArgument = Annotated[str, typer.Argument(help="Id of the experiment.")]
 _FILES = {"html": "report_html", "json": "report_json", "csv": "cells_csv"}
@@ -83,9 +84,10 @@ def experiment(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Run an experiment: one alignment check for every model, task and seed, and one report over all of them.
+    """Run an alignment check for every model, task and seed.
 
-    The recipe's options are the pretrained networks'; baselines share its budget and keep their own rates.
+    One report covers all checks of the experiment. The recipe's options apply to the pretrained networks; the
+    baselines share their budget and keep their own learning rates.
     """
     spec = experiment_pb2.ExperimentSpec(
         model_ids=model,

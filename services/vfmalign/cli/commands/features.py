@@ -32,7 +32,7 @@ def extract(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Extract the features of a dataset's split; what is stored already is not computed again."""
+    """Extract the features of a dataset's split. Cases whose features are stored already are not computed again."""
     output = Output.to_terminal(as_json=as_json)
     request = features_pb2.ExtractDatasetRequest(
         model_id=model,

@@ -8,6 +8,7 @@ import grpc
 import typer
 
 from vfmalign.cli.exits import FAILED, OK
+from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home
 from vfmalign.cli.options import (
     BatchOption,
@@ -39,7 +40,7 @@ from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.tasks import TASKS
 from vfmalign.v1 import finetuning_pb2, finetuning_pb2_grpc
 
-app = typer.Typer(no_args_is_help=True, help="Training jobs: list, show, cancel.")
+app = new_group("List, show and cancel training jobs.")
 
 JobArgument = Annotated[str, typer.Argument(help="Id of the job.")]
 
@@ -67,7 +68,7 @@ def finetune(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune a model on a task, by itself; `vfmalign check` does this and more."""
+    """Fine-tune a model on a task, without an alignment check."""
     spec = finetuning_pb2.JobSpec(
         kind=finetuning_pb2.JOB_KIND_FINETUNE,
         dataset_id=dataset,

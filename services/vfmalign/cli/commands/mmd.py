@@ -78,7 +78,7 @@ def mmd(
 ) -> None:
     """Compare two samples of features, layer by layer.
 
-    Arrays too large for one message are put into the deployment's bucket, where they stay.
+    Arrays that are too large for one message are uploaded to the deployment's bucket and stay there.
     """
     output = Output.to_terminal(as_json=as_json)
     request = mmd_pb2.ComputeRequest(

@@ -10,6 +10,8 @@ import grpc
 import typer
 
 from vfmalign.cli.commands.jobs import create_and_follow
+from vfmalign.cli.extras import needs_extra
+from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home
 from vfmalign.cli.options import (
     BatchOption,
@@ -35,7 +37,7 @@ from vfmalign.v1 import features_pb2, features_pb2_grpc, finetuning_pb2
 
 T = TypeVar("T", int, float)
 
-app = typer.Typer(no_args_is_help=True, help="Models: list and show cards, import a checkpoint, pretrain.")
+app = new_group("List, show, import and pretrain models.")
 
 ModelArgument = Annotated[str, typer.Argument(help="Id of the model.")]
 
@@ -91,15 +93,16 @@ def import_(
 
     One file per sequence for provicnet_fusion: T2, DWI, ADC.
     """
-    from vfmalign.models.cards import publish, publish_program
-    from vfmalign.models.formats.exported_program import ARCHITECTURE
-    from vfmalign.models.importer import InputDescription, import_model
-    from vfmalign.models.weights import to_safetensors
+    with needs_extra("local", "importing a model"):
+        from vfmalign.models.cards import publish, publish_program
+        from vfmalign.models.checkpoints import to_safetensors
+        from vfmalign.models.formats.exported_program import ARCHITECTURE
+        from vfmalign.models.importer import Input, import_model
 
     output = Output.to_terminal(as_json=as_json)
     parse(OBJECTIVES, objective, "--objective")
     store = Target.find(Home(home)).store
-    described = InputDescription(
+    described = Input(
         tuple(_listed(modalities)),
         _three(spacing, float, "--spacing"),
         _three(shape, int, "--shape"),

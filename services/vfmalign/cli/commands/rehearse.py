@@ -24,9 +24,10 @@ def rehearse(
     / "rehearsal",
     as_json: JsonOption = False,
 ) -> None:
-    """Rehearse an experiment on phantoms: bring the system up, pretrain models, run every check, report; not evidence.
+    """Run a whole experiment on phantoms, on a stack of its own.
 
-    However it ended, the same command goes on where it stopped. The same size and seed give the same numbers.
+    Pretrains the models, runs every check and writes the report. Run the same command again to resume an interrupted
+    rehearsal. The same size and seed give the same numbers. The result rehearses the procedure; it is not evidence.
     """
     plan = rehearsal.Plan(size, parse(rehearsal.SIZES, size, "--size"), seed)
     rehearsal.run(Home(home), Output.to_terminal(as_json=as_json), plan, reports)

@@ -16,8 +16,9 @@ import typer
 from rich.table import Table
 
 from vfmalign.cli.exits import OK, UNAVAILABLE
+from vfmalign.cli.extras import LOCAL_MODULES, require_modules
 from vfmalign.cli.local import processes
-from vfmalign.cli.local.probes import health_of
+from vfmalign.cli.local.probes import get_health
 from vfmalign.cli.local.stack import SERVICES, START_TIMEOUT_S, STOP_GRACE_S, Stack, bring_down
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home, State
 from vfmalign.cli.options import HomeOption, JsonOption
@@ -32,7 +33,11 @@ DetachOption = Annotated[bool, typer.Option("--detach", "-d", help="Return once 
 
 
 def up(home: HomeOption = DEFAULT_HOME, detach: DetachOption = False, as_json: JsonOption = False) -> None:
-    """Start the S3 server and the three services. Ctrl-C stops all of them; a service that dies is started again."""
+    """Start a local stack: object storage and the three services.
+
+    A service that dies is restarted. Press Ctrl-C to stop the stack.
+    """
+    require_modules("local", "a local stack", LOCAL_MODULES)
     output, folder = Output.to_terminal(as_json=as_json), Home(home)
     if detach:
         _detach(folder, output)
@@ -59,7 +64,7 @@ def up(home: HomeOption = DEFAULT_HOME, detach: DetachOption = False, as_json: J
 
 
 def down(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Stop the stack and everything that it started; its data stay."""
+    """Stop the local stack and every process it started. Its data are kept."""
     output, folder = Output.to_terminal(as_json=as_json), Home(home)
     state = folder.read()
     was_running = state.running or bool(state.processes())
@@ -76,11 +81,14 @@ def down(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
 
 
 def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Show what runs, and where. Exit code 3 unless everything serves."""
+    """Show the processes of the local stack and their addresses.
+
+    The exit code is 3 unless every process serves.
+    """
     output, folder = Output.to_terminal(as_json=as_json), Home(home)
     state = folder.read()
     health = {
-        name: health_of(service.ports.address) if service.process is not None and service.process.alive() else "down"
+        name: get_health(service.ports.address) if service.process is not None and service.process.alive() else "down"
         for name, service in state.services.items()
     }
     store_up = state.store is not None and state.store.process is not None and state.store.process.alive()

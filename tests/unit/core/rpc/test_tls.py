@@ -15,7 +15,7 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from vfmalign.cli.local.probes import health_of
+from vfmalign.cli.local.probes import get_health
 from vfmalign.cli.local.state_directory import Home
 from vfmalign.cli.target import Target
 from vfmalign.core.domain import errors
@@ -137,8 +137,8 @@ async def test_the_command_line_trusts_the_file_that_its_environment_names(
         return str((await mmd_pb2_grpc.MmdServiceStub(channel).Compute(mmd_pb2.ComputeRequest())).primary_layer)
 
     assert await asyncio.to_thread(target.call, "mmd", compute) == "done"
-    assert await asyncio.to_thread(health_of, address, target.ca_file) == "serving"
-    assert await asyncio.to_thread(health_of, address) == "unreachable"
+    assert await asyncio.to_thread(get_health, address, target.ca_file) == "serving"
+    assert await asyncio.to_thread(get_health, address) == "unreachable"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""What `vfmalign doctor` finds out about an object store."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vfmalign.cli.local.probes import CONCURRENT_ROUNDS, check_store
+from vfmalign.core.domain.errors import PreconditionFailed
+
+
+class Store:
+    """A store in memory whose conditional writes are atomic."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.keys: set[str] = set()
+        self.lock = threading.Lock()
+
+    def uri(self, key: str) -> str:
+        return f"s3://bucket/{key}"
+
+    def put(self, key: str, data: bytes) -> Any:
+        self.objects[key] = data
+        return SimpleNamespace(sha256="")
+
+    def get(self, key: str, sha256: str = "") -> bytes:
+        return self.objects[key]
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        with self.lock:
+            self.keys.add(key)
+            if key in self.objects:
+                return False
+            self.objects[key] = data
+            return True
+
+    def exists(self, key: str) -> bool:
+        return key in self.objects
+
+    def delete(self, key: str) -> None:
+        self.objects.pop(key, None)
+
+
+class LooksThenWrites(Store):
+    """A store that is right when asked by one writer, and lets several of them through together."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        if key in self.objects:
+            return False
+        time.sleep(0.05)
+        self.objects[key] = data
+        return True
+
+
+class RefusesAndWrites(Store):
+    """A store that answers rightly and stores the bytes of the last writer."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        first = super().put_if_absent(key, data)
+        if not first and len(self.keys) > 1:
+            self.objects[key] = data
+        return first
+
+
+class Overwrites(Store):
+    """A store that ignores the condition."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        self.objects[key] = data
+        return True
+
+
+def test_a_store_with_atomic_conditional_writes_passes_and_is_left_empty() -> None:
+    store = Store()
+    assert "concurrent conditional writes" in check_store(store)  # type: ignore[arg-type]
+    assert len(store.keys) == 1 + CONCURRENT_ROUNDS
+    assert store.objects == {}
+
+
+@pytest.mark.parametrize(
+    ("store", "cause"),
+    [
+        (Overwrites(), "a conditional write replaced an existing object"),
+        (LooksThenWrites(), "of 8 concurrent conditional writes succeeded"),
+        (RefusesAndWrites(), "a conditional write that was refused replaced the object"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Store) else "",
+)
+def test_a_store_without_them_fails_with_the_cause_and_is_left_empty(store: Store, cause: str) -> None:
+    with pytest.raises(PreconditionFailed, match=cause) as caught:
+        check_store(store)  # type: ignore[arg-type]
+    assert caught.value.reason == "NO_CONDITIONAL_PUT"
+    assert "If-None-Match is atomic" in caught.value.remedy
+    assert store.objects == {}

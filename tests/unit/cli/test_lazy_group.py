@@ -1,0 +1,50 @@
+"""The list of commands: its help lines, and what starting the program imports."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from vfmalign.cli.__main__ import COMMANDS
+from vfmalign.cli.lazy_group import LazyCommand
+
+
+def modules_after(code: str) -> set[str]:
+    """Names of the modules that a fresh interpreter has loaded after running some code."""
+    script = f"import sys\n{code}\nprint(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_line_in_the_list_is_the_first_sentence_of_the_command_s_own_help(name: str) -> None:
+    command: LazyCommand = COMMANDS[name]
+    module, _, attribute = command.target.partition(":")
+    target = getattr(importlib.import_module(module), attribute)
+    text = target.info.help if isinstance(target, typer.Typer) else target.__doc__
+    assert text.split("\n")[0].partition(". ")[0].rstrip(".") + "." == command.help
+
+
+def test_help_imports_no_command_and_no_large_package() -> None:
+    loaded = modules_after("from vfmalign.cli.__main__ import run; run(['--help'])")
+    assert "typer" in loaded
+    assert not loaded & {"grpc", "minio", "numpy", "pydantic", "rich.table", "structlog", "vfmalign.cli.target"}
+    assert not [name for name in loaded if name.startswith("vfmalign.cli.commands.")]
+
+
+def test_no_command_imports_what_the_thin_installation_lacks() -> None:
+    targets = sorted({command.target.partition(":")[0] for command in COMMANDS.values()})
+    loaded = modules_after(f"import importlib\nfor name in {targets}: importlib.import_module(name)")
+    assert set(targets) <= loaded
+    packages = {name.partition(".")[0] for name in loaded}
+    assert not packages & {"torch", "monai", "nibabel", "matplotlib", "scipy", "sqlalchemy", "timm", "isal", "kubernetes"}
+
+
+def test_an_unknown_command_suggests_the_nearest(invoke) -> None:
+    code, _, err = invoke("chek")
+    assert code == 2
+    assert "Did you mean 'check'" in err
