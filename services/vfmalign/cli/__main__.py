@@ -24,9 +24,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "up": LazyCommand(f"{_COMMANDS}.stack:up", "Start a local stack: object storage and the three services."),
     "down": LazyCommand(f"{_COMMANDS}.stack:down", "Stop the local stack and every process it started."),
     "status": LazyCommand(f"{_COMMANDS}.stack:status", "Show the processes of the local stack and their addresses."),
-    "doctor": LazyCommand(
-        f"{_COMMANDS}.doctor:doctor", "Check that the environment is ready to run alignment checks."
-    ),
+    "doctor": LazyCommand(f"{_COMMANDS}.doctor:doctor", "Check that the environment is ready to run alignment checks."),
     "demo": LazyCommand(f"{_COMMANDS}.demo:demo", "Run one alignment check on phantoms, on a stack of its own."),
     "rehearse": LazyCommand(
         f"{_COMMANDS}.rehearse:rehearse", "Run a whole experiment on phantoms, on a stack of its own."
@@ -125,9 +123,7 @@ def _report_usage(error: TyperException, arguments: Sequence[str], *, as_json: b
         for argument in arguments:
             if not argument.startswith("-") and argument not in command.split():
                 message = message.replace(argument, "…")
-    _report(
-        BadOption(message.rstrip("."), field="", remedy=f"see `{command} --help`", reason="USAGE"), as_json=as_json
-    )
+    _report(BadOption(message.rstrip("."), field="", remedy=f"see `{command} --help`", reason="USAGE"), as_json=as_json)
     return int(getattr(error, "exit_code", BAD_INPUT))
 
 

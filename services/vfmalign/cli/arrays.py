@@ -1,7 +1,4 @@
-"""What the arguments of a comparison name: stored feature sets, or arrays of this machine, sent inline or uploaded.
-
-Knows .npy files, the message limit and the object store. Knows nothing of a comparison's options.
-"""
+"""The samples that `vfmalign mmd` is given: ids of stored feature sets, or .npy files, sent inline or uploaded."""
 
 from __future__ import annotations
 
@@ -28,15 +25,17 @@ from vfmalign.v1 import mmd_pb2
 
 LAYER = "features"
 _OTHER_BYTES = 64 * 2**10
-"""What a request holds beside its arrays, generously."""
+"""Upper bound of what a request holds beside its arrays."""
 
 
 @dataclass(frozen=True, eq=False)
-class Named:
-    """What one argument names: a feature set by its id, or an array.
+class SampleArgument:
+    """One sample of a comparison: a stored feature set, or an array.
 
     Attributes:
-        field: how errors call it.
+        field: the name of the argument, for errors.
+        feature_set: id of a stored feature set; empty for an array.
+        array: (rows, channels); None for a stored feature set.
     """
 
     field: str
@@ -44,80 +43,82 @@ class Named:
     array: NDArray[Any] | None = None
 
 
-def named(text: str, field: str) -> Named:
-    """What an argument names.
+def parse_sample(text: str, field: str) -> SampleArgument:
+    """Read an argument: a .npy file, or the id of a feature set.
 
     Raises:
-        BadTensor: the file is no array of finite numbers with two axes; it is never unpickled.
-        BadOption: neither a file's name nor an id.
+        BadTensor: the file does not hold a two-dimensional array of finite numbers. Files are never unpickled.
+        BadOption: the argument is neither a .npy file nor an id.
     """
     if text.endswith(NPY):
         array = read_npy(Path(text), field)
         if not np.isfinite(array).all():
-            raise BadTensor("holds NaN or infinity", field=field, remedy="leave out the rows that cannot be computed")
-        return Named(field, array=array)
+            raise BadTensor("contains NaN or infinity", field=field, remedy="remove the affected rows")
+        return SampleArgument(field, array=array)
     if not is_id(text):
         raise BadOption(
             "is neither the id of a feature set nor a .npy file", field=field, remedy="see `vfmalign extract`"
         )
-    return Named(field, text)
+    return SampleArgument(field, text)
 
 
-def sources(given: Sequence[Named], target: Target, say: Callable[[str], None]) -> list[mmd_pb2.FeatureSource]:
-    """The messages of what arguments name; arrays go inline, or are uploaded where they are too large for one message.
+def to_sources(
+    samples: Sequence[SampleArgument], target: Target, notify: Callable[[str], None]
+) -> list[mmd_pb2.FeatureSource]:
+    """Convert samples to messages. Arrays are sent inline, or uploaded if they are too large for one message.
 
     Args:
-        given: one argument may stand in several places.
-        target: whose object store takes what is uploaded.
-        say: hears what is uploaded, and where to.
+        samples: the same object may occur several times; it is uploaded once.
+        target: the deployment whose object store receives the uploads.
+        notify: called with a sentence about each upload.
 
     Raises:
-        BadTensor: the arrays are too large for a message, and there is no object store to upload them to.
+        BadTensor: the arrays are too large for a message, and no object store is configured.
     """
-    size = sum(one.array.nbytes for one in given if one.array is not None)
+    size = sum(sample.array.nbytes for sample in samples if sample.array is not None)
     if size + _OTHER_BYTES <= MESSAGE_BYTES:
-        return [_inline(one) for one in given]
-    store = _store(target, size)
-    made: dict[int, mmd_pb2.FeatureSource] = {}
-    for one in given:
-        if id(one) not in made:
-            made[id(one)] = _inline(one) if one.array is None else _uploaded(one, one.array, store, say)
-    return [made[id(one)] for one in given]
+        return [_to_inline(sample) for sample in samples]
+    store = _get_store(target, size)
+    sources: dict[int, mmd_pb2.FeatureSource] = {}
+    for sample in samples:
+        if id(sample) not in sources:
+            inline = sample.array is None
+            sources[id(sample)] = _to_inline(sample) if inline else _upload(sample, store, notify)
+    return [sources[id(sample)] for sample in samples]
 
 
-def _inline(one: Named) -> mmd_pb2.FeatureSource:
-    if one.array is None:
-        return mmd_pb2.FeatureSource(feature_set_id=one.feature_set)
-    layer = mmd_pb2.InlineLayer(features=to_tensor(one.array, one.field))
+def _to_inline(sample: SampleArgument) -> mmd_pb2.FeatureSource:
+    if sample.array is None:
+        return mmd_pb2.FeatureSource(feature_set_id=sample.feature_set)
+    layer = mmd_pb2.InlineLayer(features=to_tensor(sample.array, sample.field))
     return mmd_pb2.FeatureSource(inline=mmd_pb2.InlineFeatures(layers=[layer]))
 
 
-def _uploaded(one: Named, array: NDArray[Any], store: ObjectStore, say: Callable[[str], None]) -> mmd_pb2.FeatureSource:
-    """Puts an array into the bucket under its digest, unless it is there already."""
-    data = save({LAYER: np.ascontiguousarray(array)})
+def _upload(sample: SampleArgument, store: ObjectStore, notify: Callable[[str], None]) -> mmd_pb2.FeatureSource:
+    """Upload an array under its digest, unless it is stored already."""
+    data = save({LAYER: np.ascontiguousarray(sample.array)})
     sha256 = hashlib.sha256(data).hexdigest()
     key = upload_key(sha256)
     if store.exists(key):
-        say(f"{one.field} is {store.uri(key)} already")
+        notify(f"{sample.field} is already stored at {store.uri(key)}")
     else:
         store.put(key, data)
-        say(f"{one.field} ({len(data) / 2**20:.1f} MiB) was uploaded and stays at {store.uri(key)}")
-    message = mmd_pb2.FeatureSource()
-    ref = message.uploaded.object
+        notify(f"uploaded {sample.field} ({len(data) / 2**20:.1f} MiB) to {store.uri(key)}; it stays there")
+    source = mmd_pb2.FeatureSource()
+    ref = source.uploaded.object
     ref.uri, ref.sha256, ref.size_bytes = store.uri(key), sha256, len(data)
-    return message
+    return source
 
 
-def _store(target: Target, size: int) -> ObjectStore:
-    """The deployment's object store."""
+def _get_store(target: Target, size: int) -> ObjectStore:
     if target.local is None:
         try:
             StoreSettings()
         except ValidationError:
             raise BadTensor(
-                f"the arrays make a message of {size / 2**20:.1f} MiB; at most {MESSAGE_BYTES >> 20} go",
+                f"the arrays need a message of {size / 2**20:.1f} MiB; the limit is {MESSAGE_BYTES >> 20} MiB",
                 subject="X and Y",
-                remedy="set AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to have them uploaded, "
-                "give fewer rows or float16, or use `python -m vfmalign.mmd.comparison`, which needs no server",
+                remedy="set AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to upload them, pass "
+                "fewer rows or float16, or compare without a server by --local",
             ) from None
     return target.store

@@ -1,7 +1,4 @@
-"""A gate: conditions on the ends of a check's intervals, parsed and decided.
-
-Knows names, numbers and text. Knows nothing of the API's messages, of options or of how an outcome is shown.
-"""
+"""Gates: conditions on the ends of a check's intervals, parsed and evaluated (docs/gates.md)."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ QUANTITIES: dict[str, str] = {
     "mmd2": "raw MMD² of the primary layer",
     "mmd2_std": "MMD² of the primary layer on standardised features",
 }
-"""What a condition may name."""
+"""Quantities that a condition may name, with their meaning."""
 
 ENDS = ("lower", "upper")
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le}
@@ -34,7 +31,7 @@ _P_VALUE = re.compile(r"(^|[._])p([._]|$)|p[-_ ]?val", re.IGNORECASE)
 
 
 class Outcome(StrEnum):
-    """What became of a condition; a gate passes where all of its conditions passed."""
+    """Outcome of a condition. A gate passes if all of its conditions pass."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -59,7 +56,7 @@ class Condition:
 
     @property
     def name(self) -> str:
-        """What is compared, such as `mmd2_std.upper`."""
+        """The compared end of the interval, such as `mmd2_std.upper`."""
         return f"{self.quantity}.{self.end}"
 
     def __str__(self) -> str:
@@ -67,14 +64,14 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Observed:
+class ObservedInterval:
     """The interval of one quantity in a check.
 
     Attributes:
-        lower, upper: its ends; None where there is none.
+        lower, upper: its ends; None if there is no interval.
         level: its nominal coverage.
         absent_reason: why there is no interval.
-        remarks: what limits its meaning.
+        remarks: limits of its meaning.
     """
 
     lower: float | None = None
@@ -86,14 +83,14 @@ class Observed:
 
 @dataclass(frozen=True)
 class Decision:
-    """A condition and what became of it.
+    """A condition with its outcome.
 
     Attributes:
-        condition: what was asked.
-        outcome: what became of it.
-        observed: the end of the interval; None where it is absent.
-        level: the interval's nominal coverage; None where it is absent.
-        remarks: why it is undecidable, and what limits its meaning.
+        condition: the condition.
+        outcome: its outcome.
+        observed: the end of the interval; None if it is absent.
+        level: the interval's nominal coverage; None if it is absent.
+        remarks: why it is undecidable, and the limits of its meaning.
     """
 
     condition: Condition
@@ -104,42 +101,42 @@ class Decision:
 
 
 def parse_gate(texts: Sequence[str]) -> tuple[Condition, ...]:
-    """The conditions of a gate: `NAME.END>=NUMBER` or `NAME.END<=NUMBER`, separated by commas.
+    """Parse the conditions of a gate: `NAME.END>=NUMBER` or `NAME.END<=NUMBER`, separated by commas.
 
     Args:
-        texts: every `--gate` of a command; none of them gives no condition.
+        texts: the values of every `--gate` option; may be empty.
 
     Raises:
-        BadOption: a text that is no gate, a p-value, or the same comparison twice.
+        BadOption: a condition is malformed, compares a p-value, or occurs twice.
     """
-    found: dict[tuple[str, str], Condition] = {}
+    conditions: dict[tuple[str, str], Condition] = {}
     for text in texts:
         for part in text.split(","):
             condition = _parse(part.strip())
-            if (condition.name, condition.operator) in found:
-                raise _refused(f"{condition.name}{condition.operator} is there twice", "keep one of the two thresholds")
-            found[condition.name, condition.operator] = condition
-    return tuple(found.values())
+            if (condition.name, condition.operator) in conditions:
+                raise _bad_gate(f"{condition.name}{condition.operator} occurs twice", "keep one of the two thresholds")
+            conditions[condition.name, condition.operator] = condition
+    return tuple(conditions.values())
 
 
-def decide(conditions: Sequence[Condition], observed: Mapping[str, Observed]) -> tuple[Decision, ...]:
-    """What became of each condition; an end that is absent or not finite leaves it undecidable."""
-    return tuple(_decide(c, observed.get(c.quantity, Observed())) for c in conditions)
+def evaluate_gate(conditions: Sequence[Condition], observed: Mapping[str, ObservedInterval]) -> tuple[Decision, ...]:
+    """Evaluate each condition. One whose interval end is absent or not finite is undecidable."""
+    return tuple(_evaluate(c, observed.get(c.quantity, ObservedInterval())) for c in conditions)
 
 
 def passed(decisions: Sequence[Decision]) -> bool:
-    """Whether a gate holds: every condition passed, and there is one."""
+    """Whether a gate passes: it has conditions, and all of them pass."""
     return bool(decisions) and all(decision.outcome is Outcome.PASSED for decision in decisions)
 
 
-def _decide(condition: Condition, observed: Observed) -> Decision:
+def _evaluate(condition: Condition, observed: ObservedInterval) -> Decision:
     end = observed.lower if condition.end == "lower" else observed.upper
     if end is None or not math.isfinite(end):
-        missing = observed.absent_reason or "the check gives no interval of it"
+        missing = observed.absent_reason or "the check has no interval for it"
         reason = missing if end is None else "the end of the interval is not a finite number"
         return Decision(condition, Outcome.UNDECIDABLE, None, None, (reason, *observed.remarks))
-    holds = OPERATORS[condition.operator](end, condition.threshold)
-    outcome = Outcome.PASSED if holds else Outcome.FAILED
+    satisfied = OPERATORS[condition.operator](end, condition.threshold)
+    outcome = Outcome.PASSED if satisfied else Outcome.FAILED
     return Decision(condition, outcome, end, observed.level, observed.remarks)
 
 
@@ -147,40 +144,45 @@ def _parse(text: str) -> Condition:
     name, sign, number = (part.strip() for part in (*_SIGN.split(text, maxsplit=1), "", "")[:3])
     _refuse_p_value(name)
     if not name or not sign:
-        raise _refused(
-            f"{text[:64]!r} is no condition",
-            f"write conditions with commas between them, in quotes and with a decimal point, such as '{EXAMPLE}'",
+        raise _bad_gate(
+            f"{text[:64]!r} is not a condition",
+            f"separate conditions by commas, use a decimal point, and quote the whole gate, such as '{EXAMPLE}'",
         )
     quantity, end = _quantity_and_end(name)
     if sign not in OPERATORS:
-        raise _refused(f"{name} is compared by {sign[:8]!r}", "compare by >= or <=, in quotes")
+        raise _bad_gate(f"{name} is compared by {sign[:8]!r}", "use >= or <=, and quote the whole gate")
     if not _NUMBER.fullmatch(number) or not math.isfinite(float(number)):
-        raise _refused(f"the threshold of {name} is {number[:64]!r}, no number", "write a number without unit, as 0.10")
+        raise _bad_gate(
+            f"the threshold of {name} is not a number: {number[:64]!r}", "use a number without unit, such as 0.10"
+        )
     return Condition(quantity, end, sign, float(number))
 
 
 def _refuse_p_value(name: str) -> None:
     if _P_VALUE.search(name):
-        raise _refused(
-            f"{name[:64]!r} is a p-value: it says only that a change between before and after can be detected, and "
-            "almost any fine-tuning can be; it enters no gate",
-            f"compare the end of an interval, such as '{EXAMPLE}'",
+        raise _bad_gate(
+            f"{name[:64]!r} is a p-value, which cannot be gated: it shows only that a change is detectable, as almost "
+            "every fine-tuning's is",
+            f"compare the end of an interval instead, such as '{EXAMPLE}'",
         )
 
 
 def _quantity_and_end(name: str) -> tuple[str, str]:
     quantity, _, end = name.partition(".")
     if quantity not in QUANTITIES:
-        raise _refused(f"{quantity[:64]!r} is unknown", f"choose one of {', '.join(QUANTITIES)}, each .lower or .upper")
+        raise _bad_gate(
+            f"{quantity[:64]!r} is not a known quantity",
+            f"choose one of {', '.join(QUANTITIES)}, each .lower or .upper",
+        )
     if not end:
-        raise _refused(
-            f"{quantity} is a value without its uncertainty, and a gate compares the ends of intervals alone",
-            f"write {quantity}.lower or {quantity}.upper",
+        raise _bad_gate(
+            f"{quantity} has no uncertainty, and a gate compares only the ends of intervals",
+            f"use {quantity}.lower or {quantity}.upper",
         )
     if end not in ENDS:
-        raise _refused(f"{quantity} has no end {end[:64]!r}", f"write {quantity}.lower or {quantity}.upper")
+        raise _bad_gate(f"{quantity} has no end {end[:64]!r}", f"use {quantity}.lower or {quantity}.upper")
     return quantity, end
 
 
-def _refused(message: str, remedy: str) -> BadOption:
+def _bad_gate(message: str, remedy: str) -> BadOption:
     return BadOption(message, field="--gate", remedy=remedy, reason="BAD_GATE")

@@ -1,107 +1,164 @@
-"""Options that several commands share, and the recipe that some of them describe.
-
-Knows typer and the Recipe message. Knows nothing of calls.
-"""
+"""Options that several commands share, and the recipe that some of them describe."""
 
 from __future__ import annotations
 
+import inspect
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.tasks import TASKS
 from vfmalign.v1 import finetuning_pb2
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout; progress goes to stderr.")]
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="VFMALIGN_HOME", help="State folder of the local stack.", show_default=True)
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")]
-LimitOption = Annotated[int, typer.Option("--limit", min=1, max=1000, help="List at most so many, newest first.")]
+DatasetArgument = Annotated[str, typer.Argument(help="Id of the dataset.")]
+ModelOption = Annotated[str, typer.Option("--model", help="Id of the pretrained model.")]
+TaskOption = Annotated[str, typer.Option("--task", help=f"Task: {', '.join(TASKS)}.")]
+LayerOption = Annotated[list[str] | None, typer.Option("--layer", help="Only these layers. Repeatable.")]
+LevelOption = Annotated[float, typer.Option("--level", min=0.01, max=0.999, help="Coverage of the intervals.")]
+PermutationsOption = Annotated[
+    int, typer.Option("--permutations", min=1, max=100_000, help="Permutations of each test.")
+]
+BootstrapOption = Annotated[
+    int, typer.Option("--bootstrap", min=100, max=100_000, help="Bootstrap resamples of the gains' intervals.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of all random numbers.")]
+LimitOption = Annotated[int, typer.Option("--limit", min=1, max=1000, help="List at most this many, newest first.")]
 StateOption = Annotated[
     list[str] | None,
-    typer.Option("--state", help="Only these: queued, running, succeeded, failed, cancelled. Repeatable."),
+    typer.Option("--state", help="Only these states: queued, running, succeeded, failed, cancelled. Repeatable."),
 ]
-DetachOption = Annotated[bool, typer.Option("--no-wait", help="Return at once; follow it later with `vfmalign watch`.")]
-PresetOption = Annotated[str, typer.Option("--preset", help="Recipe to begin with: default or demo.")]
-EpochsOption = Annotated[int | None, typer.Option("--epochs", min=1, max=10_000, help="Epochs.")]
+DetachOption = Annotated[
+    bool, typer.Option("--no-wait", help="Return immediately; `vfmalign watch` follows the work later.")
+]
+ReportsOption = Annotated[Path, typer.Option("--reports", help="Folder for the downloaded report.")]
+PresetOption = Annotated[str, typer.Option("--preset", help="Recipe to start from: default or demo.")]
+EpochsOption = Annotated[int | None, typer.Option("--epochs", min=1, max=10_000, help="Number of epochs.")]
 StepsOption = Annotated[
     int | None, typer.Option("--steps-per-epoch", min=1, max=100_000, help="Optimiser steps per epoch.")
 ]
 BatchOption = Annotated[int | None, typer.Option("--batch-size", min=1, max=1024, help="Volumes or patches per step.")]
 RateOption = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate.")]
-WeightDecayOption = Annotated[float | None, typer.Option("--weight-decay", help="AdamW's weight decay.")]
+WeightDecayOption = Annotated[float | None, typer.Option("--weight-decay", help="Weight decay of AdamW.")]
 LayerDecayOption = Annotated[
-    float | None, typer.Option("--layer-decay", help="Factor on the rate per stage towards the input.")
+    float | None, typer.Option("--layer-decay", help="Factor on the learning rate per stage towards the input.")
 ]
 EncoderRateOption = Annotated[
-    float | None, typer.Option("--encoder-rate", help="Share of the rate that the encoder gets; the head gets it all.")
+    float | None, typer.Option("--encoder-rate", help="Fraction of the learning rate for the encoder.")
 ]
 PatchOption = Annotated[
-    str | None, typer.Option("--patch", help="Train on random patches of this size, D,H,W in voxels, such as 8,32,32.")
+    str | None, typer.Option("--patch", help="Train on random patches of D,H,W voxels, such as 8,32,32.")
 ]
-
 ProbeOption = Annotated[
     list[int] | None,
     typer.Option(
         "--probe-step",
         min=1,
-        help="Publish the encoder as it stands after this step too, a multiple of the steps per epoch. Repeatable.",
+        help="Also publish the encoder after this step, a multiple of the steps per epoch. Repeatable.",
     ),
 ]
 
+DEFAULT_REPORTS = Path("reports")
 
-def recipe(
-    preset: str,
+
+def build_recipe(
     *,
-    epochs: int | None = None,
-    steps_per_epoch: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    weight_decay: float | None = None,
-    layer_decay: float | None = None,
-    encoder_rate: float | None = None,
-    patch: str | None = None,
-    probe_steps: Sequence[int] | None = None,
+    preset: PresetOption = "default",
+    epochs: EpochsOption = None,
+    steps_per_epoch: StepsOption = None,
+    batch_size: BatchOption = None,
+    learning_rate: RateOption = None,
+    weight_decay: WeightDecayOption = None,
+    layer_decay: LayerDecayOption = None,
+    encoder_rate: EncoderRateOption = None,
+    patch: PatchOption = None,
+    probe_step: ProbeOption = None,
 ) -> finetuning_pb2.Recipe:
-    """The recipe that a command's options describe.
+    """Build the recipe of a fine-tuning from its options.
 
     Raises:
-        BadOption: a patch that is not three numbers.
+        BadOption: the patch is not three positive integers.
     """
-    fields: dict[str, Any] = {
-        "epochs": epochs,
-        "steps_per_epoch": steps_per_epoch,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
-        "layer_decay": layer_decay,
-        "encoder_rate": encoder_rate,
-    }
-    message = finetuning_pb2.Recipe(preset=preset)
-    for name, value in fields.items():
-        if value is not None:
-            setattr(message, name, value)
-    if patch is not None:
-        message.patch_shape_dhw.extend(_three(patch))
-    message.probe_steps.extend(sorted(probe_steps or ()))
-    return message
+    return finetuning_pb2.Recipe(
+        preset=preset,
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        layer_decay=layer_decay,
+        encoder_rate=encoder_rate,
+        patch_shape_dhw=parse_shape(patch, "--patch") if patch is not None else (),
+        probe_steps=sorted(probe_step or ()),
+    )
 
 
-def _three(text: str) -> Sequence[int]:
+def build_pretraining_recipe(
+    *,
+    preset: PresetOption = "default",
+    epochs: EpochsOption = None,
+    steps_per_epoch: StepsOption = None,
+    batch_size: BatchOption = None,
+    learning_rate: RateOption = None,
+    weight_decay: WeightDecayOption = None,
+) -> finetuning_pb2.Recipe:
+    """Build the recipe of a pretraining, which has fewer options."""
+    return build_recipe(
+        preset=preset,
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+    )
+
+
+def with_recipe(build: Callable[..., finetuning_pb2.Recipe]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command so that its parameter `recipe` becomes the options of `build`."""
+    options = inspect.signature(build, eval_str=True).parameters
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**arguments: Any) -> None:
+            recipe = build(**{name: arguments.pop(name) for name in options})
+            command(recipe=recipe, **arguments)
+
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            parameters += options.values() if parameter.name == "recipe" else [parameter]
+        keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        run.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def parse_shape(text: str, option: str) -> Sequence[int]:
+    """Parse three sizes in voxels, `D,H,W`.
+
+    Raises:
+        BadOption: the text is not three positive integers.
+    """
     try:
-        numbers = [int(part) for part in text.split(",")]
+        sizes = [int(part) for part in text.split(",")]
     except ValueError:
-        numbers = []
-    if len(numbers) != 3 or min(numbers) < 1:
-        raise BadOption("is not three numbers", field="--patch", remedy="write D,H,W in voxels, such as 8,32,32")
-    return numbers
+        sizes = []
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise BadOption(
+            f"{text[:32]!r} is not three positive integers", field=option, remedy="use D,H,W, such as 8,32,32"
+        )
+    return sizes
 
 
 def new_id(prefix: str) -> str:
-    """An id that sorts by time and that nobody else has."""
+    """Returns a new unique id that sorts by time."""
     return f"{prefix}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"

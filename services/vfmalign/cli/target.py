@@ -1,7 +1,4 @@
-"""Which deployment a command talks to, and the channels and the store that reach it.
-
-Knows the local stack's state and the environment's addresses. Knows nothing of what is asked of a service.
-"""
+"""The deployment that a command works on: its addresses, its channels and its object store."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from typing import TypeVar
 import grpc
 from pydantic import Field
 
-from vfmalign.cli.local.state_directory import Home, State
+from vfmalign.cli.local.state_directory import StackState, StateDirectory
 from vfmalign.core.domain.errors import BadOption, Unavailable
 from vfmalign.core.rpc.channels import connect
 from vfmalign.core.runtime.settings import PeerSettings, StoreSettings, load
@@ -25,7 +22,7 @@ _T = TypeVar("_T")
 
 
 class ClientSettings(PeerSettings):
-    """Addresses of a deployment elsewhere; with them the commands use it instead of the local stack."""
+    """Addresses of a deployment. If they are set, the commands use it instead of the local stack."""
 
     features_address: str = Field(default="", description="host:port of the feature service")
     mmd_address: str = Field(default="", description="host:port of the MMD service")
@@ -38,20 +35,20 @@ class Target:
 
     Attributes:
         addresses: `host:port` by service.
-        local: the local stack's state; None for a deployment elsewhere.
-        ca_file: the authorities that sign the services' certificates; None where calls are not encrypted.
+        local: the state of the local stack; None for a deployment that the environment names.
+        ca_file: PEM file of the authorities that sign the services' certificates; None for plaintext.
     """
 
     addresses: dict[str, str]
-    local: State | None
+    local: StackState | None
     ca_file: Path | None = None
 
     @classmethod
-    def named(cls) -> Target | None:
-        """The deployment that the environment names; None where it names none.
+    def from_environment(cls) -> Target | None:
+        """Returns the deployment that the environment names, or None.
 
         Raises:
-            BadOption: the environment names some of the services alone.
+            BadOption: the environment names only some of the services.
         """
         settings = load(ClientSettings)
         addresses = {
@@ -63,20 +60,29 @@ class Target:
             return None
         missing = next((name for name, address in addresses.items() if not address), None)
         if missing is not None:
-            raise BadOption("is not set, but other addresses are", field=f"VFMALIGN_{missing.upper()}_ADDRESS")
+            raise BadOption(
+                "is not set, but other addresses are",
+                field=f"VFMALIGN_{missing.upper()}_ADDRESS",
+                remedy="set the addresses of all three services, or of none to use the local stack",
+            )
         return cls(addresses, None, settings.ca_file)
 
     @classmethod
-    def find(cls, home: Home) -> Target:
-        """The deployment that the environment names, else the stack of the state folder.
+    def from_state(cls, state: StackState) -> Target:
+        """Returns the local stack with this state."""
+        return cls({name: service.ports.address for name, service in state.services.items()}, state)
+
+    @classmethod
+    def find(cls, directory: StateDirectory) -> Target:
+        """Returns the deployment that the environment names, else the local stack of the state folder.
 
         Raises:
-            BadOption: the environment names some of the services alone.
-            Unavailable: neither is there.
+            BadOption: the environment names only some of the services.
+            Unavailable: there is neither.
         """
-        if (elsewhere := cls.named()) is not None:
-            return elsewhere
-        state = home.read()
+        if (deployment := cls.from_environment()) is not None:
+            return deployment
+        state = directory.read()
         if not state.running or state.store is None:
             raise Unavailable(
                 "no stack runs in this state folder",
@@ -85,22 +91,21 @@ class Target:
                 "and VFMALIGN_FINETUNING_ADDRESS",
                 reason="STACK_DOWN",
             )
-        return cls.of(state)
-
-    @classmethod
-    def of(cls, state: State) -> Target:
-        """The local stack of this state."""
-        return cls({name: service.ports.address for name, service in state.services.items()}, state)
+        return cls.from_state(state)
 
     @cached_property
     def store(self) -> ObjectStore:
         """The deployment's object storage."""
         if self.local is not None and self.local.store is not None:
-            return ObjectStore(self.local.store.settings())
+            return ObjectStore(self.local.store.to_settings())
         return ObjectStore(load(StoreSettings))
 
+    def get_store_environment(self) -> dict[str, str]:
+        """Returns the variables with which another process reaches the object storage, beside those of this one."""
+        return {} if self.local is None or self.local.store is None else self.local.store.to_environment()
+
     def call(self, service: str, work: Callable[[grpc.aio.Channel], Awaitable[_T]]) -> _T:
-        """Runs asynchronous work on a channel to one service; failed calls raise the errors of the tree."""
+        """Run asynchronous work on a channel to one service. Failed calls raise the errors of `core.domain.errors`."""
 
         async def run() -> _T:
             async with connect(self.addresses[service], ca_file=self.ca_file) as channel:

@@ -1,4 +1,4 @@
-"""`vfmalign demo`: options of the rehearsal."""
+"""`vfmalign demo`: its options."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Annotated
 
 import typer
 
-from vfmalign.cli.commands.checks import DEFAULT_REPORTS, ReportsOption
-from vfmalign.cli.demo import check_demo as rehearsal
-from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home
-from vfmalign.cli.options import JsonOption, SeedOption
+from vfmalign.cli.demo import check_demo
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
+from vfmalign.cli.options import DEFAULT_REPORTS, JsonOption, ReportsOption, SeedOption, TaskOption
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.enum_labels import OBJECTIVES, PRETRAINING_OBJECTIVES, parse
+from vfmalign.cli.views.enum_labels import PRETRAINING_OBJECTIVES, check_choice
 from vfmalign.cli.views.output import Output
-from vfmalign.core.domain.tasks import TASKS, get_task_spec
+from vfmalign.core.domain.tasks import get_task_spec
 
 
 def demo(
     *,
-    seed: SeedOption = rehearsal.DEFAULT_SEED,
-    task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")] = "segmentation",
+    seed: SeedOption = check_demo.DEFAULT_SEED,
+    task: TaskOption = "segmentation",
     objective: Annotated[
-        str, typer.Option(help=f"Pretraining: {' or '.join(PRETRAINING_OBJECTIVES)}.")
+        str, typer.Option("--objective", help=f"Pretraining objective: {' or '.join(PRETRAINING_OBJECTIVES)}.")
     ] = "masked_reconstruction",
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the data; they are deleted otherwise.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the data, which are deleted by default.")] = False,
     reports: ReportsOption = DEFAULT_REPORTS,
-    home: Annotated[Path, typer.Option("--home", help="State folder of the demo; emptied first.")] = DEFAULT_HOME
-    / "demo",
+    home: Annotated[
+        Path, typer.Option("--home", help="State folder of the demo; its earlier content is deleted.")
+    ] = DEFAULT_HOME / "demo",
     as_json: JsonOption = False,
 ) -> None:
     """Run one alignment check on phantoms, on a stack of its own.
@@ -37,10 +37,10 @@ def demo(
     deployment, the check runs there and its data stay there.
     """
     get_task_spec(task)
-    parse({name: OBJECTIVES[name] for name in PRETRAINING_OBJECTIVES}, objective, "--objective")
+    check_choice(objective, PRETRAINING_OBJECTIVES, "--objective")
     output = Output.to_terminal(as_json=as_json)
-    plan = rehearsal.Plan(seed, task, objective)
-    if (target := Target.named()) is not None:
-        rehearsal.run_there(target, output, plan, reports=reports)
+    plan = check_demo.DemoPlan(seed, task, objective)
+    if (target := Target.from_environment()) is not None:
+        check_demo.run_on_deployment(target, output, plan, reports=reports)
     else:
-        rehearsal.run(Home(home), output, plan, reports=reports, keep=keep)
+        check_demo.run(StateDirectory(home), output, plan, reports=reports, keep=keep)

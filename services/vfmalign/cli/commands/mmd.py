@@ -1,143 +1,193 @@
-"""`vfmalign mmd A B`: compares two feature sets, stored ones or arrays of this machine.
-
-Knows the comparison's options. Computes nothing.
-"""
+"""`vfmalign mmd`: compare two samples of features, stored feature sets or arrays of this machine."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import grpc
 import typer
 
-from vfmalign.cli.arrays import named, sources
-from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home
-from vfmalign.cli.options import HomeOption, JsonOption, SeedOption
+from vfmalign.cli.arrays import parse_sample, to_sources
+from vfmalign.cli.local.comparison_process import compare_in_subprocess
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
+from vfmalign.cli.options import HomeOption, JsonOption, LayerOption, LevelOption, SeedOption
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.check_tables import comparison
-from vfmalign.cli.views.enum_labels import (
-    BANDWIDTHS,
-    ESTIMATORS,
-    KERNELS,
-    MEASURES,
-    PRECISIONS,
-    WITHOUT_BANDWIDTH,
-    parse,
-)
+from vfmalign.cli.views.comparison_tables import comparison
+from vfmalign.cli.views.enum_labels import get_labels, parse
 from vfmalign.cli.views.output import Output
 from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.storage.arrays import NPY
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 TIMEOUT_S = 3600.0
-Source = Annotated[str, typer.Argument(help="Id of a feature set, or a .npy file of shape (rows, channels).")]
+_WITHOUT_BANDWIDTH = ("polynomial", "linear")
+
+
+def _choices(enum: object) -> str:
+    return ", ".join(get_labels(enum))
+
+
+SampleArgument = Annotated[str, typer.Argument(help="Id of a feature set, or a .npy file of shape (rows, channels).")]
+PairedOption = Annotated[bool, typer.Option("--paired", help="Row i of A and of B is the same case.")]
+IndependentOption = Annotated[bool, typer.Option("--independent", help="The rows of A and B are different cases.")]
+ReferenceOption = Annotated[
+    str | None, typer.Option(help="Sample whose scale and bandwidth are used: an id or a .npy file. A by default.")
+]
+SigmaOption = Annotated[float | None, typer.Option(help="Fixed bandwidth, instead of the reference's median distance.")]
+BandwidthOption = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Bandwidth rule: {_choices(mmd_pb2.BandwidthRule)}. A pooled median grows with the shift it measures."
+    ),
+]
+KernelOption = Annotated[str, typer.Option(help=f"Kernel: {_choices(mmd_pb2.KernelFamily)}.")]
+EstimatorOption = Annotated[
+    str | None,
+    typer.Option(help=f"Estimator: {_choices(mmd_pb2.Estimator)}. By default the unbiased one for the pairing."),
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(help="Lowest precision allowed: fast (bfloat16 on CUDA), high (float32) or exact (float64)."),
+]
+BlockRowsOption = Annotated[int, typer.Option(min=0, help="Rows per block; 0 for the square root of the rows.")]
+FrequenciesOption = Annotated[int, typer.Option(min=0, help="Frequencies of random_fourier; 0 for 1,024.")]
+MeasureOption = Annotated[
+    str, typer.Option(help=f"Further measures, separated by commas: {_choices(mmd_pb2.Measure)}.")
+]
+PermutationsOption = Annotated[int, typer.Option(min=0, max=100_000, help="Permutations of the test; 0 for no test.")]
+WildBootstrapOption = Annotated[
+    bool, typer.Option("--wild-bootstrap", help="Draw random signs for pairs of rows instead of permutations.")
+]
+AggregatedOption = Annotated[
+    bool, typer.Option("--aggregated", help="Also test over a grid of bandwidths, which needs no choice of one.")
+]
+TimeoutOption = Annotated[float, typer.Option(min=0.001, help="Seconds to wait for the result.")]
+LocalOption = Annotated[
+    bool, typer.Option("--local", help="Compute in a process of this machine instead of a service (extra `mmd`).")
+]
 
 
 def mmd(
-    x: Source,
-    y: Source,
+    a: SampleArgument,
+    b: SampleArgument,
     *,
-    reference: Annotated[
-        str | None, typer.Option(help="Sample that fixes scale and bandwidth; X by default. Like X: an id or a file.")
-    ] = None,
-    sigma: Annotated[float | None, typer.Option(help="Fixed bandwidth instead of the reference's median.")] = None,
-    bandwidth: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Where the bandwidth comes from: {', '.join(BANDWIDTHS)}. A pooled median grows with the shift."
-        ),
-    ] = None,
-    kernel: Annotated[str, typer.Option(help=f"Kernel: {', '.join(KERNELS)}.")] = "gaussian",
-    estimator: Annotated[
-        str | None, typer.Option(help=f"Estimator: {', '.join(ESTIMATORS)}. The unbiased one that fits by default.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="Least precision: fast (bfloat16 on CUDA), high (float32) or exact (float64).")
-    ] = None,
-    block_rows: Annotated[int, typer.Option(min=0, help="Rows of a block; 0 takes the square root of the rows.")] = 0,
-    frequencies: Annotated[int, typer.Option(min=0, help="Frequencies of `random_fourier`; 0 takes 1,024.")] = 0,
-    independent: Annotated[
-        bool, typer.Option("--independent", help="Rows are other patients, not the same cases before and after.")
-    ] = False,
-    layer: Annotated[list[str] | None, typer.Option("--layer", help="Only these layers. Repeatable.")] = None,
-    measure: Annotated[
-        str, typer.Option(help=f"Measures beside MMD², with commas between them: {', '.join(MEASURES)}.")
-    ] = "",
-    permutations: Annotated[int, typer.Option(min=0, max=100_000, help="Of the test; 0 makes none.")] = 1000,
-    wild_bootstrap: Annotated[
-        bool, typer.Option("--wild-bootstrap", help="Random signs of pairs of rows instead of permutations.")
-    ] = False,
-    aggregated: Annotated[
-        bool, typer.Option("--aggregated", help="Test over a grid of bandwidths as well, which needs no choice of one.")
-    ] = False,
-    level: Annotated[float, typer.Option(min=0.01, max=0.999, help="Coverage of intervals.")] = 0.95,
+    paired: PairedOption = False,
+    independent: IndependentOption = False,
+    reference: ReferenceOption = None,
+    sigma: SigmaOption = None,
+    bandwidth: BandwidthOption = None,
+    kernel: KernelOption = "gaussian",
+    estimator: EstimatorOption = None,
+    precision: PrecisionOption = None,
+    block_rows: BlockRowsOption = 0,
+    frequencies: FrequenciesOption = 0,
+    layer: LayerOption = None,
+    measure: MeasureOption = "",
+    permutations: PermutationsOption = 1000,
+    wild_bootstrap: WildBootstrapOption = False,
+    aggregated: AggregatedOption = False,
+    level: LevelOption = 0.95,
     seed: SeedOption = 0,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait for the answer.")] = TIMEOUT_S,
+    timeout: TimeoutOption = TIMEOUT_S,
+    local: LocalOption = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two samples of features, layer by layer.
 
-    Arrays that are too large for one message are uploaded to the deployment's bucket and stay there.
+    Give either --paired or --independent: the pairing decides which estimator is unbiased. Arrays that are too large
+    for one message are uploaded to the deployment's bucket and stay there.
     """
-    output = Output.to_terminal(as_json=as_json)
     request = mmd_pb2.ComputeRequest(
-        pairing=mmd_pb2.PAIRING_INDEPENDENT if independent else mmd_pb2.PAIRING_PAIRED,
+        pairing=_to_pairing(paired=paired, independent=independent),
         layers=layer or (),
         interval_level=level,
         block_rows=block_rows,
         frequencies=frequencies,
-        kernel=_kernel(kernel, bandwidth, sigma),
-        measures=[parse(MEASURES, name, "--measure") for name in measure.split(",") if measure],
+        kernel=_to_kernel(kernel, bandwidth, sigma),
+        measures=[parse(mmd_pb2.Measure, name, "--measure") for name in measure.split(",") if measure],
+        estimator=None if estimator is None else parse(mmd_pb2.Estimator, estimator, "--estimator"),
+        precision=None if precision is None else parse(mmd_pb2.Precision, precision, "--precision"),
+        test=_to_test(permutations, seed, aggregated=aggregated, wild_bootstrap=wild_bootstrap),
     )
-    if estimator is not None:
-        request.estimator = parse(ESTIMATORS, estimator, "--estimator")
-    if precision is not None:
-        request.precision = parse(PRECISIONS, precision, "--precision")
-    if permutations:
-        request.test.permutations, request.test.seed, request.test.aggregated = permutations, seed, aggregated
-        request.test.method = mmd_pb2.TEST_METHOD_WILD_BOOTSTRAP if wild_bootstrap else mmd_pb2.TEST_METHOD_PERMUTATION
-    elif aggregated or wild_bootstrap:
-        raise BadOption("is a test, and --permutations 0 makes none", field="--aggregated or --wild-bootstrap")
-    given = [named(x, "X"), named(y, "Y")]
-    needs_reference = request.kernel.bandwidth_rule == mmd_pb2.BANDWIDTH_RULE_REFERENCE_MEDIAN
+    output, samples = Output.to_terminal(as_json=as_json), {"x": a, "y": b}
     if reference is not None:
-        given.append(named(reference, "--reference"))
-    elif needs_reference:
-        given.append(given[0])
-        output.say("scale and bandwidth are X's own; name another sample with --reference", "dim")
-
-    target = Target.find(Home(home))
-    messages = sources(given, target, lambda text: output.say(text, "dim"))
-    request.x.CopyFrom(messages[0])
-    request.y.CopyFrom(messages[1])
-    if len(messages) > 2:
-        request.reference.CopyFrom(messages[2])
-
-    async def ask(channel: grpc.aio.Channel) -> mmd_pb2.ComputeResponse:
-        return await mmd_pb2_grpc.MmdServiceStub(channel).Compute(request, timeout=timeout)
-
-    response = target.call("mmd", ask)
+        samples["reference"] = reference
+    elif request.kernel.bandwidth_rule == mmd_pb2.BANDWIDTH_RULE_REFERENCE_MEDIAN:
+        samples["reference"] = a
+        output.note("A is also the reference for scale and bandwidth; choose another one with --reference", "dim")
+    compare = _compare_locally if local else _compare_on_service
+    response = compare(request, samples, home, output, timeout)
     output.emit(to_json_dict(response), *comparison(response))
 
 
-def _kernel(kernel: str, bandwidth: str | None, sigma: float | None) -> mmd_pb2.Kernel:
-    """Family and bandwidth.
+def _compare_on_service(
+    request: mmd_pb2.ComputeRequest, samples: Mapping[str, str], home: Path, output: Output, timeout_s: float
+) -> mmd_pb2.ComputeResponse:
+    # The reference is often A itself: parsed once, it is sent once.
+    parsed = {
+        text: parse_sample(text, {"x": "A", "y": "B"}.get(name, "--reference"))
+        for name, text in reversed(list(samples.items()))
+    }
+    target = Target.find(StateDirectory(home))
+    sources = to_sources([parsed[text] for text in samples.values()], target, lambda text: output.note(text, "dim"))
+    for name, source in zip(samples, sources, strict=True):
+        getattr(request, name).CopyFrom(source)
 
-    Raises:
-        BadOption: words that are none of the API's, or a rule and a σ that do not fit.
-    """
-    message = mmd_pb2.Kernel(family=parse(KERNELS, kernel, "--kernel"))
-    if kernel in WITHOUT_BANDWIDTH:
+    async def compute(channel: grpc.aio.Channel) -> mmd_pb2.ComputeResponse:
+        return await mmd_pb2_grpc.MmdServiceStub(channel).Compute(request, timeout=timeout_s)
+
+    return target.call("mmd", compute)
+
+
+def _compare_locally(
+    request: mmd_pb2.ComputeRequest, samples: Mapping[str, str], home: Path, output: Output, timeout_s: float
+) -> mmd_pb2.ComputeResponse:
+    environment: Mapping[str, str] = {}
+    if not all(text.endswith(NPY) for text in samples.values()):
+        environment = Target.find(StateDirectory(home)).get_store_environment()
+    with output.err.status("comparing"):
+        return compare_in_subprocess(request, samples, environment, timeout_s)
+
+
+def _to_pairing(*, paired: bool, independent: bool) -> mmd_pb2.Pairing:
+    if paired == independent:
+        raise BadOption(
+            "give exactly one of --paired and --independent",
+            field="pairing",
+            remedy="use --paired for the same cases before and after, --independent for different cases",
+        )
+    return mmd_pb2.PAIRING_PAIRED if paired else mmd_pb2.PAIRING_INDEPENDENT
+
+
+def _to_test(permutations: int, seed: int, *, aggregated: bool, wild_bootstrap: bool) -> mmd_pb2.TestOptions | None:
+    if permutations == 0:
+        if aggregated or wild_bootstrap:
+            raise BadOption(
+                "belongs to the test, and --permutations 0 makes none",
+                field="--aggregated or --wild-bootstrap",
+                remedy="remove one of the options",
+            )
+        return None
+    method = mmd_pb2.TEST_METHOD_WILD_BOOTSTRAP if wild_bootstrap else mmd_pb2.TEST_METHOD_PERMUTATION
+    return mmd_pb2.TestOptions(permutations=permutations, seed=seed, aggregated=aggregated, method=method)
+
+
+def _to_kernel(kernel: str, bandwidth: str | None, sigma: float | None) -> mmd_pb2.Kernel:
+    family = parse(mmd_pb2.KernelFamily, kernel, "--kernel")
+    if kernel in _WITHOUT_BANDWIDTH:
         if bandwidth is not None or sigma is not None:
-            raise BadOption(f"the {kernel} kernel has no bandwidth", field="--kernel", remedy="leave --sigma out")
-        return message
+            raise BadOption(
+                f"the {kernel} kernel has no bandwidth", field="--kernel", remedy="remove --sigma and --bandwidth"
+            )
+        return mmd_pb2.Kernel(family=family)
     rule = bandwidth or ("reference_median" if sigma is None else "fixed")
-    message.bandwidth_rule = parse(BANDWIDTHS, rule, "--bandwidth")
+    bandwidth_rule = parse(mmd_pb2.BandwidthRule, rule, "--bandwidth")
     if (rule == "fixed") != (sigma is not None):
         raise BadOption(
-            "fixed needs --sigma, and a median takes none", field="--bandwidth", remedy="leave one of the two out"
+            "fixed needs --sigma, and a median takes none", field="--bandwidth", remedy="remove one of the two options"
         )
-    if sigma is not None:
-        message.fixed_sigma = sigma
-    return message
+    return mmd_pb2.Kernel(family=family, bandwidth_rule=bandwidth_rule, fixed_sigma=sigma)

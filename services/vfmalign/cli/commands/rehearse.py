@@ -1,4 +1,4 @@
-"""`vfmalign rehearse`: options of an experiment's rehearsal."""
+"""`vfmalign rehearse`: its options."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from typing import Annotated
 
 import typer
 
-from vfmalign.cli.commands.checks import DEFAULT_REPORTS, ReportsOption
 from vfmalign.cli.demo import rehearsal
-from vfmalign.cli.local.state_directory import DEFAULT_HOME, Home
-from vfmalign.cli.options import JsonOption, SeedOption
-from vfmalign.cli.views.enum_labels import parse
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
+from vfmalign.cli.options import DEFAULT_REPORTS, JsonOption, ReportsOption, SeedOption
+from vfmalign.cli.views.enum_labels import check_choice
 from vfmalign.cli.views.output import Output
 
 
 def rehearse(
     *,
-    size: Annotated[str, typer.Option(help=f"One of {', '.join(rehearsal.SIZES)} (docs/experiments.md).")] = "small",
+    size: Annotated[str, typer.Option(help=f"Size: {', '.join(rehearsal.SIZES)} (docs/experiments.md).")] = "small",
     seed: SeedOption = rehearsal.DEFAULT_SEED,
     reports: ReportsOption = DEFAULT_REPORTS,
-    home: Annotated[Path, typer.Option("--home", help="State folder of the rehearsal; kept.")] = DEFAULT_HOME
+    home: Annotated[Path, typer.Option("--home", help="State folder of the rehearsal; it is kept.")] = DEFAULT_HOME
     / "rehearsal",
     as_json: JsonOption = False,
 ) -> None:
@@ -29,5 +28,6 @@ def rehearse(
     Pretrains the models, runs every check and writes the report. Run the same command again to resume an interrupted
     rehearsal. The same size and seed give the same numbers. The result rehearses the procedure; it is not evidence.
     """
-    plan = rehearsal.Plan(size, parse(rehearsal.SIZES, size, "--size"), seed)
-    rehearsal.run(Home(home), Output.to_terminal(as_json=as_json), plan, reports)
+    check_choice(size, tuple(rehearsal.SIZES), "--size")
+    plan = rehearsal.RehearsalPlan(size, rehearsal.SIZES[size], seed)
+    rehearsal.run(StateDirectory(home), Output.to_terminal(as_json=as_json), plan, reports)

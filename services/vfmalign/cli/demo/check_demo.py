@@ -1,7 +1,7 @@
-"""`vfmalign demo`: one alignment check from nothing, on phantoms: a rehearsal, not evidence.
+"""`vfmalign demo`: one alignment check on phantoms, from an empty stack to the report.
 
-Knows the order: stack, dataset, pretrained model, check, report. Every number follows from the seed. It runs on a stack
-of its own, or on the deployment that the environment names: there it is done once, and again shown.
+Every number follows from the seed. The demo runs on a stack of its own, or on the deployment that the environment
+names, where running it again shows the existing result.
 """
 
 from __future__ import annotations
@@ -13,15 +13,24 @@ from pathlib import Path
 
 from rich.text import Text
 
-from vfmalign.cli.commands.checks import create, fetch_report, jobs_of
-from vfmalign.cli.demo.steps import REHEARSAL, Clock, Pretraining, end_as_interrupted, failed, make_phantoms, pretrain
+from vfmalign.cli.commands.checks import download_check_report, list_jobs_of_check
+from vfmalign.cli.demo.steps import (
+    REHEARSAL,
+    Pretraining,
+    Stopwatch,
+    generate_phantoms,
+    handle_sigterm_as_interrupt,
+    pretrain,
+    to_error,
+)
 from vfmalign.cli.extras import LOCAL_MODULES, require_modules
-from vfmalign.cli.local.environment import small_networks
-from vfmalign.cli.local.stack import bring_down, running
-from vfmalign.cli.local.state_directory import Home
+from vfmalign.cli.local.environment import get_small_network_settings
+from vfmalign.cli.local.stack import bring_down, running_stack
+from vfmalign.cli.local.state_directory import StateDirectory
+from vfmalign.cli.resources import CHECKS
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.check_tables import summary
-from vfmalign.cli.views.enum_labels import CHECK_STATES, word
+from vfmalign.cli.views.check_tables import show_check
+from vfmalign.cli.views.enum_labels import label
 from vfmalign.cli.views.follow import View, follow_check
 from vfmalign.cli.views.output import Output
 from vfmalign.core.domain.artifacts import Split
@@ -34,13 +43,13 @@ PRESET = "demo"
 COUNTS: dict[Split, int] = {"pretrain": 24, "train": 20, "val": 8, "test": 16}
 DEFAULT_SEED = 2024
 """Chosen before any of its numbers were seen: the recipe was tuned on seeds 0 and 11 (docs/adr/0020-*.md)."""
-MARK = "demo"
-"""An empty file that says that a demo made the folder, and may empty it."""
+MARKER_FILE = "demo"
+"""Marks a folder that a demo created, so that a later demo may delete it."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is rehearsed; the ids follow from it."""
+class DemoPlan:
+    """The parameters of a demo, from which its ids follow."""
 
     seed: int
     task: str
@@ -62,105 +71,113 @@ class Plan:
         return f"demo-{self.task}-{self.objective}-{self.seed}".replace("_", "-")
 
     def pretraining(self) -> Pretraining:
-        """How the model is made."""
+        """Returns how the model is pretrained."""
         recipe = finetuning_pb2.Recipe(preset=PRESET)
         return Pretraining(self.dataset, self.model, ARCHITECTURE, self.objective, recipe, self.seed)
 
 
 @dataclass
-class Outcome:
-    """What came of it."""
+class DemoResult:
+    """The results of a demo."""
 
     check: alignment_pb2.Check = field(default_factory=alignment_pb2.Check)
     jobs: list[finetuning_pb2.Job] = field(default_factory=list)
     places: dict[str, str] = field(default_factory=dict)
-    clock: Clock = field(default_factory=Clock)
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
 
-def run(home: Home, output: Output, plan: Plan, *, reports: Path, keep: bool) -> None:
-    """Runs the demo on a stack of its own, in a state folder.
+def run(directory: StateDirectory, output: Output, plan: DemoPlan, *, reports: Path, keep: bool) -> None:
+    """Run the demo on a stack of its own, in a state folder.
 
     Raises:
-        VfmalignError: a step failed; the folder with its logs stays then.
+        VfmalignError: a step failed. The folder with its logs is kept.
     """
     require_modules("local", "a local stack", LOCAL_MODULES)
-    output.say(REHEARSAL, "bold yellow")
-    empty(home)
-    home.make()
-    (home.path / MARK).touch()
-    end_as_interrupted()
-    outcome = Outcome()
+    output.note(REHEARSAL, "bold yellow")
+    delete_demo(directory)
+    directory.create()
+    (directory.path / MARKER_FILE).touch()
+    handle_sigterm_as_interrupt()
+    result = DemoResult()
     try:
-        with outcome.clock.step("all"):
+        with result.stopwatch.step("all"):
             start = time.monotonic()
-            with running(home, output.say, small_networks()) as state:
-                outcome.clock.seconds["stack"] = time.monotonic() - start
-                _rehearse(Target.of(state), output, plan, outcome, home=home, reports=reports)
+            with running_stack(directory, output.note, get_small_network_settings()) as state:
+                result.stopwatch.seconds["stack"] = time.monotonic() - start
+                _run_steps(Target.from_state(state), output, plan, result, directory=directory, reports=reports)
                 end = time.monotonic()
-            outcome.clock.seconds["stopping"] = time.monotonic() - end
+            result.stopwatch.seconds["stopping"] = time.monotonic() - end
     except KeyboardInterrupt:
-        output.say("\nthe demo was ended; its stack is stopped")
+        output.note("\nthe demo was interrupted; its stack is stopped")
         raise
-    _show(outcome, output)
+    _emit(result, output)
     if keep:
-        output.say(f"data kept; `vfmalign up --home {home.path}` brings them up again")
+        output.note(f"the data are kept; `vfmalign up --home {directory.path}` starts the stack again")
     else:
-        empty(home)
+        delete_demo(directory)
 
 
-def run_there(target: Target, output: Output, plan: Plan, *, reports: Path) -> None:
-    """Runs the demo on a deployment, and leaves its data there.
+def run_on_deployment(target: Target, output: Output, plan: DemoPlan, *, reports: Path) -> None:
+    """Run the demo on a deployment. Its data stay there.
 
     Raises:
         VfmalignError: a step failed.
     """
-    output.say(REHEARSAL, "bold yellow")
-    outcome = Outcome()
-    with outcome.clock.step("all"):
+    output.note(REHEARSAL, "bold yellow")
+    result = DemoResult()
+    with result.stopwatch.step("all"):
         target.store.ensure_bucket()
-        _rehearse(target, output, plan, outcome, home=None, reports=reports)
-    _show(outcome, output)
+        _run_steps(target, output, plan, result, directory=None, reports=reports)
+    _emit(result, output)
 
 
-def empty(home: Home) -> None:
-    """Removes what an earlier demo left in a state folder.
+def delete_demo(directory: StateDirectory) -> None:
+    """Delete the state folder of an earlier demo.
 
     Raises:
         Conflict: a stack runs there.
-        BadOption: it holds anything else than a demo.
+        BadOption: the folder was not created by a demo.
     """
-    if not home.path.exists() or not any(home.path.iterdir()):
+    if not directory.path.exists() or not any(directory.path.iterdir()):
         return
-    if not (home.path / MARK).exists():
+    if not (directory.path / MARKER_FILE).exists():
         raise BadOption(
-            "the folder is not empty and no demo made it", field="--home", remedy="name another folder: it is emptied"
+            "the folder is not empty and was not created by a demo",
+            field="--home",
+            remedy="choose another folder, because the demo deletes its content",
         )
-    state = home.read()
+    state = directory.read()
     if state.running:
         raise Conflict(
             "a stack runs in the demo's folder",
             subject="--home",
-            remedy=f"end it first: vfmalign down --home {home.path}",
+            remedy=f"stop it first with `vfmalign down --home {directory.path}`",
         )
-    if state.processes():
-        bring_down(home, state)
-    shutil.rmtree(home.path)
+    if state.list_processes():
+        bring_down(directory, state)
+    shutil.rmtree(directory.path)
 
 
-def _rehearse(
-    target: Target, output: Output, plan: Plan, outcome: Outcome, *, home: Home | None, reports: Path
+def _run_steps(
+    target: Target,
+    output: Output,
+    plan: DemoPlan,
+    result: DemoResult,
+    *,
+    directory: StateDirectory | None,
+    reports: Path,
 ) -> None:
-    with outcome.clock.step("phantoms"):
-        make_phantoms(target, plan.dataset, plan.seed, COUNTS, output)
-    with outcome.clock.step("pretraining"):
-        pretrain(target, [plan.pretraining()], output, home)
-    with outcome.clock.step("check"):
-        outcome.check = _check(target, plan, output, home)
-    outcome.jobs = jobs_of(target, outcome.check)
-    outcome.places = fetch_report(target, outcome.check, reports)
+    with result.stopwatch.step("phantoms"):
+        generate_phantoms(target, plan.dataset, plan.seed, COUNTS, output)
+    with result.stopwatch.step("pretraining"):
+        pretrain(target, [plan.pretraining()], output, directory)
+    with result.stopwatch.step("check"):
+        result.check = _run_check(target, plan, output, directory)
+    result.jobs = list_jobs_of_check(target, result.check)
+    result.places = download_check_report(target, result.check, reports)
 
 
-def _check(target: Target, plan: Plan, output: Output, home: Home | None) -> alignment_pb2.Check:
+def _run_check(target: Target, plan: DemoPlan, output: Output, directory: StateDirectory | None) -> alignment_pb2.Check:
     spec = alignment_pb2.CheckSpec(
         model_id=plan.model,
         dataset_id=plan.dataset,
@@ -168,24 +185,24 @@ def _check(target: Target, plan: Plan, output: Output, home: Home | None) -> ali
         recipe=finetuning_pb2.Recipe(preset=PRESET),
         seed=plan.seed,
     )
-    create(target, plan.check, spec)
+    CHECKS.create(target, plan.check, spec)
     with View(output) as view:
-        found = target.call("finetuning", lambda channel: follow_check(channel, plan.check, view))
-    if word(CHECK_STATES, found.state) != "succeeded":
-        raise failed(plan.check, found.failure, found.status, home)
-    return found
+        check = target.call("finetuning", lambda channel: follow_check(channel, plan.check, view))
+    if label(check, "state") != "succeeded":
+        raise to_error(plan.check, check.failure, check.status, directory)
+    return check
 
 
-def _show(outcome: Outcome, output: Output) -> None:
+def _emit(result: DemoResult, output: Output) -> None:
     output.emit(
         {
-            "check": to_json_dict(outcome.check),
-            "report": outcome.places,
-            "seconds": outcome.clock.seconds,
+            "check": to_json_dict(result.check),
+            "report": result.places,
+            "seconds": result.stopwatch.seconds,
             "note": REHEARSAL,
         },
-        *summary(outcome.check, Path(outcome.places["html"]), outcome.jobs),
+        *show_check(result.check, Path(result.places["html"]), result.jobs),
         "",
-        outcome.clock.table("The demo's own steps"),
+        result.stopwatch.to_table("Steps of the demo"),
         Text(REHEARSAL, style="bold yellow"),
     )

@@ -1,7 +1,7 @@
-"""`vfmalign rehearse`: a whole experiment from nothing, on phantoms: a rehearsal, not evidence.
+"""`vfmalign rehearse`: a whole experiment on phantoms, from an empty stack to the report.
 
-Steps: stack, dataset, pretrained models, experiment, report. Every step has an id that follows from
-size and seed and is done once: the same command again goes on where the last one ended, however it ended.
+The steps are stack, dataset, pretrained models, experiment and report. Their ids follow from the size and the seed, so
+running the same command again resumes an interrupted rehearsal and repeats nothing.
 """
 
 from __future__ import annotations
@@ -13,13 +13,23 @@ from pathlib import Path
 from rich.text import Text
 
 from vfmalign.cli.commands import experiments
-from vfmalign.cli.demo.steps import REHEARSAL, Clock, Pretraining, end_as_interrupted, failed, make_phantoms, pretrain
+from vfmalign.cli.demo.steps import (
+    REHEARSAL,
+    Pretraining,
+    Stopwatch,
+    generate_phantoms,
+    handle_sigterm_as_interrupt,
+    pretrain,
+    to_error,
+)
 from vfmalign.cli.extras import LOCAL_MODULES, require_modules
-from vfmalign.cli.local.environment import small_networks
-from vfmalign.cli.local.stack import running
-from vfmalign.cli.local.state_directory import Home
+from vfmalign.cli.local.environment import get_small_network_settings
+from vfmalign.cli.local.stack import running_stack
+from vfmalign.cli.local.state_directory import StateDirectory
+from vfmalign.cli.resources import EXPERIMENTS
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.enum_labels import EXPERIMENT_STATES, word
+from vfmalign.cli.views.enum_labels import label
+from vfmalign.cli.views.follow import View, follow_experiment
 from vfmalign.cli.views.output import Output
 from vfmalign.core.domain.artifacts import Split
 from vfmalign.core.domain.errors import VfmalignError
@@ -29,20 +39,20 @@ from vfmalign.v1 import experiment_pb2, finetuning_pb2
 DEFAULT_SEED = 2025
 """Chosen before any of its numbers were seen."""
 MAX_CHECKS = 3
-"""Checks at once: while one extracts features or compares, the jobs of the others keep every core busy."""
+"""Concurrent checks: while one extracts features or compares, the jobs of the others keep every core busy."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is rehearsed.
+    """The size of a rehearsal.
 
     Attributes:
-        models: architecture and objective of each.
-        counts: phantoms by split.
-        seeds: of the experiment, counted from the rehearsal's own.
-        pretraining: of every model, whatever its objective: one budget for all, rates by objective.
-        finetuning: of every check.
-        tasks: of the experiment.
+        models: architecture and objective of each model.
+        counts: number of phantoms by split.
+        seeds: number of seeds, counted from the rehearsal's seed.
+        pretraining: recipe of every model: the same budget for all, learning rates by objective.
+        finetuning: recipe of every check.
+        tasks: tasks of the experiment.
     """
 
     models: tuple[tuple[str, str], ...]
@@ -54,7 +64,7 @@ class Size:
 
 
 _SMALL = (
-    # One architecture with both objectives: what tells the objective from the network.
+    # One architecture with both objectives separates the effect of the objective from that of the architecture.
     ("profound_conv_micro", "masked_reconstruction"),
     ("profound_conv_micro", "contrastive"),
     ("provicnet_fusion_micro", "contrastive"),
@@ -79,8 +89,8 @@ SIZES: dict[str, Size] = {
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One rehearsal; the ids follow from it."""
+class RehearsalPlan:
+    """The parameters of a rehearsal, from which its ids follow."""
 
     name: str
     size: Size
@@ -97,19 +107,21 @@ class Plan:
         return f"phantoms-{self.experiment}"
 
     def pretrainings(self) -> list[Pretraining]:
-        """The models that take part."""
-        made = []
+        """Returns how the models are pretrained."""
+        pretrainings = []
         for architecture, objective in self.size.models:
-            # Short, so that the ids of checks, which hold it, need no digest.
+            # Short, so that the ids of checks, which contain it, are not replaced by a digest.
             short = f"{architecture.removesuffix('_micro')}-{objective.partition('_')[0]}".replace("_", "-")
             model = f"{short}-{self.experiment}"
-            made.append(Pretraining(self.dataset, model, architecture, objective, self.size.pretraining, self.seed))
-        return made
+            pretrainings.append(
+                Pretraining(self.dataset, model, architecture, objective, self.size.pretraining, self.seed)
+            )
+        return pretrainings
 
     def spec(self) -> experiment_pb2.ExperimentSpec:
-        """What is asked of the experiment."""
+        """Returns the specification of the experiment."""
         return experiment_pb2.ExperimentSpec(
-            model_ids=[one.model for one in self.pretrainings()],
+            model_ids=[pretraining.model for pretraining in self.pretrainings()],
             dataset_id=self.dataset,
             tasks=self.size.tasks,
             seeds=[self.seed + number for number in range(self.size.seeds)],
@@ -119,52 +131,58 @@ class Plan:
         )
 
 
-def stack_settings() -> dict[str, str]:
-    """As for small networks; the orchestrator looks once a second: four times took a seventh of a core from jobs."""
-    return small_networks() | {"VFMALIGN_RECONCILER__POLL_S": "1"}
+def get_stack_settings() -> dict[str, str]:
+    """Returns the settings of the services.
+
+    The orchestrator polls once per second: at the default rate it takes a seventh of a core from the jobs.
+    """
+    return get_small_network_settings() | {"VFMALIGN_RECONCILER__POLL_S": "1"}
 
 
-def run(home: Home, output: Output, plan: Plan, reports: Path) -> None:
-    """Runs a rehearsal in a state folder that is kept whatever happens.
+def run(directory: StateDirectory, output: Output, plan: RehearsalPlan, reports: Path) -> None:
+    """Run a rehearsal in a state folder, which is kept in any case.
 
     Raises:
         VfmalignError: a step failed.
-        typer.Exit: code 1 where the experiment did not succeed, else 0.
+        typer.Exit: code 1 if the experiment did not succeed, else 0.
     """
     require_modules("local", "a local stack", LOCAL_MODULES)
-    output.say(REHEARSAL, "bold yellow")
-    home.make()
-    end_as_interrupted()
+    output.note(REHEARSAL, "bold yellow")
+    directory.create()
+    handle_sigterm_as_interrupt()
     try:
-        with running(home, output.say, stack_settings()) as state:
-            rehearse(Target.of(state), home, output, plan, reports)
+        with running_stack(directory, output.note, get_stack_settings()) as state:
+            rehearse(Target.from_state(state), directory, output, plan, reports)
     except KeyboardInterrupt:
-        output.say("\nthe stack is stopped and its data are kept: the same command again goes on from here")
+        output.note("\nthe stack is stopped and its data are kept; run the same command again to resume")
         raise
     except VfmalignError:
-        output.say(f"data are kept in {home.path}; delete the folder to begin anew")
+        output.note(f"the data are kept in {directory.path}; delete the folder to start over")
         raise
 
 
-def rehearse(target: Target, home: Home, output: Output, plan: Plan, reports: Path) -> None:
-    """The steps on a stack that runs; what is done is not done again. Raises as `run`."""
-    clock = Clock()
-    with clock.step("phantoms"):
-        make_phantoms(target, plan.dataset, plan.seed, plan.size.counts, output)
-    with clock.step("pretraining"):
-        pretrain(target, plan.pretrainings(), output, home)
-    with clock.step("experiment"):
-        experiments.create(target, plan.experiment, plan.spec())
-        found = experiments.follow(target, plan.experiment, output)
-    if word(EXPERIMENT_STATES, found.state) != "succeeded":
-        raise failed(plan.experiment, found.failure, found.status, home)
-    output.say(f"data are kept in {home.path}; `vfmalign up --home {home.path}` serves them again", "dim")
-    experiments.finish(
+def rehearse(target: Target, directory: StateDirectory, output: Output, plan: RehearsalPlan, reports: Path) -> None:
+    """Run the steps on a running stack. Steps that are done are not repeated. Raises as `run`."""
+    stopwatch = Stopwatch()
+    with stopwatch.step("phantoms"):
+        generate_phantoms(target, plan.dataset, plan.seed, plan.size.counts, output)
+    with stopwatch.step("pretraining"):
+        pretrain(target, plan.pretrainings(), output, directory)
+    with stopwatch.step("experiment"):
+        EXPERIMENTS.create(target, plan.experiment, plan.spec())
+        with View(output) as view:
+            experiment = target.call("finetuning", lambda channel: follow_experiment(channel, plan.experiment, view))
+    if label(experiment, "state") != "succeeded":
+        raise to_error(plan.experiment, experiment.failure, experiment.status, directory)
+    output.note(
+        f"the data are kept in {directory.path}; `vfmalign up --home {directory.path}` starts the stack again", "dim"
+    )
+    experiments.finish_experiment(
         target,
-        found,
+        experiment,
         output,
         reports,
-        ["", clock.table("The rehearsal's own steps"), Text(REHEARSAL, style="bold yellow")],
-        seconds=clock.seconds,
+        ["", stopwatch.to_table("Steps of the rehearsal"), Text(REHEARSAL, style="bold yellow")],
+        seconds=stopwatch.seconds,
         note=REHEARSAL,
     )

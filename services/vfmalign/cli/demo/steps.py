@@ -1,7 +1,4 @@
-"""Steps that the demo and the rehearsal share: phantoms, pretrained models, timings, and an orderly end.
-
-Knows calls and words. Every step may be repeated: what is there already is not made again.
-"""
+"""Steps that the demo and the rehearsal share. Every step can be repeated: existing results are not computed again."""
 
 from __future__ import annotations
 
@@ -13,20 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import grpc
 from rich.table import Table
 
 from vfmalign.cli.extras import needs_extra
-from vfmalign.cli.local.state_directory import Home
+from vfmalign.cli.local.state_directory import StateDirectory
+from vfmalign.cli.resources import JOBS
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.enum_labels import JOB_STATES, OBJECTIVES, word
+from vfmalign.cli.views.enum_labels import label, parse
 from vfmalign.cli.views.follow import View, follow_job
 from vfmalign.cli.views.output import Output
-from vfmalign.cli.views.tables import table
+from vfmalign.cli.views.tables import new_table
 from vfmalign.core.domain.artifacts import SPLITS, Split
 from vfmalign.core.domain.errors import NotFound, VfmalignError
 from vfmalign.core.storage.datasets import load_dataset
-from vfmalign.v1 import finetuning_pb2, finetuning_pb2_grpc
+from vfmalign.v1 import features_pb2, finetuning_pb2
 
 REHEARSAL = "rehearsal on phantoms: not evidence"
 
@@ -34,18 +31,18 @@ _shutdown_requested = threading.Event()
 
 
 @dataclass
-class Clock:
+class Stopwatch:
     """Wall time of steps in seconds, by name."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Measures a block.
+        """Measure a block.
 
         Raises:
-            KeyboardInterrupt: SIGTERM came meanwhile, and what ran then swallowed the exception, as some imports and
-                every finaliser do.
+            KeyboardInterrupt: SIGTERM arrived during the block, and the block swallowed the exception, as some imports
+                and all finalisers do.
         """
         start = time.monotonic()
         yield
@@ -53,17 +50,17 @@ class Clock:
         if _shutdown_requested.is_set():
             raise KeyboardInterrupt
 
-    def table(self, title: str) -> Table:
-        """All of them."""
-        rows = table(title, "step", "seconds", numbers=["seconds"])
+    def to_table(self, title: str) -> Table:
+        """Returns the steps as a table."""
+        table = new_table(title, "step", "seconds", numbers=["seconds"])
         for name, seconds in self.seconds.items():
-            rows.add_row(name, f"{seconds:.1f}")
-        return rows
+            table.add_row(name, f"{seconds:.1f}")
+        return table
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """A model to be made, under which id and how."""
+    """A model to pretrain: its id and how it is trained."""
 
     dataset: str
     model: str
@@ -74,86 +71,83 @@ class Pretraining:
 
     @property
     def job(self) -> str:
-        """Id of the job that makes it."""
+        """Id of the pretraining job."""
         return f"pretrain-{self.model}"
 
+    def to_spec(self) -> finetuning_pb2.JobSpec:
+        """Returns the specification of the pretraining job."""
+        return finetuning_pb2.JobSpec(
+            kind=finetuning_pb2.JOB_KIND_PRETRAIN,
+            dataset_id=self.dataset,
+            architecture=self.architecture,
+            objective=parse(features_pb2.Objective, self.objective, "objective"),
+            recipe=self.recipe,
+            seed=self.seed,
+            publish_as=self.model,
+        )
 
-def end_as_interrupted() -> None:
-    """Lets SIGTERM end a command as Ctrl-C does, with which asyncio knows how to end a call."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background commands begin without it
-    signal.signal(signal.SIGTERM, _end)
-    sys.unraisablehook = _remember
+
+def handle_sigterm_as_interrupt() -> None:
+    """Let SIGTERM interrupt the command like Ctrl-C, which asyncio turns into an orderly end of a call."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background commands start with SIGINT ignored
+    signal.signal(signal.SIGTERM, _request_shutdown)
+    sys.unraisablehook = _record_interrupt
 
 
-def _end(*_: object) -> None:
+def _request_shutdown(*_: object) -> None:
     _shutdown_requested.set()
     signal.raise_signal(signal.SIGINT)
 
 
-def _remember(unraisable: sys.UnraisableHookArgs) -> None:
-    """An interrupt inside a finaliser, which Python can only print, is raised again by the step it came in."""
+def _record_interrupt(unraisable: sys.UnraisableHookArgs) -> None:
+    """Record an interrupt in a finaliser, which Python can only print; the current step raises it again."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
         _shutdown_requested.set()
     else:
         sys.__unraisablehook__(unraisable)
 
 
-def make_phantoms(target: Target, dataset: str, seed: int, counts: Mapping[Split, int], output: Output) -> None:
-    """Generates a dataset of phantoms, unless one of this id is there."""
+def generate_phantoms(target: Target, dataset_id: str, seed: int, counts: Mapping[Split, int], output: Output) -> None:
+    """Generate a dataset of phantoms, unless a dataset with this id exists."""
     with needs_extra("local", "generating phantoms"):
         from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 
     try:
-        made = load_dataset(target.store, dataset)
+        dataset = load_dataset(target.store, dataset_id)
     except NotFound:
         with output.err.status(f"generating {sum(counts.values())} phantoms"):
-            made = synthesise_dataset(target.store, dataset, seed, counts)
-    sizes = ", ".join(f"{split} {len(made.split(split))}" for split in SPLITS)
-    output.say(f"dataset {dataset}: {sizes} (digest {made.digest()[:12]})")
+            dataset = synthesise_dataset(target.store, dataset_id, seed, counts)
+    sizes = ", ".join(f"{split} {len(dataset.split(split))}" for split in SPLITS)
+    output.note(f"dataset {dataset_id}: {sizes} (digest {dataset.digest()[:12]})")
 
 
-def pretrain(target: Target, models: Sequence[Pretraining], output: Output, home: Home | None) -> None:
-    """Pretrains models, as many at once as the service runs, and follows one after the other.
+def pretrain(target: Target, models: Sequence[Pretraining], output: Output, directory: StateDirectory | None) -> None:
+    """Pretrain models, as many at the same time as the service runs, and follow them one by one.
 
     Raises:
         VfmalignError: a job did not succeed.
     """
-
-    async def create(channel: grpc.aio.Channel) -> list[finetuning_pb2.Job]:
-        stub = finetuning_pb2_grpc.FineTuningServiceStub(channel)
-        requests = [finetuning_pb2.CreateJobRequest(job_id=model.job, spec=_spec(model)) for model in models]
-        return [(await stub.CreateJob(request)).job for request in requests]
-
-    for model, found in zip(models, target.call("finetuning", create), strict=True):
-        job = found if found.HasField("end_time") else _follow(target, model.job, output)
-        if word(JOB_STATES, job.state) != "succeeded":
-            raise failed(model.job, job.failure, job.status, home)
-        output.say(f"model {model.model} is published")
+    jobs = [JOBS.create(target, model.job, model.to_spec()) for model in models]
+    for model, created in zip(models, jobs, strict=True):
+        job = created if created.HasField("end_time") else _follow(target, model.job, output)
+        if label(job, "state") != "succeeded":
+            raise to_error(model.job, job.failure, job.status, directory)
+        output.note(f"model {model.model} is published")
 
 
-def _follow(target: Target, job: str, output: Output) -> finetuning_pb2.Job:
+def _follow(target: Target, job_id: str, output: Output) -> finetuning_pb2.Job:
     with View(output) as view:
-        return target.call("finetuning", lambda channel: follow_job(channel, job, view))
+        return target.call("finetuning", lambda channel: follow_job(channel, job_id, view))
 
 
-def failed(subject: str, failure: finetuning_pb2.Failure, status: str, home: Home | None) -> VfmalignError:
-    """Why something did not succeed, and where its logs are: in a local stack's folder, or with a deployment."""
-    where = f"in {home.logs} and {home.job_logs}" if home is not None else "of the deployment's services and jobs"
+def to_error(
+    subject: str, failure: finetuning_pb2.Failure, status: str, directory: StateDirectory | None
+) -> VfmalignError:
+    """Returns the error for a job, check or experiment that did not succeed; its remedy names the logs."""
+    logs = f"in {directory.logs} and {directory.job_logs}" if directory is not None else "of the deployment"
     return VfmalignError(
         failure.message or status,
         subject=subject,
-        remedy=f"read the logs {where}",
+        remedy=f"read the logs {logs}",
         reason=failure.reason or "CANCELLED",
-    )
-
-
-def _spec(model: Pretraining) -> finetuning_pb2.JobSpec:
-    return finetuning_pb2.JobSpec(
-        kind=finetuning_pb2.JOB_KIND_PRETRAIN,
-        dataset_id=model.dataset,
-        architecture=model.architecture,
-        objective=OBJECTIVES[model.objective],
-        recipe=model.recipe,
-        seed=model.seed,
-        publish_as=model.model,
     )

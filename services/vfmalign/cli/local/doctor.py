@@ -11,7 +11,7 @@ from typing import Literal
 from vfmalign.cli.extras import LOCAL_MODULES, missing_extra, needs_extra, require_modules
 from vfmalign.cli.local import probes
 from vfmalign.cli.local.stack import SERVICES
-from vfmalign.cli.local.state_directory import Home
+from vfmalign.cli.local.state_directory import StateDirectory
 from vfmalign.cli.target import Target
 from vfmalign.core.domain.errors import PreconditionFailed, Unavailable, VfmalignError
 
@@ -35,15 +35,15 @@ class Step:
     remedy: str = ""
 
 
-def examine(home: Home) -> Iterator[Step]:
+def examine(directory: StateDirectory) -> Iterator[Step]:
     """Run the steps in order. A step whose prerequisite failed is skipped."""
-    deployment = Target.named()
+    deployment = Target.from_environment()
     yield _run("python", _check_python)
     local_steps: dict[str, Callable[[], str]] = {
         "packages": _check_packages,
         "s3 program": probes.get_s3_program_version,
         "torch": _check_torch,
-        "disk": lambda: _check_disk(home),
+        "disk": lambda: _check_disk(directory),
     }
     for name, check in local_steps.items():
         yield _run(name, check) if deployment is None else Step(name, "skipped", "only a local stack needs it")
@@ -51,7 +51,7 @@ def examine(home: Home) -> Iterator[Step]:
 
     def find_stack() -> str:
         nonlocal target
-        target = deployment or Target.find(home)
+        target = deployment or Target.find(directory)
         return _describe_stack(target)
 
     yield _run("stack", find_stack)
@@ -99,8 +99,8 @@ def _check_torch() -> str:
         return probes.get_torch_device()
 
 
-def _check_disk(home: Home) -> str:
-    free_gib = probes.get_free_gib(home.path)
+def _check_disk(directory: StateDirectory) -> str:
+    free_gib = probes.get_free_gib(directory.path)
     if free_gib < MIN_FREE_GIB:
         raise PreconditionFailed(
             f"{free_gib:.1f} GiB are free at the state folder",

@@ -36,7 +36,7 @@ from vfmalign.v1 import (
 HEALTH_TIMEOUT_S = 3.0
 CALL_TIMEOUT_S = 20.0
 CONCURRENT_WRITERS = 8
-CONCURRENT_ROUNDS = 5
+CONCURRENT_ROUNDS = 3
 PACKAGES = ("vfmalign", "torch", "monai", "grpcio", "protobuf", "numpy", "nibabel", "minio", "sqlalchemy")
 _PROGRAM_TIMEOUT_S = 30.0
 
@@ -127,10 +127,13 @@ def _check_concurrent_puts(store: ObjectStore) -> None:
                 winners = [content for content, won in zip(contents, pool.map(write, contents), strict=True) if won]
                 if len(winners) != 1:
                     raise _no_conditional_put(
-                        store.uri(key), f"{len(winners)} of {CONCURRENT_WRITERS} concurrent conditional writes succeeded"
+                        store.uri(key),
+                        f"{len(winners)} of {CONCURRENT_WRITERS} concurrent conditional writes succeeded",
                     )
                 if store.get(key) != winners[0]:
-                    raise _no_conditional_put(store.uri(key), "a conditional write that was refused replaced the object")
+                    raise _no_conditional_put(
+                        store.uri(key), "a conditional write that was refused replaced the object"
+                    )
             finally:
                 store.delete(key)
 

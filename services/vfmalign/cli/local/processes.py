@@ -1,7 +1,4 @@
-"""Processes of this machine that may outlive whoever started them: known by pid and start time, stopped by group.
-
-Knows pids and signals. Knows nothing of services.
-"""
+"""References to processes of this machine, which may outlive the process that started them."""
 
 from __future__ import annotations
 
@@ -16,42 +13,42 @@ import psutil
 
 from vfmalign.core.domain.artifacts import Record
 
-_SAME_START_S = 2.0
-"""A process's start time moves a little with the system clock."""
+_START_TIME_TOLERANCE_S = 2.0
+"""The start time that the system reports moves a little when its clock is adjusted."""
 _POLL_S = 0.05
 
 
 class ProcessRef(Record):
-    """A process that no later one with its pid can be taken for; `started` is in seconds since 1970."""
+    """A process, identified by its pid and its start time in seconds since 1970, so that a reused pid is noticed."""
 
     pid: int
     started: float
 
     @classmethod
-    def of(cls, pid: int) -> ProcessRef:
-        """The process that has this pid now; one that is gone already is described as never alive."""
+    def from_pid(cls, pid: int) -> ProcessRef:
+        """Returns the process with this pid; a process that has ended already is never alive."""
         try:
             return cls(pid=pid, started=psutil.Process(pid).create_time())
         except psutil.NoSuchProcess:
             return cls(pid=pid, started=0.0)
 
     def alive(self) -> bool:
-        """Whether it runs still; a zombie does, and holds its ports, until its last thread has ended."""
+        """Whether the process runs. A zombie with running threads does: it still holds its ports."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < _SAME_START_S
+            same = abs(process.create_time() - self.started) < _START_TIME_TOLERANCE_S
             return same and (process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
         except psutil.NoSuchProcess:
             return False
 
     def signal(self, number: int) -> None:
-        """Signals the process where it is alive."""
+        """Send a signal to the process if it is alive."""
         if self.alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     def kill_group(self) -> None:
-        """Kills the process and all others of the group that it leads."""
+        """Kill the process and, if it leads a process group, the whole group."""
         if self.alive():
             with contextlib.suppress(ProcessLookupError):
                 if os.getpgid(self.pid) == self.pid:
@@ -61,35 +58,35 @@ class ProcessRef(Record):
 
 
 def stop(processes: Sequence[ProcessRef], grace_s: float) -> list[ProcessRef]:
-    """Ends processes with SIGTERM, and those that do not heed it within the grace with SIGKILL.
+    """Send SIGTERM to the processes, and SIGKILL to those that still run after the grace period.
 
     Returns:
-        Those that had to be killed.
+        The processes that had to be killed.
     """
     for process in processes:
         process.signal(signal.SIGTERM)
-    stubborn = wait_gone(processes, grace_s)
-    for process in stubborn:
+    killed = wait_for_exit(processes, grace_s)
+    for process in killed:
         process.kill_group()
-    wait_gone(stubborn, grace_s)
-    return stubborn
+    wait_for_exit(killed, grace_s)
+    return killed
 
 
-def wait_gone(processes: Sequence[ProcessRef], timeout_s: float) -> list[ProcessRef]:
-    """Waits until the processes are gone; returns those that are not."""
+def wait_for_exit(processes: Sequence[ProcessRef], timeout_s: float) -> list[ProcessRef]:
+    """Wait until the processes have ended; returns those that still run after the timeout."""
     deadline = time.monotonic() + timeout_s
-    left = list(processes)
-    while (left := [process for process in left if process.alive()]) and time.monotonic() < deadline:
+    running = list(processes)
+    while (running := [process for process in running if process.alive()]) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
-    return left
+    return running
 
 
-def holders(folder: Path) -> Iterator[ProcessRef]:
-    """Own processes that hold a file below a folder open (jobs hold their lock for as long as they live)."""
-    prefix, me, user = f"{folder.resolve()}{os.sep}", os.getpid(), os.getuid()
+def find_processes_with_open_files(folder: Path) -> Iterator[ProcessRef]:
+    """Yield the user's other processes that hold a file below a folder open, as jobs hold their lock."""
+    prefix, own_pid, user = f"{folder.resolve()}{os.sep}", os.getpid(), os.getuid()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid == me or process.uids().real != user:
+            if process.pid == own_pid or process.uids().real != user:
                 continue
             if any(file.path.startswith(prefix) for file in process.open_files()):
-                yield ProcessRef.of(process.pid)
+                yield ProcessRef.from_pid(process.pid)

@@ -1,12 +1,10 @@
-"""The folder that a local stack lives in: its state file, its logs, its data, its lock.
+"""The state folder of a local stack: its state file, logs, data and lock.
 
-    state.json      processes, ports and credentials of the stack (mode 0600)
-    s3/             the S3 server's data
-    state/          the finetuning service's database and job locks
-    logs/           one file per process; state/logs/ has one per job
-    private/        who is who in imported datasets (mode 0700); never leaves this machine
-
-Knows files. Knows nothing of processes' lives or of gRPC.
+state.json      processes, ports and credentials of the stack (mode 0600)
+s3/             data of the S3 server
+state/          the finetuning service's database and the jobs' locks
+logs/           one file per process; state/logs/ has one per job
+private/        who is who in imported datasets (mode 0700); never leaves this machine
 """
 
 from __future__ import annotations
@@ -28,8 +26,8 @@ DEFAULT_HOME = Path(".vfmalign")
 REGION = "us-east-1"
 
 
-class Ports(Record):
-    """Ports of one service on the loopback."""
+class ServicePorts(Record):
+    """Ports of one service on the loopback interface."""
 
     grpc: int
     metrics: int
@@ -37,7 +35,7 @@ class Ports(Record):
 
     @property
     def address(self) -> str:
-        """Where its API listens."""
+        """`host:port` of the API."""
         return f"127.0.0.1:{self.grpc}"
 
 
@@ -45,13 +43,13 @@ class ServiceState(Record):
     """One service.
 
     Attributes:
-        ports: kept for the stack's whole life and over restarts, so that clients find it again.
-        process: the running process; None while it is down.
-        serving: whether it has said that it serves.
-        restarts: times it died by itself and was started again since the stack came up.
+        ports: kept for the life of the stack and across restarts, so that clients find the service again.
+        process: the running process; None while the service is down.
+        serving: whether the service has reported that it serves.
+        restarts: how often it died and was restarted since the stack came up.
     """
 
-    ports: Ports
+    ports: ServicePorts
     process: ProcessRef | None = None
     serving: bool = False
     restarts: int = 0
@@ -67,8 +65,8 @@ class StoreState(Record):
     process: ProcessRef | None = None
     restarts: int = 0
 
-    def settings(self) -> StoreSettings:
-        """How to reach it; no environment variable changes that."""
+    def to_settings(self) -> StoreSettings:
+        """Returns how to reach the server; environment variables do not change it."""
         return StoreSettings.model_validate(
             {
                 "bucket": self.bucket,
@@ -79,9 +77,19 @@ class StoreState(Record):
             }
         )
 
+    def to_environment(self) -> dict[str, str]:
+        """Returns the environment variables with which a process reaches the server."""
+        return {
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": REGION,
+            "VFMALIGN_BUCKET": self.bucket,
+        }
 
-class State(Record):
-    """`state.json`: a stack that runs, or what is kept of one that ran."""
+
+class StackState(Record):
+    """`state.json`: a running stack, or what is known of one that was stopped."""
 
     supervisor: ProcessRef | None = None
     store: StoreState | None = None
@@ -89,23 +97,23 @@ class State(Record):
 
     @property
     def running(self) -> bool:
-        """Whether its supervisor lives."""
+        """Whether the supervisor is alive."""
         return self.supervisor is not None and self.supervisor.alive()
 
     @property
     def ready(self) -> bool:
-        """Whether everything serves."""
+        """Whether every service serves."""
         return self.running and bool(self.services) and all(service.serving for service in self.services.values())
 
-    def processes(self) -> list[ProcessRef]:
-        """Every process that the stack started and that is alive, the S3 server last."""
-        found = [service.process for service in self.services.values()]
-        found.append(None if self.store is None else self.store.process)
-        return [process for process in found if process is not None and process.alive()]
+    def list_processes(self) -> list[ProcessRef]:
+        """Returns the processes of the stack that are alive, the S3 server last."""
+        processes = [service.process for service in self.services.values()]
+        processes.append(None if self.store is None else self.store.process)
+        return [process for process in processes if process is not None and process.alive()]
 
 
-class Home:
-    """One stack's folder."""
+class StateDirectory:
+    """The folder of one stack."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().absolute()
@@ -114,61 +122,61 @@ class Home:
         self.service_state = self.path / "state"
         self.job_logs = self.service_state / "logs"
         self.private = self.path / "private"
-        self._state = self.path / "state.json"
+        self._state_file = self.path / "state.json"
 
-    def make(self) -> None:
-        """Makes the folder, readable by its owner alone.
+    def create(self) -> None:
+        """Create the folder, readable by its owner only.
 
         Raises:
-            BadOption: it cannot be made.
+            BadOption: it cannot be created.
         """
         try:
             for folder in (self.path, self.logs, self.s3, self.service_state, self.private):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise BadOption(
-                f"the state folder cannot be made ({error.strerror})", field="--home", remedy="name another folder"
+                f"the state folder cannot be created ({error.strerror})", field="--home", remedy="choose another folder"
             ) from None
 
-    def read(self) -> State:
-        """The state as it was last written; an empty one where there is none.
+    def read(self) -> StackState:
+        """Returns the state that was written last; an empty one if there is none.
 
         Raises:
-            BadOption: the file is not such a state.
+            BadOption: the file does not hold a state.
         """
         try:
-            return State.model_validate_json(self._state.read_bytes())
+            return StackState.model_validate_json(self._state_file.read_bytes())
         except FileNotFoundError:
-            return State()
+            return StackState()
         except (OSError, ValidationError):
             raise BadOption(
                 "state.json in the state folder cannot be read",
                 field="--home",
-                remedy="stop what still runs there, then delete the folder's state.json",
+                remedy="stop the processes that still run there, then delete state.json",
             ) from None
 
-    def write(self, state: State) -> None:
-        """Replaces the state, whole or not at all, readable by its owner alone."""
-        partial = self._state.with_name(f".state-{os.getpid()}.json")
+    def write(self, state: StackState) -> None:
+        """Replace the state atomically; the file is readable by its owner only."""
+        partial = self._state_file.with_name(f".state-{os.getpid()}.json")
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(state.to_json())
-        partial.replace(self._state)
+        partial.replace(self._state_file)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the folder for one supervisor.
+    def single_instance_lock(self) -> Iterator[None]:
+        """Hold the folder for one supervisor.
 
         Raises:
-            Conflict: another one holds it.
+            Conflict: another supervisor holds it.
         """
-        self.make()
+        self.create()
         with (self.path / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Conflict(
-                    "a stack runs in this state folder already",
+                    "a stack already runs in this state folder",
                     subject="--home",
-                    remedy="see `vfmalign status`, or end it with `vfmalign down`",
+                    remedy="see `vfmalign status`, or stop it with `vfmalign down`",
                 ) from None
             yield

@@ -1,7 +1,4 @@
-"""An experiment as tables: where its cells stand, what each found, and where the report lies.
-
-Knows the API's messages and rich. Computes nothing.
-"""
+"""An experiment as tables: the results of its cells, the state of the others, and the location of the report."""
 
 from __future__ import annotations
 
@@ -12,49 +9,59 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vfmalign.cli.views.enum_labels import CHECK_STATES, EXPERIMENT_STATES, VERDICTS, word
-from vfmalign.cli.views.follow_experiment import primary_shift
-from vfmalign.cli.views.tables import ABSENT, estimate, number, state, table
+from vfmalign.cli.views.enum_labels import label
+from vfmalign.cli.views.tables import (
+    ABSENT,
+    DEGENERATE,
+    SATURATED,
+    new_table,
+    number,
+    primary_shift,
+    styled_state,
+    to_text,
+)
 from vfmalign.v1 import alignment_pb2, experiment_pb2
 
-_NUMBERS = ("seed", "score", "specialised", "naive_baseline", "MMD²", "ratio", "to 95 %")
+Results = Mapping[str, alignment_pb2.CheckResult]
+"""Results of the checks that succeeded, by check id."""
+_NUMBERS = ("seed", "score", "specialised", "naive baseline", "MMD²", "ratio", "to 95 %")
 
 
-def summary(
+def show_experiment(
     experiment: experiment_pb2.Experiment,
-    found: Mapping[str, alignment_pb2.CheckResult],
+    results: Results,
     headline: Sequence[str] = (),
     report: Path | None = None,
 ) -> list[RenderableType]:
-    """Everything about an experiment.
+    """Returns everything about an experiment.
 
     Args:
         experiment: the experiment.
-        found: what the checks that succeeded concluded, by check id.
-        headline: what its report says of each claim.
-        report: where its page was written on this machine, if it was.
+        results: results of the checks that succeeded, by check id.
+        headline: the report's sentences about each claim.
+        report: the downloaded report page, if there is one.
     """
-    parts: list[RenderableType] = [_head(experiment), ""]
-    if found:
-        parts += [results(experiment, found), *_remarks(found), ""]
-    if any(cell.check_id not in found for cell in experiment.cells):
-        parts += [rest(experiment, found), ""]
+    parts: list[RenderableType] = [_show_head(experiment), ""]
+    if results:
+        parts += [show_results(experiment, results), *_show_remarks(results), ""]
+    if any(cell.check_id not in results for cell in experiment.cells):
+        parts += [show_other_cells(experiment, results), ""]
     parts += [*(Text(sentence, style="bold") for sentence in headline), *([""] if headline else [])]
     if experiment.HasField("report_html"):
-        parts.append(_places(experiment, report))
+        parts.append(_show_report(experiment, report))
     return parts
 
 
-def results(experiment: experiment_pb2.Experiment, found: Mapping[str, alignment_pb2.CheckResult]) -> Table:
-    """The main table: what each cell found."""
-    main = table(
-        f"{len(found)} of {len(experiment.cells)} cells",
+def show_results(experiment: experiment_pb2.Experiment, results: Results) -> Table:
+    """Returns the main table: the result of each cell that succeeded."""
+    table = new_table(
+        f"{len(results)} of {len(experiment.cells)} cells",
         "task",
         "model",
         "seed",
         "score",
         "specialised",
-        "naive_baseline",
+        "naive baseline",
         "gain",
         "MMD²",
         "ratio",
@@ -62,74 +69,71 @@ def results(experiment: experiment_pb2.Experiment, found: Mapping[str, alignment
         "verdict",
         numbers=_NUMBERS,
     )
-    for cell in sorted(experiment.cells, key=lambda one: (one.task, one.model_id, one.seed)):
-        if cell.check_id not in found:
+    for cell in sorted(experiment.cells, key=lambda cell: (cell.task, cell.model_id, cell.seed)):
+        if cell.check_id not in results:
             continue
-        result = found[cell.check_id]
-        shift = result.shifts[0]
-        naive_baseline = (
-            number(result.gain_naive_baseline.baseline, 4) if result.HasField("gain_naive_baseline") else ABSENT
-        )
-        main.add_row(
+        result = results[cell.check_id]
+        naive = number(result.gain_naive_baseline.baseline, 4) if result.HasField("gain_naive_baseline") else ABSENT
+        table.add_row(
             cell.task,
             cell.model_id,
             str(cell.seed),
             number(result.rpg_specialised.score, 4),
             number(result.rpg_specialised.baseline, 4),
-            naive_baseline + ("¶" if result.naive_baseline_not_beaten else ""),
-            estimate(result.rpg_specialised.relative_percent, signed=True, unit=" %"),
-            _shift(result),
-            estimate(shift.shift_ratio),
-            estimate(result.convergence.steps_to_95),
-            word(VERDICTS, result.verdict),
+            naive + ("¶" if result.naive_baseline_not_beaten else ""),
+            to_text(result.rpg_specialised.relative_percent, signed=True, unit=" %"),
+            _format_shift(result),
+            to_text(result.shifts[0].shift_ratio),
+            to_text(result.convergence.steps_to_95),
+            label(result, "verdict"),
         )
-    return main
+    return table
 
 
-def rest(experiment: experiment_pb2.Experiment, found: Mapping[str, alignment_pb2.CheckResult]) -> Table:
-    """Cells without a result, and why."""
-    result = table("Cells without a result", "check", "task", "model", "seed", "state", "status", numbers=["seed"])
+def show_other_cells(experiment: experiment_pb2.Experiment, results: Results) -> Table:
+    """Returns the cells without a result, with their state."""
+    table = new_table("Cells without a result", "check", "task", "model", "seed", "state", "status", numbers=["seed"])
     for cell in experiment.cells:
-        if cell.check_id not in found:
-            shown = state(word(CHECK_STATES, cell.state))
-            result.add_row(cell.check_id, cell.task, cell.model_id, str(cell.seed), shown, cell.status)
-    return result
+        if cell.check_id not in results:
+            state = styled_state(label(cell, "state"))
+            table.add_row(cell.check_id, cell.task, cell.model_id, str(cell.seed), state, cell.status)
+    return table
 
 
-def _shift(result: alignment_pb2.CheckResult) -> str:
-    """The shift without its interval, which the report has: a line must fit."""
-    found = primary_shift(result)
-    marks = ("†" if found.interval.degenerate else "") + ("§" if result.shifts[0].saturated else "")
-    return (number(found.value) if found.HasField("value") else ABSENT) + marks
+def _format_shift(result: alignment_pb2.CheckResult) -> str:
+    """Formats the shift without its interval, for which the table has no space; the report has it."""
+    shift = primary_shift(result)
+    marks = ("†" if shift.interval.degenerate else "") + ("§" if result.shifts[0].saturated else "")
+    return (number(shift.value) if shift.HasField("value") else ABSENT) + marks
 
 
-def _head(experiment: experiment_pb2.Experiment) -> Text:
-    head = Text.assemble(f"Experiment {experiment.experiment_id}: ", state(word(EXPERIMENT_STATES, experiment.state)))
+def _show_head(experiment: experiment_pb2.Experiment) -> Text:
+    head = Text.assemble(f"Experiment {experiment.experiment_id}: ", styled_state(label(experiment, "state")))
     if experiment.HasField("failure"):
         return head.append(f"\n{experiment.failure.reason}: {experiment.failure.message}")
     return head.append(f"\n{experiment.status}")
 
 
-def _remarks(found: Mapping[str, alignment_pb2.CheckResult]) -> list[RenderableType]:
-    metrics = {result.metric.name: result.metric.unit for result in found.values()}
+def _show_remarks(results: Results) -> list[RenderableType]:
+    metrics = {result.metric.name: result.metric.unit for result in results.values()}
     names = ", ".join(f"{name} in {unit}" if unit else name for name, unit in metrics.items())
     lines: list[RenderableType] = [
         Text(
-            f"Scores of test: {names}. gain: over the specialised network. MMD²: primary layer, standardised features. "
+            f"Scores on test: {names}. gain: over the specialised network. MMD²: primary layer, standardised features. "
             "ratio: to the shift to random weights. to 95 %: optimiser steps.",
             style="dim",
         )
     ]
-    if any(result.naive_baseline_not_beaten for result in found.values()):
+    if any(result.naive_baseline_not_beaten for result in results.values()):
         lines.append(Text("¶ the fine-tuned model does not beat the naive baseline.", style="yellow"))
-    if any(result.shifts[0].saturated for result in found.values()):
-        lines.append(Text("§ out of the kernel's reach: MMD² says that features moved far, not how far.", style="dim"))
-    if any(primary_shift(result).interval.degenerate for result in found.values()):
-        lines.append(Text("† degenerate: the test does not reject, coverage is not to be relied on.", style="dim"))
+    if any(result.shifts[0].saturated for result in results.values()):
+        lines.append(Text(SATURATED, style="dim"))
+    if any(primary_shift(result).interval.degenerate for result in results.values()):
+        lines.append(Text(DEGENERATE, style="dim"))
     return lines
 
 
-def _places(experiment: experiment_pb2.Experiment, report: Path | None) -> Text:
+def _show_report(experiment: experiment_pb2.Experiment, report: Path | None) -> Text:
     text = Text.assemble("Report: ", (experiment.report_html.uri, "bold"))
     if report is not None:
         text.append(f"\n        {report}", style="bold")

@@ -1,101 +1,129 @@
-"""Watches a check or a job to its end, across restarts of the service, and shows how far it is.
+"""Follow a job, check or experiment until it finishes, reconnecting when the service restarts, and render its progress.
 
-Knows the watching calls, and lines and bars on stderr. Knows nothing of results.
+On a terminal, running work has progress bars; what has finished is one line each, in any case.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import TypeVar
 
 import grpc
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from vfmalign.cli.views.enum_labels import ENDED, JOB_STATES, NETWORKS, word
+from vfmalign.cli.resources import CHECKS, EXPERIMENTS, JOBS, Resource
+from vfmalign.cli.views.enum_labels import ENDED, label
 from vfmalign.cli.views.output import Output
+from vfmalign.cli.views.tables import primary_shift, to_text
 from vfmalign.core.domain.errors import DeadlineExceeded, Internal, NotFound, Unavailable
 from vfmalign.core.domain.tasks import TASKS
-from vfmalign.v1 import (
-    alignment_pb2,
-    alignment_pb2_grpc,
-    common_pb2,
-    finetuning_pb2,
-    finetuning_pb2_grpc,
-)
+from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, finetuning_pb2
 
-PATIENCE_S = 300.0
-"""How long a service may be away before a watcher gives up."""
-_PAUSE_S = 1.0
-_MAX_WORDS = 72
+MAX_OUTAGE_S = 300.0
+"""How long a service may be unavailable before following it fails."""
+_RETRY_PAUSE_S = 1.0
+_MAX_DESCRIPTION = 72
+_STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow"}
+_MARKS = {"succeeded": "✓", "failed": "✗", "cancelled": "–"}
 
-
-async def follow_check(channel: grpc.aio.Channel, check_id: str, view: View) -> alignment_pb2.Check:
-    """Shows a check until it has ended, and returns it.
-
-    Raises:
-        NotFound: there is none of this id.
-        Unavailable: the service is away for too long.
-    """
-    checks = alignment_pb2_grpc.AlignmentServiceStub(channel)
-    jobs = finetuning_pb2_grpc.FineTuningServiceStub(channel)
-    ended: dict[str, finetuning_pb2.Job] = {}
-    last: alignment_pb2.Check | None = None
-    request = alignment_pb2.WatchCheckRequest(check_id=check_id)
-    async for message in patiently(lambda: checks.WatchCheck(request), view.output):
-        last = message.check
-        for job_id in last.job_ids:
-            if job_id not in ended:
-                try:
-                    found = (await jobs.GetJob(finetuning_pb2.GetJobRequest(job_id=job_id))).job
-                except (NotFound, Unavailable):
-                    continue  # not created yet, or seen at the next change
-                view.show_job(found)
-                if word(JOB_STATES, found.state) in ENDED:
-                    ended[job_id] = found
-        view.show_check(last)
-    if last is None:
-        raise Internal("the service ended its answer without a check", subject=check_id)
-    return last
+M = TypeVar("M")
 
 
 async def follow_job(channel: grpc.aio.Channel, job_id: str, view: View) -> finetuning_pb2.Job:
-    """Shows a job until it has ended, and returns it; raises as `follow_check`."""
-    jobs = finetuning_pb2_grpc.FineTuningServiceStub(channel)
-    last: finetuning_pb2.Job | None = None
-    request = finetuning_pb2.WatchJobRequest(job_id=job_id)
-    async for message in patiently(lambda: jobs.WatchJob(request), view.output):
-        last = message.job
-        view.show_job(last)
+    """Show a job until it has ended, and return it.
+
+    Raises:
+        NotFound: there is no such job.
+        Unavailable: the service is unavailable for too long.
+    """
+
+    async def show(job: finetuning_pb2.Job) -> None:
+        view.show_job(job)
+
+    return await _follow(JOBS, channel, job_id, view.output, show)
+
+
+async def follow_check(channel: grpc.aio.Channel, check_id: str, view: View) -> alignment_pb2.Check:
+    """Show a check and its jobs until it has ended, and return it; raises as `follow_job`."""
+    ended_jobs: set[str] = set()
+
+    async def show(check: alignment_pb2.Check) -> None:
+        for job_id in check.job_ids:
+            if job_id not in ended_jobs:
+                # A job that is not created yet, or missed now, is seen at the next change.
+                with suppress(NotFound, Unavailable):
+                    job = await JOBS.get_on(channel, job_id)
+                    view.show_job(job)
+                    if label(job, "state") in ENDED:
+                        ended_jobs.add(job_id)
+        view.show_check(check)
+
+    return await _follow(CHECKS, channel, check_id, view.output, show)
+
+
+async def follow_experiment(channel: grpc.aio.Channel, experiment_id: str, view: View) -> experiment_pb2.Experiment:
+    """Show an experiment until it has ended, and return it; raises as `follow_job`."""
+    shown: set[str] = set()
+
+    async def get_result(cell: experiment_pb2.ExperimentCell) -> alignment_pb2.CheckResult | None:
+        if label(cell, "state") == "succeeded":
+            with suppress(NotFound, Unavailable):
+                check = await CHECKS.get_on(channel, cell.check_id)
+                return check.result if check.HasField("result") else None
+        return None
+
+    async def show(experiment: experiment_pb2.Experiment) -> None:
+        ended = [cell for cell in experiment.cells if label(cell, "state") in ENDED and cell.check_id not in shown]
+        for cell in sorted(ended, key=lambda cell: cell.end_time.ToNanoseconds()):
+            shown.add(cell.check_id)
+            view.show_cell(cell, await get_result(cell), len(shown), len(experiment.cells))
+        view.show_experiment(experiment)
+
+    return await _follow(EXPERIMENTS, channel, experiment_id, view.output, show)
+
+
+async def _follow(
+    resource: Resource[M],
+    channel: grpc.aio.Channel,
+    resource_id: str,
+    output: Output,
+    show: Callable[[M], Awaitable[None]],
+) -> M:
+    last: M | None = None
+    async for state in reconnecting(lambda: resource.watch(channel, resource_id), output):
+        last = state
+        await show(state)
     if last is None:
-        raise Internal("the service ended its answer without a job", subject=job_id)
+        raise Internal(f"the service ended its stream without a {resource.noun}", subject=resource_id)
     return last
 
 
-async def patiently(watch: Callable[[], Any], output: Output) -> AsyncIterator[Any]:
-    """The messages of a watching call, begun again while the service is away for a short time."""
-    lost: float | None = None
+async def reconnecting(watch: Callable[[], AsyncIterator[M]], output: Output) -> AsyncIterator[M]:
+    """Yield the messages of a watching call, and call again while the service is unavailable for a short time."""
+    unavailable_since: float | None = None
     while True:
         try:
             async for message in watch():
-                lost = None
+                unavailable_since = None
                 yield message
             return
         except DeadlineExceeded:
-            continue  # of the stream: the check goes on
+            continue  # the stream's deadline, not the work's
         except Unavailable:
-            if lost is None:
-                lost = time.monotonic()
-                output.say("the finetuning service is away; watching goes on when it is back", "yellow")
-            if time.monotonic() - lost > PATIENCE_S:
+            if unavailable_since is None:
+                unavailable_since = time.monotonic()
+                output.note("the finetuning service is unavailable; reconnecting", "yellow")
+            if time.monotonic() - unavailable_since > MAX_OUTAGE_S:
                 raise
-        await asyncio.sleep(_PAUSE_S)
+        await asyncio.sleep(_RETRY_PAUSE_S)
 
 
 class View:
-    """Lines for what has happened, bars for what runs (on a terminal alone)."""
+    """Progress on stderr: a line for everything that has finished, and bars for what runs (on a terminal only)."""
 
     def __init__(self, output: Output) -> None:
         self.output = output
@@ -110,10 +138,9 @@ class View:
             disable=not output.err.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._stages_done: set[str] = set()
-        self._probes_seen: set[str] = set()
+        self._finished_stages: set[str] = set()
+        self._details: set[str] = set()
         self._points: dict[str, int] = {}
-        self._waiting = ""
 
     def __enter__(self) -> View:
         self._bars.start()
@@ -123,66 +150,84 @@ class View:
         self._bars.stop()
 
     def show_check(self, check: alignment_pb2.Check) -> None:
-        """What is new in a check."""
+        """Show what is new in a check."""
         for stage in check.stages:
-            if stage.HasField("end_time") and stage.name not in self._stages_done:
-                self._stages_done.add(stage.name)
-                again = f", {stage.attempts} attempts" if stage.attempts > 1 else ""
-                self.output.say(f"✓ {stage.name:<20} {stage.seconds:6.1f} s{again}", "green")
-        for words in check.status.split("; "):
-            if words.startswith("probe after step ") and words not in self._probes_seen:
-                self._probes_seen.add(words)
-                self.output.say(f"  {words}")
-        if check.status.startswith("waiting at ") and check.status != self._waiting:
-            self._waiting = check.status
-            self.output.say(check.status, "yellow")
-        ended = check.HasField("end_time")
-        progress = check.progress if check.HasField("progress") and check.progress.unit != "epoch" else None
-        self.bar("check", None if ended else _words_of(check.status), progress)
+            if stage.HasField("end_time") and stage.name not in self._finished_stages:
+                self._finished_stages.add(stage.name)
+                attempts = f", {stage.attempts} attempts" if stage.attempts > 1 else ""
+                self.output.note(f"✓ {stage.name:<20} {stage.seconds:6.1f} s{attempts}", "green")
+        progress = check.progress
+        if progress.reason or progress.phase == "probes":
+            self._note_detail(progress)
+        training = progress.unit == "epoch"  # jobs have bars of their own
+        running = not check.HasField("end_time") and not training
+        self.show_bar("check", (progress.detail or check.status) if running else None, progress)
 
     def show_job(self, job: finetuning_pb2.Job) -> None:
-        """What is new in a job: every validation of its learning curve, and its bar."""
-        name, metric = _name_of(job), _metric_of(job)
-        shown = self._points.get(job.job_id, 0)
-        if job.status.startswith("taken from ") and not shown:
-            self.output.say(f"  {name:<12} {job.status}")
+        """Show what is new in a job: the points of its learning curve, and its bar."""
+        name, metric = _get_name(job), _get_metric(job)
+        shown, state = self._points.get(job.job_id, 0), label(job, "state")
+        if state == "succeeded" and not job.attempts and not shown:
+            self.output.note(f"  {name:<12} {job.status}")  # the result of an equal baseline was reused
         for point in job.curve[shown:]:
             loss = f"loss {point.train_loss:8.4f}" if point.HasField("train_loss") else "before training"
             epochs = f"{point.epoch:>3}/{job.progress.total}"
-            self.output.say(f"  {name:<12} epoch {epochs}  {loss:<15}  {metric} {point.validation_score:.4f}")
+            self.output.note(f"  {name:<12} epoch {epochs}  {loss:<15}  {metric} {point.validation_score:.4f}")
         self._points[job.job_id] = max(len(job.curve), shown)
-        running = word(JOB_STATES, job.state) == "running"
-        self.bar(job.job_id, f"training: {name}" if running else None, job.progress)
+        self.show_bar(job.job_id, f"training: {name}" if state == "running" else None, job.progress)
 
-    def show_progress(self, words: str, progress: common_pb2.Progress) -> None:
-        """One operation's own progress."""
-        self.bar("operation", words, progress)
+    def show_cell(
+        self,
+        cell: experiment_pb2.ExperimentCell,
+        result: alignment_pb2.CheckResult | None,
+        number: int,
+        total: int,
+    ) -> None:
+        """Show one line for a cell of an experiment that has ended."""
+        state = label(cell, "state")
+        outcome = _summarise(result) if result is not None else f"{state}: {cell.status}"
+        name = f"{cell.task:<16} {cell.model_id}  seed {cell.seed}"
+        self.output.note(f"{_MARKS.get(state, ' ')} {number:>3}/{total}  {name}  {outcome}", _STYLES.get(state, ""))
 
-    def bar(self, key: str, words: str | None, progress: common_pb2.Progress | None) -> None:
-        """Shows a bar with these words, or takes it away where there are none."""
-        if words is None:
+    def show_experiment(self, experiment: experiment_pb2.Experiment) -> None:
+        """Show the bars of an experiment: one for all cells, and one for every running cell."""
+        ended = experiment.HasField("end_time")
+        self.show_bar("experiment", None if ended else "checks", experiment.progress)
+        for cell in experiment.cells:
+            running = not ended and label(cell, "state") == "running"
+            description = f"{cell.task} {cell.model_id} {cell.seed}: {cell.status}"
+            self.show_bar(cell.check_id, description if running else None, None)
+
+    def show_bar(self, key: str, description: str | None, progress: common_pb2.Progress | None) -> None:
+        """Show a progress bar, or remove it if there is no description."""
+        if not description:
             if key in self._tasks:
                 self._bars.remove_task(self._tasks.pop(key))
             return
+        if len(description) > _MAX_DESCRIPTION:
+            description = description[: _MAX_DESCRIPTION - 1] + "…"
         if key not in self._tasks:
-            self._tasks[key] = self._bars.add_task(words, total=None, count="")
+            self._tasks[key] = self._bars.add_task(description, total=None, count="")
         done, total = (progress.done, progress.total) if progress is not None else (0, 0)
         count = f"{done}/{total} {progress.unit}s" if progress is not None and total else ""
-        self._bars.update(self._tasks[key], description=words, completed=done, total=total or None, count=count)
+        self._bars.update(self._tasks[key], description=description, completed=done, total=total or None, count=count)
+
+    def _note_detail(self, progress: common_pb2.Progress) -> None:
+        """Print the detail of a progress once: a probe's values, or what a check waits for."""
+        if progress.detail and progress.detail not in self._details:
+            self._details.add(progress.detail)
+            self.output.note(f"  {progress.detail}", "yellow" if progress.reason else "")
 
 
-def _words_of(status: str) -> str | None:
-    """What a check does besides training, whose jobs have bars of their own."""
-    words = "; ".join(part for part in status.split("; ") if not part.startswith("training the "))
-    if len(words) > _MAX_WORDS:
-        words = words[: _MAX_WORDS - 1] + "…"
-    return words or None
+def _get_name(job: finetuning_pb2.Job) -> str:
+    return "pretraining" if job.spec.kind == finetuning_pb2.JOB_KIND_PRETRAIN else label(job.spec, "network")
 
 
-def _name_of(job: finetuning_pb2.Job) -> str:
-    return "pretraining" if job.spec.kind == finetuning_pb2.JOB_KIND_PRETRAIN else word(NETWORKS, job.spec.network)
-
-
-def _metric_of(job: finetuning_pb2.Job) -> str:
+def _get_metric(job: finetuning_pb2.Job) -> str:
     task = TASKS.get(job.spec.task)
     return f"validation {task.primary_metric.name}" if task is not None else "validation loss"
+
+
+def _summarise(result: alignment_pb2.CheckResult) -> str:
+    gain = to_text(result.rpg_specialised.relative_percent, signed=True, unit=" %")
+    return f"{label(result, 'verdict')}, gain {gain}, MMD² {to_text(primary_shift(result))}"

@@ -1,7 +1,4 @@
-"""A gate beside a check: the intervals that its conditions compare, and its outcome as a table and as a document.
-
-Knows the API's messages and rich. Decides nothing: `gates` does.
-"""
+"""A gate beside a check: the intervals that its conditions compare, and its outcome as a table and as JSON values."""
 
 from __future__ import annotations
 
@@ -11,38 +8,35 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from vfmalign.cli.gates import Decision, Observed, Outcome, passed
-from vfmalign.cli.views.tables import ABSENT, number, table
+from vfmalign.cli.gates import Decision, ObservedInterval, Outcome, passed
+from vfmalign.cli.views.tables import ABSENT, BELOW_ERROR_BOUND, DEGENERATE, SATURATED, new_table, number
 from vfmalign.v1 import alignment_pb2, common_pb2, mmd_pb2
 
 _STYLES = {Outcome.PASSED: "green", Outcome.FAILED: "bold red", Outcome.UNDECIDABLE: "bold yellow"}
-_DEGENERATE = "degenerate interval: the test does not reject, coverage is not to be relied on"
-_SATURATED = "out of the kernel's reach: MMD² says that features moved far, not how far"
-_BELOW_ERROR_BOUND = "below the error bound of its precision: digits are lost"
 
 
-def observations(check: alignment_pb2.Check) -> dict[str, Observed]:
-    """The interval of everything that a condition may name; of nothing where the check has no result."""
+def observe(check: alignment_pb2.Check) -> dict[str, ObservedInterval]:
+    """Returns the interval of every quantity that a condition may name; empty for a check without a result."""
     if not check.HasField("result"):
         return {}
     result = check.result
-    found = {
-        "rpg_specialised": _observed(result.rpg_specialised.relative_percent),
-        "rpg_scratch": _observed(result.rpg_scratch.relative_percent),
-        "difference_specialised": _observed(result.rpg_specialised.absolute),
-        "difference_scratch": _observed(result.rpg_scratch.absolute),
+    observed = {
+        "rpg_specialised": _to_observed(result.rpg_specialised.relative_percent),
+        "rpg_scratch": _to_observed(result.rpg_scratch.relative_percent),
+        "difference_specialised": _to_observed(result.rpg_specialised.absolute),
+        "difference_scratch": _to_observed(result.rpg_scratch.absolute),
     }
     for layer in result.shifts:
         if layer.mmd.layer == result.primary_layer:
-            found["mmd2"] = _shift(layer.mmd.raw, layer)
-            found["mmd2_std"] = Observed(absent_reason="the check has no standardised features")
+            observed["mmd2"] = _observe_shift(layer.mmd.raw, layer)
+            observed["mmd2_std"] = ObservedInterval(absent_reason="the check has no standardised features")
             if layer.mmd.HasField("standardised"):
-                found["mmd2_std"] = _shift(layer.mmd.standardised, layer)
-    return found
+                observed["mmd2_std"] = _observe_shift(layer.mmd.standardised, layer)
+    return observed
 
 
-def gate_document(decisions: Sequence[Decision], cautions: Sequence[str]) -> dict[str, Any]:
-    """A gate's outcome as JSON values."""
+def gate_to_json_dict(decisions: Sequence[Decision], cautions: Sequence[str]) -> dict[str, Any]:
+    """Returns the outcome of a gate as JSON values."""
     return {
         "passed": passed(decisions),
         "conditions": [
@@ -61,13 +55,13 @@ def gate_document(decisions: Sequence[Decision], cautions: Sequence[str]) -> dic
     }
 
 
-def gate_table(decisions: Sequence[Decision], cautions: Sequence[str]) -> list[RenderableType]:
-    """A gate's outcome for a terminal: one line a condition, with what limits it."""
-    holds = passed(decisions)
-    found = table("Gate", "interval end", "must be", "is", "outcome", "remarks", numbers=["must be", "is"])
+def show_gate(decisions: Sequence[Decision], cautions: Sequence[str]) -> list[RenderableType]:
+    """Returns the outcome of a gate for a terminal: one line per condition, with the limits of its meaning."""
+    gate_passed = passed(decisions)
+    table = new_table("Gate", "interval end", "must be", "is", "outcome", "remarks", numbers=["must be", "is"])
     for decision in decisions:
         condition = decision.condition
-        found.add_row(
+        table.add_row(
             condition.name,
             f"{condition.operator} {number(condition.threshold, 6)}",
             ABSENT if decision.observed is None else f"{number(decision.observed, 6)}",
@@ -75,22 +69,29 @@ def gate_table(decisions: Sequence[Decision], cautions: Sequence[str]) -> list[R
             "; ".join(decision.remarks),
         )
     levels = {f"{100 * decision.level:g} %" for decision in decisions if decision.level is not None}
-    of = f" (ends of {' and '.join(sorted(levels))} intervals)" if levels else ""
-    style = _STYLES[Outcome.PASSED if holds else Outcome.FAILED]
-    verdict = Text.assemble("The gate ", ("passed" if holds else "failed", style), f"{of}.")
-    # The summary of the check has the whole sentences.
+    intervals = f" (ends of {' and '.join(sorted(levels))} intervals)" if levels else ""
+    style = _STYLES[Outcome.PASSED if gate_passed else Outcome.FAILED]
+    verdict = Text.assemble("The gate ", ("passed" if gate_passed else "failed", style), f"{intervals}.")
+    # The table of the check, above, has the cautions in full.
     titles = [caution.partition(". ")[0] for caution in cautions]
-    return ["", found, verdict, *([Text(f"! {'; '.join(titles)}: see above.", style="yellow")] if titles else [])]
+    return ["", table, verdict, *([Text(f"! {'; '.join(titles)}: see above.", style="yellow")] if titles else [])]
 
 
-def _shift(shift: mmd_pb2.ShiftResult, layer: alignment_pb2.LayerShift) -> Observed:
-    remarks = [_SATURATED] if layer.saturated else []
-    return _observed(shift.mmd2, *remarks, *([_BELOW_ERROR_BOUND] if shift.below_error_bound else []))
+def _observe_shift(shift: mmd_pb2.ShiftResult, layer: alignment_pb2.LayerShift) -> ObservedInterval:
+    remarks = [_without_mark(SATURATED)] if layer.saturated else []
+    if shift.below_error_bound:
+        remarks.append(_without_mark(BELOW_ERROR_BOUND))
+    return _to_observed(shift.mmd2, *remarks)
 
 
-def _observed(message: common_pb2.Estimate, *remarks: str) -> Observed:
-    if not message.HasField("value") or not message.HasField("interval"):
-        return Observed(absent_reason=message.absent_reason, remarks=remarks)
-    interval = message.interval
-    more = (_DEGENERATE,) if interval.degenerate else ()
-    return Observed(interval.lower, interval.upper, interval.level, remarks=(*more, *remarks))
+def _to_observed(estimate: common_pb2.Estimate, *remarks: str) -> ObservedInterval:
+    if not estimate.HasField("value") or not estimate.HasField("interval"):
+        return ObservedInterval(absent_reason=estimate.absent_reason, remarks=remarks)
+    interval = estimate.interval
+    degenerate = (_without_mark(DEGENERATE),) if interval.degenerate else ()
+    return ObservedInterval(interval.lower, interval.upper, interval.level, remarks=(*degenerate, *remarks))
+
+
+def _without_mark(remark: str) -> str:
+    """Removes the mark and the full stop of a remark below a table."""
+    return remark[2:].rstrip(".")

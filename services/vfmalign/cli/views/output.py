@@ -1,7 +1,4 @@
-"""Where a command's words go: its result on stdout, as tables or as one JSON document; all else on stderr.
-
-Knows consoles. Knows nothing of what is shown.
-"""
+"""Output of a command: its result on stdout, as tables or as one JSON document; everything else on stderr."""
 
 from __future__ import annotations
 
@@ -16,17 +13,17 @@ from rich.text import Text
 from vfmalign.core.domain.errors import VfmalignError
 
 PIPE_WIDTH = 160
-"""Columns where the output is no terminal: tables shall not be folded at 80 then."""
+"""Columns if the output is not a terminal, where tables would otherwise be folded at 80."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """A command's two ends.
+    """The two streams of a command.
 
     Attributes:
         as_json: one JSON document on stdout instead of tables.
         out: stdout.
-        err: stderr, for progress and remarks.
+        err: stderr, for progress and notes.
     """
 
     as_json: bool
@@ -35,24 +32,24 @@ class Output:
 
     @classmethod
     def to_terminal(cls, *, as_json: bool = False) -> Output:
-        """The process's own stdout and stderr as they are now."""
+        """Returns the process's stdout and stderr."""
         return cls(as_json, _console(stderr=False), _console(stderr=True))
 
-    def emit(self, document: Any, *shown: RenderableType) -> None:
-        """Writes the result: `document` with `--json`, else `shown`."""
+    def emit(self, document: Any, *renderables: RenderableType) -> None:
+        """Write the result: `document` with `--json`, else `renderables`."""
         if self.as_json:
             self.out.file.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
             self.out.file.flush()
             return
-        for part in shown:
+        for part in renderables:
             self.out.print(part)
 
-    def say(self, text: RenderableType, style: str = "") -> None:
-        """One remark for the person at the terminal."""
+    def note(self, text: RenderableType, style: str = "") -> None:
+        """Write a note to stderr."""
         self.err.print(Text(text, style=style) if isinstance(text, str) else text)
 
     def fail(self, error: VfmalignError) -> None:
-        """One sentence on what went wrong and one on what to do; with `--json` also as the document."""
+        """Write an error: a sentence of cause and one of remedy; with `--json` also as the document."""
         subject = f"{error.subject}: " if error.subject else ""
         self.err.print(Text.assemble(("error: ", "bold red"), f"{subject}{error.message}"), soft_wrap=True)
         if error.remedy:
@@ -64,6 +61,6 @@ class Output:
 
 def _console(*, stderr: bool) -> Console:
     file = sys.stderr if stderr else sys.stdout
-    # No markup: what services say may hold brackets.
+    # No markup: messages of services may contain brackets.
     width = None if file.isatty() else PIPE_WIDTH
     return Console(file=file, width=width, highlight=False, markup=False, emoji=False)

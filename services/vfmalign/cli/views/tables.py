@@ -1,7 +1,4 @@
-"""Lists and records as tables for a terminal.
-
-Knows the API's messages and rich. Knows nothing of calls; `check_tables` shows a check's result.
-"""
+"""Lists and records as tables for a terminal, and the format of their values."""
 
 from __future__ import annotations
 
@@ -11,186 +8,211 @@ from datetime import UTC
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vfmalign.cli.views.enum_labels import (
-    CHECK_STATES,
-    EXPERIMENT_STATES,
-    JOB_STATES,
-    KINDS,
-    NETWORKS,
-    OBJECTIVES,
-    word,
-)
+from vfmalign.cli.views.enum_labels import label
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, features_pb2, finetuning_pb2
 
 ABSENT = "—"
+DEGENERATE = "† degenerate interval: the test does not reject, and the coverage is unreliable."
+BELOW_ERROR_BOUND = "‡ below the error bound: MMD² is smaller than its rounding error."
+SATURATED = "§ saturated: MMD² no longer grows with the distance. Features moved far; MMD² does not say how far."
 _STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "queued": "dim"}
 
 
-def table(title: str, *columns: str, numbers: Iterable[str] = ()) -> Table:
-    """An empty table; the columns named in `numbers` are set flush right."""
-    result = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+def new_table(title: str, *columns: str, numbers: Iterable[str] = ()) -> Table:
+    """Returns an empty table; the columns named in `numbers` are right-aligned."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     right = set(numbers)
     for column in columns:
-        result.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    return result
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number to some significant digits; a dash where it is not finite."""
+    """Formats a number to significant digits; a dash if it is not finite."""
     return f"{value:.{digits}g}" if math.isfinite(value) else ABSENT
 
 
-def estimate(message: common_pb2.Estimate, *, digits: int = 3, signed: bool = False, unit: str = "") -> str:
-    """A value with its interval, or a dash; † marks an interval whose coverage is not to be relied on."""
-    if not message.HasField("value"):
+def to_text(estimate: common_pb2.Estimate, *, digits: int = 3, signed: bool = False, unit: str = "") -> str:
+    """Formats a value with its interval, or a dash; † marks an interval with unreliable coverage."""
+    if not estimate.HasField("value"):
         return ABSENT
     sign = "+" if signed else ""
-    text = f"{message.value:{sign}.{digits}g}{unit}"
-    if message.HasField("interval"):
-        interval = message.interval
+    text = f"{estimate.value:{sign}.{digits}g}{unit}"
+    if estimate.HasField("interval"):
+        interval = estimate.interval
         mark = "†" if interval.degenerate else ""
         text += f" [{interval.lower:{sign}.{digits}g}, {interval.upper:{sign}.{digits}g}]{mark}"
     return text
 
 
-def state(name: str) -> Text:
-    """A state in its colour."""
-    return Text(name, style=_STYLES.get(name, ""))
+def styled_state(state: str) -> Text:
+    """Returns a state in its colour."""
+    return Text(state, style=_STYLES.get(state, ""))
 
 
-def moment(stamp: Timestamp) -> str:
-    """A time in UTC; a dash for none."""
+def format_time(stamp: Timestamp) -> str:
+    """Formats a time in UTC; a dash for none."""
     if not stamp.seconds:
         return ABSENT
     return f"{stamp.ToDatetime(tzinfo=UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def fields(title: str, pairs: Mapping[str, Any] | Sequence[tuple[str, Any]]) -> Table:
-    """A record, one field a line."""
-    result = table(title, "field", "value")
-    result.show_header = False
+def list_fields(title: str, pairs: Mapping[str, Any] | Sequence[tuple[str, Any]]) -> Table:
+    """Returns a record as a table, one field per line."""
+    table = new_table(title, "field", "value")
+    table.show_header = False
     for name, value in dict(pairs).items():
-        result.add_row(Text(name, style="dim"), value if isinstance(value, Text) else str(value))
-    return result
+        table.add_row(Text(name, style="dim"), value if isinstance(value, Text) else str(value))
+    return table
 
 
-def jobs(found: Iterable[finetuning_pb2.Job]) -> Table:
-    """A list of jobs."""
-    result = table("Jobs", "job", "state", "kind", "network", "task", "dataset", "epoch", "created", numbers=["epoch"])
-    for job in found:
+def separate_tables(parts: Sequence[RenderableType]) -> list[RenderableType]:
+    """Puts a blank line before every table but the first part."""
+    lines: list[RenderableType] = []
+    for part in parts:
+        if isinstance(part, Table) and lines:
+            lines.append("")
+        lines.append(part)
+    return lines
+
+
+def list_absent_reasons(estimates: Iterable[common_pb2.Estimate]) -> list[RenderableType]:
+    """Returns every distinct reason for a missing value or interval once."""
+    reasons = {
+        estimate.absent_reason: None
+        for estimate in estimates
+        if estimate.absent_reason and not (estimate.HasField("value") and estimate.HasField("interval"))
+    }
+    return [Text(f"{ABSENT} {reason}", style="dim") for reason in reasons]
+
+
+def primary_shift(result: alignment_pb2.CheckResult) -> common_pb2.Estimate:
+    """Returns MMD² of the primary layer, on standardised features if there are any."""
+    mmd = result.shifts[0].mmd
+    return mmd.standardised.mmd2 if mmd.HasField("standardised") else mmd.raw.mmd2
+
+
+def list_jobs(jobs: Iterable[finetuning_pb2.Job]) -> Table:
+    """Returns a table of jobs."""
+    table = new_table(
+        "Jobs", "job", "state", "kind", "network", "task", "dataset", "epoch", "created", numbers=["epoch"]
+    )
+    for job in jobs:
         finetune = job.spec.kind == finetuning_pb2.JOB_KIND_FINETUNE
         epoch = f"{job.progress.done}/{job.progress.total}" if job.HasField("progress") else ABSENT
-        result.add_row(
+        table.add_row(
             job.job_id,
-            state(word(JOB_STATES, job.state)),
-            word(KINDS, job.spec.kind),
-            word(NETWORKS, job.spec.network) if finetune else ABSENT,
+            styled_state(label(job, "state")),
+            label(job.spec, "kind"),
+            label(job.spec, "network") if finetune else ABSENT,
             job.spec.task or ABSENT,
             job.spec.dataset_id,
             epoch,
-            moment(job.create_time),
+            format_time(job.create_time),
         )
-    return result
+    return table
 
 
-def job(found: finetuning_pb2.Job) -> list[Table]:
-    """One job with its learning curve."""
+def show_job(job: finetuning_pb2.Job) -> list[RenderableType]:
+    """Returns one job with its learning curve."""
     pairs: list[tuple[str, Any]] = [
-        ("state", state(word(JOB_STATES, found.state))),
-        ("status", found.status or ABSENT),
-        ("kind", word(KINDS, found.spec.kind)),
-        ("dataset", found.spec.dataset_id),
-        ("model", found.spec.model_id or ABSENT),
-        ("seed", found.spec.seed),
-        ("attempts", found.attempts),
-        ("encoder", found.encoder_model_id or ABSENT),
-        ("result", found.result.uri or ABSENT),
+        ("state", styled_state(label(job, "state"))),
+        ("status", job.status or ABSENT),
+        ("kind", label(job.spec, "kind")),
+        ("dataset", job.spec.dataset_id),
+        ("model", job.spec.model_id or ABSENT),
+        ("seed", job.spec.seed),
+        ("attempts", job.attempts),
+        ("encoder", job.encoder_model_id or ABSENT),
+        ("result", job.result.uri or ABSENT),
     ]
-    if found.HasField("failure"):
-        pairs.append(("failure", f"{found.failure.reason}: {found.failure.message}"))
-    curve = table("Learning curve", "epoch", "step", "training loss", "validation", "s")
+    if job.HasField("failure"):
+        pairs.append(("failure", f"{job.failure.reason}: {job.failure.message}"))
+    curve = new_table("Learning curve", "epoch", "step", "training loss", "validation", "s")
     for column in curve.columns:
         column.justify = "right"
-    for point in found.curve:
+    for point in job.curve:
         loss = number(point.train_loss, 4) if point.HasField("train_loss") else ABSENT
         curve.add_row(
             str(point.epoch), str(point.step), loss, number(point.validation_score, 4), f"{point.elapsed_seconds:.1f}"
         )
-    return [fields(f"Job {found.job_id}", pairs), curve] if found.curve else [fields(f"Job {found.job_id}", pairs)]
+    record = list_fields(f"Job {job.job_id}", pairs)
+    return [record, curve] if job.curve else [record]
 
 
-def checks(found: Iterable[alignment_pb2.Check]) -> Table:
-    """A list of checks."""
-    result = table("Checks", "check", "state", "task", "model", "dataset", "created", "status")
-    for check in found:
-        result.add_row(
+def list_checks(checks: Iterable[alignment_pb2.Check]) -> Table:
+    """Returns a table of checks."""
+    table = new_table("Checks", "check", "state", "task", "model", "dataset", "created", "status")
+    for check in checks:
+        table.add_row(
             check.check_id,
-            state(word(CHECK_STATES, check.state)),
+            styled_state(label(check, "state")),
             check.spec.task,
             check.spec.model_id,
             check.spec.dataset_id,
-            moment(check.create_time),
+            format_time(check.create_time),
             check.status,
         )
-    return result
+    return table
 
 
-def experiments(found: Iterable[experiment_pb2.Experiment]) -> Table:
-    """A list of experiments."""
-    result = table(
+def list_experiments(experiments: Iterable[experiment_pb2.Experiment]) -> Table:
+    """Returns a table of experiments."""
+    table = new_table(
         "Experiments", "experiment", "state", "models", "tasks", "seeds", "ended", "dataset", "created", "status"
     )
-    for experiment in found:
-        result.add_row(
+    for experiment in experiments:
+        table.add_row(
             experiment.experiment_id,
-            state(word(EXPERIMENT_STATES, experiment.state)),
+            styled_state(label(experiment, "state")),
             str(len(experiment.spec.model_ids)),
             str(len(experiment.spec.tasks)),
             str(len(experiment.spec.seeds)),
             f"{experiment.progress.done}/{experiment.progress.total}",
             experiment.spec.dataset_id,
-            moment(experiment.create_time),
+            format_time(experiment.create_time),
             experiment.status,
         )
-    return result
+    return table
 
 
-def models(found: Iterable[features_pb2.Model]) -> Table:
-    """A list of models."""
-    result = table("Models", "model", "architecture", "objective", "sha256", "primary layer", "parent")
-    for model in found:
-        result.add_row(
+def list_models(models: Iterable[features_pb2.Model]) -> Table:
+    """Returns a table of models."""
+    table = new_table("Models", "model", "architecture", "objective", "sha256", "primary layer", "parent")
+    for model in models:
+        table.add_row(
             model.model_id,
             model.architecture.partition(":")[0],
-            word(OBJECTIVES, model.objective),
+            label(model, "objective"),
             model.checkpoint.sha256[:12],
             model.primary_layer,
             model.parent_model_id or ABSENT,
         )
-    return result
+    return table
 
 
-def model(found: features_pb2.Model) -> Table:
-    """One model's card."""
-    seen = ", ".join(f"{s.dataset_id} ({pluralise(s.group_count, 'patient')})" for s in found.pretraining)
-    return fields(
-        f"Model {found.model_id}",
+def show_model(model: features_pb2.Model) -> Table:
+    """Returns one model's card."""
+    datasets = ", ".join(f"{s.dataset_id} ({pluralise(s.group_count, 'patient')})" for s in model.pretraining)
+    shape = " × ".join(map(str, model.preprocessing.shape_dhw))
+    spacing = " × ".join(map(number, model.preprocessing.spacing_mm)) or "of the T2 grid"
+    return list_fields(
+        f"Model {model.model_id}",
         {
-            "architecture": found.architecture,
-            "objective": word(OBJECTIVES, found.objective),
-            "weights": found.checkpoint.uri,
-            "sha256": found.checkpoint.sha256,
-            "input": f"{' × '.join(map(str, found.preprocessing.shape_dhw))} voxels (D × H × W), spacing "
-            f"{' × '.join(map(number, found.preprocessing.spacing_mm)) or 'of the T2 grid'} mm, "
-            f"{found.preprocessing.normalisation}",
-            "layers": ", ".join(f"{layer.name} ({layer.channels})" for layer in found.layers),
-            "primary layer": found.primary_layer,
-            "pretrained on": seen or "unknown: leakage cannot be excluded",
-            "fine-tuned from": found.parent_model_id or ABSENT,
-            "source": found.source or ABSENT,
+            "architecture": model.architecture,
+            "objective": label(model, "objective"),
+            "weights": model.checkpoint.uri,
+            "sha256": model.checkpoint.sha256,
+            "input": f"{shape} voxels (D × H × W), spacing {spacing} mm, {model.preprocessing.normalisation}",
+            "layers": ", ".join(f"{layer.name} ({layer.channels})" for layer in model.layers),
+            "primary layer": model.primary_layer,
+            "pretrained on": datasets or "unknown: leakage cannot be excluded",
+            "fine-tuned from": model.parent_model_id or ABSENT,
+            "source": model.source or ABSENT,
         },
     )

@@ -1,0 +1,106 @@
+"""What the commands of jobs, checks and experiments share: list, cancel, follow, and download a report."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import grpc
+import typer
+from google.protobuf.message import Message
+from rich.console import RenderableType
+
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
+from vfmalign.cli.options import HomeOption, JsonOption, LimitOption, StateOption
+from vfmalign.cli.resources import Resource
+from vfmalign.cli.target import Target
+from vfmalign.cli.views.enum_labels import label
+from vfmalign.cli.views.follow import View
+from vfmalign.cli.views.output import Output
+from vfmalign.core.domain.documents import to_json_dict
+from vfmalign.core.domain.errors import PreconditionFailed
+from vfmalign.v1 import common_pb2
+
+M = TypeVar("M", bound=Message)
+
+
+def add_list_and_cancel(
+    app: typer.Typer, resource: Resource[M], list_table: Callable[[Iterable[M]], RenderableType]
+) -> None:
+    """Add the commands `list` and `cancel` to a group."""
+    noun = resource.noun
+
+    def list_(
+        state: StateOption = None,
+        limit: LimitOption = 100,
+        home: HomeOption = DEFAULT_HOME,
+        as_json: JsonOption = False,
+    ) -> None:
+        output = Output.to_terminal(as_json=as_json)
+        resources = resource.list(Target.find(StateDirectory(home)), state or (), limit)
+        output.emit({f"{noun}s": [to_json_dict(item) for item in resources]}, list_table(resources))
+
+    def cancel(
+        resource_id: Annotated[str, typer.Argument(metavar=f"{noun.upper()}_ID", help=f"Id of the {noun}.")],
+        home: HomeOption = DEFAULT_HOME,
+        as_json: JsonOption = False,
+    ) -> None:
+        output = Output.to_terminal(as_json=as_json)
+        cancelled = resource.cancel(Target.find(StateDirectory(home)), resource_id)
+        status = getattr(cancelled, "status", "")
+        output.emit({noun: to_json_dict(cancelled)}, f"{noun} {resource_id}: {label(cancelled, 'state')}; {status}")
+
+    app.command("list", help=f"List {noun}s, newest first.")(list_)
+    app.command("cancel", help=f"Cancel a {noun}. One that has ended stays as it is.")(cancel)
+
+
+def follow(
+    target: Target,
+    resource: Resource[M],
+    resource_id: str,
+    output: Output,
+    follow_on: Callable[[grpc.aio.Channel, str, View], Awaitable[M]],
+) -> M:
+    """Follow a resource until it has ended. Ctrl-C leaves it running and prints how to continue."""
+    try:
+        with View(output) as view:
+            return target.call("finetuning", lambda channel: follow_on(channel, resource_id, view))
+    except KeyboardInterrupt:
+        output.note(
+            f"\n{resource.noun} {resource_id} continues; follow it with `vfmalign watch {resource_id}`, "
+            f"stop it with `vfmalign {resource.noun}s cancel {resource_id}`"
+        )
+        raise
+
+
+def download_report(
+    target: Target, resource_id: str, files: Mapping[str, common_pb2.ObjectRef], folder: Path
+) -> dict[str, str]:
+    """Download a report and verify its digests.
+
+    Args:
+        target: the deployment.
+        resource_id: names the files.
+        files: the objects by file name extension; `html` is the page.
+        folder: where the files are written.
+
+    Returns:
+        The path of every file by extension, and the page's `uri`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    places = {"uri": files["html"].uri}
+    for extension, ref in files.items():
+        path = folder / f"{resource_id}.{extension}"
+        path.write_bytes(target.store.get(target.store.key(ref.uri), sha256=ref.sha256))
+        places[extension] = str(path)
+    return places
+
+
+def no_report(noun: str, resource_id: str, state: str) -> PreconditionFailed:
+    """Returns the error for a resource whose report does not exist."""
+    return PreconditionFailed(
+        f"there is no report, because the {noun} is {state}",
+        subject=resource_id,
+        remedy=f"see `vfmalign {noun}s show {resource_id}`",
+    )

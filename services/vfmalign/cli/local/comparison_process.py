@@ -1,0 +1,68 @@
+"""One comparison in a subprocess of this machine, without a server: `python -m vfmalign.mmd.comparison`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from google.protobuf.json_format import MessageToJson, Parse
+
+from vfmalign.cli.extras import require_modules
+from vfmalign.core.domain.errors import Cancelled, Exhausted, InvalidInput, Unavailable, VfmalignError
+from vfmalign.v1 import mmd_pb2
+
+MODULES = ("torch", "scipy", "vfmalign.mmd")
+_PAIRINGS = {mmd_pb2.PAIRING_PAIRED: "paired", mmd_pb2.PAIRING_INDEPENDENT: "independent"}
+_ERRORS: dict[int, type[VfmalignError]] = {1: Unavailable, 2: InvalidInput, 3: Exhausted, 130: Cancelled}
+"""Classes of errors by the exit code of the subprocess."""
+
+
+def compare_in_subprocess(
+    request: mmd_pb2.ComputeRequest,
+    samples: Mapping[str, str],
+    environment: Mapping[str, str],
+    timeout_s: float,
+) -> mmd_pb2.ComputeResponse:
+    """Compare two samples in a subprocess.
+
+    Args:
+        request: the options; its samples are empty.
+        samples: `x`, `y` and perhaps `reference`: each a .npy file or the id of a stored feature set.
+        environment: variables beside those of this process, such as the object store's.
+        timeout_s: seconds after which the subprocess is killed.
+
+    Raises:
+        PreconditionFailed: torch is not installed.
+        VfmalignError: the subprocess failed, with the message that it printed.
+    """
+    require_modules("mmd", "a local comparison", MODULES)
+    options = mmd_pb2.ComputeRequest()
+    options.CopyFrom(request)
+    options.ClearField("pairing")
+    arguments = [samples["x"], samples["y"], f"--pairing={_PAIRINGS[request.pairing]}"]
+    if "reference" in samples:
+        arguments.append(f"--reference={samples['reference']}")
+    try:
+        completed = subprocess.run(
+            [sys.executable, "-m", "vfmalign.mmd.comparison", *arguments, f"--options={MessageToJson(options)}"],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout_s,
+        )
+    except subprocess.TimeoutExpired:
+        raise Unavailable(
+            f"the comparison did not finish within {timeout_s:g} s", subject="mmd", remedy="increase --timeout"
+        ) from None
+    if completed.returncode != 0:
+        raise _to_error(completed.returncode, completed.stderr)
+    return Parse(completed.stdout, mmd_pb2.ComputeResponse())
+
+
+def _to_error(code: int, stderr: str) -> VfmalignError:
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    message = lines[-1].removeprefix("error: ") if lines else f"the comparison ended with exit code {code}"
+    return _ERRORS.get(code, VfmalignError)(message, reason="LOCAL_COMPARISON_FAILED")
