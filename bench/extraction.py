@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import SecretStr
 
 from vfmalign.cli.local import s3_server
-from vfmalign.cli.local.environment import malloc_settings
+from vfmalign.cli.local.environment import get_malloc_settings
 from vfmalign.core.domain.artifacts import Split
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.settings import StoreSettings
@@ -68,7 +68,7 @@ def main() -> int:
     for name in arguments.names:
         options = ["--in-process", "--cases", str(arguments.cases), "--turn-deg", str(arguments.turn_deg)]
         command = [sys.executable, "-m", "bench.extraction", *options, name]
-        environment = {**os.environ, **malloc_settings("features")}
+        environment = {**os.environ, **get_malloc_settings("features")}
         process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if process.returncode:
             print(

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from vfmalign.cli.local.environment import malloc_settings
+from vfmalign.cli.local.environment import get_malloc_settings
 
 NAMES = ("profound_conv_tiny", "profound_vit_base", "provicnet_t2w", "provicnet_fusion")
 
@@ -36,7 +36,7 @@ def main() -> int:
     print(f"{'architecture':22}{'input':>18}{'parameters':>12}{titles}")
     for name in arguments.names:
         command = [sys.executable, "-m", "bench.forward", "--in-process", name]
-        environment = {**os.environ, **malloc_settings("features")}
+        environment = {**os.environ, **get_malloc_settings("features")}
         process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if process.returncode:
             print(f"{name:22} failed with {process.returncode}: {process.stderr.strip().splitlines()[-1:]}")

@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from safetensors.numpy import save
 
 from vfmalign.cli.local import s3_server
-from vfmalign.cli.local.environment import malloc_settings
+from vfmalign.cli.local.environment import get_malloc_settings
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.object_store import ObjectStore
@@ -69,7 +69,7 @@ def running_server(folder: Path, environment: dict[str, str], threads: int) -> I
     ports_path, log_path = folder / "ports.json", folder / "log"
     variables = {
         **environment,
-        **malloc_settings("mmd"),
+        **get_malloc_settings("mmd"),
         "VFMALIGN_SERVER__GRPC_PORT": "0",
         "VFMALIGN_SERVER__METRICS_PORT": "0",
         "VFMALIGN_SERVER__HEALTH_PORT": "0",

@@ -17,9 +17,9 @@ from typing import Any
 import grpc
 import pytest
 
-from vfmalign.cli.local.environment import small_networks
+from vfmalign.cli.local.environment import get_small_network_settings
 from vfmalign.cli.local.stack import Stack
-from vfmalign.cli.local.state_directory import Home
+from vfmalign.cli.local.state_directory import StateDirectory
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.imaging.phantoms import rendering
 from vfmalign.imaging.phantoms.dataset import synthesise_dataset
@@ -82,16 +82,16 @@ def check_spec(**changes: Any) -> alignment_pb2.CheckSpec:
 class World:
     """The running stack and how tests talk to it."""
 
-    home: Home
+    home: StateDirectory
     stack: Stack
     store: ObjectStore
-    said: list[str] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
     channels: dict[str, grpc.Channel] = field(default_factory=dict)
 
     def channel(self, service: str) -> grpc.Channel:
         """The channel to one service, which keeps its port for life."""
         if service not in self.channels:
-            address = self.stack.state().services[service].ports.address
+            address = self.stack.get_state().services[service].ports.address
             self.channels[service] = grpc.insecure_channel(address, OPTIONS)
         return self.channels[service]
 
@@ -150,7 +150,7 @@ class World:
 
     def pid(self, service: str) -> int:
         """Process id of a service."""
-        process = self.stack.state().services[service].process
+        process = self.stack.get_state().services[service].process
         assert process is not None
         return process.pid
 
@@ -158,24 +158,24 @@ class World:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A stack with a dataset and a pretrained model."""
-    home = Home(tmp_path_factory.mktemp("stack"))
-    home.make()
-    said: list[str] = []
-    stack = Stack(home, said.append, small_networks())
+    home = StateDirectory(tmp_path_factory.mktemp("stack"))
+    home.create()
+    events: list[str] = []
+    stack = Stack(home, events.append, get_small_network_settings())
     stack.start()
-    keeper = threading.Thread(target=stack.keep)
-    keeper.start()
+    supervisor = threading.Thread(target=stack.supervise)
+    supervisor.start()
     try:
-        state = stack.state()
+        state = stack.get_state()
         assert state.store is not None
-        result = World(home, stack, ObjectStore(state.store.settings()), said)
+        result = World(home, stack, ObjectStore(state.store.to_settings()), events)
         counts = {"pretrain": 8, "train": 8, "val": 4, "test": 13}
         synthesise_dataset(result.store, DATASET, 1, counts, spec=PHANTOMS)
         _pretrain(result)
         yield result
     finally:
-        stack.end()
-        keeper.join()
+        stack.request_stop()
+        supervisor.join()
         stack.stop()
 
 

@@ -11,7 +11,7 @@ import pytest
 import typer
 from tests.e2e.conftest import PHANTOMS
 
-from vfmalign.cli.demo.rehearsal import Plan, Size, rehearse
+from vfmalign.cli.demo.rehearsal import RehearsalPlan, Size, rehearse
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output
 from vfmalign.imaging.phantoms.dataset import synthesise_dataset
@@ -32,7 +32,7 @@ TINY = Size(
 def test_a_rehearsal_ends_with_a_report_of_its_cells_and_goes_on_from_what_is_there(
     world: Any, tmp_path: Path, capfd: Any
 ) -> None:
-    plan, target = Plan("tiny", TINY, 3), Target.of(world.stack.state())
+    plan, target = RehearsalPlan("tiny", TINY, 3), Target.from_state(world.stack.get_state())
     synthesise_dataset(world.store, plan.dataset, plan.seed, TINY.counts, spec=PHANTOMS)
 
     def run() -> tuple[dict[str, Any], list[str]]:

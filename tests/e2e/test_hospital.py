@@ -81,7 +81,7 @@ def test_a_patient_s_name_stays_in_the_user_s_folder(world: Any, tmp_path: Path)
                 assert traces(gzip.decompress(data)) == [], key
     for log in (path for path in world.home.path.rglob("*.log") if path.is_file()):
         assert traces(log.read_bytes()) == [], log
-    for service in world.stack.state().services.values():
+    for service in world.stack.get_state().services.values():
         text = urllib.request.urlopen(f"http://127.0.0.1:{service.ports.metrics}/metrics").read()
         assert traces(text) == []
     mapping = world.home.private / "mapping.csv"

@@ -69,7 +69,7 @@ def test_killed_training_and_later_killed_mmd(world: Any, undisturbed: Any) -> N
     assert all(job.status.startswith("taken from job ") for job in jobs[1:]), "its baselines are the undisturbed ones"
     training = [stage.attempts for stage in check.stages if stage.name.startswith("job_")]
     assert training == [1, 1, 1]
-    assert any("mmd" in sentence for sentence in world.said)
+    assert any("mmd" in sentence for sentence in world.events)
 
 
 def test_killed_features_and_later_killed_orchestrator(world: Any, undisturbed: Any) -> None:

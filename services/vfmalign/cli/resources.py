@@ -49,19 +49,26 @@ class Resource(Generic[M]):
         """Request that a resource stops. One that has ended stays as it is."""
         return self._run(target, "Cancel", **{f"{self.noun}_id": resource_id})
 
-    def list(self, target: Target, states: Sequence[str], limit: int) -> list[M]:
+    def parse_states(self, labels: Sequence[str]) -> Sequence[int]:
+        """Returns the values of states for their labels.
+
+        Raises:
+            BadOption: there is no such state.
+        """
+        enum = getattr(self.messages, f"{self.noun.title()}State")
+        return [parse(enum, text, "--state") for text in labels]
+
+    def list(self, target: Target, states: Sequence[int], limit: int) -> list[M]:
         """Returns the newest resources.
 
         Args:
             target: the deployment.
-            states: labels of states; without any, all states.
+            states: values of states; without any, all states.
             limit: the largest number of resources.
         """
-        state_enum = getattr(self.messages, f"{self.noun.title()}State")
-        numbers = [parse(state_enum, state, "--state") for state in states]
 
         async def call(channel: grpc.aio.Channel) -> list[M]:
-            request = getattr(self.messages, f"List{self.noun.title()}sRequest")(page_size=limit, states=numbers)
+            request = getattr(self.messages, f"List{self.noun.title()}sRequest")(page_size=limit, states=states)
             response = await getattr(self.stub(channel), f"List{self.noun.title()}s")(request)
             return list(getattr(response, f"{self.noun}s"))
 

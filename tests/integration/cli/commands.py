@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vfmalign.cli.local.state_directory import Home
+from vfmalign.cli.local.state_directory import StateDirectory
 
 TIMEOUT_S = 120.0
 
@@ -42,8 +42,8 @@ class Cli:
     folder: Path
 
     @property
-    def home(self) -> Home:
-        return Home(self.folder / ".vfmalign")
+    def home(self) -> StateDirectory:
+        return StateDirectory(self.folder / ".vfmalign")
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from tests.integration.cli.commands import INTERRUPTED, TIMEOUT_S, Cli, wait_until
 
-from vfmalign.cli.local.state_directory import Home
+from vfmalign.cli.local.state_directory import StateDirectory
 
 
 def test_a_foreground_stack_ends_with_ctrl_c_and_leaves_no_process(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     process = cli.start("up")
     wait_until(lambda: process.poll() is not None or cli.home.read().ready, "the stack")
-    running = cli.home.read().processes()
+    running = cli.home.read().list_processes()
     assert len(running) == 4
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=TIMEOUT_S)
@@ -24,23 +24,23 @@ def test_a_foreground_stack_ends_with_ctrl_c_and_leaves_no_process(tmp_path: Pat
     assert "stopped" in err
     assert not any(ref.alive() for ref in running)
     assert cli.run("status", "--json", code=3).document["running"] is False
-    assert "nothing ran" in cli.run("down").out
+    assert "nothing was running" in cli.run("down").out
 
 
 @pytest.mark.parametrize(
     ("command", "folder", "words"),
     [
-        ("demo", "demo", "the demo was ended; its stack is stopped"),
-        ("rehearse", "rehearsal", "the same command again goes on from here"),
+        ("demo", "demo", "the demo was interrupted; its stack is stopped"),
+        ("rehearse", "rehearsal", "run the same command again to resume"),
     ],
 )
 def test_a_demo_or_rehearsal_that_is_told_to_end_leaves_no_process(
     tmp_path: Path, command: str, folder: str, words: str
 ) -> None:
-    cli, home = Cli(tmp_path), Home(tmp_path / ".vfmalign" / folder)
+    cli, home = Cli(tmp_path), StateDirectory(tmp_path / ".vfmalign" / folder)
     process = cli.start(command)
     wait_until(lambda: process.poll() is not None or home.read().ready, "the stack")
-    running = home.read().processes()
+    running = home.read().list_processes()
     assert len(running) == 4
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=TIMEOUT_S)

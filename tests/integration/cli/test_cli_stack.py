@@ -73,9 +73,9 @@ def test_status_and_doctor_find_everything_well(cli: Cli) -> None:
 
 def test_up_again_says_that_it_runs_already(cli: Cli) -> None:
     before = cli.service("mmd")["pid"]
-    assert "runs already" in cli.run("up", "--detach").err
+    assert "already running" in cli.run("up", "--detach").err
     assert cli.service("mmd")["pid"] == before
-    assert "runs in this state folder already" in cli.run("up", code=2).err
+    assert "already runs in this state folder" in cli.run("up", code=2).err
 
 
 def test_a_killed_service_comes_back_at_its_address(cli: Cli) -> None:
@@ -87,7 +87,7 @@ def test_a_killed_service_comes_back_at_its_address(cli: Cli) -> None:
     assert after["address"] == before["address"]
     assert after["pid"] != before["pid"]
     log = (cli.home.logs / "supervisor.log").read_text()
-    assert "mmd was killed by signal 9; starting it again" in log
+    assert "mmd was killed by signal 9; restarting it" in log
     assert "mmd serves again" in log
 
 
@@ -129,7 +129,7 @@ def test_a_supervisor_that_was_killed_leaves_nothing_in_the_way(cli: Cli, datase
     assert "no stack runs" in cli.run("dataset", "list", code=3).err
     cli.run("up", "--detach")
     after = cli.home.read()
-    assert not any(process.alive() for process in before.processes())
+    assert not any(process.alive() for process in before.list_processes())
     assert {name: service.ports for name, service in after.services.items()} == {
         name: service.ports for name, service in before.services.items()
     }
@@ -157,7 +157,7 @@ def test_an_import_names_nobody(cli: Cli) -> None:
         failed = cli.run("dataset", "import", *arguments, "--json", code=2)
         assert failed.document["error"]["reason"] == "BAD_DATASET"
         assert NAME not in failed.out + failed.err
-    store = Target.of(cli.home.read()).store
+    store = Target.from_state(cli.home.read()).store
     assert not [key for key in store.list("") if "SURNAME" in key]
     logs = list(cli.home.path.rglob("*.log"))
     assert logs
@@ -175,8 +175,10 @@ def test_models_features_and_a_comparison(cli: Cli, model: str, dataset: str) ->
     assert again["feature_set"] == first["feature_set"]
     assert again["computed_cases"] == 0
     name = first["feature_set"]["feature_set_id"]
-    same = cli.run("mmd", name, name, "--json").document
+    same = cli.run("mmd", name, name, "--paired", "--json").document
     assert [layer["raw"]["mmd2"]["value"] for layer in same["layers"]] == pytest.approx([0.0] * 4, abs=1e-12)
+    local = cli.run("mmd", name, name, "--paired", "--local", "--json").document
+    assert [layer["raw"]["mmd2"]["value"] for layer in local["layers"]] == pytest.approx([0.0] * 4, abs=1e-12)
 
 
 def test_bundles_and_programs_are_imported_and_served(cli: Cli, dataset: str) -> None:
@@ -216,7 +218,7 @@ def test_arrays_are_compared_inline(cli: Cli) -> None:
     assert done["layers"][0]["standardised"]["p_value"]["value"] == pytest.approx(1 / 200)
     table = cli.run("mmd", "x.npy", "y.npy", "--independent", "--permutations", "199")
     assert "standardised" in table.out
-    refused = cli.run("mmd", "x.npy", "y.npy", code=2)
+    refused = cli.run("mmd", "x.npy", "y.npy", "--paired", code=2)
     assert "row" in refused.err
 
 
@@ -224,17 +226,20 @@ def test_arrays_too_large_for_a_message_are_uploaded_once(cli: Cli) -> None:
     rng = np.random.default_rng(1)
     for name in ("wide_x", "wide_y"):
         np.save(cli.folder / f"{name}.npy", rng.normal(size=(40, 30_000)))
-    ask = ("mmd", "wide_x.npy", "wide_y.npy", "--sigma", "200", "--estimator", "biased", "--precision", "exact")
+    files = ("wide_x.npy", "wide_y.npy")
+    ask = ("mmd", *files, "--paired", "--sigma", "200", "--estimator", "biased", "--precision", "exact")
     first = cli.run(*ask, "--json")
-    assert first.err.count("was uploaded and stays at s3://") == 2
+    assert first.err.count("uploaded") == first.err.count("it stays there") == 2
     again = cli.run(*ask, "--json")
-    assert "was uploaded" not in again.err
+    assert "uploaded" not in again.err
     assert again.document["layers"] == first.document["layers"]
     options = '{"estimator": "ESTIMATOR_BIASED", "precision": "PRECISION_EXACT"}'
-    command = [sys.executable, "-m", "vfmalign.mmd.comparison", *ask[1:3], "--pairing", "paired"]
+    command = [sys.executable, "-m", "vfmalign.mmd.comparison", *files, "--pairing", "paired"]
     command += ["--sigma", "200", "--options", options]
     alone = subprocess.run(command, cwd=cli.folder, capture_output=True, text=True, check=True)
     value = json.loads(alone.stdout)["layers"][0]["raw"]["mmd2"]["value"]
+    local = cli.run(*ask, "--local", "--json").document
+    assert local["layers"][0]["raw"]["mmd2"]["value"] == value
     assert first.document["layers"][0]["raw"]["mmd2"]["value"] == pytest.approx(value, rel=1e-9)
 
 
@@ -260,7 +265,7 @@ def test_ctrl_c_leaves_a_check_running_and_says_how_to_go_on(cli: Cli, model: st
     _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert "check c1 goes on" in err
+    assert "check c1 continues" in err
     assert "`vfmalign watch c1`" in err
     assert "`vfmalign checks cancel c1`" in err
     running = cli.run("checks", "list", "--json").document["checks"][0]
@@ -271,9 +276,9 @@ def test_ctrl_c_leaves_a_check_running_and_says_how_to_go_on(cli: Cli, model: st
     cli.run("checks", "cancel", "c1")
     watched = cli.run("watch", "c1", "--json", code=1).document
     assert watched["check"]["state"] == "CHECK_STATE_CANCELLED"
-    assert "there is no report: the check is cancelled" in cli.run("checks", "report", "c1", code=2).err
+    assert "there is no report, because the check is cancelled" in cli.run("checks", "report", "c1", code=2).err
     gated = cli.run("checks", "show", "c1", "--gate", "mmd2.upper<=1", code=2)
-    assert "there is nothing to gate: the check is cancelled" in gated.err
+    assert "the gate needs a result, and the check is cancelled" in gated.err
 
 
 def test_ctrl_c_leaves_a_experiment_running_and_says_how_to_go_on(cli: Cli, model: str, dataset: str) -> None:
@@ -297,7 +302,7 @@ def test_ctrl_c_leaves_a_experiment_running_and_says_how_to_go_on(cli: Cli, mode
     _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert "experiment s1 goes on" in err
+    assert "experiment s1 continues" in err
     assert "`vfmalign watch s1`" in err
     assert "`vfmalign experiments cancel s1`" in err
     same = cli.run(*arguments, "--no-wait", "--json").document["experiment"]
@@ -309,4 +314,5 @@ def test_ctrl_c_leaves_a_experiment_running_and_says_how_to_go_on(cli: Cli, mode
     watched = cli.run("watch", "s1", "--json", code=1).document
     assert watched["experiment"]["state"] == "EXPERIMENT_STATE_CANCELLED"
     assert "the experiment ended before the check began" in cli.run("experiments", "show", "s1").out
-    assert "there is no report: the experiment is cancelled" in cli.run("experiments", "report", "s1", code=2).err
+    refused = cli.run("experiments", "report", "s1", code=2)
+    assert "there is no report, because the experiment is cancelled" in refused.err

@@ -13,7 +13,7 @@ from vfmalign import __version__
 from vfmalign.cli import __main__ as program
 from vfmalign.cli import arrays, exits
 from vfmalign.cli.local import doctor
-from vfmalign.cli.options import recipe
+from vfmalign.cli.options import build_recipe
 from vfmalign.core.domain import errors
 
 NEED_A_STACK = [
@@ -31,7 +31,8 @@ NEED_A_STACK = [
     ("experiments", "show", "s1"),
     ("jobs", "cancel", "j1"),
     ("watch", "c1"),
-    ("mmd", "a" * 32, "b" * 32),
+    ("mmd", "a" * 32, "b" * 32, "--paired"),
+    ("mmd", "a" * 32, "b" * 32, "--paired", "--local"),
 ]
 
 # No stack runs: an answer about the gate shows that it was read before anything was begun.
@@ -63,13 +64,13 @@ def test_with_json_an_error_is_the_one_document_on_stdout(invoke) -> None:
         (("check", "d1"), "--task"),
         (("check", "d1", "--task", "segmentation", "--model", "m", "--seed", "-1"), "--seed"),
         (("check", "d1", "--task", "segmentation", "--model", "m", "--epochs", "0"), "--epochs"),
-        (("check", "d1", "--task", "segmentation", "--model", "m", "--patch", "8,32"), "is not three numbers"),
+        (("check", "d1", "--task", "segmentation", "--model", "m", "--patch", "8,32"), "is not three positive"),
         (("check", "d1", "--task", "segmentation", "--model", "m", "--probe-step", "0"), "--probe-step"),
-        ((*GATED, "mmd2.upper<=low"), "no number"),
-        ((*GATED, "mmd2<=1"), "a gate compares the ends of intervals alone"),
-        ((*GATED, "p_value<=0.05"), "it enters no gate"),
-        ((*GATED, "mmd2.upper<=1", "--no-wait"), "a gate needs the check's end"),
-        (("checks", "show", "c1", "--gate", "mmd.upper<=1"), "'mmd' is unknown"),
+        ((*GATED, "mmd2.upper<=low"), "is not a number"),
+        ((*GATED, "mmd2<=1"), "a gate compares only the ends of intervals"),
+        ((*GATED, "p_value<=0.05"), "is a p-value, which cannot be gated"),
+        ((*GATED, "mmd2.upper<=1", "--no-wait"), "a gate needs a finished check"),
+        (("checks", "show", "c1", "--gate", "mmd.upper<=1"), "'mmd' is not a known quantity"),
         (("extract", "d1", "--model", "m", "--split", "all"), "choose one of pretrain, train, val, test"),
         (("models", "pretrain", "d1", "--objective", "supervised"), "masked_reconstruction, contrastive"),
         (("jobs", "list", "--state", "lost"), "queued, running"),
@@ -80,7 +81,7 @@ def test_with_json_an_error_is_the_one_document_on_stdout(invoke) -> None:
         (("rehearse", "--size", "huge"), "choose one of small, evidence"),
         (("demo", "--task", "astrology"), "choose one of segmentation, super_resolution, distortion, translation"),
         (("demo", "--objective", "supervised"), "choose one of masked_reconstruction, contrastive"),
-        (("mmd", "Not An Id", "b" * 32), "neither the id of a feature set nor a .npy file"),
+        (("mmd", "Not An Id", "b" * 32, "--paired"), "neither the id of a feature set nor a .npy file"),
     ],
 )
 def test_bad_usage_is_one_sentence_and_code_2(invoke, arguments: tuple[str, ...], words: str) -> None:
@@ -137,7 +138,7 @@ def test_ctrl_c_is_code_130_without_a_trace(invoke, monkeypatch: pytest.MonkeyPa
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vfmalign.cli.local.state_directory.Home.read", interrupt)
+    monkeypatch.setattr("vfmalign.cli.local.state_directory.StateDirectory.read", interrupt)
     code, _, err = invoke("status")
     assert code == exits.INTERRUPTED
     assert "Traceback" not in err
@@ -151,7 +152,7 @@ def test_a_fault_of_ours_is_one_sentence_and_its_words_stay_out_of_the_trace(
     def fail(*_: object) -> None:
         raise RuntimeError(words)
 
-    monkeypatch.setattr("vfmalign.cli.local.state_directory.Home.read", fail)
+    monkeypatch.setattr("vfmalign.cli.local.state_directory.StateDirectory.read", fail)
     monkeypatch.setattr(program.tempfile, "tempdir", str(tmp_path))
     code, _, err = invoke("status")
     assert code == exits.FAILED
@@ -189,15 +190,15 @@ def test_a_service_that_is_not_there_is_code_3(invoke, monkeypatch: pytest.Monke
 def test_arrays_of_objects_are_never_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "evil.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(errors.BadTensor, match="without unpickling"):
-        arrays.named(str(tmp_path / "evil.npy"), "X")
+        arrays.parse_sample(str(tmp_path / "evil.npy"), "X")
     np.save(tmp_path / "flat.npy", np.zeros(3))
     with pytest.raises(errors.BadTensor, match="1 axes"):
-        arrays.named(str(tmp_path / "flat.npy"), "X")
+        arrays.parse_sample(str(tmp_path / "flat.npy"), "X")
     np.save(tmp_path / "nan.npy", np.full((2, 2), np.nan))
     with pytest.raises(errors.BadTensor, match="NaN"):
-        arrays.named(str(tmp_path / "nan.npy"), "X")
+        arrays.parse_sample(str(tmp_path / "nan.npy"), "X")
     with pytest.raises(errors.BadOption, match="no such file"):
-        arrays.named(str(tmp_path / "gone.npy"), "X")
+        arrays.parse_sample(str(tmp_path / "gone.npy"), "X")
 
 
 def test_an_array_too_large_for_a_message_needs_a_store(
@@ -208,7 +209,7 @@ def test_an_array_too_large_for_a_message_needs_a_store(
         monkeypatch.setenv(f"VFMALIGN_{service}_ADDRESS", "127.0.0.1:1")
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
-    code, _, err = invoke("mmd", "big.npy", "big.npy", "--sigma", "1")
+    code, _, err = invoke("mmd", "big.npy", "big.npy", "--paired", "--sigma", "1")
     assert code == exits.BAD_INPUT
     assert "34.3 MiB" in err
     assert "set AWS_ENDPOINT_URL_S3" in err
@@ -228,7 +229,7 @@ def test_an_array_too_large_for_a_message_needs_a_store(
     ],
 )
 def test_options_of_a_comparison_that_mean_nothing(invoke, arguments: tuple[str, ...], words: str) -> None:
-    code, _, err = invoke("mmd", "a" * 32, "b" * 32, *arguments)
+    code, _, err = invoke("mmd", "a" * 32, "b" * 32, "--paired", *arguments)
     assert code == exits.BAD_INPUT
     assert words in err
 
@@ -242,6 +243,35 @@ def test_doctor_names_the_failing_step_and_skips_what_needs_it(invoke) -> None:
     assert "vfmalign up --detach" in steps["stack"]["remedy"]
     assert steps["s3"]["outcome"] == steps["mmd"]["outcome"] == "skipped"
     assert steps["s3 program"]["outcome"] == "ok"
+
+
+def test_doctor_asks_a_deployment_for_nothing_that_only_a_local_stack_needs(
+    invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        for service in ("FEATURES", "MMD", "FINETUNING"):
+            monkeypatch.setenv(f"VFMALIGN_{service}_ADDRESS", f"127.0.0.1:{closed.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+        monkeypatch.setattr(doctor.probes, "check_store", lambda _: "write")
+        code, out, _ = invoke("doctor", "--json")
+    steps = {step["name"]: step["outcome"] for step in json.loads(out)["steps"]}
+    assert code == exits.UNAVAILABLE
+    assert [name for name, outcome in steps.items() if outcome == "skipped"] == [
+        "packages", "s3 program", "torch", "disk",
+    ]  # fmt: skip
+    assert (steps["stack"], steps["s3"]) == ("ok", "ok")
+    assert [name for name, outcome in steps.items() if outcome == "failed"] == ["features", "mmd", "finetuning"]
+
+
+@pytest.mark.parametrize("pairing", [(), ("--paired", "--independent")], ids=str)
+def test_a_comparison_needs_exactly_one_pairing(invoke, pairing: tuple[str, ...]) -> None:
+    code, _, err = invoke("mmd", "a" * 32, "b" * 32, *pairing)
+    assert code == exits.BAD_INPUT
+    assert "give exactly one of --paired and --independent" in err
+    assert "same cases before and after" in err
 
 
 def test_doctor_names_missing_packages_and_a_full_disk(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,10 +291,10 @@ def test_the_demo_empties_no_folder_that_is_not_its_own(invoke, tmp_path: Path) 
     (precious / "chapter1.txt").write_text("all my work")
     code, _, err = invoke("demo", "--home", str(precious))
     assert code == exits.BAD_INPUT
-    assert "no demo made it" in err
+    assert "was not created by a demo" in err
     assert (precious / "chapter1.txt").read_text() == "all my work"
 
 
 def test_probe_steps_are_sent_in_order() -> None:
-    assert list(recipe("demo", probe_steps=[32, 16]).probe_steps) == [16, 32]
-    assert list(recipe("demo").probe_steps) == []
+    assert list(build_recipe(preset="demo", probe_step=[32, 16]).probe_steps) == [16, 32]
+    assert list(build_recipe(preset="demo").probe_steps) == []

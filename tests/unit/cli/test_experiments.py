@@ -7,12 +7,11 @@ from collections.abc import Callable
 import pytest
 from rich.console import RenderableType
 
-from vfmalign.cli.demo.rehearsal import SIZES, Plan, stack_settings
+from vfmalign.cli.demo.rehearsal import SIZES, RehearsalPlan, get_stack_settings
 from vfmalign.cli.local import environment
 from vfmalign.cli.views.enum_labels import PRETRAINING_OBJECTIVES
-from vfmalign.cli.views.experiment_tables import summary
+from vfmalign.cli.views.experiment_tables import show_experiment
 from vfmalign.cli.views.follow import View
-from vfmalign.cli.views.follow_experiment import say_cell, show_running
 from vfmalign.cli.views.output import Output
 from vfmalign.core.domain.artifacts import is_id
 from vfmalign.core.domain.tasks import TASKS
@@ -53,9 +52,9 @@ def test_a_cell_that_ended_is_one_line_with_what_it_found(
     output: Output, said: Said, experiment: experiment_pb2.Experiment, finished_check: alignment_pb2.Check
 ) -> None:
     with View(output) as view:
-        say_cell(view, experiment.cells[0], finished_check.result, 1, 4)
-        say_cell(view, experiment.cells[1], None, 2, 4)
-        show_running(view, experiment)
+        view.show_cell(experiment.cells[0], finished_check.result, 1, 4)
+        view.show_cell(experiment.cells[1], None, 2, 4)
+        view.show_experiment(experiment)
     lines = said()
     assert len(lines) == 2, "without a terminal there are no bars"
     assert lines[0].split()[:6] == ["✓", "1/4", "segmentation", "m1", "seed", "0"]
@@ -63,10 +62,10 @@ def test_a_cell_that_ended_is_one_line_with_what_it_found(
     assert lines[1].endswith("failed: status 1")
 
 
-def test_a_experiment_shows_what_was_found_and_where_the_rest_stands(
+def test_an_experiment_shows_what_was_found_and_where_the_rest_stands(
     show: Show, experiment: experiment_pb2.Experiment, finished_check: alignment_pb2.Check
 ) -> None:
-    text = show(summary(experiment, {"c0": finished_check.result}, ["too few models to tell"]))
+    text = show(show_experiment(experiment, {"c0": finished_check.result}, ["too few models to tell"]))
     assert "Experiment s1: running" in text
     assert "too few models to tell" in text
     assert "1 of 4 cells" in text
@@ -81,26 +80,26 @@ def test_a_experiment_shows_what_was_found_and_where_the_rest_stands(
 def test_marks_are_explained_where_they_are_used(
     show: Show, experiment: experiment_pb2.Experiment, finished_check: alignment_pb2.Check
 ) -> None:
-    plain = show(summary(experiment, {"c0": finished_check.result}))
+    plain = show(show_experiment(experiment, {"c0": finished_check.result}))
     assert "¶" not in plain
     assert "§" not in plain
     finished_check.result.naive_baseline_not_beaten = True
     finished_check.result.shifts[0].saturated = True
-    marked = show(summary(experiment, {"c0": finished_check.result}))
+    marked = show(show_experiment(experiment, {"c0": finished_check.result}))
     assert marked.count("¶") == marked.count("§") == 2
 
 
-def test_a_experiment_that_failed_says_why(show: Show) -> None:
+def test_an_experiment_that_failed_says_why(show: Show) -> None:
     found = experiment_pb2.Experiment(experiment_id="s1", state=experiment_pb2.EXPERIMENT_STATE_FAILED)
     found.failure.CopyFrom(finetuning_pb2.Failure(reason="NO_CHECK_SUCCEEDED", message="no check succeeded"))
-    text = show(summary(found, {}))
+    text = show(show_experiment(found, {}))
     assert "NO_CHECK_SUCCEEDED: no check succeeded" in text
     assert "Report" not in text
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_a_rehearsal_has_one_architecture_with_both_objectives_and_one_budget(name: str) -> None:
-    plan = Plan(name, SIZES[name], 2025)
+    plan = RehearsalPlan(name, SIZES[name], 2025)
     models = plan.pretrainings()
     objectives: dict[str, set[str]] = {}
     for model in models:
@@ -125,7 +124,7 @@ def test_a_rehearsal_has_one_architecture_with_both_objectives_and_one_budget(na
 
 
 def test_sizes_do_not_share_an_id() -> None:
-    plans = [Plan(name, size, 7) for name, size in SIZES.items()]
+    plans = [RehearsalPlan(name, size, 7) for name, size in SIZES.items()]
     names = [one for plan in plans for one in (plan.experiment, plan.dataset, *(m.model for m in plan.pretrainings()))]
     assert len(set(names)) == len(names)
 
@@ -137,13 +136,13 @@ def test_the_size_for_evidence_is_large_enough_to_say_something() -> None:
     assert size.counts["test"] >= 100
     assert size.counts["train"] > SIZES["small"].counts["train"]
     assert set(SIZES["small"].models) < set(size.models)
-    assert list(Plan("evidence", size, 7).spec().seeds) == [7, 8, 9]
+    assert list(RehearsalPlan("evidence", size, 7).spec().seeds) == [7, 8, 9]
 
 
 def test_jobs_run_side_by_side_with_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "cpus", lambda: 16)
-    settings = stack_settings()
+    monkeypatch.setattr(environment, "count_cpus", lambda: 16)
+    settings = get_stack_settings()
     assert settings["VFMALIGN_LAUNCHER__MAX_RUNNING"] == "4"
     assert settings["VFMALIGN_TRAINING__THREADS"] == "1"
-    monkeypatch.setattr(environment, "cpus", lambda: 2)
-    assert stack_settings()["VFMALIGN_LAUNCHER__MAX_RUNNING"] == "2"
+    monkeypatch.setattr(environment, "count_cpus", lambda: 2)
+    assert get_stack_settings()["VFMALIGN_LAUNCHER__MAX_RUNNING"] == "2"

@@ -16,7 +16,7 @@ from vfmalign.core.domain.errors import PreconditionFailed
     [
         (("dataset", "import", "inbox"), "vfmalign.imaging.datasets.folders", "importing a dataset"),
         (("dataset", "phantoms"), "vfmalign.imaging.phantoms.dataset", "generating phantoms"),
-        (("models", "import", "a.pth"), "vfmalign.models.cards", "importing a model"),
+        (("models", "import", "a.pth"), "vfmalign.models.importer", "importing a model"),
     ],
 )
 def test_a_command_without_its_packages_names_the_extra(

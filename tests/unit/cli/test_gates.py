@@ -16,9 +16,9 @@ from vfmalign.cli.gates import (
     OPERATORS,
     QUANTITIES,
     Condition,
-    Observed,
+    ObservedInterval,
     Outcome,
-    decide,
+    evaluate_gate,
     parse_gate,
     passed,
 )
@@ -66,31 +66,31 @@ def test_any_words_are_read_in_full_or_refused_as_an_option(words: list[str]) ->
 @pytest.mark.parametrize(
     ("text", "message", "remedy"),
     [
-        ("", "is no condition", EXAMPLE),
-        ("mmd2.upper<=1,", "is no condition", EXAMPLE),
-        ("mmd2.upper", "'mmd2.upper' is no condition", "in quotes"),
-        (">=0", "is no condition", EXAMPLE),
-        ("mmd2.upper<=0,10", "'10' is no condition", "a decimal point"),
-        ("mmd.upper<=1", "'mmd' is unknown", "choose one of rpg_specialised, rpg_scratch"),
-        ("MMD2.upper<=1", "'MMD2' is unknown", "mmd2, mmd2_std"),
-        ("shift_ratio.upper<=1", "'shift_ratio' is unknown", "mmd2_std"),
-        ("mmd2<=1", "a gate compares the ends of intervals alone", "write mmd2.lower or mmd2.upper"),
-        ("mmd2.<=1", "a gate compares the ends of intervals alone", "write mmd2.lower or mmd2.upper"),
-        ("mmd2.value<=1", "has no end 'value'", "write mmd2.lower or mmd2.upper"),
-        ("mmd2.upper.lower<=1", "has no end 'upper.lower'", "write mmd2.lower or mmd2.upper"),
+        ("", "is not a condition", EXAMPLE),
+        ("mmd2.upper<=1,", "is not a condition", EXAMPLE),
+        ("mmd2.upper", "'mmd2.upper' is not a condition", "quote the whole gate"),
+        (">=0", "is not a condition", EXAMPLE),
+        ("mmd2.upper<=0,10", "'10' is not a condition", "a decimal point"),
+        ("mmd.upper<=1", "'mmd' is not a known quantity", "choose one of rpg_specialised, rpg_scratch"),
+        ("MMD2.upper<=1", "'MMD2' is not a known quantity", "mmd2, mmd2_std"),
+        ("shift_ratio.upper<=1", "'shift_ratio' is not a known quantity", "mmd2_std"),
+        ("mmd2<=1", "a gate compares only the ends of intervals", "use mmd2.lower or mmd2.upper"),
+        ("mmd2.<=1", "a gate compares only the ends of intervals", "use mmd2.lower or mmd2.upper"),
+        ("mmd2.value<=1", "has no end 'value'", "use mmd2.lower or mmd2.upper"),
+        ("mmd2.upper.lower<=1", "has no end 'upper.lower'", "use mmd2.lower or mmd2.upper"),
         ("mmd2.upper<1", "compared by '<'", ">= or <="),
         ("mmd2.upper==1", "compared by '=='", ">= or <="),
         ("mmd2.upper≤1", "compared by '≤'", ">= or <="),
-        ("mmd2.upper<=", "is '', no number", "without unit"),
-        ("mmd2.upper<=low", "is 'low', no number", "without unit"),
-        ("mmd2.upper<=5%", "is '5%', no number", "without unit"),
-        ("mmd2.upper<=nan", "is 'nan', no number", "without unit"),
-        ("mmd2.upper<=inf", "is 'inf', no number", "without unit"),
-        ("mmd2.upper<=1e999", "is '1e999', no number", "without unit"),
-        ("mmd2.upper<=1_0", "is '1_0', no number", "without unit"),
-        ("mmd2.upper<=٣", "is '٣', no number", "without unit"),
-        ("mmd2.upper<=0<=1", "is '0<=1', no number", "without unit"),
-        ("mmd2.upper<=1,mmd2.upper<=2", "mmd2.upper<= is there twice", "keep one"),
+        ("mmd2.upper<=", "is not a number: ''", "without unit"),
+        ("mmd2.upper<=low", "is not a number: 'low'", "without unit"),
+        ("mmd2.upper<=5%", "is not a number: '5%'", "without unit"),
+        ("mmd2.upper<=nan", "is not a number: 'nan'", "without unit"),
+        ("mmd2.upper<=inf", "is not a number: 'inf'", "without unit"),
+        ("mmd2.upper<=1e999", "is not a number: '1e999'", "without unit"),
+        ("mmd2.upper<=1_0", "is not a number: '1_0'", "without unit"),
+        ("mmd2.upper<=٣", "is not a number: '٣'", "without unit"),
+        ("mmd2.upper<=0<=1", "is not a number: '0<=1'", "without unit"),
+        ("mmd2.upper<=1,mmd2.upper<=2", "mmd2.upper<= occurs twice", "keep one"),
     ],
 )
 def test_a_slip_is_named_with_its_remedy(text: str, message: str, remedy: str) -> None:
@@ -117,7 +117,7 @@ def test_the_same_comparison_in_two_options_is_refused_and_a_band_is_not() -> No
 def test_a_p_value_is_refused_with_the_reason(text: str) -> None:
     with pytest.raises(BadOption) as caught:
         parse_gate([text])
-    assert "says only that a change between before and after can be detected" in caught.value.message
+    assert "which cannot be gated: it shows only that a change is detectable" in caught.value.message
     assert "end of an interval" in caught.value.remedy
 
 
@@ -136,7 +136,7 @@ def test_a_p_value_is_refused_with_the_reason(text: str) -> None:
 )
 def test_each_end_meets_its_own_threshold(text: str, outcome: Outcome, observed: float) -> None:
     remarks = ("degenerate",)
-    (decision,) = decide(parse_gate([text]), {"mmd2": Observed(0.1, 0.2, 0.95, remarks=remarks)})
+    (decision,) = evaluate_gate(parse_gate([text]), {"mmd2": ObservedInterval(0.1, 0.2, 0.95, remarks=remarks)})
     assert (decision.outcome, decision.observed, decision.level) == (outcome, observed, 0.95)
     assert decision.remarks == remarks
 
@@ -144,17 +144,22 @@ def test_each_end_meets_its_own_threshold(text: str, outcome: Outcome, observed:
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
-        ({"mmd2": Observed(absent_reason="4 patients: no interval below 8")}, "4 patients: no interval below 8"),
-        ({"mmd2": Observed()}, "the check gives no interval of it"),
-        ({}, "the check gives no interval of it"),
-        ({"mmd2": Observed(0.0, math.nan, 0.95)}, "not a finite number"),
-        ({"mmd2": Observed(0.0, math.inf, 0.95)}, "not a finite number"),
+        (
+            {"mmd2": ObservedInterval(absent_reason="4 patients: no interval below 8")},
+            "4 patients: no interval below 8",
+        ),
+        ({"mmd2": ObservedInterval()}, "the check has no interval for it"),
+        ({}, "the check has no interval for it"),
+        ({"mmd2": ObservedInterval(0.0, math.nan, 0.95)}, "not a finite number"),
+        ({"mmd2": ObservedInterval(0.0, math.inf, 0.95)}, "not a finite number"),
     ],
 )
 @pytest.mark.parametrize("sign", ["<=", ">="])
-def test_an_absent_end_is_undecidable_and_fails_the_gate(found: dict[str, Observed], reason: str, sign: str) -> None:
-    known = {"rpg_scratch": Observed(1.0, 2.0, 0.95), **found}
-    decisions = decide(parse_gate(["rpg_scratch.lower>=0", f"mmd2.upper{sign}0"]), known)
+def test_an_absent_end_is_undecidable_and_fails_the_gate(
+    found: dict[str, ObservedInterval], reason: str, sign: str
+) -> None:
+    known = {"rpg_scratch": ObservedInterval(1.0, 2.0, 0.95), **found}
+    decisions = evaluate_gate(parse_gate(["rpg_scratch.lower>=0", f"mmd2.upper{sign}0"]), known)
     assert [d.outcome for d in decisions] == [Outcome.PASSED, Outcome.UNDECIDABLE]
     assert decisions[1].observed is None
     assert reason in decisions[1].remarks[0]
@@ -166,7 +171,7 @@ def test_an_absent_end_is_undecidable_and_fails_the_gate(found: dict[str, Observ
 def test_a_gate_passes_where_no_condition_speaks_against_it(
     conditions: list[Condition], lower: float, width: float
 ) -> None:
-    decisions = decide(conditions, dict.fromkeys(QUANTITIES, Observed(lower, lower + width, 0.9)))
+    decisions = evaluate_gate(conditions, dict.fromkeys(QUANTITIES, ObservedInterval(lower, lower + width, 0.9)))
     ends = {"lower": lower, "upper": lower + width}
     against = [
         c for c in conditions if (c.threshold > ends[c.end] if c.operator == ">=" else ends[c.end] > c.threshold)

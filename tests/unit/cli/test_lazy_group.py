@@ -41,7 +41,17 @@ def test_no_command_imports_what_the_thin_installation_lacks() -> None:
     loaded = modules_after(f"import importlib\nfor name in {targets}: importlib.import_module(name)")
     assert set(targets) <= loaded
     packages = {name.partition(".")[0] for name in loaded}
-    assert not packages & {"torch", "monai", "nibabel", "matplotlib", "scipy", "sqlalchemy", "timm", "isal", "kubernetes"}
+    assert not packages & {
+        "torch",
+        "monai",
+        "nibabel",
+        "matplotlib",
+        "scipy",
+        "sqlalchemy",
+        "timm",
+        "isal",
+        "kubernetes",
+    }
 
 
 def test_an_unknown_command_suggests_the_nearest(invoke) -> None:

@@ -130,7 +130,7 @@ def show(
             subject=check_id,
             remedy=f"see `vfmalign checks show {check_id}`",
         )
-    gate_json, gate_lines, code = _evaluate(stored, conditions)
+    gate_json, gate_lines, code = apply_gate(stored, conditions)
     lines = show_check(stored, jobs=list_jobs_of_check(target, stored))
     output.emit({"check": to_json_dict(stored), **gate_json}, *lines, *gate_lines)
     raise typer.Exit(code)
@@ -190,13 +190,13 @@ def finish_check(
         content["report"] = download_check_report(target, check, reports)
         page = Path(content["report"]["html"])
     succeeded = label(check, "state") == "succeeded"
-    gate_json, gate_lines, code = _evaluate(check, conditions if succeeded else ())
+    gate_json, gate_lines, code = apply_gate(check, conditions if succeeded else ())
     lines = show_check(check, page, list_jobs_of_check(target, check))
     output.emit(content | gate_json, *lines, *gate_lines)
     raise typer.Exit(code if succeeded else FAILED)
 
 
-def _evaluate(
+def apply_gate(
     check: alignment_pb2.Check, conditions: Sequence[Condition]
 ) -> tuple[dict[str, Any], list[RenderableType], int]:
     """Evaluate a gate; returns what `--json` adds, what a terminal shows and the exit code."""

@@ -23,6 +23,7 @@ from vfmalign.core.domain.errors import PreconditionFailed
 from vfmalign.v1 import common_pb2
 
 M = TypeVar("M", bound=Message)
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Id, as `list` shows it.")]
 
 
 def add_list_and_cancel(
@@ -38,11 +39,12 @@ def add_list_and_cancel(
         as_json: JsonOption = False,
     ) -> None:
         output = Output.to_terminal(as_json=as_json)
-        resources = resource.list(Target.find(StateDirectory(home)), state or (), limit)
+        states = resource.parse_states(state or ())
+        resources = resource.list(Target.find(StateDirectory(home)), states, limit)
         output.emit({f"{noun}s": [to_json_dict(item) for item in resources]}, list_table(resources))
 
     def cancel(
-        resource_id: Annotated[str, typer.Argument(metavar=f"{noun.upper()}_ID", help=f"Id of the {noun}.")],
+        resource_id: IdArgument,
         home: HomeOption = DEFAULT_HOME,
         as_json: JsonOption = False,
     ) -> None:

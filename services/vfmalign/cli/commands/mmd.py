@@ -118,9 +118,10 @@ def mmd(
         samples["reference"] = reference
     elif request.kernel.bandwidth_rule == mmd_pb2.BANDWIDTH_RULE_REFERENCE_MEDIAN:
         samples["reference"] = a
-        output.note("A is also the reference for scale and bandwidth; choose another one with --reference", "dim")
     compare = _compare_locally if local else _compare_on_service
     response = compare(request, samples, home, output, timeout)
+    if reference is None and "reference" in samples:
+        output.note("A is also the reference for scale and bandwidth; choose another one with --reference", "dim")
     output.emit(to_json_dict(response), *comparison(response))
 
 

@@ -212,6 +212,10 @@ class View:
         count = f"{done}/{total} {progress.unit}s" if progress is not None and total else ""
         self._bars.update(self._tasks[key], description=description, completed=done, total=total or None, count=count)
 
+    def list_bars(self) -> list[str]:
+        """Returns the descriptions of the bars that are shown."""
+        return [task.description for task in self._bars.tasks]
+
     def _note_detail(self, progress: common_pb2.Progress) -> None:
         """Print the detail of a progress once: a probe's values, or what a check waits for."""
         if progress.detail and progress.detail not in self._details:

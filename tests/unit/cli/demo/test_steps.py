@@ -22,7 +22,7 @@ def obedient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        steps.end_as_interrupted()
+        steps.handle_sigterm_as_interrupt()
         yield
     finally:
         for number, handler in before.items():
@@ -31,12 +31,12 @@ def obedient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("obedient")
 def test_a_swallowed_sigterm_ends_the_step() -> None:
-    clock = steps.Clock()
-    with clock.step("quiet"):
+    stopwatch = steps.Stopwatch()
+    with stopwatch.step("quiet"):
         pass
-    with pytest.raises(KeyboardInterrupt), clock.step("disturbed"), contextlib.suppress(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), stopwatch.step("disturbed"), contextlib.suppress(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGTERM)
-    assert set(clock.seconds) == {"quiet", "disturbed"}
+    assert set(stopwatch.seconds) == {"quiet", "disturbed"}
 
 
 @pytest.mark.usefixtures("obedient")
@@ -49,7 +49,7 @@ def test_a_signal_inside_a_finaliser_ends_the_step_without_a_word(
 
     subject = Finalised()
     _kept = weakref.ref(subject, lambda _: os.kill(os.getpid(), number))
-    with pytest.raises(KeyboardInterrupt), steps.Clock().step("disturbed"):
+    with pytest.raises(KeyboardInterrupt), steps.Stopwatch().step("disturbed"):
         del subject
     assert capsys.readouterr().err == ""
 

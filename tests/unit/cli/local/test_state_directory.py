@@ -15,15 +15,16 @@ import psutil
 import pytest
 
 from vfmalign.cli.local import processes
-from vfmalign.cli.local.environment import malloc_settings, service_environment
+from vfmalign.cli.local.environment import get_malloc_settings, get_service_environment
 from vfmalign.cli.local.processes import ProcessRef
 from vfmalign.cli.local.stack import bring_down
-from vfmalign.cli.local.state_directory import Home, Ports, ServiceState, State, StoreState
+from vfmalign.cli.local.state_directory import ServicePorts, ServiceState, StackState, StateDirectory, StoreState
 from vfmalign.core.domain.errors import BadOption, Conflict
 
 STORE = StoreState(endpoint="http://127.0.0.1:9", access_key="a", secret_key="s3cret", bucket="vfmalign")
 PORTS = {
-    name: Ports(grpc=n, metrics=n + 1, health=n + 2) for n, name in ((1, "features"), (4, "mmd"), (7, "finetuning"))
+    name: ServicePorts(grpc=n, metrics=n + 1, health=n + 2)
+    for n, name in ((1, "features"), (4, "mmd"), (7, "finetuning"))
 }
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 DEAF = [
@@ -34,9 +35,9 @@ DEAF = [
 
 
 def test_the_state_is_its_owners_alone_and_comes_back_as_written(tmp_path: Path) -> None:
-    home = Home(tmp_path / "home")
-    home.make()
-    state = State(store=STORE, services={"mmd": ServiceState(ports=PORTS["mmd"], serving=True)})
+    home = StateDirectory(tmp_path / "home")
+    home.create()
+    state = StackState(store=STORE, services={"mmd": ServiceState(ports=PORTS["mmd"], serving=True)})
     home.write(state)
     assert home.read() == state
     assert (home.path / "state.json").stat().st_mode & 0o777 == 0o600
@@ -45,17 +46,21 @@ def test_the_state_is_its_owners_alone_and_comes_back_as_written(tmp_path: Path)
 
 
 def test_a_damaged_state_is_said_and_not_guessed(tmp_path: Path) -> None:
-    home = Home(tmp_path)
+    home = StateDirectory(tmp_path)
     (tmp_path / "state.json").write_text('{"services": 3}')
     with pytest.raises(BadOption, match="cannot be read"):
         home.read()
 
 
 def test_one_supervisor_holds_the_folder(tmp_path: Path) -> None:
-    home = Home(tmp_path)
-    with home.locked(), pytest.raises(Conflict, match="runs in this state folder already"), home.locked():
+    home = StateDirectory(tmp_path)
+    with (
+        home.single_instance_lock(),
+        pytest.raises(Conflict, match="already runs in this state folder"),
+        home.single_instance_lock(),
+    ):
         pass
-    with home.locked():
+    with home.single_instance_lock():
         pass
 
 
@@ -63,7 +68,7 @@ def test_the_stores_settings_do_not_listen_to_the_environment(monkeypatch: pytes
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
         monkeypatch.setenv(name, "http://elsewhere")
     monkeypatch.setenv("VFMALIGN_BUCKET", "elsewhere")
-    settings = STORE.settings()
+    settings = STORE.to_settings()
     assert (settings.endpoint, settings.bucket, settings.region) == (STORE.endpoint, "vfmalign", "us-east-1")
     assert settings.secret_key.get_secret_value() == "s3cret"
 
@@ -73,7 +78,7 @@ def test_a_service_gets_its_ports_its_peers_and_the_store(tmp_path: Path, monkey
     monkeypatch.setenv("MALLOC_ARENA_MAX", "3")
     monkeypatch.setenv("VFMALIGN_MMD_ADDRESS", "elsewhere:1")
     monkeypatch.setenv("VFMALIGN_CA_FILE", "/of/elsewhere.pem")
-    found = service_environment(Home(tmp_path), STORE, PORTS, "finetuning")
+    found = get_service_environment(StateDirectory(tmp_path), STORE, PORTS, "finetuning")
     assert found["VFMALIGN_SERVER__GRPC_PORT"] == "7"
     assert found["VFMALIGN_MMD_ADDRESS"] == "127.0.0.1:4"
     assert found["VFMALIGN_FEATURES_ADDRESS"] == "127.0.0.1:1"
@@ -83,10 +88,12 @@ def test_a_service_gets_its_ports_its_peers_and_the_store(tmp_path: Path, monkey
     assert found["OMP_WAIT_POLICY"] == "PASSIVE"
     assert found["MALLOC_ARENA_MAX"] == "3"
     assert found["MALLOC_TRIM_THRESHOLD_"] == "2147483647"
-    assert service_environment(Home(tmp_path), STORE, PORTS, "mmd")["MALLOC_TRIM_THRESHOLD_"] == "268435456"
+    assert (
+        get_service_environment(StateDirectory(tmp_path), STORE, PORTS, "mmd")["MALLOC_TRIM_THRESHOLD_"] == "268435456"
+    )
     monkeypatch.delenv("VFMALIGN_TRAINING__THREADS")
     settings = {"VFMALIGN_TRAINING__THREADS": "1", "VFMALIGN_MMD_ADDRESS": "nowhere:1"}
-    found = service_environment(Home(tmp_path), STORE, PORTS, "finetuning", settings)
+    found = get_service_environment(StateDirectory(tmp_path), STORE, PORTS, "finetuning", settings)
     assert found["VFMALIGN_TRAINING__THREADS"] == "1"
     assert found["VFMALIGN_MMD_ADDRESS"] == "127.0.0.1:4"
 
@@ -106,7 +113,7 @@ print(faults() - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators ignore these variables")
 @pytest.mark.parametrize("service", ["features", "mmd", "finetuning"])
 def test_a_service_reuses_the_memory_that_it_freed(service: str) -> None:
-    environment = {**os.environ, **malloc_settings(service)}
+    environment = {**os.environ, **get_malloc_settings(service)}
     done = subprocess.run(
         [sys.executable, "-c", PAGES_OF_FREED_MEMORY], env=environment, capture_output=True, text=True, check=True
     )
@@ -124,16 +131,16 @@ def test_images_set_the_same_allocator_as_the_local_stack(monkeypatch: pytest.Mo
     }.items():
         stage = re.search(rf"^FROM \w+ AS {image}\n(?:(?!FROM ).*\n)*", dockerfile, re.MULTILINE)
         assert stage is not None
-        assert dict(re.findall(r"(MALLOC_\w+)=(\d+)", stage[0])) == malloc_settings(service)
+        assert dict(re.findall(r"(MALLOC_\w+)=(\d+)", stage[0])) == get_malloc_settings(service)
 
 
 def test_an_older_glibc_gets_a_threshold_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.34"))
-    assert malloc_settings("features")["MALLOC_MMAP_THRESHOLD_"] == str(32 * 2**20)
+    assert get_malloc_settings("features")["MALLOC_MMAP_THRESHOLD_"] == str(32 * 2**20)
 
 
 def test_a_process_is_known_by_its_start_time_too() -> None:
-    me = ProcessRef.of(os.getpid())
+    me = ProcessRef.from_pid(os.getpid())
     assert me.alive()
     assert not ProcessRef(pid=me.pid, started=me.started - 60).alive()
     assert not ProcessRef(pid=2**22 + 1, started=0.0).alive()
@@ -144,7 +151,7 @@ def test_a_process_that_does_not_heed_is_killed() -> None:
     deaf = subprocess.Popen(DEAF, start_new_session=True, stdout=subprocess.PIPE)
     assert deaf.stdout is not None
     deaf.stdout.readline()
-    refs = [ProcessRef.of(gentle.pid), ProcessRef.of(deaf.pid)]
+    refs = [ProcessRef.from_pid(gentle.pid), ProcessRef.from_pid(deaf.pid)]
     killed = processes.stop(refs, grace_s=1.0)
     assert killed == [refs[1]]
     assert not any(ref.alive() for ref in refs)
@@ -153,12 +160,14 @@ def test_a_process_that_does_not_heed_is_killed() -> None:
 
 
 def test_bringing_down_stops_a_job_that_holds_its_lock(tmp_path: Path) -> None:
-    home = Home(tmp_path)
-    home.make()
+    home = StateDirectory(tmp_path)
+    home.create()
     with (home.service_state / "job.lock").open("w") as lock:
         job = subprocess.Popen(SLEEP, start_new_session=True, pass_fds=(lock.fileno(),))
     service = subprocess.Popen(SLEEP, start_new_session=True)
-    state = State(services={"mmd": ServiceState(ports=PORTS["mmd"], process=ProcessRef.of(service.pid), serving=True)})
+    state = StackState(
+        services={"mmd": ServiceState(ports=PORTS["mmd"], process=ProcessRef.from_pid(service.pid), serving=True)}
+    )
     assert bring_down(home, state) == []
     assert job.wait(5) == -15
     assert service.wait(5) == -15
@@ -172,11 +181,11 @@ def test_a_process_whose_first_thread_has_ended_is_alive_until_the_last_has() ->
     child = subprocess.Popen([sys.executable, "-c", f"{code}; {exit_thread}"], stdout=subprocess.PIPE)
     assert child.stdout is not None
     child.stdout.readline()
-    ref = ProcessRef.of(child.pid)
+    ref = ProcessRef.from_pid(child.pid)
     while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
     assert ref.alive()
     os.kill(child.pid, signal.SIGKILL)
-    assert processes.wait_gone([ref], 10.0) == []
+    assert processes.wait_for_exit([ref], 10.0) == []
     child.wait()
     child.stdout.close()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vfmalign.cli.views.check_tables import comparison, summary
+from vfmalign.cli.views.check_tables import show_check
+from vfmalign.cli.views.comparison_tables import comparison
 from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2, mmd_pb2
 
 
@@ -15,7 +16,7 @@ def row(text: str, first: str) -> str:
 
 
 def test_the_summary_holds_every_number_of_the_check(finished_check: alignment_pb2.Check, show: Any) -> None:
-    text = show(summary(finished_check, Path("reports/c1.html")))
+    text = show(show_check(finished_check, Path("reports/c1.html")))
     assert "verdict no_clear_gain" in text
     assert "the interval includes zero" in text
     assert row(text, "stages.3 *").split() == [
@@ -35,27 +36,27 @@ def test_the_summary_holds_every_number_of_the_check(finished_check: alignment_p
 
 
 def test_a_layer_out_of_the_kernel_s_reach_is_marked(finished_check: alignment_pb2.Check, show: Any) -> None:
-    assert "§" not in show(summary(finished_check))
+    assert "§" not in show(show_check(finished_check))
     finished_check.result.shifts[0].paired_similarity.value = 0.0123
     finished_check.result.shifts[0].saturated = True
-    text = show(summary(finished_check))
+    text = show(show_check(finished_check))
     assert row(text, "stages.3 *").split()[-1] == "0.0123§"
-    assert "says that features moved far, not how far" in text
+    assert "Features moved far; MMD² does not say how far" in text
 
 
 def test_a_naive_baseline_that_is_not_beaten_is_marked(finished_check: alignment_pb2.Check, show: Any) -> None:
-    text = show(summary(finished_check))
+    text = show(show_check(finished_check))
     assert "+0.05 [+0.01, +0.08]" in row(text, "naive baseline ")
     assert "naive baseline: each voxel's commonest class" in text
     assert "¶" not in text
     finished_check.result.naive_baseline_not_beaten = True
-    text = show(summary(finished_check))
+    text = show(show_check(finished_check))
     assert row(text, "naive baseline¶")
-    assert "¶ the fine-tuned model does not beat it." in text
+    assert "¶ the fine-tuned model does not beat the naive baseline." in text
 
 
 def test_probes_and_measures_have_their_tables(finished_check: alignment_pb2.Check, show: Any) -> None:
-    text = show(summary(finished_check))
+    text = show(show_check(finished_check))
     assert "Probes" not in text
     assert "Beside MMD²" not in text
     result = finished_check.result
@@ -66,7 +67,7 @@ def test_probes_and_measures_have_their_tables(finished_check: alignment_pb2.Che
     cka = result.measures.add(name="cka", meaning="similarity before to after")
     cka.value.value, cka.value.absent_reason = 0.875, "no interval"
     result.measures.add(name="logme", meaning="evidence").value.absent_reason = "the task gives cases no class"
-    text = show(summary(finished_check))
+    text = show(show_check(finished_check))
     assert row(text, "  24").split() == ["24", "0.125", "[0.1,", "0.15]†", "0.31"]
     assert row(text, "  48").split() == ["48", "—", "0.4"]
     assert "— no kernel" in text
@@ -76,7 +77,7 @@ def test_probes_and_measures_have_their_tables(finished_check: alignment_pb2.Che
 
 
 def test_the_words_aligned_and_safe_are_never_said(finished_check: alignment_pb2.Check, show: Any) -> None:
-    text = show(summary(finished_check)).lower()
+    text = show(show_check(finished_check)).lower()
     assert "aligned" not in text
     assert "safe" not in text
 
@@ -84,7 +85,7 @@ def test_the_words_aligned_and_safe_are_never_said(finished_check: alignment_pb2
 def test_a_failed_check_says_why(show: Any) -> None:
     check = alignment_pb2.Check(check_id="c2", state=alignment_pb2.CHECK_STATE_FAILED)
     check.failure.reason, check.failure.message = "LEAKAGE", "test case c-1 is also in train [patient g-1]"
-    text = show(summary(check))
+    text = show(show_check(check))
     assert "Check c2: failed" in text
     assert "LEAKAGE: test case c-1 is also in train [patient g-1]" in text
     assert "Shift" not in text
@@ -92,14 +93,14 @@ def test_a_failed_check_says_why(show: Any) -> None:
 
 def test_a_stage_that_did_not_end_has_no_seconds(finished_check: alignment_pb2.Check, show: Any) -> None:
     finished_check.stages.add(name="mmd", attempts=2)
-    assert row(show(summary(finished_check)), "mmd").split() == ["mmd", "2", "—", "—"]
+    assert row(show(show_check(finished_check)), "mmd").split() == ["mmd", "2", "—", "—"]
 
 
 def test_a_job_that_waited_for_a_place_shows_its_own_time(finished_check: alignment_pb2.Check, show: Any) -> None:
     job = finetuning_pb2.Job(spec=finetuning_pb2.JobSpec(network=finetuning_pb2.NETWORK_PRETRAINED))
     job.start_time.FromMilliseconds(1_700_000_020_000)
     job.end_time.FromMilliseconds(1_700_000_030_500)
-    text = show(summary(finished_check, jobs=[job]))
+    text = show(show_check(finished_check, jobs=[job]))
     assert row(text, "job_pretrained").split() == ["job_pretrained", "1", "31.2", "10.5"]
 
 

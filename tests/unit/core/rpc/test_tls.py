@@ -16,7 +16,7 @@ import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vfmalign.cli.local.probes import get_health
-from vfmalign.cli.local.state_directory import Home
+from vfmalign.cli.local.state_directory import StateDirectory
 from vfmalign.cli.target import Target
 from vfmalign.core.domain import errors
 from vfmalign.core.rpc.channels import connect
@@ -131,7 +131,7 @@ async def test_the_command_line_trusts_the_file_that_its_environment_names(
     for service in ("FEATURES", "MMD", "FINETUNING"):
         monkeypatch.setenv(f"VFMALIGN_{service}_ADDRESS", address)
     monkeypatch.setenv("VFMALIGN_CA_FILE", str(ours.file))
-    target = Target.find(Home(tmp_path))
+    target = Target.find(StateDirectory(tmp_path))
 
     async def compute(channel: grpc.aio.Channel) -> str:
         return str((await mmd_pb2_grpc.MmdServiceStub(channel).Compute(mmd_pb2.ComputeRequest())).primary_layer)

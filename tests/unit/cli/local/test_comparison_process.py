@@ -1,0 +1,69 @@
+"""A comparison in a subprocess: the same numbers as the library's, and errors with the codes of the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vfmalign.cli import exits, extras
+
+FILES = ("x.npy", "y.npy")
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Two arrays, stored where commands run."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 4)), rng.normal(size=(20, 4)) + 1.0
+    for name, array in zip(FILES, (x, y), strict=True):
+        np.save(tmp_path / name, array)
+    return x, y
+
+
+def test_the_library_s_number_comes_back(invoke, samples) -> None:
+    from vfmalign.mmd import mmd2
+
+    options = ("--independent", "--local", "--sigma", "2.0", "--permutations", "0", "--precision", "exact")
+    code, out, err = invoke("mmd", *FILES, *options, "--json")
+    assert code == exits.OK, err
+    (layer,) = json.loads(out)["layers"]
+    assert layer["raw"]["mmd2"]["value"] == mmd2(*samples, pairing="independent", sigma=2.0, precision="exact")
+    assert "p_value" not in layer["raw"] or "value" not in layer["raw"]["p_value"]
+
+
+def test_the_first_sample_is_the_reference_by_default(invoke, samples) -> None:
+    by_default = invoke("mmd", *FILES, "--paired", "--local", "--permutations", "9", "--json")
+    by_name = invoke("mmd", *FILES, "--paired", "--local", "--permutations", "9", "--reference", "x.npy", "--json")
+    assert by_default[0] == by_name[0] == exits.OK
+    layers = [json.loads(out)["layers"] for _, out, _ in (by_default, by_name)]
+    assert layers[0] == layers[1]
+    assert "A is also the reference" in by_default[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("x.npy", "gone.npy", "--paired"), exits.BAD_INPUT, "no such file"),
+        (("x.npy", "short.npy", "--paired"), exits.BAD_INPUT, "row counts"),
+        (("x.npy", "y.npy", "--paired", "--timeout", "0.001"), exits.UNAVAILABLE, "increase --timeout"),
+    ],
+)
+def test_a_failure_keeps_its_message_and_its_code(
+    invoke, samples, tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    np.save(tmp_path / "short.npy", samples[0][:5])
+    actual, out, err = invoke("mmd", *arguments, "--local")
+    assert (actual, out) == (code, "")
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_without_torch_the_extra_is_named(invoke, samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "torch" else object())
+    code, _, err = invoke("mmd", *FILES, "--paired", "--local")
+    assert code == exits.BAD_INPUT
+    assert "a local comparison needs torch, which is not installed" in err
+    assert "pip install 'vfmalign[mmd]'" in err
