@@ -114,12 +114,12 @@ def import_(
     Pass one file per sequence for provicnet_fusion: T2, DWI, ADC.
     """
     with needs_extra("local", "importing a model"):
-        from vfmalign.models.importer import Input, import_model
+        from vfmalign.models.importer import InputDescription, import_model
 
     output = Output.to_terminal(as_json=as_json)
     parse(features_pb2.Objective, objective, "--objective")
     store = Target.find(StateDirectory(home)).store
-    model_input = Input(
+    model_input = InputDescription(
         tuple(_split_list(modalities)),
         _parse_three(spacing, float, "--spacing"),
         _parse_three(shape, int, "--shape"),
@@ -176,8 +176,8 @@ def pretrain(
 def _publish(store: ObjectStore, model_id: str, imported: Any, fields: dict[str, str]) -> Any:
     """Publish an imported model; returns its card."""
     from vfmalign.models.cards import publish, publish_program
-    from vfmalign.models.checkpoints import to_safetensors
     from vfmalign.models.formats.exported_program import ARCHITECTURE
+    from vfmalign.models.weights import to_safetensors
 
     digest = sha256(to_safetensors(imported.state)).hexdigest()[:8]
     name = model_id or f"{imported.architecture.partition(':')[0]}-{digest}"
