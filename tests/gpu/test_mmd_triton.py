@@ -36,7 +36,7 @@ def matrix(paired, precision, device, values=None):
 
 def in_float64(matrix):
     def wide(some):
-        return rows.Rows.of(some.values_NK.double(), "float64")
+        return rows.Rows.from_features(some.values_NK.double(), "float64")
 
     if isinstance(matrix, tiles.PairedMatrix):
         return tiles.PairedMatrix(wide(matrix.x), wide(matrix.y))

@@ -19,6 +19,6 @@ def test_permuted_sums_are_those_of_the_whole_matrix(level, group_rows, at_once,
     weights_GB = torch.randint(-1, 2, (150 // group_rows, 40), generator=generator, dtype=torch.int8)
     weights_NB = weights_GB[groups_N].double()
     wanted_B = torch.einsum("ib,ij,jb->b", weights_NB[:60], tile_IJ.double(), weights_NB[60:])
-    quadratics = QuadraticForms(weights_GB, groups_N, torch.float32)
-    found_B = quadratics.of(tile_IJ, slice(0, 60), slice(60, 150))
+    quadratic_forms = QuadraticForms(weights_GB, groups_N, torch.float32)
+    found_B = quadratic_forms.evaluate(tile_IJ, slice(0, 60), slice(60, 150))
     assert (found_B - wanted_B).abs().max() < 2.0**-17 * 0.1 * (60 * 90) ** 0.5 + 1e-7 * level * 60 * 90

@@ -162,7 +162,7 @@ def _over_arrays(
     matrix = design.matrix(pooled)
     summed = backends.accumulate(matrix, kernels, plan.layout, engine, squares=plan.options.aggregated)
     norm = float(pooled.norms_N.double().square().mean().sqrt())
-    return _Pass(summed.sums, norm, pooled.distinct / pooled.count, summed.backend, summed.note)
+    return _Pass(summed.sums, norm, pooled.effective_count / pooled.count, summed.backend, summed.note)
 
 
 def _over_streams(
@@ -203,7 +203,7 @@ def _bound(found: _Pass, kernel: Kernel, channels: int, design: Design, chosen: 
         witness=_witness(sums, design.block_sizes),
         largest=1.0 if kernel.argument == "distance" else float(np.abs(sums.diagonal_N).max()),
         precision=chosen,
-        root=kernel.root,
+        sqrt_slope=kernel.sqrt_slope,
     )
     return bound * fewest / max(fewest - 1, 1)
 

@@ -1,1 +1,1 @@
-"""Sums over kernel matrices, tile by tile, on CPU and CUDA devices."""
+"""Sums over kernel matrices, tile by tile, on CPU and CUDA devices, in bounded memory."""

@@ -1,7 +1,7 @@
-"""Kernels as functions of a squared distance or of a product. Knows nothing of tiles, samples or estimators.
+"""Kernels as functions of a squared distance or of a product of rows.
 
-A kernel is bound to its bandwidth once and then evaluated tile by tile, in memory that the caller owns. It is a form of
-its argument times a scale, so that whoever makes the argument may make it scaled.
+A kernel is bound to its bandwidth once and then evaluated tile by tile, in memory that the caller owns. Its argument is
+multiplied by a scale first, so that code that computes the argument can include the scale at no cost.
 
 Legend: I, J rows of one tile.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 _LOG2_E = math.log2(math.e)
 MIXTURE_MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
-Form = Callable[[Tensor], Tensor]
+Profile = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,28 +29,28 @@ class Kernel:
     Attributes:
         name: key in `KERNELS`.
         argument: `distance` for k(x, y) = f(s·‖x − y‖²), on centred features; `product` for k(x, y) = f(s·x·y), on
-            features as they are.
+            features that are not centred.
         scale: s.
-        form: f; overwrites a tile of scaled arguments with kernel values and returns it.
-        slope: largest |∂k/∂u|, u the argument without the scale, where kernel values matter; turns an error of the
-            argument into one of the kernel.
-        scales: σ of the Gaussians it is the mean of; empty for other families.
-        root: c where |k(u + ε) − k(u)| reaches c·√ε near u = 0, as no slope bounds; 0 for smooth families.
-        sigma: what it was bound to, for engines that evaluate it themselves; 0 where it has no bandwidth.
+        profile: f; overwrites a tile of scaled arguments with kernel values and returns it.
+        slope: largest |∂k/∂u|, u the argument without the scale, in the range where kernel values matter. It bounds the
+            error of a kernel value by that of the argument.
+        gaussian_sigmas: σ of the Gaussians that the kernel is the mean of; empty for other families.
+        sigma: bandwidth, for backends that evaluate the kernel themselves; 0 where it has none.
+        sqrt_slope: c where |k(u + ε) − k(u)| grows as c·√ε near u = 0, which no slope bounds; 0 for smooth kernels.
     """
 
     name: str
     argument: Literal["distance", "product"]
     scale: float
-    form: Form
+    profile: Profile
     slope: float
-    scales: tuple[float, ...] = ()
+    gaussian_sigmas: tuple[float, ...] = ()
     sigma: float = 0.0
-    root: float = 0.0
+    sqrt_slope: float = 0.0
 
     def evaluate(self, argument_IJ: Tensor, out_IJ: Tensor) -> Tensor:
-        """Writes kernel values of squared distances or products into `out_IJ`, which may be the same tile."""
-        return self.form(torch.mul(argument_IJ, self.scale, out=out_IJ))
+        """Write kernel values of squared distances or products into `out_IJ`, which may be the same tile."""
+        return self.profile(torch.mul(argument_IJ, self.scale, out=out_IJ))
 
 
 def gaussian(sigma: float, channels: int) -> Kernel:
@@ -66,44 +66,46 @@ def gaussian_mixture(sigma: float, channels: int) -> Kernel:
 def laplacian(sigma: float, channels: int) -> Kernel:
     """k(x, y) = exp(−‖x − y‖₂/σ) (Sriperumbudur et al., JMLR 2010, sec. 3, with the Euclidean norm).
 
-    Its slope in ‖x − y‖² is without bound at 0; the one given is that of distances down to σ/8.
+    Its slope in ‖x − y‖² is unbounded at 0; `slope` is the largest at distances from σ/8.
     """
 
-    def form(scaled_IJ: Tensor) -> Tensor:
+    def profile(scaled_IJ: Tensor) -> Tensor:
         return scaled_IJ.clamp_(min=0.0).sqrt_().neg_().exp2_()
 
-    return Kernel("laplacian", "distance", (_LOG2_E / sigma) ** 2, form, 4.0 / sigma**2, sigma=sigma, root=1.0 / sigma)
+    return Kernel(
+        "laplacian", "distance", (_LOG2_E / sigma) ** 2, profile, 4.0 / sigma**2, sigma=sigma, sqrt_slope=1.0 / sigma
+    )
 
 
 def rational_quadratic(sigma: float, channels: int) -> Kernel:
     """k(x, y) = (1 + ‖x − y‖²/(2σ²))⁻¹ (Rasmussen and Williams, 2006, eq. 4.19, α = 1)."""
 
-    def form(scaled_IJ: Tensor) -> Tensor:
+    def profile(scaled_IJ: Tensor) -> Tensor:
         return scaled_IJ.add_(1.0).reciprocal_()
 
-    return Kernel("rational_quadratic", "distance", 0.5 / sigma**2, form, 0.5 / sigma**2, sigma=sigma)
+    return Kernel("rational_quadratic", "distance", 0.5 / sigma**2, profile, 0.5 / sigma**2, sigma=sigma)
 
 
 def inverse_multiquadric(sigma: float, channels: int) -> Kernel:
     """k(x, y) = (1 + ‖x − y‖²/σ²)^(−½) (Gorham and Mackey, ICML 2017, with c = σ, scaled to k(x, x) = 1)."""
 
-    def form(scaled_IJ: Tensor) -> Tensor:
+    def profile(scaled_IJ: Tensor) -> Tensor:
         return scaled_IJ.add_(1.0).rsqrt_()
 
-    return Kernel("inverse_multiquadric", "distance", 1.0 / sigma**2, form, 0.5 / sigma**2, sigma=sigma)
+    return Kernel("inverse_multiquadric", "distance", 1.0 / sigma**2, profile, 0.5 / sigma**2, sigma=sigma)
 
 
 def polynomial(sigma: float, channels: int) -> Kernel:
-    """k(x, y) = (x·y/d + 1)³ (KID; Bińkowski et al., ICLR 2018, sec. 4); it has no bandwidth."""
+    """k(x, y) = (x·y/d + 1)³ (KID; Bińkowski et al., ICLR 2018, sec. 4), without a bandwidth."""
 
-    def form(scaled_IJ: Tensor) -> Tensor:
+    def profile(scaled_IJ: Tensor) -> Tensor:
         return scaled_IJ.add_(1.0).pow_(3)
 
-    return Kernel("polynomial", "product", 1.0 / channels, form, 3.0 / channels)
+    return Kernel("polynomial", "product", 1.0 / channels, profile, 3.0 / channels)
 
 
 def linear(sigma: float, channels: int) -> Kernel:
-    """k(x, y) = x·y: MMD² is the squared distance of the means (JMLR 2012, sec. 2); it has no bandwidth."""
+    """k(x, y) = x·y: MMD² is the squared distance of the means (JMLR 2012, sec. 2), without a bandwidth."""
     return Kernel("linear", "product", 1.0, lambda product_IJ: product_IJ, 1.0)
 
 
@@ -116,22 +118,22 @@ KERNELS: dict[str, Callable[[float, int], Kernel]] = {
     "polynomial": polynomial,
     "linear": linear,
 }
-"""Family by name: takes σ in feature units and the number of channels d, gives the kernel."""
+"""Kernel families by name: functions of σ, in feature units, and the number of channels d."""
 
 WITHOUT_BANDWIDTH = frozenset({"polynomial", "linear"})
 
 
 def _gaussians(name: str, sigma: float, sigmas: Sequence[float]) -> Kernel:
-    """Mean of Gaussians; `sigma` scales the argument."""
-    multiples = [(sigma / one) ** 2 for one in sigmas]
+    """Return the mean of Gaussians with widths `sigmas`; `sigma` scales the argument."""
+    multiples = [(sigma / width) ** 2 for width in sigmas]
 
-    def form(scaled_IJ: Tensor) -> Tensor:
+    def profile(scaled_IJ: Tensor) -> Tensor:
         if len(multiples) == 1:
             return scaled_IJ.exp2_()
-        sum_IJ, part_IJ = (scaled_IJ * multiples[0]).exp2_(), torch.empty_like(scaled_IJ)
+        sum_IJ, value_IJ = (scaled_IJ * multiples[0]).exp2_(), torch.empty_like(scaled_IJ)
         for multiple in multiples[1:]:
-            sum_IJ += torch.mul(scaled_IJ, multiple, out=part_IJ).exp2_()
+            sum_IJ += torch.mul(scaled_IJ, multiple, out=value_IJ).exp2_()
         return torch.div(sum_IJ, len(multiples), out=scaled_IJ)
 
-    slope = sum(0.5 / one**2 for one in sigmas) / len(sigmas)
-    return Kernel(name, "distance", -0.5 * _LOG2_E / sigma**2, form, slope, tuple(sigmas), sigma)
+    slope = sum(0.5 / width**2 for width in sigmas) / len(sigmas)
+    return Kernel(name, "distance", -0.5 * _LOG2_E / sigma**2, profile, slope, tuple(sigmas), sigma)

@@ -260,7 +260,7 @@ class _Window:
 
     def _prepared(self, block_IC: Tensor) -> Rows:
         """Moved, scaled and in the precision of the products."""
-        return Rows.of(self._affine.apply(block_IC).to(self.matrix.device), self._precision)
+        return Rows.from_features(self._affine.apply(block_IC).to(self.matrix.device), self._precision)
 
     def _put(self, at: int, blocks: list[Rows], span: slice) -> None:
         """Writes rows into the window.

@@ -1,6 +1,6 @@
-"""Squared distances and products of rows, one tile at a time, on the fastest units that keep the precision asked for.
+"""Squared distances and products of rows, one tile at a time, on the fastest units that preserve the precision.
 
-Knows processors; nothing of kernels. Legend: I, J rows of one tile, K channels.
+Legend: I, J rows of one tile, K channels.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _measuring = threading.Lock()
 
 
 def squared_distances(x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Tensor, *, scale: float = 1.0) -> Tensor:
-    """s·‖x_i − y_j‖² = s·‖x_i‖² + s·‖y_j‖² − 2s·x_i·y_j into `out_IJ`; rounding may carry a small one past 0.
+    """Write s·‖x_i − y_j‖² = s·‖x_i‖² + s·‖y_j‖² − 2s·x_i·y_j into `out_IJ`; rounding may make a small one negative.
 
-    Norms come after the product: one that adds to what is there is slower than the walk through the tile it saves.
+    The norms are added after the product. `addmm` onto the norms would save one pass over the tile, but it is slower.
     """
     products(x, y, rows, columns, out_IJ)
     torch.add(scale * y.norms_N[columns], out_IJ, alpha=-2.0 * scale, out=out_IJ)
@@ -34,12 +34,12 @@ def squared_distances(x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Ten
 
 
 def products(x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Tensor) -> Tensor:
-    """x_i·y_j, written into `out_IJ`."""
+    """Write x_i·y_j into `out_IJ`."""
     return torch.mm(x.values_NK[rows], y.values_NK[columns].T, out=out_IJ)
 
 
 def pair_distances(x: Rows, y: Rows, rows: slice) -> Tensor:
-    """‖x_i − y_i‖² by difference: the product form loses the small distances of a pair, and there are few of them."""
+    """Return ‖x_i − y_i‖² from differences, as the product form loses the small distances of pairs to cancellation."""
     return (x[rows].values_NK.double() - y[rows].values_NK.double()).square_().sum(dim=1).to(x.dtype)
 
 
@@ -65,16 +65,16 @@ def matrix_units(precision: PrecisionName, device: torch.device) -> Iterator[Non
 @contextmanager
 def _fp32_precision(backend: Any, setting: str) -> Iterator[None]:
     """Set torch's precision of float32 products in one backend, and restore it."""
-    before = backend.fp32_precision
+    previous = backend.fp32_precision
     backend.fp32_precision = setting
     try:
         yield
     finally:
-        backend.fp32_precision = before
+        backend.fp32_precision = previous
 
 
 def _setting(precision: PrecisionName, device: torch.device) -> str:
-    """Torch's word for what products may use."""
+    """Return torch's name of the precision that products may use."""
     if device.type == "cuda":
         return "tf32" if precision == "bfloat16" else "ieee"
     return "bf16" if precision == "float32" and _prefers_onednn() else "ieee"

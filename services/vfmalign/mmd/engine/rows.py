@@ -1,6 +1,6 @@
-"""Rows as the engine takes them: centred, scaled and in the precision of the products. Knows nothing of kernels.
+"""Rows prepared for products: centred, scaled and rounded to the precision of the products.
 
-Legend: N rows, C channels as given, K channels kept, I rows of one block.
+Legend: N rows, C channels of the input, K channels that remain, I rows of one block.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from vfmalign.mmd.engine.row_streams import FeatureArray, to_tensor
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-_BLOCK_BYTES = 2**20  # in float64, so that what is done to a block is done in the cache
+_BLOCK_BYTES = 2**20  # of a block in float64, so that all steps on it run in the cache
 
-# Squares of larger features overflow; float32 ends long before float64.
+# Larger squared norms would overflow in later sums and products.
 LARGEST_SQUARED_NORM: dict[PrecisionName, float] = dict.fromkeys(PRECISIONS, 1e36) | {"float64": 1e300}
 
 
 @dataclass(frozen=True)
 class Affine:
-    """What is done to features before they are compared: (x − centre)/sd over the channels that are kept.
+    """Standardisation of features before they are compared: (x − centre)/sd over some of the channels.
 
     Attributes:
-        centre_C: float64, or None where features stay where they are.
-        sd_C: float64, or None where they are not scaled.
-        channel_mask_C: bool, or None where all channels are kept.
+        centre_C: float64, or None where features are not centred.
+        sd_C: float64, or None where features are not scaled.
+        channel_mask_C: which channels remain; None for all.
     """
 
     centre_C: FloatArray | None = None
@@ -44,63 +44,67 @@ class Affine:
 
     @property
     def nbytes(self) -> int:
-        """Memory it takes."""
+        """Memory of the arrays."""
         return sum(part.nbytes for part in (self.centre_C, self.sd_C, self.channel_mask_C) if part is not None)
 
-    def apply(self, block_IC: Tensor, room_IC: Tensor | None = None) -> Tensor:
-        """Float64 features of some rows, [I, K], on their device; made in `room_IC` where it is given.
+    def apply(self, block_IC: Tensor, buffer_IC: Tensor | None = None) -> Tensor:
+        """Return standardised features of some rows in float64, [I, K], on their device.
 
-        Fresh memory for every block takes longer than what is done to it.
+        Args:
+            block_IC: the rows.
+            buffer_IC: float64 memory for the result, because allocating fresh memory for every block takes longer than
+                computing it; None to allocate.
         """
 
-        def at_hand(values_C: NDArray[Any]) -> Tensor:
+        def on_device(values_C: NDArray[Any]) -> Tensor:
             return torch.from_numpy(values_C).to(block_IC.device)
 
-        moved_IC = block_IC.double() if room_IC is None else room_IC.copy_(block_IC)
+        result_IC = block_IC.double() if buffer_IC is None else buffer_IC.copy_(block_IC)
         if self.centre_C is not None:
-            moved_IC = torch.sub(moved_IC, at_hand(self.centre_C), out=room_IC)
+            result_IC = torch.sub(result_IC, on_device(self.centre_C), out=buffer_IC)
         if self.sd_C is not None:
-            moved_IC = torch.div(moved_IC, at_hand(self.sd_C), out=room_IC)
+            result_IC = torch.div(result_IC, on_device(self.sd_C), out=buffer_IC)
         if self.channel_mask_C is not None and not self.channel_mask_C.all():
-            moved_IC = moved_IC[:, at_hand(self.channel_mask_C)]
-        return moved_IC.contiguous()
+            result_IC = result_IC[:, on_device(self.channel_mask_C)]
+        return result_IC.contiguous()
 
 
 UNCHANGED = Affine()
-"""Features as they are."""
+"""No standardisation."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows ready for products.
+    """Rows prepared for products.
 
     Attributes:
         values_NK: rows in float64 or float32; those rounded to bfloat16 are stored in float32.
-        norms_N: ‖x_i‖² of the rows as rounded, summed in float64; float64, or float32 as products are.
+        norms_N: ‖x_i‖² of the rounded rows, summed in float64 and stored in the dtype of the products.
+        precision: that rows are rounded to.
     """
 
     values_NK: Tensor
     norms_N: Tensor
     precision: PrecisionName = "float64"
-    _distinct: list[float] = field(default_factory=list, repr=False)
+    _effective_count: list[float] = field(default_factory=list, repr=False)
 
     @classmethod
     def empty(cls, count: int, channels: int, precision: PrecisionName, device: torch.device) -> Rows:
-        """Room for rows."""
+        """Return uninitialised rows."""
         dtype = torch.float64 if precision == "float64" else torch.float32
         values_NK = torch.empty(count, channels, dtype=dtype, device=device)
         return cls(values_NK, torch.empty(count, dtype=dtype, device=device), precision)
 
     @classmethod
-    def of(cls, features_NK: Tensor, precision: PrecisionName) -> Rows:
-        """Float64 features, rounded."""
+    def from_features(cls, features_NK: Tensor, precision: PrecisionName) -> Rows:
+        """Round float64 features."""
         count, channels = features_NK.shape
         rows = cls.empty(count, channels, precision, features_NK.device)
-        rows.put(features_NK)
+        rows.assign(features_NK)
         return rows
 
-    def put(self, features_NK: Tensor) -> None:
-        """Overwrites all rows by float64 features, rounded; block by block, so that little memory is needed."""
+    def assign(self, features_NK: Tensor) -> None:
+        """Overwrite all rows by rounded float64 features, block by block to need little memory."""
         step = max(1, _BLOCK_BYTES // (8 * max(1, self.channels)))
         for start in range(0, self.count, step):
             block, features_IK = self[start : start + step], features_NK[start : start + step]
@@ -108,7 +112,7 @@ class Rows:
             block.norms_N.copy_(squared_norms(block.values_NK))
 
     def copy_(self, other: Rows) -> None:
-        """Overwrites all rows by as many others of the same precision."""
+        """Overwrite all rows by as many others of the same precision."""
         self.values_NK.copy_(other.values_NK)
         self.norms_N.copy_(other.norms_N)
 
@@ -124,34 +128,37 @@ class Rows:
 
     @property
     def device(self) -> torch.device:
-        """Where they are."""
+        """Device of the rows."""
         return self.norms_N.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of norms and products."""
+        """Data type of norms and products."""
         return self.norms_N.dtype
 
     @property
     def nbytes(self) -> int:
-        """Memory they take."""
+        """Memory of rows and norms."""
         return self.values_NK.nbytes + self.norms_N.nbytes
 
     def split(self, first: int) -> tuple[Rows, Rows]:
-        """The first rows and the others, as views."""
+        """Return the first rows and the others, as views."""
         return self[:first], self[first:]
 
     def __getitem__(self, span: slice) -> Rows:
-        """Some of the rows, as a view."""
+        """Return some of the rows, as a view."""
         return Rows(self.values_NK[span], self.norms_N[span], self.precision)
 
     @property
-    def distinct(self) -> float:
-        """N²/Σc² over rows that are repeated c times: how many rows there are to average rounding errors over."""
-        if not self._distinct:
+    def effective_count(self) -> float:
+        """N²/Σc² over distinct rows that occur c times each.
+
+        Rounding errors of equal rows are equal, so that they average out over this number of rows only.
+        """
+        if not self._effective_count:
             _, counts = np.unique(self.norms_N.cpu().numpy(), return_counts=True)
-            self._distinct.append(float(self.count) ** 2 / float((counts.astype(np.float64) ** 2).sum()))
-        return self._distinct[0]
+            self._effective_count.append(float(self.count) ** 2 / float((counts.astype(np.float64) ** 2).sum()))
+        return self._effective_count[0]
 
 
 def prepare(
@@ -163,32 +170,31 @@ def prepare(
     cache: SizedLruCache = NO_CACHE,
     context: WorkContext = UNLIMITED,
 ) -> Rows:
-    """Rows of all parts, one after another, made block by block: no float64 copy of all features ever exists.
+    """Standardise and round all parts, one after another and block by block, without a float64 copy of all features.
 
     Args:
-        parts: features [N, C] in float16 to float64 as given, each with the order its rows shall have (None: as is).
+        parts: features [N, C] in float16 to float64, each with the order of its rows (None: as they are).
         affine: centre and scale, applied in float64 before anything is rounded.
         precision: of the values.
         device: where products are formed.
-        cache: stores each part, for comparisons of other pairs with the same features and the same `affine`.
+        cache: stores each part, which other comparisons of the same features and `affine` then reuse.
         context: checked before every block of rows.
     """
     channels = int(parts[0][0].shape[1])
     rows = sum(int(features_NC.shape[0]) for features_NC, _ in parts)
     width = channels if affine.channel_mask_C is None else int(affine.channel_mask_C.sum())
     pooled = Rows.empty(rows, width, precision, device)
-    at = 0
+    start = 0
     for features_NC, order_N in parts:
-        into = slice(at, at + int(features_NC.shape[0]))
-        at = into.stop
+        span = slice(start, start + int(features_NC.shape[0]))
+        start = span.stop
         if cache.max_bytes and len(parts) > 1:
             order = None if order_N is None else order_N.tobytes()
             key = ("rows", IdentityKey(features_NC), order, IdentityKey(affine), precision, str(device))
-            parts_of_one = [(features_NC, order_N)]
-            make = partial(prepare, parts_of_one, affine, precision, device, context=context)
-            pooled[into].copy_(cache.get_or_create(key, make, lambda part: part.nbytes))
+            create = partial(prepare, [(features_NC, order_N)], affine, precision, device, context=context)
+            pooled[span].copy_(cache.get_or_create(key, create, lambda rows: rows.nbytes))
         else:
-            _fill(pooled[into], features_NC, order_N, affine, context)
+            _fill(pooled[span], features_NC, order_N, affine, context)
     return pooled
 
 
@@ -199,25 +205,25 @@ def _fill(
     affine: Affine,
     context: WorkContext,
 ) -> None:
-    """Writes the rows of one part, block by block."""
+    """Write the rows of one part, block by block."""
     rows, channels = (int(size) for size in features_NC.shape)
     step = max(1, _BLOCK_BYTES // (8 * channels))
-    room_IC = torch.empty(min(step, rows), channels, dtype=torch.float64)
+    buffer_IC = torch.empty(min(step, rows), channels, dtype=torch.float64)
     for start in range(0, rows, step):
         context.checkpoint()
         span = slice(start, start + step)
         block_IC = to_tensor(features_NC[span] if order_N is None else features_NC[order_N[span]])
-        part[span].put(affine.apply(block_IC, room_IC[: len(block_IC)]).to(part.device))
+        part[span].assign(affine.apply(block_IC, buffer_IC[: len(block_IC)]).to(part.device))
 
 
 def squared_norms(values_IK: Tensor) -> Tensor:
-    """‖x_i‖², summed in float64 without a float64 copy of the rows."""
+    """Return ‖x_i‖², summed in float64 without a float64 copy of the rows."""
     norms_I: Tensor = torch.linalg.vector_norm(values_IK, dim=1, dtype=torch.float64)
     return norms_I.square_()
 
 
 def mean(features_NC: FeatureArray, context: WorkContext = UNLIMITED) -> FloatArray:
-    """Mean of each channel, summed in float64, [C]; `context` is checked before every block of rows."""
+    """Return the mean of each channel, summed in float64, [C]; `context` is checked before every block of rows."""
     rows, channels = features_NC.shape
     sums_C = np.zeros(channels)
     step = max(1, _BLOCK_BYTES // (8 * channels))
@@ -228,7 +234,7 @@ def mean(features_NC: FeatureArray, context: WorkContext = UNLIMITED) -> FloatAr
 
 
 def standard_deviation(features_NC: FeatureArray, mean_C: FloatArray) -> FloatArray:
-    """SD of each channel with N − 1, in two passes and float64, [C]."""
+    """Return the SD of each channel (divisor N − 1), in a second pass and in float64, [C]."""
     rows, channels = features_NC.shape
     squares_C = np.zeros(channels)
     step = max(1, _BLOCK_BYTES // (8 * channels))

@@ -1,10 +1,10 @@
-"""Sums over a symmetric kernel matrix, tile by tile, without ever holding the matrix. Knows nothing of statistics.
+"""Sums over a symmetric kernel matrix, tile by tile, without storing the matrix.
 
-One pass does everything: only tiles on and above the diagonal are formed; each is a matrix product, becomes kernel
-values where it lies, and is reduced while it is still in the cache — to row sums, to the product with the permutations'
-weights, to sums within groups — before the next one overwrites it. Kernel values have the precision of the rows; rows
-of a tile are summed in that precision (at most a few thousand terms, pairwise), everything beyond in float64: a float64
-reduction of each tile would cost more than its exponentials.
+Only tiles on and above the diagonal are computed, in a single pass. Each tile is a matrix product that becomes kernel
+values in place. While it is still in the cache, it is reduced to row sums, sums within groups and products with the
+permutations' weights; then the next tile overwrites it. Kernel values have the precision of the rows. The rows of a
+tile are summed in that precision (pairwise, at most a few thousand terms), and all further sums are in float64: a
+float64 reduction of every tile would take longer than its exponentials.
 
 Legend: N rows, K channels, I and J the rows and columns of one tile, P blocks of rows, G groups, B permutations.
 """
@@ -32,17 +32,17 @@ TileShape = tuple[int, int]
 Tile = tuple[slice, slice, tuple[int, int]]
 """Rows, columns and their blocks."""
 
-# Wide tiles of few rows keep the matrix product near its best speed and the tile in the cache (measured; `make bench`).
-_TILES: dict[str, TileShape] = {"cpu": (512, 2048), "cuda": (4096, 8192)}
+# Wide tiles of few rows keep the matrix product near its top speed and the tile in the cache (measured; `make bench`).
+_TILE_SHAPES: dict[str, TileShape] = {"cpu": (512, 2048), "cuda": (4096, 8192)}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows form blocks and groups, and how permutations weigh the groups.
+    """How rows form blocks and groups, and the weights of the groups in each permutation.
 
     Attributes:
         block_sizes: rows of each block, in order; row sums are split by block.
-        group_of_N: index of each row's group; ascending, so that rows of a group are neighbours.
+        group_of_N: index of each row's group, ascending, so that the rows of a group are contiguous.
         weights_GB: weight of each group's rows in each permutation (−1, 0 or 1); B may be 0.
     """
 
@@ -53,14 +53,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class Sums:
-    """What statistics need to know of a symmetric matrix T, in float64.
+    """Sums over a symmetric matrix T from which statistics follow, in float64.
 
     Attributes:
         rows_NP: Σ_j T_ij over the columns j of each block, diagonal included.
         diagonal_N: T_ii.
         within_G: Σ T_ij over i and j of one group, diagonal included.
         quadratic_B: w_bᵀ T w_b for each permutation b.
-        squares: Σ k² over all ordered pairs of different pooled rows; 0 where it was not asked for.
+        squares: Σ k² over all ordered pairs of different pooled rows; 0 where it was not requested.
     """
 
     rows_NP: FloatArray
@@ -70,7 +70,7 @@ class Sums:
     squares: float = 0.0
 
     def __add__(self, other: Sums) -> Sums:
-        """Sums over the tiles of both."""
+        """Return the sums over the tiles of both."""
         return Sums(
             self.rows_NP + other.rows_NP,
             self.diagonal_N + other.diagonal_N,
@@ -81,55 +81,59 @@ class Sums:
 
 
 class Matrix(Protocol):
-    """A symmetric matrix per kernel that can be computed one rectangle at a time."""
+    """A symmetric matrix for each kernel, computed one rectangle at a time."""
 
     device: torch.device
     dtype: torch.dtype
     precision: PrecisionName
 
     def tile(self, rows: slice, columns: slice, kernels: Sequence[Kernel], squares: list[float]) -> Iterator[Tensor]:
-        """The rectangle [I, J] for each kernel in turn; a tile is good until the next is asked for.
+        """Yield the rectangle [I, J] of each kernel in turn; a tile is valid until the next one is requested.
 
-        `rows` and `columns` are equal or do not overlap. `squares` receives Σ k² over the rectangle, diagonal left out.
+        Args:
+            rows: I.
+            columns: J, equal to `rows` or disjoint from them.
+            kernels: to evaluate.
+            squares: one entry per kernel, to which Σ k² over the rectangle without its diagonal is added; or empty.
         """
 
 
 class PooledMatrix:
-    """K over the pooled rows [x; y]: what independent samples need."""
+    """K over the pooled rows [x; y], for independent samples."""
 
     def __init__(self, pooled: Rows) -> None:
         self.pooled = pooled
         self.device, self.dtype, self.precision = pooled.device, pooled.dtype, pooled.precision
-        self._scratch = _Scratch(self.device, self.dtype)
+        self._buffers = _TileBuffers(self.device, self.dtype)
 
     def tile(self, rows: slice, columns: slice, kernels: Sequence[Kernel], squares: list[float]) -> Iterator[Tensor]:
-        """k(z_i, z_j) of one rectangle."""
-        memory = self._scratch.take(rows, columns, _room(kernels))
-        for index, value_IJ in _values((self.pooled, self.pooled), rows, columns, kernels, memory):
-            _note_squares(squares, index, value_IJ, rows == columns)
+        """Yield k(z_i, z_j) of one rectangle."""
+        buffers = self._buffers.get(rows, columns, _buffer_count(kernels))
+        for index, value_IJ in _kernel_values((self.pooled, self.pooled), rows, columns, kernels, buffers):
+            _add_squares(squares, index, value_IJ, rows == columns)
             yield value_IJ
 
 
 class PairedMatrix:
     """h(z_i, z_j) = k(x_i, x_j) + k(y_i, y_j) − k(x_i, y_j) − k(x_j, y_i) over pairs z_i = (x_i, y_i).
 
-    Summing h instead of its four terms cancels before it accumulates: identical samples give 0, not a difference of
-    large sums.
+    Its four terms cancel within each entry, before entries are summed: identical samples give exactly 0 instead of the
+    difference of large sums.
     """
 
     def __init__(self, x: Rows, y: Rows) -> None:
         self.x, self.y = x, y
         self.device, self.dtype, self.precision = x.device, x.dtype, x.precision
-        self._scratch = _Scratch(self.device, self.dtype)
+        self._buffers = _TileBuffers(self.device, self.dtype)
 
     def tile(self, rows: slice, columns: slice, kernels: Sequence[Kernel], squares: list[float]) -> Iterator[Tensor]:
-        """H of one rectangle."""
-        memory = self._scratch.take(rows, columns, len(kernels) + _room(kernels))
-        sums, memory = memory[: len(kernels)], memory[len(kernels) :]
+        """Yield h(z_i, z_j) of one rectangle."""
+        buffers = self._buffers.get(rows, columns, len(kernels) + _buffer_count(kernels))
+        sums, buffers = buffers[: len(kernels)], buffers[len(kernels) :]
         x, y = self.x, self.y
         for a, b, sign in ((x, x, 1.0), (y, y, 1.0), (x, y, -1.0), (y, x, -1.0)):
-            for index, value_IJ in _values((a, b), rows, columns, kernels, memory):
-                _note_squares(squares, index, value_IJ, a is b and rows == columns)
+            for index, value_IJ in _kernel_values((a, b), rows, columns, kernels, buffers):
+                _add_squares(squares, index, value_IJ, a is b and rows == columns)
                 if a is x and b is x:
                     sums[index].copy_(value_IJ)
                 else:
@@ -137,78 +141,82 @@ class PairedMatrix:
         yield from sums
 
 
-def _room(kernels: Sequence[Kernel]) -> int:
-    """Tiles that kernel values need: their own, and one for an argument that several kernels share."""
+def _buffer_count(kernels: Sequence[Kernel]) -> int:
+    """Return the tiles that kernel values need: their own, and one for an argument that several kernels share."""
     return min(len(kernels), 2)
 
 
-def _values(
-    pair: tuple[Rows, Rows], rows: slice, columns: slice, kernels: Sequence[Kernel], memory: Sequence[Tensor]
+def _kernel_values(
+    pair: tuple[Rows, Rows], rows: slice, columns: slice, kernels: Sequence[Kernel], buffers: Sequence[Tensor]
 ) -> Iterator[tuple[int, Tensor]]:
-    """Values of each kernel in turn, in the last tile of `memory`; kernels of distances share them, in the first.
+    """Yield the values of each kernel in turn, in the last buffer; kernels share their argument, in the first.
 
-    Distances for one kernel alone are made as it wants them scaled, which spares a walk through the tile.
+    Distances for a single kernel are scaled while they are formed, which saves one pass over the tile.
     """
-    (a, b), formed, argument_IJ = pair, "", memory[0]
+    (a, b), computed_argument, argument_IJ = pair, "", buffers[0]
     for index, kernel in enumerate(kernels):
-        alone = kernel.argument == "distance" and len(kernels) == 1
-        if kernel.argument != formed:
+        prescaled = kernel.argument == "distance" and len(kernels) == 1
+        if kernel.argument != computed_argument:
             if kernel.argument == "product":
                 products.products(a, b, rows, columns, argument_IJ)
             else:
-                scale = kernel.scale if alone else 1.0
+                scale = kernel.scale if prescaled else 1.0
                 products.squared_distances(a, b, rows, columns, argument_IJ, scale=scale)
-                if rows == columns:  # without the cancellation of a product
-                    own_I = torch.zeros_like(a.norms_N[rows]) if a is b else products.pair_distances(a, b, rows)
-                    argument_IJ.diagonal().copy_(own_I.mul_(scale))
-            formed = kernel.argument
-        yield index, kernel.form(argument_IJ) if alone else kernel.evaluate(argument_IJ, memory[-1])
+                if rows == columns:  # the product form loses the small distances on the diagonal to cancellation
+                    diagonal_I = torch.zeros_like(a.norms_N[rows]) if a is b else products.pair_distances(a, b, rows)
+                    argument_IJ.diagonal().copy_(diagonal_I.mul_(scale))
+            computed_argument = kernel.argument
+        yield index, kernel.profile(argument_IJ) if prescaled else kernel.evaluate(argument_IJ, buffers[-1])
 
 
-def _note_squares(squares: list[float], index: int, value_IJ: Tensor, same_rows: bool) -> None:
-    """Adds Σ k² of a rectangle."""
+def _add_squares(squares: list[float], index: int, value_IJ: Tensor, on_diagonal: bool) -> None:
+    """Add Σ k² of a rectangle without its diagonal; do nothing where `squares` is empty."""
     if squares:
         squares[index] += float(torch.dot(value_IJ.view(-1), value_IJ.view(-1)))
-        if same_rows:
+        if on_diagonal:
             squares[index] -= float(value_IJ.diagonal().double().square().sum())
 
 
-class _Scratch(threading.local):
-    """Tiles that are overwritten again and again, so that no tile pays for fresh memory; every thread has its own."""
+class _TileBuffers(threading.local):
+    """Tiles that are reused, because allocating and faulting in fresh memory takes longer than filling it.
+
+    Every thread has buffers of its own.
+    """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._device, self._dtype = device, dtype
-        self._memory: list[Tensor] = []
+        self._buffers: list[Tensor] = []
 
-    def take(self, rows: slice, columns: slice, count: int) -> list[Tensor]:
+    def get(self, rows: slice, columns: slice, count: int) -> list[Tensor]:
+        """Return `count` tiles of the rectangle's size, whose contents are undefined."""
         height, width = rows.stop - rows.start, columns.stop - columns.start
-        if len(self._memory) < count or self._memory[0].numel() < height * width:
-            size = max(height * width, self._memory[0].numel() if self._memory else 0)
-            self._memory = [torch.empty(size, dtype=self._dtype, device=self._device) for _ in range(count)]
-        return [memory[: height * width].view(height, width) for memory in self._memory[:count]]
+        if len(self._buffers) < count or self._buffers[0].numel() < height * width:
+            size = max(height * width, self._buffers[0].numel() if self._buffers else 0)
+            self._buffers = [torch.empty(size, dtype=self._dtype, device=self._device) for _ in range(count)]
+        return [buffer[: height * width].view(height, width) for buffer in self._buffers[:count]]
 
 
 @dataclass(frozen=True)
 class TileSums:
-    """What one tile of one kernel adds to the sums.
+    """Sums of one tile of one kernel.
 
     Attributes:
-        rows_I: over its columns.
-        columns_J: over its rows; None of a tile on the diagonal, whose mirror image it is itself.
-        diagonal_I: of a tile on the diagonal; None elsewhere.
-        same_I: over the columns in the row's group; None where no group has rows and columns in the tile.
+        rows_I: over the columns.
+        columns_J: over the rows; None for a tile on the diagonal, which is its own mirror image.
+        diagonal_I: entries on the diagonal; None for a tile elsewhere.
+        within_I: over the columns in the row's group; None where no group has both rows and columns in the tile.
         quadratic_B: Σ w_i T_ij w_j, float64; None without permutations.
     """
 
     rows_I: Tensor
     columns_J: Tensor | None
     diagonal_I: Tensor | None
-    same_I: Tensor | None
+    within_I: Tensor | None
     quadratic_B: Tensor | None
 
 
 class Accumulator:
-    """Adds tiles to the sums of each kernel."""
+    """Reduces tiles and adds them to the sums of each kernel."""
 
     def __init__(self, layout: Layout, kernels: Sequence[Kernel], matrix: Matrix) -> None:
         device = matrix.device
@@ -218,7 +226,7 @@ class Accumulator:
         self._group_of = torch.from_numpy(layout.group_of_N).to(device)
         weights_GB = torch.from_numpy(layout.weights_GB).to(device)
         self._singletons, self._permutations = groups == rows, permutations
-        self._quadratics = QuadraticForms(weights_GB, self._group_of, matrix.dtype)
+        self._quadratic_forms = QuadraticForms(weights_GB, self._group_of, matrix.dtype)
 
         def zeros(*shape: int) -> list[Tensor]:
             return [torch.zeros(*shape, dtype=torch.float64, device=device) for _ in kernels]
@@ -227,40 +235,40 @@ class Accumulator:
         self._within_G, self._quadratic_B = zeros(groups), zeros(permutations)
 
     def reduce(self, tile_IJ: Tensor, rows: slice, columns: slice) -> TileSums:
-        """What a tile adds; any thread may ask, and the tile may be overwritten."""
-        same_I = None
+        """Return the sums of a tile, which may be overwritten afterwards; safe to call from several threads."""
+        within_I = None
         if not self._singletons and self._group_of_N[rows.stop - 1] >= self._group_of_N[columns.start]:
-            same_IJ = self._group_of[rows, None] == self._group_of[None, columns]
-            same_I = (tile_IJ * same_IJ).sum(dim=1)
+            within_IJ = self._group_of[rows, None] == self._group_of[None, columns]
+            within_I = (tile_IJ * within_IJ).sum(dim=1)
         return TileSums(
             tile_IJ.sum(dim=1),
             None if rows == columns else tile_IJ.sum(dim=0),
             tile_IJ.diagonal().clone() if rows == columns else None,
-            same_I,
-            self._quadratics.of(tile_IJ, rows, columns) if self._permutations else None,
+            within_I,
+            self._quadratic_forms.evaluate(tile_IJ, rows, columns) if self._permutations else None,
         )
 
     def add(self, kernel: int, tile: TileSums, rows: slice, columns: slice, blocks: tuple[int, int]) -> None:
-        """Adds one tile of one kernel, and its mirror image below the diagonal."""
+        """Add the sums of one tile of one kernel, and of its mirror image below the diagonal."""
         self._rows_NP[kernel][rows, blocks[1]].add_(tile.rows_I)
         if tile.diagonal_I is not None:
             self._diagonal_N[kernel][rows] = tile.diagonal_I.double()
         if tile.columns_J is not None:
             self._rows_NP[kernel][columns, blocks[0]].add_(tile.columns_J)
         factor = 1.0 if tile.columns_J is None else 2.0
-        if tile.same_I is not None:
-            self._within_G[kernel].index_add_(0, self._group_of[rows], tile.same_I.double(), alpha=factor)
+        if tile.within_I is not None:
+            self._within_G[kernel].index_add_(0, self._group_of[rows], tile.within_I.double(), alpha=factor)
         if tile.quadratic_B is not None:
             self._quadratic_B[kernel] += tile.quadratic_B * factor
 
     def sums(self, squares: Sequence[float]) -> list[Sums]:
-        """What was added, per kernel."""
+        """Return the sums of all tiles per kernel."""
         within_G = self._diagonal_N if self._singletons else self._within_G
-        parts = zip(self._rows_NP, self._diagonal_N, within_G, self._quadratic_B, strict=True)
-        noted = squares or [0.0] * len(self._kernels)
+        tensors = zip(self._rows_NP, self._diagonal_N, within_G, self._quadratic_B, strict=True)
+        all_squares = squares or [0.0] * len(self._kernels)
         return [
-            Sums(rows_NP.cpu().numpy(), diagonal_N.cpu().numpy(), of_G.cpu().numpy(), quadratic_B.cpu().numpy(), two)
-            for (rows_NP, diagonal_N, of_G, quadratic_B), two in zip(parts, noted, strict=True)
+            Sums(rows_NP.cpu().numpy(), diagonal_N.cpu().numpy(), of_G.cpu().numpy(), quadratic_B.cpu().numpy(), square)
+            for (rows_NP, diagonal_N, of_G, quadratic_B), square in zip(tensors, all_squares, strict=True)
         ]
 
 
@@ -275,19 +283,18 @@ def accumulate(
     shard: tuple[int, int] = (0, 1),
     threads: int | None = None,
 ) -> list[Sums]:
-    """All sums of the matrix in one pass over its upper tiles, for each kernel.
+    """Sum the matrix for each kernel, in one pass over its upper tiles.
 
     Args:
         matrix: the matrix.
         kernels: evaluated on the same distances.
         layout: blocks, groups and permutations of its rows.
         tile_shape: largest tile, rows × columns; None for what suits the device.
-        context: checked before every tile, or every few milliseconds where several threads form tiles; no tile is
-            begun meanwhile. May raise to stop.
+        context: checked before every tile, or every few milliseconds where several threads compute tiles.
         squares: whether to sum k² as well.
-        shard: (index, count): only the tiles of one part, for ranks that add their sums up.
-        threads: that form tiles side by side; None for what suits the device and the number of tiles. The sums do not
-            depend on it beyond how products round in one thread or several.
+        shard: (index, count): only the tiles with number % count = index, for processes that all-reduce their sums.
+        threads: that compute tiles at once; None for what suits the device and the number of tiles. The sums depend on
+            it only as far as products round differently in one thread and in several.
     """
     accumulator = Accumulator(layout, kernels, matrix)
     height, width = tile_shape or default_tile(matrix.device)
@@ -296,33 +303,34 @@ def accumulate(
 
     totals = [0.0] * len(kernels) if squares else []
 
-    def form(tile: Tile) -> tuple[list[TileSums], list[float]]:
+    def compute(tile: Tile) -> tuple[list[TileSums], list[float]]:
         rows, columns, _ = tile
-        noted = [0.0] * len(totals)
-        formed = matrix.tile(rows, columns, kernels, noted)
-        return [accumulator.reduce(tile_IJ, rows, columns) for tile_IJ in formed], noted
+        tile_squares = [0.0] * len(totals)
+        tiles_IJ = matrix.tile(rows, columns, kernels, tile_squares)
+        return [accumulator.reduce(tile_IJ, rows, columns) for tile_IJ in tiles_IJ], tile_squares
 
-    def add(tile: Tile, found: tuple[list[TileSums], list[float]]) -> None:
-        of_kernels, noted = found
-        for kernel, of_kernel in enumerate(of_kernels):
-            accumulator.add(kernel, of_kernel, *tile)
-        for kernel, more in enumerate(noted):
-            totals[kernel] += more if tile[0] == tile[1] else 2.0 * more
+    def add(tile: Tile, results: tuple[list[TileSums], list[float]]) -> None:
+        kernel_sums, tile_squares = results
+        for kernel, tile_sums in enumerate(kernel_sums):
+            accumulator.add(kernel, tile_sums, *tile)
+        for kernel, square in enumerate(tile_squares):
+            totals[kernel] += square if tile[0] == tile[1] else 2.0 * square
 
-    ordered_pool.in_order(form, add, tiles, context=context, threads=threads)
+    ordered_pool.in_order(compute, add, tiles, context=context, threads=threads)
     return accumulator.sums(totals)
 
 
 def default_tile(device: torch.device) -> TileShape:
-    """The largest tile that suits the device, rows × columns."""
-    return _TILES.get(device.type, _TILES["cuda"])
+    """Return the largest tile that suits the device, rows × columns."""
+    return _TILE_SHAPES.get(device.type, _TILE_SHAPES["cuda"])
 
 
 def upper_tiles(block_sizes: Sequence[int], height: int, width: int) -> Iterator[Tile]:
-    """Rectangles that cover a symmetric matrix on and above its diagonal once: rows, columns and their blocks.
+    """Yield rectangles that cover a symmetric matrix on and above its diagonal once: rows, columns and their blocks.
 
-    Wide ones, column by column from the top, and squares on the diagonal; none lies across two blocks. Widths are
-    rounded down to a multiple of the height.
+    Rectangles above the diagonal are wide and come column by column from the top, so that consecutive ones share their
+    columns; those on the diagonal are squares. None spans two blocks. Widths are rounded down to a multiple of the
+    height.
     """
     width = max(height, width - width % height)
     panels = list(_spans(block_sizes, height))
@@ -337,7 +345,7 @@ def upper_tiles(block_sizes: Sequence[int], height: int, width: int) -> Iterator
 
 
 def _spans(block_sizes: Sequence[int], size: int) -> Iterator[tuple[int, slice]]:
-    """Consecutive ranges of rows with their blocks, none longer than `size` and none across two blocks."""
+    """Yield consecutive ranges of at most `size` rows with their blocks; none spans two blocks."""
     start = 0
     for block, rows in enumerate(block_sizes):
         for offset in range(0, rows, size):

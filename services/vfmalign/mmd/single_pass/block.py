@@ -246,7 +246,7 @@ def _different(group_I: IntArray) -> float:
 def _rows(x_IC: Tensor, y_IC: Tensor, kernel: Kernel, precision: PrecisionName) -> tuple[Rows, Rows]:
     """A block as the engine takes it; centred where that changes no kernel value."""
     centre_C = x_IC.mean(dim=0) if kernel.argument == "distance" else torch.zeros_like(x_IC[0])
-    return Rows.of(x_IC - centre_C, precision), Rows.of(y_IC - centre_C, precision)
+    return Rows.from_features(x_IC - centre_C, precision), Rows.from_features(y_IC - centre_C, precision)
 
 
 def _read(stream: RowStream, spans: Sequence[tuple[int, int]], device: torch.device) -> Iterator[Tensor]:

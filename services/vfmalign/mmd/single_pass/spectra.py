@@ -86,8 +86,8 @@ class Spectrum:
     def drop(self, difference_C: FloatArray) -> float:
         """1 − k(x, x + difference), without loss of digits where that is small for a Gaussian."""
         squared = float(difference_C @ difference_C)
-        if self.kernel.scales:
-            return float(np.mean([-np.expm1(-0.5 * squared / scale**2) for scale in self.kernel.scales]))
+        if self.kernel.gaussian_sigmas:
+            return float(np.mean([-np.expm1(-0.5 * squared / scale**2) for scale in self.kernel.gaussian_sigmas]))
         argument = torch.full((1, 1), squared, dtype=torch.float64)
         return 1.0 - float(self.kernel.evaluate(argument, torch.empty_like(argument)))
 

@@ -48,7 +48,7 @@ def test_sigma_zero_is_refused(rng):
 
 def test_rows_that_are_equal_are_exactly_0_apart(rng):
     x = rng.normal(size=(5, 300)) * 1e3
-    found = bandwidths.distances(rows(np.concatenate([x, x])), UNLIMITED)
+    found = bandwidths.pairwise_distances(rows(np.concatenate([x, x])), UNLIMITED)
     assert np.count_nonzero(found == 0.0) == 5
 
 

@@ -26,7 +26,7 @@ def nothing():
 def test_sums_are_those_of_one_thread_to_the_last_bit(rng, precision, paired, monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # a product may round otherwise in fewer of them
     sizes = (120,) if paired else (70, 50)
-    rows = [Rows.of(torch.from_numpy(rng.normal(size=(120, 6))), precision) for _ in range(2)]
+    rows = [Rows.from_features(torch.from_numpy(rng.normal(size=(120, 6))), precision) for _ in range(2)]
     groups = np.repeat(np.arange(60), 2)
     layout = Layout(sizes, groups, rng.integers(-1, 2, size=(60, 30)).astype(np.int8))
 
@@ -46,7 +46,7 @@ def test_sums_are_those_of_one_thread_to_the_last_bit(rng, precision, paired, mo
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
 def test_a_caller_s_mode_makes_no_difference(rng, mode):
     def sums():
-        rows = Rows.of(torch.from_numpy(rows_NK), "float32")
+        rows = Rows.from_features(torch.from_numpy(rows_NK), "float32")
         layout = Layout((60, 60), np.arange(120), weights_GB)
         shape = (8, 16)
         return tiles.accumulate(

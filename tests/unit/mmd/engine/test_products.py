@@ -24,7 +24,7 @@ def onednn(request, monkeypatch):
 def test_distances_are_those_of_float32(onednn):
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(64, 768, generator=generator)
-    rows = Rows.of(x.double(), "float32")
+    rows = Rows.from_features(x.double(), "float32")
     out = torch.empty(64, 64)
     with products.matrix_units("float32", CPU):
         products.squared_distances(rows, rows, slice(0, 64), slice(0, 64), out)

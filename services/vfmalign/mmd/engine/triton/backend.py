@@ -1,12 +1,12 @@
-"""The engine's sums on a CUDA device by a Triton program, in which kernel values never reach the device's memory.
+"""Sums over kernel matrices on a CUDA device, by a Triton program that never writes kernel values to device memory.
 
-Same numbers as `engine.accumulate`: distances and kernel values in float32, sums of a tile in float32, sums of tiles in
-float64. Products run on bfloat16 matrix units: rows that were rounded to bfloat16 as they are, float32 rows as sums of
-three bfloat16 parts, which keep float32's 24 bits. What is summed within a tile is written to a place of its own and
-added up in a fixed order, so that the same device gives the same bits.
+The sums are those of `tiles.accumulate`: distances, kernel values and the sums of a tile are in float32, sums of tiles
+in float64. Products run on bfloat16 matrix units: rows that were rounded to bfloat16 are used as they are, float32 rows
+as sums of three bfloat16 components, which keep float32's 24 bits. The sums of each tile have a place of their own and
+are added in a fixed order, so that results on one device are reproducible bit for bit.
 
-Imports `triton` late: without it, or without a device for it, `unavailable_reason` says so. Under TRITON_INTERPRET=1
-the program runs on the CPU, slowly.
+`triton` is imported late, and `unavailable_reason` reports where it or a device for it is missing. With
+TRITON_INTERPRET=1 the program runs on the CPU, slowly.
 
 Legend: N rows, F kernels of one family, T tiles, P blocks of rows, G groups, B permutations.
 """
@@ -34,22 +34,22 @@ from vfmalign.mmd.engine.triton.operands import COMPONENTS, Operands
 from vfmalign.mmd.engine.triton.tile_plan import PanelChunk, plan_chunks
 
 _LOG2_E = math.log2(math.e)
-# bfloat16 parts of a kernel value where it meets the weights of permutations, by those of the rows.
+# bfloat16 components of a kernel value in its product with the weights of permutations, by the components of a row.
 VALUE_COMPONENTS = {1: 2, 3: 3}
-_LEAST_CAPABILITY = (8, 0)
-_LAUNCH_TILES = 16_384
-_PARTIAL_BYTES = 128 * 2**20
+_MIN_CAPABILITY = (8, 0)
+_LAUNCH_TILES = 16_384  # a launch takes milliseconds, so that a cancelled comparison stops soon
+_PARTIAL_BYTES = 128 * 2**20  # of the partial sums of one chunk
 _BLOCK_ROWS = 8_192
 
 Coefficients = list[tuple[float, float]]
 
 
 def _gaussians(kernel: Kernel) -> Coefficients:
-    """exp2(scale · distance²) for each Gaussian of a mean."""
-    return [(-0.5 * _LOG2_E / scale**2, 1.0 / len(kernel.scales)) for scale in kernel.scales]
+    """Return scale and weight of each Gaussian of a mean, exp2(scale · distance²)."""
+    return [(-0.5 * _LOG2_E / scale**2, 1.0 / len(kernel.gaussian_sigmas)) for scale in kernel.gaussian_sigmas]
 
 
-# What the program evaluates, by name of the kernel: its formula, and pairs of a scale of the distance and a weight.
+# By name of the kernel: the formula that the program evaluates, and its pairs of a scale of the distance and a weight.
 _FAMILIES: dict[str, tuple[str, Callable[[Kernel], Coefficients]]] = {
     "gaussian": ("gaussian", _gaussians),
     "gaussian_mixture": ("gaussian", _gaussians),
@@ -60,7 +60,7 @@ _FAMILIES: dict[str, tuple[str, Callable[[Kernel], Coefficients]]] = {
 
 
 def unavailable_reason(device: torch.device, precision: PrecisionName, kernels: Sequence[Kernel]) -> str:
-    """Why the Triton program cannot take these kernels here, as one sentence; empty where it can."""
+    """Return why the Triton program cannot sum these kernels on this device; empty where it can."""
     if find_spec("triton") is None:
         return "triton is not installed"
     if precision not in COMPONENTS:
@@ -69,14 +69,14 @@ def unavailable_reason(device: torch.device, precision: PrecisionName, kernels: 
     if unknown:
         return f"triton has no {' or '.join(unknown)} kernel"
     if device.type == "cuda":
-        if torch.version.hip or torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
-            return f"triton needs a CUDA device of capability {_LEAST_CAPABILITY[0]}.{_LEAST_CAPABILITY[1]} or later"
+        if torch.version.hip or torch.cuda.get_device_capability(device) < _MIN_CAPABILITY:
+            return f"triton needs a CUDA device of capability {_MIN_CAPABILITY[0]}.{_MIN_CAPABILITY[1]} or later"
         return ""
     return "" if os.environ.get("TRITON_INTERPRET") == "1" else "triton needs a CUDA device"
 
 
 def errors() -> tuple[type[Exception], ...]:
-    """What triton raises where its program cannot be compiled or does not fit on the device."""
+    """Return the errors that triton raises where its program cannot be compiled or does not fit on the device."""
     from triton.errors import TritonError
 
     return (TritonError,)
@@ -93,16 +93,16 @@ def accumulate(
     shard: tuple[int, int] = (0, 1),
     launch_tiles: int = _LAUNCH_TILES,
 ) -> list[Sums]:
-    """All sums of the matrix for each kernel, as `engine.accumulate` forms them; one pass per family of kernels.
+    """Sum the matrix for each kernel, as `tiles.accumulate` does, in one pass per family of kernels.
 
     Args:
         matrix: the matrix, of rows in bfloat16 or float32.
-        kernels: of distances; ask `unavailable_reason` first.
+        kernels: of distances; call `unavailable_reason` first.
         layout: blocks, groups and permutations of its rows.
         tile_shape: largest tile, at least 16 × 16; None for what suits the device.
         context: checked before every launch.
         squares: whether to sum k² as well.
-        shard: (index, count): only the tiles of one part, for ranks that add their sums up.
+        shard: (index, count): only the tiles with number % count = index, for processes that all-reduce their sums.
         launch_tiles: largest number of tiles between two checks of `context`.
     """
     families: dict[tuple[str, int], list[int]] = {}
@@ -110,19 +110,21 @@ def accumulate(
     for index, kernel in enumerate(kernels):
         families.setdefault((_FAMILIES[kernel.name][0], len(coefficients[index])), []).append(index)
     device = matrix.device
-    found: dict[int, Sums] = {}
+    sums: dict[int, Sums] = {}
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        operands = Operands.of(matrix, layout, tile_shape)
+        operands = Operands.from_matrix(matrix, layout, tile_shape)
         for (family, _), indices in families.items():
-            one_pass = _Pass(operands, layout, family, [coefficients[index] for index in indices], squares)
-            one_pass.run(context, shard, launch_tiles)
-            own = [kernels[index] for index in indices]
-            found.update(zip(indices, one_pass.sums(matrix, own, with_diagonal=shard[0] == 0), strict=True))
-    return [found[index] for index in range(len(kernels))]
+            family_pass = _FamilyPass(operands, layout, family, [coefficients[index] for index in indices], squares)
+            family_pass.run(context, shard, launch_tiles)
+            members = [kernels[index] for index in indices]
+            # The diagonal is not part of any tile; one process alone adds it.
+            family_sums = family_pass.sums(matrix, members, with_diagonal=shard[0] == 0)
+            sums.update(zip(indices, family_sums, strict=True))
+    return [sums[index] for index in range(len(kernels))]
 
 
-class _Pass:
-    """One family of kernels over all tiles: launches the program and adds its partial sums up in float64."""
+class _FamilyPass:
+    """Launches the program for one family of kernels on all tiles and adds its partial sums in float64."""
 
     def __init__(
         self, operands: Operands, layout: Layout, family: str, coefficients: Sequence[Coefficients], squares: bool
@@ -142,37 +144,40 @@ class _Pass:
         return torch.zeros(self._count, *shape, dtype=dtype, device=self._device)
 
     def run(self, context: WorkContext, shard: tuple[int, int], launch_tiles: int) -> None:
-        """Launches the program on all tiles of a share, never more than one launch ahead of the device."""
+        """Launch the program on all tiles of a shard, never more than one launch ahead of the device.
+
+        Waiting for the launch before last keeps the device busy without queueing work that a cancellation cannot stop.
+        """
         per_tile = 4 * self._count * max(1, self._permutations)
         launch_tiles = max(1, min(launch_tiles, _PARTIAL_BYTES // per_tile))
-        under_way: deque[torch.cuda.Event] = deque()
-        seen = 0
+        pending: deque[torch.cuda.Event] = deque()
+        planned = 0
         for chunk in plan_chunks(
             self._layout.block_sizes,
             self._layout.group_of_N,
-            self._operands.shape,
+            self._operands.config,
             grouped=self._grouped,
-            most_tiles=launch_tiles,
-            most_sums=_PARTIAL_BYTES // (4 * self._count),
+            max_tiles=launch_tiles,
+            max_sums=_PARTIAL_BYTES // (4 * self._count),
         ):
-            numbers = np.arange(seen, seen + len(chunk.tiles))
+            numbers = np.arange(planned, planned + len(chunk.tiles))
             tiles = chunk.tiles[numbers % shard[1] == shard[0]]
-            seen += len(chunk.tiles)
-            partial = _Partial(self._count, chunk, self._device)
+            planned += len(chunk.tiles)
+            partial = _PartialSums(self._count, chunk, self._device)
             for start in range(0, len(tiles), launch_tiles):
                 context.checkpoint()
                 self._launch(tiles[start : start + launch_tiles], chunk, partial)
                 if self._device.type == "cuda":
-                    under_way.append(torch.cuda.current_stream().record_event())
-                    if len(under_way) > 1:
-                        under_way.popleft().synchronize()
+                    pending.append(torch.cuda.current_stream().record_event())
+                    if len(pending) > 1:
+                        pending.popleft().synchronize()
             self._add(chunk, partial)
 
-    def _launch(self, tiles: np.ndarray, chunk: PanelChunk, partial: _Partial) -> None:
-        """Sums of some tiles; those of permutations and squares are added up at once, the others once per chunk."""
+    def _launch(self, tiles: np.ndarray, chunk: PanelChunk, partial: _PartialSums) -> None:
+        """Sum some tiles; sums of permutations and squares are added at once, the others once per chunk."""
         from vfmalign.mmd.engine.triton import kernels
 
-        operands, shape = self._operands, self._operands.shape
+        operands, config = self._operands, self._operands.config
         tiles_T7 = torch.from_numpy(tiles).to(self._device)
         quadratic_FTB = self._empty(len(tiles), self._permutations)
         squares_FT = self._empty(len(tiles))
@@ -206,15 +211,15 @@ class _Pass:
             PERMUTED=self._permutations > 0,
             GROUPED=self._grouped,
             SQUARES=self._with_squares,
-            BLOCK_I=shape.rows,
-            BLOCK_J=shape.columns,
-            BLOCK_K=shape.channels,
-            BLOCK_B=shape.permutations,
+            BLOCK_I=config.rows,
+            BLOCK_J=config.columns,
+            BLOCK_K=config.channels,
+            BLOCK_B=config.permutations,
             COMPONENTS=len(operands.x_SNK),
             VALUE_COMPONENTS=VALUE_COMPONENTS[len(operands.x_SNK)],
             INTERPRETED=kernels.INTERPRETED,
-            num_warps=shape.warps,
-            num_stages=shape.stages,
+            num_warps=config.warps,
+            num_stages=config.stages,
             enable_fp_fusion=True,
         )
         self._quadratic_FB += 2.0 * quadratic_FTB.sum(dim=1, dtype=torch.float64)
@@ -224,52 +229,57 @@ class _Pass:
     def _empty(self, *shape: int) -> Tensor:
         return torch.empty(self._count, *shape, dtype=torch.float32, device=self._device)
 
-    def _add(self, chunk: PanelChunk, partial: _Partial) -> None:
-        """Adds the sums of a chunk: what is right of the diagonal counts for its row, and for its column."""
-        of_chunk, right_of_it = slice(chunk.first_row, chunk.first_row + chunk.rows), slice(chunk.first_row, None)
+    def _add(self, chunk: PanelChunk, partial: _PartialSums) -> None:
+        """Add the sums of a chunk: an entry right of the diagonal counts for its row and, mirrored, for its column."""
+        chunk_rows, following_rows = slice(chunk.first_row, chunk.first_row + chunk.rows), slice(chunk.first_row, None)
         for block in range(len(self._layout.block_sizes)):
-            columns = [at for at, span in enumerate(chunk.columns) if span.block == block]
+            columns = [index for index, span in enumerate(chunk.columns) if span.block == block]
             if columns:
-                some = partial.rows[:, columns[0] : columns[-1] + 1]
-                self._rows_FPN[:, block, of_chunk] += some.sum(dim=1, dtype=torch.float64)
-            panels = [at for at, span in enumerate(chunk.panels) if span.block == block]
+                row_sums = partial.rows[:, columns[0] : columns[-1] + 1]
+                self._rows_FPN[:, block, chunk_rows] += row_sums.sum(dim=1, dtype=torch.float64)
+            panels = [index for index, span in enumerate(chunk.panels) if span.block == block]
             if panels:
-                some = partial.columns[:, panels[0] : panels[-1] + 1]
-                self._rows_FPN[:, block, right_of_it] += some.sum(dim=1, dtype=torch.float64)
-        self._within_FN[:, of_chunk] += 2.0 * partial.within.sum(dim=1, dtype=torch.float64)
+                column_sums = partial.columns[:, panels[0] : panels[-1] + 1]
+                self._rows_FPN[:, block, following_rows] += column_sums.sum(dim=1, dtype=torch.float64)
+        self._within_FN[:, chunk_rows] += 2.0 * partial.within.sum(dim=1, dtype=torch.float64)
 
     def sums(self, matrix: Matrix, kernels: Sequence[Kernel], *, with_diagonal: bool) -> list[Sums]:
-        """What was added and, on one share alone, the diagonal, whose distances are taken directly."""
-        asked = self._layout.weights_GB.shape[1]
-        parts = (self._rows_FPN.transpose(1, 2), self._within_FN, self._quadratic_FB[:, :asked], self._squares_F)
-        rows_FNP, within_FN, quadratic_FB, squares_F = (part.cpu().numpy() for part in parts)
-        found = []
+        """Return the sums per kernel, with or without the diagonal."""
+        permutations = self._layout.weights_GB.shape[1]  # without the padding
+        tensors = (
+            self._rows_FPN.transpose(1, 2),
+            self._within_FN,
+            self._quadratic_FB[:, :permutations],
+            self._squares_F,
+        )
+        rows_FNP, within_FN, quadratic_FB, squares_F = (tensor.cpu().numpy() for tensor in tensors)
+        kernel_sums = []
         for index, kernel in enumerate(kernels):
             within_G = _by_group(within_FN[index], self._layout)
-            none_N = np.zeros(rows_FNP.shape[1])
-            sums = Sums(rows_FNP[index], none_N, within_G, quadratic_FB[index], float(squares_F[index]))
-            found.append(sums + self._diagonal(matrix, kernel) if with_diagonal else sums)
-        return found
+            zeros_N = np.zeros(rows_FNP.shape[1])
+            sums = Sums(rows_FNP[index], zeros_N, within_G, quadratic_FB[index], float(squares_F[index]))
+            kernel_sums.append(sums + self._diagonal(matrix, kernel) if with_diagonal else sums)
+        return kernel_sums
 
     def _diagonal(self, matrix: Matrix, kernel: Kernel) -> Sums:
-        """What the diagonal adds to each sum."""
+        """Return the contributions of the diagonal, whose distances are formed directly."""
         rows, blocks = sum(self._layout.block_sizes), len(self._layout.block_sizes)
-        same = float(_evaluate(kernel, torch.zeros(1))[0])
-        diagonal_N, squares = np.full(rows, same), 0.0
+        at_zero = float(_evaluate(kernel, torch.zeros(1))[0])
+        diagonal_N, squares = np.full(rows, at_zero), 0.0
         if isinstance(matrix, PairedMatrix):
             spans = [slice(start, start + _BLOCK_ROWS) for start in range(0, rows, _BLOCK_ROWS)]
             distances_N = torch.cat([products.pair_distances(matrix.x, matrix.y, span) for span in spans])
             cross_N = _evaluate(kernel, distances_N)
-            diagonal_N = 2.0 * (same - cross_N)
+            diagonal_N = 2.0 * (at_zero - cross_N)
             squares = 2.0 * float(np.square(cross_N).sum()) if self._with_squares else 0.0
         rows_NP = np.zeros((rows, blocks))
         rows_NP[np.arange(rows), np.repeat(np.arange(blocks), self._layout.block_sizes)] = diagonal_N
         within_G = _by_group(diagonal_N, self._layout)
-        return Sums(rows_NP, diagonal_N, within_G, _weighted(within_G, self._layout.weights_GB), squares)
+        return Sums(rows_NP, diagonal_N, within_G, _weighted_diagonal(within_G, self._layout.weights_GB), squares)
 
 
-class _Partial:
-    """Room for the partial sums of one chunk, each entry of which one tile writes at most."""
+class _PartialSums:
+    """Buffers for the partial sums of one chunk; at most one tile writes each entry."""
 
     def __init__(self, kernels: int, chunk: PanelChunk, device: torch.device) -> None:
         def zeros(*shape: int) -> Tensor:
@@ -281,20 +291,20 @@ class _Partial:
 
 
 def _by_group(values_N: FloatArray, layout: Layout) -> FloatArray:
-    """Sums of values over the rows of each group."""
+    """Sum values over the rows of each group."""
     return np.bincount(layout.group_of_N, values_N, minlength=layout.weights_GB.shape[0]).astype(np.float64)
 
 
 def _evaluate(kernel: Kernel, distance2_N: Tensor) -> FloatArray:
-    """Kernel values of squared distances, in float64."""
+    """Evaluate a kernel at squared distances, in float64."""
     argument_N = distance2_N.double()
     values: FloatArray = kernel.evaluate(argument_N, torch.empty_like(argument_N)).cpu().numpy()
     return values
 
 
-def _weighted(diagonal_G: FloatArray, weights_GB: np.ndarray) -> FloatArray:
-    """Σ_g w² d_g for each permutation, weights becoming float64 a few at a time."""
+def _weighted_diagonal(diagonal_G: FloatArray, weights_GB: np.ndarray) -> FloatArray:
+    """Return Σ_g w² d_g for each permutation; a few permutations' weights at a time become float64."""
     step = max(1, 2**22 // max(1, weights_GB.shape[0]))
     starts = range(0, weights_GB.shape[1], step)
-    parts = [diagonal_G @ np.square(weights_GB[:, start : start + step].astype(np.float64)) for start in starts]
-    return np.concatenate(parts) if parts else np.zeros(0)
+    sums = [diagonal_G @ np.square(weights_GB[:, start : start + step].astype(np.float64)) for start in starts]
+    return np.concatenate(sums) if sums else np.zeros(0)

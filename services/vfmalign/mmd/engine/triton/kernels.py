@@ -1,15 +1,15 @@
-"""The Triton program that turns one tile of rows into sums, without its kernel values ever leaving the chip.
+"""Triton program that reduces one tile of a kernel matrix to sums without writing kernel values to device memory.
 
-Needs `triton`, so `triton_engine` imports it late. Knows pointers and shapes; which tiles there are and what becomes of
-the sums is the engine's.
+It needs `triton`, so `backend` imports it late. `tile_plan` chooses the tiles and `backend` combines their sums.
 
-Only entries right of the diagonal (j > i) are counted: a symmetric matrix needs no more, and the engine adds the
-diagonal, which it knows to more digits than a product gives.
+Only entries right of the diagonal (j > i) are counted: the matrix is symmetric, and `backend` adds the diagonal, which
+it computes more accurately than a product of rows can.
 
 Legend: I, J rows and columns of a tile, K channels, P kernels, C Gaussians of a mixture, b some of B permutations.
 """
 
-# Arguments are positional to the compiler, conditions on `tl.constexpr` ones are decided before those on values.
+# The compiler takes arguments by position, and resolves conditions on `tl.constexpr` before those on values: hence the
+# many positional arguments and the nested conditions.
 # ruff: noqa: D417, PLR0917, SIM102
 
 import triton
@@ -20,7 +20,10 @@ INTERPRETED = triton.knobs.runtime.interpret
 
 @triton.jit
 def _dot(left, right, total, INTERPRETED: tl.constexpr):
-    """`left @ right + total`: bfloat16 in, float32 out. The interpreter would multiply bits, so it is given float32."""
+    """Compute `left @ right + total` from bfloat16 operands in float32.
+
+    The interpreter does not emulate bfloat16 products, so it receives float32 operands with the same values.
+    """
     if INTERPRETED:
         return tl.dot(left.to(tl.float32), right.to(tl.float32), total, input_precision="ieee")
     return tl.dot(left, right, total)
@@ -40,11 +43,12 @@ def _distances(
     COMPONENTS: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """‖left_i − right_j‖² of rows that are sums of bfloat16 parts, each 8 bits below the one before.
+    """Compute ‖left_i − right_j‖² of rows that are sums of bfloat16 components.
 
-    Of three parts, which hold float32's 24 bits, the six products above 2^-24 are formed, the smallest first. Matrix
-    units cut off what they add instead of rounding it, always towards 0; so they add up one step of channels only, and
-    the steps are added as float32 is.
+    Each component is 8 bits below the one before, so that three of them hold float32's 24 bits. Of their nine products
+    the six above 2^-24 are formed, the smallest first. Matrix units truncate their sums towards 0 instead of rounding
+    them, an error that would grow with the channels; they therefore sum one step of channels only, and the steps are
+    summed in ordinary float32.
     """
     at_K = tl.arange(0, BLOCK_K)
     left += row_I.to(tl.int64)[:, None] * channels + at_K[None, :]
@@ -56,7 +60,7 @@ def _distances(
             product_IJ = _dot(left_0, right_0, product_IJ, INTERPRETED)
         else:
             left_1, right_1 = tl.load(left + k + component_stride), tl.load(right + k + component_stride)
-            # Twice the stride may exceed 32 bits, a pointer does not.
+            # Twice the stride may exceed 32 bits; adding it twice to the pointer is 64-bit arithmetic.
             left_2 = tl.load(left + k + component_stride + component_stride)
             right_2 = tl.load(right + k + component_stride + component_stride)
             step_IJ = _dot(left_2, right_0, tl.zeros_like(product_IJ), INTERPRETED)
@@ -71,7 +75,7 @@ def _distances(
 
 @triton.jit
 def _kernel_values(distance2_IJ, coefficients, C: tl.constexpr, FAMILY: tl.constexpr):
-    """Values of one kernel; its coefficients are C pairs of a scale of the distance and a weight."""
+    """Evaluate one kernel, whose coefficients are C pairs of a scale of the distance and a weight."""
     value_IJ = tl.zeros_like(distance2_IJ)
     for c in tl.static_range(C):
         scale = tl.load(coefficients + 2 * c)
@@ -103,14 +107,15 @@ def _add_quadratic(
     VALUE_COMPONENTS: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Writes wᵀTw of this tile for each permutation.
+    """Write wᵀTw of this tile for each permutation.
 
-    The weights are exact in bfloat16, and T becomes its mean and a sum of bfloat16 parts: three hold float32's 24 bits,
-    two are off by 2^-18 of what T deviates from its mean. Without the mean the matrix units add small numbers, whose
-    sums they cut off where it does not matter; what the mean contributes is a product of two whole numbers.
+    The weights are exact in bfloat16. T is split into its mean and a sum of bfloat16 components of the remainder: three
+    hold float32's 24 bits, two err by 2^-18 of the deviations of T from its mean. Taking out the mean keeps the
+    truncation error of the matrix units small, because it is relative to the magnitude of what they sum. The mean's
+    contribution is the mean times a product of two integers, which is exact.
     """
     mean = tl.sum(tl.sum(tile_IJ, axis=1), axis=0) / entries
-    # As a bfloat16 it is exact also where it stands alone: in entries that are not counted.
+    # Entries that are not counted become −mean, which must be exact in bfloat16 for its contribution to cancel.
     mean = mean.to(tl.bfloat16).to(tl.float32)
     rest_IJ = tile_IJ - mean
     high_IJ = rest_IJ.to(tl.bfloat16)
@@ -133,11 +138,11 @@ def _add_quadratic(
         tl.store(out + at_b, sum_b)
 
 
-# Sizes that differ from chunk to chunk, whose divisibility must not cost a compilation each.
-_OF_CHUNK = ["first_row", "panel_rows", "column_tiles", "panels", "all_columns", "within_slots"]
+# Sizes that differ between chunks. Triton would otherwise compile a variant for each of their divisibilities.
+_CHUNK_SIZES = ["first_row", "panel_rows", "column_tiles", "panels", "all_columns", "within_slots"]
 
 
-@triton.jit(do_not_specialize=_OF_CHUNK, do_not_specialize_on_alignment=["kernels"])
+@triton.jit(do_not_specialize=_CHUNK_SIZES, do_not_specialize_on_alignment=["kernels"])
 def sum_tiles(
     x,
     y,
@@ -176,7 +181,7 @@ def sum_tiles(
     VALUE_COMPONENTS: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Sums of one tile of K over rows x (PAIRED false; y is not read), or of H over pairs (x, y), for each kernel.
+    """Sum one tile of K over rows x (PAIRED false; y is not read), or of H over pairs (x, y), for each kernel.
 
     Args:
         x, y: bfloat16 rows [COMPONENTS, N, channels], `component_stride` apart; channels a multiple of BLOCK_K.
@@ -186,8 +191,8 @@ def sum_tiles(
         weights: int8 [G, permutations], permutations a multiple of BLOCK_B.
         tiles: int32 [programs, 7]: first row and end, first column and end, panel, column tile, slot of groups or −1.
         row_sums: [P, column tiles, panel rows]; column_sums: [P, panels, all columns]; within_sums: [P, slots, panel
-            rows]; quadratic: [P, programs, permutations]; squares: [P, programs]. All float32; each entry is written by
-            one program at most, so that sums do not depend on who comes first.
+            rows]; quadratic: [P, programs, permutations]; squares: [P, programs]. All float32. At most one program
+            writes each entry, so that sums do not depend on the order in which programs run.
         first_row: of the panels; rows and columns of the sums count from it.
     """
     program, programs = tl.program_id(0), tl.num_programs(0)
@@ -198,7 +203,7 @@ def sum_tiles(
 
     at_I, at_J = row_start + tl.arange(0, BLOCK_I), column_start + tl.arange(0, BLOCK_J)
     inside_I, inside_J = at_I < row_stop, at_J < column_stop
-    # Rows beyond the end repeat the last one, so that loads need no mask in the inner loop.
+    # Rows past the end repeat the last one, so that the loads of the inner loop need no mask.
     row_I, row_J = tl.minimum(at_I, row_stop - 1), tl.minimum(at_J, column_stop - 1)
     xx_IJ = _distances(
         x, x, x_norms, x_norms, row_I, row_J, channels, component_stride, BLOCK_K, COMPONENTS, INTERPRETED
@@ -219,33 +224,35 @@ def sum_tiles(
     if PERMUTED or GROUPED:
         group_I, group_J = tl.load(groups + row_I), tl.load(groups + row_J)
     for p in range(kernels):
-        own = coefficients + p * C * 2
-        value_IJ = tl.where(counted_IJ, _kernel_values(xx_IJ, own, C, FAMILY), 0.0)
+        kernel_coefficients = coefficients + p * C * 2
+        value_IJ = tl.where(counted_IJ, _kernel_values(xx_IJ, kernel_coefficients, C, FAMILY), 0.0)
         if SQUARES:
             square_I = tl.sum(value_IJ * value_IJ, axis=1)
         if PAIRED:
-            other_IJ = tl.where(counted_IJ, _kernel_values(xy_IJ, own, C, FAMILY), 0.0)
-            value_IJ -= other_IJ
+            k_xy_IJ = tl.where(counted_IJ, _kernel_values(xy_IJ, kernel_coefficients, C, FAMILY), 0.0)
+            value_IJ -= k_xy_IJ
             if SQUARES:
-                square_I += tl.sum(other_IJ * other_IJ, axis=1)
-            other_IJ = tl.where(counted_IJ, _kernel_values(yy_IJ, own, C, FAMILY), 0.0)
-            last_IJ = tl.where(counted_IJ, _kernel_values(yx_IJ, own, C, FAMILY), 0.0)
-            value_IJ += other_IJ - last_IJ
+                square_I += tl.sum(k_xy_IJ * k_xy_IJ, axis=1)
+            k_yy_IJ = tl.where(counted_IJ, _kernel_values(yy_IJ, kernel_coefficients, C, FAMILY), 0.0)
+            k_yx_IJ = tl.where(counted_IJ, _kernel_values(yx_IJ, kernel_coefficients, C, FAMILY), 0.0)
+            value_IJ += k_yy_IJ - k_yx_IJ
             if SQUARES:
-                square_I += tl.sum(other_IJ * other_IJ + last_IJ * last_IJ, axis=1)
+                square_I += tl.sum(k_yy_IJ * k_yy_IJ + k_yx_IJ * k_yx_IJ, axis=1)
         if SQUARES:
             tl.store(squares + p * programs + program, tl.sum(square_I, axis=0))
-        from_I, from_J = at_I - first_row, at_J - first_row
-        tl.store(row_sums + (p * column_tiles + column_tile) * panel_rows + from_I, tl.sum(value_IJ, axis=1), inside_I)
-        # A tile may begin left of the first panel, where nothing is counted and there is no room.
-        kept_J = inside_J & (from_J >= 0)
-        tl.store(column_sums + (p * panels + panel) * all_columns + from_J, tl.sum(value_IJ, axis=0), kept_J)
+        offset_I, offset_J = at_I - first_row, at_J - first_row
+        tl.store(
+            row_sums + (p * column_tiles + column_tile) * panel_rows + offset_I, tl.sum(value_IJ, axis=1), inside_I
+        )
+        # A tile may begin left of the first panel, where nothing is counted and the buffer has no entries.
+        stored_J = inside_J & (offset_J >= 0)
+        tl.store(column_sums + (p * panels + panel) * all_columns + offset_J, tl.sum(value_IJ, axis=0), stored_J)
         if GROUPED:
             if slot >= 0:
-                same_I = tl.sum(tl.where(group_I[:, None] == group_J[None, :], value_IJ, 0.0), axis=1)
-                tl.store(within_sums + (p * within_slots + slot) * panel_rows + from_I, same_I, inside_I)
+                within_I = tl.sum(tl.where(group_I[:, None] == group_J[None, :], value_IJ, 0.0), axis=1)
+                tl.store(within_sums + (p * within_slots + slot) * panel_rows + offset_I, within_I, inside_I)
         if PERMUTED:
-            own_quadratic = quadratic + (p * programs + program).to(tl.int64) * permutations
+            quadratic_out = quadratic + (p * programs + program).to(tl.int64) * permutations
             _add_quadratic(
                 value_IJ,
                 entries,
@@ -254,7 +261,7 @@ def sum_tiles(
                 group_J.to(tl.int64),
                 inside_I,
                 inside_J,
-                own_quadratic,
+                quadratic_out,
                 permutations,
                 BLOCK_B,
                 VALUE_COMPONENTS,

@@ -1,7 +1,7 @@
-"""Which tiles the Triton program takes, in which order and how large. Knows sizes only: no rows, no kernels.
+"""Size and order of the tiles that the Triton program sums.
 
-Rows form panels, columns form tiles; neither lies across two blocks. A chunk is a run of panels whose partial sums fit
-in memory; its tiles are taken eight panels at a time, column by column, so that those panels stay in the cache.
+Rows form panels and columns form tiles; neither spans two blocks. A chunk is a run of panels whose partial sums fit in
+memory. Its tiles are visited eight panels at a time, column by column, so that those panels stay in the L2 cache.
 
 Legend: I, J rows and columns of one tile.
 """
@@ -17,18 +17,19 @@ from numpy.typing import NDArray
 from vfmalign.mmd.engine.rows import IntArray
 
 _PANELS_AT_ONCE = 8
-_MOST_STAGES = 3
+_MAX_STAGES = 3
 _RESERVED_BYTES = 16 * 2**10
 
 
 @dataclass(frozen=True)
 class TileConfig:
-    """Sides of a tile and how a device works on it.
+    """Size of a tile and launch options of the program.
 
     Attributes:
         rows, columns, channels: of the tile and of one step of its product, powers of two.
-        permutations: taken at once.
-        warps, stages: of 32 threads, and steps of the product that are under way together.
+        permutations: in one product with the tile.
+        warps: of 32 threads.
+        stages: of the product that are loaded ahead (software pipelining).
     """
 
     rows: int
@@ -39,20 +40,20 @@ class TileConfig:
     stages: int = 1
 
 
-def choose_tile_config(shared_bytes: int, *, parts: int, paired: bool) -> TileConfig:
-    """The tile for a CUDA device: what its registers hold, with as many stages as its shared memory holds.
+def choose_tile_config(shared_bytes: int, *, components: int, paired: bool) -> TileConfig:
+    """Choose the tile for a CUDA device: as large as its registers allow, with as many stages as shared memory allows.
 
-    Chosen by what the compiler says (no register of one kernel's program is spilled), not by measured times.
+    The sizes are those for which the compiler spills no register of a program with one kernel; no times were measured.
 
     Args:
-        shared_bytes: that one program may use.
-        parts: bfloat16 parts of a number.
-        paired: whether four tiles of distances are held at once instead of one.
+        shared_bytes: shared memory that one program may use.
+        components: bfloat16 components of a number.
+        paired: whether the program holds four tiles of distances at once instead of one.
     """
     rows, columns = 128, 64 if paired else 128
-    channels = 64 if parts == 1 else 32
-    stage_bytes = 2 * parts * (rows + columns) * channels
-    stages = max(1, min(_MOST_STAGES, (shared_bytes - _RESERVED_BYTES) // stage_bytes))
+    channels = 64 if components == 1 else 32
+    stage_bytes = 2 * components * (rows + columns) * channels
+    stages = max(1, min(_MAX_STAGES, (shared_bytes - _RESERVED_BYTES) // stage_bytes))
     return TileConfig(rows, columns, channels, stages=stages)
 
 
@@ -67,13 +68,14 @@ class RowRange:
 
 @dataclass(frozen=True)
 class PanelChunk:
-    """Panels whose partial sums are kept together.
+    """Panels whose partial sums are in memory together.
 
     Attributes:
-        panels, columns: the panels, and all tiles' columns from the first one that any panel needs.
+        panels: consecutive ranges of rows.
+        columns: column ranges of all tiles, from the first one that any panel needs.
         tiles: one row per tile: first row and end, first column and end, panel and column tile within the chunk, and
-            the slot of sums within groups, or −1 where no group reaches from the tile's rows to its columns.
-        within_slots: slots that are needed.
+            the slot of the sums within groups, or −1 where no group has both rows and columns in the tile.
+        within_slots: number of slots.
     """
 
     panels: tuple[RowRange, ...]
@@ -83,50 +85,51 @@ class PanelChunk:
 
     @property
     def first_row(self) -> int:
-        """Where the panels start."""
+        """First row of the panels."""
         return self.panels[0].start
 
     @property
     def rows(self) -> int:
-        """Rows of all panels."""
+        """Number of rows of all panels."""
         return self.panels[-1].stop - self.panels[0].start
 
 
 def plan_chunks(
     block_sizes: Sequence[int],
     group_of_N: IntArray,
-    shape: TileConfig,
+    config: TileConfig,
     *,
     grouped: bool,
-    most_tiles: int,
-    most_sums: int,
+    max_tiles: int,
+    max_sums: int,
 ) -> Iterator[PanelChunk]:
-    """Chunks that cover all entries right of the diagonal once.
+    """Yield chunks that cover every entry right of the diagonal once.
 
     Args:
         block_sizes: rows of each block.
         group_of_N: ascending group of each row.
-        shape: of a tile.
-        grouped: whether sums within groups are wanted.
-        most_tiles: about how many tiles a chunk has.
-        most_sums: about how many partial sums of rows and columns it has.
+        config: of a tile.
+        grouped: whether to plan sums within groups.
+        max_tiles: of a chunk, unless one panel has more.
+        max_sums: partial sums of rows and columns of a chunk, unless one panel has more.
     """
-    panels, columns = list(_spans(block_sizes, shape.rows)), list(_spans(block_sizes, shape.columns))
+    panels, columns = list(_spans(block_sizes, config.rows)), list(_spans(block_sizes, config.columns))
     stops = np.array([span.stop for span in columns])
-    all_rows, at = sum(block_sizes), 0
-    while at < len(panels):
-        first_column = int(np.searchsorted(stops, panels[at].start, side="right"))
+    all_rows, first = sum(block_sizes), 0
+    while first < len(panels):
+        first_column = int(np.searchsorted(stops, panels[first].start, side="right"))
         widest = len(columns) - first_column
-        sums_per_panel = shape.rows * widest + all_rows - panels[at].start
-        count = min(most_tiles // widest, most_sums // sums_per_panel)
+        sums_per_panel = config.rows * widest + all_rows - panels[first].start
+        count = min(max_tiles // widest, max_sums // sums_per_panel)
         count = max(1, count // _PANELS_AT_ONCE * _PANELS_AT_ONCE or count)
-        taken = tuple(panels[at : at + count])
-        yield _chunk(taken, tuple(columns[first_column:]), group_of_N if grouped else None)
-        at += count
+        yield _chunk(
+            tuple(panels[first : first + count]), tuple(columns[first_column:]), group_of_N if grouped else None
+        )
+        first += count
 
 
 def _spans(block_sizes: Sequence[int], side: int) -> Iterator[RowRange]:
-    """Ranges of rows, none longer than a side and none across two blocks."""
+    """Yield ranges of at most `side` rows, none of which spans two blocks."""
     end = 0
     for block, size in enumerate(block_sizes):
         start, end = end, end + size
@@ -135,7 +138,7 @@ def _spans(block_sizes: Sequence[int], side: int) -> Iterator[RowRange]:
 
 
 def _chunk(panels: tuple[RowRange, ...], columns: tuple[RowRange, ...], group_of_N: IntArray | None) -> PanelChunk:
-    """The tiles of some panels."""
+    """Return the chunk of some panels."""
     starts = np.array([[span.start, span.stop] for span in panels])
     column_starts = np.array([[span.start, span.stop] for span in columns])
     first_column = np.searchsorted(column_starts[:, 1], starts[:, 0], side="right")
@@ -148,7 +151,7 @@ def _chunk(panels: tuple[RowRange, ...], columns: tuple[RowRange, ...], group_of
     panel_T, column_T = np.concatenate(order).T
     slot_T = np.full(panel_T.size, -1)
     if group_of_N is not None:
-        reaches = group_of_N[starts[panel_T, 1] - 1] >= group_of_N[column_starts[column_T, 0]]
-        slot_T = np.where(reaches, column_T - first_column[panel_T], -1)
+        shared = group_of_N[starts[panel_T, 1] - 1] >= group_of_N[column_starts[column_T, 0]]
+        slot_T = np.where(shared, column_T - first_column[panel_T], -1)
     tiles = np.column_stack([starts[panel_T], column_starts[column_T], panel_T, column_T, slot_T])
     return PanelChunk(panels, columns, tiles.astype(np.int32), int(slot_T.max()) + 1)

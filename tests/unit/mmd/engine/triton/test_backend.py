@@ -27,7 +27,7 @@ from vfmalign.mmd.engine.triton import backend
 
 FIELDS = ("rows_NP", "diagonal_N", "within_G", "quadratic_B", "squares")
 CPU = torch.device("cpu")
-PARTIAL, GUARD, GUARD_SIZE = backend._Partial, -12345.0, 512
+PARTIAL, GUARD, GUARD_SIZE = backend._PartialSums, -12345.0, 512
 TRITON = tuple(int(part) for part in version("triton").split(".")[:2]) if find_spec("triton") else ()
 needs_triton = pytest.mark.skipif(not TRITON, reason="needs triton, which runs on Linux only")
 needs_interpreter = pytest.mark.skipif(TRITON < (3, 7), reason="older interpreters cannot count with NumPy 2.4")
@@ -78,7 +78,7 @@ def in_float64(matrix):
     """The same values, so that what is compared is the arithmetic and not the rounding of rows."""
 
     def wide(some):
-        return rows.Rows.of(some.values_NK.cpu().double(), "float64")
+        return rows.Rows.from_features(some.values_NK.cpu().double(), "float64")
 
     if isinstance(matrix, tiles.PairedMatrix):
         return tiles.PairedMatrix(wide(matrix.x), wide(matrix.y))
@@ -121,7 +121,7 @@ def by_triton(case):
 def main(out):
     """Every case by the interpreter, into one file."""
     found, guards = {}, []
-    backend._Partial = partial(guarded, guards)
+    backend._PartialSums = partial(guarded, guards)
     for name, case in CASES.items():
         for turn in range(2 if name == "pooled" else 1):
             total, left = by_triton(case)
@@ -254,8 +254,8 @@ def compile_for(capability, shared_bytes, paired):
     from vfmalign.mmd.engine.triton.kernels import sum_tiles
     from vfmalign.mmd.engine.triton.tile_plan import choose_tile_config
 
-    parts = 1 if paired else 3
-    shape = choose_tile_config(shared_bytes, parts=parts, paired=paired)
+    components = 1 if paired else 3
+    config = choose_tile_config(shared_bytes, components=components, paired=paired)
     fixed = {
         "PAIRED": paired,
         "FAMILY": "gaussian",
@@ -263,12 +263,12 @@ def compile_for(capability, shared_bytes, paired):
         "PERMUTED": paired,
         "GROUPED": paired,
         "SQUARES": paired,
-        "BLOCK_I": shape.rows,
-        "BLOCK_J": shape.columns,
-        "BLOCK_K": shape.channels,
-        "BLOCK_B": shape.permutations,
-        "COMPONENTS": parts,
-        "VALUE_COMPONENTS": backend.VALUE_COMPONENTS[parts],
+        "BLOCK_I": config.rows,
+        "BLOCK_J": config.columns,
+        "BLOCK_K": config.channels,
+        "BLOCK_B": config.permutations,
+        "COMPONENTS": components,
+        "VALUE_COMPONENTS": backend.VALUE_COMPONENTS[components],
         "INTERPRETED": False,
     }
     types = {"x": "*bf16", "y": "*bf16", "groups": "*i32", "weights": "*i8", "tiles": "*i32"}
@@ -285,7 +285,7 @@ def compile_for(capability, shared_bytes, paired):
         {(place(name),): value for name, value in fixed.items()},
         {(place(name),): [["tt.divisibility", 16]] for name in aligned},
     )
-    options = {"num_warps": shape.warps, "num_stages": shape.stages, "enable_fp_fusion": True}
+    options = {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     print(compiled.metadata.shared)
 

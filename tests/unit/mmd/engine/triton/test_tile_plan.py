@@ -8,15 +8,15 @@ from vfmalign.mmd.engine.triton.tile_plan import TileConfig, choose_tile_config,
 
 @pytest.mark.parametrize("block_sizes", [(1,), (2, 1), (45, 38), (64, 32), (7, 130), (200,)])
 @pytest.mark.parametrize("sides", [(16, 16), (16, 32), (32, 16)])
-@pytest.mark.parametrize("most_tiles", [1, 13, 10_000])
-def test_tiles_cover_the_upper_triangle_once(block_sizes, sides, most_tiles):
+@pytest.mark.parametrize("max_tiles", [1, 13, 10_000])
+def test_tiles_cover_the_upper_triangle_once(block_sizes, sides, max_tiles):
     rows = sum(block_sizes)
     block_of = np.repeat(np.arange(len(block_sizes)), block_sizes)
     group_of = np.arange(rows) // 3
     covered, same_group = np.zeros((rows, rows), int), np.zeros((rows, rows), int)
     panels_seen = []
     for chunk in plan_chunks(
-        block_sizes, group_of, TileConfig(*sides, 16), grouped=True, most_tiles=most_tiles, most_sums=10_000
+        block_sizes, group_of, TileConfig(*sides, 16), grouped=True, max_tiles=max_tiles, max_sums=10_000
     ):
         panels_seen += chunk.panels
         slots = set()
@@ -42,7 +42,7 @@ def test_tiles_cover_the_upper_triangle_once(block_sizes, sides, most_tiles):
 def test_chunks_keep_to_their_limits():
     block_sizes, group_of = (4_000, 3_000), np.arange(7_000)
     found = list(
-        plan_chunks(block_sizes, group_of, TileConfig(128, 128, 32), grouped=False, most_tiles=500, most_sums=200_000)
+        plan_chunks(block_sizes, group_of, TileConfig(128, 128, 32), grouped=False, max_tiles=500, max_sums=200_000)
     )
     assert len(found) > 5
     for chunk in found:
@@ -55,6 +55,6 @@ def test_chunks_keep_to_their_limits():
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("paired", [False, True])
 def test_stages_fit_the_shared_memory(shared_kib, least_stages, parts, paired):
-    shape = choose_tile_config(shared_kib * 1024, parts=parts, paired=paired)
+    shape = choose_tile_config(shared_kib * 1024, components=parts, paired=paired)
     assert 2 * parts * (shape.rows + shape.columns) * shape.channels * shape.stages < shared_kib * 1024
     assert shape.stages >= least_stages
