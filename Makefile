@@ -2,12 +2,12 @@
 PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# Where torch comes from: empty takes pip's own index (on Linux that is a CUDA build of several GB unless pip is configured otherwise);
-# `make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu` takes the CPU build.
+# Index for torch. Empty uses pip's default index, which on Linux usually serves a CUDA build of several GB;
+# `make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu` installs the CPU build.
 TORCH_INDEX ?=
 TORCH_RANGE := torch>=2.9,<3
 
-# Modules are compiled once, whatever the caller's shell says: a test starts some hundred processes.
+# Tests start hundreds of processes, so modules must be compiled once, whatever the caller's shell sets.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
-	@echo "  The first command that needs it creates $(VENV) from PyPI: demo, study, up and down download 0.35 GB with a CPU"
+	@echo "  The first command that needs it creates $(VENV) from PyPI: demo, experiment, up and down download 0.35 GB with a CPU"
 	@echo "  torch (3 GB more with a CUDA one), every other command 0.4 GB of tools besides. TORCH_INDEX=URL takes torch from"
 	@echo "  another index."
 
@@ -45,7 +45,7 @@ proto: setup  ## generate the stubs from proto/ into services/vfmalign/v1
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=services --pyi_out=services \
 	  --grpc_python_out=services --mypy_grpc_out=quiet:services proto/vfmalign/v1/*.proto
 
-proto-release: setup  ## record today's protos as the released API that `make protos` compares with
+proto-release: setup  ## record the protos as the released API that `make protos` compares with
 	$(BIN)/buf build proto --exclude-source-info -o proto/released.binpb
 
 fmt: setup  ## format the code
@@ -61,7 +61,7 @@ lint: setup  ## ruff, hadolint
 types: setup  ## mypy --strict
 	$(BIN)/mypy
 
-imports: setup  ## the rooms import only downwards
+imports: setup  ## import contracts between and within packages
 	$(BIN)/lint-imports
 
 protos: setup  ## buf lint, format, breaking changes, and drift between protos and stubs
@@ -73,49 +73,49 @@ protos: setup  ## buf lint, format, breaking changes, and drift between protos a
 	  --grpc_python_out=$$tmp --mypy_grpc_out=quiet:$$tmp proto/vfmalign/v1/*.proto && \
 	diff -r -x __init__.py -x __pycache__ $$tmp/vfmalign/v1 services/vfmalign/v1 && echo "stubs match the protos"
 
-# BENCH passes options on: make bench BENCH='--only one_mmd --repeats 5 --competitors torch_plain,torch_cdist'
-bench: setup  ## the MMD engine beside its competitors on this processor, in minutes (BENCH='--only one_mmd --slow')
+# BENCH passes options: make bench BENCH='--only one_mmd --repeats 5 --competitors torch_plain,torch_cdist'
+bench: setup  ## the MMD engine beside its competitors on this CPU (BENCH='--only one_mmd --slow')
 	$(BIN)/python -m bench run $(BENCH)
 
 bench-competitors: setup  ## install the competitors in environments under .bench/ (4 GB with a CPU torch)
 	$(BIN)/python -m bench competitors $(BENCH)
 
-bench-gpu: setup  ## the MMD engine on a CUDA device, with both of its backends
+bench-gpu: setup  ## the MMD engine on a CUDA device, with both backends
 	$(BIN)/python -m bench gpu $(BENCH)
 
-# DEMO passes options on: make demo DEMO='--seed 3 --task super_resolution'
-demo: $(VENV)/.ready-local  ## the whole system and one alignment check on phantoms: a rehearsal, not evidence (DEMO='--seed 3')
+# DEMO passes options: make demo DEMO='--seed 3 --task super_resolution'
+demo: $(VENV)/.ready-local  ## the whole system and one alignment check on phantoms (DEMO='--seed 3')
 	$(BIN)/vfmalign demo $(DEMO)
 
 # SIZE=evidence takes four models, three seeds and 120 test cases: a night and more on two cores (docs/experiments.md).
 SIZE ?= small
-experiment: $(VENV)/.ready-local  ## models × tasks on phantoms, resumable: a rehearsal, not evidence (SIZE=small or evidence)
+experiment: $(VENV)/.ready-local  ## models × tasks on phantoms, resumable (SIZE=small or evidence)
 	$(BIN)/vfmalign rehearse --size $(SIZE) $(EXPERIMENT)
 
-up: $(VENV)/.ready-local  ## start the S3 server and the services in the background (state and logs in .vfmalign/)
+up: $(VENV)/.ready-local  ## start a local stack: object storage and the services (state and logs in .vfmalign/)
 	$(BIN)/vfmalign up --detach
 
-down: $(VENV)/.ready-local  ## stop them; their data stay
+down: $(VENV)/.ready-local  ## stop the local stack; its data stay
 	$(BIN)/vfmalign down
 
-check: lint types imports protos  ## everything that needs no server
+check: lint types imports protos  ## formatting, lint, types, import contracts and protos
 
-k8s-check: setup  ## the manifests of k8s/: render, validate, hold against a policy (needs kubectl)
+k8s-check: setup  ## render the manifests of k8s/, validate them and check them against a policy (needs kubectl)
 	@command -v kubectl > /dev/null || { \
 	  echo "kubectl is not there: apt-get install kubectl (Debian, as root), or see https://kubernetes.io/docs/tasks/tools/" >&2; exit 1; }
 	$(BIN)/pytest tests/k8s
 
-# Most tests of servers and of the whole stack wait for a process of theirs: some workers more than cores keep both busy. OpenMP
-# threads of several processes on the same cores must not spin while they wait, and small tensors need one thread.
+# Most integration tests wait for a process, so more workers than cores keep the cores busy. OpenMP threads of several processes
+# must not spin while they wait, and small tensors need one thread.
 WORKERS ?= 4
 BESIDE  := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
-test: setup  ## every test, on a real S3 server, real databases and real processes (WORKERS=4)
+test: setup  ## every test, with real S3, databases and processes (WORKERS=4)
 	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/e2e tests/integration tests/gpu tests/unit --durations=20
 
 test-fast: setup  ## the tests without the end-to-end ones
 	$(BIN)/pytest -m "not e2e"
 
-# torch is whatever pip finds in its range: its oldest builds are of several GB.
+# torch is not lowered: its oldest builds are several GB.
 LOWEST := $(VENV)/lowest
 test-lowest: setup  ## the unit tests of core, client and command line with the lowest versions that pyproject.toml allows
 	$(BIN)/pip install -q uv
@@ -125,7 +125,7 @@ test-lowest: setup  ## the unit tests of core, client and command line with the 
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/pip install -q --no-compile $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r $(LOWEST).txt -e '.[local]' \
 	  pytest pytest-asyncio pytest-timeout pytest-xdist hypothesis trustme
-	@# Old releases warn of what newer ones beside them deprecate.
+	@# Old releases emit deprecation warnings for newer ones.
 	$(LOWEST)/bin/python -m pytest -W default tests/unit/core tests/unit/cli $(wildcard tests/unit/client)
 
 # --- containers; WHEELS=DIR is a folder of wheels beside PyPI, BASE a base image of a mirror, TORCH=cuda takes torch from PyPI ---
@@ -151,10 +151,10 @@ images:  ## build every image as vfmalign/<name>:VERSION (needs docker; BASE=, T
 	done
 	@docker images --filter reference='vfmalign/*:$(VERSION)' --format 'table {{.Repository}}\t{{.Size}}'
 
-test-containers: setup images  ## the images, and a whole check in containers that are killed meanwhile
+test-containers: setup images  ## build the images and run a check in containers, each of which is killed once
 	$(BIN)/pytest tests/containers --durations=10
 
-compose-up: images deploy/.env  ## the whole system in containers on this machine (deploy/compose.yaml)
+compose-up: images deploy/.env  ## start the whole system in containers (deploy/compose.yaml)
 	docker compose -f deploy/compose.yaml up --detach --wait
 
 compose-down:  ## stop the containers; their volumes stay
@@ -163,9 +163,9 @@ compose-down:  ## stop the containers; their volumes stay
 deploy/.env:
 	umask 077 && deploy/draw-credentials > $@.partial && mv $@.partial $@
 
-# Deploys the overlay into the cluster of KUBECONFIG and takes it away again; never part of `make test`.
+# Deploys the overlay into the cluster of KUBECONFIG and removes it again; never part of `make test`.
 OVERLAY ?= k8s/overlays/local
-test-cluster: setup  ## one check on the cluster of KUBECONFIG, with pods taken away in the middle (OVERLAY=k8s/overlays/local)
+test-cluster: setup  ## one check on the cluster of KUBECONFIG, with pods deleted meanwhile (OVERLAY=k8s/overlays/local)
 	@test -n "$$KUBECONFIG" || { echo "set KUBECONFIG to the file of a cluster that may be littered"; exit 2; }
 	OVERLAY=$(OVERLAY) $(BIN)/pytest tests/cluster -rs -s
 
