@@ -18,7 +18,6 @@ from hypothesis import settings
 from tests import postgres
 
 from vfmalign.cli.local import s3_server
-from vfmalign.core.domain.errors import Unavailable
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.object_store import ObjectStore
 
@@ -67,13 +66,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Server]:
     """A SeaweedFS process for the session."""
-    for last in (False, False, True):
-        try:
-            process, server = s3_server.start(tmp_path_factory.mktemp("s3"))
-            break
-        except Unavailable:  # somebody took a port between its draw and the server's start: it draws others
-            if last:
-                raise
+    process, server = s3_server.start(tmp_path_factory.mktemp("s3"))
     yield server
     s3_server.stop(process.pid, grace_s=0)
     process.wait()

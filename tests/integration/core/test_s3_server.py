@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import sys
 import threading
@@ -102,9 +103,69 @@ def test_a_program_that_ends_at_once_is_told(tmp_path: Path, monkeypatch: pytest
     program.write_text("#!/bin/sh\necho broken >&2; exit 1\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    with pytest.raises(Unavailable, match="did not come up"):
+    with pytest.raises(Unavailable, match="did not start"):
         s3_server.start(tmp_path / "s3")
-    assert "broken" in (tmp_path / "s3" / "s3.log").read_text()
+    assert (tmp_path / "s3" / "s3.log").read_text() == "broken\n"  # once: other ports would not help
+
+
+def race_for_ports(monkeypatch: pytest.MonkeyPatch, lost: list[tuple[int, int]]) -> list[list[int]]:
+    """Lets somebody else take a port between its choice and its use.
+
+    Args:
+        monkeypatch: replaces the choice of ports.
+        lost: position and number of the taken port, for each of the first choices.
+
+    Returns:
+        The choices, as they are made.
+    """
+    choices: list[list[int]] = []
+    choose = s3_server.free_ports
+
+    def free_ports(count: int) -> list[int]:
+        choices.append(choose(count))
+        if len(choices) <= len(lost):
+            position, number = lost[len(choices) - 1]
+            choices[-1][position] = number
+        return choices[-1]
+
+    monkeypatch.setattr(s3_server, "free_ports", free_ports)
+    monkeypatch.setattr(s3_server, "port_is_free", lambda port: True)
+    return choices
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port on which another process listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_a_first_start_draws_other_ports_where_it_loses_one(
+    tmp_path: Path, killed: list[int], s3: s3_server.S3Server, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The second choice has the S3 port of another such server, whose answer must not be taken for one's own.
+    choices = race_for_ports(monkeypatch, [(1, taken), (6, int(s3.endpoint.rpartition(":")[2]))])
+    process, server = s3_server.start(tmp_path / "s3")
+    killed.append(server.pid)
+    assert len(choices) == 3
+    assert server.endpoint == f"http://127.0.0.1:{choices[2][6]}"
+    ObjectStore(settings_of(server)).ensure_bucket()
+    s3_server.stop(server.pid, grace_s=0)
+    process.wait()
+    monkeypatch.undo()
+    process, again = s3_server.start(tmp_path / "s3")
+    killed.append(again.pid)
+    assert again.endpoint == server.endpoint
+    s3_server.stop(again.pid, grace_s=0)
+    process.wait()
+
+
+def test_a_first_start_gives_up_after_some_choices(tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = race_for_ports(monkeypatch, [(1, taken)] * 100)
+    with pytest.raises(Unavailable, match="another process took one of its ports") as caught:
+        s3_server.start(tmp_path / "s3")
+    assert caught.value.reason == s3_server.ADDRESS_IN_USE
+    assert len(choices) == 5
 
 
 def test_a_store_that_comes_back_in_time_is_not_noticed(tmp_path: Path, killed: list[int]) -> None:

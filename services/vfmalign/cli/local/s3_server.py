@@ -20,11 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import urllib3
+from minio import Minio
+from minio.error import MinioException
 
 from vfmalign.cli.extras import missing_extra
 from vfmalign.core.domain.errors import Unavailable
 
 START_TIMEOUT_S = 60.0
+ADDRESS_IN_USE = "ADDRESS_IN_USE"
+"""Reason of the error for a port that another process took between its choice and its use."""
+_PORT_ATTEMPTS = 5
 _PORT_NAMES = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "s3", "s3_grpc")
 
 
@@ -65,9 +70,22 @@ def start(directory: Path, *, timeout_s: float = START_TIMEOUT_S) -> tuple[subpr
         Unavailable: it did not start; the message names its log.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    has_address = (directory / "server.json").exists()
+    for attempts_left in reversed(range(1 if has_address else _PORT_ATTEMPTS)):
+        try:
+            return _start(directory, _configuration(directory), timeout_s)
+        except Unavailable as error:
+            if error.reason != ADDRESS_IN_USE or not attempts_left:
+                raise
+            # The master stores its own address with its data. Nothing is lost: this server has never been in use.
+            (directory / "server.json").unlink()
+            shutil.rmtree(directory / "data")
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _start(directory: Path, config: dict[str, Any], timeout_s: float) -> tuple[subprocess.Popen[bytes], S3Server]:
     data = directory / "data"
     data.mkdir(exist_ok=True)
-    config = _configuration(directory)
     ports: dict[str, int] = config["ports"]
     for port in ports.values():
         if not port_is_free(port):
@@ -75,9 +93,11 @@ def start(directory: Path, *, timeout_s: float = START_TIMEOUT_S) -> tuple[subpr
                 f"port {port}, which it had when it was first started, is taken",
                 subject="S3 server",
                 remedy="stop the server that runs on this folder, or what else took the port",
+                reason=ADDRESS_IN_USE,
             )
     log = directory / "s3.log"
     with log.open("ab") as out:
+        log_start = out.tell()
         process = subprocess.Popen(
             [program(), "-logtostderr", "server", *_arguments(data, directory / "identities.json", ports)],
             stdin=subprocess.DEVNULL,
@@ -87,9 +107,18 @@ def start(directory: Path, *, timeout_s: float = START_TIMEOUT_S) -> tuple[subpr
             # A new bucket gets one volume file, not seven.
             env={**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"},
         )
-    endpoint = f"http://127.0.0.1:{ports['s3']}"
-    _wait(process, ports, log, timeout_s)
-    return process, S3Server(process.pid, endpoint, config["access_key"], config["secret_key"])
+    server = S3Server(process.pid, f"http://127.0.0.1:{ports['s3']}", config["access_key"], config["secret_key"])
+    if not _becomes_ready(process, ports["master"], server, timeout_s):
+        process.kill()
+        process.wait()
+        taken = b"address already in use" in log.read_bytes()[log_start:]
+        raise Unavailable(
+            "the S3 server did not start" + ", because another process took one of its ports" * taken,
+            subject=server.endpoint,
+            remedy=f"read {log.name} in its folder",
+            reason=ADDRESS_IN_USE if taken else None,
+        )
+    return process, server
 
 
 def stop(pid: int, *, grace_s: float = 1.0) -> None:
@@ -198,19 +227,28 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-def _wait(process: subprocess.Popen[bytes], ports: dict[str, int], log: Path, timeout_s: float) -> None:
-    """Wait until the master knows the volumes, without which reads fail, and the S3 API answers (403 without keys)."""
-    endpoint = f"http://127.0.0.1:{ports['s3']}/"
+def _becomes_ready(process: subprocess.Popen[bytes], master: int, server: S3Server, timeout_s: float) -> bool:
+    """Wait until the master knows the volumes, without which reads fail, and the S3 API accepts the server's keys.
+
+    The keys distinguish this server from another one that took the same port a moment earlier.
+    """
     deadline = time.monotonic() + timeout_s
     http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(2))
+    s3 = Minio(
+        server.endpoint.removeprefix("http://"),
+        access_key=server.access_key,
+        secret_key=server.secret_key,
+        secure=False,
+        region="us-east-1",
+        http_client=http,
+    )
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            topology = http.request("GET", f"http://127.0.0.1:{ports['master']}/dir/status").json()["Topology"]
-            if topology["Max"] > 0 and http.request("GET", endpoint).status in {200, 403}:
-                return
-        except (urllib3.exceptions.HTTPError, ValueError, KeyError):
+            topology = http.request("GET", f"http://127.0.0.1:{master}/dir/status").json()["Topology"]
+            if topology["Max"] > 0:
+                s3.list_buckets()
+                return True
+        except (urllib3.exceptions.HTTPError, MinioException, ValueError, KeyError):
             pass
         time.sleep(0.1)
-    process.kill()
-    process.wait()
-    raise Unavailable("the S3 server did not start", subject=endpoint, remedy=f"read {log.name} in its folder")
+    return False
