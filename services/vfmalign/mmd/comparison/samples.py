@@ -100,7 +100,7 @@ def numbered(sample: Sample) -> Sample:
     Raises:
         BadOption: rows of one group that are not neighbours.
     """
-    grouping = Grouping.of(sample.groups, sample.rows, sample.name)
+    grouping = Grouping.from_labels(sample.groups, sample.rows, sample.name)
     if grouping.edges is None:
         return sample
     return replace(sample, groups=tuple(f"{group:012d}" for group in grouping.within(0, sample.rows)))

@@ -1,8 +1,8 @@
-"""Tiles formed side by side, each by a thread of its own, and added in the order of the tiles.
+"""Thread pool that computes tasks in parallel and reduces their results in task order.
 
-Threads that share one tile wait for each other after each of its steps: one that others on the machine hold up for a
-moment holds up all of them. A thread with a tile of its own waits for nobody, and keeps it in its core's cache. Knows
-threads and processors; nothing of matrices.
+The fixed order makes sums independent of scheduling. One task per thread is faster than all threads on one task:
+threads that share a tile wait for each other after each of its steps, so that a thread which the operating system
+preempts delays all of them. A thread with a tile of its own waits for none and keeps the tile in its core's cache.
 """
 
 from __future__ import annotations
@@ -19,130 +19,137 @@ import torch
 from vfmalign.core.runtime.work_context import WorkContext
 
 Task = TypeVar("Task")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
-# More threads than this wait for Python's lock; torch's threads are shared out among them.
-_MOST_THREADS = 8
-# With fewer tasks for each thread, the last of them leave too many threads without work.
-_FEWEST_PER_THREAD = 10
-# Tasks a thread may be ahead of the one whose turn it is to be added, so that few results wait.
-_AHEAD_PER_THREAD = 8
-_AHEAD_S = 0.001
-_WAITING_S = 0.01  # how long other work waits for its turn at the most
+# More threads than this contend for the GIL. Where torch has more, each thread of the pool uses several of them.
+_MAX_THREADS = 8
+# With fewer tasks per thread, too many threads would be idle while the last tasks run.
+_MIN_TASKS_PER_THREAD = 10
+# How many tasks per thread may start before the oldest unfinished one is reduced, to bound the results in memory.
+_MAX_AHEAD_PER_THREAD = 8
+_POLL_AHEAD_S = 0.001
+_POLL_CONTEXT_S = 0.01  # bounds how late a cancellation or deadline is noticed
 
-_helped = threading.local()
+_pool_time = threading.local()
 
 
 def threads_for(device: torch.device, tasks: int) -> int:
-    """How many threads share tasks: on a CPU as many as torch has, up to a limit; elsewhere, and of few tasks, one."""
-    most = min(torch.get_num_threads(), _MOST_THREADS) if device.type == "cpu" else 1
-    return most if tasks >= most * _FEWEST_PER_THREAD else 1
+    """Return the number of threads for some tasks: on a CPU torch's, up to a limit; 1 for few tasks or a GPU."""
+    threads = min(torch.get_num_threads(), _MAX_THREADS) if device.type == "cpu" else 1
+    return threads if tasks >= threads * _MIN_TASKS_PER_THREAD else 1
 
 
 def cpu_seconds() -> float:
-    """CPU time of this thread and of those that formed tiles for it."""
-    return time.thread_time() + float(getattr(_helped, "seconds", 0.0))
+    """Return the CPU time of this thread and of the pools that it ran."""
+    return time.thread_time() + float(getattr(_pool_time, "seconds", 0.0))
 
 
 def finish(futures: Iterable[Future[Any]], context: WorkContext) -> None:
-    """Waits until all are done; `context` is checked before each and every few milliseconds."""
+    """Wait until all futures are done, checking `context` before each and every few milliseconds."""
     for future in futures:
         context.checkpoint()
-        while wait([future], timeout=_WAITING_S).not_done:
+        while wait([future], timeout=_POLL_CONTEXT_S).not_done:
             context.checkpoint()
         future.result()
 
 
 def in_order(
-    form: Callable[[Task], Found],
-    add: Callable[[Task, Found], None],
+    compute: Callable[[Task], Result],
+    reduce: Callable[[Task, Result], None],
     tasks: Iterable[Task],
     *,
     context: WorkContext,
     threads: int,
 ) -> None:
-    """Forms each task, and adds what was formed in the order of the tasks, so that sums do not depend on threads.
+    """Compute every task, and reduce the results in the order of the tasks.
 
     Args:
-        form: called by any of the threads, by several at once.
-        add: called by any of the threads, by one at once.
-        tasks: taken one by one.
-        context: checked by this thread: before each task where there is one thread, else every few milliseconds.
-            Where it raises, nothing is left running.
-        threads: that work beside this one; of one, this one does the work.
+        compute: called by several threads at once.
+        reduce: called with a task and its result by one thread at a time.
+        tasks: an iterable, advanced by one thread at a time.
+        context: checked by the calling thread: before each task where `threads` is 1, else every few milliseconds.
+            Where it raises, no task is left running.
+        threads: number of threads; with 1 the calling thread does the work.
     """
     if threads == 1:
         for task in tasks:
             context.checkpoint()
-            add(task, form(task))
+            reduce(task, compute(task))
         return
-    line = _Line(form, add, tasks, threads * _AHEAD_PER_THREAD)
-
+    queue = _ReductionQueue(compute, reduce, tasks, threads * _MAX_AHEAD_PER_THREAD)
     try:
         with _pool(threads) as pool:
-            working = [pool.submit(line.work) for _ in range(threads)]
+            working = [pool.submit(queue.work) for _ in range(threads)]
             try:
                 finish(working, context)
             finally:
-                line.stop()
+                queue.stop()
     finally:
-        _helped.seconds = float(getattr(_helped, "seconds", 0.0)) + line.cpu_seconds
+        _pool_time.seconds = float(getattr(_pool_time, "seconds", 0.0)) + queue.cpu_seconds
 
 
-class _Line(Generic[Task, Found]):
-    """Tasks that stand in line, and what was formed and waits for its turn to be added."""
+class _ReductionQueue(Generic[Task, Result]):
+    """Tasks that are still to be computed, and results that wait for those of earlier tasks to be reduced."""
 
     def __init__(
-        self, form: Callable[[Task], Found], add: Callable[[Task, Found], None], tasks: Iterable[Task], ahead: int
+        self,
+        compute: Callable[[Task], Result],
+        reduce: Callable[[Task, Result], None],
+        tasks: Iterable[Task],
+        max_ahead: int,
     ) -> None:
-        self._form, self._add, self._tasks, self._ahead = form, add, enumerate(tasks), ahead
-        self.moving = threading.Lock()
-        self._formed: dict[int, tuple[Task, Found]] = {}
-        self._turn, self._stopped = 0, False
+        self._compute, self._reduce, self._tasks, self._max_ahead = compute, reduce, enumerate(tasks), max_ahead
+        # Guards the iterator, the results and the reduction. Its holder never waits for another task.
+        self._lock = threading.Lock()
+        self._results: dict[int, tuple[Task, Result]] = {}
+        self._next_to_reduce, self._stopped = 0, False
         self.cpu_seconds = 0.0
 
     def work(self) -> None:
-        """What each thread does: takes tasks until there are no more."""
+        """Compute tasks until none is left; the body of each thread."""
         started = time.thread_time()
         try:
-            with torch.inference_mode():  # sums of a caller in that mode can be added to in it alone
-                taken = self._next()
-                while taken is not None:
-                    number, task = taken
-                    taken = self._next(number, (task, self._form(task)))
+            # A caller in inference mode creates sums that only code in the same mode may modify in place.
+            with torch.inference_mode():
+                upcoming = self._advance()
+                while upcoming is not None:
+                    number, task = upcoming
+                    upcoming = self._advance(number, (task, self._compute(task)))
         except BaseException:
             self.stop()
             raise
         finally:
-            with self.moving:
+            with self._lock:
                 self.cpu_seconds += time.thread_time() - started
 
     def stop(self) -> None:
-        """Lets no thread take another task."""
+        """Let no thread start another task."""
         self._stopped = True
 
-    def _next(self, number: int = 0, formed: tuple[Task, Found] | None = None) -> tuple[int, Task] | None:
-        """Hands in what was formed, adds what has its turn, and takes the next task."""
-        with self.moving:
-            if formed is not None:
-                self._formed[number] = formed
-            while not self._stopped and self._turn in self._formed:
-                self._add(*self._formed.pop(self._turn))
-                self._turn += 1
-            taken = next(self._tasks, None)
-        while taken is not None and not self._stopped and taken[0] >= self._turn + self._ahead:
-            time.sleep(_AHEAD_S)
-        return None if self._stopped else taken
+    def _advance(self, number: int = 0, result: tuple[Task, Result] | None = None) -> tuple[int, Task] | None:
+        """Store a result, reduce those whose predecessors are reduced, and return the next task."""
+        with self._lock:
+            if result is not None:
+                self._results[number] = result
+            while not self._stopped and self._next_to_reduce in self._results:
+                self._reduce(*self._results.pop(self._next_to_reduce))
+                self._next_to_reduce += 1
+            upcoming = next(self._tasks, None)
+        # Wait outside the lock: the thread with the oldest task needs it to reduce its result.
+        while upcoming is not None and not self._stopped and upcoming[0] >= self._next_to_reduce + self._max_ahead:
+            time.sleep(_POLL_AHEAD_S)
+        return None if self._stopped else upcoming
 
 
 @contextmanager
 def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads among which torch's own are shared out."""
+    """Start threads that divide torch's own threads among them."""
     all_threads = torch.get_num_threads()
     started = threading.Barrier(threads + 1)
 
     def begin() -> None:
-        torch.get_num_threads()  # a thread takes the number that was set last when it first asks; not after its own
+        # The first query in a thread adopts the number that was set last in any thread, so it must precede the setting.
+        torch.get_num_threads()
         torch.set_num_threads(max(1, all_threads // threads))
         started.wait()
 
@@ -150,9 +157,9 @@ def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
         try:
             for _ in range(threads):
                 pool.submit(int)
-        except RuntimeError:  # the system has no thread to give
+        except RuntimeError:  # the system refuses another thread
             started.abort()
             raise
         started.wait()
-        torch.set_num_threads(all_threads)  # threads that begin later take the number that was set last
+        torch.set_num_threads(all_threads)  # threads that start later adopt the number that was set last
         yield pool

@@ -1,7 +1,7 @@
-"""Rows of features that are read a block at a time: arrays, `.npy` files, stored feature sets and seeded noise.
+"""Rows of features that are read block by block: arrays, `.npy` files, stored feature sets and seeded noise.
 
-Knows where rows come from and that they are finite; nothing of what is computed from them. Every stream starts anew
-each time it is read, gives the same rows each time, and holds no more than the blocks at work.
+A stream can be read any number of times, returns the same rows each time, checks that they are finite, and holds only
+the blocks that are in use.
 
 Legend: N rows of a stream, R rows of a block, C channels.
 """
@@ -24,7 +24,7 @@ from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.storage.feature_sets import Features, Manifest, read_part
 from vfmalign.core.storage.object_store import ObjectStore
 
-# Noise is drawn in blocks of this many rows, whatever size is asked for, so that a row's value depends on neither.
+# Noise is drawn in blocks of this many rows whatever rows are read, so that a row's value does not depend on the reads.
 NOISE_ROWS = 4096
 
 Block = TypeVar("Block")
@@ -32,7 +32,7 @@ FeatureArray = NDArray[np.floating[Any]]
 
 
 class RowStream(Protocol):
-    """N rows of C channels, readable again and again. Blocks are the stream's own: nobody writes into them."""
+    """N rows of C channels that can be read repeatedly. Blocks may be views of the source: do not write into them."""
 
     @property
     def rows(self) -> int:
@@ -43,25 +43,24 @@ class RowStream(Protocol):
         """C."""
 
     def blocks(self, size: int) -> Iterator[Tensor]:
-        """All rows once from the first on, `size` at a time (the last block may be shorter): block_RC, floating."""
+        """Yield all rows in order, `size` at a time (the last block may be shorter), floating point [R, C]."""
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop − 1`: block_RC, floating."""
+        """Read rows `start` to `stop − 1`, floating point [R, C]."""
 
 
 class ArrayRows:
-    """An array or tensor at hand; blocks are views of it where that is possible."""
+    """An array or tensor in memory; blocks are views of it where possible.
+
+    Args:
+        features_NC: floating-point numbers, on any device.
+        name: of the sample in errors.
+
+    Raises:
+        BadTensor: not two axes, an empty axis, or not floating point.
+    """
 
     def __init__(self, features_NC: Tensor | NDArray[Any], name: str = "x") -> None:
-        """Wraps the rows.
-
-        Args:
-            features_NC: floating numbers, [rows, channels], on any device.
-            name: how errors name it.
-
-        Raises:
-            BadTensor: no two axes, an empty one, or no floating numbers.
-        """
         floating = (
             features_NC.is_floating_point()
             if isinstance(features_NC, Tensor)
@@ -79,22 +78,21 @@ class ArrayRows:
         """See `RowStream`."""
         _check_range(self, start, stop)
         block_RC = self._features_NC[start:stop]
-        return _finite(block_RC if isinstance(block_RC, Tensor) else to_tensor(block_RC), start, self._name)
+        return _check_finite(block_RC if isinstance(block_RC, Tensor) else to_tensor(block_RC), start, self._name)
 
 
 class NpyRows:
-    """A `.npy` file; it is mapped anew for every block, so that what was read does not stay in memory."""
+    """A `.npy` file, mapped for each block anew, so that pages that were read do not count as memory of the process.
+
+    Args:
+        path: the file; nothing in it is ever unpickled.
+        name: of the sample in errors, which do not name the path because it may identify a patient.
+
+    Raises:
+        BadTensor: not a `.npy` file of numbers, not two axes, an empty axis, or not floating point.
+    """
 
     def __init__(self, path: Path, name: str = "x") -> None:
-        """Reads the header.
-
-        Args:
-            path: the file; nothing in it is ever unpickled.
-            name: how errors name it (a path may be a patient's).
-
-        Raises:
-            BadTensor: no `.npy` file of numbers, no two axes, an empty one, or no floating numbers.
-        """
         self._path, self._name = path, name
         array_NC = self._map()
         _check_shape(array_NC.shape, np.issubdtype(array_NC.dtype, np.floating), name)
@@ -107,7 +105,7 @@ class NpyRows:
     def read(self, start: int, stop: int) -> Tensor:
         """See `RowStream`."""
         _check_range(self, start, stop)
-        return _finite(to_tensor(np.array(self._map()[start:stop], order="C")), start, self._name)
+        return _check_finite(to_tensor(np.array(self._map()[start:stop], order="C")), start, self._name)
 
     def _map(self) -> NDArray[Any]:
         try:
@@ -122,24 +120,29 @@ class NpyRows:
 
 
 class StoredRows:
-    """One layer of a stored feature set, part by part, each verified by its digest; one part is kept at a time.
+    """One layer of a stored feature set, read part by part and verified by digest; the last part stays in memory.
 
-    A part is one object that holds all layers of its rows: reading one layer reads the others' bytes too.
+    A part is one object with all layers of its rows, so that reading one layer transfers the others as well.
+
+    Args:
+        store: of the feature set.
+        manifest: of the feature set, which has the sizes; features are read later.
+        layer: name of the layer.
+
+    Raises:
+        BadOption: the set has no such layer.
     """
 
     def __init__(self, store: ObjectStore, manifest: Manifest, layer: str) -> None:
-        """Takes the sizes from the manifest; reads no features yet.
-
-        Raises:
-            BadOption: the set has no such layer.
-        """
         channels = {spec.name: spec.channels for spec in manifest.layers}
         self._name = f"feature set {manifest.request.feature_set_id()}"
         if layer not in channels:
-            raise BadOption(f"`{self._name}` has no layer `{layer}`", field="layers", remedy=f"it has {list(channels)}")
+            raise BadOption(
+                f"`{self._name}` has no layer `{layer}`", field="layers", remedy=f"choose from {', '.join(channels)}"
+            )
         self._store, self._manifest, self._layer = store, manifest, layer
         self.rows, self.channels = manifest.rows, channels[layer]
-        self._held: tuple[int, Features] | None = None
+        self._last_part: tuple[int, Features] | None = None
 
     def blocks(self, size: int) -> Iterator[Tensor]:
         """See `RowStream`."""
@@ -149,7 +152,7 @@ class StoredRows:
         """See `RowStream`.
 
         Raises:
-            NotFound, DigestMismatch, PreconditionFailed: a part is missing, was changed, or is not what it should be.
+            NotFound, DigestMismatch, PreconditionFailed: a part is missing, changed, or does not match the manifest.
         """
         _check_range(self, start, stop)
         pieces = []
@@ -157,39 +160,37 @@ class StoredRows:
             first, last = max(start, part.start_row), min(stop, part.start_row + part.rows)
             if first < last:
                 pieces.append(self._part(index)[first - part.start_row : last - part.start_row])
-        return _finite(to_tensor(np.concatenate(pieces)), start, self._name)
+        return _check_finite(to_tensor(np.concatenate(pieces)), start, self._name)
 
     def _part(self, index: int) -> Features:
-        held = self._held  # two readers in two threads may share a stream
-        if held is None or held[0] != index:
-            held = self._held = None
-            held = self._held = (index, read_part(self._store, self._manifest, index)[self._layer])
-        return held[1]
+        last = self._last_part  # a local reference, because another thread may replace the attribute
+        if last is None or last[0] != index:
+            last = self._last_part = None  # release the memory of one part before reading the next
+            last = self._last_part = (index, read_part(self._store, self._manifest, index)[self._layer])
+        return last[1]
 
 
 class GaussianRows:
     """Seeded rows of N(mean, sd²) noise, drawn when they are read and never stored.
 
-    Block i of `NOISE_ROWS` rows depends on the seed and i alone (on torch's generator of that device besides), so that
-    two streams of one seed and different means are shifted copies of each other.
+    Block i of `NOISE_ROWS` rows depends only on the seed, on i and on torch's generator for the device, so that two
+    streams with the same seed and different means are shifted copies of each other.
+
+    Args:
+        rows: N.
+        channels: C.
+        seed: from 0 to 2⁶⁴ − 1.
+        mean: of every channel.
+        sd: of every channel.
+        device: where the rows are drawn and stay.
+
+    Raises:
+        BadOption: a size below 1, or a seed out of range.
     """
 
     def __init__(
         self, rows: int, channels: int, *, seed: int, mean: float = 0.0, sd: float = 1.0, device: str = "cpu"
     ) -> None:
-        """Draws nothing yet.
-
-        Args:
-            rows: N.
-            channels: C.
-            seed: from 0 to 2⁶⁴ − 1.
-            mean: of every channel.
-            sd: of every channel.
-            device: where the rows are drawn and stay.
-
-        Raises:
-            BadOption: a size under 1, or a seed out of range.
-        """
         if rows < 1 or channels < 1:
             raise BadOption(f"expected at least one row and channel, got {rows} × {channels}", field="rows")
         if not 0 <= seed < 2**64:
@@ -197,7 +198,7 @@ class GaussianRows:
         self.rows, self.channels = rows, channels
         self._seed, self._mean, self._sd = seed, mean, sd
         self._device = torch.device(device)
-        self._held: tuple[int, Tensor] | None = None
+        self._last_block: tuple[int, Tensor] | None = None
 
     def blocks(self, size: int) -> Iterator[Tensor]:
         """See `RowStream`."""
@@ -213,59 +214,63 @@ class GaussianRows:
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _noise(self, block: int) -> Tensor:
-        """Block i as a whole, so that its rows do not depend on which of them are read; the last one drawn is kept."""
-        held = self._held  # two readers in two threads may share a stream
-        if held is None or held[0] != block:
+        """Draw block i as a whole, so that its rows do not depend on which of them are read; the last one is cached."""
+        last = self._last_block  # a local reference, because another thread may replace the attribute
+        if last is None or last[0] != block:
             state = int(np.random.SeedSequence((self._seed, block)).generate_state(1, np.uint64)[0])
             generator = torch.Generator(self._device).manual_seed(state % 2**63)
             noise_RC = torch.empty(NOISE_ROWS, self.channels, device=self._device)
-            held = self._held = (block, noise_RC.normal_(self._mean, self._sd, generator=generator))
-        return held[1]
+            last = self._last_block = (block, noise_RC.normal_(self._mean, self._sd, generator=generator))
+        return last[1]
 
 
 def read_ahead(blocks: Iterator[Block]) -> Iterator[Block]:
-    """The same blocks, the next one being read in a thread while the caller works on the last."""
+    """Yield the same blocks, reading the next one in a thread while the caller works on the current one."""
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
-        coming = pool.submit(next, blocks, None)
-        while (block := coming.result()) is not None:
-            coming = pool.submit(next, blocks, None)
+        upcoming = pool.submit(next, blocks, None)
+        while (block := upcoming.result()) is not None:
+            upcoming = pool.submit(next, blocks, None)
             yield block
 
 
 def read_rows(stream: RowStream, rows: Sequence[int]) -> Tensor:
-    """Single rows in the order given, [R, C]; ascending ones are read fastest."""
+    """Read single rows in a given order, [R, C]; ascending order is fastest."""
     return torch.cat([stream.read(0, 1)[:0], *(stream.read(row, row + 1) for row in rows)])
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """Groups of a stream's rows, which are neighbours.
+    """Groups of contiguous rows of a stream.
 
     Attributes:
         rows: N.
-        edges: where each group begins, and the end of the last one; None where each row is a group of its own.
+        edges: first row of each group, and the end of the last one; None where each row is a group of its own.
     """
 
     rows: int
     edges: NDArray[np.int64] | None
 
     @classmethod
-    def of(cls, groups: Sequence[str] | None, rows: int, name: str) -> Grouping:
-        """Groups from the label of each row.
+    def from_labels(cls, groups: Sequence[str] | None, rows: int, name: str) -> Grouping:
+        """Group rows by their labels.
 
         Raises:
-            BadTensor: not one label per row.
-            BadOption: rows of one group that are not neighbours.
+            BadTensor: the numbers of labels and rows differ.
+            BadOption: the rows of a group are not contiguous.
         """
         if not groups:
             return cls(rows, None)
         if len(groups) != rows:
-            raise BadTensor(f"names {len(groups)} groups for {rows} rows", field=f"{name}.groups")
+            raise BadTensor(
+                f"expected one group per row, got {len(groups)} groups for {rows} rows",
+                field=f"{name}.groups",
+                remedy="send as many groups as rows",
+            )
         _, group_of = np.unique(np.asarray(groups), return_inverse=True)
         starts = np.flatnonzero(np.diff(group_of, prepend=-1))
         if len(starts) != int(group_of.max()) + 1:
             raise BadOption(
-                f"rows of one group of `{name}` are not neighbours, and a stream is read in its order",
+                f"the rows of a group of `{name}` are not contiguous, as reading them in one pass requires",
                 field=f"{name}.groups",
                 remedy="sort the rows by group",
             )
@@ -277,45 +282,47 @@ class Grouping:
         return self.rows if self.edges is None else len(self.edges) - 1
 
     def spans(self, blocks: int) -> list[tuple[int, int]]:
-        """Rows of so many blocks: as many groups in each as can be, to within one."""
+        """Split the groups evenly among blocks, to within one group, and return first and end row of each block."""
         cuts = np.arange(blocks + 1) * self.count // blocks
         return list(pairwise((cuts if self.edges is None else self.edges[cuts]).tolist()))
 
     def within(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Index of each row's group among the rows from `start`, where a group begins, to `stop − 1`."""
+        """Return the group index of each row from `start`, where a group begins, to `stop − 1`, counted from 0."""
         rows_I = np.arange(start, stop)
         group_of = rows_I if self.edges is None else np.searchsorted(self.edges, rows_I, side="right")
         return np.asarray(group_of - group_of[0])
 
 
 def to_stream(features: FeatureArray | RowStream, name: str) -> RowStream:
-    """Rows to be read a block at a time, whether at hand or not."""
+    """Wrap an array as a stream; return a stream as it is."""
     return ArrayRows(features, name) if isinstance(features, np.ndarray) else features
 
 
 def to_numpy(block_RC: Tensor) -> NDArray[Any]:
-    """A block for numpy, which knows no bfloat16."""
+    """Convert a block to numpy, and bfloat16, which numpy lacks, to float32."""
     return np.asarray((block_RC.float() if block_RC.dtype == torch.bfloat16 else block_RC).cpu().numpy())
 
 
 def check_compatible(x: RowStream, y: RowStream, *, paired: bool) -> None:
-    """Refuses two streams that cannot be compared.
+    """Check that two streams can be compared.
 
     Raises:
-        BadTensor: different channels, or different row counts of paired rows.
+        BadTensor: the numbers of channels differ, or those of paired rows.
     """
     if x.channels != y.channels:
-        raise BadTensor(f"has {y.channels} channels, x has {x.channels}", field="y", remedy="compare like with like")
+        raise BadTensor(
+            f"has {y.channels} channels, x has {x.channels}", field="y", remedy="compare features of the same layer"
+        )
     if paired and x.rows != y.rows:
         raise BadTensor(
             f"paired samples need equal row counts, got {x.rows} and {y.rows}",
             field="y",
-            remedy="send the same cases in the same order, or say that the samples are independent",
+            remedy="send the same cases in the same order, or set `pairing` to independent",
         )
 
 
 def _blocks(stream: RowStream, size: int) -> Iterator[Tensor]:
-    """Blocks through `read`, one after another."""
+    """Yield blocks by `read`."""
     if size < 1:
         raise BadOption(f"expected blocks of at least one row, got {size}", field="size")
     return (stream.read(start, min(start + size, stream.rows)) for start in range(0, stream.rows, size))
@@ -323,7 +330,7 @@ def _blocks(stream: RowStream, size: int) -> Iterator[Tensor]:
 
 def _check_range(stream: RowStream, start: int, stop: int) -> None:
     if not 0 <= start < stop <= stream.rows:
-        raise BadOption(f"rows {start} to {stop} are not within the {stream.rows} there are", field="rows")
+        raise BadOption(f"rows {start} to {stop} are out of range: the stream has {stream.rows} rows", field="rows")
 
 
 def _check_shape(shape: tuple[int, ...], floating: bool, name: str) -> None:
@@ -332,26 +339,26 @@ def _check_shape(shape: tuple[int, ...], floating: bool, name: str) -> None:
             f"expected shape [rows, channels], got {list(shape)}", field=name, remedy="pool to one row per case"
         )
     if not floating:
-        raise BadTensor("expected floating numbers", field=name, remedy="convert it to float32")
+        raise BadTensor("expected floating-point numbers", field=name, remedy="convert it to float32")
 
 
 def to_tensor(block_RC: NDArray[Any]) -> Tensor:
-    """The block as a tensor, without a copy where numpy and torch agree on it."""
+    """Convert a block to a tensor, without a copy where its data type, byte order and flags allow it."""
     native = block_RC.dtype.newbyteorder("=")
     usable = native if native.itemsize <= 8 else np.dtype(np.float64)
     block_RC = block_RC.astype(usable, copy=False)
     return torch.from_numpy(block_RC if block_RC.flags.writeable else block_RC.copy())
 
 
-def _finite(block_RC: Tensor, start: int, name: str) -> Tensor:
-    # A sum is finite unless an entry is not (or it overflows), and takes a fraction of the time of looking at each.
+def _check_finite(block_RC: Tensor, start: int, name: str) -> Tensor:
+    # The sum is finite unless an entry is not, or it overflows; it takes a fraction of the time of checking each entry.
     if not bool(block_RC.sum().isfinite()):
         finite_R = block_RC.isfinite().all(dim=1)
         if not bool(finite_R.all()):
             row = start + int((~finite_R).nonzero()[0, 0])
             raise BadTensor(
-                f"row {row} (from 0) holds NaN or infinity",
+                f"row {row} (from 0) contains NaN or infinity",
                 field=name,
-                remedy="leave out the rows that cannot be computed",
+                remedy="leave out rows without valid features",
             )
     return block_RC

@@ -94,7 +94,7 @@ def linear(
     """
     check_compatible(x, y, paired=paired)
     for groups, rows, name in ((groups_x, x.rows, "x"), (groups_y, y.rows, "y")):
-        if groups and Grouping.of(groups, rows, name).count < rows:
+        if groups and Grouping.from_labels(groups, rows, name).count < rows:
             raise BadOption(
                 f"`{name}` has groups of several rows, and the linear-time estimator needs independent rows",
                 field="estimator",
@@ -164,8 +164,8 @@ def blocks(
     if block_rows != 0 and not 2 <= block_rows <= fewest:
         raise BadOption(f"expected blocks of 2 to {fewest} rows, got {block_rows}", field="block_rows", remedy="use 0")
     rows = block_rows or max(2, math.isqrt(fewest))
-    grouping_x = Grouping.of(groups_x, x.rows, "x")
-    grouping_y = grouping_x if paired else Grouping.of(groups_y, y.rows, "y")
+    grouping_x = Grouping.from_labels(groups_x, x.rows, "x")
+    grouping_y = grouping_x if paired else Grouping.from_labels(groups_y, y.rows, "y")
     count = min(fewest // rows, grouping_x.count // 2, grouping_y.count // 2)
     if count == 0:
         raise BadOption("a sample of one group gives no unbiased estimate", field="groups", remedy="send more groups")

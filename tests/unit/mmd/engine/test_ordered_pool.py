@@ -96,7 +96,7 @@ def test_nobody_runs_far_ahead_of_what_was_added():
             assert first_may_end.wait(30.0)
 
     def is_cancelled():
-        if len(begun) == 2 * ordered_pool._AHEAD_PER_THREAD:
+        if len(begun) == 2 * ordered_pool._MAX_AHEAD_PER_THREAD:
             first_may_end.set()
 
     ordered_pool.in_order(form, lambda *_: None, range(100), context=WorkContext(is_cancelled=is_cancelled), threads=2)
@@ -157,10 +157,10 @@ def test_threads_share_out_torch_s_own_and_leave_the_caller_s_alone(monkeypatch)
         one.join()
         assert (seen, torch.get_num_threads(), later) == ({2}, 6, [6])
         assert ordered_pool.threads_for(CPU, 1_000) == 6
-        assert ordered_pool.threads_for(CPU, 6 * ordered_pool._FEWEST_PER_THREAD - 1) == 1
+        assert ordered_pool.threads_for(CPU, 6 * ordered_pool._MIN_TASKS_PER_THREAD - 1) == 1
         assert ordered_pool.threads_for(torch.device("cuda"), 1_000) == 1
         torch.set_num_threads(64)
-        assert ordered_pool.threads_for(CPU, 1_000) == ordered_pool._MOST_THREADS
+        assert ordered_pool.threads_for(CPU, 1_000) == ordered_pool._MAX_THREADS
     finally:
         torch.set_num_threads(before)
 

@@ -52,7 +52,7 @@ def samples(rng):
 @pytest.fixture
 def tight(monkeypatch):
     """Memory for so many rows at once, whatever the sums need."""
-    monkeypatch.setattr(out_of_core, "_FEWEST_ROWS", 4)
+    monkeypatch.setattr(out_of_core, "_MIN_ROWS", 4)
 
     def memory(layout, channels, rows, kernels=1, precision="float64"):
         fixed = out_of_core._fixed_bytes(layout, kernels, precision, TILE)
@@ -255,7 +255,7 @@ def test_what_does_not_go_with_streams_is_refused_by_name(samples):
         with pytest.raises(BadOption) as caught:
             shift_of(x, y, Options(**({"pairing": "paired", "fixed_sigma": 1.0} | options)), Engine())
         assert caught.value.field == field
-    with pytest.raises(BadOption, match="`x` are not neighbours"):
+    with pytest.raises(BadOption, match="rows of a group of `x` are not contiguous"):
         shift_of(x, y, Options("paired", fixed_sigma=1.0), Engine(), groups_x=[str(i % 20) for i in range(40)])
     shared = [str(i) for i in range(40)]
     with pytest.raises(BadOption, match="occur in both samples"):

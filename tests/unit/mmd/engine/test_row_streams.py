@@ -141,8 +141,8 @@ def test_large_finite_rows_are_no_error():
     [
         (np.zeros(3), r"expected shape \[rows, channels\], got \[3\]"),
         (np.zeros((0, 3)), "expected shape"),
-        (np.zeros((3, 2), int), "expected floating numbers"),
-        (np.zeros((3, 2), complex), "expected floating numbers"),
+        (np.zeros((3, 2), int), "expected floating-point numbers"),
+        (np.zeros((3, 2), complex), "expected floating-point numbers"),
     ],
 )
 def test_arrays_of_another_kind_are_refused(tmp_path, array, message):
@@ -169,7 +169,7 @@ def test_files_that_are_no_arrays_are_refused_without_naming_their_path(tmp_path
 def test_ranges_sizes_and_seeds_out_of_range_are_refused():
     stream = ArrayRows(np.zeros((5, 2)))
     for start, stop in ((-1, 3), (3, 3), (4, 2), (0, 6)):
-        with pytest.raises(BadOption, match="not within the 5"):
+        with pytest.raises(BadOption, match="the stream has 5 rows"):
             stream.read(start, stop)
     with pytest.raises(BadOption, match="at least one row"):
         stream.blocks(0)
