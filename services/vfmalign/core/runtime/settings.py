@@ -38,7 +38,7 @@ class Settings(BaseSettings):
 
 
 class StoreSettings(Settings):
-    """Where the object storage is and who we are there."""
+    """Address of the object storage, and the credentials to use there."""
 
     bucket: str = Field(
         default="vfmalign",
@@ -47,12 +47,34 @@ class StoreSettings(Settings):
     )
     endpoint: str = Field(validation_alias="AWS_ENDPOINT_URL_S3", description="URL of the S3 endpoint")
     access_key: str = Field(
-        validation_alias="AWS_ACCESS_KEY_ID", min_length=1, description="access key of the S3 endpoint"
+        default="",
+        validation_alias="AWS_ACCESS_KEY_ID",
+        description="access key; without it, a credentials file, a web identity or an IAM role is used",
     )
     secret_key: SecretStr = Field(
-        validation_alias="AWS_SECRET_ACCESS_KEY", min_length=1, description="secret key of the S3 endpoint"
+        default=SecretStr(""),
+        validation_alias="AWS_SECRET_ACCESS_KEY",
+        validate_default=True,
+        description="secret key of the access key",
+    )
+    session_token: SecretStr = Field(
+        default=SecretStr(""), validation_alias="AWS_SESSION_TOKEN", description="session token of temporary keys"
     )
     region: str = Field(default="us-east-1", validation_alias="AWS_REGION", description="region that signs requests")
+    sts_endpoint: str = Field(
+        default="",
+        validation_alias="AWS_ENDPOINT_URL_STS",
+        description="URL that exchanges a web identity for keys; the region's AWS endpoint by default",
+    )
+
+    @field_validator("secret_key")
+    @classmethod
+    def _belongs_to_access_key(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        access_key = bool(info.data.get("access_key"))
+        if access_key != bool(value.get_secret_value()):
+            set_one, missing = ("AWS_ACCESS_KEY_ID", "it") if access_key else ("it", "AWS_ACCESS_KEY_ID")
+            raise ValueError(f"{missing} is not set, but {set_one} is; set both or neither")
+        return value
 
     @field_validator("endpoint")
     @classmethod
@@ -180,6 +202,9 @@ def _lowered(message: str) -> str:
 
 def _variable(location: tuple[str, ...]) -> str:
     """The environment variable behind a field's location."""
+    field = StoreSettings.model_fields.get(location[-1]) if location[:-1] in {(), ("store",)} else None
+    if field is not None and isinstance(field.validation_alias, str):
+        return field.validation_alias  # pydantic names a default that is wrong by its field
     name = location[-1] if location[-1].startswith("AWS_") else "__".join(location).upper()
     name = name.removeprefix("STORE__")
     return name if name.startswith("AWS_") else PREFIX + name
@@ -194,7 +219,8 @@ def _describe(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[st
         alias = field.validation_alias
         variable = alias if isinstance(alias, str) else _variable((*path, name))
         default = field.get_default(call_default_factory=False)
-        shown = "required" if default is PydanticUndefined else "none" if default is None else f"default {default}"
+        is_empty = default is None or str(default) == ""
+        shown = "required" if default is PydanticUndefined else "none" if is_empty else f"default {default}"
         yield f"  {variable:<40} {field.description or ''} ({shown})"
 
 

@@ -33,6 +33,7 @@ from vfmalign.core.domain.errors import (
 )
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import StoreSettings
+from vfmalign.core.storage.credentials import get_credential_provider
 
 ATTEMPTS = 6
 _CHUNK_BYTES = 1 << 20
@@ -77,8 +78,7 @@ class ObjectStore:
         )
         self._client = Minio(
             endpoint=url.netloc,
-            access_key=settings.access_key,
-            secret_key=settings.secret_key.get_secret_value(),
+            credentials=get_credential_provider(settings),
             secure=url.scheme == "https",
             region=settings.region,
             http_client=self._http,
