@@ -28,9 +28,9 @@ from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 # Does what the field `primary_layer` says: relay to another service, sleep, say who serves whom, answer at once.
 PROGRAM = """
 import asyncio, os
-from vfmalign.core.client import connect
-from vfmalign.core.server import serve
-from vfmalign.core.settings import ServiceSettings, load
+from vfmalign.core.rpc.channels import connect
+from vfmalign.core.rpc.server import serve
+from vfmalign.core.runtime.settings import ServiceSettings, load
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 draining = None
@@ -205,7 +205,7 @@ async def test_a_process_that_loads_lives_and_turns_calls_away(start: Start) -> 
     for port in ("grpc", "health"):
         assert await health(service, port) == "NOT_SERVING"
     async with connect(service.address) as channel:
-        with pytest.raises(errors.Unavailable, match="MmdService: this server is still loading") as caught:
+        with pytest.raises(errors.Unavailable, match="MmdService: the server is starting") as caught:
             await compute(channel, "now")
     assert caught.value.reason == "LOADING"
 

@@ -82,7 +82,7 @@ async def test_datasets_are_listed_and_described(service, store, dataset):
     assert [one.dataset_id for one in response.datasets] == ["phantoms"]
     assert [one.id for one in response.unreadable] == ["damaged"]
     assert response.unreadable[0].message == (
-        "dataset damaged: its dataset.json is not a datalist of this version; import the dataset again"
+        "dataset damaged: dataset.json is not a datalist of this version; import the dataset again"
     )
     described = (await service.GetDataset(pb.GetDatasetRequest(dataset_id="phantoms"))).dataset
     assert described == response.datasets[0]

@@ -198,7 +198,7 @@ async def test_bad_datasets(service, store, phantoms, dataset, collect, upload):
     key = broken.test[1].volumes["dwi"].key
     store.put(key, b"changed underneath")
     expectations = [
-        ({"dataset_id": "absent"}, grpc.StatusCode.NOT_FOUND, "dataset absent: there is no such dataset"),
+        ({"dataset_id": "absent"}, grpc.StatusCode.NOT_FOUND, "dataset absent: not found"),
         ({"dataset_id": "broken"}, grpc.StatusCode.FAILED_PRECONDITION, f"{store.uri(key)}: its SHA-256 is"),
         ({"dataset_id": "phantoms", "split": 0}, INVALID, "split: this field is required"),
         (

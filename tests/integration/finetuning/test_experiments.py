@@ -199,7 +199,7 @@ async def test_bad_requests_name_their_field_and_a_remedy(service):
         ({"model_ids": ["vfm", "vfm"]}, BadOption, "name each model once"),
         ({"seeds": range(600)}, BadOption, "more than 1,000"),
         ({"recipe": finetuning_pb2.Recipe(preset="nope")}, BadOption, "choose one of"),
-        ({"model_ids": ["vfm", "t2-only"], "tasks": ["distortion"]}, BadOption, "distortion is about dwi"),
+        ({"model_ids": ["vfm", "t2-only"], "tasks": ["distortion"]}, BadOption, "distortion needs dwi"),
         ({"model_ids": ["vfm", "gone"]}, NotFound, "gone"),
         ({"dataset_id": "gone"}, NotFound, "dataset gone"),
         ({"dataset_digest": "0" * 64}, PreconditionFailed, "its digest is"),

@@ -40,8 +40,8 @@ JOBS = {
 WORKER = """
 import sys
 import torch
-from vfmalign.core.settings import load
-from vfmalign.core.store import ObjectStore
+from vfmalign.core.runtime.settings import load
+from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.training.job import run_job
 from vfmalign.training.settings import read_spec
 from vfmalign.training.processes import joined

@@ -188,7 +188,7 @@ def test_datasets_are_listed_page_by_page(store, dataset):
     assert [found.id for found in rest.items] == ["small"]
     assert {name: error.remedy for name, error in rest.unreadable.items()} == {
         "datalist-bad": "import the dataset again",
-        "datalist-c": "restore it",
+        "datalist-c": "restore it from a backup",
     }
     assert rest.next_token == ""
 

@@ -1,4 +1,4 @@
-"""Text for people and programs: messages of the API as JSON, and nouns beside numbers."""
+"""Messages of the API as JSON, and nouns in the singular or plural."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INTEGERS = {
 
 
 def to_json_dict(message: Message) -> dict[str, Any]:
-    """A message as JSON values: field names as in the protos, every field there, 64-bit integers as numbers."""
+    """Converts a message to JSON values: the protos' field names, all fields present, 64-bit integers as numbers."""
     content: dict[str, Any] = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
@@ -26,24 +26,24 @@ def to_json_dict(message: Message) -> dict[str, Any]:
 
 
 def pluralise(count: int, noun: str) -> str:
-    """`1 patient`, `2 patients`; for nouns that take an s."""
+    """Returns `1 patient`, `2 patients`; for nouns whose plural ends in s."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _with_numbers(message: Message, content: dict[str, Any]) -> dict[str, Any]:
-    """Undoes proto3 JSON's quoting of 64-bit integers: Python and jq read them as they are."""
+    """Converts proto3 JSON's quoted 64-bit integers to numbers, which Python and jq read without loss."""
     if message.DESCRIPTOR.full_name.startswith("google.protobuf."):
         return content
     for field in message.DESCRIPTOR.fields:
         if field.name not in content:
             continue
-        value, found = content[field.name], getattr(message, field.name)
+        value, nested = content[field.name], getattr(message, field.name)
         if field.type in _INTEGERS:
             content[field.name] = [int(item) for item in value] if isinstance(value, list) else int(value)
         elif field.type == FieldDescriptor.TYPE_MESSAGE and isinstance(value, list):
-            content[field.name] = [_nested(inner, item) for inner, item in zip(found, value, strict=True)]
+            content[field.name] = [_nested(inner, item) for inner, item in zip(nested, value, strict=True)]
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
-            content[field.name] = _nested(found, value)
+            content[field.name] = _nested(nested, value)
     return content
 
 

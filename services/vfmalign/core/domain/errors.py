@@ -1,20 +1,20 @@
-"""The one tree of errors: what went wrong, with which object, and what to do about it.
+"""Errors with their cause, the object they are about, and a remedy.
 
-Knows nothing of gRPC: `core.interceptors` holds the one table from these classes to status codes. A message names
-objects by generated id or URI only: never a local path, a patient's name or a secret (design §3).
+`core.rpc.status_mapping` maps the classes to gRPC status codes and back. Messages name objects by generated id or URI
+only: never by a local path, a patient's name or a secret.
 """
 
 from __future__ import annotations
 
 
 class VfmalignError(Exception):
-    """Base of every error that a user is meant to read.
+    """Base of all errors that are shown to users.
 
     Attributes:
-        reason: UPPER_SNAKE_CASE constant that programs may branch on (`google.rpc.ErrorInfo.reason`).
+        reason: UPPER_SNAKE_CASE constant for programs (`google.rpc.ErrorInfo.reason`).
         subject: the object the error is about: an id, an `s3://` URI or a request field.
-        remedy: one sentence that says what to do.
-        retry_after_s: seconds to wait before a retry makes sense, or None where a retry is pointless.
+        remedy: one sentence on how to solve the problem.
+        retry_after_s: seconds after which a retry may succeed; None where it cannot.
     """
 
     reason = "INTERNAL"
@@ -29,7 +29,7 @@ class VfmalignError(Exception):
 
     @property
     def message(self) -> str:
-        """The sentence that says what went wrong."""
+        """The sentence that describes the cause."""
         return str(self.args[0])
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class VfmalignError(Exception):
 
 
 class InvalidInput(VfmalignError):
-    """A request, file or option that can never succeed as it is (INVALID_ARGUMENT).
+    """A request, file or option that is wrong and must be changed (INVALID_ARGUMENT).
 
     Attributes:
         field: path of the offending field in the request, such as `study.volumes[0]`.
@@ -67,7 +67,7 @@ class BadTensor(InvalidInput):
 
 
 class BadOption(InvalidInput):
-    """An option outside its range, or a combination that means nothing."""
+    """An option outside its range, or options that contradict each other."""
 
     reason = "BAD_OPTION"
 
@@ -91,31 +91,31 @@ class NotFound(VfmalignError):
 
 
 class PreconditionFailed(VfmalignError):
-    """The world is not as the request says it is (FAILED_PRECONDITION)."""
+    """Stored data do not meet a condition of the request (FAILED_PRECONDITION)."""
 
     reason = "PRECONDITION_FAILED"
 
 
 class DigestMismatch(PreconditionFailed):
-    """Bytes read back are not those that were written."""
+    """The checksum of stored bytes is not the expected one."""
 
     reason = "DIGEST_MISMATCH"
 
 
 class CaseOrderMismatch(PreconditionFailed):
-    """Two feature sets that should hold the same cases in the same order do not."""
+    """Two feature sets do not hold the same cases in the same order."""
 
     reason = "CASE_ORDER_MISMATCH"
 
 
 class Leakage(PreconditionFailed):
-    """A held-out case was seen in training, validation or pretraining."""
+    """A held-out case is also part of training, validation or pretraining."""
 
     reason = "LEAKAGE"
 
 
 class Conflict(VfmalignError):
-    """The same id exists with another body (ALREADY_EXISTS)."""
+    """The id exists already, with other content (ALREADY_EXISTS)."""
 
     reason = "ALREADY_EXISTS"
 
@@ -128,16 +128,17 @@ class Exhausted(VfmalignError):
 
 
 class Unavailable(VfmalignError):
-    """Something we need is down, loading or draining; the same call may succeed later (UNAVAILABLE)."""
+    """A required service is down, starting or shutting down; try again later (UNAVAILABLE)."""
 
     reason = "UNAVAILABLE"
     retry_after_s = 2.0
 
 
 class StoreRefused(Unavailable):
-    """The object store turns this process away: its own credentials are wrong, or may not use the bucket.
+    """The object store rejects the credentials of this process.
 
-    Not the caller's fault, so neither UNAUTHENTICATED nor PERMISSION_DENIED; it passes once an operator has acted.
+    UNAVAILABLE rather than UNAUTHENTICATED or PERMISSION_DENIED: the caller's own credentials are not the problem, and
+    the call succeeds once an operator has corrected the service's.
     """
 
     reason = "STORE_REFUSED"
@@ -145,41 +146,41 @@ class StoreRefused(Unavailable):
 
 
 class DeadlineExceeded(VfmalignError):
-    """The time the caller gave is over (DEADLINE_EXCEEDED)."""
+    """The call took longer than its deadline (DEADLINE_EXCEEDED)."""
 
     reason = "DEADLINE_EXCEEDED"
 
 
 class Cancelled(VfmalignError):
-    """Somebody asked for the work to stop (CANCELLED)."""
+    """The work was cancelled (CANCELLED)."""
 
     reason = "CANCELLED"
 
 
 class Unauthenticated(VfmalignError):
-    """No credential, or one that is not valid (UNAUTHENTICATED)."""
+    """The credential is missing or invalid (UNAUTHENTICATED)."""
 
     reason = "UNAUTHENTICATED"
 
 
 class Forbidden(VfmalignError):
-    """A valid credential that may not do this (PERMISSION_DENIED)."""
+    """The credential is valid but lacks the permission (PERMISSION_DENIED)."""
 
     reason = "PERMISSION_DENIED"
 
 
 class Internal(VfmalignError):
-    """A fault of ours; the text outside is generic, the trace is in the log (INTERNAL)."""
+    """An internal error: a bug. Callers see a generic message; the traceback is in the service's log (INTERNAL)."""
 
     reason = "INTERNAL"
 
 
 DONE, UNEXPECTED, BAD_SPEC, BAD_DATA, RETRYABLE, TERMINATED = 0, 1, 2, 3, 75, 143
-"""Exit codes of processes that do one piece of work and end. Kubernetes Jobs and launchers branch on them."""
+"""Exit codes of batch processes, which Kubernetes Jobs and launchers branch on."""
 
 _EXIT_CODES: tuple[tuple[tuple[type[VfmalignError], ...], int], ...] = (
-    ((Cancelled,), TERMINATED),  # the first row that matches counts
-    # A store that refuses us is Unavailable too: an operator puts it right, not another spec.
+    ((Cancelled,), TERMINATED),  # the first matching row counts
+    # StoreRefused is Unavailable as well: a retry succeeds once an operator has corrected the credentials.
     ((Unavailable, DeadlineExceeded, Exhausted), RETRYABLE),
     ((BadDataset, BadVolume, Leakage), BAD_DATA),
     ((Internal,), UNEXPECTED),
@@ -188,5 +189,5 @@ _EXIT_CODES: tuple[tuple[tuple[type[VfmalignError], ...], int], ...] = (
 
 
 def exit_code(error: VfmalignError) -> int:
-    """Returns the exit code of a process that ends with this error."""
+    """Returns the exit code of a process that fails with this error."""
     return next(code for classes, code in _EXIT_CODES if isinstance(error, classes))

@@ -1,10 +1,8 @@
-"""One sound training recipe for each network, task and budget: the starting point of every job spec.
-
-Knows numbers alone; free of torch, so that an orchestrator can compose job specs.
+"""Training recipes by network, task and preset: the defaults of every job.
 
 All networks of one task share epochs, steps and batch size, so that a baseline has the same data and budget as the
-foundation model; rate, layer decay and weight decay are each network's own. Random weights get no layer decay: there is
-nothing in the early stages to protect.
+foundation model; learning rate, layer decay and weight decay differ by network. Random weights get no layer decay,
+because their early stages hold nothing to preserve.
 
 Sources: AdamW, layer decay, warm-up and half cosine as in ConvNeXt V2's fine-tuning (Woo et al., CVPR 2023) and
 ProFound; rates tuned on seeded phantoms (`demo`).
@@ -22,7 +20,7 @@ _K = TypeVar("_K", bound=str)
 _V = TypeVar("_V")
 PRESETS: tuple[Preset, ...] = ("demo", "default")
 MAX_PROBES = 16
-"""Probes of one training: each costs a published encoder, an extraction and a comparison."""
+"""Maximum number of probes of one training; each costs a published encoder, an extraction and a comparison."""
 Family = Literal["convolutional", "transformer"]
 _TRANSFORMERS = ("profound_vit_", "provicnet_")
 
@@ -30,7 +28,7 @@ _TRANSFORMERS = ("profound_vit_", "provicnet_")
 def _finetuning(
     budget: dict[str, Any], rates: dict[Network, float], *, encoder_rate: float = 1.0
 ) -> dict[Network, TrainingRecipe]:
-    """Recipes of one task: a shared budget, a rate for each network, and care for weights that are worth keeping."""
+    """Recipes of one task: one budget, a learning rate per network, and layer decay for pretrained weights."""
     pretrained = {"layer_decay": 0.8, "encoder_rate": encoder_rate}
     return {
         network: TrainingRecipe(**budget, learning_rate=rate, **(pretrained if network == "pretrained" else {}))
@@ -38,14 +36,14 @@ def _finetuning(
     }
 
 
-# `demo`: a two-core machine, some twenty 16×64×64 cases, a quarter of a minute. A patch of a quarter of the volume
-# costs a quarter of the time, and half of the patches are centred on a lesion.
+# `demo`: about twenty 16×64×64 cases on two cores in 15 seconds. A patch has a quarter of the volume and takes a
+# quarter of the time; half of the patches are centred on a lesion.
 _DEMO = {"epochs": 8, "steps_per_epoch": 16, "batch_size": 4, "patch_shape_DHW": (16, 32, 32)}
-# Its encoder learns at a hundredth of the rate of the head: faster, pooled features leave the kernel's reach within a
-# few steps and MMD² saturates, while Dice and PSNR stay the same (docs/adr/0020-*.md).
-# A case's class is of the whole volume: no patches, but no decoder either.
+# The encoder learns at a hundredth of the head's rate. At higher rates MMD² saturates within a few steps, while Dice
+# and PSNR stay the same (docs/adr/0020-*.md).
+# Classification needs the whole volume, so there are no patches; without a decoder a step is cheap enough.
 _DEMO_CASES = {"epochs": 8, "steps_per_epoch": 16, "batch_size": 4}
-# `default`: one GPU, some hundred cases of any size, hours.
+# `default`: some hundred cases of any size on one GPU in hours.
 _DEFAULT = {"epochs": 100, "steps_per_epoch": 100, "batch_size": 2}
 
 FINETUNING_RECIPES: dict[str, dict[Preset, dict[Network, TrainingRecipe]]] = {
@@ -71,8 +69,8 @@ FINETUNING_RECIPES: dict[str, dict[Preset, dict[Network, TrainingRecipe]]] = {
     },
 }
 
-# By family: a masked autoencoder takes small steps that cost little, for it encodes a quarter of the patches, and a
-# transformer of slices costs eight times what a small ConvNeXt does, so it makes half as many.
+# By family: a masked autoencoder encodes a quarter of the patches, so its steps are cheap and there are more of them. A
+# transformer over slices costs eight times as much as a small ConvNeXt and takes half as many contrastive steps.
 PRETRAINING_RECIPES: dict[Objective, dict[Family, dict[Preset, TrainingRecipe]]] = {
     "masked_reconstruction": {
         "convolutional": {
@@ -98,12 +96,12 @@ PRETRAINING_RECIPES: dict[Objective, dict[Family, dict[Preset, TrainingRecipe]]]
 
 
 def family_of(architecture: str) -> Family:
-    """Which recipes an architecture takes; one that is not ours takes the convolutional ones."""
+    """Returns the family whose recipes an architecture uses; unknown architectures use the convolutional ones."""
     return "transformer" if architecture.startswith(_TRANSFORMERS) else "convolutional"
 
 
 def recipe_for(network: Network, task: str, preset: Preset = "default") -> TrainingRecipe:
-    """The recipe of a fine-tuning job.
+    """Returns the recipe of a fine-tuning job.
 
     Raises:
         BadOption: no recipe has this task, preset or network.
@@ -113,7 +111,7 @@ def recipe_for(network: Network, task: str, preset: Preset = "default") -> Train
 
 
 def pretraining_recipe_for(objective: Objective, architecture: str, preset: Preset = "default") -> TrainingRecipe:
-    """The recipe of a pretraining job.
+    """Returns the recipe of a pretraining job.
 
     Raises:
         BadOption: no recipe has this objective or preset.
@@ -123,18 +121,18 @@ def pretraining_recipe_for(objective: Objective, architecture: str, preset: Pres
 
 
 def check_probe_steps(recipe: TrainingRecipe) -> None:
-    """Refuses probes at steps where there is no validation, or too many of them.
+    """Checks that probes are at steps with a validation, in ascending order and not too many.
 
     Raises:
-        BadOption: naming the step and what would do.
+        BadOption: they are not; the error names the step.
     """
     field, steps, per_epoch = "recipe.probe_steps", recipe.probe_steps, recipe.steps_per_epoch
     budget = recipe.epochs * per_epoch
     if len(steps) > MAX_PROBES:
-        raise BadOption(f"at most {MAX_PROBES} probes, got {len(steps)}", field=field, remedy="leave some out")
+        raise BadOption(f"at most {MAX_PROBES} probes, got {len(steps)}", field=field, remedy="remove some")
     if list(steps) != sorted(set(steps)):
         raise BadOption(
-            "the steps are not in ascending order", field=field, remedy="name each once, the earliest first"
+            "the steps are not in ascending order", field=field, remedy="list each step once, the earliest first"
         )
     for step in steps:
         if not 0 < step <= budget or step % per_epoch:
@@ -147,7 +145,5 @@ def check_probe_steps(recipe: TrainingRecipe) -> None:
 
 def _choose(table: dict[_K, _V], name: _K, field: str) -> _V:
     if name not in table:
-        raise BadOption(
-            f"there is no recipe for {name[:64]!r}", field=field, remedy=f"choose one of {', '.join(table)}"
-        )
+        raise BadOption(f"no recipe exists for {name[:64]!r}", field=field, remedy=f"choose one of {', '.join(table)}")
     return table[name]

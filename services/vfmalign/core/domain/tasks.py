@@ -1,7 +1,6 @@
-"""The tasks that models are fine-tuned for, as far as a service without torch must know them.
+"""Descriptions of the tasks that models are fine-tuned for: input transform, labels and metrics.
 
-Knows each task's name, input transform, labels and metrics. Knows nothing of losses or networks: those live in
-`training.tasks`, which has one entry for each entry here.
+Losses and networks live in `training.tasks`, which has one entry for each entry here and needs torch.
 """
 
 from __future__ import annotations
@@ -18,12 +17,13 @@ class TaskSpec:
     """One task.
 
     Attributes:
-        name: its key in `TASKS`.
-        input_transform: name in `imaging.transforms.INPUT_TRANSFORMS`; features before and after see the same inputs.
+        name: key in `TASKS`.
+        input_transform: name in `imaging.input_transforms.INPUT_TRANSFORMS`; features before and after fine-tuning
+            are extracted with it.
         labels: label maps that every case must have.
-        metrics: the metrics of a test case, the primary one first.
-        naive_baseline: what is predicted without any network, to be beaten.
-        modalities: channels that a model's input must have.
+        metrics: metrics of a test case, the primary one first.
+        naive_baseline: the prediction without a network that every network must beat.
+        modalities: channels that the model's input must have.
     """
 
     name: str
@@ -39,17 +39,17 @@ class TaskSpec:
         return self.metrics[0]
 
     def check_input(self, model: str, modalities: Sequence[Modality]) -> None:
-        """Refuses a model whose input lacks a channel that the task is about.
+        """Checks that the model's input has the channels of the task.
 
         Raises:
-            BadOption: naming the channel.
+            BadOption: a channel is missing; the error names it.
         """
         for modality in self.modalities:
             if modality not in modalities:
                 raise BadOption(
-                    f"{self.name} is about {modality}, which is no channel of {model}'s input",
+                    f"{self.name} needs {modality}, which {model} does not take as input",
                     field="model",
-                    remedy=f"choose a model that sees {', '.join(self.modalities)}",
+                    remedy=f"choose a model with the modalities {', '.join(self.modalities)}",
                 )
 
 
@@ -118,9 +118,9 @@ DISTORTION = TaskSpec(
     modalities=("dwi",),
 )
 
-# ADC = ln(S0 / Sb) / b takes two b-values, and a study holds one, without its number. What stands in for S0 is T2W,
-# another weighting of the same proton density and T2; what stands in for b and both scanners' gains are three
-# coefficients, fitted by least squares on the training cases.
+# ADC = ln(S0 / Sb) / b needs two b-values; a study holds one, and its value is unknown. The naive baseline takes T2W
+# for S0, because both weight the same proton density and T2, and fits three coefficients, which absorb b and the gains
+# of both scans, by least squares on the training cases.
 TRANSLATION = TaskSpec(
     name="translation",
     input_transform="hidden_adc",
@@ -147,11 +147,11 @@ TASKS: dict[str, TaskSpec] = {
 
 
 def get_task_spec(name: str) -> TaskSpec:
-    """Looks a task up.
+    """Returns the task of that name.
 
     Raises:
-        BadOption: no task has this name.
+        BadOption: there is none.
     """
     if name not in TASKS:
-        raise BadOption(f"no task is called {name[:64]!r}", field="task", remedy=f"choose one of {', '.join(TASKS)}")
+        raise BadOption(f"unknown task {name[:64]!r}", field="task", remedy=f"choose one of {', '.join(TASKS)}")
     return TASKS[name]

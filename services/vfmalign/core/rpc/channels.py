@@ -1,7 +1,7 @@
-"""Channels to our services: deadlines, retries, the request id, and errors that come back as the tree.
+"""Channels to vfmalign's services with deadlines, retries, request ids and typed errors.
 
-A call is retried by gRPC itself while the service answers UNAVAILABLE (service config, A6); everything else is raised
-once. Every RPC of ours may be repeated: creations take the client's id, the rest computes or reads.
+gRPC itself retries a call while the service answers UNAVAILABLE (service config, gRFC A6). Retries are safe because all
+RPCs are idempotent: creations take an id that the client chooses, all others compute or read.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ def connect(
     wait_for_ready: bool = False,
     ca_file: Path | None = None,
 ) -> grpc.aio.Channel:
-    """Opens a channel; it connects at the first call and again after every loss.
+    """Opens a channel; it connects at the first call and reconnects when the connection is lost.
 
-    Calls through it raise the errors of `core.errors` and carry the running context's request id, or a new one.
+    Calls raise the errors of `core.domain.errors` and carry the request id of the running context, or a new one.
 
     Args:
         address: `host:port`, or any gRPC target.
         call_timeout_s: deadline of unary calls that set none, in seconds.
         stream_timeout_s: deadline of streaming calls that set none, in seconds.
-        wait_for_ready: calls wait, up to their deadline, for a service that is not there yet.
-        ca_file: PEM file of the authorities that sign servers' certificates; without it calls are not encrypted.
+        wait_for_ready: calls wait, up to their deadline, for a service that is not reachable yet.
+        ca_file: PEM file of the authorities that sign servers' certificates; without it, calls are not encrypted.
 
     Raises:
         OSError: `ca_file` cannot be read.
@@ -70,7 +70,7 @@ def connect(
     )
 
 
-def _prepared(details: grpc.aio.ClientCallDetails, timeout_s: float) -> grpc.aio.ClientCallDetails:
+def _prepare(details: grpc.aio.ClientCallDetails, timeout_s: float) -> grpc.aio.ClientCallDetails:
     metadata = grpc.aio.Metadata(*(details.metadata or ()))
     if logs.REQUEST_ID_HEADER not in {key for key, _ in metadata}:
         metadata.add(logs.REQUEST_ID_HEADER, logs.request_id.get() or logs.accept_request_id(None))
@@ -79,7 +79,7 @@ def _prepared(details: grpc.aio.ClientCallDetails, timeout_s: float) -> grpc.aio
 
 
 def _target(details: grpc.aio.ClientCallDetails) -> str:
-    """The service's short name, such as `MmdService`."""
+    """Returns the service's short name, such as `MmdService`."""
     method: str | bytes = details.method
     text = method.decode() if isinstance(method, bytes) else method
     return text.split("/")[1].rsplit(".", 1)[-1]
@@ -90,7 +90,7 @@ class _Unary(grpc.aio.UnaryUnaryClientInterceptor):
         self._timeout_s = timeout_s
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        call = await continuation(_prepared(client_call_details, self._timeout_s), request)
+        call = await continuation(_prepare(client_call_details, self._timeout_s), request)
         try:
             await call
         except grpc.aio.AioRpcError as error:
@@ -103,12 +103,12 @@ class _Stream(grpc.aio.UnaryStreamClientInterceptor):
         self._timeout_s = timeout_s
 
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        call = await continuation(_prepared(client_call_details, self._timeout_s), request)
+        call = await continuation(_prepare(client_call_details, self._timeout_s), request)
         return _messages(call, _target(client_call_details))
 
 
 async def _messages(call: Any, target: str) -> AsyncIterator[Any]:
-    """The messages of a streaming call; it is cancelled when the reader stops early."""
+    """Yields the messages of a streaming call and cancels it when the reader stops early."""
     try:
         async for message in call:
             yield message

@@ -1,7 +1,7 @@
-"""What happens around every call on a server: request id, metrics, log, and errors turned into statuses.
+"""Server interceptor: request id, metrics, access log and conversion of errors to statuses.
 
-Servicers raise errors of the tree and know nothing of this. Whatever else they raise becomes INTERNAL with a generic
-text; the trace goes to the log alone.
+Servicers raise errors of `core.domain.errors`. Any other exception becomes INTERNAL with a generic message; its
+traceback is written to the log alone, because it may contain data.
 """
 
 from __future__ import annotations
@@ -20,41 +20,42 @@ from vfmalign.core.domain.errors import Internal, Unavailable, VfmalignError
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, code_of, to_status
 from vfmalign.core.runtime import logs, metrics
 
-# A client gives up at its own deadline, a moment before ours: so close to it a cancelled call was late.
+# A client cancels at its own deadline, a moment before the server notices its own. A call that is cancelled this close
+# to the deadline is counted as DEADLINE_EXCEEDED.
 _DEADLINE_SLACK_S = 0.1
 _QUIET = frozenset({"grpc.health.v1.Health"})
 _ALWAYS_OPEN = "grpc."
-"""Prefix of the services that answer while the process loads and drains: health and reflection."""
+"""Prefix of the services that answer while the process starts and shuts down: health and reflection."""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _LOG = logs.get("rpc")
 
 
 @dataclass
 class Gate:
-    """Whether calls are let in: a process that loads or drains turns them away."""
+    """Admits calls; rejects them while the process starts or shuts down."""
 
     state: Literal["loading", "open", "draining"] = "loading"
 
     def check(self, service: str) -> None:
-        """Lets a call pass.
+        """Checks that a call is admitted.
 
         Raises:
-            Unavailable: not now.
+            Unavailable: the process starts or shuts down.
         """
         if self.state == "open" or service.startswith(_ALWAYS_OPEN):
             return
-        doing = "is still loading" if self.state == "loading" else "is about to end"
+        activity = "starting" if self.state == "loading" else "shutting down"
         raise Unavailable(
-            f"this server {doing}",
+            f"the server is {activity}",
             subject=service.rsplit(".", 1)[-1],
-            remedy="repeat the call",
+            remedy="try again later",
             reason=self.state.upper(),
         )
 
 
 @dataclass(frozen=True)
 class _Method:
-    """A method and its metrics, which exist from the moment it does."""
+    """A method and its metrics, which are registered before the first call."""
 
     service: str
     name: str
@@ -63,8 +64,8 @@ class _Method:
     handled: Mapping[grpc.StatusCode, Counter]
 
     @classmethod
-    def of(cls, service: str, name: str, *, streams: bool) -> _Method:
-        """The method of that name, and whether it streams its response."""
+    def create(cls, service: str, name: str, *, streams: bool) -> _Method:
+        """Registers the metrics of a method; `streams` where it streams its response."""
         labels = ("server_stream" if streams else "unary", service, name)
         return cls(
             service,
@@ -75,7 +76,7 @@ class _Method:
         )
 
     def account(self, code: grpc.StatusCode, seconds: float, failure: VfmalignError | None) -> None:
-        """Counts and logs a call that ended."""
+        """Counts and logs a finished call."""
         self.handled[code].inc()
         self.seconds.observe(seconds)
         if self.service in _QUIET:
@@ -94,7 +95,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps unary and server-streaming calls.
 
     Args:
-        gate: says whether calls are let in.
+        gate: admits or rejects calls.
     """
 
     def __init__(self, gate: Gate) -> None:
@@ -106,22 +107,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Returns the method's handler with our wrapping around its function; wraps each method once."""
+        """Returns the method's wrapped handler; each method is wrapped once."""
         path = handler_call_details.method
         if path in self._wrapped:
             return self._wrapped[path]
         handler = await continuation(handler_call_details)
         if handler is None:
-            return None  # no such method: clients make paths up, and we remember none of theirs
+            return None  # unknown method; not cached, because clients could fill the cache with invented paths
         self._wrapped[path] = self._wrap(handler, path)
         return self._wrapped[path]
 
     def _wrap(self, handler: grpc.RpcMethodHandler[Any, Any], path: str) -> grpc.RpcMethodHandler[Any, Any]:
         service, name = path.lstrip("/").split("/", 1)
-        # Watch writes through its context instead of yielding, and never ends by itself.
+        # The health service's Watch writes through its context instead of yielding, and never ends by itself.
         if handler.request_streaming or (handler.response_streaming and service in _QUIET):
             return handler
-        method = _Method.of(service, name, streams=handler.response_streaming)
+        method = _Method.create(service, name, streams=handler.response_streaming)
         codec = handler.request_deserializer, handler.response_serializer
         if handler.response_streaming:
             function = self._streaming(handler.unary_stream, method)
@@ -146,14 +147,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 
 def register_methods(services: dict[str, list[tuple[str, bool]]]) -> None:
-    """Makes the metrics of every method exist from the start.
+    """Registers the metrics of every method, so that they are exported before the first call.
 
     Args:
-        services: per full service name its methods and whether each streams its response.
+        services: per full service name, its methods and whether each streams its response.
     """
     for service, methods in services.items():
         for name, streams in methods:
-            _Method.of(service, name, streams=streams)
+            _Method.create(service, name, streams=streams)
 
 
 @asynccontextmanager
@@ -182,9 +183,9 @@ async def _around(gate: Gate, context: grpc.aio.ServicerContext[Any, Any], metho
         code = grpc.StatusCode.UNIMPLEMENTED
         await context.abort(code, f"{method.service} has no {method.name} in this version")
     except Exception:
-        _LOG.exception("the call failed by a fault of ours", method=f"{method.service}/{method.name}")
+        _LOG.exception("call_crashed", method=f"{method.service}/{method.name}")
         failure = Internal(
-            "the service failed", remedy=f"ask its operator to look for request id {identity} in the log"
+            "internal error", remedy=f"report request id {identity} to the operator, who finds the cause in the log"
         )
     finally:
         if failure is not None:

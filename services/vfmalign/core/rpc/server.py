@@ -1,8 +1,8 @@
-"""The life of a service's process: listen, warm up, say so, and drain when told to end (design §6).
+"""Run a service: listen, warm up, report readiness, and drain on SIGTERM.
 
-Three ports: the API (with health and reflection), Prometheus metrics, and a plaintext port with the health service
-alone for probes. Readiness is local: warmed up and not draining, whatever the object store does. The health service
-also knows the name `liveness`, which is SERVING as long as the process answers.
+Three ports: the API with health and reflection, Prometheus metrics, and a plaintext port with the health service alone
+for probes. A service is ready once it has warmed up, until it drains; readiness does not depend on the object store.
+The health service also has the name `liveness`, which is SERVING as long as the process answers.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ AddServices = Callable[[grpc.aio.Server], Sequence[ServiceDescriptor]]
 """Adds servicers to a server and returns the descriptors of their services."""
 
 Hook = Callable[[], Awaitable[None] | None]
-"""Something a service wants done at a point of its life; may be asynchronous."""
+"""A callback at one point of a service's life; may be asynchronous."""
 
 
 def _nothing() -> None:
-    """The default of every hook."""
+    """Default of the hooks."""
 
 
 async def serve(
@@ -56,26 +56,26 @@ async def serve(
     """Runs a service until SIGTERM or SIGINT.
 
     Args:
-        name: of the service, for its log.
+        name: name of the service in its log.
         settings: ports, limits and log.
         add_services: adds the servicers.
-        ready: awaited before the service says SERVING (load, warm up, migrate); calls are UNAVAILABLE until then.
-        on_drain: awaited when draining begins: ends the streams that would never end by themselves.
+        ready: awaited before the service reports SERVING (load, warm up, migrate); calls are UNAVAILABLE until then.
+        on_drain: awaited when draining begins; ends streams that would never end by themselves.
         stop: awaited after the last call has ended.
 
     Raises:
-        SystemExit: code 2 after one sentence on stderr, where a port cannot be had.
+        SystemExit: code 2, after one sentence on stderr, where a port cannot be bound.
     """
     logs.configure(name, settings.log)
     metrics.announce_build()
     log = logs.get("server")
     gate = Gate()
     state = health.aio.HealthServicer()
-    async with AsyncExitStack() as open_things:
-        shutdown_requested = _listen_for_signals(open_things)
-        metrics_port = _serve_metrics(settings.server, open_things)
-        health_port = await _serve_probes(settings.server, state, open_things)
-        server, names, grpc_port = await _serve_api(settings.server, add_services, gate, state, open_things)
+    async with AsyncExitStack() as resources:
+        shutdown_requested = _listen_for_signals(resources)
+        metrics_port = _serve_metrics(settings.server, resources)
+        health_port = await _serve_probes(settings.server, state, resources)
+        server, names, grpc_port = await _serve_api(settings.server, add_services, gate, state, resources)
         await _run(ready)
         gate.state = "open"
         await _set(state, names, _SERVING)
@@ -95,7 +95,7 @@ async def serve(
 
 
 def message_limits(size_bytes: int) -> list[tuple[str, int]]:
-    """Channel and server options: messages up to `size_bytes` and the fields around them, and pings to dead peers."""
+    """Returns channel and server options: the message limit, with room for other fields, and keepalive pings."""
     return [
         ("grpc.max_receive_message_length", size_bytes + _MESSAGE_HEADROOM_BYTES),
         ("grpc.max_send_message_length", size_bytes + _MESSAGE_HEADROOM_BYTES),
@@ -104,16 +104,16 @@ def message_limits(size_bytes: int) -> list[tuple[str, int]]:
     ]
 
 
-def _listen_for_signals(open_things: AsyncExitStack) -> asyncio.Event:
+def _listen_for_signals(resources: AsyncExitStack) -> asyncio.Event:
     shutdown_requested = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, shutdown_requested.set)
-        open_things.callback(loop.remove_signal_handler, number)
+        resources.callback(loop.remove_signal_handler, number)
     return shutdown_requested
 
 
-def _serve_metrics(settings: ServerSettings, open_things: AsyncExitStack) -> int:
+def _serve_metrics(settings: ServerSettings, resources: AsyncExitStack) -> int:
     with _port_of("VFMALIGN_SERVER__METRICS_PORT", settings.metrics_port):
         server, thread = start_http_server(settings.metrics_port, addr=settings.host, registry=metrics.REGISTRY)
 
@@ -122,11 +122,11 @@ def _serve_metrics(settings: ServerSettings, open_things: AsyncExitStack) -> int
         server.server_close()
         thread.join()
 
-    open_things.callback(close)
+    resources.callback(close)
     return server.server_port
 
 
-async def _serve_probes(settings: ServerSettings, state: health.aio.HealthServicer, open_things: AsyncExitStack) -> int:
+async def _serve_probes(settings: ServerSettings, state: health.aio.HealthServicer, resources: AsyncExitStack) -> int:
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     await _set(state, [], _NOT_SERVING)
@@ -134,7 +134,7 @@ async def _serve_probes(settings: ServerSettings, state: health.aio.HealthServic
     with _port_of("VFMALIGN_SERVER__HEALTH_PORT", settings.health_port):
         port = server.add_insecure_port(_address(settings.host, settings.health_port))
     await server.start()
-    open_things.push_async_callback(server.stop, 0)
+    resources.push_async_callback(server.stop, 0)
     return port
 
 
@@ -143,10 +143,11 @@ async def _serve_api(
     add_services: AddServices,
     gate: Gate,
     state: health.aio.HealthServicer,
-    open_things: AsyncExitStack,
+    resources: AsyncExitStack,
 ) -> tuple[grpc.aio.Server, list[str], int]:
-    # Without SO_REUSEPORT a second process on our port fails, rather than take every other call. A client asks DNS
-    # again only when a connection ends: without an age it would never find a later replica. Running calls go on.
+    # SO_REUSEPORT is off: a second process on this port must fail instead of taking every other call. Connections have
+    # a maximum age because clients resolve DNS only when they connect, and would never use a replica added later.
+    # Running calls are not interrupted.
     options = [
         *message_limits(settings.max_message_bytes),
         ("grpc.so_reuseport", 0),
@@ -162,7 +163,7 @@ async def _serve_api(
     with _port_of("VFMALIGN_SERVER__GRPC_PORT", settings.grpc_port):
         port = _add_port(server, _address(settings.host, settings.grpc_port), settings)
     await server.start()
-    open_things.push_async_callback(server.stop, 0)
+    resources.push_async_callback(server.stop, 0)
     return server, names, port
 
 
@@ -178,11 +179,11 @@ def _address(host: str, port: int) -> str:
 
 @contextmanager
 def _port_of(variable: str, port: int) -> Iterator[None]:
-    """Ends the process with one sentence where the port cannot be had."""
+    """Ends the process with one sentence where the port cannot be bound."""
     try:
         yield
     except (OSError, RuntimeError):
-        print(f"{variable} is wrong: port {port} is taken, or the host is not ours", file=sys.stderr)  # noqa: T201
+        print(f"{variable} is wrong: port {port} is in use, or the host is not one of this machine", file=sys.stderr)  # noqa: T201
         raise SystemExit(EXIT_BAD_SETTINGS) from None
 
 

@@ -1,7 +1,7 @@
-"""The one table between our errors and gRPC statuses, used both ways: by servers to pack and by clients to unpack.
+"""Mapping between errors and gRPC statuses: servers pack errors, clients unpack them.
 
-Every error carries `google.rpc.ErrorInfo` (reason, domain `vfmalign`, metadata naming the object and the remedy); bad
-input also carries `BadRequest`, and what may be retried `RetryInfo`.
+Every error carries `google.rpc.ErrorInfo` (reason, domain `vfmalign`, and metadata with message, subject and remedy).
+Invalid input also carries `BadRequest`, and errors that may be retried carry `RetryInfo`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vfmalign.core.domain import errors
 DOMAIN = "vfmalign"
 DETAILS_KEY = "grpc-status-details-bin"
 _MAX_TEXT = 1000
-"""Characters of one text in the trailers: HTTP/2 peers refuse large headers."""
+"""Maximum characters of one text in the trailers, because HTTP/2 limits the size of headers."""
 
 CODES: dict[type[errors.VfmalignError], grpc.StatusCode] = {
     errors.InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
@@ -37,7 +37,7 @@ CODES: dict[type[errors.VfmalignError], grpc.StatusCode] = {
 
 
 def code_of(error: errors.VfmalignError) -> grpc.StatusCode:
-    """The status code of an error: that of its class or its nearest base in the table."""
+    """Returns the status code of an error's class, or of the nearest base class in the table."""
     for cls in type(error).__mro__:
         if cls in CODES:
             return CODES[cls]
@@ -52,26 +52,26 @@ def to_status(error: errors.VfmalignError, request_id: str) -> status_pb2.Status
         domain=DOMAIN,
         metadata={name: text[:_MAX_TEXT] for name, text in metadata.items() if text},
     )
-    details = [_packed(info)]
+    details = [_pack(info)]
     if isinstance(error, errors.InvalidInput) and error.field:
         violation = error_details_pb2.BadRequest.FieldViolation(
             field=error.field, description=error.message[:_MAX_TEXT]
         )
-        details.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))
+        details.append(_pack(error_details_pb2.BadRequest(field_violations=[violation])))
     if error.retry_after_s is not None:
         delay = duration_pb2.Duration()
         delay.FromTimedelta(timedelta(seconds=error.retry_after_s))
-        details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
+        details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
     code: int = code_of(error).value[0]
     return status_pb2.Status(code=code, message=str(error)[:_MAX_TEXT], details=details)
 
 
 def from_rpc_error(error: grpc.RpcError, target: str) -> errors.VfmalignError:
-    """Unpacks a failed call into the tree; an error that is not ours becomes the class of its code.
+    """Unpacks the error of a failed call; an error without vfmalign's details becomes the class of its code.
 
     Args:
-        error: what the call raised.
-        target: name of the service that was called, for errors that name no object.
+        error: the exception that the call raised.
+        target: name of the service, for errors without a subject.
     """
     code = error.code()
     cls = next((cls for cls, known in CODES.items() if known is code), errors.Internal)
@@ -79,17 +79,17 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> errors.VfmalignError:
     if info is None:
         text = error.details() or code.name
         remedy = "check that the service runs and repeat the call" if cls is errors.Unavailable else "see its log"
-        found = cls(text, subject=target, remedy=remedy, reason=code.name)
+        unpacked = cls(text, subject=target, remedy=remedy, reason=code.name)
         if retry_after_s is not None:
-            found.retry_after_s = retry_after_s
-        return found
-    found = _rebuilt(_by_reason().get(info.reason, cls), info, field, error.details() or code.name)
-    # Our servers always say when to come back: silence means that a retry is pointless.
-    found.retry_after_s = retry_after_s
-    return found
+            unpacked.retry_after_s = retry_after_s
+        return unpacked
+    unpacked = _rebuild(_by_reason().get(info.reason, cls), info, field, error.details() or code.name)
+    # vfmalign's servers always send the delay: without RetryInfo, a retry is pointless.
+    unpacked.retry_after_s = retry_after_s
+    return unpacked
 
 
-def _rebuilt(
+def _rebuild(
     cls: type[errors.VfmalignError], info: error_details_pb2.ErrorInfo, field: str, text: str
 ) -> errors.VfmalignError:
     message = info.metadata.get("message", text)
@@ -100,7 +100,7 @@ def _rebuilt(
 
 
 def _details(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo | None, str, float | None]:
-    """What the error's details say: whose error it is, the offending field, and when to repeat the call, in seconds."""
+    """Returns ErrorInfo, the path of the wrong field, and the seconds after which to retry, as far as they are sent."""
     info: error_details_pb2.ErrorInfo | None = None
     field = ""
     retry_after_s: float | None = None
@@ -124,19 +124,19 @@ def _details(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo | None, 
 
 
 def _by_reason() -> dict[str, type[errors.VfmalignError]]:
-    """Classes by their default reason."""
-    found: dict[str, type[errors.VfmalignError]] = {}
-    waiting: list[type[errors.VfmalignError]] = [errors.VfmalignError]
-    while waiting:
-        cls = waiting.pop()
-        waiting.extend(cls.__subclasses__())
-        # A class that inherits its reason is a detail of its own room: clients see the class that the reason is of.
+    """Returns the error classes by their default reason."""
+    by_reason: dict[str, type[errors.VfmalignError]] = {}
+    pending: list[type[errors.VfmalignError]] = [errors.VfmalignError]
+    while pending:
+        cls = pending.pop()
+        pending.extend(cls.__subclasses__())
+        # A class that inherits its reason is private to its service: clients see the class that defines the reason.
         if cls is not errors.VfmalignError and "reason" in vars(cls):
-            found[cls.reason] = cls
-    return found
+            by_reason[cls.reason] = cls
+    return by_reason
 
 
-def _packed(message: Message) -> any_pb2.Any:
+def _pack(message: Message) -> any_pb2.Any:
     result = any_pb2.Any()
     result.Pack(message)
     return result

@@ -1,7 +1,4 @@
-"""Between protobuf tensors and numpy arrays, with everything checked that a client could get wrong.
-
-Knows the wire format of `vfmalign.v1.Tensor`: row-major little-endian elements. Knows nothing of what they mean.
-"""
+"""Conversion between `vfmalign.v1.Tensor` (row-major little-endian elements) and numpy arrays, with validation."""
 
 from __future__ import annotations
 
@@ -24,14 +21,14 @@ _NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
 
 
 def to_array(tensor: common_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
-    """The array behind a message: contiguous, float16, float32 or float64 in this machine's byte order.
+    """Converts a message to a contiguous float16, float32 or float64 array in this machine's byte order.
 
-    The array is a read-only view on the message's bytes, copied once more only on machines of another byte order.
-    Elements need not be aligned. Values are not checked: whoever computes with them refuses NaN and infinity.
+    The array is a read-only view of the message's bytes, except on big-endian machines, and may be unaligned. Values
+    are not checked; code that computes with them must reject NaN and infinity.
 
     Args:
         tensor: the message.
-        field: its path in the request, for errors.
+        field: path of the message in the request, for errors.
 
     Raises:
         BadTensor: its type, shape or byte count is wrong.
@@ -50,7 +47,7 @@ def to_array(tensor: common_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
             field=f"{field}.shape",
             remedy="give the size of every axis, outermost first",
         )
-    data = tensor.data  # once: each access copies the bytes out of the message
+    data = tensor.data  # read once: each access copies the bytes out of the message
     expected = math.prod(shape) * dtype.itemsize
     if len(data) != expected:
         raise BadTensor(
@@ -62,10 +59,10 @@ def to_array(tensor: common_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
 
 
 def to_tensor(array: NDArray[Any], field: str = "tensor") -> common_pb2.Tensor:
-    """The message of an array.
+    """Converts an array to a message.
 
     Raises:
-        BadTensor: its type cannot travel, it has no or too many axes, or an element is NaN or infinite.
+        BadTensor: its type or number of axes is not supported, or an element is NaN or infinite.
     """
     number = _NUMBERS.get(array.dtype.newbyteorder("<"))
     if number is None:

@@ -1,7 +1,6 @@
-"""TLS between our processes: a server's certificate, read again when its files change, and the authorities of a caller.
+"""TLS of servers and channels: server certificates that are reloaded when their files change, and trusted authorities.
 
-Knows PEM files and gRPC's credentials. Knows nothing of who issues certificates, and asks callers for none: this
-encrypts and proves who the server is; it authenticates no caller.
+TLS encrypts calls and authenticates the server. Clients present no certificates.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _log = logs.get(__name__)
 
 
 def server_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
-    """Credentials of a server; what the files hold at a handshake counts, so that renewing them needs no restart.
+    """Returns credentials that read the files at every handshake, so that renewing them needs no restart.
 
     Raises:
         OSError: a file cannot be read.
@@ -28,23 +27,23 @@ def server_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
     def renewed() -> grpc.ServerCertificateConfiguration | None:
         nonlocal current
         try:
-            found = (key.read_bytes(), certificate.read_bytes())
+            pair = (key.read_bytes(), certificate.read_bytes())
         except OSError:
             _log.warning("certificate_unreadable")
             return None
-        if found == current:
+        if pair == current:
             return None
-        current = found
+        current = pair
         _log.info("certificate_renewed")
-        return grpc.ssl_server_certificate_configuration([found])
+        return grpc.ssl_server_certificate_configuration([pair])
 
     first = grpc.ssl_server_certificate_configuration([current])
-    # The stubs forget that None is allowed: it keeps what there is.
+    # The type stubs lack None, which keeps the current certificate.
     return grpc.dynamic_ssl_server_credentials(first, renewed)  # type: ignore[arg-type]
 
 
 def open_channel(address: str, ca_file: Path | None, **options: Any) -> grpc.aio.Channel:
-    """A channel that trusts the authorities of a PEM file, and them alone; one in plaintext without a file.
+    """Opens a channel that trusts only the authorities of a PEM file; without a file, a plaintext channel.
 
     Raises:
         OSError: the file cannot be read.

@@ -1,6 +1,7 @@
-"""`python -m vfmalign.core.runtime.health_probe`: asks this container's service on its health port whether it serves.
+"""`python -m vfmalign.core.runtime.health_probe`: check that this container's service is ready.
 
-Exit code 0 where it does, 1 where it does not, with one sentence. For `HEALTHCHECK`; Kubernetes asks the port itself.
+Exit code 0 if it is, else 1 with one sentence on stderr. Used by the images' `HEALTHCHECK`; Kubernetes probes the
+health port itself.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ TIMEOUT_S = 5.0
 
 
 class ProbeSettings(Settings):
-    """Where the service listens: the same variables as the service's own."""
+    """Ports of the service, read from its own variables."""
 
     server: ServerSettings = ServerSettings()
 
 
 def main() -> int:
-    """Asks once; returns the exit code."""
+    """Runs one check and returns the exit code."""
     port = load(ProbeSettings).server.health_port
     with grpc.insecure_channel(f"localhost:{port}") as channel:
         try:
@@ -33,7 +34,7 @@ def main() -> int:
             print(f"port {port} does not answer ({error.code().name})", file=sys.stderr)  # noqa: T201
             return 1
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
-        print(f"port {port} answers that it does not serve yet, or any more", file=sys.stderr)  # noqa: T201
+        print(f"the service at port {port} is not ready: it is starting or shutting down", file=sys.stderr)  # noqa: T201
         return 1
     return 0
 

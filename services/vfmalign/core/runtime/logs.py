@@ -1,7 +1,6 @@
 """Structured logs: one JSON object per line on stderr, with the id of the request that caused it.
 
-Knows structlog and the request id of the running context. Knows nothing of what is logged: callers log generated ids,
-never names, paths or secrets.
+Log generated ids only: never patients' names, local paths or secrets.
 """
 
 from __future__ import annotations
@@ -19,27 +18,27 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from vfmalign.core.runtime.settings import LogSettings
 
 REQUEST_ID_HEADER = "x-request-id"
-"""The gRPC metadata key under which a request id travels from service to service."""
+"""gRPC metadata key that carries the request id from service to service."""
 
 _REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{8,64}")
 request_id: ContextVar[str] = ContextVar("vfmalign_request_id", default="")
-"""The id of the request that the running context serves; empty outside one. Log lines and outgoing calls carry it."""
+"""Id of the request that the running context serves; empty outside a request. Log lines and outgoing calls carry it."""
 
-# urllib3 logs request lines, and those of presigned requests carry a signature.
+# urllib3 logs request lines, and a presigned request's line contains its signature.
 _QUIET_LOGGERS = ("urllib3", "asyncio", "matplotlib", "PIL")
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger; it may be made at import, for it looks its configuration up when it is used."""
+    """Returns a logger. It reads the configuration when it is used, so it may be created at import."""
     return cast("structlog.stdlib.BoundLogger", structlog.get_logger(module=name))
 
 
 def configure(service: str, settings: LogSettings) -> None:
-    """Sends the logs of this process, those of libraries included, to stderr as JSON lines.
+    """Writes the logs of this process and its libraries to stderr as JSON lines.
 
     Args:
-        service: name that every line carries.
-        settings: the least severe level that is logged.
+        service: value of the field `service` of every line.
+        settings: the least severe level to log.
     """
     level = logging.getLevelNamesMapping()[settings.level.upper()]
 
@@ -79,19 +78,19 @@ def configure(service: str, settings: LogSettings) -> None:
 
 
 def bind(**fields: object) -> None:
-    """Fields that every later line of this context carries."""
+    """Adds fields to every later line of this context."""
     structlog.contextvars.bind_contextvars(**fields)
 
 
 def accept_request_id(offered: str | None) -> str:
-    """The id that a caller offered, or a new one where it offered none, or one that could break a log line."""
+    """Returns the caller's request id, or a new one if it is missing or has characters that could break a log line."""
     if offered is not None and _REQUEST_ID_PATTERN.fullmatch(offered):
         return offered
     return secrets.token_hex(16)
 
 
 class _Stderr(logging.Handler):
-    """Writes the records of libraries."""
+    """Writes log records of libraries."""
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(self.format(record) + "\n")

@@ -1,7 +1,7 @@
-"""Prometheus metrics: their names, and the two ways in which code measures (design §6).
+"""Prometheus metrics in a registry of their own, and timers for stages of work.
 
-Knows the names, labels and buckets, in a registry of its own. Knows nothing of what is measured. Labels are constants
-of the code or states: never a patient, a case or an object.
+Label values are constants of the code or states, never ids of patients, cases or objects: these would identify people
+and grow without bound.
 """
 
 from __future__ import annotations
@@ -57,15 +57,17 @@ job_queue_wait_seconds = Histogram(
 )
 engine_cpu_seconds = Counter(
     "vfmalign_engine_cpu_seconds",
-    "CPU time that the work thread spent computing comparisons, without the threads that help it.",
+    "CPU time of the worker thread in comparisons, without its helper threads.",
     registry=REGISTRY,
 )
 store_failures = Counter(
     "vfmalign_store_failures",
-    "Attempts at the object store that failed or were turned away.",
+    "Requests to the object store that failed or were rejected.",
     registry=REGISTRY,
 )
-build_info = Gauge("vfmalign_build_info", "What runs here.", ("version", "python"), registry=REGISTRY)
+build_info = Gauge(
+    "vfmalign_build_info", "Version of vfmalign and of Python.", ("version", "python"), registry=REGISTRY
+)
 
 
 @dataclass
@@ -77,7 +79,7 @@ class Timing:
 
 @contextmanager
 def stage(name: str) -> Iterator[Timing]:
-    """Measures a block as a stage of the given name, also where it fails."""
+    """Measures the block as one stage, even if it raises."""
     timing = Timing()
     start = time.perf_counter()
     try:
@@ -88,10 +90,10 @@ def stage(name: str) -> Iterator[Timing]:
 
 
 class Stages:
-    """What one call cost: adds up the seconds of its stages, in order of first use; threads may share it.
+    """Adds up the seconds of one call's stages, in order of first use. Thread-safe.
 
     Args:
-        prefix: put before the names in `vfmalign_stage_seconds`, such as `extract.`; responses go without.
+        prefix: prefix of the stages' names in `vfmalign_stage_seconds`, such as `extract.`; responses omit it.
     """
 
     def __init__(self, prefix: str = "") -> None:
@@ -101,7 +103,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Timing]:
-        """Measures a block and adds it to this call's stage of that name."""
+        """Measures the block and adds it to the stage of that name."""
         with self._lock:
             self._seconds.setdefault(name, 0.0)
         timing = Timing()
@@ -113,19 +115,19 @@ class Stages:
                 self._seconds[name] += timing.seconds
 
     def add(self, seconds: Mapping[str, float]) -> None:
-        """Adds times measured elsewhere, such as by an earlier attempt; the metric leaves them out."""
+        """Adds times measured elsewhere, such as by an earlier attempt, without observing them in the metric."""
         with self._lock:
             for name, value in seconds.items():
                 self._seconds[name] = self._seconds.get(name, 0.0) + value
 
     def seconds(self) -> dict[str, float]:
-        """Wall seconds per stage so far; stages of several threads may overlap."""
+        """Returns the wall seconds per stage so far; stages of several threads may overlap."""
         with self._lock:
             return dict(self._seconds)
 
 
 def announce_build() -> None:
-    """Says what runs here, and adds what the interpreter says of this process; calling it again changes nothing."""
+    """Exports the versions and the process's own metrics; calling it again changes nothing."""
     build_info.labels(__version__, platform.python_version()).set(1)
     if "process_cpu_seconds_total" not in REGISTRY._names_to_collectors:
         ProcessCollector(registry=REGISTRY)

@@ -1,7 +1,7 @@
-"""Settings: frozen, parsed once from the environment, and explained by `--help`.
+"""Settings from environment variables: frozen, parsed once and listed by `--help`.
 
-Knows environment variables and their words; each room keeps its own settings beside what they set. A wrong or missing
-variable ends the process with one sentence that names it, never its value.
+Packages define their own groups of settings. A wrong or missing variable ends the process with one sentence that names
+the variable, but not its value, which may be a secret.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
 
 class Settings(BaseSettings):
-    """Base of every group of settings: prefix `VFMALIGN_`, nested with `__`."""
+    """Base of all settings: prefix `VFMALIGN_`, nested with `__`."""
 
     model_config = SettingsConfigDict(
         frozen=True, env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", populate_by_name=True
@@ -86,7 +86,7 @@ class StoreSettings(Settings):
 
 
 class ServerSettings(BaseModel, frozen=True):
-    """`VFMALIGN_SERVER__*`: how a gRPC server listens and ends."""
+    """`VFMALIGN_SERVER__*`: ports, limits and TLS of a gRPC server."""
 
     host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
     grpc_port: int = Field(default=8001, ge=0, le=65535, description="port of the API; 0 takes a free one")
@@ -99,53 +99,56 @@ class ServerSettings(BaseModel, frozen=True):
         default=300.0,
         gt=0.0,
         le=86_400.0,
-        description="seconds after which clients are asked to connect anew, and so find new replicas; calls go on",
+        description="seconds after which clients must reconnect, and so find new replicas; running calls go on",
     )
     max_message_bytes: int = Field(
-        default=16 * 2**20, ge=2**16, le=2**30, description="largest message that is accepted, in bytes"
+        default=16 * 2**20, ge=2**16, le=2**30, description="largest accepted message, in bytes"
     )
     tls_cert_file: FilePath | None = Field(
         default=None,
-        description="PEM file of the API's certificate and those up to its authority; without it, plaintext",
+        description="PEM file of the API's certificate chain; without it, the API is not encrypted",
     )
     tls_key_file: FilePath | None = Field(
-        default=None, validate_default=True, description="PEM file of the certificate's key, without passphrase"
+        default=None, validate_default=True, description="PEM file of the certificate's unencrypted private key"
     )
     ports_file: Path | None = Field(default=None, description="file that receives the ports as JSON once they listen")
 
     @field_validator("tls_key_file")
     @classmethod
     def _belongs_to_certificate(cls, key: Path | None, info: ValidationInfo) -> Path | None:
-        if "tls_cert_file" not in info.data:  # it is wrong itself
+        if "tls_cert_file" not in info.data:  # invalid itself, and reported first
             return key
         certificate: Path | None = info.data["tls_cert_file"]
         if (key is None) != (certificate is None):
-            raise ValueError("it and the certificate's file are set together or not at all")
+            raise ValueError("the certificate and the key must be set together")
         if key is not None and certificate is not None:
-            try:  # without a passphrase given OpenSSL would ask for it at the terminal
+            try:  # with an empty password OpenSSL does not prompt for one at the terminal
                 ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
             except OSError:  # ssl.SSLError is one
-                raise ValueError("it is no PEM key without passphrase that belongs to the certificate") from None
+                raise ValueError(
+                    "the key file must contain the unencrypted PEM private key of the certificate"
+                ) from None
         return key
 
 
 class LogSettings(BaseModel, frozen=True):
-    """`VFMALIGN_LOG__*`: how much is logged."""
+    """`VFMALIGN_LOG__*`: verbosity of the log."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severe level logged")
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severe level to log")
 
 
 class PeerSettings(Settings):
-    """How to reach our services; whoever calls them adds their addresses."""
+    """TLS of calls to other services; callers add the addresses."""
 
     ca_file: FilePath | None = Field(
         default=None,
-        description="PEM file of the authorities that sign the services' certificates; without it, plaintext",
+        description="PEM file of the authorities that sign the services' certificates; without it, calls are not "
+        "encrypted",
     )
 
 
 class ServiceSettings(Settings):
-    """What every service reads; a service adds its own group."""
+    """Settings that all services share; a service adds its own group."""
 
     store: StoreSettings = Field(default_factory=StoreSettings)
     server: ServerSettings = ServerSettings()
@@ -164,7 +167,7 @@ def load(settings: type[AnySettings]) -> AnySettings:
         first = error.errors(include_input=False, include_url=False)[0]
         variable = _variable(tuple(str(part) for part in first["loc"]))
         problem = "is not set" if first["type"] == "missing" else f"is wrong: {_lowered(first['msg'])}"
-    except SettingsError as error:  # a group such as VFMALIGN_SERVER that was set as a whole, and not as JSON
+    except SettingsError as error:  # a group such as VFMALIGN_SERVER is set as a whole, and not as JSON
         field = _QUOTED.search(str(error))
         variable = _variable((field[1] if field else "",))
         problem = f"is wrong: set its parts as {variable}__…"
@@ -183,11 +186,11 @@ def parse_args(program: str, settings: type[AnySettings], argv: Sequence[str] | 
 
 
 def parser(program: str, settings: type[BaseSettings], summary: str = "") -> argparse.ArgumentParser:
-    """An argument parser whose `--help` lists every setting with its meaning and default."""
+    """Returns an argument parser whose `--help` lists every setting with its meaning and default."""
     lines = "\n".join(_describe(settings))
     result = argparse.ArgumentParser(
         prog=f"python -m vfmalign.{program}",
-        description=summary or f"The {program} service of vfmalign. It is set up by environment variables alone.",
+        description=summary or f"The {program} service of vfmalign, configured by environment variables.",
         epilog=f"settings:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -201,7 +204,7 @@ def _lowered(message: str) -> str:
 
 
 def _variable(location: tuple[str, ...]) -> str:
-    """The environment variable behind a field's location."""
+    """Returns the environment variable of a field's location."""
     field = StoreSettings.model_fields.get(location[-1]) if location[:-1] in {(), ("store",)} else None
     if field is not None and isinstance(field.validation_alias, str):
         return field.validation_alias  # pydantic names a default that is wrong by its field

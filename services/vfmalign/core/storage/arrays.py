@@ -1,7 +1,4 @@
-"""Feature matrices as numpy arrays, read from `.npy` files.
-
-Knows the format and what a matrix of features is. Knows nothing of messages, of storage or of what features mean.
-"""
+"""Read feature matrices from `.npy` files."""
 
 from __future__ import annotations
 
@@ -17,18 +14,18 @@ NPY = ".npy"
 
 
 def read_npy(path: Path, field: str) -> NDArray[Any]:
-    """A matrix of features from a `.npy` file, which is never unpickled.
+    """Reads a feature matrix from a `.npy` file without unpickling.
 
     Args:
-        path: the file; no error repeats it.
-        field: what errors call it.
+        path: the file; errors do not show the path.
+        field: name of the file in errors.
 
     Returns:
         Shape (rows, channels), float16, float32 or float64 in this machine's byte order; integers become float64.
 
     Raises:
-        BadOption: there is no such file.
-        BadTensor: the file is no array of numbers with two axes.
+        BadOption: the file does not exist.
+        BadTensor: the file does not hold an array of numbers with two axes.
     """
     try:
         with path.open("rb") as file:
@@ -37,18 +34,20 @@ def read_npy(path: Path, field: str) -> NDArray[Any]:
         raise BadOption("there is no such file", field=field, remedy="check the path") from None
     except MemoryError:
         raise BadTensor(
-            "the array does not fit into this machine's memory", field=field, remedy="give a part of its rows"
+            "the array does not fit into this machine's memory", field=field, remedy="pass fewer rows"
         ) from None
     except (OSError, ValueError, EOFError, SyntaxError):
         raise BadTensor(
-            "the file is no array that can be read without unpickling", field=field, remedy="save it with numpy.save"
+            "the file is not an array that can be read without unpickling",
+            field=field,
+            remedy="save it with numpy.save",
         ) from None
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise BadTensor(
-            f"an array of {array.dtype} with {array.ndim} axes is no feature matrix",
+            f"expected numbers with 2 axes, got {array.dtype} with {array.ndim}",
             field=field,
-            remedy="give numbers of shape (rows, channels)",
+            remedy="save an array of shape (rows, channels)",
         )
-    of_float = array.dtype.kind == "f" and array.dtype.itemsize <= np.dtype(np.float64).itemsize
-    matrix: NDArray[Any] = array.astype(array.dtype.newbyteorder("=") if of_float else np.float64, copy=False)
+    is_float = array.dtype.kind == "f" and array.dtype.itemsize <= np.dtype(np.float64).itemsize
+    matrix: NDArray[Any] = array.astype(array.dtype.newbyteorder("=") if is_float else np.float64, copy=False)
     return matrix

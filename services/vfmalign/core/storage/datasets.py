@@ -1,7 +1,7 @@
-"""Datasets in object storage: the datalist as MONAI reads it, its digest, its splits and what may not overlap.
+"""Datasets in object storage: reading, writing, and checks for overlapping splits and leakage.
 
-Knows the JSON of `datasets/<id>/dataset.json` (the Medical Segmentation Decathlon's datalist with our ids, groups and
-digests beside each item). Knows nothing of voxels.
+`datasets/<id>/dataset.json` is a datalist in the format of the Medical Segmentation Decathlon, which MONAI reads, with
+ids, groups and digests added to each item.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LISTS: dict[Split, str] = {"pretrain": "pretraining", "train": "training", "val
 _LABELS: dict[VolumeKind, str] = {"lesions": "label", "gland": "gland"}
 _FOLDER, _FILE = "datasets/", "/dataset.json"
 _GENERATED = "phantom-"
-"""What generated patients are called. Asked of datalists alone that were written before they said what they hold."""
+"""Prefix of generated patients. Used for old datalists, which do not state whether they hold phantoms."""
 
 
 def load_dataset(store: ObjectStore, dataset_id: str, digest: str | None = None) -> Dataset:
@@ -38,25 +38,27 @@ def load_dataset(store: ObjectStore, dataset_id: str, digest: str | None = None)
     Args:
         store: the object store.
         dataset_id: its id.
-        digest: the digest it must have; None or empty accepts what is stored.
+        digest: expected digest; None or empty accepts any.
 
     Raises:
-        NotFound: there is none of this id.
-        PreconditionFailed: it has another digest, or is not a datalist of ours.
+        NotFound: there is no dataset of this id.
+        PreconditionFailed: the digest differs, or `dataset.json` is damaged.
     """
     key = dataset_key(dataset_id)
     try:
         content = store.get_json(key)
     except NotFound:
         raise NotFound(
-            "there is no such dataset", subject=f"dataset {dataset_id}", remedy="import it, or check its id"
+            "not found",
+            subject=f"dataset {dataset_id}",
+            remedy="run `vfmalign dataset list` to see the available ids",
         ) from None
     dataset = from_datalist(content, dataset_id)
     if digest and dataset.digest() != digest:
         raise PreconditionFailed(
             f"its digest is {dataset.digest()[:12]}…, expected {digest[:12]}…",
             subject=f"dataset {dataset_id}",
-            remedy="ask for the stored digest, or import the data under a new id",
+            remedy="request the stored digest, or import the data under a new id",
             reason="DIGEST_MISMATCH",
         )
     return dataset
@@ -70,26 +72,28 @@ def list_datasets(store: ObjectStore) -> Iterator[str]:
 
 
 def save_dataset(store: ObjectStore, dataset: Dataset) -> str:
-    """Writes a dataset once, after its volumes: that write is its commit.
+    """Writes a dataset after its volumes; this write commits it.
 
     Returns:
-        Its digest.
+        The digest.
 
     Raises:
         BadDataset: splits overlap.
-        Conflict: another dataset has this id.
+        Conflict: the id exists with other content.
     """
     check_splits(dataset)
     key = dataset_key(dataset.id)
     if not store.put_if_absent(key, canonical_json(to_datalist(dataset))):
         stored = from_datalist(store.get_json(key), dataset.id)
         if stored.digest() != dataset.digest():
-            raise Conflict("another dataset has this id", subject=f"dataset {dataset.id}", remedy="choose another id")
+            raise Conflict(
+                "the id exists with other content", subject=f"dataset {dataset.id}", remedy="choose another id"
+            )
     return dataset.digest()
 
 
 def to_datalist(dataset: Dataset) -> dict[str, Any]:
-    """The datalist of a dataset; paths are keys of the bucket."""
+    """Converts a dataset to a datalist whose paths are keys of the bucket."""
     content: dict[str, Any] = {
         "name": dataset.id,
         "held_out": dataset.held_out,
@@ -104,7 +108,7 @@ def to_datalist(dataset: Dataset) -> dict[str, Any]:
 
 
 def from_datalist(content: Any, dataset_id: str) -> Dataset:
-    """The dataset behind a datalist; an old one that does not say so holds phantoms where every patient is called so.
+    """Converts a datalist to a dataset. Old datalists without `phantom` are judged by the names of their patients.
 
     Raises:
         PreconditionFailed: fields are missing or wrong.
@@ -117,22 +121,24 @@ def from_datalist(content: Any, dataset_id: str) -> Dataset:
         return Dataset(id=dataset_id, held_out=content["held_out"], phantom=phantom, **splits)
     except (KeyError, TypeError, AttributeError, ValueError):
         raise PreconditionFailed(
-            "its dataset.json is not a datalist of this version",
+            "dataset.json is not a datalist of this version",
             subject=f"dataset {dataset_id}",
             remedy="import the dataset again",
         ) from None
 
 
 def check_splits(dataset: Dataset) -> None:
-    """Makes sure that no case, patient or volume stands in two splits, and no case twice in one.
+    """Checks that splits share no case, patient or volume, and that no split lists a case twice.
 
     Raises:
-        BadDataset: one does, and the dataset does not say that nothing is held out.
+        BadDataset: they overlap although the dataset is held out, or a case is listed twice.
     """
     for split in SPLITS:
         ids = [case.id for case in dataset.split(split)]
         if len(set(ids)) != len(ids):
-            raise BadDataset(f"a case stands twice in {split}", subject=f"dataset {dataset.id}", remedy="list it once")
+            raise BadDataset(
+                f"a case is listed twice in {split}", subject=f"dataset {dataset.id}", remedy="list it once"
+            )
     if not dataset.held_out:
         return
     for first, second in combinations(SPLITS, 2):
@@ -141,17 +147,17 @@ def check_splits(dataset: Dataset) -> None:
             raise BadDataset(
                 f"{first} and {second} share {sorted(shared)[0]}",
                 subject=f"dataset {dataset.id}",
-                remedy="put every patient into one split",
+                remedy="assign every patient to one split",
             )
 
 
 def find_leakage(dataset: Dataset, pretraining: Sequence[Pretraining]) -> None:
-    """Makes sure that no test case was seen before: in `train`, in `val` or in the model's pretraining.
+    """Checks that no test case is part of `train`, `val` or the model's pretraining.
 
-    A dataset that says that nothing is held out is not checked against its own splits.
+    A dataset that is not held out is not checked against its own splits.
 
     Raises:
-        Leakage: naming the case and where it was seen.
+        Leakage: a test case is; the error names the case and the place.
     """
     seen: list[tuple[str, set[str]]] = []
     if dataset.held_out:
@@ -167,12 +173,12 @@ def find_leakage(dataset: Dataset, pretraining: Sequence[Pretraining]) -> None:
                 raise Leakage(
                     f"test case {case.id} is also in {where} ({sorted(shared)[0]})",
                     subject=f"dataset {dataset.id}",
-                    remedy="take the patient out of test, or choose a model that has not seen it",
+                    remedy="remove the patient from test, or choose a model that was not trained on it",
                 )
 
 
 def _identities(cases: Iterable[Case]) -> set[str]:
-    """What two splits may not share: patients, cases and image volumes (empty label maps are alike)."""
+    """Names that two splits must not share: patients, cases and image volumes. Empty label maps may be equal."""
     names: set[str] = set()
     for case in cases:
         names |= {f"patient {case.group}", f"case {case.id}"}

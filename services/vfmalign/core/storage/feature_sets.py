@@ -1,6 +1,6 @@
-"""Feature sets: rows of pooled features in safetensors parts, and a manifest whose write commits them (design §3).
+"""Feature sets in object storage: pooled features in safetensors parts, committed by writing a manifest.
 
-Knows the format, how an interrupted set continues and how a stored one is verified; nothing of how features are made.
+An interrupted set is continued with the parts that are missing. Everything is verified when it is read.
 
 Legend: N rows (one per case), C channels.
 """
@@ -31,9 +31,12 @@ Features = NDArray[np.float32]
 class FeatureRequest(Record):
     """Everything that determines the features of a set; its digest is the set's id.
 
+    The manifest stores it. A caller's request (`client.messages.features.ExtractDatasetRequest`) may leave out digests
+    and layers; they are resolved here. Field names are part of the digest and must not change.
+
     Attributes:
         initialisation: `random` takes the model's architecture with weights drawn from `init_seed`.
-        layers: in the order they were asked for.
+        layers: in the order of the caller's request.
         input_transform: name of the task's deterministic input transform.
     """
 
@@ -51,7 +54,7 @@ class FeatureRequest(Record):
     format: Literal[1] = 1
 
     def feature_set_id(self) -> str:
-        """The id of the set: the first 32 hex digits of this request's digest."""
+        """Returns the id of the set: the first 32 hex digits of this request's digest."""
         return self.digest()[:32]
 
 
@@ -65,7 +68,7 @@ class PartRef(Record):
 
 
 class Manifest(Record):
-    """`features/<id>/manifest.json`: what a set holds, in row order."""
+    """`features/<id>/manifest.json`: parts, layers and cases of a set, in row order."""
 
     request: FeatureRequest
     parts: tuple[PartRef, ...]
@@ -77,7 +80,7 @@ class Manifest(Record):
     software: dict[str, str]
 
     @model_validator(mode="after")
-    def _adds_up(self) -> Self:
+    def _check_consistency(self) -> Self:
         ends = [part.start_row + part.rows for part in self.parts]
         if [part.start_row for part in self.parts] != [0, *ends[:-1]] or ends[-1:] != [self.rows]:
             raise ValueError("its parts do not hold every row once, in order")
@@ -90,14 +93,14 @@ class Manifest(Record):
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """A set read back: the manifest and one (N, C) array per layer."""
+    """A set in memory: the manifest and one (N, C) array per layer."""
 
     manifest: Manifest
     layers: dict[str, Features]
 
 
 class FeatureSetWriter:
-    """Writes one set, part by part; several writers of one set may overlap and the first commit wins."""
+    """Writes one set part by part. Several writers may write the same set; the first commit wins."""
 
     def __init__(
         self, store: ObjectStore, request: FeatureRequest, case_ids: Sequence[str], groups: Sequence[str]
@@ -113,9 +116,9 @@ class FeatureSetWriter:
         self._channels: dict[str, int] = {}
 
     def parts_done(self, part_rows: int) -> set[int]:
-        """Start rows of the parts that are stored already, of a run that cuts the set every `part_rows` rows.
+        """Returns the start rows of stored parts, for a run that splits the set every `part_rows` rows.
 
-        Parts of other lengths and parts whose bytes are not their name's are ignored.
+        Parts of other lengths and parts with a wrong checksum are ignored.
         """
         for key in self._store.list(f"{self._prefix}part-"):
             sha256 = key.removeprefix(f"{self._prefix}part-").removesuffix(".safetensors")
@@ -125,18 +128,18 @@ class FeatureSetWriter:
                 continue
             part = _describe(data, key, sha256)
             if part.start_row % part_rows == 0 and part.rows == min(part_rows, len(self._case_ids) - part.start_row):
-                self._note(part, data)
+                self._add_part(part, data)
         return set(self._parts)
 
     def write_part(self, start_row: int, layers: Mapping[str, Features]) -> PartRef:
-        """Stores the rows from `start_row` on.
+        """Stores one part of the rows.
 
         Args:
             start_row: first row, from 0.
             layers: one (rows, C) float32 array per layer of the request.
 
         Raises:
-            BadTensor: shapes do not agree, or a value is NaN or infinite.
+            BadTensor: shapes are inconsistent, or a value is NaN or infinite.
         """
         if set(layers) != set(self._request.layers):
             raise BadTensor(f"the part has layers {sorted(layers)}, the request {sorted(self._request.layers)}")
@@ -158,11 +161,11 @@ class FeatureSetWriter:
         key = f"{self._prefix}part-{sha256}.safetensors"
         self._store.put(key, data)
         part = PartRef(key=key, sha256=sha256, start_row=start_row, rows=min(rows))
-        self._note(part, data)
+        self._add_part(part, data)
         return part
 
     def commit(self, software: Mapping[str, str]) -> Manifest:
-        """Writes the manifest unless another writer did, and returns the one that counts.
+        """Writes the manifest unless another writer has, and returns the stored one.
 
         Raises:
             PreconditionFailed: rows are missing.
@@ -179,12 +182,12 @@ class FeatureSetWriter:
         self._store.put_if_absent(f"{self._prefix}manifest.json", manifest.to_json())
         return read_manifest(self._store, self._request.feature_set_id())
 
-    def _note(self, part: PartRef, data: bytes) -> None:
+    def _add_part(self, part: PartRef, data: bytes) -> None:
         self._channels = {name: array.shape[1] for name, array in load(data).items()}
         self._parts.setdefault(part.start_row, part)
 
     def _cover(self) -> tuple[PartRef, ...]:
-        """The parts in row order, every row exactly once."""
+        """Returns parts in row order that cover every row exactly once."""
         row = 0
         chosen: list[PartRef] = []
         while row < len(self._case_ids):
@@ -192,7 +195,7 @@ class FeatureSetWriter:
                 raise PreconditionFailed(
                     f"the part that begins at row {row} is missing",
                     subject=f"feature set {self._request.feature_set_id()}",
-                    remedy="extract it again; parts that are stored are kept",
+                    remedy="extract the set again; stored parts are reused",
                 )
             chosen.append(self._parts[row])
             row += chosen[-1].rows
@@ -204,7 +207,7 @@ def read_manifest(store: ObjectStore, feature_set: str) -> Manifest:
 
     Raises:
         NotFound: the set does not exist or was not committed.
-        DigestMismatch: its request does not have the digest that is its name.
+        DigestMismatch: the digest of its request is not its id.
     """
     try:
         manifest = store.read(f"{features_prefix(feature_set)}manifest.json", Manifest)
@@ -220,10 +223,10 @@ def read_manifest(store: ObjectStore, feature_set: str) -> Manifest:
 
 
 def read_feature_set(store: ObjectStore, feature_set: str) -> FeatureSet:
-    """Reads a whole set, every part verified.
+    """Reads and verifies a whole set.
 
     Raises:
-        NotFound, DigestMismatch, PreconditionFailed: it is missing, was changed, or does not hold what it says.
+        NotFound, DigestMismatch, PreconditionFailed: it is missing, was changed, or does not match its manifest.
     """
     manifest = read_manifest(store, feature_set)
     parts = [read_part(store, manifest, index) for index in range(len(manifest.parts))]
@@ -232,15 +235,15 @@ def read_feature_set(store: ObjectStore, feature_set: str) -> FeatureSet:
 
 
 def read_part(store: ObjectStore, manifest: Manifest, index: int) -> dict[str, Features]:
-    """Reads one part of a set, verified: one (rows, C) array per layer of the manifest.
+    """Reads and verifies one part of a set: one (rows, C) array per layer of the manifest.
 
     Args:
-        store: where the set is.
-        manifest: of the set.
-        index: of the part in `manifest.parts`.
+        store: object store of the set.
+        manifest: manifest of the set.
+        index: index of the part in `manifest.parts`.
 
     Raises:
-        NotFound, DigestMismatch, PreconditionFailed: it is missing, was changed, or does not hold what it says.
+        NotFound, DigestMismatch, PreconditionFailed: it is missing, was changed, or does not match its manifest.
     """
     part = manifest.parts[index]
     try:
@@ -250,10 +253,10 @@ def read_part(store: ObjectStore, manifest: Manifest, index: int) -> dict[str, F
             "the part is not a safetensors file", subject=store.uri(part.key), remedy="extract the set again"
         ) from None
     for spec in manifest.layers:
-        found = arrays[spec.name].shape if spec.name in arrays else None
-        if found != (part.rows, spec.channels):
+        shape = arrays[spec.name].shape if spec.name in arrays else None
+        if shape != (part.rows, spec.channels):
             raise PreconditionFailed(
-                f"layer {spec.name} has shape {found}, its manifest says ({part.rows}, {spec.channels})",
+                f"layer {spec.name} has shape {shape}, expected ({part.rows}, {spec.channels})",
                 subject=store.uri(part.key),
                 remedy="extract the set again",
             )
@@ -261,7 +264,7 @@ def read_part(store: ObjectStore, manifest: Manifest, index: int) -> dict[str, F
 
 
 def _describe(data: bytes, key: str, sha256: str) -> PartRef:
-    """What a part's own header says (a safetensors file begins with the length of its JSON header)."""
+    """Reads a part's header: a safetensors file begins with the length of its JSON header."""
     size = int.from_bytes(data[:_HEADER_SIZE_BYTES], "little")
     header = json.loads(data[_HEADER_SIZE_BYTES : _HEADER_SIZE_BYTES + size])
     start_row = int(header.pop("__metadata__")["start_row"])

@@ -1,7 +1,6 @@
-"""The object store: bytes, files and JSON records at keys of one bucket, verified by SHA-256.
+"""Object store: bytes, files and JSON records at keys of one S3 bucket, verified by SHA-256.
 
-Knows S3 through the minio client, and which of its failures pass by themselves. Knows nothing of what the objects mean.
-Synchronous and safe to share between threads; asynchronous code calls it through `asyncio.to_thread`.
+Transient failures are retried. Synchronous and thread-safe; asynchronous code calls it through `asyncio.to_thread`.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ ATTEMPTS = 6
 _CHUNK_BYTES = 1 << 20
 _PART_BYTES = 16 << 20
 _MAX_URI_BYTES = 1024
-_PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _MISSING_CODES = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchUpload"})
 _CREDENTIAL_CODES = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidTokenId"})
 
@@ -49,12 +48,12 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 _T = TypeVar("_T")
 
 
-class _Passing(Exception):
-    """A failure that may pass by itself."""
+class _TransientError(Exception):
+    """A failure that a retry may solve."""
 
 
 class _HashingReader:
-    """A file whose digest is that of the bytes that were read from it, and so sent."""
+    """A file that hashes the bytes that are read from it: the digest of what was sent, even if the file changes."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -84,17 +83,17 @@ class ObjectStore:
             http_client=self._http,
         )
 
-    # --- names ---
+    # --- keys and URIs ---
 
     def uri(self, key: str) -> str:
-        """The `s3://` URI of a key."""
+        """Returns the `s3://` URI of a key."""
         return f"s3://{self.bucket}/{key}"
 
     def key(self, uri: str) -> str:
-        """The key behind a URI of this bucket.
+        """Returns the key of a URI of this bucket.
 
         Raises:
-            InvalidInput: the URI is not of this bucket.
+            InvalidInput: the URI names another bucket, or no object.
         """
         prefix = f"s3://{self.bucket}/"
         key = uri.removeprefix(prefix)
@@ -102,19 +101,19 @@ class ObjectStore:
             raise InvalidInput(
                 "the URI does not name an object of this service's bucket",
                 field="uri",
-                remedy=f"upload the object and give a URI that begins with {prefix}",
+                remedy=f"upload the object and pass a URI that begins with {prefix}",
             )
         return key
 
     # --- reading ---
 
     def get(self, key: str, sha256: str | None = None, max_bytes: int | None = None) -> bytes:
-        """The bytes of an object.
+        """Returns the bytes of an object.
 
         Args:
-            key: the object's key.
-            sha256: digest that the bytes must have, in hex.
-            max_bytes: refuse an object larger than this, in bytes.
+            key: key of the object.
+            sha256: expected digest of the bytes, in hex.
+            max_bytes: maximum size in bytes.
 
         Raises:
             NotFound, DigestMismatch, InvalidInput (too large), Unavailable.
@@ -124,7 +123,7 @@ class ObjectStore:
         return data
 
     def get_large(self, key: str, sha256: str | None = None) -> memoryview:
-        """The bytes of an object that are not copied once more, so that other threads never wait for that.
+        """Returns the bytes of a large object without a second copy, which would hold the interpreter lock.
 
         Raises:
             NotFound, DigestMismatch, Unavailable.
@@ -137,12 +136,12 @@ class ObjectStore:
                 digest.update(chunk)
             return data, digest.hexdigest()
 
-        data, found = self._retry(key, fetch)
-        self._verify(key, found, sha256)
+        data, digest = self._retry(key, fetch)
+        self._verify(key, digest, sha256)
         return memoryview(data)
 
     def first(self, key: str, size: int) -> bytes:
-        """The first `size` bytes of an object, or all of a smaller one; unverified, for only the whole has a digest."""
+        """Returns the first `size` bytes of an object, unverified: only the whole object has a digest."""
 
         def fetch() -> bytes:
             response = self._client.get_object(self.bucket, key, length=size)
@@ -155,7 +154,7 @@ class ObjectStore:
         return self._retry(key, fetch)
 
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
-        """Streams an object into a file, which appears whole or not at all."""
+        """Streams an object into a file, which appears only once it is complete and verified."""
         partial = path.with_name(path.name + ".partial")
 
         def fetch() -> str:
@@ -173,14 +172,16 @@ class ObjectStore:
             partial.unlink(missing_ok=True)
 
     def get_json(self, key: str) -> Any:
-        """The parsed JSON of an object."""
+        """Returns the parsed JSON of an object."""
         try:
             return json.loads(self.get(key))
         except ValueError:
-            raise PreconditionFailed("the object is not JSON", subject=self.uri(key), remedy="restore it") from None
+            raise PreconditionFailed(
+                "the object is not JSON", subject=self.uri(key), remedy="restore it from a backup"
+            ) from None
 
     def read(self, key: str, record: type[AnyRecord]) -> AnyRecord:
-        """The record stored at a key."""
+        """Returns the record stored at a key."""
         try:
             return record.model_validate_json(self.get(key))
         except ValidationError as error:
@@ -189,11 +190,11 @@ class ObjectStore:
             raise PreconditionFailed(
                 f"the object is not a {record.__name__} of this version: {where} {first['msg']}",
                 subject=self.uri(key),
-                remedy="write it again with this version",
+                remedy="create it again with this version",
             ) from None
 
     def exists(self, key: str) -> bool:
-        """Whether an object exists."""
+        """Returns whether an object exists."""
         try:
             self._retry(key, lambda: self._client.stat_object(self.bucket, key))
         except NotFound:
@@ -201,7 +202,7 @@ class ObjectStore:
         return True
 
     def list(self, prefix: str) -> Iterator[str]:
-        """The keys below a prefix, in lexical order."""
+        """Returns the keys below a prefix, in lexical order."""
 
         def names() -> list[str]:
             return [str(item.object_name) for item in self._client.list_objects(self.bucket, prefix, recursive=True)]
@@ -211,15 +212,15 @@ class ObjectStore:
     # --- writing ---
 
     def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> VolumeRef:
-        """Writes an object, whole or not at all, and returns its address and digest."""
+        """Writes an object atomically and returns its key and digest."""
         self._retry(key, lambda: self._request("PUT", key, data, {"Content-Type": content_type}))
         return VolumeRef(key=key, sha256=hashlib.sha256(data).hexdigest())
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Writes an object unless one is there: of several writers exactly one wins.
+        """Writes an object unless the key exists; of several concurrent writers exactly one wins.
 
         Returns:
-            True where this write was the one; False where an object was there already.
+            True if this call wrote the object; False if the key existed.
         """
         tries = 0
 
@@ -228,13 +229,13 @@ class ObjectStore:
             tries += 1
             if self._request("PUT", key, data, {"If-None-Match": "*"}) != 412:
                 return True
-            # An earlier try may have succeeded and its answer been lost: then what is there is ours.
+            # The response to an earlier attempt of this call may have been lost: equal bytes then count as written.
             return tries > 1 and b"".join(self._chunks(key, None)) == data
 
         return self._retry(key, write)
 
     def upload(self, key: str, path: Path) -> VolumeRef:
-        """Streams a file into an object."""
+        """Streams a file into an object and returns its key and digest."""
 
         def send() -> str:
             with path.open("rb") as file:
@@ -250,11 +251,11 @@ class ObjectStore:
         return self.put(key, record.to_json(), "application/json")
 
     def delete(self, key: str) -> None:
-        """Deletes an object; a missing one is fine."""
+        """Deletes an object; does nothing if it does not exist."""
         self._retry(key, lambda: self._client.remove_object(self.bucket, key))
 
     def ensure_bucket(self) -> None:
-        """Makes the bucket where it is missing."""
+        """Creates the bucket if it does not exist."""
 
         def make() -> None:
             if not self._client.bucket_exists(self.bucket):
@@ -266,7 +267,7 @@ class ObjectStore:
 
         self._retry("", make)
 
-    # --- below ---
+    # --- requests and errors ---
 
     def _chunks(self, key: str, max_bytes: int | None) -> Iterator[bytes]:
         response = self._client.get_object(self.bucket, key)
@@ -284,28 +285,28 @@ class ObjectStore:
                 read += len(chunk)
                 yield chunk
             if read != size:
-                raise _Passing(f"{read} of {size} bytes came")
+                raise _TransientError(f"received {read} of {size} bytes")
         finally:
             response.close()
             response.release_conn()
 
     def _request(self, method: str, key: str, data: bytes, headers: dict[str, str]) -> int:
-        """One presigned request: the only way to send headers that minio's own calls do not know."""
+        """Sends one presigned request, because minio's own calls do not support conditional headers."""
         url = self._client.get_presigned_url(method, self.bucket, key, expires=timedelta(minutes=15))
         response = self._http.request(method, url, body=data, headers=headers)
         if response.status in {200, 412}:
             return response.status
-        if response.status in _PASSING_STATUS or response.status == 409:
-            raise _Passing(f"HTTP {response.status}")
+        if response.status in _TRANSIENT_STATUS or response.status == 409:
+            raise _TransientError(f"HTTP {response.status}")
         code = _ERROR_CODE.search(response.data)
-        # Nothing but a missing bucket makes a write fail with 404.
-        raise self._refused(key, response.status, code[1].decode() if code else "NoSuchBucket")
+        # A write fails with 404 only if the bucket is missing.
+        raise self._to_error(key, response.status, code[1].decode() if code else "NoSuchBucket")
 
     def _retry(self, key: str, call: Callable[[], _T]) -> _T:
         policy = Retrying(
             stop=stop_after_attempt(self._attempts),
             wait=wait_random_exponential(multiplier=0.2, max=5),
-            retry=retry_if_exception(_is_passing),
+            retry=retry_if_exception(_is_transient),
             after=_count_failure,
             reraise=True,
         )
@@ -315,23 +316,23 @@ class ObjectStore:
             raise
         except S3Error as error:
             status = error.response.status if error.response is not None else 0
-            if status in _PASSING_STATUS:
-                raise self._down() from None
-            raise self._refused(key, status, error.code) from None
-        except (_Passing, urllib3.exceptions.HTTPError, ServerError, InvalidResponseError, ConnectionError):
-            raise self._down() from None
+            if status in _TRANSIENT_STATUS:
+                raise self._unavailable() from None
+            raise self._to_error(key, status, error.code) from None
+        except (_TransientError, urllib3.exceptions.HTTPError, ServerError, InvalidResponseError, ConnectionError):
+            raise self._unavailable() from None
 
-    def _down(self) -> Unavailable:
+    def _unavailable(self) -> Unavailable:
         return Unavailable(
             "the object store does not answer",
             subject=f"s3://{self.bucket}",
-            remedy="check that it runs at AWS_ENDPOINT_URL_S3; the call may be repeated",
+            remedy="check that it runs at AWS_ENDPOINT_URL_S3, then try again",
             reason="STORE_UNAVAILABLE",
         )
 
-    def _refused(self, key: str, status: int, code: str | None) -> VfmalignError:
+    def _to_error(self, key: str, status: int, code: str | None) -> VfmalignError:
         if code in _MISSING_CODES or (status == 404 and code != "NoSuchBucket"):
-            return NotFound("there is no such object", subject=self.uri(key), remedy="check the id or upload it first")
+            return NotFound("there is no such object", subject=self.uri(key), remedy="check the id, or upload it first")
         if code == "NoSuchBucket":
             return NotFound(
                 "there is no such bucket", subject=f"s3://{self.bucket}", remedy="create it, or set VFMALIGN_BUCKET"
@@ -339,18 +340,18 @@ class ObjectStore:
         if code in _CREDENTIAL_CODES or status in {401, 403}:
             metrics.store_failures.inc()
             return StoreRefused(
-                f"the object store turns this process away ({code or status})",
+                f"the object store rejects the service's credentials ({code or status})",
                 subject=f"s3://{self.bucket}",
-                remedy="its operator checks AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do there",
+                remedy="ask the operator to check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their permissions",
             )
-        return Unavailable(f"the object store answered {code or status}", subject=self.uri(key), remedy="see its log")
+        return Unavailable(f"the object store answered {code or status}", subject=self.uri(key), remedy="check its log")
 
-    def _verify(self, key: str, found: str, expected: str | None) -> None:
-        if expected is not None and found != expected:
+    def _verify(self, key: str, digest: str, expected: str | None) -> None:
+        if expected is not None and digest != expected:
             raise DigestMismatch(
-                f"its SHA-256 is {found[:12]}…, expected {expected[:12]}…",
+                f"its SHA-256 is {digest[:12]}…, expected {expected[:12]}…",
                 subject=self.uri(key),
-                remedy="the object was changed after it was recorded: restore it or record it again",
+                remedy="the object has changed since it was recorded; restore it, or create it again",
             )
 
 
@@ -358,7 +359,7 @@ def _count_failure(_: RetryCallState) -> None:
     metrics.store_failures.inc()
 
 
-def _is_passing(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     if isinstance(error, S3Error):
-        return error.response is not None and error.response.status in _PASSING_STATUS
-    return isinstance(error, _Passing | urllib3.exceptions.HTTPError | ServerError | ConnectionError)
+        return error.response is not None and error.response.status in _TRANSIENT_STATUS
+    return isinstance(error, _TransientError | urllib3.exceptions.HTTPError | ServerError | ConnectionError)

@@ -11,9 +11,9 @@ def test_a_model_without_the_channel_that_a_task_is_about_is_refused():
         TASKS[name].check_input("m", ("t2w",))
     TASKS["distortion"].check_input("m", ("dwi", "t2w"))
     TASKS["translation"].check_input("m", ("adc", "dwi", "t2w"))
-    with pytest.raises(BadOption, match="distortion is about dwi, which is no channel of provicnet_t2w's input"):
+    with pytest.raises(BadOption, match="distortion needs dwi, which provicnet_t2w does not take as input"):
         TASKS["distortion"].check_input("provicnet_t2w", ("t2w",))
-    with pytest.raises(BadOption, match="choose a model that sees t2w, dwi, adc"):
+    with pytest.raises(BadOption, match="choose a model with the modalities t2w, dwi, adc"):
         TASKS["translation"].check_input("m", ("t2w", "dwi"))
 
 

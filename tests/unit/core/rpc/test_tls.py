@@ -144,11 +144,15 @@ async def test_the_command_line_trusts_the_file_that_its_environment_names(
 @pytest.mark.parametrize(
     ("certificate", "key", "said"),
     [
-        ("tls.crt", None, "VFMALIGN_SERVER__TLS_KEY_FILE is wrong: it and the certificate's file are set together"),
-        (None, "tls.key", "VFMALIGN_SERVER__TLS_KEY_FILE is wrong: it and the certificate's file are set together"),
+        ("tls.crt", None, "VFMALIGN_SERVER__TLS_KEY_FILE is wrong: the certificate and the key must be set together"),
+        (None, "tls.key", "VFMALIGN_SERVER__TLS_KEY_FILE is wrong: the certificate and the key must be set together"),
         ("tls.crt", "absent", "VFMALIGN_SERVER__TLS_KEY_FILE is wrong: path does not point to a file"),
         ("absent", "tls.key", "VFMALIGN_SERVER__TLS_CERT_FILE is wrong: path does not point to a file"),
-        ("tls.crt", "other.pem", "VFMALIGN_SERVER__TLS_KEY_FILE is wrong: it is no PEM key"),
+        (
+            "tls.crt",
+            "other.pem",
+            "VFMALIGN_SERVER__TLS_KEY_FILE is wrong: the key file must contain the unencrypted PEM",
+        ),
     ],
 )
 def test_a_pair_that_does_not_fit_ends_the_process_with_one_sentence(

@@ -121,10 +121,10 @@ def test_digests_are_fixed_when_the_experiment_is_made(stored):
     ("change", "error", "words"),
     [
         ({"models": ("m1", "gone")}, NotFound, "gone: no such model"),
-        ({"dataset": "gone"}, NotFound, "there is no such dataset"),
+        ({"dataset": "gone"}, NotFound, "not found"),
         ({"dataset_digest": "0" * 64}, PreconditionFailed, "its digest is"),
         ({"dataset": "no-val"}, BadDataset, "'val' holds no case"),
-        ({"models": ("m1", "t2-only")}, BadOption, "distortion is about dwi, which is no channel of t2-only's input"),
+        ({"models": ("m1", "t2-only")}, BadOption, "distortion needs dwi, which t2-only does not take as input"),
     ],
 )
 def test_what_would_make_cells_fail_for_sure_is_refused(stored, change, error, words):
