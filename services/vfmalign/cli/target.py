@@ -1,4 +1,4 @@
-"""The deployment that a command works on: its addresses, its channels and its object store."""
+"""The deployment that a command works on: its addresses, its client and its object store."""
 
 from __future__ import annotations
 
@@ -9,24 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-import grpc
-from pydantic import Field
-
 from vfmalign.cli.local.state_directory import StackState, StateDirectory
+from vfmalign.client import AsyncClient
+from vfmalign.client.settings import load_client_settings
 from vfmalign.core.domain.errors import BadOption, Unavailable
-from vfmalign.core.rpc.channels import connect
-from vfmalign.core.runtime.settings import PeerSettings, StoreSettings, load
+from vfmalign.core.runtime.settings import StoreSettings, load
 from vfmalign.core.storage.object_store import ObjectStore
 
 _T = TypeVar("_T")
-
-
-class ClientSettings(PeerSettings):
-    """Addresses of a deployment. If they are set, the commands use it instead of the local stack."""
-
-    features_address: str = Field(default="", description="host:port of the feature service")
-    mmd_address: str = Field(default="", description="host:port of the MMD service")
-    finetuning_address: str = Field(default="", description="host:port of the finetuning service")
 
 
 @dataclass(frozen=True)
@@ -50,7 +40,7 @@ class Target:
         Raises:
             BadOption: the environment names only some of the services.
         """
-        settings = load(ClientSettings)
+        settings = load_client_settings()
         addresses = {
             "features": settings.features_address,
             "mmd": settings.mmd_address,
@@ -104,11 +94,17 @@ class Target:
         """Returns the variables with which another process reaches the object storage, beside those of this one."""
         return {} if self.local is None or self.local.store is None else self.local.store.to_environment()
 
-    def call(self, service: str, work: Callable[[grpc.aio.Channel], Awaitable[_T]]) -> _T:
-        """Run asynchronous work on a channel to one service. Failed calls raise the errors of `core.domain.errors`."""
+    def run(self, work: Callable[[AsyncClient], Awaitable[_T]]) -> _T:
+        """Run asynchronous work with a client. Failed calls raise the errors of `core.domain.errors`."""
 
         async def run() -> _T:
-            async with connect(self.addresses[service], ca_file=self.ca_file) as channel:
-                return await work(channel)
+            client = AsyncClient(
+                features_address=self.addresses["features"],
+                mmd_address=self.addresses["mmd"],
+                finetuning_address=self.addresses["finetuning"],
+                ca_file=self.ca_file,
+            )
+            async with client:
+                return await work(client)
 
         return asyncio.run(run())

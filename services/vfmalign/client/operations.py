@@ -27,6 +27,7 @@ from vfmalign.v1 import (
 RECONNECT_S = 300.0
 """Seconds that a service may be unreachable before `watch` and `wait` give up."""
 _PAUSE_S = 1.0
+_MAX_PAGE_SIZE = 1000
 
 T = TypeVar("T")
 
@@ -67,20 +68,24 @@ class AsyncOperationsClient(Generic[T]):
         """
         return self._unpack(await self._call(f"Get{self.NOUN}", self._id(operation_id)))
 
-    async def list(self, states: Sequence[str] = ()) -> list[T]:
-        """Lists operations, newest first: every page.
+    async def list(self, states: Sequence[str] = (), *, limit: int | None = None) -> list[T]:
+        """Lists operations, newest first: every page, or the newest `limit` operations.
 
         Args:
             states: labels such as `running`; all where empty.
+            limit: positive; no limit where None.
         """
         prefix = f"{self.NOUN.upper()}_STATE_"
         numbers = [getattr(self.MESSAGES, prefix + state.upper()) for state in states]
         operations: list[T] = []
         token = ""
         while True:
-            page = await self._call(f"List{self.NOUN}s", {"page_token": token, "states": numbers})
+            page_size = 0 if limit is None else min(limit - len(operations), _MAX_PAGE_SIZE)
+            fields = {"page_size": page_size, "page_token": token, "states": numbers}
+            page = await self._call(f"List{self.NOUN}s", fields)
             operations += [self._convert(message) for message in getattr(page, f"{self.NOUN.lower()}s")]
-            if not (token := page.next_page_token):
+            token = page.next_page_token
+            if not token or len(operations) == limit:
                 return operations
 
     async def cancel(self, operation_id: str) -> T:

@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-import grpc
 import typer
 from rich.console import RenderableType
 
@@ -34,7 +33,7 @@ from vfmalign.cli.options import (
     new_id,
     with_recipe,
 )
-from vfmalign.cli.resources import CHECKS, JOBS
+from vfmalign.cli.resources import CHECKS
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.check_tables import show_check
 from vfmalign.cli.views.enum_labels import label
@@ -42,6 +41,7 @@ from vfmalign.cli.views.follow import follow_check
 from vfmalign.cli.views.gate_tables import gate_to_json_dict, observe, show_gate
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_checks
+from vfmalign.client import AsyncClient
 from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import BadOption, NotFound, PreconditionFailed
 from vfmalign.v1 import alignment_pb2, finetuning_pb2
@@ -155,14 +155,14 @@ def report(
 def list_jobs_of_check(target: Target, check: alignment_pb2.Check) -> list[finetuning_pb2.Job]:
     """Returns those jobs of a check that exist."""
 
-    async def call(channel: grpc.aio.Channel) -> list[finetuning_pb2.Job]:
+    async def call(client: AsyncClient) -> list[finetuning_pb2.Job]:
         jobs = []
         for job_id in check.job_ids:
             with suppress(NotFound):
-                jobs.append(await JOBS.get_on(channel, job_id))
+                jobs.append(await client.jobs.get(job_id))
         return jobs
 
-    return target.call("finetuning", call)
+    return target.run(call)
 
 
 def watch_check(target: Target, check_id: str, output: Output) -> alignment_pb2.Check:

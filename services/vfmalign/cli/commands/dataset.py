@@ -22,7 +22,8 @@ from vfmalign.cli.options import HomeOption, JsonOption, SeedOption, new_id
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_fields, new_table
-from vfmalign.core.domain.artifacts import SPLITS, Dataset, Split, is_id
+from vfmalign.client.messages.features import Dataset
+from vfmalign.core.domain.artifacts import SPLITS, Split, is_id
 from vfmalign.core.domain.errors import BadOption
 
 app = new_group("Import, generate, list and show datasets.")
@@ -63,14 +64,14 @@ def import_(
         from vfmalign.imaging.datasets.importer import import_folder
 
     output, state_directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
-    store = Target.find(state_directory).store
+    target = Target.find(state_directory)
     state_directory.create()
     mapping = mapping or state_directory.private / "mapping.csv"
     name = _check_id(dataset_id or new_id("dataset"))
     with _progress_bar(output) as progress:
-        dataset = import_folder(
+        import_folder(
             directory,
-            store,
+            target.store,
             name,
             mapping_path=mapping,
             salt=load_salt(state_directory.private / "salt"),
@@ -80,7 +81,7 @@ def import_(
             seed=seed,
             progress=progress,
         )
-    output.emit(_to_json_dict(dataset) | {"mapping": str(mapping)}, *_show(dataset))
+    dataset = _emit_dataset(target, name, output, mapping=str(mapping))
     output.note(f"{mapping} maps the ids to your folders; it is readable by you only and stays on this machine")
     if not dataset.held_out:
         output.note("there is only one patient: it is in train, val and test, so nothing is held out", "yellow")
@@ -103,30 +104,28 @@ def phantoms(
         from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 
     output = Output.to_terminal(as_json=as_json)
-    store = Target.find(StateDirectory(home)).store
+    target = Target.find(StateDirectory(home))
     counts: dict[Split, int] = {"pretrain": pretrain, "train": train, "val": val, "test": test}
     name = _check_id(dataset_id or f"phantoms-{seed}")
     with _progress_bar(output) as progress:
-        dataset = synthesise_dataset(store, name, seed, counts, progress=progress)
-    output.emit(_to_json_dict(dataset), *_show(dataset))
+        synthesise_dataset(target.store, name, seed, counts, progress=progress)
+    _emit_dataset(target, name, output)
 
 
 @app.command("list")
 def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """List the datasets."""
-    from vfmalign.core.storage.datasets import load_dataset
-
     output = Output.to_terminal(as_json=as_json)
-    store = Target.find(StateDirectory(home)).store
-    names = [key.split("/")[1] for key in store.list("datasets/") if key.endswith("/dataset.json")]
-    datasets = [load_dataset(store, name) for name in names]
+    response = Target.find(StateDirectory(home)).run(lambda client: client.features.list_datasets())
+    for unreadable in response.unreadable:
+        output.note(f"dataset {unreadable.id} cannot be read: {unreadable.message}", "yellow")
     rows = new_table("Datasets", "dataset", "content", *SPLITS, "held out", "digest", numbers=SPLITS)
-    for dataset in datasets:
-        counts = [str(len(dataset.split(split))) for split in SPLITS]
-        rows.add_row(
-            dataset.id, _describe_content(dataset), *counts, "yes" if dataset.held_out else "no", dataset.digest()[:12]
-        )
-    output.emit({"datasets": [_to_json_dict(dataset) for dataset in datasets]}, rows)
+    for dataset in response.datasets:
+        cases = {size.split: size.cases for size in dataset.splits}
+        counts = [str(cases.get(split, 0)) for split in SPLITS]
+        held_out = "yes" if dataset.held_out else "no"
+        rows.add_row(dataset.dataset_id, _describe_content(dataset), *counts, held_out, dataset.dataset_digest[:12])
+    output.emit({"datasets": [_to_json_dict(dataset) for dataset in response.datasets]}, rows)
 
 
 @app.command()
@@ -136,11 +135,15 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one dataset."""
-    from vfmalign.core.storage.datasets import load_dataset
+    output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
+    _emit_dataset(target, _check_id(dataset_id), output)
 
-    output = Output.to_terminal(as_json=as_json)
-    dataset = load_dataset(Target.find(StateDirectory(home)).store, _check_id(dataset_id))
-    output.emit(_to_json_dict(dataset), *_show(dataset))
+
+def _emit_dataset(target: Target, dataset_id: str, output: Output, **fields: str) -> Dataset:
+    """Write a stored dataset, with further fields of the JSON document; returns the dataset."""
+    dataset = target.run(lambda client: client.features.get_dataset(dataset_id))
+    output.emit(_to_json_dict(dataset) | fields, *_show(dataset))
+    return dataset
 
 
 def _check_id(dataset_id: str) -> str:
@@ -164,17 +167,13 @@ def _parse_shares(texts: list[str]) -> dict[Split, float]:
 
 
 def _to_json_dict(dataset: Dataset) -> dict[str, Any]:
-    splits = {
-        split: {"cases": len(cases), "patients": len({case.group for case in cases})}
-        for split in SPLITS
-        for cases in [dataset.split(split)]
-    }
+    sizes = {size.split: {"cases": size.cases, "patients": size.patients} for size in dataset.splits}
     return {
-        "dataset": dataset.id,
-        "digest": dataset.digest(),
+        "dataset": dataset.dataset_id,
+        "digest": dataset.dataset_digest,
         "held_out": dataset.held_out,
         "phantom": dataset.phantom,
-        "splits": splits,
+        "splits": {split: sizes.get(split, {"cases": 0, "patients": 0}) for split in SPLITS},
     }
 
 
@@ -189,7 +188,7 @@ def _show(dataset: Dataset) -> list[RenderableType]:
         rows.add_row(split, str(counts["cases"]), str(counts["patients"]))
     held_out = "yes" if dataset.held_out else "no: the same case is in several splits"
     facts = {"content": _describe_content(dataset), "digest": content["digest"], "held out": held_out}
-    return [list_fields(f"Dataset {dataset.id}", facts), rows, *([_PHANTOM_NOTE] if dataset.phantom else [])]
+    return [list_fields(f"Dataset {dataset.dataset_id}", facts), rows, *([_PHANTOM_NOTE] if dataset.phantom else [])]
 
 
 @contextmanager

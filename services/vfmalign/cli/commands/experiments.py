@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-import grpc
 import typer
 from rich.console import RenderableType
 
@@ -30,13 +29,14 @@ from vfmalign.cli.options import (
     new_id,
     with_recipe,
 )
-from vfmalign.cli.resources import CHECKS, EXPERIMENTS
+from vfmalign.cli.resources import EXPERIMENTS
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.enum_labels import label
 from vfmalign.cli.views.experiment_tables import show_experiment
 from vfmalign.cli.views.follow import follow_experiment
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_experiments
+from vfmalign.client import AsyncClient
 from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import NotFound
 from vfmalign.core.domain.tasks import TASKS
@@ -132,14 +132,14 @@ def list_results(target: Target, experiment: experiment_pb2.Experiment) -> dict[
     """Returns the results of the experiment's checks that succeeded, by check id."""
     succeeded = [cell.check_id for cell in experiment.cells if label(cell, "state") == "succeeded"]
 
-    async def call(channel: grpc.aio.Channel) -> dict[str, alignment_pb2.CheckResult]:
+    async def call(client: AsyncClient) -> dict[str, alignment_pb2.CheckResult]:
         results = {}
         for check_id in succeeded:
             with suppress(NotFound):
-                results[check_id] = (await CHECKS.get_on(channel, check_id)).result
+                results[check_id] = (await client.checks.get(check_id)).result
         return results
 
-    return target.call("finetuning", call)
+    return target.run(call)
 
 
 def watch_experiment(target: Target, experiment_id: str, output: Output) -> experiment_pb2.Experiment:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import grpc
 import typer
 
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import DatasetArgument, HomeOption, JsonOption, LayerOption, SeedOption
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.enum_labels import get_labels, parse
+from vfmalign.cli.views.enum_labels import check_choice
 from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_fields
+from vfmalign.client import AsyncClient
+from vfmalign.client.features import ExtractedFeatureSet
+from vfmalign.client.messages.features import ExtractDatasetRequest, ExtractDatasetResponse
+from vfmalign.core.domain.artifacts import SPLITS
 from vfmalign.core.domain.documents import pluralise, to_json_dict
-from vfmalign.core.domain.errors import Internal
 from vfmalign.core.domain.tasks import get_task_spec
-from vfmalign.v1 import common_pb2, features_pb2, features_pb2_grpc
 
-SplitOption = Annotated[str, typer.Option("--split", help=f"Split: {', '.join(get_labels(common_pb2.Split))}.")]
+SplitOption = Annotated[str, typer.Option("--split", help=f"Split: {', '.join(SPLITS)}.")]
 InputTaskOption = Annotated[str, typer.Option("--task", help="Use the input transform of this task; none by default.")]
 RandomOption = Annotated[bool, typer.Option("--random", help="Use random weights of the model's architecture.")]
 
@@ -38,28 +39,28 @@ def extract(
 ) -> None:
     """Extract the features of a dataset's split. Cases whose features are stored already are not computed again."""
     output = Output.to_terminal(as_json=as_json)
-    request = features_pb2.ExtractDatasetRequest(
+    check_choice(split, SPLITS, "--split")
+    request = ExtractDatasetRequest(
         model_id=model,
         dataset_id=dataset,
-        split=parse(common_pb2.Split, split, "--split"),
-        layers=layer or (),
+        split=split,
+        layers=tuple(layer or ()),
         input_transform=get_task_spec(task).input_transform if task else "",
-        initialisation=features_pb2.INITIALISATION_RANDOM if random else features_pb2.INITIALISATION_CHECKPOINT,
+        initialisation="random" if random else "checkpoint",
         initialisation_seed=seed if random else 0,
     )
 
-    async def call(channel: grpc.aio.Channel) -> features_pb2.ExtractDatasetResponse:
+    async def call(client: AsyncClient) -> ExtractedFeatureSet:
         with View(output) as view:
-            async for event in features_pb2_grpc.FeatureServiceStub(channel).ExtractDataset(request):
-                if event.WhichOneof("event") == "feature_set":
-                    return event
-                view.show_bar("extraction", f"extracting {split}", event.progress)
-        raise Internal("the feature service ended its stream without a feature set", subject="FeatureService")
+            return await client.features.extract_dataset(
+                request, lambda progress: view.show_bar("extraction", f"extracting {split}", progress)
+            )
 
-    response = Target.find(StateDirectory(home)).call("features", call)
-    feature_set, cost = response.feature_set, response.cost
+    result = Target.find(StateDirectory(home)).run(call)
+    feature_set, cost = result.feature_set, result.cost
+    message = ExtractDatasetResponse(feature_set=feature_set, cost=cost, computed_cases=result.computed_cases)
     output.emit(
-        to_json_dict(response),
+        to_json_dict(message.to_proto()),
         list_fields(
             f"Feature set {feature_set.feature_set_id}",
             {
@@ -67,7 +68,7 @@ def extract(
                 "layers": ", ".join(f"{item.name} ({item.channels})" for item in feature_set.layers),
                 "manifest": feature_set.manifest.uri,
                 "weights": feature_set.checkpoint_sha256,
-                "computed now": f"{pluralise(response.computed_cases, 'case')} on {cost.device}",
+                "computed now": f"{pluralise(result.computed_cases, 'case')} on {cost.device}",
                 "stages": ", ".join(f"{timing.stage} {timing.seconds:.2f} s" for timing in cost.stages) or "none",
             },
         ),

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-import grpc
 import typer
 from google.protobuf.message import Message
 from rich.console import RenderableType
@@ -15,9 +14,10 @@ from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption, LimitOption, StateOption
 from vfmalign.cli.resources import Resource
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.enum_labels import label
+from vfmalign.cli.views.enum_labels import STATES, check_choice, label
 from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
+from vfmalign.client import AsyncClient
 from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import PreconditionFailed
 from vfmalign.v1 import common_pb2
@@ -39,8 +39,9 @@ def add_list_and_cancel(
         as_json: JsonOption = False,
     ) -> None:
         output = Output.to_terminal(as_json=as_json)
-        states = resource.parse_states(state or ())
-        resources = resource.list(Target.find(StateDirectory(home)), states, limit)
+        for name in state or ():
+            check_choice(name, STATES, "--state")
+        resources = resource.list(Target.find(StateDirectory(home)), state or (), limit)
         output.emit({f"{noun}s": [to_json_dict(item) for item in resources]}, list_table(resources))
 
     def cancel(
@@ -62,12 +63,12 @@ def follow(
     resource: Resource[M],
     resource_id: str,
     output: Output,
-    follow_on: Callable[[grpc.aio.Channel, str, View], Awaitable[M]],
+    follow_on: Callable[[AsyncClient, str, View], Awaitable[M]],
 ) -> M:
     """Follow a resource until it has ended. Ctrl-C leaves it running and prints how to continue."""
     try:
         with View(output) as view:
-            return target.call("finetuning", lambda channel: follow_on(channel, resource_id, view))
+            return target.run(lambda client: follow_on(client, resource_id, view))
     except KeyboardInterrupt:
         output.note(
             f"\n{resource.noun} {resource_id} continues; follow it with `vfmalign watch {resource_id}`, "

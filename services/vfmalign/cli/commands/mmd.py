@@ -4,30 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
-import grpc
 import typer
 
-from vfmalign.cli.arrays import parse_sample, to_sources
+from vfmalign.cli.arrays import parse_sample, upload_large_samples
 from vfmalign.cli.local.comparison_process import compare_in_subprocess
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption, LayerOption, LevelOption, SeedOption
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.comparison_tables import comparison
-from vfmalign.cli.views.enum_labels import get_labels, parse
+from vfmalign.cli.views.enum_labels import check_choice
 from vfmalign.cli.views.output import Output
+from vfmalign.client.messages.mmd import (
+    BandwidthRule,
+    ComputeOptions,
+    ComputeResponse,
+    Estimator,
+    Kernel,
+    KernelFamily,
+    Measure,
+    Pairing,
+    Precision,
+    TestMethod,
+    TestOptions,
+)
 from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.storage.arrays import NPY
-from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 TIMEOUT_S = 3600.0
 _WITHOUT_BANDWIDTH = ("polynomial", "linear")
-
-
-def _choices(enum: object) -> str:
-    return ", ".join(get_labels(enum))
+_NAMES = {"x": "A", "y": "B", "reference": "--reference"}
+"""Names of the arguments by the field of the request, for errors."""
 
 
 SampleArgument = Annotated[str, typer.Argument(help="Id of a feature set, or a .npy file of shape (rows, channels).")]
@@ -40,13 +49,13 @@ SigmaOption = Annotated[float | None, typer.Option(help="Fixed bandwidth, instea
 BandwidthOption = Annotated[
     str | None,
     typer.Option(
-        help=f"Bandwidth rule: {_choices(mmd_pb2.BandwidthRule)}. A pooled median grows with the shift it measures."
+        help=f"Bandwidth rule: {', '.join(get_args(BandwidthRule))}. A pooled median grows with the shift it measures."
     ),
 ]
-KernelOption = Annotated[str, typer.Option(help=f"Kernel: {_choices(mmd_pb2.KernelFamily)}.")]
+KernelOption = Annotated[str, typer.Option(help=f"Kernel: {', '.join(get_args(KernelFamily))}.")]
 EstimatorOption = Annotated[
     str | None,
-    typer.Option(help=f"Estimator: {_choices(mmd_pb2.Estimator)}. By default the unbiased one for the pairing."),
+    typer.Option(help=f"Estimator: {', '.join(get_args(Estimator))}. By default the unbiased one for the pairing."),
 ]
 PrecisionOption = Annotated[
     str | None,
@@ -55,7 +64,7 @@ PrecisionOption = Annotated[
 BlockRowsOption = Annotated[int, typer.Option(min=0, help="Rows per block; 0 for the square root of the rows.")]
 FrequenciesOption = Annotated[int, typer.Option(min=0, help="Frequencies of random_fourier; 0 for 1,024.")]
 MeasureOption = Annotated[
-    str, typer.Option(help=f"Further measures, separated by commas: {_choices(mmd_pb2.Measure)}.")
+    str, typer.Option(help=f"Further measures, separated by commas: {', '.join(get_args(Measure))}.")
 ]
 PermutationsOption = Annotated[int, typer.Option(min=0, max=100_000, help="Permutations of the test; 0 for no test.")]
 WildBootstrapOption = Annotated[
@@ -101,70 +110,71 @@ def mmd(
     Give either --paired or --independent: the pairing decides which estimator is unbiased. Arrays that are too large
     for one message are uploaded to the deployment's bucket and stay there.
     """
-    request = mmd_pb2.ComputeRequest(
+    options = ComputeOptions(
         pairing=_to_pairing(paired=paired, independent=independent),
-        layers=layer or (),
+        layers=tuple(layer or ()),
         interval_level=level,
         block_rows=block_rows,
         frequencies=frequencies,
         kernel=_to_kernel(kernel, bandwidth, sigma),
-        measures=[parse(mmd_pb2.Measure, name, "--measure") for name in measure.split(",") if measure],
-        estimator=None if estimator is None else parse(mmd_pb2.Estimator, estimator, "--estimator"),
-        precision=None if precision is None else parse(mmd_pb2.Precision, precision, "--precision"),
+        measures=tuple(_choose(name, Measure, "--measure") for name in measure.split(",") if measure),
+        estimator=None if estimator is None else _choose(estimator, Estimator, "--estimator"),
+        precision=None if precision is None else _choose(precision, Precision, "--precision"),
         test=_to_test(permutations, seed, aggregated=aggregated, wild_bootstrap=wild_bootstrap),
     )
     output, samples = Output.to_terminal(as_json=as_json), {"x": a, "y": b}
     if reference is not None:
         samples["reference"] = reference
-    elif request.kernel.bandwidth_rule == mmd_pb2.BANDWIDTH_RULE_REFERENCE_MEDIAN:
+    elif options.kernel is not None and options.kernel.bandwidth_rule == "reference_median":
         samples["reference"] = a
     compare = _compare_locally if local else _compare_on_service
-    response = compare(request, samples, home, output, timeout)
+    response = compare(options, samples, home, output, timeout)
     if reference is None and "reference" in samples:
         output.note("A is also the reference for scale and bandwidth; choose another one with --reference", "dim")
-    output.emit(to_json_dict(response), *comparison(response))
+    output.emit(to_json_dict(response.to_proto()), *comparison(response))
 
 
 def _compare_on_service(
-    request: mmd_pb2.ComputeRequest, samples: Mapping[str, str], home: Path, output: Output, timeout_s: float
-) -> mmd_pb2.ComputeResponse:
-    # The reference is often A itself: parsed once, it is sent once.
-    parsed = {
-        text: parse_sample(text, {"x": "A", "y": "B"}.get(name, "--reference"))
-        for name, text in reversed(list(samples.items()))
-    }
+    options: ComputeOptions, samples: Mapping[str, str], home: Path, output: Output, timeout_s: float
+) -> ComputeResponse:
+    # The reference is often A itself: read once, it is uploaded once.
+    arrays = {text: parse_sample(text, _NAMES[field]) for field, text in reversed(list(samples.items()))}
     target = Target.find(StateDirectory(home))
-    sources = to_sources([parsed[text] for text in samples.values()], target, lambda text: output.note(text, "dim"))
-    for name, source in zip(samples, sources, strict=True):
-        getattr(request, name).CopyFrom(source)
-
-    async def compute(channel: grpc.aio.Channel) -> mmd_pb2.ComputeResponse:
-        return await mmd_pb2_grpc.MmdServiceStub(channel).Compute(request, timeout=timeout_s)
-
-    return target.call("mmd", compute)
+    to_send = upload_large_samples(
+        {_NAMES[field]: arrays[text] for field, text in samples.items()}, target, lambda text: output.note(text, "dim")
+    )
+    arguments: dict[str, Any] = {name: getattr(options, name) for name in ComputeOptions.model_fields}
+    arguments |= {field: to_send[_NAMES[field]] for field in samples}
+    return target.run(lambda client: client.mmd.compute(**arguments, timeout_s=timeout_s))
 
 
 def _compare_locally(
-    request: mmd_pb2.ComputeRequest, samples: Mapping[str, str], home: Path, output: Output, timeout_s: float
-) -> mmd_pb2.ComputeResponse:
+    options: ComputeOptions, samples: Mapping[str, str], home: Path, output: Output, timeout_s: float
+) -> ComputeResponse:
     environment: Mapping[str, str] = {}
     if not all(text.endswith(NPY) for text in samples.values()):
         environment = Target.find(StateDirectory(home)).get_store_environment()
     with output.err.status("comparing"):
-        return compare_in_subprocess(request, samples, environment, timeout_s)
+        return compare_in_subprocess(options, samples, environment, timeout_s)
 
 
-def _to_pairing(*, paired: bool, independent: bool) -> mmd_pb2.Pairing:
+def _choose(text: str, choices: Any, option: str) -> Any:
+    """Returns a text that is one of the values of a `Literal`; raises `BadOption` for another one."""
+    check_choice(text, get_args(choices), option)
+    return text
+
+
+def _to_pairing(*, paired: bool, independent: bool) -> Pairing:
     if paired == independent:
         raise BadOption(
             "give exactly one of --paired and --independent",
             field="pairing",
             remedy="use --paired for the same cases before and after, --independent for different cases",
         )
-    return mmd_pb2.PAIRING_PAIRED if paired else mmd_pb2.PAIRING_INDEPENDENT
+    return "paired" if paired else "independent"
 
 
-def _to_test(permutations: int, seed: int, *, aggregated: bool, wild_bootstrap: bool) -> mmd_pb2.TestOptions | None:
+def _to_test(permutations: int, seed: int, *, aggregated: bool, wild_bootstrap: bool) -> TestOptions | None:
     if permutations == 0:
         if aggregated or wild_bootstrap:
             raise BadOption(
@@ -173,22 +183,21 @@ def _to_test(permutations: int, seed: int, *, aggregated: bool, wild_bootstrap: 
                 remedy="remove one of the options",
             )
         return None
-    method = mmd_pb2.TEST_METHOD_WILD_BOOTSTRAP if wild_bootstrap else mmd_pb2.TEST_METHOD_PERMUTATION
-    return mmd_pb2.TestOptions(permutations=permutations, seed=seed, aggregated=aggregated, method=method)
+    method: TestMethod = "wild_bootstrap" if wild_bootstrap else "permutation"
+    return TestOptions(permutations=permutations, seed=seed, aggregated=aggregated, method=method)
 
 
-def _to_kernel(kernel: str, bandwidth: str | None, sigma: float | None) -> mmd_pb2.Kernel:
-    family = parse(mmd_pb2.KernelFamily, kernel, "--kernel")
+def _to_kernel(kernel: str, bandwidth: str | None, sigma: float | None) -> Kernel:
+    family = _choose(kernel, KernelFamily, "--kernel")
     if kernel in _WITHOUT_BANDWIDTH:
         if bandwidth is not None or sigma is not None:
             raise BadOption(
                 f"the {kernel} kernel has no bandwidth", field="--kernel", remedy="remove --sigma and --bandwidth"
             )
-        return mmd_pb2.Kernel(family=family)
-    rule = bandwidth or ("reference_median" if sigma is None else "fixed")
-    bandwidth_rule = parse(mmd_pb2.BandwidthRule, rule, "--bandwidth")
+        return Kernel(family=family)
+    rule = _choose(bandwidth or ("reference_median" if sigma is None else "fixed"), BandwidthRule, "--bandwidth")
     if (rule == "fixed") != (sigma is not None):
         raise BadOption(
             "fixed needs --sigma, and a median takes none", field="--bandwidth", remedy="remove one of the two options"
         )
-    return mmd_pb2.Kernel(family=family, bandwidth_rule=bandwidth_rule, fixed_sigma=sigma)
+    return Kernel(family=family, bandwidth_rule=rule, fixed_sigma=sigma or 0.0)

@@ -6,7 +6,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import grpc
 import typer
 
 from vfmalign.cli.commands.jobs import JobOption, create_job
@@ -29,7 +28,7 @@ from vfmalign.cli.views.tables import list_models, show_model
 from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.v1 import features_pb2, features_pb2_grpc, finetuning_pb2
+from vfmalign.v1 import features_pb2, finetuning_pb2
 
 T = TypeVar("T", int, float)
 
@@ -71,11 +70,16 @@ ImportObjectiveOption = Annotated[
 def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """List the published models and the supported architectures."""
     output = Output.to_terminal(as_json=as_json)
-    models, architectures = Target.find(StateDirectory(home)).call("features", _list_all)
+    response = Target.find(StateDirectory(home)).run(lambda client: client.features.list_models())
+    for unreadable in response.unreadable:
+        output.note(f"model {unreadable.id} cannot be read: {unreadable.message}", "yellow")
     output.emit(
-        {"models": [to_json_dict(model) for model in models], "architectures": architectures},
-        list_models(models),
-        f"architectures: {', '.join(architectures)}",
+        {
+            "models": [to_json_dict(model.to_proto()) for model in response.models],
+            "architectures": list(response.architectures),
+        },
+        list_models(response.models),
+        f"architectures: {', '.join(response.architectures)}",
     )
 
 
@@ -83,13 +87,8 @@ def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
 def show(model_id: ModelArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """Show the card of one model."""
     output = Output.to_terminal(as_json=as_json)
-
-    async def call(channel: grpc.aio.Channel) -> features_pb2.Model:
-        request = features_pb2.GetModelRequest(model_id=model_id)
-        return (await features_pb2_grpc.FeatureServiceStub(channel).GetModel(request)).model
-
-    model = Target.find(StateDirectory(home)).call("features", call)
-    output.emit(to_json_dict(model), show_model(model))
+    model = Target.find(StateDirectory(home)).run(lambda client: client.features.get_model(model_id))
+    output.emit(to_json_dict(model.to_proto()), show_model(model))
 
 
 @app.command("import")
@@ -202,16 +201,3 @@ def _parse_three(text: str, kind: type[T], option: str) -> tuple[T, T, T] | None
             f"{text[:32]!r} is not three numbers", field=option, remedy="use D,H,W, such as 64,224,224"
         ) from None
     return d, h, w
-
-
-async def _list_all(channel: grpc.aio.Channel) -> tuple[list[features_pb2.Model], list[str]]:
-    """Returns all models and the supported architectures."""
-    stub = features_pb2_grpc.FeatureServiceStub(channel)
-    models: list[features_pb2.Model] = []
-    token = ""
-    while True:
-        page = await stub.ListModels(features_pb2.ListModelsRequest(page_token=token))
-        models += page.models
-        token = page.next_page_token
-        if not token:
-            return models, list(page.architectures)

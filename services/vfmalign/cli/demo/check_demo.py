@@ -187,7 +187,7 @@ def _run_check(target: Target, plan: DemoPlan, output: Output, directory: StateD
     )
     CHECKS.create(target, plan.check, spec)
     with View(output) as view:
-        check = target.call("finetuning", lambda channel: follow_check(channel, plan.check, view))
+        check = target.run(lambda client: follow_check(client, plan.check, view))
     if label(check, "state") != "succeeded":
         raise to_error(plan.check, check.failure, check.status, directory)
     return check

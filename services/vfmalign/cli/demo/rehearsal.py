@@ -171,7 +171,7 @@ def rehearse(target: Target, directory: StateDirectory, output: Output, plan: Re
     with stopwatch.step("experiment"):
         EXPERIMENTS.create(target, plan.experiment, plan.spec())
         with View(output) as view:
-            experiment = target.call("finetuning", lambda channel: follow_experiment(channel, plan.experiment, view))
+            experiment = target.run(lambda client: follow_experiment(client, plan.experiment, view))
     if label(experiment, "state") != "succeeded":
         raise to_error(plan.experiment, experiment.failure, experiment.status, directory)
     output.note(

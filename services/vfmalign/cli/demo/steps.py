@@ -137,7 +137,7 @@ def pretrain(target: Target, models: Sequence[Pretraining], output: Output, dire
 
 def _follow(target: Target, job_id: str, output: Output) -> finetuning_pb2.Job:
     with View(output) as view:
-        return target.call("finetuning", lambda channel: follow_job(channel, job_id, view))
+        return target.run(lambda client: follow_job(client, job_id, view))
 
 
 def to_error(

@@ -10,25 +10,25 @@ from collections.abc import Mapping
 from google.protobuf.json_format import MessageToJson, Parse
 
 from vfmalign.cli.extras import require_modules
+from vfmalign.client.messages.mmd import ComputeOptions, ComputeResponse
 from vfmalign.core.domain.errors import Cancelled, Exhausted, InvalidInput, Unavailable, VfmalignError
 from vfmalign.v1 import mmd_pb2
 
 MODULES = ("torch", "scipy", "vfmalign.mmd")
-_PAIRINGS = {mmd_pb2.PAIRING_PAIRED: "paired", mmd_pb2.PAIRING_INDEPENDENT: "independent"}
 _ERRORS: dict[int, type[VfmalignError]] = {1: Unavailable, 2: InvalidInput, 3: Exhausted, 130: Cancelled}
 """Classes of errors by the exit code of the subprocess."""
 
 
 def compare_in_subprocess(
-    request: mmd_pb2.ComputeRequest,
+    options: ComputeOptions,
     samples: Mapping[str, str],
     environment: Mapping[str, str],
     timeout_s: float,
-) -> mmd_pb2.ComputeResponse:
+) -> ComputeResponse:
     """Compare two samples in a subprocess.
 
     Args:
-        request: the options; its samples are empty.
+        options: what to compute.
         samples: `x`, `y` and perhaps `reference`: each a .npy file or the id of a stored feature set.
         environment: variables beside those of this process, such as the object store's.
         timeout_s: seconds after which the subprocess is killed.
@@ -38,15 +38,14 @@ def compare_in_subprocess(
         VfmalignError: the subprocess failed, with the message that it printed.
     """
     require_modules("mmd", "a local comparison", MODULES)
-    options = mmd_pb2.ComputeRequest()
-    options.CopyFrom(request)
-    options.ClearField("pairing")
-    arguments = [samples["x"], samples["y"], f"--pairing={_PAIRINGS[request.pairing]}"]
+    request: mmd_pb2.ComputeRequest = options.to_proto()
+    request.ClearField("pairing")  # an argument of its own
+    arguments = [samples["x"], samples["y"], f"--pairing={options.pairing}"]
     if "reference" in samples:
         arguments.append(f"--reference={samples['reference']}")
     try:
         completed = subprocess.run(
-            [sys.executable, "-m", "vfmalign.mmd.comparison", *arguments, f"--options={MessageToJson(options)}"],
+            [sys.executable, "-m", "vfmalign.mmd.comparison", *arguments, f"--options={MessageToJson(request)}"],
             env={**os.environ, **environment},
             capture_output=True,
             text=True,
@@ -59,7 +58,7 @@ def compare_in_subprocess(
         ) from None
     if completed.returncode != 0:
         raise _to_error(completed.returncode, completed.stderr)
-    return Parse(completed.stdout, mmd_pb2.ComputeResponse())
+    return ComputeResponse.from_proto(Parse(completed.stdout, mmd_pb2.ComputeResponse()))
 
 
 def _to_error(code: int, stderr: str) -> VfmalignError:

@@ -122,4 +122,4 @@ def _check_service(name: str, target: Target) -> str:
     if health != "serving":
         log = f"read logs/{name}.log in the state folder" if target.local is not None else "read the service's log"
         raise Unavailable(f"its health is `{health}`", subject=address, remedy=log)
-    return f"{address} serves; {probes.call(name, address, target.ca_file)}"
+    return f"{address} serves; {probes.call(name, target)}"

@@ -17,21 +17,12 @@ import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vfmalign.cli.local import s3_server
+from vfmalign.cli.target import Target
+from vfmalign.client import AsyncClient
+from vfmalign.client.messages.mmd import Kernel
 from vfmalign.core.domain.errors import DigestMismatch, NotFound, PreconditionFailed, Unavailable
-from vfmalign.core.rpc.channels import connect
-from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.core.rpc.tls import open_channel
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.v1 import (
-    alignment_pb2,
-    alignment_pb2_grpc,
-    features_pb2,
-    features_pb2_grpc,
-    finetuning_pb2,
-    finetuning_pb2_grpc,
-    mmd_pb2,
-    mmd_pb2_grpc,
-)
 
 HEALTH_TIMEOUT_S = 3.0
 CALL_TIMEOUT_S = 20.0
@@ -57,30 +48,27 @@ def get_health(address: str, ca_file: Path | None = None) -> str:
     return asyncio.run(run())
 
 
-def call(service: str, address: str, ca_file: Path | None = None) -> str:
+def call(service: str, target: Target) -> str:
     """Make one cheap call without side effects to a service; returns what it answered.
 
     Raises:
         VfmalignError: the call failed.
     """
 
-    async def run() -> str:
-        async with connect(address, call_timeout_s=CALL_TIMEOUT_S, ca_file=ca_file) as channel:
-            if service == "features":
-                models = await features_pb2_grpc.FeatureServiceStub(channel).ListModels(
-                    features_pb2.ListModelsRequest(page_size=1)
-                )
-                return f"ListModels answers; it builds {len(models.architectures)} architectures"
-            if service == "mmd":
-                response = await mmd_pb2_grpc.MmdServiceStub(channel).Compute(_tiny_comparison())
-                return f"Compute answers, on {response.cost.device}"
-            jobs = finetuning_pb2_grpc.FineTuningServiceStub(channel)
-            await jobs.ListJobs(finetuning_pb2.ListJobsRequest(page_size=1))
-            checks = alignment_pb2_grpc.AlignmentServiceStub(channel)
-            await checks.ListChecks(alignment_pb2.ListChecksRequest(page_size=1))
-            return "ListJobs and ListChecks answer"
+    async def run(client: AsyncClient) -> str:
+        if service == "features":
+            models = await client.features.list_models()
+            return f"lists {len(models.models)} models and {len(models.architectures)} architectures"
+        if service == "mmd":
+            rows = np.eye(4, dtype=np.float32)
+            kernel = Kernel(bandwidth_rule="fixed", fixed_sigma=1.0)
+            response = await client.mmd.compute(rows, rows, pairing="paired", kernel=kernel, timeout_s=CALL_TIMEOUT_S)
+            return f"computes on {response.cost.device}"
+        await client.jobs.list(limit=1)
+        await client.checks.list(limit=1)
+        return "lists jobs and checks"
 
-    return asyncio.run(run())
+    return target.run(run)
 
 
 def check_store(store: ObjectStore) -> str:
@@ -187,14 +175,3 @@ def get_torch_device() -> str:
     if torch.cuda.is_available():
         return f"cuda:0 {torch.cuda.get_device_name(0)} (torch {torch.__version__})"
     return f"cpu, {torch.get_num_threads()} threads (torch {torch.__version__})"
-
-
-def _tiny_comparison() -> mmd_pb2.ComputeRequest:
-    features = to_tensor(np.eye(4, dtype=np.float32))
-    inline = mmd_pb2.InlineFeatures(layers=[mmd_pb2.InlineLayer(features=features)])
-    return mmd_pb2.ComputeRequest(
-        x=mmd_pb2.FeatureSource(inline=inline),
-        y=mmd_pb2.FeatureSource(inline=inline),
-        pairing=mmd_pb2.PAIRING_PAIRED,
-        kernel=mmd_pb2.Kernel(bandwidth_rule=mmd_pb2.BANDWIDTH_RULE_FIXED, fixed_sigma=1.0),
-    )

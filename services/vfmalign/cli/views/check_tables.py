@@ -16,6 +16,7 @@ from vfmalign.cli.views.tables import (
     BELOW_ERROR_BOUND,
     DEGENERATE,
     SATURATED,
+    format_mmd2,
     list_absent_reasons,
     list_fields,
     new_table,
@@ -148,11 +149,6 @@ def show_stages(stages: Sequence[alignment_pb2.CheckStage], jobs: Sequence[finet
         working = f"{training_s[stage.name]:.1f}" if stage.name in training_s else seconds
         table.add_row(stage.name, str(stage.attempts), seconds, working)
     return table
-
-
-def format_mmd2(shift: mmd_pb2.ShiftResult) -> str:
-    """Formats MMD² with its interval; ‡ marks a value below its error bound."""
-    return to_text(shift.mmd2) + ("‡" if shift.below_error_bound else "")
 
 
 def _show_head(check: alignment_pb2.Check) -> RenderableType:

@@ -8,41 +8,41 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vfmalign.cli.views.check_tables import format_mmd2
-from vfmalign.cli.views.enum_labels import label
 from vfmalign.cli.views.tables import (
     ABSENT,
     BELOW_ERROR_BOUND,
     DEGENERATE,
+    format_mmd2,
     list_absent_reasons,
     new_table,
     number,
     separate_tables,
     to_text,
 )
-from vfmalign.v1 import common_pb2, mmd_pb2
+from vfmalign.client.messages.common import Estimate
+from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, ShiftResult
 
-Column = tuple[str, Callable[[mmd_pb2.ShiftResult], str]]
+Column = tuple[str, Callable[[ShiftResult], str]]
 
 
-def comparison(response: mmd_pb2.ComputeResponse) -> list[RenderableType]:
+def comparison(response: ComputeResponse) -> list[RenderableType]:
     """Returns a comparison: MMD² per layer and scaling, further measures, and the meaning of the marks."""
     shifts = [shift for layer in response.layers for _, shift in _list_scalings(layer)]
     optional = _choose_columns(shifts)
     lines: list[RenderableType] = [_show_shifts(response, optional), *_show_measures(response)]
     if any(shift.below_error_bound for shift in shifts):
         lines.append(Text(BELOW_ERROR_BOUND, style="dim"))
-    if any(shift.mmd2.interval.degenerate for shift in shifts):
+    if any(shift.mmd2.interval is not None and shift.mmd2.interval.degenerate for shift in shifts):
         lines.append(Text(DEGENERATE, style="dim"))
     if response.backend_note:
         lines.append(Text(response.backend_note, style="dim"))
     return separate_tables([*lines, *list_absent_reasons(_list_estimates(response, shifts))])
 
 
-def _show_shifts(response: mmd_pb2.ComputeResponse, optional: Sequence[Column]) -> Table:
+def _show_shifts(response: ComputeResponse, optional: Sequence[Column]) -> Table:
     titles = [title for title, _ in optional]
     table = new_table(
-        f"MMD² ({label(response, 'estimator')}; {response.rows_x} and {response.rows_y} rows, "
+        f"MMD² ({response.estimator}; {response.rows_x} and {response.rows_y} rows, "
         f"{response.groups} groups; {response.precision} by {response.backend or 'torch'} on {response.cost.device})",
         "layer",
         "channels",
@@ -69,12 +69,12 @@ def _show_shifts(response: mmd_pb2.ComputeResponse, optional: Sequence[Column]) 
     return table
 
 
-def _list_scalings(layer: mmd_pb2.LayerResult) -> list[tuple[str, mmd_pb2.ShiftResult]]:
+def _list_scalings(layer: LayerResult) -> list[tuple[str, ShiftResult]]:
     raw = ("raw", layer.raw)
-    return [("standardised", layer.standardised), raw] if layer.HasField("standardised") else [raw]
+    return [raw] if layer.standardised is None else [("standardised", layer.standardised), raw]
 
 
-def _show_measures(response: mmd_pb2.ComputeResponse) -> list[RenderableType]:
+def _show_measures(response: ComputeResponse) -> list[RenderableType]:
     """Returns the further measures, which are taken of the standardised features if there are any."""
     if not any(layer.measures for layer in response.layers):
         return []
@@ -82,30 +82,28 @@ def _show_measures(response: mmd_pb2.ComputeResponse) -> list[RenderableType]:
         "Beside MMD²", "layer", "measure", "features", "value", "dimension", numbers=["value", "dimension"]
     )
     for layer in response.layers:
-        features = "standardised" if layer.HasField("standardised") else "raw"
+        features = "standardised" if layer.standardised is not None else "raw"
         for measure in layer.measures:
             dimension = str(measure.dimension or ABSENT)
-            table.add_row(layer.layer, label(measure, "measure"), features, to_text(measure.value), dimension)
+            table.add_row(layer.layer, measure.measure, features, to_text(measure.value), dimension)
     return [table]
 
 
-def _choose_columns(shifts: Sequence[mmd_pb2.ShiftResult]) -> list[Column]:
+def _choose_columns(shifts: Sequence[ShiftResult]) -> list[Column]:
     """Returns the columns that only some requests fill."""
     columns: list[Column] = []
-    if any(shift.aggregated_p_value.HasField("value") for shift in shifts):
+    if any(shift.aggregated_p_value.value is not None for shift in shifts):
         columns.append(("p aggregated", lambda shift: to_text(shift.aggregated_p_value)))
     if any(shift.approximation_error > 0.0 for shift in shifts):
         columns.append(("± approximation (99 %)", lambda shift: number(shift.approximation_error)))
     return columns
 
 
-def _list_estimates(
-    response: mmd_pb2.ComputeResponse, shifts: Sequence[mmd_pb2.ShiftResult]
-) -> list[common_pb2.Estimate]:
+def _list_estimates(response: ComputeResponse, shifts: Sequence[ShiftResult]) -> list[Estimate]:
     """Returns the estimates whose missing values or intervals need a reason."""
     estimates = [estimate for s in shifts for estimate in (s.mmd2, s.p_value, s.p_value_max_t)]
-    if any(shift.aggregated_p_value.HasField("value") for shift in shifts):
+    if any(shift.aggregated_p_value.value is not None for shift in shifts):
         estimates += [shift.aggregated_p_value for shift in shifts]
     # No interval is ever formed for these: only a missing value needs a reason.
     values = [measure.value for layer in response.layers for measure in layer.measures]
-    return estimates + [value for value in values if not value.HasField("value")]
+    return estimates + [value for value in values if value.value is None]

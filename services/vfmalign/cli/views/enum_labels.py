@@ -6,9 +6,11 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from vfmalign.client.messages.base import enum_labels
+from vfmalign.client.messages.base import enum_labels, get_enum_label
 from vfmalign.core.domain.errors import BadOption
 
+STATES = ("queued", "running", "succeeded", "failed", "cancelled")
+"""States of jobs, checks and experiments."""
 ENDED = ("succeeded", "failed", "cancelled")
 """States that jobs, checks and experiments do not leave again."""
 PRETRAINING_OBJECTIVES = ("masked_reconstruction", "contrastive")
@@ -22,8 +24,7 @@ def get_labels(enum: Any) -> tuple[str, ...]:
 def label(message: Message, field: str) -> str:
     """Returns the label of a message's enum field; `unknown` for a value of a newer API, or an unspecified one."""
     enum: Any = message.DESCRIPTOR.fields_by_name[field].enum_type
-    value = enum.values_by_number.get(getattr(message, field))
-    return "unknown" if value is None or value.number == 0 else enum_labels(enum)[enum.values.index(value) - 1]
+    return get_enum_label(enum, getattr(message, field)) or "unknown"
 
 
 def parse(enum: Any, text: str, option: str) -> Any:

@@ -5,27 +5,24 @@ On a terminal, running work has progress bars; what has finished is one line eac
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import TypeVar
 
-import grpc
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBars
 
-from vfmalign.cli.resources import CHECKS, EXPERIMENTS, JOBS, Resource
 from vfmalign.cli.views.enum_labels import ENDED, label
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import primary_shift, to_text
-from vfmalign.core.domain.errors import DeadlineExceeded, Internal, NotFound, Unavailable
+from vfmalign.client import AsyncClient
+from vfmalign.client.messages.common import Progress
+from vfmalign.client.operations import AsyncOperationsClient
+from vfmalign.core.domain.errors import Internal, NotFound, Unavailable
 from vfmalign.core.domain.tasks import TASKS
 from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, finetuning_pb2
 
-MAX_OUTAGE_S = 300.0
-"""How long a service may be unavailable before following it fails."""
-_RETRY_PAUSE_S = 1.0
 _MAX_DESCRIPTION = 72
 _STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow"}
 _MARKS = {"succeeded": "✓", "failed": "✗", "cancelled": "–"}
@@ -33,7 +30,7 @@ _MARKS = {"succeeded": "✓", "failed": "✗", "cancelled": "–"}
 M = TypeVar("M")
 
 
-async def follow_job(channel: grpc.aio.Channel, job_id: str, view: View) -> finetuning_pb2.Job:
+async def follow_job(client: AsyncClient, job_id: str, view: View) -> finetuning_pb2.Job:
     """Show a job until it has ended, and return it.
 
     Raises:
@@ -44,10 +41,10 @@ async def follow_job(channel: grpc.aio.Channel, job_id: str, view: View) -> fine
     async def show(job: finetuning_pb2.Job) -> None:
         view.show_job(job)
 
-    return await _follow(JOBS, channel, job_id, view.output, show)
+    return await _follow(client.jobs, job_id, view.output, show)
 
 
-async def follow_check(channel: grpc.aio.Channel, check_id: str, view: View) -> alignment_pb2.Check:
+async def follow_check(client: AsyncClient, check_id: str, view: View) -> alignment_pb2.Check:
     """Show a check and its jobs until it has ended, and return it; raises as `follow_job`."""
     ended_jobs: set[str] = set()
 
@@ -56,23 +53,23 @@ async def follow_check(channel: grpc.aio.Channel, check_id: str, view: View) -> 
             if job_id not in ended_jobs:
                 # A job that is not created yet, or missed now, is seen at the next change.
                 with suppress(NotFound, Unavailable):
-                    job = await JOBS.get_on(channel, job_id)
+                    job = await client.jobs.get(job_id)
                     view.show_job(job)
                     if label(job, "state") in ENDED:
                         ended_jobs.add(job_id)
         view.show_check(check)
 
-    return await _follow(CHECKS, channel, check_id, view.output, show)
+    return await _follow(client.checks, check_id, view.output, show)
 
 
-async def follow_experiment(channel: grpc.aio.Channel, experiment_id: str, view: View) -> experiment_pb2.Experiment:
+async def follow_experiment(client: AsyncClient, experiment_id: str, view: View) -> experiment_pb2.Experiment:
     """Show an experiment until it has ended, and return it; raises as `follow_job`."""
     shown: set[str] = set()
 
     async def get_result(cell: experiment_pb2.ExperimentCell) -> alignment_pb2.CheckResult | None:
         if label(cell, "state") == "succeeded":
             with suppress(NotFound, Unavailable):
-                check = await CHECKS.get_on(channel, cell.check_id)
+                check = await client.checks.get(cell.check_id)
                 return check.result if check.HasField("result") else None
         return None
 
@@ -83,43 +80,22 @@ async def follow_experiment(channel: grpc.aio.Channel, experiment_id: str, view:
             view.show_cell(cell, await get_result(cell), len(shown), len(experiment.cells))
         view.show_experiment(experiment)
 
-    return await _follow(EXPERIMENTS, channel, experiment_id, view.output, show)
+    return await _follow(client.experiments, experiment_id, view.output, show)
 
 
 async def _follow(
-    resource: Resource[M],
-    channel: grpc.aio.Channel,
-    resource_id: str,
-    output: Output,
-    show: Callable[[M], Awaitable[None]],
+    operations: AsyncOperationsClient[M], resource_id: str, output: Output, show: Callable[[M], Awaitable[None]]
 ) -> M:
+    def note_outage(_: Unavailable) -> None:
+        output.note("the finetuning service is unavailable; reconnecting", "yellow")
+
     last: M | None = None
-    async for state in reconnecting(lambda: resource.watch(channel, resource_id), output):
+    async for state in operations.watch(resource_id, on_disconnect=note_outage):
         last = state
         await show(state)
     if last is None:
-        raise Internal(f"the service ended its stream without a {resource.noun}", subject=resource_id)
+        raise Internal("the service ended its stream without a message", subject=resource_id)
     return last
-
-
-async def reconnecting(watch: Callable[[], AsyncIterator[M]], output: Output) -> AsyncIterator[M]:
-    """Yield the messages of a watching call, and call again while the service is unavailable for a short time."""
-    unavailable_since: float | None = None
-    while True:
-        try:
-            async for message in watch():
-                unavailable_since = None
-                yield message
-            return
-        except DeadlineExceeded:
-            continue  # the stream's deadline, not the work's
-        except Unavailable:
-            if unavailable_since is None:
-                unavailable_since = time.monotonic()
-                output.note("the finetuning service is unavailable; reconnecting", "yellow")
-            if time.monotonic() - unavailable_since > MAX_OUTAGE_S:
-                raise
-        await asyncio.sleep(_RETRY_PAUSE_S)
 
 
 class View:
@@ -127,7 +103,7 @@ class View:
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self._bars = Progress(
+        self._bars = ProgressBars(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -198,7 +174,7 @@ class View:
             description = f"{cell.task} {cell.model_id} {cell.seed}: {cell.status}"
             self.show_bar(cell.check_id, description if running else None, None)
 
-    def show_bar(self, key: str, description: str | None, progress: common_pb2.Progress | None) -> None:
+    def show_bar(self, key: str, description: str | None, progress: Progress | common_pb2.Progress | None) -> None:
         """Show a progress bar, or remove it if there is no description."""
         if not description:
             if key in self._tasks:

@@ -13,8 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from vfmalign.cli.views.enum_labels import label
+from vfmalign.client.messages.common import Estimate
+from vfmalign.client.messages.features import Model
+from vfmalign.client.messages.mmd import ShiftResult
 from vfmalign.core.domain.documents import pluralise
-from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, features_pb2, finetuning_pb2
+from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, finetuning_pb2, mmd_pb2
 
 ABSENT = "—"
 DEGENERATE = "† degenerate interval: the test does not reject, and the coverage is unreliable."
@@ -37,17 +40,28 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}" if math.isfinite(value) else ABSENT
 
 
-def to_text(estimate: common_pb2.Estimate, *, digits: int = 3, signed: bool = False, unit: str = "") -> str:
+def to_text(estimate: Estimate | common_pb2.Estimate, *, digits: int = 3, signed: bool = False, unit: str = "") -> str:
     """Formats a value with its interval, or a dash; † marks an interval with unreliable coverage."""
-    if not estimate.HasField("value"):
+    record = to_record(estimate)
+    if record.value is None:
         return ABSENT
     sign = "+" if signed else ""
-    text = f"{estimate.value:{sign}.{digits}g}{unit}"
-    if estimate.HasField("interval"):
-        interval = estimate.interval
+    text = f"{record.value:{sign}.{digits}g}{unit}"
+    if record.interval is not None:
+        interval = record.interval
         mark = "†" if interval.degenerate else ""
         text += f" [{interval.lower:{sign}.{digits}g}, {interval.upper:{sign}.{digits}g}]{mark}"
     return text
+
+
+def to_record(estimate: Estimate | common_pb2.Estimate) -> Estimate:
+    """Returns an estimate as a record, whichever form the client returned it in."""
+    return estimate if isinstance(estimate, Estimate) else Estimate.from_proto(estimate)
+
+
+def format_mmd2(shift: ShiftResult | mmd_pb2.ShiftResult) -> str:
+    """Formats MMD² with its interval; ‡ marks a value below its error bound."""
+    return to_text(shift.mmd2) + ("‡" if shift.below_error_bound else "")
 
 
 def styled_state(state: str) -> Text:
@@ -81,12 +95,13 @@ def separate_tables(parts: Sequence[RenderableType]) -> list[RenderableType]:
     return lines
 
 
-def list_absent_reasons(estimates: Iterable[common_pb2.Estimate]) -> list[RenderableType]:
+def list_absent_reasons(estimates: Iterable[Estimate | common_pb2.Estimate]) -> list[RenderableType]:
     """Returns every distinct reason for a missing value or interval once."""
+    records = [to_record(estimate) for estimate in estimates]
     reasons = {
-        estimate.absent_reason: None
-        for estimate in estimates
-        if estimate.absent_reason and not (estimate.HasField("value") and estimate.HasField("interval"))
+        record.absent_reason: None
+        for record in records
+        if record.absent_reason and (record.value is None or record.interval is None)
     }
     return [Text(f"{ABSENT} {reason}", style="dim") for reason in reasons]
 
@@ -181,14 +196,14 @@ def list_experiments(experiments: Iterable[experiment_pb2.Experiment]) -> Table:
     return table
 
 
-def list_models(models: Iterable[features_pb2.Model]) -> Table:
+def list_models(models: Iterable[Model]) -> Table:
     """Returns a table of models."""
     table = new_table("Models", "model", "architecture", "objective", "sha256", "primary layer", "parent")
     for model in models:
         table.add_row(
             model.model_id,
             model.architecture.partition(":")[0],
-            label(model, "objective"),
+            model.objective,
             model.checkpoint.sha256[:12],
             model.primary_layer,
             model.parent_model_id or ABSENT,
@@ -196,7 +211,7 @@ def list_models(models: Iterable[features_pb2.Model]) -> Table:
     return table
 
 
-def show_model(model: features_pb2.Model) -> Table:
+def show_model(model: Model) -> Table:
     """Returns one model's card."""
     datasets = ", ".join(f"{s.dataset_id} ({pluralise(s.group_count, 'patient')})" for s in model.pretraining)
     shape = " × ".join(map(str, model.preprocessing.shape_dhw))
@@ -205,7 +220,7 @@ def show_model(model: features_pb2.Model) -> Table:
         f"Model {model.model_id}",
         {
             "architecture": model.architecture,
-            "objective": label(model, "objective"),
+            "objective": model.objective,
             "weights": model.checkpoint.uri,
             "sha256": model.checkpoint.sha256,
             "input": f"{shape} voxels (D × H × W), spacing {spacing} mm, {model.preprocessing.normalisation}",

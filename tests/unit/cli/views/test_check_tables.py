@@ -7,6 +7,7 @@ from typing import Any
 
 from vfmalign.cli.views.check_tables import show_check
 from vfmalign.cli.views.comparison_tables import comparison
+from vfmalign.client.messages.mmd import ComputeResponse
 from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2, mmd_pb2
 
 
@@ -105,25 +106,25 @@ def test_a_job_that_waited_for_a_place_shows_its_own_time(finished_check: alignm
 
 
 def test_a_missing_p_value_comes_with_its_reason_once(show: Any) -> None:
-    response = mmd_pb2.ComputeResponse(primary_layer="features", rows_x=4, rows_y=4, groups=4)
+    response = mmd_pb2.ComputeResponse(estimator=1, primary_layer="features", rows_x=4, rows_y=4, groups=4)
     for name in ("a", "b"):
         layer = response.layers.add(layer=name, channels=3)
         layer.raw.mmd2.value = -0.001
         layer.raw.p_value.absent_reason = "4 patients: no p-value below 8"
-    text = show(comparison(response))
+    text = show(comparison(ComputeResponse.from_proto(response)))
     assert text.count("no p-value below 8") == 1
     assert "-0.001" in row(text, "a")
 
 
 def test_measures_beside_mmd_have_a_table_and_a_missing_one_its_reason(show: Any) -> None:
-    response = mmd_pb2.ComputeResponse(primary_layer="features", rows_x=3, rows_y=3, groups=3)
+    response = mmd_pb2.ComputeResponse(estimator=1, primary_layer="features", rows_x=3, rows_y=3, groups=3)
     layer = response.layers.add(layer="last", channels=3)
     layer.raw.mmd2.value = 0.1
-    assert "Beside MMD²" not in show(comparison(response))
+    assert "Beside MMD²" not in show(comparison(ComputeResponse.from_proto(response)))
     energy = layer.measures.add(measure=mmd_pb2.MEASURE_ENERGY, dimension=3)
     energy.value.value, energy.value.absent_reason = 0.25, "no interval"
     layer.measures.add(measure=mmd_pb2.MEASURE_CKA).value.absent_reason = "needs at least 4 rows"
-    text = show(comparison(response))
+    text = show(comparison(ComputeResponse.from_proto(response)))
     _, beside = text.split("Beside MMD²")
     assert row(beside, "last").split() == ["last", "energy", "raw", "0.25", "3"]
     assert "— needs at least 4 rows" in text

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -11,7 +13,7 @@ from rich.console import Console
 from vfmalign.cli.views import follow
 from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
-from vfmalign.core.domain.errors import NotFound, Unavailable
+from vfmalign.core.domain.errors import Internal, NotFound, Unavailable
 from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2
 
 Said = Callable[[], list[str]]
@@ -106,42 +108,41 @@ def test_a_check_has_no_bar_while_its_jobs_have_theirs() -> None:
         assert view.list_bars() == []
 
 
-async def test_watching_goes_on_when_the_service_comes_back(
-    output: Output, said: Said, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(follow, "_RETRY_PAUSE_S", 0.0)
-    calls = 0
+@dataclass
+class Operations:
+    """A client of checks whose watch yields these states, and loses the service once before the last one."""
 
-    async def watch() -> AsyncIterator[int]:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise Unavailable("away")
-        yield calls
-        if calls == 1:
-            raise Unavailable("going away")
+    states: list[alignment_pb2.Check]
 
-    assert [message async for message in follow.reconnecting(watch, output)] == [1, 3]
-    assert len([line for line in said() if "is unavailable" in line]) == 1
+    async def watch(
+        self, _: str, *, on_disconnect: Callable[[Unavailable], None]
+    ) -> AsyncIterator[alignment_pb2.Check]:
+        for index, state in enumerate(self.states):
+            if index == len(self.states) - 1:
+                on_disconnect(Unavailable("lost"))
+            yield state
 
 
-async def test_watching_gives_up_when_the_service_stays_away(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow, "_RETRY_PAUSE_S", 0.0)
-    monkeypatch.setattr(follow, "MAX_OUTAGE_S", 0.05)
+async def test_following_a_check_shows_its_jobs_and_returns_its_end(output: Output, said: Said) -> None:
+    calls: list[str] = []
 
-    async def watch() -> AsyncIterator[int]:
-        raise Unavailable("away")
-        yield 0
+    async def get(job_id: str) -> finetuning_pb2.Job:
+        calls.append(job_id)
+        if job_id == "later":
+            raise NotFound("not created yet")
+        return job(2, finetuning_pb2.JOB_STATE_SUCCEEDED)
 
-    with pytest.raises(Unavailable):
-        _ = [message async for message in follow.reconnecting(watch, output)]
+    states = [alignment_pb2.Check(check_id="c1", job_ids=["j1", "later"], status=f"state {n}") for n in range(3)]
+    client = SimpleNamespace(checks=Operations(states), jobs=SimpleNamespace(get=get))
+    with View(output) as view:
+        last = await follow.follow_check(client, "c1", view)
+    assert last == states[-1]
+    assert calls == ["j1", "later", "later", "later"], "a job that has ended is not asked for again"
+    assert [line for line in said() if "unavailable" in line] == ["the finetuning service is unavailable; reconnecting"]
+    assert len([line for line in said() if "epoch" in line]) == 3
 
 
-async def test_watching_what_does_not_exist_ends_at_once(output: Output, said: Said) -> None:
-    async def watch() -> AsyncIterator[int]:
-        raise NotFound("no such check")
-        yield 0
-
-    with pytest.raises(NotFound):
-        _ = [message async for message in follow.reconnecting(watch, output)]
-    assert said() == []
+async def test_a_stream_without_a_message_is_an_internal_error(output: Output) -> None:
+    client = SimpleNamespace(jobs=Operations([]))
+    with View(output) as view, pytest.raises(Internal):
+        await follow.follow_job(client, "j1", view)

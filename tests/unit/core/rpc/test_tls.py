@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from vfmalign.cli.local.probes import get_health
 from vfmalign.cli.local.state_directory import StateDirectory
 from vfmalign.cli.target import Target
+from vfmalign.client import AsyncClient
 from vfmalign.core.domain import errors
 from vfmalign.core.rpc.channels import connect
 from vfmalign.core.rpc.server import serve
@@ -55,7 +56,7 @@ def other(tmp_path: Path) -> Authority:
 
 class Answering(mmd_pb2_grpc.MmdServiceServicer):
     async def Compute(self, request: mmd_pb2.ComputeRequest, context: Any) -> mmd_pb2.ComputeResponse:
-        return mmd_pb2.ComputeResponse(primary_layer="done")
+        return mmd_pb2.ComputeResponse(estimator=mmd_pb2.ESTIMATOR_BIASED, primary_layer="done")
 
 
 @pytest.fixture
@@ -133,10 +134,10 @@ async def test_the_command_line_trusts_the_file_that_its_environment_names(
     monkeypatch.setenv("VFMALIGN_CA_FILE", str(ours.file))
     target = Target.find(StateDirectory(tmp_path))
 
-    async def compute(channel: grpc.aio.Channel) -> str:
-        return str((await mmd_pb2_grpc.MmdServiceStub(channel).Compute(mmd_pb2.ComputeRequest())).primary_layer)
+    async def compute(client: AsyncClient) -> str:
+        return (await client.mmd.compute("x", "y", pairing="paired")).primary_layer
 
-    assert await asyncio.to_thread(target.call, "mmd", compute) == "done"
+    assert await asyncio.to_thread(target.run, compute) == "done"
     assert await asyncio.to_thread(get_health, address, target.ca_file) == "serving"
     assert await asyncio.to_thread(get_health, address) == "unreachable"
 
