@@ -181,7 +181,7 @@ def test_wild_bootstrap_is_signs_applied_to_h(brute, rng, estimator):
         x, y, pairing="independent", sigma=1.5, estimator=estimator, method="wild_bootstrap", permutations=120, seed=6
     )
     h = brute.gram(x, x, 1.5) + brute.gram(y, y, 1.5) - brute.gram(x, y, 1.5) - brute.gram(y, x, 1.5)
-    signs_NB = permutations.swaps(30, 120, seed=6).weights_GB.astype(np.float64)
+    signs_NB = permutations.draw_swaps(30, 120, seed=6).weights_GB.astype(np.float64)
     flipped_B = ((h @ signs_NB) * signs_NB).sum(axis=0)
     left_out = 0.0 if estimator else np.trace(h)
     pairs = 900 if estimator else 870

@@ -24,10 +24,9 @@ from vfmalign.mmd.engine.kernels import KERNELS, WITHOUT_BANDWIDTH
 from vfmalign.mmd.engine.precision import PRECISIONS
 from vfmalign.mmd.engine.row_streams import to_stream
 from vfmalign.mmd.statistics import estimators, uncertainty
-from vfmalign.mmd.statistics.permutations import Permutations, none
+from vfmalign.mmd.statistics.permutations import Permutations, no_permutations
 from vfmalign.mmd.statistics.projection import Projection, project
-from vfmalign.mmd.statistics.similarity import MEASURES, PAIRED_MEASURES, MeasureValue
-from vfmalign.mmd.statistics.similarity import Samples as MeasuredSamples
+from vfmalign.mmd.statistics.similarity import MEASURES, PAIRED_MEASURES, MeasureInput, MeasureValue
 from vfmalign.mmd.statistics.uncertainty import Estimate
 
 # Statistics of one aggregate that differ by less than this share of it differ by rounding.
@@ -155,7 +154,7 @@ def check_options(options: Options, *, has_reference: bool) -> None:
 def _permutations(design: Design, options: Options, engine: Engine) -> Permutations:
     """The permutations that all layers share."""
     if options.permutations == 0:
-        return none(design.groups, "no test was asked for")
+        return no_permutations(design.groups, "no test was requested")
     return design.permutations(options.permutations, options.seed, engine.context)
 
 
@@ -176,7 +175,7 @@ def _measures(given: Sequence[Features], scaled: Scaled, options: Options, engin
         for one in given
         if isinstance(one, np.ndarray)
     ]
-    samples_of_layer = MeasuredSamples(
+    samples_of_layer = MeasureInput(
         moved[0],
         moved[1],
         moved[2] if len(moved) > 2 else None,

@@ -97,10 +97,10 @@ class PairedDesign:
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
         """Swaps within groups, which are drawn in no time."""
         if self.groups < MIN_GROUPS:
-            return drawing.none(
+            return drawing.no_permutations(
                 self.groups, f"{self.groups} groups are too few for a test; it needs at least {MIN_GROUPS}"
             )
-        return drawing.swaps(self.groups, count, seed)
+        return drawing.draw_swaps(self.groups, count, seed)
 
     def statistics(self, estimator: EstimatorName, sums: Sums, permutations: Permutations) -> Statistics:
         """Statistics from the sums of h: wᵀHw when swapped; total − 2·(rows of g) + (within g) without group g."""
@@ -148,10 +148,12 @@ class IndependentDesign:
         """Permutations of the groups' labels; the number of groups per sample stays, that of rows may not."""
         if self.groups < MIN_GROUPS:
             reason = f"{self.groups} groups in both samples are too few for a test; it needs at least {MIN_GROUPS}"
-            return drawing.none(self.groups, reason)
+            return drawing.no_permutations(self.groups, reason)
         if min(self._groups_x, self._groups_y) < 2:
-            return drawing.none(self.groups, "a sample of one group cannot be permuted; a test needs two in each")
-        return drawing.permutations(self._groups_x, self._groups_y, count, seed, context)
+            return drawing.no_permutations(
+                self.groups, "a sample of one group cannot be permuted; a test needs two in each"
+            )
+        return drawing.draw_permutations(self._groups_x, self._groups_y, count, seed, context)
 
     def statistics(self, estimator: EstimatorName, sums: Sums, permutations: Permutations) -> Statistics:
         """Statistics from the sums of k over pooled rows."""
@@ -185,7 +187,7 @@ class IndependentDesign:
         row_sums_G = np.bincount(self.group_of, sums.rows_NP.sum(axis=1))
         diagonal_G = np.bincount(self.group_of, sums.diagonal_N)
         of_group_3G = np.stack([row_sums_G, diagonal_G, np.bincount(self.group_of).astype(np.float64)])
-        from_x_B, xx_diagonal_B, rows_x_B = drawing.weighted(of_group_3G, permutations)
+        from_x_B, xx_diagonal_B, rows_x_B = drawing.weighted_sums(of_group_3G, permutations)
         xx_B = sums.quadratic_B
         return IndependentSums(
             xx=xx_B,

@@ -204,7 +204,7 @@ class PairSums:
 
     def permutations(self, count: int, seed: int) -> Permutations:
         """Swaps of whole buckets."""
-        return permutations.swaps(self.groups, count, seed)
+        return permutations.draw_swaps(self.groups, count, seed)
 
     def permuted_B(self, weights_GB: Tensor) -> FloatArray:
         """`plain` under permutations, weights in float64."""
@@ -259,8 +259,10 @@ class SampleSums:
     def permutations(self, count: int, seed: int) -> Permutations:
         """Permutations of the buckets' labels."""
         if min(self._x.count, self._y.count) < 2:
-            return permutations.none(self.groups, "a sample of one bucket cannot be permuted; a test needs two in each")
-        return permutations.permutations(self._x.count, self._y.count, count, seed)
+            return permutations.no_permutations(
+                self.groups, "a sample of one bucket cannot be permuted; a test needs two in each"
+            )
+        return permutations.draw_permutations(self._x.count, self._y.count, count, seed)
 
     def permuted_B(self, weights_GB: Tensor) -> FloatArray:
         """`plain` under permutations, weights in float64."""

@@ -254,10 +254,10 @@ def _result(
 def _permutations(samples: PairSums | SampleSums, count: int, seed: int) -> Permutations:
     """Permutations of buckets, or why there are none."""
     if count == 0:
-        return permutations.none(samples.groups, "no test was asked for")
+        return permutations.no_permutations(samples.groups, "no test was requested")
     if samples.groups < MIN_GROUPS:
         reason = f"{samples.groups} buckets of groups are too few for a test; it needs at least {MIN_GROUPS}"
-        return permutations.none(samples.groups, reason)
+        return permutations.no_permutations(samples.groups, reason)
     return samples.permutations(count, seed)
 
 

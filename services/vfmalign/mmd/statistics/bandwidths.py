@@ -1,4 +1,4 @@
-"""Bandwidths from the distances between rows: their median, and quantiles for a grid. Knows nothing of statistics.
+"""Bandwidths from the distances between rows: their median, and a grid between quantiles.
 
 Legend: R rows, K channels, I and J rows of one tile.
 """
@@ -14,17 +14,17 @@ from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.engine.products import squared_distances
 from vfmalign.mmd.engine.rows import FloatArray, IntArray, Rows
 
-# Up to this many rows a median is over all pairs; of more, this many are drawn without replacement, with a fixed seed.
+# Up to this many rows the median is over all pairs; of more rows, a subset of this size is drawn with a fixed seed.
 EXACT_ROWS = 4096
 _TILE = 1024
-# Distances below this share of the rows' norms are rounding: the rows are equal.
-_EQUAL = 1e-13
+# Squared distances below this fraction of the rows' squared norms are rounding errors between equal rows.
+_RELATIVE_ROUNDING = 1e-13
 
 
 def sample_rows(rows: int) -> IntArray | None:
-    """Which of so many rows stand for all, in their order; None for every one.
+    """Choose the rows that represent all, in ascending order; None for all rows.
 
-    The choice depends on their number alone, so that it does not change when labels are permuted.
+    The choice depends only on the number of rows, so that it does not change when labels are permuted.
     """
     if rows <= EXACT_ROWS:
         return None
@@ -33,48 +33,48 @@ def sample_rows(rows: int) -> IntArray | None:
 
 
 def pairwise_distances(rows: Rows, context: WorkContext) -> FloatArray:
-    """‖x_i − x_j‖ for i < j, in no particular order; float64 rows.
+    """Return ‖x_i − x_j‖ for i < j in no particular order, for float64 rows.
 
     Raises:
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     count = rows.count
-    found = np.empty(count * (count - 1) // 2, np.float64)
+    all_distances = np.empty(count * (count - 1) // 2, np.float64)
     filled = 0
     for start_I in range(0, count, _TILE):
         for start_J in range(start_I, count, _TILE):
             context.checkpoint()
-            part = _upper(
+            tile = _upper_distances(
                 rows, slice(start_I, min(start_I + _TILE, count)), slice(start_J, min(start_J + _TILE, count))
             )
-            found[filled : filled + part.size] = part
-            filled += part.size
-    return found
+            all_distances[filled : filled + tile.size] = tile
+            filled += tile.size
+    return all_distances
 
 
 def median_distance(rows: Rows, layer: str, context: WorkContext) -> float:
-    """σ = median of ‖x_i − x_j‖ over i < j (the mean of the middle two where their number is even).
+    """Return σ, the median of ‖x_i − x_j‖ over i < j (the mean of the middle two of an even number).
 
     Raises:
         BadOption: fewer than 2 rows, or σ = 0.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     if rows.count < 2:
-        raise BadOption("a bandwidth needs at least 2 rows", field="reference", remedy="use a larger reference")
+        raise BadOption("a bandwidth needs at least 2 rows", field="reference", remedy="send a larger reference")
     sigma = float(np.median(pairwise_distances(rows, context), overwrite_input=True))
     if sigma == 0.0:
         raise BadOption(
-            f"the median distance of the rows of layer `{layer}` is 0, so that no bandwidth follows from it",
+            f"the median distance of the rows of layer `{layer}` is 0, which is no valid bandwidth",
             field="kernel",
-            remedy="use cases that differ, or give a fixed σ",
+            remedy="use cases that differ, or set a fixed σ",
         )
     return sigma
 
 
 def bandwidth_grid(rows: Rows, count: int, context: WorkContext) -> tuple[float, ...]:
-    """Bandwidths from half the 5 % quantile to twice the 95 % quantile of the distances, evenly spaced (MMD-FUSE).
+    """Return evenly spaced bandwidths from half the 5 % quantile to twice the 95 % quantile of the distances.
 
-    Biggs, Schrab, Gretton, NeurIPS 2023, sec. 5. Empty where all rows are equal.
+    The grid of MMD-FUSE (Biggs, Schrab, Gretton, NeurIPS 2023, sec. 5); empty where all rows are equal.
     """
     low, high = np.quantile(pairwise_distances(rows, context), (0.05, 0.95))
     if high <= 0.0:
@@ -82,14 +82,14 @@ def bandwidth_grid(rows: Rows, count: int, context: WorkContext) -> tuple[float,
     return tuple(float(sigma) for sigma in np.linspace(max(0.5 * low, 1e-3 * high), 2.0 * high, count))
 
 
-def _upper(rows: Rows, span_I: slice, span_J: slice) -> NDArray[np.float64]:
-    """Distances of the pairs i < j in one tile."""
+def _upper_distances(rows: Rows, span_I: slice, span_J: slice) -> NDArray[np.float64]:
+    """Return the distances of the pairs i < j in one tile."""
     shape = (span_I.stop - span_I.start, span_J.stop - span_J.start)
     tile_IJ = torch.empty(shape, dtype=rows.dtype, device=rows.device)
     squared_distances(rows, rows, span_I, span_J, tile_IJ)
-    floor_IJ = _EQUAL * (rows.norms_N[span_I, None] + rows.norms_N[None, span_J])
-    found_IJ = torch.where(tile_IJ > floor_IJ, tile_IJ, 0.0).sqrt_().cpu()
+    rounding_IJ = _RELATIVE_ROUNDING * (rows.norms_N[span_I, None] + rows.norms_N[None, span_J])
+    distance_IJ = torch.where(tile_IJ > rounding_IJ, tile_IJ, 0.0).sqrt_().cpu()
     if span_I == span_J:
         upper = torch.triu_indices(*shape, offset=1)
-        return np.asarray(found_IJ[upper[0], upper[1]].numpy())
-    return np.asarray(found_IJ.flatten().numpy())
+        return np.asarray(distance_IJ[upper[0], upper[1]].numpy())
+    return np.asarray(distance_IJ.flatten().numpy())

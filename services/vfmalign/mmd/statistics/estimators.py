@@ -1,8 +1,8 @@
-"""The estimators of MMD², each defined here and nowhere else. Knows only sums of kernel values.
+"""Estimators of MMD² as functions of sums of kernel values.
 
 Source: Gretton, Borgwardt, Rasch, Schölkopf, Smola: A Kernel Two-Sample Test, JMLR 13 (2012) 723–773.
-Every formula works elementwise, so that observed, permuted and left-out sums go through the same lines. Unbiased
-estimates may be negative and are never clipped.
+Every formula is elementwise, so that observed, permuted and leave-one-out sums use the same code. Unbiased estimates
+may be negative and are never clipped.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ class IndependentSums:
 
 
 def biased_paired(sums: PairedSums) -> FloatArray:
-    """V-statistic with n = m, eq. (5): (1/n²) Σ_ij h(z_i, z_j). Never negative but for rounding."""
+    """V-statistic with n = m, eq. (5): (1/n²) Σ_ij h(z_i, z_j). Non-negative, except for rounding."""
     return sums.total / sums.rows**2
 
 
 def unbiased_paired(sums: PairedSums) -> FloatArray:
     """U-statistic over pairs, Lemma 6, eq. (4): (1/(n(n − 1))) Σ_{i≠j} h(z_i, z_j).
 
-    Leaves out k(x_i, y_i), which pairing makes larger than the k(x_i, y_j) of independent rows. Unbiased for
-    independent pairs; rows of one group stay in the mean as the formula says, tests and intervals treat them as one.
+    It excludes k(x_i, y_i), which pairing makes larger than the k(x_i, y_j) of independent rows. It is unbiased for
+    independent pairs. Rows of one group stay in the mean; tests and intervals treat them as one unit.
     """
     return (sums.total - sums.diagonal) / (sums.rows * (sums.rows - 1.0))
 
@@ -79,7 +79,7 @@ def biased_independent(sums: IndependentSums) -> FloatArray:
 def unbiased_independent(sums: IndependentSums) -> FloatArray:
     """U-statistic, eq. (3): Σ_{i≠j}k(x_i,x_j)/(n(n−1)) + Σ_{i≠j}k(y_i,y_j)/(m(m−1)) − 2Σk(x_i,y_j)/(nm).
 
-    The cross term is full: unbiased for independent samples only.
+    The cross term includes i = j, so that it is unbiased for independent samples only.
     """
     n, m = sums.rows_x, sums.rows_y
     within_x = (sums.xx - sums.xx_diagonal) / (n * (n - 1.0))
@@ -96,18 +96,18 @@ INDEPENDENT: dict[EstimatorName, Callable[[IndependentSums], FloatArray]] = {
     "unbiased_independent": unbiased_independent,
 }
 
-# Estimators that go over the rows once and never form the kernel matrix.
+# Estimators that read the rows once and never form the kernel matrix.
 STREAMED: frozenset[EstimatorName] = frozenset({"linear", "block", "random_fourier"})
 
 
 def resolve(pairing: Pairing, estimator: EstimatorName | None, method: TestMethod = "permutation") -> EstimatorName:
-    """The estimator to use: the unbiased one that fits pairing and test unless another is named.
+    """Return the estimator to use: the unbiased one for the pairing and the test, unless another is named.
 
-    A wild bootstrap flips signs of h(z_i, z_j), so that it goes with the forms over pairs; of independent samples of
-    equal size Lemma 6's is unbiased as well.
+    A wild bootstrap flips the signs of h(z_i, z_j) and therefore needs an estimator over pairs. For independent samples
+    of equal size that of Lemma 6 is unbiased as well.
 
     Raises:
-        BadOption: an unknown pairing, or an estimator that does not hold for this pairing, or not for this test.
+        BadOption: an unknown pairing, or an estimator that is not valid for this pairing or this test.
     """
     if pairing not in get_args(Pairing):
         raise BadOption(f"unknown pairing `{pairing}`", field="pairing", remedy=f"use {' or '.join(get_args(Pairing))}")
@@ -118,25 +118,25 @@ def resolve(pairing: Pairing, estimator: EstimatorName | None, method: TestMetho
         return estimator
     if pairing == "paired" and estimator not in PAIRED:
         raise BadOption(
-            "the independent-sample estimator is biased on paired samples, whose cross term holds k(x_i, y_i)",
+            "the estimator for independent samples is biased on paired ones, whose cross term includes k(x_i, y_i)",
             field="estimator",
-            remedy="ask for `unbiased_paired` or `biased`",
+            remedy="use `unbiased_paired` or `biased`",
         )
     if over_pairs and estimator not in PAIRED:
         raise BadOption(
-            "a wild bootstrap flips signs of pairs, and this estimator is not a sum over pairs",
+            "the wild bootstrap flips signs of pairs, and this estimator is not a sum over pairs",
             field="estimator",
-            remedy="ask for `unbiased_paired` or `biased`, or for permutations",
+            remedy="use `unbiased_paired` or `biased`, or test by permutations",
         )
     if not over_pairs and estimator not in INDEPENDENT:
         raise BadOption(
-            "the paired estimator needs pairs of rows of the same cases, and the samples are independent",
+            "the estimator for paired samples needs rows of the same cases, and the samples are independent",
             field="estimator",
-            remedy="ask for `unbiased_independent` or `biased`, or say that the samples are paired",
+            remedy="use `unbiased_independent` or `biased`, or set `pairing` to paired",
         )
     return estimator
 
 
 def min_rows(estimator: EstimatorName) -> int:
-    """Rows per sample below which the estimator is undefined."""
+    """Return the rows per sample below which the estimator is undefined."""
     return 1 if estimator == "biased" else 2

@@ -1,8 +1,8 @@
-"""Permutations of groups: swaps of pairs and permutations of independent samples. Knows nothing of kernels or rows.
+"""Permutations of groups: swaps of pairs, and reassignments of independent samples.
 
-Random ones come from a counter-based generator (Philox; Salmon et al., SC 2011) in one fixed order on the CPU: they
-depend on the seed and the number of groups alone, never on tile size, device or layer, and the first B of a longer run
-are the same.
+Random permutations come from a counter-based generator (Philox; Salmon et al., SC 2011), drawn on the CPU in a fixed
+order. They depend only on the seed and the number of groups, not on tile size, device or layer, and the first B of a
+longer run are the same.
 
 Legend: G groups, B permutations.
 """
@@ -28,13 +28,13 @@ SignArray = NDArray[np.int8]
 
 @dataclass(frozen=True)
 class Permutations:
-    """Weights of groups in each permutation, and how p-values count them.
+    """Weights of groups in each permutation, and how a p-value counts them.
 
     Attributes:
-        weights_GB: ±1 per group for swaps; 1 where a group is labelled x and 0 where y for permutations.
-        count: permutations they stand for.
-        enumerated: whether they are all there are, the identity included.
-        multiplicity: how many of `count` each column stands for: s and −s swap into the same statistic.
+        weights_GB: ±1 per group for swaps; for reassignments 1 for a group labelled x and 0 for one labelled y.
+        count: number of permutations that the columns represent.
+        enumerated: whether these are all permutations, including the identity.
+        multiplicity: permutations per column; 2 where s and −s give the same statistic.
         absent_reason: why there is no test; empty where there is one.
     """
 
@@ -45,13 +45,13 @@ class Permutations:
     absent_reason: str = ""
 
 
-def none(groups: int, reason: str) -> Permutations:
-    """No permutations, and why."""
+def no_permutations(groups: int, reason: str) -> Permutations:
+    """Return no permutations, with the reason for their absence."""
     return Permutations(np.zeros((groups, 0), np.int8), 0, False, absent_reason=reason)
 
 
-def swaps(groups: int, permutations: int, seed: int) -> Permutations:
-    """Swaps of x and y within groups: all 2^G of them up to 12 groups, else `permutations` random ones.
+def draw_swaps(groups: int, permutations: int, seed: int) -> Permutations:
+    """Draw swaps of x and y within groups: all 2^G of up to 12 groups, else `permutations` random ones.
 
     Where all are enumerated, group 0 is never swapped and each column counts twice.
     """
@@ -59,16 +59,16 @@ def swaps(groups: int, permutations: int, seed: int) -> Permutations:
         codes_B = np.arange(2 ** (groups - 1), dtype=np.int64)
         bits_GB = (codes_B[None, :] << 1 >> np.arange(groups)[:, None]) & 1
         return Permutations((1 - 2 * bits_GB).astype(np.int8), 2**groups, True, multiplicity=2)
-    words = -(-groups // 64)
-    raw_BW = _philox(seed).random_raw(permutations * words).reshape(permutations, words)
+    words_per_draw = -(-groups // 64)
+    raw_BW = _philox(seed).random_raw(permutations * words_per_draw).reshape(permutations, words_per_draw)
     bits_BG = np.unpackbits(raw_BW.astype("<u8").view(np.uint8), axis=1, bitorder="little", count=groups)
     return Permutations(np.ascontiguousarray((1 - 2 * bits_BG.astype(np.int8)).T), permutations, False)
 
 
-def permutations(
+def draw_permutations(
     groups_x: int, groups_y: int, permutations: int, seed: int, context: WorkContext = UNLIMITED
 ) -> Permutations:
-    """Random choices of `groups_x` of all groups to be labelled x; unlike swaps they are never enumerated.
+    """Draw random choices of the `groups_x` groups that are labelled x; unlike swaps they are never enumerated.
 
     Each group draws a key of 32 bits, and the groups with the smallest keys are labelled x. `context` is checked
     again and again while threads draw, and may raise to stop.
@@ -95,7 +95,10 @@ def permutations(
 
 
 def _keys(groups: int, seed: int, start: int, size: int) -> NDArray[np.uint32]:
-    """Keys of some permutations, [B, G]; permutation b reads the generator from block b·⌈G/8⌉ on, 8 keys a block."""
+    """Draw the keys of some permutations, [B, G].
+
+    Permutation b reads the generator from block b·⌈G/8⌉ on, 8 keys per block, so that threads can draw any range.
+    """
     blocks = -(-groups // 8)
     generator = _philox(seed)
     generator.advance(start * blocks)
@@ -104,26 +107,26 @@ def _keys(groups: int, seed: int, start: int, size: int) -> NDArray[np.uint32]:
 
 
 def _smallest(keys_BG: NDArray[np.uint32], count: int) -> NDArray[np.bool_]:
-    """Which keys are among the `count` smallest of their row; of equal keys the first wins."""
+    """Return which keys are among the `count` smallest of their row; of equal keys the first counts as smaller."""
     last_B = np.partition(keys_BG, count - 1, axis=1)[:, count - 1]
     chosen_BG = keys_BG <= last_B[:, None]
-    for row in np.flatnonzero(chosen_BG.sum(axis=1) > count):  # equal keys at the border: once in 10⁵ rows or so
+    for row in np.flatnonzero(chosen_BG.sum(axis=1) > count):  # equal keys at the threshold, about once in 10⁵ rows
         chosen_BG[row] = False
         chosen_BG[row, np.argsort(keys_BG[row], kind="stable")[:count]] = True
     return chosen_BG
 
 
-def weighted(values_VG: NDArray[np.float64], permutations: Permutations) -> NDArray[np.float64]:
-    """Sums of values over groups, weighted by each permutation, [V, B]; weights become float64 a few at a time."""
+def weighted_sums(values_VG: NDArray[np.float64], permutations: Permutations) -> NDArray[np.float64]:
+    """Sum values over groups with the weights of each permutation, [V, B]; a few weights at a time become float64."""
     groups, count = permutations.weights_GB.shape
     sums_VB = np.zeros((values_VG.shape[0], count))
     step = max(1, _KEYS_AT_ONCE // max(8 * count, 1))
     for start in range(0, groups, step):
-        some = slice(start, start + step)
-        sums_VB += values_VG[:, some] @ permutations.weights_GB[some].astype(np.float64)
+        span = slice(start, start + step)
+        sums_VB += values_VG[:, span] @ permutations.weights_GB[span].astype(np.float64)
     return sums_VB
 
 
 def _philox(seed: int) -> np.random.Philox:
-    """The generator, keyed by the seed alone."""
+    """Return the generator that is keyed by the seed alone."""
     return np.random.Philox(key=seed)

@@ -1,4 +1,4 @@
-"""A 2-D picture of two samples: principal components of a fitted sample. Descriptive only; no number rests on it.
+"""Two-dimensional projection of two samples onto principal axes, for figures; no statistic depends on it.
 
 Legend: F rows of the fitted sample, N and M rows of x and y, K channels.
 """
@@ -17,24 +17,29 @@ from vfmalign.mmd.engine.rows import Affine, FloatArray, prepare
 
 @dataclass(frozen=True)
 class Projection:
-    """Coordinates of x and y on the first two principal axes of the fitted sample, and the variance these explain."""
+    """Coordinates of x and y on the first two principal axes of the fitted sample.
+
+    Attributes:
+        explained_variance: share of the fitted sample's variance along each axis.
+    """
 
     x_N2: FloatArray
     y_M2: FloatArray
     explained_variance: tuple[float, float]
 
 
-def project(given: Sequence[FeatureArray], affine: Affine, device: torch.device) -> Projection:
-    """Projects (standardised) features on the axes of the reference, or of x without one.
+def project(samples: Sequence[FeatureArray], affine: Affine, device: torch.device) -> Projection:
+    """Project standardised features onto the principal axes of the reference, or of x without one.
 
-    Axes are signed so that their largest entry is positive; an axis that does not exist (one row, one channel) gives 0.
+    The sign of an axis makes its largest entry positive. Coordinates on an axis that does not exist (one row, one
+    channel) are 0.
 
     Args:
-        given: features of x, y and perhaps the reference.
-        affine: what is done to them.
+        samples: features of x, of y and optionally of the reference.
+        affine: standardisation.
         device: where to compute.
     """
-    fitted_FK = prepare([(given[2] if len(given) > 2 else given[0], None)], affine, "float64", device).values_NK
+    fitted_FK = prepare([(samples[2] if len(samples) > 2 else samples[0], None)], affine, "float64", device).values_NK
     mean_K = fitted_FK.mean(dim=0)
     _, singular, axes_AK = torch.linalg.svd(fitted_FK - mean_K, full_matrices=False)
     variance = singular.square()
@@ -52,4 +57,4 @@ def project(given: Sequence[FeatureArray], affine: Affine, device: torch.device)
         values_NK = prepare([(features_NC, None)], affine, "float64", device).values_NK
         return np.asarray(((values_NK - mean_K) @ axes_2K.T).cpu().numpy(), dtype=np.float64)
 
-    return Projection(coordinates(given[0]), coordinates(given[1]), (explained[0], explained[1]))
+    return Projection(coordinates(samples[0]), coordinates(samples[1]), (explained[0], explained[1]))

@@ -1,13 +1,13 @@
-"""Measures of shift beside MMD: CKA, Fréchet distance, energy distance. Plain float64 maths on arrays of rows.
+"""Measures of shift beside MMD: CKA, Fréchet distance and energy distance, in float64 on arrays of rows.
 
-    from vfmalign.mmd import measures
+    from vfmalign.mmd.statistics import similarity
 
-    measures.cka(before, after).value              # numpy, [rows, channels]; 1: the same up to rotation and scale
-    measures.frechet(before, after, train).value
-    measures.energy(before, after, paired=True).value
+    similarity.cka(before, after).value              # numpy, [rows, channels]; 1: the same up to rotation and scale
+    similarity.frechet(before, after, train).value
+    similarity.energy(before, after, paired=True).value
 
-Each is a value alone, without test or interval. Knows nothing of layers, gRPC or object storage. It computes on the
-CPU, in time that grows with rows² · channels, and keeps a few blocks of 2²⁰ entries beside the centred rows.
+Each measure is a value without a test or an interval. It is computed on the CPU, in time that grows with
+rows² · channels and in memory for a few blocks of 2²⁰ entries beside the centred rows.
 
 Legend: N and M rows of x and y, F rows of the reference, R the rows of either, C channels, A principal axes, S the
 smaller of rows and channels, I rows of a block.
@@ -28,28 +28,29 @@ from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.rows import FloatArray
 
 MAX_ROWS = 8192
-"""Rows of a sample; more are refused, for the time grows with their square."""
+"""Largest number of rows of a sample, because the time grows with its square."""
 MAX_EIGEN_SIZE = 2048
-"""The smaller of rows and channels of the sample that axes are fitted on: nothing can stop that while it lasts."""
+"""Largest size of an eigenproblem, the smaller of rows and channels: a decomposition cannot be cancelled."""
 MAX_AXES = 64
-"""Principal axes of the Fréchet distance at most: its bias is of the order axes/rows."""
+"""Largest number of principal axes of the Fréchet distance, because its bias is of the order axes/rows."""
 BLOCK_ENTRIES = 2**20
-"""Entries of a block of a matrix of products or distances."""
+"""Entries of one block of a matrix of products or distances."""
 
 LARGEST_FEATURE = 1e70
-"""Larger ones are refused: sums of their products of products would overflow."""
+"""Largest absolute feature; sums over products of products of larger ones would overflow."""
 
-_SMALLEST_RELATIVE_VARIANCE = 1e-10  # of an axis; smaller ones are not orthogonal any more
-_SMALLEST_RELATIVE_HSIC = 1e-12
+_MIN_RELATIVE_VARIANCE = 1e-10  # of an axis; eigenvectors of smaller ones are no longer orthogonal
+_MIN_RELATIVE_HSIC = 1e-12
 
 
 @dataclass(frozen=True)
 class MeasureValue:
-    """What a measure found.
+    """Value of a measure.
 
     Attributes:
-        value: None where `absent_reason` says why.
-        dimension: of the space it was computed in: the channels, or the principal axes; 0 without a value.
+        value: None where it is absent.
+        dimension: of the space it was computed in, the channels or the principal axes; 0 without a value.
+        absent_reason: why the value is absent.
     """
 
     value: float | None
@@ -58,13 +59,13 @@ class MeasureValue:
 
 
 @dataclass(frozen=True)
-class Samples:
-    """What a measure is taken of.
+class MeasureInput:
+    """Samples to compare.
 
     Attributes:
-        x_NC, y_MC: the rows, scaled as they shall be compared.
-        reference_FC: what a space is fitted on; None for x.
-        paired: row i of x and of y are of one case.
+        x_NC, y_MC: standardised rows.
+        reference_FC: rows that principal axes are fitted on; None for x.
+        paired: whether row i of x and of y are of one case.
         context: checked before every block of rows.
     """
 
@@ -76,7 +77,7 @@ class Samples:
 
 
 def cka(x: NDArray[Any], y: NDArray[Any], *, context: WorkContext = UNLIMITED) -> MeasureValue:
-    """Debiased linear centred kernel alignment of paired rows, a similarity in [−1, 1]; 1 for the same features.
+    """Return the debiased linear centred kernel alignment of paired rows, a similarity in [−1, 1].
 
     HSIC₁(K, L) / √(HSIC₁(K, K) HSIC₁(L, L)) of K = xxᵀ and L = yyᵀ (the ratio: Kornblith et al., ICML 2019; unbiased
     terms in it: Nguyen, Raghu and Kornblith, ICLR 2021), where HSIC₁ is the unbiased estimator of Song et al.,
@@ -84,7 +85,7 @@ def cka(x: NDArray[Any], y: NDArray[Any], *, context: WorkContext = UNLIMITED) -
 
         HSIC₁ = [tr K̃L̃ + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1] / (n(n−3))
 
-    It stays the same when either side is moved, rotated or scaled as a whole.
+    It is invariant to translation, rotation and isotropic scaling of either sample.
 
     Args:
         x: features (n, c), n from 4 to 8,192.
@@ -95,7 +96,7 @@ def cka(x: NDArray[Any], y: NDArray[Any], *, context: WorkContext = UNLIMITED) -
         BadTensor: not two axes, NaN or infinity, values above 1e70, or row counts that differ.
         BadOption: more rows than the limit.
     """
-    rows_x, rows_y = _checked("cka", "x", x), _checked("cka", "y", y)
+    rows_x, rows_y = _to_float64("cka", "x", x), _to_float64("cka", "y", y)
     count = len(rows_x)
     if len(rows_y) != count:
         raise BadTensor(f"CKA needs pairs of rows, got {count} and {len(rows_y)}", field="y")
@@ -103,7 +104,7 @@ def cka(x: NDArray[Any], y: NDArray[Any], *, context: WorkContext = UNLIMITED) -
         return MeasureValue(None, absent_reason=f"debiased CKA needs at least 4 rows, got {count}")
     for name, rows_RC in (("x", rows_x), ("y", rows_y)):
         if (rows_RC == rows_RC[:1]).all():
-            return MeasureValue(None, absent_reason=f"all rows of {name} are the same, so that CKA is undefined")
+            return MeasureValue(None, absent_reason=f"all rows of {name} are equal, so that CKA is undefined")
     products = np.zeros(3)  # tr K̃K̃, tr L̃L̃, tr K̃L̃
     sums_R2 = np.empty((count, 2))
     k_RC, l_RC = _centred_unit(rows_x), _centred_unit(rows_y)
@@ -113,24 +114,23 @@ def cka(x: NDArray[Any], y: NDArray[Any], *, context: WorkContext = UNLIMITED) -
         products += [np.vdot(block_k, block_k), np.vdot(block_l, block_l), np.vdot(block_k, block_l)]
         sums_R2[span] = np.stack([block_k.sum(axis=1), block_l.sum(axis=1)], axis=1)
     hsic_xx, hsic_yy, hsic_xy = (
-        _hsic(product, sums_R2[:, one], sums_R2[:, other])
-        for product, (one, other) in zip(products, ((0, 0), (1, 1), (0, 1)), strict=True)
+        _hsic(product, sums_R2[:, first], sums_R2[:, second])
+        for product, (first, second) in zip(products, ((0, 0), (1, 1), (0, 1)), strict=True)
     )
-    smallest_xx, smallest_yy = _SMALLEST_RELATIVE_HSIC * products[:2] / (count * (count - 3))
-    if hsic_xx <= smallest_xx or hsic_yy <= smallest_yy:
-        return MeasureValue(None, absent_reason="rows are all equally far from each other, so that CKA is undefined")
+    min_xx, min_yy = _MIN_RELATIVE_HSIC * products[:2] / (count * (count - 3))
+    if hsic_xx <= min_xx or hsic_yy <= min_yy:
+        return MeasureValue(None, absent_reason="all distances between rows are equal, so that CKA is undefined")
     return MeasureValue(float(hsic_xy / np.sqrt(hsic_xx) / np.sqrt(hsic_yy)), rows_x.shape[1])
 
 
 def frechet(x: NDArray[Any], y: NDArray[Any], reference: NDArray[Any] | None = None) -> MeasureValue:
-    """Squared Fréchet distance of the Gaussians fitted to x and y, on principal axes of the reference.
+    """Return the squared Fréchet distance of Gaussians fitted to x and y on principal axes of the reference.
 
     ‖μ_x − μ_y‖² + tr(S_x + S_y − 2(S_x S_y)^½), the d² of Dowson and Landau, J. Multivariate Anal. 12 (1982), S with
     n − 1. With S = RᵀR of the centred rows' QR decomposition, tr (S_x S_y)^½ is the sum of the singular values of
-    R_x R_yᵀ, which needs no square root of a matrix that may be singular. The axes are the leading ones of the
-    reference: the largest number below half the rows of the smallest sample, at most 64 and at most the reference's
-    rank. The bias is upwards, of the order axes/rows: values of samples of different size or in different dimensions do
-    not compare.
+    R_x R_yᵀ, which needs no square root of a possibly singular matrix. The axes are the leading ones of the reference,
+    as many as are below half the rows of the smallest sample, at most 64 and at most the reference's rank. The bias is
+    upwards and of the order axes/rows, so that values of samples of different sizes or dimensions are not comparable.
 
     Args:
         x: features (n, c).
@@ -141,21 +141,21 @@ def frechet(x: NDArray[Any], y: NDArray[Any], reference: NDArray[Any] | None = N
         BadTensor: not two axes, NaN or infinity, channels that differ, or values above 1e70.
         BadOption: more rows than the limit.
     """
-    given = [_checked("frechet", "x", x, fitted=reference is None), _checked("frechet", "y", y)]
-    given.append(given[0] if reference is None else _checked("frechet", "reference", reference, fitted=True))
-    _check_channels(given)
-    fewest = min(map(len, given))
+    samples = [_to_float64("frechet", "x", x, fitted=reference is None), _to_float64("frechet", "y", y)]
+    samples.append(samples[0] if reference is None else _to_float64("frechet", "reference", reference, fitted=True))
+    _check_channels(samples)
+    fewest = min(map(len, samples))
     if fewest < 3:
         return MeasureValue(None, absent_reason=f"a Fréchet distance needs at least 3 rows per sample, got {fewest}")
-    fitted_FC = given[2] - given[2].mean(axis=0)
+    fitted_FC = samples[2] - samples[2].mean(axis=0)
     axes_CA = _principal_axes(fitted_FC, min((fewest - 1) // 2, MAX_AXES))
     if axes_CA.shape[1] == 0:
         return MeasureValue(None, absent_reason="no channel varies over the sample that the axes are fitted on")
-    x_NA, y_MA = given[0] @ axes_CA, given[1] @ axes_CA
+    x_NA, y_MA = samples[0] @ axes_CA, samples[1] @ axes_CA
     mean_x, mean_y = x_NA.mean(axis=0), y_MA.mean(axis=0)
     root_x, root_y = (
-        linalg.qr(part - mean, mode="r")[0][: axes_CA.shape[1]] / np.sqrt(len(part) - 1.0)
-        for part, mean in ((x_NA, mean_x), (y_MA, mean_y))
+        linalg.qr(sample - mean, mode="r")[0][: axes_CA.shape[1]] / np.sqrt(len(sample) - 1.0)
+        for sample, mean in ((x_NA, mean_x), (y_MA, mean_y))
     )
     common = linalg.svdvals(root_x @ root_y.T).sum()
     value = np.square(mean_x - mean_y).sum() + np.square(root_x).sum() + np.square(root_y).sum() - 2.0 * common
@@ -163,9 +163,9 @@ def frechet(x: NDArray[Any], y: NDArray[Any], reference: NDArray[Any] | None = N
 
 
 def energy(x: NDArray[Any], y: NDArray[Any], *, paired: bool = False, context: WorkContext = UNLIMITED) -> MeasureValue:
-    """Energy distance 2E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖ (Székely and Rizzo, J. Stat. Plan. Inference 143 (2013)).
+    """Return the energy distance 2E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖ (Székely and Rizzo, J. Stat. Plan. Inference 143 (2013)).
 
-    Estimated without bias by U-statistics: means over i ≠ j, of paired rows in the cross term as well. It is MMD² with
+    The estimate is unbiased: its means are over i ≠ j, for paired rows in the cross term as well. It is MMD² with
     the kernel −‖x−y‖ (Sejdinovic et al., Ann. Statist. 41 (2013)) in the unbiased form of the same pairing, so that it
     may be negative. In one channel, scipy.stats.energy_distance is the square root of the biased form, whose means are
     over all i and j.
@@ -183,7 +183,7 @@ def energy(x: NDArray[Any], y: NDArray[Any], *, paired: bool = False, context: W
         BadTensor: not two axes, NaN or infinity, channels or paired rows that differ, values above 1e70.
         BadOption: more rows than the limit.
     """
-    x_NC, y_MC = _checked("energy", "x", x), _checked("energy", "y", y)
+    x_NC, y_MC = _to_float64("energy", "x", x), _to_float64("energy", "y", y)
     _check_channels([x_NC, y_MC])
     n, m = len(x_NC), len(y_MC)
     if paired and n != m:
@@ -193,117 +193,124 @@ def energy(x: NDArray[Any], y: NDArray[Any], *, paired: bool = False, context: W
     centre_C = x_NC.mean(axis=0)
     x_NC, y_MC = x_NC - centre_C, y_MC - centre_C
 
-    def mean(a_RC: FloatArray, b_RC: FloatArray, *, own: bool) -> float:
-        pairs = len(a_RC) * (len(b_RC) if own else len(b_RC) - 1.0)
-        return _sum_of_distances(a_RC, b_RC, own=own, context=context) / pairs
+    def mean(a_RC: FloatArray, b_RC: FloatArray, *, include_diagonal: bool) -> float:
+        pairs = len(a_RC) * (len(b_RC) if include_diagonal else len(b_RC) - 1.0)
+        return _sum_of_distances(a_RC, b_RC, include_diagonal=include_diagonal, context=context) / pairs
 
-    across = mean(x_NC, y_MC, own=not paired)
-    within = mean(x_NC, x_NC, own=False) + mean(y_MC, y_MC, own=False)
+    across = mean(x_NC, y_MC, include_diagonal=not paired)
+    within = mean(x_NC, x_NC, include_diagonal=False) + mean(y_MC, y_MC, include_diagonal=False)
     return MeasureValue(2.0 * across - within, x_NC.shape[1])
 
 
-MEASURES: dict[str, Callable[[Samples], MeasureValue]] = {
-    "cka": lambda given: cka(given.x_NC, given.y_MC, context=given.context),
-    "frechet": lambda given: frechet(given.x_NC, given.y_MC, given.reference_FC),
-    "energy": lambda given: energy(given.x_NC, given.y_MC, paired=given.paired, context=given.context),
+MEASURES: dict[str, Callable[[MeasureInput], MeasureValue]] = {
+    "cka": lambda samples: cka(samples.x_NC, samples.y_MC, context=samples.context),
+    "frechet": lambda samples: frechet(samples.x_NC, samples.y_MC, samples.reference_FC),
+    "energy": lambda samples: energy(samples.x_NC, samples.y_MC, paired=samples.paired, context=samples.context),
 }
 """Measures by name."""
 PAIRED_MEASURES = frozenset({"cka"})
-"""Measures that mean something of the same cases before and after alone."""
+"""Measures that are defined for paired samples only."""
 
 
 def check_size(measure: str, sample: str, rows: int, channels: int, *, fitted: bool) -> None:
-    """Refuses a sample beyond the limits, from its size alone.
+    """Check the size of a sample against the limits.
 
     Args:
         measure: a name in `MEASURES`.
-        sample: how errors name it.
+        sample: its name in errors.
         rows: of the sample.
         channels: of the sample.
         fitted: whether principal axes would be fitted on it.
 
     Raises:
-        BadOption: too large.
+        BadOption: the sample is too large.
     """
     if rows > MAX_ROWS:
         raise BadOption(
             f"`{measure}` takes at most {MAX_ROWS} rows of a sample, got {rows} in `{sample}`",
             field="measures",
-            remedy="leave it out, or send a part of the rows",
+            remedy=f"leave out `{measure}`, or send a subset of the rows",
         )
     if measure == "frechet" and fitted and min(rows, channels) > MAX_EIGEN_SIZE:
         raise BadOption(
             f"`{measure}` fits axes on a sample of at most {MAX_EIGEN_SIZE} rows or channels, got {rows} rows of "
             f"{channels} channels in `{sample}`",
             field="measures",
-            remedy=f"leave it out, or send a reference of at most {MAX_EIGEN_SIZE} rows",
+            remedy=f"leave out `{measure}`, or send a reference of at most {MAX_EIGEN_SIZE} rows",
         )
 
 
-def _checked(measure: str, name: str, rows: NDArray[Any], *, fitted: bool = False) -> FloatArray:
-    """Rows in float64."""
+def _to_float64(measure: str, name: str, rows: NDArray[Any], *, fitted: bool = False) -> FloatArray:
+    """Check a sample and return its rows in float64."""
     rows_RC: FloatArray = np.asarray(rows, dtype=np.float64)
     if rows_RC.ndim != 2 or 0 in rows_RC.shape:
         raise BadTensor(f"expected shape [rows, channels], got {list(rows_RC.shape)}", field=name)
     check_size(measure, name, *rows_RC.shape, fitted=fitted)
     if not np.isfinite(rows_RC).all():
-        raise BadTensor("holds NaN or infinity", field=name, remedy="leave out the rows that cannot be computed")
+        raise BadTensor("contains NaN or infinity", field=name, remedy="leave out rows without valid features")
     if float(np.abs(rows_RC).max()) > LARGEST_FEATURE:
-        raise BadTensor(f"holds values above {LARGEST_FEATURE:g}", field=name, remedy="scale them down")
+        raise BadTensor(f"contains values above {LARGEST_FEATURE:g}", field=name, remedy="scale the features down")
     return rows_RC
 
 
-def _check_channels(given: list[FloatArray]) -> None:
-    """Refuses samples of different channels."""
-    widths = [rows_RC.shape[1] for rows_RC in given]
+def _check_channels(samples: list[FloatArray]) -> None:
+    """Check that samples have the same number of channels."""
+    widths = [rows_RC.shape[1] for rows_RC in samples]
     if len(set(widths)) > 1:
-        raise BadTensor(f"samples have different channels: {widths}", field="y", remedy="compare like with like")
+        raise BadTensor(
+            f"samples have different numbers of channels: {widths}",
+            field="y",
+            remedy="compare features of the same layer",
+        )
 
 
 def _blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Rows of a matrix in blocks of at most `BLOCK_ENTRIES`."""
+    """Yield ranges of rows of a matrix whose blocks have at most `BLOCK_ENTRIES` entries."""
     step = max(1, BLOCK_ENTRIES // columns)
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def _centred_unit(rows_RC: FloatArray) -> FloatArray:
-    """Rows about their mean, the largest entry 1: HSIC's ratio is the same, and its sums lose no digits to the mean."""
+    """Centre rows and scale the largest entry to 1.
+
+    The ratio of HSICs does not change, and its sums neither cancel against the mean nor overflow.
+    """
     centred_RC: FloatArray = rows_RC - rows_RC.mean(axis=0)
     centred_RC /= np.abs(centred_RC).max()
     return centred_RC
 
 
 def _without_diagonal(rows_RC: FloatArray, span: slice) -> FloatArray:
-    """Some rows of the matrix of products, with zeros in its diagonal."""
+    """Return some rows of the matrix of products, with its diagonal set to 0."""
     block_IR: FloatArray = rows_RC[span] @ rows_RC.T
     block_IR[np.arange(len(block_IR)), np.arange(span.start, span.stop)] = 0.0
     return block_IR
 
 
 def _hsic(product: float, k_R: FloatArray, l_R: FloatArray) -> float:
-    """HSIC₁ from tr K̃L̃ and the row sums of K̃ and of L̃."""
+    """Return HSIC₁ from tr K̃L̃ and the row sums of K̃ and of L̃."""
     n = float(len(k_R))
-    spread = k_R.sum() * l_R.sum() / ((n - 1.0) * (n - 2.0)) - 2.0 / (n - 2.0) * (k_R @ l_R)
-    return float((product + spread) / (n * (n - 3.0)))
+    correction = k_R.sum() * l_R.sum() / ((n - 1.0) * (n - 2.0)) - 2.0 / (n - 2.0) * (k_R @ l_R)
+    return float((product + correction) / (n * (n - 3.0)))
 
 
-def _principal_axes(fitted_FC: FloatArray, wanted: int) -> FloatArray:
-    """The leading axes of centred rows, [C, A], A at most `wanted` and at most the rank."""
+def _principal_axes(fitted_FC: FloatArray, max_axes: int) -> FloatArray:
+    """Return the leading principal axes of centred rows, [C, A], A at most `max_axes` and at most the rank."""
     rows, channels = fitted_FC.shape
     side = min(rows, channels)
     products = fitted_FC @ fitted_FC.T if rows < channels else fitted_FC.T @ fitted_FC
-    wanted = min(wanted, side)
-    variance_A, vectors_SA = linalg.eigh(products, subset_by_index=(side - wanted, side - 1))
-    kept_A = variance_A > _SMALLEST_RELATIVE_VARIANCE * max(variance_A[-1], 0.0)
-    vectors_SA = vectors_SA[:, kept_A]
+    count = min(max_axes, side)
+    variance_A, vectors_SA = linalg.eigh(products, subset_by_index=(side - count, side - 1))
+    significant_A = variance_A > _MIN_RELATIVE_VARIANCE * max(variance_A[-1], 0.0)
+    vectors_SA = vectors_SA[:, significant_A]
     if rows >= channels:
         return np.asarray(vectors_SA)
-    axes_CA: FloatArray = fitted_FC.T @ vectors_SA / np.sqrt(variance_A[kept_A])
+    axes_CA: FloatArray = fitted_FC.T @ vectors_SA / np.sqrt(variance_A[significant_A])
     return axes_CA
 
 
-def _sum_of_distances(a_RC: FloatArray, b_RC: FloatArray, *, own: bool, context: WorkContext) -> float:
-    """Σ_ij ‖a_i − b_j‖, with i = j where `own`."""
+def _sum_of_distances(a_RC: FloatArray, b_RC: FloatArray, *, include_diagonal: bool, context: WorkContext) -> float:
+    """Return Σ_ij ‖a_i − b_j‖, with or without i = j."""
     total = 0.0
     squares_a, squares_b = (np.square(rows_RC).sum(axis=1) for rows_RC in (a_RC, b_RC))
     for span in _blocks(len(a_RC), len(b_RC)):
@@ -313,7 +320,7 @@ def _sum_of_distances(a_RC: FloatArray, b_RC: FloatArray, *, own: bool, context:
         block_IR += squares_a[span, None]
         block_IR += squares_b
         np.sqrt(np.maximum(block_IR, 0.0, out=block_IR), out=block_IR)
-        if not own:
+        if not include_diagonal:
             block_IR[np.arange(len(block_IR)), np.arange(span.start, span.stop)] = 0.0
         total += float(block_IR.sum())
     return total

@@ -1,4 +1,4 @@
-"""p-values, their adjustment over layers, and the jackknife interval. Knows only statistics, not how they were formed.
+"""p-values, their adjustment over layers, and the jackknife interval.
 
 Legend: L layers, B permutations, G groups.
 """
@@ -16,15 +16,15 @@ from vfmalign.mmd.statistics.permutations import Permutations
 
 JACKKNIFE = "delete-one-group jackknife"
 
-# Rows of one group bias an estimate. By half a standard error, its interval covers 92 % instead of 95 %; by more, it
-# misses (`python -m bench.statistics`: under 90 %, down to none in many channels), and is withheld.
+# Pairs of rows within a group bias an estimate. An interval covers 92 % instead of 95 % at a bias of half a standard
+# error. At a larger bias it covers less (`python -m bench.statistics`: below 90 %, 0 % in many channels) and is hidden.
 LARGEST_BIAS = 0.5
 
-# The biased estimate's own bias is no matter of size. Were intervals shown where it is small beside the standard error,
-# they would be those whose standard error came out large: they cover 53 to 89 % (simulated, docs/adr/0038-*.md).
+# The biased estimate gets no interval even where its bias is small beside the standard error. Showing those alone would
+# select datasets whose standard error is large by chance: they cover 53 to 89 % (simulated, docs/adr/0038-*.md).
 BIASED = (
-    "`biased` counts kernel values of a row with itself, and an interval around it does not cover MMD²; "
-    "an unbiased estimator has one"
+    "`biased` includes kernel values of rows with themselves, so that an interval around it would not cover MMD²; "
+    "use an unbiased estimator"
 )
 
 
@@ -34,8 +34,8 @@ class Interval:
 
     Attributes:
         level: nominal coverage.
-        degenerate: the test does not reject, or there is none: near the null the estimator is a degenerate
-            U-statistic, is not normal, and the interval's coverage is not to be relied on.
+        degenerate: whether the test does not reject or is absent. Near the null the estimator is a degenerate
+            U-statistic and not normal, so that the coverage is not reliable.
     """
 
     lower: float
@@ -47,7 +47,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number that may be absent, with the reason (of the value, or else of the interval)."""
+    """A number that may be absent.
+
+    Attributes:
+        value: None where it is absent.
+        interval: None where it is absent.
+        absent_reason: why the value, or else the interval, is absent.
+    """
 
     value: float | None
     interval: Interval | None = None
@@ -55,10 +61,10 @@ class Estimate:
 
 
 def p_value(observed: float, permuted_B: FloatArray, tie_bound: float, permutations: Permutations) -> Estimate:
-    """Share of permutations with a statistic at least as large; ties within the bound count as at least as large.
+    """Return the share of permutations with a statistic at least as large, counting ties within a bound as such.
 
-    (1 + #)/(1 + B) for random ones (Phipson and Smyth, SAGMB 2010); #/2^G where all are enumerated, which include the
-    identity.
+    It is (1 + #)/(1 + B) for random permutations (Phipson and Smyth, SAGMB 2010), and #/2^G where all are enumerated,
+    because those include the identity.
     """
     if permutations.absent_reason:
         return Estimate(None, absent_reason=permutations.absent_reason)
@@ -68,31 +74,31 @@ def p_value(observed: float, permuted_B: FloatArray, tie_bound: float, permutati
 def max_t_p_values(
     observed_L: FloatArray, permuted_LB: FloatArray, tie_bounds_L: FloatArray, permutations: Permutations
 ) -> list[Estimate]:
-    """p-values of layers that share their permutations, adjusted by single-step max-T (Westfall and Young, 1993).
+    """Return p-values of layers that share permutations, adjusted by single-step max-T (Westfall and Young, 1993).
 
-    Each layer's statistics are centred and scaled by the mean and SD over all its permutations and the observed one,
-    which treats them alike and so keeps the test exact. A layer whose statistics differ by rounding alone says nothing:
-    its p is 1 and it does not enter the maximum.
+    The statistics of each layer are centred and scaled by their mean and SD over all permutations and the observed one.
+    This treats them all in the same way, so that the test stays exact. A layer whose statistics differ only by rounding
+    has p = 1 and does not enter the maximum.
     """
     if permutations.absent_reason:
         return [Estimate(None, absent_reason=permutations.absent_reason)] * len(observed_L)
-    everything = permuted_LB if permutations.enumerated else np.column_stack([observed_L, permuted_LB])
-    mean_L, sd_L = everything.mean(axis=1), everything.std(axis=1)
-    telling_L = sd_L > tie_bounds_L
-    if not telling_L.any():
+    statistics = permuted_LB if permutations.enumerated else np.column_stack([observed_L, permuted_LB])
+    mean_L, sd_L = statistics.mean(axis=1), statistics.std(axis=1)
+    informative_L = sd_L > tie_bounds_L
+    if not informative_L.any():
         return [Estimate(1.0)] * len(observed_L)
-    scale_L = np.where(telling_L, sd_L, 1.0)
+    scale_L = np.where(informative_L, sd_L, 1.0)
     upper_LB = (permuted_LB + tie_bounds_L[:, None] - mean_L[:, None]) / scale_L[:, None]
-    largest_B = upper_LB[telling_L].max(axis=0)
+    largest_B = upper_LB[informative_L].max(axis=0)
     scaled_L = (observed_L - mean_L) / scale_L
     return [
-        Estimate(_share(int((largest_B >= scaled).sum()), permutations) if telling else 1.0)
-        for scaled, telling in zip(scaled_L, telling_L, strict=True)
+        Estimate(_share(int((largest_B >= scaled).sum()), permutations) if informative else 1.0)
+        for scaled, informative in zip(scaled_L, informative_L, strict=True)
     ]
 
 
 def _share(at_least: int, permutations: Permutations) -> float:
-    """P from the number of columns whose statistic reaches the observed one."""
+    """Return the p-value from the number of columns whose statistic is at least as large as the observed one."""
     at_least *= permutations.multiplicity
     if permutations.enumerated:
         return at_least / permutations.count
@@ -100,43 +106,43 @@ def _share(at_least: int, permutations: Permutations) -> float:
 
 
 def jackknife(observed: float, left_out: Sequence[FloatArray], level: float, p: float | None) -> Interval:
-    """Delete-one-group jackknife interval around the estimate (Arvesen, Ann. Math. Stat. 1969, for U-statistics).
+    """Return the delete-one-group jackknife interval (Arvesen, Ann. Math. Stat. 1969, for U-statistics).
 
-    The standard error times Student's t at the smallest G − 1 degrees of freedom.
+    Its half-width is the standard error times the quantile of Student's t with the smallest G − 1 degrees of freedom.
 
     Args:
         observed: the estimate θ.
-        left_out: θ without each group, one array per sample that is resampled on its own (one for pairs).
+        left_out: θ without each group, one array per sample that is resampled independently (one for pairs).
         level: nominal coverage.
-        p: p-value of the test, None where there is none.
+        p: p-value of the test; None without a test.
     """
-    degrees = min(part_G.size for part_G in left_out) - 1
+    degrees = min(theta_G.size for theta_G in left_out) - 1
     half = float(stdtrit(degrees, 0.5 + level / 2.0)) * standard_error(left_out)
     rejects = p is not None and p <= 1.0 - level + 1e-12
     return Interval(observed - half, observed + half, level, JACKKNIFE, degenerate=not rejects)
 
 
 def standard_error(left_out: Sequence[FloatArray]) -> float:
-    """Delete-one-group jackknife: Var = Σ over samples of (G−1)/G · Σ_g (θ₍₋g₎ − mean)²."""
+    """Return the delete-one-group jackknife's standard error, Var = Σ over samples of (G−1)/G · Σ_g (θ₍₋g₎ − mean)²."""
     variance = sum(
-        (part_G.size - 1) / part_G.size * float(((part_G - part_G.mean()) ** 2).sum()) for part_G in left_out
+        (theta_G.size - 1) / theta_G.size * float(((theta_G - theta_G.mean()) ** 2).sum()) for theta_G in left_out
     )
     return float(variance**0.5)
 
 
 def bias_reason(observed: float, unbiased: float, left_out: Sequence[FloatArray], rounding: float) -> str:
-    """Why there is no interval around an unbiased estimator's value of rows in groups; empty where there is one.
+    """Return why an unbiased estimate of rows in groups gets no interval; empty where it gets one.
 
     Args:
         observed: the estimate.
-        unbiased: the same mean over pairs of rows from different groups alone.
+        unbiased: the same mean over pairs of rows from different groups only.
         left_out: the estimate without each group.
-        rounding: differences up to this say nothing.
+        rounding: difference of the two estimates that rounding alone can cause.
     """
     bias = observed - unbiased
     if abs(bias) <= LARGEST_BIAS * standard_error(left_out) + rounding:
         return ""
     return (
-        f"the estimate holds kernel values of rows with their own group, which bias it by {bias:.2g}, "
-        f"more than {LARGEST_BIAS} standard errors: an interval around it would not cover MMD²"
+        f"the estimate includes kernel values within groups, which bias it by {bias:.2g}, more than {LARGEST_BIAS} "
+        "standard errors, so that an interval around it would not cover MMD²"
     )

@@ -61,7 +61,7 @@ def unbiased_paired(k, signs):
 
 def independent(rng):
     x, y = rng.normal(size=(18, 3)), rng.normal(size=(23, 3)) * 1.3 + 0.5
-    chosen_GB = permutations.permutations(18, 23, 60, seed=8).weights_GB.astype(bool)
+    chosen_GB = permutations.draw_permutations(18, 23, 60, seed=8).weights_GB.astype(bool)
     return x, y, largest(np.concatenate([x, y]), unbiased, [np.arange(41) < 18, *chosen_GB.T])
 
 
@@ -78,7 +78,7 @@ def test_independent_samples_give_the_formula_over_permutations(rng):
 def test_pairs_and_the_wild_bootstrap_give_the_formula_over_swaps(rng, options):
     x = rng.normal(size=(20, 3))
     y = 0.5 * x + rng.normal(size=(20, 3)) + 0.45
-    signs_GB = permutations.swaps(20, 60, seed=3).weights_GB
+    signs_GB = permutations.draw_swaps(20, 60, seed=3).weights_GB
     values = largest(np.concatenate([x, y]), unbiased_paired, [np.ones(20), *signs_GB.T])
     expected = (values >= values[0] * (1 - 1e-9)).mean()
     assert 0.03 < expected < 0.7
@@ -144,9 +144,9 @@ def test_several_kernels_of_one_pass_equal_single_passes(rng, paired, precision)
     layout = Layout(
         (26,) if paired else (26, 26),
         groups,
-        permutations.swaps(26, 33, seed=1).weights_GB
+        permutations.draw_swaps(26, 33, seed=1).weights_GB
         if paired
-        else permutations.permutations(13, 13, 33, 1).weights_GB,
+        else permutations.draw_permutations(13, 13, 33, 1).weights_GB,
     )
 
     def sums(some, tile_shape):

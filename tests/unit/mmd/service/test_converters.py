@@ -138,7 +138,7 @@ def test_a_job_stops_when_its_caller_is_gone_or_late():
 
 
 def test_a_job_stops_at_the_next_tile(monkeypatch):
-    monkeypatch.setattr(ordered_pool, "_MOST_THREADS", 1)
+    monkeypatch.setattr(ordered_pool, "_MAX_THREADS", 1)
     monkeypatch.setattr(comparison_job, "_read", lambda planned: planned.job.given)
     checks, last = 0, -1
 

@@ -253,7 +253,7 @@ def test_few_groups_leave_test_and_interval_out_with_the_reason(samples):
     assert "too few" in found.mmd2.absent_reason
     found = run(x, y, paired=False, groups_x=["a"] * 30, permutations=99)
     assert "one bucket cannot be permuted" in found.p_value.absent_reason
-    assert run(x, y, paired=False).p_value.absent_reason == "no test was asked for"
+    assert run(x, y, paired=False).p_value.absent_reason == "no test was requested"
 
 
 def test_what_cannot_be_computed_is_refused_by_name(samples):

@@ -140,7 +140,7 @@ class _Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("pairing", ["paired", "independent"])
 def test_no_tensor_is_larger_than_a_tile_or_the_input(brute, rng, pairing, monkeypatch):
-    monkeypatch.setattr(ordered_pool, "_MOST_THREADS", 1)  # what other threads form would not be recorded
+    monkeypatch.setattr(ordered_pool, "_MAX_THREADS", 1)  # what other threads form would not be recorded
     n, d, tile, permutations = 400, 3, 32, 500
     x, y = rng.normal(size=(n, d)), rng.normal(size=(n, d))
     with _Largest() as largest:

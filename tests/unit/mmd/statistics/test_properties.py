@@ -214,8 +214,8 @@ def test_p_values_are_shares_of_permutations(samples, offset, seed):
 def test_the_first_permutations_of_a_longer_run_are_the_same(groups, others, count, seed, swap):
     def weights(number):
         if swap:
-            return permutations.swaps(groups + permutations.MAX_ENUMERATED_GROUPS, number, seed).weights_GB
-        return permutations.permutations(groups, others, number, seed).weights_GB
+            return permutations.draw_swaps(groups + permutations.MAX_ENUMERATED_GROUPS, number, seed).weights_GB
+        return permutations.draw_permutations(groups, others, number, seed).weights_GB
 
     short, long = weights(count), weights(count + 25)
     np.testing.assert_array_equal(long[:, :count], short)

@@ -7,7 +7,7 @@ from scipy import linalg, stats
 from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.statistics import similarity
-from vfmalign.mmd.statistics.similarity import MEASURES, Samples, cka, energy, frechet
+from vfmalign.mmd.statistics.similarity import MEASURES, MeasureInput, cka, energy, frechet
 
 
 def slow_hsic(k, l_):
@@ -68,8 +68,8 @@ def test_cka_of_unrelated_rows_is_about_0_in_many_channels(rng):
 def test_cka_says_why_it_is_undefined(rng):
     x, _ = moved(rng)
     assert "at least 4 rows, got 3" in cka(x[:3], x[:3]).absent_reason
-    assert "all rows of y are the same" in cka(x, np.full_like(x, 0.1)).absent_reason
-    assert "equally far" in cka(np.eye(5), np.eye(5)).absent_reason
+    assert "all rows of y are equal" in cka(x, np.full_like(x, 0.1)).absent_reason
+    assert "all distances between rows are equal" in cka(np.eye(5), np.eye(5)).absent_reason
     assert cka(x[:3], x[:3]).value is None
 
 
@@ -155,10 +155,10 @@ def test_bad_rows_are_refused(rng, monkeypatch, name):
     spoiled[3, 1] = np.nan
     for bad, words in ((spoiled, "NaN"), (y[:, 0], r"\[rows, channels\]"), (y * 1e90, "above 1e\\+70")):
         with pytest.raises(BadTensor, match=words):
-            take(Samples(x, bad))
+            take(MeasureInput(x, bad))
     monkeypatch.setattr(similarity, "MAX_ROWS", 20)
     with pytest.raises(BadOption, match="at most 20 rows of a sample, got 24 in `x`"):
-        take(Samples(x, y))
+        take(MeasureInput(x, y))
 
 
 def test_samples_that_do_not_fit_together_are_refused(rng):
@@ -168,7 +168,7 @@ def test_samples_that_do_not_fit_together_are_refused(rng):
     with pytest.raises(BadTensor, match="equal row counts, got 24 and 9"):
         energy(x, y[:9], paired=True)
     for take in (energy, frechet):
-        with pytest.raises(BadTensor, match="different channels"):
+        with pytest.raises(BadTensor, match="different numbers of channels"):
             take(x, y[:, :4])
 
 
