@@ -134,7 +134,7 @@ BASE        ?= python:3.11-slim
 TORCH       ?= cpu
 WHEELS      ?= $(PIP_FIND_LINKS)
 IMAGE_INDEX ?= $(if $(WHEELS),,$(if $(filter cpu,$(TORCH)),https://download.pytorch.org/whl/cpu))
-IMAGES      ?= features mmd training finetuning finetuning-local cli s3 postgres prometheus
+IMAGES      ?= features mmd training finetuning finetuning-local cli cli-imaging s3 postgres prometheus
 
 locks: setup  ## deploy/locks: every package of every image with its sha256 (needs network; WHEELS or an index for the CPU torch)
 	$(BIN)/pip install -q uv

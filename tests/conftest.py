@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: S3 and PostgreSQL as real servers, a fresh bucket and an empty database on them."""
+"""Fixtures for all tests: real S3 and PostgreSQL servers, with an empty bucket per module and a database per test."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from vfmalign.cli.local import s3_server
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.object_store import ObjectStore
 
-# A deadline would fail a property for the other work on its machine.
+# A deadline would fail property tests on a busy machine.
 settings.register_profile("vfmalign", deadline=None)
 settings.load_profile("vfmalign")
-# Tests import every module there is: a quarter of that time would go into looking for garbage.
+# Collection imports every module; garbage collection would take a quarter of that time.
 gc.disable()
 
 
-# Long suites begin first, so that workers end together; within a suite the order stays.
+# The slowest suites start first, so that the workers finish together. The order within a suite is unchanged.
 SUITES = ("tests/e2e/", "tests/integration/training/", "tests/integration/", "tests/gpu/", "")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Orders the suites."""
+    """Sort tests by suite."""
     items.sort(key=lambda item: next(rank for rank, suite in enumerate(SUITES) if item.nodeid.startswith(suite)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Says which tests share a worker, so that a server of several tests starts once.
+    """Keep tests with expensive shared fixtures on one worker.
 
-    The end-to-end tests share one stack, and the tests of a file its fixtures. Those of `tests/integration/finetuning`
-    start a service each and go wherever a worker is free. A scheduler of our own, as `xdist_group` marks of
-    pytest-xdist 3.8 have no effect with pytest 9.2.
+    The end-to-end tests share one stack, and the tests of a file share its module fixtures. Each test of
+    `tests/integration/finetuning` starts its own service and runs on any free worker. This is a scheduler, because the
+    `xdist_group` marks of pytest-xdist 3.8 have no effect with pytest 9.2.
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -59,13 +59,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_finish() -> None:
-    """The collector is back when tests begin."""
+    """Enable garbage collection again for the tests."""
     gc.enable()
 
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Server]:
-    """A SeaweedFS process for the session."""
+    """Start a SeaweedFS server for the session."""
     process, server = s3_server.start(tmp_path_factory.mktemp("s3"))
     yield server
     s3_server.stop(process.pid, grace_s=0)
@@ -74,7 +74,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Server]
 
 @pytest.fixture(scope="module")
 def store_settings(s3: s3_server.S3Server) -> StoreSettings:
-    """Settings of a fresh bucket."""
+    """Return settings with a new bucket name."""
     return StoreSettings(
         bucket=f"test-{uuid.uuid4().hex[:12]}",
         endpoint=s3.endpoint,
@@ -85,7 +85,7 @@ def store_settings(s3: s3_server.S3Server) -> StoreSettings:
 
 @pytest.fixture(scope="module")
 def store(store_settings: StoreSettings) -> ObjectStore:
-    """An object store on a fresh bucket."""
+    """Return an object store with a new bucket."""
     result = ObjectStore(store_settings)
     result.ensure_bucket()
     return result
@@ -93,13 +93,13 @@ def store(store_settings: StoreSettings) -> ObjectStore:
 
 @pytest.fixture(scope="module")
 def store_environment(s3: s3_server.S3Server, store_settings: StoreSettings) -> dict[str, str]:
-    """The environment of a subprocess that shall use the same bucket."""
+    """Return the environment for a subprocess that uses the same bucket."""
     return {**os.environ, **s3.environment(), "VFMALIGN_BUCKET": store_settings.bucket}
 
 
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of the maintenance database of a real PostgreSQL server for the session."""
+    """Start a PostgreSQL server for the session and return the URL of its maintenance database."""
     base = tmp_path_factory.getbasetemp()
     with postgres.serve((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "postgres.lock") as url:
         if url is None:
@@ -109,7 +109,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def postgres_database(postgres_url: str) -> str:
-    """URL of an empty PostgreSQL database."""
+    """Create an empty PostgreSQL database and return its URL."""
     name = f"t{uuid.uuid4().hex}"
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -118,7 +118,7 @@ def postgres_database(postgres_url: str) -> str:
 
 @pytest.fixture
 def process_as_before() -> Iterator[None]:
-    """For tests that call a `main` in this process: logging and signal handlers are put back."""
+    """Restore logging and signal handlers after a test that calls a `main` function in this process."""
     root = logging.getLogger()
     logs = root.handlers[:], root.level
     signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -131,5 +131,5 @@ def process_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_folder() -> Path:
-    """Reference material beside the repository; tests that need it skip where it is absent."""
+    """Return the folder of reference material beside the repository; tests that need it skip without it."""
     return Path(__file__).resolve().parents[2] / "shared"

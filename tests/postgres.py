@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the tests: pgserver's where it has a wheel, else the programs that the machine has."""
+"""A PostgreSQL server for the tests, from pgserver where it has a wheel, otherwise from the machine's programs."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ import psycopg
 REMEDY = "pip install pgserver (Python 3.11 and 3.12), or apt-get install postgresql (any Python)"
 START_TIMEOUT_S = 60.0
 _UNPRIVILEGED = ("postgres", "nobody")
-"""Accounts that run the server for root, whom PostgreSQL refuses; the first that exists."""
+"""PostgreSQL refuses to run as root; the first of these accounts that exists runs it instead."""
 
 
 def programs() -> Path | None:
-    """The folder with the newest `initdb` and `postgres` of this machine; Debian keeps them off the PATH."""
+    """Return the folder of the newest `initdb` and `postgres` on this machine. Debian does not add it to PATH."""
     on_path = shutil.which("initdb")
     folders = [Path(on_path).resolve().parent] if on_path else []
     debian = Path("/usr/lib/postgresql").glob("*/bin")
     folders += sorted(debian, key=lambda folder: folder.parent.name.zfill(4), reverse=True)
-    return next((one for one in folders if (one / "initdb").exists() and (one / "postgres").exists()), None)
+    return next((folder for folder in folders if (folder / "initdb").exists() and (folder / "postgres").exists()), None)
 
 
 @contextmanager
 def serve(lock: Path) -> Iterator[str | None]:
-    """Runs a server on a socket in a new folder, until the end of the block.
+    """Run a server on a Unix socket in a temporary folder until the end of the block.
 
     Args:
-        lock: a file that all processes of a test run share; they prepare their servers one after another, because
-            pgserver creates a system account when root has none for it yet.
+        lock: file that all processes of a test run share. They set up their servers one at a time, because pgserver
+            creates a system account if it runs as root and the account is missing.
 
     Yields:
-        The URL of its maintenance database, or None where nothing can serve.
+        URL of the maintenance database, or None without PostgreSQL on this machine.
     """
     with tempfile.TemporaryDirectory(prefix="vfmalign-pg-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         if (pgserver := load_pgserver()) is not None:
             with _serve_with_pgserver(pgserver, folder, lock) as url:
                 yield url
-        elif (found := programs()) is not None:
-            with serve_with(found, folder) as url:
+        elif (binaries := programs()) is not None:
+            with serve_with(binaries, folder) as url:
                 yield url
         else:
             yield None
 
 
 def load_pgserver() -> Any:
-    """The module, or None where it is not installed."""
+    """Import pgserver; return None if it is not installed."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # platformdirs tells which folder it takes where XDG_RUNTIME_DIR is not set
+        warnings.simplefilter("ignore")  # platformdirs warns if XDG_RUNTIME_DIR is not set
         try:
             import pgserver
         except ImportError:
@@ -75,20 +75,20 @@ def _serve_with_pgserver(pgserver: Any, folder: Path, lock: Path) -> Iterator[st
         fcntl.flock(file, fcntl.LOCK_EX)
         server = pgserver.get_server(folder, cleanup_mode="delete")
     yield server.get_uri()
-    os.kill(server.get_pid(), signal.SIGQUIT)  # PostgreSQL's immediate shutdown; nobody needs its last checkpoint
+    os.kill(server.get_pid(), signal.SIGQUIT)  # immediate shutdown, without a checkpoint
     server.cleanup()
 
 
 @contextmanager
 def serve_with(binaries: Path, folder: Path) -> Iterator[str]:
-    """Runs a server of the machine's own programs.
+    """Run a server with the machine's programs until the end of the block.
 
     Args:
-        binaries: where `initdb` and `postgres` lie.
-        folder: an empty folder with a short path, which holds the data and the socket.
+        binaries: folder of `initdb` and `postgres`.
+        folder: empty folder with a short path, for the data and the socket.
 
     Yields:
-        The URL of its maintenance database.
+        URL of the maintenance database.
     """
     user = _account()
     options: dict[str, Any] = {"cwd": folder}

@@ -1,6 +1,6 @@
-"""An overlay deployed into a cluster by kubectl, and pods of the command line inside it.
+"""Deploy an overlay into a cluster with kubectl and run the command line in pods there.
 
-Knows kubectl and the names in k8s/. Everything it makes it takes away again; it touches no namespace that was there.
+Everything that it creates is deleted afterwards. Existing namespaces are not changed.
 """
 
 from __future__ import annotations
@@ -29,44 +29,44 @@ ENDED = ("Succeeded", "Failed")
 
 
 def kubectl(*arguments: str, text: str | None = None, check: bool = True, timeout_s: float = 120.0) -> str:
-    """What kubectl says; an error of its as our own."""
-    done = subprocess.run(
+    """Run kubectl and return its output; a failure becomes an AssertionError with its message."""
+    result = subprocess.run(
         ["kubectl", *arguments], input=text, capture_output=True, text=True, check=False, timeout=timeout_s
     )
-    if check and done.returncode:
-        raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
+    if check and result.returncode:
+        raise AssertionError(f"kubectl {' '.join(arguments)}: {result.stderr.strip() or result.stdout.strip()}")
+    return result.stdout
 
 
 def get(*arguments: str) -> Any:
-    """Objects as JSON."""
+    """Return objects as JSON."""
     return json.loads(kubectl(*arguments, "-o", "json"))
 
 
 @dataclass
 class Deployment:
-    """vfmalign in a namespace of its own, which must not be there before.
+    """vfmalign in a namespace that must not exist yet.
 
     Attributes:
         overlay: folder of the kustomization.
-        folder: for files of ours.
+        folder: for temporary files.
     """
 
     overlay: Path
     folder: Path
     manifests: str = ""
 
-    # --- there and away ----------------------------------------------------------------------------------------------
+    # --- deploy and delete -------------------------------------------------------------------------------------------
 
     def up(self) -> None:
-        """Deploys everything and waits until it is ready."""
+        """Deploy everything and wait until it is ready."""
         self.manifests = kubectl("kustomize", str(self._composed()))
         documents = [one for one in yaml.safe_load_all(self.manifests) if one]
         first = [one for one in documents if one["kind"] == "Namespace"]
         self._apply([*first, *self._secrets()])
         self._apply(documents)
         self._available()
-        # The bucket is the operator's to make; the credentials of a test may.
+        # The services do not create the bucket; in production, the operator does.
         self.run(
             "bucket",
             command=[
@@ -78,24 +78,24 @@ class Deployment:
         )
 
     def down(self) -> None:
-        """Takes everything away."""
+        """Delete everything."""
         kubectl(
             "delete", "--ignore-not-found", "--wait=true", "-f", "-", text=self.manifests, check=False, timeout_s=300.0
         )
         kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", check=False, timeout_s=300.0)
 
     def describe(self) -> str:
-        """What the cluster says of our pods and jobs, for whoever looks for a fault."""
-        found = [kubectl("-n", NAMESPACE, "get", "pods,jobs", "-o", "wide", check=False)]
-        found.append(kubectl("-n", NAMESPACE, "get", "events", "--sort-by=.lastTimestamp", check=False)[-6000:])
+        """Return the state, events and logs of pods and jobs, for troubleshooting."""
+        sections = [kubectl("-n", NAMESPACE, "get", "pods,jobs", "-o", "wide", check=False)]
+        sections.append(kubectl("-n", NAMESPACE, "get", "events", "--sort-by=.lastTimestamp", check=False)[-6000:])
         logs = (f"deployment/vfmalign-{name}" for name in SERVICES)
-        found += [kubectl("-n", NAMESPACE, "logs", name, "--tail=40", check=False) for name in logs]
-        return "\n".join(found)
+        sections += [kubectl("-n", NAMESPACE, "logs", name, "--tail=40", check=False) for name in logs]
+        return "\n".join(sections)
 
     def _composed(self) -> Path:
-        """The overlay itself, or with the training jobs on the GPU pool where the cluster has one.
+        """Return the overlay, with training jobs on the GPU pool if the cluster has one.
 
-        The services move there as well only where there are GPUs for all three: a job needs one.
+        The services use the pool only if it has at least three GPUs, because a job needs one as well.
         """
         gpus = sum(int(node["status"]["allocatable"].get(GPU, 0)) for node in pool())
         if not gpus or "components/gpu" in self.overlay.joinpath("kustomization.yaml").read_text():
@@ -131,7 +131,7 @@ class Deployment:
     # --- commands inside ---------------------------------------------------------------------------------------------
 
     def start(self, name: str, *arguments: str, command: list[str] | None = None) -> str:
-        """A pod that runs `vfmalign ARGUMENTS` beside the services; returns its name."""
+        """Start a pod that runs `vfmalign ARGUMENTS` in the namespace; return its name."""
         service = get("-n", NAMESPACE, "get", "deployment", "vfmalign-finetuning")["spec"]["template"]["spec"]
         store = next(
             one["configMapRef"]["name"]
@@ -143,56 +143,56 @@ class Deployment:
         return pod
 
     def result(self, pod: str, timeout_s: float = 1800.0) -> str:
-        """What a client pod wrote, once it has succeeded."""
-        phase = until(lambda: (found := self.phase(pod)) in ENDED and found, timeout_s)
-        written = kubectl("-n", NAMESPACE, "logs", pod, check=False)
-        assert phase == "Succeeded", f"{pod} failed: {written[-4000:]}"
-        return written
+        """Wait until a client pod succeeds, and return its output."""
+        phase = until(lambda: (phase := self.phase(pod)) in ENDED and phase, timeout_s)
+        output = kubectl("-n", NAMESPACE, "logs", pod, check=False)
+        assert phase == "Succeeded", f"{pod} failed: {output[-4000:]}"
+        return output
 
     def run(self, name: str, *arguments: str, command: list[str] | None = None) -> str:
-        """Runs a command to its end."""
+        """Run a command in a pod and return its output."""
         return self.result(self.start(name, *arguments, command=command))
 
     def ask(self, name: str, *arguments: str) -> Any:
-        """The JSON that a command answers."""
-        return document(self.run(name, *arguments, "--json"))
+        """Run a command and return its JSON output."""
+        return parse_document(self.run(name, *arguments, "--json"))
 
     # --- training pods -----------------------------------------------------------------------------------------------
 
     def phase(self, pod: str) -> str:
-        """Phase of a pod."""
+        """Return the phase of a pod."""
         return kubectl("-n", NAMESPACE, "get", "pod", pod, "-o", "jsonpath={.status.phase}", check=False).strip()
 
     def training_pods(self) -> list[dict[str, Any]]:
-        """The pods of jobs."""
-        found: list[dict[str, Any]] = get("-n", NAMESPACE, "get", "pods", "-l", "vfmalign.io/job")["items"]
-        return found
+        """Return the pods of training jobs."""
+        items: list[dict[str, Any]] = get("-n", NAMESPACE, "get", "pods", "-l", "vfmalign.io/job")["items"]
+        return items
 
     def training(self, job: str, epochs: int = 2, timeout_s: float = 600.0) -> str:
-        """Name of a job's pod, once it is in the middle of its training."""
+        """Wait until a job has trained `epochs` epochs, and return the name of its pod."""
 
         def look() -> str | None:
             for pod in self.training_pods():
                 name, status = pod["metadata"]["name"], pod["status"]
-                mine = pod["metadata"]["annotations"].get("vfmalign.io/job-id") == job
-                if mine and status.get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp"):
-                    written = kubectl("-n", NAMESPACE, "logs", name, check=False)
-                    if written.count('"event": "epoch"') >= epochs:
+                is_of_job = pod["metadata"]["annotations"].get("vfmalign.io/job-id") == job
+                if is_of_job and status.get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp"):
+                    log = kubectl("-n", NAMESPACE, "logs", name, check=False)
+                    if log.count('"event": "epoch"') >= epochs:
                         return str(name)
             return None
 
         return until(look, timeout_s)
 
     def roll(self, service: str, step: str) -> None:
-        """A service's pods end, and others take their place: `restart`, or `undo` for those before the last step."""
+        """Replace the pods of a service: `restart`, or `undo` to return to the previous revision."""
         name = f"deployment/vfmalign-{service}"
         kubectl("-n", NAMESPACE, "rollout", step, name)
         kubectl("-n", NAMESPACE, "rollout", "status", name, "--timeout=600s", timeout_s=660.0)
 
     def drain(self, pod: str) -> None:
-        """Drains the pod's node as docs/operations.md says, and gives the node back.
+        """Drain the node of a pod as docs/operations.md describes, and uncordon it.
 
-        Where that is no node of the GPU pool, or one that holds this test's own stores, the pod alone is evicted.
+        Evict only the pod if its node is outside the GPU pool or holds the stores of this test.
         """
         node = get("-n", NAMESPACE, "get", "pod", pod)["spec"]["nodeName"]
         stores = get("-n", NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/component in (s3, postgresql)")["items"]
@@ -207,47 +207,47 @@ class Deployment:
         self._available()
 
     def _available(self) -> None:
-        """Waits for every service."""
+        """Wait until every service is available."""
         waited = ("wait", "--for=condition=Available", "deployment", "--all", "--timeout=600s")
         kubectl("-n", NAMESPACE, *waited, timeout_s=660.0)
 
     def _evict(self, pod: str) -> None:
-        """What draining its node does to a pod."""
+        """Evict a pod, as draining its node would."""
         body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": NAMESPACE}}
         path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
         kubectl("create", "--raw", path, "-f", "-", text=json.dumps(body))
 
     def delete(self, pod: str) -> None:
-        """What somebody does by hand."""
+        """Delete a pod, as a user would."""
         kubectl("-n", NAMESPACE, "delete", "pod", pod, "--wait=false")
 
 
 def pool() -> list[dict[str, Any]]:
-    """The nodes of the GPU pool."""
+    """Return the nodes of the GPU pool."""
     nodes = get("get", "nodes")["items"]
     return [node for node in nodes if any(label in node["metadata"]["labels"] for label in POOL_LABELS)]
 
 
-def names(found: dict[str, Any]) -> list[str]:
-    """Names of listed objects."""
-    return [one["metadata"]["name"] for one in found["items"]]
+def names(listing: dict[str, Any]) -> list[str]:
+    """Return the names of the objects in a listing."""
+    return [item["metadata"]["name"] for item in listing["items"]]
 
 
-def document(written: str) -> Any:
-    """The JSON document in a log that holds progress as well: it is indented, and log lines are not."""
-    start = re.search(r"^\{$", written, re.MULTILINE)
-    assert start, f"no JSON in: {written[-2000:]}"
-    return json.JSONDecoder().raw_decode(written, start.start())[0]
+def parse_document(log: str) -> Any:
+    """Parse the JSON document in a log with progress lines. The document is indented, log lines are not."""
+    start = re.search(r"^\{$", log, re.MULTILINE)
+    assert start, f"no JSON in: {log[-2000:]}"
+    return json.JSONDecoder().raw_decode(log, start.start())[0]
 
 
 def until(condition: Callable[[], Any], timeout_s: float) -> Any:
-    """What a condition gives once it gives something."""
+    """Poll a condition until its value is true, and return the value."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         if result := condition():
             return result
         time.sleep(1.0)
-    raise AssertionError(f"not within {timeout_s:g} s")
+    raise AssertionError(f"the condition did not hold within {timeout_s:g} s")
 
 
 def _secret(name: str, **values: str) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def _client(name: str, store: str, arguments: list[str], command: list[str] | No
     environment += [{"name": key, "value": value} for key, value in plain.items()]
     container: dict[str, Any] = {
         "name": "client",
-        "image": os.environ.get("CLI_IMAGE", "vfmalign/cli:0.1.0"),
+        "image": os.environ.get("CLI_IMAGE", "vfmalign/cli-imaging:0.1.0"),
         "imagePullPolicy": "IfNotPresent",
         "args": arguments,
         "workingDir": "/tmp",

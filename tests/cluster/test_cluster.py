@@ -1,8 +1,8 @@
-"""One alignment check on a real cluster, with pods taken away in the middle. `make test-cluster` runs it.
+"""Run one alignment check on a real cluster while its pods are deleted. `make test-cluster` runs it.
 
-Needs KUBECONFIG, kubectl, a cluster that may be littered for a quarter of an hour, and the images on its nodes. OVERLAY
-names the kustomization, CLI_IMAGE the client's image. Nodes without a GPU behind `nvidia.com/gpu` will do with CPU
-images.
+Needs KUBECONFIG, kubectl, a test cluster for a quarter of an hour, and the images on its nodes. OVERLAY names the
+kustomization, CLI_IMAGE the client's image (a build of `cli-imaging`, which generates the phantoms). With CPU images,
+nodes that offer `nvidia.com/gpu` need no GPU.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ pytestmark = [
     pytest.mark.timeout(3600),
     pytest.mark.skipif(
         not (os.environ.get("OVERLAY") and os.environ.get("KUBECONFIG") and shutil.which("kubectl")),
-        reason="make test-cluster runs it, with KUBECONFIG and kubectl",
+        reason="run by make test-cluster, with KUBECONFIG and kubectl",
     ),
 ]
 
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """vfmalign on the cluster."""
-    assert NAMESPACE not in names(get("get", "namespaces")), f"namespace {NAMESPACE} is in use: delete it first"
-    found = Deployment(ROOT / os.environ["OVERLAY"], Path(tmp_path_factory.mktemp("cluster")))
+    """Deploy vfmalign on the cluster."""
+    assert NAMESPACE not in names(get("get", "namespaces")), f"namespace {NAMESPACE} exists. Delete it first"
+    deployed = Deployment(ROOT / os.environ["OVERLAY"], Path(tmp_path_factory.mktemp("cluster")))
     try:
-        found.up()
-        yield found
+        deployed.up()
+        yield deployed
     finally:
-        print(found.describe())
-        found.down()
+        print(deployed.describe())
+        deployed.down()
 
 
-def test_a_check_survives_what_happens_to_its_pods(deployment: Deployment) -> None:
+def test_a_check_survives_the_loss_of_its_pods(deployment: Deployment) -> None:
     counts = ("--pretrain", "8", "--train", "8", "--val", "4", "--test", "13")
     deployment.run("phantoms", "dataset", "phantoms", "--id", DATASET, "--seed", "1", *counts)
 
-    # Somebody deletes the pod of a job: the attempt has failed, and the next one resumes.
+    # A user deletes the pod of a job: the attempt has failed, and the next one resumes.
     client = deployment.start(
         "pretrain", "models", "pretrain", DATASET, "--job", PRETRAINING, "--id", MODEL, "--seed", "1",
         "--epochs", "60", *RECIPE,
@@ -55,7 +55,7 @@ def test_a_check_survives_what_happens_to_its_pods(deployment: Deployment) -> No
     job = deployment.ask("job", "jobs", "show", PRETRAINING)
     assert (job["state"], job["attempts"]) == ("JOB_STATE_SUCCEEDED", 2)
 
-    # A node is drained under another: its Job has a new pod, and nothing counts. Nor do rollouts of the services.
+    # The node of another job is drained: its Job replaces the pod, and no failure counts. Nor do rollouts of services.
     deployment.run(
         "check", "check", DATASET, "--id", CHECK, "--task", "segmentation", "--model", MODEL, "--seed", "7",
         "--epochs", "40", "--permutations", "199", "--bootstrap", "500", *RECIPE, "--no-wait",
@@ -68,23 +68,23 @@ def test_a_check_survives_what_happens_to_its_pods(deployment: Deployment) -> No
     deployment.roll("mmd", "undo")
 
     check = until(lambda: ended(deployment.ask("show", "checks", "show", CHECK)["check"]), 1800.0)
-    assert check["state"] == "CHECK_STATE_SUCCEEDED", check["status"]
+    assert check["state"] == "CHECK_STATE_SUCCEEDED", check.get("progress")
     assert check["result"]["report_html"]["uri"].startswith("s3://")
     job = deployment.ask("drained", "jobs", "show", drained)
-    assert (job["state"], job["attempts"]) == ("JOB_STATE_SUCCEEDED", 1), "the Job replaced its pod by itself"
+    assert (job["state"], job["attempts"]) == ("JOB_STATE_SUCCEEDED", 1), "the Job must replace its pod itself"
 
-    where_jobs_ran(deployment)
+    assert_jobs_used_the_gpu_pool(deployment)
     jobs = names(get("-n", NAMESPACE, "get", "jobs", "-l", "vfmalign.io/job"))
-    assert len(jobs) == 5, "pretraining twice, and three networks of the check"
+    assert len(jobs) == 5, "two attempts of the pretraining and three networks of the check"
 
 
 def ended(check: dict) -> dict | None:
-    """The check, if it has ended."""
+    """Return the check if it has finished."""
     return check if check["state"].removeprefix("CHECK_STATE_") in {"SUCCEEDED", "FAILED", "CANCELLED"} else None
 
 
 def first_of_check(deployment: Deployment) -> str:
-    """Id of the check's first job."""
+    """Return the id of the check's first job."""
 
     def look() -> str | None:
         jobs = [pod["metadata"]["annotations"]["vfmalign.io/job-id"] for pod in deployment.training_pods()]
@@ -93,11 +93,11 @@ def first_of_check(deployment: Deployment) -> str:
     return until(look, 600.0)
 
 
-def where_jobs_ran(deployment: Deployment) -> None:
-    """Training runs on the GPU pool where there is one, and holds a GPU there."""
+def assert_jobs_used_the_gpu_pool(deployment: Deployment) -> None:
+    """Training runs on the GPU pool, if there is one, and requests a GPU."""
     gpus = {node["metadata"]["name"] for node in pool() if int(node["status"]["allocatable"].get("nvidia.com/gpu", 0))}
     pods = deployment.training_pods()
-    assert pods, "ended Jobs are kept for a day"
+    assert pods, "finished Jobs must be kept for a day"
     for pod in pods if gpus else []:
         assert pod["spec"]["nodeName"] in gpus
         assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"

@@ -1,4 +1,4 @@
-"""The stack of deploy/compose.yaml under a name, credentials and ports of its own. Needs `make images`."""
+"""Run the stack of deploy/compose.yaml with its own project name, credentials and ports. Needs `make images`."""
 
 from __future__ import annotations
 
@@ -26,95 +26,100 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["versi
 UP_TIMEOUT_S = 300
 CHECK_TIMEOUT_S = 900.0
 SEED = "3"
-ROOMS = {
-    "features": {"v1", "core", "imaging", "models", "features"},
-    "mmd": {"v1", "core", "mmd"},
-    "training": {"v1", "core", "imaging", "models", "training"},
-    "finetuning": {"v1", "core", "finetuning"},
-    "finetuning-local": {"v1", "core", "imaging", "models", "training", "finetuning"},
-    "cli": {"v1", "core", "imaging", "models", "cli"},
+PACKAGES = {
+    "features": {"v1", "core", "client", "imaging", "models", "features"},
+    "mmd": {"v1", "core", "client", "mmd"},
+    "training": {"v1", "core", "client", "imaging", "models", "training"},
+    "finetuning": {"v1", "core", "client", "finetuning"},
+    "finetuning-local": {"v1", "core", "client", "imaging", "models", "training", "finetuning"},
+    "cli": {"v1", "core", "client", "cli"},
+    "cli-imaging": {"v1", "core", "client", "imaging", "models", "cli"},
 }
-"""What each image may hold of the package."""
+"""The sub-packages of vfmalign in each image."""
 
 
 def image(name: str) -> str:
-    """Reference of an image."""
+    """Return the reference of an image."""
     return f"vfmalign/{name}:{VERSION}"
 
 
 def docker(*arguments: str, timeout_s: float = 120) -> str:
-    """Runs one docker command; its output, or a failure with all it said."""
+    """Run a docker command and return its output; a failure shows all that it wrote."""
     return docker_bytes(*arguments, timeout_s=timeout_s).decode()
 
 
 def docker_bytes(
-    *arguments: str, fed: bytes | None = None, timeout_s: float = 120, options: Mapping[str, str] = MappingProxyType({})
+    *arguments: str,
+    stdin: bytes | None = None,
+    timeout_s: float = 120,
+    options: Mapping[str, str] = MappingProxyType({}),
 ) -> bytes:
-    """Runs one docker command with an input, an output of any kind, and further environment variables."""
+    """Run a docker command with binary input and output and additional environment variables."""
     command = ["docker", *arguments]
     environment = {**os.environ, **options}
-    done = subprocess.run(command, input=fed, capture_output=True, check=False, timeout=timeout_s, env=environment)
-    said = f"{done.stderr.decode(errors='replace')}\n{done.stdout[-4000:].decode(errors='replace')}"
-    assert done.returncode == 0, f"{' '.join(arguments)} ended with {done.returncode}:\n{said}"
-    return done.stdout
+    result = subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=timeout_s, env=environment)
+    output = f"{result.stderr.decode(errors='replace')}\n{result.stdout[-4000:].decode(errors='replace')}"
+    command_line = " ".join(command)
+    assert result.returncode == 0, f"{command_line} failed with exit code {result.returncode}:\n{output}"
+    return result.stdout
 
 
 @pytest.fixture(scope="session", autouse=True)
 def engine() -> None:
-    """Skips where there is no engine, or nothing was built."""
+    """Skip without a Docker engine or without images."""
     docker_runs = shutil.which("docker") and not subprocess.run(["docker", "info"], capture_output=True).returncode
     if not docker_runs:
-        pytest.skip("no Docker engine runs here")
+        pytest.skip("no Docker engine is running")
     built = docker("images", "--filter", f"reference=vfmalign/*:{VERSION}", "--format", "{{.Repository}}").split()
-    if missing := [name for name in ROOMS if f"vfmalign/{name}" not in built]:
-        pytest.skip(f"make images has not built {', '.join(missing)}")
+    if missing := [name for name in PACKAGES if f"vfmalign/{name}" not in built]:
+        pytest.skip(f"images are missing: {', '.join(missing)}. Run make images")
 
 
 @dataclass
 class Compose:
-    """A running stack."""
+    """A running stack; call it to run `docker compose` commands."""
 
     project: str
     ports: dict[str, int]
     environment: dict[str, str]
 
-    def __call__(self, *arguments: str, fed: str | None = None, timeout_s: float = UP_TIMEOUT_S) -> str:
-        """One `docker compose` command."""
+    def __call__(self, *arguments: str, stdin: str | None = None, timeout_s: float = UP_TIMEOUT_S) -> str:
+        """Run a `docker compose` command and return its output."""
         command = ("compose", "-p", self.project, "-f", str(ROOT / "deploy" / "compose.yaml"), *arguments)
-        fed_bytes = fed.encode() if fed else None
-        return docker_bytes(*command, fed=fed_bytes, timeout_s=timeout_s, options=self.environment).decode()
+        input_bytes = stdin.encode() if stdin else None
+        return docker_bytes(*command, stdin=input_bytes, timeout_s=timeout_s, options=self.environment).decode()
 
     def restart(self, service: str) -> None:
-        """Kills a service's container with SIGKILL and starts it again."""
+        """Kill the container of a service with SIGKILL and start it again."""
         self("kill", "--signal", "SIGKILL", service)
         self("start", service)
 
 
 @pytest.fixture(scope="session")
 def compose() -> Iterator[Compose]:
-    """The whole system, up and healthy."""
+    """Start the whole system and wait until it is healthy."""
     ports = dict(zip(("FEATURES_PORT", "MMD_PORT", "FINETUNING_PORT", "PROMETHEUS_PORT"), free_ports(4), strict=True))
-    secret = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "POSTGRES_PASSWORD")
-    environment = {name: secrets.token_hex(16) for name in secret} | {name: str(port) for name, port in ports.items()}
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "POSTGRES_PASSWORD")
+    environment = {name: secrets.token_hex(16) for name in names} | {name: str(port) for name, port in ports.items()}
     environment["VFMALIGN_VERSION"] = VERSION
-    result = Compose(f"vfmalign-test-{secrets.token_hex(3)}", ports, environment)
+    stack = Compose(f"vfmalign-test-{secrets.token_hex(3)}", ports, environment)
     try:
-        result("up", "--detach", "--wait")
-        yield result
+        stack("up", "--detach", "--wait")
+        yield stack
     finally:
-        print(result("logs", "--no-color", "--tail", "40"))
-        result("--profile", "cli", "down", "--volumes", "--timeout", "5")
+        print(stack("logs", "--no-color", "--tail", "40"))
+        stack("--profile", "cli", "down", "--volumes", "--timeout", "5")
 
 
 @pytest.fixture(scope="session")
 def demo(compose: Compose) -> Any:
-    """What `vfmalign demo` says, run in the cli's container."""
+    """Run `vfmalign demo` in the container of the command line and return its JSON."""
     command = ("demo", "--seed", SEED, "--json", "--reports", "/tmp/reports")
     return json.loads(compose("run", "--rm", "-T", "cli", *command, timeout_s=CHECK_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")
 def checks(compose: Compose) -> Any:
-    """The alignment service, over the published port."""
+    """Return a stub of the alignment service at the published port."""
     channel = grpc.insecure_channel(f"127.0.0.1:{compose.ports['FINETUNING_PORT']}", OPTIONS)
     return alignment_pb2_grpc.AlignmentServiceStub(channel)

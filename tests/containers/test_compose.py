@@ -1,4 +1,4 @@
-"""The check of `make demo` in containers, and again while every container is killed once: the same numbers."""
+"""Run the check of `make demo` in containers, undisturbed and with every container killed once: equal numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENDED = {
 
 
 @pytest.mark.timeout(CHECK_TIMEOUT_S + 300)
-def test_the_demo_ends_with_every_number(demo: Any) -> None:
+def test_the_demo_succeeds_with_every_number(demo: Any) -> None:
     assert demo["check"]["state"] == "CHECK_STATE_SUCCEEDED"
     result = demo["check"]["result"]
     assert result["shifts"][0]["mmd"]["standardised"]["mmd2"]["value"] > 0
@@ -30,14 +30,14 @@ def test_the_demo_ends_with_every_number(demo: Any) -> None:
 
 
 @pytest.mark.timeout(CHECK_TIMEOUT_S + 300)
-def test_whatever_container_is_killed_the_numbers_stay(compose: Compose, demo: Any, checks: Any) -> None:
+def test_killed_containers_do_not_change_the_numbers(compose: Compose, demo: Any, checks: Any) -> None:
     quiet = get(checks, demo["check"]["check_id"])
     request = alignment_pb2.CreateCheckRequest(check_id="killed", spec=quiet.spec)
     checks.CreateCheck(request, timeout=30, wait_for_ready=True)
     for service in ("features", "s3", "finetuning", "mmd", "postgres"):
-        # The first as soon as the check begins, the others while a job trains, which dies with the orchestrator.
+        # Kill `features` as soon as the check begins, the others while a job trains. The orchestrator loses its job.
         check = wait_for(checks, lambda check, first=service == "features": first or check.progress.unit == "epoch")
-        assert check.state not in ENDED, f"the check ended before {service} was killed"
+        assert check.state not in ENDED, f"the check finished before {service} was killed"
         compose.restart(service)
     check = wait_for(checks, lambda check: False)
     assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.failure
@@ -45,29 +45,29 @@ def test_whatever_container_is_killed_the_numbers_stay(compose: Compose, demo: A
 
 
 @pytest.mark.timeout(120)
-def test_prometheus_sees_every_service(compose: Compose) -> None:
+def test_prometheus_scrapes_every_service(compose: Compose) -> None:
     deadline = time.monotonic() + 60
     url = f"http://127.0.0.1:{compose.ports['PROMETHEUS_PORT']}/api/v1/query?query=up"
     expected = {f"vfmalign-{name}": "1" for name in ("features", "mmd", "finetuning")}
-    found: dict[str, str] = {}
-    while found != expected and time.monotonic() < deadline:
+    up: dict[str, str] = {}
+    while up != expected and time.monotonic() < deadline:
         with urllib.request.urlopen(url, timeout=10) as answer:
-            found = {one["metric"]["job"]: one["value"][1] for one in json.load(answer)["data"]["result"]}
+            up = {one["metric"]["job"]: one["value"][1] for one in json.load(answer)["data"]["result"]}
         time.sleep(1)
-    assert found == expected
+    assert up == expected
 
 
 def get(checks: Any, check_id: str) -> Any:
-    """A check as it stands, also while its service comes back."""
+    """Return a check; wait while the service restarts."""
     return checks.GetCheck(alignment_pb2.GetCheckRequest(check_id=check_id), timeout=90, wait_for_ready=True).check
 
 
 def wait_for(checks: Any, moment: Callable[[Any], bool]) -> Any:
-    """The disturbed check at a moment, or ended."""
+    """Return the disturbed check once `moment` holds or the check has finished."""
     deadline = time.monotonic() + CHECK_TIMEOUT_S
     while time.monotonic() < deadline:
         check = get(checks, "killed")
         if moment(check) or check.state in ENDED:
             return check
         time.sleep(0.2)
-    raise AssertionError(f"still {check.status}")
+    raise AssertionError(f"the check has not finished: {check.progress}")

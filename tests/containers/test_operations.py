@@ -1,4 +1,4 @@
-"""The steps of docs/operations.md that need no cluster, on the stack that has run the demo."""
+"""Follow the procedures of docs/operations.md that need no cluster, on a stack that has run the demo."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from vfmalign.v1 import alignment_pb2
 TAR = ("--entrypoint", "tar", image("postgres"), "-C", "/data")
 
 
-def shown(compose: Compose, check_id: str) -> Any:
-    """What the cli says of a check, in a container of its own."""
+def show_check(compose: Compose, check_id: str) -> Any:
+    """Return the JSON of `vfmalign checks show`, run in a new container."""
     return json.loads(compose("run", "--rm", "-T", "cli", "checks", "show", check_id, "--json"))
 
 
 @pytest.mark.timeout(3 * UP_TIMEOUT_S)
-def test_credentials_are_rotated(compose: Compose, demo: Any, checks: Any) -> None:
+def test_credentials_can_be_rotated(compose: Compose, demo: Any, checks: Any) -> None:
     password = secrets.token_hex(16)
     compose("exec", "-T", "postgres", "psql", "-c", f"ALTER ROLE vfmalign PASSWORD '{password}'")
     keys = {name: secrets.token_hex(16) for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
@@ -36,26 +36,26 @@ def test_credentials_are_rotated(compose: Compose, demo: Any, checks: Any) -> No
 
 
 @pytest.mark.timeout(4 * UP_TIMEOUT_S)
-def test_a_backup_brings_back_what_was_lost(compose: Compose, demo: Any) -> None:
+def test_a_backup_restores_lost_volumes(compose: Compose, demo: Any) -> None:
     check_id = demo["check"]["check_id"]
-    before, volume = shown(compose, check_id), f"{compose.project}_s3"
+    before, volume = show_check(compose, check_id), f"{compose.project}_s3"
     dump = compose("exec", "-T", "postgres", "pg_dump")
     compose("stop", "s3")
     objects = docker_bytes("run", "--rm", "-v", f"{volume}:/data:ro", *TAR, "-cf", "-", ".", timeout_s=UP_TIMEOUT_S)
     compose("down", "--volumes")
 
     compose("up", "--no-start", "s3")
-    docker_bytes("run", "--rm", "-i", "-v", f"{volume}:/data", *TAR, "-xf", "-", fed=objects, timeout_s=UP_TIMEOUT_S)
+    docker_bytes("run", "--rm", "-i", "-v", f"{volume}:/data", *TAR, "-xf", "-", stdin=objects, timeout_s=UP_TIMEOUT_S)
     compose("up", "--detach", "--wait", "postgres")
-    compose("exec", "-T", "postgres", "psql", "-q", "-v", "ON_ERROR_STOP=1", fed=dump)
+    compose("exec", "-T", "postgres", "psql", "-q", "-v", "ON_ERROR_STOP=1", stdin=dump)
     compose("up", "--detach", "--wait")
-    assert shown(compose, check_id) == before
+    assert show_check(compose, check_id) == before
     compose("run", "--rm", "-T", "cli", "checks", "report", check_id, "--reports", "/tmp")
 
 
 @pytest.fixture
 def next_version() -> Iterator[str]:
-    """The same images under the name of another version."""
+    """Tag the same images as the next version."""
     name = f"{VERSION}-next"
     repositories = docker("images", "--filter", f"reference={image('*')}", "--format", "{{.Repository}}").split()
     for repository in repositories:
@@ -66,9 +66,9 @@ def next_version() -> Iterator[str]:
 
 
 @pytest.mark.timeout(4 * UP_TIMEOUT_S)
-def test_an_upgrade_is_rolled_back_with_the_backup(compose: Compose, demo: Any, next_version: str) -> None:
+def test_a_backup_rolls_an_upgrade_back(compose: Compose, demo: Any, next_version: str) -> None:
     check_id = demo["check"]["check_id"]
-    before = shown(compose, check_id)
+    before = show_check(compose, check_id)
     dump = compose("exec", "-T", "postgres", "pg_dump")
     try:
         compose.environment["VFMALIGN_VERSION"] = next_version
@@ -76,19 +76,19 @@ def test_an_upgrade_is_rolled_back_with_the_backup(compose: Compose, demo: Any, 
         running = [json.loads(line)["Image"] for line in compose("ps", "--format", "json").splitlines()]
         assert running
         assert all(one.endswith(f":{next_version}") for one in running)
-        assert shown(compose, check_id) == before
-        # What a migration of the next version leaves behind.
+        assert show_check(compose, check_id) == before
+        # Pretend that the next version has migrated the database.
         compose("exec", "-T", "postgres", "psql", "-c", "UPDATE alembic_version SET version_num = '9999'")
     finally:
         compose.environment["VFMALIGN_VERSION"] = VERSION
 
     compose("up", "--detach")
-    words, deadline = "the database was migrated by a later version", time.monotonic() + UP_TIMEOUT_S
-    while words not in compose("logs", "--no-color", "finetuning"):
-        assert time.monotonic() < deadline, "the older orchestrator does not say why it stops"
+    message, deadline = "the database was migrated by a later version", time.monotonic() + UP_TIMEOUT_S
+    while message not in compose("logs", "--no-color", "finetuning"):
+        assert time.monotonic() < deadline, "the older orchestrator does not log why it stops"
         time.sleep(1)
     compose("stop", "finetuning")
     compose("exec", "-T", "postgres", "psql", "-q", "-c", "DROP SCHEMA public CASCADE", "-c", "CREATE SCHEMA public")
-    compose("exec", "-T", "postgres", "psql", "-q", "-v", "ON_ERROR_STOP=1", fed=dump)
+    compose("exec", "-T", "postgres", "psql", "-q", "-v", "ON_ERROR_STOP=1", stdin=dump)
     compose("up", "--detach", "--wait")
-    assert shown(compose, check_id) == before
+    assert show_check(compose, check_id) == before

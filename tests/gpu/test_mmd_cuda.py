@@ -1,4 +1,4 @@
-"""The MMD engine on a CUDA device gives the CPU's numbers."""
+"""The MMD engine gives the same numbers on a CUDA device as on the CPU."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The Triton program on a CUDA device gives the torch engine's numbers in float64, many tiles and launches of them."""
+"""The Triton kernels match the torch engine in float64, over many tiles and launches."""
 
 from importlib.util import find_spec
 
@@ -59,7 +59,7 @@ def kernels(*names):
 @pytest.mark.parametrize("group_rows", [1, 8])
 @pytest.mark.parametrize("names", [("gaussian",), ("gaussian_mixture",), ("laplacian", "inverse_multiquadric")])
 def test_triton_equals_torch_in_float64(paired, precision, group_rows, names):
-    """Within 2e-6 per entry on average, what float32 distances of 200 channels leave; 4e-6 weighted."""
+    """Tolerance per entry: 2e-6, the rounding error of float32 distances over 200 channels; 4e-6 for weighted sums."""
     assert backend.unavailable_reason(torch.device("cuda"), precision, kernels(*names)) == ""
     of_rows, own = matrix(paired, precision, "cuda"), layout(paired, group_rows)
     launches = []
@@ -100,7 +100,7 @@ def test_identical_pairs_give_exactly_zero(precision):
             np.testing.assert_array_equal(getattr(sums, field), 0.0)
 
 
-def test_the_same_bits_twice():
+def test_repeated_calls_agree_bit_for_bit():
     of_rows, own = matrix(False, "float32", "cuda"), layout(False, 8)
     first, second = (
         backend.accumulate(of_rows, kernels("gaussian"), own, context=UNLIMITED, squares=True) for _ in range(2)
@@ -130,7 +130,7 @@ def test_stops_between_launches():
 
 
 def test_kernel_values_take_no_device_memory():
-    """30,000 rows would be 3.6 GB of kernel values."""
+    """The kernel matrix of 30,000 rows would take 3.6 GB."""
     x = np.random.default_rng(9).normal(size=(30_000, 64))
     of_rows = matrix(False, "float32", "cuda", values=(x[:15_000], x[15_000:]))
     own = tiles.Layout((15_000, 15_000), np.arange(30_000), np.zeros((30_000, 0), np.int8))

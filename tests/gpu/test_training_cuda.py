@@ -1,4 +1,4 @@
-"""Training on a CUDA device: the CPU's losses, and a state that comes back bit for bit."""
+"""Training on a CUDA device has the losses of the CPU and restores its state bit for bit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [
 
 RECIPE = TrainingRecipe(epochs=1, steps_per_epoch=8, batch_size=2, learning_rate=1e-3, layer_decay=0.8)
 LOSS_TOLERANCE = 2e-3
-"""Relative; cuDNN may use TF32, whose products have ten bits."""
+"""Relative. cuDNN may use TF32, which rounds the operands of products to ten bits."""
 
 
 def make_case(number):
@@ -60,7 +60,7 @@ def pretraining(name, device):
 
 
 @pytest.mark.parametrize("name", [*TASKS, *OBJECTIVES])
-def test_losses_and_validation_are_the_cpus(name):
+def test_losses_and_validation_match_the_cpu(name):
     cases = [make_case(number) for number in range(3)]
     losses, validations = [], []
     for device in ("cpu", "cuda"):
@@ -72,7 +72,7 @@ def test_losses_and_validation_are_the_cpus(name):
     assert validations[1] == pytest.approx(validations[0], rel=LOSS_TOLERANCE, abs=1e-3)
 
 
-def test_a_state_comes_back_bit_for_bit():
+def test_a_state_is_restored_bit_for_bit():
     def build():
         learner = fine_tuning(TASKS["super_resolution"], "cuda")
         return learner.network, build_optimiser(learner.network, RECIPE)

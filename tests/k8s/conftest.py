@@ -1,4 +1,4 @@
-"""Without kubectl nothing can be rendered; `make k8s-check` refuses to begin, every other run skips."""
+"""Skip the tests of the manifests without kubectl, which renders them; `make k8s-check` fails instead."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ import pytest
 @pytest.fixture(autouse=True)
 def _kubectl() -> None:
     if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is not there")
+        pytest.skip("kubectl is not installed")

@@ -1,6 +1,7 @@
-"""Whether NetworkPolicies let one pod of the namespace call another, as a network plugin would decide.
+"""Evaluate NetworkPolicies as a network plugin would: which pods of a namespace can reach which others.
 
-Knows what networking.k8s.io/v1 means for pods of one namespace and for addresses outside. Knows no service meshes.
+Covers the semantics of networking.k8s.io/v1 for pods of one namespace and for addresses outside the cluster, without
+service meshes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from tests.k8s.rendering import Object, Pod
 
 
 def matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
-    """Whether a label selector selects; an empty one selects everything."""
+    """Return whether a label selector matches labels. An empty selector matches everything."""
     if not selector.get("matchLabels", {}).items() <= labels.items():
         return False
     for one in selector.get("matchExpressions", ()):
@@ -24,19 +25,19 @@ def matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
 
 
 def isolated(objects: Sequence[Object], pod: Pod) -> set[str]:
-    """In which directions only what a policy allows passes for this pod."""
+    """Return the directions in which policies restrict this pod."""
     return {kind for policy in _selecting(objects, pod.labels) for kind in policy["spec"]["policyTypes"]}
 
 
 def may_call(objects: Sequence[Object], caller: dict[str, str], called: Pod, port: int) -> bool:
-    """Whether a pod with these labels reaches a port of another one in the namespace, over TCP."""
+    """Return whether a pod with these labels can reach a TCP port of another pod in the namespace."""
     return _passes(objects, caller, "egress", called.labels, port, {}) and _passes(
         objects, called.labels, "ingress", caller, port, _port_names(called)
     )
 
 
 def may_leave(objects: Sequence[Object], caller: dict[str, str], address: str, port: int) -> bool:
-    """Whether a pod with these labels reaches an address outside the cluster, over TCP."""
+    """Return whether a pod with these labels can reach a TCP port of an address outside the cluster."""
     return _passes(objects, caller, "egress", address, port, {})
 
 

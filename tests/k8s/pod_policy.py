@@ -1,6 +1,6 @@
-"""What every pod of a rendering must keep to: rules from objects to sentences about what breaks them.
+"""Policy for every pod in rendered manifests. Each rule maps objects to a sentence per violation.
 
-Knows pods as plain data. What concerns the objects around them is in `policy`.
+Rules for other objects are in `policy`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def images_are_pinned(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def restricted(objects: Sequence[Object]) -> Iterator[str]:
-    """Pod Security `restricted`, and a read-only root with bounded room to write."""
+    """Pod Security `restricted`, and a read-only root filesystem with bounded volumes to write to."""
     for pod in pods(objects):
         context = pod.spec.get("securityContext", {})
         if context.get("runAsNonRoot") is not True or not context.get("runAsUser") or not context.get("runAsGroup"):
@@ -65,21 +65,21 @@ def _restricted_container(pod: Pod, container: dict[str, Any]) -> Iterator[str]:
     volumes = {volume["name"] for volume in pod.spec.get("volumes", ())}
     mounts = {mount["name"]: mount["mountPath"] for mount in container.get("volumeMounts", ())}
     if "/tmp" not in mounts.values() or not mounts.keys() <= volumes:
-        yield f"{where}: has no /tmp to write to, or mounts a volume that is not there"
+        yield f"{where}: has no writable /tmp, or mounts a volume that does not exist"
 
 
 def resourced(objects: Sequence[Object]) -> Iterator[str]:
-    """Requests of CPU and memory, and a limit of memory, on every container."""
+    """Every container requests CPU and memory and limits memory."""
     for pod in pods(objects):
         for container in pod.containers:
             resources = container.get("resources", {})
             for kind, name in (("requests", "cpu"), ("requests", "memory"), ("limits", "memory")):
                 if not resources.get(kind, {}).get(name):
-                    yield f"{pod.name}, container {container['name']}: {kind} no {name}"
+                    yield f"{pod.name}, container {container['name']}: {kind} have no {name}"
 
 
 def probed(objects: Sequence[Object]) -> Iterator[str]:
-    """Three probes on every container of a Deployment; those of our servers ask the health port by gRPC."""
+    """Every container of a Deployment has three probes; those of vfmalign use gRPC on the health port."""
     for pod in pods(objects):
         if pod.owner["kind"] != "Deployment":
             continue
@@ -90,13 +90,13 @@ def probed(objects: Sequence[Object]) -> Iterator[str]:
                     yield f"{pod.name}, container {container['name']}: {name} is missing"
                 elif pod.component in SERVERS:
                     service = "liveness" if name == "livenessProbe" else ""
-                    asked = probe.get("grpc", {})
-                    if asked.get("port") != PORTS["health"] or asked.get("service", "") != service:
-                        yield f"{pod.name}: {name} does not ask port 8003 for service {service!r}"
+                    grpc = probe.get("grpc", {})
+                    if grpc.get("port") != PORTS["health"] or grpc.get("service", "") != service:
+                        yield f"{pod.name}: {name} must query service {service!r} on port 8003"
 
 
 def ends_in_order(objects: Sequence[Object]) -> Iterator[str]:
-    """Servers leave DNS before they drain, and are not killed while they do."""
+    """Servers leave DNS before they drain, and have time to drain."""
     for pod in pods(objects):
         if pod.component not in SERVERS:
             continue
@@ -110,7 +110,7 @@ def ends_in_order(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def listens(objects: Sequence[Object]) -> Iterator[str]:
-    """Servers listen on every address, at the ports of the design by their names."""
+    """Servers listen on all addresses, at named ports."""
     for pod in pods(objects):
         if pod.component not in SERVERS:
             continue
@@ -118,11 +118,11 @@ def listens(objects: Sequence[Object]) -> Iterator[str]:
         if {port.get("name"): port["containerPort"] for port in container.get("ports", ())} != PORTS:
             yield f"{pod.name}: ports are not {PORTS}"
         if environment(container, objects).get("VFMALIGN_SERVER__HOST") not in {"0.0.0.0", "::"}:
-            yield f"{pod.name}: listens to itself alone"
+            yield f"{pod.name}: listens on the loopback interface only"
 
 
-def is_our_environment_alone(objects: Sequence[Object]) -> Iterator[str]:
-    """No variables made of Services, whose names begin as our settings do; every ConfigMap that is named is there."""
+def environment_has_no_service_links(objects: Sequence[Object]) -> Iterator[str]:
+    """Service links, which start with the prefix of the settings, are off; every referenced ConfigMap exists."""
     for pod in pods(objects):
         if pod.spec.get("enableServiceLinks") is not False:
             yield f"{pod.name}: enableServiceLinks is not false"
@@ -134,7 +134,7 @@ def is_our_environment_alone(objects: Sequence[Object]) -> Iterator[str]:
 
 
 POD_RULES: tuple[Rule, ...] = (
-    is_our_environment_alone,
+    environment_has_no_service_links,
     images_are_pinned,
     restricted,
     resourced,

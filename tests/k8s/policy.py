@@ -1,7 +1,6 @@
-"""What every rendering of k8s/ must keep to: each rule is a function from objects to sentences about what breaks it.
+"""Policy for rendered manifests of k8s/. Each rule maps objects to a sentence per violation.
 
-Knows Kubernetes objects as plain data. Knows nothing of kustomize or of a cluster. Rules of pods are in `pod_policy`,
-those of GPU pools in `gpu_policy`, those of the network in `network`.
+Rules for pods are in `pod_policy`, those for GPU pools in `gpu_policy`; `network` evaluates NetworkPolicies.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from tests.k8s.pod_policy import POD_RULES, SERVERS, Rule
-from tests.k8s.rendering import Object, called, pods
+from tests.k8s.rendering import Object, describe, pods
 
 LABELS = tuple(f"app.kubernetes.io/{name}" for name in ("name", "component", "part-of"))
 VERSION = "app.kubernetes.io/version"
@@ -21,13 +20,13 @@ ROLE = {
     ("", "pods/log"): {"get"},
     ("", "podtemplates"): {"get"},
 }
-_DOORS = {"Ingress", "Gateway", "HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "Route", "IngressRoute"}
+_ENTRY_POINTS = {"Ingress", "Gateway", "HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "Route", "IngressRoute"}
 _CREDENTIAL = re.compile(r"passw|secret|token|credential|(access|private|api)_?key|database__url", re.IGNORECASE)
 _URL_WITH_PASSWORD = re.compile(r"\w+://[^/\s:@]+:[^/\s@]+@")
 
 
 def violations(objects: Sequence[Object]) -> list[str]:
-    """What breaks the rules, one sentence each."""
+    """Return one sentence for each violation."""
     return [sentence for rule in RULES for sentence in rule(objects)]
 
 
@@ -39,9 +38,9 @@ def _selects(selector: dict[str, str], labels: dict[str, str]) -> bool:
     return bool(selector) and selector.items() <= labels.items()
 
 
-def labelled(objects: Sequence[Object]) -> Iterator[str]:
-    """Recommended labels on every object and every pod, and the version on pods."""
-    holders = [(called(item), item["metadata"].get("labels") or {}, LABELS) for item in objects]
+def is_labelled(objects: Sequence[Object]) -> Iterator[str]:
+    """Objects and pods have the recommended labels; pods also have the version."""
+    holders = [(describe(item), item["metadata"].get("labels") or {}, LABELS) for item in objects]
     holders += [(f"pods of {pod.name}", pod.labels, (*LABELS, VERSION)) for pod in pods(objects)]
     for name, labels, wanted in holders:
         for label in wanted:
@@ -50,15 +49,15 @@ def labelled(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def is_restricted(objects: Sequence[Object]) -> Iterator[str]:
-    """The namespace has the API server refuse what is not `restricted`."""
+    """The namespace enforces Pod Security `restricted`."""
     for item in _of_kind(objects, "Namespace"):
         for mode in ("enforce", "audit", "warn"):
             if item["metadata"].get("labels", {}).get(f"pod-security.kubernetes.io/{mode}") != "restricted":
-                yield f"{called(item)}: pod security is not restricted ({mode})"
+                yield f"{describe(item)}: pod security is not restricted ({mode})"
 
 
 def has_budget(objects: Sequence[Object]) -> Iterator[str]:
-    """A PodDisruptionBudget for every Deployment; our own never block a drain for ever."""
+    """Every Deployment has a PodDisruptionBudget; those of vfmalign cannot block a drain."""
     budgets = _of_kind(objects, "PodDisruptionBudget")
     for pod in pods(objects):
         if pod.owner["kind"] != "Deployment":
@@ -68,15 +67,15 @@ def has_budget(objects: Sequence[Object]) -> Iterator[str]:
             yield f"{pod.name}: {len(own)} PodDisruptionBudgets"
         for item in own:
             if pod.component in SERVERS and item["spec"].get("maxUnavailable") != 1:
-                yield f"{pod.name}: its budget may block a drain for ever"
+                yield f"{pod.name}: its budget may block a drain indefinitely"
 
 
-def one_token(objects: Sequence[Object]) -> Iterator[str]:
-    """The orchestrator alone has a token, for exactly what it does."""
+def has_one_token(objects: Sequence[Object]) -> Iterator[str]:
+    """Only the orchestrator has a token, with the rights that it needs."""
     accounts = {item["metadata"]["name"]: item for item in _of_kind(objects, "ServiceAccount")}
     for item in accounts.values():
         if item.get("automountServiceAccountToken") is not False:
-            yield f"{called(item)}: mounts its token"
+            yield f"{describe(item)}: mounts its token"
     for pod in pods(objects):
         own = f"vfmalign-{pod.component}"
         if pod.spec.get("serviceAccountName") != own or own not in accounts:
@@ -87,32 +86,32 @@ def one_token(objects: Sequence[Object]) -> Iterator[str]:
             if any("serviceAccountToken" in source for source in volume.get("projected", {}).get("sources", ())):
                 yield f"{pod.name}: mounts a token as a volume"
     for item in _of_kind(objects, "ClusterRole", "ClusterRoleBinding"):
-        yield f"{called(item)}: nothing here needs a right in the whole cluster"
+        yield f"{describe(item)}: cluster-wide rights are not needed"
     granted: dict[tuple[str, str], set[str]] = {}
     for item in _of_kind(objects, "Role"):
         for rule in item["rules"]:
             for resource in rule["resources"]:
                 granted.setdefault((rule["apiGroups"][0], resource), set()).update(rule["verbs"])
             if "podtemplates" in rule["resources"] and rule.get("resourceNames") != ["vfmalign-training"]:
-                yield f"{called(item)}: reads more PodTemplates than its own"
+                yield f"{describe(item)}: may read PodTemplates other than vfmalign-training"
     if granted != ROLE:
         yield f"Role: grants {granted}, not {ROLE}"
     namespaces = {item["metadata"]["name"] for item in _of_kind(objects, "Namespace")}
     for item in _of_kind(objects, "RoleBinding"):
         subjects = {(one["kind"], one["name"]) for one in item["subjects"]}
         if subjects != {("ServiceAccount", f"vfmalign-{TOKEN_OWNER}")}:
-            yield f"{called(item)}: is for {subjects}"
+            yield f"{describe(item)}: binds {subjects}"
         if {one.get("namespace") for one in item["subjects"]} != namespaces:
-            yield f"{called(item)}: is for an account of another namespace"
+            yield f"{describe(item)}: binds an account of another namespace"
 
 
-def holds_no_secret(objects: Sequence[Object]) -> Iterator[str]:
-    """Credentials are references: no Secret, no literal that looks like one."""
+def contains_no_credentials(objects: Sequence[Object]) -> Iterator[str]:
+    """Manifests refer to credentials and contain none: no Secret, no literal that looks like one."""
     for item in _of_kind(objects, "Secret"):
-        yield f"{called(item)}: Secrets do not belong here"
+        yield f"{describe(item)}: manifests must not contain Secrets"
     for item in _of_kind(objects, "ConfigMap"):
         for name, value in (item.get("data") or {}).items():
-            yield from _no_credential(called(item), name, str(value))
+            yield from _no_credential(describe(item), name, str(value))
     for pod in pods(objects):
         for container in pod.containers:
             for one in container.get("env", ()):
@@ -120,71 +119,71 @@ def holds_no_secret(objects: Sequence[Object]) -> Iterator[str]:
             for text in (*container.get("args", ()), *container.get("command", ())):
                 yield from _no_credential(pod.name, "", str(text))
             if any("secretRef" in source for source in container.get("envFrom", ())):
-                yield f"{pod.name}: takes every key of a Secret"
+                yield f"{pod.name}: imports every key of a Secret"
 
 
 def _no_credential(where: str, name: str, value: str) -> Iterator[str]:
     if (value and _CREDENTIAL.search(name)) or _URL_WITH_PASSWORD.search(value):
-        yield f"{where}: {name or 'an argument'} holds a credential"
+        yield f"{where}: {name or 'an argument'} contains a credential"
 
 
-def stays_inside(objects: Sequence[Object]) -> Iterator[str]:
-    """There is no authentication yet: nothing leads in from outside the cluster."""
-    for item in _of_kind(objects, *_DOORS):
-        yield f"{called(item)}: leads into the cluster"
+def is_internal(objects: Sequence[Object]) -> Iterator[str]:
+    """Without authentication, nothing is reachable from outside the cluster."""
+    for item in _of_kind(objects, *_ENTRY_POINTS):
+        yield f"{describe(item)}: is reachable from outside the cluster"
     for item in _of_kind(objects, "Service"):
         spec = item["spec"]
         if spec.get("type") != "ClusterIP" or spec.get("externalIPs"):
-            yield f"{called(item)}: is not of type ClusterIP"
-        behind = [pod for pod in pods(objects) if _selects(spec.get("selector") or {}, pod.labels)]
-        if len({pod.component for pod in behind}) != 1:
-            yield f"{called(item)}: does not select the pods of one component"
-        for pod in behind:
+            yield f"{describe(item)}: is not of type ClusterIP"
+        selected = [pod for pod in pods(objects) if _selects(spec.get("selector") or {}, pod.labels)]
+        if len({pod.component for pod in selected}) != 1:
+            yield f"{describe(item)}: does not select the pods of one component"
+        for pod in selected:
             if (pod.component in SERVERS or pod.component == "training") and spec.get("clusterIP") != "None":
-                yield f"{called(item)}: is not headless"
+                yield f"{describe(item)}: is not headless"
             names = {port.get("name") for container in pod.containers for port in container.get("ports", ())}
             for port in spec["ports"]:
                 if isinstance(port.get("targetPort"), str) and port["targetPort"] not in names:
-                    yield f"{called(item)}: no port {port['targetPort']} in {pod.name}"
+                    yield f"{describe(item)}: no port {port['targetPort']} in {pod.name}"
 
 
 def has_priority(objects: Sequence[Object]) -> Iterator[str]:
-    """Serving goes before training, and training displaces nobody."""
+    """Serving has a higher priority than training, which preempts nothing."""
     classes = {item["metadata"]["name"]: item for item in _of_kind(objects, "PriorityClass")}
     for pod in pods(objects):
         wanted = "vfmalign-training" if pod.component == "training" else "vfmalign-serving"
         if pod.spec.get("priorityClassName") != wanted or wanted not in classes:
-            yield f"{pod.name}: has no priority of class {wanted}"
+            yield f"{pod.name}: does not have the priority class {wanted}"
     serving, training = classes.get("vfmalign-serving", {}), classes.get("vfmalign-training", {})
     if not serving.get("value", 0) > training.get("value", 0) or training.get("preemptionPolicy") != "Never":
-        yield "priorities: serving is not above training, or training displaces others"
+        yield "priorities: training must be below serving and must not preempt"
 
 
-def is_one_orchestrator(objects: Sequence[Object]) -> Iterator[str]:
-    """One replica that ends before the next begins, and a template for its jobs."""
+def has_one_orchestrator(objects: Sequence[Object]) -> Iterator[str]:
+    """One orchestrator, which stops before its successor starts, and a template for its jobs."""
     for item in _of_kind(objects, "Deployment"):
         if item["metadata"]["name"] == "vfmalign-finetuning" and (
             item["spec"].get("replicas") != 1 or item["spec"]["strategy"] != {"type": "Recreate"}
         ):
-            yield f"{called(item)}: may run twice"
+            yield f"{describe(item)}: two instances may run at once"
     templates = [pod for pod in pods(objects) if pod.owner["kind"] == "PodTemplate"]
     if [pod.owner["metadata"]["name"] for pod in templates] != ["vfmalign-training"]:
         yield "PodTemplate vfmalign-training is missing"
     for pod in templates:
         if pod.spec.get("restartPolicy") != "Never" or [c["name"] for c in pod.spec["containers"]] != ["training"]:
-            yield f"{pod.name}: restarts its container, or has none named training"
+            yield f"{pod.name}: restarts its container, or has no container named training"
         if pod.spec.get("terminationGracePeriodSeconds", 30) < 60:
-            yield f"{pod.name}: leaves no time for a checkpoint"
+            yield f"{pod.name}: leaves too little time for a checkpoint"
 
 
 RULES: tuple[Rule, ...] = (
     *POD_RULES,
-    labelled,
+    is_labelled,
     is_restricted,
     has_budget,
-    one_token,
-    holds_no_secret,
-    stays_inside,
+    has_one_token,
+    contains_no_credentials,
+    is_internal,
     has_priority,
-    is_one_orchestrator,
+    has_one_orchestrator,
 )

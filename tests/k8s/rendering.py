@@ -1,7 +1,4 @@
-"""Renders the overlays and compositions of k8s/ as `kubectl apply -k` would, and finds the pods in them.
-
-Knows kustomize's command line and where pods lie in an object. Knows nothing of what is right.
-"""
+"""Render the overlays and compositions of k8s/ as `kubectl apply -k` would, and find their pods."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ Object = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "k8s"
 
-# Every overlay as it is, and every component on top of one that it is made for.
+# Every overlay by itself, and every component on an overlay that it is meant for.
 COMPOSITIONS: dict[str, tuple[str, ...]] = {
     "overlays/cpu": ("overlays/cpu",),
     "overlays/gpu": ("overlays/gpu",),
@@ -39,17 +36,17 @@ COMPOSITIONS: dict[str, tuple[str, ...]] = {
 
 
 def kustomize(site: dict[str, Any]) -> list[Object]:
-    """The objects of a kustomization, whose resources and components are folders of k8s/."""
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made).resolve()  # kustomize takes relative paths alone, and resolves links before it follows them
+    """Render a kustomization whose resources and components are folders of k8s/."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()  # kustomize requires relative paths, and resolves symbolic links first
         paths = {
             key: [os.path.relpath(K8S / part, folder) for part in site[key]] for key in ("resources", "components")
         }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(site | paths))
-        done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"kubectl kustomize of {site}: {done.stderr}"
-    assert not done.stderr, done.stderr  # deprecated fields
-    return [item for item in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if item]
+        result = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"kubectl kustomize of {site}: {result.stderr}"
+    assert not result.stderr, result.stderr  # deprecated fields
+    return [item for item in yaml.load_all(result.stdout, Loader=yaml.CSafeLoader) if item]
 
 
 @functools.cache
@@ -61,18 +58,18 @@ def _composed(name: str, namespace: str) -> list[Object]:
 
 
 def render(name: str, namespace: str = "") -> list[Object]:
-    """The objects of a composition, fresh ones at every call."""
+    """Return a new copy of the objects of a composition."""
     return copy.deepcopy(_composed(name, namespace))
 
 
 @dataclass(frozen=True)
 class Pod:
-    """Where pods come from.
+    """A pod template.
 
     Attributes:
-        owner: the object that holds the template.
-        labels: of its pods.
-        spec: of its pods.
+        owner: the object that contains the template.
+        labels: labels of its pods.
+        spec: spec of its pods.
     """
 
     owner: Object
@@ -81,27 +78,27 @@ class Pod:
 
     @property
     def name(self) -> str:
-        """Kind and name of the owner."""
-        return called(self.owner)
+        """Return kind and name of the owner."""
+        return describe(self.owner)
 
     @property
     def component(self) -> str:
-        """What the pods are, by their label."""
+        """Return the component that the label names."""
         return self.labels.get("app.kubernetes.io/component", "")
 
     @property
     def containers(self) -> list[dict[str, Any]]:
-        """All containers, those that run before the others too."""
+        """Return all containers, including init containers."""
         return [*self.spec.get("initContainers", ()), *self.spec["containers"]]
 
 
-def called(item: Object) -> str:
-    """Kind and name of an object."""
+def describe(item: Object) -> str:
+    """Return kind and name of an object."""
     return f"{item['kind']} {item['metadata']['name']}"
 
 
 def pods(objects: Sequence[Object]) -> list[Pod]:
-    """Every pod that objects may become, whatever kind they are."""
+    """Return the pod templates in objects of any kind."""
     return [pod for item in objects for pod in _pods_in(item, item)]
 
 
@@ -120,14 +117,14 @@ def _pods_in(owner: Object, node: Any) -> Iterator[Pod]:
 
 
 def settings_maps(objects: Sequence[Object]) -> dict[str, dict[str, str]]:
-    """The ConfigMaps by name."""
+    """Return the data of the ConfigMaps by name."""
     return {item["metadata"]["name"]: item.get("data") or {} for item in objects if item["kind"] == "ConfigMap"}
 
 
 def environment(container: dict[str, Any], objects: Sequence[Object]) -> dict[str, str]:
-    """The variables of a container whose values are in the manifests."""
+    """Return the environment variables of a container whose values are in the manifests."""
     maps = settings_maps(objects)
-    found: dict[str, str] = {}
+    variables: dict[str, str] = {}
     for source in container.get("envFrom", ()):
-        found |= maps.get(source.get("configMapRef", {}).get("name"), {})
-    return found | {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}
+        variables |= maps.get(source.get("configMapRef", {}).get("name"), {})
+    return variables | {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}

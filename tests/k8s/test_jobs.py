@@ -1,4 +1,4 @@
-"""What the orchestrator makes of the rendered PodTemplate is a Job that every supported version takes."""
+"""The orchestrator turns the rendered PodTemplate into a Job that is valid for every supported version."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_it_is_valid(name: str, version: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_its_pods_keep_to_the_policy_and_take_their_gpu(name: str) -> None:
+def test_its_pods_follow_the_policy_and_request_a_gpu(name: str) -> None:
     job, objects = _job("overlays/gpu", OPTIONS[name])
-    kept = [item for item in objects if item["kind"] in {"ConfigMap", "ServiceAccount"}]
-    assert [sentence for rule in POD_RULES for sentence in rule([job, *kept])] == []
+    referenced = [item for item in objects if item["kind"] in {"ConfigMap", "ServiceAccount"}]
+    assert [sentence for rule in POD_RULES for sentence in rule([job, *referenced])] == []
     assert gpus([job]) == {"training": {"nvidia.com/gpu": "1"}}

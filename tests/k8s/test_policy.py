@@ -1,4 +1,4 @@
-"""Every overlay and every component keeps to the policy, and the arrows of the design are the only ones."""
+"""Every overlay and component follows the policy, and only the intended calls between pods are possible."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ STRANGER = {"app.kubernetes.io/name": "notebook"}
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_it_keeps_to_the_policy(name: str) -> None:
+def test_it_follows_the_policy(name: str) -> None:
     assert violations(render(name)) == []
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_it_keeps_to_the_policy_in_a_namespace_of_another_name(name: str) -> None:
+def test_it_follows_the_policy_in_another_namespace(name: str) -> None:
     objects = render(name, namespace="elsewhere")
     assert violations(objects) == []
     cluster_wide = {"Namespace", "PriorityClass"}
@@ -40,12 +40,12 @@ def test_it_keeps_to_the_policy_in_a_namespace_of_another_name(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", WITH_GPU)
-def test_gpu_workloads_take_one_gpu_each_and_go_to_its_pool(name: str) -> None:
+def test_gpu_workloads_request_one_gpu_each_on_the_pool(name: str) -> None:
     assert gpu_violations(render(name)) == []
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name not in WITH_GPU])
-def test_without_the_component_nothing_needs_a_gpu(name: str) -> None:
+def test_without_the_component_nothing_requests_a_gpu(name: str) -> None:
     objects = render(name)
     assert gpus(objects) == {}
     assert not any("affinity" in pod.spec or "tolerations" in pod.spec for pod in pods(objects))
@@ -59,7 +59,7 @@ def test_mig_gives_slices_to_services_and_a_whole_gpu_to_jobs() -> None:
     }
 
 
-def test_an_autoscaler_has_the_number_of_replicas_to_itself() -> None:
+def test_only_the_autoscaler_sets_the_number_of_replicas() -> None:
     objects = render("cpu-with-hpa")
     scaled = {one["spec"]["scaleTargetRef"]["name"]: one for one in objects if one["kind"] == "HorizontalPodAutoscaler"}
     deployments = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "Deployment"}
@@ -78,14 +78,14 @@ def by_component() -> dict[str, dict[str, Pod]]:
 
 
 @pytest.mark.parametrize("name", ["overlays/cpu", "overlays/local", "everything"])
-def test_only_the_arrows_of_the_design_are_open(name: str, by_component: dict[str, dict[str, Pod]]) -> None:
-    objects, found = render(name), by_component[name]
-    callers = {part: pod.labels for part, pod in found.items()} | {"client": CLIENT, "stranger": STRANGER}
+def test_only_intended_calls_are_possible(name: str, by_component: dict[str, dict[str, Pod]]) -> None:
+    objects, components = render(name), by_component[name]
+    callers = {part: pod.labels for part, pod in components.items()} | {"client": CLIENT, "stranger": STRANGER}
     ports = {8001, 8002, 8003, 8333, 5432, 29400}
-    arrows = {
+    calls = {
         (caller, called, port)
         for caller, labels in callers.items()
-        for called, pod in found.items()
+        for called, pod in components.items()
         for port in ports
         if may_call(objects, labels, pod, port)
     }
@@ -95,52 +95,52 @@ def test_only_the_arrows_of_the_design_are_open(name: str, by_component: dict[st
     if name == "overlays/local":
         expected |= {(caller, "s3", 8333) for caller in (*SERVERS, "training", "client")}
         expected |= {("finetuning", "postgresql", 5432)}
-    assert arrows == expected
-    assert all(isolated(objects, pod) == {"Ingress", "Egress"} for pod in found.values())
+    assert calls == expected
+    assert all(isolated(objects, pod) == {"Ingress", "Egress"} for pod in components.values())
 
 
-def test_what_lies_outside_is_reached_by_those_who_need_it(by_component: dict[str, dict[str, Pod]]) -> None:
-    objects, found = render("overlays/cpu"), by_component["overlays/cpu"]
-    labels = {part: pod.labels for part, pod in found.items()} | {"client": CLIENT, "stranger": STRANGER}
+def test_external_addresses_are_reached_by_those_that_need_them(by_component: dict[str, dict[str, Pod]]) -> None:
+    objects, components = render("overlays/cpu"), by_component["overlays/cpu"]
+    labels = {part: pod.labels for part, pod in components.items()} | {"client": CLIENT, "stranger": STRANGER}
 
-    def who(address: str, port: int) -> set[str]:
+    def callers(address: str, port: int) -> set[str]:
         return {part for part, own in labels.items() if may_leave(objects, own, address, port)}
 
-    assert who("192.0.2.1", 443) == {*SERVERS, "training", "client"}  # object storage
-    assert who("192.0.2.1", 5432) == {"finetuning"}  # database
-    assert who("192.0.2.1", 6443) == {"finetuning"}  # API server
-    assert who("192.0.2.1", 80) == set()
-    assert who("169.254.169.254", 443) == set()  # where clouds give out credentials
+    assert callers("192.0.2.1", 443) == {*SERVERS, "training", "client"}  # object storage
+    assert callers("192.0.2.1", 5432) == {"finetuning"}  # database
+    assert callers("192.0.2.1", 6443) == {"finetuning"}  # API server
+    assert callers("192.0.2.1", 80) == set()
+    assert callers("169.254.169.254", 443) == set()  # the metadata service of clouds
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("room", [*SERVERS, "training"])
-def test_each_program_takes_its_settings(name: str, room: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("program", [*SERVERS, "training"])
+def test_each_program_accepts_its_settings(name: str, program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     objects = render(name)
-    pod = next(pod for pod in pods(objects) if pod.component == room)
+    pod = next(pod for pod in pods(objects) if pod.component == program)
     container = pod.spec["containers"][0]
-    given = environment(container, objects)
-    given |= {one["name"]: "given-elsewhere" for one in container["env"] if "valueFrom" in one}
-    known = _settings_class(room)
-    listed = parser(room, known).format_help()
-    unknown = {key for key in given if key.startswith(("VFMALIGN_", "AWS_")) and f"  {key} " not in listed}
+    variables = environment(container, objects)
+    variables |= {one["name"]: "from-a-secret" for one in container["env"] if "valueFrom" in one}
+    known = _settings_class(program)
+    listed = parser(program, known).format_help()
+    unknown = {key for key in variables if key.startswith(("VFMALIGN_", "AWS_")) and f"  {key} " not in listed}
     assert unknown == set()
-    for key, value in given.items():
-        if not key.endswith("_FILE"):  # of a Secret that is mounted in the cluster
+    for key, value in variables.items():
+        if not key.endswith("_FILE"):  # files of Secrets exist in the cluster only
             monkeypatch.setenv(key, value)
     load(known)
 
 
-def _settings_class(room: str) -> type:
-    module = import_module(f"vfmalign.{room}.settings")
-    return getattr(module, f"{room.capitalize()}Settings")
+def _settings_class(program: str) -> type:
+    module = import_module(f"vfmalign.{program}.settings")
+    return getattr(module, f"{program.capitalize()}Settings")
 
 
-def test_the_images_are_of_this_version() -> None:
+def test_the_images_have_this_version() -> None:
     objects = render("overlays/gpu")
-    ours = [pod for pod in pods(objects) if pod.labels["app.kubernetes.io/name"] == "vfmalign"]
-    assert {container["image"].partition(":")[2] for pod in ours for container in pod.containers} == {__version__}
-    assert {pod.labels["app.kubernetes.io/version"] for pod in ours} == {__version__}
+    own_pods = [pod for pod in pods(objects) if pod.labels["app.kubernetes.io/name"] == "vfmalign"]
+    assert {container["image"].partition(":")[2] for pod in own_pods for container in pod.containers} == {__version__}
+    assert {pod.labels["app.kubernetes.io/version"] for pod in own_pods} == {__version__}
 
 
 def _metric_names() -> set[str]:
@@ -154,27 +154,25 @@ def alerts() -> list[Object]:
     return next(one for one in render("cpu-with-monitoring") if one["kind"] == "PrometheusRule")["spec"]["groups"]
 
 
-@pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not there (Debian has a package of that name)"
-)
-def test_alerts_are_raised_by_what_they_are_for(alerts: list[Object], tmp_path: Path) -> None:
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian package promtool)")
+def test_alerts_fire_on_their_conditions(alerts: list[Object], tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": alerts}))
     shutil.copy(Path(__file__).with_name("alerts.yaml"), tmp_path)
     command = ["promtool", "test", "rules", "alerts.yaml"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_alerts_ask_for_metrics_that_there_are(alerts: list[Object]) -> None:
+def test_alerts_use_existing_metrics(alerts: list[Object]) -> None:
     rules = alerts[0]["rules"]
-    asked = {name for rule in rules for name in re.findall(r"\b(?:vfmalign|grpc)_\w+(?=[{\[])", rule["expr"])}
-    assert asked
-    assert asked <= _metric_names()
+    used = {name for rule in rules for name in re.findall(r"\b(?:vfmalign|grpc)_\w+(?=[{\[])", rule["expr"])}
+    assert used
+    assert used <= _metric_names()
     states = {state for rule in rules for state in re.findall(r'state="(\w+)"', rule["expr"])}
     assert states <= {state.lower() for state in import_module("vfmalign.finetuning.jobs.repository").STATES}
 
 
-def test_the_readme_s_overlay_renders_and_keeps_to_the_policy() -> None:
+def test_the_readme_s_overlay_follows_the_policy() -> None:
     example = (K8S / "README.md").read_text().split("```yaml")[1].split("```")[0]
     site = yaml.safe_load(re.sub(r"github\.com/\S+?/k8s/", "", example))
     objects = kustomize(site)
@@ -186,7 +184,7 @@ def test_the_readme_s_overlay_renders_and_keeps_to_the_policy() -> None:
     assert any(item["kind"] == "PrometheusRule" for item in objects)
 
 
-def test_the_readme_names_every_overlay_and_component() -> None:
+def test_the_readme_lists_every_overlay_and_component() -> None:
     text = (K8S / "README.md").read_text()
     for folder in (*(K8S / "overlays").iterdir(), *(K8S / "components").iterdir()):
         assert f"`{folder.name}`" in text, folder.name

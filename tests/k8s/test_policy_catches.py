@@ -1,4 +1,4 @@
-"""The policy catches what it is for: one thing broken at a time, and the sentence that must follow."""
+"""The policy finds violations: one change at a time, and the sentence that it must produce."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.k8s.policy import violations
 from tests.k8s.rendering import Object, pods, render
 
 GONE = object()
-FEATURES, MMD, FINETUNING = (f"Deployment vfmalign-{room}" for room in ("features", "mmd", "finetuning"))
+FEATURES, MMD, FINETUNING = (f"Deployment vfmalign-{name}" for name in ("features", "mmd", "finetuning"))
 STORE, JOBS = "Deployment vfmalign-s3", "PodTemplate vfmalign-training"
 POD, BOX = "/spec/template/spec", "/spec/template/spec/containers/0"
 JOB_POD, JOB_BOX = "/template/spec", "/template/spec/containers/0"
@@ -21,14 +21,14 @@ TOKEN = {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"pa
 ROOT_INIT = [{"name": "chown", "image": "busybox:1"}]
 SECRETS = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
 
-# What is broken: an object (the rest of a generated name left out), a place in it, what is there then, the sentence.
+# Object (without the suffix of a generated name), JSON pointer, new value, expected sentence.
 BROKEN: dict[str, tuple[str, str, Any, str]] = {
     "no liveness": (FEATURES, f"{BOX}/livenessProbe", GONE, "livenessProbe is missing"),
     "no startup of the store": (STORE, f"{BOX}/startupProbe", GONE, "startupProbe is missing"),
-    "liveness as readiness": (FEATURES, f"{BOX}/livenessProbe/grpc/service", GONE, "for service 'liveness'"),
-    "readiness of the API": (FEATURES, f"{BOX}/readinessProbe/grpc/port", 8001, "does not ask port 8003"),
-    "no memory limit": (FEATURES, f"{BOX}/resources/limits", GONE, "limits no memory"),
-    "no CPU of jobs": (JOBS, f"{JOB_BOX}/resources/requests/cpu", GONE, "requests no cpu"),
+    "liveness as readiness": (FEATURES, f"{BOX}/livenessProbe/grpc/service", GONE, "must query service 'liveness'"),
+    "readiness of the API": (FEATURES, f"{BOX}/readinessProbe/grpc/port", 8001, "on port 8003"),
+    "no memory limit": (FEATURES, f"{BOX}/resources/limits", GONE, "limits have no memory"),
+    "no CPU of jobs": (JOBS, f"{JOB_BOX}/resources/requests/cpu", GONE, "requests have no cpu"),
     "jobs as root": (JOBS, f"{JOB_POD}/securityContext/runAsNonRoot", GONE, "may run as root"),
     "user 0": (FEATURES, f"{POD}/securityContext/runAsUser", 0, "may run as root"),
     "no seccomp": (FEATURES, f"{POD}/securityContext/seccompProfile", GONE, "no seccomp profile"),
@@ -39,8 +39,8 @@ BROKEN: dict[str, tuple[str, str, Any, str]] = {
     "host network": (FEATURES, f"{POD}/hostNetwork", True, "hostNetwork"),
     "host port": (FEATURES, f"{BOX}/ports/0/hostPort", 80, "has a hostPort"),
     "host path": (FEATURES, f"{POD}/volumes/-", {"name": "x", "hostPath": {"path": "/"}}, "is of kind hostPath"),
-    "unbounded room": (FEATURES, f"{POD}/volumes/0/emptyDir", {}, "has no sizeLimit"),
-    "nowhere to write": (FEATURES, f"{BOX}/volumeMounts", GONE, "has no /tmp"),
+    "unbounded volume": (FEATURES, f"{POD}/volumes/0/emptyDir", {}, "has no sizeLimit"),
+    "nowhere to write": (FEATURES, f"{BOX}/volumeMounts", GONE, "has no writable /tmp"),
     "an init container": (FEATURES, f"{POD}/initContainers", ROOT_INIT, "container chown: does not drop"),
     "no label": (
         "Service vfmalign-mmd",
@@ -51,12 +51,17 @@ BROKEN: dict[str, tuple[str, str, Any, str]] = {
     "no label of pods": (JOBS, "/template/metadata/labels/app.kubernetes.io~1version", GONE, "version is missing"),
     "latest": (FEATURES, f"{BOX}/image", "registry:5000/vfmalign/features:latest", "or the tag latest"),
     "no tag": (JOBS, f"{JOB_BOX}/image", "registry:5000/vfmalign/training", "has no tag"),
-    "a literal": (MMD, f"{BOX}/env/-", {"name": "AWS_SECRET_ACCESS_KEY", "value": "x"}, "holds a credential"),
-    "a credential in settings": ("ConfigMap vfmalign-store", "/data/AWS_ACCESS_KEY_ID", "x", "holds a credential"),
-    "a password in a URL": ("ConfigMap vfmalign-finetuning", "/data/DB", URL, "DB holds a credential"),
-    "a password as an argument": (FEATURES, f"{BOX}/args", [f"--db={URL}"], "an argument holds a credential"),
-    "a whole Secret": (FEATURES, f"{BOX}/envFrom/-", {"secretRef": {"name": "x"}}, "every key of a Secret"),
-    "a budget that blocks": ("PodDisruptionBudget vfmalign-mmd", "/spec/maxUnavailable", 0, "block a drain for ever"),
+    "a literal": (MMD, f"{BOX}/env/-", {"name": "AWS_SECRET_ACCESS_KEY", "value": "x"}, "contains a credential"),
+    "a credential in settings": ("ConfigMap vfmalign-store", "/data/AWS_ACCESS_KEY_ID", "x", "contains a credential"),
+    "a password in a URL": ("ConfigMap vfmalign-finetuning", "/data/DB", URL, "DB contains a credential"),
+    "a password as an argument": (FEATURES, f"{BOX}/args", [f"--db={URL}"], "an argument contains a credential"),
+    "a whole Secret": (FEATURES, f"{BOX}/envFrom/-", {"secretRef": {"name": "x"}}, "imports every key of a Secret"),
+    "a budget that blocks": (
+        "PodDisruptionBudget vfmalign-mmd",
+        "/spec/maxUnavailable",
+        0,
+        "block a drain indefinitely",
+    ),
     "a budget of nobody": (
         "PodDisruptionBudget vfmalign-mmd",
         "/spec/selector/matchLabels/x",
@@ -75,18 +80,23 @@ BROKEN: dict[str, tuple[str, str, Any, str]] = {
     ),
     "a verb too many": ("Role vfmalign-finetuning", "/rules/1/verbs/-", "delete", "Role: grants"),
     "a right to Secrets": ("Role vfmalign-finetuning", "/rules/-", SECRETS, "Role: grants"),
-    "any template": ("Role vfmalign-finetuning", "/rules/3/resourceNames", GONE, "more PodTemplates than its own"),
+    "any template": ("Role vfmalign-finetuning", "/rules/3/resourceNames", GONE, "may read PodTemplates other than"),
     "another's account": (
         "RoleBinding vfmalign-finetuning",
         "/subjects/0/namespace",
         "default",
-        "an account of another namespace",
+        "binds an account of another namespace",
     ),
     "no preStop": (FEATURES, f"{BOX}/lifecycle", GONE, "has no preStop sleep"),
     "a drain as long as the grace": ("ConfigMap vfmalign-server", "/data/VFMALIGN_SERVER__DRAIN_S", "80", "the grace"),
     "the usual grace": (MMD, f"{POD}/terminationGracePeriodSeconds", GONE, "the grace period is not longer"),
     "a port of another name": (FEATURES, f"{BOX}/ports/0/name", "http", "ports are not"),
-    "deaf": ("ConfigMap vfmalign-server", "/data/VFMALIGN_SERVER__HOST", GONE, "listens to itself alone"),
+    "deaf": (
+        "ConfigMap vfmalign-server",
+        "/data/VFMALIGN_SERVER__HOST",
+        GONE,
+        "listens on the loopback interface only",
+    ),
     "a load balancer": ("Service vfmalign-finetuning", "/spec/type", "LoadBalancer", "not of type ClusterIP"),
     "one virtual address": ("Service vfmalign-features", "/spec/clusterIP", GONE, "is not headless"),
     "a Service of nobody": ("Service vfmalign-mmd", "/spec/selector/x", "y", "does not select the pods"),
@@ -97,14 +107,24 @@ BROKEN: dict[str, tuple[str, str, Any, str]] = {
         "does not select the pods of one component",
     ),
     "a Service without a port": ("Service vfmalign-mmd", "/spec/ports/0/targetPort", "http", "no port http"),
-    "training first": ("PriorityClass vfmalign-training", "/value", 2000, "serving is not above training"),
-    "training displaces": ("PriorityClass vfmalign-training", "/preemptionPolicy", GONE, "training displaces others"),
-    "no priority": (JOBS, f"{JOB_POD}/priorityClassName", GONE, "has no priority"),
+    "training first": ("PriorityClass vfmalign-training", "/value", 2000, "training must be below serving"),
+    "training displaces": ("PriorityClass vfmalign-training", "/preemptionPolicy", GONE, "must not preempt"),
+    "no priority": (JOBS, f"{JOB_POD}/priorityClassName", GONE, "does not have the priority class"),
     "variables of Services": (FEATURES, f"{POD}/enableServiceLinks", GONE, "enableServiceLinks is not false"),
-    "two orchestrators": (FINETUNING, "/spec/replicas", 2, "may run twice"),
-    "a rolling orchestrator": (FINETUNING, "/spec/strategy", {"type": "RollingUpdate"}, "may run twice"),
+    "two orchestrators": (FINETUNING, "/spec/replicas", 2, "two instances may run at once"),
+    "a rolling orchestrator": (
+        FINETUNING,
+        "/spec/strategy",
+        {"type": "RollingUpdate"},
+        "two instances may run at once",
+    ),
     "jobs that restart": (JOBS, f"{JOB_POD}/restartPolicy", "Always", "restarts its container"),
-    "no time for a checkpoint": (JOBS, f"{JOB_POD}/terminationGracePeriodSeconds", GONE, "no time for a checkpoint"),
+    "no time for a checkpoint": (
+        JOBS,
+        f"{JOB_POD}/terminationGracePeriodSeconds",
+        GONE,
+        "too little time for a checkpoint",
+    ),
     "any pod security": (
         "Namespace vfmalign",
         "/metadata/labels/pod-security.kubernetes.io~1enforce",
@@ -115,13 +135,13 @@ BROKEN: dict[str, tuple[str, str, Any, str]] = {
 
 LIMIT = "/resources/limits/nvidia.com~1gpu"
 BROKEN_ON_GPU: dict[str, tuple[str, str, Any, str]] = {
-    "no limit": (FEATURES, BOX + LIMIT, GONE, "GPUs are taken by ['mmd', 'training']"),
-    "two GPUs": (JOBS, JOB_BOX + LIMIT, 2, "does not take one GPU"),
-    "a GPU for the orchestrator": (FINETUNING, BOX + LIMIT, 1, "GPUs are taken by ['features', 'finetuning'"),
-    "no affinity": (JOBS, f"{JOB_POD}/affinity", GONE, "may land outside the GPU pool"),
+    "no limit": (FEATURES, BOX + LIMIT, GONE, "GPUs are requested by ['mmd', 'training']"),
+    "two GPUs": (JOBS, JOB_BOX + LIMIT, 2, "must request one GPU"),
+    "a GPU for the orchestrator": (FINETUNING, BOX + LIMIT, 1, "GPUs are requested by ['features', 'finetuning'"),
+    "no affinity": (JOBS, f"{JOB_POD}/affinity", GONE, "may be scheduled outside the GPU pool"),
     "no toleration": (MMD, f"{POD}/tolerations", GONE, "does not tolerate the taint"),
-    "surge": (MMD, "/spec/strategy/rollingUpdate/maxSurge", 1, "a rollout waits for a GPU"),
-    "no spread": (FEATURES, f"{POD}/topologySpreadConstraints", GONE, "not spread over nodes"),
+    "surge": (MMD, "/spec/strategy/rollingUpdate/maxSurge", 1, "a rollout would wait for the GPU"),
+    "no spread": (FEATURES, f"{POD}/topologySpreadConstraints", GONE, "not spread across nodes"),
 }
 
 REMOVED = {
@@ -129,14 +149,14 @@ REMOVED = {
     "ConfigMap vfmalign-store": "no ConfigMap vfmalign-store",
     "ServiceAccount vfmalign-training": "PodTemplate vfmalign-training: has no ServiceAccount of its own",
     "PodTemplate vfmalign-training": "PodTemplate vfmalign-training is missing",
-    "PriorityClass vfmalign-serving": "has no priority of class vfmalign-serving",
+    "PriorityClass vfmalign-serving": "does not have the priority class vfmalign-serving",
     "Role vfmalign-finetuning": "Role: grants",
 }
 
 ADDED: dict[str, tuple[dict[str, Any], str]] = {
-    "Secret": ({"data": {"AWS_ACCESS_KEY_ID": "YQ=="}}, "Secrets do not belong here"),
-    "Ingress": ({"spec": {}}, "leads into the cluster"),
-    "ClusterRole": ({"rules": []}, "nothing here needs a right in the whole cluster"),
+    "Secret": ({"data": {"AWS_ACCESS_KEY_ID": "YQ=="}}, "manifests must not contain Secrets"),
+    "Ingress": ({"spec": {}}, "is reachable from outside the cluster"),
+    "ClusterRole": ({"rules": []}, "cluster-wide rights are not needed"),
     "CronJob": (
         {"spec": {"jobTemplate": {"spec": {"template": {"spec": {"containers": [{"name": "x", "image": "x"}]}}}}}},
         "CronJob x: image x has no tag",
@@ -145,7 +165,7 @@ ADDED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def find(objects: list[Object], name: str) -> Object:
-    """The object of this kind and name; what a digest adds to a name may be left out."""
+    """Return the object of a kind and name. The digest at the end of a generated name may be omitted."""
     kind, prefix = name.split()
     return next(
         item for item in objects if item["kind"] == kind and f"{item['metadata']['name']}-".startswith(f"{prefix}-")
@@ -153,7 +173,7 @@ def find(objects: list[Object], name: str) -> Object:
 
 
 def put(item: Object, pointer: str, value: Any) -> None:
-    """Sets, appends or takes away what a JSON pointer names; what is taken away must have been there."""
+    """Set, append or delete the value at a JSON pointer. A deleted value must exist."""
     *path, last = (part.replace("~1", "/") for part in pointer.strip("/").split("/"))
     node: Any = item
     for part in path:
@@ -167,53 +187,53 @@ def put(item: Object, pointer: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_it_catches(name: str) -> None:
+def test_it_finds_a_violation(name: str) -> None:
     where, pointer, value, sentence = BROKEN[name]
     objects = render("overlays/local")
     put(find(objects, where), pointer, value)
-    found = violations(objects)
-    assert any(sentence in one for one in found), found
+    sentences = violations(objects)
+    assert any(sentence in one for one in sentences), sentences
 
 
 @pytest.mark.parametrize("name", BROKEN_ON_GPU)
-def test_it_catches_on_a_gpu_pool(name: str) -> None:
+def test_it_finds_a_violation_on_a_gpu_pool(name: str) -> None:
     where, pointer, value, sentence = BROKEN_ON_GPU[name]
     objects = render("overlays/gpu")
     put(find(objects, where), pointer, value)
-    found = gpu_violations(objects)
-    assert any(sentence in one for one in found), found
+    sentences = gpu_violations(objects)
+    assert any(sentence in one for one in sentences), sentences
 
 
 @pytest.mark.parametrize("name", REMOVED)
-def test_it_misses_what_was_removed(name: str) -> None:
+def test_it_finds_a_missing_object(name: str) -> None:
     objects = render("overlays/gpu")
     objects.remove(find(objects, name))
-    found = violations(objects)
-    assert any(REMOVED[name] in one for one in found), found
+    sentences = violations(objects)
+    assert any(REMOVED[name] in one for one in sentences), sentences
 
 
 @pytest.mark.parametrize("kind", ADDED)
-def test_it_sees_what_was_added(kind: str) -> None:
+def test_it_finds_a_forbidden_object(kind: str) -> None:
     objects = render("overlays/gpu")
     fields, sentence = ADDED[kind]
     labels = find(objects, FEATURES)["metadata"]["labels"]
     objects.append({"apiVersion": "v1", "kind": kind, "metadata": {"name": "x", "labels": labels}, **fields})
-    found = violations(objects)
-    assert any(sentence in one for one in found), found
+    sentences = violations(objects)
+    assert any(sentence in one for one in sentences), sentences
 
 
-def test_a_gpu_in_the_cpu_overlay_is_seen() -> None:
+def test_a_gpu_in_the_cpu_overlay_is_found() -> None:
     objects = render("overlays/cpu")
     put(find(objects, FEATURES), BOX + LIMIT, 1)
     assert gpus(objects) == {"features": {"nvidia.com/gpu": "1"}}
 
 
-def test_without_the_denial_strangers_get_in() -> None:
+def test_without_the_default_denial_strangers_get_in() -> None:
     objects = render("overlays/cpu")
-    found = {pod.component: pod for pod in pods(objects)}
+    components = {pod.component: pod for pod in pods(objects)}
     stranger = {"app.kubernetes.io/name": "notebook"}
-    assert not may_call(objects, stranger, found["features"], 8001)
-    kept = [item for item in objects if item["kind"] != "NetworkPolicy"]
-    assert may_call(kept, stranger, found["features"], 8001)
+    assert not may_call(objects, stranger, components["features"], 8001)
+    others = [item for item in objects if item["kind"] != "NetworkPolicy"]
+    assert may_call(others, stranger, components["features"], 8001)
     among_itself = find(objects, "NetworkPolicy vfmalign-training-among-itself")
-    assert not may_call([*kept, among_itself], stranger, found["training"], 22)
+    assert not may_call([*others, among_itself], stranger, components["training"], 22)

@@ -1,4 +1,4 @@
-"""Everything that renders is what the API server of each supported version takes, down to unknown fields."""
+"""Every rendered object is valid for each supported version of Kubernetes and has no unknown field."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import subprocess
 import kubernetes_validate
 import pytest
 import yaml
-from tests.k8s.rendering import COMPOSITIONS, K8S, Object, called, render
+from tests.k8s.rendering import COMPOSITIONS, K8S, Object, describe, render
 
-# The least version (k8s/README.md), one in between and the newest that the schemas know.
+# The lowest supported version (k8s/README.md), one in between, and the latest with a schema.
 VERSIONS = ("1.30", "1.34", "1.37")
 
-# Kinds of operators, whose schemas are not Kubernetes' own. Nothing else may go unchecked.
-OTHERS = {
+# Kinds of operators have no schema in Kubernetes. All other kinds must be validated.
+NOT_VALIDATED = {
     ("monitoring.coreos.com/v1", "PodMonitor"),
     ("monitoring.coreos.com/v1", "PrometheusRule"),
     ("kueue.x-k8s.io/v1beta2", "LocalQueue"),
@@ -25,28 +25,28 @@ def _errors(item: Object, version: str) -> str:
     try:
         kubernetes_validate.validate(item, version, strict=True)
     except kubernetes_validate.ValidationError as error:
-        return f"{called(item)}: {'.'.join(str(part) for part in error.path)}: {error.message}"
+        return f"{describe(item)}: {'.'.join(str(part) for part in error.path)}: {error.message}"
     return ""
 
 
 @pytest.fixture(scope="module")
 def objects() -> list[Object]:
-    """Every object of every composition, each once."""
-    found = {json.dumps(item, sort_keys=True): item for name in COMPOSITIONS for item in render(name)}
-    return list(found.values())
+    """Return the distinct objects of all compositions."""
+    distinct = {json.dumps(item, sort_keys=True): item for name in COMPOSITIONS for item in render(name)}
+    return list(distinct.values())
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_object_is_valid(objects: list[Object], version: str) -> None:
-    own = [item for item in objects if (item["apiVersion"], item["kind"]) not in OTHERS]
+    own = [item for item in objects if (item["apiVersion"], item["kind"]) not in NOT_VALIDATED]
     assert [error for item in own if (error := _errors(item, version))] == []
 
 
-def test_the_kinds_that_are_not_checked_are_the_listed_ones(objects: list[Object]) -> None:
+def test_only_the_listed_kinds_are_not_validated(objects: list[Object]) -> None:
     kinds = {(item["apiVersion"], item["kind"]) for item in objects}
     assert {kind for kind in kinds if "." in kind[0] and not kind[0].split("/")[0].endswith(".k8s.io")} | {
         kind for kind in kinds if kind[0].startswith("kueue")
-    } == OTHERS
+    } == NOT_VALIDATED
 
 
 def test_a_misspelt_field_is_found(objects: list[Object]) -> None:

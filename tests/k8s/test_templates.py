@@ -1,4 +1,4 @@
-"""The templates in k8s/jobs: their commands are ours, their numbers agree, and they keep to the rules."""
+"""The templates in k8s/jobs have valid commands and consistent numbers, and follow the policy."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import yaml
 from google.protobuf.json_format import ParseDict
 from tests.k8s.pod_policy import POD_RULES
-from tests.k8s.policy import holds_no_secret, labelled
+from tests.k8s.policy import contains_no_credentials, is_labelled
 from tests.k8s.rendering import kustomize, pods
 from tests.k8s.test_schemas import VERSIONS
 
@@ -36,7 +36,7 @@ def command(job):
     return container["command"]
 
 
-def test_shards_are_as_many_as_pods(monkeypatch):
+def test_there_are_as_many_shards_as_pods(monkeypatch):
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
     for job, work in (("vfmalign-extract", "extract"), ("vfmalign-extract-reduce", "reduce")):
         assert command(job)[:3] == ["python", "-m", "vfmalign.features.sharding"]
@@ -45,12 +45,12 @@ def test_shards_are_as_many_as_pods(monkeypatch):
     assert JOBS["vfmalign-extract"]["parallelism"] == JOBS["vfmalign-extract"]["completions"]
 
 
-def test_the_request_is_one():
+def test_the_request_is_valid():
     request = ParseDict(json.loads((FOLDER / "request.json").read_text()), features_pb2.ExtractDatasetRequest())
     assert to_extraction_request(request).split == "test"
 
 
-def test_processes_of_one_comparison_are_as_many_as_pods():
+def test_a_comparison_has_as_many_processes_as_pods():
     arguments = command("vfmalign-mmd")
     assert arguments[:3] == ["python", "-m", "vfmalign.mmd.comparison"]
     options = converters.options_of(comparison.request_of(comparison.parse(arguments[3:])))
@@ -61,9 +61,9 @@ def test_processes_of_one_comparison_are_as_many_as_pods():
 
 
 @pytest.mark.parametrize("components", [[], ["jobs/gpu"]])
-def test_what_is_rendered_is_valid_and_keeps_to_the_rules_of_pods(components):
+def test_the_templates_are_valid_and_follow_the_policy(components):
     objects = kustomize({"resources": ["jobs"], "components": components})
-    for rule in (*POD_RULES, labelled, holds_no_secret):
+    for rule in (*POD_RULES, is_labelled, contains_no_credentials):
         assert list(rule(objects)) == [], rule
     for item in objects:
         for version in VERSIONS:
@@ -72,7 +72,7 @@ def test_what_is_rendered_is_valid_and_keeps_to_the_rules_of_pods(components):
     assert devices == ([1, None, 1] if components else [None, None, None])
 
 
-def test_the_store_s_settings_are_the_base_s_object():
+def test_the_templates_use_the_store_settings_of_the_base():
     name = {
         folder: [
             item["metadata"]["name"]

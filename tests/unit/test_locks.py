@@ -1,4 +1,4 @@
-"""What images install is what pyproject asks for, each package with a sha256."""
+"""The locks of the images satisfy pyproject.toml, and every package has a SHA-256."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ROOT / "deploy" / "locks"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-ROOMS = ("features", "mmd", "training", "finetuning", "cli")
+IMAGES = ("features", "mmd", "training", "finetuning", "cli")
 CLI_ONLY = {"rich", "typer"}
-"""Dependencies of the wheel that only the image of the command line has."""
-APART = {"torch", "torchvision"}
-"""Packages whose build is chosen by a lock of their own."""
+"""Dependencies of the wheel that only the image of the command line contains."""
+SEPARATE = {"torch", "torchvision"}
+"""Packages with a lock of their own, which selects the CPU or CUDA build."""
 
 
 def locked(name: str) -> dict[str, str]:
-    """Version by package."""
+    """Return the version of each package in a lock."""
     text = (LOCKS / f"{name}.txt").read_text()
     return {canonicalize_name(one): version for one, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_an_image_has_what_its_room_requires(room: str) -> None:
-    found = locked(room) | locked("torch-cpu")
-    for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"].get(room, ())]:
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_has_the_packages_of_its_extra(image: str) -> None:
+    versions = locked(image) | locked("torch-cpu")
+    for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"].get(image, ())]:
         requirement = Requirement(text)
-        if requirement.name in CLI_ONLY and room != "cli":
-            assert requirement.name not in found
+        if requirement.name in CLI_ONLY and image != "cli":
+            assert requirement.name not in versions
             continue
-        version = found.get(canonicalize_name(requirement.name))
-        assert version is not None, f"{requirement.name} is not locked: make locks"
-        assert requirement.specifier.contains(version), f"{text} but {version} is locked: make locks"
+        version = versions.get(canonicalize_name(requirement.name))
+        assert version is not None, f"{requirement.name} is not locked. Run make locks"
+        assert requirement.specifier.contains(version), f"{text} is required, {version} is locked. Run make locks"
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in LOCKS.glob("*.txt")))
@@ -47,30 +47,30 @@ def test_every_package_has_a_digest(name: str) -> None:
     assert all(lines[index + 1].strip().startswith("--hash=sha256:") for index in packages)
 
 
-def test_torch_s_build_is_chosen_apart_and_is_the_same_version() -> None:
-    assert not APART & {package for room in ROOMS for package in locked(room)}
+def test_torch_has_its_own_locks_of_one_version() -> None:
+    assert not SEPARATE & {package for image in IMAGES for package in locked(image)}
     assert locked("torch-cpu").items() <= locked("torch-cuda").items()
 
 
-def test_rooms_agree_on_every_version() -> None:
-    everything: dict[str, str] = {}
-    for room in ROOMS:
-        for package, version in locked(room).items():
-            assert everything.setdefault(package, version) == version, package
+def test_images_agree_on_every_version() -> None:
+    versions: dict[str, str] = {}
+    for image in IMAGES:
+        for package, version in locked(image).items():
+            assert versions.setdefault(package, version) == version, package
 
 
-def test_the_constraints_are_the_locked_versions_and_leave_torch_free() -> None:
+def test_the_constraints_are_the_locked_versions_without_torch() -> None:
     lines = (LOCKS.parent / "constraints.txt").read_text().splitlines()
     constraints = dict(line.split("==") for line in lines if not line.startswith("#"))
-    assert not APART & constraints.keys()
-    for room in ROOMS:
-        for package, version in locked(room).items():
-            assert constraints[package] == version, f"{package}: make locks"
+    assert not SEPARATE & constraints.keys()
+    for image in IMAGES:
+        for package, version in locked(image).items():
+            assert constraints[package] == version, f"{package} differs. Run make locks"
     for text in PROJECT["optional-dependencies"]["dev"]:
         requirement = Requirement(text)
         if requirement.name != PROJECT["name"]:
             assert requirement.specifier.contains(constraints[canonicalize_name(requirement.name)]), (
-                f"{text}: make locks"
+                f"{text} is not met. Run make locks"
             )
 
 

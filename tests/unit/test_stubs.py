@@ -1,4 +1,4 @@
-"""The committed stubs load with the installed runtime, and stay within what pyproject pins."""
+"""The committed stubs load with the installed protobuf and gRPC runtimes."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def test_stubs_load(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(STUBS.glob("*_pb2.py")), ids=lambda path: path.stem)
-def test_the_runtime_is_of_the_gencode_s_major_version_and_not_older(path: Path) -> None:
-    found = re.search(r"# Protobuf Python Version: (\d+)\.(\d+)\.(\d+)", path.read_text())
-    assert found is not None
-    gencode = tuple(int(part) for part in found.groups())
+def test_protobuf_has_the_major_version_of_the_stubs_and_is_not_older(path: Path) -> None:
+    match = re.search(r"# Protobuf Python Version: (\d+)\.(\d+)\.(\d+)", path.read_text())
+    assert match is not None
+    gencode = tuple(int(part) for part in match.groups())
     runtime = tuple(int(part) for part in google.protobuf.__version__.split(".")[:3])
     assert gencode[0] == runtime[0]
     assert gencode <= runtime
@@ -37,15 +37,15 @@ def test_the_runtime_is_of_the_gencode_s_major_version_and_not_older(path: Path)
 
 @pytest.mark.parametrize("path", sorted(STUBS.glob("*_pb2_grpc.py")), ids=lambda path: path.stem)
 def test_grpc_is_not_older_than_its_stubs(path: Path) -> None:
-    found = re.search(r"GRPC_GENERATED_VERSION = '(\d+)\.(\d+)\.(\d+)'", path.read_text())
-    assert found is not None
-    generated = tuple(int(part) for part in found.groups())
+    match = re.search(r"GRPC_GENERATED_VERSION = '(\d+)\.(\d+)\.(\d+)'", path.read_text())
+    assert match is not None
+    generated = tuple(int(part) for part in match.groups())
     assert generated <= tuple(int(part) for part in grpc.__version__.split(".")[:3])
 
 
 def test_every_field_of_the_api_has_a_comment() -> None:
-    """Messages, fields, values, services and calls all say what they are."""
-    bare = []
+    """Messages, fields, enum values, services and RPCs are documented."""
+    undocumented = []
     for path in sorted(PROTOS.glob("*.proto")):
         lines = path.read_text().splitlines()
         for number, line in enumerate(lines[1:], start=1):
@@ -53,5 +53,5 @@ def test_every_field_of_the_api_has_a_comment() -> None:
             declares = re.match(r"(message|enum|service|rpc|oneof|(optional |repeated )?[\w.]+ \w+ = \d+)\b", text)
             unspecified = "_UNSPECIFIED = 0" in text
             if declares and not unspecified and not lines[number - 1].strip().startswith("//"):
-                bare.append(f"{path.name}:{number + 1}: {text}")
-    assert bare == []
+                undocumented.append(f"{path.name}:{number + 1}: {text}")
+    assert undocumented == []
