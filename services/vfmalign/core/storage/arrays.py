@@ -44,7 +44,7 @@ def read_npy(path: Path, field: str) -> NDArray[Any]:
         ) from None
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise BadTensor(
-            f"expected numbers with 2 axes, got {array.dtype} with {array.ndim}",
+            f"expected numbers with 2 axes, got {array.dtype} with {array.ndim} axes",
             field=field,
             remedy="save an array of shape (rows, channels)",
         )
