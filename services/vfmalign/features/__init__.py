@@ -1,1 +1,1 @@
-"""The feature service: runs an encoder over studies and datasets. Knows nothing of fine-tuning or MMD."""
+"""The feature service: runs encoders over studies and datasets."""

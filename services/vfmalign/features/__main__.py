@@ -1,4 +1,4 @@
-"""`python -m vfmalign.features`: wires the feature service by hand."""
+"""`python -m vfmalign.features`: run the feature service."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vfmalign.v1 import features_pb2, features_pb2_grpc
 
 
 def main() -> None:
-    """Serves until told to stop."""
+    """Serves until SIGTERM or SIGINT."""
     settings = parse_args("features", FeaturesSettings)
     options = settings.features
     try:

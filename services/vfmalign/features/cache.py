@@ -1,7 +1,6 @@
-"""Encoders kept on the device between requests.
+"""Least-recently-used cache of encoders on the device, bounded by the bytes of their weights.
 
-Knows models by the digest of their weights; knows nothing of requests. Least recently used ones go first when a budget
-of bytes is exceeded, and a model that many requests want at once is loaded once.
+Encoders are identified by the digest of their weights. Concurrent requests for the same encoder load it once.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from vfmalign.core.domain.artifacts import ModelCard
 from vfmalign.core.domain.errors import Exhausted, InvalidInput
+from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.cards import check_checkpoint_digest, load_card, load_card_encoder
 from vfmalign.models.encoder import Encoder
@@ -25,7 +24,7 @@ from vfmalign.models.weights import build_encoder, random_state
 
 @dataclass(frozen=True)
 class _Key:
-    """What determines an encoder: its architecture, and either its weights' digest or its seed."""
+    """Identity of an encoder: its architecture, and either the digest of its weights or the seed of random ones."""
 
     architecture: str
     sha256: str = ""
@@ -33,12 +32,12 @@ class _Key:
 
 
 class ModelCache:
-    """Loaded encoders; safe to use from many threads.
+    """Loads and caches encoders. Thread-safe.
 
     Args:
-        store: where models lie.
-        device: where they are loaded to.
-        budget_bytes: how much their weights may take together.
+        store: object store with the models.
+        device: device that the encoders are loaded to.
+        budget_bytes: maximum bytes of all loaded weights together.
     """
 
     def __init__(self, store: ObjectStore, device: torch.device, budget_bytes: int) -> None:
@@ -49,40 +48,41 @@ class ModelCache:
         self._encoders: OrderedDict[_Key, Future[Encoder]] = OrderedDict()
 
     def get(self, model_id: str, sha256: str = "") -> tuple[Encoder, ModelCard]:
-        """A published encoder and its card; see `models.cards.load_encoder` for the errors."""
+        """Returns a published encoder and its card; raises as `models.cards.load_encoder`."""
         card = load_card(self._store, model_id)
         check_checkpoint_digest(card, sha256)
-        return self.of_card(card), card
+        return self.get_by_card(card), card
 
-    def of_card(self, card: ModelCard) -> Encoder:
-        """The encoder with the weights a card names."""
+    def get_by_card(self, card: ModelCard) -> Encoder:
+        """Returns the encoder with the weights that a card names."""
         key = _Key(card.architecture, sha256=card.checkpoint.sha256)
-        return self._once(key, lambda: load_card_encoder(self._store, card, self.device))
+        return self._load_once(key, lambda: load_card_encoder(self._store, card, self.device))
 
-    def random(self, architecture: str, seed: int) -> Encoder:
-        """The architecture with random weights from `seed`."""
+    def get_random(self, architecture: str, seed: int) -> Encoder:
+        """Returns the architecture with random weights from `seed`."""
         built = get_architecture(architecture)
         key = _Key(architecture, seed=seed)
-        return self._once(key, lambda: build_encoder(built, random_state(built, seed), self.device))
+        return self._load_once(key, lambda: build_encoder(built, random_state(built, seed), self.device))
 
     def used_bytes(self) -> int:
-        """Bytes of the weights that are loaded."""
+        """Returns the bytes of all loaded weights."""
         with self._lock:
             return sum(_size_bytes(f.result()) for f in self._encoders.values() if _is_loaded(f))
 
-    def _once(self, key: _Key, load: Callable[[], Encoder]) -> Encoder:
+    def _load_once(self, key: _Key, load: Callable[[], Encoder]) -> Encoder:
         with self._lock:
             future = self._encoders.get(key)
-            if mine := future is None:
+            is_first = future is None
+            if future is None:
                 future = self._encoders[key] = Future()
             self._encoders.move_to_end(key)
-        if not mine:
+        if not is_first:
             return future.result()
         try:
             self._check_budget(key)
             encoder = load()
         except BaseException as error:
-            # Forgotten, so that the next request tries again; those that wait now share this failure.
+            # Removed, so that the next request tries again. Requests that are waiting share this error.
             with self._lock:
                 self._encoders.pop(key, None)
             future.set_exception(error)
@@ -92,14 +92,14 @@ class ModelCache:
         return encoder
 
     def _check_budget(self, key: _Key) -> None:
-        """Refuses a model that could only be loaded by breaking the budget, before its weights are read."""
+        """Raises Exhausted for a model that exceeds the whole budget, before its weights are read."""
         try:
             empty = get_architecture(key.architecture).build_empty()
         except InvalidInput:
-            return  # the loader says so better, or the size is known only with the weights
+            return  # unknown architecture, which the loader reports, or a program whose size its weights determine
         if (size := _size_bytes(empty)) > self._budget_bytes:
             error = Exhausted(
-                f"its {size} bytes are more than the whole model cache of {self._budget_bytes}",
+                f"its weights take {size} bytes, the whole model cache has {self._budget_bytes}",
                 subject=key.architecture,
                 remedy="raise VFMALIGN_FEATURES__MODEL_CACHE_BYTES",
                 reason="MODEL_TOO_LARGE",
@@ -114,7 +114,7 @@ class ModelCache:
                 if sum(loaded.values()) <= self._budget_bytes:
                     return
                 if key != keep:
-                    # Requests that still hold the encoder finish with it; its memory goes with the last of them.
+                    # Running requests keep their reference; the memory is freed when the last of them finishes.
                     del self._encoders[key], loaded[key]
 
 

@@ -10,20 +10,12 @@ from typing import Any, cast
 from vfmalign.client.messages import features as messages
 from vfmalign.client.messages.base import get_enum_label
 from vfmalign.client.messages.common import Cost, ObjectRef, Progress, StageTiming
-from vfmalign.core.domain.artifacts import (
-    MODALITIES,
-    SHA256_PATTERN,
-    SPLITS,
-    Dataset,
-    LayerSpec,
-    ModelCard,
-    VolumeKind,
-    VolumeRef,
-    features_prefix,
-    is_id,
-)
+from vfmalign.core.domain.datasets import MODALITIES, SPLITS, Dataset, VolumeKind, VolumeRef
 from vfmalign.core.domain.errors import BadOption, Exhausted
+from vfmalign.core.domain.models import LayerSpec, ModelCard
+from vfmalign.core.domain.record import SHA256_PATTERN, is_id
 from vfmalign.core.rpc.tensors import to_tensor
+from vfmalign.core.storage.keys import features_prefix
 from vfmalign.features.dataset_extraction import ExtractionResult
 from vfmalign.features.listing import Page
 from vfmalign.features.parts import Features

@@ -1,8 +1,8 @@
-"""A dataset's split through an encoder into a stored feature set: the data plane of ExtractDataset.
+"""Extract the features of a dataset's split into a stored feature set.
 
-Knows the store, datasets, models and feature sets; knows nothing of gRPC. Idempotent: the request's digest names the
-set, a set whose manifest exists is done, and one that was interrupted continues with the parts it lacks. Several
-machines may take a share of the parts each (`extract_shard`); the set is committed once all are there (`reduce`).
+Idempotent: the digest of the resolved request is the set's id, a set with a manifest is done, and an interrupted one
+continues with the missing parts. Several machines can share the work: each calls `extract_shard`, and `reduce` commits
+the set once all parts are stored.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from vfmalign.client.messages.features import ExtractDatasetRequest
-from vfmalign.core.domain.artifacts import canonical_json
 from vfmalign.core.domain.errors import BadDataset, NotFound, Unavailable
+from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter, Manifest, read_manifest
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features.cache import ModelCache
 from vfmalign.features.extractor import check_layers
-from vfmalign.features.parts import ExtractionOptions, Hooks, Plan, Shard, extract_missing, parts_of
+from vfmalign.features.parts import ExtractionOptions, ExtractionPlan, Hooks, Shard, extract_missing, parts_of
 from vfmalign.imaging.input_transforms import get_input_transform
 from vfmalign.models.cards import check_checkpoint_digest, load_card
 from vfmalign.models.encoder import Encoder
@@ -47,20 +47,20 @@ class ExtractionResult:
 def extract_dataset(
     store: ObjectStore, models: ModelCache, request: ExtractDatasetRequest, options: ExtractionOptions, hooks: Hooks
 ) -> ExtractionResult:
-    """Extracts what is missing of a feature set, and commits it.
+    """Extracts the missing parts of a feature set and commits it.
 
     Raises:
         NotFound: the model, the dataset or a volume is missing.
-        DigestMismatch: model, dataset or volume are not those that the request or the dataset names.
+        DigestMismatch: the digest of the model, dataset or a volume is not the expected one.
         BadOption: a layer or transform is unknown.
         BadDataset: the split is empty.
         BadVolume: a stored volume cannot be used.
-        Cancelled: `cancelled` said so; the parts written so far stay and serve the next call.
+        Cancelled: `hooks.cancelled` returned True; the next call continues with the stored parts.
     """
-    plan = _plan(store, request)
+    plan = _resolve(store, request)
     feature_set = plan.request.feature_set_id()
     checkpoint_sha256 = _weights_digest(plan)
-    if manifest := _committed(store, feature_set):
+    if manifest := _read_committed(store, feature_set):
         hooks.report(len(plan.cases), len(plan.cases))
         return ExtractionResult(feature_set, manifest, checkpoint_sha256, 0)
     with hooks.stages.stage("load_model"):
@@ -81,9 +81,9 @@ def extract_shard(
     *,
     shard: Shard,
 ) -> int:
-    """Extracts what is missing of one share of a feature set, and commits nothing.
+    """Extracts the missing parts of one shard of a feature set, without committing.
 
-    All shards, and `reduce`, must have the same `options.part_cases`: it says where a part ends.
+    All shards and `reduce` must use the same `options.part_cases`, which determines the parts.
 
     Returns:
         The number of cases that this call put through the encoder.
@@ -91,8 +91,8 @@ def extract_shard(
     Raises:
         VfmalignError: as `extract_dataset`.
     """
-    plan = _plan(store, request)
-    if _committed(store, plan.request.feature_set_id()):
+    plan = _resolve(store, request)
+    if _read_committed(store, plan.request.feature_set_id()):
         return 0
     with hooks.stages.stage("load_model"):
         encoder = _encoder(models, plan)
@@ -102,15 +102,15 @@ def extract_shard(
 def reduce(
     store: ObjectStore, request: ExtractDatasetRequest, options: ExtractionOptions, shards: int
 ) -> ExtractionResult:
-    """Commits a feature set whose parts the shards have written; computes nothing.
+    """Commits a feature set from the parts that the shards have stored.
 
     Raises:
-        Unavailable: parts are missing; it names the shards that they belong to.
+        Unavailable: parts are missing; the error names their shards.
         VfmalignError: as `extract_dataset`.
     """
-    plan = _plan(store, request)
+    plan = _resolve(store, request)
     feature_set, checkpoint_sha256 = plan.request.feature_set_id(), _weights_digest(plan)
-    if manifest := _committed(store, feature_set):
+    if manifest := _read_committed(store, feature_set):
         return ExtractionResult(feature_set, manifest, checkpoint_sha256, 0)
     writer = _writer(store, plan)
     stored = writer.parts_done(options.part_cases)
@@ -119,13 +119,13 @@ def reduce(
         raise Unavailable(
             f"parts of the shards {', '.join(map(str, missing))} of {shards} are missing",
             subject=f"feature set {feature_set}",
-            remedy="extract those shards, then reduce again",
+            remedy="extract these shards, then run reduce again",
         )
     return ExtractionResult(feature_set, writer.commit(software=_software()), checkpoint_sha256, 0)
 
 
-def _plan(store: ObjectStore, request: ExtractDatasetRequest) -> Plan:
-    """Checks the request against what is stored, and makes everything that determines the features explicit."""
+def _resolve(store: ObjectStore, request: ExtractDatasetRequest) -> ExtractionPlan:
+    """Checks the request against the stored model and dataset, and resolves everything that it leaves open."""
     input_transform = request.input_transform or "identity"
     get_input_transform(input_transform)
     card = load_card(store, request.model_id)
@@ -134,9 +134,9 @@ def _plan(store: ObjectStore, request: ExtractDatasetRequest) -> Plan:
     cases = dataset.split(request.split)
     if not cases:
         raise BadDataset(
-            f"the split {request.split} has no cases", subject=request.dataset_id, remedy="choose a split that has some"
+            f"the split {request.split} has no cases", subject=request.dataset_id, remedy="choose a split with cases"
         )
-    return Plan(
+    return ExtractionPlan(
         card,
         cases,
         FeatureRequest(
@@ -155,14 +155,14 @@ def _plan(store: ObjectStore, request: ExtractDatasetRequest) -> Plan:
     )
 
 
-def _weights_digest(plan: Plan) -> str:
+def _weights_digest(plan: ExtractionPlan) -> str:
     if plan.request.initialisation == "checkpoint":
         return plan.card.checkpoint.sha256
     origin = {"architecture": plan.card.architecture, "seed": plan.request.init_seed}
     return hashlib.sha256(canonical_json(origin)).hexdigest()
 
 
-def _writer(store: ObjectStore, plan: Plan) -> FeatureSetWriter:
+def _writer(store: ObjectStore, plan: ExtractionPlan) -> FeatureSetWriter:
     return FeatureSetWriter(store, plan.request, [case.id for case in plan.cases], [case.group for case in plan.cases])
 
 
@@ -170,17 +170,17 @@ def _software() -> dict[str, str]:
     return {name: version(name) for name in SOFTWARE}
 
 
-def _committed(store: ObjectStore, feature_set: str) -> Manifest | None:
+def _read_committed(store: ObjectStore, feature_set: str) -> Manifest | None:
     try:
         return read_manifest(store, feature_set)
     except NotFound:
         return None
 
 
-def _encoder(models: ModelCache, plan: Plan) -> Encoder:
+def _encoder(models: ModelCache, plan: ExtractionPlan) -> Encoder:
     if plan.request.initialisation == "random":
-        encoder = models.random(plan.card.architecture, plan.request.init_seed)
+        encoder = models.get_random(plan.card.architecture, plan.request.init_seed)
     else:
-        encoder = models.of_card(plan.card)
+        encoder = models.get_by_card(plan.card)
     check_layers(encoder, plan.request.layers)
     return encoder

@@ -1,7 +1,4 @@
-"""The device that computes: which one a setting means, what it is called, and what work on it takes in memory.
-
-Knows torch's devices and our metrics; knows nothing of encoders.
-"""
+"""Device selection, device names and peak memory."""
 
 from __future__ import annotations
 
@@ -17,10 +14,10 @@ T = TypeVar("T")
 
 
 def choose_device(name: str) -> torch.device:
-    """The device a setting names: `auto` (a CUDA device where there is one), `cpu`, `cuda` or `cuda:<index>`.
+    """Returns the device of a setting: `auto` (CUDA if available, else CPU), `cpu`, `cuda` or `cuda:<index>`.
 
     Raises:
-        BadOption: no such device here.
+        BadOption: this machine does not have the device.
     """
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
@@ -38,14 +35,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """`cpu`, or `cuda:<index> <name>`."""
+    """Returns `cpu` or `cuda:<index> <name>`."""
     return f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
 
 
 class MemoryMeter:
-    """Runs functions on a device and keeps the peak of its memory, in bytes; 0 on the CPU.
+    """Runs functions on a device and records its peak memory in bytes; 0 on the CPU.
 
-    Only the thread that owns the device may call it: the peak counter is the device's own.
+    Call it only from the thread that owns the device: torch has one peak counter per device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -53,7 +50,7 @@ class MemoryMeter:
         self.peak_bytes = 0
 
     def run(self, function: Callable[[], T]) -> T:
-        """Runs the function, measured."""
+        """Runs the function and records the peak."""
         if self._device.type != "cuda":
             return function()
         torch.cuda.reset_peak_memory_stats(self._device)

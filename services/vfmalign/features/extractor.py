@@ -1,7 +1,7 @@
-"""An encoder and prepared studies in, features out.
+"""Run an encoder over prepared studies.
 
-Knows tensors and encoders; knows nothing of files, storage or gRPC. Float32 throughout: no autocast, no TF32,
-deterministic kernels, so that features before and after fine-tuning differ by the weights alone.
+Float32 throughout, with deterministic kernels and without autocast or TF32, so that features before and after
+fine-tuning differ only because of the weights.
 
 Legend: N studies, C channels, D H W depth, height, width of a feature map.
 """
@@ -21,7 +21,7 @@ from vfmalign.models.weights import build_encoder, random_state
 
 
 def check_layers(encoder: Encoder, layers: Sequence[str]) -> None:
-    """Raises BadOption unless every layer is one of the encoder's, named once."""
+    """Raises BadOption if a layer is unknown to the encoder or listed twice."""
     known = encoder.layer_channels()
     for layer in layers:
         if layer not in known:
@@ -29,14 +29,14 @@ def check_layers(encoder: Encoder, layers: Sequence[str]) -> None:
                 f"the model has no layer {layer[:64]!r}", field="layers", remedy=f"choose from {', '.join(known)}"
             )
     if len(set(layers)) != len(layers):
-        raise BadOption("a layer is named twice", field="layers", remedy="name each layer once")
+        raise BadOption("a layer is listed twice", field="layers", remedy="list each layer once")
 
 
 def extract(encoder: Encoder, input_NCDHW: Tensor, layers: Sequence[str], pooling: Pooling) -> dict[str, Tensor]:
-    """Features of prepared studies.
+    """Extracts the features of prepared studies.
 
-    A study's features do not depend on which others share its batch, but for float32 rounding. On a CPU no more share a
-    pass than `Encoder.studies_at_once`.
+    Up to float32 rounding, a study's features do not depend on the batch. On a CPU, a forward pass takes at most
+    `Encoder.studies_at_once` studies.
 
     Args:
         encoder: in evaluation mode; its device computes.
@@ -45,12 +45,12 @@ def extract(encoder: Encoder, input_NCDHW: Tensor, layers: Sequence[str], poolin
         pooling: `mean` over space, or `none` for the whole maps.
 
     Returns:
-        Per layer, in the order asked for, float32 on the CPU: (N, C) with `mean`; (N, C, D, H, W) with `none`, except
-        `pooled`, which is (N, C) by itself.
+        By layer, in the order of `layers`, float32 on the CPU: (N, C) with `mean`; (N, C, D, H, W) with `none`, except
+        the layer `pooled`, which is always (N, C).
 
     Raises:
         BadOption: a layer is unknown.
-        Exhausted: the batch does not fit the device's memory.
+        Exhausted: the batch does not fit into the device's memory.
     """
     check_layers(encoder, layers)
     device = next(encoder.parameters()).device
@@ -59,7 +59,7 @@ def extract(encoder: Encoder, input_NCDHW: Tensor, layers: Sequence[str], poolin
         parts = [_forward(encoder, batch.to(device), layers, pooling) for batch in batches]
     except torch.OutOfMemoryError as error:
         raise Exhausted(
-            f"{len(input_NCDHW)} studies of shape {list(input_NCDHW.shape[1:])} do not fit the memory of {device}",
+            f"{len(input_NCDHW)} studies of shape {list(input_NCDHW.shape[1:])} do not fit into the memory of {device}",
             remedy="set a smaller VFMALIGN_FEATURES__BATCH_SIZE, or use a larger device",
             reason="DEVICE_MEMORY",
         ) from error
@@ -77,7 +77,7 @@ def _forward(encoder: Encoder, input_NCDHW: Tensor, layers: Sequence[str], pooli
 
 
 def warm_up(device: torch.device) -> None:
-    """Runs the smallest encoder once, so that the first request does not pay for loading the device's libraries."""
+    """Runs the smallest encoder once, so that the first request does not wait for the device's libraries to load."""
     architecture = next(iter(ARCHITECTURES.values()))
     encoder = build_encoder(architecture, random_state(architecture, 0), device)
     input_NCDHW = torch.zeros(1, encoder.in_channels, *architecture.preprocessing.shape_DHW)

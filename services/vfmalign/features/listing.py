@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from vfmalign.core.domain.artifacts import Dataset, ModelCard, is_id
+from vfmalign.core.domain.datasets import Dataset
 from vfmalign.core.domain.errors import BadOption, InvalidInput, NotFound, PreconditionFailed, VfmalignError
+from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.domain.record import is_id
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.datasets import list_datasets as list_dataset_ids
 from vfmalign.core.storage.datasets import load_dataset
@@ -61,7 +63,7 @@ def read_page(ids: Iterable[str], load: Callable[[str], T], page_size: int, toke
         BadOption: the page size or token is wrong.
     """
     if not 0 <= page_size <= MAX_PAGE_SIZE:
-        raise BadOption(f"{page_size} is no page size", field="page_size", remedy=f"choose 1 to {MAX_PAGE_SIZE}")
+        raise BadOption(f"{page_size} is not a page size", field="page_size", remedy=f"choose 1 to {MAX_PAGE_SIZE}")
     if token and not is_id(token):
         raise BadOption("not a page token", field="page_token", remedy="send the last page's `next_page_token`")
     size = page_size or DEFAULT_PAGE_SIZE

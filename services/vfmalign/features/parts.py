@@ -1,6 +1,4 @@
-"""Parts of a feature set: studies read and prepared in threads, through the encoder, into the store.
-
-Knows what is missing of a set and how a part is made; knows nothing of requests or of when a set is committed.
+"""Extract the parts of a feature set: read and prepare studies in threads, run the encoder, store the rows.
 
 Legend: N cases, C channels, D H W depth, height, width.
 """
@@ -18,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vfmalign.core.domain.artifacts import Case, ModelCard
+from vfmalign.core.domain.datasets import Case
 from vfmalign.core.domain.errors import Cancelled
+from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter
@@ -35,12 +34,12 @@ Features = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class ExtractionOptions:
-    """How the work is done; nothing here changes a result beyond float32 rounding.
+    """Settings that do not affect the features beyond float32 rounding.
 
     Attributes:
         batch_size: studies per forward pass on an accelerator (on a CPU, see `Encoder.studies_at_once`).
-        part_cases: rows per stored part: what a killed extraction loses at most.
-        readers: threads that read, decode and prepare studies beside the encoder.
+        part_cases: rows per stored part, which are at most lost when the process is killed.
+        readers: threads that read, decode and prepare studies.
     """
 
     batch_size: int
@@ -50,13 +49,13 @@ class ExtractionOptions:
 
 @dataclass(frozen=True)
 class Hooks:
-    """How an extraction speaks with its surroundings.
+    """Callbacks of an extraction.
 
     Attributes:
-        compute: runs a function on the thread that owns the device, and waits for it.
-        stages: collects what the work cost.
-        report: called with the cases done so far and the cases in all, when the work begins and after every part.
-        cancelled: asked between batches.
+        compute: runs a function on the thread that owns the device and returns its result.
+        stages: collects the time of each stage.
+        report: called with the finished cases and all cases, at the start and after every part.
+        cancelled: called between batches; True stops the extraction.
     """
 
     compute: Callable[[Callable[[], Features]], Features]
@@ -66,8 +65,8 @@ class Hooks:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A checked request: the model's card, the cases in row order and all that determines the features."""
+class ExtractionPlan:
+    """A resolved request: the model's card, the cases in row order, and everything that determines the features."""
 
     card: ModelCard
     cases: tuple[Case, ...]
@@ -76,7 +75,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Shard:
-    """One machine's share of a set: of the parts, numbered from 0, those with number % `count` = `index`."""
+    """One machine's share of a set: the parts whose number, from 0, modulo `count` is `index`."""
 
     index: int = 0
     count: int = 1
@@ -87,7 +86,7 @@ WHOLE = Shard()
 
 def extract_missing(
     store: ObjectStore,
-    plan: Plan,
+    plan: ExtractionPlan,
     encoder: Encoder,
     writer: FeatureSetWriter,
     *,
@@ -95,7 +94,7 @@ def extract_missing(
     hooks: Hooks,
     shard: Shard = WHOLE,
 ) -> int:
-    """Computes and writes the shard's parts that are not stored yet; returns the number of cases computed."""
+    """Computes and stores the missing parts of a shard; returns the number of computed cases."""
     parts = parts_of(plan, options)[shard.index :: shard.count]
     total = sum(len(rows) for rows in parts)
     stored = writer.parts_done(options.part_cases)
@@ -106,25 +105,25 @@ def extract_missing(
     cases = [plan.cases[row] for rows in missing for row in rows]
     on_cpu = next(encoder.parameters()).device.type == "cpu"
     batch_size = encoder.studies_at_once if on_cpu else options.batch_size
-    with closing(_prepared(store, plan, cases, options, hooks.stages)) as inputs:
+    with closing(_prepare_inputs(store, plan, cases, options, hooks.stages)) as inputs:
         for rows in missing:
             batches = []
             for first in range(rows.start, rows.stop, batch_size):
                 if hooks.cancelled():
-                    raise Cancelled("the caller stopped the extraction", subject=plan.request.feature_set_id())
+                    raise Cancelled("the extraction was cancelled", subject=plan.request.feature_set_id())
                 with hooks.stages.stage("wait_input"):
                     size = min(batch_size, rows.stop - first)
                     input_NCDHW = torch.stack([next(inputs) for _ in range(size)])
                 batches.append(_forward(hooks, encoder, input_NCDHW, plan.request.layers))
             with hooks.stages.stage("write"):
-                writer.write_part(rows.start, _joined(batches, plan.request.layers))
+                writer.write_part(rows.start, _concatenate(batches, plan.request.layers))
             done += len(rows)
             hooks.report(done, total)
     return computed
 
 
-def parts_of(plan: Plan, options: ExtractionOptions) -> list[range]:
-    """The rows of each part."""
+def parts_of(plan: ExtractionPlan, options: ExtractionOptions) -> list[range]:
+    """Returns the rows of each part."""
     rows = range(len(plan.cases))
     return [rows[start : start + options.part_cases] for start in range(0, len(rows), options.part_cases)]
 
@@ -139,14 +138,17 @@ def _forward(hooks: Hooks, encoder: Encoder, input_NCDHW: Tensor, layers: Sequen
     return hooks.compute(run)
 
 
-def _joined(batches: Sequence[Features], layers: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+def _concatenate(batches: Sequence[Features], layers: Sequence[str]) -> dict[str, NDArray[np.float32]]:
     return {layer: torch.cat([batch[layer] for batch in batches]).numpy() for layer in layers}
 
 
-def _prepared(
-    store: ObjectStore, plan: Plan, cases: Sequence[Case], options: ExtractionOptions, stages: Stages
+def _prepare_inputs(
+    store: ObjectStore, plan: ExtractionPlan, cases: Sequence[Case], options: ExtractionOptions, stages: Stages
 ) -> Generator[Tensor, None, None]:
-    """Prepared inputs in order, read ahead by one batch and one study per reader; closing it stops the readers."""
+    """Yields prepared inputs in order of the cases. Closing the generator stops the readers.
+
+    Readers are at most one batch and one study per reader ahead of the encoder, which bounds the memory.
+    """
     kinds = needed_kinds(plan.card.preprocessing)
     ahead = options.batch_size + options.readers
 
@@ -158,12 +160,12 @@ def _prepared(
                 volumes, plan.card.preprocessing, plan.request.input_transform, subject=f"case {case.id}"
             ).input_CDHW
 
-    # One of torch's threads each: readers that share theirs spend half of their time in waiting for each other.
+    # One torch thread per reader: readers that share torch's pool spend half of their time waiting for each other.
     with pool_of(options.readers, 1, "read") as pool:
-        waiting: deque[Future[Tensor]] = deque()
+        pending: deque[Future[Tensor]] = deque()
         for case in cases:
-            waiting.append(pool.submit(prepare, case))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(prepare, case))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

@@ -1,4 +1,4 @@
-"""FeatureService over gRPC: parses requests, calls this room's functions on the right thread, packs their results."""
+"""gRPC servicer of FeatureService: converts messages and runs the work on the right thread."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _STOP_POLL_S = 1.0
 
 
 class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
-    """The service's face.
+    """FeatureService.
 
-    One thread owns the device; studies are read and prepared on another, and dataset extractions take turns on a third,
-    whose batches go to the device between the studies.
+    Three worker threads: one owns the device, one reads and prepares studies, and one runs dataset extractions in turn.
+    Extractions submit their batches to the device's thread, where they alternate with studies.
     """
 
     def __init__(
@@ -51,17 +51,18 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         self._options = options
         self._max_message_bytes = max_message_bytes
         self._studies = 0
-        # Room for every admitted study, one that was cancelled while it ran, and a dataset's batch: neither refuses.
+        # Sized so that these queues are never full: every admitted study, one that was cancelled while it ran and still
+        # occupies the worker, and one batch of a dataset. `_admitted` and the bulk queue reject excess calls.
         self._device_queue = WorkQueue(options.queue_size + 2, "device")
         self._study_queue = WorkQueue(options.queue_size + 1, "studies")
         self._bulk_queue = WorkQueue(options.bulk_queue_size, "datasets")
 
     async def warm_up(self) -> None:
-        """Loads the device's libraries on the thread that owns it."""
+        """Loads the device's libraries on the thread that owns the device."""
         await self._device_queue.run(warm_up, self._models.device)
 
     def close(self) -> None:
-        """Drops what waits and lets what runs end."""
+        """Cancels waiting work; running work finishes."""
         for queue in (self._bulk_queue, self._study_queue, self._device_queue):
             queue.close()
 
@@ -93,25 +94,25 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         with self._admitted():
             return await self._extract(converters.to_study_request(request, self._store.key))
 
-    async def _extract(self, asked: StudyRequest) -> pb.ExtractResponse:
+    async def _extract(self, request: StudyRequest) -> pb.ExtractResponse:
         stages, meter = Stages(), MemoryMeter(self._models.device)
         with stages.stage("load_model"):
-            encoder, card = await asyncio.to_thread(self._models.get, asked.model, asked.model_sha256)
-        layers = asked.layers or (card.primary_layer,)
+            encoder, card = await asyncio.to_thread(self._models.get, request.model, request.model_sha256)
+        layers = request.layers or (card.primary_layer,)
         check_layers(encoder, layers)
         input_CDHW = await self._study_queue.run(
-            prepare_sources, self._store, asked.sources, card.preprocessing, asked.input_transform, stages
+            prepare_sources, self._store, request.sources, card.preprocessing, request.input_transform, stages
         )
 
         def forward() -> Features:
             metrics.batch_size.observe(1)
             with stages.stage("forward"):
-                return meter.run(lambda: extract(encoder, input_CDHW[None], layers, asked.pooling))
+                return meter.run(lambda: extract(encoder, input_CDHW[None], layers, request.pooling))
 
         features = _without_batch(await self._device_queue.run(forward))
-        if asked.store_as:
+        if request.store_as:
             with stages.stage("write"):
-                stored = await asyncio.to_thread(store_features, self._store, asked.store_as, features)
+                stored = await asyncio.to_thread(store_features, self._store, request.store_as, features)
             packed = converters.to_stored_layers(stored, self._store.uri)
         else:
             packed = converters.to_inline_layers(features, self._max_message_bytes)
@@ -122,7 +123,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         self, request: pb.ExtractDatasetRequest, context: Context
     ) -> AsyncIterator[pb.ExtractDatasetResponse]:
         """See the proto."""
-        asked = converters.to_extraction_request(request)
+        extraction = converters.to_extraction_request(request)
         stages, meter, started = Stages(), MemoryMeter(self._models.device), time.perf_counter()
         progress: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
         stop = threading.Event()
@@ -135,7 +136,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         )
         options = ExtractionOptions(self._options.batch_size, self._options.part_cases, self._options.readers)
         work = asyncio.ensure_future(
-            self._bulk_queue.run(extract_dataset, self._store, self._models, asked, options, hooks)
+            self._bulk_queue.run(extract_dataset, self._store, self._models, extraction, options, hooks)
         )
         work.add_done_callback(lambda _: progress.put_nowait(None))
         try:
@@ -143,7 +144,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
                 yield converters.to_progress(*point, time.perf_counter() - started).to_proto()
             result = await work
         finally:
-            # Without a listener the thread stops at the next batch; the parts it has written serve the next call.
+            # If the caller has left, the worker stops at the next batch; the next call reuses the stored parts.
             stop.set()
             work.cancel()
             work.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -152,10 +153,12 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
-        """A study's place from its first byte to its last: refused at once where none is free."""
+        """Admits a study for the whole call; raises Exhausted at once if too many are running or waiting."""
         if self._studies >= self._options.queue_size:
             raise Exhausted(
-                f"{self._studies} studies are in work already", subject="Extract", remedy="repeat the call later"
+                f"{self._studies} studies are being processed already",
+                subject="Extract",
+                remedy="repeat the call later",
             )
         self._studies += 1
         try:
@@ -169,19 +172,19 @@ def _without_batch(features_N: Features) -> Features:
 
 
 def _from_thread(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], stop: threading.Event) -> T:
-    """Runs a coroutine in the loop and waits for it, in another thread.
+    """Runs a coroutine in the event loop and waits for it from another thread.
 
     Raises:
-        Cancelled: `stop` was set meanwhile: the loop may be gone, and would never answer.
+        Cancelled: `stop` was set. The loop may have ended by then, and the future would never complete.
     """
     future = asyncio.run_coroutine_threadsafe(work, loop)
     while not wait([future], timeout=_STOP_POLL_S).done:
         if stop.is_set():
             future.cancel()
-            raise Cancelled("the caller stopped the extraction")
+            raise Cancelled("the extraction was cancelled")
     return future.result()
 
 
 def _put(loop: asyncio.AbstractEventLoop, progress: asyncio.Queue[T], item: T) -> None:
-    """Puts an item into a queue of the loop, from another thread."""
+    """Puts an item into a queue of the event loop from another thread."""
     loop.call_soon_threadsafe(progress.put_nowait, item)

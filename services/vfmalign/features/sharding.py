@@ -1,11 +1,11 @@
-"""`python -m vfmalign.features.sharding extract|reduce REQUEST --shards N`: one feature set by several machines.
+"""`python -m vfmalign.features.sharding extract|reduce REQUEST --shards N`: extract a feature set on several machines.
 
-Each machine extracts a shard, which is every N-th part of the set; `reduce` then commits the set. Both may be run again
-at any time: what is stored is kept. The request is an ExtractDatasetRequest as JSON, in a file or at an s3:// URI. The
-set has the id, the parts and the manifest that one call of ExtractDataset gives (docs/scale.md).
+Each machine extracts one shard: every N-th part of the set. `reduce` then commits the set. Both commands are
+idempotent and reuse stored parts. REQUEST is an ExtractDatasetRequest as JSON, in a file or at an s3:// URI. Id, parts
+and manifest of the set equal those of a single call of ExtractDataset (docs/scale.md).
 
-Exit codes: 0 done, 2 bad request, 3 bad data, 75 try again later (reduce: shards are missing), 143 stopped on request,
-1 a fault of ours.
+Exit codes: 0 done, 1 internal error, 2 bad request, 3 bad data, 75 try again later (reduce: shards are missing),
+143 stopped on request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import DONE, UNEXPECTED, BadOption, VfmalignError, exit_code
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import Stages
-from vfmalign.core.runtime.settings import LogSettings, Settings, StoreSettings, load, parser
+from vfmalign.core.runtime.settings import LogSettings, Settings, StoreSettings, load
+from vfmalign.core.runtime.settings import parser as create_parser
 from vfmalign.core.runtime.work_queue import ShutdownRequest
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features import converters
@@ -36,12 +37,12 @@ from vfmalign.features.parts import ExtractionOptions, Features, Hooks, Shard
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.v1 import features_pb2
 
-MOST_REQUEST_BYTES = 2**20
+MAX_REQUEST_BYTES = 2**20
 _log = logs.get(__name__)
 
 
 class ShardSettings(Settings):
-    """All a shard reads from its environment."""
+    """Settings of a shard."""
 
     store: StoreSettings = Field(default_factory=StoreSettings)
     log: LogSettings = LogSettings()
@@ -49,7 +50,7 @@ class ShardSettings(Settings):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Extracts a shard or commits the set; returns the exit code."""
+    """Extracts a shard or commits the set, and returns the exit code."""
     arguments = parse(argv)
     settings = load(ShardSettings)
     logs.configure("features", settings.log)
@@ -71,24 +72,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE
 
 
-def read_request(store: ObjectStore, place: str) -> ExtractDatasetRequest:
+def read_request(store: ObjectStore, location: str) -> ExtractDatasetRequest:
     """Reads a request from a file or from the store.
 
     Raises:
-        BadOption: no such file, or no request.
-        NotFound: no such object.
+        BadOption: the file does not exist, or does not hold a request.
+        NotFound: the object does not exist.
     """
     try:
-        if place.startswith("s3://"):
-            text = store.get(store.key(place), max_bytes=MOST_REQUEST_BYTES)
+        if location.startswith("s3://"):
+            text = store.get(store.key(location), max_bytes=MAX_REQUEST_BYTES)
         else:
-            text = Path(place).read_bytes()
+            text = Path(location).read_bytes()
         return converters.to_extraction_request(Parse(text, features_pb2.ExtractDatasetRequest()))
     except (OSError, UnicodeDecodeError, ParseError) as error:
         raise BadOption(
             f"cannot be read as an ExtractDatasetRequest: {type(error).__name__}",
             field="REQUEST",
-            remedy='give JSON such as {"model_id": "m", "dataset_id": "d", "split": "SPLIT_TEST"}',
+            remedy='pass JSON such as {"model_id": "m", "dataset_id": "d", "split": "SPLIT_TEST"}',
         ) from error
 
 
@@ -122,7 +123,7 @@ def _extract(
 
 
 def _reduce(store: ObjectStore, request: ExtractDatasetRequest, settings: FeaturesOptions, shards: int) -> None:
-    """Commits the set, and prints it as ExtractDataset returns it."""
+    """Commits the set and prints the FeatureSet message."""
     result = reduce(store, request, _options(settings), shards)
     packed = converters.to_feature_set(result, store.uri, converters.to_cost({}, "", 0)).to_proto().feature_set
     print(json.dumps(to_json_dict(packed)))  # noqa: T201
@@ -134,32 +135,32 @@ def _options(settings: FeaturesOptions) -> ExtractionOptions:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments of a command.
+    """Parses the command line.
 
     Raises:
-        SystemExit: after `--help`, or for arguments that do not fit.
+        SystemExit: after `--help`, or if arguments are wrong.
     """
-    arguments = parser("features.shards", ShardSettings, (__doc__ or "").strip())
-    add = arguments.add_argument
-    add("work", choices=("extract", "reduce"), help="extract one shard, or commit the set when all are")
+    parser = create_parser("features.sharding", ShardSettings, (__doc__ or "").strip())
+    add = parser.add_argument
+    add("work", choices=("extract", "reduce"), help="extract one shard, or commit the set once all are extracted")
     add("request", metavar="REQUEST", help="ExtractDatasetRequest as JSON: a file, or s3://BUCKET/KEY")
-    add("--shards", type=int, required=True, metavar="N", help="shards in all; the same for every command of a set")
+    add("--shards", type=int, required=True, metavar="N", help="number of shards; the same for all commands of a set")
     index = os.environ.get("JOB_COMPLETION_INDEX")
     add(
         "--shard",
         type=int,
         default=None if index is None else int(index),
         metavar="I",
-        help="the shard to extract, from 0 (default JOB_COMPLETION_INDEX of an Indexed Job)",
+        help="index of the shard to extract, from 0 (default: JOB_COMPLETION_INDEX of an Indexed Job)",
     )
-    found = arguments.parse_args(argv)
-    if found.shards < 1:
-        arguments.error("--shards must be 1 or more")
-    if found.work == "extract" and found.shard is None:
-        arguments.error("extract needs --shard, or JOB_COMPLETION_INDEX in the environment")
-    if found.work == "extract" and not 0 <= found.shard < found.shards:
-        arguments.error(f"--shard is {found.shard}, the shards count from 0 to {found.shards - 1}")
-    return found
+    arguments = parser.parse_args(argv)
+    if arguments.shards < 1:
+        parser.error("--shards must be 1 or more")
+    if arguments.work == "extract" and arguments.shard is None:
+        parser.error("extract needs --shard, or JOB_COMPLETION_INDEX in the environment")
+    if arguments.work == "extract" and not 0 <= arguments.shard < arguments.shards:
+        parser.error(f"--shard is {arguments.shard}, the shards count from 0 to {arguments.shards - 1}")
+    return arguments
 
 
 if __name__ == "__main__":

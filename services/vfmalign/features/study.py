@@ -1,6 +1,4 @@
-"""One study of a request, from bytes or stored objects to a prepared tensor.
-
-Knows volumes, the object store and preprocessing; knows nothing of gRPC, and of models only how they want their input.
+"""Read, decode and prepare the study of a request.
 
 Legend: C channels (modalities), D slices, H rows, W columns.
 """
@@ -14,8 +12,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vfmalign.client.messages.features import Pooling
-from vfmalign.core.domain.artifacts import Preprocessing, VolumeKind, VolumeRef
+from vfmalign.core.domain.datasets import VolumeKind, VolumeRef
 from vfmalign.core.domain.errors import BadVolume, InvalidInput
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.imaging.preprocessing import prepare_study
@@ -27,9 +26,9 @@ class Source:
     """One volume of a request.
 
     Attributes:
-        kind: what it shows.
-        field: the request's field, for errors.
-        content: the NIfTI bytes themselves, or where they are stored.
+        kind: modality or label map.
+        field: field of the request, for errors.
+        content: the NIfTI bytes, or the stored object.
     """
 
     kind: VolumeKind
@@ -39,15 +38,15 @@ class Source:
 
 @dataclass(frozen=True)
 class StudyRequest:
-    """What Extract asks for.
+    """A checked request of Extract.
 
     Attributes:
         model: id of a published model.
-        model_sha256: digest its weights must have; empty accepts the card's.
+        model_sha256: expected digest of its weights; empty accepts any.
         sources: the study's volumes.
         layers: empty means the card's primary layer.
-        pooling: `mean`, or `none` for whole maps.
-        input_transform: a name in `imaging.transforms.INPUT_TRANSFORMS`.
+        pooling: `mean`, or `none` for whole feature maps.
+        input_transform: name in `imaging.input_transforms.INPUT_TRANSFORMS`.
         store_as: id to store the features under; empty returns them.
     """
 
@@ -73,10 +72,10 @@ def prepare_sources(
         The encoder's input, (C, D, H, W) float32.
 
     Raises:
-        BadVolume: a volume is missing, sent twice, cannot be decoded, or does not lie on the others.
+        BadVolume: a volume is missing, sent twice, cannot be decoded, or does not overlap the others.
         BadOption: the input transform is unknown.
         NotFound: a stored volume does not exist.
-        DigestMismatch: a stored volume is not the one the request means.
+        DigestMismatch: the digest of a stored volume is not the expected one.
     """
     volumes: dict[VolumeKind, Volume] = {}
     for source in sources:
@@ -101,7 +100,7 @@ def _read(store: ObjectStore, source: Source, stages: Stages) -> Volume:
 
 @contextmanager
 def in_field(field: str) -> Iterator[None]:
-    """Names the request's field in errors whose subject is the object that the field refers to."""
+    """Sets the field of errors, so that an error about a stored object also names the field that refers to it."""
     try:
         yield
     except InvalidInput as error:

@@ -1,7 +1,6 @@
-"""One study's features as stored objects under `features/<id>/`, one safetensors file per layer.
+"""Store the features of one study below `features/<id>/`, one safetensors file per layer.
 
-Knows the store and the file's form; knows nothing of how features are made. An id never changes its meaning: what is
-stored under it already must be equal.
+Stored features are immutable: storing other features under the same id is a conflict.
 """
 
 from __future__ import annotations
@@ -14,16 +13,17 @@ from dataclasses import dataclass
 from safetensors.torch import save
 from torch import Tensor
 
-from vfmalign.core.domain.artifacts import VolumeRef, features_prefix
+from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import BadOption, Conflict
+from vfmalign.core.storage.keys import features_prefix
 from vfmalign.core.storage.object_store import ObjectStore
 
-# Ids of feature sets are 32 hex digits: a study's features may not stand where a set's parts and manifest do.
+# Ids of feature sets are 32 hex digits. A study must not be stored below the prefix of a set.
 _FEATURE_SET_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def check_study_id(study_id: str) -> None:
-    """Raises BadOption where the id could be a feature set's."""
+    """Raises BadOption for an id that has the form of a feature set's id."""
     if _FEATURE_SET_ID.fullmatch(study_id):
         raise BadOption(
             "ids of 32 hex digits belong to feature sets", field="store_as", remedy="choose an id of another form"
@@ -32,17 +32,17 @@ def check_study_id(study_id: str) -> None:
 
 @dataclass(frozen=True)
 class StoredFeatures:
-    """Where one layer's features lie, and their size in bytes."""
+    """Stored features of one layer and their size in bytes."""
 
     ref: VolumeRef
     size_bytes: int
 
 
 def store_features(store: ObjectStore, study_id: str, features: Mapping[str, Tensor]) -> dict[str, StoredFeatures]:
-    """Stores one study's features, a file per layer with one tensor named as the layer.
+    """Stores a study's features: one file per layer, with one tensor named like the layer.
 
     Raises:
-        BadOption: the id could be a feature set's.
+        BadOption: the id has the form of a feature set's id.
         Conflict: other features are stored under this id.
     """
     check_study_id(study_id)

@@ -1,7 +1,7 @@
-"""Threads that have a number of torch's own threads to themselves.
+"""Thread pools whose threads have their own number of torch threads.
 
-Knows that torch keeps two numbers: one of each thread, which a thread takes from the other when it first asks, and the
-one that was set last anywhere.
+torch keeps a global number of intra-op threads, set by the latest `set_num_threads` of any thread, and a number per
+thread, which a thread copies from the global one when it first uses it.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ import torch
 
 @contextmanager
 def pool_of(count: int, torch_threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """A pool that is left with its work done, or cancelled where nothing has begun it.
+    """Opens a thread pool; on exit, running work finishes and waiting work is cancelled.
 
     Args:
-        count: threads of the pool.
-        torch_threads: what each of them has; this thread keeps its own number.
-        name: of the threads.
+        count: number of threads.
+        torch_threads: torch threads of each; the calling thread keeps its own number.
+        name: prefix of the threads' names.
 
     Raises:
-        RuntimeError: the system has no thread to give.
+        RuntimeError: the system cannot start another thread.
     """
     own = torch.get_num_threads()
-    born = threading.Barrier(count + 1)
+    started = threading.Barrier(count + 1)
 
-    def begin() -> None:
-        torch.get_num_threads()
-        born.wait()
+    def initialise() -> None:
+        torch.get_num_threads()  # copies the global number, which is `torch_threads` until all threads have started
+        started.wait()
 
-    pool = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=begin)
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=initialise)
     try:
         torch.set_num_threads(torch_threads)
         try:
             for _ in range(count):
-                pool.submit(int)
-            born.wait()
-        except BaseException:  # the system has no thread to give
-            born.abort()
+                pool.submit(int)  # a pool starts its threads with the first work
+            started.wait()
+        except BaseException:  # a thread could not be started: release those that wait at the barrier
+            started.abort()
             raise
         finally:
             torch.set_num_threads(own)

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from vfmalign.core.domain.artifacts import Case, Dataset, Preprocessing, volume_key
+from vfmalign.core.domain.datasets import Case, Dataset
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.datasets import save_dataset
+from vfmalign.core.storage.keys import volume_key
 from vfmalign.features.extractor import extract
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack, generate_case
 from vfmalign.imaging.preprocessing import prepare_study

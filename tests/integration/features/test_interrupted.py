@@ -6,8 +6,8 @@ import grpc
 import numpy as np
 import pytest
 
-from vfmalign.core.domain.artifacts import features_prefix
 from vfmalign.core.storage.feature_sets import read_feature_set
+from vfmalign.core.storage.keys import features_prefix
 from vfmalign.v1 import common_pb2, features_pb2_grpc
 from vfmalign.v1 import features_pb2 as pb
 
@@ -174,7 +174,7 @@ async def test_too_many_calls_are_refused_at_once_and_may_be_repeated(start_serv
         refused = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
         assert 1 <= len(refused) < 12
         assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-        assert "2 studies are in work already; repeat the call later" in refused[0].details()
+        assert "2 studies are being processed already; repeat the call later" in refused[0].details()
         assert (await service.Extract(request)).layers
 
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from vfmalign.core.domain.artifacts import Case, Dataset, Preprocessing, volume_key
+from vfmalign.core.domain.datasets import Case, Dataset
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.datasets import save_dataset
+from vfmalign.core.storage.keys import volume_key
 from vfmalign.features.cache import ModelCache
 from vfmalign.imaging.volumes import Volume, encode
 from vfmalign.models.cards import publish

@@ -118,8 +118,8 @@ def test_failures_are_not_kept(counting, three):
 
 def test_random_weights_are_kept_by_architecture_and_seed(counting):
     cache = cache_of(counting)
-    first = cache.random("profound_conv_micro", 5)
-    assert cache.random("profound_conv_micro", 5) is first
-    assert cache.random("profound_conv_micro", 6) is not first
+    first = cache.get_random("profound_conv_micro", 5)
+    assert cache.get_random("profound_conv_micro", 5) is first
+    assert cache.get_random("profound_conv_micro", 6) is not first
     expected = random_state(ARCHITECTURES["profound_conv_micro"], 5)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in first.state_dict().items())

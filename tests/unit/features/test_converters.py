@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vfmalign.core.domain.artifacts import VolumeRef
+from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import BadOption, BadVolume, Conflict, Exhausted, InvalidInput
 from vfmalign.core.rpc.tensors import to_array
 from vfmalign.core.runtime.metrics import Stages

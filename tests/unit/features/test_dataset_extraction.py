@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vfmalign.client.messages.features import ExtractDatasetRequest
-from vfmalign.core.domain.artifacts import Case, Dataset, features_prefix, volume_key
+from vfmalign.core.domain.datasets import Case, Dataset
 from vfmalign.core.domain.errors import (
     BadDataset,
     BadOption,
@@ -20,6 +20,7 @@ from vfmalign.core.domain.errors import (
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.feature_sets import read_feature_set
+from vfmalign.core.storage.keys import features_prefix, volume_key
 from vfmalign.features.dataset_extraction import extract_dataset
 from vfmalign.features.extractor import extract
 from vfmalign.features.parts import ExtractionOptions, Hooks
@@ -90,7 +91,7 @@ def test_rows_are_the_cases_in_the_datasets_order(store, models, card, dataset, 
     assert stored.manifest.request.model_sha256 == card.checkpoint.sha256 == result.checkpoint_sha256
     assert list(stored.layers) == [layer.name for layer in card.layers]
     for layer, rows in stored.layers.items():
-        expected = expected_rows(store, dataset, card, layer, models.of_card(card))
+        expected = expected_rows(store, dataset, card, layer, models.get_by_card(card))
         assert np.array_equal(rows, expected), layer
     assert {"torch", "vfmalign", "monai"} <= set(stored.manifest.software)
     assert result.computed_cases == 7
@@ -142,7 +143,7 @@ def test_parts_of_another_size_do_not_disturb(store, models, request_):
 def test_cancelling_stops_between_batches_and_keeps_the_parts(store, models, request_):
     request = request_.model_copy(update={"layers": ("stages.1",)})
     around = Surroundings(cancel_at=3)
-    with pytest.raises(Cancelled, match="the caller stopped the extraction"):
+    with pytest.raises(Cancelled, match="the extraction was cancelled"):
         extract_dataset(store, models, request, OPTIONS, around.hooks)
     assert around.batches == 3
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
@@ -183,7 +184,7 @@ def test_the_input_transform_is_applied_and_named(store, models, card, dataset, 
     result = extract_dataset(store, models, request, OPTIONS, Surroundings().hooks)
     stored = read_feature_set(store, result.feature_set_id)
     assert stored.manifest.request.input_transform == "half_resolution"
-    expected = expected_rows(store, dataset, card, "stages.3", models.of_card(card), "half_resolution")
+    expected = expected_rows(store, dataset, card, "stages.3", models.get_by_card(card), "half_resolution")
     assert np.array_equal(stored.layers["stages.3"], expected)
     assert stored.layers["pooled"].shape == (7, 128)
 
@@ -197,7 +198,7 @@ def test_the_input_transform_is_applied_and_named(store, models, card, dataset, 
         ({"dataset_digest": "0" * 64}, PreconditionFailed, "dataset small: its digest is"),
         ({"split": "train"}, BadDataset, "small: the split train has no cases"),
         ({"layers": ("stages.7",)}, BadOption, r"no layer 'stages\.7'"),
-        ({"layers": ("stages.1", "stages.1")}, BadOption, "named twice"),
+        ({"layers": ("stages.1", "stages.1")}, BadOption, "listed twice"),
         ({"input_transform": "blur"}, BadOption, "unknown input transform 'blur'"),
     ],
 )

@@ -77,7 +77,7 @@ def test_an_outer_autocast_changes_nothing(encoder, input_NCDHW):
 def test_unknown_and_repeated_layers(encoder, input_NCDHW):
     with pytest.raises(BadOption, match=r"no layer 'stages\.9'; choose from stages\.0, .*, pooled"):
         extract(encoder, input_NCDHW, ["stages.9"], "mean")
-    with pytest.raises(BadOption, match="named twice"):
+    with pytest.raises(BadOption, match="listed twice"):
         extract(encoder, input_NCDHW, ["stages.1", "stages.1"], "mean")
 
 

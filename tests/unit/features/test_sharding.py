@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from vfmalign.client.messages.features import ExtractDatasetRequest
-from vfmalign.core.domain.artifacts import features_prefix
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.feature_sets import read_feature_set
+from vfmalign.core.storage.keys import features_prefix
 from vfmalign.features.dataset_extraction import extract_dataset, extract_shard
 from vfmalign.features.parts import ExtractionOptions, Hooks, Shard
 from vfmalign.features.sharding import main

@@ -15,8 +15,8 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 from pydantic import StringConstraints, ValidationError
 
-from vfmalign.core.domain.artifacts import ID_PATTERN, SHA256_PATTERN, Record
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.record import ID_PATTERN, SHA256_PATTERN, Record
 
 Convert = Callable[[EnumDescriptor, Any], Any]
 

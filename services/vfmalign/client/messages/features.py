@@ -12,7 +12,9 @@ from pydantic import Field
 
 from vfmalign.client.messages.base import ApiMessage, OptionalSha256
 from vfmalign.client.messages.common import Cost, ObjectRef, Progress
-from vfmalign.core.domain.artifacts import Id, Objective, Split
+from vfmalign.core.domain.datasets import Split
+from vfmalign.core.domain.models import Objective
+from vfmalign.core.domain.record import Id
 from vfmalign.v1 import features_pb2
 
 Initialisation = Literal["checkpoint", "random"]

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar
 
-from vfmalign.core.domain.artifacts import Network, Objective, TrainingRecipe
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.jobs import Network, TrainingRecipe
+from vfmalign.core.domain.models import Objective
 
 Preset = Literal["demo", "default"]
 _K = TypeVar("_K", bound=str)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from vfmalign.core.domain.artifacts import CaseScore, MetricSpec
+from vfmalign.core.domain.jobs import CaseScore, MetricSpec
 
 THRESHOLD = 0.5
 """Predicted probability from which a case counts as predicted positive."""

@@ -10,19 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
-from vfmalign.core.domain.artifacts import (
-    MODALITIES,
-    SPLITS,
-    Case,
-    Dataset,
-    Pretraining,
-    Split,
-    VolumeKind,
-    VolumeRef,
-    canonical_json,
-    dataset_key,
-)
+from vfmalign.core.domain.datasets import MODALITIES, SPLITS, Case, Dataset, Split, VolumeKind, VolumeRef
 from vfmalign.core.domain.errors import BadDataset, Conflict, Leakage, NotFound, PreconditionFailed
+from vfmalign.core.domain.models import Pretraining
+from vfmalign.core.domain.record import canonical_json
+from vfmalign.core.storage.keys import dataset_key
 from vfmalign.core.storage.object_store import ObjectStore
 
 _LISTS: dict[Split, str] = {"pretrain": "pretraining", "train": "training", "val": "validation", "test": "test"}

@@ -19,8 +19,11 @@ from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from vfmalign.core.domain.artifacts import Id, LayerSpec, Preprocessing, Record, Sha256, Split, features_prefix
+from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import BadTensor, DigestMismatch, NotFound, PreconditionFailed
+from vfmalign.core.domain.models import LayerSpec, Preprocessing
+from vfmalign.core.domain.record import Id, Record, Sha256
+from vfmalign.core.storage.keys import features_prefix
 from vfmalign.core.storage.object_store import ObjectStore
 
 _HEADER_SIZE_BYTES = 8

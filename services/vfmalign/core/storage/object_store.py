@@ -20,7 +20,7 @@ from minio.error import InvalidResponseError, S3Error, ServerError
 from pydantic import ValidationError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from vfmalign.core.domain.artifacts import Record, VolumeRef
+from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import (
     DigestMismatch,
     InvalidInput,
@@ -30,6 +30,7 @@ from vfmalign.core.domain.errors import (
     Unavailable,
     VfmalignError,
 )
+from vfmalign.core.domain.record import Record
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.credentials import get_credential_provider

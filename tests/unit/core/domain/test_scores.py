@@ -5,7 +5,7 @@ import pytest
 import torch
 from monai.metrics.rocauc import compute_roc_auc
 
-from vfmalign.core.domain.artifacts import CaseScore, MetricSpec
+from vfmalign.core.domain.jobs import CaseScore, MetricSpec
 from vfmalign.core.domain.scores import level, level_of, levels
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from vfmalign.core.domain.artifacts import Case, Dataset, Pretraining, VolumeRef, canonical_json, dataset_key
+from vfmalign.core.domain.datasets import Case, Dataset, VolumeRef
 from vfmalign.core.domain.errors import BadDataset, Conflict, Leakage, NotFound, PreconditionFailed
+from vfmalign.core.domain.models import Pretraining
+from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.storage.datasets import (
     check_splits,
     find_leakage,
@@ -17,6 +19,7 @@ from vfmalign.core.storage.datasets import (
     save_dataset,
     to_datalist,
 )
+from vfmalign.core.storage.keys import dataset_key
 from vfmalign.core.storage.object_store import ObjectStore
 
 EMPTY_MASK = hashlib.sha256(b"no lesion").hexdigest()

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from vfmalign.core.domain.artifacts import Preprocessing, features_prefix
 from vfmalign.core.domain.errors import BadTensor, DigestMismatch, NotFound, PreconditionFailed
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter, read_feature_set, read_manifest
+from vfmalign.core.storage.keys import features_prefix
 from vfmalign.core.storage.object_store import ObjectStore
 
 CASES = [f"case-{i}" for i in range(7)]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from vfmalign.core.domain.artifacts import VolumeRef
+from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import (
     DigestMismatch,
     InvalidInput,

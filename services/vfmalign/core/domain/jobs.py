@@ -1,0 +1,187 @@
+"""Records of training jobs: spec, progress, result and failure, as stored below `jobs/<id>/`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from vfmalign.core.domain.models import Objective
+from vfmalign.core.domain.record import Id, Record, Sha256
+
+Network = Literal["pretrained", "scratch", "specialised"]
+
+
+class TrainingRecipe(Record):
+    """Settings of a training. `core.domain.recipes` holds the defaults; requests can override every field.
+
+    Attributes:
+        epochs: number of epochs; validation runs at step 0 and after each.
+        steps_per_epoch: optimiser steps in one epoch (cases are drawn with a seeded shuffle).
+        batch_size: volumes (or patches) per step.
+        learning_rate: peak rate after warm-up.
+        layer_decay: factor per stage towards the input; 1.0 for none.
+        encoder_rate: share of the rate that the whole encoder gets; the head gets all of it.
+        warmup_fraction: share of all steps spent warming up.
+        patch_shape_DHW: size of random training patches; None trains on whole volumes.
+        probe_steps: steps after which the current encoder is published (`recipes.check_probe_steps`).
+    """
+
+    epochs: int = Field(ge=1, le=10_000)
+    steps_per_epoch: int = Field(ge=1, le=100_000)
+    batch_size: int = Field(ge=1, le=1024)
+    learning_rate: float = Field(ge=0.0, le=10.0)
+    weight_decay: float = Field(default=0.05, ge=0.0, le=10.0)
+    layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
+    encoder_rate: float = Field(default=1.0, ge=0.0, le=1.0)
+    warmup_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
+    gradient_clip: float = Field(default=1.0, gt=0.0)
+    patch_shape_DHW: tuple[int, int, int] | None = None
+    probe_steps: tuple[int, ...] = ()
+
+
+class TrainingSpec(Record):
+    """`jobs/<id>/spec.json`: everything that a training process needs, except the store's credentials.
+
+    Attributes:
+        kind: `pretrain` trains a fresh encoder by `objective`; `finetune` trains a head and an encoder on `task`.
+        network: `pretrained` starts from `model`; `scratch` is the same architecture with random weights;
+            `specialised` is the task's own network: a UNet, or a DenseNet for classification.
+        publish_as: model id under which the encoder is published; empty for `specialised`.
+    """
+
+    id: Id
+    kind: Literal["pretrain", "finetune"]
+    dataset: Id
+    dataset_digest: Sha256
+    architecture: str
+    network: Network = "pretrained"
+    objective: Objective = "supervised"
+    model: str = ""
+    model_sha256: str = ""
+    task: str = ""
+    recipe: TrainingRecipe
+    seed: int = Field(ge=0, lt=2**63)
+    publish_as: str = ""
+
+
+class JobProgress(Record):
+    """`jobs/<id>/progress/<epoch>.json`: one point of the learning curve; epoch 0 is before training.
+
+    Attributes:
+        val_score: the task's primary metric on `val`; the validation loss for pretraining.
+        elapsed_s: training time so far over all attempts, in seconds.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    train_loss: float | None
+    val_score: float
+    elapsed_s: float
+
+
+class MetricSpec(Record):
+    """A metric.
+
+    Attributes:
+        name: name of the metric.
+        unit: empty where unitless.
+        higher_is_better: False where lower values are better.
+        floor: smallest |baseline| for which a relative gain is computed.
+        empty_mask: value of the metric for empty masks, in words.
+        of_set: aggregate over the cases. With `auroc` and `balanced_accuracy`, which single cases do not have, a case's
+            value is its predicted probability of being positive.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    floor: float
+    empty_mask: str = ""
+    of_set: Literal["mean", "auroc", "balanced_accuracy"] = "mean"
+
+
+class CaseScore(Record):
+    """The selected checkpoint's metrics on one test case.
+
+    Attributes:
+        values: by metric; None where the metric is undefined for the case.
+        positive: true class in classification; None for other tasks.
+    """
+
+    case: Id
+    group: Id
+    values: dict[str, float | None]
+    positive: bool | None = None
+
+
+class FigureRef(Record):
+    """A figure below `jobs/<id>/figures/`."""
+
+    key: str
+    sha256: Sha256
+    caption: str
+
+
+class ProbeModel(Record):
+    """The encoder after one step of its training, published under its own id (`probe_id`).
+
+    Attributes:
+        val_score: validation score at that step, from the learning curve.
+    """
+
+    step: int
+    model: Id
+    sha256: Sha256
+    val_score: float
+
+
+class JobResult(Record):
+    """`jobs/<id>/result.json`, which is written last: a job with a result is done.
+
+    Attributes:
+        primary_metric: the metric that selects the checkpoint and that the gain is computed from.
+        curve: validation at step 0 and after every epoch.
+        selected_epoch, selected_step: the checkpoint with the best validation score, which is scored and published.
+        naive_baseline_scores: scores of `TaskSpec.naive_baseline` on the same test cases.
+        weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder at the selected checkpoint; None for `specialised` and pretraining.
+        encoder: the published model; empty for `specialised`.
+        probes: encoders published during training, in order of steps.
+        train_labels: class of every training case, by id; empty except in classification.
+        stage_seconds: wall time per stage in seconds, over all attempts.
+    """
+
+    job: Id
+    metrics: tuple[MetricSpec, ...]
+    primary_metric: str
+    curve: tuple[JobProgress, ...]
+    selected_epoch: int
+    selected_step: int
+    test_scores: tuple[CaseScore, ...]
+    naive_baseline_scores: tuple[CaseScore, ...] = ()
+    weight_change: float | None
+    encoder: str = ""
+    encoder_sha256: str = ""
+    probes: tuple[ProbeModel, ...] = ()
+    train_labels: dict[Id, bool] = Field(default_factory=dict)
+    parameters: int
+    figures: tuple[FigureRef, ...] = ()
+    device: str
+    stage_seconds: dict[str, float]
+    software: dict[str, str]
+
+
+class JobFailure(Record):
+    """`jobs/<id>/failure.json`: why a training process failed; exit codes are those of `core.domain.errors`."""
+
+    exit_code: int
+    reason: str
+    message: str
+    remedy: str = ""
+
+
+def probe_id(publish_as: str, step: int) -> str:
+    """Returns the id under which a job publishes its encoder after a step."""
+    return f"{publish_as}-step-{step}"

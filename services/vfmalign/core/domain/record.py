@@ -1,0 +1,39 @@
+"""Base of stored records, ids and digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+ID_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,127}$"
+Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+Sha256 = Annotated[str, StringConstraints(pattern=SHA256_PATTERN)]
+
+
+class Record(BaseModel):
+    """Base of stored records: frozen, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> bytes:
+        """Returns canonical JSON: sorted keys and no spaces, so that equal records have equal digests."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of the canonical JSON, in hex."""
+        return hashlib.sha256(self.to_json()).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """Encodes a value as JSON with sorted keys, no spaces and no NaN, so that equal values have equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def is_id(text: str) -> bool:
+    """Returns whether `text` is an id: lower-case letters, digits, `_`, `.`, `-`; at most 128 characters."""
+    return re.fullmatch(ID_PATTERN, text) is not None

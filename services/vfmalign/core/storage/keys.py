@@ -1,0 +1,53 @@
+"""Addresses of the artifacts in object storage.
+
+A step whose artifact exists is done, so addresses are deterministic and must not change.
+"""
+
+from __future__ import annotations
+
+from vfmalign.core.domain.datasets import VolumeKind
+
+
+def volume_key(dataset: str, case: str, kind: VolumeKind) -> str:
+    """Address of one volume."""
+    return f"volumes/{dataset}/{case}/{kind}.nii.gz"
+
+
+def dataset_key(dataset: str) -> str:
+    """Address of a dataset's datalist, which is written last: it commits the dataset."""
+    return f"datasets/{dataset}/dataset.json"
+
+
+def model_card_key(model: str) -> str:
+    """Address of a model card, which is written last: it commits the model."""
+    return f"models/{model}/model.json"
+
+
+def weights_key(model: str, sha256: str) -> str:
+    """Address of a model's weights."""
+    return f"models/{model}/{sha256}.safetensors"
+
+
+def features_prefix(feature_set: str) -> str:
+    """Prefix of a feature set's parts and manifest."""
+    return f"features/{feature_set}/"
+
+
+def upload_key(sha256: str) -> str:
+    """Address of a safetensors file that a client uploads for a comparison, by the digest of its bytes."""
+    return f"uploads/{sha256}.safetensors"
+
+
+def job_key(job: str, name: str) -> str:
+    """Address of one of a job's artifacts, such as `spec.json`, `result.json` or `progress/0003.json`."""
+    return f"jobs/{job}/{name}"
+
+
+def check_key(check: str, name: str) -> str:
+    """Address of one of a check's artifacts, such as `report.json`."""
+    return f"checks/{check}/{name}"
+
+
+def experiment_key(experiment: str, name: str) -> str:
+    """Address of one of an experiment's artifacts, such as `report.json`."""
+    return f"experiments/{experiment}/{name}"
