@@ -15,29 +15,29 @@ from vfmalign.mmd.comparison.options import Engine, Options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.kernels import KERNELS
 from vfmalign.mmd.engine.row_streams import GaussianRows, NpyRows
-from vfmalign.mmd.single_pass import block as blocks
-from vfmalign.mmd.single_pass import fourier
+from vfmalign.mmd.single_pass.block import block_mmd2, linear_mmd2
+from vfmalign.mmd.single_pass.fourier import fourier_mmd2
 from vfmalign.mmd.statistics.uncertainty import Estimate
 
 
 def fourier_features(*, rows: int, channels: int, shift: float, sigma: float, permutations: int) -> dict[str, Any]:
     """Run random Fourier features over noise and its shifted copy."""
     x, y = _shifted(rows, channels, shift)
-    result = fourier.fourier(x, y, paired=True, sigma=sigma, permutations=permutations)
+    result = fourier_mmd2(x, y, paired=True, sigma=sigma, permutations=permutations)
     return {**_estimate(result.mmd2), "approximation_error": result.approximation_error, "p": result.p_value.value}
 
 
 def linear_time(*, rows: int, channels: int, shift: float, sigma: float) -> dict[str, Any]:
     """Run the linear-time estimator over the same rows."""
     kernel = KERNELS["gaussian"](sigma, channels)
-    return _estimate(blocks.linear(*_shifted(rows, channels, shift), kernel, paired=True).mmd2)
+    return _estimate(linear_mmd2(*_shifted(rows, channels, shift), kernel, paired=True).mmd2)
 
 
 def block(*, rows: int, channels: int, shift: float, sigma: float, block_rows: int) -> dict[str, Any]:
     """Run the block estimator over the same rows."""
     kernel = KERNELS["gaussian"](sigma, channels)
     pair = _shifted(rows, channels, shift)
-    return _estimate(blocks.blocks(*pair, kernel, paired=True, block_rows=block_rows, precision="float32").mmd2)
+    return _estimate(block_mmd2(*pair, kernel, paired=True, block_rows=block_rows, precision="float32").mmd2)
 
 
 def drawing(*, rows: int, channels: int, shift: float) -> float:

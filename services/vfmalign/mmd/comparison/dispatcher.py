@@ -19,8 +19,8 @@ from vfmalign.mmd.engine import precision
 from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.row_streams import RowStream
 from vfmalign.mmd.engine.rows import Affine
-from vfmalign.mmd.single_pass.block import AveragedEstimate, blocks, linear
-from vfmalign.mmd.single_pass.fourier import fourier
+from vfmalign.mmd.single_pass.block import AveragedEstimate, block_mmd2, linear_mmd2
+from vfmalign.mmd.single_pass.fourier import fourier_mmd2
 from vfmalign.mmd.statistics.estimators import EstimatorName
 from vfmalign.mmd.statistics.uncertainty import Estimate
 
@@ -103,7 +103,7 @@ def shift_of(
 
 def _linear(question: _Question) -> Shift:
     """In float64, which costs nothing where rows are read once and compared once."""
-    averaged = linear(
+    averaged = linear_mmd2(
         question.x,
         question.y,
         question.scaled.kernel(question.options.kernel, question.x.channels),
@@ -128,7 +128,7 @@ def _block(question: _Question) -> Shift:
 
 def _block_in(question: _Question, chosen: PrecisionName) -> Shift:
     kernel = question.scaled.kernel(question.options.kernel, question.x.channels)
-    averaged = blocks(
+    averaged = block_mmd2(
         question.x,
         question.y,
         kernel,
@@ -155,7 +155,7 @@ def _block_in(question: _Question, chosen: PrecisionName) -> Shift:
 
 def _fourier(question: _Question) -> Shift:
     """With the frequencies' error beside the interval, which counts it."""
-    found = fourier(
+    found = fourier_mmd2(
         question.x,
         question.y,
         paired=question.options.pairing == "paired",

@@ -1,1 +1,1 @@
-"""Estimators that read streams of rows once, in bounded memory."""
+"""Estimators that read streams of rows once, in memory that does not grow with the rows."""

@@ -1,11 +1,11 @@
-"""Estimators that read rows once and keep few of them: linear-time, and blocks of rows (the B-test).
+"""Estimators that read rows once and hold only a block of them: the linear-time estimator and the B-test.
 
-Both average independent, unbiased estimates from rows beside each other, so that the average is normal at the null
-too and its standard error comes from the same pass. They see only a part of all pairs: their error is larger than that
-of the full estimators, and their value depends on the order of the rows, which must not be sorted by anything.
+Both average independent, unbiased estimates over consecutive rows. The average is therefore normal under the null as
+well, and its standard error comes from the same pass. Only a part of all pairs is compared, so that the error is larger
+than that of the exact estimators. The value depends on the order of the rows, which must be random.
 
 Sources: Gretton et al., JMLR 13 (2012), sec. 6 (linear time: lemma 14, corollary 16); Zaremba, Gretton, Blaschko:
-B-test, NIPS 2013, sec. 3 (blocks of √n rows unless told otherwise). Knows streams and kernels, no layers or requests.
+B-test, NIPS 2013, sec. 3 (blocks of √n rows by default).
 
 Legend: N and M rows of x and y, I rows of a block, C channels, T estimates that are averaged, G groups.
 """
@@ -42,12 +42,12 @@ class AveragedEstimate:
     Attributes:
         mmd2: the mean, unbiased, with its interval.
         p_value: one-sided, for MMD² > 0.
-        standard_error: of the mean; NaN of a single estimate.
-        estimates: how many were averaged.
-        block_rows: rows of x in a block (the smaller number, where they differ by one); 2 for linear time.
-        rows_used: of x and y.
+        standard_error: of the mean; NaN for a single estimate.
+        estimates: number of averaged estimates.
+        block_rows: rows of x in the smallest block; 2 for linear time.
+        rows_used: rows of x and of y that entered the mean.
         precision: of kernel values.
-        norm: root mean square of ‖x‖² over the rows as kernels saw them.
+        norm: root mean square of ‖x‖² over the centred rows; 0 for linear time.
     """
 
     mmd2: Estimate
@@ -60,7 +60,7 @@ class AveragedEstimate:
     norm: float = 0.0
 
 
-def linear(
+def linear_mmd2(
     x: RowStream,
     y: RowStream,
     kernel: Kernel,
@@ -72,25 +72,25 @@ def linear(
     device: torch.device | None = None,
     context: WorkContext = UNLIMITED,
 ) -> AveragedEstimate:
-    """Linear-time MMD²: the mean of h over rows (1, 2), (3, 4), …, in float64 (JMLR 2012, lemma 14).
+    """Return linear-time MMD², the mean of h over rows (1, 2), (3, 4), …, in float64 (JMLR 2012, lemma 14).
 
-    h = k(x₁, x₂) + k(y₁, y₂) − k(x₁, y₂) − k(x₂, y₁) leaves out k(x_i, y_i), so that it is unbiased for pairs as well.
-    Of samples of different sizes the first min(n, m) rows are used, and of an odd number all but the last.
+    h = k(x₁, x₂) + k(y₁, y₂) − k(x₁, y₂) − k(x₂, y₁) excludes k(x_i, y_i), so that it is unbiased for pairs as well.
+    The first min(n, m) rows of both samples are used, except the last one of an odd number.
 
     Args:
         x: first sample.
         y: second sample; with `paired`, row i of both is one case.
         kernel: any kernel.
         paired: whether rows are pairs.
-        groups_x: group of each row, or None; each must be a group of its own, as terms must be independent.
-        groups_y: the same of y.
+        groups_x: group of each row of x, or None; every row must be a group of its own, so that terms are independent.
+        groups_y: group of each row of y, or None.
         level: of the interval.
         device: where kernels are evaluated.
         context: checked before every block that is read.
 
     Raises:
         BadOption: a group of several rows.
-        BadTensor: channels or rows that do not fit, or fewer than 2 rows.
+        BadTensor: channels or rows that do not match, or fewer than 2 rows.
     """
     check_compatible(x, y, paired=paired)
     for groups, rows, name in ((groups_x, x.rows, "x"), (groups_y, y.rows, "y")):
@@ -98,7 +98,7 @@ def linear(
             raise BadOption(
                 f"`{name}` has groups of several rows, and the linear-time estimator needs independent rows",
                 field="estimator",
-                remedy="use the block estimator, which takes whole groups, or send one row per group",
+                remedy="use the block estimator, which compares whole groups, or send one row per group",
             )
     used = min(x.rows, y.rows) // 2 * 2
     if used == 0:
@@ -106,10 +106,11 @@ def linear(
     device = device or torch.device("cpu")
     size = max(2, _READ_BYTES // (8 * x.channels) // 2 * 2)
     spans = [(start, min(start + size, used)) for start in range(0, used, size)]
+    # The mean of the first block is subtracted from all terms, so that their variance does not cancel.
     total, squares, shift = 0.0, 0.0, 0.0
     for number, (x_IC, y_IC) in enumerate(zip(_read(x, spans, device), _read(y, spans, device), strict=True)):
         context.checkpoint()
-        h_T = _h(x_IC, y_IC, kernel)
+        h_T = _four_term_h(x_IC, y_IC, kernel)
         shift = float(h_T.mean()) if number == 0 else shift
         total += float((h_T - shift).sum())
         squares += float((h_T - shift).square().sum())
@@ -120,7 +121,7 @@ def linear(
     )
 
 
-def blocks(
+def block_mmd2(
     x: RowStream,
     y: RowStream,
     kernel: Kernel,
@@ -134,18 +135,18 @@ def blocks(
     device: torch.device | None = None,
     context: WorkContext = UNLIMITED,
 ) -> AveragedEstimate:
-    """B-test: the mean of the unbiased estimates of blocks (JMLR 2012, eq. (4) for pairs, eq. (3) for samples).
+    """Return the B-test's mean of unbiased estimates over blocks (JMLR 2012, eq. (4) for pairs, eq. (3) for samples).
 
-    Every row is used: blocks differ by one row, and of samples of different sizes the larger has the larger blocks.
-    With groups, a block is made of whole groups, whose rows must be neighbours, and two rows of one group are never
-    compared: in a small block they would be a large part of all pairs and bias the mean.
+    All rows are used: blocks differ by at most one row, and the larger of two samples has the larger blocks. With
+    groups, a block consists of whole groups, whose rows must be contiguous, and two rows of one group are never
+    compared: in a small block they would be a large share of all pairs and bias the mean.
 
     Args:
         x: first sample.
         y: second sample; with `paired`, row i of both is one case.
         kernel: any kernel.
         paired: whether rows are pairs.
-        block_rows: rows of a block of the smaller sample, at least; 0 for √n.
+        block_rows: least rows per block of the smaller sample; 0 for √n.
         groups_x: group of each row of x, or of each pair; None where each is a group of its own.
         groups_y: group of each row of y; unused for pairs.
         level: of the interval.
@@ -154,8 +155,8 @@ def blocks(
         context: checked before every tile.
 
     Raises:
-        BadOption: a block size out of range, groups that are not neighbours, or fewer than 2.
-        BadTensor: channels, rows or groups that do not fit, or fewer than 2 rows.
+        BadOption: a block size out of range, groups that are not contiguous, or fewer than 2 groups.
+        BadTensor: channels, rows or groups that do not match, or fewer than 2 rows.
     """
     check_compatible(x, y, paired=paired)
     fewest = min(x.rows, y.rows)
@@ -163,21 +164,21 @@ def blocks(
         raise BadTensor(f"an unbiased estimate needs at least 2 rows per sample, got {fewest}", field="x")
     if block_rows != 0 and not 2 <= block_rows <= fewest:
         raise BadOption(f"expected blocks of 2 to {fewest} rows, got {block_rows}", field="block_rows", remedy="use 0")
-    rows = block_rows or max(2, math.isqrt(fewest))
+    least_rows = block_rows or max(2, math.isqrt(fewest))
     grouping_x = Grouping.from_labels(groups_x, x.rows, "x")
     grouping_y = grouping_x if paired else Grouping.from_labels(groups_y, y.rows, "y")
-    count = min(fewest // rows, grouping_x.count // 2, grouping_y.count // 2)
+    count = min(fewest // least_rows, grouping_x.count // 2, grouping_y.count // 2)
     if count == 0:
-        raise BadOption("a sample of one group gives no unbiased estimate", field="groups", remedy="send more groups")
+        raise BadOption("an unbiased estimate needs at least 2 groups", field="groups", remedy="send more groups")
     device = device or torch.device("cpu")
     spans_x, spans_y = grouping_x.spans(count), grouping_y.spans(count)
-    of_block = _of_pairs if paired else _of_samples
-    values, norms4 = [], 0.0
+    estimate = _estimate_pairs if paired else _estimate_samples
+    values, norm_squares = [], 0.0
     read = zip(_read(x, spans_x, device), _read(y, spans_y, device), strict=True)
     for span_x, span_y, (x_IC, y_IC) in zip(spans_x, spans_y, read, strict=True):
-        parts = _rows(x_IC, y_IC, kernel, precision)
-        norms4 += sum(float(part.norms_N.double().square().sum()) for part in parts)
-        values.append(of_block(parts, grouping_x.within(*span_x), grouping_y.within(*span_y), kernel, context))
+        block = _prepare(x_IC, y_IC, kernel, precision)
+        norm_squares += sum(float(rows.norms_N.double().square().sum()) for rows in block)
+        values.append(estimate(block, grouping_x.within(*span_x), grouping_y.within(*span_y), kernel, context))
     value_T = np.array(values)
     variance = float(value_T.var(ddof=1)) if count > 1 else math.nan
     smallest = min(stop - start for start, stop in spans_x)
@@ -189,12 +190,12 @@ def blocks(
         block_rows=smallest,
         rows_used=(x.rows, y.rows),
         precision=precision,
-        norm=math.sqrt(norms4 / (x.rows + y.rows)),
+        norm=math.sqrt(norm_squares / (x.rows + y.rows)),
     )
 
 
-def _h(x_IC: Tensor, y_IC: Tensor, kernel: Kernel) -> Tensor:
-    """The four-term h of rows (1, 2), (3, 4), …; distances by difference, so that no digit is lost."""
+def _four_term_h(x_IC: Tensor, y_IC: Tensor, kernel: Kernel) -> Tensor:
+    """Return h of rows (1, 2), (3, 4), …, with distances from differences, which do not cancel."""
     first, second = slice(0, None, 2), slice(1, None, 2)
     pairs = ((x_IC, x_IC), (y_IC, y_IC), (x_IC, y_IC), (y_IC, x_IC))
     if kernel.argument == "product":
@@ -206,23 +207,25 @@ def _h(x_IC: Tensor, y_IC: Tensor, kernel: Kernel) -> Tensor:
     return h_T
 
 
-def _of_pairs(parts: tuple[Rows, Rows], group_I: IntArray, _: IntArray, kernel: Kernel, context: WorkContext) -> float:
-    """JMLR 2012, eq. (4) over one block, pairs of rows of one group left out."""
-    sums = _sums(PairedMatrix(*parts), (len(group_I),), group_I, kernel, context)
-    return float((sums.rows_NP.sum() - sums.within_G.sum()) / _different(group_I))
-
-
-def _of_samples(
-    parts: tuple[Rows, Rows], group_x: IntArray, group_y: IntArray, kernel: Kernel, context: WorkContext
+def _estimate_pairs(
+    block: tuple[Rows, Rows], group_I: IntArray, _: IntArray, kernel: Kernel, context: WorkContext
 ) -> float:
-    """JMLR 2012, eq. (3) over one block, pairs of rows of one group left out."""
-    x, y = parts
+    """Return JMLR 2012, eq. (4) over one block, without pairs of rows of one group."""
+    sums = _sums(PairedMatrix(*block), (len(group_I),), group_I, kernel, context)
+    return float((sums.rows_NP.sum() - sums.within_G.sum()) / _pairs_across_groups(group_I))
+
+
+def _estimate_samples(
+    block: tuple[Rows, Rows], group_x: IntArray, group_y: IntArray, kernel: Kernel, context: WorkContext
+) -> float:
+    """Return JMLR 2012, eq. (3) over one block, without pairs of rows of one group."""
+    x, y = block
     pooled = Rows(torch.cat([x.values_NK, y.values_NK]), torch.cat([x.norms_N, y.norms_N]), x.precision)
     n, groups = len(group_x), int(group_x[-1]) + 1
     group_of = np.concatenate([group_x, group_y + groups])
     sums = _sums(PooledMatrix(pooled), (n, len(group_y)), group_of, kernel, context)
-    xx = (sums.rows_NP[:n, 0].sum() - sums.within_G[:groups].sum()) / _different(group_x)
-    yy = (sums.rows_NP[n:, 1].sum() - sums.within_G[groups:].sum()) / _different(group_y)
+    xx = (sums.rows_NP[:n, 0].sum() - sums.within_G[:groups].sum()) / _pairs_across_groups(group_x)
+    yy = (sums.rows_NP[n:, 1].sum() - sums.within_G[groups:].sum()) / _pairs_across_groups(group_y)
     return float(xx + yy - 2.0 * sums.rows_NP[:n, 1].mean() / len(group_y))
 
 
@@ -233,24 +236,24 @@ def _sums(
     kernel: Kernel,
     context: WorkContext,
 ) -> Sums:
-    """Sums of one block; only the sums within groups tell apart what must be left out."""
+    """Return the sums of one block, including those within groups that the estimate excludes."""
     layout = Layout(block_sizes, group_of, np.zeros((int(group_of[-1]) + 1, 0), np.int8))
     return accumulate(matrix, [kernel], layout, context=context)[0]
 
 
-def _different(group_I: IntArray) -> float:
-    """Ordered pairs of rows of different groups."""
+def _pairs_across_groups(group_I: IntArray) -> float:
+    """Count the ordered pairs of rows of different groups."""
     return float(len(group_I) ** 2 - (np.bincount(group_I) ** 2).sum())
 
 
-def _rows(x_IC: Tensor, y_IC: Tensor, kernel: Kernel, precision: PrecisionName) -> tuple[Rows, Rows]:
-    """A block as the engine takes it; centred where that changes no kernel value."""
+def _prepare(x_IC: Tensor, y_IC: Tensor, kernel: Kernel, precision: PrecisionName) -> tuple[Rows, Rows]:
+    """Round a block for the engine, centred where that does not change kernel values."""
     centre_C = x_IC.mean(dim=0) if kernel.argument == "distance" else torch.zeros_like(x_IC[0])
     return Rows.from_features(x_IC - centre_C, precision), Rows.from_features(y_IC - centre_C, precision)
 
 
 def _read(stream: RowStream, spans: Sequence[tuple[int, int]], device: torch.device) -> Iterator[Tensor]:
-    """Spans of rows in float64, read ahead."""
+    """Yield spans of rows in float64, reading ahead."""
     for block_IC in read_ahead(stream.read(start, stop) for start, stop in spans):
         yield block_IC.to(device).double()
 
@@ -266,17 +269,18 @@ def _averaged(
     precision: PrecisionName,
     norm: float = 0.0,
 ) -> AveragedEstimate:
-    """Standard error, interval and one-sided p-value; Student's t, which for many estimates is the papers' normal.
+    """Return the mean with standard error, interval and one-sided p-value.
 
-    At the null the estimates of blocks are skewed to the right, so that few of them reject less often than they may
-    (2 to 3 % at a level of 5 % with 10 or 20 blocks).
+    Student's t replaces the normal distribution of the papers, which it approaches with many estimates. Under the null
+    the estimates of blocks are skewed to the right, so that a test with few blocks is conservative (2 to 3 % rejections
+    at a level of 5 % with 10 or 20 blocks).
     """
     error = math.sqrt(max(variance, 0.0) / count) if count > 1 else math.nan
     reason = ""
     if count < MIN_GROUPS:
         reason = f"{count} independent estimates are too few for a standard error; it needs at least {MIN_GROUPS}"
     elif error == 0.0 and value != 0.0:
-        reason = "all estimates are equal, so that they tell no standard error"
+        reason = "all estimates are equal, so that no standard error follows from them"
     if reason:
         absent = Estimate(None, absent_reason=reason)
         return AveragedEstimate(

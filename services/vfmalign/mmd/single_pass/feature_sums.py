@@ -1,6 +1,6 @@
-"""Sums of random Fourier features over the rows of two streams, kept by bucket of groups. One pass, bounded memory.
+"""Sums of random Fourier features over the rows of two streams, by bucket of groups, in one pass and bounded memory.
 
-Swaps, permutations and left-out buckets all follow from these sums. Knows frequencies and streams; nothing of errors.
+The statistic, its permutations and its values without each bucket all follow from these sums.
 
 Legend: N and M rows of x and y, I rows of a block, C channels, R frequencies, F = 2R features (cosines, then sines),
 G buckets, B permutations.
@@ -29,9 +29,9 @@ from vfmalign.mmd.statistics.permutations import Permutations
 
 
 class RandomFeatureMap:
-    """Features of rows, centred first, which changes no estimate and keeps phases small.
+    """Maps rows to random Fourier features, and sums the rows and phases that the control variate needs.
 
-    It also sums the rows themselves, whose means the control variate needs.
+    Rows are centred first, which changes no estimate and keeps phases, and therefore their rounding errors, small.
     """
 
     def __init__(
@@ -57,95 +57,112 @@ class RandomFeatureMap:
         self._squares = torch.zeros((), dtype=torch.float64, device=device)
         self._process_group = process_group
 
-    def blocks(self, stream: RowStream, which: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features and rows of each block of this rank, [I, F] and [I], good until the next; sums phases as well.
+    def blocks(self, stream: RowStream, sample_index: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield features and row numbers of each block of this process, [I, F] and [I], valid until the next block.
 
         Args:
             stream: the sample.
-            which: of the two samples it is.
+            sample_index: 0 for x, 1 for y.
         """
         total_C = torch.zeros(stream.channels, dtype=torch.float64, device=self.device)
         starts = range(0, stream.rows, self.rows_at_once)[self._process_group.rank :: self._process_group.world_size]
         phases_IR = torch.empty(self.rows_at_once, self.frequencies, dtype=self.dtype, device=self.device)
         features_IF = torch.empty(self.rows_at_once, 2 * self.frequencies, dtype=self.dtype, device=self.device)
-        given = (stream.read(start, min(start + self.rows_at_once, stream.rows)) for start in starts)
-        for start, given_IC in zip(starts, read_ahead(given), strict=True):
-            block_IC = given_IC.to(self.device)
+        reads = (stream.read(start, min(start + self.rows_at_once, stream.rows)) for start in starts)
+        for start, read_IC in zip(starts, read_ahead(reads), strict=True):
+            block_IC = read_IC.to(self.device)
             block_IC = block_IC.to(torch.promote_types(block_IC.dtype, self.dtype))
             centred_IC = (block_IC - self._centre_C.to(block_IC.dtype)).to(self.dtype)
             total_C += centred_IC.sum(dim=0)
             self._squares += torch.dot(centred_IC.view(-1), centred_IC.view(-1))
             rows_I = torch.arange(start, start + len(centred_IC))
-            some_IR = torch.mm(centred_IC, self._omega_CR, out=phases_IR[: len(centred_IC)])
-            self.phases_2R[which] += some_IR.sum(dim=0)
-            some_IF = features_IF[: len(centred_IC)]
-            torch.cos(some_IR, out=some_IF[:, : self.frequencies])
-            torch.sin(some_IR, out=some_IF[:, self.frequencies :])
-            yield some_IF, rows_I
-        self._sums[which] = total_C
+            block_phases_IR = torch.mm(centred_IC, self._omega_CR, out=phases_IR[: len(centred_IC)])
+            self.phases_2R[sample_index] += block_phases_IR.sum(dim=0)
+            block_features_IF = features_IF[: len(centred_IC)]
+            torch.cos(block_phases_IR, out=block_features_IF[:, : self.frequencies])
+            torch.sin(block_phases_IR, out=block_features_IF[:, self.frequencies :])
+            yield block_features_IF, rows_I
+        self._sums[sample_index] = total_C
 
     def all_reduce(self, *sums: Tensor) -> None:
-        """Replaces the sums of this rank, and its own, by those of all ranks."""
+        """Replace sums of this process, and those of the map itself, by their sums over all processes."""
         self._process_group.all_reduce(*sums, self.phases_2R, *self._sums.values(), self._squares)
 
-    def shift_R(self, x: RowStream, y: RowStream) -> FloatArray:
-        """ω_r·(x̄ − ȳ) once both were read, [R]."""
+    def mean_phase_difference(self, x: RowStream, y: RowStream) -> FloatArray:
+        """Return ω_r·(x̄ − ȳ) after both samples were read, [R]."""
         return np.asarray((self.phases_2R[0] / x.rows - self.phases_2R[1] / y.rows).cpu().numpy())
 
     def mean_difference(self, x: RowStream, y: RowStream) -> FloatArray:
-        """x̄ − ȳ once both were read, [C]."""
+        """Return x̄ − ȳ after both samples were read, [C]."""
         return np.asarray((self._sums[0] / x.rows - self._sums[1] / y.rows).cpu().numpy())
 
     def norm(self, rows: int) -> float:
-        """Root mean square of ‖x‖ over all rows of both streams, once they were read."""
+        """Return the root mean square of ‖x‖ over all rows of both samples, after both were read."""
         return math.sqrt(float(self._squares) / rows)
 
 
 @dataclass(frozen=True)
 class Buckets:
-    """Which bucket a row belongs to, and how many rows each has; without groups buckets are ranges of rows."""
+    """Partition of the rows of a sample into buckets of whole groups, or of contiguous rows where there are no groups.
+
+    Attributes:
+        rows: of the sample.
+        count: of the buckets.
+        bucket_of_N: bucket of each row; None where buckets are ranges of rows.
+    """
 
     rows: int
     count: int
-    of_group_N: IntArray | None
+    bucket_of_N: IntArray | None
 
-    def of(self, rows_I: Tensor) -> Tensor:
-        """Buckets of the rows with these numbers."""
-        if self.of_group_N is not None:
-            return torch.from_numpy(self.of_group_N)[rows_I]
+    def get_buckets(self, rows_I: Tensor) -> Tensor:
+        """Return the buckets of the rows with these numbers."""
+        if self.bucket_of_N is not None:
+            return torch.from_numpy(self.bucket_of_N)[rows_I]
         return rows_I * self.count // self.rows
 
     def sizes(self) -> FloatArray:
-        """Rows of each bucket, [G]."""
-        if self.of_group_N is not None:
-            return np.bincount(self.of_group_N, minlength=self.count).astype(np.float64)
+        """Return the number of rows of each bucket, [G]."""
+        if self.bucket_of_N is not None:
+            return np.bincount(self.bucket_of_N, minlength=self.count).astype(np.float64)
         edges = -(-np.arange(self.count + 1) * self.rows // self.count)
         return np.diff(edges).astype(np.float64)
 
 
-def make_buckets(rows: int, groups: Sequence[str] | None, most: int, name: str) -> Buckets:
-    """At most so many buckets of one sample, none of which cuts a group."""
+def make_buckets(rows: int, groups: Sequence[str] | None, max_buckets: int, name: str) -> Buckets:
+    """Partition one sample into at most `max_buckets` buckets of whole groups.
+
+    Raises:
+        BadTensor: the numbers of groups and rows differ.
+    """
     if not groups:
-        return Buckets(rows, max(1, min(rows, most)), None)
+        return Buckets(rows, max(1, min(rows, max_buckets)), None)
     if len(groups) != rows:
-        raise BadTensor(f"names {len(groups)} groups for {rows} rows", field=f"{name}.groups")
+        raise BadTensor(
+            f"expected one group per row, got {len(groups)} groups for {rows} rows",
+            field=f"{name}.groups",
+            remedy="send as many groups as rows",
+        )
     labels, group_of_N = np.unique(np.asarray(groups), return_inverse=True)
-    count = max(1, min(len(labels), most))
+    count = max(1, min(len(labels), max_buckets))
     return Buckets(rows, count, (group_of_N * count // len(labels)).astype(np.int64))
 
 
 def make_proportional_buckets(
-    rows_x: int, rows_y: int, groups_x: Sequence[str] | None, groups_y: Sequence[str] | None, most: int
+    rows_x: int, rows_y: int, groups_x: Sequence[str] | None, groups_y: Sequence[str] | None, max_buckets: int
 ) -> tuple[Buckets, Buckets]:
-    """Buckets of two samples, as many of each as it has groups in proportion, so that all have about one size."""
+    """Partition two samples into buckets of about the same number of groups."""
     counts = [len(set(groups)) if groups else rows for groups, rows in ((groups_x, rows_x), (groups_y, rows_y))]
-    per_bucket = max(1, -(-sum(counts) // max(most, 1)))
-    most_x, most_y = (-(-count // per_bucket) for count in counts)
-    return make_buckets(rows_x, groups_x, most_x, "x"), make_buckets(rows_y, groups_y, most_y, "y")
+    per_bucket = max(1, -(-sum(counts) // max(max_buckets, 1)))
+    max_x, max_y = (-(-count // per_bucket) for count in counts)
+    return make_buckets(rows_x, groups_x, max_x, "x"), make_buckets(rows_y, groups_y, max_y, "y")
 
 
 def _add_by_bucket(sums_GF: Tensor, values_IF: Tensor, bucket_I: Tensor, offset: int = 0) -> None:
-    """Adds rows to their buckets in float64; runs of one bucket are summed first."""
+    """Add rows to their buckets in float64.
+
+    Runs of rows of one bucket are summed first where they are long, because `index_add_` is much slower than a sum.
+    """
     starts = [0, *(torch.nonzero(torch.diff(bucket_I))[:, 0] + 1).tolist(), len(bucket_I)]
     if len(starts) <= 64:
         for begin, end in pairwise(starts):
@@ -154,19 +171,19 @@ def _add_by_bucket(sums_GF: Tensor, values_IF: Tensor, bucket_I: Tensor, offset:
         sums_GF.index_add_(0, bucket_I.to(sums_GF.device) + offset, values_IF.double())
 
 
-def _squared(sums_F: Tensor) -> Tensor:
-    """|·|² at each frequency: cosines and sines squared and added, [..., F] → [..., R]."""
+def _squared_modulus(sums_F: Tensor) -> Tensor:
+    """Return |·|² at each frequency, the sum of squared cosines and sines, [..., F] → [..., R]."""
     cosines, sines = sums_F.square().chunk(2, dim=-1)
     return cosines + sines
 
 
 def _mean(terms_R: FloatArray) -> FloatArray:
-    """Over frequencies, [..., R] → [...]."""
+    """Average over frequencies, [..., R] → [...]."""
     return np.asarray(terms_R.mean(axis=-1), dtype=np.float64)
 
 
 class PairSums:
-    """Σ (φ(x_i) − φ(y_i)) by bucket: swapping a bucket's pairs flips the sign of its sum."""
+    """Σ (φ(x_i) − φ(y_i)) by bucket; swapping the pairs of a bucket flips the sign of its sum."""
 
     def __init__(self, buckets: Buckets, frequencies: int, device: torch.device, *, biased: bool) -> None:
         self._buckets, self._biased = buckets, biased
@@ -175,58 +192,62 @@ class PairSums:
         self._diagonal_R = torch.zeros(frequencies, dtype=torch.float64, device=device)
         self._diagonal_G = torch.zeros(buckets.count, 1, dtype=torch.float64, device=device)
 
-    def fill(self, embedding: RandomFeatureMap, x: RowStream, y: RowStream, context: WorkContext) -> None:
-        """Reads both streams once."""
-        for (features_IF, rows_I), (other_IF, _) in zip(embedding.blocks(x, 0), embedding.blocks(y, 1), strict=True):
+    def fill(self, feature_map: RandomFeatureMap, x: RowStream, y: RowStream, context: WorkContext) -> None:
+        """Read both samples once and sum their features."""
+        for (features_IF, rows_I), (other_IF, _) in zip(
+            feature_map.blocks(x, 0), feature_map.blocks(y, 1), strict=True
+        ):
             context.checkpoint()
             difference_IF = features_IF.sub_(other_IF)
-            bucket_I = self._buckets.of(rows_I)
+            bucket_I = self._buckets.get_buckets(rows_I)
             _add_by_bucket(self._sums_GF, difference_IF, bucket_I)
             if not self._biased:
-                diagonal_IR = _squared(difference_IF)
+                diagonal_IR = _squared_modulus(difference_IF)
                 self._diagonal_R += diagonal_IR.sum(dim=0)
                 _add_by_bucket(self._diagonal_G, diagonal_IR.mean(dim=1, keepdim=True), bucket_I)
-        embedding.all_reduce(self._sums_GF, self._diagonal_R, self._diagonal_G)
+        feature_map.all_reduce(self._sums_GF, self._diagonal_R, self._diagonal_G)
 
     @property
     def term_range(self) -> float:
-        """Length of the interval that each frequency's term lies in."""
+        """Length of the interval that contains the term of each frequency."""
         n = self._buckets.rows
         return 4.0 if self._biased else 4.0 * (n + 1) / (n - 1)
 
     def terms_R(self) -> FloatArray:
-        """The estimate at each frequency; their mean is the estimate of MMD²."""
-        return self._of(_squared(self._sums_GF.sum(dim=0)), self._diagonal_R, float(self._buckets.rows))
+        """Return the estimate at each frequency; their mean is the estimate of MMD²."""
+        return self._estimate(_squared_modulus(self._sums_GF.sum(dim=0)), self._diagonal_R, float(self._buckets.rows))
 
-    def plain(self) -> float:
-        """The mean of the terms."""
+    def uncorrected(self) -> float:
+        """Return the mean of the terms, the estimate without control variate."""
         return float(self.terms_R().mean())
 
     def permutations(self, count: int, seed: int) -> Permutations:
-        """Swaps of whole buckets."""
+        """Draw swaps of whole buckets."""
         return permutations.draw_swaps(self.groups, count, seed)
 
     def permuted_B(self, weights_GB: Tensor) -> FloatArray:
-        """`plain` under permutations, weights in float64."""
-        return self._of(
-            _squared(weights_GB.T @ self._sums_GF).mean(dim=-1), self._diagonal_R.mean(), float(self._buckets.rows)
+        """Return `uncorrected` under permutations with weights in float64."""
+        return self._estimate(
+            _squared_modulus(weights_GB.T @ self._sums_GF).mean(dim=-1),
+            self._diagonal_R.mean(),
+            float(self._buckets.rows),
         )
 
     def left_out(self) -> tuple[FloatArray, ...]:
-        """Without each bucket in turn."""
+        """Return `uncorrected` without each bucket in turn."""
         without_GF = self._sums_GF.sum(dim=0) - self._sums_GF
         rows_G = torch.from_numpy(self._buckets.rows - self._buckets.sizes()).to(without_GF.device)
         diagonal_G = self._diagonal_G.sum() - self._diagonal_G[:, 0]
-        return (self._of(_squared(without_GF).mean(dim=-1), diagonal_G, rows_G),)
+        return (self._estimate(_squared_modulus(without_GF).mean(dim=-1), diagonal_G, rows_G),)
 
-    def _of(self, total: Tensor, diagonal: Tensor, rows: Tensor | float) -> FloatArray:
-        """JMLR 2012, eq. (5) with n = m, or eq. (4), from Σ_ij h and Σ_i h_ii."""
+    def _estimate(self, total: Tensor, diagonal: Tensor, rows: Tensor | float) -> FloatArray:
+        """Return JMLR 2012, eq. (5) with n = m, or eq. (4), from Σ_ij h and Σ_i h_ii."""
         value = total / rows**2 if self._biased else (total - diagonal) / (rows * (rows - 1.0))
         return np.asarray(value.cpu().numpy(), dtype=np.float64)
 
 
 class SampleSums:
-    """Σ φ by bucket over both samples: permutation chooses which buckets are x."""
+    """Σ φ by bucket over both samples; a permutation chooses which buckets belong to x."""
 
     def __init__(self, x: Buckets, y: Buckets, frequencies: int, device: torch.device, *, biased: bool) -> None:
         self._x, self._y, self._biased = x, y, biased
@@ -234,30 +255,30 @@ class SampleSums:
         self._sums_GF = torch.zeros(self.groups, 2 * frequencies, dtype=torch.float64, device=device)
         self._rows_G = torch.from_numpy(np.concatenate([x.sizes(), y.sizes()])).to(device)
 
-    def fill(self, embedding: RandomFeatureMap, x: RowStream, y: RowStream, context: WorkContext) -> None:
-        """Reads both streams once."""
-        for which, (stream, buckets, offset) in enumerate(((x, self._x, 0), (y, self._y, self._x.count))):
-            for features_IF, rows_I in embedding.blocks(stream, which):
+    def fill(self, feature_map: RandomFeatureMap, x: RowStream, y: RowStream, context: WorkContext) -> None:
+        """Read both samples once and sum their features."""
+        for sample_index, (stream, buckets, offset) in enumerate(((x, self._x, 0), (y, self._y, self._x.count))):
+            for features_IF, rows_I in feature_map.blocks(stream, sample_index):
                 context.checkpoint()
-                _add_by_bucket(self._sums_GF, features_IF, buckets.of(rows_I), offset)
-        embedding.all_reduce(self._sums_GF)
+                _add_by_bucket(self._sums_GF, features_IF, buckets.get_buckets(rows_I), offset)
+        feature_map.all_reduce(self._sums_GF)
 
     @property
     def term_range(self) -> float:
-        """Length of the interval that each frequency's term lies in."""
+        """Length of the interval that contains the term of each frequency."""
         return 4.0 if self._biased else 4.0 + 1.0 / (self._x.rows - 1) + 1.0 / (self._y.rows - 1)
 
     def terms_R(self) -> FloatArray:
-        """The estimate at each frequency; their mean is the estimate of MMD²."""
+        """Return the estimate at each frequency; their mean is the estimate of MMD²."""
         x_F, y_F = self._sums_GF[: self._x.count].sum(dim=0), self._sums_GF[self._x.count :].sum(dim=0)
-        return self._of(x_F, y_F, float(self._x.rows), float(self._y.rows))
+        return self._estimate(x_F, y_F, float(self._x.rows), float(self._y.rows))
 
-    def plain(self) -> float:
-        """The mean of the terms."""
+    def uncorrected(self) -> float:
+        """Return the mean of the terms, the estimate without control variate."""
         return float(self.terms_R().mean())
 
     def permutations(self, count: int, seed: int) -> Permutations:
-        """Permutations of the buckets' labels."""
+        """Draw permutations of the buckets."""
         if min(self._x.count, self._y.count) < 2:
             return permutations.no_permutations(
                 self.groups, "a sample of one bucket cannot be permuted; a test needs two in each"
@@ -265,26 +286,26 @@ class SampleSums:
         return permutations.draw_permutations(self._x.count, self._y.count, count, seed)
 
     def permuted_B(self, weights_GB: Tensor) -> FloatArray:
-        """`plain` under permutations, weights in float64."""
+        """Return `uncorrected` under permutations with weights in float64."""
         x_BF = weights_GB.T @ self._sums_GF
         rows_B = (weights_GB.T @ self._rows_G)[:, None]
         total = float(self._x.rows + self._y.rows)
-        return _mean(self._of(x_BF, self._sums_GF.sum(dim=0) - x_BF, rows_B, total - rows_B))
+        return _mean(self._estimate(x_BF, self._sums_GF.sum(dim=0) - x_BF, rows_B, total - rows_B))
 
     def left_out(self) -> tuple[FloatArray, ...]:
-        """Without each bucket of x in turn, and without each of y."""
-        of_x, of_y = self._sums_GF[: self._x.count], self._sums_GF[self._x.count :]
-        x_F, y_F = of_x.sum(dim=0), of_y.sum(dim=0)
+        """Return `uncorrected` without each bucket of x in turn, and without each bucket of y."""
+        x_GF, y_GF = self._sums_GF[: self._x.count], self._sums_GF[self._x.count :]
+        x_F, y_F = x_GF.sum(dim=0), y_GF.sum(dim=0)
         rows_x, rows_y = self._rows_G[: self._x.count, None], self._rows_G[self._x.count :, None]
         n, m = float(self._x.rows), float(self._y.rows)
-        without_x = self._of(x_F - of_x, y_F, n - rows_x, m)
-        without_y = self._of(x_F, y_F - of_y, n, m - rows_y)
+        without_x = self._estimate(x_F - x_GF, y_F, n - rows_x, m)
+        without_y = self._estimate(x_F, y_F - y_GF, n, m - rows_y)
         return _mean(without_x), _mean(without_y)
 
-    def _of(self, x_F: Tensor, y_F: Tensor, n: Tensor | float, m: Tensor | float) -> FloatArray:
-        """Terms of JMLR 2012, eq. (5); or of eq. (3): (n|φ̄|² − 1)/(n − 1) = |φ̄|² − (1 − |φ̄|²)/(n − 1)."""
+    def _estimate(self, x_F: Tensor, y_F: Tensor, n: Tensor | float, m: Tensor | float) -> FloatArray:
+        """Return terms of JMLR 2012, eq. (5), or of eq. (3): (n|φ̄|² − 1)/(n − 1) = |φ̄|² − (1 − |φ̄|²)/(n − 1)."""
         mean_x, mean_y = x_F / n, y_F / m
-        value = _squared(mean_x - mean_y)
+        value = _squared_modulus(mean_x - mean_y)
         if not self._biased:
-            value = value - (1.0 - _squared(mean_x)) / (n - 1.0) - (1.0 - _squared(mean_y)) / (m - 1.0)
+            value = value - (1.0 - _squared_modulus(mean_x)) / (n - 1.0) - (1.0 - _squared_modulus(mean_y)) / (m - 1.0)
         return np.asarray(value.cpu().numpy(), dtype=np.float64)

@@ -2,12 +2,12 @@
 
 With φ_r(x) = (cos ω_r·x, sin ω_r·x), MMD² is the mean over frequencies of |mean φ_r(x) − mean φ_r(y)|² (Rahimi and
 Recht, NIPS 2007; Sutherland and Schneider, UAI 2015, sec. 3.3, with this pair of features, which has the smaller
-variance). A mean over independent frequencies tells its own error. One term is known exactly: 1 − cos ω·(x̄ − ȳ) has the
-mean 1 − k(x̄, ȳ), which serves as a control variate (Lavenberg and Welch, Management Science 27, 1981) and takes most
-of the error away where the samples differ by a shift.
+variance). The frequencies are independent, so that their variance estimates the error of the mean. The expectation of
+1 − cos ω·(x̄ − ȳ) is known exactly, 1 − k(x̄, ȳ). This term is a control variate (Lavenberg and Welch, Management
+Science 27, 1981) that removes most of the error where the samples differ by a shift.
 
-Rows are summed in buckets of whole groups, and the test and the jackknife take a bucket for a group: permutation
-buckets is permutation groups, only in fewer ways.
+Rows are summed in buckets of whole groups, and the test and the jackknife treat a bucket as a group. A permutation of
+buckets is also a permutation of groups, so that the test stays exact.
 
 Legend: N and M rows of x and y, I rows of a block, C channels, R frequencies, F = 2R features (cosines, then sines),
 G buckets, B permutations.
@@ -46,26 +46,27 @@ from vfmalign.mmd.statistics.uncertainty import Estimate, Interval
 ERROR_LEVEL = 0.99
 BUCKETS = 1024
 INTERVAL = "delete-one-bucket jackknife, and the variance over frequencies"
-# Most bytes, and part of the memory allowed: of one block's rows, features and products, and of the buckets' sums,
-# which permutation and leaving out hold twice more.
+# Largest number of bytes, and divisor of the memory budget: of a block's rows, features and products, and of the sums
+# of the buckets. Permutations and the jackknife need two more arrays of the size of those sums.
 _BLOCK, _BUCKETS = (64 * 2**20, 8), (256 * 2**20, 4)
 _PERMUTATIONS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
 class FourierEstimate:
-    """MMD² by random frequencies, and how far it may be from the exact estimate.
+    """MMD² from random frequencies, and bounds on its distance from the exact estimate.
 
     Attributes:
-        mmd2: the estimate, with an interval that counts rows and frequencies as random.
-        p_value: of the test on the features; exact at any number of frequencies.
+        mmd2: the estimate, with an interval that covers the randomness of both rows and frequencies.
+        p_value: of the test on the features, which is exact at any number of frequencies.
         approximation_error: half-width of Student's t interval over frequencies at 99 %.
-        guaranteed_error: the same with no assumption but independent frequencies (empirical Bernstein), much wider.
-        rounding_error: bound on what the precision of the phases costs, six standard deviations.
-        plain: the estimate without control variate, which `permuted_B` and `left_out` are comparable with.
-        permuted_B: `plain` under each permutation.
-        left_out: `plain` without each bucket, per sample resampled on its own; empty where there is no interval.
-        tie_bound: rounding of `plain` against `permuted_B`.
+        guaranteed_error: the same by the empirical Bernstein bound, which assumes only that frequencies are independent
+            and is much wider.
+        rounding_error: bound on the effect of rounding phases, six standard deviations.
+        uncorrected: the estimate without control variate, the one that `permuted_B` and `left_out` refer to.
+        permuted_B: `uncorrected` under each permutation.
+        left_out: `uncorrected` without each bucket, per sample that is resampled independently; empty without interval.
+        tie_bound: difference between `uncorrected` and `permuted_B` that rounding can cause.
         permutations: of the buckets.
         frequencies: R.
         buckets: G over both samples.
@@ -77,7 +78,7 @@ class FourierEstimate:
     approximation_error: float
     guaranteed_error: float
     rounding_error: float
-    plain: float
+    uncorrected: float
     permuted_B: FloatArray
     left_out: tuple[FloatArray, ...]
     tie_bound: float
@@ -87,7 +88,7 @@ class FourierEstimate:
     precision: PrecisionName
 
 
-def fourier(
+def fourier_mmd2(
     x: RowStream,
     y: RowStream,
     *,
@@ -107,31 +108,32 @@ def fourier(
     process_group: ProcessGroup = SINGLE_PROCESS,
     memory_bytes: int = 2**30,
 ) -> FourierEstimate:
-    """Estimates MMD² in one pass.
+    """Estimate MMD² by random Fourier features in one pass.
 
     Args:
         x: first sample.
         y: second sample; with `paired`, row i of both is one case.
-        paired: whether swaps within pairs or permutations of rows leave the null unchanged.
+        paired: whether rows are pairs; the test then swaps within pairs instead of permuting rows.
         sigma: bandwidth in feature units.
         kernel: a kernel of a distance.
-        biased: the V-statistic, JMLR 2012, eq. (5). Otherwise the U-statistic: k(x_i, x_i) = 1 = |φ_r(x_i)|² leaves the
-            sums at each frequency, which is eq. (3), or for pairs eq. (4), with k approximated.
-        frequencies: R, 0 for 1,024; time grows with R, the error falls with √R.
+        biased: whether to return the V-statistic, JMLR 2012, eq. (5). The U-statistic subtracts k(x_i, x_i) =
+            |φ_r(x_i)|² = 1 from the sums at each frequency, which gives eq. (3), or eq. (4) for pairs, of the
+            approximated kernel.
+        frequencies: R, 0 for 1,024; the time is proportional to R and the error to 1/√R.
         seed: of frequencies and permutations.
-        permutations: B; 0 makes no test.
+        permutations: B; 0 for no test.
         groups_x: group of each row of x, or of each pair; None where each is a group of its own.
         groups_y: group of each row of y; unused for pairs.
         level: of the interval.
-        precision: float32 or float64 phases; kernels with very high frequencies take float64 in any case.
-        device: where features are formed.
+        precision: of the phases, float32 or float64; kernels with very high frequencies always use float64.
+        device: where features are computed.
         context: checked before every block.
         process_group: processes that share the blocks of rows.
-        memory_bytes: bounds the blocks of rows and the number of buckets; more than 1 GiB is never used.
+        memory_bytes: limit that determines the size of blocks and the number of buckets; at most 1 GiB is used.
 
     Raises:
-        BadOption: a kernel without frequencies, an option out of range.
-        BadTensor: channels, rows or groups that do not fit, or too few rows.
+        BadOption: a kernel without a spectrum, or an option out of range.
+        BadTensor: channels, rows or groups that do not match, or too few rows.
     """
     check_compatible(x, y, paired=paired)
     if min(x.rows, y.rows) < (1 if biased else 2):
@@ -140,23 +142,28 @@ def fourier(
         raise BadOption(f"expected a level in (0, 1), got {level}", field="interval_level", remedy="use 0.95")
     spectrum = spectra.draw_spectrum(kernel, sigma, x.channels, frequencies, seed)
     precision = "float64" if spectrum.heavy_tailed or precision == "float64" else "float32"
-    block_bytes, bucket_bytes = (min(most, memory_bytes // part) for most, part in (_BLOCK, _BUCKETS))
-    embedding = RandomFeatureMap(
+    block_bytes, bucket_bytes = (min(largest, memory_bytes // divisor) for largest, divisor in (_BLOCK, _BUCKETS))
+    feature_map = RandomFeatureMap(
         spectrum, precision, device or torch.device("cpu"), x, block_bytes=block_bytes, process_group=process_group
     )
-    most = max(4 * MIN_GROUPS, min(BUCKETS, bucket_bytes // (16 * spectrum.count)))
+    max_buckets = max(4 * MIN_GROUPS, min(BUCKETS, bucket_bytes // (16 * spectrum.count)))
     samples: PairSums | SampleSums
     if paired:
-        samples = PairSums(make_buckets(x.rows, groups_x, most, "x"), spectrum.count, embedding.device, biased=biased)
+        buckets = make_buckets(x.rows, groups_x, max_buckets, "x")
+        samples = PairSums(buckets, spectrum.count, feature_map.device, biased=biased)
     else:
-        pair = make_proportional_buckets(x.rows, y.rows, groups_x, groups_y, most)
-        samples = SampleSums(*pair, spectrum.count, embedding.device, biased=biased)
-    with products.matrix_units(precision, embedding.device):
-        samples.fill(embedding, x, y, context)
-    value, error = _controlled(
-        samples.terms_R(), embedding.shift_R(x, y), spectrum.drop(embedding.mean_difference(x, y))
+        pair = make_proportional_buckets(x.rows, y.rows, groups_x, groups_y, max_buckets)
+        samples = SampleSums(*pair, spectrum.count, feature_map.device, biased=biased)
+    with products.matrix_units(precision, feature_map.device):
+        samples.fill(feature_map, x, y, context)
+    value, error = _apply_control_variate(
+        samples.terms_R(),
+        feature_map.mean_phase_difference(x, y),
+        spectrum.one_minus_kernel(feature_map.mean_difference(x, y)),
     )
-    rounding = _rounding(samples.plain(), embedding.norm(x.rows + y.rows), spectrum, min(x.rows, y.rows), precision)
+    rounding = _rounding_bound(
+        samples.uncorrected(), feature_map.norm(x.rows + y.rows), spectrum, min(x.rows, y.rows), precision
+    )
     return _result(
         samples,
         value,
@@ -170,41 +177,46 @@ def fourier(
     )
 
 
-def _controlled(terms_R: FloatArray, shift_R: FloatArray, expected: float) -> tuple[float, float]:
-    """The mean over frequencies with the control variate 1 − cos(ω_r·(x̄ − ȳ)), and its standard error.
+def _apply_control_variate(terms_R: FloatArray, phase_R: FloatArray, expected: float) -> tuple[float, float]:
+    """Return the mean over frequencies with the control variate 1 − cos(ω_r·(x̄ − ȳ)), and its standard error.
 
-    Lavenberg and Welch (1981), eqs. (10)–(14) with one control: the regression line at the control's known mean.
+    Lavenberg and Welch (1981), eqs. (10)–(14) with one control: the regression line, evaluated at the control's known
+    mean.
     """
-    control_R = 2.0 * np.sin(0.5 * shift_R) ** 2
+    control_R = 2.0 * np.sin(0.5 * phase_R) ** 2
     deviation_R = control_R - control_R.mean()
-    spread = float(deviation_R @ deviation_R)
+    sum_of_squares = float(deviation_R @ deviation_R)
     count = terms_R.size
-    if spread <= 1e-30 * count:
+    if sum_of_squares <= 1e-30 * count:
         return float(terms_R.mean()), float(terms_R.std(ddof=1)) / math.sqrt(count)
-    slope = float(deviation_R @ terms_R) / spread
-    off = float(control_R.mean()) - expected
+    slope = float(deviation_R @ terms_R) / sum_of_squares
+    error_of_control = float(control_R.mean()) - expected
     residual_R = terms_R - terms_R.mean() - slope * deviation_R
     variance = float(residual_R @ residual_R) / (count - 2)
-    return float(terms_R.mean()) - slope * off, math.sqrt(variance * (1.0 / count + off**2 / spread))
+    return float(terms_R.mean()) - slope * error_of_control, math.sqrt(
+        variance * (1.0 / count + error_of_control**2 / sum_of_squares)
+    )
 
 
 def _bernstein(terms_R: FloatArray, term_range: float) -> float:
-    """Half-width of the empirical Bernstein bound at 99 %, both sides (Maurer and Pontil, COLT 2009, thm 4)."""
+    """Return the half-width of the two-sided 99 % empirical Bernstein bound (Maurer and Pontil, COLT 2009, thm 4)."""
     log = math.log(4.0 / (1.0 - ERROR_LEVEL))
     variance = float(terms_R.var(ddof=1))
     return math.sqrt(2.0 * variance * log / terms_R.size) + 7.0 * term_range * log / (3.0 * (terms_R.size - 1))
 
 
-def _rounding(plain: float, norm: float, spectrum: Spectrum, rows: int, precision: PrecisionName) -> float:
-    """A phase errs by about u·‖x‖‖ω‖ and a feature by 2u more; errors of different rows are independent.
+def _rounding_bound(uncorrected: float, norm: float, spectrum: Spectrum, rows: int, precision: PrecisionName) -> float:
+    """Return a bound on rounding errors, which are taken as independent between rows.
+
+    A phase errs by about u·‖x‖‖ω‖, and a feature by 2u more.
 
     |mean φ(x) − mean φ(y)|² is at most 4/n more than the estimate, from which the diagonal was taken.
     """
     unit = UNIT_ROUNDOFF[precision]
-    of_feature = unit * (norm * float(np.median(np.linalg.norm(spectrum.omega_RC, axis=1))) + 2.0)
-    of_mean = math.sqrt(2.0 / rows) * of_feature
-    largest = math.sqrt(max(plain + 4.0 / rows, 0.0))
-    return 6.0 * (2.0 * largest * of_mean + of_mean**2) + 64.0 * UNIT_ROUNDOFF["float64"]
+    feature_error = unit * (norm * float(np.median(np.linalg.norm(spectrum.omega_RC, axis=1))) + 2.0)
+    mean_error = math.sqrt(2.0 / rows) * feature_error
+    largest = math.sqrt(max(uncorrected + 4.0 / rows, 0.0))
+    return 6.0 * (2.0 * largest * mean_error + mean_error**2) + 64.0 * UNIT_ROUNDOFF["float64"]
 
 
 def _result(
@@ -219,18 +231,18 @@ def _result(
     level: float,
     precision: PrecisionName,
 ) -> FourierEstimate:
-    """Test, interval and bounds from the sums."""
-    plain = samples.plain()
-    chosen = _permutations(samples, permutations, seed)
-    permuted_B = _permuted(samples, chosen)
+    """Return test, interval and bounds from the sums."""
+    uncorrected = samples.uncorrected()
+    drawn = _draw_permutations(samples, permutations, seed)
+    permuted_B = _permuted_statistics(samples, drawn)
     tie_bound = 256.0 * float(np.finfo(np.float64).eps)
-    p_value = uncertainty.p_value(plain, permuted_B, tie_bound, chosen)
+    p_value = uncertainty.p_value(uncorrected, permuted_B, tie_bound, drawn)
     left_out: tuple[FloatArray, ...] = ()
     reason = f"{samples.groups} buckets of groups are too few for an interval; it needs {MIN_GROUPS} per sample"
     interval = None
     if samples.groups >= MIN_GROUPS:
         left_out = samples.left_out()
-        if min(part_G.size for part_G in left_out) < MIN_GROUPS:
+        if min(theta_G.size for theta_G in left_out) < MIN_GROUPS:
             left_out = ()
     if left_out:
         interval, reason = _interval(value, error, left_out, level, p_value.value), ""
@@ -238,21 +250,21 @@ def _result(
         mmd2=Estimate(value, interval, reason),
         p_value=p_value,
         approximation_error=float(stdtrit(spectrum.count - 2, 0.5 + ERROR_LEVEL / 2.0)) * error,
-        guaranteed_error=_bernstein(samples.terms_R(), samples.term_range) + abs(value - plain),
+        guaranteed_error=_bernstein(samples.terms_R(), samples.term_range) + abs(value - uncorrected),
         rounding_error=rounding,
-        plain=plain,
+        uncorrected=uncorrected,
         permuted_B=permuted_B,
         left_out=left_out,
         tie_bound=tie_bound,
-        permutations=chosen,
+        permutations=drawn,
         frequencies=spectrum.count,
         buckets=samples.groups,
         precision=precision,
     )
 
 
-def _permutations(samples: PairSums | SampleSums, count: int, seed: int) -> Permutations:
-    """Permutations of buckets, or why there are none."""
+def _draw_permutations(samples: PairSums | SampleSums, count: int, seed: int) -> Permutations:
+    """Draw permutations of buckets, or return why there are none."""
     if count == 0:
         return permutations.no_permutations(samples.groups, "no test was requested")
     if samples.groups < MIN_GROUPS:
@@ -261,18 +273,18 @@ def _permutations(samples: PairSums | SampleSums, count: int, seed: int) -> Perm
     return samples.permutations(count, seed)
 
 
-def _permuted(samples: PairSums | SampleSums, chosen: Permutations) -> FloatArray:
-    """Statistics of all permutations, some at a time."""
-    parts = [np.zeros(0)]
-    for start in range(0, chosen.weights_GB.shape[1], _PERMUTATIONS_AT_ONCE):
-        weights_GB = torch.from_numpy(chosen.weights_GB[:, start : start + _PERMUTATIONS_AT_ONCE])
-        parts.append(samples.permuted_B(weights_GB.to(samples.device, torch.float64)))
-    return np.concatenate(parts)
+def _permuted_statistics(samples: PairSums | SampleSums, drawn: Permutations) -> FloatArray:
+    """Return the statistics of all permutations, a few permutations at a time to bound the memory."""
+    statistics = [np.zeros(0)]
+    for start in range(0, drawn.weights_GB.shape[1], _PERMUTATIONS_AT_ONCE):
+        weights_GB = torch.from_numpy(drawn.weights_GB[:, start : start + _PERMUTATIONS_AT_ONCE])
+        statistics.append(samples.permuted_B(weights_GB.to(samples.device, torch.float64)))
+    return np.concatenate(statistics)
 
 
 def _interval(value: float, error: float, left_out: tuple[FloatArray, ...], level: float, p: float | None) -> Interval:
-    """Jackknife variance of the rows and variance of the frequencies together, around the estimate."""
-    rows = uncertainty.jackknife(value, left_out, level, p)
-    quantile = float(stdtrit(min(part_G.size for part_G in left_out) - 1, 0.5 + level / 2.0))
-    half = math.hypot(rows.upper - value, quantile * error)
-    return Interval(value - half, value + half, level, INTERVAL, rows.degenerate)
+    """Return an interval from the jackknife variance of the rows plus the variance over frequencies."""
+    jackknife = uncertainty.jackknife(value, left_out, level, p)
+    quantile = float(stdtrit(min(theta_G.size for theta_G in left_out) - 1, 0.5 + level / 2.0))
+    half = math.hypot(jackknife.upper - value, quantile * error)
+    return Interval(value - half, value + half, level, INTERVAL, jackknife.degenerate)

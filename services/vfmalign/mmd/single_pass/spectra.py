@@ -1,8 +1,8 @@
-"""Random frequencies of kernels of a distance: what random Fourier features are made of. Knows nothing of samples.
+"""Random frequencies of kernels of a distance, from which random Fourier features are computed.
 
 By Bochner's theorem k(x, y) = E cos(ω·(x − y)) for ω from the kernel's spectral distribution (Rahimi and Recht, NIPS
-2007, thm 1). Every kernel of a distance here is a mean of Gaussians of different widths (Schoenberg, 1938), so that
-ω = s·z/σ with standard normal z and a factor s that has the distribution of 1/width.
+2007, thm 1). Every kernel of a distance here is a mean of Gaussians of different widths (Schoenberg, 1938). Therefore
+ω = s·z/σ with standard normal z and a factor s that is distributed as 1/width.
 
 Legend: R frequencies, C channels.
 """
@@ -21,9 +21,9 @@ from vfmalign.mmd.engine.kernels import KERNELS, MIXTURE_MULTIPLES, Kernel
 from vfmalign.mmd.engine.rows import FloatArray
 
 DEFAULT_FREQUENCIES = 1024
-SMALLEST_FREQUENCIES = 32
-LARGEST_FREQUENCIES = 2**20
-# Keeps the frequencies apart from the permutations that are drawn from the same seed.
+MIN_FREQUENCIES = 32
+MAX_FREQUENCIES = 2**20
+# Second key of the generator: the permutations, drawn from the same seed, use 0 and are therefore independent.
 _STREAM = 1
 
 
@@ -32,7 +32,7 @@ def _ones(generator: Generator, count: int) -> FloatArray:
 
 
 def _mixture(generator: Generator, count: int) -> FloatArray:
-    """One factor after another instead of a random one: as many frequencies of each width."""
+    """Cycle through the widths instead of drawing them, so that each has the same number of frequencies."""
     return np.tile(1.0 / np.array(MIXTURE_MULTIPLES), count // len(MIXTURE_MULTIPLES))
 
 
@@ -51,14 +51,14 @@ def _chi(generator: Generator, count: int) -> FloatArray:
     return np.asarray(np.abs(generator.standard_normal(count)))
 
 
-FACTORS: dict[str, Callable[[Generator, int], FloatArray]] = {
+INVERSE_WIDTHS: dict[str, Callable[[Generator, int], FloatArray]] = {
     "gaussian": _ones,
     "gaussian_mixture": _mixture,
     "laplacian": _cauchy,
     "rational_quadratic": _gamma,
     "inverse_multiquadric": _chi,
 }
-"""Kernel by name: draws s for so many frequencies."""
+"""Functions, by name of the kernel, that draw s for a number of frequencies."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class Spectrum:
     """Frequencies of one kernel.
 
     Attributes:
-        kernel: the kernel they stand for; k(x, x) = 1.
-        omega_RC: frequencies in 1/units of the features, independent of each other.
+        kernel: whose spectral distribution they are drawn from; k(x, x) = 1.
+        omega_RC: independent frequencies, in inverse units of the features.
     """
 
     kernel: Kernel
@@ -75,16 +75,16 @@ class Spectrum:
 
     @property
     def count(self) -> int:
-        """R."""
+        """R, the number of frequencies."""
         return int(self.omega_RC.shape[0])
 
     @property
     def heavy_tailed(self) -> bool:
-        """Whether some frequencies are so high that float32 keeps no digit of their phases."""
+        """Whether some frequencies are so high that their phases have no correct digit in float32."""
         return self.kernel.name == "laplacian"
 
-    def drop(self, difference_C: FloatArray) -> float:
-        """1 − k(x, x + difference), without loss of digits where that is small for a Gaussian."""
+    def one_minus_kernel(self, difference_C: FloatArray) -> float:
+        """Return 1 − k(x, x + difference), for Gaussians without cancellation where it is small."""
         squared = float(difference_C @ difference_C)
         if self.kernel.gaussian_sigmas:
             return float(np.mean([-np.expm1(-0.5 * squared / scale**2) for scale in self.kernel.gaussian_sigmas]))
@@ -93,30 +93,30 @@ class Spectrum:
 
 
 def draw_spectrum(kernel: str, sigma: float, channels: int, count: int, seed: int) -> Spectrum:
-    """Draws frequencies; they depend on the arguments alone, never on device or data.
+    """Draw frequencies, which depend only on the arguments and not on the device or the data.
 
     Args:
         kernel: a name in `KERNELS`.
         sigma: bandwidth in feature units.
         channels: C.
-        count: R; 0 for the default, rounded up to a whole number per width for a mixture.
+        count: R; 0 for the default. For a mixture it is rounded up to a multiple of the number of widths.
         seed: from 0 to 2⁶⁴ − 1.
 
     Raises:
-        BadOption: a kernel without a spectrum, or a number, seed or bandwidth out of range.
+        BadOption: a kernel without a spectrum, or a count, seed or bandwidth out of range.
     """
-    if kernel not in FACTORS:
+    if kernel not in INVERSE_WIDTHS:
         raise BadOption(
-            f"`{kernel}` is no kernel of a distance and has no Fourier features",
+            f"`{kernel}` is not a kernel of a distance and has no random Fourier features",
             field="kernel",
-            remedy=f"use {', '.join(FACTORS)}, or another estimator",
+            remedy=f"use {', '.join(INVERSE_WIDTHS)}, or another estimator",
         )
     count = count or DEFAULT_FREQUENCIES
-    if not SMALLEST_FREQUENCIES <= count <= LARGEST_FREQUENCIES:
+    if not MIN_FREQUENCIES <= count <= MAX_FREQUENCIES:
         raise BadOption(
-            f"expected {SMALLEST_FREQUENCIES} to {LARGEST_FREQUENCIES} frequencies, got {count}",
+            f"expected {MIN_FREQUENCIES} to {MAX_FREQUENCIES} frequencies, got {count}",
             field="frequencies",
-            remedy=f"{DEFAULT_FREQUENCIES} is a good start; the error falls with their square root",
+            remedy=f"start with {DEFAULT_FREQUENCIES}; the error decreases with the square root of their number",
         )
     if not 0 <= seed < 2**64:
         raise BadOption(f"expected a seed from 0 to 2⁶⁴ − 1, got {seed}", field="seed")
@@ -125,6 +125,6 @@ def draw_spectrum(kernel: str, sigma: float, channels: int, count: int, seed: in
     if kernel == "gaussian_mixture":
         count = -(-count // len(MIXTURE_MULTIPLES)) * len(MIXTURE_MULTIPLES)
     generator = Generator(np.random.Philox(key=np.array([seed, _STREAM], np.uint64)))
-    factors_R = FACTORS[kernel](generator, count)
+    factors_R = INVERSE_WIDTHS[kernel](generator, count)
     omega_RC = generator.standard_normal((count, channels)) * (factors_R[:, None] / sigma)
     return Spectrum(KERNELS[kernel](sigma, channels), omega_RC)

@@ -12,8 +12,8 @@ from vfmalign.mmd.comparison.standardisation import Scaled
 from vfmalign.mmd.engine.kernels import KERNELS
 from vfmalign.mmd.engine.row_streams import ArrayRows
 from vfmalign.mmd.engine.rows import Affine
-from vfmalign.mmd.single_pass.block import blocks, linear
-from vfmalign.mmd.single_pass.fourier import fourier
+from vfmalign.mmd.single_pass.block import block_mmd2, linear_mmd2
+from vfmalign.mmd.single_pass.fourier import fourier_mmd2
 
 RAW = Scaled("raw", Affine(), 2.0)
 
@@ -32,12 +32,12 @@ def ask(x, y, estimator, scaled=RAW, engine=None, groups=(), **options):
 def test_values_are_the_estimators_own(samples):
     x, y = samples
     streams, kernel = (ArrayRows(x), ArrayRows(y)), KERNELS["gaussian"](2.0, 6)
-    assert ask(x, y, "linear").mmd2 == linear(*streams, kernel, paired=True).mmd2
+    assert ask(x, y, "linear").mmd2 == linear_mmd2(*streams, kernel, paired=True).mmd2
     shift = ask(x, y, "block", block_rows=40, precision="exact")
-    wanted = blocks(*streams, kernel, paired=True, block_rows=40, precision="float64")
+    wanted = block_mmd2(*streams, kernel, paired=True, block_rows=40, precision="float64")
     assert (shift.mmd2, shift.p_value, shift.precision) == (wanted.mmd2, wanted.p_value, "float64")
     shift = ask(x, y, "random_fourier", frequencies=200, seed=4, permutations=50, precision="exact")
-    found = fourier(
+    found = fourier_mmd2(
         *streams, paired=True, sigma=2.0, frequencies=200, seed=4, permutations=50, precision="float64"
     )  # fmt: skip
     assert (shift.mmd2.value, shift.p_value) == (pytest.approx(found.mmd2.value, rel=1e-13), found.p_value)

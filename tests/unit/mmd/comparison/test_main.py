@@ -79,7 +79,7 @@ def test_a_reference_adds_standardised_features(files, answer):
         ((), {}, "neither a reference nor a fixed σ"),
         (("--sigma", "1"), {"kernel": {"bandwidth_rule": "BANDWIDTH_RULE_POOLED_MEDIAN"}}, "the rule takes a median"),
         (("--sigma", "-1"), {}, "expected a finite σ above 0"),
-        (("--sigma", "1"), {"estimator": "ESTIMATOR_UNBIASED_PAIRED"}, "needs pairs of rows"),
+        (("--sigma", "1"), {"estimator": "ESTIMATOR_UNBIASED_PAIRED"}, "needs rows of the same cases"),
         (("--sigma", "1"), {"test": {"permutations": 100_001}}, "100000 permutations"),
         (("--sigma", "1"), {"measures": ["MEASURE_CKA"]}, "`cka` needs row i of x and of y to be of one case"),
         (("--sigma", "1"), {"kernels": 3}, "not the JSON of a ComputeRequest"),

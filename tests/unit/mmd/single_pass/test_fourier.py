@@ -10,7 +10,7 @@ from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.engine.row_streams import ArrayRows, GaussianRows
 from vfmalign.mmd.single_pass import spectra
-from vfmalign.mmd.single_pass.fourier import fourier
+from vfmalign.mmd.single_pass.fourier import fourier_mmd2
 
 SIGMA = 1.7
 KERNELS = {
@@ -68,7 +68,7 @@ def samples(rng):
 
 def run(x, y, **options):
     options.setdefault("sigma", SIGMA)
-    return fourier(ArrayRows(x, "x"), ArrayRows(y, "y"), **options)
+    return fourier_mmd2(ArrayRows(x, "x"), ArrayRows(y, "y"), **options)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -79,8 +79,8 @@ def test_frequencies_have_the_kernel_as_their_characteristic_function(kernel):
         waves = np.cos(spectrum.omega_RC @ difference)
         wanted = float(KERNELS[kernel](length**2))
         assert abs(waves.mean() - wanted) < 4 * waves.std() / math.sqrt(spectrum.count) + 1e-12
-        assert spectrum.drop(difference) == pytest.approx(1.0 - wanted, abs=1e-14)
-    assert spectra.draw_spectrum("gaussian", SIGMA, 3, 40, 0).drop(np.full(3, 1e-9)) == pytest.approx(
+        assert spectrum.one_minus_kernel(difference) == pytest.approx(1.0 - wanted, abs=1e-14)
+    assert spectra.draw_spectrum("gaussian", SIGMA, 3, 40, 0).one_minus_kernel(np.full(3, 1e-9)) == pytest.approx(
         1.5e-18 / SIGMA**2
     )
 
@@ -111,7 +111,7 @@ def test_sums_permutations_and_left_out_buckets_are_the_formulas(samples, monkey
         groups_y=groups_y,
     )
     omega = spectra.draw_spectrum("gaussian", SIGMA, 3, 64, 5).omega_RC
-    assert found.plain == pytest.approx(plain(x, y, omega, **options), abs=1e-14)
+    assert found.uncorrected == pytest.approx(plain(x, y, omega, **options), abs=1e-14)
 
     _, group_x = np.unique(groups_x, return_inverse=True)
     _, group_y = np.unique(groups_y, return_inverse=True)
@@ -161,9 +161,9 @@ def test_every_form_is_within_its_bound(samples, paired, biased):
 
 def test_the_control_variate_takes_most_of_the_error_of_a_shift():
     x, y = GaussianRows(20_000, 64, seed=1), GaussianRows(20_000, 64, seed=1, mean=0.05)
-    found = fourier(x, y, paired=True, sigma=math.sqrt(128.0), biased=True)
+    found = fourier_mmd2(x, y, paired=True, sigma=math.sqrt(128.0), biased=True)
     exact_value = 2 * (128 / 130) ** 32 * -math.expm1(-64 * 0.05**2 / (2 * 130))
-    uncontrolled = 2.58 * found.plain * math.sqrt(2 / 1024)  # terms are about χ² with one degree
+    uncontrolled = 2.58 * found.uncorrected * math.sqrt(2 / 1024)  # terms are about χ² with one degree
     assert found.approximation_error < 0.2 * uncontrolled
     sampling = 4 * (found.mmd2.interval.upper - found.mmd2.value)
     assert abs(found.mmd2.value - exact_value) < found.approximation_error + sampling
@@ -179,7 +179,7 @@ def test_the_population_value_of_gaussians_is_recovered():
     wanted = expected(2, 0) + expected(2 * sd**2, 0) - 2 * expected(1 + sd**2, d * mean**2)
     for seed in range(5):
         x, y = GaussianRows(8000, d, seed=100 + seed), GaussianRows(6000, d, seed=200 + seed, mean=mean, sd=sd)
-        found = fourier(x, y, paired=False, sigma=sigma, frequencies=512, seed=seed, level=0.999)
+        found = fourier_mmd2(x, y, paired=False, sigma=sigma, frequencies=512, seed=seed, level=0.999)
         assert found.mmd2.interval.lower < wanted < found.mmd2.interval.upper
         assert found.mmd2.interval.upper - found.mmd2.value < 0.25 * wanted
 
@@ -259,7 +259,7 @@ def test_few_groups_leave_test_and_interval_out_with_the_reason(samples):
 def test_what_cannot_be_computed_is_refused_by_name(samples):
     x, y = samples(20, 20)
     for kernel in ("polynomial", "linear", "unknown"):
-        with pytest.raises(BadOption, match=f"`{kernel}` is no kernel of a distance") as caught:
+        with pytest.raises(BadOption, match=f"`{kernel}` is not a kernel of a distance") as caught:
             run(x, y, paired=False, kernel=kernel)
         assert caught.value.field == "kernel"
     for options, message in (
@@ -278,7 +278,7 @@ def test_what_cannot_be_computed_is_refused_by_name(samples):
         run(x, y[:, :2], paired=False)
     with pytest.raises(BadTensor, match="at least 2 rows"):
         run(x[:1], y, paired=False)
-    with pytest.raises(BadTensor, match=r"^y\.groups: names 3 groups for 20 rows"):
+    with pytest.raises(BadTensor, match=r"^y\.groups: expected one group per row, got 3 groups for 20 rows"):
         run(x, y, paired=False, groups_y=["a", "b", "c"])
     y[3, 1] = math.inf
     with pytest.raises(BadTensor, match=r"^y: row 3 "):
@@ -303,7 +303,7 @@ def test_it_stops_between_blocks_when_told_to(samples, monkeypatch):
 def test_little_memory_means_smaller_blocks_and_fewer_buckets(rng):
     x, y = (ArrayRows(rng.normal(size=(3000, 4))) for _ in range(2))
     options = {"paired": False, "sigma": 2.0, "frequencies": 500, "permutations": 19}
-    found, wanted = fourier(x, y, **options, memory_bytes=2**20), fourier(x, y, **options)
+    found, wanted = fourier_mmd2(x, y, **options, memory_bytes=2**20), fourier_mmd2(x, y, **options)
     assert found.buckets == 32
     assert wanted.buckets == 1000
     assert found.mmd2.value == pytest.approx(wanted.mmd2.value, abs=1e-6)
