@@ -12,8 +12,8 @@ from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.checkpoint import encode_state, restore_state
 from vfmalign.training.data import PreparedCase, collate, generator
 from vfmalign.training.learner import FineTuning
-from vfmalign.training.networks.factory import network_for
-from vfmalign.training.optim import build_optimiser, set_rate
+from vfmalign.training.networks.factory import build_network
+from vfmalign.training.optim import build_optimiser, set_learning_rate
 from vfmalign.training.pretraining import OBJECTIVES, build_objective
 from vfmalign.training.tasks import TASKS
 
@@ -49,7 +49,7 @@ def make_case(number):
 def fine_tuning(task, device):
     torch.manual_seed(0)
     encoder = ARCHITECTURES["profound_conv_micro"].build()
-    network = network_for(task, encoder, ARCHITECTURES["profound_conv_micro"].preprocessing).to(device)
+    network = build_network(task, encoder, ARCHITECTURES["profound_conv_micro"].preprocessing).to(device)
     return FineTuning(task, network, encoder, torch.device(device))
 
 
@@ -79,7 +79,7 @@ def test_a_state_is_restored_bit_for_bit():
 
     def train(network, optimiser, steps):
         for _ in range(steps):
-            set_rate(optimiser, 1e-3)
+            set_learning_rate(optimiser, 1e-3)
             optimiser.zero_grad()
             network(torch.randn(2, 3, 16, 32, 32, device="cuda")).square().mean().backward()
             optimiser.step()

@@ -1,1 +1,1 @@
-"""What a fine-tuning or pretraining job runs in its own process or pod: `python -m vfmalign.training SPEC_URI`."""
+"""The process of a fine-tuning or pretraining job: `python -m vfmalign.training SPEC_URI`."""

@@ -1,7 +1,7 @@
-"""`python -m vfmalign.training SPEC_URI`: runs one job in this process.
+"""`python -m vfmalign.training SPEC_URI`: run one job in this process.
 
-Exit codes: 0 done, 2 bad spec, 3 bad data, 75 try again later, 143 stopped on request with its state stored, 1 a fault
-of ours (the trace is in the log). `vfmalign.training.launch` starts several processes for one job.
+Exit codes: 0 done, 1 internal error (see the log), 2 invalid spec, 3 invalid data, 75 transient failure (try again),
+143 stopped on request with its state stored. `vfmalign.training.launch` starts several processes for one job.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _log = logs.get(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job of the spec at a URI; returns the exit code."""
+    """Run the job of the spec at a URI; returns the exit code."""
     arguments = parser("training", TrainingSettings, (__doc__ or "").strip())
     arguments.add_argument("spec_uri", help="s3://BUCKET/jobs/ID/spec.json")
     uri: str = arguments.parse_args(argv).spec_uri
@@ -31,24 +31,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.configure("training", settings.log)
     stop = ShutdownRequest()
     stop.listen()
-    # Read when torch is imported. Without the first some products on a GPU are not deterministic; without the second
-    # OpenMP's threads spin while they wait, and jobs that share their cores slow each other down several times over.
+    # torch reads these when it is imported. Without the first, some products on a GPU are not deterministic. Without
+    # the second, idle OpenMP threads spin, and jobs that share cores slow each other down severalfold.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     store = ObjectStore(settings.store)
     try:
         spec = read_spec(store, uri)
-        # torch and monai take seconds to import: not for --help, nor before the signals are taken. Python's collector
-        # would make a quarter of them, in search of garbage that imports do not leave.
+        # Imported here because torch and monai take seconds: `--help` does without them, and signals must be handled
+        # before. The garbage collector would spend a quarter of that time on objects that all stay alive.
         gc.disable()
         from vfmalign.training.job import run_job
-        from vfmalign.training.processes import joined
+        from vfmalign.training.process_group import init_process_group
 
         gc.enable()
-        with joined(settings.training.device) as processes:
-            if processes.size > 1:
-                logs.bind(rank=processes.rank)
-            run_job(store, spec, settings.training, stop, processes)
+        with init_process_group(settings.training.device) as process_group:
+            if process_group.world_size > 1:
+                logs.bind(rank=process_group.rank)
+            run_job(store, spec, settings.training, stop, process_group)
     except VfmalignError as error:
         _log.warning("job_stopped", error=str(error), reason=error.reason)
         return failures.report(store, uri, error)

@@ -1,10 +1,9 @@
 """Cases as tensors in memory, and the seeded order in which they are drawn.
 
-Knows datasets, prepared tensors, patches and flips; knows nothing of networks or losses. Axes: N batch, C channels,
-D H W depth, height, width (z, y, x).
+No random state is kept: every draw has its own generator, seeded by the job's seed, the purpose and the number of the
+draw. A resumed job therefore sees exactly the batches that an uninterrupted one would have seen.
 
-Nothing here keeps a random state: every draw has its own generator, seeded by the job's seed, the purpose and the
-draw's number. A resumed job therefore sees exactly the batches that the undisturbed one would have seen.
+Axes: N batch, C channels, D H W depth, height, width (z, y, x).
 """
 
 from __future__ import annotations
@@ -25,24 +24,26 @@ from vfmalign.imaging.preprocessing import needed_kinds, prepare_study
 from vfmalign.imaging.volumes import load_case
 
 LESION_PATCH_SHARE = 0.5
-"""Share of the patches that are centred on a lesion where the task has lesions: uniform ones rarely meet one."""
+"""Share of the patches that are centred on a lesion where the task has lesions. Patches drawn uniformly rarely contain
+one.
+"""
 
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One case, ready for a network; label maps are None where the task does not use them.
+    """One case, ready for a network. Label maps are None where the task does not use them.
 
     Attributes:
-        case: its id.
+        case: the case's id.
         group: the patient's generated id.
         input_CDHW: float32, after the task's input transform.
-        clean_CDHW: float32, before it, on the input's scale (`imaging.prepare.Prepared`).
+        clean_CDHW: float32, before it, on the input's scale (see `imaging.preprocessing.PreparedStudy`).
         gland_DHW: uint8, 0 outside.
-        lesions_DHW: uint8, 0 outside, else the grade.
+        lesions_DHW: uint8, 0 outside, otherwise the grade.
         spacing_mm: along D, H, W.
         modalities: names of the channels.
-        scale: between the input and its signal.
-        grade: highest of the whole lesion map, beyond the crop too; None without a map.
+        scale: scale between the input and its signal.
+        grade: highest grade of the whole lesion map, including outside the crop; None without a map.
         positive: the case's class; None where the task has none.
     """
 
@@ -61,7 +62,7 @@ class PreparedCase:
 
 @dataclass(frozen=True)
 class Batch:
-    """Cases or patches of one training step, on the device; the fields are `PreparedCase`'s, stacked."""
+    """Cases or patches of one training step on the device; the fields are those of `PreparedCase`, stacked."""
 
     input_NCDHW: Tensor
     clean_NCDHW: Tensor
@@ -71,15 +72,16 @@ class Batch:
     modalities: tuple[Modality, ...]
 
 
-def derived_seed(seed: int, purpose: str, number: int = 0) -> int:
-    """A seed for one purpose and one draw, independent of all others."""
+def derive_seed(seed: int, purpose: str, number: int = 0) -> int:
+    """Derive a seed for one purpose and one draw, independent of all others."""
+    # The purposes are part of every stored result: renaming one would change all batches of existing seeds.
     digest = hashlib.sha256(f"{seed}/{purpose}/{number}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def generator(seed: int, purpose: str, number: int = 0) -> torch.Generator:
     """A CPU generator for one draw."""
-    return torch.Generator().manual_seed(derived_seed(seed, purpose, number))
+    return torch.Generator().manual_seed(derive_seed(seed, purpose, number))
 
 
 def load_cases(
@@ -92,22 +94,22 @@ def load_cases(
     workers: int,
     check: Callable[[], None],
 ) -> list[PreparedCase]:
-    """Reads, verifies and prepares cases, several at a time, and keeps them all in memory.
+    """Read, verify and prepare cases in parallel; all are kept in memory.
 
     Args:
-        store: where the volumes lie.
+        store: the deployment's object storage.
         cases: cases to read; a case that appears twice is read once.
         labels: label maps that every case must have.
-        preprocessing: of the encoder.
-        input_transform: of the task.
-        workers: cases read and prepared at once.
+        preprocessing: the encoder's input.
+        input_transform: the task's input transform.
+        workers: number of cases that are read and prepared concurrently.
         check: called between cases; raises to stop.
 
     Returns:
         One prepared case per case, in order.
 
     Raises:
-        BadDataset: a volume is missing or is not the one in the dataset.
+        BadDataset: a volume is missing or differs from the one in the dataset.
         BadVolume: a volume cannot be used.
     """
     unique = {case.id: case for case in cases}
@@ -163,15 +165,15 @@ def draw_batch(
     seed: int,
     device: torch.device,
 ) -> Batch:
-    """The batch of step `step` (0-based): cases of a seeded shuffle, cut to patches, flipped half the time.
+    """Draw the batch of one step: cases of a seeded shuffle, cut to patches, and flipped with probability 0.5.
 
     Args:
-        cases: the split to draw from; where they have classes, both are drawn equally often.
-        step: number of the step over the whole job.
-        batch_size: cases in a batch. One batch holds no case twice unless there are fewer cases than that.
+        cases: the split to draw from. If the cases have classes, both are drawn equally often.
+        step: 0-based number of the step in the whole job.
+        batch_size: number of cases. A batch contains no case twice unless there are fewer cases than that.
         patch_shape_DHW: size of the patches, None for whole volumes.
-        seed: the job's.
-        device: where the batch goes.
+        seed: the job's seed.
+        device: device of the batch.
     """
     drawn = []
     positives = [case.positive for case in cases if case.positive is not None]
@@ -186,8 +188,8 @@ def draw_batch(
 
 
 def batch_indices(n_cases: int, batch_size: int, step: int, seed: int) -> list[int]:
-    """Which cases make up step `step`: every shuffle is cut into whole batches, and what is left over is not used."""
-    rounds = -(-batch_size // n_cases)  # shuffles needed for one batch
+    """Indices of the cases of one step: every shuffle is cut into whole batches, and its remainder is not used."""
+    rounds = -(-batch_size // n_cases)  # number of shuffles for one batch
     per_round = max(1, n_cases // batch_size)
     number, place = divmod(step, per_round)
     shuffle: list[int] = []
@@ -198,7 +200,7 @@ def batch_indices(n_cases: int, batch_size: int, step: int, seed: int) -> list[i
 
 
 def balanced_indices(positives: Sequence[bool], batch_size: int, step: int, seed: int) -> list[int]:
-    """Which cases make up step `step`: in turn one of either class, each class in seeded shuffles of its own."""
+    """Indices of the cases of one step: the classes alternate, each in seeded shuffles of its own."""
     members = [[i for i, positive in enumerate(positives) if positive is truth] for truth in (False, True)]
     indices = []
     for number in range(step * batch_size, (step + 1) * batch_size):
@@ -210,7 +212,7 @@ def balanced_indices(positives: Sequence[bool], batch_size: int, step: int, seed
 
 
 def collate(cases: Sequence[PreparedCase], device: torch.device) -> Batch:
-    """Stacks cases of one shape into a batch on the device."""
+    """Stack cases of equal shape into a batch on the device."""
     return Batch(
         input_NCDHW=_stack([case.input_CDHW for case in cases], device),
         clean_NCDHW=_stack([case.clean_CDHW for case in cases], device),
@@ -225,7 +227,7 @@ def _augment(case: PreparedCase, patch_shape_DHW: tuple[int, int, int] | None, d
     region: tuple[slice, ...] = (slice(None),) * 3
     if patch_shape_DHW is not None:
         region = _patch(case, patch_shape_DHW, draw)
-    # The prostate is nearly symmetric left to right and in no other direction. Everything is flipped together.
+    # Only left to right, since the prostate is nearly symmetric in no other direction. All maps are flipped together.
     flip = bool(torch.rand((), generator=draw) < 0.5)
 
     def cut(tensor: Tensor) -> Tensor:
@@ -242,13 +244,15 @@ def _augment(case: PreparedCase, patch_shape_DHW: tuple[int, int, int] | None, d
 
 
 def _patch(case: PreparedCase, shape_DHW: tuple[int, int, int], draw: torch.Generator) -> tuple[slice, slice, slice]:
-    room = [size - side for size, side in zip(case.input_CDHW.shape[1:], shape_DHW, strict=True)]
-    starts = [int(torch.randint(0, free + 1, (), generator=draw)) for free in room]
+    margins = [size - side for size, side in zip(case.input_CDHW.shape[1:], shape_DHW, strict=True)]
+    starts = [int(torch.randint(0, margin + 1, (), generator=draw)) for margin in margins]
     on_lesion = bool(torch.rand((), generator=draw) < LESION_PATCH_SHARE)
     if on_lesion and case.lesions_DHW is not None and bool(case.lesions_DHW.any()):
         voxels_N3 = case.lesions_DHW.nonzero()
         centre = voxels_N3[int(torch.randint(0, len(voxels_N3), (), generator=draw))].tolist()
-        starts = [min(max(0, c - side // 2), free) for c, side, free in zip(centre, shape_DHW, room, strict=True)]
+        starts = [
+            min(max(0, c - side // 2), margin) for c, side, margin in zip(centre, shape_DHW, margins, strict=True)
+        ]
     d, h, w = (slice(start, start + side) for start, side in zip(starts, shape_DHW, strict=True))
     return d, h, w
 

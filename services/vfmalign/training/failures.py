@@ -1,7 +1,4 @@
-"""How a job that cannot go on says so: exit codes and `failure.json`.
-
-Knows errors, codes and where `failure.json` lies; knows nothing of training.
-"""
+"""Failures of a job: exit codes and `failure.json`."""
 
 from __future__ import annotations
 
@@ -18,23 +15,23 @@ _log = logs.get(__name__)
 
 
 def report(store: ObjectStore, spec_uri: str, error: VfmalignError) -> int:
-    """Writes `failure.json` where the same job would fail again, and returns the exit code.
+    """Write `failure.json` for an error that would occur again, and return the exit code.
 
-    A job that stopped on request or may be retried gets none: it has not failed.
+    A job that was stopped on request, or whose failure is transient, has not failed and gets no such file.
     """
     code = exit_code(error)
-    place = _SPEC_URI.fullmatch(spec_uri)
-    if code in _FINAL_CODES and place is not None:
+    match = _SPEC_URI.fullmatch(spec_uri)
+    if code in _FINAL_CODES and match is not None:
         message = f"{error.subject}: {error.message}" if error.subject else error.message
         failure = JobFailure(exit_code=code, reason=error.reason, message=message, remedy=error.remedy)
         try:
-            store.key(spec_uri)  # only in our own bucket
-            store.write(job_key(place[1], "failure.json"), failure)
-        except VfmalignError as second:
-            _log.warning("failure_not_stored", job=place[1], error=str(second))
+            store.key(spec_uri)  # raises for a spec in another bucket, whose job id means nothing here
+            store.write(job_key(match[1], "failure.json"), failure)
+        except VfmalignError as storage_error:
+            _log.warning("failure_not_stored", job=match[1], error=str(storage_error))
     return code
 
 
 def clear(store: ObjectStore, job: str) -> None:
-    """Removes what an earlier attempt left behind, so that a job that runs again is not taken for a failed one."""
+    """Delete the failure of an earlier attempt, so that a job that runs again does not count as failed."""
     store.delete(job_key(job, "failure.json"))

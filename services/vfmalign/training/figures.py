@@ -1,6 +1,6 @@
-"""Pictures of slices as PNG bytes.
+"""Panels of image slices, drawn as PNG.
 
-Knows images and outlines; knows nothing of tasks, networks or storage. Axes: H rows, W columns of one slice.
+Axes: H rows, W columns of one slice.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _COLOURS = ("#19c3c3", "#ff5a36")
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture in a row.
+    """One image in a row.
 
     Attributes:
-        title: above it.
+        title: title above the image.
         image_HW: grey values.
         limits: grey values shown as black and white; None for the image's own 1st and 99th percentile.
         outlines: masks to outline, each in its own colour, such as gland and lesion.
-        aspect: height of a voxel over its width.
+        aspect: height of a voxel divided by its width.
     """
 
     title: str
@@ -36,12 +36,12 @@ class Panel:
 
 
 def draw_panels(panels: Sequence[Panel], title: str) -> bytes:
-    """Draws panels side by side; equal panels give equal bytes."""
-    # The Figure class alone: pyplot would keep global state and look for a display.
+    """Draw panels side by side; equal panels give equal bytes."""
+    # The Figure class without pyplot, which keeps global state and looks for a display.
     figure = Figure(figsize=(2.4 * len(panels), 2.9), dpi=100, layout="constrained")
     figure.suptitle(title, fontsize=9)
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        low, high = panel.limits or percentiles(panel.image_HW)
+        low, high = panel.limits or grey_limits(panel.image_HW)
         axes.imshow(panel.image_HW, cmap="gray", vmin=low, vmax=high, aspect=panel.aspect, interpolation="nearest")
         for mask_HW, colour in zip(panel.outlines, _COLOURS, strict=False):
             if mask_HW.any():
@@ -53,7 +53,7 @@ def draw_panels(panels: Sequence[Panel], title: str) -> bytes:
     return buffer.getvalue()
 
 
-def percentiles(image_HW: NDArray[np.float32]) -> tuple[float, float]:
-    """The 1st and 99th percentile, as limits of grey for pictures that are to be compared."""
+def grey_limits(image_HW: NDArray[np.float32]) -> tuple[float, float]:
+    """1st and 99th percentile, as common grey limits of images to be compared."""
     low, high = np.percentile(image_HW, (1, 99))
     return float(low), float(high) if high > low else float(low) + 1.0

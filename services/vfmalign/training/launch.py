@@ -1,9 +1,9 @@
-"""`python -m vfmalign.training.launch … SPEC_URI`: starts the processes of one job on this machine.
+"""`python -m vfmalign.training.launch … SPEC_URI`: start the processes of one job on this machine.
 
-The same command runs on every machine of the job, with a rank of its own; together they train as one process would, in
-less time (docs/scale.md). Exit codes are those of `vfmalign.training`: the one of the process that caused the end. On
-SIGTERM all processes of the job, on all machines, store their step and end with 143. Nothing is restarted here: run the
-commands again and the job goes on.
+The same command runs on every machine of the job, each with its own node rank. Together the processes train like a
+single one, in less time (docs/scale.md). The exit codes are those of `vfmalign.training`; the code is that of the
+process that caused the end. On SIGTERM, all processes of the job on all machines store their state and end with 143.
+Nothing is restarted here: run the commands again to continue the job.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from vfmalign.training.settings import TrainingSettings
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-START_S = 900
-"""How long machines wait for each other by default: a node pool may have to grow first."""
-GRACE_S = 3600
-"""How long processes may take to store their step; whoever sends SIGTERM has a shorter patience, and SIGKILL."""
+RENDEZVOUS_TIMEOUT_S = 900
+"""How long machines wait for each other by default. A node pool may have to grow first."""
+SHUTDOWN_TIMEOUT_S = 3600
+"""How long processes may take to store their state. The sender of SIGTERM usually sends SIGKILL earlier."""
 _log = logs.get(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Starts this machine's processes and waits for them; returns the exit code."""
+    """Start this machine's processes and wait for them; returns the exit code."""
     arguments = _parse(argv)
     settings = load(TrainingSettings)
     logs.configure("training", settings.log)
-    # Until the launcher takes them. Without a handler the first process of a container would not end.
+    # Until torch's launcher installs its own handlers: process 1 of a container ignores signals without a handler.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
-    host, port = _place(arguments.master)
+        signal.signal(number, _exit_on_signal)
+    host, port = _parse_master(arguments.master)
     try:
         if arguments.node_rank > 0:
             await_master(host, port, arguments.timeout_s)
@@ -55,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def await_master(host: str, port: int, timeout_s: float) -> None:
-    """Waits until machine 0 takes connections; until its pod runs, not even its name is known.
+    """Wait until machine 0 accepts connections. Its name may not resolve before its pod runs.
 
-    torch would wait as well, but deaf to SIGTERM.
+    torch would wait as well, but without reacting to SIGTERM.
 
     Raises:
         OSError: after `timeout_s`.
@@ -70,26 +70,27 @@ def await_master(host: str, port: int, timeout_s: float) -> None:
 
 
 def root_cause(failures: Mapping[int, ProcessFailure]) -> int:
-    """The exit code of the process that made the others end.
+    """Exit code of the process that caused the others to end.
 
-    A process whose peer is gone ends with 75 and one that the launcher ends with 143, often before the one that was
-    their cause: any other code counts more. A process that was killed (out of memory) counts where it was the first.
+    A process that lost another one ends with 75, and one that the launcher stopped ends with 143, often before the
+    process that caused it. Any other code therefore takes precedence. A process that was killed (out of memory) counts
+    if it ended first.
     """
-    in_time = sorted(failures.values(), key=lambda failure: failure.timestamp)
-    codes = [failure.exitcode for failure in in_time]
-    if codes[0] < 0:
-        return 128 - codes[0]
-    for wanted in (BAD_SPEC, BAD_DATA):
-        if wanted in codes:
-            return wanted
-    own = [code for code in codes if code > 0 and code not in (RETRYABLE, TERMINATED)]
-    if own:
-        return own[0]
-    return RETRYABLE if RETRYABLE in codes else TERMINATED
+    ordered = sorted(failures.values(), key=lambda failure: failure.timestamp)
+    exit_codes = [failure.exitcode for failure in ordered]
+    if exit_codes[0] < 0:
+        return 128 - exit_codes[0]
+    for code in (BAD_SPEC, BAD_DATA):
+        if code in exit_codes:
+            return code
+    other_codes = [code for code in exit_codes if code > 0 and code not in (RETRYABLE, TERMINATED)]
+    if other_codes:
+        return other_codes[0]
+    return RETRYABLE if RETRYABLE in exit_codes else TERMINATED
 
 
 def _launch(arguments: argparse.Namespace, host: str, port: int) -> int:
-    # torch takes seconds to import: not for --help, nor before the signals are taken.
+    # Imported here because torch takes seconds: `--help` does without it, and signals must be handled before.
     from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -105,10 +106,10 @@ def _launch(arguments: argparse.Namespace, host: str, port: int) -> int:
             rdzv_backend="static",
             rdzv_endpoint=f"{host}:{port}",
             rdzv_configs={"rank": arguments.node_rank, "timeout": arguments.timeout_s},
-            max_restarts=0,
+            max_restarts=0,  # the service that started the job restarts it, with its own limit
             monitor_interval=0.5,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
-            shutdown_timeout=GRACE_S,
+            shutdown_timeout=SHUTDOWN_TIMEOUT_S,
         )
         try:
             elastic_launch(config, sys.executable)("-m", "vfmalign.training", arguments.spec_uri)
@@ -125,36 +126,38 @@ def _launch(arguments: argparse.Namespace, host: str, port: int) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser("training.distributed", TrainingSettings, (__doc__ or "").strip())
     add = arguments.add_argument
-    add("--nodes", type=_count, default=1, metavar="N", help="machines that train together (default 1)")
-    add("--processes", type=_count, required=True, metavar="P", help="processes on each: one for each CUDA device")
+    add("--nodes", type=_positive_int, default=1, metavar="N", help="number of machines (default 1)")
+    add(
+        "--processes", type=_positive_int, required=True, metavar="P", help="processes per machine, one per CUDA device"
+    )
     add(
         "--node-rank",
         type=int,
         default=int(os.environ.get("JOB_COMPLETION_INDEX", "0")),
         metavar="R",
-        help="number of this machine, from 0 (default JOB_COMPLETION_INDEX of an Indexed Job, else 0)",
+        help="rank of this machine from 0 (default: JOB_COMPLETION_INDEX of an Indexed Job, else 0)",
     )
-    add("--master", metavar="HOST:PORT", help="where machine 0 listens; may be left out on a single machine")
+    add("--master", metavar="HOST:PORT", help="address of machine 0; optional on a single machine")
     add(
         "--timeout-s",
-        type=_count,
-        default=START_S,
+        type=_positive_int,
+        default=RENDEZVOUS_TIMEOUT_S,
         metavar="S",
-        help=f"seconds that machines wait for each other at the start (default {START_S})",
+        help=f"seconds that machines wait for each other at the start (default {RENDEZVOUS_TIMEOUT_S})",
     )
     add("spec_uri", help="s3://BUCKET/jobs/ID/spec.json")
-    found = arguments.parse_args(argv)
-    if not 0 <= found.node_rank < found.nodes:
-        arguments.error(f"--node-rank is {found.node_rank}, the machines count from 0 to {found.nodes - 1}")
-    if found.master is None and found.nodes > 1:
-        arguments.error("several machines need --master")
-    if found.master is not None and not found.master.rpartition(":")[2].isdecimal():
+    parsed = arguments.parse_args(argv)
+    if not 0 <= parsed.node_rank < parsed.nodes:
+        arguments.error(f"--node-rank is {parsed.node_rank}, but must be from 0 to {parsed.nodes - 1}")
+    if parsed.master is None and parsed.nodes > 1:
+        arguments.error("--master is required for several machines")
+    if parsed.master is not None and not parsed.master.rpartition(":")[2].isdecimal():
         arguments.error("--master must be HOST:PORT")
-    return found
+    return parsed
 
 
-def _place(master: str | None) -> tuple[str, int]:
-    """Host and port where machine 0 listens; a free port of this one where nothing was said."""
+def _parse_master(master: str | None) -> tuple[str, int]:
+    """Host and port of machine 0; a free port of this machine if none is given."""
     if master is not None:
         host, _, port = master.rpartition(":")
         return host, int(port)
@@ -163,14 +166,14 @@ def _place(master: str | None) -> tuple[str, int]:
         return "127.0.0.1", int(probe.getsockname()[1])
 
 
-def _count(text: str) -> int:
+def _positive_int(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
     return number
 
 
-def _end(number: int, frame: FrameType | None) -> None:
+def _exit_on_signal(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 

@@ -1,6 +1,6 @@
-"""What the training loop asks of anything that can be trained: a loss, a validation score and test scores.
+"""The interface between the training loop and anything that can be trained: a loss, a validation score and test scores.
 
-Knows batches and cases; knows nothing of the loop, of storage or of jobs. Axes: N batch, C channels, D H W.
+Axes: N batch, C channels, D H W.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from vfmalign.core.domain.scores import level
 from vfmalign.models.encoder import Encoder
 from vfmalign.training.data import Batch, PreparedCase, collate
 from vfmalign.training.figures import Panel
-from vfmalign.training.processes import Forward
+from vfmalign.training.process_group import Forward
 from vfmalign.training.tasks.task import Task
 
 EVALUATION_BATCH = 2
 
 
 class Learner(Protocol):
-    """One thing to train."""
+    """Something that can be trained: a network with its objective."""
 
     @property
     def network(self) -> nn.Module:
-        """Every parameter that is trained, the encoder's among them."""
+        """The network with every trained parameter, including the encoder's."""
 
     @property
     def encoder(self) -> Encoder | None:
@@ -37,15 +37,15 @@ class Learner(Protocol):
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:
-        """The first one selects the checkpoint."""
+        """The metrics; the first one selects the checkpoint."""
 
     def loss(self, batch: Batch, draw: torch.Generator, forward: Forward) -> Tensor:
         """The loss of one step.
 
         Args:
-            batch: of the step.
-            draw: all chance comes from here.
-            forward: the network, alone or spread over processes.
+            batch: the step's batch.
+            draw: the only source of randomness.
+            forward: the network, possibly distributed over processes.
         """
 
     def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
@@ -55,7 +55,7 @@ class Learner(Protocol):
         """Every metric of every test case, in order."""
 
     def panels(self, case: PreparedCase) -> list[Panel]:
-        """Pictures of one case, empty where the objective has none."""
+        """Images of one case; empty where the objective has none."""
 
 
 @dataclass
@@ -64,9 +64,9 @@ class FineTuning:
 
     Attributes:
         task: loss and metrics.
-        network: from input to the task's output.
+        network: network from the input to the task's output.
         encoder: the VFM in it, or None.
-        device: where the network lies.
+        device: device of the network.
     """
 
     task: Task
@@ -84,19 +84,19 @@ class FineTuning:
         return self.task.loss(forward(batch.input_NCDHW), batch)
 
     def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
-        """The primary metric of the cases that have a value."""
+        """The primary metric over the cases for which it is defined."""
         outputs = zip(predictions(self.network, cases, self.device, check), cases, strict=True)
         values = [self.task.primary(output, case) for output, case in outputs]
         metric = self.metrics[0]
-        found = level(metric, values, [case.positive for case in cases])
-        if found is None:
+        value = level(metric, values, [case.positive for case in cases])
+        if value is None:
             needs = metric.empty_mask or "it needs cases of both classes"
             raise BadDataset(
                 f"the validation cases have no value of {metric.name}",
                 subject="val",
                 remedy=f"put cases into `val` for which the metric is defined ({needs})",
             )
-        return found
+        return value
 
     def score(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> list[dict[str, float | None]]:
         """Every metric of every case."""
@@ -112,21 +112,21 @@ class FineTuning:
 def predictions(
     network: nn.Module, cases: Sequence[PreparedCase], device: torch.device, check: Callable[[], None]
 ) -> Iterator[Tensor]:
-    """Outputs without axis N, one for every case, in order, on the CPU; `check` is called between batches."""
+    """Outputs without axis N, one per case, in order, on the CPU; `check` is called between batches."""
     network.eval()
-    for batch, some in evaluation_batches(cases, device, check):
+    for batch, indices in evaluation_batches(cases, device, check):
         with torch.no_grad():
             output_N = network(batch.input_NCDHW).cpu()
-        yield from output_N[: some.stop - some.start]
+        yield from output_N[: indices.stop - indices.start]
 
 
 def evaluation_batches(
     cases: Sequence[PreparedCase], device: torch.device, check: Callable[[], None]
 ) -> Iterator[tuple[Batch, slice]]:
-    """Batches of all cases in order, each with the cases that it holds; `check` is called before each."""
+    """Batches of all cases in order, each with the slice of `cases` that it contains; `check` is called before each."""
     for start in range(0, len(cases), EVALUATION_BATCH):
         check()
-        some = list(cases[start : start + EVALUATION_BATCH])
-        # On a CPU torch runs a batch of one through a kernel ten times slower than oneDNN's: a lone case goes twice.
-        batch = collate(some * 2 if len(some) == 1 and device.type == "cpu" else some, device)
-        yield batch, slice(start, start + len(some))
+        members = list(cases[start : start + EVALUATION_BATCH])
+        # On a CPU, torch runs a batch of one through a kernel ten times slower than oneDNN's. A single case is doubled.
+        batch = collate(members * 2 if len(members) == 1 and device.type == "cpu" else members, device)
+        yield batch, slice(start, start + len(members))

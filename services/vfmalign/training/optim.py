@@ -1,10 +1,8 @@
 """The optimiser and its schedule: AdamW with layer decay, linear warm-up, half cosine.
 
-Knows parameters and steps; knows nothing of tasks, data or storage.
-
-Source: layer-wise decay and the rule that biases, tokens, position embeddings and one-dimensional parameters get no
-weight decay as in BEiT (Bao et al., 2022), the masked autoencoder (He et al., CVPR 2022) and ConvNeXt V2's fine-tuning
-(Woo et al., CVPR 2023).
+Source: layer-wise decay, and no weight decay for biases, tokens, position embeddings and one-dimensional parameters, as
+in BEiT (Bao et al., 2022), the masked autoencoder (He et al., CVPR 2022) and ConvNeXt V2's fine-tuning (Woo et al.,
+CVPR 2023).
 """
 
 from __future__ import annotations
@@ -19,41 +17,41 @@ from torch import Tensor, nn
 from vfmalign.core.domain.artifacts import TrainingRecipe
 
 _ENCODER = "encoder."
-# ProViCNet's streams lie side by side, each with a backbone of its own: equal depths get equal shares.
-_WITHIN = r"^encoder\.(?:streams\.\w+\.)?(?:backbone\.)?"
-_LAYER = re.compile(_WITHIN + r"(?:downsample_layers|stages|blocks)\.(\d+)\.")
-_EMBEDDING = re.compile(_WITHIN + r"(?:patch_embed|pos_embed|cls_token|register_tokens|axis_pos|axis_max)\b")
-_PLACES = ("pos_embed", "token", "tokens")
+# Each of ProViCNet's parallel streams has its own backbone: layers of equal depth get the same rate.
+_ENCODER_PREFIX = r"^encoder\.(?:streams\.\w+\.)?(?:backbone\.)?"
+_LAYER = re.compile(_ENCODER_PREFIX + r"(?:downsample_layers|stages|blocks)\.(\d+)\.")
+_EMBEDDING = re.compile(_ENCODER_PREFIX + r"(?:patch_embed|pos_embed|cls_token|register_tokens|axis_pos|axis_max)\b")
+_TOKEN_SUFFIXES = ("pos_embed", "token", "tokens")
 
 
 def parameter_groups(
     network: nn.Module, *, weight_decay: float, layer_decay: float, encoder_rate: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Groups parameters by their share of the rate and by whether they decay.
+    """Group parameters by their share of the learning rate and by weight decay.
 
-    An encoder with layers 0…S−1 (stages with their downsampling, or a transformer's blocks) gets the share
-    `encoder_rate · layer_decay ** (S − i)` in layer i, `encoder_rate · layer_decay ** (S + 1)` in what a transformer
-    has before its blocks, and `encoder_rate` in its final norm; everything outside the encoder gets 1. An encoder
-    whose layers are not known by name gets `encoder_rate` as a whole. Frozen parameters are in no group.
+    In an encoder with layers 0…S−1 (stages with their downsampling, or a transformer's blocks), layer i gets the share
+    `encoder_rate · layer_decay ** (S − i)`, the parts of a transformer before its blocks get `encoder_rate ·
+    layer_decay ** (S + 1)`, and the final norm gets `encoder_rate`. Everything outside the encoder gets 1. An encoder
+    whose layers are not recognised by name gets `encoder_rate` as a whole. Frozen parameters are in no group.
 
     Args:
         network: a network whose encoder, if it has one, is its attribute `encoder`.
-        weight_decay: of matrices and kernels; biases, norms and other one-dimensional parameters get none, nor do
-            tokens and position embeddings.
+        weight_decay: decay of matrices and kernels; biases, norms and other one-dimensional parameters, tokens and
+            position embeddings get none.
         layer_decay: factor per layer towards the input; 1 for none.
-        encoder_rate: share of the rate that the whole encoder gets.
+        encoder_rate: share of the learning rate for the whole encoder.
 
     Returns:
         Groups for a torch optimiser, in a fixed order, each with `lr_scale`, `weight_decay` and `names`.
     """
     trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
-    layers = 1 + max((int(found[1]) for name, _ in trained if (found := _LAYER.match(name))), default=-1)
+    layers = 1 + max((int(match[1]) for name, _ in trained if (match := _LAYER.match(name))), default=-1)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in trained:
-        scale = layer_decay ** _below_the_top(name, layers)
+        scale = layer_decay ** _decay_exponent(name, layers)
         if name.startswith(_ENCODER):
             scale *= encoder_rate
-        decay = 0.0 if _is_one_dimensional(parameter) or name.endswith(_PLACES) else weight_decay
+        decay = 0.0 if _is_one_dimensional(parameter) or name.endswith(_TOKEN_SUFFIXES) else weight_decay
         group = groups.setdefault(
             (scale, decay), {"params": [], "names": [], "lr_scale": scale, "weight_decay": decay, "lr": 0.0}
         )
@@ -63,7 +61,7 @@ def parameter_groups(
 
 
 def build_optimiser(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`; its rate is set before each step by `set_rate`."""
+    """AdamW over `parameter_groups`; `set_learning_rate` sets its rate before each step."""
     groups = parameter_groups(
         network,
         weight_decay=recipe.weight_decay,
@@ -73,8 +71,8 @@ def build_optimiser(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.A
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
 
-def rate_at(step: int, recipe: TrainingRecipe) -> float:
-    """The rate of step `step` (0-based): linear warm-up to the peak, then half a cosine towards 0."""
+def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:
+    """Learning rate of a 0-based step: linear warm-up to the peak, then half a cosine towards 0."""
     steps = recipe.epochs * recipe.steps_per_epoch
     warmup = round(recipe.warmup_fraction * steps)
     if step < warmup:
@@ -82,26 +80,26 @@ def rate_at(step: int, recipe: TrainingRecipe) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Gives every group its share of the rate."""
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every group to its share."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["lr_scale"]
 
 
 def weight_change(before: dict[str, Tensor], after: dict[str, Tensor]) -> float:
-    """‖θ − θ0‖ / ‖θ0‖ over all tensors together, in float64."""
-    moved = sum(float((after[name].double() - tensor.double()).square().sum()) for name, tensor in before.items())
-    size = sum(float(tensor.double().square().sum()) for tensor in before.values())
-    return math.sqrt(moved / size)
+    """Relative change ‖θ − θ0‖ / ‖θ0‖ over all tensors together, in float64."""
+    change = sum(float((after[name].double() - tensor.double()).square().sum()) for name, tensor in before.items())
+    norm = sum(float(tensor.double().square().sum()) for tensor in before.values())
+    return math.sqrt(change / norm)
 
 
-def _below_the_top(name: str, layers: int) -> int:
+def _decay_exponent(name: str, layers: int) -> int:
     """How many times the layer decay applies to a parameter."""
-    if found := _LAYER.match(name):
-        return layers - int(found[1])
+    if match := _LAYER.match(name):
+        return layers - int(match[1])
     return layers + 1 if _EMBEDDING.match(name) else 0
 
 
 def _is_one_dimensional(parameter: Tensor) -> bool:
-    # GRN's parameters are (1, 1, 1, 1, C): one-dimensional in all but name.
+    # GRN's parameters have the shape (1, 1, 1, 1, C) and count as one-dimensional.
     return parameter.numel() == max(parameter.shape, default=1)

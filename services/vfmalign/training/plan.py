@@ -1,7 +1,4 @@
-"""From a job's spec to what it needs: the spec is checked against itself, the store's models and the dataset.
-
-Knows specs, model cards and datasets; knows nothing of training.
-"""
+"""From a job's spec to what it needs: validation against the stored models, and selection of the data."""
 
 from __future__ import annotations
 
@@ -27,17 +24,21 @@ from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.cards import check_checkpoint_digest, load_card
 from vfmalign.models.registry import get_architecture
 
+_PUBLISH_AS_REMEDY = (
+    "name the model to publish the encoder as; leave it empty for a specialised network, which has none"
+)
+
 
 @dataclass(frozen=True)
-class Plan:
-    """A checked job.
+class JobPlan:
+    """A validated job.
 
     Attributes:
         spec: the job.
-        architecture: of its encoder (for `specialised`: the one whose input it shares).
-        preprocessing: of every case.
-        parent: the model it starts from, None for random weights.
-        task: what it is fine-tuned for, None for pretraining.
+        architecture: the encoder's architecture (for `specialised`: the one whose input it shares).
+        preprocessing: preprocessing of every case.
+        parent: the model from which it starts, None for random weights.
+        task: the task of a fine-tuning, None for pretraining.
     """
 
     spec: TrainingSpec
@@ -49,48 +50,37 @@ class Plan:
 
 @dataclass(frozen=True)
 class JobData:
-    """The cases of a job by their use, and what the published model has to say of them.
+    """The cases of a job by use, and the training data to record in the published model's card.
 
     Attributes:
-        train, val: to learn from and to select by.
-        test: to score; empty for pretraining, which has no score.
-        seen: what the published encoder has seen, its parent's past included.
+        train, val: cases for training and for checkpoint selection.
+        test: cases for scoring; empty for pretraining, which has no score.
+        pretraining: the datasets that the published encoder was trained on, including those of its parent.
     """
 
     train: tuple[Case, ...]
     val: tuple[Case, ...]
     test: tuple[Case, ...]
-    seen: tuple[Pretraining, ...]
+    pretraining: tuple[Pretraining, ...]
 
 
-def make_plan(store: ObjectStore, spec: TrainingSpec) -> Plan:
-    """Checks a spec against itself and the store's models.
+def make_plan(store: ObjectStore, spec: TrainingSpec) -> JobPlan:
+    """Validate a spec on its own and against the stored models.
 
     Raises:
-        BadOption: fields that do not go together, or an unknown name.
+        BadOption: fields do not fit together, or a name is unknown.
         NotFound: the model to start from does not exist.
-        DigestMismatch: it has other weights than the spec says.
-        Conflict: another model has an id under which the encoder is to be published.
+        DigestMismatch: its weights differ from those in the spec.
+        Conflict: an id under which the encoder is to be published belongs to another model.
     """
     architecture = get_architecture(spec.architecture)
     finetunes = spec.kind == "finetune"
     task = get_task_spec(spec.task) if finetunes else None
-    specialised = finetunes and spec.network == "specialised"
-    _require(specialised == (not spec.publish_as), "publish_as", _PUBLISH_REMEDY)
-    _require(specialised or is_id(spec.publish_as), "publish_as", "use lower-case letters, digits, `_`, `.` and `-`")
+    _check_publications(store, spec)
     _require(finetunes or not spec.model, "model", "leave it empty: pretraining starts from random weights")
-    check_probe_steps(spec.recipe)
-    published = publications(spec)
-    _require(
-        not spec.recipe.probe_steps or (finetunes and not specialised and all(is_id(model) for model in published)),
-        "recipe.probe_steps",
-        "leave them out, or fine-tune an encoder and name it by a short publish_as",
-    )
-    for model, origin in published.items():
-        _check_free(store, model, origin)
     starts_from_model = finetunes and spec.network == "pretrained"
     _require(bool(spec.model) or not starts_from_model, "model", "name the pretrained model to start from")
-    # A baseline may name the model as well: it then shares its preprocessing, not its weights.
+    # A baseline may name a model as well. It then uses the model's preprocessing, but not its weights.
     card = load_card(store, spec.model) if spec.model else None
     if card is not None:
         check_checkpoint_digest(card, spec.model_sha256)
@@ -104,48 +94,65 @@ def make_plan(store: ObjectStore, spec: TrainingSpec) -> Plan:
         "recipe.patch_shape_DHW",
         f"use at most the input's size of {preprocessing.shape_DHW} voxels",
     )
-    return Plan(spec, architecture, preprocessing, card if starts_from_model else None, task)
+    return JobPlan(spec, architecture, preprocessing, card if starts_from_model else None, task)
 
 
-def select_data(store: ObjectStore, plan: Plan) -> JobData:
-    """Reads the dataset, verified, and picks the splits that the job uses.
+def _check_publications(store: ObjectStore, spec: TrainingSpec) -> None:
+    """Check the ids under which the job will publish its encoder and probes."""
+    finetunes = spec.kind == "finetune"
+    specialised = finetunes and spec.network == "specialised"
+    _require(specialised == (not spec.publish_as), "publish_as", _PUBLISH_AS_REMEDY)
+    _require(specialised or is_id(spec.publish_as), "publish_as", "use lower-case letters, digits, `_`, `.` and `-`")
+    check_probe_steps(spec.recipe)
+    published = publications(spec)
+    _require(
+        not spec.recipe.probe_steps or (finetunes and not specialised and all(is_id(model) for model in published)),
+        "recipe.probe_steps",
+        "leave them out, or fine-tune an encoder and give it a short publish_as",
+    )
+    for model, source in published.items():
+        _check_id_available(store, model, source)
+
+
+def select_data(store: ObjectStore, plan: JobPlan) -> JobData:
+    """Read and verify the dataset, and select the splits that the job uses.
 
     Raises:
-        BadDataset: missing, damaged, other than the spec says, or without the cases that the job needs.
-        Leakage: a test case was seen by the model that the job starts from.
+        BadDataset: the dataset is missing, damaged, different from the spec's, or lacks cases that the job needs.
+        Leakage: the model from which the job starts was trained on a test case.
     """
     spec = plan.spec
     try:
         dataset = load_dataset(store, spec.dataset, digest=spec.dataset_digest)
     except (NotFound, PreconditionFailed) as error:
         raise BadDataset(error.message, subject=error.subject, remedy=error.remedy, reason=error.reason) from error
-    past = plan.parent.pretraining if plan.parent else ()
+    parent_data = plan.parent.pretraining if plan.parent else ()
     if plan.task is None:
-        train, val = _cases(dataset, "pretrain"), _cases(dataset, "val")
-        return JobData(train, val, (), (_seen(spec, train, val),))
-    find_leakage(dataset, past)
-    train, val, test = _cases(dataset, "train"), _cases(dataset, "val"), _cases(dataset, "test")
-    return JobData(train, val, test, (*past, _seen(spec, train, val)))
+        train, val = _require_cases(dataset, "pretrain"), _require_cases(dataset, "val")
+        return JobData(train, val, (), (_to_pretraining_record(spec, train, val),))
+    find_leakage(dataset, parent_data)
+    train, val, test = _require_cases(dataset, "train"), _require_cases(dataset, "val"), _require_cases(dataset, "test")
+    return JobData(train, val, test, (*parent_data, _to_pretraining_record(spec, train, val)))
 
 
-def _cases(dataset: Dataset, split: str) -> tuple[Case, ...]:
+def _require_cases(dataset: Dataset, split: str) -> tuple[Case, ...]:
     cases: tuple[Case, ...] = getattr(dataset, split)
     if not cases:
         raise BadDataset(
-            f"the split {split!r} holds no case",
+            f"the split {split!r} has no cases",
             subject=f"dataset {dataset.id}",
-            remedy="put at least one case into it",
+            remedy="add at least one case to the split",
         )
     return cases
 
 
-def _seen(spec: TrainingSpec, train: tuple[Case, ...], val: tuple[Case, ...]) -> Pretraining:
-    """What the published weights owe to this job's dataset: the cases learned from and the cases selected by."""
+def _to_pretraining_record(spec: TrainingSpec, train: tuple[Case, ...], val: tuple[Case, ...]) -> Pretraining:
+    """Record of this job's dataset in the published model's card: the cases of training and selection."""
     cases = (*train, *val)
     return Pretraining(
         dataset=spec.dataset,
         dataset_digest=spec.dataset_digest,
-        # Images alone: label maps of different patients can be equal, the empty ones are.
+        # Only images: label maps of different patients can be equal, and empty ones always are.
         volume_sha256=tuple(
             sorted({ref.sha256 for case in cases for kind, ref in case.volumes.items() if kind in MODALITIES})
         ),
@@ -153,30 +160,27 @@ def _seen(spec: TrainingSpec, train: tuple[Case, ...], val: tuple[Case, ...]) ->
     )
 
 
-_PUBLISH_REMEDY = "name the model to publish the encoder as; leave it empty for a specialised network, which has none"
-
-
 def publications(spec: TrainingSpec) -> dict[str, str]:
-    """Ids of the models that a job publishes, with what their cards say of where the weights come from."""
+    """Ids of the models that a job publishes, with the `source` of their cards."""
     if not spec.publish_as:
         return {}
     probes = {probe_id(spec.publish_as, step): f"job {spec.id}, step {step}" for step in spec.recipe.probe_steps}
     return probes | {spec.publish_as: f"job {spec.id}"}
 
 
-def published_by_another(model: str) -> Conflict:
-    """The error of a job whose model id is taken."""
+def model_id_conflict(model: str) -> Conflict:
+    """The error of a job whose model id is already in use."""
     return Conflict("another model is published under this id", subject=model, remedy="choose another publish_as")
 
 
-def _check_free(store: ObjectStore, model: str, origin: str) -> None:
-    """Refuses an id that another model has before the training rather than after it."""
+def _check_id_available(store: ObjectStore, model: str, source: str) -> None:
+    """Reject an id that belongs to another model before the training rather than after it."""
     try:
         card = load_card(store, model)
     except NotFound:
         return
-    if card.source != origin:
-        raise published_by_another(model)
+    if card.source != source:
+        raise model_id_conflict(model)
 
 
 def _require(holds: bool, field: str, remedy: str) -> None:

@@ -1,4 +1,4 @@
-"""Settings and job spec of a training process, read before torch is imported, which takes seconds."""
+"""Settings and job spec of a training process. This module does not import torch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from vfmalign.core.storage.object_store import ObjectStore
 
 
 class TrainingOptions(BaseModel, frozen=True):
-    """`VFMALIGN_TRAINING__*`: where and how a job computes."""
+    """`VFMALIGN_TRAINING__*`: device and parallelism of a job."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where to train; auto: CUDA if there is")
-    # A number and not "all cores": sums depend on it in the last bit, and one seed shall give one result.
-    threads: int = Field(
-        default=2, ge=1, le=256, description="torch's CPU threads; a seed repeats a run bit for bit with one number"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="device to train on; auto: CUDA if available"
     )
-    workers: int = Field(default=4, ge=1, le=64, description="cases that are read and prepared at once")
+    # A fixed number rather than all cores: sums depend on it in the last bit, and a seed must determine the result.
+    threads: int = Field(
+        default=2,
+        ge=1,
+        le=256,
+        description="torch's CPU threads; runs of one seed are bit-identical for the same number",
+    )
+    workers: int = Field(default=4, ge=1, le=64, description="cases that are read and prepared concurrently")
 
 
 class TrainingSettings(Settings):
-    """All a training process reads from its environment."""
+    """All settings of a training process."""
 
     store: StoreSettings = Field(default_factory=StoreSettings)
     log: LogSettings = Field(default_factory=LogSettings)
@@ -32,18 +37,18 @@ class TrainingSettings(Settings):
 
 
 def read_spec(store: ObjectStore, uri: str) -> TrainingSpec:
-    """Reads a job's spec and checks that it lies at its own address.
+    """Read a job's spec, and check that it is stored at the job's own address.
 
     Raises:
-        BadOption: no such spec, or one that is not valid.
+        BadOption: no valid spec is stored there.
     """
     try:
         key = store.key(uri)
         spec = store.read(key, TrainingSpec)
     except NotFound as error:
-        raise BadOption("no job spec is stored here", subject=uri, remedy="create the job first") from error
+        raise BadOption("no job spec is stored at this URI", subject=uri, remedy="create the job first") from error
     except PreconditionFailed as error:
         raise BadOption(error.message, subject=uri, remedy="write a spec of this version") from error
     if key != job_key(spec.id, "spec.json"):
-        raise BadOption(f"the spec of job {spec.id} lies at another job's address", subject=uri, remedy="move it")
+        raise BadOption(f"the spec of job {spec.id} is stored at another job's address", subject=uri, remedy="move it")
     return spec

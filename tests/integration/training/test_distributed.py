@@ -16,7 +16,7 @@ from vfmalign.core.domain.artifacts import JobFailure, JobResult, TrainingRecipe
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.training.launch import main, root_cause
 from vfmalign.training.optim import weight_change
-from vfmalign.training.processes import Processes, shares
+from vfmalign.training.process_group import ProcessGroup, shard_sizes
 
 # Three samples for two processes: the shares differ, and so do hidden voxels, lesions and pairs in them.
 RECIPE = TrainingRecipe(epochs=2, steps_per_epoch=2, batch_size=3, learning_rate=1e-3)
@@ -44,22 +44,22 @@ from vfmalign.core.runtime.settings import load
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.training.job import run_job
 from vfmalign.training.settings import read_spec
-from vfmalign.training.processes import joined
+from vfmalign.training.process_group import init_process_group
 from vfmalign.training.settings import TrainingSettings
-from vfmalign.core.work import ShutdownRequest
+from vfmalign.core.runtime.work_queue import ShutdownRequest
 
 settings = load(TrainingSettings)
 store = ObjectStore(settings.store)
-with joined("cpu") as processes:
+with init_process_group("cpu") as process_group:
     # AdamW hides a factor of the gradient: here it would show, in a loss that couples samples.
     torch.manual_seed(0)
     alone, shared, input_NC = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3), torch.randn(5, 4)
     shared.load_state_dict(alone.state_dict())
-    for network in (alone, processes.spread(shared, 5)):
+    for network in (alone, process_group.distribute(shared, 5)):
         network(input_NC).softmax(0).square().sum().backward()
     assert torch.allclose(shared.weight.grad, alone.weight.grad, rtol=1e-5, atol=1e-7)
     for uri in sys.argv[1:]:
-        run_job(store, read_spec(store, uri), settings.training, ShutdownRequest(), processes)
+        run_job(store, read_spec(store, uri), settings.training, ShutdownRequest(), process_group)
 """
 
 
@@ -191,16 +191,18 @@ def test_a_spec_that_cannot_succeed_ends_with_its_own_code(store, launch):
 
 
 def test_what_several_processes_cannot_train_is_refused():
-    two = Processes(rank=0, size=2)
-    with pytest.raises(BadOption, match=r"recipe\.batch_size: a batch of 1 has no sample for each of 2 processes"):
-        two.spread(torch.nn.Linear(1, 1), batch_size=1)
+    two = ProcessGroup(rank=0, world_size=2)
+    with pytest.raises(
+        BadOption, match=r"recipe\.batch_size: batch size 1 is smaller than the number of processes \(2\)"
+    ):
+        two.distribute(torch.nn.Linear(1, 1), batch_size=1)
     with pytest.raises(BadOption, match="normalises over the batch"):
-        two.spread(torch.nn.Sequential(torch.nn.BatchNorm3d(4)), batch_size=2)
+        two.distribute(torch.nn.Sequential(torch.nn.BatchNorm3d(4)), batch_size=2)
 
 
-@pytest.mark.parametrize(("samples", "processes", "found"), [(3, 2, [1, 2]), (8, 3, [2, 3, 3]), (4, 4, [1, 1, 1, 1])])
-def test_every_sample_is_in_one_share(samples, processes, found):
-    assert shares(samples, processes) == found
+@pytest.mark.parametrize(("samples", "processes", "sizes"), [(3, 2, [1, 2]), (8, 3, [2, 3, 3]), (4, 4, [1, 1, 1, 1])])
+def test_every_sample_is_in_one_shard(samples, processes, sizes):
+    assert shard_sizes(samples, processes) == sizes
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from vfmalign.models.cards import publish
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state
 from vfmalign.training import failures
-from vfmalign.training.checkpoint import Checkpoints
+from vfmalign.training.checkpoint import CheckpointStore
 from vfmalign.training.job import run_job
 from vfmalign.training.settings import read_spec
 from vfmalign.training.trainer import Trainer
@@ -200,7 +200,7 @@ def test_every_split_needs_a_case(store, fail, fields, dataset, split):
     save_dataset(store, bad)
     failure = fail(TrainingSpec.model_validate(fields | {"dataset": bad.id, "dataset_digest": bad.digest()}))
     assert failure.exit_code == failures.BAD_DATA
-    assert f"'{split}' holds no case" in failure.message
+    assert f"'{split}' has no cases" in failure.message
 
 
 def test_a_dataset_must_exist_with_its_digest(fail, fields):
@@ -258,7 +258,7 @@ def test_a_training_that_diverges_says_so(store, fields, monkeypatch):
         Diverging(),
         [],
         [],
-        checkpoints=Checkpoints(store, spec.id, spec.digest()),
+        checkpoints=CheckpointStore(store, spec.id, spec.digest()),
         publish=lambda point: None,
         probe=lambda step: None,
         stop=ShutdownRequest(),
@@ -271,7 +271,7 @@ def test_a_training_that_diverges_says_so(store, fields, monkeypatch):
 
 
 def test_large_checkpoints_go_up_in_parts(store, monkeypatch):
-    checkpoints = Checkpoints(store, "large", "0" * 64)
+    checkpoints = CheckpointStore(store, "large", "0" * 64)
     whole = checkpoints.put(b"x" * 5000)
     monkeypatch.setattr("vfmalign.training.checkpoint.SINGLE_PUT_BYTES", 1000)
     assert checkpoints.put(b"x" * 5000) == whole

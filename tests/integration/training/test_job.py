@@ -157,7 +157,7 @@ def test_an_encoder_of_another_job_is_never_kept(store, make_spec, finish, monke
     with pytest.raises(Conflict, match="another model"):
         finish(spec)
     # Published between the look at the beginning and the end of the training.
-    monkeypatch.setattr("vfmalign.training.plan._check_free", lambda *_: None)
+    monkeypatch.setattr("vfmalign.training.plan._check_id_available", lambda *_: None)
     with pytest.raises(Conflict, match="another model"):
         finish(spec)
     assert load_card(store, spec.publish_as) == card

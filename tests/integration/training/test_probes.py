@@ -44,7 +44,7 @@ def test_a_probe_is_published_before_its_validation_is_known(store, make_spec, f
     def written(store, job, point):
         seen.append((point.step, store.exists(model_card_key(probe_id(spec.publish_as, 3)))))
 
-    monkeypatch.setattr("vfmalign.training.job._write_progress", written)
+    monkeypatch.setattr("vfmalign.training.job.write_progress", written)
     finish(spec)
     assert seen == [(0, False), (3, True), (6, True)]
 

@@ -9,7 +9,7 @@ from vfmalign.core.domain.artifacts import TrainingRecipe
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.checkpoint import encode_state, restore_state
 from vfmalign.training.networks.heads import EncoderDecoder
-from vfmalign.training.optim import build_optimiser, set_rate
+from vfmalign.training.optim import build_optimiser, set_learning_rate
 
 RECIPE = TrainingRecipe(epochs=1, steps_per_epoch=8, batch_size=1, learning_rate=1e-2, layer_decay=0.7)
 
@@ -22,7 +22,7 @@ def build(seed, architecture="profound_conv_micro"):
 
 def train(network, optimiser, steps):
     for _ in range(steps):
-        set_rate(optimiser, 1e-2)
+        set_learning_rate(optimiser, 1e-2)
         optimiser.zero_grad()
         network(torch.randn(1, 3, 16, 32, 32)).square().mean().backward()  # draws from the global generator
         optimiser.step()

@@ -9,7 +9,13 @@ import torch
 from vfmalign.core.domain.artifacts import TrainingRecipe
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.networks.heads import EncoderDecoder, SpecialisedUNet
-from vfmalign.training.optim import build_optimiser, parameter_groups, rate_at, set_rate, weight_change
+from vfmalign.training.optim import (
+    build_optimiser,
+    learning_rate_at,
+    parameter_groups,
+    set_learning_rate,
+    weight_change,
+)
 
 SMALL = (16, 64, 64)
 RECIPE = TrainingRecipe(epochs=4, steps_per_epoch=5, batch_size=1, learning_rate=0.1, warmup_fraction=0.25)
@@ -101,7 +107,7 @@ def test_a_network_without_encoder_has_one_rate():
 
 
 def test_the_rate_warms_up_and_follows_half_a_cosine():
-    rates = [rate_at(step, RECIPE) for step in range(20)]
+    rates = [learning_rate_at(step, RECIPE) for step in range(20)]
     assert rates[:5] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1])
     assert rates[5] == pytest.approx(0.1)
     assert rates[5 + 5] == pytest.approx(0.05 * (1 + math.cos(math.pi / 3)))
@@ -110,12 +116,12 @@ def test_the_rate_warms_up_and_follows_half_a_cosine():
 
 
 def test_no_warm_up_starts_at_the_peak():
-    assert rate_at(0, RECIPE.model_copy(update={"warmup_fraction": 0.0})) == 0.1
+    assert learning_rate_at(0, RECIPE.model_copy(update={"warmup_fraction": 0.0})) == 0.1
 
 
 def test_groups_get_their_share(network):
     optimiser = build_optimiser(network, RECIPE.model_copy(update={"layer_decay": 0.5}))
-    set_rate(optimiser, 0.1)
+    set_learning_rate(optimiser, 0.1)
     assert sorted({group["lr"] for group in optimiser.param_groups}) == [0.1 * 0.5**k for k in (4, 3, 2, 1, 0)]
 
 

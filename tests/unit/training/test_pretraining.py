@@ -7,7 +7,7 @@ from vfmalign.core.domain.artifacts import TrainingRecipe
 from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.data import collate, draw_batch, generator
-from vfmalign.training.optim import build_optimiser, rate_at, set_rate
+from vfmalign.training.optim import build_optimiser, learning_rate_at, set_learning_rate
 from vfmalign.training.pretraining import OBJECTIVES, build_objective
 from vfmalign.training.pretraining.masked import MASKED_SHARE, MaskedAutoencoder, hidden_units, masked_error
 
@@ -32,7 +32,7 @@ def test_the_validation_loss_falls(name, architecture, cases):
     optimiser = build_optimiser(learner.network, recipe)
     before = learner.validate(cases, lambda: None)
     for step in range(recipe.steps_per_epoch):
-        set_rate(optimiser, rate_at(step, recipe))
+        set_learning_rate(optimiser, learning_rate_at(step, recipe))
         optimiser.zero_grad()
         batch = draw_batch(cases, step=step, batch_size=recipe.batch_size, patch_shape_DHW=None, seed=1, device=CPU)
         learner.loss(batch, generator(1, "loss", step), learner.network).backward()

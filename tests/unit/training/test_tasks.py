@@ -155,7 +155,7 @@ def test_hd95_of_empty_masks_is_as_the_metric_says():
 
 
 def test_the_commonest_class_is_the_trivial_segmentation(cases):
-    predict = segmentation.commonest(cases)
+    predict = segmentation.class_frequencies(cases)
     values = segmentation.score(predict(cases[0]), cases[0])
     assert values["gland_dice"] > 0.6
     assert values["lesion_dice"] == segmentation.score(predict(cases[1]), cases[0])["lesion_dice"] < 0.9
@@ -175,7 +175,7 @@ def test_distortion_is_about_dwi_alone(cases):
 
 def test_the_closed_form_finds_mono_exponential_diffusion(diffusion_cases):
     """ADC of unseen cases from T2W and one b-value, whatever their gains: T2 cancels to TE ratios, which are fitted."""
-    predict = translation.closed_form(diffusion_cases[:3])
+    predict = translation.fit_closed_form(diffusion_cases[:3])
     case = diffusion_cases[3]
     adc = predict(case)
     assert adc.shape == (1, *case.input_CDHW.shape[1:])
@@ -190,7 +190,7 @@ def test_an_adc_map_in_other_units_is_refused(diffusion_cases):
     case = diffusion_cases[0]
     other = replace(case, clean_CDHW=case.clean_CDHW / 1000)
     with pytest.raises(BadDataset, match=r"case case-000: .* cannot be in 1e-6 mm²/s"):
-        translation.closed_form([other])
+        translation.fit_closed_form([other])
 
 
 # --- classification ---------------------------------------------------------------------------------------------------
@@ -217,10 +217,10 @@ def test_classification_loss_is_the_cross_entropy_and_its_score_the_probability(
 
 def test_the_prior_is_the_trivial_classification(classified_cases):
     cases = classified_cases
-    predict = classification.prior(cases[3:])
+    predict = classification.positive_share(cases[3:])
     assert classification.probability(predict(cases[0]), cases[0]) == pytest.approx(0.75)
     with pytest.raises(BadDataset, match="every training case is positive"):
-        classification.prior(cases[:3])
+        classification.positive_share(cases[:3])
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------

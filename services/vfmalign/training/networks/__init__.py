@@ -1,1 +1,1 @@
-"""Networks that training builds around an encoder, and the specialised networks without one."""
+"""Networks around an encoder, and specialised networks without one."""

@@ -1,7 +1,4 @@
-"""From a job's plan to the network that it trains, with its starting weights.
-
-Knows which head goes with which task and network, and what shapes they take; knows nothing of data or of training.
-"""
+"""From a validated job to the network that it trains, with its initial weights."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.cards import load_card_encoder
 from vfmalign.models.encoder import Encoder
 from vfmalign.models.weights import build_encoder, random_state
-from vfmalign.training.data import derived_seed
+from vfmalign.training.data import derive_seed
 from vfmalign.training.learner import FineTuning, Learner
 from vfmalign.training.networks.heads import (
     CaseClassifier,
@@ -23,16 +20,16 @@ from vfmalign.training.networks.heads import (
     check_shape,
     stage_shapes,
 )
-from vfmalign.training.plan import Plan
+from vfmalign.training.plan import JobPlan
 from vfmalign.training.pretraining import build_objective
 from vfmalign.training.tasks import get_task
 from vfmalign.training.tasks.task import Task
 
 
-def build_learner(store: ObjectStore, plan: Plan, device: torch.device) -> Learner:
-    """The network that the spec asks for, with its starting weights, under its task or objective."""
+def build_learner(store: ObjectStore, plan: JobPlan, device: torch.device) -> Learner:
+    """Build the network of a job with its initial weights, under its task or objective."""
     spec = plan.spec
-    torch.manual_seed(derived_seed(spec.seed, "head"))
+    torch.manual_seed(derive_seed(spec.seed, "head"))
     if plan.task is not None:
         encoder = None if spec.network == "specialised" else _starting_encoder(store, plan, device)
         return _fine_tuning(plan, encoder, device)
@@ -41,13 +38,15 @@ def build_learner(store: ObjectStore, plan: Plan, device: torch.device) -> Learn
     return build_objective(spec.objective, encoder, spec.recipe, device, spec.seed)
 
 
-def _fine_tuning(plan: Plan, encoder: Encoder | None, device: torch.device) -> FineTuning:
+def _fine_tuning(plan: JobPlan, encoder: Encoder | None, device: torch.device) -> FineTuning:
     task = get_task(plan.spec.task)
     if task.positives is not None and plan.spec.recipe.patch_shape_DHW is not None:
         raise BadOption(
-            "the class of a case is that of its whole volume", field="recipe.patch_shape_DHW", remedy="leave it out"
+            "classification needs whole volumes instead of patches",
+            field="recipe.patch_shape_DHW",
+            remedy="leave it out",
         )
-    network = network_for(task, encoder, plan.preprocessing)
+    network = build_network(task, encoder, plan.preprocessing)
     if isinstance(network, SpecialisedUNet | SpecialisedClassifier):
         _check_shapes(plan, network.stride_DHW)
     else:
@@ -55,10 +54,10 @@ def _fine_tuning(plan: Plan, encoder: Encoder | None, device: torch.device) -> F
     return FineTuning(task, network.to(device), encoder, device)
 
 
-def network_for(
+def build_network(
     task: Task, encoder: Encoder | None, preprocessing: Preprocessing
 ) -> CaseClassifier | EncoderDecoder | SpecialisedClassifier | SpecialisedUNet:
-    """The task's head on the encoder, or its specialised network where there is none."""
+    """Build the task's head on the encoder, or its specialised network where there is none."""
     modalities, shape_DHW = preprocessing.modalities, preprocessing.shape_DHW
     if task.positives is not None:
         return CaseClassifier(encoder) if encoder else SpecialisedClassifier(len(modalities), shape_DHW)
@@ -69,14 +68,14 @@ def network_for(
     return EncoderDecoder(encoder, out_channels, residual=residual)
 
 
-def _check_shapes(plan: Plan, stride_DHW: tuple[int, int, int]) -> None:
+def _check_shapes(plan: JobPlan, stride_DHW: tuple[int, int, int]) -> None:
     check_shape(plan.preprocessing.shape_DHW, stride_DHW, field="architecture")
     if plan.spec.recipe.patch_shape_DHW is not None:
         check_shape(plan.spec.recipe.patch_shape_DHW, stride_DHW, field="recipe.patch_shape_DHW")
 
 
-def _starting_encoder(store: ObjectStore, plan: Plan, device: torch.device) -> Encoder:
+def _starting_encoder(store: ObjectStore, plan: JobPlan, device: torch.device) -> Encoder:
     if plan.parent is not None:
         return load_card_encoder(store, plan.parent, device)
-    state = random_state(plan.architecture, derived_seed(plan.spec.seed, "encoder"))
+    state = random_state(plan.architecture, derive_seed(plan.spec.seed, "encoder"))
     return build_encoder(plan.architecture, state, device)

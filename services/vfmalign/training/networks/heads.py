@@ -1,9 +1,6 @@
-"""Networks that training puts around an encoder, and the specialised network that does without one.
+"""Networks around an encoder, and the specialised networks without one.
 
-Knows modules and shapes; knows nothing of tasks, losses, data or storage. Axes: N batch, C channels, D H W depth,
-height, width.
-
-Normalisation is by groups within one sample, as in `decoder`.
+Normalisation is by groups within one sample, as in `decoder`. Axes: N batch, C channels, D H W depth, height, width.
 """
 
 from __future__ import annotations
@@ -17,25 +14,24 @@ from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.models.encoder import POOLED_LAYER, Encoder
+from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride
 from vfmalign.training.networks.decoder import DenseDecoder, group_norm
 
 EVIDENCE_CHANNELS = 16
-"""Of a classifier's evidence at each voxel of a dense map."""
+"""Channels of a classifier's evidence at each voxel of a dense map."""
 SMALL_SIDE = 64
-"""Longest side in voxels of a volume that gets the small specialised network."""
-_Three = tuple[int, int, int]
+"""Longest side in voxels of the volumes that get the small specialised network."""
 
 
 class EncoderDecoder(nn.Module):
-    """An encoder under a dense decoder.
+    """An encoder with a dense decoder.
 
     Args:
-        encoder: the VFM; it is trained together with the decoder.
+        encoder: the VFM, which is trained together with the decoder.
         out_channels: channels of the output.
         input_skip: see `DenseDecoder`.
-        residual: channels of the input that the output is added to, one for each of its own; none for an output by
-            itself. The last convolution then starts at zero, so that the untrained network returns those channels.
+        residual: channels of the input to which the output is added, one per output channel; empty for none. The last
+            convolution then starts at zero, so that the untrained network returns these channels.
     """
 
     def __init__(
@@ -47,20 +43,21 @@ class EncoderDecoder(nn.Module):
         channels, strides = stage_shapes(encoder)
         self.decoder = DenseDecoder(channels, strides, encoder.in_channels, out_channels, input_skip=input_skip)
         if residual:
-            _zero(self.decoder.out)
+            _zero_initialise(self.decoder.out)
         self.decoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """(N, out_channels, D, H, W)."""
+        """Return (N, out_channels, D, H, W)."""
         maps = self.encoder.feature_maps(input_NCDHW)
         output_NCDHW = self.decoder(input_NCDHW, [maps[name] for name in self.encoder.dense_layers()])
-        return _added(self.residual, input_NCDHW, output_NCDHW)
+        return _add_residual(self.residual, input_NCDHW, output_NCDHW)
 
 
 class CaseClassifier(nn.Module):
-    """One logit per case: evidence at every voxel of every dense map, its maximum and mean, beside the pooled feature.
+    """One logit per case, from local evidence in every dense map and the pooled feature.
 
-    A lesion fills a hundredth of the volume: a mean over space alone would drown it, and so would the deepest voxels.
+    The evidence at every voxel is reduced to its maximum and mean. A lesion fills about a hundredth of the volume: the
+    mean over space alone would hide it, and so would the coarse voxels of the deepest map.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -81,24 +78,26 @@ class CaseClassifier(nn.Module):
         self.out = nn.Linear(channels[POOLED_LAYER] + 2 * EVIDENCE_CHANNELS * len(self.maps), 1)
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """(N, 1)."""
+        """Return (N, 1)."""
         maps = self.encoder.feature_maps(input_NCDHW)
-        found = [self.norm(maps[POOLED_LAYER])]
+        features = [self.norm(maps[POOLED_LAYER])]
         for name, evidence in zip(self.maps, self.evidence, strict=True):
             map_NCDHW = evidence(maps[name])
-            found += [map_NCDHW.amax((2, 3, 4)), map_NCDHW.mean((2, 3, 4))]
-        return cast(Tensor, self.out(torch.cat(found, dim=1)))
+            features += [map_NCDHW.amax((2, 3, 4)), map_NCDHW.mean((2, 3, 4))]
+        return cast(Tensor, self.out(torch.cat(features, dim=1)))
 
 
 class SpecialisedClassifier(nn.Module):
-    """One logit per case without a foundation model: MONAI's 3D DenseNet, small for small volumes, else DenseNet-121.
+    """One logit per case without a foundation model: MONAI's 3D DenseNet.
+
+    Small volumes get a small network, others DenseNet-121.
 
     Args:
         in_channels: channels of the input.
-        shape_DHW: size of the volumes it is for.
+        shape_DHW: size of the volumes.
     """
 
-    def __init__(self, in_channels: int, shape_DHW: _Three) -> None:
+    def __init__(self, in_channels: int, shape_DHW: Stride) -> None:
         super().__init__()
         small = max(shape_DHW) <= SMALL_SIDE
         self.stride_DHW = (16, 16, 16) if small else (32, 32, 32)
@@ -114,12 +113,12 @@ class SpecialisedClassifier(nn.Module):
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """(N, 1)."""
+        """Return (N, 1)."""
         return cast(Tensor, self.net(input_NCDHW))
 
 
 class Projector(nn.Module):
-    """The encoder's pooled feature through SimCLR's two-layer projection (Chen et al., ICML 2020)."""
+    """SimCLR's two-layer projection of the encoder's pooled feature (Chen et al., ICML 2020)."""
 
     def __init__(self, encoder: Encoder, channels: int) -> None:
         super().__init__()
@@ -128,24 +127,24 @@ class Projector(nn.Module):
         self.projection = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, channels))
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """(N, channels)."""
+        """Return (N, channels)."""
         return cast(Tensor, self.projection(self.encoder(input_NCDHW)))
 
 
 class SpecialisedUNet(nn.Module):
-    """The task's own network, without a foundation model: MONAI's residual UNet, which begins at full resolution.
+    """The task's own network without a foundation model: MONAI's residual UNet, starting at full resolution.
 
-    Its size follows the input's: 8 channels and 3 downsamplings for volumes of at most 64 voxels a side, which a CPU
-    can train, else 32 and 4.
+    Its size depends on the input: 8 channels and 3 downsamplings for volumes of at most 64 voxels a side, which a CPU
+    can train, otherwise 32 and 4.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        shape_DHW: size of the whole volumes it is for; any multiple of `stride_DHW` can be fed.
+        shape_DHW: size of the whole volumes; inputs may have any multiple of `stride_DHW`.
         residual: as in `EncoderDecoder`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, shape_DHW: _Three, *, residual: Sequence[int] = ()) -> None:
+    def __init__(self, in_channels: int, out_channels: int, shape_DHW: Stride, *, residual: Sequence[int] = ()) -> None:
         super().__init__()
         width, downsamplings = (8, 3) if max(shape_DHW) <= SMALL_SIDE else (32, 4)
         stride = 2**downsamplings
@@ -162,23 +161,23 @@ class SpecialisedUNet(nn.Module):
         )
         self.out = nn.Conv3d(width, out_channels, 1)
         if residual:
-            _zero(self.out)
+            _zero_initialise(self.out)
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """(N, out_channels, D, H, W)."""
+        """Return (N, out_channels, D, H, W)."""
         output_NCDHW = self.out(self.net(input_NCDHW))
-        return _added(self.residual, input_NCDHW, output_NCDHW)
+        return _add_residual(self.residual, input_NCDHW, output_NCDHW)
 
 
-def stage_shapes(encoder: Encoder) -> tuple[list[int], list[_Three]]:
+def stage_shapes(encoder: Encoder) -> tuple[list[int], list[Stride]]:
     """Channels and strides of the encoder's dense layers, shallow to deep."""
     channels, strides = encoder.layer_channels(), encoder.dense_layers()
     return [channels[name] for name in strides], list(strides.values())
 
 
-def check_shape(shape_DHW: Sequence[int], stride_DHW: _Three, *, field: str) -> None:
-    """Refuses an input that a network could not bring back to its own size.
+def check_shape(shape_DHW: Sequence[int], stride_DHW: Stride, *, field: str) -> None:
+    """Check that a network can restore the size of an input.
 
     Raises:
         BadOption: a side is not a multiple of the deepest stride.
@@ -191,11 +190,11 @@ def check_shape(shape_DHW: Sequence[int], stride_DHW: _Three, *, field: str) -> 
         )
 
 
-def _added(residual: list[int], input_NCDHW: Tensor, output_NCDHW: Tensor) -> Tensor:
+def _add_residual(residual: list[int], input_NCDHW: Tensor, output_NCDHW: Tensor) -> Tensor:
     return input_NCDHW[:, residual] + output_NCDHW if residual else output_NCDHW
 
 
-def _zero(convolution: nn.Conv3d) -> None:
+def _zero_initialise(convolution: nn.Conv3d) -> None:
     nn.init.zeros_(convolution.weight)
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)

@@ -1,4 +1,4 @@
-"""The objectives that an encoder can be pretrained by, by name: one file and one entry each."""
+"""Pretraining objectives by name. To add one, write one file and add one entry to `OBJECTIVES`."""
 
 from __future__ import annotations
 
@@ -13,25 +13,30 @@ from vfmalign.training.learner import Learner
 from vfmalign.training.pretraining.contrastive import Contrastive
 from vfmalign.training.pretraining.masked import MaskedReconstruction
 
-Build = Callable[[Encoder, TrainingRecipe, torch.device, int], Learner]
-OBJECTIVES: dict[Objective, Build] = {"masked_reconstruction": MaskedReconstruction, "contrastive": Contrastive}
+ObjectiveFactory = Callable[[Encoder, TrainingRecipe, torch.device, int], Learner]
+OBJECTIVES: dict[Objective, ObjectiveFactory] = {
+    "masked_reconstruction": MaskedReconstruction,
+    "contrastive": Contrastive,
+}
 
 
 def build_objective(
     name: Objective, encoder: Encoder, recipe: TrainingRecipe, device: torch.device, seed: int
 ) -> Learner:
-    """Puts an encoder under an objective.
+    """Build the learner of an objective.
 
     Args:
         name: the objective.
-        encoder: to pretrain; already on the device.
-        recipe: the job's.
-        device: where the encoder lies.
-        seed: of the fixed masks and views that validation uses.
+        encoder: the encoder to pretrain, already on the device.
+        recipe: the job's recipe.
+        device: device of the encoder.
+        seed: seed of the fixed masks and views of the validation.
 
     Raises:
         BadOption: no pretraining objective has this name, or the recipe does not suit it.
     """
     if name not in OBJECTIVES:
-        raise BadOption(f"{name} is no pretraining", field="objective", remedy=f"choose one of {', '.join(OBJECTIVES)}")
+        raise BadOption(
+            f"{name} is not a pretraining objective", field="objective", remedy=f"choose one of {', '.join(OBJECTIVES)}"
+        )
     return OBJECTIVES[name](encoder, recipe, device, seed)

@@ -1,8 +1,9 @@
-"""Contrastive pretraining: two augmented crops of one case should lie close together, and far from other cases.
+"""Contrastive pretraining: two augmented crops of one case should be close together, and far from other cases.
 
 SimCLR (Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020, arXiv
-2002.05709): NT-Xent through MONAI's `ContrastiveLoss`, on a projection of the pooled feature. Axes: N batch, C
-channels, D H W.
+2002.05709): NT-Xent by MONAI's `ContrastiveLoss`, on a projection of the pooled feature.
+
+Axes: N batch, C channels, D H W.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from vfmalign.models.encoder import Encoder
 from vfmalign.training.data import Batch, PreparedCase, collate, generator
 from vfmalign.training.figures import Panel
 from vfmalign.training.networks.heads import Projector, stage_shapes
-from vfmalign.training.processes import Forward
+from vfmalign.training.process_group import Forward
 
 TEMPERATURE = 0.2
 PROJECTION_CHANNELS = 64
 CROP_SHARE = 0.75
-"""Side of a crop relative to the volume's, in plane; all slices are kept, for there are few."""
+"""Side of a crop relative to the volume in plane; all slices are kept because there are few."""
 SCALE, SHIFT, NOISE = 0.2, 0.2, 0.1
 """Changes of contrast, brightness and noise per channel, in SDs of the normalised volume: scanners differ in them."""
 
@@ -32,16 +33,16 @@ NT_XENT = MetricSpec(name="nt_xent", unit="nat", higher_is_better=False, floor=1
 
 
 class Contrastive:
-    """A learner that tells cases apart; see `learner.Learner`."""
+    """Learner of the contrastive objective; see `learner.Learner`."""
 
     metrics = (NT_XENT,)
 
     def __init__(self, encoder: Encoder, recipe: TrainingRecipe, device: torch.device, seed: int) -> None:
         if recipe.batch_size < 2:
             raise BadOption(
-                "contrastive pretraining compares cases, and a batch of one has none",
+                "contrastive pretraining compares the cases of a batch, but the batch size is 1",
                 field="recipe.batch_size",
-                remedy="use 2 or more, better 8",
+                remedy="use at least 2, or better 8",
             )
         self.encoder = encoder
         self.network = Projector(encoder, PROJECTION_CHANNELS).to(device)
@@ -68,15 +69,15 @@ class Contrastive:
             return float(self._nt_xent(collate(cases, self.device).clean_NCDHW, draw, self.network))
 
     def score(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> list[dict[str, float | None]]:
-        """One case alone has no contrast."""
+        """None for every case: a single case has no contrast."""
         return [{NT_XENT.name: None} for _ in cases]
 
     def panels(self, case: PreparedCase) -> list[Panel]:
-        """There is nothing to show."""
+        """No panels."""
         return []
 
     def _nt_xent(self, volumes_NCDHW: Tensor, draw: torch.Generator, forward: Forward) -> Tensor:
-        # The same crop size for all: a batch needs one shape.
+        # All crops have the same size, because a batch needs one shape.
         views = torch.cat([self._view(volumes_NCDHW, draw), self._view(volumes_NCDHW, draw)])
         first_NF, second_NF = forward(views).chunk(2)
         value: Tensor = self.criterion(first_NF, second_NF)
@@ -94,8 +95,8 @@ class Contrastive:
             for size, multiple in zip(size_DHW[1:], multiples_HW, strict=True)
         ]
         for axis, side in zip((2, 3), crop_HW, strict=True):
-            room = volume_CDHW.shape[axis] - side
-            volume_CDHW = volume_CDHW.narrow(axis, int(torch.randint(0, room + 1, (), generator=draw)), side)
+            margin = volume_CDHW.shape[axis] - side
+            volume_CDHW = volume_CDHW.narrow(axis, int(torch.randint(0, margin + 1, (), generator=draw)), side)
         if torch.rand((), generator=draw) < 0.5:
             volume_CDHW = volume_CDHW.flip(-1)
         scale_C = 1 + SCALE * torch.randn(channels, generator=draw)

@@ -1,10 +1,11 @@
 """Masked reconstruction: most of the volume is hidden and has to be restored from the rest.
 
-A convolutional encoder is trained as FCMAE (Woo et al., "ConvNeXt V2", CVPR 2023, arXiv 2301.00808) in its dense form:
-hidden units are set to 0, the mean after normalisation, and a decoder restores them from the encoder's maps. ProFound's
-transformer is trained as the masked autoencoder that it is (He et al., CVPR 2022, arXiv 2111.06377): it encodes the
-visible patches alone. The squared error counts inside what is hidden. Axes: N batch, C channels, D H W; U units, K kept
-patches.
+A convolutional encoder is trained as in FCMAE (Woo et al., "ConvNeXt V2", CVPR 2023, arXiv 2301.00808) in its dense
+form: hidden units are set to 0, the mean after normalisation, and a decoder restores them from the encoder's maps.
+ProFound's transformer is trained as a masked autoencoder (He et al., CVPR 2022, arXiv 2111.06377), which encodes the
+visible patches only. The loss is the squared error over hidden voxels.
+
+Axes: N batch, C channels, D H W; U units, K visible patches.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ from vfmalign.models.architectures.profound_vit import MaeDecoder, ProFoundViT, 
 from vfmalign.models.architectures.transformer import TransformerSize
 from vfmalign.models.encoder import Encoder, Stride
 from vfmalign.training.data import Batch, PreparedCase, generator
-from vfmalign.training.figures import Panel, percentiles
+from vfmalign.training.figures import Panel, grey_limits
 from vfmalign.training.learner import evaluation_batches
 from vfmalign.training.networks.heads import EncoderDecoder
-from vfmalign.training.processes import Forward
+from vfmalign.training.process_group import Forward
 
 MASKED_SHARE = 0.6
 UNITS_DHW = (4, 8, 8)
-"""Hidden units along each axis: relative to the volume, so that they keep their anatomical size in every resolution."""
+"""Units along each axis, relative to the volume, so that they have the same anatomical size at every resolution."""
 MASKED_PATCHES = 0.75
-"""Share of patches that a masked autoencoder does not see: the paper's."""
+"""Share of the patches that are hidden from a masked autoencoder, as in the paper."""
 HEAD_CHANNELS = 24
-"""Of an attention head of its decoder: 16 heads in the published one, which is 384 wide."""
+"""Channels per attention head of its decoder: the published one has 16 heads and a width of 384."""
 
 RECONSTRUCTION_ERROR = MetricSpec(name="masked_reconstruction_error", unit="", higher_is_better=False, floor=1e-6)
 
 
 class MaskedAutoencoder(nn.Module):
-    """ProFound's transformer and its decoder: half as wide and two thirds as deep, as the published one.
+    """ProFound's transformer with its decoder, which is half as wide and two thirds as deep, like the published one.
 
     Args:
-        encoder: the transformer, which sees the visible patches alone.
+        encoder: the transformer, which sees the visible patches only.
     """
 
     def __init__(self, encoder: ProFoundViT) -> None:
@@ -52,11 +53,11 @@ class MaskedAutoencoder(nn.Module):
         )
 
     def forward(self, input_NCDHW: Tensor, hidden_N1DHW: Tensor) -> Tensor:
-        """Predicts the whole volume.
+        """Predict the whole volume.
 
         Args:
-            input_NCDHW: the input; what lies under hidden patches is not read.
-            hidden_N1DHW: True in hidden patches, as many of them in every volume.
+            input_NCDHW: the input; hidden patches are not read.
+            hidden_N1DHW: True in hidden patches, with the same number of them in every volume.
 
         Returns:
             (N, C, D, H, W).
@@ -70,7 +71,7 @@ class MaskedAutoencoder(nn.Module):
 
 
 class MaskedReconstruction:
-    """A learner that restores hidden parts of its input; see `learner.Learner`."""
+    """Learner that restores hidden parts of its input; see `learner.Learner`."""
 
     metrics = (RECONSTRUCTION_ERROR,)
 
@@ -85,26 +86,26 @@ class MaskedReconstruction:
         self.seed = seed
 
     def loss(self, batch: Batch, draw: torch.Generator, forward: Forward) -> Tensor:
-        """Squared error inside what is hidden, per voxel and channel."""
+        """Squared error over hidden voxels, per voxel and channel."""
         hidden_N1DHW = self.hidden(batch.clean_NCDHW.shape, draw).to(self.device)
         restored_NCDHW = self.restore(batch.clean_NCDHW, hidden_N1DHW, forward)
         return masked_error(restored_NCDHW, batch.clean_NCDHW, hidden_N1DHW)
 
     def hidden(self, shape_NCDHW: Sequence[int], draw: torch.Generator) -> Tensor:
-        """Draws what is hidden: units of the volume, or patches of the transformer."""
+        """Draw what is hidden: units of the volume, or patches of the transformer."""
         if isinstance(self.encoder, ProFoundViT):
             grid_DHW = patch_grid(tuple(shape_NCDHW[2:]), self.encoder.patch_DHW)
             return hidden_units(shape_NCDHW, draw, grid_DHW, MASKED_PATCHES)
         return hidden_units(shape_NCDHW, draw)
 
     def restore(self, input_NCDHW: Tensor, hidden_N1DHW: Tensor, forward: Forward) -> Tensor:
-        """The whole volume from what is not hidden."""
+        """Restore the whole volume from its visible part."""
         if isinstance(self.network, MaskedAutoencoder):
             return forward(input_NCDHW, hidden_N1DHW)
         return forward(input_NCDHW * ~hidden_N1DHW)
 
     def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
-        """The mean loss over cases, with each case's mask the same at every epoch."""
+        """Mean loss over cases; each case has the same mask in every epoch."""
         errors = [values[RECONSTRUCTION_ERROR.name] for values in self.score(cases, check)]
         return fmean(error for error in errors if error is not None)
 
@@ -118,42 +119,42 @@ class MaskedReconstruction:
         ]
 
     def panels(self, case: PreparedCase) -> list[Panel]:
-        """The middle slice of the first channel: what the encoder sees, the reference, what it restores."""
+        """Middle slice of the first channel: the encoder's input, the reference and the restored volume."""
         (hidden_1DHW,), (output_CDHW,) = self._restore([case], lambda: None)
-        seen_CDHW = case.clean_CDHW * ~hidden_1DHW
+        visible_CDHW = case.clean_CDHW * ~hidden_1DHW
         restored_CDHW = torch.where(hidden_1DHW, output_CDHW, case.clean_CDHW)
         d = case.clean_CDHW.shape[1] // 2
-        limits = percentiles(case.clean_CDHW[0, d].numpy())
+        limits = grey_limits(case.clean_CDHW[0, d].numpy())
         aspect = case.spacing_mm[1] / case.spacing_mm[2]
-        shown = (("masked input", seen_CDHW), ("reference", case.clean_CDHW), ("prediction", restored_CDHW))
-        return [Panel(title, volume_CDHW[0, d].numpy(), limits, aspect=aspect) for title, volume_CDHW in shown]
+        volumes = (("masked input", visible_CDHW), ("reference", case.clean_CDHW), ("prediction", restored_CDHW))
+        return [Panel(title, volume_CDHW[0, d].numpy(), limits, aspect=aspect) for title, volume_CDHW in volumes]
 
     def _restore(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> tuple[list[Tensor], list[Tensor]]:
-        """Each case's mask, the same at every epoch, and what the network makes of the rest."""
+        """Each case's mask, which is the same in every epoch, and the network's output."""
         masks = [
             self.hidden((1, *case.clean_CDHW.shape), generator(self.seed, "validation-mask", number))
             for number, case in enumerate(cases)
         ]
         outputs: list[Tensor] = []
         self.network.eval()
-        for batch, some in evaluation_batches(cases, self.device, check):
-            hidden_N1DHW = torch.cat(masks[some]).to(self.device).expand(len(batch.clean_NCDHW), -1, -1, -1, -1)
+        for batch, indices in evaluation_batches(cases, self.device, check):
+            hidden_N1DHW = torch.cat(masks[indices]).to(self.device).expand(len(batch.clean_NCDHW), -1, -1, -1, -1)
             with torch.no_grad():
                 restored_NCDHW = self.restore(batch.clean_NCDHW, hidden_N1DHW, self.network)
-            outputs += restored_NCDHW.cpu()[: some.stop - some.start]
+            outputs += restored_NCDHW.cpu()[: indices.stop - indices.start]
         return [hidden_N1DHW[0] for hidden_N1DHW in masks], outputs
 
 
 def hidden_units(
     shape_NCDHW: Sequence[int], draw: torch.Generator, units_DHW: Stride = UNITS_DHW, share: float = MASKED_SHARE
 ) -> Tensor:
-    """Draws which units are hidden: exactly `share` of each volume's, rounded down.
+    """Draw which units are hidden: exactly `share` of each volume's, rounded down.
 
     Args:
-        shape_NCDHW: of the volumes.
-        draw: source of chance.
-        units_DHW: units along each axis, at most one a voxel.
-        share: of the units.
+        shape_NCDHW: shape of the volumes.
+        draw: the source of randomness.
+        units_DHW: units along each axis, at most one per voxel.
+        share: share of the hidden units.
 
     Returns:
         (N, 1, D, H, W) bool, True where hidden; the same for all channels.
@@ -161,6 +162,7 @@ def hidden_units(
     n, size_DHW = shape_NCDHW[0], shape_NCDHW[2:]
     grid = [min(units, size) for units, size in zip(units_DHW, size_DHW, strict=True)]
     count = grid[0] * grid[1] * grid[2]
+    # Ranks of random numbers are a random permutation, so that every volume has the same number of hidden units.
     ranks_NU = torch.rand((n, count), generator=draw).argsort(1).argsort(1)
     mask = (ranks_NU < int(share * count)).reshape(n, *grid)
     for axis, (units, size) in enumerate(zip(grid, size_DHW, strict=True), start=1):
@@ -169,7 +171,7 @@ def hidden_units(
 
 
 def masked_error(output_NCDHW: Tensor, clean_NCDHW: Tensor, hidden_N1DHW: Tensor) -> Tensor:
-    """Mean squared error over hidden voxels, without the zero padding around a volume."""
-    counted_N1DHW = hidden_N1DHW & (clean_NCDHW != 0).any(1, keepdim=True)
-    squared_NCDHW = (output_NCDHW - clean_NCDHW).square() * counted_N1DHW
-    return squared_NCDHW.sum() / (counted_N1DHW.sum() * clean_NCDHW.shape[1]).clamp(min=1)
+    """Mean squared error over hidden voxels, excluding the zero padding around a volume."""
+    valid_N1DHW = hidden_N1DHW & (clean_NCDHW != 0).any(1, keepdim=True)
+    squared_NCDHW = (output_NCDHW - clean_NCDHW).square() * valid_N1DHW
+    return squared_NCDHW.sum() / (valid_N1DHW.sum() * clean_NCDHW.shape[1]).clamp(min=1)

@@ -1,4 +1,4 @@
-"""The tasks that can be fine-tuned, by name: one file and one entry each, for each entry of `core.tasks`."""
+"""Tasks by name: one file and one entry in `TASKS` for each entry of `core.domain.tasks`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TASKS: dict[str, Task] = {
 
 
 def get_task(name: str) -> Task:
-    """Looks a task up.
+    """Look up a task.
 
     Raises:
         BadOption: no task has this name.

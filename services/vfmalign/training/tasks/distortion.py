@@ -1,7 +1,8 @@
-"""Distortion correction: from a DWI volume that susceptibility displaced and piled up back to the true one.
+"""Distortion correction: from a DWI volume displaced and piled up by susceptibility back to the undistorted one.
 
-The model sees T2W, which is not distorted, beside DWI and ADC, which are by one field; DWI alone is restored. The
-network predicts a residual over the distorted DWI, so step 0 of every curve is the uncorrected input's score.
+The model sees T2W, which is not distorted, and DWI and ADC, which are distorted by the same field. Only DWI is
+restored. The network predicts a residual over the distorted DWI, so that step 0 of every curve is the score of the
+uncorrected input.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What tasks share whose output is an image: which channels are restored, the loss, PSNR, SSIM and pictures.
+"""Shared parts of the tasks whose output is an image: restored channels, loss, PSNR, SSIM and panels.
 
 Axes: N batch, C channels, D H W.
 """
@@ -18,35 +18,35 @@ from torch.nn import functional
 
 from vfmalign.core.domain.artifacts import Modality
 from vfmalign.training.data import Batch, PreparedCase
-from vfmalign.training.figures import Panel, percentiles
+from vfmalign.training.figures import Panel, grey_limits
 
 PSNR_CEILING_DB = 100.0
-"""PSNR of two equal volumes, which would be infinite."""
+"""PSNR of two equal volumes, in place of infinity."""
 SSIM_WINDOW = 7
 
 
 @dataclass(frozen=True)
 class Restoration:
-    """Loss, metrics and pictures of a task that restores modalities.
+    """Loss, metrics and panels of a task that restores modalities.
 
     Attributes:
-        restores: the modalities; those that the model's input has.
-        unit: of the output, in the unit of the clean channels.
+        restores: the modalities, as far as the model's input has them.
+        unit: unit of the output, in the unit of the clean channels.
     """
 
     restores: tuple[Modality, ...]
     unit: float = 1.0
 
     def channels(self, modalities: Sequence[Modality]) -> list[int]:
-        """Which channels of the input they are."""
+        """Indices of the input's channels that are restored."""
         return [channel for channel, modality in enumerate(modalities) if modality in self.restores]
 
     def loss(self, output_NCDHW: Tensor, batch: Batch) -> Tensor:
-        """Mean squared error: its minimum is the maximum of PSNR."""
+        """Mean squared error; minimising it maximises PSNR."""
         return functional.mse_loss(output_NCDHW, batch.clean_NCDHW[:, self.channels(batch.modalities)] / self.unit)
 
     def target(self, case: PreparedCase) -> Tensor:
-        """What the output should be."""
+        """The reference for the output."""
         return case.clean_CDHW[self.channels(case.modalities)] / self.unit
 
     def primary(self, output_CDHW: Tensor, case: PreparedCase) -> float | None:
@@ -63,15 +63,17 @@ class Restoration:
         return lambda case: case.input_CDHW[self.channels(case.modalities)] / self.unit
 
     def panels(self, output_CDHW: Tensor, case: PreparedCase) -> list[Panel]:
-        """The middle slice of the first restored channel: inputs, reference, prediction, what is still wrong."""
+        """Middle slice of the first restored channel: inputs, reference, prediction and error."""
         d = output_CDHW.shape[1] // 2
         first = self.channels(case.modalities)[0]
-        # An input that is hidden or is not the one restored is shown as well: that is where the answer comes from.
-        shown = [first] if bool(case.input_CDHW[first].any()) else [c for c, v in enumerate(case.input_CDHW) if v.any()]
+        # Where the restored channel is hidden, the channels from which it is predicted are shown instead.
+        input_channels = (
+            [first] if bool(case.input_CDHW[first].any()) else [c for c, v in enumerate(case.input_CDHW) if v.any()]
+        )
         clean_HW, output_HW = (volume[0, d].numpy() for volume in (self.target(case), output_CDHW))
-        limits = percentiles(clean_HW)
+        limits = grey_limits(clean_HW)
         aspect = case.spacing_mm[1] / case.spacing_mm[2]
-        spread = (limits[1] - limits[0]) / 4
+        error_limit = (limits[1] - limits[0]) / 4
         inputs = [
             Panel(
                 f"input ({case.modalities[channel]})",
@@ -79,13 +81,13 @@ class Restoration:
                 limits if channel == first else None,
                 aspect=aspect,
             )
-            for channel in shown
+            for channel in input_channels
         ]
         return [
             *inputs,
             Panel("reference", clean_HW, limits, aspect=aspect),
             Panel("prediction", output_HW, limits, aspect=aspect),
-            Panel("prediction − reference", output_HW - clean_HW, (-spread, spread), aspect=aspect),
+            Panel("prediction − reference", output_HW - clean_HW, (-error_limit, error_limit), aspect=aspect),
         ]
 
 
@@ -100,10 +102,10 @@ def _ssim() -> SSIMMetric:
 
 
 def psnr(output_CDHW: Tensor, clean_CDHW: Tensor) -> float | None:
-    """Mean over channels of 10·log10(range² / MSE) in dB, with each reference channel's own range.
+    """Mean over channels of 10·log10(range² / MSE) in dB, with the range of each reference channel.
 
     Returns:
-        None where every reference channel is constant; equal volumes give `PSNR_CEILING_DB`.
+        None if every reference channel is constant; `PSNR_CEILING_DB` for equal volumes.
     """
     pair = _unit_range(output_CDHW, clean_CDHW)
     if pair is None:

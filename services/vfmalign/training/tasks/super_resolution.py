@@ -1,7 +1,7 @@
-"""Super-resolution: from a volume of half the in-plane resolution back to the one it was made of.
+"""Super-resolution: from a volume of half the in-plane resolution back to the original.
 
-The network predicts a residual over its input, so the untrained network returns the input and step 0 of every curve is
-the input's own score.
+The network predicts a residual over its input. The untrained network therefore returns the input, and step 0 of every
+curve is the input's own score.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What makes a task: the head's shape, the loss and the metrics. Axes: N batch, C channels, D H W."""
+"""Definition of a task: the head's shape, the loss and the metrics.
+
+Axes: N batch, C channels, D H W.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,16 @@ class Task:
     """One task. An output is (C, D, H, W), or one logit where cases are classified.
 
     Attributes:
-        spec: name, input transform, labels, metrics and what the naive baseline is.
-        loss: of outputs and their batch.
+        spec: name, input transform, labels, metrics and description of the naive baseline.
+        loss: loss of outputs and their batch.
         primary: the primary metric of an output and its case; None where undefined.
         score: every metric of an output and its case, by name.
-        panels: pictures of an output and its case.
-        naive_baseline: learns from the training cases what can be predicted without a network; returns the predictor.
-        classes: channels of a head that tells classes of voxels apart; 0 for other tasks.
-        restores: modalities that the head puts out; those of them that the model's input has.
-        residual: whether what it puts out is added to those channels of the input.
-        positives: the class of every case of a dataset; None for a task without classes of cases.
+        panels: images of an output and its case.
+        naive_baseline: fits a prediction without a network to the training cases; returns the predictor.
+        classes: channels of a head that classifies voxels; 0 for other tasks.
+        restores: modalities that the head predicts, as far as the model's input has them.
+        residual: whether the prediction is added to those channels of the input.
+        positives: class of every case of a dataset; None for a task without classes of cases.
     """
 
     spec: TaskSpec

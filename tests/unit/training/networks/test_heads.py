@@ -7,7 +7,7 @@ from vfmalign.core.domain.errors import BadOption
 from vfmalign.models.architectures.provicnet import SliceEncoder
 from vfmalign.models.architectures.transformer import TransformerSize
 from vfmalign.models.registry import ARCHITECTURES
-from vfmalign.training.networks.decoder import DenseDecoder, TokenPyramid, upsampling_steps
+from vfmalign.training.networks.decoder import DenseDecoder, TokenPyramid, get_upsampling_steps
 from vfmalign.training.networks.heads import (
     CaseClassifier,
     EncoderDecoder,
@@ -110,7 +110,7 @@ def test_slices_in_patches_that_are_no_power_of_two_come_back_whole(patch):
     ],
 )
 def test_strides_are_taken_back_factor_by_factor(stride, steps):
-    assert upsampling_steps(stride) == steps
+    assert get_upsampling_steps(stride) == steps
 
 
 def test_the_shallower_a_block_the_finer_its_level():

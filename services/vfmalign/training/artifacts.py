@@ -1,0 +1,143 @@
+"""Artifacts that a job writes to object storage: progress, encoders and figures.
+
+Every artifact has its own address and the same content whichever attempt writes it, so that an interrupted job can be
+run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from vfmalign.core.domain.artifacts import (
+    CaseScore,
+    FigureRef,
+    JobProgress,
+    ModelCard,
+    ProbeModel,
+    TrainingSpec,
+    canonical_json,
+    job_key,
+    probe_id,
+)
+from vfmalign.core.domain.errors import Conflict
+from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.work_queue import ShutdownRequest
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.models.cards import load_card, load_encoder, publish
+from vfmalign.models.encoder import Encoder
+from vfmalign.training.checkpoint import TrainerState
+from vfmalign.training.data import PreparedCase
+from vfmalign.training.figures import draw_panels
+from vfmalign.training.learner import Learner
+from vfmalign.training.optim import weight_change
+from vfmalign.training.plan import JobData, JobPlan, model_id_conflict, publications
+
+N_FIGURES = 3
+_log = logs.get(__name__)
+
+
+def write_progress(store: ObjectStore, job: str, point: JobProgress) -> None:
+    """Write one point of the learning curve."""
+    store.put(job_key(job, f"progress/{point.epoch:04d}.json"), point.to_json(), content_type="application/json")
+
+
+def copy_weights(encoder: Encoder | None) -> dict[str, Tensor]:
+    """Copy of an encoder's weights on the CPU; empty for None."""
+    return {} if encoder is None else {name: t.detach().cpu().clone() for name, t in encoder.state_dict().items()}
+
+
+def publish_encoder(
+    store: ObjectStore, plan: JobPlan, data: JobData, learner: Learner, model_id: str
+) -> tuple[str, str]:
+    """Publish the encoder with its current weights, without its head, under one of the ids of `publications`.
+
+    Returns:
+        The id and digest of the model, or two empty strings where there is no encoder.
+    """
+    if learner.encoder is None:
+        return "", ""
+    spec, weights = plan.spec, copy_weights(learner.encoder)
+    try:
+        card = publish(
+            store,
+            model_id,
+            weights,
+            architecture=spec.architecture,
+            objective=spec.objective if plan.task is None else "supervised",
+            preprocessing=plan.preprocessing,
+            primary_layer=plan.parent.primary_layer if plan.parent else "",
+            pretraining=data.pretraining,
+            parent=plan.parent.id if plan.parent else "",
+            source=publications(spec)[model_id],
+        )
+    except Conflict:
+        card = _adopt_encoder(store, spec, model_id, weights)
+    return card.id, card.checkpoint.sha256
+
+
+def _adopt_encoder(store: ObjectStore, spec: TrainingSpec, model_id: str, weights: dict[str, Tensor]) -> ModelCard:
+    """Return the card that an earlier attempt of this job published before it was killed.
+
+    A published model is never replaced. On a GPU the same training may end with slightly different weights; the first
+    ones are kept.
+
+    Raises:
+        Conflict: the id belongs to another job.
+    """
+    encoder, card = load_encoder(store, model_id)
+    if card.source != publications(spec)[model_id]:
+        raise model_id_conflict(model_id)
+    difference = weight_change(copy_weights(encoder), weights)
+    _log.warning("earlier_encoder_adopted", job=spec.id, model=card.id, relative_difference=difference)
+    return card
+
+
+def load_probes(store: ObjectStore, spec: TrainingSpec, state: TrainerState) -> tuple[ProbeModel, ...]:
+    """Encoders published during training, by this attempt or an earlier one.
+
+    Their digests are read from the cards, since an earlier attempt may have published other weights.
+    """
+    scores = {point.step: point.val_score for point in state.curve}
+    probes = []
+    for step in spec.recipe.probe_steps:
+        card = load_card(store, probe_id(spec.publish_as, step))
+        probes.append(ProbeModel(step=step, model=card.id, sha256=card.checkpoint.sha256, val_score=scores[step]))
+    return tuple(probes)
+
+
+def write_figures(
+    store: ObjectStore,
+    job: str,
+    *,
+    learner: Learner,
+    cases: Sequence[PreparedCase],
+    scores: Sequence[CaseScore],
+    state: TrainerState,
+    stop: ShutdownRequest,
+) -> tuple[FigureRef, ...]:
+    """Draw slices of the first cases with a value of the primary metric, and write the learning curve as JSON."""
+    primary = learner.metrics[0].name
+    value_name = primary if learner.metrics[0].of_set == "mean" else "probability"
+    values = {score.case: score.values[primary] for score in scores}
+    candidates = [case for case in cases if values.get(case.case) is not None] or list(cases)
+    figures = []
+    for case in candidates[:N_FIGURES]:
+        stop.check()
+        if panels := learner.panels(case):
+            value = values.get(case.case)
+            caption = f"case {case.case}" + ("" if value is None else f": {value_name} {value:.3g}")
+            figures.append(_put_figure(store, job, f"{case.case}.png", draw_panels(panels, caption), caption))
+    # Without times, which differ between attempts: the figure must be the same whichever attempt writes it.
+    curve = canonical_json(
+        {"metric": primary, "curve": [point.model_dump(mode="json", exclude={"elapsed_s"}) for point in state.curve]}
+    )
+    figures.append(_put_figure(store, job, "curve.json", curve, f"{primary} on the validation cases after every epoch"))
+    return tuple(figures)
+
+
+def _put_figure(store: ObjectStore, job: str, name: str, data: bytes, caption: str) -> FigureRef:
+    content_type = "image/png" if name.endswith(".png") else "application/json"
+    ref = store.put(job_key(job, f"figures/{name}"), data, content_type=content_type)
+    return FigureRef(key=ref.key, sha256=ref.sha256, caption=caption)

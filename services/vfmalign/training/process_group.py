@@ -1,0 +1,223 @@
+"""The processes that train one job together: their ranks, what they agree on, and how they share a step's work.
+
+Every process draws the whole batch, which is seeded, and runs the network on its own shard of the samples. The outputs
+of the other processes are gathered, and every process computes the loss of the whole batch. A loss that couples samples
+(Dice over the batch, NT-Xent, a mean over hidden voxels) is therefore the one that a single process computes, whatever
+the shards. Gradients flow through a process's own outputs only, and `DistributedDataParallel` (Li et al., "PyTorch
+Distributed", VLDB 2020) adds them up. The main process alone validates and writes to object storage.
+
+Every collective call below must be made by all processes in the same order. A process that raised between two of them
+would leave the others waiting, so that errors and cancellation are exchanged before anyone acts on them.
+
+Axes: N batch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from vfmalign.core.domain.errors import BadOption, Cancelled, Unavailable
+
+COLLECTIVE_TIMEOUT = timedelta(hours=1)
+"""How long a process waits for another in a collective call, such as while the main process writes a checkpoint."""
+# gloo reports a lost process as a plain RuntimeError, which only its message distinguishes.
+_LOST_PROCESS = re.compile(
+    r"gloo|nccl|tcpstore|process ?group|connection (closed|reset|refused)|broken pipe", re.IGNORECASE
+)
+
+Forward = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """This process and the others of its job. The default is a single process, for which every method is local.
+
+    Attributes:
+        rank: number of this process in the job.
+        world_size: number of processes in the job.
+        local_rank: number of this process on its machine, and of its CUDA device.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this is the process that validates, scores and writes."""
+        return self.rank == 0
+
+    def any_rank(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        return bool(self._all_reduce_max(flag)[0])
+
+    def barrier(self) -> None:
+        """Wait until all processes have reached this call."""
+        self._all_reduce_max(0)
+
+    def all_equal(self, number: int) -> bool:
+        """Whether all processes have the same number, which must be below 2**62."""
+        largest, negated_smallest = self._all_reduce_max(number, -number)
+        return largest == -negated_smallest
+
+    def check_cancelled(self, check: Callable[[], None]) -> None:
+        """Stop all processes at the same place.
+
+        Args:
+            check: raises Cancelled if this process is to stop.
+
+        Raises:
+            Cancelled: in all processes, if any of them is to stop.
+        """
+        self._exchange(check, done=False)
+
+    def run_on_main(self, work: Callable[[Callable[[], None]], float], check: Callable[[], None]) -> float:
+        """Run work in the main process only, and broadcast its result.
+
+        Args:
+            work: called in the main process with a function that it must call wherever it can stop.
+            check: raises Cancelled if this process is to stop.
+
+        Raises:
+            Cancelled: in all processes, if any of them is to stop while the work runs.
+        """
+        if self.world_size == 1:
+            return work(check)
+        value = torch.zeros(1, dtype=torch.float64)
+        if self.is_main_process:
+            value[0] = work(lambda: self.check_cancelled(check))
+            self._exchange(check, done=True)
+        else:
+            # One exchange for each of the main process's checks, until it reports that it has finished. A stop that
+            # only this process received reaches the main process in the same way.
+            while not self._exchange(check, done=False):
+                pass
+        distributed.broadcast(value, 0)
+        return float(value)
+
+    def distribute(self, network: nn.Module, batch_size: int) -> Forward:
+        """Return the network as a function of whole batches, of which every process computes a shard.
+
+        Args:
+            network: on this process's device, with equal weights in all processes.
+            batch_size: smallest batch that the function will be called with.
+
+        Raises:
+            BadOption: the batch has fewer samples than there are processes, or the network normalises over the batch.
+        """
+        if self.world_size == 1:
+            return network
+        if batch_size < self.world_size:
+            raise BadOption(
+                f"batch size {batch_size} is smaller than the number of processes ({self.world_size})",
+                field="recipe.batch_size",
+                remedy=f"use at least {self.world_size}, or fewer processes",
+            )
+        if any(isinstance(module, _BatchNorm) for module in network.modules()):
+            raise BadOption(
+                "the network normalises over the batch, of which each process sees only its shard",
+                field="architecture",
+                remedy="train it in one process",
+            )
+        # The strides of a 1×1×1 kernel are ambiguous, and torch would warn users that this is slow.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        # An encoder's last norm is not used by a dense head: its parameters get no gradient, as in a single process.
+        parallel = DistributedDataParallel(network, find_unused_parameters=True)
+
+        def forward(*inputs_N: Tensor) -> Tensor:
+            sizes = shard_sizes(len(inputs_N[0]), self.world_size)
+            start = sum(sizes[: self.rank])
+            shards_N = [input_N[start : start + sizes[self.rank]] for input_N in inputs_N]
+            return self._gather_outputs(parallel(*shards_N), sizes)
+
+        return forward
+
+    def _gather_outputs(self, own_N: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Concatenate the outputs of all processes in order; only this process's own output carries a gradient."""
+        padded_N = own_N.new_zeros((max(sizes), *own_N.shape[1:]))  # gloo gathers equal shapes only
+        padded_N[: len(own_N)] = own_N.detach()
+        parts = [torch.empty_like(padded_N) for _ in sizes]
+        distributed.all_gather(parts, padded_N)
+        # DistributedDataParallel averages over processes, whereas the gradient is the sum over their samples.
+        own_N.register_hook(lambda gradient_N: gradient_N * self.world_size)  # type: ignore[no-untyped-call]
+        outputs = [part_N[:size] for part_N, size in zip(parts, sizes, strict=True)]
+        outputs[self.rank] = own_N
+        return torch.cat(outputs)
+
+    def _exchange(self, check: Callable[[], None], *, done: bool) -> bool:
+        """Tell all processes whether any is to stop; returns whether the main process's work is done."""
+        if self.world_size == 1:
+            check()
+            return done
+        cancelled: Cancelled | None = None
+        try:
+            check()
+        except Cancelled as error:
+            cancelled = error  # raised after the exchange, in which the other processes learn of it
+        any_cancelled, any_done = self._all_reduce_max(cancelled is not None, done)
+        if any_cancelled:
+            raise cancelled or Cancelled("another process of the job was stopped", remedy="start the job again")
+        return bool(any_done)
+
+    def _all_reduce_max(self, *numbers: int) -> list[int]:
+        """Elementwise maximum over all processes."""
+        if self.world_size == 1:
+            return list(numbers)
+        values = torch.tensor(numbers, dtype=torch.int64)  # on the CPU, hence through gloo even where CUDA is used
+        distributed.all_reduce(values, distributed.ReduceOp.MAX)
+        return [int(value) for value in values]
+
+
+SINGLE_PROCESS = ProcessGroup()
+
+
+def shard_sizes(samples: int, world_size: int) -> list[int]:
+    """Number of samples of each process, as equal as possible."""
+    return [(rank + 1) * samples // world_size - rank * samples // world_size for rank in range(world_size)]
+
+
+@contextmanager
+def init_process_group(device: str) -> Iterator[ProcessGroup]:
+    """Join the processes that torch's launcher started for this job; a process started otherwise is alone.
+
+    Args:
+        device: the device setting. Gradients are added by gloo on CPUs and by NCCL on CUDA devices.
+
+    Raises:
+        BadOption: this machine has fewer CUDA devices than processes.
+        Unavailable: another process is lost. The job continues where it stopped when all are started again.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield SINGLE_PROCESS
+        return
+    group = ProcessGroup(int(os.environ["RANK"]), world_size, int(os.environ["LOCAL_RANK"]))
+    on_cuda = device != "cpu" and torch.cuda.is_available()
+    if on_cuda and group.local_rank >= torch.cuda.device_count():
+        raise BadOption(
+            f"process {group.local_rank} of this machine has no CUDA device",
+            field="--processes",
+            remedy="start one process per device, or set VFMALIGN_TRAINING__DEVICE to cpu",
+        )
+    if on_cuda:
+        torch.cuda.set_device(group.local_rank)
+    try:
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", timeout=COLLECTIVE_TIMEOUT)
+        yield group
+    except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and not _LOST_PROCESS.search(str(error)):
+            raise
+        raise Unavailable("another process of the job is lost", remedy="start the job again") from error
+    # Not in a `finally`: after an error, NCCL would wait here for operations that the lost process never completes.
+    distributed.destroy_process_group()
