@@ -1,4 +1,4 @@
-"""A small dataset and model on a real S3 server, and jobs on them, in this process or in one of their own."""
+"""A small dataset and model on a real S3 server, and jobs on them in this process or in a separate one."""
 
 import hashlib
 import subprocess
@@ -68,7 +68,7 @@ def model(store):
 
 @pytest.fixture(scope="module")
 def make_spec(store, dataset, model):
-    """Writes a spec and gives it back."""
+    """Write a spec and return it."""
 
     def make(job, **changes):
         fields = {
@@ -93,7 +93,7 @@ def make_spec(store, dataset, model):
 
 @pytest.fixture(scope="module")
 def finish(store):
-    """Runs a job in this process and reads its result."""
+    """Run a job in this process and read its result."""
 
     def run(spec, stop=None):
         run_job(store, spec, OPTIONS, stop or ShutdownRequest())
@@ -104,7 +104,7 @@ def finish(store):
 
 @pytest.fixture(scope="module")
 def long_spec(make_spec):
-    """A job with enough epochs to be interrupted in, and with two probes on the way."""
+    """A job with enough epochs to be interrupted, and with two probes."""
     recipe = RECIPE.model_copy(update={"epochs": 5, "steps_per_epoch": 4, "probe_steps": (4, 12)})
     return lambda job: make_spec(job, recipe=recipe, task="segmentation")
 
@@ -116,7 +116,7 @@ def undisturbed(long_spec, finish):
 
 @pytest.fixture
 def start(store, store_environment):
-    """Starts a training process on a spec."""
+    """Start a training process for a spec."""
     running = []
 
     def run(job):
@@ -132,8 +132,8 @@ def start(store, store_environment):
         process.communicate()
 
 
-def lasting(result):
-    """A result without what may differ: times, ids of the job and of the model, addresses of figures."""
+def comparable(result):
+    """A result without the fields that may differ: times, ids of the job and model, addresses of figures."""
     content = result.model_dump()
     for name in ("job", "encoder", "stage_seconds", "figures"):
         del content[name]
@@ -152,8 +152,8 @@ def wait_for(store, key, process):
         time.sleep(0.02)
 
 
-def other_bits(store, model_id, **changes):
-    """Replaces a published model's weights, as a rerun that gives other bits would find them; and the card."""
+def replace_weights(store, model_id, **changes):
+    """Replace a published model's weights, like a rerun that gives slightly different ones; returns the card."""
     data = to_safetensors(random_state(ARCHITECTURES[ARCHITECTURE], 8))
     sha256 = hashlib.sha256(data).hexdigest()
     ref = store.put(weights_key(model_id, sha256), data)

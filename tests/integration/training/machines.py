@@ -1,4 +1,6 @@
-"""Two emulated nodes and a Job controller: a pod is a process, and its Job's failure policy says what its end means."""
+"""Two emulated nodes and a Job controller: a pod is a process, and its Job's failure policy interprets its exit
+code.
+"""
 
 import subprocess
 from dataclasses import dataclass

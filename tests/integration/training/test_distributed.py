@@ -1,4 +1,4 @@
-"""Two processes train as one does: the same numbers within rounding, one stop for both, the cause's exit code."""
+"""Two processes train like one: equal numbers within rounding, a common stop, and the exit code of the cause."""
 
 import json
 import socket
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load as parse_safetensors
-from tests.integration.training.conftest import INPUT, lasting
+from tests.integration.training.conftest import INPUT, comparable
 
 from vfmalign.core.domain.artifacts import JobFailure, JobResult, TrainingRecipe, job_key
 from vfmalign.core.domain.errors import BadOption
@@ -70,7 +70,7 @@ def environment(store_environment):
 
 @pytest.fixture
 def launch(store, environment):
-    """Starts one machine's processes of a job."""
+    """Start one machine's processes of a job."""
     running = []
 
     def start(job, *arguments):
@@ -93,7 +93,7 @@ def free_port():
 
 
 def last_weights(store, result):
-    """The network after the last step."""
+    """Weights of the network after the last step."""
     key = store.get_json(job_key(result.job, "checkpoint/latest.json"))["state"]["key"]
     return {name: t for name, t in parse_safetensors(store.get(key)).items() if name.startswith("model.")}
 
@@ -144,7 +144,7 @@ def together(store, make_spec, environment):
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_two_processes_train_as_one_does(store, make_spec, finish, together, name):
+def test_two_processes_train_like_one(store, make_spec, finish, together, name):
     one, two = finish(make_spec(f"one-{name}", **JOBS[name])), together[name]
     assert_equal_within_rounding(store, two, one)
     assert one.curve[-1].val_score != one.curve[0].val_score, "the weights do not move"
@@ -154,7 +154,7 @@ def test_two_processes_train_as_one_does(store, make_spec, finish, together, nam
 # --- the launcher -----------------------------------------------------------------------------------------------------
 
 
-def test_a_stop_on_one_machine_stops_all_and_the_job_goes_on_to_the_same_bits(store, make_spec, launch, together):
+def test_a_stop_on_one_machine_stops_all_and_resuming_is_bit_identical(store, make_spec, launch, together):
     make_spec("stopped", **LONG)
     place = f"127.0.0.1:{free_port()}"
     machines = [
@@ -179,10 +179,10 @@ def test_a_stop_on_one_machine_stops_all_and_the_job_goes_on_to_the_same_bits(st
     resumed = [json.loads(line) for line in log.splitlines() if '"resumed"' in line]
     assert [line["step"] for line in resumed] == [step, step]
     result = store.read(job_key("stopped", "result.json"), JobResult)
-    assert lasting(result) == lasting(together["long"])
+    assert comparable(result) == comparable(together["long"])
 
 
-def test_a_spec_that_cannot_succeed_ends_with_its_own_code(store, launch):
+def test_an_invalid_spec_exits_with_2(store, launch):
     store.put(job_key("bad", "spec.json"), b"{}")
     process = launch("bad", "--processes", "1")
     _, log = process.communicate(timeout=300)
@@ -190,7 +190,7 @@ def test_a_spec_that_cannot_succeed_ends_with_its_own_code(store, launch):
     assert store.read(job_key("bad", "failure.json"), JobFailure).exit_code == 2
 
 
-def test_what_several_processes_cannot_train_is_refused():
+def test_small_batches_and_batch_norm_are_rejected_for_several_processes():
     two = ProcessGroup(rank=0, world_size=2)
     with pytest.raises(
         BadOption, match=r"recipe\.batch_size: batch size 1 is smaller than the number of processes \(2\)"
@@ -217,13 +217,13 @@ def test_every_sample_is_in_one_shard(samples, processes, sizes):
         ([(1, 75), (31, -9)], 75),
     ],
 )
-def test_the_cause_is_told_from_what_followed(ends, code):
+def test_the_exit_code_is_that_of_the_root_cause(ends, code):
     failures = {rank: SimpleNamespace(timestamp=at, exitcode=end) for rank, (at, end) in enumerate(ends)}
     assert root_cause(failures) == code
 
 
 @pytest.mark.usefixtures("process_as_before")
-def test_a_machine_whose_master_does_not_appear_may_be_tried_again(monkeypatch, store_environment):
+def test_an_unreachable_master_is_a_transient_failure(monkeypatch, store_environment):
     for name, value in store_environment.items():
         monkeypatch.setenv(name, value)
     nobody = f"127.0.0.1:{free_port()}"
@@ -240,7 +240,7 @@ def test_a_machine_whose_master_does_not_appear_may_be_tried_again(monkeypatch, 
         ["--processes", "1", "--master", "host", "s3://b/jobs/x/spec.json"],
     ],
 )
-def test_arguments_that_do_not_fit_end_with_2(arguments, capsys):
+def test_invalid_arguments_exit_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2

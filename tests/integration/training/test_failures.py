@@ -1,4 +1,4 @@
-"""Jobs that cannot run: each bad spec, bad dataset and missing store with its exit code and a sentence that helps."""
+"""Jobs that fail: every invalid spec, invalid dataset and unavailable store has its exit code and a helpful message."""
 
 import subprocess
 import sys
@@ -82,7 +82,7 @@ def fields(dataset, make_model):
 
 @pytest.fixture
 def fail(store, fields):
-    """Runs a job that has to fail and returns what `failure.json` says, and the code."""
+    """Run a job that must fail; returns its `failure.json` and its exit code."""
 
     def run(spec: TrainingSpec) -> JobFailure:
         store.write(job_key(spec.id, "spec.json"), spec)
@@ -113,7 +113,7 @@ def fail(store, fields):
         ),
         (
             {"task": "classification", "recipe": RECIPE.model_copy(update={"patch_shape_DHW": (16, 16, 16)})},
-            "the class of a case is that of its whole volume",
+            "classification needs whole volumes",
         ),
         ({"model": "nobody"}, "no model has this id"),
         ({"model": ""}, "name the pretrained model"),
@@ -124,7 +124,7 @@ def fail(store, fields):
         ({"network": "specialised"}, "leave it empty for a specialised network"),
         ({"kind": "pretrain", "objective": "contrastive"}, "pretraining starts from random weights"),
         ({"kind": "pretrain", "objective": "supervised", "model": ""}, "masked_reconstruction, contrastive"),
-        ({"kind": "pretrain", "objective": "contrastive", "model": ""}, "a batch of one has none"),
+        ({"kind": "pretrain", "objective": "contrastive", "model": ""}, "but the batch size is 1"),
         ({"recipe": RECIPE.model_copy(update={"patch_shape_DHW": (16, 24, 32)})}, "multiples of (16, 16, 16)"),
         ({"recipe": RECIPE.model_copy(update={"patch_shape_DHW": (32, 32, 32)})}, "at most the input's size"),
         ({"recipe": PROBED.model_copy(update={"probe_steps": (2,)})}, "choose multiples of 1"),
@@ -133,13 +133,13 @@ def fail(store, fields):
         ({"recipe": PROBED, "publish_as": "x" * 125}, "a short publish_as"),
     ],
 )
-def test_a_spec_that_cannot_work_is_refused(fail, fields, changes, says):
+def test_an_invalid_spec_is_rejected(fail, fields, changes, says):
     failure = fail(TrainingSpec.model_validate(fields | changes))
     assert failure.exit_code == failures.BAD_SPEC
     assert says in f"{failure.message}; {failure.remedy}"
 
 
-def test_a_spec_must_be_one_and_lie_at_its_address(store, fields):
+def test_a_spec_must_be_valid_and_stored_at_its_own_address(store, fields):
     spec = TrainingSpec.model_validate(fields)
     for key, data, says in (
         ("jobs/none/spec.json", None, "no job spec is stored"),
@@ -185,7 +185,7 @@ def truncated(store, case):
         ("no-label", lambda s, c: without(c, "lesions"), "no lesions"),
     ],
 )
-def test_a_case_that_cannot_be_used_is_named(store, fail, fields, dataset, name, spoil, says):
+def test_an_unusable_case_is_named(store, fail, fields, dataset, name, spoil, says):
     bad = dataset.model_copy(update={"id": name, "train": (spoil(store, dataset.train[0]),)})
     save_dataset(store, bad)
     failure = fail(TrainingSpec.model_validate(fields | {"dataset": name, "dataset_digest": bad.digest()}))
@@ -210,7 +210,7 @@ def test_a_dataset_must_exist_with_its_digest(fail, fields):
         assert says in failure.message
 
 
-def test_a_test_case_that_the_model_has_seen_stops_the_job(fail, fields, dataset, make_model):
+def test_a_test_case_from_the_models_pretraining_stops_the_job(fail, fields, dataset, make_model):
     (case,) = dataset.test
     digests = tuple(sorted(case.volumes[kind].sha256 for kind in MODALITIES))
     seen = Pretraining(dataset="earlier", dataset_digest="0" * 64, volume_sha256=digests, groups=())
@@ -233,7 +233,7 @@ def test_validation_needs_a_case_with_a_value(store, fail, fields):
 
 
 class Diverging:
-    """A learner whose loss turns into NaN at the third step."""
+    """A learner whose loss is NaN at the third step."""
 
     metrics = (MetricSpec(name="m", unit="", higher_is_better=True, floor=0.0),)
     encoder = None
@@ -250,7 +250,7 @@ class Diverging:
         return 0.0
 
 
-def test_a_training_that_diverges_says_so(store, fields, monkeypatch):
+def test_diverging_training_is_reported(store, fields, monkeypatch):
     monkeypatch.setattr("vfmalign.training.trainer.draw_batch", lambda *_, **__: None)
     spec = TrainingSpec.model_validate(fields | {"id": "nan", "recipe": RECIPE.model_copy(update={"epochs": 5})})
     trainer = Trainer(
@@ -270,7 +270,7 @@ def test_a_training_that_diverges_says_so(store, fields, monkeypatch):
     assert failures.exit_code(caught.value) == failures.BAD_SPEC
 
 
-def test_large_checkpoints_go_up_in_parts(store, monkeypatch):
+def test_large_checkpoints_are_uploaded_in_parts(store, monkeypatch):
     checkpoints = CheckpointStore(store, "large", "0" * 64)
     whole = checkpoints.put(b"x" * 5000)
     monkeypatch.setattr("vfmalign.training.checkpoint.SINGLE_PUT_BYTES", 1000)
@@ -278,13 +278,13 @@ def test_large_checkpoints_go_up_in_parts(store, monkeypatch):
     assert checkpoints.get(whole) == b"x" * 5000
 
 
-def test_what_may_pass_leaves_no_failure(store):
+def test_transient_errors_leave_no_failure_file(store):
     for error, code in ((Unavailable("down"), 75), (Cancelled("stop"), 143), (Exhausted("full"), 75)):
         assert failures.report(store, store.uri("jobs/passing/spec.json"), error) == code
     assert not store.exists("jobs/passing/failure.json")
 
 
-def test_a_job_that_runs_again_is_no_failed_one(store, fields):
+def test_a_rerun_clears_the_failure_file(store, fields):
     spec = TrainingSpec.model_validate(fields | {"id": "repaired", "publish_as": "repaired"})
     store.write(job_key("repaired", "spec.json"), spec)
     failures.report(store, store.uri("jobs/repaired/spec.json"), BadOption("wrong"))
@@ -301,7 +301,7 @@ def run(*arguments, environment=None):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_a_process_ends_with_the_code_of_its_failure(store, store_environment, fields):
+def test_a_process_exits_with_the_code_of_its_failure(store, store_environment, fields):
     for job, changes, code in (
         ("bad-spec", {"task": "astrology"}, 2),
         ("bad-data", {"dataset_digest": "0" * 64}, 3),
@@ -313,7 +313,7 @@ def test_a_process_ends_with_the_code_of_its_failure(store, store_environment, f
         assert "Traceback" not in done.stderr
 
 
-def test_a_store_that_is_down_is_worth_another_try(store, store_environment):
+def test_an_unavailable_store_is_a_transient_failure(store, store_environment):
     environment = store_environment | {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}
     done = run(store.uri(job_key("job", "spec.json")), environment=environment)
     assert done.returncode == 75, done.stderr
@@ -330,7 +330,7 @@ def test_settings_and_arguments_are_explained(store_environment):
     assert run("--version").stdout.startswith("vfmalign ")
 
 
-def test_errors_of_the_store_are_what_the_table_expects(store_settings):
+def test_store_errors_map_to_the_expected_exit_codes(store_settings):
     down = store_settings.model_copy(update={"endpoint": "http://127.0.0.1:9"})
     with pytest.raises(Unavailable):
         read_spec(ObjectStore(down, attempts=1), f"s3://{down.bucket}/jobs/j/spec.json")

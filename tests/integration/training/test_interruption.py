@@ -1,4 +1,4 @@
-"""A job that is killed, terminated, drained, stopped anywhere or run twice at once comes to the undisturbed result."""
+"""A job that is killed, terminated, drained, stopped or run twice at once ends with the uninterrupted result."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.finetuning.kubernetes.emulator import Api
-from tests.integration.training.conftest import lasting, wait_for
+from tests.integration.training.conftest import comparable, wait_for
 from tests.integration.training.machines import FIRST, SECOND, Machines
 
 from vfmalign.core.domain.artifacts import JobResult, job_key
@@ -24,7 +24,7 @@ from vfmalign.finetuning.launchers.kubernetes.manifest import Options
 OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
 
 
-def test_a_killed_job_goes_on_to_the_same_result(store, long_spec, start, undisturbed):
+def test_a_killed_job_continues_to_the_same_result(store, long_spec, start, undisturbed):
     spec = long_spec("killed")
     process = start("killed")
     wait_for(store, job_key("killed", "progress/0002.json"), process)
@@ -37,10 +37,12 @@ def test_a_killed_job_goes_on_to_the_same_result(store, long_spec, start, undist
     resumed = [json.loads(line) for line in log.splitlines() if '"resumed"' in line]
     assert resumed
     assert resumed[0]["step"] >= 8
-    assert lasting(store.read(job_key(spec.id, "result.json"), JobResult)) == lasting(undisturbed)
+    assert comparable(store.read(job_key(spec.id, "result.json"), JobResult)) == comparable(undisturbed)
 
 
-def test_a_terminated_job_stores_its_step_and_goes_on_to_the_same_result(store, long_spec, start, finish, undisturbed):
+def test_a_terminated_job_stores_its_state_and_continues_to_the_same_result(
+    store, long_spec, start, finish, undisturbed
+):
     spec = long_spec("terminated")
     process = start("terminated")
     wait_for(store, job_key("terminated", "progress/0001.json"), process)
@@ -50,7 +52,7 @@ def test_a_terminated_job_stores_its_step_and_goes_on_to_the_same_result(store, 
     step = store.get_json(job_key("terminated", "checkpoint/latest.json"))["step"]
     assert 4 <= step < 20
     assert not store.exists(job_key("terminated", "failure.json"))
-    assert lasting(finish(spec)) == lasting(undisturbed)
+    assert comparable(finish(spec)) == comparable(undisturbed)
 
 
 class StopAfter(ShutdownRequest):
@@ -67,7 +69,7 @@ class StopAfter(ShutdownRequest):
         super().check()
 
 
-def test_a_job_may_be_stopped_at_any_point(store, long_spec, finish, undisturbed):
+def test_a_job_can_be_stopped_at_any_point(store, long_spec, finish, undisturbed):
     """Also while loading, between validation cases and while scoring; each attempt gets a little further."""
     spec, attempts, steps = long_spec("often"), 0, []
     while not store.exists(job_key("often", "result.json")):
@@ -80,7 +82,7 @@ def test_a_job_may_be_stopped_at_any_point(store, long_spec, finish, undisturbed
     assert attempts >= 4
     assert all(earlier <= later for earlier, later in pairwise(steps))
     assert any(step % 4 for step in steps), "no attempt was stopped within an epoch"
-    assert lasting(finish(spec)) == lasting(undisturbed)
+    assert comparable(finish(spec)) == comparable(undisturbed)
 
 
 def test_two_processes_of_one_job_agree(store, long_spec, start, undisturbed):
@@ -90,12 +92,12 @@ def test_two_processes_of_one_job_agree(store, long_spec, start, undisturbed):
         _, log = process.communicate(timeout=300)
         assert process.returncode == 0, log
     result = store.read(job_key("twice", "result.json"), JobResult)
-    assert lasting(result) == lasting(undisturbed)
+    assert comparable(result) == comparable(undisturbed)
     for figure in result.figures:
         store.get(figure.key, sha256=figure.sha256)
 
 
-def test_lost_or_foreign_checkpoints_start_the_job_again(store, long_spec, finish, undisturbed):
+def test_lost_or_foreign_checkpoints_restart_the_job(store, long_spec, finish, undisturbed):
     spec = long_spec("lost")
     with pytest.raises(Cancelled):
         finish(spec, StopAfter(25))
@@ -108,7 +110,7 @@ def test_lost_or_foreign_checkpoints_start_the_job_again(store, long_spec, finis
     with pytest.raises(Cancelled):
         finish(other, StopAfter(17))
     assert store.get_json(job_key("lost", "checkpoint/latest.json"))["step"] < latest["step"]
-    assert lasting(finish(spec)) == lasting(undisturbed)
+    assert comparable(finish(spec)) == comparable(undisturbed)
 
 
 # --- a node is drained: the API, kubelets and the Job controller are emulated, all else is real -----------------------
@@ -158,4 +160,4 @@ def test_a_drained_node_costs_no_attempt(store, api, launcher, long_spec, start,
     assert machines.until(end) == Exited(0)
     assert [(pod.node, pod.code) for pod in machines.pods] == [(FIRST, 143), (SECOND, 0)]
     assert api.jobs() == [handle["name"]]
-    assert lasting(store.read(job_key(spec.id, "result.json"), JobResult)) == lasting(undisturbed)
+    assert comparable(store.read(job_key(spec.id, "result.json"), JobResult)) == comparable(undisturbed)

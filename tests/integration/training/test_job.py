@@ -4,7 +4,7 @@ import json
 
 import pytest
 from safetensors.torch import load as parse_safetensors
-from tests.integration.training.conftest import ARCHITECTURE, INPUT, RECIPE, lasting, other_bits
+from tests.integration.training.conftest import ARCHITECTURE, INPUT, RECIPE, comparable, replace_weights
 
 from vfmalign.core.domain.artifacts import JobProgress, job_key
 from vfmalign.core.domain.errors import Conflict
@@ -89,7 +89,7 @@ def test_progress_is_written_for_every_epoch(store, results):
         assert tuple(store.read(key, JobProgress) for key in keys) == result.curve
 
 
-def test_figures_are_pictures_of_test_cases_by_generated_id(store, results, dataset):
+def test_figures_show_test_cases_by_generated_id(store, results, dataset):
     for result in results.values():
         pictures = [figure for figure in result.figures if figure.key.endswith(".png")]
         assert 2 <= len(pictures) <= 3
@@ -99,7 +99,7 @@ def test_figures_are_pictures_of_test_cases_by_generated_id(store, results, data
         assert all(any(case.id in figure.caption for case in dataset.test) for figure in pictures)
 
 
-def test_the_encoder_alone_is_published_with_its_parents_past(store, results, dataset, model):
+def test_the_encoder_is_published_without_head_and_with_its_parents_pretraining(store, results, dataset, model):
     card = load_card(store, "pretrained-segmentation-encoder")
     assert (card.parent, card.objective, card.preprocessing) == (model.id, "supervised", INPUT)
     names = set(parse_safetensors(store.get(card.checkpoint.key, sha256=card.checkpoint.sha256)))
@@ -119,14 +119,14 @@ def test_classes_of_training_cases_are_in_the_result(results, dataset):
     assert results["pretrained", "segmentation"].train_labels == {}
 
 
-def test_a_checkpoint_keeps_two_files_and_they_hold_no_pickle(store, results):
+def test_a_checkpoint_has_two_files_without_pickle(store, results):
     for network, task in results:
         files = [key for key in store.list(f"jobs/{network}-{task}/checkpoint/") if key.endswith(".safetensors")]
         assert 1 <= len(files) <= 2
         assert all(parse_safetensors(store.get(key)) for key in files)
 
 
-def test_a_done_job_is_left_alone(store, make_spec, results, start):
+def test_a_job_with_a_result_is_not_changed(store, make_spec, results, start):
     before = {key: store.get(key) for key in store.list("jobs/pretrained-segmentation/")}
     process = start("pretrained-segmentation")
     assert process.wait(120) == 0
@@ -136,10 +136,10 @@ def test_a_done_job_is_left_alone(store, make_spec, results, start):
 def forget_result(store, spec, **changes):
     """As a kill between publishing and the result leaves a job, whose rerun is to give other bits; and the card."""
     store.delete(job_key(spec.id, "result.json"))
-    return other_bits(store, spec.publish_as, **changes)
+    return replace_weights(store, spec.publish_as, **changes)
 
 
-def test_an_encoder_that_a_killed_run_published_is_kept(store, make_spec, finish):
+def test_an_encoder_published_by_a_killed_run_is_not_replaced(store, make_spec, finish):
     spec = make_spec("killed-before-its-result")
     first = finish(spec)
     card = forget_result(store, spec)
@@ -150,7 +150,7 @@ def test_an_encoder_that_a_killed_run_published_is_kept(store, make_spec, finish
     assert load_card(store, spec.publish_as) == card
 
 
-def test_an_encoder_of_another_job_is_never_kept(store, make_spec, finish, monkeypatch):
+def test_an_encoder_of_another_job_is_never_adopted(store, make_spec, finish, monkeypatch):
     spec = make_spec("late")
     finish(spec)
     card = forget_result(store, spec, source="job early")
@@ -166,7 +166,7 @@ def test_an_encoder_of_another_job_is_never_kept(store, make_spec, finish, monke
 
 @pytest.mark.parametrize("task", list(TASKS))
 @pytest.mark.parametrize("network", ["pretrained", "scratch"])
-def test_a_rate_of_zero_changes_nothing(store, make_spec, finish, model, network, task):
+def test_a_learning_rate_of_zero_changes_no_weight(store, make_spec, finish, model, network, task):
     recipe = RECIPE.model_copy(update={"learning_rate": 0.0, "epochs": 1, "weight_decay": 1.0})
     spec = make_spec(f"still-{network}-{task}", recipe=recipe, network=network, task=task)
     result = finish(spec)
@@ -177,11 +177,11 @@ def test_a_rate_of_zero_changes_nothing(store, make_spec, finish, model, network
         assert result.encoder_sha256 == model.checkpoint.sha256
 
 
-def test_the_seed_decides(make_spec, finish, results):
+def test_another_seed_gives_another_result(make_spec, finish, results):
     first = results["pretrained", "super_resolution"]
     again = finish(make_spec("again"))
     other = finish(make_spec("other", seed=2))
-    assert lasting(again) == lasting(first)
+    assert comparable(again) == comparable(first)
     assert other.encoder_sha256 != first.encoder_sha256
     assert other.curve[1].val_score != first.curve[1].val_score
 
@@ -195,7 +195,7 @@ def test_the_seed_decides(make_spec, finish, results):
         ("contrastive", "provicnet_fusion_micro"),
     ],
 )
-def test_pretraining_publishes_an_encoder_and_touches_no_test_case(
+def test_pretraining_publishes_an_encoder_and_reads_no_test_case(
     store, dataset, make_spec, finish, objective, architecture
 ):
     recipe = RECIPE.model_copy(update={"layer_decay": 1.0, "epochs": 1})

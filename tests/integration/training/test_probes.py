@@ -1,8 +1,8 @@
-"""Probes: encoders that a job publishes on its way."""
+"""Probes: encoders that a job publishes during training."""
 
 import pytest
 from safetensors.torch import load as parse_safetensors
-from tests.integration.training.conftest import ARCHITECTURE, INPUT, RECIPE, lasting, other_bits
+from tests.integration.training.conftest import ARCHITECTURE, INPUT, RECIPE, comparable, replace_weights
 
 from vfmalign.core.domain.artifacts import job_key, model_card_key, probe_id
 from vfmalign.core.domain.errors import Conflict
@@ -11,7 +11,7 @@ from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state
 
 
-def test_probes_are_encoders_on_the_way(store, dataset, model, undisturbed):
+def test_probes_are_encoders_of_intermediate_steps(store, dataset, model, undisturbed):
     assert [probe.step for probe in undisturbed.probes] == [4, 12]
     curve = {point.step: point.val_score for point in undisturbed.curve}
     for probe in undisturbed.probes:
@@ -31,7 +31,7 @@ def test_probes_are_encoders_on_the_way(store, dataset, model, undisturbed):
 def test_probes_change_nothing_else_and_the_best_one_is_the_encoder(make_spec, finish):
     first = finish(make_spec("unprobed"))
     probed = finish(make_spec("probed", recipe=RECIPE.model_copy(update={"probe_steps": (3, 6)})))
-    assert lasting(probed) | {"probes": ()} == lasting(first) | {"probes": ()}
+    assert comparable(probed) | {"probes": ()} == comparable(first) | {"probes": ()}
     assert first.probes == ()
     at = {probe.step: probe.sha256 for probe in probed.probes}
     assert at[probed.selected_step] == probed.encoder_sha256
@@ -49,19 +49,19 @@ def test_a_probe_is_published_before_its_validation_is_known(store, make_spec, f
     assert seen == [(0, False), (3, True), (6, True)]
 
 
-def test_a_probe_that_a_killed_run_published_is_kept(store, make_spec, finish):
+def test_a_probe_published_by_a_killed_run_is_not_replaced(store, make_spec, finish):
     spec = make_spec("killed-after-a-probe", recipe=RECIPE.model_copy(update={"probe_steps": (3,)}))
     first = finish(spec)
     for key in list(store.list(f"jobs/{spec.id}/")):
         if not key.endswith("spec.json"):
             store.delete(key)
-    card = other_bits(store, probe_id(spec.publish_as, 3))
+    card = replace_weights(store, probe_id(spec.publish_as, 3))
     again = finish(spec)
     assert again.probes[0].sha256 == card.checkpoint.sha256 != first.probes[0].sha256
     assert again.encoder_sha256 == first.encoder_sha256
 
 
-def test_a_probe_s_id_that_another_model_has_ends_the_job_before_it_trains(store, make_spec, finish):
+def test_a_probe_id_of_another_model_fails_before_training(store, make_spec, finish):
     spec = make_spec("taken", recipe=RECIPE.model_copy(update={"probe_steps": (3,)}))
     publish(
         store,

@@ -1,4 +1,4 @@
-"""Shared by the imaging tests: small volumes, NIfTI bytes with anything in their header, and a store in memory."""
+"""Shared fixtures of the imaging tests: small volumes, NIfTI bytes with arbitrary headers, and an in-memory store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PICAI_FILES = {"t2w": "t2", "dwi": "dwi", "adc": "adc", "gland": "mask", "lesion
 
 
 class MemoryStore(ObjectStore):
-    """An object store that keeps its objects in a dict: the seam is ours, the real server has tests of its own."""
+    """An object store that keeps its objects in a dict; the real store is tested elsewhere."""
 
     def __init__(self) -> None:
         self.bucket = "vfmalign"
@@ -89,7 +89,7 @@ def picai(picai_folder: Path) -> dict[str, Volume]:
 
 @pytest.fixture
 def nifti() -> Callable[..., bytes]:
-    """Makes the bytes of a NIfTI file: `nifti(array, affine=…, gz=…, **header fields)`."""
+    """Build the bytes of a NIfTI file: `nifti(array, affine=…, gz=…, **header fields)`."""
 
     def make(
         array: Any = None,

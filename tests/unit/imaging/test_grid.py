@@ -1,4 +1,4 @@
-"""Grids: positions are right whatever the files' orientation, and volumes that do not lie together are refused."""
+"""Grids: positions are correct for every orientation, and volumes that do not overlap are rejected."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_common_grid_keeps_the_field_of_view_and_is_lps():
     assert grid.affine[1, 1] < 0
 
 
-def test_the_references_own_spacing_gives_its_own_voxels_back():
+def test_resampling_to_the_same_grid_is_the_identity():
     reference = placed(
         (10, 12, 6), (0.7, 0.7, 3.0), angles=(10.0, 0.0, 0.0), values=np.random.default_rng(0).random((10, 12, 6))
     )
@@ -55,7 +55,7 @@ def test_linear_interpolation_reproduces_a_linear_field_between_turned_grids():
 
 @pytest.mark.parametrize("spacing_mm", [(3.0, 0.5, 0.5), (1.0, 1.3, 0.4), (5.0, 2.0, 2.0)])
 @pytest.mark.parametrize("labels", [False, True])
-def test_axis_by_axis_and_voxel_by_voxel_agree(monkeypatch, spacing_mm, labels):
+def test_separable_and_voxelwise_interpolation_agree(monkeypatch, spacing_mm, labels):
     """Along axes of the grid and against them, coarser and finer, and where the volume ends before the grid does."""
     values = np.random.default_rng(0).integers(1, 5 if labels else 1000, (30, 26, 9))
     affine = placed((30, 26, 9), (0.9, 0.7, 3.1), centre=(4.0, -2.0, 1.0)).affine
@@ -91,7 +91,7 @@ def test_label_maps_take_the_nearest_voxel_and_no_other_value():
     assert volume_mm3 == pytest.approx(10 * 10 * 4 * 3.0, rel=0.05)
 
 
-def test_zero_where_a_volume_does_not_reach():
+def test_voxels_outside_the_volume_are_zero():
     small = placed((10, 10, 10), (1.0, 1.0, 1.0), values=np.ones((10, 10, 10)))
     grid = Grid((20, 20, 20), placed((20, 20, 20), (1.0, 1.0, 1.0)).affine)
     shown = resample(small, grid, labels=False)
@@ -117,7 +117,7 @@ def test_irreconcilable_grids_are_refused(shape, spacing, centre, says):
     assert str(caught.value).startswith("case c-1: ")
 
 
-def test_a_larger_coarser_turned_grid_is_fine():
+def test_a_larger_coarser_oblique_volume_is_accepted():
     check_study(
         {"t2w": placed((60, 60, 10), (1.0, 1.0, 3.0)), "adc": placed((40, 40, 20), (2.5, 2.5, 4.0), angles=(30, 0, 0))}
     )

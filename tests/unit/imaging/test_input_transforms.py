@@ -1,4 +1,4 @@
-"""Input transforms: deterministic per case, and physically right."""
+"""Input transforms are deterministic per case and physically correct."""
 
 import math
 
@@ -27,7 +27,7 @@ def scene(seed=0, modalities=("t2w", "dwi", "adc")):
 
 
 def smooth(seed, shape=SHAPE, offset=3.0):
-    """Signal of a few voxels' width, above zero."""
+    """Smooth positive signal with structures a few voxels wide."""
     draw = torch.Generator().manual_seed(seed)
     coarse = torch.rand((1, 1, *(side // 4 for side in shape)), generator=draw)
     return offset + torch.nn.functional.interpolate(coarse, size=shape, mode="trilinear")[0, 0]
@@ -40,7 +40,7 @@ def psnr_db(image, reference):
 
 @pytest.mark.parametrize("name", sorted(INPUT_TRANSFORMS))
 @pytest.mark.parametrize("shape", [(3, 4, 40, 16), (1, 2, 35, 17)])
-def test_transforms_keep_shape_and_their_input_and_are_deterministic(name, shape):
+def test_transforms_are_deterministic_and_preserve_shape_and_input(name, shape):
     signal_CDHW = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     before = signal_CDHW.clone()
     where = scene(modalities=("t2w", "dwi", "adc")[: shape[0]])
@@ -55,7 +55,7 @@ def test_transforms_keep_shape_and_their_input_and_are_deterministic(name, shape
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (30, 45), (33, 64)])
-def test_half_resolution_returns_a_band_limited_volume(height, width):
+def test_half_resolution_preserves_a_band_limited_volume(height, width):
     """What the coarse grid can hold comes back. Tolerance: float32 transforms of values up to 10."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     draw = torch.Generator().manual_seed(1)
@@ -67,7 +67,7 @@ def test_half_resolution_returns_a_band_limited_volume(height, width):
     torch.testing.assert_close(half_resolution(volume, scene()), volume, atol=1e-5, rtol=0)
 
 
-def test_half_resolution_loses_what_the_coarse_grid_cannot_hold():
+def test_half_resolution_removes_frequencies_above_the_band():
     """Stripes of one voxel and of one and a half are gone, not turned into broader ones; their mean stays."""
     x = torch.arange(48)
     for cycles in (24, 16, 13):
@@ -75,7 +75,7 @@ def test_half_resolution_loses_what_the_coarse_grid_cannot_hold():
         torch.testing.assert_close(half_resolution(stripes, scene()), torch.full_like(stripes, 2.0), atol=1e-5, rtol=0)
 
 
-def test_half_resolution_twice_is_once_and_empty_voxels_stay_empty():
+def test_half_resolution_is_idempotent_and_keeps_empty_voxels_empty():
     volume = smooth(3)[None].clone()
     once = half_resolution(volume, scene())
     torch.testing.assert_close(half_resolution(once, scene()), once, atol=1e-5, rtol=0)
@@ -86,7 +86,7 @@ def test_half_resolution_twice_is_once_and_empty_voxels_stay_empty():
 # --- distortion -------------------------------------------------------------------------------------------------------
 
 
-def test_the_field_is_of_a_realistic_size_and_folds_nothing():
+def test_the_field_has_a_realistic_size_and_is_invertible():
     peaks_mm = []
     for seed in range(40):
         field_DEW = simulate_displacement((20, 112, 112), SPACING, seed)
@@ -99,7 +99,7 @@ def test_the_field_is_of_a_realistic_size_and_folds_nothing():
     assert min(peaks_mm) > 1.5
 
 
-def test_the_field_is_the_seed_s_on_every_grid():
+def test_a_seed_gives_the_same_field_on_every_grid():
     """The same millimetres at the same places. Tolerance: the peak is sought on the grid, and bumps are broad."""
     coarse = simulate_displacement((10, 56, 56), (3.0, 2.0, 2.0), 7) * 2.0
     fine = simulate_displacement((10, 112, 112), (3.0, 1.0, 1.0), 7)
@@ -138,7 +138,7 @@ def test_the_known_inverse_field_restores_a_phantom_s_dwi(phantom):
     assert psnr_db(undistort(bent, field_DEW), signal) > 40
 
 
-def test_signal_piles_up_where_places_are_moved_together():
+def test_signal_piles_up_by_the_inverse_of_the_stretch():
     """Uniform signal becomes 1 / (1 + ∂d/∂y), taken where each voxel's signal came from."""
     field_DEW = torch.zeros(1, 65, 1, dtype=torch.float64)
     y = torch.arange(65, dtype=torch.float64)
@@ -150,7 +150,7 @@ def test_signal_piles_up_where_places_are_moved_together():
     assert bent.max() > 1.25 > 0.85 > bent.min()
 
 
-def test_a_ratio_moves_with_the_signals_and_keeps_its_values():
+def test_a_ratio_is_displaced_without_pile_up():
     """ADC formed of two distorted signals is the distorted ADC. Tolerance: interpolation of detail of four voxels."""
     field_DEW = simulate_displacement(SHAPE, SPACING, 5)
     still, adc = smooth(1), smooth(2, offset=1.0)
@@ -161,7 +161,7 @@ def test_a_ratio_moves_with_the_signals_and_keeps_its_values():
     assert float(adc.min()) - 1e-6 < float(moved.min()) < float(moved.max()) < float(adc.max()) + 1e-6
 
 
-def test_distortion_leaves_t2w_and_follows_the_case(phantom):
+def test_distortion_does_not_change_t2w_and_depends_on_the_case(phantom):
     plain = Preprocessing(spacing_mm=SPACING, shape_DHW=(16, 64, 64))
     prepared = prepare_study(phantom.volumes, plain, "distorted_diffusion")
     assert torch.equal(prepared.input_CDHW[0], prepared.clean_CDHW[0])

@@ -1,4 +1,4 @@
-"""Z-scores: moments are the whole channel's in float64, and one value is not divided by its rounding."""
+"""Z-scores: moments are exact for the whole channel, and a constant channel is not divided by its rounding error."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from vfmalign.imaging.normalisation import compute_moments, scale_from_moments
     spread=st.sampled_from([1.0, 50.0]),
     empty=st.sampled_from([0.0, 0.5, 0.99]),
 )
-def test_moments_are_those_of_all_voxels_that_are_not_zero(seed, offset, spread, empty):
+def test_moments_equal_numpy_over_nonzero_voxels(seed, offset, spread, empty):
     """Against numpy in float64, also where slices are all zero and where the mean is 10,000 SDs from zero."""
     rng = np.random.default_rng(seed)
     channel_DHW = offset + spread * rng.standard_normal((4, 12, 15)) * rng.random((4, 1, 1))
@@ -31,7 +31,7 @@ def test_moments_are_those_of_all_voxels_that_are_not_zero(seed, offset, spread,
 
 
 @given(seed=st.integers(0, 2**32 - 1), slices=st.integers(1, 12), planes=st.integers(1, 5))
-def test_moments_of_sums_are_those_of_the_sums_written_out(seed, slices, planes):
+def test_moments_from_planes_equal_moments_of_the_slices(seed, slices, planes):
     """With planes that are partly or all zero, slices without any plane, and slices of planes far apart."""
     rng = np.random.default_rng(seed)
     planes_KHW = rng.integers(1, 1000, (planes, 6, 7)) * (rng.random((planes, 6, 7)) < rng.random((planes, 1, 1)))
@@ -46,7 +46,7 @@ def test_moments_of_sums_are_those_of_the_sums_written_out(seed, slices, planes)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 1e6])
-def test_one_value_keeps_its_units(value):
+def test_a_constant_channel_is_not_scaled(value):
     channel_DHW = torch.full((3, 40, 50), value)
     moments = compute_moments(channel_DHW)
     assert not moments.has_contrast

@@ -1,4 +1,4 @@
-"""Prepared tensors: exact normalisation, crop and pad, the same for every orientation of the files."""
+"""Prepared tensors: exact normalisation, crop and pad, independent of the files' orientation."""
 
 import itertools
 
@@ -17,7 +17,7 @@ CPU_SIZED = Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
 
 
 def turned(volume, axes, flips):
-    """The same volume in the same place, its array permuted and flipped and its affine to match."""
+    """The same volume at the same position, with its array permuted and flipped and its affine adapted."""
     array = volume.array_XYZ.transpose(axes)
     affine = volume.affine.copy()
     affine[:3, :3] = volume.affine[:3, list(axes)]
@@ -44,7 +44,7 @@ def random_study(shape_DHW, seed=0):
 
 
 @pytest.mark.parametrize("leading", [(), (2,)])
-def test_fits_voxel_for_voxel_as_monai_does(leading):
+def test_crop_or_pad_equals_monai_voxel_for_voxel(leading):
     resize = pytest.importorskip("monai.transforms").ResizeWithPadOrCrop
     for shape_DHW in ((3, 6, 9), (4, 5, 8)):
         volume = torch.rand(*leading, *shape_DHW)
@@ -79,7 +79,7 @@ def test_the_orientation_of_the_files_does_not_matter(phantom, axes, flips):
     assert prepared.spacing_mm == expected.spacing_mm
 
 
-def test_front_is_up_and_the_head_comes_last():
+def test_axes_run_from_feet_to_head_front_to_back_right_to_left():
     """One bright voxel in the left-back-head corner comes out at the end of every axis."""
     t2w = np.ones((4, 8, 6))
     t2w[0, 0, 0] = 2.0
@@ -112,7 +112,7 @@ def test_zscore_crop_and_pad_are_exact():
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 0.8, 0.7), (6.0, 2.0, 2.0)], ids=["finer", "coarser"])
 @pytest.mark.parametrize("shape_DHW", [(16, 32, 32), (96, 256, 256), (16, 256, 32)])
-def test_what_is_never_written_changes_nothing(phantom, spacing_mm, shape_DHW):
+def test_cropping_planes_first_equals_cropping_the_whole_grid(phantom, spacing_mm, shape_DHW):
     """The input is cut from the whole grid and normalised by all of it, though no more than the input is written."""
     study = {kind: phantom.volumes[kind] for kind in ("t2w", "dwi", "adc")}
     prepared = prepare_study(study, Preprocessing(spacing_mm=spacing_mm, shape_DHW=shape_DHW))
@@ -146,7 +146,7 @@ def test_a_real_case(picai):
     assert float((prepared.lesions_DHW > 0).sum()) * 3.0 / 1000 == pytest.approx(4.94, rel=0.05)
 
 
-def test_refuses_missing_and_empty(phantom):
+def test_rejects_missing_and_constant_modalities(phantom):
     def without(*kinds):
         return {kind: volume for kind, volume in phantom.volumes.items() if kind not in kinds}
 
@@ -166,7 +166,7 @@ def test_refuses_missing_and_empty(phantom):
     assert prepare_study(without("gland", "lesions"), CPU_SIZED).gland_DHW is None
 
 
-def test_refuses_a_gland_outside_the_crop(phantom):
+def test_rejects_a_gland_outside_the_crop(phantom):
     t2w = phantom.volumes["t2w"]
     corner = np.zeros_like(t2w.array_XYZ)
     corner[:20, :20] = 1
@@ -174,7 +174,7 @@ def test_refuses_a_gland_outside_the_crop(phantom):
         prepare_study({**phantom.volumes, "gland": Volume(corner, t2w.affine)}, CPU_SIZED)
 
 
-def test_refuses_an_unknown_transform(phantom):
+def test_rejects_an_unknown_transform(phantom):
     with pytest.raises(BadOption, match="choose one of: distorted_diffusion, half_resolution, hidden_adc, identity"):
         prepare_study(phantom.volumes, CPU_SIZED, "sharpen")
 
@@ -194,7 +194,7 @@ def test_the_clean_study_is_on_the_scale_of_the_input():
 
 
 @pytest.mark.parametrize("normalisation", ["zscore_nonzero", "zscore_gland"])
-def test_a_hidden_channel_tells_nothing_and_its_target_keeps_its_units(phantom, normalisation):
+def test_a_hidden_channel_is_constant_and_its_target_keeps_its_units(phantom, normalisation):
     how = CPU_SIZED.model_copy(update={"normalisation": normalisation})
     prepared = prepare_study(phantom.volumes, how, "hidden_adc")
     assert not prepared.input_CDHW[2].any()
@@ -247,7 +247,7 @@ def test_scale_and_offset_of_intensities_cancel():
     torch.testing.assert_close(scaled[inside], plain[inside], atol=1e-3, rtol=0)
 
 
-def test_each_slice_is_resized_to_the_models_pixels(phantom):
+def test_each_slice_has_the_pixels_of_the_model(phantom):
     preprocessing = Preprocessing(
         modalities=("t2w",), spacing_mm=(3.0, 2 / 7, 2 / 7), shape_DHW=(8, 448, 448), normalisation="zscore_gland"
     )
@@ -257,7 +257,7 @@ def test_each_slice_is_resized_to_the_models_pixels(phantom):
     assert 448 * prepared.spacing_mm[1] == pytest.approx(128)
 
 
-def test_refuses_what_cannot_be_normalised_in_a_gland():
+def test_rejects_studies_without_gland_or_contrast_in_it():
     study = gland_study()
     with pytest.raises(BadVolume, match="no gland volume; send gland, which the model's input needs"):
         prepare_study(own_grid(t2w=study["t2w"]), IN_GLAND)

@@ -1,4 +1,4 @@
-"""Decoding and encoding: every bad input is refused with its reason, and nothing of a header's text comes out."""
+"""Decoding and encoding of NIfTI: invalid input is rejected with its reason, and no header text is passed on."""
 
 import gzip
 import logging
@@ -68,7 +68,7 @@ def inflater(request, monkeypatch):
         monkeypatch.setattr(volumes, "_inflater", zlib)
 
 
-def test_refuses_what_is_no_nifti(nifti):
+def test_rejects_files_that_are_not_nifti(nifti):
     assert "not a NIfTI file" in refusal(b"")
     assert "not a NIfTI file" in refusal(b"\x89PNG not a volume" * 100)
     assert "not a NIfTI file" in refusal(gzip.compress(b"DICM" * 200))
@@ -76,7 +76,7 @@ def test_refuses_what_is_no_nifti(nifti):
 
 
 @pytest.mark.usefixtures("inflater")
-def test_refuses_truncated_files_wherever_they_end(nifti):
+def test_rejects_truncated_files(nifti):
     noise = np.random.default_rng(0).integers(0, 30000, (16, 16, 8)).astype(np.int16)
     packed, plain = nifti(noise), nifti(noise, gz=False)
     for cut in (40, 300, len(packed) // 2, len(packed) - 9, len(packed) - 1):
@@ -88,7 +88,7 @@ def test_refuses_truncated_files_wherever_they_end(nifti):
     assert "damaged gzip data" in refusal(bytes(damaged))
 
 
-def test_refuses_shapes(nifti):
+def test_rejects_invalid_shapes(nifti):
     assert "expected 3 axes, got 4; split the series first" in refusal(nifti(np.zeros((4, 4, 4, 3), np.int16)))
     assert "expected 3 axes, got 2" in refusal(nifti(np.zeros((4, 4), np.int16)))
     assert "empty volume" in refusal(nifti(dim=[3, 4, 0, 6, 1, 1, 1, 1]))
@@ -96,7 +96,7 @@ def test_refuses_shapes(nifti):
     assert "number of axes" in refusal(nifti(dim=[9, 4, 5, 6, 1, 1, 1, 1]))
 
 
-def test_refuses_values(nifti):
+def test_rejects_invalid_values(nifti):
     array = np.ones((4, 4, 4), np.float32)
     array[0] = 2
     for bad in (np.nan, np.inf, -np.inf):
@@ -119,7 +119,7 @@ def test_label_maps_hold_small_whole_numbers(nifti, kind):
         assert f"{kind} labels are not whole numbers from 0 to 255" in refusal(nifti(array), kind)
 
 
-def test_refuses_affines(nifti):
+def test_rejects_invalid_affines(nifti):
     singular = np.diag([0.5, 0.5, 3.0, 1.0])
     singular[:3, 1] = singular[:3, 0]
     assert "singular" in refusal(nifti(affine=singular))
@@ -220,7 +220,7 @@ def test_no_header_text_in_errors_or_logs(nifti, caplog):
 
 
 @pytest.mark.usefixtures("inflater")
-def test_a_wrong_checksum_is_damage(nifti):
+def test_a_wrong_checksum_is_reported_as_damage(nifti):
     packed = bytearray(nifti(np.arange(4000, dtype=np.int16).reshape(10, 20, 20)))
     packed[-6] ^= 0xFF  # of the CRC-32 before the length
     assert "damaged gzip data" in refusal(bytes(packed))

@@ -1,4 +1,4 @@
-"""The network that docs/models.md shows is one that works."""
+"""The example network in docs/models.md works."""
 
 import re
 from pathlib import Path

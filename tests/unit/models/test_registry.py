@@ -1,4 +1,4 @@
-"""Every architecture of the registry keeps the promises that the rest of the system relies on."""
+"""Every architecture of the registry fulfils what the rest of the system relies on."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_entries_agree_with_their_encoder(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_maps_have_the_promised_shapes(name):
+def test_maps_have_the_declared_shapes(name):
     architecture = ARCHITECTURES[name]
     encoder = build_encoder(architecture, random_state(architecture, 0))
     shape_DHW = architecture.preprocessing.shape_DHW
@@ -83,7 +83,7 @@ def test_provicnets_slices_show_128_mm():
     assert preprocessing.normalisation == "zscore_gland"
 
 
-def test_unknown_architecture_is_named_with_the_choices():
+def test_an_unknown_architecture_is_rejected_with_the_choices():
     with pytest.raises(BadOption, match=r"no architecture is called 'resnet'; choose one of profound_conv_micro"):
         get_architecture("resnet")
 
@@ -109,7 +109,7 @@ def test_random_state_depends_on_the_seed_alone(name):
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_meta_build_needs_no_memory_and_draws_nothing():
+def test_building_on_meta_needs_no_memory_and_no_random_numbers():
     state = torch.get_rng_state()
     for architecture in ARCHITECTURES.values():
         architecture.build_empty()

@@ -1,4 +1,4 @@
-"""Our own format: what is read, what is refused and in which words."""
+"""Weights as safetensors: what is accepted, and the messages for what is rejected."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Small synthetic cases that a network can learn something from in a few steps."""
+"""Small synthetic cases from which a network can learn in a few steps."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ SHAPE = (16, 32, 32)
 
 
 def make_case(number: int, *, lesion: bool = True, shape=SHAPE) -> PreparedCase:
-    """A bright ball (gland) with a darker ball (lesion) in it, smooth noise around, different for each number."""
+    """A bright ball (gland) with a darker ball (lesion) in it and smooth noise around, different for each number."""
     draw = torch.Generator().manual_seed(1000 + number)
     axes = torch.meshgrid(*(torch.linspace(-1, 1, size) for size in shape), indexing="ij")
     centre = 0.3 * (torch.rand(3, generator=draw) - 0.5)

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint: everything back, bit for bit, in the layout it had."""
+"""Checkpoint tensors are restored bit for bit and in their memory layout."""
 
 import copy
 
@@ -29,7 +29,7 @@ def train(network, optimiser, steps):
 
 
 @pytest.mark.parametrize("architecture", ["profound_conv_micro", "profound_vit_micro"])
-def test_training_goes_on_bit_for_bit(architecture):
+def test_restored_training_is_bit_identical(architecture):
     network, optimiser = build(0, architecture)
     train(network, optimiser, 2)
     data = encode_state(network, optimiser)
@@ -45,7 +45,7 @@ def test_training_goes_on_bit_for_bit(architecture):
         assert torch.equal(tensor, undisturbed[name]), name
 
 
-def test_moments_lie_in_memory_as_their_parameters():
+def test_restored_moments_have_the_memory_layout_of_their_parameters():
     network, optimiser = build(0)
     train(network, optimiser, 1)
     strides = {n: optimiser.state[p]["exp_avg"].stride() for n, p in network.named_parameters() if p in optimiser.state}
@@ -58,7 +58,7 @@ def test_moments_lie_in_memory_as_their_parameters():
             assert optimiser.state[parameter]["exp_avg"].stride() == strides[name], name
 
 
-def test_a_state_before_the_first_step_can_be_kept():
+def test_a_state_before_the_first_step_can_be_restored():
     network, optimiser = build(0)
     data = encode_state(network, optimiser)
     other, other_optimiser = build(1)

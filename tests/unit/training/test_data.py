@@ -29,7 +29,7 @@ def test_a_shuffle_uses_every_case_once():
     assert drawn != [index for step in range(3, 6) for index in batch_indices(6, 2, step, seed=5)]
 
 
-def test_no_batch_holds_a_case_twice_if_there_are_enough():
+def test_no_batch_repeats_a_case_if_there_are_enough():
     counts = Counter()
     for step in range(200):
         batch = batch_indices(7, 3, step, seed=0)
@@ -38,12 +38,12 @@ def test_no_batch_holds_a_case_twice_if_there_are_enough():
     assert min(counts.values()) > 60
 
 
-def test_fewer_cases_than_a_batch_repeat_evenly():
+def test_fewer_cases_than_a_batch_are_repeated_evenly():
     assert sorted(batch_indices(2, 5, step=4, seed=0)) in ([0, 0, 0, 1, 1], [0, 0, 1, 1, 1])
     assert batch_indices(1, 4, step=9, seed=0) == [0, 0, 0, 0]
 
 
-def test_flips_take_the_labels_along(cases):
+def test_flips_apply_to_labels_as_well(cases):
     case, seen = cases[0], set()
     for step in range(20):
         batch = draw([case], step=step, batch_size=1)
@@ -57,7 +57,7 @@ def test_flips_take_the_labels_along(cases):
     assert seen == {True, False}
 
 
-def test_patches_take_the_labels_along_and_often_meet_the_lesion(cases):
+def test_patches_apply_to_labels_and_often_contain_the_lesion(cases):
     # Intensities that are the labels themselves: wherever a patch lies, they must agree.
     labels = 2 * cases[0].gland_DHW + cases[0].lesions_DHW
     case = replace(cases[0], input_CDHW=labels.float().expand(3, -1, -1, -1), clean_CDHW=labels.float()[None])

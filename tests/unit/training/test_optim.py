@@ -1,4 +1,4 @@
-"""Layer decay, weight decay and the schedule, against what their formulas say."""
+"""Layer decay, weight decay and the schedule against their formulas."""
 
 import math
 from itertools import pairwise
@@ -35,7 +35,7 @@ def by_name(groups):
     return {name: group for group in groups for name in group["names"]}
 
 
-def test_earlier_stages_get_a_smaller_share_of_the_rate(network):
+def test_earlier_stages_get_a_smaller_learning_rate(network):
     groups = by_name(parameter_groups(network, weight_decay=0.05, layer_decay=0.5))
     for stage in range(4):
         for part in (f"encoder.downsample_layers.{stage}.0.weight", f"encoder.stages.{stage}.0.pwconv1.weight"):
@@ -44,14 +44,14 @@ def test_earlier_stages_get_a_smaller_share_of_the_rate(network):
     assert groups["decoder.out.weight"]["lr_scale"] == 1.0
 
 
-def test_the_encoder_s_share_multiplies_the_layers_own(network):
+def test_the_encoder_rate_multiplies_the_layer_decay(network):
     groups = by_name(parameter_groups(network, weight_decay=0.05, layer_decay=0.5, encoder_rate=0.01))
     assert groups["encoder.stages.3.0.pwconv1.weight"]["lr_scale"] == pytest.approx(0.005)
     assert groups["encoder.norm.weight"]["lr_scale"] == 0.01
     assert groups["decoder.out.weight"]["lr_scale"] == 1.0
 
 
-def test_earlier_blocks_get_a_smaller_share_and_embeddings_the_smallest(transformer):
+def test_earlier_blocks_get_a_smaller_learning_rate_and_embeddings_the_smallest(transformer):
     """As in BEiT: of B blocks, block i has B − i factors, what comes before the first B + 1, the final norm none."""
     groups = by_name(parameter_groups(transformer, weight_decay=0.05, layer_decay=0.5, encoder_rate=0.1))
     for name in (n for n in groups if n.startswith("encoder.")):
@@ -63,13 +63,13 @@ def test_earlier_blocks_get_a_smaller_share_and_embeddings_the_smallest(transfor
     assert groups["decoder.out.weight"]["lr_scale"] == 1.0
 
 
-def test_an_encoder_whose_layers_are_unknown_has_one_share():
+def test_an_encoder_with_unknown_layers_has_one_learning_rate():
     network = torch.nn.ModuleDict({"encoder": torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 2))})
     groups = parameter_groups(network, weight_decay=0.05, layer_decay=0.5, encoder_rate=0.1)
     assert {group["lr_scale"] for group in groups} == {0.1}
 
 
-def test_tokens_and_places_do_not_decay(transformer):
+def test_tokens_and_position_embeddings_do_not_decay(transformer):
     groups = by_name(parameter_groups(transformer, weight_decay=0.05, layer_decay=1.0))
     matrices = {name for name, group in groups.items() if group["weight_decay"]}
     assert any(name.endswith("attn.qkv.weight") for name in matrices)
@@ -119,7 +119,7 @@ def test_no_warm_up_starts_at_the_peak():
     assert learning_rate_at(0, RECIPE.model_copy(update={"warmup_fraction": 0.0})) == 0.1
 
 
-def test_groups_get_their_share(network):
+def test_set_learning_rate_scales_every_group(network):
     optimiser = build_optimiser(network, RECIPE.model_copy(update={"layer_decay": 0.5}))
     set_learning_rate(optimiser, 0.1)
     assert sorted({group["lr"] for group in optimiser.param_groups}) == [0.1 * 0.5**k for k in (4, 3, 2, 1, 0)]

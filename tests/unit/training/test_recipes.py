@@ -29,7 +29,7 @@ def test_every_objective_has_a_recipe_for_every_architecture(preset):
             assert pretraining_recipe_for(objective, architecture, preset).batch_size >= 2
 
 
-def test_the_family_is_the_architecture_s():
+def test_the_recipe_family_follows_from_the_architecture_name():
     """The name alone decides: an orchestrator has no torch to look at the network with."""
     for name, architecture in ARCHITECTURES.items():
         blocks = any(layer.name.startswith("blocks.") for layer in architecture.layers)
@@ -50,7 +50,7 @@ def probed(*steps, epochs=20):
     return TrainingRecipe(epochs=epochs, steps_per_epoch=4, batch_size=1, learning_rate=0.1, probe_steps=steps)
 
 
-def test_probes_are_where_validation_is():
+def test_probe_steps_must_be_validation_steps():
     for steps in ((), (4,), (4, 12, 80), tuple(range(4, 68, 4))):
         check_probe_steps(probed(*steps))
 
@@ -67,7 +67,7 @@ def test_probes_are_where_validation_is():
         (tuple(range(4, 72, 4)), "at most 16 probes, got 17"),
     ],
 )
-def test_other_probes_are_refused_with_what_would_do(steps, says):
+def test_other_probe_steps_are_rejected_with_a_remedy(steps, says):
     with pytest.raises(BadOption, match=says) as caught:
         check_probe_steps(probed(*steps))
     assert caught.value.field == "recipe.probe_steps"

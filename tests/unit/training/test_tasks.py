@@ -154,7 +154,7 @@ def test_hd95_of_empty_masks_is_as_the_metric_says():
     assert segmentation.hd95_mm(empty, full, (3.0, 1.0, 1.0)) == pytest.approx(math.sqrt(12**2 + 4**2 + 4**2))
 
 
-def test_the_commonest_class_is_the_trivial_segmentation(cases):
+def test_class_frequencies_are_the_naive_segmentation(cases):
     predict = segmentation.class_frequencies(cases)
     values = segmentation.score(predict(cases[0]), cases[0])
     assert values["gland_dice"] > 0.6
@@ -164,7 +164,7 @@ def test_the_commonest_class_is_the_trivial_segmentation(cases):
 # --- distortion and translation ---------------------------------------------------------------------------------------
 
 
-def test_distortion_is_about_dwi_alone(cases):
+def test_distortion_restores_only_dwi(cases):
     bent = replace(cases[0], input_CDHW=cases[0].input_CDHW + torch.tensor([0.0, 0.5, 9.0])[:, None, None, None])
     uncorrected = distortion.DISTORTION.naive_baseline([])(bent)
     assert torch.equal(uncorrected, bent.input_CDHW[1:2])
@@ -173,7 +173,7 @@ def test_distortion_is_about_dwi_alone(cases):
     assert float(distortion.DWI.loss(uncorrected[None], collate([bent], CPU))) == pytest.approx(0.25, rel=1e-4)
 
 
-def test_the_closed_form_finds_mono_exponential_diffusion(diffusion_cases):
+def test_the_closed_form_recovers_mono_exponential_diffusion(diffusion_cases):
     """ADC of unseen cases from T2W and one b-value, whatever their gains: T2 cancels to TE ratios, which are fitted."""
     predict = translation.fit_closed_form(diffusion_cases[:3])
     case = diffusion_cases[3]
@@ -215,7 +215,7 @@ def test_classification_loss_is_the_cross_entropy_and_its_score_the_probability(
     assert classification.score(logits[0], cases[0]) == {"auroc": p, "balanced_accuracy": p}
 
 
-def test_the_prior_is_the_trivial_classification(classified_cases):
+def test_the_positive_share_is_the_naive_classification(classified_cases):
     cases = classified_cases
     predict = classification.positive_share(cases[3:])
     assert classification.probability(predict(cases[0]), cases[0]) == pytest.approx(0.75)

@@ -1,4 +1,4 @@
-"""Which folder is a case and which file shows what."""
+"""Discovery of cases: which folder is a case, and what each file shows."""
 
 import json
 
@@ -28,7 +28,7 @@ from vfmalign.imaging.datasets.folders import classify, read_patients, read_spli
         ("catalogue.nii.gz", None),
     ],
 )
-def test_files_are_told_apart_by_the_words_of_their_names(name, kind):
+def test_files_are_classified_by_the_words_of_their_names(name, kind):
     assert classify(name) == kind
 
 

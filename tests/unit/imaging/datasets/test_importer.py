@@ -1,4 +1,4 @@
-"""Imports: nothing that leaves the machine names a patient, nothing is uploaded that cannot be used."""
+"""Imports upload nothing that names a patient and nothing that cannot be used."""
 
 import csv
 import gzip
@@ -106,7 +106,7 @@ def test_the_mapping_stays_local_private_and_complete(folder, memory_store):
     assert not {row["case"] for row in again[:4]} & {row["case"] for row in again[4:]}
 
 
-def test_ids_cannot_be_had_without_the_salt(folder, memory_store):
+def test_another_salt_gives_other_ids(folder, memory_store):
     first = do_import(folder, memory_store)
     other = do_import(folder, memory_store, "ward2", salt=bytes(32))
     groups = [{c.group for c in (*d.train, *d.val, *d.test)} for d in (first, other)]
@@ -114,7 +114,7 @@ def test_ids_cannot_be_had_without_the_salt(folder, memory_store):
     assert keyed_id(SALT, "ab", "c") != keyed_id(SALT, "a", "bc")
 
 
-def test_the_same_import_twice_is_fine_and_another_is_a_conflict(folder, memory_store):
+def test_repeating_an_import_is_idempotent_and_another_conflicts(folder, memory_store):
     first = do_import(folder, memory_store)
     stored = dict(memory_store.objects)
     assert do_import(folder, memory_store) == first
@@ -173,7 +173,7 @@ def test_an_empty_gland_mask_is_refused(tmp_path, memory_store, studies):
         do_import(tmp_path / "one", memory_store)
 
 
-def test_one_patient_stands_in_all_splits_and_is_not_held_out(tmp_path, memory_store, studies):
+def test_a_single_patient_is_in_all_splits_and_not_held_out(tmp_path, memory_store, studies):
     write_case(tmp_path / PATIENT, studies[0])
     dataset = do_import(tmp_path / PATIENT, memory_store)
     assert not dataset.held_out
@@ -191,7 +191,7 @@ def test_cases_of_one_patient_stay_together(folder, memory_store):
     assert sum(len(split) for split in (dataset.train, dataset.val, dataset.test)) == 4
 
 
-def test_splits_of_the_users_own(folder, memory_store):
+def test_splits_can_be_given_by_the_user(folder, memory_store):
     names = [f"{PATIENT}{i}" for i in range(4)]
     splits = dict(zip(names, ("pretrain", "train", "val", "test"), strict=True))
     dataset = do_import(folder, memory_store, splits=splits)
@@ -213,7 +213,7 @@ def test_two_patients_with_one_volume_are_refused_before_the_upload(folder, memo
     assert memory_store.objects == {}
 
 
-def test_a_mapping_file_that_is_not_ours_is_left_alone(folder, memory_store):
+def test_a_foreign_mapping_file_is_not_overwritten(folder, memory_store):
     path = folder.parent / "mapping.csv"
     path.write_text("something else\n1\n")
     with pytest.raises(BadOption, match="is not a mapping file") as caught:
@@ -222,7 +222,7 @@ def test_a_mapping_file_that_is_not_ours_is_left_alone(folder, memory_store):
     assert str(folder.parent) not in str(caught.value)
 
 
-def test_the_salt_is_made_once_and_private(tmp_path):
+def test_the_salt_is_created_once_with_mode_0600(tmp_path):
     path = tmp_path / "config" / "salt"
     salt = load_salt(path)
     assert len(salt) == 32

@@ -1,4 +1,4 @@
-"""Splits: disjoint, seeded, and of the asked shares."""
+"""Splits are disjoint, seeded, and have the requested shares."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def test_every_group_gets_one_split_and_no_split_is_empty(count):
         assert abs(sizes[name] - share * count) <= 1
 
 
-def test_the_seed_decides_and_the_order_of_groups_does_not():
+def test_splits_depend_on_the_seed_and_not_on_the_order_of_groups():
     groups = [f"g-{i}" for i in range(40)]
     assert split_groups(groups, DEFAULT_SHARES, 1) == split_groups(groups[::-1], DEFAULT_SHARES, 1)
     assert split_groups(groups, DEFAULT_SHARES, 1) != split_groups(groups, DEFAULT_SHARES, 2)
@@ -28,11 +28,11 @@ def test_a_share_of_zero_leaves_a_split_out():
 
 
 @pytest.mark.parametrize("shares", [{"train": 0.5, "test": 0.4}, {"train": 1.5, "test": -0.5}, {}])
-def test_bad_shares(shares):
+def test_rejects_invalid_shares(shares):
     with pytest.raises(BadDataset, match="sum to 1"):
         split_groups(["a", "b", "c"], shares, 0)
 
 
-def test_too_few_groups():
+def test_rejects_fewer_groups_than_splits():
     with pytest.raises(BadDataset, match="2 patients cannot fill 3 disjoint splits; import more patients"):
         split_groups(["a", "b"], DEFAULT_SHARES, 0)

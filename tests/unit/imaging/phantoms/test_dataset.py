@@ -1,4 +1,4 @@
-"""Datasets of phantoms: reproducible, repeatable, and never over another set's data."""
+"""Datasets of phantoms are reproducible, idempotent, and never overwrite another dataset."""
 
 import pytest
 
@@ -16,7 +16,7 @@ SMALL = PhantomSpec(
 COUNTS = {"pretrain": 2, "train": 2, "val": 1, "test": 1}
 
 
-def test_makes_disjoint_splits_with_labels(memory_store):
+def test_splits_are_disjoint_and_have_labels(memory_store):
     seen = []
     dataset = synthesise_dataset(memory_store, "demo", 7, COUNTS, progress=lambda *a: seen.append(a), spec=SMALL)
     assert {name: len(dataset.split(name)) for name in COUNTS} == COUNTS
@@ -36,7 +36,7 @@ def test_makes_disjoint_splits_with_labels(memory_store):
     assert seen == [("generate", i, 6) for i in range(1, 7)]
 
 
-def test_the_same_again_is_fine_and_writes_nothing(memory_store):
+def test_repeating_a_synthesis_writes_nothing(memory_store):
     first = synthesise_dataset(memory_store, "demo", 7, COUNTS, spec=SMALL)
     stored = dict(memory_store.objects)
     memory_store.put = None
@@ -46,19 +46,19 @@ def test_the_same_again_is_fine_and_writes_nothing(memory_store):
     assert memory_store.objects == stored
 
 
-def test_one_splits_size_leaves_the_others_alone(memory_store):
+def test_the_size_of_one_split_does_not_change_the_others(memory_store):
     small = synthesise_dataset(memory_store, "a", 7, COUNTS, spec=SMALL)
     large = synthesise_dataset(memory_store, "b", 7, {**COUNTS, "pretrain": 3}, spec=SMALL)
     assert [c.volumes["t2w"].sha256 for c in small.test] == [c.volumes["t2w"].sha256 for c in large.test]
 
 
 @pytest.mark.parametrize("counts", [{}, {"train": 0}, {"train": -1, "test": 3}])
-def test_counts_must_make_sense(memory_store, counts):
+def test_rejects_invalid_counts(memory_store, counts):
     with pytest.raises(BadDataset, match="at least one in all"):
         synthesise_dataset(memory_store, "demo", 0, counts)
 
 
-def test_goes_through_a_real_store(store):
+def test_a_dataset_is_written_to_and_read_from_s3(store):
     """Over S3: written, read back verified, and the same again without a conflict."""
     dataset = synthesise_dataset(store, "demo", 7, {"train": 1}, spec=SMALL)
     assert synthesise_dataset(store, "demo", 7, {"train": 1}, spec=SMALL) == dataset

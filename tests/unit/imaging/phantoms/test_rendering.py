@@ -1,4 +1,4 @@
-"""Phantoms: seeded, on three different grids, and with lesions that look as their grade says."""
+"""Phantoms are seeded, on three different grids, and have lesions that look like their grade."""
 
 import hashlib
 
@@ -28,20 +28,20 @@ def digest(case):
     return [hashlib.sha256(encode(case.volumes[kind])).hexdigest() for kind in KINDS]
 
 
-def test_seed_and_index_fix_every_byte(cases):
+def test_seed_and_index_determine_every_byte(cases):
     assert digest(generate_case(0, 5)) == digest(cases[5])
     for other in (generate_case(1, 5), cases[6]):
         for kind in ("t2w", "dwi", "adc", "gland"):
             assert not np.array_equal(other.volumes[kind].array_XYZ, cases[5].volumes[kind].array_XYZ)
 
 
-def test_a_known_case_stays_as_it_is(cases):
+def test_a_known_case_does_not_change(cases):
     """Means of one case, kept so that a change to the generator is made on purpose (0.5 %: rounding across CPUs)."""
     means = {kind: float(cases[0].volumes[kind].array_XYZ.mean()) for kind in KINDS}
     assert means == pytest.approx(GOLDEN_MEANS, rel=5e-3)
 
 
-def test_modalities_lie_on_grids_of_their_own(cases):
+def test_every_modality_has_its_own_grid(cases):
     for case in cases[:4]:
         volumes = case.volumes
         assert volumes["t2w"].array_XYZ.shape == (160, 160, 20)

@@ -1,4 +1,4 @@
-"""The encoder against upstream's outputs, against the papers' formulas, and its family's sizes."""
+"""ConvNeXt V2 against upstream's outputs, the paper's formulas, and the sizes of its family."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""ProViCNet against upstream's outputs, against the papers' formulas, and how volumes become slices."""
+"""ProViCNet against upstream's outputs and the papers' formulas, and the conversion of volumes to slices."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Foreign checkpoints: what is read, what is refused and in which words, and that nothing is executed."""
+"""Foreign checkpoints: what is accepted, the messages for what is rejected, and that no code is executed."""
 
 import argparse
 import io

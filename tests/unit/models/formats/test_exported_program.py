@@ -1,4 +1,4 @@
-"""Exported programs: equal to the module they came from, and hostile archives refused without being executed."""
+"""Exported programs equal the original module, and hostile archives are rejected without executing code."""
 
 import io
 import json

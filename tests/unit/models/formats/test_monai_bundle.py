@@ -1,4 +1,4 @@
-"""MONAI bundles: what is read, what is refused, and that a configuration is never executed."""
+"""MONAI bundles: what is accepted and rejected, and that a configuration is never executed."""
 
 import json
 from pathlib import Path

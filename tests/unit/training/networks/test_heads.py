@@ -1,4 +1,4 @@
-"""Decoders bring every encoder's maps back to the input's grid, with a gradient for every compared layer."""
+"""Decoders restore the input's grid from every encoder's maps, with a gradient for every compared layer."""
 
 import pytest
 import torch
