@@ -7,14 +7,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from vfmalign.cli.local.state_directory import StackState, StateDirectory
 from vfmalign.client import AsyncClient
 from vfmalign.client.settings import load_client_settings
 from vfmalign.core.domain.errors import BadOption, Unavailable
 from vfmalign.core.runtime.settings import StoreSettings, load
-from vfmalign.core.storage.object_store import ObjectStore
+
+if TYPE_CHECKING:
+    from vfmalign.core.storage.object_store import ObjectStore
 
 _T = TypeVar("_T")
 
@@ -86,6 +88,9 @@ class Target:
     @cached_property
     def store(self) -> ObjectStore:
         """The deployment's object storage."""
+        # Few commands need it, and the S3 client takes a quarter of a second to import.
+        from vfmalign.core.storage.object_store import ObjectStore
+
         if self.local is not None and self.local.store is not None:
             return ObjectStore(self.local.store.to_settings())
         return ObjectStore(load(StoreSettings))
