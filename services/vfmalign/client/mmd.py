@@ -17,7 +17,7 @@ from vfmalign.client.messages.mmd import (
     TestOptions,
 )
 from vfmalign.client.samples import Sample, to_feature_source
-from vfmalign.core.domain.errors import Exhausted
+from vfmalign.core.domain.errors import TooLarge
 from vfmalign.core.rpc.channels import MESSAGE_BYTES
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
@@ -108,11 +108,9 @@ class AsyncMmdClient:
 def _check_size(request: mmd_pb2.ComputeRequest) -> None:
     if (size := request.ByteSize()) <= MESSAGE_BYTES:
         return
-    error = Exhausted(
+    raise TooLarge(
         f"the request has {size} bytes, a message at most {MESSAGE_BYTES}",
         subject="MmdService",
         remedy="upload the arrays as a safetensors file and pass UploadedFeatures, or compare fewer layers",
         reason="MESSAGE_TOO_LARGE",
     )
-    error.retry_after_s = None
-    raise error

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vfmalign.core.domain.errors import Exhausted, InvalidInput
+from vfmalign.core.domain.errors import Exhausted, InvalidInput, TooLarge
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.cards import check_checkpoint_digest, load_card, load_card_encoder
@@ -104,8 +104,6 @@ class ModelCache:
                 remedy="raise VFMALIGN_FEATURES__MODEL_CACHE_BYTES",
                 reason="MODEL_TOO_LARGE",
             )
-            error.retry_after_s = None
-            raise error
 
     def _evict(self, keep: _Key) -> None:
         with self._lock:

@@ -11,7 +11,7 @@ from vfmalign.client.messages import features as messages
 from vfmalign.client.messages.base import get_enum_label
 from vfmalign.client.messages.common import Cost, ObjectRef, Progress, StageTiming
 from vfmalign.core.domain.datasets import MODALITIES, SPLITS, Dataset, VolumeKind, VolumeRef
-from vfmalign.core.domain.errors import BadOption, Exhausted
+from vfmalign.core.domain.errors import BadOption, TooLarge
 from vfmalign.core.domain.models import LayerSpec, ModelCard
 from vfmalign.core.domain.record import SHA256_PATTERN, is_id
 from vfmalign.core.rpc.tensors import to_tensor
@@ -199,18 +199,16 @@ def to_inline_layers(features: Features, limit_bytes: int) -> list[features_pb2.
     """Packs a study's features into the response.
 
     Raises:
-        Exhausted: they do not fit into one message.
+        TooLarge: they do not fit into one message.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in features.values())
     if size > limit_bytes:
-        error = Exhausted(
+        raise TooLarge(
             f"the features take {size} bytes, a message at most {limit_bytes}",
             subject="layers",
             remedy="set `store_as` to have them stored, ask for fewer layers, or pool them",
             reason="MESSAGE_TOO_LARGE",
         )
-        error.retry_after_s = None
-        raise error
     return [
         features_pb2.LayerFeatures(layer=layer, tensor=to_tensor(tensor.numpy())) for layer, tensor in features.items()
     ]

@@ -121,10 +121,17 @@ class Conflict(VfmalignError):
 
 
 class Exhausted(VfmalignError):
-    """A full queue, or work too large for the device (RESOURCE_EXHAUSTED)."""
+    """A resource that is in use, such as a full queue (RESOURCE_EXHAUSTED)."""
 
     reason = "RESOURCE_EXHAUSTED"
     retry_after_s: float | None = 5.0
+
+
+class TooLarge(Exhausted):
+    """Work or a message that exceeds a limit, so that a retry is pointless (RESOURCE_EXHAUSTED)."""
+
+    reason = "TOO_LARGE"
+    retry_after_s = None
 
 
 class Unavailable(VfmalignError):

@@ -83,7 +83,10 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> errors.VfmalignError:
         if retry_after_s is not None:
             unpacked.retry_after_s = retry_after_s
         return unpacked
-    unpacked = _rebuild(_by_reason().get(info.reason, cls), info, field, error.details() or code.name)
+    cls = _by_reason().get(info.reason, cls)
+    if cls is errors.Exhausted and retry_after_s is None:
+        cls = errors.TooLarge  # its reason may name the limit, such as MESSAGE_TOO_LARGE
+    unpacked = _rebuild(cls, info, field, error.details() or code.name)
     # vfmalign's servers always send the delay: without RetryInfo, a retry is pointless.
     unpacked.retry_after_s = retry_after_s
     return unpacked

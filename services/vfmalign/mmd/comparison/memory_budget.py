@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vfmalign.core.domain.errors import BadOption, Exhausted
+from vfmalign.core.domain.errors import BadOption, TooLarge
 from vfmalign.mmd.comparison.options import Engine, Options
 from vfmalign.mmd.comparison.samples import Sample, shape_of
 from vfmalign.mmd.engine import out_of_core
@@ -136,7 +136,7 @@ def refuse_too_large_to_stream(given: Sequence[Extent], options: Options, engine
     """Refuses streams whose sums alone, or whose reference, do not fit; says what would.
 
     Raises:
-        Exhausted: more memory is needed than is allowed; a retry is pointless.
+        TooLarge: more memory is needed than is allowed; a retry is pointless.
     """
     x, y, *reference = given
     if reference:
@@ -161,7 +161,7 @@ def refuse_too_large(given: Sequence[Extent], options: Options, engine: Engine) 
     """Refuses what does not fit, with the size that would.
 
     Raises:
-        Exhausted: more memory is needed than is allowed; a retry is pointless.
+        TooLarge: more memory is needed than is allowed; a retry is pointless.
     """
     need = _need(given, options, engine)
     if need.total <= engine.memory_bytes:
@@ -171,15 +171,12 @@ def refuse_too_large(given: Sequence[Extent], options: Options, engine: Engine) 
         remedy = f"{fitting} rows over all samples would fit; send fewer rows, or fewer layers at once"
     else:
         remedy = "ask for fewer permutations, or fewer layers at once"
-    error = Exhausted(
+    raise TooLarge(
         f"{need.rows} rows and {options.permutations} permutations need {need.total / 2**20:.0f} MiB, and "
         f"{engine.memory_bytes / 2**20:.0f} MiB are allowed",
         subject="request",
         remedy=remedy,
-        reason="TOO_LARGE",
     )
-    error.retry_after_s = None
-    raise error
 
 
 def check_permutations(permutations: int) -> None:

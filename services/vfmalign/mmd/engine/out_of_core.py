@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vfmalign.core.domain.errors import BadTensor, Exhausted
+from vfmalign.core.domain.errors import BadTensor, TooLarge
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine import products
 from vfmalign.mmd.engine.kernels import Kernel
@@ -106,7 +106,7 @@ def accumulate(
 
     Raises:
         BadTensor: the streams cannot be compared; `SquaredNormOverflow` where rows are too large to square.
-        Exhausted: the memory allowed does not even hold two blocks of rows; says what would.
+        TooLarge: the memory allowed does not even hold two blocks of rows; says what would.
     """
     paired = len(layout.block_sizes) == 1
     check_compatible(x, y, paired=paired)
@@ -142,7 +142,7 @@ def plan(
     """Choose the rows of panels and chunks that fit into memory. Only the sizes of the layout matter.
 
     Raises:
-        Exhausted: too little memory for the smallest.
+        TooLarge: too little memory for the smallest.
     """
     per_row = _row_bytes(channels, layout, precision)
     fixed = _fixed_bytes(layout, kernels, precision, shape)
@@ -150,15 +150,12 @@ def plan(
     rows = sum(layout.block_sizes)
     if fitting < _min_resident_rows(layout):
         needed = fixed + _min_resident_rows(layout) * per_row
-        error = Exhausted(
+        raise TooLarge(
             f"two blocks of {min(_MIN_ROWS, rows)} rows and the sums of {rows} rows need {needed / 2**20:.1f} MiB, "
             f"and {memory_bytes / 2**20:.1f} MiB are allowed",
             subject="memory",
             remedy=f"allow {-(-needed // 2**20)} MiB, ask for fewer permutations, or take an estimator of one pass",
-            reason="TOO_LARGE",
         )
-        error.retry_after_s = None
-        raise error
     chunk_rows = max(min(_MIN_ROWS, rows), min(fitting // _CHUNK_FRACTION, rows))
     if processes > 1:
         chunk_rows = min(chunk_rows, max(1, -(-rows // (_CHUNKS_PER_PROCESS * processes))))

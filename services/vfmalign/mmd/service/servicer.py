@@ -101,6 +101,6 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
             try:
                 return await self._compute(request, context, sets, engine)
             except Exhausted as error:
-                if error.retry_after_s is None:
+                if error.reason != "QUEUE_FULL":
                     raise
             await asyncio.sleep(_BATCH_RETRY_S)
