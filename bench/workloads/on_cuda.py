@@ -13,17 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from bench.workloads import formulas
-from vfmalign.mmd.comparison.compare import compare
+from vfmalign.client.messages.mmd import Precision
+from vfmalign.mmd.comparison.compare import compare, get_value
 from vfmalign.mmd.comparison.options import BackendChoice, Engine, Options
 from vfmalign.mmd.comparison.samples import Sample
-from vfmalign.mmd.engine.precision import LeastPrecision
 
 Array = NDArray[np.floating]
 
 
-def vfmalign_mmd2(
-    x: Array, y: Array, *, sigma: float, precision: LeastPrecision, backend: BackendChoice
-) -> dict[str, Any]:
+def vfmalign_mmd2(x: Array, y: Array, *, sigma: float, precision: Precision, backend: BackendChoice) -> dict[str, Any]:
     """Run vfmalign with one of its backends and return which one it used."""
 
     def run() -> dict[str, Any]:
@@ -31,7 +29,7 @@ def vfmalign_mmd2(
         engine = Engine(torch.device("cuda"), precision=precision, backend=backend, memory_bytes=2**40)
         result = compare(Sample("x", {"features": x}), Sample("y", {"features": y}), None, options, engine)
         return {
-            "value": result.layers[0].raw.value_or_raise(),
+            "value": get_value(result.layers[0].raw),
             "backend": result.backend,
             "precision": result.precision,
         }

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from vfmalign.client.messages.common import Estimate
 from vfmalign.mmd import mmd2
-from vfmalign.mmd.comparison.compare import compare
+from vfmalign.mmd.comparison.compare import compare, get_value
 from vfmalign.mmd.comparison.options import Engine, Options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.kernels import KERNELS
 from vfmalign.mmd.engine.row_streams import GaussianRows, NpyRows
 from vfmalign.mmd.single_pass.block import block_mmd2, linear_mmd2
 from vfmalign.mmd.single_pass.fourier import fourier_mmd2
-from vfmalign.mmd.statistics.uncertainty import Estimate
 
 
 def fourier_features(*, rows: int, channels: int, shift: float, sigma: float, permutations: int) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def from_files(*, x: str, y: str, sigma: float, memory_mib: int) -> float:
     options = Options("independent", fixed_sigma=sigma)
     engine = Engine(memory_bytes=memory_mib * 2**20)
     pair = [Sample(name, {"features": NpyRows(Path(path), name)}) for name, path in (("x", x), ("y", y))]
-    return compare(pair[0], pair[1], None, options, engine).layers[0].raw.value_or_raise()
+    return get_value(compare(pair[0], pair[1], None, options, engine).layers[0].raw)
 
 
 def _shifted(rows: int, channels: int, shift: float) -> tuple[GaussianRows, GaussianRows]:

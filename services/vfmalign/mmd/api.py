@@ -17,14 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vfmalign.client.messages.common import Interval
+from vfmalign.client.messages.mmd import Estimator, KernelFamily, Pairing, Precision, ShiftResult, TestMethod
 from vfmalign.core.domain.errors import BadTensor
-from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import Engine, Options, Shift
+from vfmalign.mmd.comparison.compare import compare, get_value
+from vfmalign.mmd.comparison.options import Engine, Options
 from vfmalign.mmd.comparison.samples import Sample
-from vfmalign.mmd.engine.precision import LeastPrecision, PrecisionName
 from vfmalign.mmd.engine.row_streams import FeatureArray
-from vfmalign.mmd.statistics.estimators import EstimatorName, Pairing, TestMethod
-from vfmalign.mmd.statistics.uncertainty import Interval
 
 Features: TypeAlias = NDArray[Any] | Tensor
 _LAYER = "features"
@@ -59,7 +58,7 @@ class MmdResult:
     approximation_error: float
     permutations: int
     enumerated: bool
-    precision: PrecisionName
+    precision: str
     backend: str
     absent_reason: str = ""
 
@@ -69,11 +68,11 @@ def mmd2(
     y: Features,
     *,
     pairing: Pairing,
-    estimator: EstimatorName | None = None,
-    kernel: str = "gaussian",
+    estimator: Estimator | None = None,
+    kernel: KernelFamily = "gaussian",
     sigma: float | None = None,
     reference: Features | None = None,
-    precision: LeastPrecision = "high",
+    precision: Precision = "high",
     device: str | torch.device | None = None,
     block_rows: int = 0,
     frequencies: int = 0,
@@ -119,7 +118,7 @@ def mmd2(
         seed=seed,
     )
     shift, _ = _one(_sample("x", x), _sample("y", y), reference, options, device or _device_of(x))
-    return shift.value_or_raise()
+    return get_value(shift)
 
 
 def mmd_test(
@@ -129,8 +128,8 @@ def mmd_test(
     pairing: Pairing,
     groups_x: Sequence[str] = (),
     groups_y: Sequence[str] = (),
-    estimator: EstimatorName | None = None,
-    kernel: str = "gaussian",
+    estimator: Estimator | None = None,
+    kernel: KernelFamily = "gaussian",
     sigma: float | None = None,
     reference: Features | None = None,
     permutations: int = 1000,
@@ -138,7 +137,7 @@ def mmd_test(
     method: TestMethod = "permutation",
     aggregated: bool = False,
     level: float = 0.95,
-    precision: LeastPrecision = "high",
+    precision: Precision = "high",
     device: str | torch.device | None = None,
     block_rows: int = 0,
     frequencies: int = 0,
@@ -186,7 +185,7 @@ def mmd_test(
     samples = _sample("x", x, groups_x), _sample("y", y, groups_y)
     shift, backend = _one(*samples, reference, options, device or _device_of(x))
     return MmdResult(
-        mmd2=shift.value_or_raise(),
+        mmd2=get_value(shift),
         p_value=shift.p_value.value,
         interval=shift.mmd2.interval,
         aggregated_p_value=shift.aggregated_p_value.value,
@@ -209,7 +208,7 @@ def _sample(name: str, features: Features, groups: Sequence[str] = ()) -> Sample
 
 def _one(
     x: Sample, y: Sample, reference: Features | None, options: Options, device: str | torch.device | None
-) -> tuple[Shift, str]:
+) -> tuple[ShiftResult, str]:
     """The comparison of the features as they are, and its backend."""
     if options.fixed_sigma is None and reference is None:
         options = replace(options, bandwidth="pooled_median")

@@ -72,7 +72,7 @@ BAD_REQUESTS = [
     (lambda m: setattr(m, "interval_level", 1.5), "BAD_OPTION", "interval_level"),
     (lambda m: setattr(m.test, "permutations", 100_001), "BAD_OPTION", "test.permutations"),
     (lambda m: m.layers.append("stages.9"), "BAD_OPTION", "layers"),
-    (lambda m: m.measures.append(9), "BAD_OPTION", "measures"),
+    (lambda m: m.measures.append(9), "BAD_OPTION", "measures.0"),
     (lambda m: setattr(m.x, "feature_set_id", "../datasets/x"), "BAD_OPTION", "x.feature_set_id"),
 ]
 

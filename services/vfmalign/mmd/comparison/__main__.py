@@ -125,7 +125,7 @@ def _run(arguments: argparse.Namespace) -> None:
     engine = engine_of(settings)
     if "memory_mib" not in settings.model_fields_set:
         engine = replace(engine, memory_bytes=machine_memory_bytes())
-    options = converters.options_of(request_of(arguments))
+    options = converters.to_options(request_of(arguments))
     check_options(options, has_reference=arguments.reference is not None)
     stages = Stages()
     with stages.stage("read"):
@@ -137,10 +137,8 @@ def _run(arguments: argparse.Namespace) -> None:
         result = compare(x, y, more[0] if more else None, options, engine)
     if not processes.is_main_process:
         return
-    response = converters.response_of(
-        comparison_job.Outcome(result, stages, comparison_job.device_name(engine.device), 0)
-    )
-    print(json.dumps(to_json_dict(response), indent=2, allow_nan=False))  # noqa: T201
+    response = result.model_copy(update={"cost": comparison_job.to_cost(stages, engine.device)})
+    print(json.dumps(to_json_dict(response.to_proto()), indent=2, allow_nan=False))  # noqa: T201
 
 
 def _places(arguments: argparse.Namespace) -> dict[str, str]:

@@ -8,15 +8,18 @@ Legend: L layers, B permutations.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from vfmalign.client.messages.common import Estimate, absent
+from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, Measure, MeasureResult, Projection, ShiftResult
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.mmd.comparison import dispatcher, memory_budget, samples
 from vfmalign.mmd.comparison.designs import Design, design_of
 from vfmalign.mmd.comparison.layer_pass import Measured, Plan, measure
-from vfmalign.mmd.comparison.options import Comparison, Engine, LayerComparison, Options, Shift
+from vfmalign.mmd.comparison.options import Backend, Engine, Options
 from vfmalign.mmd.comparison.samples import Features, Sample
 from vfmalign.mmd.comparison.standardisation import Scaled, scalings
 from vfmalign.mmd.engine import rows
@@ -25,15 +28,24 @@ from vfmalign.mmd.engine.precision import PRECISIONS
 from vfmalign.mmd.engine.row_streams import to_stream
 from vfmalign.mmd.statistics import estimators, uncertainty
 from vfmalign.mmd.statistics.permutations import Permutations, no_permutations
-from vfmalign.mmd.statistics.projection import Projection, project
+from vfmalign.mmd.statistics.projection import project
 from vfmalign.mmd.statistics.similarity import MEASURES, PAIRED_MEASURES, MeasureInput, MeasureValue
-from vfmalign.mmd.statistics.uncertainty import Estimate
 
 # Statistics of one aggregate that differ by less than this share of it differ by rounding.
 TIE_OF_AGGREGATE = 1e-6
+_NO_INTERVAL = "measures beside MMD² are values alone, without an interval"
 
 
-def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Options, engine: Engine) -> Comparison:
+@dataclass(frozen=True)
+class _Evaluated:
+    """A result, what summed its kernel matrix, and why that was not the configured backend (else empty)."""
+
+    shift: ShiftResult
+    backend: Backend = "torch"
+    backend_note: str = ""
+
+
+def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Options, engine: Engine) -> ComputeResponse:
     """Compares two samples layer by layer.
 
     Args:
@@ -86,15 +98,15 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
     else:
         plan = Plan(options, estimator, design, _permutations(design, options, engine), engine)
         shifts = {scaling: _all_pairs(x, y, by_layer, plan) for scaling, by_layer in looks.items()}
-    everything = [shift for by_layer in shifts.values() for shift in by_layer.values()]
-    return Comparison(
+    everything = [evaluated for by_layer in shifts.values() for evaluated in by_layer.values()]
+    return ComputeResponse(
         layers=tuple(
-            LayerComparison(
+            LayerResult(
                 layer=layer,
                 channels=samples.shape_of(x.layers[layer])[1],
                 channels_excluded=_last(looks, layer).left_out,
-                raw=shifts["raw"][layer],
-                standardised=shifts["standardised"][layer] if "standardised" in shifts else None,
+                raw=shifts["raw"][layer].shift,
+                standardised=shifts["standardised"][layer].shift if "standardised" in shifts else None,
                 measures=_measures([sample.layers[layer] for sample in given], _last(looks, layer), options, engine),
             )
             for layer in names
@@ -104,11 +116,22 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
         rows_x=x.rows,
         rows_y=y.rows,
         groups=design.groups,
-        precision=min((shift.precision for shift in everything), key=PRECISIONS.index),
+        precision=min((one.shift.precision for one in everything), key=PRECISIONS.index),
         projection=projection,
-        backend="triton" if all(shift.backend == "triton" for shift in everything) else "torch",
-        backend_note=next((shift.backend_note for shift in everything if shift.backend_note), ""),
+        backend="triton" if all(one.backend == "triton" for one in everything) else "torch",
+        backend_note=next((one.backend_note for one in everything if one.backend_note), ""),
     )
+
+
+def get_value(shift: ShiftResult) -> float:
+    """The estimate.
+
+    Raises:
+        BadOption: there is none; the message says why.
+    """
+    if shift.mmd2.value is None:
+        raise BadOption(shift.mmd2.absent_reason, field="x", remedy="give more rows")
+    return shift.mmd2.value
 
 
 def check_options(options: Options, *, has_reference: bool) -> None:
@@ -163,12 +186,12 @@ def _last(looks: Mapping[str, Mapping[str, Scaled]], layer: str) -> Scaled:
     return next(reversed(list(looks.values())))[layer]
 
 
-def _measures(given: Sequence[Features], scaled: Scaled, options: Options, engine: Engine) -> dict[str, MeasureValue]:
-    """What was asked for beside MMD², on features at hand."""
+def _measures(given: Sequence[Features], scaled: Scaled, options: Options, engine: Engine) -> tuple[MeasureResult, ...]:
+    """The measures beside MMD² that the options name, of features in memory."""
     if scaled.absent_reason:
-        return {name: MeasureValue(None, absent_reason=scaled.absent_reason) for name in options.measures}
+        return tuple(MeasureResult(measure=name, value=absent(scaled.absent_reason)) for name in options.measures)
     if not options.measures:
-        return {}
+        return ()
     cpu = torch.device("cpu")
     moved = [
         rows.prepare([(one, None)], scaled.affine, "float64", cpu, context=engine.context).values_NK.numpy()
@@ -182,26 +205,35 @@ def _measures(given: Sequence[Features], scaled: Scaled, options: Options, engin
         paired=options.pairing == "paired",
         context=engine.context,
     )
-    return {name: MEASURES[name](samples_of_layer) for name in options.measures}
+    return tuple(_to_result(name, MEASURES[name](samples_of_layer)) for name in options.measures)
 
 
-def _read_once(x: Sample, y: Sample, looks: Mapping[str, Scaled], options: Options, engine: Engine) -> dict[str, Shift]:
+def _to_result(measure: Measure, value: MeasureValue) -> MeasureResult:
+    estimate = Estimate(value=value.value, absent_reason=value.absent_reason or _NO_INTERVAL)
+    return MeasureResult(measure=measure, value=estimate, dimension=value.dimension)
+
+
+def _read_once(
+    x: Sample, y: Sample, looks: Mapping[str, Scaled], options: Options, engine: Engine
+) -> dict[str, _Evaluated]:
     """Results of all layers in one scaling by an estimator that reads the rows once."""
     return {
-        layer: dispatcher.shift_of(
-            to_stream(x.layers[layer], x.name),
-            to_stream(y.layers[layer], y.name),
-            scaled,
-            options,
-            engine,
-            groups_x=x.groups,
-            groups_y=y.groups,
+        layer: _Evaluated(
+            dispatcher.shift_of(
+                to_stream(x.layers[layer], x.name),
+                to_stream(y.layers[layer], y.name),
+                scaled,
+                options,
+                engine,
+                groups_x=x.groups,
+                groups_y=y.groups,
+            )
         )
         for layer, scaled in looks.items()
     }
 
 
-def _all_pairs(x: Sample, y: Sample, looks: Mapping[str, Scaled], plan: Plan) -> dict[str, Shift]:
+def _all_pairs(x: Sample, y: Sample, looks: Mapping[str, Scaled], plan: Plan) -> dict[str, _Evaluated]:
     """Results of all layers in one scaling; they share the permutations, so that max-T can adjust over them."""
     measured = {
         layer: measure(scaled, x.layers[layer], y.layers[layer], plan, layer) for layer, scaled in looks.items()
@@ -217,24 +249,26 @@ def _all_pairs(x: Sample, y: Sample, looks: Mapping[str, Scaled], plan: Plan) ->
             permutations,
         )
         adjusted = dict(zip(present, p_values, strict=True))
-    return {layer: _shift(one, adjusted.get(layer), plan) for layer, one in measured.items()}
+    return {
+        layer: _Evaluated(_shift(one, adjusted.get(layer), plan), one.backend, one.backend_note)
+        for layer, one in measured.items()
+    }
 
 
-def _shift(measured: Measured, adjusted: Estimate | None, plan: Plan) -> Shift:
+def _shift(measured: Measured, adjusted: Estimate | None, plan: Plan) -> ShiftResult:
     """One result."""
     permutations, options = plan.permutations, plan.options
     statistics = measured.statistics
     if statistics is None or adjusted is None:
-        absent = Estimate(None, absent_reason=measured.absent_reason)
-        return Shift(absent, measured.sigma, absent, absent, 0, False, 0.0, False, measured.precision, absent)
+        return dispatcher.absent_shift(measured.absent_reason, measured.sigma, measured.precision)
     p = uncertainty.p_value(statistics.observed, statistics.permuted_B, measured.bound, permutations)
     interval = (
         uncertainty.jackknife(statistics.observed, statistics.left_out, options.interval_level, p.value)
         if statistics.left_out
         else None
     )
-    return Shift(
-        mmd2=Estimate(statistics.observed, interval, statistics.interval_absent_reason),
+    return ShiftResult(
+        mmd2=Estimate(value=statistics.observed, interval=interval, absent_reason=statistics.interval_absent_reason),
         sigma=measured.sigma,
         p_value=p,
         p_value_max_t=adjusted,
@@ -244,18 +278,16 @@ def _shift(measured: Measured, adjusted: Estimate | None, plan: Plan) -> Shift:
         below_error_bound=abs(statistics.observed) <= measured.bound,
         precision=measured.precision,
         aggregated_p_value=_aggregated(measured, permutations, options),
-        backend=measured.backend,
-        backend_note=measured.backend_note,
     )
 
 
 def _aggregated(measured: Measured, permutations: Permutations, options: Options) -> Estimate:
     """The p-value of the test over a grid of kernels."""
     if not options.aggregated:
-        return Estimate(None, absent_reason="no test over a grid of bandwidths was asked for")
+        return absent("no test over a grid of bandwidths was requested")
     if permutations.absent_reason:
-        return Estimate(None, absent_reason=permutations.absent_reason)
+        return absent(permutations.absent_reason)
     if measured.aggregate is None:  # all rows are equal
-        return Estimate(1.0)
+        return Estimate(value=1.0)
     fused = measured.aggregate
     return uncertainty.p_value(fused.observed, fused.permuted_B, abs(fused.observed) * TIE_OF_AGGREGATE, permutations)

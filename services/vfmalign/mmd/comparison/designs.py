@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
+from vfmalign.client.messages.mmd import Estimator
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.options import Options
@@ -23,7 +24,7 @@ from vfmalign.mmd.engine.rows import FloatArray, IntArray, Rows
 from vfmalign.mmd.engine.tiles import Matrix, PairedMatrix, PooledMatrix, Sums
 from vfmalign.mmd.statistics import estimators, uncertainty
 from vfmalign.mmd.statistics import permutations as drawing
-from vfmalign.mmd.statistics.estimators import EstimatorName, IndependentSums, PairedSums
+from vfmalign.mmd.statistics.estimators import IndependentSums, PairedSums
 from vfmalign.mmd.statistics.permutations import MIN_GROUPS, Permutations
 
 # Sums of equal kernel values differ by less than this share of them.
@@ -63,7 +64,7 @@ class Design(Protocol):
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
         """Permutations that leave the distribution unchanged where x and y have one distribution."""
 
-    def statistics(self, estimator: EstimatorName, sums: Sums, permutations: Permutations) -> Statistics:
+    def statistics(self, estimator: Estimator, sums: Sums, permutations: Permutations) -> Statistics:
         """Statistics of one pass."""
 
 
@@ -102,7 +103,7 @@ class PairedDesign:
             )
         return drawing.draw_swaps(self.groups, count, seed)
 
-    def statistics(self, estimator: EstimatorName, sums: Sums, permutations: Permutations) -> Statistics:
+    def statistics(self, estimator: Estimator, sums: Sums, permutations: Permutations) -> Statistics:
         """Statistics from the sums of h: wᵀHw when swapped; total − 2·(rows of g) + (within g) without group g."""
         formula = estimators.PAIRED[estimator]
         rows_N = sums.rows_NP[:, 0]
@@ -155,7 +156,7 @@ class IndependentDesign:
             )
         return drawing.draw_permutations(self._groups_x, self._groups_y, count, seed, context)
 
-    def statistics(self, estimator: EstimatorName, sums: Sums, permutations: Permutations) -> Statistics:
+    def statistics(self, estimator: Estimator, sums: Sums, permutations: Permutations) -> Statistics:
         """Statistics from the sums of k over pooled rows."""
         formula = estimators.INDEPENDENT[estimator]
         n = self.block_sizes[0]

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from vfmalign.client.messages.common import absent
+from vfmalign.client.messages.mmd import Estimator, ShiftResult
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.mmd.comparison.options import Engine, Options, Shift
+from vfmalign.mmd.comparison.options import Engine, Options
 from vfmalign.mmd.comparison.standardisation import Scaled
 from vfmalign.mmd.engine import precision
 from vfmalign.mmd.engine.precision import PrecisionName
@@ -21,8 +23,6 @@ from vfmalign.mmd.engine.row_streams import RowStream
 from vfmalign.mmd.engine.rows import Affine
 from vfmalign.mmd.single_pass.block import AveragedEstimate, block_mmd2, linear_mmd2
 from vfmalign.mmd.single_pass.fourier import fourier_mmd2
-from vfmalign.mmd.statistics.estimators import EstimatorName
-from vfmalign.mmd.statistics.uncertainty import Estimate
 
 _NO_GRID = "no test over a grid of bandwidths is made by estimators that read the rows once"
 _NO_MAX_T = "estimators that read the rows once do not adjust over layers"
@@ -70,7 +70,7 @@ def shift_of(
     *,
     groups_x: Sequence[str] = (),
     groups_y: Sequence[str] = (),
-) -> Shift:
+) -> ShiftResult:
     """MMD² in one scaling by `options.estimator`, one of `ESTIMATORS`.
 
     Args:
@@ -93,15 +93,26 @@ def shift_of(
             remedy="leave the method out, or use an estimator over all pairs",
         )
     if scaled.absent_reason:
-        absent = Estimate(None, absent_reason=scaled.absent_reason)
-        return Shift(absent, scaled.sigma, absent, absent, 0, False, 0.0, False, "float64", absent)
+        return absent_shift(scaled.absent_reason, scaled.sigma, "float64")
     groups_x = groups_x or (groups_y if options.pairing == "paired" else ())
     moved = AffineRows(x, scaled.affine), AffineRows(y, scaled.affine)
     question = _Question(*moved, scaled, options, engine, groups_x, groups_y)
     return ESTIMATORS[options.estimator](question)
 
 
-def _linear(question: _Question) -> Shift:
+def absent_shift(reason: str, sigma: float, precision: PrecisionName) -> ShiftResult:
+    """A result without any estimate, for the same reason."""
+    return ShiftResult(
+        mmd2=absent(reason),
+        sigma=sigma,
+        p_value=absent(reason),
+        p_value_max_t=absent(reason),
+        aggregated_p_value=absent(reason),
+        precision=precision,
+    )
+
+
+def _linear(question: _Question) -> ShiftResult:
     """In float64, which costs nothing where rows are read once and compared once."""
     averaged = linear_mmd2(
         question.x,
@@ -117,16 +128,16 @@ def _linear(question: _Question) -> Shift:
     return _shift_of_mean(question, averaged, 64.0 * precision.UNIT_ROUNDOFF["float64"])
 
 
-def _block(question: _Question) -> Shift:
+def _block(question: _Question) -> ShiftResult:
     """In the precision asked for, and in float64 where that would leave less than a digit."""
     chosen = _precision(question, question.options.block_rows or int(min(question.x.rows, question.y.rows) ** 0.5))
     shift = _block_in(question, chosen)
-    if chosen != "float64" and abs(shift.value_or_raise()) < precision.SAFE_MULTIPLE_OF_BOUND * shift.error_bound:
+    if chosen != "float64" and abs(shift.mmd2.value or 0.0) < precision.SAFE_MULTIPLE_OF_BOUND * shift.error_bound:
         return _block_in(question, "float64")
     return shift
 
 
-def _block_in(question: _Question, chosen: PrecisionName) -> Shift:
+def _block_in(question: _Question, chosen: PrecisionName) -> ShiftResult:
     kernel = question.scaled.kernel(question.options.kernel, question.x.channels)
     averaged = block_mmd2(
         question.x,
@@ -153,7 +164,7 @@ def _block_in(question: _Question, chosen: PrecisionName) -> Shift:
     return _shift_of_mean(question, averaged, bound)
 
 
-def _fourier(question: _Question) -> Shift:
+def _fourier(question: _Question) -> ShiftResult:
     """With the frequencies' error beside the interval, which counts it."""
     found = fourier_mmd2(
         question.x,
@@ -173,22 +184,22 @@ def _fourier(question: _Question) -> Shift:
         process_group=question.engine.process_group,
         memory_bytes=question.engine.memory_bytes,
     )
-    return Shift(
+    return ShiftResult(
         mmd2=found.mmd2,
         sigma=question.scaled.sigma,
         p_value=found.p_value,
-        p_value_max_t=Estimate(None, absent_reason=_NO_MAX_T),
+        p_value_max_t=absent(_NO_MAX_T),
         permutations=found.permutations.count,
         enumerated=found.permutations.enumerated,
         error_bound=found.rounding_error,
         below_error_bound=abs(found.mmd2.value or 0.0) <= found.rounding_error,
         precision=found.precision,
-        aggregated_p_value=Estimate(None, absent_reason=_NO_GRID),
+        aggregated_p_value=absent(_NO_GRID),
         approximation_error=found.approximation_error,
     )
 
 
-ESTIMATORS: dict[EstimatorName | None, Callable[[_Question], Shift]] = {
+ESTIMATORS: dict[Estimator | None, Callable[[_Question], ShiftResult]] = {
     "linear": _linear,
     "block": _block,
     "random_fourier": _fourier,
@@ -205,17 +216,17 @@ def _precision(question: _Question, rows_each: int) -> PrecisionName:
     )
 
 
-def _shift_of_mean(question: _Question, averaged: AveragedEstimate, bound: float) -> Shift:
+def _shift_of_mean(question: _Question, averaged: AveragedEstimate, bound: float) -> ShiftResult:
     """The mean of independent estimates as a result; its test needs no permutations."""
-    return Shift(
+    return ShiftResult(
         mmd2=averaged.mmd2,
         sigma=question.scaled.sigma,
         p_value=averaged.p_value,
-        p_value_max_t=Estimate(None, absent_reason=_NO_MAX_T),
+        p_value_max_t=absent(_NO_MAX_T),
         permutations=0,
         enumerated=False,
         error_bound=bound,
         below_error_bound=abs(averaged.mmd2.value or 0.0) <= bound,
         precision=averaged.precision,
-        aggregated_p_value=Estimate(None, absent_reason=_NO_GRID),
+        aggregated_p_value=absent(_NO_GRID),
     )

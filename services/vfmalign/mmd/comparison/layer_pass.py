@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vfmalign.client.messages.mmd import Estimator
 from vfmalign.core.domain.errors import BadTensor
 from vfmalign.mmd.comparison import backends, kernel_grid_test
 from vfmalign.mmd.comparison.designs import Design, Statistics
@@ -23,7 +24,6 @@ from vfmalign.mmd.engine.row_streams import FeatureArray, RowStream, to_stream
 from vfmalign.mmd.engine.rows import Affine, FloatArray
 from vfmalign.mmd.engine.tiles import Layout, Sums
 from vfmalign.mmd.statistics import estimators
-from vfmalign.mmd.statistics.estimators import EstimatorName
 from vfmalign.mmd.statistics.permutations import Permutations
 
 
@@ -32,7 +32,7 @@ class Plan:
     """What all layers of a comparison share."""
 
     options: Options
-    estimator: EstimatorName
+    estimator: Estimator
     design: Design
     permutations: Permutations
     engine: Engine

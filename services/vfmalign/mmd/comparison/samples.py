@@ -12,9 +12,9 @@ from typing import TypeAlias
 
 import numpy as np
 
+from vfmalign.client.messages.mmd import Pairing
 from vfmalign.core.domain.errors import BadOption, BadTensor, CaseOrderMismatch
 from vfmalign.mmd.engine.row_streams import FeatureArray, Grouping, RowStream
-from vfmalign.mmd.statistics.estimators import Pairing
 
 Features: TypeAlias = FeatureArray | RowStream
 

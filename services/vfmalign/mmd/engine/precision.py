@@ -7,12 +7,12 @@ from typing import Literal, get_args
 
 import torch
 
+from vfmalign.client.messages.mmd import Precision
+
 PrecisionName = Literal["bfloat16", "float32", "float64"]
 """Precision that rows are rounded to."""
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 """From the lowest to the highest."""
-LeastPrecision = Literal["fast", "high", "exact"]
-"""Precision that a caller requests, as a lower bound."""
 
 UNIT_ROUNDOFF: dict[PrecisionName, float] = dict.fromkeys(PRECISIONS, 2.0 ** (-24)) | {"float64": 2.0**-53}
 """Of sums and kernel values."""
@@ -28,7 +28,7 @@ _SIGMAS = 6.0  # standard deviations of the rounding errors within the bound
 _ROW_ROUNDOFF: dict[PrecisionName, float] = {"bfloat16": 2.0**-9}
 
 
-def choose(least: LeastPrecision, rows: int, channels: int, device: torch.device) -> PrecisionName:
+def choose(least: Precision, rows: int, channels: int, device: torch.device) -> PrecisionName:
     """Choose the precision of the first pass; the requested one is a lower bound.
 
     Rounding rows to bfloat16 is faster on CUDA's matrix units only, so `fast` equals `high` on a CPU.

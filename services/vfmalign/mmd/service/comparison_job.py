@@ -9,13 +9,15 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from vfmalign.client.messages.common import Cost, StageTiming
+from vfmalign.client.messages.mmd import ComputeResponse
 from vfmalign.core.domain.errors import Exhausted
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.comparison import memory_budget
 from vfmalign.mmd.comparison.compare import check_options, compare
-from vfmalign.mmd.comparison.options import Comparison, Engine, Options
+from vfmalign.mmd.comparison.options import Engine, Options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.ordered_pool import cpu_seconds, finish
 from vfmalign.mmd.service.feature_reader import Sets, Source
@@ -60,16 +62,6 @@ class Plan:
     streamed: bool = False
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The comparison and what it cost; peak device memory in bytes, 0 on the CPU."""
-
-    comparison: Comparison
-    stages: Stages
-    device: str
-    peak_device_memory_bytes: int
-
-
 def plan(job: Job, engine: Engine) -> Plan:
     """Refuses what cannot succeed or does not fit, from sizes alone, and reads the features of short comparisons.
 
@@ -95,7 +87,7 @@ def plan(job: Job, engine: Engine) -> Plan:
     return Plan(job, samples, short)
 
 
-def run(planned: Plan, engine: Engine) -> Outcome:
+def run(planned: Plan, engine: Engine) -> ComputeResponse:
     """Reads and compares; stops at the next tile when cancelled or late.
 
     Args:
@@ -118,7 +110,7 @@ def run(planned: Plan, engine: Engine) -> Outcome:
     peak = torch.cuda.max_memory_allocated(engine.device) if on_gpu else 0
     if on_gpu:
         metrics.gpu_memory_used_bytes.set(torch.cuda.memory_allocated(engine.device))
-    return Outcome(result, stages, device_name(engine.device), peak)
+    return result.model_copy(update={"cost": to_cost(stages, engine.device, peak)})
 
 
 def _read(planned: Plan) -> Sequence[Sample]:
@@ -137,7 +129,7 @@ def _read(planned: Plan) -> Sequence[Sample]:
     return [*job.sets.streams(job.given[:2]), *samples] if planned.streamed else samples
 
 
-def _compare(samples: Sequence[Sample], job: Job, engine: Engine) -> Comparison:
+def _compare(samples: Sequence[Sample], job: Job, engine: Engine) -> ComputeResponse:
     """The comparison, with its own CPU time counted."""
     reference = samples[2] if len(samples) > 2 else None
     started = cpu_seconds()
@@ -153,6 +145,10 @@ def _compare(samples: Sequence[Sample], job: Job, engine: Engine) -> Comparison:
         metrics.engine_cpu_seconds.inc(cpu_seconds() - started)
 
 
-def device_name(device: torch.device) -> str:
-    """`cpu`, or `cuda:<index> <name>`."""
-    return f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
+def to_cost(stages: Stages, device: torch.device, peak_device_memory_bytes: int = 0) -> Cost:
+    """What a comparison cost so far; the device is named `cpu` or `cuda:<index> <name>`."""
+    return Cost(
+        stages=tuple(StageTiming(stage=stage, seconds=seconds) for stage, seconds in stages.seconds().items()),
+        device=f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu",
+        peak_device_memory_bytes=peak_device_memory_bytes,
+    )

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from vfmalign.client.messages.mmd import ComputeResponse, PairError
 from vfmalign.core.domain.errors import BadOption, Exhausted, VfmalignError
 from vfmalign.core.rpc.status_mapping import code_of
 from vfmalign.core.runtime.work_context import WorkContext
@@ -63,8 +64,8 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
             try:
                 response = await compute(pair, context, sets, engine)
             except VfmalignError as error:
-                failure = mmd_pb2.PairError(code=code_of(error).value[0], reason=error.reason, message=str(error))
-                yield mmd_pb2.ComputeBatchResponse(index=index, error=failure)
+                failure = PairError(code=code_of(error).value[0], reason=error.reason, message=str(error))
+                yield mmd_pb2.ComputeBatchResponse(index=index, error=failure.to_proto())
             else:
                 yield mmd_pb2.ComputeBatchResponse(index=index, response=response)
 
@@ -72,10 +73,10 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
         self, request: mmd_pb2.ComputeRequest, context: Context, sets: Sets, engine: Engine
     ) -> mmd_pb2.ComputeResponse:
         """One comparison; a caller that goes away stops it at the next tile."""
-        options = converters.options_of(request)
-        given = [converters.source_of(request.x, "x"), converters.source_of(request.y, "y")]
+        options = converters.to_options(request)
+        given = [converters.to_source(request.x, "x"), converters.to_source(request.y, "y")]
         if request.HasField("reference"):
-            given.append(converters.source_of(request.reference, "reference"))
+            given.append(converters.to_source(request.reference, "reference"))
         left_s = context.time_remaining()
         cancelled = threading.Event()
         deadline = None if left_s is None else time.monotonic() + left_s
@@ -88,10 +89,13 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
                 else await asyncio.to_thread(comparison_job.plan, job, engine)
             )
             submit = self._queue.run_short if planned.short else self._queue.run
-            outcome = await submit(comparison_job.run, planned, engine)
+            response = await submit(comparison_job.run, planned, engine)
         finally:
             cancelled.set()
-        return converters.response_of(outcome)
+        if response.projection is None:
+            return _to_proto(response)
+        # A projection has up to 200,000 points, and other calls should not wait for their conversion.
+        return await asyncio.to_thread(_to_proto, response)
 
     async def _compute_patiently(
         self, request: mmd_pb2.ComputeRequest, context: Context, sets: Sets, engine: Engine
@@ -104,3 +108,8 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
                 if error.reason != "QUEUE_FULL":
                     raise
             await asyncio.sleep(_BATCH_RETRY_S)
+
+
+def _to_proto(response: ComputeResponse) -> mmd_pb2.ComputeResponse:
+    message: mmd_pb2.ComputeResponse = response.to_proto()
+    return message

@@ -21,6 +21,7 @@ import torch
 from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
+from vfmalign.client.messages.common import Estimate, Interval, absent
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.kernels import Kernel
@@ -29,7 +30,6 @@ from vfmalign.mmd.engine.row_streams import Grouping, RowStream, check_compatibl
 from vfmalign.mmd.engine.rows import IntArray, Rows
 from vfmalign.mmd.engine.tiles import Layout, PairedMatrix, PooledMatrix, Sums, accumulate
 from vfmalign.mmd.statistics.permutations import MIN_GROUPS
-from vfmalign.mmd.statistics.uncertainty import Estimate, Interval
 
 INTERVAL = "Student's t over independent estimates"
 _READ_BYTES = 16 * 2**20
@@ -282,13 +282,10 @@ def _averaged(
     elif error == 0.0 and value != 0.0:
         reason = "all estimates are equal, so that no standard error follows from them"
     if reason:
-        absent = Estimate(None, absent_reason=reason)
-        return AveragedEstimate(
-            Estimate(value, None, reason), absent, error, count, block_rows, rows_used, precision, norm
-        )
+        without_interval = Estimate(value=value, absent_reason=reason)
+        return AveragedEstimate(without_interval, absent(reason), error, count, block_rows, rows_used, precision, norm)
     half = float(stdtrit(count - 1, 0.5 + level / 2.0)) * error
     p = float(stdtr(count - 1, -value / error)) if error > 0.0 else 1.0
-    interval = Interval(value - half, value + half, level, INTERVAL, degenerate=False)
-    return AveragedEstimate(
-        Estimate(value, interval), Estimate(p), error, count, block_rows, rows_used, precision, norm
-    )
+    interval = Interval(lower=value - half, upper=value + half, level=level, method=INTERVAL)
+    with_interval = Estimate(value=value, interval=interval)
+    return AveragedEstimate(with_interval, Estimate(value=p), error, count, block_rows, rows_used, precision, norm)

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from scipy.special import stdtrit
 
+from vfmalign.client.messages.common import Estimate, Interval
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine import products
@@ -41,7 +42,6 @@ from vfmalign.mmd.single_pass.feature_sums import (
 from vfmalign.mmd.single_pass.spectra import Spectrum
 from vfmalign.mmd.statistics import permutations, uncertainty
 from vfmalign.mmd.statistics.permutations import MIN_GROUPS, Permutations
-from vfmalign.mmd.statistics.uncertainty import Estimate, Interval
 
 ERROR_LEVEL = 0.99
 BUCKETS = 1024
@@ -247,7 +247,7 @@ def _result(
     if left_out:
         interval, reason = _interval(value, error, left_out, level, p_value.value), ""
     return FourierEstimate(
-        mmd2=Estimate(value, interval, reason),
+        mmd2=Estimate(value=value, interval=interval, absent_reason=reason),
         p_value=p_value,
         approximation_error=float(stdtrit(spectrum.count - 2, 0.5 + ERROR_LEVEL / 2.0)) * error,
         guaranteed_error=_bernstein(samples.terms_R(), samples.term_range) + abs(value - uncorrected),
@@ -287,4 +287,6 @@ def _interval(value: float, error: float, left_out: tuple[FloatArray, ...], leve
     jackknife = uncertainty.jackknife(value, left_out, level, p)
     quantile = float(stdtrit(min(theta_G.size for theta_G in left_out) - 1, 0.5 + level / 2.0))
     half = math.hypot(jackknife.upper - value, quantile * error)
-    return Interval(value - half, value + half, level, INTERVAL, jackknife.degenerate)
+    return Interval(
+        lower=value - half, upper=value + half, level=level, method=INTERVAL, degenerate=jackknife.degenerate
+    )

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vfmalign.client.messages.mmd import Estimator, Pairing, TestMethod
 from vfmalign.core.domain.errors import BadOption
 
-Pairing = Literal["paired", "independent"]
-EstimatorName = Literal["biased", "unbiased_paired", "unbiased_independent", "linear", "block", "random_fourier"]
-TestMethod = Literal["permutation", "wild_bootstrap"]
 FloatArray = NDArray[np.float64]
 
 
@@ -87,20 +85,20 @@ def unbiased_independent(sums: IndependentSums) -> FloatArray:
     return within_x + within_y - 2.0 * sums.xy / (n * m)
 
 
-PAIRED: dict[EstimatorName, Callable[[PairedSums], FloatArray]] = {
+PAIRED: dict[Estimator, Callable[[PairedSums], FloatArray]] = {
     "biased": biased_paired,
     "unbiased_paired": unbiased_paired,
 }
-INDEPENDENT: dict[EstimatorName, Callable[[IndependentSums], FloatArray]] = {
+INDEPENDENT: dict[Estimator, Callable[[IndependentSums], FloatArray]] = {
     "biased": biased_independent,
     "unbiased_independent": unbiased_independent,
 }
 
 # Estimators that read the rows once and never form the kernel matrix.
-STREAMED: frozenset[EstimatorName] = frozenset({"linear", "block", "random_fourier"})
+STREAMED: frozenset[Estimator] = frozenset({"linear", "block", "random_fourier"})
 
 
-def resolve(pairing: Pairing, estimator: EstimatorName | None, method: TestMethod = "permutation") -> EstimatorName:
+def resolve(pairing: Pairing, estimator: Estimator | None, method: TestMethod = "permutation") -> Estimator:
     """Return the estimator to use: the unbiased one for the pairing and the test, unless another is named.
 
     A wild bootstrap flips the signs of h(z_i, z_j) and therefore needs an estimator over pairs. For independent samples
@@ -137,6 +135,6 @@ def resolve(pairing: Pairing, estimator: EstimatorName | None, method: TestMetho
     return estimator
 
 
-def min_rows(estimator: EstimatorName) -> int:
+def min_rows(estimator: Estimator) -> int:
     """Return the rows per sample below which the estimator is undefined."""
     return 1 if estimator == "biased" else 2

@@ -6,26 +6,12 @@ Legend: F rows of the fitted sample, N and M rows of x and y, K channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 
+from vfmalign.client.messages.mmd import Projection, ProjectionPoint
 from vfmalign.mmd.engine.row_streams import FeatureArray
-from vfmalign.mmd.engine.rows import Affine, FloatArray, prepare
-
-
-@dataclass(frozen=True)
-class Projection:
-    """Coordinates of x and y on the first two principal axes of the fitted sample.
-
-    Attributes:
-        explained_variance: share of the fitted sample's variance along each axis.
-    """
-
-    x_N2: FloatArray
-    y_M2: FloatArray
-    explained_variance: tuple[float, float]
+from vfmalign.mmd.engine.rows import Affine, prepare
 
 
 def project(samples: Sequence[FeatureArray], affine: Affine, device: torch.device) -> Projection:
@@ -53,8 +39,8 @@ def project(samples: Sequence[FeatureArray], affine: Affine, device: torch.devic
         axes_2K[axis] = axes_AK[axis] * torch.sign(axes_AK[axis, largest])
         explained[axis] = float(variance[axis]) / total
 
-    def coordinates(features_NC: FeatureArray) -> FloatArray:
+    def points(features_NC: FeatureArray) -> tuple[ProjectionPoint, ...]:
         values_NK = prepare([(features_NC, None)], affine, "float64", device).values_NK
-        return np.asarray(((values_NK - mean_K) @ axes_2K.T).cpu().numpy(), dtype=np.float64)
+        return tuple(ProjectionPoint(u=u, v=v) for u, v in ((values_NK - mean_K) @ axes_2K.T).tolist())
 
-    return Projection(coordinates(samples[0]), coordinates(samples[1]), (explained[0], explained[1]))
+    return Projection(x=points(samples[0]), y=points(samples[1]), explained_variance=tuple(explained))

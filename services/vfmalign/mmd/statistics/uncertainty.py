@@ -6,11 +6,11 @@ Legend: L layers, B permutations, G groups.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import stdtrit
 
+from vfmalign.client.messages.common import Estimate, Interval, absent
 from vfmalign.mmd.engine.rows import FloatArray
 from vfmalign.mmd.statistics.permutations import Permutations
 
@@ -28,38 +28,6 @@ BIASED = (
 )
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A confidence interval.
-
-    Attributes:
-        level: nominal coverage.
-        degenerate: whether the test does not reject or is absent. Near the null the estimator is a degenerate
-            U-statistic and not normal, so that the coverage is not reliable.
-    """
-
-    lower: float
-    upper: float
-    level: float
-    method: str
-    degenerate: bool
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number that may be absent.
-
-    Attributes:
-        value: None where it is absent.
-        interval: None where it is absent.
-        absent_reason: why the value, or else the interval, is absent.
-    """
-
-    value: float | None
-    interval: Interval | None = None
-    absent_reason: str = ""
-
-
 def p_value(observed: float, permuted_B: FloatArray, tie_bound: float, permutations: Permutations) -> Estimate:
     """Return the share of permutations with a statistic at least as large, counting ties within a bound as such.
 
@@ -67,8 +35,8 @@ def p_value(observed: float, permuted_B: FloatArray, tie_bound: float, permutati
     because those include the identity.
     """
     if permutations.absent_reason:
-        return Estimate(None, absent_reason=permutations.absent_reason)
-    return Estimate(_share(int((permuted_B >= observed - tie_bound).sum()), permutations))
+        return absent(permutations.absent_reason)
+    return Estimate(value=_share(int((permuted_B >= observed - tie_bound).sum()), permutations))
 
 
 def max_t_p_values(
@@ -81,18 +49,18 @@ def max_t_p_values(
     has p = 1 and does not enter the maximum.
     """
     if permutations.absent_reason:
-        return [Estimate(None, absent_reason=permutations.absent_reason)] * len(observed_L)
+        return [absent(permutations.absent_reason)] * len(observed_L)
     statistics = permuted_LB if permutations.enumerated else np.column_stack([observed_L, permuted_LB])
     mean_L, sd_L = statistics.mean(axis=1), statistics.std(axis=1)
     informative_L = sd_L > tie_bounds_L
     if not informative_L.any():
-        return [Estimate(1.0)] * len(observed_L)
+        return [Estimate(value=1.0)] * len(observed_L)
     scale_L = np.where(informative_L, sd_L, 1.0)
     upper_LB = (permuted_LB + tie_bounds_L[:, None] - mean_L[:, None]) / scale_L[:, None]
     largest_B = upper_LB[informative_L].max(axis=0)
     scaled_L = (observed_L - mean_L) / scale_L
     return [
-        Estimate(_share(int((largest_B >= scaled).sum()), permutations) if informative else 1.0)
+        Estimate(value=_share(int((largest_B >= scaled).sum()), permutations) if informative else 1.0)
         for scaled, informative in zip(scaled_L, informative_L, strict=True)
     ]
 
@@ -115,11 +83,15 @@ def jackknife(observed: float, left_out: Sequence[FloatArray], level: float, p: 
         left_out: θ without each group, one array per sample that is resampled independently (one for pairs).
         level: nominal coverage.
         p: p-value of the test; None without a test.
+
+    Returns:
+        The interval. It is degenerate if the test does not reject or is absent: near the null the estimator is a
+        degenerate U-statistic and not normal, so that the coverage is not reliable.
     """
     degrees = min(theta_G.size for theta_G in left_out) - 1
     half = float(stdtrit(degrees, 0.5 + level / 2.0)) * standard_error(left_out)
     rejects = p is not None and p <= 1.0 - level + 1e-12
-    return Interval(observed - half, observed + half, level, JACKKNIFE, degenerate=not rejects)
+    return Interval(lower=observed - half, upper=observed + half, level=level, method=JACKKNIFE, degenerate=not rejects)
 
 
 def standard_error(left_out: Sequence[FloatArray]) -> float:

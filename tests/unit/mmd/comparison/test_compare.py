@@ -164,15 +164,19 @@ def test_projection_is_the_reference_pca_in_row_order(rng):
     _, values, axes = np.linalg.svd((ref - mean) / sd, full_matrices=False)
     axes = axes[:2] * np.sign(axes[[0, 1], np.abs(axes[:2]).argmax(axis=1)])[:, None]
     projection = result.projection
-    np.testing.assert_allclose(projection.x_N2, ((x.layers["a"] - mean) / sd) @ axes.T, atol=1e-10)
-    np.testing.assert_allclose(projection.y_M2, ((y.layers["a"] - mean) / sd) @ axes.T, atol=1e-10)
+    np.testing.assert_allclose(coordinates(projection.x), ((x.layers["a"] - mean) / sd) @ axes.T, atol=1e-10)
+    np.testing.assert_allclose(coordinates(projection.y), ((y.layers["a"] - mean) / sd) @ axes.T, atol=1e-10)
     np.testing.assert_allclose(projection.explained_variance, (values**2 / (values**2).sum())[:2], atol=1e-12)
+
+
+def coordinates(points):
+    return np.array([[point.u, point.v] for point in points])
 
 
 def test_projection_of_one_row_is_a_point(rng):
     x, y = sample(rng, "x", 1), sample(rng, "y", 1)
     result = compare(x, y, None, Options("paired", fixed_sigma=1.0, projection=True), Engine())
-    np.testing.assert_array_equal(result.projection.x_N2, np.zeros((1, 2)))
+    np.testing.assert_array_equal(coordinates(result.projection.x), np.zeros((1, 2)))
     assert result.projection.explained_variance == (0.0, 0.0)
 
 
@@ -181,18 +185,19 @@ def test_measures_are_taken_of_standardised_features_where_there_is_a_reference(
     x_rows, y_rows, fitted = (one.layers["a"] * [1.0, 5.0, 0.1] for one in (x, y, reference))
     samples = [Sample(name, {"a": rows}) for name, rows in (("x", x_rows), ("y", y_rows), ("reference", fitted))]
     options = replace(PAIRED, measures=("energy", "cka", "frechet"))
-    found = compare(*samples, options, Engine()).layers[0].measures
+    measures = compare(*samples, options, Engine()).layers[0].measures
     centre, sd = fitted.mean(axis=0), fitted.std(axis=0, ddof=1)
     x_scaled, y_scaled, fitted = ((rows - centre) / sd for rows in (x_rows, y_rows, fitted))
-    assert list(found) == ["energy", "cka", "frechet"]
+    assert [one.measure for one in measures] == ["energy", "cka", "frechet"]
+    found = {one.measure: one.value for one in measures}
     assert found["energy"].value == pytest.approx(similarity.energy(x_scaled, y_scaled, paired=True).value, rel=1e-9)
     assert found["cka"].value == pytest.approx(similarity.cka(x_scaled, y_scaled).value, rel=1e-9)
     assert found["frechet"].value == pytest.approx(similarity.frechet(x_scaled, y_scaled, fitted).value, rel=1e-9)
 
     independent = replace(options, pairing="independent", measures=("energy",))
-    raw = compare(samples[0], samples[1], None, independent, Engine()).layers[0].measures
-    assert raw["energy"].value == pytest.approx(similarity.energy(x_rows, y_rows).value, rel=1e-9)
-    assert compare(samples[0], samples[1], None, PAIRED, Engine()).layers[0].measures == {}
+    (raw,) = compare(samples[0], samples[1], None, independent, Engine()).layers[0].measures
+    assert raw.value.value == pytest.approx(similarity.energy(x_rows, y_rows).value, rel=1e-9)
+    assert compare(samples[0], samples[1], None, PAIRED, Engine()).layers[0].measures == ()
 
 
 def test_measures_that_cannot_be_taken_are_refused_or_absent_with_the_reason(rng):
@@ -205,6 +210,6 @@ def test_measures_that_cannot_be_taken_are_refused_or_absent_with_the_reason(rng
     with pytest.raises(BadOption, match="`frechet` is not taken of features that do not fit into memory"):
         compare(streamed, y, None, replace(PAIRED, measures=("frechet",)), Engine())
     one_row = Sample("reference", {layer: rows[:1] for layer, rows in x.layers.items()})
-    found = compare(x, y, one_row, replace(PAIRED, measures=("energy",)), Engine()).layers[0].measures["energy"]
-    assert found.value is None
-    assert "the reference has one row" in found.absent_reason
+    (found,) = compare(x, y, one_row, replace(PAIRED, measures=("energy",)), Engine()).layers[0].measures
+    assert found.value.value is None
+    assert "the reference has one row" in found.value.absent_reason

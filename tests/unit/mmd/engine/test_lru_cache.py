@@ -105,7 +105,7 @@ def _batch(max_bytes, copies):
         x, ref = (before.copy(), reference.copy()) if copies else (before, reference)
         given = [Sample("x", {"a": x}, groups), Sample("y", {"a": before + np.float32(shift)}, groups)]
         job = Job([*given, Sample("reference", {"a": ref})], Options("paired", permutations=100), sets)
-        layer = comparison_job.run(comparison_job.plan(job, engine), engine).comparison.layers[0]
+        layer = comparison_job.run(comparison_job.plan(job, engine), engine).layers[0]
         values.append((layer.raw, layer.standardised))
     return values, cache
 

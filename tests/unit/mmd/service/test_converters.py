@@ -9,21 +9,21 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from vfmalign.client.messages.mmd import BandwidthRule, Estimator, Precision, TestMethod
 from vfmalign.core.domain.errors import BadOption, Cancelled, DeadlineExceeded, Exhausted
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison import memory_budget
 from vfmalign.mmd.comparison.memory_budget import Extent
-from vfmalign.mmd.comparison.options import Bandwidth, Engine, Options
+from vfmalign.mmd.comparison.options import Engine, Options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import ordered_pool, precision
 from vfmalign.mmd.engine.kernels import KERNELS
-from vfmalign.mmd.engine.precision import EXACT_FLOP, LeastPrecision
+from vfmalign.mmd.engine.precision import EXACT_FLOP
 from vfmalign.mmd.service import comparison_job, converters
 from vfmalign.mmd.service.comparison_job import Job
 from vfmalign.mmd.service.feature_reader import Sets
 from vfmalign.mmd.settings import MmdOptions, engine_of
-from vfmalign.mmd.statistics.estimators import EstimatorName, TestMethod
 from vfmalign.mmd.statistics.similarity import MAX_ROWS, MEASURES
 from vfmalign.v1 import mmd_pb2 as pb
 
@@ -51,7 +51,7 @@ def test_bandwidth_rules(rule, sigma, reference, expected):
         kernel=pb.Kernel(bandwidth_rule=rule, fixed_sigma=sigma),
         reference=SOURCE if reference else None,
     )
-    options = converters.options_of(request)
+    options = converters.to_options(request)
     assert (options.bandwidth, options.fixed_sigma) == expected
 
 
@@ -59,11 +59,11 @@ def test_bandwidth_rules(rule, sigma, reference, expected):
 def test_ambiguous_bandwidths_are_refused(rule):
     kernel = pb.Kernel(bandwidth_rule=rule, fixed_sigma=2.0)
     with pytest.raises(BadOption):
-        converters.options_of(pb.ComputeRequest(pairing=pb.PAIRING_PAIRED, kernel=kernel, reference=SOURCE))
+        converters.to_options(pb.ComputeRequest(pairing=pb.PAIRING_PAIRED, kernel=kernel, reference=SOURCE))
 
 
 def test_options_have_the_documented_defaults():
-    options = converters.options_of(pb.ComputeRequest(pairing=pb.PAIRING_INDEPENDENT))
+    options = converters.to_options(pb.ComputeRequest(pairing=pb.PAIRING_INDEPENDENT))
     assert options == Options("independent", interval_level=0.95)
 
 
@@ -77,26 +77,26 @@ def test_every_word_of_the_api_is_one_of_the_engine():
     base = {"pairing": pb.PAIRING_INDEPENDENT, "kernel": pb.Kernel(fixed_sigma=1.0)}
 
     def asked(**fields):
-        return converters.options_of(pb.ComputeRequest(**{**base, **fields}))
+        return converters.to_options(pb.ComputeRequest(**{**base, **fields}))
 
     assert set(_words(pb.KernelFamily)) == set(KERNELS)
     assert set(_words(pb.Measure)) == set(MEASURES)
     paired = {**base, "pairing": pb.PAIRING_PAIRED}
     for word, number in _words(pb.Measure).items():
         request = pb.ComputeRequest(**paired, measures=[number, number])
-        assert converters.options_of(request).measures == (word,)
+        assert converters.to_options(request).measures == (word,)
     for word, number in _words(pb.KernelFamily).items():
         assert asked(kernel=pb.Kernel(family=number, fixed_sigma=1.0)).kernel == word
-    assert set(_words(pb.Estimator)) == set(get_args(EstimatorName))
+    assert set(_words(pb.Estimator)) == set(get_args(Estimator))
     for word, number in _words(pb.Estimator).items():
         assert asked(estimator=number).estimator == word
-    assert set(_words(pb.Precision)) == set(get_args(LeastPrecision))
+    assert set(_words(pb.Precision)) == set(get_args(Precision))
     for word, number in _words(pb.Precision).items():
         assert asked(precision=number).precision == word
     assert set(_words(pb.TestMethod)) == set(get_args(TestMethod))
     for word, number in _words(pb.TestMethod).items():
         assert asked(test=pb.TestOptions(method=number)).method == word
-    assert set(_words(pb.BandwidthRule)) == set(get_args(Bandwidth))
+    assert set(_words(pb.BandwidthRule)) == set(get_args(BandwidthRule))
     options = asked(block_rows=5, frequencies=7, test=pb.TestOptions(permutations=3, seed=2, aggregated=True))
     assert (options.block_rows, options.frequencies, options.aggregated) == (5, 7, True)
 
@@ -107,14 +107,14 @@ def test_every_word_of_the_api_is_one_of_the_engine():
 )
 def test_unknown_enum_values_are_refused(fields, field):
     with pytest.raises(BadOption) as caught:
-        converters.options_of(pb.ComputeRequest(pairing=pb.PAIRING_PAIRED, **fields))
+        converters.to_options(pb.ComputeRequest(pairing=pb.PAIRING_PAIRED, **fields))
     assert caught.value.field == field
 
 
 def test_an_unnamed_inline_layer_is_called_features():
     array = np.arange(6, dtype=np.float32).reshape(3, 2)
     message = pb.FeatureSource(inline=pb.InlineFeatures(layers=[pb.InlineLayer(features=to_tensor(array))]))
-    sample = converters.source_of(message, "x")
+    sample = converters.to_source(message, "x")
     np.testing.assert_array_equal(sample.layers["features"], array)
     assert (sample.name, sample.groups, sample.case_ids) == ("x", (), ())
 
@@ -160,8 +160,8 @@ def test_a_job_stops_at_the_next_tile(monkeypatch):
 
 def test_a_job_says_what_it_cost():
     outcome = _run(_job(context=WorkContext(time.monotonic() + 60.0)))
-    assert list(outcome.stages.seconds()) == ["read", "compare"]
-    assert (outcome.device, outcome.peak_device_memory_bytes) == ("cpu", 0)
+    assert [one.stage for one in outcome.cost.stages] == ["read", "compare"]
+    assert (outcome.cost.device, outcome.cost.peak_device_memory_bytes) == ("cpu", 0)
 
 
 def test_a_job_that_runs_out_of_memory_is_refused(monkeypatch):
@@ -212,7 +212,7 @@ def test_what_needs_much_of_the_memory_is_not_short():
 @pytest.mark.parametrize("device", EXACT_FLOP)
 def test_a_short_comparison_computes_in_float64_and_so_shares_no_setting_of_torch(device):
     rows = int((memory_budget.SHORT_OPERATIONS / 64) ** 0.5)
-    for least in get_args(LeastPrecision):
+    for least in get_args(Precision):
         assert precision.choose(least, rows, 64, torch.device(device)) == "float64"
 
 
