@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vfmalign.core.domain.errors import Exhausted, InvalidInput, TooLarge
+from vfmalign.core.domain.errors import InvalidInput, TooLarge
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.cards import check_checkpoint_digest, load_card, load_card_encoder
@@ -92,13 +92,13 @@ class ModelCache:
         return encoder
 
     def _check_budget(self, key: _Key) -> None:
-        """Raises Exhausted for a model that exceeds the whole budget, before its weights are read."""
+        """Raises TooLarge for a model that exceeds the whole budget, before its weights are read."""
         try:
             empty = get_architecture(key.architecture).build_empty()
         except InvalidInput:
             return  # unknown architecture, which the loader reports, or a program whose size its weights determine
         if (size := _size_bytes(empty)) > self._budget_bytes:
-            error = Exhausted(
+            raise TooLarge(
                 f"its weights take {size} bytes, the whole model cache has {self._budget_bytes}",
                 subject=key.architecture,
                 remedy="raise VFMALIGN_FEATURES__MODEL_CACHE_BYTES",
