@@ -133,9 +133,9 @@ class World:
             if condition(check):
                 return check
             if check.state in ENDED:
-                raise AssertionError(f"{check_id} ended first: {check.status} {check.failure}")
+                raise AssertionError(f"{check_id} ended first: {check.progress.detail} {check.failure}")
             time.sleep(poll_s)
-        raise AssertionError(f"{check_id} still says: {self.get(check_id).status}")
+        raise AssertionError(f"{check_id} is still at: {self.get(check_id).progress.detail}")
 
     def finish(self, check_id: str) -> Any:
         """The check once it has ended."""

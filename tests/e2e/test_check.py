@@ -116,7 +116,7 @@ def test_another_task_goes_the_same_way(world: Any) -> None:
 
 def test_a_cancelled_check_stops_its_jobs_and_stays_cancelled(world: Any) -> None:
     world.create("cancelled", recipe=None, seed=11)
-    world.wait_for("cancelled", lambda check: "training" in check.status)
+    world.wait_for("cancelled", lambda check: check.progress.phase.startswith("job_"))
     world.checks.CancelCheck(alignment_pb2.CancelCheckRequest(check_id="cancelled"))
     check = world.finish("cancelled")
     assert check.state == alignment_pb2.CHECK_STATE_CANCELLED

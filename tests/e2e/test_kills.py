@@ -66,7 +66,9 @@ def test_killed_training_and_later_killed_mmd(world: Any, undisturbed: Any) -> N
     finished_once(check)
     jobs = [world.jobs.GetJob(_job(job)).job for job in check.job_ids]
     assert [job.attempts for job in jobs] == [2, 0, 0], "a job's second attempt is not the stage's"
-    assert all(job.status.startswith("taken from job ") for job in jobs[1:]), "its baselines are the undisturbed ones"
+    assert all(job.progress.detail.startswith("taken from job ") for job in jobs[1:]), (
+        "its baselines are the undisturbed ones"
+    )
     training = [stage.attempts for stage in check.stages if stage.name.startswith("job_")]
     assert training == [1, 1, 1]
     assert any("mmd" in sentence for sentence in world.events)

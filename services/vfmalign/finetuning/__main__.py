@@ -1,4 +1,4 @@
-"""`python -m vfmalign.finetuning`: wires the service by hand and runs it."""
+"""`python -m vfmalign.finetuning`: wire the service and run it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vfmalign.core.rpc.server import serve
 from vfmalign.core.runtime.settings import parse_args
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.clients import FeatureClient, MmdClient
-from vfmalign.finetuning.checks.reconciler import Pace, Reconciler
+from vfmalign.finetuning.checks.reconciler import PollingPolicy, Reconciler
 from vfmalign.finetuning.checks.reporting import all_stages
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
@@ -44,7 +44,7 @@ from vfmalign.v1 import (
 
 
 async def run(settings: FinetuningSettings) -> None:
-    """Runs the service until it is told to end."""
+    """Runs the service until it receives SIGTERM or SIGINT."""
     database = Database(settings.database_url)
     store = ObjectStore(settings.store)
     jobs, checks, experiments = JobRepository(database), CheckRepository(database), ExperimentRepository(database)
@@ -62,7 +62,7 @@ async def run(settings: FinetuningSettings) -> None:
         store=store,
         features=FeatureClient(features),
         mmd=MmdClient(mmd),
-        pace=Pace(stop_jobs=settings.launcher.stops_jobs, **settings.reconciler.model_dump()),
+        policy=PollingPolicy(stop_jobs=settings.launcher.stops_jobs, **settings.reconciler.model_dump()),
     )
     experiment_runner = ExperimentRunner(
         experiments=experiments,
@@ -105,16 +105,16 @@ async def run(settings: FinetuningSettings) -> None:
         await asyncio.gather(features.close(), mmd.close())
         database.close()
 
-    with only_one(settings.state_dir):
+    with single_instance_lock(settings.state_dir):
         await serve("finetuning", settings, add_services, ready=begin, on_drain=watching.end, stop=end)
 
 
 @contextlib.contextmanager
-def only_one(state_dir: Path) -> Iterator[None]:
-    """Holds the state directory for this process alone.
+def single_instance_lock(state_dir: Path) -> Iterator[None]:
+    """Locks the state directory for this process.
 
     Raises:
-        Unavailable: another orchestrator holds it.
+        Unavailable: another finetuning service holds the lock.
     """
     state_dir.mkdir(parents=True, exist_ok=True)
     with (state_dir / "orchestrator.lock").open("w") as lock:
@@ -124,7 +124,7 @@ def only_one(state_dir: Path) -> Iterator[None]:
             raise Unavailable(
                 "another finetuning service uses this state directory",
                 subject="VFMALIGN_STATE_DIR",
-                remedy="stop it, or choose another directory and database",
+                remedy="stop it, or use another state directory and database",
             ) from None
         yield
 
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         asyncio.run(run(settings))
     except VfmalignError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - the one sentence that says why it does not start
+        print(error, file=sys.stderr)  # noqa: T201 - why the service does not start
         return 2
     return 0
 

@@ -14,7 +14,7 @@ _NAME_OR_EMPTY = r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"
 
 
 class DatabaseSettings(BaseModel, frozen=True):
-    """`VFMALIGN_DATABASE__*`: where jobs and checks are kept."""
+    """`VFMALIGN_DATABASE__*`: the database of jobs, checks and experiments."""
 
     url: SecretStr | None = Field(
         default=None,
@@ -24,7 +24,7 @@ class DatabaseSettings(BaseModel, frozen=True):
 
 
 class LauncherSettings(BaseModel, frozen=True):
-    """`VFMALIGN_LAUNCHER__*`: how, where and how many training processes are run."""
+    """`VFMALIGN_LAUNCHER__*`: how, where and how many training processes run."""
 
     kind: Literal["local", "kubernetes"] = Field(
         default="local", description="where jobs run: local, as subprocesses of this machine; kubernetes, as its Jobs"
@@ -82,17 +82,20 @@ class LauncherSettings(BaseModel, frozen=True):
 
 
 class ReconcilerSettings(BaseModel, frozen=True):
-    """`VFMALIGN_RECONCILER__*`: how often the orchestrator looks, and how long it waits."""
+    """`VFMALIGN_RECONCILER__*`: polling intervals and limits of the orchestrator."""
 
-    poll_s: float = Field(default=0.5, gt=0.0, le=60.0, description="seconds between two looks at jobs and checks")
+    poll_s: float = Field(default=0.5, gt=0.0, le=60.0, description="seconds between two rounds over jobs and checks")
     longest_wait_s: float = Field(
-        default=30.0, gt=0.0, le=3600.0, description="longest pause before an unavailable service is asked again"
+        default=30.0,
+        gt=0.0,
+        le=3600.0,
+        description="longest pause in seconds before a call is tried again",
     )
-    max_checks: int = Field(default=4, ge=1, le=1_000, description="checks that are worked on at once")
+    max_checks: int = Field(default=4, ge=1, le=1_000, description="checks that run at once")
 
 
 class FinetuningSettings(ServiceSettings, PeerSettings):
-    """All the finetuning service reads from its environment."""
+    """Settings that the finetuning service reads from its environment."""
 
     features_address: str = Field(min_length=1, description="host:port of the feature service")
     mmd_address: str = Field(min_length=1, description="host:port of the MMD service")

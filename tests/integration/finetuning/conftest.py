@@ -265,7 +265,9 @@ async def service(tmp_path, store, store_environment, peers, database_url, launc
         async def until(self, check_id, condition, seconds=60.0):
             end = time.monotonic() + seconds
             while not condition(check := await self.get(check_id)):
-                assert time.monotonic() < end, f"{check.status}\n{(tmp_path / 'service.log').read_text()[-4000:]}"
+                assert time.monotonic() < end, (
+                    f"{check.progress.detail}\n{(tmp_path / 'service.log').read_text()[-4000:]}"
+                )
                 await asyncio.sleep(0.05)
             return check
 

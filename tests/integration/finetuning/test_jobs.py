@@ -17,7 +17,7 @@ from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.converters import pack_job
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.request import JobRequest
-from vfmalign.finetuning.jobs.supervisor import Limits, Supervisor
+from vfmalign.finetuning.jobs.supervisor import BASELINE_IN_TRAINING, Limits, Supervisor
 from vfmalign.finetuning.launchers.local import LocalLauncher
 
 # What a training process does, with the outcome told by the seed. Every start leaves a line in the file `starts`.
@@ -84,13 +84,13 @@ def world(tmp_path, store, store_environment, monkeypatch):
     launchers = []
 
     class World:
-        book = JobRepository(database)
+        jobs = JobRepository(database)
         prefix = uuid.uuid4().hex[:8]
         folder = tmp_path
 
         def supervisor(self, **limits):
             launchers.append(LocalLauncher((sys.executable, "-c", PROGRAM), tmp_path, tmp_path / "logs"))
-            return Supervisor(self.book, store, launchers[-1], Limits(**({"retry_delay_s": 0.0} | limits)))
+            return Supervisor(self.jobs, store, launchers[-1], Limits(**({"retry_delay_s": 0.0} | limits)))
 
         def add(self, name, mode=0, baseline=""):
             name = f"{self.prefix}-{name}"
@@ -100,7 +100,7 @@ def world(tmp_path, store, store_environment, monkeypatch):
                 id=name, kind="finetune", dataset="d", dataset_digest="0" * 64, architecture="a", seed=mode,
                 recipe=recipe, publish_as=f"{name}-encoder",
             )  # fmt: skip
-            return self.book.create(request, spec, baseline=baseline).id
+            return self.jobs.create(request, spec, baseline=baseline).id
 
         def starts(self, name):
             return [line for line in (tmp_path / "starts").read_text().splitlines() if line.startswith(f"{name} ")]
@@ -108,14 +108,14 @@ def world(tmp_path, store, store_environment, monkeypatch):
         def until(self, supervisor, condition, seconds=60.0):
             end = time.monotonic() + seconds
             while time.monotonic() < end:
-                supervisor.tick()
+                supervisor.reconcile()
                 if result := condition():
                     return result
                 time.sleep(0.05)
             raise AssertionError("condition not met in time")
 
         def finish(self, supervisor, name):
-            return self.until(supervisor, lambda: (job := self.book.get(name)).finished and job)
+            return self.until(supervisor, lambda: (job := self.jobs.get(name)).finished and job)
 
     yield World()
     for launcher in launchers:
@@ -129,28 +129,28 @@ def world(tmp_path, store, store_environment, monkeypatch):
 def test_a_job_runs_to_its_result(world, store):
     name = world.add("plain")
     job = world.finish(world.supervisor(), name)
-    assert job.state == "SUCCEEDED"
+    assert job.state == "succeeded"
     assert [point.epoch for point in job.curve] == [0, 1, 2]
     assert store.get(job.result.key, sha256=job.result.sha256)
     assert len(world.starts(name)) == 1
-    assert [(a.exit_code, a.outcome) for a in world.book.attempts(name)] == [(0, "succeeded")]
+    assert [(a.exit_code, a.outcome) for a in world.jobs.attempts(name)] == [(0, "succeeded")]
 
 
 @pytest.mark.parametrize("mode", [75, 137])
 def test_retryable_ends_are_tried_again_and_resume(world, mode):
     name = world.add("retry", mode)
     job = world.finish(world.supervisor(), name)
-    assert job.state == "SUCCEEDED"
-    assert [a.exit_code for a in world.book.attempts(name)] == [mode, 0]
+    assert job.state == "succeeded"
+    assert [a.exit_code for a in world.jobs.attempts(name)] == [mode, 0]
     assert [point.epoch for point in job.curve] == [0, 1, 2], "epochs that were written again are not counted twice"
 
 
 def test_a_job_that_keeps_failing_is_given_up(world):
     name = world.add("hopeless", 76)
     job = world.finish(world.supervisor(max_attempts=2), name)
-    assert job.state == "FAILED"
-    assert job.reason == "JOB_GIVEN_UP"
-    assert "2 attempts" in job.message
+    assert job.state == "failed"
+    assert job.failure.reason == "JOB_GIVEN_UP"
+    assert "2 attempts" in job.progress.detail
     assert len(world.starts(name)) == 2
 
 
@@ -158,57 +158,57 @@ def test_a_job_that_keeps_failing_is_given_up(world):
 def test_bad_spec_and_bad_data_are_not_tried_again_and_keep_their_sentence(world, mode):
     name = world.add("bad", mode)
     job = world.finish(world.supervisor(), name)
-    assert (job.state, job.reason, job.exit_code) == ("FAILED", "BAD_DATASET", mode)
-    assert job.message == "the split 'train' holds no case; add one"
+    assert (job.state, job.failure.reason, job.exit_code) == ("failed", "BAD_DATASET", mode)
+    assert job.progress.detail == "the split 'train' holds no case; add one"
     assert len(world.starts(name)) == 1
 
 
 def test_a_crash_points_to_the_log_and_is_not_tried_again(world):
     name = world.add("crash", 1)
     job = world.finish(world.supervisor(), name)
-    assert job.state == "FAILED"
-    assert "log" in job.message
+    assert job.state == "failed"
+    assert "log" in job.progress.detail
     assert len(world.starts(name)) == 1
     assert "a fault of ours" in (world.folder / "logs" / f"{name}.log").read_text()
 
 
 def test_exit_without_a_result_is_a_failure(world):
     job = world.finish(world.supervisor(), world.add("empty", 8))
-    assert job.state == "FAILED"
-    assert "without writing its result" in job.message
+    assert job.state == "failed"
+    assert "without writing its result" in job.progress.detail
 
 
 def test_the_limit_holds_and_queued_jobs_start_in_order(world):
     names = [world.add(f"q{i}", 7 if i < 2 else 0) for i in range(3)]
     supervisor = world.supervisor(max_running=2)
-    supervisor.tick()
-    assert [world.book.get(name).state for name in names] == ["RUNNING", "RUNNING", "QUEUED"]
+    supervisor.reconcile()
+    assert [world.jobs.get(name).state for name in names] == ["running", "running", "queued"]
     for _ in range(5):
-        supervisor.tick()
-        assert len(world.book.running()) <= 2
+        supervisor.reconcile()
+        assert len(world.jobs.running()) <= 2
     for name in names:
-        assert world.finish(supervisor, name).state == "SUCCEEDED"
+        assert world.finish(supervisor, name).state == "succeeded"
 
 
 def test_cancel_lets_a_job_checkpoint(world):
     name = world.add("gentle", 5)
     supervisor = world.supervisor()
-    world.until(supervisor, lambda: world.book.get(name).curve)
-    world.book.cancel(name)
+    world.until(supervisor, lambda: world.jobs.get(name).curve)
+    world.jobs.cancel(name)
     job = world.finish(supervisor, name)
-    assert job.state == "CANCELLED"
-    assert world.book.attempts(name)[0].exit_code == 143
+    assert job.state == "cancelled"
+    assert world.jobs.attempts(name)[0].exit_code == 143
 
 
 def test_cancel_kills_a_deaf_job_with_its_whole_group(world):
     name = world.add("deaf", 6)
     supervisor = world.supervisor(stop_grace_s=0.3)
-    world.until(supervisor, lambda: world.book.get(name).curve)
-    pid = world.book.get(name).handle["pid"]
+    world.until(supervisor, lambda: world.jobs.get(name).curve)
+    pid = world.jobs.get(name).handle["pid"]
     group = [p.pid for p in psutil.process_iter() if _group(p.pid) == pid]
     world.until(supervisor, lambda: len([p for p in psutil.process_iter() if _group(p.pid) == pid]) == 2)
-    world.book.cancel(name)
-    assert world.finish(supervisor, name).state == "CANCELLED"
+    world.jobs.cancel(name)
+    assert world.finish(supervisor, name).state == "cancelled"
     world.until(supervisor, lambda: not [p for p in psutil.process_iter() if _group(p.pid) == pid and _alive(p)])
     assert group
 
@@ -230,12 +230,12 @@ def _alive(process):
 def test_stopping_the_service_lets_jobs_resume_without_counting_against_them(world):
     name = world.add("service-stop", 5)
     first = world.supervisor(max_attempts=1)
-    world.until(first, lambda: world.book.get(name).curve)
+    world.until(first, lambda: world.jobs.get(name).curve)
     first.stop_all()
-    waiting = world.book.get(name)
-    assert (waiting.state, waiting.failures) == ("QUEUED", 0)
-    assert world.finish(world.supervisor(max_attempts=1), name).state == "SUCCEEDED"
-    assert [a.outcome for a in world.book.attempts(name)] == ["interrupted", "succeeded"]
+    waiting = world.jobs.get(name)
+    assert (waiting.state, waiting.failures) == ("queued", 0)
+    assert world.finish(world.supervisor(max_attempts=1), name).state == "succeeded"
+    assert [a.outcome for a in world.jobs.attempts(name)] == ["interrupted", "succeeded"]
 
 
 ORCHESTRATOR = """
@@ -248,14 +248,14 @@ from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.launchers.local import LocalLauncher
 from vfmalign.finetuning.jobs.supervisor import Limits, Supervisor
 root, when = Path(sys.argv[1]), sys.argv[2]
-book = JobRepository(Database(f"sqlite:///{root / 'jobs.db'}"))
+jobs = JobRepository(Database(f"sqlite:///{root / 'jobs.db'}"))
 die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
 launcher = LocalLauncher((sys.executable, "-c", sys.argv[3]), root, root / "logs")
 if when == "before launch":
     launcher.launch = die
 if when == "before record":
-    book.record = die
-Supervisor(book, ObjectStore(StoreSettings()), launcher, Limits()).tick()
+    jobs.record = die
+Supervisor(jobs, ObjectStore(StoreSettings()), launcher, Limits()).reconcile()
 die()
 """
 
@@ -270,11 +270,11 @@ def test_an_orchestrator_killed_at_any_moment_neither_loses_nor_doubles_a_job(wo
         [sys.executable, "-c", ORCHESTRATOR, str(world.folder), when, PROGRAM], check=False, timeout=60
     )
     assert done.returncode == -signal.SIGKILL
-    assert world.book.get(name).state == "RUNNING"
+    assert world.jobs.get(name).state == "running"
     job = world.finish(world.supervisor(), name)
-    assert job.state == "SUCCEEDED"
+    assert job.state == "succeeded"
     assert len(world.starts(name)) == 1
-    assert [a.outcome for a in world.book.attempts(name)] == outcomes
+    assert [a.outcome for a in world.jobs.attempts(name)] == outcomes
 
 
 def test_a_child_killed_while_nobody_watched_is_tried_again(world):
@@ -282,21 +282,21 @@ def test_a_child_killed_while_nobody_watched_is_tried_again(world):
     subprocess.run([sys.executable, "-c", ORCHESTRATOR, str(world.folder), "later", PROGRAM], check=False, timeout=60)
     while not world.starts(name):
         time.sleep(0.05)
-    os.kill(world.book.get(name).handle["pid"], signal.SIGKILL)
+    os.kill(world.jobs.get(name).handle["pid"], signal.SIGKILL)
     job = world.finish(world.supervisor(), name)
-    assert job.state == "SUCCEEDED"
-    assert [(a.exit_code, a.outcome) for a in world.book.attempts(name)] == [(None, "retryable"), (0, "succeeded")]
+    assert job.state == "succeeded"
+    assert [(a.exit_code, a.outcome) for a in world.jobs.attempts(name)] == [(None, "retryable"), (0, "succeeded")]
 
 
 def test_a_job_that_cannot_be_started_waits_and_says_why(world, store):
     name = world.add("stuck")
     launcher = LocalLauncher(("/nonexistent/python",), world.folder, world.folder / "logs")
-    supervisor = Supervisor(world.book, store, launcher, Limits(retry_delay_s=0.0))
+    supervisor = Supervisor(world.jobs, store, launcher, Limits(retry_delay_s=0.0))
     for _ in range(4):
-        supervisor.tick()
-    job = world.book.get(name)
-    assert (job.state, job.attempts, job.failures) == ("QUEUED", 0, 0)
-    assert "VFMALIGN_LAUNCHER__COMMAND" in job.message
+        supervisor.reconcile()
+    job = world.jobs.get(name)
+    assert (job.state, job.attempts, job.failures) == ("queued", 0, 0)
+    assert "VFMALIGN_LAUNCHER__COMMAND" in job.progress.detail
     assert world.finish(world.supervisor(), name).attempts == 1
 
 
@@ -310,7 +310,7 @@ def test_a_job_whose_result_exists_is_done_without_a_process(world, store):
             device="cpu", stage_seconds={}, software={},
         ),
     )  # fmt: skip
-    assert world.finish(world.supervisor(), name).state == "SUCCEEDED"
+    assert world.finish(world.supervisor(), name).state == "succeeded"
     assert world.starts(name) == []
 
 
@@ -318,7 +318,7 @@ def test_another_spec_at_the_same_address_fails_the_job(world, store):
     name = world.add("taken")
     store.write(job_key(name, "spec.json"), JobFailure(exit_code=2, reason="X", message="something else"))
     job = world.finish(world.supervisor(), name)
-    assert (job.state, job.reason) == ("FAILED", "ALREADY_EXISTS")
+    assert (job.state, job.failure.reason) == ("failed", "ALREADY_EXISTS")
     assert world.starts(name) == []
 
 
@@ -327,13 +327,16 @@ def test_a_baseline_that_several_checks_share_is_trained_once(world, store):
     other = world.add("other", 7, baseline="c" * 64)
     supervisor = world.supervisor(max_running=3)
     waits = world.until(
-        supervisor, lambda: (job := world.book.get(second)).message != "waiting for a free place" and job
+        supervisor, lambda: (job := world.jobs.get(second)).progress.reason == BASELINE_IN_TRAINING and job
     )
-    assert (waits.state, waits.message) == ("QUEUED", f"waiting for job {first}, which trains the same baseline")
+    assert (waits.state, waits.progress.detail) == (
+        "queued",
+        f"waiting for job {first}, which trains the same baseline",
+    )
     jobs = [world.finish(supervisor, name) for name in (first, second, other)]
-    assert [job.state for job in jobs] == ["SUCCEEDED"] * 3
+    assert [job.state for job in jobs] == ["succeeded"] * 3
     assert [job.attempts for job in jobs] == [1, 0, 1]
-    assert jobs[1].message == f"taken from job {first}, which trained the same baseline"
+    assert jobs[1].progress.detail == f"taken from job {first}, which trained the same baseline"
     assert jobs[1].curve == jobs[0].curve
     encoders = [pack_job(job, store).encoder_model_id for job in jobs]
     assert encoders == [f"{first}-encoder", "", f"{other}-encoder"], "a job names an encoder that it did not publish"
@@ -347,11 +350,11 @@ def test_a_baseline_is_trained_again_where_the_other_job_ends_without_a_result_o
     first, second = world.add("first", 5, baseline="b" * 64), world.add("second", 5, baseline="b" * 64)
     supervisor = world.supervisor(max_running=2)
     world.until(supervisor, lambda: world.starts(first))
-    world.until(supervisor, lambda: "which trains the same" in world.book.get(second).message)
-    world.book.cancel(first)
+    world.until(supervisor, lambda: world.jobs.get(second).progress.reason == BASELINE_IN_TRAINING)
+    world.jobs.cancel(first)
     world.until(supervisor, lambda: world.starts(second))
-    assert world.book.get(first).state == "CANCELLED"
-    world.book.cancel(second)
+    assert world.jobs.get(first).state == "cancelled"
+    world.jobs.cancel(second)
     world.finish(supervisor, second)
 
     third = world.add("third", baseline="d" * 64)

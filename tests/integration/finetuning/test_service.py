@@ -27,9 +27,9 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
     events = service.checks.WatchCheck(alignment_pb2.WatchCheckRequest(check_id=name))
     watched = [event.check async for event in events]
     check = watched[-1]
-    assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.status
+    assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.progress.detail
     assert len(watched) > 3
-    assert len({event.status for event in watched}) > 2
+    assert len({event.progress.phase for event in watched}) > 2
     assert [stage.name for stage in check.stages] == list(STAGES)
     assert all(stage.attempts == 1 and stage.HasField("end_time") for stage in check.stages)
     assert sorted(service.runs(name)) == sorted((stage, "succeeded") for stage in STAGES)
@@ -86,6 +86,11 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
     assert job.spec.recipe.batch_size == recipe_for("scratch", "segmentation", "demo").batch_size
 
 
+def _probes_done(check):
+    """Probes that a running check reports."""
+    return sum(stage.progress.done for stage in check.stages if stage.name == "probes")
+
+
 @pytest.mark.parametrize("moment", ["features", "training", "mmd"])
 async def test_kill_9_at_any_moment_changes_no_result_and_repeats_no_finished_stage(service, store, peers, moment):
     (service.folder / "go").touch()
@@ -97,7 +102,7 @@ async def test_kill_9_at_any_moment_changes_no_result_and_repeats_no_finished_st
     if moment == "features":
         peers.stop()
         name = await service.create("steady2", dataset="twin", seed=5)
-        await service.until(name, lambda check: "waiting at features" in check.status)
+        await service.until(name, lambda check: check.progress.reason == "UNAVAILABLE")
         await service.kill()
         peers.start()
     else:
@@ -111,7 +116,7 @@ async def test_kill_9_at_any_moment_changes_no_result_and_repeats_no_finished_st
     (service.folder / "go").touch()
     await service.start()
     check = await service.finish(name)
-    assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.status
+    assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.progress.detail
 
     reports = [
         CheckReport.model_validate_json(store.get(store.key(done.result.report_json.uri))).result
@@ -129,7 +134,7 @@ async def test_kill_9_at_any_moment_changes_no_result_and_repeats_no_finished_st
 
 async def test_probes_are_taken_while_the_network_trains_and_none_twice(service, store, peers):
     name = await service.create("probed", seed=6, probe_steps=[10, 20, 60])
-    check = await service.until(name, lambda check: "probe after step 20" in check.status)
+    check = await service.until(name, lambda check: _probes_done(check) == 2)
     assert store.exists(check_key(name, "stages/probe_10.json"))
     assert store.exists(check_key(name, "stages/probe_20.json"))
     assert not store.exists(job_key(f"{name}-pretrained", "result.json"))
@@ -137,7 +142,7 @@ async def test_probes_are_taken_while_the_network_trains_and_none_twice(service,
     (service.folder / "go").touch()
     await service.start()
     check = await service.finish(name)
-    assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.status
+    assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.progress.detail
 
     result = check.result
     assert [probe.step for probe in result.probes] == [10, 20, 60]
@@ -181,8 +186,8 @@ async def test_probes_without_a_validation_are_refused(service):
 async def test_waits_for_a_service_that_is_away_and_says_so(service, peers):
     peers.stop()
     name = await service.create("patient")
-    check = await service.until(name, lambda check: "waiting at" in check.status)
-    assert "trying again in" in check.status
+    check = await service.until(name, lambda check: check.progress.reason == "UNAVAILABLE")
+    assert "trying again in" in check.progress.detail
     assert check.state == alignment_pb2.CHECK_STATE_RUNNING
     peers.start()
     assert (await service.finish(name)).state == alignment_pb2.CHECK_STATE_SUCCEEDED

@@ -41,7 +41,8 @@ def shift(value: float, p: float | None = 0.001, **fields: object) -> mmd_pb2.Sh
 @pytest.fixture
 def finished_check() -> alignment_pb2.Check:
     """A check that succeeded, with every part of its result."""
-    check = alignment_pb2.Check(check_id="c1", state=alignment_pb2.CHECK_STATE_SUCCEEDED, status="finished")
+    check = alignment_pb2.Check(check_id="c1", state=alignment_pb2.CHECK_STATE_SUCCEEDED)
+    check.progress.phase = check.progress.detail = "finished"
     check.spec.CopyFrom(alignment_pb2.CheckSpec(model_id="m1", dataset_id="d1", task="segmentation", seed=2**40))
     for name, seconds in (("validate", 0.1), ("job_pretrained", 31.25)):
         stage = check.stages.add(name=name, attempts=1, seconds=seconds)

@@ -189,7 +189,7 @@ def _run_check(target: Target, plan: DemoPlan, output: Output, directory: StateD
     with View(output) as view:
         check = target.run(lambda client: follow_check(client, plan.check, view))
     if label(check, "state") != "succeeded":
-        raise to_error(plan.check, check.failure, check.status, directory)
+        raise to_error(plan.check, check.failure, check.progress.detail, directory)
     return check
 
 

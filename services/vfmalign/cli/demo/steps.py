@@ -131,7 +131,7 @@ def pretrain(target: Target, models: Sequence[Pretraining], output: Output, dire
     for model, created in zip(models, jobs, strict=True):
         job = created if created.HasField("end_time") else _follow(target, model.job, output)
         if label(job, "state") != "succeeded":
-            raise to_error(model.job, job.failure, job.status, directory)
+            raise to_error(model.job, job.failure, job.progress.detail, directory)
         output.note(f"model {model.model} is published")
 
 

@@ -156,8 +156,8 @@ def _show_head(check: alignment_pb2.Check) -> RenderableType:
         text = Text.assemble(f"Check {check.check_id}: ", styled_state(label(check, "state")))
         if check.HasField("failure"):
             text.append(f"\n{check.failure.reason}: {check.failure.message}")
-        elif check.status:
-            text.append(f"\n{check.status}")
+        elif check.progress.detail:
+            text.append(f"\n{check.progress.detail}")
         return text
     verdict = label(check.result, "verdict")
     return Text.assemble(

@@ -116,6 +116,7 @@ class View:
         self._tasks: dict[str, TaskID] = {}
         self._finished_stages: set[str] = set()
         self._details: set[str] = set()
+        self._probes_shown = 0
         self._points: dict[str, int] = {}
 
     def __enter__(self) -> View:
@@ -132,19 +133,22 @@ class View:
                 self._finished_stages.add(stage.name)
                 attempts = f", {stage.attempts} attempts" if stage.attempts > 1 else ""
                 self.output.note(f"✓ {stage.name:<20} {stage.seconds:6.1f} s{attempts}", "green")
-        progress = check.progress
-        if progress.reason or progress.phase == "probes":
-            self._note_detail(progress)
-        training = progress.unit == "epoch"  # jobs have bars of their own
+            progress = stage.progress
+            new_probe = progress.unit == "probe" and progress.done > self._probes_shown
+            if new_probe:
+                self._probes_shown = progress.done
+            if progress.reason or new_probe:
+                self._note_detail(progress)
+        training = check.progress.unit == "epoch"  # jobs have bars of their own
         running = not check.HasField("end_time") and not training
-        self.show_bar("check", (progress.detail or check.status) if running else None, progress)
+        self.show_bar("check", check.progress.detail if running else None, check.progress)
 
     def show_job(self, job: finetuning_pb2.Job) -> None:
         """Show what is new in a job: the points of its learning curve, and its bar."""
         name, metric = _get_name(job), _get_metric(job)
         shown, state = self._points.get(job.job_id, 0), label(job, "state")
         if state == "succeeded" and not job.attempts and not shown:
-            self.output.note(f"  {name:<12} {job.status}")  # the result of an equal baseline was reused
+            self.output.note(f"  {name:<12} {job.progress.detail}")  # the result of an equal baseline was reused
         for point in job.curve[shown:]:
             loss = f"loss {point.train_loss:8.4f}" if point.HasField("train_loss") else "before training"
             epochs = f"{point.epoch:>3}/{job.progress.total}"

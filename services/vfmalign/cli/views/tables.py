@@ -119,7 +119,7 @@ def list_jobs(jobs: Iterable[finetuning_pb2.Job]) -> Table:
     )
     for job in jobs:
         finetune = job.spec.kind == finetuning_pb2.JOB_KIND_FINETUNE
-        epoch = f"{job.progress.done}/{job.progress.total}" if job.HasField("progress") else ABSENT
+        epoch = f"{job.progress.done}/{job.progress.total}" if job.progress.total else ABSENT
         table.add_row(
             job.job_id,
             styled_state(label(job, "state")),
@@ -137,7 +137,7 @@ def show_job(job: finetuning_pb2.Job) -> list[RenderableType]:
     """Returns one job with its learning curve."""
     pairs: list[tuple[str, Any]] = [
         ("state", styled_state(label(job, "state"))),
-        ("status", job.status or ABSENT),
+        ("status", job.progress.detail or ABSENT),
         ("kind", label(job.spec, "kind")),
         ("dataset", job.spec.dataset_id),
         ("model", job.spec.model_id or ABSENT),
@@ -171,7 +171,7 @@ def list_checks(checks: Iterable[alignment_pb2.Check]) -> Table:
             check.spec.model_id,
             check.spec.dataset_id,
             format_time(check.create_time),
-            check.status,
+            check.progress.detail,
         )
     return table
 

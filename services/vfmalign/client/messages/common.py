@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from google.protobuf.message import Message
 
 from vfmalign.client.messages.base import ApiMessage
 from vfmalign.v1 import common_pb2, finetuning_pb2
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+"""State of a job, check or experiment; the labels of `JobState`, `CheckState` and `ExperimentState`."""
+STATES: tuple[State, ...] = get_args(State)
+TERMINAL_STATES: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
+"""States that no other state follows."""
 
 
 class ObjectRef(ApiMessage):

@@ -10,11 +10,10 @@ from typing import Literal
 
 import grpc
 
-from vfmalign.client.messages.common import Estimate, Interval
+from vfmalign.client.messages.common import Estimate, Interval, Progress
 from vfmalign.core.domain.artifacts import Record, Split
 from vfmalign.core.domain.errors import Internal
 from vfmalign.finetuning.analysis.records import Comparison, LayerShift, Projection, Shift
-from vfmalign.finetuning.checks.repository import StageProgress
 from vfmalign.v1 import common_pb2, features_pb2, features_pb2_grpc, mmd_pb2, mmd_pb2_grpc
 
 COMPUTE_TIMEOUT_S = 3600.0
@@ -40,7 +39,7 @@ _MEASURES: dict[Measure, mmd_pb2.Measure] = {
     "frechet": mmd_pb2.MEASURE_FRECHET,
     "energy": mmd_pb2.MEASURE_ENERGY,
 }
-Report = Callable[[StageProgress], Awaitable[None]]
+Report = Callable[[Progress], Awaitable[None]]
 
 
 class Extraction(Record):
@@ -95,8 +94,8 @@ class FeatureClient:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = features_pb2_grpc.FeatureServiceStub(channel)
 
-    async def extract(self, extraction: Extraction, stage: str, report: Report) -> FeatureSetRef:
-        """Extracts a split; `report` hears of the progress. What is stored already is not computed again."""
+    async def extract(self, extraction: Extraction, report: Report) -> FeatureSetRef:
+        """Extracts a split and calls `report` with the progress. A stored feature set is not computed again."""
         request = features_pb2.ExtractDatasetRequest(
             model_id=extraction.model,
             checkpoint_sha256=extraction.model_sha256,
@@ -113,7 +112,7 @@ class FeatureClient:
             request.initialisation_seed = extraction.random_seed
         async for event in self._stub.ExtractDataset(request):
             if event.WhichOneof("event") == "progress":
-                await report(_progress(event.progress, stage))
+                await report(Progress.from_proto(event.progress))
             elif event.WhichOneof("event") == "feature_set":
                 return _feature_set(event.feature_set, event.cost)
         raise Internal("the feature service ended its answer without a feature set", subject="FeatureService")
@@ -157,16 +156,6 @@ def _request(comparison: ComparisonRequest) -> mmd_pb2.ComputeRequest:
         request.test.permutations = comparison.permutations
         request.test.seed = comparison.seed
     return request
-
-
-def _progress(progress: common_pb2.Progress, stage: str) -> StageProgress:
-    return StageProgress(
-        stage=stage,
-        done=progress.done,
-        total=progress.total,
-        unit=progress.unit,
-        elapsed_s=progress.elapsed_seconds,
-    )
 
 
 def _feature_set(feature_set: features_pb2.FeatureSet, cost: common_pb2.Cost) -> FeatureSetRef:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vfmalign.client.messages.common import Estimate
+from vfmalign.client.messages.common import Estimate, Progress, State
 from vfmalign.core.domain.artifacts import JobProgress
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.cautions import list_cautions
@@ -31,15 +31,14 @@ from vfmalign.finetuning.jobs.converters import (
     parse_recipe,
     parse_record,
 )
-from vfmalign.finetuning.jobs.repository import State
 from vfmalign.v1 import alignment_pb2, common_pb2, mmd_pb2
 
 STATES: dict[int, State] = {
-    alignment_pb2.CHECK_STATE_QUEUED: "QUEUED",
-    alignment_pb2.CHECK_STATE_RUNNING: "RUNNING",
-    alignment_pb2.CHECK_STATE_SUCCEEDED: "SUCCEEDED",
-    alignment_pb2.CHECK_STATE_FAILED: "FAILED",
-    alignment_pb2.CHECK_STATE_CANCELLED: "CANCELLED",
+    alignment_pb2.CHECK_STATE_QUEUED: "queued",
+    alignment_pb2.CHECK_STATE_RUNNING: "running",
+    alignment_pb2.CHECK_STATE_SUCCEEDED: "succeeded",
+    alignment_pb2.CHECK_STATE_FAILED: "failed",
+    alignment_pb2.CHECK_STATE_CANCELLED: "cancelled",
 }
 VERDICTS: dict[int, str] = {
     alignment_pb2.VERDICT_GAIN: "gain",
@@ -89,41 +88,36 @@ def pack_check(
         check_id=check.id,
         spec=_pack_spec(check.request),
         state=key_of(STATES, check.state),
-        status=check.message,
+        progress=check.progress.to_proto(),
         create_time=pack_time(check.created_at),
         end_time=pack_time(check.finished_at),
         stages=stages,
         job_ids=job_ids,
     )
-    if check.progress is not None:
-        message.progress.CopyFrom(
-            common_pb2.Progress(
-                phase=check.progress.stage,
-                done=check.progress.done,
-                total=check.progress.total,
-                unit=check.progress.unit,
-                elapsed_seconds=check.progress.elapsed_s,
-            )
-        )
-    if check.state == "FAILED":
-        message.failure.reason, message.failure.message = check.reason, check.message
+    if check.failure is not None:
+        message.failure.CopyFrom(check.failure.to_proto())
     if report is not None and check.report is not None:
         message.result.CopyFrom(_pack_result(report, check.report, store))
     return message
 
 
-def pack_stages(names: Sequence[str], runs: Sequence[StageRun]) -> list[alignment_pb2.CheckStage]:
+def pack_stages(
+    names: Sequence[str], runs: Sequence[StageRun], progress: Sequence[Progress]
+) -> list[alignment_pb2.CheckStage]:
     """Every stage in order, begun or not."""
     stages = []
     for name in names:
-        mine = [run for run in runs if run.stage == name]
-        stage = alignment_pb2.CheckStage(name=name, attempts=len(mine))
-        if mine:
-            stage.start_time.FromDatetime(mine[0].started_at)
-        done = next((run for run in mine if run.outcome == "succeeded"), None)
+        own = [run for run in runs if run.stage == name]
+        stage = alignment_pb2.CheckStage(name=name, attempts=len(own))
+        if own:
+            stage.start_time.FromDatetime(own[0].started_at)
+        done = next((run for run in own if run.outcome == "succeeded"), None)
         if done is not None and done.finished_at is not None:
             stage.end_time.FromDatetime(done.finished_at)
-            stage.seconds = (done.finished_at - mine[0].started_at).total_seconds()
+            stage.seconds = (done.finished_at - own[0].started_at).total_seconds()
+        for current in progress:
+            if current.phase == name:
+                stage.progress.CopyFrom(current.to_proto())
         stages.append(stage)
     return stages
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 
+from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.artifacts import JobProgress, Record, check_key, probe_id
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.finetuning.analysis.records import Probe
-from vfmalign.finetuning.checks.repository import StageProgress
 from vfmalign.finetuning.checks.stages import (
     Outputs,
     Stage,
@@ -50,14 +50,18 @@ def probes_stage() -> Stage:
 
 
 async def _make(context: StageContext, outputs: Outputs) -> Record:
-    taken = []
-    for step in outputs.get("validate", Validated).recipes["pretrained"].probe_steps:
-        found = await find_artifact(context, _artifact(step), TakenProbe)
-        one = found if found is not None else await _take(context, outputs, step)
-        taken.append(one)
-        shift, score = one.probe.shift.value, one.probe.val_score
-        moved = "absent" if shift is None else f"{shift:.3g}"
-        await context.say(f"probe after step {step}: MMD² {moved}, validation {score:.3g}", None)
+    taken: list[TakenProbe] = []
+    steps = outputs.get("validate", Validated).recipes["pretrained"].probe_steps
+    for step in steps:
+        stored = await find_artifact(context, _artifact(step), TakenProbe)
+        latest = stored if stored is not None else await _take(context, outputs, step)
+        taken.append(latest)
+        shift, score = latest.probe.shift.value, latest.probe.val_score
+        shown = "absent" if shift is None else f"{shift:.3g}"
+        await context.set_status(
+            f"probe after step {step}: MMD² {shown}, validation {score:.3g}",
+            Progress(done=len(taken), total=len(steps), unit="probe"),
+        )
     return TakenProbes(probes=tuple(taken))
 
 
@@ -72,14 +76,15 @@ async def _take(context: StageContext, outputs: Outputs, step: int) -> TakenProb
     # The encoder of a step is published before its validation is written down.
     model = probe_id(encoder_id(context.check.id, "pretrained"), step)
     card = await asyncio.to_thread(load_card, context.store, model)
-    words = f"probing the encoder after step {step}"
+    steps = valid.recipes["pretrained"].probe_steps
+    probes = Progress(done=steps.index(step), total=len(steps), unit="probe")
 
-    async def say(_: StageProgress) -> None:
-        await context.say(words, None)  # the progress that a check shows meanwhile is the training's
+    async def report(_: Progress) -> None:
+        await context.set_status(f"probing the encoder after step {step}", probes)
 
     extraction = extraction_of(context, valid, card.id, card.checkpoint.sha256, "test")
     extraction = extraction.model_copy(update={"layers": (valid.primary_layer,)})
-    features = await context.features.extract(extraction, "probes", say)
+    features = await context.features.extract(extraction, report)
     request = comparison_with(context, outputs, features.feature_set)
     comparison, _ = await context.mmd.compare(request.model_copy(update={"layers": (valid.primary_layer,)}))
     layer = comparison.layer(valid.primary_layer)

@@ -189,7 +189,7 @@ def report_stage(checks: CheckRepository) -> Stage:
     """The stage that ends a check."""
 
     async def make(context: StageContext, outputs: Outputs) -> Record:
-        await context.say("writing the report", None)
+        await context.set_status("writing the report")
         return await asyncio.to_thread(_write_report, checks, context.jobs, context.store, context.check, outputs)
 
     needs = ("mmd", "measures", "probes", "job_scratch", "job_specialised")

@@ -1,8 +1,4 @@
-"""The book of alignment checks: what was asked, what state each is in, and every run of every stage.
-
-Knows the states and which may follow which. Knows nothing of S3, gRPC or what a stage does: see
-`stages` and `reconciler`.
-"""
+"""Repository of alignment checks: requests, states and every run of every stage."""
 
 from __future__ import annotations
 
@@ -12,79 +8,53 @@ from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from vfmalign.client.messages.common import TERMINAL_STATES, Failure, Progress, State
 from vfmalign.core.domain.artifacts import Record
-from vfmalign.core.domain.errors import Conflict, NotFound
 from vfmalign.finetuning.checks.request import CheckRequest
-from vfmalign.finetuning.db.database import CheckRow, Database, StageRow, now
-from vfmalign.finetuning.db.pagination import Page, PageRequest, read_page
-from vfmalign.finetuning.jobs.repository import TERMINAL, State, StoredRef
+from vfmalign.finetuning.db.database import CheckRow, StageRow, now
+from vfmalign.finetuning.db.repository import LifecycleRepository, Operation, StoredRef, common_fields
 
 StageOutcome = Literal["running", "succeeded", "failed", "interrupted", "cancelled"]
 
 
-class StageProgress(Record):
-    """How far the running stage is; `total` is 0 where unknown."""
-
-    stage: str
-    done: int
-    total: int
-    unit: str
-    elapsed_s: float
-
-
 class ReportRefs(Record):
-    """Where a finished check's report lies."""
+    """The stored report of a finished check."""
 
     json_ref: StoredRef
     html_ref: StoredRef
 
 
 @dataclass(frozen=True)
-class Check:
-    """A check as it stands.
+class Check(Operation):
+    """A check with its current state.
 
     Attributes:
-        message: one sentence on what it is doing or waiting for; for FAILED the reason in words.
-        reason: UPPER_SNAKE_CASE reason of a failure, else empty.
+        stage_progress: progress of every running stage that reported some; the phase is the stage's name.
         report: set when it succeeded.
     """
 
-    id: str
     request: CheckRequest
-    state: State
-    message: str
-    reason: str
-    cancel_requested: bool
-    progress: StageProgress | None
+    stage_progress: tuple[Progress, ...]
     report: ReportRefs | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-
-    @property
-    def finished(self) -> bool:
-        """Whether no state can follow."""
-        return self.state in TERMINAL
 
 
 @dataclass(frozen=True)
-class Brief:
-    """What a check is doing, without its request: for whoever looks at many at once."""
+class Summary:
+    """State and progress of a check without its request: for queries over many checks."""
 
     id: str
     request_digest: str
     state: State
-    message: str
-    reason: str
+    progress: Progress
+    failure: Failure | None
     finished_at: datetime | None
 
     @property
     def finished(self) -> bool:
-        """Whether no state can follow."""
-        return self.state in TERMINAL
+        """Whether the state is terminal."""
+        return self.state in TERMINAL_STATES
 
 
 @dataclass(frozen=True)
@@ -100,126 +70,76 @@ class StageRun:
     message: str
 
 
-class CheckRepository:
-    """All checks of a database. Every method is one transaction."""
+class CheckRepository(LifecycleRepository[CheckRow, Check]):
+    """All checks of a database."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    table = CheckRow
+    noun = "check"
+    list_rpc = "ListChecks"
+    stopping = "cancelling: waiting for its jobs and calls to end"
 
     def create(self, check_id: str, request: CheckRequest) -> Check:
         """Adds a check; the same id and request again returns the first.
 
         Raises:
-            Conflict: the id exists with another request.
+            Conflict: the id was used with another request.
         """
-        row = CheckRow(
-            id=check_id, request_digest=request.digest(), request=request.model_dump(mode="json"), state="QUEUED",
-            message="waiting to begin", created_at=now(),
-        )  # fmt: skip
-        try:
-            with self._database.session() as session:
-                session.add(row)
-        except IntegrityError:
-            with self._database.session() as session:
-                row = session.get_one(CheckRow, check_id)
-                if row.request_digest != request.digest():
-                    raise Conflict(
-                        "a check of this id was created with another body",
-                        subject=check_id,
-                        remedy="choose another check id",
-                    ) from None
-        return _check(row)
-
-    def get(self, check_id: str) -> Check:
-        """One check.
-
-        Raises:
-            NotFound: no check has this id.
-        """
-        with self._database.session() as session:
-            return _check(_row(session, check_id))
-
-    def list(self, request: PageRequest) -> Page[Check]:
-        """One page of checks, newest first."""
-        with self._database.session() as session:
-            return read_page(session, CheckRow, request, _check)
+        return self._insert(CheckRow(id=check_id), request, "waiting to begin")
 
     def active(self) -> tuple[Check, ...]:
-        """Checks that are not finished: running ones first, then oldest first."""
-        query = (
+        """Returns checks that are not finished: running ones first, then oldest first."""
+        return self._select(
             sa.select(CheckRow)
-            .where(CheckRow.state.in_(("RUNNING", "QUEUED")))
+            .where(CheckRow.state.in_(("running", "queued")))
             .order_by(CheckRow.state.desc(), CheckRow.created_at, CheckRow.id)
         )
-        with self._database.session() as session:
-            return tuple(_check(row) for row in session.scalars(query))
 
-    def briefs(self, check_ids: Sequence[str]) -> dict[str, Brief]:
-        """Those of these checks that exist, by id."""
+    def summaries(self, check_ids: Sequence[str]) -> dict[str, Summary]:
+        """Returns those of these checks that exist, by id."""
         columns = (
-            CheckRow.id, CheckRow.request_digest, CheckRow.state, CheckRow.message, CheckRow.reason,
+            CheckRow.id, CheckRow.request_digest, CheckRow.state, CheckRow.progress, CheckRow.failure,
             CheckRow.finished_at,
         )  # fmt: skip
         query = sa.select(*columns).where(CheckRow.id.in_(check_ids))
         with self._database.session() as session:
-            return {row.id: _brief(row) for row in session.execute(query)}
-
-    def cancel(self, check_id: str) -> Check:
-        """Asks a check to end: a queued one ends at once, a running one when its work has; a finished one stays."""
-        with self._database.session() as session:
-            row = _row(session, check_id)
-            if row.state == "QUEUED":
-                _finish(row, "CANCELLED", "cancelled before it began")
-            elif row.state == "RUNNING" and not row.cancel_requested:
-                row.cancel_requested = True
-                row.message = "cancelling: waiting for its jobs and calls to end"
-            return _check(row)
+            return {row.id: _to_summary(row) for row in session.execute(query)}
 
     def begin(self, check_id: str) -> Check:
-        """The check is being worked on from now."""
+        """Moves a queued check to running."""
         with self._database.session() as session:
-            row = _row(session, check_id)
-            if row.state == "QUEUED":
-                row.state, row.message, row.started_at = "RUNNING", "beginning", now()
-            return _check(row)
+            row = self._row(session, check_id)
+            if row.state == "queued":
+                row.state, row.started_at = "running", now()
+                self._set_progress(row, Progress(phase="starting", detail="starting"))
+            return self._to_item(row)
 
-    def say(self, check_id: str, message: str, progress: StageProgress | None = None) -> None:
-        """Writes down what the check is doing or waiting for; a check that ends keeps its last words."""
+    def set_stage_progress(self, check_id: str, stages: Sequence[Progress]) -> None:
+        """Records what the running stages are doing or waiting for.
+
+        Args:
+            check_id: the check.
+            stages: at least one; the phase is the stage's name.
+        """
         with self._database.session() as session:
-            row = _row(session, check_id)
-            if row.state == "RUNNING" and not row.cancel_requested:
-                row.message = message
-                row.progress = None if progress is None else progress.model_dump(mode="json")
+            row = self._row(session, check_id)
+            if self._set_progress(row, summarise(stages)):
+                row.stage_progress = [stage.model_dump(mode="json") for stage in stages]
 
     def succeed(self, check_id: str, report: ReportRefs) -> None:
-        """The report is stored."""
+        """Ends a check whose report is stored."""
         with self._database.session() as session:
-            row = _row(session, check_id)
+            row = self._row(session, check_id)
             row.report = report.model_dump(mode="json")
-            _finish(row, "SUCCEEDED", "finished")
-
-    def fail(self, check_id: str, message: str, reason: str) -> None:
-        """The check cannot be finished."""
-        with self._database.session() as session:
-            _finish(_row(session, check_id), "FAILED", message, reason)
-            _end_open_stages(session, check_id)
-
-    def cancelled(self, check_id: str) -> None:
-        """Everything has ended, as was asked."""
-        with self._database.session() as session:
-            _finish(_row(session, check_id), "CANCELLED", "cancelled")
-            _end_open_stages(session, check_id)
-
-    # --- stages ---
+            self._end(session, row, "succeeded", "finished")
 
     def stages(self, check_id: str) -> tuple[StageRun, ...]:
-        """Every run of every stage, in the order in which they began."""
+        """Returns every run of every stage, in the order in which they began."""
         query = sa.select(StageRow).where(StageRow.check_id == check_id).order_by(StageRow.started_at, StageRow.attempt)
         with self._database.session() as session:
-            return tuple(_stage(row) for row in session.scalars(query))
+            return tuple(_to_stage_run(row) for row in session.scalars(query))
 
     def begin_stage(self, check_id: str, stage: str) -> int:
-        """Writes down that a stage is begun; returns the number of this attempt. An open one was interrupted."""
+        """Records that a stage begins, and returns the number of the attempt. Marks an open attempt as interrupted."""
         with self._database.session() as session:
             rows = _stage_rows(session, check_id, stage)
             for row in rows:
@@ -230,22 +150,45 @@ class CheckRepository:
         return attempt
 
     def end_stage(self, check_id: str, stage: str, outcome: StageOutcome, message: str = "") -> None:
-        """Writes down how the open attempt ended; without an open one nothing is written.
+        """Records how the open attempt ended; does nothing where none is open.
 
-        A stage that is found done after a restart ends here as well: it was interrupted between its artifact and
-        this line.
+        A stage whose artifact exists after a restart ends here as well: the orchestrator was killed between storing
+        the artifact and this call.
         """
         with self._database.session() as session:
             for row in _stage_rows(session, check_id, stage):
                 if row.finished_at is None:
                     _end_stage(row, outcome, message)
 
+    def _end(self, session: Session, row: Any, state: State, detail: str, failure: Failure | None = None) -> None:
+        super()._end(session, row, state, detail, failure)
+        row.stage_progress = []
+        if state != "succeeded":
+            _end_open_stages(session, row.id)
 
-def _row(session: Session, check_id: str) -> CheckRow:
-    row = session.get(CheckRow, check_id, with_for_update=True)
-    if row is None:
-        raise NotFound("no such check", subject=check_id[:128], remedy="see ListChecks for those that exist")
-    return row
+    def _to_item(self, row: CheckRow) -> Check:
+        return Check(
+            **common_fields(row),
+            request=CheckRequest.model_validate(row.request),
+            stage_progress=tuple(Progress.model_validate(stage) for stage in row.stage_progress),
+            report=None if row.report is None else ReportRefs.model_validate(row.report),
+        )
+
+
+def summarise(stages: Sequence[Progress]) -> Progress:
+    """Combines the progress of the running stages into that of the check.
+
+    Phase and counts are those of a training, which takes longest, or else of the first stage that counts something. The
+    detail joins all details; the reason is the first of a stage that waits.
+    """
+    training = next((stage for stage in stages if stage.unit == "epoch"), None)
+    main = training or next((stage for stage in stages if stage.unit), stages[0])
+    return main.model_copy(
+        update={
+            "detail": "; ".join(dict.fromkeys(stage.detail for stage in stages)),
+            "reason": next((stage.reason for stage in stages if stage.reason), ""),
+        }
+    )
 
 
 def _stage_rows(session: Session, check_id: str, stage: str) -> Sequence[StageRow]:
@@ -264,31 +207,17 @@ def _end_stage(row: StageRow, outcome: StageOutcome, message: str) -> None:
     row.seconds = (row.finished_at - row.started_at).total_seconds()
 
 
-def _finish(row: CheckRow, state: State, message: str, reason: str = "") -> None:
-    row.state, row.message, row.reason, row.progress, row.finished_at = state, message, reason, None, now()
-
-
-def _check(row: CheckRow) -> Check:
-    state: State = row.state  # type: ignore[assignment]
-    return Check(
+def _to_summary(row: Any) -> Summary:
+    return Summary(
         id=row.id,
-        request=CheckRequest.model_validate(row.request),
-        state=state,
-        message=row.message,
-        reason=row.reason,
-        cancel_requested=row.cancel_requested,
-        progress=None if row.progress is None else StageProgress.model_validate(row.progress),
-        report=None if row.report is None else ReportRefs.model_validate(row.report),
-        created_at=row.created_at,
-        started_at=row.started_at,
+        request_digest=row.request_digest,
+        state=row.state,
+        progress=Progress.model_validate(row.progress),
+        failure=None if row.failure is None else Failure.model_validate(row.failure),
         finished_at=row.finished_at,
     )
 
 
-def _brief(row: Any) -> Brief:
-    return Brief(row.id, row.request_digest, row.state, row.message, row.reason, row.finished_at)
-
-
-def _stage(row: StageRow) -> StageRun:
+def _to_stage_run(row: StageRow) -> StageRun:
     outcome: StageOutcome = row.outcome  # type: ignore[assignment]
     return StageRun(row.stage, row.attempt, row.started_at, row.finished_at, row.seconds, outcome, row.message)

@@ -110,7 +110,7 @@ class AlignmentServicer(alignment_pb2_grpc.AlignmentServiceServicer):
         return converters.pack_check(
             check,
             self._store,
-            stages=converters.pack_stages(self._stage_names, self._checks.stages(check.id)),
+            stages=converters.pack_stages(self._stage_names, self._checks.stages(check.id), check.stage_progress),
             job_ids=[job.id for job in self._jobs.of_check(check.id)],
             report=report,
         )

@@ -40,7 +40,7 @@ def measures_stage() -> Stage:
 
 async def _make(context: StageContext, outputs: Outputs) -> Record:
     valid = outputs.get("validate", Validated)
-    await context.say("measuring the primary layer beside MMD²", None)
+    await context.set_status("measuring the primary layer beside MMD²")
     request = comparison_with(context, outputs, outputs.get("features_after", FeatureSetRef).feature_set)
     request = request.model_copy(update={"layers": (valid.primary_layer,), "permutations": 0})
     # One by one: what refuses one of them says nothing of the others.

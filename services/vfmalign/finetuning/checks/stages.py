@@ -13,8 +13,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.artifacts import JobResult, ModelCard, Network, Record, TrainingRecipe, check_key, job_key
 from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, VfmalignError
 from vfmalign.core.domain.tasks import get_task_spec
@@ -22,8 +23,9 @@ from vfmalign.core.storage.datasets import find_leakage, load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.records import Measured
 from vfmalign.finetuning.checks.clients import ComparisonRequest, Extraction, FeatureClient, FeatureSetRef, MmdClient
-from vfmalign.finetuning.checks.repository import Check, StageProgress
-from vfmalign.finetuning.jobs.repository import NO_PLACE, Job, JobRepository
+from vfmalign.finetuning.checks.repository import Check
+from vfmalign.finetuning.db.repository import NO_FREE_SLOT
+from vfmalign.finetuning.jobs.repository import Job, JobRepository
 from vfmalign.finetuning.jobs.request import (
     NETWORKS,
     JobRequest,
@@ -33,7 +35,6 @@ from vfmalign.finetuning.jobs.request import (
     load_card,
 )
 
-Say = Callable[[str, StageProgress | None], Awaitable[None]]
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
@@ -58,13 +59,26 @@ class Validated(Record):
     recipes: dict[Network, TrainingRecipe]
 
 
+class SetStatus(Protocol):
+    """Reports what a stage is doing."""
+
+    async def __call__(self, detail: str, progress: Progress | None = None, *, reason: str = "") -> None:
+        """Replaces the stage's progress.
+
+        Args:
+            detail: one sentence.
+            progress: counts, where there are some.
+            reason: UPPER_SNAKE_CASE constant while the stage waits.
+        """
+
+
 @dataclass(frozen=True)
 class StageContext:
     """What the stages of one check work with.
 
     Attributes:
-        say: tells what the check is doing, with progress where there is some.
-        poll_s: pause between two looks at a job.
+        set_status: reports the stage's progress.
+        poll_s: pause between two queries of a job, in seconds.
     """
 
     check: Check
@@ -72,7 +86,7 @@ class StageContext:
     jobs: JobRepository
     features: FeatureClient
     mmd: MmdClient
-    say: Say
+    set_status: SetStatus
     poll_s: float
 
 
@@ -171,7 +185,7 @@ def _layers(card: ModelCard, asked: tuple[str, ...]) -> tuple[str, ...]:
 
 
 async def _make_validate(context: StageContext, outputs: Outputs) -> Record:
-    await context.say("checking model, dataset and splits", None)
+    await context.set_status("checking model, dataset and splits")
     return await asyncio.to_thread(validate, context.store, context.check)
 
 
@@ -186,9 +200,9 @@ async def _make_features(
     extraction = extraction_of(context, valid, model, sha256, split)
     if random:
         extraction = extraction.model_copy(update={"random_seed": context.check.request.seed})
-    words = f"extracting features of {split} ({stage.removeprefix('features_')})"
-    await context.say(words, None)
-    return await context.features.extract(extraction, stage, partial(context.say, words))
+    detail = f"extracting features of {split} ({stage.removeprefix('features_')})"
+    await context.set_status(detail)
+    return await context.features.extract(extraction, partial(context.set_status, detail))
 
 
 def extraction_of(context: StageContext, valid: Validated, model: str, sha256: str, split: str) -> Extraction:
@@ -219,18 +233,20 @@ async def ensure_job(context: StageContext, valid: Validated, network: Network) 
 
 def refuse_unfinished(job: Job) -> None:
     """Raises the failure of a job that has ended, unless it succeeded."""
-    if job.state != "SUCCEEDED":
-        raise VfmalignError(job.message, subject=f"job {job.id}", reason=job.reason or "JOB_CANCELLED")
+    if job.state != "succeeded":
+        reason = job.failure.reason if job.failure is not None else "JOB_CANCELLED"
+        raise VfmalignError(job.progress.detail, subject=f"job {job.id}", reason=reason)
 
 
 async def _make_job(context: StageContext, outputs: Outputs, *, network: Network) -> Record:
     name = await ensure_job(context, outputs.get("validate", Validated), network)
     while not (job := await asyncio.to_thread(context.jobs.get, name)).finished:
-        if job.state == "RUNNING":
-            again = f", attempt {job.attempts}" if job.attempts > 1 else ""
-            await context.say(f"training the {network} network{again}", _epochs(job, f"job_{network}"))
-        elif job.message != NO_PLACE:
-            await context.say(f"training the {network} network: {job.message}", None)
+        if job.progress.phase == "training":
+            attempt = f", attempt {job.attempts}" if job.attempts > 1 else ""
+            await context.set_status(f"training the {network} network{attempt}", _epochs(job))
+        elif job.progress.reason != NO_FREE_SLOT:
+            detail = f"training the {network} network: {job.progress.detail}"
+            await context.set_status(detail, _epochs(job), reason=job.progress.reason)
         await asyncio.sleep(context.poll_s)
     refuse_unfinished(job)
     return await asyncio.to_thread(context.store.read, job_key(name, "result.json"), JobResult)
@@ -257,11 +273,11 @@ def _create_job(context: StageContext, valid: Validated, network: Network) -> No
     context.jobs.create(request, spec, context.check.id, baseline)
 
 
-def _epochs(job: Job, stage: str) -> StageProgress | None:
+def _epochs(job: Job) -> Progress | None:
     if not job.curve:
         return None
     last = job.curve[-1]
-    return StageProgress(stage=stage, done=last.epoch, total=last.epochs, unit="epoch", elapsed_s=last.elapsed_s)
+    return Progress(done=last.epoch, total=last.epochs, unit="epoch", elapsed_seconds=last.elapsed_s)
 
 
 def comparison_with(context: StageContext, outputs: Outputs, after: str) -> ComparisonRequest:
@@ -282,7 +298,7 @@ def comparison_with(context: StageContext, outputs: Outputs, after: str) -> Comp
 
 async def _make_mmd(context: StageContext, outputs: Outputs) -> Record:
     after_id, random_id = (outputs.get(f"features_{name}", FeatureSetRef).feature_set for name in ("after", "random"))
-    await context.say("comparing features before and after", None)
+    await context.set_status("comparing features before and after")
     request = comparison_with(context, outputs, after_id)
     after, device = await context.mmd.compare(request.model_copy(update={"projection": True}))
     plain = request.model_copy(update={"permutations": 0})
@@ -317,7 +333,7 @@ async def _find_job(context: StageContext, *, network: Network) -> Record | None
         job = await asyncio.to_thread(context.jobs.get, name)
     except NotFound:
         return None
-    if job.state != "SUCCEEDED" or job.check_id != context.check.id:
+    if job.state != "succeeded" or job.check_id != context.check.id:
         return None  # `make` joins a job that still runs
     return await asyncio.to_thread(context.store.read, job_key(name, "result.json"), JobResult)
 

@@ -1,8 +1,7 @@
-"""The orchestrator's tables, and the connection to SQLite or PostgreSQL that holds them.
+"""Tables of the orchestrator in SQLite or PostgreSQL, and their migration to the newest schema.
 
-Knows the schema and how to bring a database up to it. Knows nothing of what states mean: `jobs`, `checks` and
-`experiments.book` do.
-Times are timezone-aware UTC on both databases.
+Times are timezone-aware UTC in both databases. The repositories of jobs, checks and experiments define what states mean
+and which may follow which.
 """
 
 from __future__ import annotations
@@ -19,29 +18,29 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import ArgumentError, OperationalError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, declared_attr, mapped_column, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from vfmalign.core.domain.errors import Conflict, InvalidInput, Unavailable
 
 _BUSY_TIMEOUT_S = 30
-_MIGRATION_LOCK = 0x76666D  # any constant; keeps two starting processes from migrating at once
+_MIGRATION_LOCK = 0x76666D  # arbitrary constant; keeps two starting processes from migrating at the same time
 
 
 class UtcDateTime(sa.TypeDecorator[datetime]):
-    """A point in time: aware on the way in, UTC on the way out, whatever the database keeps."""
+    """A point in time: timezone-aware when written, UTC when read."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuses naive times."""
+        """Rejects naive times."""
         if value is not None and value.tzinfo is None:
-            raise ValueError("a time without a timezone")
+            raise ValueError("expected a time with a timezone, got a naive one")
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """SQLite forgets the zone of what is always UTC."""
+        """Adds the zone, which SQLite does not store; stored times are always UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -50,32 +49,50 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
 class Base(DeclarativeBase):
     """Base of the tables."""
 
-    type_annotation_map = {  # noqa: RUF012 - read once by SQLAlchemy
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it once
         datetime: UtcDateTime,
         dict[str, Any]: sa.JSON(none_as_null=True),
     }
 
 
-class JobRow(Base):
-    """One job; the fields are those of `jobs.Job`."""
+class LifecycleRow(Base):
+    """Columns of every table whose rows are created once, run, and end: jobs, checks and experiments.
 
-    __tablename__ = "jobs"
-    __table_args__ = (
-        sa.Index("ix_jobs_created", "created_at", "id"),
-        sa.Index("ix_jobs_state", "state"),
-        sa.Index("ix_jobs_baseline", "baseline"),
-    )
+    Attributes:
+        request: as the client sent it; its digest makes creation idempotent.
+        progress: `Progress` as JSON.
+        failure: `Failure` as JSON, where the state is `failed`.
+    """
+
+    __abstract__ = True
 
     id: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
-    check_id: Mapped[str] = mapped_column(sa.String(128), default="")
     request_digest: Mapped[str] = mapped_column(sa.String(64))
     request: Mapped[dict[str, Any]]
-    spec: Mapped[dict[str, Any]]
-    baseline: Mapped[str] = mapped_column(sa.String(64), default="")
     state: Mapped[str] = mapped_column(sa.String(16))
-    message: Mapped[str] = mapped_column(sa.Text, default="")
-    reason: Mapped[str] = mapped_column(sa.String(64), default="")
+    progress: Mapped[dict[str, Any]] = mapped_column(sa.JSON, default=dict)
+    failure: Mapped[dict[str, Any] | None]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    @declared_attr.directive
+    @classmethod
+    def __table_args__(cls) -> tuple[sa.Index, ...]:
+        """Indexes for lists by time and by state."""
+        name = cls.__tablename__
+        return sa.Index(f"ix_{name}_created", "created_at", "id"), sa.Index(f"ix_{name}_state", "state")
+
+
+class JobRow(LifecycleRow):
+    """One job; the fields are those of `jobs.repository.Job`."""
+
+    __tablename__ = "jobs"
+
+    check_id: Mapped[str] = mapped_column(sa.String(128), default="")
+    spec: Mapped[dict[str, Any]]
+    baseline: Mapped[str] = mapped_column(sa.String(64), default="", index=True)
     attempts: Mapped[int] = mapped_column(default=0)
     failures: Mapped[int] = mapped_column(default=0)
     not_before: Mapped[datetime | None]
@@ -83,13 +100,10 @@ class JobRow(Base):
     curve: Mapped[list[Any]] = mapped_column(sa.JSON, default=list)
     exit_code: Mapped[int | None]
     result: Mapped[dict[str, Any] | None]
-    created_at: Mapped[datetime]
-    started_at: Mapped[datetime | None]
-    finished_at: Mapped[datetime | None]
 
 
 class AttemptRow(Base):
-    """One process of one job: the proof of what ran how often."""
+    """One process of one job: the record of what ran how often."""
 
     __tablename__ = "job_attempts"
 
@@ -101,48 +115,17 @@ class AttemptRow(Base):
     outcome: Mapped[str] = mapped_column(sa.String(16))
 
 
-class CheckRow(Base):
-    """One alignment check; the fields are those of `checks.Check`."""
+class CheckRow(LifecycleRow):
+    """One alignment check; the fields are those of `checks.repository.Check`."""
 
     __tablename__ = "checks"
-    __table_args__ = (sa.Index("ix_checks_created", "created_at", "id"), sa.Index("ix_checks_state", "state"))
 
-    id: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
-    request_digest: Mapped[str] = mapped_column(sa.String(64))
-    request: Mapped[dict[str, Any]]
-    state: Mapped[str] = mapped_column(sa.String(16))
-    message: Mapped[str] = mapped_column(sa.Text, default="")
-    reason: Mapped[str] = mapped_column(sa.String(64), default="")
-    cancel_requested: Mapped[bool] = mapped_column(default=False)
-    progress: Mapped[dict[str, Any] | None]
+    stage_progress: Mapped[list[Any]] = mapped_column(sa.JSON, default=list)
     report: Mapped[dict[str, Any] | None]
-    created_at: Mapped[datetime]
-    started_at: Mapped[datetime | None]
-    finished_at: Mapped[datetime | None]
-
-
-class ExperimentRow(Base):
-    """One experiment; the fields are those of `experiments.book.Experiment`. Its cells are rows of `checks`."""
-
-    __tablename__ = "experiments"
-    __table_args__ = (sa.Index("ix_experiments_created", "created_at", "id"), sa.Index("ix_experiments_state", "state"))
-
-    id: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
-    request_digest: Mapped[str] = mapped_column(sa.String(64))
-    request: Mapped[dict[str, Any]]
-    fixed: Mapped[dict[str, Any]]
-    state: Mapped[str] = mapped_column(sa.String(16))
-    message: Mapped[str] = mapped_column(sa.Text, default="")
-    reason: Mapped[str] = mapped_column(sa.String(64), default="")
-    cancel_requested: Mapped[bool] = mapped_column(default=False)
-    report: Mapped[dict[str, Any] | None]
-    created_at: Mapped[datetime]
-    started_at: Mapped[datetime | None]
-    finished_at: Mapped[datetime | None]
 
 
 class StageRow(Base):
-    """One run of one stage of a check: the proof that no finished stage ran twice."""
+    """One run of one stage of a check: the record that no finished stage ran twice."""
 
     __tablename__ = "stage_runs"
 
@@ -156,6 +139,15 @@ class StageRow(Base):
     message: Mapped[str] = mapped_column(sa.Text, default="")
 
 
+class ExperimentRow(LifecycleRow):
+    """One experiment; the fields are those of `experiments.repository.Experiment`. Its cells are rows of `checks`."""
+
+    __tablename__ = "experiments"
+
+    fixed: Mapped[dict[str, Any]]
+    report: Mapped[dict[str, Any] | None]
+
+
 class Database:
     """A migrated database.
 
@@ -163,8 +155,7 @@ class Database:
         url: `sqlite:///<file>` or `postgresql://user:password@host/name`.
 
     Raises:
-        InvalidInput: the URL is of no supported kind.
-        Unavailable: nothing answers there.
+        InvalidInput: the URL names another kind of database.
     """
 
     def __init__(self, url: str) -> None:
@@ -173,15 +164,15 @@ class Database:
 
     @property
     def engine(self) -> sa.Engine:
-        """For tests and tools that look at the tables."""
+        """Engine, for tests and tools that read the tables."""
         return self._engine
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """One transaction: committed at the end, rolled back on an error.
+        """Runs one transaction: committed at the end, rolled back on an error.
 
         Raises:
-            Unavailable: the database does not answer.
+            Unavailable: the database cannot be reached.
         """
         try:
             with self._sessions.begin() as session:
@@ -190,11 +181,11 @@ class Database:
             raise _unreachable() from error
 
     def migrate(self) -> None:
-        """Brings the schema to the newest version; safe to run at every start.
+        """Migrates the schema to the newest version; safe to run at every start.
 
         Raises:
             Conflict: a later version of the program has migrated it.
-            Unavailable: the database does not answer.
+            Unavailable: the database cannot be reached.
         """
         config = alembic.config.Config()
         config.set_main_option("script_location", "vfmalign.finetuning.db:migrations")
@@ -206,7 +197,7 @@ class Database:
                 alembic.command.upgrade(config, "head")
         except OperationalError as error:
             raise _unreachable() from error
-        except alembic.util.CommandError as error:  # a revision that this version does not know
+        except alembic.util.CommandError as error:  # an unknown revision
             raise Conflict(
                 "the database was migrated by a later version",
                 subject="VFMALIGN_DATABASE__URL",
@@ -219,16 +210,16 @@ class Database:
 
 
 def now() -> datetime:
-    """The present, in UTC."""
+    """Current time in UTC."""
     return datetime.now(UTC)
 
 
 def _unreachable() -> Unavailable:
-    # The driver's own text may hold the URL with its password: it stays in the chained exception, out of the message.
+    # The driver's message may contain the URL with its password, so it stays in the chained exception.
     return Unavailable(
-        "the database does not answer",
+        "the database cannot be reached",
         subject="VFMALIGN_DATABASE__URL",
-        remedy="check that it runs and that the user may write to it",
+        remedy="check that it is running and that the user may write to it",
     )
 
 
@@ -251,18 +242,19 @@ def _create_engine(url: str) -> sa.Engine:
 
 def _bad_url() -> InvalidInput:
     return InvalidInput(
-        "not a database that this service knows",
+        "unsupported database URL",
         field="VFMALIGN_DATABASE__URL",
         remedy="write sqlite:///<file> or postgresql://user:password@host/name",
     )
 
 
 def _prepare_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # we begin transactions ourselves, see _begin_sqlite
+    connection.isolation_level = None  # turns off the driver's implicit BEGIN, see _begin_sqlite
     for pragma in ("journal_mode=WAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # Python's driver would begin at the first write only, and two readers that turn writers deadlock.
+    # The driver begins a transaction at the first write only. Two transactions that read first and then write would
+    # deadlock, so the write lock is taken at the start.
     connection.exec_driver_sql("BEGIN IMMEDIATE")

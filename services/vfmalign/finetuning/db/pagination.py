@@ -1,7 +1,6 @@
-"""Pages of a list, newest first, that stay right while rows are added.
+"""Keyset pagination, newest first: pages neither repeat nor skip rows while rows are added.
 
-A token holds the last row's place and a digest of the filter; it is opaque to clients but no secret.
-Knows nothing of what the rows mean.
+A page token holds the position of the last row and a digest of the filter. It is opaque to clients but not secret.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from sqlalchemy.orm import Session
 
 from vfmalign.core.domain.artifacts import canonical_json
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.finetuning.db.database import CheckRow, ExperimentRow, JobRow
+from vfmalign.finetuning.db.database import LifecycleRow
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
 
 Item = TypeVar("Item")
-RowType = TypeVar("RowType", JobRow, CheckRow, ExperimentRow)
+RowType = TypeVar("RowType", bound=LifecycleRow)
 
 
 @dataclass(frozen=True)
 class Page(Generic[Item]):
-    """Some items and the token of the next page, empty on the last."""
+    """Items and the token of the next page, empty on the last."""
 
     items: tuple[Item, ...]
     next_token: str
@@ -52,10 +51,10 @@ class PageRequest:
     states: Collection[str] = ()
 
     def select(self, table: type[RowType]) -> sa.Select[Any]:
-        """The query for this page and one row more, which says whether another page follows.
+        """Selects this page and one more row, which shows whether another page follows.
 
         Raises:
-            BadOption: a page size out of range, or a token that is not one of this list.
+            BadOption: the page size is out of range, or the token belongs to another list or filter.
         """
         query: sa.Select[Any] = sa.select(table).order_by(table.created_at.desc(), table.id.desc()).limit(self.rows + 1)
         if self.states:
@@ -72,18 +71,18 @@ class PageRequest:
 
     @property
     def rows(self) -> int:
-        """Rows of a full page."""
+        """Number of rows of a full page."""
         if not 0 <= self.size <= MAX_PAGE_SIZE:
             raise BadOption(f"must be 0 to {MAX_PAGE_SIZE}, got {self.size}", field="page_size")
         return self.size or DEFAULT_PAGE_SIZE
 
     def next_token(self, rows: list[RowType]) -> str:
-        """Token of the page after `rows` as `select` returned them."""
+        """Returns the token of the page after `rows`, which `select` returned."""
         if len(rows) <= self.rows:
             return ""
         last = rows[self.rows - 1]
-        place = [last.created_at.isoformat(), last.id, self._filter_digest()]
-        return base64.urlsafe_b64encode(canonical_json(place)).decode()
+        position = [last.created_at.isoformat(), last.id, self._filter_digest()]
+        return base64.urlsafe_b64encode(canonical_json(position)).decode()
 
     def _filter_digest(self) -> str:
         return hashlib.sha256(canonical_json(sorted(self.states))).hexdigest()[:16]
@@ -91,12 +90,12 @@ class PageRequest:
     def _decode(self) -> tuple[datetime, str]:
         try:
             created_at, row_id, digest = json.loads(base64.urlsafe_b64decode(self.token))
-            place = datetime.fromisoformat(created_at), str(row_id)
+            position = datetime.fromisoformat(created_at), str(row_id)
         except (binascii.Error, ValueError, TypeError) as error:
             raise _bad_token() from error
-        if digest != self._filter_digest() or place[0].tzinfo is None:
+        if digest != self._filter_digest() or position[0].tzinfo is None:
             raise _bad_token()
-        return place
+        return position
 
 
 def read_page(
@@ -105,13 +104,13 @@ def read_page(
     """Reads one page of a table's rows, newest first.
 
     Args:
-        session: of the database.
-        table: whose rows.
-        request: which page.
-        convert: makes an item of a row.
+        session: database session.
+        table: table to read.
+        request: page size, token and filter.
+        convert: converts a row to an item.
 
     Raises:
-        BadOption: a page size out of range, or a token that is not one of this list.
+        BadOption: the page size is out of range, or the token belongs to another list or filter.
     """
     rows: list[RowType] = list(session.scalars(request.select(table)))
     return Page(tuple(convert(row) for row in rows[: request.rows]), request.next_token(rows))
@@ -119,5 +118,5 @@ def read_page(
 
 def _bad_token() -> BadOption:
     return BadOption(
-        "not a token of this list with this filter", field="page_token", remedy="start again with an empty page_token"
+        "the token belongs to another list or filter", field="page_token", remedy="start again with an empty page_token"
     )

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from vfmalign.finetuning.checks.repository import Brief, CheckRepository
+from vfmalign.client.messages.common import STATES, TERMINAL_STATES, State
+from vfmalign.finetuning.checks.repository import CheckRepository, Summary
 from vfmalign.finetuning.experiments.repository import Experiment
 from vfmalign.finetuning.experiments.request import ExperimentCell
-from vfmalign.finetuning.jobs.repository import STATES, TERMINAL, State
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class CellStatus:
     @property
     def finished(self) -> bool:
         """Whether the state is final."""
-        return self.state in TERMINAL
+        return self.state in TERMINAL_STATES
 
 
 def get_cell_statuses(experiment: Experiment, checks: CheckRepository) -> tuple[CellStatus, ...]:
     """Returns the status of every cell, in the order in which cells begin."""
     cells = experiment.cells
-    summaries = checks.briefs([cell.check_id for cell in cells])
+    summaries = checks.summaries([cell.check_id for cell in cells])
     return tuple(_get_cell_status(experiment, cell, summaries.get(cell.check_id)) for cell in cells)
 
 
@@ -52,23 +52,24 @@ def count_states(cells: Sequence[CellStatus]) -> dict[State, int]:
 def describe_progress(cells: Sequence[CellStatus]) -> str:
     """Describes the progress of the experiment in one sentence."""
     counts = count_states(cells)
-    finished = sum(counts[state] for state in TERMINAL)
-    others = [f"{counts[state]} {state.lower()}" for state in ("RUNNING", "FAILED", "CANCELLED") if counts[state]]
+    finished = sum(counts[state] for state in TERMINAL_STATES)
+    others = [f"{counts[state]} {state}" for state in ("running", "failed", "cancelled") if counts[state]]
     return ", ".join([f"{finished} of {len(cells)} checks have ended", *others])
 
 
-def _get_cell_status(experiment: Experiment, cell: ExperimentCell, summary: Brief | None) -> CellStatus:
+def _get_cell_status(experiment: Experiment, cell: ExperimentCell, summary: Summary | None) -> CellStatus:
     if summary is None:
         if experiment.finished:
-            return CellStatus(cell, False, "CANCELLED", "the experiment ended before the check began")
-        return CellStatus(cell, False, "QUEUED", "waiting to begin")
+            return CellStatus(cell, False, "cancelled", "the experiment ended before the check began")
+        return CellStatus(cell, False, "queued", "waiting to begin")
     if summary.request_digest != cell.request_digest:
         return CellStatus(
             cell,
             False,
-            "FAILED",
+            "failed",
             f"{cell.check_id}: a check of this id was created with another body; give the experiment another id",
             "ALREADY_EXISTS",
             summary.finished_at,
         )
-    return CellStatus(cell, True, summary.state, summary.message, summary.reason, summary.finished_at)
+    reason = summary.failure.reason if summary.failure is not None else ""
+    return CellStatus(cell, True, summary.state, summary.progress.detail, reason, summary.finished_at)

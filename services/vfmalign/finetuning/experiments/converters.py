@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from vfmalign.client.messages.common import State
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks import converters
 from vfmalign.finetuning.experiments.cell_status import CellStatus, count_states
 from vfmalign.finetuning.experiments.repository import Experiment
 from vfmalign.finetuning.experiments.request import ExperimentRequest
 from vfmalign.finetuning.jobs.converters import key_of, pack_recipe, pack_ref, pack_time, parse_recipe, parse_record
-from vfmalign.finetuning.jobs.repository import State
 from vfmalign.v1 import common_pb2, experiment_pb2, finetuning_pb2
 
 STATES: dict[int, State] = {
-    experiment_pb2.EXPERIMENT_STATE_QUEUED: "QUEUED",
-    experiment_pb2.EXPERIMENT_STATE_RUNNING: "RUNNING",
-    experiment_pb2.EXPERIMENT_STATE_SUCCEEDED: "SUCCEEDED",
-    experiment_pb2.EXPERIMENT_STATE_FAILED: "FAILED",
-    experiment_pb2.EXPERIMENT_STATE_CANCELLED: "CANCELLED",
+    experiment_pb2.EXPERIMENT_STATE_QUEUED: "queued",
+    experiment_pb2.EXPERIMENT_STATE_RUNNING: "running",
+    experiment_pb2.EXPERIMENT_STATE_SUCCEEDED: "succeeded",
+    experiment_pb2.EXPERIMENT_STATE_FAILED: "failed",
+    experiment_pb2.EXPERIMENT_STATE_CANCELLED: "cancelled",
 }
 
 
@@ -56,16 +56,16 @@ def pack_experiment(
         experiment_id=experiment.id,
         spec=_pack_spec(experiment.request),
         state=key_of(STATES, experiment.state),
-        status=experiment.message,
+        status=experiment.progress.detail,
         create_time=pack_time(experiment.created_at),
         start_time=pack_time(experiment.started_at),
         end_time=pack_time(experiment.finished_at),
         cells=[_pack_cell(one) for one in found] if cells else (),
-        counts=experiment_pb2.ExperimentCounts(**{state.lower(): count for state, count in number.items()}),
+        counts=experiment_pb2.ExperimentCounts(**number),
         progress=_pack_progress(experiment, found),
     )
-    if experiment.state == "FAILED":
-        message.failure.reason, message.failure.message = experiment.reason, experiment.message
+    if experiment.failure is not None:
+        message.failure.CopyFrom(experiment.failure.to_proto())
     if experiment.report is not None:
         message.report_json.CopyFrom(pack_ref(experiment.report.json_ref, store))
         message.report_html.CopyFrom(pack_ref(experiment.report.html_ref, store))
@@ -98,7 +98,7 @@ def _pack_cell(one: CellStatus) -> experiment_pb2.ExperimentCell:
         state=key_of(converters.STATES, one.state),
         status=one.message,
         end_time=pack_time(one.finished_at),
-        failure=finetuning_pb2.Failure(reason=one.reason, message=one.message) if one.state == "FAILED" else None,
+        failure=finetuning_pb2.Failure(reason=one.reason, message=one.message) if one.state == "failed" else None,
     )
 
 

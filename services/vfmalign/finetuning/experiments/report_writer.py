@@ -11,13 +11,13 @@ from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.records import CheckReport
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.stages import Validated
+from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.experiments.analysis.cells import Cell, MissingCell, make_cell
 from vfmalign.finetuning.experiments.analysis.experiment_report import analyse_cells
 from vfmalign.finetuning.experiments.cell_status import CellStatus
 from vfmalign.finetuning.experiments.reports.cells_table import to_csv
 from vfmalign.finetuning.experiments.reports.html import render
 from vfmalign.finetuning.experiments.repository import Experiment, ExperimentRefs
-from vfmalign.finetuning.jobs.repository import StoredRef
 from vfmalign.finetuning.jobs.request import NETWORKS
 
 REPORT = "report.json"
@@ -55,8 +55,8 @@ class ReportWriter:
         report = analyse_cells(
             experiment.id,
             request.title or experiment.id,
-            [self._read_cell(cell) for cell in cells if cell.state == "SUCCEEDED"],
-            [_make_missing_cell(cell) for cell in cells if cell.state != "SUCCEEDED"],
+            [self._read_cell(cell) for cell in cells if cell.state == "succeeded"],
+            [_make_missing_cell(cell) for cell in cells if cell.state != "succeeded"],
             seed=request.seeds[0],
             resamples=request.bootstrap_resamples,
             level=request.interval_level,
@@ -100,5 +100,5 @@ class ReportWriter:
 
 def _make_missing_cell(status: CellStatus) -> MissingCell:
     cell = status.cell
-    reason = status.message if status.state == "FAILED" else f"its check is {status.state.lower()}"
+    reason = status.message if status.state == "failed" else f"its check is {status.state}"
     return MissingCell(model=cell.model, task=cell.task, seed=cell.seed, check=cell.check_id, reason=reason)

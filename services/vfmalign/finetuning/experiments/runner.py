@@ -12,11 +12,12 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
+from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.artifacts import Record, experiment_key
 from vfmalign.core.domain.errors import Conflict, VfmalignError
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.checks.reconciler import passes
+from vfmalign.finetuning.checks.reconciler import is_transient
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.experiments.cell_status import CellStatus, describe_progress, get_cell_statuses
 from vfmalign.finetuning.experiments.repository import Experiment, ExperimentRefs, ExperimentRepository
@@ -94,7 +95,7 @@ class ExperimentRunner:
         free = self._places
         for experiment in self._experiments.active():
             with self._guarded(experiment.id):
-                begun = self._begin(experiment) if experiment.state == "QUEUED" else experiment
+                begun = self._begin(experiment) if experiment.state == "queued" else experiment
                 cells = get_cell_statuses(begun, self._checks)
                 free -= _running(cells)
                 if begun.cancel_requested:
@@ -105,8 +106,9 @@ class ExperimentRunner:
                     going.append((begun, cells))
         for experiment, cells in going:
             with self._guarded(experiment.id):
-                if describe_progress(cells) != experiment.message:
-                    self._experiments.say(experiment.id, describe_progress(cells))
+                progress = Progress(phase="checks", detail=describe_progress(cells))
+                if progress != experiment.progress:
+                    self._experiments.set_progress(experiment.id, progress)
         for experiment, cell in _turns(going, free):
             with self._guarded(experiment.id), contextlib.suppress(Conflict):  # somebody else's check: seen as failed
                 self._checks.create(cell.cell.check_id, cell.cell.request)
@@ -116,13 +118,13 @@ class ExperimentRunner:
         """Ends an experiment whose cells have all ended."""
         with self._guarded(experiment.id):
             cells = get_cell_statuses(experiment, self._checks)
-            succeeded = sum(cell.state == "SUCCEEDED" for cell in cells)
+            succeeded = sum(cell.state == "succeeded" for cell in cells)
             if not succeeded:
                 self._experiments.fail(
                     experiment.id, f"no check succeeded; {_first_failure(cells)}", "NO_CHECK_SUCCEEDED"
                 )
                 return
-            self._experiments.say(experiment.id, "writing the report")
+            self._experiments.set_progress(experiment.id, Progress(phase="report", detail="writing the report"))
             refs = self._conclude(experiment, cells)
             missing = len(cells) - succeeded
             without = f"; {missing} of {len(cells)} cells have no result" if missing else ""
@@ -146,7 +148,7 @@ class ExperimentRunner:
             if cell.begun and not cell.finished:
                 self._checks.cancel(cell.cell.check_id)
         if not any(cell.begun and not cell.finished for cell in cells):
-            self._experiments.cancelled(experiment.id)
+            self._experiments.mark_cancelled(experiment.id)
 
     @contextlib.contextmanager
     def _guarded(self, experiment_id: str) -> Iterator[None]:
@@ -154,7 +156,7 @@ class ExperimentRunner:
         try:
             yield
         except VfmalignError as error:
-            if passes(error):
+            if is_transient(error):
                 _log.warning("experiment_delayed", experiment=experiment_id, error=str(error))
             else:
                 _log.warning("experiment_failed", experiment=experiment_id, reason=error.reason, error=str(error))
@@ -192,5 +194,5 @@ def _running(cells: Sequence[CellStatus]) -> int:
 
 
 def _first_failure(cells: Sequence[CellStatus]) -> str:
-    first = next((cell for cell in cells if cell.state == "FAILED"), cells[0])
+    first = next((cell for cell in cells if cell.state == "failed"), cells[0])
     return f"the first, {first.cell.check_id}, says: {first.message}"

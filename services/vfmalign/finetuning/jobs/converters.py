@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import TypeAdapter, ValidationError
 
+from vfmalign.client.messages.common import Progress, State
 from vfmalign.core.domain.artifacts import JobProgress, Network, Objective, Record
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.jobs.repository import Job, State, StoredRef
+from vfmalign.finetuning.db.repository import StoredRef
+from vfmalign.finetuning.jobs.repository import Job
 from vfmalign.finetuning.jobs.request import JobRequest, RecipeRequest
 from vfmalign.v1 import common_pb2, features_pb2, finetuning_pb2
 
@@ -32,11 +34,11 @@ OBJECTIVES: dict[int, Objective] = {
     features_pb2.OBJECTIVE_RANDOM: "random",
 }
 STATES: dict[int, State] = {
-    finetuning_pb2.JOB_STATE_QUEUED: "QUEUED",
-    finetuning_pb2.JOB_STATE_RUNNING: "RUNNING",
-    finetuning_pb2.JOB_STATE_SUCCEEDED: "SUCCEEDED",
-    finetuning_pb2.JOB_STATE_FAILED: "FAILED",
-    finetuning_pb2.JOB_STATE_CANCELLED: "CANCELLED",
+    finetuning_pb2.JOB_STATE_QUEUED: "queued",
+    finetuning_pb2.JOB_STATE_RUNNING: "running",
+    finetuning_pb2.JOB_STATE_SUCCEEDED: "succeeded",
+    finetuning_pb2.JOB_STATE_FAILED: "failed",
+    finetuning_pb2.JOB_STATE_CANCELLED: "cancelled",
 }
 _RECIPE_FIELDS = (
     "epochs",
@@ -164,25 +166,25 @@ def pack_job(job: Job, store: ObjectStore, *, curve: bool = True) -> finetuning_
         create_time=pack_time(job.created_at),
         start_time=pack_time(job.started_at),
         end_time=pack_time(job.finished_at),
+        progress=_progress(job).to_proto(),
         curve=[pack_point(point) for point in job.curve] if curve else (),
-        status=job.message,
     )
-    if job.curve:
-        last = job.curve[-1]
-        message.progress.CopyFrom(
-            common_pb2.Progress(
-                phase="training", done=last.epoch, total=last.epochs, unit="epoch", elapsed_seconds=last.elapsed_s
-            )
-        )
-    if job.state == "FAILED":
-        message.failure.reason, message.failure.message = job.reason, job.message
-        if job.exit_code is not None:
-            message.failure.exit_code = job.exit_code
+    if job.failure is not None:
+        message.failure.CopyFrom(job.failure.to_proto())
     if job.result is not None:
         message.result.CopyFrom(pack_ref(job.result, store))
         if job.attempts or not job.baseline:  # a baseline that was taken published nothing under its own name
             message.encoder_model_id = job.spec.publish_as
     return message
+
+
+def _progress(job: Job) -> Progress:
+    """Returns a job's progress with the counts of its learning curve."""
+    if not job.curve:
+        return job.progress
+    last = job.curve[-1]
+    counts = {"done": last.epoch, "total": last.epochs, "unit": "epoch", "elapsed_seconds": last.elapsed_s}
+    return job.progress.model_copy(update=counts)
 
 
 def _pack_spec(request: JobRequest) -> finetuning_pb2.JobSpec:

@@ -1,7 +1,6 @@
-"""How a training process is started, watched and stopped: the seam between the orchestrator and where jobs run.
+"""Interface between the orchestrator and the place where training processes run.
 
-Knows the exit codes of a job (design §6) and what a launcher must offer. Knows nothing of subprocesses, clusters or
-databases: `local` runs jobs as subprocesses of this machine, `cluster` as Kubernetes Jobs.
+`local` runs jobs as subprocesses of this machine, `kubernetes` as Kubernetes Jobs.
 """
 
 from __future__ import annotations
@@ -19,15 +18,17 @@ _SIGNAL_BASE = 128
 
 @dataclass(frozen=True)
 class Running:
-    """The job's process is alive, or waits for a place.
+    """The job's process is alive, or waits for resources.
 
     Attributes:
         handle: what the launcher needs to find it again; JSON values only. None until it is known.
-        message: what it waits for and what to do about it; empty while it trains.
+        message: what it waits for and the remedy; empty while it trains.
+        reason: UPPER_SNAKE_CASE constant of what it waits for; empty while it trains.
     """
 
     handle: dict[str, Any] | None
     message: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,11 @@ class Exited:
     """No process of the job is alive.
 
     Attributes:
-        exit_code: as a shell shows it (128 + signal); None where nobody saw it, as after a restart of ours.
-        message: what the platform says of its end and what to do about it; empty where the code says all.
-        cause: `platform` where its machine was taken away, which does not count against the job; `limit` where it ran
-            into a limit that another attempt would meet again; otherwise `exit`, and the code decides.
+        exit_code: as a shell shows it (128 + signal); None where its end was not observed, as after a restart of the
+            orchestrator.
+        message: what the platform reports and the remedy; empty where the exit code explains everything.
+        cause: `platform` where its machine was taken away, which does not count against the job; `limit` where it hit
+            a limit that another attempt would hit again; otherwise `exit`, and the code decides.
     """
 
     exit_code: int | None
@@ -49,36 +51,36 @@ class Exited:
 class Launcher(Protocol):
     """Runs at most one process (or pod group) per job, whatever happens to the orchestrator.
 
-    `attempt` counts from 1; the book raises it before each start, so a job and its attempt name one start for ever.
+    `attempt` counts from 1. The repository increments it before each start, so a job and an attempt identify one start.
     """
 
     def launch(self, job: str, attempt: int, spec_uri: str) -> Running:
-        """Starts this attempt, or returns what runs of it already.
+        """Starts this attempt, or returns its process where it runs already.
 
         Raises:
-            Conflict: something that is not this job's lies where it would be.
+            Conflict: something that belongs to another job has its name.
             Unavailable: nothing was started; the same call may succeed later.
         """
 
     def observe(self, job: str, attempt: int, handle: dict[str, Any] | None) -> Running | Exited:
-        """Looks whether this attempt is alive; finds it without a handle too.
+        """Returns whether this attempt is alive; works without a handle too.
 
         Raises:
-            Unavailable: it cannot be known now.
+            Unavailable: it cannot be determined now.
         """
 
     def stop(self, job: str, attempt: int, handle: dict[str, Any] | None, *, force: bool) -> None:
         """Asks the attempt to checkpoint and end, or ends it at once; returns without waiting."""
 
     def close(self) -> None:
-        """Lets go of what the launcher itself holds; jobs go on."""
+        """Releases the resources of the launcher; jobs continue."""
 
 
 def classify(exit_code: int | None) -> Outcome:
-    """What an exit means: done, worth another attempt with resume, or hopeless.
+    """Classifies an exit: succeeded, worth another attempt that resumes, or permanent.
 
-    A process ended by a signal (memory, eviction, an operator) and an exit that nobody saw are worth another attempt;
-    any other code is a fault that the same input would meet again.
+    A process that was ended by a signal (memory, eviction, an operator) or whose end was not observed is worth another
+    attempt; any other code is a failure that the same input would cause again.
     """
     if exit_code == DONE:
         return "succeeded"
@@ -88,9 +90,9 @@ def classify(exit_code: int | None) -> Outcome:
 
 
 def describe(exit_code: int | None) -> str:
-    """A short sentence for an exit whose process left no words of its own."""
+    """Describes an exit whose process stored no failure."""
     if exit_code is None:
-        return "the training process ended unseen and left no result"
+        return "the training process ended unobserved and stored no result"
     if exit_code == TERMINATED:
         return "the training process was asked to stop and checkpointed"
     if exit_code > _SIGNAL_BASE:

@@ -39,14 +39,14 @@ def result_of(job: str) -> JobResult:
 class World:
     """Supervisors over one store, database and cluster."""
 
-    def __init__(self, book: JobRepository, store: ObjectStore, api: Api, make: Callable[..., Any]) -> None:
-        self.book, self.store, self.api, self._make = book, store, api, make
+    def __init__(self, jobs: JobRepository, store: ObjectStore, api: Api, make: Callable[..., Any]) -> None:
+        self.jobs, self.store, self.api, self._make = jobs, store, api, make
         self.prefix = uuid.uuid4().hex[:8]
 
     def supervisor(self, **options: Any) -> Supervisor:
         """An orchestrator that has just started."""
         limits = Limits(max_running=4, retry_delay_s=0.0, stop_grace_s=options.pop("stop_grace_s", 60.0))
-        return Supervisor(self.book, self.store, self._make(**options), limits)
+        return Supervisor(self.jobs, self.store, self._make(**options), limits)
 
     def add(self, name: str) -> str:
         """A job that is asked for."""
@@ -56,21 +56,21 @@ class World:
             recipe=recipe,
         )  # fmt: skip
         request = JobRequest(kind="finetune", dataset="d", model="m", task="segmentation", seed=1)
-        return self.book.create(request, spec).id
+        return self.jobs.create(request, spec).id
 
     def started(self, supervisor: Supervisor, name: str) -> str:
         """The name of the Job that a new job got."""
-        supervisor.tick()
-        job = self.book.get(name)
-        assert job.state == "RUNNING", job.message
+        supervisor.reconcile()
+        job = self.jobs.get(name)
+        assert job.state == "running", job.progress.detail
         return job_name(name, job.attempts)
 
     def until(self, supervisor: Supervisor, name: str, condition: Callable[[Job], Any]) -> Job:
         """The job once a condition holds."""
 
         def look() -> Job | None:
-            supervisor.tick()
-            return job if condition(job := self.book.get(name)) else None
+            supervisor.reconcile()
+            return job if condition(job := self.jobs.get(name)) else None
 
         return until(look)
 
@@ -92,7 +92,7 @@ class World:
 
     def outcomes(self, name: str) -> list[tuple[int | None, str]]:
         """What became of every attempt."""
-        return [(attempt.exit_code, attempt.outcome) for attempt in self.book.attempts(name)]
+        return [(attempt.exit_code, attempt.outcome) for attempt in self.jobs.attempts(name)]
 
 
 @pytest.fixture
@@ -109,11 +109,11 @@ def test_a_job_runs_to_its_result(world: World) -> None:
     job = world.started(supervisor, name)
     assert world.api.job(job)["metadata"]["annotations"]["vfmalign.io/spec"].endswith(f"/jobs/{name}/spec.json")
     world.api.status(job, active=1, ready=1)
-    world.until(supervisor, name, lambda one: one.message == "training, attempt 1")
+    world.until(supervisor, name, lambda one: one.progress.detail == "training, attempt 1")
     world.write_result(name)
     world.api.condition(job, "Complete")
     ended = world.finish(supervisor, name)
-    assert (ended.state, len(ended.curve)) == ("SUCCEEDED", 1)
+    assert (ended.state, len(ended.curve)) == ("succeeded", 1)
     assert world.outcomes(name) == [(0, "succeeded")]
 
 
@@ -126,9 +126,10 @@ def test_why_a_pod_waits_is_in_the_job_s_status(world: World) -> None:
         "message": "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.",
     }
     world.api.pod(job, {"phase": "Pending", "conditions": [state]})
-    found = world.until(supervisor, name, lambda one: "Insufficient" in one.message)
-    assert found.message.startswith("attempt 1: no node takes its pod (0/2 nodes are available: 2 Insufficient")
-    assert found.state == "RUNNING"
+    found = world.until(supervisor, name, lambda one: "Insufficient" in one.progress.detail)
+    assert found.progress.reason == "UNSCHEDULABLE"
+    assert found.progress.detail.startswith("attempt 1: its pod fits no node (0/2 nodes are available: 2 Insufficient")
+    assert found.state == "running"
 
 
 @pytest.mark.parametrize("code", [75, 137, 143])
@@ -139,18 +140,18 @@ def test_a_retryable_end_is_one_more_attempt_of_the_supervisor_s(world: World, c
     assert sorted(world.api.jobs()) == [job_name(name, 1), job_name(name, 2)]
     world.write_result(name)
     world.api.condition(job_name(name, 2), "Complete")
-    assert world.finish(supervisor, name).state == "SUCCEEDED"
+    assert world.finish(supervisor, name).state == "succeeded"
     assert world.outcomes(name) == [(code, "retryable"), (0, "succeeded")]
 
 
 def test_memory_that_runs_out_is_named(world: World) -> None:
     supervisor, name = world.supervisor(), world.add("memory")
     for attempt in (1, 2, 3):
-        world.until(supervisor, name, lambda one, attempt=attempt: one.attempts == attempt and one.state == "RUNNING")
+        world.until(supervisor, name, lambda one, attempt=attempt: one.attempts == attempt and one.state == "running")
         world.fail_pod(job_name(name, attempt), 137, "OOMKilled")
     job = world.finish(supervisor, name)
-    assert (job.state, job.reason) == ("FAILED", "JOB_GIVEN_UP")
-    assert "(OOMKilled)" in job.message
+    assert (job.state, job.failure.reason) == ("failed", "JOB_GIVEN_UP")
+    assert "(OOMKilled)" in job.progress.detail
 
 
 @pytest.mark.parametrize("code", [1, 2, 3])
@@ -161,7 +162,11 @@ def test_a_final_end_is_not_tried_again(world: World, code: int) -> None:
     world.store.write(job_key(name, "failure.json"), failure)
     world.fail_pod(job, code)
     ended = world.finish(supervisor, name)
-    assert (ended.state, ended.reason, ended.message) == ("FAILED", "BAD_DATASET", "holds no case; add one")
+    assert (ended.state, ended.failure.reason, ended.progress.detail) == (
+        "failed",
+        "BAD_DATASET",
+        "holds no case; add one",
+    )
     assert world.api.jobs() == [job]
 
 
@@ -170,7 +175,7 @@ def test_a_deadline_is_not_met_again(world: World) -> None:
     job = world.started(supervisor, name)
     world.api.condition(job, "Failed", "DeadlineExceeded", "Job was active longer than specified deadline")
     ended = world.finish(supervisor, name)
-    assert (ended.state, ended.reason) == ("FAILED", "DEADLINE_EXCEEDED")
+    assert (ended.state, ended.failure.reason) == ("failed", "DEADLINE_EXCEEDED")
     assert world.api.jobs() == [job]
 
 
@@ -196,9 +201,9 @@ def test_a_finished_job_never_comes_back_after_its_time(world: World, watched: b
     world.write_result(name)
     world.api.remove(job)
     supervisor = supervisor if watched else world.supervisor()
-    assert world.finish(supervisor, name).state == "SUCCEEDED"
+    assert world.finish(supervisor, name).state == "succeeded"
     for _ in range(3):
-        world.supervisor().tick()
+        world.supervisor().reconcile()
     assert world.api.jobs() == []
     assert len(world.api.requests("POST")) == 1
 
@@ -210,7 +215,7 @@ def test_a_failed_job_never_comes_back_after_its_time(world: World) -> None:
         job_key(name, "failure.json"), JobFailure(exit_code=3, reason="BAD_VOLUME", message="not a volume")
     )
     world.api.remove(job)
-    assert world.finish(world.supervisor(), name).reason == "BAD_VOLUME"
+    assert world.finish(world.supervisor(), name).failure.reason == "BAD_VOLUME"
     assert len(world.api.requests("POST")) == 1
 
 
@@ -227,17 +232,17 @@ def test_a_job_that_vanished_without_a_result_goes_on_as_another_attempt(world: 
 
 def test_an_orchestrator_that_died_before_it_wrote_down_what_it_made(world: World) -> None:
     first, name = world.supervisor(), world.add("orphan")
-    record = world.book.record
-    world.book.record = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
+    record = world.jobs.record
+    world.jobs.record = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        first.tick()
-    world.book.record = record  # type: ignore[method-assign]
-    assert world.book.get(name).handle is None
+        first.reconcile()
+    world.jobs.record = record  # type: ignore[method-assign]
+    assert world.jobs.get(name).handle is None
     second = world.supervisor()
     world.until(second, name, lambda one: one.handle == {"name": job_name(name, 1)})
     world.write_result(name)
     world.api.condition(job_name(name, 1), "Complete")
-    assert world.finish(second, name).state == "SUCCEEDED"
+    assert world.finish(second, name).state == "succeeded"
     assert len(world.api.requests("POST")) == 1
 
 
@@ -245,7 +250,7 @@ def test_an_orchestrator_that_died_before_it_made_anything(world: World) -> None
     first, name = world.supervisor(), world.add("unborn")
     first.launcher.launch = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        first.tick()
+        first.reconcile()
     job = world.until(world.supervisor(), name, lambda one: one.handle is not None)
     assert (job.attempts, job.failures) == (2, 0)
     assert world.api.jobs() == [job_name(name, 2)]
@@ -264,20 +269,20 @@ def test_an_api_that_is_away_delays_jobs_and_loses_none(world: World) -> None:
     supervisor, name = world.supervisor(), world.add("patient")
     world.api.down()
     for _ in range(3):
-        supervisor.tick()
-    job = world.book.get(name)
-    assert (job.state, job.attempts, job.failures) == ("QUEUED", 0, 0)
-    assert "cannot be reached" in job.message
+        supervisor.reconcile()
+    job = world.jobs.get(name)
+    assert (job.state, job.attempts, job.failures) == ("queued", 0, 0)
+    assert "cannot be reached" in job.progress.detail
     world.api.up()
-    assert world.until(supervisor, name, lambda one: one.state == "RUNNING").attempts == 1
+    assert world.until(supervisor, name, lambda one: one.state == "running").attempts == 1
 
 
 def test_a_missing_template_is_waited_for(world: World) -> None:
     supervisor, name = world.supervisor(template="later"), world.add("template")
-    supervisor.tick()
-    job = world.book.get(name)
-    assert (job.state, job.attempts) == ("QUEUED", 0)
-    assert "holds no PodTemplate later" in job.message
+    supervisor.reconcile()
+    job = world.jobs.get(name)
+    assert (job.state, job.attempts) == ("queued", 0)
+    assert "holds no PodTemplate later" in job.progress.detail
 
 
 def test_a_name_that_is_taken_fails_the_job(world: World) -> None:
@@ -285,7 +290,7 @@ def test_a_name_that_is_taken_fails_the_job(world: World) -> None:
     metadata = {"name": job_name(name, 1), "annotations": {"vfmalign.io/job-id": "another"}}
     world.api.add(JOBS, {"metadata": metadata, "spec": {}})
     job = world.finish(world.supervisor(), name)
-    assert (job.state, job.reason) == ("FAILED", "ALREADY_EXISTS")
+    assert (job.state, job.failure.reason) == ("failed", "ALREADY_EXISTS")
 
 
 # --- stopping -------------------------------------------------------------------------------------------------------
@@ -294,11 +299,11 @@ def test_a_name_that_is_taken_fails_the_job(world: World) -> None:
 def test_cancel_suspends_and_keeps_the_job(world: World) -> None:
     supervisor, name = world.supervisor(), world.add("cancel")
     job = world.started(supervisor, name)
-    world.book.cancel(name)
-    supervisor.tick()
+    world.jobs.cancel(name)
+    supervisor.reconcile()
     assert world.api.job(job)["spec"]["suspend"] is True
     world.api.condition(job, "Suspended")
-    assert world.finish(supervisor, name).state == "CANCELLED"
+    assert world.finish(supervisor, name).state == "cancelled"
     assert world.outcomes(name) == [(143, "cancelled")]
     assert world.api.jobs() == [job]
 
@@ -306,8 +311,8 @@ def test_cancel_suspends_and_keeps_the_job(world: World) -> None:
 def test_cancel_deletes_a_job_that_does_not_end(world: World) -> None:
     supervisor, name = world.supervisor(stop_grace_s=0.05), world.add("deaf")
     job = world.started(supervisor, name)
-    world.book.cancel(name)
-    assert world.finish(supervisor, name).state == "CANCELLED"
+    world.jobs.cancel(name)
+    assert world.finish(supervisor, name).state == "cancelled"
     assert world.api.jobs() == []
     assert len(world.api.requests("PATCH", job)) == 1
 
@@ -316,6 +321,6 @@ def test_a_service_that_ends_with_its_jobs_resumes_them(world: World) -> None:
     supervisor, name = world.supervisor(stop_grace_s=0.05), world.add("service")
     world.started(supervisor, name)
     supervisor.stop_all(poll_s=0.01)
-    job = world.book.get(name)
-    assert (job.state, job.failures) == ("QUEUED", 0)
-    assert world.until(world.supervisor(), name, lambda one: one.state == "RUNNING").attempts == 2
+    job = world.jobs.get(name)
+    assert (job.state, job.failures) == ("queued", 0)
+    assert world.until(world.supervisor(), name, lambda one: one.state == "running").attempts == 2

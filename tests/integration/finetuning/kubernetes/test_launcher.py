@@ -61,7 +61,7 @@ def test_another_job_s_job_under_the_name_is_a_conflict(make: Any, api: Api) -> 
     metadata = {"name": NAME, "annotations": {"vfmalign.io/job-id": "b", "vfmalign.io/spec": URI}}
     api.add(JOBS, {"metadata": metadata, "spec": {}})
     launcher = make()
-    with pytest.raises(Conflict, match="not this job's"):
+    with pytest.raises(Conflict, match="belongs to another job"):
         launcher.launch("a", 1, URI)
     assert launcher.observe("a", 1, None) == Exited(None)
 

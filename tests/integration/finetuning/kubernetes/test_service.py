@@ -33,7 +33,7 @@ async def test_jobs_outlive_the_service_and_say_what_they_wait_for(service: Any,
     async def until(condition: Any) -> finetuning_pb2.Job:
         end = time.monotonic() + 60
         while not condition(found := (await service.jobs.GetJob(request)).job):
-            assert time.monotonic() < end, found.status
+            assert time.monotonic() < end, found.progress.detail
             await asyncio.sleep(0.05)
         return found
 
@@ -41,8 +41,8 @@ async def test_jobs_outlive_the_service_and_say_what_they_wait_for(service: Any,
     await until(lambda found: found.state == finetuning_pb2.JOB_STATE_RUNNING and api.jobs())
     state = {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available: 2 Insufficient memory."}
     api.pod(name, {"phase": "Pending", "conditions": [state]})
-    found = await until(lambda found: "Insufficient memory" in found.status)
-    assert found.status.startswith("attempt 1: no node takes its pod")
+    found = await until(lambda found: "Insufficient memory" in found.progress.detail)
+    assert found.progress.detail.startswith("attempt 1: its pod fits no node")
 
     service.process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(service.process.wait, 20) == 0

@@ -46,7 +46,7 @@ def test_every_validation_is_shown_once(output: Output, said: Said) -> None:
 
 
 def test_a_finished_stage_is_shown_once_with_its_time_and_attempts(output: Output, said: Said) -> None:
-    check = alignment_pb2.Check(check_id="c1", status="extracting")
+    check = alignment_pb2.Check(check_id="c1")
     check.stages.add(name="validate", attempts=1, seconds=0.25).end_time.FromSeconds(9)
     check.stages.add(name="features_before", attempts=1)
     with View(output) as view:
@@ -61,7 +61,8 @@ def test_a_finished_stage_is_shown_once_with_its_time_and_attempts(output: Outpu
 
 def check(**progress: object) -> alignment_pb2.Check:
     """A running check with this progress."""
-    return alignment_pb2.Check(status="running", progress=common_pb2.Progress(**progress))
+    message = common_pb2.Progress(**progress)
+    return alignment_pb2.Check(progress=message, stages=[alignment_pb2.CheckStage(name=message.phase, progress=message)])
 
 
 def test_what_a_check_waits_for_is_shown_when_it_changes(output: Output, said: Said) -> None:
@@ -76,8 +77,8 @@ def test_what_a_check_waits_for_is_shown_when_it_changes(output: Output, said: S
 def test_a_probe_is_shown_once_with_its_values(output: Output, said: Said) -> None:
     first, second = (f"step {step}: MMD² 0.0{step}, validation 0.5" for step in (10, 20))
     with View(output) as view:
-        for detail in ("", first, first, second):
-            view.show_check(check(phase="probes", detail=detail))
+        for done, detail in ((0, "probing"), (1, first), (1, first), (1, "probing"), (2, second)):
+            view.show_check(check(phase="probes", unit="probe", done=done, total=2, detail=detail))
         view.show_check(check(phase="job_pretrained", unit="epoch", detail="training the pretrained network"))
     assert [line.strip() for line in said()] == [first, second]
 
@@ -85,13 +86,13 @@ def test_a_probe_is_shown_once_with_its_values(output: Output, said: Said) -> No
 def test_a_reused_baseline_is_shown_with_its_curve(output: Output, said: Said) -> None:
     reused = job(2, finetuning_pb2.JOB_STATE_SUCCEEDED)
     reused.attempts = 0
-    reused.status = "taken from job other-scratch, which trained the same baseline"
+    reused.progress.detail = "taken from job other-scratch, which trained the same baseline"
     with View(output) as view:
         view.show_job(reused)
         view.show_job(reused)
     lines = said()
     assert len(lines) == 4
-    assert lines[0].split(maxsplit=1) == ["scratch", reused.status]
+    assert lines[0].split(maxsplit=1) == ["scratch", reused.progress.detail]
 
 
 def test_a_check_has_no_bar_while_its_jobs_have_theirs() -> None:

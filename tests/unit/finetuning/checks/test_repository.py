@@ -1,15 +1,16 @@
-"""The book of checks: idempotency, states and the record of stage runs, on both databases."""
+"""The repository of checks: idempotency, states and the record of stage runs, on both databases."""
 
 import time
 
 import pytest
 
+from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.errors import Conflict, NotFound
 from vfmalign.finetuning.checks.reporting import stage_times
-from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs, StageProgress
+from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs, summarise
 from vfmalign.finetuning.checks.request import CheckRequest
 from vfmalign.finetuning.db.pagination import PageRequest
-from vfmalign.finetuning.jobs.repository import StoredRef
+from vfmalign.finetuning.db.repository import StoredRef
 
 
 def request(seed=0):
@@ -17,62 +18,75 @@ def request(seed=0):
 
 
 @pytest.fixture
-def book(database):
+def checks(database):
     return CheckRepository(database)
 
 
 @pytest.fixture
-def running(book):
-    book.create("a", request())
-    book.begin("a")
-    return book
+def running(checks):
+    checks.create("a", request())
+    checks.begin("a")
+    return checks
 
 
-def outcomes(book):
-    return [(run.stage, run.attempt, run.outcome) for run in book.stages("a")]
+def outcomes(checks):
+    return [(run.stage, run.attempt, run.outcome) for run in checks.stages("a")]
 
 
-def test_create_is_idempotent_and_another_body_conflicts(book):
-    first = book.create("a", request())
-    assert book.create("a", request()) == first
+def test_create_is_idempotent_and_another_body_conflicts(checks):
+    first = checks.create("a", request())
+    assert checks.create("a", request()) == first
     assert first.request == request()
     with pytest.raises(Conflict, match="another body"):
-        book.create("a", request(seed=1))
+        checks.create("a", request(seed=1))
     with pytest.raises(NotFound):
-        book.get("b")
+        checks.get("b")
 
 
-def test_list_filters_and_pages(book):
+def test_list_filters_and_pages(checks):
     for i in range(5):
-        book.create(f"c{i}", request())
-    book.begin("c1")
-    page = book.list(PageRequest(size=2, states=("QUEUED",)))
+        checks.create(f"c{i}", request())
+    checks.begin("c1")
+    page = checks.list(PageRequest(size=2, states=("queued",)))
     assert [check.id for check in page.items] == ["c4", "c3"]
-    rest = book.list(PageRequest(size=2, states=("QUEUED",), token=page.next_token))
+    rest = checks.list(PageRequest(size=2, states=("queued",), token=page.next_token))
     assert [check.id for check in rest.items] == ["c2", "c0"]
     assert rest.next_token == ""
-    assert [check.id for check in book.active()] == ["c1", "c0", "c2", "c3", "c4"], "begun ones first, then in order"
+    assert [check.id for check in checks.active()] == ["c1", "c0", "c2", "c3", "c4"], "begun ones first, then in order"
 
 
-def test_what_a_check_says_is_kept_until_it_ends(running):
-    progress = StageProgress(stage="mmd", done=1, total=4, unit="case", elapsed_s=0.5)
-    running.say("a", "comparing", progress)
-    assert (running.get("a").message, running.get("a").progress) == ("comparing", progress)
+def test_progress_of_stages_is_kept_until_the_check_ends(running):
+    progress = Progress(phase="mmd", done=1, total=4, unit="case", elapsed_seconds=0.5, detail="comparing")
+    running.set_stage_progress("a", (progress,))
+    assert (running.get("a").progress, running.get("a").stage_progress) == (progress, (progress,))
     running.fail("a", "the reason", "LEAKAGE")
-    running.say("a", "too late")
+    running.set_stage_progress("a", (progress,))
     check = running.get("a")
-    assert (check.state, check.message, check.reason, check.progress) == ("FAILED", "the reason", "LEAKAGE", None)
+    assert (check.state, check.failure.reason, check.failure.message) == ("failed", "LEAKAGE", "the reason")
+    assert (check.progress, check.stage_progress) == (Progress(phase="finished", detail="the reason"), ())
+
+
+def test_a_check_shows_its_training_and_every_wait():
+    probes = Progress(phase="probes", done=1, total=2, unit="probe", detail="probe after step 10")
+    waiting = Progress(phase="mmd", detail="waiting at mmd", reason="UNAVAILABLE")
+    training = Progress(phase="job_scratch", done=3, total=9, unit="epoch", detail="training")
+    combined = summarise((probes, waiting, training))
+    assert (combined.phase, combined.done, combined.total) == ("job_scratch", 3, 9)
+    assert combined.detail == "probe after step 10; waiting at mmd; training"
+    assert combined.reason == "UNAVAILABLE"
+    assert summarise((waiting, probes)).phase == "probes"
+    assert summarise((waiting,)) == waiting
 
 
 def test_cancel_ends_a_queued_check_marks_a_running_one_and_leaves_a_finished_one(running):
     running.create("queued", request())
-    assert running.cancel("queued").state == "CANCELLED"
+    assert running.cancel("queued").state == "cancelled"
     assert running.cancel("a").cancel_requested
-    running.say("a", "still busy")
-    assert "cancelling" in running.get("a").message
+    running.set_stage_progress("a", (Progress(phase="mmd", detail="still busy"),))
+    assert running.get("a").progress.phase == "stopping"
     ref = StoredRef(key="k", sha256="0" * 64, size_bytes=1)
     running.succeed("a", ReportRefs(json_ref=ref, html_ref=ref))
-    assert running.cancel("a").state == "SUCCEEDED"
+    assert running.cancel("a").state == "succeeded"
     assert running.get("a").report.json_ref == ref
 
 
@@ -100,5 +114,5 @@ def test_stage_times_run_from_the_first_beginning_to_the_end(running):
 def test_a_check_that_ends_closes_its_open_stages(running):
     running.begin_stage("a", "features_before")
     running.cancel("a")
-    running.cancelled("a")
+    running.mark_cancelled("a")
     assert outcomes(running) == [("features_before", 1, "cancelled")]

@@ -1,8 +1,10 @@
 """Migrations and types on SQLite and PostgreSQL."""
 
+import json
 from datetime import datetime, timedelta, timezone
 
 import alembic.autogenerate
+import alembic.command
 import alembic.config
 import alembic.migration
 import pytest
@@ -15,10 +17,23 @@ from vfmalign.finetuning.db.database import Base, CheckRow, Database, JobRow, no
 
 def job(name, **fields):
     values = {
-        "id": name, "check_id": "", "request_digest": "0" * 64, "request": {}, "spec": {"a": [1]}, "state": "QUEUED",
+        "id": name, "check_id": "", "request_digest": "0" * 64, "request": {}, "spec": {"a": [1]}, "state": "queued",
         "created_at": now(),
     } | fields  # fmt: skip
     return JobRow(**values)
+
+
+def check(name, **fields):
+    values = {"id": name, "request_digest": "0" * 64, "request": {}, "state": "queued", "created_at": now()}
+    return CheckRow(**(values | fields))
+
+
+def downgrade(database, revision):
+    config = alembic.config.Config()
+    config.set_main_option("script_location", "vfmalign.finetuning.db:migrations")
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        alembic.command.downgrade(config, revision)
 
 
 def test_migrations_build_exactly_the_tables_the_code_uses(database):
@@ -75,7 +90,7 @@ def test_sqlite_uses_a_write_ahead_log(tmp_path):
     database.migrate()
     with database.session() as session:
         assert session.execute(sa.text("PRAGMA journal_mode")).scalar() == "wal"
-        session.add(CheckRow(id="c", request_digest="0" * 64, request={}, state="QUEUED", created_at=now()))
+        session.add(CheckRow(id="c", request_digest="0" * 64, request={}, state="queued", created_at=now()))
     database.close()
 
 
@@ -97,23 +112,35 @@ def test_a_database_that_does_not_answer_is_unavailable_without_showing_the_pass
 
 def test_requests_of_earlier_versions_keep_their_meaning_under_the_new_names(database):
     request = CheckRequest(model="m", dataset="d", task="segmentation", permutations=50)
-    former = request.model_dump(mode="json")
-    former["relabellings"] = former.pop("permutations")
     with database.session() as session:
-        values = {"id": "c", "request_digest": "0" * 64, "request": former, "state": "QUEUED", "created_at": now()}
-        session.add(CheckRow(**values))
-    config = alembic.config.Config()
-    config.set_main_option("script_location", "vfmalign.finetuning.db:migrations")
-    with database.engine.begin() as connection:
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0003'"))
-        for name in ("created", "state"):
-            connection.execute(sa.text(f"DROP INDEX ix_experiments_{name}"))
-        connection.execute(sa.text("ALTER TABLE experiments RENAME TO studies"))
-        columns = {"created": "created_at, id", "state": "state"}
-        for name, listed in columns.items():
-            connection.execute(sa.text(f"CREATE INDEX ix_studies_{name} ON studies ({listed})"))
+        session.add(check("c", request=request.model_dump(mode="json")))
+    downgrade(database, "0003")
+    with database.engine.connect() as connection:
+        former = json.loads(connection.execute(sa.text("SELECT CAST(request AS TEXT) FROM checks")).scalar())
+    assert former["relabellings"] == 50
     database.migrate()
     with database.session() as session:
         row = session.get(CheckRow, "c")
         assert CheckRequest.model_validate(row.request) == request
         assert row.request_digest == request.digest()
+
+
+def test_states_and_sentences_of_earlier_versions_become_progress(database):
+    progress = {"phase": "finished", "detail": "not a volume"}
+    with database.session() as session:
+        failure = {"reason": "BAD_VOLUME", "message": "not a volume", "exit_code": 3}
+        session.add(job("failed", state="failed", exit_code=3, progress=progress, failure=failure))
+        session.add(job("waits", progress={"detail": "waiting for a free slot"}))
+        session.add(check("c", state="running", progress={"detail": "comparing"}, stage_progress=[{"phase": "mmd"}]))
+    downgrade(database, "0004")
+    with database.engine.connect() as connection:
+        rows = connection.execute(sa.text("SELECT id, state, message, reason FROM jobs ORDER BY id")).all()
+        assert [tuple(row) for row in rows] == [
+            ("failed", "FAILED", "not a volume", "BAD_VOLUME"), ("waits", "QUEUED", "waiting for a free slot", ""),
+        ]  # fmt: skip
+    database.migrate()
+    with database.session() as session:
+        failed, waits, running = session.get(JobRow, "failed"), session.get(JobRow, "waits"), session.get(CheckRow, "c")
+        assert (failed.state, failed.failure, failed.progress["phase"]) == ("failed", failure, "finished")
+        assert (waits.state, waits.failure, waits.progress["detail"]) == ("queued", None, "waiting for a free slot")
+        assert (running.state, running.progress["detail"], running.stage_progress) == ("running", "comparing", [])

@@ -2,11 +2,12 @@
 
 import pytest
 
+from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.errors import Conflict, NotFound
 from vfmalign.finetuning.db.pagination import PageRequest
+from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository
 from vfmalign.finetuning.experiments.request import ExperimentRequest, Fixed
-from vfmalign.finetuning.jobs.repository import StoredRef
 
 FIXED = Fixed(dataset_digest="d" * 64, model_sha256=("a" * 64,))
 REF = StoredRef(key="k", sha256="0" * 64, size_bytes=1)
@@ -47,9 +48,9 @@ def test_list_filters_and_pages(book):
     for i in range(5):
         book.create(f"s{i}", request(), FIXED)
     book.begin("s1")
-    page = book.list(PageRequest(size=2, states=("QUEUED",)))
+    page = book.list(PageRequest(size=2, states=("queued",)))
     assert [experiment.id for experiment in page.items] == ["s4", "s3"]
-    rest = book.list(PageRequest(size=2, states=("QUEUED",), token=page.next_token))
+    rest = book.list(PageRequest(size=2, states=("queued",), token=page.next_token))
     assert [experiment.id for experiment in rest.items] == ["s2", "s0"]
     assert rest.next_token == ""
     assert [experiment.id for experiment in book.active()] == ["s0", "s1", "s2", "s3", "s4"]
@@ -57,32 +58,34 @@ def test_list_filters_and_pages(book):
 
 def test_it_begins_once_and_keeps_its_last_words(running):
     begun = running.get("a").started_at
-    running.say("a", "1 of 1 checks have ended")
+    progress = Progress(phase="checks", detail="1 of 1 checks have ended")
+    running.set_progress("a", progress)
     assert running.begin("a").started_at == begun
-    assert running.get("a").message == "1 of 1 checks have ended"
+    assert running.get("a").progress == progress
     running.fail("a", "the reason", "NO_CHECK_SUCCEEDED")
-    running.say("a", "too late")
+    running.set_progress("a", progress)
     experiment = running.get("a")
-    assert (experiment.state, experiment.message, experiment.reason) == ("FAILED", "the reason", "NO_CHECK_SUCCEEDED")
+    assert (experiment.state, experiment.failure.reason) == ("failed", "NO_CHECK_SUCCEEDED")
+    assert experiment.progress == Progress(phase="finished", detail="the reason")
     assert running.active() == ()
 
 
 def test_cancel_ends_a_queued_experiment_marks_a_running_one_and_leaves_a_finished_one(running):
     running.create("queued", request(), FIXED)
-    assert running.cancel("queued").state == "CANCELLED"
+    assert running.cancel("queued").state == "cancelled"
     assert running.cancel("a").cancel_requested
-    assert "cancelling" in running.get("a").message
-    running.cancelled("a")
+    assert running.get("a").progress.phase == "stopping"
+    running.mark_cancelled("a")
     running.create("done", request(), FIXED)
     running.begin("done")
     running.succeed("done", REFS, "finished")
-    assert running.cancel("done").state == "SUCCEEDED"
+    assert running.cancel("done").state == "succeeded"
     assert running.get("done").report == REFS
 
 
 def test_the_first_end_stays(running):
     running.cancel("a")
-    running.cancelled("a")
+    running.mark_cancelled("a")
     running.succeed("a", REFS, "finished")
     running.fail("a", "late", "INTERNAL")
-    assert (running.get("a").state, running.get("a").report) == ("CANCELLED", None)
+    assert (running.get("a").state, running.get("a").report) == ("cancelled", None)

@@ -12,11 +12,11 @@ from vfmalign.core.domain.errors import DigestMismatch, Unavailable
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
 from vfmalign.finetuning.checks.request import CheckRequest
 from vfmalign.finetuning.db.database import Database
+from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.experiments.cell_status import get_cell_statuses
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository
 from vfmalign.finetuning.experiments.request import ExperimentRequest, Fixed
 from vfmalign.finetuning.experiments.runner import ExperimentRunner
-from vfmalign.finetuning.jobs.repository import StoredRef
 
 REF = StoredRef(key="k", sha256="0" * 64, size_bytes=1)
 MODELS = ("m1", "m2")
@@ -92,16 +92,16 @@ class World:
     def running(self, experiment):
         return [cell.cell.check_id for cell in self.cells(experiment) if cell.begun and not cell.finished]
 
-    def end(self, check, state="SUCCEEDED"):
+    def end(self, check, state="succeeded"):
         self.checks.begin(check)
-        if state == "SUCCEEDED":
+        if state == "succeeded":
             self.checks.succeed(check, ReportRefs(json_ref=REF, html_ref=REF))
-        elif state == "FAILED":
+        elif state == "failed":
             self.checks.fail(check, "not a volume", "BAD_VOLUME")
         else:
-            self.checks.cancelled(check)
+            self.checks.mark_cancelled(check)
 
-    def finish(self, experiment, runner, state="SUCCEEDED"):
+    def finish(self, experiment, runner, state="succeeded"):
         """Rounds until the experiment has ended; every check that runs ends between two of them."""
         for _ in range(20):
             for ready in runner.tick():
@@ -110,7 +110,7 @@ class World:
                 return self.experiments.get(experiment)
             for check in self.running(experiment):
                 self.end(check, state)
-        raise AssertionError(f"{experiment} does not end: {self.experiments.get(experiment).message}")
+        raise AssertionError(f"{experiment} does not end: {self.experiments.get(experiment).progress.detail}")
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_checks_begin_in_order_and_never_more_than_the_experiment_allows(world):
     assert world.running(experiment) == [f"{experiment}-segmentation-{model}-0" for model in MODELS]
     runner.tick()
     assert len(world.running(experiment)) == 2
-    assert world.experiments.get(experiment).message == "0 of 4 checks have ended"
+    assert world.experiments.get(experiment).progress.detail == "0 of 4 checks have ended"
     world.end(world.running(experiment)[0])
     runner.tick()
     assert world.running(experiment) == [f"{experiment}-segmentation-m2-0", f"{experiment}-distortion-m1-0"]
@@ -149,8 +149,8 @@ def test_all_experiments_together_leave_a_place_and_take_turns(world):
 def test_a_experiment_ends_with_its_report(world):
     experiment = world.create()
     found = world.finish(experiment, world.runner())
-    assert (found.state, found.message, found.report.csv_ref) == ("SUCCEEDED", "finished", REF)
-    assert world.concluded == [(experiment, ["SUCCEEDED"] * 4)]
+    assert (found.state, found.progress.detail, found.report.csv_ref) == ("succeeded", "finished", REF)
+    assert world.concluded == [(experiment, ["succeeded"] * 4)]
     assert world.experiments.active() == ()
 
 
@@ -158,20 +158,20 @@ def test_a_failed_and_a_cancelled_check_do_not_stop_the_others(world):
     experiment, runner = world.create(), world.runner()
     runner.tick()
     failed, cancelled = world.running(experiment)
-    world.end(failed, "FAILED")
-    world.end(cancelled, "CANCELLED")
+    world.end(failed, "failed")
+    world.end(cancelled, "cancelled")
     runner.tick()
-    assert world.experiments.get(experiment).message == "2 of 4 checks have ended, 1 failed, 1 cancelled"
+    assert world.experiments.get(experiment).progress.detail == "2 of 4 checks have ended, 1 failed, 1 cancelled"
     found = world.finish(experiment, runner)
-    assert (found.state, found.message) == ("SUCCEEDED", "finished; 2 of 4 cells have no result")
-    assert world.concluded == [(experiment, ["FAILED", "CANCELLED", "SUCCEEDED", "SUCCEEDED"])]
+    assert (found.state, found.progress.detail) == ("succeeded", "finished; 2 of 4 cells have no result")
+    assert world.concluded == [(experiment, ["failed", "cancelled", "succeeded", "succeeded"])]
 
 
 def test_without_one_result_the_experiment_has_failed_and_says_why(world):
     experiment = world.create()
-    found = world.finish(experiment, world.runner(), "FAILED")
-    assert (found.state, found.reason) == ("FAILED", "NO_CHECK_SUCCEEDED")
-    assert f"the first, {experiment}-segmentation-m1-0, says: not a volume" in found.message
+    found = world.finish(experiment, world.runner(), "failed")
+    assert (found.state, found.failure.reason) == ("failed", "NO_CHECK_SUCCEEDED")
+    assert f"the first, {experiment}-segmentation-m1-0, says: not a volume" in found.progress.detail
     assert world.concluded == []
 
 
@@ -182,13 +182,13 @@ def test_a_cancellation_reaches_every_check_and_nothing_begins_after(world):
     world.checks.begin(begun)
     world.experiments.cancel(experiment)
     runner.tick()
-    assert world.checks.get(queued).state == "CANCELLED"
+    assert world.checks.get(queued).state == "cancelled"
     assert world.checks.get(begun).cancel_requested
-    assert world.experiments.get(experiment).state == "RUNNING", "it waits for the running one"
-    world.checks.cancelled(begun)
+    assert world.experiments.get(experiment).state == "running", "it waits for the running one"
+    world.checks.mark_cancelled(begun)
     assert runner.tick() == []
-    assert world.experiments.get(experiment).state == "CANCELLED"
-    assert [cell.state for cell in world.cells(experiment)] == ["CANCELLED"] * 4
+    assert world.experiments.get(experiment).state == "cancelled"
+    assert [cell.state for cell in world.cells(experiment)] == ["cancelled"] * 4
     assert [cell.begun for cell in world.cells(experiment)] == [True, True, False, False]
 
 
@@ -199,11 +199,11 @@ def test_somebody_else_s_check_under_a_cell_s_id_is_neither_used_nor_cancelled(w
     runner = world.runner()
     runner.tick()
     first = world.cells(experiment)[0]
-    assert (first.state, first.reason) == ("FAILED", "ALREADY_EXISTS")
+    assert (first.state, first.reason) == ("failed", "ALREADY_EXISTS")
     assert "another body; give the experiment another id" in first.message
     world.experiments.cancel(experiment)
     runner.tick()
-    assert world.checks.get(other).state == "QUEUED"
+    assert world.checks.get(other).state == "queued"
 
 
 def test_artifacts_of_another_experiment_under_the_same_id_are_never_used(world):
@@ -212,20 +212,20 @@ def test_artifacts_of_another_experiment_under_the_same_id_are_never_used(world)
     world.store.put(f"experiments/{experiment}/spec.json", b"{}")
     world.runner().tick()
     found = world.experiments.get(experiment)
-    assert (found.state, found.reason) == ("FAILED", "ALREADY_EXISTS")
+    assert (found.state, found.failure.reason) == ("failed", "ALREADY_EXISTS")
     assert world.running(experiment) == []
 
 
 def test_what_passes_is_tried_again_and_what_does_not_ends_the_experiment(world):
     experiment, other = world.create(), world.create()
     world.trouble = [Unavailable("the object store does not answer")]
-    assert world.finish(experiment, world.runner(places=8)).state == "SUCCEEDED"
+    assert world.finish(experiment, world.runner(places=8)).state == "succeeded"
     world.trouble = [DigestMismatch("its SHA-256 is another", remedy="restore it")]
-    assert world.finish(other, world.runner()).reason == "DIGEST_MISMATCH"
+    assert world.finish(other, world.runner()).failure.reason == "DIGEST_MISMATCH"
     third = world.create()
     world.trouble = [RuntimeError("SURNAME")]
     found = world.finish(third, world.runner())
-    assert (found.reason, "SURNAME" in found.message) == ("INTERNAL", False)
+    assert (found.failure.reason, "SURNAME" in found.progress.detail) == ("INTERNAL", False)
 
 
 def test_a_kill_between_any_two_actions_changes_nothing(world):
@@ -239,8 +239,8 @@ def test_a_kill_between_any_two_actions_changes_nothing(world):
         with pytest.raises(Killed):
             world.finish(experiment, world.runner(Clock(deadly)))
         found = world.finish(experiment, world.runner())
-        assert (found.state, found.message) == ("SUCCEEDED", "finished"), deadly
-        assert [cell.state for cell in world.cells(experiment)] == ["SUCCEEDED"] * 4, deadly
+        assert (found.state, found.progress.detail) == ("succeeded", "finished"), deadly
+        assert [cell.state for cell in world.cells(experiment)] == ["succeeded"] * 4, deadly
         assert world.experiments.active() == ()
 
 
@@ -261,7 +261,7 @@ def test_a_kill_between_any_two_actions_of_a_cancellation_changes_nothing(world)
         runner = world.runner()
         runner.tick()
         runner.tick()
-        assert world.experiments.get(experiment).state == "CANCELLED", deadly
+        assert world.experiments.get(experiment).state == "cancelled", deadly
         assert world.running(experiment) == [], deadly
 
 

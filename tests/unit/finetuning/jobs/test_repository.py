@@ -1,16 +1,18 @@
-"""The book of jobs: idempotency, paging, states and attempts, on both databases."""
+"""The repository of jobs: idempotency, paging, states and attempts, on both databases."""
 
 import itertools
 from datetime import timedelta
 
 import pytest
 
+from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.artifacts import TrainingRecipe, TrainingSpec
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound
+from vfmalign.finetuning.db import repository as repository_module
 from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.db.pagination import PageRequest
-from vfmalign.finetuning.jobs import repository as jobs_module
-from vfmalign.finetuning.jobs.repository import JobRepository, StoredRef
+from vfmalign.finetuning.db.repository import NO_FREE_SLOT, StoredRef
+from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.request import JobRequest
 
 
@@ -26,15 +28,16 @@ def request(seed: int = 0) -> JobRequest:
     return JobRequest(kind="finetune", dataset="demo", model="m", task="segmentation", seed=seed)
 
 
-def add(book, name):
-    return book.create(request(), spec(name))
+def add(jobs, name):
+    return jobs.create(request(), spec(name))
 
 
+TRAINING = Progress(phase="training", detail="training, attempt 1")
 REF = StoredRef(key="jobs/a/result.json", sha256="0" * 64, size_bytes=2)
 
 
 @pytest.fixture
-def book(database):
+def jobs(database):
     return JobRepository(database)
 
 
@@ -42,42 +45,42 @@ def names(page):
     return [job.id for job in page.items]
 
 
-def test_same_id_and_body_returns_the_first_other_body_conflicts(book):
-    first = book.create(request(), spec("a"))
-    assert book.create(request(), spec("a", seed=9)) == first
-    assert book.find("a", request()) == first
+def test_same_id_and_body_returns_the_first_other_body_conflicts(jobs):
+    first = jobs.create(request(), spec("a"))
+    assert jobs.create(request(), spec("a", seed=9)) == first
+    assert jobs.find("a", request()) == first
     assert first.request == request()
-    for attempt in (lambda: book.create(request(1), spec("a")), lambda: book.find("a", request(1))):
+    for attempt in (lambda: jobs.create(request(1), spec("a")), lambda: jobs.find("a", request(1))):
         with pytest.raises(Conflict, match="another body"):
             attempt()
-    assert book.find("b", request()) is None
+    assert jobs.find("b", request()) is None
 
 
-def test_missing_job_is_not_found(book):
-    for call in (book.get, book.cancel, book.begin):
+def test_missing_job_is_not_found(jobs):
+    for call in (jobs.get, jobs.cancel, jobs.begin):
         with pytest.raises(NotFound):
             call("nope")
 
 
-def test_pages_are_newest_first_complete_and_stable_while_jobs_are_added(book):
+def test_pages_are_newest_first_complete_and_stable_while_jobs_are_added(jobs):
     for i in range(7):
-        add(book, f"j{i}")
-    first = book.list(PageRequest(size=3))
-    add(book, "late")
-    second = book.list(PageRequest(size=3, token=first.next_token))
-    third = book.list(PageRequest(size=3, token=second.next_token))
+        add(jobs, f"j{i}")
+    first = jobs.list(PageRequest(size=3))
+    add(jobs, "late")
+    second = jobs.list(PageRequest(size=3, token=first.next_token))
+    third = jobs.list(PageRequest(size=3, token=second.next_token))
     assert names(first) + names(second) + names(third) == [f"j{i}" for i in reversed(range(7))]
     assert third.next_token == ""
 
 
-def test_pages_hold_jobs_created_in_the_same_microsecond(book, monkeypatch):
+def test_pages_hold_jobs_created_in_the_same_microsecond(jobs, monkeypatch):
     moment = now()
-    monkeypatch.setattr(jobs_module, "now", lambda: moment)
+    monkeypatch.setattr(repository_module, "now", lambda: moment)
     for i in range(5):
-        add(book, f"j{i}")
+        add(jobs, f"j{i}")
     seen, token = [], ""
     for _ in range(5):
-        page = book.list(PageRequest(size=2, token=token))
+        page = jobs.list(PageRequest(size=2, token=token))
         seen += names(page)
         token = page.next_token
         if not token:
@@ -85,114 +88,141 @@ def test_pages_hold_jobs_created_in_the_same_microsecond(book, monkeypatch):
     assert seen == ["j4", "j3", "j2", "j1", "j0"]
 
 
-def test_exactly_full_last_page_has_no_token(book):
+def test_exactly_full_last_page_has_no_token(jobs):
     for i in range(4):
-        add(book, f"j{i}")
-    first = book.list(PageRequest(size=2))
-    assert book.list(PageRequest(size=2, token=first.next_token)).next_token == ""
+        add(jobs, f"j{i}")
+    first = jobs.list(PageRequest(size=2))
+    assert jobs.list(PageRequest(size=2, token=first.next_token)).next_token == ""
 
 
-def test_filter_by_state(book):
+def test_filter_by_state(jobs):
     for i in range(4):
-        add(book, f"j{i}")
-    book.begin("j1")
-    book.cancel("j2")
-    assert names(book.list(PageRequest(states=("RUNNING",)))) == ["j1"]
-    assert names(book.list(PageRequest(states=("RUNNING", "CANCELLED")))) == ["j2", "j1"]
-    assert book.counts() == {"QUEUED": 2, "RUNNING": 1, "SUCCEEDED": 0, "FAILED": 0, "CANCELLED": 1}
+        add(jobs, f"j{i}")
+    jobs.begin("j1")
+    jobs.cancel("j2")
+    assert names(jobs.list(PageRequest(states=("running",)))) == ["j1"]
+    assert names(jobs.list(PageRequest(states=("running", "cancelled")))) == ["j2", "j1"]
+    assert jobs.counts() == {"queued": 2, "running": 1, "succeeded": 0, "failed": 0, "cancelled": 1}
 
 
 @pytest.mark.parametrize("size", [-1, 1001])
-def test_page_size_out_of_range(book, size):
+def test_page_size_out_of_range(jobs, size):
     with pytest.raises(BadOption, match="page_size"):
-        book.list(PageRequest(size=size))
+        jobs.list(PageRequest(size=size))
 
 
 @pytest.mark.parametrize("token", ["x", "!!!", "bm9wZQ==", "WzEsMiwzXQ==", "e30="])
-def test_foreign_page_token(book, token):
+def test_foreign_page_token(jobs, token):
     with pytest.raises(BadOption, match="page_token"):
-        book.list(PageRequest(token=token))
+        jobs.list(PageRequest(token=token))
 
 
-def test_token_of_another_filter_is_refused(book):
+def test_token_of_another_filter_is_refused(jobs):
     for i in range(3):
-        add(book, f"j{i}")
-    token = book.list(PageRequest(size=1)).next_token
+        add(jobs, f"j{i}")
+    token = jobs.list(PageRequest(size=1)).next_token
     with pytest.raises(BadOption, match="page_token"):
-        book.list(PageRequest(size=1, token=token, states=("QUEUED",)))
+        jobs.list(PageRequest(size=1, token=token, states=("queued",)))
 
 
-def test_cancel_ends_a_queued_job_marks_a_running_one_and_leaves_a_finished_one(book):
+def test_cancel_ends_a_queued_job_marks_a_running_one_and_leaves_a_finished_one(jobs):
     for name in "abc":
-        add(book, name)
-    assert book.cancel("a").state == "CANCELLED"
-    book.begin("b")
-    assert book.cancel("b").cancel_requested
-    assert book.get("b").state == "RUNNING"
-    book.cancelled("b", 143)
-    assert book.get("b").state == "CANCELLED"
-    book.begin("c")
-    book.succeed("c", REF, 0)
-    assert book.cancel("c").state == "SUCCEEDED"
+        add(jobs, name)
+    assert jobs.cancel("a").state == "cancelled"
+    jobs.begin("b")
+    assert jobs.cancel("b").cancel_requested
+    assert jobs.get("b").state == "running"
+    jobs.mark_cancelled("b", 143)
+    assert jobs.get("b").state == "cancelled"
+    jobs.begin("c")
+    jobs.succeed("c", REF, 0)
+    assert jobs.cancel("c").state == "succeeded"
 
 
-def test_attempts_tell_what_ran(book):
-    add(book, "a")
-    book.begin("a")
-    book.record("a", {"pid": 1, "started": 2.5})
-    assert book.get("a").handle == {"pid": 1, "started": 2.5}
-    book.requeue("a", "killed", exit_code=137, delay_s=60, counted=True)
-    waiting = book.get("a")
-    assert (waiting.state, waiting.handle, waiting.failures) == ("QUEUED", None, 1)
+def test_attempts_tell_what_ran(jobs):
+    add(jobs, "a")
+    jobs.begin("a")
+    jobs.record("a", {"pid": 1, "started": 2.5}, TRAINING)
+    assert jobs.get("a").handle == {"pid": 1, "started": 2.5}
+    jobs.requeue("a", Progress(phase="queued", detail="killed"), exit_code=137, delay_s=60, counted=True)
+    waiting = jobs.get("a")
+    assert (waiting.state, waiting.handle, waiting.failures) == ("queued", None, 1)
     assert waiting.not_before > now() + timedelta(seconds=30)
-    book.begin("a")
-    book.requeue("a", "stopped with the service", exit_code=143, delay_s=0, counted=False)
-    book.begin("a")
-    book.succeed("a", REF, 0)
-    assert [(a.attempt, a.exit_code, a.outcome) for a in book.attempts("a")] == [
+    jobs.begin("a")
+    jobs.requeue(
+        "a", Progress(phase="queued", detail="stopped with the service"), exit_code=143, delay_s=0, counted=False
+    )
+    jobs.begin("a")
+    jobs.succeed("a", REF, 0)
+    assert [(a.attempt, a.exit_code, a.outcome) for a in jobs.attempts("a")] == [
         (1, 137, "retryable"),
         (2, 143, "interrupted"),
         (3, 0, "succeeded"),
     ]
-    assert all(one.finished_at <= two.started_at for one, two in itertools.pairwise(book.attempts("a")))
-    assert book.get("a").failures == 1
+    assert all(one.finished_at <= two.started_at for one, two in itertools.pairwise(jobs.attempts("a")))
+    assert jobs.get("a").failures == 1
 
 
-def test_what_a_running_job_waits_for_is_its_message(book):
-    add(book, "a")
-    book.begin("a")
-    book.record("a", {"name": "x"}, "no node takes its pod")
-    assert book.get("a").message == "attempt 1: no node takes its pod"
-    book.record("a", {"name": "x"})
-    assert book.get("a").message == "training, attempt 1"
-    book.cancel("a")
-    book.record("a", {"name": "x"}, "no node takes its pod")
-    assert book.get("a").message.startswith("cancelling")
+def test_progress_tells_what_a_job_does_until_it_is_cancelled(jobs):
+    assert (add(jobs, "a").progress.phase, jobs.get("a").progress.reason) == ("queued", NO_FREE_SLOT)
+    jobs.begin("a")
+    waiting = Progress(phase="starting", detail="its pod fits no node", reason="UNSCHEDULABLE")
+    for progress in (waiting, TRAINING):
+        jobs.record("a", {"name": "x"}, progress)
+        assert jobs.get("a").progress == progress
+    jobs.cancel("a")
+    jobs.record("a", {"name": "y"}, waiting)
+    assert (jobs.get("a").progress.phase, jobs.get("a").handle) == ("stopping", {"name": "y"})
 
 
-def test_a_start_that_is_taken_back_leaves_no_attempt(book):
-    add(book, "a")
-    book.begin("a")
-    book.postpone("a", "could not be started", delay_s=60)
-    waiting = book.get("a")
-    assert (waiting.state, waiting.attempts, waiting.failures, waiting.started_at) == ("QUEUED", 0, 0, None)
-    assert waiting.message == "could not be started"
+def test_a_failure_is_kept_beside_the_progress(jobs):
+    add(jobs, "a")
+    jobs.begin("a")
+    jobs.fail("a", "not a volume", "BAD_VOLUME", 3)
+    job = jobs.get("a")
+    assert (job.progress.phase, job.progress.detail) == ("finished", "not a volume")
+    assert (job.failure.reason, job.failure.message, job.failure.exit_code) == ("BAD_VOLUME", "not a volume", 3)
+
+
+def test_the_first_end_stays(jobs):
+    add(jobs, "a")
+    jobs.cancel("a")
+    jobs.succeed("a", REF, 0)
+    jobs.fail("a", "too late", "INTERNAL")
+    assert (jobs.get("a").state, jobs.get("a").failure) == ("cancelled", None)
+
+
+def test_an_attempt_that_ends_after_its_job_was_cancelled_is_not_repeated(jobs):
+    add(jobs, "a")
+    jobs.begin("a")
+    jobs.cancel("a")
+    jobs.requeue("a", Progress(phase="queued", detail="killed"), exit_code=137, delay_s=0, counted=True)
+    assert jobs.get("a").state == "cancelled"
+
+
+def test_a_start_that_is_taken_back_leaves_no_attempt(jobs):
+    add(jobs, "a")
+    jobs.begin("a")
+    jobs.postpone("a", Progress(phase="queued", detail="could not be started"), delay_s=60)
+    waiting = jobs.get("a")
+    assert (waiting.state, waiting.attempts, waiting.failures, waiting.started_at) == ("queued", 0, 0, None)
+    assert waiting.progress.detail == "could not be started"
     assert waiting.not_before > now() + timedelta(seconds=30)
-    assert book.attempts("a") == ()
-    assert book.begin("a").attempts == 1
-    assert [(a.attempt, a.outcome) for a in book.attempts("a")] == [(1, "running")]
+    assert jobs.attempts("a") == ()
+    assert jobs.begin("a").attempts == 1
+    assert [(a.attempt, a.outcome) for a in jobs.attempts("a")] == [(1, "running")]
 
 
-def test_a_start_that_is_taken_back_ends_a_job_that_was_cancelled_meanwhile(book):
-    add(book, "a")
-    book.begin("a")
-    book.cancel("a")
-    book.postpone("a", "could not be started", delay_s=0)
-    assert book.get("a").state == "CANCELLED"
+def test_a_start_that_is_taken_back_ends_a_job_that_was_cancelled_meanwhile(jobs):
+    add(jobs, "a")
+    jobs.begin("a")
+    jobs.cancel("a")
+    jobs.postpone("a", Progress(phase="queued", detail="could not be started"), delay_s=0)
+    assert jobs.get("a").state == "cancelled"
 
 
-def test_begin_twice_is_one_attempt(book):
-    add(book, "a")
-    assert book.begin("a").attempts == 1
-    assert book.begin("a").attempts == 1
-    assert len(book.attempts("a")) == 1
+def test_begin_twice_is_one_attempt(jobs):
+    add(jobs, "a")
+    assert jobs.begin("a").attempts == 1
+    assert jobs.begin("a").attempts == 1
+    assert len(jobs.attempts("a")) == 1

@@ -1,8 +1,14 @@
-"""Runs jobs as Kubernetes Jobs: one Job per attempt, named after job and attempt.
+"""Launcher for Kubernetes: one Job per attempt, named after job and attempt.
 
-Who retries what: the Job controller replaces a pod whose node was taken away, everything else ends the Job, and the
-supervisor starts the next attempt (docs/architecture.md). Knows what a Job's state means for the supervisor; `api`
-knows the wire, `watching` the cache, `manifest` the shape, `pods` the reasons.
+The Job controller replaces a pod whose node was removed. Everything else ends the Job, and the supervisor starts the
+next attempt (docs/architecture.md).
+
+Three races are handled here:
+- The API server may create a Job although its answer is lost. Creating it again returns 409, and the Job is adopted if
+  its annotations name this job and spec.
+- The watch may lag behind the API server. Before a Job counts as gone, or is deleted as a stray, it is read again.
+- A backup of the database may lead to an earlier attempt while a later one still runs. All other attempts are deleted
+  before one starts, so that two never train at once.
 """
 
 from __future__ import annotations
@@ -45,25 +51,25 @@ class KubernetesLauncher:
     """The launcher of a cluster.
 
     Args:
-        cluster: the namespace where Jobs are made.
-        options: what every Job is like.
-        pods_every_s: how often at most the pods of one Job are asked for, in seconds.
+        cluster: the namespace where Jobs are created.
+        options: settings of every Job.
+        pods_every_s: shortest interval between two queries for the pods of one Job, in seconds.
     """
 
     def __init__(self, cluster: Cluster, options: Options, *, pods_every_s: float = 3.0) -> None:
         self._cluster = cluster
         self._options = options
         self._pods_every_s = pods_every_s
-        self._seen_pods: dict[str, tuple[float, str]] = {}
+        self._seen_pods: dict[str, tuple[float, pods.Waiting]] = {}
         self._logged: set[str] = set()
         self._jobs = JobCache(cluster, JOB_LABEL)
         self._jobs.start()
 
     def launch(self, job: str, attempt: int, spec_uri: str) -> Running:
-        """Creates the attempt's Job; one that is there already is this attempt, and is taken over.
+        """Creates the attempt's Job, or adopts it where it exists already.
 
         Raises:
-            Conflict: another job's Job has the name.
+            Conflict: the name belongs to another job's Job.
             Unavailable: nothing was started.
         """
         self._sweep()
@@ -73,54 +79,54 @@ class KubernetesLauncher:
         try:
             created = self._cluster.create_job(body)
         except Unanswered as error:
-            return Running(None, str(error))  # it may be there: the next look tells
+            return Running(None, str(error), error.reason)  # it may exist: `observe` finds out
         except Refused as error:
             if error.status >= _SERVER_ERROR:
-                return Running(None, str(error))
-            if error.status != _EXISTS or (found := self._cluster.job(name)) is None:
+                return Running(None, str(error), error.reason)
+            if error.status != _EXISTS or (existing := self._cluster.job(name)) is None:
                 raise
-            created = _own(found, job, spec_uri)
+            created = _own(existing, job, spec_uri)
         self._jobs.add(created)
-        return Running({"name": name}, "its Job is made; no pod of it runs yet")
+        return Running({"name": name}, "its Job is created; no pod of it runs yet", "NO_POD")
 
     def observe(self, job: str, attempt: int, handle: dict[str, Any] | None) -> Running | Exited:
-        """What the attempt's Job says; one that was not heard of is asked for before it counts as gone."""
+        """Returns the state of the attempt's Job. One that the watch does not know is read before it counts as gone."""
         name = _name(job, attempt, handle)
-        found = self._jobs.get(name)
-        if found is None and (found := self._cluster.job(name)) is not None:
-            self._jobs.add(found)
-        if found is None:
+        resource = self._jobs.get(name)
+        if resource is None and (resource := self._cluster.job(name)) is not None:
+            self._jobs.add(resource)
+        if resource is None:
             if _alive(self._left_of(name)):
-                return Running({"name": name}, "its Job was deleted, and its pod is ending")
+                return Running({"name": name}, "its Job was deleted, and its pod is ending", "POD_TERMINATING")
             return Exited(None, _GONE if handle else "")
-        if _annotation(found, JOB_ANNOTATION) != job:
+        if _annotation(resource, JOB_ANNOTATION) != job:
             return Exited(None)
         self._end_strays(job, attempt)
-        seen = self._state(found, name)
+        seen = self._state(resource, name)
         if isinstance(seen, Exited):
             self._seen_pods.pop(name, None)
         return seen
 
     def stop(self, job: str, attempt: int, handle: dict[str, Any] | None, *, force: bool) -> None:
-        """Suspends the Job, which ends its pods in good order and keeps it, or deletes it.
+        """Suspends the Job, which lets its pods checkpoint and keeps the Job, or deletes it.
 
-        A Job of a queue is deleted either way: Kueue would let go again what we suspend.
+        A Job of a queue is deleted either way, because Kueue would resume a Job that is suspended here.
         """
         name = _name(job, attempt, handle)
-        found = self._jobs.get(name) or self._cluster.job(name)
-        if found is None:
+        resource = self._jobs.get(name) or self._cluster.job(name)
+        if resource is None:
             return
         with _absent_is_fine():
             if force:
                 self._cluster.delete_job(name, propagation="Background")
-            elif QUEUE_LABEL in found["metadata"].get("labels", {}):
+            elif QUEUE_LABEL in resource["metadata"].get("labels", {}):
                 self._cluster.delete_job(name, propagation="Foreground")
             else:
                 stopped = {STOPPED_ANNOTATION: datetime.now(UTC).isoformat(timespec="seconds")}
                 self._cluster.patch_job(name, {"metadata": {"annotations": stopped}, "spec": {"suspend": True}})
 
     def close(self) -> None:
-        """Ends the watch; Jobs go on."""
+        """Ends the watch; Jobs continue."""
         self._jobs.close()
         self._cluster.close()
 
@@ -138,64 +144,75 @@ class KubernetesLauncher:
             what = f"PodTemplate {name} has no container named {CONTAINER}"
             raise Unavailable(what, subject=job, remedy=remedy) from error
 
-    def _state(self, found: Json, name: str) -> Running | Exited:
-        if pods.condition(found, "Complete"):
+    def _state(self, resource: Json, name: str) -> Running | Exited:
+        if pods.condition(resource, "Complete"):
             return Exited(DONE)
-        if pods.condition(found, "Failed"):
-            return self._failed(found, name)
-        if self._has_stopped(found, name):
-            return Exited(TERMINATED)  # as training does on SIGTERM; a result would have been found first
-        return Running({"name": name}, self._state_words(found) or self._jobs.trouble)
+        if pods.condition(resource, "Failed"):
+            return self._failed(resource, name)
+        if self._has_stopped(resource, name):
+            # As training exits on SIGTERM. The supervisor looks for a result before it reads this code.
+            return Exited(TERMINATED)
+        cause = self._cause_of_waiting(resource)
+        if not cause.message and self._jobs.trouble:
+            cause = pods.Waiting("API_UNAVAILABLE", self._jobs.trouble)
+        return Running({"name": name}, cause.message, cause.reason)
 
-    def _state_words(self, found: Json) -> str:
-        """What a Job that has not ended waits for; empty while it trains."""
-        metadata, spec, status = found["metadata"], found["spec"], found.get("status") or {}
-        if _annotation(found, STOPPED_ANNOTATION):
-            return "stopping: its pod writes its checkpoint"
+    def _cause_of_waiting(self, resource: Json) -> pods.Waiting:
+        """Returns what a Job that has not ended waits for; empty while it trains."""
+        metadata, spec, status = resource["metadata"], resource["spec"], resource.get("status") or {}
+        if _annotation(resource, STOPPED_ANNOTATION):
+            return pods.Waiting("STOPPING", "stopping: its pod writes its checkpoint")
         if metadata.get("deletionTimestamp"):
-            return "its Job is being deleted: its pod is ending"
+            return pods.Waiting("POD_TERMINATING", "its Job is being deleted: its pod is ending")
         if spec.get("suspend"):
             if queue := metadata.get("labels", {}).get(QUEUE_LABEL):
-                return f"waiting for quota in the Kueue queue {queue}; `kubectl get workloads` says for which"
-            return f"its Job was suspended by hand; let Job {metadata['name']} go on, or cancel the job"
+                return pods.Waiting(
+                    "WAITING_FOR_QUOTA",
+                    f"waiting for quota in the Kueue queue {queue}; `kubectl get workloads` shows which",
+                )
+            return pods.Waiting(
+                "SUSPENDED", f"its Job was suspended by hand; resume Job {metadata['name']}, or cancel the job"
+            )
         if (status.get("ready") or 0) >= self._options.nodes:
-            return ""
-        return self._why_waiting(metadata["name"])
+            return pods.Waiting()
+        return self._why_pods_wait(metadata["name"])
 
-    def _why_waiting(self, name: str) -> str:
-        """What the pods say; asked for once in a while."""
-        at, words = self._seen_pods.get(name, (float("-inf"), ""))
-        if time.monotonic() - at >= self._pods_every_s:
+    def _why_pods_wait(self, name: str) -> pods.Waiting:
+        """Returns what the pods wait for. They are not watched, so they are read at most every `pods_every_s`."""
+        read_at, cause = self._seen_pods.get(name, (float("-inf"), pods.Waiting()))
+        if time.monotonic() - read_at >= self._pods_every_s:
             try:
-                words = pods.waiting(self._pods(name), self._options)
+                cause = pods.waiting(self._pods(name), self._options)
             except Unavailable as error:
-                words = str(error)
-            self._seen_pods[name] = (time.monotonic(), words)
-        return words
+                cause = pods.Waiting(error.reason, str(error))
+            self._seen_pods[name] = (time.monotonic(), cause)
+        return cause
 
-    def _has_stopped(self, found: Json, name: str) -> bool:
-        """Whether a Job that we suspended has no pod left."""
-        suspended = _annotation(found, STOPPED_ANNOTATION) and pods.condition(found, "Suspended")
+    def _has_stopped(self, resource: Json, name: str) -> bool:
+        """Returns whether a Job that `stop` suspended has no pod left."""
+        suspended = _annotation(resource, STOPPED_ANNOTATION) and pods.condition(resource, "Suspended")
         return bool(suspended) and not _alive(self._left_of(name))
 
-    def _failed(self, found: Json, name: str) -> Running | Exited:
+    def _failed(self, resource: Json, name: str) -> Running | Exited:
         left = self._left_of(name)
-        if _alive(left):  # of a deadline, or of several that train together
-            return Running({"name": name}, "its Job has failed, and its last pods are ending")
-        seen = pods.ended(found, left, self._options)
+        # After a deadline, and where several pods train together, pods outlive the failure of their Job. Starting the
+        # next attempt before they end would let two attempts write one checkpoint.
+        if _alive(left):
+            return Running({"name": name}, "its Job has failed, and its last pods are ending", "POD_TERMINATING")
+        seen = pods.ended(resource, left, self._options)
         if name not in self._logged:
             self._logged.add(name)
             for pod in left:
                 with contextlib.suppress(Unavailable):
                     tail = self._cluster.log(pod["metadata"]["name"], CONTAINER, _LOG_LINES)
-                    _log.warning("pod_failed", job=_annotation(found, JOB_ANNOTATION), tail=tail)
+                    _log.warning("pod_failed", job=_annotation(resource, JOB_ANNOTATION), tail=tail)
         return seen
 
     def _pods(self, name: str) -> list[Json]:
         return self._cluster.pods(f"batch.kubernetes.io/job-name={name}")
 
     def _left_of(self, name: str) -> list[Json]:
-        """The pods of a Job that ends; none where we may not look, for then nothing else could tell."""
+        """Returns the pods of an ending Job; none where RBAC forbids reading pods, so that the Job alone decides."""
         try:
             return self._pods(name)
         except Refused as error:
@@ -205,10 +222,10 @@ class KubernetesLauncher:
             return []
 
     def _end_others(self, job: str, attempt: int) -> None:
-        """Makes sure that no other attempt lives when one starts; a later one does after a backup was restored.
+        """Deletes other attempts before one starts; after a backup was restored, a later attempt may still run.
 
         Raises:
-            Unavailable: one does; it was told to end.
+            Unavailable: another attempt is still ending.
         """
         for other in self._living_others(job, attempt):
             with _absent_is_fine():
@@ -217,9 +234,10 @@ class KubernetesLauncher:
                 raise Unavailable("another attempt of it is still ending", subject=job, remedy="this one waits for it")
 
     def _end_strays(self, job: str, attempt: int) -> None:
-        """Ends an attempt whose creation came through after another one had been started.
+        """Deletes an attempt that the API server created after another one had been started.
 
-        What was heard may be old, and an attempt that has ended is kept for its log: so the API is asked first.
+        The watch may lag behind the API server. Jobs are read again before one is deleted: an attempt that failed
+        meanwhile would otherwise be removed together with its log.
         """
         if not any(_is_stray(one) for one in _others(self._jobs.all(), job, attempt)):
             return
@@ -233,7 +251,7 @@ class KubernetesLauncher:
         return _others(jobs, job, attempt)
 
     def _sweep(self) -> None:
-        """Deletes Jobs that we stopped once they were kept as long as ended ones, for no TTL applies to them."""
+        """Deletes suspended Jobs after the TTL of finished ones, which Kubernetes does not apply to them."""
         oldest = datetime.now(UTC) - timedelta(seconds=self._options.ttl_s)
         for job in self._jobs.all():
             stopped = _annotation(job, STOPPED_ANNOTATION)
@@ -243,35 +261,35 @@ class KubernetesLauncher:
 
 
 def _name(job: str, attempt: int, handle: dict[str, Any] | None) -> str:
-    """The Job that was made; the handle lacks it where it is another launcher's, of before the settings changed."""
+    """Returns the name of the attempt's Job. A handle of another launcher has none; the settings may have changed."""
     return str((handle or {}).get("name") or job_name(job, attempt))
 
 
-def _alive(found: list[Json]) -> bool:
-    return any((pod.get("status") or {}).get("phase") not in {"Succeeded", "Failed"} for pod in found)
+def _alive(listed: list[Json]) -> bool:
+    return any((pod.get("status") or {}).get("phase") not in {"Succeeded", "Failed"} for pod in listed)
 
 
 def _annotation(thing: Json, name: str) -> str:
     return str((thing["metadata"].get("annotations") or {}).get(name, ""))
 
 
-def _own(found: Json, job: str, spec_uri: str) -> Json:
-    """The Job that lies under our name, if it is this job's.
+def _own(resource: Json, job: str, spec_uri: str) -> Json:
+    """Returns a Job if its annotations name this job and spec.
 
     Raises:
-        Conflict: it is not.
+        Conflict: they do not.
     """
-    if (_annotation(found, JOB_ANNOTATION), _annotation(found, SPEC_ANNOTATION)) != (job, spec_uri):
+    if (_annotation(resource, JOB_ANNOTATION), _annotation(resource, SPEC_ANNOTATION)) != (job, spec_uri):
         raise Conflict(
-            f"Job {found['metadata']['name']} of the cluster is not this job's",
+            f"Job {resource['metadata']['name']} of the cluster belongs to another job",
             subject=job,
             remedy="choose another job id, or another namespace for each installation",
         )
-    return found
+    return resource
 
 
 def _others(jobs: list[Json], job: str, attempt: int) -> list[Json]:
-    """Other attempts of a job that have not ended."""
+    """Returns other attempts of a job that have not ended."""
     return [
         one
         for one in jobs

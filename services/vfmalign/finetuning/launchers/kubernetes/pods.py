@@ -1,12 +1,10 @@
-"""Why a pod waits or died, as one sentence with its remedy.
-
-Knows the status of Jobs and pods as the Kubernetes API gives it (plain JSON); asks nobody and decides nothing.
-"""
+"""Explain why a pod waits or ended: from the status that the Kubernetes API returns (plain JSON) to one sentence."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vfmalign.finetuning.launchers.base import Exited
@@ -24,30 +22,46 @@ _EXIT_CODE = re.compile(r"exit code (\d+)")
 _MAX_TEXT = 300
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """What keeps a Job from training; both fields are empty where nothing does.
+
+    Attributes:
+        reason: UPPER_SNAKE_CASE constant.
+        message: cause and remedy in one sentence.
+    """
+
+    reason: str = ""
+    message: str = ""
+
+
 def condition(thing: Json, kind: str) -> Json | None:
-    """The condition of this type that holds, of a Job or a pod."""
+    """Returns the condition of this type of a Job or a pod, if its status is True."""
     for one in (thing.get("status") or {}).get("conditions") or ():
         if one.get("type") == kind and one.get("status") == "True":
-            found: Json = one
-            return found
+            matching: Json = one
+            return matching
     return None
 
 
-def waiting(pods: Sequence[Json], options: Options) -> str:
-    """What keeps the pods of a Job from training; empty where nothing does."""
+def waiting(pods: Sequence[Json], options: Options) -> Waiting:
+    """Returns what keeps the first waiting pod of a Job from training."""
     if not pods:
-        return "no pod of its Job exists yet; if that lasts, a quota or an admission rule refuses it: describe the Job"
-    return next((words for pod in pods if (words := _why_waiting(pod, options))), "")
+        return Waiting(
+            "NO_POD",
+            "no pod of its Job exists yet; if that lasts, a quota or an admission rule rejects it: describe the Job",
+        )
+    return next((cause for pod in pods if (cause := _why_waiting(pod, options)).message), Waiting())
 
 
 def ended(job: Json, pods: Sequence[Json], options: Options) -> Exited:
-    """How a failed Job ended: its exit code where anybody saw it, and what the platform says of it."""
+    """Returns how a failed Job ended: its exit code where it is known, and what the platform reports."""
     failed = condition(job, "Failed") or {}
-    reason, said = failed.get("reason", ""), failed.get("message", "")
+    reason, message = failed.get("reason", ""), failed.get("message", "")
     pod, end = _first_failure(pods)
     code = end.get("exitCode")
-    if code is None and (found := _EXIT_CODE.search(said)):
-        code = int(found[1])
+    if code is None and (match := _EXIT_CODE.search(message)):
+        code = int(match[1])
     if reason == "DeadlineExceeded":
         return Exited(
             code,
@@ -56,67 +70,74 @@ def ended(job: Json, pods: Sequence[Json], options: Options) -> Exited:
             "limit",
         )
     lost = next((one for each in pods if (one := condition(each, "DisruptionTarget"))), None)
-    if lost is not None or "DisruptionTarget" in said:
-        words = _clean(f"{lost.get('reason', '')}: {lost.get('message', '')}") if lost else _clean(said)
-        return Exited(code, f"the cluster took its node or its place away ({words})", "platform")
+    if lost is not None or "DisruptionTarget" in message:
+        cause = _clean(f"{lost.get('reason', '')}: {lost.get('message', '')}") if lost else _clean(message)
+        return Exited(code, f"the cluster removed its node or preempted it ({cause})", "platform")
     if end.get("reason") == "OOMKilled":
         limit = _memory_limit(pod)
         return Exited(
             code,
-            f"training needed more memory than its container may have{limit} (OOMKilled); raise the memory limit in "
-            f"PodTemplate {options.template}, or take a smaller batch",
+            f"training exceeded the memory limit of its container{limit} (OOMKilled); raise the limit in "
+            f"PodTemplate {options.template}, or use a smaller batch",
         )
     if end.get("reason") in _START_FAILURES:
         return Exited(
-            code, f"its container could not be started ({_clean(end.get('message', ''))}); mend image or command in "
+            code, f"its container could not be started ({_clean(end.get('message', ''))}); fix image or command in "
             f"PodTemplate {options.template}",
         )  # fmt: skip
     if code is not None:
         return Exited(code)
-    return Exited(None, f"its Job failed and its pods are gone ({_clean(f'{reason}: {said}')})")
+    return Exited(None, f"its Job failed and its pods are gone ({_clean(f'{reason}: {message}')})")
 
 
-def _why_waiting(pod: Json, options: Options) -> str:
+def _why_waiting(pod: Json, options: Options) -> Waiting:
     name, node = pod["metadata"]["name"], (pod.get("spec") or {}).get("nodeName", "")
     status = pod.get("status") or {}
     lost = condition(pod, "DisruptionTarget") or {}
     if status.get("reason") == "NodeLost" or status.get("phase") == "Unknown" or (
         lost.get("reason") == "DeletionByTaintManager" and pod["metadata"].get("deletionTimestamp")
     ):  # fmt: skip
-        return (
-            f"node {node} does not answer, and no other pod starts before this one has surely ended; bring the node "
-            f"back, remove it from the cluster, or delete pod {name} by force"
+        return Waiting(
+            "NODE_LOST",
+            f"node {node} does not respond, and no other pod starts before this one is known to have ended; bring the "
+            f"node back, remove it from the cluster, or delete pod {name} by force",
         )
     if pod["metadata"].get("deletionTimestamp"):
-        return f"pod {name} is ending"
+        return Waiting("POD_TERMINATING", f"pod {name} is ending")
     for one in status.get("conditions") or ():
         if one.get("type") == "PodScheduled" and one.get("status") == "False":
-            return (
-                f"no node takes its pod ({_clean(one.get('message') or one.get('reason', ''))}); free or add nodes, or "
-                f"change resources, affinity and tolerations in PodTemplate {options.template}"
+            cause = _clean(one.get("message") or one.get("reason", ""))
+            return Waiting(
+                "UNSCHEDULABLE",
+                f"its pod fits no node ({cause}); free or add nodes, or change resources, affinity and tolerations in "
+                f"PodTemplate {options.template}",
             )
     for container in _statuses(status):
         held = (container.get("state") or {}).get("waiting") or {}
-        if words := _why_not_started(container, held, options):
-            return words
+        if (container_cause := _why_not_started(container, held, options)).message:
+            return container_cause
     if status.get("phase") == "Pending":
-        return f"its pod is being prepared on node {node}" if node else "its pod waits for the scheduler"
-    return ""
+        return Waiting(
+            "POD_PENDING", f"its pod is being prepared on node {node}" if node else "its pod waits for the scheduler"
+        )
+    return Waiting()
 
 
-def _why_not_started(container: Json, held: Json, options: Options) -> str:
+def _why_not_started(container: Json, held: Json, options: Options) -> Waiting:
     reason = held.get("reason", "")
     if reason in _STARTING_REASONS:
-        return ""
-    said = _clean(f"{reason}: {held['message']}" if held.get("message") else reason)
+        return Waiting()
+    cause = _clean(f"{reason}: {held['message']}" if held.get("message") else reason)
     if reason in _IMAGE_REASONS:
-        return (
-            f"image {container.get('image', '')} cannot be pulled ({said}); load it into the node or registry, or set "
-            f"image and pull secret in PodTemplate {options.template}"
+        return Waiting(
+            "IMAGE_PULL_FAILED",
+            f"image {container.get('image', '')} cannot be pulled ({cause}); load it into the node or registry, or set "
+            f"image and pull secret in PodTemplate {options.template}",
         )
-    return (
-        f"container {container.get('name', '')} cannot start ({said}); make the Secret, ConfigMap or volume that it "
-        f"names, or mend PodTemplate {options.template}"
+    return Waiting(
+        "CONTAINER_CANNOT_START",
+        f"container {container.get('name', '')} cannot start ({cause}); create the Secret, ConfigMap or volume that it "
+        f"names, or fix PodTemplate {options.template}",
     )
 
 
@@ -126,7 +147,7 @@ def _statuses(status: Json) -> Iterator[Json]:
 
 
 def _first_failure(pods: Sequence[Json]) -> tuple[Json, Json]:
-    """The pod whose training container failed first, and how: where several train together, the others follow it."""
+    """Returns the pod whose training container failed first, and how; pods that train together fail after it."""
     ends = []
     for pod in pods:
         for one in (pod.get("status") or {}).get("containerStatuses") or ():
@@ -135,7 +156,7 @@ def _first_failure(pods: Sequence[Json]) -> tuple[Json, Json]:
                 ends.append((end.get("finishedAt") or "", pod, end))
     if not ends:
         return {}, {}
-    _, pod, end = min(ends, key=lambda found: found[0])
+    _, pod, end = min(ends, key=lambda end: end[0])
     return pod, end
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from vfmalign.finetuning.launchers.base import classify
 from vfmalign.finetuning.launchers.kubernetes.manifest import Options
-from vfmalign.finetuning.launchers.kubernetes.pods import ended, waiting
+from vfmalign.finetuning.launchers.kubernetes.pods import Waiting, ended, waiting
 
 OPTIONS = Options(template="gpu-jobs", active_deadline_s=60)
 
@@ -47,41 +47,56 @@ def failed(reason: str, message: str = "") -> dict:
         (unscheduled("0/2 nodes are available: 1 Insufficient nvidia.com/gpu."), ["1 Insufficient nvidia", "gpu-jobs"]),
         (held("ImagePullBackOff", 'Back-off pulling image "x"'), ["vfmalign/training:9", "Back-off pull", "load it"]),
         (held("ErrImagePull"), ["cannot be pulled (ErrImagePull)", "gpu-jobs"]),
-        (held("CreateContainerConfigError", 'secret "store" not found'), ['"store" not found', "make the Secret"]),
+        (held("CreateContainerConfigError", 'secret "store" not found'), ['"store" not found', "create the Secret"]),
         (held("CreateContainerConfigError", "no key", "initContainerStatuses"), ["no key"]),
-        ({"phase": "Unknown"}, ["does not answer", "bring the node back"]),
-        ({"phase": "Running", "reason": "NodeLost"}, ["does not answer"]),
+        ({"phase": "Unknown"}, ["does not respond", "bring the node back"]),
+        ({"phase": "Running", "reason": "NodeLost"}, ["does not respond"]),
     ],
 )  # fmt: skip
 def test_what_a_pod_waits_for(status: dict, words: list[str]) -> None:
-    said = waiting([pod(status)], OPTIONS)
+    said = waiting([pod(status)], OPTIONS).message
     assert all(word in said for word in words), said
     assert ";" in said, "what to do about it"
     assert "\n" not in said
 
 
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (unscheduled("0/2 nodes are available"), "UNSCHEDULABLE"),
+        (held("ErrImagePull"), "IMAGE_PULL_FAILED"),
+        (held("CreateContainerConfigError"), "CONTAINER_CANNOT_START"),
+        ({"phase": "Unknown"}, "NODE_LOST"),
+        ({"phase": "Running"}, ""),
+    ],
+)
+def test_programs_read_the_cause_as_a_constant(status: dict, reason: str) -> None:
+    assert waiting([pod(status)], OPTIONS).reason == reason
+
+
 def test_an_ordinary_start_has_no_remedy() -> None:
-    assert waiting([pod(held("ContainerCreating"), node="gpu-1")], OPTIONS) == "its pod is being prepared on node gpu-1"
-    assert waiting([pod({"phase": "Pending"})], OPTIONS) == "its pod waits for the scheduler"
-    assert waiting([pod({"phase": "Running"})], OPTIONS) == ""
-    assert waiting([pod({"phase": "Running"}, ending=True)], OPTIONS) == "pod a-x is ending"
-    assert "quota" in waiting([], OPTIONS)
+    preparing = waiting([pod(held("ContainerCreating"), node="gpu-1")], OPTIONS)
+    assert preparing == Waiting("POD_PENDING", "its pod is being prepared on node gpu-1")
+    assert waiting([pod({"phase": "Pending"})], OPTIONS).message == "its pod waits for the scheduler"
+    assert waiting([pod({"phase": "Running"})], OPTIONS).message == ""
+    assert waiting([pod({"phase": "Running"}, ending=True)], OPTIONS).message == "pod a-x is ending"
+    assert "quota" in waiting([], OPTIONS).message
 
 
 def test_a_pod_that_its_dead_node_holds() -> None:
     status = {"phase": "Running", "conditions": [disrupted("DeletionByTaintManager")]}
-    said = waiting([pod(status, node="gpu-1", ending=True)], OPTIONS)
-    assert said.startswith("node gpu-1 does not answer")
+    said = waiting([pod(status, node="gpu-1", ending=True)], OPTIONS).message
+    assert said.startswith("node gpu-1 does not respond")
     assert "delete pod a-x by force" in said
 
 
 def test_the_first_pod_with_a_reason_speaks() -> None:
-    said = waiting([pod({"phase": "Running"}), pod(held("ErrImagePull"))], OPTIONS)
+    said = waiting([pod({"phase": "Running"}), pod(held("ErrImagePull"))], OPTIONS).message
     assert "cannot be pulled" in said
 
 
 def test_long_messages_are_cut_and_stay_one_line() -> None:
-    said = waiting([pod(unscheduled("no\nnode " * 500))], OPTIONS)
+    said = waiting([pod(unscheduled("no\nnode " * 500))], OPTIONS).message
     assert len(said) < 600
     assert "\n" not in said
 

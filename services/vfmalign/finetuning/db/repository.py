@@ -1,0 +1,218 @@
+"""Base of the repositories of jobs, checks and experiments: one lifecycle, one set of transactions.
+
+    queued ──> running ──> succeeded | failed | cancelled
+       └──────────────────────────────────┴────────┘
+
+Creation is idempotent: the same id with the same request returns the first row. A terminal state never changes, so that
+a result and a cancellation that race have one outcome, which every later reader sees.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar, Generic, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from vfmalign.client.messages.common import TERMINAL_STATES, Failure, Progress, State
+from vfmalign.core.domain.artifacts import Record
+from vfmalign.core.domain.errors import Conflict, NotFound
+from vfmalign.finetuning.db.database import Database, LifecycleRow, now
+from vfmalign.finetuning.db.pagination import Page, PageRequest, read_page
+
+NO_FREE_SLOT = "NO_FREE_SLOT"
+"""`Progress.reason` of what waits for the limit on concurrent work."""
+
+
+class StoredRef(Record):
+    """A stored object: its key, SHA-256 digest and size in bytes."""
+
+    key: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What jobs, checks and experiments have in common.
+
+    Attributes:
+        progress: current phase, counts, and what it waits for; after the end, how it ended.
+        failure: set where the state is `failed`.
+        cancel_requested: whether a running operation was asked to end.
+    """
+
+    id: str
+    state: State
+    progress: Progress
+    failure: Failure | None
+    cancel_requested: bool
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the state is terminal."""
+        return self.state in TERMINAL_STATES
+
+
+Row = TypeVar("Row", bound=LifecycleRow)
+Item = TypeVar("Item", bound=Operation)
+
+
+class LifecycleRepository(ABC, Generic[Row, Item]):
+    """All rows of one table. Every method is one transaction.
+
+    Attributes:
+        table: class of the rows.
+        noun: what a row is called in errors, such as `check`.
+        list_rpc: name of the call that lists them, for remedies.
+        stopping: detail of the progress while a cancelled operation still runs.
+    """
+
+    table: ClassVar[type[Any]]
+    noun: ClassVar[str]
+    list_rpc: ClassVar[str]
+    stopping: ClassVar[str]
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @abstractmethod
+    def _to_item(self, row: Row) -> Item:
+        """Converts a row."""
+
+    def find(self, item_id: str, request: Record) -> Item | None:
+        """Returns the item of this id that was created with the same request, or None if the id is free.
+
+        Raises:
+            Conflict: the id was used with another request.
+        """
+        with self._database.session() as session:
+            row = session.get(self.table, item_id)
+            return None if row is None else self._same(row, request)
+
+    def get(self, item_id: str) -> Item:
+        """Returns one item.
+
+        Raises:
+            NotFound: the id is unknown.
+        """
+        with self._database.session() as session:
+            return self._to_item(self._row(session, item_id))
+
+    def list(self, request: PageRequest) -> Page[Item]:
+        """Returns one page of items, newest first."""
+        with self._database.session() as session:
+            return read_page(session, self.table, request, self._to_item)
+
+    def cancel(self, item_id: str) -> Item:
+        """Cancels: a queued item ends at once, a running one when its work has ended, a finished one stays.
+
+        Raises:
+            NotFound: the id is unknown.
+        """
+        with self._database.session() as session:
+            row = self._row(session, item_id)
+            if row.state == "queued":
+                self._end(session, row, "cancelled", "cancelled before it started")
+            elif row.state == "running" and not row.cancel_requested:
+                row.cancel_requested = True
+                row.progress = _dump(Progress(phase="stopping", detail=self.stopping))
+            return self._to_item(row)
+
+    def set_progress(self, item_id: str, progress: Progress) -> None:
+        """Records what an item is doing or waiting for; one that ends or is being cancelled keeps its last progress."""
+        with self._database.session() as session:
+            self._set_progress(self._row(session, item_id), progress)
+
+    def fail(self, item_id: str, message: str, reason: str) -> None:
+        """Ends an item that cannot be finished.
+
+        Args:
+            item_id: the item.
+            message: cause and remedy in one sentence.
+            reason: UPPER_SNAKE_CASE constant.
+        """
+        with self._database.session() as session:
+            failure = Failure(reason=reason, message=message)
+            self._end(session, self._row(session, item_id), "failed", message, failure)
+
+    def mark_cancelled(self, item_id: str) -> None:
+        """Ends an item whose work has stopped after `cancel`."""
+        with self._database.session() as session:
+            self._end(session, self._row(session, item_id), "cancelled", "cancelled")
+
+    def _insert(self, row: Row, request: Record, detail: str) -> Item:
+        """Adds a queued row, unless its id exists.
+
+        Raises:
+            Conflict: the id was used with another request.
+        """
+        row.request, row.request_digest = request.model_dump(mode="json"), request.digest()
+        row.state, row.created_at = "queued", now()
+        row.progress = _dump(Progress(phase="queued", detail=detail, reason=NO_FREE_SLOT))
+        try:
+            with self._database.session() as session:
+                session.add(row)
+        except IntegrityError:
+            with self._database.session() as session:
+                return self._same(session.get_one(self.table, row.id), request)
+        return self._to_item(row)
+
+    def _row(self, session: Session, item_id: str) -> Any:
+        row = session.get(self.table, item_id, with_for_update=True)
+        if row is None:
+            raise NotFound(f"no such {self.noun}", subject=item_id[:128], remedy=f"see {self.list_rpc} for known ids")
+        return row
+
+    def _same(self, row: Any, request: Record) -> Item:
+        if row.request_digest != request.digest():
+            raise Conflict(
+                f"the id belongs to a {self.noun} that was created with another body",
+                subject=row.id,
+                remedy=f"choose another {self.noun} id",
+            )
+        return self._to_item(row)
+
+    def _select(self, query: sa.Select[Any]) -> tuple[Item, ...]:
+        with self._database.session() as session:
+            return tuple(self._to_item(row) for row in session.scalars(query))
+
+    def _set_progress(self, row: Any, progress: Progress) -> bool:
+        """Records progress, and returns whether the row still accepts it."""
+        accepted = row.state not in TERMINAL_STATES and not row.cancel_requested
+        if accepted:
+            row.progress = _dump(progress)
+        return bool(accepted)
+
+    def _end(self, session: Session, row: Any, state: State, detail: str, failure: Failure | None = None) -> None:
+        """Moves a row to a terminal state; the first terminal state stays."""
+        if row.state in TERMINAL_STATES:
+            return
+        row.state, row.finished_at = state, now()
+        row.progress = _dump(Progress(phase="finished", detail=detail))
+        row.failure = None if failure is None else _dump(failure)
+
+
+def common_fields(row: LifecycleRow) -> dict[str, Any]:
+    """Returns the fields of `Operation` as stored in a row."""
+    return {
+        "id": row.id,
+        "state": row.state,
+        "progress": Progress.model_validate(row.progress),
+        "failure": None if row.failure is None else Failure.model_validate(row.failure),
+        "cancel_requested": row.cancel_requested,
+        "created_at": row.created_at,
+        "started_at": row.started_at,
+        "finished_at": row.finished_at,
+    }
+
+
+def _dump(record: Record) -> dict[str, Any]:
+    return record.model_dump(mode="json")
