@@ -12,12 +12,11 @@ from pathlib import Path
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
+from vfmalign.client.async_client import AsyncClient
 from vfmalign.core.domain.errors import Unavailable, VfmalignError
-from vfmalign.core.rpc.channels import connect
 from vfmalign.core.rpc.server import serve
 from vfmalign.core.runtime.settings import parse_args
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.checks.clients import FeatureClient, MmdClient
 from vfmalign.finetuning.checks.reconciler import PollingPolicy, Reconciler
 from vfmalign.finetuning.checks.reporting import all_stages
 from vfmalign.finetuning.checks.repository import CheckRepository
@@ -31,8 +30,8 @@ from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.servicer import FineTuningServicer
 from vfmalign.finetuning.jobs.supervisor import Limits, Supervisor
 from vfmalign.finetuning.launchers.registry import LAUNCHERS
+from vfmalign.finetuning.servicers import Watching
 from vfmalign.finetuning.settings import FinetuningSettings
-from vfmalign.finetuning.watching import Watching
 from vfmalign.v1 import (
     alignment_pb2,
     alignment_pb2_grpc,
@@ -50,8 +49,9 @@ async def run(settings: FinetuningSettings) -> None:
     jobs, checks, experiments = JobRepository(database), CheckRepository(database), ExperimentRepository(database)
     launcher = LAUNCHERS[settings.launcher.kind](settings)
     limits = settings.launcher.model_dump(include={"max_running", "max_attempts", "retry_delay_s", "stop_grace_s"})
-    features = connect(settings.features_address, ca_file=settings.ca_file)
-    mmd = connect(settings.mmd_address, ca_file=settings.ca_file)
+    client = AsyncClient(
+        features_address=settings.features_address, mmd_address=settings.mmd_address, ca_file=settings.ca_file
+    )
     stages = all_stages(checks)
     watching = Watching(settings.reconciler.poll_s)
     reconciler = Reconciler(
@@ -60,8 +60,7 @@ async def run(settings: FinetuningSettings) -> None:
         jobs=jobs,
         supervisor=Supervisor(jobs, store, launcher, Limits(**limits)),
         store=store,
-        features=FeatureClient(features),
-        mmd=MmdClient(mmd),
+        client=client,
         policy=PollingPolicy(stop_jobs=settings.launcher.stops_jobs, **settings.reconciler.model_dump()),
     )
     experiment_runner = ExperimentRunner(
@@ -102,7 +101,7 @@ async def run(settings: FinetuningSettings) -> None:
         experiment_runner.stop()
         await asyncio.gather(*work)
         await asyncio.to_thread(launcher.close)
-        await asyncio.gather(features.close(), mmd.close())
+        await client.close()
         database.close()
 
     with single_instance_lock(settings.state_dir):

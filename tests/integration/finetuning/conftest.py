@@ -120,6 +120,7 @@ class Features(features_pb2_grpc.FeatureServiceServicer):
             feature_set=features_pb2.FeatureSet(
                 feature_set_id=uuid.uuid5(uuid.NAMESPACE_OID, name).hex, rows=12, groups=12,
                 checkpoint_sha256=request.checkpoint_sha256, dataset_digest=request.dataset_digest,
+                manifest=common_pb2.ObjectRef(uri=f"s3://bucket/{name}", sha256="0" * 64),
             ),
             cost=common_pb2.Cost(device="cpu"),
         )  # fmt: skip

@@ -12,11 +12,11 @@ import uuid
 import psutil
 import pytest
 
+from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.artifacts import JobFailure, JobResult, MetricSpec, TrainingRecipe, TrainingSpec, job_key
 from vfmalign.finetuning.db.database import Database
-from vfmalign.finetuning.jobs.converters import pack_job
+from vfmalign.finetuning.jobs.converters import to_job
 from vfmalign.finetuning.jobs.repository import JobRepository
-from vfmalign.finetuning.jobs.request import JobRequest
 from vfmalign.finetuning.jobs.supervisor import BASELINE_IN_TRAINING, Limits, Supervisor
 from vfmalign.finetuning.launchers.local import LocalLauncher
 
@@ -94,7 +94,7 @@ def world(tmp_path, store, store_environment, monkeypatch):
 
         def add(self, name, mode=0, baseline=""):
             name = f"{self.prefix}-{name}"
-            request = JobRequest(kind="finetune", dataset="d", model="m", task="segmentation", seed=mode)
+            request = JobSpec(kind="finetune", dataset_id="d", model_id="m", task="segmentation", seed=mode)
             recipe = TrainingRecipe(epochs=2, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
             spec = TrainingSpec(
                 id=name, kind="finetune", dataset="d", dataset_digest="0" * 64, architecture="a", seed=mode,
@@ -338,7 +338,7 @@ def test_a_baseline_that_several_checks_share_is_trained_once(world, store):
     assert [job.attempts for job in jobs] == [1, 0, 1]
     assert jobs[1].progress.detail == f"taken from job {first}, which trained the same baseline"
     assert jobs[1].curve == jobs[0].curve
-    encoders = [pack_job(job, store).encoder_model_id for job in jobs]
+    encoders = [to_job(job, store).encoder_model_id for job in jobs]
     assert encoders == [f"{first}-encoder", "", f"{other}-encoder"], "a job names an encoder that it did not publish"
     assert store.read(job_key(second, "result.json"), JobResult).job == first
     third = world.add("third", 7, baseline="b" * 64)

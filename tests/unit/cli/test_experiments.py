@@ -13,10 +13,11 @@ from vfmalign.cli.views.enum_labels import PRETRAINING_OBJECTIVES
 from vfmalign.cli.views.experiment_tables import show_experiment
 from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
+from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.domain.artifacts import is_id
 from vfmalign.core.domain.tasks import TASKS
-from vfmalign.finetuning.checks.request import CheckRequest
-from vfmalign.finetuning.jobs.converters import parse_recipe
+from vfmalign.finetuning.checks.request import check_spec, get_recipe
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.v1 import alignment_pb2, experiment_pb2, finetuning_pb2
 
@@ -117,9 +118,9 @@ def test_a_rehearsal_has_one_architecture_with_both_objectives_and_one_budget(na
     longest = max(len(f"{plan.experiment}-{task}-{model.model}-{plan.seed}") for task in TASKS for model in models)
     assert longest <= 80, "ids of checks that can be read"
     for task in TASKS:  # probes stand where validation is
-        request = CheckRequest(model="m", dataset="d", task=task, recipe=parse_recipe(spec.recipe))
-        request.check()
-        assert len(request.recipe_of("pretrained").probe_steps) == 3
+        check = CheckSpec(model_id="m", dataset_id="d", task=task, recipe=Recipe.from_proto(spec.recipe))
+        check_spec(check)
+        assert len(get_recipe(check, "pretrained").probe_steps) == 3
     assert spec.title == "rehearsal on phantoms: not evidence"
 
 

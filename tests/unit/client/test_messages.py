@@ -31,7 +31,7 @@ def field_value(field):
         FieldDescriptor.TYPE_BOOL: True,
         FieldDescriptor.TYPE_DOUBLE: 0.1 + 0.2,
         FieldDescriptor.TYPE_BYTES: b"\x00\xff",
-    }.get(field.type, 2)
+    }.get(field.type, 200)
 
 
 def filled(message_class) -> Message:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vfmalign.client.messages.common import Estimate, Interval
+from vfmalign.client.messages.mmd import LayerResult, ShiftResult
 from vfmalign.core.domain.artifacts import JobProgress
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.finetuning.analysis.convergence import Steps, measure_convergence
@@ -16,12 +17,10 @@ from vfmalign.finetuning.analysis.records import (
     CheckResult,
     Comparison,
     CurvePoint,
-    LayerShift,
     NaiveBaseline,
     NetworkResult,
     Projection,
     RunRecord,
-    Shift,
     StageTime,
 )
 from vfmalign.finetuning.analysis.shift import shift_ratio
@@ -52,7 +51,7 @@ def _estimate(value, width, degenerate=False):
 
 
 def _shift(value, width, p, degenerate=False):
-    return Shift(
+    return ShiftResult(
         mmd2=_estimate(value, width, degenerate), sigma=4.2, p_value=Estimate(value=p),
         p_value_max_t=Estimate(value=2 * p), permutations=4096, enumerated=True, error_bound=1e-9,
         below_error_bound=False,
@@ -63,7 +62,7 @@ def _comparison(scale, rng):
     names = ["stages.3", "stages.0", "stages.1", "stages.2"]
     values = {"stages.0": -0.0004, "stages.1": 0.004, "stages.2": 0.021, "stages.3": 0.083}
     layers = tuple(
-        LayerShift(
+        LayerResult(
             layer=name, channels=128, channels_excluded=0,
             raw=_shift(0.1 * scale * values[name], 0.002, 0.0002, name == "stages.0"),
             standardised=_shift(scale * values[name], 0.012, 0.4 if name == "stages.0" else 0.0002, name == "stages.0"),

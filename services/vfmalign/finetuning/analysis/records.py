@@ -11,6 +11,7 @@ from datetime import datetime
 from pydantic import Field
 
 from vfmalign.client.messages.common import Estimate, absent
+from vfmalign.client.messages.mmd import LayerResult
 from vfmalign.core.domain.artifacts import FigureRef, MetricSpec, Network, Record
 from vfmalign.finetuning.analysis.convergence import Convergence, Steps
 from vfmalign.finetuning.analysis.gain import Gain
@@ -29,29 +30,6 @@ MEASURE_MEANINGS: dict[str, str] = {
 """Meaning of each measure beside MMD², in display order."""
 
 
-class Shift(Record):
-    """MMD² of one layer under one scaling of the features; the fields are those of `ShiftResult` in `mmd.proto`."""
-
-    mmd2: Estimate
-    sigma: float
-    p_value: Estimate
-    p_value_max_t: Estimate
-    permutations: int
-    enumerated: bool
-    error_bound: float
-    below_error_bound: bool
-
-
-class LayerShift(Record):
-    """MMD² of one layer, on raw features and on features standardised with the reference."""
-
-    layer: str
-    channels: int
-    channels_excluded: int
-    raw: Shift
-    standardised: Shift | None
-
-
 class Projection(Record):
     """Principal coordinates of the rows of the primary layer, before and after."""
 
@@ -68,10 +46,10 @@ class Comparison(Record):
     rows: int
     groups: int
     precision: str
-    layers: tuple[LayerShift, ...]
+    layers: tuple[LayerResult, ...]
     projection: Projection | None = None
 
-    def layer(self, name: str) -> LayerShift:
+    def layer(self, name: str) -> LayerResult:
         """Returns the result of one layer."""
         return next(shift for shift in self.layers if shift.layer == name)
 

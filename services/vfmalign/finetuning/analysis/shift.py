@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from vfmalign.client.messages.common import Estimate, absent
-from vfmalign.finetuning.analysis.records import LayerShift
+from vfmalign.client.messages.mmd import LayerResult
 
 SATURATION_THRESHOLD = 0.05
 """Paired similarity below which MMD² is saturated. It is what a common displacement of 2.45 σ leaves, at which MMD² has
 95 % of its limit."""
 
 
-def shift_ratio(after: LayerShift, reinitialised: LayerShift) -> Estimate:
+def shift_ratio(after: LayerResult, reinitialised: LayerResult) -> Estimate:
     """Shift of a layer during fine-tuning, in units of its shift to random weights.
 
     Absent where the shift to random weights is not distinguishable from zero, because the ratio would be noise.
@@ -27,7 +27,7 @@ def shift_ratio(after: LayerShift, reinitialised: LayerShift) -> Estimate:
     )
 
 
-def paired_similarity(unbiased: LayerShift, biased: LayerShift, rows: int) -> Estimate:
+def paired_similarity(unbiased: LayerResult, biased: LayerResult, rows: int) -> Estimate:
     """Mean of k(x_i, y_i) over pairs, the kernel between each case before and the same case after fine-tuning.
 
     The paired U-statistic leaves out h(z_i, z_i) = 2 − 2k(x_i, y_i) and the V-statistic includes it. For n pairs,

@@ -1,7 +1,7 @@
-"""Early looks at the pretrained network's training: the encoder at some steps, against the features before.
+"""Probes of the pretrained network's training: the encoder at given steps, compared with the features before.
 
-A probe is taken as soon as its model is published, while the training goes on. Each leaves an artifact of its own, so
-that none is taken twice. Knows the check's stages and artifacts; knows nothing of gRPC or of what comes of a probe.
+A probe is computed as soon as its model is published, while the training continues. Each has an artifact of its own, so
+that none is computed twice.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.artifacts import JobProgress, Record, check_key, probe_id
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.finetuning.analysis.records import Probe
+from vfmalign.finetuning.checks.clients import compare, extract
 from vfmalign.finetuning.checks.stages import (
     Outputs,
     Stage,
@@ -20,7 +21,7 @@ from vfmalign.finetuning.checks.stages import (
     comparison_with,
     encoder_id,
     ensure_job,
-    extraction_of,
+    extraction_request,
     find_artifact,
     make_stage,
     refuse_unfinished,
@@ -29,7 +30,7 @@ from vfmalign.finetuning.jobs.request import load_card
 
 
 class TakenProbe(Record):
-    """`checks/<id>/stages/probe_<step>.json`: a probe, with the encoder and the feature set that it is of."""
+    """`checks/<id>/stages/probe_<step>.json`: a probe, with its encoder and feature set."""
 
     probe: Probe
     model: str
@@ -38,14 +39,14 @@ class TakenProbe(Record):
 
 
 class TakenProbes(Record):
-    """`checks/<id>/stages/probes.json`: all of them, in order of steps; empty where none was asked for."""
+    """`checks/<id>/stages/probes.json`: all probes in order of steps; empty where none was requested."""
 
     probes: tuple[TakenProbe, ...] = ()
 
 
 def probes_stage() -> Stage:
-    """The stage that takes them beside the training."""
-    needs = ("features_reference", "features_before", "features_random")  # those of the job that it looks at
+    """Returns the stage that computes the probes beside the training."""
+    needs = ("features_reference", "features_before", "features_random")  # those of the job that it probes
     return make_stage("probes", needs, _make, TakenProbes)
 
 
@@ -70,10 +71,10 @@ def _artifact(step: int) -> str:
 
 
 async def _take(context: StageContext, outputs: Outputs, step: int) -> TakenProbe:
-    """Waits for the step, extracts, compares, and stores what was found."""
+    """Waits for the step, then extracts, compares and stores the probe."""
     valid = outputs.get("validate", Validated)
     point = await _validation(context, valid, step)
-    # The encoder of a step is published before its validation is written down.
+    # Training publishes the encoder of a step before it stores the validation, so the model exists by now.
     model = probe_id(encoder_id(context.check.id, "pretrained"), step)
     card = await asyncio.to_thread(load_card, context.store, model)
     steps = valid.recipes["pretrained"].probe_steps
@@ -82,11 +83,11 @@ async def _take(context: StageContext, outputs: Outputs, step: int) -> TakenProb
     async def report(_: Progress) -> None:
         await context.set_status(f"probing the encoder after step {step}", probes)
 
-    extraction = extraction_of(context, valid, card.id, card.checkpoint.sha256, "test")
-    extraction = extraction.model_copy(update={"layers": (valid.primary_layer,)})
-    features = await context.features.extract(extraction, report)
-    request = comparison_with(context, outputs, features.feature_set)
-    comparison, _ = await context.mmd.compare(request.model_copy(update={"layers": (valid.primary_layer,)}))
+    request = extraction_request(context, valid, card.id, card.checkpoint.sha256, "test")
+    only_primary = {"layers": (valid.primary_layer,)}
+    features = await extract(context.features, request.model_copy(update=only_primary), report)
+    comparison_request = comparison_with(context, outputs, features.feature_set)
+    comparison, _ = await compare(context.mmd, comparison_request.model_copy(update=only_primary))
     layer = comparison.layer(valid.primary_layer)
     taken = TakenProbe(
         probe=Probe(step=step, shift=(layer.standardised or layer.raw).mmd2, val_score=point.val_score),
@@ -99,7 +100,7 @@ async def _take(context: StageContext, outputs: Outputs, step: int) -> TakenProb
 
 
 async def _validation(context: StageContext, valid: Validated, step: int) -> JobProgress:
-    """The point of the learning curve at a step, once it is there.
+    """Waits for the point of the learning curve at a step and returns it.
 
     Raises:
         VfmalignError: the job ended without it.

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.artifacts import Record, check_key
 from vfmalign.core.domain.errors import (
@@ -30,8 +31,8 @@ from vfmalign.core.domain.errors import (
 )
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.checks.clients import FeatureClient, MmdClient
 from vfmalign.finetuning.checks.repository import Check, CheckRepository, ReportRefs
+from vfmalign.finetuning.checks.request import is_same_spec
 from vfmalign.finetuning.checks.stages import Outputs, Stage, StageContext
 from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.jobs.repository import JobRepository
@@ -99,8 +100,7 @@ class Reconciler:
         jobs: JobRepository,
         supervisor: Supervisor,
         store: ObjectStore,
-        features: FeatureClient,
-        mmd: MmdClient,
+        client: AsyncClient,
         policy: PollingPolicy,
     ) -> None:
         self._stages = stages
@@ -108,8 +108,7 @@ class Reconciler:
         self._jobs = jobs
         self._supervisor = supervisor
         self._store = store
-        self._features = features
-        self._mmd = mmd
+        self._client = client
         self._policy = policy
         self._drivers: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
@@ -193,6 +192,7 @@ class Reconciler:
     async def _run_check(self, check: Check) -> None:
         board = StatusBoard(self._checks, check.id)
         await self._with_retry(board, "start", lambda: asyncio.to_thread(self._claim, check))
+        await board.remove("start")
         await self._run_stages(check, board)
         refs = await self._with_retry(board, "end", lambda: asyncio.to_thread(self._report_refs, check.id))
         await asyncio.to_thread(self._checks.succeed, check.id, refs)
@@ -229,8 +229,8 @@ class Reconciler:
             check=check,
             store=self._store,
             jobs=self._jobs,
-            features=self._features,
-            mmd=self._mmd,
+            features=self._client.features,
+            mmd=self._client.mmd,
             set_status=partial(board.set_status, stage.name),
             poll_s=self._policy.poll_s,
         )
@@ -279,8 +279,8 @@ class Reconciler:
             Conflict: they were created for another request.
         """
         key = check_key(check.id, "spec.json")
-        spec = check.request.to_json()
-        if not self._store.put_if_absent(key, spec) and self._store.get(key) != spec:
+        created = self._store.put_if_absent(key, check.request.to_json())
+        if not created and not is_same_spec(self._store.get(key), check.request):
             raise Conflict(
                 "belongs to a check with another body", subject=self._store.uri(key), remedy="choose another check id"
             )

@@ -1,6 +1,6 @@
-"""The last stage of a check: from the artifacts of all others to `report.json` and `report.html`.
+"""Last stage of a check: from the artifacts of all other stages to `report.json` and `report.html`.
 
-`assemble` is the arithmetic and pure; `report_stage` reads, renders and stores. Knows nothing of gRPC.
+`assemble` computes the results without side effects; `report_stage` reads, renders and stores.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 
+from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.domain.artifacts import CaseScore, FigureRef, JobResult, Network, Record, canonical_json, check_key
 from vfmalign.core.domain.scores import level_of
 from vfmalign.core.domain.tasks import get_task_spec
@@ -30,7 +31,6 @@ from vfmalign.finetuning.analysis.verdict import decide_verdict
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.probes import TakenProbes, probes_stage
 from vfmalign.finetuning.checks.repository import Check, CheckRepository, StageRun
-from vfmalign.finetuning.checks.request import CheckRequest
 from vfmalign.finetuning.checks.similarity import Measures, measures_stage
 from vfmalign.finetuning.checks.stages import MEASURING, Outputs, Stage, StageContext, Validated, job_id, make_stage
 from vfmalign.finetuning.db.database import now
@@ -44,7 +44,7 @@ SOFTWARE = ("vfmalign", "numpy", "scipy", "matplotlib")
 
 def assemble(
     check_id: str,
-    request: CheckRequest,
+    request: CheckSpec,
     valid: Validated,
     jobs: Mapping[Network, JobResult],
     *,
@@ -52,7 +52,7 @@ def assemble(
     measures: Measures,
     probes: TakenProbes,
 ) -> CheckResult:
-    """Everything the check concludes, from its artifacts and seeds alone.
+    """Computes the results of a check from its artifacts and seeds alone.
 
     Raises:
         CaseOrderMismatch: the networks were not scored on the same cases.
@@ -144,7 +144,7 @@ def _network(
 
 
 def _settings(
-    request: CheckRequest, valid: Validated, jobs: Mapping[Network, JobResult], measured: Measured
+    request: CheckSpec, valid: Validated, jobs: Mapping[Network, JobResult], measured: Measured
 ) -> dict[str, str]:
     recipes = {
         f"recipe_{name}": canonical_json(valid.recipes[name].model_dump(mode="json", exclude_none=True)).decode()
@@ -153,7 +153,7 @@ def _settings(
     return recipes | {
         "model": valid.card.id,
         "model_sha256": valid.card.checkpoint.sha256,
-        "dataset": request.dataset,
+        "dataset": request.dataset_id,
         "dataset_digest": valid.dataset_digest,
         "encoder_after": jobs["pretrained"].encoder,
         "encoder_after_sha256": jobs["pretrained"].encoder_sha256,
@@ -173,20 +173,20 @@ def _settings(
 
 
 def stage_times(runs: Sequence[StageRun]) -> tuple[StageTime, ...]:
-    """Every stage that was begun, with the wall time from its first beginning to its end, interruptions included."""
+    """Returns every started stage with the wall time from its first start to its end, interruptions included."""
     times = []
     for name in dict.fromkeys(run.stage for run in runs):
-        mine = [run for run in runs if run.stage == name]
-        done = next((run for run in mine if run.outcome == "succeeded"), None)
+        own = [run for run in runs if run.stage == name]
+        done = next((run for run in own if run.outcome == "succeeded"), None)
         seconds = None
         if done is not None and done.finished_at is not None:
-            seconds = (done.finished_at - mine[0].started_at).total_seconds()
-        times.append(StageTime(stage=name, attempts=len(mine), seconds=seconds))
+            seconds = (done.finished_at - own[0].started_at).total_seconds()
+        times.append(StageTime(stage=name, attempts=len(own), seconds=seconds))
     return tuple(times)
 
 
 def report_stage(checks: CheckRepository) -> Stage:
-    """The stage that ends a check."""
+    """Returns the stage that ends a check."""
 
     async def make(context: StageContext, outputs: Outputs) -> Record:
         await context.set_status("writing the report")
@@ -197,7 +197,7 @@ def report_stage(checks: CheckRepository) -> Stage:
 
 
 def all_stages(checks: CheckRepository) -> tuple[Stage, ...]:
-    """Every stage of a check, in order."""
+    """Returns every stage of a check, in order."""
     return (*MEASURING, measures_stage(), probes_stage(), report_stage(checks))
 
 

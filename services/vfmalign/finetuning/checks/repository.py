@@ -10,9 +10,9 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.common import TERMINAL_STATES, Failure, Progress, State
 from vfmalign.core.domain.artifacts import Record
-from vfmalign.finetuning.checks.request import CheckRequest
 from vfmalign.finetuning.db.database import CheckRow, StageRow, now
 from vfmalign.finetuning.db.repository import LifecycleRepository, Operation, StoredRef, common_fields
 
@@ -35,7 +35,7 @@ class Check(Operation):
         report: set when it succeeded.
     """
 
-    request: CheckRequest
+    request: CheckSpec
     stage_progress: tuple[Progress, ...]
     report: ReportRefs | None
 
@@ -78,7 +78,7 @@ class CheckRepository(LifecycleRepository[CheckRow, Check]):
     list_rpc = "ListChecks"
     stopping = "cancelling: waiting for its jobs and calls to end"
 
-    def create(self, check_id: str, request: CheckRequest) -> Check:
+    def create(self, check_id: str, request: CheckSpec) -> Check:
         """Adds a check; the same id and request again returns the first.
 
         Raises:
@@ -169,7 +169,7 @@ class CheckRepository(LifecycleRepository[CheckRow, Check]):
     def _to_item(self, row: CheckRow) -> Check:
         return Check(
             **common_fields(row),
-            request=CheckRequest.model_validate(row.request),
+            request=CheckSpec.model_validate(row.request),
             stage_progress=tuple(Progress.model_validate(stage) for stage in row.stage_progress),
             report=None if row.report is None else ReportRefs.model_validate(row.report),
         )

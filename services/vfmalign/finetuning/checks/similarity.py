@@ -1,7 +1,7 @@
-"""What a check measures of its primary layer beside MMD²: CKA, Fréchet and energy distance, and LogME.
+"""Measures of the primary layer beside MMD²: CKA, Fréchet and energy distance, and LogME.
 
-Knows where each comes from: the first three from `MmdService`, LogME from the features before and the classes of the
-training cases. A measure that cannot be had is absent with the reason and fails no check.
+`MmdService` computes the first three; LogME is computed here from the features before and the classes of the training
+cases. A measure that cannot be computed is absent with the reason, and the check continues.
 """
 
 from __future__ import annotations
@@ -13,28 +13,30 @@ import numpy as np
 from pydantic import Field
 
 from vfmalign.client.messages.common import Estimate, absent
+from vfmalign.client.messages.mmd import Measure
+from vfmalign.client.mmd import AsyncMmdClient
 from vfmalign.core.domain.artifacts import JobResult, Record
 from vfmalign.core.domain.errors import Exhausted, InvalidInput
 from vfmalign.core.storage.feature_sets import read_feature_set, read_manifest
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.logme import logme
-from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, Measure, MmdClient
+from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, measure
 from vfmalign.finetuning.checks.stages import Outputs, Stage, StageContext, Validated, comparison_with, make_stage
 
-ASKED: tuple[Measure, ...] = ("cka", "frechet", "energy")
-"""Those that `MmdService` takes."""
+MMD_SERVICE_MEASURES: tuple[Measure, ...] = ("cka", "frechet", "energy")
+"""Measures that `MmdService` computes."""
 MAX_CASES = 8192
-"""Training cases of LogME; more are not taken, for nothing can stop a decomposition while it lasts."""
+"""Largest number of training cases for LogME: a running decomposition cannot be interrupted."""
 
 
 class Measures(Record):
-    """`checks/<id>/stages/measures.json`: of the primary layer, by name."""
+    """`checks/<id>/stages/measures.json`: measures of the primary layer, by name."""
 
     values: dict[str, Estimate] = Field(default_factory=dict)
 
 
 def measures_stage() -> Stage:
-    """The stage that takes them, once there are features after."""
+    """Returns the stage that computes the measures, once the features after exist."""
     return make_stage("measures", ("features_after",), _make, Measures)
 
 
@@ -43,21 +45,21 @@ async def _make(context: StageContext, outputs: Outputs) -> Record:
     await context.set_status("measuring the primary layer beside MMD²")
     request = comparison_with(context, outputs, outputs.get("features_after", FeatureSetRef).feature_set)
     request = request.model_copy(update={"layers": (valid.primary_layer,), "permutations": 0})
-    # One by one: what refuses one of them says nothing of the others.
-    values = {name: await ask(context.mmd, request, name) for name in ASKED}
+    # One call each: the service rejects a call as a whole, and one measure may be rejected alone.
+    values = {name: await measure_or_absent(context.mmd, request, name) for name in MMD_SERVICE_MEASURES}
     labels = outputs.get("job_pretrained", JobResult).train_labels
-    evidence = await asyncio.to_thread(evidence_of, context.store, request.reference, valid.primary_layer, labels)
+    evidence = await asyncio.to_thread(compute_logme, context.store, request.reference, valid.primary_layer, labels)
     return Measures(values=values | {"logme": evidence})
 
 
-async def ask(mmd: MmdClient, request: ComparisonRequest, measure: Measure) -> Estimate:
-    """A measure of `MmdService`, absent where it is refused for good.
+async def measure_or_absent(mmd: AsyncMmdClient, request: ComparisonRequest, name: Measure) -> Estimate:
+    """Computes a measure, or returns an absent one where the service rejects it for good.
 
     Raises:
-        VfmalignError: anything that passes, and what is wrong with the features themselves.
+        VfmalignError: a transient error, or the features themselves are wrong.
     """
     try:
-        return await mmd.measure(request, measure)
+        return await measure(mmd, request, name)
     except InvalidInput as error:
         return absent(error.message)
     except Exhausted as error:
@@ -66,13 +68,13 @@ async def ask(mmd: MmdClient, request: ComparisonRequest, measure: Measure) -> E
         return absent(error.message)
 
 
-def evidence_of(store: ObjectStore, feature_set: str, layer: str, labels: Mapping[str, bool]) -> Estimate:
-    """LogME of one layer of a stored feature set.
+def compute_logme(store: ObjectStore, feature_set: str, layer: str, labels: Mapping[str, bool]) -> Estimate:
+    """Computes LogME of one layer of a stored feature set.
 
     Args:
-        store: where the set is.
-        feature_set: features before, of the training cases.
-        layer: the one to look at.
+        store: holds the feature set.
+        feature_set: id of the features before, of the training cases.
+        layer: name of the layer.
         labels: class of every case of the set, by id; empty for tasks without classes of cases.
     """
     if not labels:

@@ -1,10 +1,10 @@
-"""The stages of an alignment check: what each needs, what artifact it leaves, and how it is made (design §2).
+"""Stages of an alignment check: their order, their artifacts and how each is computed.
 
     validate → features_reference, features_before, features_random → job_* → features_after → mmd, measures → report
                                                                     ↘ probes, while the pretrained network trains ↗
 
-A stage whose artifact exists is done. Knows the order and the artifacts. Knows nothing of retries, databases of stage
-runs or gRPC: `reconciler` runs stages, `peers` calls; `probing` and `measures` hold the stages of their names.
+A stage whose artifact exists is done. The reconciler runs the stages and retries them; `probes`, `similarity` and
+`reporting` define the stages that are not here.
 """
 
 from __future__ import annotations
@@ -15,36 +15,49 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
+from vfmalign.client.features import AsyncFeaturesClient
 from vfmalign.client.messages.common import Progress
-from vfmalign.core.domain.artifacts import JobResult, ModelCard, Network, Record, TrainingRecipe, check_key, job_key
+from vfmalign.client.messages.features import ExtractDatasetRequest
+from vfmalign.client.messages.jobs import JobSpec
+from vfmalign.client.mmd import AsyncMmdClient
+from vfmalign.core.domain.artifacts import (
+    JobResult,
+    ModelCard,
+    Network,
+    Record,
+    Split,
+    TrainingRecipe,
+    check_key,
+    job_key,
+)
 from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, VfmalignError
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import find_leakage, load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.records import Measured
-from vfmalign.finetuning.checks.clients import ComparisonRequest, Extraction, FeatureClient, FeatureSetRef, MmdClient
+from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, compare, extract
 from vfmalign.finetuning.checks.repository import Check
+from vfmalign.finetuning.checks.request import get_recipe
 from vfmalign.finetuning.db.repository import NO_FREE_SLOT
 from vfmalign.finetuning.jobs.repository import Job, JobRepository
 from vfmalign.finetuning.jobs.request import (
     NETWORKS,
-    JobRequest,
-    RecipeRequest,
     baseline_digest,
     finetuning_spec,
     load_card,
+    to_recipe,
 )
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 class Validated(Record):
-    """`checks/<id>/stages/validate.json`: what the check is about, fixed from here on.
+    """`checks/<id>/stages/validate.json`: the inputs of the check, pinned from here on.
 
     Attributes:
         layers: compared layers, the primary one first.
-        recipes: of the three trainings, as the presets were when the check began.
-        test_groups: patients of the test split.
+        test_groups: number of patients in the test split.
+        recipes: of the three trainings, with the presets as they were when the check began.
     """
 
     card: ModelCard
@@ -84,14 +97,14 @@ class StageContext:
     check: Check
     store: ObjectStore
     jobs: JobRepository
-    features: FeatureClient
-    mmd: MmdClient
+    features: AsyncFeaturesClient
+    mmd: AsyncMmdClient
     set_status: SetStatus
     poll_s: float
 
 
 class Outputs:
-    """The artifacts of the stages that are done, by stage."""
+    """Artifacts of the finished stages, by stage."""
 
     def __init__(self) -> None:
         self._records: dict[str, Record] = {}
@@ -104,11 +117,15 @@ class Outputs:
         self._records[stage] = record
 
     def get(self, stage: str, record: type[AnyRecord]) -> AnyRecord:
-        """The artifact of a stage, of the type that the stage makes."""
-        found = self._records[stage]
-        if not isinstance(found, record):
-            raise TypeError(f"stage {stage} made a {type(found).__name__}, not a {record.__name__}")
-        return found
+        """Returns the artifact of a stage.
+
+        Raises:
+            TypeError: the stage creates artifacts of another type.
+        """
+        artifact = self._records[stage]
+        if not isinstance(artifact, record):
+            raise TypeError(f"stage {stage} created a {type(artifact).__name__}, expected a {record.__name__}")
+        return artifact
 
 
 @dataclass(frozen=True)
@@ -117,7 +134,7 @@ class Stage:
 
     Attributes:
         needs: stages whose artifacts it reads, directly or through others.
-        find: the stage's artifact where it exists.
+        find: returns the artifact where it exists, else None.
         make: does the work, stores the artifact and returns it.
     """
 
@@ -128,12 +145,12 @@ class Stage:
 
 
 def job_id(check_id: str, network: Network) -> str:
-    """Id of one of a check's jobs."""
+    """Returns the id of one of a check's jobs."""
     return f"{check_id}-{network}"
 
 
 def encoder_id(check_id: str, network: Network) -> str:
-    """Id under which a check's job publishes its encoder; empty for the specialised network."""
+    """Returns the id under which a job publishes its encoder; empty for the specialised network."""
     return {"pretrained": f"{check_id}-encoder", "scratch": f"{check_id}-scratch-encoder"}.get(network, "")
 
 
@@ -141,22 +158,21 @@ def encoder_id(check_id: str, network: Network) -> str:
 
 
 def validate(store: ObjectStore, check: Check) -> Validated:
-    """Looks at everything that could make the check worthless, before anything costs compute.
+    """Checks model, dataset and splits before anything costs compute.
 
     Raises:
-        NotFound, DigestMismatch: model or dataset are missing or not those that were asked for.
+        NotFound: the model or the dataset does not exist.
+        DigestMismatch: one of them has another digest than requested.
         BadOption: a layer that the model does not have, or a channel that its input lacks for the task.
         BadDataset: a split without a case.
         Leakage: a test case was seen in training, validation or pretraining.
     """
     request = check.request
-    card = load_card(store, request.model, request.model_sha256)
-    dataset = load_dataset(store, request.dataset, request.dataset_digest or None)
+    card = load_card(store, request.model_id, request.model_sha256)
+    dataset = load_dataset(store, request.dataset_id, request.dataset_digest or None)
     for split in ("train", "val", "test"):
         if not getattr(dataset, split):
-            raise BadDataset(
-                f"the split {split!r} holds no case", subject=dataset.id, remedy="put at least one case into it"
-            )
+            raise BadDataset(f"the split {split!r} holds no case", subject=dataset.id, remedy="add at least one case")
     find_leakage(dataset, card.pretraining)
     task = get_task_spec(request.task)
     task.check_input(card.id, card.preprocessing.modalities)
@@ -170,17 +186,17 @@ def validate(store: ObjectStore, check: Check) -> Validated:
         phantom=dataset.phantom,
         leakage_known=bool(card.pretraining) or card.objective == "random",
         test_groups=len({case.group for case in dataset.test}),
-        recipes={network: request.recipe_of(network) for network in NETWORKS},
+        recipes={network: get_recipe(request, network) for network in NETWORKS},
     )
 
 
-def _layers(card: ModelCard, asked: tuple[str, ...]) -> tuple[str, ...]:
+def _layers(card: ModelCard, requested: tuple[str, ...]) -> tuple[str, ...]:
     known = [layer.name for layer in card.layers]
-    for layer in asked:
+    for layer in requested:
         if layer not in known:
             raise BadOption(f"no layer {layer[:64]!r}", field="layers", remedy=f"choose among {', '.join(known)}")
-    chosen = asked or tuple(known)
-    # The primary layer was declared before anybody saw a result: it is always among them.
+    chosen = requested or tuple(known)
+    # The card declares the primary layer before any result is known, so it is always compared.
     return (card.primary_layer, *(layer for layer in chosen if layer != card.primary_layer))
 
 
@@ -190,41 +206,42 @@ async def _make_validate(context: StageContext, outputs: Outputs) -> Record:
 
 
 async def _make_features(
-    context: StageContext, outputs: Outputs, *, stage: str, split: str, after: bool = False, random: bool = False
+    context: StageContext, outputs: Outputs, *, stage: str, split: Split, after: bool = False, random: bool = False
 ) -> Record:
     valid = outputs.get("validate", Validated)
     model, sha256 = valid.card.id, valid.card.checkpoint.sha256
     if after:
         result = outputs.get("job_pretrained", JobResult)
         model, sha256 = result.encoder, result.encoder_sha256
-    extraction = extraction_of(context, valid, model, sha256, split)
+    request = extraction_request(context, valid, model, sha256, split)
     if random:
-        extraction = extraction.model_copy(update={"random_seed": context.check.request.seed})
+        update = {"initialisation": "random", "initialisation_seed": context.check.request.seed}
+        request = request.model_copy(update=update)
     detail = f"extracting features of {split} ({stage.removeprefix('features_')})"
     await context.set_status(detail)
-    return await context.features.extract(extraction, partial(context.set_status, detail))
+    return await extract(context.features, request, partial(context.set_status, detail))
 
 
-def extraction_of(context: StageContext, valid: Validated, model: str, sha256: str, split: str) -> Extraction:
-    """What is asked of the feature service: every compared layer of a model, on the task's input."""
-    return Extraction.model_validate(
-        {
-            "model": model,
-            "model_sha256": sha256,
-            "dataset": context.check.request.dataset,
-            "dataset_digest": valid.dataset_digest,
-            "split": split,
-            "layers": valid.layers,
-            "input_transform": valid.input_transform,
-        }
+def extraction_request(
+    context: StageContext, valid: Validated, model: str, sha256: str, split: Split
+) -> ExtractDatasetRequest:
+    """Returns the request for the features of a split: every compared layer of a model, on the task's input."""
+    return ExtractDatasetRequest(
+        model_id=model,
+        checkpoint_sha256=sha256,
+        dataset_id=context.check.request.dataset_id,
+        dataset_digest=valid.dataset_digest,
+        split=split,
+        layers=valid.layers,
+        input_transform=valid.input_transform,
     )
 
 
 async def ensure_job(context: StageContext, valid: Validated, network: Network) -> str:
-    """The id of one of the check's jobs, which exists from then on.
+    """Creates one of the check's jobs unless it exists, and returns its id.
 
-    Each makes sure of those before it, so that they queue in this order whichever stage comes first: the features after
-    need the pretrained one alone.
+    The jobs before it are created first, so that they queue in this order whichever stage runs first: the features
+    after need the pretrained network only.
     """
     for earlier in NETWORKS[: NETWORKS.index(network) + 1]:
         await asyncio.to_thread(_create_job, context, valid, earlier)
@@ -232,7 +249,7 @@ async def ensure_job(context: StageContext, valid: Validated, network: Network) 
 
 
 def refuse_unfinished(job: Job) -> None:
-    """Raises the failure of a job that has ended, unless it succeeded."""
+    """Raises the failure of a finished job, unless it succeeded."""
     if job.state != "succeeded":
         reason = job.failure.reason if job.failure is not None else "JOB_CANCELLED"
         raise VfmalignError(job.progress.detail, subject=f"job {job.id}", reason=reason)
@@ -253,19 +270,18 @@ async def _make_job(context: StageContext, outputs: Outputs, *, network: Network
 
 
 def _create_job(context: StageContext, valid: Validated, network: Network) -> None:
-    asked = context.check.request
+    check = context.check.request
     recipe = valid.recipes[network]
-    set_fields = recipe.model_dump(include=set(RecipeRequest.model_fields))
-    request = JobRequest(
+    request = JobSpec(
         kind="finetune",
-        dataset=asked.dataset,
+        dataset_id=check.dataset_id,
         dataset_digest=valid.dataset_digest,
         network=network,
-        model=valid.card.id,
+        model_id=valid.card.id,
         model_sha256=valid.card.checkpoint.sha256,
-        task=asked.task,
-        recipe=RecipeRequest.model_validate({"preset": asked.recipe.preset} | set_fields),
-        seed=asked.seed,
+        task=check.task,
+        recipe=to_recipe(recipe, check.recipe.preset),
+        seed=check.seed,
         publish_as=encoder_id(context.check.id, network),
     )
     spec = finetuning_spec(job_id(context.check.id, network), request, valid.card, valid.dataset_digest, recipe)
@@ -281,17 +297,17 @@ def _epochs(job: Job) -> Progress | None:
 
 
 def comparison_with(context: StageContext, outputs: Outputs, after: str) -> ComparisonRequest:
-    """The check's comparison of the features before with a feature set, on the scale of the reference."""
-    valid, asked = outputs.get("validate", Validated), context.check.request
+    """Returns the request that compares the features before with a feature set, on the scale of the reference."""
+    valid, spec = outputs.get("validate", Validated), context.check.request
     return ComparisonRequest(
         before=outputs.get("features_before", FeatureSetRef).feature_set,
         after=after,
         reference=outputs.get("features_reference", FeatureSetRef).feature_set,
         layers=valid.layers,
         primary_layer=valid.primary_layer,
-        permutations=asked.permutations,
-        seed=asked.seed,
-        interval_level=asked.interval_level,
+        permutations=spec.permutations,
+        seed=spec.seed,
+        interval_level=spec.interval_level,
         projection=False,
     )
 
@@ -300,10 +316,10 @@ async def _make_mmd(context: StageContext, outputs: Outputs) -> Record:
     after_id, random_id = (outputs.get(f"features_{name}", FeatureSetRef).feature_set for name in ("after", "random"))
     await context.set_status("comparing features before and after")
     request = comparison_with(context, outputs, after_id)
-    after, device = await context.mmd.compare(request.model_copy(update={"projection": True}))
+    after, device = await compare(context.mmd, request.model_copy(update={"projection": True}))
     plain = request.model_copy(update={"permutations": 0})
-    biased, _ = await context.mmd.compare(plain.model_copy(update={"estimator": "biased"}))
-    reinitialised, _ = await context.mmd.compare(plain.model_copy(update={"after": random_id}))
+    biased, _ = await compare(context.mmd, plain.model_copy(update={"estimator": "biased"}))
+    reinitialised, _ = await compare(context.mmd, plain.model_copy(update={"after": random_id}))
     return Measured(
         before_id=request.before,
         after_id=after_id,
@@ -320,7 +336,7 @@ async def _make_mmd(context: StageContext, outputs: Outputs) -> Record:
 
 
 async def find_artifact(context: StageContext, name: str, record: type[AnyRecord]) -> AnyRecord | None:
-    """`checks/<id>/<name>` where it exists."""
+    """Returns `checks/<id>/<name>`, or None where it does not exist."""
     try:
         return await asyncio.to_thread(context.store.read, check_key(context.check.id, name), record)
     except NotFound:
@@ -334,19 +350,19 @@ async def _find_job(context: StageContext, *, network: Network) -> Record | None
     except NotFound:
         return None
     if job.state != "succeeded" or job.check_id != context.check.id:
-        return None  # `make` joins a job that still runs
+        return None  # `make` waits for a job that still runs
     return await asyncio.to_thread(context.store.read, job_key(name, "result.json"), JobResult)
 
 
-def _kept(make: Callable[[StageContext, Outputs], Awaitable[Record]], name: str) -> Callable[..., Awaitable[Record]]:
-    """Stores what a stage makes: that write is the stage's commit."""
+def _stored(make: Callable[[StageContext, Outputs], Awaitable[Record]], name: str) -> Callable[..., Awaitable[Record]]:
+    """Stores the artifact of a stage; this write commits the stage."""
 
-    async def make_and_keep(context: StageContext, outputs: Outputs) -> Record:
+    async def make_and_store(context: StageContext, outputs: Outputs) -> Record:
         record = await make(context, outputs)
         await asyncio.to_thread(context.store.write, check_key(context.check.id, name), record)
         return record
 
-    return make_and_keep
+    return make_and_store
 
 
 def make_stage(
@@ -356,18 +372,18 @@ def make_stage(
     record: type[Record],
     artifact: str = "",
 ) -> Stage:
-    """A stage whose artifact is `checks/<id>/<artifact>`; by default `stages/<name>.json`."""
+    """Returns a stage whose artifact is `checks/<id>/<artifact>`; by default `stages/<name>.json`."""
     artifact = artifact or f"stages/{name}.json"
-    return Stage(name, needs, partial(find_artifact, name=artifact, record=record), _kept(make, artifact))
+    return Stage(name, needs, partial(find_artifact, name=artifact, record=record), _stored(make, artifact))
 
 
-def _features(name: str, needs: tuple[str, ...], split: str, *, after: bool = False, random: bool = False) -> Stage:
+def _features(name: str, needs: tuple[str, ...], split: Split, *, after: bool = False, random: bool = False) -> Stage:
     make = partial(_make_features, stage=name, split=split, after=after, random=random)
     return make_stage(name, needs, make, FeatureSetRef)
 
 
 def _job(network: Network) -> Stage:
-    # Training costs most: it begins once the features before have shown that model and data can be read.
+    # Training costs most, so it starts after the features before have proved that model and data can be read.
     needs = ("features_reference", "features_before", "features_random")
     return Stage(f"job_{network}", needs, partial(_find_job, network=network), partial(_make_job, network=network))
 
@@ -383,4 +399,4 @@ MEASURING: tuple[Stage, ...] = (
     _features("features_after", ("job_pretrained",), "test", after=True),
     make_stage("mmd", ("features_after",), _make_mmd, Measured, "mmd.json"),
 )
-"""From the request to MMD²; `reporting` adds what goes beside it, and the report."""
+"""Stages from the request to MMD²; `reporting.all_stages` adds measures, probes and the report."""

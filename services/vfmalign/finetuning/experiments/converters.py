@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
-from vfmalign.client.messages.common import State
+from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import ValidationError
+
+from vfmalign.client.messages.base import to_bad_option
+from vfmalign.client.messages.jobs import Recipe
+from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.checks import converters
 from vfmalign.finetuning.experiments.cell_status import CellStatus, count_states
 from vfmalign.finetuning.experiments.repository import Experiment
 from vfmalign.finetuning.experiments.request import ExperimentRequest
-from vfmalign.finetuning.jobs.converters import key_of, pack_recipe, pack_ref, pack_time, parse_recipe, parse_record
+from vfmalign.finetuning.jobs.converters import to_object_ref
 from vfmalign.v1 import common_pb2, experiment_pb2, finetuning_pb2
 
-STATES: dict[int, State] = {
-    experiment_pb2.EXPERIMENT_STATE_QUEUED: "queued",
-    experiment_pb2.EXPERIMENT_STATE_RUNNING: "running",
-    experiment_pb2.EXPERIMENT_STATE_SUCCEEDED: "succeeded",
-    experiment_pb2.EXPERIMENT_STATE_FAILED: "failed",
-    experiment_pb2.EXPERIMENT_STATE_CANCELLED: "cancelled",
-}
+_API_NAMES = {"dataset": "dataset_id", "models": "model_ids"}
 
 
 def parse_experiment(spec: experiment_pb2.ExperimentSpec) -> ExperimentRequest:
@@ -34,7 +33,7 @@ def parse_experiment(spec: experiment_pb2.ExperimentSpec) -> ExperimentRequest:
         "dataset": spec.dataset_id,
         "dataset_digest": spec.dataset_digest,
         "tasks": tuple(spec.tasks),
-        "recipe": parse_recipe(spec.recipe),
+        "recipe": Recipe.from_proto(spec.recipe, "spec.recipe"),
         "title": spec.title,
     }
     if spec.seeds:
@@ -42,7 +41,13 @@ def parse_experiment(spec: experiment_pb2.ExperimentSpec) -> ExperimentRequest:
     for name in ("permutations", "bootstrap_resamples", "interval_level", "max_running"):
         if value := getattr(spec, name):
             fields[name] = value
-    request = parse_record(ExperimentRequest, fields, "spec")
+    try:
+        request = ExperimentRequest.model_validate(fields)
+    except ValidationError as error:
+        wrong = to_bad_option(error, "spec")
+        former, _, rest = wrong.field.removeprefix("spec.").partition(".")
+        path = ".".join(part for part in ("spec", _API_NAMES.get(former, former), rest) if part)
+        raise BadOption(wrong.message, field=path, remedy=wrong.remedy) from error
     request.check()
     return request
 
@@ -55,11 +60,11 @@ def pack_experiment(
     message = experiment_pb2.Experiment(
         experiment_id=experiment.id,
         spec=_pack_spec(experiment.request),
-        state=key_of(STATES, experiment.state),
+        state=f"EXPERIMENT_STATE_{experiment.state.upper()}",
         status=experiment.progress.detail,
-        create_time=pack_time(experiment.created_at),
-        start_time=pack_time(experiment.started_at),
-        end_time=pack_time(experiment.finished_at),
+        create_time=_to_timestamp(experiment.created_at),
+        start_time=_to_timestamp(experiment.started_at),
+        end_time=_to_timestamp(experiment.finished_at),
         cells=[_pack_cell(one) for one in found] if cells else (),
         counts=experiment_pb2.ExperimentCounts(**number),
         progress=_pack_progress(experiment, found),
@@ -67,9 +72,9 @@ def pack_experiment(
     if experiment.failure is not None:
         message.failure.CopyFrom(experiment.failure.to_proto())
     if experiment.report is not None:
-        message.report_json.CopyFrom(pack_ref(experiment.report.json_ref, store))
-        message.report_html.CopyFrom(pack_ref(experiment.report.html_ref, store))
-        message.cells_csv.CopyFrom(pack_ref(experiment.report.csv_ref, store))
+        message.report_json.CopyFrom(to_object_ref(experiment.report.json_ref, store).to_proto())
+        message.report_html.CopyFrom(to_object_ref(experiment.report.html_ref, store).to_proto())
+        message.cells_csv.CopyFrom(to_object_ref(experiment.report.csv_ref, store).to_proto())
     return message
 
 
@@ -80,7 +85,7 @@ def _pack_spec(request: ExperimentRequest) -> experiment_pb2.ExperimentSpec:
         dataset_digest=request.dataset_digest,
         tasks=request.tasks,
         seeds=request.seeds,
-        recipe=pack_recipe(request.recipe),
+        recipe=request.recipe.to_proto(),
         permutations=request.permutations,
         bootstrap_resamples=request.bootstrap_resamples,
         interval_level=request.interval_level,
@@ -95,9 +100,9 @@ def _pack_cell(one: CellStatus) -> experiment_pb2.ExperimentCell:
         task=one.cell.task,
         seed=one.cell.seed,
         check_id=one.cell.check_id,
-        state=key_of(converters.STATES, one.state),
+        state=f"CHECK_STATE_{one.state.upper()}",
         status=one.message,
-        end_time=pack_time(one.finished_at),
+        end_time=_to_timestamp(one.finished_at),
         failure=finetuning_pb2.Failure(reason=one.reason, message=one.message) if one.state == "failed" else None,
     )
 
@@ -115,3 +120,11 @@ def _pack_progress(experiment: Experiment, found: Sequence[CellStatus]) -> commo
         unit="check",
         elapsed_seconds=max(elapsed_s, 0.0),
     )
+
+
+def _to_timestamp(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp

@@ -15,13 +15,16 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from vfmalign.client.messages.base import OptionalSha256
+from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.messages.jobs import Recipe, Seed
 from vfmalign.core.domain.artifacts import Id, Record, Sha256
 from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.checks.request import CheckRequest
-from vfmalign.finetuning.jobs.request import OptionalSha256, RecipeRequest, Seed, load_card
+from vfmalign.finetuning.checks.request import check_spec
+from vfmalign.finetuning.jobs.request import load_card
 
 DEFAULT_MAX_RUNNING = 2
 MAX_RUNNING = 64
@@ -42,7 +45,7 @@ class ExperimentRequest(Record):
     dataset_digest: OptionalSha256 = ""
     tasks: tuple[str, ...]
     seeds: tuple[Seed, ...] = (0,)
-    recipe: RecipeRequest = RecipeRequest()
+    recipe: Recipe = Recipe()
     permutations: int = Field(default=1_000, ge=1, le=100_000)
     bootstrap_resamples: int = Field(default=2_000, ge=100, le=100_000)
     interval_level: float = Field(default=0.95, gt=0.0, lt=1.0)
@@ -78,7 +81,7 @@ class ExperimentRequest(Record):
                 remedy="shorten it, or leave it empty",
             )
         for task in self.tasks:
-            CheckRequest(model=self.models[0], dataset=self.dataset, task=task, recipe=self.recipe).check()
+            check_spec(CheckSpec(model_id=self.models[0], dataset_id=self.dataset, task=task, recipe=self.recipe))
 
 
 class Fixed(Record):
@@ -101,7 +104,7 @@ class ExperimentCell:
     task: str
     seed: int
     check_id: str
-    request: CheckRequest
+    request: CheckSpec
     request_digest: str
 
 
@@ -140,10 +143,10 @@ def expand(experiment: str, request: ExperimentRequest, fixed: Fixed) -> tuple[E
     cells = []
     models = tuple(zip(request.models, fixed.model_sha256, strict=True))
     for seed, task, (model, sha256) in product(request.seeds, request.tasks, models):
-        asked = CheckRequest(
-            model=model,
+        asked = CheckSpec(
+            model_id=model,
             model_sha256=sha256,
-            dataset=request.dataset,
+            dataset_id=request.dataset,
             dataset_digest=fixed.dataset_digest,
             task=task,
             recipe=request.recipe,

@@ -15,8 +15,7 @@ from vfmalign.finetuning.experiments import converters as messages
 from vfmalign.finetuning.experiments.cell_status import get_cell_statuses
 from vfmalign.finetuning.experiments.repository import Experiment, ExperimentRepository
 from vfmalign.finetuning.experiments.request import ExperimentId, ExperimentRequest, fix
-from vfmalign.finetuning.jobs import converters as job_messages
-from vfmalign.finetuning.watching import Watching
+from vfmalign.finetuning.servicers import Watching, parse_id, parse_states
 from vfmalign.v1 import experiment_pb2, experiment_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -43,7 +42,7 @@ class ExperimentServicer(experiment_pb2_grpc.ExperimentServiceServicer):
         self, request: experiment_pb2.CreateExperimentRequest, context: Context
     ) -> experiment_pb2.CreateExperimentResponse:
         """Creates an experiment."""
-        experiment_id = job_messages.parse_id(ExperimentId, request.experiment_id, "experiment_id")
+        experiment_id = parse_id(ExperimentId, request.experiment_id, "experiment_id")
         asked = messages.parse_experiment(request.spec)
         experiment = await asyncio.to_thread(self._create, experiment_id, asked)
         return experiment_pb2.CreateExperimentResponse(experiment=await asyncio.to_thread(self._pack, experiment))
@@ -60,7 +59,7 @@ class ExperimentServicer(experiment_pb2_grpc.ExperimentServiceServicer):
         self, request: experiment_pb2.ListExperimentsRequest, context: Context
     ) -> experiment_pb2.ListExperimentsResponse:
         """Lists experiments."""
-        states = job_messages.parse_states(request.states, messages.STATES)
+        states = parse_states(request.states, experiment_pb2.ExperimentState.DESCRIPTOR)
         page = await asyncio.to_thread(
             self._experiments.list, PageRequest(request.page_size, request.page_token, states)
         )

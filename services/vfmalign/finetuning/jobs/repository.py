@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from vfmalign.client.messages.common import STATES, Failure, Progress, State
+from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.artifacts import JobProgress, TrainingSpec
 from vfmalign.finetuning.db.database import AttemptRow, JobRow, now
 from vfmalign.finetuning.db.repository import LifecycleRepository, Operation, StoredRef, common_fields
-from vfmalign.finetuning.jobs.request import JobRequest
 from vfmalign.finetuning.launchers.base import classify
 
 
@@ -34,7 +34,7 @@ class Job(Operation):
     """
 
     check_id: str
-    request: JobRequest
+    request: JobSpec
     spec: TrainingSpec
     baseline: str
     attempts: int
@@ -65,7 +65,7 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
     list_rpc = "ListJobs"
     stopping = "cancelling: waiting for the process to end"
 
-    def create(self, request: JobRequest, spec: TrainingSpec, check_id: str = "", baseline: str = "") -> Job:
+    def create(self, request: JobSpec, spec: TrainingSpec, check_id: str = "", baseline: str = "") -> Job:
         """Adds a job; the same id and request again returns the first.
 
         Raises:
@@ -225,7 +225,7 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
         return Job(
             **common_fields(row),
             check_id=row.check_id,
-            request=JobRequest.model_validate(row.request),
+            request=JobSpec.model_validate(row.request),
             spec=TrainingSpec.model_validate(row.spec),
             baseline=row.baseline,
             attempts=row.attempts,

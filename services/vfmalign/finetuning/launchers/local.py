@@ -1,10 +1,9 @@
-"""Runs jobs as subprocesses of this machine, at most one per job, also across the orchestrator's own death.
+"""Launcher for a single machine: jobs are subprocesses, at most one per job, even if the orchestrator is killed.
 
-The truth about whether a job is alive is a kernel lock: `flock` on `<state dir>/jobs/<id>.lock`, whose descriptor the
-child inherits. The kernel keeps it as long as any process of the job lives, so an orchestrator killed between spawning
-and recording cannot start a second one. Pid and start time are recorded only to know whom to signal. With one process
-per job, which attempt it is makes no difference here.
-Knows processes; knows nothing of databases or S3.
+A kernel lock decides whether a job is alive: `flock` on `<state dir>/jobs/<id>.lock`, whose descriptor the child
+inherits. The kernel holds it as long as any process of the job lives, so an orchestrator that is killed between
+spawning and recording cannot start a second one. Pid and start time are recorded only to know which process to
+signal: a pid alone may have been reused. As a job has one process at a time, the number of the attempt is not needed.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ _SAME_START_S = 2.0  # a process's start time moves a little with the system clo
 
 
 class LocalLauncher:
-    """The launcher of a single machine.
+    """Launcher for a single machine.
 
     Args:
-        command: program and arguments; the spec's URI is appended.
-        state_dir: holds the lock of every job.
-        log_dir: one `<id>.log` per job, all attempts appended.
+        command: program and arguments; the URI of the spec is appended.
+        state_dir: folder of the locks.
+        log_dir: folder of the logs, one `<id>.log` per job for all attempts.
     """
 
     def __init__(self, command: Sequence[str], state_dir: Path, log_dir: Path) -> None:
@@ -68,21 +67,22 @@ class LocalLauncher:
                 remedy="check VFMALIGN_LAUNCHER__COMMAND and the free memory and processes of this machine",
             ) from error
         finally:
-            os.close(lock)  # the child's copy keeps the lock
+            os.close(lock)  # the child's copy of the descriptor keeps the lock
         self._children[job] = child
         return Running(_handle(child.pid))
 
     def observe(self, job: str, attempt: int, handle: dict[str, Any] | None) -> Running | Exited:
-        """Running while any process holds the lock; a leftover whose main process is gone is killed first."""
+        """Returns `Running` while any process holds the lock; kills workers whose main process has ended."""
         if not self._locked(job):
-            # An ending process lets go of the lock a moment before its exit code can be read.
+            # The kernel releases the lock of an ending process shortly before its exit code can be read.
             return Exited(self._exit_codes.get(job)) if self._reap(job, _REAP_TIMEOUT_S) else Running(handle)
-        self._reap(job, 0.0)  # a main process that has left workers behind
+        self._reap(job, 0.0)  # reads the exit code of a main process whose workers still run
         if handle is not None and _alive(handle):
             return Running(handle)
-        # Nothing recorded, or a clock that was set makes the start time look wrong: the lock's holders tell.
+        # No handle was recorded, or the system clock changed, so that the start time looks wrong. The processes that
+        # hold the lock belong to the job in any case.
         holders = self._holders(job)
-        if main := _main_of(holders):
+        if main := _find_main(holders):
             return Running(_handle(main.pid))
         if handle is not None:
             for process in holders:
@@ -91,7 +91,7 @@ class LocalLauncher:
         return Running(handle)
 
     def stop(self, job: str, attempt: int, handle: dict[str, Any] | None, *, force: bool) -> None:
-        """SIGTERM to the main process, which knows how to checkpoint, or SIGKILL to its whole group."""
+        """Sends SIGTERM to the main process, which checkpoints, or SIGKILL to its process group."""
         if not self._locked(job):
             return
         if handle is None or not _alive(handle):
@@ -105,7 +105,7 @@ class LocalLauncher:
                 os.kill(handle["pid"], signal.SIGTERM)
 
     def close(self) -> None:
-        """Nothing to let go of: the locks are the jobs'."""
+        """Does nothing: the locks belong to the jobs."""
 
     def _lock_path(self, job: str) -> Path:
         return self._locks / f"{job}.lock"
@@ -121,7 +121,7 @@ class LocalLauncher:
             os.close(lock)
 
     def _reap(self, job: str, timeout_s: float) -> bool:
-        """Reads the exit code of our own child; True where there is none, or it has ended."""
+        """Reads the exit code of a child of this process; returns False while it runs."""
         child = self._children.get(job)
         if child is None:
             return True
@@ -134,7 +134,7 @@ class LocalLauncher:
         return True
 
     def _find(self, job: str) -> dict[str, Any] | None:
-        main = _main_of(self._holders(job))
+        main = _find_main(self._holders(job))
         return None if main is None else _handle(main.pid)
 
     def _holders(self, job: str) -> list[psutil.Process]:
@@ -151,10 +151,10 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _own_processes() -> Iterator[psutil.Process]:
-    me, user = os.getpid(), os.getuid()
+    own_pid, user = os.getpid(), os.getuid()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.pid != me and process.uids().real == user:
+            if process.pid != own_pid and process.uids().real == user:
                 yield process
 
 
@@ -174,8 +174,8 @@ def _alive(handle: dict[str, Any]) -> bool:
         return False
 
 
-def _main_of(holders: Sequence[psutil.Process]) -> psutil.Process | None:
-    """The session leader among the holders of a job's lock: its main process, if that lives."""
+def _find_main(holders: Sequence[psutil.Process]) -> psutil.Process | None:
+    """Returns the session leader among the processes that hold a job's lock: its main process, if it lives."""
     for process in holders:
         with contextlib.suppress(psutil.Error, ProcessLookupError):
             if os.getsid(process.pid) == process.pid:

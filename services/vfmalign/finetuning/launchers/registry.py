@@ -1,4 +1,4 @@
-"""The launchers by their name in the settings."""
+"""Launchers by their name in the settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _local(settings: FinetuningSettings) -> Launcher:
 
 
 def _kubernetes(settings: FinetuningSettings) -> Launcher:
-    # The client takes long to import: not for a service that runs its jobs itself.
+    # Imported here because the Kubernetes client is slow to import and not needed for local jobs.
     from vfmalign.finetuning.launchers.kubernetes.api import Cluster
     from vfmalign.finetuning.launchers.kubernetes.launcher import KubernetesLauncher
     from vfmalign.finetuning.launchers.kubernetes.manifest import Options

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.integration.finetuning.kubernetes.emulator import JOBS, Api, until
 
+from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.artifacts import (
     JobFailure,
     JobProgress,
@@ -22,7 +23,6 @@ from vfmalign.core.domain.artifacts import (
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.repository import Job, JobRepository
-from vfmalign.finetuning.jobs.request import JobRequest
 from vfmalign.finetuning.jobs.supervisor import Limits, Supervisor
 from vfmalign.finetuning.launchers.kubernetes.manifest import job_name
 
@@ -55,7 +55,7 @@ class World:
             id=f"{self.prefix}-{name}", kind="finetune", dataset="d", dataset_digest="0" * 64, architecture="a", seed=1,
             recipe=recipe,
         )  # fmt: skip
-        request = JobRequest(kind="finetune", dataset="d", model="m", task="segmentation", seed=1)
+        request = JobSpec(kind="finetune", dataset_id="d", model_id="m", task="segmentation", seed=1)
         return self.jobs.create(request, spec).id
 
     def started(self, supervisor: Supervisor, name: str) -> str:

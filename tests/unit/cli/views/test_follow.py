@@ -62,7 +62,9 @@ def test_a_finished_stage_is_shown_once_with_its_time_and_attempts(output: Outpu
 def check(**progress: object) -> alignment_pb2.Check:
     """A running check with this progress."""
     message = common_pb2.Progress(**progress)
-    return alignment_pb2.Check(progress=message, stages=[alignment_pb2.CheckStage(name=message.phase, progress=message)])
+    return alignment_pb2.Check(
+        progress=message, stages=[alignment_pb2.CheckStage(name=message.phase, progress=message)]
+    )
 
 
 def test_what_a_check_waits_for_is_shown_when_it_changes(output: Output, said: Said) -> None:
@@ -133,7 +135,8 @@ async def test_following_a_check_shows_its_jobs_and_returns_its_end(output: Outp
             raise NotFound("not created yet")
         return job(2, finetuning_pb2.JOB_STATE_SUCCEEDED)
 
-    states = [alignment_pb2.Check(check_id="c1", job_ids=["j1", "later"], status=f"state {n}") for n in range(3)]
+    details = [common_pb2.Progress(detail=f"state {n}") for n in range(3)]
+    states = [alignment_pb2.Check(check_id="c1", job_ids=["j1", "later"], progress=detail) for detail in details]
     client = SimpleNamespace(checks=Operations(states), jobs=SimpleNamespace(get=get))
     with View(output) as view:
         last = await follow.follow_check(client, "c1", view)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfmalign.client.messages.common import Estimate, absent
-from vfmalign.finetuning.analysis.records import LayerShift, Shift
+from vfmalign.client.messages.mmd import LayerResult, ShiftResult
 from vfmalign.finetuning.analysis.shift import SATURATION_THRESHOLD, is_saturated, paired_similarity
 from vfmalign.mmd.api import mmd2
 
@@ -19,11 +19,11 @@ def layer(value, bound=1e-12):
     """One layer's MMD²; no interval, no test."""
     estimate = value if isinstance(value, Estimate) else Estimate(value=value)
     none = absent("not requested")
-    shift = Shift(
+    shift = ShiftResult(
         mmd2=estimate, sigma=1.0, p_value=none, p_value_max_t=none, permutations=0, enumerated=False,
         error_bound=bound, below_error_bound=False,
     )  # fmt: skip
-    return LayerShift(layer="a", channels=3, channels_excluded=0, raw=shift, standardised=None)
+    return LayerResult(layer="a", channels=3, channels_excluded=0, raw=shift, standardised=None)
 
 
 def estimates(x_NC, y_NC, sigma):

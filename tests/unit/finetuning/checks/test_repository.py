@@ -4,17 +4,17 @@ import time
 
 import pytest
 
+from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.errors import Conflict, NotFound
 from vfmalign.finetuning.checks.reporting import stage_times
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs, summarise
-from vfmalign.finetuning.checks.request import CheckRequest
 from vfmalign.finetuning.db.pagination import PageRequest
 from vfmalign.finetuning.db.repository import StoredRef
 
 
 def request(seed=0):
-    return CheckRequest(model="m", dataset="d", task="segmentation", seed=seed)
+    return CheckSpec(model_id="m", dataset_id="d", task="segmentation", seed=seed)
 
 
 @pytest.fixture

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from vfmalign.client.messages.common import Estimate
+from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, MeasureResult, ShiftResult
 from vfmalign.core.domain.artifacts import Preprocessing
 from vfmalign.core.domain.errors import BadOption, CaseOrderMismatch, Exhausted, Unavailable
 from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter
 from vfmalign.finetuning.analysis.logme import logme
 from vfmalign.finetuning.checks.clients import ComparisonRequest
-from vfmalign.finetuning.checks.similarity import MAX_CASES, ask, evidence_of
+from vfmalign.finetuning.checks.similarity import MAX_CASES, compute_logme, measure_or_absent
 
 REQUEST = ComparisonRequest(
     before="b", after="a", reference="r", layers=("stages.3",), primary_layer="stages.3", permutations=0, seed=1,
@@ -24,10 +25,17 @@ class Mmd:
     def __init__(self, error=None):
         self.error = error
 
-    async def measure(self, request, measure):
+    async def compute(self, before, after, *, primary_layer, measures, **options):
         if self.error is not None:
             raise self.error
-        return Estimate(value=0.5)
+        assert (before, after, options["reference"], options["test"]) == ("b", "a", "r", None)
+        results = [MeasureResult(measure=name, value=Estimate(value=0.5)) for name in measures]
+        shift = ShiftResult(mmd2=Estimate(value=0.1), sigma=1.0)
+        layer = LayerResult(layer=primary_layer, channels=4, raw=shift, measures=tuple(results))
+        return ComputeResponse(
+            layers=(layer,), primary_layer=primary_layer, estimator="unbiased_paired", rows_x=2, rows_y=2, groups=2,
+            precision="float64",
+        )  # fmt: skip
 
 
 def too_large():
@@ -37,16 +45,16 @@ def too_large():
 
 
 async def test_a_measure_that_is_refused_is_absent_with_the_reason():
-    assert (await ask(Mmd(), REQUEST, "cka")).value == 0.5
-    refused = await ask(Mmd(BadOption("takes at most 8192 rows", field="measures")), REQUEST, "cka")
+    assert (await measure_or_absent(Mmd(), REQUEST, "cka")).value == 0.5
+    refused = await measure_or_absent(Mmd(BadOption("takes at most 8192 rows", field="measures")), REQUEST, "cka")
     assert (refused.value, refused.absent_reason) == (None, "takes at most 8192 rows")
-    assert (await ask(Mmd(too_large()), REQUEST, "energy")).absent_reason == "needs 9 GiB"
+    assert (await measure_or_absent(Mmd(too_large()), REQUEST, "energy")).absent_reason == "needs 9 GiB"
 
 
 @pytest.mark.parametrize("error", [Exhausted("the queue is full"), Unavailable("draining"), CaseOrderMismatch("row 3")])
 async def test_what_passes_and_what_is_wrong_with_the_features_is_raised(error):
     with pytest.raises(type(error)):
-        await ask(Mmd(error), REQUEST, "frechet")
+        await measure_or_absent(Mmd(error), REQUEST, "frechet")
 
 
 @pytest.fixture
@@ -69,17 +77,17 @@ def test_logme_takes_the_layer_and_each_case_s_own_class(store, feature_set):
     name, layers = feature_set
     truth = {case: i % 3 == 0 for i, case in enumerate(CASES)}
     shuffled = dict(sorted(truth.items(), reverse=True))
-    found = evidence_of(store, name, "stages.3", shuffled)
+    found = compute_logme(store, name, "stages.3", shuffled)
     assert found.value == logme(layers["stages.3"], np.array([truth[case] for case in CASES]))
     assert "without an interval" in found.absent_reason
-    assert found.value != evidence_of(store, name, "stages.2", truth).value
+    assert found.value != compute_logme(store, name, "stages.2", truth).value
 
 
 def test_logme_is_absent_where_there_is_nothing_to_tell_apart(store, feature_set, monkeypatch):
     name, _ = feature_set
-    assert "no class" in evidence_of(store, name, "stages.3", {}).absent_reason
-    assert "one class" in evidence_of(store, name, "stages.3", dict.fromkeys(CASES, True)).absent_reason
+    assert "no class" in compute_logme(store, name, "stages.3", {}).absent_reason
+    assert "one class" in compute_logme(store, name, "stages.3", dict.fromkeys(CASES, True)).absent_reason
     assert MAX_CASES >= 1000
     monkeypatch.setattr("vfmalign.finetuning.checks.similarity.MAX_CASES", 11)
-    found = evidence_of(store, name, "stages.3", {case: i % 2 == 0 for i, case in enumerate(CASES)})
+    found = compute_logme(store, name, "stages.3", {case: i % 2 == 0 for i, case in enumerate(CASES)})
     assert "at most 11 training cases, got 12" in found.absent_reason

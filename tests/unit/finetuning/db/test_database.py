@@ -10,8 +10,9 @@ import alembic.migration
 import pytest
 import sqlalchemy as sa
 
+from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.core.domain.errors import Conflict, InvalidInput, Unavailable
-from vfmalign.finetuning.checks.request import CheckRequest
 from vfmalign.finetuning.db.database import Base, CheckRow, Database, JobRow, now
 
 
@@ -111,18 +112,25 @@ def test_a_database_that_does_not_answer_is_unavailable_without_showing_the_pass
 
 
 def test_requests_of_earlier_versions_keep_their_meaning_under_the_new_names(database):
-    request = CheckRequest(model="m", dataset="d", task="segmentation", permutations=50)
+    spec = CheckSpec(
+        model_id="m", dataset_id="d", task="segmentation", permutations=50, recipe=Recipe(patch_shape_dhw=(8, 16, 16)),
+        scratch_recipe=Recipe(epochs=3),
+    )  # fmt: skip
+    training = JobSpec(kind="finetune", dataset_id="d", model_id="m", task="segmentation", seed=2**62)
     with database.session() as session:
-        session.add(check("c", request=request.model_dump(mode="json")))
+        session.add(check("c", request=spec.model_dump(mode="json")))
+        session.add(job("j", request=training.model_dump(mode="json")))
     downgrade(database, "0003")
     with database.engine.connect() as connection:
         former = json.loads(connection.execute(sa.text("SELECT CAST(request AS TEXT) FROM checks")).scalar())
-    assert former["relabellings"] == 50
+    assert (former["model"], former["dataset"], former["relabellings"]) == ("m", "d", 50)
+    assert former["recipe"]["patch_shape_DHW"] == [8, 16, 16]
+    assert former["scratch_recipe"]["patch_shape_DHW"] is None
     database.migrate()
     with database.session() as session:
-        row = session.get(CheckRow, "c")
-        assert CheckRequest.model_validate(row.request) == request
-        assert row.request_digest == request.digest()
+        for row, record in ((session.get(CheckRow, "c"), spec), (session.get(JobRow, "j"), training)):
+            assert type(record).model_validate(row.request) == record
+            assert row.request_digest == record.digest()
 
 
 def test_states_and_sentences_of_earlier_versions_become_progress(database):

@@ -5,12 +5,12 @@ import re
 
 import pytest
 
+from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.domain.artifacts import Case, Dataset, ModelCard, VolumeRef, model_card_key
 from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, PreconditionFailed
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.finetuning.experiments.converters import parse_experiment
 from vfmalign.finetuning.experiments.request import ExperimentRequest, Fixed, check_id, expand, fix
-from vfmalign.finetuning.jobs.request import RecipeRequest
 from vfmalign.v1 import experiment_pb2, finetuning_pb2
 
 
@@ -57,7 +57,7 @@ def test_every_model_task_and_seed_is_a_cell_of_its_own():
 
 
 def test_a_cell_s_check_is_about_what_was_fixed():
-    asked = request(recipe=RecipeRequest(preset="demo", epochs=3), permutations=99, interval_level=0.9)
+    asked = request(recipe=Recipe(preset="demo", epochs=3), permutations=99, interval_level=0.9)
     first, second = (cell.request for cell in expand("s", asked, FIXED)[:2])
     assert (first.model_sha256, second.model_sha256, first.dataset_digest) == ("a" * 64, "b" * 64, "d" * 64)
     assert (first.recipe.epochs, first.permutations, first.interval_level) == (3, 99, 0.9)
@@ -87,8 +87,8 @@ def test_long_ids_of_checks_are_cut_and_stay_apart():
         ({"seeds": [-1]}, "spec.seeds.0", "greater than or equal to 0"),
         ({"recipe": finetuning_pb2.Recipe(preset="nope")}, "recipe.preset", "choose one of demo, default"),
         ({"recipe": finetuning_pb2.Recipe(epochs=0)}, "spec.recipe.epochs", "greater than or equal to 1"),
-        ({"model_ids": ["Not An Id"]}, "spec.model_ids.0", "not an id"),
-        ({"dataset_digest": "x"}, "spec.dataset_digest", "not an id or digest"),
+        ({"model_ids": ["Not An Id"]}, "spec.model_ids.0", "not a valid id"),
+        ({"dataset_digest": "x"}, "spec.dataset_digest", "not a SHA-256 digest"),
         ({"permutations": 200_000}, "spec.permutations", "less than or equal to 100000"),
         ({"bootstrap_resamples": 99}, "spec.bootstrap_resamples", "greater than or equal to 100"),
         ({"interval_level": 1.0}, "spec.interval_level", "less than 1"),

@@ -8,9 +8,9 @@ import uuid
 
 import pytest
 
+from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.domain.errors import DigestMismatch, Unavailable
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
-from vfmalign.finetuning.checks.request import CheckRequest
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.experiments.cell_status import get_cell_statuses
@@ -195,7 +195,7 @@ def test_a_cancellation_reaches_every_check_and_nothing_begins_after(world):
 def test_somebody_else_s_check_under_a_cell_s_id_is_neither_used_nor_cancelled(world):
     experiment = world.create()
     other = f"{experiment}-segmentation-m1-0"
-    world.checks.create(other, CheckRequest(model="m1", dataset="another", task="segmentation"))
+    world.checks.create(other, CheckSpec(model_id="m1", dataset_id="another", task="segmentation"))
     runner = world.runner()
     runner.tick()
     first = world.cells(experiment)[0]

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from vfmalign.client.messages.common import Progress
+from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.artifacts import TrainingRecipe, TrainingSpec
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound
 from vfmalign.finetuning.db import repository as repository_module
@@ -13,7 +14,6 @@ from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.db.pagination import PageRequest
 from vfmalign.finetuning.db.repository import NO_FREE_SLOT, StoredRef
 from vfmalign.finetuning.jobs.repository import JobRepository
-from vfmalign.finetuning.jobs.request import JobRequest
 
 
 def spec(name: str, seed: int = 0) -> TrainingSpec:
@@ -24,8 +24,8 @@ def spec(name: str, seed: int = 0) -> TrainingSpec:
     )  # fmt: skip
 
 
-def request(seed: int = 0) -> JobRequest:
-    return JobRequest(kind="finetune", dataset="demo", model="m", task="segmentation", seed=seed)
+def request(seed: int = 0) -> JobSpec:
+    return JobSpec(kind="finetune", dataset_id="demo", model_id="m", task="segmentation", seed=seed)
 
 
 def add(jobs, name):

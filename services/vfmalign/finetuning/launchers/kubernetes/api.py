@@ -1,7 +1,6 @@
-"""The few calls of the Kubernetes API that the launcher makes, through the official client.
+"""Calls of the Kubernetes API through the official client, with errors converted to those of vfmalign.
 
-Knows paths, verbs and answers, and makes errors of ours of theirs. Objects are plain JSON: the client's models would
-drop fields that are newer than they are. Knows nothing of what a Job is for.
+Objects are plain JSON, because the client's models would drop fields that are newer than the client.
 """
 
 from __future__ import annotations
@@ -26,24 +25,24 @@ Json = dict[str, Any]
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT_S = (5.0, 20.0)  # to connect, and to wait for an answer
-_WATCH_S = 300  # the server ends a watch then; we begin the next one
+_WATCH_S = 300  # the server ends a watch after this time; the launcher starts the next one
 _RETRY_S = 0.5
 
 _REMEDIES = {
     401: "renew the token of this service's account, or the credentials in KUBECONFIG",
     403: "bind Role vfmalign-finetuning (k8s/base) to this service's account",
-    404: "look at VFMALIGN_LAUNCHER__NAMESPACE, and apply what is missing",
-    400: "mend the PodTemplate: the message names the field",
-    422: "mend the PodTemplate: the message names the field",
+    404: "check VFMALIGN_LAUNCHER__NAMESPACE, and apply the missing resources",
+    400: "fix the PodTemplate: the message names the field",
+    422: "fix the PodTemplate: the message names the field",
 }
-_QUOTA = "raise the ResourceQuota, or wait until less runs"
+_QUOTA = "raise the ResourceQuota, or wait for running pods to end"
 
 
 class Refused(Unavailable):
-    """The API answered, and with an error.
+    """The API answered with an error.
 
     Attributes:
-        status: of HTTP.
+        status: HTTP status.
     """
 
     def __init__(self, message: str, *, subject: str, remedy: str, status: int, retry_after_s: float) -> None:
@@ -53,7 +52,7 @@ class Refused(Unavailable):
 
 
 class Unanswered(Unavailable):
-    """The request was sent and its answer did not come: it may have been done."""
+    """The request was sent and no answer arrived: it may have been executed."""
 
     retry_after_s = _RETRY_S
 
@@ -62,8 +61,8 @@ class Cluster:
     """One namespace of one cluster.
 
     Args:
-        client: of the official library, set up.
-        namespace: where everything happens.
+        client: configured client of the official library.
+        namespace: namespace of all calls.
     """
 
     def __init__(self, client: kubernetes.client.ApiClient, namespace: str) -> None:
@@ -72,14 +71,14 @@ class Cluster:
 
     @classmethod
     def connect(cls, namespace: str = "", account: Path = _ACCOUNT) -> Cluster:
-        """The cluster that this process runs in, else the one of KUBECONFIG; sends nothing yet.
+        """Returns the cluster that this process runs in, else the one of KUBECONFIG; sends no request yet.
 
         Args:
             namespace: empty takes the pod's own, or the kubeconfig context's.
             account: folder that holds a service account's token in a pod.
 
         Raises:
-            BadOption: there is neither.
+            BadOption: the process runs in no cluster and KUBECONFIG names none.
         """
         configuration = kubernetes.client.Configuration()
         try:
@@ -93,26 +92,26 @@ class Cluster:
                 namespace = namespace or context.get("namespace", "default")
         except kubernetes.config.ConfigException as error:
             raise BadOption(
-                "kubernetes, but this process is in no cluster and KUBECONFIG names none",
+                "kubernetes is selected, but this process runs in no cluster and KUBECONFIG names none",
                 subject="VFMALIGN_LAUNCHER__KIND",
-                remedy="run the service in the cluster, or set KUBECONFIG to a file that is complete",
+                remedy="run the service in the cluster, or set KUBECONFIG to a complete file",
             ) from error
-        configuration.retries = (
-            False  # who calls knows when to come back; urllib3 would sleep in the supervisor's round
-        )
-        configuration.keep_alive = True  # a watch that a load balancer forgot would hang for ever
+        # Callers retry in their next round; urllib3 would sleep within the round and delay all other jobs.
+        configuration.retries = False
+        # Without TCP keep-alive, a watch whose connection a load balancer dropped would hang forever.
+        configuration.keep_alive = True
         return cls(kubernetes.client.ApiClient(configuration), namespace)
 
     def pod_template(self, name: str) -> Json:
-        """A core/v1 PodTemplate."""
+        """Returns a core/v1 PodTemplate."""
         return self._json("GET", self._core("podtemplates", name))
 
     def create_job(self, manifest: Json) -> Json:
-        """Creates a Job and returns it as it lies there."""
+        """Creates a Job and returns it as stored."""
         return self._json("POST", self._batch("jobs"), body=manifest)
 
     def job(self, name: str) -> Json | None:
-        """A Job as it is now, None where there is none."""
+        """Returns a Job, or None if it does not exist."""
         try:
             return self._json("GET", self._batch("jobs", name))
         except Refused as error:
@@ -121,12 +120,12 @@ class Cluster:
             raise
 
     def jobs(self, selector: str) -> tuple[list[Json], str]:
-        """All Jobs of a label selector, and the resource version from which to watch them."""
-        found = self._json("GET", self._batch("jobs"), query={"labelSelector": selector})
-        return found.get("items") or [], (found.get("metadata") or {}).get("resourceVersion", "")
+        """Returns all Jobs of a label selector, and the resource version from which to watch them."""
+        listed = self._json("GET", self._batch("jobs"), query={"labelSelector": selector})
+        return listed.get("items") or [], (listed.get("metadata") or {}).get("resourceVersion", "")
 
     def watch_jobs(self, selector: str, version: str, watch: kubernetes.watch.Watch) -> Iterator[tuple[str, Json]]:
-        """Changes of these Jobs from a resource version on, as (type, object), until the server ends the watch.
+        """Yields changes of Jobs after a resource version, as (type, object), until the server ends the watch.
 
         Raises:
             Refused: status 410 where the version is too old.
@@ -152,16 +151,16 @@ class Cluster:
         return self._json("PATCH", self._batch("jobs", name), body=patch)
 
     def delete_job(self, name: str, *, propagation: str) -> None:
-        """Deletes a Job; its pods follow (`Background`), or go first (`Foreground`)."""
+        """Deletes a Job; its pods are deleted after it (`Background`) or before it (`Foreground`)."""
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
         self._json("DELETE", self._batch("jobs", name), body=body)
 
     def pods(self, selector: str) -> list[Json]:
-        """All pods of a label selector."""
+        """Returns all pods of a label selector."""
         return self._json("GET", self._core("pods"), query={"labelSelector": selector}).get("items") or []
 
     def log(self, pod: str, container: str, lines: int) -> str:
-        """The last lines that a container wrote."""
+        """Returns the last lines of a container's log."""
         query = {"container": container, "tailLines": str(lines), "limitBytes": "65536"}
         with _translated("GET", pod):
             response = self._call("GET", f"{self._core('pods', pod)}/log", query=query)
@@ -181,8 +180,8 @@ class Cluster:
         self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Json | None = None
     ) -> Json:
         with _translated(method, path):
-            found: Json = json.loads(self._call(method, path, query=query, body=body).data)
-        return found
+            content: Json = json.loads(self._call(method, path, query=query, body=body).data)
+        return content
 
     def _call(
         self,
@@ -210,7 +209,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def _translated(method: str, path: str) -> Iterator[None]:
-    """Makes errors of ours of the client's."""
+    """Converts errors of the client."""
     subject = path.partition("/namespaces/")[2] or path
     try:
         yield
@@ -223,24 +222,24 @@ def _translated(method: str, path: str) -> Iterator[None]:
 
 
 def _unreachable(kind: type[Unavailable], what: str, error: Exception, subject: str) -> Unavailable:
-    found = kind(
+    result = kind(
         f"the Kubernetes API {what} ({type(error).__name__})",
         subject=subject,
-        remedy="nothing is lost: it is asked again; look at the API server, the network policy and KUBECONFIG",
+        remedy="the call is retried; check the API server, the network policy and KUBECONFIG",
     )
-    found.retry_after_s = _RETRY_S
-    return found
+    result.retry_after_s = _RETRY_S
+    return result
 
 
 def _refusal(error: ApiException, method: str, subject: str) -> Unavailable:
-    if not error.status:  # of TLS: nobody has answered
-        return _unreachable(Unavailable, "cannot be trusted or spoken to", error, subject)
-    said = _message_of(error)
-    remedy = _REMEDIES.get(error.status, "it is asked again")
-    if error.status == 403 and "exceeded quota" in said:
+    if not error.status:  # a TLS error: no answer arrived
+        return _unreachable(Unavailable, "cannot be reached over TLS", error, subject)
+    message = _get_message(error)
+    remedy = _REMEDIES.get(error.status, "the call is retried")
+    if error.status == 403 and "exceeded quota" in message:
         remedy = _QUOTA
     return Refused(
-        f"the Kubernetes API refuses {method} with {error.status} ({said})",
+        f"the Kubernetes API rejects {method} with {error.status} ({message})",
         subject=subject,
         remedy=remedy,
         status=error.status,
@@ -248,13 +247,13 @@ def _refusal(error: ApiException, method: str, subject: str) -> Unavailable:
     )
 
 
-def _message_of(error: ApiException) -> str:
-    """What the Status that the API answered with says."""
+def _get_message(error: ApiException) -> str:
+    """Returns the message of the Status object in the answer."""
     try:
-        said = json.loads(error.body or "")["message"]
+        message = json.loads(error.body or "")["message"]
     except (ValueError, LookupError, TypeError):
-        said = error.reason
-    return " ".join(str(said).split())[:400]
+        message = error.reason
+    return " ".join(str(message).split())[:400]
 
 
 def _retry_after(error: ApiException) -> float:

@@ -1,7 +1,7 @@
-"""What a Kubernetes Job of ours looks like: its name, its labels, and the manifest made of a PodTemplate.
+"""Name, labels and manifest of the Kubernetes Job of one attempt, built from a PodTemplate.
 
-Knows batch/v1 as plain JSON; talks to no cluster. The template passes through untouched but for what makes it this
-job's, so that every field a platform team patches stays, also one that is newer than our client.
+Objects are plain JSON. Only the fields that identify the job are changed in the template, so that every field that a
+platform team patches is kept, even if it is newer than the client.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ ATTEMPT_LABEL = "vfmalign.io/attempt"
 JOB_ANNOTATION = "vfmalign.io/job-id"
 SPEC_ANNOTATION = "vfmalign.io/spec"
 STOPPED_ANNOTATION = "vfmalign.io/stopped"
-"""Set where we suspended the Job: Kueue and people suspend too, and mean that it shall wait."""
+"""Set where the launcher suspended the Job to stop it. Kueue and operators suspend Jobs to make them wait."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 CONTAINER = "training"
 SUBDOMAIN = "vfmalign-training"
-"""The headless service by which the pods of one job find each other."""
+"""Headless service by which the pods of one job resolve each other."""
 RENDEZVOUS_PORT = 29400
 
-_MAX_NAME = 52  # the pods of an Indexed Job add `-<index>` and five random characters, and stay host names of 63
+_MAX_NAME = 52  # pods of an Indexed Job append `-<index>` and 5 characters; host names have at most 63
 _MAX_LABEL = 63
 _DIGEST = 10
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the settings say of every Job.
+    """Settings of every Job.
 
     Attributes:
-        template: name of the PodTemplate, for sentences.
+        template: name of the PodTemplate, for messages.
         queue: Kueue's LocalQueue; empty for none.
-        active_deadline_s: time that one attempt gets.
-        ttl_s: how long an ended Job is kept.
+        active_deadline_s: time limit of one attempt in seconds.
+        ttl_s: seconds that a finished Job is kept.
         nodes, processes_per_node: pods of one job and training processes in each.
     """
 
@@ -52,9 +52,9 @@ class Options:
 
 
 def job_name(job: str, attempt: int) -> str:
-    """Name of the Job of one attempt: the same for ever, and valid whatever the id holds.
+    """Returns the name of the Job of one attempt: stable, and valid for every id.
 
-    An id that had to be changed or shortened ends in a digest of the whole.
+    The name of an id that had to be changed or shortened ends in a digest of the id.
     """
     prefix, suffix = "vfmalign-", f"-{attempt}"
     slug = re.sub(r"[^a-z0-9]+", "-", job).strip("-")
@@ -62,12 +62,12 @@ def job_name(job: str, attempt: int) -> str:
 
 
 def job_label(job: str) -> str:
-    """The job's id as a label's value, by which its Jobs and pods are found."""
+    """Returns the job's id as a label value, which selects its Jobs and pods."""
     return _shortened(job, re.sub(r"[^A-Za-z0-9_.-]+", "-", job).strip("-_."), _MAX_LABEL)
 
 
 def labels(job: str, attempt: int) -> dict[str, str]:
-    """Labels of a Job and its pods."""
+    """Returns the labels of a Job and its pods."""
     return {
         "app.kubernetes.io/name": "vfmalign",
         "app.kubernetes.io/component": "training",
@@ -79,25 +79,25 @@ def labels(job: str, attempt: int) -> dict[str, str]:
 
 
 def manifest(pod_template: dict[str, Any], job: str, attempt: int, spec_uri: str, options: Options) -> dict[str, Any]:
-    """The Job of one attempt.
+    """Returns the Job of one attempt.
 
     Args:
-        pod_template: a core/v1 PodTemplate as the API gives it, with a container named `training`.
+        pod_template: a core/v1 PodTemplate as the API returns it, with a container named `training`.
         job: id of the job.
-        attempt: which start of it.
-        spec_uri: what the training process is told.
-        options: what the settings say.
+        attempt: number of the attempt.
+        spec_uri: argument of the training process.
+        options: settings of every Job.
 
     Raises:
-        LookupError: the template holds no container named `training`.
+        LookupError: the template has no container named `training`.
     """
     name = job_name(job, attempt)
     pod = copy.deepcopy(pod_template.get("template") or {})
     metadata = pod.setdefault("metadata", {})
     inherited = dict(metadata.get("labels") or {})
-    ours = labels(job, attempt)
-    # The template's own labels win over the general ones, for policies select by them, but never over the identity.
-    metadata["labels"] = ours | inherited | {key: ours[key] for key in (JOB_LABEL, ATTEMPT_LABEL)}
+    own = labels(job, attempt)
+    # The template's labels take precedence, because policies select by them, except for those that identify the job.
+    metadata["labels"] = own | inherited | {key: own[key] for key in (JOB_LABEL, ATTEMPT_LABEL)}
     metadata["annotations"] = (metadata.get("annotations") or {}) | {JOB_ANNOTATION: job}
     metadata.pop("creationTimestamp", None)
     spec = pod.setdefault("spec", {})
@@ -126,12 +126,12 @@ def manifest(pod_template: dict[str, Any], job: str, attempt: int, spec_uri: str
         result["spec"]["completionMode"] = "Indexed"
     if options.queue:
         result["metadata"]["labels"][QUEUE_LABEL] = options.queue
-        result["spec"]["suspend"] = True  # Kueue lets it go once there is quota
+        result["spec"]["suspend"] = True  # Kueue resumes it once there is quota
     return result
 
 
 def _together(options: Options) -> bool:
-    """Whether several processes train one job."""
+    """Returns whether several processes train one job."""
     return options.nodes * options.processes_per_node > 1
 
 
@@ -152,10 +152,11 @@ def _command(spec: dict[str, Any], name: str, spec_uri: str, options: Options) -
 
 
 def _failure_rules(*, together: bool) -> list[dict[str, Any]]:
-    """Who retries what: the Job controller a pod whose node was taken away, the supervisor the rest.
+    """Returns the rules by which the Job controller replaces only pods whose node was removed.
 
-    The first rule that fits decides. With `backoffLimit: 0` a pod that no rule fits fails the Job as well.
-    Where several pods train together, one that comes back finds no others: then the whole attempt is started again.
+    The first matching rule decides; with `backoffLimit: 0` a pod that matches none fails the Job as well, and the
+    supervisor starts the next attempt. Where several pods train together, a replaced pod could not rejoin the others,
+    so a lost node fails the whole attempt.
     """
     lost_node = {"action": "FailJob" if together else "Ignore"}
     codes = [UNEXPECTED, BAD_SPEC, BAD_DATA]
@@ -166,9 +167,9 @@ def _failure_rules(*, together: bool) -> list[dict[str, Any]]:
 
 
 def _shortened(text: str, slug: str, limit: int) -> str:
-    """`slug` where it says all that `text` does and fits, else its beginning and a digest of `text`."""
+    """Returns `slug` if it equals `text` and fits, else its beginning and a digest of `text`."""
     if slug == text and len(slug) <= limit:
         return slug
     digest = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]
-    kept = slug[: limit - _DIGEST - 1].rstrip("-_.")
-    return f"{kept}-{digest}" if kept else digest
+    start = slug[: limit - _DIGEST - 1].rstrip("-_.")
+    return f"{start}-{digest}" if start else digest

@@ -1,8 +1,7 @@
-"""The Jobs of ours as the API last told: one list, then one watch, in a thread of their own.
+"""Cache of the launcher's Jobs: one list, then a watch, in a thread.
 
-Knows resource versions and how a watch ends: by itself (go on from where it was), by 410 Gone or an error (list
-again). Knows nothing of what a Job means. The client's `SharedInformer` was not taken: it asks again at once, for ever,
-whatever the API answers.
+A watch that the server ends continues from its last resource version; after 410 Gone or an error the Jobs are listed
+again. The client's `SharedInformer` is not used, because it retries at once and forever whatever the API answers.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ _log = logs.get(__name__)
 
 
 class JobCache:
-    """What is known of the Jobs of a label selector; safe to read from any thread.
+    """Jobs of a label selector as the watch last reported them; safe to read from any thread.
 
     Args:
-        cluster: where they are.
+        cluster: namespace of the Jobs.
         selector: label selector.
-        pause_s: between two watches, and after a first error; doubled for each further one.
-        longest_pause_s: at most; a `Retry-After` counts more.
+        pause_s: seconds between two watches and after a first error; doubled for each further error.
+        longest_pause_s: upper limit of the pause; a longer `Retry-After` is respected.
     """
 
     def __init__(self, cluster: Cluster, selector: str, *, pause_s: float = 0.5, longest_pause_s: float = 30.0) -> None:
@@ -47,7 +46,7 @@ class JobCache:
         self._thread = threading.Thread(target=self._run, name="kubernetes jobs", daemon=True)
 
     def start(self) -> None:
-        """Begins to list and watch."""
+        """Starts listing and watching."""
         self._thread.start()
 
     def close(self) -> None:
@@ -61,21 +60,21 @@ class JobCache:
 
     @property
     def trouble(self) -> str:
-        """Why nothing new is heard; empty while the watch runs."""
+        """Why the cache is not updated; empty while the watch runs."""
         return self._trouble
 
     def get(self, name: str) -> Json | None:
-        """A Job as last heard of. None says that it was not heard of, which is no proof that there is none."""
+        """Returns a Job as last reported, or None; the API server may have a Job that was not reported yet."""
         with self._lock:
             return self._jobs.get(name)
 
     def all(self) -> list[Json]:
-        """Every Job heard of."""
+        """Returns every reported Job."""
         with self._lock:
             return list(self._jobs.values())
 
     def add(self, job: Json) -> None:
-        """Takes in a Job that the API has just answered with, unless the watch was quicker."""
+        """Adds a Job that the API has just returned, unless the watch has reported it already."""
         with self._lock:
             self._jobs.setdefault(job["metadata"]["name"], job)
 
@@ -101,7 +100,7 @@ class JobCache:
                 pause_s = min(2 * pause_s, self._longest_pause_s)
             except Exception:
                 version, wait_s = "", self._longest_pause_s
-                self._trouble = "the watch of Jobs met a fault of ours; the service's log has the trace"
+                self._trouble = "internal error in the watch of Jobs; see the log of the finetuning service"
                 _log.exception("watch_crashed")
             self._stop.wait(wait_s)
 
@@ -113,7 +112,7 @@ class JobCache:
         return version
 
     def _follow(self, version: str) -> str:
-        """Takes in what changes until the server ends the watch; returns the version from which to go on."""
+        """Applies changes until the server ends the watch; returns the resource version from which to continue."""
         self._watch = kubernetes.watch.Watch()
         for kind, job in self._cluster.watch_jobs(self._selector, version, self._watch):
             if self._stop.is_set():

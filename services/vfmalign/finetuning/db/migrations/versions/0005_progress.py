@@ -1,7 +1,9 @@
-"""Structured progress and failures in place of a sentence, and states spelled as in the API."""
+"""Structured progress and failures in place of a sentence; states and stored requests spelled as in the API."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +15,7 @@ branch_labels = None
 depends_on = None
 
 _TABLES = ("jobs", "checks", "experiments")
+_NAMES = {"model": "model_id", "dataset": "dataset_id", "patch_shape_DHW": "patch_shape_dhw"}
 _PHASES = {"QUEUED": "queued", "RUNNING": "starting"}
 
 
@@ -34,11 +37,13 @@ def upgrade() -> None:
             op.get_bind().execute(sa.update(rows).where(rows.c.id == row["id"]).values(values))
         op.drop_column(table, "message")
         op.drop_column(table, "reason")
+        _rename_request(table, _NAMES)
 
 
 def downgrade() -> None:
-    """Restores the sentence."""
+    """Restores the sentence and the former names."""
     for table in _TABLES:
+        _rename_request(table, {new: old for old, new in _NAMES.items()})
         op.add_column(table, sa.Column("message", sa.Text, nullable=False, server_default=""))
         op.add_column(table, sa.Column("reason", sa.String(64), nullable=False, server_default=""))
         rows = _rows(table, "message", "reason")
@@ -60,6 +65,37 @@ def _rows(table: str, *names: str) -> sa.TableClause:
     if table == "jobs":
         columns.append(sa.column("exit_code"))
     return sa.table(table, *columns, sa.column("progress", sa.JSON), sa.column("failure", sa.JSON))
+
+
+def _rename_request(table: str, names: dict[str, str]) -> None:
+    """Renames fields of the stored requests and recomputes their digests."""
+    rows = sa.table(table, sa.column("id"), sa.column("request", sa.JSON), sa.column("request_digest"))
+    connection = op.get_bind()
+    for row_id, request in connection.execute(sa.select(rows.c.id, rows.c.request)).all():
+        # The requests of experiments keep the names of their own fields; their recipes are those of checks.
+        renamed = {key: _rename(value, names) for key, value in request.items()}
+        if table != "experiments":
+            renamed = {names.get(key, key): value for key, value in renamed.items()}
+        values = {"request": renamed, "request_digest": _digest(renamed)}
+        connection.execute(sa.update(rows).where(rows.c.id == row_id).values(values))
+
+
+def _rename(value: Any, names: dict[str, str]) -> Any:
+    """Renames the fields of a recipe. An unset patch shape was null and is an empty list."""
+    if not isinstance(value, dict):
+        return value
+    renamed = {names.get(key, key): item for key, item in value.items()}
+    if renamed.get("patch_shape_dhw", ()) is None:
+        renamed["patch_shape_dhw"] = []
+    if renamed.get("patch_shape_DHW") == []:
+        renamed["patch_shape_DHW"] = None
+    return renamed
+
+
+def _digest(request: dict[str, Any]) -> str:
+    # A copy of `Record.digest` as it was when this migration was written: migrations do not change with the code.
+    canonical = json.dumps(request, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _progress(phase: str, detail: str) -> dict[str, Any]:

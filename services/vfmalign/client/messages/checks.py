@@ -1,0 +1,191 @@
+"""Messages of `AlignmentService`; fields, units and sources are documented in `alignment.proto`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal
+
+from google.protobuf.message import Message
+from pydantic import BeforeValidator, Field, StringConstraints
+
+from vfmalign.client.messages.base import ApiMessage, OptionalSha256
+from vfmalign.client.messages.common import Estimate, Failure, ObjectRef, Progress, SoftwareVersion, State
+from vfmalign.client.messages.jobs import CurvePoint, Recipe, Seed
+from vfmalign.client.messages.mmd import LayerResult
+from vfmalign.core.domain.artifacts import Id, Network
+from vfmalign.v1 import alignment_pb2
+
+CheckId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")]
+VerdictLabel = Literal["gain", "no_clear_gain", "harm", "insufficient_data"]
+
+DEFAULT_PERMUTATIONS = 1_000
+DEFAULT_BOOTSTRAP_RESAMPLES = 2_000
+DEFAULT_INTERVAL_LEVEL = 0.95
+
+
+def _zero_means(default: float) -> BeforeValidator:
+    """Replaces 0, which protobuf sends for an unset number, by the default that the API documents."""
+
+    def replace(value: Any) -> Any:
+        return default if value == 0 else value
+
+    return BeforeValidator(replace)
+
+
+Permutations = Annotated[int, _zero_means(DEFAULT_PERMUTATIONS), Field(ge=1, le=100_000)]
+BootstrapResamples = Annotated[int, _zero_means(DEFAULT_BOOTSTRAP_RESAMPLES), Field(ge=100, le=100_000)]
+IntervalLevel = Annotated[float, _zero_means(DEFAULT_INTERVAL_LEVEL), Field(gt=0.0, lt=1.0)]
+
+
+class CheckSpec(ApiMessage):
+    """A requested check; also stored as the check's request. Numbers that were 0 have their defaults."""
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.CheckSpec
+
+    model_id: Id
+    model_sha256: OptionalSha256 = ""
+    dataset_id: Id
+    dataset_digest: OptionalSha256 = ""
+    task: str
+    layers: tuple[str, ...] = ()
+    recipe: Recipe = Recipe()
+    scratch_recipe: Recipe | None = None
+    specialised_recipe: Recipe | None = None
+    seed: Seed = 0
+    permutations: Permutations = DEFAULT_PERMUTATIONS
+    bootstrap_resamples: BootstrapResamples = DEFAULT_BOOTSTRAP_RESAMPLES
+    interval_level: IntervalLevel = DEFAULT_INTERVAL_LEVEL
+
+
+class CheckStage(ApiMessage):
+    """One stage of a check."""
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.CheckStage
+
+    name: str
+    attempts: int = 0
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    seconds: float = 0.0
+    progress: Progress | None = None
+
+
+class LayerShift(ApiMessage):
+    """How far the features of one layer moved."""
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.LayerShift
+
+    mmd: LayerResult
+    shift_ratio: Estimate = Estimate()
+    paired_similarity: Estimate = Estimate()
+    saturated: bool = False
+
+
+class Gain(ApiMessage):
+    """Relative performance gain over one baseline."""
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.Gain
+
+    relative_percent: Estimate = Estimate()
+    absolute: Estimate = Estimate()
+    score: float = 0.0
+    baseline: float = 0.0
+
+
+class Convergence(ApiMessage):
+    """How fast validation converged."""
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.Convergence
+
+    steps_to_95: Estimate = Estimate()
+    steps_to_baseline: Estimate = Estimate()
+    censored: bool = False
+    steps: int = 0
+
+
+class Metric(ApiMessage):
+    """A metric and its meaning."""
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.Metric
+
+    name: str
+    unit: str = ""
+    higher_is_better: bool
+    floor: float = 0.0
+    empty_mask: str = ""
+    of_set: str = ""
+
+
+class Curve(ApiMessage):
+    """Learning curve of one network."""
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.Curve
+
+    network: Network
+    points: tuple[CurvePoint, ...] = ()
+    selected_step: int = 0
+
+
+class Probe(ApiMessage):
+    """Shift and validation score at one step of the pretrained network's training."""
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.Probe
+
+    step: int
+    shift: Estimate = Estimate()
+    validation_score: float = 0.0
+
+
+class CheckMeasure(ApiMessage):
+    """A measure of the primary layer beside MMD²."""
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.CheckMeasure
+
+    name: str
+    value: Estimate = Estimate()
+    meaning: str = ""
+
+
+class CheckResult(ApiMessage):
+    """Outcome of a check."""
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.CheckResult
+
+    verdict: VerdictLabel
+    verdict_reason: str = ""
+    shifts: tuple[LayerShift, ...] = ()
+    primary_layer: str
+    rpg_specialised: Gain
+    rpg_scratch: Gain
+    metric: Metric
+    convergence: Convergence
+    curves: tuple[Curve, ...] = ()
+    weight_change: float = 0.0
+    test_groups: int = 0
+    held_out: bool = False
+    cautions: tuple[str, ...] = ()
+    report_json: ObjectRef
+    report_html: ObjectRef
+    software: tuple[SoftwareVersion, ...] = ()
+    gain_naive_baseline: Gain | None = None
+    naive_baseline: str = ""
+    naive_baseline_not_beaten: bool = False
+    probes: tuple[Probe, ...] = ()
+    measures: tuple[CheckMeasure, ...] = ()
+
+
+class Check(ApiMessage):
+    """A check with its current state."""
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.Check
+
+    check_id: str
+    spec: CheckSpec
+    state: State
+    progress: Progress = Progress()
+    create_time: datetime
+    end_time: datetime | None = None
+    stages: tuple[CheckStage, ...] = ()
+    job_ids: tuple[str, ...] = ()
+    failure: Failure | None = None
+    result: CheckResult | None = None

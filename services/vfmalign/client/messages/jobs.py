@@ -1,0 +1,95 @@
+"""Messages of `FineTuningService`; fields and units are documented in `finetuning.proto`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, ClassVar, Literal
+
+from google.protobuf.message import Message
+from pydantic import Field, StringConstraints, field_validator
+
+from vfmalign.client.messages.base import ApiMessage, OptionalSha256
+from vfmalign.client.messages.common import Failure, ObjectRef, Progress, State
+from vfmalign.core.domain.artifacts import Id, Network, Objective
+from vfmalign.v1 import finetuning_pb2
+
+JobKind = Literal["pretrain", "finetune"]
+OptionalId = Annotated[str, StringConstraints(pattern=r"^([a-z0-9][a-z0-9_.-]{0,127})?$")]
+"""An id, or empty for the default."""
+JobId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,99}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Recipe(ApiMessage):
+    """A preset and the fields that replace the preset's; None keeps the preset's value."""
+
+    PROTO: ClassVar[type[Message]] = finetuning_pb2.Recipe
+
+    preset: str = ""
+    epochs: int | None = Field(default=None, ge=1, le=10_000)
+    steps_per_epoch: int | None = Field(default=None, ge=1, le=100_000)
+    batch_size: int | None = Field(default=None, ge=1, le=1024)
+    learning_rate: float | None = Field(default=None, ge=0.0, le=10.0)
+    weight_decay: float | None = Field(default=None, ge=0.0, le=10.0)
+    layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
+    encoder_rate: float | None = Field(default=None, ge=0.0, le=1.0)
+    warmup_fraction: float | None = Field(default=None, ge=0.0, le=1.0)
+    patch_shape_dhw: tuple[int, ...] = ()
+    probe_steps: tuple[int, ...] = ()
+
+    @field_validator("patch_shape_dhw")
+    @classmethod
+    def _check_axes(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if len(shape) not in {0, 3}:
+            raise ValueError(f"expected no size or 3 sizes, got {len(shape)}")
+        return shape
+
+
+class JobSpec(ApiMessage):
+    """A requested job; also stored as the job's request."""
+
+    PROTO: ClassVar[type[Message]] = finetuning_pb2.JobSpec
+
+    kind: JobKind
+    dataset_id: Id
+    dataset_digest: OptionalSha256 = ""
+    architecture: str = ""
+    objective: Objective = "supervised"
+    network: Network = "pretrained"
+    model_id: OptionalId = ""
+    model_sha256: OptionalSha256 = ""
+    task: str = ""
+    recipe: Recipe = Recipe()
+    seed: Seed = 0
+    publish_as: OptionalId = ""
+
+
+class CurvePoint(ApiMessage):
+    """One point of a learning curve; `train_loss` is None before training."""
+
+    PROTO: ClassVar[type[Message]] = finetuning_pb2.CurvePoint
+
+    epoch: int
+    step: int
+    train_loss: float | None = None
+    validation_score: float
+    elapsed_seconds: float = 0.0
+
+
+class Job(ApiMessage):
+    """A job with its current state."""
+
+    PROTO: ClassVar[type[Message]] = finetuning_pb2.Job
+
+    job_id: str
+    spec: JobSpec
+    state: State
+    attempts: int = 0
+    create_time: datetime
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    progress: Progress = Progress()
+    curve: tuple[CurvePoint, ...] = ()
+    failure: Failure | None = None
+    result: ObjectRef | None = None
+    encoder_model_id: str = ""

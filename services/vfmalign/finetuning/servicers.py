@@ -1,0 +1,123 @@
+"""Shared parts of the servicers of jobs, checks and experiments."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import grpc
+from google.protobuf.descriptor import EnumDescriptor
+from pydantic import TypeAdapter, ValidationError
+
+from vfmalign.client.messages.base import ApiMessage, enum_labels
+from vfmalign.core.domain.errors import BadOption, Unavailable
+from vfmalign.finetuning.db.pagination import PageRequest
+from vfmalign.finetuning.db.repository import LifecycleRepository, Operation
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Item = TypeVar("Item", bound=Operation)
+
+
+class Watching:
+    """The pause between two polls of a watching call, and the end of all such calls when the service drains."""
+
+    def __init__(self, poll_s: float) -> None:
+        self._poll_s = poll_s
+        self._ended = asyncio.Event()
+
+    async def pause(self) -> None:
+        """Waits for one polling interval.
+
+        Raises:
+            Unavailable: the service is shutting down.
+        """
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), self._poll_s)
+            raise Unavailable("the service is shutting down", subject="finetuning", remedy="watch again later")
+
+    async def end(self) -> None:
+        """Ends every watching call."""
+        self._ended.set()
+
+
+class OperationServicer(Generic[Item]):
+    """What the calls of the three servicers do alike; the calls themselves differ in their messages only.
+
+    Args:
+        repository: of the operations.
+        watching: paces watching calls and ends them with the service.
+        wake: called after a change that the reconciler should see at once.
+    """
+
+    def __init__(
+        self, repository: LifecycleRepository[Any, Item], *, watching: Watching, wake: Callable[[], None] = lambda: None
+    ) -> None:
+        self._repository = repository
+        self._watching = watching
+        self._wake = wake
+
+    def _convert(self, item: Item, *, whole: bool = True) -> ApiMessage:
+        """Converts an operation to its message; lists leave out the large fields (`whole` is False)."""
+        raise NotImplementedError
+
+    async def _pack(self, item: Item, *, whole: bool = True) -> Any:
+        record = await asyncio.to_thread(self._convert, item, whole=whole)
+        return record.to_proto()
+
+    async def _get(self, item_id: str) -> Any:
+        return await self._pack(await asyncio.to_thread(self._repository.get, item_id))
+
+    async def _list(self, request: Any, states: EnumDescriptor) -> tuple[list[Any], str]:
+        """Returns one page of messages and the token of the next page."""
+        query = PageRequest(request.page_size, request.page_token, parse_states(request.states, states))
+        page = await asyncio.to_thread(self._repository.list, query)
+        return [await self._pack(item, whole=False) for item in page.items], page.next_token
+
+    async def _cancel(self, item_id: str) -> Any:
+        item = await asyncio.to_thread(self._repository.cancel, item_id)
+        self._wake()
+        return await self._pack(item)
+
+    async def _watch(self, item_id: str) -> AsyncIterator[Any]:
+        """Yields the message at every change until the operation has ended."""
+        sent = None
+        while True:
+            message = await self._get(item_id)
+            if message != sent:
+                yield message
+                sent = message
+            if message.HasField("end_time"):
+                return
+            await self._watching.pause()
+
+
+def parse_id(kind: Any, text: str, field: str) -> str:
+    """Validates an id that a client chose.
+
+    Raises:
+        BadOption: it has another form.
+    """
+    try:
+        name: str = TypeAdapter(kind).validate_python(text)
+    except ValidationError as error:
+        raise BadOption(
+            "not an id",
+            field=field,
+            remedy="use lower-case letters, digits, `_`, `.` and `-`, and begin with a letter or digit",
+        ) from error
+    return name
+
+
+def parse_states(states: Sequence[int], enum: EnumDescriptor) -> tuple[str, ...]:
+    """Returns the labels of the states of a list's filter.
+
+    Raises:
+        BadOption: a state is unspecified or unknown.
+    """
+    labels = dict(zip((value.number for value in enum.values if value.number), enum_labels(enum), strict=True))
+    for state in states:
+        if state not in labels:
+            raise BadOption(f"unknown state {state}", field="states", remedy="leave the list empty for all states")
+    return tuple(labels[state] for state in states)

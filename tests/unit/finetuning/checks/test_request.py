@@ -1,0 +1,89 @@
+"""Requested checks: defaults, rules and the recipes of the three trainings."""
+
+import json
+
+import pytest
+
+from vfmalign.client.messages.checks import CheckId, CheckSpec
+from vfmalign.client.messages.jobs import Recipe
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.recipes import recipe_for
+from vfmalign.finetuning.checks.request import check_spec, get_recipe, is_same_spec
+from vfmalign.finetuning.servicers import parse_id
+from vfmalign.v1 import alignment_pb2, finetuning_pb2
+
+
+def make_spec(**fields):
+    return CheckSpec(model_id="vfm", dataset_id="demo", task="segmentation", **fields)
+
+
+def test_a_field_that_is_set_replaces_the_presets_and_no_other():
+    spec = make_spec(recipe=Recipe(preset="demo", learning_rate=0.0))
+    preset = recipe_for("pretrained", "segmentation", "demo")
+    assert get_recipe(spec, "pretrained") == preset.model_copy(update={"learning_rate": 0.0})
+
+
+def test_baselines_share_the_budget_and_keep_their_own_rates():
+    spec = make_spec(
+        recipe=Recipe(preset="demo", epochs=3, batch_size=5, learning_rate=0.5, patch_shape_dhw=(8, 32, 32))
+    )
+    for network in ("scratch", "specialised"):
+        own, preset = get_recipe(spec, network), recipe_for(network, "segmentation", "demo")
+        assert (own.epochs, own.batch_size, own.patch_shape_DHW) == (3, 5, (8, 32, 32))
+        assert own.steps_per_epoch == get_recipe(spec, "pretrained").steps_per_epoch
+        assert (own.learning_rate, own.layer_decay) == (preset.learning_rate, 1.0)
+
+
+def test_a_baselines_own_recipe_is_followed():
+    spec = make_spec(recipe=Recipe(epochs=3), scratch_recipe=Recipe(preset="demo", epochs=7))
+    assert get_recipe(spec, "scratch").epochs == 7
+    assert get_recipe(spec, "specialised").epochs == 3
+
+
+def test_only_the_pretrained_network_of_a_check_is_probed():
+    spec = make_spec(recipe=Recipe(preset="demo", probe_steps=(16, 48)))
+    check_spec(spec)
+    assert get_recipe(spec, "pretrained").probe_steps == (16, 48)
+    assert get_recipe(spec, "scratch").probe_steps == get_recipe(spec, "specialised").probe_steps == ()
+    for name in ("scratch_recipe", "specialised_recipe"):
+        with pytest.raises(BadOption, match="only the pretrained network") as caught:
+            check_spec(make_spec(recipe=spec.recipe, **{name: Recipe(probe_steps=(16,))}))
+        assert caught.value.field == f"{name}.probe_steps"
+    with pytest.raises(BadOption, match="no validation after step 20"):
+        check_spec(make_spec(recipe=Recipe(preset="demo", probe_steps=(20,))))
+
+
+def test_zeros_take_the_defaults_that_the_api_states():
+    spec = CheckSpec.from_proto(alignment_pb2.CheckSpec(model_id="vfm", dataset_id="demo", task="segmentation"))
+    assert (spec.permutations, spec.bootstrap_resamples, spec.interval_level) == (1000, 2000, 0.95)
+    assert spec.scratch_recipe is None
+    assert spec.recipe == Recipe()
+
+
+def test_a_patch_shape_has_three_axes():
+    recipe = finetuning_pb2.Recipe(patch_shape_dhw=[8, 8])
+    message = alignment_pb2.CheckSpec(model_id="m", dataset_id="d", task="segmentation", recipe=recipe)
+    with pytest.raises(BadOption, match="expected no size or 3 sizes, got 2") as caught:
+        CheckSpec.from_proto(message, "spec")
+    assert caught.value.field == "spec.recipe.patch_shape_dhw"
+
+
+def test_a_stored_spec_of_an_earlier_version_is_the_same_spec():
+    spec = make_spec(permutations=50, recipe=Recipe(epochs=3), scratch_recipe=Recipe(patch_shape_dhw=(8, 16, 16)))
+    former = spec.model_dump(mode="json")
+    for old, new in (("model", "model_id"), ("dataset", "dataset_id"), ("relabellings", "permutations")):
+        former[old] = former.pop(new)
+    for recipe in (former["recipe"], former["scratch_recipe"]):
+        recipe["patch_shape_DHW"] = recipe.pop("patch_shape_dhw") or None
+    assert is_same_spec(spec.to_json(), spec)
+    assert is_same_spec(json.dumps(former).encode(), spec)
+    assert not is_same_spec(json.dumps(former | {"seed": 1}).encode(), spec)
+    assert not is_same_spec(b"{}", spec)
+
+
+@pytest.mark.parametrize("text", ["", "UPPER", "a/b", "..", "x" * 81, "SURNAME^GIVEN"])
+def test_ids_of_another_form_are_rejected(text):
+    with pytest.raises(BadOption) as caught:
+        parse_id(CheckId, text, "check_id")
+    assert caught.value.field == "check_id"
+    assert "SURNAME" not in str(caught.value)
