@@ -67,8 +67,8 @@ async def run(settings: FinetuningSettings) -> None:
         experiments=experiments,
         checks=checks,
         store=store,
-        conclude=ReportWriter(checks, store).write,
-        places=max(1, settings.reconciler.max_checks - 1),
+        write_report=ReportWriter(checks, store).write,
+        max_checks=max(1, settings.reconciler.max_checks - 1),
         poll_s=settings.reconciler.poll_s,
     )
 

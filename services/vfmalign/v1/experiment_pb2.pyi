@@ -55,13 +55,13 @@ class ExperimentSpec(_message.Message):
     def __init__(self, model_ids: _Optional[_Iterable[str]] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., seeds: _Optional[_Iterable[int]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., max_running: _Optional[int] = ..., title: _Optional[str] = ...) -> None: ...
 
 class ExperimentCell(_message.Message):
-    __slots__ = ("model_id", "task", "seed", "check_id", "state", "status", "end_time", "failure")
+    __slots__ = ("model_id", "task", "seed", "check_id", "state", "progress", "end_time", "failure")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     CHECK_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
-    STATUS_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     model_id: str
@@ -69,10 +69,10 @@ class ExperimentCell(_message.Message):
     seed: int
     check_id: str
     state: _alignment_pb2.CheckState
-    status: str
+    progress: _common_pb2.Progress
     end_time: _timestamp_pb2.Timestamp
     failure: _finetuning_pb2.Failure
-    def __init__(self, model_id: _Optional[str] = ..., task: _Optional[str] = ..., seed: _Optional[int] = ..., check_id: _Optional[str] = ..., state: _Optional[_Union[_alignment_pb2.CheckState, str]] = ..., status: _Optional[str] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failure: _Optional[_Union[_finetuning_pb2.Failure, _Mapping]] = ...) -> None: ...
+    def __init__(self, model_id: _Optional[str] = ..., task: _Optional[str] = ..., seed: _Optional[int] = ..., check_id: _Optional[str] = ..., state: _Optional[_Union[_alignment_pb2.CheckState, str]] = ..., progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failure: _Optional[_Union[_finetuning_pb2.Failure, _Mapping]] = ...) -> None: ...
 
 class ExperimentCounts(_message.Message):
     __slots__ = ("queued", "running", "succeeded", "failed", "cancelled")
@@ -89,17 +89,16 @@ class ExperimentCounts(_message.Message):
     def __init__(self, queued: _Optional[int] = ..., running: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., cancelled: _Optional[int] = ...) -> None: ...
 
 class Experiment(_message.Message):
-    __slots__ = ("experiment_id", "spec", "state", "status", "create_time", "start_time", "end_time", "cells", "counts", "progress", "failure", "report_json", "report_html", "cells_csv")
+    __slots__ = ("experiment_id", "spec", "state", "progress", "create_time", "start_time", "end_time", "cells", "counts", "failure", "report_json", "report_html", "cells_csv")
     EXPERIMENT_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
-    STATUS_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
     CELLS_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
-    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     REPORT_JSON_FIELD_NUMBER: _ClassVar[int]
     REPORT_HTML_FIELD_NUMBER: _ClassVar[int]
@@ -107,18 +106,17 @@ class Experiment(_message.Message):
     experiment_id: str
     spec: ExperimentSpec
     state: ExperimentState
-    status: str
+    progress: _common_pb2.Progress
     create_time: _timestamp_pb2.Timestamp
     start_time: _timestamp_pb2.Timestamp
     end_time: _timestamp_pb2.Timestamp
     cells: _containers.RepeatedCompositeFieldContainer[ExperimentCell]
     counts: ExperimentCounts
-    progress: _common_pb2.Progress
     failure: _finetuning_pb2.Failure
     report_json: _common_pb2.ObjectRef
     report_html: _common_pb2.ObjectRef
     cells_csv: _common_pb2.ObjectRef
-    def __init__(self, experiment_id: _Optional[str] = ..., spec: _Optional[_Union[ExperimentSpec, _Mapping]] = ..., state: _Optional[_Union[ExperimentState, str]] = ..., status: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cells: _Optional[_Iterable[_Union[ExperimentCell, _Mapping]]] = ..., counts: _Optional[_Union[ExperimentCounts, _Mapping]] = ..., progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., failure: _Optional[_Union[_finetuning_pb2.Failure, _Mapping]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., cells_csv: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
+    def __init__(self, experiment_id: _Optional[str] = ..., spec: _Optional[_Union[ExperimentSpec, _Mapping]] = ..., state: _Optional[_Union[ExperimentState, str]] = ..., progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cells: _Optional[_Iterable[_Union[ExperimentCell, _Mapping]]] = ..., counts: _Optional[_Union[ExperimentCounts, _Mapping]] = ..., failure: _Optional[_Union[_finetuning_pb2.Failure, _Mapping]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., cells_csv: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
 
 class CreateExperimentRequest(_message.Message):
     __slots__ = ("experiment_id", "spec")

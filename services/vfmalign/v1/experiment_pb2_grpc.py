@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class ExperimentServiceStub:
-    """Runs experiments: creates their checks under a limit, waits for them, and asks of all together whether the shift goes with
-    the gain.
+    """Runs experiments: creates their checks under a limit, waits for them, and analyses over all of them whether the shift goes
+    with the gain.
     """
 
     def __init__(self, channel):
@@ -64,13 +64,13 @@ class ExperimentServiceStub:
 
 
 class ExperimentServiceServicer:
-    """Runs experiments: creates their checks under a limit, waits for them, and asks of all together whether the shift goes with
-    the gain.
+    """Runs experiments: creates their checks under a limit, waits for them, and analyses over all of them whether the shift goes
+    with the gain.
     """
 
     def CreateExperiment(self, request, context):
         """Creates an experiment and returns at once. The same id with the same body returns the first experiment; with another body
-        ALREADY_EXISTS. Models and dataset must exist, and every model must see what every task is about.
+        ALREADY_EXISTS. Models and dataset must exist, and every model's input must have the channels that every task requires.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,8 +141,8 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ExperimentService:
-    """Runs experiments: creates their checks under a limit, waits for them, and asks of all together whether the shift goes with
-    the gain.
+    """Runs experiments: creates their checks under a limit, waits for them, and analyses over all of them whether the shift goes
+    with the gain.
     """
 
     @staticmethod

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ExperimentServiceStub:
-    """Runs experiments: creates their checks under a limit, waits for them, and asks of all together whether the shift goes with
-    the gain.
+    """Runs experiments: creates their checks under a limit, waits for them, and analyses over all of them whether the shift goes
+    with the gain.
     """
 
     @_typing.overload
@@ -37,7 +37,7 @@ class ExperimentServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ExperimentServiceAsyncStub: ...
     CreateExperiment: _grpc.UnaryUnaryMultiCallable[_experiment_pb2.CreateExperimentRequest, _experiment_pb2.CreateExperimentResponse]
     """Creates an experiment and returns at once. The same id with the same body returns the first experiment; with another body
-    ALREADY_EXISTS. Models and dataset must exist, and every model must see what every task is about.
+    ALREADY_EXISTS. Models and dataset must exist, and every model's input must have the channels that every task requires.
     """
     GetExperiment: _grpc.UnaryUnaryMultiCallable[_experiment_pb2.GetExperimentRequest, _experiment_pb2.GetExperimentResponse]
     """Returns one experiment."""
@@ -50,14 +50,14 @@ class ExperimentServiceStub:
 
 @_typing.type_check_only
 class ExperimentServiceAsyncStub(ExperimentServiceStub):
-    """Runs experiments: creates their checks under a limit, waits for them, and asks of all together whether the shift goes with
-    the gain.
+    """Runs experiments: creates their checks under a limit, waits for them, and analyses over all of them whether the shift goes
+    with the gain.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateExperiment: _aio.UnaryUnaryMultiCallable[_experiment_pb2.CreateExperimentRequest, _experiment_pb2.CreateExperimentResponse]  # type: ignore[assignment]
     """Creates an experiment and returns at once. The same id with the same body returns the first experiment; with another body
-    ALREADY_EXISTS. Models and dataset must exist, and every model must see what every task is about.
+    ALREADY_EXISTS. Models and dataset must exist, and every model's input must have the channels that every task requires.
     """
     GetExperiment: _aio.UnaryUnaryMultiCallable[_experiment_pb2.GetExperimentRequest, _experiment_pb2.GetExperimentResponse]  # type: ignore[assignment]
     """Returns one experiment."""
@@ -69,8 +69,8 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     """Streams the experiment at every change until it has ended."""
 
 class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Runs experiments: creates their checks under a limit, waits for them, and asks of all together whether the shift goes with
-    the gain.
+    """Runs experiments: creates their checks under a limit, waits for them, and analyses over all of them whether the shift goes
+    with the gain.
     """
 
     @_abc_1.abstractmethod
@@ -80,7 +80,7 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_experiment_pb2.CreateExperimentResponse, _abc.Awaitable[_experiment_pb2.CreateExperimentResponse]]:
         """Creates an experiment and returns at once. The same id with the same body returns the first experiment; with another body
-        ALREADY_EXISTS. Models and dataset must exist, and every model must see what every task is about.
+        ALREADY_EXISTS. Models and dataset must exist, and every model's input must have the channels that every task requires.
         """
 
     @_abc_1.abstractmethod

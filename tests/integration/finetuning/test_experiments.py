@@ -83,7 +83,7 @@ async def test_a_experiment_runs_every_cell_and_ends_with_its_report(service, st
     watched = [event.experiment async for event in events]
     experiment = watched[-1]
     assert experiment.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, experiment
-    assert experiment.status == "finished"
+    assert experiment.progress.detail == "finished"
     assert [(cell.model_id, cell.task, cell.seed) for cell in experiment.cells] == [
         (model, task, 1) for task in TASKS for model in MODELS
     ]
@@ -138,7 +138,7 @@ async def test_a_failed_cell_is_listed_and_does_not_stop_the_others(service, sto
     name = await create(service, "partly", seeds=[1, 3])
     experiment = await finish(service, name)
     assert experiment.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, experiment
-    assert experiment.status == "finished; 4 of 8 cells have no result"
+    assert experiment.progress.detail == "finished; 4 of 8 cells have no result"
     failed = [cell for cell in experiment.cells if cell.state == alignment_pb2.CHECK_STATE_FAILED]
     assert {cell.seed for cell in failed} == {3}
     assert {cell.failure.reason for cell in failed} == {"BAD_VOLUME"}

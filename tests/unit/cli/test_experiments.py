@@ -19,7 +19,7 @@ from vfmalign.core.domain.artifacts import is_id
 from vfmalign.core.domain.tasks import TASKS
 from vfmalign.finetuning.checks.request import check_spec, get_recipe
 from vfmalign.models.registry import ARCHITECTURES
-from vfmalign.v1 import alignment_pb2, experiment_pb2, finetuning_pb2
+from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, finetuning_pb2
 
 Show = Callable[[list[RenderableType]], str]
 Said = Callable[[], list[str]]
@@ -28,9 +28,7 @@ Said = Callable[[], list[str]]
 @pytest.fixture
 def experiment() -> experiment_pb2.Experiment:
     """One cell that succeeded, one that failed, one that runs and one that waits."""
-    found = experiment_pb2.Experiment(
-        experiment_id="s1", state=experiment_pb2.EXPERIMENT_STATE_RUNNING, status="2 of 4 checks have ended"
-    )
+    found = experiment_pb2.Experiment(experiment_id="s1", state=experiment_pb2.EXPERIMENT_STATE_RUNNING)
     states = (
         alignment_pb2.CHECK_STATE_SUCCEEDED, alignment_pb2.CHECK_STATE_FAILED, alignment_pb2.CHECK_STATE_RUNNING,
         alignment_pb2.CHECK_STATE_QUEUED,
@@ -42,10 +40,11 @@ def experiment() -> experiment_pb2.Experiment:
             seed=number,
             check_id=f"c{number}",
             state=state,
-            status=f"status {number}",
+            progress=common_pb2.Progress(detail=f"status {number}"),
         )
     found.cells[1].failure.CopyFrom(finetuning_pb2.Failure(reason="BAD_VOLUME", message="not a volume"))
     found.progress.done, found.progress.total, found.progress.unit = 2, 4, "check"
+    found.progress.detail = "2 of 4 checks have ended"
     return found
 
 

@@ -173,7 +173,7 @@ def rehearse(target: Target, directory: StateDirectory, output: Output, plan: Re
         with View(output) as view:
             experiment = target.run(lambda client: follow_experiment(client, plan.experiment, view))
     if label(experiment, "state") != "succeeded":
-        raise to_error(plan.experiment, experiment.failure, experiment.status, directory)
+        raise to_error(plan.experiment, experiment.failure, experiment.progress.detail, directory)
     output.note(
         f"the data are kept in {directory.path}; `vfmalign up --home {directory.path}` starts the stack again", "dim"
     )

@@ -96,7 +96,7 @@ def show_other_cells(experiment: experiment_pb2.Experiment, results: Results) ->
     for cell in experiment.cells:
         if cell.check_id not in results:
             state = styled_state(label(cell, "state"))
-            table.add_row(cell.check_id, cell.task, cell.model_id, str(cell.seed), state, cell.status)
+            table.add_row(cell.check_id, cell.task, cell.model_id, str(cell.seed), state, cell.progress.detail)
     return table
 
 
@@ -111,7 +111,7 @@ def _show_head(experiment: experiment_pb2.Experiment) -> Text:
     head = Text.assemble(f"Experiment {experiment.experiment_id}: ", styled_state(label(experiment, "state")))
     if experiment.HasField("failure"):
         return head.append(f"\n{experiment.failure.reason}: {experiment.failure.message}")
-    return head.append(f"\n{experiment.status}")
+    return head.append(f"\n{experiment.progress.detail}")
 
 
 def _show_remarks(results: Results) -> list[RenderableType]:

@@ -165,7 +165,7 @@ class View:
     ) -> None:
         """Show one line for a cell of an experiment that has ended."""
         state = label(cell, "state")
-        outcome = _summarise(result) if result is not None else f"{state}: {cell.status}"
+        outcome = _summarise(result) if result is not None else f"{state}: {cell.progress.detail}"
         name = f"{cell.task:<16} {cell.model_id}  seed {cell.seed}"
         self.output.note(f"{_MARKS.get(state, ' ')} {number:>3}/{total}  {name}  {outcome}", _STYLES.get(state, ""))
 
@@ -175,7 +175,7 @@ class View:
         self.show_bar("experiment", None if ended else "checks", experiment.progress)
         for cell in experiment.cells:
             running = not ended and label(cell, "state") == "running"
-            description = f"{cell.task} {cell.model_id} {cell.seed}: {cell.status}"
+            description = f"{cell.task} {cell.model_id} {cell.seed}: {cell.progress.detail}"
             self.show_bar(cell.check_id, description if running else None, None)
 
     def show_bar(self, key: str, description: str | None, progress: Progress | common_pb2.Progress | None) -> None:

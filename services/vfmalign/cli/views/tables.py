@@ -191,7 +191,7 @@ def list_experiments(experiments: Iterable[experiment_pb2.Experiment]) -> Table:
             f"{experiment.progress.done}/{experiment.progress.total}",
             experiment.spec.dataset_id,
             format_time(experiment.create_time),
-            experiment.status,
+            experiment.progress.detail,
         )
     return table
 

@@ -144,7 +144,7 @@ class ExperimentRow(LifecycleRow):
 
     __tablename__ = "experiments"
 
-    fixed: Mapped[dict[str, Any]]
+    pinned_inputs: Mapped[dict[str, Any]]
     report: Mapped[dict[str, Any] | None]
 
 

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from vfmalign.client.messages.common import STATES, TERMINAL_STATES, State
+from vfmalign.client.messages.common import STATES, TERMINAL_STATES, Failure, Progress, State
 from vfmalign.finetuning.checks.repository import CheckRepository, Summary
 from vfmalign.finetuning.experiments.repository import Experiment
-from vfmalign.finetuning.experiments.request import ExperimentCell
+from vfmalign.finetuning.experiments.request import PlannedCell
+
+_QUEUED = Progress(phase="queued", detail="waiting to begin")
+_NOT_BEGUN = Progress(phase="finished", detail="the experiment ended before the check began")
 
 
 @dataclass(frozen=True)
@@ -19,15 +22,15 @@ class CellStatus:
 
     Attributes:
         begun: whether its check exists and belongs to this experiment.
-        message: one sentence on what it is doing or waiting for, or why it failed.
-        reason: UPPER_SNAKE_CASE reason of a failure, else empty.
+        progress: what its check is doing or waiting for.
+        failure: set if the cell failed.
     """
 
-    cell: ExperimentCell
+    cell: PlannedCell
     begun: bool
     state: State
-    message: str
-    reason: str = ""
+    progress: Progress
+    failure: Failure | None = None
     finished_at: datetime | None = None
 
     @property
@@ -57,19 +60,15 @@ def describe_progress(cells: Sequence[CellStatus]) -> str:
     return ", ".join([f"{finished} of {len(cells)} checks have ended", *others])
 
 
-def _get_cell_status(experiment: Experiment, cell: ExperimentCell, summary: Summary | None) -> CellStatus:
+def _get_cell_status(experiment: Experiment, cell: PlannedCell, summary: Summary | None) -> CellStatus:
     if summary is None:
         if experiment.finished:
-            return CellStatus(cell, False, "cancelled", "the experiment ended before the check began")
-        return CellStatus(cell, False, "queued", "waiting to begin")
+            return CellStatus(cell, False, "cancelled", _NOT_BEGUN)
+        return CellStatus(cell, False, "queued", _QUEUED)
     if summary.request_digest != cell.request_digest:
+        message = f"{cell.check_id}: a check of this id was created with another body; give the experiment another id"
+        failure = Failure(reason="ALREADY_EXISTS", message=message)
         return CellStatus(
-            cell,
-            False,
-            "failed",
-            f"{cell.check_id}: a check of this id was created with another body; give the experiment another id",
-            "ALREADY_EXISTS",
-            summary.finished_at,
+            cell, False, "failed", Progress(phase="finished", detail=message), failure, summary.finished_at
         )
-    reason = summary.failure.reason if summary.failure is not None else ""
-    return CellStatus(cell, True, summary.state, summary.progress.detail, reason, summary.finished_at)
+    return CellStatus(cell, True, summary.state, summary.progress, summary.failure, summary.finished_at)

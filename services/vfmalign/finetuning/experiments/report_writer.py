@@ -51,15 +51,15 @@ class ReportWriter:
             return self._get_refs(experiment.id)
         except NotFound:
             pass
-        request = experiment.request
+        spec = experiment.spec
         report = analyse_cells(
             experiment.id,
-            request.title or experiment.id,
+            spec.title or experiment.id,
             [self._read_cell(cell) for cell in cells if cell.state == "succeeded"],
             [_make_missing_cell(cell) for cell in cells if cell.state != "succeeded"],
-            seed=request.seeds[0],
-            resamples=request.bootstrap_resamples,
-            level=request.interval_level,
+            seed=spec.seeds[0],
+            resamples=spec.bootstrap_resamples,
+            level=spec.interval_level,
         )
         # report.json is written last, because its existence means that the report is complete.
         files = {"cells.csv": to_csv(report), "report.html": render(report), REPORT: report.to_json()}
@@ -100,5 +100,5 @@ class ReportWriter:
 
 def _make_missing_cell(status: CellStatus) -> MissingCell:
     cell = status.cell
-    reason = status.message if status.state == "failed" else f"its check is {status.state}"
+    reason = status.failure.message if status.failure is not None else f"its check is {status.state}"
     return MissingCell(model=cell.model, task=cell.task, seed=cell.seed, check=cell.check_id, reason=reason)

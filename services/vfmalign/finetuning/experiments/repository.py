@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from vfmalign.client.messages.common import Progress
+from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.core.domain.artifacts import Record
 from vfmalign.finetuning.db.database import ExperimentRow, now
 from vfmalign.finetuning.db.repository import LifecycleRepository, Operation, StoredRef, common_fields
-from vfmalign.finetuning.experiments.request import ExperimentCell, ExperimentRequest, Fixed, expand
+from vfmalign.finetuning.experiments.request import PinnedInputs, PlannedCell, plan_cells
 
 
 class ExperimentRefs(Record):
@@ -26,18 +27,19 @@ class Experiment(Operation):
     """An experiment with its current state.
 
     Attributes:
-        fixed: digests of the inputs of its checks.
+        spec: the request, with defaults filled in.
+        pinned: digests of the inputs of its checks.
         report: set when it succeeded.
     """
 
-    request: ExperimentRequest
-    fixed: Fixed
+    spec: ExperimentSpec
+    pinned: PinnedInputs
     report: ExperimentRefs | None
 
     @property
-    def cells(self) -> tuple[ExperimentCell, ...]:
-        """Its cells in the order in which they are begun."""
-        return expand(self.id, self.request, self.fixed)
+    def cells(self) -> tuple[PlannedCell, ...]:
+        """Its cells, in the order in which they begin."""
+        return plan_cells(self.id, self.spec, self.pinned)
 
 
 class ExperimentRepository(LifecycleRepository[ExperimentRow, Experiment]):
@@ -48,14 +50,14 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, Experiment]):
     list_rpc = "ListExperiments"
     stopping = "cancelling: waiting for its checks to end"
 
-    def create(self, experiment_id: str, request: ExperimentRequest, fixed: Fixed) -> Experiment:
-        """Adds an experiment; the same id and request again returns the first, with the inputs pinned then.
+    def create(self, experiment_id: str, spec: ExperimentSpec, pinned: PinnedInputs) -> Experiment:
+        """Adds an experiment; the same id and spec again returns the first, with the inputs pinned then.
 
         Raises:
             Conflict: the id was used with another request.
         """
-        row = ExperimentRow(id=experiment_id, fixed=fixed.model_dump(mode="json"))
-        return self._insert(row, request, "waiting to begin")
+        row = ExperimentRow(id=experiment_id, pinned_inputs=pinned.model_dump(mode="json"))
+        return self._insert(row, spec, "waiting to begin")
 
     def active(self) -> tuple[Experiment, ...]:
         """Returns experiments that are not finished, oldest first."""
@@ -85,7 +87,7 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, Experiment]):
     def _to_item(self, row: ExperimentRow) -> Experiment:
         return Experiment(
             **common_fields(row),
-            request=ExperimentRequest.model_validate(row.request),
-            fixed=Fixed.model_validate(row.fixed),
+            spec=ExperimentSpec.model_validate(row.request),
+            pinned=PinnedInputs.model_validate(row.pinned_inputs),
             report=None if row.report is None else ExperimentRefs.model_validate(row.report),
         )

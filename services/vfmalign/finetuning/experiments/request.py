@@ -1,8 +1,4 @@
-"""What an experiment is asked for, and the checks that it comes down to.
-
-Knows ids, cells and limits, and reads cards and the dataset through the store. Knows nothing of protobuf, databases or
-how a check is made.
-"""
+"""Requests of experiments: validation, pinned inputs, and the checks that an experiment consists of."""
 
 from __future__ import annotations
 
@@ -13,12 +9,11 @@ from functools import lru_cache
 from itertools import product
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import StringConstraints
 
-from vfmalign.client.messages.base import OptionalSha256
 from vfmalign.client.messages.checks import CheckSpec
-from vfmalign.client.messages.jobs import Recipe, Seed
-from vfmalign.core.domain.artifacts import Id, Record, Sha256
+from vfmalign.client.messages.experiments import ExperimentSpec
+from vfmalign.core.domain.artifacts import Record, Sha256
 from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
@@ -26,7 +21,6 @@ from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.request import check_spec
 from vfmalign.finetuning.jobs.request import load_card
 
-DEFAULT_MAX_RUNNING = 2
 MAX_RUNNING = 64
 MAX_MODELS = 32
 MAX_CELLS = 1_000
@@ -37,59 +31,12 @@ _DIGEST_DIGITS = 12
 ExperimentId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")]
 
 
-class ExperimentRequest(Record):
-    """One experiment as asked for; fields as in `experiment.proto`."""
-
-    models: tuple[Id, ...]
-    dataset: Id
-    dataset_digest: OptionalSha256 = ""
-    tasks: tuple[str, ...]
-    seeds: tuple[Seed, ...] = (0,)
-    recipe: Recipe = Recipe()
-    permutations: int = Field(default=1_000, ge=1, le=100_000)
-    bootstrap_resamples: int = Field(default=2_000, ge=100, le=100_000)
-    interval_level: float = Field(default=0.95, gt=0.0, lt=1.0)
-    max_running: int = Field(default=DEFAULT_MAX_RUNNING, ge=1, le=MAX_RUNNING)
-    title: str = ""
-
-    def check(self) -> None:
-        """Refuses what can never succeed, as far as that needs no store.
-
-        Raises:
-            BadOption: nothing or the same twice in a list, too many cells, or an unknown task or preset.
-        """
-        _check_list(self.models, "model_ids", "model")
-        _check_list(self.tasks, "tasks", "task")
-        _check_list(self.seeds, "seeds", "seed")
-        if len(self.models) > MAX_MODELS:
-            raise BadOption(
-                f"{len(self.models)} models are more than {MAX_MODELS}",
-                field="spec.model_ids",
-                remedy="make several experiments",
-            )
-        cells = len(self.models) * len(self.tasks) * len(self.seeds)
-        if cells > MAX_CELLS:
-            raise BadOption(
-                f"models × tasks × seeds are {cells:,} cells, more than {MAX_CELLS:,}",
-                field="spec",
-                remedy="make several experiments, or name fewer seeds",
-            )
-        if len(self.title) > MAX_TITLE or not self.title.isprintable():
-            raise BadOption(
-                f"is not a line of at most {MAX_TITLE} printable characters",
-                field="spec.title",
-                remedy="shorten it, or leave it empty",
-            )
-        for task in self.tasks:
-            check_spec(CheckSpec(model_id=self.models[0], dataset_id=self.dataset, task=task, recipe=self.recipe))
-
-
-class Fixed(Record):
-    """What an experiment's checks are about, fixed when the experiment is created.
+class PinnedInputs(Record):
+    """Digests of an experiment's inputs at its creation, which all its checks use.
 
     Attributes:
-        dataset_digest: of the dataset as it was stored then.
-        model_sha256: digest of each model's weights then, in the order of the request.
+        dataset_digest: digest of the dataset.
+        model_sha256: digest of each model's weights, in the order of the spec.
     """
 
     dataset_digest: Sha256
@@ -97,8 +44,8 @@ class Fixed(Record):
 
 
 @dataclass(frozen=True)
-class ExperimentCell:
-    """One cell and the check that fills it; the digest is the request's."""
+class PlannedCell:
+    """One cell, with the id and the request of its check and the digest of that request."""
 
     model: str
     task: str
@@ -108,73 +55,110 @@ class ExperimentCell:
     request_digest: str
 
 
-def fix(store: ObjectStore, request: ExperimentRequest) -> Fixed:
-    """Looks at everything that would make cells fail for sure, before anything costs compute.
+def check_experiment_spec(spec: ExperimentSpec) -> None:
+    """Rejects what can never succeed, as far as possible without the object store.
 
     Raises:
-        NotFound, DigestMismatch, PreconditionFailed: a model or the dataset is missing, or the dataset is another one.
-        BadDataset: a split without a case.
-        BadOption: a model whose input lacks a channel that a task is about, naming both.
+        BadOption: a list is empty or has duplicates, there are too many cells, or a task or preset is unknown.
     """
-    dataset = load_dataset(store, request.dataset, request.dataset_digest or None)
+    _check_list(spec.model_ids, "model_ids", "model")
+    _check_list(spec.tasks, "tasks", "task")
+    _check_list(spec.seeds, "seeds", "seed")
+    if len(spec.model_ids) > MAX_MODELS:
+        raise BadOption(
+            f"{len(spec.model_ids)} models are more than {MAX_MODELS}",
+            field="spec.model_ids",
+            remedy="create several experiments",
+        )
+    cells = len(spec.model_ids) * len(spec.tasks) * len(spec.seeds)
+    if cells > MAX_CELLS:
+        raise BadOption(
+            f"models × tasks × seeds are {cells:,} cells, more than {MAX_CELLS:,}",
+            field="spec",
+            remedy="create several experiments, or use fewer seeds",
+        )
+    if spec.max_running > MAX_RUNNING:
+        raise BadOption(
+            f"input should be less than or equal to {MAX_RUNNING}",
+            field="spec.max_running",
+            remedy="run fewer checks at once",
+        )
+    if len(spec.title) > MAX_TITLE or not spec.title.isprintable():
+        raise BadOption(
+            f"the title is not a line of at most {MAX_TITLE} printable characters",
+            field="spec.title",
+            remedy="shorten it, or leave it empty",
+        )
+    for task in spec.tasks:
+        check_spec(CheckSpec(model_id=spec.model_ids[0], dataset_id=spec.dataset_id, task=task, recipe=spec.recipe))
+
+
+def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
+    """Pins the inputs, and rejects what would make cells fail before they cost compute time.
+
+    Raises:
+        NotFound: a model or the dataset does not exist.
+        PreconditionFailed: the dataset has another digest than requested.
+        BadDataset: a split has no case.
+        BadOption: the input of a model lacks a channel that a task requires.
+    """
+    dataset = load_dataset(store, spec.dataset_id, spec.dataset_digest or None)
     for split in ("train", "val", "test"):
         if not getattr(dataset, split):
             raise BadDataset(
                 f"the split {split!r} holds no case",
                 field="spec.dataset_id",
                 subject=dataset.id,
-                remedy="put at least one case into it",
+                remedy="add at least one case to it",
             )
     digests = []
-    for model in request.models:
+    for model in spec.model_ids:
         card = load_card(store, model)
-        for task in request.tasks:
+        for task in spec.tasks:
             get_task_spec(task).check_input(card.id, card.preprocessing.modalities)
         digests.append(card.checkpoint.sha256)
-    return Fixed(dataset_digest=dataset.digest(), model_sha256=tuple(digests))
+    return PinnedInputs(dataset_digest=dataset.digest(), model_sha256=tuple(digests))
 
 
-@lru_cache(maxsize=64)
-def expand(experiment: str, request: ExperimentRequest, fixed: Fixed) -> tuple[ExperimentCell, ...]:
-    """Every cell in the order in which they are begun: by seed, then task, then model.
-
-    Kept for the next call: whoever looks after an experiment asks several times a second.
-    """
+@lru_cache(maxsize=64)  # the runner and every watcher plan each experiment several times per second
+def plan_cells(experiment_id: str, spec: ExperimentSpec, pinned: PinnedInputs) -> tuple[PlannedCell, ...]:
+    """Plans every cell in the order in which cells begin: by seed, then task, then model."""
     cells = []
-    models = tuple(zip(request.models, fixed.model_sha256, strict=True))
-    for seed, task, (model, sha256) in product(request.seeds, request.tasks, models):
-        asked = CheckSpec(
+    models = tuple(zip(spec.model_ids, pinned.model_sha256, strict=True))
+    for seed, task, (model, sha256) in product(spec.seeds, spec.tasks, models):
+        request = CheckSpec(
             model_id=model,
             model_sha256=sha256,
-            dataset_id=request.dataset,
-            dataset_digest=fixed.dataset_digest,
+            dataset_id=spec.dataset_id,
+            dataset_digest=pinned.dataset_digest,
             task=task,
-            recipe=request.recipe,
+            recipe=spec.recipe,
             seed=seed,
-            permutations=request.permutations,
-            bootstrap_resamples=request.bootstrap_resamples,
-            interval_level=request.interval_level,
+            permutations=spec.permutations,
+            bootstrap_resamples=spec.bootstrap_resamples,
+            interval_level=spec.interval_level,
         )
-        cells.append(ExperimentCell(model, task, seed, check_id(experiment, task, model, seed), asked, asked.digest()))
+        check_id = make_check_id(experiment_id, task, model, seed)
+        cells.append(PlannedCell(model, task, seed, check_id, request, request.digest()))
     return tuple(cells)
 
 
-def check_id(experiment: str, task: str, model: str, seed: int) -> str:
-    """Id of a cell's check; one that would be too long ends in a digest of all of it instead."""
-    whole = f"{experiment}-{task}-{model}-{seed}"
-    if len(whole) <= MAX_CHECK_ID:
-        return whole
-    digest = hashlib.sha256(whole.encode()).hexdigest()[:_DIGEST_DIGITS]
-    return f"{whole[: MAX_CHECK_ID - _DIGEST_DIGITS - 1]}-{digest}"
+def make_check_id(experiment_id: str, task: str, model: str, seed: int) -> str:
+    """Id of a cell's check; an id that would be too long is cut and ends in a digest of the whole."""
+    check_id = f"{experiment_id}-{task}-{model}-{seed}"
+    if len(check_id) <= MAX_CHECK_ID:
+        return check_id
+    digest = hashlib.sha256(check_id.encode()).hexdigest()[:_DIGEST_DIGITS]
+    return f"{check_id[: MAX_CHECK_ID - _DIGEST_DIGITS - 1]}-{digest}"
 
 
-def _check_list(values: Sequence[object], field: str, what: str) -> None:
+def _check_list(values: Sequence[object], field: str, noun: str) -> None:
     if not values:
-        raise BadOption(f"no {what} is named", field=f"spec.{field}", remedy=f"name at least one {what}")
+        raise BadOption(f"no {noun} is named", field=f"spec.{field}", remedy=f"name at least one {noun}")
     seen: set[object] = set()
     for value in values:
         if value in seen:
             raise BadOption(
-                f"{what} {str(value)[:128]!r} is named twice", field=f"spec.{field}", remedy=f"name each {what} once"
+                f"{noun} {str(value)[:128]!r} is named twice", field=f"spec.{field}", remedy=f"name each {noun} once"
             )
         seen.add(value)

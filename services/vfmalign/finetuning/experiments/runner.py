@@ -1,9 +1,8 @@
-"""Keeps experiments moving: desired state − artifacts − running checks → next action (design §2).
+"""Experiment runner: desired state − artifacts − running checks → next action.
 
-A round begins what is queued, creates the checks that may run, passes cancellations on, and says which experiments have
-nothing left to wait for; those are concluded, each in a thread of its own. Nothing is kept beside the book and the
-artifacts: after a kill at any moment the next process finds what is there. How checks are made and what a report says
-is others' business.
+`reconcile()` starts queued experiments, creates the checks that may run, forwards cancellations, and returns the
+experiments whose cells have all ended. Each of these is finished in a thread of its own. No state is kept beside the
+database and the artifacts, so the process can be killed at any point.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 from vfmalign.client.messages.common import Progress
+from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.core.domain.artifacts import Record, experiment_key
 from vfmalign.core.domain.errors import Conflict, VfmalignError
 from vfmalign.core.runtime import logs
@@ -21,31 +21,32 @@ from vfmalign.finetuning.checks.reconciler import is_transient
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.experiments.cell_status import CellStatus, describe_progress, get_cell_statuses
 from vfmalign.finetuning.experiments.repository import Experiment, ExperimentRefs, ExperimentRepository
-from vfmalign.finetuning.experiments.request import ExperimentRequest, Fixed
+from vfmalign.finetuning.experiments.request import PinnedInputs
 
-Conclude = Callable[[Experiment, Sequence[CellStatus]], ExperimentRefs]
-"""Makes and stores the report of an experiment whose cells have all ended; does nothing twice."""
+WriteReport = Callable[[Experiment, Sequence[CellStatus]], ExperimentRefs]
+"""Stores the report of an experiment whose cells have all ended. It is idempotent."""
 
 _log = logs.get(__name__)
 
 
-class ExperimentSpec(Record):
-    """`experiments/<id>/spec.json`: whose the artifacts under this id are."""
+class SpecArtifact(Record):
+    """`experiments/<id>/spec.json`: the experiment to which the artifacts under this id belong."""
 
-    request: ExperimentRequest
-    fixed: Fixed
+    spec: ExperimentSpec
+    pinned_inputs: PinnedInputs
 
 
 class ExperimentRunner:
     """The loop over experiments; one per database.
 
     Args:
-        experiments, checks: the books.
-        store: where experiments leave their artifacts.
-        conclude: makes a report.
-        places: checks of all experiments that are unfinished at once: fewer than the service works on, so that a check
-            of its own never waits for an experiment to end.
-        poll_s: pause between two rounds.
+        experiments: repository of experiments.
+        checks: repository of checks.
+        store: object store of the experiments' artifacts.
+        write_report: stores a report.
+        max_checks: unfinished checks of all experiments together. It is below the limit of the service, so that a check
+            of its own never has to wait for an experiment.
+        poll_s: seconds between two rounds.
     """
 
     def __init__(
@@ -54,88 +55,88 @@ class ExperimentRunner:
         experiments: ExperimentRepository,
         checks: CheckRepository,
         store: ObjectStore,
-        conclude: Conclude,
-        places: int,
+        write_report: WriteReport,
+        max_checks: int,
         poll_s: float,
     ) -> None:
         self._experiments = experiments
         self._checks = checks
         self._store = store
-        self._conclude = conclude
-        self._places = places
+        self._write_report = write_report
+        self._max_checks = max_checks
         self._poll_s = poll_s
-        self._concluding: dict[str, asyncio.Task[None]] = {}
+        self._finishing: dict[str, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Ends `run` after the round it is in, and after the reports that are being written."""
+        """Ends `run` after the current round and the reports that are being written."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Works until `stop`."""
+        """Runs until `stop`."""
         while not self._stopping.is_set():
             try:
-                ready = await asyncio.to_thread(self.tick)
-            except VfmalignError as error:  # the database: the next round asks again
+                ready = await asyncio.to_thread(self.reconcile)
+            except VfmalignError as error:  # the database is unavailable: the next round tries again
                 _log.warning("experiments_delayed", error=str(error))
                 ready = []
-            self._concluding = {name: task for name, task in self._concluding.items() if not task.done()}
+            self._finishing = {name: task for name, task in self._finishing.items() if not task.done()}
             for experiment in ready:
-                if experiment.id not in self._concluding:
-                    work = asyncio.to_thread(self.conclude, experiment)
-                    self._concluding[experiment.id] = asyncio.create_task(work, name=f"experiment {experiment.id}")
+                if experiment.id not in self._finishing:
+                    work = asyncio.to_thread(self.finish, experiment)
+                    self._finishing[experiment.id] = asyncio.create_task(work, name=f"experiment {experiment.id}")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self._poll_s)
-        await asyncio.gather(*self._concluding.values())
+        await asyncio.gather(*self._finishing.values())
 
-    def tick(self) -> list[Experiment]:
-        """One round over all experiments; returns those whose cells have all ended."""
+    def reconcile(self) -> list[Experiment]:
+        """Runs one round over all experiments; returns those whose cells have all ended."""
         ready: list[Experiment] = []
-        going: list[tuple[Experiment, tuple[CellStatus, ...]]] = []
-        free = self._places
+        active: list[tuple[Experiment, tuple[CellStatus, ...]]] = []
+        free = self._max_checks
         for experiment in self._experiments.active():
-            with self._guarded(experiment.id):
+            with self._isolate_errors(experiment.id):
                 begun = self._begin(experiment) if experiment.state == "queued" else experiment
                 cells = get_cell_statuses(begun, self._checks)
-                free -= _running(cells)
+                free -= _count_running(cells)
                 if begun.cancel_requested:
                     self._cancel(begun, cells)
                 elif all(cell.finished for cell in cells):
                     ready.append(begun)
                 else:
-                    going.append((begun, cells))
-        for experiment, cells in going:
-            with self._guarded(experiment.id):
+                    active.append((begun, cells))
+        for experiment, cells in active:
+            with self._isolate_errors(experiment.id):
                 progress = Progress(phase="checks", detail=describe_progress(cells))
                 if progress != experiment.progress:
                     self._experiments.set_progress(experiment.id, progress)
-        for experiment, cell in _turns(going, free):
-            with self._guarded(experiment.id), contextlib.suppress(Conflict):  # somebody else's check: seen as failed
+        for experiment, cell in _select_next_cells(active, free):
+            # An id that belongs to another check conflicts. The next round shows the cell as failed.
+            with self._isolate_errors(experiment.id), contextlib.suppress(Conflict):
                 self._checks.create(cell.cell.check_id, cell.cell.request)
         return ready
 
-    def conclude(self, experiment: Experiment) -> None:
-        """Ends an experiment whose cells have all ended."""
-        with self._guarded(experiment.id):
+    def finish(self, experiment: Experiment) -> None:
+        """Writes the report of an experiment whose cells have all ended, and ends the experiment."""
+        with self._isolate_errors(experiment.id):
             cells = get_cell_statuses(experiment, self._checks)
             succeeded = sum(cell.state == "succeeded" for cell in cells)
             if not succeeded:
-                self._experiments.fail(
-                    experiment.id, f"no check succeeded; {_first_failure(cells)}", "NO_CHECK_SUCCEEDED"
-                )
+                message = f"no check succeeded; {_describe_first_failure(cells)}"
+                self._experiments.fail(experiment.id, message, "NO_CHECK_SUCCEEDED")
                 return
             self._experiments.set_progress(experiment.id, Progress(phase="report", detail="writing the report"))
-            refs = self._conclude(experiment, cells)
+            refs = self._write_report(experiment, cells)
             missing = len(cells) - succeeded
-            without = f"; {missing} of {len(cells)} cells have no result" if missing else ""
-            self._experiments.succeed(experiment.id, refs, f"finished{without}")
+            remark = f"; {missing} of {len(cells)} cells have no result" if missing else ""
+            self._experiments.succeed(experiment.id, refs, f"finished{remark}")
             _log.info("experiment_succeeded", experiment=experiment.id, cells=len(cells), missing=missing)
 
     def _begin(self, experiment: Experiment) -> Experiment:
-        """Makes sure that the artifacts under this id are this experiment's own, also where the database was lost."""
+        """Starts an experiment, unless artifacts under its id belong to another one, as after a lost database."""
         key = experiment_key(experiment.id, "spec.json")
-        mine = ExperimentSpec(request=experiment.request, fixed=experiment.fixed).to_json()
-        if not self._store.put_if_absent(key, mine) and self._store.get(key) != mine:
+        artifact = SpecArtifact(spec=experiment.spec, pinned_inputs=experiment.pinned).to_json()
+        if not self._store.put_if_absent(key, artifact) and self._store.get(key) != artifact:
             raise Conflict(
                 "belongs to an experiment with another body",
                 subject=self._store.uri(key),
@@ -151,8 +152,8 @@ class ExperimentRunner:
             self._experiments.mark_cancelled(experiment.id)
 
     @contextlib.contextmanager
-    def _guarded(self, experiment_id: str) -> Iterator[None]:
-        """Keeps the trouble of one experiment from the others: what passes is tried again, what does not ends it."""
+    def _isolate_errors(self, experiment_id: str) -> Iterator[None]:
+        """Keeps an error from affecting other experiments. Transient errors are retried; others end the experiment."""
         try:
             yield
         except VfmalignError as error:
@@ -163,36 +164,36 @@ class ExperimentRunner:
                 self._experiments.fail(experiment_id, str(error), error.reason)
         except Exception:
             _log.exception("experiment_crashed", experiment=experiment_id)
-            self._experiments.fail(
-                experiment_id, "the experiment met a fault of ours; the service's log has the trace", "INTERNAL"
-            )
+            self._experiments.fail(experiment_id, "internal error; see the log of the finetuning service", "INTERNAL")
 
 
-def _turns(
-    going: Sequence[tuple[Experiment, Sequence[CellStatus]]], free: int
+def _select_next_cells(
+    active: Sequence[tuple[Experiment, Sequence[CellStatus]]], free: int
 ) -> Iterator[tuple[Experiment, CellStatus]]:
-    """The cells that may begin now: the experiment with fewest running ones comes first, then the older one."""
-    running = {experiment.id: _running(cells) for experiment, cells in going}
+    """Yields up to `free` cells that may begin now, from the experiment with the fewest running checks first."""
+    running = {experiment.id: _count_running(cells) for experiment, cells in active}
     waiting = {
-        experiment.id: [cell for cell in cells if not cell.begun and not cell.finished] for experiment, cells in going
+        experiment.id: [cell for cell in cells if not cell.begun and not cell.finished] for experiment, cells in active
     }
     for _ in range(free):
-        able = [
+        candidates = [
             experiment
-            for experiment, _ in going
-            if waiting[experiment.id] and running[experiment.id] < experiment.request.max_running
+            for experiment, _ in active
+            if waiting[experiment.id] and running[experiment.id] < experiment.spec.max_running
         ]
-        if not able:
+        if not candidates:
             return
-        experiment = min(able, key=lambda one: running[one.id])
+        # `min` returns the first of equals, which is the oldest experiment.
+        experiment = min(candidates, key=lambda candidate: running[candidate.id])
         running[experiment.id] += 1
         yield experiment, waiting[experiment.id].pop(0)
 
 
-def _running(cells: Sequence[CellStatus]) -> int:
+def _count_running(cells: Sequence[CellStatus]) -> int:
     return sum(cell.begun and not cell.finished for cell in cells)
 
 
-def _first_failure(cells: Sequence[CellStatus]) -> str:
-    first = next((cell for cell in cells if cell.state == "failed"), cells[0])
-    return f"the first, {first.cell.check_id}, says: {first.message}"
+def _describe_first_failure(cells: Sequence[CellStatus]) -> str:
+    first = next((cell for cell in cells if cell.failure is not None), cells[0])
+    message = first.failure.message if first.failure is not None else first.progress.detail
+    return f"the first, {first.cell.check_id}: {message}"

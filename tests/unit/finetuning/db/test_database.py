@@ -11,9 +11,10 @@ import pytest
 import sqlalchemy as sa
 
 from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.core.domain.errors import Conflict, InvalidInput, Unavailable
-from vfmalign.finetuning.db.database import Base, CheckRow, Database, JobRow, now
+from vfmalign.finetuning.db.database import Base, CheckRow, Database, ExperimentRow, JobRow, now
 
 
 def job(name, **fields):
@@ -131,6 +132,34 @@ def test_requests_of_earlier_versions_keep_their_meaning_under_the_new_names(dat
         for row, record in ((session.get(CheckRow, "c"), spec), (session.get(JobRow, "j"), training)):
             assert type(record).model_validate(row.request) == record
             assert row.request_digest == record.digest()
+
+
+def test_requests_of_experiments_become_specs_and_back(database):
+    spec = ExperimentSpec(
+        model_ids=("m1", "m2"), dataset_id="d", tasks=("segmentation",), seeds=(1,), permutations=50,
+        recipe=Recipe(preset="demo", patch_shape_dhw=(8, 16, 32)),
+    )  # fmt: skip
+    with database.session() as session:
+        session.add(
+            ExperimentRow(
+                id="e", request=spec.model_dump(mode="json"), request_digest="0" * 64, pinned_inputs={"a": 1},
+                state="queued", created_at=now(),
+            )
+        )  # fmt: skip
+    downgrade(database, "0003")
+    with database.engine.connect() as connection:
+        request, fixed = connection.execute(
+            sa.text("SELECT CAST(request AS TEXT), CAST(fixed AS TEXT) FROM studies")
+        ).one()
+    former = json.loads(request)
+    assert (former["models"], former["dataset"], former["relabellings"]) == (["m1", "m2"], "d", 50)
+    assert former["recipe"]["patch_shape_DHW"] == [8, 16, 32]
+    assert json.loads(fixed) == {"a": 1}
+    database.migrate()
+    with database.session() as session:
+        row = session.get(ExperimentRow, "e")
+        assert ExperimentSpec.model_validate(row.request) == spec
+        assert (row.request_digest, row.pinned_inputs) == (spec.digest(), {"a": 1})
 
 
 def test_states_and_sentences_of_earlier_versions_become_progress(database):

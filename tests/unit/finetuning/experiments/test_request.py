@@ -1,25 +1,36 @@
-"""What an experiment is asked for, what is refused at once, and the checks it comes down to."""
+"""Specs of experiments: what is rejected, which inputs are pinned, and the checks they consist of."""
 
 import hashlib
 import re
 
 import pytest
 
+from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.domain.artifacts import Case, Dataset, ModelCard, VolumeRef, model_card_key
 from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, PreconditionFailed
 from vfmalign.core.storage.datasets import save_dataset
-from vfmalign.finetuning.experiments.converters import parse_experiment
-from vfmalign.finetuning.experiments.request import ExperimentRequest, Fixed, check_id, expand, fix
+from vfmalign.finetuning.experiments.request import (
+    PinnedInputs,
+    check_experiment_spec,
+    make_check_id,
+    pin_inputs,
+    plan_cells,
+)
 from vfmalign.v1 import experiment_pb2, finetuning_pb2
 
 
-def request(**fields):
-    values = {"models": ("m1", "m2"), "dataset": "d", "tasks": ("segmentation", "distortion"), "seeds": (1, 2)} | fields
-    return ExperimentRequest(**values)
+def make_spec(**fields):
+    values = {
+        "model_ids": ("m1", "m2"),
+        "dataset_id": "d",
+        "tasks": ("segmentation", "distortion"),
+        "seeds": (1, 2),
+    } | fields
+    return ExperimentSpec(**values)
 
 
-FIXED = Fixed(dataset_digest="d" * 64, model_sha256=("a" * 64, "b" * 64))
+PINNED = PinnedInputs(dataset_digest="d" * 64, model_sha256=("a" * 64, "b" * 64))
 
 
 def card(name, modalities=("t2w", "dwi", "adc"), sha256="c" * 64):
@@ -48,7 +59,7 @@ def stored(store):
 
 
 def test_every_model_task_and_seed_is_a_cell_of_its_own():
-    cells = expand("s", request(), FIXED)
+    cells = plan_cells("s", make_spec(), PINNED)
     assert [(cell.seed, cell.task, cell.model) for cell in cells] == [
         (seed, task, model) for seed in (1, 2) for task in ("segmentation", "distortion") for model in ("m1", "m2")
     ]
@@ -56,21 +67,27 @@ def test_every_model_task_and_seed_is_a_cell_of_its_own():
     assert cells[0].check_id == "s-segmentation-m1-1"
 
 
-def test_a_cell_s_check_is_about_what_was_fixed():
-    asked = request(recipe=Recipe(preset="demo", epochs=3), permutations=99, interval_level=0.9)
-    first, second = (cell.request for cell in expand("s", asked, FIXED)[:2])
+def test_a_cell_s_check_uses_the_pinned_inputs():
+    spec = make_spec(
+        recipe=Recipe(preset="demo", epochs=3, patch_shape_dhw=(8, 16, 32)), permutations=99, interval_level=0.9
+    )
+    first, second = (cell.request for cell in plan_cells("s", spec, PINNED)[:2])
     assert (first.model_sha256, second.model_sha256, first.dataset_digest) == ("a" * 64, "b" * 64, "d" * 64)
+    assert first.recipe.patch_shape_dhw == (8, 16, 32)
+    assert second.recipe.preset == "demo"
     assert (first.recipe.epochs, first.permutations, first.interval_level) == (3, 99, 0.9)
 
 
 def test_long_ids_of_checks_are_cut_and_stay_apart():
     experiment, model = "s" * 60, "m" * 100
     ids = {
-        check_id(experiment, task, model, seed) for task in ("segmentation", "translation") for seed in (0, 2**63 - 1)
+        make_check_id(experiment, task, model, seed)
+        for task in ("segmentation", "translation")
+        for seed in (0, 2**63 - 1)
     }
     assert len(ids) == 4
     assert all(re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,79}", one) for one in ids)
-    assert check_id("s", "segmentation", "m" * 63, 7) == f"s-segmentation-{'m' * 63}-7", "80 characters fit"
+    assert make_check_id("s", "segmentation", "m" * 63, 7) == f"s-segmentation-{'m' * 63}-7", "80 characters fit"
 
 
 @pytest.mark.parametrize(
@@ -82,57 +99,65 @@ def test_long_ids_of_checks_are_cut_and_stay_apart():
         ({"tasks": ["segmentation", "segmentation"]}, "spec.tasks", "named twice"),
         ({"seeds": [3, 3]}, "spec.seeds", "named twice"),
         ({"tasks": ["astrology"]}, "task", "choose one of segmentation"),
-        ({"model_ids": [f"m{i}" for i in range(33)]}, "spec.model_ids", "more than 32; make several experiments"),
+        ({"model_ids": [f"m{i}" for i in range(33)]}, "spec.model_ids", "more than 32; create several experiments"),
         ({"seeds": range(501)}, "spec", "1,002 cells, more than 1,000"),
         ({"seeds": [-1]}, "spec.seeds.0", "greater than or equal to 0"),
         ({"recipe": finetuning_pb2.Recipe(preset="nope")}, "recipe.preset", "choose one of demo, default"),
         ({"recipe": finetuning_pb2.Recipe(epochs=0)}, "spec.recipe.epochs", "greater than or equal to 1"),
         ({"model_ids": ["Not An Id"]}, "spec.model_ids.0", "not a valid id"),
-        ({"dataset_digest": "x"}, "spec.dataset_digest", "not a SHA-256 digest"),
+        ({"dataset_digest": "x"}, "spec.dataset_digest", "digest"),
         ({"permutations": 200_000}, "spec.permutations", "less than or equal to 100000"),
         ({"bootstrap_resamples": 99}, "spec.bootstrap_resamples", "greater than or equal to 100"),
         ({"interval_level": 1.0}, "spec.interval_level", "less than 1"),
         ({"max_running": 65}, "spec.max_running", "less than or equal to 64"),
         ({"max_running": -1}, "spec.max_running", "greater than or equal to 1"),
+        ({"recipe": finetuning_pb2.Recipe(patch_shape_dhw=[8, 8])}, "spec.recipe.patch_shape_dhw", "3 sizes, got 2"),
+        ({"dataset_id": ""}, "spec.dataset_id", "not a valid id"),
         ({"title": "a\nb"}, "spec.title", "printable"),
         ({"title": "t" * 201}, "spec.title", "shorten it"),
     ],
 )
-def test_what_can_never_succeed_is_refused_with_its_field(change, field, words):
+def test_specs_that_can_never_succeed_are_rejected_with_the_field(change, field, words):
     values = {"model_ids": ["m1", "m2"], "dataset_id": "d", "tasks": ["segmentation"]} | change
     with pytest.raises(BadOption) as caught:
-        parse_experiment(experiment_pb2.ExperimentSpec(**values))
+        check_experiment_spec(ExperimentSpec.from_proto(experiment_pb2.ExperimentSpec(**values), "spec"))
     assert caught.value.field == field
     assert words in str(caught.value)
 
 
 def test_zero_and_empty_take_the_defaults():
-    asked = parse_experiment(experiment_pb2.ExperimentSpec(model_ids=["m1"], dataset_id="d", tasks=["segmentation"]))
-    assert (asked.seeds, asked.max_running, asked.permutations, asked.bootstrap_resamples) == ((0,), 2, 1000, 2000)
+    message = experiment_pb2.ExperimentSpec(model_ids=["m1"], dataset_id="d", tasks=["segmentation"])
+    spec = ExperimentSpec.from_proto(message)
+    assert (spec.seeds, spec.max_running, spec.permutations, spec.bootstrap_resamples) == ((0,), 2, 1000, 2000)
+    assert spec.interval_level == 0.95
 
 
-def test_digests_are_fixed_when_the_experiment_is_made(stored):
-    found = fix(stored, request())
-    assert found.model_sha256 == ("c" * 64, "b" * 64)
-    assert len(found.dataset_digest) == 64
+def test_digests_are_pinned_when_the_experiment_is_created(stored):
+    pinned = pin_inputs(stored, make_spec())
+    assert pinned.model_sha256 == ("c" * 64, "b" * 64)
+    assert len(pinned.dataset_digest) == 64
 
 
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"models": ("m1", "gone")}, NotFound, "gone: no such model"),
-        ({"dataset": "gone"}, NotFound, "not found"),
+        ({"model_ids": ("m1", "gone")}, NotFound, "gone: no such model"),
+        ({"dataset_id": "gone"}, NotFound, "not found"),
         ({"dataset_digest": "0" * 64}, PreconditionFailed, "its digest is"),
-        ({"dataset": "no-val"}, BadDataset, "'val' holds no case"),
-        ({"models": ("m1", "t2-only")}, BadOption, "distortion needs dwi, which t2-only does not take as input"),
+        ({"dataset_id": "no-val"}, BadDataset, "'val' holds no case"),
+        (
+            {"model_ids": ("m1", "t2-only")},
+            BadOption,
+            "distortion needs dwi, which t2-only does not take as input",
+        ),
     ],
 )
-def test_what_would_make_cells_fail_for_sure_is_refused(stored, change, error, words):
+def test_inputs_that_would_make_cells_fail_are_rejected(stored, change, error, words):
     with pytest.raises(error) as caught:
-        fix(stored, request(**change))
+        pin_inputs(stored, make_spec(**change))
     assert words in str(caught.value)
     assert ";" in str(caught.value), "a remedy"
 
 
 def test_a_model_without_a_channel_may_do_the_tasks_that_do_not_need_it(stored):
-    assert fix(stored, request(models=("t2-only",), tasks=("segmentation",))).model_sha256 == ("c" * 64,)
+    assert pin_inputs(stored, make_spec(model_ids=("t2-only",), tasks=("segmentation",))).model_sha256 == ("c" * 64,)

@@ -1,6 +1,6 @@
-"""Rounds over experiments: who may begin, what a cancellation reaches, how one ends, and kills between any two actions.
+"""Rounds over experiments: which cells begin, cancellation, ends, and kills between any two actions.
 
-The books and the object store are real. What a check does is played here, and so is the making of a report.
+The repositories and the object store are real. Checks and the writing of reports are simulated.
 """
 
 import asyncio
@@ -9,13 +9,14 @@ import uuid
 import pytest
 
 from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.core.domain.errors import DigestMismatch, Unavailable
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.experiments.cell_status import get_cell_statuses
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository
-from vfmalign.finetuning.experiments.request import ExperimentRequest, Fixed
+from vfmalign.finetuning.experiments.request import PinnedInputs
 from vfmalign.finetuning.experiments.runner import ExperimentRunner
 
 REF = StoredRef(key="k", sha256="0" * 64, size_bytes=1)
@@ -59,31 +60,31 @@ class Clock:
 
 
 class World:
-    """Books, and checks that end when they are told to."""
+    """Repositories, and checks that end on request."""
 
     def __init__(self, database, store):
         self.experiments, self.checks, self.store = ExperimentRepository(database), CheckRepository(database), store
-        self.concluded, self.trouble = [], []
+        self.reported, self.errors = [], []
 
     def create(self, **fields):
         """An experiment under an id that the bucket does not know."""
-        values = {"models": MODELS, "dataset": "d", "tasks": TASKS, "max_running": 2} | fields
-        request = ExperimentRequest(**values)
-        fixed = Fixed(dataset_digest="d" * 64, model_sha256=("a" * 64,) * len(request.models))
-        return self.experiments.create(f"s-{uuid.uuid4().hex[:8]}", request, fixed).id
+        values = {"model_ids": MODELS, "dataset_id": "d", "tasks": TASKS, "max_running": 2} | fields
+        spec = ExperimentSpec(**values)
+        pinned = PinnedInputs(dataset_digest="d" * 64, model_sha256=("a" * 64,) * len(spec.model_ids))
+        return self.experiments.create(f"s-{uuid.uuid4().hex[:8]}", spec, pinned).id
 
-    def runner(self, clock=None, places=3):
+    def runner(self, clock=None, max_checks=3):
         clock = clock or Clock()
         return ExperimentRunner(
             experiments=Mortal(self.experiments, clock), checks=Mortal(self.checks, clock),
             store=Mortal(self.store, clock),
-            conclude=clock.mortal(self.conclude), places=places, poll_s=0.01,
+            write_report=clock.mortal(self.write_report), max_checks=max_checks, poll_s=0.01,
         )  # fmt: skip
 
-    def conclude(self, experiment, cells):
-        if self.trouble:
-            raise self.trouble.pop()
-        self.concluded.append((experiment.id, [cell.state for cell in cells]))
+    def write_report(self, experiment, cells):
+        if self.errors:
+            raise self.errors.pop()
+        self.reported.append((experiment.id, [cell.state for cell in cells]))
         return ExperimentRefs(json_ref=REF, html_ref=REF, csv_ref=REF)
 
     def cells(self, experiment):
@@ -104,8 +105,8 @@ class World:
     def finish(self, experiment, runner, state="succeeded"):
         """Rounds until the experiment has ended; every check that runs ends between two of them."""
         for _ in range(20):
-            for ready in runner.tick():
-                runner.conclude(ready)
+            for ready in runner.reconcile():
+                runner.finish(ready)
             if self.experiments.get(experiment).finished:
                 return self.experiments.get(experiment)
             for check in self.running(experiment):
@@ -123,70 +124,70 @@ def world(tmp_path, store):
 
 def test_checks_begin_in_order_and_never_more_than_the_experiment_allows(world):
     experiment, runner = world.create(), world.runner()
-    runner.tick()
+    runner.reconcile()
     assert world.running(experiment) == [f"{experiment}-segmentation-{model}-0" for model in MODELS]
-    runner.tick()
+    runner.reconcile()
     assert len(world.running(experiment)) == 2
     assert world.experiments.get(experiment).progress.detail == "0 of 4 checks have ended"
     world.end(world.running(experiment)[0])
-    runner.tick()
+    runner.reconcile()
     assert world.running(experiment) == [f"{experiment}-segmentation-m2-0", f"{experiment}-distortion-m1-0"]
 
 
-def test_all_experiments_together_leave_a_place_and_take_turns(world):
+def test_all_experiments_together_respect_the_limit_and_take_turns(world):
     first, second = world.create(max_running=64), world.create(max_running=64)
-    runner = world.runner(places=3)
-    runner.tick()
+    runner = world.runner(max_checks=3)
+    runner.reconcile()
     assert (len(world.running(first)), len(world.running(second))) == (2, 1)
     world.end(world.running(first)[0])
-    runner.tick()
+    runner.reconcile()
     assert (len(world.running(first)), len(world.running(second))) == (2, 1)
     world.end(world.running(second)[0])
-    runner.tick()
+    runner.reconcile()
     assert (len(world.running(first)), len(world.running(second))) == (2, 1)
 
 
-def test_a_experiment_ends_with_its_report(world):
+def test_an_experiment_ends_with_its_report(world):
     experiment = world.create()
-    found = world.finish(experiment, world.runner())
-    assert (found.state, found.progress.detail, found.report.csv_ref) == ("succeeded", "finished", REF)
-    assert world.concluded == [(experiment, ["succeeded"] * 4)]
+    ended = world.finish(experiment, world.runner())
+    assert (ended.state, ended.progress.detail, ended.report.csv_ref) == ("succeeded", "finished", REF)
+    assert world.reported == [(experiment, ["succeeded"] * 4)]
     assert world.experiments.active() == ()
 
 
 def test_a_failed_and_a_cancelled_check_do_not_stop_the_others(world):
     experiment, runner = world.create(), world.runner()
-    runner.tick()
+    runner.reconcile()
     failed, cancelled = world.running(experiment)
     world.end(failed, "failed")
     world.end(cancelled, "cancelled")
-    runner.tick()
+    runner.reconcile()
     assert world.experiments.get(experiment).progress.detail == "2 of 4 checks have ended, 1 failed, 1 cancelled"
-    found = world.finish(experiment, runner)
-    assert (found.state, found.progress.detail) == ("succeeded", "finished; 2 of 4 cells have no result")
-    assert world.concluded == [(experiment, ["failed", "cancelled", "succeeded", "succeeded"])]
+    ended = world.finish(experiment, runner)
+    assert (ended.state, ended.progress.detail) == ("succeeded", "finished; 2 of 4 cells have no result")
+    assert world.reported == [(experiment, ["failed", "cancelled", "succeeded", "succeeded"])]
 
 
-def test_without_one_result_the_experiment_has_failed_and_says_why(world):
+def test_without_any_result_the_experiment_fails_with_the_reason(world):
     experiment = world.create()
-    found = world.finish(experiment, world.runner(), "failed")
-    assert (found.state, found.failure.reason) == ("failed", "NO_CHECK_SUCCEEDED")
-    assert f"the first, {experiment}-segmentation-m1-0, says: not a volume" in found.progress.detail
-    assert world.concluded == []
+    ended = world.finish(experiment, world.runner(), "failed")
+    assert (ended.state, ended.failure.reason) == ("failed", "NO_CHECK_SUCCEEDED")
+    assert f"the first, {experiment}-segmentation-m1-0: not a volume" in ended.progress.detail
+    assert world.reported == []
 
 
 def test_a_cancellation_reaches_every_check_and_nothing_begins_after(world):
     experiment, runner = world.create(), world.runner()
-    runner.tick()
+    runner.reconcile()
     begun, queued = world.running(experiment)
     world.checks.begin(begun)
     world.experiments.cancel(experiment)
-    runner.tick()
+    runner.reconcile()
     assert world.checks.get(queued).state == "cancelled"
     assert world.checks.get(begun).cancel_requested
     assert world.experiments.get(experiment).state == "running", "it waits for the running one"
     world.checks.mark_cancelled(begun)
-    assert runner.tick() == []
+    assert runner.reconcile() == []
     assert world.experiments.get(experiment).state == "cancelled"
     assert [cell.state for cell in world.cells(experiment)] == ["cancelled"] * 4
     assert [cell.begun for cell in world.cells(experiment)] == [True, True, False, False]
@@ -197,12 +198,12 @@ def test_somebody_else_s_check_under_a_cell_s_id_is_neither_used_nor_cancelled(w
     other = f"{experiment}-segmentation-m1-0"
     world.checks.create(other, CheckSpec(model_id="m1", dataset_id="another", task="segmentation"))
     runner = world.runner()
-    runner.tick()
+    runner.reconcile()
     first = world.cells(experiment)[0]
-    assert (first.state, first.reason) == ("failed", "ALREADY_EXISTS")
-    assert "another body; give the experiment another id" in first.message
+    assert (first.state, first.failure.reason) == ("failed", "ALREADY_EXISTS")
+    assert "another body; give the experiment another id" in first.failure.message
     world.experiments.cancel(experiment)
-    runner.tick()
+    runner.reconcile()
     assert world.checks.get(other).state == "queued"
 
 
@@ -210,22 +211,22 @@ def test_artifacts_of_another_experiment_under_the_same_id_are_never_used(world)
     """As after the loss of a database: the bucket remembers an experiment that the orchestrator does not."""
     experiment = world.create()
     world.store.put(f"experiments/{experiment}/spec.json", b"{}")
-    world.runner().tick()
-    found = world.experiments.get(experiment)
-    assert (found.state, found.failure.reason) == ("failed", "ALREADY_EXISTS")
+    world.runner().reconcile()
+    ended = world.experiments.get(experiment)
+    assert (ended.state, ended.failure.reason) == ("failed", "ALREADY_EXISTS")
     assert world.running(experiment) == []
 
 
-def test_what_passes_is_tried_again_and_what_does_not_ends_the_experiment(world):
+def test_transient_errors_are_retried_and_others_end_the_experiment(world):
     experiment, other = world.create(), world.create()
-    world.trouble = [Unavailable("the object store does not answer")]
-    assert world.finish(experiment, world.runner(places=8)).state == "succeeded"
-    world.trouble = [DigestMismatch("its SHA-256 is another", remedy="restore it")]
+    world.errors = [Unavailable("the object store does not answer")]
+    assert world.finish(experiment, world.runner(max_checks=8)).state == "succeeded"
+    world.errors = [DigestMismatch("its SHA-256 is another", remedy="restore it")]
     assert world.finish(other, world.runner()).failure.reason == "DIGEST_MISMATCH"
     third = world.create()
-    world.trouble = [RuntimeError("SURNAME")]
-    found = world.finish(third, world.runner())
-    assert (found.failure.reason, "SURNAME" in found.progress.detail) == ("INTERNAL", False)
+    world.errors = [RuntimeError("SURNAME")]
+    ended = world.finish(third, world.runner())
+    assert (ended.failure.reason, "SURNAME" in ended.progress.detail) == ("INTERNAL", False)
 
 
 def test_a_kill_between_any_two_actions_changes_nothing(world):
@@ -238,18 +239,18 @@ def test_a_kill_between_any_two_actions_changes_nothing(world):
         experiment = world.create()
         with pytest.raises(Killed):
             world.finish(experiment, world.runner(Clock(deadly)))
-        found = world.finish(experiment, world.runner())
-        assert (found.state, found.progress.detail) == ("succeeded", "finished"), deadly
+        ended = world.finish(experiment, world.runner())
+        assert (ended.state, ended.progress.detail) == ("succeeded", "finished"), deadly
         assert [cell.state for cell in world.cells(experiment)] == ["succeeded"] * 4, deadly
         assert world.experiments.active() == ()
 
 
 def test_a_kill_between_any_two_actions_of_a_cancellation_changes_nothing(world):
     def cancel(experiment, runner):
-        runner.tick()
+        runner.reconcile()
         world.experiments.cancel(experiment)
-        runner.tick()
-        runner.tick()
+        runner.reconcile()
+        runner.reconcile()
 
     clock = Clock()
     cancel(world.create(), world.runner(clock))
@@ -259,13 +260,13 @@ def test_a_kill_between_any_two_actions_of_a_cancellation_changes_nothing(world)
             cancel(experiment, world.runner(Clock(deadly)))
         world.experiments.cancel(experiment)
         runner = world.runner()
-        runner.tick()
-        runner.tick()
+        runner.reconcile()
+        runner.reconcile()
         assert world.experiments.get(experiment).state == "cancelled", deadly
         assert world.running(experiment) == [], deadly
 
 
-async def test_the_loop_concludes_each_experiment_once_and_ends_when_told(world):
+async def test_the_loop_finishes_each_experiment_once_and_ends_on_stop(world):
     experiments = [world.create(tasks=("segmentation",)) for _ in range(2)]
     runner = world.runner()
     work = asyncio.create_task(runner.run())
@@ -276,4 +277,4 @@ async def test_the_loop_concludes_each_experiment_once_and_ends_when_told(world)
         await asyncio.sleep(0.01)
     runner.stop()
     await asyncio.wait_for(work, 10)
-    assert sorted(name for name, _ in world.concluded) == sorted(experiments)
+    assert sorted(name for name, _ in world.reported) == sorted(experiments)
