@@ -93,7 +93,7 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
         x, y = samples.numbered(x), samples.numbered(y)
     design = design_of(x, y, options)
     estimator = estimators.resolve(options.pairing, options.estimator, options.method)
-    if estimator in estimators.STREAMED:
+    if estimator in estimators.SINGLE_PASS:
         shifts = {scaling: _read_once(x, y, by_layer, options, engine) for scaling, by_layer in looks.items()}
     else:
         plan = Plan(options, estimator, design, _permutations(design, options, engine), engine)

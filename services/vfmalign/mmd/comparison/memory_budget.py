@@ -15,8 +15,8 @@ from vfmalign.mmd.comparison.options import Engine, Options
 from vfmalign.mmd.comparison.samples import Sample, shape_of
 from vfmalign.mmd.engine import out_of_core
 from vfmalign.mmd.engine.kernels import WITHOUT_BANDWIDTH
-from vfmalign.mmd.engine.ordered_pool import threads_for
-from vfmalign.mmd.engine.tiles import Layout, default_tile
+from vfmalign.mmd.engine.ordered_pool import choose_threads
+from vfmalign.mmd.engine.tiles import Layout, default_tile_shape
 from vfmalign.mmd.statistics import estimators
 from vfmalign.mmd.statistics.bandwidths import EXACT_ROWS
 from vfmalign.mmd.statistics.similarity import BLOCK_ENTRIES, check_size
@@ -82,8 +82,8 @@ def _need(given: Sequence[Extent], options: Options, engine: Engine) -> _Need:
     permuted = options.permutations * (2 * groups + 16 * layers)
     kernels = 1 + 2 * BANDWIDTHS if options.aggregated else 1
     most = max((extent.rows for extent in given), default=0)
-    height, width = (min(side, most) for side in engine.tile_shape or default_tile(engine.device))
-    threads = threads_for(engine.device, most**2 // max(height * width, 1) * 2)
+    height, width = (min(side, most) for side in engine.tile_shape or default_tile_shape(engine.device))
+    threads = choose_threads(engine.device, most**2 // max(height * width, 1) * 2)
     tiles = 8 * height * (width * (3 + kernels) + min(options.permutations, width)) * threads
     weights = 8 * width * min(options.permutations, width) * threads
     beside = 0
@@ -141,19 +141,19 @@ def refuse_too_large_to_stream(given: Sequence[Extent], options: Options, engine
     x, y, *reference = given
     if reference:
         refuse_too_large(reference, replace(options, permutations=0, aggregated=False), engine)
-    if options.estimator in estimators.STREAMED:
+    if options.estimator in estimators.SINGLE_PASS:
         return
     engine = beside(reference, engine)
     groups = x.groups if options.pairing == "paired" else x.groups + y.groups
     sizes = (x.rows,) if options.pairing == "paired" or options.method == "wild_bootstrap" else (x.rows, y.rows)
     nothing = np.broadcast_to(np.int8(0), (groups, options.permutations))
-    out_of_core.plan(
+    out_of_core.plan_panels(
         max(x.channels.values(), default=1),
         Layout(sizes, np.zeros(0, np.int64), nothing),
         1 + 2 * BANDWIDTHS if options.aggregated else 1,
         engine.memory_bytes,
         precision="float64",
-        shape=engine.tile_shape or default_tile(engine.device),
+        shape=engine.tile_shape or default_tile_shape(engine.device),
     )
 
 

@@ -33,7 +33,7 @@ _POLL_CONTEXT_S = 0.01  # bounds how late a cancellation or deadline is noticed
 _pool_time = threading.local()
 
 
-def threads_for(device: torch.device, tasks: int) -> int:
+def choose_threads(device: torch.device, tasks: int) -> int:
     """Return the number of threads for some tasks: on a CPU torch's, up to a limit; 1 for few tasks or a GPU."""
     threads = min(torch.get_num_threads(), _MAX_THREADS) if device.type == "cpu" else 1
     return threads if tasks >= threads * _MIN_TASKS_PER_THREAD else 1
@@ -44,7 +44,7 @@ def cpu_seconds() -> float:
     return time.thread_time() + float(getattr(_pool_time, "seconds", 0.0))
 
 
-def finish(futures: Iterable[Future[Any]], context: WorkContext) -> None:
+def wait_for_all(futures: Iterable[Future[Any]], context: WorkContext) -> None:
     """Wait until all futures are done, checking `context` before each and every few milliseconds."""
     for future in futures:
         context.checkpoint()
@@ -53,7 +53,7 @@ def finish(futures: Iterable[Future[Any]], context: WorkContext) -> None:
         future.result()
 
 
-def in_order(
+def reduce_in_order(
     compute: Callable[[Task], Result],
     reduce: Callable[[Task, Result], None],
     tasks: Iterable[Task],
@@ -81,7 +81,7 @@ def in_order(
         with _pool(threads) as pool:
             working = [pool.submit(queue.work) for _ in range(threads)]
             try:
-                finish(working, context)
+                wait_for_all(working, context)
             finally:
                 queue.stop()
     finally:

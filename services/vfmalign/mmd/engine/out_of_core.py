@@ -30,7 +30,7 @@ from vfmalign.mmd.engine.tiles import (
     PairedMatrix,
     PooledMatrix,
     Sums,
-    default_tile,
+    default_tile_shape,
     upper_tiles,
 )
 
@@ -111,8 +111,8 @@ def accumulate(
     paired = len(layout.block_sizes) == 1
     check_compatible(x, y, paired=paired)
     device = device or torch.device("cpu")
-    shape = tile_shape or default_tile(device)
-    panel_plan = plan(
+    shape = tile_shape or default_tile_shape(device)
+    panel_plan = plan_panels(
         x.channels, layout, len(kernels), memory_bytes, precision=precision, shape=shape, processes=shard[1]
     )
     window = _Window(x, y, panel_plan, affine, precision=precision, device=device, paired=paired)
@@ -129,7 +129,7 @@ def accumulate(
     return StreamedSums(accumulator.sums(square_sums), window.norm, panel_plan, window.rows_read)
 
 
-def plan(
+def plan_panels(
     channels: int,
     layout: Layout,
     kernels: int,

@@ -297,9 +297,9 @@ def accumulate(
             it only as far as products round differently in one thread and in several.
     """
     accumulator = Accumulator(layout, kernels, matrix)
-    height, width = tile_shape or default_tile(matrix.device)
+    height, width = tile_shape or default_tile_shape(matrix.device)
     tiles = list(upper_tiles(layout.block_sizes, height, width))[shard[0] :: shard[1]]
-    threads = threads or ordered_pool.threads_for(matrix.device, len(tiles))
+    threads = threads or ordered_pool.choose_threads(matrix.device, len(tiles))
 
     totals = [0.0] * len(kernels) if squares else []
 
@@ -316,11 +316,11 @@ def accumulate(
         for kernel, square in enumerate(tile_squares):
             totals[kernel] += square if tile[0] == tile[1] else 2.0 * square
 
-    ordered_pool.in_order(compute, add, tiles, context=context, threads=threads)
+    ordered_pool.reduce_in_order(compute, add, tiles, context=context, threads=threads)
     return accumulator.sums(totals)
 
 
-def default_tile(device: torch.device) -> TileShape:
+def default_tile_shape(device: torch.device) -> TileShape:
     """Return the largest tile that suits the device, rows × columns."""
     return _TILE_SHAPES.get(device.type, _TILE_SHAPES["cuda"])
 

@@ -19,7 +19,7 @@ from vfmalign.mmd.comparison import memory_budget
 from vfmalign.mmd.comparison.compare import check_options, compare
 from vfmalign.mmd.comparison.options import Engine, Options
 from vfmalign.mmd.comparison.samples import Sample
-from vfmalign.mmd.engine.ordered_pool import cpu_seconds, finish
+from vfmalign.mmd.engine.ordered_pool import cpu_seconds, wait_for_all
 from vfmalign.mmd.service.feature_reader import Sets, Source
 
 
@@ -122,7 +122,7 @@ def _read(planned: Plan) -> Sequence[Sample]:
     with ThreadPoolExecutor(1, thread_name_prefix="mmd-read") as reader:
         reading = reader.submit(job.sets.read, at_hand, WorkContext(is_cancelled=stopped.is_set))
         try:
-            finish([reading], job.context)
+            wait_for_all([reading], job.context)
         finally:
             stopped.set()
     samples = reading.result()

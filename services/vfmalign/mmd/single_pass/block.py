@@ -159,15 +159,10 @@ def block_mmd2(
         BadTensor: channels, rows or groups that do not match, or fewer than 2 rows.
     """
     check_compatible(x, y, paired=paired)
-    fewest = min(x.rows, y.rows)
-    if fewest < 2:
-        raise BadTensor(f"an unbiased estimate needs at least 2 rows per sample, got {fewest}", field="x")
-    if block_rows != 0 and not 2 <= block_rows <= fewest:
-        raise BadOption(f"expected blocks of 2 to {fewest} rows, got {block_rows}", field="block_rows", remedy="use 0")
-    least_rows = block_rows or max(2, math.isqrt(fewest))
+    least_rows = _least_block_rows(min(x.rows, y.rows), block_rows)
     grouping_x = Grouping.from_labels(groups_x, x.rows, "x")
     grouping_y = grouping_x if paired else Grouping.from_labels(groups_y, y.rows, "y")
-    count = min(fewest // least_rows, grouping_x.count // 2, grouping_y.count // 2)
+    count = min(x.rows // least_rows, y.rows // least_rows, grouping_x.count // 2, grouping_y.count // 2)
     if count == 0:
         raise BadOption("an unbiased estimate needs at least 2 groups", field="groups", remedy="send more groups")
     device = device or torch.device("cpu")
@@ -192,6 +187,15 @@ def block_mmd2(
         precision=precision,
         norm=math.sqrt(norm_squares / (x.rows + y.rows)),
     )
+
+
+def _least_block_rows(rows: int, block_rows: int) -> int:
+    """Return the least rows per block for so many rows of the smaller sample."""
+    if rows < 2:
+        raise BadTensor(f"an unbiased estimate needs at least 2 rows per sample, got {rows}", field="x")
+    if block_rows != 0 and not 2 <= block_rows <= rows:
+        raise BadOption(f"expected blocks of 2 to {rows} rows, got {block_rows}", field="block_rows", remedy="use 0")
+    return block_rows or max(2, math.isqrt(rows))
 
 
 def _four_term_h(x_IC: Tensor, y_IC: Tensor, kernel: Kernel) -> Tensor:

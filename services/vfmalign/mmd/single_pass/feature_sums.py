@@ -185,17 +185,18 @@ def _mean(terms_R: FloatArray) -> FloatArray:
 class PairSums:
     """Σ (φ(x_i) − φ(y_i)) by bucket; swapping the pairs of a bucket flips the sign of its sum."""
 
-    def __init__(self, buckets: Buckets, frequencies: int, device: torch.device, *, biased: bool) -> None:
-        self._buckets, self._biased = buckets, biased
-        self.groups, self.device = buckets.count, device
+    def __init__(self, buckets: Buckets, feature_map: RandomFeatureMap, *, biased: bool) -> None:
+        self._buckets, self._feature_map, self._biased = buckets, feature_map, biased
+        self.groups, self.device = buckets.count, feature_map.device
+        frequencies, device = feature_map.frequencies, feature_map.device
         self._sums_GF = torch.zeros(buckets.count, 2 * frequencies, dtype=torch.float64, device=device)
         self._diagonal_R = torch.zeros(frequencies, dtype=torch.float64, device=device)
         self._diagonal_G = torch.zeros(buckets.count, 1, dtype=torch.float64, device=device)
 
-    def fill(self, feature_map: RandomFeatureMap, x: RowStream, y: RowStream, context: WorkContext) -> None:
+    def fill(self, x: RowStream, y: RowStream, context: WorkContext) -> None:
         """Read both samples once and sum their features."""
         for (features_IF, rows_I), (other_IF, _) in zip(
-            feature_map.blocks(x, 0), feature_map.blocks(y, 1), strict=True
+            self._feature_map.blocks(x, 0), self._feature_map.blocks(y, 1), strict=True
         ):
             context.checkpoint()
             difference_IF = features_IF.sub_(other_IF)
@@ -205,7 +206,7 @@ class PairSums:
                 diagonal_IR = _squared_modulus(difference_IF)
                 self._diagonal_R += diagonal_IR.sum(dim=0)
                 _add_by_bucket(self._diagonal_G, diagonal_IR.mean(dim=1, keepdim=True), bucket_I)
-        feature_map.all_reduce(self._sums_GF, self._diagonal_R, self._diagonal_G)
+        self._feature_map.all_reduce(self._sums_GF, self._diagonal_R, self._diagonal_G)
 
     @property
     def term_range(self) -> float:
@@ -249,19 +250,20 @@ class PairSums:
 class SampleSums:
     """Σ φ by bucket over both samples; a permutation chooses which buckets belong to x."""
 
-    def __init__(self, x: Buckets, y: Buckets, frequencies: int, device: torch.device, *, biased: bool) -> None:
-        self._x, self._y, self._biased = x, y, biased
-        self.groups, self.device = x.count + y.count, device
+    def __init__(self, x: Buckets, y: Buckets, feature_map: RandomFeatureMap, *, biased: bool) -> None:
+        self._x, self._y, self._feature_map, self._biased = x, y, feature_map, biased
+        self.groups, self.device = x.count + y.count, feature_map.device
+        frequencies, device = feature_map.frequencies, feature_map.device
         self._sums_GF = torch.zeros(self.groups, 2 * frequencies, dtype=torch.float64, device=device)
         self._rows_G = torch.from_numpy(np.concatenate([x.sizes(), y.sizes()])).to(device)
 
-    def fill(self, feature_map: RandomFeatureMap, x: RowStream, y: RowStream, context: WorkContext) -> None:
+    def fill(self, x: RowStream, y: RowStream, context: WorkContext) -> None:
         """Read both samples once and sum their features."""
         for sample_index, (stream, buckets, offset) in enumerate(((x, self._x, 0), (y, self._y, self._x.count))):
-            for features_IF, rows_I in feature_map.blocks(stream, sample_index):
+            for features_IF, rows_I in self._feature_map.blocks(stream, sample_index):
                 context.checkpoint()
                 _add_by_bucket(self._sums_GF, features_IF, buckets.get_buckets(rows_I), offset)
-        feature_map.all_reduce(self._sums_GF)
+        self._feature_map.all_reduce(self._sums_GF)
 
     @property
     def term_range(self) -> float:

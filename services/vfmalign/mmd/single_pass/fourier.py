@@ -149,13 +149,12 @@ def fourier_mmd2(
     max_buckets = max(4 * MIN_GROUPS, min(BUCKETS, bucket_bytes // (16 * spectrum.count)))
     samples: PairSums | SampleSums
     if paired:
-        buckets = make_buckets(x.rows, groups_x, max_buckets, "x")
-        samples = PairSums(buckets, spectrum.count, feature_map.device, biased=biased)
+        samples = PairSums(make_buckets(x.rows, groups_x, max_buckets, "x"), feature_map, biased=biased)
     else:
         pair = make_proportional_buckets(x.rows, y.rows, groups_x, groups_y, max_buckets)
-        samples = SampleSums(*pair, spectrum.count, feature_map.device, biased=biased)
+        samples = SampleSums(*pair, feature_map, biased=biased)
     with products.matrix_units(precision, feature_map.device):
-        samples.fill(feature_map, x, y, context)
+        samples.fill(x, y, context)
     value, error = _apply_control_variate(
         samples.terms_R(),
         feature_map.mean_phase_difference(x, y),

@@ -64,7 +64,7 @@ def median_distance(rows: Rows, layer: str, context: WorkContext) -> float:
     sigma = float(np.median(pairwise_distances(rows, context), overwrite_input=True))
     if sigma == 0.0:
         raise BadOption(
-            f"the median distance of the rows of layer `{layer}` is 0, which is no valid bandwidth",
+            f"the median distance of the rows of layer `{layer}` is 0, which is not a valid bandwidth",
             field="kernel",
             remedy="use cases that differ, or set a fixed σ",
         )

@@ -95,7 +95,7 @@ INDEPENDENT: dict[Estimator, Callable[[IndependentSums], FloatArray]] = {
 }
 
 # Estimators that read the rows once and never form the kernel matrix.
-STREAMED: frozenset[Estimator] = frozenset({"linear", "block", "random_fourier"})
+SINGLE_PASS: frozenset[Estimator] = frozenset({"linear", "block", "random_fourier"})
 
 
 def resolve(pairing: Pairing, estimator: Estimator | None, method: TestMethod = "permutation") -> Estimator:
@@ -112,7 +112,7 @@ def resolve(pairing: Pairing, estimator: Estimator | None, method: TestMethod = 
     over_pairs = pairing == "paired" or method == "wild_bootstrap"
     if estimator is None:
         return "unbiased_paired" if over_pairs else "unbiased_independent"
-    if estimator in STREAMED:
+    if estimator in SINGLE_PASS:
         return estimator
     if pairing == "paired" and estimator not in PAIRED:
         raise BadOption(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
-from vfmalign.mmd.engine.ordered_pool import finish
+from vfmalign.mmd.engine.ordered_pool import wait_for_all
 
 MIN_GROUPS = 8
 MAX_ENUMERATED_GROUPS = 12
@@ -59,8 +59,8 @@ def draw_swaps(groups: int, permutations: int, seed: int) -> Permutations:
         codes_B = np.arange(2 ** (groups - 1), dtype=np.int64)
         bits_GB = (codes_B[None, :] << 1 >> np.arange(groups)[:, None]) & 1
         return Permutations((1 - 2 * bits_GB).astype(np.int8), 2**groups, True, multiplicity=2)
-    words_per_draw = -(-groups // 64)
-    raw_BW = _philox(seed).random_raw(permutations * words_per_draw).reshape(permutations, words_per_draw)
+    integers_per_draw = -(-groups // 64)
+    raw_BW = _philox(seed).random_raw(permutations * integers_per_draw).reshape(permutations, integers_per_draw)
     bits_BG = np.unpackbits(raw_BW.astype("<u8").view(np.uint8), axis=1, bitorder="little", count=groups)
     return Permutations(np.ascontiguousarray((1 - 2 * bits_BG.astype(np.int8)).T), permutations, False)
 
@@ -88,7 +88,7 @@ def draw_permutations(
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             drawing = [threads.submit(draw, start) for start in starts]
             try:
-                finish(drawing, context)
+                wait_for_all(drawing, context)
             finally:
                 threads.shutdown(cancel_futures=True)
     return Permutations(weights_GB, permutations, False)

@@ -71,7 +71,7 @@ def test_a_system_without_threads_says_so(monkeypatch):
     before = threading.active_count()
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(RuntimeError, match="can't start new thread"):
-        ordered_pool.in_order(lambda _: None, lambda *_: None, range(50), context=UNLIMITED, threads=3)
+        ordered_pool.reduce_in_order(lambda _: None, lambda *_: None, range(50), context=UNLIMITED, threads=3)
     monkeypatch.undo()
     assert threading.active_count() == before
 
@@ -83,7 +83,7 @@ def test_results_are_added_in_order_however_long_each_takes():
         time.sleep(0.02 if number % 5 == 0 else 0.0)
         return number**2
 
-    ordered_pool.in_order(form, lambda *found: added.append(found), range(40), context=UNLIMITED, threads=4)
+    ordered_pool.reduce_in_order(form, lambda *found: added.append(found), range(40), context=UNLIMITED, threads=4)
     assert added == [(number, number**2) for number in range(40)]
 
 
@@ -99,7 +99,9 @@ def test_nobody_runs_far_ahead_of_what_was_added():
         if len(begun) == 2 * ordered_pool._MAX_AHEAD_PER_THREAD:
             first_may_end.set()
 
-    ordered_pool.in_order(form, lambda *_: None, range(100), context=WorkContext(is_cancelled=is_cancelled), threads=2)
+    ordered_pool.reduce_in_order(
+        form, lambda *_: None, range(100), context=WorkContext(is_cancelled=is_cancelled), threads=2
+    )
     assert first_may_end.is_set(), "all but the first went on to the limit"
     assert sorted(begun) == list(range(100))
 
@@ -119,7 +121,7 @@ def test_who_stops_between_two_tasks_leaves_nothing_running(threads):
         formed.append(number)
 
     with pytest.raises(TimeoutError, match="late"):
-        ordered_pool.in_order(
+        ordered_pool.reduce_in_order(
             form, lambda *_: None, range(10_000), context=WorkContext(is_cancelled=is_cancelled), threads=threads
         )
     so_far = len(formed)
@@ -141,14 +143,14 @@ def test_what_fails_in_a_thread_is_raised_here(threads, fails_in):
 
     form, add = (fail, fine) if fails_in == "form" else (fine, fail)
     with pytest.raises(MemoryError, match="no room"):
-        ordered_pool.in_order(form, add, range(10_000), context=UNLIMITED, threads=threads)
+        ordered_pool.reduce_in_order(form, add, range(10_000), context=UNLIMITED, threads=threads)
 
 
 def test_threads_share_out_torch_s_own_and_leave_the_caller_s_alone(monkeypatch):
     before, seen = torch.get_num_threads(), set()
     try:
         torch.set_num_threads(6)
-        ordered_pool.in_order(
+        ordered_pool.reduce_in_order(
             lambda _: seen.add(torch.get_num_threads()), lambda *_: None, range(30), context=UNLIMITED, threads=3
         )
         later = []
@@ -156,11 +158,11 @@ def test_threads_share_out_torch_s_own_and_leave_the_caller_s_alone(monkeypatch)
         one.start()
         one.join()
         assert (seen, torch.get_num_threads(), later) == ({2}, 6, [6])
-        assert ordered_pool.threads_for(CPU, 1_000) == 6
-        assert ordered_pool.threads_for(CPU, 6 * ordered_pool._MIN_TASKS_PER_THREAD - 1) == 1
-        assert ordered_pool.threads_for(torch.device("cuda"), 1_000) == 1
+        assert ordered_pool.choose_threads(CPU, 1_000) == 6
+        assert ordered_pool.choose_threads(CPU, 6 * ordered_pool._MIN_TASKS_PER_THREAD - 1) == 1
+        assert ordered_pool.choose_threads(torch.device("cuda"), 1_000) == 1
         torch.set_num_threads(64)
-        assert ordered_pool.threads_for(CPU, 1_000) == ordered_pool._MAX_THREADS
+        assert ordered_pool.choose_threads(CPU, 1_000) == ordered_pool._MAX_THREADS
     finally:
         torch.set_num_threads(before)
 
@@ -177,7 +179,9 @@ def test_the_cpu_time_of_work_that_was_stopped_counts_too():
 
     before, calls = ordered_pool.cpu_seconds(), count()
     with pytest.raises(TimeoutError):
-        ordered_pool.in_order(form, lambda *_: None, range(10_000), context=WorkContext(is_cancelled=late), threads=2)
+        ordered_pool.reduce_in_order(
+            form, lambda *_: None, range(10_000), context=WorkContext(is_cancelled=late), threads=2
+        )
     assert ordered_pool.cpu_seconds() - before >= 0.02
 
 
@@ -189,5 +193,5 @@ def test_the_cpu_time_of_threads_counts_as_the_caller_s(threads):
             pass
 
     before = ordered_pool.cpu_seconds()
-    ordered_pool.in_order(form, lambda *_: None, range(20), context=UNLIMITED, threads=threads)
+    ordered_pool.reduce_in_order(form, lambda *_: None, range(20), context=UNLIMITED, threads=threads)
     assert 0.2 <= ordered_pool.cpu_seconds() - before < 2.0
