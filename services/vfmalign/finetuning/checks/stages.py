@@ -40,13 +40,7 @@ from vfmalign.finetuning.checks.repository import Check
 from vfmalign.finetuning.checks.request import get_recipe
 from vfmalign.finetuning.db.repository import NO_FREE_SLOT
 from vfmalign.finetuning.jobs.repository import Job, JobRepository
-from vfmalign.finetuning.jobs.request import (
-    NETWORKS,
-    baseline_digest,
-    finetuning_spec,
-    load_card,
-    to_recipe,
-)
+from vfmalign.finetuning.jobs.request import NETWORKS, baseline_digest, finetuning_spec, load_card, to_recipe
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
