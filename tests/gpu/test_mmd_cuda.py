@@ -6,7 +6,7 @@ import torch
 
 from vfmalign.mmd.comparison import layer_pass
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Sample
 
 pytestmark = [
@@ -31,7 +31,7 @@ def test_cuda_equals_cpu(pairing, precision, monkeypatch):
             Sample("y", {"a": y}),
             reference,
             options,
-            Engine(device=torch.device(name), backend="torch", tile_shape=(77, 150)),
+            ComputeConfig(device=torch.device(name), backend="torch", tile_shape=(77, 150)),
         )
         for name in ("cpu", "cuda")
     ]

@@ -16,11 +16,11 @@ from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, parse_args
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import products
 from vfmalign.mmd.service.servicer import MmdServicer
-from vfmalign.mmd.settings import MmdSettings, engine_of
+from vfmalign.mmd.settings import MmdSettings, to_compute_config
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 
@@ -28,14 +28,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the service until SIGTERM or SIGINT."""
     settings = parse_args("mmd", MmdSettings, argv)
     try:
-        engine = engine_of(settings.mmd)
+        engine = to_compute_config(settings.mmd)
     except VfmalignError as error:
         print(error, file=sys.stderr)  # noqa: T201
         raise SystemExit(EXIT_BAD_SETTINGS) from None
     asyncio.run(_serve(settings, engine))
 
 
-async def _serve(settings: MmdSettings, engine: Engine) -> None:
+async def _serve(settings: MmdSettings, engine: ComputeConfig) -> None:
     queue = WorkQueue(settings.mmd.queue_size, "mmd")
     servicer = MmdServicer(
         ObjectStore(settings.store),
@@ -57,7 +57,7 @@ async def _serve(settings: MmdSettings, engine: Engine) -> None:
     await serve("mmd", settings, add_services, ready=ready, stop=stop)
 
 
-def _warm_up(engine: Engine) -> None:
+def _warm_up(engine: ComputeConfig) -> None:
     """Makes the device and its libraries load before the first call pays for it."""
     x, y = (Sample(name, {"warm": np.eye(8, dtype=np.float32)}) for name in ("x", "y"))
     compare(x, y, None, Options("paired", fixed_sigma=1.0, permutations=1), engine)

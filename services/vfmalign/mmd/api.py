@@ -21,7 +21,7 @@ from vfmalign.client.messages.common import Interval
 from vfmalign.client.messages.mmd import Estimator, KernelFamily, Pairing, Precision, ShiftResult, TestMethod
 from vfmalign.core.domain.errors import BadTensor
 from vfmalign.mmd.comparison.compare import compare, get_value
-from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.row_streams import FeatureArray
 
@@ -212,7 +212,7 @@ def _one(
     """The comparison of the features as they are, and its backend."""
     if options.fixed_sigma is None and reference is None:
         options = replace(options, bandwidth="pooled_median")
-    engine = Engine(device=torch.device(device or "cpu"), memory_bytes=machine_memory_bytes())
+    engine = ComputeConfig(device=torch.device(device or "cpu"), memory_bytes=machine_memory_bytes())
     result = compare(x, y, None if reference is None else _sample("reference", reference), options, engine)
     return result.layers[0].raw, result.backend
 
@@ -231,7 +231,7 @@ def _array(features: Features, name: str) -> FeatureArray:
     if array.dtype.kind in "iu":
         return array.astype(np.float64)
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
-        raise BadTensor(f"{array.dtype} are no features", field=name, remedy="convert them to float16, 32 or 64")
+        raise BadTensor(f"{array.dtype} is not a feature type", field=name, remedy="convert them to float16, 32 or 64")
     return array
 
 

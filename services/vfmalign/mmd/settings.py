@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.runtime.settings import ServiceSettings
-from vfmalign.mmd.comparison.options import Engine
+from vfmalign.mmd.comparison.options import ComputeConfig
 
 
 class MmdOptions(BaseModel, frozen=True):
@@ -41,13 +41,13 @@ class MmdSettings(ServiceSettings):
     mmd: MmdOptions = MmdOptions()
 
 
-def engine_of(options: MmdOptions) -> Engine:
+def to_compute_config(options: MmdOptions) -> ComputeConfig:
     """The engine these options ask for.
 
     Raises:
         BadOption: a CUDA device is asked for and not there.
     """
-    return Engine(
+    return ComputeConfig(
         device=_device(options.device),
         precision=options.precision,
         backend=options.backend,

@@ -8,7 +8,7 @@ import pytest
 
 from vfmalign.mmd.comparison import layer_pass
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Sample
 
 
@@ -60,7 +60,7 @@ def compare_arrays(x, y, *, groups_x=(), groups_y=(), tile_rows=None, forced=Non
         Sample("y", {"features": y}, tuple(groups_y)),
         reference,
         Options(**options),
-        Engine(tile_shape=tile_rows and (tile_rows, 2 * tile_rows)),
+        ComputeConfig(tile_shape=tile_rows and (tile_rows, 2 * tile_rows)),
     )
     return result.layers[0]
 

@@ -7,7 +7,7 @@ import torch
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.mmd import mmd2, mmd_test
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.statistics import permutations
 
@@ -35,7 +35,7 @@ def service(x, y, reference=None, groups=((), ()), **options):
         Sample(name, {"stages.3": array}, labels)
         for name, array, labels in zip("xy", (x, y), map(tuple, groups), strict=True)
     )
-    return compare(one, other, fitted, Options(**options), Engine()).layers[0].raw
+    return compare(one, other, fitted, Options(**options), ComputeConfig()).layers[0].raw
 
 
 def test_default_is_the_unbiased_value_at_the_pooled_median(brute, samples, pairs):
@@ -266,9 +266,9 @@ def bad(array, value):
         (lambda x: x[None], r"expected shape \[rows, channels\], got \[1, 24, 3\]"),
         (lambda x: x[:0], r"got \[0, 3\]"),
         (lambda x: x[:, :2], "2 in `x`, 3 in `y`"),
-        (lambda x: x > 0, "bool are no features"),
-        (lambda x: x + 1j, "complex128 are no features"),
-        (lambda x: x.astype(str), "are no features"),
+        (lambda x: x > 0, "bool is not a feature type"),
+        (lambda x: x + 1j, "complex128 is not a feature type"),
+        (lambda x: x.astype(str), "is not a feature type"),
         (lambda x: x * 1e200, "too large to square"),
     ],
 )

@@ -1,7 +1,7 @@
 """Worker threads behind a bounded queue: heavy work runs one call at a time, and calls beyond the bound are refused.
 
 Short calls have a thread of their own, so that they do not wait for a long call that computes for minutes. (gRPC's
-`maximum_concurrent_rpcs` is no substitute: it refuses health checks as well.)
+`maximum_concurrent_rpcs` does not replace this, as it refuses health checks as well.)
 """
 
 from __future__ import annotations

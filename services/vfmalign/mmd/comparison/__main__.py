@@ -22,13 +22,13 @@ from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.mmd.api import machine_memory_bytes
 from vfmalign.mmd.comparison import memory_budget
 from vfmalign.mmd.comparison.compare import check_options, compare
-from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import distributed
 from vfmalign.mmd.engine.row_streams import NpyRows
 from vfmalign.mmd.service import comparison_job, converters
-from vfmalign.mmd.service.feature_reader import Sets, Stored
-from vfmalign.mmd.settings import MmdOptions, engine_of
+from vfmalign.mmd.service.feature_reader import FeatureReader, Stored
+from vfmalign.mmd.settings import MmdOptions, to_compute_config
 from vfmalign.v1 import mmd_pb2
 
 SUMMARY = """\
@@ -80,16 +80,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     Raises:
         SystemExit: after `--help`, or for arguments that do not fit together.
     """
-    found = parser("mmd.comparison_main", _ComparisonSettings, SUMMARY)
-    found.add_argument("x", metavar="X", help="first sample (before)")
-    found.add_argument("y", metavar="Y", help="second sample (after)")
-    found.add_argument("--pairing", choices=_PAIRINGS, required=True, help="whether row i of X and of Y is one case")
-    found.add_argument("--reference", metavar="SAMPLE", help="sample that fixes scale and bandwidth")
-    found.add_argument("--sigma", type=float, help="fixed bandwidth, in units of the features")
-    found.add_argument("--options", default="{}", metavar="JSON", help="further fields of a ComputeRequest")
-    arguments = found.parse_args(argv)
+    arguments_parser = parser("mmd.comparison_main", _ComparisonSettings, SUMMARY)
+    arguments_parser.add_argument("x", metavar="X", help="first sample (before)")
+    arguments_parser.add_argument("y", metavar="Y", help="second sample (after)")
+    arguments_parser.add_argument(
+        "--pairing", choices=_PAIRINGS, required=True, help="whether row i of X and of Y is one case"
+    )
+    arguments_parser.add_argument("--reference", metavar="SAMPLE", help="sample that fixes scale and bandwidth")
+    arguments_parser.add_argument("--sigma", type=float, help="fixed bandwidth, in units of the features")
+    arguments_parser.add_argument("--options", default="{}", metavar="JSON", help="further fields of a ComputeRequest")
+    arguments = arguments_parser.parse_args(argv)
     if len({_is_stored(place) for place in _places(arguments).values()}) > 1:
-        found.error("compare .npy files with .npy files, or stored feature sets with stored feature sets")
+        arguments_parser.error("compare .npy files with .npy files, or stored feature sets with stored feature sets")
     return arguments
 
 
@@ -122,7 +124,7 @@ def request_of(arguments: argparse.Namespace) -> mmd_pb2.ComputeRequest:
 
 def _run(arguments: argparse.Namespace) -> None:
     settings = load(_ComparisonSettings).mmd
-    engine = engine_of(settings)
+    engine = to_compute_config(settings)
     if "memory_mib" not in settings.model_fields_set:
         engine = replace(engine, memory_bytes=machine_memory_bytes())
     options = converters.to_options(request_of(arguments))
@@ -151,7 +153,7 @@ def _is_stored(place: str) -> bool:
     return not place.endswith(NPY)
 
 
-def _read_stored(places: Mapping[str, str], options: Options, engine: Engine) -> list[Sample]:
+def _read_stored(places: Mapping[str, str], options: Options, engine: ComputeConfig) -> list[Sample]:
     """Return feature sets as arrays or, where they do not fit into memory, x and y as streams."""
     store = ObjectStore(load(StoreSettings))
     given = []
@@ -160,22 +162,22 @@ def _read_stored(places: Mapping[str, str], options: Options, engine: Engine) ->
             manifest = _MANIFEST.fullmatch(store.key(place))
             if manifest is None:
                 remedy = "give s3://…/features/…/manifest.json"
-                raise BadOption("is no manifest of a feature set", field=name, remedy=remedy)
+                raise BadOption("expected the URI of a feature set's manifest", field=name, remedy=remedy)
             place = manifest[1]  # noqa: PLW2901
         given.append(Stored(name, place))
-    sets = Sets(store)
-    if memory_budget.fits(sets.extents(given), options, engine):
+    sets = FeatureReader(store)
+    if memory_budget.fits(sets.shapes(given), options, engine):
         return sets.read(given, UNLIMITED)
     return [*sets.streams(given[:2]), *sets.read(given[2:], UNLIMITED)]
 
 
-def _read_files(places: Mapping[str, str], options: Options, engine: Engine) -> list[Sample]:
+def _read_files(places: Mapping[str, str], options: Options, engine: ComputeConfig) -> list[Sample]:
     """Return .npy files as arrays or, where they do not fit into memory, x and y as streams."""
     paths = {name: Path(place) for name, place in places.items()}
     layer = converters.INLINE_LAYER
     if _MOST_GROWTH * sum(path.stat().st_size for path in paths.values() if path.is_file()) > engine.memory_bytes:
         streams = [Sample(name, {layer: NpyRows(path, name)}) for name, path in paths.items()]
-        if not memory_budget.fits([memory_budget.extent_of(one) for one in streams], options, engine):
+        if not memory_budget.fits([memory_budget.get_sample_shape(one) for one in streams], options, engine):
             arrays = [Sample(name, {layer: read_npy(paths[name], name)}) for name in list(paths)[2:]]
             return [*streams[:2], *arrays]
     return [Sample(name, {layer: read_npy(path, name)}) for name, path in paths.items()]

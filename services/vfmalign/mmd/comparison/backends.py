@@ -1,4 +1,4 @@
-"""Which backend sums a kernel matrix, and why: triton where it runs, torch everywhere. Knows nothing of statistics."""
+"""Choice of the backend that sums a kernel matrix: triton where it runs, torch everywhere else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vfmalign.core.runtime import logs
-from vfmalign.mmd.comparison.options import Backend, Engine
+from vfmalign.mmd.comparison.options import Backend, ComputeConfig
 from vfmalign.mmd.engine import products
 from vfmalign.mmd.engine import tiles as torch_engine
 from vfmalign.mmd.engine.distributed import ProcessGroup
@@ -30,7 +30,7 @@ class Summed:
 
 
 def accumulate(
-    matrix: Matrix, kernels: Sequence[Kernel], layout: Layout, engine: Engine, *, squares: bool = False
+    matrix: Matrix, kernels: Sequence[Kernel], layout: Layout, engine: ComputeConfig, *, squares: bool = False
 ) -> Summed:
     """All sums of the matrix, for each kernel, on the engine's backend; of several ranks, added up.
 
@@ -54,7 +54,7 @@ def _formed(
     matrix: Matrix,
     kernels: Sequence[Kernel],
     layout: Layout,
-    engine: Engine,
+    engine: ComputeConfig,
     *,
     squares: bool,
 ) -> list[Sums]:
@@ -71,14 +71,14 @@ def _formed(
         )
 
 
-def why_not_triton(matrix: Matrix, kernels: Sequence[Kernel], engine: Engine) -> str:
+def why_not_triton(matrix: Matrix, kernels: Sequence[Kernel], engine: ComputeConfig) -> str:
     """Why triton, which the engine would take, cannot; empty where it can or is not wanted."""
     if not wants_triton(engine):
         return ""
     return backend.unavailable_reason(matrix.device, matrix.precision, kernels)
 
 
-def wants_triton(engine: Engine) -> bool:
+def wants_triton(engine: ComputeConfig) -> bool:
     """Whether triton is asked for, or taken wherever it runs and there is a device for it."""
     return engine.backend == "triton" or (engine.backend == "auto" and engine.device.type == "cuda")
 
@@ -87,11 +87,11 @@ def added_up(sums: Sequence[Sums], process_group: ProcessGroup, device: torch.de
     """Sums over the tiles of all ranks."""
     if process_group.world_size == 1:
         return list(sums)
-    found = []
+    totals = []
     for one in sums:
         parts = [one.rows_NP, one.diagonal_N, one.within_G, one.quadratic_B, np.array([one.squares])]
         tensors = [torch.tensor(part, device=device) for part in parts]  # copies, as some share their memory
         process_group.all_reduce(*tensors)
         rows_NP, diagonal_N, within_G, quadratic_B, squares = (tensor.cpu().numpy() for tensor in tensors)
-        found.append(Sums(rows_NP, diagonal_N, within_G, quadratic_B, float(squares[0])))
-    return found
+        totals.append(Sums(rows_NP, diagonal_N, within_G, quadratic_B, float(squares[0])))
+    return totals

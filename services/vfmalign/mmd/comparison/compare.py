@@ -1,6 +1,6 @@
 """One comparison: two samples and a reference in, MMD² per layer with its uncertainty out.
 
-This is the main path; it reads top to bottom. Knows nothing of gRPC or object storage.
+`compare` is the main path and reads top to bottom.
 
 Legend: L layers, B permutations.
 """
@@ -17,9 +17,9 @@ from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, Measure, MeasureResult, Projection, ShiftResult
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.mmd.comparison import dispatcher, memory_budget, samples
-from vfmalign.mmd.comparison.designs import Design, design_of
-from vfmalign.mmd.comparison.layer_pass import Measured, Plan, measure
-from vfmalign.mmd.comparison.options import Backend, Engine, Options
+from vfmalign.mmd.comparison.designs import Design, create_design
+from vfmalign.mmd.comparison.layer_pass import LayerPlan, Measured, measure
+from vfmalign.mmd.comparison.options import Backend, ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Features, Sample
 from vfmalign.mmd.comparison.standardisation import Scaled, scalings
 from vfmalign.mmd.engine import rows
@@ -45,7 +45,9 @@ class _Evaluated:
     backend_note: str = ""
 
 
-def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Options, engine: Engine) -> ComputeResponse:
+def compare(
+    x: Sample, y: Sample, reference_sample: Sample | None, options: Options, engine: ComputeConfig
+) -> ComputeResponse:
     """Compares two samples layer by layer.
 
     Args:
@@ -71,13 +73,13 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
     samples.check_relation(x, y, options.pairing)
     memory_budget.check_projection(given, options)
     is_streamed = x.is_streamed or y.is_streamed
-    extents = [memory_budget.extent_of(sample) for sample in given]
-    memory_budget.check_measures(extents, options, streamed=is_streamed)
+    shapes = [memory_budget.get_sample_shape(sample) for sample in given]
+    memory_budget.check_measures(shapes, options, streamed=is_streamed)
     if is_streamed:
-        memory_budget.refuse_too_large_to_stream(extents, options, engine)
-        engine = memory_budget.beside(extents[2:], engine)
+        memory_budget.refuse_too_large_to_stream(shapes, options, engine)
+        engine = memory_budget.beside(shapes[2:], engine)
     else:
-        memory_budget.refuse_too_large(extents, options, engine)
+        memory_budget.refuse_too_large(shapes, options, engine)
 
     looks: dict[str, dict[str, Scaled]] = {}
     projection: Projection | None = None
@@ -91,12 +93,12 @@ def compare(x: Sample, y: Sample, reference_sample: Sample | None, options: Opti
 
     if is_streamed:
         x, y = samples.numbered(x), samples.numbered(y)
-    design = design_of(x, y, options)
+    design = create_design(x, y, options)
     estimator = estimators.resolve(options.pairing, options.estimator, options.method)
     if estimator in estimators.SINGLE_PASS:
         shifts = {scaling: _read_once(x, y, by_layer, options, engine) for scaling, by_layer in looks.items()}
     else:
-        plan = Plan(options, estimator, design, _permutations(design, options, engine), engine)
+        plan = LayerPlan(options, estimator, design, _permutations(design, options, engine), engine)
         shifts = {scaling: _all_pairs(x, y, by_layer, plan) for scaling, by_layer in looks.items()}
     everything = [evaluated for by_layer in shifts.values() for evaluated in by_layer.values()]
     return ComputeResponse(
@@ -174,7 +176,7 @@ def check_options(options: Options, *, has_reference: bool) -> None:
     memory_budget.check_permutations(options.permutations)
 
 
-def _permutations(design: Design, options: Options, engine: Engine) -> Permutations:
+def _permutations(design: Design, options: Options, engine: ComputeConfig) -> Permutations:
     """The permutations that all layers share."""
     if options.permutations == 0:
         return no_permutations(design.groups, "no test was requested")
@@ -186,7 +188,9 @@ def _last(looks: Mapping[str, Mapping[str, Scaled]], layer: str) -> Scaled:
     return next(reversed(list(looks.values())))[layer]
 
 
-def _measures(given: Sequence[Features], scaled: Scaled, options: Options, engine: Engine) -> tuple[MeasureResult, ...]:
+def _measures(
+    given: Sequence[Features], scaled: Scaled, options: Options, engine: ComputeConfig
+) -> tuple[MeasureResult, ...]:
     """The measures beside MMD² that the options name, of features in memory."""
     if scaled.absent_reason:
         return tuple(MeasureResult(measure=name, value=absent(scaled.absent_reason)) for name in options.measures)
@@ -214,12 +218,12 @@ def _to_result(measure: Measure, value: MeasureValue) -> MeasureResult:
 
 
 def _read_once(
-    x: Sample, y: Sample, looks: Mapping[str, Scaled], options: Options, engine: Engine
+    x: Sample, y: Sample, looks: Mapping[str, Scaled], options: Options, engine: ComputeConfig
 ) -> dict[str, _Evaluated]:
     """Results of all layers in one scaling by an estimator that reads the rows once."""
     return {
         layer: _Evaluated(
-            dispatcher.shift_of(
+            dispatcher.compute_shift(
                 to_stream(x.layers[layer], x.name),
                 to_stream(y.layers[layer], y.name),
                 scaled,
@@ -233,7 +237,7 @@ def _read_once(
     }
 
 
-def _all_pairs(x: Sample, y: Sample, looks: Mapping[str, Scaled], plan: Plan) -> dict[str, _Evaluated]:
+def _all_pairs(x: Sample, y: Sample, looks: Mapping[str, Scaled], plan: LayerPlan) -> dict[str, _Evaluated]:
     """Results of all layers in one scaling; they share the permutations, so that max-T can adjust over them."""
     measured = {
         layer: measure(scaled, x.layers[layer], y.layers[layer], plan, layer) for layer, scaled in looks.items()
@@ -255,7 +259,7 @@ def _all_pairs(x: Sample, y: Sample, looks: Mapping[str, Scaled], plan: Plan) ->
     }
 
 
-def _shift(measured: Measured, adjusted: Estimate | None, plan: Plan) -> ShiftResult:
+def _shift(measured: Measured, adjusted: Estimate | None, plan: LayerPlan) -> ShiftResult:
     """One result."""
     permutations, options = plan.permutations, plan.options
     statistics = measured.statistics

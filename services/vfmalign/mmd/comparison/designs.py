@@ -251,7 +251,7 @@ class WildBootstrapDesign(PairedDesign):
         super().__init__(Sample(x.name, x.layers), Sample(y.name, y.layers))
 
 
-def design_of(x: Sample, y: Sample, options: Options) -> Design:
+def create_design(x: Sample, y: Sample, options: Options) -> Design:
     """How x and y are laid out for the pairing and test asked for.
 
     Raises:

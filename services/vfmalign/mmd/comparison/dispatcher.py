@@ -15,7 +15,7 @@ from torch import Tensor
 from vfmalign.client.messages.common import absent
 from vfmalign.client.messages.mmd import Estimator, ShiftResult
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.standardisation import Scaled
 from vfmalign.mmd.engine import precision
 from vfmalign.mmd.engine.precision import PrecisionName
@@ -50,23 +50,23 @@ class AffineRows:
 
 @dataclass(frozen=True)
 class _Question:
-    """Two streams in one scaling, and what is asked of them."""
+    """Two streams in one scaling, and the options."""
 
     x: RowStream
     y: RowStream
     scaled: Scaled
     options: Options
-    engine: Engine
+    engine: ComputeConfig
     groups_x: Sequence[str]
     groups_y: Sequence[str]
 
 
-def shift_of(
+def compute_shift(
     x: RowStream,
     y: RowStream,
     scaled: Scaled,
     options: Options,
-    engine: Engine,
+    engine: ComputeConfig,
     *,
     groups_x: Sequence[str] = (),
     groups_y: Sequence[str] = (),
@@ -166,7 +166,7 @@ def _block_in(question: _Question, chosen: PrecisionName) -> ShiftResult:
 
 def _fourier(question: _Question) -> ShiftResult:
     """With the frequencies' error beside the interval, which counts it."""
-    found = fourier_mmd2(
+    estimate = fourier_mmd2(
         question.x,
         question.y,
         paired=question.options.pairing == "paired",
@@ -185,17 +185,17 @@ def _fourier(question: _Question) -> ShiftResult:
         memory_bytes=question.engine.memory_bytes,
     )
     return ShiftResult(
-        mmd2=found.mmd2,
+        mmd2=estimate.mmd2,
         sigma=question.scaled.sigma,
-        p_value=found.p_value,
+        p_value=estimate.p_value,
         p_value_max_t=absent(_NO_MAX_T),
-        permutations=found.permutations.count,
-        enumerated=found.permutations.enumerated,
-        error_bound=found.rounding_error,
-        below_error_bound=abs(found.mmd2.value or 0.0) <= found.rounding_error,
-        precision=found.precision,
+        permutations=estimate.permutations.count,
+        enumerated=estimate.permutations.enumerated,
+        error_bound=estimate.rounding_error,
+        below_error_bound=abs(estimate.mmd2.value or 0.0) <= estimate.rounding_error,
+        precision=estimate.precision,
         aggregated_p_value=absent(_NO_GRID),
-        approximation_error=found.approximation_error,
+        approximation_error=estimate.approximation_error,
     )
 
 

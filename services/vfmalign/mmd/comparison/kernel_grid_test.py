@@ -17,7 +17,7 @@ import numpy as np
 
 from vfmalign.mmd.comparison.designs import Statistics
 from vfmalign.mmd.comparison.memory_budget import BANDWIDTHS
-from vfmalign.mmd.comparison.options import Engine
+from vfmalign.mmd.comparison.options import ComputeConfig
 from vfmalign.mmd.comparison.samples import Features
 from vfmalign.mmd.comparison.standardisation import Scaled, drawn
 from vfmalign.mmd.engine.kernels import Kernel, gaussian, laplacian
@@ -28,7 +28,7 @@ SHARE_OF_SPREAD = 0.75
 ROUNDING = 1e-9  # of k: MMD² of two labellings that differ by less do so by rounding
 
 
-def kernels(x: Features, y: Features, scaled: Scaled, engine: Engine) -> list[Kernel]:
+def kernels(x: Features, y: Features, scaled: Scaled, engine: ComputeConfig) -> list[Kernel]:
     """Gaussian and Laplacian kernels at ten bandwidths each; none where all rows are equal."""
     rows = drawn([x, y], scaled.affine, engine)
     sigmas = bandwidths.bandwidth_grid(rows, BANDWIDTHS, engine.context)
@@ -64,5 +64,5 @@ def largest(
     if not telling_F.any():
         return None
     scale_F = spread_F[telling_F] ** SHARE_OF_SPREAD * size_F[telling_F] ** (1.0 - SHARE_OF_SPREAD)
-    found_FB = permuted_FB[telling_F] / scale_F[:, None]
-    return Statistics(float((observed_F[telling_F] / scale_F).max()), found_FB.max(axis=0), ())
+    normalised_FB = permuted_FB[telling_F] / scale_F[:, None]
+    return Statistics(float((observed_F[telling_F] / scale_F).max()), normalised_FB.max(axis=0), ())

@@ -1,4 +1,4 @@
-"""One layer in one scaling: the pass over its pairs, in the precision that keeps its digits. Knows nothing of layers.
+"""One layer in one scaling: the pass over its pairs, in float64 where a lower precision would lose digits.
 
 Legend: N and M rows of x and y, C channels as given, K channels kept.
 """
@@ -14,7 +14,7 @@ from vfmalign.client.messages.mmd import Estimator
 from vfmalign.core.domain.errors import BadTensor
 from vfmalign.mmd.comparison import backends, kernel_grid_test
 from vfmalign.mmd.comparison.designs import Design, Statistics
-from vfmalign.mmd.comparison.options import Backend, Engine, Options
+from vfmalign.mmd.comparison.options import Backend, ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Features, shape_of
 from vfmalign.mmd.comparison.standardisation import Scaled
 from vfmalign.mmd.engine import out_of_core, precision, rows
@@ -28,14 +28,14 @@ from vfmalign.mmd.statistics.permutations import Permutations
 
 
 @dataclass(frozen=True)
-class Plan:
+class LayerPlan:
     """What all layers of a comparison share."""
 
     options: Options
     estimator: Estimator
     design: Design
     permutations: Permutations
-    engine: Engine
+    engine: ComputeConfig
 
     @property
     def layout(self) -> Layout:
@@ -62,7 +62,7 @@ class Measured:
     backend_note: str = ""
 
 
-def measure(scaled: Scaled, x: Features, y: Features, plan: Plan, layer: str) -> Measured:
+def measure(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, layer: str) -> Measured:
     """One pass over the tiles, and a second in float64 where the first would leave less than a digit.
 
     Raises:
@@ -99,7 +99,7 @@ def _loses_digits(measured: Measured) -> bool:
 
 @dataclass(frozen=True)
 class _Pass:
-    """What one pass over all pairs of rows found.
+    """What one pass over all pairs of rows one_pass.
 
     Attributes:
         sums: per kernel.
@@ -114,7 +114,7 @@ class _Pass:
     note: str
 
 
-def _one_pass(scaled: Scaled, x: Features, y: Features, plan: Plan, chosen: PrecisionName) -> Measured | None:
+def _one_pass(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, chosen: PrecisionName) -> Measured | None:
     """Statistics at one precision; None where squares would overflow in it."""
     design, engine, aggregate = plan.design, plan.engine, plan.options.aggregated
     channel_mask_C = scaled.affine.channel_mask_C
@@ -122,24 +122,24 @@ def _one_pass(scaled: Scaled, x: Features, y: Features, plan: Plan, chosen: Prec
     kernel = scaled.kernel(plan.options.kernel, channels)
     kernels = [kernel, *(kernel_grid_test.kernels(x, y, scaled, engine) if aggregate else ())]
     if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
-        found = _over_arrays(kernels, x, y, scaled.affine, plan=plan, chosen=chosen)
+        one_pass = _over_arrays(kernels, x, y, scaled.affine, plan=plan, chosen=chosen)
     else:
         streams = to_stream(x, "x"), to_stream(y, "y")
-        found = _over_streams(kernels, *streams, scaled.affine, plan=plan, chosen=chosen)
-    if found is None:
+        one_pass = _over_streams(kernels, *streams, scaled.affine, plan=plan, chosen=chosen)
+    if one_pass is None:
         return None
-    statistics = [design.statistics(plan.estimator, sums, plan.permutations) for sums in found.sums]
+    statistics = [design.statistics(plan.estimator, sums, plan.permutations) for sums in one_pass.sums]
     rows_of_both = shape_of(x)[0] + shape_of(y)[0]
     enumerated = plan.permutations.enumerated
-    largest = kernel_grid_test.largest(statistics[1:], found.sums[1:], rows_of_both, enumerated=enumerated)
+    largest = kernel_grid_test.largest(statistics[1:], one_pass.sums[1:], rows_of_both, enumerated=enumerated)
     return Measured(
         scaled.sigma,
         statistics[0],
-        _bound(found, kernel, channels, design, chosen),
+        _bound(one_pass, kernel, channels, design, chosen),
         chosen,
         aggregate=largest,
-        backend=found.backend,
-        backend_note=found.note,
+        backend=one_pass.backend,
+        backend_note=one_pass.note,
     )
 
 
@@ -149,7 +149,7 @@ def _over_arrays(
     y_MC: FeatureArray,
     affine: Affine,
     *,
-    plan: Plan,
+    plan: LayerPlan,
     chosen: PrecisionName,
 ) -> _Pass | None:
     """A pass over rows in memory, which are put in the design's order."""
@@ -166,7 +166,7 @@ def _over_arrays(
 
 
 def _over_streams(
-    kernels: Sequence[Kernel], x: RowStream, y: RowStream, affine: Affine, *, plan: Plan, chosen: PrecisionName
+    kernels: Sequence[Kernel], x: RowStream, y: RowStream, affine: Affine, *, plan: LayerPlan, chosen: PrecisionName
 ) -> _Pass | None:
     """A pass over rows that are read again and again, in the memory allowed."""
     engine = plan.engine
@@ -192,14 +192,14 @@ def _over_streams(
     return _Pass(sums, streamed.norm, 1.0, "torch", note)
 
 
-def _bound(found: _Pass, kernel: Kernel, channels: int, design: Design, chosen: PrecisionName) -> float:
+def _bound(one_pass: _Pass, kernel: Kernel, channels: int, design: Design, chosen: PrecisionName) -> float:
     """The error bound of a pass."""
-    fewest, sums = min(design.block_sizes), found.sums[0]
+    fewest, sums = min(design.block_sizes), one_pass.sums[0]
     bound = precision.error_bound(
         slope=kernel.slope,
-        norm=found.norm,
+        norm=one_pass.norm,
         channels=channels,
-        rows=fewest * found.distinct_share,
+        rows=fewest * one_pass.distinct_share,
         witness=_witness(sums, design.block_sizes),
         largest=1.0 if kernel.argument == "distance" else float(np.abs(sums.diagonal_N).max()),
         precision=chosen,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vfmalign.core.domain.errors import BadOption, TooLarge
-from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Sample, shape_of
 from vfmalign.mmd.engine import out_of_core
 from vfmalign.mmd.engine.kernels import WITHOUT_BANDWIDTH
@@ -32,7 +32,7 @@ SHORT_MEMORY_SHARE = 4  # A short comparison takes a fourth of the memory at mos
 
 
 @dataclass(frozen=True)
-class Extent:
+class SampleShape:
     """The size of one sample: rows, channels by layer, groups."""
 
     rows: int
@@ -40,18 +40,18 @@ class Extent:
     groups: int
 
 
-def extent_of(sample: Sample) -> Extent:
+def get_sample_shape(sample: Sample) -> SampleShape:
     """The size of features at hand; malformed ones count what they have and are refused elsewhere."""
     shapes = {layer: shape_of(features) or (0,) for layer, features in sample.layers.items()}
     rows = max((shape[0] for shape in shapes.values()), default=0)
     channels = {layer: shape[-1] if len(shape) > 1 else 0 for layer, shape in shapes.items()}
-    return Extent(rows, channels, len(set(sample.groups)) or rows)
+    return SampleShape(rows, channels, len(set(sample.groups)) or rows)
 
 
-def widths(extent: Extent, options: Options) -> list[int]:
+def widths(shape: SampleShape, options: Options) -> list[int]:
     """Channels of the layers that are compared."""
-    asked = set(options.layers) | ({options.primary_layer} if options.layers else set())
-    return [channels for layer, channels in extent.channels.items() if not asked or layer in asked]
+    selected = set(options.layers) | ({options.primary_layer} if options.layers else set())
+    return [channels for layer, channels in shape.channels.items() if not selected or layer in selected]
 
 
 @dataclass(frozen=True)
@@ -67,21 +67,21 @@ class _Need:
         return self.rows * self.bytes_per_row + self.other_bytes
 
 
-def bytes_needed(given: Sequence[Extent], options: Options, engine: Engine) -> int:
+def bytes_needed(given: Sequence[SampleShape], options: Options, engine: ComputeConfig) -> int:
     """Peak memory of a comparison of x, y and perhaps a reference, beside the process itself, in bytes."""
     return _need(given, options, engine).total
 
 
-def _need(given: Sequence[Extent], options: Options, engine: Engine) -> _Need:
+def _need(given: Sequence[SampleShape], options: Options, engine: ComputeConfig) -> _Need:
     """Features as sent (all layers), and of one layer the rows in order and at work in float64, the costliest case."""
-    channels = [width for extent in given for width in extent.channels.values()]
-    layers = max((len(extent.channels) for extent in given), default=0)
-    per_row = 8 * (max((sum(extent.channels.values()) for extent in given), default=0) + max(channels, default=0))
+    channels = [width for shape in given for width in shape.channels.values()]
+    layers = max((len(shape.channels) for shape in given), default=0)
+    per_row = 8 * (max((sum(shape.channels.values()) for shape in given), default=0) + max(channels, default=0))
     pairs = _distances(given, options)
-    groups = sum(extent.groups for extent in given[:2])
+    groups = sum(shape.groups for shape in given[:2])
     permuted = options.permutations * (2 * groups + 16 * layers)
     kernels = 1 + 2 * BANDWIDTHS if options.aggregated else 1
-    most = max((extent.rows for extent in given), default=0)
+    most = max((shape.rows for shape in given), default=0)
     height, width = (min(side, most) for side in engine.tile_shape or default_tile_shape(engine.device))
     threads = choose_threads(engine.device, most**2 // max(height * width, 1) * 2)
     tiles = 8 * height * (width * (3 + kernels) + min(options.permutations, width)) * threads
@@ -91,24 +91,24 @@ def _need(given: Sequence[Extent], options: Options, engine: Engine) -> _Need:
         per_row += 8 * max(channels, default=0)  # rows about their own mean
         side = min(most, max(channels, default=0)) if "frechet" in options.measures else 0
         beside = 8 * (4 * min(most**2, BLOCK_ENTRIES) + 3 * side**2)
-    return _Need(sum(extent.rows for extent in given), per_row, 16 * pairs + permuted + tiles + weights + beside)
+    return _Need(sum(shape.rows for shape in given), per_row, 16 * pairs + permuted + tiles + weights + beside)
 
 
-def _distances(given: Sequence[Extent], options: Options) -> int:
+def _distances(given: Sequence[SampleShape], options: Options) -> int:
     """Pairs of rows whose distances are held at once, to take a bandwidth from."""
     fitted = given[:2] if options.bandwidth == "pooled_median" or len(given) < 3 else given[2:]
     taken = [fitted] if options.fixed_sigma is None and options.kernel not in WITHOUT_BANDWIDTH else []
     if options.aggregated:
         taken.append(given[:2])
-    return max((min(sum(extent.rows for extent in some), EXACT_ROWS) ** 2 // 2 for some in taken), default=0)
+    return max((min(sum(shape.rows for shape in some), EXACT_ROWS) ** 2 // 2 for some in taken), default=0)
 
 
-def fits(given: Sequence[Extent], options: Options, engine: Engine) -> bool:
+def fits(given: Sequence[SampleShape], options: Options, engine: ComputeConfig) -> bool:
     """Whether a comparison of features at hand stays within the memory allowed."""
     return _need(given, options, engine).total <= engine.memory_bytes
 
 
-def is_short(given: Sequence[Extent], options: Options, engine: Engine) -> bool:
+def is_short(given: Sequence[SampleShape], options: Options, engine: ComputeConfig) -> bool:
     """Whether a comparison takes so little time and memory that it may run beside a long one.
 
     The rule affects only the order of work, never a result.
@@ -118,7 +118,7 @@ def is_short(given: Sequence[Extent], options: Options, engine: Engine) -> bool:
         options: layers and permutations.
         engine: where it runs, and with how much memory.
     """
-    rows = sum(extent.rows for extent in given)
+    rows = sum(shape.rows for shape in given)
     operations = rows**2 * sum(channels + options.permutations for channels in widths(given[0], options))
     return (
         operations <= SHORT_OPERATIONS
@@ -126,13 +126,13 @@ def is_short(given: Sequence[Extent], options: Options, engine: Engine) -> bool:
     )
 
 
-def beside(reference: Sequence[Extent], engine: Engine) -> Engine:
+def beside(reference: Sequence[SampleShape], engine: ComputeConfig) -> ComputeConfig:
     """The engine with the memory that a reference at hand leaves to streams."""
-    held = 8 * sum(extent.rows * sum(extent.channels.values()) for extent in reference)
+    held = 8 * sum(shape.rows * sum(shape.channels.values()) for shape in reference)
     return replace(engine, memory_bytes=engine.memory_bytes - held)
 
 
-def refuse_too_large_to_stream(given: Sequence[Extent], options: Options, engine: Engine) -> None:
+def refuse_too_large_to_stream(given: Sequence[SampleShape], options: Options, engine: ComputeConfig) -> None:
     """Refuses streams whose sums alone, or whose reference, do not fit; says what would.
 
     Raises:
@@ -157,7 +157,7 @@ def refuse_too_large_to_stream(given: Sequence[Extent], options: Options, engine
     )
 
 
-def refuse_too_large(given: Sequence[Extent], options: Options, engine: Engine) -> None:
+def refuse_too_large(given: Sequence[SampleShape], options: Options, engine: ComputeConfig) -> None:
     """Refuses what does not fit, with the size that would.
 
     Raises:
@@ -193,12 +193,12 @@ def check_permutations(permutations: int) -> None:
         )
 
 
-def check_measures(given: Sequence[Extent], options: Options, *, streamed: bool) -> None:
+def check_measures(given: Sequence[SampleShape], options: Options, *, streamed: bool) -> None:
     """Refuses measures of what is larger than memory, and of more rows than they take.
 
     Args:
         given: x, y and perhaps the reference.
-        options: what is asked.
+        options: the measures.
         streamed: whether x and y are read part by part.
 
     Raises:
@@ -213,9 +213,9 @@ def check_measures(given: Sequence[Extent], options: Options, *, streamed: bool)
                 field="measures",
                 remedy="leave it out, or allow more memory",
             )
-        for index, extent in enumerate(given):
-            for channels in widths(extent, options):
-                check_size(measure, names[index], extent.rows, channels, fitted=index == fitted)
+        for index, shape in enumerate(given):
+            for channels in widths(shape, options):
+                check_size(measure, names[index], shape.rows, channels, fitted=index == fitted)
 
 
 def check_projection(given: Sequence[Sample], options: Options) -> None:

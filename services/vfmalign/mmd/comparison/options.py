@@ -60,7 +60,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Engine:
+class ComputeConfig:
     """Where and how to compute.
 
     Attributes:

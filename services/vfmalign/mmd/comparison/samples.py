@@ -1,6 +1,6 @@
 """Samples of features and how two of them relate: same cases in the same order, or independent groups.
 
-Knows nothing of where features come from. Messages name rows, never labels: an inline label may be anything a client
+Messages name rows, never labels: an inline label may be anything a client
 has. Legend: N rows (cases), C channels.
 """
 
@@ -106,18 +106,18 @@ def numbered(sample: Sample) -> Sample:
     return replace(sample, groups=tuple(f"{group:012d}" for group in grouping.within(0, sample.rows)))
 
 
-def common_layers(samples: Sequence[Sample], asked: Sequence[str], primary: str) -> tuple[str, ...]:
-    """Layers to compare, the primary one first: those asked for, or all that every sample has.
+def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: str) -> tuple[str, ...]:
+    """Layers to compare, the primary one first: those selected for, or all that every sample has.
 
     Raises:
         BadOption: a layer is missing in a sample, or none is common.
     """
-    for layer in (*asked, *((primary,) if primary else ())):
+    for layer in (*selected, *((primary,) if primary else ())):
         for sample in samples:
             if layer not in sample.layers:
                 have = ", ".join(sample.layers)
                 raise BadOption(f"`{sample.name}` has no layer `{layer}`", field="layers", remedy=f"it has {have}")
-    names = list(dict.fromkeys(asked)) or [
+    names = list(dict.fromkeys(selected)) or [
         layer for layer in samples[0].layers if all(layer in sample.layers for sample in samples[1:])
     ]
     if not names:
@@ -156,10 +156,10 @@ def _check_pairs(x: Sample, y: Sample) -> None:
             field=y.name,
             remedy="send the same cases in the same order, or say that the samples are independent",
         )
-    for what, mine, theirs in (("case", x.case_ids, y.case_ids), ("group", x.groups, y.groups)):
-        if not mine or not theirs:
+    for what, of_x, of_y in (("case", x.case_ids, y.case_ids), ("group", x.groups, y.groups)):
+        if not of_x or not of_y:
             continue
-        wrong = [row for row, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b]
+        wrong = [row for row, (a, b) in enumerate(zip(of_x, of_y, strict=True)) if a != b]
         if wrong:
             raise CaseOrderMismatch(
                 f"{len(wrong)} of {x.rows} rows are not of the same {what} in `{x.name}` and `{y.name}`, "
@@ -171,10 +171,10 @@ def _check_pairs(x: Sample, y: Sample) -> None:
 
 def _check_independent(x: Sample, y: Sample) -> None:
     """No group or case in both samples: the same patient in both makes them dependent."""
-    for what, mine, theirs in (("groups", x.groups, y.groups), ("cases", x.case_ids, y.case_ids)):
-        shared = set(mine) & set(theirs)
+    for what, of_x, of_y in (("groups", x.groups, y.groups), ("cases", x.case_ids, y.case_ids)):
+        shared = set(of_x) & set(of_y)
         if shared:
-            first = next(row for row, label in enumerate(mine) if label in shared)
+            first = next(row for row, label in enumerate(of_x) if label in shared)
             raise BadOption(
                 f"{len(shared)} {what} occur in both samples, so they are not independent, first in row {first} of "
                 f"`{x.name}` (from 0)",

@@ -1,4 +1,4 @@
-"""One layer's features as they are and standardised: centre, scale and bandwidth of each. Knows nothing of statistics.
+"""One layer's features as they are and standardised: centre, scale and bandwidth of each.
 
 Scale and bandwidth come from a reference, so that they do not grow with the shift they should measure.
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Features, shape_of
 from vfmalign.mmd.engine import rows
 from vfmalign.mmd.engine.kernels import KERNELS, WITHOUT_BANDWIDTH, Kernel
@@ -52,7 +52,7 @@ class Scaled:
         return KERNELS[family](self.sigma, channels)
 
 
-def scalings(given: Sequence[Features], layer: str, options: Options, engine: Engine) -> Iterator[Scaled]:
+def scalings(given: Sequence[Features], layer: str, options: Options, engine: ComputeConfig) -> Iterator[Scaled]:
     """The layer raw and, with a reference, standardised by it.
 
     A reference of one row gives neither scale nor bandwidth: both scalings then come back with the reason.
@@ -112,7 +112,7 @@ def _first(features: Features) -> FeatureArray:
     return to_numpy(features.read(0, min(features.rows, _CENTRING_ROWS)))
 
 
-def _sigma(given: Sequence[Features], affine: Affine, layer: str, options: Options, engine: Engine) -> float:
+def _sigma(given: Sequence[Features], affine: Affine, layer: str, options: Options, engine: ComputeConfig) -> float:
     """The bandwidth by the rule that was asked for, in units of the scaled features."""
     if options.kernel in WITHOUT_BANDWIDTH:
         return 0.0
@@ -126,16 +126,16 @@ def _sigma(given: Sequence[Features], affine: Affine, layer: str, options: Optio
     )
 
 
-def drawn(given: Sequence[Features], affine: Affine, engine: Engine) -> rows.Rows:
+def drawn(given: Sequence[Features], affine: Affine, engine: ComputeConfig) -> rows.Rows:
     """The rows that bandwidths are taken from: all of them, or a sample of many, in float64."""
     ends = np.cumsum([0, *(shape_of(features)[0] for features in given)])
-    wanted = bandwidths.sample_rows(int(ends[-1]))
+    selected = bandwidths.sample_rows(int(ends[-1]))
     parts: list[FeatureArray] = []
     for features, start, end in zip(given, ends[:-1], ends[1:], strict=True):
-        if wanted is None:
+        if selected is None:
             own = features if isinstance(features, np.ndarray) else to_numpy(features.read(0, features.rows))
         else:
-            order = wanted[(wanted >= start) & (wanted < end)] - start
+            order = selected[(selected >= start) & (selected < end)] - start
             own = features[order] if isinstance(features, np.ndarray) else to_numpy(read_rows(features, order.tolist()))
         parts.append(own)
     return rows.prepare([(own, None) for own in parts], affine, "float64", torch.device(engine.device))

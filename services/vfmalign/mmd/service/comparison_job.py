@@ -1,4 +1,4 @@
-"""One comparison as the service runs it: plan it, read, compare, say what it cost. Knows nothing of gRPC."""
+"""One comparison as the service runs it: check its size, read its samples, compare them, and report the cost."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.comparison import memory_budget
 from vfmalign.mmd.comparison.compare import check_options, compare
-from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.ordered_pool import cpu_seconds, wait_for_all
-from vfmalign.mmd.service.feature_reader import Sets, Source
+from vfmalign.mmd.service.feature_reader import FeatureReader, Source
 
 
 @dataclass(frozen=True)
-class Job:
-    """A comparison that was asked for.
+class ComparisonJob:
+    """A requested comparison.
 
     Attributes:
         given: x, y and perhaps the reference, by what names them.
@@ -36,7 +36,7 @@ class Job:
 
     given: Sequence[Source]
     options: Options
-    sets: Sets
+    sets: FeatureReader
     context: WorkContext = UNLIMITED
     stages: Stages = field(default_factory=lambda: Stages("mmd."))
 
@@ -47,7 +47,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PreparedComparison:
     """A comparison that may start.
 
     Attributes:
@@ -56,17 +56,17 @@ class Plan:
         streamed: x and y do not fit into memory and are read part by part while they are compared.
     """
 
-    job: Job
+    job: ComparisonJob
     samples: Sequence[Sample] | None
     short: bool
     streamed: bool = False
 
 
-def plan(job: Job, engine: Engine) -> Plan:
+def prepare(job: ComparisonJob, engine: ComputeConfig) -> PreparedComparison:
     """Refuses what cannot succeed or does not fit, from sizes alone, and reads the features of short comparisons.
 
     Args:
-        job: what was asked for.
+        job: the comparison.
         engine: where it will run.
 
     Raises:
@@ -75,36 +75,36 @@ def plan(job: Job, engine: Engine) -> Plan:
     job.context.checkpoint()
     check_options(job.options, has_reference=len(job.given) > 2)
     with job.stages.stage("read"):
-        extents = job.sets.extents(job.given)
-        streamed = job.sets.in_parts(job.given[:2]) and not memory_budget.fits(extents, job.options, engine)
-        memory_budget.check_measures(extents, job.options, streamed=streamed)
+        shapes = job.sets.shapes(job.given)
+        streamed = job.sets.in_parts(job.given[:2]) and not memory_budget.fits(shapes, job.options, engine)
+        memory_budget.check_measures(shapes, job.options, streamed=streamed)
         if streamed:
-            memory_budget.refuse_too_large_to_stream(extents, job.options, engine)
-            return Plan(job, None, short=False, streamed=True)
-        memory_budget.refuse_too_large(extents, job.options, engine)
-        short = memory_budget.is_short(extents, job.options, engine)
+            memory_budget.refuse_too_large_to_stream(shapes, job.options, engine)
+            return PreparedComparison(job, None, short=False, streamed=True)
+        memory_budget.refuse_too_large(shapes, job.options, engine)
+        short = memory_budget.is_short(shapes, job.options, engine)
         samples = job.sets.read(job.given, job.context) if short else None
-    return Plan(job, samples, short)
+    return PreparedComparison(job, samples, short)
 
 
-def run(planned: Plan, engine: Engine) -> ComputeResponse:
+def run(prepared: PreparedComparison, engine: ComputeConfig) -> ComputeResponse:
     """Reads and compares; stops at the next tile when cancelled or late.
 
     Args:
-        planned: what `plan` made of the request.
+        prepared: what `prepare` returned.
         engine: where to compute.
 
     Raises:
         VfmalignError: whatever reading or comparing refuses; DeadlineExceeded, Cancelled and Exhausted among them.
     """
-    job, stages, samples = planned.job, planned.job.stages, planned.samples
+    job, stages, samples = prepared.job, prepared.job.stages, prepared.samples
     job.context.checkpoint()
     on_gpu = engine.device.type == "cuda"
-    if on_gpu and not planned.short:
+    if on_gpu and not prepared.short:
         torch.cuda.reset_peak_memory_stats(engine.device)
     if samples is None:
         with stages.stage("read"):
-            samples = _read(planned)
+            samples = _read(prepared)
     with stages.stage("compare"):
         result = _compare(samples, job, engine)
     peak = torch.cuda.max_memory_allocated(engine.device) if on_gpu else 0
@@ -113,10 +113,10 @@ def run(planned: Plan, engine: Engine) -> ComputeResponse:
     return result.model_copy(update={"cost": to_cost(stages, engine.device, peak)})
 
 
-def _read(planned: Plan) -> Sequence[Sample]:
+def _read(prepared: PreparedComparison) -> Sequence[Sample]:
     """The samples, read in a thread of its own so that a read that blocks does not delay a cancellation."""
-    job = planned.job
-    at_hand = job.given[2:] if planned.streamed else job.given
+    job = prepared.job
+    at_hand = job.given[2:] if prepared.streamed else job.given
     stopped = threading.Event()
 
     with ThreadPoolExecutor(1, thread_name_prefix="mmd-read") as reader:
@@ -126,10 +126,10 @@ def _read(planned: Plan) -> Sequence[Sample]:
         finally:
             stopped.set()
     samples = reading.result()
-    return [*job.sets.streams(job.given[:2]), *samples] if planned.streamed else samples
+    return [*job.sets.streams(job.given[:2]), *samples] if prepared.streamed else samples
 
 
-def _compare(samples: Sequence[Sample], job: Job, engine: Engine) -> ComputeResponse:
+def _compare(samples: Sequence[Sample], job: ComparisonJob, engine: ComputeConfig) -> ComputeResponse:
     """The comparison, with its own CPU time counted."""
     reference = samples[2] if len(samples) > 2 else None
     started = cpu_seconds()

@@ -24,7 +24,7 @@ from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.feature_sets import Manifest, read_manifest, read_part
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.mmd.comparison import memory_budget
-from vfmalign.mmd.comparison.memory_budget import Extent
+from vfmalign.mmd.comparison.memory_budget import SampleShape
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.lru_cache import SizedLruCache
 from vfmalign.mmd.engine.row_streams import FeatureArray, StoredRows
@@ -70,7 +70,7 @@ class Uploaded:
 Source: TypeAlias = Stored | Uploaded | Sample
 
 
-class Sets:
+class FeatureReader:
     """The samples of one call: each is read once, also where several pairs of a batch name it and the budget holds it.
 
     Args:
@@ -82,13 +82,13 @@ class Sets:
         self._store = store
         self._cache = cache or SizedLruCache()
         self._manifests: dict[str, Manifest] = {}
-        self._headers: dict[Hashable, Extent] = {}
+        self._headers: dict[Hashable, SampleShape] = {}
 
-    def extents(self, given: Sequence[Source]) -> list[Extent]:
+    def shapes(self, given: Sequence[Source]) -> list[SampleShape]:
         """The sizes of samples, before their features are read.
 
         Raises:
-            BadOption, BadTensor: an id, URI or digest that cannot be one, or an object that is no safetensors file.
+            BadOption, BadTensor: an id, URI or digest that cannot be one, or an object that is not a safetensors file.
             NotFound: no such feature set or object.
         """
         return [self._extent(one) for one in given]
@@ -97,7 +97,7 @@ class Sets:
         """The samples, every byte of what is stored verified; a set that is named twice is read once.
 
         Args:
-            given: what `extents` was asked for.
+            given: what `shapes` was asked for.
             context: checked before every part of a set.
 
         Raises:
@@ -123,7 +123,7 @@ class Sets:
         """Samples stored in parts, of which nothing is read yet; a part is verified each time it is read.
 
         Args:
-            given: what `extents` was asked for and `in_parts` said yes to.
+            given: what `shapes` was asked for and `in_parts` said yes to.
         """
         samples = []
         for one in given:
@@ -134,9 +134,9 @@ class Sets:
             samples.append(Sample(one.name, layers, manifest.groups, manifest.case_ids))
         return samples
 
-    def _extent(self, source: Source) -> Extent:
+    def _extent(self, source: Source) -> SampleShape:
         if isinstance(source, Sample):
-            return memory_budget.extent_of(source)
+            return memory_budget.get_sample_shape(source)
         if isinstance(source, Uploaded):
             if source.key not in self._headers:
                 self._headers[source.key] = self._header(source)
@@ -148,9 +148,9 @@ class Sets:
             self._manifests[source.feature_set] = read_manifest(self._store, source.feature_set)
         manifest = self._manifests[source.feature_set]
         channels = {layer.name: layer.channels for layer in manifest.layers}
-        return Extent(manifest.rows, channels, len(set(manifest.groups)))
+        return SampleShape(manifest.rows, channels, len(set(manifest.groups)))
 
-    def _header(self, source: Uploaded) -> Extent:
+    def _header(self, source: Uploaded) -> SampleShape:
         """What an object's header says of its size; rows and layers are checked with the features themselves."""
         field = f"{source.name}.uploaded.object"
         if not _SHA256.fullmatch(source.sha256):
@@ -168,7 +168,7 @@ class Sets:
         except _MALFORMED:
             raise BadTensor("is not a safetensors file", field=field, remedy="save it with safetensors") from None
         rows = max((shape[0] for shape in shapes.values()), default=0)
-        return Extent(rows, {name: shape[-1] for name, shape in shapes.items()}, rows)
+        return SampleShape(rows, {name: shape[-1] for name, shape in shapes.items()}, rows)
 
     def _key(self, source: Uploaded) -> str:
         try:

@@ -17,11 +17,11 @@ from vfmalign.core.rpc.status_mapping import code_of
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.mmd.comparison.options import Engine
+from vfmalign.mmd.comparison.options import ComputeConfig
 from vfmalign.mmd.engine.lru_cache import SizedLruCache
 from vfmalign.mmd.service import comparison_job, converters
-from vfmalign.mmd.service.comparison_job import Job
-from vfmalign.mmd.service.feature_reader import Sets
+from vfmalign.mmd.service.comparison_job import ComparisonJob
+from vfmalign.mmd.service.feature_reader import FeatureReader
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 MAX_PAIRS = 1000
@@ -40,12 +40,12 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
         cache_bytes: memory for what the pairs of one batch share.
     """
 
-    def __init__(self, store: ObjectStore, engine: Engine, queue: WorkQueue, *, cache_bytes: int) -> None:
+    def __init__(self, store: ObjectStore, engine: ComputeConfig, queue: WorkQueue, *, cache_bytes: int) -> None:
         self._store, self._engine, self._queue, self._cache_bytes = store, engine, queue, cache_bytes
 
     async def Compute(self, request: mmd_pb2.ComputeRequest, context: Context) -> mmd_pb2.ComputeResponse:
         """Compares two samples, layer by layer."""
-        return await self._compute(request, context, Sets(self._store), self._engine)
+        return await self._compute(request, context, FeatureReader(self._store), self._engine)
 
     async def ComputeBatch(
         self, request: mmd_pb2.ComputeBatchRequest, context: Context
@@ -58,9 +58,9 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
                 remedy="split the batch",
             )
         cache = SizedLruCache(self._cache_bytes if len(request.requests) > 1 else 0)
-        sets, engine = Sets(self._store, cache), replace(self._engine, cache=cache)
+        sets, engine = FeatureReader(self._store, cache), replace(self._engine, cache=cache)
         for index, pair in enumerate(request.requests):
-            compute = self._compute if index == 0 else self._compute_patiently
+            compute = self._compute if index == 0 else self._compute_with_retry
             try:
                 response = await compute(pair, context, sets, engine)
             except VfmalignError as error:
@@ -70,7 +70,7 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
                 yield mmd_pb2.ComputeBatchResponse(index=index, response=response)
 
     async def _compute(
-        self, request: mmd_pb2.ComputeRequest, context: Context, sets: Sets, engine: Engine
+        self, request: mmd_pb2.ComputeRequest, context: Context, sets: FeatureReader, engine: ComputeConfig
     ) -> mmd_pb2.ComputeResponse:
         """One comparison; a caller that goes away stops it at the next tile."""
         options = converters.to_options(request)
@@ -80,16 +80,16 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
         left_s = context.time_remaining()
         cancelled = threading.Event()
         deadline = None if left_s is None else time.monotonic() + left_s
-        job = Job(given, options, sets, WorkContext(deadline, cancelled.is_set))
+        job = ComparisonJob(given, options, sets, WorkContext(deadline, cancelled.is_set))
         try:
             # Reading waits for the network, and so does not wait in line for the worker thread.
-            planned = (
-                comparison_job.plan(job, engine)
+            prepared = (
+                comparison_job.prepare(job, engine)
                 if job.is_inline
-                else await asyncio.to_thread(comparison_job.plan, job, engine)
+                else await asyncio.to_thread(comparison_job.prepare, job, engine)
             )
-            submit = self._queue.run_short if planned.short else self._queue.run
-            response = await submit(comparison_job.run, planned, engine)
+            submit = self._queue.run_short if prepared.short else self._queue.run
+            response = await submit(comparison_job.run, prepared, engine)
         finally:
             cancelled.set()
         if response.projection is None:
@@ -97,8 +97,8 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
         # A projection has up to 200,000 points, and other calls should not wait for their conversion.
         return await asyncio.to_thread(_to_proto, response)
 
-    async def _compute_patiently(
-        self, request: mmd_pb2.ComputeRequest, context: Context, sets: Sets, engine: Engine
+    async def _compute_with_retry(
+        self, request: mmd_pb2.ComputeRequest, context: Context, sets: FeatureReader, engine: ComputeConfig
     ) -> mmd_pb2.ComputeResponse:
         """One comparison of a batch that has begun: it waits where the queue is full instead of failing."""
         while True:

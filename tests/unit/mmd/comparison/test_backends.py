@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.row_streams import ArrayRows
 
@@ -20,14 +20,14 @@ import json, sys
 import numpy as np
 from vfmalign.mmd.engine import precision
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Sample
 precision.EXACT_FLOP["cpu"] = 0.0
 x, y = np.load(sys.argv[1])
 found = {}
 for least in ("high", "exact"):
     options = Options("paired", fixed_sigma=3.0, permutations=9, precision=least)
-    shift = compare(Sample("x", {"f": x}), Sample("y", {"f": y}), None, options, Engine(backend="triton"))
+    shift = compare(Sample("x", {"f": x}), Sample("y", {"f": y}), None, options, ComputeConfig(backend="triton"))
     found[least] = [shift.layers[0].raw.mmd2.value, shift.backend, shift.backend_note]
 print(json.dumps(found))
 """
@@ -41,7 +41,7 @@ def pair(rng):
 def asked(pair, backend, wrap=np.asarray):
     x, y = (Sample(name, {"f": wrap(part)}) for name, part in zip("xy", pair, strict=True))
     options = Options("paired", fixed_sigma=3.0, permutations=9)
-    return compare(x, y, None, options, Engine(backend=backend))
+    return compare(x, y, None, options, ComputeConfig(backend=backend))
 
 
 def test_auto_takes_torch_on_a_cpu_and_has_nothing_to_say(pair):

@@ -8,7 +8,7 @@ import pytest
 from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled, CaseOrderMismatch, Exhausted
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.row_streams import ArrayRows
 from vfmalign.mmd.statistics import similarity
@@ -25,27 +25,27 @@ def test_swapped_cases_are_refused_by_row(rng):
     swapped = (*cases[:3], cases[4], cases[3], *cases[5:])
     x, y = sample(rng, "x", case_ids=cases), sample(rng, "y", case_ids=swapped)
     with pytest.raises(CaseOrderMismatch, match=r"2 of 10 rows.*first row 3"):
-        compare(x, y, None, PAIRED, Engine())
+        compare(x, y, None, PAIRED, ComputeConfig())
 
 
 def test_differing_groups_are_refused(rng):
     x, y = sample(rng, "x", groups=("p",) * 10), sample(rng, "y", groups=("p",) * 9 + ("q",))
     with pytest.raises(CaseOrderMismatch, match="same group"):
-        compare(x, y, None, PAIRED, Engine())
+        compare(x, y, None, PAIRED, ComputeConfig())
 
 
 def test_one_side_may_leave_out_the_groups_of_pairs(rng):
     groups = tuple(f"p{i // 2}" for i in range(20))
     x, y = sample(rng, "x", 20), sample(rng, "y", 20)
-    with_x = compare(Sample("x", x.layers, groups), y, None, PAIRED, Engine())
-    with_y = compare(x, Sample("y", y.layers, groups), None, PAIRED, Engine())
+    with_x = compare(Sample("x", x.layers, groups), y, None, PAIRED, ComputeConfig())
+    with_y = compare(x, Sample("y", y.layers, groups), None, PAIRED, ComputeConfig())
     assert with_x == with_y
     assert with_x.groups == 10
 
 
 def test_paired_row_counts_must_agree(rng):
     with pytest.raises(BadTensor, match="10 and 9"):
-        compare(sample(rng, "x"), sample(rng, "y", rows=9), None, PAIRED, Engine())
+        compare(sample(rng, "x"), sample(rng, "y", rows=9), None, PAIRED, ComputeConfig())
 
 
 @pytest.mark.parametrize("labels", ["groups", "case_ids"])
@@ -53,7 +53,7 @@ def test_independent_samples_may_not_share_a_patient(rng, labels):
     x = sample(rng, "x", **{labels: tuple(f"p{i}" for i in range(10))})
     y = sample(rng, "y", **{labels: tuple(f"p{i}" for i in range(9, 19))})
     with pytest.raises(BadOption, match=r"1 (groups|cases) occur in both samples.*row 9 of `x`"):
-        compare(x, y, None, Options("independent", fixed_sigma=1.0), Engine())
+        compare(x, y, None, Options("independent", fixed_sigma=1.0), ComputeConfig())
 
 
 def test_bad_features_are_refused_by_field(rng):
@@ -70,9 +70,9 @@ def test_bad_features_are_refused_by_field(rng):
     ]
     for layers, message in table:
         with pytest.raises(BadTensor, match=message):
-            compare(Sample("x", layers), good, None, PAIRED, Engine())
+            compare(Sample("x", layers), good, None, PAIRED, ComputeConfig())
     with pytest.raises(BadTensor, match="2 groups for 10 rows"):
-        compare(Sample("x", good.layers, ("p", "q")), good, None, PAIRED, Engine())
+        compare(Sample("x", good.layers, ("p", "q")), good, None, PAIRED, ComputeConfig())
 
 
 def test_bad_options_are_refused_by_field(rng):
@@ -91,19 +91,19 @@ def test_bad_options_are_refused_by_field(rng):
     ]
     for options, field in table:
         with pytest.raises(BadOption) as error:
-            compare(x, y, None, options, Engine())
+            compare(x, y, None, options, ComputeConfig())
         assert error.value.field == field
 
 
 def test_primary_layer_comes_first_and_layers_are_those_in_common(rng):
     x, y = sample(rng, "x", layers=("a", "b", "c")), sample(rng, "y", layers=("c", "d", "b"))
-    result = compare(x, y, None, PAIRED, Engine())
+    result = compare(x, y, None, PAIRED, ComputeConfig())
     assert [one.layer for one in result.layers] == ["b", "c"]
-    result = compare(x, y, None, Options("paired", fixed_sigma=1.0, layers=("b",), primary_layer="c"), Engine())
+    result = compare(x, y, None, Options("paired", fixed_sigma=1.0, layers=("b",), primary_layer="c"), ComputeConfig())
     assert [one.layer for one in result.layers] == ["c", "b"]
     assert result.primary_layer == "c"
     with pytest.raises(BadOption, match="no layer in common"):
-        compare(sample(rng, "x", layers=("a",)), sample(rng, "y", layers=("b",)), None, PAIRED, Engine())
+        compare(sample(rng, "x", layers=("a",)), sample(rng, "y", layers=("b",)), None, PAIRED, ComputeConfig())
 
 
 def test_it_stops_at_the_next_tile(rng):
@@ -114,7 +114,7 @@ def test_it_stops_at_the_next_tile(rng):
         if len(asked) > 4:
             raise Cancelled("enough")
 
-    engine = Engine(tile_shape=(10, 10), context=WorkContext(is_cancelled=is_cancelled))
+    engine = ComputeConfig(tile_shape=(10, 10), context=WorkContext(is_cancelled=is_cancelled))
     with pytest.raises(Cancelled):
         compare(sample(rng, "x", 100), sample(rng, "y", 100), None, PAIRED, engine)
     assert len(asked) == 5
@@ -124,7 +124,7 @@ def test_too_large_is_refused_with_the_size_that_fits(rng):
     def stop():
         raise Cancelled("it was not refused")
 
-    engine = Engine(tile_shape=(64, 64), memory_bytes=2**20, context=WorkContext(is_cancelled=stop))
+    engine = ComputeConfig(tile_shape=(64, 64), memory_bytes=2**20, context=WorkContext(is_cancelled=stop))
     x, y = sample(rng, "x", 40_000, layers=("a",)), sample(rng, "y", 40_000, layers=("a",))
     biased = Options("paired", estimator="biased", fixed_sigma=1.0)
     with pytest.raises(Exhausted, match=r"(\d+) rows over all samples would fit") as error:
@@ -142,13 +142,13 @@ def test_too_large_is_refused_with_the_size_that_fits(rng):
 def test_too_many_permutations_are_refused_before_they_are_drawn(rng):
     x, y = sample(rng, "x", 5000, 1, ("a",)), sample(rng, "y", 5000, 1, ("a",))
     with pytest.raises(Exhausted, match="fewer permutations"):
-        compare(x, y, None, Options("paired", fixed_sigma=1.0, permutations=100_000), Engine(memory_bytes=2**28))
+        compare(x, y, None, Options("paired", fixed_sigma=1.0, permutations=100_000), ComputeConfig(memory_bytes=2**28))
 
 
 def test_input_is_left_as_it_was(rng):
     x, y, reference = (sample(rng, name, layers=("a",)) for name in ("x", "y", "reference"))
     before = [one.layers["a"].copy() for one in (x, y, reference)]
-    compare(x, y, reference, Options("paired", permutations=20, projection=True), Engine())
+    compare(x, y, reference, Options("paired", permutations=20, projection=True), ComputeConfig())
     for array, one in zip(before, (x, y, reference), strict=True):
         np.testing.assert_array_equal(array, one.layers["a"])
 
@@ -158,7 +158,7 @@ def test_projection_is_the_reference_pca_in_row_order(rng):
     reference = Sample("reference", {"a": rng.normal(size=(50, 3)) * spread})
     x = Sample("x", {"a": rng.normal(size=(8, 3)) * spread}, groups=tuple("hgfedcba"))
     y = Sample("y", {"a": x.layers["a"] + 1.0})
-    result = compare(x, y, reference, Options("paired", projection=True), Engine())
+    result = compare(x, y, reference, Options("paired", projection=True), ComputeConfig())
     ref = reference.layers["a"]
     mean, sd = ref.mean(0), ref.std(0, ddof=1)
     _, values, axes = np.linalg.svd((ref - mean) / sd, full_matrices=False)
@@ -175,7 +175,7 @@ def coordinates(points):
 
 def test_projection_of_one_row_is_a_point(rng):
     x, y = sample(rng, "x", 1), sample(rng, "y", 1)
-    result = compare(x, y, None, Options("paired", fixed_sigma=1.0, projection=True), Engine())
+    result = compare(x, y, None, Options("paired", fixed_sigma=1.0, projection=True), ComputeConfig())
     np.testing.assert_array_equal(coordinates(result.projection.x), np.zeros((1, 2)))
     assert result.projection.explained_variance == (0.0, 0.0)
 
@@ -185,7 +185,7 @@ def test_measures_are_taken_of_standardised_features_where_there_is_a_reference(
     x_rows, y_rows, fitted = (one.layers["a"] * [1.0, 5.0, 0.1] for one in (x, y, reference))
     samples = [Sample(name, {"a": rows}) for name, rows in (("x", x_rows), ("y", y_rows), ("reference", fitted))]
     options = replace(PAIRED, measures=("energy", "cka", "frechet"))
-    measures = compare(*samples, options, Engine()).layers[0].measures
+    measures = compare(*samples, options, ComputeConfig()).layers[0].measures
     centre, sd = fitted.mean(axis=0), fitted.std(axis=0, ddof=1)
     x_scaled, y_scaled, fitted = ((rows - centre) / sd for rows in (x_rows, y_rows, fitted))
     assert [one.measure for one in measures] == ["energy", "cka", "frechet"]
@@ -195,21 +195,21 @@ def test_measures_are_taken_of_standardised_features_where_there_is_a_reference(
     assert found["frechet"].value == pytest.approx(similarity.frechet(x_scaled, y_scaled, fitted).value, rel=1e-9)
 
     independent = replace(options, pairing="independent", measures=("energy",))
-    (raw,) = compare(samples[0], samples[1], None, independent, Engine()).layers[0].measures
+    (raw,) = compare(samples[0], samples[1], None, independent, ComputeConfig()).layers[0].measures
     assert raw.value.value == pytest.approx(similarity.energy(x_rows, y_rows).value, rel=1e-9)
-    assert compare(samples[0], samples[1], None, PAIRED, Engine()).layers[0].measures == ()
+    assert compare(samples[0], samples[1], None, PAIRED, ComputeConfig()).layers[0].measures == ()
 
 
 def test_measures_that_cannot_be_taken_are_refused_or_absent_with_the_reason(rng):
     x, y = sample(rng, "x"), sample(rng, "y")
     with pytest.raises(BadOption, match="unknown measure `logme`"):
-        compare(x, y, None, replace(PAIRED, measures=("logme",)), Engine())
+        compare(x, y, None, replace(PAIRED, measures=("logme",)), ComputeConfig())
     with pytest.raises(BadOption, match="`cka` needs row i of x and of y to be of one case"):
-        compare(x, y, None, replace(PAIRED, pairing="independent", measures=("cka",)), Engine())
+        compare(x, y, None, replace(PAIRED, pairing="independent", measures=("cka",)), ComputeConfig())
     streamed = Sample("x", {layer: ArrayRows(rows, "x") for layer, rows in x.layers.items()})
     with pytest.raises(BadOption, match="`frechet` is not taken of features that do not fit into memory"):
-        compare(streamed, y, None, replace(PAIRED, measures=("frechet",)), Engine())
+        compare(streamed, y, None, replace(PAIRED, measures=("frechet",)), ComputeConfig())
     one_row = Sample("reference", {layer: rows[:1] for layer, rows in x.layers.items()})
-    (found,) = compare(x, y, one_row, replace(PAIRED, measures=("energy",)), Engine()).layers[0].measures
+    (found,) = compare(x, y, one_row, replace(PAIRED, measures=("energy",)), ComputeConfig()).layers[0].measures
     assert found.value.value is None
     assert "the reference has one row" in found.value.absent_reason

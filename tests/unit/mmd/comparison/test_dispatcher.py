@@ -6,8 +6,8 @@ import torch
 
 from vfmalign.core.domain.errors import BadOption, Cancelled
 from vfmalign.core.runtime.work_context import WorkContext
-from vfmalign.mmd.comparison.dispatcher import ESTIMATORS, AffineRows, shift_of
-from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.dispatcher import ESTIMATORS, AffineRows, compute_shift
+from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.standardisation import Scaled
 from vfmalign.mmd.engine.kernels import KERNELS
 from vfmalign.mmd.engine.row_streams import ArrayRows
@@ -26,7 +26,7 @@ def samples(rng):
 
 def ask(x, y, estimator, scaled=RAW, engine=None, groups=(), **options):
     asked = Options(options.pop("pairing", "paired"), estimator=estimator, **options)
-    return shift_of(ArrayRows(x), ArrayRows(y), scaled, asked, engine or Engine(), groups_x=groups)
+    return compute_shift(ArrayRows(x), ArrayRows(y), scaled, asked, engine or ComputeConfig(), groups_x=groups)
 
 
 def test_values_are_the_estimators_own(samples):
@@ -95,4 +95,4 @@ def test_the_engine_stops_them(samples, estimator):
         raise Cancelled("enough")
 
     with pytest.raises(Cancelled):
-        ask(*samples, estimator, engine=Engine(context=WorkContext(is_cancelled=stop)))
+        ask(*samples, estimator, engine=ComputeConfig(context=WorkContext(is_cancelled=stop)))

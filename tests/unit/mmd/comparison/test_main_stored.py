@@ -83,7 +83,7 @@ def test_a_layer_of_stored_sets_gives_the_numbers_of_its_arrays(answer, sets, fe
     assert raw(answer(*sets, layer="stages.2").out) != expected
     ids = [uri.split("/")[-2] for uri in sets]
     assert raw(answer(*ids, layer="stages.3").out) == expected
-    # Sets that do not fit are read part by part.
+    # FeatureReader that do not fit are read part by part.
     monkeypatch.setattr(comparison.memory_budget, "fits", lambda *_: False)
     streamed = raw(answer(*sets, layer="stages.3").out)
     assert streamed["mmd2"]["value"] == pytest.approx(expected["mmd2"]["value"], rel=1e-10)
@@ -120,7 +120,9 @@ def test_sets_that_are_not_there_are_said(answer, sets, store):
     absent = store.uri(f"{features_prefix('0' * 32)}manifest.json")
     assert "there is no such feature set" in answer(sets[0], absent, layer="stages.3", code=comparison.BAD_INPUT).err
     other = store.uri("models/m/model.json")
-    assert "no manifest of a feature set" in answer(sets[0], other, layer="stages.3", code=comparison.BAD_INPUT).err
+    assert (
+        "the URI of a feature set's manifest" in answer(sets[0], other, layer="stages.3", code=comparison.BAD_INPUT).err
+    )
     assert "no layer `stages.9`" in answer(*sets, layer="stages.9", code=comparison.BAD_INPUT).err
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from vfmalign.mmd.comparison import standardisation
-from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import rows
 from vfmalign.mmd.engine.lru_cache import IdentityKey, SizedLruCache
 from vfmalign.mmd.service import comparison_job
-from vfmalign.mmd.service.comparison_job import Job
-from vfmalign.mmd.service.feature_reader import Sets
+from vfmalign.mmd.service.comparison_job import ComparisonJob
+from vfmalign.mmd.service.feature_reader import FeatureReader
 from vfmalign.mmd.statistics import bandwidths
 
 
@@ -99,13 +99,13 @@ def _batch(max_bytes, copies):
     before, reference = rng.normal(size=(2, 40, 5)).astype(np.float32)
     groups = tuple(f"g{row % 10}" for row in range(40))
     cache = SizedLruCache(max_bytes)
-    sets, engine = Sets(None, cache), replace(Engine(), cache=cache)
+    sets, engine = FeatureReader(None, cache), replace(ComputeConfig(), cache=cache)
     values = []
     for shift in (0.1, 0.2, 0.3):
         x, ref = (before.copy(), reference.copy()) if copies else (before, reference)
         given = [Sample("x", {"a": x}, groups), Sample("y", {"a": before + np.float32(shift)}, groups)]
-        job = Job([*given, Sample("reference", {"a": ref})], Options("paired", permutations=100), sets)
-        layer = comparison_job.run(comparison_job.plan(job, engine), engine).layers[0]
+        job = ComparisonJob([*given, Sample("reference", {"a": ref})], Options("paired", permutations=100), sets)
+        layer = comparison_job.run(comparison_job.prepare(job, engine), engine).layers[0]
         values.append((layer.raw, layer.standardised))
     return values, cache
 

@@ -6,7 +6,7 @@ import pytest
 from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled, Exhausted
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import out_of_core
 from vfmalign.mmd.engine.kernels import KERNELS
@@ -18,7 +18,7 @@ TILE = (24, 40)
 CENTRED = Affine(np.full(5, 3.0))
 
 
-def shift_of(x, y, options, engine, groups_x=(), groups_y=()):
+def compute_shift(x, y, options, engine, groups_x=(), groups_y=()):
     pair = Sample("x", {"f": x}, tuple(groups_x)), Sample("y", {"f": y}, tuple(groups_y))
     return compare(*pair, None, options, engine).layers[0].raw
 
@@ -133,13 +133,13 @@ def test_a_comparison_is_that_of_arrays(samples, tight, monkeypatch, tmp_path, p
     np.save(tmp_path / "y.npy", y)
     streams = ArrayRows(x), NpyRows(tmp_path / "y.npy")
     layout = Layout((90,) if pairing == "paired" else (90, 71), np.arange(161), np.zeros((30, 256), np.int8))
-    engine = Engine(memory_bytes=tight(layout, 5, 60), tile_shape=TILE)
-    found = shift_of(*streams, options, engine, groups_x=groups[0], groups_y=groups[1])
+    engine = ComputeConfig(memory_bytes=tight(layout, 5, 60), tile_shape=TILE)
+    found = compute_shift(*streams, options, engine, groups_x=groups[0], groups_y=groups[1])
 
     # Groups are numbered in their order here and by their names there, which permutations go by.
     renamed = [tuple(f"{name}{index:03d}" for index in run(labels)) for name, labels in zip("gh", groups, strict=True)]
     pair = Sample("x", {"f": x}, renamed[0]), Sample("y", {"f": y}, renamed[1])
-    wanted = compare(*pair, None, options, Engine(tile_shape=TILE)).layers[0].raw
+    wanted = compare(*pair, None, options, ComputeConfig(tile_shape=TILE)).layers[0].raw
     assert wanted.precision == ("float64" if precision == "exact" else "float32")
     tolerance = 1e-12 if precision == "exact" else 1e-6
     assert found.mmd2.value == pytest.approx(wanted.mmd2.value, abs=tolerance)
@@ -160,8 +160,8 @@ def run(labels):
 def test_every_kernel_and_the_pooled_median(samples, kernel):
     x, y = samples(60, 45)
     options = Options("independent", kernel=kernel, bandwidth="pooled_median", permutations=19)
-    found = shift_of(ArrayRows(x), ArrayRows(y), options, Engine())
-    wanted = compare(Sample("x", {"f": x}), Sample("y", {"f": y}), None, options, Engine()).layers[0].raw
+    found = compute_shift(ArrayRows(x), ArrayRows(y), options, ComputeConfig())
+    wanted = compare(Sample("x", {"f": x}), Sample("y", {"f": y}), None, options, ComputeConfig()).layers[0].raw
     assert found.sigma == pytest.approx(wanted.sigma, rel=1e-12)
     assert found.mmd2.value == pytest.approx(wanted.mmd2.value, rel=1e-9)
     assert found.p_value == wanted.p_value
@@ -173,7 +173,7 @@ def test_the_median_of_many_rows_is_that_of_the_rows_that_arrays_draw():
     sigmas = []
     for pair in ((x, y), arrays):
         options = Options("independent", bandwidth="pooled_median", estimator="linear")
-        sigmas.append(shift_of(*pair, options, Engine()).sigma)
+        sigmas.append(compute_shift(*pair, options, ComputeConfig()).sigma)
     assert sigmas[0] == pytest.approx(sigmas[1], rel=1e-12)
 
 
@@ -185,7 +185,7 @@ def test_layers_are_raw_and_standardised_and_share_their_test(samples, tight, rn
 
     def asked(wrap, memory_bytes):
         pair = (Sample(name, {layer: wrap(of[at]) for layer, of in layers.items()}) for at, name in enumerate("xy"))
-        return compare(*pair, reference, options, Engine(memory_bytes=memory_bytes, tile_shape=TILE))
+        return compare(*pair, reference, options, ComputeConfig(memory_bytes=memory_bytes, tile_shape=TILE))
 
     found, wanted = asked(ArrayRows, 2**22), asked(np.asarray, 2**30)
     assert [layer.layer for layer in found.layers] == ["a", "b"]
@@ -202,7 +202,10 @@ def test_layers_are_raw_and_standardised_and_share_their_test(samples, tight, rn
 def test_estimators_that_read_once_read_streams_as_they_read_arrays(samples, estimator):
     x, y = samples(300, 300)
     options = Options("independent", fixed_sigma=2.0, estimator=estimator, permutations=19, precision="exact")
-    found, wanted = shift_of(ArrayRows(x), ArrayRows(y), options, Engine()), shift_of(x, y, options, Engine())
+    found, wanted = (
+        compute_shift(ArrayRows(x), ArrayRows(y), options, ComputeConfig()),
+        compute_shift(x, y, options, ComputeConfig()),
+    )
     assert found.mmd2.value == pytest.approx(wanted.mmd2.value, rel=1e-12)
     assert found.p_value == wanted.p_value
 
@@ -235,13 +238,13 @@ def test_too_little_memory_is_refused_before_anything_is_read_and_the_size_that_
     streams = Counted(ArrayRows(x)), Counted(ArrayRows(y))
     options = Options("independent", fixed_sigma=2.0, permutations=1000)
     with pytest.raises(Exhausted, match=r"two blocks of 64 rows.*allow (\d+) MiB") as caught:
-        shift_of(*streams, options, Engine(memory_bytes=2**20))
+        compute_shift(*streams, options, ComputeConfig(memory_bytes=2**20))
     assert streams[0].read_rows + streams[1].read_rows == 0
     assert (caught.value.reason, caught.value.retry_after_s) == ("TOO_LARGE", None)
     mib = int(caught.value.remedy.split()[1])
-    assert shift_of(*streams, options, Engine(memory_bytes=mib * 2**20)).mmd2.value is not None
+    assert compute_shift(*streams, options, ComputeConfig(memory_bytes=mib * 2**20)).mmd2.value is not None
     with pytest.raises(Exhausted):
-        shift_of(*streams, options, Engine(memory_bytes=(mib - 1) * 2**20))
+        compute_shift(*streams, options, ComputeConfig(memory_bytes=(mib - 1) * 2**20))
 
 
 def test_what_does_not_go_with_streams_is_refused_by_name(samples):
@@ -253,19 +256,24 @@ def test_what_does_not_go_with_streams_is_refused_by_name(samples):
         ({"estimator": "unbiased_independent"}, "estimator"),
     ):
         with pytest.raises(BadOption) as caught:
-            shift_of(x, y, Options(**({"pairing": "paired", "fixed_sigma": 1.0} | options)), Engine())
+            compute_shift(x, y, Options(**({"pairing": "paired", "fixed_sigma": 1.0} | options)), ComputeConfig())
         assert caught.value.field == field
     with pytest.raises(BadOption, match="rows of a group of `x` are not contiguous"):
-        shift_of(x, y, Options("paired", fixed_sigma=1.0), Engine(), groups_x=[str(i % 20) for i in range(40)])
+        compute_shift(
+            x, y, Options("paired", fixed_sigma=1.0), ComputeConfig(), groups_x=[str(i % 20) for i in range(40)]
+        )
     shared = [str(i) for i in range(40)]
     with pytest.raises(BadOption, match="occur in both samples"):
-        shift_of(x, y, Options("independent", fixed_sigma=1.0), Engine(), groups_x=shared, groups_y=shared)
+        compute_shift(x, y, Options("independent", fixed_sigma=1.0), ComputeConfig(), groups_x=shared, groups_y=shared)
     with pytest.raises(BadTensor, match="equal row counts"):
-        shift_of(x, ArrayRows(np.zeros((3, 5))), Options("paired", fixed_sigma=1.0), Engine())
+        compute_shift(x, ArrayRows(np.zeros((3, 5))), Options("paired", fixed_sigma=1.0), ComputeConfig())
     with pytest.raises(BadTensor, match="too large to square"):
-        shift_of(x, ArrayRows(np.full((40, 5), 1e200)), Options("independent", fixed_sigma=1.0), Engine())
-    single = shift_of(
-        ArrayRows(np.zeros((1, 2))), ArrayRows(np.ones((9, 2))), Options("independent", fixed_sigma=1.0), Engine()
+        compute_shift(x, ArrayRows(np.full((40, 5), 1e200)), Options("independent", fixed_sigma=1.0), ComputeConfig())
+    single = compute_shift(
+        ArrayRows(np.zeros((1, 2))),
+        ArrayRows(np.ones((9, 2))),
+        Options("independent", fixed_sigma=1.0),
+        ComputeConfig(),
     )
     assert "at least 2 rows" in single.mmd2.absent_reason
 
@@ -280,10 +288,10 @@ def test_it_stops_between_tiles_when_told_to(samples):
 
     x, y = (ArrayRows(part) for part in samples(200, 200))
     with pytest.raises(Cancelled):
-        shift_of(
+        compute_shift(
             x,
             y,
             Options("independent", fixed_sigma=1.0),
-            Engine(tile_shape=TILE, context=WorkContext(is_cancelled=stop)),
+            ComputeConfig(tile_shape=TILE, context=WorkContext(is_cancelled=stop)),
         )
     assert len(calls) == 4

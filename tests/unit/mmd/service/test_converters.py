@@ -14,16 +14,16 @@ from vfmalign.core.domain.errors import BadOption, Cancelled, DeadlineExceeded, 
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison import memory_budget
-from vfmalign.mmd.comparison.memory_budget import Extent
-from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.memory_budget import SampleShape
+from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import ordered_pool, precision
 from vfmalign.mmd.engine.kernels import KERNELS
 from vfmalign.mmd.engine.precision import EXACT_FLOP
 from vfmalign.mmd.service import comparison_job, converters
-from vfmalign.mmd.service.comparison_job import Job
-from vfmalign.mmd.service.feature_reader import Sets
-from vfmalign.mmd.settings import MmdOptions, engine_of
+from vfmalign.mmd.service.comparison_job import ComparisonJob
+from vfmalign.mmd.service.feature_reader import FeatureReader
+from vfmalign.mmd.settings import MmdOptions, to_compute_config
 from vfmalign.mmd.statistics.similarity import MAX_ROWS, MEASURES
 from vfmalign.v1 import mmd_pb2 as pb
 
@@ -122,12 +122,12 @@ def test_an_unnamed_inline_layer_is_called_features():
 def _job(rows=50, **fields):
     rng = np.random.default_rng(0)
     x, y = (Sample(name, {"a": rng.normal(size=(rows, 2))}) for name in ("x", "y"))
-    return Job([x, y], Options("paired", fixed_sigma=1.0), Sets(None), **fields)
+    return ComparisonJob([x, y], Options("paired", fixed_sigma=1.0), FeatureReader(None), **fields)
 
 
 def _run(job, engine=None):
-    engine = engine or Engine()
-    return comparison_job.run(comparison_job.plan(job, engine), engine)
+    engine = engine or ComputeConfig()
+    return comparison_job.run(comparison_job.prepare(job, engine), engine)
 
 
 def test_a_job_stops_when_its_caller_is_gone_or_late():
@@ -139,7 +139,7 @@ def test_a_job_stops_when_its_caller_is_gone_or_late():
 
 def test_a_job_stops_at_the_next_tile(monkeypatch):
     monkeypatch.setattr(ordered_pool, "_MAX_THREADS", 1)
-    monkeypatch.setattr(comparison_job, "_read", lambda planned: planned.job.given)
+    monkeypatch.setattr(comparison_job, "_read", lambda prepared: prepared.job.given)
     checks, last = 0, -1
 
     def is_cancelled():
@@ -147,7 +147,7 @@ def test_a_job_stops_at_the_next_tile(monkeypatch):
         checks += 1
         return checks == last
 
-    engine = Engine(tile_shape=(5, 5))
+    engine = ComputeConfig(tile_shape=(5, 5))
     _run(_job(context=WorkContext(is_cancelled=is_cancelled)), engine)
     assert checks == 2 + 1 + 2 + 55, (
         "planning and beginning; a block of the mean, one of each sample; half of 10² tiles"
@@ -174,7 +174,7 @@ def test_a_job_that_runs_out_of_memory_is_refused(monkeypatch):
 
 
 def _extents(rows, channels, samples=2):
-    return [Extent(rows, {"a": channels}, rows) for _ in range(samples)]
+    return [SampleShape(rows, {"a": channels}, rows) for _ in range(samples)]
 
 
 @pytest.mark.parametrize(
@@ -189,21 +189,21 @@ def _extents(rows, channels, samples=2):
 )
 def test_what_computes_little_is_short(rows, channels, options, short):
     asked = Options("independent", fixed_sigma=1.0, **options)
-    assert memory_budget.is_short(_extents(rows, channels), asked, Engine()) == short
+    assert memory_budget.is_short(_extents(rows, channels), asked, ComputeConfig()) == short
 
 
 def test_every_layer_and_the_reference_count_for_what_is_short():
-    small, reference = Extent(64, {"a": 768}, 64), Extent(4096, {"a": 768}, 4096)
+    small, reference = SampleShape(64, {"a": 768}, 64), SampleShape(4096, {"a": 768}, 4096)
     options = Options("paired")
-    assert memory_budget.is_short([small, small, small], options, Engine())
-    assert not memory_budget.is_short([small, small, reference], options, Engine())
-    layers = [Extent(300, {str(layer): 768 for layer in range(4)}, 300)] * 2
-    assert not memory_budget.is_short(layers, options, Engine())
-    assert memory_budget.is_short(layers, replace(options, layers=("0", "1")), Engine())
+    assert memory_budget.is_short([small, small, small], options, ComputeConfig())
+    assert not memory_budget.is_short([small, small, reference], options, ComputeConfig())
+    layers = [SampleShape(300, {str(layer): 768 for layer in range(4)}, 300)] * 2
+    assert not memory_budget.is_short(layers, options, ComputeConfig())
+    assert memory_budget.is_short(layers, replace(options, layers=("0", "1")), ComputeConfig())
 
 
 def test_what_needs_much_of_the_memory_is_not_short():
-    options, engine = Options("paired", fixed_sigma=1.0), Engine(memory_bytes=2**31)
+    options, engine = Options("paired", fixed_sigma=1.0), ComputeConfig(memory_bytes=2**31)
     assert memory_budget.is_short(_extents(100, 8), options, engine)
     needed = memory_budget.bytes_needed(_extents(100, 8), options, engine)
     assert not memory_budget.is_short(_extents(100, 8), options, replace(engine, memory_bytes=3 * needed))
@@ -224,24 +224,24 @@ def test_too_many_rows_are_not_projected(monkeypatch, rng):
 
 
 def test_settings_choose_the_engine():
-    engine = engine_of(MmdOptions(device="cpu", memory_mib=32, precision="exact", backend="torch"))
+    engine = to_compute_config(MmdOptions(device="cpu", memory_mib=32, precision="exact", backend="torch"))
     assert (engine.device, engine.precision, engine.backend) == (torch.device("cpu"), "exact", "torch")
     assert engine.memory_bytes == 32 * 2**20
     with pytest.raises(BadOption, match="VFMALIGN_MMD__DEVICE"):
-        engine_of(MmdOptions(device="cuda:77"))
+        to_compute_config(MmdOptions(device="cuda:77"))
     with pytest.raises(ValidationError):
         MmdOptions(device="tpu")
 
 
 def test_a_measure_of_too_many_rows_is_refused_before_anything_is_read():
-    given = [Extent(MAX_ROWS + 1, {"a": 4}, 9), Extent(9, {"a": 4}, 9)]
+    given = [SampleShape(MAX_ROWS + 1, {"a": 4}, 9), SampleShape(9, {"a": 4}, 9)]
     options = Options("independent", fixed_sigma=1.0, measures=("energy",))
     with pytest.raises(BadOption, match=f"at most {MAX_ROWS} rows of a sample, got {MAX_ROWS + 1} in `x`"):
         memory_budget.check_measures(given, options, streamed=False)
     with pytest.raises(BadOption, match="`energy` is not taken of features that do not fit into memory"):
         memory_budget.check_measures(given[1:] * 2, options, streamed=True)
     memory_budget.check_measures(given, replace(options, measures=()), streamed=True)
-    axes = [given[1], given[1], Extent(5000, {"wide": 5000, "a": 4}, 9)]
+    axes = [given[1], given[1], SampleShape(5000, {"wide": 5000, "a": 4}, 9)]
     memory_budget.check_measures(axes, replace(options, measures=("frechet",), layers=("a",)), streamed=False)
     with pytest.raises(BadOption, match="at most 2048 rows or channels, got 5000 rows of 5000 channels in `reference`"):
         memory_budget.check_measures(axes, replace(options, measures=("frechet",)), streamed=False)
@@ -249,9 +249,10 @@ def test_a_measure_of_too_many_rows_is_refused_before_anything_is_read():
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_a_measure_counts_in_memory(measure):
-    given = [Extent(4000, {"a": 768}, 4000)] * 2
+    given = [SampleShape(4000, {"a": 768}, 4000)] * 2
     plain = Options("paired", fixed_sigma=1.0, estimator="linear")
     asked = replace(plain, measures=(measure,))
     assert (
-        memory_budget.bytes_needed(given, asked, Engine()) > memory_budget.bytes_needed(given, plain, Engine()) + 2**24
+        memory_budget.bytes_needed(given, asked, ComputeConfig())
+        > memory_budget.bytes_needed(given, plain, ComputeConfig()) + 2**24
     )

@@ -8,7 +8,7 @@ from scipy import stats
 
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import Engine, Options
+from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.statistics import permutations, uncertainty
 from vfmalign.mmd.statistics.uncertainty import max_t_p_values, p_value
@@ -260,7 +260,7 @@ def _layers(rng, n):
 def test_max_t_equals_brute_force_over_shared_swaps(brute, rng):
     x, y = _layers(rng, 9)
     options = Options("paired", fixed_sigma=1.5, permutations=10, primary_layer="c")
-    result = compare(Sample("x", x), Sample("y", y), None, options, Engine(tile_shape=(4, 7)))
+    result = compare(Sample("x", x), Sample("y", y), None, options, ComputeConfig(tile_shape=(4, 7)))
     assert [one.layer for one in result.layers] == ["c", "a", "b"]
     formula, labels = brute.estimators["unbiased_paired"], np.arange(9)
     table = np.array(
@@ -285,8 +285,10 @@ def test_max_t_of_an_unchanged_layer_is_one_and_does_not_disturb_the_others(rng)
     x, y = _layers(rng, 20)
     y["a"] = x["a"].copy()
     options = Options("paired", fixed_sigma=1.5, permutations=400)
-    result = compare(Sample("x", x), Sample("y", y), None, options, Engine())
-    alone = compare(Sample("x", {k: x[k] for k in "bc"}), Sample("y", {k: y[k] for k in "bc"}), None, options, Engine())
+    result = compare(Sample("x", x), Sample("y", y), None, options, ComputeConfig())
+    alone = compare(
+        Sample("x", {k: x[k] for k in "bc"}), Sample("y", {k: y[k] for k in "bc"}), None, options, ComputeConfig()
+    )
     by_name = {one.layer: one.raw for one in result.layers}
     assert by_name["a"].p_value.value == by_name["a"].p_value_max_t.value == 1.0
     for one in alone.layers:
