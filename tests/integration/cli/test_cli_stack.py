@@ -253,7 +253,7 @@ def test_unknown_ids_are_code_2(cli: Cli) -> None:
     ):
         done = cli.run(*arguments, code=2)
         assert arguments[-1] in done.err
-    assert "no such dataset" in cli.run("dataset", "show", "d9", code=2).err
+    assert "dataset d9: not found" in cli.run("dataset", "show", "d9", code=2).err
 
 
 def test_ctrl_c_leaves_a_check_running_and_says_how_to_go_on(cli: Cli, model: str, dataset: str) -> None:
