@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from vfmalign.client.messages.base import to_bad_option
-from vfmalign.core.runtime.settings import PeerSettings
+from vfmalign.core.runtime.settings import ServiceClientSettings
 
 
-class ClientSettings(PeerSettings):
+class ClientSettings(ServiceClientSettings):
     """Addresses of a deployment (`VFMALIGN_FEATURES_ADDRESS` …) and the authorities that sign its certificates."""
 
     features_address: str = Field(default="", description="host:port of the feature service")

@@ -19,7 +19,7 @@ from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter,
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features.cache import ModelCache
 from vfmalign.features.extractor import check_layers
-from vfmalign.features.parts import ExtractionOptions, ExtractionPlan, Hooks, Shard, extract_missing, parts_of
+from vfmalign.features.parts import ExtractionOptions, ExtractionPlan, Hooks, Shard, extract_missing, split_rows
 from vfmalign.imaging.input_transforms import get_input_transform
 from vfmalign.models.cards import check_checkpoint_digest, load_card
 from vfmalign.models.encoder import Encoder
@@ -114,7 +114,7 @@ def reduce(
         return ExtractionResult(feature_set, manifest, checkpoint_sha256, 0)
     writer = _writer(store, plan)
     stored = writer.parts_done(options.part_cases)
-    numbered = enumerate(parts_of(plan, options))
+    numbered = enumerate(split_rows(plan, options))
     if missing := sorted({number % shards for number, rows in numbered if rows.start not in stored}):
         raise Unavailable(
             f"parts of the shards {', '.join(map(str, missing))} of {shards} are missing",

@@ -24,7 +24,7 @@ from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features.extractor import extract
-from vfmalign.features.threads import pool_of
+from vfmalign.features.threads import open_thread_pool
 from vfmalign.imaging.preprocessing import needed_kinds, prepare_study
 from vfmalign.imaging.volumes import load_case
 from vfmalign.models.encoder import Encoder
@@ -95,7 +95,7 @@ def extract_missing(
     shard: Shard = WHOLE,
 ) -> int:
     """Computes and stores the missing parts of a shard; returns the number of computed cases."""
-    parts = parts_of(plan, options)[shard.index :: shard.count]
+    parts = split_rows(plan, options)[shard.index :: shard.count]
     total = sum(len(rows) for rows in parts)
     stored = writer.parts_done(options.part_cases)
     missing = [rows for rows in parts if rows.start not in stored]
@@ -122,7 +122,7 @@ def extract_missing(
     return computed
 
 
-def parts_of(plan: ExtractionPlan, options: ExtractionOptions) -> list[range]:
+def split_rows(plan: ExtractionPlan, options: ExtractionOptions) -> list[range]:
     """Returns the rows of each part."""
     rows = range(len(plan.cases))
     return [rows[start : start + options.part_cases] for start in range(0, len(rows), options.part_cases)]
@@ -161,7 +161,7 @@ def _prepare_inputs(
             ).input_CDHW
 
     # One torch thread per reader: readers that share torch's pool spend half of their time waiting for each other.
-    with pool_of(options.readers, 1, "read") as pool:
+    with open_thread_pool(options.readers, 1, "read") as pool:
         pending: deque[Future[Tensor]] = deque()
         for case in cases:
             pending.append(pool.submit(prepare, case))

@@ -15,7 +15,7 @@ import torch
 
 
 @contextmanager
-def pool_of(count: int, torch_threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
+def open_thread_pool(count: int, torch_threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
     """Opens a thread pool; on exit, running work finishes and waiting work is cancelled.
 
     Args:

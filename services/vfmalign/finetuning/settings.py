@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, SecretStr, field_validator
 
-from vfmalign.core.runtime.settings import PeerSettings, ServiceSettings
+from vfmalign.core.runtime.settings import ServiceClientSettings, ServiceSettings
 
 _NAME_OR_EMPTY = r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"
 
@@ -94,7 +94,7 @@ class ReconcilerSettings(BaseModel, frozen=True):
     max_checks: int = Field(default=4, ge=1, le=1_000, description="checks that run at once")
 
 
-class FinetuningSettings(ServiceSettings, PeerSettings):
+class FinetuningSettings(ServiceSettings, ServiceClientSettings):
     """Settings that the finetuning service reads from its environment."""
 
     features_address: str = Field(min_length=1, description="host:port of the feature service")

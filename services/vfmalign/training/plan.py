@@ -18,7 +18,7 @@ from vfmalign.core.domain.artifacts import (
 from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, NotFound, PreconditionFailed
 from vfmalign.core.domain.recipes import check_probe_steps
 from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
-from vfmalign.core.storage.datasets import find_leakage, load_dataset
+from vfmalign.core.storage.datasets import check_leakage, load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.cards import check_checkpoint_digest, load_card
@@ -130,7 +130,7 @@ def select_data(store: ObjectStore, plan: JobPlan) -> JobData:
     if plan.task is None:
         train, val = _require_cases(dataset, "pretrain"), _require_cases(dataset, "val")
         return JobData(train, val, (), (_to_pretraining_record(spec, train, val),))
-    find_leakage(dataset, parent_data)
+    check_leakage(dataset, parent_data)
     train, val, test = _require_cases(dataset, "train"), _require_cases(dataset, "val"), _require_cases(dataset, "test")
     return JobData(train, val, test, (*parent_data, _to_pretraining_record(spec, train, val)))
 

@@ -30,7 +30,7 @@ from vfmalign.core.domain.artifacts import (
 )
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.rpc.channels import connect
-from vfmalign.core.rpc.status_mapping import DETAILS_KEY, code_of, to_status
+from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.storage.datasets import save_dataset, to_datalist
 from vfmalign.finetuning.db.database import Database
 from vfmalign.v1 import (
@@ -140,7 +140,7 @@ class Mmd(mmd_pb2_grpc.MmdServiceServicer):
         if error is not None:
             status = to_status(error, "id")
             context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
-            context.abort(code_of(error), status.message)
+            context.abort(get_status_code(error), status.message)
         value = int(request.y.feature_set_id[:4], 16) / 131072 + 0.01  # far from 1, where a shift is out of reach
 
         def shift(scale):

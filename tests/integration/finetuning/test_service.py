@@ -11,7 +11,7 @@ import pytest
 
 from vfmalign.core.domain.artifacts import check_key, job_key
 from vfmalign.core.domain.errors import BadOption, CaseOrderMismatch, Conflict, Exhausted, NotFound, Unavailable
-from vfmalign.core.domain.recipes import recipe_for
+from vfmalign.core.domain.recipes import get_finetuning_recipe
 from vfmalign.finetuning.analysis.records import CheckReport
 from vfmalign.v1 import alignment_pb2, finetuning_pb2, mmd_pb2
 
@@ -83,7 +83,7 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
     assert job.encoder_model_id == f"{name}-scratch-encoder"
     assert [point.epoch for point in job.curve] == list(range(7))
     assert job.spec.recipe.epochs == 6
-    assert job.spec.recipe.batch_size == recipe_for("scratch", "segmentation", "demo").batch_size
+    assert job.spec.recipe.batch_size == get_finetuning_recipe("scratch", "segmentation", "demo").batch_size
 
 
 def _probes_done(check):

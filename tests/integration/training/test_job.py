@@ -8,7 +8,7 @@ from tests.integration.training.conftest import ARCHITECTURE, INPUT, RECIPE, com
 
 from vfmalign.core.domain.artifacts import JobProgress, job_key
 from vfmalign.core.domain.errors import Conflict
-from vfmalign.core.domain.scores import level_of
+from vfmalign.core.domain.scores import aggregate_scores
 from vfmalign.core.domain.tasks import TASKS
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.models.cards import load_card
@@ -64,7 +64,7 @@ def test_the_naive_baseline_is_scored_on_the_same_cases_whatever_the_network(res
     for task in ("distortion", "segmentation", "classification"):
         assert results["pretrained", task].naive_baseline_scores == results["specialised", task].naive_baseline_scores
     # What an untrained residual network returns is its input.
-    naive_baseline = level_of(
+    naive_baseline = aggregate_scores(
         TASKS["distortion"].primary_metric, results["pretrained", "distortion"].naive_baseline_scores
     )
     assert 10 < naive_baseline < 40

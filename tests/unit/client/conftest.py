@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound
-from vfmalign.core.rpc.status_mapping import DETAILS_KEY, code_of, to_status
+from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.v1 import (
     common_pb2,
@@ -25,7 +25,7 @@ from vfmalign.v1 import (
 def abort(context, error):
     status = to_status(error, "request-1")
     context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
-    context.abort(code_of(error), status.message)
+    context.abort(get_status_code(error), status.message)
 
 
 class Mmd(mmd_pb2_grpc.MmdServiceServicer):

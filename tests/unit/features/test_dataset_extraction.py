@@ -24,7 +24,7 @@ from vfmalign.core.storage.keys import features_prefix, volume_key
 from vfmalign.features.dataset_extraction import extract_dataset
 from vfmalign.features.extractor import extract
 from vfmalign.features.parts import ExtractionOptions, Hooks
-from vfmalign.features.threads import pool_of
+from vfmalign.features.threads import open_thread_pool
 from vfmalign.imaging.preprocessing import prepare_study
 from vfmalign.imaging.volumes import load_case
 from vfmalign.models.registry import ARCHITECTURES
@@ -69,7 +69,7 @@ def expected_rows(store, dataset, card, layer: str, encoder, transform: str = "i
         volumes = load_case(store, case, ("t2w", "dwi", "adc"))
         return prepare_study(volumes, card.preprocessing, transform).input_CDHW
 
-    with pool_of(1, 1, "read") as pool:
+    with open_thread_pool(1, 1, "read") as pool:
         inputs = list(pool.map(prepare, dataset.test))
     return np.stack([extract(encoder, one_CDHW[None], [layer], "mean")[layer][0].numpy() for one_CDHW in inputs])
 

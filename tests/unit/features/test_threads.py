@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from vfmalign.features.threads import pool_of
+from vfmalign.features.threads import open_thread_pool
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def in_a_new_thread(function):
 
 @pytest.mark.usefixtures("four_threads")
 def test_each_has_its_number_and_nobody_else():
-    with pool_of(3, 1, "own") as pool:
+    with open_thread_pool(3, 1, "own") as pool:
         gate = threading.Barrier(3)
         found = [pool.submit(lambda: (gate.wait(), torch.get_num_threads())[1]) for _ in range(3)]
         assert [one.result() for one in found] == [1, 1, 1]
@@ -44,7 +44,7 @@ def test_what_has_not_begun_is_dropped_when_the_pool_is_left():
         gate.wait()
 
     def leave():
-        with pool_of(1, 1, "own") as pool:
+        with open_thread_pool(1, 1, "own") as pool:
             waiting.extend(pool.submit(block) for _ in range(5))
             begun.wait()
             threading.Timer(0.2, gate.set).start()
@@ -62,6 +62,6 @@ def test_a_pool_that_cannot_begin_raises_and_changes_nothing(monkeypatch):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    with pytest.raises(RuntimeError, match="can't start new thread"), pool_of(2, 1, "own"):
+    with pytest.raises(RuntimeError, match="can't start new thread"), open_thread_pool(2, 1, "own"):
         pass
     assert torch.get_num_threads() == 4

@@ -7,7 +7,13 @@ import pytest
 
 from vfmalign.core.domain.artifacts import TrainingRecipe
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.recipes import PRESETS, check_probe_steps, family_of, pretraining_recipe_for, recipe_for
+from vfmalign.core.domain.recipes import (
+    PRESETS,
+    check_probe_steps,
+    get_family,
+    get_finetuning_recipe,
+    get_pretraining_recipe,
+)
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.pretraining import OBJECTIVES
 from vfmalign.training.tasks import TASKS
@@ -16,7 +22,9 @@ from vfmalign.training.tasks import TASKS
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("task", list(TASKS))
 def test_networks_of_a_task_share_their_budget(task, preset):
-    recipes = {network: recipe_for(network, task, preset) for network in ("pretrained", "scratch", "specialised")}
+    recipes = {
+        network: get_finetuning_recipe(network, task, preset) for network in ("pretrained", "scratch", "specialised")
+    }
     assert len({(r.epochs, r.steps_per_epoch, r.batch_size, r.patch_shape_DHW) for r in recipes.values()}) == 1
     assert recipes["pretrained"].layer_decay < 1
     assert recipes["scratch"].layer_decay == recipes["specialised"].layer_decay == 1
@@ -26,24 +34,24 @@ def test_networks_of_a_task_share_their_budget(task, preset):
 def test_every_objective_has_a_recipe_for_every_architecture(preset):
     for objective in OBJECTIVES:
         for architecture in (*ARCHITECTURES, "monai:anything"):
-            assert pretraining_recipe_for(objective, architecture, preset).batch_size >= 2
+            assert get_pretraining_recipe(objective, architecture, preset).batch_size >= 2
 
 
 def test_the_recipe_family_follows_from_the_architecture_name():
     """The name alone decides: an orchestrator has no torch to look at the network with."""
     for name, architecture in ARCHITECTURES.items():
         blocks = any(layer.name.startswith("blocks.") for layer in architecture.layers)
-        assert (family_of(name) == "transformer") == blocks
-    assert family_of("monai:anything") == "convolutional"
+        assert (get_family(name) == "transformer") == blocks
+    assert get_family("monai:anything") == "convolutional"
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
     with pytest.raises(BadOption, match="segmentation, super_resolution, distortion, translation, classification"):
-        recipe_for("pretrained", "astrology")
+        get_finetuning_recipe("pretrained", "astrology")
     with pytest.raises(BadOption, match="demo, default"):
-        recipe_for("pretrained", "segmentation", "huge")
+        get_finetuning_recipe("pretrained", "segmentation", "huge")
     with pytest.raises(BadOption, match="masked_reconstruction, contrastive"):
-        pretraining_recipe_for("supervised", "profound_conv_micro")
+        get_pretraining_recipe("supervised", "profound_conv_micro")
 
 
 def probed(*steps, epochs=20):

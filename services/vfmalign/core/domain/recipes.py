@@ -96,12 +96,12 @@ PRETRAINING_RECIPES: dict[Objective, dict[Family, dict[Preset, TrainingRecipe]]]
 }
 
 
-def family_of(architecture: str) -> Family:
+def get_family(architecture: str) -> Family:
     """Returns the family whose recipes an architecture uses; unknown architectures use the convolutional ones."""
     return "transformer" if architecture.startswith(_TRANSFORMERS) else "convolutional"
 
 
-def recipe_for(network: Network, task: str, preset: Preset = "default") -> TrainingRecipe:
+def get_finetuning_recipe(network: Network, task: str, preset: Preset = "default") -> TrainingRecipe:
     """Returns the recipe of a fine-tuning job.
 
     Raises:
@@ -111,14 +111,14 @@ def recipe_for(network: Network, task: str, preset: Preset = "default") -> Train
     return _choose(_choose(presets, preset, "preset"), network, "network")
 
 
-def pretraining_recipe_for(objective: Objective, architecture: str, preset: Preset = "default") -> TrainingRecipe:
+def get_pretraining_recipe(objective: Objective, architecture: str, preset: Preset = "default") -> TrainingRecipe:
     """Returns the recipe of a pretraining job.
 
     Raises:
         BadOption: no recipe has this objective or preset.
     """
     families = _choose(PRETRAINING_RECIPES, objective, "objective")
-    return _choose(families[family_of(architecture)], preset, "preset")
+    return _choose(families[get_family(architecture)], preset, "preset")
 
 
 def check_probe_steps(recipe: TrainingRecipe) -> None:

@@ -20,7 +20,9 @@ THRESHOLD = 0.5
 Array = npt.NDArray[np.float64]
 
 
-def levels(metric: MetricSpec, value_N: Array, positive_N: npt.NDArray[np.bool_], weight_RN: Array) -> Array:
+def aggregate_resamples(
+    metric: MetricSpec, value_N: Array, positive_N: npt.NDArray[np.bool_], weight_RN: Array
+) -> Array:
     """Aggregates the values of the cases once for each row of weights.
 
     Args:
@@ -49,15 +51,15 @@ def levels(metric: MetricSpec, value_N: Array, positive_N: npt.NDArray[np.bool_]
         return balanced_R
 
 
-def level(metric: MetricSpec, values: Sequence[float | None], positives: Sequence[bool | None]) -> float | None:
+def aggregate(metric: MetricSpec, values: Sequence[float | None], positives: Sequence[bool | None]) -> float | None:
     """Aggregates the cases that have a value; None where the aggregate is undefined."""
     scored = [(value, bool(truth)) for value, truth in zip(values, positives, strict=True) if value is not None]
     value_N = np.array([value for value, _ in scored], dtype=np.float64)
     positive_N = np.array([truth for _, truth in scored], dtype=np.bool_)
-    aggregate = float(levels(metric, value_N, positive_N, np.ones((1, len(scored))))[0])
-    return None if np.isnan(aggregate) else aggregate
+    result = float(aggregate_resamples(metric, value_N, positive_N, np.ones((1, len(scored))))[0])
+    return None if np.isnan(result) else result
 
 
-def level_of(metric: MetricSpec, scores: Sequence[CaseScore]) -> float | None:
+def aggregate_scores(metric: MetricSpec, scores: Sequence[CaseScore]) -> float | None:
     """Aggregates stored scores."""
-    return level(metric, [score.values.get(metric.name) for score in scores], [score.positive for score in scores])
+    return aggregate(metric, [score.values.get(metric.name) for score in scores], [score.positive for score in scores])

@@ -17,7 +17,7 @@ import grpc
 from prometheus_client import Counter, Histogram
 
 from vfmalign.core.domain.errors import Internal, Unavailable, VfmalignError
-from vfmalign.core.rpc.status_mapping import DETAILS_KEY, code_of, to_status
+from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.runtime import logs, metrics
 
 # A client cancels at its own deadline, a moment before the server notices its own. A call that is cancelled this close
@@ -189,12 +189,12 @@ async def _around(gate: Gate, context: grpc.aio.ServicerContext[Any, Any], metho
         )
     finally:
         if failure is not None:
-            code = code_of(failure)
+            code = get_status_code(failure)
         method.account(code, time.perf_counter() - started, failure)
     if failure is not None:
         status = to_status(failure, identity)
         trailers = ((DETAILS_KEY, status.SerializeToString()), (logs.REQUEST_ID_HEADER, identity))
-        await context.abort(code_of(failure), status.message, trailers)
+        await context.abort(get_status_code(failure), status.message, trailers)
 
 
 def _code_in(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:

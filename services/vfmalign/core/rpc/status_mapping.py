@@ -36,7 +36,7 @@ CODES: dict[type[errors.VfmalignError], grpc.StatusCode] = {
 }
 
 
-def code_of(error: errors.VfmalignError) -> grpc.StatusCode:
+def get_status_code(error: errors.VfmalignError) -> grpc.StatusCode:
     """Returns the status code of an error's class, or of the nearest base class in the table."""
     for cls in type(error).__mro__:
         if cls in CODES:
@@ -62,7 +62,7 @@ def to_status(error: errors.VfmalignError, request_id: str) -> status_pb2.Status
         delay = duration_pb2.Duration()
         delay.FromTimedelta(timedelta(seconds=error.retry_after_s))
         details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
-    code: int = code_of(error).value[0]
+    code: int = get_status_code(error).value[0]
     return status_pb2.Status(code=code, message=str(error)[:_MAX_TEXT], details=details)
 
 

@@ -137,7 +137,7 @@ class LogSettings(BaseModel, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severe level to log")
 
 
-class PeerSettings(Settings):
+class ServiceClientSettings(Settings):
     """TLS of calls to other services; callers add the addresses."""
 
     ca_file: FilePath | None = Field(

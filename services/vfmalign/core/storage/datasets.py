@@ -143,7 +143,7 @@ def check_splits(dataset: Dataset) -> None:
             )
 
 
-def find_leakage(dataset: Dataset, pretraining: Sequence[Pretraining]) -> None:
+def check_leakage(dataset: Dataset, pretraining: Sequence[Pretraining]) -> None:
     """Checks that no test case is part of `train`, `val` or the model's pretraining.
 
     A dataset that is not held out is not checked against its own splits.

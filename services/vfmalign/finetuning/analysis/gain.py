@@ -19,7 +19,7 @@ from vfmalign.client.messages.common import Estimate, Interval, absent
 from vfmalign.core.domain.artifacts import CaseScore, MetricSpec, Record
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import CaseOrderMismatch, InvalidInput
-from vfmalign.core.domain.scores import levels
+from vfmalign.core.domain.scores import aggregate_resamples
 
 RESAMPLES = 2_000
 METHOD = "case-paired bootstrap over patients, expanded percentile"
@@ -136,7 +136,8 @@ def estimate_gain(
 
     def both_scores(weight_RN: Array) -> tuple[Array, Array]:
         score_R, baseline_R = (
-            levels(metric, value_N, pairs.positive_N, weight_RN) for value_N in (pairs.score_N, pairs.baseline_N)
+            aggregate_resamples(metric, value_N, pairs.positive_N, weight_RN)
+            for value_N in (pairs.score_N, pairs.baseline_N)
         )
         return score_R, baseline_R
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.domain.artifacts import CaseScore, FigureRef, JobResult, Network, Record, canonical_json, check_key
-from vfmalign.core.domain.scores import level_of
+from vfmalign.core.domain.scores import aggregate_scores
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.convergence import measure_convergence, steps_to_baseline
@@ -84,7 +84,7 @@ def assemble(
         rpg_scratch=gain_over(jobs["scratch"].test_scores),
         naive_baseline=NaiveBaseline(
             prediction=get_task_spec(request.task).naive_baseline,
-            test_means={m.name: level_of(m, main.naive_baseline_scores) for m in main.metrics},
+            test_means={m.name: aggregate_scores(m, main.naive_baseline_scores) for m in main.metrics},
             gain=gain_over(main.naive_baseline_scores),
         )
         if main.naive_baseline_scores
@@ -138,7 +138,7 @@ def _network(
         steps_to_specialised=steps_to_baseline(result.curve, baseline.curve, higher_is_better=higher_is_better),
         selected_epoch=result.selected_epoch,
         selected_step=result.selected_step,
-        test_means={metric.name: level_of(metric, result.test_scores) for metric in result.metrics},
+        test_means={metric.name: aggregate_scores(metric, result.test_scores) for metric in result.metrics},
         weight_change=result.weight_change,
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.domain.artifacts import Network, TrainingRecipe
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.recipes import recipe_for
+from vfmalign.core.domain.recipes import get_finetuning_recipe
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.finetuning.jobs.request import NETWORKS, apply_recipe, get_preset
 
@@ -52,13 +52,15 @@ def get_recipe(spec: CheckSpec, network: Network) -> TrainingRecipe:
         BadOption: an unknown task or preset, or probes where there is no validation.
     """
     preset = get_preset(spec.recipe)
-    main = apply_recipe(spec.recipe, recipe_for("pretrained", spec.task, preset))
+    main = apply_recipe(spec.recipe, get_finetuning_recipe("pretrained", spec.task, preset))
     if network == "pretrained":
         return main
     own = spec.scratch_recipe if network == "scratch" else spec.specialised_recipe
     if own is not None and own.preset:
         preset = get_preset(own)
-    base = recipe_for(network, spec.task, preset).model_copy(update={name: getattr(main, name) for name in BUDGET})
+    base = get_finetuning_recipe(network, spec.task, preset).model_copy(
+        update={name: getattr(main, name) for name in BUDGET}
+    )
     return base if own is None else apply_recipe(own, base)
 
 

@@ -32,7 +32,7 @@ from vfmalign.core.domain.artifacts import (
 )
 from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, VfmalignError
 from vfmalign.core.domain.tasks import get_task_spec
-from vfmalign.core.storage.datasets import find_leakage, load_dataset
+from vfmalign.core.storage.datasets import check_leakage, load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.records import Measured
 from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, compare, extract
@@ -167,7 +167,7 @@ def validate(store: ObjectStore, check: Check) -> Validated:
     for split in ("train", "val", "test"):
         if not getattr(dataset, split):
             raise BadDataset(f"the split {split!r} holds no case", subject=dataset.id, remedy="add at least one case")
-    find_leakage(dataset, card.pretraining)
+    check_leakage(dataset, card.pretraining)
     task = get_task_spec(request.task)
     task.check_input(card.id, card.preprocessing.modalities)
     return Validated(

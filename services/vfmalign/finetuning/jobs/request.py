@@ -18,7 +18,13 @@ from vfmalign.core.domain.artifacts import (
     probe_id,
 )
 from vfmalign.core.domain.errors import BadOption, DigestMismatch, NotFound
-from vfmalign.core.domain.recipes import PRESETS, Preset, check_probe_steps, pretraining_recipe_for, recipe_for
+from vfmalign.core.domain.recipes import (
+    PRESETS,
+    Preset,
+    check_probe_steps,
+    get_finetuning_recipe,
+    get_pretraining_recipe,
+)
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
 
@@ -105,7 +111,7 @@ def resolve_job(store: ObjectStore, job_id: str, request: JobSpec) -> TrainingSp
         return _pretraining_spec(job_id, request, digest)
     if not request.model_id:
         raise BadOption("required for fine-tuning", field="spec.model_id", remedy="name the pretrained model")
-    base = recipe_for(request.network, request.task, get_preset(request.recipe))
+    base = get_finetuning_recipe(request.network, request.task, get_preset(request.recipe))
     card = load_card(store, request.model_id, request.model_sha256)
     return finetuning_spec(job_id, request, card, digest, apply_recipe(request.recipe, base))
 
@@ -181,7 +187,7 @@ def _pretraining_spec(job_id: str, request: JobSpec, digest: str) -> TrainingSpe
     if request.recipe.probe_steps:
         raise BadOption("only fine-tuning is probed", field="spec.recipe.probe_steps", remedy="omit them")
     architecture = request.architecture or DEFAULT_ARCHITECTURE
-    base = pretraining_recipe_for(request.objective, architecture, get_preset(request.recipe))
+    base = get_pretraining_recipe(request.objective, architecture, get_preset(request.recipe))
     return TrainingSpec(
         id=job_id,
         kind="pretrain",

@@ -13,7 +13,7 @@ import grpc
 
 from vfmalign.client.messages.mmd import ComputeResponse, PairError
 from vfmalign.core.domain.errors import BadOption, Exhausted, VfmalignError
-from vfmalign.core.rpc.status_mapping import code_of
+from vfmalign.core.rpc.status_mapping import get_status_code
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.object_store import ObjectStore
@@ -64,7 +64,7 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
             try:
                 response = await compute(pair, context, sets, engine)
             except VfmalignError as error:
-                failure = PairError(code=code_of(error).value[0], reason=error.reason, message=str(error))
+                failure = PairError(code=get_status_code(error).value[0], reason=error.reason, message=str(error))
                 yield mmd_pb2.ComputeBatchResponse(index=index, error=failure.to_proto())
             else:
                 yield mmd_pb2.ComputeBatchResponse(index=index, response=response)

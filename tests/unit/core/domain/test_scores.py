@@ -6,7 +6,7 @@ import torch
 from monai.metrics.rocauc import compute_roc_auc
 
 from vfmalign.core.domain.jobs import CaseScore, MetricSpec
-from vfmalign.core.domain.scores import level, level_of, levels
+from vfmalign.core.domain.scores import aggregate, aggregate_resamples, aggregate_scores
 
 
 def metric(of_set):
@@ -20,12 +20,12 @@ def test_auroc_is_monai_s(ties):
         positive = rng.random(30) < 0.4
         value = np.round(rng.random(30) + 0.3 * positive, 1 if ties else 8)
         expected = compute_roc_auc(torch.from_numpy(value), torch.from_numpy(positive.astype(int)))
-        assert level(metric("auroc"), value.tolist(), positive.tolist()) == pytest.approx(expected, abs=1e-12)
+        assert aggregate(metric("auroc"), value.tolist(), positive.tolist()) == pytest.approx(expected, abs=1e-12)
 
 
 def test_balanced_accuracy_is_the_mean_of_both_rates():
     values = [0.9, 0.5, 0.2, 0.1, 0.6]
-    assert level(metric("balanced_accuracy"), values, [True, True, True, False, False]) == pytest.approx(
+    assert aggregate(metric("balanced_accuracy"), values, [True, True, True, False, False]) == pytest.approx(
         (2 / 3 + 1 / 2) / 2
     )
 
@@ -36,17 +36,17 @@ def test_a_weight_is_a_repetition(of_set):
     rng = np.random.default_rng(2)
     value_N, positive_N = rng.random(12), np.arange(12) % 3 == 0
     weight_RN = rng.integers(0, 3, (6, 12)).astype(float)
-    found_R = levels(metric(of_set), value_N, positive_N, weight_RN)
+    found_R = aggregate_resamples(metric(of_set), value_N, positive_N, weight_RN)
     for weight_N, found in zip(weight_RN, found_R, strict=True):
         drawn = np.repeat(np.arange(12), weight_N.astype(int))
-        assert found == pytest.approx(level(metric(of_set), value_N[drawn].tolist(), positive_N[drawn].tolist()))
+        assert found == pytest.approx(aggregate(metric(of_set), value_N[drawn].tolist(), positive_N[drawn].tolist()))
 
 
 def test_cases_without_a_value_are_left_out_and_a_class_without_cases_gives_none():
-    assert level(metric("mean"), [1.0, None, 3.0], [None] * 3) == 2.0
-    assert level(metric("mean"), [None], [None]) is None
+    assert aggregate(metric("mean"), [1.0, None, 3.0], [None] * 3) == 2.0
+    assert aggregate(metric("mean"), [None], [None]) is None
     for of_set in ("auroc", "balanced_accuracy"):
-        assert level(metric(of_set), [0.2, 0.7], [True, True]) is None
-        assert level(metric(of_set), [0.2, 0.7], [False, False]) is None
+        assert aggregate(metric(of_set), [0.2, 0.7], [True, True]) is None
+        assert aggregate(metric(of_set), [0.2, 0.7], [False, False]) is None
     scores = [CaseScore(case=f"c{i}", group="p", values={"m": v}, positive=v > 0.4) for i, v in enumerate((0.3, 0.5))]
-    assert level_of(metric("auroc"), scores) == 1.0
+    assert aggregate_scores(metric("auroc"), scores) == 1.0

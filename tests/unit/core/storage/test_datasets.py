@@ -12,8 +12,8 @@ from vfmalign.core.domain.errors import BadDataset, Conflict, Leakage, NotFound,
 from vfmalign.core.domain.models import Pretraining
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.storage.datasets import (
+    check_leakage,
     check_splits,
-    find_leakage,
     from_datalist,
     load_dataset,
     save_dataset,
@@ -162,15 +162,15 @@ def test_a_case_stands_once_in_a_split_even_where_nothing_is_held_out() -> None:
 
 def test_label_maps_alike_are_no_overlap() -> None:
     check_splits(dataset())
-    find_leakage(dataset(), [])
+    check_leakage(dataset(), [])
 
 
 @pytest.mark.parametrize("shared", OVERLAPS.values(), ids=OVERLAPS.keys())
 def test_a_test_case_that_was_trained_on_is_leakage(shared: Case) -> None:
     with pytest.raises(Leakage, match=f"test case {shared.id} is also in train") as caught:
-        find_leakage(dataset(test=(case("t1"), shared)), [])
+        check_leakage(dataset(test=(case("t1"), shared)), [])
     assert caught.value.remedy
-    find_leakage(dataset(test=(shared,), held_out=False), [])
+    check_leakage(dataset(test=(shared,), held_out=False), [])
 
 
 def test_a_test_case_that_the_model_has_seen_is_leakage() -> None:
@@ -181,9 +181,9 @@ def test_a_test_case_that_the_model_has_seen_is_leakage() -> None:
             dataset="big", dataset_digest="0" * 64, **{"volume_sha256": (), "groups": ("group-else",), **fields}
         )
 
-    find_leakage(dataset(), [source()])
+    check_leakage(dataset(), [source()])
     with pytest.raises(Leakage, match="t1 is also in the model's pretraining set big"):
-        find_leakage(dataset(), [source(), source(volume_sha256=(seen,))])
+        check_leakage(dataset(), [source(), source(volume_sha256=(seen,))])
     with pytest.raises(Leakage, match="patient group-t1"):
-        find_leakage(dataset(), [source(groups=("group-t1",))])
-    find_leakage(dataset(), [source(groups=("group-a",))])  # seen again in train: allowed
+        check_leakage(dataset(), [source(groups=("group-t1",))])
+    check_leakage(dataset(), [source(groups=("group-a",))])  # seen again in train: allowed

@@ -7,7 +7,7 @@ import pytest
 from vfmalign.client.messages.checks import CheckId, CheckSpec
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.recipes import recipe_for
+from vfmalign.core.domain.recipes import get_finetuning_recipe
 from vfmalign.finetuning.checks.request import check_spec, get_recipe, is_same_spec
 from vfmalign.finetuning.servicers import parse_id
 from vfmalign.v1 import alignment_pb2, finetuning_pb2
@@ -19,7 +19,7 @@ def make_spec(**fields):
 
 def test_a_field_that_is_set_replaces_the_presets_and_no_other():
     spec = make_spec(recipe=Recipe(preset="demo", learning_rate=0.0))
-    preset = recipe_for("pretrained", "segmentation", "demo")
+    preset = get_finetuning_recipe("pretrained", "segmentation", "demo")
     assert get_recipe(spec, "pretrained") == preset.model_copy(update={"learning_rate": 0.0})
 
 
@@ -28,7 +28,7 @@ def test_baselines_share_the_budget_and_keep_their_own_rates():
         recipe=Recipe(preset="demo", epochs=3, batch_size=5, learning_rate=0.5, patch_shape_dhw=(8, 32, 32))
     )
     for network in ("scratch", "specialised"):
-        own, preset = get_recipe(spec, network), recipe_for(network, "segmentation", "demo")
+        own, preset = get_recipe(spec, network), get_finetuning_recipe(network, "segmentation", "demo")
         assert (own.epochs, own.batch_size, own.patch_shape_DHW) == (3, 5, (8, 32, 32))
         assert own.steps_per_epoch == get_recipe(spec, "pretrained").steps_per_epoch
         assert (own.learning_rate, own.layer_decay) == (preset.learning_rate, 1.0)

@@ -5,7 +5,7 @@ import pytest
 from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.core.domain.artifacts import ModelCard
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.recipes import recipe_for
+from vfmalign.core.domain.recipes import get_finetuning_recipe
 from vfmalign.finetuning.jobs.request import apply_recipe, baseline_digest, check_objective, finetuning_spec, to_recipe
 from vfmalign.v1 import features_pb2, finetuning_pb2
 
@@ -20,14 +20,16 @@ CARD = ModelCard.model_validate(
 
 
 def test_a_recipe_of_a_spec_sets_every_field_of_its_training():
-    training = recipe_for("scratch", "segmentation", "demo").model_copy(update={"patch_shape_DHW": (8, 16, 16)})
+    training = get_finetuning_recipe("scratch", "segmentation", "demo").model_copy(
+        update={"patch_shape_DHW": (8, 16, 16)}
+    )
     recipe = to_recipe(training, "demo")
     assert (recipe.preset, recipe.epochs, recipe.patch_shape_dhw) == ("demo", training.epochs, (8, 16, 16))
-    assert apply_recipe(recipe, recipe_for("pretrained", "translation", "default")) == training
+    assert apply_recipe(recipe, get_finetuning_recipe("pretrained", "translation", "default")) == training
 
 
 def test_probes_need_an_encoder_and_room_for_their_names():
-    recipe = recipe_for("pretrained", "segmentation", "demo").model_copy(update={"probe_steps": (16,)})
+    recipe = get_finetuning_recipe("pretrained", "segmentation", "demo").model_copy(update={"probe_steps": (16,)})
     request = JobSpec(kind="finetune", dataset_id="demo", model_id="vfm", task="segmentation")
     assert finetuning_spec("j", request, CARD, "d" * 64, recipe).recipe.probe_steps == (16,)
     with pytest.raises(BadOption, match="no encoder to probe"):
@@ -37,7 +39,7 @@ def test_probes_need_an_encoder_and_room_for_their_names():
 
 
 def test_specs_of_the_three_networks():
-    recipe = recipe_for("pretrained", "segmentation", "demo")
+    recipe = get_finetuning_recipe("pretrained", "segmentation", "demo")
     for network, publishes in (("pretrained", "j-encoder"), ("scratch", "j-encoder"), ("specialised", "")):
         request = JobSpec(
             kind="finetune", dataset_id="demo", network=network, model_id="vfm", task="segmentation", seed=4
@@ -52,7 +54,7 @@ def test_specs_of_the_three_networks():
 def digest_of(network, card=CARD, digest="d" * 64, name="a", **changes):
     request = JobSpec(kind="finetune", dataset_id="demo", network=network, model_id=card.id, task="segmentation")
     request = request.model_copy(update=changes)
-    recipe = apply_recipe(request.recipe, recipe_for(network, request.task, "demo"))
+    recipe = apply_recipe(request.recipe, get_finetuning_recipe(network, request.task, "demo"))
     return baseline_digest(finetuning_spec(name, request, card, digest, recipe), card)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vfmalign.core.domain.scores import levels
+from vfmalign.core.domain.scores import aggregate_resamples
 from vfmalign.finetuning.analysis.gain import MIN_GROUPS, MIN_PER_CLASS, pair_scores
 from vfmalign.finetuning.experiments.analysis.cells import Cell
 from vfmalign.finetuning.experiments.analysis.points import Point, get_step_share, list_tasks
@@ -142,7 +142,8 @@ def _resample_gain(cell: Cell, patients: _PatientWeights) -> Array:
     pairs = pair_scores(cell.scores["pretrained"], cell.scores["specialised"], metric.name)
     weight_RN = patients.weight_RG[:, [patients.index[group] for group in pairs.groups]]
     score_R, baseline_R = (
-        levels(metric, value_N, pairs.positive_N, weight_RN) for value_N in (pairs.score_N, pairs.baseline_N)
+        aggregate_resamples(metric, value_N, pairs.positive_N, weight_RN)
+        for value_N in (pairs.score_N, pairs.baseline_N)
     )
     level_R = np.abs(baseline_R)
     safe_R = np.where((level_R < metric.floor) | (level_R == 0.0), np.nan, level_R)
