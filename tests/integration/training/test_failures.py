@@ -204,7 +204,7 @@ def test_every_split_needs_a_case(store, fail, fields, dataset, split):
 
 
 def test_a_dataset_must_exist_with_its_digest(fail, fields):
-    for changes, says in (({"dataset": "nowhere"}, "no such dataset"), ({"dataset_digest": "0" * 64}, "digest")):
+    for changes, says in (({"dataset": "nowhere"}, "nowhere: not found"), ({"dataset_digest": "0" * 64}, "digest")):
         failure = fail(TrainingSpec.model_validate(fields | changes))
         assert failure.exit_code == failures.BAD_DATA
         assert says in failure.message
