@@ -27,7 +27,7 @@ from pydantic import SecretStr
 
 from vfmalign.cli.local import s3_server
 from vfmalign.cli.local.environment import get_malloc_settings
-from vfmalign.core.domain.artifacts import Split
+from vfmalign.core.domain.datasets import Split
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.object_store import ObjectStore

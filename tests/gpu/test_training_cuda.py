@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from vfmalign.core.domain.artifacts import TrainingRecipe
+from vfmalign.core.domain.jobs import TrainingRecipe
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.checkpoint import encode_state, restore_state
 from vfmalign.training.data import PreparedCase, collate, generator

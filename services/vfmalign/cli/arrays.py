@@ -14,11 +14,12 @@ from vfmalign.cli.target import Target
 from vfmalign.client.messages.common import ObjectRef
 from vfmalign.client.messages.mmd import UploadedFeatures
 from vfmalign.client.samples import Array, Sample
-from vfmalign.core.domain.artifacts import is_id, upload_key
 from vfmalign.core.domain.errors import BadOption, BadTensor
+from vfmalign.core.domain.record import is_id
 from vfmalign.core.rpc.channels import MESSAGE_BYTES
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.arrays import NPY, read_npy
+from vfmalign.core.storage.keys import upload_key
 from vfmalign.core.storage.object_store import ObjectStore
 
 LAYER = "features"

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vfmalign.core.domain.artifacts import Modality, Preprocessing, VolumeKind
+from vfmalign.core.domain.datasets import Modality, VolumeKind
 from vfmalign.core.domain.errors import BadVolume
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.imaging.grid import REFERENCE, Grid, PlaneStack, resample, resample_planes, study_grid
 from vfmalign.imaging.input_transforms import InputTransform, StudyContext, get_input_transform, identity
 from vfmalign.imaging.normalisation import (

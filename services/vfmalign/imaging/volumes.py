@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from vfmalign.core.domain.artifacts import Case, VolumeKind
+from vfmalign.core.domain.datasets import Case, VolumeKind
 from vfmalign.core.domain.errors import BadVolume, NotFound
 from vfmalign.core.storage.object_store import ObjectStore
 

@@ -12,18 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from vfmalign.core.domain.artifacts import (
-    LayerSpec,
-    ModelCard,
-    Objective,
-    Preprocessing,
-    Pretraining,
-    VolumeRef,
-    is_id,
-    model_card_key,
-    weights_key,
-)
+from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import BadOption, Conflict, DigestMismatch, InvalidInput, NotFound, PreconditionFailed
+from vfmalign.core.domain.models import LayerSpec, ModelCard, Objective, Preprocessing, Pretraining
+from vfmalign.core.domain.record import is_id
+from vfmalign.core.storage.keys import model_card_key, weights_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.encoder import Encoder
 from vfmalign.models.formats import exported_program

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfmalign.core.domain.artifacts import Preprocessing
 from vfmalign.core.domain.errors import BadOption, NotFound
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.models.encoder import StateDict
 from vfmalign.models.formats import exported_program
 from vfmalign.models.formats.checkpoint import import_checkpoint

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from vfmalign.core.domain.artifacts import LayerSpec, Modality, Preprocessing
+from vfmalign.core.domain.datasets import Modality
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.models import LayerSpec, Preprocessing
 from vfmalign.models.architectures import upstream
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.architectures.convnextv2 import ConvNeXtV2

@@ -10,20 +10,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from vfmalign.core.domain.artifacts import (
-    CaseScore,
-    FigureRef,
-    JobProgress,
-    ModelCard,
-    ProbeModel,
-    TrainingSpec,
-    canonical_json,
-    job_key,
-    probe_id,
-)
 from vfmalign.core.domain.errors import Conflict
+from vfmalign.core.domain.jobs import CaseScore, FigureRef, JobProgress, ProbeModel, TrainingSpec, probe_id
+from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.work_queue import ShutdownRequest
+from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.cards import load_card, load_encoder, publish
 from vfmalign.models.encoder import Encoder

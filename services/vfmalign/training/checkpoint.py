@@ -18,9 +18,12 @@ from pydantic import Field, ValidationError
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor, nn
 
-from vfmalign.core.domain.artifacts import JobProgress, Record, Sha256, VolumeRef, job_key
+from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import DigestMismatch, NotFound
+from vfmalign.core.domain.jobs import JobProgress
+from vfmalign.core.domain.record import Record, Sha256
 from vfmalign.core.runtime import logs
+from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.weights import to_safetensors
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vfmalign.core.domain.artifacts import MODALITIES, Case, Modality, Preprocessing, VolumeKind
+from vfmalign.core.domain.datasets import MODALITIES, Case, Modality, VolumeKind
 from vfmalign.core.domain.errors import BadDataset, DigestMismatch, NotFound
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.imaging.normalisation import Scale
 from vfmalign.imaging.preprocessing import needed_kinds, prepare_study

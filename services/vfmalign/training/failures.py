@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from vfmalign.core.domain.artifacts import JobFailure, job_key
 from vfmalign.core.domain.errors import BAD_DATA, BAD_SPEC, UNEXPECTED, VfmalignError, exit_code
+from vfmalign.core.domain.jobs import JobFailure
 from vfmalign.core.runtime import logs
+from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.object_store import ObjectStore
 
 _FINAL_CODES = (UNEXPECTED, BAD_SPEC, BAD_DATA)

@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vfmalign.core.domain.artifacts import CaseScore, JobResult, TrainingSpec, job_key, probe_id
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.jobs import CaseScore, JobResult, TrainingSpec, probe_id
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_queue import ShutdownRequest
+from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.training import failures
 from vfmalign.training.artifacts import (

@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from vfmalign.core.domain.artifacts import MetricSpec
 from vfmalign.core.domain.errors import BadDataset
+from vfmalign.core.domain.jobs import MetricSpec
 from vfmalign.core.domain.scores import aggregate
 from vfmalign.models.encoder import Encoder
 from vfmalign.training.data import Batch, PreparedCase, collate

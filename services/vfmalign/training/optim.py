@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vfmalign.core.domain.artifacts import TrainingRecipe
+from vfmalign.core.domain.jobs import TrainingRecipe
 
 _ENCODER = "encoder."
 # Each of ProViCNet's parallel streams has its own backbone: layers of equal depth get the same rate.

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vfmalign.core.domain.artifacts import (
-    MODALITIES,
-    Case,
-    Dataset,
-    ModelCard,
-    Preprocessing,
-    Pretraining,
-    TrainingSpec,
-    is_id,
-    probe_id,
-)
+from vfmalign.core.domain.datasets import MODALITIES, Case, Dataset
 from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, NotFound, PreconditionFailed
+from vfmalign.core.domain.jobs import TrainingSpec, probe_id
+from vfmalign.core.domain.models import ModelCard, Preprocessing, Pretraining
 from vfmalign.core.domain.recipes import check_probe_steps
+from vfmalign.core.domain.record import is_id
 from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
 from vfmalign.core.storage.datasets import check_leakage, load_dataset
 from vfmalign.core.storage.object_store import ObjectStore

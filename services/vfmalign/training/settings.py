@@ -6,9 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from vfmalign.core.domain.artifacts import TrainingSpec, job_key
 from vfmalign.core.domain.errors import BadOption, NotFound, PreconditionFailed
+from vfmalign.core.domain.jobs import TrainingSpec
 from vfmalign.core.runtime.settings import LogSettings, Settings, StoreSettings
+from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.object_store import ObjectStore
 
 

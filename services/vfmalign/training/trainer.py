@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from vfmalign.core.domain.artifacts import JobProgress, TrainingSpec, VolumeRef
+from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import BadOption, Cancelled, Exhausted, Unavailable
+from vfmalign.core.domain.jobs import JobProgress, TrainingSpec
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_queue import ShutdownRequest

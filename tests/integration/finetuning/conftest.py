@@ -19,19 +19,14 @@ import grpc
 import pytest
 import sqlalchemy as sa
 
-from vfmalign.core.domain.artifacts import (
-    Case,
-    Dataset,
-    ModelCard,
-    VolumeRef,
-    canonical_json,
-    dataset_key,
-    model_card_key,
-)
+from vfmalign.core.domain.datasets import Case, Dataset, VolumeRef
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.rpc.channels import connect
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.storage.datasets import save_dataset, to_datalist
+from vfmalign.core.storage.keys import dataset_key, model_card_key
 from vfmalign.finetuning.db.database import Database
 from vfmalign.v1 import (
     alignment_pb2,
@@ -54,7 +49,10 @@ PROGRAM = """
 import gc, os, signal, sys, time
 gc.disable()
 from pathlib import Path
-from vfmalign.core.domain.artifacts import *
+from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.jobs import *
+from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.storage.keys import job_key, model_card_key
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.object_store import ObjectStore

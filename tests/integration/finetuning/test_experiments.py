@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from vfmalign.core.domain.artifacts import ModelCard, model_card_key
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound, PreconditionFailed
+from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.storage.keys import model_card_key
 from vfmalign.v1 import alignment_pb2, experiment_pb2, finetuning_pb2
 
 MODELS = ("vfm", "vfm2")

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from vfmalign.client.messages.jobs import JobSpec
-from vfmalign.core.domain.artifacts import JobFailure, JobResult, MetricSpec, TrainingRecipe, TrainingSpec, job_key
+from vfmalign.core.domain.jobs import JobFailure, JobResult, MetricSpec, TrainingRecipe, TrainingSpec
+from vfmalign.core.storage.keys import job_key
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.converters import to_job
 from vfmalign.finetuning.jobs.repository import JobRepository
@@ -24,7 +25,8 @@ from vfmalign.finetuning.launchers.local import LocalLauncher
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
-from vfmalign.core.domain.artifacts import JobFailure, JobProgress, JobResult, TrainingSpec, MetricSpec, job_key
+from vfmalign.core.domain.jobs import JobFailure, JobProgress, JobResult, MetricSpec, TrainingSpec
+from vfmalign.core.storage.keys import job_key
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.object_store import ObjectStore
 store = ObjectStore(StoreSettings())

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from vfmalign.core.domain.artifacts import check_key, job_key
 from vfmalign.core.domain.errors import BadOption, CaseOrderMismatch, Conflict, Exhausted, NotFound, Unavailable
 from vfmalign.core.domain.recipes import get_finetuning_recipe
+from vfmalign.core.storage.keys import check_key, job_key
 from vfmalign.finetuning.analysis.records import CheckReport
 from vfmalign.v1 import alignment_pb2, finetuning_pb2, mmd_pb2
 

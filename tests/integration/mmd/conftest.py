@@ -15,7 +15,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from safetensors.numpy import save
 
-from vfmalign.core.domain.artifacts import Preprocessing
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter
 from vfmalign.v1 import common_pb2, mmd_pb2_grpc

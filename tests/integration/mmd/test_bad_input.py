@@ -17,8 +17,8 @@ from tests.integration.mmd.conftest import (
     works,
 )
 
-from vfmalign.core.domain.artifacts import features_prefix
 from vfmalign.core.rpc.tensors import to_tensor
+from vfmalign.core.storage.keys import features_prefix
 from vfmalign.v1 import common_pb2
 from vfmalign.v1 import mmd_pb2 as pb
 

@@ -8,16 +8,10 @@ import time
 import pytest
 import torch
 
-from vfmalign.core.domain.artifacts import (
-    JobResult,
-    Preprocessing,
-    TrainingRecipe,
-    TrainingSpec,
-    job_key,
-    model_card_key,
-    weights_key,
-)
+from vfmalign.core.domain.jobs import JobResult, TrainingRecipe, TrainingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.runtime.work_queue import ShutdownRequest
+from vfmalign.core.storage.keys import job_key, model_card_key, weights_key
 from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack
 from vfmalign.models.cards import load_card, publish

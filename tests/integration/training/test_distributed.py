@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load as parse_safetensors
 from tests.integration.training.conftest import INPUT, comparable
 
-from vfmalign.core.domain.artifacts import JobFailure, JobResult, TrainingRecipe, job_key
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.jobs import JobFailure, JobResult, TrainingRecipe
+from vfmalign.core.storage.keys import job_key
 from vfmalign.training.launch import main, root_cause
 from vfmalign.training.optim import weight_change
 from vfmalign.training.process_group import ProcessGroup, shard_sizes

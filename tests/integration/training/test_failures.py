@@ -8,21 +8,14 @@ import torch
 from tests.integration.training.conftest import ARCHITECTURE, OPTIONS
 from torch import nn
 
-from vfmalign.core.domain.artifacts import (
-    MODALITIES,
-    JobFailure,
-    MetricSpec,
-    Preprocessing,
-    Pretraining,
-    TrainingRecipe,
-    TrainingSpec,
-    VolumeRef,
-    job_key,
-)
+from vfmalign.core.domain.datasets import MODALITIES, VolumeRef
 from vfmalign.core.domain.errors import BadOption, Cancelled, Exhausted, Unavailable, VfmalignError
+from vfmalign.core.domain.jobs import JobFailure, MetricSpec, TrainingRecipe, TrainingSpec
+from vfmalign.core.domain.models import Preprocessing, Pretraining
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_queue import ShutdownRequest
 from vfmalign.core.storage.datasets import save_dataset
+from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack

@@ -13,9 +13,10 @@ from tests.integration.finetuning.kubernetes.emulator import Api
 from tests.integration.training.conftest import comparable, wait_for
 from tests.integration.training.machines import FIRST, SECOND, Machines
 
-from vfmalign.core.domain.artifacts import JobResult, job_key
 from vfmalign.core.domain.errors import Cancelled
+from vfmalign.core.domain.jobs import JobResult
 from vfmalign.core.runtime.work_queue import ShutdownRequest
+from vfmalign.core.storage.keys import job_key
 from vfmalign.finetuning.launchers.base import Exited, Running
 from vfmalign.finetuning.launchers.kubernetes.api import Cluster
 from vfmalign.finetuning.launchers.kubernetes.launcher import KubernetesLauncher

@@ -6,11 +6,12 @@ import pytest
 from safetensors.torch import load as parse_safetensors
 from tests.integration.training.conftest import ARCHITECTURE, INPUT, RECIPE, comparable, replace_weights
 
-from vfmalign.core.domain.artifacts import JobProgress, job_key
 from vfmalign.core.domain.errors import Conflict
+from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.core.domain.scores import aggregate_scores
 from vfmalign.core.domain.tasks import TASKS
 from vfmalign.core.storage.datasets import save_dataset
+from vfmalign.core.storage.keys import job_key
 from vfmalign.models.cards import load_card
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state

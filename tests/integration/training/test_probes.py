@@ -4,8 +4,9 @@ import pytest
 from safetensors.torch import load as parse_safetensors
 from tests.integration.training.conftest import ARCHITECTURE, INPUT, RECIPE, comparable, replace_weights
 
-from vfmalign.core.domain.artifacts import job_key, model_card_key, probe_id
 from vfmalign.core.domain.errors import Conflict
+from vfmalign.core.domain.jobs import probe_id
+from vfmalign.core.storage.keys import job_key, model_card_key
 from vfmalign.models.cards import load_card, publish
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state

@@ -15,7 +15,7 @@ from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.jobs import Recipe
-from vfmalign.core.domain.artifacts import is_id
+from vfmalign.core.domain.record import is_id
 from vfmalign.core.domain.tasks import TASKS
 from vfmalign.finetuning.checks.request import check_spec, get_recipe
 from vfmalign.models.registry import ARCHITECTURES

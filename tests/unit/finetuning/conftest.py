@@ -8,7 +8,7 @@ import pytest
 
 from vfmalign.client.messages.common import Estimate, Interval
 from vfmalign.client.messages.mmd import LayerResult, ShiftResult
-from vfmalign.core.domain.artifacts import JobProgress
+from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.finetuning.analysis.convergence import Steps, measure_convergence
 from vfmalign.finetuning.analysis.gain import PairedScores, estimate_gain

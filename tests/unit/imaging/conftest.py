@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from vfmalign.core.domain.artifacts import VolumeRef
+from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import DigestMismatch, NotFound
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.imaging.phantoms.rendering import PhantomCase, generate_case

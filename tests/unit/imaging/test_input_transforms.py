@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vfmalign.core.domain.artifacts import Preprocessing
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.imaging.distortion import (
     MIN_STRETCH,
     PEAK_DISPLACEMENT_MM,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vfmalign.core.domain.artifacts import Preprocessing
 from vfmalign.core.domain.errors import BadOption, BadVolume
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.imaging.grid import common_grid, resample
 from vfmalign.imaging.normalisation import compute_moments, scale_from_moments
 from vfmalign.imaging.preprocessing import crop_or_pad, needed_kinds, prepare_study

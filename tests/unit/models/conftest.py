@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vfmalign.core.domain.artifacts import LayerSpec, Preprocessing
+from vfmalign.core.domain.models import LayerSpec, Preprocessing
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.architectures.convnextv2 import ConvNeXtV2
 from vfmalign.models.architectures.upstream import convert_profound_conv

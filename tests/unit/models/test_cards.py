@@ -5,8 +5,9 @@ import hashlib
 import pytest
 import torch
 
-from vfmalign.core.domain.artifacts import Preprocessing, Pretraining, model_card_key
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption, Conflict, DigestMismatch, NotFound, PreconditionFailed
+from vfmalign.core.domain.models import Preprocessing, Pretraining
+from vfmalign.core.storage.keys import model_card_key
 from vfmalign.models.cards import list_model_ids, load_card, load_encoder, publish
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state, to_safetensors

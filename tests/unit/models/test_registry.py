@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vfmalign.core.domain.artifacts import Preprocessing
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.models.encoder import POOLED_LAYER, pool
 from vfmalign.models.registry import ARCHITECTURES, get_architecture
 from vfmalign.models.weights import build_encoder, random_state

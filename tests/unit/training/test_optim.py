@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from vfmalign.core.domain.artifacts import TrainingRecipe
+from vfmalign.core.domain.jobs import TrainingRecipe
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.networks.heads import EncoderDecoder, SpecialisedUNet
 from vfmalign.training.optim import (

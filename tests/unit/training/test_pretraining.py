@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vfmalign.core.domain.artifacts import TrainingRecipe
 from vfmalign.core.domain.errors import BadDataset, BadOption
+from vfmalign.core.domain.jobs import TrainingRecipe
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.data import collate, draw_batch, generator
 from vfmalign.training.optim import build_optimiser, learning_rate_at, set_learning_rate

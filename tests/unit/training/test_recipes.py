@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from vfmalign.core.domain.artifacts import TrainingRecipe
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.jobs import TrainingRecipe
 from vfmalign.core.domain.recipes import (
     PRESETS,
     check_probe_steps,

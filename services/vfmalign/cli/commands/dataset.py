@@ -23,8 +23,9 @@ from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_fields, new_table
 from vfmalign.client.messages.features import Dataset
-from vfmalign.core.domain.artifacts import SPLITS, Split, is_id
+from vfmalign.core.domain.datasets import SPLITS, Split
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.record import is_id
 
 app = new_group("Import, generate, list and show datasets.")
 

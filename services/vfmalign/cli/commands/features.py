@@ -16,7 +16,7 @@ from vfmalign.cli.views.tables import list_fields
 from vfmalign.client import AsyncClient
 from vfmalign.client.features import ExtractedFeatureSet
 from vfmalign.client.messages.features import ExtractDatasetRequest, ExtractDatasetResponse
-from vfmalign.core.domain.artifacts import SPLITS
+from vfmalign.core.domain.datasets import SPLITS
 from vfmalign.core.domain.documents import pluralise, to_json_dict
 from vfmalign.core.domain.tasks import get_task_spec
 

@@ -33,7 +33,7 @@ from vfmalign.cli.views.check_tables import show_check
 from vfmalign.cli.views.enum_labels import label
 from vfmalign.cli.views.follow import View, follow_check
 from vfmalign.cli.views.output import Output
-from vfmalign.core.domain.artifacts import Split
+from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import BadOption, Conflict
 from vfmalign.v1 import alignment_pb2, finetuning_pb2

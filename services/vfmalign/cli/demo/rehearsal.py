@@ -31,7 +31,7 @@ from vfmalign.cli.target import Target
 from vfmalign.cli.views.enum_labels import label
 from vfmalign.cli.views.follow import View, follow_experiment
 from vfmalign.cli.views.output import Output
-from vfmalign.core.domain.artifacts import Split
+from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.domain.tasks import TASKS
 from vfmalign.v1 import experiment_pb2, finetuning_pb2

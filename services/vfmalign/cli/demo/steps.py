@@ -20,7 +20,7 @@ from vfmalign.cli.views.enum_labels import label, parse
 from vfmalign.cli.views.follow import View, follow_job
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import new_table
-from vfmalign.core.domain.artifacts import SPLITS, Split
+from vfmalign.core.domain.datasets import SPLITS, Split
 from vfmalign.core.domain.errors import NotFound, VfmalignError
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.v1 import features_pb2, finetuning_pb2

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from vfmalign.core.domain.artifacts import Record
+from vfmalign.core.domain.record import Record
 
 _START_TIME_TOLERANCE_S = 2.0
 """The start time that the system reports moves a little when its clock is adjusted."""

@@ -18,8 +18,8 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from vfmalign.cli.local.processes import ProcessRef
-from vfmalign.core.domain.artifacts import Record
 from vfmalign.core.domain.errors import BadOption, Conflict
+from vfmalign.core.domain.record import Record
 from vfmalign.core.runtime.settings import StoreSettings
 
 DEFAULT_HOME = Path(".vfmalign")

@@ -12,7 +12,8 @@ from vfmalign.client.messages.base import ApiMessage, OptionalSha256
 from vfmalign.client.messages.common import Estimate, Failure, ObjectRef, Progress, SoftwareVersion, State
 from vfmalign.client.messages.jobs import CurvePoint, Recipe, Seed
 from vfmalign.client.messages.mmd import LayerResult
-from vfmalign.core.domain.artifacts import Id, Network
+from vfmalign.core.domain.jobs import Network
+from vfmalign.core.domain.record import Id
 from vfmalign.v1 import alignment_pb2
 
 CheckId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")]

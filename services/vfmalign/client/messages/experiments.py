@@ -19,7 +19,7 @@ from vfmalign.client.messages.checks import (
 )
 from vfmalign.client.messages.common import Failure, ObjectRef, Progress, State
 from vfmalign.client.messages.jobs import Recipe, Seed
-from vfmalign.core.domain.artifacts import Id
+from vfmalign.core.domain.record import Id
 from vfmalign.v1 import experiment_pb2
 
 DEFAULT_SEEDS = (0,)

@@ -10,7 +10,9 @@ from pydantic import Field, StringConstraints, field_validator
 
 from vfmalign.client.messages.base import ApiMessage, OptionalSha256
 from vfmalign.client.messages.common import Failure, ObjectRef, Progress, State
-from vfmalign.core.domain.artifacts import Id, Network, Objective
+from vfmalign.core.domain.jobs import Network
+from vfmalign.core.domain.models import Objective
+from vfmalign.core.domain.record import Id
 from vfmalign.v1 import finetuning_pb2
 
 JobKind = Literal["pretrain", "finetune"]

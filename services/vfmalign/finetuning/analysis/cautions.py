@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vfmalign.core.domain.artifacts import Record
+from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.analysis.records import CheckResult
 from vfmalign.finetuning.analysis.shift import is_saturated
 

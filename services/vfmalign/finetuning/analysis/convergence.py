@@ -12,7 +12,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from vfmalign.core.domain.artifacts import JobProgress, Record
+from vfmalign.core.domain.jobs import JobProgress
+from vfmalign.core.domain.record import Record
 
 MIN_VALIDATIONS = 5
 """Validations below which a rise cannot be told from noise."""

@@ -16,9 +16,10 @@ import numpy.typing as npt
 import scipy
 
 from vfmalign.client.messages.common import Estimate, Interval, absent
-from vfmalign.core.domain.artifacts import CaseScore, MetricSpec, Record
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import CaseOrderMismatch, InvalidInput
+from vfmalign.core.domain.jobs import CaseScore, MetricSpec
+from vfmalign.core.domain.record import Record
 from vfmalign.core.domain.scores import aggregate_resamples
 
 RESAMPLES = 2_000

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.client.messages.mmd import LayerResult
-from vfmalign.core.domain.artifacts import FigureRef, MetricSpec, Network, Record
+from vfmalign.core.domain.jobs import FigureRef, MetricSpec, Network
+from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.analysis.convergence import Convergence, Steps
 from vfmalign.finetuning.analysis.gain import Gain
 from vfmalign.finetuning.analysis.verdict import Verdict

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vfmalign.core.domain.artifacts import Record
 from vfmalign.core.domain.documents import pluralise
+from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.analysis.gain import MIN_GROUPS, Gain
 
 VerdictLabel = Literal["gain", "no_clear_gain", "harm", "insufficient_data"]

@@ -9,7 +9,7 @@ from vfmalign.client.messages.common import Estimate, Progress
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.client.messages.mmd import ComputeResponse, Estimator, Kernel, Measure, TestOptions
 from vfmalign.client.mmd import AsyncMmdClient
-from vfmalign.core.domain.artifacts import Record
+from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.analysis.records import Comparison, Projection
 
 KERNEL = Kernel(family="gaussian", bandwidth_rule="reference_median")

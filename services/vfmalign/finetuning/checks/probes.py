@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 
 from vfmalign.client.messages.common import Progress
-from vfmalign.core.domain.artifacts import JobProgress, Record, check_key, probe_id
 from vfmalign.core.domain.errors import VfmalignError
+from vfmalign.core.domain.jobs import JobProgress, probe_id
+from vfmalign.core.domain.record import Record
+from vfmalign.core.storage.keys import check_key
 from vfmalign.finetuning.analysis.records import Probe
 from vfmalign.finetuning.checks.clients import compare, extract
 from vfmalign.finetuning.checks.stages import (

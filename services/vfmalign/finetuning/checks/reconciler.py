@@ -18,7 +18,6 @@ from typing import TypeVar
 
 from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.messages.common import Progress
-from vfmalign.core.domain.artifacts import Record, check_key
 from vfmalign.core.domain.errors import (
     Cancelled,
     Conflict,
@@ -29,7 +28,9 @@ from vfmalign.core.domain.errors import (
     Unavailable,
     VfmalignError,
 )
+from vfmalign.core.domain.record import Record
 from vfmalign.core.runtime import logs
+from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.repository import Check, CheckRepository, ReportRefs
 from vfmalign.finetuning.checks.request import is_same_spec

@@ -10,9 +10,11 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 
 from vfmalign.client.messages.checks import CheckSpec
-from vfmalign.core.domain.artifacts import CaseScore, FigureRef, JobResult, Network, Record, canonical_json, check_key
+from vfmalign.core.domain.jobs import CaseScore, FigureRef, JobResult, Network
+from vfmalign.core.domain.record import Record, canonical_json
 from vfmalign.core.domain.scores import aggregate_scores
 from vfmalign.core.domain.tasks import get_task_spec
+from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.convergence import measure_convergence, steps_to_baseline
 from vfmalign.finetuning.analysis.gain import Gain, estimate_gain, pair_scores

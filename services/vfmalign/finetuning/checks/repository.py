@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.common import TERMINAL_STATES, Failure, Progress, State
-from vfmalign.core.domain.artifacts import Record
+from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.db.database import CheckRow, StageRow, now
 from vfmalign.finetuning.db.repository import LifecycleRepository, Operation, StoredRef, common_fields
 

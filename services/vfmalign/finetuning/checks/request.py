@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from vfmalign.client.messages.checks import CheckSpec
-from vfmalign.core.domain.artifacts import Network, TrainingRecipe
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.jobs import Network, TrainingRecipe
 from vfmalign.core.domain.recipes import get_finetuning_recipe
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.finetuning.jobs.request import NETWORKS, apply_recipe, get_preset

@@ -15,8 +15,9 @@ from pydantic import Field
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.client.messages.mmd import Measure
 from vfmalign.client.mmd import AsyncMmdClient
-from vfmalign.core.domain.artifacts import JobResult, Record
 from vfmalign.core.domain.errors import Exhausted, InvalidInput
+from vfmalign.core.domain.jobs import JobResult
+from vfmalign.core.domain.record import Record
 from vfmalign.core.storage.feature_sets import read_feature_set, read_manifest
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.logme import logme

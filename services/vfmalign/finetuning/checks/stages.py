@@ -20,19 +20,14 @@ from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.client.mmd import AsyncMmdClient
-from vfmalign.core.domain.artifacts import (
-    JobResult,
-    ModelCard,
-    Network,
-    Record,
-    Split,
-    TrainingRecipe,
-    check_key,
-    job_key,
-)
+from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, VfmalignError
+from vfmalign.core.domain.jobs import JobResult, Network, TrainingRecipe
+from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.domain.record import Record
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import check_leakage, load_dataset
+from vfmalign.core.storage.keys import check_key, job_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.records import Measured
 from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, compare, extract

@@ -17,8 +17,8 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from vfmalign.core.domain.artifacts import canonical_json
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.record import canonical_json
 from vfmalign.finetuning.db.database import LifecycleRow
 
 DEFAULT_PAGE_SIZE = 100

@@ -19,8 +19,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from vfmalign.client.messages.common import TERMINAL_STATES, Failure, Progress, State
-from vfmalign.core.domain.artifacts import Record
 from vfmalign.core.domain.errors import Conflict, NotFound
+from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.db.database import Database, LifecycleRow, now
 from vfmalign.finetuning.db.pagination import Page, PageRequest, read_page
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from vfmalign.core.domain.artifacts import CaseScore, JobResult, Network, check_key, experiment_key, job_key
 from vfmalign.core.domain.errors import NotFound
+from vfmalign.core.domain.jobs import CaseScore, JobResult, Network
+from vfmalign.core.storage.keys import check_key, experiment_key, job_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.records import CheckReport
 from vfmalign.finetuning.checks.repository import CheckRepository

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.experiments import ExperimentSpec
-from vfmalign.core.domain.artifacts import Record
+from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.db.database import ExperimentRow, now
 from vfmalign.finetuning.db.repository import LifecycleRepository, Operation, StoredRef, common_fields
 from vfmalign.finetuning.experiments.request import PinnedInputs, PlannedCell, plan_cells

@@ -13,8 +13,8 @@ from pydantic import StringConstraints
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec
-from vfmalign.core.domain.artifacts import Record, Sha256
 from vfmalign.core.domain.errors import BadDataset, BadOption
+from vfmalign.core.domain.record import Record, Sha256
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.experiments import ExperimentSpec
-from vfmalign.core.domain.artifacts import Record, experiment_key
 from vfmalign.core.domain.errors import Conflict, VfmalignError
+from vfmalign.core.domain.record import Record
 from vfmalign.core.runtime import logs
+from vfmalign.core.storage.keys import experiment_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.reconciler import is_transient
 from vfmalign.finetuning.checks.repository import CheckRepository

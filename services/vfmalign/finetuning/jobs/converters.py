@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vfmalign.client.messages import jobs as messages
 from vfmalign.client.messages.common import ObjectRef, Progress
-from vfmalign.core.domain.artifacts import JobProgress
+from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.jobs.repository import Job

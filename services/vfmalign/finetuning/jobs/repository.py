@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from vfmalign.client.messages.common import STATES, Failure, Progress, State
 from vfmalign.client.messages.jobs import JobSpec
-from vfmalign.core.domain.artifacts import JobProgress, TrainingSpec
+from vfmalign.core.domain.jobs import JobProgress, TrainingSpec
 from vfmalign.finetuning.db.database import AttemptRow, JobRow, now
 from vfmalign.finetuning.db.repository import LifecycleRepository, Operation, StoredRef, common_fields
 from vfmalign.finetuning.launchers.base import classify

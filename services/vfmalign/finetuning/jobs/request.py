@@ -6,18 +6,9 @@ import importlib.metadata
 from typing import Any
 
 from vfmalign.client.messages.jobs import JobSpec, Recipe
-from vfmalign.core.domain.artifacts import (
-    ModelCard,
-    Network,
-    Preprocessing,
-    Record,
-    TrainingRecipe,
-    TrainingSpec,
-    is_id,
-    model_card_key,
-    probe_id,
-)
 from vfmalign.core.domain.errors import BadOption, DigestMismatch, NotFound
+from vfmalign.core.domain.jobs import Network, TrainingRecipe, TrainingSpec, probe_id
+from vfmalign.core.domain.models import ModelCard, Preprocessing
 from vfmalign.core.domain.recipes import (
     PRESETS,
     Preset,
@@ -25,7 +16,9 @@ from vfmalign.core.domain.recipes import (
     get_finetuning_recipe,
     get_pretraining_recipe,
 )
+from vfmalign.core.domain.record import Record, is_id
 from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.keys import model_card_key
 from vfmalign.core.storage.object_store import ObjectStore
 
 DEFAULT_ARCHITECTURE = "profound_conv_micro"

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vfmalign.client.messages.common import Progress
-from vfmalign.core.domain.artifacts import JobFailure, JobProgress, job_key
 from vfmalign.core.domain.errors import Conflict, DigestMismatch, NotFound, Unavailable, VfmalignError
+from vfmalign.core.domain.jobs import JobFailure, JobProgress
 from vfmalign.core.runtime import logs, metrics
+from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.db.repository import StoredRef

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vfmalign.client.messages.common import Estimate
-from vfmalign.core.domain.artifacts import Network
 from vfmalign.core.domain.documents import pluralise
+from vfmalign.core.domain.jobs import Network
 from vfmalign.finetuning.analysis.cautions import list_cautions
 from vfmalign.finetuning.analysis.gain import Gain
 from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, CheckReport, CheckResult

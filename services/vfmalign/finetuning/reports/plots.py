@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vfmalign.client.messages.common import Estimate
-from vfmalign.core.domain.artifacts import MetricSpec, Network
+from vfmalign.core.domain.jobs import MetricSpec, Network
 from vfmalign.finetuning.analysis.records import Comparison, NetworkResult, Probe, Projection
 from vfmalign.finetuning.reports.svg import ACCENT, FAINT, INK, figure_style, new_figure, to_svg
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfmalign.core.domain.artifacts import SPLITS, Case, Dataset, Split, VolumeKind, VolumeRef, dataset_key, volume_key
+from vfmalign.core.domain.datasets import SPLITS, Case, Dataset, Split, VolumeKind, VolumeRef
 from vfmalign.core.domain.errors import BadDataset, BadVolume, Conflict, VfmalignError
 from vfmalign.core.storage.datasets import check_splits, load_dataset, save_dataset
+from vfmalign.core.storage.keys import dataset_key, volume_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.imaging.datasets.folders import CaseFolder, scan_folder
 from vfmalign.imaging.datasets.identities import keyed_id, write_mapping

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from vfmalign.core.domain.artifacts import SPLITS, Split
+from vfmalign.core.domain.datasets import SPLITS, Split
 from vfmalign.core.domain.errors import BadDataset
 
 DEFAULT_SHARES: dict[Split, float] = {"train": 0.6, "val": 0.2, "test": 0.2}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 
-from vfmalign.core.domain.artifacts import SPLITS, Case, Dataset, Split, VolumeKind, VolumeRef, dataset_key, volume_key
+from vfmalign.core.domain.datasets import SPLITS, Case, Dataset, Split, VolumeKind, VolumeRef
 from vfmalign.core.domain.errors import BadDataset, Conflict
 from vfmalign.core.storage.datasets import load_dataset, save_dataset
+from vfmalign.core.storage.keys import dataset_key, volume_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, generate_case
 from vfmalign.imaging.volumes import encode

@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from vfmalign.core.domain.artifacts import is_id
 from vfmalign.core.domain.errors import BadOption, BadTensor, InvalidInput
+from vfmalign.core.domain.record import is_id
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.feature_sets import Manifest, read_manifest, read_part
 from vfmalign.core.storage.object_store import ObjectStore

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vfmalign.core.domain.artifacts import LayerSpec, Preprocessing
+from vfmalign.core.domain.models import LayerSpec, Preprocessing
 from vfmalign.models.architectures import upstream
 from vfmalign.models.encoder import Encoder
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from vfmalign.core.domain.artifacts import LayerSpec
+from vfmalign.core.domain.models import LayerSpec
 from vfmalign.models.encoder import POOLED_LAYER, Encoder, StateDict, Stride, pool
 from vfmalign.models.formats.hooked_encoder import as_map
 

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from vfmalign.core.domain.artifacts import LayerSpec, Preprocessing, canonical_json
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption
+from vfmalign.core.domain.models import LayerSpec, Preprocessing
+from vfmalign.core.domain.record import canonical_json
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.architectures.upstream import Conversion
 from vfmalign.models.encoder import StateDict

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vfmalign.core.domain.artifacts import canonical_json
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption
+from vfmalign.core.domain.record import canonical_json
 from vfmalign.models.encoder import StateDict
 from vfmalign.models.formats.exported_program import DTYPES, FORMATS, PROGRAM, ExportedEncoder
 from vfmalign.models.formats.hooked_encoder import as_map, get_stride

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from vfmalign.core.domain.artifacts import Preprocessing
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.cards import load_card_encoder
 from vfmalign.models.encoder import Encoder

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from vfmalign.core.domain.artifacts import Objective, TrainingRecipe
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.jobs import TrainingRecipe
+from vfmalign.core.domain.models import Objective
 from vfmalign.models.encoder import Encoder
 from vfmalign.training.learner import Learner
 from vfmalign.training.pretraining.contrastive import Contrastive

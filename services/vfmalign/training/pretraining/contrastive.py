@@ -14,8 +14,8 @@ import torch
 from monai.losses.contrastive import ContrastiveLoss
 from torch import Tensor
 
-from vfmalign.core.domain.artifacts import MetricSpec, TrainingRecipe
 from vfmalign.core.domain.errors import BadDataset, BadOption
+from vfmalign.core.domain.jobs import MetricSpec, TrainingRecipe
 from vfmalign.models.encoder import Encoder
 from vfmalign.training.data import Batch, PreparedCase, collate, generator
 from vfmalign.training.figures import Panel

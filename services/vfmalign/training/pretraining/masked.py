@@ -16,7 +16,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from vfmalign.core.domain.artifacts import MetricSpec, TrainingRecipe
+from vfmalign.core.domain.jobs import MetricSpec, TrainingRecipe
 from vfmalign.models.architectures.profound_vit import MaeDecoder, ProFoundViT, patch_grid, to_volume
 from vfmalign.models.architectures.transformer import TransformerSize
 from vfmalign.models.encoder import Encoder, Stride

@@ -6,7 +6,7 @@ curve is the input's own score.
 
 from __future__ import annotations
 
-from vfmalign.core.domain.artifacts import MODALITIES
+from vfmalign.core.domain.datasets import MODALITIES
 from vfmalign.core.domain.tasks import SUPER_RESOLUTION as SPEC
 from vfmalign.training.tasks.restoration import Restoration
 from vfmalign.training.tasks.task import Task

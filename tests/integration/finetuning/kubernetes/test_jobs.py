@@ -11,15 +11,8 @@ import pytest
 from tests.integration.finetuning.kubernetes.emulator import JOBS, Api, until
 
 from vfmalign.client.messages.jobs import JobSpec
-from vfmalign.core.domain.artifacts import (
-    JobFailure,
-    JobProgress,
-    JobResult,
-    MetricSpec,
-    TrainingRecipe,
-    TrainingSpec,
-    job_key,
-)
+from vfmalign.core.domain.jobs import JobFailure, JobProgress, JobResult, MetricSpec, TrainingRecipe, TrainingSpec
+from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.repository import Job, JobRepository

@@ -12,7 +12,7 @@ import pytest
 from tests.integration.finetuning.kubernetes.emulator import Api
 from tests.integration.finetuning.kubernetes.test_jobs import result_of
 
-from vfmalign.core.domain.artifacts import job_key
+from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.v1 import finetuning_pb2
 

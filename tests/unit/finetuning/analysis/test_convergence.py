@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vfmalign.core.domain.artifacts import JobProgress
+from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.finetuning.analysis.convergence import measure_convergence, steps_to_baseline
 
 

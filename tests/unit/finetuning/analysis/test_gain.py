@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vfmalign.core.domain.artifacts import CaseScore, MetricSpec
 from vfmalign.core.domain.errors import CaseOrderMismatch, InvalidInput
+from vfmalign.core.domain.jobs import CaseScore, MetricSpec
 from vfmalign.finetuning.analysis.gain import PairedScores, estimate_gain, pair_scores
 
 DICE = MetricSpec(name="dice", unit="", higher_is_better=True, floor=0.05)

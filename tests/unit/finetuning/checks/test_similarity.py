@@ -5,8 +5,8 @@ import pytest
 
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, MeasureResult, ShiftResult
-from vfmalign.core.domain.artifacts import Preprocessing
 from vfmalign.core.domain.errors import BadOption, CaseOrderMismatch, Exhausted, Unavailable
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter
 from vfmalign.finetuning.analysis.logme import logme
 from vfmalign.finetuning.checks.clients import ComparisonRequest

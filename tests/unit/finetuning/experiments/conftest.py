@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vfmalign.client.messages.common import Estimate, Interval, absent
-from vfmalign.core.domain.artifacts import CaseScore, JobProgress
+from vfmalign.core.domain.jobs import CaseScore, JobProgress
 from vfmalign.core.domain.tasks import TASKS, get_task_spec
 from vfmalign.finetuning.analysis.convergence import Steps, measure_convergence
 from vfmalign.finetuning.analysis.gain import estimate_gain, pair_scores

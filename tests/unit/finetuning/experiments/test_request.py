@@ -7,9 +7,11 @@ import pytest
 
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.jobs import Recipe
-from vfmalign.core.domain.artifacts import Case, Dataset, ModelCard, VolumeRef, model_card_key
+from vfmalign.core.domain.datasets import Case, Dataset, VolumeRef
 from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, PreconditionFailed
+from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.storage.datasets import save_dataset
+from vfmalign.core.storage.keys import model_card_key
 from vfmalign.finetuning.experiments.request import (
     PinnedInputs,
     check_experiment_spec,

@@ -7,8 +7,8 @@ import pytest
 
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.jobs import JobSpec
-from vfmalign.core.domain.artifacts import TrainingRecipe, TrainingSpec
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound
+from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
 from vfmalign.finetuning.db import repository as repository_module
 from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.db.pagination import PageRequest

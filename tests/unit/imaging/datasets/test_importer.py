@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from vfmalign.core.domain.artifacts import Preprocessing
 from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, DigestMismatch, NotFound
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.imaging.datasets.identities import keyed_id, load_salt
 from vfmalign.imaging.datasets.importer import import_folder

@@ -7,7 +7,7 @@ over 16 cases is compared, not every case; the tolerances are about the spread b
 import numpy as np
 import pytest
 
-from vfmalign.core.domain.artifacts import Preprocessing
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.imaging.grid import common_grid, resample
 from vfmalign.imaging.preprocessing import prepare_study
 from vfmalign.imaging.volumes import LABEL_KINDS

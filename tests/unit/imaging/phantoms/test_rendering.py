@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vfmalign.core.domain.artifacts import Preprocessing
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.imaging.grid import Grid, common_grid, coverage, resample
 from vfmalign.imaging.phantoms.anatomy import LESIONS
 from vfmalign.imaging.phantoms.patients import draw_anatomy

@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from vfmalign.core.domain.artifacts import Preprocessing, features_prefix
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter
+from vfmalign.core.storage.keys import features_prefix
 from vfmalign.mmd.comparison import __main__ as comparison
 
 ROWS, PART = 240, 100

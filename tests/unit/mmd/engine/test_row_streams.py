@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vfmalign.core.domain.artifacts import Preprocessing
 from vfmalign.core.domain.errors import BadOption, BadTensor, DigestMismatch
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter, read_part
 from vfmalign.mmd.engine.row_streams import (
     NOISE_ROWS,

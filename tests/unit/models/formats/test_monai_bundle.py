@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from vfmalign.core.domain.artifacts import Preprocessing
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.models.cards import load_encoder, publish
 from vfmalign.models.encoder import pool
 from vfmalign.models.formats.monai_bundle import PREFIX, encode_architecture_name

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from vfmalign.client.messages.common import Estimate, Interval, absent
-from vfmalign.core.domain.artifacts import Objective, Record
+from vfmalign.core.domain.models import Objective
+from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.experiments.analysis.bootstrap import ResampledPoint
 from vfmalign.finetuning.experiments.analysis.cells import Cell, Flags
 from vfmalign.finetuning.experiments.analysis.points import RATIO, SHIFT, GetNumber, Point, get_gain, get_step_share

@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 import scipy
 
 from vfmalign.client.messages.common import Estimate, absent
-from vfmalign.core.domain.artifacts import CaseScore, MetricSpec, ModelCard, Network, Objective, Record
 from vfmalign.core.domain.errors import InvalidInput
+from vfmalign.core.domain.jobs import CaseScore, MetricSpec, Network
+from vfmalign.core.domain.models import ModelCard, Objective
+from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.analysis.convergence import Steps
 from vfmalign.finetuning.analysis.records import CheckReport, CheckResult, CurvePoint, Probe
 from vfmalign.finetuning.analysis.shift import is_saturated

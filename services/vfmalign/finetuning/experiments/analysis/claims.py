@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vfmalign.client.messages.common import Estimate, Interval, absent
-from vfmalign.core.domain.artifacts import Record
+from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.experiments.analysis.bootstrap import PointKey, ResampledPoint
 from vfmalign.finetuning.experiments.analysis.points import (
     RATIO,

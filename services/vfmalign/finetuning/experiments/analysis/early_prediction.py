@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vfmalign.core.domain.artifacts import Record
+from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.experiments.analysis.cells import Cell
 from vfmalign.finetuning.experiments.analysis.points import Point, get_gain, list_tasks
 from vfmalign.finetuning.experiments.analysis.rank_correlation import rank_correlations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from vfmalign.core.domain.artifacts import Record
+from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.experiments.analysis.averages import SeedAverage, average_seeds
 from vfmalign.finetuning.experiments.analysis.bootstrap import resample
 from vfmalign.finetuning.experiments.analysis.cells import Cell, MissingCell

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import scipy
 
 from vfmalign.client.messages.common import Estimate, absent
-from vfmalign.core.domain.artifacts import Record
+from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.experiments.analysis.points import (
     SHIFT,
     GetNumber,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from vfmalign.core.domain.artifacts import Record
+from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.experiments.analysis.points import PREDICTORS, Point, get_gain
 from vfmalign.finetuning.experiments.analysis.rank_correlation import Stratum, mean_correlation, rank_correlations
 from vfmalign.finetuning.experiments.analysis.strata import (

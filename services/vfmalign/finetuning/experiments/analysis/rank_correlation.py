@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
-from vfmalign.core.domain.artifacts import Record
+from vfmalign.core.domain.record import Record
 
 MAX_ENUMERATED = 100_000
 """Largest number of distinct values, and of permutations of one stratum, for which the distribution is enumerated."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from vfmalign.core.domain.artifacts import Record
+from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.experiments.analysis.points import GetNumber, Point
 from vfmalign.finetuning.experiments.analysis.rank_correlation import Stratum, with_defined_rho
 

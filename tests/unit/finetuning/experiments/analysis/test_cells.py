@@ -3,8 +3,10 @@
 import pytest
 
 from vfmalign.client.messages.common import Estimate, Interval
-from vfmalign.core.domain.artifacts import CaseScore, LayerSpec, ModelCard, Preprocessing, VolumeRef
+from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import InvalidInput
+from vfmalign.core.domain.jobs import CaseScore
+from vfmalign.core.domain.models import LayerSpec, ModelCard, Preprocessing
 from vfmalign.finetuning.experiments.analysis.cells import make_cell, standard_error
 
 CARD = ModelCard(

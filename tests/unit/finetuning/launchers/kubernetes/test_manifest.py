@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vfmalign.core.domain.artifacts import ID_PATTERN
+from vfmalign.core.domain.record import ID_PATTERN
 from vfmalign.finetuning.launchers.kubernetes.manifest import Options, job_label, job_name, manifest
 
 URI = "s3://vfmalign/jobs/a/spec.json"
