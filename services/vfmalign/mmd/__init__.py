@@ -2,9 +2,9 @@
 
     from vfmalign.mmd import mmd2, mmd_test
 
-A tour: `kernels` and `rows` → `engine` (tiles to sums, on the `backends`) → `estimators` and `designs` (sums to
-statistics) → `uncertainty` → `compare` (one call for all layers). `measures` holds what may stand beside MMD². `api` is
-the library's face; `sources`, `servicer` and `settings` put the same engine behind gRPC.
+`engine` sums kernel matrices tile by tile, and `single_pass` reads streams once. `statistics` turns sums into
+estimates, p-values and intervals. `comparison` combines them over layers, `api` offers the library functions above, and
+`service` the gRPC service.
 """
 
 from vfmalign.mmd.api import MmdResult, mmd2, mmd_test

@@ -41,7 +41,7 @@ async def _serve(settings: MmdSettings, engine: ComputeConfig) -> None:
         ObjectStore(settings.store),
         engine,
         queue,
-        cache_bytes=settings.mmd.kept_mib * 2**20,
+        cache_bytes=settings.mmd.cache_mib * 2**20,
     )
 
     def add_services(server: grpc.aio.Server) -> list[ServiceDescriptor]:

@@ -30,7 +30,7 @@ class MmdOptions(BaseModel, frozen=True):
         default=4096, ge=16, le=4_194_304, description="memory for one comparison, in MiB; more is refused"
     )
     queue_size: int = Field(default=32, ge=1, le=10_000, description="comparisons that may wait; more are refused")
-    kept_mib: int = Field(
+    cache_mib: int = Field(
         default=512, ge=0, le=4_194_304, description="memory for sets that pairs of one batch share, in MiB"
     )
 

@@ -59,7 +59,7 @@ class MmdServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ComputeBatch(self, request, context):
-        """Compares many pairs; streams one response per pair, in order, and goes on past a pair that fails.
+        """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

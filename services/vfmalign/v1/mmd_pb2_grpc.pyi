@@ -36,7 +36,7 @@ class MmdServiceStub:
     Compute: _grpc.UnaryUnaryMultiCallable[_mmd_pb2.ComputeRequest, _mmd_pb2.ComputeResponse]
     """Compares two samples, layer by layer."""
     ComputeBatch: _grpc.UnaryStreamMultiCallable[_mmd_pb2.ComputeBatchRequest, _mmd_pb2.ComputeBatchResponse]
-    """Compares many pairs; streams one response per pair, in order, and goes on past a pair that fails."""
+    """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails."""
 
 @_typing.type_check_only
 class MmdServiceAsyncStub(MmdServiceStub):
@@ -46,7 +46,7 @@ class MmdServiceAsyncStub(MmdServiceStub):
     Compute: _aio.UnaryUnaryMultiCallable[_mmd_pb2.ComputeRequest, _mmd_pb2.ComputeResponse]  # type: ignore[assignment]
     """Compares two samples, layer by layer."""
     ComputeBatch: _aio.UnaryStreamMultiCallable[_mmd_pb2.ComputeBatchRequest, _mmd_pb2.ComputeBatchResponse]  # type: ignore[assignment]
-    """Compares many pairs; streams one response per pair, in order, and goes on past a pair that fails."""
+    """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails."""
 
 class MmdServiceServicer(metaclass=_abc_1.ABCMeta):
     """Computes MMD² with its uncertainty."""
@@ -65,6 +65,6 @@ class MmdServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mmd_pb2.ComputeBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_mmd_pb2.ComputeBatchResponse], _abc.AsyncIterator[_mmd_pb2.ComputeBatchResponse]]:
-        """Compares many pairs; streams one response per pair, in order, and goes on past a pair that fails."""
+        """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails."""
 
 def add_MmdServiceServicer_to_server(servicer: MmdServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
