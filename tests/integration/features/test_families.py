@@ -40,7 +40,7 @@ def cards(store):
 
 
 class Plain(torch.nn.Module):
-    """A user's own network, which this package knows nothing of."""
+    """A user's own network, unknown to this package."""
 
     def __init__(self):
         super().__init__()

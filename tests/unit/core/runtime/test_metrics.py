@@ -1,4 +1,4 @@
-"""Metrics: the names of design §6, and stages that add up."""
+"""Metrics: their names, and stages that add up."""
 
 from __future__ import annotations
 
