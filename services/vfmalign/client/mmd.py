@@ -81,7 +81,7 @@ class AsyncMmdClient:
             Exhausted: the arrays do not fit into a message, or the comparison not into the service's memory.
             VfmalignError: the call failed otherwise.
         """
-        options = ComputeOptions(
+        options = ComputeOptions.from_fields(
             pairing=pairing,
             estimator=estimator,
             kernel=kernel,

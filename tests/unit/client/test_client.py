@@ -93,6 +93,12 @@ async def test_arrays_that_cannot_be_sent_name_their_place(client, deployment, s
     assert deployment.mmd.requests == []
 
 
+async def test_a_wrong_option_is_named_before_anything_is_sent(client, deployment):
+    with pytest.raises(BadOption, match="choose 'paired' or 'independent'") as caught:
+        await client.mmd.compute(X, X, pairing="sideways")
+    assert caught.value.field == "pairing"
+
+
 async def test_arrays_larger_than_a_message_are_not_sent(client, deployment):
     large = np.zeros((2**20, 5), dtype=np.float32)
     with pytest.raises(Exhausted, match="a message at most 16777216; upload the arrays") as caught:

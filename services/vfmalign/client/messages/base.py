@@ -52,6 +52,18 @@ class ApiMessage(Record):
         except ValidationError as error:
             raise to_bad_option(error, field) from error
 
+    @classmethod
+    def from_fields(cls, **fields: Any) -> Self:
+        """Validates keyword arguments of a caller.
+
+        Raises:
+            BadOption: a field is missing, unknown or out of range.
+        """
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise to_bad_option(error) from error
+
     def to_proto(self) -> Any:
         """Converts to an instance of `PROTO`."""
         content = self.model_dump(mode="json", exclude_none=True)

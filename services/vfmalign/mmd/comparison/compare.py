@@ -150,7 +150,7 @@ def check_options(options: Options, *, has_reference: bool) -> None:
         raise BadOption(
             "there is neither a reference nor a fixed σ to take the bandwidth from",
             field="kernel",
-            remedy="send `reference` (features of the training split before fine-tuning) or `fixed_sigma`",
+            remedy="send `reference` (features of the training split before fine-tuning) or `kernel.fixed_sigma`",
         )
     if options.fixed_sigma is not None and not 1e-100 < options.fixed_sigma < 1e100:
         raise BadOption(
