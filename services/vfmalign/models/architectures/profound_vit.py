@@ -53,7 +53,8 @@ class ProFoundViT(Encoder):
         self.grid_DHW = patch_grid(shape_DHW, patch_DHW)
         self.patch_embed = PatchEmbed3D(in_channels, patch_DHW, size.dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, size.dim))
-        # Fixed, not learned. Upstream's checkpoints hold an embedding with H and W exchanged (an `xy` meshgrid).
+        # Fixed, not learned. A checkpoint replaces it by upstream's own, whose `xy` meshgrid scrambles the axes: patch
+        # (d, h, w) of a 4×8×8 grid has the coordinates (h mod 4, 2d + h // 4, w) there.
         self.pos_embed = nn.Parameter(position_embedding(self.grid_DHW, size.dim), requires_grad=False)
         self.blocks = build_blocks(size, eps)
         self.norm = nn.LayerNorm(size.dim, eps=eps)

@@ -19,6 +19,12 @@ from vfmalign.models.encoder import StateDict
 
 ENCODER = "encoder."
 TASK_HEAD = "a task's head; every check trains its own"
+SEGMENTATION_DECODER = "a segmentation decoder; every check trains its own"
+
+# Prefixes of the modules beside `encoder` in ProFound's segmentation networks: UperNet around the convolutional
+# encoder, UNETR around the transformer.
+UPERNET_PARTS = ("decode_head.", "auxiliary_head.", "hidden_norm.")
+UNETR_PARTS = ("decoder.", "norm1.", "norm2.", "norm3.")
 DECODER = "the decoder of the pretraining; features come from the encoder alone"
 
 # Substrings of the keys that belong to the decoder of a pretraining checkpoint.
@@ -47,12 +53,19 @@ Converter = Callable[[Sequence[StateDict], str], Conversion]
 
 
 def convert_dense(files: Sequence[StateDict], subject: str) -> Conversion:
-    """Convert one file with the encoder's own names, or with a head: `encoder.*` and `head.*`."""
+    """Convert one file with the encoder's own names, or a fine-tuned network, whose encoder is `encoder.*`.
+
+    Beside the encoder, a network for classification has `head.*`, and one for segmentation the parts of a UperNet or of
+    a UNETR. These are dropped. Any other tensor stays, so that the check against the architecture reports it.
+    """
     (tensors,) = files
     if not any(name.startswith(ENCODER) for name in tensors):
         return Conversion(dict(tensors), "dense")
     encoder, head = split_state(tensors, lambda name: name.startswith("head."))
-    return Conversion({n.removeprefix(ENCODER): t for n, t in encoder.items()}, "fine-tuned", {TASK_HEAD: list(head)})
+    encoder, decoder = split_state(encoder, lambda name: name.startswith(UPERNET_PARTS + UNETR_PARTS))
+    state = {name.removeprefix(ENCODER): tensor for name, tensor in encoder.items()}
+    source_format = _get_segmentation_format(decoder) or "fine-tuned"
+    return Conversion(state, source_format, {TASK_HEAD: list(head), SEGMENTATION_DECODER: list(decoder)})
 
 
 def convert_profound_conv(files: Sequence[StateDict], subject: str) -> Conversion:
@@ -114,6 +127,13 @@ def split_state(tensors: Mapping[str, Tensor], removed: Callable[[str], bool]) -
     """Split a state dict into the tensors that remain and those that `removed` selects by name."""
     remaining = {name: tensor for name, tensor in tensors.items() if not removed(name)}
     return remaining, {name: tensor for name, tensor in tensors.items() if name not in remaining}
+
+
+def _get_segmentation_format(decoder: Mapping[str, Tensor]) -> str:
+    """Name of the segmentation network that the tensors beside an encoder belong to; empty if there are none."""
+    if not decoder:
+        return ""
+    return "UperNet" if any(name.startswith(UPERNET_PARTS) for name in decoder) else "UNETR"
 
 
 def _dense_name(name: str) -> str:

@@ -13,7 +13,7 @@ from vfmalign.core.domain.errors import BadCheckpoint
 from vfmalign.models.architectures.profound_vit import MaeDecoder
 from vfmalign.models.architectures.provicnet_heads import ProViCNet
 from vfmalign.models.architectures.transformer import TransformerSize
-from vfmalign.models.architectures.upstream import DECODER
+from vfmalign.models.architectures.upstream import DECODER, SEGMENTATION_DECODER
 from vfmalign.models.formats.checkpoint import import_checkpoint
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import build_encoder, random_state, to_safetensors
@@ -106,6 +106,30 @@ def test_fine_tuned_checkpoint_drops_head_optimiser_and_arguments(own_state, own
         "dropped optimizer, epoch, scaler, args (entries besides the weights, which an encoder does not need); "
         "dropped head.0.weight, head.1.num_batches_tracked (a task's head; every check trains its own); nothing missing"
     )
+
+
+@pytest.mark.parametrize(
+    ("network", "architecture", "parts"),
+    [
+        ("UperNet", "profound_conv_micro", ("decode_head.conv.weight", "auxiliary_head.0.bias", "hidden_norm.2.bias")),
+        ("UNETR", "profound_vit_micro", ("decoder.up.weight", "norm1.weight", "norm2.bias", "norm3.weight")),
+    ],
+)
+def test_segmentation_checkpoint_keeps_the_encoder(network, architecture, parts):
+    encoder = random_state(ARCHITECTURES[architecture], seed=5)
+    model = {f"encoder.{name}": tensor for name, tensor in encoder.items()} | {name: torch.ones(2) for name in parts}
+    checkpoint = {"model": model, "optimizer": {}, "epoch": 90, "scaler": {}, "args": argparse.Namespace(task="lesion")}
+    imported = import_checkpoint([to_pth(checkpoint)], ARCHITECTURES[architecture])
+    assert imported.source_format == network
+    assert same(imported.state, encoder)
+    assert imported.dropped[SEGMENTATION_DECODER] == list(parts)
+    assert "(a segmentation decoder; every check trains its own)" in imported.report()
+
+
+def test_unknown_part_beside_an_encoder_is_reported(own_state, own_architecture):
+    model = {f"encoder.{name}": tensor for name, tensor in own_state.items()} | {"neck.weight": torch.ones(2)}
+    with pytest.raises(BadCheckpoint, match=r"unexpected neck\.weight"):
+        import_checkpoint([to_pth({"model": model})], own_architecture)
 
 
 def test_pretraining_checkpoint_becomes_dense(own_state, own_architecture):
