@@ -23,7 +23,7 @@ from vfmalign.core.domain.errors import BadTensor
 from vfmalign.mmd.comparison.compare import compare, get_value
 from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Sample
-from vfmalign.mmd.engine.row_streams import FeatureArray
+from vfmalign.mmd.engine.row_streams import FeatureArray, to_numpy
 
 Features: TypeAlias = NDArray[Any] | Tensor
 _LAYER = "features"
@@ -223,10 +223,9 @@ def _device_of(features: Features) -> torch.device | None:
 
 
 def _array(features: Features, name: str) -> FeatureArray:
-    """Features as a float array; integers become float64, bfloat16 becomes float32."""
+    """Features as a float array; integers become float64, bfloat16 and float8 become float32."""
     if isinstance(features, Tensor):
-        features = features.detach().cpu()
-        features = (features.float() if features.dtype == torch.bfloat16 else features).numpy()  # numpy has no bfloat16
+        features = to_numpy(features.detach())
     array: NDArray[Any] = np.asarray(features)
     if array.dtype.kind in "iu":
         return array.astype(np.float64)

@@ -251,6 +251,33 @@ def test_near_equal_features_do_not_lose_their_digits(rng):
     assert not result.below_error_bound
 
 
+@pytest.mark.parametrize("estimator", ["biased", "block", "random_fourier"])
+def test_one_outlier_does_not_cost_the_digits_of_the_other_rows(rng, estimator):
+    x = rng.normal(size=(60, 6))
+    y = x + 0.1
+    options = {"pairing": "independent", "estimator": estimator, "sigma": 1.0, "seed": 3}
+    # The kernel between the first row and any other is 0 at both distances, so that the value is the same.
+    values = []
+    for distance in (1e3, 1e8):
+        far = x.copy()
+        far[0, 0] = distance
+        values.append(mmd2(far, y, **options))
+    tolerance = 1e-2 if estimator == "random_fourier" else 1e-12
+    assert values[1] == pytest.approx(values[0], rel=tolerance)
+
+
+@pytest.mark.parametrize("estimator", ["unbiased_independent", "linear", "block", "random_fourier"])
+def test_reversed_views_are_taken(samples, estimator):
+    x, y = (array[:24] for array in samples)
+    options = {"pairing": "independent", "estimator": estimator, "sigma": 1.0}
+    assert mmd2(x[::-1], y[:, ::-1], **options) == mmd2(x[::-1].copy(), y[:, ::-1].copy(), **options)
+
+
+def test_float8_tensors_are_taken(samples):
+    x, y = (torch.from_numpy(array).to(torch.float8_e4m3fn) for array in samples)
+    assert mmd2(x, y, pairing="independent") == mmd2(x.float(), y.float(), pairing="independent")
+
+
 def bad(array, value):
     changed = array.copy()
     changed[3, 1] = value
@@ -276,6 +303,12 @@ def test_bad_features_are_refused_by_name(samples, change, message):
     x, y = samples
     with pytest.raises(BadTensor, match=message):
         mmd2(change(x), y, pairing="independent", sigma=1.0)
+
+
+def test_features_too_large_for_a_median_distance_are_refused(samples):
+    x, y = samples
+    with pytest.raises(BadTensor, match="too large to square"):
+        mmd2(x * 1e160, y * 1e160, pairing="independent")
 
 
 @pytest.mark.parametrize(

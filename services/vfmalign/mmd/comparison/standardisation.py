@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.options import ComputeConfig, Options
 from vfmalign.mmd.comparison.samples import Features, shape_of
 from vfmalign.mmd.engine import rows
@@ -68,7 +69,7 @@ def scalings(given: Sequence[Features], layer: str, options: Options, engine: Co
     """
     fitted_FC = _first(given[2] if len(given) > 2 else given[0])
     centring = engine.cache.get_or_create(
-        ("centring", IdentityKey(fitted_FC)), lambda: Affine(rows.mean(fitted_FC, engine.context)), _bytes
+        ("centring", IdentityKey(fitted_FC)), lambda: Affine(rows.central_point(fitted_FC)), _bytes
     )
     # Products depend on the origin: where the kernel is one of them, features stay where they are.
     raw = Scaled("raw", UNCHANGED if options.kernel in WITHOUT_BANDWIDTH else centring)
@@ -80,7 +81,7 @@ def scalings(given: Sequence[Features], layer: str, options: Options, engine: Co
     if len(given) > 2:
         key = ("standardising", IdentityKey(fitted_FC))
         standardising = engine.cache.get_or_create(
-            key, lambda: _standardising(fitted_FC, centring.centre_C, layer), _bytes
+            key, lambda: _standardising(fitted_FC, layer, engine.context), _bytes
         )
     left_out = 0 if standardising is None else int((~standardising.channel_mask_C).sum())  # type: ignore[operator]
     yield replace(raw, sigma=_sigma(given, raw.affine, layer, options, engine), left_out=left_out)
@@ -89,9 +90,9 @@ def scalings(given: Sequence[Features], layer: str, options: Options, engine: Co
         yield Scaled("standardised", standardising, sigma, left_out)
 
 
-def _standardising(reference_FC: FeatureArray, mean_C: rows.FloatArray | None, layer: str) -> Affine:
+def _standardising(reference_FC: FeatureArray, layer: str, context: WorkContext) -> Affine:
     """(x − mean)/SD of the reference; channels with SD under 1e-6 of the median SD are left out."""
-    mean_C = rows.mean(reference_FC) if mean_C is None else mean_C
+    mean_C = rows.mean(reference_FC, context)
     sd_C = rows.standard_deviation(reference_FC, mean_C)
     channel_mask_C = (sd_C >= SMALLEST_RELATIVE_SD * float(np.median(sd_C))) & (reference_FC != reference_FC[:1]).any(
         axis=0

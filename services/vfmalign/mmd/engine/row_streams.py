@@ -299,8 +299,9 @@ def to_stream(features: FeatureArray | RowStream, name: str) -> RowStream:
 
 
 def to_numpy(block_RC: Tensor) -> NDArray[Any]:
-    """Convert a block to numpy, and bfloat16, which numpy lacks, to float32."""
-    return np.asarray((block_RC.float() if block_RC.dtype == torch.bfloat16 else block_RC).cpu().numpy())
+    """Convert a block to numpy, and types that numpy lacks (bfloat16, float8), to float32, which holds them exactly."""
+    in_numpy = block_RC.dtype in (torch.float16, torch.float32, torch.float64)
+    return np.asarray((block_RC if in_numpy else block_RC.float()).cpu().numpy())
 
 
 def check_compatible(x: RowStream, y: RowStream, *, paired: bool) -> None:
@@ -343,11 +344,13 @@ def _check_shape(shape: tuple[int, ...], floating: bool, name: str) -> None:
 
 
 def to_tensor(block_RC: NDArray[Any]) -> Tensor:
-    """Convert a block to a tensor, without a copy where its data type, byte order and flags allow it."""
+    """Convert a block to a tensor, without a copy where its data type, byte order, strides and flags allow it."""
     native = block_RC.dtype.newbyteorder("=")
     usable = native if native.itemsize <= 8 else np.dtype(np.float64)
     block_RC = block_RC.astype(usable, copy=False)
-    return torch.from_numpy(block_RC if block_RC.flags.writeable else block_RC.copy())
+    # torch has no tensors with negative strides, such as those of x[::-1].
+    shareable = block_RC.flags.writeable and min(block_RC.strides) >= 0
+    return torch.from_numpy(block_RC if shareable else block_RC.copy())
 
 
 def _check_finite(block_RC: Tensor, start: int, name: str) -> Tensor:

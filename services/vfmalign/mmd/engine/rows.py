@@ -24,6 +24,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 _BLOCK_BYTES = 2**20  # of a block in float64, so that all steps on it run in the cache
 
+_CENTRE_ROWS = 1024
+
 # Larger squared norms would overflow in later sums and products.
 LARGEST_SQUARED_NORM: dict[PrecisionName, float] = dict.fromkeys(PRECISIONS, 1e36) | {"float64": 1e300}
 
@@ -220,6 +222,16 @@ def squared_norms(values_IK: Tensor) -> Tensor:
     """Return ‖x_i‖², summed in float64 without a float64 copy of the rows."""
     norms_I: Tensor = torch.linalg.vector_norm(values_IK, dim=1, dtype=torch.float64)
     return norms_I.square_()
+
+
+def central_point(features_NC: FeatureArray) -> FloatArray:
+    """Return a point amid the rows in float64, [C]: the medians of the channels over at most 1,024 of the rows.
+
+    Distances do not depend on the point that is subtracted, but their rounding errors do. The mean would be far from
+    all rows if one of them is an outlier, and every row would lose the digits that the outlier's size takes.
+    """
+    step = -(-int(features_NC.shape[0]) // _CENTRE_ROWS)
+    return np.median(features_NC[::step].astype(np.float64), axis=0)
 
 
 def mean(features_NC: FeatureArray, context: WorkContext = UNLIMITED) -> FloatArray:

@@ -33,6 +33,7 @@ from vfmalign.mmd.statistics.permutations import MIN_GROUPS
 
 INTERVAL = "Student's t over independent estimates"
 _READ_BYTES = 16 * 2**20
+_CENTRE_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,10 @@ def _pairs_across_groups(group_I: IntArray) -> float:
 
 def _prepare(x_IC: Tensor, y_IC: Tensor, kernel: Kernel, precision: PrecisionName) -> tuple[Rows, Rows]:
     """Round a block for the engine, centred where that does not change kernel values."""
-    centre_C = x_IC.mean(dim=0) if kernel.argument == "distance" else torch.zeros_like(x_IC[0])
+    centre_C = torch.zeros_like(x_IC[0])
+    if kernel.argument == "distance":
+        # The median of a few rows: one outlier would move the mean away from all others (see `rows.central_point`).
+        centre_C = x_IC[:_CENTRE_ROWS].median(dim=0).values
     return Rows.from_features(x_IC - centre_C, precision), Rows.from_features(y_IC - centre_C, precision)
 
 

@@ -21,8 +21,8 @@ from vfmalign.core.domain.errors import BadTensor
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.engine.distributed import ProcessGroup
 from vfmalign.mmd.engine.precision import PrecisionName
-from vfmalign.mmd.engine.row_streams import RowStream, read_ahead
-from vfmalign.mmd.engine.rows import FloatArray, IntArray
+from vfmalign.mmd.engine.row_streams import RowStream, read_ahead, to_numpy
+from vfmalign.mmd.engine.rows import FloatArray, IntArray, central_point
 from vfmalign.mmd.single_pass.spectra import Spectrum
 from vfmalign.mmd.statistics import permutations
 from vfmalign.mmd.statistics.permutations import Permutations
@@ -49,8 +49,8 @@ class RandomFeatureMap:
         self._omega_CR = torch.from_numpy(np.ascontiguousarray(spectrum.omega_RC.T)).to(device, self.dtype)
         width = torch.finfo(self.dtype).bits // 8
         self.rows_at_once = max(64, block_bytes // (width * (x.channels + 6 * spectrum.count)))
-        centre_C = x.read(0, min(x.rows, self.rows_at_once)).to(device).mean(dim=0, dtype=torch.float64)
-        self._centre_C = centre_C
+        first_IC = x.read(0, min(x.rows, self.rows_at_once))
+        self._centre_C = torch.from_numpy(central_point(to_numpy(first_IC))).to(device)
         self.frequencies = spectrum.count
         self.phases_2R = torch.zeros(2, spectrum.count, dtype=torch.float64, device=device)
         self._sums: dict[int, Tensor] = {}
@@ -72,7 +72,9 @@ class RandomFeatureMap:
         for start, read_IC in zip(starts, read_ahead(reads), strict=True):
             block_IC = read_IC.to(self.device)
             block_IC = block_IC.to(torch.promote_types(block_IC.dtype, self.dtype))
-            centred_IC = (block_IC - self._centre_C.to(block_IC.dtype)).to(self.dtype)
+            # Subtracted in the wider of both types: float16 would round the differences.
+            wide_IC = block_IC.to(torch.promote_types(block_IC.dtype, self.dtype))
+            centred_IC = (wide_IC - self._centre_C.to(wide_IC.dtype)).to(self.dtype)
             total_C += centred_IC.sum(dim=0)
             self._squares += torch.dot(centred_IC.view(-1), centred_IC.view(-1))
             rows_I = torch.arange(start, start + len(centred_IC))

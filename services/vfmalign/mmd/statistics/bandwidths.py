@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.engine.products import squared_distances
-from vfmalign.mmd.engine.rows import FloatArray, IntArray, Rows
+from vfmalign.mmd.engine.rows import LARGEST_SQUARED_NORM, FloatArray, IntArray, Rows
 
 # Up to this many rows the median is over all pairs; of more rows, a subset of this size is drawn with a fixed seed.
 EXACT_ROWS = 4096
@@ -57,10 +57,16 @@ def median_distance(rows: Rows, layer: str, context: WorkContext) -> float:
 
     Raises:
         BadOption: fewer than 2 rows, or σ = 0.
+        BadTensor: a squared distance overflows.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     if rows.count < 2:
         raise BadOption("a bandwidth needs at least 2 rows", field="reference", remedy="send a larger reference")
+    # A squared distance is at most twice the sum of both squared norms. Infinite ones would compare as equal rows.
+    if not float(rows.norms_N.max()) <= LARGEST_SQUARED_NORM["float64"]:
+        raise BadTensor(
+            f"features of layer `{layer}` are too large to square", field="layers", remedy="scale them down"
+        )
     sigma = float(np.median(pairwise_distances(rows, context), overwrite_input=True))
     if sigma == 0.0:
         raise BadOption(
