@@ -12,6 +12,7 @@ from tests.k8s.pod_policy import POD_RULES, SERVERS, Rule
 from tests.k8s.rendering import Object, describe, pods
 
 LABELS = tuple(f"app.kubernetes.io/{name}" for name in ("name", "component", "part-of"))
+CLUSTER_WIDE = {"Namespace", "PriorityClass"}
 VERSION = "app.kubernetes.io/version"
 TOKEN_OWNER = "finetuning"
 ROLE = {
@@ -54,6 +55,38 @@ def is_restricted(objects: Sequence[Object]) -> Iterator[str]:
         for mode in ("enforce", "audit", "warn"):
             if item["metadata"].get("labels", {}).get(f"pod-security.kubernetes.io/{mode}") != "restricted":
                 yield f"{describe(item)}: pod security is not restricted ({mode})"
+
+
+def has_one_namespace(objects: Sequence[Object]) -> Iterator[str]:
+    """Every object lies in the namespace that the manifests create; without one, kubectl would choose `default`."""
+    (namespace,) = {item["metadata"]["name"] for item in _of_kind(objects, "Namespace")}
+    for item in objects:
+        actual = item["metadata"].get("namespace")
+        if item["kind"] not in CLUSTER_WIDE and actual != namespace:
+            yield f"{describe(item)}: lies in the namespace {actual}, not {namespace}"
+
+
+def keeps_data(objects: Sequence[Object]) -> Iterator[str]:
+    """Data are in a claim on the default StorageClass, which one pod at a time mounts, or nothing may evict the pod."""
+    claims = {item["metadata"]["name"]: item["spec"] for item in _of_kind(objects, "PersistentVolumeClaim")}
+    budgets = _of_kind(objects, "PodDisruptionBudget")
+    used: set[str] = set()
+    for pod in pods(objects):
+        for volume in pod.spec.get("volumes", ()):
+            if volume["name"] != "data":
+                continue
+            own = [item for item in budgets if _selects(item["spec"]["selector"].get("matchLabels", {}), pod.labels)]
+            name = volume.get("persistentVolumeClaim", {}).get("claimName")
+            if name is None and [item["spec"].get("maxUnavailable") for item in own] != [0]:
+                yield f"{pod.name}: its data are lost with the pod, and a drain may evict it"
+            if name is not None and name not in claims:
+                yield f"{pod.name}: there is no PersistentVolumeClaim {name}"
+            if name is not None and pod.owner["spec"]["strategy"] != {"type": "Recreate"}:
+                yield f"{pod.name}: two pods may mount the claim {name} at once"
+            used.add(name or "")
+    for name, spec in claims.items():
+        if "storageClassName" in spec or spec["accessModes"] != ["ReadWriteOnce"] or name not in used:
+            yield f"PersistentVolumeClaim {name}: names a StorageClass, may be mounted by several nodes, or is not used"
 
 
 def has_budget(objects: Sequence[Object]) -> Iterator[str]:
@@ -180,6 +213,8 @@ RULES: tuple[Rule, ...] = (
     *POD_RULES,
     is_labelled,
     is_restricted,
+    has_one_namespace,
+    keeps_data,
     has_budget,
     has_one_token,
     contains_no_credentials,

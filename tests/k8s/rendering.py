@@ -25,6 +25,7 @@ COMPOSITIONS: dict[str, tuple[str, ...]] = {
     "overlays/gpu": ("overlays/gpu",),
     "overlays/local": ("overlays/local",),
     "local-with-gpu": ("overlays/local", "components/gpu"),
+    "local-ephemeral": ("overlays/local", "components/ephemeral"),
     "cpu-with-hpa": ("overlays/cpu", "components/hpa"),
     "cpu-with-kueue": ("overlays/cpu", "components/kueue"),
     "cpu-with-monitoring": ("overlays/cpu", "components/monitoring"),
@@ -43,8 +44,14 @@ def kustomize(site: dict[str, Any]) -> list[Object]:
             key: [os.path.relpath(K8S / part, folder) for part in site[key]] for key in ("resources", "components")
         }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(site | paths))
-        result = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, f"kubectl kustomize of {site}: {result.stderr}"
+        return render_folder(folder)
+
+
+def render_folder(folder: Path) -> list[Object]:
+    """Render the kustomization in a folder."""
+    result = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    kustomization = (folder / "kustomization.yaml").read_text()
+    assert result.returncode == 0, f"kubectl kustomize: {result.stderr}\n{kustomization}"
     assert not result.stderr, result.stderr  # deprecated fields
     return [item for item in yaml.load_all(result.stdout, Loader=yaml.CSafeLoader) if item]
 

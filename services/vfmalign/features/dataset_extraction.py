@@ -99,6 +99,20 @@ def extract_shard(
     return extract_missing(store, plan, encoder, _writer(store, plan), options=options, hooks=hooks, shard=shard)
 
 
+def is_extracted(store: ObjectStore, request: ExtractDatasetRequest, options: ExtractionOptions) -> bool:
+    """Whether every part of a feature set is stored, so that `reduce` can commit it.
+
+    Raises:
+        VfmalignError: as `extract_dataset`.
+    """
+    plan = _resolve(store, request)
+    if _read_committed(store, plan.request.feature_set_id()):
+        return True
+    writer, starts = _writer(store, plan), {rows.start for rows in split_rows(plan, options)}
+    # Verifying the parts reads all of them, so their number is compared first.
+    return writer.count_stored_parts() >= len(starts) and starts <= writer.parts_done(options.part_cases)
+
+
 def reduce(
     store: ObjectStore, request: ExtractDatasetRequest, options: ExtractionOptions, shards: int
 ) -> ExtractionResult:

@@ -1,8 +1,8 @@
-"""`python -m vfmalign.features.sharding extract|reduce REQUEST --shards N`: extract a feature set on several machines.
+"""`python -m vfmalign.features.sharding extract|wait|reduce REQUEST --shards N`: extract a set on several machines.
 
-Each machine extracts one shard: every N-th part of the set. `reduce` then commits the set. Both commands are
-idempotent and reuse stored parts. REQUEST is an ExtractDatasetRequest as JSON, in a file or at an s3:// URI. Id, parts
-and manifest of the set equal those of a single call of ExtractDataset (docs/scale.md).
+Each machine extracts one shard: every N-th part of the set. `reduce` then commits the set, and `wait` returns once it
+can. All commands are idempotent and reuse stored parts. REQUEST is an ExtractDatasetRequest as JSON, in a file or at an
+s3:// URI. Id, parts and manifest of the set equal those of a single call of ExtractDataset (docs/scale.md).
 
 Exit codes: 0 done, 1 internal error, 2 bad request, 3 bad data, 75 try again later (reduce: shards are missing),
 143 stopped on request.
@@ -22,7 +22,7 @@ from pydantic import Field
 
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.core.domain.documents import to_json_dict
-from vfmalign.core.domain.errors import DONE, UNEXPECTED, BadOption, VfmalignError, exit_code
+from vfmalign.core.domain.errors import DONE, UNEXPECTED, BadOption, Unavailable, VfmalignError, exit_code
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.settings import LogSettings, Settings, StoreSettings, load
@@ -31,13 +31,14 @@ from vfmalign.core.runtime.work_queue import ShutdownRequest
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features import converters
 from vfmalign.features.cache import ModelCache
-from vfmalign.features.dataset_extraction import extract_shard, reduce
+from vfmalign.features.dataset_extraction import extract_shard, is_extracted, reduce
 from vfmalign.features.device import MemoryMeter, choose_device, describe_device
 from vfmalign.features.parts import ExtractionOptions, Features, Hooks, Shard
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.v1 import features_pb2
 
 MAX_REQUEST_BYTES = 2**20
+WAIT_POLL_S = 10.0
 _log = logs.get(__name__)
 
 
@@ -61,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         request = read_request(store, arguments.request)
         if arguments.work == "reduce":
             _reduce(store, request, settings.features, arguments.shards)
+        elif arguments.work == "wait":
+            _wait(store, request, settings.features, stop)
         else:
             _extract(store, request, settings.features, Shard(arguments.shard, arguments.shards), stop.is_requested)
     except VfmalignError as error:
@@ -122,6 +125,22 @@ def _extract(
     )
 
 
+def _wait(store: ObjectStore, request: ExtractDatasetRequest, settings: FeaturesOptions, stop: ShutdownRequest) -> None:
+    """Returns once every part is stored. An object store that does not answer is waited for as well."""
+
+    def is_done() -> bool:
+        try:
+            return is_extracted(store, request, _options(settings))
+        except Unavailable as error:
+            _log.warning("store_unavailable", error=str(error))
+            return False
+
+    _log.info("waiting", poll_s=WAIT_POLL_S)
+    while not is_done():
+        stop.wait(WAIT_POLL_S)
+        stop.check()
+
+
 def _reduce(store: ObjectStore, request: ExtractDatasetRequest, settings: FeaturesOptions, shards: int) -> None:
     """Commits the set and prints the FeatureSet message."""
     result = reduce(store, request, _options(settings), shards)
@@ -142,7 +161,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = create_parser("features.sharding", ShardSettings, (__doc__ or "").strip())
     add = parser.add_argument
-    add("work", choices=("extract", "reduce"), help="extract one shard, or commit the set once all are extracted")
+    works = "extract one shard, wait until all are extracted, or commit the set"
+    add("work", choices=("extract", "wait", "reduce"), help=works)
     add("request", metavar="REQUEST", help="ExtractDatasetRequest as JSON: a file, or s3://BUCKET/KEY")
     add("--shards", type=int, required=True, metavar="N", help="number of shards; the same for all commands of a set")
     index = os.environ.get("JOB_COMPLETION_INDEX")

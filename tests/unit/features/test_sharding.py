@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vfmalign.client.messages.features import ExtractDatasetRequest
+from vfmalign.core.domain.errors import Unavailable
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.feature_sets import read_feature_set
 from vfmalign.core.storage.keys import features_prefix
@@ -98,6 +99,58 @@ def test_a_missing_shard_is_named_and_may_be_extracted_later(store, single, comm
     assert command("extract", "--shard", 0)[0] == 0
     assert command("reduce")[0] == 0
     assert objects(store, result.feature_set_id) == expected
+
+
+def test_waiting_ends_once_every_part_is_stored(store, single, command, monkeypatch):
+    polls = []
+
+    def extract_next(self, timeout_s):
+        polls.append(len(objects(store, single[0].feature_set_id)))
+        assert command("extract", "--shard", len(polls) - 1)[0] == 0
+
+    monkeypatch.setattr("vfmalign.core.runtime.work_queue.ShutdownRequest.wait", extract_next)
+    code, out, log = command("wait")
+    assert (code, out) == (0, ""), log
+    assert polls == [0, 2, 3]  # of 4 parts; shard 0 has two
+    assert command("reduce")[0] == 0
+    assert command("wait")[0] == 0
+    assert len(polls) == 3
+
+
+def test_waiting_is_not_satisfied_by_a_damaged_part(store, single, command, monkeypatch):
+    for shard in range(3):
+        command("extract", "--shard", shard)
+    damaged = next(iter(objects(store, single[0].feature_set_id)))
+    store.put(damaged, b"damaged")
+
+    def repair(self, timeout_s):
+        store.delete(damaged)
+        for shard in range(3):
+            command("extract", "--shard", shard)
+
+    monkeypatch.setattr("vfmalign.core.runtime.work_queue.ShutdownRequest.wait", repair)
+    assert command("wait")[0] == 0
+    assert objects(store, single[0].feature_set_id) == {
+        key: data for key, data in single[1].items() if not key.endswith("manifest.json")
+    }
+
+
+def test_waiting_outlasts_a_store_that_does_not_answer_and_stops_on_request(store, single, command, monkeypatch):
+    def unavailable(*_):
+        raise Unavailable("the object store does not answer")
+
+    monkeypatch.setattr("vfmalign.features.sharding.is_extracted", unavailable)
+    monkeypatch.setattr("vfmalign.features.sharding.WAIT_POLL_S", 60.0)
+    waits = []
+
+    def terminate(self, timeout_s):
+        waits.append(timeout_s)
+        if len(waits) == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("vfmalign.core.runtime.work_queue.ShutdownRequest.wait", terminate)
+    assert command("wait")[0] == 143
+    assert waits == [60.0, 60.0]
 
 
 def test_a_killed_shard_continues_with_the_part_it_had_reached(store, models, request_, single):

@@ -41,6 +41,10 @@ class ShutdownRequest:
         """Whether a shutdown was requested."""
         return self._requested.is_set()
 
+    def wait(self, timeout_s: float) -> None:
+        """Sleeps until a shutdown is requested, but at most this long."""
+        self._requested.wait(timeout_s)
+
     def check(self) -> None:
         """Raises Cancelled once a shutdown was requested."""
         if self.is_requested():

@@ -118,6 +118,10 @@ class FeatureSetWriter:
         self._parts: dict[int, PartRef] = {}
         self._channels: dict[str, int] = {}
 
+    def count_stored_parts(self) -> int:
+        """Returns the number of stored parts, of any length and unverified."""
+        return sum(1 for _ in self._store.list(f"{self._prefix}part-"))
+
     def parts_done(self, part_rows: int) -> set[int]:
         """Returns the start rows of stored parts, for a run that splits the set every `part_rows` rows.
 

@@ -1,0 +1,117 @@
+"""The examples in k8s/examples: real service discovery on an emulated API, and a route for every service of the API."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.integration.finetuning.kubernetes.emulator import PODS, Api
+from tests.k8s.policy import LABELS
+from tests.k8s.rendering import K8S, pods, render
+
+import vfmalign
+
+EXAMPLES = K8S / "examples"
+OBSERVED = {"features": "vfmalign-features", "mmd": "vfmalign-mmd", "finetuning": "vfmalign-finetuning"}
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    cluster = Api()
+    yield cluster
+    cluster.close()
+
+
+def run_pods(api: Api) -> None:
+    """Add a running pod of every workload, a pod that has ended, and a pod of somebody else."""
+    for number, pod in enumerate(pods(render("overlays/local")), start=1):
+        add_pod(api, pod.component, pod.labels, pod.containers[-1], number)
+        if pod.component == "mmd":
+            add_pod(api, "mmd-ended", pod.labels, pod.containers[-1], 100, phase="Failed")
+    stranger = {"app.kubernetes.io/name": "notebook", "app.kubernetes.io/component": "mmd"}
+    port = {"name": "metrics", "containerPort": 8002}
+    add_pod(api, "stranger", stranger, {"name": "x", "image": "x:1", "ports": [port]}, 101)
+
+
+def add_pod(api: Api, name: str, labels: dict[str, str], container: dict[str, Any], number: int, **status: str) -> None:
+    address = f"10.0.0.{number}"
+    shown = {key: container[key] for key in container.keys() & {"name", "image", "ports"}}
+    metadata = {"name": name, "labels": labels, "uid": name}
+    running = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+    api.add(PODS, {
+        "metadata": metadata, "spec": {"nodeName": "n", "containers": [shown]}, "status": running | status,
+    })  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian package promtool)")
+def test_prometheus_discovers_the_services_pods_without_the_operator(api: Api, tmp_path: Path) -> None:
+    run_pods(api)
+    config = yaml.safe_load((EXAMPLES / "prometheus.yaml").read_text())
+    (job,) = config["scrape_configs"]
+    (discovery,) = job["kubernetes_sd_configs"]
+    discovery["kubeconfig_file"] = str(api.kubeconfig(tmp_path))
+    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    checked = subprocess.run(
+        ["promtool", "check", "config", "prometheus.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    # It ends after the timeout, which is the time that targets have to appear.
+    command = ["promtool", "check", "service-discovery", "--timeout=3s", "prometheus.yaml", "vfmalign"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    targets = [one["labels"] for one in json.loads(result.stdout[result.stdout.index("[") :]) if one.get("labels")]
+    labels = ("job", "namespace", "pod", "__address__")
+    assert sorted(tuple(one[label].rpartition(":")[2] for label in labels) for one in targets) == sorted(
+        (OBSERVED[component], "vfmalign", component, "8002") for component in OBSERVED
+    )
+
+
+@pytest.fixture
+def route() -> dict[str, Any]:
+    return yaml.safe_load((EXAMPLES / "grpc-route.yaml").read_text())
+
+
+def test_every_service_of_the_api_is_routed_to_its_deployment(route: dict[str, Any]) -> None:
+    routed = {
+        match["method"]["service"]: (backend["name"], backend["port"])
+        for rule in route["spec"]["rules"]
+        for match in rule["matches"]
+        for backend in rule["backendRefs"]
+    }
+    stubs = (Path(vfmalign.__file__).parent / "v1").glob("*_pb2.py")
+    modules = [import_module(f"vfmalign.v1.{path.stem}") for path in stubs]
+    served = {service.full_name for module in modules for service in module.DESCRIPTOR.services_by_name.values()}
+    assert routed.keys() == served
+    objects = render("overlays/gpu")
+    ports = {(one["metadata"]["name"], one["spec"]["ports"][0]["port"]) for one in objects if one["kind"] == "Service"}
+    assert set(routed.values()) <= ports
+    implemented = {
+        name: f"vfmalign-{package}"
+        for package in ("features", "mmd", "finetuning")
+        for name in served
+        if f"add_{name.rpartition('.')[2]}Servicer_to_server" in _read_main(package)
+    }
+    assert {name: backend for name, (backend, _) in routed.items()} == implemented
+
+
+def _read_main(package: str) -> str:
+    return (Path(vfmalign.__file__).parent / package / "__main__.py").read_text()
+
+
+def test_the_route_is_a_complete_object_of_the_gateway_api(route: dict[str, Any]) -> None:
+    assert (route["apiVersion"], route["kind"]) == ("gateway.networking.k8s.io/v1", "GRPCRoute")
+    assert route["metadata"]["labels"].keys() == set(LABELS)
+    assert route["spec"].keys() == {"parentRefs", "hostnames", "rules"}
+    assert all(rule.keys() == {"matches", "backendRefs"} for rule in route["spec"]["rules"])
+
+
+@pytest.mark.parametrize("name", ["grpc-route.yaml", "prometheus.yaml"])
+def test_the_readme_lists_every_example(name: str) -> None:
+    assert {path.name for path in EXAMPLES.iterdir()} == {"grpc-route.yaml", "prometheus.yaml"}
+    assert f"`examples/{name}`" in (K8S / "README.md").read_text()
