@@ -28,17 +28,17 @@ from vfmalign.v1 import finetuning_pb2 as vfmalign_dot_v1_dot_finetuning__pb2
 from vfmalign.v1 import mmd_pb2 as vfmalign_dot_v1_dot_mmd__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bvfmalign/v1/alignment.proto\x12\x0bvfmalign.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18vfmalign/v1/common.proto\x1a\x1cvfmalign/v1/finetuning.proto\x1a\x15vfmalign/v1/mmd.proto\"\x8d\x03\n\tCheckSpec\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x02 \x01(\t\x12\x12\n\ndataset_id\x18\x03 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x04 \x01(\t\x12\x0c\n\x04task\x18\x05 \x01(\t\x12\x0e\n\x06layers\x18\x06 \x03(\t\x12#\n\x06recipe\x18\x07 \x01(\x0b\x32\x13.vfmalign.v1.Recipe\x12\x30\n\x0escratch_recipe\x18\x08 \x01(\x0b\x32\x13.vfmalign.v1.RecipeH\x00\x88\x01\x01\x12\x34\n\x12specialised_recipe\x18\t \x01(\x0b\x32\x13.vfmalign.v1.RecipeH\x01\x88\x01\x01\x12\x0c\n\x04seed\x18\n \x01(\x03\x12\x14\n\x0cpermutations\x18\x0b \x01(\x05\x12\x1b\n\x13\x62ootstrap_resamples\x18\x0c \x01(\x05\x12\x16\n\x0einterval_level\x18\r \x01(\x01\x42\x11\n\x0f_scratch_recipeB\x15\n\x13_specialised_recipe\"\xc4\x01\n\nCheckStage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x02 \x01(\x05\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\'\n\x08progress\x18\x06 \x01(\x0b\x32\x15.vfmalign.v1.Progress\"\xa4\x01\n\nLayerShift\x12%\n\x03mmd\x18\x01 \x01(\x0b\x32\x18.vfmalign.v1.LayerResult\x12*\n\x0bshift_ratio\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\x30\n\x11paired_similarity\x18\x03 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\x11\n\tsaturated\x18\x04 \x01(\x08\"\x81\x01\n\x04Gain\x12/\n\x10relative_percent\x18\x01 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\'\n\x08\x61\x62solute\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x10\n\x08\x62\x61seline\x18\x04 \x01(\x01\"\x8c\x01\n\x0b\x43onvergence\x12*\n\x0bsteps_to_95\x18\x01 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\x30\n\x11steps_to_baseline\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\x10\n\x08\x63\x65nsored\x18\x03 \x01(\x08\x12\r\n\x05steps\x18\x04 \x01(\x03\"q\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\x12\x18\n\x10higher_is_better\x18\x03 \x01(\x08\x12\r\n\x05\x66loor\x18\x04 \x01(\x01\x12\x12\n\nempty_mask\x18\x05 \x01(\t\x12\x0e\n\x06of_set\x18\x06 \x01(\t\"n\n\x05\x43urve\x12%\n\x07network\x18\x01 \x01(\x0e\x32\x14.vfmalign.v1.Network\x12\'\n\x06points\x18\x02 \x03(\x0b\x32\x17.vfmalign.v1.CurvePoint\x12\x15\n\rselected_step\x18\x03 \x01(\x03\"U\n\x05Probe\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12$\n\x05shift\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\x18\n\x10validation_score\x18\x03 \x01(\x01\"S\n\x0c\x43heckMeasure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\x0f\n\x07meaning\x18\x03 \x01(\t\"\x8b\x06\n\x0b\x43heckResult\x12%\n\x07verdict\x18\x01 \x01(\x0e\x32\x14.vfmalign.v1.Verdict\x12\x16\n\x0everdict_reason\x18\x02 \x01(\t\x12\'\n\x06shifts\x18\x03 \x03(\x0b\x32\x17.vfmalign.v1.LayerShift\x12\x15\n\rprimary_layer\x18\x04 \x01(\t\x12*\n\x0frpg_specialised\x18\x05 \x01(\x0b\x32\x11.vfmalign.v1.Gain\x12&\n\x0brpg_scratch\x18\x06 \x01(\x0b\x32\x11.vfmalign.v1.Gain\x12#\n\x06metric\x18\x07 \x01(\x0b\x32\x13.vfmalign.v1.Metric\x12-\n\x0b\x63onvergence\x18\x08 \x01(\x0b\x32\x18.vfmalign.v1.Convergence\x12\"\n\x06\x63urves\x18\t \x03(\x0b\x32\x12.vfmalign.v1.Curve\x12\x15\n\rweight_change\x18\n \x01(\x01\x12\x13\n\x0btest_groups\x18\x0b \x01(\x03\x12\x10\n\x08held_out\x18\x0c \x01(\x08\x12\x10\n\x08\x63\x61utions\x18\r \x03(\t\x12+\n\x0breport_json\x18\x0e \x01(\x0b\x32\x16.vfmalign.v1.ObjectRef\x12+\n\x0breport_html\x18\x0f \x01(\x0b\x32\x16.vfmalign.v1.ObjectRef\x12.\n\x08software\x18\x10 \x03(\x0b\x32\x1c.vfmalign.v1.SoftwareVersion\x12\x33\n\x13gain_naive_baseline\x18\x11 \x01(\x0b\x32\x11.vfmalign.v1.GainH\x00\x88\x01\x01\x12\x16\n\x0enaive_baseline\x18\x12 \x01(\t\x12!\n\x19naive_baseline_not_beaten\x18\x13 \x01(\x08\x12\"\n\x06probes\x18\x14 \x03(\x0b\x32\x12.vfmalign.v1.Probe\x12+\n\x08measures\x18\x15 \x03(\x0b\x32\x19.vfmalign.v1.CheckMeasureB\x16\n\x14_gain_naive_baseline\"\x9b\x03\n\x05\x43heck\x12\x10\n\x08\x63heck_id\x18\x01 \x01(\t\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.vfmalign.v1.CheckSpec\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.vfmalign.v1.CheckState\x12\'\n\x08progress\x18\x04 \x01(\x0b\x32\x15.vfmalign.v1.Progress\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x06stages\x18\x07 \x03(\x0b\x32\x17.vfmalign.v1.CheckStage\x12\x0f\n\x07job_ids\x18\x08 \x03(\t\x12*\n\x07\x66\x61ilure\x18\t \x01(\x0b\x32\x14.vfmalign.v1.FailureH\x00\x88\x01\x01\x12-\n\x06result\x18\n \x01(\x0b\x32\x18.vfmalign.v1.CheckResultH\x01\x88\x01\x01\x42\n\n\x08_failureB\t\n\x07_result\"L\n\x12\x43reateCheckRequest\x12\x10\n\x08\x63heck_id\x18\x01 \x01(\t\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.vfmalign.v1.CheckSpec\"8\n\x13\x43reateCheckResponse\x12!\n\x05\x63heck\x18\x01 \x01(\x0b\x32\x12.vfmalign.v1.Check\"#\n\x0fGetCheckRequest\x12\x10\n\x08\x63heck_id\x18\x01 \x01(\t\"5\n\x10GetCheckResponse\x12!\n\x05\x63heck\x18\x01 \x01(\x0b\x32\x12.vfmalign.v1.Check\"c\n\x11ListChecksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\'\n\x06states\x18\x03 \x03(\x0e\x32\x17.vfmalign.v1.CheckState\"Q\n\x12ListChecksResponse\x12\"\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x12.vfmalign.v1.Check\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x12\x43\x61ncelCheckRequest\x12\x10\n\x08\x63heck_id\x18\x01 \x01(\t\"8\n\x13\x43\x61ncelCheckResponse\x12!\n\x05\x63heck\x18\x01 \x01(\x0b\x32\x12.vfmalign.v1.Check\"%\n\x11WatchCheckRequest\x12\x10\n\x08\x63heck_id\x18\x01 \x01(\t\"7\n\x12WatchCheckResponse\x12!\n\x05\x63heck\x18\x01 \x01(\x0b\x32\x12.vfmalign.v1.Check*\xa8\x01\n\nCheckState\x12\x1b\n\x17\x43HECK_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43HECK_STATE_QUEUED\x10\x01\x12\x17\n\x13\x43HECK_STATE_RUNNING\x10\x02\x12\x19\n\x15\x43HECK_STATE_SUCCEEDED\x10\x03\x12\x16\n\x12\x43HECK_STATE_FAILED\x10\x04\x12\x19\n\x15\x43HECK_STATE_CANCELLED\x10\x05*\x80\x01\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n\x0cVERDICT_GAIN\x10\x01\x12\x19\n\x15VERDICT_NO_CLEAR_GAIN\x10\x02\x12\x10\n\x0cVERDICT_HARM\x10\x03\x12\x1d\n\x19VERDICT_INSUFFICIENT_DATA\x10\x04\x32\x9f\x03\n\x10\x41lignmentService\x12P\n\x0b\x43reateCheck\x12\x1f.vfmalign.v1.CreateCheckRequest\x1a .vfmalign.v1.CreateCheckResponse\x12G\n\x08GetCheck\x12\x1c.vfmalign.v1.GetCheckRequest\x1a\x1d.vfmalign.v1.GetCheckResponse\x12M\n\nListChecks\x12\x1e.vfmalign.v1.ListChecksRequest\x1a\x1f.vfmalign.v1.ListChecksResponse\x12P\n\x0b\x43\x61ncelCheck\x12\x1f.vfmalign.v1.CancelCheckRequest\x1a .vfmalign.v1.CancelCheckResponse\x12O\n\nWatchCheck\x12\x1e.vfmalign.v1.WatchCheckRequest\x1a\x1f.vfmalign.v1.WatchCheckResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bvfmalign/v1/alignment.proto\x12\x0bvfmalign.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18vfmalign/v1/common.proto\x1a\x1cvfmalign/v1/finetuning.proto\x1a\x15vfmalign/v1/mmd.proto\"\x8d\x03\n\tCheckSpec\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x02 \x01(\t\x12\x12\n\ndataset_id\x18\x03 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x04 \x01(\t\x12\x0c\n\x04task\x18\x05 \x01(\t\x12\x0e\n\x06layers\x18\x06 \x03(\t\x12#\n\x06recipe\x18\x07 \x01(\x0b\x32\x13.vfmalign.v1.Recipe\x12\x30\n\x0escratch_recipe\x18\x08 \x01(\x0b\x32\x13.vfmalign.v1.RecipeH\x00\x88\x01\x01\x12\x34\n\x12specialised_recipe\x18\t \x01(\x0b\x32\x13.vfmalign.v1.RecipeH\x01\x88\x01\x01\x12\x0c\n\x04seed\x18\n \x01(\x03\x12\x14\n\x0cpermutations\x18\x0b \x01(\x05\x12\x1b\n\x13\x62ootstrap_resamples\x18\x0c \x01(\x05\x12\x16\n\x0einterval_level\x18\r \x01(\x01\x42\x11\n\x0f_scratch_recipeB\x15\n\x13_specialised_recipe\"\xc4\x01\n\nCheckStage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x02 \x01(\x05\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\'\n\x08progress\x18\x06 \x01(\x0b\x32\x15.vfmalign.v1.Progress\"\xa4\x01\n\nLayerShift\x12%\n\x03mmd\x18\x01 \x01(\x0b\x32\x18.vfmalign.v1.LayerResult\x12*\n\x0bshift_ratio\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\x30\n\x11paired_similarity\x18\x03 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\x11\n\tsaturated\x18\x04 \x01(\x08\"\xd9\x01\n\x04Gain\x12/\n\x10relative_percent\x18\x01 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\'\n\x08\x61\x62solute\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\x12\n\x05score\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08\x62\x61seline\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05\x63\x61ses\x18\x05 \x01(\x03\x12\x0e\n\x06groups\x18\x06 \x01(\x03\x12\x16\n\x0e\x63\x61ses_left_out\x18\x07 \x01(\x03\x42\x08\n\x06_scoreB\x0b\n\t_baseline\"N\n\x05Steps\x12\x12\n\x05value\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x08\x63\x65nsored\x18\x02 \x01(\x08\x12\x15\n\rabsent_reason\x18\x03 \x01(\tB\x08\n\x06_value\"\xc2\x01\n\x0b\x43onvergence\x12\'\n\x0bsteps_to_95\x18\x01 \x01(\x0b\x32\x12.vfmalign.v1.Steps\x12-\n\x11steps_to_baseline\x18\x02 \x01(\x0b\x32\x12.vfmalign.v1.Steps\x12\r\n\x05steps\x18\x03 \x01(\x03\x12\x0c\n\x04\x62\x65st\x18\x04 \x01(\x01\x12\r\n\x05start\x18\x05 \x01(\x01\x12\x11\n\tbest_step\x18\x06 \x01(\x03\x12\x12\n\x05noise\x18\x07 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_noise\"q\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\x12\x18\n\x10higher_is_better\x18\x03 \x01(\x08\x12\r\n\x05\x66loor\x18\x04 \x01(\x01\x12\x12\n\nempty_mask\x18\x05 \x01(\t\x12\x0e\n\x06of_set\x18\x06 \x01(\t\"n\n\x05\x43urve\x12%\n\x07network\x18\x01 \x01(\x0e\x32\x14.vfmalign.v1.Network\x12\'\n\x06points\x18\x02 \x03(\x0b\x32\x17.vfmalign.v1.CurvePoint\x12\x15\n\rselected_step\x18\x03 \x01(\x03\"U\n\x05Probe\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12$\n\x05shift\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\x18\n\x10validation_score\x18\x03 \x01(\x01\"S\n\x0c\x43heckMeasure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\x0f\n\x07meaning\x18\x03 \x01(\t\"\x8b\x06\n\x0b\x43heckResult\x12%\n\x07verdict\x18\x01 \x01(\x0e\x32\x14.vfmalign.v1.Verdict\x12\x16\n\x0everdict_reason\x18\x02 \x01(\t\x12\'\n\x06shifts\x18\x03 \x03(\x0b\x32\x17.vfmalign.v1.LayerShift\x12\x15\n\rprimary_layer\x18\x04 \x01(\t\x12*\n\x0frpg_specialised\x18\x05 \x01(\x0b\x32\x11.vfmalign.v1.Gain\x12&\n\x0brpg_scratch\x18\x06 \x01(\x0b\x32\x11.vfmalign.v1.Gain\x12#\n\x06metric\x18\x07 \x01(\x0b\x32\x13.vfmalign.v1.Metric\x12-\n\x0b\x63onvergence\x18\x08 \x01(\x0b\x32\x18.vfmalign.v1.Convergence\x12\"\n\x06\x63urves\x18\t \x03(\x0b\x32\x12.vfmalign.v1.Curve\x12\x15\n\rweight_change\x18\n \x01(\x01\x12\x13\n\x0btest_groups\x18\x0b \x01(\x03\x12\x10\n\x08held_out\x18\x0c \x01(\x08\x12\x10\n\x08\x63\x61utions\x18\r \x03(\t\x12+\n\x0breport_json\x18\x0e \x01(\x0b\x32\x16.vfmalign.v1.ObjectRef\x12+\n\x0breport_html\x18\x0f \x01(\x0b\x32\x16.vfmalign.v1.ObjectRef\x12.\n\x08software\x18\x10 \x03(\x0b\x32\x1c.vfmalign.v1.SoftwareVersion\x12\x33\n\x13gain_naive_baseline\x18\x11 \x01(\x0b\x32\x11.vfmalign.v1.GainH\x00\x88\x01\x01\x12\x16\n\x0enaive_baseline\x18\x12 \x01(\t\x12!\n\x19naive_baseline_not_beaten\x18\x13 \x01(\x08\x12\"\n\x06probes\x18\x14 \x03(\x0b\x32\x12.vfmalign.v1.Probe\x12+\n\x08measures\x18\x15 \x03(\x0b\x32\x19.vfmalign.v1.CheckMeasureB\x16\n\x14_gain_naive_baseline\"\x9b\x03\n\x05\x43heck\x12\x10\n\x08\x63heck_id\x18\x01 \x01(\t\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.vfmalign.v1.CheckSpec\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.vfmalign.v1.CheckState\x12\'\n\x08progress\x18\x04 \x01(\x0b\x32\x15.vfmalign.v1.Progress\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x06stages\x18\x07 \x03(\x0b\x32\x17.vfmalign.v1.CheckStage\x12\x0f\n\x07job_ids\x18\x08 \x03(\t\x12*\n\x07\x66\x61ilure\x18\t \x01(\x0b\x32\x14.vfmalign.v1.FailureH\x00\x88\x01\x01\x12-\n\x06result\x18\n \x01(\x0b\x32\x18.vfmalign.v1.CheckResultH\x01\x88\x01\x01\x42\n\n\x08_failureB\t\n\x07_result\"L\n\x12\x43reateCheckRequest\x12\x10\n\x08\x63heck_id\x18\x01 \x01(\t\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.vfmalign.v1.CheckSpec\"8\n\x13\x43reateCheckResponse\x12!\n\x05\x63heck\x18\x01 \x01(\x0b\x32\x12.vfmalign.v1.Check\"#\n\x0fGetCheckRequest\x12\x10\n\x08\x63heck_id\x18\x01 \x01(\t\"5\n\x10GetCheckResponse\x12!\n\x05\x63heck\x18\x01 \x01(\x0b\x32\x12.vfmalign.v1.Check\"c\n\x11ListChecksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\'\n\x06states\x18\x03 \x03(\x0e\x32\x17.vfmalign.v1.CheckState\"Q\n\x12ListChecksResponse\x12\"\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x12.vfmalign.v1.Check\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x12\x43\x61ncelCheckRequest\x12\x10\n\x08\x63heck_id\x18\x01 \x01(\t\"8\n\x13\x43\x61ncelCheckResponse\x12!\n\x05\x63heck\x18\x01 \x01(\x0b\x32\x12.vfmalign.v1.Check\"%\n\x11WatchCheckRequest\x12\x10\n\x08\x63heck_id\x18\x01 \x01(\t\"7\n\x12WatchCheckResponse\x12!\n\x05\x63heck\x18\x01 \x01(\x0b\x32\x12.vfmalign.v1.Check*\xa8\x01\n\nCheckState\x12\x1b\n\x17\x43HECK_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43HECK_STATE_QUEUED\x10\x01\x12\x17\n\x13\x43HECK_STATE_RUNNING\x10\x02\x12\x19\n\x15\x43HECK_STATE_SUCCEEDED\x10\x03\x12\x16\n\x12\x43HECK_STATE_FAILED\x10\x04\x12\x19\n\x15\x43HECK_STATE_CANCELLED\x10\x05*\x80\x01\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n\x0cVERDICT_GAIN\x10\x01\x12\x19\n\x15VERDICT_NO_CLEAR_GAIN\x10\x02\x12\x10\n\x0cVERDICT_HARM\x10\x03\x12\x1d\n\x19VERDICT_INSUFFICIENT_DATA\x10\x04\x32\x9f\x03\n\x10\x41lignmentService\x12P\n\x0b\x43reateCheck\x12\x1f.vfmalign.v1.CreateCheckRequest\x1a .vfmalign.v1.CreateCheckResponse\x12G\n\x08GetCheck\x12\x1c.vfmalign.v1.GetCheckRequest\x1a\x1d.vfmalign.v1.GetCheckResponse\x12M\n\nListChecks\x12\x1e.vfmalign.v1.ListChecksRequest\x1a\x1f.vfmalign.v1.ListChecksResponse\x12P\n\x0b\x43\x61ncelCheck\x12\x1f.vfmalign.v1.CancelCheckRequest\x1a .vfmalign.v1.CancelCheckResponse\x12O\n\nWatchCheck\x12\x1e.vfmalign.v1.WatchCheckRequest\x1a\x1f.vfmalign.v1.WatchCheckResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vfmalign.v1.alignment_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHECKSTATE']._serialized_start=3399
-  _globals['_CHECKSTATE']._serialized_end=3567
-  _globals['_VERDICT']._serialized_start=3570
-  _globals['_VERDICT']._serialized_end=3698
+  _globals['_CHECKSTATE']._serialized_start=3621
+  _globals['_CHECKSTATE']._serialized_end=3789
+  _globals['_VERDICT']._serialized_start=3792
+  _globals['_VERDICT']._serialized_end=3920
   _globals['_CHECKSPEC']._serialized_start=157
   _globals['_CHECKSPEC']._serialized_end=554
   _globals['_CHECKSTAGE']._serialized_start=557
@@ -46,41 +46,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LAYERSHIFT']._serialized_start=756
   _globals['_LAYERSHIFT']._serialized_end=920
   _globals['_GAIN']._serialized_start=923
-  _globals['_GAIN']._serialized_end=1052
-  _globals['_CONVERGENCE']._serialized_start=1055
-  _globals['_CONVERGENCE']._serialized_end=1195
-  _globals['_METRIC']._serialized_start=1197
-  _globals['_METRIC']._serialized_end=1310
-  _globals['_CURVE']._serialized_start=1312
-  _globals['_CURVE']._serialized_end=1422
-  _globals['_PROBE']._serialized_start=1424
-  _globals['_PROBE']._serialized_end=1509
-  _globals['_CHECKMEASURE']._serialized_start=1511
-  _globals['_CHECKMEASURE']._serialized_end=1594
-  _globals['_CHECKRESULT']._serialized_start=1597
-  _globals['_CHECKRESULT']._serialized_end=2376
-  _globals['_CHECK']._serialized_start=2379
-  _globals['_CHECK']._serialized_end=2790
-  _globals['_CREATECHECKREQUEST']._serialized_start=2792
-  _globals['_CREATECHECKREQUEST']._serialized_end=2868
-  _globals['_CREATECHECKRESPONSE']._serialized_start=2870
-  _globals['_CREATECHECKRESPONSE']._serialized_end=2926
-  _globals['_GETCHECKREQUEST']._serialized_start=2928
-  _globals['_GETCHECKREQUEST']._serialized_end=2963
-  _globals['_GETCHECKRESPONSE']._serialized_start=2965
-  _globals['_GETCHECKRESPONSE']._serialized_end=3018
-  _globals['_LISTCHECKSREQUEST']._serialized_start=3020
-  _globals['_LISTCHECKSREQUEST']._serialized_end=3119
-  _globals['_LISTCHECKSRESPONSE']._serialized_start=3121
-  _globals['_LISTCHECKSRESPONSE']._serialized_end=3202
-  _globals['_CANCELCHECKREQUEST']._serialized_start=3204
-  _globals['_CANCELCHECKREQUEST']._serialized_end=3242
-  _globals['_CANCELCHECKRESPONSE']._serialized_start=3244
-  _globals['_CANCELCHECKRESPONSE']._serialized_end=3300
-  _globals['_WATCHCHECKREQUEST']._serialized_start=3302
-  _globals['_WATCHCHECKREQUEST']._serialized_end=3339
-  _globals['_WATCHCHECKRESPONSE']._serialized_start=3341
-  _globals['_WATCHCHECKRESPONSE']._serialized_end=3396
-  _globals['_ALIGNMENTSERVICE']._serialized_start=3701
-  _globals['_ALIGNMENTSERVICE']._serialized_end=4116
+  _globals['_GAIN']._serialized_end=1140
+  _globals['_STEPS']._serialized_start=1142
+  _globals['_STEPS']._serialized_end=1220
+  _globals['_CONVERGENCE']._serialized_start=1223
+  _globals['_CONVERGENCE']._serialized_end=1417
+  _globals['_METRIC']._serialized_start=1419
+  _globals['_METRIC']._serialized_end=1532
+  _globals['_CURVE']._serialized_start=1534
+  _globals['_CURVE']._serialized_end=1644
+  _globals['_PROBE']._serialized_start=1646
+  _globals['_PROBE']._serialized_end=1731
+  _globals['_CHECKMEASURE']._serialized_start=1733
+  _globals['_CHECKMEASURE']._serialized_end=1816
+  _globals['_CHECKRESULT']._serialized_start=1819
+  _globals['_CHECKRESULT']._serialized_end=2598
+  _globals['_CHECK']._serialized_start=2601
+  _globals['_CHECK']._serialized_end=3012
+  _globals['_CREATECHECKREQUEST']._serialized_start=3014
+  _globals['_CREATECHECKREQUEST']._serialized_end=3090
+  _globals['_CREATECHECKRESPONSE']._serialized_start=3092
+  _globals['_CREATECHECKRESPONSE']._serialized_end=3148
+  _globals['_GETCHECKREQUEST']._serialized_start=3150
+  _globals['_GETCHECKREQUEST']._serialized_end=3185
+  _globals['_GETCHECKRESPONSE']._serialized_start=3187
+  _globals['_GETCHECKRESPONSE']._serialized_end=3240
+  _globals['_LISTCHECKSREQUEST']._serialized_start=3242
+  _globals['_LISTCHECKSREQUEST']._serialized_end=3341
+  _globals['_LISTCHECKSRESPONSE']._serialized_start=3343
+  _globals['_LISTCHECKSRESPONSE']._serialized_end=3424
+  _globals['_CANCELCHECKREQUEST']._serialized_start=3426
+  _globals['_CANCELCHECKREQUEST']._serialized_end=3464
+  _globals['_CANCELCHECKRESPONSE']._serialized_start=3466
+  _globals['_CANCELCHECKRESPONSE']._serialized_end=3522
+  _globals['_WATCHCHECKREQUEST']._serialized_start=3524
+  _globals['_WATCHCHECKREQUEST']._serialized_end=3561
+  _globals['_WATCHCHECKRESPONSE']._serialized_start=3563
+  _globals['_WATCHCHECKRESPONSE']._serialized_end=3618
+  _globals['_ALIGNMENTSERVICE']._serialized_start=3923
+  _globals['_ALIGNMENTSERVICE']._serialized_end=4338
 # @@protoc_insertion_point(module_scope)

@@ -100,28 +100,50 @@ class LayerShift(_message.Message):
     def __init__(self, mmd: _Optional[_Union[_mmd_pb2.LayerResult, _Mapping]] = ..., shift_ratio: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., paired_similarity: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., saturated: _Optional[bool] = ...) -> None: ...
 
 class Gain(_message.Message):
-    __slots__ = ("relative_percent", "absolute", "score", "baseline")
+    __slots__ = ("relative_percent", "absolute", "score", "baseline", "cases", "groups", "cases_left_out")
     RELATIVE_PERCENT_FIELD_NUMBER: _ClassVar[int]
     ABSOLUTE_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     BASELINE_FIELD_NUMBER: _ClassVar[int]
+    CASES_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    CASES_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     relative_percent: _common_pb2.Estimate
     absolute: _common_pb2.Estimate
     score: float
     baseline: float
-    def __init__(self, relative_percent: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., absolute: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., score: _Optional[float] = ..., baseline: _Optional[float] = ...) -> None: ...
+    cases: int
+    groups: int
+    cases_left_out: int
+    def __init__(self, relative_percent: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., absolute: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., score: _Optional[float] = ..., baseline: _Optional[float] = ..., cases: _Optional[int] = ..., groups: _Optional[int] = ..., cases_left_out: _Optional[int] = ...) -> None: ...
+
+class Steps(_message.Message):
+    __slots__ = ("value", "censored", "absent_reason")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    CENSORED_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_REASON_FIELD_NUMBER: _ClassVar[int]
+    value: int
+    censored: bool
+    absent_reason: str
+    def __init__(self, value: _Optional[int] = ..., censored: _Optional[bool] = ..., absent_reason: _Optional[str] = ...) -> None: ...
 
 class Convergence(_message.Message):
-    __slots__ = ("steps_to_95", "steps_to_baseline", "censored", "steps")
+    __slots__ = ("steps_to_95", "steps_to_baseline", "steps", "best", "start", "best_step", "noise")
     STEPS_TO_95_FIELD_NUMBER: _ClassVar[int]
     STEPS_TO_BASELINE_FIELD_NUMBER: _ClassVar[int]
-    CENSORED_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
-    steps_to_95: _common_pb2.Estimate
-    steps_to_baseline: _common_pb2.Estimate
-    censored: bool
+    BEST_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    BEST_STEP_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
+    steps_to_95: Steps
+    steps_to_baseline: Steps
     steps: int
-    def __init__(self, steps_to_95: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., steps_to_baseline: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., censored: _Optional[bool] = ..., steps: _Optional[int] = ...) -> None: ...
+    best: float
+    start: float
+    best_step: int
+    noise: float
+    def __init__(self, steps_to_95: _Optional[_Union[Steps, _Mapping]] = ..., steps_to_baseline: _Optional[_Union[Steps, _Mapping]] = ..., steps: _Optional[int] = ..., best: _Optional[float] = ..., start: _Optional[float] = ..., best_step: _Optional[int] = ..., noise: _Optional[float] = ...) -> None: ...
 
 class Metric(_message.Message):
     __slots__ = ("name", "unit", "higher_is_better", "floor", "empty_mask", "of_set")

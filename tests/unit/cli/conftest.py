@@ -73,7 +73,9 @@ def finished_check() -> alignment_pb2.Check:
     result.gain_naive_baseline.baseline, result.naive_baseline = 0.52, "each voxel's commonest class"
     result.convergence.CopyFrom(
         alignment_pb2.Convergence(
-            steps_to_95=estimate(72.0), steps_to_baseline=estimate(reason="not reached"), censored=True, steps=120
+            steps_to_95=alignment_pb2.Steps(value=72),
+            steps_to_baseline=alignment_pb2.Steps(value=120, censored=True),
+            steps=120,
         )
     )
     result.curves.add(network=finetuning_pb2.NETWORK_PRETRAINED, selected_step=96)

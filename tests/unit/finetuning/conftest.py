@@ -6,20 +6,19 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
+from vfmalign.client.messages.checks import Steps
 from vfmalign.client.messages.common import Estimate, Interval
-from vfmalign.client.messages.mmd import LayerResult, ShiftResult
+from vfmalign.client.messages.jobs import CurvePoint
+from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, Projection, ProjectionPoint, ShiftResult
 from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.core.domain.tasks import get_task_spec
-from vfmalign.finetuning.analysis.convergence import Steps, measure_convergence
+from vfmalign.finetuning.analysis.convergence import measure_convergence
 from vfmalign.finetuning.analysis.gain import PairedScores, estimate_gain
 from vfmalign.finetuning.analysis.records import (
+    CheckAnalysis,
     CheckReport,
-    CheckResult,
-    Comparison,
-    CurvePoint,
     NaiveBaseline,
     NetworkResult,
-    Projection,
     RunRecord,
     StageTime,
 )
@@ -70,12 +69,11 @@ def _comparison(scale, rng):
         for name in names
     )  # fmt: skip
     before = rng.normal(0, 1, (12, 2))
-    return Comparison(
-        primary_layer="stages.3", estimator="unbiased_paired", rows=12, groups=12, precision="float32", layers=layers,
-        projection=Projection(
-            before=tuple(map(tuple, before)), after=tuple(map(tuple, before + rng.normal([0.8, 0.3], 0.2, (12, 2)))),
-            explained_variance=(0.42, 0.17),
-        ),
+    after = before + rng.normal([0.8, 0.3], 0.2, (12, 2))
+    x, y = (tuple(ProjectionPoint(u=u, v=v) for u, v in rows) for rows in (before, after))
+    return ComputeResponse(
+        primary_layer="stages.3", estimator="unbiased_paired", rows_x=12, rows_y=12, groups=12, precision="float32",
+        layers=layers, projection=Projection(x=x, y=y, explained_variance=(0.42, 0.17)),
     )  # fmt: skip
 
 
@@ -88,15 +86,18 @@ def _network(name, best, rate, rng):
         )
         for i, score in enumerate(scores)
     ]  # fmt: skip
-    convergence = measure_convergence(points, higher_is_better=True)
+    to_baseline = Steps(value=120, censored=True) if name == "scratch" else Steps(value=48)
+    convergence = measure_convergence(points, higher_is_better=True).model_copy(
+        update={"steps_to_baseline": to_baseline}
+    )
     return NetworkResult(
         network=name, job=f"check-7f3a-{name}", architecture="profound_conv_micro", parameters=1_234_567,
         learning_rate=3e-3, encoder_rate={"pretrained": 0.0625, "scratch": 1.0}.get(name),
         curve=tuple(
-            CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, val_score=p.val_score) for p in points
+            CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, validation_score=p.val_score)
+            for p in points
         ),
         convergence=convergence,
-        steps_to_specialised=Steps(value=120, censored=True) if name == "scratch" else Steps(value=48),
         selected_epoch=convergence.best_step // 12, selected_step=convergence.best_step,
         test_means={"lesion_dice": best - 0.03, "gland_dice": 0.81, "false_lesion_volume": None},
         weight_change=None if name == "specialised" else 0.0421,
@@ -130,7 +131,7 @@ def make_report():
             ),
             "shift": shift,
             "shift_ratio": {
-                layer.layer: shift_ratio(layer, random.layer(layer.layer)) for layer in shift.layers
+                layer.layer: shift_ratio(layer, random.get_layer(layer.layer)) for layer in shift.layers
             },
             "paired_similarity": {
                 layer.layer: Estimate(value=0.9 - 0.1 * place) for place, layer in enumerate(shift.layers)
@@ -140,7 +141,7 @@ def make_report():
                 "dataset_digest": "cd" * 32, "seed": "7", "input_transform": "identity", "preset": "demo",
             },
         }  # fmt: skip
-        result = CheckResult(**(values | fields))
+        result = CheckAnalysis(**(values | fields))
         moment = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
         run = RunRecord(
             created_at=moment, finished_at=moment,

@@ -16,7 +16,9 @@ from vfmalign.cli.views.tables import (
     BELOW_ERROR_BOUND,
     DEGENERATE,
     SATURATED,
+    format_field,
     format_mmd2,
+    format_steps,
     list_absent_reasons,
     list_fields,
     new_table,
@@ -110,8 +112,8 @@ def show_gains(result: alignment_pb2.CheckResult) -> Table:
     for name, gain in gains:
         table.add_row(
             name,
-            number(gain.score, 4),
-            number(gain.baseline, 4),
+            format_field(gain, "score", 4),
+            format_field(gain, "baseline", 4),
             to_text(gain.absolute, signed=True),
             to_text(gain.relative_percent, signed=True, unit=" %"),
         )
@@ -121,15 +123,15 @@ def show_gains(result: alignment_pb2.CheckResult) -> Table:
 def show_convergence(result: alignment_pb2.CheckResult) -> Table:
     """Returns how fast the validation score converged, and how far the weights moved."""
     convergence = result.convergence
-    to_baseline = to_text(convergence.steps_to_baseline, digits=6)
+    steps = convergence.steps_to_95
     selected = [f"{label(curve, 'network')} {curve.selected_step}" for curve in result.curves]
     return list_fields(
         f"Convergence of the pretrained network (of {convergence.steps} steps)",
         {
-            "steps to 95 % of its own range": _format_with_reason(convergence.steps_to_95),
-            "steps to the specialised network's best": f"more than {convergence.steps}"
-            if convergence.censored
-            else to_baseline,
+            "steps to 95 % of its own range": f"{format_steps(steps)} ({steps.absent_reason})"
+            if steps.absent_reason
+            else format_steps(steps),
+            "steps to the specialised network's best": format_steps(convergence.steps_to_baseline),
             "selected step": ", ".join(selected) or ABSENT,
             "weight change ‖θ−θ0‖/‖θ0‖": number(result.weight_change),
         },
@@ -231,10 +233,6 @@ def _show_report(result: alignment_pb2.CheckResult, report: Path | None) -> Rend
     if report is not None:
         text.append(f"\n        {report}", style="bold")
     return text
-
-
-def _format_with_reason(estimate: common_pb2.Estimate) -> str:
-    return to_text(estimate, digits=6) if estimate.HasField("value") else f"{ABSENT} ({estimate.absent_reason})"
 
 
 def _to_seconds(stamp: Timestamp) -> float:

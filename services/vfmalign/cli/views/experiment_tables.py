@@ -14,6 +14,8 @@ from vfmalign.cli.views.tables import (
     ABSENT,
     DEGENERATE,
     SATURATED,
+    format_field,
+    format_steps,
     new_table,
     number,
     primary_shift,
@@ -73,18 +75,18 @@ def show_results(experiment: experiment_pb2.Experiment, results: Results) -> Tab
         if cell.check_id not in results:
             continue
         result = results[cell.check_id]
-        naive = number(result.gain_naive_baseline.baseline, 4) if result.HasField("gain_naive_baseline") else ABSENT
+        naive = format_field(result.gain_naive_baseline, "baseline", 4)
         table.add_row(
             cell.task,
             cell.model_id,
             str(cell.seed),
-            number(result.rpg_specialised.score, 4),
-            number(result.rpg_specialised.baseline, 4),
+            format_field(result.rpg_specialised, "score", 4),
+            format_field(result.rpg_specialised, "baseline", 4),
             naive + ("¶" if result.naive_baseline_not_beaten else ""),
             to_text(result.rpg_specialised.relative_percent, signed=True, unit=" %"),
             _format_shift(result),
             to_text(result.shifts[0].shift_ratio),
-            to_text(result.convergence.steps_to_95),
+            format_steps(result.convergence.steps_to_95),
             label(result, "verdict"),
         )
     return table

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC
 from typing import Any
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import RenderableType
 from rich.table import Table
@@ -62,6 +63,18 @@ def to_record(estimate: Estimate | common_pb2.Estimate) -> Estimate:
 def format_mmd2(shift: ShiftResult | mmd_pb2.ShiftResult) -> str:
     """Formats MMD² with its interval; ‡ marks a value below its error bound."""
     return to_text(shift.mmd2) + ("‡" if shift.below_error_bound else "")
+
+
+def format_steps(steps: alignment_pb2.Steps) -> str:
+    """Formats a number of optimiser steps, or a dash."""
+    if not steps.HasField("value"):
+        return ABSENT
+    return f"more than {steps.value}" if steps.censored else str(steps.value)
+
+
+def format_field(message: Message, field: str, digits: int = 3) -> str:
+    """Formats an optional number of a message, or a dash."""
+    return number(getattr(message, field), digits) if message.HasField(field) else ABSENT
 
 
 def styled_state(state: str) -> Text:

@@ -12,7 +12,7 @@ from vfmalign.client.messages.base import ApiMessage, OptionalSha256
 from vfmalign.client.messages.common import Estimate, Failure, ObjectRef, Progress, SoftwareVersion, State
 from vfmalign.client.messages.jobs import CurvePoint, Recipe, Seed
 from vfmalign.client.messages.mmd import LayerResult
-from vfmalign.core.domain.jobs import Network
+from vfmalign.core.domain.jobs import MetricSpec, Network
 from vfmalign.core.domain.record import Id
 from vfmalign.v1 import alignment_pb2
 
@@ -83,38 +83,67 @@ class LayerShift(ApiMessage):
 
 
 class Gain(ApiMessage):
-    """Relative performance gain over one baseline."""
+    """Gain over one baseline.
+
+    Attributes:
+        relative_percent: relative performance gain (RPG) in per cent.
+        absolute: s · (score − baseline) in the metric's unit; above 0 is better in either direction of the metric.
+        score: the network's score over the paired cases, in the metric's unit; None where it is undefined.
+        baseline: the baseline's score over the paired cases, in the metric's unit; None where it is undefined.
+        cases: number of paired cases.
+        groups: number of their patients.
+        cases_left_out: number of cases where the metric is undefined for either network.
+    """
 
     PROTO: ClassVar[type[Message]] = alignment_pb2.Gain
 
     relative_percent: Estimate = Estimate()
     absolute: Estimate = Estimate()
-    score: float = 0.0
-    baseline: float = 0.0
+    score: float | None = None
+    baseline: float | None = None
+    cases: int = 0
+    groups: int = 0
+    cases_left_out: int = 0
+
+
+class Steps(ApiMessage):
+    """Optimiser steps until an event.
+
+    Attributes:
+        value: number of steps; all steps of the training where censored, None where absent.
+        censored: True where the event did not happen within the training, so that the true number exceeds `value`.
+        absent_reason: one sentence that explains why there is no value.
+    """
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.Steps
+
+    value: int | None = None
+    censored: bool = False
+    absent_reason: str = ""
 
 
 class Convergence(ApiMessage):
-    """How fast validation converged."""
+    """How fast the validation score of one network converged.
+
+    Attributes:
+        steps_to_95: first step at 95 % of the way from `start` to `best`.
+        steps_to_baseline: first step that reaches the specialised network's best validation score.
+        steps: optimiser steps in all.
+        best: best validation score, in the metric's unit.
+        start: validation score before training, in the metric's unit.
+        best_step: first step at which the best score was reached.
+        noise: robust SD of the curve between validations, in the metric's unit; None if unknown.
+    """
 
     PROTO: ClassVar[type[Message]] = alignment_pb2.Convergence
 
-    steps_to_95: Estimate = Estimate()
-    steps_to_baseline: Estimate = Estimate()
-    censored: bool = False
-    steps: int = 0
-
-
-class Metric(ApiMessage):
-    """A metric and its meaning."""
-
-    PROTO: ClassVar[type[Message]] = alignment_pb2.Metric
-
-    name: str
-    unit: str = ""
-    higher_is_better: bool
-    floor: float = 0.0
-    empty_mask: str = ""
-    of_set: str = ""
+    steps_to_95: Steps = Steps()
+    steps_to_baseline: Steps = Steps()
+    steps: int
+    best: float
+    start: float
+    best_step: int
+    noise: float | None = None
 
 
 class Curve(ApiMessage):
@@ -128,13 +157,18 @@ class Curve(ApiMessage):
 
 
 class Probe(ApiMessage):
-    """Shift and validation score at one step of the pretrained network's training."""
+    """Shift and validation score at one step of the pretrained network's training.
+
+    Attributes:
+        shift: MMD² of the primary layer against the features before, computed like the check's main number.
+        validation_score: the task's main metric on `val` at that step.
+    """
 
     PROTO: ClassVar[type[Message]] = alignment_pb2.Probe
 
     step: int
     shift: Estimate = Estimate()
-    validation_score: float = 0.0
+    validation_score: float
 
 
 class CheckMeasure(ApiMessage):
@@ -158,7 +192,7 @@ class CheckResult(ApiMessage):
     primary_layer: str
     rpg_specialised: Gain
     rpg_scratch: Gain
-    metric: Metric
+    metric: MetricSpec
     convergence: Convergence
     curves: tuple[Curve, ...] = ()
     weight_change: float = 0.0

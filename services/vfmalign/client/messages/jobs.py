@@ -67,7 +67,7 @@ class JobSpec(ApiMessage):
 
 
 class CurvePoint(ApiMessage):
-    """One point of a learning curve; `train_loss` is None before training."""
+    """One point of a learning curve; `train_loss` is None before training, and the time within a check's result."""
 
     PROTO: ClassVar[type[Message]] = finetuning_pb2.CurvePoint
 
@@ -75,7 +75,7 @@ class CurvePoint(ApiMessage):
     step: int
     train_loss: float | None = None
     validation_score: float
-    elapsed_seconds: float = 0.0
+    elapsed_seconds: float | None = None
 
 
 class Job(ApiMessage):

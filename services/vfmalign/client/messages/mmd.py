@@ -5,7 +5,7 @@ Samples have no records here: their tensors are too large for a detour through J
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from google.protobuf.message import Message
 
@@ -220,6 +220,14 @@ class ComputeResponse(ApiMessage):
     cost: Cost = Cost()
     backend: str = ""
     backend_note: str = ""
+
+    def get_layer(self, name: str) -> LayerResult:
+        """Returns the result of one layer."""
+        return next(layer for layer in self.layers if layer.layer == name)
+
+    def without_cost(self) -> Self:
+        """Returns the part that is equal for equal inputs: everything but cost and backend."""
+        return self.model_copy(update={"cost": Cost(), "backend": "", "backend_note": ""})
 
 
 class PairError(ApiMessage):

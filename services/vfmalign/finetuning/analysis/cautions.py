@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vfmalign.core.domain.record import Record
-from vfmalign.finetuning.analysis.records import CheckResult
+from vfmalign.finetuning.analysis.records import CheckAnalysis
 from vfmalign.finetuning.analysis.shift import is_saturated
 
 
@@ -14,7 +14,7 @@ class Caution(Record):
     text: str
 
 
-def list_cautions(result: CheckResult) -> tuple[Caution, ...]:
+def list_cautions(result: CheckAnalysis) -> tuple[Caution, ...]:
     """Lists the cautions that apply to a check."""
     cautions = [
         _caution_about_splits(result),
@@ -27,7 +27,7 @@ def list_cautions(result: CheckResult) -> tuple[Caution, ...]:
     return tuple(caution for caution in cautions if caution is not None)
 
 
-def _caution_about_splits(result: CheckResult) -> Caution | None:
+def _caution_about_splits(result: CheckAnalysis) -> Caution | None:
     if result.held_out:
         return None
     return Caution(
@@ -37,7 +37,7 @@ def _caution_about_splits(result: CheckResult) -> Caution | None:
     )
 
 
-def _caution_about_phantoms(result: CheckResult) -> Caution | None:
+def _caution_about_phantoms(result: CheckAnalysis) -> Caution | None:
     if not result.phantom:
         return None
     return Caution(
@@ -47,7 +47,7 @@ def _caution_about_phantoms(result: CheckResult) -> Caution | None:
     )
 
 
-def _caution_about_saturation(result: CheckResult) -> Caution | None:
+def _caution_about_saturation(result: CheckAnalysis) -> Caution | None:
     layers = [layer.layer for layer in result.shift.layers if is_saturated(result.get_paired_similarity(layer.layer))]
     if not layers:
         return None
@@ -59,7 +59,7 @@ def _caution_about_saturation(result: CheckResult) -> Caution | None:
     )
 
 
-def _caution_about_naive_baseline(result: CheckResult) -> Caution | None:
+def _caution_about_naive_baseline(result: CheckAnalysis) -> Caution | None:
     baseline = result.naive_baseline
     if baseline is None or not baseline.not_beaten:
         return None
@@ -71,7 +71,7 @@ def _caution_about_naive_baseline(result: CheckResult) -> Caution | None:
     )
 
 
-def _caution_about_pretraining(result: CheckResult) -> Caution | None:
+def _caution_about_pretraining(result: CheckAnalysis) -> Caution | None:
     if result.leakage_known:
         return None
     return Caution(
@@ -80,8 +80,8 @@ def _caution_about_pretraining(result: CheckResult) -> Caution | None:
     )
 
 
-def _caution_about_budgets(result: CheckResult) -> Caution | None:
-    if len({network.convergence.budget for network in result.networks}) <= 1:
+def _caution_about_budgets(result: CheckAnalysis) -> Caution | None:
+    if len({network.convergence.steps for network in result.networks}) <= 1:
         return None
     return Caution(
         title="Unequal budgets",

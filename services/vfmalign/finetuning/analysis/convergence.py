@@ -12,8 +12,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from vfmalign.client.messages.checks import Convergence, Steps
 from vfmalign.core.domain.jobs import JobProgress
-from vfmalign.core.domain.record import Record
 
 MIN_VALIDATIONS = 5
 """Validations below which a rise cannot be told from noise."""
@@ -27,42 +27,10 @@ _SIMULATION_SEED = 20_260_115
 Array = npt.NDArray[np.float64]
 
 
-class Steps(Record):
-    """Optimiser steps until an event.
-
-    Attributes:
-        value: number of steps; the whole budget where censored, None where absent.
-        censored: True where the event did not happen within the budget, so that the true number exceeds `value`.
-        absent_reason: one sentence that explains why there is no value.
-    """
-
-    value: int | None = None
-    censored: bool = False
-    absent_reason: str = ""
-
-
-class Convergence(Record):
-    """Convergence of one network.
-
-    Attributes:
-        best: best validation score, in the metric's unit.
-        start: validation score before training, in the metric's unit.
-        best_step: first step at which the best score was reached.
-        budget: number of steps that were run.
-        noise: robust SD of the curve between validations, in the metric's unit; None if unknown.
-        steps_to_95: first step at 95 % of the way from `start` to `best`.
-    """
-
-    best: float
-    start: float
-    best_step: int
-    budget: int
-    noise: float | None
-    steps_to_95: Steps
-
-
-def measure_convergence(curve: Sequence[JobProgress], *, higher_is_better: bool) -> Convergence:
-    """Measures how fast a curve reached its own best score.
+def measure_convergence(
+    curve: Sequence[JobProgress], baseline: Sequence[JobProgress] = (), *, higher_is_better: bool
+) -> Convergence:
+    """Measures how fast a curve reached its own best score, and a baseline's.
 
     The range best − start is compared with the range of a flat curve with the same noise. The noise is the robust scale
     of second differences (Gasser, Sroka and Jennen-Steinmetz, Biometrika 73 (1986), with the median in place of the
@@ -72,6 +40,7 @@ def measure_convergence(curve: Sequence[JobProgress], *, higher_is_better: bool)
 
     Args:
         curve: validations at step 0 and after every epoch, in order.
+        baseline: validations of the network whose best score is to be reached; empty leaves `steps_to_baseline` absent.
         higher_is_better: direction of the score.
     """
     scores_T, steps = _oriented(curve, higher_is_better)
@@ -81,9 +50,12 @@ def measure_convergence(curve: Sequence[JobProgress], *, higher_is_better: bool)
         best=curve[best_index].val_score,
         start=curve[0].val_score,
         best_step=steps[best_index],
-        budget=steps[-1],
+        steps=steps[-1],
         noise=noise,
         steps_to_95=_steps_to_95(scores_T, steps, noise),
+        steps_to_baseline=steps_to_baseline(curve, baseline, higher_is_better=higher_is_better)
+        if baseline
+        else Steps(),
     )
 
 

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
+from vfmalign.client.messages.checks import Gain
 from vfmalign.client.messages.common import Estimate, Interval, absent
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import CaseOrderMismatch, InvalidInput
 from vfmalign.core.domain.jobs import CaseScore, MetricSpec
-from vfmalign.core.domain.record import Record
 from vfmalign.core.domain.scores import aggregate_resamples
 
 RESAMPLES = 2_000
@@ -51,28 +51,6 @@ class PairedScores:
     groups: tuple[str, ...]
     left_out: int
     positive_N: npt.NDArray[np.bool_]
-
-
-class Gain(Record):
-    """Gain over one baseline.
-
-    Attributes:
-        relative: RPG in per cent.
-        difference: s · (score − baseline) in the metric's unit; above 0 is better in either direction of the metric.
-        score: the network's score over the paired cases, in the metric's unit; None without any.
-        baseline: the baseline's score over the paired cases, in the metric's unit; None without any.
-        cases: number of paired cases.
-        groups: number of their patients.
-        cases_left_out: number of cases where the metric is undefined for either network.
-    """
-
-    relative: Estimate
-    difference: Estimate
-    score: float | None
-    baseline: float | None
-    cases: int
-    groups: int
-    cases_left_out: int
 
 
 def pair_scores(scores: Sequence[CaseScore], baseline: Sequence[CaseScore], metric: str) -> PairedScores:
@@ -158,8 +136,8 @@ def estimate_gain(
     strata, index_N = _resampling_strata(pairs, metric)
     bootstrap = _PatientBootstrap(strata, index_N, seed, level, resamples)
     return Gain(
-        relative=_absent_below_floor(metric, abs(baseline)) or bootstrap.estimate(relative),
-        difference=bootstrap.estimate(difference),
+        relative_percent=_absent_below_floor(metric, abs(baseline)) or bootstrap.estimate(relative),
+        absolute=bootstrap.estimate(difference),
         score=score,
         baseline=baseline,
         cases=len(pairs.groups),
@@ -170,10 +148,8 @@ def estimate_gain(
 
 def _absent_gain(pairs: PairedScores, reason: str) -> Gain:
     return Gain(
-        relative=absent(reason),
-        difference=absent(reason),
-        score=None,
-        baseline=None,
+        relative_percent=absent(reason),
+        absolute=absent(reason),
         cases=len(pairs.groups),
         groups=len(set(pairs.groups)),
         cases_left_out=pairs.left_out,

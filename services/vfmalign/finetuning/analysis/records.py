@@ -1,6 +1,6 @@
 """Records of a check's measurements: `checks/<id>/mmd.json` and `checks/<id>/report.json`.
 
-`CheckResult` depends on inputs and seeds only, so repeated runs of a check give equal results even if a process was
+`CheckAnalysis` depends on inputs and seeds only, so repeated runs of a check give equal results even if a process was
 killed in between. `RunRecord` holds what differs between runs.
 """
 
@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vfmalign.client.messages.common import Estimate, absent
-from vfmalign.client.messages.mmd import LayerResult
 from vfmalign.core.domain.jobs import FigureRef, MetricSpec, Network
 from vfmalign.core.domain.record import Record
-from vfmalign.finetuning.analysis.convergence import Convergence, Steps
-from vfmalign.finetuning.analysis.gain import Gain
+from vfmalign.finetuning.analysis.earlier_formats import (
+    StoredComparison,
+    StoredConvergence,
+    StoredCurvePoint,
+    StoredGain,
+    StoredProbe,
+    read_network_result,
+)
 from vfmalign.finetuning.analysis.verdict import Verdict
 
 MEASURE_MEANINGS: dict[str, str] = {
@@ -31,31 +36,7 @@ MEASURE_MEANINGS: dict[str, str] = {
 """Meaning of each measure beside MMD², in display order."""
 
 
-class Projection(Record):
-    """Principal coordinates of the rows of the primary layer, before and after."""
-
-    before: tuple[tuple[float, float], ...]
-    after: tuple[tuple[float, float], ...]
-    explained_variance: tuple[float, ...]
-
-
-class Comparison(Record):
-    """Comparison of two feature sets by layer, the primary layer first."""
-
-    primary_layer: str
-    estimator: str
-    rows: int
-    groups: int
-    precision: str
-    layers: tuple[LayerResult, ...]
-    projection: Projection | None = None
-
-    def layer(self, name: str) -> LayerResult:
-        """Returns the result of one layer."""
-        return next(shift for shift in self.layers if shift.layer == name)
-
-
-class Measured(Record):
+class FeatureShift(Record):
     """`checks/<id>/mmd.json`: features after fine-tuning and of random weights, each compared with those before.
 
     Attributes:
@@ -68,19 +49,10 @@ class Measured(Record):
     after_id: str
     reinitialised_id: str
     reference_id: str
-    after: Comparison
-    biased: Comparison | None = None
-    reinitialised: Comparison
+    after: StoredComparison
+    biased: StoredComparison | None = None
+    reinitialised: StoredComparison
     device: str
-
-
-class CurvePoint(Record):
-    """One validation; `train_loss` is None before training."""
-
-    epoch: int
-    step: int
-    train_loss: float | None
-    val_score: float
 
 
 class NetworkResult(Record):
@@ -88,7 +60,6 @@ class NetworkResult(Record):
 
     Attributes:
         encoder_rate: share of the learning rate applied to the encoder; None for networks without an encoder.
-        steps_to_specialised: first step that reaches the specialised network's best validation score.
         test_means: each metric over the test cases for which it is defined; None if it is defined for none.
         weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder; None for the specialised network.
     """
@@ -99,13 +70,14 @@ class NetworkResult(Record):
     parameters: int
     learning_rate: float
     encoder_rate: float | None = None
-    curve: tuple[CurvePoint, ...]
-    convergence: Convergence
-    steps_to_specialised: Steps | None
+    curve: tuple[StoredCurvePoint, ...]
+    convergence: StoredConvergence
     selected_epoch: int
     selected_step: int
     test_means: dict[str, float | None]
     weight_change: float | None
+
+    _read_earlier_format = model_validator(mode="before")(read_network_result)
 
 
 class NaiveBaseline(Record):
@@ -119,29 +91,16 @@ class NaiveBaseline(Record):
 
     prediction: str
     test_means: dict[str, float | None]
-    gain: Gain
+    gain: StoredGain
 
     @property
     def not_beaten(self) -> bool:
         """Whether the fine-tuned model fails to score better; False where either score is absent."""
-        return self.gain.difference.value is not None and self.gain.difference.value <= 0
+        return self.gain.absolute.value is not None and self.gain.absolute.value <= 0
 
 
-class Probe(Record):
-    """Shift of the encoder and validation score at one step during training.
-
-    Attributes:
-        shift: MMD² of the primary layer against the features before, computed like the check's main number.
-        val_score: the task's main metric on `val` at that step.
-    """
-
-    step: int
-    shift: Estimate
-    val_score: float
-
-
-class CheckResult(Record):
-    """Results of a check; equal for equal inputs and seeds.
+class CheckAnalysis(Record):
+    """Analysis of a check; equal for equal inputs and seeds.
 
     Attributes:
         held_out: False if the same case is in several splits; all numbers are then descriptive.
@@ -165,15 +124,15 @@ class CheckResult(Record):
     verdict: Verdict
     metrics: tuple[MetricSpec, ...]
     primary_metric: str
-    rpg_specialised: Gain
-    rpg_scratch: Gain
+    rpg_specialised: StoredGain
+    rpg_scratch: StoredGain
     naive_baseline: NaiveBaseline | None = None
     networks: tuple[NetworkResult, ...]
-    shift: Comparison
+    shift: StoredComparison
     shift_ratio: dict[str, Estimate]
     paired_similarity: dict[str, Estimate] = Field(default_factory=dict)
     measures: dict[str, Estimate] = Field(default_factory=dict)
-    probes: tuple[Probe, ...] = ()
+    probes: tuple[StoredProbe, ...] = ()
     settings: dict[str, str]
 
     def network(self, name: Network) -> NetworkResult:
@@ -214,5 +173,5 @@ class CheckReport(Record):
     """`checks/<id>/report.json`: the last artifact of a check, whose existence means that the check is done."""
 
     result_digest: str
-    result: CheckResult
+    result: CheckAnalysis
     run: RunRecord

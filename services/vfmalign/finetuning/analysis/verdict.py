@@ -5,13 +5,10 @@ The verdict compares the interval of `rpg_specialised` with 0. Shift, p-values a
 
 from __future__ import annotations
 
-from typing import Literal
-
+from vfmalign.client.messages.checks import Gain, VerdictLabel
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.record import Record
-from vfmalign.finetuning.analysis.gain import MIN_GROUPS, Gain
-
-VerdictLabel = Literal["gain", "no_clear_gain", "harm", "insufficient_data"]
+from vfmalign.finetuning.analysis.gain import MIN_GROUPS
 
 
 class Verdict(Record):
@@ -35,11 +32,11 @@ def decide_verdict(gain: Gain, *, held_out: bool) -> Verdict:
             label="insufficient_data",
             reason=f"{pluralise(gain.groups, 'test patient')}; a verdict needs at least {MIN_GROUPS}",
         )
-    interval = gain.relative.interval
-    if interval is None or gain.relative.value is None:
-        return Verdict(label="insufficient_data", reason=gain.relative.absent_reason)
+    interval = gain.relative_percent.interval
+    if interval is None or gain.relative_percent.value is None:
+        return Verdict(label="insufficient_data", reason=gain.relative_percent.absent_reason)
     description = (
-        f"relative gain over the specialised network {gain.relative.value:+.1f} % "
+        f"relative gain over the specialised network {gain.relative_percent.value:+.1f} % "
         f"({100 * interval.level:.0f} % interval {interval.lower:+.1f} to {interval.upper:+.1f} %)"
     )
     if interval.lower > 0:

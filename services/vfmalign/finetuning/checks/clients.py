@@ -10,7 +10,6 @@ from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.client.messages.mmd import ComputeResponse, Estimator, Kernel, Measure, TestOptions
 from vfmalign.client.mmd import AsyncMmdClient
 from vfmalign.core.domain.record import Record
-from vfmalign.finetuning.analysis.records import Comparison, Projection
 
 KERNEL = Kernel(family="gaussian", bandwidth_rule="reference_median")
 Report = Callable[[Progress], Awaitable[None]]
@@ -65,36 +64,16 @@ async def extract(features: AsyncFeaturesClient, request: ExtractDatasetRequest,
     )
 
 
-async def compare(mmd: AsyncMmdClient, request: ComparisonRequest) -> tuple[Comparison, str]:
+async def compare(mmd: AsyncMmdClient, request: ComparisonRequest) -> tuple[ComputeResponse, str]:
     """Compares two feature sets; returns the result and the device that computed it."""
     response = await _compute(mmd, request)
-    return to_comparison(response), response.cost.device
+    return response.without_cost(), response.cost.device
 
 
 async def measure(mmd: AsyncMmdClient, request: ComparisonRequest, name: Measure) -> Estimate:
     """Computes a measure of the primary layer beside MMD²."""
     response = await _compute(mmd, request, name)
     return response.layers[0].measures[0].value
-
-
-def to_comparison(response: ComputeResponse) -> Comparison:
-    """Returns the part of a response that is equal for equal inputs: everything but its cost and backend."""
-    projection = response.projection
-    return Comparison(
-        primary_layer=response.primary_layer,
-        estimator=response.estimator,
-        rows=response.rows_x,
-        groups=response.groups,
-        precision=response.precision,
-        layers=response.layers,
-        projection=None
-        if projection is None
-        else Projection(
-            before=tuple((point.u, point.v) for point in projection.x),
-            after=tuple((point.u, point.v) for point in projection.y),
-            explained_variance=projection.explained_variance,
-        ),
-    )
 
 
 async def _compute(mmd: AsyncMmdClient, request: ComparisonRequest, *measures: Measure) -> ComputeResponse:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vfmalign.client.messages import checks as messages
-from vfmalign.client.messages.common import Estimate, Progress, SoftwareVersion
-from vfmalign.client.messages.jobs import CurvePoint
+from vfmalign.client.messages.common import Progress, SoftwareVersion
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.cautions import list_cautions
-from vfmalign.finetuning.analysis.convergence import Steps
-from vfmalign.finetuning.analysis.gain import Gain
-from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, CheckReport, CheckResult, NetworkResult
+from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, CheckAnalysis, CheckReport, NetworkResult
 from vfmalign.finetuning.analysis.shift import is_saturated
 from vfmalign.finetuning.checks.repository import Check, ReportRefs, StageRun
 from vfmalign.finetuning.jobs.converters import to_object_ref
@@ -82,10 +79,10 @@ def _to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> mes
         verdict_reason=result.verdict.reason,
         shifts=_to_shifts(result),
         primary_layer=result.shift.primary_layer,
-        rpg_specialised=_to_gain(result.rpg_specialised),
-        rpg_scratch=_to_gain(result.rpg_scratch),
-        metric=messages.Metric.model_validate(metric.model_dump()),
-        convergence=_to_convergence(main),
+        rpg_specialised=result.rpg_specialised,
+        rpg_scratch=result.rpg_scratch,
+        metric=metric,
+        convergence=main.convergence,
         curves=tuple(_to_curve(network) for network in result.networks),
         weight_change=main.weight_change or 0.0,
         test_groups=result.test_groups,
@@ -96,13 +93,10 @@ def _to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> mes
         software=tuple(
             SoftwareVersion(name=name, version=version) for name, version in sorted(report.run.software.items())
         ),
-        gain_naive_baseline=None if naive is None else _to_gain(naive.gain),
+        gain_naive_baseline=None if naive is None else naive.gain,
         naive_baseline="" if naive is None else naive.prediction,
         naive_baseline_not_beaten=naive is not None and naive.not_beaten,
-        probes=tuple(
-            messages.Probe(step=probe.step, shift=probe.shift, validation_score=probe.val_score)
-            for probe in result.probes
-        ),
+        probes=result.probes,
         measures=tuple(
             messages.CheckMeasure(name=name, value=result.measures[name], meaning=meaning)
             for name, meaning in MEASURE_MEANINGS.items()
@@ -111,7 +105,7 @@ def _to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> mes
     )
 
 
-def _to_shifts(result: CheckResult) -> tuple[messages.LayerShift, ...]:
+def _to_shifts(result: CheckAnalysis) -> tuple[messages.LayerShift, ...]:
     shifts = []
     for layer in result.shift.layers:
         similarity = result.get_paired_similarity(layer.layer)
@@ -126,39 +120,5 @@ def _to_shifts(result: CheckResult) -> tuple[messages.LayerShift, ...]:
     return tuple(shifts)
 
 
-def _to_gain(gain: Gain) -> messages.Gain:
-    return messages.Gain(
-        relative_percent=gain.relative,
-        absolute=gain.difference,
-        score=gain.score or 0.0,
-        baseline=gain.baseline or 0.0,
-    )
-
-
-def _to_convergence(network: NetworkResult) -> messages.Convergence:
-    to_baseline = network.steps_to_specialised or Steps()
-    if to_baseline.censored:
-        steps_to_baseline = Estimate(absent_reason="the specialised network's best was not reached")
-    else:
-        steps_to_baseline = _to_estimate(to_baseline)
-    return messages.Convergence(
-        steps_to_95=_to_estimate(network.convergence.steps_to_95),
-        steps_to_baseline=steps_to_baseline,
-        censored=to_baseline.censored,
-        steps=network.convergence.budget,
-    )
-
-
-def _to_estimate(steps: Steps) -> Estimate:
-    return Estimate(value=steps.value, absent_reason=steps.absent_reason)
-
-
 def _to_curve(network: NetworkResult) -> messages.Curve:
-    return messages.Curve(
-        network=network.network,
-        points=tuple(
-            CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, validation_score=p.val_score)
-            for p in network.curve
-        ),
-        selected_step=network.selected_step,
-    )
+    return messages.Curve(network=network.network, points=network.curve, selected_step=network.selected_step)

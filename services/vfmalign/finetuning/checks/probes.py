@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 
+from vfmalign.client.messages.checks import Probe
 from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.domain.jobs import JobProgress, probe_id
 from vfmalign.core.domain.record import Record
 from vfmalign.core.storage.keys import check_key
-from vfmalign.finetuning.analysis.records import Probe
+from vfmalign.finetuning.analysis.earlier_formats import StoredProbe
 from vfmalign.finetuning.checks.clients import compare, extract
 from vfmalign.finetuning.checks.stages import (
     Outputs,
@@ -34,7 +35,7 @@ from vfmalign.finetuning.jobs.request import load_card
 class TakenProbe(Record):
     """`checks/<id>/stages/probe_<step>.json`: a probe, with its encoder and feature set."""
 
-    probe: Probe
+    probe: StoredProbe
     model: str
     model_sha256: str
     feature_set: str
@@ -59,7 +60,7 @@ async def _make(context: StageContext, outputs: Outputs) -> Record:
         stored = await find_artifact(context, _artifact(step), TakenProbe)
         latest = stored if stored is not None else await _take(context, outputs, step)
         taken.append(latest)
-        shift, score = latest.probe.shift.value, latest.probe.val_score
+        shift, score = latest.probe.shift.value, latest.probe.validation_score
         shown = "absent" if shift is None else f"{shift:.3g}"
         await context.set_status(
             f"probe after step {step}: MMD² {shown}, validation {score:.3g}",
@@ -90,9 +91,9 @@ async def _take(context: StageContext, outputs: Outputs, step: int) -> TakenProb
     features = await extract(context.features, request.model_copy(update=only_primary), report)
     comparison_request = comparison_with(context, outputs, features.feature_set)
     comparison, _ = await compare(context.mmd, comparison_request.model_copy(update=only_primary))
-    layer = comparison.layer(valid.primary_layer)
+    layer = comparison.get_layer(valid.primary_layer)
     taken = TakenProbe(
-        probe=Probe(step=step, shift=(layer.standardised or layer.raw).mmd2, val_score=point.val_score),
+        probe=Probe(step=step, shift=(layer.standardised or layer.raw).mmd2, validation_score=point.val_score),
         model=card.id,
         model_sha256=card.checkpoint.sha256,
         feature_set=features.feature_set,

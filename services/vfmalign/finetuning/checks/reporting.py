@@ -9,20 +9,20 @@ import asyncio
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 
-from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.messages.checks import CheckSpec, Gain
+from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.core.domain.jobs import CaseScore, FigureRef, JobResult, Network
 from vfmalign.core.domain.record import Record, canonical_json
 from vfmalign.core.domain.scores import aggregate_scores
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.analysis.convergence import measure_convergence, steps_to_baseline
-from vfmalign.finetuning.analysis.gain import Gain, estimate_gain, pair_scores
+from vfmalign.finetuning.analysis.convergence import measure_convergence
+from vfmalign.finetuning.analysis.gain import estimate_gain, pair_scores
 from vfmalign.finetuning.analysis.records import (
+    CheckAnalysis,
     CheckReport,
-    CheckResult,
-    CurvePoint,
-    Measured,
+    FeatureShift,
     NaiveBaseline,
     NetworkResult,
     RunRecord,
@@ -50,10 +50,10 @@ def assemble(
     valid: Validated,
     jobs: Mapping[Network, JobResult],
     *,
-    measured: Measured,
+    measured: FeatureShift,
     measures: Measures,
     probes: TakenProbes,
-) -> CheckResult:
+) -> CheckAnalysis:
     """Computes the results of a check from its artifacts and seeds alone.
 
     Raises:
@@ -72,7 +72,7 @@ def assemble(
         )
 
     specialised = gain_over(jobs["specialised"].test_scores)
-    return CheckResult(
+    return CheckAnalysis(
         check=check_id,
         task=request.task,
         held_out=valid.held_out,
@@ -96,13 +96,13 @@ def assemble(
         ),
         shift=measured.after,
         shift_ratio={
-            layer.layer: shift_ratio(layer, measured.reinitialised.layer(layer.layer))
+            layer.layer: shift_ratio(layer, measured.reinitialised.get_layer(layer.layer))
             for layer in measured.after.layers
         },
         paired_similarity={}
         if measured.biased is None
         else {
-            layer.layer: paired_similarity(layer, measured.biased.layer(layer.layer), measured.after.rows)
+            layer.layer: paired_similarity(layer, measured.biased.get_layer(layer.layer), measured.after.rows_x)
             for layer in measured.after.layers
         },
         measures=measures.values,
@@ -134,10 +134,10 @@ def _network(
         learning_rate=valid.recipes[name].learning_rate,
         encoder_rate=None if name == "specialised" else valid.recipes[name].encoder_rate,
         curve=tuple(
-            CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, val_score=p.val_score) for p in result.curve
+            CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, validation_score=p.val_score)
+            for p in result.curve
         ),
-        convergence=measure_convergence(result.curve, higher_is_better=higher_is_better),
-        steps_to_specialised=steps_to_baseline(result.curve, baseline.curve, higher_is_better=higher_is_better),
+        convergence=measure_convergence(result.curve, baseline.curve, higher_is_better=higher_is_better),
         selected_epoch=result.selected_epoch,
         selected_step=result.selected_step,
         test_means={metric.name: aggregate_scores(metric, result.test_scores) for metric in result.metrics},
@@ -146,7 +146,7 @@ def _network(
 
 
 def _settings(
-    request: CheckSpec, valid: Validated, jobs: Mapping[Network, JobResult], measured: Measured
+    request: CheckSpec, valid: Validated, jobs: Mapping[Network, JobResult], measured: FeatureShift
 ) -> dict[str, str]:
     recipes = {
         f"recipe_{name}": canonical_json(valid.recipes[name].model_dump(mode="json", exclude_none=True)).decode()
@@ -207,7 +207,7 @@ def _write_report(
     checks: CheckRepository, jobs: JobRepository, store: ObjectStore, check: Check, outputs: Outputs
 ) -> CheckReport:
     results: dict[Network, JobResult] = {name: outputs.get(f"job_{name}", JobResult) for name in NETWORKS}
-    measured = outputs.get("mmd", Measured)
+    measured = outputs.get("mmd", FeatureShift)
     result = assemble(
         check.id,
         check.request,

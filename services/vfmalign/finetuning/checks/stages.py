@@ -29,7 +29,7 @@ from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import check_leakage, load_dataset
 from vfmalign.core.storage.keys import check_key, job_key
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.analysis.records import Measured
+from vfmalign.finetuning.analysis.records import FeatureShift
 from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, compare, extract
 from vfmalign.finetuning.checks.repository import Check
 from vfmalign.finetuning.checks.request import get_recipe
@@ -309,7 +309,7 @@ async def _make_mmd(context: StageContext, outputs: Outputs) -> Record:
     plain = request.model_copy(update={"permutations": 0})
     biased, _ = await compare(context.mmd, plain.model_copy(update={"estimator": "biased"}))
     reinitialised, _ = await compare(context.mmd, plain.model_copy(update={"after": random_id}))
-    return Measured(
+    return FeatureShift(
         before_id=request.before,
         after_id=after_id,
         reinitialised_id=random_id,
@@ -386,6 +386,6 @@ MEASURING: tuple[Stage, ...] = (
     _job("scratch"),
     _job("specialised"),
     _features("features_after", ("job_pretrained",), "test", after=True),
-    make_stage("mmd", ("features_after",), _make_mmd, Measured, "mmd.json"),
+    make_stage("mmd", ("features_after",), _make_mmd, FeatureShift, "mmd.json"),
 )
 """Stages from the request to MMD²; `reporting.all_stages` adds measures, probes and the report."""

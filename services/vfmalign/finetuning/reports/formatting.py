@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import math
 
+from vfmalign.client.messages.checks import Steps
 from vfmalign.client.messages.common import Estimate
-from vfmalign.finetuning.analysis.convergence import Steps
 
 ABSENT = "–"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from vfmalign.client.messages.checks import Gain
 from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.jobs import Network
 from vfmalign.finetuning.analysis.cautions import list_cautions
-from vfmalign.finetuning.analysis.gain import Gain
-from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, CheckReport, CheckResult
+from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, CheckAnalysis, CheckReport
 from vfmalign.finetuning.analysis.shift import SATURATION_THRESHOLD, is_saturated
 from vfmalign.finetuning.reports import plots
 from vfmalign.finetuning.reports.formatting import (
@@ -63,7 +63,7 @@ def render(report: CheckReport, examples: Sequence[ExampleSlice]) -> bytes:
         "shift": to_data_url("image/svg+xml", plots.draw_shift(result.shift)),
         "curves": to_data_url("image/svg+xml", plots.draw_curves(result.networks, metric)),
     }
-    if result.shift.projection is not None and result.shift.projection.before:
+    if result.shift.projection is not None and result.shift.projection.x:
         images["projection"] = to_data_url("image/svg+xml", plots.draw_projection(result.shift.projection))
     if result.probes:
         images["probes"] = to_data_url("image/svg+xml", plots.draw_probes(result.probes, metric))
@@ -90,9 +90,9 @@ def render(report: CheckReport, examples: Sequence[ExampleSlice]) -> bytes:
     return html.encode()
 
 
-def number_rows(result: CheckResult) -> list[NumberRow]:
+def number_rows(result: CheckAnalysis) -> list[NumberRow]:
     """Rows of the main table: shift and gains, with how to read them."""
-    primary = result.shift.layer(result.shift.primary_layer)
+    primary = result.shift.get_layer(result.shift.primary_layer)
     shift = (primary.standardised or primary.raw).mmd2
     unit = next(metric.unit for metric in result.metrics if metric.name == result.primary_metric)
     rows = [
@@ -109,17 +109,17 @@ def number_rows(result: CheckResult) -> list[NumberRow]:
     )
     difference_unit = f" {unit}" if unit else ""
     for name, gain in gains:
-        rows.append(_row(f"relative gain over {name}", gain.relative, _gain_note(gain), unit=" %"))
-        rows.append(_row(f"difference to {name}", gain.difference, "above zero is better", unit=difference_unit))
+        rows.append(_row(f"relative gain over {name}", gain.relative_percent, _gain_note(gain), unit=" %"))
+        rows.append(_row(f"difference to {name}", gain.absolute, "above zero is better", unit=difference_unit))
     if result.naive_baseline is not None:
         symbol = " ‡" if result.naive_baseline.not_beaten else ""
         note = f"{result.naive_baseline.prediction}: {_gain_note(result.naive_baseline.gain)}"
-        difference = result.naive_baseline.gain.difference
+        difference = result.naive_baseline.gain.absolute
         rows.append(_row(f"difference to naive baseline{symbol}", difference, note, unit=difference_unit))
     return rows
 
 
-def measure_rows(result: CheckResult) -> list[NumberRow]:
+def measure_rows(result: CheckAnalysis) -> list[NumberRow]:
     """Rows of the table of measures beside MMD², with the meaning of each value or the reason why it is absent."""
     rows = []
     for name, meaning in MEASURE_MEANINGS.items():
@@ -147,7 +147,7 @@ def _gain_note(gain: Gain) -> str:
     return f"{format_number(gain.score)} against {format_number(gain.baseline)}, {sample}{left_out}"
 
 
-def _notes(result: CheckResult) -> list[str]:
+def _notes(result: CheckAnalysis) -> list[str]:
     notes = [
         f"{to_text(metric.name)} with an empty mask: {metric.empty_mask}"
         for metric in result.metrics
@@ -163,7 +163,7 @@ def _notes(result: CheckResult) -> list[str]:
     return notes + reasons
 
 
-def _shift_notes(result: CheckResult) -> list[str]:
+def _shift_notes(result: CheckAnalysis) -> list[str]:
     """Reasons why numbers of the shift are absent, without duplicates."""
     reasons = []
     for layer in result.shift.layers:
@@ -173,8 +173,8 @@ def _shift_notes(result: CheckResult) -> list[str]:
     return [reason for reason in dict.fromkeys(reasons) if reason]
 
 
-def _interval_level(result: CheckResult) -> str:
-    interval = result.rpg_specialised.difference.interval
+def _interval_level(result: CheckAnalysis) -> str:
+    interval = result.rpg_specialised.absolute.interval
     return f"{100 * (interval.level if interval else 0.95):.0f} %"
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vfmalign.client.messages.checks import Probe
 from vfmalign.client.messages.common import Estimate
+from vfmalign.client.messages.mmd import ComputeResponse, Projection
 from vfmalign.core.domain.jobs import MetricSpec, Network
-from vfmalign.finetuning.analysis.records import Comparison, NetworkResult, Probe, Projection
+from vfmalign.finetuning.analysis.records import NetworkResult
 from vfmalign.finetuning.reports.svg import ACCENT, FAINT, INK, figure_style, new_figure, to_svg
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ NETWORK_LABELS: Mapping[Network, str] = {
 }
 
 
-def draw_shift(shift: Comparison) -> bytes:
+def draw_shift(shift: ComputeResponse) -> bytes:
     """MMD² per layer with its interval, for standardised and raw features in two panels with separate scales."""
     with figure_style():
         figure = new_figure(7.2, 0.9 + 0.34 * len(shift.layers))
@@ -54,12 +56,12 @@ def draw_curves(networks: Sequence[NetworkResult], metric: MetricSpec) -> bytes:
         for result in networks:
             colour = NETWORK_COLOURS[result.network]
             steps = [point.step for point in result.curve]
-            scores = [point.val_score for point in result.curve]
+            scores = [point.validation_score for point in result.curve]
             axes.plot(
                 steps, scores, color=colour, marker=NETWORK_MARKERS[result.network], markersize=3.5, linewidth=1.3,
                 label=NETWORK_LABELS[result.network],
             )  # fmt: skip
-            selected = next(p.val_score for p in result.curve if p.epoch == result.selected_epoch)
+            selected = next(p.validation_score for p in result.curve if p.epoch == result.selected_epoch)
             axes.plot(
                 result.selected_step, selected, marker="o", markersize=9, markerfacecolor="none",
                 markeredgecolor=colour, markeredgewidth=1.2, linestyle="none",
@@ -86,7 +88,7 @@ def draw_probes(probes: Sequence[Probe], metric: MetricSpec) -> bytes:
                 left.plot([step, step], ends, color=ACCENT, linewidth=1.4, linestyle=_line_style(shift))
         values: list[Any] = [shift.value for _, shift in present]
         left.plot([step for step, _ in present], values, color=ACCENT, marker="o", markersize=4.5, linewidth=1.0)
-        scores = [probe.val_score for probe in probes]
+        scores = [probe.validation_score for probe in probes]
         right.plot(steps, scores, color=INK, marker="s", markersize=4.0, linewidth=1.0)
         unit = f" ({metric.unit})" if metric.unit else ""
         left.set(title="shift, MMD²", xlabel="optimiser step", xlim=_padded_limits(steps))
@@ -107,10 +109,11 @@ def draw_projection(projection: Projection) -> bytes:
     with figure_style():
         figure = new_figure(4.6, 4.0)
         axes = figure.subplots()
-        for (u0, v0), (u1, v1) in zip(projection.before, projection.after, strict=True):
-            axes.plot([u0, u1], [v0, v1], color="#dddddd", linewidth=0.8, zorder=1)
-        u_before, v_before = zip(*projection.before, strict=True)
-        u_after, v_after = zip(*projection.after, strict=True)
+        for before, after in zip(projection.x, projection.y, strict=True):
+            axes.plot([before.u, after.u], [before.v, after.v], color="#dddddd", linewidth=0.8, zorder=1)
+        (u_before, v_before), (u_after, v_after) = (
+            ([point.u for point in points], [point.v for point in points]) for points in (projection.x, projection.y)
+        )
         axes.scatter(u_before, v_before, s=22, c="white", edgecolors=INK, linewidths=1.0, label="before", zorder=2)
         axes.scatter(u_after, v_after, s=22, c=ACCENT, label="after", zorder=3)
         names = ("first", "second")

@@ -21,7 +21,7 @@ def curve(scores, steps_per_epoch=10):
 def test_saturating_curve_reaches_95_percent_where_it_does():
     result = measure_convergence(curve([0.0, 0.5, 0.8, 0.94, 0.96, 0.99, 1.0]), higher_is_better=True)
     assert result.steps_to_95.value == 40
-    assert (result.best, result.start, result.best_step, result.budget) == (1.0, 0.0, 60, 60)
+    assert (result.best, result.start, result.best_step, result.steps) == (1.0, 0.0, 60, 60)
 
 
 def test_range_is_the_curves_own_not_from_zero():

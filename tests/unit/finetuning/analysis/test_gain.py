@@ -27,15 +27,17 @@ def case(name, value, group=None):
 
 def test_value_is_the_papers_formula():
     result = estimate_gain(pairs([0.6] * 10, [0.5] * 10), DICE, seed=1)
-    assert result.relative.value == pytest.approx(20.0)
-    assert result.difference.value == pytest.approx(0.1)
-    assert (result.relative.interval.lower, result.relative.interval.upper) == pytest.approx((20.0, 20.0))
+    assert result.relative_percent.value == pytest.approx(20.0)
+    assert result.absolute.value == pytest.approx(0.1)
+    assert (result.relative_percent.interval.lower, result.relative_percent.interval.upper) == pytest.approx(
+        (20.0, 20.0)
+    )
 
 
 def test_lower_is_better_turns_the_sign():
     result = estimate_gain(pairs([4.0] * 10, [5.0] * 10), ERROR, seed=1)
-    assert result.relative.value == pytest.approx(20.0)
-    assert result.difference.value == pytest.approx(1.0)
+    assert result.relative_percent.value == pytest.approx(20.0)
+    assert result.absolute.value == pytest.approx(1.0)
 
 
 def test_interval_agrees_with_students_t_for_a_constant_baseline():
@@ -47,15 +49,15 @@ def test_interval_agrees_with_students_t_for_a_constant_baseline():
     lower, upper = stats.t.interval(0.95, 399, rpg.mean(), stats.sem(rpg))
     # 4,000 resamples: the quantiles' own Monte Carlo error is about 3 % of the interval's width.
     tolerance = 0.06 * (upper - lower)
-    assert result.relative.interval.lower == pytest.approx(lower, abs=tolerance)
-    assert result.relative.interval.upper == pytest.approx(upper, abs=tolerance)
+    assert result.relative_percent.interval.lower == pytest.approx(lower, abs=tolerance)
+    assert result.relative_percent.interval.upper == pytest.approx(upper, abs=tolerance)
 
 
 def test_small_samples_are_widened_as_students_t():
     rng = np.random.default_rng(5)
     score = rng.normal(0.6, 0.1, 9)
     result = estimate_gain(pairs(score, np.full(9, 0.5)), DICE, seed=1)
-    width = result.difference.interval.upper - result.difference.interval.lower
+    width = result.absolute.interval.upper - result.absolute.interval.lower
     t_width = 2 * stats.t.ppf(0.975, 8) * stats.sem(score)
     normal_width = 2 * stats.norm.ppf(0.975) * np.std(score) / np.sqrt(9)
     assert width == pytest.approx(t_width, rel=0.15)
@@ -65,8 +67,8 @@ def test_small_samples_are_widened_as_students_t():
 def test_pairing_cancels_what_both_networks_share():
     difficulty = np.linspace(0.2, 0.8, 20)
     result = estimate_gain(pairs(difficulty + 0.1, difficulty), DICE, seed=1)
-    assert result.difference.interval.lower == pytest.approx(0.1)
-    assert result.difference.interval.upper == pytest.approx(0.1)
+    assert result.absolute.interval.lower == pytest.approx(0.1)
+    assert result.absolute.interval.upper == pytest.approx(0.1)
 
 
 def test_patients_resample_whole():
@@ -78,8 +80,8 @@ def test_patients_resample_whole():
     twice = estimate_gain(pairs(np.tile(score, 2), np.tile(base, 2), names * 2), DICE, seed=1)
     assert twice.cases == 24
     assert twice.groups == 12
-    assert twice.relative.interval.lower == pytest.approx(once.relative.interval.lower)
-    assert twice.relative.interval.upper == pytest.approx(once.relative.interval.upper)
+    assert twice.relative_percent.interval.lower == pytest.approx(once.relative_percent.interval.lower)
+    assert twice.relative_percent.interval.upper == pytest.approx(once.relative_percent.interval.upper)
 
 
 def test_seed_fixes_the_interval_and_row_order_does_not_matter():
@@ -89,32 +91,32 @@ def test_seed_fixes_the_interval_and_row_order_does_not_matter():
     one = estimate_gain(pairs(score, base, names), DICE, seed=1)
     turned = estimate_gain(pairs(score[::-1], base[::-1], names[::-1]), DICE, seed=1)
     other = estimate_gain(pairs(score, base, names), DICE, seed=2)
-    assert one.relative.interval == turned.relative.interval
-    assert one.relative.interval != other.relative.interval
+    assert one.relative_percent.interval == turned.relative_percent.interval
+    assert one.relative_percent.interval != other.relative_percent.interval
 
 
 def test_under_the_floor_the_ratio_is_absent_and_the_difference_stays():
     result = estimate_gain(pairs([0.5] * 10, [0.01] * 10), DICE, seed=1)
-    assert result.relative.value is None
-    assert "floor" in result.relative.absent_reason
-    assert result.difference.value == pytest.approx(0.49)
-    assert result.difference.interval is not None
+    assert result.relative_percent.value is None
+    assert "floor" in result.relative_percent.absent_reason
+    assert result.absolute.value == pytest.approx(0.49)
+    assert result.absolute.interval is not None
 
 
 def test_a_baseline_that_can_fall_under_the_floor_leaves_the_interval_absent():
     baseline = [0.0] * 8 + [0.5] * 2
     result = estimate_gain(pairs([0.5] * 10, baseline), DICE, seed=1)
-    assert result.relative.value is not None
-    assert result.relative.interval is None
-    assert "floor" in result.relative.absent_reason
+    assert result.relative_percent.value is not None
+    assert result.relative_percent.interval is None
+    assert "floor" in result.relative_percent.absent_reason
 
 
 def test_below_eight_patients_there_is_no_interval():
     result = estimate_gain(pairs([0.6] * 14, [0.5] * 14, [f"p{i // 2}" for i in range(14)]), DICE, seed=1)
     assert result.groups == 7
-    assert result.relative.value == pytest.approx(20.0)
-    assert result.relative.interval is None
-    assert "8" in result.relative.absent_reason
+    assert result.relative_percent.value == pytest.approx(20.0)
+    assert result.relative_percent.interval is None
+    assert "8" in result.relative_percent.absent_reason
 
 
 def test_undefined_cases_are_left_out_of_both_and_counted():
@@ -128,7 +130,7 @@ def test_undefined_cases_are_left_out_of_both_and_counted():
 def test_no_defined_case_gives_no_number():
     paired = pair_scores([case("a", None)], [case("a", 0.5)], "dice")
     result = estimate_gain(paired, DICE, seed=1)
-    assert result.relative.value is None
+    assert result.relative_percent.value is None
     assert result.score is None
 
 
@@ -153,10 +155,10 @@ def test_auroc_is_formed_of_the_set_and_compared_there():
     good, positive = separated(40, 2.0, 1)
     result = estimate_gain(pairs(good, -good, positive=positive), AUROC, seed=1)
     assert result.score == pytest.approx(1 - result.baseline)
-    assert result.difference.value == pytest.approx(result.score - result.baseline)
-    assert result.relative.value == pytest.approx(100 * (result.score - result.baseline) / result.baseline)
-    assert result.difference.interval.lower < result.difference.value < result.difference.interval.upper
-    assert "of each class" in result.difference.interval.method
+    assert result.absolute.value == pytest.approx(result.score - result.baseline)
+    assert result.relative_percent.value == pytest.approx(100 * (result.score - result.baseline) / result.baseline)
+    assert result.absolute.interval.lower < result.absolute.value < result.absolute.interval.upper
+    assert "of each class" in result.absolute.interval.method
 
 
 def test_the_interval_of_auroc_agrees_with_its_known_error():
@@ -171,7 +173,7 @@ def test_the_interval_of_auroc_agrees_with_its_known_error():
     assert a == pytest.approx(stats.norm.cdf(1.2 / np.sqrt(2)), abs=0.05)
     q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
     error = np.sqrt((a * (1 - a) + 199 * (q1 - a * a) + 199 * (q2 - a * a)) / 200**2)
-    width = result.difference.interval.upper - result.difference.interval.lower
+    width = result.absolute.interval.upper - result.absolute.interval.lower
     assert width == pytest.approx(2 * 1.96 * error, rel=0.12)
 
 
@@ -180,19 +182,19 @@ def test_no_resample_lacks_a_class_and_patients_stay_whole():
     score, _ = separated(30, 1.0, 3)
     positive = np.arange(30) >= 5
     once = estimate_gain(pairs(score, -score, positive=positive), AUROC, seed=1)
-    assert once.difference.interval is not None
+    assert once.absolute.interval is not None
     names = [f"p{i:03d}" for i in range(30)]
     twice = estimate_gain(pairs(np.tile(score, 2), -np.tile(score, 2), names * 2, np.tile(positive, 2)), AUROC, seed=1)
     assert twice.groups == 30
-    assert twice.difference.interval.lower == pytest.approx(once.difference.interval.lower)
+    assert twice.absolute.interval.lower == pytest.approx(once.absolute.interval.lower)
 
 
 def test_few_of_one_class_have_no_interval_and_none_no_number():
     score, _ = separated(20, 1.0, 4)
     few = estimate_gain(pairs(score, -score, positive=np.arange(20) >= 3), AUROC, seed=1)
-    assert few.difference.value is not None
-    assert few.difference.interval is None
-    assert "at least 4 of each" in few.difference.absent_reason
+    assert few.absolute.value is not None
+    assert few.absolute.interval is None
+    assert "at least 4 of each" in few.absolute.absent_reason
     none = estimate_gain(pairs(score, -score, positive=np.ones(20, bool)), AUROC, seed=1)
     assert none.score is None
-    assert "needs both" in none.relative.absent_reason
+    assert "needs both" in none.relative_percent.absent_reason

@@ -2,8 +2,8 @@
 
 import pytest
 
+from vfmalign.client.messages.checks import Gain
 from vfmalign.client.messages.common import Estimate, Interval
-from vfmalign.finetuning.analysis.gain import Gain
 from vfmalign.finetuning.analysis.verdict import decide_verdict
 
 
@@ -11,7 +11,13 @@ def gain(lower, upper, groups=20):
     interval = None if lower is None else Interval(lower=lower, upper=upper, level=0.95, method="m")
     relative = Estimate(value=1.0, interval=interval, absent_reason="" if interval else "under the floor")
     return Gain(
-        relative=relative, difference=relative, score=0.6, baseline=0.5, cases=groups, groups=groups, cases_left_out=0
+        relative_percent=relative,
+        absolute=relative,
+        score=0.6,
+        baseline=0.5,
+        cases=groups,
+        groups=groups,
+        cases_left_out=0,
     )
 
 

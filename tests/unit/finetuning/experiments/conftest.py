@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
+from vfmalign.client.messages.checks import Curve, Probe, Steps
 from vfmalign.client.messages.common import Estimate, Interval, absent
+from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.core.domain.jobs import CaseScore, JobProgress
 from vfmalign.core.domain.tasks import TASKS, get_task_spec
-from vfmalign.finetuning.analysis.convergence import Steps, measure_convergence
+from vfmalign.finetuning.analysis.convergence import measure_convergence
 from vfmalign.finetuning.analysis.gain import estimate_gain, pair_scores
-from vfmalign.finetuning.analysis.records import CurvePoint, Probe
-from vfmalign.finetuning.experiments.analysis.cells import Cell, Curve, Flags, MissingCell
+from vfmalign.finetuning.experiments.analysis.cells import Cell, Flags, MissingCell
 from vfmalign.finetuning.experiments.analysis.experiment_report import analyse_cells
 from vfmalign.finetuning.experiments.reports.html import render
 
@@ -94,8 +95,9 @@ def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes)
                 lower=shift - 2.2 * se, upper=shift + 2.2 * se, level=0.95, method="jackknife", degenerate=shift < 0.03
             ),
         ),
-        shift_se=se, shift_ratio=Estimate(value=shift / 0.6), gain=gain.relative, gain_difference=gain.difference,
-        gain_scratch=gain.relative, score=gain.score, baseline=gain.baseline, steps_to_95=convergence.steps_to_95,
+        shift_se=se, shift_ratio=Estimate(value=shift / 0.6), gain=gain.relative_percent, gain_difference=gain.absolute,
+        gain_scratch=gain.relative_percent, score=gain.score, baseline=gain.baseline,
+        steps_to_95=convergence.steps_to_95,
         budget=120, weight_change=0.02 + 0.03 * place + abs(rng.normal(0, 0.01)),
         measures={
             "cka": Estimate(value=float(np.clip(0.95 - 0.1 * place + rng.normal(0, 0.04), 0, 1))),
@@ -106,7 +108,7 @@ def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes)
         probes=tuple(
             Probe(
                 step=step, shift=Estimate(value=shift * share + rng.normal(0, 0.004)),
-                val_score=level * (0.6 + share * boost + rng.normal(0, 0.05)),
+                validation_score=level * (0.6 + share * boost + rng.normal(0, 0.05)),
             )
             for step, share in ((12, 0.3), (36, 0.6))
         )
@@ -116,7 +118,7 @@ def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes)
             Curve(
                 network=name,
                 points=tuple(
-                    CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, val_score=p.val_score)
+                    CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, validation_score=p.val_score)
                     for p in curve
                 ),
                 selected_step=max(curve, key=lambda p: p.val_score).step,

@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from vfmalign.client.messages.checks import Probe
 from vfmalign.client.messages.common import Estimate, absent
-from vfmalign.finetuning.analysis.records import CheckReport, Probe
+from vfmalign.finetuning.analysis.records import CheckReport
 from vfmalign.finetuning.analysis.shift import shift_ratio
 from vfmalign.finetuning.analysis.verdict import Verdict
 from vfmalign.finetuning.reports.html import ExampleSlice, number_rows, render
@@ -99,7 +100,7 @@ def test_marks_where_the_naive_baseline_is_not_beaten(make_report):
     assert "‡" not in html
     assert "not beaten" not in html
     naive_baseline = report.result.naive_baseline
-    worse = naive_baseline.gain.model_copy(update={"difference": Estimate(value=-0.01)})
+    worse = naive_baseline.gain.model_copy(update={"absolute": Estimate(value=-0.01)})
     html = html_of(make_report(naive_baseline=naive_baseline.model_copy(update={"gain": worse})))
     assert "difference to naive baseline ‡" in html
     assert "Naive baseline not beaten." in html
@@ -122,9 +123,13 @@ def test_shows_probes_as_a_picture_and_a_table(make_report):
     assert "Early probes" not in html_of(make_report())
     shift = make_report().result.shift.layers[0].standardised.mmd2
     probes = (
-        Probe(step=12, shift=shift, val_score=0.21),
-        Probe(step=60, shift=Estimate(value=0.04, absent_reason="7 patients: no interval below 8"), val_score=0.4567),
-        Probe(step=84, shift=absent("nothing to compare"), val_score=0.46),
+        Probe(step=12, shift=shift, validation_score=0.21),
+        Probe(
+            step=60,
+            shift=Estimate(value=0.04, absent_reason="7 patients: no interval below 8"),
+            validation_score=0.4567,
+        ),
+        Probe(step=84, shift=absent("nothing to compare"), validation_score=0.46),
     )
     html = html_of(make_report(probes=probes))
     section = html.split("<h2>Early probes</h2>")[1].split("</section>")[0]
@@ -164,7 +169,8 @@ def test_never_calls_a_model_aligned_or_safe(make_report):
 
 def test_absent_numbers_show_their_reason(make_report):
     report = make_report()
-    gain = report.result.rpg_specialised.model_copy(update={"relative": absent("the baseline is under the floor")})
+    below_floor = absent("the baseline is under the floor")
+    gain = report.result.rpg_specialised.model_copy(update={"relative_percent": below_floor})
     result = report.result.model_copy(update={"rpg_specialised": gain})
     rows = {row.name: row for row in number_rows(result)}
     assert rows["relative gain over specialised network"].value == "–"

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 
 import scipy
 
+from vfmalign.client.messages.checks import Curve, Probe, Steps
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.core.domain.jobs import CaseScore, MetricSpec, Network
 from vfmalign.core.domain.models import ModelCard, Objective
 from vfmalign.core.domain.record import Record
-from vfmalign.finetuning.analysis.convergence import Steps
-from vfmalign.finetuning.analysis.records import CheckReport, CheckResult, CurvePoint, Probe
+from vfmalign.finetuning.analysis.records import CheckAnalysis, CheckReport
 from vfmalign.finetuning.analysis.shift import is_saturated
 
 GAIN_NETWORKS: tuple[Network, ...] = ("pretrained", "specialised")
@@ -37,14 +37,6 @@ class Flags(Record):
     saturated: bool = False
     degenerate: bool = False
     not_held_out: bool = False
-
-
-class Curve(Record):
-    """Learning curve of one network on the validation cases."""
-
-    network: Network
-    points: tuple[CurvePoint, ...]
-    selected_step: int
 
 
 class Cell(Record):
@@ -159,13 +151,13 @@ def make_cell(
         shift=shift,
         shift_se=standard_error(shift, result.shift.groups),
         shift_ratio=result.shift_ratio.get(layer) or absent("the check formed no shift ratio"),
-        gain=result.rpg_specialised.relative,
-        gain_difference=result.rpg_specialised.difference,
-        gain_scratch=result.rpg_scratch.relative,
+        gain=result.rpg_specialised.relative_percent,
+        gain_difference=result.rpg_specialised.absolute,
+        gain_scratch=result.rpg_scratch.relative_percent,
         score=result.rpg_specialised.score,
         baseline=result.rpg_specialised.baseline,
         steps_to_95=pretrained.convergence.steps_to_95,
-        budget=pretrained.convergence.budget,
+        budget=pretrained.convergence.steps,
         weight_change=pretrained.weight_change,
         measures=dict(result.measures),
         probes=result.probes,
@@ -179,7 +171,7 @@ def make_cell(
     )
 
 
-def _get_flags(result: CheckResult) -> Flags:
+def _get_flags(result: CheckAnalysis) -> Flags:
     shift = get_primary_shift(result)
     return Flags(
         not_beaten=result.naive_baseline is not None and result.naive_baseline.not_beaten,
@@ -189,9 +181,9 @@ def _get_flags(result: CheckResult) -> Flags:
     )
 
 
-def get_primary_shift(result: CheckResult) -> Estimate:
+def get_primary_shift(result: CheckAnalysis) -> Estimate:
     """MMD² of the primary layer on standardised features."""
-    standardised = result.shift.layer(result.shift.primary_layer).standardised
+    standardised = result.shift.get_layer(result.shift.primary_layer).standardised
     return absent("the features could not be standardised") if standardised is None else standardised.mmd2
 
 

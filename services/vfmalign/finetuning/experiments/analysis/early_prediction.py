@@ -161,7 +161,7 @@ def _read_task(points: Sequence[Point], name: str, step: int) -> _TaskNumbers | 
 
     def get_score(cell: Cell) -> float | None:
         sign = 1.0 if cell.metric.higher_is_better else -1.0
-        return next((sign * probe.val_score for probe in cell.probes if probe.step == step), None)
+        return next((sign * probe.validation_score for probe in cell.probes if probe.step == step), None)
 
     rows = [
         (shift, score, gain)

@@ -110,13 +110,13 @@ def draw_curves(cells: Sequence[Cell], limits: tuple[float, float]) -> bytes:
                 colour = NETWORK_COLOURS[curve.network]
                 step_T = [point.step for point in curve.points]
                 axes.plot(
-                    step_T, [point.val_score for point in curve.points], color=colour, linewidth=1.2,
+                    step_T, [point.validation_score for point in curve.points], color=colour, linewidth=1.2,
                     marker=NETWORK_MARKERS[curve.network], markersize=2.5, alpha=1.0 if len(cells) == 1 else 0.75,
                 )  # fmt: skip
                 for point in curve.points:
                     if point.step == curve.selected_step:
                         axes.plot(
-                            point.step, point.val_score, marker="o", markersize=7, markerfacecolor="none",
+                            point.step, point.validation_score, marker="o", markersize=7, markerfacecolor="none",
                             markeredgecolor=colour, linestyle="none",
                         )  # fmt: skip
         axes.set(xlabel="optimiser step", ylim=limits)
@@ -221,7 +221,7 @@ def draw_early_prediction(steps: Sequence[EarlyStep]) -> bytes:
 
 def score_limits(cells: Sequence[Cell]) -> tuple[float, float]:
     """Limits of an axis that includes every validation score of a task."""
-    scores = [point.val_score for cell in cells for curve in cell.curves for point in curve.points]
+    scores = [point.validation_score for cell in cells for curve in cell.curves for point in curve.points]
     low, high = min(scores), max(scores)
     margin = 0.06 * (high - low) or 1.0
     return low - margin, high + margin

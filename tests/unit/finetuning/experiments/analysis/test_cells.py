@@ -35,9 +35,9 @@ def test_a_cell_holds_the_check_s_numbers(cell, make_report):
         "contrastive",
         "profound_conv_micro",
     )
-    assert built.shift == result.shift.layer("stages.3").standardised.mmd2
+    assert built.shift == result.shift.get_layer("stages.3").standardised.mmd2
     assert built.shift_ratio == result.shift_ratio["stages.3"]
-    assert built.gain == result.rpg_specialised.relative
+    assert built.gain == result.rpg_specialised.relative_percent
     assert built.steps_to_95 == result.network("pretrained").convergence.steps_to_95
     assert (built.budget, built.weight_change) == (120, 0.0421)
     assert [curve.network for curve in built.curves] == ["pretrained", "scratch", "specialised"]
@@ -49,7 +49,7 @@ def test_a_cell_holds_the_check_s_numbers(cell, make_report):
 def test_flags_are_those_of_the_check(cell, make_report):
     result = make_report().result
     worse = result.naive_baseline.model_copy(
-        update={"gain": result.naive_baseline.gain.model_copy(update={"difference": Estimate(value=-1.0)})}
+        update={"gain": result.naive_baseline.gain.model_copy(update={"absolute": Estimate(value=-1.0)})}
     )
     flags = cell(held_out=False, naive_baseline=worse, paired_similarity={"stages.3": Estimate(value=0.01)}).flags
     assert (flags.not_held_out, flags.not_beaten, flags.saturated) == (True, True, True)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from vfmalign.client.messages.checks import Probe
 from vfmalign.client.messages.common import Estimate, absent
-from vfmalign.finetuning.analysis.records import Probe
 from vfmalign.finetuning.experiments.analysis.early_prediction import evaluate_early_probes
 from vfmalign.finetuning.experiments.analysis.points import make_points
 
@@ -15,7 +15,7 @@ def add_probes(cells, get_probe, steps=(10,)):
     return [
         cell.model_copy(
             update={"probes": tuple(
-                Probe(step=step, shift=Estimate(value=float(shift)), val_score=float(score))
+                Probe(step=step, shift=Estimate(value=float(shift)), validation_score=float(score))
                 for step in steps
                 for shift, score in [get_probe(cell, rng)]
             )}
@@ -104,6 +104,7 @@ def test_without_probes_or_tasks_there_is_no_prediction(make_cells):
     )
     assert "needs two" in evaluate_early_probes(make_points(make_cells(4, 1)), seed=1).steps[0].sentence
     absent_shift = [
-        c.model_copy(update={"probes": (Probe(step=1, shift=absent("x"), val_score=0.0),)}) for c in make_cells(4, 5)
+        c.model_copy(update={"probes": (Probe(step=1, shift=absent("x"), validation_score=0.0),)})
+        for c in make_cells(4, 5)
     ]
     assert evaluate_early_probes(make_points(absent_shift), seed=1).steps[0].rho_shift is None
