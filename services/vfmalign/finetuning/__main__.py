@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,8 +28,9 @@ from vfmalign.finetuning.experiments.repository import ExperimentRepository
 from vfmalign.finetuning.experiments.runner import ExperimentRunner
 from vfmalign.finetuning.experiments.servicer import ExperimentServicer
 from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.finetuning.jobs.retries import Limits
 from vfmalign.finetuning.jobs.servicer import FineTuningServicer
-from vfmalign.finetuning.jobs.supervisor import Limits, Supervisor
+from vfmalign.finetuning.jobs.supervisor import Supervisor
 from vfmalign.finetuning.launchers.registry import LAUNCHERS
 from vfmalign.finetuning.servicers import Watching
 from vfmalign.finetuning.settings import FinetuningSettings
@@ -48,7 +50,7 @@ async def run(settings: FinetuningSettings) -> None:
     store = ObjectStore(settings.store)
     jobs, checks, experiments = JobRepository(database), CheckRepository(database), ExperimentRepository(database)
     launcher = LAUNCHERS[settings.launcher.kind](settings)
-    limits = settings.launcher.model_dump(include={"max_running", "max_attempts", "retry_delay_s", "stop_grace_s"})
+    limits = settings.launcher.model_dump(include={field.name for field in dataclasses.fields(Limits)})
     client = AsyncClient(
         features_address=settings.features_address, mmd_address=settings.mmd_address, ca_file=settings.ca_file
     )

@@ -62,9 +62,24 @@ class LauncherSettings(BaseModel, frozen=True):
         default=1, ge=1, le=64, description="kubernetes: training processes in a pod: the number of its GPUs"
     )
     max_running: int = Field(default=1, ge=1, le=1_000, description="jobs that run at once")
-    max_attempts: int = Field(default=3, ge=1, le=100, description="retryable failures after which a job is given up")
+    max_attempts: int = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="failures of the training itself, without progress in between, after which a job is given up",
+    )
+    max_interruptions: int = Field(
+        default=20,
+        ge=1,
+        le=10_000,
+        description="interruptions from outside (kills, drained or lost nodes), without progress in between, after "
+        "which a job is given up",
+    )
     retry_delay_s: float = Field(
         default=5.0, ge=0.0, le=3600.0, description="seconds before the second attempt; doubled for each further one"
+    )
+    longest_retry_delay_s: float = Field(
+        default=300.0, ge=0.0, le=86_400.0, description="longest pause in seconds between two attempts"
     )
     stop_grace_s: float = Field(
         default=60.0, ge=0.0, le=3600.0, description="seconds a stopped job gets to write its checkpoint"

@@ -1,7 +1,8 @@
 """`python -m vfmalign.training SPEC_URI`: run one job in this process.
 
-Exit codes: 0 done, 1 internal error (see the log), 2 invalid spec, 3 invalid data, 75 transient failure (try again),
-143 stopped on request with its state stored. `vfmalign.training.launch` starts several processes for one job.
+Exit codes: 0 done, 1 internal error (see the log), 2 invalid spec, 3 invalid data, 69 the object store is unavailable,
+75 another transient failure (try again), 76 another process of the job is lost, 143 stopped on request with its state
+stored. `vfmalign.training.launch` starts several processes for one job.
 """
 
 from __future__ import annotations

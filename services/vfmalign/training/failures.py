@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import re
 
-from vfmalign.core.domain.errors import BAD_DATA, BAD_SPEC, UNEXPECTED, VfmalignError, exit_code
+from vfmalign.core.domain.errors import (
+    BAD_DATA,
+    BAD_SPEC,
+    PROCESS_LOST,
+    STORE_UNAVAILABLE,
+    UNEXPECTED,
+    ProcessLost,
+    StoreUnavailable,
+    VfmalignError,
+    exit_code,
+)
 from vfmalign.core.domain.jobs import JobFailure
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.keys import job_key
@@ -15,12 +25,23 @@ _SPEC_URI = re.compile(r"s3://[^/]+/jobs/([^/]+)/spec\.json")
 _log = logs.get(__name__)
 
 
+def get_exit_code(error: VfmalignError) -> int:
+    """Returns the exit code of a training process that ends with an error.
+
+    Store and partners have codes of their own: such an end says nothing about the training, and while the store is
+    unavailable, the exit code is all that a process can leave.
+    """
+    if isinstance(error, StoreUnavailable):
+        return STORE_UNAVAILABLE
+    return PROCESS_LOST if isinstance(error, ProcessLost) else exit_code(error)
+
+
 def report(store: ObjectStore, spec_uri: str, error: VfmalignError) -> int:
     """Write `failure.json` for an error that would occur again, and return the exit code.
 
     A job that was stopped on request, or whose failure is transient, has not failed and gets no such file.
     """
-    code = exit_code(error)
+    code = get_exit_code(error)
     match = _SPEC_URI.fullmatch(spec_uri)
     if code in _FINAL_CODES and match is not None:
         message = f"{error.subject}: {error.message}" if error.subject else error.message

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from vfmalign.core.domain.errors import BAD_DATA, BAD_SPEC, DONE, RETRYABLE, TERMINATED
+from vfmalign.core.domain.errors import BAD_DATA, BAD_SPEC, DONE, PROCESS_LOST, RETRYABLE, STORE_UNAVAILABLE, TERMINATED
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.settings import load, parser
 from vfmalign.training.settings import TrainingSettings
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             await_master(host, port, arguments.timeout_s)
     except OSError as error:
         _log.warning("master_not_found", master=arguments.master, error=str(error))
-        return RETRYABLE
+        return PROCESS_LOST
     return _launch(arguments, host, port)
 
 
@@ -72,21 +72,22 @@ def await_master(host: str, port: int, timeout_s: float) -> None:
 def root_cause(failures: Mapping[int, ProcessFailure]) -> int:
     """Exit code of the process that caused the others to end.
 
-    A process that lost another one ends with 75, and one that the launcher stopped ends with 143, often before the
-    process that caused it. Any other code therefore takes precedence. A process that was killed (out of memory) counts
-    if it ended first.
+    A process that lost another one ends with 76, and one that the launcher stopped ends with 143, often before the
+    process that caused it. Any other code therefore takes precedence, the final ones first. A process that was killed
+    (out of memory) counts if it ended first.
     """
     ordered = sorted(failures.values(), key=lambda failure: failure.timestamp)
     exit_codes = [failure.exitcode for failure in ordered]
     if exit_codes[0] < 0:
         return 128 - exit_codes[0]
+    causes = [code for code in exit_codes if code > 0 and code not in (PROCESS_LOST, TERMINATED)]
     for code in (BAD_SPEC, BAD_DATA):
-        if code in exit_codes:
+        if code in causes:
             return code
-    other_codes = [code for code in exit_codes if code > 0 and code not in (RETRYABLE, TERMINATED)]
-    if other_codes:
-        return other_codes[0]
-    return RETRYABLE if RETRYABLE in exit_codes else TERMINATED
+    final = [code for code in causes if code not in (RETRYABLE, STORE_UNAVAILABLE)]
+    if final or causes:
+        return (final or causes)[0]
+    return PROCESS_LOST if PROCESS_LOST in exit_codes else TERMINATED
 
 
 def _launch(arguments: argparse.Namespace, host: str, port: int) -> int:
@@ -119,7 +120,7 @@ def _launch(arguments: argparse.Namespace, host: str, port: int) -> int:
             return 128 + int(error.sigval)
         except DistError as error:
             _log.warning("machines_did_not_meet", master=arguments.master, error=str(error))
-            return RETRYABLE
+            return PROCESS_LOST
     return DONE
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from vfmalign.core.domain.errors import BadOption, Cancelled, Unavailable
+from vfmalign.core.domain.errors import BadOption, Cancelled, ProcessLost
 
 COLLECTIVE_TIMEOUT = timedelta(hours=1)
 """How long a process waits for another in a collective call, such as while the main process writes a checkpoint."""
@@ -196,7 +196,7 @@ def init_process_group(device: str) -> Iterator[ProcessGroup]:
 
     Raises:
         BadOption: this machine has fewer CUDA devices than processes.
-        Unavailable: another process is lost. The job continues where it stopped when all are started again.
+        ProcessLost: another process is lost. The job continues where it stopped when all are started again.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
@@ -218,6 +218,6 @@ def init_process_group(device: str) -> Iterator[ProcessGroup]:
     except RuntimeError as error:
         if not isinstance(error, distributed.DistError) and not _LOST_PROCESS.search(str(error)):
             raise
-        raise Unavailable("another process of the job is lost", remedy="start the job again") from error
+        raise ProcessLost("another process of the job is lost", remedy="start the job again") from error
     # Not in a `finally`: after an error, NCCL would wait here for operations that the lost process never completes.
     distributed.destroy_process_group()

@@ -18,7 +18,8 @@ from vfmalign.core.storage.keys import job_key
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.converters import to_job
 from vfmalign.finetuning.jobs.repository import JobRepository
-from vfmalign.finetuning.jobs.supervisor import BASELINE_IN_TRAINING, Limits, Supervisor
+from vfmalign.finetuning.jobs.retries import Limits, Setbacks
+from vfmalign.finetuning.jobs.supervisor import BASELINE_IN_TRAINING, Supervisor
 from vfmalign.finetuning.launchers.local import LocalLauncher
 
 # What a training process does, with the outcome told by the seed. Every start leaves a line in the file `starts`.
@@ -235,7 +236,7 @@ def test_stopping_the_service_lets_jobs_resume_without_counting_against_them(wor
     world.until(first, lambda: world.jobs.get(name).curve)
     first.stop_all()
     waiting = world.jobs.get(name)
-    assert (waiting.state, waiting.failures) == ("queued", 0)
+    assert (waiting.state, waiting.setbacks) == ("queued", Setbacks())
     assert world.finish(world.supervisor(max_attempts=1), name).state == "succeeded"
     assert [a.outcome for a in world.jobs.attempts(name)] == ["interrupted", "succeeded"]
 
@@ -248,7 +249,8 @@ from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.launchers.local import LocalLauncher
-from vfmalign.finetuning.jobs.supervisor import Limits, Supervisor
+from vfmalign.finetuning.jobs.retries import Limits
+from vfmalign.finetuning.jobs.supervisor import Supervisor
 root, when = Path(sys.argv[1]), sys.argv[2]
 jobs = JobRepository(Database(f"sqlite:///{root / 'jobs.db'}"))
 die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
@@ -287,7 +289,7 @@ def test_a_child_killed_while_nobody_watched_is_tried_again(world):
     os.kill(world.jobs.get(name).handle["pid"], signal.SIGKILL)
     job = world.finish(world.supervisor(), name)
     assert job.state == "succeeded"
-    assert [(a.exit_code, a.outcome) for a in world.jobs.attempts(name)] == [(None, "retryable"), (0, "succeeded")]
+    assert [(a.exit_code, a.outcome) for a in world.jobs.attempts(name)] == [(None, "interrupted"), (0, "succeeded")]
 
 
 def test_a_job_that_cannot_be_started_waits_and_says_why(world, store):
@@ -297,7 +299,7 @@ def test_a_job_that_cannot_be_started_waits_and_says_why(world, store):
     for _ in range(4):
         supervisor.reconcile()
     job = world.jobs.get(name)
-    assert (job.state, job.attempts, job.failures) == ("queued", 0, 0)
+    assert (job.state, job.attempts, job.setbacks) == ("queued", 0, Setbacks())
     assert "VFMALIGN_LAUNCHER__COMMAND" in job.progress.detail
     assert world.finish(world.supervisor(), name).attempts == 1
 

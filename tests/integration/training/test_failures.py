@@ -9,7 +9,15 @@ from tests.integration.training.conftest import ARCHITECTURE, OPTIONS
 from torch import nn
 
 from vfmalign.core.domain.datasets import MODALITIES, VolumeRef
-from vfmalign.core.domain.errors import BadOption, Cancelled, Exhausted, Unavailable, VfmalignError
+from vfmalign.core.domain.errors import (
+    BadOption,
+    Cancelled,
+    Exhausted,
+    ProcessLost,
+    StoreRefused,
+    StoreUnavailable,
+    VfmalignError,
+)
 from vfmalign.core.domain.jobs import JobFailure, MetricSpec, TrainingRecipe, TrainingSpec
 from vfmalign.core.domain.models import Preprocessing, Pretraining
 from vfmalign.core.runtime.metrics import Stages
@@ -272,7 +280,13 @@ def test_large_checkpoints_are_uploaded_in_parts(store, monkeypatch):
 
 
 def test_transient_errors_leave_no_failure_file(store):
-    for error, code in ((Unavailable("down"), 75), (Cancelled("stop"), 143), (Exhausted("full"), 75)):
+    for error, code in (
+        (StoreUnavailable("down"), 69),
+        (StoreRefused("old key"), 69),
+        (ProcessLost("gone"), 76),
+        (Cancelled("stop"), 143),
+        (Exhausted("full"), 75),
+    ):
         assert failures.report(store, store.uri("jobs/passing/spec.json"), error) == code
     assert not store.exists("jobs/passing/failure.json")
 
@@ -306,10 +320,10 @@ def test_a_process_exits_with_the_code_of_its_failure(store, store_environment, 
         assert "Traceback" not in done.stderr
 
 
-def test_an_unavailable_store_is_a_transient_failure(store, store_environment):
+def test_an_unavailable_store_has_an_exit_code_of_its_own(store, store_environment):
     environment = store_environment | {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}
     done = run(store.uri(job_key("job", "spec.json")), environment=environment)
-    assert done.returncode == 75, done.stderr
+    assert done.returncode == 69, done.stderr
 
 
 def test_settings_and_arguments_are_explained(store_environment):
@@ -325,5 +339,5 @@ def test_settings_and_arguments_are_explained(store_environment):
 
 def test_store_errors_map_to_the_expected_exit_codes(store_settings):
     down = store_settings.model_copy(update={"endpoint": "http://127.0.0.1:9"})
-    with pytest.raises(Unavailable):
+    with pytest.raises(StoreUnavailable):
         read_spec(ObjectStore(down, attempts=1), f"s3://{down.bucket}/jobs/j/spec.json")

@@ -141,7 +141,13 @@ class Unavailable(VfmalignError):
     retry_after_s = 2.0
 
 
-class StoreRefused(Unavailable):
+class StoreUnavailable(Unavailable):
+    """The object store does not answer, or not as it should."""
+
+    reason = "STORE_UNAVAILABLE"
+
+
+class StoreRefused(StoreUnavailable):
     """The object store rejects the credentials of this process.
 
     UNAVAILABLE rather than UNAUTHENTICATED or PERMISSION_DENIED: the caller's own credentials are not the problem, and
@@ -150,6 +156,12 @@ class StoreRefused(Unavailable):
 
     reason = "STORE_REFUSED"
     retry_after_s = 30.0
+
+
+class ProcessLost(Unavailable):
+    """Another process of the same job has ended or cannot be reached."""
+
+    reason = "PROCESS_LOST"
 
 
 class DeadlineExceeded(VfmalignError):
@@ -184,6 +196,8 @@ class Internal(VfmalignError):
 
 DONE, UNEXPECTED, BAD_SPEC, BAD_DATA, RETRYABLE, TERMINATED = 0, 1, 2, 3, 75, 143
 """Exit codes of batch processes, which Kubernetes Jobs and launchers branch on."""
+STORE_UNAVAILABLE, PROCESS_LOST = 69, 76
+"""Exit codes of training processes alone, whose supervisor tells these ends from others that a retry may solve."""
 
 _EXIT_CODES: tuple[tuple[tuple[type[VfmalignError], ...], int], ...] = (
     ((Cancelled,), TERMINATED),  # the first matching row counts

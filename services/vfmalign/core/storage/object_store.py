@@ -27,7 +27,7 @@ from vfmalign.core.domain.errors import (
     NotFound,
     PreconditionFailed,
     StoreRefused,
-    Unavailable,
+    StoreUnavailable,
     VfmalignError,
 )
 from vfmalign.core.domain.record import Record
@@ -323,12 +323,11 @@ class ObjectStore:
         except (_TransientError, urllib3.exceptions.HTTPError, ServerError, InvalidResponseError, ConnectionError):
             raise self._unavailable() from None
 
-    def _unavailable(self) -> Unavailable:
-        return Unavailable(
+    def _unavailable(self) -> StoreUnavailable:
+        return StoreUnavailable(
             "the object store does not answer",
             subject=f"s3://{self.bucket}",
             remedy="check that it runs at AWS_ENDPOINT_URL_S3, then try again",
-            reason="STORE_UNAVAILABLE",
         )
 
     def _to_error(self, key: str, status: int, code: str | None) -> VfmalignError:
@@ -345,7 +344,9 @@ class ObjectStore:
                 subject=f"s3://{self.bucket}",
                 remedy="ask the operator to check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their permissions",
             )
-        return Unavailable(f"the object store answered {code or status}", subject=self.uri(key), remedy="check its log")
+        return StoreUnavailable(
+            f"the object store answered {code or status}", subject=self.uri(key), remedy="check its log"
+        )
 
     def _verify(self, key: str, digest: str, expected: str | None) -> None:
         if expected is not None and digest != expected:

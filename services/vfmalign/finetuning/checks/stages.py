@@ -247,7 +247,7 @@ def refuse_unfinished(job: Job) -> None:
 async def _make_job(context: StageContext, outputs: Outputs, *, network: Network) -> Record:
     name = await ensure_job(context, outputs.get("validate", Validated), network)
     while not (job := await asyncio.to_thread(context.jobs.get, name)).finished:
-        if job.progress.phase == "training":
+        if job.progress.phase == "training" and not job.progress.reason:
             attempt = f", attempt {job.attempts}" if job.attempts > 1 else ""
             await context.set_status(f"training the {network} network{attempt}", _epochs(job))
         elif job.progress.reason != NO_FREE_SLOT:

@@ -95,6 +95,9 @@ class JobRow(LifecycleRow):
     baseline: Mapped[str] = mapped_column(sa.String(64), default="", index=True)
     attempts: Mapped[int] = mapped_column(default=0)
     failures: Mapped[int] = mapped_column(default=0)
+    interruptions: Mapped[int] = mapped_column(default=0)
+    outages: Mapped[int] = mapped_column(default=0)
+    checkpoint_step: Mapped[int] = mapped_column(default=-1)
     not_before: Mapped[datetime | None]
     handle: Mapped[dict[str, Any] | None]
     curve: Mapped[list[Any]] = mapped_column(sa.JSON, default=list)

@@ -15,7 +15,8 @@ from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.jobs import JobProgress, TrainingSpec
 from vfmalign.finetuning.db.database import AttemptRow, JobRow, now
 from vfmalign.finetuning.db.repository import LifecycleRepository, Operation, StoredRef, common_fields
-from vfmalign.finetuning.launchers.base import classify
+from vfmalign.finetuning.jobs.retries import NextAttempt, Setbacks
+from vfmalign.finetuning.launchers.base import Outcome
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Job(Operation):
     Attributes:
         check_id: the check it belongs to; empty for a job of its own.
         baseline: digest of its training, where checks may share it (`request.baseline_digest`); else empty.
-        attempts: processes started so far; `failures` counts those that died of something retryable.
+        attempts: processes started so far.
+        setbacks: how many of them ended since the training last made progress, and why.
         not_before: earliest time of the next attempt.
         handle: what the launcher needs to find the running process.
         curve: the learning curve so far.
@@ -38,7 +40,7 @@ class Job(Operation):
     spec: TrainingSpec
     baseline: str
     attempts: int
-    failures: int
+    setbacks: Setbacks
     not_before: datetime | None
     handle: dict[str, Any] | None
     curve: tuple[JobProgress, ...]
@@ -48,7 +50,7 @@ class Job(Operation):
 
 @dataclass(frozen=True)
 class Attempt:
-    """One process of a job; `outcome` is running, succeeded, retryable, permanent, interrupted or cancelled."""
+    """One process of a job; `outcome` is running, cancelled or one of `launchers.base.Outcome`."""
 
     attempt: int
     started_at: datetime
@@ -182,32 +184,37 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
             _end_attempt(session, row, exit_code, "cancelled")
             self._end(session, row, "cancelled", "cancelled")
 
-    def fail(self, job_id: str, message: str, reason: str, exit_code: int | None = None) -> None:
-        """Ends a job that cannot be finished; see the base class."""
+    def fail(
+        self,
+        job_id: str,
+        message: str,
+        reason: str,
+        exit_code: int | None = None,
+        outcome: Outcome = "permanent",
+    ) -> None:
+        """Ends a job that cannot be finished; see the base class. `outcome` is that of its last attempt."""
         with self._database.session() as session:
             row = self._row(session, job_id)
-            _end_attempt(session, row, exit_code, classify(exit_code) if exit_code else "permanent")
+            _end_attempt(session, row, exit_code, outcome)
             failure = Failure(reason=reason, message=message, exit_code=exit_code)
             self._end(session, row, "failed", message, failure)
 
-    def requeue(self, job_id: str, progress: Progress, *, exit_code: int | None, delay_s: float, counted: bool) -> None:
+    def requeue(self, job_id: str, next_attempt: NextAttempt, *, exit_code: int | None) -> None:
         """Queues another attempt, which resumes from the checkpoint.
 
         Args:
             job_id: the job.
-            progress: why the attempt ended.
+            next_attempt: why and when.
             exit_code: of the attempt that ended.
-            delay_s: earliest time of the next attempt from now, in seconds.
-            counted: whether the attempt counts against the limit; one that the service stopped does not.
         """
         with self._database.session() as session:
             row = self._row(session, job_id)
-            _end_attempt(session, row, exit_code, "retryable" if counted else "interrupted")
-            row.failures += int(counted)
+            _end_attempt(session, row, exit_code, next_attempt.outcome)
+            _set_setbacks(row, next_attempt.setbacks)
             if row.cancel_requested:  # since the supervisor read the row
                 self._end(session, row, "cancelled", "cancelled")
                 return
-            self._queue(row, progress, delay_s)
+            self._queue(row, next_attempt.progress, next_attempt.delay_s)
 
     def _queue(self, row: JobRow, progress: Progress, delay_s: float) -> None:
         row.state, row.handle = "queued", None
@@ -229,7 +236,7 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
             spec=TrainingSpec.model_validate(row.spec),
             baseline=row.baseline,
             attempts=row.attempts,
-            failures=row.failures,
+            setbacks=Setbacks(row.failures, row.interruptions, row.outages, row.checkpoint_step),
             not_before=row.not_before,
             handle=row.handle,
             curve=tuple(JobProgress.model_validate(point) for point in row.curve or ()),
@@ -243,3 +250,8 @@ def _end_attempt(session: Session, row: JobRow, exit_code: int | None, outcome: 
     attempt = session.get(AttemptRow, (row.id, row.attempts))
     if attempt is not None and attempt.finished_at is None:
         attempt.finished_at, attempt.exit_code, attempt.outcome = now(), exit_code, outcome
+
+
+def _set_setbacks(row: JobRow, setbacks: Setbacks) -> None:
+    row.failures, row.interruptions, row.outages = setbacks.failures, setbacks.interruptions, setbacks.outages
+    row.checkpoint_step = setbacks.step

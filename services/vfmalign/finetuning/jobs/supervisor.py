@@ -6,13 +6,22 @@ so the process can be killed at any point.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vfmalign.client.messages.common import Progress
-from vfmalign.core.domain.errors import Conflict, DigestMismatch, NotFound, Unavailable, VfmalignError
+from vfmalign.core.domain.errors import (
+    Conflict,
+    DigestMismatch,
+    NotFound,
+    PreconditionFailed,
+    StoreUnavailable,
+    Unavailable,
+    VfmalignError,
+)
 from vfmalign.core.domain.jobs import JobFailure, JobProgress
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.storage.keys import job_key
@@ -20,35 +29,15 @@ from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.jobs.repository import Job, JobRepository
-from vfmalign.finetuning.launchers.base import Exited, Launcher, Running, classify, describe
+from vfmalign.finetuning.jobs.retries import GivenUp, Limits, decide
+from vfmalign.finetuning.launchers.base import Exited, Launcher, Running
 
 BASELINE_IN_TRAINING = "BASELINE_IN_TRAINING"
 """`Progress.reason` of a job that waits for another one, which trains the same baseline."""
-INTERRUPTED = "INTERRUPTED"
-"""`Progress.reason` of a job whose last attempt ended without fault of its own."""
-RETRY_SCHEDULED = "RETRY_SCHEDULED"
-"""`Progress.reason` of a job whose last attempt failed and which is tried again."""
 # After the grace period processes are killed; the launcher needs a moment to observe that they ended.
 _KILL_OBSERVATION_S = 30.0
 
 _log = logs.get(__name__)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of the supervisor.
-
-    Attributes:
-        max_running: jobs whose processes run at once.
-        max_attempts: retryable failures after which a job fails.
-        retry_delay_s: pause before the second attempt in seconds; doubled for each further one.
-        stop_grace_s: seconds from the request to stop to the kill.
-    """
-
-    max_running: int = 1
-    max_attempts: int = 3
-    retry_delay_s: float = 5.0
-    stop_grace_s: float = 60.0
 
 
 @dataclass
@@ -60,15 +49,17 @@ class Supervisor:
     launcher: Launcher
     limits: Limits
     _stop_requests: dict[str, float] = field(default_factory=dict)
+    _store_is_down: bool = False
 
     def reconcile(self) -> None:
         """Takes one action per job. While the store is unavailable, actions that need it are delayed."""
+        self._store_is_down = False
         for job in self.jobs.running():
             self._guarded(job, self._monitor)
         free = self.limits.max_running - len(self.jobs.running())
         moment = now()
         for job in self.jobs.queued():
-            if free <= 0:
+            if free <= 0 or self._store_is_down:  # each further job would wait for the store as long as the first
                 break
             if job.not_before is None or job.not_before <= moment:
                 free -= int(self._guarded(job, self._start))
@@ -103,7 +94,16 @@ class Supervisor:
             self.jobs.fail(job.id, str(error), error.reason)
         except VfmalignError as error:
             _log.warning("job_delayed", job=job.id, error=str(error))
+            self._store_is_down = isinstance(error, StoreUnavailable)
+            self._report_delay(job, error)
         return False
+
+    def _report_delay(self, job: Job, error: VfmalignError) -> None:
+        """Records what a job waits for in the phase in which it is."""
+        progress = Progress(phase=job.progress.phase, detail=f"waiting: {error}", reason=error.reason)
+        with contextlib.suppress(VfmalignError):  # the database may be what is unavailable
+            if job.progress != progress:
+                self.jobs.set_progress(job.id, progress)
 
     # --- starting -----------------------------------------------------------------------------------------------------
 
@@ -174,14 +174,18 @@ class Supervisor:
             self._settle(job, seen, stopping=False)
             return False
         handle = seen.handle if seen.handle is not None else job.handle
-        progress = to_progress(job.attempts, seen)
-        changed = not job.cancel_requested and job.progress != progress
-        if changed or handle != job.handle:
-            self.jobs.record(job.id, handle, progress)
         if job.cancel_requested:
             requested = self._stop_requests.get(job.id, time.monotonic())
             self._request_stop(job, force=time.monotonic() - requested > self.limits.stop_grace_s)
-        self._read_progress(job)
+        progress = to_progress(job.attempts, seen)
+        try:
+            self._read_progress(job)
+        except StoreUnavailable as error:  # the training may not notice, as it needs the store once per epoch
+            update = {"detail": f"{progress.detail}; {error}", "reason": progress.reason or error.reason}
+            progress = progress.model_copy(update=update)
+        changed = not job.cancel_requested and job.progress != progress
+        if changed or handle != job.handle:
+            self.jobs.record(job.id, handle, progress)
         return True
 
     def _request_stop(self, job: Job, *, force: bool) -> None:
@@ -218,45 +222,19 @@ class Supervisor:
         if job.cancel_requested:
             self.jobs.mark_cancelled(job.id, seen.exit_code)
             return
-        failure = self._failure(job)
-        code = failure.exit_code if failure is not None else seen.exit_code
-        message = _sentence(failure.message, failure.remedy) if failure is not None else seen.message or describe(code)
-        if failure is None and seen.cause == "limit":
-            self._fail(job, message, "DEADLINE_EXCEEDED", code)
-        elif failure is None and seen.cause == "platform":
-            self._resume(job, f"{message}; the next attempt resumes from the last checkpoint", code)
-        elif classify(code) != "retryable":
-            remedy = "" if failure is not None or seen.message else "; see its log"
-            self._fail(job, f"{message}{remedy}", failure.reason if failure else "JOB_FAILED", code)
-        elif stopping:
-            self._resume(job, "stopped with the service", code)
-        elif job.handle is None and code is None:
-            # The orchestrator was killed between `begin` and `record`, or the launcher did not answer. The job is not
-            # at fault, so the attempt does not count.
-            self._resume(job, "its start was interrupted", code)
+        failure, step = self._failure(job), self._checkpoint_step(job)
+        if job.handle is None and seen == Exited(None):
+            # The orchestrator was killed between `begin` and `record`, or the launcher did not answer.
+            seen = replace(seen, message="its start was interrupted")
+        before = job.setbacks.at(step)
+        decision = decide(seen, failure, before, attempt=job.attempts, limits=self.limits, stopping=stopping)
+        code = seen.exit_code if failure is None else failure.exit_code
+        if isinstance(decision, GivenUp):
+            self.jobs.fail(job.id, decision.message, decision.reason, code, decision.outcome)
+            _log.warning("job_failed", job=job.id, exit_code=code)
         else:
-            self._retry(job, message, code)
-
-    def _fail(self, job: Job, message: str, reason: str, code: int | None) -> None:
-        self.jobs.fail(job.id, message, reason, code)
-        _log.warning("job_failed", job=job.id, exit_code=code)
-
-    def _resume(self, job: Job, detail: str, code: int | None) -> None:
-        """Queues another attempt that does not count against the job."""
-        progress = Progress(phase="queued", detail=detail, reason=INTERRUPTED)
-        self.jobs.requeue(job.id, progress, exit_code=code, delay_s=0.0, counted=False)
-        _log.warning("job_interrupted", job=job.id, exit_code=code, reason=detail)
-
-    def _retry(self, job: Job, message: str, code: int | None) -> None:
-        failures = job.failures + 1
-        if failures >= self.limits.max_attempts:
-            self.jobs.fail(job.id, f"given up after {failures} attempts: {message}", "JOB_GIVEN_UP", code)
-            return
-        delay = self.limits.retry_delay_s * 2**job.failures
-        detail = f"{message}; attempt {job.attempts + 1} resumes from the last checkpoint in {delay:g} s"
-        progress = Progress(phase="queued", detail=detail, reason=RETRY_SCHEDULED)
-        self.jobs.requeue(job.id, progress, exit_code=code, delay_s=delay, counted=True)
-        _log.warning("job_retried", job=job.id, exit_code=code, failures=failures)
+            self.jobs.requeue(job.id, decision, exit_code=code)
+            _log.warning("job_queued_again", job=job.id, exit_code=code, reason=decision.progress.detail)
 
     def _complete_if_result_exists(self, job: Job, exit_code: int | None = None, detail: str = "finished") -> bool:
         """Ends a job whose result is stored, and returns whether it is.
@@ -275,6 +253,13 @@ class Supervisor:
         _log.info("job_succeeded", job=job.id)
         return True
 
+    def _checkpoint_step(self, job: Job) -> int:
+        """Returns the step of the last checkpoint; -1 without one."""
+        try:
+            return int(self.store.get_json(job_key(job.id, "checkpoint/latest.json"))["step"])
+        except (NotFound, PreconditionFailed, KeyError, TypeError, ValueError):
+            return -1
+
     def _failure(self, job: Job) -> JobFailure | None:
         try:
             return self.store.read(job_key(job.id, "failure.json"), JobFailure)
@@ -287,7 +272,3 @@ def to_progress(attempt: int, seen: Running) -> Progress:
     if seen.message:
         return Progress(phase="starting", detail=f"attempt {attempt}: {seen.message}", reason=seen.reason)
     return Progress(phase="training", detail=f"training, attempt {attempt}")
-
-
-def _sentence(message: str, remedy: str) -> str:
-    return f"{message}; {remedy}" if remedy else message

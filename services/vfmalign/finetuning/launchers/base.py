@@ -5,15 +5,34 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from vfmalign.core.domain.errors import DONE, RETRYABLE, TERMINATED
+from vfmalign.core.domain.errors import DONE, PROCESS_LOST, RETRYABLE, STORE_UNAVAILABLE, TERMINATED
 
-Outcome = Literal["succeeded", "retryable", "permanent"]
-Cause = Literal["exit", "platform", "limit"]
+Outcome = Literal["succeeded", "retryable", "interrupted", "unavailable", "permanent"]
+Cause = Literal["exit", "platform", "memory", "limit"]
 
 _SIGNAL_BASE = 128
+# Sent from outside. Other signals are raised by the process's own instructions, as in a segmentation fault.
+_EXTERNAL_SIGNALS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM})
+_BY_CAUSE: dict[Cause, Outcome] = {"platform": "interrupted", "memory": "retryable", "limit": "permanent"}
+_BY_CODE: dict[int | None, Outcome] = {
+    None: "interrupted",
+    DONE: "succeeded",
+    RETRYABLE: "retryable",
+    STORE_UNAVAILABLE: "unavailable",
+    PROCESS_LOST: "interrupted",
+}
+_DESCRIPTIONS = {
+    None: "the training process ended unobserved and stored no result",
+    DONE: "the training process ended without writing its result",
+    RETRYABLE: "the training process failed, for example because its device has too little memory; see its log",
+    STORE_UNAVAILABLE: "the training process could not use the object store",
+    PROCESS_LOST: "a training process lost another process of the job, or never met it",
+    TERMINATED: "the training process was asked to stop and checkpointed",
+}
 
 
 @dataclass(frozen=True)
@@ -39,8 +58,9 @@ class Exited:
         exit_code: as a shell shows it (128 + signal); None where its end was not observed, as after a restart of the
             orchestrator.
         message: what the platform reports and the remedy; empty where the exit code explains everything.
-        cause: `platform` where its machine was taken away, which does not count against the job; `limit` where it hit
-            a limit that another attempt would hit again; otherwise `exit`, and the code decides.
+        cause: `platform` where its machine was taken away; `memory` where the platform reports that it exceeded its
+            memory; `limit` where it hit a limit that another attempt would hit again; otherwise `exit`, and the code
+            decides.
     """
 
     exit_code: int | None
@@ -76,27 +96,26 @@ class Launcher(Protocol):
         """Releases the resources of the launcher; jobs continue."""
 
 
-def classify(exit_code: int | None) -> Outcome:
-    """Classifies an exit: succeeded, worth another attempt that resumes, or permanent.
+def classify(exit_code: int | None, cause: Cause = "exit") -> Outcome:
+    """Classifies the end of an attempt that left neither result nor failure.
 
-    A process that was ended by a signal (memory, eviction, an operator) or whose end was not observed is worth another
-    attempt; any other code is a failure that the same input would cause again.
+    Returns:
+        `succeeded`; `retryable`, a failure of the training itself that another attempt may not meet again (a crash, too
+        little memory), which counts against the job; `interrupted`, an end that came from outside (a signal, the
+        machine, another process of the job) or was not observed; `unavailable`, where the object store could not be
+        used; `permanent`, a failure that the same input would cause again.
     """
-    if exit_code == DONE:
-        return "succeeded"
-    if exit_code is None or exit_code == RETRYABLE or exit_code > _SIGNAL_BASE:
-        return "retryable"
-    return "permanent"
+    if cause != "exit":
+        return _BY_CAUSE[cause]
+    if exit_code is not None and exit_code > _SIGNAL_BASE:
+        return "interrupted" if exit_code - _SIGNAL_BASE in _EXTERNAL_SIGNALS else "retryable"
+    return _BY_CODE.get(exit_code, "permanent")
 
 
 def describe(exit_code: int | None) -> str:
     """Describes an exit whose process stored no failure."""
-    if exit_code is None:
-        return "the training process ended unobserved and stored no result"
-    if exit_code == TERMINATED:
-        return "the training process was asked to stop and checkpointed"
+    if exit_code is None or exit_code in _DESCRIPTIONS:
+        return _DESCRIPTIONS[exit_code]
     if exit_code > _SIGNAL_BASE:
         return f"the training process was killed by signal {exit_code - _SIGNAL_BASE}"
-    if exit_code == DONE:
-        return "the training process ended without writing its result"
     return f"the training process ended with exit code {exit_code}"

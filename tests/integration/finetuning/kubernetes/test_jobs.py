@@ -16,7 +16,8 @@ from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.repository import Job, JobRepository
-from vfmalign.finetuning.jobs.supervisor import Limits, Supervisor
+from vfmalign.finetuning.jobs.retries import Limits, Setbacks
+from vfmalign.finetuning.jobs.supervisor import Supervisor
 from vfmalign.finetuning.launchers.kubernetes.manifest import job_name
 
 
@@ -125,8 +126,10 @@ def test_why_a_pod_waits_is_in_the_job_s_status(world: World) -> None:
     assert found.state == "running"
 
 
-@pytest.mark.parametrize("code", [75, 137, 143])
-def test_a_retryable_end_is_one_more_attempt_of_the_supervisor_s(world: World, code: int) -> None:
+@pytest.mark.parametrize(
+    ("code", "outcome"), [(75, "retryable"), (139, "retryable"), (137, "interrupted"), (143, "interrupted")]
+)
+def test_a_retryable_end_is_one_more_attempt_of_the_supervisor_s(world: World, code: int, outcome: str) -> None:
     supervisor, name = world.supervisor(), world.add("retry")
     world.fail_pod(world.started(supervisor, name), code)
     world.until(supervisor, name, lambda one: one.attempts == 2)
@@ -134,7 +137,7 @@ def test_a_retryable_end_is_one_more_attempt_of_the_supervisor_s(world: World, c
     world.write_result(name)
     world.api.condition(job_name(name, 2), "Complete")
     assert world.finish(supervisor, name).state == "succeeded"
-    assert world.outcomes(name) == [(code, "retryable"), (0, "succeeded")]
+    assert world.outcomes(name) == [(code, outcome), (0, "succeeded")]
 
 
 def test_memory_that_runs_out_is_named(world: World) -> None:
@@ -179,8 +182,31 @@ def test_a_node_that_is_taken_from_several_pods_does_not_count(world: World) -> 
     world.api.pod(job, {"phase": "Failed", "conditions": [lost]})
     world.api.condition(job, "Failed", "PodFailurePolicy")
     again = world.until(supervisor, name, lambda one: one.attempts == 2)
-    assert again.failures == 0
+    assert again.setbacks == Setbacks(interruptions=1)
     assert world.outcomes(name)[0][1] == "interrupted"
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_drained_pod_of_several_does_not_count_although_it_is_gone_and_the_others_failed(
+    world: World, seen: bool
+) -> None:
+    """The API removes an evicted pod as soon as it has ended, maybe before the orchestrator looks."""
+    supervisor, name = world.supervisor(nodes=2), world.add("drained")
+    job = world.started(supervisor, name)
+    evicted = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "drain"}
+    world.api.pod(job, {"phase": "Running", "conditions": [evicted]}, f"{job}-0")
+    lost = {"name": "training", "state": {"terminated": {"exitCode": 76, "reason": "Error"}}}
+    world.api.pod(job, {"phase": "Failed", "containerStatuses": [lost]}, f"{job}-1")
+    if seen:
+        world.api.condition(job, "Failed", "BackoffLimitExceeded")
+        world.until(supervisor, name, lambda one: "last pods are ending" in one.progress.detail)
+        world.api.remove_pod(f"{job}-0")
+    else:
+        world.api.remove_pod(f"{job}-0")
+        world.api.condition(job, "Failed", "BackoffLimitExceeded")
+    again = world.until(supervisor, name, lambda one: one.attempts == 2)
+    assert again.setbacks == Setbacks(interruptions=1)
+    assert world.outcomes(name)[0] == (76, "interrupted")
 
 
 # --- what is gone ---------------------------------------------------------------------------------------------------
@@ -216,7 +242,7 @@ def test_a_job_that_vanished_without_a_result_goes_on_as_another_attempt(world: 
     supervisor, name = world.supervisor(), world.add("vanished")
     world.api.remove(world.started(supervisor, name))
     job = world.until(supervisor, name, lambda one: one.attempts == 2)
-    assert job.failures == 1
+    assert job.setbacks == Setbacks(interruptions=1)
     assert world.api.jobs() == [job_name(name, 2)], "an attempt that ran is never made again"
 
 
@@ -245,7 +271,7 @@ def test_an_orchestrator_that_died_before_it_made_anything(world: World) -> None
     with pytest.raises(KeyboardInterrupt):
         first.reconcile()
     job = world.until(world.supervisor(), name, lambda one: one.handle is not None)
-    assert (job.attempts, job.failures) == (2, 0)
+    assert (job.attempts, job.setbacks.failures) == (2, 0)
     assert world.api.jobs() == [job_name(name, 2)]
 
 
@@ -254,7 +280,7 @@ def test_an_answer_that_is_lost_neither_loses_nor_doubles_the_job(world: World, 
     supervisor, name = world.supervisor(), world.add("lost")
     world.api.lose_answer("POST", "/jobs", do=done)
     job = world.until(supervisor, name, lambda one: one.handle is not None)
-    assert job.failures == 0
+    assert job.setbacks.failures == 0
     assert world.api.jobs() == [job_name(name, 1 if done else 2)]
 
 
@@ -264,7 +290,7 @@ def test_an_api_that_is_away_delays_jobs_and_loses_none(world: World) -> None:
     for _ in range(3):
         supervisor.reconcile()
     job = world.jobs.get(name)
-    assert (job.state, job.attempts, job.failures) == ("queued", 0, 0)
+    assert (job.state, job.attempts, job.setbacks) == ("queued", 0, Setbacks())
     assert "cannot be reached" in job.progress.detail
     world.api.up()
     assert world.until(supervisor, name, lambda one: one.state == "running").attempts == 1
@@ -315,5 +341,5 @@ def test_a_service_that_ends_with_its_jobs_resumes_them(world: World) -> None:
     world.started(supervisor, name)
     supervisor.stop_all(poll_s=0.01)
     job = world.jobs.get(name)
-    assert (job.state, job.failures) == ("queued", 0)
+    assert (job.state, job.setbacks) == ("queued", Setbacks())
     assert world.until(world.supervisor(), name, lambda one: one.state == "running").attempts == 2

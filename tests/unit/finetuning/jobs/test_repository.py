@@ -14,6 +14,7 @@ from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.db.pagination import PageRequest
 from vfmalign.finetuning.db.repository import NO_FREE_SLOT, StoredRef
 from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.finetuning.jobs.retries import NextAttempt, Setbacks
 
 
 def spec(name: str, seed: int = 0) -> TrainingSpec:
@@ -30,6 +31,10 @@ def request(seed: int = 0) -> JobSpec:
 
 def add(jobs, name):
     return jobs.create(request(), spec(name))
+
+
+def next_attempt(outcome, setbacks, delay_s=0.0):
+    return NextAttempt(outcome, setbacks, delay_s, Progress(phase="queued", detail="killed"))
 
 
 TRAINING = Progress(phase="training", detail="training, attempt 1")
@@ -144,23 +149,21 @@ def test_attempts_tell_what_ran(jobs):
     jobs.begin("a")
     jobs.record("a", {"pid": 1, "started": 2.5}, TRAINING)
     assert jobs.get("a").handle == {"pid": 1, "started": 2.5}
-    jobs.requeue("a", Progress(phase="queued", detail="killed"), exit_code=137, delay_s=60, counted=True)
+    crashed = Setbacks(failures=1, interruptions=2, outages=3, step=7)
+    jobs.requeue("a", next_attempt("retryable", crashed, delay_s=60), exit_code=139)
     waiting = jobs.get("a")
-    assert (waiting.state, waiting.handle, waiting.failures) == ("queued", None, 1)
+    assert (waiting.state, waiting.handle, waiting.setbacks) == ("queued", None, crashed)
     assert waiting.not_before > now() + timedelta(seconds=30)
     jobs.begin("a")
-    jobs.requeue(
-        "a", Progress(phase="queued", detail="stopped with the service"), exit_code=143, delay_s=0, counted=False
-    )
+    jobs.requeue("a", next_attempt("interrupted", crashed), exit_code=143)
     jobs.begin("a")
     jobs.succeed("a", REF, 0)
     assert [(a.attempt, a.exit_code, a.outcome) for a in jobs.attempts("a")] == [
-        (1, 137, "retryable"),
+        (1, 139, "retryable"),
         (2, 143, "interrupted"),
         (3, 0, "succeeded"),
     ]
     assert all(one.finished_at <= two.started_at for one, two in itertools.pairwise(jobs.attempts("a")))
-    assert jobs.get("a").failures == 1
 
 
 def test_progress_tells_what_a_job_does_until_it_is_cancelled(jobs):
@@ -182,6 +185,7 @@ def test_a_failure_is_kept_beside_the_progress(jobs):
     job = jobs.get("a")
     assert (job.progress.phase, job.progress.detail) == ("finished", "not a volume")
     assert (job.failure.reason, job.failure.message, job.failure.exit_code) == ("BAD_VOLUME", "not a volume", 3)
+    assert jobs.attempts("a")[0].outcome == "permanent"
 
 
 def test_the_first_end_stays(jobs):
@@ -196,7 +200,7 @@ def test_an_attempt_that_ends_after_its_job_was_cancelled_is_not_repeated(jobs):
     add(jobs, "a")
     jobs.begin("a")
     jobs.cancel("a")
-    jobs.requeue("a", Progress(phase="queued", detail="killed"), exit_code=137, delay_s=0, counted=True)
+    jobs.requeue("a", next_attempt("interrupted", Setbacks(interruptions=1)), exit_code=137)
     assert jobs.get("a").state == "cancelled"
 
 
@@ -205,7 +209,7 @@ def test_a_start_that_is_taken_back_leaves_no_attempt(jobs):
     jobs.begin("a")
     jobs.postpone("a", Progress(phase="queued", detail="could not be started"), delay_s=60)
     waiting = jobs.get("a")
-    assert (waiting.state, waiting.attempts, waiting.failures, waiting.started_at) == ("queued", 0, 0, None)
+    assert (waiting.state, waiting.attempts, waiting.setbacks, waiting.started_at) == ("queued", 0, Setbacks(), None)
     assert waiting.progress.detail == "could not be started"
     assert waiting.not_before > now() + timedelta(seconds=30)
     assert jobs.attempts("a") == ()

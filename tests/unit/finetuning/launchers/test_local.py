@@ -168,9 +168,16 @@ def test_missing_program_is_one_sentence(tmp_path):
 
 @pytest.mark.parametrize(
     ("code", "outcome"),
-    [(0, "succeeded"), (2, "permanent"), (3, "permanent"), (1, "permanent"), (75, "retryable"),
-     (143, "retryable"), (137, "retryable"), (139, "retryable"), (None, "retryable")],
+    [(0, "succeeded"), (2, "permanent"), (3, "permanent"), (1, "permanent"), (75, "retryable"), (139, "retryable"),
+     (134, "retryable"), (143, "interrupted"), (137, "interrupted"), (129, "interrupted"), (76, "interrupted"),
+     (None, "interrupted"), (69, "unavailable")],
 )  # fmt: skip
 def test_exit_codes(code, outcome):
     assert classify(code) == outcome
     assert describe(code)
+
+
+def test_what_the_platform_reports_outweighs_the_exit_code():
+    assert classify(137, "memory") == "retryable"
+    assert classify(139, "platform") == "interrupted"
+    assert classify(143, "limit") == "permanent"

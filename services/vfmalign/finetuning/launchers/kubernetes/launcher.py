@@ -62,6 +62,7 @@ class KubernetesLauncher:
         self._pods_every_s = pods_every_s
         self._seen_pods: dict[str, tuple[float, pods.Waiting]] = {}
         self._logged: set[str] = set()
+        self._disruptions: dict[str, Json] = {}
         self._jobs = JobCache(cluster, JOB_LABEL)
         self._jobs.start()
 
@@ -105,6 +106,7 @@ class KubernetesLauncher:
         seen = self._state(resource, name)
         if isinstance(seen, Exited):
             self._seen_pods.pop(name, None)
+            self._disruptions.pop(name, None)
         return seen
 
     def stop(self, job: str, attempt: int, handle: dict[str, Any] | None, *, force: bool) -> None:
@@ -199,7 +201,7 @@ class KubernetesLauncher:
         # next attempt before they end would let two attempts write one checkpoint.
         if _alive(left):
             return Running({"name": name}, "its Job has failed, and its last pods are ending", "POD_TERMINATING")
-        seen = pods.ended(resource, left, self._options)
+        seen = pods.ended(resource, left, self._options, self._disruptions.get(name))
         if name not in self._logged:
             self._logged.add(name)
             for pod in left:
@@ -209,7 +211,11 @@ class KubernetesLauncher:
         return seen
 
     def _pods(self, name: str) -> list[Json]:
-        return self._cluster.pods(f"batch.kubernetes.io/job-name={name}")
+        """Returns the pods of a Job. Remembers a disruption that ends an attempt of several pods."""
+        listed = self._cluster.pods(f"batch.kubernetes.io/job-name={name}")
+        if self._options.together and (disruption := pods.find_disruption(listed)) is not None:
+            self._disruptions[name] = disruption
+        return listed
 
     def _left_of(self, name: str) -> list[Json]:
         """Returns the pods of an ending Job; none where RBAC forbids reading pods, so that the Job alone decides."""

@@ -50,6 +50,11 @@ class Options:
     nodes: int = 1
     processes_per_node: int = 1
 
+    @property
+    def together(self) -> bool:
+        """Whether several processes train one job."""
+        return self.nodes * self.processes_per_node > 1
+
 
 def job_name(job: str, attempt: int) -> str:
     """Returns the name of the Job of one attempt: stable, and valid for every id.
@@ -116,13 +121,13 @@ def manifest(pod_template: dict[str, Any], job: str, attempt: int, spec_uri: str
             "completions": options.nodes,
             "parallelism": options.nodes,
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {"rules": _failure_rules(together=_together(options))},
+            "podFailurePolicy": {"rules": _failure_rules(together=options.together)},
             "activeDeadlineSeconds": options.active_deadline_s,
             "ttlSecondsAfterFinished": options.ttl_s,
             "template": pod,
         },
     }
-    if _together(options):
+    if options.together:
         result["spec"]["completionMode"] = "Indexed"
     if options.queue:
         result["metadata"]["labels"][QUEUE_LABEL] = options.queue
@@ -130,16 +135,11 @@ def manifest(pod_template: dict[str, Any], job: str, attempt: int, spec_uri: str
     return result
 
 
-def _together(options: Options) -> bool:
-    """Returns whether several processes train one job."""
-    return options.nodes * options.processes_per_node > 1
-
-
 def _command(spec: dict[str, Any], name: str, spec_uri: str, options: Options) -> None:
     container = next((one for one in spec.get("containers") or () if one.get("name") == CONTAINER), None)
     if container is None:
         raise LookupError(CONTAINER)
-    if not _together(options):
+    if not options.together:
         container["args"] = [spec_uri]
         return
     spec["subdomain"] = SUBDOMAIN

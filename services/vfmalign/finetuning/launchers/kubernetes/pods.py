@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vfmalign.core.domain.errors import PROCESS_LOST
 from vfmalign.finetuning.launchers.base import Exited
 from vfmalign.finetuning.launchers.kubernetes.manifest import CONTAINER, Options
 
@@ -54,11 +55,24 @@ def waiting(pods: Sequence[Json], options: Options) -> Waiting:
     return next((cause for pod in pods if (cause := _why_waiting(pod, options)).message), Waiting())
 
 
-def ended(job: Json, pods: Sequence[Json], options: Options) -> Exited:
-    """Returns how a failed Job ended: its exit code where it is known, and what the platform reports."""
+def find_disruption(pods: Sequence[Json]) -> Json | None:
+    """Returns the condition of the first pod whose node was taken away, or that was preempted or evicted."""
+    return next((one for pod in pods if (one := condition(pod, "DisruptionTarget"))), None)
+
+
+def ended(job: Json, pods: Sequence[Json], options: Options, disruption: Json | None = None) -> Exited:
+    """Returns how a failed Job ended: its exit code where it is known, and what the platform reports.
+
+    Args:
+        job: the Job.
+        pods: those of its pods that still exist.
+        options: settings of every Job.
+        disruption: condition `DisruptionTarget` of a pod that may be gone. An evicted pod is removed as soon as it has
+            ended, while the pods that lost it stay.
+    """
     failed = condition(job, "Failed") or {}
     reason, message = failed.get("reason", ""), failed.get("message", "")
-    pod, end = _first_failure(pods)
+    pod, end = _deciding_failure(pods, options)
     code = end.get("exitCode")
     if code is None and (match := _EXIT_CODE.search(message)):
         code = int(match[1])
@@ -69,7 +83,7 @@ def ended(job: Json, pods: Sequence[Json], options: Options) -> Exited:
             "train fewer steps",
             "limit",
         )
-    lost = next((one for each in pods if (one := condition(each, "DisruptionTarget"))), None)
+    lost = find_disruption(pods if options.together or not pod else [pod]) or disruption
     if lost is not None or "DisruptionTarget" in message:
         cause = _clean(f"{lost.get('reason', '')}: {lost.get('message', '')}") if lost else _clean(message)
         return Exited(code, f"the cluster removed its node or preempted it ({cause})", "platform")
@@ -79,6 +93,7 @@ def ended(job: Json, pods: Sequence[Json], options: Options) -> Exited:
             code,
             f"training exceeded the memory limit of its container{limit} (OOMKilled); raise the limit in "
             f"PodTemplate {options.template}, or use a smaller batch",
+            "memory",
         )
     if end.get("reason") in _START_FAILURES:
         return Exited(
@@ -146,17 +161,22 @@ def _statuses(status: Json) -> Iterator[Json]:
     yield from status.get("containerStatuses") or ()
 
 
-def _first_failure(pods: Sequence[Json]) -> tuple[Json, Json]:
-    """Returns the pod whose training container failed first, and how; pods that train together fail after it."""
+def _deciding_failure(pods: Sequence[Json], options: Options) -> tuple[Json, Json]:
+    """Returns the pod whose training container ended the attempt, and how it ended.
+
+    Of pods that train together that is the first to fail. A process that lost another one is never the cause, however
+    soon it ends: times have a resolution of one second. A pod that trains alone may have had predecessors, which the
+    Job controller replaced, so the last one decides.
+    """
     ends = []
     for pod in pods:
         for one in (pod.get("status") or {}).get("containerStatuses") or ():
             end = (one.get("state") or {}).get("terminated")
             if one.get("name") == CONTAINER and end and end.get("exitCode"):
-                ends.append((end.get("finishedAt") or "", pod, end))
+                ends.append((end["exitCode"] == PROCESS_LOST, end.get("finishedAt") or "", pod, end))
     if not ends:
         return {}, {}
-    _, pod, end = min(ends, key=lambda end: end[0])
+    _, _, pod, end = (min if options.together else max)(ends, key=lambda end: end[:2])
     return pod, end
 
 

@@ -9,6 +9,7 @@ from vfmalign.finetuning.launchers.kubernetes.manifest import Options
 from vfmalign.finetuning.launchers.kubernetes.pods import Waiting, ended, waiting
 
 OPTIONS = Options(template="gpu-jobs", active_deadline_s=60)
+TOGETHER = Options(template="gpu-jobs", nodes=2)
 
 
 def pod(status: dict, *, name: str = "a-x", node: str = "", ending: bool = False) -> dict:
@@ -121,6 +122,7 @@ def test_nobody_knows() -> None:
 def test_out_of_memory() -> None:
     seen = ended(failed("BackoffLimitExceeded"), [pod(dead(137, "OOMKilled"))], OPTIONS)
     assert seen.exit_code == 137
+    assert seen.cause == "memory"
     assert "8Gi" in seen.message
     assert "smaller batch" in seen.message
 
@@ -132,9 +134,29 @@ def test_an_entry_point_that_is_not_there() -> None:
 
 
 def test_the_first_of_several_pods_is_the_cause() -> None:
-    followers = dead(75, at="2026-01-01T00:00:05Z")
-    seen = ended(failed("PodFailurePolicy"), [pod(followers), pod(dead(3)), pod(followers)], OPTIONS)
+    followers = dead(143, at="2026-01-01T00:00:05Z")
+    seen = ended(failed("PodFailurePolicy"), [pod(followers), pod(dead(3)), pod(followers)], TOGETHER)
     assert seen.exit_code == 3
+
+
+def test_a_pod_that_lost_another_is_never_the_cause() -> None:
+    crashed = dead(139, at="2026-01-01T00:00:05Z")
+    seen = ended(failed("BackoffLimitExceeded"), [pod(dead(76)), pod(crashed)], TOGETHER)
+    assert seen.exit_code == 139
+    assert ended(failed("BackoffLimitExceeded"), [pod(dead(76)), pod(dead(76))], TOGETHER).exit_code == 76
+
+
+def test_the_last_pod_decides_where_the_job_controller_replaced_another() -> None:
+    preempted = dead(143) | {"conditions": [disrupted("PreemptionByScheduler")]}
+    crashed = dead(139, at="2026-01-01T00:00:05Z")
+    seen = ended(failed("BackoffLimitExceeded"), [pod(preempted), pod(crashed)], OPTIONS)
+    assert (seen.exit_code, seen.cause) == (139, "exit")
+
+
+def test_a_disruption_counts_after_its_pod_is_gone() -> None:
+    seen = ended(failed("BackoffLimitExceeded"), [pod(dead(75))], TOGETHER, disrupted("EvictionByEvictionAPI"))
+    assert seen.cause == "platform"
+    assert "EvictionByEvictionAPI" in seen.message
 
 
 def test_a_deadline_is_a_limit() -> None:
