@@ -12,7 +12,8 @@ from vfmalign.core.domain.datasets import MODALITIES, Case, Dataset, VolumeRef
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.core.storage.datasets import load_dataset, to_datalist
-from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter, read_feature_set
+from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
+from vfmalign.core.storage.feature_sets import FeatureRequest, read_feature_set
 from vfmalign.core.storage.keys import dataset_key
 from vfmalign.models.cards import load_card, load_encoder, publish
 from vfmalign.v1 import alignment_pb2, features_pb2, finetuning_pb2, mmd_pb2

@@ -56,11 +56,17 @@ class StudyFeatures:
 
 @dataclass(frozen=True)
 class ExtractedFeatureSet:
-    """A committed feature set, the cost of the call, and the number of cases that the call computed."""
+    """A committed feature set and the work of the call.
+
+    Attributes:
+        computed_cases: cases that the call computed.
+        recomputed_parts: parts that had been committed and were lost or damaged since.
+    """
 
     feature_set: FeatureSet
     cost: Cost
     computed_cases: int
+    recomputed_parts: int = 0
 
 
 class AsyncFeaturesClient:
@@ -148,7 +154,9 @@ class AsyncFeaturesClient:
             async for message in call:
                 event = ExtractDatasetResponse.from_proto(message)
                 if event.feature_set is not None:
-                    result = ExtractedFeatureSet(event.feature_set, event.cost or Cost(), event.computed_cases)
+                    result = ExtractedFeatureSet(
+                        event.feature_set, event.cost or Cost(), event.computed_cases, event.recomputed_parts
+                    )
                 elif event.progress is not None and on_progress is not None:
                     pending = on_progress(event.progress)
                     if inspect.isawaitable(pending):

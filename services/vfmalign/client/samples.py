@@ -36,8 +36,16 @@ class LabelledFeatures:
     case_ids: Sequence[str] = ()
 
 
-Sample = str | FeatureSet | UploadedFeatures | LabelledFeatures | Array | Mapping[str, Array]
-"""The id of a stored feature set or its record, an uploaded file, an (N, C) array, or such an array per layer."""
+@dataclass(frozen=True)
+class StoredFeatureSet:
+    """A stored feature set in the version whose manifest has this digest."""
+
+    feature_set_id: str
+    manifest_sha256: str
+
+
+Sample = str | FeatureSet | StoredFeatureSet | UploadedFeatures | LabelledFeatures | Array | Mapping[str, Array]
+"""A stored feature set (its id, record or version), an uploaded file, an (N, C) array, or such an array per layer."""
 
 
 def to_feature_source(sample: Sample, field: str) -> mmd_pb2.FeatureSource:
@@ -53,7 +61,9 @@ def to_feature_source(sample: Sample, field: str) -> mmd_pb2.FeatureSource:
     if isinstance(sample, str):
         return mmd_pb2.FeatureSource(feature_set_id=sample)
     if isinstance(sample, FeatureSet):
-        return mmd_pb2.FeatureSource(feature_set_id=sample.feature_set_id)
+        sample = StoredFeatureSet(sample.feature_set_id, sample.manifest.sha256)
+    if isinstance(sample, StoredFeatureSet):
+        return mmd_pb2.FeatureSource(feature_set_id=sample.feature_set_id, manifest_sha256=sample.manifest_sha256)
     if isinstance(sample, UploadedFeatures):
         return mmd_pb2.FeatureSource(uploaded=sample.to_proto())
     labelled = sample if isinstance(sample, LabelledFeatures) else LabelledFeatures(sample)

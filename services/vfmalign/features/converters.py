@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -15,7 +14,6 @@ from vfmalign.core.domain.errors import BadOption, TooLarge
 from vfmalign.core.domain.models import LayerSpec, ModelCard
 from vfmalign.core.domain.record import SHA256_PATTERN, is_id
 from vfmalign.core.rpc.tensors import to_tensor
-from vfmalign.core.storage.keys import features_prefix
 from vfmalign.features.dataset_extraction import ExtractionResult
 from vfmalign.features.listing import Page
 from vfmalign.features.parts import Features
@@ -230,20 +228,23 @@ def to_progress(done: int, total: int, elapsed_s: float) -> messages.ExtractData
 
 def to_feature_set(result: ExtractionResult, to_uri: ToUri, cost: Cost) -> messages.ExtractDatasetResponse:
     """Builds the last message of a dataset's extraction."""
-    manifest = result.manifest
-    data = manifest.to_json()
-    key = f"{features_prefix(result.feature_set_id)}manifest.json"
-    ref = VolumeRef(key=key, sha256=hashlib.sha256(data).hexdigest())
+    committed, manifest = result.committed, result.committed.manifest
+    ref = VolumeRef(key=committed.key, sha256=committed.sha256)
     feature_set = messages.FeatureSet(
         feature_set_id=result.feature_set_id,
-        manifest=_to_object_ref(ref, to_uri, len(data)),
+        manifest=_to_object_ref(ref, to_uri, committed.size_bytes),
         rows=manifest.rows,
         groups=len(set(manifest.groups)),
         layers=_to_layers(manifest.layers),
         checkpoint_sha256=result.checkpoint_sha256,
         dataset_digest=manifest.request.dataset_digest,
     )
-    return messages.ExtractDatasetResponse(feature_set=feature_set, cost=cost, computed_cases=result.computed_cases)
+    return messages.ExtractDatasetResponse(
+        feature_set=feature_set,
+        cost=cost,
+        computed_cases=result.computed_cases,
+        recomputed_parts=result.recomputed_parts,
+    )
 
 
 def to_cost(seconds: Mapping[str, float], device: str, peak_bytes: int) -> Cost:

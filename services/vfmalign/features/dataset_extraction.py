@@ -1,21 +1,23 @@
 """Extract the features of a dataset's split into a stored feature set.
 
-Idempotent: the digest of the resolved request is the set's id, a set with a manifest is done, and an interrupted one
-continues with the missing parts. Several machines can share the work: each calls `extract_shard`, and `reduce` commits
-the set once all parts are stored.
+Idempotent: the digest of the resolved request is the set's id, an intact set is done, and an interrupted one continues
+with the missing parts. So does a committed set whose parts or manifest were lost or damaged since. Several machines can
+share the work: each calls `extract_shard`, and `reduce` commits the set once all parts are stored.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from vfmalign.client.messages.features import ExtractDatasetRequest
-from vfmalign.core.domain.errors import BadDataset, NotFound, Unavailable
+from vfmalign.core.domain.errors import BadDataset, DataLoss, NotFound, Unavailable
 from vfmalign.core.domain.record import canonical_json
+from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.storage.datasets import load_dataset
-from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter, Manifest, read_manifest
+from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
+from vfmalign.core.storage.feature_sets import CommittedSet, FeatureRequest, find_damaged_parts, read_committed
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features.cache import ModelCache
 from vfmalign.features.extractor import check_layers
@@ -25,6 +27,7 @@ from vfmalign.models.cards import check_checkpoint_digest, load_card
 from vfmalign.models.encoder import Encoder
 
 SOFTWARE = ("vfmalign", "torch", "monai", "timm", "nibabel", "numpy", "scipy")
+_log = logs.get(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,25 +36,43 @@ class ExtractionResult:
 
     Attributes:
         feature_set_id: id of the set.
-        manifest: what it holds.
+        committed: its manifest.
         checkpoint_sha256: digest of the weights; of the architecture and seed where they are random.
         computed_cases: cases that this call put through the encoder.
+        recomputed_parts: parts that had been committed before and were lost or damaged since.
     """
 
     feature_set_id: str
-    manifest: Manifest
+    committed: CommittedSet
     checkpoint_sha256: str
-    computed_cases: int
+    computed_cases: int = 0
+    recomputed_parts: int = 0
+
+
+@dataclass(frozen=True)
+class _StoredSet:
+    """What the store holds of a set.
+
+    Attributes:
+        committed: its manifest, unless it is absent or unusable.
+        is_intact: nothing has to be computed or written.
+        manifest_unusable: there is a manifest, which has to be replaced.
+    """
+
+    committed: CommittedSet | None = None
+    is_intact: bool = False
+    manifest_unusable: bool = False
 
 
 def extract_dataset(
     store: ObjectStore, models: ModelCache, request: ExtractDatasetRequest, options: ExtractionOptions, hooks: Hooks
 ) -> ExtractionResult:
-    """Extracts the missing parts of a feature set and commits it.
+    """Extracts the missing and damaged parts of a feature set and commits it.
 
     Raises:
-        NotFound: the model, the dataset or a volume is missing.
-        DigestMismatch: the digest of the model, dataset or a volume is not the expected one.
+        NotFound: the model or the dataset does not exist.
+        DigestMismatch: the digest of the model or dataset is not the expected one.
+        DataLoss: weights or a volume are missing or were changed.
         BadOption: a layer or transform is unknown.
         BadDataset: the split is empty.
         BadVolume: a stored volume cannot be used.
@@ -60,16 +81,23 @@ def extract_dataset(
     plan = _resolve(store, request)
     feature_set = plan.request.feature_set_id()
     checkpoint_sha256 = _weights_digest(plan)
-    if manifest := _read_committed(store, feature_set):
+    stored = _find_set(store, plan, verify=request.verify)
+    if stored.committed and stored.is_intact:
         hooks.report(len(plan.cases), len(plan.cases))
-        return ExtractionResult(feature_set, manifest, checkpoint_sha256, 0)
+        return ExtractionResult(feature_set, stored.committed, checkpoint_sha256)
+    manifest = None
+    if stored.committed:
+        manifest = stored.committed.manifest
+        options = replace(options, part_cases=manifest.parts[0].rows)  # so that intact parts stay
     with hooks.stages.stage("load_model"):
         encoder = _encoder(models, plan)
     writer = _writer(store, plan)
-    computed = extract_missing(store, plan, encoder, writer, options=options, hooks=hooks)
+    computed = extract_missing(store, plan, encoder, writer, options=options, hooks=hooks, manifest=manifest)
     with hooks.stages.stage("commit"):
-        manifest = writer.commit(software=_software())
-    return ExtractionResult(feature_set, manifest, checkpoint_sha256, computed)
+        committed = writer.commit(_software(), replaced=stored.committed, replace=stored.manifest_unusable)
+    recomputed = computed.parts if stored.committed or stored.manifest_unusable else 0
+    _report_repair(stored, committed, recomputed)
+    return ExtractionResult(feature_set, committed, checkpoint_sha256, computed.cases, recomputed)
 
 
 def extract_shard(
@@ -92,11 +120,21 @@ def extract_shard(
         VfmalignError: as `extract_dataset`.
     """
     plan = _resolve(store, request)
-    if _read_committed(store, plan.request.feature_set_id()):
+    stored = _find_set(store, plan, verify=request.verify)
+    if stored.is_intact:
         return 0
     with hooks.stages.stage("load_model"):
         encoder = _encoder(models, plan)
-    return extract_missing(store, plan, encoder, _writer(store, plan), options=options, hooks=hooks, shard=shard)
+    return extract_missing(
+        store,
+        plan,
+        encoder,
+        _writer(store, plan),
+        options=options,
+        hooks=hooks,
+        shard=shard,
+        manifest=stored.committed.manifest if stored.committed else None,
+    ).cases
 
 
 def is_extracted(store: ObjectStore, request: ExtractDatasetRequest, options: ExtractionOptions) -> bool:
@@ -106,7 +144,7 @@ def is_extracted(store: ObjectStore, request: ExtractDatasetRequest, options: Ex
         VfmalignError: as `extract_dataset`.
     """
     plan = _resolve(store, request)
-    if _read_committed(store, plan.request.feature_set_id()):
+    if _find_set(store, plan, verify=request.verify).is_intact:
         return True
     writer, starts = _writer(store, plan), {rows.start for rows in split_rows(plan, options)}
     # Verifying the parts reads all of them, so their number is compared first.
@@ -124,18 +162,20 @@ def reduce(
     """
     plan = _resolve(store, request)
     feature_set, checkpoint_sha256 = plan.request.feature_set_id(), _weights_digest(plan)
-    if manifest := _read_committed(store, feature_set):
-        return ExtractionResult(feature_set, manifest, checkpoint_sha256, 0)
+    stored = _find_set(store, plan, verify=request.verify)
+    if stored.committed and stored.is_intact:
+        return ExtractionResult(feature_set, stored.committed, checkpoint_sha256)
     writer = _writer(store, plan)
-    stored = writer.parts_done(options.part_cases)
+    present = writer.parts_done(options.part_cases, stored.committed.manifest if stored.committed else None)
     numbered = enumerate(split_rows(plan, options))
-    if missing := sorted({number % shards for number, rows in numbered if rows.start not in stored}):
+    if missing := sorted({number % shards for number, rows in numbered if rows.start not in present}):
         raise Unavailable(
             f"parts of the shards {', '.join(map(str, missing))} of {shards} are missing",
             subject=f"feature set {feature_set}",
             remedy="extract these shards, then run reduce again",
         )
-    return ExtractionResult(feature_set, writer.commit(software=_software()), checkpoint_sha256, 0)
+    committed = writer.commit(_software(), replaced=stored.committed, replace=stored.manifest_unusable)
+    return ExtractionResult(feature_set, committed, checkpoint_sha256)
 
 
 def _resolve(store: ObjectStore, request: ExtractDatasetRequest) -> ExtractionPlan:
@@ -184,11 +224,32 @@ def _software() -> dict[str, str]:
     return {name: version(name) for name in SOFTWARE}
 
 
-def _read_committed(store: ObjectStore, feature_set: str) -> Manifest | None:
+def _find_set(store: ObjectStore, plan: ExtractionPlan, *, verify: bool) -> _StoredSet:
+    """Looks for a committed set and checks that its manifest and every part are there; `verify` reads the parts."""
     try:
-        return read_manifest(store, feature_set)
+        committed = read_committed(store, plan.request.feature_set_id())
     except NotFound:
-        return None
+        return _StoredSet()
+    except DataLoss as error:
+        _log.warning("feature_set_damaged", object=error.subject, error=error.message)
+        return _StoredSet(manifest_unusable=True)
+    manifest = committed.manifest
+    if [(case.id, case.group) for case in plan.cases] != list(zip(manifest.case_ids, manifest.groups, strict=True)):
+        _log.warning("feature_set_damaged", object=store.uri(committed.key), error="it names other cases")
+        return _StoredSet(manifest_unusable=True)
+    damaged = find_damaged_parts(store, manifest, read=verify)
+    for index in damaged:
+        _log.warning("feature_set_damaged", object=store.uri(manifest.parts[index].key), error="missing or changed")
+    return _StoredSet(committed, is_intact=not damaged)
+
+
+def _report_repair(stored: _StoredSet, committed: CommittedSet, parts: int) -> None:
+    manifest_replaced = stored.manifest_unusable or (stored.committed is not None and stored.committed != committed)
+    metrics.artifacts_recomputed.labels("feature_set_part").inc(parts)
+    metrics.artifacts_recomputed.labels("feature_set_manifest").inc(int(manifest_replaced))
+    if parts or manifest_replaced:
+        feature_set = committed.manifest.request.feature_set_id()
+        _log.warning("feature_set_repaired", feature_set=feature_set, parts=parts, manifest_replaced=manifest_replaced)
 
 
 def _encoder(models: ModelCache, plan: ExtractionPlan) -> Encoder:

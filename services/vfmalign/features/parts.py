@@ -21,7 +21,8 @@ from vfmalign.core.domain.errors import Cancelled
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.metrics import Stages
-from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter
+from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
+from vfmalign.core.storage.feature_sets import FeatureRequest, Manifest
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features.extractor import extract
 from vfmalign.features.threads import open_thread_pool
@@ -84,6 +85,14 @@ class Shard:
 WHOLE = Shard()
 
 
+@dataclass(frozen=True)
+class Computed:
+    """Work that an extraction did: parts that it computed, and their cases."""
+
+    parts: int = 0
+    cases: int = 0
+
+
 def extract_missing(
     store: ObjectStore,
     plan: ExtractionPlan,
@@ -93,11 +102,12 @@ def extract_missing(
     options: ExtractionOptions,
     hooks: Hooks,
     shard: Shard = WHOLE,
-) -> int:
-    """Computes and stores the missing parts of a shard; returns the number of computed cases."""
+    manifest: Manifest | None = None,
+) -> Computed:
+    """Computes and stores the missing parts of a shard; intact parts of the damaged set with this manifest stay."""
     parts = split_rows(plan, options)[shard.index :: shard.count]
     total = sum(len(rows) for rows in parts)
-    stored = writer.parts_done(options.part_cases)
+    stored = writer.parts_done(options.part_cases, manifest)
     missing = [rows for rows in parts if rows.start not in stored]
     computed = sum(len(rows) for rows in missing)
     done = total - computed
@@ -119,7 +129,7 @@ def extract_missing(
                 writer.write_part(rows.start, _concatenate(batches, plan.request.layers))
             done += len(rows)
             hooks.report(done, total)
-    return computed
+    return Computed(len(missing), computed)
 
 
 def split_rows(plan: ExtractionPlan, options: ExtractionOptions) -> list[range]:

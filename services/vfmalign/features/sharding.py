@@ -146,7 +146,7 @@ def _reduce(store: ObjectStore, request: ExtractDatasetRequest, settings: Featur
     result = reduce(store, request, _options(settings), shards)
     packed = converters.to_feature_set(result, store.uri, converters.to_cost({}, "", 0)).to_proto().feature_set
     print(json.dumps(to_json_dict(packed)))  # noqa: T201
-    _log.info("reduced", feature_set=result.feature_set_id, rows=result.manifest.rows)
+    _log.info("reduced", feature_set=result.feature_set_id, rows=result.committed.manifest.rows)
 
 
 def _options(settings: FeaturesOptions) -> ExtractionOptions:

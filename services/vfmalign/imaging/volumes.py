@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from vfmalign.core.domain.datasets import Case, VolumeKind
 from vfmalign.core.domain.errors import BadVolume, NotFound
+from vfmalign.core.storage.lost_objects import IMPORT_DATASET, lost_as
 from vfmalign.core.storage.object_store import ObjectStore
 
 _inflater: ModuleType = zlib
@@ -262,8 +263,8 @@ def load_case(store: ObjectStore, case: Case, kinds: Sequence[VolumeKind]) -> di
         kinds: volumes to read, such as `("t2w", "dwi", "adc", "gland")`.
 
     Raises:
-        NotFound: the case or the store lacks a volume.
-        DigestMismatch: a stored volume differs from the one the dataset was created with.
+        NotFound: the case has no volume of a kind.
+        DataLoss: the store lacks a volume, or holds another one than the dataset was created with.
         BadVolume: a stored volume cannot be used.
     """
     volumes: dict[VolumeKind, Volume] = {}
@@ -271,6 +272,7 @@ def load_case(store: ObjectStore, case: Case, kinds: Sequence[VolumeKind]) -> di
         if kind not in case.volumes:
             raise NotFound(f"no {kind} volume", subject=f"case {case.id}", remedy=f"import the dataset with {kind}")
         ref = case.volumes[kind]
-        data = store.get(ref.key, sha256=ref.sha256, max_bytes=MAX_ENCODED_BYTES)
+        with lost_as("volume", case.id, IMPORT_DATASET):
+            data = store.get(ref.key, sha256=ref.sha256, max_bytes=MAX_ENCODED_BYTES)
         volumes[kind] = decode(data, store.uri(ref.key), kind)
     return volumes

@@ -17,6 +17,7 @@ from vfmalign.core.domain.errors import BadOption, Conflict, DigestMismatch, Inv
 from vfmalign.core.domain.models import LayerSpec, ModelCard, Objective, Preprocessing, Pretraining
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.storage.keys import model_card_key, weights_key
+from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.encoder import Encoder
 from vfmalign.models.formats import exported_program
@@ -165,8 +166,9 @@ def load_encoder(
         device: device of the encoder.
 
     Raises:
-        NotFound: no model has this id, or its weights are missing.
-        DigestMismatch: the weights differ from those named by the card or the caller.
+        NotFound: no model has this id.
+        DigestMismatch: the card names other weights than the caller.
+        DataLoss: the weights are missing or differ from those named by the card.
         PreconditionFailed: this version cannot build the card's architecture.
         BadCheckpoint: the stored weights do not fit the architecture.
     """
@@ -191,7 +193,8 @@ def check_checkpoint_digest(card: ModelCard, sha256: str | None) -> None:
 
 def load_card_encoder(store: ObjectStore, card: ModelCard, device: torch.device | str = "cpu") -> Encoder:
     """Load the encoder that a card describes; see `load_encoder` for the errors."""
-    data = store.get(card.checkpoint.key, sha256=card.checkpoint.sha256)
+    with lost_as("model", card.id, get_remedy(card)):
+        data = store.get(card.checkpoint.key, sha256=card.checkpoint.sha256)
     if card.architecture == exported_program.ARCHITECTURE:
         return exported_program.build_exported(parse_weights(data, card.id), device)
     try:
@@ -203,6 +206,13 @@ def load_card_encoder(store: ObjectStore, card: ModelCard, device: torch.device 
             remedy="use the version that published the model",
         ) from error
     return build_encoder(architecture, load_state(data, architecture, subject=card.id), device)
+
+
+def get_remedy(card: ModelCard) -> str:
+    """Returns how the weights of a model can be published again under the same id."""
+    if card.source.startswith("job "):
+        return "run the check or job that published it again; stored checkpoints are reused"
+    return f"import the model again with `vfmalign models import --id {card.id}`, which restores its weights"
 
 
 def _to_ref(model_id: str, data: bytes) -> VolumeRef:

@@ -258,7 +258,7 @@ class ExtractResponse(_message.Message):
     def __init__(self, layers: _Optional[_Iterable[_Union[LayerFeatures, _Mapping]]] = ..., checkpoint_sha256: _Optional[str] = ..., cost: _Optional[_Union[_common_pb2.Cost, _Mapping]] = ...) -> None: ...
 
 class ExtractDatasetRequest(_message.Message):
-    __slots__ = ("model_id", "checkpoint_sha256", "dataset_id", "dataset_digest", "split", "layers", "pooling", "input_transform", "initialisation", "initialisation_seed")
+    __slots__ = ("model_id", "checkpoint_sha256", "dataset_id", "dataset_digest", "split", "layers", "pooling", "input_transform", "initialisation", "initialisation_seed", "verify")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_SHA256_FIELD_NUMBER: _ClassVar[int]
     DATASET_ID_FIELD_NUMBER: _ClassVar[int]
@@ -269,6 +269,7 @@ class ExtractDatasetRequest(_message.Message):
     INPUT_TRANSFORM_FIELD_NUMBER: _ClassVar[int]
     INITIALISATION_FIELD_NUMBER: _ClassVar[int]
     INITIALISATION_SEED_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     checkpoint_sha256: str
     dataset_id: str
@@ -279,7 +280,8 @@ class ExtractDatasetRequest(_message.Message):
     input_transform: str
     initialisation: Initialisation
     initialisation_seed: int
-    def __init__(self, model_id: _Optional[str] = ..., checkpoint_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., layers: _Optional[_Iterable[str]] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., input_transform: _Optional[str] = ..., initialisation: _Optional[_Union[Initialisation, str]] = ..., initialisation_seed: _Optional[int] = ...) -> None: ...
+    verify: bool
+    def __init__(self, model_id: _Optional[str] = ..., checkpoint_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., layers: _Optional[_Iterable[str]] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., input_transform: _Optional[str] = ..., initialisation: _Optional[_Union[Initialisation, str]] = ..., initialisation_seed: _Optional[int] = ..., verify: _Optional[bool] = ...) -> None: ...
 
 class FeatureSet(_message.Message):
     __slots__ = ("feature_set_id", "manifest", "rows", "groups", "layers", "checkpoint_sha256", "dataset_digest")
@@ -300,13 +302,15 @@ class FeatureSet(_message.Message):
     def __init__(self, feature_set_id: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., rows: _Optional[int] = ..., groups: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., checkpoint_sha256: _Optional[str] = ..., dataset_digest: _Optional[str] = ...) -> None: ...
 
 class ExtractDatasetResponse(_message.Message):
-    __slots__ = ("progress", "feature_set", "cost", "computed_cases")
+    __slots__ = ("progress", "feature_set", "cost", "computed_cases", "recomputed_parts")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     FEATURE_SET_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
     COMPUTED_CASES_FIELD_NUMBER: _ClassVar[int]
+    RECOMPUTED_PARTS_FIELD_NUMBER: _ClassVar[int]
     progress: _common_pb2.Progress
     feature_set: FeatureSet
     cost: _common_pb2.Cost
     computed_cases: int
-    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., feature_set: _Optional[_Union[FeatureSet, _Mapping]] = ..., cost: _Optional[_Union[_common_pb2.Cost, _Mapping]] = ..., computed_cases: _Optional[int] = ...) -> None: ...
+    recomputed_parts: int
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., feature_set: _Optional[_Union[FeatureSet, _Mapping]] = ..., cost: _Optional[_Union[_common_pb2.Cost, _Mapping]] = ..., computed_cases: _Optional[int] = ..., recomputed_parts: _Optional[int] = ...) -> None: ...

@@ -108,7 +108,7 @@ class FeatureServiceServicer:
 
     def ExtractDataset(self, request, context):
         """Extracts the features of a dataset's split into a feature set; streams progress, then the feature set. Idempotent: the
-        same request names the same feature set, and stored parts are not computed again.
+        same request names the same feature set, and intact stored parts are not computed again; lost or damaged ones are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

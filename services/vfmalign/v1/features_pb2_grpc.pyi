@@ -45,7 +45,7 @@ class FeatureServiceStub:
     """Extracts the features of one study."""
     ExtractDataset: _grpc.UnaryStreamMultiCallable[_features_pb2.ExtractDatasetRequest, _features_pb2.ExtractDatasetResponse]
     """Extracts the features of a dataset's split into a feature set; streams progress, then the feature set. Idempotent: the
-    same request names the same feature set, and stored parts are not computed again.
+    same request names the same feature set, and intact stored parts are not computed again; lost or damaged ones are.
     """
 
 @_typing.type_check_only
@@ -65,7 +65,7 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Extracts the features of one study."""
     ExtractDataset: _aio.UnaryStreamMultiCallable[_features_pb2.ExtractDatasetRequest, _features_pb2.ExtractDatasetResponse]  # type: ignore[assignment]
     """Extracts the features of a dataset's split into a feature set; streams progress, then the feature set. Idempotent: the
-    same request names the same feature set, and stored parts are not computed again.
+    same request names the same feature set, and intact stored parts are not computed again; lost or damaged ones are.
     """
 
 class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -118,7 +118,7 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_features_pb2.ExtractDatasetResponse], _abc.AsyncIterator[_features_pb2.ExtractDatasetResponse]]:
         """Extracts the features of a dataset's split into a feature set; streams progress, then the feature set. Idempotent: the
-        same request names the same feature set, and stored parts are not computed again.
+        same request names the same feature set, and intact stored parts are not computed again; lost or damaged ones are.
         """
 
 def add_FeatureServiceServicer_to_server(servicer: FeatureServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

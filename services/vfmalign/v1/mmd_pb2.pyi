@@ -124,14 +124,16 @@ class UploadedFeatures(_message.Message):
     def __init__(self, object: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., groups: _Optional[_Iterable[str]] = ..., case_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class FeatureSource(_message.Message):
-    __slots__ = ("feature_set_id", "inline", "uploaded")
+    __slots__ = ("feature_set_id", "inline", "uploaded", "manifest_sha256")
     FEATURE_SET_ID_FIELD_NUMBER: _ClassVar[int]
     INLINE_FIELD_NUMBER: _ClassVar[int]
     UPLOADED_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
     feature_set_id: str
     inline: InlineFeatures
     uploaded: UploadedFeatures
-    def __init__(self, feature_set_id: _Optional[str] = ..., inline: _Optional[_Union[InlineFeatures, _Mapping]] = ..., uploaded: _Optional[_Union[UploadedFeatures, _Mapping]] = ...) -> None: ...
+    manifest_sha256: str
+    def __init__(self, feature_set_id: _Optional[str] = ..., inline: _Optional[_Union[InlineFeatures, _Mapping]] = ..., uploaded: _Optional[_Union[UploadedFeatures, _Mapping]] = ..., manifest_sha256: _Optional[str] = ...) -> None: ...
 
 class Kernel(_message.Message):
     __slots__ = ("family", "bandwidth_rule", "fixed_sigma")

@@ -17,7 +17,8 @@ from safetensors.numpy import save
 
 from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.rpc.tensors import to_tensor
-from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter
+from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
+from vfmalign.core.storage.feature_sets import FeatureRequest
 from vfmalign.v1 import common_pb2, mmd_pb2_grpc
 from vfmalign.v1 import mmd_pb2 as pb
 
@@ -99,6 +100,12 @@ def sets(store):
     ids = {name: store_set(store, arrays[name]) for name in ("x", "y")}
     ids["reference"] = store_set(store, arrays["reference"], train)
     return arrays, ids
+
+
+@pytest.fixture
+def new_set(store):
+    """Stores a set of its own from a seed, and returns its id."""
+    return lambda seed: store_set(store, features(seed))
 
 
 def stored(feature_set):

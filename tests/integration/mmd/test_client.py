@@ -5,7 +5,9 @@ import pytest
 
 from vfmalign.client import AsyncClient, Client
 from vfmalign.client.messages.mmd import Kernel, TestOptions
-from vfmalign.core.domain.errors import BadOption, NotFound
+from vfmalign.client.samples import StoredFeatureSet
+from vfmalign.core.domain.errors import BadOption, DataLoss, NotFound
+from vfmalign.core.storage.feature_sets import read_committed
 
 
 async def test_arrays_and_stored_sets_give_the_same(address, sets):
@@ -33,3 +35,36 @@ def test_a_plain_array_and_the_errors_of_the_service(address):
         with pytest.raises(BadOption) as caught:
             client.mmd.compute(rows, rows, pairing="paired", kernel=Kernel(fixed_sigma=2.0), layers=["absent"])
         assert caught.value.field == "layers"
+
+
+def flip_last_byte(store, key):
+    data = store.get(key)
+    store.put(key, data[:-1] + bytes([data[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("damage", ["deleted", "truncated", "changed", "manifest deleted", "manifest replaced"])
+def test_a_damaged_feature_set_is_named_for_programs(address, store, new_set, damage):
+    feature_set, other = new_set(5), new_set(6)
+    committed = read_committed(store, feature_set)
+    key = committed.manifest.parts[1].key
+    if damage == "deleted":
+        store.delete(key)
+    elif damage == "truncated":
+        store.put(key, store.get(key)[:-8])
+    elif damage == "changed":
+        flip_last_byte(store, key)
+    elif damage == "manifest deleted":
+        key = committed.key
+        store.delete(key)
+    else:
+        key = committed.key
+        store.put(key, committed.manifest.model_copy(update={"software": {"torch": "3"}}).to_json())
+    sample = StoredFeatureSet(feature_set, committed.sha256)
+    with Client(mmd_address=address) as client:
+        with pytest.raises(DataLoss) as caught:
+            client.mmd.compute(other, sample, pairing="paired", kernel=Kernel(fixed_sigma=2.0))
+        assert (caught.value.kind, caught.value.owner) == ("feature_set", feature_set)
+        assert caught.value.subject == store.uri(key)
+        assert "vfmalign extract --verify" in caught.value.remedy
+        intact = StoredFeatureSet(other, read_committed(store, other).sha256)
+        client.mmd.compute(other, intact, pairing="paired", kernel=Kernel(fixed_sigma=2.0), estimator="biased")

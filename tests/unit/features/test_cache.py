@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from vfmalign.core.domain.errors import DigestMismatch, Exhausted, NotFound
+from vfmalign.core.domain.errors import DataLoss, DigestMismatch, Exhausted
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features.cache import ModelCache
 from vfmalign.models.registry import ARCHITECTURES
@@ -106,11 +106,11 @@ def test_failures_are_not_kept(counting, three):
     key = three[0].checkpoint.key
     data = counting.get(key)
     counting.delete(key)
-    with pytest.raises(NotFound):
+    with pytest.raises(DataLoss, match="no such object"):
         cache.get("model-0")
     assert cache.used_bytes() == 0
     counting.put(key, data[:-4] + b"\0\0\0\1")
-    with pytest.raises(DigestMismatch):
+    with pytest.raises(DataLoss, match="its SHA-256 is"):
         cache.get("model-0")
     counting.put(key, data)
     assert cache.get("model-0")[0] is not None

@@ -13,14 +13,17 @@ from vfmalign.core.domain.errors import (
     BadOption,
     BadVolume,
     Cancelled,
+    DataLoss,
     DigestMismatch,
     NotFound,
     PreconditionFailed,
 )
+from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.datasets import save_dataset
-from vfmalign.core.storage.feature_sets import read_feature_set
+from vfmalign.core.storage.feature_sets import Manifest, read_feature_set
 from vfmalign.core.storage.keys import features_prefix, volume_key
+from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features.dataset_extraction import extract_dataset
 from vfmalign.features.extractor import extract
 from vfmalign.features.parts import ExtractionOptions, Hooks
@@ -83,7 +86,7 @@ def test_rows_are_the_cases_in_the_datasets_order(store, models, card, dataset, 
     around = Surroundings()
     result = extract_dataset(store, models, request_, OPTIONS, around.hooks)
     stored = read_feature_set(store, result.feature_set_id)
-    assert stored.manifest == result.manifest
+    assert stored.manifest == result.committed.manifest
     assert stored.manifest.case_ids == tuple(case.id for case in dataset.test)
     assert stored.manifest.case_ids != tuple(sorted(stored.manifest.case_ids))
     assert stored.manifest.groups == tuple(case.group for case in dataset.test)
@@ -104,8 +107,94 @@ def test_what_is_committed_is_not_computed_again(store, models, request_):
     first = extract_dataset(store, models, request_, OPTIONS, Surroundings().hooks)
     around = Surroundings(fail_at=0)
     second = extract_dataset(store, models, request_, OPTIONS, around.hooks)
-    assert second.manifest == first.manifest
+    assert second.committed == first.committed
     assert (second.computed_cases, around.reports) == (0, [(7, 7)])
+
+
+def truncate(store, key: str) -> None:
+    store.put(key, store.get(key)[:-4])
+
+
+def change_last_byte(store, key: str) -> None:
+    data = store.get(key)
+    store.put(key, data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def count_recomputed(kind: str) -> float:
+    return metrics.artifacts_recomputed.labels(kind)._value.get()
+
+
+@pytest.mark.parametrize("part_cases", [3, 2], ids=["same setting", "another setting"])
+@pytest.mark.parametrize(
+    ("damage", "verify"), [(ObjectStore.delete, False), (truncate, False), (change_last_byte, True)]
+)
+def test_a_lost_part_is_computed_again_and_the_manifest_stays(store, models, request_, damage, verify, part_cases):
+    first = extract_dataset(store, models, request_, OPTIONS, Surroundings().hooks)
+    expected = read_feature_set(store, first.feature_set_id)
+    before = count_recomputed("feature_set_part")
+    damage(store, expected.manifest.parts[1].key)
+    around = Surroundings()
+    options = ExtractionOptions(batch_size=2, part_cases=part_cases, readers=2)
+    request = request_.model_copy(update={"verify": verify})
+    repaired = extract_dataset(store, models, request, options, around.hooks)
+    assert (repaired.computed_cases, repaired.recomputed_parts, around.batches) == (3, 1, 3)
+    assert repaired.committed == first.committed
+    assert count_recomputed("feature_set_part") == before + 1
+    actual = read_feature_set(store, first.feature_set_id, first.committed.sha256)
+    assert all(np.array_equal(actual.layers[layer], rows) for layer, rows in expected.layers.items())
+    again = extract_dataset(store, models, request, OPTIONS, Surroundings(fail_at=0).hooks)
+    assert (again.computed_cases, again.recomputed_parts) == (0, 0)
+
+
+def test_changed_bytes_are_found_on_request_only(store, models, request_):
+    first = extract_dataset(store, models, request_, OPTIONS, Surroundings().hooks)
+    change_last_byte(store, first.committed.manifest.parts[0].key)
+    assert extract_dataset(store, models, request_, OPTIONS, Surroundings(fail_at=0).hooks).computed_cases == 0
+    with pytest.raises(DataLoss, match="its SHA-256 is"):
+        read_feature_set(store, first.feature_set_id)
+    request = request_.model_copy(update={"verify": True})
+    assert extract_dataset(store, models, request, OPTIONS, Surroundings().hooks).recomputed_parts == 1
+    read_feature_set(store, first.feature_set_id)
+
+
+def swap_cases(store, key: str) -> None:
+    """Leaves a manifest that is valid by itself, with two cases exchanged."""
+    manifest = Manifest.model_validate_json(store.get(key))
+    cases = (manifest.case_ids[1], manifest.case_ids[0], *manifest.case_ids[2:])
+    store.put(key, manifest.model_copy(update={"case_ids": cases}).to_json())
+
+
+@pytest.mark.parametrize("damage", [ObjectStore.delete, truncate, swap_cases])
+def test_a_lost_manifest_is_written_again_from_the_parts(store, models, request_, damage):
+    first = extract_dataset(store, models, request_, OPTIONS, Surroundings().hooks)
+    damage(store, first.committed.key)
+    repaired = extract_dataset(store, models, request_, OPTIONS, Surroundings(fail_at=0).hooks)
+    assert repaired.committed == first.committed
+    assert (repaired.computed_cases, repaired.recomputed_parts) == (0, 0)
+
+
+def test_a_part_whose_bits_differ_replaces_the_manifest_as_a_whole(store, models, request_):
+    """As on another processor: readers with the old manifest's digest get an error, not a mix of both versions."""
+    first = extract_dataset(store, models, request_, OPTIONS, Surroundings().hooks)
+    old = read_feature_set(store, first.feature_set_id)
+    store.delete(first.committed.manifest.parts[1].key)
+    around = Surroundings()
+
+    def compute(function):
+        return {layer: tensor * 1.0000001 for layer, tensor in function().items()}
+
+    hooks = Hooks(compute, around.stages, lambda *point: None, lambda: False)
+    repaired = extract_dataset(store, models, request_, OPTIONS, hooks)
+    assert repaired.recomputed_parts == 1
+    assert repaired.committed.sha256 != first.committed.sha256
+    parts, old_parts = repaired.committed.manifest.parts, first.committed.manifest.parts
+    assert (parts[0], parts[2]) == (old_parts[0], old_parts[2])
+    assert parts[1].key != old_parts[1].key
+    new = read_feature_set(store, first.feature_set_id, repaired.committed.sha256)
+    assert np.allclose(new.layers["stages.3"], old.layers["stages.3"], rtol=1e-5)
+    with pytest.raises(DataLoss, match="replaced or damaged"):
+        read_feature_set(store, first.feature_set_id, first.committed.sha256)
+    forget(store, first.feature_set_id)
 
 
 def test_an_interrupted_set_continues_with_the_part_it_had_reached(store, models, request_):
@@ -217,8 +306,8 @@ def dataset_with(store, name: str, cases: tuple[Case, ...]) -> Dataset:
     ("name", "data", "error", "message"),
     [
         ("truncated", None, BadVolume, r"s3://.*/adc\.nii\.gz: truncated"),
-        ("gone", b"", NotFound, r"adc\.nii\.gz: there is no such object"),
-        ("swapped", b"other bytes", DigestMismatch, r"adc\.nii\.gz: its SHA-256 is"),
+        ("gone", b"", DataLoss, r"adc\.nii\.gz: there is no such object; import the dataset again"),
+        ("swapped", b"other bytes", DataLoss, r"adc\.nii\.gz: its SHA-256 is .*; import the dataset again"),
     ],
 )
 def test_a_bad_volume_stops_the_set_and_names_its_object(store, models, dataset, request_, name, data, error, message):

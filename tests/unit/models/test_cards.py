@@ -5,7 +5,15 @@ import hashlib
 import pytest
 import torch
 
-from vfmalign.core.domain.errors import BadCheckpoint, BadOption, Conflict, DigestMismatch, NotFound, PreconditionFailed
+from vfmalign.core.domain.errors import (
+    BadCheckpoint,
+    BadOption,
+    Conflict,
+    DataLoss,
+    DigestMismatch,
+    NotFound,
+    PreconditionFailed,
+)
 from vfmalign.core.domain.models import Preprocessing, Pretraining
 from vfmalign.core.storage.keys import model_card_key
 from vfmalign.models.cards import list_model_ids, load_card, load_encoder, publish
@@ -103,8 +111,14 @@ def test_another_digest_than_expected(store, state):
 def test_weights_changed_underneath(store, state):
     card = publish_micro(store, "changed", state)
     store.put(card.checkpoint.key, to_safetensors(random_state(MICRO, 2)))
-    with pytest.raises(DigestMismatch):
-        load_encoder(store, "changed")
+    for damage in (lambda: None, lambda: store.delete(card.checkpoint.key)):
+        damage()
+        with pytest.raises(DataLoss, match="vfmalign models import --id changed") as caught:
+            load_encoder(store, "changed")
+        assert (caught.value.kind, caught.value.owner) == ("model", "changed")
+        assert caught.value.subject == store.uri(card.checkpoint.key)
+    publish_micro(store, "changed", state)
+    assert load_encoder(store, "changed")[1] == card, "the remedy does not restore the weights"
 
 
 def test_damaged_and_foreign_cards(store, state):

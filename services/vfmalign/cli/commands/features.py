@@ -24,6 +24,8 @@ SplitOption = Annotated[str, typer.Option("--split", help=f"Split: {', '.join(SP
 InputTaskOption = Annotated[str, typer.Option("--task", help="Use the input transform of this task; none by default.")]
 RandomOption = Annotated[bool, typer.Option("--random", help="Use random weights of the model's architecture.")]
 
+VerifyOption = Annotated[bool, typer.Option("--verify", help="Read stored parts to find changed bytes.")]
+
 
 def extract(
     dataset: DatasetArgument,
@@ -34,10 +36,14 @@ def extract(
     task: InputTaskOption = "",
     random: RandomOption = False,
     seed: SeedOption = 0,
+    verify: VerifyOption = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Extract the features of a dataset's split. Cases whose features are stored already are not computed again."""
+    """Extract the features of a dataset's split. Cases whose features are stored already are not computed again.
+
+    Lost or damaged parts are.
+    """
     output = Output.to_terminal(as_json=as_json)
     check_choice(split, SPLITS, "--split")
     request = ExtractDatasetRequest(
@@ -48,6 +54,7 @@ def extract(
         input_transform=get_task_spec(task).input_transform if task else "",
         initialisation="random" if random else "checkpoint",
         initialisation_seed=seed if random else 0,
+        verify=verify,
     )
 
     async def call(client: AsyncClient) -> ExtractedFeatureSet:
@@ -58,7 +65,14 @@ def extract(
 
     result = Target.find(StateDirectory(home)).run(call)
     feature_set, cost = result.feature_set, result.cost
-    message = ExtractDatasetResponse(feature_set=feature_set, cost=cost, computed_cases=result.computed_cases)
+    message = ExtractDatasetResponse(
+        feature_set=feature_set,
+        cost=cost,
+        computed_cases=result.computed_cases,
+        recomputed_parts=result.recomputed_parts,
+    )
+    if result.recomputed_parts:
+        output.note(f"lost or damaged parts computed again: {result.recomputed_parts}", "yellow")
     output.emit(
         to_json_dict(message.to_proto()),
         list_fields(

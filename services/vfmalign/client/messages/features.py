@@ -172,6 +172,7 @@ class ExtractDatasetRequest(ApiMessage):
         input_transform: a task's deterministic input transform; empty means `identity`.
         initialisation: `random` takes the model's architecture with random weights from `initialisation_seed`.
         initialisation_seed: ignored with `checkpoint`.
+        verify: reads every part of a stored set, which finds changed bytes.
     """
 
     PROTO: ClassVar[type[Message]] = features_pb2.ExtractDatasetRequest
@@ -186,6 +187,7 @@ class ExtractDatasetRequest(ApiMessage):
     input_transform: str = ""
     initialisation: Initialisation = "checkpoint"
     initialisation_seed: int = Field(default=0, ge=0, lt=2**63)
+    verify: bool = False
 
 
 class FeatureSet(ApiMessage):
@@ -218,6 +220,7 @@ class ExtractDatasetResponse(ApiMessage):
         feature_set: the committed set; in the last message alone.
         cost: with the feature set.
         computed_cases: with the feature set: cases that this call computed; 0 where the set was stored already.
+        recomputed_parts: with the feature set: parts that had been committed and were lost or damaged since.
     """
 
     PROTO: ClassVar[type[Message]] = features_pb2.ExtractDatasetResponse
@@ -226,3 +229,4 @@ class ExtractDatasetResponse(ApiMessage):
     feature_set: FeatureSet | None = None
     cost: Cost | None = None
     computed_cases: int = 0
+    recomputed_parts: int = 0

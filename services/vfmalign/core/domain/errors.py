@@ -114,6 +114,32 @@ class Leakage(PreconditionFailed):
     reason = "LEAKAGE"
 
 
+class DataLoss(VfmalignError):
+    """A stored object that something refers to is missing, truncated or has other bytes (DATA_LOSS).
+
+    Attributes:
+        kind: what the object is part of: `feature_set`, `model`, `volume`, `job_result`, `stage` or `report`. Programs
+            that can create it again branch on this.
+        owner: id of the feature set, model, job or check that the object belongs to; of a stage, its name.
+    """
+
+    reason = "DATA_LOSS"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str = "",
+        owner: str = "",
+        subject: str = "",
+        remedy: str = "",
+        reason: str | None = None,
+    ) -> None:
+        super().__init__(message, subject=subject, remedy=remedy, reason=reason)
+        self.kind = kind
+        self.owner = owner
+
+
 class Conflict(VfmalignError):
     """The id exists already, with other content (ALREADY_EXISTS)."""
 
@@ -203,7 +229,7 @@ _EXIT_CODES: tuple[tuple[tuple[type[VfmalignError], ...], int], ...] = (
     ((Cancelled,), TERMINATED),  # the first matching row counts
     # StoreRefused is Unavailable as well: a retry succeeds once an operator has corrected the credentials.
     ((Unavailable, DeadlineExceeded, Exhausted), RETRYABLE),
-    ((BadDataset, BadVolume, Leakage), BAD_DATA),
+    ((BadDataset, BadVolume, Leakage, DataLoss), BAD_DATA),
     ((Internal,), UNEXPECTED),
     ((VfmalignError,), BAD_SPEC),
 )

@@ -1,7 +1,8 @@
 """Mapping between errors and gRPC statuses: servers pack errors, clients unpack them.
 
-Every error carries `google.rpc.ErrorInfo` (reason, domain `vfmalign`, and metadata with message, subject and remedy).
-Invalid input also carries `BadRequest`, and errors that may be retried carry `RetryInfo`.
+Every error carries `google.rpc.ErrorInfo` (reason, domain `vfmalign`, and metadata with message, subject and remedy;
+of lost data also `kind` and `owner`). Invalid input also carries `BadRequest`, and errors that may be retried carry
+`RetryInfo`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ CODES: dict[type[errors.VfmalignError], grpc.StatusCode] = {
     errors.InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.PreconditionFailed: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.DataLoss: grpc.StatusCode.DATA_LOSS,
     errors.Conflict: grpc.StatusCode.ALREADY_EXISTS,
     errors.Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
@@ -47,6 +49,8 @@ def get_status_code(error: errors.VfmalignError) -> grpc.StatusCode:
 def to_status(error: errors.VfmalignError, request_id: str) -> status_pb2.Status:
     """Packs an error."""
     metadata = {"subject": error.subject, "remedy": error.remedy, "message": error.message, "request_id": request_id}
+    if isinstance(error, errors.DataLoss):
+        metadata |= {"kind": error.kind, "owner": error.owner}
     info = error_details_pb2.ErrorInfo(
         reason=error.reason,
         domain=DOMAIN,
@@ -99,6 +103,9 @@ def _rebuild(
     subject, remedy = info.metadata.get("subject", ""), info.metadata.get("remedy", "")
     if issubclass(cls, errors.InvalidInput):
         return cls(message, field=field, subject=subject, remedy=remedy, reason=info.reason)
+    if issubclass(cls, errors.DataLoss):
+        lost = {name: info.metadata.get(name, "") for name in ("kind", "owner")}
+        return cls(message, **lost, subject=subject, remedy=remedy, reason=info.reason)
     return cls(message, subject=subject, remedy=remedy, reason=info.reason)
 
 

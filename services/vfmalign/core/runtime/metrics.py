@@ -65,6 +65,12 @@ store_failures = Counter(
     "Requests to the object store that failed or were rejected.",
     registry=REGISTRY,
 )
+artifacts_recomputed = Counter(
+    "vfmalign_artifacts_recomputed",
+    "Stored objects that were lost or damaged and have been created again, by kind.",
+    ("kind",),
+    registry=REGISTRY,
+)
 build_info = Gauge(
     "vfmalign_build_info", "Version of vfmalign and of Python.", ("version", "python"), registry=REGISTRY
 )

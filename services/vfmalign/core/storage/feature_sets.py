@@ -1,6 +1,7 @@
 """Feature sets in object storage: pooled features in safetensors parts, committed by writing a manifest.
 
-An interrupted set is continued with the parts that are missing. Everything is verified when it is read.
+Everything is verified when it is read. A set is intact if its manifest is readable and every part is there with its
+size; `feature_set_writer` continues an interrupted set and repairs a damaged one.
 
 Legend: N rows (one per case), C channels.
 """
@@ -8,27 +9,29 @@ Legend: N rows (one per case), C channels.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from vfmalign.core.domain.datasets import Split
-from vfmalign.core.domain.errors import BadTensor, DigestMismatch, NotFound, PreconditionFailed
+from vfmalign.core.domain.errors import DataLoss, DigestMismatch, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import LayerSpec, Preprocessing
 from vfmalign.core.domain.record import Id, Record, Sha256
-from vfmalign.core.storage.keys import features_prefix
+from vfmalign.core.storage.keys import features_prefix, manifest_key
+from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
 from vfmalign.core.storage.object_store import ObjectStore
 
-_HEADER_SIZE_BYTES = 8
-
 Features = NDArray[np.float32]
+
+
+PARALLEL_REQUESTS = 8
+"""Requests to the store at a time while the parts of a set are checked."""
 
 
 class FeatureRequest(Record):
@@ -62,12 +65,17 @@ class FeatureRequest(Record):
 
 
 class PartRef(Record):
-    """One part: rows `start_row` to `start_row + rows − 1`."""
+    """One part: rows `start_row` to `start_row + rows − 1`.
+
+    Attributes:
+        size_bytes: size of the object; 0 in manifests of older versions, where it is unknown.
+    """
 
     key: str
     sha256: Sha256
     start_row: int = Field(ge=0)
     rows: int = Field(ge=1)
+    size_bytes: int = Field(default=0, ge=0)
 
 
 class Manifest(Record):
@@ -95,6 +103,16 @@ class Manifest(Record):
 
 
 @dataclass(frozen=True)
+class CommittedSet:
+    """The stored manifest of a set: content, key, SHA-256 and size. The digest identifies what readers expect."""
+
+    manifest: Manifest
+    key: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class FeatureSet:
     """A set in memory: the manifest and one (N, C) array per layer."""
 
@@ -102,140 +120,69 @@ class FeatureSet:
     layers: dict[str, Features]
 
 
-class FeatureSetWriter:
-    """Writes one set part by part. Several writers may write the same set; the first commit wins."""
-
-    def __init__(
-        self, store: ObjectStore, request: FeatureRequest, case_ids: Sequence[str], groups: Sequence[str]
-    ) -> None:
-        if not case_ids or len(case_ids) != len(groups) or len(set(case_ids)) != len(case_ids):
-            raise BadTensor("a feature set needs one case id and one group per row, no case twice", field="case_ids")
-        self._store = store
-        self._request = request
-        self._case_ids = tuple(case_ids)
-        self._groups = tuple(groups)
-        self._prefix = features_prefix(request.feature_set_id())
-        self._parts: dict[int, PartRef] = {}
-        self._channels: dict[str, int] = {}
-
-    def count_stored_parts(self) -> int:
-        """Returns the number of stored parts, of any length and unverified."""
-        return sum(1 for _ in self._store.list(f"{self._prefix}part-"))
-
-    def parts_done(self, part_rows: int) -> set[int]:
-        """Returns the start rows of stored parts, for a run that splits the set every `part_rows` rows.
-
-        Parts of other lengths and parts with a wrong checksum are ignored.
-        """
-        for key in self._store.list(f"{self._prefix}part-"):
-            sha256 = key.removeprefix(f"{self._prefix}part-").removesuffix(".safetensors")
-            try:
-                data = self._store.get(key, sha256=sha256)
-            except (DigestMismatch, NotFound):
-                continue
-            part = _describe(data, key, sha256)
-            if part.start_row % part_rows == 0 and part.rows == min(part_rows, len(self._case_ids) - part.start_row):
-                self._add_part(part, data)
-        return set(self._parts)
-
-    def write_part(self, start_row: int, layers: Mapping[str, Features]) -> PartRef:
-        """Stores one part of the rows.
-
-        Args:
-            start_row: first row, from 0.
-            layers: one (rows, C) float32 array per layer of the request.
-
-        Raises:
-            BadTensor: shapes are inconsistent, or a value is NaN or infinite.
-        """
-        if set(layers) != set(self._request.layers):
-            raise BadTensor(f"the part has layers {sorted(layers)}, the request {sorted(self._request.layers)}")
-        arrays = {name: np.ascontiguousarray(layers[name], dtype=np.float32) for name in self._request.layers}
-        rows = {array.shape[0] for array in arrays.values() if array.ndim == 2}
-        if len(rows) != 1 or any(array.ndim != 2 for array in arrays.values()) or start_row < 0:
-            raise BadTensor("the layers of a part must be (rows, channels) with equal rows", field="layers")
-        if start_row + min(rows) > len(self._case_ids):
-            raise BadTensor(f"the part ends after row {len(self._case_ids)}", field="start_row")
-        for name, array in arrays.items():
-            if not np.isfinite(array).all():
-                row = start_row + int(np.argwhere(~np.isfinite(array))[0][0])
-                raise BadTensor(f"layer {name} has NaN or infinity", subject=f"case {self._case_ids[row]}")
-        channels = {name: array.shape[1] for name, array in arrays.items()}
-        if self._channels and channels != self._channels:
-            raise BadTensor(f"the part has channels {channels}, earlier ones {self._channels}", field="layers")
-        data = save(arrays, {"start_row": str(start_row)})
-        sha256 = hashlib.sha256(data).hexdigest()
-        key = f"{self._prefix}part-{sha256}.safetensors"
-        self._store.put(key, data)
-        part = PartRef(key=key, sha256=sha256, start_row=start_row, rows=min(rows))
-        self._add_part(part, data)
-        return part
-
-    def commit(self, software: Mapping[str, str]) -> Manifest:
-        """Writes the manifest unless another writer has, and returns the stored one.
-
-        Raises:
-            PreconditionFailed: rows are missing.
-        """
-        manifest = Manifest(
-            request=self._request,
-            parts=self._cover(),
-            layers=tuple(LayerSpec(name=name, channels=self._channels[name]) for name in self._request.layers),
-            rows=len(self._case_ids),
-            case_ids=self._case_ids,
-            groups=self._groups,
-            software=dict(software),
-        )
-        self._store.put_if_absent(f"{self._prefix}manifest.json", manifest.to_json())
-        return read_manifest(self._store, self._request.feature_set_id())
-
-    def _add_part(self, part: PartRef, data: bytes) -> None:
-        self._channels = {name: array.shape[1] for name, array in load(data).items()}
-        self._parts.setdefault(part.start_row, part)
-
-    def _cover(self) -> tuple[PartRef, ...]:
-        """Returns parts in row order that cover every row exactly once."""
-        row = 0
-        chosen: list[PartRef] = []
-        while row < len(self._case_ids):
-            if row not in self._parts:
-                raise PreconditionFailed(
-                    f"the part that begins at row {row} is missing",
-                    subject=f"feature set {self._request.feature_set_id()}",
-                    remedy="extract the set again; stored parts are reused",
-                )
-            chosen.append(self._parts[row])
-            row += chosen[-1].rows
-        return tuple(chosen)
-
-
-def read_manifest(store: ObjectStore, feature_set: str) -> Manifest:
+def read_committed(store: ObjectStore, feature_set: str, sha256: str = "") -> CommittedSet:
     """Reads the manifest of a committed set.
 
+    Args:
+        store: object store of the set.
+        feature_set: id of the set.
+        sha256: digest of the manifest that the caller refers to; empty accepts the stored one.
+
     Raises:
-        NotFound: the set does not exist or was not committed.
-        DigestMismatch: the digest of its request is not its id.
+        NotFound: the set does not exist or was not committed, and the caller refers to no manifest.
+        DataLoss: the manifest is missing, unreadable, describes another set, or is not the expected one.
     """
-    try:
-        manifest = store.read(f"{features_prefix(feature_set)}manifest.json", Manifest)
-    except NotFound:
-        raise NotFound(
-            "there is no such feature set", subject=f"feature set {feature_set}", remedy="extract it first"
-        ) from None
-    if manifest.request.feature_set_id() != feature_set:
+    key = manifest_key(feature_set)
+    with lost_as("feature_set", feature_set, EXTRACT_AGAIN):
+        try:
+            data = store.get(key)
+        except NotFound as error:
+            if sha256 or error.reason != NotFound.reason:
+                raise
+            data = b""
+        if data:
+            manifest = _parse_manifest(store, feature_set, data, sha256)
+            return CommittedSet(manifest, key, hashlib.sha256(data).hexdigest(), len(data))
+    raise NotFound("there is no such feature set", subject=f"feature set {feature_set}", remedy="extract it first")
+
+
+def _parse_manifest(store: ObjectStore, feature_set: str, data: bytes, sha256: str) -> Manifest:
+    """Parses a manifest.
+
+    Raises:
+        PreconditionFailed: it is damaged, or not the one of this set or digest.
+    """
+    subject = store.uri(manifest_key(feature_set))
+    actual = hashlib.sha256(data).hexdigest()
+    if sha256 and actual != sha256:
         raise DigestMismatch(
-            "its manifest describes another set", subject=f"feature set {feature_set}", remedy="extract it again"
+            f"the manifest was replaced or damaged: its SHA-256 is {actual[:12]}…, expected {sha256[:12]}…",
+            subject=subject,
         )
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise PreconditionFailed(f"the manifest is damaged: {where} {first['msg']}", subject=subject) from None
+    if manifest.request.feature_set_id() != feature_set:
+        raise DigestMismatch("the manifest describes another set", subject=subject)
     return manifest
 
 
-def read_feature_set(store: ObjectStore, feature_set: str) -> FeatureSet:
-    """Reads and verifies a whole set.
+def read_manifest(store: ObjectStore, feature_set: str, sha256: str = "") -> Manifest:
+    """Reads the manifest of a committed set; see `read_committed`."""
+    return read_committed(store, feature_set, sha256).manifest
+
+
+def read_feature_set(store: ObjectStore, feature_set: str, sha256: str = "") -> FeatureSet:
+    """Reads and verifies a whole set; see `read_committed` for the arguments.
 
     Raises:
-        NotFound, DigestMismatch, PreconditionFailed: it is missing, was changed, or does not match its manifest.
+        NotFound: there is no such set.
+        DataLoss: its manifest or a part is missing, was changed, or does not match.
     """
-    manifest = read_manifest(store, feature_set)
+    manifest = read_manifest(store, feature_set, sha256)
     parts = [read_part(store, manifest, index) for index in range(len(manifest.parts))]
     layers = {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in manifest.layers}
     return FeatureSet(manifest, layers)
@@ -250,29 +197,52 @@ def read_part(store: ObjectStore, manifest: Manifest, index: int) -> dict[str, F
         index: index of the part in `manifest.parts`.
 
     Raises:
-        NotFound, DigestMismatch, PreconditionFailed: it is missing, was changed, or does not match its manifest.
+        DataLoss: the part is missing, was changed, or does not match its manifest.
     """
     part = manifest.parts[index]
-    try:
-        arrays = load(store.get(part.key, sha256=part.sha256))
-    except SafetensorError:
-        raise PreconditionFailed(
-            "the part is not a safetensors file", subject=store.uri(part.key), remedy="extract the set again"
-        ) from None
-    for spec in manifest.layers:
-        shape = arrays[spec.name].shape if spec.name in arrays else None
-        if shape != (part.rows, spec.channels):
-            raise PreconditionFailed(
-                f"layer {spec.name} has shape {shape}, expected ({part.rows}, {spec.channels})",
-                subject=store.uri(part.key),
-                remedy="extract the set again",
-            )
+    with lost_as("feature_set", manifest.request.feature_set_id(), EXTRACT_AGAIN):
+        try:
+            arrays = load(store.get(part.key, sha256=part.sha256))
+        except SafetensorError:
+            raise PreconditionFailed("the part is not a safetensors file", subject=store.uri(part.key)) from None
+        for spec in manifest.layers:
+            shape = arrays[spec.name].shape if spec.name in arrays else None
+            if shape != (part.rows, spec.channels):
+                raise PreconditionFailed(
+                    f"layer {spec.name} has shape {shape}, expected ({part.rows}, {spec.channels})",
+                    subject=store.uri(part.key),
+                )
     return {spec.name: arrays[spec.name] for spec in manifest.layers}
 
 
-def _describe(data: bytes, key: str, sha256: str) -> PartRef:
-    """Reads a part's header: a safetensors file begins with the length of its JSON header."""
-    size = int.from_bytes(data[:_HEADER_SIZE_BYTES], "little")
-    header = json.loads(data[_HEADER_SIZE_BYTES : _HEADER_SIZE_BYTES + size])
-    start_row = int(header.pop("__metadata__")["start_row"])
-    return PartRef(key=key, sha256=sha256, start_row=start_row, rows=next(iter(header.values()))["shape"][0])
+def find_damaged_parts(store: ObjectStore, manifest: Manifest, *, read: bool = False) -> tuple[int, ...]:
+    """Returns the indices of the parts that are missing or have another size than the manifest states.
+
+    Args:
+        store: object store of the set.
+        manifest: manifest of the set.
+        read: also reads every part, which finds changed bytes.
+    """
+    listed = store.sizes_bytes(features_prefix(manifest.request.feature_set_id()))
+
+    def is_damaged(index: int) -> bool:
+        part = manifest.parts[index]
+        size = listed.get(part.key)
+        if size is None or size != (part.size_bytes or size):
+            # Listings of some stores lag behind; the object itself decides.
+            size = store.size_bytes(part.key)
+        if size is None or size != (part.size_bytes or size):
+            return True
+        return read and not _is_readable(store, manifest, index)
+
+    with ThreadPoolExecutor(PARALLEL_REQUESTS, thread_name_prefix="parts") as pool:
+        damaged = list(pool.map(is_damaged, range(len(manifest.parts))))
+    return tuple(index for index, value in enumerate(damaged) if value)
+
+
+def _is_readable(store: ObjectStore, manifest: Manifest, index: int) -> bool:
+    try:
+        read_part(store, manifest, index)
+    except DataLoss:
+        return False
+    return True

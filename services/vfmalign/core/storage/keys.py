@@ -33,6 +33,11 @@ def features_prefix(feature_set: str) -> str:
     return f"features/{feature_set}/"
 
 
+def manifest_key(feature_set: str) -> str:
+    """Address of a feature set's manifest, which is written last: it commits the set."""
+    return f"{features_prefix(feature_set)}manifest.json"
+
+
 def upload_key(sha256: str) -> str:
     """Address of a safetensors file that a client uploads for a comparison, by the digest of its bytes."""
     return f"uploads/{sha256}.safetensors"

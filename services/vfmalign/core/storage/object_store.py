@@ -181,10 +181,10 @@ class ObjectStore:
                 "the object is not JSON", subject=self.uri(key), remedy="restore it from a backup"
             ) from None
 
-    def read(self, key: str, record: type[AnyRecord]) -> AnyRecord:
-        """Returns the record stored at a key."""
+    def read(self, key: str, record: type[AnyRecord], sha256: str | None = None) -> AnyRecord:
+        """Returns the record stored at a key; see `get` for the digest."""
         try:
-            return record.model_validate_json(self.get(key))
+            return record.model_validate_json(self.get(key, sha256=sha256))
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -196,19 +196,27 @@ class ObjectStore:
 
     def exists(self, key: str) -> bool:
         """Returns whether an object exists."""
+        return self.size_bytes(key) is not None
+
+    def size_bytes(self, key: str) -> int | None:
+        """Returns the size of an object, or None where it does not exist."""
         try:
-            self._retry(key, lambda: self._client.stat_object(self.bucket, key))
+            return self._retry(key, lambda: self._client.stat_object(self.bucket, key)).size or 0
         except NotFound:
-            return False
-        return True
+            return None
 
     def list(self, prefix: str) -> Iterator[str]:
         """Returns the keys below a prefix, in lexical order."""
+        return iter(sorted(self.sizes_bytes(prefix)))
 
-        def names() -> list[str]:
-            return [str(item.object_name) for item in self._client.list_objects(self.bucket, prefix, recursive=True)]
+    def sizes_bytes(self, prefix: str) -> dict[str, int]:
+        """Returns the sizes of the objects below a prefix, by key: one request for every thousand objects."""
 
-        return iter(sorted(self._retry(prefix, names)))
+        def sizes() -> dict[str, int]:
+            objects = self._client.list_objects(self.bucket, prefix, recursive=True)
+            return {str(item.object_name): item.size or 0 for item in objects}
+
+        return self._retry(prefix, sizes)
 
     # --- writing ---
 
@@ -335,7 +343,10 @@ class ObjectStore:
             return NotFound("there is no such object", subject=self.uri(key), remedy="check the id, or upload it first")
         if code == "NoSuchBucket":
             return NotFound(
-                "there is no such bucket", subject=f"s3://{self.bucket}", remedy="create it, or set VFMALIGN_BUCKET"
+                "there is no such bucket",
+                subject=f"s3://{self.bucket}",
+                remedy="create it, or set VFMALIGN_BUCKET",
+                reason="BUCKET_NOT_FOUND",
             )
         if code in _CREDENTIAL_CODES or status in {401, 403}:
             metrics.store_failures.inc()

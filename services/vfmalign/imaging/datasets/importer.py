@@ -79,14 +79,13 @@ def import_folder(
     write_mapping(mapping_path, dataset_id, rows)
     dataset = _build_dataset(dataset_id, cases, assigned, _validate(cases, dataset_id, report))
     check_splits(dataset)
-    if store.exists(dataset_key(dataset_id)):
-        if load_dataset(store, dataset_id).digest() == dataset.digest():
-            return dataset
+    if store.exists(dataset_key(dataset_id)) and load_dataset(store, dataset_id).digest() != dataset.digest():
         raise Conflict(
             "the dataset exists with different content",
             subject=f"dataset {dataset_id}",
             remedy="choose another dataset id",
         )
+    # An existing dataset is uploaded again: this restores volumes that were lost or damaged since.
     _upload(store, dataset, cases, report)
     save_dataset(store, dataset)
     return dataset

@@ -152,7 +152,7 @@ class StoredRows:
         """See `RowStream`.
 
         Raises:
-            NotFound, DigestMismatch, PreconditionFailed: a part is missing, changed, or does not match the manifest.
+            DataLoss: a part is missing, changed, or does not match the manifest.
         """
         _check_range(self, start, stop)
         pieces = []

@@ -81,7 +81,7 @@ def to_source(message: mmd_pb2.FeatureSource, field: str) -> Source:
     """
     which = message.WhichOneof("source")
     if which == "feature_set_id":
-        return Stored(field, message.feature_set_id)
+        return Stored(field, message.feature_set_id, message.manifest_sha256)
     if which == "uploaded":
         ref = message.uploaded.object
         labels = _labels(message.uploaded, f"{field}.uploaded")

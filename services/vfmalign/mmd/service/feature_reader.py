@@ -40,15 +40,21 @@ _MOST_HEADER_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Stored:
-    """A stored feature set; `name` is the request field that names it."""
+    """A stored feature set.
+
+    Attributes:
+        name: the request field that names it.
+        manifest_sha256: digest of its manifest; empty accepts the stored one.
+    """
 
     name: str
     feature_set: str
+    manifest_sha256: str = ""
 
     @property
     def key(self) -> Hashable:
         """Equal for sources of the same features."""
-        return ("feature set", self.feature_set)
+        return ("feature set", self.feature_set, self.manifest_sha256)
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class FeatureReader:
     def __init__(self, store: ObjectStore, cache: SizedLruCache | None = None) -> None:
         self._store = store
         self._cache = cache or SizedLruCache()
-        self._manifests: dict[str, Manifest] = {}
+        self._manifests: dict[Hashable, Manifest] = {}
         self._headers: dict[Hashable, SampleShape] = {}
 
     def shapes(self, given: Sequence[Source]) -> list[SampleShape]:
@@ -90,6 +96,7 @@ class FeatureReader:
         Raises:
             BadOption, BadTensor: an id, URI or digest that cannot be one, or an object that is not a safetensors file.
             NotFound: no such feature set or object.
+            DataLoss: the manifest of a feature set is damaged, or is not the one that the request refers to.
         """
         return [self._extent(one) for one in given]
 
@@ -101,7 +108,8 @@ class FeatureReader:
             context: checked before every part of a set.
 
         Raises:
-            NotFound, DigestMismatch: its bytes are gone, or not those that were written.
+            DataLoss: a part of a feature set is gone or was changed.
+            NotFound, DigestMismatch: an uploaded object is.
         """
         read: dict[Hashable, Layers] = {}
         samples = []
@@ -111,7 +119,7 @@ class FeatureReader:
                 continue
             if one.key not in read:
                 read[one.key] = self._cache.get_or_create(one.key, partial(self._layers, one, context), _bytes)
-            labels = self._manifests[one.feature_set] if isinstance(one, Stored) else one
+            labels = self._manifests[one.key] if isinstance(one, Stored) else one
             samples.append(Sample(one.name, read[one.key], labels.groups, labels.case_ids))
         return samples
 
@@ -129,7 +137,7 @@ class FeatureReader:
         for one in given:
             if not isinstance(one, Stored):
                 raise TypeError(f"{one.name} is not stored in parts")
-            manifest = self._manifests[one.feature_set]
+            manifest = self._manifests[one.key]
             layers = {spec.name: StoredRows(self._store, manifest, spec.name) for spec in manifest.layers}
             samples.append(Sample(one.name, layers, manifest.groups, manifest.case_ids))
         return samples
@@ -144,9 +152,13 @@ class FeatureReader:
             return replace(self._headers[source.key], groups=groups) if groups else self._headers[source.key]
         if not is_id(source.feature_set):
             raise BadOption("is not the id of a feature set", field=f"{source.name}.feature_set_id")
-        if source.feature_set not in self._manifests:
-            self._manifests[source.feature_set] = read_manifest(self._store, source.feature_set)
-        manifest = self._manifests[source.feature_set]
+        if source.manifest_sha256 and not _SHA256.fullmatch(source.manifest_sha256):
+            raise BadOption(
+                "is not a SHA-256 in hex", field=f"{source.name}.manifest_sha256", remedy="send the manifest's digest"
+            )
+        if source.key not in self._manifests:
+            self._manifests[source.key] = read_manifest(self._store, source.feature_set, source.manifest_sha256)
+        manifest = self._manifests[source.key]
         channels = {layer.name: layer.channels for layer in manifest.layers}
         return SampleShape(manifest.rows, channels, len(set(manifest.groups)))
 
@@ -186,7 +198,7 @@ class FeatureReader:
                 return dict(sorted(_arrays(data).items()))  # the file has no order of its own
             except _MALFORMED:
                 raise BadTensor("is not a safetensors file", field=f"{source.name}.uploaded.object") from None
-        manifest = self._manifests[source.feature_set]
+        manifest = self._manifests[source.key]
         layers = {spec.name: np.empty((manifest.rows, spec.channels), np.float32) for spec in manifest.layers}
         for index, part in enumerate(manifest.parts):
             context.checkpoint()

@@ -118,6 +118,7 @@ async def test_the_table_covers_the_design(running: Running) -> None:
         "InvalidInput": "INVALID_ARGUMENT",
         "NotFound": "NOT_FOUND",
         "PreconditionFailed": "FAILED_PRECONDITION",
+        "DataLoss": "DATA_LOSS",
         "Conflict": "ALREADY_EXISTS",
         "Exhausted": "RESOURCE_EXHAUSTED",
         "Unavailable": "UNAVAILABLE",

@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from vfmalign.core.domain.errors import BadTensor, DigestMismatch, NotFound, PreconditionFailed
+from vfmalign.core.domain.errors import BadTensor, DataLoss, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import Preprocessing
-from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter, read_feature_set, read_manifest
+from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
+from vfmalign.core.storage.feature_sets import (
+    FeatureRequest,
+    find_damaged_parts,
+    read_committed,
+    read_feature_set,
+    read_manifest,
+)
 from vfmalign.core.storage.keys import features_prefix
 from vfmalign.core.storage.object_store import ObjectStore
 
@@ -57,7 +64,7 @@ def test_rows_come_back_in_order_with_cases_and_groups(store: ObjectStore) -> No
     writing = writer(store, asked)
     for start, stop in ((4, 7), (0, 2), (2, 4)):  # parts may come in any order
         writing.write_part(start, rows(start, stop))
-    manifest = writing.commit(SOFTWARE)
+    manifest = writing.commit(SOFTWARE).manifest
     stored = read_feature_set(store, asked.feature_set_id())
     assert stored.manifest == manifest == read_manifest(store, asked.feature_set_id())
     assert manifest.case_ids == tuple(CASES)
@@ -153,18 +160,91 @@ def committed(store: ObjectStore) -> tuple[str, str]:
 def test_a_changed_or_missing_part_is_noticed(store: ObjectStore) -> None:
     identity, key = committed(store)
     store.put(key, save(rows(4, 7, seed=9)))
-    with pytest.raises(DigestMismatch, match="part-"):
-        read_feature_set(store, identity)
+    for damage in (lambda: None, lambda: store.delete(key)):
+        damage()
+        with pytest.raises(DataLoss, match=r"part-.*vfmalign extract --verify") as caught:
+            read_feature_set(store, identity)
+        assert (caught.value.kind, caught.value.owner, caught.value.subject) == (
+            "feature_set", identity, store.uri(key),
+        )  # fmt: skip
+
+
+def truncate(store: ObjectStore, key: str) -> None:
+    store.put(key, store.get(key)[:-4])
+
+
+def flip_last_byte(store: ObjectStore, key: str) -> None:
+    data = store.get(key)
+    store.put(key, data[:-1] + bytes([data[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "found", "found_by_reading"),
+    [(ObjectStore.delete, (1,), (1,)), (truncate, (1,), (1,)), (flip_last_byte, (), (1,))],
+)
+def test_missing_and_truncated_parts_are_found_without_reading_them(
+    store: ObjectStore, damage: Any, found: Any, found_by_reading: Any
+) -> None:
+    identity, key = committed(store)
+    manifest = read_manifest(store, identity)
+    assert find_damaged_parts(store, manifest, read=True) == ()
+    damage(store, key)
+    assert find_damaged_parts(store, manifest) == found
+    assert find_damaged_parts(store, manifest, read=True) == found_by_reading
+
+
+def test_parts_of_older_manifests_without_sizes_are_checked_for_presence(store: ObjectStore) -> None:
+    identity, key = committed(store)
+    manifest = read_manifest(store, identity)
+    older = manifest.model_copy(
+        update={"parts": tuple(part.model_copy(update={"size_bytes": 0}) for part in manifest.parts)}
+    )
+    assert find_damaged_parts(store, older) == ()
     store.delete(key)
-    with pytest.raises(NotFound, match="part-"):
-        read_feature_set(store, identity)
+    assert find_damaged_parts(store, older) == (1,)
+
+
+def test_a_part_that_the_listing_lacks_is_looked_up(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    identity, _ = committed(store)
+    manifest = read_manifest(store, identity)
+    monkeypatch.setattr(store, "sizes_bytes", lambda prefix: {})
+    assert find_damaged_parts(store, manifest) == ()
+
+
+def test_a_reader_that_refers_to_a_manifest_gets_this_one_or_an_error(store: ObjectStore) -> None:
+    identity, _ = committed(store)
+    first = read_committed(store, identity)
+    assert read_committed(store, identity, first.sha256) == first
+    store.put(first.key, first.manifest.model_copy(update={"software": {"torch": "2.14"}}).to_json())
+    with pytest.raises(DataLoss, match="replaced or damaged"):
+        read_committed(store, identity, first.sha256)
+    store.delete(first.key)
+    with pytest.raises(DataLoss, match="no such object") as caught:
+        read_committed(store, identity, first.sha256)
+    assert caught.value.owner == identity
+    with pytest.raises(NotFound, match="no such feature set"):
+        read_committed(store, identity)
+
+
+def test_a_repaired_set_keeps_its_manifest_unless_its_bytes_differ(store: ObjectStore) -> None:
+    identity, key = committed(store)
+    first = read_committed(store, identity)
+    for seed, same in ((0, True), (1, False)):
+        store.delete(key)
+        repair = writer(store, first.manifest.request)
+        assert repair.parts_done(4, first.manifest) == {0}
+        repair.write_part(4, rows(4, 7, seed=seed))
+        repaired = repair.commit(SOFTWARE, replaced=first)
+        assert (repaired == first) is same
+        assert repaired == read_committed(store, identity)
+        read_feature_set(store, identity, repaired.sha256)
 
 
 def test_a_manifest_of_another_set_is_noticed(store: ObjectStore) -> None:
     identity, _ = committed(store)
     other = f"{features_prefix('0' * 32)}manifest.json"
     store.put(other, store.get(f"{features_prefix(identity)}manifest.json"))
-    with pytest.raises(DigestMismatch, match="describes another set"):
+    with pytest.raises(DataLoss, match="describes another set"):
         read_manifest(store, "0" * 32)
 
 
@@ -188,7 +268,7 @@ def test_a_manifest_that_does_not_add_up_is_refused(store: ObjectStore, change: 
     manifest = json.loads(store.get(key))
     change(manifest)
     store.put(key, json.dumps(manifest).encode())
-    with pytest.raises(PreconditionFailed, match=problem):
+    with pytest.raises(DataLoss, match=problem):
         read_feature_set(store, identity)
 
 

@@ -7,7 +7,8 @@ from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, MeasureResult, ShiftResult
 from vfmalign.core.domain.errors import BadOption, CaseOrderMismatch, Exhausted, Unavailable
 from vfmalign.core.domain.models import Preprocessing
-from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter
+from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
+from vfmalign.core.storage.feature_sets import FeatureRequest
 from vfmalign.finetuning.analysis.logme import logme
 from vfmalign.finetuning.checks.clients import ComparisonRequest
 from vfmalign.finetuning.checks.similarity import MAX_CASES, compute_logme, measure_or_absent

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, DigestMismatch, NotFound
+from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, DataLoss, NotFound
 from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.imaging.datasets.identities import keyed_id, load_salt
@@ -236,11 +236,13 @@ def test_the_salt_is_created_once_with_mode_0600(tmp_path):
 def test_loading_verifies_digests(folder, memory_store):
     case = do_import(folder, memory_store).test[0]
     memory_store.objects[case.volumes["adc"].key] += b"\0"
-    with pytest.raises(DigestMismatch):
+    with pytest.raises(DataLoss, match=r"adc\.nii\.gz: wrong digest; import the dataset again"):
         load_case(memory_store, case, ("t2w", "adc"))
     del memory_store.objects[case.volumes["t2w"].key]
-    with pytest.raises(NotFound):
+    with pytest.raises(DataLoss, match=r"t2w\.nii\.gz: .*; import the dataset again"):
         load_case(memory_store, case, ("t2w",))
+    assert do_import(folder, memory_store).test[0] == case
+    load_case(memory_store, case, ("t2w", "adc"))
     bare = case.model_copy(update={"volumes": {"t2w": case.volumes["t2w"]}})
     with pytest.raises(NotFound, match="no gland volume"):
         load_case(memory_store, bare, ("gland",))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from vfmalign.core.domain.models import Preprocessing
-from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter
+from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
+from vfmalign.core.storage.feature_sets import FeatureRequest
 from vfmalign.core.storage.keys import features_prefix
 from vfmalign.mmd.comparison import __main__ as comparison
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from vfmalign.core.domain.errors import BadOption, BadTensor, DigestMismatch
+from vfmalign.core.domain.errors import BadOption, BadTensor, DataLoss
 from vfmalign.core.domain.models import Preprocessing
-from vfmalign.core.storage.feature_sets import FeatureRequest, FeatureSetWriter, read_part
+from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
+from vfmalign.core.storage.feature_sets import FeatureRequest, read_part
 from vfmalign.mmd.engine.row_streams import (
     NOISE_ROWS,
     ArrayRows,
@@ -44,7 +45,7 @@ def stored(store, rng):
         writer = FeatureSetWriter(store, request, names, names)
         for start, stop in ((0, 10), (10, 20), (20, 23)):
             writer.write_part(start, {name: array[start:stop] for name, array in layers.items()})
-        return writer.commit({"torch": "2.13"}), layers
+        return writer.commit({"torch": "2.13"}).manifest, layers
 
     return build
 
@@ -111,7 +112,7 @@ def test_a_part_that_was_changed_is_refused_when_it_is_reached(store, stored):
     stream = StoredRows(store, manifest, "stages.3")
     blocks = stream.blocks(10)
     np.testing.assert_array_equal(next(blocks).numpy(), layers["stages.3"][:10])
-    with pytest.raises(DigestMismatch):
+    with pytest.raises(DataLoss, match="its SHA-256 is"):
         next(blocks)
 
 

@@ -1,0 +1,168 @@
+"""Writing of feature sets: parts in any order, then the commit; interrupted and damaged sets are continued.
+
+Legend: N rows (one per case), C channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from vfmalign.core.domain.errors import BadTensor, DigestMismatch, NotFound, PreconditionFailed
+from vfmalign.core.domain.models import LayerSpec
+from vfmalign.core.storage.feature_sets import (
+    CommittedSet,
+    FeatureRequest,
+    Features,
+    Manifest,
+    PartRef,
+    read_committed,
+)
+from vfmalign.core.storage.keys import features_prefix, manifest_key
+from vfmalign.core.storage.object_store import ObjectStore
+
+_HEADER_SIZE_BYTES = 8
+
+
+class FeatureSetWriter:
+    """Writes one set part by part. Several writers may write the same set; the first commit wins."""
+
+    def __init__(
+        self, store: ObjectStore, request: FeatureRequest, case_ids: Sequence[str], groups: Sequence[str]
+    ) -> None:
+        if not case_ids or len(case_ids) != len(groups) or len(set(case_ids)) != len(case_ids):
+            raise BadTensor("a feature set needs one case id and one group per row, no case twice", field="case_ids")
+        self._store = store
+        self._request = request
+        self._case_ids = tuple(case_ids)
+        self._groups = tuple(groups)
+        self._prefix = features_prefix(request.feature_set_id())
+        self._parts: dict[int, PartRef] = {}
+        self._channels: dict[str, int] = {}
+
+    def count_stored_parts(self) -> int:
+        """Returns the number of stored parts, of any length and unverified."""
+        return sum(1 for _ in self._store.list(f"{self._prefix}part-"))
+
+    def parts_done(self, part_rows: int, manifest: Manifest | None = None) -> set[int]:
+        """Returns the start rows of stored parts, for a run that splits the set every `part_rows` rows.
+
+        Parts of other lengths and parts with a wrong checksum are ignored.
+
+        Args:
+            part_rows: rows of each part but the last.
+            manifest: of a damaged set; its parts are preferred to others with the same rows.
+        """
+        committed = {part.key for part in manifest.parts} if manifest else set()
+        for key in sorted(self._store.list(f"{self._prefix}part-"), key=lambda key: key not in committed):
+            sha256 = key.removeprefix(f"{self._prefix}part-").removesuffix(".safetensors")
+            try:
+                data = self._store.get(key, sha256=sha256)
+            except (DigestMismatch, NotFound):
+                continue
+            part = _describe(data, key, sha256)
+            if part.start_row % part_rows == 0 and part.rows == min(part_rows, len(self._case_ids) - part.start_row):
+                self._add_part(part, data)
+        return set(self._parts)
+
+    def write_part(self, start_row: int, layers: Mapping[str, Features]) -> PartRef:
+        """Stores one part of the rows.
+
+        Args:
+            start_row: first row, from 0.
+            layers: one (rows, C) float32 array per layer of the request.
+
+        Raises:
+            BadTensor: shapes are inconsistent, or a value is NaN or infinite.
+        """
+        if set(layers) != set(self._request.layers):
+            raise BadTensor(f"the part has layers {sorted(layers)}, the request {sorted(self._request.layers)}")
+        arrays = {name: np.ascontiguousarray(layers[name], dtype=np.float32) for name in self._request.layers}
+        rows = {array.shape[0] for array in arrays.values() if array.ndim == 2}
+        if len(rows) != 1 or any(array.ndim != 2 for array in arrays.values()) or start_row < 0:
+            raise BadTensor("the layers of a part must be (rows, channels) with equal rows", field="layers")
+        if start_row + min(rows) > len(self._case_ids):
+            raise BadTensor(f"the part ends after row {len(self._case_ids)}", field="start_row")
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                row = start_row + int(np.argwhere(~np.isfinite(array))[0][0])
+                raise BadTensor(f"layer {name} has NaN or infinity", subject=f"case {self._case_ids[row]}")
+        channels = {name: array.shape[1] for name, array in arrays.items()}
+        if self._channels and channels != self._channels:
+            raise BadTensor(f"the part has channels {channels}, earlier ones {self._channels}", field="layers")
+        data = save(arrays, {"start_row": str(start_row)})
+        sha256 = hashlib.sha256(data).hexdigest()
+        key = f"{self._prefix}part-{sha256}.safetensors"
+        self._store.put(key, data)
+        part = PartRef(key=key, sha256=sha256, start_row=start_row, rows=min(rows), size_bytes=len(data))
+        self._add_part(part, data)
+        return part
+
+    def commit(
+        self, software: Mapping[str, str], *, replaced: CommittedSet | None = None, replace: bool = False
+    ) -> CommittedSet:
+        """Writes the manifest unless another writer has, and returns the stored one.
+
+        Args:
+            software: versions that computed the parts.
+            replaced: manifest of the damaged set that is repaired. It stays where the parts have the same bytes as
+                before; another device may differ in the last bits, and then the new manifest replaces it.
+            replace: replaces a manifest that cannot be read.
+
+        Raises:
+            PreconditionFailed: rows are missing.
+        """
+        manifest = Manifest(
+            request=self._request,
+            parts=self._cover(),
+            layers=tuple(LayerSpec(name=name, channels=self._channels[name]) for name in self._request.layers),
+            rows=len(self._case_ids),
+            case_ids=self._case_ids,
+            groups=self._groups,
+            software=dict(software),
+        )
+        if replaced is not None and _get_digests(manifest) == _get_digests(replaced.manifest):
+            return replaced
+        key = manifest_key(self._request.feature_set_id())
+        if replace or replaced is not None:
+            # One put: a reader sees the old manifest or the new one, and their digests tell them apart.
+            self._store.put(key, manifest.to_json(), content_type="application/json")
+        else:
+            self._store.put_if_absent(key, manifest.to_json())
+        return read_committed(self._store, self._request.feature_set_id())
+
+    def _add_part(self, part: PartRef, data: bytes) -> None:
+        self._channels = {name: array.shape[1] for name, array in load(data).items()}
+        self._parts.setdefault(part.start_row, part)
+
+    def _cover(self) -> tuple[PartRef, ...]:
+        """Returns parts in row order that cover every row exactly once."""
+        row = 0
+        chosen: list[PartRef] = []
+        while row < len(self._case_ids):
+            if row not in self._parts:
+                raise PreconditionFailed(
+                    f"the part that begins at row {row} is missing",
+                    subject=f"feature set {self._request.feature_set_id()}",
+                    remedy="extract the set again; stored parts are reused",
+                )
+            chosen.append(self._parts[row])
+            row += chosen[-1].rows
+        return tuple(chosen)
+
+
+def _get_digests(manifest: Manifest) -> list[str]:
+    return [part.sha256 for part in manifest.parts]
+
+
+def _describe(data: bytes, key: str, sha256: str) -> PartRef:
+    """Reads a part's header: a safetensors file begins with the length of its JSON header."""
+    size = int.from_bytes(data[:_HEADER_SIZE_BYTES], "little")
+    header = json.loads(data[_HEADER_SIZE_BYTES : _HEADER_SIZE_BYTES + size])
+    start_row = int(header.pop("__metadata__")["start_row"])
+    rows = next(iter(header.values()))["shape"][0]
+    return PartRef(key=key, sha256=sha256, start_row=start_row, rows=rows, size_bytes=len(data))
