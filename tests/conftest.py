@@ -15,7 +15,7 @@ import psycopg
 import pytest
 import structlog
 from hypothesis import settings
-from tests import postgres
+from tests import postgres, process_guard
 
 from vfmalign.cli.local import s3_server
 from vfmalign.core.runtime.settings import StoreSettings
@@ -30,6 +30,11 @@ gc.disable()
 
 # The slowest suites start first, so that the workers finish together. The order within a suite is unchanged.
 SUITES = ("tests/e2e/", "tests/integration/training/", "tests/integration/", "tests/gpu/", "")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let all processes that the tests start end with this one."""
+    config.add_cleanup(process_guard.start().communicate)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

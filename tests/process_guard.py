@@ -1,0 +1,68 @@
+"""Processes that tests start end with the pytest process, however it ends.
+
+Fixtures stop what they started, but no fixture runs after SIGTERM or SIGKILL. A guard process therefore waits for the
+end of each pytest process, of the controller and of each worker of pytest-xdist, and kills what it left running. It
+recognises these processes by a variable of their environment, which they inherit whatever session, process group or
+user they have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+
+import psutil
+
+VARIABLE = "TEST_RUN_IDS"
+"""Ids of the pytest process and of those that started it, separated by colons."""
+POSTGRES_GRACE_S = 10.0
+
+
+def start() -> subprocess.Popen[bytes]:
+    """Start a guard of this process; closing its standard input and waiting for it ends it early."""
+    run_id = uuid.uuid4().hex
+    guard = subprocess.Popen(
+        [sys.executable, __file__, run_id],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C and signals to the process group of pytest must not end the guard
+    )
+    assert guard.stdin is not None
+    # The end of the pipe tells the guard that this process has ended, so forked children must not hold it open.
+    os.register_at_fork(after_in_child=guard.stdin.close)
+    os.environ[VARIABLE] = ":".join([*filter(None, [os.environ.get(VARIABLE)]), run_id])
+    return guard
+
+
+def find_processes(run_id: str) -> Iterator[psutil.Process]:
+    """Yield the running processes whose environment contains the id."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if run_id in process.environ().get(VARIABLE, "").split(":"):
+                yield process
+
+
+def kill_processes(run_id: str) -> None:
+    """Kill the processes with the id, and those that they start meanwhile, and wait for their end.
+
+    PostgreSQL gets SIGQUIT first, its immediate shutdown, because SIGKILL would leave its shared memory behind.
+    """
+    deadline = time.monotonic() + POSTGRES_GRACE_S
+    while processes := list(find_processes(run_id)):
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                shut_down = process.name() == "postgres" and time.monotonic() < deadline
+                process.send_signal(signal.SIGQUIT if shut_down else signal.SIGKILL)
+        psutil.wait_procs(processes, timeout=1.0)
+
+
+if __name__ == "__main__":
+    sys.stdin.buffer.read()
+    kill_processes(sys.argv[1])
