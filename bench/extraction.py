@@ -148,12 +148,12 @@ def _prepare(store: ObjectStore, split: Split, preprocessing: Any) -> list[Tenso
 def _synthesise(store: ObjectStore, cases: int, turn_deg: float) -> None:
     """Store phantoms on the grids of a 3 T protocol: T2W 0.4 × 0.4 × 3 mm, diffusion 1.6 × 1.6 × 3 mm."""
     from vfmalign.imaging.phantoms.dataset import synthesise_dataset
-    from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack
+    from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack
 
     spec = PhantomSpec(
-        t2w=Stack((448, 448, 26), (0.4, 0.4, 3.0)),
-        dwi=Stack((112, 112, 26), (1.6, 1.6, 3.0)),
-        adc=Stack((112, 112, 26), (1.6, 1.6, 3.0)),
+        t2w=SliceStack((448, 448, 26), (0.4, 0.4, 3.0)),
+        dwi=SliceStack((112, 112, 26), (1.6, 1.6, 3.0)),
+        adc=SliceStack((112, 112, 26), (1.6, 1.6, 3.0)),
         diffusion_turn_deg=turn_deg,
     )
     synthesise_dataset(store, DATASET, 1, {WARM_UP: 1, **dict.fromkeys(TURNS, cases)}, spec=spec)

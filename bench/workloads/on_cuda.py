@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bench.workloads import formulas
 from vfmalign.client.messages.mmd import Precision
 from vfmalign.mmd.comparison.compare import compare, get_value
-from vfmalign.mmd.comparison.options import BackendChoice, ComputeConfig, Options
+from vfmalign.mmd.comparison.options import BackendChoice, ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 
 Array = NDArray[np.floating]
@@ -25,7 +25,7 @@ def vfmalign_mmd2(x: Array, y: Array, *, sigma: float, precision: Precision, bac
     """Run vfmalign with one of its backends and return which one it used."""
 
     def run() -> dict[str, Any]:
-        options = Options("independent", fixed_sigma=sigma)
+        options = ComparisonOptions("independent", fixed_sigma=sigma)
         engine = ComputeConfig(torch.device("cuda"), precision=precision, backend=backend, memory_bytes=2**40)
         result = compare(Sample("x", {"features": x}), Sample("y", {"features": y}), None, options, engine)
         return {

@@ -12,7 +12,7 @@ import torch
 from vfmalign.client.messages.common import Estimate
 from vfmalign.mmd import mmd2
 from vfmalign.mmd.comparison.compare import compare, get_value
-from vfmalign.mmd.comparison.options import ComputeConfig, Options
+from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.kernels import KERNELS
 from vfmalign.mmd.engine.row_streams import GaussianRows, NpyRows
@@ -56,7 +56,7 @@ def in_memory(*, x: str, y: str, sigma: float) -> float:
 
 def from_files(*, x: str, y: str, sigma: float, memory_mib: int) -> float:
     """Compare two `.npy` files exactly within a memory budget."""
-    options = Options("independent", fixed_sigma=sigma)
+    options = ComparisonOptions("independent", fixed_sigma=sigma)
     engine = ComputeConfig(memory_bytes=memory_mib * 2**20)
     pair = [Sample(name, {"features": NpyRows(Path(path), name)}) for name, path in (("x", x), ("y", y))]
     return get_value(compare(pair[0], pair[1], None, options, engine).layers[0].raw)

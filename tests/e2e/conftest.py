@@ -35,9 +35,9 @@ from vfmalign.v1 import (
 DATASET = "phantoms"
 # On coarse grids: the whole anatomy, quickly made and read.
 PHANTOMS = rendering.PhantomSpec(
-    t2w=rendering.Stack((64, 64, 16), (1.75, 1.75, 3.75)),
-    dwi=rendering.Stack((48, 48, 16), (2.6, 2.6, 3.75)),
-    adc=rendering.Stack((48, 48, 16), (2.6, 2.6, 3.75)),
+    t2w=rendering.SliceStack((64, 64, 16), (1.75, 1.75, 3.75)),
+    dwi=rendering.SliceStack((48, 48, 16), (2.6, 2.6, 3.75)),
+    adc=rendering.SliceStack((48, 48, 16), (2.6, 2.6, 3.75)),
 )
 MODEL = "micro"
 EPOCHS = 4

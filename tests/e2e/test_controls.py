@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vfmalign.core.domain.datasets import MODALITIES, Case, Dataset, VolumeRef
+from vfmalign.core.domain.datasets import MODALITIES, Case, DatasetManifest, VolumeRef
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.core.storage.datasets import load_dataset, to_datalist
@@ -159,7 +159,7 @@ def test_two_swapped_cases_after_stop_the_check(world: Any, undisturbed: Any) ->
 
 def test_a_test_case_that_is_also_in_train_stops_the_check(world: Any) -> None:
     dataset = load_dataset(world.store, DATASET)
-    leaking = Dataset(id="leaking", train=(*dataset.train, dataset.test[0]), val=dataset.val, test=dataset.test)
+    leaking = DatasetManifest(id="leaking", train=(*dataset.train, dataset.test[0]), val=dataset.val, test=dataset.test)
     world.store.put(dataset_key("leaking"), canonical_json(to_datalist(leaking)))
     world.create("leaking", dataset_id="leaking")
     check = world.finish("leaking")
@@ -172,7 +172,7 @@ def test_a_test_case_that_is_also_in_train_stops_the_check(world: Any) -> None:
 def test_a_test_patient_of_the_pretraining_set_stops_the_check(world: Any) -> None:
     dataset = load_dataset(world.store, DATASET)
     renamed = _renamed(dataset.pretrain[0])
-    seen = Dataset(id="seen", train=dataset.train, val=dataset.val, test=(renamed, *dataset.test))
+    seen = DatasetManifest(id="seen", train=dataset.train, val=dataset.val, test=(renamed, *dataset.test))
     world.store.put(dataset_key("seen"), canonical_json(to_datalist(seen)))
     world.create("seen", dataset_id="seen")
     check = world.finish("seen")

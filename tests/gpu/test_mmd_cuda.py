@@ -6,7 +6,7 @@ import torch
 
 from vfmalign.mmd.comparison import layer_pass
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComputeConfig, Options
+from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 
 pytestmark = [
@@ -24,7 +24,7 @@ def test_cuda_equals_cpu(pairing, precision, monkeypatch):
     x = rng.normal(size=(300, 64)).astype(np.float32)
     y = (0.5 * x + rng.normal(size=(300, 64))).astype(np.float32)
     reference = Sample("reference", {"a": rng.normal(size=(200, 64)).astype(np.float32)})
-    options = Options(pairing, permutations=300, projection=True)
+    options = ComparisonOptions(pairing, permutations=300, projection=True)
     results = [
         compare(
             Sample("x", {"a": x}),

@@ -9,13 +9,13 @@ from typing import Any, cast
 from vfmalign.client.messages import features as messages
 from vfmalign.client.messages.base import get_enum_label
 from vfmalign.client.messages.common import Cost, ObjectRef, Progress, StageTiming
-from vfmalign.core.domain.datasets import MODALITIES, SPLITS, Dataset, VolumeKind, VolumeRef
+from vfmalign.core.domain.datasets import MODALITIES, SPLITS, DatasetManifest, VolumeKind, VolumeRef
 from vfmalign.core.domain.errors import BadOption, TooLarge
 from vfmalign.core.domain.models import LayerSpec, ModelCard
 from vfmalign.core.domain.record import SHA256_PATTERN, is_id
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.features.dataset_extraction import ExtractionResult
-from vfmalign.features.listing import Page
+from vfmalign.features.listing import ObjectPage
 from vfmalign.features.parts import Features
 from vfmalign.features.study import Source, StudyRequest, in_field
 from vfmalign.features.study_store import StoredFeatures, check_study_id
@@ -154,7 +154,7 @@ def to_model(card: ModelCard, to_uri: ToUri) -> messages.Model:
     )
 
 
-def to_models(page: Page[ModelCard], to_uri: ToUri) -> messages.ListModelsResponse:
+def to_models(page: ObjectPage[ModelCard], to_uri: ToUri) -> messages.ListModelsResponse:
     """Describes one page of models, with the architectures that can be built."""
     return messages.ListModelsResponse(
         models=tuple(to_model(card, to_uri) for card in page.items),
@@ -164,7 +164,7 @@ def to_models(page: Page[ModelCard], to_uri: ToUri) -> messages.ListModelsRespon
     )
 
 
-def to_datasets(page: Page[Dataset]) -> messages.ListDatasetsResponse:
+def to_datasets(page: ObjectPage[DatasetManifest]) -> messages.ListDatasetsResponse:
     """Describes one page of datasets."""
     return messages.ListDatasetsResponse(
         datasets=tuple(map(to_dataset, page.items)),
@@ -173,7 +173,7 @@ def to_datasets(page: Page[Dataset]) -> messages.ListDatasetsResponse:
     )
 
 
-def to_dataset(dataset: Dataset) -> messages.Dataset:
+def to_dataset(dataset: DatasetManifest) -> messages.Dataset:
     """Describes a dataset."""
     cases = {split: dataset.split(split) for split in SPLITS}
     shared = [set(case.volumes) for split in SPLITS for case in cases[split]]
@@ -253,7 +253,7 @@ def to_cost(seconds: Mapping[str, float], device: str, peak_bytes: int) -> Cost:
     return Cost(stages=stages, device=device, peak_device_memory_bytes=peak_bytes)
 
 
-def _to_unreadable(page: Page[Any]) -> tuple[messages.UnreadableObject, ...]:
+def _to_unreadable(page: ObjectPage[Any]) -> tuple[messages.UnreadableObject, ...]:
     return tuple(messages.UnreadableObject(id=name, message=str(error)) for name, error in page.unreadable.items())
 
 

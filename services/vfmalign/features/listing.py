@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from vfmalign.core.domain.datasets import Dataset
+from vfmalign.core.domain.datasets import DatasetManifest
 from vfmalign.core.domain.errors import BadOption, InvalidInput, NotFound, PreconditionFailed, VfmalignError
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import is_id
@@ -24,7 +24,7 @@ _LOG = logs.get("listing")
 
 
 @dataclass(frozen=True)
-class Page(Generic[T]):
+class ObjectPage(Generic[T]):
     """One page of a list.
 
     Attributes:
@@ -38,17 +38,17 @@ class Page(Generic[T]):
     next_token: str
 
 
-def list_models(store: ObjectStore, page_size: int, token: str) -> Page[ModelCard]:
+def list_models(store: ObjectStore, page_size: int, token: str) -> ObjectPage[ModelCard]:
     """Reads one page of model cards; see `read_page` for the arguments and errors."""
     return read_page(list_model_ids(store), lambda model_id: load_card(store, model_id), page_size, token)
 
 
-def list_datasets(store: ObjectStore, page_size: int, token: str) -> Page[Dataset]:
+def list_datasets(store: ObjectStore, page_size: int, token: str) -> ObjectPage[DatasetManifest]:
     """Reads one page of datasets; see `read_page` for the arguments and errors."""
     return read_page(list_dataset_ids(store), lambda dataset_id: load_dataset(store, dataset_id), page_size, token)
 
 
-def read_page(ids: Iterable[str], load: Callable[[str], T], page_size: int, token: str) -> Page[T]:
+def read_page(ids: Iterable[str], load: Callable[[str], T], page_size: int, token: str) -> ObjectPage[T]:
     """Reads one page of objects.
 
     An object that cannot be read is reported by its id, so that one damaged object does not hide the others.
@@ -76,4 +76,4 @@ def read_page(ids: Iterable[str], load: Callable[[str], T], page_size: int, toke
         except (PreconditionFailed, InvalidInput, NotFound) as error:
             unreadable[name] = error
             _LOG.warning("object_unreadable", id=name, error=str(error))
-    return Page(tuple(items), unreadable, following[size - 1] if len(following) > size else "")
+    return ObjectPage(tuple(items), unreadable, following[size - 1] if len(following) > size else "")

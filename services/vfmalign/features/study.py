@@ -14,7 +14,7 @@ from torch import Tensor
 from vfmalign.client.messages.features import Pooling
 from vfmalign.core.domain.datasets import VolumeKind, VolumeRef
 from vfmalign.core.domain.errors import BadVolume, InvalidInput
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.imaging.preprocessing import prepare_study
@@ -62,7 +62,7 @@ class StudyRequest:
 def prepare_sources(
     store: ObjectStore,
     sources: Sequence[Source],
-    preprocessing: Preprocessing,
+    preprocessing: PreprocessingSpec,
     input_transform: str,
     stages: Stages,
 ) -> Tensor:

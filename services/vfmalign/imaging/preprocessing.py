@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from vfmalign.core.domain.datasets import Modality, VolumeKind
 from vfmalign.core.domain.errors import BadVolume
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.imaging.grid import REFERENCE, Grid, PlaneStack, resample, resample_planes, study_grid
 from vfmalign.imaging.input_transforms import InputTransform, StudyContext, get_input_transform, identity
 from vfmalign.imaging.normalisation import (
@@ -66,7 +66,7 @@ class PreparedStudy:
 
 def prepare_study(
     volumes: Mapping[VolumeKind, Volume],
-    preprocessing: Preprocessing,
+    preprocessing: PreprocessingSpec,
     input_transform: str = "identity",
     subject: str = "study",
 ) -> PreparedStudy:
@@ -112,7 +112,7 @@ def prepare_study(
 
 
 def _select_volumes(
-    volumes: Mapping[VolumeKind, Volume], preprocessing: Preprocessing, subject: str
+    volumes: Mapping[VolumeKind, Volume], preprocessing: PreprocessingSpec, subject: str
 ) -> dict[VolumeKind, Volume]:
     """The volumes that preprocessing needs, and the label maps that the study has."""
     needed = needed_kinds(preprocessing)
@@ -166,7 +166,7 @@ def _degrade(
     return clean_CDHW, crop_or_pad(whole_CDHW, shape_DHW), moments
 
 
-def needed_kinds(preprocessing: Preprocessing) -> tuple[VolumeKind, ...]:
+def needed_kinds(preprocessing: PreprocessingSpec) -> tuple[VolumeKind, ...]:
     """Volumes that every study must have.
 
     These are the volume that defines the grid, the modalities, and the gland mask where it is needed for normalisation.

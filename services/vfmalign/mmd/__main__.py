@@ -16,7 +16,7 @@ from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, parse_args
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComputeConfig, Options
+from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import products
 from vfmalign.mmd.service.servicer import MmdServicer
@@ -60,7 +60,7 @@ async def _serve(settings: MmdSettings, engine: ComputeConfig) -> None:
 def _warm_up(engine: ComputeConfig) -> None:
     """Makes the device and its libraries load before the first call pays for it."""
     x, y = (Sample(name, {"warm": np.eye(8, dtype=np.float32)}) for name in ("x", "y"))
-    compare(x, y, None, Options("paired", fixed_sigma=1.0, permutations=1), engine)
+    compare(x, y, None, ComparisonOptions("paired", fixed_sigma=1.0, permutations=1), engine)
     products.warm_up(engine.device)
 
 

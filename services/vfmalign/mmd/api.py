@@ -21,7 +21,7 @@ from vfmalign.client.messages.common import Interval
 from vfmalign.client.messages.mmd import Estimator, KernelFamily, Pairing, Precision, ShiftResult, TestMethod
 from vfmalign.core.domain.errors import BadTensor
 from vfmalign.mmd.comparison.compare import compare, get_value
-from vfmalign.mmd.comparison.options import ComputeConfig, Options
+from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.row_streams import FeatureArray, to_numpy
 
@@ -107,7 +107,7 @@ def mmd2(
         BadOption: an option out of range or that does not fit the others; a bandwidth of 0.
         Exhausted: too large for the machine's memory.
     """
-    options = Options(
+    options = ComparisonOptions(
         pairing,
         estimator=estimator,
         kernel=kernel,
@@ -168,7 +168,7 @@ def mmd_test(
     Raises:
         BadTensor, BadOption, CaseOrderMismatch, Exhausted: as `mmd2`; groups that do not fit.
     """
-    options = Options(
+    options = ComparisonOptions(
         pairing,
         estimator=estimator,
         kernel=kernel,
@@ -207,7 +207,7 @@ def _sample(name: str, features: Features, groups: Sequence[str] = ()) -> Sample
 
 
 def _one(
-    x: Sample, y: Sample, reference: Features | None, options: Options, device: str | torch.device | None
+    x: Sample, y: Sample, reference: Features | None, options: ComparisonOptions, device: str | torch.device | None
 ) -> tuple[ShiftResult, str]:
     """The comparison of the features as they are, and its backend."""
     if options.fixed_sigma is None and reference is None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import BadOption, Conflict, DigestMismatch, InvalidInput, NotFound, PreconditionFailed
-from vfmalign.core.domain.models import LayerSpec, ModelCard, Objective, Preprocessing, Pretraining
+from vfmalign.core.domain.models import LayerSpec, ModelCard, Objective, PreprocessingSpec, PretrainingDataset
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.storage.keys import model_card_key, weights_key
 from vfmalign.core.storage.lost_objects import lost_as
@@ -34,9 +34,9 @@ def publish(
     *,
     architecture: str,
     objective: Objective,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: PreprocessingSpec | None = None,
     primary_layer: str = "",
-    pretraining: Sequence[Pretraining] = (),
+    pretraining: Sequence[PretrainingDataset] = (),
     parent: str = "",
     source: str = "",
 ) -> ModelCard:
@@ -87,7 +87,7 @@ def publish_program(
     model_id: str,
     state: Mapping[str, Tensor],
     *,
-    preprocessing: Preprocessing,
+    preprocessing: PreprocessingSpec,
     objective: Objective,
     primary_layer: str = "",
     source: str = "",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfmalign.core.domain.errors import BadOption, NotFound
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.models.encoder import StateDict
 from vfmalign.models.formats import exported_program
 from vfmalign.models.formats.checkpoint import import_checkpoint
@@ -34,7 +34,7 @@ class ImportedModel:
 
     architecture: str
     state: StateDict
-    preprocessing: Preprocessing | None
+    preprocessing: PreprocessingSpec | None
     report: str
 
 
@@ -47,7 +47,7 @@ class InputDescription:
     shape_DHW: tuple[int, int, int] | None
     normalisation: str
 
-    def preprocessing(self, shape_DHW: tuple[int, int, int] | None = None) -> Preprocessing | None:
+    def preprocessing(self, shape_DHW: tuple[int, int, int] | None = None) -> PreprocessingSpec | None:
         """Build the preprocessing, with the size that the model states unless the user gives one.
 
         Returns:
@@ -60,7 +60,7 @@ class InputDescription:
         if shape is None or not self.modalities:
             return None
         try:
-            return Preprocessing.model_validate(
+            return PreprocessingSpec.model_validate(
                 {
                     "modalities": self.modalities,
                     "spacing_mm": self.spacing_mm,

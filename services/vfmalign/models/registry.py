@@ -9,7 +9,7 @@ from functools import partial
 
 from vfmalign.core.domain.datasets import Modality
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.models import LayerSpec, Preprocessing
+from vfmalign.core.domain.models import LayerSpec, PreprocessingSpec
 from vfmalign.models.architectures import upstream
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.architectures.convnextv2 import ConvNeXtV2
@@ -20,11 +20,11 @@ from vfmalign.models.encoder import Stride
 from vfmalign.models.formats import exported_program, monai_bundle
 
 # ProFound's published grid and sizes.
-PROFOUND_INPUT = Preprocessing(spacing_mm=(1.0, 0.5, 0.5), shape_DHW=(64, 224, 224))
-PROFOUND_VIT_INPUT = Preprocessing(spacing_mm=(1.0, 0.5, 0.5), shape_DHW=(64, 256, 256))
+PROFOUND_INPUT = PreprocessingSpec(spacing_mm=(1.0, 0.5, 0.5), shape_DHW=(64, 224, 224))
+PROFOUND_VIT_INPUT = PreprocessingSpec(spacing_mm=(1.0, 0.5, 0.5), shape_DHW=(64, 256, 256))
 # Small enough to train on two cores in a minute; 48 × 64 × 64 mm contains a whole prostate with a margin.
-MICRO_INPUT = Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
-MINI_INPUT = Preprocessing(spacing_mm=(2.0, 0.75, 0.75), shape_DHW=(32, 96, 96))
+MICRO_INPUT = PreprocessingSpec(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
+MINI_INPUT = PreprocessingSpec(spacing_mm=(2.0, 0.75, 0.75), shape_DHW=(32, 96, 96))
 
 MICRO = TransformerSize(dim=96, depth=4, heads=4)
 MICRO_STREAM = TransformerSize(dim=48, depth=4, heads=2)
@@ -33,7 +33,7 @@ MICRO_STREAM = TransformerSize(dim=48, depth=4, heads=2)
 _Stages = tuple[int, int, int, int]
 
 
-def _convnextv2(size: str, depths: _Stages, dims: _Stages, preprocessing: Preprocessing) -> Architecture:
+def _convnextv2(size: str, depths: _Stages, dims: _Stages, preprocessing: PreprocessingSpec) -> Architecture:
     return Architecture(
         name=f"profound_conv_{size}",
         build=partial(ConvNeXtV2, depths, dims, in_channels=len(preprocessing.modalities)),
@@ -44,7 +44,9 @@ def _convnextv2(size: str, depths: _Stages, dims: _Stages, preprocessing: Prepro
     )
 
 
-def _profound_vit(name: str, patch_DHW: Stride, size: TransformerSize, preprocessing: Preprocessing) -> Architecture:
+def _profound_vit(
+    name: str, patch_DHW: Stride, size: TransformerSize, preprocessing: PreprocessingSpec
+) -> Architecture:
     channels = len(preprocessing.modalities)
     return Architecture(
         name=f"profound_vit_{name}",
@@ -64,7 +66,7 @@ def _provicnet(name: str, *modalities: Modality, small: bool = False) -> Archite
     return Architecture(
         name=f"provicnet_{name}",
         build=partial(FusionEncoder, modalities, size, patch) if fused else partial(SliceEncoder, size, patch),
-        preprocessing=Preprocessing(
+        preprocessing=PreprocessingSpec(
             modalities=modalities,
             spacing_mm=(3.0, pixel_mm, pixel_mm),
             shape_DHW=shape_DHW,

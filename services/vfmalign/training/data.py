@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vfmalign.core.domain.datasets import MODALITIES, Case, Modality, VolumeKind
 from vfmalign.core.domain.errors import BadDataset, DigestMismatch, NotFound
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.imaging.normalisation import Scale
 from vfmalign.imaging.preprocessing import needed_kinds, prepare_study
@@ -90,7 +90,7 @@ def load_cases(
     cases: Sequence[Case],
     *,
     labels: Sequence[VolumeKind],
-    preprocessing: Preprocessing,
+    preprocessing: PreprocessingSpec,
     input_transform: str,
     workers: int,
     check: Callable[[], None],
@@ -134,7 +134,7 @@ def _load_case(
     store: ObjectStore,
     case: Case,
     labels: Sequence[VolumeKind],
-    preprocessing: Preprocessing,
+    preprocessing: PreprocessingSpec,
     input_transform: str,
 ) -> PreparedCase:
     kinds = dict.fromkeys((*needed_kinds(preprocessing), *labels))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vfmalign.core.domain.datasets import MODALITIES, Case, Dataset
+from vfmalign.core.domain.datasets import MODALITIES, Case, DatasetManifest
 from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import TrainingSpec, probe_id
-from vfmalign.core.domain.models import ModelCard, Preprocessing, Pretraining
+from vfmalign.core.domain.models import ModelCard, PreprocessingSpec, PretrainingDataset
 from vfmalign.core.domain.recipes import check_probe_steps
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
@@ -36,7 +36,7 @@ class JobPlan:
 
     spec: TrainingSpec
     architecture: Architecture
-    preprocessing: Preprocessing
+    preprocessing: PreprocessingSpec
     parent: ModelCard | None
     task: TaskSpec | None
 
@@ -54,7 +54,7 @@ class JobData:
     train: tuple[Case, ...]
     val: tuple[Case, ...]
     test: tuple[Case, ...]
-    pretraining: tuple[Pretraining, ...]
+    pretraining: tuple[PretrainingDataset, ...]
 
 
 def make_plan(store: ObjectStore, spec: TrainingSpec) -> JobPlan:
@@ -128,7 +128,7 @@ def select_data(store: ObjectStore, plan: JobPlan) -> JobData:
     return JobData(train, val, test, (*parent_data, _to_pretraining_record(spec, train, val)))
 
 
-def _require_cases(dataset: Dataset, split: str) -> tuple[Case, ...]:
+def _require_cases(dataset: DatasetManifest, split: str) -> tuple[Case, ...]:
     cases: tuple[Case, ...] = getattr(dataset, split)
     if not cases:
         raise BadDataset(
@@ -139,10 +139,10 @@ def _require_cases(dataset: Dataset, split: str) -> tuple[Case, ...]:
     return cases
 
 
-def _to_pretraining_record(spec: TrainingSpec, train: tuple[Case, ...], val: tuple[Case, ...]) -> Pretraining:
+def _to_pretraining_record(spec: TrainingSpec, train: tuple[Case, ...], val: tuple[Case, ...]) -> PretrainingDataset:
     """Record of this job's dataset in the published model's card: the cases of training and selection."""
     cases = (*train, *val)
-    return Pretraining(
+    return PretrainingDataset(
         dataset=spec.dataset,
         dataset_digest=spec.dataset_digest,
         # Only images: label maps of different patients can be equal, and empty ones always are.

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from vfmalign.core.domain.datasets import Case, Dataset
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.datasets import Case, DatasetManifest
+from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.keys import volume_key
 from vfmalign.features.extractor import extract
-from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack, generate_case
+from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack, generate_case
 from vfmalign.imaging.preprocessing import prepare_study
 from vfmalign.imaging.volumes import decode, encode
 from vfmalign.models.cards import load_encoder, publish
@@ -28,12 +28,12 @@ from vfmalign.v1 import features_pb2 as pb
 
 # Phantoms on coarse grids: the whole anatomy, quickly made.
 SPEC = PhantomSpec(
-    t2w=Stack((64, 64, 16), (1.75, 1.75, 3.75)),
-    dwi=Stack((48, 48, 16), (2.6, 2.6, 3.75)),
-    adc=Stack((48, 48, 16), (2.6, 2.6, 3.75)),
+    t2w=SliceStack((64, 64, 16), (1.75, 1.75, 3.75)),
+    dwi=SliceStack((48, 48, 16), (2.6, 2.6, 3.75)),
+    adc=SliceStack((48, 48, 16), (2.6, 2.6, 3.75)),
 )
 MODALITIES = ("t2w", "dwi", "adc")
-INPUT = Preprocessing(spacing_mm=(3.75, 1.75, 1.75), shape_DHW=(16, 64, 64))
+INPUT = PreprocessingSpec(spacing_mm=(3.75, 1.75, 1.75), shape_DHW=(16, 64, 64))
 
 
 class Server:
@@ -88,13 +88,13 @@ def card(store):
     return publish(store, "micro", state, architecture=architecture.name, objective="contrastive", preprocessing=INPUT)
 
 
-def _upload(store, dataset: str, volumes_by_case) -> Dataset:
+def _upload(store, dataset: str, volumes_by_case) -> DatasetManifest:
     cases = []
     for number, volumes in enumerate(volumes_by_case):
         case = f"case-{number:03d}"
         refs = {kind: store.put(volume_key(dataset, case, kind), encode(v)) for kind, v in volumes.items()}
         cases.append(Case(id=case, group=f"patient-{number:03d}", volumes=refs))
-    result = Dataset(id=dataset, test=tuple(cases))
+    result = DatasetManifest(id=dataset, test=tuple(cases))
     save_dataset(store, result)
     return result
 

@@ -19,7 +19,7 @@ import grpc
 import pytest
 import sqlalchemy as sa
 
-from vfmalign.core.domain.datasets import Case, Dataset, VolumeRef
+from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import canonical_json
@@ -314,7 +314,7 @@ def stored(store):
             split: tuple(case(f"{split}-{i}") for i in range(n))
             for split, n in (("train", 4), ("val", 2), ("test", 12))
         }
-        return Dataset(id=name, **(splits | fields))
+        return DatasetManifest(id=name, **(splits | fields))
 
     save_dataset(store, dataset("demo"))
     save_dataset(store, dataset("twin"))  # equal to `demo`, but no check of one shares baselines with one of the other

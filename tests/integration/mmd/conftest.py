@@ -15,7 +15,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from safetensors.numpy import save
 
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest
@@ -75,7 +75,7 @@ def store_set(store, layers, cases=None, groups=None):
         dataset_digest="1" * 64,
         split="test",
         layers=tuple(layers),
-        preprocessing=Preprocessing(spacing_mm=None, shape_DHW=(8, 8, 8)),
+        preprocessing=PreprocessingSpec(spacing_mm=None, shape_DHW=(8, 8, 8)),
     )
     cases = cases or [f"case-{row:05d}" for row in range(rows)]
     writer = FeatureSetWriter(store, request, cases, groups or [f"group-{case}" for case in cases])

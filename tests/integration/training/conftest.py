@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from vfmalign.core.domain.jobs import JobResult, TrainingRecipe, TrainingSpec
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.runtime.work_queue import ShutdownRequest
 from vfmalign.core.storage.keys import job_key, model_card_key, weights_key
 from vfmalign.imaging.phantoms.dataset import synthesise_dataset
-from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack
+from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack
 from vfmalign.models.cards import load_card, publish
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state, to_safetensors
@@ -25,12 +25,12 @@ OPTIONS = TrainingOptions(device="cpu", threads=1, workers=2)
 RECIPE = TrainingRecipe(epochs=2, steps_per_epoch=3, batch_size=2, learning_rate=3e-3, layer_decay=0.8)
 # Half the usual number of voxels along each axis, so that generating and reading takes a fraction of a second.
 SMALL = PhantomSpec(
-    t2w=Stack((60, 60, 18), (1.2, 1.2, 3.0)),
-    dwi=Stack((40, 40, 18), (2.0, 2.0, 3.0)),
-    adc=Stack((40, 40, 18), (2.0, 2.0, 3.0)),
+    t2w=SliceStack((60, 60, 18), (1.2, 1.2, 3.0)),
+    dwi=SliceStack((40, 40, 18), (2.0, 2.0, 3.0)),
+    adc=SliceStack((40, 40, 18), (2.0, 2.0, 3.0)),
     lesion_free_share=0.0,
 )
-INPUT = Preprocessing(spacing_mm=(3.0, 2.0, 2.0), shape_DHW=(16, 32, 32))
+INPUT = PreprocessingSpec(spacing_mm=(3.0, 2.0, 2.0), shape_DHW=(16, 32, 32))
 
 
 @pytest.fixture(scope="module", autouse=True)

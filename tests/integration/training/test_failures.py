@@ -19,14 +19,14 @@ from vfmalign.core.domain.errors import (
     VfmalignError,
 )
 from vfmalign.core.domain.jobs import JobFailure, MetricSpec, TrainingRecipe, TrainingSpec
-from vfmalign.core.domain.models import Preprocessing, Pretraining
+from vfmalign.core.domain.models import PreprocessingSpec, PretrainingDataset
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_queue import ShutdownRequest
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.imaging.phantoms.dataset import synthesise_dataset
-from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack
+from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack
 from vfmalign.models.cards import publish
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state
@@ -38,7 +38,7 @@ from vfmalign.training.trainer import Trainer
 
 RECIPE = TrainingRecipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=1e-3)
 PROBED = RECIPE.model_copy(update={"probe_steps": (1,)})
-STACK = Stack((40, 40, 18), (2.0, 2.0, 3.0))
+STACK = SliceStack((40, 40, 18), (2.0, 2.0, 3.0))
 SMALL = PhantomSpec(t2w=STACK, dwi=STACK, adc=STACK, lesion_free_share=0.0)
 
 
@@ -56,7 +56,7 @@ def make_model(store, dataset):
             random_state(ARCHITECTURES[architecture], 5),
             architecture=architecture,
             objective="masked_reconstruction",
-            preprocessing=Preprocessing(spacing_mm=(3.0, 2.0, 2.0), shape_DHW=(16, 32, 32)),
+            preprocessing=PreprocessingSpec(spacing_mm=(3.0, 2.0, 2.0), shape_DHW=(16, 32, 32)),
             pretraining=seen,
         )
 
@@ -214,7 +214,7 @@ def test_a_dataset_must_exist_with_its_digest(fail, fields):
 def test_a_test_case_from_the_models_pretraining_stops_the_job(fail, fields, dataset, make_model):
     (case,) = dataset.test
     digests = tuple(sorted(case.volumes[kind].sha256 for kind in MODALITIES))
-    seen = Pretraining(dataset="earlier", dataset_digest="0" * 64, volume_sha256=digests, groups=())
+    seen = PretrainingDataset(dataset="earlier", dataset_digest="0" * 64, volume_sha256=digests, groups=())
     model = make_model("knows-too-much", seen=(seen,))
     changes = {"model": model.id, "model_sha256": model.checkpoint.sha256}
     failure = fail(TrainingSpec.model_validate(fields | changes))

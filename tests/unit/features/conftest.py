@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from vfmalign.core.domain.datasets import Case, Dataset
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.datasets import Case, DatasetManifest
+from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.keys import volume_key
 from vfmalign.features.cache import ModelCache
@@ -15,7 +15,7 @@ from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state
 
 ARCHITECTURE = "profound_conv_micro"
-SMALL_INPUT = Preprocessing(spacing_mm=(3.0, 1.5, 1.5), shape_DHW=(16, 32, 32))
+SMALL_INPUT = PreprocessingSpec(spacing_mm=(3.0, 1.5, 1.5), shape_DHW=(16, 32, 32))
 CASES = 7
 
 
@@ -52,7 +52,7 @@ def card(store):
 def dataset(store):
     # Not in the order of their ids: rows follow the dataset.
     cases = tuple(upload_case(store, "small", number) for number in (3, 0, 6, 1, 5, 2, 4))
-    result = Dataset(id="small", test=cases, val=(upload_case(store, "small", 20),))
+    result = DatasetManifest(id="small", test=cases, val=(upload_case(store, "small", 20),))
     save_dataset(store, result)
     return result
 

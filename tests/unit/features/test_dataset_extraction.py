@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vfmalign.client.messages.features import ExtractDatasetRequest
-from vfmalign.core.domain.datasets import Case, Dataset
+from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.errors import (
     BadDataset,
     BadOption,
@@ -296,8 +296,8 @@ def test_requests_that_cannot_be_met(store, models, request_, change, error, mes
         extract_dataset(store, models, request_.model_copy(update=change), OPTIONS, Surroundings().hooks)
 
 
-def dataset_with(store, name: str, cases: tuple[Case, ...]) -> Dataset:
-    result = Dataset(id=name, test=cases)
+def dataset_with(store, name: str, cases: tuple[Case, ...]) -> DatasetManifest:
+    result = DatasetManifest(id=name, test=cases)
     save_dataset(store, result)
     return result
 

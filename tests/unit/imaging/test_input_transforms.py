@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.imaging.distortion import (
     MIN_STRETCH,
     PEAK_DISPLACEMENT_MM,
@@ -129,7 +129,7 @@ def test_the_known_inverse_field_restores_the_image(seed):
 
 def test_the_known_inverse_field_restores_a_phantom_s_dwi(phantom):
     """To 40 dB, noise and edges included."""
-    plain = Preprocessing(modalities=("dwi",), spacing_mm=SPACING, shape_DHW=(16, 96, 96))
+    plain = PreprocessingSpec(modalities=("dwi",), spacing_mm=SPACING, shape_DHW=(16, 96, 96))
     prepared = prepare_study(phantom.volumes, plain)
     signal = prepared.scale.invert(prepared.clean_CDHW)[0].clamp(min=0)
     field_DEW = simulate_displacement((16, 96, 96), SPACING, 3)
@@ -162,7 +162,7 @@ def test_a_ratio_is_displaced_without_pile_up():
 
 
 def test_distortion_does_not_change_t2w_and_depends_on_the_case(phantom):
-    plain = Preprocessing(spacing_mm=SPACING, shape_DHW=(16, 64, 64))
+    plain = PreprocessingSpec(spacing_mm=SPACING, shape_DHW=(16, 64, 64))
     prepared = prepare_study(phantom.volumes, plain, "distorted_diffusion")
     assert torch.equal(prepared.input_CDHW[0], prepared.clean_CDHW[0])
     for channel in (1, 2):

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from vfmalign.core.domain.errors import BadOption, BadVolume
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.imaging.grid import common_grid, resample
 from vfmalign.imaging.normalisation import compute_moments, scale_from_moments
 from vfmalign.imaging.preprocessing import crop_or_pad, needed_kinds, prepare_study
 from vfmalign.imaging.volumes import Volume
 
-CPU_SIZED = Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
+CPU_SIZED = PreprocessingSpec(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
 
 
 def turned(volume, axes, flips):
@@ -85,7 +85,7 @@ def test_axes_run_from_feet_to_head_front_to_back_right_to_left():
     t2w[0, 0, 0] = 2.0
     t2w[3, 7, 5] = 100.0
     prepared = prepare_study(
-        own_grid(t2w=t2w), Preprocessing(modalities=("t2w",), spacing_mm=None, shape_DHW=(4, 8, 6))
+        own_grid(t2w=t2w), PreprocessingSpec(modalities=("t2w",), spacing_mm=None, shape_DHW=(4, 8, 6))
     )
     assert int(prepared.clean_CDHW.argmax()) == t2w.size - 1
 
@@ -97,7 +97,7 @@ def test_zscore_crop_and_pad_are_exact():
     """
     shape_DHW, target = (10, 21, 30), (16, 16, 16)
     study = random_study(shape_DHW)
-    prepared = prepare_study(own_grid(**study), Preprocessing(spacing_mm=None, shape_DHW=target))
+    prepared = prepare_study(own_grid(**study), PreprocessingSpec(spacing_mm=None, shape_DHW=target))
     for channel, kind in enumerate(("t2w", "dwi", "adc")):
         values = study[kind].astype(np.float64)
         seen = values != 0
@@ -115,7 +115,7 @@ def test_zscore_crop_and_pad_are_exact():
 def test_cropping_planes_first_equals_cropping_the_whole_grid(phantom, spacing_mm, shape_DHW):
     """The input is cut from the whole grid and normalised by all of it, though no more than the input is written."""
     study = {kind: phantom.volumes[kind] for kind in ("t2w", "dwi", "adc")}
-    prepared = prepare_study(study, Preprocessing(spacing_mm=spacing_mm, shape_DHW=shape_DHW))
+    prepared = prepare_study(study, PreprocessingSpec(spacing_mm=spacing_mm, shape_DHW=shape_DHW))
     grid = common_grid(study["t2w"], spacing_mm)
     for input_DHW, volume in zip(prepared.input_CDHW, study.values(), strict=True):
         whole_DHW = resample(volume, grid, labels=False).T.astype(np.float64)
@@ -182,7 +182,7 @@ def test_rejects_an_unknown_transform(phantom):
 def test_the_clean_study_is_on_the_scale_of_the_input():
     """What is degraded is normalised by its own statistics, as in earnest; the target must not betray others."""
     study = own_grid(**random_study((4, 16, 16)))
-    plain = Preprocessing(spacing_mm=None, shape_DHW=(4, 16, 16))
+    plain = PreprocessingSpec(spacing_mm=None, shape_DHW=(4, 16, 16))
     degraded = prepare_study(study, plain, "half_resolution")
     for channel, kind in enumerate(("t2w", "dwi", "adc")):
         input_N = degraded.input_CDHW[channel][degraded.input_CDHW[channel] != 0]
@@ -214,7 +214,7 @@ def test_the_grade_is_that_of_the_whole_map(phantom):
 
 # --- normalisation inside the gland -----------------------------------------------------------------------------------
 
-IN_GLAND = Preprocessing(modalities=("t2w",), spacing_mm=None, shape_DHW=(6, 16, 16), normalisation="zscore_gland")
+IN_GLAND = PreprocessingSpec(modalities=("t2w",), spacing_mm=None, shape_DHW=(6, 16, 16), normalisation="zscore_gland")
 
 
 def gland_study(shape_DHW=(4, 20, 20)):
@@ -248,7 +248,7 @@ def test_scale_and_offset_of_intensities_cancel():
 
 
 def test_each_slice_has_the_pixels_of_the_model(phantom):
-    preprocessing = Preprocessing(
+    preprocessing = PreprocessingSpec(
         modalities=("t2w",), spacing_mm=(3.0, 2 / 7, 2 / 7), shape_DHW=(8, 448, 448), normalisation="zscore_gland"
     )
     prepared = prepare_study(phantom.volumes, preprocessing)

@@ -8,7 +8,7 @@ import pytest
 
 from vfmalign.mmd.comparison import layer_pass
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComputeConfig, Options
+from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 
 
@@ -59,7 +59,7 @@ def compare_arrays(x, y, *, groups_x=(), groups_y=(), tile_rows=None, forced=Non
         Sample("x", {"features": x}, tuple(groups_x)),
         Sample("y", {"features": y}, tuple(groups_y)),
         reference,
-        Options(**options),
+        ComparisonOptions(**options),
         ComputeConfig(tile_shape=tile_rows and (tile_rows, 2 * tile_rows)),
     )
     return result.layers[0]

@@ -7,7 +7,7 @@ import torch
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.mmd import mmd2, mmd_test
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComputeConfig, Options
+from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.statistics import permutations
 
@@ -35,7 +35,7 @@ def service(x, y, reference=None, groups=((), ()), **options):
         Sample(name, {"stages.3": array}, labels)
         for name, array, labels in zip("xy", (x, y), map(tuple, groups), strict=True)
     )
-    return compare(one, other, fitted, Options(**options), ComputeConfig()).layers[0].raw
+    return compare(one, other, fitted, ComparisonOptions(**options), ComputeConfig()).layers[0].raw
 
 
 def test_default_is_the_unbiased_value_at_the_pooled_median(brute, samples, pairs):

@@ -14,7 +14,7 @@ from vfmalign.core.domain.errors import (
     NotFound,
     PreconditionFailed,
 )
-from vfmalign.core.domain.models import Preprocessing, Pretraining
+from vfmalign.core.domain.models import PreprocessingSpec, PretrainingDataset
 from vfmalign.core.storage.keys import model_card_key
 from vfmalign.models.cards import list_model_ids, load_card, load_encoder, publish
 from vfmalign.models.registry import ARCHITECTURES
@@ -33,7 +33,7 @@ def publish_micro(store, model_id, state, **options):
 
 
 def test_a_published_model_is_loaded_back(store, state):
-    seen = Pretraining(dataset="set", dataset_digest="1" * 64, volume_sha256=("2" * 64,), groups=("g1",))
+    seen = PretrainingDataset(dataset="set", dataset_digest="1" * 64, volume_sha256=("2" * 64,), groups=("g1",))
     card = publish_micro(store, "first", state, pretraining=[seen], source="made here")
     assert card.checkpoint.sha256 == hashlib.sha256(to_safetensors(state)).hexdigest()
     assert card.checkpoint.key == f"models/first/{card.checkpoint.sha256}.safetensors"
@@ -89,7 +89,7 @@ def test_bad_options(store, state, options, message):
 
 
 def test_own_preprocessing_and_primary_layer(store, state):
-    own = Preprocessing(spacing_mm=None, shape_DHW=(16, 32, 32))
+    own = PreprocessingSpec(spacing_mm=None, shape_DHW=(16, 32, 32))
     card = publish_micro(store, "own", state, preprocessing=own, primary_layer="stages.2", parent="first")
     assert (card.preprocessing, card.primary_layer, card.parent) == (own, "stages.2", "first")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.models.encoder import POOLED_LAYER, pool
 from vfmalign.models.registry import ARCHITECTURES, get_architecture
 from vfmalign.models.weights import build_encoder, random_state
@@ -78,7 +78,7 @@ def test_published_input_sizes(name, shape_DHW):
 
 
 def test_provicnets_slices_show_128_mm():
-    preprocessing: Preprocessing = ARCHITECTURES["provicnet_t2w"].preprocessing
+    preprocessing: PreprocessingSpec = ARCHITECTURES["provicnet_t2w"].preprocessing
     assert preprocessing.spacing_mm[1] * preprocessing.shape_DHW[1] == pytest.approx(128)
     assert preprocessing.normalisation == "zscore_gland"
 

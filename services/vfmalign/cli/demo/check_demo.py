@@ -16,7 +16,7 @@ from rich.text import Text
 from vfmalign.cli.commands.checks import download_check_report, list_jobs_of_check
 from vfmalign.cli.demo.steps import (
     REHEARSAL,
-    Pretraining,
+    PretrainingRun,
     Stopwatch,
     generate_phantoms,
     handle_sigterm_as_interrupt,
@@ -70,10 +70,10 @@ class DemoPlan:
         """Id of the check."""
         return f"demo-{self.task}-{self.objective}-{self.seed}".replace("_", "-")
 
-    def pretraining(self) -> Pretraining:
+    def pretraining(self) -> PretrainingRun:
         """Returns how the model is pretrained."""
         recipe = finetuning_pb2.Recipe(preset=PRESET)
-        return Pretraining(self.dataset, self.model, ARCHITECTURE, self.objective, recipe, self.seed)
+        return PretrainingRun(self.dataset, self.model, ARCHITECTURE, self.objective, recipe, self.seed)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from rich.text import Text
 from vfmalign.cli.commands import experiments
 from vfmalign.cli.demo.steps import (
     REHEARSAL,
-    Pretraining,
+    PretrainingRun,
     Stopwatch,
     generate_phantoms,
     handle_sigterm_as_interrupt,
@@ -106,7 +106,7 @@ class RehearsalPlan:
         """Id of the phantoms."""
         return f"phantoms-{self.experiment}"
 
-    def pretrainings(self) -> list[Pretraining]:
+    def pretrainings(self) -> list[PretrainingRun]:
         """Returns how the models are pretrained."""
         pretrainings = []
         for architecture, objective in self.size.models:
@@ -114,7 +114,7 @@ class RehearsalPlan:
             short = f"{architecture.removesuffix('_micro')}-{objective.partition('_')[0]}".replace("_", "-")
             model = f"{short}-{self.experiment}"
             pretrainings.append(
-                Pretraining(self.dataset, model, architecture, objective, self.size.pretraining, self.seed)
+                PretrainingRun(self.dataset, model, architecture, objective, self.size.pretraining, self.seed)
             )
         return pretrainings
 

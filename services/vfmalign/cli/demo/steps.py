@@ -59,7 +59,7 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
-class Pretraining:
+class PretrainingRun:
     """A model to pretrain: its id and how it is trained."""
 
     dataset: str
@@ -121,7 +121,9 @@ def generate_phantoms(target: Target, dataset_id: str, seed: int, counts: Mappin
     output.note(f"dataset {dataset_id}: {sizes} (digest {dataset.digest()[:12]})")
 
 
-def pretrain(target: Target, models: Sequence[Pretraining], output: Output, directory: StateDirectory | None) -> None:
+def pretrain(
+    target: Target, models: Sequence[PretrainingRun], output: Output, directory: StateDirectory | None
+) -> None:
     """Pretrain models, as many at the same time as the service runs, and follow them one by one.
 
     Raises:

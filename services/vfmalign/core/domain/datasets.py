@@ -35,7 +35,7 @@ class Case(Record):
     volumes: dict[VolumeKind, VolumeRef]
 
 
-class Dataset(Record):
+class DatasetManifest(Record):
     """Cases by split.
 
     Attributes:

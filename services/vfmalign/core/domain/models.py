@@ -10,7 +10,7 @@ from vfmalign.core.domain.record import Id, Record, Sha256
 Objective = Literal["masked_reconstruction", "contrastive", "supervised", "random"]
 
 
-class Preprocessing(Record):
+class PreprocessingSpec(Record):
     """Input that an encoder expects.
 
     Attributes:
@@ -34,7 +34,7 @@ class LayerSpec(Record):
     channels: int
 
 
-class Pretraining(Record):
+class PretrainingDataset(Record):
     """A dataset that a model was pretrained on, with what is needed to detect leakage into a test split."""
 
     dataset: Id
@@ -60,9 +60,9 @@ class ModelCard(Record):
     architecture: str
     objective: Objective
     checkpoint: VolumeRef
-    preprocessing: Preprocessing
+    preprocessing: PreprocessingSpec
     layers: tuple[LayerSpec, ...]
     primary_layer: str
-    pretraining: tuple[Pretraining, ...] = ()
+    pretraining: tuple[PretrainingDataset, ...] = ()
     parent: str = ""
     source: str = ""

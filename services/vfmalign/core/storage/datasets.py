@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
-from vfmalign.core.domain.datasets import MODALITIES, SPLITS, Case, Dataset, Split, VolumeKind, VolumeRef
+from vfmalign.core.domain.datasets import MODALITIES, SPLITS, Case, DatasetManifest, Split, VolumeKind, VolumeRef
 from vfmalign.core.domain.errors import BadDataset, Conflict, Leakage, NotFound, PreconditionFailed
-from vfmalign.core.domain.models import Pretraining
+from vfmalign.core.domain.models import PretrainingDataset
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.storage.keys import dataset_key
 from vfmalign.core.storage.object_store import ObjectStore
@@ -24,7 +24,7 @@ _GENERATED = "phantom-"
 """Prefix of generated patients. Used for old datalists, which do not state whether they hold phantoms."""
 
 
-def load_dataset(store: ObjectStore, dataset_id: str, digest: str | None = None) -> Dataset:
+def load_dataset(store: ObjectStore, dataset_id: str, digest: str | None = None) -> DatasetManifest:
     """Reads a dataset.
 
     Args:
@@ -63,7 +63,7 @@ def list_datasets(store: ObjectStore) -> Iterator[str]:
             yield key.removeprefix(_FOLDER).removesuffix(_FILE)
 
 
-def save_dataset(store: ObjectStore, dataset: Dataset) -> str:
+def save_dataset(store: ObjectStore, dataset: DatasetManifest) -> str:
     """Writes a dataset after its volumes; this write commits it.
 
     Returns:
@@ -84,7 +84,7 @@ def save_dataset(store: ObjectStore, dataset: Dataset) -> str:
     return dataset.digest()
 
 
-def to_datalist(dataset: Dataset) -> dict[str, Any]:
+def to_datalist(dataset: DatasetManifest) -> dict[str, Any]:
     """Converts a dataset to a datalist whose paths are keys of the bucket."""
     content: dict[str, Any] = {
         "name": dataset.id,
@@ -99,7 +99,7 @@ def to_datalist(dataset: Dataset) -> dict[str, Any]:
     return content
 
 
-def from_datalist(content: Any, dataset_id: str) -> Dataset:
+def from_datalist(content: Any, dataset_id: str) -> DatasetManifest:
     """Converts a datalist to a dataset. Old datalists without `phantom` are judged by the names of their patients.
 
     Raises:
@@ -110,7 +110,7 @@ def from_datalist(content: Any, dataset_id: str) -> Dataset:
         patients = [case.group for cases in splits.values() for case in cases]
         generated = bool(patients) and all(patient.startswith(_GENERATED) for patient in patients)
         phantom = content.get("phantom", generated)
-        return Dataset(id=dataset_id, held_out=content["held_out"], phantom=phantom, **splits)
+        return DatasetManifest(id=dataset_id, held_out=content["held_out"], phantom=phantom, **splits)
     except (KeyError, TypeError, AttributeError, ValueError):
         raise PreconditionFailed(
             "dataset.json is not a datalist of this version",
@@ -119,7 +119,7 @@ def from_datalist(content: Any, dataset_id: str) -> Dataset:
         ) from None
 
 
-def check_splits(dataset: Dataset) -> None:
+def check_splits(dataset: DatasetManifest) -> None:
     """Checks that splits share no case, patient or volume, and that no split lists a case twice.
 
     Raises:
@@ -143,7 +143,7 @@ def check_splits(dataset: Dataset) -> None:
             )
 
 
-def check_leakage(dataset: Dataset, pretraining: Sequence[Pretraining]) -> None:
+def check_leakage(dataset: DatasetManifest, pretraining: Sequence[PretrainingDataset]) -> None:
     """Checks that no test case is part of `train`, `val` or the model's pretraining.
 
     A dataset that is not held out is not checked against its own splits.

@@ -21,7 +21,7 @@ from safetensors.numpy import load
 
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import DataLoss, DigestMismatch, NotFound, PreconditionFailed
-from vfmalign.core.domain.models import LayerSpec, Preprocessing
+from vfmalign.core.domain.models import LayerSpec, PreprocessingSpec
 from vfmalign.core.domain.record import Id, Record, Sha256
 from vfmalign.core.storage.keys import features_prefix, manifest_key
 from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
@@ -56,7 +56,7 @@ class FeatureRequest(Record):
     layers: tuple[str, ...] = Field(min_length=1)
     pooling: Literal["mean"] = "mean"
     input_transform: str = "identity"
-    preprocessing: Preprocessing
+    preprocessing: PreprocessingSpec
     format: Literal[1] = 1
 
     def feature_set_id(self) -> str:
@@ -113,7 +113,7 @@ class CommittedSet:
 
 
 @dataclass(frozen=True)
-class FeatureSet:
+class LoadedFeatureSet:
     """A set in memory: the manifest and one (N, C) array per layer."""
 
     manifest: Manifest
@@ -175,7 +175,7 @@ def read_manifest(store: ObjectStore, feature_set: str, sha256: str = "") -> Man
     return read_committed(store, feature_set, sha256).manifest
 
 
-def read_feature_set(store: ObjectStore, feature_set: str, sha256: str = "") -> FeatureSet:
+def read_feature_set(store: ObjectStore, feature_set: str, sha256: str = "") -> LoadedFeatureSet:
     """Reads and verifies a whole set; see `read_committed` for the arguments.
 
     Raises:
@@ -185,7 +185,7 @@ def read_feature_set(store: ObjectStore, feature_set: str, sha256: str = "") -> 
     manifest = read_manifest(store, feature_set, sha256)
     parts = [read_part(store, manifest, index) for index in range(len(manifest.parts))]
     layers = {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in manifest.layers}
-    return FeatureSet(manifest, layers)
+    return LoadedFeatureSet(manifest, layers)
 
 
 def read_part(store: ObjectStore, manifest: Manifest, index: int) -> dict[str, Features]:

@@ -8,7 +8,7 @@ from typing import Any
 from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.core.domain.errors import BadOption, DigestMismatch, NotFound
 from vfmalign.core.domain.jobs import Network, TrainingRecipe, TrainingSpec, probe_id
-from vfmalign.core.domain.models import ModelCard, Preprocessing
+from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
 from vfmalign.core.domain.recipes import (
     PRESETS,
     Preset,
@@ -161,7 +161,7 @@ class BaselineTraining(Record):
 
     version: str
     spec: dict[str, Any]
-    preprocessing: Preprocessing
+    preprocessing: PreprocessingSpec
 
 
 def baseline_digest(spec: TrainingSpec, card: ModelCard) -> str:

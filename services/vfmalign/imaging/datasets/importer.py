@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfmalign.core.domain.datasets import SPLITS, Case, Dataset, Split, VolumeKind, VolumeRef
+from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, Split, VolumeKind, VolumeRef
 from vfmalign.core.domain.errors import BadDataset, BadVolume, Conflict, VfmalignError
 from vfmalign.core.storage.datasets import check_splits, load_dataset, save_dataset
 from vfmalign.core.storage.keys import dataset_key, volume_key
@@ -49,7 +49,7 @@ def import_folder(
     patients: Mapping[str, str] | None = None,
     seed: int = 0,
     progress: ProgressCallback | None = None,
-) -> Dataset:
+) -> DatasetManifest:
     """Create a dataset from a folder and upload it.
 
     Args:
@@ -91,7 +91,9 @@ def import_folder(
     return dataset
 
 
-def _upload(store: ObjectStore, dataset: Dataset, cases: Sequence[_PseudonymousCase], report: ProgressCallback) -> None:
+def _upload(
+    store: ObjectStore, dataset: DatasetManifest, cases: Sequence[_PseudonymousCase], report: ProgressCallback
+) -> None:
     """Upload all volumes, reading the files again and checking that they are those that were validated."""
     expected = {ref.key: ref for name in SPLITS for case in dataset.split(name) for ref in case.volumes.values()}
     for done, case in enumerate(cases, start=1):
@@ -148,11 +150,11 @@ def _build_dataset(
     cases: Sequence[_PseudonymousCase],
     assigned: Mapping[Split, Sequence[_PseudonymousCase]],
     refs: Mapping[str, dict[VolumeKind, VolumeRef]],
-) -> Dataset:
+) -> DatasetManifest:
     records = {case.id: Case(id=case.id, group=case.group, volumes=refs[case.id]) for case in cases}
     lists = {name: tuple(records[case.id] for case in members) for name, members in assigned.items()}
     held_out = sum(len(members) for members in lists.values()) == len(cases)
-    return Dataset.model_validate({"id": dataset_id, "held_out": held_out, **lists})
+    return DatasetManifest.model_validate({"id": dataset_id, "held_out": held_out, **lists})
 
 
 def _validate(

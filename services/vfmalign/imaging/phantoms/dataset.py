@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 
-from vfmalign.core.domain.datasets import SPLITS, Case, Dataset, Split, VolumeKind, VolumeRef
+from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, Split, VolumeKind, VolumeRef
 from vfmalign.core.domain.errors import BadDataset, Conflict
 from vfmalign.core.storage.datasets import load_dataset, save_dataset
 from vfmalign.core.storage.keys import dataset_key, volume_key
@@ -29,7 +29,7 @@ def synthesise_dataset(
     *,
     progress: ProgressCallback | None = None,
     spec: PhantomSpec | None = None,
-) -> Dataset:
+) -> DatasetManifest:
     """Generate a dataset of phantoms with one patient per case, and upload it.
 
     Args:
@@ -69,7 +69,7 @@ def synthesise_dataset(
             done += 1
             if progress is not None:
                 progress("generate", done, total)
-    dataset = Dataset.model_validate({"id": dataset_id, "phantom": True, **lists})
+    dataset = DatasetManifest.model_validate({"id": dataset_id, "phantom": True, **lists})
     if not exists:
         save_dataset(store, dataset)
     elif load_dataset(store, dataset_id).digest() != dataset.digest():

@@ -29,7 +29,7 @@ Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Stack:
+class SliceStack:
     """Grid of one modality: voxels along X, Y, Z and their spacing in mm."""
 
     shape_XYZ: tuple[int, int, int]
@@ -50,9 +50,9 @@ class PhantomSpec:
         lesion_free_share: share of cases without a lesion.
     """
 
-    t2w: Stack = Stack((160, 160, 20), (0.7, 0.7, 3.0))
-    dwi: Stack = Stack((80, 80, 20), (1.6, 1.6, 3.0))
-    adc: Stack = Stack((72, 72, 18), (1.75, 1.75, 3.4))
+    t2w: SliceStack = SliceStack((160, 160, 20), (0.7, 0.7, 3.0))
+    dwi: SliceStack = SliceStack((80, 80, 20), (1.6, 1.6, 3.0))
+    adc: SliceStack = SliceStack((72, 72, 18), (1.75, 1.75, 3.4))
     b_high: float = 1400.0
     noise: float = 0.03
     misregistration_mm: float = 0.6
@@ -306,7 +306,7 @@ def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _place_stack(
-    stack: Stack, pose: NDArray[np.float64], turn: NDArray[np.float64], offset_mm: NDArray[np.float64]
+    stack: SliceStack, pose: NDArray[np.float64], turn: NDArray[np.float64], offset_mm: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], Positions]:
     """Place a grid that is rotated and displaced against the T2-weighted stack.
 

@@ -22,7 +22,7 @@ from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.mmd.api import machine_memory_bytes
 from vfmalign.mmd.comparison import memory_budget
 from vfmalign.mmd.comparison.compare import check_options, compare
-from vfmalign.mmd.comparison.options import ComputeConfig, Options
+from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import distributed
 from vfmalign.mmd.engine.row_streams import NpyRows
@@ -134,8 +134,8 @@ def _run(arguments: argparse.Namespace) -> None:
         places = _places(arguments)
         read = _read_stored if _is_stored(arguments.x) else _read_files
         x, y, *more = read(places, options, engine)
-    with stages.stage("compare"), distributed.process_group() as processes:
-        engine = replace(engine, device=distributed.local_device(engine.device), process_group=processes)
+    with stages.stage("compare"), distributed.join_process_group() as processes:
+        engine = replace(engine, device=distributed.local_device(engine.device), communicator=processes)
         result = compare(x, y, more[0] if more else None, options, engine)
     if not processes.is_main_process:
         return
@@ -153,7 +153,7 @@ def _is_stored(place: str) -> bool:
     return not place.endswith(NPY)
 
 
-def _read_stored(places: Mapping[str, str], options: Options, engine: ComputeConfig) -> list[Sample]:
+def _read_stored(places: Mapping[str, str], options: ComparisonOptions, engine: ComputeConfig) -> list[Sample]:
     """Return feature sets as arrays or, where they do not fit into memory, x and y as streams."""
     store = ObjectStore(load(StoreSettings))
     given = []
@@ -171,7 +171,7 @@ def _read_stored(places: Mapping[str, str], options: Options, engine: ComputeCon
     return [*sets.streams(given[:2]), *sets.read(given[2:], UNLIMITED)]
 
 
-def _read_files(places: Mapping[str, str], options: Options, engine: ComputeConfig) -> list[Sample]:
+def _read_files(places: Mapping[str, str], options: ComparisonOptions, engine: ComputeConfig) -> list[Sample]:
     """Return .npy files as arrays or, where they do not fit into memory, x and y as streams."""
     paths = {name: Path(place) for name, place in places.items()}
     layer = converters.INLINE_LAYER

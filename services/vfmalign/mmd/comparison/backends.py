@@ -12,8 +12,8 @@ from vfmalign.core.runtime import logs
 from vfmalign.mmd.comparison.options import Backend, ComputeConfig
 from vfmalign.mmd.engine import products
 from vfmalign.mmd.engine import tiles as torch_engine
-from vfmalign.mmd.engine.distributed import ProcessGroup
-from vfmalign.mmd.engine.kernels import Kernel
+from vfmalign.mmd.engine.distributed import Communicator
+from vfmalign.mmd.engine.kernels import BoundKernel
 from vfmalign.mmd.engine.tiles import Layout, Matrix, Sums
 from vfmalign.mmd.engine.triton import backend
 
@@ -30,7 +30,7 @@ class Summed:
 
 
 def accumulate(
-    matrix: Matrix, kernels: Sequence[Kernel], layout: Layout, engine: ComputeConfig, *, squares: bool = False
+    matrix: Matrix, kernels: Sequence[BoundKernel], layout: Layout, engine: ComputeConfig, *, squares: bool = False
 ) -> Summed:
     """All sums of the matrix, for each kernel, on the engine's backend; of several ranks, added up.
 
@@ -41,18 +41,18 @@ def accumulate(
     if wants_triton(engine) and not note:
         try:
             sums = _formed(backend.accumulate, matrix, kernels, layout, engine, squares=squares)
-            return Summed(added_up(sums, engine.process_group, matrix.device), "triton")
+            return Summed(added_up(sums, engine.communicator, matrix.device), "triton")
         except backend.errors() as error:
             note = f"triton could not compile or launch its program here: {type(error).__name__}"
             _log.warning("triton_failed", error=type(error).__name__, exc_info=True)
     sums = _formed(torch_engine.accumulate, matrix, kernels, layout, engine, squares=squares)
-    return Summed(added_up(sums, engine.process_group, matrix.device), "torch", note)
+    return Summed(added_up(sums, engine.communicator, matrix.device), "torch", note)
 
 
 def _formed(
     form: Callable[..., list[Sums]],
     matrix: Matrix,
-    kernels: Sequence[Kernel],
+    kernels: Sequence[BoundKernel],
     layout: Layout,
     engine: ComputeConfig,
     *,
@@ -67,11 +67,11 @@ def _formed(
             tile_shape=engine.tile_shape,
             context=engine.context,
             squares=squares,
-            shard=engine.process_group.shard,
+            shard=engine.communicator.shard,
         )
 
 
-def why_not_triton(matrix: Matrix, kernels: Sequence[Kernel], engine: ComputeConfig) -> str:
+def why_not_triton(matrix: Matrix, kernels: Sequence[BoundKernel], engine: ComputeConfig) -> str:
     """Why triton, which the engine would take, cannot; empty where it can or is not wanted."""
     if not wants_triton(engine):
         return ""
@@ -83,15 +83,15 @@ def wants_triton(engine: ComputeConfig) -> bool:
     return engine.backend == "triton" or (engine.backend == "auto" and engine.device.type == "cuda")
 
 
-def added_up(sums: Sequence[Sums], process_group: ProcessGroup, device: torch.device) -> list[Sums]:
+def added_up(sums: Sequence[Sums], communicator: Communicator, device: torch.device) -> list[Sums]:
     """Sums over the tiles of all ranks."""
-    if process_group.world_size == 1:
+    if communicator.world_size == 1:
         return list(sums)
     totals = []
     for one in sums:
         parts = [one.rows_NP, one.diagonal_N, one.within_G, one.quadratic_B, np.array([one.squares])]
         tensors = [torch.tensor(part, device=device) for part in parts]  # copies, as some share their memory
-        process_group.all_reduce(*tensors)
+        communicator.all_reduce(*tensors)
         rows_NP, diagonal_N, within_G, quadratic_B, squares = (tensor.cpu().numpy() for tensor in tensors)
         totals.append(Sums(rows_NP, diagonal_N, within_G, quadratic_B, float(squares[0])))
     return totals

@@ -18,8 +18,8 @@ from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, Measure, 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.mmd.comparison import dispatcher, memory_budget, samples
 from vfmalign.mmd.comparison.designs import Design, create_design
-from vfmalign.mmd.comparison.layer_pass import LayerPlan, Measured, measure
-from vfmalign.mmd.comparison.options import Backend, ComputeConfig, Options
+from vfmalign.mmd.comparison.layer_pass import LayerPlan, LayerStatistics, measure
+from vfmalign.mmd.comparison.options import Backend, ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Features, Sample
 from vfmalign.mmd.comparison.standardisation import Scaled, scalings
 from vfmalign.mmd.engine import rows
@@ -46,7 +46,7 @@ class _Evaluated:
 
 
 def compare(
-    x: Sample, y: Sample, reference_sample: Sample | None, options: Options, engine: ComputeConfig
+    x: Sample, y: Sample, reference_sample: Sample | None, options: ComparisonOptions, engine: ComputeConfig
 ) -> ComputeResponse:
     """Compares two samples layer by layer.
 
@@ -136,7 +136,7 @@ def get_value(shift: ShiftResult) -> float:
     return shift.mmd2.value
 
 
-def check_options(options: Options, *, has_reference: bool) -> None:
+def check_options(options: ComparisonOptions, *, has_reference: bool) -> None:
     """Refuses options that can never succeed, before any feature is read.
 
     Raises:
@@ -176,7 +176,7 @@ def check_options(options: Options, *, has_reference: bool) -> None:
     memory_budget.check_permutations(options.permutations)
 
 
-def _permutations(design: Design, options: Options, engine: ComputeConfig) -> Permutations:
+def _permutations(design: Design, options: ComparisonOptions, engine: ComputeConfig) -> Permutations:
     """The permutations that all layers share."""
     if options.permutations == 0:
         return no_permutations(design.groups, "no test was requested")
@@ -189,7 +189,7 @@ def _last(looks: Mapping[str, Mapping[str, Scaled]], layer: str) -> Scaled:
 
 
 def _measures(
-    given: Sequence[Features], scaled: Scaled, options: Options, engine: ComputeConfig
+    given: Sequence[Features], scaled: Scaled, options: ComparisonOptions, engine: ComputeConfig
 ) -> tuple[MeasureResult, ...]:
     """The measures beside MMD² that the options name, of features in memory."""
     if scaled.absent_reason:
@@ -218,7 +218,7 @@ def _to_result(measure: Measure, value: MeasureValue) -> MeasureResult:
 
 
 def _read_once(
-    x: Sample, y: Sample, looks: Mapping[str, Scaled], options: Options, engine: ComputeConfig
+    x: Sample, y: Sample, looks: Mapping[str, Scaled], options: ComparisonOptions, engine: ComputeConfig
 ) -> dict[str, _Evaluated]:
     """Results of all layers in one scaling by an estimator that reads the rows once."""
     return {
@@ -259,7 +259,7 @@ def _all_pairs(x: Sample, y: Sample, looks: Mapping[str, Scaled], plan: LayerPla
     }
 
 
-def _shift(measured: Measured, adjusted: Estimate | None, plan: LayerPlan) -> ShiftResult:
+def _shift(measured: LayerStatistics, adjusted: Estimate | None, plan: LayerPlan) -> ShiftResult:
     """One result."""
     permutations, options = plan.permutations, plan.options
     statistics = measured.statistics
@@ -285,7 +285,7 @@ def _shift(measured: Measured, adjusted: Estimate | None, plan: LayerPlan) -> Sh
     )
 
 
-def _aggregated(measured: Measured, permutations: Permutations, options: Options) -> Estimate:
+def _aggregated(measured: LayerStatistics, permutations: Permutations, options: ComparisonOptions) -> Estimate:
     """The p-value of the test over a grid of kernels."""
     if not options.aggregated:
         return absent("no test over a grid of bandwidths was requested")

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from vfmalign.client.messages.mmd import Estimator
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.runtime.work_context import WorkContext
-from vfmalign.mmd.comparison.options import Options
+from vfmalign.mmd.comparison.options import ComparisonOptions
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.rows import FloatArray, IntArray, Rows
 from vfmalign.mmd.engine.tiles import Matrix, PairedMatrix, PooledMatrix, Sums
@@ -251,7 +251,7 @@ class WildBootstrapDesign(PairedDesign):
         super().__init__(Sample(x.name, x.layers), Sample(y.name, y.layers))
 
 
-def create_design(x: Sample, y: Sample, options: Options) -> Design:
+def create_design(x: Sample, y: Sample, options: ComparisonOptions) -> Design:
     """How x and y are laid out for the pairing and test asked for.
 
     Raises:

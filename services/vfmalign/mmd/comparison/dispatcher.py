@@ -15,7 +15,7 @@ from torch import Tensor
 from vfmalign.client.messages.common import absent
 from vfmalign.client.messages.mmd import Estimator, ShiftResult
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.mmd.comparison.options import ComputeConfig, Options
+from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.standardisation import Scaled
 from vfmalign.mmd.engine import precision
 from vfmalign.mmd.engine.precision import PrecisionName
@@ -55,7 +55,7 @@ class _Question:
     x: RowStream
     y: RowStream
     scaled: Scaled
-    options: Options
+    options: ComparisonOptions
     engine: ComputeConfig
     groups_x: Sequence[str]
     groups_y: Sequence[str]
@@ -65,7 +65,7 @@ def compute_shift(
     x: RowStream,
     y: RowStream,
     scaled: Scaled,
-    options: Options,
+    options: ComparisonOptions,
     engine: ComputeConfig,
     *,
     groups_x: Sequence[str] = (),
@@ -181,7 +181,7 @@ def _fourier(question: _Question) -> ShiftResult:
         precision=_precision(question, 1),
         device=question.engine.device,
         context=question.engine.context,
-        process_group=question.engine.process_group,
+        communicator=question.engine.communicator,
         memory_bytes=question.engine.memory_bytes,
     )
     return ShiftResult(

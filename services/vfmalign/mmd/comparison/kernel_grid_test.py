@@ -20,7 +20,7 @@ from vfmalign.mmd.comparison.memory_budget import BANDWIDTHS
 from vfmalign.mmd.comparison.options import ComputeConfig
 from vfmalign.mmd.comparison.samples import Features
 from vfmalign.mmd.comparison.standardisation import Scaled, drawn
-from vfmalign.mmd.engine.kernels import Kernel, gaussian, laplacian
+from vfmalign.mmd.engine.kernels import BoundKernel, gaussian, laplacian
 from vfmalign.mmd.engine.tiles import Sums
 from vfmalign.mmd.statistics import bandwidths
 
@@ -28,7 +28,7 @@ SHARE_OF_SPREAD = 0.75
 ROUNDING = 1e-9  # of k: MMD² of two labellings that differ by less do so by rounding
 
 
-def kernels(x: Features, y: Features, scaled: Scaled, engine: ComputeConfig) -> list[Kernel]:
+def kernels(x: Features, y: Features, scaled: Scaled, engine: ComputeConfig) -> list[BoundKernel]:
     """Gaussian and Laplacian kernels at ten bandwidths each; none where all rows are equal."""
     rows = drawn([x, y], scaled.affine, engine)
     sigmas = bandwidths.bandwidth_grid(rows, BANDWIDTHS, engine.context)

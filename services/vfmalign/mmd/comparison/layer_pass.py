@@ -14,11 +14,11 @@ from vfmalign.client.messages.mmd import Estimator
 from vfmalign.core.domain.errors import BadTensor
 from vfmalign.mmd.comparison import backends, kernel_grid_test
 from vfmalign.mmd.comparison.designs import Design, Statistics
-from vfmalign.mmd.comparison.options import Backend, ComputeConfig, Options
+from vfmalign.mmd.comparison.options import Backend, ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Features, shape_of
 from vfmalign.mmd.comparison.standardisation import Scaled
 from vfmalign.mmd.engine import out_of_core, precision, rows
-from vfmalign.mmd.engine.kernels import Kernel
+from vfmalign.mmd.engine.kernels import BoundKernel
 from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.row_streams import FeatureArray, RowStream, to_stream
 from vfmalign.mmd.engine.rows import Affine, FloatArray
@@ -31,7 +31,7 @@ from vfmalign.mmd.statistics.permutations import Permutations
 class LayerPlan:
     """What all layers of a comparison share."""
 
-    options: Options
+    options: ComparisonOptions
     estimator: Estimator
     design: Design
     permutations: Permutations
@@ -44,7 +44,7 @@ class LayerPlan:
 
 
 @dataclass(frozen=True)
-class Measured:
+class LayerStatistics:
     """Statistics and their error bound at a precision, or why there are none.
 
     Attributes:
@@ -62,7 +62,7 @@ class Measured:
     backend_note: str = ""
 
 
-def measure(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, layer: str) -> Measured:
+def measure(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, layer: str) -> LayerStatistics:
     """One pass over the tiles, and a second in float64 where the first would leave less than a digit.
 
     Raises:
@@ -74,7 +74,7 @@ def measure(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, layer: st
     if not reason and fewest < estimators.min_rows(plan.estimator):
         reason = f"an unbiased estimate needs at least 2 rows per sample, got {fewest}"
     if reason:
-        return Measured(scaled.sigma, None, 0.0, "float64", reason)
+        return LayerStatistics(scaled.sigma, None, 0.0, "float64", reason)
     chosen = precision.choose(
         plan.options.precision or plan.engine.precision,
         shape_of(x)[0] + shape_of(y)[0],
@@ -91,7 +91,7 @@ def measure(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, layer: st
     return measured
 
 
-def _loses_digits(measured: Measured) -> bool:
+def _loses_digits(measured: LayerStatistics) -> bool:
     """Whether the error may reach into the first digit of the estimate."""
     statistics = measured.statistics
     return statistics is None or abs(statistics.observed) < precision.SAFE_MULTIPLE_OF_BOUND * measured.bound
@@ -114,7 +114,9 @@ class _Pass:
     note: str
 
 
-def _one_pass(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, chosen: PrecisionName) -> Measured | None:
+def _one_pass(
+    scaled: Scaled, x: Features, y: Features, plan: LayerPlan, chosen: PrecisionName
+) -> LayerStatistics | None:
     """Statistics at one precision; None where squares would overflow in it."""
     design, engine, aggregate = plan.design, plan.engine, plan.options.aggregated
     channel_mask_C = scaled.affine.channel_mask_C
@@ -132,7 +134,7 @@ def _one_pass(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, chosen:
     rows_of_both = shape_of(x)[0] + shape_of(y)[0]
     enumerated = plan.permutations.enumerated
     largest = kernel_grid_test.largest(statistics[1:], one_pass.sums[1:], rows_of_both, enumerated=enumerated)
-    return Measured(
+    return LayerStatistics(
         scaled.sigma,
         statistics[0],
         _bound(one_pass, kernel, channels, design, chosen),
@@ -144,7 +146,7 @@ def _one_pass(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, chosen:
 
 
 def _over_arrays(
-    kernels: Sequence[Kernel],
+    kernels: Sequence[BoundKernel],
     x_NC: FeatureArray,
     y_MC: FeatureArray,
     affine: Affine,
@@ -166,7 +168,13 @@ def _over_arrays(
 
 
 def _over_streams(
-    kernels: Sequence[Kernel], x: RowStream, y: RowStream, affine: Affine, *, plan: LayerPlan, chosen: PrecisionName
+    kernels: Sequence[BoundKernel],
+    x: RowStream,
+    y: RowStream,
+    affine: Affine,
+    *,
+    plan: LayerPlan,
+    chosen: PrecisionName,
 ) -> _Pass | None:
     """A pass over rows that are read again and again, in the memory allowed."""
     engine = plan.engine
@@ -183,16 +191,16 @@ def _over_streams(
             tile_shape=engine.tile_shape,
             context=engine.context,
             squares=plan.options.aggregated,
-            shard=engine.process_group.shard,
+            shard=engine.communicator.shard,
         )
     except out_of_core.SquaredNormOverflow:
         return None
-    sums = backends.added_up(streamed.sums, engine.process_group, engine.device)
+    sums = backends.added_up(streamed.sums, engine.communicator, engine.device)
     note = "rows that do not fit into memory are summed by torch" if backends.wants_triton(engine) else ""
     return _Pass(sums, streamed.norm, 1.0, "torch", note)
 
 
-def _bound(one_pass: _Pass, kernel: Kernel, channels: int, design: Design, chosen: PrecisionName) -> float:
+def _bound(one_pass: _Pass, kernel: BoundKernel, channels: int, design: Design, chosen: PrecisionName) -> float:
     """The error bound of a pass."""
     fewest, sums = min(design.block_sizes), one_pass.sums[0]
     bound = precision.error_bound(

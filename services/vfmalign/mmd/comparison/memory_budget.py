@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vfmalign.core.domain.errors import BadOption, TooLarge
-from vfmalign.mmd.comparison.options import ComputeConfig, Options
+from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample, shape_of
 from vfmalign.mmd.engine import out_of_core
 from vfmalign.mmd.engine.kernels import WITHOUT_BANDWIDTH
@@ -48,7 +48,7 @@ def get_sample_shape(sample: Sample) -> SampleShape:
     return SampleShape(rows, channels, len(set(sample.groups)) or rows)
 
 
-def widths(shape: SampleShape, options: Options) -> list[int]:
+def widths(shape: SampleShape, options: ComparisonOptions) -> list[int]:
     """Channels of the layers that are compared."""
     selected = set(options.layers) | ({options.primary_layer} if options.layers else set())
     return [channels for layer, channels in shape.channels.items() if not selected or layer in selected]
@@ -67,12 +67,12 @@ class _Need:
         return self.rows * self.bytes_per_row + self.other_bytes
 
 
-def bytes_needed(given: Sequence[SampleShape], options: Options, engine: ComputeConfig) -> int:
+def bytes_needed(given: Sequence[SampleShape], options: ComparisonOptions, engine: ComputeConfig) -> int:
     """Peak memory of a comparison of x, y and perhaps a reference, beside the process itself, in bytes."""
     return _need(given, options, engine).total
 
 
-def _need(given: Sequence[SampleShape], options: Options, engine: ComputeConfig) -> _Need:
+def _need(given: Sequence[SampleShape], options: ComparisonOptions, engine: ComputeConfig) -> _Need:
     """Features as sent (all layers), and of one layer the rows in order and at work in float64, the costliest case."""
     channels = [width for shape in given for width in shape.channels.values()]
     layers = max((len(shape.channels) for shape in given), default=0)
@@ -94,7 +94,7 @@ def _need(given: Sequence[SampleShape], options: Options, engine: ComputeConfig)
     return _Need(sum(shape.rows for shape in given), per_row, 16 * pairs + permuted + tiles + weights + beside)
 
 
-def _distances(given: Sequence[SampleShape], options: Options) -> int:
+def _distances(given: Sequence[SampleShape], options: ComparisonOptions) -> int:
     """Pairs of rows whose distances are held at once, to take a bandwidth from."""
     fitted = given[:2] if options.bandwidth == "pooled_median" or len(given) < 3 else given[2:]
     taken = [fitted] if options.fixed_sigma is None and options.kernel not in WITHOUT_BANDWIDTH else []
@@ -103,12 +103,12 @@ def _distances(given: Sequence[SampleShape], options: Options) -> int:
     return max((min(sum(shape.rows for shape in some), EXACT_ROWS) ** 2 // 2 for some in taken), default=0)
 
 
-def fits(given: Sequence[SampleShape], options: Options, engine: ComputeConfig) -> bool:
+def fits(given: Sequence[SampleShape], options: ComparisonOptions, engine: ComputeConfig) -> bool:
     """Whether a comparison of features at hand stays within the memory allowed."""
     return _need(given, options, engine).total <= engine.memory_bytes
 
 
-def is_short(given: Sequence[SampleShape], options: Options, engine: ComputeConfig) -> bool:
+def is_short(given: Sequence[SampleShape], options: ComparisonOptions, engine: ComputeConfig) -> bool:
     """Whether a comparison takes so little time and memory that it may run beside a long one.
 
     The rule affects only the order of work, never a result.
@@ -132,7 +132,7 @@ def beside(reference: Sequence[SampleShape], engine: ComputeConfig) -> ComputeCo
     return replace(engine, memory_bytes=engine.memory_bytes - held)
 
 
-def refuse_too_large_to_stream(given: Sequence[SampleShape], options: Options, engine: ComputeConfig) -> None:
+def refuse_too_large_to_stream(given: Sequence[SampleShape], options: ComparisonOptions, engine: ComputeConfig) -> None:
     """Refuses streams whose sums alone, or whose reference, do not fit; says what would.
 
     Raises:
@@ -157,7 +157,7 @@ def refuse_too_large_to_stream(given: Sequence[SampleShape], options: Options, e
     )
 
 
-def refuse_too_large(given: Sequence[SampleShape], options: Options, engine: ComputeConfig) -> None:
+def refuse_too_large(given: Sequence[SampleShape], options: ComparisonOptions, engine: ComputeConfig) -> None:
     """Refuses what does not fit, with the size that would.
 
     Raises:
@@ -193,7 +193,7 @@ def check_permutations(permutations: int) -> None:
         )
 
 
-def check_measures(given: Sequence[SampleShape], options: Options, *, streamed: bool) -> None:
+def check_measures(given: Sequence[SampleShape], options: ComparisonOptions, *, streamed: bool) -> None:
     """Refuses measures of what is larger than memory, and of more rows than they take.
 
     Args:
@@ -218,7 +218,7 @@ def check_measures(given: Sequence[SampleShape], options: Options, *, streamed: 
                 check_size(measure, names[index], shape.rows, channels, fitted=index == fitted)
 
 
-def check_projection(given: Sequence[Sample], options: Options) -> None:
+def check_projection(given: Sequence[Sample], options: ComparisonOptions) -> None:
     """Refuses a picture of more rows than a message should carry.
 
     Raises:

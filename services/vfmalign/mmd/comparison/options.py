@@ -9,7 +9,7 @@ import torch
 
 from vfmalign.client.messages.mmd import BandwidthRule, Estimator, KernelFamily, Measure, Pairing, Precision, TestMethod
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
-from vfmalign.mmd.engine.distributed import SINGLE_PROCESS, ProcessGroup
+from vfmalign.mmd.engine.distributed import SINGLE_PROCESS, Communicator
 from vfmalign.mmd.engine.lru_cache import NO_CACHE, SizedLruCache
 
 Backend = Literal["torch", "triton"]
@@ -17,7 +17,7 @@ BackendChoice = Literal["auto", "torch", "triton"]
 
 
 @dataclass(frozen=True)
-class Options:
+class ComparisonOptions:
     """What to compare and how.
 
     Attributes:
@@ -72,7 +72,7 @@ class ComputeConfig:
         context: checked before every tile, or every few milliseconds where several threads form tiles; raises
             Cancelled or DeadlineExceeded to stop.
         cache: what several comparisons share: rows that were centred, scaled and rounded once. By default nothing.
-        process_group: processes that share the work of one comparison. By default this one is alone.
+        communicator: processes that share the work of one comparison. By default this one is alone.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -82,4 +82,4 @@ class ComputeConfig:
     tile_shape: tuple[int, int] | None = None
     context: WorkContext = UNLIMITED
     cache: SizedLruCache = NO_CACHE
-    process_group: ProcessGroup = SINGLE_PROCESS
+    communicator: Communicator = SINGLE_PROCESS

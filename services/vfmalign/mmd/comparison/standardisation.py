@@ -15,10 +15,10 @@ import torch
 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.runtime.work_context import WorkContext
-from vfmalign.mmd.comparison.options import ComputeConfig, Options
+from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Features, shape_of
 from vfmalign.mmd.engine import rows
-from vfmalign.mmd.engine.kernels import KERNELS, WITHOUT_BANDWIDTH, Kernel
+from vfmalign.mmd.engine.kernels import KERNELS, WITHOUT_BANDWIDTH, BoundKernel
 from vfmalign.mmd.engine.lru_cache import IdentityKey
 from vfmalign.mmd.engine.row_streams import FeatureArray, read_rows, to_numpy
 from vfmalign.mmd.engine.rows import UNCHANGED, Affine
@@ -48,12 +48,14 @@ class Scaled:
     left_out: int = 0
     absent_reason: str = ""
 
-    def kernel(self, family: str, channels: int) -> Kernel:
+    def kernel(self, family: str, channels: int) -> BoundKernel:
         """The kernel at this bandwidth."""
         return KERNELS[family](self.sigma, channels)
 
 
-def scalings(given: Sequence[Features], layer: str, options: Options, engine: ComputeConfig) -> Iterator[Scaled]:
+def scalings(
+    given: Sequence[Features], layer: str, options: ComparisonOptions, engine: ComputeConfig
+) -> Iterator[Scaled]:
     """The layer raw and, with a reference, standardised by it.
 
     A reference of one row gives neither scale nor bandwidth: both scalings then come back with the reason.
@@ -113,7 +115,9 @@ def _first(features: Features) -> FeatureArray:
     return to_numpy(features.read(0, min(features.rows, _CENTRING_ROWS)))
 
 
-def _sigma(given: Sequence[Features], affine: Affine, layer: str, options: Options, engine: ComputeConfig) -> float:
+def _sigma(
+    given: Sequence[Features], affine: Affine, layer: str, options: ComparisonOptions, engine: ComputeConfig
+) -> float:
     """The bandwidth by the rule that was asked for, in units of the scaled features."""
     if options.kernel in WITHOUT_BANDWIDTH:
         return 0.0

@@ -16,7 +16,7 @@ from torch import Tensor, distributed
 
 
 @dataclass(frozen=True)
-class ProcessGroup:
+class Communicator:
     """The processes that share the work, seen from this one; a single process by default.
 
     Attributes:
@@ -44,7 +44,7 @@ class ProcessGroup:
                 distributed.all_reduce(tensor)
 
 
-SINGLE_PROCESS = ProcessGroup()
+SINGLE_PROCESS = Communicator()
 
 
 def started_by_torchrun() -> bool:
@@ -53,7 +53,7 @@ def started_by_torchrun() -> bool:
 
 
 @contextmanager
-def process_group() -> Iterator[ProcessGroup]:
+def join_process_group() -> Iterator[Communicator]:
     """Join the processes that torchrun started, with gloo for CPU tensors and NCCL for CUDA tensors."""
     if not started_by_torchrun():
         yield SINGLE_PROCESS
@@ -61,7 +61,7 @@ def process_group() -> Iterator[ProcessGroup]:
     backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backends)
     try:
-        yield ProcessGroup(distributed.get_rank(), distributed.get_world_size())
+        yield Communicator(distributed.get_rank(), distributed.get_world_size())
     finally:
         distributed.destroy_process_group()
 

@@ -23,7 +23,7 @@ Profile = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Kernel:
+class BoundKernel:
     """One kernel at one bandwidth.
 
     Attributes:
@@ -53,17 +53,17 @@ class Kernel:
         return self.profile(torch.mul(argument_IJ, self.scale, out=out_IJ))
 
 
-def gaussian(sigma: float, channels: int) -> Kernel:
+def gaussian(sigma: float, channels: int) -> BoundKernel:
     """k(x, y) = exp(−‖x − y‖²/(2σ²)) (Gretton et al., JMLR 2012, sec. 2; σ in feature units)."""
     return _gaussians("gaussian", sigma, (sigma,))
 
 
-def gaussian_mixture(sigma: float, channels: int) -> Kernel:
+def gaussian_mixture(sigma: float, channels: int) -> BoundKernel:
     """Mean of Gaussians at σ·{¼, ½, 1, 2, 4} (Li, Swersky, Zemel, ICML 2015: sums of kernels at several scales)."""
     return _gaussians("gaussian_mixture", sigma, tuple(sigma * multiple for multiple in MIXTURE_MULTIPLES))
 
 
-def laplacian(sigma: float, channels: int) -> Kernel:
+def laplacian(sigma: float, channels: int) -> BoundKernel:
     """k(x, y) = exp(−‖x − y‖₂/σ) (Sriperumbudur et al., JMLR 2010, sec. 3, with the Euclidean norm).
 
     Its slope in ‖x − y‖² is unbounded at 0; `slope` is the largest at distances from σ/8.
@@ -72,44 +72,44 @@ def laplacian(sigma: float, channels: int) -> Kernel:
     def profile(scaled_IJ: Tensor) -> Tensor:
         return scaled_IJ.clamp_(min=0.0).sqrt_().neg_().exp2_()
 
-    return Kernel(
+    return BoundKernel(
         "laplacian", "distance", (_LOG2_E / sigma) ** 2, profile, 4.0 / sigma**2, sigma=sigma, sqrt_slope=1.0 / sigma
     )
 
 
-def rational_quadratic(sigma: float, channels: int) -> Kernel:
+def rational_quadratic(sigma: float, channels: int) -> BoundKernel:
     """k(x, y) = (1 + ‖x − y‖²/(2σ²))⁻¹ (Rasmussen and Williams, 2006, eq. 4.19, α = 1)."""
 
     def profile(scaled_IJ: Tensor) -> Tensor:
         return scaled_IJ.add_(1.0).reciprocal_()
 
-    return Kernel("rational_quadratic", "distance", 0.5 / sigma**2, profile, 0.5 / sigma**2, sigma=sigma)
+    return BoundKernel("rational_quadratic", "distance", 0.5 / sigma**2, profile, 0.5 / sigma**2, sigma=sigma)
 
 
-def inverse_multiquadric(sigma: float, channels: int) -> Kernel:
+def inverse_multiquadric(sigma: float, channels: int) -> BoundKernel:
     """k(x, y) = (1 + ‖x − y‖²/σ²)^(−½) (Gorham and Mackey, ICML 2017, with c = σ, scaled to k(x, x) = 1)."""
 
     def profile(scaled_IJ: Tensor) -> Tensor:
         return scaled_IJ.add_(1.0).rsqrt_()
 
-    return Kernel("inverse_multiquadric", "distance", 1.0 / sigma**2, profile, 0.5 / sigma**2, sigma=sigma)
+    return BoundKernel("inverse_multiquadric", "distance", 1.0 / sigma**2, profile, 0.5 / sigma**2, sigma=sigma)
 
 
-def polynomial(sigma: float, channels: int) -> Kernel:
+def polynomial(sigma: float, channels: int) -> BoundKernel:
     """k(x, y) = (x·y/d + 1)³ (KID; Bińkowski et al., ICLR 2018, sec. 4), without a bandwidth."""
 
     def profile(scaled_IJ: Tensor) -> Tensor:
         return scaled_IJ.add_(1.0).pow_(3)
 
-    return Kernel("polynomial", "product", 1.0 / channels, profile, 3.0 / channels)
+    return BoundKernel("polynomial", "product", 1.0 / channels, profile, 3.0 / channels)
 
 
-def linear(sigma: float, channels: int) -> Kernel:
+def linear(sigma: float, channels: int) -> BoundKernel:
     """k(x, y) = x·y: MMD² is the squared distance of the means (JMLR 2012, sec. 2), without a bandwidth."""
-    return Kernel("linear", "product", 1.0, lambda product_IJ: product_IJ, 1.0)
+    return BoundKernel("linear", "product", 1.0, lambda product_IJ: product_IJ, 1.0)
 
 
-KERNELS: dict[str, Callable[[float, int], Kernel]] = {
+KERNELS: dict[str, Callable[[float, int], BoundKernel]] = {
     "gaussian": gaussian,
     "gaussian_mixture": gaussian_mixture,
     "laplacian": laplacian,
@@ -123,7 +123,7 @@ KERNELS: dict[str, Callable[[float, int], Kernel]] = {
 WITHOUT_BANDWIDTH = frozenset({"polynomial", "linear"})
 
 
-def _gaussians(name: str, sigma: float, sigmas: Sequence[float]) -> Kernel:
+def _gaussians(name: str, sigma: float, sigmas: Sequence[float]) -> BoundKernel:
     """Return the mean of Gaussians with widths `sigmas`; `sigma` scales the argument."""
     multiples = [(sigma / width) ** 2 for width in sigmas]
 
@@ -136,4 +136,4 @@ def _gaussians(name: str, sigma: float, sigmas: Sequence[float]) -> Kernel:
         return torch.div(sum_IJ, len(multiples), out=scaled_IJ)
 
     slope = sum(0.5 / width**2 for width in sigmas) / len(sigmas)
-    return Kernel(name, "distance", -0.5 * _LOG2_E / sigma**2, profile, slope, tuple(sigmas), sigma)
+    return BoundKernel(name, "distance", -0.5 * _LOG2_E / sigma**2, profile, slope, tuple(sigmas), sigma)

@@ -19,7 +19,7 @@ from torch import Tensor
 from vfmalign.core.domain.errors import BadTensor, TooLarge
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine import products
-from vfmalign.mmd.engine.kernels import Kernel
+from vfmalign.mmd.engine.kernels import BoundKernel
 from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.row_streams import RowStream, check_compatible, read_ahead
 from vfmalign.mmd.engine.rows import LARGEST_SQUARED_NORM, Affine, Rows
@@ -76,7 +76,7 @@ class StreamedSums:
 def accumulate(
     x: RowStream,
     y: RowStream,
-    kernels: Sequence[Kernel],
+    kernels: Sequence[BoundKernel],
     layout: Layout,
     *,
     memory_bytes: int,

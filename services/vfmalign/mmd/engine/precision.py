@@ -60,15 +60,15 @@ def error_bound(
     tabulates measured errors beside this bound.
 
     Args:
-        slope: largest slope of the kernel in its argument (`Kernel.slope`).
+        slope: largest slope of the kernel in its argument (`BoundKernel.slope`).
         norm: root mean square of ‖x‖² over the rows.
         channels: D.
         rows: n of the smaller sample, repeated rows counted once (`Rows.effective_count`).
         witness: root mean square over the rows of the witness function, Σ_j w_j k(x_i, x_j).
         largest: largest |k|.
         precision: of the rows.
-        sqrt_slope: of a kernel without a slope at 0 (`Kernel.sqrt_slope`): rounding moves equal rows √(2u√D)·‖x‖ apart
-            (measured), and every row may have equal ones.
+        sqrt_slope: of a kernel without a slope at 0 (`BoundKernel.sqrt_slope`): rounding moves equal rows
+            √(2u√D)·‖x‖ apart (measured), and every row may have equal ones.
     """
     unit = UNIT_ROUNDOFF[precision]
     steepness = slope * norm

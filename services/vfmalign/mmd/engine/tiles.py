@@ -23,7 +23,7 @@ from torch import Tensor
 
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.engine import ordered_pool, products
-from vfmalign.mmd.engine.kernels import Kernel
+from vfmalign.mmd.engine.kernels import BoundKernel
 from vfmalign.mmd.engine.permuted_sums import QuadraticForms
 from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.rows import FloatArray, IntArray, Rows
@@ -87,7 +87,9 @@ class Matrix(Protocol):
     dtype: torch.dtype
     precision: PrecisionName
 
-    def tile(self, rows: slice, columns: slice, kernels: Sequence[Kernel], squares: list[float]) -> Iterator[Tensor]:
+    def tile(
+        self, rows: slice, columns: slice, kernels: Sequence[BoundKernel], squares: list[float]
+    ) -> Iterator[Tensor]:
         """Yield the rectangle [I, J] of each kernel in turn; a tile is valid until the next one is requested.
 
         Args:
@@ -106,7 +108,9 @@ class PooledMatrix:
         self.device, self.dtype, self.precision = pooled.device, pooled.dtype, pooled.precision
         self._buffers = _TileBuffers(self.device, self.dtype)
 
-    def tile(self, rows: slice, columns: slice, kernels: Sequence[Kernel], squares: list[float]) -> Iterator[Tensor]:
+    def tile(
+        self, rows: slice, columns: slice, kernels: Sequence[BoundKernel], squares: list[float]
+    ) -> Iterator[Tensor]:
         """Yield k(z_i, z_j) of one rectangle."""
         buffers = self._buffers.get(rows, columns, _buffer_count(kernels))
         for index, value_IJ in _kernel_values((self.pooled, self.pooled), rows, columns, kernels, buffers):
@@ -126,7 +130,9 @@ class PairedMatrix:
         self.device, self.dtype, self.precision = x.device, x.dtype, x.precision
         self._buffers = _TileBuffers(self.device, self.dtype)
 
-    def tile(self, rows: slice, columns: slice, kernels: Sequence[Kernel], squares: list[float]) -> Iterator[Tensor]:
+    def tile(
+        self, rows: slice, columns: slice, kernels: Sequence[BoundKernel], squares: list[float]
+    ) -> Iterator[Tensor]:
         """Yield h(z_i, z_j) of one rectangle."""
         buffers = self._buffers.get(rows, columns, len(kernels) + _buffer_count(kernels))
         sums, buffers = buffers[: len(kernels)], buffers[len(kernels) :]
@@ -141,13 +147,13 @@ class PairedMatrix:
         yield from sums
 
 
-def _buffer_count(kernels: Sequence[Kernel]) -> int:
+def _buffer_count(kernels: Sequence[BoundKernel]) -> int:
     """Return the tiles that kernel values need: their own, and one for an argument that several kernels share."""
     return min(len(kernels), 2)
 
 
 def _kernel_values(
-    pair: tuple[Rows, Rows], rows: slice, columns: slice, kernels: Sequence[Kernel], buffers: Sequence[Tensor]
+    pair: tuple[Rows, Rows], rows: slice, columns: slice, kernels: Sequence[BoundKernel], buffers: Sequence[Tensor]
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield the values of each kernel in turn, in the last buffer; kernels share their argument, in the first.
 
@@ -218,7 +224,7 @@ class TileSums:
 class Accumulator:
     """Reduces tiles and adds them to the sums of each kernel."""
 
-    def __init__(self, layout: Layout, kernels: Sequence[Kernel], matrix: Matrix) -> None:
+    def __init__(self, layout: Layout, kernels: Sequence[BoundKernel], matrix: Matrix) -> None:
         device = matrix.device
         self._kernels = kernels
         self._group_of_N = layout.group_of_N
@@ -274,7 +280,7 @@ class Accumulator:
 
 def accumulate(
     matrix: Matrix,
-    kernels: Sequence[Kernel],
+    kernels: Sequence[BoundKernel],
     layout: Layout,
     *,
     tile_shape: TileShape | None = None,

@@ -17,7 +17,7 @@ from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.comparison import memory_budget
 from vfmalign.mmd.comparison.compare import check_options, compare
-from vfmalign.mmd.comparison.options import ComputeConfig, Options
+from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.ordered_pool import cpu_seconds, wait_for_all
 from vfmalign.mmd.service.feature_reader import FeatureReader, Source
@@ -35,7 +35,7 @@ class ComparisonJob:
     """
 
     given: Sequence[Source]
-    options: Options
+    options: ComparisonOptions
     sets: FeatureReader
     context: WorkContext = UNLIMITED
     stages: Stages = field(default_factory=lambda: Stages("mmd."))

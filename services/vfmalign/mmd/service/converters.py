@@ -8,7 +8,7 @@ from __future__ import annotations
 from vfmalign.client.messages.mmd import BandwidthRule, ComputeOptions, Kernel, TestOptions
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.rpc.tensors import to_array
-from vfmalign.mmd.comparison.options import Options
+from vfmalign.mmd.comparison.options import ComparisonOptions
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.service.feature_reader import Source, Stored, Uploaded
 from vfmalign.v1 import mmd_pb2
@@ -18,7 +18,7 @@ MAX_LABEL = 128
 DEFAULT_LEVEL = 0.95
 
 
-def to_options(request: mmd_pb2.ComputeRequest) -> Options:
+def to_options(request: mmd_pb2.ComputeRequest) -> ComparisonOptions:
     """Converts the options of a request and fills in their defaults.
 
     Raises:
@@ -27,7 +27,7 @@ def to_options(request: mmd_pb2.ComputeRequest) -> Options:
     options = ComputeOptions.from_proto(request)
     kernel, test = options.kernel or Kernel(), options.test or TestOptions()
     bandwidth = _resolve_bandwidth(kernel, has_reference=request.HasField("reference"))
-    return Options(
+    return ComparisonOptions(
         pairing=options.pairing,
         estimator=options.estimator,
         kernel=kernel.family or "gaussian",

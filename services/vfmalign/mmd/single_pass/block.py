@@ -24,7 +24,7 @@ from torch import Tensor
 from vfmalign.client.messages.common import Estimate, Interval, absent
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
-from vfmalign.mmd.engine.kernels import Kernel
+from vfmalign.mmd.engine.kernels import BoundKernel
 from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.row_streams import Grouping, RowStream, check_compatible, read_ahead
 from vfmalign.mmd.engine.rows import IntArray, Rows
@@ -64,7 +64,7 @@ class AveragedEstimate:
 def linear_mmd2(
     x: RowStream,
     y: RowStream,
-    kernel: Kernel,
+    kernel: BoundKernel,
     *,
     paired: bool,
     groups_x: Sequence[str] | None = None,
@@ -125,7 +125,7 @@ def linear_mmd2(
 def block_mmd2(
     x: RowStream,
     y: RowStream,
-    kernel: Kernel,
+    kernel: BoundKernel,
     *,
     paired: bool,
     block_rows: int = 0,
@@ -199,7 +199,7 @@ def _least_block_rows(rows: int, block_rows: int) -> int:
     return block_rows or max(2, math.isqrt(rows))
 
 
-def _four_term_h(x_IC: Tensor, y_IC: Tensor, kernel: Kernel) -> Tensor:
+def _four_term_h(x_IC: Tensor, y_IC: Tensor, kernel: BoundKernel) -> Tensor:
     """Return h of rows (1, 2), (3, 4), …, with distances from differences, which do not cancel."""
     first, second = slice(0, None, 2), slice(1, None, 2)
     pairs = ((x_IC, x_IC), (y_IC, y_IC), (x_IC, y_IC), (y_IC, x_IC))
@@ -213,7 +213,7 @@ def _four_term_h(x_IC: Tensor, y_IC: Tensor, kernel: Kernel) -> Tensor:
 
 
 def _estimate_pairs(
-    block: tuple[Rows, Rows], group_I: IntArray, _: IntArray, kernel: Kernel, context: WorkContext
+    block: tuple[Rows, Rows], group_I: IntArray, _: IntArray, kernel: BoundKernel, context: WorkContext
 ) -> float:
     """Return JMLR 2012, eq. (4) over one block, without pairs of rows of one group."""
     sums = _sums(PairedMatrix(*block), (len(group_I),), group_I, kernel, context)
@@ -221,7 +221,7 @@ def _estimate_pairs(
 
 
 def _estimate_samples(
-    block: tuple[Rows, Rows], group_x: IntArray, group_y: IntArray, kernel: Kernel, context: WorkContext
+    block: tuple[Rows, Rows], group_x: IntArray, group_y: IntArray, kernel: BoundKernel, context: WorkContext
 ) -> float:
     """Return JMLR 2012, eq. (3) over one block, without pairs of rows of one group."""
     x, y = block
@@ -238,7 +238,7 @@ def _sums(
     matrix: PairedMatrix | PooledMatrix,
     block_sizes: tuple[int, ...],
     group_of: IntArray,
-    kernel: Kernel,
+    kernel: BoundKernel,
     context: WorkContext,
 ) -> Sums:
     """Return the sums of one block, including those within groups that the estimate excludes."""
@@ -251,7 +251,7 @@ def _pairs_across_groups(group_I: IntArray) -> float:
     return float(len(group_I) ** 2 - (np.bincount(group_I) ** 2).sum())
 
 
-def _prepare(x_IC: Tensor, y_IC: Tensor, kernel: Kernel, precision: PrecisionName) -> tuple[Rows, Rows]:
+def _prepare(x_IC: Tensor, y_IC: Tensor, kernel: BoundKernel, precision: PrecisionName) -> tuple[Rows, Rows]:
     """Round a block for the engine, centred where that does not change kernel values."""
     centre_C = torch.zeros_like(x_IC[0])
     if kernel.argument == "distance":

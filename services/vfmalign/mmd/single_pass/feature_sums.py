@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vfmalign.core.domain.errors import BadTensor
 from vfmalign.core.runtime.work_context import WorkContext
-from vfmalign.mmd.engine.distributed import ProcessGroup
+from vfmalign.mmd.engine.distributed import Communicator
 from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.row_streams import RowStream, read_ahead, to_numpy
 from vfmalign.mmd.engine.rows import FloatArray, IntArray, central_point
@@ -42,7 +42,7 @@ class RandomFeatureMap:
         x: RowStream,
         *,
         block_bytes: int,
-        process_group: ProcessGroup,
+        communicator: Communicator,
     ) -> None:
         self.dtype = torch.float64 if precision == "float64" else torch.float32
         self.device = device
@@ -55,7 +55,7 @@ class RandomFeatureMap:
         self.phases_2R = torch.zeros(2, spectrum.count, dtype=torch.float64, device=device)
         self._sums: dict[int, Tensor] = {}
         self._squares = torch.zeros((), dtype=torch.float64, device=device)
-        self._process_group = process_group
+        self._communicator = communicator
 
     def blocks(self, stream: RowStream, sample_index: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield features and row numbers of each block of this process, [I, F] and [I], valid until the next block.
@@ -65,7 +65,7 @@ class RandomFeatureMap:
             sample_index: 0 for x, 1 for y.
         """
         total_C = torch.zeros(stream.channels, dtype=torch.float64, device=self.device)
-        starts = range(0, stream.rows, self.rows_at_once)[self._process_group.rank :: self._process_group.world_size]
+        starts = range(0, stream.rows, self.rows_at_once)[self._communicator.rank :: self._communicator.world_size]
         phases_IR = torch.empty(self.rows_at_once, self.frequencies, dtype=self.dtype, device=self.device)
         features_IF = torch.empty(self.rows_at_once, 2 * self.frequencies, dtype=self.dtype, device=self.device)
         reads = (stream.read(start, min(start + self.rows_at_once, stream.rows)) for start in starts)
@@ -88,7 +88,7 @@ class RandomFeatureMap:
 
     def all_reduce(self, *sums: Tensor) -> None:
         """Replace sums of this process, and those of the map itself, by their sums over all processes."""
-        self._process_group.all_reduce(*sums, self.phases_2R, *self._sums.values(), self._squares)
+        self._communicator.all_reduce(*sums, self.phases_2R, *self._sums.values(), self._squares)
 
     def mean_phase_difference(self, x: RowStream, y: RowStream) -> FloatArray:
         """Return ω_r·(x̄ − ȳ) after both samples were read, [R]."""

@@ -27,7 +27,7 @@ from vfmalign.client.messages.common import Estimate, Interval
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine import products
-from vfmalign.mmd.engine.distributed import SINGLE_PROCESS, ProcessGroup
+from vfmalign.mmd.engine.distributed import SINGLE_PROCESS, Communicator
 from vfmalign.mmd.engine.precision import UNIT_ROUNDOFF, PrecisionName
 from vfmalign.mmd.engine.row_streams import RowStream, check_compatible
 from vfmalign.mmd.engine.rows import FloatArray
@@ -105,7 +105,7 @@ def fourier_mmd2(
     precision: PrecisionName = "float32",
     device: torch.device | None = None,
     context: WorkContext = UNLIMITED,
-    process_group: ProcessGroup = SINGLE_PROCESS,
+    communicator: Communicator = SINGLE_PROCESS,
     memory_bytes: int = 2**30,
 ) -> FourierEstimate:
     """Estimate MMD² by random Fourier features in one pass.
@@ -128,7 +128,7 @@ def fourier_mmd2(
         precision: of the phases, float32 or float64; kernels with very high frequencies always use float64.
         device: where features are computed.
         context: checked before every block.
-        process_group: processes that share the blocks of rows.
+        communicator: processes that share the blocks of rows.
         memory_bytes: limit that determines the size of blocks and the number of buckets; at most 1 GiB is used.
 
     Raises:
@@ -144,7 +144,7 @@ def fourier_mmd2(
     precision = "float64" if spectrum.heavy_tailed or precision == "float64" else "float32"
     block_bytes, bucket_bytes = (min(largest, memory_bytes // divisor) for largest, divisor in (_BLOCK, _BUCKETS))
     feature_map = RandomFeatureMap(
-        spectrum, precision, device or torch.device("cpu"), x, block_bytes=block_bytes, process_group=process_group
+        spectrum, precision, device or torch.device("cpu"), x, block_bytes=block_bytes, communicator=communicator
     )
     max_buckets = max(4 * MIN_GROUPS, min(BUCKETS, bucket_bytes // (16 * spectrum.count)))
     samples: PairSums | SampleSums

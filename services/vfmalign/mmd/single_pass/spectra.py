@@ -17,7 +17,7 @@ import torch
 from numpy.random import Generator
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.mmd.engine.kernels import KERNELS, MIXTURE_MULTIPLES, Kernel
+from vfmalign.mmd.engine.kernels import KERNELS, MIXTURE_MULTIPLES, BoundKernel
 from vfmalign.mmd.engine.rows import FloatArray
 
 DEFAULT_FREQUENCIES = 1024
@@ -70,7 +70,7 @@ class Spectrum:
         omega_RC: independent frequencies, in inverse units of the features.
     """
 
-    kernel: Kernel
+    kernel: BoundKernel
     omega_RC: FloatArray
 
     @property

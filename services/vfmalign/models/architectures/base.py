@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vfmalign.core.domain.models import LayerSpec, Preprocessing
+from vfmalign.core.domain.models import LayerSpec, PreprocessingSpec
 from vfmalign.models.architectures import upstream
 from vfmalign.models.encoder import Encoder
 
@@ -30,7 +30,7 @@ class Architecture:
 
     name: str
     build: Callable[[], Encoder]
-    preprocessing: Preprocessing
+    preprocessing: PreprocessingSpec
     layers: tuple[LayerSpec, ...]
     primary_layer: str
     convert: upstream.Converter = upstream.convert_dense

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption
-from vfmalign.core.domain.models import LayerSpec, Preprocessing
+from vfmalign.core.domain.models import LayerSpec, PreprocessingSpec
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.architectures.upstream import Conversion
@@ -44,7 +44,7 @@ class Bundle:
     weights: bytes
 
 
-def read_bundle(folder: Path, layers: Sequence[str], preprocessing: Preprocessing | None, subject: str) -> Bundle:
+def read_bundle(folder: Path, layers: Sequence[str], preprocessing: PreprocessingSpec | None, subject: str) -> Bundle:
     """Read a bundle's folder.
 
     Args:
@@ -100,7 +100,7 @@ def parse_network_definition(
 
 
 def encode_architecture_name(
-    net: str, arguments: Mapping[str, Any], layers: Sequence[str], preprocessing: Preprocessing
+    net: str, arguments: Mapping[str, Any], layers: Sequence[str], preprocessing: PreprocessingSpec
 ) -> str:
     """Encode a network as the name of its architecture."""
     definition = {
@@ -125,7 +125,7 @@ def decode_architecture_name(name: str) -> Architecture:
     try:
         definition = json.loads(name.removeprefix(PREFIX))
         net, arguments, layers = definition["net"], definition["arguments"], definition["layers"]
-        preprocessing = Preprocessing.model_validate(definition["input"])
+        preprocessing = PreprocessingSpec.model_validate(definition["input"])
     except (ValueError, KeyError, TypeError) as error:  # pydantic's errors are ValueErrors
         raise BadOption(
             f"{name[:64]!r} does not encode a network", field="architecture", remedy="import the bundle again"

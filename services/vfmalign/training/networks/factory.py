@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.cards import load_card_encoder
 from vfmalign.models.encoder import Encoder
@@ -55,7 +55,7 @@ def _fine_tuning(plan: JobPlan, encoder: Encoder | None, device: torch.device) -
 
 
 def build_network(
-    task: Task, encoder: Encoder | None, preprocessing: Preprocessing
+    task: Task, encoder: Encoder | None, preprocessing: PreprocessingSpec
 ) -> CaseClassifier | EncoderDecoder | SpecialisedClassifier | SpecialisedUNet:
     """Build the task's head on the encoder, or its specialised network where there is none."""
     modalities, shape_DHW = preprocessing.modalities, preprocessing.shape_DHW

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from vfmalign.core.domain.datasets import Case, Dataset, VolumeRef
+from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
 from vfmalign.core.domain.errors import BadDataset, Conflict, Leakage, NotFound, PreconditionFailed
-from vfmalign.core.domain.models import Pretraining
+from vfmalign.core.domain.models import PretrainingDataset
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.storage.datasets import (
     check_leakage,
@@ -36,7 +36,7 @@ def case(name: str, group: str | None = None, volume: str | None = None) -> Case
     return Case(id=name, group=group or f"group-{name}", volumes=volumes)
 
 
-def dataset(**splits: Any) -> Dataset:
+def dataset(**splits: Any) -> DatasetManifest:
     content: dict[str, Any] = {
         "id": "d",
         "pretrain": (case("p1"), case("p2")),
@@ -44,7 +44,7 @@ def dataset(**splits: Any) -> Dataset:
         "val": (case("v"),),
         "test": (case("t1"), case("t2", group="group-t1")),
     }
-    return Dataset.model_validate(content | splits)
+    return DatasetManifest.model_validate(content | splits)
 
 
 def test_a_dataset_comes_back_from_the_store_in_order(store: ObjectStore) -> None:
@@ -91,7 +91,7 @@ def test_a_set_says_that_it_holds_phantoms_and_is_never_taken_for_one_by_a_name(
 
 
 def test_a_datalist_from_before_the_flag_reads_as_what_its_patients_are_called() -> None:
-    def old(one: Dataset) -> Dataset:
+    def old(one: DatasetManifest) -> DatasetManifest:
         return from_datalist({key: value for key, value in to_datalist(one).items() if key != "phantom"}, "d")
 
     generated = {"train": (case("a", group="phantom-1"),), "test": (case("t", group="phantom-2"),)}
@@ -176,8 +176,8 @@ def test_a_test_case_that_was_trained_on_is_leakage(shared: Case) -> None:
 def test_a_test_case_that_the_model_has_seen_is_leakage() -> None:
     seen = case("t1").volumes["dwi"].sha256
 
-    def source(**fields: Any) -> Pretraining:
-        return Pretraining(
+    def source(**fields: Any) -> PretrainingDataset:
+        return PretrainingDataset(
             dataset="big", dataset_digest="0" * 64, **{"volume_sha256": (), "groups": ("group-else",), **fields}
         )
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save
 
 from vfmalign.core.domain.errors import BadTensor, DataLoss, NotFound, PreconditionFailed
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import (
     FeatureRequest,
@@ -40,7 +40,7 @@ def request(**fields: Any) -> FeatureRequest:
         "dataset_digest": "b" * 64,
         "split": "test",
         "layers": tuple(CHANNELS),
-        "preprocessing": Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)),
+        "preprocessing": PreprocessingSpec(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)),
     }
     return FeatureRequest.model_validate(content | fields)
 
@@ -87,7 +87,7 @@ def test_the_id_depends_on_all_that_the_features_depend_on() -> None:
         {"split": "train"},
         {"layers": ("stages.3",)},
         {"input_transform": "half_resolution"},
-        {"preprocessing": Preprocessing(spacing_mm=None, shape_DHW=(16, 64, 64))},
+        {"preprocessing": PreprocessingSpec(spacing_mm=None, shape_DHW=(16, 64, 64))},
     ]
     ids = {request(**base | change).feature_set_id() for change in changes}
     assert len(ids) == len(changes)
@@ -325,6 +325,6 @@ def test_ids_of_stored_sets_never_change(fields: dict[str, Any], feature_set_id:
         "model": "profound",
         "dataset": "prostate",
         "layers": ("stages.3", "pooled"),
-        "preprocessing": Preprocessing(spacing_mm=(3.0, 0.5, 0.5), shape_DHW=(32, 256, 256)),
+        "preprocessing": PreprocessingSpec(spacing_mm=(3.0, 0.5, 0.5), shape_DHW=(32, 256, 256)),
     }
     assert request(**stored | fields).feature_set_id() == feature_set_id

@@ -6,7 +6,7 @@ import pytest
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, MeasureResult, ShiftResult
 from vfmalign.core.domain.errors import BadOption, CaseOrderMismatch, Exhausted, Unavailable
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest
 from vfmalign.finetuning.analysis.logme import logme
@@ -63,7 +63,7 @@ def feature_set(store):
     """Features of twelve cases in two layers, stored in two parts."""
     request = FeatureRequest(
         model="m", model_sha256="a" * 64, dataset="d", dataset_digest="b" * 64, split="train",
-        layers=("stages.2", "stages.3"), preprocessing=Preprocessing(spacing_mm=None, shape_DHW=(16, 64, 64)),
+        layers=("stages.2", "stages.3"), preprocessing=PreprocessingSpec(spacing_mm=None, shape_DHW=(16, 64, 64)),
     )  # fmt: skip
     writer = FeatureSetWriter(store, request, CASES, CASES)
     rng = np.random.default_rng(0)

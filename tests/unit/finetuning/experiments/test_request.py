@@ -7,7 +7,7 @@ import pytest
 
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.jobs import Recipe
-from vfmalign.core.domain.datasets import Case, Dataset, VolumeRef
+from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
 from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.storage.datasets import save_dataset
@@ -53,8 +53,8 @@ def stored(store):
     def cases(split, count):
         return tuple(case(f"{split}-{i}") for i in range(count))
 
-    save_dataset(store, Dataset(id="d", train=cases("train", 2), val=cases("val", 1), test=cases("test", 3)))
-    save_dataset(store, Dataset(id="no-val", train=cases("train", 2), test=cases("test", 3)))
+    save_dataset(store, DatasetManifest(id="d", train=cases("train", 2), val=cases("val", 1), test=cases("test", 3)))
+    save_dataset(store, DatasetManifest(id="no-val", train=cases("train", 2), test=cases("test", 3)))
     for model in (card("m1"), card("m2", sha256="b" * 64), card("t2-only", modalities=("t2w",))):
         store.write(model_card_key(model.id), model)
     return store

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 
 from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, DataLoss, NotFound
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.imaging.datasets.identities import keyed_id, load_salt
 from vfmalign.imaging.datasets.importer import import_folder
-from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack, generate_case
+from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack, generate_case
 from vfmalign.imaging.preprocessing import prepare_study
 from vfmalign.imaging.volumes import load_case
 
 PATIENT = "SURNAME^GIVEN_1234567"
 SALT = bytes(range(32))
 SMALL = PhantomSpec(
-    t2w=Stack((48, 48, 12), (2.0, 2.0, 4.0)),
-    dwi=Stack((32, 32, 12), (3.0, 3.0, 4.0)),
-    adc=Stack((32, 32, 12), (3.0, 3.0, 4.0)),
+    t2w=SliceStack((48, 48, 12), (2.0, 2.0, 4.0)),
+    dwi=SliceStack((32, 32, 12), (3.0, 3.0, 4.0)),
+    adc=SliceStack((32, 32, 12), (3.0, 3.0, 4.0)),
 )
 FILES = {"t2w": "t2", "dwi": "dwi", "adc": "adc", "gland": "mask", "lesions": "lesions"}
 
@@ -254,5 +254,5 @@ def test_the_real_case(memory_store, picai, picai_folder, tmp_path):
     volumes = load_case(memory_store, dataset.test[0], tuple(picai))
     for kind, volume in picai.items():
         np.testing.assert_array_equal(volumes[kind].array_XYZ, volume.array_XYZ)
-    prepared = prepare_study(volumes, Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)))
+    prepared = prepare_study(volumes, PreprocessingSpec(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)))
     assert set(prepared.lesions_DHW.unique().tolist()) == {0, 3}

@@ -5,13 +5,13 @@ import pytest
 from vfmalign.core.domain.errors import BadDataset, Conflict
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.imaging.phantoms.dataset import synthesise_dataset
-from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack
+from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack
 from vfmalign.imaging.volumes import load_case
 
 SMALL = PhantomSpec(
-    t2w=Stack((32, 32, 8), (3.0, 3.0, 6.0)),
-    dwi=Stack((24, 24, 8), (4.0, 4.0, 6.0)),
-    adc=Stack((24, 24, 8), (4.0, 4.0, 6.0)),
+    t2w=SliceStack((32, 32, 8), (3.0, 3.0, 6.0)),
+    dwi=SliceStack((24, 24, 8), (4.0, 4.0, 6.0)),
+    adc=SliceStack((24, 24, 8), (4.0, 4.0, 6.0)),
 )
 COUNTS = {"pretrain": 2, "train": 2, "val": 1, "test": 1}
 

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.imaging.grid import Grid, common_grid, coverage, resample
 from vfmalign.imaging.phantoms.anatomy import LESIONS
 from vfmalign.imaging.phantoms.patients import draw_anatomy
-from vfmalign.imaging.phantoms.rendering import PhantomSpec, Stack, generate_case
+from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack, generate_case
 from vfmalign.imaging.preprocessing import prepare_study
 from vfmalign.imaging.volumes import LABEL_KINDS, encode
 
 KINDS = ("t2w", "dwi", "adc", "gland", "lesions")
 GOLDEN_MEANS = {"t2w": 284.307678, "dwi": 6.678672, "adc": 452.906677, "gland": 0.051867, "lesions": 0.006891}
-CPU_SIZED = Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
+CPU_SIZED = PreprocessingSpec(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_every_modality_has_its_own_grid(cases):
 
 
 def test_grids_follow_the_spec():
-    spec = PhantomSpec(t2w=Stack((64, 60, 12), (1.4, 1.4, 4.0)))
+    spec = PhantomSpec(t2w=SliceStack((64, 60, 12), (1.4, 1.4, 4.0)))
     volume = generate_case(0, 0, spec).volumes["t2w"]
     assert volume.array_XYZ.shape == (64, 60, 12)
     np.testing.assert_allclose(volume.spacing_mm, (1.4, 1.4, 4.0))
@@ -68,7 +68,7 @@ def test_grids_follow_the_spec():
 
 @pytest.mark.parametrize(("turn_deg", "parallel"), [(0.0, True), (1.5, False)])
 def test_diffusion_is_planned_in_parallel_or_turned(turn_deg, parallel):
-    coarse = Stack((40, 40, 10), (2.8, 2.8, 6.0))
+    coarse = SliceStack((40, 40, 10), (2.8, 2.8, 6.0))
     volumes = generate_case(0, 0, PhantomSpec(coarse, coarse, coarse, diffusion_turn_deg=turn_deg)).volumes
     t2w, dwi = (volumes[kind].affine[:3, :3] / volumes[kind].spacing_mm for kind in ("t2w", "dwi"))
     assert np.allclose(t2w, dwi, atol=1e-6) == parallel

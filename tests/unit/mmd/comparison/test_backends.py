@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComputeConfig, Options
+from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.row_streams import ArrayRows
 
@@ -20,13 +20,13 @@ import json, sys
 import numpy as np
 from vfmalign.mmd.engine import precision
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComputeConfig, Options
+from vfmalign.mmd.comparison.options import ComputeConfig, ComparisonOptions
 from vfmalign.mmd.comparison.samples import Sample
 precision.EXACT_FLOP["cpu"] = 0.0
 x, y = np.load(sys.argv[1])
 found = {}
 for least in ("high", "exact"):
-    options = Options("paired", fixed_sigma=3.0, permutations=9, precision=least)
+    options = ComparisonOptions("paired", fixed_sigma=3.0, permutations=9, precision=least)
     shift = compare(Sample("x", {"f": x}), Sample("y", {"f": y}), None, options, ComputeConfig(backend="triton"))
     found[least] = [shift.layers[0].raw.mmd2.value, shift.backend, shift.backend_note]
 print(json.dumps(found))
@@ -40,7 +40,7 @@ def pair(rng):
 
 def asked(pair, backend, wrap=np.asarray):
     x, y = (Sample(name, {"f": wrap(part)}) for name, part in zip("xy", pair, strict=True))
-    options = Options("paired", fixed_sigma=3.0, permutations=9)
+    options = ComparisonOptions("paired", fixed_sigma=3.0, permutations=9)
     return compare(x, y, None, options, ComputeConfig(backend=backend))
 
 

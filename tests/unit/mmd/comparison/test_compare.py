@@ -8,12 +8,12 @@ import pytest
 from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled, CaseOrderMismatch, Exhausted
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComputeConfig, Options
+from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.row_streams import ArrayRows
 from vfmalign.mmd.statistics import similarity
 
-PAIRED = Options("paired", fixed_sigma=1.0)
+PAIRED = ComparisonOptions("paired", fixed_sigma=1.0)
 
 
 def sample(rng, name, rows=10, channels=3, layers=("a", "b"), **labels):
@@ -53,7 +53,7 @@ def test_independent_samples_may_not_share_a_patient(rng, labels):
     x = sample(rng, "x", **{labels: tuple(f"p{i}" for i in range(10))})
     y = sample(rng, "y", **{labels: tuple(f"p{i}" for i in range(9, 19))})
     with pytest.raises(BadOption, match=r"1 (groups|cases) occur in both samples.*row 9 of `x`"):
-        compare(x, y, None, Options("independent", fixed_sigma=1.0), ComputeConfig())
+        compare(x, y, None, ComparisonOptions("independent", fixed_sigma=1.0), ComputeConfig())
 
 
 def test_bad_features_are_refused_by_field(rng):
@@ -78,16 +78,16 @@ def test_bad_features_are_refused_by_field(rng):
 def test_bad_options_are_refused_by_field(rng):
     x, y = sample(rng, "x"), sample(rng, "y")
     table = [
-        (Options("paired"), "kernel"),
-        (Options("paired", fixed_sigma=0.0), "kernel.fixed_sigma"),
-        (Options("paired", fixed_sigma=float("nan")), "kernel.fixed_sigma"),
-        (Options("paired", kernel="cosine", fixed_sigma=1.0), "kernel"),
-        (Options("paired", fixed_sigma=1.0, interval_level=1.0), "interval_level"),
-        (Options("paired", fixed_sigma=1.0, permutations=-1), "test.permutations"),
-        (Options("paired", fixed_sigma=1.0, permutations=100_001), "test.permutations"),
-        (Options("paired", fixed_sigma=1.0, seed=-1), "test.seed"),
-        (Options("paired", fixed_sigma=1.0, layers=("a", "c")), "layers"),
-        (Options("paired", fixed_sigma=1.0, primary_layer="c"), "layers"),
+        (ComparisonOptions("paired"), "kernel"),
+        (ComparisonOptions("paired", fixed_sigma=0.0), "kernel.fixed_sigma"),
+        (ComparisonOptions("paired", fixed_sigma=float("nan")), "kernel.fixed_sigma"),
+        (ComparisonOptions("paired", kernel="cosine", fixed_sigma=1.0), "kernel"),
+        (ComparisonOptions("paired", fixed_sigma=1.0, interval_level=1.0), "interval_level"),
+        (ComparisonOptions("paired", fixed_sigma=1.0, permutations=-1), "test.permutations"),
+        (ComparisonOptions("paired", fixed_sigma=1.0, permutations=100_001), "test.permutations"),
+        (ComparisonOptions("paired", fixed_sigma=1.0, seed=-1), "test.seed"),
+        (ComparisonOptions("paired", fixed_sigma=1.0, layers=("a", "c")), "layers"),
+        (ComparisonOptions("paired", fixed_sigma=1.0, primary_layer="c"), "layers"),
     ]
     for options, field in table:
         with pytest.raises(BadOption) as error:
@@ -99,7 +99,9 @@ def test_primary_layer_comes_first_and_layers_are_those_in_common(rng):
     x, y = sample(rng, "x", layers=("a", "b", "c")), sample(rng, "y", layers=("c", "d", "b"))
     result = compare(x, y, None, PAIRED, ComputeConfig())
     assert [one.layer for one in result.layers] == ["b", "c"]
-    result = compare(x, y, None, Options("paired", fixed_sigma=1.0, layers=("b",), primary_layer="c"), ComputeConfig())
+    result = compare(
+        x, y, None, ComparisonOptions("paired", fixed_sigma=1.0, layers=("b",), primary_layer="c"), ComputeConfig()
+    )
     assert [one.layer for one in result.layers] == ["c", "b"]
     assert result.primary_layer == "c"
     with pytest.raises(BadOption, match="no layer in common"):
@@ -126,7 +128,7 @@ def test_too_large_is_refused_with_the_size_that_fits(rng):
 
     engine = ComputeConfig(tile_shape=(64, 64), memory_bytes=2**20, context=WorkContext(is_cancelled=stop))
     x, y = sample(rng, "x", 40_000, layers=("a",)), sample(rng, "y", 40_000, layers=("a",))
-    biased = Options("paired", estimator="biased", fixed_sigma=1.0)
+    biased = ComparisonOptions("paired", estimator="biased", fixed_sigma=1.0)
     with pytest.raises(Exhausted, match=r"(\d+) rows over all samples would fit") as error:
         compare(x, y, None, biased, engine)
     assert error.value.retry_after_s is None
@@ -142,13 +144,19 @@ def test_too_large_is_refused_with_the_size_that_fits(rng):
 def test_too_many_permutations_are_refused_before_they_are_drawn(rng):
     x, y = sample(rng, "x", 5000, 1, ("a",)), sample(rng, "y", 5000, 1, ("a",))
     with pytest.raises(Exhausted, match="fewer permutations"):
-        compare(x, y, None, Options("paired", fixed_sigma=1.0, permutations=100_000), ComputeConfig(memory_bytes=2**28))
+        compare(
+            x,
+            y,
+            None,
+            ComparisonOptions("paired", fixed_sigma=1.0, permutations=100_000),
+            ComputeConfig(memory_bytes=2**28),
+        )
 
 
 def test_input_is_left_as_it_was(rng):
     x, y, reference = (sample(rng, name, layers=("a",)) for name in ("x", "y", "reference"))
     before = [one.layers["a"].copy() for one in (x, y, reference)]
-    compare(x, y, reference, Options("paired", permutations=20, projection=True), ComputeConfig())
+    compare(x, y, reference, ComparisonOptions("paired", permutations=20, projection=True), ComputeConfig())
     for array, one in zip(before, (x, y, reference), strict=True):
         np.testing.assert_array_equal(array, one.layers["a"])
 
@@ -158,7 +166,7 @@ def test_projection_is_the_reference_pca_in_row_order(rng):
     reference = Sample("reference", {"a": rng.normal(size=(50, 3)) * spread})
     x = Sample("x", {"a": rng.normal(size=(8, 3)) * spread}, groups=tuple("hgfedcba"))
     y = Sample("y", {"a": x.layers["a"] + 1.0})
-    result = compare(x, y, reference, Options("paired", projection=True), ComputeConfig())
+    result = compare(x, y, reference, ComparisonOptions("paired", projection=True), ComputeConfig())
     ref = reference.layers["a"]
     mean, sd = ref.mean(0), ref.std(0, ddof=1)
     _, values, axes = np.linalg.svd((ref - mean) / sd, full_matrices=False)
@@ -175,7 +183,7 @@ def coordinates(points):
 
 def test_projection_of_one_row_is_a_point(rng):
     x, y = sample(rng, "x", 1), sample(rng, "y", 1)
-    result = compare(x, y, None, Options("paired", fixed_sigma=1.0, projection=True), ComputeConfig())
+    result = compare(x, y, None, ComparisonOptions("paired", fixed_sigma=1.0, projection=True), ComputeConfig())
     np.testing.assert_array_equal(coordinates(result.projection.x), np.zeros((1, 2)))
     assert result.projection.explained_variance == (0.0, 0.0)
 

@@ -7,7 +7,7 @@ import torch
 from vfmalign.core.domain.errors import BadOption, Cancelled
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.dispatcher import ESTIMATORS, AffineRows, compute_shift
-from vfmalign.mmd.comparison.options import ComputeConfig, Options
+from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.standardisation import Scaled
 from vfmalign.mmd.engine.kernels import KERNELS
 from vfmalign.mmd.engine.row_streams import ArrayRows
@@ -25,7 +25,7 @@ def samples(rng):
 
 
 def ask(x, y, estimator, scaled=RAW, engine=None, groups=(), **options):
-    asked = Options(options.pop("pairing", "paired"), estimator=estimator, **options)
+    asked = ComparisonOptions(options.pop("pairing", "paired"), estimator=estimator, **options)
     return compute_shift(ArrayRows(x), ArrayRows(y), scaled, asked, engine or ComputeConfig(), groups_x=groups)
 
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest
 from vfmalign.core.storage.keys import features_prefix
@@ -29,7 +29,7 @@ def store_set(store, layers, seed):
         dataset_digest="b" * 64,
         split="test",
         layers=tuple(layers),
-        preprocessing=Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)),
+        preprocessing=PreprocessingSpec(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)),
     )
     cases = [f"case-{row:04d}" for row in range(ROWS)]
     writer = FeatureSetWriter(store, request, cases, cases)

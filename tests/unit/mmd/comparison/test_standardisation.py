@@ -6,7 +6,7 @@ import torch
 
 from vfmalign.core.domain.errors import BadOption, Cancelled
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
-from vfmalign.mmd.comparison.options import ComputeConfig, Options
+from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.standardisation import scalings
 from vfmalign.mmd.engine.rows import Affine, prepare
 from vfmalign.mmd.statistics import bandwidths
@@ -17,7 +17,7 @@ def rows(x):
 
 
 def scaled(given, **options):
-    return list(scalings(given, "a", Options("paired", **options), ComputeConfig()))
+    return list(scalings(given, "a", ComparisonOptions("paired", **options), ComputeConfig()))
 
 
 def test_sigma_is_the_median_over_pairs(rng, monkeypatch):

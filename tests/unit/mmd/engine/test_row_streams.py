@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, DataLoss
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest, read_part
 from vfmalign.mmd.engine.row_streams import (
@@ -38,7 +38,7 @@ def stored(store, rng):
             dataset_digest="b" * 64,
             split="test",
             layers=("stages.2", "stages.3"),
-            preprocessing=Preprocessing(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)),
+            preprocessing=PreprocessingSpec(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)),
         )
         layers = {name: rng.normal(size=(23, width)).astype("f4") for name, width in (("stages.2", 3), ("stages.3", 5))}
         names = [f"case-{i}" for i in range(23)]

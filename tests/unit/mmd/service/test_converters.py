@@ -15,7 +15,7 @@ from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison import memory_budget
 from vfmalign.mmd.comparison.memory_budget import SampleShape
-from vfmalign.mmd.comparison.options import ComputeConfig, Options
+from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import ordered_pool, precision
 from vfmalign.mmd.engine.kernels import KERNELS
@@ -64,7 +64,7 @@ def test_ambiguous_bandwidths_are_refused(rule):
 
 def test_options_have_the_documented_defaults():
     options = converters.to_options(pb.ComputeRequest(pairing=pb.PAIRING_INDEPENDENT))
-    assert options == Options("independent", interval_level=0.95)
+    assert options == ComparisonOptions("independent", interval_level=0.95)
 
 
 def _words(enum):
@@ -122,7 +122,7 @@ def test_an_unnamed_inline_layer_is_called_features():
 def _job(rows=50, **fields):
     rng = np.random.default_rng(0)
     x, y = (Sample(name, {"a": rng.normal(size=(rows, 2))}) for name in ("x", "y"))
-    return ComparisonJob([x, y], Options("paired", fixed_sigma=1.0), FeatureReader(None), **fields)
+    return ComparisonJob([x, y], ComparisonOptions("paired", fixed_sigma=1.0), FeatureReader(None), **fields)
 
 
 def _run(job, engine=None):
@@ -188,13 +188,13 @@ def _extents(rows, channels, samples=2):
     ],
 )
 def test_what_computes_little_is_short(rows, channels, options, short):
-    asked = Options("independent", fixed_sigma=1.0, **options)
+    asked = ComparisonOptions("independent", fixed_sigma=1.0, **options)
     assert memory_budget.is_short(_extents(rows, channels), asked, ComputeConfig()) == short
 
 
 def test_every_layer_and_the_reference_count_for_what_is_short():
     small, reference = SampleShape(64, {"a": 768}, 64), SampleShape(4096, {"a": 768}, 4096)
-    options = Options("paired")
+    options = ComparisonOptions("paired")
     assert memory_budget.is_short([small, small, small], options, ComputeConfig())
     assert not memory_budget.is_short([small, small, reference], options, ComputeConfig())
     layers = [SampleShape(300, {str(layer): 768 for layer in range(4)}, 300)] * 2
@@ -203,7 +203,7 @@ def test_every_layer_and_the_reference_count_for_what_is_short():
 
 
 def test_what_needs_much_of_the_memory_is_not_short():
-    options, engine = Options("paired", fixed_sigma=1.0), ComputeConfig(memory_bytes=2**31)
+    options, engine = ComparisonOptions("paired", fixed_sigma=1.0), ComputeConfig(memory_bytes=2**31)
     assert memory_budget.is_short(_extents(100, 8), options, engine)
     needed = memory_budget.bytes_needed(_extents(100, 8), options, engine)
     assert not memory_budget.is_short(_extents(100, 8), options, replace(engine, memory_bytes=3 * needed))
@@ -220,7 +220,7 @@ def test_too_many_rows_are_not_projected(monkeypatch, rng):
     monkeypatch.setattr(memory_budget, "MAX_PROJECTED_ROWS", 9)
     sample = Sample("x", {"a": rng.normal(size=(10, 2))})
     with pytest.raises(BadOption, match="9 rows"):
-        memory_budget.check_projection([sample, sample], Options("paired", projection=True))
+        memory_budget.check_projection([sample, sample], ComparisonOptions("paired", projection=True))
 
 
 def test_settings_choose_the_engine():
@@ -235,7 +235,7 @@ def test_settings_choose_the_engine():
 
 def test_a_measure_of_too_many_rows_is_refused_before_anything_is_read():
     given = [SampleShape(MAX_ROWS + 1, {"a": 4}, 9), SampleShape(9, {"a": 4}, 9)]
-    options = Options("independent", fixed_sigma=1.0, measures=("energy",))
+    options = ComparisonOptions("independent", fixed_sigma=1.0, measures=("energy",))
     with pytest.raises(BadOption, match=f"at most {MAX_ROWS} rows of a sample, got {MAX_ROWS + 1} in `x`"):
         memory_budget.check_measures(given, options, streamed=False)
     with pytest.raises(BadOption, match="`energy` is not taken of features that do not fit into memory"):
@@ -250,7 +250,7 @@ def test_a_measure_of_too_many_rows_is_refused_before_anything_is_read():
 @pytest.mark.parametrize("measure", MEASURES)
 def test_a_measure_counts_in_memory(measure):
     given = [SampleShape(4000, {"a": 768}, 4000)] * 2
-    plain = Options("paired", fixed_sigma=1.0, estimator="linear")
+    plain = ComparisonOptions("paired", fixed_sigma=1.0, estimator="linear")
     asked = replace(plain, measures=(measure,))
     assert (
         memory_budget.bytes_needed(given, asked, ComputeConfig())

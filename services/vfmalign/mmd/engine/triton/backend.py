@@ -26,7 +26,7 @@ from torch import Tensor
 
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.engine import products
-from vfmalign.mmd.engine.kernels import Kernel
+from vfmalign.mmd.engine.kernels import BoundKernel
 from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.rows import FloatArray
 from vfmalign.mmd.engine.tiles import Layout, Matrix, PairedMatrix, Sums, TileShape
@@ -44,13 +44,13 @@ _BLOCK_ROWS = 8_192
 Coefficients = list[tuple[float, float]]
 
 
-def _gaussians(kernel: Kernel) -> Coefficients:
+def _gaussians(kernel: BoundKernel) -> Coefficients:
     """Return scale and weight of each Gaussian of a mean, exp2(scale · distance²)."""
     return [(-0.5 * _LOG2_E / scale**2, 1.0 / len(kernel.gaussian_sigmas)) for scale in kernel.gaussian_sigmas]
 
 
 # By name of the kernel: the formula that the program evaluates, and its pairs of a scale of the distance and a weight.
-_FAMILIES: dict[str, tuple[str, Callable[[Kernel], Coefficients]]] = {
+_FAMILIES: dict[str, tuple[str, Callable[[BoundKernel], Coefficients]]] = {
     "gaussian": ("gaussian", _gaussians),
     "gaussian_mixture": ("gaussian", _gaussians),
     "laplacian": ("laplacian", lambda kernel: [(-_LOG2_E / kernel.sigma, 1.0)]),
@@ -59,7 +59,7 @@ _FAMILIES: dict[str, tuple[str, Callable[[Kernel], Coefficients]]] = {
 }
 
 
-def unavailable_reason(device: torch.device, precision: PrecisionName, kernels: Sequence[Kernel]) -> str:
+def unavailable_reason(device: torch.device, precision: PrecisionName, kernels: Sequence[BoundKernel]) -> str:
     """Return why the Triton program cannot sum these kernels on this device; empty where it can."""
     if find_spec("triton") is None:
         return "triton is not installed"
@@ -84,7 +84,7 @@ def errors() -> tuple[type[Exception], ...]:
 
 def accumulate(
     matrix: Matrix,
-    kernels: Sequence[Kernel],
+    kernels: Sequence[BoundKernel],
     layout: Layout,
     *,
     tile_shape: TileShape | None = None,
@@ -243,7 +243,7 @@ class _FamilyPass:
                 self._rows_FPN[:, block, following_rows] += column_sums.sum(dim=1, dtype=torch.float64)
         self._within_FN[:, chunk_rows] += 2.0 * partial.within.sum(dim=1, dtype=torch.float64)
 
-    def sums(self, matrix: Matrix, kernels: Sequence[Kernel], *, with_diagonal: bool) -> list[Sums]:
+    def sums(self, matrix: Matrix, kernels: Sequence[BoundKernel], *, with_diagonal: bool) -> list[Sums]:
         """Return the sums per kernel, with or without the diagonal."""
         permutations = self._layout.weights_GB.shape[1]  # without the padding
         tensors = (
@@ -261,7 +261,7 @@ class _FamilyPass:
             kernel_sums.append(sums + self._diagonal(matrix, kernel) if with_diagonal else sums)
         return kernel_sums
 
-    def _diagonal(self, matrix: Matrix, kernel: Kernel) -> Sums:
+    def _diagonal(self, matrix: Matrix, kernel: BoundKernel) -> Sums:
         """Return the contributions of the diagonal, whose distances are formed directly."""
         rows, blocks = sum(self._layout.block_sizes), len(self._layout.block_sizes)
         at_zero = float(_evaluate(kernel, torch.zeros(1))[0])
@@ -295,7 +295,7 @@ def _by_group(values_N: FloatArray, layout: Layout) -> FloatArray:
     return np.bincount(layout.group_of_N, values_N, minlength=layout.weights_GB.shape[0]).astype(np.float64)
 
 
-def _evaluate(kernel: Kernel, distance2_N: Tensor) -> FloatArray:
+def _evaluate(kernel: BoundKernel, distance2_N: Tensor) -> FloatArray:
     """Evaluate a kernel at squared distances, in float64."""
     argument_N = distance2_N.double()
     values: FloatArray = kernel.evaluate(argument_N, torch.empty_like(argument_N)).cpu().numpy()

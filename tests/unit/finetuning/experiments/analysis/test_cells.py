@@ -6,13 +6,13 @@ from vfmalign.client.messages.common import Estimate, Interval
 from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.core.domain.jobs import CaseScore
-from vfmalign.core.domain.models import LayerSpec, ModelCard, Preprocessing
+from vfmalign.core.domain.models import LayerSpec, ModelCard, PreprocessingSpec
 from vfmalign.finetuning.experiments.analysis.cells import make_cell, standard_error
 
 CARD = ModelCard(
     id="profound-micro", architecture="profound_conv_micro", objective="contrastive",
     checkpoint=VolumeRef(key="models/x", sha256="0" * 64), layers=(LayerSpec(name="stages.3", channels=128),),
-    preprocessing=Preprocessing(spacing_mm=None, shape_DHW=(8, 8, 8)), primary_layer="stages.3",
+    preprocessing=PreprocessingSpec(spacing_mm=None, shape_DHW=(8, 8, 8)), primary_layer="stages.3",
 )  # fmt: skip
 SCORES = {
     name: [CaseScore(case="c", group="g", values={"lesion_dice": 0.5, "gland_dice": 0.9})]
