@@ -156,6 +156,7 @@ test-containers: setup images  ## build the images and run a check in containers
 
 compose-up: images deploy/.env  ## start the whole system in containers (deploy/compose.yaml)
 	docker compose -f deploy/compose.yaml up --detach --wait
+	docker compose -f deploy/compose.yaml run --rm cli store init
 
 compose-down:  ## stop the containers; their volumes stay
 	docker compose -f deploy/compose.yaml down

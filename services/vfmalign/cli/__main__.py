@@ -25,6 +25,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "down": LazyCommand(f"{_COMMANDS}.stack:down", "Stop the local stack and every process it started."),
     "status": LazyCommand(f"{_COMMANDS}.stack:status", "Show the processes of the local stack and their addresses."),
     "doctor": LazyCommand(f"{_COMMANDS}.doctor:doctor", "Check that the environment is ready to run alignment checks."),
+    "store": LazyCommand(f"{_COMMANDS}.store:app", "Prepare the object storage of a deployment."),
     "demo": LazyCommand(f"{_COMMANDS}.demo:demo", "Run one alignment check on phantoms, on a stack of its own."),
     "rehearse": LazyCommand(
         f"{_COMMANDS}.rehearse:rehearse", "Run a whole experiment on phantoms, on a stack of its own."

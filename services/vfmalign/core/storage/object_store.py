@@ -26,23 +26,18 @@ from vfmalign.core.domain.errors import (
     InvalidInput,
     NotFound,
     PreconditionFailed,
-    StoreRefused,
-    StoreUnavailable,
     VfmalignError,
 )
 from vfmalign.core.domain.record import Record
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.credentials import get_credential_provider
+from vfmalign.core.storage.store_errors import TAKEN_CODES, TRANSIENT_STATUS, StoreErrors
 
 ATTEMPTS = 6
 _CHUNK_BYTES = 1 << 20
 _PART_BYTES = 16 << 20
 _MAX_URI_BYTES = 1024
-_TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
-_MISSING_CODES = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchUpload"})
-_CREDENTIAL_CODES = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidTokenId"})
-
 _ERROR_CODE = re.compile(rb"<Code>(\w+)</Code>")
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -72,6 +67,7 @@ class ObjectStore:
     def __init__(self, settings: StoreSettings, *, attempts: int = ATTEMPTS) -> None:
         url = urlsplit(settings.endpoint)
         self.bucket = settings.bucket
+        self._errors = StoreErrors(settings.bucket, settings.region)
         self._attempts = attempts
         self._http = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=5, read=60), retries=False, maxsize=16, num_pools=4
@@ -263,18 +259,39 @@ class ObjectStore:
         """Deletes an object; does nothing if it does not exist."""
         self._retry(key, lambda: self._client.remove_object(self.bucket, key))
 
-    def ensure_bucket(self) -> None:
-        """Creates the bucket if it does not exist."""
+    def has_bucket(self) -> bool:
+        """Returns whether the bucket exists.
 
-        def make() -> None:
-            if not self._client.bucket_exists(self.bucket):
-                try:
-                    self._client.make_bucket(self.bucket)
-                except S3Error as error:
-                    if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
-                        raise
+        Raises:
+            StoreRefused: the credentials are wrong, or the bucket belongs to another account.
+            PreconditionFailed: the bucket is in another region.
+            Unavailable: the store does not answer.
+        """
+        return self._retry("", lambda: bool(self._client.bucket_exists(self.bucket)))
 
-        self._retry("", make)
+    def ensure_bucket(self) -> bool:
+        """Creates the bucket, in the region of the settings, if it does not exist.
+
+        Returns:
+            True if this call created it.
+
+        Raises:
+            StoreRefused, PreconditionFailed, Unavailable: as `has_bucket`.
+        """
+
+        def make() -> bool:
+            if self._client.bucket_exists(self.bucket):
+                return False
+            try:
+                self._client.make_bucket(self.bucket)
+            except S3Error as error:
+                # Another client may have created it meanwhile. If another account did, this call is denied.
+                if error.code not in TAKEN_CODES or not self._client.bucket_exists(self.bucket):
+                    raise
+                return False
+            return True
+
+        return self._retry("", make)
 
     # --- requests and errors ---
 
@@ -305,11 +322,11 @@ class ObjectStore:
         response = self._http.request(method, url, body=data, headers=headers)
         if response.status in {200, 412}:
             return response.status
-        if response.status in _TRANSIENT_STATUS or response.status == 409:
+        if response.status in TRANSIENT_STATUS or response.status == 409:
             raise _TransientError(f"HTTP {response.status}")
         code = _ERROR_CODE.search(response.data)
         # A write fails with 404 only if the bucket is missing.
-        raise self._to_error(key, response.status, code[1].decode() if code else "NoSuchBucket")
+        raise self._errors.from_response(key, response.status, code[1].decode() if code else "NoSuchBucket")
 
     def _retry(self, key: str, call: Callable[[], _T]) -> _T:
         policy = Retrying(
@@ -324,40 +341,9 @@ class ObjectStore:
         except VfmalignError:
             raise
         except S3Error as error:
-            status = error.response.status if error.response is not None else 0
-            if status in _TRANSIENT_STATUS:
-                raise self._unavailable() from None
-            raise self._to_error(key, status, error.code) from None
+            raise self._errors.from_s3_error(key, error) from None
         except (_TransientError, urllib3.exceptions.HTTPError, ServerError, InvalidResponseError, ConnectionError):
-            raise self._unavailable() from None
-
-    def _unavailable(self) -> StoreUnavailable:
-        return StoreUnavailable(
-            "the object store does not answer",
-            subject=f"s3://{self.bucket}",
-            remedy="check that it runs at AWS_ENDPOINT_URL_S3, then try again",
-        )
-
-    def _to_error(self, key: str, status: int, code: str | None) -> VfmalignError:
-        if code in _MISSING_CODES or (status == 404 and code != "NoSuchBucket"):
-            return NotFound("there is no such object", subject=self.uri(key), remedy="check the id, or upload it first")
-        if code == "NoSuchBucket":
-            return NotFound(
-                "there is no such bucket",
-                subject=f"s3://{self.bucket}",
-                remedy="create it, or set VFMALIGN_BUCKET",
-                reason="BUCKET_NOT_FOUND",
-            )
-        if code in _CREDENTIAL_CODES or status in {401, 403}:
-            metrics.store_failures.inc()
-            return StoreRefused(
-                f"the object store rejects the service's credentials ({code or status})",
-                subject=f"s3://{self.bucket}",
-                remedy="ask the operator to check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their permissions",
-            )
-        return StoreUnavailable(
-            f"the object store answered {code or status}", subject=self.uri(key), remedy="check its log"
-        )
+            raise self._errors.unavailable() from None
 
     def _verify(self, key: str, digest: str, expected: str | None) -> None:
         if expected is not None and digest != expected:
@@ -374,5 +360,5 @@ def _count_failure(_: RetryCallState) -> None:
 
 def _is_transient(error: BaseException) -> bool:
     if isinstance(error, S3Error):
-        return error.response is not None and error.response.status in _TRANSIENT_STATUS
+        return error.response is not None and error.response.status in TRANSIENT_STATUS
     return isinstance(error, _TransientError | urllib3.exceptions.HTTPError | ServerError | ConnectionError)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -192,6 +195,54 @@ def test_wrong_credentials_are_told_without_the_secret_and_counted(
             call()
         assert "not-the-secret" not in str(caught.value)
     assert metrics.REGISTRY.get_sample_value("vfmalign_store_failures_total") == failures + len(calls)
+
+
+class AnotherRegion(BaseHTTPRequestHandler):
+    """Answers as AWS does for a bucket that is not in the region of the signature."""
+
+    def answer(self) -> None:
+        code = "IllegalLocationConstraintException" if self.path.count("/") == 1 else "AuthorizationHeaderMalformed"
+        body = f"<Error><Code>{code}</Code><Message>the region is wrong</Message></Error>".encode()
+        self.send_response(400)
+        self.send_header("x-amz-bucket-region", "eu-central-1")
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET = do_PUT = answer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_bucket_in_another_region_is_told(store_settings: StoreSettings) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), AnotherRegion)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        other = ObjectStore(store_settings.model_copy(update={"endpoint": f"http://127.0.0.1:{server.server_port}"}))
+        calls: list[Callable[[], object]] = [
+            other.has_bucket, other.ensure_bucket, lambda: other.get("x"), lambda: other.put("x", b""),
+        ]  # fmt: skip
+        for call in calls:
+            with pytest.raises(PreconditionFailed, match="does not accept the region us-east-1") as caught:
+                call()
+            assert caught.value.reason == "WRONG_REGION"
+            assert caught.value.remedy.startswith("set AWS_REGION to ")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_bucket_is_created_once(store_settings: StoreSettings) -> None:
+    fresh = ObjectStore(store_settings.model_copy(update={"bucket": f"fresh-{secrets.token_hex(4)}"}))
+    assert not fresh.has_bucket()
+    with ThreadPoolExecutor(4) as pool:
+        created = list(pool.map(lambda _: fresh.ensure_bucket(), range(4)))
+    assert any(created)
+    assert fresh.has_bucket()
+    assert not fresh.ensure_bucket()
 
 
 def test_a_store_that_is_down_is_unavailable(store_settings: StoreSettings) -> None:

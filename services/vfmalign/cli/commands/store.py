@@ -1,0 +1,70 @@
+"""`vfmalign store`: prepare the object storage of a deployment."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+
+from vfmalign.cli.lazy_group import new_group
+from vfmalign.cli.local.probes import check_store
+from vfmalign.cli.options import JsonOption
+from vfmalign.cli.views.output import Output
+from vfmalign.core.domain.errors import BadOption, Unavailable
+from vfmalign.core.runtime.settings import StoreSettings, load
+from vfmalign.core.storage.object_store import ObjectStore
+
+_POLL_S = 2.0
+
+app = new_group("Prepare the object storage of a deployment.")
+
+
+@app.command()
+def init(
+    wait_s: Annotated[
+        float, typer.Option("--wait", min=0, max=3600, help="Seconds to wait for a store that does not answer.")
+    ] = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Create the bucket, unless it exists, and check what the services need from it.
+
+    The environment names endpoint, region, bucket and credentials as it does for the services: AWS_ENDPOINT_URL_S3,
+    AWS_REGION, VFMALIGN_BUCKET (vfmalign by default), and AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, or another
+    source of credentials. The command can be repeated. `vfmalign up` creates the bucket of its own store.
+    """
+    output = Output.to_terminal(as_json=as_json)
+    if not os.environ.get("AWS_ENDPOINT_URL_S3"):
+        raise BadOption(
+            "is not set",
+            field="AWS_ENDPOINT_URL_S3",
+            remedy="set it to the URL of the S3 endpoint; the store of `vfmalign up` needs no preparation",
+        )
+    settings = load(StoreSettings)
+    policy = Retrying(
+        retry=retry_if_exception(_is_silent), stop=stop_after_delay(wait_s), wait=wait_fixed(_POLL_S), reraise=True
+    )
+    created, checks = policy(_prepare, settings)
+    bucket = f"s3://{settings.bucket}"
+    output.emit(
+        {"bucket": bucket, "region": settings.region, "created": created, "checks": checks},
+        f"bucket {bucket} {'created' if created else 'exists'} in region {settings.region}",
+        f"checked: {checks}",
+    )
+
+
+def _prepare(settings: StoreSettings) -> tuple[bool, str]:
+    """Create the bucket if it does not exist, and check it; returns whether it was created, and what was checked."""
+    store = ObjectStore(settings)
+    if "region" not in settings.model_fields_set and not store.has_bucket():
+        raise BadOption(
+            "is not set, and a bucket stays in the region in which it is created",
+            field="AWS_REGION",
+            remedy="set it to the region of the bucket; stores without regions use us-east-1",
+        )
+    return store.ensure_bucket(), check_store(store)
+
+
+def _is_silent(error: BaseException) -> bool:
+    return isinstance(error, Unavailable) and error.reason == "STORE_UNAVAILABLE"
