@@ -35,7 +35,10 @@ SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="S
 LimitOption = Annotated[int, typer.Option("--limit", min=1, max=1000, help="List at most this many, newest first.")]
 StateOption = Annotated[
     list[str] | None,
-    typer.Option("--state", help="Only these states: queued, running, succeeded, failed, cancelled. Repeatable."),
+    typer.Option(
+        "--state",
+        help="Only these states: queued, pending (jobs), running, succeeded, failed, cancelled. Repeatable.",
+    ),
 ]
 DetachOption = Annotated[
     bool, typer.Option("--no-wait", help="Return immediately; `vfmalign watch` follows the work later.")

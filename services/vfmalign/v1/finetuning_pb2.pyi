@@ -29,6 +29,7 @@ class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     JOB_STATE_UNSPECIFIED: _ClassVar[JobState]
     JOB_STATE_QUEUED: _ClassVar[JobState]
+    JOB_STATE_PENDING: _ClassVar[JobState]
     JOB_STATE_RUNNING: _ClassVar[JobState]
     JOB_STATE_SUCCEEDED: _ClassVar[JobState]
     JOB_STATE_FAILED: _ClassVar[JobState]
@@ -42,6 +43,7 @@ NETWORK_SCRATCH: Network
 NETWORK_SPECIALISED: Network
 JOB_STATE_UNSPECIFIED: JobState
 JOB_STATE_QUEUED: JobState
+JOB_STATE_PENDING: JobState
 JOB_STATE_RUNNING: JobState
 JOB_STATE_SUCCEEDED: JobState
 JOB_STATE_FAILED: JobState

@@ -73,7 +73,7 @@ def test_with_json_an_error_is_the_one_document_on_stdout(invoke) -> None:
         (("checks", "show", "c1", "--gate", "mmd.upper<=1"), "'mmd' is not a known quantity"),
         (("extract", "d1", "--model", "m", "--split", "all"), "choose one of pretrain, train, val, test"),
         (("models", "pretrain", "d1", "--objective", "supervised"), "masked_reconstruction, contrastive"),
-        (("jobs", "list", "--state", "lost"), "queued, running"),
+        (("jobs", "list", "--state", "lost"), "queued, pending, running"),
         (("experiment", "d1", "--task", "segmentation"), "--model"),
         (("experiment", "d1", "--model", "m1", "--task", "segmentation", "--seed", "-1"), "--seed"),
         (("experiment", "d1", "--model", "m1", "--task", "segmentation", "--max-running", "0"), "--max-running"),

@@ -14,10 +14,11 @@ from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption, LimitOption, StateOption
 from vfmalign.cli.resources import Resource
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.enum_labels import STATES, check_choice, label
+from vfmalign.cli.views.enum_labels import check_choice, label
 from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
 from vfmalign.client import AsyncClient
+from vfmalign.client.messages.common import STATES
 from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import PreconditionFailed
 from vfmalign.v1 import common_pb2
@@ -27,9 +28,12 @@ IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Id, as `list` sho
 
 
 def add_list_and_cancel(
-    app: typer.Typer, resource: Resource[M], list_table: Callable[[Iterable[M]], RenderableType]
+    app: typer.Typer,
+    resource: Resource[M],
+    list_table: Callable[[Iterable[M]], RenderableType],
+    states: tuple[str, ...] = STATES,
 ) -> None:
-    """Add the commands `list` and `cancel` to a group."""
+    """Add the commands `list` and `cancel` to a group; `states` are those that the resource can have."""
     noun = resource.noun
 
     def list_(
@@ -40,7 +44,7 @@ def add_list_and_cancel(
     ) -> None:
         output = Output.to_terminal(as_json=as_json)
         for name in state or ():
-            check_choice(name, STATES, "--state")
+            check_choice(name, states, "--state")
         resources = resource.list(Target.find(StateDirectory(home)), state or (), limit)
         output.emit({f"{noun}s": [to_json_dict(item) for item in resources]}, list_table(resources))
 

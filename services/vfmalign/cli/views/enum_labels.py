@@ -9,8 +9,6 @@ from google.protobuf.message import Message
 from vfmalign.client.messages.base import enum_labels, get_enum_label
 from vfmalign.core.domain.errors import BadOption
 
-STATES = ("queued", "running", "succeeded", "failed", "cancelled")
-"""States of jobs, checks and experiments."""
 ENDED = ("succeeded", "failed", "cancelled")
 """States that jobs, checks and experiments do not leave again."""
 PRETRAINING_OBJECTIVES = ("masked_reconstruction", "contrastive")

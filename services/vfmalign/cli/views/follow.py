@@ -154,7 +154,8 @@ class View:
             epochs = f"{point.epoch:>3}/{job.progress.total}"
             self.output.note(f"  {name:<12} epoch {epochs}  {loss:<15}  {metric} {point.validation_score:.4f}")
         self._points[job.job_id] = max(len(job.curve), shown)
-        self.show_bar(job.job_id, f"training: {name}" if state == "running" else None, job.progress)
+        descriptions = {"running": f"training: {name}", "pending": f"pending: {name}: {job.progress.detail}"}
+        self.show_bar(job.job_id, descriptions.get(state), job.progress)
 
     def show_cell(
         self,

@@ -24,7 +24,10 @@ ABSENT = "—"
 DEGENERATE = "† degenerate interval: the test does not reject, and the coverage is unreliable."
 BELOW_ERROR_BOUND = "‡ below the error bound: MMD² is smaller than its rounding error."
 SATURATED = "§ saturated: MMD² no longer grows with the distance. Features moved far; MMD² does not say how far."
-_STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "queued": "dim"}
+_STYLES = {
+    "succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "pending": "magenta",
+    "queued": "dim",
+}  # fmt: skip
 
 
 def new_table(title: str, *columns: str, numbers: Iterable[str] = ()) -> Table:

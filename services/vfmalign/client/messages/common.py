@@ -10,8 +10,11 @@ from vfmalign.client.messages.base import ApiMessage
 from vfmalign.v1 import common_pb2, finetuning_pb2
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-"""State of a job, check or experiment; the labels of `JobState`, `CheckState` and `ExperimentState`."""
+"""State of a check or experiment; the labels of `CheckState` and `ExperimentState`."""
 STATES: tuple[State, ...] = get_args(State)
+JobState = Literal["queued", "pending", "running", "succeeded", "failed", "cancelled"]
+"""State of a job; the labels of `JobState`."""
+JOB_STATES: tuple[JobState, ...] = get_args(JobState)
 TERMINAL_STATES: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
 """States that no other state follows."""
 

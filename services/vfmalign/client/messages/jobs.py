@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from pydantic import Field, StringConstraints, field_validator
 
 from vfmalign.client.messages.base import ApiMessage, OptionalSha256
-from vfmalign.client.messages.common import Failure, ObjectRef, Progress, State
+from vfmalign.client.messages.common import Failure, JobState, ObjectRef, Progress
 from vfmalign.core.domain.jobs import Network
 from vfmalign.core.domain.models import Objective
 from vfmalign.core.domain.record import Id
@@ -85,7 +85,7 @@ class Job(ApiMessage):
 
     job_id: str
     spec: JobSpec
-    state: State
+    state: JobState
     attempts: int = 0
     create_time: datetime
     start_time: datetime | None = None

@@ -23,6 +23,7 @@ REGISTRY = CollectorRegistry(auto_describe=True)
 
 _CALL = ("grpc_type", "grpc_service", "grpc_method")
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
+_WAIT_SECONDS = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 
 grpc_started = Counter("grpc_server_started", "RPCs that began on this server.", _CALL, registry=REGISTRY)
 grpc_handled = Counter(
@@ -48,11 +49,13 @@ batch_size = Histogram(
 gpu_memory_used_bytes = Gauge(
     "vfmalign_gpu_memory_used_bytes", "Accelerator memory that this process holds, in bytes.", registry=REGISTRY
 )
-jobs = Gauge("vfmalign_jobs", "Jobs by state.", ("state",), registry=REGISTRY)
+jobs = Gauge(
+    "vfmalign_jobs", "Jobs by state; a pending one is launched and has not started.", ("state",), registry=REGISTRY
+)
 job_queue_wait_seconds = Histogram(
     "vfmalign_job_queue_wait_seconds",
-    "Time from a job's creation to its start, in seconds.",
-    buckets=_SECONDS,
+    "Time from a job's creation to the first start of all its processes or pods, in seconds.",
+    buckets=_WAIT_SECONDS,
     registry=REGISTRY,
 )
 engine_cpu_seconds = Counter(

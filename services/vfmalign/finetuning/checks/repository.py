@@ -31,10 +31,12 @@ class Check(Operation):
     """A check with its current state.
 
     Attributes:
+        state: never `pending`.
         stage_progress: progress of every running stage that reported some; the phase is the stage's name.
         report: set when it succeeded.
     """
 
+    state: State
     request: CheckSpec
     stage_progress: tuple[Progress, ...]
     report: ReportRefs | None

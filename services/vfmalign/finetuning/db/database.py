@@ -91,6 +91,7 @@ class JobRow(LifecycleRow):
     __tablename__ = "jobs"
 
     check_id: Mapped[str] = mapped_column(sa.String(128), default="")
+    request_id: Mapped[str] = mapped_column(sa.String(64), default="")
     spec: Mapped[dict[str, Any]]
     baseline: Mapped[str] = mapped_column(sa.String(64), default="", index=True)
     attempts: Mapped[int] = mapped_column(default=0)

@@ -3,6 +3,8 @@
     queued ──> running ──> succeeded | failed | cancelled
        └──────────────────────────────────┴────────┘
 
+Between `queued` and `running`, a job is `pending`: launched, and waiting for its processes to start.
+
 Creation is idempotent: the same id with the same request returns the first row. A terminal state never changes, so that
 a result and a cancellation that race have one outcome, which every later reader sees.
 """
@@ -18,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from vfmalign.client.messages.common import TERMINAL_STATES, Failure, Progress, State
+from vfmalign.client.messages.common import TERMINAL_STATES, Failure, JobState, Progress, State
 from vfmalign.core.domain.errors import Conflict, NotFound
 from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.db.database import Database, LifecycleRow, now
@@ -41,13 +43,14 @@ class Operation:
     """What jobs, checks and experiments have in common.
 
     Attributes:
+        state: only jobs are `pending`.
         progress: current phase, counts, and what it waits for; after the end, how it ended.
         failure: set where the state is `failed`.
-        cancel_requested: whether a running operation was asked to end.
+        cancel_requested: whether an operation with work in progress was asked to end.
     """
 
     id: str
-    state: State
+    state: JobState
     progress: Progress
     failure: Failure | None
     cancel_requested: bool
@@ -112,7 +115,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             return read_page(session, self.table, request, self._to_item)
 
     def cancel(self, item_id: str) -> Item:
-        """Cancels: a queued item ends at once, a running one when its work has ended, a finished one stays.
+        """Cancels: a queued item ends at once, a pending or running one when its work has ended, a finished one stays.
 
         Raises:
             NotFound: the id is unknown.
@@ -121,7 +124,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             row = self._row(session, item_id)
             if row.state == "queued":
                 self._end(session, row, "cancelled", "cancelled before it started")
-            elif row.state == "running" and not row.cancel_requested:
+            elif row.state not in TERMINAL_STATES and not row.cancel_requested:
                 row.cancel_requested = True
                 row.progress = _dump(Progress(phase="stopping", detail=self.stopping))
             return self._to_item(row)

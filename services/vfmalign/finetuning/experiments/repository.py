@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from vfmalign.client.messages.common import Progress
+from vfmalign.client.messages.common import Progress, State
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.db.database import ExperimentRow, now
@@ -27,11 +27,13 @@ class Experiment(Operation):
     """An experiment with its current state.
 
     Attributes:
+        state: never `pending`.
         spec: the request, with defaults filled in.
         pinned: digests of the inputs of its checks.
         report: set when it succeeded.
     """
 
+    state: State
     spec: ExperimentSpec
     pinned: PinnedInputs
     report: ExperimentRefs | None

@@ -1,4 +1,11 @@
-"""Repository of training jobs: requests, states and every attempt."""
+"""Repository of training jobs: requests, states and every attempt.
+
+    queued ──> pending <──> running ──> succeeded | failed | cancelled
+      └───────────┴────────────┘
+
+A job returns from `pending` or `running` to `queued` where another attempt follows, and from `running` to `pending`
+where the platform replaces a pod of the attempt. A pending job occupies a slot: it has, or may have, a process.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +17,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from vfmalign.client.messages.common import STATES, Failure, Progress, State
+from vfmalign.client.messages.common import JOB_STATES, Failure, JobState, Progress, State
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.jobs import JobProgress, TrainingSpec
+from vfmalign.core.runtime import logs
 from vfmalign.finetuning.db.database import AttemptRow, JobRow, now
 from vfmalign.finetuning.db.repository import LifecycleRepository, Operation, StoredRef, common_fields
 from vfmalign.finetuning.jobs.retries import NextAttempt, Setbacks
@@ -24,9 +32,11 @@ class Job(Operation):
     """A job with its current state.
 
     Attributes:
+        started_at: when all processes of an attempt were first seen to have started; None before.
         check_id: the check it belongs to; empty for a job of its own.
+        request_id: id of the request that created it, which its log lines carry.
         baseline: digest of its training, where checks may share it (`request.baseline_digest`); else empty.
-        attempts: processes started so far.
+        attempts: attempts launched so far.
         setbacks: how many of them ended since the training last made progress, and why.
         not_before: earliest time of the next attempt.
         handle: what the launcher needs to find the running process.
@@ -36,6 +46,7 @@ class Job(Operation):
     """
 
     check_id: str
+    request_id: str
     request: JobSpec
     spec: TrainingSpec
     baseline: str
@@ -50,7 +61,11 @@ class Job(Operation):
 
 @dataclass(frozen=True)
 class Attempt:
-    """One process of a job; `outcome` is running, cancelled or one of `launchers.base.Outcome`."""
+    """One attempt of a job; `outcome` is running, cancelled or one of `launchers.base.Outcome`.
+
+    Attributes:
+        started_at: when it was launched; its processes may have started later.
+    """
 
     attempt: int
     started_at: datetime
@@ -73,16 +88,22 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
         Raises:
             Conflict: the id was used with another request.
         """
-        row = JobRow(id=spec.id, check_id=check_id, spec=spec.model_dump(mode="json"), baseline=baseline)
+        row = JobRow(
+            id=spec.id,
+            check_id=check_id,
+            request_id=logs.request_id.get(),
+            spec=spec.model_dump(mode="json"),
+            baseline=baseline,
+        )
         return self._insert(row, request, "waiting for a free slot")
 
     def queued(self) -> tuple[Job, ...]:
         """Returns jobs that wait for a process, oldest first."""
         return self._where(JobRow.state == "queued")
 
-    def running(self) -> tuple[Job, ...]:
-        """Returns jobs that have a process, oldest first."""
-        return self._where(JobRow.state == "running")
+    def launched(self) -> tuple[Job, ...]:
+        """Returns jobs that have, or may have, a process: pending and running ones, oldest first."""
+        return self._where(JobRow.state.in_(("pending", "running")))
 
     def of_check(self, check_id: str) -> tuple[Job, ...]:
         """Returns the jobs of a check, oldest first."""
@@ -111,17 +132,17 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
                 for row in session.scalars(query)
             )
 
-    def counts(self) -> dict[State, int]:
+    def counts(self) -> dict[JobState, int]:
         """Returns the number of jobs per state, zeros included."""
         query = sa.select(JobRow.state, sa.func.count()).group_by(JobRow.state)
         with self._database.session() as session:
             numbers = {row[0]: row[1] for row in session.execute(query)}
-        return {state: numbers.get(state, 0) for state in STATES}
+        return {state: numbers.get(state, 0) for state in JOB_STATES}
 
     def begin(self, job_id: str) -> Job:
-        """Records the intent to start a process before it is started; the handle follows with `record`.
+        """Records the intent to launch an attempt before it is launched; the handle follows with `record`.
 
-        The order matters: an orchestrator that is killed in between finds a running job without a handle, and asks the
+        The order matters: an orchestrator that is killed in between finds a pending job without a handle, and asks the
         launcher whether the process exists instead of starting a second one.
         """
         with self._database.session() as session:
@@ -129,22 +150,39 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
             if row.state != "queued":
                 return self._to_item(row)
             moment = now()
-            row.state, row.handle, row.not_before = "running", None, None
+            row.state, row.handle, row.not_before = "pending", None, None
             row.attempts += 1
-            row.started_at = row.started_at or moment
-            self._set_progress(row, Progress(phase="starting", detail="starting"))
+            self._set_progress(row, Progress(phase="pending", detail=f"attempt {row.attempts}: being launched"))
             session.add(AttemptRow(job_id=job_id, attempt=row.attempts, started_at=moment, outcome="running"))
             return self._to_item(row)
 
-    def record(self, job_id: str, handle: dict[str, Any] | None, progress: Progress) -> None:
-        """Records how to find the running process, and its progress."""
+    def record(
+        self, job_id: str, handle: dict[str, Any] | None, progress: Progress, *, started: bool | None
+    ) -> float | None:
+        """Records how to find the attempt, its progress, and whether its processes have started.
+
+        Args:
+            job_id: the job.
+            handle: what the launcher needs to find the attempt.
+            progress: what it does or waits for.
+            started: True makes the job running, False pending; None, where that is unknown, leaves the state.
+
+        Returns:
+            Seconds from the job's creation to this moment where it has started for the first time; else None.
+        """
         with self._database.session() as session:
             row = self._row(session, job_id)
             row.handle = handle
             self._set_progress(row, progress)
+            if started is not None and row.state in {"pending", "running"}:
+                row.state = "running" if started else "pending"
+            if not started or row.started_at is not None:
+                return None
+            row.started_at = now()
+            return float((row.started_at - row.created_at).total_seconds())
 
     def postpone(self, job_id: str, progress: Progress, *, delay_s: float) -> None:
-        """Reverts `begin` where no process was started; the next attempt has the same number.
+        """Reverts `begin` where nothing was launched; the next attempt has the same number.
 
         Args:
             job_id: the job.
@@ -157,7 +195,6 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
             if attempt is not None:
                 session.delete(attempt)
             row.attempts -= 1
-            row.started_at = row.started_at if row.attempts else None
             if row.cancel_requested:
                 self._end(session, row, "cancelled", "cancelled before it started")
                 return
@@ -232,6 +269,7 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
         return Job(
             **common_fields(row),
             check_id=row.check_id,
+            request_id=row.request_id,
             request=JobSpec.model_validate(row.request),
             spec=TrainingSpec.model_validate(row.spec),
             baseline=row.baseline,

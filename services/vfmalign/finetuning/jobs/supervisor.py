@@ -1,4 +1,4 @@
-"""Job supervisor: start queued jobs, monitor running ones, record their outcome.
+"""Job supervisor: launch queued jobs, monitor launched ones, record their outcome.
 
 `reconcile()` compares the database, the launcher and the stored artifacts and takes the next action. It is idempotent,
 so the process can be killed at any point.
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.errors import (
+    TERMINATED,
     Conflict,
     DigestMismatch,
     NotFound,
@@ -54,9 +55,9 @@ class Supervisor:
     def reconcile(self) -> None:
         """Takes one action per job. While the store is unavailable, actions that need it are delayed."""
         self._store_is_down = False
-        for job in self.jobs.running():
+        for job in self.jobs.launched():
             self._guarded(job, self._monitor)
-        free = self.limits.max_running - len(self.jobs.running())
+        free = self.limits.max_running - len(self.jobs.launched())
         moment = now()
         for job in self.jobs.queued():
             if free <= 0 or self._store_is_down:  # each further job would wait for the store as long as the first
@@ -67,14 +68,13 @@ class Supervisor:
             metrics.jobs.labels(state=state).set(count)
 
     def stop_all(self, poll_s: float = 0.1) -> None:
-        """Lets every running job checkpoint and end, and queues it for the next start of the service.
+        """Lets every launched job checkpoint and end, and queues it for the next start of the service.
 
-        A job whose end is not observed in time stays in state running; the next start of the service looks for its
-        process.
+        A job whose end is not observed in time keeps its state; the next start of the service looks for its process.
         """
         end = time.monotonic() + self.limits.stop_grace_s
-        while (running := self.jobs.running()) and time.monotonic() < end + _KILL_OBSERVATION_S:
-            for job in running:
+        while (launched := self.jobs.launched()) and time.monotonic() < end + _KILL_OBSERVATION_S:
+            for job in launched:
                 self._guarded(job, lambda job: self._wind_down(job, force=time.monotonic() > end))
             time.sleep(poll_s)
 
@@ -108,15 +108,15 @@ class Supervisor:
     # --- starting -----------------------------------------------------------------------------------------------------
 
     def _start(self, job: Job) -> bool:
-        """Starts the process of a queued job, and returns whether one runs now."""
+        """Launches an attempt of a queued job, and returns whether it occupies a slot now."""
         if self._complete_if_result_exists(job) or self._reuse_baseline(job):
             return False
         self._write_spec(job)
         self.store.delete(job_key(job.id, "failure.json"))  # of an earlier attempt
         job = self.jobs.begin(job.id)
-        if job.state != "running":
+        if job.state != "pending":
             return False
-        _log.info("job_started", job=job.id, attempt=job.attempts)
+        _log.info("job_launched", job=job.id, attempt=job.attempts)
         try:
             seen = self.launcher.launch(job.id, job.attempts, self.store.uri(job_key(job.id, "spec.json")))
         except Unavailable as error:
@@ -125,9 +125,7 @@ class Supervisor:
             self.jobs.postpone(job.id, progress, delay_s=delay_s)
             _log.warning("job_not_started", job=job.id, error=str(error))
             return False
-        if job.attempts == 1:
-            metrics.job_queue_wait_seconds.observe((now() - job.created_at).total_seconds())
-        self.jobs.record(job.id, seen.handle, to_progress(job.attempts, seen))
+        self._record(job, seen, to_progress(job, seen))
         return True
 
     def _reuse_baseline(self, job: Job) -> bool:
@@ -168,25 +166,37 @@ class Supervisor:
     # --- running ------------------------------------------------------------------------------------------------------
 
     def _monitor(self, job: Job) -> bool:
-        """Observes a running job, and returns whether its process runs."""
+        """Observes a launched job, and returns whether it still occupies a slot."""
         seen = self.launcher.observe(job.id, job.attempts, job.handle)
         if isinstance(seen, Exited):
             self._settle(job, seen, stopping=False)
             return False
-        handle = seen.handle if seen.handle is not None else job.handle
         if job.cancel_requested:
             requested = self._stop_requests.get(job.id, time.monotonic())
             self._request_stop(job, force=time.monotonic() - requested > self.limits.stop_grace_s)
-        progress = to_progress(job.attempts, seen)
+        progress = to_progress(job, seen)
         try:
             self._read_progress(job)
         except StoreUnavailable as error:  # the training may not notice, as it needs the store once per epoch
             update = {"detail": f"{progress.detail}; {error}", "reason": progress.reason or error.reason}
             progress = progress.model_copy(update=update)
-        changed = not job.cancel_requested and job.progress != progress
-        if changed or handle != job.handle:
-            self.jobs.record(job.id, handle, progress)
+        self._record(job, seen, progress)
         return True
+
+    def _record(self, job: Job, seen: Running, progress: Progress) -> None:
+        """Records what was observed of an attempt, if it is new, and measures the wait that a first start ends."""
+        handle = seen.handle if seen.handle is not None else job.handle
+        state = {True: "running", False: "pending", None: job.state}[seen.started]
+        changed = not job.cancel_requested and job.progress != progress
+        if changed or handle != job.handle or state != job.state:
+            wait_s = self.jobs.record(job.id, handle, progress, started=seen.started)
+            if wait_s is not None:
+                metrics.job_queue_wait_seconds.observe(wait_s)
+
+    def _record_unseen_start(self, job: Job) -> None:
+        """Records the start of a process that ended before it was observed."""
+        if job.started_at is None:
+            self._record(job, Running(job.handle), job.progress)
 
     def _request_stop(self, job: Job, *, force: bool) -> None:
         if force or job.id not in self._stop_requests:
@@ -219,6 +229,8 @@ class Supervisor:
             return
         self._read_progress(job)
         self._stop_requests.pop(job.id, None)
+        if seen.exit_code not in {None, TERMINATED}:  # what is stopped exits with TERMINATED, even if it never started
+            self._record_unseen_start(job)
         if job.cancel_requested:
             self.jobs.mark_cancelled(job.id, seen.exit_code)
             return
@@ -247,6 +259,8 @@ class Supervisor:
         except NotFound:
             return False
         self._read_progress(job)
+        if job.attempts:
+            self._record_unseen_start(job)
         self._stop_requests.pop(job.id, None)
         ref = StoredRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
         self.jobs.succeed(job.id, ref, exit_code, detail)
@@ -267,8 +281,10 @@ class Supervisor:
             return None
 
 
-def to_progress(attempt: int, seen: Running) -> Progress:
-    """Returns the progress of a job whose process exists: what it waits for, or that it trains."""
-    if seen.message:
-        return Progress(phase="starting", detail=f"attempt {attempt}: {seen.message}", reason=seen.reason)
-    return Progress(phase="training", detail=f"training, attempt {attempt}")
+def to_progress(job: Job, seen: Running) -> Progress:
+    """Returns the progress of a launched job: what its attempt waits for, or that it trains."""
+    if not seen.message:
+        training = Progress(phase="training", detail=f"training, attempt {job.attempts}")
+        return training if seen.started else job.progress
+    phase = {True: "training", False: "pending", None: job.progress.phase}[seen.started]
+    return Progress(phase=phase, detail=f"attempt {job.attempts}: {seen.message}", reason=seen.reason)

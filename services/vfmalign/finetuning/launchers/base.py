@@ -43,11 +43,13 @@ class Running:
         handle: what the launcher needs to find it again; JSON values only. None until it is known.
         message: what it waits for and the remedy; empty while it trains.
         reason: UPPER_SNAKE_CASE constant of what it waits for; empty while it trains.
+        started: whether all of its processes have started; None where that cannot be determined now.
     """
 
     handle: dict[str, Any] | None
     message: str = ""
     reason: str = ""
+    started: bool | None = True
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 from tests.integration.finetuning.kubernetes.emulator import Api
+from tests.integration.finetuning.kubernetes.world import World
 
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning.db.database import Database
+from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.launchers.kubernetes.api import Cluster
 from vfmalign.finetuning.launchers.kubernetes.launcher import KubernetesLauncher
 from vfmalign.finetuning.launchers.kubernetes.manifest import Options
@@ -43,3 +47,12 @@ def make(api: Api, connect: Callable[[], Cluster]) -> Iterator[Make]:
     yield build
     for launcher in made:
         launcher.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path, store: ObjectStore, api: Api, make: Callable[..., Any]) -> Iterator[World]:
+    """A cluster, a bucket and a database."""
+    database = Database(f"sqlite:///{tmp_path / 'jobs.db'}")
+    database.migrate()
+    yield World(JobRepository(database), store, api, make)
+    database.close()

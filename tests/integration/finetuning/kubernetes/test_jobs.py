@@ -2,100 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
-from tests.integration.finetuning.kubernetes.emulator import JOBS, Api, until
+from tests.integration.finetuning.kubernetes.emulator import JOBS
+from tests.integration.finetuning.kubernetes.world import World
 
-from vfmalign.client.messages.jobs import JobSpec
-from vfmalign.core.domain.jobs import JobFailure, JobProgress, JobResult, MetricSpec, TrainingRecipe, TrainingSpec
+from vfmalign.core.domain.jobs import JobFailure
 from vfmalign.core.storage.keys import job_key
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.db.database import Database
-from vfmalign.finetuning.jobs.repository import Job, JobRepository
-from vfmalign.finetuning.jobs.retries import Limits, Setbacks
-from vfmalign.finetuning.jobs.supervisor import Supervisor
+from vfmalign.finetuning.jobs.retries import Setbacks
 from vfmalign.finetuning.launchers.kubernetes.manifest import job_name
-
-
-def result_of(job: str) -> JobResult:
-    """The least that a job leaves."""
-    metric = MetricSpec(name="m", unit="", higher_is_better=True, floor=0.1)
-    return JobResult(
-        job=job, metrics=(metric,), primary_metric="m", curve=(), selected_epoch=0, selected_step=0, test_scores=(),
-        weight_change=None, parameters=1, device="cpu", stage_seconds={}, software={},
-    )  # fmt: skip
-
-
-class World:
-    """Supervisors over one store, database and cluster."""
-
-    def __init__(self, jobs: JobRepository, store: ObjectStore, api: Api, make: Callable[..., Any]) -> None:
-        self.jobs, self.store, self.api, self._make = jobs, store, api, make
-        self.prefix = uuid.uuid4().hex[:8]
-
-    def supervisor(self, **options: Any) -> Supervisor:
-        """An orchestrator that has just started."""
-        limits = Limits(max_running=4, retry_delay_s=0.0, stop_grace_s=options.pop("stop_grace_s", 60.0))
-        return Supervisor(self.jobs, self.store, self._make(**options), limits)
-
-    def add(self, name: str) -> str:
-        """A job that is asked for."""
-        recipe = TrainingRecipe(epochs=2, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
-        spec = TrainingSpec(
-            id=f"{self.prefix}-{name}", kind="finetune", dataset="d", dataset_digest="0" * 64, architecture="a", seed=1,
-            recipe=recipe,
-        )  # fmt: skip
-        request = JobSpec(kind="finetune", dataset_id="d", model_id="m", task="segmentation", seed=1)
-        return self.jobs.create(request, spec).id
-
-    def started(self, supervisor: Supervisor, name: str) -> str:
-        """The name of the Job that a new job got."""
-        supervisor.reconcile()
-        job = self.jobs.get(name)
-        assert job.state == "running", job.progress.detail
-        return job_name(name, job.attempts)
-
-    def until(self, supervisor: Supervisor, name: str, condition: Callable[[Job], Any]) -> Job:
-        """The job once a condition holds."""
-
-        def look() -> Job | None:
-            supervisor.reconcile()
-            return job if condition(job := self.jobs.get(name)) else None
-
-        return until(look)
-
-    def finish(self, supervisor: Supervisor, name: str) -> Job:
-        """The job once it has ended."""
-        return self.until(supervisor, name, lambda job: job.finished)
-
-    def write_result(self, job: str) -> None:
-        """What a pod leaves."""
-        point = JobProgress(epoch=0, epochs=1, step=0, steps=1, train_loss=None, val_score=0.1, elapsed_s=1.0)
-        self.store.write(job_key(job, "progress/0000.json"), point)
-        self.store.write(job_key(job, "result.json"), result_of(job))
-
-    def fail_pod(self, name: str, code: int, reason: str = "Error") -> None:
-        """Its pod ends, and the Job with it."""
-        end = {"name": "training", "state": {"terminated": {"exitCode": code, "reason": reason}}}
-        self.api.pod(name, {"phase": "Failed", "containerStatuses": [end]})
-        self.api.condition(name, "Failed", "BackoffLimitExceeded")
-
-    def outcomes(self, name: str) -> list[tuple[int | None, str]]:
-        """What became of every attempt."""
-        return [(attempt.exit_code, attempt.outcome) for attempt in self.jobs.attempts(name)]
-
-
-@pytest.fixture
-def world(tmp_path: Path, store: ObjectStore, api: Api, make: Callable[..., Any]) -> Iterator[World]:
-    """A cluster, a bucket and a database."""
-    database = Database(f"sqlite:///{tmp_path / 'jobs.db'}")
-    database.migrate()
-    yield World(JobRepository(database), store, api, make)
-    database.close()
 
 
 def test_a_job_runs_to_its_result(world: World) -> None:
@@ -104,6 +18,7 @@ def test_a_job_runs_to_its_result(world: World) -> None:
     assert world.api.job(job)["metadata"]["annotations"]["vfmalign.io/spec"].endswith(f"/jobs/{name}/spec.json")
     world.api.status(job, active=1, ready=1)
     world.until(supervisor, name, lambda one: one.progress.detail == "training, attempt 1")
+    assert world.jobs.get(name).state == "running"
     world.write_result(name)
     world.api.condition(job, "Complete")
     ended = world.finish(supervisor, name)
@@ -123,7 +38,7 @@ def test_why_a_pod_waits_is_in_the_job_s_status(world: World) -> None:
     found = world.until(supervisor, name, lambda one: "Insufficient" in one.progress.detail)
     assert found.progress.reason == "UNSCHEDULABLE"
     assert found.progress.detail.startswith("attempt 1: its pod fits no node (0/2 nodes are available: 2 Insufficient")
-    assert found.state == "running"
+    assert (found.state, found.started_at) == ("pending", None)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +58,7 @@ def test_a_retryable_end_is_one_more_attempt_of_the_supervisor_s(world: World, c
 def test_memory_that_runs_out_is_named(world: World) -> None:
     supervisor, name = world.supervisor(), world.add("memory")
     for attempt in (1, 2, 3):
-        world.until(supervisor, name, lambda one, attempt=attempt: one.attempts == attempt and one.state == "running")
+        world.until(supervisor, name, lambda one, attempt=attempt: one.attempts == attempt and one.state == "pending")
         world.fail_pod(job_name(name, attempt), 137, "OOMKilled")
     job = world.finish(supervisor, name)
     assert (job.state, job.failure.reason) == ("failed", "JOB_GIVEN_UP")
@@ -252,7 +167,7 @@ def test_a_job_that_vanished_without_a_result_goes_on_as_another_attempt(world: 
 def test_an_orchestrator_that_died_before_it_wrote_down_what_it_made(world: World) -> None:
     first, name = world.supervisor(), world.add("orphan")
     record = world.jobs.record
-    world.jobs.record = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
+    world.jobs.record = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         first.reconcile()
     world.jobs.record = record  # type: ignore[method-assign]
@@ -293,7 +208,7 @@ def test_an_api_that_is_away_delays_jobs_and_loses_none(world: World) -> None:
     assert (job.state, job.attempts, job.setbacks) == ("queued", 0, Setbacks())
     assert "cannot be reached" in job.progress.detail
     world.api.up()
-    assert world.until(supervisor, name, lambda one: one.state == "running").attempts == 1
+    assert world.until(supervisor, name, lambda one: one.state == "pending").attempts == 1
 
 
 def test_a_missing_template_is_waited_for(world: World) -> None:
@@ -342,4 +257,4 @@ def test_a_service_that_ends_with_its_jobs_resumes_them(world: World) -> None:
     supervisor.stop_all(poll_s=0.01)
     job = world.jobs.get(name)
     assert (job.state, job.setbacks) == ("queued", Setbacks())
-    assert world.until(world.supervisor(), name, lambda one: one.state == "running").attempts == 2
+    assert world.until(world.supervisor(), name, lambda one: one.state == "pending").attempts == 2

@@ -34,8 +34,21 @@ def test_a_job_trains_once_its_pods_are_ready(make: Any, api: Api) -> None:
     launcher = make()
     launcher.launch("a", 1, URI)
     assert "no pod" in running(launcher)
+    assert launcher.observe("a", 1, None).started is False
     api.status(NAME, active=1, ready=1)
     until(lambda: running(launcher) == "")
+    assert launcher.observe("a", 1, None).started is True
+
+
+def test_a_job_of_several_pods_has_started_once_all_have(make: Any, api: Api) -> None:
+    launcher = make(nodes=2)
+    launcher.launch("a", 1, URI)
+    api.pod(NAME, {"phase": "Running"}, f"{NAME}-0-x")
+    api.status(NAME, active=1, ready=1)
+    until(lambda: "1 of its 2 pods exist" in running(launcher))
+    assert launcher.observe("a", 1, None).started is False
+    api.pod(NAME, {"phase": "Running"}, f"{NAME}-1-x")
+    until(lambda: launcher.observe("a", 1, None).started)
 
 
 def test_the_template_is_read_at_each_launch(make: Any, api: Api) -> None:
@@ -135,6 +148,7 @@ def test_an_api_that_is_down_starts_nothing_and_ends_nothing(make: Any, api: Api
     with pytest.raises(Unavailable, match="cannot be reached"):
         launcher.observe("unheard", 1, {"name": "vfmalign-unheard-1"})
     until(lambda: "Kubernetes API" in running(launcher))
+    assert launcher.observe("a", 1, None).started is None, "it may have stopped meanwhile"
     api.up()
     until(lambda: running(launcher) == "")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.integration.finetuning.kubernetes.emulator import Api
-from tests.integration.finetuning.kubernetes.test_jobs import result_of
+from tests.integration.finetuning.kubernetes.world import result_of
 
 from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.object_store import ObjectStore
@@ -38,11 +38,13 @@ async def test_jobs_outlive_the_service_and_say_what_they_wait_for(service: Any,
         return found
 
     await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id=job, spec=spec))
-    await until(lambda found: found.state == finetuning_pb2.JOB_STATE_RUNNING and api.jobs())
+    await until(lambda found: found.state == finetuning_pb2.JOB_STATE_PENDING and api.jobs())
     state = {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available: 2 Insufficient memory."}
     api.pod(name, {"phase": "Pending", "conditions": [state]})
     found = await until(lambda found: "Insufficient memory" in found.progress.detail)
     assert found.progress.detail.startswith("attempt 1: its pod fits no node")
+    listed = await service.jobs.ListJobs(finetuning_pb2.ListJobsRequest(states=[finetuning_pb2.JOB_STATE_PENDING]))
+    assert [one.job_id for one in listed.jobs] == [job]
 
     service.process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(service.process.wait, 20) == 0

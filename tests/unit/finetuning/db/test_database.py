@@ -162,6 +162,26 @@ def test_requests_of_experiments_become_specs_and_back(database):
         assert (row.request_digest, row.pinned_inputs) == (spec.digest(), {"a": 1})
 
 
+def test_jobs_that_wait_for_a_pod_become_pending(database):
+    waits = {"phase": "pending", "detail": "its pod fits no node", "reason": "UNSCHEDULABLE"}
+    trains = {"phase": "training", "detail": "training, attempt 1"}
+    started = now()
+    with database.session() as session:
+        session.add(job("first", state="pending", attempts=1, progress=waits))
+        session.add(job("second", state="pending", attempts=2, progress=waits, started_at=started))
+        session.add(job("trains", state="running", attempts=1, progress=trains, started_at=started))
+    downgrade(database, "0006")
+    with database.engine.connect() as connection:
+        rows = connection.execute(sa.text("SELECT state, started_at IS NULL FROM jobs")).all()
+        assert {tuple(row) for row in rows} == {("running", False)}, "an earlier version looks for their processes"
+    database.migrate()
+    with database.session() as session:
+        rows = [session.get(JobRow, name) for name in ("first", "second", "trains")]
+        assert [(row.state, row.progress, row.started_at) for row in rows] == [
+            ("pending", waits, None), ("pending", waits, started), ("running", trains, started),
+        ]  # fmt: skip
+
+
 def test_states_and_sentences_of_earlier_versions_become_progress(database):
     progress = {"phase": "finished", "detail": "not a volume"}
     with database.session() as session:

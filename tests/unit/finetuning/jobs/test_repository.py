@@ -9,6 +9,7 @@ from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound
 from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
+from vfmalign.core.runtime import logs
 from vfmalign.finetuning.db import repository as repository_module
 from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.db.pagination import PageRequest
@@ -38,7 +39,13 @@ def next_attempt(outcome, setbacks, delay_s=0.0):
 
 
 TRAINING = Progress(phase="training", detail="training, attempt 1")
+WAITING = Progress(phase="pending", detail="its pod fits no node", reason="UNSCHEDULABLE")
 REF = StoredRef(key="jobs/a/result.json", sha256="0" * 64, size_bytes=2)
+
+
+def start(jobs, name):
+    jobs.begin(name)
+    return jobs.record(name, {"name": "x"}, TRAINING, started=True)
 
 
 @pytest.fixture
@@ -101,13 +108,16 @@ def test_exactly_full_last_page_has_no_token(jobs):
 
 
 def test_filter_by_state(jobs):
-    for i in range(4):
+    for i in range(5):
         add(jobs, f"j{i}")
-    jobs.begin("j1")
+    start(jobs, "j1")
     jobs.cancel("j2")
+    jobs.begin("j3")
     assert names(jobs.list(PageRequest(states=("running",)))) == ["j1"]
+    assert names(jobs.list(PageRequest(states=("pending",)))) == ["j3"]
     assert names(jobs.list(PageRequest(states=("running", "cancelled")))) == ["j2", "j1"]
-    assert jobs.counts() == {"queued": 2, "running": 1, "succeeded": 0, "failed": 0, "cancelled": 1}
+    assert jobs.counts() == {"queued": 2, "pending": 1, "running": 1, "succeeded": 0, "failed": 0, "cancelled": 1}
+    assert [job.id for job in jobs.launched()] == ["j1", "j3"], "both may have a process"
 
 
 @pytest.mark.parametrize("size", [-1, 1001])
@@ -130,13 +140,14 @@ def test_token_of_another_filter_is_refused(jobs):
         jobs.list(PageRequest(size=1, token=token, states=("queued",)))
 
 
-def test_cancel_ends_a_queued_job_marks_a_running_one_and_leaves_a_finished_one(jobs):
+@pytest.mark.parametrize("state", ["pending", "running"])
+def test_cancel_ends_a_queued_job_marks_a_launched_one_and_leaves_a_finished_one(jobs, state):
     for name in "abc":
         add(jobs, name)
     assert jobs.cancel("a").state == "cancelled"
-    jobs.begin("b")
+    jobs.begin("b") if state == "pending" else start(jobs, "b")
     assert jobs.cancel("b").cancel_requested
-    assert jobs.get("b").state == "running"
+    assert jobs.get("b").state == state
     jobs.mark_cancelled("b", 143)
     assert jobs.get("b").state == "cancelled"
     jobs.begin("c")
@@ -147,7 +158,7 @@ def test_cancel_ends_a_queued_job_marks_a_running_one_and_leaves_a_finished_one(
 def test_attempts_tell_what_ran(jobs):
     add(jobs, "a")
     jobs.begin("a")
-    jobs.record("a", {"pid": 1, "started": 2.5}, TRAINING)
+    jobs.record("a", {"pid": 1, "started": 2.5}, TRAINING, started=True)
     assert jobs.get("a").handle == {"pid": 1, "started": 2.5}
     crashed = Setbacks(failures=1, interruptions=2, outages=3, step=7)
     jobs.requeue("a", next_attempt("retryable", crashed, delay_s=60), exit_code=139)
@@ -169,13 +180,41 @@ def test_attempts_tell_what_ran(jobs):
 def test_progress_tells_what_a_job_does_until_it_is_cancelled(jobs):
     assert (add(jobs, "a").progress.phase, jobs.get("a").progress.reason) == ("queued", NO_FREE_SLOT)
     jobs.begin("a")
-    waiting = Progress(phase="starting", detail="its pod fits no node", reason="UNSCHEDULABLE")
-    for progress in (waiting, TRAINING):
-        jobs.record("a", {"name": "x"}, progress)
+    for progress in (WAITING, TRAINING):
+        jobs.record("a", {"name": "x"}, progress, started=None)
         assert jobs.get("a").progress == progress
     jobs.cancel("a")
-    jobs.record("a", {"name": "y"}, waiting)
+    jobs.record("a", {"name": "y"}, WAITING, started=None)
     assert (jobs.get("a").progress.phase, jobs.get("a").handle) == ("stopping", {"name": "y"})
+
+
+def test_a_launched_job_is_pending_until_its_processes_have_started_and_while_they_are_replaced(jobs):
+    add(jobs, "a")
+    assert (jobs.begin("a").state, jobs.get("a").started_at) == ("pending", None)
+    states = []
+    for started in (False, None, True, None, False, True):
+        jobs.record("a", {"name": "x"}, WAITING, started=started)
+        states.append(jobs.get("a").state)
+    assert states == ["pending", "pending", "running", "running", "pending", "running"]
+
+
+def test_the_wait_ends_once_at_the_first_start(jobs):
+    add(jobs, "a")
+    jobs.begin("a")
+    assert jobs.record("a", {"name": "x"}, WAITING, started=False) is None
+    wait_s = jobs.record("a", {"name": "x"}, TRAINING, started=True)
+    first = jobs.get("a")
+    assert wait_s == (first.started_at - first.created_at).total_seconds()
+    jobs.requeue("a", next_attempt("interrupted", Setbacks(interruptions=1)), exit_code=137)
+    assert start(jobs, "a") is None
+    assert jobs.get("a").started_at == first.started_at
+
+
+def test_the_id_of_the_request_that_created_it_is_kept(jobs):
+    token = logs.request_id.set("request-0123")
+    add(jobs, "a")
+    logs.request_id.reset(token)
+    assert jobs.get("a").request_id == "request-0123"
 
 
 def test_a_failure_is_kept_beside_the_progress(jobs):

@@ -80,15 +80,15 @@ class KubernetesLauncher:
         try:
             created = self._cluster.create_job(body)
         except Unanswered as error:
-            return Running(None, str(error), error.reason)  # it may exist: `observe` finds out
+            return Running(None, str(error), error.reason, started=False)  # it may exist: `observe` finds out
         except Refused as error:
             if error.status >= _SERVER_ERROR:
-                return Running(None, str(error), error.reason)
+                return Running(None, str(error), error.reason, started=False)
             if error.status != _EXISTS or (existing := self._cluster.job(name)) is None:
                 raise
             created = _own(existing, job, spec_uri)
         self._jobs.add(created)
-        return Running({"name": name}, "its Job is created; no pod of it runs yet", "NO_POD")
+        return Running({"name": name}, "its Job is created; no pod of it runs yet", "NO_POD", started=False)
 
     def observe(self, job: str, attempt: int, handle: dict[str, Any] | None) -> Running | Exited:
         """Returns the state of the attempt's Job. One that the watch does not know is read before it counts as gone."""
@@ -98,7 +98,7 @@ class KubernetesLauncher:
             self._jobs.add(resource)
         if resource is None:
             if _alive(self._left_of(name)):
-                return Running({"name": name}, "its Job was deleted, and its pod is ending", "POD_TERMINATING")
+                return Running({"name": name}, "its Job was deleted, and its pod is ending", "POD_TERMINATING", None)
             return Exited(None, _GONE if handle else "")
         if _annotation(resource, JOB_ANNOTATION) != job:
             return Exited(None)
@@ -156,16 +156,16 @@ class KubernetesLauncher:
             return Exited(TERMINATED)
         cause = self._cause_of_waiting(resource)
         if not cause.message and self._jobs.trouble:
-            cause = pods.Waiting("API_UNAVAILABLE", self._jobs.trouble)
-        return Running({"name": name}, cause.message, cause.reason)
+            cause = pods.Waiting("API_UNAVAILABLE", self._jobs.trouble, started=None)
+        return Running({"name": name}, cause.message, cause.reason, cause.started)
 
     def _cause_of_waiting(self, resource: Json) -> pods.Waiting:
         """Returns what a Job that has not ended waits for; empty while it trains."""
         metadata, spec, status = resource["metadata"], resource["spec"], resource.get("status") or {}
         if _annotation(resource, STOPPED_ANNOTATION):
-            return pods.Waiting("STOPPING", "stopping: its pod writes its checkpoint")
+            return pods.Waiting("STOPPING", "stopping: its pod writes its checkpoint", started=None)
         if metadata.get("deletionTimestamp"):
-            return pods.Waiting("POD_TERMINATING", "its Job is being deleted: its pod is ending")
+            return pods.Waiting("POD_TERMINATING", "its Job is being deleted: its pod is ending", started=None)
         if spec.get("suspend"):
             if queue := metadata.get("labels", {}).get(QUEUE_LABEL):
                 return pods.Waiting(
@@ -176,7 +176,7 @@ class KubernetesLauncher:
                 "SUSPENDED", f"its Job was suspended by hand; resume Job {metadata['name']}, or cancel the job"
             )
         if (status.get("ready") or 0) >= self._options.nodes:
-            return pods.Waiting()
+            return pods.TRAINING
         return self._why_pods_wait(metadata["name"])
 
     def _why_pods_wait(self, name: str) -> pods.Waiting:
@@ -186,7 +186,7 @@ class KubernetesLauncher:
             try:
                 cause = pods.waiting(self._pods(name), self._options)
             except Unavailable as error:
-                cause = pods.Waiting(error.reason, str(error))
+                cause = pods.Waiting(error.reason, str(error), started=None)
             self._seen_pods[name] = (time.monotonic(), cause)
         return cause
 
@@ -200,7 +200,7 @@ class KubernetesLauncher:
         # After a deadline, and where several pods train together, pods outlive the failure of their Job. Starting the
         # next attempt before they end would let two attempts write one checkpoint.
         if _alive(left):
-            return Running({"name": name}, "its Job has failed, and its last pods are ending", "POD_TERMINATING")
+            return Running({"name": name}, "its Job has failed, and its last pods are ending", "POD_TERMINATING", None)
         seen = pods.ended(resource, left, self._options, self._disruptions.get(name))
         if name not in self._logged:
             self._logged.add(name)

@@ -25,15 +25,20 @@ _MAX_TEXT = 300
 
 @dataclass(frozen=True)
 class Waiting:
-    """What keeps a Job from training; both fields are empty where nothing does.
+    """What keeps a Job from training.
 
     Attributes:
-        reason: UPPER_SNAKE_CASE constant.
-        message: cause and remedy in one sentence.
+        reason: UPPER_SNAKE_CASE constant; empty where nothing does.
+        message: cause and remedy in one sentence; empty where nothing does.
+        started: whether all of its pods have started; None where that cannot be determined now.
     """
 
     reason: str = ""
     message: str = ""
+    started: bool | None = False
+
+
+TRAINING = Waiting(started=True)
 
 
 def condition(thing: Json, kind: str) -> Json | None:
@@ -46,13 +51,16 @@ def condition(thing: Json, kind: str) -> Json | None:
 
 
 def waiting(pods: Sequence[Json], options: Options) -> Waiting:
-    """Returns what keeps the first waiting pod of a Job from training."""
-    if not pods:
-        return Waiting(
-            "NO_POD",
-            "no pod of its Job exists yet; if that lasts, a quota or an admission rule rejects it: describe the Job",
-        )
-    return next((cause for pod in pods if (cause := _why_waiting(pod, options)).message), Waiting())
+    """Returns what keeps the first waiting pod of a Job from training; all of its pods must have started."""
+    if (cause := next((cause for pod in pods if (cause := _why_waiting(pod, options))), None)) is not None:
+        return cause
+    phases = [(pod.get("status") or {}).get("phase") for pod in pods]
+    if sum(phase in {"Running", "Succeeded"} for phase in phases) >= options.nodes:
+        return TRAINING
+    if "Failed" in phases:  # its Job is about to fail, or to replace the pod
+        return Waiting(started=None)
+    missing = "no pod of its Job exists yet" if not pods else f"{len(pods)} of its {options.nodes} pods exist"
+    return Waiting("NO_POD", f"{missing}; if that lasts, a quota or an admission rule rejects it: describe the Job")
 
 
 def find_disruption(pods: Sequence[Json]) -> Json | None:
@@ -105,7 +113,7 @@ def ended(job: Json, pods: Sequence[Json], options: Options, disruption: Json | 
     return Exited(None, f"its Job failed and its pods are gone ({_clean(f'{reason}: {message}')})")
 
 
-def _why_waiting(pod: Json, options: Options) -> Waiting:
+def _why_waiting(pod: Json, options: Options) -> Waiting | None:
     name, node = pod["metadata"]["name"], (pod.get("spec") or {}).get("nodeName", "")
     status = pod.get("status") or {}
     lost = condition(pod, "DisruptionTarget") or {}
@@ -116,32 +124,33 @@ def _why_waiting(pod: Json, options: Options) -> Waiting:
             "NODE_LOST",
             f"node {node} does not respond, and no other pod starts before this one is known to have ended; bring the "
             f"node back, remove it from the cluster, or delete pod {name} by force",
+            started=None,
         )
     if pod["metadata"].get("deletionTimestamp"):
-        return Waiting("POD_TERMINATING", f"pod {name} is ending")
+        return Waiting("POD_TERMINATING", f"pod {name} is ending", started=None)
     for one in status.get("conditions") or ():
         if one.get("type") == "PodScheduled" and one.get("status") == "False":
-            cause = _clean(one.get("message") or one.get("reason", ""))
+            said = _clean(one.get("message") or one.get("reason", ""))
             return Waiting(
                 "UNSCHEDULABLE",
-                f"its pod fits no node ({cause}); free or add nodes, or change resources, affinity and tolerations in "
+                f"its pod fits no node ({said}); free or add nodes, or change resources, affinity and tolerations in "
                 f"PodTemplate {options.template}",
             )
     for container in _statuses(status):
         held = (container.get("state") or {}).get("waiting") or {}
-        if (container_cause := _why_not_started(container, held, options)).message:
-            return container_cause
+        if (cause := _why_not_started(container, held, options)) is not None:
+            return cause
     if status.get("phase") == "Pending":
         return Waiting(
             "POD_PENDING", f"its pod is being prepared on node {node}" if node else "its pod waits for the scheduler"
         )
-    return Waiting()
+    return None
 
 
-def _why_not_started(container: Json, held: Json, options: Options) -> Waiting:
+def _why_not_started(container: Json, held: Json, options: Options) -> Waiting | None:
     reason = held.get("reason", "")
     if reason in _STARTING_REASONS:
-        return Waiting()
+        return None
     cause = _clean(f"{reason}: {held['message']}" if held.get("message") else reason)
     if reason in _IMAGE_REASONS:
         return Waiting(

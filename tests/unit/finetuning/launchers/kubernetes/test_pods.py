@@ -6,7 +6,7 @@ import pytest
 
 from vfmalign.finetuning.launchers.base import classify
 from vfmalign.finetuning.launchers.kubernetes.manifest import Options
-from vfmalign.finetuning.launchers.kubernetes.pods import Waiting, ended, waiting
+from vfmalign.finetuning.launchers.kubernetes.pods import TRAINING, Waiting, ended, waiting
 
 OPTIONS = Options(template="gpu-jobs", active_deadline_s=60)
 TOGETHER = Options(template="gpu-jobs", nodes=2)
@@ -79,9 +79,43 @@ def test_an_ordinary_start_has_no_remedy() -> None:
     preparing = waiting([pod(held("ContainerCreating"), node="gpu-1")], OPTIONS)
     assert preparing == Waiting("POD_PENDING", "its pod is being prepared on node gpu-1")
     assert waiting([pod({"phase": "Pending"})], OPTIONS).message == "its pod waits for the scheduler"
-    assert waiting([pod({"phase": "Running"})], OPTIONS).message == ""
+    assert waiting([pod({"phase": "Running"})], OPTIONS) == TRAINING
     assert waiting([pod({"phase": "Running"}, ending=True)], OPTIONS).message == "pod a-x is ending"
     assert "quota" in waiting([], OPTIONS).message
+
+
+@pytest.mark.parametrize(
+    ("phases", "started"),
+    [
+        (["Running", "Running"], True),
+        (["Running", "Succeeded"], True),
+        (["Failed", "Running", "Running"], True),
+        (["Running"], False),
+        (["Running", "Pending"], False),
+        (["Running", "Failed"], None),
+        ([], False),
+    ],
+)
+def test_a_job_has_started_once_all_of_its_pods_have(phases: list[str], started: bool | None) -> None:
+    assert waiting([pod({"phase": phase}) for phase in phases], Options(nodes=2)).started is started
+
+
+@pytest.mark.parametrize(
+    ("one", "started"),
+    [
+        (unscheduled("0/2 nodes are available"), False),
+        (held("ErrImagePull"), False),
+        ({"phase": "Unknown"}, None),
+    ],
+)
+def test_a_pod_that_runs_on_a_lost_node_has_not_become_pending(one: dict, started: bool | None) -> None:
+    assert waiting([pod(one)], OPTIONS).started is started
+
+
+def test_a_pod_that_is_missing_is_named() -> None:
+    said = waiting([pod({"phase": "Running"})], Options(nodes=2))
+    assert said.reason == "NO_POD"
+    assert said.message.startswith("1 of its 2 pods exist; if that lasts, a quota")
 
 
 def test_a_pod_that_its_dead_node_holds() -> None:
