@@ -1,6 +1,4 @@
-"""MMD for numpy and torch users: the service's engine behind two functions.
-
-Knows arrays and tensors; nothing of feature sets, gRPC or object storage.
+"""MMD of numpy arrays and torch tensors, by the engine of the service.
 
 Legend: n, m rows of x and y, d channels.
 """
@@ -35,17 +33,18 @@ class MmdResult:
 
     Attributes:
         mmd2: the estimate; unbiased ones may be negative.
-        p_value: of the test that x and y have one distribution; None with `absent_reason` where there is none.
-        interval: delete-one-group jackknife around the estimate; None with `absent_reason` where there is none.
-        aggregated_p_value: of the test over a grid of bandwidths; None where it was not asked for.
-        sigma: bandwidth that was used, in units of the features; 0 for kernels without one.
+        p_value: of the test that x and y have the same distribution; None if absent, see `absent_reason`.
+        interval: delete-one-group jackknife interval of the estimate; None if absent, see `absent_reason`.
+        aggregated_p_value: of the test over a grid of bandwidths; None unless requested.
+        sigma: bandwidth in units of the features; 0 for kernels without one.
         error_bound: of the estimate, absolute, at `precision`.
-        below_error_bound: |MMD²| does not exceed the bound.
-        approximation_error: half-width at 99 % around the exact value; 0 where the estimator is exact.
-        permutations: behind the p-value; the identity is one of them where `enumerated`.
-        precision: what the rows were rounded to: bfloat16, float32 or float64.
-        backend: what summed the kernel matrix, torch or triton.
-        absent_reason: why p-value or interval is None; empty otherwise.
+        below_error_bound: whether |MMD²| is at most the bound.
+        approximation_error: half-width of the 99 % interval around the exact value; 0 if the estimator is exact.
+        permutations: number of permutations of the test; they include the identity if `enumerated`.
+        enumerated: whether the permutations are all that exist.
+        precision: precision of the rows: bfloat16, float32 or float64.
+        backend: backend that summed the kernel matrix, torch or triton.
+        absent_reason: why the p-value or the interval is None; empty otherwise.
     """
 
     mmd2: float
@@ -78,13 +77,13 @@ def mmd2(
     frequencies: int = 0,
     seed: int = 0,
 ) -> float:
-    """MMD² between two samples (Gretton et al., JMLR 13, 2012).
+    """Estimate MMD² between two samples (Gretton et al., JMLR 13, 2012).
 
     Args:
         x: features (n, d), float16 to float64, numpy or torch.
         y: features (m, d).
-        pairing: `paired` where row i of x and of y is one case (needs n = m), or `independent`; it decides what is
-            unbiased, so it has no default.
+        pairing: `paired` if row i of x and of y is one case (n = m), or `independent`. The unbiased estimator
+            depends on it, so that it has no default.
         estimator: `biased`, `unbiased_paired`, `unbiased_independent`, `linear`, `block` or `random_fourier`; None for
             the unbiased one that fits `pairing`.
         kernel: `gaussian`, `gaussian_mixture`, `laplacian`, `rational_quadratic`, `inverse_multiquadric`, `polynomial`
@@ -92,9 +91,9 @@ def mmd2(
         sigma: bandwidth in units of the features; None for the median distance of `reference`, or of x and y together.
         reference: features (r, d) whose median distance is the bandwidth; a bandwidth pooled over x and y grows with
             the shift it should measure.
-        precision: the least there shall be: `fast` (bfloat16 on CUDA, else as `high`), `high` (float32) or
+        precision: minimum precision: `fast` (bfloat16 on CUDA, else as `high`), `high` (float32) or
             `exact` (float64).
-        device: where to compute; None for where x is.
+        device: device of the computation; None for that of x.
         block_rows: of the block estimator; 0 for √n.
         frequencies: of random Fourier features; 0 for 1,024.
         seed: of random Fourier features, 0 to 2⁶⁴ − 1.
@@ -117,7 +116,7 @@ def mmd2(
         frequencies=frequencies,
         seed=seed,
     )
-    shift, _ = _one(_sample("x", x), _sample("y", y), reference, options, device or _device_of(x))
+    shift, _ = _compare_raw(_sample("x", x), _sample("y", y), reference, options, device or _device_of(x))
     return get_value(shift)
 
 
@@ -142,7 +141,7 @@ def mmd_test(
     block_rows: int = 0,
     frequencies: int = 0,
 ) -> MmdResult:
-    """MMD² between two samples, its p-value and its interval, in one pass.
+    """Estimate MMD² between two samples with its p-value and interval, in one pass.
 
     Args:
         x: features (n, d), float16 to float64, numpy or torch.
@@ -150,7 +149,7 @@ def mmd_test(
         pairing: see `mmd2`.
         groups_x: group (patient) of each row of x; rows of a group are swapped, permuted and left out together. Empty
             where every row is a group of its own.
-        groups_y: group of each row of y; of paired samples those of x hold for both.
+        groups_y: group of each row of y; for paired samples, the groups of x apply to both.
         permutations: B, at most 100,000. Paired samples swap x and y within groups, independent ones are permuted.
         seed: of the permutations, 0 to 2⁶⁴ − 1.
         method: `wild_bootstrap` flips signs of pairs of rows instead of permuting independent samples (n = m).
@@ -183,7 +182,7 @@ def mmd_test(
         frequencies=frequencies,
     )
     samples = _sample("x", x, groups_x), _sample("y", y, groups_y)
-    shift, backend = _one(*samples, reference, options, device or _device_of(x))
+    shift, backend = _compare_raw(*samples, reference, options, device or _device_of(x))
     return MmdResult(
         mmd2=get_value(shift),
         p_value=shift.p_value.value,
@@ -202,14 +201,14 @@ def mmd_test(
 
 
 def _sample(name: str, features: Features, groups: Sequence[str] = ()) -> Sample:
-    """Features as the engine's samples."""
+    """Return features as a sample of the engine."""
     return Sample(name, {_LAYER: _array(features, name)}, tuple(groups))
 
 
-def _one(
+def _compare_raw(
     x: Sample, y: Sample, reference: Features | None, options: ComparisonOptions, device: str | torch.device | None
 ) -> tuple[ShiftResult, str]:
-    """The comparison of the features as they are, and its backend."""
+    """Compare the raw features; return the result and the backend."""
     if options.fixed_sigma is None and reference is None:
         options = replace(options, bandwidth="pooled_median")
     engine = ComputeConfig(device=torch.device(device or "cpu"), memory_bytes=machine_memory_bytes())
@@ -218,12 +217,12 @@ def _one(
 
 
 def _device_of(features: Features) -> torch.device | None:
-    """Where a tensor is; None for arrays."""
+    """Return the device of a tensor; None for arrays."""
     return features.device if isinstance(features, Tensor) else None
 
 
 def _array(features: Features, name: str) -> FeatureArray:
-    """Features as a float array; integers become float64, bfloat16 and float8 become float32."""
+    """Return features as a float array; integers become float64, bfloat16 and float8 become float32."""
     if isinstance(features, Tensor):
         features = to_numpy(features.detach())
     array: NDArray[Any] = np.asarray(features)
@@ -235,5 +234,5 @@ def _array(features: Features, name: str) -> FeatureArray:
 
 
 def machine_memory_bytes() -> int:
-    """What the machine has, so that a comparison that cannot fit is refused instead of killed."""
+    """Return the memory of the machine, so that a comparison that cannot fit is rejected instead of killed."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

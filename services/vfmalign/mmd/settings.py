@@ -1,4 +1,4 @@
-"""Settings of the MMD service: what it reads from the environment, and the device that follows from it."""
+"""Settings of the MMD service, and the compute configuration that follows from them."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from vfmalign.mmd.comparison.options import ComputeConfig
 
 
 class MmdOptions(BaseModel, frozen=True):
-    """`VFMALIGN_MMD__*`: where and how comparisons run."""
+    """`VFMALIGN_MMD__*`: device, precision and limits of comparisons."""
 
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:<index>"
     )
     precision: Literal["fast", "high", "exact"] = Field(
         default="high",
-        description="least precision where a request names none: fast (bfloat16, on CUDA only), high (float32) or "
+        description="minimum precision if a request sets none: fast (bfloat16, on CUDA only), high (float32) or "
         "exact (float64)",
     )
     backend: Literal["auto", "torch", "triton"] = Field(
-        default="auto", description="what sums kernel matrices: auto takes triton on CUDA where it runs"
+        default="auto", description="backend that sums kernel matrices; auto: triton on CUDA if available, else torch"
     )
-    memory_mib: int = Field(
-        default=4096, ge=16, le=4_194_304, description="memory for one comparison, in MiB; more is refused"
+    memory_mib: int = Field(default=4096, ge=16, le=4_194_304, description="memory limit of one comparison, in MiB")
+    queue_size: int = Field(
+        default=32, ge=1, le=10_000, description="comparisons that may wait; further ones are rejected"
     )
-    queue_size: int = Field(default=32, ge=1, le=10_000, description="comparisons that may wait; more are refused")
     cache_mib: int = Field(
-        default=512, ge=0, le=4_194_304, description="memory for sets that pairs of one batch share, in MiB"
+        default=512, ge=0, le=4_194_304, description="memory for samples that the pairs of a batch share, in MiB"
     )
 
 
 class MmdSettings(ServiceSettings):
-    """Everything the MMD service reads."""
+    """All settings of the MMD service."""
 
     mmd: MmdOptions = MmdOptions()
 
 
 def to_compute_config(options: MmdOptions) -> ComputeConfig:
-    """The engine these options ask for.
+    """Convert the options to a compute configuration.
 
     Raises:
-        BadOption: a CUDA device is asked for and not there.
+        BadOption: the CUDA device does not exist.
     """
     return ComputeConfig(
         device=_device(options.device),
@@ -56,13 +56,13 @@ def to_compute_config(options: MmdOptions) -> ComputeConfig:
 
 
 def _device(name: str) -> torch.device:
-    """The device by its name; `auto` is CUDA where there is one."""
+    """Return the device of a name; `auto` is CUDA if available."""
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BadOption(
-            f"`{name}` is not there: torch sees {torch.cuda.device_count()} CUDA devices",
+            f"`{name}` does not exist: torch finds {torch.cuda.device_count()} CUDA devices",
             subject="VFMALIGN_MMD__DEVICE",
             remedy="set it to auto or cpu, or make the device visible",
         )

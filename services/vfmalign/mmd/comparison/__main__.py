@@ -156,7 +156,7 @@ def _is_stored(place: str) -> bool:
 def _read_stored(places: Mapping[str, str], options: ComparisonOptions, engine: ComputeConfig) -> list[Sample]:
     """Return feature sets as arrays or, where they do not fit into memory, x and y as streams."""
     store = ObjectStore(load(StoreSettings))
-    given = []
+    sources = []
     for name, place in places.items():
         if place.startswith(_URI):
             manifest = _MANIFEST.fullmatch(store.key(place))
@@ -164,11 +164,11 @@ def _read_stored(places: Mapping[str, str], options: ComparisonOptions, engine: 
                 remedy = "give s3://…/features/…/manifest.json"
                 raise BadOption("expected the URI of a feature set's manifest", field=name, remedy=remedy)
             place = manifest[1]  # noqa: PLW2901
-        given.append(Stored(name, place))
-    sets = FeatureReader(store)
-    if memory_budget.fits(sets.shapes(given), options, engine):
-        return sets.read(given, UNLIMITED)
-    return [*sets.streams(given[:2]), *sets.read(given[2:], UNLIMITED)]
+        sources.append(Stored(name, place))
+    reader = FeatureReader(store)
+    if memory_budget.fits(reader.shapes(sources), options, engine):
+        return reader.read(sources, UNLIMITED)
+    return [*reader.streams(sources[:2]), *reader.read(sources[2:], UNLIMITED)]
 
 
 def _read_files(places: Mapping[str, str], options: ComparisonOptions, engine: ComputeConfig) -> list[Sample]:
@@ -177,7 +177,7 @@ def _read_files(places: Mapping[str, str], options: ComparisonOptions, engine: C
     layer = converters.INLINE_LAYER
     if _MOST_GROWTH * sum(path.stat().st_size for path in paths.values() if path.is_file()) > engine.memory_bytes:
         streams = [Sample(name, {layer: NpyRows(path, name)}) for name, path in paths.items()]
-        if not memory_budget.fits([memory_budget.get_sample_shape(one) for one in streams], options, engine):
+        if not memory_budget.fits([memory_budget.get_sample_shape(stream) for stream in streams], options, engine):
             arrays = [Sample(name, {layer: read_npy(paths[name], name)}) for name in list(paths)[2:]]
             return [*streams[:2], *arrays]
     return [Sample(name, {layer: read_npy(path, name)}) for name, path in paths.items()]

@@ -1,4 +1,4 @@
-"""Choice of the backend that sums a kernel matrix: triton where it runs, torch everywhere else."""
+"""Choice of the backend that sums kernel matrices: Triton where it is available, else torch."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _log = logs.get(__name__)
 
 
 @dataclass(frozen=True)
-class Summed:
-    """Sums per kernel, what formed them, and why not another backend that was asked for (empty otherwise)."""
+class BackendSums:
+    """Sums per kernel, the backend that computed them, and why it is not the requested one (else empty)."""
 
     sums: list[Sums]
     backend: Backend
@@ -31,26 +31,26 @@ class Summed:
 
 def accumulate(
     matrix: Matrix, kernels: Sequence[BoundKernel], layout: Layout, engine: ComputeConfig, *, squares: bool = False
-) -> Summed:
-    """All sums of the matrix, for each kernel, on the engine's backend; of several ranks, added up.
+) -> BackendSums:
+    """Compute the sums of a kernel matrix for each kernel, added over all processes.
 
     Raises:
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
-    note = why_not_triton(matrix, kernels, engine)
-    if wants_triton(engine) and not note:
+    note = get_triton_obstacle(matrix, kernels, engine)
+    if is_triton_requested(engine) and not note:
         try:
-            sums = _formed(backend.accumulate, matrix, kernels, layout, engine, squares=squares)
-            return Summed(added_up(sums, engine.communicator, matrix.device), "triton")
+            sums = _accumulate_tiles(backend.accumulate, matrix, kernels, layout, engine, squares=squares)
+            return BackendSums(sum_over_processes(sums, engine.communicator, matrix.device), "triton")
         except backend.errors() as error:
-            note = f"triton could not compile or launch its program here: {type(error).__name__}"
+            note = f"triton could not compile or launch its kernel: {type(error).__name__}"
             _log.warning("triton_failed", error=type(error).__name__, exc_info=True)
-    sums = _formed(torch_engine.accumulate, matrix, kernels, layout, engine, squares=squares)
-    return Summed(added_up(sums, engine.communicator, matrix.device), "torch", note)
+    sums = _accumulate_tiles(torch_engine.accumulate, matrix, kernels, layout, engine, squares=squares)
+    return BackendSums(sum_over_processes(sums, engine.communicator, matrix.device), "torch", note)
 
 
-def _formed(
-    form: Callable[..., list[Sums]],
+def _accumulate_tiles(
+    accumulate: Callable[..., list[Sums]],
     matrix: Matrix,
     kernels: Sequence[BoundKernel],
     layout: Layout,
@@ -58,9 +58,9 @@ def _formed(
     *,
     squares: bool,
 ) -> list[Sums]:
-    """The sums of this rank's tiles."""
+    """Compute the sums over the tiles of this process."""
     with products.matrix_units(matrix.precision, matrix.device):
-        return form(
+        return accumulate(
             matrix,
             kernels,
             layout,
@@ -71,25 +71,25 @@ def _formed(
         )
 
 
-def why_not_triton(matrix: Matrix, kernels: Sequence[BoundKernel], engine: ComputeConfig) -> str:
-    """Why triton, which the engine would take, cannot; empty where it can or is not wanted."""
-    if not wants_triton(engine):
+def get_triton_obstacle(matrix: Matrix, kernels: Sequence[BoundKernel], engine: ComputeConfig) -> str:
+    """Return why Triton cannot be used although it is requested; empty if it can, or is not requested."""
+    if not is_triton_requested(engine):
         return ""
     return backend.unavailable_reason(matrix.device, matrix.precision, kernels)
 
 
-def wants_triton(engine: ComputeConfig) -> bool:
-    """Whether triton is asked for, or taken wherever it runs and there is a device for it."""
+def is_triton_requested(engine: ComputeConfig) -> bool:
+    """Whether Triton is requested, or chosen automatically for a CUDA device."""
     return engine.backend == "triton" or (engine.backend == "auto" and engine.device.type == "cuda")
 
 
-def added_up(sums: Sequence[Sums], communicator: Communicator, device: torch.device) -> list[Sums]:
+def sum_over_processes(sums: Sequence[Sums], communicator: Communicator, device: torch.device) -> list[Sums]:
     """Sums over the tiles of all ranks."""
     if communicator.world_size == 1:
         return list(sums)
     totals = []
-    for one in sums:
-        parts = [one.rows_NP, one.diagonal_N, one.within_G, one.quadratic_B, np.array([one.squares])]
+    for local in sums:
+        parts = [local.rows_NP, local.diagonal_N, local.within_G, local.quadratic_B, np.array([local.squares])]
         tensors = [torch.tensor(part, device=device) for part in parts]  # copies, as some share their memory
         communicator.all_reduce(*tensors)
         rows_NP, diagonal_N, within_G, quadratic_B, squares = (tensor.cpu().numpy() for tensor in tensors)

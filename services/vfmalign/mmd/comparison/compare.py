@@ -18,7 +18,7 @@ from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, Measure, 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.mmd.comparison import dispatcher, memory_budget, samples
 from vfmalign.mmd.comparison.designs import Design, create_design
-from vfmalign.mmd.comparison.layer_pass import LayerPlan, LayerStatistics, measure
+from vfmalign.mmd.comparison.layer_pass import LayerPlan, LayerStatistics, compute_layer
 from vfmalign.mmd.comparison.options import Backend, ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Features, Sample
 from vfmalign.mmd.comparison.standardisation import Scaled, scalings
@@ -76,10 +76,10 @@ def compare(
     shapes = [memory_budget.get_sample_shape(sample) for sample in given]
     memory_budget.check_measures(shapes, options, streamed=is_streamed)
     if is_streamed:
-        memory_budget.refuse_too_large_to_stream(shapes, options, engine)
-        engine = memory_budget.beside(shapes[2:], engine)
+        memory_budget.check_streams_fit(shapes, options, engine)
+        engine = memory_budget.reserve_for_reference(shapes[2:], engine)
     else:
-        memory_budget.refuse_too_large(shapes, options, engine)
+        memory_budget.check_fits(shapes, options, engine)
 
     looks: dict[str, dict[str, Scaled]] = {}
     projection: Projection | None = None
@@ -92,7 +92,7 @@ def compare(
                 projection = project(at_hand, scaled.affine, engine.device)
 
     if is_streamed:
-        x, y = samples.numbered(x), samples.numbered(y)
+        x, y = samples.number_groups(x), samples.number_groups(y)
     design = create_design(x, y, options)
     estimator = estimators.resolve(options.pairing, options.estimator, options.method)
     if estimator in estimators.SINGLE_PASS:
@@ -106,7 +106,7 @@ def compare(
             LayerResult(
                 layer=layer,
                 channels=samples.shape_of(x.layers[layer])[1],
-                channels_excluded=_last(looks, layer).left_out,
+                channels_excluded=_last(looks, layer).channels_excluded,
                 raw=shifts["raw"][layer].shift,
                 standardised=shifts["standardised"][layer].shift if "standardised" in shifts else None,
                 measures=_measures([sample.layers[layer] for sample in given], _last(looks, layer), options, engine),
@@ -240,7 +240,7 @@ def _read_once(
 def _all_pairs(x: Sample, y: Sample, looks: Mapping[str, Scaled], plan: LayerPlan) -> dict[str, _Evaluated]:
     """Results of all layers in one scaling; they share the permutations, so that max-T can adjust over them."""
     measured = {
-        layer: measure(scaled, x.layers[layer], y.layers[layer], plan, layer) for layer, scaled in looks.items()
+        layer: compute_layer(scaled, x.layers[layer], y.layers[layer], plan, layer) for layer, scaled in looks.items()
     }
     permutations = plan.permutations
     present = {layer: one.statistics for layer, one in measured.items() if one.statistics is not None}

@@ -1,7 +1,4 @@
-"""The two designs of a comparison: from a pass over tiles to observed, permuted and left-out statistics.
-
-A design knows how rows are grouped, which matrix to sum and which sums a formula needs; it does not know where features
-come from.
+"""Designs of a comparison: how rows are grouped and permuted, and the statistics that follow from sums over tiles.
 
 Legend: N rows of x, M rows of y, D channels, G groups, B permutations.
 """
@@ -33,14 +30,14 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Statistics:
-    """One estimator on the samples as they are, permuted, and with one group left out.
+    """Values of one estimator: observed, permuted, and with one group left out.
 
     Attributes:
         observed: MMD² of the samples.
         permuted_B: MMD² under each permutation.
-        left_out: per sample that is resampled on its own, MMD² without each of its groups in turn; empty where the
+        left_out: MMD² without each group in turn, one array per sample that is resampled independently; empty if the
             interval is absent.
-        interval_absent_reason: why; empty where there is one.
+        interval_absent_reason: why there is no interval; empty otherwise.
     """
 
     observed: float
@@ -50,7 +47,7 @@ class Statistics:
 
 
 class Design(Protocol):
-    """How x and y relate, fixed for all layers of a comparison."""
+    """Relation of x and y, the same for all layers of a comparison."""
 
     x_order: IntArray | None
     y_order: IntArray | None
@@ -59,17 +56,17 @@ class Design(Protocol):
     groups: int
 
     def matrix(self, pooled: Rows) -> Matrix:
-        """The matrix whose sums the statistics need; rows are x in `x_order`, then y in `y_order`."""
+        """Return the matrix whose sums the statistics need; rows are x in `x_order`, then y in `y_order`."""
 
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
-        """Permutations that leave the distribution unchanged where x and y have one distribution."""
+        """Draw permutations that do not change the distribution if x and y have the same one."""
 
     def statistics(self, estimator: Estimator, sums: Sums, permutations: Permutations) -> Statistics:
-        """Statistics of one pass."""
+        """Compute the statistics from the sums of one pass."""
 
 
 def _sorted_groups(labels: Sequence[str], rows: int) -> tuple[IntArray | None, IntArray]:
-    """Order that makes rows of a group neighbours (None for as they are), and the group's index of each row in it."""
+    """Return an order that makes rows of a group adjacent (None: no change), and the group of each ordered row."""
     if not labels:
         return None, np.arange(rows)
     _, group_of = np.unique(np.asarray(labels), return_inverse=True)
@@ -78,12 +75,12 @@ def _sorted_groups(labels: Sequence[str], rows: int) -> tuple[IntArray | None, I
 
 
 def _pairs_of_different_groups(group_of_N: IntArray) -> float:
-    """How many ordered pairs of rows there are whose groups differ."""
+    """Return the number of ordered pairs of rows from different groups."""
     return float(group_of_N.size**2 - np.square(np.bincount(group_of_N)).sum())
 
 
 class PairedDesign:
-    """Row i of x and of y are one case: groups of pairs are swapped, and left out, together."""
+    """Paired samples: row i of x and of y is one case. Groups of pairs are swapped and left out together."""
 
     def __init__(self, x: Sample, y: Sample) -> None:
         order, self.group_of = _sorted_groups(x.groups or y.groups, x.rows)
@@ -92,11 +89,11 @@ class PairedDesign:
         self.groups = int(self.group_of[-1]) + 1
 
     def matrix(self, pooled: Rows) -> Matrix:
-        """h(z_i, z_j); swapping pair i flips the sign of its row and column, h being ⟨φ(x_i)−φ(y_i), φ(x_j)−φ(y_j)⟩."""
+        """Return h(z_i, z_j) = ⟨φ(x_i)−φ(y_i), φ(x_j)−φ(y_j)⟩; swapping pair i flips the sign of its row and column."""
         return PairedMatrix(*pooled.split(self.block_sizes[0]))
 
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
-        """Swaps within groups, which are drawn in no time."""
+        """Draw swaps within groups."""
         if self.groups < MIN_GROUPS:
             return drawing.no_permutations(
                 self.groups, f"{self.groups} groups are too few for a test; it needs at least {MIN_GROUPS}"
@@ -104,21 +101,21 @@ class PairedDesign:
         return drawing.draw_swaps(self.groups, count, seed)
 
     def statistics(self, estimator: Estimator, sums: Sums, permutations: Permutations) -> Statistics:
-        """Statistics from the sums of h: wᵀHw when swapped; total − 2·(rows of g) + (within g) without group g."""
+        """Compute statistics from sums of h: wᵀHw if swapped; total − 2·(rows of g) + (within g) without group g."""
         formula = estimators.PAIRED[estimator]
         rows_N = sums.rows_NP[:, 0]
         total, diagonal, n = rows_N.sum(), sums.diagonal_N.sum(), float(rows_N.size)
 
-        def of(total: ArrayLike, diagonal: ArrayLike, rows: ArrayLike) -> FloatArray:
+        def evaluate(total: ArrayLike, diagonal: ArrayLike, rows: ArrayLike) -> FloatArray:
             parts = (np.asarray(part, dtype=np.float64) for part in (total, diagonal, rows))
             return formula(PairedSums(*parts))
 
-        observed = float(of(total, diagonal, n))
-        permuted_B = of(sums.quadratic_B, diagonal, n)
+        observed = float(evaluate(total, diagonal, n))
+        permuted_B = evaluate(sums.quadratic_B, diagonal, n)
         if self.groups < MIN_GROUPS:
             reason = f"{self.groups} groups are too few for an interval; it needs at least {MIN_GROUPS}"
             return Statistics(observed, permuted_B, (), reason)
-        left_out_G = of(
+        left_out_G = evaluate(
             total - 2.0 * np.bincount(self.group_of, rows_N) + sums.within_G,
             diagonal - np.bincount(self.group_of, sums.diagonal_N),
             n - np.bincount(self.group_of),
@@ -131,7 +128,7 @@ class PairedDesign:
 
 
 class IndependentDesign:
-    """x and y are independent samples of groups: labels are permuted by group, groups left out of their own sample."""
+    """Independent samples: labels are permuted by group, and groups are left out of their own sample."""
 
     def __init__(self, x: Sample, y: Sample) -> None:
         self.x_order, group_of_x = _sorted_groups(x.groups, x.rows)
@@ -142,22 +139,20 @@ class IndependentDesign:
         self.group_of = np.concatenate([group_of_x, group_of_y + self._groups_x])
 
     def matrix(self, pooled: Rows) -> Matrix:
-        """K over the pooled rows."""
+        """Return K over the pooled rows."""
         return PooledMatrix(pooled)
 
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
-        """Permutations of the groups' labels; the number of groups per sample stays, that of rows may not."""
+        """Permute the labels of groups; the number of groups per sample stays the same, that of rows may change."""
         if self.groups < MIN_GROUPS:
             reason = f"{self.groups} groups in both samples are too few for a test; it needs at least {MIN_GROUPS}"
             return drawing.no_permutations(self.groups, reason)
         if min(self._groups_x, self._groups_y) < 2:
-            return drawing.no_permutations(
-                self.groups, "a sample of one group cannot be permuted; a test needs two in each"
-            )
+            return drawing.no_permutations(self.groups, "a sample has one group, and a test needs at least two in each")
         return drawing.draw_permutations(self._groups_x, self._groups_y, count, seed, context)
 
     def statistics(self, estimator: Estimator, sums: Sums, permutations: Permutations) -> Statistics:
-        """Statistics from the sums of k over pooled rows."""
+        """Compute statistics from sums of k over the pooled rows."""
         formula = estimators.INDEPENDENT[estimator]
         n = self.block_sizes[0]
         observed = IndependentSums(
@@ -184,7 +179,7 @@ class IndependentDesign:
         return Statistics(value, permuted_B, () if reason else left_out, reason)
 
     def _permuted(self, sums: Sums, permutations: Permutations) -> IndependentSums:
-        """Sums for indicators a of x: aᵀKa is there; aᵀK1 and 1ᵀK1 give the rest, 1 − a being the indicator of y."""
+        """Return sums for indicators a of x: aᵀKa is known; aᵀK1 and 1ᵀK1 give the rest, since 1 − a indicates y."""
         row_sums_G = np.bincount(self.group_of, sums.rows_NP.sum(axis=1))
         diagonal_G = np.bincount(self.group_of, sums.diagonal_N)
         of_group_3G = np.stack([row_sums_G, diagonal_G, np.bincount(self.group_of).astype(np.float64)])
@@ -201,14 +196,14 @@ class IndependentDesign:
         )
 
     def _unbiased(self, sums: Sums, observed: IndependentSums) -> float:
-        """Eq. (3) with means over pairs of rows from different groups, which are independent."""
+        """Return eq. (3) with means over pairs of rows from different groups, which are independent."""
         n, g = self.block_sizes[0], self._groups_x
         within_x = (observed.xx - sums.within_G[:g].sum()) / _pairs_of_different_groups(self.group_of[:n])
         within_y = (observed.yy - sums.within_G[g:].sum()) / _pairs_of_different_groups(self.group_of[n:] - g)
         return float(within_x + within_y - 2.0 * observed.xy / (observed.rows_x * observed.rows_y))
 
     def _left_out(self, sums: Sums, observed: IndependentSums) -> tuple[IndependentSums, IndependentSums]:
-        """Sums without each group of x, and without each group of y."""
+        """Return the sums without each group of x, and without each group of y."""
         to_x_G = np.bincount(self.group_of, sums.rows_NP[:, 0])
         to_y_G = np.bincount(self.group_of, sums.rows_NP[:, 1])
         diagonal_G, rows_G = np.bincount(self.group_of, sums.diagonal_N), np.bincount(self.group_of)
@@ -235,16 +230,16 @@ class IndependentDesign:
 
 
 class WildBootstrapDesign(PairedDesign):
-    """Independent samples of equal size, row i of x taken with row i of y: random signs stand in for permutations.
+    """Independent samples of equal size with random signs of pairs (row i of x and of y) in place of permutations.
 
-    Σ_ij s_i s_j h(z_i, z_j) with independent signs has the distribution of the statistic where x and y have one
+    Σ_ij s_i s_j h(z_i, z_j) with independent signs has the distribution of the statistic if x and y have the same one
     (Fromont et al., COLT 2012; Chwialkowski, Sejdinovic, Gretton, NIPS 2014), at a quarter of the permutations' cost.
     """
 
     def __init__(self, x: Sample, y: Sample) -> None:
-        if x.rows != y.rows or any(len(set(one.groups)) not in (0, one.rows) for one in (x, y)):
+        if x.rows != y.rows or any(len(set(sample.groups)) not in (0, sample.rows) for sample in (x, y)):
             raise BadOption(
-                f"a wild bootstrap needs as many rows in x as in y, each a group of its own; got {x.rows} and {y.rows}",
+                f"a wild bootstrap needs equal row counts, each row its own group, got {x.rows} and {y.rows} rows",
                 field="test.method",
                 remedy="use permutations, which permute groups of any size",
             )
@@ -252,10 +247,10 @@ class WildBootstrapDesign(PairedDesign):
 
 
 def create_design(x: Sample, y: Sample, options: ComparisonOptions) -> Design:
-    """How x and y are laid out for the pairing and test asked for.
+    """Create the design for a pairing and test.
 
     Raises:
-        BadOption: a wild bootstrap of samples that it does not fit.
+        BadOption: a wild bootstrap of samples of different sizes or with groups.
     """
     if options.pairing == "paired":
         return PairedDesign(x, y)

@@ -1,8 +1,8 @@
-"""The estimators that read rows once — linear, block, fourier — answering as the exact ones do.
+"""Estimators that read rows once (linear, block, random Fourier), with results in the form of the exact ones.
 
-Knows options and results; the estimators themselves are in `blocks` and `fourier`.
+The estimators themselves are in `single_pass`.
 
-Legend: N rows, C channels as given, K channels kept, I rows of a block.
+Legend: N rows, C channels of the input, K channels that remain, I rows of a block.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from vfmalign.mmd.engine.rows import Affine
 from vfmalign.mmd.single_pass.block import AveragedEstimate, block_mmd2, linear_mmd2
 from vfmalign.mmd.single_pass.fourier import fourier_mmd2
 
-_NO_GRID = "no test over a grid of bandwidths is made by estimators that read the rows once"
-_NO_MAX_T = "estimators that read the rows once do not adjust over layers"
+_NO_GRID = "estimators that read the rows once do not test over a grid of bandwidths"
+_NO_MAX_T = "estimators that read the rows once do not adjust p-values over layers"
 
 
 class AffineRows:
-    """A stream's rows as (x − centre)/sd over the channels that are kept, in float64."""
+    """A stream of standardised rows in float64: (x − centre)/sd over the channels that remain."""
 
     def __init__(self, stream: RowStream, affine: Affine) -> None:
         self._stream, self._affine = stream, affine
@@ -49,8 +49,8 @@ class AffineRows:
 
 
 @dataclass(frozen=True)
-class _Question:
-    """Two streams in one scaling, and the options."""
+class _SinglePassRequest:
+    """Two standardised streams, their groups, and the options."""
 
     x: RowStream
     y: RowStream
@@ -71,37 +71,37 @@ def compute_shift(
     groups_x: Sequence[str] = (),
     groups_y: Sequence[str] = (),
 ) -> ShiftResult:
-    """MMD² in one scaling by `options.estimator`, one of `ESTIMATORS`.
+    """Compute MMD² of one layer by `options.estimator`, one of `ESTIMATORS`.
 
     Args:
-        x: first sample as it is; `scaled` is applied to its rows as they come.
+        x: first sample before standardisation, which is applied block by block.
         y: second sample.
-        scaled: centre, scale and bandwidth.
-        options: what to compare and how.
-        engine: where to compute.
-        groups_x: group of each row of x, or of each pair; empty where each row is a group of its own.
-        groups_y: the same of y.
+        scaled: standardisation and bandwidth.
+        options: estimator, kernel and test.
+        engine: device, precision and context.
+        groups_x: group of each row of x, or of each pair; empty if each row is its own group.
+        groups_y: group of each row of y.
 
     Raises:
-        BadOption, BadTensor: as the estimator; a wild bootstrap, which none of these makes.
+        BadOption: an option that the estimator rejects, or a wild bootstrap, which none of them supports.
+        BadTensor: features that the estimator rejects.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     if options.method == "wild_bootstrap":
         raise BadOption(
-            f"`{options.estimator}` has a test of its own and makes no wild bootstrap",
+            f"`{options.estimator}` does not support the wild bootstrap",
             field="test.method",
-            remedy="leave the method out, or use an estimator over all pairs",
+            remedy="leave the method out, or choose an estimator over all pairs",
         )
     if scaled.absent_reason:
         return absent_shift(scaled.absent_reason, scaled.sigma, "float64")
     groups_x = groups_x or (groups_y if options.pairing == "paired" else ())
-    moved = AffineRows(x, scaled.affine), AffineRows(y, scaled.affine)
-    question = _Question(*moved, scaled, options, engine, groups_x, groups_y)
-    return ESTIMATORS[options.estimator](question)
+    streams = AffineRows(x, scaled.affine), AffineRows(y, scaled.affine)
+    return ESTIMATORS[options.estimator](_SinglePassRequest(*streams, scaled, options, engine, groups_x, groups_y))
 
 
 def absent_shift(reason: str, sigma: float, precision: PrecisionName) -> ShiftResult:
-    """A result without any estimate, for the same reason."""
+    """Return a result whose values are all absent for one reason."""
     return ShiftResult(
         mmd2=absent(reason),
         sigma=sigma,
@@ -112,81 +112,81 @@ def absent_shift(reason: str, sigma: float, precision: PrecisionName) -> ShiftRe
     )
 
 
-def _linear(question: _Question) -> ShiftResult:
-    """In float64, which costs nothing where rows are read once and compared once."""
+def _linear(request: _SinglePassRequest) -> ShiftResult:
+    """Compute the linear-time estimate, in float64: rows are compared once, so that the precision costs no time."""
     averaged = linear_mmd2(
-        question.x,
-        question.y,
-        question.scaled.kernel(question.options.kernel, question.x.channels),
-        paired=question.options.pairing == "paired",
-        groups_x=question.groups_x,
-        groups_y=question.groups_y,
-        level=question.options.interval_level,
-        device=question.engine.device,
-        context=question.engine.context,
+        request.x,
+        request.y,
+        request.scaled.kernel(request.options.kernel, request.x.channels),
+        paired=request.options.pairing == "paired",
+        groups_x=request.groups_x,
+        groups_y=request.groups_y,
+        level=request.options.interval_level,
+        device=request.engine.device,
+        context=request.engine.context,
     )
-    return _shift_of_mean(question, averaged, 64.0 * precision.UNIT_ROUNDOFF["float64"])
+    return _shift_of_mean(request, averaged, 64.0 * precision.UNIT_ROUNDOFF["float64"])
 
 
-def _block(question: _Question) -> ShiftResult:
-    """In the precision asked for, and in float64 where that would leave less than a digit."""
-    chosen = _precision(question, question.options.block_rows or int(min(question.x.rows, question.y.rows) ** 0.5))
-    shift = _block_in(question, chosen)
+def _block(request: _SinglePassRequest) -> ShiftResult:
+    """Compute the block estimate, again in float64 if the requested precision leaves less than one reliable digit."""
+    chosen = _precision(request, request.options.block_rows or int(min(request.x.rows, request.y.rows) ** 0.5))
+    shift = _block_in(request, chosen)
     if chosen != "float64" and abs(shift.mmd2.value or 0.0) < precision.SAFE_MULTIPLE_OF_BOUND * shift.error_bound:
-        return _block_in(question, "float64")
+        return _block_in(request, "float64")
     return shift
 
 
-def _block_in(question: _Question, chosen: PrecisionName) -> ShiftResult:
-    kernel = question.scaled.kernel(question.options.kernel, question.x.channels)
+def _block_in(request: _SinglePassRequest, chosen: PrecisionName) -> ShiftResult:
+    kernel = request.scaled.kernel(request.options.kernel, request.x.channels)
     averaged = block_mmd2(
-        question.x,
-        question.y,
+        request.x,
+        request.y,
         kernel,
-        paired=question.options.pairing == "paired",
-        block_rows=question.options.block_rows,
-        groups_x=question.groups_x,
-        groups_y=question.groups_y,
-        level=question.options.interval_level,
+        paired=request.options.pairing == "paired",
+        block_rows=request.options.block_rows,
+        groups_x=request.groups_x,
+        groups_y=request.groups_y,
+        level=request.options.interval_level,
         precision=chosen,
-        device=question.engine.device,
-        context=question.engine.context,
+        device=request.engine.device,
+        context=request.engine.context,
     )
     bound = precision.error_bound(
         slope=kernel.slope,
         norm=averaged.norm,
-        channels=question.x.channels,
+        channels=request.x.channels,
         rows=averaged.block_rows,
         witness=1.0,
         largest=1.0 if kernel.argument == "distance" else max(1.0, averaged.norm),
         precision=chosen,
     )
-    return _shift_of_mean(question, averaged, bound)
+    return _shift_of_mean(request, averaged, bound)
 
 
-def _fourier(question: _Question) -> ShiftResult:
-    """With the frequencies' error beside the interval, which counts it."""
+def _fourier(request: _SinglePassRequest) -> ShiftResult:
+    """Compute the random Fourier estimate; its interval includes the error of the frequencies."""
     estimate = fourier_mmd2(
-        question.x,
-        question.y,
-        paired=question.options.pairing == "paired",
-        sigma=question.scaled.sigma,
-        kernel=question.options.kernel,
-        frequencies=question.options.frequencies,
-        seed=question.options.seed,
-        permutations=question.options.permutations,
-        groups_x=question.groups_x,
-        groups_y=question.groups_y,
-        level=question.options.interval_level,
-        precision=_precision(question, 1),
-        device=question.engine.device,
-        context=question.engine.context,
-        communicator=question.engine.communicator,
-        memory_bytes=question.engine.memory_bytes,
+        request.x,
+        request.y,
+        paired=request.options.pairing == "paired",
+        sigma=request.scaled.sigma,
+        kernel=request.options.kernel,
+        frequencies=request.options.frequencies,
+        seed=request.options.seed,
+        permutations=request.options.permutations,
+        groups_x=request.groups_x,
+        groups_y=request.groups_y,
+        level=request.options.interval_level,
+        precision=_precision(request, 1),
+        device=request.engine.device,
+        context=request.engine.context,
+        communicator=request.engine.communicator,
+        memory_bytes=request.engine.memory_bytes,
     )
     return ShiftResult(
         mmd2=estimate.mmd2,
-        sigma=question.scaled.sigma,
+        sigma=request.scaled.sigma,
         p_value=estimate.p_value,
         p_value_max_t=absent(_NO_MAX_T),
         permutations=estimate.permutations.count,
@@ -199,28 +199,28 @@ def _fourier(question: _Question) -> ShiftResult:
     )
 
 
-ESTIMATORS: dict[Estimator | None, Callable[[_Question], ShiftResult]] = {
+ESTIMATORS: dict[Estimator | None, Callable[[_SinglePassRequest], ShiftResult]] = {
     "linear": _linear,
     "block": _block,
     "random_fourier": _fourier,
 }
 
 
-def _precision(question: _Question, rows_each: int) -> PrecisionName:
-    """float64 where asked for or where so few products cost nothing, float32 otherwise."""
+def _precision(request: _SinglePassRequest, rows_each: int) -> PrecisionName:
+    """Choose float64 on request or if there are few products, else float32."""
     return precision.choose(
-        "exact" if (question.options.precision or question.engine.precision) == "exact" else "high",
-        int(((question.x.rows + question.y.rows) * rows_each) ** 0.5),
-        question.x.channels,
-        question.engine.device,
+        "exact" if (request.options.precision or request.engine.precision) == "exact" else "high",
+        int(((request.x.rows + request.y.rows) * rows_each) ** 0.5),
+        request.x.channels,
+        request.engine.device,
     )
 
 
-def _shift_of_mean(question: _Question, averaged: AveragedEstimate, bound: float) -> ShiftResult:
-    """The mean of independent estimates as a result; its test needs no permutations."""
+def _shift_of_mean(request: _SinglePassRequest, averaged: AveragedEstimate, bound: float) -> ShiftResult:
+    """Return the mean of independent estimates as a result; its test needs no permutations."""
     return ShiftResult(
         mmd2=averaged.mmd2,
-        sigma=question.scaled.sigma,
+        sigma=request.scaled.sigma,
         p_value=averaged.p_value,
         p_value_max_t=absent(_NO_MAX_T),
         permutations=0,

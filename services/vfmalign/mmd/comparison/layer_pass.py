@@ -1,6 +1,6 @@
-"""One layer in one scaling: the pass over its pairs, in float64 where a lower precision would lose digits.
+"""MMD² of one layer, raw or standardised: a pass over all pairs of rows, repeated in float64 if digits are lost.
 
-Legend: N and M rows of x and y, C channels as given, K channels kept.
+Legend: N and M rows of x and y, C channels of the input, K channels that remain.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vfmalign.mmd.statistics.permutations import Permutations
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What all layers of a comparison share."""
+    """What all layers of a comparison have in common."""
 
     options: ComparisonOptions
     estimator: Estimator
@@ -39,17 +39,17 @@ class LayerPlan:
 
     @property
     def layout(self) -> Layout:
-        """Blocks, groups and permutations as the engine takes them."""
+        """Blocks, groups and permutations in the form that the engine needs."""
         return Layout(self.design.block_sizes, self.design.group_of, self.permutations.weights_GB)
 
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """Statistics and their error bound at a precision, or why there are none.
+    """Statistics of one layer and their error bound at a precision, or the reason for their absence.
 
     Attributes:
-        aggregate: the statistic over a grid of kernels, observed and permuted; None where it was not asked for.
-        backend, backend_note: what summed the kernel matrix, and why not another.
+        aggregate: the statistic over a grid of kernels, observed and permuted; None if it is not requested.
+        backend, backend_note: the backend that summed the kernel matrix, and why it is not the requested one.
     """
 
     sigma: float
@@ -62,12 +62,12 @@ class LayerStatistics:
     backend_note: str = ""
 
 
-def measure(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, layer: str) -> LayerStatistics:
-    """One pass over the tiles, and a second in float64 where the first would leave less than a digit.
+def compute_layer(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, layer: str) -> LayerStatistics:
+    """Compute the statistics in one pass, and again in float64 if the first leaves less than one reliable digit.
 
     Raises:
         BadTensor: features too large to square.
-        Cancelled: the engine was told to stop.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     fewest = min(shape_of(x)[0], shape_of(y)[0])
     reason = scaled.absent_reason
@@ -81,30 +81,30 @@ def measure(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, layer: st
         shape_of(x)[1],
         plan.engine.device,
     )
-    measured = _one_pass(scaled, x, y, plan, chosen)
-    if measured is None or (chosen != "float64" and _loses_digits(measured)):
-        measured = _one_pass(scaled, x, y, plan, "float64")
-    if measured is None:
+    layer_statistics = _sum_pairs(scaled, x, y, plan, chosen)
+    if layer_statistics is None or (chosen != "float64" and _loses_digits(layer_statistics)):
+        layer_statistics = _sum_pairs(scaled, x, y, plan, "float64")
+    if layer_statistics is None:
         raise BadTensor(
             f"features of layer `{layer}` are too large to square", field="layers", remedy="scale them down"
         )
-    return measured
+    return layer_statistics
 
 
-def _loses_digits(measured: LayerStatistics) -> bool:
-    """Whether the error may reach into the first digit of the estimate."""
-    statistics = measured.statistics
-    return statistics is None or abs(statistics.observed) < precision.SAFE_MULTIPLE_OF_BOUND * measured.bound
+def _loses_digits(layer_statistics: LayerStatistics) -> bool:
+    """Whether the error bound reaches the first digit of the estimate."""
+    statistics = layer_statistics.statistics
+    return statistics is None or abs(statistics.observed) < precision.SAFE_MULTIPLE_OF_BOUND * layer_statistics.bound
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """What one pass over all pairs of rows one_pass.
+class _PairSums:
+    """Result of one pass over all pairs of rows.
 
     Attributes:
         sums: per kernel.
-        norm: root mean square of ‖x‖² over the rows as they were compared.
-        distinct_share: of rows, repeated ones counted once; 1 where rows were not looked at together.
+        norm: root mean square of ‖x‖² over the transformed rows.
+        distinct_share: share of rows if repeated ones count once; 1 for streams, whose rows are not compared for it.
     """
 
     sums: Sequence[Sums]
@@ -114,38 +114,40 @@ class _Pass:
     note: str
 
 
-def _one_pass(
+def _sum_pairs(
     scaled: Scaled, x: Features, y: Features, plan: LayerPlan, chosen: PrecisionName
 ) -> LayerStatistics | None:
-    """Statistics at one precision; None where squares would overflow in it."""
+    """Compute the statistics at one precision; None if squares would overflow in it."""
     design, engine, aggregate = plan.design, plan.engine, plan.options.aggregated
     channel_mask_C = scaled.affine.channel_mask_C
     channels = shape_of(x)[1] if channel_mask_C is None else int(channel_mask_C.sum())
     kernel = scaled.kernel(plan.options.kernel, channels)
-    kernels = [kernel, *(kernel_grid_test.kernels(x, y, scaled, engine) if aggregate else ())]
+    kernels = [kernel, *(kernel_grid_test.make_kernels(x, y, scaled, engine) if aggregate else ())]
     if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
-        one_pass = _over_arrays(kernels, x, y, scaled.affine, plan=plan, chosen=chosen)
+        pair_sums = _sum_arrays(kernels, x, y, scaled.affine, plan=plan, chosen=chosen)
     else:
         streams = to_stream(x, "x"), to_stream(y, "y")
-        one_pass = _over_streams(kernels, *streams, scaled.affine, plan=plan, chosen=chosen)
-    if one_pass is None:
+        pair_sums = _sum_streams(kernels, *streams, scaled.affine, plan=plan, chosen=chosen)
+    if pair_sums is None:
         return None
-    statistics = [design.statistics(plan.estimator, sums, plan.permutations) for sums in one_pass.sums]
+    statistics = [design.statistics(plan.estimator, sums, plan.permutations) for sums in pair_sums.sums]
     rows_of_both = shape_of(x)[0] + shape_of(y)[0]
     enumerated = plan.permutations.enumerated
-    largest = kernel_grid_test.largest(statistics[1:], one_pass.sums[1:], rows_of_both, enumerated=enumerated)
+    largest = kernel_grid_test.get_largest_statistic(
+        statistics[1:], pair_sums.sums[1:], rows_of_both, enumerated=enumerated
+    )
     return LayerStatistics(
         scaled.sigma,
         statistics[0],
-        _bound(one_pass, kernel, channels, design, chosen),
+        _bound(pair_sums, kernel, channels, design, chosen),
         chosen,
         aggregate=largest,
-        backend=one_pass.backend,
-        backend_note=one_pass.note,
+        backend=pair_sums.backend,
+        backend_note=pair_sums.note,
     )
 
 
-def _over_arrays(
+def _sum_arrays(
     kernels: Sequence[BoundKernel],
     x_NC: FeatureArray,
     y_MC: FeatureArray,
@@ -153,8 +155,8 @@ def _over_arrays(
     *,
     plan: LayerPlan,
     chosen: PrecisionName,
-) -> _Pass | None:
-    """A pass over rows in memory, which are put in the design's order."""
+) -> _PairSums | None:
+    """Run a pass over rows in memory, in the order of the design."""
     design, engine = plan.design, plan.engine
     parts = [(x_NC, design.x_order), (y_MC, design.y_order)]
     with np.errstate(over="ignore"):
@@ -164,10 +166,10 @@ def _over_arrays(
     matrix = design.matrix(pooled)
     summed = backends.accumulate(matrix, kernels, plan.layout, engine, squares=plan.options.aggregated)
     norm = float(pooled.norms_N.double().square().mean().sqrt())
-    return _Pass(summed.sums, norm, pooled.effective_count / pooled.count, summed.backend, summed.note)
+    return _PairSums(summed.sums, norm, pooled.effective_count / pooled.count, summed.backend, summed.note)
 
 
-def _over_streams(
+def _sum_streams(
     kernels: Sequence[BoundKernel],
     x: RowStream,
     y: RowStream,
@@ -175,8 +177,8 @@ def _over_streams(
     *,
     plan: LayerPlan,
     chosen: PrecisionName,
-) -> _Pass | None:
-    """A pass over rows that are read again and again, in the memory allowed."""
+) -> _PairSums | None:
+    """Run a pass over streams, which are read several times to stay within the memory limit."""
     engine = plan.engine
     try:
         streamed = out_of_core.accumulate(
@@ -195,19 +197,19 @@ def _over_streams(
         )
     except out_of_core.SquaredNormOverflow:
         return None
-    sums = backends.added_up(streamed.sums, engine.communicator, engine.device)
-    note = "rows that do not fit into memory are summed by torch" if backends.wants_triton(engine) else ""
-    return _Pass(sums, streamed.norm, 1.0, "torch", note)
+    sums = backends.sum_over_processes(streamed.sums, engine.communicator, engine.device)
+    note = "triton needs rows in memory; these are streamed" if backends.is_triton_requested(engine) else ""
+    return _PairSums(sums, streamed.norm, 1.0, "torch", note)
 
 
-def _bound(one_pass: _Pass, kernel: BoundKernel, channels: int, design: Design, chosen: PrecisionName) -> float:
-    """The error bound of a pass."""
-    fewest, sums = min(design.block_sizes), one_pass.sums[0]
+def _bound(pair_sums: _PairSums, kernel: BoundKernel, channels: int, design: Design, chosen: PrecisionName) -> float:
+    """Return the error bound of a pass."""
+    fewest, sums = min(design.block_sizes), pair_sums.sums[0]
     bound = precision.error_bound(
         slope=kernel.slope,
-        norm=one_pass.norm,
+        norm=pair_sums.norm,
         channels=channels,
-        rows=fewest * one_pass.distinct_share,
+        rows=fewest * pair_sums.distinct_share,
         witness=_witness(sums, design.block_sizes),
         largest=1.0 if kernel.argument == "distance" else float(np.abs(sums.diagonal_N).max()),
         precision=chosen,
@@ -217,7 +219,7 @@ def _bound(one_pass: _Pass, kernel: BoundKernel, channels: int, design: Design, 
 
 
 def _witness(sums: Sums, block_sizes: Sequence[int]) -> float:
-    """Root mean square over the rows of Σ_j w_j k(x_i, x_j), w_j = 1/n on x and −1/m on y."""
+    """Return the root mean square over the rows of Σ_j w_j k(x_i, x_j), w_j = 1/n on x and −1/m on y."""
     if len(block_sizes) == 1:
         values_N: FloatArray = sums.rows_NP[:, 0] / block_sizes[0]
     else:

@@ -25,19 +25,19 @@ class ComparisonOptions:
         estimator: None for the unbiased one that fits the pairing.
         kernel: a name in `KERNELS`.
         fixed_sigma: σ in units of the (scaled) features; None for a median distance.
-        layers: empty for all common ones.
-        primary_layer: declared in advance and reported first; empty for the first layer.
-        permutations: B; 0 makes no test.
+        layers: layers to compare; empty for all that the samples have in common.
+        primary_layer: layer that is reported first; empty for the first one.
+        permutations: number of permutations; 0 for no test.
         seed: of the permutations, from 0 to 2⁶⁴ − 1.
         interval_level: coverage of intervals, in (0, 1).
         projection: whether to project the primary layer.
         bandwidth: None for `fixed` where σ is given, else `reference_median`.
-        precision: a floor; None for the engine's own.
-        method: how the test's null distribution is made.
+        precision: minimum precision; None for that of the engine.
+        method: method of the test's null distribution.
         aggregated: whether to test over a grid of bandwidths as well.
         block_rows: of the block estimator; 0 for √n.
         frequencies: of random Fourier features; 0 for 1,024.
-        measures: names in `MEASURES`, taken beside MMD².
+        measures: names in `MEASURES`, computed in addition to MMD².
     """
 
     pairing: Pairing
@@ -61,18 +61,18 @@ class ComparisonOptions:
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """Where and how to compute.
+    """Device, precision and resources of a computation.
 
     Attributes:
-        precision: a floor: `fast` rounds rows to bfloat16 on CUDA and equals `high` on a CPU, `high` takes float32,
-            `exact` float64. Small comparisons, and those that would lose digits, are computed in float64 in any case.
-        backend: what sums kernel matrices; `auto` takes triton where it runs and torch elsewhere.
-        memory_bytes: memory for one comparison; more is refused before it starts.
-        tile_shape: largest tile, rows × columns; None for what suits the device.
+        precision: minimum precision: `fast` rounds rows to bfloat16 on CUDA and equals `high` on a CPU, `high` is
+            float32, `exact` float64. Small comparisons, and those that would lose digits, always use float64.
+        backend: backend that sums kernel matrices; `auto`: triton on CUDA if available, else torch.
+        memory_bytes: memory limit of one comparison, checked before it starts.
+        tile_shape: largest tile, rows × columns; None for the default of the device.
         context: checked before every tile, or every few milliseconds where several threads form tiles; raises
             Cancelled or DeadlineExceeded to stop.
-        cache: what several comparisons share: rows that were centred, scaled and rounded once. By default nothing.
-        communicator: processes that share the work of one comparison. By default this one is alone.
+        cache: prepared rows that several comparisons share. By default none.
+        communicator: processes that share the work of one comparison. By default this one alone.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

@@ -1,7 +1,8 @@
 """Samples of features and how two of them relate: same cases in the same order, or independent groups.
 
-Messages name rows, never labels: an inline label may be anything a client
-has. Legend: N rows (cases), C channels.
+Error messages name row numbers, never labels, because an inline label may contain a patient's identifier.
+
+Legend: N rows (cases), C channels.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Features: TypeAlias = FeatureArray | RowStream
 
 
 def shape_of(features: Features) -> tuple[int, ...]:
-    """Axes of an array; rows and channels of a stream."""
+    """Return the shape of an array, or the rows and channels of a stream."""
     return features.shape if isinstance(features, np.ndarray) else (features.rows, features.channels)
 
 
@@ -29,10 +30,10 @@ class Sample:
     """Features of the same rows in one or more layers.
 
     Attributes:
-        name: how errors name it: `x`, `y` or `reference`, as in the request.
-        layers: features_NC by layer, float16 to float64: arrays at hand, or streams where they are larger than memory.
-        groups: group (patient) of each row; empty where every row is a group of its own.
-        case_ids: case of each row; empty where unknown.
+        name: name in errors: `x`, `y` or `reference`, as in the request.
+        layers: features_NC by layer, float16 to float64: arrays, or streams of features that do not fit into memory.
+        groups: group (patient) of each row; empty if every row is its own group.
+        case_ids: case of each row; empty if unknown.
     """
 
     name: str
@@ -47,18 +48,18 @@ class Sample:
 
     @property
     def is_streamed(self) -> bool:
-        """Whether some of its features are read when they are needed."""
+        """Whether some features are streams."""
         return not all(isinstance(features, np.ndarray) for features in self.layers.values())
 
 
 def check(sample: Sample) -> None:
-    """Refuses a sample whose layers do not fit together.
+    """Check that the layers of a sample fit together.
 
     Raises:
         BadTensor: no layer, not two axes, an empty axis, NaN or infinity, or row counts that differ.
     """
     if not sample.layers:
-        raise BadTensor("holds no layer", field=sample.name, remedy="send at least one layer's features")
+        raise BadTensor("has no layer", field=sample.name, remedy="send the features of at least one layer")
     rows: int | None = None
     for layer, features in sample.layers.items():
         field, shape = f"{sample.name}.layers[{layer}]", shape_of(features)
@@ -68,37 +69,41 @@ def check(sample: Sample) -> None:
             )
         if rows is not None and shape[0] != rows:
             raise BadTensor(
-                f"has {shape[0]} rows, the layers before it {rows}",
+                f"has {shape[0]} rows, but the layers before it have {rows}",
                 field=field,
                 remedy="send the same rows in every layer",
             )
         if isinstance(features, np.ndarray):
-            _refuse_non_finite(features, field)
+            _check_finite(features, field)
         rows = shape[0]
     for labels, what in ((sample.groups, "groups"), (sample.case_ids, "case_ids")):
         if labels and len(labels) != rows:
-            raise BadTensor(f"names {len(labels)} {what} for {rows} rows", field=f"{sample.name}.{what}")
+            raise BadTensor(
+                f"has {len(labels)} {what} for {rows} rows",
+                field=f"{sample.name}.{what}",
+                remedy="send one label per row, or none",
+            )
 
 
-def _refuse_non_finite(features_NC: FeatureArray, field: str) -> None:
-    """A sum is finite unless an entry is not (or it overflows), and takes a fraction of the time of looking at each."""
+def _check_finite(features_NC: FeatureArray, field: str) -> None:
+    # The sum is finite unless an entry is not, or it overflows; it takes a fraction of the time of checking each entry.
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(features_NC.sum(dtype=np.float32)):
             return
     finite_N = np.isfinite(features_NC).all(axis=1)
     if not finite_N.all():
         raise BadTensor(
-            f"row {int(finite_N.argmin())} (from 0) holds NaN or infinity",
+            f"row {int(finite_N.argmin())} (from 0) contains NaN or infinity",
             field=field,
-            remedy="leave out the rows that cannot be computed",
+            remedy="leave out rows without valid features",
         )
 
 
-def numbered(sample: Sample) -> Sample:
-    """The sample with its groups called by numbers that ascend with its rows: what is streamed cannot be reordered.
+def number_groups(sample: Sample) -> Sample:
+    """Replace the group labels by numbers that ascend with the rows, because a stream cannot be reordered by label.
 
     Raises:
-        BadOption: rows of one group that are not neighbours.
+        BadOption: the rows of a group are not adjacent.
     """
     grouping = Grouping.from_labels(sample.groups, sample.rows, sample.name)
     if grouping.edges is None:
@@ -107,7 +112,7 @@ def numbered(sample: Sample) -> Sample:
 
 
 def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: str) -> tuple[str, ...]:
-    """Layers to compare, the primary one first: those selected for, or all that every sample has.
+    """Return the layers to compare, the primary one first: the selected layers, or all that every sample has.
 
     Raises:
         BadOption: a layer is missing in a sample, or none is common.
@@ -115,8 +120,11 @@ def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: s
     for layer in (*selected, *((primary,) if primary else ())):
         for sample in samples:
             if layer not in sample.layers:
-                have = ", ".join(sample.layers)
-                raise BadOption(f"`{sample.name}` has no layer `{layer}`", field="layers", remedy=f"it has {have}")
+                raise BadOption(
+                    f"`{sample.name}` has no layer `{layer}`",
+                    field="layers",
+                    remedy=f"choose from {', '.join(sample.layers)}",
+                )
     names = list(dict.fromkeys(selected)) or [
         layer for layer in samples[0].layers if all(layer in sample.layers for sample in samples[1:])
     ]
@@ -129,13 +137,15 @@ def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: s
         if len(set(widths.values())) > 1:
             text = ", ".join(f"{width} in `{name}`" for name, width in widths.items())
             raise BadTensor(
-                f"layer `{layer}` has different channels: {text}", field="layers", remedy="compare like with like"
+                f"layer `{layer}` has different numbers of channels: {text}",
+                field="layers",
+                remedy="extract all samples with models of the same architecture",
             )
     return tuple(names)
 
 
 def check_relation(x: Sample, y: Sample, pairing: Pairing) -> None:
-    """Refuses samples that do not relate as they are said to.
+    """Check that two samples are related as `pairing` says.
 
     Raises:
         BadTensor: paired samples with different row counts.
@@ -149,12 +159,12 @@ def check_relation(x: Sample, y: Sample, pairing: Pairing) -> None:
 
 
 def _check_pairs(x: Sample, y: Sample) -> None:
-    """The same cases in the same order, wherever both samples name them; nothing is ever reordered."""
+    """Check that both samples have the same cases in the same order, where both name them; rows are never reordered."""
     if x.rows != y.rows:
         raise BadTensor(
             f"paired samples need equal row counts, got {x.rows} and {y.rows}",
             field=y.name,
-            remedy="send the same cases in the same order, or say that the samples are independent",
+            remedy="send the same cases in the same order, or set `pairing` to independent",
         )
     for what, of_x, of_y in (("case", x.case_ids, y.case_ids), ("group", x.groups, y.groups)):
         if not of_x or not of_y:
@@ -162,22 +172,22 @@ def _check_pairs(x: Sample, y: Sample) -> None:
         wrong = [row for row, (a, b) in enumerate(zip(of_x, of_y, strict=True)) if a != b]
         if wrong:
             raise CaseOrderMismatch(
-                f"{len(wrong)} of {x.rows} rows are not of the same {what} in `{x.name}` and `{y.name}`, "
-                f"first row {wrong[0]} (from 0)",
+                f"{len(wrong)} of {x.rows} rows have another {what} in `{x.name}` than in `{y.name}`, "
+                f"the first is row {wrong[0]} (from 0)",
                 subject=f"{y.name}.{what}s",
                 remedy="extract both feature sets from the same split in the same order",
             )
 
 
 def _check_independent(x: Sample, y: Sample) -> None:
-    """No group or case in both samples: the same patient in both makes them dependent."""
+    """Check that no group or case is in both samples, because one patient in both makes them dependent."""
     for what, of_x, of_y in (("groups", x.groups, y.groups), ("cases", x.case_ids, y.case_ids)):
         shared = set(of_x) & set(of_y)
         if shared:
             first = next(row for row, label in enumerate(of_x) if label in shared)
             raise BadOption(
-                f"{len(shared)} {what} occur in both samples, so they are not independent, first in row {first} of "
-                f"`{x.name}` (from 0)",
+                f"{len(shared)} {what} occur in both samples, which are therefore not independent; the first is in row "
+                f"{first} of `{x.name}` (from 0)",
                 field="pairing",
-                remedy=f"leave those {what} out of one sample, or ask for paired samples of the same cases",
+                remedy=f"remove those {what} from one sample, or compare paired samples of the same cases",
             )

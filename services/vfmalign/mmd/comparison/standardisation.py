@@ -1,8 +1,9 @@
-"""One layer's features as they are and standardised: centre, scale and bandwidth of each.
+"""Standardisation and bandwidth of one layer: its features raw, and standardised by a reference.
 
-Scale and bandwidth come from a reference, so that they do not grow with the shift they should measure.
+Scale and bandwidth come from the reference. If they came from both samples, they would grow with the shift that they
+are meant to measure.
 
-Legend: C channels as given, K channels kept.
+Legend: F rows that a scale is fitted to, N rows, C channels of the input, K channels that remain.
 """
 
 from __future__ import annotations
@@ -24,76 +25,77 @@ from vfmalign.mmd.engine.row_streams import FeatureArray, read_rows, to_numpy
 from vfmalign.mmd.engine.rows import UNCHANGED, Affine
 from vfmalign.mmd.statistics import bandwidths
 
-# A channel with less than this share of the median SD carries rounding, which scaling would blow up.
+# The SD of a channel below this share of the median SD is rounding, which standardisation would amplify.
 SMALLEST_RELATIVE_SD = 1e-6
 _FLOAT_BYTES = 8
 _CENTRING_ROWS = 1024
-_ONE_ROW = "the reference has one row; a scale and a bandwidth need at least two"
+_ONE_ROW = "the reference has one row, and a scale and a bandwidth need at least two"
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """How one layer is looked at.
+    """One layer, raw or standardised.
 
     Attributes:
         name: `raw` or `standardised`.
-        affine: what is done to the features.
-        sigma: bandwidth; 0 where the kernel has none or `absent_reason` says why there is none.
-        left_out: channels that standardising leaves out.
+        affine: transformation of the features.
+        sigma: bandwidth; 0 if the kernel has none, or if it is absent.
+        channels_excluded: number of channels that standardisation excludes.
+        absent_reason: why there is no bandwidth; empty otherwise.
     """
 
     name: str
     affine: Affine
     sigma: float = 0.0
-    left_out: int = 0
+    channels_excluded: int = 0
     absent_reason: str = ""
 
     def kernel(self, family: str, channels: int) -> BoundKernel:
-        """The kernel at this bandwidth."""
+        """Return the kernel of a family at this bandwidth."""
         return KERNELS[family](self.sigma, channels)
 
 
 def scalings(
-    given: Sequence[Features], layer: str, options: ComparisonOptions, engine: ComputeConfig
+    features: Sequence[Features], layer: str, options: ComparisonOptions, engine: ComputeConfig
 ) -> Iterator[Scaled]:
-    """The layer raw and, with a reference, standardised by it.
+    """Yield the layer raw and, with a reference, standardised by it.
 
-    A reference of one row gives neither scale nor bandwidth: both scalings then come back with the reason.
+    A reference of one row gives neither scale nor bandwidth; both then carry the reason.
 
     Args:
-        given: features of x, y and perhaps the reference, which is at hand.
-        layer: how errors name it.
+        features: of x, y and an optional reference, which is in memory.
+        layer: name of the layer in errors.
         options: kernel and rule of the bandwidth.
-        engine: where to compute.
+        engine: device, cache and context.
 
     Raises:
-        BadOption: no channel varies, or a bandwidth of 0.
+        BadOption: no channel varies, or the bandwidth is 0.
     """
-    fitted_FC = _first(given[2] if len(given) > 2 else given[0])
+    fitted_FC = _read_first_rows(features[2] if len(features) > 2 else features[0])
     centring = engine.cache.get_or_create(
         ("centring", IdentityKey(fitted_FC)), lambda: Affine(rows.central_point(fitted_FC)), _bytes
     )
-    # Products depend on the origin: where the kernel is one of them, features stay where they are.
+    # Kernels of inner products depend on the origin, so that their features are not centred.
     raw = Scaled("raw", UNCHANGED if options.kernel in WITHOUT_BANDWIDTH else centring)
-    if len(given) > 2 and fitted_FC.shape[0] < 2:
+    if len(features) > 2 and fitted_FC.shape[0] < 2:
         yield replace(raw, absent_reason=_ONE_ROW)
         yield replace(raw, name="standardised", absent_reason=_ONE_ROW)
         return
     standardising = None
-    if len(given) > 2:
+    if len(features) > 2:
         key = ("standardising", IdentityKey(fitted_FC))
         standardising = engine.cache.get_or_create(
             key, lambda: _standardising(fitted_FC, layer, engine.context), _bytes
         )
-    left_out = 0 if standardising is None else int((~standardising.channel_mask_C).sum())  # type: ignore[operator]
-    yield replace(raw, sigma=_sigma(given, raw.affine, layer, options, engine), left_out=left_out)
+    excluded = 0 if standardising is None else int((~standardising.channel_mask_C).sum())  # type: ignore[operator]
+    yield replace(raw, sigma=_sigma(features, raw.affine, layer, options, engine), channels_excluded=excluded)
     if standardising is not None:
-        sigma = _sigma(given, standardising, layer, options, engine)
-        yield Scaled("standardised", standardising, sigma, left_out)
+        sigma = _sigma(features, standardising, layer, options, engine)
+        yield Scaled("standardised", standardising, sigma, excluded)
 
 
 def _standardising(reference_FC: FeatureArray, layer: str, context: WorkContext) -> Affine:
-    """(x − mean)/SD of the reference; channels with SD under 1e-6 of the median SD are left out."""
+    """Return (x − mean)/SD of the reference, without channels whose SD is below 1e-6 of the median SD."""
     mean_C = rows.mean(reference_FC, context)
     sd_C = rows.standard_deviation(reference_FC, mean_C)
     channel_mask_C = (sd_C >= SMALLEST_RELATIVE_SD * float(np.median(sd_C))) & (reference_FC != reference_FC[:1]).any(
@@ -108,42 +110,42 @@ def _standardising(reference_FC: FeatureArray, layer: str, context: WorkContext)
     return Affine(mean_C, sd_C, channel_mask_C)
 
 
-def _first(features: Features) -> FeatureArray:
-    """Features at hand; of a stream its first rows, near which its others are centred well enough."""
+def _read_first_rows(features: Features) -> FeatureArray:
+    """Return features in memory, or the first rows of a stream, which are enough to find a centre."""
     if isinstance(features, np.ndarray):
         return features
     return to_numpy(features.read(0, min(features.rows, _CENTRING_ROWS)))
 
 
 def _sigma(
-    given: Sequence[Features], affine: Affine, layer: str, options: ComparisonOptions, engine: ComputeConfig
+    features: Sequence[Features], affine: Affine, layer: str, options: ComparisonOptions, engine: ComputeConfig
 ) -> float:
-    """The bandwidth by the rule that was asked for, in units of the scaled features."""
+    """Return the bandwidth by the requested rule, in units of the transformed features."""
     if options.kernel in WITHOUT_BANDWIDTH:
         return 0.0
     if options.fixed_sigma is not None:
         return options.fixed_sigma
-    fitted = given[:2] if options.bandwidth == "pooled_median" else given[2:]
+    fitted = features[:2] if options.bandwidth == "pooled_median" else features[2:]
     return engine.cache.get_or_create(
         ("median", IdentityKey(affine), *map(IdentityKey, fitted)),
-        lambda: bandwidths.median_distance(drawn(fitted, affine, engine), layer, engine.context),
+        lambda: bandwidths.median_distance(prepare_bandwidth_rows(fitted, affine, engine), layer, engine.context),
         lambda _: _FLOAT_BYTES,
     )
 
 
-def drawn(given: Sequence[Features], affine: Affine, engine: ComputeConfig) -> rows.Rows:
-    """The rows that bandwidths are taken from: all of them, or a sample of many, in float64."""
-    ends = np.cumsum([0, *(shape_of(features)[0] for features in given)])
+def prepare_bandwidth_rows(features: Sequence[Features], affine: Affine, engine: ComputeConfig) -> rows.Rows:
+    """Return the rows from which bandwidths are computed, in float64: all rows, or a fixed subset of many."""
+    ends = np.cumsum([0, *(shape_of(sample)[0] for sample in features)])
     selected = bandwidths.sample_rows(int(ends[-1]))
     parts: list[FeatureArray] = []
-    for features, start, end in zip(given, ends[:-1], ends[1:], strict=True):
+    for sample, start, end in zip(features, ends[:-1], ends[1:], strict=True):
         if selected is None:
-            own = features if isinstance(features, np.ndarray) else to_numpy(features.read(0, features.rows))
+            part = sample if isinstance(sample, np.ndarray) else to_numpy(sample.read(0, sample.rows))
         else:
             order = selected[(selected >= start) & (selected < end)] - start
-            own = features[order] if isinstance(features, np.ndarray) else to_numpy(read_rows(features, order.tolist()))
-        parts.append(own)
-    return rows.prepare([(own, None) for own in parts], affine, "float64", torch.device(engine.device))
+            part = sample[order] if isinstance(sample, np.ndarray) else to_numpy(read_rows(sample, order.tolist()))
+        parts.append(part)
+    return rows.prepare([(part, None) for part in parts], affine, "float64", torch.device(engine.device))
 
 
 def _bytes(affine: Affine) -> int:

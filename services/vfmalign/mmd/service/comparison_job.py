@@ -1,4 +1,4 @@
-"""One comparison as the service runs it: check its size, read its samples, compare them, and report the cost."""
+"""One comparison in the service: check its size, read its samples, compare them, and report the cost."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ class ComparisonJob:
     """A requested comparison.
 
     Attributes:
-        given: x, y and perhaps the reference, by what names them.
-        sets: reads them.
-        context: its deadline and cancellation.
-        stages: what it has cost so far.
+        sources: of x, y and an optional reference.
+        reader: reads the sources.
+        context: deadline and cancellation.
+        stages: seconds per stage so far.
     """
 
-    given: Sequence[Source]
+    sources: Sequence[Source]
     options: ComparisonOptions
-    sets: FeatureReader
+    reader: FeatureReader
     context: WorkContext = UNLIMITED
     stages: Stages = field(default_factory=lambda: Stages("mmd."))
 
     @property
     def is_inline(self) -> bool:
-        """Whether nothing has to be read."""
-        return all(isinstance(one, Sample) for one in self.given)
+        """Whether the request contains all features, so that nothing is read from storage."""
+        return all(isinstance(source, Sample) for source in self.sources)
 
 
 @dataclass(frozen=True)
 class PreparedComparison:
-    """A comparison that may start.
+    """A comparison whose options and size are checked.
 
     Attributes:
-        samples: what is compared, where it was read already: that of short ones is.
-        short: it takes so little time and memory that it may run beside another.
-        streamed: x and y do not fit into memory and are read part by part while they are compared.
+        samples: the samples of a short comparison; None if they are still to be read.
+        short: whether it takes so little time and memory that it may run beside another one.
+        streamed: whether x and y do not fit into memory, so that they are read part by part during the comparison.
     """
 
     job: ComparisonJob
@@ -63,39 +63,42 @@ class PreparedComparison:
 
 
 def prepare(job: ComparisonJob, engine: ComputeConfig) -> PreparedComparison:
-    """Refuses what cannot succeed or does not fit, from sizes alone, and reads the features of short comparisons.
+    """Check options and sizes before anything is read, then read the features of a short comparison.
 
     Args:
         job: the comparison.
-        engine: where it will run.
+        engine: device and memory limit.
 
     Raises:
-        VfmalignError: an option that means nothing, a set that is not there, a comparison that does not fit.
+        BadOption, BadTensor: options or samples that do not fit together.
+        NotFound: a feature set or object does not exist.
+        TooLarge: the comparison does not fit into memory.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     job.context.checkpoint()
-    check_options(job.options, has_reference=len(job.given) > 2)
+    check_options(job.options, has_reference=len(job.sources) > 2)
     with job.stages.stage("read"):
-        shapes = job.sets.shapes(job.given)
-        streamed = job.sets.in_parts(job.given[:2]) and not memory_budget.fits(shapes, job.options, engine)
+        shapes = job.reader.shapes(job.sources)
+        streamed = job.reader.are_in_parts(job.sources[:2]) and not memory_budget.fits(shapes, job.options, engine)
         memory_budget.check_measures(shapes, job.options, streamed=streamed)
         if streamed:
-            memory_budget.refuse_too_large_to_stream(shapes, job.options, engine)
+            memory_budget.check_streams_fit(shapes, job.options, engine)
             return PreparedComparison(job, None, short=False, streamed=True)
-        memory_budget.refuse_too_large(shapes, job.options, engine)
+        memory_budget.check_fits(shapes, job.options, engine)
         short = memory_budget.is_short(shapes, job.options, engine)
-        samples = job.sets.read(job.given, job.context) if short else None
+        samples = job.reader.read(job.sources, job.context) if short else None
     return PreparedComparison(job, samples, short)
 
 
 def run(prepared: PreparedComparison, engine: ComputeConfig) -> ComputeResponse:
-    """Reads and compares; stops at the next tile when cancelled or late.
+    """Read the samples and compare them. Cancellation and the deadline take effect at the next tile.
 
     Args:
-        prepared: what `prepare` returned.
-        engine: where to compute.
+        prepared: result of `prepare`.
+        engine: device and memory limit.
 
     Raises:
-        VfmalignError: whatever reading or comparing refuses; DeadlineExceeded, Cancelled and Exhausted among them.
+        VfmalignError: errors of reading and comparing, including Cancelled, DeadlineExceeded and Exhausted.
     """
     job, stages, samples = prepared.job, prepared.job.stages, prepared.samples
     job.context.checkpoint()
@@ -114,23 +117,23 @@ def run(prepared: PreparedComparison, engine: ComputeConfig) -> ComputeResponse:
 
 
 def _read(prepared: PreparedComparison) -> Sequence[Sample]:
-    """The samples, read in a thread of its own so that a read that blocks does not delay a cancellation."""
+    """Read the samples in a separate thread, so that a read that blocks does not delay a cancellation."""
     job = prepared.job
-    at_hand = job.given[2:] if prepared.streamed else job.given
+    sources = job.sources[2:] if prepared.streamed else job.sources
     stopped = threading.Event()
 
-    with ThreadPoolExecutor(1, thread_name_prefix="mmd-read") as reader:
-        reading = reader.submit(job.sets.read, at_hand, WorkContext(is_cancelled=stopped.is_set))
+    with ThreadPoolExecutor(1, thread_name_prefix="mmd-read") as threads:
+        reading = threads.submit(job.reader.read, sources, WorkContext(is_cancelled=stopped.is_set))
         try:
             wait_for_all([reading], job.context)
         finally:
             stopped.set()
     samples = reading.result()
-    return [*job.sets.streams(job.given[:2]), *samples] if prepared.streamed else samples
+    return [*job.reader.streams(job.sources[:2]), *samples] if prepared.streamed else samples
 
 
 def _compare(samples: Sequence[Sample], job: ComparisonJob, engine: ComputeConfig) -> ComputeResponse:
-    """The comparison, with its own CPU time counted."""
+    """Compare, and count the CPU time."""
     reference = samples[2] if len(samples) > 2 else None
     started = cpu_seconds()
     try:
@@ -146,7 +149,7 @@ def _compare(samples: Sequence[Sample], job: ComparisonJob, engine: ComputeConfi
 
 
 def to_cost(stages: Stages, device: torch.device, peak_device_memory_bytes: int = 0) -> Cost:
-    """What a comparison cost so far; the device is named `cpu` or `cuda:<index> <name>`."""
+    """Return the cost of a comparison so far; the device is `cpu` or `cuda:<index> <name>`."""
     return Cost(
         stages=tuple(StageTiming(stage=stage, seconds=seconds) for stage, seconds in stages.seconds().items()),
         device=f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu",

@@ -49,7 +49,7 @@ def to_options(request: mmd_pb2.ComputeRequest) -> ComparisonOptions:
 
 
 def _resolve_bandwidth(kernel: Kernel, *, has_reference: bool) -> BandwidthRule | None:
-    """The rule that sets the bandwidth; None where the request sets none.
+    """Return the rule for the bandwidth; None if the request sets none.
 
     Raises:
         BadOption: the bandwidth could come from two sources.
@@ -58,26 +58,26 @@ def _resolve_bandwidth(kernel: Kernel, *, has_reference: bool) -> BandwidthRule 
     if rule is None:
         if has_reference and has_sigma:
             raise BadOption(
-                "both a fixed σ and a reference are given, and the bandwidth could come from either",
+                "the request sets a fixed σ and a reference, and the bandwidth could come from either",
                 field="kernel.bandwidth_rule",
                 remedy="set BANDWIDTH_RULE_FIXED or BANDWIDTH_RULE_REFERENCE_MEDIAN",
             )
         return "fixed" if has_sigma else "reference_median" if has_reference else None
     if rule != "fixed" and has_sigma:
         raise BadOption(
-            "a fixed σ is given, but the rule takes a median",
+            "the request sets a fixed σ, but the bandwidth rule takes a median",
             field="kernel.fixed_sigma",
-            remedy="set BANDWIDTH_RULE_FIXED, or leave σ out",
+            remedy="set BANDWIDTH_RULE_FIXED, or leave fixed_sigma out",
         )
     return rule
 
 
 def to_source(message: mmd_pb2.FeatureSource, field: str) -> Source:
-    """A stored feature set's id, an uploaded object, or the features that were sent inline.
+    """Convert a source: a stored feature set, an uploaded object, or inline features.
 
     Raises:
-        BadOption: neither is set.
-        BadTensor: a tensor or label that is wrong.
+        BadOption: no source is set.
+        BadTensor: a tensor or label is malformed.
     """
     which = message.WhichOneof("source")
     if which == "feature_set_id":
@@ -87,12 +87,16 @@ def to_source(message: mmd_pb2.FeatureSource, field: str) -> Source:
         labels = _labels(message.uploaded, f"{field}.uploaded")
         return Uploaded(field, ref.uri, ref.sha256, *labels)
     if which != "inline":
-        raise BadOption("holds no features", field=field, remedy="set feature_set_id, inline or uploaded")
+        raise BadOption("has no features", field=field, remedy="set feature_set_id, inline or uploaded")
     layers = {}
     for index, layer in enumerate(message.inline.layers):
         name = layer.layer or INLINE_LAYER
         if name in layers:
-            raise BadTensor(f"layer `{name}` is sent twice", field=f"{field}.inline.layers[{index}].layer")
+            raise BadTensor(
+                f"layer `{name}` occurs twice",
+                field=f"{field}.inline.layers[{index}].layer",
+                remedy="send each layer once",
+            )
         layers[name] = to_array(layer.features, field=f"{field}.inline.layers[{index}].features")
     return Sample(field, layers, *_labels(message.inline, f"{field}.inline"))
 
@@ -100,10 +104,10 @@ def to_source(message: mmd_pb2.FeatureSource, field: str) -> Source:
 def _labels(
     message: mmd_pb2.InlineFeatures | mmd_pb2.UploadedFeatures, field: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Groups and cases of the rows.
+    """Return the groups and cases of the rows.
 
     Raises:
-        BadTensor: a label that is empty or too long.
+        BadTensor: a label is empty or too long.
     """
     groups, case_ids = tuple(message.groups), tuple(message.case_ids)
     for labels, what in ((groups, "groups"), (case_ids, "case_ids")):

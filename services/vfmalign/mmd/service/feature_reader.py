@@ -1,6 +1,6 @@
-"""Samples by what a request names them by: stored feature sets and uploaded objects, read from object storage.
+"""Samples that a request refers to: stored feature sets and uploaded objects, read from object storage.
 
-Sizes are known before any feature is read. Knows the store and both formats; nothing of gRPC or of estimators.
+Sizes are read before features, so that a comparison that does not fit is rejected first.
 
 Legend: N rows, C channels.
 """
@@ -35,7 +35,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _HEADER_SIZE_BYTES = 8
-_MOST_HEADER_BYTES = 2**20
+_MAX_HEADER_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Stored:
     """A stored feature set.
 
     Attributes:
-        name: the request field that names it.
+        name: its field in the request.
         manifest_sha256: digest of its manifest; empty accepts the stored one.
     """
 
@@ -59,7 +59,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Uploaded:
-    """A safetensors file that a client put into the bucket, with the labels of its rows."""
+    """A safetensors file that a client uploaded to the bucket, and the labels of its rows."""
 
     name: str
     uri: str
@@ -77,11 +77,11 @@ Source: TypeAlias = Stored | Uploaded | Sample
 
 
 class FeatureReader:
-    """The samples of one call: each is read once, also where several pairs of a batch name it and the budget holds it.
+    """Reads the samples of one call. Pairs of a batch share samples as far as the cache holds them.
 
     Args:
-        store: where stored and uploaded ones are.
-        cache: what pairs of a batch share; by default nothing stays from one pair to the next.
+        store: holds feature sets and uploaded objects.
+        cache: samples that the pairs of a batch share; by default none.
     """
 
     def __init__(self, store: ObjectStore, cache: SizedLruCache | None = None) -> None:
@@ -90,21 +90,22 @@ class FeatureReader:
         self._manifests: dict[Hashable, Manifest] = {}
         self._headers: dict[Hashable, SampleShape] = {}
 
-    def shapes(self, given: Sequence[Source]) -> list[SampleShape]:
-        """The sizes of samples, before their features are read.
+    def shapes(self, sources: Sequence[Source]) -> list[SampleShape]:
+        """Return the sizes of samples without reading their features.
 
         Raises:
-            BadOption, BadTensor: an id, URI or digest that cannot be one, or an object that is not a safetensors file.
+            BadOption: a malformed id, URI or digest.
+            BadTensor: an object that is not a safetensors file.
             NotFound: no such feature set or object.
             DataLoss: the manifest of a feature set is damaged, or is not the one that the request refers to.
         """
-        return [self._extent(one) for one in given]
+        return [self._get_shape(source) for source in sources]
 
-    def read(self, given: Sequence[Source], context: WorkContext) -> list[Sample]:
-        """The samples, every byte of what is stored verified; a set that is named twice is read once.
+    def read(self, sources: Sequence[Source], context: WorkContext) -> list[Sample]:
+        """Read samples and verify every stored byte; a source that occurs twice is read once.
 
         Args:
-            given: what `shapes` was asked for.
+            sources: the argument of an earlier call of `shapes`.
             context: checked before every part of a set.
 
         Raises:
@@ -113,36 +114,36 @@ class FeatureReader:
         """
         read: dict[Hashable, Layers] = {}
         samples = []
-        for one in given:
-            if isinstance(one, Sample):
-                samples.append(self._same_arrays(one))
+        for source in sources:
+            if isinstance(source, Sample):
+                samples.append(self._share_arrays(source))
                 continue
-            if one.key not in read:
-                read[one.key] = self._cache.get_or_create(one.key, partial(self._layers, one, context), _bytes)
-            labels = self._manifests[one.key] if isinstance(one, Stored) else one
-            samples.append(Sample(one.name, read[one.key], labels.groups, labels.case_ids))
+            if source.key not in read:
+                read[source.key] = self._cache.get_or_create(source.key, partial(self._layers, source, context), _bytes)
+            labels = self._manifests[source.key] if isinstance(source, Stored) else source
+            samples.append(Sample(source.name, read[source.key], labels.groups, labels.case_ids))
         return samples
 
-    def in_parts(self, given: Sequence[Source]) -> bool:
-        """Whether each sample is stored in parts, which can be read one at a time."""
-        return all(isinstance(one, Stored) for one in given)
+    def are_in_parts(self, sources: Sequence[Source]) -> bool:
+        """Whether every sample is stored in parts, which can be read one at a time."""
+        return all(isinstance(source, Stored) for source in sources)
 
-    def streams(self, given: Sequence[Source]) -> list[Sample]:
-        """Samples stored in parts, of which nothing is read yet; a part is verified each time it is read.
+    def streams(self, sources: Sequence[Source]) -> list[Sample]:
+        """Return samples as streams of their parts; a part is verified each time it is read.
 
         Args:
-            given: what `shapes` was asked for and `in_parts` said yes to.
+            sources: the argument of an earlier call of `shapes`, for which `are_in_parts` is true.
         """
         samples = []
-        for one in given:
-            if not isinstance(one, Stored):
-                raise TypeError(f"{one.name} is not stored in parts")
-            manifest = self._manifests[one.key]
+        for source in sources:
+            if not isinstance(source, Stored):
+                raise TypeError(f"{source.name} is not stored in parts")
+            manifest = self._manifests[source.key]
             layers = {spec.name: StoredRows(self._store, manifest, spec.name) for spec in manifest.layers}
-            samples.append(Sample(one.name, layers, manifest.groups, manifest.case_ids))
+            samples.append(Sample(source.name, layers, manifest.groups, manifest.case_ids))
         return samples
 
-    def _extent(self, source: Source) -> SampleShape:
+    def _get_shape(self, source: Source) -> SampleShape:
         if isinstance(source, Sample):
             return memory_budget.get_sample_shape(source)
         if isinstance(source, Uploaded):
@@ -151,10 +152,16 @@ class FeatureReader:
             groups = len(set(source.groups))
             return replace(self._headers[source.key], groups=groups) if groups else self._headers[source.key]
         if not is_id(source.feature_set):
-            raise BadOption("is not the id of a feature set", field=f"{source.name}.feature_set_id")
+            raise BadOption(
+                "is not the id of a feature set",
+                field=f"{source.name}.feature_set_id",
+                remedy="send the id that ExtractDataset returned",
+            )
         if source.manifest_sha256 and not _SHA256.fullmatch(source.manifest_sha256):
             raise BadOption(
-                "is not a SHA-256 in hex", field=f"{source.name}.manifest_sha256", remedy="send the manifest's digest"
+                "is not a SHA-256 digest in hexadecimal",
+                field=f"{source.name}.manifest_sha256",
+                remedy="send the digest of the manifest",
             )
         if source.key not in self._manifests:
             self._manifests[source.key] = read_manifest(self._store, source.feature_set, source.manifest_sha256)
@@ -163,19 +170,25 @@ class FeatureReader:
         return SampleShape(manifest.rows, channels, len(set(manifest.groups)))
 
     def _header(self, source: Uploaded) -> SampleShape:
-        """What an object's header says of its size; rows and layers are checked with the features themselves."""
+        """Read the size of an object from its header; rows and layers are checked with the features themselves."""
         field = f"{source.name}.uploaded.object"
         if not _SHA256.fullmatch(source.sha256):
-            raise BadOption("is not a SHA-256 in hex", field=f"{field}.sha256", remedy="send the object's digest")
+            raise BadOption(
+                "is not a SHA-256 digest in hexadecimal",
+                field=f"{field}.sha256",
+                remedy="send the digest of the object",
+            )
         key = self._key(source)
         try:
             size = int.from_bytes(self._store.first(key, _HEADER_SIZE_BYTES), "little")
-            if size > _MOST_HEADER_BYTES:
+            if size > _MAX_HEADER_BYTES:
                 raise ValueError
             header = json.loads(self._store.first(key, _HEADER_SIZE_BYTES + size)[_HEADER_SIZE_BYTES:])
             tensors = {name: spec for name, spec in header.items() if name != "__metadata__"}
             if not {spec["dtype"] for spec in tensors.values()} <= _DTYPES.keys():
-                raise BadTensor("holds tensors of another type", field=field, remedy="save float16, float32 or float64")
+                raise BadTensor(
+                    "contains tensors of another type", field=field, remedy="save float16, float32 or float64"
+                )
             shapes = {name: [int(axis) for axis in spec["shape"]] or [0] for name, spec in tensors.items()}
         except _MALFORMED:
             raise BadTensor("is not a safetensors file", field=field, remedy="save it with safetensors") from None
@@ -190,14 +203,18 @@ class FeatureReader:
             raise BadOption(error.message, field=field, remedy=error.remedy) from None
 
     def _layers(self, source: Stored | Uploaded, context: WorkContext) -> Layers:
-        """The features behind a source."""
+        """Read the features of a source."""
         if isinstance(source, Uploaded):
             context.checkpoint()
             data = self._store.get_large(self._key(source), sha256=source.sha256)
             try:
                 return dict(sorted(_arrays(data).items()))  # the file has no order of its own
             except _MALFORMED:
-                raise BadTensor("is not a safetensors file", field=f"{source.name}.uploaded.object") from None
+                raise BadTensor(
+                    "is not a safetensors file",
+                    field=f"{source.name}.uploaded.object",
+                    remedy="save it with safetensors",
+                ) from None
         manifest = self._manifests[source.key]
         layers = {spec.name: np.empty((manifest.rows, spec.channels), np.float32) for spec in manifest.layers}
         for index, part in enumerate(manifest.parts):
@@ -206,24 +223,26 @@ class FeatureReader:
                 layers[name][part.start_row : part.start_row + part.rows] = rows_NC
         return layers
 
-    def _same_arrays(self, sample: Sample) -> Sample:
-        """The sample with the arrays of an earlier pair where that sent the same bytes."""
+    def _share_arrays(self, sample: Sample) -> Sample:
+        """Replace arrays by those of an earlier pair that sent the same bytes."""
         if not self._cache.max_bytes:
             return sample
         layers = dict(sample.layers)
         for name, array in sample.layers.items():
             if not isinstance(array, np.ndarray):
-                continue  # a stream, of which nothing is at hand
+                continue  # a stream holds no bytes
             key = ("inline", array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array).data).digest())
-            layers[name] = self._cache.get_or_create(key, partial(_itself, array), _size)
+            layers[name] = self._cache.get_or_create(key, partial(_identity, array), _size)
         return replace(sample, layers=layers)
 
 
 def _arrays(data: memoryview) -> Layers:
-    """The arrays of a safetensors file, as views on its bytes: the library copies them, while all threads wait.
+    """Return the arrays of a safetensors file as views of its bytes.
+
+    The library copies them and holds the interpreter lock meanwhile.
 
     Raises:
-        one of `_MALFORMED`: it is none.
+        one of `_MALFORMED`: the data are not a safetensors file.
     """
     begin = _HEADER_SIZE_BYTES + int.from_bytes(data[:_HEADER_SIZE_BYTES], "little")
     header = json.loads(bytes(data[_HEADER_SIZE_BYTES:begin]))
@@ -239,7 +258,7 @@ def _arrays(data: memoryview) -> Layers:
     return layers
 
 
-def _itself(array: FeatureArray) -> FeatureArray:
+def _identity(array: FeatureArray) -> FeatureArray:
     return array
 
 

@@ -1,4 +1,4 @@
-"""MmdService over gRPC: translates messages and puts jobs on the work queue. Computes nothing."""
+"""MmdService over gRPC: converts messages and submits comparisons to the work queue."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
-    """Compares samples; one long and one short comparison compute at a time, the others wait in the queue.
+    """Servicer of MmdService. One long and one short comparison run at a time; others wait in the queue.
 
     Args:
         store: holds stored and uploaded features.
-        engine: where comparisons run.
-        queue: its threads run them.
-        cache_bytes: memory for what the pairs of one batch share.
+        engine: device, precision and memory limit.
+        queue: runs the comparisons.
+        cache_bytes: memory for samples that the pairs of one batch share.
     """
 
     def __init__(self, store: ObjectStore, engine: ComputeConfig, queue: WorkQueue, *, cache_bytes: int) -> None:
@@ -58,11 +58,11 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
                 remedy="split the batch",
             )
         cache = SizedLruCache(self._cache_bytes if len(request.requests) > 1 else 0)
-        sets, engine = FeatureReader(self._store, cache), replace(self._engine, cache=cache)
+        reader, engine = FeatureReader(self._store, cache), replace(self._engine, cache=cache)
         for index, pair in enumerate(request.requests):
             compute = self._compute if index == 0 else self._compute_with_retry
             try:
-                response = await compute(pair, context, sets, engine)
+                response = await compute(pair, context, reader, engine)
             except VfmalignError as error:
                 failure = PairError(code=get_status_code(error).value[0], reason=error.reason, message=str(error))
                 yield mmd_pb2.ComputeBatchResponse(index=index, error=failure.to_proto())
@@ -70,19 +70,19 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
                 yield mmd_pb2.ComputeBatchResponse(index=index, response=response)
 
     async def _compute(
-        self, request: mmd_pb2.ComputeRequest, context: Context, sets: FeatureReader, engine: ComputeConfig
+        self, request: mmd_pb2.ComputeRequest, context: Context, reader: FeatureReader, engine: ComputeConfig
     ) -> mmd_pb2.ComputeResponse:
-        """One comparison; a caller that goes away stops it at the next tile."""
+        """Run one comparison. If the caller disconnects, it stops at the next tile."""
         options = converters.to_options(request)
-        given = [converters.to_source(request.x, "x"), converters.to_source(request.y, "y")]
+        sources = [converters.to_source(request.x, "x"), converters.to_source(request.y, "y")]
         if request.HasField("reference"):
-            given.append(converters.to_source(request.reference, "reference"))
-        left_s = context.time_remaining()
+            sources.append(converters.to_source(request.reference, "reference"))
+        remaining_s = context.time_remaining()
         cancelled = threading.Event()
-        deadline = None if left_s is None else time.monotonic() + left_s
-        job = ComparisonJob(given, options, sets, WorkContext(deadline, cancelled.is_set))
+        deadline = None if remaining_s is None else time.monotonic() + remaining_s
+        job = ComparisonJob(sources, options, reader, WorkContext(deadline, cancelled.is_set))
         try:
-            # Reading waits for the network, and so does not wait in line for the worker thread.
+            # Reading waits for the network, which must not occupy the worker thread.
             prepared = (
                 comparison_job.prepare(job, engine)
                 if job.is_inline
@@ -98,12 +98,12 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
         return await asyncio.to_thread(_to_proto, response)
 
     async def _compute_with_retry(
-        self, request: mmd_pb2.ComputeRequest, context: Context, sets: FeatureReader, engine: ComputeConfig
+        self, request: mmd_pb2.ComputeRequest, context: Context, reader: FeatureReader, engine: ComputeConfig
     ) -> mmd_pb2.ComputeResponse:
-        """One comparison of a batch that has begun: it waits where the queue is full instead of failing."""
+        """Run a comparison of a batch that has begun: if the queue is full, it waits instead of failing."""
         while True:
             try:
-                return await self._compute(request, context, sets, engine)
+                return await self._compute(request, context, reader, engine)
             except Exhausted as error:
                 if error.reason != "QUEUE_FULL":
                     raise

@@ -57,7 +57,7 @@ def test_triton_that_cannot_run_falls_back_and_says_why(pair, monkeypatch):
     assert found.layers[0].raw.mmd2 == wanted.layers[0].raw.mmd2
     monkeypatch.setattr("vfmalign.mmd.engine.precision.EXACT_FLOP", {"cpu": 0.0})
     assert "a CUDA device" in asked(pair, "triton").backend_note or find_spec("triton") is None
-    assert "summed by torch" in asked(pair, "triton", ArrayRows).backend_note
+    assert "rows in memory" in asked(pair, "triton", ArrayRows).backend_note
 
 
 @needs_triton

@@ -77,7 +77,11 @@ def test_a_reference_adds_standardised_features(files, answer):
     ("arguments", "options", "words"),
     [
         ((), {}, "neither a reference nor a fixed σ"),
-        (("--sigma", "1"), {"kernel": {"bandwidth_rule": "BANDWIDTH_RULE_POOLED_MEDIAN"}}, "the rule takes a median"),
+        (
+            ("--sigma", "1"),
+            {"kernel": {"bandwidth_rule": "BANDWIDTH_RULE_POOLED_MEDIAN"}},
+            "the bandwidth rule takes a median",
+        ),
         (("--sigma", "-1"), {}, "expected a finite σ above 0"),
         (("--sigma", "1"), {"estimator": "ESTIMATOR_UNBIASED_PAIRED"}, "needs rows of the same cases"),
         (("--sigma", "1"), {"test": {"permutations": 100_001}}, "100000 permutations"),
@@ -106,7 +110,7 @@ def test_files_that_are_no_features_are_refused(files, tmp_path, answer):
     np.save(tmp_path / "nan.npy", np.full((3, CHANNELS), np.nan))
     assert "NaN" in answer(x_file, tmp_path / "nan.npy", *ask_for, code=BAD_INPUT).err
     np.save(tmp_path / "wide.npy", np.zeros((3, CHANNELS + 1)))
-    assert "different channels" in answer(x_file, tmp_path / "wide.npy", *ask_for, code=BAD_INPUT).err
+    assert "different numbers of channels" in answer(x_file, tmp_path / "wide.npy", *ask_for, code=BAD_INPUT).err
 
 
 def test_a_backend_that_was_wanted_and_not_taken_is_said(files, answer, monkeypatch):

@@ -63,7 +63,7 @@ def test_median_stops_between_tiles(rng):
 def test_scale_leaves_out_channels_that_do_not_vary(rng):
     x = rng.normal(size=(40, 6)) * [1.0, 2.0, 3.0, 1e-8, 0.0, 5.0] + 1e3
     standardised = scaled([x, x, x])[1]
-    assert standardised.left_out == 2
+    assert standardised.channels_excluded == 2
     kept = x[:, [0, 1, 2, 5]]
     expected = (kept - kept.mean(0)) / kept.std(0, ddof=1)
     np.testing.assert_allclose(standardised.affine.apply(torch.from_numpy(x)), expected, rtol=1e-9, atol=1e-12)

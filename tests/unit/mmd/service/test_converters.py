@@ -139,7 +139,7 @@ def test_a_job_stops_when_its_caller_is_gone_or_late():
 
 def test_a_job_stops_at_the_next_tile(monkeypatch):
     monkeypatch.setattr(ordered_pool, "_MAX_THREADS", 1)
-    monkeypatch.setattr(comparison_job, "_read", lambda prepared: prepared.job.given)
+    monkeypatch.setattr(comparison_job, "_read", lambda prepared: prepared.job.sources)
     checks, last = 0, -1
 
     def is_cancelled():
@@ -149,9 +149,7 @@ def test_a_job_stops_at_the_next_tile(monkeypatch):
 
     engine = ComputeConfig(tile_shape=(5, 5))
     _run(_job(context=WorkContext(is_cancelled=is_cancelled)), engine)
-    assert checks == 2 + 1 + 2 + 55, (
-        "planning and beginning; a block of the mean, one of each sample; half of 10² tiles"
-    )
+    assert checks == 2 + 2 + 55, "planning and beginning; one block of each sample; half of 10² tiles"
     checks, last = 0, 9
     with pytest.raises(Cancelled):
         _run(_job(context=WorkContext(is_cancelled=is_cancelled)), engine)
@@ -173,7 +171,7 @@ def test_a_job_that_runs_out_of_memory_is_refused(monkeypatch):
         _run(_job())
 
 
-def _extents(rows, channels, samples=2):
+def _shapes(rows, channels, samples=2):
     return [SampleShape(rows, {"a": channels}, rows) for _ in range(samples)]
 
 
@@ -189,7 +187,7 @@ def _extents(rows, channels, samples=2):
 )
 def test_what_computes_little_is_short(rows, channels, options, short):
     asked = ComparisonOptions("independent", fixed_sigma=1.0, **options)
-    assert memory_budget.is_short(_extents(rows, channels), asked, ComputeConfig()) == short
+    assert memory_budget.is_short(_shapes(rows, channels), asked, ComputeConfig()) == short
 
 
 def test_every_layer_and_the_reference_count_for_what_is_short():
@@ -204,9 +202,9 @@ def test_every_layer_and_the_reference_count_for_what_is_short():
 
 def test_what_needs_much_of_the_memory_is_not_short():
     options, engine = ComparisonOptions("paired", fixed_sigma=1.0), ComputeConfig(memory_bytes=2**31)
-    assert memory_budget.is_short(_extents(100, 8), options, engine)
-    needed = memory_budget.bytes_needed(_extents(100, 8), options, engine)
-    assert not memory_budget.is_short(_extents(100, 8), options, replace(engine, memory_bytes=3 * needed))
+    assert memory_budget.is_short(_shapes(100, 8), options, engine)
+    needed = memory_budget.get_peak_bytes(_shapes(100, 8), options, engine)
+    assert not memory_budget.is_short(_shapes(100, 8), options, replace(engine, memory_bytes=3 * needed))
 
 
 @pytest.mark.parametrize("device", EXACT_FLOP)
@@ -238,7 +236,7 @@ def test_a_measure_of_too_many_rows_is_refused_before_anything_is_read():
     options = ComparisonOptions("independent", fixed_sigma=1.0, measures=("energy",))
     with pytest.raises(BadOption, match=f"at most {MAX_ROWS} rows of a sample, got {MAX_ROWS + 1} in `x`"):
         memory_budget.check_measures(given, options, streamed=False)
-    with pytest.raises(BadOption, match="`energy` is not taken of features that do not fit into memory"):
+    with pytest.raises(BadOption, match="`energy` cannot be computed for features that do not fit into memory"):
         memory_budget.check_measures(given[1:] * 2, options, streamed=True)
     memory_budget.check_measures(given, replace(options, measures=()), streamed=True)
     axes = [given[1], given[1], SampleShape(5000, {"wide": 5000, "a": 4}, 9)]
@@ -253,6 +251,6 @@ def test_a_measure_counts_in_memory(measure):
     plain = ComparisonOptions("paired", fixed_sigma=1.0, estimator="linear")
     asked = replace(plain, measures=(measure,))
     assert (
-        memory_budget.bytes_needed(given, asked, ComputeConfig())
-        > memory_budget.bytes_needed(given, plain, ComputeConfig()) + 2**24
+        memory_budget.get_peak_bytes(given, asked, ComputeConfig())
+        > memory_budget.get_peak_bytes(given, plain, ComputeConfig()) + 2**24
     )
