@@ -23,6 +23,17 @@ class DatabaseSettings(BaseModel, frozen=True):
     )
 
 
+class LeaseSettings(BaseModel, frozen=True):
+    """`VFMALIGN_LEASE__*`: which of several orchestrators of one database leads."""
+
+    ttl_s: float = Field(
+        default=10.0,
+        ge=1.0,
+        le=300.0,
+        description="seconds after which another orchestrator takes over from one that does not renew its lease",
+    )
+
+
 class LauncherSettings(BaseModel, frozen=True):
     """`VFMALIGN_LAUNCHER__*`: how, where and how many training processes run."""
 
@@ -117,9 +128,10 @@ class FinetuningSettings(ServiceSettings, ServiceClientSettings):
     state_dir: Path = Field(
         default=Path("~/.local/state/vfmalign"),
         validate_default=True,
-        description="folder for job locks and logs and the SQLite database; ~ is the home directory",
+        description="folder for job logs and the SQLite database; ~ is the home directory",
     )
     database: DatabaseSettings = DatabaseSettings()
+    lease: LeaseSettings = LeaseSettings()
     launcher: LauncherSettings = LauncherSettings()
     reconciler: ReconcilerSettings = ReconcilerSettings()
 

@@ -212,34 +212,43 @@ async def service(tmp_path, store, store_environment, peers, database_url, launc
         database = Database(database_url)
         folder = tmp_path
 
-        async def start(self):
-            ports = tmp_path / "ports.json"
-            ports.unlink(missing_ok=True)
-            environment = (
+        def environment(self, folder):
+            """Settings of an orchestrator with a state directory of its own on the one database."""
+            return (
                 store_environment
                 | launcher_settings
                 | {
                     "VFMALIGN_FEATURES_ADDRESS": f"127.0.0.1:{peers.port}",
                     "VFMALIGN_MMD_ADDRESS": f"127.0.0.1:{peers.port}",
-                    "VFMALIGN_STATE_DIR": str(tmp_path / "state"),
+                    "VFMALIGN_STATE_DIR": str(folder / "state"),
                     "VFMALIGN_DATABASE__URL": database_url,
+                    "VFMALIGN_LEASE__TTL_S": "3",
                     "VFMALIGN_LAUNCHER__MAX_RUNNING": "3",
                     "VFMALIGN_RECONCILER__POLL_S": "0.1",
                     "VFMALIGN_SERVER__GRPC_PORT": "0",
                     "VFMALIGN_SERVER__METRICS_PORT": "0",
                     "VFMALIGN_SERVER__HEALTH_PORT": "0",
-                    "VFMALIGN_SERVER__PORTS_FILE": str(ports),
+                    "VFMALIGN_SERVER__PORTS_FILE": str(folder / "ports.json"),
                     "TEST_FOLDER": str(tmp_path),
                 }
             )
-            with (tmp_path / "service.log").open("ab") as log:
-                self.process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
-                    [sys.executable, "-m", "vfmalign.finetuning"], env=environment, stderr=log, stdout=log
+
+        async def spawn(self, folder):
+            """Starts an orchestrator; returns its process and its ports once it serves."""
+            ports = folder / "ports.json"
+            ports.unlink(missing_ok=True)
+            with (folder / "service.log").open("ab") as log:
+                process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
+                    [sys.executable, "-m", "vfmalign.finetuning"], env=self.environment(folder), stderr=log, stdout=log
                 )
             while not ports.exists():
-                assert self.process.poll() is None, (tmp_path / "service.log").read_text()
+                assert process.poll() is None, (folder / "service.log").read_text()
                 await asyncio.sleep(0.02)
-            self.channel = connect(f"127.0.0.1:{json.loads(ports.read_text())['grpc']}")
+            return process, json.loads(ports.read_text())
+
+        async def start(self):
+            self.process, self.ports = await self.spawn(tmp_path)
+            self.channel = connect(f"127.0.0.1:{self.ports['grpc']}")
             self.checks = alignment_pb2_grpc.AlignmentServiceStub(self.channel)
             self.jobs = finetuning_pb2_grpc.FineTuningServiceStub(self.channel)
             self.experiments = experiment_pb2_grpc.ExperimentServiceStub(self.channel)

@@ -92,7 +92,7 @@ def world(tmp_path, store, store_environment, monkeypatch):
         folder = tmp_path
 
         def supervisor(self, **limits):
-            launchers.append(LocalLauncher((sys.executable, "-c", PROGRAM), tmp_path, tmp_path / "logs"))
+            launchers.append(LocalLauncher((sys.executable, "-c", PROGRAM), tmp_path / "jobs", tmp_path / "logs"))
             return Supervisor(self.jobs, store, launchers[-1], Limits(**({"retry_delay_s": 0.0} | limits)))
 
         def add(self, name, mode=0, baseline=""):
@@ -254,7 +254,7 @@ from vfmalign.finetuning.jobs.supervisor import Supervisor
 root, when = Path(sys.argv[1]), sys.argv[2]
 jobs = JobRepository(Database(f"sqlite:///{root / 'jobs.db'}"))
 die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
-launcher = LocalLauncher((sys.executable, "-c", sys.argv[3]), root, root / "logs")
+launcher = LocalLauncher((sys.executable, "-c", sys.argv[3]), root / "jobs", root / "logs")
 if when == "before launch":
     launcher.launch = die
 if when == "before record":
@@ -294,7 +294,7 @@ def test_a_child_killed_while_nobody_watched_is_tried_again(world):
 
 def test_a_job_that_cannot_be_started_waits_and_says_why(world, store):
     name = world.add("stuck")
-    launcher = LocalLauncher(("/nonexistent/python",), world.folder, world.folder / "logs")
+    launcher = LocalLauncher(("/nonexistent/python",), world.folder / "jobs", world.folder / "logs")
     supervisor = Supervisor(world.jobs, store, launcher, Limits(retry_delay_s=0.0))
     for _ in range(4):
         supervisor.reconcile()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -331,15 +329,3 @@ async def test_ends_on_sigterm_with_a_watcher_and_a_job_and_goes_on_after(servic
     (service.folder / "go").touch()
     await service.start()
     assert (await service.finish(name)).state == alignment_pb2.CHECK_STATE_SUCCEEDED
-
-
-async def test_a_second_orchestrator_on_the_same_state_is_refused(service, store_environment):
-    environment = store_environment | {
-        "VFMALIGN_FEATURES_ADDRESS": "127.0.0.1:1", "VFMALIGN_MMD_ADDRESS": "127.0.0.1:1",
-        "VFMALIGN_STATE_DIR": str(service.folder / "state"),
-    }  # fmt: skip
-    done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-m", "vfmalign.finetuning"], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert "another finetuning service uses this state directory" in done.stderr

@@ -167,6 +167,12 @@ class Unavailable(VfmalignError):
     retry_after_s = 2.0
 
 
+class LeaseLost(Unavailable):
+    """A write that this orchestrator may not carry out, because another one leads or its lease has expired."""
+
+    reason = "LEASE_LOST"
+
+
 class StoreUnavailable(Unavailable):
     """The object store does not answer, or not as it should."""
 

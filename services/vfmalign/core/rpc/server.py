@@ -52,6 +52,7 @@ async def serve(
     ready: Hook = _nothing,
     on_drain: Hook = _nothing,
     stop: Hook = _nothing,
+    state: health.aio.HealthServicer | None = None,
 ) -> None:
     """Runs a service until SIGTERM or SIGINT.
 
@@ -62,6 +63,7 @@ async def serve(
         ready: awaited before the service reports SERVING (load, warm up, migrate); calls are UNAVAILABLE until then.
         on_drain: awaited when draining begins; ends streams that would never end by themselves.
         stop: awaited after the last call has ended.
+        state: health service, for callers that add names of their own to it.
 
     Raises:
         SystemExit: code 2, after one sentence on stderr, where a port cannot be bound.
@@ -70,7 +72,7 @@ async def serve(
     metrics.announce_build()
     log = logs.get("server")
     gate = Gate()
-    state = health.aio.HealthServicer()
+    state = state or health.aio.HealthServicer()
     async with AsyncExitStack() as resources:
         shutdown_requested = _listen_for_signals(resources)
         metrics_port = _serve_metrics(settings.server, resources)

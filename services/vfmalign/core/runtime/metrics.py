@@ -58,6 +58,16 @@ job_queue_wait_seconds = Histogram(
     buckets=_WAIT_SECONDS,
     registry=REGISTRY,
 )
+orchestrator_leader = Gauge(
+    "vfmalign_orchestrator_leader",
+    "Whether this orchestrator leads (1) or stands by (0).",
+    registry=REGISTRY,
+)
+orchestrator_takeovers = Counter(
+    "vfmalign_orchestrator_takeovers",
+    "Times that this orchestrator began to lead.",
+    registry=REGISTRY,
+)
 engine_cpu_seconds = Counter(
     "vfmalign_engine_cpu_seconds",
     "CPU time of the worker thread in comparisons, without its helper threads.",

@@ -5,6 +5,7 @@ Transient failures are retried. Synchronous and thread-safe; asynchronous code c
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -79,6 +80,13 @@ class ObjectStore:
             region=settings.region,
             http_client=self._http,
         )
+        self._before_write: Callable[[], None] | None = None
+
+    def guarded_by(self, check: Callable[[], None]) -> ObjectStore:
+        """Returns a view of this store that calls `check` before every request that writes; its error prevents it."""
+        view = copy.copy(self)
+        view._before_write = check
+        return view
 
     # --- keys and URIs ---
 
@@ -218,7 +226,7 @@ class ObjectStore:
 
     def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> VolumeRef:
         """Writes an object atomically and returns its key and digest."""
-        self._retry(key, lambda: self._request("PUT", key, data, {"Content-Type": content_type}))
+        self._retry_write(key, lambda: self._request("PUT", key, data, {"Content-Type": content_type}))
         return VolumeRef(key=key, sha256=hashlib.sha256(data).hexdigest())
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
@@ -237,7 +245,7 @@ class ObjectStore:
             # The response to an earlier attempt of this call may have been lost: equal bytes then count as written.
             return tries > 1 and b"".join(self._chunks(key, None)) == data
 
-        return self._retry(key, write)
+        return self._retry_write(key, write)
 
     def upload(self, key: str, path: Path) -> VolumeRef:
         """Streams a file into an object and returns its key and digest."""
@@ -249,7 +257,7 @@ class ObjectStore:
                 self._client.put_object(self.bucket, key, reader, length, part_size=_PART_BYTES)  # type: ignore[arg-type]
             return reader.digest.hexdigest()
 
-        return VolumeRef(key=key, sha256=self._retry(key, send))
+        return VolumeRef(key=key, sha256=self._retry_write(key, send))
 
     def write(self, key: str, record: Record) -> VolumeRef:
         """Writes a record as canonical JSON."""
@@ -257,7 +265,7 @@ class ObjectStore:
 
     def delete(self, key: str) -> None:
         """Deletes an object; does nothing if it does not exist."""
-        self._retry(key, lambda: self._client.remove_object(self.bucket, key))
+        self._retry_write(key, lambda: self._client.remove_object(self.bucket, key))
 
     def has_bucket(self) -> bool:
         """Returns whether the bucket exists.
@@ -327,6 +335,14 @@ class ObjectStore:
         code = _ERROR_CODE.search(response.data)
         # A write fails with 404 only if the bucket is missing.
         raise self._errors.from_response(key, response.status, code[1].decode() if code else "NoSuchBucket")
+
+    def _retry_write(self, key: str, call: Callable[[], _T]) -> _T:
+        def checked() -> _T:
+            if self._before_write is not None:
+                self._before_write()
+            return call()
+
+        return self._retry(key, checked)
 
     def _retry(self, key: str, call: Callable[[], _T]) -> _T:
         policy = Retrying(

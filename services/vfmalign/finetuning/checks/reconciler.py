@@ -55,14 +55,12 @@ class PollingPolicy:
         poll_s: seconds between two rounds.
         first_wait_s, longest_wait_s: seconds before a stage with a transient error is tried again; doubled each time.
         max_checks: checks that run at once.
-        stop_jobs: whether running jobs checkpoint and end with the service; otherwise the next start adopts them.
     """
 
     poll_s: float = 0.5
     first_wait_s: float = 1.0
     longest_wait_s: float = 30.0
     max_checks: int = 4
-    stop_jobs: bool = True
 
 
 @dataclass
@@ -91,7 +89,7 @@ class StatusBoard:
 
 
 class Reconciler:
-    """The loop; one per database."""
+    """The loop; one per term of the leader."""
 
     def __init__(
         self,
@@ -125,7 +123,7 @@ class Reconciler:
         self._wake.set()
 
     async def run(self) -> None:
-        """Runs until `stop`, then ends the drivers and, by the policy, the jobs."""
+        """Runs until `stop`, then ends the drivers. Jobs go on."""
         while not self._stopping:
             self._wake.clear()
             await self._round()
@@ -133,8 +131,6 @@ class Reconciler:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), self._policy.poll_s)
         await self._end_drivers(list(self._drivers))
-        if self._policy.stop_jobs:
-            await asyncio.to_thread(self._supervisor.stop_all)
 
     async def _round(self) -> None:
         try:

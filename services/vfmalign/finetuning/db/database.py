@@ -6,7 +6,8 @@ and which may follow which.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -17,13 +18,15 @@ import alembic.util
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Dialect
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, declared_attr, mapped_column, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from vfmalign.core.domain.errors import Conflict, InvalidInput, Unavailable
 
 _BUSY_TIMEOUT_S = 30
+# PostgreSQL ends a transaction whose client was stopped: otherwise its row locks would hold up the other orchestrator.
+_IDLE_IN_TRANSACTION_TIMEOUT_S = 10
 _MIGRATION_LOCK = 0x76666D  # arbitrary constant; keeps two starting processes from migrating at the same time
 
 
@@ -152,6 +155,25 @@ class ExperimentRow(LifecycleRow):
     report: Mapped[dict[str, Any] | None]
 
 
+class LeaseRow(Base):
+    """A lease, which one process holds at a time; `lease.Lease` defines its rules.
+
+    Attributes:
+        holder: the process that holds it, or held it last.
+        epoch: how often it was acquired.
+        expires_at: by the database's clock.
+        scope: random id of this database. It names what holders lock outside of it.
+    """
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    holder: Mapped[str] = mapped_column(sa.String(128))
+    epoch: Mapped[int] = mapped_column(sa.BigInteger)
+    expires_at: Mapped[datetime]
+    scope: Mapped[str] = mapped_column(sa.String(32))
+
+
 class Database:
     """A migrated database.
 
@@ -165,24 +187,38 @@ class Database:
     def __init__(self, url: str) -> None:
         self._engine = _create_engine(url)
         self._sessions = sessionmaker(self._engine, expire_on_commit=False)
+        self._verify: Callable[[Session], None] | None = None
 
     @property
     def engine(self) -> sa.Engine:
         """Engine, for tests and tools that read the tables."""
         return self._engine
 
+    def guarded_by(self, verify: Callable[[Session], None]) -> Database:
+        """Returns a view of this database that calls `verify` at the start of every transaction.
+
+        An error of `verify` rolls the transaction back.
+        """
+        view = copy.copy(self)
+        view._verify = verify
+        return view
+
     @contextmanager
     def session(self) -> Iterator[Session]:
         """Runs one transaction: committed at the end, rolled back on an error.
 
         Raises:
-            Unavailable: the database cannot be reached.
+            Unavailable: the database cannot be reached, or has ended the transaction.
         """
         try:
             with self._sessions.begin() as session:
+                if self._verify is not None:
+                    self._verify(session)
                 yield session
-        except OperationalError as error:
-            raise _unreachable() from error
+        except DBAPIError as error:
+            if isinstance(error, OperationalError) or error.connection_invalidated:
+                raise _unreachable() from error
+            raise
 
     def migrate(self) -> None:
         """Migrates the schema to the newest version; safe to run at every start.
@@ -238,9 +274,11 @@ def _create_engine(url: str) -> sa.Engine:
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     if parsed.drivername in {"postgresql", "postgresql+psycopg", "postgres"}:
-        return sa.create_engine(
+        engine = sa.create_engine(
             parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, connect_args={"connect_timeout": 10}
         )
+        event.listen(engine, "connect", _prepare_postgresql)
+        return engine
     raise _bad_url()
 
 
@@ -256,6 +294,11 @@ def _prepare_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # turns off the driver's implicit BEGIN, see _begin_sqlite
     for pragma in ("journal_mode=WAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _prepare_postgresql(connection: Any, record: ConnectionPoolEntry) -> None:
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_IN_TRANSACTION_TIMEOUT_S}s'")
+    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:

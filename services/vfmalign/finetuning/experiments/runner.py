@@ -38,7 +38,7 @@ class SpecArtifact(Record):
 
 
 class ExperimentRunner:
-    """The loop over experiments; one per database.
+    """The loop over experiments; one per term of the leader.
 
     Args:
         experiments: repository of experiments.

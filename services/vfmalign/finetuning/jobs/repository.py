@@ -156,6 +156,15 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
             session.add(AttemptRow(job_id=job_id, attempt=row.attempts, started_at=moment, outcome="running"))
             return self._to_item(row)
 
+    def confirm_leadership(self) -> None:
+        """Checks right before a process starts that this orchestrator may still write.
+
+        Raises:
+            LeaseLost: another one leads.
+        """
+        with self._database.session():
+            pass  # the check that begins every transaction of the leader
+
     def record(
         self, job_id: str, handle: dict[str, Any] | None, progress: Progress, *, started: bool | None
     ) -> float | None:

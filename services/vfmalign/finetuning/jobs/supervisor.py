@@ -118,7 +118,8 @@ class Supervisor:
             return False
         _log.info("job_launched", job=job.id, attempt=job.attempts)
         try:
-            seen = self.launcher.launch(job.id, job.attempts, self.store.uri(job_key(job.id, "spec.json")))
+            spec_uri = self.store.uri(job_key(job.id, "spec.json"))
+            seen = self.launcher.launch(job.id, job.attempts, spec_uri, self.jobs.confirm_leadership)
         except Unavailable as error:
             delay_s = max(self.limits.retry_delay_s, error.retry_after_s or 0.0)
             progress = Progress(phase="queued", detail=f"could not be started: {error}", reason=error.reason)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -33,6 +34,13 @@ _DESCRIPTIONS = {
     PROCESS_LOST: "a training process lost another process of the job, or never met it",
     TERMINATED: "the training process was asked to stop and checkpointed",
 }
+
+Confirm = Callable[[], None]
+"""Raises where this orchestrator no longer leads."""
+
+
+def lead_always() -> None:
+    """The `Confirm` of a process that has no rival."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +84,18 @@ class Launcher(Protocol):
     `attempt` counts from 1. The repository increments it before each start, so a job and an attempt identify one start.
     """
 
-    def launch(self, job: str, attempt: int, spec_uri: str) -> Running:
+    def launch(self, job: str, attempt: int, spec_uri: str, confirm: Confirm = lead_always) -> Running:
         """Starts this attempt, or returns its process where it runs already.
 
+        Args:
+            job: id of the job.
+            attempt: number of the attempt.
+            spec_uri: argument of the process.
+            confirm: called once every orchestrator can see this attempt, and before its process runs. Where it raises,
+                no process is started.
+
         Raises:
+            LeaseLost: this orchestrator no longer leads.
             Conflict: something that belongs to another job has its name.
             Unavailable: nothing was started; the same call may succeed later.
         """

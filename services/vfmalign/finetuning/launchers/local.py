@@ -1,9 +1,12 @@
 """Launcher for a single machine: jobs are subprocesses, at most one per job, even if the orchestrator is killed.
 
-A kernel lock decides whether a job is alive: `flock` on `<state dir>/jobs/<id>.lock`, whose descriptor the child
-inherits. The kernel holds it as long as any process of the job lives, so an orchestrator that is killed between
-spawning and recording cannot start a second one. Pid and start time are recorded only to know which process to
-signal: a pid alone may have been reused. As a job has one process at a time, the number of the attempt is not needed.
+A kernel lock decides whether a job is alive: `flock` on `<lock dir>/<id>.lock`, whose descriptor the child inherits.
+The kernel holds it as long as any process of the job lives, so an orchestrator that is killed between spawning and
+recording cannot start a second one. Pid and start time are recorded only to know which process to signal: a pid alone
+may have been reused. As a job has one process at a time, the number of the attempt is not needed.
+
+Every orchestrator of a database on this machine must find the same lock, whatever its state directory and environment.
+The folder of the locks is therefore fixed: `/tmp/vfmalign-<user id>/<scope of the database>`.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import stat
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,10 +24,31 @@ from typing import Any
 import psutil
 
 from vfmalign.core.domain.errors import Unavailable
-from vfmalign.finetuning.launchers.base import Exited, Running
+from vfmalign.finetuning.launchers.base import Confirm, Exited, Running, lead_always
 
 _REAP_TIMEOUT_S = 5.0
 _SAME_START_S = 2.0  # a process's start time moves a little with the system clock
+_LOCK_VARIABLE = "VFMALIGN_JOB_LOCK"
+"""Names the lock in the environment of a job's processes. An orchestrator that starts the job holds it as well."""
+
+
+def get_lock_dir(scope: str) -> Path:
+    """Returns the folder of the locks of one database's jobs, below a private folder of this user.
+
+    Raises:
+        Unavailable: the private folder belongs to another user, or others may access it.
+    """
+    # TMPDIR and XDG_RUNTIME_DIR differ between a login session and a system service.
+    private = Path(f"/tmp/vfmalign-{os.getuid()}")  # noqa: S108 - its owner and mode are verified
+    private.mkdir(mode=0o700, exist_ok=True)
+    info = private.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
+        raise Unavailable(
+            "the folder of job locks is not a private folder of this user",
+            subject=str(private),
+            remedy="remove it, or set its owner and its mode to 0700",
+        )
+    return private / scope
 
 
 class LocalLauncher:
@@ -31,25 +56,28 @@ class LocalLauncher:
 
     Args:
         command: program and arguments; the URI of the spec is appended.
-        state_dir: folder of the locks.
+        lock_dir: folder of the locks, which all orchestrators of a database share.
         log_dir: folder of the logs, one `<id>.log` per job for all attempts.
     """
 
-    def __init__(self, command: Sequence[str], state_dir: Path, log_dir: Path) -> None:
+    def __init__(self, command: Sequence[str], lock_dir: Path, log_dir: Path) -> None:
         self._command = tuple(command)
-        self._locks = state_dir / "jobs"
+        self._locks = lock_dir
         self._logs = log_dir
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._exit_codes: dict[str, int] = {}
+
+    def launch(self, job: str, attempt: int, spec_uri: str, confirm: Confirm = lead_always) -> Running:
+        """Starts `command spec_uri` in a session of its own, unless a process of the job holds the lock already."""
         for folder in (self._locks, self._logs):
             folder.mkdir(parents=True, exist_ok=True)
-
-    def launch(self, job: str, attempt: int, spec_uri: str) -> Running:
-        """Starts `command spec_uri` in a session of its own, unless a process of the job holds the lock already."""
-        lock = os.open(self._lock_path(job), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path = self._lock_path(job)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             if not _try_lock(lock):
                 return Running(self._find(job))
+            # After the lock is taken: another orchestrator that takes over from now on finds the job locked.
+            confirm()
             self._exit_codes.pop(job, None)
             with (self._logs / f"{job}.log").open("ab") as log:
                 child = subprocess.Popen(
@@ -57,6 +85,7 @@ class LocalLauncher:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
+                    env={**os.environ, _LOCK_VARIABLE: str(path.resolve())},
                     pass_fds=(lock,),
                     start_new_session=True,
                 )
@@ -116,6 +145,7 @@ class LocalLauncher:
         except FileNotFoundError:
             return False
         try:
+            os.utime(lock)  # programs that clean /tmp remove old files
             return not _try_lock(lock)
         finally:
             os.close(lock)
@@ -138,8 +168,9 @@ class LocalLauncher:
         return None if main is None else _handle(main.pid)
 
     def _holders(self, job: str) -> list[psutil.Process]:
+        """Returns the processes of a job, without orchestrators that hold its lock while they start it."""
         path = str(self._lock_path(job).resolve())
-        return [process for process in _own_processes() if _has_open(process, path)]
+        return [process for process in _own_processes() if _belongs_to(process, path) and _has_open(process, path)]
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -181,6 +212,13 @@ def _find_main(holders: Sequence[psutil.Process]) -> psutil.Process | None:
             if os.getsid(process.pid) == process.pid:
                 return process
     return None
+
+
+def _belongs_to(process: psutil.Process, path: str) -> bool:
+    try:
+        return process.environ().get(_LOCK_VARIABLE) == path
+    except (psutil.Error, OSError):
+        return False
 
 
 def _has_open(process: psutil.Process, path: str) -> bool:

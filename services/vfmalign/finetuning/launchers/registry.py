@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vfmalign.finetuning.launchers.base import Launcher
-from vfmalign.finetuning.launchers.local import LocalLauncher
+from vfmalign.finetuning.launchers.local import LocalLauncher, get_lock_dir
 from vfmalign.finetuning.settings import FinetuningSettings
 
 
-def _local(settings: FinetuningSettings) -> Launcher:
-    return LocalLauncher(settings.job_command, settings.state_dir, settings.state_dir / "logs")
+def _local(settings: FinetuningSettings, scope: str) -> Launcher:
+    return LocalLauncher(settings.job_command, get_lock_dir(scope), settings.state_dir / "logs")
 
 
-def _kubernetes(settings: FinetuningSettings) -> Launcher:
+def _kubernetes(settings: FinetuningSettings, scope: str) -> Launcher:
     # Imported here because the Kubernetes client is slow to import and not needed for local jobs.
     from vfmalign.finetuning.launchers.kubernetes.api import Cluster
     from vfmalign.finetuning.launchers.kubernetes.launcher import KubernetesLauncher
@@ -31,4 +31,5 @@ def _kubernetes(settings: FinetuningSettings) -> Launcher:
     return KubernetesLauncher(Cluster.connect(chosen.namespace), options)
 
 
-LAUNCHERS: dict[str, Callable[[FinetuningSettings], Launcher]] = {"local": _local, "kubernetes": _kubernetes}
+LAUNCHERS: dict[str, Callable[[FinetuningSettings, str], Launcher]] = {"local": _local, "kubernetes": _kubernetes}
+"""Each takes the settings and the scope of the database (`db.lease.get_scope`)."""

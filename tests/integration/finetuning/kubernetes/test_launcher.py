@@ -320,7 +320,7 @@ def test_the_settings_reach_the_jobs(api: Api, tmp_path: Path, monkeypatch: pyte
     for name, value in needed.items() | {f"VFMALIGN_LAUNCHER__{key}": value for key, value in chosen.items()}.items():
         monkeypatch.setenv(name, value)
     settings = FinetuningSettings()
-    launcher = LAUNCHERS["kubernetes"](settings)
+    launcher = LAUNCHERS["kubernetes"](settings, "")
     launcher.launch("a", 1, URI)
     launcher.close()
     spec, args = api.job(NAME)["spec"], api.job(NAME)["spec"]["template"]["spec"]["containers"][0]["args"]

@@ -9,9 +9,9 @@ import time
 import psutil
 import pytest
 
-from vfmalign.core.domain.errors import Unavailable
+from vfmalign.core.domain.errors import LeaseLost, Unavailable
 from vfmalign.finetuning.launchers.base import Exited, Running, classify, describe
-from vfmalign.finetuning.launchers.local import LocalLauncher
+from vfmalign.finetuning.launchers.local import LocalLauncher, get_lock_dir
 
 SLEEP = "import sys, time; print('started', sys.argv[1], flush=True); time.sleep(60)"
 
@@ -31,11 +31,11 @@ def exited(launcher, job, handle=None):
 
 @pytest.fixture
 def make(tmp_path):
-    """Launchers over one state directory, as of successive orchestrators; every child is killed at the end."""
+    """Launchers over one folder of locks, as of several orchestrators; every child is killed at the end."""
     launchers = []
 
     def build(script=SLEEP):
-        launchers.append(LocalLauncher((sys.executable, "-c", script), tmp_path, tmp_path / "logs"))
+        launchers.append(LocalLauncher((sys.executable, "-c", script), tmp_path / "jobs", tmp_path / "logs"))
         return launchers[-1]
 
     yield build
@@ -81,7 +81,8 @@ def test_lock_outlives_an_orchestrator_killed_before_it_recorded_anything(make, 
     program = (
         "import sys, os, signal; from pathlib import Path\n"
         "from vfmalign.finetuning.launchers.local import LocalLauncher\n"
-        "root = Path(sys.argv[1]); launcher = LocalLauncher((sys.executable, '-c', sys.argv[2]), root, root / 'logs')\n"
+        "root = Path(sys.argv[1])\n"
+        "launcher = LocalLauncher((sys.executable, '-c', sys.argv[2]), root / 'jobs', root / 'logs')\n"
         "launcher.launch('job', 1, 'x'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path), SLEEP], check=False)
@@ -160,10 +161,77 @@ def test_stopping_a_job_that_does_not_run_does_nothing(make):
 
 
 def test_missing_program_is_one_sentence(tmp_path):
-    launcher = LocalLauncher(("/nonexistent/python",), tmp_path, tmp_path / "logs")
+    launcher = LocalLauncher(("/nonexistent/python",), tmp_path / "jobs", tmp_path / "logs")
     with pytest.raises(Unavailable, match="VFMALIGN_LAUNCHER__COMMAND"):
         launcher.launch("job", 1, "x")
     assert isinstance(launcher.observe("job", 1, None), Exited)
+
+
+# Holds the lock like an orchestrator that is stopped right before it starts the job.
+STARTING = (
+    "import sys, time; from pathlib import Path\n"
+    "from vfmalign.finetuning.launchers.local import LocalLauncher\n"
+    "def confirm():\n"
+    "    print('locked', flush=True)\n"
+    "    sys.stdin.readline()\n"
+    "root = Path(sys.argv[1])\n"
+    "launcher = LocalLauncher((sys.executable, '-c', sys.argv[2]), root / 'jobs', root / 'logs')\n"
+    "launcher.launch('job', 1, 'x', confirm)\n"
+    "print('started', flush=True); sys.stdin.readline()\n"
+)
+
+
+@pytest.fixture
+def starting(tmp_path):
+    """Another orchestrator's process, which leads a session of its own as under systemd."""
+    command = [sys.executable, "-c", STARTING, str(tmp_path), SLEEP]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+def test_an_orchestrator_that_starts_a_job_is_neither_taken_for_it_nor_overtaken(make, starting):
+    launcher = make()
+    assert launcher.observe("job", 1, None) == Running(None)
+    assert launcher.launch("job", 1, "x") == Running(None)
+    launcher.stop("job", 1, None, force=True)
+    launcher.observe("job", 1, {"pid": 1, "started": 0.0})
+    starting.stdin.write("go\n")
+    starting.stdin.flush()
+    assert starting.stdout.readline() == "started\n", "the job's launcher was killed in place of the job"
+    seen = wait_for(lambda: (seen := launcher.observe("job", 1, None)).handle and seen)
+    assert seen.handle["pid"] != starting.pid
+    assert psutil.Process(seen.handle["pid"]).cmdline()[-1] == "x"
+    assert not launcher._children
+
+
+def test_nothing_is_started_where_leadership_is_lost(make):
+    def lost():
+        raise LeaseLost("another orchestrator has taken over")
+
+    launcher = make()
+    with pytest.raises(LeaseLost):
+        launcher.launch("job", 1, "x", lost)
+    assert not launcher._children
+    assert isinstance(launcher.observe("job", 1, None), Exited)
+
+
+def test_the_folder_of_locks_depends_on_the_user_and_the_database_alone(monkeypatch, tmp_path):
+    folder = get_lock_dir("scope")
+    for name in ("TMPDIR", "XDG_RUNTIME_DIR", "HOME", "VFMALIGN_STATE_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    assert get_lock_dir("scope") == folder != get_lock_dir("other")
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_of_locks_that_others_may_enter_is_refused(monkeypatch):
+    monkeypatch.setattr(os, "getuid", lambda: 99_999_999)
+    with pytest.raises(Unavailable, match="mode to 0700"):
+        get_lock_dir("scope")
+    os.rmdir("/tmp/vfmalign-99999999")
 
 
 @pytest.mark.parametrize(

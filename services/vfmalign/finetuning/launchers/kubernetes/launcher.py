@@ -21,7 +21,7 @@ from typing import Any
 
 from vfmalign.core.domain.errors import DONE, TERMINATED, Conflict, Unavailable
 from vfmalign.core.runtime import logs
-from vfmalign.finetuning.launchers.base import Exited, Running
+from vfmalign.finetuning.launchers.base import Confirm, Exited, Running, lead_always
 from vfmalign.finetuning.launchers.kubernetes import pods
 from vfmalign.finetuning.launchers.kubernetes.api import Cluster, Refused, Unanswered
 from vfmalign.finetuning.launchers.kubernetes.manifest import (
@@ -66,7 +66,7 @@ class KubernetesLauncher:
         self._jobs = JobCache(cluster, JOB_LABEL)
         self._jobs.start()
 
-    def launch(self, job: str, attempt: int, spec_uri: str) -> Running:
+    def launch(self, job: str, attempt: int, spec_uri: str, confirm: Confirm = lead_always) -> Running:
         """Creates the attempt's Job, or adopts it where it exists already.
 
         Raises:
@@ -77,6 +77,7 @@ class KubernetesLauncher:
         self._end_others(job, attempt)
         body = self._manifest(job, attempt, spec_uri)
         name = body["metadata"]["name"]
+        confirm()
         try:
             created = self._cluster.create_job(body)
         except Unanswered as error:
