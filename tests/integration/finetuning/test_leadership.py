@@ -13,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vfmalign.core.rpc.channels import connect
+from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, finetuning_pb2
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
@@ -119,10 +120,7 @@ async def test_a_leader_that_was_stopped_beyond_its_lease_stands_by_and_writes_n
     await until(lambda: leads(rival.ports))
     (service.folder / "go").touch()
 
-    def finished():
-        return all(outcome != "running" for _, outcome in service.runs(name)) and len(service.runs(name)) >= 12
-
-    await until(finished)
+    await until(lambda: CheckRepository(service.database).get(name).finished)
     runs = service.runs(name)
     service.process.send_signal(signal.SIGCONT)
     await until(lambda: health(service.ports, "leader") == NOT_SERVING)
