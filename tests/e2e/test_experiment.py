@@ -14,6 +14,7 @@ from tests.e2e.conftest import PHANTOMS
 from vfmalign.cli.demo.rehearsal import RehearsalPlan, Size, rehearse
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output
+from vfmalign.client.messages.jobs import Recipe
 from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 from vfmalign.v1 import finetuning_pb2
 
@@ -23,8 +24,8 @@ TINY = Size(
     models=(("profound_conv_micro", "contrastive"),),
     counts={"pretrain": 4, "train": 4, "val": 2, "test": 9},
     seeds=1,
-    pretraining=finetuning_pb2.Recipe(preset="demo", epochs=1, steps_per_epoch=2, batch_size=4),
-    finetuning=finetuning_pb2.Recipe(preset="demo", epochs=1, steps_per_epoch=3),
+    pretraining=Recipe(preset="demo", epochs=1, steps_per_epoch=2, batch_size=4),
+    finetuning=Recipe(preset="demo", epochs=1, steps_per_epoch=3),
     tasks=("classification",),
 )
 

@@ -8,13 +8,21 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
+from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.jobs import Network
+from vfmalign.core.domain.models import Objective
 from vfmalign.core.domain.tasks import TASKS
-from vfmalign.v1 import finetuning_pb2
+
+T = TypeVar("T", bound=str)
+
+NETWORKS: tuple[Network, ...] = get_args(Network)
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+PRETRAINING_OBJECTIVES: tuple[Objective, ...] = ("masked_reconstruction", "contrastive")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout; progress goes to stderr.")]
 HomeOption = Annotated[
@@ -85,13 +93,13 @@ def build_recipe(
     encoder_rate: EncoderRateOption = None,
     patch: PatchOption = None,
     probe_step: ProbeOption = None,
-) -> finetuning_pb2.Recipe:
+) -> Recipe:
     """Build the recipe of a fine-tuning from its options.
 
     Raises:
-        BadOption: the patch is not three positive integers.
+        BadOption: the patch is not three positive integers, or a number is out of range.
     """
-    return finetuning_pb2.Recipe(
+    return Recipe.from_fields(
         preset=preset,
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
@@ -101,7 +109,7 @@ def build_recipe(
         layer_decay=layer_decay,
         encoder_rate=encoder_rate,
         patch_shape_dhw=parse_shape(patch, "--patch") if patch is not None else (),
-        probe_steps=sorted(probe_step or ()),
+        probe_steps=tuple(sorted(probe_step or ())),
     )
 
 
@@ -113,7 +121,7 @@ def build_pretraining_recipe(
     batch_size: BatchOption = None,
     learning_rate: RateOption = None,
     weight_decay: WeightDecayOption = None,
-) -> finetuning_pb2.Recipe:
+) -> Recipe:
     """Build the recipe of a pretraining, which has fewer options."""
     return build_recipe(
         preset=preset,
@@ -125,7 +133,7 @@ def build_pretraining_recipe(
     )
 
 
-def with_recipe(build: Callable[..., finetuning_pb2.Recipe]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_recipe(build: Callable[..., Recipe]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command so that its parameter `recipe` becomes the options of `build`."""
     options = inspect.signature(build, eval_str=True).parameters
 
@@ -145,16 +153,28 @@ def with_recipe(build: Callable[..., finetuning_pb2.Recipe]) -> Callable[[Callab
     return decorate
 
 
-def parse_shape(text: str, option: str) -> Sequence[int]:
+def parse_choice(text: str, choices: Sequence[T], option: str) -> T:
+    """Returns the choice that an option names.
+
+    Raises:
+        BadOption: there is none of this name.
+    """
+    for choice in choices:
+        if choice == text:
+            return choice
+    raise BadOption(f"{text[:64]!r} is not a valid value", field=option, remedy=f"choose one of {', '.join(choices)}")
+
+
+def parse_shape(text: str, option: str) -> tuple[int, ...]:
     """Parse three sizes in voxels, `D,H,W`.
 
     Raises:
         BadOption: the text is not three positive integers.
     """
     try:
-        sizes = [int(part) for part in text.split(",")]
+        sizes = tuple(int(part) for part in text.split(","))
     except ValueError:
-        sizes = []
+        sizes = ()
     if len(sizes) != 3 or min(sizes) < 1:
         raise BadOption(
             f"{text[:32]!r} is not three positive integers", field=option, remedy="use D,H,W, such as 8,32,32"

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
-
-from google.protobuf.message import Message
+from typing import Generic
 
 from vfmalign.cli.target import Target
 from vfmalign.client import AsyncClient
-from vfmalign.client.operations import AsyncOperationsClient
-from vfmalign.v1 import alignment_pb2, experiment_pb2, finetuning_pb2
-
-M = TypeVar("M")
+from vfmalign.client.messages.checks import Check, CheckSpec
+from vfmalign.client.messages.common import JobState
+from vfmalign.client.messages.experiments import Experiment, ExperimentSpec
+from vfmalign.client.messages.jobs import Job, JobSpec
+from vfmalign.client.operations import AsyncOperationsClient, OperationT, SpecT
 
 
 @dataclass(frozen=True)
-class Resource(Generic[M]):
+class Resource(Generic[SpecT, OperationT]):
     """One kind of resource, and the sub-client with its calls.
 
     Attributes:
@@ -26,31 +25,31 @@ class Resource(Generic[M]):
     """
 
     noun: str
-    select: Callable[[AsyncClient], AsyncOperationsClient[M]]
+    select: Callable[[AsyncClient], AsyncOperationsClient[SpecT, OperationT]]
 
-    def create(self, target: Target, resource_id: str, spec: Message) -> M:
+    def create(self, target: Target, resource_id: str, spec: SpecT) -> OperationT:
         """Create a resource. The same id and spec again return the existing one."""
         return target.run(lambda client: self.select(client).create(resource_id, spec))
 
-    def get(self, target: Target, resource_id: str) -> M:
+    def get(self, target: Target, resource_id: str) -> OperationT:
         """Returns one resource."""
         return target.run(lambda client: self.select(client).get(resource_id))
 
-    def cancel(self, target: Target, resource_id: str) -> M:
+    def cancel(self, target: Target, resource_id: str) -> OperationT:
         """Request that a resource stops. One that has ended stays as it is."""
         return target.run(lambda client: self.select(client).cancel(resource_id))
 
-    def list(self, target: Target, states: Sequence[str], limit: int) -> list[M]:
+    def list(self, target: Target, states: Sequence[JobState], limit: int) -> list[OperationT]:
         """Returns the newest resources.
 
         Args:
             target: the deployment.
-            states: labels of states; without any, all states.
+            states: states to list; without any, all states.
             limit: the largest number of resources.
         """
         return target.run(lambda client: self.select(client).list(states, limit=limit))
 
 
-JOBS: Resource[finetuning_pb2.Job] = Resource("job", lambda client: client.jobs)
-CHECKS: Resource[alignment_pb2.Check] = Resource("check", lambda client: client.checks)
-EXPERIMENTS: Resource[experiment_pb2.Experiment] = Resource("experiment", lambda client: client.experiments)
+JOBS: Resource[JobSpec, Job] = Resource("job", lambda client: client.jobs)
+CHECKS: Resource[CheckSpec, Check] = Resource("check", lambda client: client.checks)
+EXPERIMENTS: Resource[ExperimentSpec, Experiment] = Resource("experiment", lambda client: client.experiments)

@@ -1,12 +1,18 @@
 """Typed Python client of the public API: numpy arrays in, records out, without torch.
 
-    from vfmalign.client import Client
+    from vfmalign.client import CheckSpec, Client
 
-    with Client(mmd_address="localhost:8001") as client:
+    with Client(mmd_address="mmd:8001", finetuning_address="finetuning:8001") as client:
         response = client.mmd.compute(before, after, reference=train, pairing="paired")
         print(response.layers[0].standardised.mmd2)
 
-`AsyncClient` offers the same methods as coroutines. Failed calls raise the errors of `vfmalign.core.domain.errors`.
+        client.checks.create("c1", CheckSpec(model_id="my-model", dataset_id="my-data", task="segmentation"))
+        check = client.checks.wait("c1")
+        print(check.state, check.result)
+
+`AsyncClient` offers the same methods as coroutines. Every message of the API is a frozen record of
+`vfmalign.client.messages`. Failed calls raise the errors of `vfmalign.core.domain.errors`. A record that is built from
+wrong values raises `pydantic.ValidationError`; `CheckSpec.from_fields(…)` raises `BadOption` instead.
 """
 
 from __future__ import annotations
@@ -16,15 +22,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vfmalign.client.async_client import AsyncClient
+    from vfmalign.client.messages.checks import CheckSpec
+    from vfmalign.client.messages.experiments import ExperimentSpec
+    from vfmalign.client.messages.jobs import JobSpec, Recipe
     from vfmalign.client.samples import LabelledFeatures
     from vfmalign.client.sync_client import Client
 
-__all__ = ["AsyncClient", "Client", "LabelledFeatures"]
+__all__ = ["AsyncClient", "CheckSpec", "Client", "ExperimentSpec", "JobSpec", "LabelledFeatures", "Recipe"]
 
 _MODULES = {
     "AsyncClient": "vfmalign.client.async_client",
+    "CheckSpec": "vfmalign.client.messages.checks",
     "Client": "vfmalign.client.sync_client",
+    "ExperimentSpec": "vfmalign.client.messages.experiments",
+    "JobSpec": "vfmalign.client.messages.jobs",
     "LabelledFeatures": "vfmalign.client.samples",
+    "Recipe": "vfmalign.client.messages.jobs",
 }
 
 

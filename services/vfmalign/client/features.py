@@ -128,10 +128,10 @@ class AsyncFeaturesClient:
         arrays, stored = {}, {}
         for layer in response.layers:
             if layer.WhichOneof("features") == "stored":
-                stored[layer.layer] = ObjectRef.from_proto(layer.stored)
+                stored[layer.layer] = ObjectRef.from_response(layer.stored)
             else:
                 arrays[layer.layer] = to_array(layer.tensor, layer.layer)
-        return StudyFeatures(arrays, stored, response.checkpoint_sha256, Cost.from_proto(response.cost))
+        return StudyFeatures(arrays, stored, response.checkpoint_sha256, Cost.from_response(response.cost))
 
     async def extract_dataset(
         self, request: ExtractDatasetRequest, on_progress: OnProgress | None = None
@@ -152,7 +152,7 @@ class AsyncFeaturesClient:
         result: ExtractedFeatureSet | None = None
         try:
             async for message in call:
-                event = ExtractDatasetResponse.from_proto(message)
+                event = ExtractDatasetResponse.from_response(message)
                 if event.feature_set is not None:
                     result = ExtractedFeatureSet(
                         event.feature_set, event.cost or Cost(), event.computed_cases, event.recomputed_parts
@@ -175,7 +175,7 @@ class AsyncFeaturesClient:
             PreconditionFailed: its card is damaged.
         """
         response = await self._stub().GetModel(features_pb2.GetModelRequest(model_id=model_id))
-        return Model.from_proto(response.model)
+        return Model.from_response(response.model)
 
     async def list_models(self) -> ListModelsResponse:
         """Lists all models: every page, as one."""
@@ -184,7 +184,7 @@ class AsyncFeaturesClient:
         stub, page = self._stub(), ListModelsResponse()
         while True:
             request = features_pb2.ListModelsRequest(page_token=page.next_page_token)
-            page = ListModelsResponse.from_proto(await stub.ListModels(request))
+            page = ListModelsResponse.from_response(await stub.ListModels(request))
             models += page.models
             unreadable += page.unreadable
             if not page.next_page_token:
@@ -198,7 +198,7 @@ class AsyncFeaturesClient:
             PreconditionFailed: its description is damaged.
         """
         response = await self._stub().GetDataset(features_pb2.GetDatasetRequest(dataset_id=dataset_id))
-        return Dataset.from_proto(response.dataset)
+        return Dataset.from_response(response.dataset)
 
     async def list_datasets(self) -> ListDatasetsResponse:
         """Lists all datasets: every page, as one."""
@@ -207,7 +207,7 @@ class AsyncFeaturesClient:
         stub, page = self._stub(), ListDatasetsResponse()
         while True:
             request = features_pb2.ListDatasetsRequest(page_token=page.next_page_token)
-            page = ListDatasetsResponse.from_proto(await stub.ListDatasets(request))
+            page = ListDatasetsResponse.from_response(await stub.ListDatasets(request))
             datasets += page.datasets
             unreadable += page.unreadable
             if not page.next_page_token:

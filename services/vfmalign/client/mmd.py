@@ -102,7 +102,7 @@ class AsyncMmdClient:
             request.reference.CopyFrom(to_feature_source(reference, "reference"))
         _check_size(request)
         stub = mmd_pb2_grpc.MmdServiceStub(self._open_channel())
-        return ComputeResponse.from_proto(await stub.Compute(request, timeout=timeout_s))
+        return ComputeResponse.from_response(await stub.Compute(request, timeout=timeout_s))
 
 
 def _check_size(request: mmd_pb2.ComputeRequest) -> None:

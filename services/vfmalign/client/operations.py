@@ -1,6 +1,7 @@
 """Clients of long operations: jobs, checks and experiments.
 
-The three services offer the same calls: create, get, list, cancel and watch.
+The three services offer the same calls: create, get, list, cancel and watch. Every method returns records of
+`client.messages`.
 """
 
 from __future__ import annotations
@@ -8,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 import grpc
-from google.protobuf.message import Message
 
-from vfmalign.client.messages.base import ApiMessage
-from vfmalign.core.domain.errors import DeadlineExceeded, Internal, Unavailable
+from vfmalign.client.messages.checks import Check, CheckSpec
+from vfmalign.client.messages.common import JobState
+from vfmalign.client.messages.experiments import Experiment, ExperimentSpec
+from vfmalign.client.messages.jobs import Job, JobSpec
+from vfmalign.core.domain.errors import BadOption, DeadlineExceeded, Internal, Unavailable
 from vfmalign.v1 import (
     alignment_pb2,
     alignment_pb2_grpc,
@@ -29,18 +32,19 @@ RECONNECT_S = 300.0
 _PAUSE_S = 1.0
 _MAX_PAGE_SIZE = 1000
 
-T = TypeVar("T")
+SpecT = TypeVar("SpecT", JobSpec, CheckSpec, ExperimentSpec)
+OperationT = TypeVar("OperationT", Job, Check, Experiment)
 
 
-class AsyncOperationsClient(Generic[T]):
+class AsyncOperationsClient(Generic[SpecT, OperationT]):
     """Creates, observes and cancels operations of one kind.
 
     Args:
         open_channel: returns the channel to the service.
     """
 
-    NOUN: ClassVar[str]
-    """Name of the message, such as `Job`."""
+    RECORD: ClassVar[type[Any]]
+    """Class of the operation's record, which has the name of its message."""
     MESSAGES: ClassVar[Any]
     """Module of the service's messages."""
     STUB: ClassVar[Any]
@@ -49,7 +53,7 @@ class AsyncOperationsClient(Generic[T]):
     def __init__(self, open_channel: Callable[[], grpc.aio.Channel]) -> None:
         self._open_channel = open_channel
 
-    async def create(self, operation_id: str, spec: ApiMessage | Message) -> T:
+    async def create(self, operation_id: str, spec: SpecT) -> OperationT:
         """Creates an operation and returns at once; the same id with the same spec returns the first one.
 
         Raises:
@@ -57,44 +61,47 @@ class AsyncOperationsClient(Generic[T]):
             Conflict: the id is taken by an operation with another spec.
             VfmalignError: the call failed otherwise.
         """
-        message = spec.to_proto() if isinstance(spec, ApiMessage) else spec
-        return self._unpack(await self._call(f"Create{self.NOUN}", self._id(operation_id) | {"spec": message}))
+        return self._unpack(await self._call(f"Create{self._name}", self._id(operation_id) | {"spec": spec.to_proto()}))
 
-    async def get(self, operation_id: str) -> T:
+    async def get(self, operation_id: str) -> OperationT:
         """Returns an operation as it stands.
 
         Raises:
             NotFound: there is none of this id.
         """
-        return self._unpack(await self._call(f"Get{self.NOUN}", self._id(operation_id)))
+        return self._unpack(await self._call(f"Get{self._name}", self._id(operation_id)))
 
-    async def list(self, states: Sequence[str] = (), *, limit: int | None = None) -> list[T]:
+    async def list(self, states: Sequence[JobState] = (), *, limit: int | None = None) -> list[OperationT]:
         """Lists operations, newest first: every page, or the newest `limit` operations.
 
         Args:
-            states: labels such as `running`; all where empty.
+            states: states to list; all where empty. Only jobs can be `pending`.
             limit: positive; no limit where None.
+
+        Raises:
+            BadOption: a state is unknown, or the limit is not positive.
         """
-        prefix = f"{self.NOUN.upper()}_STATE_"
-        numbers = [getattr(self.MESSAGES, prefix + state.upper()) for state in states]
-        operations: list[T] = []
+        if limit is not None and limit < 1:
+            raise BadOption(f"must be positive, got {limit}", field="limit", remedy="leave it out to list everything")
+        numbers = [self._state_number(state) for state in states]
+        operations: list[OperationT] = []
         token = ""
         while True:
             page_size = 0 if limit is None else min(limit - len(operations), _MAX_PAGE_SIZE)
             fields = {"page_size": page_size, "page_token": token, "states": numbers}
-            page = await self._call(f"List{self.NOUN}s", fields)
-            operations += [self._convert(message) for message in getattr(page, f"{self.NOUN.lower()}s")]
+            page = await self._call(f"List{self._name}s", fields)
+            operations += [self.RECORD.from_response(message) for message in getattr(page, f"{self._noun}s")]
             token = page.next_page_token
             if not token or len(operations) == limit:
                 return operations
 
-    async def cancel(self, operation_id: str) -> T:
+    async def cancel(self, operation_id: str) -> OperationT:
         """Asks an operation to stop; one that has ended stays as it is.
 
         Raises:
             NotFound: there is none of this id.
         """
-        return self._unpack(await self._call(f"Cancel{self.NOUN}", self._id(operation_id)))
+        return self._unpack(await self._call(f"Cancel{self._name}", self._id(operation_id)))
 
     async def watch(
         self,
@@ -102,7 +109,7 @@ class AsyncOperationsClient(Generic[T]):
         *,
         reconnect_s: float = RECONNECT_S,
         on_disconnect: Callable[[Unavailable], None] | None = None,
-    ) -> AsyncIterator[T]:
+    ) -> AsyncIterator[OperationT]:
         """Yields the operation at every change until it has ended, reconnecting when the service restarts.
 
         Args:
@@ -114,10 +121,9 @@ class AsyncOperationsClient(Generic[T]):
             NotFound: there is none of this id.
             Unavailable: the service stayed unreachable.
         """
-        request = getattr(self.MESSAGES, f"Watch{self.NOUN}Request")(**self._id(operation_id))
         lost_at: float | None = None
         while True:
-            call = getattr(self._stub(), f"Watch{self.NOUN}")(request)
+            call = self._call(f"Watch{self._name}", self._id(operation_id))
             try:
                 async for message in call:
                     lost_at = None
@@ -141,9 +147,9 @@ class AsyncOperationsClient(Generic[T]):
         operation_id: str,
         *,
         timeout_s: float | None = None,
-        on_change: Callable[[T], None] | None = None,
+        on_change: Callable[[OperationT], None] | None = None,
         reconnect_s: float = RECONNECT_S,
-    ) -> T:
+    ) -> OperationT:
         """Waits until an operation has ended and returns it, whether it succeeded or not.
 
         Args:
@@ -157,7 +163,7 @@ class AsyncOperationsClient(Generic[T]):
             NotFound: there is none of this id.
             Unavailable: the service stayed unreachable.
         """
-        last: T | None = None
+        last: OperationT | None = None
         try:
             async with asyncio.timeout(timeout_s):
                 async for last in self.watch(operation_id, reconnect_s=reconnect_s):
@@ -166,51 +172,64 @@ class AsyncOperationsClient(Generic[T]):
         except TimeoutError:
             raise DeadlineExceeded(
                 f"it has not ended within {timeout_s:g} s",
-                subject=f"{self.NOUN.lower()} {operation_id}",
+                subject=f"{self._noun} {operation_id}",
                 remedy="wait longer, or cancel it",
             ) from None
         if last is None:
             raise Internal("the service ended its answer without a message", subject=operation_id)
         return last
 
-    def _convert(self, message: Any) -> T:
-        """Converts the message of an operation to what the methods return."""
-        converted: T = message
-        return converted
+    @property
+    def _name(self) -> str:
+        return self.RECORD.__name__
 
-    def _unpack(self, response: Any) -> T:
-        return self._convert(getattr(response, self.NOUN.lower()))
+    @property
+    def _noun(self) -> str:
+        return self._name.lower()
 
     def _id(self, operation_id: str) -> dict[str, Any]:
-        return {f"{self.NOUN.lower()}_id": operation_id}
+        return {f"{self._noun}_id": operation_id}
+
+    def _state_number(self, state: JobState) -> int:
+        known = get_args(self.RECORD.model_fields["state"].annotation)
+        if state not in known:
+            raise BadOption(
+                f"{str(state)[:64]!r} is not a state", field="states", remedy=f"choose from {', '.join(known)}"
+            )
+        number: int = getattr(self.MESSAGES, f"{self._noun}_state_{state}".upper())
+        return number
+
+    def _unpack(self, response: Any) -> OperationT:
+        operation: OperationT = self.RECORD.from_response(getattr(response, self._noun))
+        return operation
 
     def _stub(self) -> Any:
         return type(self).STUB(self._open_channel())
 
-    async def _call(self, name: str, fields: dict[str, Any]) -> Any:
-        request = getattr(self.MESSAGES, f"{name}Request")(**fields)
-        return await getattr(self._stub(), name)(request)
+    def _call(self, name: str, fields: dict[str, Any]) -> Any:
+        """Starts a call, such as `GetJob`, and returns it; its response is awaited or iterated."""
+        return getattr(self._stub(), name)(getattr(self.MESSAGES, f"{name}Request")(**fields))
 
 
-class AsyncJobsClient(AsyncOperationsClient[finetuning_pb2.Job]):
+class AsyncJobsClient(AsyncOperationsClient[JobSpec, Job]):
     """Training jobs."""
 
-    NOUN = "Job"
+    RECORD = Job
     MESSAGES: ClassVar[Any] = finetuning_pb2
     STUB: ClassVar[Any] = finetuning_pb2_grpc.FineTuningServiceStub
 
 
-class AsyncChecksClient(AsyncOperationsClient[alignment_pb2.Check]):
+class AsyncChecksClient(AsyncOperationsClient[CheckSpec, Check]):
     """Alignment checks."""
 
-    NOUN = "Check"
+    RECORD = Check
     MESSAGES: ClassVar[Any] = alignment_pb2
     STUB: ClassVar[Any] = alignment_pb2_grpc.AlignmentServiceStub
 
 
-class AsyncExperimentsClient(AsyncOperationsClient[experiment_pb2.Experiment]):
+class AsyncExperimentsClient(AsyncOperationsClient[ExperimentSpec, Experiment]):
     """Experiments: models × tasks × seeds."""
 
-    NOUN = "Experiment"
+    RECORD = Experiment
     MESSAGES: ClassVar[Any] = experiment_pb2
     STUB: ClassVar[Any] = experiment_pb2_grpc.ExperimentServiceStub

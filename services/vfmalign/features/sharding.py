@@ -21,7 +21,6 @@ from google.protobuf.json_format import Parse, ParseError
 from pydantic import Field
 
 from vfmalign.client.messages.features import ExtractDatasetRequest
-from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import DONE, UNEXPECTED, BadOption, Unavailable, VfmalignError, exit_code
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import Stages
@@ -144,8 +143,8 @@ def _wait(store: ObjectStore, request: ExtractDatasetRequest, settings: Features
 def _reduce(store: ObjectStore, request: ExtractDatasetRequest, settings: FeaturesOptions, shards: int) -> None:
     """Commits the set and prints the FeatureSet message."""
     result = reduce(store, request, _options(settings), shards)
-    packed = converters.to_feature_set(result, store.uri, converters.to_cost({}, "", 0)).to_proto().feature_set
-    print(json.dumps(to_json_dict(packed)))  # noqa: T201
+    message = converters.to_feature_set(result, store.uri, converters.to_cost({}, "", 0))
+    print(json.dumps(message.to_json_dict()["feature_set"]))  # noqa: T201
     _log.info("reduced", feature_set=result.feature_set_id, rows=result.committed.manifest.rows)
 
 

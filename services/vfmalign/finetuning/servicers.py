@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -42,7 +43,7 @@ class Watching:
         self._ended.set()
 
 
-class OperationServicer(Generic[Item]):
+class OperationServicer(ABC, Generic[Item]):
     """What the calls of the three servicers do alike; the calls themselves differ in their messages only.
 
     Args:
@@ -58,9 +59,9 @@ class OperationServicer(Generic[Item]):
         self._watching = watching
         self._wake = wake
 
+    @abstractmethod
     def _convert(self, item: Item, *, whole: bool = True) -> ApiMessage:
         """Converts an operation to its message; lists leave out the large fields (`whole` is False)."""
-        raise NotImplementedError
 
     async def _pack(self, item: Item, *, whole: bool = True) -> Any:
         record = await asyncio.to_thread(self._convert, item, whole=whole)

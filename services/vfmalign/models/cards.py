@@ -138,7 +138,10 @@ def load_card(store: ObjectStore, model_id: str) -> ModelCard:
         if error.subject != store.uri(model_card_key(model_id)):
             raise  # the bucket itself is missing
         raise NotFound(
-            "no model has this id", subject=model_id, remedy="list the available models", reason="MODEL_NOT_FOUND"
+            "no model has this id",
+            subject=model_id,
+            remedy="run `vfmalign models list` to see the available ids",
+            reason="MODEL_NOT_FOUND",
         ) from error
     if card.id != model_id:
         raise PreconditionFailed(

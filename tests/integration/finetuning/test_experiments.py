@@ -220,6 +220,6 @@ async def test_bad_requests_name_their_field_and_a_remedy(service):
     for call in (service.experiments.GetExperiment(experiment_pb2.GetExperimentRequest(experiment_id="gone")),
                  service.experiments.CancelExperiment(
                      experiment_pb2.CancelExperimentRequest(experiment_id="gone"))):  # fmt: skip
-        with pytest.raises(NotFound, match="see ListExperiments"):
+        with pytest.raises(NotFound, match="run `vfmalign experiments list`, or call ListExperiments"):
             await call
     assert not (await service.experiments.ListExperiments(experiment_pb2.ListExperimentsRequest())).experiments

@@ -1,88 +1,128 @@
-"""Messages of a finished check and a way to run one command in this process."""
+"""A finished check, and a way to run one command in this process."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 from rich.console import Console, RenderableType
 
 from vfmalign.cli.__main__ import run
 from vfmalign.cli.views.output import Output
-from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2, mmd_pb2
+from vfmalign.client.messages.base import ApiMessage
+from vfmalign.client.messages.checks import (
+    Check,
+    CheckResult,
+    CheckSpec,
+    CheckStage,
+    Convergence,
+    Curve,
+    Gain,
+    LayerShift,
+    Steps,
+)
+from vfmalign.client.messages.common import Estimate, Interval, ObjectRef, Progress
+from vfmalign.client.messages.mmd import LayerResult, ShiftResult
+from vfmalign.core.domain.tasks import get_task_spec
 
 Invoke = Callable[..., tuple[int, str, str]]
+M = TypeVar("M", bound=ApiMessage)
+TIME = datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
 
 
-def estimate(
-    value: float | None = None, lower: float = 0.0, upper: float = 0.0, **fields: object
-) -> common_pb2.Estimate:
+def estimate(value: float | None = None, lower: float = 0.0, upper: float = 0.0, **fields: Any) -> Estimate:
     """An estimate; with an interval where its ends differ."""
-    message = common_pb2.Estimate(value=value, absent_reason=str(fields.pop("reason", "")))
-    if lower != upper:
-        message.interval.CopyFrom(common_pb2.Interval(lower=lower, upper=upper, level=0.95, **fields))
-    return message
+    reason = fields.pop("reason", "")
+    interval = Interval(lower=lower, upper=upper, level=0.95, method="", **fields) if lower != upper else None
+    return Estimate(value=value, interval=interval, absent_reason=reason)
 
 
-def shift(value: float, p: float | None = 0.001, **fields: object) -> mmd_pb2.ShiftResult:
+def shift(value: float, *, degenerate: bool = False) -> ShiftResult:
     """MMD² in one scaling."""
-    absent = "4 patients: no p-value below 8"
-    return mmd_pb2.ShiftResult(
-        mmd2=estimate(value, value - 0.01, value + 0.01, degenerate=bool(fields.pop("degenerate", False))),
+    return ShiftResult(
+        mmd2=estimate(value, value - 0.01, value + 0.01, degenerate=degenerate),
         sigma=2.0,
-        p_value=estimate(p, reason="" if p is not None else absent),
-        p_value_max_t=estimate(p, reason="" if p is not None else absent),
-        **fields,
+        p_value=estimate(0.001),
+        p_value_max_t=estimate(0.001),
     )
+
+
+def with_changes(record: M, changes: dict[str, Any]) -> M:
+    """A copy of a record with other values at some paths, such as `result.shifts.0.saturated`."""
+    content = record.model_dump(mode="json")
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        target = content
+        for part in parents:
+            target = target[int(part) if part.isdigit() else part]
+        target[last] = value
+    return type(record).model_validate(content)
 
 
 @pytest.fixture
-def finished_check() -> alignment_pb2.Check:
+def finished_check() -> Check:
     """A check that succeeded, with every part of its result."""
-    check = alignment_pb2.Check(check_id="c1", state=alignment_pb2.CHECK_STATE_SUCCEEDED)
-    check.progress.phase = check.progress.detail = "finished"
-    check.spec.CopyFrom(alignment_pb2.CheckSpec(model_id="m1", dataset_id="d1", task="segmentation", seed=2**40))
-    for name, seconds in (("validate", 0.1), ("job_pretrained", 31.25)):
-        stage = check.stages.add(name=name, attempts=1, seconds=seconds)
-        stage.end_time.FromSeconds(1_700_000_000)
-    result = check.result
-    result.verdict, result.verdict_reason = alignment_pb2.VERDICT_NO_CLEAR_GAIN, "the interval includes zero"
-    result.primary_layer, result.test_groups, result.held_out = "stages.3", 16, True
-    for name, value in (("stages.3", 0.25), ("stages.0", 0.004)):
-        layer = result.shifts.add(shift_ratio=estimate(0.5, reason="no interval is formed for this ratio"))
-        layer.paired_similarity.CopyFrom(estimate(0.75, reason="no interval is formed for this mean"))
-        layer.mmd.layer, layer.mmd.channels = name, 128
-        layer.mmd.raw.CopyFrom(shift(value / 2))
-        layer.mmd.standardised.CopyFrom(shift(value, degenerate=name == "stages.0"))
-    result.metric.CopyFrom(alignment_pb2.Metric(name="lesion_dice", higher_is_better=True, floor=0.05))
-    result.rpg_specialised.CopyFrom(
-        alignment_pb2.Gain(
+    shifts = [
+        LayerShift(
+            mmd=LayerResult(
+                layer=name,
+                channels=128,
+                raw=shift(value / 2),
+                standardised=shift(value, degenerate=name == "stages.0"),
+            ),
+            shift_ratio=estimate(0.5, reason="no interval is formed for this ratio"),
+            paired_similarity=estimate(0.75, reason="no interval is formed for this mean"),
+        )
+        for name, value in (("stages.3", 0.25), ("stages.0", 0.004))
+    ]
+    result = CheckResult(
+        verdict="no_clear_gain",
+        verdict_reason="the interval includes zero",
+        primary_layer="stages.3",
+        test_groups=16,
+        held_out=True,
+        shifts=shifts,
+        metric=get_task_spec("segmentation").primary_metric,
+        rpg_specialised=Gain(
             relative_percent=estimate(3.5, -2.0, 9.0), absolute=estimate(0.02, -0.01, 0.05), score=0.57, baseline=0.55
-        )
-    )
-    result.rpg_scratch.CopyFrom(
-        alignment_pb2.Gain(
+        ),
+        rpg_scratch=Gain(
             relative_percent=estimate(reason="the baseline is under the floor"), score=0.57, baseline=0.01
-        )
-    )
-    result.gain_naive_baseline.CopyFrom(
-        alignment_pb2.Gain(relative_percent=estimate(9.6, 2.0, 15.0), absolute=estimate(0.05, 0.01, 0.08), score=0.57)
-    )
-    result.gain_naive_baseline.baseline, result.naive_baseline = 0.52, "each voxel's commonest class"
-    result.convergence.CopyFrom(
-        alignment_pb2.Convergence(
-            steps_to_95=alignment_pb2.Steps(value=72),
-            steps_to_baseline=alignment_pb2.Steps(value=120, censored=True),
+        ),
+        gain_naive_baseline=Gain(
+            relative_percent=estimate(9.6, 2.0, 15.0), absolute=estimate(0.05, 0.01, 0.08), score=0.57, baseline=0.52
+        ),
+        naive_baseline="each voxel's commonest class",
+        convergence=Convergence(
+            steps_to_95=Steps(value=72),
+            steps_to_baseline=Steps(value=120, censored=True),
             steps=120,
-        )
+            best=0.6,
+            start=0.1,
+            best_step=96,
+        ),
+        curves=[Curve(network="pretrained", selected_step=96)],
+        weight_change=0.123,
+        cautions=["Phantom rehearsal. The cases are generated."],
+        report_json=ObjectRef(uri="s3://vfmalign/checks/c1/report.json", sha256="a" * 64),
+        report_html=ObjectRef(uri="s3://vfmalign/checks/c1/report.html", sha256="b" * 64),
     )
-    result.curves.add(network=finetuning_pb2.NETWORK_PRETRAINED, selected_step=96)
-    result.weight_change = 0.123
-    result.cautions.append("Phantom rehearsal. The cases are generated.")
-    result.report_html.uri = "s3://vfmalign/checks/c1/report.html"
-    return check
+    return Check(
+        check_id="c1",
+        state="succeeded",
+        create_time=TIME,
+        progress=Progress(phase="finished", detail="finished"),
+        spec=CheckSpec(model_id="m1", dataset_id="d1", task="segmentation", seed=2**40),
+        stages=[
+            CheckStage(name=name, attempts=1, seconds=seconds, end_time=TIME)
+            for name, seconds in (("validate", 0.1), ("job_pretrained", 31.25))
+        ],
+        result=result,
+    )
 
 
 @pytest.fixture

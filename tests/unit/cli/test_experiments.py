@@ -6,50 +6,51 @@ from collections.abc import Callable
 
 import pytest
 from rich.console import RenderableType
+from tests.unit.cli.conftest import TIME, with_changes
 
 from vfmalign.cli.demo.rehearsal import SIZES, RehearsalPlan, get_stack_settings
 from vfmalign.cli.local import environment
-from vfmalign.cli.views.enum_labels import PRETRAINING_OBJECTIVES
+from vfmalign.cli.options import PRETRAINING_OBJECTIVES
 from vfmalign.cli.views.experiment_tables import show_experiment
 from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
-from vfmalign.client.messages.checks import CheckSpec
-from vfmalign.client.messages.jobs import Recipe
+from vfmalign.client.messages.checks import Check, CheckSpec
+from vfmalign.client.messages.common import Failure, Progress, State
+from vfmalign.client.messages.experiments import Experiment, ExperimentCell, ExperimentSpec
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.domain.tasks import TASKS
 from vfmalign.finetuning.checks.request import check_spec, get_recipe
 from vfmalign.models.registry import ARCHITECTURES
-from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, finetuning_pb2
 
 Show = Callable[[list[RenderableType]], str]
 Said = Callable[[], list[str]]
 
 
+SPEC = ExperimentSpec(model_ids=("m1",), dataset_id="d1", tasks=("segmentation",), seeds=(0, 1, 2, 3))
+
+
 @pytest.fixture
-def experiment() -> experiment_pb2.Experiment:
+def experiment() -> Experiment:
     """One cell that succeeded, one that failed, one that runs and one that waits."""
-    found = experiment_pb2.Experiment(experiment_id="s1", state=experiment_pb2.EXPERIMENT_STATE_RUNNING)
-    states = (
-        alignment_pb2.CHECK_STATE_SUCCEEDED, alignment_pb2.CHECK_STATE_FAILED, alignment_pb2.CHECK_STATE_RUNNING,
-        alignment_pb2.CHECK_STATE_QUEUED,
-    )  # fmt: skip
-    for number, state in enumerate(states):
-        found.cells.add(
+    states: tuple[State, ...] = ("succeeded", "failed", "running", "queued")
+    cells = [
+        ExperimentCell(
             model_id="m1",
             task="segmentation",
             seed=number,
             check_id=f"c{number}",
             state=state,
-            progress=common_pb2.Progress(detail=f"status {number}"),
+            progress=Progress(detail=f"status {number}"),
+            failure=Failure(reason="BAD_VOLUME", message="not a volume") if state == "failed" else None,
         )
-    found.cells[1].failure.CopyFrom(finetuning_pb2.Failure(reason="BAD_VOLUME", message="not a volume"))
-    found.progress.done, found.progress.total, found.progress.unit = 2, 4, "check"
-    found.progress.detail = "2 of 4 checks have ended"
-    return found
+        for number, state in enumerate(states)
+    ]
+    progress = Progress(done=2, total=4, unit="check", detail="2 of 4 checks have ended")
+    return Experiment(experiment_id="s1", spec=SPEC, state="running", create_time=TIME, progress=progress, cells=cells)
 
 
 def test_a_cell_that_ended_is_one_line_with_what_it_found(
-    output: Output, said: Said, experiment: experiment_pb2.Experiment, finished_check: alignment_pb2.Check
+    output: Output, said: Said, experiment: Experiment, finished_check: Check
 ) -> None:
     with View(output) as view:
         view.show_cell(experiment.cells[0], finished_check.result, 1, 4)
@@ -63,7 +64,7 @@ def test_a_cell_that_ended_is_one_line_with_what_it_found(
 
 
 def test_an_experiment_shows_what_was_found_and_where_the_rest_stands(
-    show: Show, experiment: experiment_pb2.Experiment, finished_check: alignment_pb2.Check
+    show: Show, experiment: Experiment, finished_check: Check
 ) -> None:
     text = show(show_experiment(experiment, {"c0": finished_check.result}, ["too few models to tell"]))
     assert "Experiment s1: running" in text
@@ -77,22 +78,19 @@ def test_an_experiment_shows_what_was_found_and_where_the_rest_stands(
     assert "status 1" in rest
 
 
-def test_marks_are_explained_where_they_are_used(
-    show: Show, experiment: experiment_pb2.Experiment, finished_check: alignment_pb2.Check
-) -> None:
+def test_marks_are_explained_where_they_are_used(show: Show, experiment: Experiment, finished_check: Check) -> None:
     plain = show(show_experiment(experiment, {"c0": finished_check.result}))
     assert "¶" not in plain
     assert "§" not in plain
-    finished_check.result.naive_baseline_not_beaten = True
-    finished_check.result.shifts[0].saturated = True
-    marked = show(show_experiment(experiment, {"c0": finished_check.result}))
+    changes = {"result.naive_baseline_not_beaten": True, "result.shifts.0.saturated": True}
+    marked = show(show_experiment(experiment, {"c0": with_changes(finished_check, changes).result}))
     assert marked.count("¶") == marked.count("§") == 2
 
 
 def test_an_experiment_that_failed_says_why(show: Show) -> None:
-    found = experiment_pb2.Experiment(experiment_id="s1", state=experiment_pb2.EXPERIMENT_STATE_FAILED)
-    found.failure.CopyFrom(finetuning_pb2.Failure(reason="NO_CHECK_SUCCEEDED", message="no check succeeded"))
-    text = show(show_experiment(found, {}))
+    failure = Failure(reason="NO_CHECK_SUCCEEDED", message="no check succeeded")
+    failed = Experiment(experiment_id="s1", spec=SPEC, state="failed", create_time=TIME, failure=failure)
+    text = show(show_experiment(failed, {}))
     assert "NO_CHECK_SUCCEEDED: no check succeeded" in text
     assert "Report" not in text
 
@@ -108,7 +106,7 @@ def test_a_rehearsal_has_one_architecture_with_both_objectives_and_one_budget(na
         objectives.setdefault(model.architecture, set()).add(model.objective)
     assert {"masked_reconstruction", "contrastive"} in objectives.values()
     assert len({architecture.split("_")[0] for architecture in objectives}) >= 2, "two families"
-    assert len({model.recipe.SerializeToString() for model in models}) == 1
+    assert len({model.recipe for model in models}) == 1
     ids = [plan.experiment, plan.dataset, *(model.model for model in models), *(model.job for model in models)]
     assert all(is_id(one) for one in ids)
     assert len(set(ids)) == len(ids)
@@ -117,7 +115,7 @@ def test_a_rehearsal_has_one_architecture_with_both_objectives_and_one_budget(na
     longest = max(len(f"{plan.experiment}-{task}-{model.model}-{plan.seed}") for task in TASKS for model in models)
     assert longest <= 80, "ids of checks that can be read"
     for task in TASKS:  # probes stand where validation is
-        check = CheckSpec(model_id="m", dataset_id="d", task=task, recipe=Recipe.from_proto(spec.recipe))
+        check = CheckSpec(model_id="m", dataset_id="d", task=task, recipe=spec.recipe)
         check_spec(check)
         assert len(get_recipe(check, "pretrained").probe_steps) == 3
     assert spec.title == "rehearsal on phantoms: not evidence"

@@ -9,9 +9,16 @@ import pytest
 
 from vfmalign.cli.commands.checks import check
 from vfmalign.cli.commands.models import pretrain
-from vfmalign.cli.options import build_pretraining_recipe, build_recipe, parse_shape, with_recipe
+from vfmalign.cli.options import (
+    NETWORKS,
+    build_pretraining_recipe,
+    build_recipe,
+    parse_choice,
+    parse_shape,
+    with_recipe,
+)
+from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.v1 import finetuning_pb2
 
 
 def test_a_command_has_the_options_of_its_recipe_in_the_place_of_the_recipe() -> None:
@@ -26,20 +33,34 @@ def test_a_command_receives_the_recipe_that_its_options_describe() -> None:
     received: dict[str, Any] = {}
 
     @with_recipe(build_pretraining_recipe)
-    def command(dataset: str, *, recipe: finetuning_pb2.Recipe, seed: int = 0) -> None:
+    def command(dataset: str, *, recipe: Recipe, seed: int = 0) -> None:
         received.update(dataset=dataset, recipe=recipe, seed=seed)
 
     options = dict.fromkeys(inspect.signature(build_pretraining_recipe).parameters)
     command(dataset="d1", seed=3, **options | {"preset": "demo", "epochs": 5, "learning_rate": 0.5})
-    recipe = finetuning_pb2.Recipe(preset="demo", epochs=5, learning_rate=0.5)
+    recipe = Recipe(preset="demo", epochs=5, learning_rate=0.5)
     assert received == {"dataset": "d1", "recipe": recipe, "seed": 3}
 
 
 def test_fields_that_no_option_sets_stay_absent() -> None:
     recipe = build_recipe(preset="default", weight_decay=0.0, patch="8,32,16")
-    assert recipe.HasField("weight_decay")
-    assert not recipe.HasField("epochs")
-    assert list(recipe.patch_shape_dhw) == [8, 32, 16]
+    assert recipe.weight_decay == 0.0
+    assert recipe.epochs is None
+    assert recipe.patch_shape_dhw == (8, 32, 16)
+
+
+def test_a_number_out_of_range_is_named() -> None:
+    with pytest.raises(BadOption) as caught:
+        build_recipe(learning_rate=11.0)
+    assert caught.value.field == "learning_rate"
+
+
+def test_a_choice_is_one_of_the_values_or_names_them() -> None:
+    assert parse_choice("scratch", NETWORKS, "--network") == "scratch"
+    with pytest.raises(BadOption) as caught:
+        parse_choice("scratched", NETWORKS, "--network")
+    assert caught.value.field == "--network"
+    assert caught.value.remedy == "choose one of pretrained, scratch, specialised"
 
 
 @pytest.mark.parametrize("text", ["8,32", "8,32,0", "8,32,-1", "8,32,x", "", "8,32,16,1"])

@@ -12,7 +12,11 @@ from vfmalign.core.domain.errors import BadOption, Conflict, NotFound
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.v1 import (
+    alignment_pb2,
+    alignment_pb2_grpc,
     common_pb2,
+    experiment_pb2,
+    experiment_pb2_grpc,
     features_pb2,
     features_pb2_grpc,
     finetuning_pb2,
@@ -127,7 +131,13 @@ class FineTuning(finetuning_pb2_grpc.FineTuningServiceServicer):
         self.jobs, self.watches, self.hold, self.left = {}, 0, False, threading.Event()
 
     def CreateJob(self, request, context):
-        job = self.jobs.setdefault(request.job_id, finetuning_pb2.Job(job_id=request.job_id, spec=request.spec))
+        new = finetuning_pb2.Job(
+            job_id=request.job_id,
+            spec=request.spec,
+            state=finetuning_pb2.JOB_STATE_QUEUED,
+            create_time={"seconds": 1_700_000_000},
+        )
+        job = self.jobs.setdefault(request.job_id, new)
         if job.spec != request.spec:
             abort(context, Conflict("another job has this id", subject=request.job_id, remedy="choose another id"))
         return finetuning_pb2.CreateJobResponse(job=job)
@@ -163,11 +173,64 @@ class FineTuning(finetuning_pb2_grpc.FineTuningServiceServicer):
                 return
 
 
+class Alignment(alignment_pb2_grpc.AlignmentServiceServicer):
+    """Answers every call about the one check that it holds."""
+
+    def __init__(self):
+        self.check = alignment_pb2.Check(
+            check_id="c1", state=alignment_pb2.CHECK_STATE_RUNNING, create_time={"seconds": 1_700_000_000}
+        )
+
+    def CreateCheck(self, request, context):
+        self.check.spec.CopyFrom(request.spec)
+        return alignment_pb2.CreateCheckResponse(check=self.check)
+
+    def GetCheck(self, request, context):
+        return alignment_pb2.GetCheckResponse(check=self.check)
+
+    def ListChecks(self, request, context):
+        return alignment_pb2.ListChecksResponse(checks=[self.check])
+
+    def CancelCheck(self, request, context):
+        self.check.state = alignment_pb2.CHECK_STATE_CANCELLED
+        return alignment_pb2.CancelCheckResponse(check=self.check)
+
+    def WatchCheck(self, request, context):
+        yield alignment_pb2.WatchCheckResponse(check=self.check)
+
+
+class Experiments(experiment_pb2_grpc.ExperimentServiceServicer):
+    """Answers every call about the one experiment that it holds."""
+
+    def __init__(self):
+        self.experiment = experiment_pb2.Experiment(
+            experiment_id="e1", state=experiment_pb2.EXPERIMENT_STATE_RUNNING, create_time={"seconds": 1_700_000_000}
+        )
+
+    def CreateExperiment(self, request, context):
+        self.experiment.spec.CopyFrom(request.spec)
+        return experiment_pb2.CreateExperimentResponse(experiment=self.experiment)
+
+    def GetExperiment(self, request, context):
+        return experiment_pb2.GetExperimentResponse(experiment=self.experiment)
+
+    def ListExperiments(self, request, context):
+        return experiment_pb2.ListExperimentsResponse(experiments=[self.experiment])
+
+    def CancelExperiment(self, request, context):
+        self.experiment.state = experiment_pb2.EXPERIMENT_STATE_CANCELLED
+        return experiment_pb2.CancelExperimentResponse(experiment=self.experiment)
+
+    def WatchExperiment(self, request, context):
+        yield experiment_pb2.WatchExperimentResponse(experiment=self.experiment)
+
+
 class Deployment:
     """All services on one port, which stays the same when they are stopped and started."""
 
     def __init__(self):
         self.mmd, self.features, self.finetuning, self.port = Mmd(), Features(), FineTuning(), 0
+        self.alignment, self.experiments = Alignment(), Experiments()
         self.start()
 
     def start(self):
@@ -175,6 +238,8 @@ class Deployment:
         mmd_pb2_grpc.add_MmdServiceServicer_to_server(self.mmd, self.server)
         features_pb2_grpc.add_FeatureServiceServicer_to_server(self.features, self.server)
         finetuning_pb2_grpc.add_FineTuningServiceServicer_to_server(self.finetuning, self.server)
+        alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(self.alignment, self.server)
+        experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(self.experiments, self.server)
         self.port = self.server.add_insecure_port(f"127.0.0.1:{self.port}")
         self.server.start()
 

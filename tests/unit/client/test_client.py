@@ -8,9 +8,12 @@ import threading
 import numpy as np
 import pytest
 
-from vfmalign.client import AsyncClient, Client, LabelledFeatures
+from vfmalign.client import AsyncClient, CheckSpec, Client, ExperimentSpec, JobSpec, LabelledFeatures, Recipe
+from vfmalign.client.messages.checks import Check
 from vfmalign.client.messages.common import ObjectRef, Progress
+from vfmalign.client.messages.experiments import Experiment
 from vfmalign.client.messages.features import ExtractDatasetRequest
+from vfmalign.client.messages.jobs import Job
 from vfmalign.client.messages.mmd import ComputeResponse, Kernel, TestOptions, UploadedFeatures
 from vfmalign.core.domain.errors import (
     BadOption,
@@ -23,10 +26,12 @@ from vfmalign.core.domain.errors import (
     Unavailable,
 )
 from vfmalign.core.rpc.tensors import to_array
-from vfmalign.v1 import common_pb2, features_pb2, finetuning_pb2, mmd_pb2
+from vfmalign.v1 import alignment_pb2, common_pb2, features_pb2, mmd_pb2
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
-SPEC = finetuning_pb2.JobSpec(dataset_id="d", task="segmentation")
+SPEC = JobSpec(kind="finetune", dataset_id="d", task="segmentation")
+CHECK_SPEC = CheckSpec(model_id="m", dataset_id="d", task="segmentation", recipe=Recipe(preset="demo"))
+EXPERIMENT_SPEC = ExperimentSpec(model_ids=("m",), dataset_id="d", tasks=("segmentation",))
 
 
 @pytest.fixture
@@ -225,14 +230,54 @@ async def test_jobs_are_created_once_found_listed_and_cancelled(client):
     for name in ("one", "two", "one"):
         assert (await client.jobs.create(name, SPEC)).job_id == name
     with pytest.raises(Conflict, match="one: another job has this id"):
-        await client.jobs.create("one", finetuning_pb2.JobSpec(dataset_id="other"))
+        await client.jobs.create("one", JobSpec(kind="finetune", dataset_id="other"))
     assert (await client.jobs.get("two")).spec.task == "segmentation"
     with pytest.raises(NotFound):
         await client.jobs.get("absent")
     assert [job.job_id for job in await client.jobs.list()] == ["one", "two"]
     await client.jobs.cancel("two")
     assert [job.job_id for job in await client.jobs.list(["cancelled"])] == ["two"]
-    assert await client.jobs.list(["running", "queued"]) == []
+    assert [job.job_id for job in await client.jobs.list(["running", "queued"])] == ["one"]
+    assert await client.jobs.list(["running"]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "spec", "operation_id"),
+    [
+        ("jobs", Job, SPEC, "one"),
+        ("checks", Check, CHECK_SPEC, "c1"),
+        ("experiments", Experiment, EXPERIMENT_SPEC, "e1"),
+    ],
+)
+async def test_every_method_returns_records(client, name, record, spec, operation_id):
+    operations = getattr(client, name)
+    created = await operations.create(operation_id, spec)
+    assert type(created) is record
+    assert created.spec == spec
+    assert await operations.get(operation_id) == created
+    assert await operations.list() == [created]
+    assert [type(state) async for state in operations.watch(operation_id)][-1] is record
+    assert (await operations.cancel(operation_id)).state == "cancelled"
+
+
+async def test_a_list_names_the_states_and_the_limit_that_it_takes(client):
+    with pytest.raises(BadOption, match="choose from queued, pending, running, succeeded, failed") as caught:
+        await client.jobs.list(["ended"])
+    assert caught.value.field == "states"
+    with pytest.raises(BadOption, match="'pending' is not a state; choose from queued, running"):
+        await client.checks.list(["pending"])
+    with pytest.raises(BadOption, match="limit: must be positive, got 0"):
+        await client.jobs.list(limit=0)
+
+
+async def test_a_response_of_a_newer_service_is_not_taken_for_a_wrong_option(client, deployment):
+    await client.checks.create("c1", CHECK_SPEC)
+    deployment.alignment.check.MergeFromString(bytes([3 << 3, 99]))  # state 99
+    assert deployment.alignment.check.state == 99
+    with pytest.raises(Internal, match=r"Check: cannot read the service's response: state: unknown value; install the"):
+        await client.checks.get("c1")
+    deployment.alignment.check.state = alignment_pb2.CHECK_STATE_RUNNING
+    assert (await client.checks.get("c1")).state == "running"
 
 
 async def test_a_watch_goes_on_after_the_service_restarts(client, deployment):
@@ -278,6 +323,8 @@ def test_the_synchronous_client_gives_the_same(deployment):
         assert [one.dataset_id for one in client.features.list_datasets().datasets] == ["a", "b"]
         client.jobs.create("one", SPEC)
         assert [job.attempts for job in client.jobs.watch("one")] == [1, 2, 3]
+        assert client.checks.create("c1", CHECK_SPEC).spec == CHECK_SPEC
+        assert isinstance(client.checks.get("c1"), Check)
         with pytest.raises(NotFound):
             client.jobs.get("absent")
     assert not [thread for thread in threading.enumerate() if thread.name == "vfmalign-client"]

@@ -1,8 +1,10 @@
 """Every record of the API against its protobuf message: the same fields, and equal after a round trip."""
 
 import importlib
+import json
 import pkgutil
 from datetime import UTC, datetime
+from typing import get_args
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
@@ -11,9 +13,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 import vfmalign.client.messages
 from vfmalign.client.messages.base import ApiMessage, enum_labels
-from vfmalign.client.messages.common import Estimate
+from vfmalign.client.messages.checks import Check, CheckSpec, VerdictLabel
+from vfmalign.client.messages.common import JOB_STATES, STATES, Estimate
+from vfmalign.client.messages.jobs import JobKind
+from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.v1 import common_pb2, finetuning_pb2
+from vfmalign.core.domain.jobs import Network
+from vfmalign.core.domain.models import Objective
+from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, features_pb2, finetuning_pb2
 
 for module in pkgutil.iter_modules(vfmalign.client.messages.__path__):
     importlib.import_module(f"vfmalign.client.messages.{module.name}")
@@ -73,14 +80,58 @@ def test_a_message_survives_a_round_trip(record):
     assert result == message
 
 
+@pytest.mark.parametrize("record", [r for r in RECORDS if not r.OMITTED], ids=lambda record: record.__name__)
+def test_a_record_as_json_is_its_message_as_json(record):
+    message = filled(record.PROTO)
+    content = record.from_proto(message).to_json_dict()
+    assert content == to_json_dict(message)
+    assert record.from_json(json.dumps(content)) == record.from_proto(message)
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+
+
+def test_json_has_numbers_for_64_bit_integers_and_the_proto_s_enum_names_and_times():
+    check = alignment_pb2.Check(
+        check_id="c1",
+        spec={"model_id": "m", "dataset_id": "d", "task": "t", "seed": 2**40},
+        state=alignment_pb2.CHECK_STATE_QUEUED,
+        create_time={"seconds": 1_700_000_000, "nanos": 120_000_000},
+    )
+    content = Check.from_proto(check).to_json_dict()
+    assert content["spec"]["seed"] == 2**40
+    assert content["state"] == "CHECK_STATE_QUEUED"
+    assert content["create_time"] == "2023-11-14T22:13:20.120Z"
+    assert {"end_time", "failure", "result"}.isdisjoint(content)
+
+
 def test_absent_values_stay_absent_and_zero_stays_zero():
     assert not Estimate.from_proto(common_pb2.Estimate()).to_proto().HasField("value")
     assert Estimate(value=0.0).to_proto().HasField("value")
     assert Estimate.from_proto(common_pb2.Estimate(value=-0.0)).value == 0.0
 
 
-def test_enum_labels_are_the_proto_s_without_prefix():
-    assert enum_labels(finetuning_pb2.Network.DESCRIPTOR) == ("pretrained", "scratch", "specialised")
+@pytest.mark.parametrize(
+    ("enum", "labels"),
+    [
+        (finetuning_pb2.JobState, JOB_STATES),
+        (alignment_pb2.CheckState, STATES),
+        (experiment_pb2.ExperimentState, STATES),
+        (finetuning_pb2.JobKind, get_args(JobKind)),
+        (finetuning_pb2.Network, get_args(Network)),
+        (features_pb2.Objective, get_args(Objective)),
+        (alignment_pb2.Verdict, get_args(VerdictLabel)),
+    ],
+)
+def test_enum_labels_are_the_proto_s_without_prefix(enum, labels):
+    assert enum_labels(enum.DESCRIPTOR) == labels
+
+
+def test_fields_of_a_caller_are_named_where_they_are_wrong():
+    fields = {"model_id": "m", "dataset_id": "d", "task": "segmentation"}
+    assert CheckSpec.from_fields(**fields) == CheckSpec(**fields)
+    for change, field in (({"seed": -1}, "seed"), ({"recipe": {"epochs": 0}}, "recipe.epochs"), ({"tusk": 1}, "tusk")):
+        with pytest.raises(BadOption) as caught:
+            CheckSpec.from_fields(**fields | change)
+        assert caught.value.field == field
 
 
 def test_a_wrong_field_is_named_by_its_path_in_the_request():

@@ -9,9 +9,16 @@ import typer
 
 from vfmalign.cli.demo import check_demo
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
-from vfmalign.cli.options import DEFAULT_REPORTS, JsonOption, ReportsOption, SeedOption, TaskOption
+from vfmalign.cli.options import (
+    DEFAULT_REPORTS,
+    PRETRAINING_OBJECTIVES,
+    JsonOption,
+    ReportsOption,
+    SeedOption,
+    TaskOption,
+    parse_choice,
+)
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.enum_labels import PRETRAINING_OBJECTIVES, check_choice
 from vfmalign.cli.views.output import Output
 from vfmalign.core.domain.tasks import get_task_spec
 
@@ -37,9 +44,8 @@ def demo(
     deployment, the check runs there and its data stay there.
     """
     get_task_spec(task)
-    check_choice(objective, PRETRAINING_OBJECTIVES, "--objective")
     output = Output.to_terminal(as_json=as_json)
-    plan = check_demo.DemoPlan(seed, task, objective)
+    plan = check_demo.DemoPlan(seed, task, parse_choice(objective, PRETRAINING_OBJECTIVES, "--objective"))
     if (target := Target.from_environment()) is not None:
         check_demo.run_on_deployment(target, output, plan, reports=reports)
     else:

@@ -31,16 +31,17 @@ from vfmalign.cli.options import (
 )
 from vfmalign.cli.resources import EXPERIMENTS
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.enum_labels import label
 from vfmalign.cli.views.experiment_tables import show_experiment
 from vfmalign.cli.views.follow import follow_experiment
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_experiments
 from vfmalign.client import AsyncClient
-from vfmalign.core.domain.documents import to_json_dict
+from vfmalign.client.messages.checks import CheckResult
+from vfmalign.client.messages.common import ObjectRef
+from vfmalign.client.messages.experiments import Experiment, ExperimentSpec
+from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.domain.errors import NotFound
 from vfmalign.core.domain.tasks import TASKS
-from vfmalign.v1 import alignment_pb2, experiment_pb2, finetuning_pb2
 
 app = new_group("List, show and cancel experiments, and fetch their reports.")
 add_list_and_cancel(app, EXPERIMENTS, list_experiments)
@@ -68,7 +69,7 @@ def experiment(
     experiment_id: IdOption = None,
     title: TitleOption = "",
     max_running: MaxRunningOption = 2,
-    recipe: finetuning_pb2.Recipe,
+    recipe: Recipe,
     permutations: PermutationsOption = 1000,
     bootstrap: BootstrapOption = 2000,
     level: LevelOption = 0.95,
@@ -82,11 +83,11 @@ def experiment(
     One report covers all checks of the experiment. The recipe's options apply to the pretrained networks; the
     baselines share their budget and keep their own learning rates.
     """
-    spec = experiment_pb2.ExperimentSpec(
-        model_ids=model,
+    spec = ExperimentSpec.from_fields(
+        model_ids=tuple(model),
         dataset_id=dataset,
-        tasks=task,
-        seeds=seed or (),
+        tasks=tuple(task),
+        seeds=tuple(seed or ()),
         recipe=recipe,
         permutations=permutations,
         bootstrap_resamples=bootstrap,
@@ -97,9 +98,9 @@ def experiment(
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     name = experiment_id or new_id("experiment")
     created = EXPERIMENTS.create(target, name, spec)
-    output.note(f"experiment {name} is {label(created, 'state')}: {len(created.cells)} checks")
+    output.note(f"experiment {name} is {created.state}: {len(created.cells)} checks")
     if no_wait:
-        output.emit({"experiment": to_json_dict(created)}, f"follow it with `vfmalign watch {name}`")
+        output.emit({"experiment": created.to_json_dict()}, f"follow it with `vfmalign watch {name}`")
         return
     finish_experiment(target, watch_experiment(target, name, output), output, reports)
 
@@ -109,7 +110,7 @@ def show(experiment_id: ExperimentArgument, home: HomeOption = DEFAULT_HOME, as_
     """Show one experiment: the results of its cells so far, and the state of the others."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     stored = EXPERIMENTS.get(target, experiment_id)
-    output.emit({"experiment": to_json_dict(stored)}, *show_experiment(stored, list_results(target, stored)))
+    output.emit({"experiment": stored.to_json_dict()}, *show_experiment(stored, list_results(target, stored)))
 
 
 @app.command()
@@ -122,34 +123,36 @@ def report(
     """Download the report of a finished experiment: a page, JSON and CSV."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     stored = EXPERIMENTS.get(target, experiment_id)
-    if not stored.HasField("report_json"):
-        raise no_report("experiment", experiment_id, label(stored, "state"))
-    places = _download_report(target, stored, reports)
+    files = _get_report_files(stored)
+    if not files:
+        raise no_report("experiment", experiment_id, stored.state)
+    places = download_report(target, experiment_id, files, reports)
     output.emit({"report": places}, places["html"])
 
 
-def list_results(target: Target, experiment: experiment_pb2.Experiment) -> dict[str, alignment_pb2.CheckResult]:
+def list_results(target: Target, experiment: Experiment) -> dict[str, CheckResult]:
     """Returns the results of the experiment's checks that succeeded, by check id."""
-    succeeded = [cell.check_id for cell in experiment.cells if label(cell, "state") == "succeeded"]
+    succeeded = [cell.check_id for cell in experiment.cells if cell.state == "succeeded"]
 
-    async def call(client: AsyncClient) -> dict[str, alignment_pb2.CheckResult]:
+    async def call(client: AsyncClient) -> dict[str, CheckResult]:
         results = {}
         for check_id in succeeded:
             with suppress(NotFound):
-                results[check_id] = (await client.checks.get(check_id)).result
+                if (result := (await client.checks.get(check_id)).result) is not None:
+                    results[check_id] = result
         return results
 
     return target.run(call)
 
 
-def watch_experiment(target: Target, experiment_id: str, output: Output) -> experiment_pb2.Experiment:
+def watch_experiment(target: Target, experiment_id: str, output: Output) -> Experiment:
     """Follow an experiment until it has ended."""
     return follow(target, EXPERIMENTS, experiment_id, output, follow_experiment)
 
 
 def finish_experiment(
     target: Target,
-    experiment: experiment_pb2.Experiment,
+    experiment: Experiment,
     output: Output,
     reports: Path,
     further_lines: Sequence[RenderableType] = (),
@@ -168,17 +171,18 @@ def finish_experiment(
     Raises:
         typer.Exit: code 1 if the experiment did not succeed, else 0.
     """
-    content: dict[str, Any] = {"experiment": to_json_dict(experiment)}
+    content: dict[str, Any] = {"experiment": experiment.to_json_dict()}
     page, headline = None, ()
-    if experiment.HasField("report_json"):
-        content["report"] = _download_report(target, experiment, reports)
+    if files := _get_report_files(experiment):
+        content["report"] = download_report(target, experiment.experiment_id, files, reports)
         page = Path(content["report"]["html"])
         headline = json.loads(Path(content["report"]["json"]).read_bytes()).get("headline", ())
     lines = show_experiment(experiment, list_results(target, experiment), headline, page)
     output.emit(content | fields, *lines, *further_lines)
-    raise typer.Exit(OK if label(experiment, "state") == "succeeded" else FAILED)
+    raise typer.Exit(OK if experiment.state == "succeeded" else FAILED)
 
 
-def _download_report(target: Target, experiment: experiment_pb2.Experiment, folder: Path) -> dict[str, str]:
+def _get_report_files(experiment: Experiment) -> dict[str, ObjectRef]:
+    """Returns the files of the report by extension; empty until the experiment has succeeded."""
     files = {"html": experiment.report_html, "json": experiment.report_json, "csv": experiment.cells_csv}
-    return download_report(target, experiment.experiment_id, files, folder)
+    return {extension: ref for extension, ref in files.items() if ref is not None}

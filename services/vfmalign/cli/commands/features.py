@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
-from vfmalign.cli.options import DatasetArgument, HomeOption, JsonOption, LayerOption, SeedOption
+from vfmalign.cli.options import DatasetArgument, HomeOption, JsonOption, LayerOption, SeedOption, parse_choice
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.enum_labels import check_choice
 from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_fields
@@ -17,7 +16,7 @@ from vfmalign.client import AsyncClient
 from vfmalign.client.features import ExtractedFeatureSet
 from vfmalign.client.messages.features import ExtractDatasetRequest, ExtractDatasetResponse
 from vfmalign.core.domain.datasets import SPLITS
-from vfmalign.core.domain.documents import pluralise, to_json_dict
+from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.tasks import get_task_spec
 
 SplitOption = Annotated[str, typer.Option("--split", help=f"Split: {', '.join(SPLITS)}.")]
@@ -45,11 +44,10 @@ def extract(
     Lost or damaged parts are.
     """
     output = Output.to_terminal(as_json=as_json)
-    check_choice(split, SPLITS, "--split")
-    request = ExtractDatasetRequest(
+    request = ExtractDatasetRequest.from_fields(
         model_id=model,
         dataset_id=dataset,
-        split=split,
+        split=parse_choice(split, SPLITS, "--split"),
         layers=tuple(layer or ()),
         input_transform=get_task_spec(task).input_transform if task else "",
         initialisation="random" if random else "checkpoint",
@@ -74,7 +72,7 @@ def extract(
     if result.recomputed_parts:
         output.note(f"lost or damaged parts computed again: {result.recomputed_parts}", "yellow")
     output.emit(
-        to_json_dict(message.to_proto()),
+        message.to_json_dict(),
         list_fields(
             f"Feature set {feature_set.feature_set_id}",
             {

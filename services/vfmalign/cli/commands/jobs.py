@@ -11,6 +11,7 @@ from vfmalign.cli.exits import FAILED, OK
 from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
+    NETWORKS,
     DatasetArgument,
     DetachOption,
     HomeOption,
@@ -20,17 +21,16 @@ from vfmalign.cli.options import (
     TaskOption,
     build_recipe,
     new_id,
+    parse_choice,
     with_recipe,
 )
 from vfmalign.cli.resources import JOBS
 from vfmalign.cli.target import Target
 from vfmalign.cli.views import tables
-from vfmalign.cli.views.enum_labels import get_labels, label, parse
 from vfmalign.cli.views.follow import follow_job
 from vfmalign.cli.views.output import Output
 from vfmalign.client.messages.common import JOB_STATES
-from vfmalign.core.domain.documents import to_json_dict
-from vfmalign.v1 import finetuning_pb2
+from vfmalign.client.messages.jobs import Job, JobSpec, Recipe
 
 app = new_group("List, show and cancel training jobs.")
 add_list_and_cancel(app, JOBS, tables.list_jobs, JOB_STATES)
@@ -45,26 +45,24 @@ def finetune(
     *,
     task: TaskOption,
     model: ModelOption,
-    network: Annotated[
-        str, typer.Option(help=f"Network to start from: {', '.join(get_labels(finetuning_pb2.Network))}.")
-    ] = "pretrained",
+    network: Annotated[str, typer.Option(help=f"Network to start from: {', '.join(NETWORKS)}.")] = "pretrained",
     publish_as: Annotated[
         str, typer.Option("--as", help="Id of the published encoder; <job>-encoder by default.")
     ] = "",
     job_id: JobOption = None,
-    recipe: finetuning_pb2.Recipe,
+    recipe: Recipe,
     seed: SeedOption = 0,
     no_wait: DetachOption = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Fine-tune a model on a task, without an alignment check."""
-    spec = finetuning_pb2.JobSpec(
-        kind=finetuning_pb2.JOB_KIND_FINETUNE,
+    spec = JobSpec.from_fields(
+        kind="finetune",
         dataset_id=dataset,
         model_id=model,
         task=task,
-        network=parse(finetuning_pb2.Network, network, "--network"),
+        network=parse_choice(network, NETWORKS, "--network"),
         recipe=recipe,
         seed=seed,
         publish_as=publish_as,
@@ -78,30 +76,29 @@ def show(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOpti
     """Show one job with its learning curve."""
     output = Output.to_terminal(as_json=as_json)
     job = JOBS.get(Target.find(StateDirectory(home)), job_id)
-    output.emit({"job": to_json_dict(job)}, *tables.show_job(job))
+    output.emit({"job": job.to_json_dict()}, *tables.show_job(job))
 
 
-def create_job(target: Target, job_id: str, spec: finetuning_pb2.JobSpec, output: Output, *, wait: bool) -> None:
+def create_job(target: Target, job_id: str, spec: JobSpec, output: Output, *, wait: bool) -> None:
     """Create a job and, unless `wait` is false, follow it until it has ended.
 
     Raises:
         typer.Exit: code 1 if the job did not succeed, else 0.
     """
     job = JOBS.create(target, job_id, spec)
-    state = label(job, "state")
     if not wait:
-        output.emit({"job": to_json_dict(job)}, f"job {job_id}: {state}; follow it with `vfmalign watch {job_id}`")
+        output.emit({"job": job.to_json_dict()}, f"job {job_id}: {job.state}; follow it with `vfmalign watch {job_id}`")
         return
-    output.note(f"job {job_id} is {state}")
+    output.note(f"job {job_id} is {job.state}")
     finish_job(watch_job(target, job_id, output), output)
 
 
-def watch_job(target: Target, job_id: str, output: Output) -> finetuning_pb2.Job:
+def watch_job(target: Target, job_id: str, output: Output) -> Job:
     """Follow a job until it has ended."""
     return follow(target, JOBS, job_id, output, follow_job)
 
 
-def finish_job(job: finetuning_pb2.Job, output: Output) -> None:
+def finish_job(job: Job, output: Output) -> None:
     """Write a job that has ended; raises as `create_job`."""
-    output.emit({"job": to_json_dict(job)}, *tables.show_job(job))
-    raise typer.Exit(OK if label(job, "state") == "succeeded" else FAILED)
+    output.emit({"job": job.to_json_dict()}, *tables.show_job(job))
+    raise typer.Exit(OK if job.state == "succeeded" else FAILED)

@@ -4,34 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
-from google.protobuf.message import Message
 from rich.console import RenderableType
 
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
-from vfmalign.cli.options import HomeOption, JsonOption, LimitOption, StateOption
+from vfmalign.cli.options import HomeOption, JsonOption, LimitOption, StateOption, parse_choice
 from vfmalign.cli.resources import Resource
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.enum_labels import check_choice, label
 from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
 from vfmalign.client import AsyncClient
-from vfmalign.client.messages.common import STATES
-from vfmalign.core.domain.documents import to_json_dict
+from vfmalign.client.messages.common import STATES, JobState, ObjectRef
+from vfmalign.client.operations import OperationT, SpecT
 from vfmalign.core.domain.errors import PreconditionFailed
-from vfmalign.v1 import common_pb2
 
-M = TypeVar("M", bound=Message)
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Id, as `list` shows it.")]
 
 
 def add_list_and_cancel(
     app: typer.Typer,
-    resource: Resource[M],
-    list_table: Callable[[Iterable[M]], RenderableType],
-    states: tuple[str, ...] = STATES,
+    resource: Resource[SpecT, OperationT],
+    list_table: Callable[[Iterable[OperationT]], RenderableType],
+    states: tuple[JobState, ...] = STATES,
 ) -> None:
     """Add the commands `list` and `cancel` to a group; `states` are those that the resource can have."""
     noun = resource.noun
@@ -43,10 +39,9 @@ def add_list_and_cancel(
         as_json: JsonOption = False,
     ) -> None:
         output = Output.to_terminal(as_json=as_json)
-        for name in state or ():
-            check_choice(name, states, "--state")
-        resources = resource.list(Target.find(StateDirectory(home)), state or (), limit)
-        output.emit({f"{noun}s": [to_json_dict(item) for item in resources]}, list_table(resources))
+        chosen = [parse_choice(name, states, "--state") for name in state or ()]
+        resources = resource.list(Target.find(StateDirectory(home)), chosen, limit)
+        output.emit({f"{noun}s": [item.to_json_dict() for item in resources]}, list_table(resources))
 
     def cancel(
         resource_id: IdArgument,
@@ -55,8 +50,8 @@ def add_list_and_cancel(
     ) -> None:
         output = Output.to_terminal(as_json=as_json)
         cancelled = resource.cancel(Target.find(StateDirectory(home)), resource_id)
-        status = getattr(cancelled, "status", "")
-        output.emit({noun: to_json_dict(cancelled)}, f"{noun} {resource_id}: {label(cancelled, 'state')}; {status}")
+        line = f"{noun} {resource_id}: {cancelled.state}; {cancelled.progress.detail}"
+        output.emit({noun: cancelled.to_json_dict()}, line)
 
     app.command("list", help=f"List {noun}s, newest first.")(list_)
     app.command("cancel", help=f"Cancel a {noun}. One that has ended stays as it is.")(cancel)
@@ -64,11 +59,11 @@ def add_list_and_cancel(
 
 def follow(
     target: Target,
-    resource: Resource[M],
+    resource: Resource[SpecT, OperationT],
     resource_id: str,
     output: Output,
-    follow_on: Callable[[AsyncClient, str, View], Awaitable[M]],
-) -> M:
+    follow_on: Callable[[AsyncClient, str, View], Awaitable[OperationT]],
+) -> OperationT:
     """Follow a resource until it has ended. Ctrl-C leaves it running and prints how to continue."""
     try:
         with View(output) as view:
@@ -81,9 +76,7 @@ def follow(
         raise
 
 
-def download_report(
-    target: Target, resource_id: str, files: Mapping[str, common_pb2.ObjectRef], folder: Path
-) -> dict[str, str]:
+def download_report(target: Target, resource_id: str, files: Mapping[str, ObjectRef], folder: Path) -> dict[str, str]:
     """Download a report and verify its digests.
 
     Args:

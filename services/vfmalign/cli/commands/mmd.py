@@ -11,10 +11,9 @@ import typer
 from vfmalign.cli.arrays import parse_sample, upload_large_samples
 from vfmalign.cli.local.comparison_process import compare_in_subprocess
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
-from vfmalign.cli.options import HomeOption, JsonOption, LayerOption, LevelOption, SeedOption
+from vfmalign.cli.options import HomeOption, JsonOption, LayerOption, LevelOption, SeedOption, parse_choice
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.comparison_tables import comparison
-from vfmalign.cli.views.enum_labels import check_choice
 from vfmalign.cli.views.output import Output
 from vfmalign.client.messages.mmd import (
     BandwidthRule,
@@ -29,7 +28,6 @@ from vfmalign.client.messages.mmd import (
     TestMethod,
     TestOptions,
 )
-from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.storage.arrays import NPY
 
@@ -131,7 +129,7 @@ def mmd(
     response = compare(options, samples, home, output, timeout)
     if reference is None and "reference" in samples:
         output.note("A is also the reference for scale and bandwidth; choose another one with --reference", "dim")
-    output.emit(to_json_dict(response.to_proto()), *comparison(response))
+    output.emit(response.to_json_dict(), *comparison(response))
 
 
 def _compare_on_service(
@@ -160,8 +158,7 @@ def _compare_locally(
 
 def _choose(text: str, choices: Any, option: str) -> Any:
     """Returns a text that is one of the values of a `Literal`; raises `BadOption` for another one."""
-    check_choice(text, get_args(choices), option)
-    return text
+    return parse_choice(text, get_args(choices), option)
 
 
 def _to_pairing(*, paired: bool, independent: bool) -> Pairing:

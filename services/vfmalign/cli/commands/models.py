@@ -13,22 +13,23 @@ from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
+    OBJECTIVES,
+    PRETRAINING_OBJECTIVES,
     DetachOption,
     HomeOption,
     JsonOption,
     SeedOption,
     build_pretraining_recipe,
     new_id,
+    parse_choice,
     with_recipe,
 )
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.enum_labels import PRETRAINING_OBJECTIVES, check_choice, get_labels, parse
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_models, show_model
-from vfmalign.core.domain.documents import to_json_dict
+from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.v1 import features_pb2, finetuning_pb2
 
 T = TypeVar("T", int, float)
 
@@ -62,7 +63,7 @@ PrimaryLayerOption = Annotated[
 ]
 ImportObjectiveOption = Annotated[
     str,
-    typer.Option("--objective", help=f"Pretraining objective: {', '.join(get_labels(features_pb2.Objective))}."),
+    typer.Option("--objective", help=f"Pretraining objective: {', '.join(OBJECTIVES)}."),
 ]
 
 
@@ -75,7 +76,7 @@ def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
         output.note(f"model {unreadable.id} cannot be read: {unreadable.message}", "yellow")
     output.emit(
         {
-            "models": [to_json_dict(model.to_proto()) for model in response.models],
+            "models": [model.to_json_dict() for model in response.models],
             "architectures": list(response.architectures),
         },
         list_models(response.models),
@@ -88,7 +89,7 @@ def show(model_id: ModelArgument, home: HomeOption = DEFAULT_HOME, as_json: Json
     """Show the card of one model."""
     output = Output.to_terminal(as_json=as_json)
     model = Target.find(StateDirectory(home)).run(lambda client: client.features.get_model(model_id))
-    output.emit(to_json_dict(model.to_proto()), show_model(model))
+    output.emit(model.to_json_dict(), show_model(model))
 
 
 @app.command("import")
@@ -116,7 +117,7 @@ def import_(
         from vfmalign.models.importer import InputDescription, import_model
 
     output = Output.to_terminal(as_json=as_json)
-    parse(features_pb2.Objective, objective, "--objective")
+    parse_choice(objective, OBJECTIVES, "--objective")
     store = Target.find(StateDirectory(home)).store
     model_input = InputDescription(
         tuple(_split_list(modalities)),
@@ -151,19 +152,18 @@ def pretrain(
     ] = "profound_conv_micro",
     publish_as: Annotated[str, typer.Option("--id", help="Id of the model; <job>-encoder by default.")] = "",
     job_id: JobOption = None,
-    recipe: finetuning_pb2.Recipe,
+    recipe: Recipe,
     seed: SeedOption = 0,
     no_wait: DetachOption = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Pretrain a new encoder on a dataset's split `pretrain`, and publish it."""
-    check_choice(objective, PRETRAINING_OBJECTIVES, "--objective")
-    spec = finetuning_pb2.JobSpec(
-        kind=finetuning_pb2.JOB_KIND_PRETRAIN,
+    spec = JobSpec.from_fields(
+        kind="pretrain",
         dataset_id=dataset,
         architecture=architecture,
-        objective=parse(features_pb2.Objective, objective, "--objective"),
+        objective=parse_choice(objective, PRETRAINING_OBJECTIVES, "--objective"),
         recipe=recipe,
         seed=seed,
         publish_as=publish_as,

@@ -9,8 +9,7 @@ import typer
 
 from vfmalign.cli.demo import rehearsal
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
-from vfmalign.cli.options import DEFAULT_REPORTS, JsonOption, ReportsOption, SeedOption
-from vfmalign.cli.views.enum_labels import check_choice
+from vfmalign.cli.options import DEFAULT_REPORTS, JsonOption, ReportsOption, SeedOption, parse_choice
 from vfmalign.cli.views.output import Output
 
 
@@ -28,6 +27,6 @@ def rehearse(
     Pretrains the models, runs every check and writes the report. Run the same command again to resume an interrupted
     rehearsal. The same size and seed give the same numbers. The result rehearses the procedure; it is not evidence.
     """
-    check_choice(size, tuple(rehearsal.SIZES), "--size")
+    parse_choice(size, tuple(rehearsal.SIZES), "--size")
     plan = rehearsal.RehearsalPlan(size, rehearsal.SIZES[size], seed)
     rehearsal.run(StateDirectory(home), Output.to_terminal(as_json=as_json), plan, reports)

@@ -31,7 +31,7 @@ def watch(
         jobs.finish_job(jobs.watch_job(target, name, output), output)
 
 
-def _exists(resource: Resource[Any], target: Target, name: str) -> bool:
+def _exists(resource: Resource[Any, Any], target: Target, name: str) -> bool:
     try:
         resource.get(target, name)
     except NotFound:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.text import Text
@@ -30,13 +30,13 @@ from vfmalign.cli.local.state_directory import StateDirectory
 from vfmalign.cli.resources import CHECKS
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.check_tables import show_check
-from vfmalign.cli.views.enum_labels import label
 from vfmalign.cli.views.follow import View, follow_check
 from vfmalign.cli.views.output import Output
+from vfmalign.client.messages.checks import Check, CheckSpec
+from vfmalign.client.messages.jobs import Job, Recipe
 from vfmalign.core.domain.datasets import Split
-from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import BadOption, Conflict
-from vfmalign.v1 import alignment_pb2, finetuning_pb2
+from vfmalign.core.domain.models import Objective
 
 ARCHITECTURE = "profound_conv_micro"
 PRESET = "demo"
@@ -53,7 +53,7 @@ class DemoPlan:
 
     seed: int
     task: str
-    objective: str
+    objective: Objective
 
     @property
     def dataset(self) -> str:
@@ -72,18 +72,17 @@ class DemoPlan:
 
     def pretraining(self) -> PretrainingRun:
         """Returns how the model is pretrained."""
-        recipe = finetuning_pb2.Recipe(preset=PRESET)
+        recipe = Recipe(preset=PRESET)
         return PretrainingRun(self.dataset, self.model, ARCHITECTURE, self.objective, recipe, self.seed)
 
 
-@dataclass
+@dataclass(frozen=True)
 class DemoResult:
-    """The results of a demo."""
+    """The results of a demo: the check, its jobs, and the paths of its downloaded report."""
 
-    check: alignment_pb2.Check = field(default_factory=alignment_pb2.Check)
-    jobs: list[finetuning_pb2.Job] = field(default_factory=list)
-    places: dict[str, str] = field(default_factory=dict)
-    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    check: Check
+    jobs: list[Job]
+    report: dict[str, str]
 
 
 def run(directory: StateDirectory, output: Output, plan: DemoPlan, *, reports: Path, keep: bool) -> None:
@@ -98,19 +97,20 @@ def run(directory: StateDirectory, output: Output, plan: DemoPlan, *, reports: P
     directory.create()
     (directory.path / MARKER_FILE).touch()
     handle_sigterm_as_interrupt()
-    result = DemoResult()
+    stopwatch = Stopwatch()
     try:
-        with result.stopwatch.step("all"):
+        with stopwatch.step("all"):
             start = time.monotonic()
             with running_stack(directory, output.note, get_small_network_settings()) as state:
-                result.stopwatch.seconds["stack"] = time.monotonic() - start
-                _run_steps(Target.from_state(state), output, plan, result, directory=directory, reports=reports)
+                stopwatch.seconds["stack"] = time.monotonic() - start
+                target = Target.from_state(state)
+                result = _run_steps(target, output, plan, stopwatch, directory=directory, reports=reports)
                 end = time.monotonic()
-            result.stopwatch.seconds["stopping"] = time.monotonic() - end
+            stopwatch.seconds["stopping"] = time.monotonic() - end
     except KeyboardInterrupt:
         output.note("\nthe demo was interrupted; its stack is stopped")
         raise
-    _emit(result, output)
+    _emit(result, stopwatch, output)
     if keep:
         output.note(f"the data are kept; `vfmalign up --home {directory.path}` starts the stack again")
     else:
@@ -124,11 +124,11 @@ def run_on_deployment(target: Target, output: Output, plan: DemoPlan, *, reports
         VfmalignError: a step failed.
     """
     output.note(REHEARSAL, "bold yellow")
-    result = DemoResult()
-    with result.stopwatch.step("all"):
+    stopwatch = Stopwatch()
+    with stopwatch.step("all"):
         target.store.ensure_bucket()
-        _run_steps(target, output, plan, result, directory=None, reports=reports)
-    _emit(result, output)
+        result = _run_steps(target, output, plan, stopwatch, directory=None, reports=reports)
+    _emit(result, stopwatch, output)
 
 
 def delete_demo(directory: StateDirectory) -> None:
@@ -162,47 +162,46 @@ def _run_steps(
     target: Target,
     output: Output,
     plan: DemoPlan,
-    result: DemoResult,
+    stopwatch: Stopwatch,
     *,
     directory: StateDirectory | None,
     reports: Path,
-) -> None:
-    with result.stopwatch.step("phantoms"):
+) -> DemoResult:
+    with stopwatch.step("phantoms"):
         generate_phantoms(target, plan.dataset, plan.seed, COUNTS, output)
-    with result.stopwatch.step("pretraining"):
+    with stopwatch.step("pretraining"):
         pretrain(target, [plan.pretraining()], output, directory)
-    with result.stopwatch.step("check"):
-        result.check = _run_check(target, plan, output, directory)
-    result.jobs = list_jobs_of_check(target, result.check)
-    result.places = download_check_report(target, result.check, reports)
+    with stopwatch.step("check"):
+        check = _run_check(target, plan, output)
+    if check.result is None:
+        raise to_error(plan.check, check, directory)
+    report = download_check_report(target, plan.check, check.result, reports)
+    return DemoResult(check, list_jobs_of_check(target, check), report)
 
 
-def _run_check(target: Target, plan: DemoPlan, output: Output, directory: StateDirectory | None) -> alignment_pb2.Check:
-    spec = alignment_pb2.CheckSpec(
+def _run_check(target: Target, plan: DemoPlan, output: Output) -> Check:
+    spec = CheckSpec(
         model_id=plan.model,
         dataset_id=plan.dataset,
         task=plan.task,
-        recipe=finetuning_pb2.Recipe(preset=PRESET),
+        recipe=Recipe(preset=PRESET),
         seed=plan.seed,
     )
     CHECKS.create(target, plan.check, spec)
     with View(output) as view:
-        check = target.run(lambda client: follow_check(client, plan.check, view))
-    if label(check, "state") != "succeeded":
-        raise to_error(plan.check, check.failure, check.progress.detail, directory)
-    return check
+        return target.run(lambda client: follow_check(client, plan.check, view))
 
 
-def _emit(result: DemoResult, output: Output) -> None:
+def _emit(result: DemoResult, stopwatch: Stopwatch, output: Output) -> None:
     output.emit(
         {
-            "check": to_json_dict(result.check),
-            "report": result.places,
-            "seconds": result.stopwatch.seconds,
+            "check": result.check.to_json_dict(),
+            "report": result.report,
+            "seconds": stopwatch.seconds,
             "note": REHEARSAL,
         },
-        *show_check(result.check, Path(result.places["html"]), result.jobs),
+        *show_check(result.check, Path(result.report["html"]), result.jobs),
         "",
-        result.stopwatch.to_table("Steps of the demo"),
+        stopwatch.to_table("Steps of the demo"),
         Text(REHEARSAL, style="bold yellow"),
     )

@@ -28,13 +28,14 @@ from vfmalign.cli.local.stack import running_stack
 from vfmalign.cli.local.state_directory import StateDirectory
 from vfmalign.cli.resources import EXPERIMENTS
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.enum_labels import label
 from vfmalign.cli.views.follow import View, follow_experiment
 from vfmalign.cli.views.output import Output
+from vfmalign.client.messages.experiments import ExperimentSpec
+from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import VfmalignError
+from vfmalign.core.domain.models import Objective
 from vfmalign.core.domain.tasks import TASKS
-from vfmalign.v1 import experiment_pb2, finetuning_pb2
 
 DEFAULT_SEED = 2025
 """Chosen before any of its numbers were seen."""
@@ -55,15 +56,15 @@ class Size:
         tasks: tasks of the experiment.
     """
 
-    models: tuple[tuple[str, str], ...]
+    models: tuple[tuple[str, Objective], ...]
     counts: Mapping[Split, int]
     seeds: int
-    pretraining: finetuning_pb2.Recipe
-    finetuning: finetuning_pb2.Recipe
+    pretraining: Recipe
+    finetuning: Recipe
     tasks: tuple[str, ...] = tuple(TASKS)
 
 
-_SMALL = (
+_SMALL: tuple[tuple[str, Objective], ...] = (
     # One architecture with both objectives separates the effect of the objective from that of the architecture.
     ("profound_conv_micro", "masked_reconstruction"),
     ("profound_conv_micro", "contrastive"),
@@ -75,15 +76,15 @@ SIZES: dict[str, Size] = {
         models=_SMALL,
         counts={"pretrain": 24, "train": 20, "val": 8, "test": 16},
         seeds=1,
-        pretraining=finetuning_pb2.Recipe(preset="demo", epochs=8, steps_per_epoch=16, batch_size=8),
-        finetuning=finetuning_pb2.Recipe(preset="demo", epochs=16, probe_steps=(32, 64, 128)),
+        pretraining=Recipe(preset="demo", epochs=8, steps_per_epoch=16, batch_size=8),
+        finetuning=Recipe(preset="demo", epochs=16, probe_steps=(32, 64, 128)),
     ),
     "evidence": Size(
         models=(*_SMALL, ("profound_vit_micro", "masked_reconstruction")),
         counts={"pretrain": 120, "train": 80, "val": 24, "test": 120},
         seeds=3,
-        pretraining=finetuning_pb2.Recipe(preset="demo", epochs=20, steps_per_epoch=30, batch_size=8),
-        finetuning=finetuning_pb2.Recipe(preset="demo", epochs=16, steps_per_epoch=32, probe_steps=(32, 64, 128)),
+        pretraining=Recipe(preset="demo", epochs=20, steps_per_epoch=30, batch_size=8),
+        finetuning=Recipe(preset="demo", epochs=16, steps_per_epoch=32, probe_steps=(32, 64, 128)),
     ),
 }
 
@@ -118,13 +119,13 @@ class RehearsalPlan:
             )
         return pretrainings
 
-    def spec(self) -> experiment_pb2.ExperimentSpec:
+    def spec(self) -> ExperimentSpec:
         """Returns the specification of the experiment."""
-        return experiment_pb2.ExperimentSpec(
-            model_ids=[pretraining.model for pretraining in self.pretrainings()],
+        return ExperimentSpec(
+            model_ids=tuple(pretraining.model for pretraining in self.pretrainings()),
             dataset_id=self.dataset,
             tasks=self.size.tasks,
-            seeds=[self.seed + number for number in range(self.size.seeds)],
+            seeds=tuple(self.seed + number for number in range(self.size.seeds)),
             recipe=self.size.finetuning,
             max_running=MAX_CHECKS,
             title=REHEARSAL,
@@ -172,8 +173,8 @@ def rehearse(target: Target, directory: StateDirectory, output: Output, plan: Re
         EXPERIMENTS.create(target, plan.experiment, plan.spec())
         with View(output) as view:
             experiment = target.run(lambda client: follow_experiment(client, plan.experiment, view))
-    if label(experiment, "state") != "succeeded":
-        raise to_error(plan.experiment, experiment.failure, experiment.progress.detail, directory)
+    if experiment.state != "succeeded":
+        raise to_error(plan.experiment, experiment, directory)
     output.note(
         f"the data are kept in {directory.path}; `vfmalign up --home {directory.path}` starts the stack again", "dim"
     )

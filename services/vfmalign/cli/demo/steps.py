@@ -16,14 +16,16 @@ from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.local.state_directory import StateDirectory
 from vfmalign.cli.resources import JOBS
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.enum_labels import label, parse
 from vfmalign.cli.views.follow import View, follow_job
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import new_table
+from vfmalign.client.messages.checks import Check
+from vfmalign.client.messages.experiments import Experiment
+from vfmalign.client.messages.jobs import Job, JobSpec, Recipe
 from vfmalign.core.domain.datasets import SPLITS, Split
 from vfmalign.core.domain.errors import NotFound, VfmalignError
+from vfmalign.core.domain.models import Objective
 from vfmalign.core.storage.datasets import load_dataset
-from vfmalign.v1 import features_pb2, finetuning_pb2
 
 REHEARSAL = "rehearsal on phantoms: not evidence"
 
@@ -65,8 +67,8 @@ class PretrainingRun:
     dataset: str
     model: str
     architecture: str
-    objective: str
-    recipe: finetuning_pb2.Recipe
+    objective: Objective
+    recipe: Recipe
     seed: int
 
     @property
@@ -74,13 +76,13 @@ class PretrainingRun:
         """Id of the pretraining job."""
         return f"pretrain-{self.model}"
 
-    def to_spec(self) -> finetuning_pb2.JobSpec:
+    def to_spec(self) -> JobSpec:
         """Returns the specification of the pretraining job."""
-        return finetuning_pb2.JobSpec(
-            kind=finetuning_pb2.JOB_KIND_PRETRAIN,
+        return JobSpec(
+            kind="pretrain",
             dataset_id=self.dataset,
             architecture=self.architecture,
-            objective=parse(features_pb2.Objective, self.objective, "objective"),
+            objective=self.objective,
             recipe=self.recipe,
             seed=self.seed,
             publish_as=self.model,
@@ -131,25 +133,24 @@ def pretrain(
     """
     jobs = [JOBS.create(target, model.job, model.to_spec()) for model in models]
     for model, created in zip(models, jobs, strict=True):
-        job = created if created.HasField("end_time") else _follow(target, model.job, output)
-        if label(job, "state") != "succeeded":
-            raise to_error(model.job, job.failure, job.progress.detail, directory)
+        job = _follow(target, model.job, output) if created.end_time is None else created
+        if job.state != "succeeded":
+            raise to_error(model.job, job, directory)
         output.note(f"model {model.model} is published")
 
 
-def _follow(target: Target, job_id: str, output: Output) -> finetuning_pb2.Job:
+def _follow(target: Target, job_id: str, output: Output) -> Job:
     with View(output) as view:
         return target.run(lambda client: follow_job(client, job_id, view))
 
 
-def to_error(
-    subject: str, failure: finetuning_pb2.Failure, status: str, directory: StateDirectory | None
-) -> VfmalignError:
+def to_error(subject: str, operation: Job | Check | Experiment, directory: StateDirectory | None) -> VfmalignError:
     """Returns the error for a job, check or experiment that did not succeed; its remedy names the logs."""
     logs = f"in {directory.logs} and {directory.job_logs}" if directory is not None else "of the deployment"
+    failure = operation.failure
     return VfmalignError(
-        failure.message or status,
+        operation.progress.detail if failure is None else failure.message,
         subject=subject,
         remedy=f"read the logs {logs}",
-        reason=failure.reason or "CANCELLED",
+        reason="CANCELLED" if failure is None else failure.reason,
     )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 
-from google.protobuf.json_format import MessageToJson, Parse
-
 from vfmalign.cli.extras import require_modules
 from vfmalign.client.messages.mmd import ComputeOptions, ComputeResponse
 from vfmalign.core.domain.errors import Cancelled, Exhausted, InvalidInput, Unavailable, VfmalignError
-from vfmalign.v1 import mmd_pb2
 
 MODULES = ("torch", "scipy", "vfmalign.mmd")
 _ERRORS: dict[int, type[VfmalignError]] = {1: Unavailable, 2: InvalidInput, 3: Exhausted, 130: Cancelled}
@@ -38,14 +36,14 @@ def compare_in_subprocess(
         VfmalignError: the subprocess failed, with the message that it printed.
     """
     require_modules("mmd", "a local comparison", MODULES)
-    request: mmd_pb2.ComputeRequest = options.to_proto()
-    request.ClearField("pairing")  # an argument of its own
-    arguments = [samples["x"], samples["y"], f"--pairing={options.pairing}"]
+    fields = options.to_json_dict()
+    del fields["pairing"]  # an argument of its own
+    arguments = [samples["x"], samples["y"], f"--pairing={options.pairing}", f"--options={json.dumps(fields)}"]
     if "reference" in samples:
         arguments.append(f"--reference={samples['reference']}")
     try:
         completed = subprocess.run(
-            [sys.executable, "-m", "vfmalign.mmd.comparison", *arguments, f"--options={MessageToJson(request)}"],
+            [sys.executable, "-m", "vfmalign.mmd.comparison", *arguments],
             env={**os.environ, **environment},
             capture_output=True,
             text=True,
@@ -58,7 +56,7 @@ def compare_in_subprocess(
         ) from None
     if completed.returncode != 0:
         raise _to_error(completed.returncode, completed.stderr)
-    return ComputeResponse.from_proto(Parse(completed.stdout, mmd_pb2.ComputeResponse()))
+    return ComputeResponse.from_json(completed.stdout)
 
 
 def _to_error(code: int, stderr: str) -> VfmalignError:

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vfmalign.cli.views.enum_labels import label
 from vfmalign.cli.views.tables import (
     ABSENT,
     BELOW_ERROR_BOUND,
     DEGENERATE,
     SATURATED,
-    format_field,
     format_mmd2,
     format_steps,
     list_absent_reasons,
@@ -24,19 +21,21 @@ from vfmalign.cli.views.tables import (
     new_table,
     number,
     separate_tables,
+    show_report,
     styled_state,
     to_text,
 )
+from vfmalign.client.messages.checks import Check, CheckResult, CheckStage
+from vfmalign.client.messages.common import Estimate
+from vfmalign.client.messages.jobs import Job
+from vfmalign.client.messages.mmd import ShiftResult
 from vfmalign.core.domain.documents import pluralise
-from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2, mmd_pb2
 
 _STAGE_NUMBERS = ("attempts", "seconds", "without waiting")
 _VERDICT_STYLES = {"gain": "bold green", "harm": "bold red"}
 
 
-def show_check(
-    check: alignment_pb2.Check, report: Path | None = None, jobs: Sequence[finetuning_pb2.Job] = ()
-) -> list[RenderableType]:
+def show_check(check: Check, report: Path | None = None, jobs: Sequence[Job] = ()) -> list[RenderableType]:
     """Returns everything about a check.
 
     Args:
@@ -45,18 +44,17 @@ def show_check(
         jobs: the check's jobs, if known; they tell how long a stage waited for a free slot.
     """
     parts: list[RenderableType] = [_show_head(check)]
-    if check.HasField("result"):
-        result = check.result
+    if (result := check.result) is not None:
         parts += [show_shifts(result), *_show_measures(result), show_gains(result), show_convergence(result)]
         parts += _show_probes(result)
     parts.append(show_stages(check.stages, jobs))
-    if check.HasField("result"):
-        parts += _show_remarks(check.result)
-        parts.append(_show_report(check.result, report))
+    if result is not None:
+        parts += _show_remarks(result)
+        parts.append(show_report(result.report_html, report))
     return separate_tables(parts)
 
 
-def show_shifts(result: alignment_pb2.CheckResult) -> Table:
+def show_shifts(result: CheckResult) -> Table:
     """Returns MMD² per layer, the primary layer first."""
     level = _format_level(result)
     table = new_table(
@@ -74,12 +72,12 @@ def show_shifts(result: alignment_pb2.CheckResult) -> Table:
     )
     for shift in result.shifts:
         mmd = shift.mmd
-        main = mmd.standardised if mmd.HasField("standardised") else mmd.raw
+        main = mmd.standardised or mmd.raw
         mark = " *" if mmd.layer == result.primary_layer else ""
         table.add_row(
             mmd.layer + mark,
             str(mmd.channels),
-            format_mmd2(mmd.standardised) if mmd.HasField("standardised") else ABSENT,
+            ABSENT if mmd.standardised is None else format_mmd2(mmd.standardised),
             format_mmd2(mmd.raw),
             to_text(main.p_value),
             to_text(main.p_value_max_t),
@@ -89,7 +87,7 @@ def show_shifts(result: alignment_pb2.CheckResult) -> Table:
     return table
 
 
-def show_gains(result: alignment_pb2.CheckResult) -> Table:
+def show_gains(result: CheckResult) -> Table:
     """Returns the gains with the scores they are computed from."""
     metric, level = result.metric, _format_level(result)
     better = "higher is better" if metric.higher_is_better else "lower is better"
@@ -107,24 +105,24 @@ def show_gains(result: alignment_pb2.CheckResult) -> Table:
         ("specialised (rpg_specialised)", result.rpg_specialised),
         ("scratch (rpg_scratch)", result.rpg_scratch),
     ]
-    if result.HasField("gain_naive_baseline"):
+    if result.gain_naive_baseline is not None:
         gains.append(("naive baseline" + ("¶" if result.naive_baseline_not_beaten else ""), result.gain_naive_baseline))
     for name, gain in gains:
         table.add_row(
             name,
-            format_field(gain, "score", 4),
-            format_field(gain, "baseline", 4),
+            number(gain.score, 4),
+            number(gain.baseline, 4),
             to_text(gain.absolute, signed=True),
             to_text(gain.relative_percent, signed=True, unit=" %"),
         )
     return table
 
 
-def show_convergence(result: alignment_pb2.CheckResult) -> Table:
+def show_convergence(result: CheckResult) -> Table:
     """Returns how fast the validation score converged, and how far the weights moved."""
     convergence = result.convergence
     steps = convergence.steps_to_95
-    selected = [f"{label(curve, 'network')} {curve.selected_step}" for curve in result.curves]
+    selected = [f"{curve.network} {curve.selected_step}" for curve in result.curves]
     return list_fields(
         f"Convergence of the pretrained network (of {convergence.steps} steps)",
         {
@@ -138,30 +136,30 @@ def show_convergence(result: alignment_pb2.CheckResult) -> Table:
     )
 
 
-def show_stages(stages: Sequence[alignment_pb2.CheckStage], jobs: Sequence[finetuning_pb2.Job] = ()) -> Table:
+def show_stages(stages: Sequence[CheckStage], jobs: Sequence[Job] = ()) -> Table:
     """Returns the duration of every stage; for a job's stage also without its wait for a free slot."""
     training_s = {
-        f"job_{label(job.spec, 'network')}": _to_seconds(job.end_time) - _to_seconds(job.start_time)
+        f"job_{job.spec.network}": (job.end_time - job.start_time).total_seconds()
         for job in jobs
-        if job.HasField("start_time") and job.HasField("end_time")
+        if job.start_time is not None and job.end_time is not None
     }
     table = new_table("Stages", "stage", "attempts", "seconds", "without waiting", numbers=_STAGE_NUMBERS)
     for stage in stages:
-        seconds = f"{stage.seconds:.1f}" if stage.HasField("end_time") else ABSENT
+        seconds = ABSENT if stage.end_time is None else f"{stage.seconds:.1f}"
         working = f"{training_s[stage.name]:.1f}" if stage.name in training_s else seconds
         table.add_row(stage.name, str(stage.attempts), seconds, working)
     return table
 
 
-def _show_head(check: alignment_pb2.Check) -> RenderableType:
-    if not check.HasField("result"):
-        text = Text.assemble(f"Check {check.check_id}: ", styled_state(label(check, "state")))
-        if check.HasField("failure"):
+def _show_head(check: Check) -> RenderableType:
+    if check.result is None:
+        text = Text.assemble(f"Check {check.check_id}: ", styled_state(check.state))
+        if check.failure is not None:
             text.append(f"\n{check.failure.reason}: {check.failure.message}")
         elif check.progress.detail:
             text.append(f"\n{check.progress.detail}")
         return text
-    verdict = label(check.result, "verdict")
+    verdict = check.result.verdict
     return Text.assemble(
         f"Check {check.check_id} ({check.spec.task}): verdict ",
         (verdict, _VERDICT_STYLES.get(verdict, "bold yellow")),
@@ -169,18 +167,18 @@ def _show_head(check: alignment_pb2.Check) -> RenderableType:
     )
 
 
-def _show_measures(result: alignment_pb2.CheckResult) -> list[RenderableType]:
+def _show_measures(result: CheckResult) -> list[RenderableType]:
     """Returns the further measures of the primary layer, each with its meaning or why it is absent."""
     if not result.measures:
         return []
     table = new_table(f"Beside MMD²: {result.primary_layer}", "measure", "value", "meaning", numbers=["value"])
     for measure in result.measures:
-        meaning = measure.meaning if measure.value.HasField("value") else measure.value.absent_reason
+        meaning = measure.value.absent_reason if measure.value.value is None else measure.meaning
         table.add_row(measure.name, to_text(measure.value), meaning)
     return [table]
 
 
-def _show_probes(result: alignment_pb2.CheckResult) -> list[RenderableType]:
+def _show_probes(result: CheckResult) -> list[RenderableType]:
     """Returns the probes of the pretrained network's training."""
     if not result.probes:
         return []
@@ -193,14 +191,13 @@ def _show_probes(result: alignment_pb2.CheckResult) -> list[RenderableType]:
     return [table]
 
 
-def _show_remarks(result: alignment_pb2.CheckResult) -> list[RenderableType]:
+def _show_remarks(result: CheckResult) -> list[RenderableType]:
     """Returns the meaning of the marks, the reasons for missing numbers, and the cautions."""
     lines: list[RenderableType] = [
         Text("* primary layer, declared in advance. p says only that a change is detectable.", style="dim")
     ]
-    shifts = [shift for layer in result.shifts for shift in (layer.mmd.raw, layer.mmd.standardised)]
-    intervals = [estimate.interval for estimate in (*(s.mmd2 for s in shifts), *(p.shift for p in result.probes))]
-    if any(interval.degenerate for interval in intervals):
+    shifts = [s for layer in result.shifts for s in (layer.mmd.raw, layer.mmd.standardised) if s is not None]
+    if any(estimate.degenerate for estimate in (*(s.mmd2 for s in shifts), *(p.shift for p in result.probes))):
         lines.append(Text(DEGENERATE, style="dim"))
     if any(shift.below_error_bound for shift in shifts):
         lines.append(Text(BELOW_ERROR_BOUND, style="dim"))
@@ -214,9 +211,7 @@ def _show_remarks(result: alignment_pb2.CheckResult) -> list[RenderableType]:
     return lines + [Text(f"! {caution}", style="yellow") for caution in result.cautions]
 
 
-def _list_estimates(
-    result: alignment_pb2.CheckResult, shifts: Sequence[mmd_pb2.ShiftResult]
-) -> list[common_pb2.Estimate]:
+def _list_estimates(result: CheckResult, shifts: Sequence[ShiftResult]) -> list[Estimate]:
     """Returns the estimates whose missing values or intervals need a reason."""
     estimates = [estimate for s in shifts for estimate in (s.mmd2, s.p_value, s.p_value_max_t)]
     for gain in (result.rpg_specialised, result.rpg_scratch):
@@ -224,23 +219,12 @@ def _list_estimates(
     estimates += [probe.shift for probe in result.probes]
     # No interval is ever formed for these two: only a missing value needs a reason.
     for shift in result.shifts:
-        estimates += [e for e in (shift.shift_ratio, shift.paired_similarity) if not e.HasField("value")]
+        estimates += [e for e in (shift.shift_ratio, shift.paired_similarity) if e.value is None]
     return estimates
 
 
-def _show_report(result: alignment_pb2.CheckResult, report: Path | None) -> RenderableType:
-    text = Text.assemble("Report: ", (result.report_html.uri, "bold"))
-    if report is not None:
-        text.append(f"\n        {report}", style="bold")
-    return text
-
-
-def _to_seconds(stamp: Timestamp) -> float:
-    return float(stamp.seconds) + stamp.nanos / 1e9
-
-
-def _format_level(result: alignment_pb2.CheckResult) -> str:
+def _format_level(result: CheckResult) -> str:
     """Formats the nominal coverage of the intervals, for the titles of columns."""
     candidates = [result.rpg_specialised.relative_percent, *(shift.mmd.raw.mmd2 for shift in result.shifts)]
-    levels = [estimate.interval.level for estimate in candidates if estimate.HasField("interval")]
+    levels = [estimate.interval.level for estimate in candidates if estimate.interval is not None]
     return f"{100 * levels[0]:g} %" if levels else "interval"

@@ -32,7 +32,7 @@ def comparison(response: ComputeResponse) -> list[RenderableType]:
     lines: list[RenderableType] = [_show_shifts(response, optional), *_show_measures(response)]
     if any(shift.below_error_bound for shift in shifts):
         lines.append(Text(BELOW_ERROR_BOUND, style="dim"))
-    if any(shift.mmd2.interval is not None and shift.mmd2.interval.degenerate for shift in shifts):
+    if any(shift.mmd2.degenerate for shift in shifts):
         lines.append(Text(DEGENERATE, style="dim"))
     if response.backend_note:
         lines.append(Text(response.backend_note, style="dim"))

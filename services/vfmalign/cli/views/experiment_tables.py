@@ -9,28 +9,28 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vfmalign.cli.views.enum_labels import label
 from vfmalign.cli.views.tables import (
     ABSENT,
     DEGENERATE,
     SATURATED,
-    format_field,
     format_steps,
     new_table,
     number,
     primary_shift,
+    show_report,
     styled_state,
     to_text,
 )
-from vfmalign.v1 import alignment_pb2, experiment_pb2
+from vfmalign.client.messages.checks import CheckResult
+from vfmalign.client.messages.experiments import Experiment
 
-Results = Mapping[str, alignment_pb2.CheckResult]
+Results = Mapping[str, CheckResult]
 """Results of the checks that succeeded, by check id."""
 _NUMBERS = ("seed", "score", "specialised", "naive baseline", "MMD²", "ratio", "to 95 %")
 
 
 def show_experiment(
-    experiment: experiment_pb2.Experiment,
+    experiment: Experiment,
     results: Results,
     headline: Sequence[str] = (),
     report: Path | None = None,
@@ -49,12 +49,12 @@ def show_experiment(
     if any(cell.check_id not in results for cell in experiment.cells):
         parts += [show_other_cells(experiment, results), ""]
     parts += [*(Text(sentence, style="bold") for sentence in headline), *([""] if headline else [])]
-    if experiment.HasField("report_html"):
-        parts.append(_show_report(experiment, report))
+    if experiment.report_html is not None:
+        parts.append(show_report(experiment.report_html, report))
     return parts
 
 
-def show_results(experiment: experiment_pb2.Experiment, results: Results) -> Table:
+def show_results(experiment: Experiment, results: Results) -> Table:
     """Returns the main table: the result of each cell that succeeded."""
     table = new_table(
         f"{len(results)} of {len(experiment.cells)} cells",
@@ -75,43 +75,43 @@ def show_results(experiment: experiment_pb2.Experiment, results: Results) -> Tab
         if cell.check_id not in results:
             continue
         result = results[cell.check_id]
-        naive = format_field(result.gain_naive_baseline, "baseline", 4)
+        naive = ABSENT if result.gain_naive_baseline is None else number(result.gain_naive_baseline.baseline, 4)
         table.add_row(
             cell.task,
             cell.model_id,
             str(cell.seed),
-            format_field(result.rpg_specialised, "score", 4),
-            format_field(result.rpg_specialised, "baseline", 4),
+            number(result.rpg_specialised.score, 4),
+            number(result.rpg_specialised.baseline, 4),
             naive + ("¶" if result.naive_baseline_not_beaten else ""),
             to_text(result.rpg_specialised.relative_percent, signed=True, unit=" %"),
             _format_shift(result),
             to_text(result.shifts[0].shift_ratio),
             format_steps(result.convergence.steps_to_95),
-            label(result, "verdict"),
+            result.verdict,
         )
     return table
 
 
-def show_other_cells(experiment: experiment_pb2.Experiment, results: Results) -> Table:
+def show_other_cells(experiment: Experiment, results: Results) -> Table:
     """Returns the cells without a result, with their state."""
     table = new_table("Cells without a result", "check", "task", "model", "seed", "state", "status", numbers=["seed"])
     for cell in experiment.cells:
         if cell.check_id not in results:
-            state = styled_state(label(cell, "state"))
-            table.add_row(cell.check_id, cell.task, cell.model_id, str(cell.seed), state, cell.progress.detail)
+            state, seed = styled_state(cell.state), str(cell.seed)
+            table.add_row(cell.check_id, cell.task, cell.model_id, seed, state, cell.progress.detail)
     return table
 
 
-def _format_shift(result: alignment_pb2.CheckResult) -> str:
+def _format_shift(result: CheckResult) -> str:
     """Formats the shift without its interval, for which the table has no space; the report has it."""
     shift = primary_shift(result)
-    marks = ("†" if shift.interval.degenerate else "") + ("§" if result.shifts[0].saturated else "")
-    return (number(shift.value) if shift.HasField("value") else ABSENT) + marks
+    marks = ("†" if shift.degenerate else "") + ("§" if result.shifts[0].saturated else "")
+    return number(shift.value) + marks
 
 
-def _show_head(experiment: experiment_pb2.Experiment) -> Text:
-    head = Text.assemble(f"Experiment {experiment.experiment_id}: ", styled_state(label(experiment, "state")))
-    if experiment.HasField("failure"):
+def _show_head(experiment: Experiment) -> Text:
+    head = Text.assemble(f"Experiment {experiment.experiment_id}: ", styled_state(experiment.state))
+    if experiment.failure is not None:
         return head.append(f"\n{experiment.failure.reason}: {experiment.failure.message}")
     return head.append(f"\n{experiment.progress.detail}")
 
@@ -130,13 +130,6 @@ def _show_remarks(results: Results) -> list[RenderableType]:
         lines.append(Text("¶ the fine-tuned model does not beat the naive baseline.", style="yellow"))
     if any(result.shifts[0].saturated for result in results.values()):
         lines.append(Text(SATURATED, style="dim"))
-    if any(primary_shift(result).interval.degenerate for result in results.values()):
+    if any(primary_shift(result).degenerate for result in results.values()):
         lines.append(Text(DEGENERATE, style="dim"))
     return lines
-
-
-def _show_report(experiment: experiment_pb2.Experiment, report: Path | None) -> Text:
-    text = Text.assemble("Report: ", (experiment.report_html.uri, "bold"))
-    if report is not None:
-        text.append(f"\n        {report}", style="bold")
-    return text

@@ -7,30 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import TypeVar
 
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBars
 
-from vfmalign.cli.views.enum_labels import ENDED, label
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import primary_shift, to_text
 from vfmalign.client import AsyncClient
-from vfmalign.client.messages.common import Progress
-from vfmalign.client.operations import AsyncOperationsClient
+from vfmalign.client.messages.checks import Check, CheckResult, CheckStage
+from vfmalign.client.messages.common import TERMINAL_STATES, Progress
+from vfmalign.client.messages.experiments import Experiment, ExperimentCell
+from vfmalign.client.messages.jobs import Job
+from vfmalign.client.operations import AsyncOperationsClient, OperationT, SpecT
 from vfmalign.core.domain.errors import Internal, NotFound, Unavailable
 from vfmalign.core.domain.tasks import TASKS
-from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, finetuning_pb2
 
 _MAX_DESCRIPTION = 72
 _STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow"}
 _MARKS = {"succeeded": "✓", "failed": "✗", "cancelled": "–"}
+_BEGINNING_OF_TIME = datetime.min.replace(tzinfo=UTC)
 
-M = TypeVar("M")
 
-
-async def follow_job(client: AsyncClient, job_id: str, view: View) -> finetuning_pb2.Job:
+async def follow_job(client: AsyncClient, job_id: str, view: View) -> Job:
     """Show a job until it has ended, and return it.
 
     Raises:
@@ -38,44 +38,44 @@ async def follow_job(client: AsyncClient, job_id: str, view: View) -> finetuning
         Unavailable: the service is unavailable for too long.
     """
 
-    async def show(job: finetuning_pb2.Job) -> None:
+    async def show(job: Job) -> None:
         view.show_job(job)
 
     return await _follow(client.jobs, job_id, view.output, show)
 
 
-async def follow_check(client: AsyncClient, check_id: str, view: View) -> alignment_pb2.Check:
+async def follow_check(client: AsyncClient, check_id: str, view: View) -> Check:
     """Show a check and its jobs until it has ended, and return it; raises as `follow_job`."""
     ended_jobs: set[str] = set()
 
-    async def show(check: alignment_pb2.Check) -> None:
+    async def show(check: Check) -> None:
         for job_id in check.job_ids:
             if job_id not in ended_jobs:
                 # A job that is not created yet, or missed now, is seen at the next change.
                 with suppress(NotFound, Unavailable):
                     job = await client.jobs.get(job_id)
                     view.show_job(job)
-                    if label(job, "state") in ENDED:
+                    if job.state in TERMINAL_STATES:
                         ended_jobs.add(job_id)
         view.show_check(check)
 
     return await _follow(client.checks, check_id, view.output, show)
 
 
-async def follow_experiment(client: AsyncClient, experiment_id: str, view: View) -> experiment_pb2.Experiment:
+async def follow_experiment(client: AsyncClient, experiment_id: str, view: View) -> Experiment:
     """Show an experiment until it has ended, and return it; raises as `follow_job`."""
     shown: set[str] = set()
 
-    async def get_result(cell: experiment_pb2.ExperimentCell) -> alignment_pb2.CheckResult | None:
-        if label(cell, "state") == "succeeded":
+    async def get_result(cell: ExperimentCell) -> CheckResult | None:
+        if cell.state == "succeeded":
             with suppress(NotFound, Unavailable):
-                check = await client.checks.get(cell.check_id)
-                return check.result if check.HasField("result") else None
+                return (await client.checks.get(cell.check_id)).result
         return None
 
-    async def show(experiment: experiment_pb2.Experiment) -> None:
-        ended = [cell for cell in experiment.cells if label(cell, "state") in ENDED and cell.check_id not in shown]
-        for cell in sorted(ended, key=lambda cell: cell.end_time.ToNanoseconds()):
+    async def show(experiment: Experiment) -> None:
+        ended = [cell for cell in experiment.cells if cell.state in TERMINAL_STATES and cell.check_id not in shown]
+        # A cell that was cancelled before its check began has no end.
+        for cell in sorted(ended, key=lambda cell: cell.end_time or _BEGINNING_OF_TIME):
             shown.add(cell.check_id)
             view.show_cell(cell, await get_result(cell), len(shown), len(experiment.cells))
         view.show_experiment(experiment)
@@ -84,12 +84,15 @@ async def follow_experiment(client: AsyncClient, experiment_id: str, view: View)
 
 
 async def _follow(
-    operations: AsyncOperationsClient[M], resource_id: str, output: Output, show: Callable[[M], Awaitable[None]]
-) -> M:
+    operations: AsyncOperationsClient[SpecT, OperationT],
+    resource_id: str,
+    output: Output,
+    show: Callable[[OperationT], Awaitable[None]],
+) -> OperationT:
     def note_outage(_: Unavailable) -> None:
         output.note("the finetuning service is unavailable; reconnecting", "yellow")
 
-    last: M | None = None
+    last: OperationT | None = None
     async for state in operations.watch(resource_id, on_disconnect=note_outage):
         last = state
         await show(state)
@@ -126,60 +129,45 @@ class View:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._bars.stop()
 
-    def show_check(self, check: alignment_pb2.Check) -> None:
+    def show_check(self, check: Check) -> None:
         """Show what is new in a check."""
         for stage in check.stages:
-            if stage.HasField("end_time") and stage.name not in self._finished_stages:
-                self._finished_stages.add(stage.name)
-                attempts = f", {stage.attempts} attempts" if stage.attempts > 1 else ""
-                self.output.note(f"✓ {stage.name:<20} {stage.seconds:6.1f} s{attempts}", "green")
-            progress = stage.progress
-            new_probe = progress.unit == "probe" and progress.done > self._probes_shown
-            if new_probe:
-                self._probes_shown = progress.done
-            if progress.reason or new_probe:
-                self._note_detail(progress)
+            self._show_stage(stage)
         training = check.progress.unit == "epoch"  # jobs have bars of their own
-        running = not check.HasField("end_time") and not training
+        running = check.end_time is None and not training
         self.show_bar("check", check.progress.detail if running else None, check.progress)
 
-    def show_job(self, job: finetuning_pb2.Job) -> None:
+    def show_job(self, job: Job) -> None:
         """Show what is new in a job: the points of its learning curve, and its bar."""
         name, metric = _get_name(job), _get_metric(job)
-        shown, state = self._points.get(job.job_id, 0), label(job, "state")
-        if state == "succeeded" and not job.attempts and not shown:
+        shown = self._points.get(job.job_id, 0)
+        if job.state == "succeeded" and not job.attempts and not shown:
             self.output.note(f"  {name:<12} {job.progress.detail}")  # the result of an equal baseline was reused
         for point in job.curve[shown:]:
-            loss = f"loss {point.train_loss:8.4f}" if point.HasField("train_loss") else "before training"
+            loss = "before training" if point.train_loss is None else f"loss {point.train_loss:8.4f}"
             epochs = f"{point.epoch:>3}/{job.progress.total}"
             self.output.note(f"  {name:<12} epoch {epochs}  {loss:<15}  {metric} {point.validation_score:.4f}")
         self._points[job.job_id] = max(len(job.curve), shown)
         descriptions = {"running": f"training: {name}", "pending": f"pending: {name}: {job.progress.detail}"}
-        self.show_bar(job.job_id, descriptions.get(state), job.progress)
+        self.show_bar(job.job_id, descriptions.get(job.state), job.progress)
 
-    def show_cell(
-        self,
-        cell: experiment_pb2.ExperimentCell,
-        result: alignment_pb2.CheckResult | None,
-        number: int,
-        total: int,
-    ) -> None:
+    def show_cell(self, cell: ExperimentCell, result: CheckResult | None, number: int, total: int) -> None:
         """Show one line for a cell of an experiment that has ended."""
-        state = label(cell, "state")
-        outcome = _summarise(result) if result is not None else f"{state}: {cell.progress.detail}"
+        outcome = f"{cell.state}: {cell.progress.detail}" if result is None else _summarise(result)
         name = f"{cell.task:<16} {cell.model_id}  seed {cell.seed}"
-        self.output.note(f"{_MARKS.get(state, ' ')} {number:>3}/{total}  {name}  {outcome}", _STYLES.get(state, ""))
+        line = f"{_MARKS.get(cell.state, ' ')} {number:>3}/{total}  {name}  {outcome}"
+        self.output.note(line, _STYLES.get(cell.state, ""))
 
-    def show_experiment(self, experiment: experiment_pb2.Experiment) -> None:
+    def show_experiment(self, experiment: Experiment) -> None:
         """Show the bars of an experiment: one for all cells, and one for every running cell."""
-        ended = experiment.HasField("end_time")
+        ended = experiment.end_time is not None
         self.show_bar("experiment", None if ended else "checks", experiment.progress)
         for cell in experiment.cells:
-            running = not ended and label(cell, "state") == "running"
+            running = not ended and cell.state == "running"
             description = f"{cell.task} {cell.model_id} {cell.seed}: {cell.progress.detail}"
             self.show_bar(cell.check_id, description if running else None, None)
 
-    def show_bar(self, key: str, description: str | None, progress: Progress | common_pb2.Progress | None) -> None:
+    def show_bar(self, key: str, description: str | None, progress: Progress | None) -> None:
         """Show a progress bar, or remove it if there is no description."""
         if not description:
             if key in self._tasks:
@@ -197,22 +185,36 @@ class View:
         """Returns the descriptions of the bars that are shown."""
         return [task.description for task in self._bars.tasks]
 
-    def _note_detail(self, progress: common_pb2.Progress) -> None:
+    def _show_stage(self, stage: CheckStage) -> None:
+        """Show that a stage has ended, a new probe of a running one, or what it waits for."""
+        if stage.end_time is not None and stage.name not in self._finished_stages:
+            self._finished_stages.add(stage.name)
+            attempts = f", {stage.attempts} attempts" if stage.attempts > 1 else ""
+            self.output.note(f"✓ {stage.name:<20} {stage.seconds:6.1f} s{attempts}", "green")
+        if (progress := stage.progress) is None:
+            return
+        new_probe = progress.unit == "probe" and progress.done > self._probes_shown
+        if new_probe:
+            self._probes_shown = progress.done
+        if progress.reason or new_probe:
+            self._note_detail(progress)
+
+    def _note_detail(self, progress: Progress) -> None:
         """Print the detail of a progress once: a probe's values, or what a check waits for."""
         if progress.detail and progress.detail not in self._details:
             self._details.add(progress.detail)
             self.output.note(f"  {progress.detail}", "yellow" if progress.reason else "")
 
 
-def _get_name(job: finetuning_pb2.Job) -> str:
-    return "pretraining" if job.spec.kind == finetuning_pb2.JOB_KIND_PRETRAIN else label(job.spec, "network")
+def _get_name(job: Job) -> str:
+    return "pretraining" if job.spec.kind == "pretrain" else job.spec.network
 
 
-def _get_metric(job: finetuning_pb2.Job) -> str:
+def _get_metric(job: Job) -> str:
     task = TASKS.get(job.spec.task)
     return f"validation {task.primary_metric.name}" if task is not None else "validation loss"
 
 
-def _summarise(result: alignment_pb2.CheckResult) -> str:
+def _summarise(result: CheckResult) -> str:
     gain = to_text(result.rpg_specialised.relative_percent, signed=True, unit=" %")
-    return f"{label(result, 'verdict')}, gain {gain}, MMD² {to_text(primary_shift(result))}"
+    return f"{result.verdict}, gain {gain}, MMD² {to_text(primary_shift(result))}"

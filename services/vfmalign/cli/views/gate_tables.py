@@ -10,16 +10,15 @@ from rich.text import Text
 
 from vfmalign.cli.gates import Decision, ObservedInterval, Outcome, passed
 from vfmalign.cli.views.tables import ABSENT, BELOW_ERROR_BOUND, DEGENERATE, SATURATED, new_table, number
-from vfmalign.v1 import alignment_pb2, common_pb2, mmd_pb2
+from vfmalign.client.messages.checks import CheckResult, LayerShift
+from vfmalign.client.messages.common import Estimate
+from vfmalign.client.messages.mmd import ShiftResult
 
 _STYLES = {Outcome.PASSED: "green", Outcome.FAILED: "bold red", Outcome.UNDECIDABLE: "bold yellow"}
 
 
-def observe(check: alignment_pb2.Check) -> dict[str, ObservedInterval]:
-    """Returns the interval of every quantity that a condition may name; empty for a check without a result."""
-    if not check.HasField("result"):
-        return {}
-    result = check.result
+def observe(result: CheckResult) -> dict[str, ObservedInterval]:
+    """Returns the interval of every quantity that a condition may name."""
     observed = {
         "rpg_specialised": _to_observed(result.rpg_specialised.relative_percent),
         "rpg_scratch": _to_observed(result.rpg_scratch.relative_percent),
@@ -30,7 +29,7 @@ def observe(check: alignment_pb2.Check) -> dict[str, ObservedInterval]:
         if layer.mmd.layer == result.primary_layer:
             observed["mmd2"] = _observe_shift(layer.mmd.raw, layer)
             observed["mmd2_std"] = ObservedInterval(absent_reason="the check has no standardised features")
-            if layer.mmd.HasField("standardised"):
+            if layer.mmd.standardised is not None:
                 observed["mmd2_std"] = _observe_shift(layer.mmd.standardised, layer)
     return observed
 
@@ -77,17 +76,17 @@ def show_gate(decisions: Sequence[Decision], cautions: Sequence[str]) -> list[Re
     return ["", table, verdict, *([Text(f"! {'; '.join(titles)}: see above.", style="yellow")] if titles else [])]
 
 
-def _observe_shift(shift: mmd_pb2.ShiftResult, layer: alignment_pb2.LayerShift) -> ObservedInterval:
+def _observe_shift(shift: ShiftResult, layer: LayerShift) -> ObservedInterval:
     remarks = [_without_mark(SATURATED)] if layer.saturated else []
     if shift.below_error_bound:
         remarks.append(_without_mark(BELOW_ERROR_BOUND))
     return _to_observed(shift.mmd2, *remarks)
 
 
-def _to_observed(estimate: common_pb2.Estimate, *remarks: str) -> ObservedInterval:
-    if not estimate.HasField("value") or not estimate.HasField("interval"):
-        return ObservedInterval(absent_reason=estimate.absent_reason, remarks=remarks)
+def _to_observed(estimate: Estimate, *remarks: str) -> ObservedInterval:
     interval = estimate.interval
+    if estimate.value is None or interval is None:
+        return ObservedInterval(absent_reason=estimate.absent_reason, remarks=remarks)
     degenerate = (_without_mark(DEGENERATE),) if interval.degenerate else ()
     return ObservedInterval(interval.lower, interval.upper, interval.level, remarks=(*degenerate, *remarks))
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vfmalign.cli.views.enum_labels import label
-from vfmalign.client.messages.common import Estimate
+from vfmalign.client.messages.checks import Check, CheckResult, Steps
+from vfmalign.client.messages.common import Estimate, ObjectRef
+from vfmalign.client.messages.experiments import Experiment
 from vfmalign.client.messages.features import Model
+from vfmalign.client.messages.jobs import Job
 from vfmalign.client.messages.mmd import ShiftResult
 from vfmalign.core.domain.documents import pluralise
-from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, finetuning_pb2, mmd_pb2
 
 ABSENT = "—"
 DEGENERATE = "† degenerate interval: the test does not reject, and the coverage is unreliable."
@@ -39,45 +39,33 @@ def new_table(title: str, *columns: str, numbers: Iterable[str] = ()) -> Table:
     return table
 
 
-def number(value: float, digits: int = 3) -> str:
-    """Formats a number to significant digits; a dash if it is not finite."""
-    return f"{value:.{digits}g}" if math.isfinite(value) else ABSENT
+def number(value: float | None, digits: int = 3) -> str:
+    """Formats a number to significant digits; a dash if it is absent or not finite."""
+    return ABSENT if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
 
 
-def to_text(estimate: Estimate | common_pb2.Estimate, *, digits: int = 3, signed: bool = False, unit: str = "") -> str:
+def to_text(estimate: Estimate, *, digits: int = 3, signed: bool = False, unit: str = "") -> str:
     """Formats a value with its interval, or a dash; † marks an interval with unreliable coverage."""
-    record = to_record(estimate)
-    if record.value is None:
+    if estimate.value is None:
         return ABSENT
     sign = "+" if signed else ""
-    text = f"{record.value:{sign}.{digits}g}{unit}"
-    if record.interval is not None:
-        interval = record.interval
+    text = f"{estimate.value:{sign}.{digits}g}{unit}"
+    if (interval := estimate.interval) is not None:
         mark = "†" if interval.degenerate else ""
         text += f" [{interval.lower:{sign}.{digits}g}, {interval.upper:{sign}.{digits}g}]{mark}"
     return text
 
 
-def to_record(estimate: Estimate | common_pb2.Estimate) -> Estimate:
-    """Returns an estimate as a record, whichever form the client returned it in."""
-    return estimate if isinstance(estimate, Estimate) else Estimate.from_proto(estimate)
-
-
-def format_mmd2(shift: ShiftResult | mmd_pb2.ShiftResult) -> str:
+def format_mmd2(shift: ShiftResult) -> str:
     """Formats MMD² with its interval; ‡ marks a value below its error bound."""
     return to_text(shift.mmd2) + ("‡" if shift.below_error_bound else "")
 
 
-def format_steps(steps: alignment_pb2.Steps) -> str:
+def format_steps(steps: Steps) -> str:
     """Formats a number of optimiser steps, or a dash."""
-    if not steps.HasField("value"):
+    if steps.value is None:
         return ABSENT
     return f"more than {steps.value}" if steps.censored else str(steps.value)
-
-
-def format_field(message: Message, field: str, digits: int = 3) -> str:
-    """Formats an optional number of a message, or a dash."""
-    return number(getattr(message, field), digits) if message.HasField(field) else ABSENT
 
 
 def styled_state(state: str) -> Text:
@@ -85,11 +73,9 @@ def styled_state(state: str) -> Text:
     return Text(state, style=_STYLES.get(state, ""))
 
 
-def format_time(stamp: Timestamp) -> str:
-    """Formats a time in UTC; a dash for none."""
-    if not stamp.seconds:
-        return ABSENT
-    return f"{stamp.ToDatetime(tzinfo=UTC):%Y-%m-%d %H:%M:%S}"
+def format_time(time: datetime) -> str:
+    """Formats a time in UTC."""
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def list_fields(title: str, pairs: Mapping[str, Any] | Sequence[tuple[str, Any]]) -> Table:
@@ -111,36 +97,42 @@ def separate_tables(parts: Sequence[RenderableType]) -> list[RenderableType]:
     return lines
 
 
-def list_absent_reasons(estimates: Iterable[Estimate | common_pb2.Estimate]) -> list[RenderableType]:
+def list_absent_reasons(estimates: Iterable[Estimate]) -> list[RenderableType]:
     """Returns every distinct reason for a missing value or interval once."""
-    records = [to_record(estimate) for estimate in estimates]
     reasons = {
-        record.absent_reason: None
-        for record in records
-        if record.absent_reason and (record.value is None or record.interval is None)
+        estimate.absent_reason: None
+        for estimate in estimates
+        if estimate.absent_reason and (estimate.value is None or estimate.interval is None)
     }
     return [Text(f"{ABSENT} {reason}", style="dim") for reason in reasons]
 
 
-def primary_shift(result: alignment_pb2.CheckResult) -> common_pb2.Estimate:
+def primary_shift(result: CheckResult) -> Estimate:
     """Returns MMD² of the primary layer, on standardised features if there are any."""
     mmd = result.shifts[0].mmd
-    return mmd.standardised.mmd2 if mmd.HasField("standardised") else mmd.raw.mmd2
+    return (mmd.standardised or mmd.raw).mmd2
 
 
-def list_jobs(jobs: Iterable[finetuning_pb2.Job]) -> Table:
+def show_report(page: ObjectRef, downloaded: Path | None) -> Text:
+    """Returns where the page of a report is stored, and its downloaded copy if there is one."""
+    text = Text.assemble("Report: ", (page.uri, "bold"))
+    if downloaded is not None:
+        text.append(f"\n        {downloaded}", style="bold")
+    return text
+
+
+def list_jobs(jobs: Iterable[Job]) -> Table:
     """Returns a table of jobs."""
     table = new_table(
         "Jobs", "job", "state", "kind", "network", "task", "dataset", "epoch", "created", numbers=["epoch"]
     )
     for job in jobs:
-        finetune = job.spec.kind == finetuning_pb2.JOB_KIND_FINETUNE
         epoch = f"{job.progress.done}/{job.progress.total}" if job.progress.total else ABSENT
         table.add_row(
             job.job_id,
-            styled_state(label(job, "state")),
-            label(job.spec, "kind"),
-            label(job.spec, "network") if finetune else ABSENT,
+            styled_state(job.state),
+            job.spec.kind,
+            job.spec.network if job.spec.kind == "finetune" else ABSENT,
             job.spec.task or ABSENT,
             job.spec.dataset_id,
             epoch,
@@ -149,40 +141,39 @@ def list_jobs(jobs: Iterable[finetuning_pb2.Job]) -> Table:
     return table
 
 
-def show_job(job: finetuning_pb2.Job) -> list[RenderableType]:
+def show_job(job: Job) -> list[RenderableType]:
     """Returns one job with its learning curve."""
     pairs: list[tuple[str, Any]] = [
-        ("state", styled_state(label(job, "state"))),
+        ("state", styled_state(job.state)),
         ("status", job.progress.detail or ABSENT),
-        ("kind", label(job.spec, "kind")),
+        ("kind", job.spec.kind),
         ("dataset", job.spec.dataset_id),
         ("model", job.spec.model_id or ABSENT),
         ("seed", job.spec.seed),
         ("attempts", job.attempts),
         ("encoder", job.encoder_model_id or ABSENT),
-        ("result", job.result.uri or ABSENT),
+        ("result", ABSENT if job.result is None else job.result.uri),
     ]
-    if job.HasField("failure"):
+    if job.failure is not None:
         pairs.append(("failure", f"{job.failure.reason}: {job.failure.message}"))
     curve = new_table("Learning curve", "epoch", "step", "training loss", "validation", "s")
     for column in curve.columns:
         column.justify = "right"
     for point in job.curve:
-        loss = number(point.train_loss, 4) if point.HasField("train_loss") else ABSENT
-        curve.add_row(
-            str(point.epoch), str(point.step), loss, number(point.validation_score, 4), f"{point.elapsed_seconds:.1f}"
-        )
+        seconds = ABSENT if point.elapsed_seconds is None else f"{point.elapsed_seconds:.1f}"
+        loss, score = number(point.train_loss, 4), number(point.validation_score, 4)
+        curve.add_row(str(point.epoch), str(point.step), loss, score, seconds)
     record = list_fields(f"Job {job.job_id}", pairs)
     return [record, curve] if job.curve else [record]
 
 
-def list_checks(checks: Iterable[alignment_pb2.Check]) -> Table:
+def list_checks(checks: Iterable[Check]) -> Table:
     """Returns a table of checks."""
     table = new_table("Checks", "check", "state", "task", "model", "dataset", "created", "status")
     for check in checks:
         table.add_row(
             check.check_id,
-            styled_state(label(check, "state")),
+            styled_state(check.state),
             check.spec.task,
             check.spec.model_id,
             check.spec.dataset_id,
@@ -192,7 +183,7 @@ def list_checks(checks: Iterable[alignment_pb2.Check]) -> Table:
     return table
 
 
-def list_experiments(experiments: Iterable[experiment_pb2.Experiment]) -> Table:
+def list_experiments(experiments: Iterable[Experiment]) -> Table:
     """Returns a table of experiments."""
     table = new_table(
         "Experiments", "experiment", "state", "models", "tasks", "seeds", "ended", "dataset", "created", "status"
@@ -200,7 +191,7 @@ def list_experiments(experiments: Iterable[experiment_pb2.Experiment]) -> Table:
     for experiment in experiments:
         table.add_row(
             experiment.experiment_id,
-            styled_state(label(experiment, "state")),
+            styled_state(experiment.state),
             str(len(experiment.spec.model_ids)),
             str(len(experiment.spec.tasks)),
             str(len(experiment.spec.seeds)),

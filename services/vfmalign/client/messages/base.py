@@ -8,17 +8,20 @@ unspecified value as an absent field.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, ParamSpec, Self, TypeVar
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
-from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.json_format import MessageToDict, Parse, ParseDict
 from google.protobuf.message import Message
 from pydantic import StringConstraints, ValidationError
 
-from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.documents import to_json_dict
+from vfmalign.core.domain.errors import BadOption, Internal
 from vfmalign.core.domain.record import ID_PATTERN, SHA256_PATTERN, Record
 
 Convert = Callable[[EnumDescriptor, Any], Any]
+P = ParamSpec("P")
+M = TypeVar("M", bound="ApiMessage")
 
 OPTIONAL_SHA256_PATTERN = r"^([0-9a-f]{64})?$"
 OptionalSha256 = Annotated[str, StringConstraints(pattern=OPTIONAL_SHA256_PATTERN)]
@@ -53,14 +56,36 @@ class ApiMessage(Record):
             raise to_bad_option(error, field) from error
 
     @classmethod
-    def from_fields(cls, **fields: Any) -> Self:
+    def from_response(cls, message: Message) -> Self:
+        """Converts a message that a service returned.
+
+        Raises:
+            Internal: this version of the client cannot read it.
+        """
+        try:
+            return cls.from_proto(message)
+        except BadOption as error:
+            raise Internal(
+                f"cannot read the service's response: {error.field}: {error.message}",
+                subject=cls.PROTO.DESCRIPTOR.name,
+                remedy="install the version of vfmalign that the service runs",
+                reason="UNREADABLE_RESPONSE",
+            ) from error
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Converts JSON as the API defines it, such as that of `to_json_dict`; raises as `from_response`."""
+        return cls.from_response(Parse(text, cls.PROTO()))
+
+    @classmethod
+    def from_fields(cls: Callable[P, M], *args: P.args, **fields: P.kwargs) -> M:
         """Validates keyword arguments of a caller.
 
         Raises:
             BadOption: a field is missing, unknown or out of range.
         """
         try:
-            return cls(**fields)
+            return cls(*args, **fields)
         except ValidationError as error:
             raise to_bad_option(error) from error
 
@@ -69,6 +94,10 @@ class ApiMessage(Record):
         content = self.model_dump(mode="json", exclude_none=True)
         _map_enums(self.PROTO.DESCRIPTOR, content, _to_name)
         return ParseDict(content, self.PROTO())
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """Converts to JSON values as the API defines them: every field, and the proto's names of enum values."""
+        return to_json_dict(self.to_proto())
 
 
 def to_bad_option(error: ValidationError, field: str = "") -> BadOption:

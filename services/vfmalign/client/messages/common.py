@@ -63,6 +63,11 @@ class Estimate(ApiMessage):
     interval: Interval | None = None
     absent_reason: str = ""
 
+    @property
+    def degenerate(self) -> bool:
+        """Whether there is an interval, and its coverage is unreliable."""
+        return self.interval is not None and self.interval.degenerate
+
 
 def absent(reason: str) -> Estimate:
     """An estimate without value or interval."""

@@ -77,7 +77,6 @@ class CheckRepository(LifecycleRepository[CheckRow, Check]):
 
     table = CheckRow
     noun = "check"
-    list_rpc = "ListChecks"
     stopping = "cancelling: waiting for its jobs and calls to end"
 
     def create(self, check_id: str, request: CheckSpec) -> Check:

@@ -74,13 +74,11 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
     Attributes:
         table: class of the rows.
         noun: what a row is called in errors, such as `check`.
-        list_rpc: name of the call that lists them, for remedies.
         stopping: detail of the progress while a cancelled operation still runs.
     """
 
     table: ClassVar[type[Any]]
     noun: ClassVar[str]
-    list_rpc: ClassVar[str]
     stopping: ClassVar[str]
 
     def __init__(self, database: Database) -> None:
@@ -171,7 +169,11 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
     def _row(self, session: Session, item_id: str) -> Any:
         row = session.get(self.table, item_id, with_for_update=True)
         if row is None:
-            raise NotFound(f"no such {self.noun}", subject=item_id[:128], remedy=f"see {self.list_rpc} for known ids")
+            raise NotFound(
+                f"no such {self.noun}",
+                subject=item_id[:128],
+                remedy=f"run `vfmalign {self.noun}s list`, or call List{self.noun.capitalize()}s, to see the known ids",
+            )
         return row
 
     def _same(self, row: Any, request: Record) -> Item:

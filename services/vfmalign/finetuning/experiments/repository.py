@@ -49,7 +49,6 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, Experiment]):
 
     table = ExperimentRow
     noun = "experiment"
-    list_rpc = "ListExperiments"
     stopping = "cancelling: waiting for its checks to end"
 
     def create(self, experiment_id: str, spec: ExperimentSpec, pinned: PinnedInputs) -> Experiment:

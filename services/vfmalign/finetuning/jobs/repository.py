@@ -79,7 +79,6 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
 
     table = JobRow
     noun = "job"
-    list_rpc = "ListJobs"
     stopping = "cancelling: waiting for the process to end"
 
     def create(self, request: JobSpec, spec: TrainingSpec, check_id: str = "", baseline: str = "") -> Job:

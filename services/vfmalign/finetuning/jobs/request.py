@@ -81,7 +81,9 @@ def load_card(store: ObjectStore, model: str, sha256: str = "") -> ModelCard:
     try:
         card = store.read(model_card_key(model), ModelCard)
     except NotFound as error:
-        raise NotFound("no such model", subject=model, remedy="run `vfmalign models list` for known ids") from error
+        raise NotFound(
+            "no such model", subject=model, remedy="run `vfmalign models list` to see the known ids"
+        ) from error
     if sha256 and card.checkpoint.sha256 != sha256:
         raise DigestMismatch(
             f"the stored weights have SHA-256 {card.checkpoint.sha256[:12]}…, requested {sha256[:12]}…",

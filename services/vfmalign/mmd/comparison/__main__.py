@@ -12,7 +12,6 @@ from pathlib import Path
 
 from google.protobuf.json_format import ParseDict, ParseError
 
-from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import BadOption, Exhausted, InvalidInput, NotFound, PreconditionFailed, VfmalignError
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.settings import Settings, StoreSettings, load, parser
@@ -140,7 +139,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if not processes.is_main_process:
         return
     response = result.model_copy(update={"cost": comparison_job.to_cost(stages, engine.device)})
-    print(json.dumps(to_json_dict(response.to_proto()), indent=2, allow_nan=False))  # noqa: T201
+    print(json.dumps(response.to_json_dict(), indent=2, allow_nan=False))  # noqa: T201
 
 
 def _places(arguments: argparse.Namespace) -> dict[str, str]:

@@ -5,32 +5,47 @@ from __future__ import annotations
 import io
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
+from tests.unit.cli.conftest import TIME
 
 from vfmalign.cli.views import follow
 from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
+from vfmalign.client.messages.checks import Check, CheckSpec, CheckStage
+from vfmalign.client.messages.common import JobState, Progress, State
+from vfmalign.client.messages.experiments import Experiment, ExperimentCell, ExperimentSpec
+from vfmalign.client.messages.jobs import CurvePoint, Job, JobSpec
 from vfmalign.core.domain.errors import Internal, NotFound, Unavailable
-from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2
 
 Said = Callable[[], list[str]]
 
 
-def job(epochs: int, state: int = finetuning_pb2.JOB_STATE_RUNNING) -> finetuning_pb2.Job:
+def job(epochs: int, state: JobState = "running", **fields: Any) -> Job:
     """A fine-tuning job that has validated at 0 and after each of its epochs so far."""
-    spec = finetuning_pb2.JobSpec(
-        kind=finetuning_pb2.JOB_KIND_FINETUNE, network=finetuning_pb2.NETWORK_SCRATCH, task="segmentation"
+    curve = [
+        CurvePoint(epoch=epoch, step=4 * epoch, validation_score=0.1 * epoch, train_loss=2.0 / epoch if epoch else None)
+        for epoch in range(epochs + 1)
+    ]
+    values: dict[str, Any] = {"attempts": 1, "progress": Progress(done=epochs, total=5, unit="epoch")}
+    return Job(
+        job_id="j1",
+        spec=JobSpec(kind="finetune", dataset_id="d1", network="scratch", task="segmentation"),
+        state=state,
+        create_time=TIME,
+        curve=curve,
+        **values | fields,
     )
-    message = finetuning_pb2.Job(job_id="j1", spec=spec, state=state, attempts=1)
-    message.progress.done, message.progress.total, message.progress.unit = epochs, 5, "epoch"
-    for epoch in range(epochs + 1):
-        point = message.curve.add(epoch=epoch, step=4 * epoch, validation_score=0.1 * epoch)
-        if epoch:
-            point.train_loss = 2.0 / epoch
-    return message
+
+
+def check(**fields: Any) -> Check:
+    """A running check."""
+    spec = CheckSpec(model_id="m1", dataset_id="d1", task="segmentation")
+    return Check(check_id="c1", spec=spec, state="running", create_time=TIME, **fields)
 
 
 def test_every_validation_is_shown_once(output: Output, said: Said) -> None:
@@ -38,7 +53,7 @@ def test_every_validation_is_shown_once(output: Output, said: Said) -> None:
         view.show_job(job(0))
         view.show_job(job(0))
         view.show_job(job(2))
-        view.show_job(job(2, finetuning_pb2.JOB_STATE_SUCCEEDED))
+        view.show_job(job(2, "succeeded"))
     lines = said()
     assert len(lines) == 3
     assert lines[0].split() == ["scratch", "epoch", "0/5", "before", "training", "validation", "lesion_dice", "0.0000"]
@@ -46,33 +61,29 @@ def test_every_validation_is_shown_once(output: Output, said: Said) -> None:
 
 
 def test_a_finished_stage_is_shown_once_with_its_time_and_attempts(output: Output, said: Said) -> None:
-    check = alignment_pb2.Check(check_id="c1")
-    check.stages.add(name="validate", attempts=1, seconds=0.25).end_time.FromSeconds(9)
-    check.stages.add(name="features_before", attempts=1)
+    validate = CheckStage(name="validate", attempts=1, seconds=0.25, end_time=TIME)
+    running = CheckStage(name="features_before", attempts=1)
+    ended = CheckStage(name="features_before", attempts=2, seconds=12.5, end_time=TIME)
     with View(output) as view:
-        view.show_check(check)
-        check.stages[1].attempts, check.stages[1].seconds = 2, 12.5
-        check.stages[1].end_time.FromSeconds(9)
-        view.show_check(check)
+        view.show_check(check(stages=[validate, running]))
+        view.show_check(check(stages=[validate, ended]))
     lines = said()
     assert [line.split()[1] for line in lines] == ["validate", "features_before"]
     assert "12.5 s, 2 attempts" in lines[1]
 
 
-def check(**progress: object) -> alignment_pb2.Check:
-    """A running check with this progress."""
-    message = common_pb2.Progress(**progress)
-    return alignment_pb2.Check(
-        progress=message, stages=[alignment_pb2.CheckStage(name=message.phase, progress=message)]
-    )
+def at(**progress: Any) -> Check:
+    """A running check of one stage with this progress."""
+    record = Progress(**progress)
+    return check(progress=record, stages=[CheckStage(name=record.phase, progress=record)])
 
 
 def test_what_a_check_waits_for_is_shown_when_it_changes(output: Output, said: Said) -> None:
     details = ["mmd does not answer; next attempt in 2 s", "mmd does not answer; next attempt in 4 s"]
     with View(output) as view:
         for detail in (details[0], details[0], details[1]):
-            view.show_check(check(phase="mmd", reason="SERVICE_UNAVAILABLE", detail=detail))
-        view.show_check(check(phase="mmd", detail="comparing features"))
+            view.show_check(at(phase="mmd", reason="SERVICE_UNAVAILABLE", detail=detail))
+        view.show_check(at(phase="mmd", detail="comparing features"))
     assert [line.strip() for line in said()] == details
 
 
@@ -80,15 +91,14 @@ def test_a_probe_is_shown_once_with_its_values(output: Output, said: Said) -> No
     first, second = (f"step {step}: MMD² 0.0{step}, validation 0.5" for step in (10, 20))
     with View(output) as view:
         for done, detail in ((0, "probing"), (1, first), (1, first), (1, "probing"), (2, second)):
-            view.show_check(check(phase="probes", unit="probe", done=done, total=2, detail=detail))
-        view.show_check(check(phase="job_pretrained", unit="epoch", detail="training the pretrained network"))
+            view.show_check(at(phase="probes", unit="probe", done=done, total=2, detail=detail))
+        view.show_check(at(phase="job_pretrained", unit="epoch", detail="training the pretrained network"))
     assert [line.strip() for line in said()] == [first, second]
 
 
 def test_a_reused_baseline_is_shown_with_its_curve(output: Output, said: Said) -> None:
-    reused = job(2, finetuning_pb2.JOB_STATE_SUCCEEDED)
-    reused.attempts = 0
-    reused.progress.detail = "taken from job other-scratch, which trained the same baseline"
+    progress = Progress(detail="taken from job other-scratch, which trained the same baseline")
+    reused = job(2, "succeeded", attempts=0, progress=progress)
     with View(output) as view:
         view.show_job(reused)
         view.show_job(reused)
@@ -100,26 +110,33 @@ def test_a_reused_baseline_is_shown_with_its_curve(output: Output, said: Said) -
 def test_a_check_has_no_bar_while_its_jobs_have_theirs() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
     with View(Output(as_json=False, out=console, err=console)) as view:
-        view.show_check(check(phase="job_pretrained", unit="epoch", done=1, total=4))
+        view.show_check(at(phase="job_pretrained", unit="epoch", done=1, total=4))
         assert view.list_bars() == []
-        view.show_check(check(phase="features_after", unit="case", done=1, total=4, detail="x" * 200))
+        view.show_check(at(phase="features_after", unit="case", done=1, total=4, detail="x" * 200))
         (description,) = view.list_bars()
         assert description == "x" * 71 + "…"
-        ended = check(phase="report", detail="writing the report")
-        ended.end_time.FromSeconds(9)
-        view.show_check(ended)
+        view.show_check(check(progress=Progress(detail="writing the report"), end_time=TIME))
+        assert view.list_bars() == []
+
+
+def test_a_pending_job_s_bar_says_what_it_waits_for() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=160)
+    with View(Output(as_json=False, out=console, err=console)) as view:
+        view.show_job(job(0, "pending", progress=Progress(detail="its pod waits for a node")))
+        assert view.list_bars() == ["pending: scratch: its pod waits for a node"]
+        view.show_job(job(1))
+        assert view.list_bars() == ["training: scratch"]
+        view.show_job(job(5, "succeeded"))
         assert view.list_bars() == []
 
 
 @dataclass
 class Operations:
-    """A client of checks whose watch yields these states, and loses the service once before the last one."""
+    """A sub-client whose watch yields these states, and loses the service once before the last one."""
 
-    states: list[alignment_pb2.Check]
+    states: list[Any]
 
-    async def watch(
-        self, _: str, *, on_disconnect: Callable[[Unavailable], None]
-    ) -> AsyncIterator[alignment_pb2.Check]:
+    async def watch(self, _: str, *, on_disconnect: Callable[[Unavailable], None]) -> AsyncIterator[Any]:
         for index, state in enumerate(self.states):
             if index == len(self.states) - 1:
                 on_disconnect(Unavailable("lost"))
@@ -129,14 +146,13 @@ class Operations:
 async def test_following_a_check_shows_its_jobs_and_returns_its_end(output: Output, said: Said) -> None:
     calls: list[str] = []
 
-    async def get(job_id: str) -> finetuning_pb2.Job:
+    async def get(job_id: str) -> Job:
         calls.append(job_id)
         if job_id == "later":
             raise NotFound("not created yet")
-        return job(2, finetuning_pb2.JOB_STATE_SUCCEEDED)
+        return job(2, "succeeded")
 
-    details = [common_pb2.Progress(detail=f"state {n}") for n in range(3)]
-    states = [alignment_pb2.Check(check_id="c1", job_ids=["j1", "later"], progress=detail) for detail in details]
+    states = [check(job_ids=["j1", "later"], progress=Progress(detail=f"state {n}")) for n in range(3)]
     client = SimpleNamespace(checks=Operations(states), jobs=SimpleNamespace(get=get))
     with View(output) as view:
         last = await follow.follow_check(client, "c1", view)
@@ -144,6 +160,23 @@ async def test_following_a_check_shows_its_jobs_and_returns_its_end(output: Outp
     assert calls == ["j1", "later", "later", "later"], "a job that has ended is not asked for again"
     assert [line for line in said() if "unavailable" in line] == ["the finetuning service is unavailable; reconnecting"]
     assert len([line for line in said() if "epoch" in line]) == 3
+
+
+async def test_cells_are_shown_in_the_order_of_their_ends(output: Output, said: Said) -> None:
+    def cell(seed: int, state: State, seconds: float | None = None) -> ExperimentCell:
+        end = None if seconds is None else TIME + timedelta(seconds=seconds)
+        return ExperimentCell(
+            model_id="m1", task="segmentation", seed=seed, check_id=f"c{seed}", state=state, end_time=end
+        )
+
+    # The third was cancelled before its check began, and has no end.
+    cells = [cell(0, "failed", 9.0), cell(1, "cancelled", 3.0), cell(2, "cancelled"), cell(3, "running")]
+    spec = ExperimentSpec(model_ids=("m1",), dataset_id="d1", tasks=("segmentation",), seeds=(0, 1, 2, 3))
+    state = Experiment(experiment_id="e1", spec=spec, state="running", create_time=TIME, cells=cells)
+    client = SimpleNamespace(experiments=Operations([state]))
+    with View(output) as view:
+        await follow.follow_experiment(client, "e1", view)
+    assert [line.split("seed ")[1].split()[0] for line in said() if "seed" in line] == ["2", "1", "0"]
 
 
 async def test_a_stream_without_a_message_is_an_internal_error(output: Output) -> None:

@@ -6,12 +6,19 @@ import json
 from typing import Any
 
 import pytest
+from tests.unit.cli.conftest import with_changes
 
 from vfmalign.cli.commands.checks import apply_gate
 from vfmalign.cli.exits import GATE_FAILED, OK
 from vfmalign.cli.gates import QUANTITIES, parse_gate
 from vfmalign.cli.views.gate_tables import observe
-from vfmalign.v1 import alignment_pb2
+from vfmalign.client.messages.checks import Check, CheckResult
+
+
+def get_result(check: Check) -> CheckResult:
+    """The result of a check that succeeded."""
+    assert check.result is not None
+    return check.result
 
 
 def lines_of(text: str, first: str) -> list[str]:
@@ -19,8 +26,8 @@ def lines_of(text: str, first: str) -> list[str]:
     return next(line.split() for line in text.splitlines() if line.startswith(first))
 
 
-def test_every_quantity_is_read_from_its_own_field(finished_check: alignment_pb2.Check) -> None:
-    ends = {name: (seen.lower, seen.upper) for name, seen in observe(finished_check).items()}
+def test_every_quantity_is_read_from_its_own_field(finished_check: Check) -> None:
+    ends = {name: (seen.lower, seen.upper) for name, seen in observe(get_result(finished_check)).items()}
     assert set(ends) == set(QUANTITIES)
     assert ends["rpg_specialised"] == (-2.0, 9.0)
     assert ends["difference_specialised"] == (-0.01, 0.05)
@@ -29,14 +36,14 @@ def test_every_quantity_is_read_from_its_own_field(finished_check: alignment_pb2
     assert ends["rpg_scratch"] == ends["difference_scratch"] == (None, None)
 
 
-def test_the_primary_layer_is_found_by_its_name(finished_check: alignment_pb2.Check) -> None:
-    finished_check.result.primary_layer = "stages.0"
-    seen = observe(finished_check)["mmd2_std"]
+def test_the_primary_layer_is_found_by_its_name(finished_check: Check) -> None:
+    check = with_changes(finished_check, {"result.primary_layer": "stages.0"})
+    seen = observe(get_result(check))["mmd2_std"]
     assert (seen.lower, seen.upper) == pytest.approx((-0.006, 0.014))
     assert "degenerate" in seen.remarks[0]
 
 
-def test_a_gate_that_holds_says_so_and_ends_with_0(finished_check: alignment_pb2.Check, show: Any) -> None:
+def test_a_gate_that_holds_says_so_and_ends_with_0(finished_check: Check, show: Any) -> None:
     gated, lines, code = apply_gate(finished_check, parse_gate(["rpg_specialised.lower>=-5,mmd2_std.upper<=0.3"]))
     assert code == OK
     assert gated["gate"]["passed"] is True
@@ -47,7 +54,7 @@ def test_a_gate_that_holds_says_so_and_ends_with_0(finished_check: alignment_pb2
     assert "! Phantom rehearsal: see above." in text
 
 
-def test_a_gate_that_fails_names_each_condition_and_why(finished_check: alignment_pb2.Check, show: Any) -> None:
+def test_a_gate_that_fails_names_each_condition_and_why(finished_check: Check, show: Any) -> None:
     conditions = "rpg_specialised.lower>=0,rpg_scratch.lower>=0,mmd2.upper<=0.5"
     gated, lines, code = apply_gate(finished_check, parse_gate([conditions]))
     assert code == GATE_FAILED == 5
@@ -68,13 +75,17 @@ def test_a_gate_that_fails_names_each_condition_and_why(finished_check: alignmen
     assert gate["cautions"] == ["Phantom rehearsal. The cases are generated."]
 
 
-def test_what_limits_a_shift_is_said_beside_it(finished_check: alignment_pb2.Check, show: Any) -> None:
-    layer = finished_check.result.shifts[0]
-    layer.saturated = layer.mmd.raw.below_error_bound = True
-    layer.mmd.standardised.mmd2.interval.degenerate = True
-    gated, lines, _ = apply_gate(
-        finished_check, parse_gate(["mmd2_std.upper<=1", "mmd2.upper<=1", "rpg_specialised.lower>=0"])
+def test_what_limits_a_shift_is_said_beside_it(finished_check: Check, show: Any) -> None:
+    check = with_changes(
+        finished_check,
+        {
+            "result.shifts.0.saturated": True,
+            "result.shifts.0.mmd.raw.below_error_bound": True,
+            "result.shifts.0.mmd.standardised.mmd2.interval.degenerate": True,
+        },
     )
+    conditions = parse_gate(["mmd2_std.upper<=1", "mmd2.upper<=1", "rpg_specialised.lower>=0"])
+    gated, lines, _ = apply_gate(check, conditions)
     standardised, raw, gain = (condition["remarks"] for condition in gated["gate"]["conditions"])
     assert [remark.partition(":")[0] for remark in standardised] == ["degenerate interval", "saturated"]
     assert [remark.partition(":")[0] for remark in raw] == ["saturated", "below the error bound"]
@@ -83,29 +94,26 @@ def test_what_limits_a_shift_is_said_beside_it(finished_check: alignment_pb2.Che
 
 
 def test_a_gain_with_too_few_patients_is_undecidable_by_the_service_s_reason(
-    finished_check: alignment_pb2.Check,
+    finished_check: Check,
 ) -> None:
-    gain = finished_check.result.rpg_specialised.relative_percent
-    gain.ClearField("interval")
-    gain.absent_reason = "4 patients: no interval below 8"
-    gated, _, code = apply_gate(finished_check, parse_gate(["rpg_specialised.lower>=0"]))
+    gain = {"value": 3.5, "absent_reason": "4 patients: no interval below 8"}
+    check = with_changes(finished_check, {"result.rpg_specialised.relative_percent": gain})
+    gated, _, code = apply_gate(check, parse_gate(["rpg_specialised.lower>=0"]))
     assert code == GATE_FAILED
     assert gated["gate"]["conditions"][0]["remarks"] == ["4 patients: no interval below 8"]
 
 
 def test_without_standardised_features_or_a_primary_layer_or_a_result_the_gate_fails(
-    finished_check: alignment_pb2.Check,
+    finished_check: Check,
 ) -> None:
     conditions = parse_gate(["mmd2_std.upper<=1"])
-    finished_check.result.shifts[0].mmd.ClearField("standardised")
-    gated, _, code = apply_gate(finished_check, conditions)
+    check = with_changes(finished_check, {"result.shifts.0.mmd.standardised": None})
+    gated, _, code = apply_gate(check, conditions)
     assert gated["gate"]["conditions"][0]["remarks"] == ["the check has no standardised features"]
     assert code == GATE_FAILED
-    finished_check.result.primary_layer = "gone"
-    assert apply_gate(finished_check, conditions)[2] == GATE_FAILED
-    finished_check.ClearField("result")
-    assert apply_gate(finished_check, conditions)[2] == GATE_FAILED
+    for change in ({"result.primary_layer": "gone"}, {"result": None}):
+        assert apply_gate(with_changes(finished_check, change), conditions)[2] == GATE_FAILED
 
 
-def test_without_a_gate_nothing_is_said(finished_check: alignment_pb2.Check) -> None:
+def test_without_a_gate_nothing_is_said(finished_check: Check) -> None:
     assert apply_gate(finished_check, ()) == ({}, [], OK)
