@@ -125,6 +125,21 @@ def test_enum_labels_are_the_proto_s_without_prefix(enum, labels):
     assert enum_labels(enum.DESCRIPTOR) == labels
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "remedy"),
+    [
+        ("seed", 2**63, "choose a value below 9223372036854775808"),
+        ("bootstrap_resamples", 99, "choose a value of at least 100"),
+        ("permutations", 100_001, "choose a value of at most 100000"),
+        ("interval_level", -0.5, "choose a value above 0.0"),
+    ],
+)
+def test_a_number_out_of_range_comes_with_its_limit(field, value, remedy):
+    with pytest.raises(BadOption, match=f"{field}: out of range") as caught:
+        CheckSpec.from_fields(model_id="m", dataset_id="d", task="segmentation", **{field: value})
+    assert caught.value.remedy == remedy
+
+
 def test_fields_of_a_caller_are_named_where_they_are_wrong():
     fields = {"model_id": "m", "dataset_id": "d", "task": "segmentation"}
     assert CheckSpec.from_fields(**fields) == CheckSpec(**fields)

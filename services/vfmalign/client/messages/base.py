@@ -23,6 +23,14 @@ Convert = Callable[[EnumDescriptor, Any], Any]
 P = ParamSpec("P")
 M = TypeVar("M", bound="ApiMessage")
 
+_LIMITS = {
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "of at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "of at most"),
+}
+"""The limit that a value misses and its words, by pydantic's name of the error."""
+
 OPTIONAL_SHA256_PATTERN = r"^([0-9a-f]{64})?$"
 OptionalSha256 = Annotated[str, StringConstraints(pattern=OPTIONAL_SHA256_PATTERN)]
 """A digest, or empty where any is accepted."""
@@ -115,6 +123,9 @@ def to_bad_option(error: ValidationError, field: str = "") -> BadOption:
 
 def _describe_problem(kind: str, message: str, context: dict[str, Any]) -> tuple[str, str]:
     """The sentence and the remedy of one of pydantic's errors."""
+    if kind in _LIMITS:
+        name, words = _LIMITS[kind]
+        return "out of range", f"choose a value {words} {context[name]}"
     if kind == "missing":
         return "this field is required", "set it"
     if kind == "literal_error":
