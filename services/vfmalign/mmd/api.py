@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -210,7 +210,7 @@ def _compare_raw(
 ) -> tuple[ShiftResult, str]:
     """Compare the raw features; return the result and the backend."""
     if options.fixed_sigma is None and reference is None:
-        options = replace(options, bandwidth="pooled_median")
+        options = options.model_copy(update={"bandwidth": "pooled_median"})
     engine = ComputeConfig(device=torch.device(device or "cpu"), memory_bytes=machine_memory_bytes())
     result = compare(x, y, None if reference is None else _sample("reference", reference), options, engine)
     return result.layers[0].raw, result.backend

@@ -7,7 +7,7 @@ unspecified value as an absent field.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, ParamSpec, Self, TypeVar
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
@@ -108,15 +108,17 @@ class ApiMessage(Record):
         return to_json_dict(self.to_proto())
 
 
-def to_bad_option(error: ValidationError, field: str = "") -> BadOption:
+def to_bad_option(error: ValidationError, field: str = "", names: Mapping[str, str] | None = None) -> BadOption:
     """The first problem of a validation as an error of the API, without the offending value.
 
     Args:
         error: pydantic's error.
         field: path of the validated message within the request.
+        names: path within the message of those fields that it does not hold under the record's name.
     """
     problem = error.errors(include_input=False, include_url=False)[0]
-    path = ".".join(part for part in (field, *map(str, problem["loc"])) if part)
+    first, *rest = map(str, problem["loc"] or ("",))
+    path = ".".join(part for part in (field, (names or {}).get(first, first), *rest) if part)
     message, remedy = _describe_problem(problem["type"], str(problem["msg"]), problem.get("ctx", {}))
     return BadOption(message, field=path, remedy=remedy)
 
@@ -136,7 +138,7 @@ def _describe_problem(kind: str, message: str, context: dict[str, Any]) -> tuple
         if context["pattern"] in {SHA256_PATTERN, OPTIONAL_SHA256_PATTERN}:
             return "not a SHA-256 digest", "give 64 lower-case hexadecimal digits"
         return "not an id or digest of the expected form", ""
-    return message, ""
+    return message, str(context.get("remedy", ""))
 
 
 def enum_labels(enum: EnumDescriptor) -> tuple[str, ...]:

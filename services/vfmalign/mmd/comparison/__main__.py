@@ -20,7 +20,7 @@ from vfmalign.core.storage.arrays import NPY, read_npy
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.mmd.api import machine_memory_bytes
 from vfmalign.mmd.comparison import memory_budget
-from vfmalign.mmd.comparison.compare import check_options, compare
+from vfmalign.mmd.comparison.compare import check_combination, compare
 from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import distributed
@@ -127,7 +127,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if "memory_mib" not in settings.model_fields_set:
         engine = replace(engine, memory_bytes=machine_memory_bytes())
     options = converters.to_options(request_of(arguments))
-    check_options(options, has_reference=arguments.reference is not None)
+    check_combination(options, has_reference=arguments.reference is not None)
     stages = Stages()
     with stages.stage("read"):
         places = _places(arguments)

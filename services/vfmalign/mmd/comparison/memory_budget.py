@@ -18,7 +18,6 @@ from vfmalign.mmd.statistics import estimators
 from vfmalign.mmd.statistics.bandwidths import EXACT_ROWS
 from vfmalign.mmd.statistics.similarity import BLOCK_ENTRIES, check_size
 
-MAX_PERMUTATIONS = 100_000
 BANDWIDTHS = 10
 MAX_PROJECTED_ROWS = 100_000
 
@@ -137,7 +136,7 @@ def check_streams_fit(shapes: Sequence[SampleShape], options: ComparisonOptions,
     """
     x, y, *reference = shapes
     if reference:
-        check_fits(reference, replace(options, permutations=0, aggregated=False), engine)
+        check_fits(reference, options.model_copy(update={"permutations": 0, "aggregated": False}), engine)
     if options.estimator in estimators.SINGLE_PASS:
         return
     engine = reserve_for_reference(reference, engine)
@@ -174,20 +173,6 @@ def check_fits(shapes: Sequence[SampleShape], options: ComparisonOptions, engine
         subject="request",
         remedy=remedy,
     )
-
-
-def check_permutations(permutations: int) -> None:
-    """Check the number of permutations.
-
-    Raises:
-        BadOption: below 0 or above the limit.
-    """
-    if not 0 <= permutations <= MAX_PERMUTATIONS:
-        raise BadOption(
-            f"expected 0 to {MAX_PERMUTATIONS} permutations, got {permutations}",
-            field="test.permutations",
-            remedy="use 1,000, which are enough for a p-value of 0.05",
-        )
 
 
 def check_measures(shapes: Sequence[SampleShape], options: ComparisonOptions, *, streamed: bool) -> None:

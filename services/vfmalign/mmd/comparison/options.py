@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
+from vfmalign.client.messages.base import to_bad_option
 from vfmalign.client.messages.mmd import BandwidthRule, Estimator, KernelFamily, Measure, Pairing, Precision, TestMethod
+from vfmalign.core.domain.record import Record
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.distributed import SINGLE_PROCESS, Communicator
 from vfmalign.mmd.engine.lru_cache import NO_CACHE, SizedLruCache
@@ -15,10 +19,45 @@ from vfmalign.mmd.engine.lru_cache import NO_CACHE, SizedLruCache
 Backend = Literal["torch", "triton"]
 BackendChoice = Literal["auto", "torch", "triton"]
 
+MIN_FREQUENCIES = 32
+MAX_FREQUENCIES = 2**20
+_API_FIELDS = {
+    "fixed_sigma": "kernel.fixed_sigma",
+    "permutations": "test.permutations",
+    "seed": "test.seed",
+    "method": "test.method",
+}
+"""Fields that a `ComputeRequest` holds in a message of their own."""
 
-@dataclass(frozen=True)
-class ComparisonOptions:
-    """What to compare and how.
+
+def _check_sigma(sigma: float | None) -> float | None:
+    # The square of σ and its inverse must be finite in float64.
+    if sigma is None or 1e-100 < sigma < 1e100:
+        return sigma
+    raise PydanticCustomError(
+        "bandwidth",
+        "expected a finite σ above 0, got {sigma}",
+        {"sigma": sigma, "remedy": "give σ in units of the features, such as their median distance"},
+    )
+
+
+def _check_frequencies(count: int) -> int:
+    if count == 0 or MIN_FREQUENCIES <= count <= MAX_FREQUENCIES:
+        return count
+    raise PydanticCustomError(
+        "frequencies",
+        "expected {lowest} to {highest} frequencies, got {count}",
+        {
+            "lowest": MIN_FREQUENCIES,
+            "highest": MAX_FREQUENCIES,
+            "count": count,
+            "remedy": "start with 1,024; the error decreases with the square root of their number",
+        },
+    )
+
+
+class ComparisonOptions(Record):
+    """What to compare and how. Every bound of an option is stated and enforced here.
 
     Attributes:
         pairing: `paired` (row i of x and y is one case) or `independent`.
@@ -27,7 +66,7 @@ class ComparisonOptions:
         fixed_sigma: σ in units of the (scaled) features; None for a median distance.
         layers: layers to compare; empty for all that the samples have in common.
         primary_layer: layer that is reported first; empty for the first one.
-        permutations: number of permutations; 0 for no test.
+        permutations: number of permutations, at most 100,000; 0 for no test.
         seed: of the permutations, from 0 to 2⁶⁴ − 1.
         interval_level: coverage of intervals, in (0, 1).
         projection: whether to project the primary layer.
@@ -36,27 +75,36 @@ class ComparisonOptions:
         method: method of the test's null distribution.
         aggregated: whether to test over a grid of bandwidths as well.
         block_rows: of the block estimator; 0 for √n.
-        frequencies: of random Fourier features; 0 for 1,024.
+        frequencies: of random Fourier features, from 32 to 2²⁰; 0 for 1,024.
         measures: names in `MEASURES`, computed in addition to MMD².
+
+    Raises:
+        BadOption: an option is out of range or unknown; the error names it as the API does.
     """
 
     pairing: Pairing
     estimator: Estimator | None = None
     kernel: KernelFamily = "gaussian"
-    fixed_sigma: float | None = None
+    fixed_sigma: Annotated[float | None, AfterValidator(_check_sigma)] = None
     layers: tuple[str, ...] = ()
     primary_layer: str = ""
-    permutations: int = 0
-    seed: int = 0
-    interval_level: float = 0.95
+    permutations: int = Field(default=0, ge=0, le=100_000)
+    seed: int = Field(default=0, ge=0, lt=2**64)
+    interval_level: float = Field(default=0.95, gt=0.0, lt=1.0)
     projection: bool = False
     bandwidth: BandwidthRule | None = None
     precision: Precision | None = None
     method: TestMethod = "permutation"
     aggregated: bool = False
-    block_rows: int = 0
-    frequencies: int = 0
+    block_rows: int = Field(default=0, ge=0)
+    frequencies: Annotated[int, AfterValidator(_check_frequencies)] = 0
     measures: tuple[Measure, ...] = ()
+
+    def __init__(self, pairing: Pairing, **fields: Any) -> None:
+        try:
+            super().__init__(**{"pairing": pairing, **fields})
+        except ValidationError as error:
+            raise to_bad_option(error, names=_API_FIELDS) from error
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.comparison import memory_budget
-from vfmalign.mmd.comparison.compare import check_options, compare
+from vfmalign.mmd.comparison.compare import check_combination, compare
 from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.ordered_pool import cpu_seconds, wait_for_all
@@ -76,7 +76,7 @@ def prepare(job: ComparisonJob, engine: ComputeConfig) -> PreparedComparison:
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     job.context.checkpoint()
-    check_options(job.options, has_reference=len(job.sources) > 2)
+    check_combination(job.options, has_reference=len(job.sources) > 2)
     with job.stages.stage("read"):
         shapes = job.reader.shapes(job.sources)
         streamed = job.reader.are_in_parts(job.sources[:2]) and not memory_budget.fits(shapes, job.options, engine)

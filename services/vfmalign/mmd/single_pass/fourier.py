@@ -24,7 +24,7 @@ import torch
 from scipy.special import stdtrit
 
 from vfmalign.client.messages.common import Estimate, Interval
-from vfmalign.core.domain.errors import BadOption, BadTensor
+from vfmalign.core.domain.errors import BadTensor
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine import products
 from vfmalign.mmd.engine.distributed import SINGLE_PROCESS, Communicator
@@ -132,14 +132,12 @@ def fourier_mmd2(
         memory_bytes: limit that determines the size of blocks and the number of buckets; at most 1 GiB is used.
 
     Raises:
-        BadOption: a kernel without a spectrum, or an option out of range.
+        BadOption: a kernel without a spectrum.
         BadTensor: channels, rows or groups that do not match, or too few rows.
     """
     check_compatible(x, y, paired=paired)
     if min(x.rows, y.rows) < (1 if biased else 2):
         raise BadTensor(f"an unbiased estimate needs at least 2 rows per sample, got {min(x.rows, y.rows)}", field="x")
-    if not 0.0 < level < 1.0:
-        raise BadOption(f"expected a level in (0, 1), got {level}", field="interval_level", remedy="use 0.95")
     spectrum = spectra.draw_spectrum(kernel, sigma, x.channels, frequencies, seed)
     precision = "float64" if spectrum.heavy_tailed or precision == "float64" else "float32"
     block_bytes, bucket_bytes = (min(largest, memory_bytes // divisor) for largest, divisor in (_BLOCK, _BUCKETS))

@@ -1,7 +1,5 @@
 """What a comparison refuses, how it orders layers, how it stops, and the projection."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -75,24 +73,34 @@ def test_bad_features_are_refused_by_field(rng):
         compare(Sample("x", good.layers, ("p", "q")), good, None, PAIRED, ComputeConfig())
 
 
-def test_bad_options_are_refused_by_field(rng):
+@pytest.mark.parametrize(
+    ("options", "field", "remedy"),
+    [
+        ({}, "kernel", "send `reference`"),
+        ({"fixed_sigma": 0.0}, "kernel.fixed_sigma", "give σ in units of the features"),
+        ({"fixed_sigma": float("nan")}, "kernel.fixed_sigma", "give σ in units of the features"),
+        ({"kernel": "cosine", "fixed_sigma": 1.0}, "kernel", "choose 'gaussian'"),
+        ({"interval_level": 1.0}, "interval_level", "choose a value below 1"),
+        ({"interval_level": 0.0}, "interval_level", "choose a value above 0"),
+        ({"interval_level": float("nan")}, "interval_level", "choose a value"),
+        ({"permutations": -1}, "test.permutations", "choose a value of at least 0"),
+        ({"permutations": 100_001}, "test.permutations", "choose a value of at most 100000"),
+        ({"seed": -1}, "test.seed", "choose a value of at least 0"),
+        ({"seed": 2**64}, "test.seed", "choose a value below"),
+        ({"frequencies": 31}, "frequencies", "start with 1,024"),
+        ({"frequencies": 2**20 + 1}, "frequencies", "start with 1,024"),
+        ({"block_rows": -1}, "block_rows", "choose a value of at least 0"),
+        ({"method": "bootstrap"}, "test.method", "choose 'permutation'"),
+        ({"fixed_sigma": 1.0, "layers": ("a", "c")}, "layers", ""),
+        ({"fixed_sigma": 1.0, "primary_layer": "c"}, "layers", ""),
+    ],
+)
+def test_bad_options_are_refused_by_field_with_a_remedy(rng, options, field, remedy):
     x, y = sample(rng, "x"), sample(rng, "y")
-    table = [
-        (ComparisonOptions("paired"), "kernel"),
-        (ComparisonOptions("paired", fixed_sigma=0.0), "kernel.fixed_sigma"),
-        (ComparisonOptions("paired", fixed_sigma=float("nan")), "kernel.fixed_sigma"),
-        (ComparisonOptions("paired", kernel="cosine", fixed_sigma=1.0), "kernel"),
-        (ComparisonOptions("paired", fixed_sigma=1.0, interval_level=1.0), "interval_level"),
-        (ComparisonOptions("paired", fixed_sigma=1.0, permutations=-1), "test.permutations"),
-        (ComparisonOptions("paired", fixed_sigma=1.0, permutations=100_001), "test.permutations"),
-        (ComparisonOptions("paired", fixed_sigma=1.0, seed=-1), "test.seed"),
-        (ComparisonOptions("paired", fixed_sigma=1.0, layers=("a", "c")), "layers"),
-        (ComparisonOptions("paired", fixed_sigma=1.0, primary_layer="c"), "layers"),
-    ]
-    for options, field in table:
-        with pytest.raises(BadOption) as error:
-            compare(x, y, None, options, ComputeConfig())
-        assert error.value.field == field
+    with pytest.raises(BadOption) as error:
+        compare(x, y, None, ComparisonOptions("paired", **options), ComputeConfig())
+    assert error.value.field == field
+    assert error.value.remedy.startswith(remedy)
 
 
 def test_primary_layer_comes_first_and_layers_are_those_in_common(rng):
@@ -192,7 +200,7 @@ def test_measures_are_taken_of_standardised_features_where_there_is_a_reference(
     x, y, reference = (sample(rng, name, 20, layers=("a",)) for name in ("x", "y", "reference"))
     x_rows, y_rows, fitted = (one.layers["a"] * [1.0, 5.0, 0.1] for one in (x, y, reference))
     samples = [Sample(name, {"a": rows}) for name, rows in (("x", x_rows), ("y", y_rows), ("reference", fitted))]
-    options = replace(PAIRED, measures=("energy", "cka", "frechet"))
+    options = ComparisonOptions("paired", fixed_sigma=1.0, measures=("energy", "cka", "frechet"))
     measures = compare(*samples, options, ComputeConfig()).layers[0].measures
     centre, sd = fitted.mean(axis=0), fitted.std(axis=0, ddof=1)
     x_scaled, y_scaled, fitted = ((rows - centre) / sd for rows in (x_rows, y_rows, fitted))
@@ -202,7 +210,7 @@ def test_measures_are_taken_of_standardised_features_where_there_is_a_reference(
     assert found["cka"].value == pytest.approx(similarity.cka(x_scaled, y_scaled).value, rel=1e-9)
     assert found["frechet"].value == pytest.approx(similarity.frechet(x_scaled, y_scaled, fitted).value, rel=1e-9)
 
-    independent = replace(options, pairing="independent", measures=("energy",))
+    independent = options.model_copy(update={"pairing": "independent", "measures": ("energy",)})
     (raw,) = compare(samples[0], samples[1], None, independent, ComputeConfig()).layers[0].measures
     assert raw.value.value == pytest.approx(similarity.energy(x_rows, y_rows).value, rel=1e-9)
     assert compare(samples[0], samples[1], None, PAIRED, ComputeConfig()).layers[0].measures == ()
@@ -210,14 +218,15 @@ def test_measures_are_taken_of_standardised_features_where_there_is_a_reference(
 
 def test_measures_that_cannot_be_taken_are_refused_or_absent_with_the_reason(rng):
     x, y = sample(rng, "x"), sample(rng, "y")
-    with pytest.raises(BadOption, match="unknown measure `logme`"):
-        compare(x, y, None, replace(PAIRED, measures=("logme",)), ComputeConfig())
+    with pytest.raises(BadOption, match=r"measures\.0: unknown value; choose 'cka', 'frechet' or 'energy'"):
+        compare(x, y, None, ComparisonOptions("paired", fixed_sigma=1.0, measures=("logme",)), ComputeConfig())
     with pytest.raises(BadOption, match="`cka` needs row i of x and of y to be of one case"):
-        compare(x, y, None, replace(PAIRED, pairing="independent", measures=("cka",)), ComputeConfig())
+        compare(x, y, None, ComparisonOptions("independent", fixed_sigma=1.0, measures=("cka",)), ComputeConfig())
     streamed = Sample("x", {layer: ArrayRows(rows, "x") for layer, rows in x.layers.items()})
     with pytest.raises(BadOption, match="`frechet` cannot be computed for features that do not fit into memory"):
-        compare(streamed, y, None, replace(PAIRED, measures=("frechet",)), ComputeConfig())
+        compare(streamed, y, None, ComparisonOptions("paired", fixed_sigma=1.0, measures=("frechet",)), ComputeConfig())
     one_row = Sample("reference", {layer: rows[:1] for layer, rows in x.layers.items()})
-    (found,) = compare(x, y, one_row, replace(PAIRED, measures=("energy",)), ComputeConfig()).layers[0].measures
+    options = ComparisonOptions("paired", fixed_sigma=1.0, measures=("energy",))
+    (found,) = compare(x, y, one_row, options, ComputeConfig()).layers[0].measures
     assert found.value.value is None
     assert "the reference has one row" in found.value.absent_reason

@@ -39,7 +39,6 @@ POOLED = pb.BANDWIDTH_RULE_POOLED_MEDIAN
         (0, 0.0, False, (None, None)),
         (0, 2.0, False, ("fixed", 2.0)),
         (FIXED, 2.0, True, ("fixed", 2.0)),
-        (FIXED, 0.0, True, ("fixed", 0.0)),
         (MEDIAN, 0.0, True, ("reference_median", None)),
         (POOLED, 0.0, True, ("pooled_median", None)),
         (POOLED, 0.0, False, ("pooled_median", None)),
@@ -53,6 +52,13 @@ def test_bandwidth_rules(rule, sigma, reference, expected):
     )
     options = converters.to_options(request)
     assert (options.bandwidth, options.fixed_sigma) == expected
+
+
+def test_a_fixed_bandwidth_of_zero_is_refused():
+    kernel = pb.Kernel(bandwidth_rule=FIXED)
+    with pytest.raises(BadOption, match="σ above 0") as caught:
+        converters.to_options(pb.ComputeRequest(pairing=pb.PAIRING_PAIRED, kernel=kernel, reference=SOURCE))
+    assert caught.value.field == "kernel.fixed_sigma"
 
 
 @pytest.mark.parametrize("rule", [0, MEDIAN, POOLED, 7])
@@ -97,8 +103,8 @@ def test_every_word_of_the_api_is_one_of_the_engine():
     for word, number in _words(pb.TestMethod).items():
         assert asked(test=pb.TestOptions(method=number)).method == word
     assert set(_words(pb.BandwidthRule)) == set(get_args(BandwidthRule))
-    options = asked(block_rows=5, frequencies=7, test=pb.TestOptions(permutations=3, seed=2, aggregated=True))
-    assert (options.block_rows, options.frequencies, options.aggregated) == (5, 7, True)
+    options = asked(block_rows=5, frequencies=70, test=pb.TestOptions(permutations=3, seed=2, aggregated=True))
+    assert (options.block_rows, options.frequencies, options.aggregated) == (5, 70, True)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +203,7 @@ def test_every_layer_and_the_reference_count_for_what_is_short():
     assert not memory_budget.is_short([small, small, reference], options, ComputeConfig())
     layers = [SampleShape(300, {str(layer): 768 for layer in range(4)}, 300)] * 2
     assert not memory_budget.is_short(layers, options, ComputeConfig())
-    assert memory_budget.is_short(layers, replace(options, layers=("0", "1")), ComputeConfig())
+    assert memory_budget.is_short(layers, options.model_copy(update={"layers": ("0", "1")}), ComputeConfig())
 
 
 def test_what_needs_much_of_the_memory_is_not_short():
@@ -238,18 +244,20 @@ def test_a_measure_of_too_many_rows_is_refused_before_anything_is_read():
         memory_budget.check_measures(given, options, streamed=False)
     with pytest.raises(BadOption, match="`energy` cannot be computed for features that do not fit into memory"):
         memory_budget.check_measures(given[1:] * 2, options, streamed=True)
-    memory_budget.check_measures(given, replace(options, measures=()), streamed=True)
+    memory_budget.check_measures(given, options.model_copy(update={"measures": ()}), streamed=True)
     axes = [given[1], given[1], SampleShape(5000, {"wide": 5000, "a": 4}, 9)]
-    memory_budget.check_measures(axes, replace(options, measures=("frechet",), layers=("a",)), streamed=False)
+    memory_budget.check_measures(
+        axes, options.model_copy(update={"measures": ("frechet",), "layers": ("a",)}), streamed=False
+    )
     with pytest.raises(BadOption, match="at most 2048 rows or channels, got 5000 rows of 5000 channels in `reference`"):
-        memory_budget.check_measures(axes, replace(options, measures=("frechet",)), streamed=False)
+        memory_budget.check_measures(axes, options.model_copy(update={"measures": ("frechet",)}), streamed=False)
 
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_a_measure_counts_in_memory(measure):
     given = [SampleShape(4000, {"a": 768}, 4000)] * 2
     plain = ComparisonOptions("paired", fixed_sigma=1.0, estimator="linear")
-    asked = replace(plain, measures=(measure,))
+    asked = plain.model_copy(update={"measures": (measure,)})
     assert (
         memory_budget.get_peak_bytes(given, asked, ComputeConfig())
         > memory_budget.get_peak_bytes(given, plain, ComputeConfig()) + 2**24
