@@ -165,10 +165,12 @@ deploy/.env:
 	umask 077 && deploy/draw-credentials > $@.partial && mv $@.partial $@
 
 # Deploys the overlay into the cluster of KUBECONFIG and removes it again; never part of `make test`.
-OVERLAY ?= k8s/overlays/local
-test-cluster: setup  ## one check on the cluster of KUBECONFIG, with pods deleted meanwhile (OVERLAY=k8s/overlays/local)
+OVERLAY        ?= k8s/overlays/local
+CLUSTER_EPOCHS ?= 40
+GPUS           ?= 1
+test-cluster: setup  ## one check on the cluster of KUBECONFIG, with pods deleted meanwhile (OVERLAY=, CLUSTER_EPOCHS=40, GPUS=1 or 2)
 	@test -n "$$KUBECONFIG" || { echo "set KUBECONFIG to the file of a cluster that may be littered"; exit 2; }
-	OVERLAY=$(OVERLAY) $(BIN)/pytest tests/cluster -rs -s
+	OVERLAY=$(OVERLAY) CLUSTER_EPOCHS=$(CLUSTER_EPOCHS) GPUS=$(GPUS) $(BIN)/pytest tests/cluster -rs -s
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

@@ -24,6 +24,7 @@ NAMESPACE = "vfmalign"
 STORE, DATABASE = "vfmalign-store", "vfmalign-database"
 SERVICES = ("features", "mmd", "finetuning")
 GPU = "nvidia.com/gpu"
+_LIMITS = "/template/spec/containers/0/resources/limits"
 POOL_LABELS = (GPU, "nvidia.com/gpu.present", "cloud.google.com/gke-accelerator")
 ENDED = ("Succeeded", "Failed")
 
@@ -50,32 +51,27 @@ class Deployment:
     Attributes:
         overlay: folder of the kustomization.
         folder: for temporary files.
+        gpus: processes of every training job, each with a GPU of its own where the cluster has a pool.
+        rollout_timeout_s: time that each Deployment has to roll out.
     """
 
     overlay: Path
     folder: Path
+    gpus: int = 1
+    rollout_timeout_s: int = 600
     manifests: str = ""
 
     # --- deploy and delete -------------------------------------------------------------------------------------------
 
     def up(self) -> None:
-        """Deploy everything and wait until it is ready."""
+        """Deploy everything and wait until it is rolled out, the bucket included."""
         self.manifests = kubectl("kustomize", str(self._composed()))
         documents = [one for one in yaml.safe_load_all(self.manifests) if one]
         first = [one for one in documents if one["kind"] == "Namespace"]
         self._apply([*first, *self._secrets()])
         self._apply(documents)
-        self._available()
-        # The services do not create the bucket; in production, the operator does.
-        self.run(
-            "bucket",
-            command=[
-                *("python", "-c"),
-                "from vfmalign.core.runtime.settings import StoreSettings; "
-                "from vfmalign.core.storage.object_store import ObjectStore; "
-                "ObjectStore(StoreSettings()).ensure_bucket()",
-            ],
-        )
+        self.wait_for_rollout()
+        self.run("doctor", "doctor")
 
     def down(self) -> None:
         """Delete everything."""
@@ -93,27 +89,37 @@ class Deployment:
         return "\n".join(sections)
 
     def _composed(self) -> Path:
-        """Return the overlay, with training jobs on the GPU pool if the cluster has one.
+        """Return the overlay, with `gpus` processes for each training job, on the GPU pool if the cluster has one.
 
-        The services use the pool only if it has at least three GPUs, because a job needs one as well.
+        Features and mmd use the pool only if GPUs for one job are left.
         """
-        gpus = sum(int(node["status"]["allocatable"].get(GPU, 0)) for node in pool())
-        if not gpus or "components/gpu" in self.overlay.joinpath("kustomization.yaml").read_text():
-            return self.overlay
+        available = [count for node in pool() if (count := int(node["status"]["allocatable"].get(GPU, 0)))]
+        if available:
+            assert max(available) >= self.gpus, f"no node has {self.gpus} GPUs. Run with GPUS={max(available)} or less"
         folder = self.folder / "composed"
         folder.mkdir()
-        relative = os.path.relpath(self.overlay, folder.resolve())
         composed: dict[str, Any] = {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": [relative],
-        }  # fmt: skip
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [os.path.relpath(self.overlay, folder.resolve())],
+            "patches": [],
+        }
+        template = {"kind": "PodTemplate", "name": "vfmalign-training"}
         component = ROOT / "k8s" / "components" / "gpu"
-        if gpus >= len(SERVICES):
-            composed["components"] = [os.path.relpath(component, folder.resolve())]
-        else:
-            shutil.copy(component / "jobs.yaml", folder)
-            composed["patches"] = [
-                {"path": "jobs.yaml", "target": {"kind": "PodTemplate", "name": "vfmalign-training"}}
-            ]
+        if "components/gpu" not in self.overlay.joinpath("kustomization.yaml").read_text() and available:
+            if sum(available) >= 2 + self.gpus:
+                composed["components"] = [os.path.relpath(component, folder.resolve())]
+            else:
+                shutil.copy(component / "jobs.yaml", folder)
+                composed["patches"].append({"path": "jobs.yaml", "target": template})
+        if available:
+            limit = {"op": "replace", "path": f"{_LIMITS}/{GPU.replace('/', '~1')}", "value": self.gpus}
+            (folder / "gpus.yaml").write_text(yaml.safe_dump([limit]))
+            composed["patches"].append({"path": "gpus.yaml", "target": template})
+        processes = f"VFMALIGN_LAUNCHER__PROCESSES_PER_NODE={self.gpus}"
+        composed["configMapGenerator"] = [
+            {"name": "vfmalign-finetuning", "namespace": NAMESPACE, "behavior": "merge", "literals": [processes]}
+        ]
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(composed))
         return folder
 
@@ -204,12 +210,17 @@ class Deployment:
             kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=300s", timeout_s=360.0)
         finally:
             kubectl("uncordon", node)
-        self._available()
+        self.wait_for_rollout()
 
-    def _available(self) -> None:
-        """Wait until every service is available."""
-        waited = ("wait", "--for=condition=Available", "deployment", "--all", "--timeout=600s")
-        kubectl("-n", NAMESPACE, *waited, timeout_s=660.0)
+    def wait_for_rollout(self) -> None:
+        """Wait until every replica of every Deployment is ready.
+
+        The condition `Available` would not do: with `maxUnavailable: 1` it is true without a single ready pod.
+        """
+        kubectl(
+            *("-n", NAMESPACE, "rollout", "status", "deployment", f"--timeout={self.rollout_timeout_s}s"),
+            timeout_s=self.rollout_timeout_s * 6.0,
+        )
 
     def _evict(self, pod: str) -> None:
         """Evict a pod, as draining its node would."""

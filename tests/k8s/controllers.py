@@ -1,4 +1,4 @@
-"""What controllers do on an emulated cluster: Deployments get a status, ReplicaSets and pods, Jobs run at once."""
+"""Controllers of an emulated cluster: Deployments get a status, ReplicaSets and pods; Jobs and pods run at once."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ def react(cluster: Cluster, item: Object, before: Object | None) -> None:
         _roll_out(cluster, item)
     if item["kind"] == "Job" and before is None:
         _run_job(cluster, item)
+    if item["kind"] == "Pod" and before is None:
+        item.setdefault("status", {"phase": "Succeeded"})
 
 
 def _roll_out(cluster: Cluster, item: Object) -> None:

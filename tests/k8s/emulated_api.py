@@ -153,13 +153,16 @@ class Cluster:
             return {"apiVersion": "v1", "kind": "Status", "status": "Success"}
         if method == "GET":
             return self._find_object(call) if call.name else self._list(call)
-        if method != "POST":
+        is_apply = content_type.startswith("application/apply-patch")
+        if method != "POST" and not is_apply:
             self._find(call)
         self.changes.append((method, call.kind.name, call.name))
         if method == "POST":
             if "json" not in content_type:
                 raise Refusal(415, "UnsupportedMediaType", "only JSON is emulated, and `kubectl create` sends Protobuf")
             return self._create(call, json.loads(body))
+        if is_apply and call.key not in self.objects:
+            return self._create(call, yaml.safe_load(body))
         if method == "PATCH":
             item = apply_patch(self._find_object(call), body, content_type)
             return item if "dryRun" in call.query else self.put(item)
