@@ -81,6 +81,11 @@ class OperationServicer(ABC, Generic[Item]):
         self._wake()
         return await self._pack(item)
 
+    async def _retry(self, item_id: str) -> Any:
+        item = await asyncio.to_thread(self._repository.retry, item_id)
+        self._wake()
+        return await self._pack(item)
+
     async def _watch(self, item_id: str) -> AsyncIterator[Any]:
         """Yields the message at every change until the operation has ended."""
         sent = None

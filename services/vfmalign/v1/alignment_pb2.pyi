@@ -317,6 +317,18 @@ class CancelCheckResponse(_message.Message):
     check: Check
     def __init__(self, check: _Optional[_Union[Check, _Mapping]] = ...) -> None: ...
 
+class RetryCheckRequest(_message.Message):
+    __slots__ = ("check_id",)
+    CHECK_ID_FIELD_NUMBER: _ClassVar[int]
+    check_id: str
+    def __init__(self, check_id: _Optional[str] = ...) -> None: ...
+
+class RetryCheckResponse(_message.Message):
+    __slots__ = ("check",)
+    CHECK_FIELD_NUMBER: _ClassVar[int]
+    check: Check
+    def __init__(self, check: _Optional[_Union[Check, _Mapping]] = ...) -> None: ...
+
 class WatchCheckRequest(_message.Message):
     __slots__ = ("check_id",)
     CHECK_ID_FIELD_NUMBER: _ClassVar[int]

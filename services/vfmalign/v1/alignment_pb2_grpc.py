@@ -55,6 +55,11 @@ class AlignmentServiceStub:
                 request_serializer=vfmalign_dot_v1_dot_alignment__pb2.CancelCheckRequest.SerializeToString,
                 response_deserializer=vfmalign_dot_v1_dot_alignment__pb2.CancelCheckResponse.FromString,
                 _registered_method=True)
+        self.RetryCheck = channel.unary_unary(
+                '/vfmalign.v1.AlignmentService/RetryCheck',
+                request_serializer=vfmalign_dot_v1_dot_alignment__pb2.RetryCheckRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_alignment__pb2.RetryCheckResponse.FromString,
+                _registered_method=True)
         self.WatchCheck = channel.unary_stream(
                 '/vfmalign.v1.AlignmentService/WatchCheck',
                 request_serializer=vfmalign_dot_v1_dot_alignment__pb2.WatchCheckRequest.SerializeToString,
@@ -95,8 +100,16 @@ class AlignmentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryCheck(self, request, context):
+        """Queues a check again that failed or was cancelled, with its jobs. Finished stages are not repeated. A check that is queued or
+        running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchCheck(self, request, context):
-        """Streams the check at every change until it has ended.
+        """Streams the check at every change until it has ended. One that is retried can be watched again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,6 +137,11 @@ def add_AlignmentServiceServicer_to_server(servicer, server):
                     servicer.CancelCheck,
                     request_deserializer=vfmalign_dot_v1_dot_alignment__pb2.CancelCheckRequest.FromString,
                     response_serializer=vfmalign_dot_v1_dot_alignment__pb2.CancelCheckResponse.SerializeToString,
+            ),
+            'RetryCheck': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryCheck,
+                    request_deserializer=vfmalign_dot_v1_dot_alignment__pb2.RetryCheckRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_alignment__pb2.RetryCheckResponse.SerializeToString,
             ),
             'WatchCheck': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchCheck,
@@ -240,6 +258,33 @@ class AlignmentService:
             '/vfmalign.v1.AlignmentService/CancelCheck',
             vfmalign_dot_v1_dot_alignment__pb2.CancelCheckRequest.SerializeToString,
             vfmalign_dot_v1_dot_alignment__pb2.CancelCheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryCheck(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.AlignmentService/RetryCheck',
+            vfmalign_dot_v1_dot_alignment__pb2.RetryCheckRequest.SerializeToString,
+            vfmalign_dot_v1_dot_alignment__pb2.RetryCheckResponse.FromString,
             options,
             channel_credentials,
             insecure,

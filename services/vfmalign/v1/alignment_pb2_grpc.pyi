@@ -43,8 +43,12 @@ class AlignmentServiceStub:
     """Lists checks, newest first."""
     CancelCheck: _grpc.UnaryUnaryMultiCallable[_alignment_pb2.CancelCheckRequest, _alignment_pb2.CancelCheckResponse]
     """Asks a check and its jobs to stop; a check that has ended stays as it is."""
+    RetryCheck: _grpc.UnaryUnaryMultiCallable[_alignment_pb2.RetryCheckRequest, _alignment_pb2.RetryCheckResponse]
+    """Queues a check again that failed or was cancelled, with its jobs. Finished stages are not repeated. A check that is queued or
+    running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION.
+    """
     WatchCheck: _grpc.UnaryStreamMultiCallable[_alignment_pb2.WatchCheckRequest, _alignment_pb2.WatchCheckResponse]
-    """Streams the check at every change until it has ended."""
+    """Streams the check at every change until it has ended. One that is retried can be watched again."""
 
 @_typing.type_check_only
 class AlignmentServiceAsyncStub(AlignmentServiceStub):
@@ -61,8 +65,12 @@ class AlignmentServiceAsyncStub(AlignmentServiceStub):
     """Lists checks, newest first."""
     CancelCheck: _aio.UnaryUnaryMultiCallable[_alignment_pb2.CancelCheckRequest, _alignment_pb2.CancelCheckResponse]  # type: ignore[assignment]
     """Asks a check and its jobs to stop; a check that has ended stays as it is."""
+    RetryCheck: _aio.UnaryUnaryMultiCallable[_alignment_pb2.RetryCheckRequest, _alignment_pb2.RetryCheckResponse]  # type: ignore[assignment]
+    """Queues a check again that failed or was cancelled, with its jobs. Finished stages are not repeated. A check that is queued or
+    running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION.
+    """
     WatchCheck: _aio.UnaryStreamMultiCallable[_alignment_pb2.WatchCheckRequest, _alignment_pb2.WatchCheckResponse]  # type: ignore[assignment]
-    """Streams the check at every change until it has ended."""
+    """Streams the check at every change until it has ended. One that is retried can be watched again."""
 
 class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs alignment checks: features before, fine-tuning and its baselines, features after, MMD, report."""
@@ -102,11 +110,21 @@ class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks a check and its jobs to stop; a check that has ended stays as it is."""
 
     @_abc_1.abstractmethod
+    def RetryCheck(
+        self,
+        request: _alignment_pb2.RetryCheckRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alignment_pb2.RetryCheckResponse, _abc.Awaitable[_alignment_pb2.RetryCheckResponse]]:
+        """Queues a check again that failed or was cancelled, with its jobs. Finished stages are not repeated. A check that is queued or
+        running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION.
+        """
+
+    @_abc_1.abstractmethod
     def WatchCheck(
         self,
         request: _alignment_pb2.WatchCheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_alignment_pb2.WatchCheckResponse], _abc.AsyncIterator[_alignment_pb2.WatchCheckResponse]]:
-        """Streams the check at every change until it has ended."""
+        """Streams the check at every change until it has ended. One that is retried can be watched again."""
 
 def add_AlignmentServiceServicer_to_server(servicer: AlignmentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -56,6 +56,11 @@ class ExperimentServiceStub:
                 request_serializer=vfmalign_dot_v1_dot_experiment__pb2.CancelExperimentRequest.SerializeToString,
                 response_deserializer=vfmalign_dot_v1_dot_experiment__pb2.CancelExperimentResponse.FromString,
                 _registered_method=True)
+        self.RetryExperiment = channel.unary_unary(
+                '/vfmalign.v1.ExperimentService/RetryExperiment',
+                request_serializer=vfmalign_dot_v1_dot_experiment__pb2.RetryExperimentRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_experiment__pb2.RetryExperimentResponse.FromString,
+                _registered_method=True)
         self.WatchExperiment = channel.unary_stream(
                 '/vfmalign.v1.ExperimentService/WatchExperiment',
                 request_serializer=vfmalign_dot_v1_dot_experiment__pb2.WatchExperimentRequest.SerializeToString,
@@ -97,8 +102,17 @@ class ExperimentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryExperiment(self, request, context):
+        """Queues an experiment again that has ended, with those of its checks that failed or were cancelled, and writes its report anew.
+        An experiment that is queued or running stays as it is, and one that is being cancelled goes on; FAILED_PRECONDITION where
+        every cell has its result in the report.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchExperiment(self, request, context):
-        """Streams the experiment at every change until it has ended.
+        """Streams the experiment at every change until it has ended. One that is retried can be watched again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,6 +140,11 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
                     servicer.CancelExperiment,
                     request_deserializer=vfmalign_dot_v1_dot_experiment__pb2.CancelExperimentRequest.FromString,
                     response_serializer=vfmalign_dot_v1_dot_experiment__pb2.CancelExperimentResponse.SerializeToString,
+            ),
+            'RetryExperiment': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryExperiment,
+                    request_deserializer=vfmalign_dot_v1_dot_experiment__pb2.RetryExperimentRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_experiment__pb2.RetryExperimentResponse.SerializeToString,
             ),
             'WatchExperiment': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchExperiment,
@@ -243,6 +262,33 @@ class ExperimentService:
             '/vfmalign.v1.ExperimentService/CancelExperiment',
             vfmalign_dot_v1_dot_experiment__pb2.CancelExperimentRequest.SerializeToString,
             vfmalign_dot_v1_dot_experiment__pb2.CancelExperimentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryExperiment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.ExperimentService/RetryExperiment',
+            vfmalign_dot_v1_dot_experiment__pb2.RetryExperimentRequest.SerializeToString,
+            vfmalign_dot_v1_dot_experiment__pb2.RetryExperimentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,8 +45,13 @@ class ExperimentServiceStub:
     """Lists experiments, newest first."""
     CancelExperiment: _grpc.UnaryUnaryMultiCallable[_experiment_pb2.CancelExperimentRequest, _experiment_pb2.CancelExperimentResponse]
     """Asks an experiment and its checks to stop; an experiment that has ended stays as it is."""
+    RetryExperiment: _grpc.UnaryUnaryMultiCallable[_experiment_pb2.RetryExperimentRequest, _experiment_pb2.RetryExperimentResponse]
+    """Queues an experiment again that has ended, with those of its checks that failed or were cancelled, and writes its report anew.
+    An experiment that is queued or running stays as it is, and one that is being cancelled goes on; FAILED_PRECONDITION where
+    every cell has its result in the report.
+    """
     WatchExperiment: _grpc.UnaryStreamMultiCallable[_experiment_pb2.WatchExperimentRequest, _experiment_pb2.WatchExperimentResponse]
-    """Streams the experiment at every change until it has ended."""
+    """Streams the experiment at every change until it has ended. One that is retried can be watched again."""
 
 @_typing.type_check_only
 class ExperimentServiceAsyncStub(ExperimentServiceStub):
@@ -65,8 +70,13 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     """Lists experiments, newest first."""
     CancelExperiment: _aio.UnaryUnaryMultiCallable[_experiment_pb2.CancelExperimentRequest, _experiment_pb2.CancelExperimentResponse]  # type: ignore[assignment]
     """Asks an experiment and its checks to stop; an experiment that has ended stays as it is."""
+    RetryExperiment: _aio.UnaryUnaryMultiCallable[_experiment_pb2.RetryExperimentRequest, _experiment_pb2.RetryExperimentResponse]  # type: ignore[assignment]
+    """Queues an experiment again that has ended, with those of its checks that failed or were cancelled, and writes its report anew.
+    An experiment that is queued or running stays as it is, and one that is being cancelled goes on; FAILED_PRECONDITION where
+    every cell has its result in the report.
+    """
     WatchExperiment: _aio.UnaryStreamMultiCallable[_experiment_pb2.WatchExperimentRequest, _experiment_pb2.WatchExperimentResponse]  # type: ignore[assignment]
-    """Streams the experiment at every change until it has ended."""
+    """Streams the experiment at every change until it has ended. One that is retried can be watched again."""
 
 class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs experiments: creates their checks under a limit, waits for them, and analyses over all of them whether the shift goes
@@ -108,11 +118,22 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks an experiment and its checks to stop; an experiment that has ended stays as it is."""
 
     @_abc_1.abstractmethod
+    def RetryExperiment(
+        self,
+        request: _experiment_pb2.RetryExperimentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_experiment_pb2.RetryExperimentResponse, _abc.Awaitable[_experiment_pb2.RetryExperimentResponse]]:
+        """Queues an experiment again that has ended, with those of its checks that failed or were cancelled, and writes its report anew.
+        An experiment that is queued or running stays as it is, and one that is being cancelled goes on; FAILED_PRECONDITION where
+        every cell has its result in the report.
+        """
+
+    @_abc_1.abstractmethod
     def WatchExperiment(
         self,
         request: _experiment_pb2.WatchExperimentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_experiment_pb2.WatchExperimentResponse], _abc.AsyncIterator[_experiment_pb2.WatchExperimentResponse]]:
-        """Streams the experiment at every change until it has ended."""
+        """Streams the experiment at every change until it has ended. One that is retried can be watched again."""
 
 def add_ExperimentServiceServicer_to_server(servicer: ExperimentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -55,6 +55,11 @@ class FineTuningServiceStub:
                 request_serializer=vfmalign_dot_v1_dot_finetuning__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=vfmalign_dot_v1_dot_finetuning__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.RetryJob = channel.unary_unary(
+                '/vfmalign.v1.FineTuningService/RetryJob',
+                request_serializer=vfmalign_dot_v1_dot_finetuning__pb2.RetryJobRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_finetuning__pb2.RetryJobResponse.FromString,
+                _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/vfmalign.v1.FineTuningService/WatchJob',
                 request_serializer=vfmalign_dot_v1_dot_finetuning__pb2.WatchJobRequest.SerializeToString,
@@ -94,8 +99,16 @@ class FineTuningServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryJob(self, request, context):
+        """Queues a job again that failed or was cancelled. It continues from its checkpoint, and its attempts are counted further. A job
+        that is queued or running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchJob(self, request, context):
-        """Streams the job at every change until it has ended.
+        """Streams the job at every change until it has ended. One that is retried can be watched again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,6 +136,11 @@ def add_FineTuningServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=vfmalign_dot_v1_dot_finetuning__pb2.CancelJobRequest.FromString,
                     response_serializer=vfmalign_dot_v1_dot_finetuning__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'RetryJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryJob,
+                    request_deserializer=vfmalign_dot_v1_dot_finetuning__pb2.RetryJobRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_finetuning__pb2.RetryJobResponse.SerializeToString,
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
@@ -239,6 +257,33 @@ class FineTuningService:
             '/vfmalign.v1.FineTuningService/CancelJob',
             vfmalign_dot_v1_dot_finetuning__pb2.CancelJobRequest.SerializeToString,
             vfmalign_dot_v1_dot_finetuning__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.FineTuningService/RetryJob',
+            vfmalign_dot_v1_dot_finetuning__pb2.RetryJobRequest.SerializeToString,
+            vfmalign_dot_v1_dot_finetuning__pb2.RetryJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

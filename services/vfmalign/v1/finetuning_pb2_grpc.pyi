@@ -41,8 +41,12 @@ class FineTuningServiceStub:
     """Lists jobs, newest first."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_finetuning_pb2.CancelJobRequest, _finetuning_pb2.CancelJobResponse]
     """Asks a job to stop; a job that has ended stays as it is."""
+    RetryJob: _grpc.UnaryUnaryMultiCallable[_finetuning_pb2.RetryJobRequest, _finetuning_pb2.RetryJobResponse]
+    """Queues a job again that failed or was cancelled. It continues from its checkpoint, and its attempts are counted further. A job
+    that is queued or running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION.
+    """
     WatchJob: _grpc.UnaryStreamMultiCallable[_finetuning_pb2.WatchJobRequest, _finetuning_pb2.WatchJobResponse]
-    """Streams the job at every change until it has ended."""
+    """Streams the job at every change until it has ended. One that is retried can be watched again."""
 
 @_typing.type_check_only
 class FineTuningServiceAsyncStub(FineTuningServiceStub):
@@ -57,8 +61,12 @@ class FineTuningServiceAsyncStub(FineTuningServiceStub):
     """Lists jobs, newest first."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_finetuning_pb2.CancelJobRequest, _finetuning_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Asks a job to stop; a job that has ended stays as it is."""
+    RetryJob: _aio.UnaryUnaryMultiCallable[_finetuning_pb2.RetryJobRequest, _finetuning_pb2.RetryJobResponse]  # type: ignore[assignment]
+    """Queues a job again that failed or was cancelled. It continues from its checkpoint, and its attempts are counted further. A job
+    that is queued or running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION.
+    """
     WatchJob: _aio.UnaryStreamMultiCallable[_finetuning_pb2.WatchJobRequest, _finetuning_pb2.WatchJobResponse]  # type: ignore[assignment]
-    """Streams the job at every change until it has ended."""
+    """Streams the job at every change until it has ended. One that is retried can be watched again."""
 
 class FineTuningServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs pretraining and fine-tuning jobs, each in its own process or pod."""
@@ -96,11 +104,21 @@ class FineTuningServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks a job to stop; a job that has ended stays as it is."""
 
     @_abc_1.abstractmethod
+    def RetryJob(
+        self,
+        request: _finetuning_pb2.RetryJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_finetuning_pb2.RetryJobResponse, _abc.Awaitable[_finetuning_pb2.RetryJobResponse]]:
+        """Queues a job again that failed or was cancelled. It continues from its checkpoint, and its attempts are counted further. A job
+        that is queued or running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION.
+        """
+
+    @_abc_1.abstractmethod
     def WatchJob(
         self,
         request: _finetuning_pb2.WatchJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_finetuning_pb2.WatchJobResponse], _abc.AsyncIterator[_finetuning_pb2.WatchJobResponse]]:
-        """Streams the job at every change until it has ended."""
+        """Streams the job at every change until it has ended. One that is retried can be watched again."""
 
 def add_FineTuningServiceServicer_to_server(servicer: FineTuningServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -223,3 +223,25 @@ async def test_bad_requests_name_their_field_and_a_remedy(service):
         with pytest.raises(NotFound, match="run `vfmalign experiments list`, or call ListExperiments"):
             await call
     assert not (await service.experiments.ListExperiments(experiment_pb2.ListExperimentsRequest())).experiments
+
+
+async def test_a_retried_experiment_runs_its_failed_cells_and_writes_a_report_of_its_own(service, store):
+    name = await create(service, "repaired", model_ids=("vfm",), tasks=("segmentation",), seeds=[1, 3])
+    first = await finish(service, name)
+    assert (first.counts.succeeded, first.counts.failed) == (1, 1)
+    done = next(cell.check_id for cell in first.cells if cell.seed == 1)
+    runs = service.runs(done)
+    (service.folder / "go").touch()
+    request = experiment_pb2.RetryExperimentRequest(experiment_id=name)
+    again = (await service.experiments.RetryExperiment(request)).experiment
+    assert not again.HasField("end_time")
+    assert not again.HasField("report_json")
+    second = await finish(service, name)
+    assert (second.state, second.counts.succeeded) == (experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, 2)
+    assert service.runs(done) == runs, "a check that had succeeded ran again"
+    assert second.report_json.uri.endswith(f"experiments/{name}/retry-1/report.json")
+    for experiment, cells in ((first, 1), (second, 2)):
+        table = store.get(store.key(experiment.cells_csv.uri), sha256=experiment.cells_csv.sha256).decode()
+        assert sum(bool(row["mmd2_std"]) for row in csv.DictReader(io.StringIO(table))) == cells, table
+    with pytest.raises(PreconditionFailed, match="the experiment has succeeded"):
+        await service.experiments.RetryExperiment(request)

@@ -7,7 +7,15 @@ import signal
 
 import pytest
 
-from vfmalign.core.domain.errors import BadOption, CaseOrderMismatch, Conflict, Exhausted, NotFound, Unavailable
+from vfmalign.core.domain.errors import (
+    BadOption,
+    CaseOrderMismatch,
+    Conflict,
+    Exhausted,
+    NotFound,
+    PreconditionFailed,
+    Unavailable,
+)
 from vfmalign.core.domain.recipes import get_finetuning_recipe
 from vfmalign.core.storage.keys import check_key, job_key
 from vfmalign.finetuning.analysis.records import CheckReport
@@ -225,6 +233,47 @@ async def test_a_failed_job_fails_the_check_with_its_sentence_and_stops_the_othe
     assert "not a volume" in check.failure.message
 
 
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+async def test_a_retried_check_continues_from_its_artifacts(service, peers):
+    name = await service.create("repaired", seed=3)
+    failed = await service.finish(name)
+    assert failed.state == alignment_pb2.CHECK_STATE_FAILED
+    assert failed.failure.message.endswith(f"continue with `vfmalign checks retry {name}`")
+    extracted, begun = len(peers.features.commits), service.runs(name)
+
+    (service.folder / "go").touch()
+    request = alignment_pb2.RetryCheckRequest(check_id=name)
+    replies = await asyncio.gather(*(service.checks.RetryCheck(request) for _ in range(3)))
+    assert not any(reply.check.HasField("end_time") or reply.check.HasField("failure") for reply in replies)
+    events = service.checks.WatchCheck(alignment_pb2.WatchCheckRequest(check_id=name))
+    check = [event.check async for event in events][-1]
+    assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.progress.detail
+
+    runs = service.runs(name)
+    assert sorted(stage for stage, outcome in runs if outcome == "succeeded") == sorted(STAGES)
+    assert {stage for stage, outcome in runs if outcome != "succeeded"} <= {
+        "job_pretrained", "job_scratch", "job_specialised", "probes"
+    }  # fmt: skip
+    assert [run for run in begun if run[1] != "running"] == begun, "a run of the failed check was left open"
+    assert len(set(peers.features.commits)) == len(peers.features.commits) == extracted + 1
+    for network in ("pretrained", "scratch", "specialised"):
+        job = (await service.jobs.GetJob(finetuning_pb2.GetJobRequest(job_id=f"{name}-{network}"))).job
+        assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED
+        assert service.starts().count(job.job_id) <= job.attempts <= 2
+    with pytest.raises(PreconditionFailed, match="the check has succeeded"):
+        await service.checks.RetryCheck(request)
+
+
+async def test_a_cancelled_check_is_retried_while_its_jobs_still_stop(service):
+    name = await service.create("changed-mind", seed=5)
+    await service.until(name, lambda check: len(service.starts()) == 3)
+    await service.checks.CancelCheck(alignment_pb2.CancelCheckRequest(check_id=name))
+    await service.checks.RetryCheck(alignment_pb2.RetryCheckRequest(check_id=name))
+    (service.folder / "go").touch()
+    check = await service.finish(name)
+    assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.progress.detail
+
+
 async def test_cancel_during_features_cancels_the_call(service, peers):
     name = await service.create("stop-features", dataset="slow")
     await service.until(name, lambda check: check.progress.done == 1)
@@ -309,6 +358,25 @@ async def test_jobs_through_the_api(service):
         await service.jobs.GetJob(finetuning_pb2.GetJobRequest(job_id="other"))
     with pytest.raises(BadOption):
         await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="../etc", spec=spec))
+
+
+async def test_a_cancelled_job_is_retried_through_the_api(service):
+    spec = finetuning_pb2.JobSpec(
+        kind=finetuning_pb2.JOB_KIND_FINETUNE, dataset_id="demo", model_id="vfm", task="segmentation", seed=5
+    )
+    request, watch = finetuning_pb2.RetryJobRequest(job_id="again"), finetuning_pb2.WatchJobRequest(job_id="again")
+    await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="again", spec=spec))
+    await service.started(1)
+    await service.jobs.CancelJob(finetuning_pb2.CancelJobRequest(job_id="again"))
+    assert [event.job.state async for event in service.jobs.WatchJob(watch)][-1] == finetuning_pb2.JOB_STATE_CANCELLED
+    (service.folder / "go").touch()
+    assert not (await service.jobs.RetryJob(request)).job.HasField("end_time")
+    states = [event.job.state async for event in service.jobs.WatchJob(watch)]
+    assert finetuning_pb2.JOB_STATE_CANCELLED not in states
+    assert states[-1] == finetuning_pb2.JOB_STATE_SUCCEEDED
+    assert service.starts() == ["again", "again"]
+    with pytest.raises(PreconditionFailed, match="the job has succeeded"):
+        await service.jobs.RetryJob(request)
 
 
 async def test_ends_on_sigterm_with_a_watcher_and_a_job_and_goes_on_after(service):

@@ -102,6 +102,8 @@ def message_limits(size_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", size_bytes + _MESSAGE_HEADROOM_BYTES),
         ("grpc.max_send_message_length", size_bytes + _MESSAGE_HEADROOM_BYTES),
         ("grpc.keepalive_time_ms", 60_000),
+        # A server refuses more than two pings in five minutes by default, and so ends a watch that waits.
+        ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 20_000),
     ]
 

@@ -11,7 +11,7 @@ from vfmalign.finetuning.analysis.cautions import list_cautions
 from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, CheckAnalysis, CheckReport, NetworkResult
 from vfmalign.finetuning.analysis.shift import is_saturated
 from vfmalign.finetuning.checks.repository import Check, ReportRefs, StageRun
-from vfmalign.finetuning.jobs.converters import to_object_ref
+from vfmalign.finetuning.jobs.converters import to_object_ref, with_remedy
 
 
 def to_check(
@@ -35,7 +35,7 @@ def to_check(
         end_time=check.finished_at,
         stages=tuple(stages),
         job_ids=tuple(job_ids),
-        failure=check.failure,
+        failure=with_remedy(check.failure, f"checks retry {check.id}"),
         result=result,
     )
 

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from vfmalign.client.messages.checks import CheckSpec
-from vfmalign.client.messages.common import TERMINAL_STATES, Failure, Progress, State
+from vfmalign.client.messages.common import Failure, Progress, State
 from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.db.database import CheckRow, StageRow, now
 from vfmalign.finetuning.db.repository import LifecycleRepository, Operation, StoredRef, common_fields
@@ -43,20 +43,11 @@ class Check(Operation):
 
 
 @dataclass(frozen=True)
-class Summary:
-    """State and progress of a check without its request: for queries over many checks."""
+class Summary(Operation):
+    """A check without its request: for queries over many checks."""
 
-    id: str
-    request_digest: str
     state: State
-    progress: Progress
-    failure: Failure | None
-    finished_at: datetime | None
-
-    @property
-    def finished(self) -> bool:
-        """Whether the state is terminal."""
-        return self.state in TERMINAL_STATES
+    request_digest: str
 
 
 @dataclass(frozen=True)
@@ -97,20 +88,18 @@ class CheckRepository(LifecycleRepository[CheckRow, Check]):
 
     def summaries(self, check_ids: Sequence[str]) -> dict[str, Summary]:
         """Returns those of these checks that exist, by id."""
-        columns = (
-            CheckRow.id, CheckRow.request_digest, CheckRow.state, CheckRow.progress, CheckRow.failure,
-            CheckRow.finished_at,
-        )  # fmt: skip
-        query = sa.select(*columns).where(CheckRow.id.in_(check_ids))
+        large = (defer(CheckRow.request), defer(CheckRow.stage_progress), defer(CheckRow.report))
+        query = sa.select(CheckRow).where(CheckRow.id.in_(check_ids)).options(*large)
         with self._database.session() as session:
-            return {row.id: _to_summary(row) for row in session.execute(query)}
+            rows = session.scalars(query)
+            return {row.id: Summary(**common_fields(row), request_digest=row.request_digest) for row in rows}
 
     def begin(self, check_id: str) -> Check:
         """Moves a queued check to running."""
         with self._database.session() as session:
             row = self._row(session, check_id)
             if row.state == "queued":
-                row.state, row.started_at = "running", now()
+                row.state, row.started_at = "running", row.started_at or now()
                 self._set_progress(row, Progress(phase="starting", detail="starting"))
             return self._to_item(row)
 
@@ -206,17 +195,6 @@ def _end_open_stages(session: Session, check_id: str) -> None:
 def _end_stage(row: StageRow, outcome: StageOutcome, message: str) -> None:
     row.finished_at, row.outcome, row.message = now(), outcome, message
     row.seconds = (row.finished_at - row.started_at).total_seconds()
-
-
-def _to_summary(row: Any) -> Summary:
-    return Summary(
-        id=row.id,
-        request_digest=row.request_digest,
-        state=row.state,
-        progress=Progress.model_validate(row.progress),
-        failure=None if row.failure is None else Failure.model_validate(row.failure),
-        finished_at=row.finished_at,
-    )
 
 
 def _to_stage_run(row: StageRow) -> StageRun:

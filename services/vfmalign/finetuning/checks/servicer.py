@@ -76,6 +76,12 @@ class AlignmentServicer(OperationServicer[Check], alignment_pb2_grpc.AlignmentSe
         """Cancels a check and its jobs."""
         return alignment_pb2.CancelCheckResponse(check=await self._cancel(request.check_id))
 
+    async def RetryCheck(
+        self, request: alignment_pb2.RetryCheckRequest, context: Context
+    ) -> alignment_pb2.RetryCheckResponse:
+        """Queues a check and its jobs again."""
+        return alignment_pb2.RetryCheckResponse(check=await self._retry(request.check_id))
+
     async def WatchCheck(
         self, request: alignment_pb2.WatchCheckRequest, context: Context
     ) -> AsyncIterator[alignment_pb2.WatchCheckResponse]:

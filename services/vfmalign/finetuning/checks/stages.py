@@ -230,7 +230,7 @@ async def ensure_job(context: StageContext, valid: Validated, network: Network) 
     """Creates one of the check's jobs unless it exists, and returns its id.
 
     The jobs before it are created first, so that they queue in this order whichever stage runs first: the features
-    after need the pretrained network only.
+    after need the pretrained network only. Jobs that ended without a result before the check was retried are retried.
     """
     for earlier in NETWORKS[: NETWORKS.index(network) + 1]:
         await asyncio.to_thread(_create_job, context, valid, earlier)
@@ -275,7 +275,9 @@ def _create_job(context: StageContext, valid: Validated, network: Network) -> No
     )
     spec = finetuning_spec(job_id(context.check.id, network), request, valid.card, valid.dataset_digest, recipe)
     baseline = "" if network == "pretrained" else baseline_digest(spec, valid.card)
-    context.jobs.create(request, spec, context.check.id, baseline)
+    job = context.jobs.create(request, spec, context.check.id, baseline)
+    if job.must_follow(context.check.retried_at):
+        context.jobs.retry(job.id)
 
 
 def _epochs(job: Job) -> Progress | None:

@@ -65,6 +65,7 @@ class LifecycleRow(Base):
         request: as the client sent it; its digest makes creation idempotent.
         progress: `Progress` as JSON.
         failure: `Failure` as JSON, where the state is `failed`.
+        retries, retried_at: how often, and when last, it was queued again by a client.
     """
 
     __abstract__ = True
@@ -79,6 +80,8 @@ class LifecycleRow(Base):
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    retries: Mapped[int] = mapped_column(default=0)
+    retried_at: Mapped[datetime | None]
 
     @declared_attr.directive
     @classmethod

@@ -1,12 +1,14 @@
 """Base of the repositories of jobs, checks and experiments: one lifecycle, one set of transactions.
 
     queued ──> running ──> succeeded | failed | cancelled
-       └──────────────────────────────────┴────────┘
+       │                                  │        │
+       ├──── cancel before it starts ─────│────────┘
+       └<─────────────── retry ───────────┴────────┘
 
 Between `queued` and `running`, a job is `pending`: launched, and waiting for its processes to start.
 
-Creation is idempotent: the same id with the same request returns the first row. A terminal state never changes, so that
-a result and a cancellation that race have one outcome, which every later reader sees.
+Creation is idempotent: the same id with the same request returns the first row. The first terminal state stays, so that
+a result and a cancellation that race have one outcome, which every later reader sees. Only `retry` leads out of it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from vfmalign.client.messages.common import TERMINAL_STATES, Failure, JobState, Progress, State
-from vfmalign.core.domain.errors import Conflict, NotFound
+from vfmalign.core.domain.errors import Conflict, NotFound, PreconditionFailed
 from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.db.database import Database, LifecycleRow, now
 from vfmalign.finetuning.db.pagination import Page, PageRequest, read_page
@@ -47,6 +49,7 @@ class Operation:
         progress: current phase, counts, and what it waits for; after the end, how it ended.
         failure: set where the state is `failed`.
         cancel_requested: whether an operation with work in progress was asked to end.
+        retries, retried_at: how often, and when last, a client queued it again.
     """
 
     id: str
@@ -57,11 +60,26 @@ class Operation:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    retries: int
+    retried_at: datetime | None
 
     @property
     def finished(self) -> bool:
         """Whether the state is terminal."""
         return self.state in TERMINAL_STATES
+
+    @property
+    def queued_at(self) -> datetime:
+        """When a client last queued it: when it was created or retried."""
+        return self.retried_at or self.created_at
+
+    def must_follow(self, retried_at: datetime | None) -> bool:
+        """Returns whether the retry of what it belongs to has yet to reach it: it has no result and no end of its own.
+
+        One that a client cancels after that retry is left alone.
+        """
+        ended = self.cancel_requested or self.state in {"failed", "cancelled"}
+        return retried_at is not None and self.queued_at < retried_at and ended
 
 
 Row = TypeVar("Row", bound=LifecycleRow)
@@ -127,6 +145,32 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
                 row.progress = _dump(Progress(phase="stopping", detail=self.stopping))
             return self._to_item(row)
 
+    def retry(self, item_id: str) -> Item:
+        """Queues an item again that failed or was cancelled; it keeps its artifacts and its history.
+
+        An item that is queued or running stays as it is. One that is being cancelled goes on.
+
+        Raises:
+            NotFound: the id is unknown.
+            PreconditionFailed: it succeeded.
+        """
+        with self._database.session() as session:
+            row = self._row(session, item_id)
+            if row.state in TERMINAL_STATES:
+                if not self._may_retry(session, row):
+                    raise PreconditionFailed(
+                        f"the {self.noun} has succeeded", subject=row.id, remedy="create another one to repeat it"
+                    )
+                row.state, row.finished_at, row.failure = "queued", None, None
+                row.progress = _dump(Progress(phase="queued", detail="waiting to continue", reason=NO_FREE_SLOT))
+            elif row.cancel_requested:
+                row.progress = _dump(Progress(phase="starting", detail="its cancellation was withdrawn"))
+            else:
+                return self._to_item(row)
+            row.cancel_requested, row.retries, row.retried_at = False, row.retries + 1, now()
+            self._reset(row)
+            return self._to_item(row)
+
     def set_progress(self, item_id: str, progress: Progress) -> None:
         """Records what an item is doing or waiting for; one that ends or is being cancelled keeps its last progress."""
         with self._database.session() as session:
@@ -145,9 +189,11 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             self._end(session, self._row(session, item_id), "failed", message, failure)
 
     def mark_cancelled(self, item_id: str) -> None:
-        """Ends an item whose work has stopped after `cancel`."""
+        """Ends an item whose work has stopped after `cancel`, unless the cancellation was withdrawn meanwhile."""
         with self._database.session() as session:
-            self._end(session, self._row(session, item_id), "cancelled", "cancelled")
+            row = self._row(session, item_id)
+            if row.cancel_requested:
+                self._end(session, row, "cancelled", "cancelled")
 
     def _insert(self, row: Row, request: Record, detail: str) -> Item:
         """Adds a queued row, unless its id exists.
@@ -185,6 +231,13 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             )
         return self._to_item(row)
 
+    def _may_retry(self, session: Session, row: Any) -> bool:
+        """Returns whether an item that has ended may be queued again."""
+        return bool(row.state != "succeeded")
+
+    def _reset(self, row: Any) -> None:
+        """Clears what an item that is retried does not keep."""
+
     def _select(self, query: sa.Select[Any]) -> tuple[Item, ...]:
         with self._database.session() as session:
             return tuple(self._to_item(row) for row in session.scalars(query))
@@ -216,6 +269,8 @@ def common_fields(row: LifecycleRow) -> dict[str, Any]:
         "created_at": row.created_at,
         "started_at": row.started_at,
         "finished_at": row.finished_at,
+        "retries": row.retries,
+        "retried_at": row.retried_at,
     }
 
 

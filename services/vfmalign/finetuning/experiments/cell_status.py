@@ -13,6 +13,7 @@ from vfmalign.finetuning.experiments.repository import Experiment
 from vfmalign.finetuning.experiments.request import PlannedCell
 
 _QUEUED = Progress(phase="queued", detail="waiting to begin")
+_TO_BE_RETRIED = Progress(phase="queued", detail="waiting to be retried")
 _NOT_BEGUN = Progress(phase="finished", detail="the experiment ended before the check began")
 
 
@@ -21,7 +22,7 @@ class CellStatus:
     """Status of one cell.
 
     Attributes:
-        begun: whether its check exists and belongs to this experiment.
+        begun: whether its check exists, belongs to this experiment and need not be retried.
         progress: what its check is doing or waiting for.
         failure: set if the cell failed.
     """
@@ -71,4 +72,6 @@ def _get_cell_status(experiment: Experiment, cell: PlannedCell, summary: Summary
         return CellStatus(
             cell, False, "failed", Progress(phase="finished", detail=message), failure, summary.finished_at
         )
+    if not experiment.finished and not experiment.cancel_requested and summary.must_follow(experiment.retried_at):
+        return CellStatus(cell, False, "queued", _TO_BE_RETRIED)
     return CellStatus(cell, True, summary.state, summary.progress, summary.failure, summary.finished_at)

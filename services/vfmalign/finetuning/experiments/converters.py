@@ -9,7 +9,7 @@ from vfmalign.client.messages.common import Progress
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.experiments.cell_status import CellStatus, count_states
 from vfmalign.finetuning.experiments.repository import Experiment
-from vfmalign.finetuning.jobs.converters import to_object_ref
+from vfmalign.finetuning.jobs.converters import to_object_ref, with_remedy
 
 
 def to_message(
@@ -34,7 +34,7 @@ def to_message(
         end_time=experiment.finished_at,
         cells=tuple(_to_cell(cell) for cell in cells) if with_cells else (),
         counts=messages.ExperimentCounts(**count_states(cells)),
-        failure=experiment.failure,
+        failure=with_remedy(experiment.failure, f"experiments retry {experiment.id}"),
         report_json=None if report is None else to_object_ref(report.json_ref, store),
         report_html=None if report is None else to_object_ref(report.html_ref, store),
         cells_csv=None if report is None else to_object_ref(report.csv_ref, store),

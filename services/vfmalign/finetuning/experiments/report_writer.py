@@ -49,7 +49,7 @@ class ReportWriter:
             NotFound: an artifact of a finished check is missing.
         """
         try:
-            return self._get_refs(experiment.id)
+            return self._get_refs(experiment)
         except NotFound:
             pass
         spec = experiment.spec
@@ -65,8 +65,8 @@ class ReportWriter:
         # report.json is written last, because its existence means that the report is complete.
         files = {"cells.csv": to_csv(report), "report.html": render(report), REPORT: report.to_json()}
         for name, data in files.items():
-            self._store.put(experiment_key(experiment.id, name), data, content_type=_MEDIA_TYPES[name])
-        return self._get_refs(experiment.id)
+            self._store.put(_get_key(experiment, name), data, content_type=_MEDIA_TYPES[name])
+        return self._get_refs(experiment)
 
     def _read_cell(self, status: CellStatus) -> Cell:
         check_id = status.cell.check_id
@@ -84,7 +84,7 @@ class ReportWriter:
         }
         return make_cell(validated.card, report, scores, check=check_id, task=status.cell.task, seed=status.cell.seed)
 
-    def _get_refs(self, experiment: str) -> ExperimentRefs:
+    def _get_refs(self, experiment: Experiment) -> ExperimentRefs:
         # report.json is read first: without it, the other files are left over from an interrupted attempt.
         json_ref = self._get_ref(experiment, REPORT)
         return ExperimentRefs(
@@ -93,10 +93,15 @@ class ReportWriter:
             csv_ref=self._get_ref(experiment, "cells.csv"),
         )
 
-    def _get_ref(self, experiment: str, name: str) -> StoredRef:
-        key = experiment_key(experiment, name)
+    def _get_ref(self, experiment: Experiment, name: str) -> StoredRef:
+        key = _get_key(experiment, name)
         data = self._store.get(key)
         return StoredRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+
+def _get_key(experiment: Experiment, name: str) -> str:
+    """Returns the key of a report's file; every retry has a report of its own, since objects are written once."""
+    return experiment_key(experiment.id, f"retry-{experiment.retries}/{name}" if experiment.retries else name)
 
 
 def _make_missing_cell(status: CellStatus) -> MissingCell:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from vfmalign.client.messages.common import Progress, State
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.core.domain.record import Record
-from vfmalign.finetuning.db.database import ExperimentRow, now
+from vfmalign.finetuning.db.database import CheckRow, ExperimentRow, now
 from vfmalign.finetuning.db.repository import LifecycleRepository, Operation, StoredRef, common_fields
 from vfmalign.finetuning.experiments.request import PinnedInputs, PlannedCell, plan_cells
 
@@ -73,7 +75,7 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, Experiment]):
         with self._database.session() as session:
             row = self._row(session, experiment_id)
             if row.state == "queued":
-                row.state, row.started_at = "running", now()
+                row.state, row.started_at = "running", row.started_at or now()
                 self._set_progress(row, Progress(phase="starting", detail="starting"))
             return self._to_item(row)
 
@@ -84,6 +86,18 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, Experiment]):
             if row.finished_at is None:
                 row.report = report.model_dump(mode="json")
                 self._end(session, row, "succeeded", detail)
+
+    def _may_retry(self, session: Session, row: Any) -> bool:
+        """A report may lack cells, whose checks failed then; one that lacks none stays."""
+        if row.state != "succeeded":
+            return True
+        ids = [cell.check_id for cell in self._to_item(row).cells]
+        in_report = (CheckRow.state == "succeeded") & (CheckRow.finished_at <= row.finished_at)
+        query = sa.select(sa.func.count()).where(CheckRow.id.in_(ids) & in_report)
+        return session.scalar(query) != len(ids)
+
+    def _reset(self, row: Any) -> None:
+        row.report = None
 
     def _to_item(self, row: ExperimentRow) -> Experiment:
         return Experiment(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.experiments import ExperimentSpec
-from vfmalign.core.domain.errors import Conflict, VfmalignError
+from vfmalign.core.domain.errors import Conflict, PreconditionFailed, VfmalignError
 from vfmalign.core.domain.record import Record
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.keys import experiment_key
@@ -112,9 +112,12 @@ class ExperimentRunner:
                 if progress != experiment.progress:
                     self._experiments.set_progress(experiment.id, progress)
         for experiment, cell in _select_next_cells(active, free):
-            # An id that belongs to another check conflicts. The next round shows the cell as failed.
-            with self._isolate_errors(experiment.id), contextlib.suppress(Conflict):
-                self._checks.create(cell.cell.check_id, cell.cell.request)
+            # An id that belongs to another check conflicts, and somebody else may have retried a check to its end. The
+            # next round shows the cell's state.
+            with self._isolate_errors(experiment.id), contextlib.suppress(Conflict, PreconditionFailed):
+                check = self._checks.create(cell.cell.check_id, cell.cell.request)
+                if check.must_follow(experiment.retried_at):
+                    self._checks.retry(check.id)
         return ready
 
     def finish(self, experiment: Experiment) -> None:

@@ -64,6 +64,12 @@ class ExperimentServicer(OperationServicer[Experiment], experiment_pb2_grpc.Expe
         """Requests that an experiment stops."""
         return experiment_pb2.CancelExperimentResponse(experiment=await self._cancel(request.experiment_id))
 
+    async def RetryExperiment(
+        self, request: experiment_pb2.RetryExperimentRequest, context: Context
+    ) -> experiment_pb2.RetryExperimentResponse:
+        """Queues an experiment and its checks again."""
+        return experiment_pb2.RetryExperimentResponse(experiment=await self._retry(request.experiment_id))
+
     async def WatchExperiment(
         self, request: experiment_pb2.WatchExperimentRequest, context: Context
     ) -> AsyncIterator[experiment_pb2.WatchExperimentResponse]:

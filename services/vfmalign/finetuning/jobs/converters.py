@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vfmalign.client.messages import jobs as messages
-from vfmalign.client.messages.common import ObjectRef, Progress
+from vfmalign.client.messages.common import Failure, ObjectRef, Progress
 from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.repository import StoredRef
@@ -24,7 +24,7 @@ def to_job(job: Job, store: ObjectStore, *, curve: bool = True) -> messages.Job:
         end_time=job.finished_at,
         progress=_to_progress(job),
         curve=tuple(to_curve_point(point) for point in job.curve) if curve else (),
-        failure=job.failure,
+        failure=with_remedy(job.failure, f"checks retry {job.check_id}" if job.check_id else f"jobs retry {job.id}"),
         result=None if job.result is None else to_object_ref(job.result, store),
         encoder_model_id=job.spec.publish_as if published else "",
     )
@@ -39,6 +39,14 @@ def to_curve_point(point: JobProgress) -> messages.CurvePoint:
         validation_score=point.val_score,
         elapsed_seconds=point.elapsed_s,
     )
+
+
+def with_remedy(failure: Failure | None, command: str) -> Failure | None:
+    """Adds to a failure by which command of `vfmalign` the work is continued."""
+    if failure is None:
+        return None
+    message = f"{failure.message}; once the cause is fixed, continue with `vfmalign {command}`"
+    return failure.model_copy(update={"message": message})
 
 
 def to_object_ref(ref: StoredRef, store: ObjectStore) -> ObjectRef:

@@ -17,12 +17,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from vfmalign.client.messages.common import JOB_STATES, Failure, JobState, Progress, State
+from vfmalign.client.messages.common import JOB_STATES, TERMINAL_STATES, Failure, JobState, Progress, State
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.jobs import JobProgress, TrainingSpec
 from vfmalign.core.runtime import logs
 from vfmalign.finetuning.db.database import AttemptRow, JobRow, now
-from vfmalign.finetuning.db.repository import LifecycleRepository, Operation, StoredRef, common_fields
+from vfmalign.finetuning.db.repository import NO_FREE_SLOT, LifecycleRepository, Operation, StoredRef, common_fields
 from vfmalign.finetuning.jobs.retries import NextAttempt, Setbacks
 from vfmalign.finetuning.launchers.base import Outcome
 
@@ -111,16 +111,16 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
     def same_training(self, job: Job) -> Job | None:
         """Returns the job whose result a baseline can reuse or wait for.
 
-        That is one that succeeded, else the oldest unfinished one created before this job. Waiting only for earlier
-        jobs keeps two jobs from waiting for each other.
+        That is one that succeeded, else the first unfinished one that was queued before this job. Waiting only for
+        earlier jobs keeps two jobs from waiting for each other.
         """
         if not job.baseline:
             return None
         others = self._where((JobRow.baseline == job.baseline) & (JobRow.id != job.id))
         done = (other for other in others if other.state == "succeeded")
-        position = (job.created_at, job.id)
-        ahead = (other for other in others if not other.finished and (other.created_at, other.id) < position)
-        return next(done, None) or next(ahead, None)
+        position = (job.queued_at, job.id)
+        ahead = [other for other in others if not other.finished and (other.queued_at, other.id) < position]
+        return next(done, None) or min(ahead, key=lambda other: (other.queued_at, other.id), default=None)
 
     def attempts(self, job_id: str) -> tuple[Attempt, ...]:
         """Returns every process of a job, in order."""
@@ -223,11 +223,14 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
             self._end(session, row, "succeeded", detail)
 
     def mark_cancelled(self, job_id: str, exit_code: int | None = None) -> None:
-        """Ends a job whose process has stopped after `cancel`."""
+        """Ends a job whose process has stopped after `cancel`; queues it where the cancellation was withdrawn."""
         with self._database.session() as session:
             row = self._row(session, job_id)
-            _end_attempt(session, row, exit_code, "cancelled")
-            self._end(session, row, "cancelled", "cancelled")
+            if row.cancel_requested:
+                _end_attempt(session, row, exit_code, "cancelled")
+                self._end(session, row, "cancelled", "cancelled")
+            else:
+                self._queue_retried(session, row, exit_code, "interrupted")
 
     def fail(
         self,
@@ -237,9 +240,16 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
         exit_code: int | None = None,
         outcome: Outcome = "permanent",
     ) -> None:
-        """Ends a job that cannot be finished; see the base class. `outcome` is that of its last attempt."""
+        """Ends a job that cannot be finished; see the base class. `outcome` is that of its last attempt.
+
+        A job that was retried while that attempt was stopping is queued: the cause may have been removed since.
+        """
         with self._database.session() as session:
             row = self._row(session, job_id)
+            attempt = session.get(AttemptRow, (row.id, row.attempts))
+            if attempt is not None and row.retried_at is not None and attempt.started_at < row.retried_at:
+                self._queue_retried(session, row, exit_code, outcome)
+                return
             _end_attempt(session, row, exit_code, outcome)
             failure = Failure(reason=reason, message=message, exit_code=exit_code)
             self._end(session, row, "failed", message, failure)
@@ -261,6 +271,11 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
                 return
             self._queue(row, next_attempt.progress, next_attempt.delay_s)
 
+    def _queue_retried(self, session: Session, row: JobRow, exit_code: int | None, outcome: str) -> None:
+        if row.state not in TERMINAL_STATES:
+            _end_attempt(session, row, exit_code, outcome)
+            self._queue(row, Progress(phase="queued", detail="waiting to continue", reason=NO_FREE_SLOT), 0.0)
+
     def _queue(self, row: JobRow, progress: Progress, delay_s: float) -> None:
         row.state, row.handle = "queued", None
         row.not_before = now() + timedelta(seconds=delay_s)
@@ -269,6 +284,10 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
     def _end(self, session: Session, row: Any, state: State, detail: str, failure: Failure | None = None) -> None:
         super()._end(session, row, state, detail, failure)
         row.handle, row.not_before = None, None
+
+    def _reset(self, row: Any) -> None:
+        _set_setbacks(row, Setbacks(step=row.checkpoint_step))
+        row.not_before = None
 
     def _where(self, condition: sa.ColumnElement[bool]) -> tuple[Job, ...]:
         return self._select(sa.select(JobRow).where(condition).order_by(JobRow.created_at, JobRow.id))

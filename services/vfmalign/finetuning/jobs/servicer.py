@@ -62,6 +62,12 @@ class FineTuningServicer(OperationServicer[Job], finetuning_pb2_grpc.FineTuningS
         """Cancels a job."""
         return finetuning_pb2.CancelJobResponse(job=await self._cancel(request.job_id))
 
+    async def RetryJob(
+        self, request: finetuning_pb2.RetryJobRequest, context: Context
+    ) -> finetuning_pb2.RetryJobResponse:
+        """Queues a job again."""
+        return finetuning_pb2.RetryJobResponse(job=await self._retry(request.job_id))
+
     async def WatchJob(
         self, request: finetuning_pb2.WatchJobRequest, context: Context
     ) -> AsyncIterator[finetuning_pb2.WatchJobResponse]:

@@ -172,7 +172,9 @@ class Supervisor:
         if isinstance(seen, Exited):
             self._settle(job, seen, stopping=False)
             return False
-        if job.cancel_requested:
+        if not job.cancel_requested:
+            self._stop_requests.pop(job.id, None)  # of a cancellation that was withdrawn
+        else:
             requested = self._stop_requests.get(job.id, time.monotonic())
             self._request_stop(job, force=time.monotonic() - requested > self.limits.stop_grace_s)
         progress = to_progress(job, seen)

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from vfmalign.core.domain import errors
 from vfmalign.core.rpc.channels import connect
-from vfmalign.core.rpc.server import serve
+from vfmalign.core.rpc.server import message_limits, serve
 from vfmalign.core.rpc.status_mapping import CODES
 from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
@@ -195,6 +195,11 @@ async def test_a_stream_fails_after_what_it_had(running: Running) -> None:
         assert (await anext(messages)).index == 0
         with pytest.raises(errors.Exhausted, match="too much"):
             await anext(messages)
+
+
+def test_a_server_accepts_the_pings_of_a_client_whose_call_waits() -> None:
+    options = dict(message_limits(1))
+    assert options["grpc.http2.min_ping_interval_without_data_ms"] < options["grpc.keepalive_time_ms"]
 
 
 async def test_health_metrics_and_reflection_answer(running: Running) -> None:

@@ -6,15 +6,19 @@ import pytest
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.common import Progress
-from vfmalign.core.domain.errors import Conflict, NotFound
+from vfmalign.core.domain.errors import Conflict, NotFound, PreconditionFailed
 from vfmalign.finetuning.checks.reporting import stage_times
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs, summarise
+from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.db.pagination import PageRequest
 from vfmalign.finetuning.db.repository import StoredRef
 
 
 def request(seed=0):
     return CheckSpec(model_id="m", dataset_id="d", task="segmentation", seed=seed)
+
+
+REF = StoredRef(key="k", sha256="0" * 64, size_bytes=1)
 
 
 @pytest.fixture
@@ -116,3 +120,37 @@ def test_a_check_that_ends_closes_its_open_stages(running):
     running.cancel("a")
     running.mark_cancelled("a")
     assert outcomes(running) == [("features_before", 1, "cancelled")]
+
+
+def test_a_retry_keeps_the_runs_of_stages(running):
+    running.begin_stage("a", "validate")
+    running.end_stage("a", "validate", "succeeded")
+    running.begin_stage("a", "mmd")
+    running.fail("a", "no space", "TOO_LARGE")
+    started_at = running.get("a").started_at
+    again = running.retry("a")
+    assert (again.state, again.failure, again.finished_at) == ("queued", None, None)
+    assert running.retry("a") == again
+    assert running.begin("a").started_at == started_at
+    assert running.begin_stage("a", "mmd") == 2
+    assert outcomes(running) == [("validate", 1, "succeeded"), ("mmd", 1, "cancelled"), ("mmd", 2, "running")]
+    running.succeed("a", ReportRefs(json_ref=REF, html_ref=REF))
+    with pytest.raises(PreconditionFailed, match="the check has succeeded"):
+        running.retry("a")
+
+
+def test_a_retry_withdraws_a_cancellation(running):
+    running.cancel("a")
+    assert running.retry("a").state == "running"
+    running.mark_cancelled("a")  # by a reconciler that read the check before
+    assert running.get("a").state == "running"
+
+
+def test_summaries_tell_whether_a_check_must_follow_a_retry(running):
+    running.fail("a", "no space", "TOO_LARGE")
+    before = running.summaries(["a", "b"])
+    assert list(before) == ["a"]
+    assert (before["a"].state, before["a"].failure.reason) == ("failed", "TOO_LARGE")
+    assert before["a"].must_follow(now())
+    running.retry("a")
+    assert not running.summaries(["a"])["a"].must_follow(now())

@@ -4,7 +4,8 @@ import pytest
 
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.experiments import ExperimentSpec
-from vfmalign.core.domain.errors import Conflict, NotFound
+from vfmalign.core.domain.errors import Conflict, NotFound, PreconditionFailed
+from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
 from vfmalign.finetuning.db.pagination import PageRequest
 from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository
@@ -93,3 +94,21 @@ def test_the_first_end_stays(running):
     running.succeed("a", REFS, "finished")
     running.fail("a", "late", "INTERNAL")
     assert (running.get("a").state, running.get("a").report) == ("cancelled", None)
+
+
+def test_a_report_that_lacks_a_cell_may_be_written_again(running, database):
+    checks = CheckRepository(database)
+    cell = running.get("a").cells[0]
+    checks.create(cell.check_id, cell.request)
+    checks.fail(cell.check_id, "no space", "TOO_LARGE")
+    running.succeed("a", REFS, "finished; 1 of 1 cells have no result")
+    again = running.retry("a")
+    assert (again.state, again.report, again.retries) == ("queued", None, 1)
+    running.begin("a")
+    running.succeed("a", REFS, "finished")
+    checks.retry(cell.check_id)
+    checks.succeed(cell.check_id, ReportRefs(json_ref=REF, html_ref=REF))
+    assert running.retry("a").state == "queued", "the check succeeded after the report was written"
+    running.succeed("a", REFS, "finished")
+    with pytest.raises(PreconditionFailed, match="the experiment has succeeded"):
+        running.retry("a")

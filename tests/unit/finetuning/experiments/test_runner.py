@@ -64,7 +64,7 @@ class World:
 
     def __init__(self, database, store):
         self.experiments, self.checks, self.store = ExperimentRepository(database), CheckRepository(database), store
-        self.reported, self.errors = [], []
+        self.reported, self.errors, self.retries = [], [], []
 
     def create(self, **fields):
         """An experiment under an id that the bucket does not know."""
@@ -85,6 +85,7 @@ class World:
         if self.errors:
             raise self.errors.pop()
         self.reported.append((experiment.id, [cell.state for cell in cells]))
+        self.retries.append(experiment.retries)
         return ExperimentRefs(json_ref=REF, html_ref=REF, csv_ref=REF)
 
     def cells(self, experiment):
@@ -100,6 +101,7 @@ class World:
         elif state == "failed":
             self.checks.fail(check, "not a volume", "BAD_VOLUME")
         else:
+            self.checks.cancel(check)
             self.checks.mark_cancelled(check)
 
     def finish(self, experiment, runner, state="succeeded"):
@@ -191,6 +193,61 @@ def test_a_cancellation_reaches_every_check_and_nothing_begins_after(world):
     assert world.experiments.get(experiment).state == "cancelled"
     assert [cell.state for cell in world.cells(experiment)] == ["cancelled"] * 4
     assert [cell.begun for cell in world.cells(experiment)] == [True, True, False, False]
+
+
+def test_a_retry_repeats_failed_and_cancelled_cells_alone_within_the_limit(world):
+    experiment, runner = world.create(max_running=1), world.runner()
+    for state in ("failed", "cancelled", "succeeded", "failed"):
+        runner.reconcile()
+        world.end(world.running(experiment)[0], state)
+    for ready in runner.reconcile():
+        runner.finish(ready)
+    assert world.experiments.get(experiment).progress.detail == "finished; 3 of 4 cells have no result"
+    retried = world.experiments.retry(experiment)
+    assert (retried.state, retried.report) == ("queued", None)
+    assert [cell.state for cell in world.cells(experiment)] == ["queued", "queued", "succeeded", "queued"]
+    runner.reconcile()
+    assert world.running(experiment) == [f"{experiment}-segmentation-m1-0"]
+    world.end(world.running(experiment)[0])
+    runner.reconcile()
+    world.end(world.running(experiment)[0], "failed")
+    ended = world.finish(experiment, runner)
+    assert (ended.state, ended.progress.detail) == ("succeeded", "finished; 1 of 4 cells have no result")
+    assert world.reported[-1] == (experiment, ["succeeded", "failed", "succeeded", "succeeded"])
+    assert world.retries == [0, 1]
+    assert world.checks.get(f"{experiment}-distortion-m1-0").retries == 0, "a finished cell ran again"
+
+
+def test_a_retry_of_a_cancelled_experiment_withdraws_what_has_not_ended(world):
+    experiment, runner = world.create(), world.runner()
+    runner.reconcile()
+    begun, queued = world.running(experiment)
+    world.checks.begin(begun)
+    world.experiments.cancel(experiment)
+    runner.reconcile()
+    assert world.experiments.retry(experiment).state == "running"
+    runner.reconcile()
+    assert (world.checks.get(begun).state, world.checks.get(begun).cancel_requested) == ("running", False)
+    assert world.checks.get(queued).state == "queued"
+    assert world.finish(experiment, runner).progress.detail == "finished"
+
+
+def test_a_kill_between_any_two_actions_of_a_retry_changes_nothing(world):
+    def fail(experiment):
+        world.finish(experiment, world.runner(), "failed")
+        world.experiments.retry(experiment)
+
+    steady, clock = world.create(), Clock()
+    fail(steady)
+    world.finish(steady, world.runner(clock))
+    for deadly in range(1, clock.now + 1):
+        experiment = world.create()
+        fail(experiment)
+        with pytest.raises(Killed):
+            world.finish(experiment, world.runner(Clock(deadly)))
+        ended = world.finish(experiment, world.runner())
+        assert (ended.state, ended.progress.detail) == ("succeeded", "finished"), deadly
+        assert {world.checks.get(cell.cell.check_id).retries for cell in world.cells(experiment)} == {1}, deadly
 
 
 def test_somebody_else_s_check_under_a_cell_s_id_is_neither_used_nor_cancelled(world):

@@ -7,7 +7,7 @@ import pytest
 
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.jobs import JobSpec
-from vfmalign.core.domain.errors import BadOption, Conflict, NotFound
+from vfmalign.core.domain.errors import BadOption, Conflict, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
 from vfmalign.core.runtime import logs
 from vfmalign.finetuning.db import repository as repository_module
@@ -269,3 +269,84 @@ def test_begin_twice_is_one_attempt(jobs):
     assert jobs.begin("a").attempts == 1
     assert jobs.begin("a").attempts == 1
     assert len(jobs.attempts("a")) == 1
+
+
+def test_a_retry_keeps_the_history_and_counts_anew(jobs):
+    add(jobs, "a")
+    jobs.begin("a")
+    jobs.requeue("a", next_attempt("retryable", Setbacks(2, 1, 1, step=40), delay_s=600), exit_code=139)
+    jobs.begin("a")
+    jobs.fail("a", "given up", "JOB_GIVEN_UP", 139, "retryable")
+    again = jobs.retry("a")
+    assert (again.state, again.failure, again.finished_at, again.not_before) == ("queued", None, None, None)
+    assert (again.setbacks, again.attempts, again.retries) == (Setbacks(step=40), 2, 1)
+    assert again.queued_at == again.retried_at > again.created_at
+    assert jobs.queued() == (again,)
+    assert jobs.begin("a").attempts == 3
+    assert [a.outcome for a in jobs.attempts("a")] == ["retryable", "retryable", "running"]
+
+
+def test_a_retry_is_idempotent_and_refuses_what_succeeded(jobs):
+    first = add(jobs, "a")
+    assert jobs.retry("a") == first, "it is queued"
+    begun = jobs.begin("a")
+    assert jobs.retry("a") == begun, "it is running"
+    jobs.succeed("a", REF, 0)
+    with pytest.raises(PreconditionFailed, match=r"a: the job has succeeded; create another one"):
+        jobs.retry("a")
+    add(jobs, "b")
+    jobs.cancel("b")
+    assert (jobs.retry("b").state, jobs.retry("b").retries) == ("queued", 1)
+    with pytest.raises(NotFound):
+        jobs.retry("c")
+
+
+def test_a_retry_withdraws_a_cancellation_that_has_not_ended(jobs):
+    add(jobs, "a")
+    jobs.begin("a")
+    jobs.record("a", {"pid": 1}, TRAINING, started=True)
+    jobs.cancel("a")
+    again = jobs.retry("a")
+    assert (again.state, again.cancel_requested, again.handle) == ("running", False, {"pid": 1})
+    jobs.mark_cancelled("a", 143)  # by a supervisor that read the job before
+    assert (jobs.get("a").state, jobs.attempts("a")[0].outcome) == ("queued", "interrupted")
+    jobs.succeed("a", REF)
+    jobs.mark_cancelled("a", 143)
+    assert jobs.get("a").state == "succeeded"
+
+
+def test_an_attempt_from_before_a_retry_cannot_fail_the_job(jobs):
+    add(jobs, "a")
+    jobs.begin("a")
+    jobs.cancel("a")
+    jobs.retry("a")
+    jobs.fail("a", "not a volume", "BAD_VOLUME", 3)
+    assert (jobs.get("a").state, jobs.get("a").failure) == ("queued", None)
+    jobs.begin("a")
+    jobs.fail("a", "not a volume", "BAD_VOLUME", 3)
+    assert jobs.get("a").state == "failed"
+    assert [a.outcome for a in jobs.attempts("a")] == ["permanent", "permanent"]
+
+
+def test_what_belongs_to_a_retried_item_follows_it_once(jobs):
+    add(jobs, "a")
+    jobs.begin("a")
+    retried_at = now()
+    assert not jobs.get("a").must_follow(retried_at), "it runs"
+    assert jobs.cancel("a").must_follow(retried_at)
+    assert not jobs.get("a").must_follow(None)
+    jobs.mark_cancelled("a", 143)
+    assert jobs.get("a").must_follow(retried_at)
+    jobs.retry("a")
+    assert not jobs.cancel("a").must_follow(retried_at), "cancelled after it was retried"
+
+
+def test_a_retried_baseline_waits_for_the_job_that_took_its_turn(jobs):
+    for name in "ab":
+        jobs.create(request(), spec(name), baseline="b" * 64)
+    assert jobs.same_training(jobs.get("b")).id == "a"
+    jobs.cancel("a")
+    assert jobs.same_training(jobs.get("b")) is None
+    jobs.retry("a")
+    assert jobs.same_training(jobs.get("b")) is None
+    assert jobs.same_training(jobs.get("a")).id == "b"
