@@ -40,11 +40,11 @@ COMMANDS: dict[str, LazyCommand] = {
         f"{_COMMANDS}.experiments:experiment", "Run an alignment check for every model, task and seed."
     ),
     "watch": LazyCommand(f"{_COMMANDS}.watch:watch", "Follow an experiment, a check or a job until it finishes."),
-    "checks": LazyCommand(f"{_COMMANDS}.checks:app", "List, show and cancel checks, and fetch their reports."),
+    "checks": LazyCommand(f"{_COMMANDS}.checks:app", "List, show, cancel and retry checks, and fetch their reports."),
     "experiments": LazyCommand(
-        f"{_COMMANDS}.experiments:app", "List, show and cancel experiments, and fetch their reports."
+        f"{_COMMANDS}.experiments:app", "List, show, cancel and retry experiments, and fetch their reports."
     ),
-    "jobs": LazyCommand(f"{_COMMANDS}.jobs:app", "List, show and cancel training jobs."),
+    "jobs": LazyCommand(f"{_COMMANDS}.jobs:app", "List, show, cancel and retry training jobs."),
 }
 
 app = typer.Typer(

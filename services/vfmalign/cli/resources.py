@@ -39,6 +39,10 @@ class Resource(Generic[SpecT, OperationT]):
         """Request that a resource stops. One that has ended stays as it is."""
         return target.run(lambda client: self.select(client).cancel(resource_id))
 
+    def retry(self, target: Target, resource_id: str) -> OperationT:
+        """Queue a resource again that failed or was cancelled."""
+        return target.run(lambda client: self.select(client).retry(resource_id))
+
     def list(self, target: Target, states: Sequence[JobState], limit: int) -> list[OperationT]:
         """Returns the newest resources.
 

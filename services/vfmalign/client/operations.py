@@ -1,6 +1,6 @@
 """Clients of long operations: jobs, checks and experiments.
 
-The three services offer the same calls: create, get, list, cancel and watch. Every method returns records of
+The three services offer the same calls: create, get, list, cancel, retry and watch. Every method returns records of
 `client.messages`.
 """
 
@@ -102,6 +102,17 @@ class AsyncOperationsClient(Generic[SpecT, OperationT]):
             NotFound: there is none of this id.
         """
         return self._unpack(await self._call(f"Cancel{self._name}", self._id(operation_id)))
+
+    async def retry(self, operation_id: str) -> OperationT:
+        """Queues an operation again that failed or was cancelled; it continues from what it has stored.
+
+        One that is queued or running stays as it is, and one that is being cancelled goes on.
+
+        Raises:
+            NotFound: there is none of this id.
+            PreconditionFailed: it succeeded.
+        """
+        return self._unpack(await self._call(f"Retry{self._name}", self._id(operation_id)))
 
     async def watch(
         self,

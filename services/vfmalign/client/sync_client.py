@@ -112,6 +112,7 @@ class JobsClient(_SubClient[AsyncJobsClient]):
     get = _blocking(AsyncJobsClient.get)
     list = _blocking(AsyncJobsClient.list)
     cancel = _blocking(AsyncJobsClient.cancel)
+    retry = _blocking(AsyncJobsClient.retry)
     watch = _iterating(AsyncJobsClient.watch)
     wait = _blocking(AsyncJobsClient.wait)
 
@@ -123,6 +124,7 @@ class ChecksClient(_SubClient[AsyncChecksClient]):
     get = _blocking(AsyncChecksClient.get)
     list = _blocking(AsyncChecksClient.list)
     cancel = _blocking(AsyncChecksClient.cancel)
+    retry = _blocking(AsyncChecksClient.retry)
     watch = _iterating(AsyncChecksClient.watch)
     wait = _blocking(AsyncChecksClient.wait)
 
@@ -134,6 +136,7 @@ class ExperimentsClient(_SubClient[AsyncExperimentsClient]):
     get = _blocking(AsyncExperimentsClient.get)
     list = _blocking(AsyncExperimentsClient.list)
     cancel = _blocking(AsyncExperimentsClient.cancel)
+    retry = _blocking(AsyncExperimentsClient.retry)
     watch = _iterating(AsyncExperimentsClient.watch)
     wait = _blocking(AsyncExperimentsClient.wait)
 

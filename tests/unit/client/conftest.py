@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import pytest
 
-from vfmalign.core.domain.errors import BadOption, Conflict, NotFound
+from vfmalign.core.domain.errors import BadOption, Conflict, NotFound, PreconditionFailed
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.v1 import (
@@ -156,6 +156,13 @@ class FineTuning(finetuning_pb2_grpc.FineTuningServiceServicer):
     def CancelJob(self, request, context):
         self.jobs[request.job_id].state = finetuning_pb2.JOB_STATE_CANCELLED
         return finetuning_pb2.CancelJobResponse(job=self.jobs[request.job_id])
+
+    def RetryJob(self, request, context):
+        job = self.jobs[request.job_id]
+        if job.state != finetuning_pb2.JOB_STATE_CANCELLED:
+            abort(context, PreconditionFailed("the job has succeeded", subject=request.job_id))
+        job.state = finetuning_pb2.JOB_STATE_QUEUED
+        return finetuning_pb2.RetryJobResponse(job=job)
 
     def WatchJob(self, request, context):
         self.watches += 1

@@ -23,6 +23,7 @@ from vfmalign.core.domain.errors import (
     Exhausted,
     Internal,
     NotFound,
+    PreconditionFailed,
     Unavailable,
 )
 from vfmalign.core.rpc.tensors import to_array
@@ -239,6 +240,9 @@ async def test_jobs_are_created_once_found_listed_and_cancelled(client):
     assert [job.job_id for job in await client.jobs.list(["cancelled"])] == ["two"]
     assert [job.job_id for job in await client.jobs.list(["running", "queued"])] == ["one"]
     assert await client.jobs.list(["running"]) == []
+    assert (await client.jobs.retry("two")).state == "queued"
+    with pytest.raises(PreconditionFailed, match="one: the job has succeeded"):
+        await client.jobs.retry("one")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from vfmalign.cli.commands.lifecycle import add_list_and_cancel, download_report, follow, no_report
+from vfmalign.cli.commands.lifecycle import add_lifecycle, download_report, follow, no_report
 from vfmalign.cli.exits import FAILED, GATE_FAILED, OK
 from vfmalign.cli.gates import EXAMPLE, Condition, evaluate_gate, parse_gate, passed
 from vfmalign.cli.lazy_group import new_group
@@ -45,8 +45,8 @@ from vfmalign.client.messages.checks import Check, CheckResult, CheckSpec
 from vfmalign.client.messages.jobs import Job, Recipe
 from vfmalign.core.domain.errors import BadOption, NotFound, PreconditionFailed
 
-app = new_group("List, show and cancel checks, and fetch their reports.")
-add_list_and_cancel(app, CHECKS, list_checks)
+app = new_group("List, show, cancel and retry checks, and fetch their reports.")
+add_lifecycle(app, CHECKS, list_checks)
 
 CheckArgument = Annotated[str, typer.Argument(help="Id of the check.")]
 GateOption = Annotated[

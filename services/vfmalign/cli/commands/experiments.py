@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from vfmalign.cli.commands.lifecycle import add_list_and_cancel, download_report, follow, no_report
+from vfmalign.cli.commands.lifecycle import add_lifecycle, download_report, follow, no_report
 from vfmalign.cli.exits import FAILED, OK
 from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
@@ -43,8 +43,8 @@ from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.domain.errors import NotFound
 from vfmalign.core.domain.tasks import TASKS
 
-app = new_group("List, show and cancel experiments, and fetch their reports.")
-add_list_and_cancel(app, EXPERIMENTS, list_experiments)
+app = new_group("List, show, cancel and retry experiments, and fetch their reports.")
+add_lifecycle(app, EXPERIMENTS, list_experiments)
 
 ExperimentArgument = Annotated[str, typer.Argument(help="Id of the experiment.")]
 ModelsOption = Annotated[list[str], typer.Option("--model", help="Id of a pretrained model. Repeatable.")]

@@ -1,4 +1,4 @@
-"""What the commands of jobs, checks and experiments share: list, cancel, follow, and download a report."""
+"""What the commands of jobs, checks and experiments share: list, cancel, retry, follow, and download a report."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from vfmalign.core.domain.errors import PreconditionFailed
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Id, as `list` shows it.")]
 
 
-def add_list_and_cancel(
+def add_lifecycle(
     app: typer.Typer,
     resource: Resource[SpecT, OperationT],
     list_table: Callable[[Iterable[OperationT]], RenderableType],
     states: tuple[JobState, ...] = STATES,
 ) -> None:
-    """Add the commands `list` and `cancel` to a group; `states` are those that the resource can have."""
+    """Add the commands `list`, `cancel` and `retry` to a group; `states` are those that the resource can have."""
     noun = resource.noun
 
     def list_(
@@ -53,8 +53,20 @@ def add_list_and_cancel(
         line = f"{noun} {resource_id}: {cancelled.state}; {cancelled.progress.detail}"
         output.emit({noun: cancelled.to_json_dict()}, line)
 
+    def retry(
+        resource_id: IdArgument,
+        home: HomeOption = DEFAULT_HOME,
+        as_json: JsonOption = False,
+    ) -> None:
+        output = Output.to_terminal(as_json=as_json)
+        retried = resource.retry(Target.find(StateDirectory(home)), resource_id)
+        line = f"{noun} {resource_id}: {retried.state}; follow it with `vfmalign watch {resource_id}`"
+        output.emit({noun: retried.to_json_dict()}, line)
+
     app.command("list", help=f"List {noun}s, newest first.")(list_)
     app.command("cancel", help=f"Cancel a {noun}. One that has ended stays as it is.")(cancel)
+    help_ = f"Continue a {noun} that failed or was cancelled from what it has stored."
+    app.command("retry", help=help_)(retry)
 
 
 def follow(

@@ -27,6 +27,7 @@ from vfmalign.core.domain.tasks import TASKS
 _MAX_DESCRIPTION = 72
 _STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow"}
 _MARKS = {"succeeded": "✓", "failed": "✗", "cancelled": "–"}
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _BEGINNING_OF_TIME = datetime.min.replace(tzinfo=UTC)
 
 
@@ -64,7 +65,7 @@ async def follow_check(client: AsyncClient, check_id: str, view: View) -> Check:
 
 async def follow_experiment(client: AsyncClient, experiment_id: str, view: View) -> Experiment:
     """Show an experiment until it has ended, and return it; raises as `follow_job`."""
-    shown: set[str] = set()
+    shown: dict[str, datetime | None] = {}
 
     async def get_result(cell: ExperimentCell) -> CheckResult | None:
         if cell.state == "succeeded":
@@ -73,10 +74,15 @@ async def follow_experiment(client: AsyncClient, experiment_id: str, view: View)
         return None
 
     async def show(experiment: Experiment) -> None:
-        ended = [cell for cell in experiment.cells if cell.state in TERMINAL_STATES and cell.check_id not in shown]
+        # A cell whose check is retried may end again.
+        ended = [
+            cell
+            for cell in experiment.cells
+            if cell.state in TERMINAL_STATES and shown.get(cell.check_id, _NEVER) != cell.end_time
+        ]
         # A cell that was cancelled before its check began has no end.
         for cell in sorted(ended, key=lambda cell: cell.end_time or _BEGINNING_OF_TIME):
-            shown.add(cell.check_id)
+            shown[cell.check_id] = cell.end_time
             view.show_cell(cell, await get_result(cell), len(shown), len(experiment.cells))
         view.show_experiment(experiment)
 

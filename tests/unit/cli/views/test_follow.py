@@ -179,6 +179,22 @@ async def test_cells_are_shown_in_the_order_of_their_ends(output: Output, said: 
     assert [line.split("seed ")[1].split()[0] for line in said() if "seed" in line] == ["2", "1", "0"]
 
 
+async def test_a_cell_that_is_retried_is_shown_at_every_end(output: Output, said: Said) -> None:
+    def experiment(state: State, seconds: float | None) -> Experiment:
+        end = None if seconds is None else TIME + timedelta(seconds=seconds)
+        cell = ExperimentCell(model_id="m1", task="segmentation", seed=0, check_id="c0", state=state, end_time=end)
+        spec = ExperimentSpec(model_ids=("m1",), dataset_id="d1", tasks=("segmentation",))
+        return Experiment(experiment_id="e1", spec=spec, state="running", create_time=TIME, cells=(cell,))
+
+    states = [experiment("failed", 1.0), experiment("running", None), experiment("cancelled", 5.0)]
+    client = SimpleNamespace(experiments=Operations([states[0], *states, states[2]]))
+    with View(output) as view:
+        await follow.follow_experiment(client, "e1", view)
+    lines = [line for line in said() if "seed" in line]
+    assert [line.split()[1] for line in lines] == ["1/1", "1/1"]
+    assert [("failed" in line, "cancelled" in line) for line in lines] == [(True, False), (False, True)]
+
+
 async def test_a_stream_without_a_message_is_an_internal_error(output: Output) -> None:
     client = SimpleNamespace(jobs=Operations([]))
     with View(output) as view, pytest.raises(Internal):
