@@ -29,7 +29,7 @@ _LIMITS = {
     "less_than": ("lt", "below"),
     "less_than_equal": ("le", "of at most"),
 }
-"""The limit that a value misses and its words, by pydantic's name of the error."""
+"""The key of the limit and how a value compares with it, by pydantic's name of the error."""
 
 OPTIONAL_SHA256_PATTERN = r"^([0-9a-f]{64})?$"
 OptionalSha256 = Annotated[str, StringConstraints(pattern=OPTIONAL_SHA256_PATTERN)]
@@ -126,8 +126,8 @@ def to_bad_option(error: ValidationError, field: str = "", names: Mapping[str, s
 def _describe_problem(kind: str, message: str, context: dict[str, Any]) -> tuple[str, str]:
     """The sentence and the remedy of one of pydantic's errors."""
     if kind in _LIMITS:
-        name, words = _LIMITS[kind]
-        return "out of range", f"choose a value {words} {context[name]}"
+        name, comparison = _LIMITS[kind]
+        return "out of range", f"choose a value {comparison} {context[name]}"
     if kind == "missing":
         return "this field is required", "set it"
     if kind == "literal_error":
