@@ -59,6 +59,9 @@ async def run(settings: FinetuningSettings) -> None:
     def take_office(term: Term) -> Orchestrator:
         return Orchestrator(term, database=database, store=store, launcher=launcher, client=client, settings=settings)
 
+    def show_log(job: str, attempt: int) -> str:
+        return launcher.log_command(job, attempt)
+
     async def announce(leads: bool) -> None:
         status = health_pb2.HealthCheckResponse
         await state.set(HEALTH_SERVICE, status.SERVING if leads else status.NOT_SERVING)
@@ -68,7 +71,7 @@ async def run(settings: FinetuningSettings) -> None:
     def add_services(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
         jobs, checks, experiments = JobRepository(database), CheckRepository(database), ExperimentRepository(database)
         finetuning_pb2_grpc.add_FineTuningServiceServicer_to_server(
-            FineTuningServicer(jobs, store, wake=leadership.wake, watching=watching), server
+            FineTuningServicer(jobs, store, log_command=show_log, wake=leadership.wake, watching=watching), server
         )
         names = [stage.name for stage in all_stages(checks)]
         alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return failures.report(store, uri, error)
     except Exception:
         _log.exception("job_crashed")
-        return failures.report(store, uri, Internal("the training process failed", remedy="see its log"))
+        return failures.report(store, uri, Internal("the training process failed"))
     return DONE
 
 

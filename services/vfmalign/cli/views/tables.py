@@ -153,6 +153,7 @@ def show_job(job: Job) -> list[RenderableType]:
         ("attempts", job.attempts),
         ("encoder", job.encoder_model_id or ABSENT),
         ("result", ABSENT if job.result is None else job.result.uri),
+        ("log", job.log_command or ABSENT),
     ]
     if job.failure is not None:
         pairs.append(("failure", f"{job.failure.reason}: {job.failure.message}"))

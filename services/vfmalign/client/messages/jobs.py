@@ -95,3 +95,4 @@ class Job(ApiMessage):
     failure: Failure | None = None
     result: ObjectRef | None = None
     encoder_model_id: str = ""
+    log_command: str = ""

@@ -10,8 +10,15 @@ from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.jobs.repository import Job
 
 
-def to_job(job: Job, store: ObjectStore, *, curve: bool = True) -> messages.Job:
-    """Returns a job, with its learning curve unless `curve` is False."""
+def to_job(job: Job, store: ObjectStore, *, curve: bool = True, log_command: str = "") -> messages.Job:
+    """Returns a job as a message.
+
+    Args:
+        job: the job.
+        store: where its result is.
+        curve: whether the learning curve is part of it.
+        log_command: shows the log of the job's latest attempt.
+    """
     # A job that reused the result of another one published nothing under its own name.
     published = job.result is not None and (job.attempts or not job.baseline)
     return messages.Job(
@@ -27,6 +34,7 @@ def to_job(job: Job, store: ObjectStore, *, curve: bool = True) -> messages.Job:
         failure=with_remedy(job.failure, f"checks retry {job.check_id}" if job.check_id else f"jobs retry {job.id}"),
         result=None if job.result is None else to_object_ref(job.result, store),
         encoder_model_id=job.spec.publish_as if published else "",
+        log_command=log_command,
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from vfmalign.client.messages.common import Progress
-from vfmalign.core.domain.errors import StoreUnavailable
+from vfmalign.core.domain.errors import Internal, StoreUnavailable
 from vfmalign.core.domain.jobs import JobFailure
 from vfmalign.finetuning.launchers.base import Exited, Outcome, classify, describe
 
@@ -101,7 +101,14 @@ class GivenUp:
 
 
 def decide(
-    seen: Exited, failure: JobFailure | None, before: Setbacks, *, attempt: int, limits: Limits, stopping: bool = False
+    seen: Exited,
+    failure: JobFailure | None,
+    before: Setbacks,
+    *,
+    attempt: int,
+    limits: Limits,
+    log_command: str,
+    stopping: bool = False,
 ) -> NextAttempt | GivenUp:
     """Decides what follows the end of an attempt that left no result.
 
@@ -111,10 +118,13 @@ def decide(
         before: setbacks before this end, at the present step.
         attempt: number of the attempt that ended.
         limits: of attempts and delays.
+        log_command: shows the log of the attempt.
         stopping: whether the service asked the process to stop because it stops itself, which never counts.
     """
+    see_log = f"see its log: `{log_command}`"
     if failure is not None:
-        return GivenUp("permanent", failure.reason, _sentence(failure.message, failure.remedy))
+        remedy = see_log if failure.reason == Internal.reason else failure.remedy
+        return GivenUp("permanent", failure.reason, _sentence(failure.message, remedy))
     outcome, message = classify(seen.exit_code, seen.cause), seen.message or describe(seen.exit_code)
     if seen.cause == "limit":
         return GivenUp("permanent", "DEADLINE_EXCEEDED", message)
@@ -125,7 +135,7 @@ def decide(
         setbacks, reason = replace(before, failures=before.failures + 1), RETRY_SCHEDULED
         if setbacks.failures >= limits.max_attempts:
             message = f"given up after {setbacks.failures} attempts that failed without progress: {message}"
-            return GivenUp(outcome, "JOB_GIVEN_UP", message)
+            return GivenUp(outcome, "JOB_GIVEN_UP", _sentence(message, see_log))
         delay_s = limits.delay_s(before.failures)
     elif outcome == "interrupted":
         setbacks, reason = replace(before, interruptions=before.interruptions + 1), INTERRUPTED
@@ -138,7 +148,7 @@ def decide(
         setbacks, reason = replace(before, outages=before.outages + 1), StoreUnavailable.reason
         delay_s = limits.delay_s(before.outages)
     else:
-        return GivenUp("permanent", "JOB_FAILED", message if seen.message else f"{message}; see its log")
+        return GivenUp("permanent", "JOB_FAILED", message if seen.message else _sentence(message, see_log))
     soon = f" in {delay_s:g} s" if delay_s else ""
     detail = f"{message}; attempt {attempt + 1} resumes from the last checkpoint{soon}"
     return NextAttempt(outcome, setbacks, delay_s, Progress(phase="queued", detail=detail, reason=reason))

@@ -23,16 +23,24 @@ class FineTuningServicer(OperationServicer[Job], finetuning_pb2_grpc.FineTuningS
     Args:
         jobs: repository of jobs.
         store: holds models, datasets and results.
+        log_command: returns the command that shows the log of a job's attempt.
         wake: called after a change that the reconciler should see at once.
         watching: paces watching calls and ends them with the service.
     """
 
     def __init__(
-        self, jobs: JobRepository, store: ObjectStore, *, wake: Callable[[], None], watching: Watching
+        self,
+        jobs: JobRepository,
+        store: ObjectStore,
+        *,
+        log_command: Callable[[str, int], str],
+        wake: Callable[[], None],
+        watching: Watching,
     ) -> None:
         super().__init__(jobs, watching=watching, wake=wake)
         self._jobs = jobs
         self._store = store
+        self._log_command = log_command
 
     async def CreateJob(
         self, request: finetuning_pb2.CreateJobRequest, context: Context
@@ -80,4 +88,5 @@ class FineTuningServicer(OperationServicer[Job], finetuning_pb2_grpc.FineTuningS
         return self._jobs.find(job_id, spec) or self._jobs.create(spec, resolve_job(self._store, job_id, spec))
 
     def _convert(self, item: Job, *, whole: bool = True) -> JobMessage:
-        return to_job(item, self._store, curve=whole)
+        log_command = self._log_command(item.id, item.attempts) if item.attempts else ""
+        return to_job(item, self._store, curve=whole, log_command=log_command)

@@ -31,7 +31,7 @@ from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.jobs.repository import Job, JobRepository
 from vfmalign.finetuning.jobs.retries import GivenUp, Limits, decide
-from vfmalign.finetuning.launchers.base import Exited, Launcher, Running
+from vfmalign.finetuning.launchers.base import Exited, Launcher, Origin, Running
 
 BASELINE_IN_TRAINING = "BASELINE_IN_TRAINING"
 """`Progress.reason` of a job that waits for another one, which trains the same baseline."""
@@ -87,7 +87,8 @@ class Supervisor:
         return True
 
     def _guarded(self, job: Job, action: Callable[[Job], bool]) -> bool:
-        """Runs an action; an error of one job delays it and leaves the others alone."""
+        """Runs an action under the job's request id; an error of one job delays it and leaves the others alone."""
+        token = logs.request_id.set(job.request_id)
         try:
             return action(job)
         except Conflict as error:  # raised before anything was started
@@ -96,6 +97,8 @@ class Supervisor:
             _log.warning("job_delayed", job=job.id, error=str(error))
             self._store_is_down = isinstance(error, StoreUnavailable)
             self._report_delay(job, error)
+        finally:
+            logs.request_id.reset(token)
         return False
 
     def _report_delay(self, job: Job, error: VfmalignError) -> None:
@@ -119,7 +122,9 @@ class Supervisor:
         _log.info("job_launched", job=job.id, attempt=job.attempts)
         try:
             spec_uri = self.store.uri(job_key(job.id, "spec.json"))
-            seen = self.launcher.launch(job.id, job.attempts, spec_uri, self.jobs.confirm_leadership)
+            seen = self.launcher.launch(
+                job.id, job.attempts, spec_uri, self.jobs.confirm_leadership, origin=to_origin(job)
+            )
         except Unavailable as error:
             delay_s = max(self.limits.retry_delay_s, error.retry_after_s or 0.0)
             progress = Progress(phase="queued", detail=f"could not be started: {error}", reason=error.reason)
@@ -242,7 +247,10 @@ class Supervisor:
             # The orchestrator was killed between `begin` and `record`, or the launcher did not answer.
             seen = replace(seen, message="its start was interrupted")
         before = job.setbacks.at(step)
-        decision = decide(seen, failure, before, attempt=job.attempts, limits=self.limits, stopping=stopping)
+        log_command = self.launcher.log_command(job.id, job.attempts)
+        decision = decide(
+            seen, failure, before, attempt=job.attempts, limits=self.limits, log_command=log_command, stopping=stopping
+        )
         code = seen.exit_code if failure is None else failure.exit_code
         if isinstance(decision, GivenUp):
             self.jobs.fail(job.id, decision.message, decision.reason, code, decision.outcome)
@@ -282,6 +290,12 @@ class Supervisor:
             return self.store.read(job_key(job.id, "failure.json"), JobFailure)
         except NotFound:
             return None
+
+
+def to_origin(job: Job) -> Origin:
+    """Returns where a job comes from."""
+    network = job.spec.network if job.spec.kind == "finetune" else ""
+    return Origin(check=job.check_id, network=network, request_id=job.request_id)
 
 
 def to_progress(job: Job, seen: Running) -> Progress:

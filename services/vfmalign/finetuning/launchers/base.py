@@ -29,7 +29,7 @@ _BY_CODE: dict[int | None, Outcome] = {
 _DESCRIPTIONS = {
     None: "the training process ended unobserved and stored no result",
     DONE: "the training process ended without writing its result",
-    RETRYABLE: "the training process failed, for example because its device has too little memory; see its log",
+    RETRYABLE: "the training process failed, for example because its device has too little memory",
     STORE_UNAVAILABLE: "the training process could not use the object store",
     PROCESS_LOST: "a training process lost another process of the job, or never met it",
     TERMINATED: "the training process was asked to stop and checkpointed",
@@ -41,6 +41,24 @@ Confirm = Callable[[], None]
 
 def lead_always() -> None:
     """The `Confirm` of a process that has no rival."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a job comes from, by which platforms find its processes; ids only.
+
+    Attributes:
+        check: the check it belongs to; empty for a job of its own.
+        network: the network that it fine-tunes; empty for pretraining.
+        request_id: the request that created it; empty where unknown.
+    """
+
+    check: str = ""
+    network: str = ""
+    request_id: str = ""
+
+
+UNKNOWN_ORIGIN = Origin()
 
 
 @dataclass(frozen=True)
@@ -84,7 +102,15 @@ class Launcher(Protocol):
     `attempt` counts from 1. The repository increments it before each start, so a job and an attempt identify one start.
     """
 
-    def launch(self, job: str, attempt: int, spec_uri: str, confirm: Confirm = lead_always) -> Running:
+    def launch(
+        self,
+        job: str,
+        attempt: int,
+        spec_uri: str,
+        confirm: Confirm = lead_always,
+        *,
+        origin: Origin = UNKNOWN_ORIGIN,
+    ) -> Running:
         """Starts this attempt, or returns its process where it runs already.
 
         Args:
@@ -93,6 +119,7 @@ class Launcher(Protocol):
             spec_uri: argument of the process.
             confirm: called once every orchestrator can see this attempt, and before its process runs. Where it raises,
                 no process is started.
+            origin: where the job comes from; for platforms with labels.
 
         Raises:
             LeaseLost: this orchestrator no longer leads.
@@ -109,6 +136,9 @@ class Launcher(Protocol):
 
     def stop(self, job: str, attempt: int, handle: dict[str, Any] | None, *, force: bool) -> None:
         """Asks the attempt to checkpoint and end, or ends it at once; returns without waiting."""
+
+    def log_command(self, job: str, attempt: int) -> str:
+        """Returns the shell command that shows the log of an attempt; asks nobody whether the log exists."""
 
     def close(self) -> None:
         """Releases the resources of the launcher; jobs continue."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -24,7 +25,7 @@ from typing import Any
 import psutil
 
 from vfmalign.core.domain.errors import Unavailable
-from vfmalign.finetuning.launchers.base import Confirm, Exited, Running, lead_always
+from vfmalign.finetuning.launchers.base import UNKNOWN_ORIGIN, Confirm, Exited, Origin, Running, lead_always
 
 _REAP_TIMEOUT_S = 5.0
 _SAME_START_S = 2.0  # a process's start time moves a little with the system clock
@@ -67,7 +68,15 @@ class LocalLauncher:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._exit_codes: dict[str, int] = {}
 
-    def launch(self, job: str, attempt: int, spec_uri: str, confirm: Confirm = lead_always) -> Running:
+    def launch(
+        self,
+        job: str,
+        attempt: int,
+        spec_uri: str,
+        confirm: Confirm = lead_always,
+        *,
+        origin: Origin = UNKNOWN_ORIGIN,
+    ) -> Running:
         """Starts `command spec_uri` in a session of its own, unless a process of the job holds the lock already."""
         for folder in (self._locks, self._logs):
             folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +88,7 @@ class LocalLauncher:
             # After the lock is taken: another orchestrator that takes over from now on finds the job locked.
             confirm()
             self._exit_codes.pop(job, None)
-            with (self._logs / f"{job}.log").open("ab") as log:
+            with self._log_path(job).open("ab") as log:
                 child = subprocess.Popen(
                     [*self._command, spec_uri],
                     stdin=subprocess.DEVNULL,
@@ -133,8 +142,15 @@ class LocalLauncher:
             else:
                 os.kill(handle["pid"], signal.SIGTERM)
 
+    def log_command(self, job: str, attempt: int) -> str:
+        """Returns the command that shows the end of the job's log, which holds all attempts."""
+        return shlex.join(["tail", "-n", "200", str(self._log_path(job))])
+
     def close(self) -> None:
         """Does nothing: the locks belong to the jobs."""
+
+    def _log_path(self, job: str) -> Path:
+        return self._logs / f"{job}.log"
 
     def _lock_path(self, job: str) -> Path:
         return self._locks / f"{job}.lock"

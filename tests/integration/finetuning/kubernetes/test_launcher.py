@@ -12,7 +12,7 @@ from tests.integration.finetuning.kubernetes.emulator import JOBS, TEMPLATE, TEM
 from tests.integration.finetuning.kubernetes.launches import NAME, URI, ended, running
 
 from vfmalign.core.domain.errors import BadOption, Conflict, Unavailable
-from vfmalign.finetuning.launchers.base import Exited, Running
+from vfmalign.finetuning.launchers.base import Exited, Origin, Running
 from vfmalign.finetuning.launchers.kubernetes.api import Cluster
 from vfmalign.finetuning.launchers.kubernetes.manifest import Options, manifest
 from vfmalign.finetuning.launchers.registry import LAUNCHERS
@@ -49,6 +49,23 @@ def test_a_job_of_several_pods_has_started_once_all_have(make: Any, api: Api) ->
     assert launcher.observe("a", 1, None).started is False
     api.pod(NAME, {"phase": "Running"}, f"{NAME}-1-x")
     until(lambda: launcher.observe("a", 1, None).started)
+
+
+def test_platforms_find_a_job_by_labels(make: Any, api: Api) -> None:
+    make().launch("a", 1, URI, origin=Origin(check="c", network="scratch", request_id="r-12345678"))
+    labels = api.job(NAME)["metadata"]["labels"]
+    assert (
+        labels.items() >= {"vfmalign.io/check": "c", "vfmalign.io/network": "scratch", "vfmalign.io/job": "a"}.items()
+    )
+    assert api.job(NAME)["metadata"]["annotations"]["vfmalign.io/request-id"] == "r-12345678"
+
+
+def test_the_log_of_an_attempt_is_shown_by_kubectl(make: Any) -> None:
+    assert make().log_command("a", 1) == f"kubectl logs --namespace vfmalign job/{NAME} --all-containers"
+    assert make(nodes=2).log_command("a", 1) == (
+        f"kubectl logs --namespace vfmalign --selector batch.kubernetes.io/job-name={NAME} --prefix --tail=-1 "
+        "--all-containers"
+    )
 
 
 def test_the_template_is_read_at_each_launch(make: Any, api: Api) -> None:

@@ -37,12 +37,18 @@ async def test_jobs_outlive_the_service_and_say_what_they_wait_for(service: Any,
             await asyncio.sleep(0.05)
         return found
 
-    await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id=job, spec=spec))
+    await service.jobs.CreateJob(
+        finetuning_pb2.CreateJobRequest(job_id=job, spec=spec), metadata=[("x-request-id", "k8s-service-test")]
+    )
     await until(lambda found: found.state == finetuning_pb2.JOB_STATE_PENDING and api.jobs())
     state = {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available: 2 Insufficient memory."}
     api.pod(name, {"phase": "Pending", "conditions": [state]})
     found = await until(lambda found: "Insufficient memory" in found.progress.detail)
     assert found.progress.detail.startswith("attempt 1: its pod fits no node")
+    assert found.log_command == f"kubectl logs --namespace vfmalign job/{name} --all-containers"
+    labels, annotations = api.job(name)["metadata"]["labels"], api.job(name)["metadata"]["annotations"]
+    assert (labels["vfmalign.io/job"], labels["vfmalign.io/network"]) == (job, "pretrained")
+    assert annotations["vfmalign.io/request-id"] == "k8s-service-test"
     listed = await service.jobs.ListJobs(finetuning_pb2.ListJobsRequest(states=[finetuning_pb2.JOB_STATE_PENDING]))
     assert [one.job_id for one in listed.jobs] == [job]
 

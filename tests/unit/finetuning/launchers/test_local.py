@@ -1,6 +1,7 @@
 """The local launcher with real processes: one per job, found again, killed whole."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -52,6 +53,14 @@ def test_runs_the_command_with_the_spec_and_reports_the_exit_code(make, tmp_path
     launcher.launch("job", 1, "s3://bucket/jobs/job/spec.json")
     assert exited(launcher, "job") == Exited(3)
     assert "s3://bucket/jobs/job/spec.json" in (tmp_path / "logs" / "job.log").read_text()
+
+
+def test_the_log_command_shows_what_the_process_wrote(make):
+    launcher = make("print('a fault of ours')")
+    launcher.launch("job", 1, "x")
+    exited(launcher, "job")
+    shown = subprocess.run(shlex.split(launcher.log_command("job", 1)), capture_output=True, text=True, check=True)
+    assert shown.stdout == "a fault of ours\n"
 
 
 def test_child_leads_its_own_session(make):

@@ -21,7 +21,7 @@ from typing import Any
 
 from vfmalign.core.domain.errors import DONE, TERMINATED, Conflict, Unavailable
 from vfmalign.core.runtime import logs
-from vfmalign.finetuning.launchers.base import Confirm, Exited, Running, lead_always
+from vfmalign.finetuning.launchers.base import UNKNOWN_ORIGIN, Confirm, Exited, Origin, Running, lead_always
 from vfmalign.finetuning.launchers.kubernetes import pods
 from vfmalign.finetuning.launchers.kubernetes.api import Cluster, Refused, Unanswered
 from vfmalign.finetuning.launchers.kubernetes.manifest import (
@@ -29,12 +29,13 @@ from vfmalign.finetuning.launchers.kubernetes.manifest import (
     CONTAINER,
     JOB_ANNOTATION,
     JOB_LABEL,
+    JOB_NAME_LABEL,
     QUEUE_LABEL,
     SPEC_ANNOTATION,
     STOPPED_ANNOTATION,
     Options,
-    job_label,
     job_name,
+    label_value,
     manifest,
 )
 from vfmalign.finetuning.launchers.kubernetes.watch import JobCache
@@ -66,7 +67,15 @@ class KubernetesLauncher:
         self._jobs = JobCache(cluster, JOB_LABEL)
         self._jobs.start()
 
-    def launch(self, job: str, attempt: int, spec_uri: str, confirm: Confirm = lead_always) -> Running:
+    def launch(
+        self,
+        job: str,
+        attempt: int,
+        spec_uri: str,
+        confirm: Confirm = lead_always,
+        *,
+        origin: Origin = UNKNOWN_ORIGIN,
+    ) -> Running:
         """Creates the attempt's Job, or adopts it where it exists already.
 
         Raises:
@@ -75,7 +84,7 @@ class KubernetesLauncher:
         """
         self._sweep()
         self._end_others(job, attempt)
-        body = self._manifest(job, attempt, spec_uri)
+        body = self._manifest(job, attempt, spec_uri, origin)
         name = body["metadata"]["name"]
         confirm()
         try:
@@ -128,16 +137,25 @@ class KubernetesLauncher:
                 stopped = {STOPPED_ANNOTATION: datetime.now(UTC).isoformat(timespec="seconds")}
                 self._cluster.patch_job(name, {"metadata": {"annotations": stopped}, "spec": {"suspend": True}})
 
+    def log_command(self, job: str, attempt: int) -> str:
+        """Returns the `kubectl logs` of the attempt's Job; where several pods train, of all of them."""
+        name = job_name(job, attempt)
+        if self._options.nodes > 1:  # of `job/NAME`, kubectl shows one pod
+            which = ["--selector", f"{JOB_NAME_LABEL}={name}", "--prefix", "--tail=-1"]
+        else:
+            which = [f"job/{name}"]
+        return " ".join(["kubectl", "logs", "--namespace", self._cluster.namespace, *which, "--all-containers"])
+
     def close(self) -> None:
         """Ends the watch; Jobs continue."""
         self._jobs.close()
         self._cluster.close()
 
-    def _manifest(self, job: str, attempt: int, spec_uri: str) -> Json:
+    def _manifest(self, job: str, attempt: int, spec_uri: str, origin: Origin) -> Json:
         name = self._options.template
         remedy = f"apply k8s/base, or set VFMALIGN_LAUNCHER__POD_TEMPLATE (now {name})"
         try:
-            return manifest(self._cluster.pod_template(name), job, attempt, spec_uri, self._options)
+            return manifest(self._cluster.pod_template(name), job, attempt, spec_uri, self._options, origin=origin)
         except Refused as error:
             if error.status != _NOT_FOUND:
                 raise
@@ -213,7 +231,7 @@ class KubernetesLauncher:
 
     def _pods(self, name: str) -> list[Json]:
         """Returns the pods of a Job. Remembers a disruption that ends an attempt of several pods."""
-        listed = self._cluster.pods(f"batch.kubernetes.io/job-name={name}")
+        listed = self._cluster.pods(f"{JOB_NAME_LABEL}={name}")
         if self._options.together and (disruption := pods.find_disruption(listed)) is not None:
             self._disruptions[name] = disruption
         return listed
@@ -254,7 +272,7 @@ class KubernetesLauncher:
                 self._cluster.delete_job(other["metadata"]["name"], propagation="Background")
 
     def _living_others(self, job: str, attempt: int) -> list[Json]:
-        jobs, _ = self._cluster.jobs(f"{JOB_LABEL}={job_label(job)}")
+        jobs, _ = self._cluster.jobs(f"{JOB_LABEL}={label_value(job)}")
         return _others(jobs, job, attempt)
 
     def _sweep(self) -> None:

@@ -13,19 +13,35 @@ from dataclasses import dataclass
 from typing import Any
 
 from vfmalign.core.domain.errors import BAD_DATA, BAD_SPEC, UNEXPECTED
+from vfmalign.finetuning.launchers.base import UNKNOWN_ORIGIN, Origin
 
 JOB_LABEL = "vfmalign.io/job"
+CHECK_LABEL = "vfmalign.io/check"
+NETWORK_LABEL = "vfmalign.io/network"
 ATTEMPT_LABEL = "vfmalign.io/attempt"
 JOB_ANNOTATION = "vfmalign.io/job-id"
+"""The id itself: label values have at most 63 characters, so labels may hold a shortened form (`label_value`)."""
+CHECK_ANNOTATION = "vfmalign.io/check-id"
+REQUEST_ANNOTATION = "vfmalign.io/request-id"
+"""Id of the request that created the job, which log lines of all services carry."""
 SPEC_ANNOTATION = "vfmalign.io/spec"
 STOPPED_ANNOTATION = "vfmalign.io/stopped"
 """Set where the launcher suspended the Job to stop it. Kueue and operators suspend Jobs to make them wait."""
+JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
+"""Set by the Job controller on the pods of a Job."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 CONTAINER = "training"
 SUBDOMAIN = "vfmalign-training"
 """Headless service by which the pods of one job resolve each other."""
 RENDEZVOUS_PORT = 29400
 
+_RECOMMENDED = {
+    "app.kubernetes.io/name": "vfmalign",
+    "app.kubernetes.io/component": "training",
+    "app.kubernetes.io/part-of": "vfmalign",
+    "app.kubernetes.io/managed-by": "vfmalign-finetuning",
+}
+_IDENTITY = frozenset({JOB_LABEL, CHECK_LABEL, NETWORK_LABEL, ATTEMPT_LABEL})
 _MAX_NAME = 52  # pods of an Indexed Job append `-<index>` and 5 characters; host names have at most 63
 _MAX_LABEL = 63
 _DIGEST = 10
@@ -66,24 +82,32 @@ def job_name(job: str, attempt: int) -> str:
     return prefix + _shortened(job, slug, _MAX_NAME - len(prefix) - len(suffix)) + suffix
 
 
-def job_label(job: str) -> str:
-    """Returns the job's id as a label value, which selects its Jobs and pods."""
-    return _shortened(job, re.sub(r"[^A-Za-z0-9_.-]+", "-", job).strip("-_."), _MAX_LABEL)
+def label_value(identifier: str) -> str:
+    """Returns an id as a label value, which selects Jobs and pods; one that had to be changed ends in a digest."""
+    slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", identifier).strip("-_.")
+    return _shortened(identifier, slug, _MAX_LABEL)
 
 
-def labels(job: str, attempt: int) -> dict[str, str]:
-    """Returns the labels of a Job and its pods."""
-    return {
-        "app.kubernetes.io/name": "vfmalign",
-        "app.kubernetes.io/component": "training",
-        "app.kubernetes.io/part-of": "vfmalign",
-        "app.kubernetes.io/managed-by": "vfmalign-finetuning",
-        JOB_LABEL: job_label(job),
+def identity_labels(job: str, attempt: int, origin: Origin) -> dict[str, str]:
+    """Returns the labels that tell one attempt's Job and pods from others; those without a value are left out."""
+    identity = {
+        JOB_LABEL: label_value(job),
+        CHECK_LABEL: label_value(origin.check) if origin.check else "",
+        NETWORK_LABEL: origin.network,
         ATTEMPT_LABEL: str(attempt),
     }
+    return {name: value for name, value in identity.items() if value}
 
 
-def manifest(pod_template: dict[str, Any], job: str, attempt: int, spec_uri: str, options: Options) -> dict[str, Any]:
+def manifest(
+    pod_template: dict[str, Any],
+    job: str,
+    attempt: int,
+    spec_uri: str,
+    options: Options,
+    *,
+    origin: Origin = UNKNOWN_ORIGIN,
+) -> dict[str, Any]:
     """Returns the Job of one attempt.
 
     Args:
@@ -92,6 +116,7 @@ def manifest(pod_template: dict[str, Any], job: str, attempt: int, spec_uri: str
         attempt: number of the attempt.
         spec_uri: argument of the training process.
         options: settings of every Job.
+        origin: where the job comes from, for labels and annotations.
 
     Raises:
         LookupError: the template has no container named `training`.
@@ -99,11 +124,11 @@ def manifest(pod_template: dict[str, Any], job: str, attempt: int, spec_uri: str
     name = job_name(job, attempt)
     pod = copy.deepcopy(pod_template.get("template") or {})
     metadata = pod.setdefault("metadata", {})
-    inherited = dict(metadata.get("labels") or {})
-    own = labels(job, attempt)
+    inherited = {key: value for key, value in (metadata.get("labels") or {}).items() if key not in _IDENTITY}
     # The template's labels take precedence, because policies select by them, except for those that identify the job.
-    metadata["labels"] = own | inherited | {key: own[key] for key in (JOB_LABEL, ATTEMPT_LABEL)}
-    metadata["annotations"] = (metadata.get("annotations") or {}) | {JOB_ANNOTATION: job}
+    metadata["labels"] = _RECOMMENDED | inherited | identity_labels(job, attempt, origin)
+    annotations = _annotations(job, origin)
+    metadata["annotations"] = (metadata.get("annotations") or {}) | annotations
     metadata.pop("creationTimestamp", None)
     spec = pod.setdefault("spec", {})
     spec["restartPolicy"] = "Never"
@@ -114,7 +139,7 @@ def manifest(pod_template: dict[str, Any], job: str, attempt: int, spec_uri: str
         "metadata": {
             "name": name,
             "labels": dict(metadata["labels"]),
-            "annotations": {JOB_ANNOTATION: job, SPEC_ANNOTATION: spec_uri},
+            "annotations": annotations | {SPEC_ANNOTATION: spec_uri},
         },
         "spec": {
             "backoffLimit": 0,
@@ -133,6 +158,11 @@ def manifest(pod_template: dict[str, Any], job: str, attempt: int, spec_uri: str
         result["metadata"]["labels"][QUEUE_LABEL] = options.queue
         result["spec"]["suspend"] = True  # Kueue resumes it once there is quota
     return result
+
+
+def _annotations(job: str, origin: Origin) -> dict[str, str]:
+    annotations = {JOB_ANNOTATION: job, CHECK_ANNOTATION: origin.check, REQUEST_ANNOTATION: origin.request_id}
+    return {name: value for name, value in annotations.items() if value}
 
 
 def _command(spec: dict[str, Any], name: str, spec_uri: str, options: Options) -> None:

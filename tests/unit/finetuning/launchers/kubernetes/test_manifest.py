@@ -11,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vfmalign.core.domain.record import ID_PATTERN
-from vfmalign.finetuning.launchers.kubernetes.manifest import Options, job_label, job_name, manifest
+from vfmalign.finetuning.launchers.base import UNKNOWN_ORIGIN, Origin
+from vfmalign.finetuning.launchers.kubernetes.manifest import Options, job_name, label_value, manifest
 
 URI = "s3://vfmalign/jobs/a/spec.json"
 IDS = st.from_regex(ID_PATTERN, fullmatch=True)
@@ -33,8 +34,10 @@ TEMPLATE = {
 }
 
 
-def make(job: str = "a", attempt: int = 1, template: dict = TEMPLATE, **options: object) -> dict:
-    return manifest(template, job, attempt, URI, Options(**options))
+def make(
+    job: str = "a", attempt: int = 1, template: dict = TEMPLATE, origin: Origin = UNKNOWN_ORIGIN, **options: object
+) -> dict:
+    return manifest(template, job, attempt, URI, Options(**options), origin=origin)
 
 
 def training(job: dict) -> dict:
@@ -50,7 +53,7 @@ def test_names_and_labels_are_valid_whatever_the_id_holds(job: str, attempt: int
     assert re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", name)
     assert len(f"{name}-99999") <= 63, "pods of an Indexed Job have their host name of it"
     assert name.endswith(f"-{attempt}")
-    assert re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", job_label(job))
+    assert re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", label_value(job))
 
 
 @given(IDS, IDS)
@@ -60,13 +63,13 @@ def test_names_and_labels_are_valid_whatever_the_id_holds(job: str, attempt: int
 def test_two_ids_never_share_a_name_or_a_label(one: str, other: str) -> None:
     if one != other:
         assert job_name(one, 1) != job_name(other, 1)
-        assert job_label(one) != job_label(other)
+        assert label_value(one) != label_value(other)
 
 
 def test_an_id_that_fits_is_the_name() -> None:
     assert job_name("check-7-pretrained", 2) == "vfmalign-check-7-pretrained-2"
     assert job_name("check_7", 2).startswith("vfmalign-check-7-")
-    assert job_label("check_7.a") == "check_7.a"
+    assert label_value("check_7.a") == "check_7.a"
 
 
 VARIANTS = [{}, {"queue": "gpu"}, {"nodes": 2, "processes_per_node": 4}, {"processes_per_node": 2}]
@@ -99,6 +102,39 @@ def test_a_template_cannot_pass_for_another_job() -> None:
     template = copy.deepcopy(TEMPLATE)
     template["template"]["metadata"]["labels"]["vfmalign.io/job"] = "other"
     assert make("a", 1, template)["metadata"]["labels"]["vfmalign.io/job"] == "a"
+
+
+def test_labels_and_annotations_of_job_and_pods_name_where_the_job_comes_from() -> None:
+    origin = Origin(check="check-7", network="scratch", request_id="check-check-7")
+    job = make("check-7-scratch", 2, origin=origin)
+    for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
+        own = {key.partition("/")[2]: value for key, value in metadata["labels"].items() if "vfmalign.io" in key}
+        assert own == {"job": "check-7-scratch", "check": "check-7", "network": "scratch", "attempt": "2"}
+        assert metadata["annotations"].items() >= {
+            ("vfmalign.io/job-id", "check-7-scratch"),
+            ("vfmalign.io/check-id", "check-7"),
+            ("vfmalign.io/request-id", "check-check-7"),
+        }
+
+
+def test_ids_that_are_no_label_values_are_shortened_and_annotated_in_full() -> None:
+    check = "a_very.long-check" * 7 + "-"
+    job = make("j" * 100, 1, origin=Origin(check=check, network="pretrained"))
+    labels, annotations = job["metadata"]["labels"], job["metadata"]["annotations"]
+    for name in ("job", "check"):
+        assert re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", labels[f"vfmalign.io/{name}"])
+    assert labels["vfmalign.io/check"] == label_value(check) != label_value(check[:-1])
+    assert (annotations["vfmalign.io/job-id"], annotations["vfmalign.io/check-id"]) == ("j" * 100, check)
+    job["metadata"]["namespace"] = "vfmalign"
+    kubernetes_validate.validate(job, "1.34", strict=True)
+
+
+def test_a_job_of_its_own_has_no_check() -> None:
+    template = copy.deepcopy(TEMPLATE)
+    template["template"]["metadata"]["labels"] |= {"vfmalign.io/check": "other", "vfmalign.io/network": "other"}
+    metadata = make("a", 1, template)["metadata"]
+    assert not {"vfmalign.io/check", "vfmalign.io/network"} & metadata["labels"].keys()
+    assert metadata["annotations"].keys() == {"vfmalign.io/job-id", "vfmalign.io/spec"}
 
 
 def test_who_retries_what() -> None:

@@ -1,0 +1,32 @@
+"""A job as the command line shows it."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+
+from vfmalign.cli.views.tables import list_jobs, show_job
+from vfmalign.client.messages.jobs import Job, JobSpec
+
+
+def render(*parts: object) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(*parts)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def job(**fields: Any) -> Job:
+    spec = JobSpec(kind="finetune", dataset_id="d", model_id="m", task="segmentation")
+    return Job(job_id="a", spec=spec, create_time=datetime(2026, 1, 2, tzinfo=UTC), **fields)
+
+
+def test_a_job_shows_the_command_for_its_log() -> None:
+    command = "kubectl logs --namespace vfmalign job/vfmalign-a-1 --all-containers"
+    assert command in render(*show_job(job(state="running", attempts=1, log_command=command)))
+
+
+def test_a_pending_job_is_listed_as_such() -> None:
+    assert "pending" in render(list_jobs([job(state="pending")]))
