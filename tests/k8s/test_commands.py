@@ -20,6 +20,9 @@ from tests.k8s.emulated_api import Cluster, serve
 from tests.k8s.pod_policy import SERVERS
 from tests.k8s.rendering import ROOT, Object, kustomize, pods, render
 
+from vfmalign.finetuning.launchers.base import Origin
+from vfmalign.finetuning.launchers.kubernetes.manifest import Options, manifest
+
 BLOCKS = [block for page in PAGES for block in list_blocks(page)]
 COMMENTS = list_comments()
 FILES = {
@@ -82,14 +85,24 @@ def run(cluster: Cluster, tmp_path: Path) -> Iterator[Run]:
         yield run
 
 
+def make_training_job(cluster: Cluster) -> Object:
+    """Return the Job of a check's job, as the launcher would create it."""
+    template = cluster.objects["PodTemplate", "vfmalign", "vfmalign-training"]
+    origin = Origin(check="CHECK", network="pretrained", request_id="check-CHECK")
+    job = manifest(template, "CHECK-pretrained", 1, "s3://vfmalign/jobs/a/spec.json", Options(), origin=origin)
+    job["metadata"]["namespace"] = "vfmalign"
+    return job
+
+
 def _needs_docker(block: Block) -> bool:
     return "docker " in block.script
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_a_documented_command_runs(block: Block, run: Run) -> None:
+def test_a_documented_command_runs(block: Block, run: Run, cluster: Cluster) -> None:
     if _needs_docker(block) and shutil.which("docker") is None:
         pytest.skip("docker is not installed")
+    cluster.add([make_training_job(cluster)])
     run(block.script)
 
 
