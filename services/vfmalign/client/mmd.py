@@ -82,27 +82,24 @@ class AsyncMmdClient:
             VfmalignError: the call failed otherwise.
         """
         options = ComputeOptions.from_fields(
-            pairing=pairing,
-            estimator=estimator,
-            kernel=kernel,
-            layers=tuple(layers),
-            primary_layer=primary_layer,
-            test=test,
-            interval_level=interval_level,
-            projection=projection,
-            precision=precision,
-            block_rows=block_rows,
-            frequencies=frequencies,
-            measures=tuple(measures),
-        )
-        request: mmd_pb2.ComputeRequest = options.to_proto()
-        request.x.CopyFrom(to_feature_source(x, "x"))
-        request.y.CopyFrom(to_feature_source(y, "y"))
-        if reference is not None:
-            request.reference.CopyFrom(to_feature_source(reference, "reference"))
-        _check_size(request)
+            pairing=pairing, estimator=estimator, kernel=kernel, layers=tuple(layers), primary_layer=primary_layer,
+            test=test, interval_level=interval_level, projection=projection, precision=precision,
+            block_rows=block_rows, frequencies=frequencies, measures=tuple(measures),
+        )  # fmt: skip
+        request = _create_request(options, x, y, reference)
         stub = mmd_pb2_grpc.MmdServiceStub(self._open_channel())
         return ComputeResponse.from_response(await stub.Compute(request, timeout=timeout_s))
+
+
+def _create_request(options: ComputeOptions, x: Sample, y: Sample, reference: Sample | None) -> mmd_pb2.ComputeRequest:
+    """Adds the samples, which have no records, to the options."""
+    request: mmd_pb2.ComputeRequest = options.to_proto()
+    request.x.CopyFrom(to_feature_source(x, "x"))
+    request.y.CopyFrom(to_feature_source(y, "y"))
+    if reference is not None:
+        request.reference.CopyFrom(to_feature_source(reference, "reference"))
+    _check_size(request)
+    return request
 
 
 def _check_size(request: mmd_pb2.ComputeRequest) -> None:

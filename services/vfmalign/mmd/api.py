@@ -168,21 +168,17 @@ def mmd_test(
         BadTensor, BadOption, CaseOrderMismatch, Exhausted: as `mmd2`; groups that do not fit.
     """
     options = ComparisonOptions(
-        pairing,
-        estimator=estimator,
-        kernel=kernel,
-        fixed_sigma=sigma,
-        permutations=permutations,
-        seed=seed,
-        method=method,
-        aggregated=aggregated,
-        interval_level=level,
-        precision=precision,
-        block_rows=block_rows,
+        pairing, estimator=estimator, kernel=kernel, fixed_sigma=sigma, permutations=permutations, seed=seed,
+        method=method, aggregated=aggregated, interval_level=level, precision=precision, block_rows=block_rows,
         frequencies=frequencies,
-    )
+    )  # fmt: skip
     samples = _sample("x", x, groups_x), _sample("y", y, groups_y)
     shift, backend = _compare_raw(*samples, reference, options, device or _device_of(x))
+    return _to_result(shift, backend)
+
+
+def _to_result(shift: ShiftResult, backend: str) -> MmdResult:
+    """The result of the service as that of the library."""
     return MmdResult(
         mmd2=get_value(shift),
         p_value=shift.p_value.value,

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from pydantic import Field, model_validator
 
+from vfmalign.client.messages.checks import Curve
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.core.domain.jobs import FigureRef, MetricSpec, Network
 from vfmalign.core.domain.record import Record
@@ -78,6 +79,10 @@ class NetworkResult(Record):
     weight_change: float | None
 
     _read_earlier_format = model_validator(mode="before")(read_network_result)
+
+    def to_curve(self) -> Curve:
+        """Returns the learning curve as a message of the API."""
+        return Curve(network=self.network, points=self.curve, selected_step=self.selected_step)
 
 
 class NaiveBaseline(Record):

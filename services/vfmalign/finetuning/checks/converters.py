@@ -8,7 +8,7 @@ from vfmalign.client.messages import checks as messages
 from vfmalign.client.messages.common import Progress, SoftwareVersion
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.cautions import list_cautions
-from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, CheckAnalysis, CheckReport, NetworkResult
+from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, CheckAnalysis, CheckReport
 from vfmalign.finetuning.analysis.shift import is_saturated
 from vfmalign.finetuning.checks.repository import Check, ReportRefs, StageRun
 from vfmalign.finetuning.jobs.converters import to_object_ref, with_remedy
@@ -83,7 +83,7 @@ def _to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> mes
         rpg_scratch=result.rpg_scratch,
         metric=metric,
         convergence=main.convergence,
-        curves=tuple(_to_curve(network) for network in result.networks),
+        curves=tuple(network.to_curve() for network in result.networks),
         weight_change=main.weight_change or 0.0,
         test_groups=result.test_groups,
         held_out=result.held_out,
@@ -118,7 +118,3 @@ def _to_shifts(result: CheckAnalysis) -> tuple[messages.LayerShift, ...]:
             )
         )
     return tuple(shifts)
-
-
-def _to_curve(network: NetworkResult) -> messages.Curve:
-    return messages.Curve(network=network.network, points=network.curve, selected_step=network.selected_step)

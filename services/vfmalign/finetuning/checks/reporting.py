@@ -10,6 +10,7 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 
 from vfmalign.client.messages.checks import CheckSpec, Gain
+from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.core.domain.jobs import CaseScore, FigureRef, JobResult, Network
 from vfmalign.core.domain.record import Record, canonical_json
@@ -61,17 +62,7 @@ def assemble(
     """
     main = jobs["pretrained"]
     metric = next(metric for metric in main.metrics if metric.name == main.primary_metric)
-
-    def gain_over(baseline: Sequence[CaseScore]) -> Gain:
-        return estimate_gain(
-            pair_scores(main.test_scores, baseline, metric.name),
-            metric,
-            seed=request.seed,
-            level=request.interval_level,
-            resamples=request.bootstrap_resamples,
-        )
-
-    specialised = gain_over(jobs["specialised"].test_scores)
+    specialised, scratch = (_gain_over(jobs[name].test_scores, main, request) for name in ("specialised", "scratch"))
     return CheckAnalysis(
         check=check_id,
         task=request.task,
@@ -83,14 +74,8 @@ def assemble(
         metrics=main.metrics,
         primary_metric=metric.name,
         rpg_specialised=specialised,
-        rpg_scratch=gain_over(jobs["scratch"].test_scores),
-        naive_baseline=NaiveBaseline(
-            prediction=get_task_spec(request.task).naive_baseline,
-            test_means={m.name: aggregate_scores(m, main.naive_baseline_scores) for m in main.metrics},
-            gain=gain_over(main.naive_baseline_scores),
-        )
-        if main.naive_baseline_scores
-        else None,
+        rpg_scratch=scratch,
+        naive_baseline=_naive_baseline(main, request),
         networks=tuple(
             _network(check_id, name, valid, jobs, higher_is_better=metric.higher_is_better) for name in NETWORKS
         ),
@@ -99,20 +84,43 @@ def assemble(
             layer.layer: shift_ratio(layer, measured.reinitialised.get_layer(layer.layer))
             for layer in measured.after.layers
         },
-        paired_similarity={}
-        if measured.biased is None
-        else {
-            layer.layer: paired_similarity(layer, measured.biased.get_layer(layer.layer), measured.after.rows_x)
-            for layer in measured.after.layers
-        },
+        paired_similarity=_paired_similarities(measured),
         measures=measures.values,
         probes=tuple(taken.probe for taken in probes.probes),
-        settings=_settings(request, valid, jobs, measured)
-        | {
-            f"encoder_after_step_{taken.probe.step}": f"{taken.model}, SHA-256 {taken.model_sha256}"
-            for taken in probes.probes
-        },
+        settings=_settings(request, valid, jobs, measured, probes),
     )
+
+
+def _gain_over(baseline: Sequence[CaseScore], main: JobResult, request: CheckSpec) -> Gain:
+    metric = next(metric for metric in main.metrics if metric.name == main.primary_metric)
+    return estimate_gain(
+        pair_scores(main.test_scores, baseline, metric.name),
+        metric,
+        seed=request.seed,
+        level=request.interval_level,
+        resamples=request.bootstrap_resamples,
+    )
+
+
+def _naive_baseline(main: JobResult, request: CheckSpec) -> NaiveBaseline | None:
+    """Returns the scores of the task's naive baseline; None in results of versions that did not compute it."""
+    if not main.naive_baseline_scores:
+        return None
+    return NaiveBaseline(
+        prediction=get_task_spec(request.task).naive_baseline,
+        test_means={metric.name: aggregate_scores(metric, main.naive_baseline_scores) for metric in main.metrics},
+        gain=_gain_over(main.naive_baseline_scores, main, request),
+    )
+
+
+def _paired_similarities(measured: FeatureShift) -> dict[str, Estimate]:
+    """Returns the paired similarity of every layer; empty in artifacts of versions without the V-statistic."""
+    after, biased = measured.after, measured.biased
+    if biased is None:
+        return {}
+    return {
+        layer.layer: paired_similarity(layer, biased.get_layer(layer.layer), after.rows_x) for layer in after.layers
+    }
 
 
 def _network(
@@ -146,32 +154,44 @@ def _network(
 
 
 def _settings(
-    request: CheckSpec, valid: Validated, jobs: Mapping[Network, JobResult], measured: FeatureShift
+    request: CheckSpec,
+    valid: Validated,
+    jobs: Mapping[Network, JobResult],
+    measured: FeatureShift,
+    probes: TakenProbes,
 ) -> dict[str, str]:
     recipes = {
         f"recipe_{name}": canonical_json(valid.recipes[name].model_dump(mode="json", exclude_none=True)).decode()
         for name in NETWORKS
     }
-    return recipes | {
-        "model": valid.card.id,
-        "model_sha256": valid.card.checkpoint.sha256,
-        "dataset": request.dataset_id,
-        "dataset_digest": valid.dataset_digest,
-        "encoder_after": jobs["pretrained"].encoder,
-        "encoder_after_sha256": jobs["pretrained"].encoder_sha256,
-        "task": request.task,
-        "input_transform": valid.input_transform,
-        "layers": ", ".join(valid.layers),
-        "primary_layer": valid.primary_layer,
-        "features_before": measured.before_id,
-        "features_after": measured.after_id,
-        "features_random": measured.reinitialised_id,
-        "features_reference": measured.reference_id,
-        "seed": str(request.seed),
-        "permutations": str(request.permutations),
-        "bootstrap_resamples": str(request.bootstrap_resamples),
-        "interval_level": f"{request.interval_level:g}",
+    encoders = {
+        f"encoder_after_step_{taken.probe.step}": f"{taken.model}, SHA-256 {taken.model_sha256}"
+        for taken in probes.probes
     }
+    return (
+        recipes
+        | encoders
+        | {
+            "model": valid.card.id,
+            "model_sha256": valid.card.checkpoint.sha256,
+            "dataset": request.dataset_id,
+            "dataset_digest": valid.dataset_digest,
+            "encoder_after": jobs["pretrained"].encoder,
+            "encoder_after_sha256": jobs["pretrained"].encoder_sha256,
+            "task": request.task,
+            "input_transform": valid.input_transform,
+            "layers": ", ".join(valid.layers),
+            "primary_layer": valid.primary_layer,
+            "features_before": measured.before_id,
+            "features_after": measured.after_id,
+            "features_random": measured.reinitialised_id,
+            "features_reference": measured.reference_id,
+            "seed": str(request.seed),
+            "permutations": str(request.permutations),
+            "bootstrap_resamples": str(request.bootstrap_resamples),
+            "interval_level": f"{request.interval_level:g}",
+        }
+    )
 
 
 def stage_times(runs: Sequence[StageRun]) -> tuple[StageTime, ...]:

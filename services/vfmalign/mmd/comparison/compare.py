@@ -65,54 +65,22 @@ def compare(
         Exhausted: too large for the memory allowed.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
-    check_combination(options, has_reference=reference_sample is not None)
     given = [x, y] if reference_sample is None else [x, y, reference_sample]
-    for sample in given:
-        samples.check(sample)
-    names = samples.common_layers(given, options.layers, options.primary_layer)
-    samples.check_relation(x, y, options.pairing)
-    memory_budget.check_projection(given, options)
-    is_streamed = x.is_streamed or y.is_streamed
-    shapes = [memory_budget.get_sample_shape(sample) for sample in given]
-    memory_budget.check_measures(shapes, options, streamed=is_streamed)
-    if is_streamed:
-        memory_budget.check_streams_fit(shapes, options, engine)
-        engine = memory_budget.reserve_for_reference(shapes[2:], engine)
-    else:
-        memory_budget.check_fits(shapes, options, engine)
-
-    looks: dict[str, dict[str, Scaled]] = {}
-    projection: Projection | None = None
-    for layer in names:
-        features = [sample.layers[layer] for sample in given]
-        for scaled in scalings(features, layer, options, engine):
-            looks.setdefault(scaled.name, {})[layer] = scaled
-            if options.projection and layer == names[0]:
-                at_hand = [one for one in features if isinstance(one, np.ndarray)]
-                projection = project(at_hand, scaled.affine, engine.device)
-
-    if is_streamed:
+    names = _check_samples(given, options)
+    engine = _check_memory(given, options, engine)
+    scaled, projection = _scale_layers(given, names, options, engine)
+    if x.is_streamed or y.is_streamed:
         x, y = samples.number_groups(x), samples.number_groups(y)
     design = create_design(x, y, options)
     estimator = estimators.resolve(options.pairing, options.estimator, options.method)
     if estimator in estimators.SINGLE_PASS:
-        shifts = {scaling: _read_once(x, y, by_layer, options, engine) for scaling, by_layer in looks.items()}
+        shifts = {scaling: _read_once(x, y, by_layer, options, engine) for scaling, by_layer in scaled.items()}
     else:
         plan = LayerPlan(options, estimator, design, _permutations(design, options, engine), engine)
-        shifts = {scaling: _all_pairs(x, y, by_layer, plan) for scaling, by_layer in looks.items()}
+        shifts = {scaling: _all_pairs(x, y, by_layer, plan) for scaling, by_layer in scaled.items()}
     everything = [evaluated for by_layer in shifts.values() for evaluated in by_layer.values()]
     return ComputeResponse(
-        layers=tuple(
-            LayerResult(
-                layer=layer,
-                channels=samples.shape_of(x.layers[layer])[1],
-                channels_excluded=_last(looks, layer).channels_excluded,
-                raw=shifts["raw"][layer].shift,
-                standardised=shifts["standardised"][layer].shift if "standardised" in shifts else None,
-                measures=_measures([sample.layers[layer] for sample in given], _last(looks, layer), options, engine),
-            )
-            for layer in names
-        ),
+        layers=tuple(_to_layer_result(layer, given, scaled, shifts, options=options, engine=engine) for layer in names),
         primary_layer=names[0],
         estimator=estimator,
         rows_x=x.rows,
@@ -122,6 +90,66 @@ def compare(
         projection=projection,
         backend="triton" if all(one.backend == "triton" for one in everything) else "torch",
         backend_note=next((one.backend_note for one in everything if one.backend_note), ""),
+    )
+
+
+def _check_samples(given: Sequence[Sample], options: ComparisonOptions) -> tuple[str, ...]:
+    """Checks the samples and whether the options fit them; returns the layers to compare, the primary one first."""
+    check_combination(options, has_reference=len(given) > 2)
+    for sample in given:
+        samples.check(sample)
+    names = samples.common_layers(given, options.layers, options.primary_layer)
+    samples.check_relation(given[0], given[1], options.pairing)
+    memory_budget.check_projection(given, options)
+    return names
+
+
+def _check_memory(given: Sequence[Sample], options: ComparisonOptions, engine: ComputeConfig) -> ComputeConfig:
+    """Checks that the comparison fits into memory; returns the engine with what the reference leaves to streams."""
+    is_streamed = given[0].is_streamed or given[1].is_streamed
+    shapes = [memory_budget.get_sample_shape(sample) for sample in given]
+    memory_budget.check_measures(shapes, options, streamed=is_streamed)
+    if is_streamed:
+        memory_budget.check_streams_fit(shapes, options, engine)
+        return memory_budget.reserve_for_reference(shapes[2:], engine)
+    memory_budget.check_fits(shapes, options, engine)
+    return engine
+
+
+def _scale_layers(
+    given: Sequence[Sample], names: Sequence[str], options: ComparisonOptions, engine: ComputeConfig
+) -> tuple[dict[str, dict[str, Scaled]], Projection | None]:
+    """Returns every layer in every scaling, and the projection of the primary one where it is requested."""
+    scaled: dict[str, dict[str, Scaled]] = {}
+    projection: Projection | None = None
+    for layer in names:
+        features = [sample.layers[layer] for sample in given]
+        for one in scalings(features, layer, options, engine):
+            scaled.setdefault(one.name, {})[layer] = one
+            if options.projection and layer == names[0]:
+                arrays = [array for array in features if isinstance(array, np.ndarray)]
+                projection = project(arrays, one.affine, engine.device)
+    return scaled, projection
+
+
+def _to_layer_result(
+    layer: str,
+    given: Sequence[Sample],
+    scaled: Mapping[str, Mapping[str, Scaled]],
+    shifts: Mapping[str, Mapping[str, _Evaluated]],
+    *,
+    options: ComparisonOptions,
+    engine: ComputeConfig,
+) -> LayerResult:
+    last = _last(scaled, layer)
+    features = [sample.layers[layer] for sample in given]
+    return LayerResult(
+        layer=layer,
+        channels=samples.shape_of(features[0])[1],
+        channels_excluded=last.channels_excluded,
+        raw=shifts["raw"][layer].shift,
+        standardised=shifts["standardised"][layer].shift if "standardised" in shifts else None,
+        measures=_measures(features, last, options, engine),
     )
 
 

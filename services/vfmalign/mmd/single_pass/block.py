@@ -160,43 +160,49 @@ def block_mmd2(
         BadTensor: channels, rows or groups that do not match, or fewer than 2 rows.
     """
     check_compatible(x, y, paired=paired)
-    least_rows = _least_block_rows(min(x.rows, y.rows), block_rows)
     grouping_x = Grouping.from_labels(groups_x, x.rows, "x")
     grouping_y = grouping_x if paired else Grouping.from_labels(groups_y, y.rows, "y")
-    count = min(x.rows // least_rows, y.rows // least_rows, grouping_x.count // 2, grouping_y.count // 2)
-    if count == 0:
-        raise BadOption("an unbiased estimate needs at least 2 groups", field="groups", remedy="send more groups")
-    device = device or torch.device("cpu")
-    spans_x, spans_y = grouping_x.spans(count), grouping_y.spans(count)
+    count = _count_blocks(min(x.rows, y.rows), min(grouping_x.count, grouping_y.count), block_rows)
     estimate = _estimate_pairs if paired else _estimate_samples
     values, norm_squares = [], 0.0
-    read = zip(_read(x, spans_x, device), _read(y, spans_y, device), strict=True)
-    for span_x, span_y, (x_IC, y_IC) in zip(spans_x, spans_y, read, strict=True):
-        block = _prepare(x_IC, y_IC, kernel, precision)
-        norm_squares += sum(float(rows.norms_N.double().square().sum()) for rows in block)
-        values.append(estimate(block, grouping_x.within(*span_x), grouping_y.within(*span_y), kernel, context))
+    for rows, groups in _read_blocks((x, y), (grouping_x, grouping_y), count, device or torch.device("cpu")):
+        block = _prepare(*rows, kernel, precision)
+        norm_squares += sum(float(sample.norms_N.double().square().sum()) for sample in block)
+        values.append(estimate(block, *groups, kernel, context))
     value_T = np.array(values)
     variance = float(value_T.var(ddof=1)) if count > 1 else math.nan
-    smallest = min(stop - start for start, stop in spans_x)
     return _averaged(
         float(value_T.mean()),
         variance,
         count,
         level=level,
-        block_rows=smallest,
+        block_rows=min(stop - start for start, stop in grouping_x.spans(count)),
         rows_used=(x.rows, y.rows),
         precision=precision,
         norm=math.sqrt(norm_squares / (x.rows + y.rows)),
     )
 
 
-def _least_block_rows(rows: int, block_rows: int) -> int:
-    """Return the least rows per block for so many rows of the smaller sample."""
+def _read_blocks(
+    streams: tuple[RowStream, RowStream], groupings: tuple[Grouping, Grouping], count: int, device: torch.device
+) -> Iterator[tuple[tuple[Tensor, Tensor], tuple[IntArray, IntArray]]]:
+    """Yield the rows of x and of y in every block, and the group of each row."""
+    spans = [grouping.spans(count) for grouping in groupings]
+    blocks = [_read(stream, of_stream, device) for stream, of_stream in zip(streams, spans, strict=True)]
+    for span_x, span_y, x_IC, y_IC in zip(*spans, *blocks, strict=True):
+        yield (x_IC, y_IC), (groupings[0].within(*span_x), groupings[1].within(*span_y))
+
+
+def _count_blocks(rows: int, groups: int, block_rows: int) -> int:
+    """Return the number of blocks for so many rows and groups of the smaller sample."""
     if rows < 2:
         raise BadTensor(f"an unbiased estimate needs at least 2 rows per sample, got {rows}", field="x")
     if block_rows != 0 and not 2 <= block_rows <= rows:
         raise BadOption(f"expected blocks of 2 to {rows} rows, got {block_rows}", field="block_rows", remedy="use 0")
-    return block_rows or max(2, math.isqrt(rows))
+    count = min(rows // (block_rows or max(2, math.isqrt(rows))), groups // 2)
+    if count == 0:
+        raise BadOption("an unbiased estimate needs at least 2 groups", field="groups", remedy="send more groups")
+    return count
 
 
 def _four_term_h(x_IC: Tensor, y_IC: Tensor, kernel: BoundKernel) -> Tensor:

@@ -44,6 +44,7 @@ class RandomFeatureMap:
         block_bytes: int,
         communicator: Communicator,
     ) -> None:
+        self.precision = precision
         self.dtype = torch.float64 if precision == "float64" else torch.float32
         self.device = device
         self._omega_CR = torch.from_numpy(np.ascontiguousarray(spectrum.omega_RC.T)).to(device, self.dtype)

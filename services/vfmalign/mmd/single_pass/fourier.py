@@ -135,43 +135,40 @@ def fourier_mmd2(
         BadOption: a kernel without a spectrum.
         BadTensor: channels, rows or groups that do not match, or too few rows.
     """
-    check_compatible(x, y, paired=paired)
-    if min(x.rows, y.rows) < (1 if biased else 2):
-        raise BadTensor(f"an unbiased estimate needs at least 2 rows per sample, got {min(x.rows, y.rows)}", field="x")
+    _check_rows(x, y, paired=paired, biased=biased)
     spectrum = spectra.draw_spectrum(kernel, sigma, x.channels, frequencies, seed)
     precision = "float64" if spectrum.heavy_tailed or precision == "float64" else "float32"
     block_bytes, bucket_bytes = (min(largest, memory_bytes // divisor) for largest, divisor in (_BLOCK, _BUCKETS))
-    feature_map = RandomFeatureMap(
-        spectrum, precision, device or torch.device("cpu"), x, block_bytes=block_bytes, communicator=communicator
-    )
+    device = device or torch.device("cpu")
+    feature_map = RandomFeatureMap(spectrum, precision, device, x, block_bytes=block_bytes, communicator=communicator)
     max_buckets = max(4 * MIN_GROUPS, min(BUCKETS, bucket_bytes // (16 * spectrum.count)))
-    samples: PairSums | SampleSums
-    if paired:
-        samples = PairSums(make_buckets(x.rows, groups_x, max_buckets, "x"), feature_map, biased=biased)
-    else:
-        pair = make_proportional_buckets(x.rows, y.rows, groups_x, groups_y, max_buckets)
-        samples = SampleSums(*pair, feature_map, biased=biased)
+    samples = _create_sums(x, y, (groups_x, groups_y), max_buckets, feature_map, paired=paired, biased=biased)
     with products.matrix_units(precision, feature_map.device):
         samples.fill(x, y, context)
-    value, error = _apply_control_variate(
-        samples.terms_R(),
-        feature_map.mean_phase_difference(x, y),
-        spectrum.one_minus_kernel(feature_map.mean_difference(x, y)),
-    )
-    rounding = _rounding_bound(
-        samples.uncorrected(), feature_map.norm(x.rows + y.rows), spectrum, min(x.rows, y.rows), precision
-    )
-    return _result(
-        samples,
-        value,
-        error,
-        spectrum,
-        rounding,
-        permutations=permutations,
-        seed=seed,
-        level=level,
-        precision=precision,
-    )
+    return _result(samples, feature_map, spectrum, x, y, permutations=permutations, seed=seed, level=level)
+
+
+def _check_rows(x: RowStream, y: RowStream, *, paired: bool, biased: bool) -> None:
+    check_compatible(x, y, paired=paired)
+    if min(x.rows, y.rows) < (1 if biased else 2):
+        raise BadTensor(f"an unbiased estimate needs at least 2 rows per sample, got {min(x.rows, y.rows)}", field="x")
+
+
+def _create_sums(
+    x: RowStream,
+    y: RowStream,
+    groups: tuple[Sequence[str] | None, Sequence[str] | None],
+    max_buckets: int,
+    feature_map: RandomFeatureMap,
+    *,
+    paired: bool,
+    biased: bool,
+) -> PairSums | SampleSums:
+    """Return the sums of features over buckets of groups, which are still to be filled."""
+    if paired:
+        return PairSums(make_buckets(x.rows, groups[0], max_buckets, "x"), feature_map, biased=biased)
+    pair = make_proportional_buckets(x.rows, y.rows, *groups, max_buckets)
+    return SampleSums(*pair, feature_map, biased=biased)
 
 
 def _apply_control_variate(terms_R: FloatArray, phase_R: FloatArray, expected: float) -> tuple[float, float]:
@@ -218,18 +215,23 @@ def _rounding_bound(uncorrected: float, norm: float, spectrum: Spectrum, rows: i
 
 def _result(
     samples: PairSums | SampleSums,
-    value: float,
-    error: float,
+    feature_map: RandomFeatureMap,
     spectrum: Spectrum,
-    rounding: float,
+    x: RowStream,
+    y: RowStream,
     *,
     permutations: int,
     seed: int,
     level: float,
-    precision: PrecisionName,
 ) -> FourierEstimate:
-    """Return test, interval and bounds from the sums."""
+    """Return estimate, test, interval and bounds from the sums."""
+    value, error = _apply_control_variate(
+        samples.terms_R(),
+        feature_map.mean_phase_difference(x, y),
+        spectrum.one_minus_kernel(feature_map.mean_difference(x, y)),
+    )
     uncorrected = samples.uncorrected()
+    norm, rows = feature_map.norm(x.rows + y.rows), min(x.rows, y.rows)
     drawn = _draw_permutations(samples, permutations, seed)
     permuted_B = _permuted_statistics(samples, drawn)
     tie_bound = 256.0 * float(np.finfo(np.float64).eps)
@@ -248,7 +250,7 @@ def _result(
         p_value=p_value,
         approximation_error=float(stdtrit(spectrum.count - 2, 0.5 + ERROR_LEVEL / 2.0)) * error,
         guaranteed_error=_bernstein(samples.terms_R(), samples.term_range) + abs(value - uncorrected),
-        rounding_error=rounding,
+        rounding_error=_rounding_bound(uncorrected, norm, spectrum, rows, feature_map.precision),
         uncorrected=uncorrected,
         permuted_B=permuted_B,
         left_out=left_out,
@@ -256,7 +258,7 @@ def _result(
         permutations=drawn,
         frequencies=spectrum.count,
         buckets=samples.groups,
-        precision=precision,
+        precision=feature_map.precision,
     )
 
 

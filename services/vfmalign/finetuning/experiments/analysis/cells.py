@@ -126,10 +126,7 @@ def make_cell(
         InvalidInput: scores of a network that forms the gain are missing, or the report belongs to another task.
     """
     result = report.result
-    if result.task != task:
-        raise InvalidInput(f"check {check} is of {result.task}, not of {task}", field="task")
-    if missing := [network for network in GAIN_NETWORKS if network not in scores]:
-        raise InvalidInput(f"check {check} has no test scores of {', '.join(missing)}", field="scores")
+    _check_source(result, scores, check, task)
     metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
     pretrained = result.network("pretrained")
     shift = get_primary_shift(result)
@@ -161,14 +158,18 @@ def make_cell(
         weight_change=pretrained.weight_change,
         measures=dict(result.measures),
         probes=result.probes,
-        curves=tuple(
-            Curve(network=network.network, points=network.curve, selected_step=network.selected_step)
-            for network in result.networks
-        ),
+        curves=tuple(network.to_curve() for network in result.networks),
         scores={
             network: tuple(_select_metric(metric.name, score) for score in scores[network]) for network in GAIN_NETWORKS
         },
     )
+
+
+def _check_source(result: CheckAnalysis, scores: Mapping[Network, Sequence[CaseScore]], check: str, task: str) -> None:
+    if result.task != task:
+        raise InvalidInput(f"check {check} is of {result.task}, not of {task}", field="task")
+    if missing := [network for network in GAIN_NETWORKS if network not in scores]:
+        raise InvalidInput(f"check {check} has no test scores of {', '.join(missing)}", field="scores")
 
 
 def _get_flags(result: CheckAnalysis) -> Flags:
