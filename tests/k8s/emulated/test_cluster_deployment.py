@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from tests.cluster.deployment import GPU, Deployment
-from tests.k8s.emulated_api import Cluster, serve
+from tests.k8s.emulated.cluster import Cluster
+from tests.k8s.emulated.server import serve
 from tests.k8s.rendering import K8S, Object, environment, pods, render, render_folder
 
 OVERLAY = K8S / "overlays" / "local"

@@ -1,6 +1,6 @@
 """Shell commands of the documentation: the fenced blocks and the code spans of a page.
 
-Commands run as a reader would type them, with these programs replaced (tests/k8s/programs.py): `make` only prints what
+Commands run as a reader would type them, with these programs replaced (`programs`): `make` only prints what
 it would do, `vfmalign` only parses its arguments, and `docker` does all that it does before it calls its daemon.
 `kubectl` is the real program, on an emulated cluster.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from markdown_it import MarkdownIt
-from tests.k8s.documented_commands import PAGES, Block, list_blocks, list_comments
+from tests.k8s.documented.commands import PAGES, Block, list_blocks, list_comments
 from tests.k8s.rendering import ROOT
 
 PAGE = """# Title

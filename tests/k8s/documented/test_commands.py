@@ -1,7 +1,7 @@
 """Every command of docs/operations.md and k8s/README.md, and of comments in the manifests, runs as it is written.
 
 Each block runs in a shell of its own, in a copy of the repository, on an emulated cluster where `local` is installed.
-`documented_commands` says which programs are replaced. No command is left out.
+`commands` says which programs are replaced. No command is left out.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.k8s import programs
-from tests.k8s.documented_commands import PAGES, Block, list_blocks, list_comments
-from tests.k8s.emulated_api import Cluster, serve
+from tests.k8s.documented import programs
+from tests.k8s.documented.commands import PAGES, Block, list_blocks, list_comments
+from tests.k8s.emulated.cluster import Cluster
+from tests.k8s.emulated.server import serve
 from tests.k8s.pod_policy import SERVERS
 from tests.k8s.rendering import ROOT, Object, kustomize, pods, render
 

@@ -1,4 +1,4 @@
-"""Programs that stand in for those of documented commands. `python -m tests.k8s.programs NAME ARGUMENTS` runs one."""
+"""Stand-ins for the programs of documented commands. `python -m tests.k8s.documented.programs NAME …` runs one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from pathlib import Path
 from tests.k8s.rendering import ROOT
 
 NO_DAEMON = "unix:///nonexistent/docker.sock"
-_UNREACHABLE = "Cannot connect to the Docker daemon"
 # Subcommands whose first positional argument is a service, and those that take services only.
 _ONE_SERVICE, _SERVICES = {"exec", "run"}, {"up", "stop", "start", "restart", "logs"}
 
 
 def install(folder: Path) -> None:
     """Write an executable for each program into a folder, which then comes first in PATH."""
-    modules = {name: f"-m tests.k8s.programs {name}" for name in ("docker", "make", "vfmalign")}
+    modules = {name: f"-m tests.k8s.documented.programs {name}" for name in ("docker", "make", "vfmalign")}
     for name, arguments in (modules | {"python": ""}).items():
         path = folder / name
         path.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
@@ -53,8 +52,9 @@ def docker(arguments: Sequence[str]) -> int:
         if unknown := [name for name in _list_services(arguments) if name not in services]:
             print(f"no such service: {', '.join(unknown)}", file=sys.stderr)
             return 1
+    # Versions of docker word the error differently; all of them name the address.
     result = subprocess.run([program, *arguments], env=environment, capture_output=True, text=True, check=False)
-    if result.returncode == 0 or _UNREACHABLE in result.stderr:
+    if result.returncode == 0 or NO_DAEMON in result.stderr:
         return 0
     print(result.stderr, file=sys.stderr)
     return 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tests.k8s.rendering import Object
 
 if TYPE_CHECKING:
-    from tests.k8s.emulated_api import Cluster
+    from tests.k8s.emulated.cluster import Cluster
 
 REVISION = "deployment.kubernetes.io/revision"
 HASH = "pod-template-hash"
