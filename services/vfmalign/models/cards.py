@@ -17,7 +17,7 @@ from vfmalign.core.domain.errors import BadOption, Conflict, DigestMismatch, Inv
 from vfmalign.core.domain.models import LayerSpec, ModelCard, Objective, PreprocessingSpec, PretrainingDataset
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.storage.keys import model_card_key, weights_key
-from vfmalign.core.storage.lost_objects import lost_as
+from vfmalign.core.storage.lost_objects import describe_publishing, lost_as
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.encoder import Encoder
 from vfmalign.models.formats import exported_program
@@ -39,6 +39,7 @@ def publish(
     pretraining: Sequence[PretrainingDataset] = (),
     parent: str = "",
     source: str = "",
+    replace_damaged: bool = False,
 ) -> ModelCard:
     """Store an encoder's weights, then its card.
 
@@ -53,6 +54,8 @@ def publish(
         pretraining: the datasets that the weights were trained on.
         parent: id of the model from which these weights were fine-tuned.
         source: free text without patient data.
+        replace_damaged: publishes the model anew where the stored one has the same source, but its card or weights are
+            lost or damaged.
 
     Returns:
         The stored card. Publishing the same model again returns the first card.
@@ -79,7 +82,7 @@ def publish(
         parent=parent,
         source=source,
     )
-    return _commit(store, card, data)
+    return _commit(store, card, data, replace_damaged=replace_damaged)
 
 
 def publish_program(
@@ -196,7 +199,7 @@ def check_checkpoint_digest(card: ModelCard, sha256: str | None) -> None:
 
 def load_card_encoder(store: ObjectStore, card: ModelCard, device: torch.device | str = "cpu") -> Encoder:
     """Load the encoder that a card describes; see `load_encoder` for the errors."""
-    with lost_as("model", card.id, get_remedy(card)):
+    with lost_as("model", card.id, describe_publishing(card)):
         data = store.get(card.checkpoint.key, sha256=card.checkpoint.sha256)
     if card.architecture == exported_program.ARCHITECTURE:
         return exported_program.build_exported(parse_weights(data, card.id), device)
@@ -211,24 +214,19 @@ def load_card_encoder(store: ObjectStore, card: ModelCard, device: torch.device 
     return build_encoder(architecture, load_state(data, architecture, subject=card.id), device)
 
 
-def get_remedy(card: ModelCard) -> str:
-    """Returns how the weights of a model can be published again under the same id."""
-    if card.source.startswith("job "):
-        return "run the check or job that published it again; stored checkpoints are reused"
-    return f"import the model again with `vfmalign models import --id {card.id}`, which restores its weights"
-
-
 def _to_ref(model_id: str, data: bytes) -> VolumeRef:
     sha256 = hashlib.sha256(data).hexdigest()
     return VolumeRef(key=weights_key(model_id, sha256), sha256=sha256)
 
 
-def _commit(store: ObjectStore, card: ModelCard, data: bytes) -> ModelCard:
+def _commit(store: ObjectStore, card: ModelCard, data: bytes, *, replace_damaged: bool = False) -> ModelCard:
     """Store the weights, then the card; returns the first card where the same model is stored again."""
     # The weights' key contains their digest: writing them before a lost race overwrites nothing of the other model.
     store.put(card.checkpoint.key, data)
     if store.put_if_absent(model_card_key(card.id), card.to_json()):
         return card
+    if replace_damaged and _is_damaged(store, card):
+        store.put(model_card_key(card.id), card.to_json())
     first = load_card(store, card.id)
     if first != card:
         raise Conflict(
@@ -237,6 +235,23 @@ def _commit(store: ObjectStore, card: ModelCard, data: bytes) -> ModelCard:
             remedy="choose a new id; a published model cannot be replaced",
         )
     return first
+
+
+def _is_damaged(store: ObjectStore, card: ModelCard) -> bool:
+    """Returns whether a stored model of the same source is unusable; repeated trainings differ in weights alone."""
+    try:
+        first = load_card(store, card.id)
+    except PreconditionFailed:
+        return True
+    if first.source != card.source:
+        return False
+    if first.model_copy(update={"checkpoint": card.checkpoint}) != card:
+        return True
+    try:
+        store.get(first.checkpoint.key, sha256=first.checkpoint.sha256)
+    except (NotFound, DigestMismatch):
+        return True
+    return False
 
 
 def _check_primary_layer(primary_layer: str, layers: Sequence[LayerSpec], owner: str) -> None:

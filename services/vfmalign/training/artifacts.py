@@ -43,14 +43,14 @@ def copy_weights(encoder: Encoder | None) -> dict[str, Tensor]:
 
 def publish_encoder(
     store: ObjectStore, plan: JobPlan, data: JobData, learner: Learner, model_id: str
-) -> tuple[str, str]:
+) -> ModelCard | None:
     """Publish the encoder with its current weights, without its head, under one of the ids of `publications`.
 
     Returns:
-        The id and digest of the model, or two empty strings where there is no encoder.
+        The card of the model, or None where there is no encoder.
     """
     if learner.encoder is None:
-        return "", ""
+        return None
     spec, weights = plan.spec, copy_weights(learner.encoder)
     try:
         card = publish(
@@ -64,17 +64,18 @@ def publish_encoder(
             pretraining=data.pretraining,
             parent=plan.parent.id if plan.parent else "",
             source=publications(spec)[model_id],
+            replace_damaged=True,
         )
     except Conflict:
         card = _adopt_encoder(store, spec, model_id, weights)
-    return card.id, card.checkpoint.sha256
+    return card
 
 
 def _adopt_encoder(store: ObjectStore, spec: TrainingSpec, model_id: str, weights: dict[str, Tensor]) -> ModelCard:
     """Return the card that an earlier attempt of this job published before it was killed.
 
-    A published model is never replaced. On a GPU the same training may end with slightly different weights; the first
-    ones are kept.
+    A published model is never replaced, unless it was lost or damaged. On a GPU the same training may end with slightly
+    different weights; the first ones are kept.
 
     Raises:
         Conflict: the id belongs to another job.

@@ -19,7 +19,7 @@ from safetensors.torch import load as parse_safetensors
 from torch import Tensor, nn
 
 from vfmalign.core.domain.datasets import VolumeRef
-from vfmalign.core.domain.errors import DigestMismatch, NotFound
+from vfmalign.core.domain.errors import NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.core.domain.record import Record, Sha256
 from vfmalign.core.runtime import logs
@@ -74,11 +74,11 @@ class CheckpointStore:
                 _log.warning("checkpoint_of_another_spec", job=self._job)
                 return None
             data = self._store.get(state.state.key, sha256=state.state.sha256)
-            if state.best is not None and not self._store.exists(state.best.key):
-                raise NotFound("the best weights are missing", subject=self._store.uri(state.best.key))
+            if state.best is not None:
+                self._store.get(state.best.key, sha256=state.best.sha256)
         except NotFound:
             return None
-        except (DigestMismatch, ValidationError) as error:
+        except (PreconditionFailed, ValidationError) as error:
             _log.warning("checkpoint_unusable", job=self._job, error=type(error).__name__)
             return None
         self._committed = state.state

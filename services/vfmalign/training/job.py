@@ -149,7 +149,7 @@ def _complete(
             stop=run.stop,
         )
     with run.stages.stage("publish"):
-        encoder, encoder_sha256 = publish_encoder(store, run.plan, run.data, learner, spec.publish_as)
+        card = publish_encoder(store, run.plan, run.data, learner, spec.publish_as)
     finetuned = run.plan.task is not None and learner.encoder is not None
     return JobResult(
         job=spec.id,
@@ -161,8 +161,9 @@ def _complete(
         test_scores=scores,
         naive_baseline_scores=baseline_scores,
         weight_change=weight_change(initial_weights, copy_weights(learner.encoder)) if finetuned else None,
-        encoder=encoder,
-        encoder_sha256=encoder_sha256,
+        encoder=card.id if card else "",
+        encoder_sha256=card.checkpoint.sha256 if card else "",
+        encoder_card_sha256=card.digest() if card else "",
         probes=load_probes(store, spec, state),
         train_labels={case.case: case.positive for case in cases.train if case.positive is not None},
         parameters=sum(parameter.numel() for parameter in learner.network.parameters()),

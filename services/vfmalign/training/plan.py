@@ -170,7 +170,7 @@ def _check_id_available(store: ObjectStore, model: str, source: str) -> None:
     """Reject an id that belongs to another model before the training rather than after it."""
     try:
         card = load_card(store, model)
-    except NotFound:
+    except (NotFound, PreconditionFailed):  # a damaged card is replaced
         return
     if card.source != source:
         raise model_id_conflict(model)

@@ -16,16 +16,19 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
 from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
-from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.domain.errors import BadOption, DataLoss, NotFound
+from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.rpc.channels import connect
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.storage.datasets import save_dataset, to_datalist
+from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
+from vfmalign.core.storage.feature_sets import FeatureRequest, read_committed, read_feature_set
 from vfmalign.core.storage.keys import dataset_key, model_card_key
 from vfmalign.finetuning.db.database import Database
 from vfmalign.v1 import (
@@ -72,14 +75,19 @@ level = {"pretrained": 0.6, "scratch": 0.4, "specialised": 0.5}[spec.network]
 curve = tuple(JobProgress(epoch=e, epochs=6, step=10 * e, steps=60, train_loss=None, elapsed_s=float(e),
     val_score=level * (1 - 2.0 ** -e)) for e in range(7))
 probes = []
+def publish(name, digest):
+    card = store.read(model_card_key(spec.model), ModelCard)
+    store.put(f"models/{name}/{digest}.safetensors", b"weights")
+    ref = VolumeRef(key=f"models/{name}/{digest}.safetensors", sha256=digest)
+    card = card.model_copy(update={"id": name, "checkpoint": ref, "source": f"job {spec.id}"})
+    store.write(model_card_key(name), card)
+    return card
 for point in curve:
     while spec.seed == 6 and spec.recipe.probe_steps and point.step > 20 and not (root / "go").exists():
         time.sleep(0.05)
     if point.step in spec.recipe.probe_steps:
-        card = store.read(model_card_key(spec.model), ModelCard)
         name, digest = probe_id(spec.publish_as, point.step), f"{point.step:064x}"
-        card = card.model_copy(update={"id": name, "checkpoint": VolumeRef(key="w", sha256=digest)})
-        store.write(model_card_key(name), card)
+        publish(name, digest)
         probes.append(ProbeModel(step=point.step, model=name, sha256=digest, val_score=point.val_score))
     store.write(job_key(spec.id, f"progress/{point.epoch:04d}.json"), point)
 metric = MetricSpec(name="lesion_dice", unit="", higher_is_better=True, floor=0.05)
@@ -87,20 +95,23 @@ cases = load_dataset(store, spec.dataset, spec.dataset_digest).test
 wobble = len(spec.network) / 1000
 scores = tuple(CaseScore(case=c.id, group=c.group, values={"lesion_dice": level + wobble * (i % 3)})
     for i, c in enumerate(cases))
+encoder = publish(spec.publish_as, "e" * 64) if spec.publish_as else None
 store.write(job_key(spec.id, "result.json"), JobResult(job=spec.id, metrics=(metric,), primary_metric="lesion_dice",
     curve=curve, selected_epoch=6, selected_step=60, test_scores=scores,
     weight_change=None if spec.network == "specialised" else 0.1, encoder=spec.publish_as,
-    encoder_sha256="e" * 64 if spec.publish_as else "", probes=tuple(probes), parameters=1000, device="cpu",
+    encoder_sha256="e" * 64 if encoder else "", encoder_card_sha256=encoder.digest() if encoder else "",
+    probes=tuple(probes), parameters=1000, device="cpu",
     stage_seconds={"fit": 1.0},
     software={"torch": "0"}))
 """
 
 
 class Features(features_pb2_grpc.FeatureServiceServicer):
-    """Names feature sets by what was asked; a dataset called `slow…` keeps a call open until it is cancelled."""
+    """Stores small random sets by what was asked; a dataset called `slow…` keeps a call open until it is cancelled."""
 
-    def __init__(self):
-        self.calls, self.commits, self.cancelled = [], [], threading.Event()
+    def __init__(self, store):
+        self.store, self.calls, self.commits, self.cancelled = store, [], [], threading.Event()
+        self.seed, self.committed = 0, []
 
     def ExtractDataset(self, request, context):
         name = f"{request.model_id}/{request.dataset_id}/{request.split}/{request.initialisation}"
@@ -114,27 +125,61 @@ class Features(features_pb2_grpc.FeatureServiceServicer):
                 return
             time.sleep(0.02)
         self.commits.append(name)
+        committed = self.commit(request)
+        self.committed.append(committed)
+        self.after_commit(request, committed)
         yield features_pb2.ExtractDatasetResponse(
             feature_set=features_pb2.FeatureSet(
-                feature_set_id=uuid.uuid5(uuid.NAMESPACE_OID, name).hex, rows=12, groups=12,
+                feature_set_id=committed.manifest.request.feature_set_id(), rows=12, groups=12,
                 checkpoint_sha256=request.checkpoint_sha256, dataset_digest=request.dataset_digest,
-                manifest=common_pb2.ObjectRef(uri=f"s3://bucket/{name}", sha256="0" * 64),
+                manifest=common_pb2.ObjectRef(uri=self.store.uri(committed.key), sha256=committed.sha256),
             ),
             cost=common_pb2.Cost(device="cpu"),
         )  # fmt: skip
 
+    def after_commit(self, request, committed):
+        """Replaced by tests that damage what was stored."""
+
+    def commit(self, request):
+        """Writes a set of two parts, whatever is left of it, as the real service does."""
+        asked = FeatureRequest(
+            model=request.model_id, model_sha256=request.checkpoint_sha256, dataset=request.dataset_id,
+            dataset_digest=request.dataset_digest, split=("pretrain", "train", "val", "test")[request.split - 1],
+            init_seed=request.initialisation_seed, layers=tuple(request.layers),
+            initialisation="random" if request.initialisation == features_pb2.INITIALISATION_RANDOM else "checkpoint",
+            preprocessing=PreprocessingSpec(spacing_mm=None, shape_DHW=(16, 64, 64)),
+        )  # fmt: skip
+        cases = [f"case-{row}" for row in range(12)]
+        writer = FeatureSetWriter(self.store, asked, cases, cases)
+        rng = np.random.default_rng(self.seed)
+        for start in (0, 6):
+            writer.write_part(start, {name: rng.normal(size=(6, 4)).astype("f4") for name in asked.layers})
+        try:
+            replaced = read_committed(self.store, asked.feature_set_id())
+        except (NotFound, DataLoss):
+            replaced = None
+        return writer.commit({"torch": "0"}, replaced=replaced)
+
 
 class Mmd(mmd_pb2_grpc.MmdServiceServicer):
-    """Answers with numbers made from the feature sets' ids; refuses `frechet`, and everything where `error` is set."""
+    """Answers with numbers made from the feature sets' ids; refuses `frechet`, and everything where `error` is set.
 
-    def __init__(self):
-        self.calls, self.error, self.delay_s = [], None, 0.0
+    Reads the sets in the versions that are asked for, as the real service does.
+    """
+
+    def __init__(self, store):
+        self.store, self.calls, self.error, self.delay_s = store, [], None, 0.0
 
     def Compute(self, request, context):
         self.calls.append(request)
         time.sleep(self.delay_s)
         refused = BadOption("takes at most 8192 rows", field="measures")
         error = refused if mmd_pb2.MEASURE_FRECHET in request.measures else self.error
+        try:
+            for source in (request.x, request.y, request.reference):
+                read_feature_set(self.store, source.feature_set_id, source.manifest_sha256)
+        except DataLoss as loss:
+            error = loss
         if error is not None:
             status = to_status(error, "id")
             context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
@@ -167,8 +212,8 @@ class Mmd(mmd_pb2_grpc.MmdServiceServicer):
 class Peers:
     """Both servicers on one port, which stays the same when they are stopped and started."""
 
-    def __init__(self):
-        self.features, self.mmd, self.port = Features(), Mmd(), 0
+    def __init__(self, store):
+        self.features, self.mmd, self.port = Features(store), Mmd(store), 0
         self.start()
 
     def start(self):
@@ -183,8 +228,8 @@ class Peers:
 
 
 @pytest.fixture
-def peers():
-    peers = Peers()
+def peers(store):
+    peers = Peers(store)
     yield peers
     peers.stop()
 
@@ -323,6 +368,7 @@ def stored(store):
         "layers": [{"name": name, "channels": 4} for name in LAYERS], "primary_layer": "stages.1",
     }  # fmt: skip
     store.write(model_card_key("vfm"), ModelCard.model_validate(card))
+    store.put("models/vfm/w", b"weights")
 
     def dataset(name, **fields):
         splits = {

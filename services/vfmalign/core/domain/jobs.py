@@ -148,6 +148,7 @@ class JobResult(Record):
         naive_baseline_scores: scores of `TaskSpec.naive_baseline` on the same test cases.
         weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder at the selected checkpoint; None for `specialised` and pretraining.
         encoder: the published model; empty for `specialised`.
+        encoder_card_sha256: digest of its card; empty in results of older versions.
         probes: encoders published during training, in order of steps.
         train_labels: class of every training case, by id; empty except in classification.
         stage_seconds: wall time per stage in seconds, over all attempts.
@@ -164,6 +165,7 @@ class JobResult(Record):
     weight_change: float | None
     encoder: str = ""
     encoder_sha256: str = ""
+    encoder_card_sha256: str = ""
     probes: tuple[ProbeModel, ...] = ()
     train_labels: dict[Id, bool] = Field(default_factory=dict)
     parameters: int

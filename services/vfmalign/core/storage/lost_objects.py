@@ -6,9 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vfmalign.core.domain.errors import DataLoss, NotFound, PreconditionFailed
+from vfmalign.core.domain.models import ModelCard
 
 IMPORT_DATASET = "import the dataset again under the same id with `vfmalign dataset import`, which restores its volumes"
 EXTRACT_AGAIN = "extract the set again with `vfmalign extract --verify`, which computes its damaged parts again"
+
+
+def describe_publishing(card: ModelCard) -> str:
+    """Returns how the weights of a model can be published again under the same id."""
+    if card.source.startswith("job "):
+        return "repeat the check or job that published the model; stored checkpoints are reused"
+    return f"import the model again with `vfmalign models import --id {card.id}`, which restores its weights"
 
 
 @contextmanager

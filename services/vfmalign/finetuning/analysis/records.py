@@ -157,16 +157,25 @@ class StageTime(Record):
     seconds: float | None
 
 
+class LostArtifact(Record):
+    """An object that was lost and created again by its stage; the message names it."""
+
+    stage: str
+    message: str
+
+
 class RunRecord(Record):
     """Facts that differ between runs of the same check.
 
     Attributes:
+        losses: stored objects that were lost or damaged and created again.
         trained_by: the job that trained each network; a job of another check if that check trained the same baseline.
     """
 
     created_at: datetime
     finished_at: datetime
     stages: tuple[StageTime, ...]
+    losses: tuple[LostArtifact, ...] = ()
     job_attempts: dict[str, int]
     trained_by: dict[Network, str] = Field(default_factory=dict)
     devices: dict[str, str]

@@ -9,6 +9,7 @@ from vfmalign.client.messages.common import Estimate, Progress
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.client.messages.mmd import ComputeResponse, Estimator, Kernel, Measure, TestOptions
 from vfmalign.client.mmd import AsyncMmdClient
+from vfmalign.client.samples import StoredFeatureSet
 from vfmalign.core.domain.record import Record
 
 KERNEL = Kernel(family="gaussian", bandwidth_rule="reference_median")
@@ -32,13 +33,17 @@ class FeatureSetRef(Record):
     device: str
     stage_seconds: dict[str, float]
 
+    def to_sample(self) -> StoredFeatureSet:
+        """Returns the set in the version that this stage has committed."""
+        return StoredFeatureSet(self.feature_set, self.manifest_sha256)
+
 
 class ComparisonRequest(Record):
     """A paired comparison of two stored feature sets; `permutations` of 0 requests no test."""
 
-    before: str
-    after: str
-    reference: str
+    before: StoredFeatureSet
+    after: StoredFeatureSet
+    reference: StoredFeatureSet
     layers: tuple[str, ...]
     primary_layer: str
     permutations: int

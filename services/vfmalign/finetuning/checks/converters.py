@@ -55,6 +55,7 @@ def to_stages(
 
 
 def _to_stage(name: str, runs: Sequence[StageRun], progress: Progress | None) -> messages.CheckStage:
+    runs = [run for run in runs if run.outcome != "lost"]
     if not runs:
         return messages.CheckStage(name=name, progress=progress)
     start = runs[0].started_at

@@ -14,19 +14,23 @@ from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.domain.jobs import JobProgress, probe_id
 from vfmalign.core.domain.record import Record
 from vfmalign.core.storage.keys import check_key
+from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.finetuning.analysis.earlier_formats import StoredProbe
-from vfmalign.finetuning.checks.clients import compare, extract
-from vfmalign.finetuning.checks.stages import (
+from vfmalign.finetuning.checks.artifacts import (
+    RESTORE,
     Outputs,
     Stage,
     StageContext,
-    Validated,
-    comparison_with,
     encoder_id,
-    ensure_job,
-    extraction_request,
     find_artifact,
     make_stage,
+)
+from vfmalign.finetuning.checks.clients import compare, extract
+from vfmalign.finetuning.checks.stages import (
+    Validated,
+    comparison_with,
+    ensure_job,
+    extraction_request,
     refuse_unfinished,
 )
 from vfmalign.finetuning.jobs.request import load_card
@@ -79,7 +83,8 @@ async def _take(context: StageContext, outputs: Outputs, step: int) -> TakenProb
     point = await _validation(context, valid, step)
     # Training publishes the encoder of a step before it stores the validation, so the model exists by now.
     model = probe_id(encoder_id(context.check.id, "pretrained"), step)
-    card = await asyncio.to_thread(load_card, context.store, model)
+    with lost_as("model", model, RESTORE):
+        card = await asyncio.to_thread(load_card, context.store, model)
     steps = valid.recipes["pretrained"].probe_steps
     probes = Progress(done=steps.index(step), total=len(steps), unit="probe")
 
@@ -88,8 +93,9 @@ async def _take(context: StageContext, outputs: Outputs, step: int) -> TakenProb
 
     request = extraction_request(context, valid, card.id, card.checkpoint.sha256, "test")
     only_primary = {"layers": (valid.primary_layer,)}
-    features = await extract(context.features, request.model_copy(update=only_primary), report)
-    comparison_request = comparison_with(context, outputs, features.feature_set)
+    verified = request.model_copy(update=only_primary | {"verify": context.repairing})
+    features = await extract(context.features, verified, report)
+    comparison_request = comparison_with(context, outputs, features)
     comparison, _ = await compare(context.mmd, comparison_request.model_copy(update=only_primary))
     layer = comparison.get_layer(valid.primary_layer)
     taken = TakenProbe(

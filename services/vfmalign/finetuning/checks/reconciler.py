@@ -2,7 +2,8 @@
 
 One loop. Every round calls the supervisor of the jobs and makes sure that each active check has a driver, a coroutine
 that runs the stages whose inputs are ready. Drivers keep no state beside the database and the artifacts: after a kill
-at any point the next process starts them again, and they skip the stages whose artifacts exist.
+at any point the next process starts them again, and they skip the stages whose artifacts exist and are intact. A stage
+that needs a lost object has the stage that created it run again (`repairs`).
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import asyncio
 import contextlib
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.errors import (
     Cancelled,
     Conflict,
+    DataLoss,
     DeadlineExceeded,
     Exhausted,
     Forbidden,
@@ -32,9 +34,10 @@ from vfmalign.core.domain.record import Record
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning.checks.artifacts import Outputs, Stage, StageContext
+from vfmalign.finetuning.checks.repairs import ArtifactLost, Repairs
 from vfmalign.finetuning.checks.repository import Check, CheckRepository, ReportRefs
 from vfmalign.finetuning.checks.request import is_same_spec
-from vfmalign.finetuning.checks.stages import Outputs, Stage, StageContext
 from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.supervisor import Supervisor
@@ -203,25 +206,38 @@ class Reconciler:
     async def _run_stages(self, check: Check, board: StatusBoard) -> None:
         """Runs every stage whose inputs are ready, concurrently, until all are done or one fails."""
         outputs = Outputs()
-        running: dict[asyncio.Task[Record], Stage] = {}
+        repairs = Repairs(
+            check.id, {stage.name: stage for stage in self._stages}, self._store, self._checks, self._jobs
+        )
+        running: dict[str, asyncio.Task[Record]] = {}
         try:
             while True:
-                started = {stage.name for stage in running.values()}
                 for stage in self._stages:
-                    ready = all(need in outputs for need in stage.needs)
-                    if ready and stage.name not in outputs and stage.name not in started:
-                        running[asyncio.create_task(self._run_stage(check, stage, outputs, board))] = stage
+                    ready = all(need in outputs for need in stage.needs) and not repairs.blocks(stage.name)
+                    if ready and stage.name not in outputs and stage.name not in running:
+                        work = self._run_stage(check, stage, outputs, board, repairs)
+                        running[stage.name] = asyncio.create_task(work)
                 if not running:
                     return
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    outputs.put(running.pop(task).name, task.result())
+                await asyncio.wait(running.values(), return_when=asyncio.FIRST_COMPLETED)
+                for name in [name for name, task in running.items() if task.done()]:
+                    if name not in running:  # ended for the sake of a repair
+                        continue
+                    try:
+                        outputs.put(name, running.pop(name).result())
+                    except ArtifactLost as lost:
+                        readers = await repairs.begin(name, lost.loss, outputs, own=True)
+                        await _end_tasks(running, readers)
+                    except DataLoss as loss:
+                        readers = await repairs.begin(name, loss, outputs, own=False)
+                        await _end_tasks(running, readers)
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await _end_tasks(running, list(running))
 
-    async def _run_stage(self, check: Check, stage: Stage, outputs: Outputs, board: StatusBoard) -> Record:
+    async def _run_stage(
+        self, check: Check, stage: Stage, outputs: Outputs, board: StatusBoard, repairs: Repairs
+    ) -> Record:
+        repairing = stage.name in repairs.active
         context = StageContext(
             check=check,
             store=self._store,
@@ -230,18 +246,22 @@ class Reconciler:
             mmd=self._client.mmd,
             set_status=partial(board.set_status, stage.name),
             poll_s=self._policy.poll_s,
+            repairing=repairing,
+            before_store=partial(repairs.before_store, stage.name, outputs=outputs) if repairing else None,
         )
         begun = False
 
         async def attempt() -> Record:
             nonlocal begun
-            record = await stage.find(context)
+            digest = ""
+            record = None if repairing else await self._find(stage, context)
             if record is None:
                 if not begun:  # a retry within this process belongs to the same run of the stage
                     await asyncio.to_thread(self._checks.begin_stage, check.id, stage.name)
                     begun = True
                 record = await stage.make(context, outputs)
-            await asyncio.to_thread(self._checks.end_stage, check.id, stage.name, "succeeded")
+                digest = record.digest() if stage.artifact else ""  # a job's result is recorded with the job
+            await asyncio.to_thread(self._checks.end_stage, check.id, stage.name, "succeeded", artifact_sha256=digest)
             return record
 
         try:
@@ -249,8 +269,21 @@ class Reconciler:
         except VfmalignError as error:
             await asyncio.to_thread(self._checks.end_stage, check.id, stage.name, "failed", str(error))
             raise
+        repairs.end(stage.name)
         await board.remove(stage.name)
         return record
+
+    async def _find(self, stage: Stage, context: StageContext) -> Record | None:
+        """Returns the artifact of a stage that is done.
+
+        Raises:
+            ArtifactLost: the stage had been done.
+        """
+        digests = await asyncio.to_thread(self._checks.artifact_digests, context.check.id)
+        try:
+            return await stage.find(replace(context, digests=digests))
+        except DataLoss as loss:
+            raise ArtifactLost(loss) from loss
 
     async def _with_retry(self, board: StatusBoard, phase: str, action: Callable[[], Awaitable[_T]]) -> _T:
         """Repeats an action until no transient error occurs, and reports what it waits for."""
@@ -289,6 +322,14 @@ class Reconciler:
         key = check_key(check_id, name)
         data = self._store.get(key)
         return StoredRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+
+async def _end_tasks(running: dict[str, asyncio.Task[Record]], names: Iterable[str]) -> None:
+    """Ends the runs of stages, where they run."""
+    tasks = [running.pop(name) for name in names if name in running]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def is_transient(error: VfmalignError) -> bool:

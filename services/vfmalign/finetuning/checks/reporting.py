@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from vfmalign.client.messages.checks import CheckSpec, Gain
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.jobs import CurvePoint
+from vfmalign.core.domain.errors import NotFound
 from vfmalign.core.domain.jobs import CaseScore, FigureRef, JobResult, Network
 from vfmalign.core.domain.record import Record, canonical_json
 from vfmalign.core.domain.scores import aggregate_scores
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.keys import check_key
+from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.convergence import measure_convergence
 from vfmalign.finetuning.analysis.gain import estimate_gain, pair_scores
@@ -24,6 +26,7 @@ from vfmalign.finetuning.analysis.records import (
     CheckAnalysis,
     CheckReport,
     FeatureShift,
+    LostArtifact,
     NaiveBaseline,
     NetworkResult,
     RunRecord,
@@ -31,11 +34,12 @@ from vfmalign.finetuning.analysis.records import (
 )
 from vfmalign.finetuning.analysis.shift import paired_similarity, shift_ratio
 from vfmalign.finetuning.analysis.verdict import decide_verdict
+from vfmalign.finetuning.checks.artifacts import RESTORE, Outputs, Stage, StageContext, job_id, make_stage
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.probes import TakenProbes, probes_stage
 from vfmalign.finetuning.checks.repository import Check, CheckRepository, StageRun
 from vfmalign.finetuning.checks.similarity import Measures, measures_stage
-from vfmalign.finetuning.checks.stages import MEASURING, Outputs, Stage, StageContext, Validated, job_id, make_stage
+from vfmalign.finetuning.checks.stages import MEASURING, Validated
 from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.request import NETWORKS
@@ -195,16 +199,23 @@ def _settings(
 
 
 def stage_times(runs: Sequence[StageRun]) -> tuple[StageTime, ...]:
-    """Returns every started stage with the wall time from its first start to its end, interruptions included."""
+    """Returns every started stage with the wall time from its first start to its first end, interruptions included."""
     times = []
     for name in dict.fromkeys(run.stage for run in runs):
-        own = [run for run in runs if run.stage == name]
+        own = [run for run in runs if run.stage == name and run.outcome != "lost"]
+        if not own:
+            continue
         done = next((run for run in own if run.outcome == "succeeded"), None)
         seconds = None
         if done is not None and done.finished_at is not None:
             seconds = (done.finished_at - own[0].started_at).total_seconds()
         times.append(StageTime(stage=name, attempts=len(own), seconds=seconds))
     return tuple(times)
+
+
+def list_losses(runs: Sequence[StageRun]) -> tuple[LostArtifact, ...]:
+    """Returns every object that was lost and created again, in order."""
+    return tuple(LostArtifact(stage=run.stage, message=run.message) for run in runs if run.outcome == "lost")
 
 
 def report_stage(checks: CheckRepository) -> Stage:
@@ -215,7 +226,31 @@ def report_stage(checks: CheckRepository) -> Stage:
         return await asyncio.to_thread(_write_report, checks, context.jobs, context.store, context.check, outputs)
 
     needs = ("mmd", "measures", "probes", "job_scratch", "job_specialised")
-    return make_stage("report", needs, make, CheckReport, "report.json")
+    return make_stage("report", needs, make, CheckReport, "report.json", verify=_verify_page)
+
+
+def read_report(store: ObjectStore, check: Check) -> CheckReport:
+    """Reads the report of a check that succeeded, and verifies the page beside it.
+
+    Raises:
+        DataLoss: a file is missing or changed.
+    """
+    with lost_as("report", check.id, RESTORE):
+        if check.report is None:
+            raise NotFound("no report is recorded", subject=f"check {check.id}")
+        store.get(check.report.html_ref.key, sha256=check.report.html_ref.sha256)
+        return store.read(check.report.json_ref.key, CheckReport, check.report.json_ref.sha256)
+
+
+def _verify_page(context: StageContext, report: CheckReport) -> None:
+    """Checks that `report.html` is there, with the bytes that a finished check refers to.
+
+    Raises:
+        DataLoss: it is missing or changed.
+    """
+    expected = None if context.check.report is None else context.check.report.html_ref.sha256
+    with lost_as("stage", "report", RESTORE):
+        context.store.get(check_key(context.check.id, "report.html"), sha256=expected)
 
 
 def all_stages(checks: CheckRepository) -> tuple[Stage, ...]:
@@ -238,13 +273,15 @@ def _write_report(
         probes=outputs.get("probes", TakenProbes),
     )
     figures = {name: tuple(ref for ref in job.figures if ref.key.endswith(".png")) for name, job in results.items()}
+    runs = checks.stages(check.id)
     report = CheckReport(
         result_digest=result.digest(),
         result=result,
         run=RunRecord(
             created_at=check.created_at,
             finished_at=now(),
-            stages=tuple(time for time in stage_times(checks.stages(check.id)) if time.stage != "report"),
+            stages=tuple(time for time in stage_times(runs) if time.stage != "report"),
+            losses=list_losses(runs),
             job_attempts={job_id(check.id, name): jobs.get(job_id(check.id, name)).attempts for name in NETWORKS},
             trained_by={name: result.job for name, result in results.items()},
             devices={
@@ -256,14 +293,16 @@ def _write_report(
             figures={name: refs for name, refs in figures.items() if refs},
         ),
     )
-    html = render(report, _pictures(store, figures))
+    html = render(report, _pictures(store, check.id, figures))
     store.put(check_key(check.id, "report.html"), html, content_type="text/html; charset=utf-8")
     return report
 
 
-def _pictures(store: ObjectStore, figures: Mapping[Network, Sequence[FigureRef]]) -> list[ExampleSlice]:
-    return [
-        ExampleSlice(network, store.get(ref.key, sha256=ref.sha256, max_bytes=MAX_PICTURE_BYTES), ref.caption)
-        for network, refs in figures.items()
-        for ref in refs
-    ]
+def _pictures(store: ObjectStore, check_id: str, figures: Mapping[Network, Sequence[FigureRef]]) -> list[ExampleSlice]:
+    slices = []
+    for network, refs in figures.items():
+        with lost_as("job_result", job_id(check_id, network), RESTORE):
+            for ref in refs:
+                data = store.get(ref.key, sha256=ref.sha256, max_bytes=MAX_PICTURE_BYTES)
+                slices.append(ExampleSlice(network, data, ref.caption))
+    return slices

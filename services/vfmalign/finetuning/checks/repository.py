@@ -13,10 +13,11 @@ from sqlalchemy.orm import Session, defer
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.common import Failure, Progress, State
 from vfmalign.core.domain.record import Record
-from vfmalign.finetuning.db.database import CheckRow, StageRow, now
+from vfmalign.finetuning.db.database import CheckRow, JobRow, StageRow, now
 from vfmalign.finetuning.db.repository import LifecycleRepository, Operation, StoredRef, common_fields
 
-StageOutcome = Literal["running", "succeeded", "failed", "interrupted", "cancelled"]
+StageOutcome = Literal["running", "succeeded", "failed", "interrupted", "cancelled", "lost"]
+"""`lost` is no run: it records that the output of an earlier run was lost, so that the stage runs again."""
 
 
 class ReportRefs(Record):
@@ -139,16 +140,54 @@ class CheckRepository(LifecycleRepository[CheckRow, Check]):
             session.add(StageRow(check_id=check_id, stage=stage, attempt=attempt, started_at=now(), outcome="running"))
         return attempt
 
-    def end_stage(self, check_id: str, stage: str, outcome: StageOutcome, message: str = "") -> None:
+    def end_stage(
+        self, check_id: str, stage: str, outcome: StageOutcome, message: str = "", artifact_sha256: str = ""
+    ) -> None:
         """Records how the open attempt ended; does nothing where none is open.
 
         A stage whose artifact exists after a restart ends here as well: the orchestrator was killed between storing
         the artifact and this call.
+
+        Args:
+            check_id: the check.
+            stage: name of the stage.
+            outcome: how the attempt ended.
+            message: why it did not succeed.
+            artifact_sha256: digest of the artifact that it stored, which later readers verify.
         """
         with self._database.session() as session:
             for row in _stage_rows(session, check_id, stage):
                 if row.finished_at is None:
                     _end_stage(row, outcome, message)
+                    row.artifact_sha256 = artifact_sha256
+
+    def artifact_digests(self, check_id: str) -> dict[str, str]:
+        """Returns the SHA-256 of the latest artifact of every stage that has stored one."""
+        columns = StageRow.stage, StageRow.artifact_sha256
+        query = sa.select(*columns).where(StageRow.check_id == check_id).order_by(StageRow.attempt)
+        with self._database.session() as session:
+            return {row.stage: row.artifact_sha256 for row in session.execute(query) if row.artifact_sha256}
+
+    def forget_artifacts(self, check_id: str, stages: Sequence[str]) -> None:
+        """Forgets the digests of artifacts that are computed again."""
+        condition = (StageRow.check_id == check_id) & StageRow.stage.in_(stages)
+        with self._database.session() as session:
+            session.execute(sa.update(StageRow).where(condition).values(artifact_sha256=""))
+
+    def record_loss(self, check_id: str, stage: str, message: str) -> None:
+        """Records that the output of a stage was lost."""
+        with self._database.session() as session:
+            attempt = 1 + max((row.attempt for row in _stage_rows(session, check_id, stage)), default=0)
+            row = StageRow(check_id=check_id, stage=stage, attempt=attempt, started_at=now())
+            _end_stage(row, "lost", message)
+            session.add(row)
+
+    def job_results(self, check_id: str) -> dict[str, StoredRef]:
+        """Returns the stored results of a check's jobs, by job."""
+        query = sa.select(JobRow.id, JobRow.result).where(JobRow.check_id == check_id)
+        with self._database.session() as session:
+            rows = session.execute(query).all()
+        return {row.id: StoredRef.model_validate(row.result) for row in rows if row.result is not None}
 
     def _end(self, session: Session, row: Any, state: State, detail: str, failure: Failure | None = None) -> None:
         super()._end(session, row, state, detail, failure)

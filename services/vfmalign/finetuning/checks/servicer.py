@@ -7,15 +7,18 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from vfmalign.client.messages.checks import Check as CheckMessage
 from vfmalign.client.messages.checks import CheckId, CheckSpec
+from vfmalign.core.domain.errors import DataLoss
+from vfmalign.core.runtime import logs
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.analysis.records import CheckReport
 from vfmalign.finetuning.checks.converters import to_check, to_stages
+from vfmalign.finetuning.checks.reporting import read_report
 from vfmalign.finetuning.checks.repository import Check, CheckRepository
 from vfmalign.finetuning.checks.request import check_spec
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, parse_id
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
 
+_log = logs.get(__name__)
 _STATES = alignment_pb2.CheckState.DESCRIPTOR
 
 
@@ -91,9 +94,12 @@ class AlignmentServicer(OperationServicer[Check], alignment_pb2_grpc.AlignmentSe
 
     def _convert(self, item: Check, *, whole: bool = True) -> CheckMessage:
         report = None
-        if whole and item.report is not None:
-            data = self._store.get(item.report.json_ref.key, sha256=item.report.json_ref.sha256)
-            report = CheckReport.model_validate_json(data)
+        if whole and item.state == "succeeded":
+            try:
+                report = read_report(self._store, item)
+            except DataLoss as loss:
+                _log.warning("report_lost", check=item.id, error=str(loss))
+                item = self._checks.reopen(item.id, f"{loss.subject}: {loss.message}; it is created again")
         return to_check(
             item,
             self._store,

@@ -3,41 +3,46 @@
     validate → features_reference, features_before, features_random → job_* → features_after → mmd, measures → report
                                                                     ↘ probes, while the pretrained network trains ↗
 
-A stage whose artifact exists is done. The reconciler runs the stages and retries them; `probes`, `similarity` and
-`reporting` define the stages that are not here.
+A stage whose artifact exists and is intact is done (`artifacts`). The reconciler runs the stages and retries them;
+`probes`, `similarity` and `reporting` define the stages that are not here.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
 
-from vfmalign.client.features import AsyncFeaturesClient
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.client.messages.jobs import JobSpec
-from vfmalign.client.mmd import AsyncMmdClient
 from vfmalign.core.domain.datasets import Split
-from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, VfmalignError
+from vfmalign.core.domain.errors import BadDataset, BadOption, VfmalignError
 from vfmalign.core.domain.jobs import JobResult, Network, TrainingRecipe
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import Record
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import check_leakage, load_dataset
-from vfmalign.core.storage.keys import check_key, job_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.records import FeatureShift
+from vfmalign.finetuning.checks.artifacts import (
+    Outputs,
+    Stage,
+    StageContext,
+    check_encoder,
+    check_weights,
+    encoder_id,
+    find_job_result,
+    job_id,
+    make_stage,
+    read_job_result,
+    verify_feature_set,
+)
 from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, compare, extract
 from vfmalign.finetuning.checks.repository import Check
 from vfmalign.finetuning.checks.request import get_recipe
 from vfmalign.finetuning.db.repository import NO_FREE_SLOT
-from vfmalign.finetuning.jobs.repository import Job, JobRepository
+from vfmalign.finetuning.jobs.repository import Job
 from vfmalign.finetuning.jobs.request import NETWORKS, baseline_digest, finetuning_spec, load_card, to_recipe
-
-AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 class Validated(Record):
@@ -61,88 +66,6 @@ class Validated(Record):
     recipes: dict[Network, TrainingRecipe]
 
 
-class SetStatus(Protocol):
-    """Reports what a stage is doing."""
-
-    async def __call__(self, detail: str, progress: Progress | None = None, *, reason: str = "") -> None:
-        """Replaces the stage's progress.
-
-        Args:
-            detail: one sentence.
-            progress: counts, where there are some.
-            reason: UPPER_SNAKE_CASE constant while the stage waits.
-        """
-
-
-@dataclass(frozen=True)
-class StageContext:
-    """What the stages of one check work with.
-
-    Attributes:
-        set_status: reports the stage's progress.
-        poll_s: pause between two queries of a job, in seconds.
-    """
-
-    check: Check
-    store: ObjectStore
-    jobs: JobRepository
-    features: AsyncFeaturesClient
-    mmd: AsyncMmdClient
-    set_status: SetStatus
-    poll_s: float
-
-
-class Outputs:
-    """Artifacts of the finished stages, by stage."""
-
-    def __init__(self) -> None:
-        self._records: dict[str, Record] = {}
-
-    def __contains__(self, stage: str) -> bool:
-        return stage in self._records
-
-    def put(self, stage: str, record: Record) -> None:
-        """Adds a stage's artifact."""
-        self._records[stage] = record
-
-    def get(self, stage: str, record: type[AnyRecord]) -> AnyRecord:
-        """Returns the artifact of a stage.
-
-        Raises:
-            TypeError: the stage creates artifacts of another type.
-        """
-        artifact = self._records[stage]
-        if not isinstance(artifact, record):
-            raise TypeError(f"stage {stage} created a {type(artifact).__name__}, expected a {record.__name__}")
-        return artifact
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage.
-
-    Attributes:
-        needs: stages whose artifacts it reads, directly or through others.
-        find: returns the artifact where it exists, else None.
-        make: does the work, stores the artifact and returns it.
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    find: Callable[[StageContext], Awaitable[Record | None]]
-    make: Callable[[StageContext, Outputs], Awaitable[Record]]
-
-
-def job_id(check_id: str, network: Network) -> str:
-    """Returns the id of one of a check's jobs."""
-    return f"{check_id}-{network}"
-
-
-def encoder_id(check_id: str, network: Network) -> str:
-    """Returns the id under which a job publishes its encoder; empty for the specialised network."""
-    return {"pretrained": f"{check_id}-encoder", "scratch": f"{check_id}-scratch-encoder"}.get(network, "")
-
-
 # --- making -----------------------------------------------------------------------------------------------------------
 
 
@@ -152,12 +75,14 @@ def validate(store: ObjectStore, check: Check) -> Validated:
     Raises:
         NotFound: the model or the dataset does not exist.
         DigestMismatch: one of them has another digest than requested.
+        DataLoss: the model's weights are missing.
         BadOption: a layer that the model does not have, or a channel that its input lacks for the task.
         BadDataset: a split without a case.
         Leakage: a test case was seen in training, validation or pretraining.
     """
     request = check.request
     card = load_card(store, request.model_id, request.model_sha256)
+    check_weights(store, card)
     dataset = load_dataset(store, request.dataset_id, request.dataset_digest or None)
     for split in ("train", "val", "test"):
         if not getattr(dataset, split):
@@ -201,8 +126,11 @@ async def _make_features(
     model, sha256 = valid.card.id, valid.card.checkpoint.sha256
     if after:
         result = outputs.get("job_pretrained", JobResult)
+        await asyncio.to_thread(check_encoder, context.store, result)
         model, sha256 = result.encoder, result.encoder_sha256
     request = extraction_request(context, valid, model, sha256, split)
+    if context.repairing:
+        request = request.model_copy(update={"verify": True})
     if random:
         update = {"initialisation": "random", "initialisation_seed": context.check.request.seed}
         request = request.model_copy(update=update)
@@ -255,7 +183,7 @@ async def _make_job(context: StageContext, outputs: Outputs, *, network: Network
             await context.set_status(detail, _epochs(job), reason=job.progress.reason)
         await asyncio.sleep(context.poll_s)
     refuse_unfinished(job)
-    return await asyncio.to_thread(context.store.read, job_key(name, "result.json"), JobResult)
+    return await asyncio.to_thread(read_job_result, context.store, job, network)
 
 
 def _create_job(context: StageContext, valid: Validated, network: Network) -> None:
@@ -287,13 +215,13 @@ def _epochs(job: Job) -> Progress | None:
     return Progress(done=last.epoch, total=last.epochs, unit="epoch", elapsed_seconds=last.elapsed_s)
 
 
-def comparison_with(context: StageContext, outputs: Outputs, after: str) -> ComparisonRequest:
+def comparison_with(context: StageContext, outputs: Outputs, after: FeatureSetRef) -> ComparisonRequest:
     """Returns the request that compares the features before with a feature set, on the scale of the reference."""
     valid, spec = outputs.get("validate", Validated), context.check.request
     return ComparisonRequest(
-        before=outputs.get("features_before", FeatureSetRef).feature_set,
-        after=after,
-        reference=outputs.get("features_reference", FeatureSetRef).feature_set,
+        before=outputs.get("features_before", FeatureSetRef).to_sample(),
+        after=after.to_sample(),
+        reference=outputs.get("features_reference", FeatureSetRef).to_sample(),
         layers=valid.layers,
         primary_layer=valid.primary_layer,
         permutations=spec.permutations,
@@ -304,18 +232,18 @@ def comparison_with(context: StageContext, outputs: Outputs, after: str) -> Comp
 
 
 async def _make_mmd(context: StageContext, outputs: Outputs) -> Record:
-    after_id, random_id = (outputs.get(f"features_{name}", FeatureSetRef).feature_set for name in ("after", "random"))
+    random = outputs.get("features_random", FeatureSetRef).to_sample()
     await context.set_status("comparing features before and after")
-    request = comparison_with(context, outputs, after_id)
+    request = comparison_with(context, outputs, outputs.get("features_after", FeatureSetRef))
     after, device = await compare(context.mmd, request.model_copy(update={"projection": True}))
     plain = request.model_copy(update={"permutations": 0})
     biased, _ = await compare(context.mmd, plain.model_copy(update={"estimator": "biased"}))
-    reinitialised, _ = await compare(context.mmd, plain.model_copy(update={"after": random_id}))
+    reinitialised, _ = await compare(context.mmd, plain.model_copy(update={"after": random}))
     return FeatureShift(
-        before_id=request.before,
-        after_id=after_id,
-        reinitialised_id=random_id,
-        reference_id=request.reference,
+        before_id=request.before.feature_set_id,
+        after_id=request.after.feature_set_id,
+        reinitialised_id=random.feature_set_id,
+        reference_id=request.reference.feature_set_id,
         after=after,
         biased=biased,
         reinitialised=reinitialised,
@@ -323,60 +251,20 @@ async def _make_mmd(context: StageContext, outputs: Outputs) -> Record:
     )
 
 
-# --- finding ----------------------------------------------------------------------------------------------------------
-
-
-async def find_artifact(context: StageContext, name: str, record: type[AnyRecord]) -> AnyRecord | None:
-    """Returns `checks/<id>/<name>`, or None where it does not exist."""
-    try:
-        return await asyncio.to_thread(context.store.read, check_key(context.check.id, name), record)
-    except NotFound:
-        return None
-
-
-async def _find_job(context: StageContext, *, network: Network) -> Record | None:
-    name = job_id(context.check.id, network)
-    try:
-        job = await asyncio.to_thread(context.jobs.get, name)
-    except NotFound:
-        return None
-    if job.state != "succeeded" or job.check_id != context.check.id:
-        return None  # `make` waits for a job that still runs
-    return await asyncio.to_thread(context.store.read, job_key(name, "result.json"), JobResult)
-
-
-def _stored(make: Callable[[StageContext, Outputs], Awaitable[Record]], name: str) -> Callable[..., Awaitable[Record]]:
-    """Stores the artifact of a stage; this write commits the stage."""
-
-    async def make_and_store(context: StageContext, outputs: Outputs) -> Record:
-        record = await make(context, outputs)
-        await asyncio.to_thread(context.store.write, check_key(context.check.id, name), record)
-        return record
-
-    return make_and_store
-
-
-def make_stage(
-    name: str,
-    needs: tuple[str, ...],
-    make: Callable[[StageContext, Outputs], Awaitable[Record]],
-    record: type[Record],
-    artifact: str = "",
-) -> Stage:
-    """Returns a stage whose artifact is `checks/<id>/<artifact>`; by default `stages/<name>.json`."""
-    artifact = artifact or f"stages/{name}.json"
-    return Stage(name, needs, partial(find_artifact, name=artifact, record=record), _stored(make, artifact))
+# --- stages -----------------------------------------------------------------------------------------------------------
 
 
 def _features(name: str, needs: tuple[str, ...], split: Split, *, after: bool = False, random: bool = False) -> Stage:
     make = partial(_make_features, stage=name, split=split, after=after, random=random)
-    return make_stage(name, needs, make, FeatureSetRef)
+    return make_stage(name, needs, make, FeatureSetRef, verify=verify_feature_set)
 
 
 def _job(network: Network) -> Stage:
     # Training costs most, so it starts after the features before have proved that model and data can be read.
     needs = ("features_reference", "features_before", "features_random")
-    return Stage(f"job_{network}", needs, partial(_find_job, network=network), partial(_make_job, network=network))
+    return Stage(
+        f"job_{network}", needs, partial(find_job_result, network=network), partial(_make_job, network=network)
+    )
 
 
 MEASURING: tuple[Stage, ...] = (

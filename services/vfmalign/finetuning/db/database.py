@@ -147,6 +147,7 @@ class StageRow(Base):
     seconds: Mapped[float | None] = mapped_column(sa.Double)
     outcome: Mapped[str] = mapped_column(sa.String(16))
     message: Mapped[str] = mapped_column(sa.Text, default="")
+    artifact_sha256: Mapped[str] = mapped_column(sa.String(64), default="")
 
 
 class ExperimentRow(LifecycleRow):

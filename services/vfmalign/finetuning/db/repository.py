@@ -8,7 +8,8 @@
 Between `queued` and `running`, a job is `pending`: launched, and waiting for its processes to start.
 
 Creation is idempotent: the same id with the same request returns the first row. The first terminal state stays, so that
-a result and a cancellation that race have one outcome, which every later reader sees. Only `retry` leads out of it.
+a result and a cancellation that race have one outcome, which every later reader sees. Only `retry` leads out of it, and
+`reopen` where the result of what succeeded was lost in the store.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from vfmalign.finetuning.db.pagination import Page, PageRequest, read_page
 
 NO_FREE_SLOT = "NO_FREE_SLOT"
 """`Progress.reason` of what waits for the limit on concurrent work."""
+ARTIFACT_LOST = "ARTIFACT_LOST"
+"""`Progress.reason` of what had finished and runs again, because a stored object was lost."""
 
 
 class StoredRef(Record):
@@ -194,6 +197,20 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             row = self._row(session, item_id)
             if row.cancel_requested:
                 self._end(session, row, "cancelled", "cancelled")
+
+    def reopen(self, item_id: str, detail: str) -> Item:
+        """Returns an item that succeeded to work, because its report was lost. Whatever is intact stays done.
+
+        Args:
+            item_id: the item.
+            detail: what is lost, in one sentence.
+        """
+        with self._database.session() as session:
+            row = self._row(session, item_id)
+            if row.state == "succeeded":
+                row.state, row.finished_at, row.cancel_requested = "running", None, False
+                self._set_progress(row, Progress(phase="report", detail=detail, reason=ARTIFACT_LOST))
+            return self._to_item(row)
 
     def _insert(self, row: Row, request: Record, detail: str) -> Item:
         """Adds a queued row, unless its id exists.

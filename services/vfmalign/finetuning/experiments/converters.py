@@ -23,7 +23,7 @@ def to_message(
         cells: status of every cell.
         with_cells: whether the message lists the cells; lists of experiments omit them.
     """
-    report = experiment.report
+    report = experiment.report if experiment.state == "succeeded" else None  # else it is created again
     return messages.Experiment(
         experiment_id=experiment.id,
         spec=experiment.spec,

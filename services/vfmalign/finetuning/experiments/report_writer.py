@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from vfmalign.core.domain.errors import NotFound
 from vfmalign.core.domain.jobs import CaseScore, JobResult, Network
 from vfmalign.core.storage.keys import check_key, experiment_key, job_key
+from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.analysis.records import CheckReport
+from vfmalign.finetuning.checks.artifacts import RESTORE
+from vfmalign.finetuning.checks.reporting import read_report
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.stages import Validated
 from vfmalign.finetuning.db.repository import StoredRef
@@ -45,11 +47,12 @@ class ReportWriter:
         """Stores the report unless it exists, and returns references to its files.
 
         Raises:
-            DigestMismatch: a check's report was changed after it was recorded.
-            NotFound: an artifact of a finished check is missing.
+            DataLoss: an artifact of a finished check is missing or was changed; its owner is the check.
         """
         try:
-            return self._get_refs(experiment)
+            refs = self._get_refs(experiment)
+            if experiment.report in (None, refs):
+                return refs  # otherwise it was damaged after it had been recorded
         except NotFound:
             pass
         spec = experiment.spec
@@ -70,18 +73,17 @@ class ReportWriter:
 
     def _read_cell(self, status: CellStatus) -> Cell:
         check_id = status.cell.check_id
-        check = self._checks.get(check_id)
-        if check.report is None:
-            raise NotFound(
-                "a finished check has no report", subject=check_id, remedy="see the log of the finetuning service"
+        report = read_report(self._store, self._checks.get(check_id))
+        digests, results = self._checks.artifact_digests(check_id), self._checks.job_results(check_id)
+        scores: dict[Network, Sequence[CaseScore]] = {}
+        with lost_as("report", check_id, RESTORE):
+            validated = self._store.read(
+                check_key(check_id, "stages/validate.json"), Validated, digests.get("validate")
             )
-        data = self._store.get(check.report.json_ref.key, sha256=check.report.json_ref.sha256)
-        report = CheckReport.model_validate_json(data)
-        validated = self._store.read(check_key(check_id, "stages/validate.json"), Validated)
-        scores: dict[Network, Sequence[CaseScore]] = {
-            network: self._store.read(job_key(report.result.network(network).job, "result.json"), JobResult).test_scores
-            for network in NETWORKS
-        }
+            for network in NETWORKS:
+                job = report.result.network(network).job
+                expected = results[job].sha256 if job in results else None
+                scores[network] = self._store.read(job_key(job, "result.json"), JobResult, expected).test_scores
         return make_cell(validated.card, report, scores, check=check_id, task=status.cell.task, seed=status.cell.seed)
 
     def _get_refs(self, experiment: Experiment) -> ExperimentRefs:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.experiments import ExperimentSpec
-from vfmalign.core.domain.errors import Conflict, PreconditionFailed, VfmalignError
+from vfmalign.core.domain.errors import Conflict, DataLoss, PreconditionFailed, VfmalignError
 from vfmalign.core.domain.record import Record
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.keys import experiment_key
@@ -130,7 +130,13 @@ class ExperimentRunner:
                 self._experiments.fail(experiment.id, message, "NO_CHECK_SUCCEEDED")
                 return
             self._experiments.set_progress(experiment.id, Progress(phase="report", detail="writing the report"))
-            refs = self._write_report(experiment, cells)
+            try:
+                refs = self._write_report(experiment, cells)
+            except DataLoss as loss:
+                # The check creates it again and the experiment waits; where it cannot, the cell fails by name.
+                _log.warning("cell_lost", experiment=experiment.id, check=loss.owner, error=str(loss))
+                self._checks.reopen(loss.owner, f"{loss.subject}: {loss.message}; it is created again")
+                return
             missing = len(cells) - succeeded
             remark = f"; {missing} of {len(cells)} cells have no result" if missing else ""
             self._experiments.succeed(experiment.id, refs, f"finished{remark}")

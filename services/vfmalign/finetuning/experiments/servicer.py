@@ -7,7 +7,11 @@ from collections.abc import AsyncIterator
 
 from vfmalign.client.messages import experiments as messages
 from vfmalign.client.messages.experiments import ExperimentSpec
+from vfmalign.core.domain.errors import DataLoss
+from vfmalign.core.runtime import logs
+from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning.checks.artifacts import RESTORE
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.experiments.cell_status import get_cell_statuses
 from vfmalign.finetuning.experiments.converters import to_message
@@ -15,6 +19,8 @@ from vfmalign.finetuning.experiments.repository import Experiment, ExperimentRep
 from vfmalign.finetuning.experiments.request import ExperimentId, check_experiment_spec, pin_inputs
 from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, parse_id
 from vfmalign.v1 import experiment_pb2, experiment_pb2_grpc
+
+_log = logs.get(__name__)
 
 
 class ExperimentServicer(OperationServicer[Experiment], experiment_pb2_grpc.ExperimentServiceServicer):
@@ -84,4 +90,12 @@ class ExperimentServicer(OperationServicer[Experiment], experiment_pb2_grpc.Expe
         )
 
     def _convert(self, item: Experiment, *, whole: bool = True) -> messages.Experiment:
+        if whole and item.state == "succeeded" and item.report is not None:
+            try:
+                with lost_as("report", item.id, RESTORE):
+                    for ref in (item.report.json_ref, item.report.html_ref, item.report.csv_ref):
+                        self._store.get(ref.key, sha256=ref.sha256)
+            except DataLoss as loss:
+                _log.warning("report_lost", experiment=item.id, error=str(loss))
+                item = self._experiments.reopen(item.id, f"{loss.subject}: {loss.message}; it is created again")
         return to_message(item, self._store, get_cell_statuses(item, self._checks), with_cells=whole)

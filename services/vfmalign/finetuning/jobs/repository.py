@@ -22,7 +22,14 @@ from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.jobs import JobProgress, TrainingSpec
 from vfmalign.core.runtime import logs
 from vfmalign.finetuning.db.database import AttemptRow, JobRow, now
-from vfmalign.finetuning.db.repository import NO_FREE_SLOT, LifecycleRepository, Operation, StoredRef, common_fields
+from vfmalign.finetuning.db.repository import (
+    ARTIFACT_LOST,
+    NO_FREE_SLOT,
+    LifecycleRepository,
+    Operation,
+    StoredRef,
+    common_fields,
+)
 from vfmalign.finetuning.jobs.retries import NextAttempt, Setbacks
 from vfmalign.finetuning.launchers.base import Outcome
 
@@ -275,6 +282,17 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
         if row.state not in TERMINAL_STATES:
             _end_attempt(session, row, exit_code, outcome)
             self._queue(row, Progress(phase="queued", detail="waiting to continue", reason=NO_FREE_SLOT), 0.0)
+
+    def reopen(self, item_id: str, detail: str) -> Job:
+        """Queues a job that succeeded again, because its result or what it published was lost; see the base class."""
+        with self._database.session() as session:
+            row = self._row(session, item_id)
+            if row.state == "succeeded":
+                row.result, row.finished_at, row.exit_code, row.cancel_requested = None, None, None, False
+                _set_setbacks(row, Setbacks())
+                row.state = "queued"
+                self._queue(row, Progress(phase="queued", detail=detail, reason=ARTIFACT_LOST), 0.0)
+            return self._to_item(row)
 
     def _queue(self, row: JobRow, progress: Progress, delay_s: float) -> None:
         row.state, row.handle = "queued", None

@@ -16,14 +16,13 @@ from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.errors import (
     TERMINATED,
     Conflict,
-    DigestMismatch,
     NotFound,
     PreconditionFailed,
     StoreUnavailable,
     Unavailable,
     VfmalignError,
 )
-from vfmalign.core.domain.jobs import JobFailure, JobProgress
+from vfmalign.core.domain.jobs import JobFailure, JobProgress, JobResult
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.object_store import ObjectStore
@@ -147,8 +146,9 @@ class Supervisor:
             return True
         try:
             self._copy_result(other, job)
-        except (NotFound, DigestMismatch) as error:
+        except (NotFound, PreconditionFailed) as error:
             _log.warning("baseline_trained_again", job=job.id, error=str(error))
+            metrics.artifacts_recomputed.labels("job_result").inc()
             return False
         return self._complete_if_result_exists(
             job, detail=f"taken from job {other.id}, which trained the same baseline"
@@ -158,11 +158,13 @@ class Supervisor:
         """Copies the learning curve and then the result, which still names the job that trained."""
         if other.result is None:
             raise NotFound("no result is recorded", subject=f"job {other.id}")
-        result = self.store.get(other.result.key, sha256=other.result.sha256)
+        result = self.store.read(other.result.key, JobResult, other.result.sha256)
+        for figure in result.figures:
+            self.store.get(figure.key, sha256=figure.sha256)
         for point in other.curve:
             self.store.write(job_key(job.id, f"progress/{point.epoch:04d}.json"), point)
         # Last: the existence of the result completes the job, so its curve must be complete by then.
-        self.store.put(job_key(job.id, "result.json"), result, content_type="application/json")
+        self.store.put(job_key(job.id, "result.json"), result.to_json(), content_type="application/json")
 
     def _write_spec(self, job: Job) -> None:
         key = job_key(job.id, "spec.json")

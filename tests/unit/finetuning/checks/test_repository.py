@@ -7,7 +7,7 @@ import pytest
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.errors import Conflict, NotFound, PreconditionFailed
-from vfmalign.finetuning.checks.reporting import stage_times
+from vfmalign.finetuning.checks.reporting import list_losses, stage_times
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs, summarise
 from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.db.pagination import PageRequest
@@ -154,3 +154,30 @@ def test_summaries_tell_whether_a_check_must_follow_a_retry(running):
     assert before["a"].must_follow(now())
     running.retry("a")
     assert not running.summaries(["a"])["a"].must_follow(now())
+
+
+def test_a_lost_artifact_is_no_attempt_and_the_latest_digest_counts(running):
+    for digest in ("1" * 64, "2" * 64):
+        running.begin_stage("a", "mmd")
+        running.end_stage("a", "mmd", "succeeded", artifact_sha256=digest)
+        running.record_loss("a", "mmd", f"s3://b/k: changed {digest[0]}")
+    running.begin_stage("a", "report")
+    running.end_stage("a", "report", "succeeded", artifact_sha256="3" * 64)
+    assert running.artifact_digests("a") == {"mmd": "2" * 64, "report": "3" * 64}
+    assert [(time.stage, time.attempts) for time in stage_times(running.stages("a"))] == [("mmd", 2), ("report", 1)]
+    losses = [(loss.stage, loss.message) for loss in list_losses(running.stages("a"))]
+    assert losses == [("mmd", "s3://b/k: changed 1"), ("mmd", "s3://b/k: changed 2")]
+    running.forget_artifacts("a", ["mmd"])
+    assert running.artifact_digests("a") == {"report": "3" * 64}
+
+
+def test_a_check_whose_report_was_lost_runs_again_and_others_stay_as_they_ended(running):
+    ref = StoredRef(key="k", sha256="0" * 64, size_bytes=1)
+    running.succeed("a", ReportRefs(json_ref=ref, html_ref=ref))
+    check = running.reopen("a", "s3://b/k: missing")
+    assert (check.state, check.finished_at, check.progress.reason) == ("running", None, "ARTIFACT_LOST")
+    assert check.progress.detail == "s3://b/k: missing"
+    assert check.report.json_ref == ref, "the digests of what was lost"
+    assert [active.id for active in running.active()] == ["a"]
+    running.fail("a", "it cannot be created again", "DATA_LOSS")
+    assert running.reopen("a", "once more").state == "failed"

@@ -5,7 +5,8 @@ import pytest
 
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, MeasureResult, ShiftResult
-from vfmalign.core.domain.errors import BadOption, CaseOrderMismatch, Exhausted, Unavailable
+from vfmalign.client.samples import StoredFeatureSet
+from vfmalign.core.domain.errors import BadOption, CaseOrderMismatch, DataLoss, Exhausted, Unavailable
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest
@@ -13,8 +14,10 @@ from vfmalign.finetuning.analysis.logme import logme
 from vfmalign.finetuning.checks.clients import ComparisonRequest
 from vfmalign.finetuning.checks.similarity import MAX_CASES, compute_logme, measure_or_absent
 
+BEFORE, AFTER, REFERENCE = (StoredFeatureSet(name, f"{name}-digest") for name in ("before", "after", "reference"))
 REQUEST = ComparisonRequest(
-    before="b", after="a", reference="r", layers=("stages.3",), primary_layer="stages.3", permutations=0, seed=1,
+    before=BEFORE, after=AFTER, reference=REFERENCE, layers=("stages.3",), primary_layer="stages.3",
+    permutations=0, seed=1,
     interval_level=0.95, projection=False,
 )  # fmt: skip
 CASES = [f"case-{i}" for i in range(12)]
@@ -29,7 +32,7 @@ class Mmd:
     async def compute(self, before, after, *, primary_layer, measures, **options):
         if self.error is not None:
             raise self.error
-        assert (before, after, options["reference"], options["test"]) == ("b", "a", "r", None)
+        assert (before, after, options["reference"], options["test"]) == (BEFORE, AFTER, REFERENCE, None)
         results = [MeasureResult(measure=name, value=Estimate(value=0.5)) for name in measures]
         shift = ShiftResult(mmd2=Estimate(value=0.1), sigma=1.0)
         layer = LayerResult(layer=primary_layer, channels=4, raw=shift, measures=tuple(results))
@@ -70,8 +73,8 @@ def feature_set(store):
     layers = {"stages.2": rng.normal(size=(12, 3)).astype("f4"), "stages.3": rng.normal(size=(12, 5)).astype("f4")}
     for start in (0, 6):
         writer.write_part(start, {name: rows[start : start + 6] for name, rows in layers.items()})
-    writer.commit({})
-    return request.feature_set_id(), layers
+    committed = writer.commit({})
+    return StoredFeatureSet(request.feature_set_id(), committed.sha256), layers
 
 
 def test_logme_takes_the_layer_and_each_case_s_own_class(store, feature_set):
@@ -82,6 +85,14 @@ def test_logme_takes_the_layer_and_each_case_s_own_class(store, feature_set):
     assert found.value == logme(layers["stages.3"], np.array([truth[case] for case in CASES]))
     assert "without an interval" in found.absent_reason
     assert found.value != compute_logme(store, name, "stages.2", truth).value
+
+
+def test_logme_of_a_replaced_set_is_an_error_rather_than_another_number(store, feature_set):
+    name, _ = feature_set
+    classes = {case: i % 3 == 0 for i, case in enumerate(CASES)}
+    with pytest.raises(DataLoss) as caught:
+        compute_logme(store, StoredFeatureSet(name.feature_set_id, "0" * 64), "stages.3", classes)
+    assert (caught.value.kind, caught.value.owner) == ("feature_set", name.feature_set_id)
 
 
 def test_logme_is_absent_where_there_is_nothing_to_tell_apart(store, feature_set, monkeypatch):

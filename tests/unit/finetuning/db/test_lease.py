@@ -128,7 +128,7 @@ def test_every_database_has_a_scope_of_its_own_that_stays(database, tmp_path):
 
 READS = {
     "find", "get", "list", "summaries", "stages", "active", "queued", "running", "of_check", "same_training",
-    "attempts", "counts",
+    "attempts", "counts", "artifact_digests", "job_results",
 }  # fmt: skip
 
 

@@ -1,0 +1,259 @@
+"""Stages and their artifacts: what a stage is, and whether its artifact and what this refers to are intact."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from vfmalign.client.features import AsyncFeaturesClient
+from vfmalign.client.messages.common import Progress
+from vfmalign.client.mmd import AsyncMmdClient
+from vfmalign.core.domain.errors import DataLoss, DigestMismatch, NotFound, PreconditionFailed
+from vfmalign.core.domain.jobs import JobResult, Network
+from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.domain.record import Record
+from vfmalign.core.storage.feature_sets import find_damaged_parts, read_committed
+from vfmalign.core.storage.keys import check_key, job_key, model_card_key
+from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, describe_publishing, lost_as
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning.checks.clients import FeatureSetRef
+from vfmalign.finetuning.checks.repository import Check
+from vfmalign.finetuning.jobs.repository import Job, JobRepository
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+RESTORE = "restore the object from a backup and continue with `vfmalign checks retry ID`, or run a new check"
+
+
+class SetStatus(Protocol):
+    """Reports what a stage is doing."""
+
+    async def __call__(self, detail: str, progress: Progress | None = None, *, reason: str = "") -> None:
+        """Replaces the stage's progress.
+
+        Args:
+            detail: one sentence.
+            progress: counts, where there are some.
+            reason: UPPER_SNAKE_CASE constant while the stage waits.
+        """
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What the stages of one check work with.
+
+    Attributes:
+        set_status: reports the stage's progress.
+        poll_s: pause between two queries of a job, in seconds.
+        digests: SHA-256 of the artifacts of finished stages, by stage; the database remembers them.
+        repairing: whether the stage creates a lost artifact again.
+        before_store: called with the artifact of a stage before it is stored.
+    """
+
+    check: Check
+    store: ObjectStore
+    jobs: JobRepository
+    features: AsyncFeaturesClient
+    mmd: AsyncMmdClient
+    set_status: SetStatus
+    poll_s: float
+    digests: Mapping[str, str] = field(default_factory=dict)
+    repairing: bool = False
+    before_store: Callable[[Record], Awaitable[None]] | None = None
+
+
+class Outputs:
+    """Artifacts of the finished stages, by stage."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, Record] = {}
+
+    def __contains__(self, stage: str) -> bool:
+        return stage in self._records
+
+    def put(self, stage: str, record: Record) -> None:
+        """Adds a stage's artifact."""
+        self._records[stage] = record
+
+    def remove(self, stage: str) -> Record | None:
+        """Removes a stage's artifact, where it is there, and returns it."""
+        return self._records.pop(stage, None)
+
+    def items(self) -> list[tuple[str, Record]]:
+        """Returns every stage with its artifact."""
+        return list(self._records.items())
+
+    def get(self, stage: str, record: type[AnyRecord]) -> AnyRecord:
+        """Returns the artifact of a stage.
+
+        Raises:
+            TypeError: the stage creates artifacts of another type.
+        """
+        artifact = self._records[stage]
+        if not isinstance(artifact, record):
+            raise TypeError(f"stage {stage} created a {type(artifact).__name__}, expected a {record.__name__}")
+        return artifact
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        needs: stages whose artifacts it reads, directly or through others.
+        find: returns the artifact where it exists, else None. Raises DataLoss where the stage has finished, but its
+            artifact or an object that this refers to is missing or changed: the stage is then not done.
+        make: does the work, stores the artifact and returns it.
+        artifact: its name below `checks/<id>/`; empty for jobs.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    find: Callable[[StageContext], Awaitable[Record | None]]
+    make: Callable[[StageContext, Outputs], Awaitable[Record]]
+    artifact: str = ""
+
+
+def job_id(check_id: str, network: str) -> str:
+    """Returns the id of one of a check's jobs."""
+    return f"{check_id}-{network}"
+
+
+def encoder_id(check_id: str, network: Network) -> str:
+    """Returns the id under which a job publishes its encoder; empty for the specialised network."""
+    return {"pretrained": f"{check_id}-encoder", "scratch": f"{check_id}-scratch-encoder"}.get(network, "")
+
+
+# --- artifacts in the store -------------------------------------------------------------------------------------------
+
+
+async def find_artifact(context: StageContext, name: str, record: type[AnyRecord]) -> AnyRecord | None:
+    """Returns `checks/<id>/<name>`, or None where it does not exist or cannot be read."""
+    try:
+        return await asyncio.to_thread(context.store.read, check_key(context.check.id, name), record)
+    except (NotFound, PreconditionFailed):
+        return None
+
+
+def make_stage(
+    name: str,
+    needs: tuple[str, ...],
+    make: Callable[[StageContext, Outputs], Awaitable[Record]],
+    record: type[AnyRecord],
+    artifact: str = "",
+    *,
+    verify: Callable[[StageContext, AnyRecord], None] | None = None,
+) -> Stage:
+    """Returns a stage whose artifact is `checks/<id>/<artifact>`; by default `stages/<name>.json`.
+
+    Args:
+        name: its name.
+        needs: stages whose artifacts it reads.
+        make: does the work and returns the artifact.
+        record: type of the artifact.
+        artifact: its name.
+        verify: raises DataLoss where an object that the artifact refers to is missing or changed.
+    """
+    artifact = artifact or f"stages/{name}.json"
+
+    async def find(context: StageContext) -> Record | None:
+        expected = context.digests.get(name)
+        if expected is None:
+            stored = await find_artifact(context, artifact, record)
+        else:
+            key = check_key(context.check.id, artifact)
+            with lost_as("stage", name, RESTORE):
+                stored = await asyncio.to_thread(context.store.read, key, record, expected)
+        if stored is not None and verify is not None:
+            await asyncio.to_thread(verify, context, stored)
+        return stored
+
+    async def make_and_store(context: StageContext, outputs: Outputs) -> Record:
+        made = await make(context, outputs)
+        if context.before_store is not None:
+            await context.before_store(made)
+        # This write commits the stage.
+        await asyncio.to_thread(context.store.write, check_key(context.check.id, artifact), made)
+        return made
+
+    return Stage(name, needs, find, make_and_store, artifact)
+
+
+def verify_feature_set(context: StageContext, ref: FeatureSetRef) -> None:
+    """Checks that a feature set is the one that a stage has committed, and that every part is there with its size.
+
+    Raises:
+        DataLoss: its manifest or a part is missing or changed.
+    """
+    manifest = read_committed(context.store, ref.feature_set, ref.manifest_sha256).manifest
+    for index in find_damaged_parts(context.store, manifest):
+        raise DataLoss(
+            "the part is missing or has another size",
+            kind="feature_set",
+            owner=ref.feature_set,
+            subject=context.store.uri(manifest.parts[index].key),
+            remedy=EXTRACT_AGAIN,
+        )
+
+
+# --- results of jobs --------------------------------------------------------------------------------------------------
+
+
+async def find_job_result(context: StageContext, *, network: Network) -> Record | None:
+    """Returns the result of a job that has succeeded, else None: `make` waits for a job that still runs.
+
+    Raises:
+        DataLoss: see `read_job_result`.
+    """
+    try:
+        job = await asyncio.to_thread(context.jobs.get, job_id(context.check.id, network))
+    except NotFound:
+        return None
+    if job.state != "succeeded" or job.check_id != context.check.id:
+        return None
+    return await asyncio.to_thread(read_job_result, context.store, job, network)
+
+
+def read_job_result(store: ObjectStore, job: Job, network: Network) -> JobResult:
+    """Reads the verified result of a job, and checks that the pretrained network's encoder is intact.
+
+    Raises:
+        DataLoss: the result, the encoder's card or its weights are missing or changed.
+    """
+    with lost_as("job_result", job.id, RESTORE):
+        expected = job.result.sha256 if job.result is not None else None
+        result = store.read(job_key(job.id, "result.json"), JobResult, expected)
+    if network == "pretrained":
+        check_encoder(store, result)
+    return result
+
+
+def check_encoder(store: ObjectStore, result: JobResult) -> None:
+    """Checks that the encoder that a job has published is there, with the card that its result names.
+
+    Raises:
+        DataLoss: the card is missing or changed, or the weights are missing.
+    """
+    key = model_card_key(result.encoder)
+    with lost_as("model", result.encoder, RESTORE):
+        card = store.read(key, ModelCard, result.encoder_card_sha256 or None)
+        if card.checkpoint.sha256 != result.encoder_sha256:
+            raise DigestMismatch("the card names other weights than the job's result", subject=store.uri(key))
+    check_weights(store, card)
+
+
+def check_weights(store: ObjectStore, card: ModelCard) -> None:
+    """Checks that the weights of a model exist; their bytes are verified when they are loaded.
+
+    Raises:
+        DataLoss: they do not.
+    """
+    if not store.exists(card.checkpoint.key):
+        raise DataLoss(
+            "the weights are missing",
+            kind="model",
+            owner=card.id,
+            subject=store.uri(card.checkpoint.key),
+            remedy=describe_publishing(card),
+        )

@@ -1,0 +1,161 @@
+"""Repairs of a check whose stored objects were lost or damaged: which stage created them, and what it invalidates.
+
+The stage that created a lost object runs again. Stages that have read it keep their artifacts, unless the object
+differs now: another processor may round differently, and then everything computed from it is computed again. The number
+of repairs per stage is limited; after that the check fails with the object and the remedy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vfmalign.core.domain.errors import DataLoss, NotFound, PreconditionFailed
+from vfmalign.core.domain.jobs import JobResult
+from vfmalign.core.domain.record import Record
+from vfmalign.core.runtime import logs, metrics
+from vfmalign.core.storage.keys import check_key, job_key
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning.checks.artifacts import Outputs, Stage, encoder_id, job_id
+from vfmalign.finetuning.checks.clients import FeatureSetRef
+from vfmalign.finetuning.checks.repository import CheckRepository
+from vfmalign.finetuning.jobs.repository import JobRepository
+
+MAX_REPAIRS = 3
+"""Repairs of one stage during one run of a check."""
+_JOB = "job_"
+_FEATURES = "features_"
+_READERS: dict[str, tuple[str, ...]] = {
+    _FEATURES: ("mmd", "measures", "probes", "report"),
+    f"{_JOB}pretrained": ("features_after", "probes", "mmd", "measures", "report"),
+    _JOB: ("report",),
+}
+"""Stages that compute with the output of a stage, by the beginning of its name."""
+_log = logs.get(__name__)
+
+
+class ArtifactLost(Exception):
+    """A finished stage is not done, because its artifact or an object that this refers to is lost."""
+
+    def __init__(self, loss: DataLoss) -> None:
+        super().__init__(str(loss))
+        self.loss = loss
+
+
+@dataclass
+class Repairs:
+    """The repairs during one run of a check.
+
+    Attributes:
+        active: the loss that a stage repairs while it runs again, by stage.
+    """
+
+    check_id: str
+    stages: Mapping[str, Stage]
+    store: ObjectStore
+    checks: CheckRepository
+    jobs: JobRepository
+    active: dict[str, DataLoss] = field(default_factory=dict)
+    _counts: Counter[str] = field(default_factory=Counter)
+
+    async def begin(self, stage: str, loss: DataLoss, outputs: Outputs, *, own: bool) -> tuple[str, ...]:
+        """Prepares the stage that created a lost object to run again.
+
+        Args:
+            stage: the stage that noticed the loss.
+            loss: what is lost.
+            outputs: artifacts of the finished stages; those that are invalid from now on are removed.
+            own: whether the object belongs to the artifact of `stage` itself.
+
+        Returns:
+            The stages whose runs must end, because they compute with the lost object.
+
+        Raises:
+            DataLoss: no stage can create the object, or it was lost too often.
+        """
+        creator = stage if own else self._find_creator(stage, loss, outputs)
+        self._counts[creator] += 1
+        if not creator or self._counts[creator] > MAX_REPAIRS:
+            raise loss
+        _log.warning("artifact_lost", check=self.check_id, stage=creator, kind=loss.kind, error=str(loss))
+        await asyncio.to_thread(self.checks.record_loss, self.check_id, creator, f"{loss.subject}: {loss.message}")
+        self.active[creator] = loss
+        outputs.remove(creator)
+        if creator.startswith(_JOB):
+            await asyncio.to_thread(self._reopen_job, creator, loss)
+            await self._invalidate(creator, outputs)
+        return get_readers(creator)
+
+    def blocks(self, stage: str) -> bool:
+        """Returns whether a stage has to wait for a repair."""
+        return any(stage in get_readers(creator) for creator in self.active)
+
+    async def before_store(self, stage: str, record: Record, outputs: Outputs) -> None:
+        """Invalidates what was computed from the features of a stage, unless these are the same as before."""
+        if stage.startswith(_FEATURES) and not await asyncio.to_thread(self._is_same_set, stage, record):
+            await self._invalidate(stage, outputs)
+
+    def end(self, stage: str) -> None:
+        """Counts the repair of a stage that has run again, where it was one."""
+        loss = self.active.pop(stage, None)
+        if loss is None:
+            return
+        kind = "report" if stage == "report" else loss.kind
+        if kind != "feature_set":  # the feature service counts the parts that it computes
+            metrics.artifacts_recomputed.labels(kind).inc()
+        _log.warning("artifact_created_again", check=self.check_id, stage=stage, kind=kind, object=loss.subject)
+
+    def _find_creator(self, stage: str, loss: DataLoss, outputs: Outputs) -> str:
+        """Returns the stage that creates an object again; empty where there is none, as for imported models."""
+        if loss.kind in {"job_result", "model"} and stage.startswith(_JOB):
+            return stage
+        for name, record in outputs.items():
+            if isinstance(record, FeatureSetRef) and (loss.kind, loss.owner) == ("feature_set", record.feature_set):
+                return name
+            if isinstance(record, JobResult) and self._has_created(name, record, loss):
+                return name
+        # The sets of the probes are no artifacts of stages of their own.
+        return stage if loss.kind == "feature_set" and stage == "probes" else ""
+
+    def _has_created(self, stage: str, result: JobResult, loss: DataLoss) -> bool:
+        if loss.kind == "model":
+            return bool(result.encoder) and (loss.owner == result.encoder or self._is_probe(loss))
+        return loss.kind == "job_result" and loss.owner == job_id(self.check_id, _to_network(stage))
+
+    def _is_probe(self, loss: DataLoss) -> bool:
+        return loss.owner.startswith(f"{encoder_id(self.check_id, 'pretrained')}-step-")
+
+    def _reopen_job(self, stage: str, loss: DataLoss) -> None:
+        """Queues a job again. It resumes from its last checkpoint, so that it only tests and publishes again."""
+        name = job_id(self.check_id, _to_network(stage))
+        if loss.kind == "model" and self._is_probe(loss):  # published on the way, which is repeated from the start
+            self.store.delete(job_key(name, "checkpoint/latest.json"))
+        # The result first: the supervisor takes a job with a result for done.
+        self.store.delete(job_key(name, "result.json"))
+        self.jobs.reopen(name, f"{loss.subject}: {loss.message}; it is created again")
+
+    async def _invalidate(self, stage: str, outputs: Outputs) -> None:
+        """Removes the artifacts that were computed with the former output of a stage."""
+        readers = [name for name in get_readers(stage) if name in self.stages]
+        for name in readers:
+            outputs.remove(name)
+            await asyncio.to_thread(self.store.delete, check_key(self.check_id, self.stages[name].artifact))
+        await asyncio.to_thread(self.checks.forget_artifacts, self.check_id, readers)
+
+    def _is_same_set(self, stage: str, record: Record) -> bool:
+        try:
+            before = self.store.read(check_key(self.check_id, self.stages[stage].artifact), FeatureSetRef)
+        except (NotFound, PreconditionFailed):
+            return False
+        return isinstance(record, FeatureSetRef) and before.to_sample() == record.to_sample()
+
+
+def get_readers(stage: str) -> tuple[str, ...]:
+    """Returns the stages that compute with the output of a stage."""
+    return next((readers for name, readers in _READERS.items() if stage.startswith(name)), ())
+
+
+def _to_network(stage: str) -> str:
+    return stage.removeprefix(_JOB)
