@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 _COLOURS = ("#19c3c3", "#ff5a36")
@@ -37,7 +36,10 @@ class Panel:
 
 def draw_panels(panels: Sequence[Panel], title: str) -> bytes:
     """Draw panels side by side; equal panels give equal bytes."""
-    # The Figure class without pyplot, which keeps global state and looks for a display.
+    # Imported here: it takes half a second, and only a job that ends draws figures. The Figure class without pyplot,
+    # which keeps global state and looks for a display.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(2.4 * len(panels), 2.9), dpi=100, layout="constrained")
     figure.suptitle(title, fontsize=9)
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
