@@ -1,7 +1,9 @@
-"""The commands as processes, and what tests of them wait for."""
+"""The commands as processes or in this process, and what tests of them wait for."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vfmalign.cli import __main__ as program
 from vfmalign.cli.local.state_directory import StateDirectory
 
 TIMEOUT_S = 120.0
@@ -37,7 +40,7 @@ class Done:
 
 @dataclass
 class Cli:
-    """The commands as processes, on one state folder."""
+    """The commands, on one state folder."""
 
     folder: Path
 
@@ -63,9 +66,24 @@ class Cli:
         assert "Traceback" not in err
         return Done(process.returncode, out, err)
 
+    def call(self, *arguments: str, code: int | None = 0) -> Done:
+        with contextlib.chdir(self.folder):
+            return call(*arguments, code=code)
+
     def service(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.run("status", "--json", code=None).document["services"][name]
+        found: dict[str, Any] = self.call("status", "--json", code=None).document["services"][name]
         return found
+
+
+def call(*arguments: str, code: int | None = 0) -> Done:
+    """Run a command by the function that the program calls: starting a process takes longer than most commands."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        ended = program.run(arguments)
+    done = Done(ended, out.getvalue(), err.getvalue())
+    assert code is None or done.code == code, done.err + done.out
+    assert "Traceback" not in done.err
+    return done
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:

@@ -28,7 +28,7 @@ NAME = "SURNAME^GIVEN_1234567"
 
 @pytest.fixture(scope="module")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
-    """A stack that `vfmalign up --detach` started."""
+    """A stack that `vfmalign up --detach` started. Each command runs as a process once, and otherwise in this one."""
     result = Cli(tmp_path_factory.mktemp("cli"))
     result.run("up", "--detach")
     yield result
@@ -82,7 +82,7 @@ def test_a_killed_service_comes_back_at_its_address(cli: Cli) -> None:
     before = cli.service("mmd")
     os.kill(before["pid"], signal.SIGKILL)
     wait_until(lambda: cli.service("mmd")["restarts"] == before["restarts"] + 1, "the restart")
-    wait_until(lambda: cli.run("status", code=None).code == 0, "serving again")
+    wait_until(lambda: cli.call("status", code=None).code == 0, "serving again")
     after = cli.service("mmd")
     assert after["address"] == before["address"]
     assert after["pid"] != before["pid"]
@@ -95,8 +95,8 @@ def test_doctor_names_the_service_that_hangs(cli: Cli) -> None:
     hanging = psutil.Process(cli.service("features")["pid"])
     hanging.suspend()
     try:
-        done = cli.run("doctor", code=3)
-        status = cli.run("status", "--json", code=3).document
+        done = cli.call("doctor", code=3)
+        status = cli.call("status", "--json", code=3).document
     finally:
         hanging.resume()
     assert "✗ features" in done.out
@@ -118,7 +118,7 @@ def test_a_killed_s3_server_comes_back_with_its_data(cli: Cli, dataset: str) -> 
         return store is not None and store.process is not None and store.process != old
 
     wait_until(came_back, "the S3 server's restart")
-    assert cli.run("dataset", "show", dataset, "--json").document["dataset"] == dataset
+    assert cli.call("dataset", "show", dataset, "--json").document["dataset"] == dataset
 
 
 def test_a_supervisor_that_was_killed_leaves_nothing_in_the_way(cli: Cli, dataset: str) -> None:
@@ -133,7 +133,7 @@ def test_a_supervisor_that_was_killed_leaves_nothing_in_the_way(cli: Cli, datase
     assert {name: service.ports for name, service in after.services.items()} == {
         name: service.ports for name, service in before.services.items()
     }
-    assert [item["dataset"] for item in cli.run("dataset", "list", "--json").document["datasets"]] == [dataset]
+    assert [item["dataset"] for item in cli.call("dataset", "list", "--json").document["datasets"]] == [dataset]
 
 
 def test_an_import_names_nobody(cli: Cli) -> None:
@@ -154,7 +154,7 @@ def test_an_import_names_nobody(cli: Cli) -> None:
     broken.mkdir(parents=True)
     (broken / "t2.nii.gz").write_bytes(b"not gzip")
     for arguments in (("inbox2", "--id", "broken"), (f"inbox3/{NAME}", "--id", "gone")):
-        failed = cli.run("dataset", "import", *arguments, "--json", code=2)
+        failed = cli.call("dataset", "import", *arguments, "--json", code=2)
         assert failed.document["error"]["reason"] == "BAD_DATASET"
         assert NAME not in failed.out + failed.err
     store = Target.from_state(cli.home.read()).store
@@ -165,19 +165,19 @@ def test_an_import_names_nobody(cli: Cli) -> None:
 
 
 def test_models_features_and_a_comparison(cli: Cli, model: str, dataset: str) -> None:
-    models = cli.run("models", "list", "--json").document
+    models = cli.call("models", "list", "--json").document
     assert [item["model_id"] for item in models["models"]] == [model]
     assert "profound_conv_micro" in models["architectures"]
-    assert cli.run("models", "show", model, "--json").document["objective"] == "OBJECTIVE_MASKED_RECONSTRUCTION"
+    assert cli.call("models", "show", model, "--json").document["objective"] == "OBJECTIVE_MASKED_RECONSTRUCTION"
     first = cli.run("extract", dataset, "--model", model, "--split", "test", "--json").document
-    again = cli.run("extract", dataset, "--model", model, "--split", "test", "--json").document
+    again = cli.call("extract", dataset, "--model", model, "--split", "test", "--json").document
     assert first["feature_set"]["rows"] == first["computed_cases"] == 3
     assert again["feature_set"] == first["feature_set"]
     assert again["computed_cases"] == 0
     name = first["feature_set"]["feature_set_id"]
     same = cli.run("mmd", name, name, "--paired", "--json").document
     assert [layer["raw"]["mmd2"]["value"] for layer in same["layers"]] == pytest.approx([0.0] * 4, abs=1e-12)
-    local = cli.run("mmd", name, name, "--paired", "--local", "--json").document
+    local = cli.call("mmd", name, name, "--paired", "--local", "--json").document
     assert [layer["raw"]["mmd2"]["value"] for layer in local["layers"]] == pytest.approx([0.0] * 4, abs=1e-12)
 
 
@@ -193,19 +193,19 @@ def test_bundles_and_programs_are_imported_and_served(cli: Cli, dataset: str) ->
     (cli.folder / "bundle" / "configs" / "metadata.json").write_text("{}")
     torch.save(UNet(**arguments).state_dict(), cli.folder / "bundle" / "models" / "model.pt")
     seen = ("--modalities", "t2w,adc", "--spacing", "3,2,2")
-    program = cli.run("models", "import", "own.pt2", "--id", "own", "--layers", "0,2", *seen, "--json").document
+    program = cli.call("models", "import", "own.pt2", "--id", "own", "--layers", "0,2", *seen, "--json").document
     assert [layer["name"] for layer in program["layers"]] == ["0", "2"]
     shape = ("--shape", "16,32,32")
-    bundle = cli.run("models", "import", "bundle", "--layers", "model.0", *seen, *shape, "--json").document
+    bundle = cli.call("models", "import", "bundle", "--layers", "model.0", *seen, *shape, "--json").document
     assert bundle["id"].startswith("monai-")
     for model in ("own", bundle["id"]):
-        done = cli.run("extract", dataset, "--model", model, "--json").document
+        done = cli.call("extract", dataset, "--model", model, "--json").document
         assert done["feature_set"]["rows"] == 3
-    refused = cli.run("models", "import", "own.pt2", "--as", "profound_conv_micro", code=2)
+    refused = cli.call("models", "import", "own.pt2", "--as", "profound_conv_micro", code=2)
     assert "brings its own architecture" in refused.err
-    refused = cli.run("models", "import", "own.pt2", *seen, "--layers", "nine", code=2)
+    refused = cli.call("models", "import", "own.pt2", *seen, "--layers", "nine", code=2)
     assert "no submodule and no value 'nine'" in refused.err
-    refused = cli.run("models", "import", "own.pt2", "--spacing", "3,2", code=2)
+    refused = cli.call("models", "import", "own.pt2", "--spacing", "3,2", code=2)
     assert "is not three numbers" in refused.err
 
 
@@ -213,12 +213,12 @@ def test_arrays_are_compared_inline(cli: Cli) -> None:
     rng = np.random.default_rng(0)
     np.save(cli.folder / "x.npy", rng.normal(size=(40, 8)).astype(np.float32))
     np.save(cli.folder / "y.npy", rng.normal(size=(30, 8)).astype(np.float32) + 1.0)
-    done = cli.run("mmd", "x.npy", "y.npy", "--independent", "--permutations", "199", "--json").document
+    done = cli.call("mmd", "x.npy", "y.npy", "--independent", "--permutations", "199", "--json").document
     assert done["layers"][0]["standardised"]["mmd2"]["value"] > 0.1
     assert done["layers"][0]["standardised"]["p_value"]["value"] == pytest.approx(1 / 200)
-    table = cli.run("mmd", "x.npy", "y.npy", "--independent", "--permutations", "199")
+    table = cli.call("mmd", "x.npy", "y.npy", "--independent", "--permutations", "199")
     assert "standardised" in table.out
-    refused = cli.run("mmd", "x.npy", "y.npy", "--paired", code=2)
+    refused = cli.call("mmd", "x.npy", "y.npy", "--paired", code=2)
     assert "row" in refused.err
 
 
@@ -228,9 +228,9 @@ def test_arrays_too_large_for_a_message_are_uploaded_once(cli: Cli) -> None:
         np.save(cli.folder / f"{name}.npy", rng.normal(size=(40, 30_000)))
     files = ("wide_x.npy", "wide_y.npy")
     ask = ("mmd", *files, "--paired", "--sigma", "200", "--estimator", "biased", "--precision", "exact")
-    first = cli.run(*ask, "--json")
+    first = cli.call(*ask, "--json")
     assert first.err.count("uploaded") == first.err.count("it stays there") == 2
-    again = cli.run(*ask, "--json")
+    again = cli.call(*ask, "--json")
     assert "uploaded" not in again.err
     assert again.document["layers"] == first.document["layers"]
     options = '{"estimator": "ESTIMATOR_BIASED", "precision": "PRECISION_EXACT"}'
@@ -238,7 +238,7 @@ def test_arrays_too_large_for_a_message_are_uploaded_once(cli: Cli) -> None:
     command += ["--sigma", "200", "--options", options]
     alone = subprocess.run(command, cwd=cli.folder, capture_output=True, text=True, check=True)
     value = json.loads(alone.stdout)["layers"][0]["raw"]["mmd2"]["value"]
-    local = cli.run(*ask, "--local", "--json").document
+    local = cli.call(*ask, "--local", "--json").document
     assert local["layers"][0]["raw"]["mmd2"]["value"] == value
     assert first.document["layers"][0]["raw"]["mmd2"]["value"] == pytest.approx(value, rel=1e-9)
 
@@ -251,16 +251,16 @@ def test_unknown_ids_are_code_2(cli: Cli) -> None:
         ("watch", "x9"),
         ("models", "show", "m9"),
     ):
-        done = cli.run(*arguments, code=2)
+        done = cli.call(*arguments, code=2)
         assert arguments[-1] in done.err
-    assert "dataset d9: not found" in cli.run("dataset", "show", "d9", code=2).err
+    assert "dataset d9: not found" in cli.call("dataset", "show", "d9", code=2).err
 
 
 def test_ctrl_c_leaves_a_check_running_and_says_how_to_go_on(cli: Cli, model: str, dataset: str) -> None:
     arguments = ("check", dataset, "--model", model, "--task", "segmentation", "--preset", "demo", "--id", "c1")
     process = cli.start(*arguments)
     assert process.stderr is not None
-    wait_until(lambda: cli.run("checks", "show", "c1", code=None).code == 0, "the check's creation")
+    wait_until(lambda: cli.call("checks", "show", "c1", code=None).code == 0, "the check's creation")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130
@@ -268,16 +268,16 @@ def test_ctrl_c_leaves_a_check_running_and_says_how_to_go_on(cli: Cli, model: st
     assert "check c1 continues" in err
     assert "`vfmalign watch c1`" in err
     assert "`vfmalign checks cancel c1`" in err
-    running = cli.run("checks", "list", "--json").document["checks"][0]
+    running = cli.call("checks", "list", "--json").document["checks"][0]
     assert (running["check_id"], running["state"]) == ("c1", "CHECK_STATE_RUNNING")
-    same = cli.run(*arguments, "--no-wait", "--json").document
+    same = cli.call(*arguments, "--no-wait", "--json").document
     assert same["check"]["check_id"] == "c1"
-    assert "ALREADY_EXISTS" in cli.run(*arguments, "--seed", "9", "--json", code=2).out
+    assert "ALREADY_EXISTS" in cli.call(*arguments, "--seed", "9", "--json", code=2).out
     cli.run("checks", "cancel", "c1")
     watched = cli.run("watch", "c1", "--json", code=1).document
     assert watched["check"]["state"] == "CHECK_STATE_CANCELLED"
-    assert "there is no report, because the check is cancelled" in cli.run("checks", "report", "c1", code=2).err
-    gated = cli.run("checks", "show", "c1", "--gate", "mmd2.upper<=1", code=2)
+    assert "there is no report, because the check is cancelled" in cli.call("checks", "report", "c1", code=2).err
+    gated = cli.call("checks", "show", "c1", "--gate", "mmd2.upper<=1", code=2)
     assert "the gate needs a result, and the check is cancelled" in gated.err
 
 
@@ -297,7 +297,7 @@ def test_ctrl_c_leaves_a_experiment_running_and_says_how_to_go_on(cli: Cli, mode
         "s1",
     )
     process = cli.start(*arguments)
-    wait_until(lambda: cli.run("experiments", "show", "s1", code=None).code == 0, "the experiment's creation")
+    wait_until(lambda: cli.call("experiments", "show", "s1", code=None).code == 0, "the experiment's creation")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130
@@ -305,14 +305,14 @@ def test_ctrl_c_leaves_a_experiment_running_and_says_how_to_go_on(cli: Cli, mode
     assert "experiment s1 continues" in err
     assert "`vfmalign watch s1`" in err
     assert "`vfmalign experiments cancel s1`" in err
-    same = cli.run(*arguments, "--no-wait", "--json").document["experiment"]
+    same = cli.call(*arguments, "--no-wait", "--json").document["experiment"]
     assert [cell["check_id"] for cell in same["cells"]] == [f"s1-segmentation-{model}-0", f"s1-translation-{model}-0"]
-    assert "ALREADY_EXISTS" in cli.run(*arguments, "--seed", "9", "--json", code=2).out
-    listed = cli.run("experiments", "list", "--json").document["experiments"]
+    assert "ALREADY_EXISTS" in cli.call(*arguments, "--seed", "9", "--json", code=2).out
+    listed = cli.call("experiments", "list", "--json").document["experiments"]
     assert [(experiment["experiment_id"], experiment["progress"]["total"]) for experiment in listed] == [("s1", 2)]
     cli.run("experiments", "cancel", "s1")
-    watched = cli.run("watch", "s1", "--json", code=1).document
+    watched = cli.call("watch", "s1", "--json", code=1).document
     assert watched["experiment"]["state"] == "EXPERIMENT_STATE_CANCELLED"
-    assert "the experiment ended before the check began" in cli.run("experiments", "show", "s1").out
-    refused = cli.run("experiments", "report", "s1", code=2)
+    assert "the experiment ended before the check began" in cli.call("experiments", "show", "s1").out
+    refused = cli.call("experiments", "report", "s1", code=2)
     assert "there is no report, because the experiment is cancelled" in refused.err
