@@ -186,6 +186,13 @@ def undisturbed(world: World) -> Any:
 
 
 @pytest.fixture(scope="session")
+def rate_zero(world: World) -> Any:
+    """A check of another task whose training changes no weight."""
+    still = finetuning_pb2.Recipe(preset="demo", epochs=1, steps_per_epoch=2, learning_rate=0.0)
+    return world.run("rate-zero", task="super_resolution", recipe=still)
+
+
+@pytest.fixture(scope="session")
 def picai(shared_folder: Path) -> Path:
     """The real case beside the repository."""
     folder = shared_folder / "data" / "picai-sample"

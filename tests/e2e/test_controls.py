@@ -16,7 +16,7 @@ from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest, read_feature_set
 from vfmalign.core.storage.keys import dataset_key
 from vfmalign.models.cards import load_card, load_encoder, publish
-from vfmalign.v1 import alignment_pb2, features_pb2, finetuning_pb2, mmd_pb2
+from vfmalign.v1 import alignment_pb2, features_pb2, mmd_pb2
 
 pytestmark = pytest.mark.e2e
 
@@ -33,10 +33,9 @@ def extract(world: Any, model: str, split: int = 4) -> str:
     return str(replies[-1].feature_set.feature_set_id)
 
 
-def test_learning_rate_zero_moves_nothing(world: Any) -> None:
+def test_learning_rate_zero_moves_nothing(rate_zero: Any) -> None:
     """The whole check at rate 0: paired MMD² is 0 within 1e-12, p is 1, and the weights are those of before."""
-    still = {"preset": "demo", "epochs": 1, "steps_per_epoch": 2, "learning_rate": 0.0}
-    result = world.run("rate-zero", recipe=finetuning_pb2.Recipe(**still)).result
+    result = rate_zero.result
     assert result.weight_change == 0
     for shift in result.shifts:
         for scaled in (shift.mmd.raw, shift.mmd.standardised):

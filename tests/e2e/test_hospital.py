@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import subprocess
 import sys
 import urllib.request
@@ -13,6 +12,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from tests.integration.cli.commands import call
 
 from vfmalign.imaging.phantoms.rendering import generate_case
 from vfmalign.v1 import alignment_pb2
@@ -91,11 +91,11 @@ def test_a_patient_s_name_stays_in_the_user_s_folder(world: Any, tmp_path: Path)
 
 def test_one_real_case_gives_descriptive_values_alone(world: Any, picai: Path, tmp_path: Path) -> None:
     """Training patches from one case: no p-value, no interval, not held out, `insufficient_data`."""
-    run(world, "dataset", "import", str(picai), "--id", "real", "--json")
+    home = ["--home", str(world.home.path), "--json"]
+    call("dataset", "import", str(picai), "--id", "real", *home)
     arguments = ["real", "--model", "micro", "--task", "segmentation", "--preset", "demo", "--id", "real-case"]
-    budget = ["--epochs", "5", "--steps-per-epoch", "4", "--patch", "16,32,32", "--reports", str(tmp_path)]
-    done = run(world, "check", *arguments, *budget, "--json")
-    assert json.loads(done.stdout)
+    budget = ["--epochs", "2", "--steps-per-epoch", "2", "--patch", "16,32,32", "--reports", str(tmp_path)]
+    assert call("check", *arguments, *budget, *home).document
     result = world.get("real-case").result
     assert result.verdict == alignment_pb2.VERDICT_INSUFFICIENT_DATA
     assert not result.held_out
@@ -109,6 +109,6 @@ def test_one_real_case_gives_descriptive_values_alone(world: Any, picai: Path, t
 
 
 def test_the_table_of_a_check_says_it_all(world: Any, undisturbed: Any) -> None:
-    done = run(world, "checks", "show", "undisturbed")
+    done = call("checks", "show", "undisturbed", "--home", str(world.home.path))
     for word in ("stages.3", "specialised", "scratch", "verdict", "mmd"):
-        assert word in done.stdout.lower()
+        assert word in done.out.lower()
