@@ -1,4 +1,4 @@
-"""Slow, plain float64 formulas that the room's tests compare with."""
+"""Slow, plain float64 formulas that the tests of the MMD engine compare with."""
 
 from itertools import pairwise
 from types import SimpleNamespace

@@ -51,7 +51,7 @@ def close():
 
 @pytest.fixture(scope="session")
 def golden_of():
-    """A golden file by name, ours or upstream's, split into its weights and the rest."""
+    """A golden file by name, from this project or upstream, split into its weights and the rest."""
 
     def read(name: str, *, shared: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         golden = shared_golden(name) if shared else load_file(OWN_GOLDEN / name)

@@ -45,8 +45,8 @@ class Authority:
 
 
 @pytest.fixture
-def ours(tmp_path: Path) -> Authority:
-    return Authority(tmp_path, "ours")
+def trusted(tmp_path: Path) -> Authority:
+    return Authority(tmp_path, "trusted")
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ class Answering(mmd_pb2_grpc.MmdServiceServicer):
 
 
 @pytest.fixture
-async def ports(tmp_path: Path, ours: Authority) -> AsyncIterator[dict[str, int]]:
-    certificate, key = ours.issue()
+async def ports(tmp_path: Path, trusted: Authority) -> AsyncIterator[dict[str, int]]:
+    certificate, key = trusted.issue()
     ports_file = tmp_path / "ports.json"
     server = {"grpc_port": 0, "metrics_port": 0, "health_port": 0, "ports_file": ports_file}
     settings = ServiceSettings(
@@ -88,8 +88,8 @@ async def ask(ports: dict[str, int], ca_file: Path | None) -> str:
     return str(answer.primary_layer)
 
 
-async def test_who_trusts_the_authority_is_served(ports: dict[str, int], ours: Authority) -> None:
-    assert await ask(ports, ours.file) == "done"
+async def test_who_trusts_the_authority_is_served(ports: dict[str, int], trusted: Authority) -> None:
+    assert await ask(ports, trusted.file) == "done"
 
 
 async def test_who_trusts_another_or_speaks_in_plaintext_is_not(ports: dict[str, int], other: Authority) -> None:
@@ -98,15 +98,17 @@ async def test_who_trusts_another_or_speaks_in_plaintext_is_not(ports: dict[str,
             await ask(ports, ca_file)
 
 
-async def test_a_renewed_certificate_counts_at_once(ports: dict[str, int], ours: Authority, other: Authority) -> None:
+async def test_a_renewed_certificate_counts_at_once(
+    ports: dict[str, int], trusted: Authority, other: Authority
+) -> None:
     other.issue()
     assert await ask(ports, other.file) == "done"
     with pytest.raises(errors.Unavailable):
-        await ask(ports, ours.file)
+        await ask(ports, trusted.file)
 
 
 async def test_a_certificate_that_is_gone_or_half_written_leaves_the_old_one(
-    ports: dict[str, int], ours: Authority, tmp_path: Path
+    ports: dict[str, int], trusted: Authority, tmp_path: Path
 ) -> None:
     for text in ("half", None):
         for name in ("tls.crt", "tls.key"):
@@ -114,11 +116,11 @@ async def test_a_certificate_that_is_gone_or_half_written_leaves_the_old_one(
                 (tmp_path / name).unlink()
             else:
                 (tmp_path / name).write_text(text)
-        assert await ask(ports, ours.file) == "done"
+        assert await ask(ports, trusted.file) == "done"
 
 
-async def test_probes_stay_in_plaintext(ports: dict[str, int], ours: Authority) -> None:
-    for port, ca_file in (("health", None), ("grpc", ours.file)):
+async def test_probes_stay_in_plaintext(ports: dict[str, int], trusted: Authority) -> None:
+    for port, ca_file in (("health", None), ("grpc", trusted.file)):
         async with open_channel(f"127.0.0.1:{ports[port]}", ca_file) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             answer = await stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=10)
@@ -126,12 +128,12 @@ async def test_probes_stay_in_plaintext(ports: dict[str, int], ours: Authority) 
 
 
 async def test_the_command_line_trusts_the_file_that_its_environment_names(
-    ports: dict[str, int], ours: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ports: dict[str, int], trusted: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     address = f"127.0.0.1:{ports['grpc']}"
     for service in ("FEATURES", "MMD", "FINETUNING"):
         monkeypatch.setenv(f"VFMALIGN_{service}_ADDRESS", address)
-    monkeypatch.setenv("VFMALIGN_CA_FILE", str(ours.file))
+    monkeypatch.setenv("VFMALIGN_CA_FILE", str(trusted.file))
     target = Target.find(StateDirectory(tmp_path))
 
     async def compute(client: AsyncClient) -> str:
@@ -158,7 +160,7 @@ async def test_the_command_line_trusts_the_file_that_its_environment_names(
 )
 def test_a_pair_that_does_not_fit_ends_the_process_with_one_sentence(
     tmp_path: Path,
-    ours: Authority,
+    trusted: Authority,
     other: Authority,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -166,7 +168,7 @@ def test_a_pair_that_does_not_fit_ends_the_process_with_one_sentence(
     key: str | None,
     said: str,
 ) -> None:
-    ours.issue()
+    trusted.issue()
     store = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
     files = {"CERT": certificate, "KEY": key}
     given = {f"VFMALIGN_SERVER__TLS_{name}_FILE": str(tmp_path / file) for name, file in files.items() if file}

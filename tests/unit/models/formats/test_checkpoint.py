@@ -204,7 +204,7 @@ def test_a_malicious_pickle_is_refused_and_never_executed(own_state, own_archite
     marker.unlink()
     with pytest.raises(BadCheckpoint, match="never unpickled") as caught:
         import_checkpoint([data], own_architecture, subject="upload")
-    assert not marker.exists()  # … and ours never are
+    assert not marker.exists()  # … but no import runs it
     assert str(tmp_path) not in str(caught.value)
 
 

@@ -49,11 +49,11 @@ def definition(**changed: object) -> dict[str, object]:
     return {"_target_": "SegResNet", **ARGUMENTS, **changed}
 
 
-@pytest.mark.parametrize("room", ["", "monai.networks.nets.", "monai.networks.nets.segresnet."])
-def test_a_bundle_becomes_an_encoder(tmp_path, room):
+@pytest.mark.parametrize("package", ["", "monai.networks.nets.", "monai.networks.nets.segresnet."])
+def test_a_bundle_becomes_an_encoder(tmp_path, package):
     torch.manual_seed(0)
     net = network().eval()
-    stated = definition(_target_=f"{room}SegResNet", in_channels="@channels")
+    stated = definition(_target_=f"{package}SegResNet", in_channels="@channels")
     folder = write(tmp_path, stated, save(net.state_dict()), channels=2)
     imported = import_model([folder], "", LAYERS, INPUT, "bundle")
     architecture = get_architecture(imported.architecture)

@@ -142,12 +142,12 @@ def guarded(guards, kernels, chunk, device):
     """Room for partial sums between values that nothing may overwrite."""
     sums = PARTIAL(kernels, chunk, device)
     for name in ("rows", "columns", "within"):
-        room = getattr(sums, name)
-        whole = torch.full((room.numel() + 2 * GUARD_SIZE,), GUARD)
-        before, middle, after = whole.split([GUARD_SIZE, room.numel(), GUARD_SIZE])
+        buffer = getattr(sums, name)
+        whole = torch.full((buffer.numel() + 2 * GUARD_SIZE,), GUARD)
+        before, middle, after = whole.split([GUARD_SIZE, buffer.numel(), GUARD_SIZE])
         middle.zero_()
         guards.extend([before, after])
-        setattr(sums, name, middle.view(room.shape))
+        setattr(sums, name, middle.view(buffer.shape))
     return sums
 
 
