@@ -260,12 +260,7 @@ class Grouping:
         """
         if not groups:
             return cls(rows, None)
-        if len(groups) != rows:
-            raise BadTensor(
-                f"expected one group per row, got {len(groups)} groups for {rows} rows",
-                field=f"{name}.groups",
-                remedy="send as many groups as rows",
-            )
+        check_group_count(groups, rows, name)
         _, group_of = np.unique(np.asarray(groups), return_inverse=True)
         starts = np.flatnonzero(np.diff(group_of, prepend=-1))
         if len(starts) != int(group_of.max()) + 1:
@@ -302,6 +297,16 @@ def to_numpy(block_RC: Tensor) -> NDArray[Any]:
     """Convert a block to numpy, and types that numpy lacks (bfloat16, float8), to float32, which holds them exactly."""
     in_numpy = block_RC.dtype in (torch.float16, torch.float32, torch.float64)
     return np.asarray((block_RC if in_numpy else block_RC.float()).cpu().numpy())
+
+
+def check_group_count(groups: Sequence[str], rows: int, name: str) -> None:
+    """Raise BadTensor unless there is one group per row of the sample that `name` denotes."""
+    if len(groups) != rows:
+        raise BadTensor(
+            f"expected one group per row, got {len(groups)} groups for {rows} rows",
+            field=f"{name}.groups",
+            remedy="send as many groups as rows",
+        )
 
 
 def check_compatible(x: RowStream, y: RowStream, *, paired: bool) -> None:

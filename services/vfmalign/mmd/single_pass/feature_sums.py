@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vfmalign.core.domain.errors import BadTensor
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.engine.distributed import Communicator
 from vfmalign.mmd.engine.precision import PrecisionName
-from vfmalign.mmd.engine.row_streams import RowStream, read_ahead, to_numpy
+from vfmalign.mmd.engine.row_streams import RowStream, check_group_count, read_ahead, to_numpy
 from vfmalign.mmd.engine.rows import FloatArray, IntArray, central_point
 from vfmalign.mmd.single_pass.spectra import Spectrum
 from vfmalign.mmd.statistics import permutations
@@ -140,12 +139,7 @@ def make_buckets(rows: int, groups: Sequence[str] | None, max_buckets: int, name
     """
     if not groups:
         return Buckets(rows, max(1, min(rows, max_buckets)), None)
-    if len(groups) != rows:
-        raise BadTensor(
-            f"expected one group per row, got {len(groups)} groups for {rows} rows",
-            field=f"{name}.groups",
-            remedy="send as many groups as rows",
-        )
+    check_group_count(groups, rows, name)
     labels, group_of_N = np.unique(np.asarray(groups), return_inverse=True)
     count = max(1, min(len(labels), max_buckets))
     return Buckets(rows, count, (group_of_N * count // len(labels)).astype(np.int64))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -20,6 +20,18 @@ DESIGN_LABELS: Mapping[Design, str] = {
 MIN_UNITS = 4
 """Models of a task (or tasks of a model) below which no verdict is given."""
 SIGNIFICANCE_LEVEL = 0.05
+
+
+class HasModelAndTask(Protocol):
+    """Numbers of one model and task, such as a point or an average over seeds."""
+
+    @property
+    def model(self) -> str:
+        """Id of the model."""
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
 
 
 class StratumResult(Record):
@@ -40,9 +52,9 @@ class StratumResult(Record):
 
 def make_strata(points: Sequence[Point], design: Design, get_x: GetNumber, get_y: GetNumber) -> list[Stratum]:
     """Groups the points with both values by task or by model; units are sorted by name."""
-    rows: dict[str, list[tuple[str, float, float]]] = {_get_names(point, design)[0]: [] for point in points}
+    rows: dict[str, list[tuple[str, float, float]]] = {get_stratum_and_unit(point, design)[0]: [] for point in points}
     for point in points:
-        name, unit = _get_names(point, design)
+        name, unit = get_stratum_and_unit(point, design)
         x, y = point.mean(get_x), point.mean(get_y)
         if x is not None and y is not None:
             rows[name].append((unit, x, y))
@@ -60,9 +72,9 @@ def make_strata(points: Sequence[Point], design: Design, get_x: GetNumber, get_y
     return strata
 
 
-def _get_names(point: Point, design: Design) -> tuple[str, str]:
-    """Names of the stratum and of the unit of a point."""
-    return (point.task, point.model) if design == "within_task" else (point.model, point.task)
+def get_stratum_and_unit(numbers: HasModelAndTask, design: Design) -> tuple[str, str]:
+    """Names of the stratum and, within it, of the unit that the numbers belong to."""
+    return (numbers.task, numbers.model) if design == "within_task" else (numbers.model, numbers.task)
 
 
 def select_strata(strata: Sequence[Stratum]) -> list[Stratum]:

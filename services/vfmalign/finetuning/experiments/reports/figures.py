@@ -11,7 +11,7 @@ from vfmalign.finetuning.experiments.analysis.cells import Cell
 from vfmalign.finetuning.experiments.analysis.claims import Claim, ClaimName
 from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport
 from vfmalign.finetuning.experiments.analysis.points import SHIFT
-from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS, Design, StratumResult
+from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS, StratumResult, get_stratum_and_unit
 from vfmalign.finetuning.experiments.reports import plots
 from vfmalign.finetuning.reports.formatting import format_correlation, to_data_url, to_text
 from vfmalign.finetuning.reports.plots import NETWORK_COLOURS, NETWORK_LABELS, NETWORK_MARKERS
@@ -46,10 +46,12 @@ def embed_scatter_plots(report: ExperimentReport, outcome: ClaimName) -> list[Im
             for claim in report.claims
             if (claim.claim, claim.design, claim.shift_measure) == (outcome, design, SHIFT.name)
         )
-        styles = plots.assign_marker_styles(sorted({_get_names(average, design)[1] for average in report.averages}))
+        styles = plots.assign_marker_styles(
+            sorted({get_stratum_and_unit(average, design)[1] for average in report.averages})
+        )
         images = tuple(
             _embed_scatter_plot(
-                [average for average in report.averages if _get_names(average, design)[0] == stratum.name],
+                [average for average in report.averages if get_stratum_and_unit(average, design)[0] == stratum.name],
                 claim,
                 stratum,
                 styles,
@@ -139,11 +141,6 @@ def _embed_scatter_plot(
     image = plots.draw_scatter(averages, styles, by=unit, outcome=claim.claim, title=f"{name}, ρ\u00a0{rho}")
     outcome = "gain" if claim.claim == "gain" else "steps to 95 %"
     return _embed_svg(image, f"{name}: {outcome} against shift, {stratum.pairs} {unit}s, rank correlation {rho}")
-
-
-def _get_names(average: SeedAverage, design: Design) -> tuple[str, str]:
-    """Names of the stratum and of the unit of an average."""
-    return (average.task, average.model) if design == "within_task" else (average.model, average.task)
 
 
 def _embed_svg(image: bytes, alt: str, title: str = "") -> EmbeddedImage:
