@@ -31,6 +31,7 @@ from vfmalign.models.cards import publish
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state
 from vfmalign.training import failures
+from vfmalign.training.__main__ import main
 from vfmalign.training.checkpoint import CheckpointStore
 from vfmalign.training.job import run_job
 from vfmalign.training.settings import read_spec
@@ -308,16 +309,30 @@ def run(*arguments, environment=None):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_a_process_exits_with_the_code_of_its_failure(store, store_environment, fields):
-    for job, changes, code in (
-        ("bad-spec", {"task": "astrology"}, 2),
-        ("bad-data", {"dataset_digest": "0" * 64}, 3),
-    ):
+@pytest.fixture
+def store_failing(store, fields):
+    """Store the spec of a job that fails, and return its address."""
+
+    def write(job, **changes):
         store.write(job_key(job, "spec.json"), TrainingSpec.model_validate(fields | changes | {"id": job}))
-        done = run(store.uri(job_key(job, "spec.json")), environment=store_environment)
-        assert done.returncode == code, done.stderr
-        assert store.read(job_key(job, "failure.json"), JobFailure).exit_code == code
-        assert "Traceback" not in done.stderr
+        return store.uri(job_key(job, "spec.json"))
+
+    return write
+
+
+def test_a_process_exits_with_the_code_of_its_failure(store, store_environment, store_failing):
+    done = run(store_failing("bad-data", dataset_digest="0" * 64), environment=store_environment)
+    assert done.returncode == 3, done.stderr
+    assert store.read(job_key("bad-data", "failure.json"), JobFailure).exit_code == 3
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("process_as_before")
+def test_main_returns_the_code_of_an_invalid_spec(store, store_environment, store_failing, monkeypatch):
+    for name, value in store_environment.items():
+        monkeypatch.setenv(name, value)
+    assert main([store_failing("bad-spec", task="astrology")]) == 2
+    assert store.read(job_key("bad-spec", "failure.json"), JobFailure).exit_code == 2
 
 
 def test_an_unavailable_store_has_an_exit_code_of_its_own(store, store_environment):

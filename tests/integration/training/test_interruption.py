@@ -1,6 +1,5 @@
 """A job that is killed, terminated, drained, stopped or run twice at once ends with the uninterrupted result."""
 
-import json
 import re
 import shutil
 import signal
@@ -9,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from tests.integration.finetuning.kubernetes.emulator import Api
 from tests.integration.training.conftest import comparable, wait_for
 from tests.integration.training.machines import FIRST, SECOND, Machines
@@ -25,20 +25,18 @@ from vfmalign.finetuning.launchers.kubernetes.manifest import Options
 OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
 
 
-def test_a_killed_job_continues_to_the_same_result(store, long_spec, start, undisturbed):
+def test_a_killed_job_continues_to_the_same_result(store, long_spec, start, finish, undisturbed):
     spec = long_spec("killed")
     process = start("killed")
     wait_for(store, job_key("killed", "progress/0002.json"), process)
     process.send_signal(signal.SIGKILL)
     assert process.wait(60) == -signal.SIGKILL
     assert not store.exists(job_key("killed", "result.json"))
-    second = start("killed")
-    _, log = second.communicate(timeout=300)
-    assert second.returncode == 0, log
-    resumed = [json.loads(line) for line in log.splitlines() if '"resumed"' in line]
-    assert resumed
-    assert resumed[0]["step"] >= 8
-    assert comparable(store.read(job_key(spec.id, "result.json"), JobResult)) == comparable(undisturbed)
+    with capture_logs() as entries:
+        result = finish(spec)
+    (resumed,) = (entry for entry in entries if entry["event"] == "resumed")
+    assert resumed["step"] >= 8
+    assert comparable(result) == comparable(undisturbed)
 
 
 def test_a_terminated_job_stores_its_state_and_continues_to_the_same_result(
