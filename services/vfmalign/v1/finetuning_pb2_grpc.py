@@ -101,7 +101,8 @@ class FineTuningServiceServicer:
 
     def RetryJob(self, request, context):
         """Queues a job again that failed or was cancelled. It continues from its checkpoint, and its attempts are counted further. A job
-        that is queued or running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION.
+        that is queued or running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION,
+        unless its result or the encoder that it published was lost, which it then creates again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

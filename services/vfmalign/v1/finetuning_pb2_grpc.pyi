@@ -43,7 +43,8 @@ class FineTuningServiceStub:
     """Asks a job to stop; a job that has ended stays as it is."""
     RetryJob: _grpc.UnaryUnaryMultiCallable[_finetuning_pb2.RetryJobRequest, _finetuning_pb2.RetryJobResponse]
     """Queues a job again that failed or was cancelled. It continues from its checkpoint, and its attempts are counted further. A job
-    that is queued or running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION.
+    that is queued or running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION,
+    unless its result or the encoder that it published was lost, which it then creates again.
     """
     WatchJob: _grpc.UnaryStreamMultiCallable[_finetuning_pb2.WatchJobRequest, _finetuning_pb2.WatchJobResponse]
     """Streams the job at every change until it has ended. One that is retried can be watched again."""
@@ -63,7 +64,8 @@ class FineTuningServiceAsyncStub(FineTuningServiceStub):
     """Asks a job to stop; a job that has ended stays as it is."""
     RetryJob: _aio.UnaryUnaryMultiCallable[_finetuning_pb2.RetryJobRequest, _finetuning_pb2.RetryJobResponse]  # type: ignore[assignment]
     """Queues a job again that failed or was cancelled. It continues from its checkpoint, and its attempts are counted further. A job
-    that is queued or running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION.
+    that is queued or running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION,
+    unless its result or the encoder that it published was lost, which it then creates again.
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_finetuning_pb2.WatchJobRequest, _finetuning_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Streams the job at every change until it has ended. One that is retried can be watched again."""
@@ -110,7 +112,8 @@ class FineTuningServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_finetuning_pb2.RetryJobResponse, _abc.Awaitable[_finetuning_pb2.RetryJobResponse]]:
         """Queues a job again that failed or was cancelled. It continues from its checkpoint, and its attempts are counted further. A job
-        that is queued or running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION.
+        that is queued or running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION,
+        unless its result or the encoder that it published was lost, which it then creates again.
         """
 
     @_abc_1.abstractmethod

@@ -15,7 +15,8 @@ EXTRACT_AGAIN = "extract the set again with `vfmalign extract --verify`, which c
 def describe_publishing(card: ModelCard) -> str:
     """Returns how the weights of a model can be published again under the same id."""
     if card.source.startswith("job "):
-        return "repeat the check or job that published the model; stored checkpoints are reused"
+        job = card.source.removeprefix("job ").partition(",")[0]
+        return f"run `vfmalign jobs retry {job}`, which publishes the model again from the job's checkpoint"
     return f"import the model again with `vfmalign models import --id {card.id}`, which restores its weights"
 
 

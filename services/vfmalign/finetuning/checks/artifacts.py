@@ -10,17 +10,17 @@ from typing import Protocol, TypeVar
 from vfmalign.client.features import AsyncFeaturesClient
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.mmd import AsyncMmdClient
-from vfmalign.core.domain.errors import DataLoss, DigestMismatch, NotFound, PreconditionFailed
+from vfmalign.core.domain.errors import DataLoss, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import JobResult, Network
-from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import Record
 from vfmalign.core.storage.feature_sets import find_damaged_parts, read_committed
-from vfmalign.core.storage.keys import check_key, job_key, model_card_key
-from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, describe_publishing, lost_as
+from vfmalign.core.storage.keys import check_key
+from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.repository import Check
 from vfmalign.finetuning.jobs.repository import Job, JobRepository
+from vfmalign.finetuning.jobs.results import check_encoder, read_result
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 RESTORE = "restore the object from a backup and continue with `vfmalign checks retry ID`, or run a new check"
@@ -221,39 +221,7 @@ def read_job_result(store: ObjectStore, job: Job, network: Network) -> JobResult
     Raises:
         DataLoss: the result, the encoder's card or its weights are missing or changed.
     """
-    with lost_as("job_result", job.id, RESTORE):
-        expected = job.result.sha256 if job.result is not None else None
-        result = store.read(job_key(job.id, "result.json"), JobResult, expected)
+    result = read_result(store, job)
     if network == "pretrained":
         check_encoder(store, result)
     return result
-
-
-def check_encoder(store: ObjectStore, result: JobResult) -> None:
-    """Checks that the encoder that a job has published is there, with the card that its result names.
-
-    Raises:
-        DataLoss: the card is missing or changed, or the weights are missing.
-    """
-    key = model_card_key(result.encoder)
-    with lost_as("model", result.encoder, RESTORE):
-        card = store.read(key, ModelCard, result.encoder_card_sha256 or None)
-        if card.checkpoint.sha256 != result.encoder_sha256:
-            raise DigestMismatch("the card names other weights than the job's result", subject=store.uri(key))
-    check_weights(store, card)
-
-
-def check_weights(store: ObjectStore, card: ModelCard) -> None:
-    """Checks that the weights of a model exist; their bytes are verified when they are loaded.
-
-    Raises:
-        DataLoss: they do not.
-    """
-    if not store.exists(card.checkpoint.key):
-        raise DataLoss(
-            "the weights are missing",
-            kind="model",
-            owner=card.id,
-            subject=store.uri(card.checkpoint.key),
-            remedy=describe_publishing(card),
-        )

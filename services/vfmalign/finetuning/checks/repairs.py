@@ -16,12 +16,13 @@ from vfmalign.core.domain.errors import DataLoss, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import JobResult
 from vfmalign.core.domain.record import Record
 from vfmalign.core.runtime import logs, metrics
-from vfmalign.core.storage.keys import check_key, job_key
+from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.artifacts import Outputs, Stage, encoder_id, job_id
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.finetuning.jobs.results import reopen
 
 MAX_REPAIRS = 3
 """Repairs of one stage during one run of a check."""
@@ -128,13 +129,9 @@ class Repairs:
         return loss.owner.startswith(f"{encoder_id(self.check_id, 'pretrained')}-step-")
 
     def _reopen_job(self, stage: str, loss: DataLoss) -> None:
-        """Queues a job again. It resumes from its last checkpoint, so that it only tests and publishes again."""
-        name = job_id(self.check_id, _to_network(stage))
-        if loss.kind == "model" and self._is_probe(loss):  # published on the way, which is repeated from the start
-            self.store.delete(job_key(name, "checkpoint/latest.json"))
-        # The result first: the supervisor takes a job with a result for done.
-        self.store.delete(job_key(name, "result.json"))
-        self.jobs.reopen(name, f"{loss.subject}: {loss.message}; it is created again")
+        detail = f"{loss.subject}: {loss.message}; it is created again"
+        is_probe = loss.kind == "model" and self._is_probe(loss)
+        reopen(self.jobs, self.store, job_id(self.check_id, _to_network(stage)), detail, from_start=is_probe)
 
     async def _invalidate(self, stage: str, outputs: Outputs) -> None:
         """Removes the artifacts that were computed with the former output of a stage."""

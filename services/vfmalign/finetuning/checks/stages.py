@@ -28,8 +28,6 @@ from vfmalign.finetuning.checks.artifacts import (
     Outputs,
     Stage,
     StageContext,
-    check_encoder,
-    check_weights,
     encoder_id,
     find_job_result,
     job_id,
@@ -43,6 +41,7 @@ from vfmalign.finetuning.checks.request import get_recipe
 from vfmalign.finetuning.db.repository import NO_FREE_SLOT
 from vfmalign.finetuning.jobs.repository import Job
 from vfmalign.finetuning.jobs.request import NETWORKS, baseline_digest, finetuning_spec, load_card, to_recipe
+from vfmalign.finetuning.jobs.results import check_encoder, check_weights
 
 
 class Validated(Record):

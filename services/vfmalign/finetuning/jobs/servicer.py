@@ -11,6 +11,7 @@ from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.jobs.converters import to_job
 from vfmalign.finetuning.jobs.repository import Job, JobRepository
 from vfmalign.finetuning.jobs.request import check_objective, resolve_job
+from vfmalign.finetuning.jobs.results import reopen_if_lost
 from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, parse_id
 from vfmalign.v1 import finetuning_pb2, finetuning_pb2_grpc
 
@@ -74,6 +75,7 @@ class FineTuningServicer(OperationServicer[Job], finetuning_pb2_grpc.FineTuningS
         self, request: finetuning_pb2.RetryJobRequest, context: Context
     ) -> finetuning_pb2.RetryJobResponse:
         """Queues a job again."""
+        await asyncio.to_thread(reopen_if_lost, self._jobs, self._store, request.job_id)
         return finetuning_pb2.RetryJobResponse(job=await self._retry(request.job_id))
 
     async def WatchJob(

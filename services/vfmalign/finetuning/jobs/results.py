@@ -1,0 +1,89 @@
+"""Results of jobs in the store: reading them, and whether they and the encoders that they name are intact."""
+
+from __future__ import annotations
+
+from vfmalign.core.domain.errors import DataLoss, DigestMismatch
+from vfmalign.core.domain.jobs import JobResult
+from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.storage.keys import job_key, model_card_key
+from vfmalign.core.storage.lost_objects import describe_publishing, lost_as
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning.jobs.repository import Job, JobRepository
+
+
+def read_result(store: ObjectStore, job: Job) -> JobResult:
+    """Reads the verified result of a job.
+
+    Raises:
+        DataLoss: it is missing or was changed.
+    """
+    with lost_as("job_result", job.id, _to_remedy(job.id)):
+        expected = job.result.sha256 if job.result is not None else None
+        return store.read(job_key(job.id, "result.json"), JobResult, expected)
+
+
+def check_encoder(store: ObjectStore, result: JobResult, *, read: bool = False) -> None:
+    """Checks that the encoder that a job has published is there, with the card that its result names.
+
+    Raises:
+        DataLoss: the card is missing or changed, or the weights are; see `check_weights`.
+    """
+    key = model_card_key(result.encoder)
+    with lost_as("model", result.encoder, _to_remedy(result.job)):
+        card = store.read(key, ModelCard, result.encoder_card_sha256 or None)
+        if card.checkpoint.sha256 != result.encoder_sha256:
+            raise DigestMismatch("the card names other weights than the job's result", subject=store.uri(key))
+    check_weights(store, card, read=read)
+
+
+def check_weights(store: ObjectStore, card: ModelCard, *, read: bool = False) -> None:
+    """Checks that the weights of a model exist; their bytes are verified when they are loaded, and here with `read`.
+
+    Raises:
+        DataLoss: they are missing or changed.
+    """
+    with lost_as("model", card.id, describe_publishing(card)):
+        if read:
+            store.get_large(card.checkpoint.key, sha256=card.checkpoint.sha256)
+    if not read and not store.exists(card.checkpoint.key):
+        raise DataLoss(
+            "the weights are missing",
+            kind="model",
+            owner=card.id,
+            subject=store.uri(card.checkpoint.key),
+            remedy=describe_publishing(card),
+        )
+
+
+def reopen_if_lost(jobs: JobRepository, store: ObjectStore, job_id: str) -> None:
+    """Queues a job again that succeeded, where its result or a model that it published is lost or damaged."""
+    job = jobs.get(job_id)
+    if job.state != "succeeded":
+        return
+    try:
+        result = read_result(store, job)
+        if result.job == job.id and result.encoder:
+            check_encoder(store, result, read=True)
+    except DataLoss as loss:
+        reopen(jobs, store, job_id, f"{loss.subject}: {loss.message}; it is created again")
+
+
+def reopen(jobs: JobRepository, store: ObjectStore, job_id: str, detail: str, *, from_start: bool = False) -> None:
+    """Queues a job again that succeeded. It resumes from its last checkpoint, so that it only tests and publishes.
+
+    Args:
+        jobs: repository of jobs.
+        store: holds the result.
+        job_id: the job.
+        detail: what is lost, in one sentence.
+        from_start: trains again, for models that are published on the way.
+    """
+    if from_start:
+        store.delete(job_key(job_id, "checkpoint/latest.json"))
+    # The result first: the supervisor takes a job with a result for done.
+    store.delete(job_key(job_id, "result.json"))
+    jobs.reopen(job_id, detail)
+
+
+def _to_remedy(job_id: str) -> str:
+    return f"run `vfmalign jobs retry {job_id}`, which creates it again from the job's checkpoint"
