@@ -30,7 +30,7 @@ from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.jobs.repository import Job, JobRepository
 from vfmalign.finetuning.jobs.retries import GivenUp, Limits, decide
-from vfmalign.finetuning.launchers.base import Exited, Launcher, Origin, Running
+from vfmalign.finetuning.launchers.base import EventReason, Exited, JobEvent, Launcher, Origin, Running
 
 BASELINE_IN_TRAINING = "BASELINE_IN_TRAINING"
 """`Progress.reason` of a job that waits for another one, which trains the same baseline."""
@@ -202,6 +202,13 @@ class Supervisor:
             wait_s = self.jobs.record(job.id, handle, progress, started=seen.started)
             if wait_s is not None:
                 metrics.job_queue_wait_seconds.observe(wait_s)
+            if state == "running" != job.state:
+                self._announce(job, "Started", f"all processes of attempt {job.attempts} have started")
+
+    def _announce(self, job: Job, reason: EventReason, message: str, *, warning: bool = False, count: int = 1) -> None:
+        """Tells the platform what happened to the job's latest attempt, if it has one."""
+        if job.attempts:
+            self.launcher.announce(job.id, job.attempts, JobEvent(reason, message, warning, count))
 
     def _record_unseen_start(self, job: Job) -> None:
         """Records the start of a process that ended before it was observed."""
@@ -229,6 +236,9 @@ class Supervisor:
             epoch += 1
         if points:
             self.jobs.add_points(job.id, points)
+            if epochs := points[-1].epoch:  # epoch 0 is validated before there is a checkpoint
+                message = "training stores a checkpoint after each epoch, from which another attempt resumes"
+                self._announce(job, "Checkpointed", message, count=epochs)
 
     # --- ending -------------------------------------------------------------------------------------------------------
 
@@ -243,6 +253,7 @@ class Supervisor:
             self._record_unseen_start(job)
         if job.cancel_requested:
             self.jobs.mark_cancelled(job.id, seen.exit_code)
+            self._announce(job, "Cancelled", "the job was cancelled on request")
             return
         failure, step = self._failure(job), self._checkpoint_step(job)
         if job.handle is None and seen == Exited(None):
@@ -256,9 +267,11 @@ class Supervisor:
         code = seen.exit_code if failure is None else failure.exit_code
         if isinstance(decision, GivenUp):
             self.jobs.fail(job.id, decision.message, decision.reason, code, decision.outcome)
+            self._announce(job, "Failed", decision.message, warning=True)
             _log.warning("job_failed", job=job.id, exit_code=code)
         else:
             self.jobs.requeue(job.id, decision, exit_code=code)
+            self._announce(job, "Retried", decision.progress.detail, warning=decision.outcome != "interrupted")
             _log.warning("job_queued_again", job=job.id, exit_code=code, reason=decision.progress.detail)
 
     def _complete_if_result_exists(self, job: Job, exit_code: int | None = None, detail: str = "finished") -> bool:
@@ -277,6 +290,7 @@ class Supervisor:
         self._stop_requests.pop(job.id, None)
         ref = StoredRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
         self.jobs.succeed(job.id, ref, exit_code, detail)
+        self._announce(job, "Succeeded", "the result of the training is stored")
         _log.info("job_succeeded", job=job.id)
         return True
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from vfmalign.core.domain.errors import DONE, PROCESS_LOST, RETRYABLE, STORE_UNAVAILABLE, TERMINATED
 
 Outcome = Literal["succeeded", "retryable", "interrupted", "unavailable", "permanent"]
+EventReason = Literal["Started", "Checkpointed", "Succeeded", "Failed", "Retried", "Cancelled"]
 Cause = Literal["exit", "platform", "memory", "limit"]
 
 _SIGNAL_BASE = 128
@@ -59,6 +60,23 @@ class Origin:
 
 
 UNKNOWN_ORIGIN = Origin()
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """What happened to an attempt, for people who watch the platform.
+
+    Attributes:
+        reason: constant; an attempt has one event of each, whose count may grow.
+        message: one sentence.
+        warning: whether somebody may have to act.
+        count: how often it has happened so far; of all attempts, for checkpoints.
+    """
+
+    reason: EventReason
+    message: str
+    warning: bool = False
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -139,6 +157,9 @@ class Launcher(Protocol):
 
     def log_command(self, job: str, attempt: int) -> str:
         """Returns the shell command that shows the log of an attempt; asks nobody whether the log exists."""
+
+    def announce(self, job: str, attempt: int, event: JobEvent) -> None:
+        """Tells the platform what happened to an attempt; never raises, never waits, and may leave an event out."""
 
     def close(self) -> None:
         """Releases the resources of the launcher; jobs continue."""

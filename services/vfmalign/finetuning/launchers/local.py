@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from vfmalign.core.domain.errors import Unavailable
-from vfmalign.finetuning.launchers.base import UNKNOWN_ORIGIN, Confirm, Exited, Origin, Running, lead_always
+from vfmalign.finetuning.launchers.base import UNKNOWN_ORIGIN, Confirm, Exited, JobEvent, Origin, Running, lead_always
 
 _REAP_TIMEOUT_S = 5.0
 _SAME_START_S = 2.0  # a process's start time moves a little with the system clock
@@ -145,6 +145,9 @@ class LocalLauncher:
     def log_command(self, job: str, attempt: int) -> str:
         """Returns the command that shows the end of the job's log, which holds all attempts."""
         return shlex.join(["tail", "-n", "200", str(self._log_path(job))])
+
+    def announce(self, job: str, attempt: int, event: JobEvent) -> None:
+        """Does nothing: the service's own log holds what happened."""
 
     def close(self) -> None:
         """Does nothing: the locks belong to the jobs."""

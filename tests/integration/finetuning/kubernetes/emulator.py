@@ -26,6 +26,7 @@ JOBS = kmock.resource("batch/v1/jobs")
 PODS = kmock.resource("v1/pods")
 NODES = kmock.resource("v1/nodes")
 BUDGETS = kmock.resource("policy/v1/poddisruptionbudgets")
+EVENTS = kmock.resource("events.k8s.io/v1/events")
 TEMPLATES = kmock.resource("v1/podtemplates")
 TEMPLATE = {
     "apiVersion": "v1",
@@ -161,7 +162,7 @@ class Api:
 
     async def _open(self) -> None:
         self.emulator = Emulator()
-        for resource in (JOBS, PODS, TEMPLATES, BUDGETS):
+        for resource in (JOBS, PODS, TEMPLATES, BUDGETS, EVENTS):
             self.emulator.resources[resource] = {}
         self.emulator.resources[NODES] = {"kind": "Node", "namespaced": False, "verbs": {"get", "patch"}}
         await self.emulator.__aenter__()
@@ -269,6 +270,10 @@ class Api:
         return [
             name for (resource, _, name), one in self.emulator.objects.items() if resource == JOBS and not one.deleted
         ]
+
+    def events(self) -> dict[str, dict[str, Any]]:
+        """All Events by name."""
+        return {name: one.raw for (kind, _, name), one in list(self.emulator.objects.items()) if kind == EVENTS}
 
     def requests(self, method: str, end: str = "", *, watch: bool = False) -> list[Any]:
         """What was asked."""

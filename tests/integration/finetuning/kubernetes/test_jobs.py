@@ -139,7 +139,7 @@ def test_a_finished_job_never_comes_back_after_its_time(world: World, watched: b
     for _ in range(3):
         world.supervisor().reconcile()
     assert world.api.jobs() == []
-    assert len(world.api.requests("POST")) == 1
+    assert len(world.api.requests("POST", "/jobs")) == 1
 
 
 def test_a_failed_job_never_comes_back_after_its_time(world: World) -> None:
@@ -150,7 +150,7 @@ def test_a_failed_job_never_comes_back_after_its_time(world: World) -> None:
     )
     world.api.remove(job)
     assert world.finish(world.supervisor(), name).failure.reason == "BAD_VOLUME"
-    assert len(world.api.requests("POST")) == 1
+    assert len(world.api.requests("POST", "/jobs")) == 1
 
 
 def test_a_job_that_vanished_without_a_result_goes_on_as_another_attempt(world: World) -> None:
@@ -177,12 +177,12 @@ def test_an_orchestrator_that_died_before_it_wrote_down_what_it_made(world: Worl
     world.write_result(name)
     world.api.condition(job_name(name, 1), "Complete")
     assert world.finish(second, name).state == "succeeded"
-    assert len(world.api.requests("POST")) == 1
+    assert len(world.api.requests("POST", "/jobs")) == 1
 
 
 def test_an_orchestrator_that_died_before_it_made_anything(world: World) -> None:
     first, name = world.supervisor(), world.add("unborn")
-    first.launcher.launch = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
+    first.launcher.launch = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         first.reconcile()
     job = world.until(world.supervisor(), name, lambda one: one.handle is not None)

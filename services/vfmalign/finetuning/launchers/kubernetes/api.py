@@ -155,6 +155,14 @@ class Cluster:
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
         self._json("DELETE", self._batch("jobs", name), body=body)
 
+    def create_event(self, manifest: Json) -> Json:
+        """Creates an Event (events.k8s.io/v1)."""
+        return self._json("POST", self._events(), body=manifest)
+
+    def patch_event(self, name: str, patch: Json) -> Json:
+        """Merges fields into an Event; only its `series` may change."""
+        return self._json("PATCH", self._events(name), body=patch)
+
     def pods(self, selector: str) -> list[Json]:
         """Returns all pods of a label selector."""
         return self._json("GET", self._core("pods"), query={"labelSelector": selector}).get("items") or []
@@ -172,6 +180,9 @@ class Cluster:
 
     def _core(self, *parts: str) -> str:
         return "/".join(("/api/v1/namespaces", self.namespace, *parts))
+
+    def _events(self, *parts: str) -> str:
+        return "/".join(("/apis/events.k8s.io/v1/namespaces", self.namespace, "events", *parts))
 
     def _batch(self, *parts: str) -> str:
         return "/".join(("/apis/batch/v1/namespaces", self.namespace, *parts))

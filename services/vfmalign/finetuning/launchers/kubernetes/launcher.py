@@ -21,9 +21,10 @@ from typing import Any
 
 from vfmalign.core.domain.errors import DONE, TERMINATED, Conflict, Unavailable
 from vfmalign.core.runtime import logs
-from vfmalign.finetuning.launchers.base import UNKNOWN_ORIGIN, Confirm, Exited, Origin, Running, lead_always
+from vfmalign.finetuning.launchers.base import UNKNOWN_ORIGIN, Confirm, Exited, JobEvent, Origin, Running, lead_always
 from vfmalign.finetuning.launchers.kubernetes import pods
 from vfmalign.finetuning.launchers.kubernetes.api import Cluster, Refused, Unanswered
+from vfmalign.finetuning.launchers.kubernetes.events import EventRecorder
 from vfmalign.finetuning.launchers.kubernetes.manifest import (
     ATTEMPT_LABEL,
     CONTAINER,
@@ -66,6 +67,7 @@ class KubernetesLauncher:
         self._disruptions: dict[str, Json] = {}
         self._jobs = JobCache(cluster, JOB_LABEL)
         self._jobs.start()
+        self._events = EventRecorder(cluster, self._jobs.get)
 
     def launch(
         self,
@@ -146,8 +148,13 @@ class KubernetesLauncher:
             which = [f"job/{name}"]
         return " ".join(["kubectl", "logs", "--namespace", self._cluster.namespace, *which, "--all-containers"])
 
+    def announce(self, job: str, attempt: int, event: JobEvent) -> None:
+        """Writes an Event of the attempt's Job."""
+        self._events.record(job_name(job, attempt), event)
+
     def close(self) -> None:
-        """Ends the watch; Jobs continue."""
+        """Writes the last Events and ends the watch; Jobs continue."""
+        self._events.close()
         self._jobs.close()
         self._cluster.close()
 
