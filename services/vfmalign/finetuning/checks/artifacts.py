@@ -18,8 +18,8 @@ from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.clients import FeatureSetRef
-from vfmalign.finetuning.checks.repository import Check
-from vfmalign.finetuning.jobs.repository import Job, JobRepository
+from vfmalign.finetuning.checks.repository import StoredCheck
+from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 from vfmalign.finetuning.jobs.results import check_encoder, read_result
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -51,7 +51,7 @@ class StageContext:
         before_store: called with the artifact of a stage before it is stored.
     """
 
-    check: Check
+    check: StoredCheck
     store: ObjectStore
     jobs: JobRepository
     features: AsyncFeaturesClient
@@ -215,7 +215,7 @@ async def find_job_result(context: StageContext, *, network: Network) -> Record 
     return await asyncio.to_thread(read_job_result, context.store, job, network)
 
 
-def read_job_result(store: ObjectStore, job: Job, network: Network) -> JobResult:
+def read_job_result(store: ObjectStore, job: StoredJob, network: Network) -> JobResult:
     """Reads the verified result of a job, and checks that the pretrained network's encoder is intact.
 
     Raises:

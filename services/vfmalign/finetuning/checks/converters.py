@@ -10,12 +10,12 @@ from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.cautions import list_cautions
 from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, CheckAnalysis, CheckReport
 from vfmalign.finetuning.analysis.shift import is_saturated
-from vfmalign.finetuning.checks.repository import Check, ReportRefs, StageRun
+from vfmalign.finetuning.checks.repository import ReportRefs, StageRun, StoredCheck
 from vfmalign.finetuning.jobs.converters import to_object_ref, with_remedy
 
 
 def to_check(
-    check: Check,
+    check: StoredCheck,
     store: ObjectStore,
     *,
     stages: Sequence[messages.CheckStage],

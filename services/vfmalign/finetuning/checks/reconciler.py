@@ -36,7 +36,7 @@ from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.artifacts import Outputs, Stage, StageContext
 from vfmalign.finetuning.checks.repairs import ArtifactLost, Repairs
-from vfmalign.finetuning.checks.repository import Check, CheckRepository, ReportRefs
+from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs, StoredCheck
 from vfmalign.finetuning.checks.request import is_same_spec
 from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.jobs.repository import JobRepository
@@ -154,7 +154,7 @@ class Reconciler:
             elif check.id not in self._drivers:
                 self._drivers[check.id] = asyncio.create_task(self._drive(check.id), name=f"check {check.id}")
 
-    async def _cancel(self, check: Check) -> None:
+    async def _cancel(self, check: StoredCheck) -> None:
         # The driver ends first: it would otherwise create further jobs while the existing ones are cancelled.
         await self._end_drivers([check.id])
         if await self._cancel_jobs(check.id):
@@ -189,7 +189,7 @@ class Reconciler:
             _log.exception("check_crashed", check=check_id)
             await self._fail(check_id, "internal error; see the log of the finetuning service", "INTERNAL")
 
-    async def _run_check(self, check: Check) -> None:
+    async def _run_check(self, check: StoredCheck) -> None:
         board = StatusBoard(self._checks, check.id)
         await self._with_retry(board, "start", lambda: asyncio.to_thread(self._claim, check))
         await board.remove("start")
@@ -203,7 +203,7 @@ class Reconciler:
         await self._cancel_jobs(check_id)
         await asyncio.to_thread(self._checks.fail, check_id, message, reason)
 
-    async def _run_stages(self, check: Check, board: StatusBoard) -> None:
+    async def _run_stages(self, check: StoredCheck, board: StatusBoard) -> None:
         """Runs every stage whose inputs are ready, concurrently, until all are done or one fails."""
         outputs = Outputs()
         repairs = Repairs(
@@ -235,7 +235,7 @@ class Reconciler:
             await _end_tasks(running, list(running))
 
     async def _run_stage(
-        self, check: Check, stage: Stage, outputs: Outputs, board: StatusBoard, repairs: Repairs
+        self, check: StoredCheck, stage: Stage, outputs: Outputs, board: StatusBoard, repairs: Repairs
     ) -> Record:
         repairing = stage.name in repairs.active
         context = StageContext(
@@ -302,7 +302,7 @@ class Reconciler:
                     await board.set_status(phase, detail, reason=error.reason)
                 await asyncio.sleep(pause_s)
 
-    def _claim(self, check: Check) -> None:
+    def _claim(self, check: StoredCheck) -> None:
         """Makes sure that artifacts under this id belong to this check, even after the database was lost.
 
         Raises:

@@ -37,7 +37,7 @@ from vfmalign.finetuning.analysis.verdict import decide_verdict
 from vfmalign.finetuning.checks.artifacts import RESTORE, Outputs, Stage, StageContext, job_id, make_stage
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.probes import TakenProbes, probes_stage
-from vfmalign.finetuning.checks.repository import Check, CheckRepository, StageRun
+from vfmalign.finetuning.checks.repository import CheckRepository, StageRun, StoredCheck
 from vfmalign.finetuning.checks.similarity import Measures, measures_stage
 from vfmalign.finetuning.checks.stages import MEASURING, Validated
 from vfmalign.finetuning.db.database import now
@@ -229,7 +229,7 @@ def report_stage(checks: CheckRepository) -> Stage:
     return make_stage("report", needs, make, CheckReport, "report.json", verify=_verify_page)
 
 
-def read_report(store: ObjectStore, check: Check) -> CheckReport:
+def read_report(store: ObjectStore, check: StoredCheck) -> CheckReport:
     """Reads the report of a check that succeeded, and verifies the page beside it.
 
     Raises:
@@ -259,7 +259,7 @@ def all_stages(checks: CheckRepository) -> tuple[Stage, ...]:
 
 
 def _write_report(
-    checks: CheckRepository, jobs: JobRepository, store: ObjectStore, check: Check, outputs: Outputs
+    checks: CheckRepository, jobs: JobRepository, store: ObjectStore, check: StoredCheck, outputs: Outputs
 ) -> CheckReport:
     results: dict[Network, JobResult] = {name: outputs.get(f"job_{name}", JobResult) for name in NETWORKS}
     measured = outputs.get("mmd", FeatureShift)

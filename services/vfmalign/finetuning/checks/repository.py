@@ -28,8 +28,8 @@ class ReportRefs(Record):
 
 
 @dataclass(frozen=True)
-class Check(Operation):
-    """A check with its current state.
+class StoredCheck(Operation):
+    """A check as the database holds it.
 
     Attributes:
         state: never `pending`.
@@ -64,14 +64,14 @@ class StageRun:
     message: str
 
 
-class CheckRepository(LifecycleRepository[CheckRow, Check]):
+class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
     """All checks of a database."""
 
     table = CheckRow
     noun = "check"
     stopping = "cancelling: waiting for its jobs and calls to end"
 
-    def create(self, check_id: str, request: CheckSpec) -> Check:
+    def create(self, check_id: str, request: CheckSpec) -> StoredCheck:
         """Adds a check; the same id and request again returns the first.
 
         Raises:
@@ -79,7 +79,7 @@ class CheckRepository(LifecycleRepository[CheckRow, Check]):
         """
         return self._insert(CheckRow(id=check_id), request, "waiting to begin")
 
-    def active(self) -> tuple[Check, ...]:
+    def active(self) -> tuple[StoredCheck, ...]:
         """Returns checks that are not finished: running ones first, then oldest first."""
         return self._select(
             sa.select(CheckRow)
@@ -95,7 +95,7 @@ class CheckRepository(LifecycleRepository[CheckRow, Check]):
             rows = session.scalars(query)
             return {row.id: Summary(**common_fields(row), request_digest=row.request_digest) for row in rows}
 
-    def begin(self, check_id: str) -> Check:
+    def begin(self, check_id: str) -> StoredCheck:
         """Moves a queued check to running."""
         with self._database.session() as session:
             row = self._row(session, check_id)
@@ -195,8 +195,8 @@ class CheckRepository(LifecycleRepository[CheckRow, Check]):
         if state != "succeeded":
             _end_open_stages(session, row.id)
 
-    def _to_item(self, row: CheckRow) -> Check:
-        return Check(
+    def _to_item(self, row: CheckRow) -> StoredCheck:
+        return StoredCheck(
             **common_fields(row),
             request=CheckSpec.model_validate(row.request),
             stage_progress=tuple(Progress.model_validate(stage) for stage in row.stage_progress),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from vfmalign.client.messages.checks import Check as CheckMessage
-from vfmalign.client.messages.checks import CheckId, CheckSpec
+from vfmalign.client.messages.checks import Check, CheckId, CheckSpec
 from vfmalign.core.domain.errors import DataLoss
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.converters import to_check, to_stages
 from vfmalign.finetuning.checks.reporting import read_report
-from vfmalign.finetuning.checks.repository import Check, CheckRepository
+from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
 from vfmalign.finetuning.checks.request import check_spec
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, parse_id
@@ -22,7 +21,7 @@ _log = logs.get(__name__)
 _STATES = alignment_pb2.CheckState.DESCRIPTOR
 
 
-class AlignmentServicer(OperationServicer[Check], alignment_pb2_grpc.AlignmentServiceServicer):
+class AlignmentServicer(OperationServicer[StoredCheck], alignment_pb2_grpc.AlignmentServiceServicer):
     """Serves `AlignmentService`.
 
     Args:
@@ -92,7 +91,7 @@ class AlignmentServicer(OperationServicer[Check], alignment_pb2_grpc.AlignmentSe
         async for check in self._watch(request.check_id):
             yield alignment_pb2.WatchCheckResponse(check=check)
 
-    def _convert(self, item: Check, *, whole: bool = True) -> CheckMessage:
+    def _convert(self, item: StoredCheck, *, whole: bool = True) -> Check:
         report = None
         if whole and item.state == "succeeded":
             try:

@@ -36,10 +36,10 @@ from vfmalign.finetuning.checks.artifacts import (
     verify_feature_set,
 )
 from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, compare, extract
-from vfmalign.finetuning.checks.repository import Check
+from vfmalign.finetuning.checks.repository import StoredCheck
 from vfmalign.finetuning.checks.request import get_recipe
 from vfmalign.finetuning.db.repository import NO_FREE_SLOT
-from vfmalign.finetuning.jobs.repository import Job
+from vfmalign.finetuning.jobs.repository import StoredJob
 from vfmalign.finetuning.jobs.request import NETWORKS, baseline_digest, finetuning_spec, load_card, to_recipe
 from vfmalign.finetuning.jobs.results import check_encoder, check_weights
 
@@ -68,7 +68,7 @@ class Validated(Record):
 # --- making -----------------------------------------------------------------------------------------------------------
 
 
-def validate(store: ObjectStore, check: Check) -> Validated:
+def validate(store: ObjectStore, check: StoredCheck) -> Validated:
     """Checks model, dataset and splits before anything costs compute.
 
     Raises:
@@ -164,7 +164,7 @@ async def ensure_job(context: StageContext, valid: Validated, network: Network) 
     return job_id(context.check.id, network)
 
 
-def refuse_unfinished(job: Job) -> None:
+def refuse_unfinished(job: StoredJob) -> None:
     """Raises the failure of a finished job, unless it succeeded."""
     if job.state != "succeeded":
         reason = job.failure.reason if job.failure is not None else "JOB_CANCELLED"
@@ -207,7 +207,7 @@ def _create_job(context: StageContext, valid: Validated, network: Network) -> No
         context.jobs.retry(job.id)
 
 
-def _epochs(job: Job) -> Progress | None:
+def _epochs(job: StoredJob) -> Progress | None:
     if not job.curve:
         return None
     last = job.curve[-1]

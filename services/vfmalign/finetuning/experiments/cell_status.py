@@ -9,7 +9,7 @@ from datetime import datetime
 
 from vfmalign.client.messages.common import STATES, TERMINAL_STATES, Failure, Progress, State
 from vfmalign.finetuning.checks.repository import CheckRepository, Summary
-from vfmalign.finetuning.experiments.repository import Experiment
+from vfmalign.finetuning.experiments.repository import StoredExperiment
 from vfmalign.finetuning.experiments.request import PlannedCell
 
 _QUEUED = Progress(phase="queued", detail="waiting to begin")
@@ -40,7 +40,7 @@ class CellStatus:
         return self.state in TERMINAL_STATES
 
 
-def get_cell_statuses(experiment: Experiment, checks: CheckRepository) -> tuple[CellStatus, ...]:
+def get_cell_statuses(experiment: StoredExperiment, checks: CheckRepository) -> tuple[CellStatus, ...]:
     """Returns the status of every cell, in the order in which cells begin."""
     cells = experiment.cells
     summaries = checks.summaries([cell.check_id for cell in cells])
@@ -61,7 +61,7 @@ def describe_progress(cells: Sequence[CellStatus]) -> str:
     return ", ".join([f"{finished} of {len(cells)} checks have ended", *others])
 
 
-def _get_cell_status(experiment: Experiment, cell: PlannedCell, summary: Summary | None) -> CellStatus:
+def _get_cell_status(experiment: StoredExperiment, cell: PlannedCell, summary: Summary | None) -> CellStatus:
     if summary is None:
         if experiment.finished:
             return CellStatus(cell, False, "cancelled", _NOT_BEGUN)

@@ -8,12 +8,12 @@ from vfmalign.client.messages import experiments as messages
 from vfmalign.client.messages.common import Progress
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.experiments.cell_status import CellStatus, count_states
-from vfmalign.finetuning.experiments.repository import Experiment
+from vfmalign.finetuning.experiments.repository import StoredExperiment
 from vfmalign.finetuning.jobs.converters import to_object_ref, with_remedy
 
 
 def to_message(
-    experiment: Experiment, store: ObjectStore, cells: Sequence[CellStatus], *, with_cells: bool = True
+    experiment: StoredExperiment, store: ObjectStore, cells: Sequence[CellStatus], *, with_cells: bool = True
 ) -> messages.Experiment:
     """Converts an experiment.
 
@@ -54,7 +54,7 @@ def _to_cell(status: CellStatus) -> messages.ExperimentCell:
     )
 
 
-def _to_progress(experiment: Experiment, cells: Sequence[CellStatus]) -> Progress:
+def _to_progress(experiment: StoredExperiment, cells: Sequence[CellStatus]) -> Progress:
     # Elapsed time is counted to the end of the last finished check. An experiment that only waits thus does not change,
     # and watchers receive no message.
     ends = [cell.finished_at for cell in cells if cell.finished and cell.finished_at is not None]

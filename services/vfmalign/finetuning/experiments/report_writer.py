@@ -20,7 +20,7 @@ from vfmalign.finetuning.experiments.analysis.experiment_report import analyse_c
 from vfmalign.finetuning.experiments.cell_status import CellStatus
 from vfmalign.finetuning.experiments.reports.cells_table import to_csv
 from vfmalign.finetuning.experiments.reports.html import render
-from vfmalign.finetuning.experiments.repository import Experiment, ExperimentRefs
+from vfmalign.finetuning.experiments.repository import ExperimentRefs, StoredExperiment
 from vfmalign.finetuning.jobs.request import NETWORKS
 
 REPORT = "report.json"
@@ -43,7 +43,7 @@ class ReportWriter:
         self._checks = checks
         self._store = store
 
-    def write(self, experiment: Experiment, cells: Sequence[CellStatus]) -> ExperimentRefs:
+    def write(self, experiment: StoredExperiment, cells: Sequence[CellStatus]) -> ExperimentRefs:
         """Stores the report unless it exists, and returns references to its files.
 
         Raises:
@@ -86,7 +86,7 @@ class ReportWriter:
                 scores[network] = self._store.read(job_key(job, "result.json"), JobResult, expected).test_scores
         return make_cell(validated.card, report, scores, check=check_id, task=status.cell.task, seed=status.cell.seed)
 
-    def _get_refs(self, experiment: Experiment) -> ExperimentRefs:
+    def _get_refs(self, experiment: StoredExperiment) -> ExperimentRefs:
         # report.json is read first: without it, the other files are left over from an interrupted attempt.
         json_ref = self._get_ref(experiment, REPORT)
         return ExperimentRefs(
@@ -95,13 +95,13 @@ class ReportWriter:
             csv_ref=self._get_ref(experiment, "cells.csv"),
         )
 
-    def _get_ref(self, experiment: Experiment, name: str) -> StoredRef:
+    def _get_ref(self, experiment: StoredExperiment, name: str) -> StoredRef:
         key = _get_key(experiment, name)
         data = self._store.get(key)
         return StoredRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
 
 
-def _get_key(experiment: Experiment, name: str) -> str:
+def _get_key(experiment: StoredExperiment, name: str) -> str:
     """Returns the key of a report's file; every retry has a report of its own, since objects are written once."""
     return experiment_key(experiment.id, f"retry-{experiment.retries}/{name}" if experiment.retries else name)
 

@@ -25,8 +25,8 @@ class ExperimentRefs(Record):
 
 
 @dataclass(frozen=True)
-class Experiment(Operation):
-    """An experiment with its current state.
+class StoredExperiment(Operation):
+    """An experiment as the database holds it.
 
     Attributes:
         state: never `pending`.
@@ -46,14 +46,14 @@ class Experiment(Operation):
         return plan_cells(self.id, self.spec, self.pinned)
 
 
-class ExperimentRepository(LifecycleRepository[ExperimentRow, Experiment]):
+class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment]):
     """All experiments of a database."""
 
     table = ExperimentRow
     noun = "experiment"
     stopping = "cancelling: waiting for its checks to end"
 
-    def create(self, experiment_id: str, spec: ExperimentSpec, pinned: PinnedInputs) -> Experiment:
+    def create(self, experiment_id: str, spec: ExperimentSpec, pinned: PinnedInputs) -> StoredExperiment:
         """Adds an experiment; the same id and spec again returns the first, with the inputs pinned then.
 
         Raises:
@@ -62,7 +62,7 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, Experiment]):
         row = ExperimentRow(id=experiment_id, pinned_inputs=pinned.model_dump(mode="json"))
         return self._insert(row, spec, "waiting to begin")
 
-    def active(self) -> tuple[Experiment, ...]:
+    def active(self) -> tuple[StoredExperiment, ...]:
         """Returns experiments that are not finished, oldest first."""
         return self._select(
             sa.select(ExperimentRow)
@@ -70,7 +70,7 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, Experiment]):
             .order_by(ExperimentRow.created_at, ExperimentRow.id)
         )
 
-    def begin(self, experiment_id: str) -> Experiment:
+    def begin(self, experiment_id: str) -> StoredExperiment:
         """Moves a queued experiment to running."""
         with self._database.session() as session:
             row = self._row(session, experiment_id)
@@ -99,8 +99,8 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, Experiment]):
     def _reset(self, row: Any) -> None:
         row.report = None
 
-    def _to_item(self, row: ExperimentRow) -> Experiment:
-        return Experiment(
+    def _to_item(self, row: ExperimentRow) -> StoredExperiment:
+        return StoredExperiment(
             **common_fields(row),
             spec=ExperimentSpec.model_validate(row.request),
             pinned=PinnedInputs.model_validate(row.pinned_inputs),

@@ -21,10 +21,10 @@ from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.reconciler import is_transient
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.experiments.cell_status import CellStatus, describe_progress, get_cell_statuses
-from vfmalign.finetuning.experiments.repository import Experiment, ExperimentRefs, ExperimentRepository
+from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository, StoredExperiment
 from vfmalign.finetuning.experiments.request import PinnedInputs
 
-WriteReport = Callable[[Experiment, Sequence[CellStatus]], ExperimentRefs]
+WriteReport = Callable[[StoredExperiment, Sequence[CellStatus]], ExperimentRefs]
 """Stores the report of an experiment whose cells have all ended. It is idempotent."""
 
 _log = logs.get(__name__)
@@ -90,10 +90,10 @@ class ExperimentRunner:
                 await asyncio.wait_for(self._stopping.wait(), self._poll_s)
         await asyncio.gather(*self._finishing.values())
 
-    def reconcile(self) -> list[Experiment]:
+    def reconcile(self) -> list[StoredExperiment]:
         """Runs one round over all experiments; returns those whose cells have all ended."""
-        ready: list[Experiment] = []
-        active: list[tuple[Experiment, tuple[CellStatus, ...]]] = []
+        ready: list[StoredExperiment] = []
+        active: list[tuple[StoredExperiment, tuple[CellStatus, ...]]] = []
         free = self._max_checks
         for experiment in self._experiments.active():
             with self._isolate_errors(experiment.id):
@@ -120,7 +120,7 @@ class ExperimentRunner:
                     self._checks.retry(check.id)
         return ready
 
-    def finish(self, experiment: Experiment) -> None:
+    def finish(self, experiment: StoredExperiment) -> None:
         """Writes the report of an experiment whose cells have all ended, and ends the experiment."""
         with self._isolate_errors(experiment.id):
             cells = get_cell_statuses(experiment, self._checks)
@@ -142,7 +142,7 @@ class ExperimentRunner:
             self._experiments.succeed(experiment.id, refs, f"finished{remark}")
             _log.info("experiment_succeeded", experiment=experiment.id, cells=len(cells), missing=missing)
 
-    def _begin(self, experiment: Experiment) -> Experiment:
+    def _begin(self, experiment: StoredExperiment) -> StoredExperiment:
         """Starts an experiment, unless artifacts under its id belong to another one, as after a lost database."""
         key = experiment_key(experiment.id, "spec.json")
         artifact = SpecArtifact(spec=experiment.spec, pinned_inputs=experiment.pinned).to_json()
@@ -154,7 +154,7 @@ class ExperimentRunner:
             )
         return self._experiments.begin(experiment.id)
 
-    def _cancel(self, experiment: Experiment, cells: Sequence[CellStatus]) -> None:
+    def _cancel(self, experiment: StoredExperiment, cells: Sequence[CellStatus]) -> None:
         for cell in cells:
             if cell.begun and not cell.finished:
                 self._checks.cancel(cell.cell.check_id)
@@ -178,8 +178,8 @@ class ExperimentRunner:
 
 
 def _select_next_cells(
-    active: Sequence[tuple[Experiment, Sequence[CellStatus]]], free: int
-) -> Iterator[tuple[Experiment, CellStatus]]:
+    active: Sequence[tuple[StoredExperiment, Sequence[CellStatus]]], free: int
+) -> Iterator[tuple[StoredExperiment, CellStatus]]:
     """Yields up to `free` cells that may begin now, from the experiment with the fewest running checks first."""
     running = {experiment.id: _count_running(cells) for experiment, cells in active}
     waiting = {

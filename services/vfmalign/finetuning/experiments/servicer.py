@@ -15,7 +15,7 @@ from vfmalign.finetuning.checks.artifacts import RESTORE
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.experiments.cell_status import get_cell_statuses
 from vfmalign.finetuning.experiments.converters import to_message
-from vfmalign.finetuning.experiments.repository import Experiment, ExperimentRepository
+from vfmalign.finetuning.experiments.repository import ExperimentRepository, StoredExperiment
 from vfmalign.finetuning.experiments.request import ExperimentId, check_experiment_spec, pin_inputs
 from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, parse_id
 from vfmalign.v1 import experiment_pb2, experiment_pb2_grpc
@@ -23,7 +23,7 @@ from vfmalign.v1 import experiment_pb2, experiment_pb2_grpc
 _log = logs.get(__name__)
 
 
-class ExperimentServicer(OperationServicer[Experiment], experiment_pb2_grpc.ExperimentServiceServicer):
+class ExperimentServicer(OperationServicer[StoredExperiment], experiment_pb2_grpc.ExperimentServiceServicer):
     """Serves `ExperimentService`.
 
     Args:
@@ -83,13 +83,13 @@ class ExperimentServicer(OperationServicer[Experiment], experiment_pb2_grpc.Expe
         async for message in self._watch(request.experiment_id):
             yield experiment_pb2.WatchExperimentResponse(experiment=message)
 
-    def _create(self, experiment_id: str, spec: ExperimentSpec) -> Experiment:
+    def _create(self, experiment_id: str, spec: ExperimentSpec) -> StoredExperiment:
         # Look for the experiment first: its inputs are already pinned, and a model may have changed since.
         return self._experiments.find(experiment_id, spec) or self._experiments.create(
             experiment_id, spec, pin_inputs(self._store, spec)
         )
 
-    def _convert(self, item: Experiment, *, whole: bool = True) -> messages.Experiment:
+    def _convert(self, item: StoredExperiment, *, whole: bool = True) -> messages.Experiment:
         if whole and item.state == "succeeded" and item.report is not None:
             try:
                 with lost_as("report", item.id, RESTORE):

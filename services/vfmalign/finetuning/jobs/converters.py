@@ -7,10 +7,10 @@ from vfmalign.client.messages.common import Failure, ObjectRef, Progress
 from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.repository import StoredRef
-from vfmalign.finetuning.jobs.repository import Job
+from vfmalign.finetuning.jobs.repository import StoredJob
 
 
-def to_job(job: Job, store: ObjectStore, *, curve: bool = True, log_command: str = "") -> messages.Job:
+def to_job(job: StoredJob, store: ObjectStore, *, curve: bool = True, log_command: str = "") -> messages.Job:
     """Returns a job as a message.
 
     Args:
@@ -62,7 +62,7 @@ def to_object_ref(ref: StoredRef, store: ObjectStore) -> ObjectRef:
     return ObjectRef(uri=store.uri(ref.key), sha256=ref.sha256, size_bytes=ref.size_bytes)
 
 
-def _to_progress(job: Job) -> Progress:
+def _to_progress(job: StoredJob) -> Progress:
     """Returns a job's progress with the counts of its learning curve."""
     if not job.curve:
         return job.progress

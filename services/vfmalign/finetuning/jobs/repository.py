@@ -35,8 +35,8 @@ from vfmalign.finetuning.launchers.base import Outcome
 
 
 @dataclass(frozen=True)
-class Job(Operation):
-    """A job with its current state.
+class StoredJob(Operation):
+    """A job as the database holds it.
 
     Attributes:
         started_at: when all processes of an attempt were first seen to have started; None before.
@@ -81,14 +81,14 @@ class Attempt:
     outcome: str
 
 
-class JobRepository(LifecycleRepository[JobRow, Job]):
+class JobRepository(LifecycleRepository[JobRow, StoredJob]):
     """All jobs of a database."""
 
     table = JobRow
     noun = "job"
     stopping = "cancelling: waiting for the process to end"
 
-    def create(self, request: JobSpec, spec: TrainingSpec, check_id: str = "", baseline: str = "") -> Job:
+    def create(self, request: JobSpec, spec: TrainingSpec, check_id: str = "", baseline: str = "") -> StoredJob:
         """Adds a job; the same id and request again returns the first.
 
         Raises:
@@ -103,19 +103,19 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
         )
         return self._insert(row, request, "waiting for a free slot")
 
-    def queued(self) -> tuple[Job, ...]:
+    def queued(self) -> tuple[StoredJob, ...]:
         """Returns jobs that wait for a process, oldest first."""
         return self._where(JobRow.state == "queued")
 
-    def launched(self) -> tuple[Job, ...]:
+    def launched(self) -> tuple[StoredJob, ...]:
         """Returns jobs that have, or may have, a process: pending and running ones, oldest first."""
         return self._where(JobRow.state.in_(("pending", "running")))
 
-    def of_check(self, check_id: str) -> tuple[Job, ...]:
+    def of_check(self, check_id: str) -> tuple[StoredJob, ...]:
         """Returns the jobs of a check, oldest first."""
         return self._where(JobRow.check_id == check_id)
 
-    def same_training(self, job: Job) -> Job | None:
+    def same_training(self, job: StoredJob) -> StoredJob | None:
         """Returns the job whose result a baseline can reuse or wait for.
 
         That is one that succeeded, else the first unfinished one that was queued before this job. Waiting only for
@@ -145,7 +145,7 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
             numbers = {row[0]: row[1] for row in session.execute(query)}
         return {state: numbers.get(state, 0) for state in JOB_STATES}
 
-    def begin(self, job_id: str) -> Job:
+    def begin(self, job_id: str) -> StoredJob:
         """Records the intent to launch an attempt before it is launched; the handle follows with `record`.
 
         The order matters: an orchestrator that is killed in between finds a pending job without a handle, and asks the
@@ -283,7 +283,7 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
             _end_attempt(session, row, exit_code, outcome)
             self._queue(row, Progress(phase="queued", detail="waiting to continue", reason=NO_FREE_SLOT), 0.0)
 
-    def reopen(self, item_id: str, detail: str) -> Job:
+    def reopen(self, item_id: str, detail: str) -> StoredJob:
         """Queues a job that succeeded again, because its result or what it published was lost; see the base class."""
         with self._database.session() as session:
             row = self._row(session, item_id)
@@ -307,11 +307,11 @@ class JobRepository(LifecycleRepository[JobRow, Job]):
         _set_setbacks(row, Setbacks(step=row.checkpoint_step))
         row.not_before = None
 
-    def _where(self, condition: sa.ColumnElement[bool]) -> tuple[Job, ...]:
+    def _where(self, condition: sa.ColumnElement[bool]) -> tuple[StoredJob, ...]:
         return self._select(sa.select(JobRow).where(condition).order_by(JobRow.created_at, JobRow.id))
 
-    def _to_item(self, row: JobRow) -> Job:
-        return Job(
+    def _to_item(self, row: JobRow) -> StoredJob:
+        return StoredJob(
             **common_fields(row),
             check_id=row.check_id,
             request_id=row.request_id,

@@ -8,10 +8,10 @@ from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.storage.keys import job_key, model_card_key
 from vfmalign.core.storage.lost_objects import describe_publishing, lost_as
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.jobs.repository import Job, JobRepository
+from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 
 
-def read_result(store: ObjectStore, job: Job) -> JobResult:
+def read_result(store: ObjectStore, job: StoredJob) -> JobResult:
     """Reads the verified result of a job.
 
     Raises:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
-from vfmalign.client.messages.jobs import Job as JobMessage
-from vfmalign.client.messages.jobs import JobId, JobSpec
+from vfmalign.client.messages.jobs import Job, JobId, JobSpec
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.jobs.converters import to_job
-from vfmalign.finetuning.jobs.repository import Job, JobRepository
+from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 from vfmalign.finetuning.jobs.request import check_objective, resolve_job
 from vfmalign.finetuning.jobs.results import reopen_if_lost
 from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, parse_id
@@ -18,7 +17,7 @@ from vfmalign.v1 import finetuning_pb2, finetuning_pb2_grpc
 _STATES = finetuning_pb2.JobState.DESCRIPTOR
 
 
-class FineTuningServicer(OperationServicer[Job], finetuning_pb2_grpc.FineTuningServiceServicer):
+class FineTuningServicer(OperationServicer[StoredJob], finetuning_pb2_grpc.FineTuningServiceServicer):
     """Serves `FineTuningService`.
 
     Args:
@@ -85,10 +84,10 @@ class FineTuningServicer(OperationServicer[Job], finetuning_pb2_grpc.FineTuningS
         async for job in self._watch(request.job_id):
             yield finetuning_pb2.WatchJobResponse(job=job)
 
-    def _create(self, job_id: str, spec: JobSpec) -> Job:
+    def _create(self, job_id: str, spec: JobSpec) -> StoredJob:
         # An existing job is returned without resolving its spec: the model may have changed in the store since.
         return self._jobs.find(job_id, spec) or self._jobs.create(spec, resolve_job(self._store, job_id, spec))
 
-    def _convert(self, item: Job, *, whole: bool = True) -> JobMessage:
+    def _convert(self, item: StoredJob, *, whole: bool = True) -> Job:
         log_command = self._log_command(item.id, item.attempts) if item.attempts else ""
         return to_job(item, self._store, curve=whole, log_command=log_command)

@@ -28,7 +28,7 @@ from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.db.repository import StoredRef
-from vfmalign.finetuning.jobs.repository import Job, JobRepository
+from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 from vfmalign.finetuning.jobs.retries import GivenUp, Limits, decide
 from vfmalign.finetuning.launchers.base import EventReason, Exited, JobEvent, Launcher, Origin, Running
 
@@ -77,7 +77,7 @@ class Supervisor:
                 self._guarded(job, lambda job: self._wind_down(job, force=time.monotonic() > end))
             time.sleep(poll_s)
 
-    def _wind_down(self, job: Job, *, force: bool) -> bool:
+    def _wind_down(self, job: StoredJob, *, force: bool) -> bool:
         seen = self.launcher.observe(job.id, job.attempts, job.handle)
         if isinstance(seen, Exited):
             self._settle(job, seen, stopping=True)
@@ -85,7 +85,7 @@ class Supervisor:
         self._request_stop(job, force=force)
         return True
 
-    def _guarded(self, job: Job, action: Callable[[Job], bool]) -> bool:
+    def _guarded(self, job: StoredJob, action: Callable[[StoredJob], bool]) -> bool:
         """Runs an action under the job's request id; an error of one job delays it and leaves the others alone."""
         token = logs.request_id.set(job.request_id)
         try:
@@ -100,7 +100,7 @@ class Supervisor:
             logs.request_id.reset(token)
         return False
 
-    def _report_delay(self, job: Job, error: VfmalignError) -> None:
+    def _report_delay(self, job: StoredJob, error: VfmalignError) -> None:
         """Records what a job waits for in the phase in which it is."""
         progress = Progress(phase=job.progress.phase, detail=f"waiting: {error}", reason=error.reason)
         with contextlib.suppress(VfmalignError):  # the database may be what is unavailable
@@ -109,7 +109,7 @@ class Supervisor:
 
     # --- starting -----------------------------------------------------------------------------------------------------
 
-    def _start(self, job: Job) -> bool:
+    def _start(self, job: StoredJob) -> bool:
         """Launches an attempt of a queued job, and returns whether it occupies a slot now."""
         if self._complete_if_result_exists(job) or self._reuse_baseline(job):
             return False
@@ -133,7 +133,7 @@ class Supervisor:
         self._record(job, seen, to_progress(job, seen))
         return True
 
-    def _reuse_baseline(self, job: Job) -> bool:
+    def _reuse_baseline(self, job: StoredJob) -> bool:
         """Returns whether another job trains, or has trained, the same; waits for its result or copies it."""
         other = self.jobs.same_training(job)
         if other is None:
@@ -154,7 +154,7 @@ class Supervisor:
             job, detail=f"taken from job {other.id}, which trained the same baseline"
         )
 
-    def _copy_result(self, other: Job, job: Job) -> None:
+    def _copy_result(self, other: StoredJob, job: StoredJob) -> None:
         """Copies the learning curve and then the result, which still names the job that trained."""
         if other.result is None:
             raise NotFound("no result is recorded", subject=f"job {other.id}")
@@ -166,14 +166,14 @@ class Supervisor:
         # Last: the existence of the result completes the job, so its curve must be complete by then.
         self.store.put(job_key(job.id, "result.json"), result.to_json(), content_type="application/json")
 
-    def _write_spec(self, job: Job) -> None:
+    def _write_spec(self, job: StoredJob) -> None:
         key = job_key(job.id, "spec.json")
         if not self.store.put_if_absent(key, job.spec.to_json()) and self.store.get(key) != job.spec.to_json():
             raise Conflict("holds another spec", subject=self.store.uri(key), remedy="choose another job id")
 
     # --- running ------------------------------------------------------------------------------------------------------
 
-    def _monitor(self, job: Job) -> bool:
+    def _monitor(self, job: StoredJob) -> bool:
         """Observes a launched job, and returns whether it still occupies a slot."""
         seen = self.launcher.observe(job.id, job.attempts, job.handle)
         if isinstance(seen, Exited):
@@ -193,7 +193,7 @@ class Supervisor:
         self._record(job, seen, progress)
         return True
 
-    def _record(self, job: Job, seen: Running, progress: Progress) -> None:
+    def _record(self, job: StoredJob, seen: Running, progress: Progress) -> None:
         """Records what was observed of an attempt, if it is new, and measures the wait that a first start ends."""
         handle = seen.handle if seen.handle is not None else job.handle
         state = {True: "running", False: "pending", None: job.state}[seen.started]
@@ -205,22 +205,24 @@ class Supervisor:
             if state == "running" != job.state:
                 self._announce(job, "Started", f"all processes of attempt {job.attempts} have started")
 
-    def _announce(self, job: Job, reason: EventReason, message: str, *, warning: bool = False, count: int = 1) -> None:
+    def _announce(
+        self, job: StoredJob, reason: EventReason, message: str, *, warning: bool = False, count: int = 1
+    ) -> None:
         """Tells the platform what happened to the job's latest attempt, if it has one."""
         if job.attempts:
             self.launcher.announce(job.id, job.attempts, JobEvent(reason, message, warning, count))
 
-    def _record_unseen_start(self, job: Job) -> None:
+    def _record_unseen_start(self, job: StoredJob) -> None:
         """Records the start of a process that ended before it was observed."""
         if job.started_at is None:
             self._record(job, Running(job.handle), job.progress)
 
-    def _request_stop(self, job: Job, *, force: bool) -> None:
+    def _request_stop(self, job: StoredJob, *, force: bool) -> None:
         if force or job.id not in self._stop_requests:
             self._stop_requests.setdefault(job.id, time.monotonic())
             self.launcher.stop(job.id, job.attempts, job.handle, force=force)
 
-    def _read_progress(self, job: Job) -> None:
+    def _read_progress(self, job: StoredJob) -> None:
         """Appends new points of the learning curve.
 
         Epochs are written in order, and a resumed attempt writes the same points again, so the number of known points
@@ -242,7 +244,7 @@ class Supervisor:
 
     # --- ending -------------------------------------------------------------------------------------------------------
 
-    def _settle(self, job: Job, seen: Exited, *, stopping: bool) -> None:
+    def _settle(self, job: StoredJob, seen: Exited, *, stopping: bool) -> None:
         """Decides what follows the end of a process: from its result, its failure, or the exit code alone."""
         # First: a stored result makes the job succeed, whatever the process did afterwards.
         if self._complete_if_result_exists(job, seen.exit_code):
@@ -274,7 +276,9 @@ class Supervisor:
             self._announce(job, "Retried", decision.progress.detail, warning=decision.outcome != "interrupted")
             _log.warning("job_queued_again", job=job.id, exit_code=code, reason=decision.progress.detail)
 
-    def _complete_if_result_exists(self, job: Job, exit_code: int | None = None, detail: str = "finished") -> bool:
+    def _complete_if_result_exists(
+        self, job: StoredJob, exit_code: int | None = None, detail: str = "finished"
+    ) -> bool:
         """Ends a job whose result is stored, and returns whether it is.
 
         The result alone makes a job succeed; the exit code of its process does not.
@@ -294,27 +298,27 @@ class Supervisor:
         _log.info("job_succeeded", job=job.id)
         return True
 
-    def _checkpoint_step(self, job: Job) -> int:
+    def _checkpoint_step(self, job: StoredJob) -> int:
         """Returns the step of the last checkpoint; -1 without one."""
         try:
             return int(self.store.get_json(job_key(job.id, "checkpoint/latest.json"))["step"])
         except (NotFound, PreconditionFailed, KeyError, TypeError, ValueError):
             return -1
 
-    def _failure(self, job: Job) -> JobFailure | None:
+    def _failure(self, job: StoredJob) -> JobFailure | None:
         try:
             return self.store.read(job_key(job.id, "failure.json"), JobFailure)
         except NotFound:
             return None
 
 
-def to_origin(job: Job) -> Origin:
+def to_origin(job: StoredJob) -> Origin:
     """Returns where a job comes from."""
     network = job.spec.network if job.spec.kind == "finetune" else ""
     return Origin(check=job.check_id, network=network, request_id=job.request_id)
 
 
-def to_progress(job: Job, seen: Running) -> Progress:
+def to_progress(job: StoredJob, seen: Running) -> Progress:
     """Returns the progress of a launched job: what its attempt waits for, or that it trains."""
     if not seen.message:
         training = Progress(phase="training", detail=f"training, attempt {job.attempts}")

@@ -12,7 +12,7 @@ from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.jobs import JobProgress, JobResult, MetricSpec, TrainingRecipe, TrainingSpec
 from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.jobs.repository import Job, JobRepository
+from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 from vfmalign.finetuning.jobs.retries import Limits
 from vfmalign.finetuning.jobs.supervisor import Supervisor
 from vfmalign.finetuning.launchers.kubernetes.manifest import job_name
@@ -56,16 +56,16 @@ class World:
         assert job.state == "pending", job.progress.detail
         return job_name(name, job.attempts)
 
-    def until(self, supervisor: Supervisor, name: str, condition: Callable[[Job], Any]) -> Job:
+    def until(self, supervisor: Supervisor, name: str, condition: Callable[[StoredJob], Any]) -> StoredJob:
         """The job once a condition holds."""
 
-        def look() -> Job | None:
+        def look() -> StoredJob | None:
             supervisor.reconcile()
             return job if condition(job := self.jobs.get(name)) else None
 
         return until(look)
 
-    def finish(self, supervisor: Supervisor, name: str) -> Job:
+    def finish(self, supervisor: Supervisor, name: str) -> StoredJob:
         """The job once it has ended."""
         return self.until(supervisor, name, lambda job: job.finished)
 

@@ -7,7 +7,7 @@ import pytest
 from vfmalign.client.messages import checks as messages
 from vfmalign.client.messages.common import Progress
 from vfmalign.finetuning.checks.converters import to_check
-from vfmalign.finetuning.checks.repository import Check, ReportRefs
+from vfmalign.finetuning.checks.repository import ReportRefs, StoredCheck
 from vfmalign.finetuning.db.repository import StoredRef
 
 
@@ -25,7 +25,7 @@ def convert():
             kind: StoredRef(key=f"checks/c/report.{kind}", sha256="ab" * 32, size_bytes=3) for kind in ("json", "html")
         }
         moment = datetime(2026, 3, 1, tzinfo=UTC)
-        check = Check(
+        check = StoredCheck(
             id="c", request=messages.CheckSpec(model_id="m", dataset_id="d", task="segmentation"), state="succeeded",
             progress=Progress(), stage_progress=(), created_at=moment, started_at=moment, finished_at=moment,
             failure=None, report=ReportRefs(json_ref=refs["json"], html_ref=refs["html"]), cancel_requested=False,
