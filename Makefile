@@ -110,7 +110,7 @@ k8s-check: setup  ## render the manifests of k8s/, validate them and check them 
 WORKERS ?= 4
 BESIDE  := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 test: setup  ## every test, with real S3, databases and processes (WORKERS=4)
-	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/e2e tests/integration tests/gpu tests/unit --durations=20
+	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/e2e tests/faults tests/integration tests/gpu tests/unit --durations=20
 
 test-fast: setup  ## the tests without the end-to-end ones
 	$(BIN)/pytest -m "not e2e"

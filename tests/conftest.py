@@ -29,7 +29,7 @@ gc.disable()
 
 
 # The slowest suites start first, so that the workers finish together. The order within a suite is unchanged.
-SUITES = ("tests/e2e/", "tests/integration/training/", "tests/integration/", "tests/gpu/", "")
+SUITES = ("tests/e2e/", "tests/faults/", "tests/integration/training/", "tests/integration/", "tests/gpu/", "")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -56,6 +56,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             if nodeid.startswith("tests/e2e/"):
                 return "tests/e2e"
+            if nodeid.startswith("tests/faults/test_lost_objects.py"):  # its tests share one stack and one check
+                return "tests/faults/test_lost_objects.py"
             if nodeid.startswith("tests/integration/finetuning/test_"):
                 return nodeid
             return nodeid.partition("::")[0]
