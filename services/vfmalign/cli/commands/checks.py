@@ -145,7 +145,7 @@ def report(
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     stored = CHECKS.get(target, check_id)
     if stored.result is None:
-        raise no_report("check", check_id, stored.state)
+        raise no_report("check", check_id, stored.state, stored.progress)
     places = download_check_report(target, check_id, stored.result, reports)
     output.emit({"report": places}, places["html"])
 

@@ -125,7 +125,7 @@ def report(
     stored = EXPERIMENTS.get(target, experiment_id)
     files = _get_report_files(stored)
     if not files:
-        raise no_report("experiment", experiment_id, stored.state)
+        raise no_report("experiment", experiment_id, stored.state, stored.progress)
     places = download_report(target, experiment_id, files, reports)
     output.emit({"report": places}, places["html"])
 

@@ -16,7 +16,7 @@ from vfmalign.cli.target import Target
 from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
 from vfmalign.client import AsyncClient
-from vfmalign.client.messages.common import STATES, JobState, ObjectRef
+from vfmalign.client.messages.common import STATES, JobState, ObjectRef, Progress
 from vfmalign.client.operations import OperationT, SpecT
 from vfmalign.core.domain.errors import PreconditionFailed
 
@@ -109,10 +109,11 @@ def download_report(target: Target, resource_id: str, files: Mapping[str, Object
     return places
 
 
-def no_report(noun: str, resource_id: str, state: str) -> PreconditionFailed:
-    """Returns the error for a resource whose report does not exist."""
+def no_report(noun: str, resource_id: str, state: str, progress: Progress) -> PreconditionFailed:
+    """Returns the error for a resource whose report does not exist, or was lost and is written again."""
+    lost = f" again: {progress.detail}" if progress.reason == "ARTIFACT_LOST" else ""
     return PreconditionFailed(
-        f"there is no report, because the {noun} is {state}",
+        f"there is no report, because the {noun} is {state}{lost}",
         subject=resource_id,
         remedy=f"see `vfmalign {noun}s show {resource_id}`",
     )

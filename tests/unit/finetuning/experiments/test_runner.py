@@ -10,7 +10,7 @@ import pytest
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec
-from vfmalign.core.domain.errors import DigestMismatch, Unavailable
+from vfmalign.core.domain.errors import DataLoss, DigestMismatch, Unavailable
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.db.repository import StoredRef
@@ -284,6 +284,21 @@ def test_transient_errors_are_retried_and_others_end_the_experiment(world):
     world.errors = [RuntimeError("SURNAME")]
     ended = world.finish(third, world.runner())
     assert (ended.failure.reason, "SURNAME" in ended.progress.detail) == ("INTERNAL", False)
+
+
+def test_an_experiment_waits_for_the_check_that_creates_a_lost_artifact_again(world):
+    experiment, runner = world.create(), world.runner()
+    while not (ready := runner.reconcile()):
+        for check in world.running(experiment):
+            world.end(check)
+    lost = world.cells(experiment)[1].cell.check_id
+    world.errors = [DataLoss("missing", kind="report", owner=lost, subject="s3://b/checks/c/report.json")]
+    runner.finish(ready[0])
+    assert world.running(experiment) == [lost]
+    assert world.checks.get(lost).progress.detail.startswith("s3://b/checks/c/report.json: missing")
+    assert not world.experiments.get(experiment).finished
+    assert world.finish(experiment, runner).state == "succeeded"
+    assert world.reported == [(experiment, ["succeeded"] * 4)]
 
 
 def test_a_kill_between_any_two_actions_changes_nothing(world):
