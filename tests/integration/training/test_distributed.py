@@ -7,6 +7,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load as parse_safetensors
@@ -181,6 +182,26 @@ def test_a_stop_on_one_machine_stops_all_and_resuming_is_bit_identical(store, ma
     assert [line["step"] for line in resumed] == [step, step]
     result = store.read(job_key("stopped", "result.json"), JobResult)
     assert comparable(result) == comparable(together["long"])
+
+
+def test_a_machine_that_loses_another_ends_with_76(store, make_spec, launch):
+    make_spec("abandoned", **LONG)
+    place = f"127.0.0.1:{free_port()}"
+    lost, left = [
+        launch("abandoned", "--nodes", "2", "--processes", "1", "--node-rank", rank, "--master", place)
+        for rank in ("1", "0")
+    ]
+    deadline = time.monotonic() + 300
+    while not store.exists(job_key("abandoned", "progress/0001.json")):
+        assert lost.poll() is left.poll() is None, left.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    launcher = psutil.Process(lost.pid)
+    for process in (launcher, *launcher.children(recursive=True)):
+        process.kill()
+    _, log = left.communicate(timeout=300)
+    assert left.returncode == 76, log
+    assert not store.exists(job_key("abandoned", "failure.json"))
 
 
 def test_an_invalid_spec_exits_with_2(store, launch):
