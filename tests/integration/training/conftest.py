@@ -129,7 +129,7 @@ def start(store, store_environment):
 def comparable(result):
     """A result without the fields that may differ: times, ids of the job and model, addresses of figures."""
     content = result.model_dump()
-    for name in ("job", "encoder", "stage_seconds", "figures"):
+    for name in ("job", "encoder", "encoder_card_sha256", "stage_seconds", "figures"):
         del content[name]
     for point in content["curve"]:
         del point["elapsed_s"]
