@@ -47,8 +47,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep tests with expensive shared fixtures on one worker.
 
     The end-to-end tests share one stack, and the tests of a file share its module fixtures. Each test of
-    `tests/integration/finetuning` starts its own service and runs on any free worker. This is a scheduler, because the
-    `xdist_group` marks of pytest-xdist 3.8 have no effect with pytest 9.2.
+    `tests/integration/finetuning` and of `tests/faults/test_two_orchestrators.py` starts its own services and runs on
+    any free worker. This is a scheduler, because the `xdist_group` marks of pytest-xdist 3.8 have no effect with pytest
+    9.2.
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -56,9 +57,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             if nodeid.startswith("tests/e2e/"):
                 return "tests/e2e"
-            if nodeid.startswith("tests/faults/test_lost_objects.py"):  # its tests share one stack and one check
-                return "tests/faults/test_lost_objects.py"
-            if nodeid.startswith("tests/integration/finetuning/test_"):
+            if nodeid.startswith(("tests/integration/finetuning/test_", "tests/faults/test_two_orchestrators.py")):
                 return nodeid
             return nodeid.partition("::")[0]
 

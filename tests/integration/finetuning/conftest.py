@@ -10,221 +10,22 @@ import asyncio
 import json
 import subprocess
 import sys
-import threading
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 
-import grpc
-import numpy as np
 import pytest
 import sqlalchemy as sa
+from tests.integration.finetuning.peers import PROGRAM, Peers, store_inputs
 
-from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
-from vfmalign.core.domain.errors import BadOption, DataLoss, NotFound
-from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
-from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.rpc.channels import connect
-from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
-from vfmalign.core.storage.datasets import save_dataset, to_datalist
-from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
-from vfmalign.core.storage.feature_sets import FeatureRequest, read_committed, read_feature_set
-from vfmalign.core.storage.keys import dataset_key, model_card_key
 from vfmalign.finetuning.db.database import Database
 from vfmalign.v1 import (
     alignment_pb2,
     alignment_pb2_grpc,
-    common_pb2,
     experiment_pb2_grpc,
-    features_pb2,
-    features_pb2_grpc,
     finetuning_pb2,
     finetuning_pb2_grpc,
-    mmd_pb2,
-    mmd_pb2_grpc,
 )
-
-LAYERS = ("stages.0", "stages.1")
-
-# Trains nothing: writes what a training process writes. Seed 5 waits for a file, seed 3 finds the data bad as long as
-# there is no file. With seed 6 a network that is probed stays at step 20 for as long as there is no file.
-PROGRAM = """
-import gc, os, signal, sys, time
-gc.disable()
-from pathlib import Path
-from vfmalign.core.domain.datasets import VolumeRef
-from vfmalign.core.domain.jobs import *
-from vfmalign.core.domain.models import ModelCard
-from vfmalign.core.storage.keys import job_key, model_card_key
-from vfmalign.core.storage.datasets import load_dataset
-from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.storage.object_store import ObjectStore
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-store = ObjectStore(StoreSettings())
-spec = store.read(store.key(sys.argv[1]), TrainingSpec)
-root = Path(os.environ["TEST_FOLDER"])
-with (root / "starts").open("a") as file:
-    file.write(f"{spec.id}\\n")
-if spec.seed == 3 and not (root / "go").exists():
-    store.write(job_key(spec.id, "failure.json"), JobFailure(exit_code=3, reason="BAD_VOLUME", message="not a volume"))
-    sys.exit(3)
-if spec.seed == 5:
-    while not (root / "go").exists():
-        time.sleep(0.05)
-level = {"pretrained": 0.6, "scratch": 0.4, "specialised": 0.5}[spec.network]
-curve = tuple(JobProgress(epoch=e, epochs=6, step=10 * e, steps=60, train_loss=None, elapsed_s=float(e),
-    val_score=level * (1 - 2.0 ** -e)) for e in range(7))
-probes = []
-def publish(name, digest):
-    card = store.read(model_card_key(spec.model), ModelCard)
-    store.put(f"models/{name}/{digest}.safetensors", b"weights")
-    ref = VolumeRef(key=f"models/{name}/{digest}.safetensors", sha256=digest)
-    card = card.model_copy(update={"id": name, "checkpoint": ref, "source": f"job {spec.id}"})
-    store.write(model_card_key(name), card)
-    return card
-for point in curve:
-    while spec.seed == 6 and spec.recipe.probe_steps and point.step > 20 and not (root / "go").exists():
-        time.sleep(0.05)
-    if point.step in spec.recipe.probe_steps:
-        name, digest = probe_id(spec.publish_as, point.step), f"{point.step:064x}"
-        publish(name, digest)
-        probes.append(ProbeModel(step=point.step, model=name, sha256=digest, val_score=point.val_score))
-    store.write(job_key(spec.id, f"progress/{point.epoch:04d}.json"), point)
-metric = MetricSpec(name="lesion_dice", unit="", higher_is_better=True, floor=0.05)
-cases = load_dataset(store, spec.dataset, spec.dataset_digest).test
-wobble = len(spec.network) / 1000
-scores = tuple(CaseScore(case=c.id, group=c.group, values={"lesion_dice": level + wobble * (i % 3)})
-    for i, c in enumerate(cases))
-encoder = publish(spec.publish_as, "e" * 64) if spec.publish_as else None
-store.write(job_key(spec.id, "result.json"), JobResult(job=spec.id, metrics=(metric,), primary_metric="lesion_dice",
-    curve=curve, selected_epoch=6, selected_step=60, test_scores=scores,
-    weight_change=None if spec.network == "specialised" else 0.1, encoder=spec.publish_as,
-    encoder_sha256="e" * 64 if encoder else "", encoder_card_sha256=encoder.digest() if encoder else "",
-    probes=tuple(probes), parameters=1000, device="cpu",
-    stage_seconds={"fit": 1.0},
-    software={"torch": "0"}))
-"""
-
-
-class Features(features_pb2_grpc.FeatureServiceServicer):
-    """Stores small random sets by what was asked; a dataset called `slow…` keeps a call open until it is cancelled."""
-
-    def __init__(self, store):
-        self.store, self.calls, self.commits, self.cancelled = store, [], [], threading.Event()
-        self.seed, self.committed = 0, []
-
-    def ExtractDataset(self, request, context):
-        name = f"{request.model_id}/{request.dataset_id}/{request.split}/{request.initialisation}"
-        self.calls.append(name)
-        yield features_pb2.ExtractDatasetResponse(
-            progress=common_pb2.Progress(phase="forward", done=1, total=12, unit="case", elapsed_seconds=0.1)
-        )
-        while request.dataset_id.startswith("slow"):
-            if not context.is_active():
-                self.cancelled.set()
-                return
-            time.sleep(0.02)
-        self.commits.append(name)
-        committed = self.commit(request)
-        self.committed.append(committed)
-        self.after_commit(request, committed)
-        yield features_pb2.ExtractDatasetResponse(
-            feature_set=features_pb2.FeatureSet(
-                feature_set_id=committed.manifest.request.feature_set_id(), rows=12, groups=12,
-                checkpoint_sha256=request.checkpoint_sha256, dataset_digest=request.dataset_digest,
-                manifest=common_pb2.ObjectRef(uri=self.store.uri(committed.key), sha256=committed.sha256),
-            ),
-            cost=common_pb2.Cost(device="cpu"),
-        )  # fmt: skip
-
-    def after_commit(self, request, committed):
-        """Replaced by tests that damage what was stored."""
-
-    def commit(self, request):
-        """Writes a set of two parts, whatever is left of it, as the real service does."""
-        asked = FeatureRequest(
-            model=request.model_id, model_sha256=request.checkpoint_sha256, dataset=request.dataset_id,
-            dataset_digest=request.dataset_digest, split=("pretrain", "train", "val", "test")[request.split - 1],
-            init_seed=request.initialisation_seed, layers=tuple(request.layers),
-            initialisation="random" if request.initialisation == features_pb2.INITIALISATION_RANDOM else "checkpoint",
-            preprocessing=PreprocessingSpec(spacing_mm=None, shape_DHW=(16, 64, 64)),
-        )  # fmt: skip
-        cases = [f"case-{row}" for row in range(12)]
-        writer = FeatureSetWriter(self.store, asked, cases, cases)
-        rng = np.random.default_rng(self.seed)
-        for start in (0, 6):
-            writer.write_part(start, {name: rng.normal(size=(6, 4)).astype("f4") for name in asked.layers})
-        try:
-            replaced = read_committed(self.store, asked.feature_set_id())
-        except (NotFound, DataLoss):
-            replaced = None
-        return writer.commit({"torch": "0"}, replaced=replaced)
-
-
-class Mmd(mmd_pb2_grpc.MmdServiceServicer):
-    """Answers with numbers made from the feature sets' ids; refuses `frechet`, and everything where `error` is set.
-
-    Reads the sets in the versions that are asked for, as the real service does.
-    """
-
-    def __init__(self, store):
-        self.store, self.calls, self.error, self.delay_s = store, [], None, 0.0
-
-    def Compute(self, request, context):
-        self.calls.append(request)
-        time.sleep(self.delay_s)
-        refused = BadOption("takes at most 8192 rows", field="measures")
-        error = refused if mmd_pb2.MEASURE_FRECHET in request.measures else self.error
-        try:
-            for source in (request.x, request.y, request.reference):
-                read_feature_set(self.store, source.feature_set_id, source.manifest_sha256)
-        except DataLoss as loss:
-            error = loss
-        if error is not None:
-            status = to_status(error, "id")
-            context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
-            context.abort(get_status_code(error), status.message)
-        value = int(request.y.feature_set_id[:4], 16) / 131072 + 0.01  # far from 1, where a shift is out of reach
-
-        def shift(scale):
-            return mmd_pb2.ShiftResult(
-                mmd2=common_pb2.Estimate(value=scale * value),
-                p_value=common_pb2.Estimate(value=0.001) if request.HasField("test") else common_pb2.Estimate(),
-                sigma=1.0,
-            )
-
-        return mmd_pb2.ComputeResponse(
-            layers=[
-                mmd_pb2.LayerResult(
-                    layer=layer, channels=4, raw=shift(1), standardised=shift(2),
-                    measures=[
-                        mmd_pb2.MeasureResult(measure=one, value=common_pb2.Estimate(value=one / 4))
-                        for one in request.measures
-                    ],
-                )
-                for layer in request.layers
-            ],
-            primary_layer=request.primary_layer, estimator=mmd_pb2.ESTIMATOR_UNBIASED_PAIRED, rows_x=12, rows_y=12,
-            groups=12, precision="float64", cost=common_pb2.Cost(device="cpu"),
-        )  # fmt: skip
-
-
-class Peers:
-    """Both servicers on one port, which stays the same when they are stopped and started."""
-
-    def __init__(self, store):
-        self.features, self.mmd, self.port = Features(store), Mmd(store), 0
-        self.start()
-
-    def start(self):
-        self.server = grpc.server(ThreadPoolExecutor(8))
-        features_pb2_grpc.add_FeatureServiceServicer_to_server(self.features, self.server)
-        mmd_pb2_grpc.add_MmdServiceServicer_to_server(self.mmd, self.server)
-        self.port = self.server.add_insecure_port(f"127.0.0.1:{self.port}")
-        self.server.start()
-
-    def stop(self):
-        self.server.stop(0).wait()
 
 
 @pytest.fixture
@@ -356,29 +157,4 @@ async def service(tmp_path, store, store_environment, peers, database_url, launc
 @pytest.fixture(autouse=True)
 def stored(store):
     """A model card and datasets; volumes are never read here."""
-
-    def case(name, group=None):
-        digest = uuid.uuid5(uuid.NAMESPACE_OID, name).hex * 2
-        return Case(id=name, group=group or name, volumes={"t2w": VolumeRef(key=f"volumes/{name}", sha256=digest)})
-
-    card = {
-        "id": "vfm", "architecture": "profound_conv_micro", "objective": "masked_reconstruction",
-        "checkpoint": {"key": "models/vfm/w", "sha256": "c" * 64},
-        "preprocessing": {"spacing_mm": None, "shape_DHW": (16, 64, 64)},
-        "layers": [{"name": name, "channels": 4} for name in LAYERS], "primary_layer": "stages.1",
-    }  # fmt: skip
-    store.write(model_card_key("vfm"), ModelCard.model_validate(card))
-    store.put("models/vfm/w", b"weights")
-
-    def dataset(name, **fields):
-        splits = {
-            split: tuple(case(f"{split}-{i}") for i in range(n))
-            for split, n in (("train", 4), ("val", 2), ("test", 12))
-        }
-        return DatasetManifest(id=name, **(splits | fields))
-
-    save_dataset(store, dataset("demo"))
-    save_dataset(store, dataset("twin"))  # equal to `demo`, but no check of one shares baselines with one of the other
-    save_dataset(store, dataset("slow"))
-    leaky = dataset("leaky", test=(case("test-0"), case("train-1")))
-    store.put(dataset_key("leaky"), canonical_json(to_datalist(leaky)))
+    store_inputs(store)
