@@ -11,7 +11,7 @@ TORCH_RANGE := torch>=2.9,<3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast test-lowest test-cluster bench bench-competitors bench-gpu demo experiment up down check k8s-check locks images test-containers compose-up compose-down clean
+.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast test-lowest test-faults test-cluster bench bench-competitors bench-gpu demo experiment up down check k8s-check locks images test-containers compose-up compose-down clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -111,6 +111,11 @@ WORKERS ?= 4
 BESIDE  := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 test: setup  ## every test, with real S3, databases and processes (WORKERS=4)
 	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/e2e tests/faults tests/integration tests/gpu tests/unit --durations=20
+
+# `make test` runs two seeds. FAULT_RUNS=50 takes an hour on two cores.
+FAULT_RUNS ?= 2
+test-faults: setup  ## lost objects, and two orchestrators killed and stopped at random (FAULT_RUNS=2)
+	FAULT_RUNS=$(FAULT_RUNS) OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/faults
 
 test-fast: setup  ## the tests without the end-to-end ones
 	$(BIN)/pytest -m "not e2e"

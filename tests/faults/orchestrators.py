@@ -21,11 +21,11 @@ from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.finetuning.checks.repository import Check, CheckRepository
 from vfmalign.finetuning.db.database import Database
 
-TTL_S = 1.5
+TTL_S = 3.0
 FAULTS = {"kill": 4, "pause": 4, "terminate": 1}
 """Kinds of faults, and how often each occurs among them."""
-TIMEOUT_S = 300.0
-START_TIMEOUT_S = 60.0
+TIMEOUT_S = 480.0
+START_TIMEOUT_S = 240.0
 
 
 class Orchestrator:
@@ -106,11 +106,11 @@ class Pair:
         """Lets the pair work for a moment, and then one of the two suffer, mostly the leader."""
         self.first.wait_until_ready()
         self.second.wait_until_ready()
-        time.sleep(self.random.uniform(0.2, 1.5 * TTL_S))
+        time.sleep(self.random.uniform(0.2, TTL_S))
         leader, standby = self._by_role()
         victim = leader if self.random.random() < 0.8 else standby
         kind = self.random.choices(list(FAULTS), list(FAULTS.values()))[0]
-        pause_s = self.random.uniform(0.1, 3 * TTL_S)
+        pause_s = self.random.uniform(0.1, 2.5 * TTL_S)
         self.counts[kind] += 1
         if kind == "kill":
             victim.process.kill()

@@ -8,7 +8,7 @@ lease has expired, so its writes are checked where they happen:
   epoch, so that a takeover comes either before the whole transaction, which then fails, or after it.
 - Writes to the object store cannot be part of a transaction. They run on `store.guarded_by(term.check_deadline)`, which
   compares a clock of this process with the start of the last successful renewal. What a pause right after this check
-  lets through is harmless, because artifacts are deterministic and committed conditionally.
+  lets through is harmless: artifacts are deterministic, and the database remembers their digests.
 """
 
 from __future__ import annotations
