@@ -1,7 +1,7 @@
 """Leadership: do the leader's work while this process holds the lease, and stand by otherwise.
 
-Renewals have a thread of their own, so that slow calls of the work cannot hold them up. The work ends when the lease is
-lost, or when it could not be renewed in time; this process then stands by until it can acquire the lease again.
+Renewals have a thread of their own, so that slow calls of the work cannot hold them up. The work ends when another
+process has taken the lease over; this process then stands by until it can acquire the lease again.
 """
 
 from __future__ import annotations
@@ -137,23 +137,28 @@ class Leadership:
         await self._announce(False)
 
     async def _renew(self, term: Term) -> None:
-        """Renews the lease; returns once it is lost, or has expired while the database did not answer."""
+        """Renews the lease until another process has it.
+
+        While the database does not answer, the lease may expire, but the work goes on: it can write nothing, and
+        continues where no other process has taken over by the time that the database answers.
+        """
         pause_s = renewal_s = self._lease.ttl_s / _RENEWALS_PER_TTL
         while True:
             await asyncio.sleep(pause_s)
+            renewal = asyncio.ensure_future(self._in_thread(term.renew))
+            await asyncio.wait((renewal,), timeout=max(term.remaining_s, 0.0))
+            if not renewal.done():
+                await self._announce(False)
             try:
-                # After a pause of the whole process the lease has expired, but may still be free to be renewed.
-                async with asyncio.timeout(max(term.remaining_s, renewal_s)):
-                    await self._in_thread(term.renew)
+                await renewal
                 pause_s = renewal_s
             except LeaseLost as error:
                 _log.warning("lease_lost", epoch=term.epoch, error=str(error))
                 return
-            except (TimeoutError, VfmalignError) as error:
+            except VfmalignError as error:
                 _log.warning("lease_not_renewed", epoch=term.epoch, error=str(error), seconds_left=term.remaining_s)
-                if term.remaining_s <= 0:
-                    return
                 pause_s = renewal_s / _RENEWALS_PER_TTL
+            await self._announce(term.remaining_s > 0)
 
     async def _in_thread(self, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)

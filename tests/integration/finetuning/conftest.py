@@ -68,7 +68,7 @@ async def service(tmp_path, store, store_environment, peers, database_url, launc
                     "VFMALIGN_MMD_ADDRESS": f"127.0.0.1:{peers.port}",
                     "VFMALIGN_STATE_DIR": str(folder / "state"),
                     "VFMALIGN_DATABASE__URL": database_url,
-                    "VFMALIGN_LEASE__TTL_S": "3",
+                    "VFMALIGN_LEASE__TTL_S": "5",
                     "VFMALIGN_LAUNCHER__MAX_RUNNING": "3",
                     "VFMALIGN_RECONCILER__POLL_S": "0.1",
                     "VFMALIGN_SERVER__GRPC_PORT": "0",
