@@ -18,7 +18,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from vfmalign.core.domain.errors import VfmalignError
-from vfmalign.finetuning.checks.repository import Check, CheckRepository
+from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
 from vfmalign.finetuning.db.database import Database
 
 TTL_S = 3.0
@@ -84,7 +84,7 @@ class Pair:
     random: random.Random
     counts: Counter[str] = field(default_factory=Counter)
 
-    def wait(self, check_id: str, *, faults: int) -> Check:
+    def wait(self, check_id: str, *, faults: int) -> StoredCheck:
         """Returns a check once it has ended, while so many faults befall the orchestrators one after another."""
         checks = CheckRepository(self.database)
         end = time.monotonic() + TIMEOUT_S
