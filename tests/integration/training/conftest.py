@@ -127,7 +127,10 @@ def start(store, store_environment):
 
 
 def comparable(result):
-    """A result without the fields that may differ: times, ids of the job and model, addresses of figures."""
+    """A result without the fields that may differ: times, ids of the job and model, addresses of figures.
+
+    The card names the job and the model, so that its digest differs as well; that of the weights must not.
+    """
     content = result.model_dump()
     for name in ("job", "encoder", "encoder_card_sha256", "stage_seconds", "figures"):
         del content[name]
