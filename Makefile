@@ -109,13 +109,13 @@ k8s-check: setup  ## render the manifests of k8s/, validate them and check them 
 # must not spin while they wait, and small tensors need one thread.
 WORKERS ?= 4
 BESIDE  := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
-test: setup  ## every test, with real S3, databases and processes (WORKERS=4)
-	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/e2e tests/faults tests/integration tests/gpu tests/unit --durations=20
+test: setup  ## unit, integration and end-to-end tests, with real S3, databases and processes (WORKERS=4)
+	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/e2e tests/integration tests/gpu tests/unit --durations=20
 
-# `make test` runs two seeds. FAULT_RUNS=50 takes an hour on two cores.
+# FAULT_RUNS=50 takes an hour on two cores.
 FAULT_RUNS ?= 2
-test-faults: setup  ## lost objects, and two orchestrators killed and stopped at random (FAULT_RUNS=2)
-	FAULT_RUNS=$(FAULT_RUNS) OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/faults
+test-faults: setup  ## lost objects, an unreachable store, and processes killed and stopped at random (FAULT_RUNS=2)
+	FAULT_RUNS=$(FAULT_RUNS) OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/faults --durations=10
 
 test-fast: setup  ## the tests without the end-to-end ones
 	$(BIN)/pytest -m "not e2e"

@@ -62,9 +62,9 @@ async def run(settings: FinetuningSettings) -> None:
     def show_log(job: str, attempt: int) -> str:
         return launcher.log_command(job, attempt)
 
-    async def announce(leads: bool) -> None:
+    async def announce(is_leader: bool) -> None:
         status = health_pb2.HealthCheckResponse
-        await state.set(HEALTH_SERVICE, status.SERVING if leads else status.NOT_SERVING)
+        await state.set(HEALTH_SERVICE, status.SERVING if is_leader else status.NOT_SERVING)
 
     leadership = Leadership(Lease(database, settings.lease.ttl_s), take_office, announce)
 

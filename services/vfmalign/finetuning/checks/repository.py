@@ -17,7 +17,7 @@ from vfmalign.finetuning.db.database import CheckRow, JobRow, StageRow, now
 from vfmalign.finetuning.db.repository import LifecycleRepository, Operation, StoredRef, common_fields
 
 StageOutcome = Literal["running", "succeeded", "failed", "interrupted", "cancelled", "lost"]
-"""`lost` is no run: it records that the output of an earlier run was lost, so that the stage runs again."""
+"""`lost` records that the output of an earlier run was lost, so that the stage runs again."""
 
 
 class ReportRefs(Record):
