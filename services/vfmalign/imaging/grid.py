@@ -34,6 +34,11 @@ TRUNCATE_SIGMAS = 3.0
 """Radius of the Gaussian low-pass in standard deviations."""
 _LINES_PER_PRODUCT = 16
 """Output lines per matrix product: few enough that each product reads a narrow band of the input."""
+SNAP_VOXELS = 1e-4
+"""Positions this close to a voxel's centre are the voxel's. Affines carry rounding errors of 1e-16 to 1e-6 voxels (they
+are products, inverses and float32 headers), which would give a neighbour a tiny weight. Zeros beside tissue would then
+become nonzero, and normalisation over nonzero voxels would count the background as signal.
+"""
 MAX_OBLIQUENESS_VOXELS = 1e-2
 """Two volumes count as parallel if the angle between their axes displaces no voxel by more than this. The affines of
 one examination are stored in float32, so their axes rarely agree exactly.
@@ -216,8 +221,8 @@ def _axes_aligned(matrix: NDArray[np.float64], grid: Grid) -> bool:
 def _resample_nearest(volume: Volume, grid: Grid) -> NDArray[np.float32]:
     source = _to_lps(volume)
     matrix, offset = _index_map(source, grid)
-    # A position midway between two voxels must not be rounded up or down by the last bit of the affine.
-    offset = offset + 1e-6
+    # A position midway between two voxels must not be rounded up or down by the rounding errors of the affine.
+    offset = offset + SNAP_VOXELS
     if not _axes_aligned(matrix, grid):
         return _interpolate_voxelwise(source.array_XYZ, matrix, offset, grid, order=0)
     values_XYZ = source.array_XYZ
@@ -239,10 +244,13 @@ def _interpolate_voxelwise(
     *,
     order: Literal[0, 1],
 ) -> NDArray[np.float32]:
-    """Nearest or linearly interpolated values where the axes do not agree."""
-    values_XYZ: NDArray[np.float32] = ndimage.affine_transform(
-        array_XYZ, matrix, offset=offset, output_shape=grid.shape_XYZ, order=order, mode="nearest"
-    )
+    """Nearest or linearly interpolated values where the axes do not agree, plane by plane to bound the memory."""
+    values_XYZ = np.empty(grid.shape_XYZ, np.float32)
+    index_XY = np.indices(grid.shape_XYZ[:2], dtype=np.float64)
+    first_plane_XY = np.tensordot(matrix[:, :2], index_XY, axes=1) + offset[:, None, None]
+    for plane in range(grid.shape_XYZ[2]):
+        position_XY = _snap(first_plane_XY + plane * matrix[:, 2, None, None])
+        ndimage.map_coordinates(array_XYZ, position_XY, values_XYZ[..., plane], order=order, mode="nearest")
     values_XYZ[~_inside_mask(matrix, offset, array_XYZ.shape, grid.shape_XYZ)] = 0.0
     return values_XYZ
 
@@ -293,7 +301,13 @@ def _banded_products(weights_OI: NDArray[np.float32], rows_per_product: int) -> 
 
 
 def _positions(count: int, step: float, start: float) -> NDArray[np.float64]:
-    return start + step * np.arange(count, dtype=np.float64)
+    return _snap(start + step * np.arange(count, dtype=np.float64))
+
+
+def _snap(position: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Move positions within `SNAP_VOXELS` of a voxel's centre onto it."""
+    centre = np.rint(position)
+    return np.where(np.abs(position - centre) <= SNAP_VOXELS, centre, position)
 
 
 def _interpolation_weights(size: int, size_out: int, step: float, start: float, sigma: float) -> NDArray[np.float32]:

@@ -70,6 +70,23 @@ def test_separable_and_voxelwise_interpolation_agree(monkeypatch, spacing_mm, la
     assert (by_axis != 0).mean() > 0.4
 
 
+@pytest.mark.parametrize("spacing_mm", [None, (3.0, 0.5, 0.5), (1.0, 0.25, 0.25)])
+@pytest.mark.parametrize("turn_deg", [0.0, 8.0])
+def test_zeros_stay_zero_where_affines_carry_rounding_errors(spacing_mm, turn_deg):
+    """Both interpolations: separable, and voxel by voxel where the volume is turned about Z."""
+    values = np.random.default_rng(0).integers(1, 1000, (24, 24, 9))
+    values[:, :, ::2] = 0
+    reference = placed((24, 24, 9), (0.5, 0.5, 3.0))
+    grid = common_grid(reference, spacing_mm)
+    exact = placed((24, 24, 9), (0.5, 0.5, 3.0), angles=(0.0, 0.0, turn_deg), values=values)
+    noise = np.zeros((4, 4))
+    noise[:3] = 1e-7 * np.random.default_rng(1).uniform(-1.0, 1.0, (3, 4))
+    expected = resample(exact, grid, labels=False)
+    noisy = resample(Volume(exact.array_XYZ, exact.affine + noise), grid, labels=False)
+    assert np.count_nonzero(expected == 0.0) > 1000
+    np.testing.assert_array_equal(noisy == 0.0, expected == 0.0)
+
+
 def test_downsampling_low_passes_instead_of_aliasing():
     stripes = np.zeros((32, 32, 8))
     stripes[::2] = 100.0

@@ -146,6 +146,38 @@ def test_a_real_case(picai):
     assert float((prepared.lesions_DHW > 0).sum()) * 3.0 / 1000 == pytest.approx(4.94, rel=0.05)
 
 
+def test_a_real_case_on_its_own_grid_equals_upstreams_transforms(picai):
+    """ProFound's input is MONAI's z-score over nonzero voxels, then crop, then pad, without any resampling."""
+    transforms = pytest.importorskip("monai.transforms")
+    kinds, shape_XYZ = ("t2w", "dwi", "adc"), (224, 224, 64)
+    volumes_CXYZ = torch.stack([torch.from_numpy(np.ascontiguousarray(picai[kind].array_XYZ)) for kind in kinds])
+    steps = (
+        transforms.NormalizeIntensity(nonzero=True, channel_wise=True),
+        transforms.CenterSpatialCrop(shape_XYZ),
+        transforms.SpatialPad(shape_XYZ),
+    )
+    for step in steps:
+        volumes_CXYZ = step(volumes_CXYZ)
+    preprocessing = Preprocessing(modalities=kinds, spacing_mm=None, shape_DHW=shape_XYZ[::-1])
+    prepared = prepare_study(picai, preprocessing)
+    expected_CDHW = torch.as_tensor(np.asarray(volumes_CXYZ)).permute(0, 3, 2, 1)
+    assert float((prepared.input_CDHW - expected_CDHW).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("noise_voxels", [1e-16, 1e-12, 1e-8])
+def test_rounding_errors_of_an_affine_change_no_voxel_of_a_real_case(picai, noise_voxels):
+    rng = np.random.default_rng(0)
+    kinds = ("t2w", "dwi", "adc")
+    preprocessing = Preprocessing(modalities=kinds, spacing_mm=None, shape_DHW=(20, 224, 224))
+    exact = prepare_study({kind: picai[kind] for kind in kinds}, preprocessing).input_CDHW
+    noisy = {}
+    for kind in kinds:
+        affine = picai[kind].affine.copy()
+        affine[:3] += noise_voxels * np.abs(affine[:3, :3]).max() * rng.uniform(-1.0, 1.0, (3, 4))
+        noisy[kind] = Volume(picai[kind].array_XYZ, affine)
+    assert float((prepare_study(noisy, preprocessing).input_CDHW - exact).abs().max()) < 1e-4
+
+
 def test_rejects_missing_and_constant_modalities(phantom):
     def without(*kinds):
         return {kind: volume for kind, volume in phantom.volumes.items() if kind not in kinds}
