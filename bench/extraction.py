@@ -101,8 +101,8 @@ def measure(name: str, cases: int, turn_deg: float) -> dict[str, Any]:
         for split in (WARM_UP, *TURNS):
             inputs = _prepare(store, split, card.preprocessing)
             start = time.perf_counter()
-            for input_CDHW in inputs:
-                extract(encoder, input_CDHW[None], layers, "mean")
+            for input_CDHW, slices in inputs:
+                extract(encoder, input_CDHW[None], layers, "mean", torch.tensor([slices]))
             forward_s.append((time.perf_counter() - start) / len(inputs))
             stages = stages if split != TURNS[0] else Stages()
             extraction_s.append(_extract(store, models, model, split, stages) / len(inputs))
@@ -134,15 +134,16 @@ def _extract(store: ObjectStore, models: ModelCache, model: str, split: Split, s
     return seconds
 
 
-def _prepare(store: ObjectStore, split: Split, preprocessing: Any) -> list[Tensor]:
-    """Return the network inputs of a split's studies."""
+def _prepare(store: ObjectStore, split: Split, preprocessing: Any) -> list[tuple[Tensor, tuple[int, int]]]:
+    """Return the network input of each study of a split, and which of its slices are real."""
     from vfmalign.core.storage.datasets import load_dataset
     from vfmalign.imaging.preprocessing import needed_kinds, prepare_study
     from vfmalign.imaging.volumes import load_case
 
     cases = load_dataset(store, DATASET).split(split)
     kinds = needed_kinds(preprocessing)
-    return [prepare_study(load_case(store, case, kinds), preprocessing).input_CDHW for case in cases]
+    studies = [prepare_study(load_case(store, case, kinds), preprocessing) for case in cases]
+    return [(study.input_CDHW, study.slices) for study in studies]
 
 
 def _synthesise(store: ObjectStore, cases: int, turn_deg: float) -> None:

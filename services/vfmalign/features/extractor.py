@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vfmalign.client.messages.features import Pooling
 from vfmalign.core.domain.errors import BadOption, Exhausted
-from vfmalign.models.encoder import Encoder, pool
+from vfmalign.models.encoder import Encoder, pool_volume, whole_volumes
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import build_encoder, random_state
 
@@ -32,7 +32,13 @@ def check_layers(encoder: Encoder, layers: Sequence[str]) -> None:
         raise BadOption("a layer is listed twice", field="layers", remedy="list each layer once")
 
 
-def extract(encoder: Encoder, input_NCDHW: Tensor, layers: Sequence[str], pooling: Pooling) -> dict[str, Tensor]:
+def extract(
+    encoder: Encoder,
+    input_NCDHW: Tensor,
+    layers: Sequence[str],
+    pooling: Pooling,
+    slices_N2: Tensor | None = None,
+) -> dict[str, Tensor]:
     """Extracts the features of prepared studies.
 
     Up to float32 rounding, a study's features do not depend on the batch. On a CPU, a forward pass takes at most
@@ -42,7 +48,9 @@ def extract(encoder: Encoder, input_NCDHW: Tensor, layers: Sequence[str], poolin
         encoder: in evaluation mode; its device computes.
         input_NCDHW: prepared studies, float32.
         layers: names of `Encoder.layer_channels`.
-        pooling: `mean` over space, or `none` for the whole maps.
+        pooling: `mean` over space without padded slices, or `none` for the whole maps.
+        slices_N2: first slice and number of slices of each study, see `models.encoder`; None for whole volumes without
+            padding.
 
     Returns:
         By layer, in the order of `layers`, float32 on the CPU: (N, C) with `mean`; (N, C, D, H, W) with `none`, except
@@ -54,9 +62,12 @@ def extract(encoder: Encoder, input_NCDHW: Tensor, layers: Sequence[str], poolin
     """
     check_layers(encoder, layers)
     device = next(encoder.parameters()).device
-    batches = torch.split(input_NCDHW, encoder.studies_at_once if device.type == "cpu" else len(input_NCDHW))
+    size = encoder.studies_at_once if device.type == "cpu" else len(input_NCDHW)
+    if slices_N2 is None:
+        slices_N2 = whole_volumes(len(input_NCDHW), input_NCDHW.shape[2])
+    batches = zip(torch.split(input_NCDHW, size), torch.split(slices_N2, size), strict=True)
     try:
-        parts = [_forward(encoder, batch.to(device), layers, pooling) for batch in batches]
+        parts = [_forward(encoder, batch.to(device), layers, pooling, slices) for batch, slices in batches]
     except torch.OutOfMemoryError as error:
         raise Exhausted(
             f"{len(input_NCDHW)} studies of shape {list(input_NCDHW.shape[1:])} do not fit into the memory of {device}",
@@ -66,14 +77,15 @@ def extract(encoder: Encoder, input_NCDHW: Tensor, layers: Sequence[str], poolin
     return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
 
 
-def _forward(encoder: Encoder, input_NCDHW: Tensor, layers: Sequence[str], pooling: Pooling) -> dict[str, Tensor]:
+def _forward(
+    encoder: Encoder, input_NCDHW: Tensor, layers: Sequence[str], pooling: Pooling, slices_N2: Tensor
+) -> dict[str, Tensor]:
     exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     with torch.inference_mode(), torch.autocast(input_NCDHW.device.type, enabled=False), exact:
-        maps = encoder.feature_maps(input_NCDHW)
-        return {
-            layer: (pool(maps[layer]) if pooling == "mean" else maps[layer]).float().cpu().contiguous()
-            for layer in layers
-        }
+        maps = encoder.feature_maps(input_NCDHW, slices_N2)
+        if pooling == "mean":
+            maps = {layer: pool_volume(encoder, maps[layer], slices_N2) for layer in layers}
+        return {layer: maps[layer].float().cpu().contiguous() for layer in layers}
 
 
 def warm_up(device: torch.device) -> None:

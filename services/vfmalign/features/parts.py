@@ -31,6 +31,8 @@ from vfmalign.imaging.volumes import load_case
 from vfmalign.models.encoder import Encoder
 
 Features = dict[str, Tensor]
+PreparedInput = tuple[Tensor, tuple[int, int]]
+"""Input of a study, (C, D, H, W), and its `PreparedStudy.slices`."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,10 @@ def extract_missing(
                     raise Cancelled("the extraction was cancelled", subject=plan.request.feature_set_id())
                 with hooks.stages.stage("wait_input"):
                     size = min(batch_size, rows.stop - first)
-                    input_NCDHW = torch.stack([next(inputs) for _ in range(size)])
-                batches.append(_forward(hooks, encoder, input_NCDHW, plan.request.layers))
+                    studies = [next(inputs) for _ in range(size)]
+                    input_NCDHW = torch.stack([input_CDHW for input_CDHW, _ in studies])
+                slices_N2 = torch.tensor([slices for _, slices in studies])
+                batches.append(_forward(hooks, encoder, input_NCDHW, slices_N2, plan.request.layers))
             with hooks.stages.stage("write"):
                 writer.write_part(rows.start, _concatenate(batches, plan.request.layers))
             done += len(rows)
@@ -138,12 +142,12 @@ def split_rows(plan: ExtractionPlan, options: ExtractionOptions) -> list[range]:
     return [rows[start : start + options.part_cases] for start in range(0, len(rows), options.part_cases)]
 
 
-def _forward(hooks: Hooks, encoder: Encoder, input_NCDHW: Tensor, layers: Sequence[str]) -> Features:
+def _forward(hooks: Hooks, encoder: Encoder, input_NCDHW: Tensor, slices_N2: Tensor, layers: Sequence[str]) -> Features:
     metrics.batch_size.observe(len(input_NCDHW))
 
     def run() -> Features:
         with hooks.stages.stage("forward"):
-            return extract(encoder, input_NCDHW, layers, "mean")
+            return extract(encoder, input_NCDHW, layers, "mean", slices_N2)
 
     return hooks.compute(run)
 
@@ -154,7 +158,7 @@ def _concatenate(batches: Sequence[Features], layers: Sequence[str]) -> dict[str
 
 def _prepare_inputs(
     store: ObjectStore, plan: ExtractionPlan, cases: Sequence[Case], options: ExtractionOptions, stages: Stages
-) -> Generator[Tensor, None, None]:
+) -> Generator[PreparedInput, None, None]:
     """Yields prepared inputs in order of the cases. Closing the generator stops the readers.
 
     Readers are at most one batch and one study per reader ahead of the encoder, which bounds the memory.
@@ -162,17 +166,18 @@ def _prepare_inputs(
     kinds = needed_kinds(plan.card.preprocessing)
     ahead = options.batch_size + options.readers
 
-    def prepare(case: Case) -> Tensor:
+    def prepare(case: Case) -> PreparedInput:
         with stages.stage("read"):
             volumes = load_case(store, case, kinds)
         with stages.stage("prepare"):
-            return prepare_study(
+            study = prepare_study(
                 volumes, plan.card.preprocessing, plan.request.input_transform, subject=f"case {case.id}"
-            ).input_CDHW
+            )
+            return study.input_CDHW, study.slices
 
     # One torch thread per reader: readers that share torch's pool spend half of their time waiting for each other.
     with open_thread_pool(options.readers, 1, "read") as pool:
-        pending: deque[Future[Tensor]] = deque()
+        pending: deque[Future[PreparedInput]] = deque()
         for case in cases:
             pending.append(pool.submit(prepare, case))
             if len(pending) > ahead:

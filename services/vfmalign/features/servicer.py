@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import torch
 from grpc.aio import ServicerContext
 
+from vfmalign.client.messages.features import Pooling
 from vfmalign.core.domain.errors import Cancelled, Exhausted
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.metrics import Stages
@@ -27,7 +29,9 @@ from vfmalign.features.parts import ExtractionOptions, Features, Hooks
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.features.study import StudyRequest, prepare_sources
 from vfmalign.features.study_store import store_features
+from vfmalign.imaging.preprocessing import PreparedStudy
 from vfmalign.models.cards import load_card
+from vfmalign.models.encoder import Encoder
 from vfmalign.v1 import features_pb2 as pb
 from vfmalign.v1 import features_pb2_grpc
 
@@ -100,14 +104,14 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
             encoder, card = await asyncio.to_thread(self._models.get, request.model, request.model_sha256)
         layers = request.layers or (card.primary_layer,)
         check_layers(encoder, layers)
-        input_CDHW = await self._study_queue.run(
+        study = await self._study_queue.run(
             prepare_sources, self._store, request.sources, card.preprocessing, request.input_transform, stages
         )
 
         def forward() -> Features:
             metrics.batch_size.observe(1)
             with stages.stage("forward"):
-                return meter.run(lambda: extract(encoder, input_CDHW[None], layers, request.pooling))
+                return meter.run(lambda: _extract_one(encoder, study, layers, request.pooling))
 
         features = _without_batch(await self._device_queue.run(forward))
         if request.store_as:
@@ -165,6 +169,10 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
             yield
         finally:
             self._studies -= 1
+
+
+def _extract_one(encoder: Encoder, study: PreparedStudy, layers: Sequence[str], pooling: Pooling) -> Features:
+    return extract(encoder, study.input_CDHW[None], layers, pooling, torch.tensor([study.slices]))
 
 
 def _without_batch(features_N: Features) -> Features:

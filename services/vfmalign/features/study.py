@@ -1,7 +1,4 @@
-"""Read, decode and prepare the study of a request.
-
-Legend: C channels (modalities), D slices, H rows, W columns.
-"""
+"""Read, decode and prepare the study of a request."""
 
 from __future__ import annotations
 
@@ -9,15 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from vfmalign.client.messages.features import Pooling
 from vfmalign.core.domain.datasets import VolumeKind, VolumeRef
 from vfmalign.core.domain.errors import BadVolume, InvalidInput
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.imaging.preprocessing import prepare_study
+from vfmalign.imaging.preprocessing import PreparedStudy, prepare_study
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode
 
 
@@ -65,11 +60,8 @@ def prepare_sources(
     preprocessing: PreprocessingSpec,
     input_transform: str,
     stages: Stages,
-) -> Tensor:
+) -> PreparedStudy:
     """Reads, decodes and prepares a study.
-
-    Returns:
-        The encoder's input, (C, D, H, W) float32.
 
     Raises:
         BadVolume: a volume is missing, sent twice, cannot be decoded, or does not overlap the others.
@@ -84,7 +76,7 @@ def prepare_sources(
         with in_field(source.field):
             volumes[source.kind] = _read(store, source, stages)
     with stages.stage("prepare"):
-        return prepare_study(volumes, preprocessing, input_transform, subject="study").input_CDHW
+        return prepare_study(volumes, preprocessing, input_transform, subject="study")
 
 
 def _read(store: ObjectStore, source: Source, stages: Stages) -> Volume:

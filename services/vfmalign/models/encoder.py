@@ -1,5 +1,9 @@
 """The interface of all encoders, and pooling of a layer to one row per study.
 
+An input may hold padded slices beyond its volume, or a part of the volume's slices. Encoders that read single slices
+need to know which; `slices_N2` says it for each study of a batch: the index in the volume of the input's first slice
+(negative where slices were padded before it), and the number of slices of the volume.
+
 Axes: N batch, C channels, D H W depth, height, width of a map. A token model returns its patch tokens as the map that
 they tile, and a slice model puts the slices along D, so that the mean over space is the mean over patches and slices.
 """
@@ -40,19 +44,40 @@ class Encoder(nn.Module, ABC):
         """The layers whose maps a dense head reads, shallow to deep, with their strides along D, H, W."""
 
     @abstractmethod
-    def feature_maps(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
+    def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
         """Run the encoder.
 
         Args:
             input_NCDHW: float input, preprocessed as the architecture requires.
+            slices_N2: first slice and number of slices, see the module; None for whole volumes without padding. Only
+                encoders of single slices use it.
 
         Returns:
             Every layer of `layer_channels`: (N, C, D, H, W), or (N, C) for `pooled`.
         """
 
-    def forward(self, input_NCDHW: Tensor) -> Tensor:
+    def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
         """Return the (N, C) layer `pooled`."""
-        return self.feature_maps(input_NCDHW)[POOLED_LAYER]
+        return self.feature_maps(input_NCDHW, slices_N2)[POOLED_LAYER]
+
+    def padded_slices(self, map_NCDHW: Tensor, slices_N2: Tensor | None) -> Tensor | None:
+        """Return where a map belongs to padded slices, bool (N, 1, D, 1, 1); None if its slices are not the input's."""
+        return None
+
+
+def whole_volumes(count: int, depth: int) -> Tensor:
+    """Return `slices_N2` of `count` inputs that hold whole volumes without padding."""
+    return torch.tensor([[0, depth]]).expand(count, -1)
+
+
+def pool_volume(encoder: Encoder, map_NCDHW: Tensor, slices_N2: Tensor | None) -> Tensor:
+    """Mean of a layer over space without padded slices: (N, C, D, H, W) to (N, C). A layer (N, C) is unchanged."""
+    padded = None if map_NCDHW.ndim == 2 else encoder.padded_slices(map_NCDHW, slices_N2)
+    if padded is None:
+        return pool(map_NCDHW)
+    totals_NC = map_NCDHW.masked_fill(padded, 0.0).sum(dim=(2, 3, 4))
+    places_N1 = (~padded).sum(dim=(2, 3, 4)) * (map_NCDHW.shape[3] * map_NCDHW.shape[4])
+    return totals_NC / places_N1.clamp(min=1)
 
 
 def pool(map_NCDHW: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ class PreparedCase:
         modalities: names of the channels.
         scale: scale between the input and its signal.
         grade: highest grade of the whole lesion map, including outside the crop; None without a map.
+        slices: first slice and number of slices, see `PreparedStudy`; None for a whole volume without padding.
         positive: the case's class; None where the task has none.
     """
 
@@ -58,6 +59,7 @@ class PreparedCase:
     modalities: tuple[Modality, ...] = MODALITIES
     scale: Scale | None = None
     grade: int | None = None
+    slices: tuple[int, int] | None = None
     positive: bool | None = None
 
 
@@ -71,6 +73,7 @@ class Batch:
     lesions_NDHW: Tensor | None
     positive_N: Tensor | None
     modalities: tuple[Modality, ...]
+    slices_N2: Tensor
 
 
 def derive_seed(seed: int, purpose: str, number: int = 0) -> int:
@@ -154,6 +157,7 @@ def _load_case(
         modalities=preprocessing.modalities,
         scale=prepared.scale,
         grade=prepared.grade,
+        slices=prepared.slices,
     )
 
 
@@ -221,6 +225,7 @@ def collate(cases: Sequence[PreparedCase], device: torch.device) -> Batch:
         lesions_NDHW=_stack_labels([case.lesions_DHW for case in cases], device),
         positive_N=_stack_classes([case.positive for case in cases], device),
         modalities=cases[0].modalities,
+        slices_N2=torch.tensor([case.slices or (0, case.input_CDHW.shape[1]) for case in cases], device=device),
     )
 
 
@@ -235,8 +240,10 @@ def _augment(case: PreparedCase, patch_shape_DHW: tuple[int, int, int] | None, d
         piece = tensor[..., region[0], region[1], region[2]]
         return piece.flip(-1) if flip else piece
 
+    first, count = case.slices or (0, case.input_CDHW.shape[1])
     return replace(
         case,
+        slices=(first + (region[0].start or 0), count),
         input_CDHW=cut(case.input_CDHW),
         clean_CDHW=cut(case.clean_CDHW),
         gland_DHW=None if case.gland_DHW is None else cut(case.gland_DHW),

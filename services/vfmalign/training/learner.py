@@ -81,7 +81,7 @@ class FineTuning:
 
     def loss(self, batch: Batch, draw: torch.Generator, forward: Forward) -> Tensor:
         """The task's loss."""
-        return self.task.loss(forward(batch.input_NCDHW), batch)
+        return self.task.loss(forward(batch.input_NCDHW, batch.slices_N2), batch)
 
     def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
         """The primary metric over the cases for which it is defined."""
@@ -116,7 +116,7 @@ def predictions(
     network.eval()
     for batch, indices in evaluation_batches(cases, device, check):
         with torch.no_grad():
-            output_N = network(batch.input_NCDHW).cpu()
+            output_N = network(batch.input_NCDHW, batch.slices_N2).cpu()
         yield from output_N[: indices.stop - indices.start]
 
 

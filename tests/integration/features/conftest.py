@@ -136,8 +136,9 @@ def expected_features(store, card):
         encoder, _ = load_encoder(store, "micro")
         # As stored: a NIfTI file's affine is float32, and voxels on the rim of a grid feel that.
         images = {kind: decode(encode(volumes[kind]), kind, kind) for kind in MODALITIES}
-        input_CDHW = prepare_study(images, card.preprocessing, transform).input_CDHW
-        return {layer: t[0].numpy() for layer, t in extract(encoder, input_CDHW[None], layers, pooling).items()}
+        study = prepare_study(images, card.preprocessing, transform)
+        rows = extract(encoder, study.input_CDHW[None], layers, pooling, torch.tensor([study.slices]))
+        return {layer: row_1C[0].numpy() for layer, row_1C in rows.items()}
 
     return features
 

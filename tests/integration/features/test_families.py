@@ -118,8 +118,9 @@ def study_of(volumes, *kinds, gland=True) -> pb.Study:
 def expected_rows(store, card, volumes, layers):
     encoder, _ = load_encoder(store, card.id)
     stored = {kind: decode(encode(volume), kind, kind) for kind, volume in volumes.items() if kind != "lesions"}
-    input_CDHW = prepare_study(stored, card.preprocessing).input_CDHW
-    return {layer: t[0].numpy() for layer, t in extract(encoder, input_CDHW[None], layers, "mean").items()}
+    study = prepare_study(stored, card.preprocessing)
+    rows = extract(encoder, study.input_CDHW[None], layers, "mean", torch.tensor([study.slices]))
+    return {layer: row_1C[0].numpy() for layer, row_1C in rows.items()}
 
 
 @pytest.mark.parametrize("name", FAMILIES)

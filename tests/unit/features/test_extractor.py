@@ -60,7 +60,9 @@ def test_results_do_not_depend_on_the_batch(encoder, input_NCDHW):
 def test_on_a_cpu_as_many_share_a_pass_as_the_encoder_says(encoder, input_NCDHW, monkeypatch, at_once, passes):
     forward, seen = encoder.feature_maps, []
     alone = extract(encoder, input_NCDHW, LAYERS, "mean")
-    monkeypatch.setattr(encoder, "feature_maps", lambda one_NCDHW: (seen.append(len(one_NCDHW)), forward(one_NCDHW))[1])
+    monkeypatch.setattr(
+        encoder, "feature_maps", lambda one_NCDHW, _: (seen.append(len(one_NCDHW)), forward(one_NCDHW))[1]
+    )
     monkeypatch.setattr(encoder, "studies_at_once", at_once)
     found = extract(encoder, input_NCDHW, LAYERS, "mean")
     assert seen == passes
@@ -82,7 +84,7 @@ def test_unknown_and_repeated_layers(encoder, input_NCDHW):
 
 
 def test_a_batch_too_large_for_the_device_says_what_to_set(encoder, input_NCDHW, monkeypatch):
-    def out_of_memory(input_NCDHW):
+    def out_of_memory(input_NCDHW, slices_N2):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(encoder, "feature_maps", out_of_memory)

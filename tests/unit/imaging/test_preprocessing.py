@@ -1,10 +1,12 @@
 """Prepared tensors: exact normalisation, crop and pad, independent of the files' orientation."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from vfmalign.core.domain.errors import BadOption, BadVolume
 from vfmalign.core.domain.models import PreprocessingSpec
@@ -12,6 +14,8 @@ from vfmalign.imaging.grid import common_grid, resample
 from vfmalign.imaging.normalisation import compute_moments, scale_from_moments
 from vfmalign.imaging.preprocessing import crop_or_pad, needed_kinds, prepare_study
 from vfmalign.imaging.volumes import Volume
+from vfmalign.models.architectures.provicnet import adjacent_slices
+from vfmalign.models.registry import ARCHITECTURES
 
 CPU_SIZED = PreprocessingSpec(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
 
@@ -158,7 +162,7 @@ def test_a_real_case_on_its_own_grid_equals_upstreams_transforms(picai):
     )
     for step in steps:
         volumes_CXYZ = step(volumes_CXYZ)
-    preprocessing = Preprocessing(modalities=kinds, spacing_mm=None, shape_DHW=shape_XYZ[::-1])
+    preprocessing = PreprocessingSpec(modalities=kinds, spacing_mm=None, shape_DHW=shape_XYZ[::-1])
     prepared = prepare_study(picai, preprocessing)
     expected_CDHW = torch.as_tensor(np.asarray(volumes_CXYZ)).permute(0, 3, 2, 1)
     assert float((prepared.input_CDHW - expected_CDHW).abs().max()) < 1e-4
@@ -168,7 +172,7 @@ def test_a_real_case_on_its_own_grid_equals_upstreams_transforms(picai):
 def test_rounding_errors_of_an_affine_change_no_voxel_of_a_real_case(picai, noise_voxels):
     rng = np.random.default_rng(0)
     kinds = ("t2w", "dwi", "adc")
-    preprocessing = Preprocessing(modalities=kinds, spacing_mm=None, shape_DHW=(20, 224, 224))
+    preprocessing = PreprocessingSpec(modalities=kinds, spacing_mm=None, shape_DHW=(20, 224, 224))
     exact = prepare_study({kind: picai[kind] for kind in kinds}, preprocessing).input_CDHW
     noisy = {}
     for kind in kinds:
@@ -268,6 +272,33 @@ def test_zscore_in_the_gland_is_exact():
     expected = (padded - inside.mean()) / inside.std()
     np.testing.assert_allclose(prepared.clean_CDHW[0].numpy(), expected, atol=1e-5)
     assert prepared.gland_DHW.shape == (6, 16, 16)
+
+
+def test_a_real_case_equals_upstreams_input(picai):
+    """Slices as ProViCNet's own generator makes them, but for the crop, padding and order of channels."""
+    golden_file = Path(__file__).parents[4] / "shared" / "reference" / "golden" / "provicnet_input_picai.safetensors"
+    if not golden_file.is_file():
+        pytest.skip("upstream's input of the real case is not on this machine")
+    golden = load_file(golden_file)
+    preprocessing = ARCHITECTURES["provicnet_fusion"].preprocessing
+    prepared = prepare_study(picai, preprocessing)
+    first, count = prepared.slices
+    assert (first, count) == (-2, 20)
+    for channel, kind in enumerate(preprocessing.modalities):
+        for slice_index in (0, 9):
+            images_3HW = adjacent_slices(prepared.input_CDHW[channel][None], torch.tensor([[first, count]]))[
+                0, slice_index - first
+            ]
+            expected_HW = golden[f"{kind}.slice{slice_index}_centre_HW"]
+            assert float((images_3HW[1] - expected_HW).abs().max()) < 1e-4
+
+
+def test_slices_say_where_a_crop_begins(phantom):
+    for depth, expected in ((4, lambda count: count // 2 - 2), (40, lambda count: -((40 - count) // 2))):
+        prepared = prepare_study(phantom.volumes, CPU_SIZED.model_copy(update={"shape_DHW": (depth, 64, 64)}))
+        first, count = prepared.slices
+        assert count == common_grid(phantom.volumes["t2w"], (3.0, 1.0, 1.0)).shape_XYZ[2]
+        assert first == expected(count)
 
 
 def test_scale_and_offset_of_intensities_cancel():

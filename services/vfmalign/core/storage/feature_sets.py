@@ -44,6 +44,8 @@ class FeatureRequest(Record):
         initialisation: `random` takes the model's architecture with weights drawn from `init_seed`.
         layers: in the order of the caller's request.
         input_transform: name of the task's deterministic input transform.
+        format: increased whenever the same request gives other features, so that stored sets of an earlier version are
+            not reused.
     """
 
     model: Id
@@ -57,7 +59,7 @@ class FeatureRequest(Record):
     pooling: Literal["mean"] = "mean"
     input_transform: str = "identity"
     preprocessing: PreprocessingSpec
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
 
     def feature_set_id(self) -> str:
         """Returns the id of the set: the first 32 hex digits of this request's digest."""

@@ -112,11 +112,12 @@ class ConvNeXtV2(Encoder):
         sides = accumulate(STAGE_STRIDES, operator.mul)
         return {f"stages.{i}": (side, side, side) for i, side in enumerate(sides)}
 
-    def feature_maps(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
+    def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
         """Run the encoder.
 
         Args:
             input_NCDHW: float input; D, H and W at least 16 voxels (a remainder smaller than the stride is dropped).
+            slices_N2: not used.
 
         Returns:
             `stages.0` to `stages.3`: the map after each stage, (N, C, D/s, H/s, W/s) with s = 4, 8, 16, 16.

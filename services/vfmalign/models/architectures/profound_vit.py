@@ -69,7 +69,7 @@ class ProFoundViT(Encoder):
         """Four blocks, all with the patch's stride."""
         return dict.fromkeys(select_dense_blocks(len(self.blocks)), self.patch_DHW)
 
-    def feature_maps(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
+    def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
         """Run the encoder on whole inputs.
 
         Returns:

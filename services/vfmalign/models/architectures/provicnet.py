@@ -27,7 +27,7 @@ from vfmalign.models.architectures.transformer import (
     select_dense_blocks,
     token_layers,
 )
-from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool
+from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool_volume, whole_volumes
 
 WINDOW = 3
 """Adjacent slices that form the input of a slice, in place of a photograph's red, green and blue."""
@@ -92,7 +92,18 @@ class PatchEmbed2D(nn.Module):
         return cast(Tensor, self.proj(images_SCHW))
 
 
-class SliceEncoder(Encoder):
+class SliceWiseEncoder(Encoder):
+    """An encoder whose maps have one slice for each slice of the input."""
+
+    def padded_slices(self, map_NCDHW: Tensor, slices_N2: Tensor | None) -> Tensor | None:
+        """Return where a map belongs to padded slices, bool (N, 1, D, 1, 1)."""
+        if slices_N2 is None:
+            return None
+        index_ND, count_N1 = slice_indices(slices_N2.to(map_NCDHW.device), map_NCDHW.shape[2])
+        return ((index_ND < 0) | (index_ND >= count_N1))[:, None, :, None, None]
+
+
+class SliceEncoder(SliceWiseEncoder):
     """Encoder of one sequence: the backbone with two tokens for a slice's position.
 
     Args:
@@ -142,29 +153,34 @@ class SliceEncoder(Encoder):
         maps[CLASS_LAYER] = tokens_SLC[:, 0, :, None, None]
         return maps
 
-    def feature_maps(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
-        """Run the encoder on every slice of whole volumes.
+    def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
+        """Run the encoder on every slice of the volumes; padded slices are not encoded, and 0 in all maps.
 
         Returns:
             `blocks.i` and `patch_tokens`: (N, C, D, H/patch, W/patch). `class_token`: (N, C, D, 1, 1).
             `pooled`: (N, C), the mean of the class tokens over slices.
         """
         n, _, depth = input_NCDHW.shape[:3]
-        images_SCHW = adjacent_slices(input_NCDHW[:, 0])
-        number_S = torch.arange(depth, device=input_NCDHW.device, dtype=input_NCDHW.dtype).repeat(n)
-        position_S2 = torch.stack((number_S, torch.full_like(number_S, depth)), dim=1)
+        volumes_N2 = (whole_volumes(n, depth) if slices_N2 is None else slices_N2).to(input_NCDHW.device)
+        index_ND, count_N1 = slice_indices(volumes_N2, depth)
+        images_SCHW = adjacent_slices(input_NCDHW[:, 0], volumes_N2).flatten(0, 1)
+        position_S2 = torch.stack((index_ND, count_N1.expand_as(index_ND)), -1).flatten(0, 1).to(input_NCDHW.dtype)
+        # Without padding there is no mask, so that the shapes depend on no values and the encoder can be exported.
+        real_S = None if slices_N2 is None else ((index_ND >= 0) & (index_ND < count_N1)).flatten()
+        if real_S is not None:
+            images_SCHW, position_S2 = images_SCHW[real_S], position_S2[real_S]
         # A few slices at a time, so that the intermediate results of a block take the memory of a few slices only.
         chunk = max(1, PIXELS_PER_CHUNK // images_SCHW[0, 0].numel())
         parts = [
             self.slice_maps(images, position)
             for images, position in zip(torch.split(images_SCHW, chunk), torch.split(position_S2, chunk), strict=True)
         ]
-        maps = {name: _by_study(torch.cat([part[name] for part in parts]), n) for name in parts[0]}
-        maps[POOLED_LAYER] = pool(maps[CLASS_LAYER])
+        maps = {name: _by_study(torch.cat([part[name] for part in parts]), n, real_S) for name in parts[0]}
+        maps[POOLED_LAYER] = pool_volume(self, maps[CLASS_LAYER], slices_N2)
         return maps
 
 
-class FusionEncoder(Encoder):
+class FusionEncoder(SliceWiseEncoder):
     """One encoder per sequence; each layer is the concatenation of theirs along the channels.
 
     Args:
@@ -189,30 +205,47 @@ class FusionEncoder(Encoder):
         """The dense layers of one stream."""
         return self._encoders()[0].dense_layers()
 
-    def feature_maps(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
+    def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
         """The maps of all streams, concatenated over C."""
-        streams = [e.feature_maps(input_NCDHW[:, i : i + 1]) for i, e in enumerate(self._encoders())]
+        streams = [e.feature_maps(input_NCDHW[:, i : i + 1], slices_N2) for i, e in enumerate(self._encoders())]
         return {name: torch.cat([maps[name] for maps in streams], dim=1) for name in streams[0]}
 
 
-def adjacent_slices(volumes_NDHW: Tensor) -> Tensor:
-    """Stack every slice with its neighbours: (N·D, 3, H, W).
+def slice_indices(slices_N2: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """Return the index in its volume of each slice of the input, (N, D), and the number of slices, (N, 1)."""
+    return slices_N2[:, :1] + torch.arange(depth, device=slices_N2.device), slices_N2[:, 1:]
 
-    The first and the last slice get the stack of their neighbour, which is upstream's rule. A volume of one slice
-    repeats that slice three times.
+
+def adjacent_slices(volumes_NDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
+    """Stack every slice with its neighbours: (N, D, 3, H, W).
+
+    The first and the last slice of a volume get the stack of their neighbour, which is upstream's rule. A volume of one
+    slice repeats that slice three times, and so does the end of a patch that lacks the neighbour.
+
+    Args:
+        volumes_NDHW: slices of one sequence.
+        slices_N2: first slice and number of slices, see `models.encoder`; None for whole volumes without padding.
     """
-    depth = volumes_NDHW.shape[1]
-    middle_D = torch.arange(depth).clamp(1, max(1, depth - 2))
-    index_DW = (middle_D[:, None] + torch.arange(-1, 2)).clamp(0, depth - 1)
-    return volumes_NDHW[:, index_DW.to(volumes_NDHW.device)].flatten(0, 1)
+    n, depth = volumes_NDHW.shape[:2]
+    if slices_N2 is None:
+        slices_N2 = whole_volumes(n, depth).to(volumes_NDHW.device)
+    index_ND, count_N1 = slice_indices(slices_N2, depth)
+    middle_ND = torch.maximum(torch.minimum(index_ND, count_N1 - 2), torch.ones_like(index_ND))
+    neighbours_ND3 = middle_ND[..., None] + torch.arange(-1, 2, device=index_ND.device)
+    # Within the volume first, for one of a single slice, and then within the input, for a patch.
+    neighbours_ND3 = torch.minimum(neighbours_ND3, count_N1[..., None] - 1).clamp(min=0)
+    place_ND3 = (neighbours_ND3 - slices_N2[:, :1, None]).clamp(0, depth - 1)
+    return volumes_NDHW[torch.arange(n, device=index_ND.device)[:, None, None], place_ND3]
 
 
 def _as_map(tokens_SLC: Tensor, grid_HW: tuple[int, int]) -> Tensor:
     return tokens_SLC.transpose(1, 2).reshape(len(tokens_SLC), -1, *grid_HW)
 
 
-def _by_study(map_SCHW: Tensor, studies: int) -> Tensor:
-    """(N·D, C, H, W) to (N, C, D, H, W)."""
+def _by_study(map_SCHW: Tensor, studies: int, real_S: Tensor | None) -> Tensor:
+    """(N·D, C, H, W) to (N, C, D, H, W), with 0 in padded slices, of which `map_SCHW` has none."""
+    if real_S is not None:
+        map_SCHW = map_SCHW.new_zeros((len(real_S), *map_SCHW.shape[1:])).index_put((real_S,), map_SCHW)
     return map_SCHW.reshape(studies, -1, *map_SCHW.shape[1:]).transpose(1, 2)
 
 

@@ -60,7 +60,7 @@ class ExportedEncoder(Encoder):
         """The layers that are maps whose sides divide the input's."""
         return {layer: cast(Stride, tuple(stride)) for layer, stride in self._graph["strides"]}
 
-    def feature_maps(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
+    def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
         """Every layer as a map; studies pass in batches of the size that the program was exported for."""
         parts = [self.outputs(part) for part in torch.split(input_NCDHW, self._batch)]
         maps = {name: torch.cat([as_map(part[name], name) for part in parts]) for name in parts[0]}

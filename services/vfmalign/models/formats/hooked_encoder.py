@@ -45,7 +45,7 @@ class HookedEncoder(Encoder):
         """The layers that are maps whose sides divide the input's."""
         return dict(self._strides)
 
-    def feature_maps(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
+    def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
         """Every named submodule's output as a map."""
         maps = {layer: as_map(output, layer) for layer, output in self.outputs(input_NCDHW).items()}
         return {**maps, POOLED_LAYER: pool(maps[self.layers[-1]])}

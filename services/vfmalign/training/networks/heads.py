@@ -14,7 +14,7 @@ from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride
+from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool_volume
 from vfmalign.training.networks.decoder import DenseDecoder, group_norm
 
 EVIDENCE_CHANNELS = 16
@@ -46,9 +46,9 @@ class EncoderDecoder(nn.Module):
             _zero_initialise(self.decoder.out)
         self.decoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
-    def forward(self, input_NCDHW: Tensor) -> Tensor:
+    def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
         """Return (N, out_channels, D, H, W)."""
-        maps = self.encoder.feature_maps(input_NCDHW)
+        maps = self.encoder.feature_maps(input_NCDHW, slices_N2)
         output_NCDHW = self.decoder(input_NCDHW, [maps[name] for name in self.encoder.dense_layers()])
         return _add_residual(self.residual, input_NCDHW, output_NCDHW)
 
@@ -77,13 +77,15 @@ class CaseClassifier(nn.Module):
         self.norm = nn.LayerNorm(channels[POOLED_LAYER])
         self.out = nn.Linear(channels[POOLED_LAYER] + 2 * EVIDENCE_CHANNELS * len(self.maps), 1)
 
-    def forward(self, input_NCDHW: Tensor) -> Tensor:
+    def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
         """Return (N, 1)."""
-        maps = self.encoder.feature_maps(input_NCDHW)
+        maps = self.encoder.feature_maps(input_NCDHW, slices_N2)
         features = [self.norm(maps[POOLED_LAYER])]
         for name, evidence in zip(self.maps, self.evidence, strict=True):
             map_NCDHW = evidence(maps[name])
-            features += [map_NCDHW.amax((2, 3, 4)), map_NCDHW.mean((2, 3, 4))]
+            padded = self.encoder.padded_slices(map_NCDHW, slices_N2)
+            seen_NCDHW = map_NCDHW if padded is None else map_NCDHW.masked_fill(padded, -torch.inf)
+            features += [seen_NCDHW.amax((2, 3, 4)), pool_volume(self.encoder, map_NCDHW, slices_N2)]
         return cast(Tensor, self.out(torch.cat(features, dim=1)))
 
 
@@ -112,7 +114,7 @@ class SpecialisedClassifier(nn.Module):
         )
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
-    def forward(self, input_NCDHW: Tensor) -> Tensor:
+    def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
         """Return (N, 1)."""
         return cast(Tensor, self.net(input_NCDHW))
 
@@ -126,9 +128,9 @@ class Projector(nn.Module):
         width = encoder.layer_channels()[POOLED_LAYER]
         self.projection = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, channels))
 
-    def forward(self, input_NCDHW: Tensor) -> Tensor:
+    def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
         """Return (N, channels)."""
-        return cast(Tensor, self.projection(self.encoder(input_NCDHW)))
+        return cast(Tensor, self.projection(self.encoder(input_NCDHW, slices_N2)))
 
 
 class SpecialisedUNet(nn.Module):
@@ -164,7 +166,7 @@ class SpecialisedUNet(nn.Module):
             _zero_initialise(self.out)
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
-    def forward(self, input_NCDHW: Tensor) -> Tensor:
+    def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
         """Return (N, out_channels, D, H, W)."""
         output_NCDHW = self.out(self.net(input_NCDHW))
         return _add_residual(self.residual, input_NCDHW, output_NCDHW)

@@ -54,7 +54,7 @@ class Contrastive:
 
     def loss(self, batch: Batch, draw: torch.Generator, forward: Forward) -> Tensor:
         """NT-Xent of two views of every case."""
-        return self._nt_xent(batch.clean_NCDHW, draw, forward)
+        return self._nt_xent(batch, draw, forward)
 
     def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
         """NT-Xent over all validation cases at once, with the same views at every epoch."""
@@ -66,7 +66,7 @@ class Contrastive:
         self.network.eval()
         with torch.no_grad():
             draw = generator(self.seed, "validation-views")
-            return float(self._nt_xent(collate(cases, self.device).clean_NCDHW, draw, self.network))
+            return float(self._nt_xent(collate(cases, self.device), draw, self.network))
 
     def score(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> list[dict[str, float | None]]:
         """None for every case: a single case has no contrast."""
@@ -76,10 +76,10 @@ class Contrastive:
         """No panels."""
         return []
 
-    def _nt_xent(self, volumes_NCDHW: Tensor, draw: torch.Generator, forward: Forward) -> Tensor:
+    def _nt_xent(self, batch: Batch, draw: torch.Generator, forward: Forward) -> Tensor:
         # All crops have the same size, because a batch needs one shape.
-        views = torch.cat([self._view(volumes_NCDHW, draw), self._view(volumes_NCDHW, draw)])
-        first_NF, second_NF = forward(views).chunk(2)
+        views = torch.cat([self._view(batch.clean_NCDHW, draw), self._view(batch.clean_NCDHW, draw)])
+        first_NF, second_NF = forward(views, batch.slices_N2.repeat(2, 1)).chunk(2)
         value: Tensor = self.criterion(first_NF, second_NF)
         return value
 

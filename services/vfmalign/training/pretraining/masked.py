@@ -88,7 +88,7 @@ class MaskedReconstruction:
     def loss(self, batch: Batch, draw: torch.Generator, forward: Forward) -> Tensor:
         """Squared error over hidden voxels, per voxel and channel."""
         hidden_N1DHW = self.hidden(batch.clean_NCDHW.shape, draw).to(self.device)
-        restored_NCDHW = self.restore(batch.clean_NCDHW, hidden_N1DHW, forward)
+        restored_NCDHW = self.restore(batch, hidden_N1DHW, forward)
         return masked_error(restored_NCDHW, batch.clean_NCDHW, hidden_N1DHW)
 
     def hidden(self, shape_NCDHW: Sequence[int], draw: torch.Generator) -> Tensor:
@@ -98,11 +98,11 @@ class MaskedReconstruction:
             return hidden_units(shape_NCDHW, draw, grid_DHW, MASKED_PATCHES)
         return hidden_units(shape_NCDHW, draw)
 
-    def restore(self, input_NCDHW: Tensor, hidden_N1DHW: Tensor, forward: Forward) -> Tensor:
+    def restore(self, batch: Batch, hidden_N1DHW: Tensor, forward: Forward) -> Tensor:
         """Restore the whole volume from its visible part."""
         if isinstance(self.network, MaskedAutoencoder):
-            return forward(input_NCDHW, hidden_N1DHW)
-        return forward(input_NCDHW * ~hidden_N1DHW)
+            return forward(batch.clean_NCDHW, hidden_N1DHW)
+        return forward(batch.clean_NCDHW * ~hidden_N1DHW, batch.slices_N2)
 
     def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
         """Mean loss over cases; each case has the same mask in every epoch."""
@@ -140,7 +140,7 @@ class MaskedReconstruction:
         for batch, indices in evaluation_batches(cases, self.device, check):
             hidden_N1DHW = torch.cat(masks[indices]).to(self.device).expand(len(batch.clean_NCDHW), -1, -1, -1, -1)
             with torch.no_grad():
-                restored_NCDHW = self.restore(batch.clean_NCDHW, hidden_N1DHW, self.network)
+                restored_NCDHW = self.restore(batch, hidden_N1DHW, self.network)
             outputs += restored_NCDHW.cpu()[: indices.stop - indices.start]
         return [hidden_N1DHW[0] for hidden_N1DHW in masks], outputs
 

@@ -325,6 +325,7 @@ def test_ids_of_stored_sets_never_change(fields: dict[str, Any], feature_set_id:
         "model": "profound",
         "dataset": "prostate",
         "layers": ("stages.3", "pooled"),
+        "format": 1,
         "preprocessing": PreprocessingSpec(spacing_mm=(3.0, 0.5, 0.5), shape_DHW=(32, 256, 256)),
     }
     assert request(**stored | fields).feature_set_id() == feature_set_id

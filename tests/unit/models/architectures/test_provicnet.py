@@ -6,6 +6,7 @@ import torch
 from vfmalign.models.architectures.provicnet import FusionEncoder, SliceEncoder, adjacent_slices
 from vfmalign.models.architectures.provicnet_heads import FusionHead, ProViCNet
 from vfmalign.models.architectures.transformer import TransformerSize
+from vfmalign.models.encoder import pool_volume
 from vfmalign.models.registry import ARCHITECTURES
 
 
@@ -69,11 +70,11 @@ def test_golden_weights_matter(own):
 
 def test_slices_stand_between_their_neighbours():
     volume_NDHW = torch.arange(5.0)[None, :, None, None].expand(1, 5, 2, 2)
-    windows = adjacent_slices(volume_NDHW)[:, :, 0, 0].tolist()
+    windows = adjacent_slices(volume_NDHW)[0, :, :, 0, 0].tolist()
     assert windows == [[0, 1, 2], [0, 1, 2], [1, 2, 3], [2, 3, 4], [2, 3, 4]]
-    assert adjacent_slices(volume_NDHW[:, :1])[:, :, 0, 0].tolist() == [[0, 0, 0]]
+    assert adjacent_slices(volume_NDHW[:, :1])[0, :, :, 0, 0].tolist() == [[0, 0, 0]]
     two = torch.stack((volume_NDHW[0], volume_NDHW[0] + 10))
-    assert adjacent_slices(two)[5:, :, 0, 0].tolist() == [[v + 10 for v in window] for window in windows]
+    assert adjacent_slices(two)[1, :, :, 0, 0].tolist() == [[v + 10 for v in window] for window in windows]
 
 
 def test_a_volume_is_its_slices_with_their_places(close):
@@ -84,7 +85,7 @@ def test_a_volume_is_its_slices_with_their_places(close):
     with torch.inference_mode():
         maps = encoder.feature_maps(input_NCDHW)
         for n, d in ((0, 0), (1, 9), (1, 10)):
-            window = adjacent_slices(input_NCDHW[n : n + 1, 0])[d : d + 1]
+            window = adjacent_slices(input_NCDHW[n : n + 1, 0])[0, d : d + 1]
             alone = encoder.slice_maps(window, torch.tensor([[float(d), 11.0]]))
             for layer, map_SCHW in alone.items():
                 close(maps[layer][n, :, d], map_SCHW[0])
@@ -100,6 +101,35 @@ def test_the_place_of_a_slice_matters():
         ]
     assert not torch.equal(maps[0], maps[1])
     assert not torch.equal(maps[0], maps[2])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_padded_slices_do_not_count(close, fused):
+    """A volume of five slices, alone and padded to nine, in a batch with one whose last slices were cut off."""
+    torch.manual_seed(0)
+    size = TransformerSize(12, 1, 3)
+    encoder = (FusionEncoder(("t2w", "dwi"), size, patch=4) if fused else SliceEncoder(size, patch=4)).eval()
+    volume_NCDHW = torch.randn(1, encoder.in_channels, 5, 8, 8)
+    long_NCDHW = torch.randn(1, encoder.in_channels, 11, 8, 8)
+    padded_NCDHW = torch.nn.functional.pad(volume_NCDHW, (0, 0, 0, 0, 2, 2), value=-3.0)
+    slices_N2 = torch.tensor([[-2, 5], [1, 11]])
+    with torch.inference_mode():
+        alone, whole = encoder.feature_maps(volume_NCDHW), encoder.feature_maps(long_NCDHW)
+        batch = encoder.feature_maps(torch.cat((padded_NCDHW, long_NCDHW[:, :, 1:10])), slices_N2)
+    for layer, map_NCDHW in alone.items():
+        close(pool_volume(encoder, batch[layer], slices_N2)[:1], pool_volume(encoder, map_NCDHW, None))
+        if map_NCDHW.ndim == 5:
+            close(batch[layer][:1, :, 2:7], map_NCDHW)
+            assert not batch[layer][0, :, [0, 1, 7, 8]].any()
+            # The ends of a part lack a neighbour; the slices between them have the index that they have in the whole.
+            close(batch[layer][1:, :, 1:8], whole[layer][:, :, 2:9])
+
+
+def test_gradients_reach_the_weights_past_padded_slices():
+    encoder = SliceEncoder(TransformerSize(12, 1, 3), patch=4)
+    maps = encoder.feature_maps(torch.randn(2, 1, 4, 8, 8), torch.tensor([[-1, 3], [0, 2]]))
+    pool_volume(encoder, maps["blocks.0"], torch.tensor([[-1, 3], [0, 2]])).sum().backward()
+    assert encoder.backbone.patch_embed.proj.weight.grad.abs().sum() > 0
 
 
 def test_fusion_puts_the_sequences_side_by_side():
