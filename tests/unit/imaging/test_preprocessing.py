@@ -294,8 +294,9 @@ def test_a_real_case_equals_upstreams_input(picai):
 
 
 def test_slices_say_where_a_crop_begins(phantom):
+    volumes = {kind: phantom.volumes[kind] for kind in ("t2w", "dwi", "adc")}
     for depth, expected in ((4, lambda count: count // 2 - 2), (40, lambda count: -((40 - count) // 2))):
-        prepared = prepare_study(phantom.volumes, CPU_SIZED.model_copy(update={"shape_DHW": (depth, 64, 64)}))
+        prepared = prepare_study(volumes, CPU_SIZED.model_copy(update={"shape_DHW": (depth, 64, 64)}))
         first, count = prepared.slices
         assert count == common_grid(phantom.volumes["t2w"], (3.0, 1.0, 1.0)).shape_XYZ[2]
         assert first == expected(count)
