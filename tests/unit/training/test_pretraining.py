@@ -1,5 +1,7 @@
 """Both pretraining objectives: what they hide, what they compare, and that they learn."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -70,12 +72,17 @@ def test_the_error_counts_hidden_voxels_that_are_not_padding():
 @pytest.mark.parametrize("architecture", SMALL)
 def test_what_is_hidden_is_seen_by_no_part_of_the_network(architecture, cases):
     learner = build("masked_reconstruction", architecture=architecture)
-    clean = collate(cases[:2], CPU).clean_NCDHW
+    batch = collate(cases[:2], CPU)
+    clean = batch.clean_NCDHW
     hidden = learner.hidden(clean.shape, generator(0, "m"))
-    restored = learner.restore(clean, hidden, learner.network)
+
+    def restore(volumes):
+        return learner.restore(replace(batch, clean_NCDHW=volumes), hidden, learner.network)
+
+    restored = restore(clean)
     assert restored.shape == clean.shape
-    assert torch.equal(restored, learner.restore(torch.where(hidden, clean + 5, clean), hidden, learner.network))
-    assert not torch.equal(restored, learner.restore(torch.where(hidden, clean, clean + 5), hidden, learner.network))
+    assert torch.equal(restored, restore(torch.where(hidden, clean + 5, clean)))
+    assert not torch.equal(restored, restore(torch.where(hidden, clean, clean + 5)))
 
 
 def test_a_masked_autoencoder_encodes_a_quarter_of_the_patches(cases):
