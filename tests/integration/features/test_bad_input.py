@@ -199,7 +199,7 @@ async def test_bad_datasets(service, store, phantoms, dataset, collect, upload):
     store.put(key, b"changed underneath")
     expectations = [
         ({"dataset_id": "absent"}, grpc.StatusCode.NOT_FOUND, "dataset absent: not found"),
-        ({"dataset_id": "broken"}, grpc.StatusCode.FAILED_PRECONDITION, f"{store.uri(key)}: its SHA-256 is"),
+        ({"dataset_id": "broken"}, grpc.StatusCode.DATA_LOSS, f"{store.uri(key)}: its SHA-256 is"),
         ({"dataset_id": "phantoms", "split": 0}, INVALID, "split: this field is required"),
         (
             {"dataset_id": "phantoms", "split": common_pb2.SPLIT_VAL},

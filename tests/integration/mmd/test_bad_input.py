@@ -112,7 +112,7 @@ async def test_unknown_and_changed_sets(service, store, sets):
     part = next(key for key in store.list(features_prefix(spoiled)) if "part-" in key)
     store.put(part, store.get(part)[:-4] + b"\0\0\0\1")
     error = await failure(service.Compute(request_of(sets[1], y=stored(spoiled))))
-    assert (error.code, error.reason) == (Code.FAILED_PRECONDITION, "DIGEST_MISMATCH")
+    assert (error.code, error.reason) == (Code.DATA_LOSS, "DATA_LOSS")
     await works(service, sets)
 
 
