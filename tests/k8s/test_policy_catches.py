@@ -80,7 +80,7 @@ BROKEN: dict[str, tuple[str, str, Any, str]] = {
     ),
     "a verb too many": ("Role vfmalign-finetuning", "/rules/1/verbs/-", "delete", "Role: grants"),
     "a right to Secrets": ("Role vfmalign-finetuning", "/rules/-", SECRETS, "Role: grants"),
-    "any template": ("Role vfmalign-finetuning", "/rules/3/resourceNames", GONE, "may read PodTemplates other than"),
+    "any template": ("Role vfmalign-finetuning", "/rules/4/resourceNames", GONE, "may read PodTemplates other than"),
     "another's account": (
         "RoleBinding vfmalign-finetuning",
         "/subjects/0/namespace",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from vfmalign.client.messages.features import ExtractDatasetRequest
-from vfmalign.core.domain.errors import BadDataset, DataLoss, NotFound, Unavailable
+from vfmalign.core.domain.errors import BadDataset, CaseOrderMismatch, DataLoss, NotFound, Unavailable
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.storage.datasets import load_dataset
@@ -73,6 +73,7 @@ def extract_dataset(
         NotFound: the model or the dataset does not exist.
         DigestMismatch: the digest of the model or dataset is not the expected one.
         DataLoss: weights or a volume are missing or were changed.
+        CaseOrderMismatch: the stored set has other cases than the dataset.
         BadOption: a layer or transform is unknown.
         BadDataset: the split is empty.
         BadVolume: a stored volume cannot be used.
@@ -235,8 +236,12 @@ def _find_set(store: ObjectStore, plan: ExtractionPlan, *, verify: bool) -> _Sto
         return _StoredSet(manifest_unusable=True)
     manifest = committed.manifest
     if [(case.id, case.group) for case in plan.cases] != list(zip(manifest.case_ids, manifest.groups, strict=True)):
-        _log.warning("feature_set_damaged", object=store.uri(committed.key), error="it names other cases")
-        return _StoredSet(manifest_unusable=True)
+        # Not repaired: parts hold rows without their cases, so that none of them can be trusted.
+        raise CaseOrderMismatch(
+            "the stored feature set has other cases than the dataset, or the same in another order",
+            subject=store.uri(committed.key),
+            remedy="delete all objects under the set's prefix and extract it again",
+        )
     damaged = find_damaged_parts(store, manifest, read=verify)
     for index in damaged:
         _log.warning("feature_set_damaged", object=store.uri(manifest.parts[index].key), error="missing or changed")

@@ -94,8 +94,10 @@ class Cluster:
         if is_apply and call.key not in self.objects:
             return self._create(call, yaml.safe_load(body))
         if method == "PATCH":
+            # A patch of the scale has the form of one of the object: both have `spec.replicas`.
             item = apply_patch(self._find_object(call), body, content_type)
-            return item if "dryRun" in call.query else self.put(item)
+            item = item if "dryRun" in call.query else self.put(item)
+            return _to_scale(item) if call.subresource == "scale" else item
         if method == "DELETE":
             return self.remove(call.key)
         raise Refusal(405, "MethodNotAllowed", f"{method} is not emulated")
@@ -131,3 +133,9 @@ class Cluster:
         if container not in names:
             raise Refusal(400, "BadRequest", f"container {container} is not valid for pod {call.name}")
         return self.logs.get((call.name, container), f"log of {call.name}, {container}\n")
+
+
+def _to_scale(item: Object) -> Object:
+    metadata = {name: item["metadata"][name] for name in ("name", "namespace", "resourceVersion")}
+    replicas = {"replicas": item["spec"].get("replicas", 1)}
+    return {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata, "spec": replicas, "status": replicas}

@@ -108,6 +108,9 @@ def serve_discovery(path: str) -> Any:
          "verbs": verbs}
         for kind in served
     ]  # fmt: skip
+    if path == "/apis/apps/v1":
+        scale = {"name": "deployments/scale", "singularName": "", "kind": "Scale", "namespaced": True}
+        resources.append(scale | {"group": "autoscaling", "version": "v1", "verbs": ["get", "patch", "update"]})
     if path == "/api/v1":
         eviction = {"name": "pods/eviction", "singularName": "", "kind": "Eviction", "namespaced": True}
         resources.append(eviction | {"group": "policy", "version": "v1", "verbs": ["create"]})

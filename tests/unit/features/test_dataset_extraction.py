@@ -13,6 +13,7 @@ from vfmalign.core.domain.errors import (
     BadOption,
     BadVolume,
     Cancelled,
+    CaseOrderMismatch,
     DataLoss,
     DigestMismatch,
     NotFound,
@@ -164,13 +165,22 @@ def swap_cases(store, key: str) -> None:
     store.put(key, manifest.model_copy(update={"case_ids": cases}).to_json())
 
 
-@pytest.mark.parametrize("damage", [ObjectStore.delete, truncate, swap_cases])
+@pytest.mark.parametrize("damage", [ObjectStore.delete, truncate])
 def test_a_lost_manifest_is_written_again_from_the_parts(store, models, request_, damage):
     first = extract_dataset(store, models, request_, OPTIONS, Surroundings().hooks)
     damage(store, first.committed.key)
     repaired = extract_dataset(store, models, request_, OPTIONS, Surroundings(fail_at=0).hooks)
     assert repaired.committed == first.committed
     assert (repaired.computed_cases, repaired.recomputed_parts) == (0, 0)
+
+
+def test_a_set_of_other_cases_is_refused_and_never_repaired(store, models, request_):
+    """Its parts hold rows without their cases: they may be of either order."""
+    first = extract_dataset(store, models, request_, OPTIONS, Surroundings().hooks)
+    swap_cases(store, first.committed.key)
+    with pytest.raises(CaseOrderMismatch, match="in another order; delete all objects under the set's prefix"):
+        extract_dataset(store, models, request_, OPTIONS, Surroundings(fail_at=0).hooks)
+    forget(store, first.feature_set_id)
 
 
 def test_a_part_whose_bits_differ_replaces_the_manifest_as_a_whole(store, models, request_):
