@@ -31,14 +31,14 @@ from vfmalign.mmd.statistics.permutations import Permutations, no_permutations
 from vfmalign.mmd.statistics.projection import project
 from vfmalign.mmd.statistics.similarity import MEASURES, PAIRED_MEASURES, MeasureInput, MeasureValue
 
-# Statistics of one aggregate that differ by less than this share of it differ by rounding.
+# Aggregated statistics that differ by less than this share of their value differ by rounding.
 TIE_OF_AGGREGATE = 1e-6
 _NO_INTERVAL = "measures beside MMD² are values alone, without an interval"
 
 
 @dataclass(frozen=True)
 class _Evaluated:
-    """A result, what summed its kernel matrix, and why that was not the configured backend (else empty)."""
+    """A result, the backend that summed its kernel matrix, and why it is not the configured one (else empty)."""
 
     shift: ShiftResult
     backend: Backend = "torch"
@@ -51,24 +51,25 @@ def compare(
     """Compares two samples layer by layer.
 
     Args:
-        x: the first sample (before). What does not fit into memory comes as streams and is compared a panel of rows at
-            a time (`panels`); rows of a group must then be neighbours.
+        x: the first sample (before). Features that do not fit into memory are streams, which are compared in panels of
+            rows (`engine.out_of_core`); rows of a group must then be adjacent.
         y: the second sample (after).
-        reference_sample: fixes centre, per-channel scale and bandwidth, and is always at hand; None needs another rule.
-        options: what to compare and how.
-        engine: where to compute.
+        reference_sample: sets centre, scale of each channel and bandwidth, and is in memory; None needs another rule
+            for the bandwidth.
+        options: layers, estimator, kernel and test.
+        engine: device, precision and memory limit.
 
     Raises:
-        BadOption: an estimator that does not fit the pairing, a bandwidth of 0.
+        BadOption: an estimator that does not fit the pairing, or a bandwidth of 0.
         BadTensor: features that are not finite or do not fit together.
         CaseOrderMismatch: paired samples that are not the same cases in the same order.
-        Exhausted: too large for the memory allowed.
+        TooLarge: the comparison does not fit into memory.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
-    given = [x, y] if reference_sample is None else [x, y, reference_sample]
-    names = _check_samples(given, options)
-    engine = _check_memory(given, options, engine)
-    scaled, projection = _scale_layers(given, names, options, engine)
+    all_samples = [x, y] if reference_sample is None else [x, y, reference_sample]
+    names = _check_samples(all_samples, options)
+    engine = _check_memory(all_samples, options, engine)
+    scaled, projection = _scale_layers(all_samples, names, options, engine)
     if x.is_streamed or y.is_streamed:
         x, y = samples.number_groups(x), samples.number_groups(y)
     design = create_design(x, y, options)
@@ -78,36 +79,38 @@ def compare(
     else:
         plan = LayerPlan(options, estimator, design, _permutations(design, options, engine), engine)
         shifts = {scaling: _all_pairs(x, y, by_layer, plan) for scaling, by_layer in scaled.items()}
-    everything = [evaluated for by_layer in shifts.values() for evaluated in by_layer.values()]
+    evaluated = [result for by_layer in shifts.values() for result in by_layer.values()]
     return ComputeResponse(
-        layers=tuple(_to_layer_result(layer, given, scaled, shifts, options=options, engine=engine) for layer in names),
+        layers=tuple(
+            _to_layer_result(layer, all_samples, scaled, shifts, options=options, engine=engine) for layer in names
+        ),
         primary_layer=names[0],
         estimator=estimator,
         rows_x=x.rows,
         rows_y=y.rows,
         groups=design.groups,
-        precision=min((one.shift.precision for one in everything), key=PRECISIONS.index),
+        precision=min((result.shift.precision for result in evaluated), key=PRECISIONS.index),
         projection=projection,
-        backend="triton" if all(one.backend == "triton" for one in everything) else "torch",
-        backend_note=next((one.backend_note for one in everything if one.backend_note), ""),
+        backend="triton" if all(result.backend == "triton" for result in evaluated) else "torch",
+        backend_note=next((result.backend_note for result in evaluated if result.backend_note), ""),
     )
 
 
-def _check_samples(given: Sequence[Sample], options: ComparisonOptions) -> tuple[str, ...]:
+def _check_samples(all_samples: Sequence[Sample], options: ComparisonOptions) -> tuple[str, ...]:
     """Checks the samples and whether the options fit them; returns the layers to compare, the primary one first."""
-    check_combination(options, has_reference=len(given) > 2)
-    for sample in given:
+    check_combination(options, has_reference=len(all_samples) > 2)
+    for sample in all_samples:
         samples.check(sample)
-    names = samples.common_layers(given, options.layers, options.primary_layer)
-    samples.check_relation(given[0], given[1], options.pairing)
-    memory_budget.check_projection(given, options)
+    names = samples.common_layers(all_samples, options.layers, options.primary_layer)
+    samples.check_relation(all_samples[0], all_samples[1], options.pairing)
+    memory_budget.check_projection(all_samples, options)
     return names
 
 
-def _check_memory(given: Sequence[Sample], options: ComparisonOptions, engine: ComputeConfig) -> ComputeConfig:
-    """Checks that the comparison fits into memory; returns the engine with what the reference leaves to streams."""
-    is_streamed = given[0].is_streamed or given[1].is_streamed
-    shapes = [memory_budget.get_sample_shape(sample) for sample in given]
+def _check_memory(all_samples: Sequence[Sample], options: ComparisonOptions, engine: ComputeConfig) -> ComputeConfig:
+    """Checks that the comparison fits into memory; returns the engine with the memory left for streams."""
+    is_streamed = all_samples[0].is_streamed or all_samples[1].is_streamed
+    shapes = [memory_budget.get_sample_shape(sample) for sample in all_samples]
     memory_budget.check_measures(shapes, options, streamed=is_streamed)
     if is_streamed:
         memory_budget.check_streams_fit(shapes, options, engine)
@@ -117,24 +120,24 @@ def _check_memory(given: Sequence[Sample], options: ComparisonOptions, engine: C
 
 
 def _scale_layers(
-    given: Sequence[Sample], names: Sequence[str], options: ComparisonOptions, engine: ComputeConfig
+    all_samples: Sequence[Sample], names: Sequence[str], options: ComparisonOptions, engine: ComputeConfig
 ) -> tuple[dict[str, dict[str, Scaled]], Projection | None]:
-    """Returns every layer in every scaling, and the projection of the primary one where it is requested."""
+    """Returns every layer raw and standardised, and the projection of the primary one if it is requested."""
     scaled: dict[str, dict[str, Scaled]] = {}
     projection: Projection | None = None
     for layer in names:
-        features = [sample.layers[layer] for sample in given]
-        for one in scalings(features, layer, options, engine):
-            scaled.setdefault(one.name, {})[layer] = one
+        features = [sample.layers[layer] for sample in all_samples]
+        for scaling in scalings(features, layer, options, engine):
+            scaled.setdefault(scaling.name, {})[layer] = scaling
             if options.projection and layer == names[0]:
                 arrays = [array for array in features if isinstance(array, np.ndarray)]
-                projection = project(arrays, one.affine, engine.device)
+                projection = project(arrays, scaling.affine, engine.device)
     return scaled, projection
 
 
 def _to_layer_result(
     layer: str,
-    given: Sequence[Sample],
+    all_samples: Sequence[Sample],
     scaled: Mapping[str, Mapping[str, Scaled]],
     shifts: Mapping[str, Mapping[str, _Evaluated]],
     *,
@@ -142,7 +145,7 @@ def _to_layer_result(
     engine: ComputeConfig,
 ) -> LayerResult:
     last = _last(scaled, layer)
-    features = [sample.layers[layer] for sample in given]
+    features = [sample.layers[layer] for sample in all_samples]
     return LayerResult(
         layer=layer,
         channels=samples.shape_of(features[0])[1],
@@ -165,10 +168,10 @@ def get_value(shift: ShiftResult) -> float:
 
 
 def check_combination(options: ComparisonOptions, *, has_reference: bool) -> None:
-    """Refuses options that do not fit together, before any feature is read.
+    """Checks that options fit together, before any feature is read.
 
     Raises:
-        BadOption: a combination that means nothing.
+        BadOption: options that exclude each other.
     """
     estimators.resolve(options.pairing, options.estimator, options.method)
     needs_sigma = options.kernel not in WITHOUT_BANDWIDTH and options.bandwidth != "pooled_median"
@@ -194,13 +197,13 @@ def _permutations(design: Design, options: ComparisonOptions, engine: ComputeCon
     return design.permutations(options.permutations, options.seed, engine.context)
 
 
-def _last(looks: Mapping[str, Mapping[str, Scaled]], layer: str) -> Scaled:
+def _last(scaled_by_layer: Mapping[str, Mapping[str, Scaled]], layer: str) -> Scaled:
     """The layer standardised where there is a reference, else raw."""
-    return next(reversed(list(looks.values())))[layer]
+    return next(reversed(list(scaled_by_layer.values())))[layer]
 
 
 def _measures(
-    given: Sequence[Features], scaled: Scaled, options: ComparisonOptions, engine: ComputeConfig
+    features: Sequence[Features], scaled: Scaled, options: ComparisonOptions, engine: ComputeConfig
 ) -> tuple[MeasureResult, ...]:
     """The measures beside MMD² that the options name, of features in memory."""
     if scaled.absent_reason:
@@ -209,9 +212,9 @@ def _measures(
         return ()
     cpu = torch.device("cpu")
     moved = [
-        rows.prepare([(one, None)], scaled.affine, "float64", cpu, context=engine.context).values_NK.numpy()
-        for one in given
-        if isinstance(one, np.ndarray)
+        rows.prepare([(sample, None)], scaled.affine, "float64", cpu, context=engine.context).values_NK.numpy()
+        for sample in features
+        if isinstance(sample, np.ndarray)
     ]
     samples_of_layer = MeasureInput(
         moved[0],
@@ -229,9 +232,9 @@ def _to_result(measure: Measure, value: MeasureValue) -> MeasureResult:
 
 
 def _read_once(
-    x: Sample, y: Sample, looks: Mapping[str, Scaled], options: ComparisonOptions, engine: ComputeConfig
+    x: Sample, y: Sample, scaled_by_layer: Mapping[str, Scaled], options: ComparisonOptions, engine: ComputeConfig
 ) -> dict[str, _Evaluated]:
-    """Results of all layers in one scaling by an estimator that reads the rows once."""
+    """Computes all layers, raw or standardised, by an estimator that reads the rows once."""
     return {
         layer: _Evaluated(
             dispatcher.compute_shift(
@@ -244,29 +247,30 @@ def _read_once(
                 groups_y=y.groups,
             )
         )
-        for layer, scaled in looks.items()
+        for layer, scaled in scaled_by_layer.items()
     }
 
 
-def _all_pairs(x: Sample, y: Sample, looks: Mapping[str, Scaled], plan: LayerPlan) -> dict[str, _Evaluated]:
-    """Results of all layers in one scaling; they share the permutations, so that max-T can adjust over them."""
+def _all_pairs(x: Sample, y: Sample, scaled_by_layer: Mapping[str, Scaled], plan: LayerPlan) -> dict[str, _Evaluated]:
+    """Computes all layers, raw or standardised, with shared permutations, so that max-T can adjust over layers."""
     measured = {
-        layer: compute_layer(scaled, x.layers[layer], y.layers[layer], plan, layer) for layer, scaled in looks.items()
+        layer: compute_layer(scaled, x.layers[layer], y.layers[layer], plan, layer)
+        for layer, scaled in scaled_by_layer.items()
     }
     permutations = plan.permutations
-    present = {layer: one.statistics for layer, one in measured.items() if one.statistics is not None}
+    present = {layer: entry.statistics for layer, entry in measured.items() if entry.statistics is not None}
     adjusted: dict[str, Estimate] = {}
     if present:
         p_values = uncertainty.max_t_p_values(
-            np.array([one.observed for one in present.values()]),
-            np.stack([one.permuted_B for one in present.values()]),
+            np.array([statistics.observed for statistics in present.values()]),
+            np.stack([statistics.permuted_B for statistics in present.values()]),
             np.array([measured[layer].bound for layer in present]),
             permutations,
         )
         adjusted = dict(zip(present, p_values, strict=True))
     return {
-        layer: _Evaluated(_shift(one, adjusted.get(layer), plan), one.backend, one.backend_note)
-        for layer, one in measured.items()
+        layer: _Evaluated(_shift(entry, adjusted.get(layer), plan), entry.backend, entry.backend_note)
+        for layer, entry in measured.items()
     }
 
 
