@@ -9,7 +9,8 @@ from typing import Any, cast
 from vfmalign.client.messages import features as messages
 from vfmalign.client.messages.base import get_enum_label
 from vfmalign.client.messages.common import Cost, ObjectRef, Progress, StageTiming
-from vfmalign.core.domain.datasets import MODALITIES, SPLITS, DatasetManifest, VolumeKind, VolumeRef
+from vfmalign.core.domain.datasets import MODALITIES, SPLITS, DatasetManifest, VolumeRef
+from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadOption, TooLarge
 from vfmalign.core.domain.models import LayerSpec, ModelCard
 from vfmalign.core.domain.record import SHA256_PATTERN, is_id

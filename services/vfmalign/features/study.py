@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vfmalign.client.messages.features import Pooling
-from vfmalign.core.domain.datasets import VolumeKind, VolumeRef
+from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadVolume, InvalidInput
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.runtime.metrics import Stages

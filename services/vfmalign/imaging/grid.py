@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from vfmalign.core.domain.datasets import VolumeKind
+from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging.normalisation import SLAB_SLICES
 from vfmalign.imaging.volumes import MAX_VOXELS, Volume

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vfmalign.core.domain.datasets import Modality
+from vfmalign.core.domain.declarations import Modality
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.imaging.distortion import displace_ratio, distort, simulate_displacement
 

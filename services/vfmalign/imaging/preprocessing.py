@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vfmalign.core.domain.datasets import Modality, VolumeKind
+from vfmalign.core.domain.declarations import Modality, VolumeKind
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.imaging.grid import REFERENCE, Grid, PlaneStack, common_grid, resample, resample_planes, study_grid

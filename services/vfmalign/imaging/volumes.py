@@ -19,7 +19,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from vfmalign.core.domain.datasets import Case, VolumeKind
+from vfmalign.core.domain.datasets import Case
+from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadVolume, NotFound
 from vfmalign.core.storage.lost_objects import IMPORT_DATASET, lost_as
 from vfmalign.core.storage.object_store import ObjectStore

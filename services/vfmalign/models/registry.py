@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from vfmalign.core.domain.datasets import Modality
+from vfmalign.core.domain.declarations import Modality
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.models import LayerSpec, PreprocessingSpec
 from vfmalign.models.architectures import upstream

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vfmalign.core.domain.datasets import MODALITIES, Case, Modality, VolumeKind
+from vfmalign.core.domain.datasets import MODALITIES, Case
+from vfmalign.core.domain.declarations import Modality, VolumeKind
 from vfmalign.core.domain.errors import BadDataset, DigestMismatch, NotFound
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.object_store import ObjectStore

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vfmalign.core.domain.datasets import MODALITIES, Modality, VolumeRef
+from vfmalign.core.domain.datasets import MODALITIES, VolumeRef
+from vfmalign.core.domain.declarations import Modality
 from vfmalign.core.domain.record import Id, Record, Sha256
 
 Objective = Literal["masked_reconstruction", "contrastive", "supervised", "random"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vfmalign.core.domain.datasets import Modality, VolumeKind
+from vfmalign.core.domain.declarations import Modality, VolumeKind
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import MetricSpec
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
-from vfmalign.core.domain.datasets import MODALITIES, SPLITS, Case, DatasetManifest, Split, VolumeKind, VolumeRef
+from vfmalign.core.domain.datasets import MODALITIES, SPLITS, Case, DatasetManifest, Split, VolumeRef
+from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadDataset, Conflict, Leakage, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import PretrainingDataset
 from vfmalign.core.domain.record import canonical_json

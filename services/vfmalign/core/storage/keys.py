@@ -5,7 +5,7 @@ A step whose artifact exists is done, so addresses are deterministic and must no
 
 from __future__ import annotations
 
-from vfmalign.core.domain.datasets import VolumeKind
+from vfmalign.core.domain.declarations import VolumeKind
 
 
 def volume_key(dataset: str, case: str, kind: VolumeKind) -> str:

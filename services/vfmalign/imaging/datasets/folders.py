@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from vfmalign.core.domain.datasets import MODALITIES, Split, VolumeKind
+from vfmalign.core.domain.datasets import MODALITIES, Split
+from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadDataset
 
 # The first match wins: `lesion_mask` is a lesion map, `t2_mask` is a gland mask, and `prostate_t2` is an image.

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, Split, VolumeKind, VolumeRef
+from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, Split, VolumeRef
+from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadDataset, BadVolume, Conflict, VfmalignError
 from vfmalign.core.storage.datasets import check_splits, load_dataset, save_dataset
 from vfmalign.core.storage.keys import dataset_key, volume_key

@@ -20,7 +20,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from vfmalign.core.domain.datasets import VolumeKind
+from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.imaging.phantoms.anatomy import Anatomy, Positions, Tissue
 from vfmalign.imaging.phantoms.patients import draw_anatomy
 from vfmalign.imaging.volumes import Volume

@@ -16,7 +16,7 @@ from monai.metrics.regression import PSNRMetric, SSIMMetric
 from torch import Tensor
 from torch.nn import functional
 
-from vfmalign.core.domain.datasets import Modality
+from vfmalign.core.domain.declarations import Modality
 from vfmalign.training.data import Batch, PreparedCase
 from vfmalign.training.figures import Panel, grey_limits
 

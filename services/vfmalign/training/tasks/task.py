@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vfmalign.core.domain.datasets import Modality
+from vfmalign.core.domain.declarations import Modality
 from vfmalign.core.domain.tasks import TaskSpec
 from vfmalign.training.data import Batch, PreparedCase
 from vfmalign.training.figures import Panel

@@ -1,0 +1,125 @@
+"""Declarations of datasets: what their cases hold. The JSON files beside this module come with vfmalign."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.record import Record
+
+VOLUME_PATTERN = r"^[a-z][a-z0-9_]{0,31}$"
+VolumeKind = Annotated[str, StringConstraints(pattern=VOLUME_PATTERN)]
+"""What a volume shows: the id of a modality or of a label map, in lower case."""
+Modality = VolumeKind
+
+
+class LabelMap(Record):
+    """A kind of label map.
+
+    Attributes:
+        name: its id.
+        values: name of the structure of each voxel value; 0 is background. Values of one name, such as the grades of a
+            lesion, are one structure.
+        may_be_empty: True where a case without the structure has an empty map.
+        weight: weight of its structures in a segmentation's loss, for structures of few voxels.
+    """
+
+    name: VolumeKind
+    values: dict[Annotated[int, Field(ge=1, le=255)], VolumeKind] = Field(min_length=1)
+    may_be_empty: bool = False
+    weight: float = Field(default=1.0, gt=0.0, le=1000.0)
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """Names of the structures, in the order of their lowest value."""
+        return tuple(dict.fromkeys(name for _, name in sorted(self.values.items())))
+
+
+class CaseClass(Record):
+    """A class that a case belongs to or not.
+
+    Attributes:
+        name: its id.
+        label: the label map that it derives from; empty where the cases state it.
+        at_least: with `label`, the highest value of the map from which a case is positive. Where no map of a dataset
+            exceeds 1, the maps are masks without grades and 1 is enough.
+    """
+
+    name: VolumeKind
+    label: VolumeKind | Literal[""] = ""
+    at_least: int = Field(default=1, ge=1, le=255)
+
+
+class TaskParameters(Record):
+    """What a task is about. Each task uses its own parameters; an empty one takes the dataset's default.
+
+    Attributes:
+        labels: segmentation: label maps, of which a later one is drawn over an earlier one.
+        structures: segmentation: the structures of these maps to segment; empty for all.
+        class_name: classification: the class to predict.
+        inputs: translation: modalities to translate from.
+        target: translation: the modality to predict.
+        modalities: super-resolution and the correction of distortion: the modalities to restore.
+    """
+
+    labels: tuple[VolumeKind, ...] = ()
+    structures: tuple[VolumeKind, ...] = ()
+    class_name: VolumeKind | Literal[""] = ""
+    inputs: tuple[VolumeKind, ...] = ()
+    target: VolumeKind | Literal[""] = ""
+    modalities: tuple[VolumeKind, ...] = ()
+
+
+class DatasetDeclaration(Record):
+    """What the cases of a dataset hold.
+
+    Attributes:
+        name: its id, such as `prostate_mpmri`.
+        modalities: ids of the images. A case has all of them; the first defines the grid.
+        labels: label maps that a case may have.
+        classes: classes that a case may belong to.
+        defaults: default parameters by name of task.
+    """
+
+    name: VolumeKind
+    modalities: tuple[VolumeKind, ...] = Field(min_length=1, max_length=16)
+    labels: tuple[LabelMap, ...] = Field(default=(), max_length=16)
+    classes: tuple[CaseClass, ...] = Field(default=(), max_length=64)
+    defaults: dict[VolumeKind, TaskParameters] = Field(default_factory=dict, max_length=16)
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        volumes = (*self.modalities, *(label.name for label in self.labels))
+        classes = [entry.name for entry in self.classes]
+        if len(set(volumes)) != len(volumes) or len(set(classes)) != len(classes):
+            raise ValueError("a modality, label map or class is declared twice")
+        if unknown := {entry.label for entry in self.classes if entry.label} - {label.name for label in self.labels}:
+            raise ValueError(f"a class derives from the undeclared label map {sorted(unknown)[0]}")
+        return self
+
+
+def list_declarations() -> tuple[str, ...]:
+    """Returns the names of the declarations, in order."""
+    files = resources.files(__name__).iterdir()
+    return tuple(sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json")))
+
+
+@cache
+def get_declaration(name: str) -> DatasetDeclaration:
+    """Returns a declaration by name.
+
+    Raises:
+        BadOption: none has this name.
+    """
+    if name not in list_declarations():
+        raise BadOption(
+            f"no declaration is called {name[:64]!r}",
+            field="declaration",
+            remedy=f"choose one of {', '.join(list_declarations())}, or give a JSON file",
+        )
+    content = resources.files(__name__).joinpath(f"{name}.json").read_bytes()
+    return DatasetDeclaration.model_validate_json(content)
