@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+from vfmalign.client.dataset_description import describe_dataset
 from vfmalign.client.messages import features as messages
 from vfmalign.client.messages.base import get_enum_label
 from vfmalign.client.messages.common import Cost, ObjectRef, Progress, StageTiming
-from vfmalign.core.domain.datasets import MODALITIES, SPLITS, DatasetManifest, VolumeRef
-from vfmalign.core.domain.declarations import VolumeKind
+from vfmalign.core.domain.datasets import DatasetManifest, VolumeRef
+from vfmalign.core.domain.declarations import VOLUME_PATTERN, VolumeKind
 from vfmalign.core.domain.errors import BadOption, TooLarge
 from vfmalign.core.domain.models import LayerSpec, ModelCard
 from vfmalign.core.domain.record import SHA256_PATTERN, is_id
@@ -23,8 +24,6 @@ from vfmalign.features.study_store import StoredFeatures, check_study_id
 from vfmalign.imaging.input_transforms import get_input_transform
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.v1 import features_pb2
-
-LABEL_MAPS: tuple[VolumeKind, ...] = ("gland", "lesions")
 
 ToKey = Callable[[str], str]
 """Converts a URI of this deployment's bucket to its key; raises for any other URI."""
@@ -97,11 +96,11 @@ def _to_sources(study: features_pb2.Study, to_key: ToKey) -> list[Source]:
     sources = []
     for i, volume in enumerate(study.volumes):
         field = f"study.volumes[{i}]"
-        if volume.modality not in MODALITIES:
+        if not re.fullmatch(VOLUME_PATTERN, volume.modality) or volume.modality == "gland":
             raise BadOption(
-                f"unknown modality {volume.modality[:64]!r}" if volume.modality else "no modality is given",
+                f"{volume.modality[:64]!r} is not a modality" if volume.modality else "no modality is given",
                 field=f"{field}.modality",
-                remedy=f"choose one of {', '.join(MODALITIES)}",
+                remedy="choose a modality of the model's card, and send a gland mask as `gland_mask`",
             )
         sources.append(_to_source(volume, volume.modality, field, to_key))
     if study.HasField("gland_mask"):
@@ -168,29 +167,9 @@ def to_models(page: ObjectPage[ModelCard], to_uri: ToUri) -> messages.ListModels
 def to_datasets(page: ObjectPage[DatasetManifest]) -> messages.ListDatasetsResponse:
     """Describes one page of datasets."""
     return messages.ListDatasetsResponse(
-        datasets=tuple(map(to_dataset, page.items)),
+        datasets=tuple(map(describe_dataset, page.items)),
         next_page_token=page.next_token,
         unreadable=_to_unreadable(page),
-    )
-
-
-def to_dataset(dataset: DatasetManifest) -> messages.Dataset:
-    """Describes a dataset."""
-    cases = {split: dataset.split(split) for split in SPLITS}
-    shared = [set(case.volumes) for split in SPLITS for case in cases[split]]
-    kinds = set.intersection(*shared) if shared else set()
-    return messages.Dataset(
-        dataset_id=dataset.id,
-        dataset_digest=dataset.digest(),
-        splits=tuple(
-            messages.SplitSize(split=split, cases=len(rows), patients=len({case.group for case in rows}))
-            for split, rows in cases.items()
-            if rows
-        ),
-        modalities=tuple(kind for kind in MODALITIES if kind in kinds),
-        label_maps=tuple(kind for kind in LABEL_MAPS if kind in kinds),
-        held_out=dataset.held_out,
-        phantom=dataset.phantom,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from grpc.aio import ServicerContext
 
+from vfmalign.client.dataset_description import describe_dataset
 from vfmalign.client.messages.features import Pooling
 from vfmalign.core.domain.errors import Cancelled, Exhausted
 from vfmalign.core.runtime import metrics
@@ -91,7 +92,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         """See the proto."""
         dataset_id = converters.check_id(request.dataset_id, "dataset_id")
         dataset = await asyncio.to_thread(load_dataset, self._store, dataset_id)
-        return pb.GetDatasetResponse(dataset=converters.to_dataset(dataset).to_proto())
+        return pb.GetDatasetResponse(dataset=describe_dataset(dataset).to_proto())
 
     async def Extract(self, request: pb.ExtractRequest, context: Context) -> pb.ExtractResponse:
         """See the proto."""

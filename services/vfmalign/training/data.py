@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vfmalign.core.domain.datasets import MODALITIES, Case
+from vfmalign.core.domain.datasets import Case
 from vfmalign.core.domain.declarations import Modality, VolumeKind
 from vfmalign.core.domain.errors import BadDataset, DigestMismatch, NotFound
 from vfmalign.core.domain.models import PreprocessingSpec
@@ -57,7 +57,7 @@ class PreparedCase:
     gland_DHW: Tensor | None
     lesions_DHW: Tensor | None
     spacing_mm: tuple[float, float, float]
-    modalities: tuple[Modality, ...] = MODALITIES
+    modalities: tuple[Modality, ...] = ("t2w", "dwi", "adc")
     scale: Scale | None = None
     grade: int | None = None
     slices: tuple[int, int] | None = None

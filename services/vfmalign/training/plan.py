@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vfmalign.core.domain.datasets import MODALITIES, Case, DatasetManifest
+from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import TrainingSpec, probe_id
 from vfmalign.core.domain.models import ModelCard, PreprocessingSpec, PretrainingDataset
@@ -122,10 +122,10 @@ def select_data(store: ObjectStore, plan: JobPlan) -> JobData:
     parent_data = plan.parent.pretraining if plan.parent else ()
     if plan.task is None:
         train, val = _require_cases(dataset, "pretrain"), _require_cases(dataset, "val")
-        return JobData(train, val, (), (_to_pretraining_record(spec, train, val),))
+        return JobData(train, val, (), (_to_pretraining_record(spec, dataset, train, val),))
     check_leakage(dataset, parent_data)
     train, val, test = _require_cases(dataset, "train"), _require_cases(dataset, "val"), _require_cases(dataset, "test")
-    return JobData(train, val, test, (*parent_data, _to_pretraining_record(spec, train, val)))
+    return JobData(train, val, test, (*parent_data, _to_pretraining_record(spec, dataset, train, val)))
 
 
 def _require_cases(dataset: DatasetManifest, split: str) -> tuple[Case, ...]:
@@ -139,16 +139,16 @@ def _require_cases(dataset: DatasetManifest, split: str) -> tuple[Case, ...]:
     return cases
 
 
-def _to_pretraining_record(spec: TrainingSpec, train: tuple[Case, ...], val: tuple[Case, ...]) -> PretrainingDataset:
+def _to_pretraining_record(
+    spec: TrainingSpec, dataset: DatasetManifest, train: tuple[Case, ...], val: tuple[Case, ...]
+) -> PretrainingDataset:
     """Record of this job's dataset in the published model's card: the cases of training and selection."""
     cases = (*train, *val)
     return PretrainingDataset(
         dataset=spec.dataset,
         dataset_digest=spec.dataset_digest,
         # Only images: label maps of different patients can be equal, and empty ones always are.
-        volume_sha256=tuple(
-            sorted({ref.sha256 for case in cases for kind, ref in case.volumes.items() if kind in MODALITIES})
-        ),
+        volume_sha256=tuple(sorted({ref.sha256 for case in cases for ref in dataset.images(case).values()})),
         groups=tuple(sorted({case.group for case in cases})),
     )
 

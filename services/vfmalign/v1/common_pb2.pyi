@@ -51,6 +51,72 @@ class ObjectRef(_message.Message):
     size_bytes: int
     def __init__(self, uri: _Optional[str] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
+class LabelMap(_message.Message):
+    __slots__ = ("name", "values", "may_be_empty", "weight")
+    class ValuesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: str
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    MAY_BE_EMPTY_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    values: _containers.ScalarMap[int, str]
+    may_be_empty: bool
+    weight: float
+    def __init__(self, name: _Optional[str] = ..., values: _Optional[_Mapping[int, str]] = ..., may_be_empty: _Optional[bool] = ..., weight: _Optional[float] = ...) -> None: ...
+
+class CaseClass(_message.Message):
+    __slots__ = ("name", "label", "at_least")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    AT_LEAST_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    label: str
+    at_least: int
+    def __init__(self, name: _Optional[str] = ..., label: _Optional[str] = ..., at_least: _Optional[int] = ...) -> None: ...
+
+class TaskParameters(_message.Message):
+    __slots__ = ("labels", "structures", "class_name", "inputs", "target", "modalities")
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    STRUCTURES_FIELD_NUMBER: _ClassVar[int]
+    CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    MODALITIES_FIELD_NUMBER: _ClassVar[int]
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    structures: _containers.RepeatedScalarFieldContainer[str]
+    class_name: str
+    inputs: _containers.RepeatedScalarFieldContainer[str]
+    target: str
+    modalities: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, labels: _Optional[_Iterable[str]] = ..., structures: _Optional[_Iterable[str]] = ..., class_name: _Optional[str] = ..., inputs: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., modalities: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DatasetDeclaration(_message.Message):
+    __slots__ = ("name", "modalities", "labels", "classes", "defaults")
+    class DefaultsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: TaskParameters
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[TaskParameters, _Mapping]] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MODALITIES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    DEFAULTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    modalities: _containers.RepeatedScalarFieldContainer[str]
+    labels: _containers.RepeatedCompositeFieldContainer[LabelMap]
+    classes: _containers.RepeatedCompositeFieldContainer[CaseClass]
+    defaults: _containers.MessageMap[str, TaskParameters]
+    def __init__(self, name: _Optional[str] = ..., modalities: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[_Union[LabelMap, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[CaseClass, _Mapping]]] = ..., defaults: _Optional[_Mapping[str, TaskParameters]] = ...) -> None: ...
+
 class StageTiming(_message.Message):
     __slots__ = ("stage", "seconds")
     STAGE_FIELD_NUMBER: _ClassVar[int]

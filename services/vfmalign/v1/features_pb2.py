@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from vfmalign.v1 import common_pb2 as vfmalign_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1avfmalign/v1/features.proto\x12\x0bvfmalign.v1\x1a\x18vfmalign/v1/common.proto\"\'\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63hannels\x18\x02 \x01(\x05\"a\n\rPreprocessing\x12\x12\n\nmodalities\x18\x01 \x03(\t\x12\x12\n\nspacing_mm\x18\x02 \x03(\x01\x12\x11\n\tshape_dhw\x18\x03 \x03(\x05\x12\x15\n\rnormalisation\x18\x04 \x01(\t\"d\n\x0bPretraining\x12\x12\n\ndataset_id\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x02 \x01(\t\x12\x14\n\x0cvolume_count\x18\x03 \x01(\x05\x12\x13\n\x0bgroup_count\x18\x04 \x01(\x05\"\xcc\x02\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12)\n\tobjective\x18\x03 \x01(\x0e\x32\x16.vfmalign.v1.Objective\x12*\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x16.vfmalign.v1.ObjectRef\x12\x31\n\rpreprocessing\x18\x05 \x01(\x0b\x32\x1a.vfmalign.v1.Preprocessing\x12\"\n\x06layers\x18\x06 \x03(\x0b\x32\x12.vfmalign.v1.Layer\x12\x15\n\rprimary_layer\x18\x07 \x01(\t\x12-\n\x0bpretraining\x18\x08 \x03(\x0b\x32\x18.vfmalign.v1.Pretraining\x12\x17\n\x0fparent_model_id\x18\t \x01(\t\x12\x0e\n\x06source\x18\n \x01(\t\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x9b\x01\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.vfmalign.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x15\n\rarchitectures\x18\x03 \x03(\t\x12\x31\n\nunreadable\x18\x04 \x03(\x0b\x32\x1d.vfmalign.v1.UnreadableObject\"/\n\x10UnreadableObject\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"#\n\x0fGetModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.vfmalign.v1.Model\"O\n\tSplitSize\x12!\n\x05split\x18\x01 \x01(\x0e\x32\x12.vfmalign.v1.Split\x12\r\n\x05\x63\x61ses\x18\x02 \x01(\x03\x12\x10\n\x08patients\x18\x03 \x01(\x03\"\xa8\x01\n\x07\x44\x61taset\x12\x12\n\ndataset_id\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x02 \x01(\t\x12&\n\x06splits\x18\x03 \x03(\x0b\x32\x16.vfmalign.v1.SplitSize\x12\x12\n\nmodalities\x18\x04 \x03(\t\x12\x12\n\nlabel_maps\x18\x05 \x03(\t\x12\x10\n\x08held_out\x18\x06 \x01(\x08\x12\x0f\n\x07phantom\x18\x07 \x01(\x08\"<\n\x13ListDatasetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x8a\x01\n\x14ListDatasetsResponse\x12&\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x14.vfmalign.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x31\n\nunreadable\x18\x03 \x03(\x0b\x32\x1d.vfmalign.v1.UnreadableObject\"\'\n\x11GetDatasetRequest\x12\x12\n\ndataset_id\x18\x01 \x01(\t\";\n\x12GetDatasetResponse\x12%\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.vfmalign.v1.Dataset\"d\n\x0bStudyVolume\x12\x10\n\x08modality\x18\x01 \x01(\t\x12\x0f\n\x05nifti\x18\x02 \x01(\x0cH\x00\x12(\n\x06stored\x18\x03 \x01(\x0b\x32\x16.vfmalign.v1.ObjectRefH\x00\x42\x08\n\x06source\"P\n\tGlandMask\x12\x0f\n\x05nifti\x18\x01 \x01(\x0cH\x00\x12(\n\x06stored\x18\x02 \x01(\x0b\x32\x16.vfmalign.v1.ObjectRefH\x00\x42\x08\n\x06source\"r\n\x05Study\x12)\n\x07volumes\x18\x01 \x03(\x0b\x32\x18.vfmalign.v1.StudyVolume\x12/\n\ngland_mask\x18\x02 \x01(\x0b\x32\x16.vfmalign.v1.GlandMaskH\x00\x88\x01\x01\x42\r\n\x0b_gland_mask\"\xc2\x01\n\x0e\x45xtractRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x19\n\x11\x63heckpoint_sha256\x18\x02 \x01(\t\x12!\n\x05study\x18\x03 \x01(\x0b\x32\x12.vfmalign.v1.Study\x12\x0e\n\x06layers\x18\x04 \x03(\t\x12%\n\x07pooling\x18\x05 \x01(\x0e\x32\x14.vfmalign.v1.Pooling\x12\x17\n\x0finput_transform\x18\x06 \x01(\t\x12\x10\n\x08store_as\x18\x07 \x01(\t\"{\n\rLayerFeatures\x12\r\n\x05layer\x18\x01 \x01(\t\x12%\n\x06tensor\x18\x02 \x01(\x0b\x32\x13.vfmalign.v1.TensorH\x00\x12(\n\x06stored\x18\x03 \x01(\x0b\x32\x16.vfmalign.v1.ObjectRefH\x00\x42\n\n\x08\x66\x65\x61tures\"y\n\x0f\x45xtractResponse\x12*\n\x06layers\x18\x01 \x03(\x0b\x32\x1a.vfmalign.v1.LayerFeatures\x12\x19\n\x11\x63heckpoint_sha256\x18\x02 \x01(\t\x12\x1f\n\x04\x63ost\x18\x03 \x01(\x0b\x32\x11.vfmalign.v1.Cost\"\xc5\x02\n\x15\x45xtractDatasetRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x19\n\x11\x63heckpoint_sha256\x18\x02 \x01(\t\x12\x12\n\ndataset_id\x18\x03 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x04 \x01(\t\x12!\n\x05split\x18\x05 \x01(\x0e\x32\x12.vfmalign.v1.Split\x12\x0e\n\x06layers\x18\x06 \x03(\t\x12%\n\x07pooling\x18\x07 \x01(\x0e\x32\x14.vfmalign.v1.Pooling\x12\x17\n\x0finput_transform\x18\x08 \x01(\t\x12\x33\n\x0einitialisation\x18\t \x01(\x0e\x32\x1b.vfmalign.v1.Initialisation\x12\x1b\n\x13initialisation_seed\x18\n \x01(\x03\x12\x0e\n\x06verify\x18\x0b \x01(\x08\"\xc3\x01\n\nFeatureSet\x12\x16\n\x0e\x66\x65\x61ture_set_id\x18\x01 \x01(\t\x12(\n\x08manifest\x18\x02 \x01(\x0b\x32\x16.vfmalign.v1.ObjectRef\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x0e\n\x06groups\x18\x04 \x01(\x03\x12\"\n\x06layers\x18\x05 \x03(\x0b\x32\x12.vfmalign.v1.Layer\x12\x19\n\x11\x63heckpoint_sha256\x18\x06 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x07 \x01(\t\"\xdd\x01\n\x16\x45xtractDatasetResponse\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x15.vfmalign.v1.ProgressH\x00\x12.\n\x0b\x66\x65\x61ture_set\x18\x02 \x01(\x0b\x32\x17.vfmalign.v1.FeatureSetH\x00\x12$\n\x04\x63ost\x18\x03 \x01(\x0b\x32\x11.vfmalign.v1.CostH\x01\x88\x01\x01\x12\x16\n\x0e\x63omputed_cases\x18\x04 \x01(\x03\x12\x18\n\x10recomputed_parts\x18\x05 \x01(\x03\x42\x07\n\x05\x65ventB\x07\n\x05_cost*\x96\x01\n\tObjective\x12\x19\n\x15OBJECTIVE_UNSPECIFIED\x10\x00\x12#\n\x1fOBJECTIVE_MASKED_RECONSTRUCTION\x10\x01\x12\x19\n\x15OBJECTIVE_CONTRASTIVE\x10\x02\x12\x18\n\x14OBJECTIVE_SUPERVISED\x10\x03\x12\x14\n\x10OBJECTIVE_RANDOM\x10\x04*F\n\x07Pooling\x12\x17\n\x13POOLING_UNSPECIFIED\x10\x00\x12\x10\n\x0cPOOLING_MEAN\x10\x01\x12\x10\n\x0cPOOLING_NONE\x10\x02*j\n\x0eInitialisation\x12\x1e\n\x1aINITIALISATION_UNSPECIFIED\x10\x00\x12\x1d\n\x19INITIALISATION_CHECKPOINT\x10\x01\x12\x19\n\x15INITIALISATION_RANDOM\x10\x02\x32\xef\x03\n\x0e\x46\x65\x61tureService\x12M\n\nListModels\x12\x1e.vfmalign.v1.ListModelsRequest\x1a\x1f.vfmalign.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.vfmalign.v1.GetModelRequest\x1a\x1d.vfmalign.v1.GetModelResponse\x12S\n\x0cListDatasets\x12 .vfmalign.v1.ListDatasetsRequest\x1a!.vfmalign.v1.ListDatasetsResponse\x12M\n\nGetDataset\x12\x1e.vfmalign.v1.GetDatasetRequest\x1a\x1f.vfmalign.v1.GetDatasetResponse\x12\x44\n\x07\x45xtract\x12\x1b.vfmalign.v1.ExtractRequest\x1a\x1c.vfmalign.v1.ExtractResponse\x12[\n\x0e\x45xtractDataset\x12\".vfmalign.v1.ExtractDatasetRequest\x1a#.vfmalign.v1.ExtractDatasetResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1avfmalign/v1/features.proto\x12\x0bvfmalign.v1\x1a\x18vfmalign/v1/common.proto\"\'\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63hannels\x18\x02 \x01(\x05\"a\n\rPreprocessing\x12\x12\n\nmodalities\x18\x01 \x03(\t\x12\x12\n\nspacing_mm\x18\x02 \x03(\x01\x12\x11\n\tshape_dhw\x18\x03 \x03(\x05\x12\x15\n\rnormalisation\x18\x04 \x01(\t\"d\n\x0bPretraining\x12\x12\n\ndataset_id\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x02 \x01(\t\x12\x14\n\x0cvolume_count\x18\x03 \x01(\x05\x12\x13\n\x0bgroup_count\x18\x04 \x01(\x05\"\xcc\x02\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12)\n\tobjective\x18\x03 \x01(\x0e\x32\x16.vfmalign.v1.Objective\x12*\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x16.vfmalign.v1.ObjectRef\x12\x31\n\rpreprocessing\x18\x05 \x01(\x0b\x32\x1a.vfmalign.v1.Preprocessing\x12\"\n\x06layers\x18\x06 \x03(\x0b\x32\x12.vfmalign.v1.Layer\x12\x15\n\rprimary_layer\x18\x07 \x01(\t\x12-\n\x0bpretraining\x18\x08 \x03(\x0b\x32\x18.vfmalign.v1.Pretraining\x12\x17\n\x0fparent_model_id\x18\t \x01(\t\x12\x0e\n\x06source\x18\n \x01(\t\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x9b\x01\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.vfmalign.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x15\n\rarchitectures\x18\x03 \x03(\t\x12\x31\n\nunreadable\x18\x04 \x03(\x0b\x32\x1d.vfmalign.v1.UnreadableObject\"/\n\x10UnreadableObject\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"#\n\x0fGetModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.vfmalign.v1.Model\"O\n\tSplitSize\x12!\n\x05split\x18\x01 \x01(\x0e\x32\x12.vfmalign.v1.Split\x12\r\n\x05\x63\x61ses\x18\x02 \x01(\x03\x12\x10\n\x08patients\x18\x03 \x01(\x03\">\n\nClassCount\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08positive\x18\x02 \x01(\x03\x12\x10\n\x08negative\x18\x03 \x01(\x03\"L\n\x0bNumberRange\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x63\x61ses\x18\x02 \x01(\x03\x12\x0f\n\x07minimum\x18\x03 \x01(\x01\x12\x0f\n\x07maximum\x18\x04 \x01(\x01\":\n\x0cStratumCount\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\r\n\x05\x63\x61ses\x18\x03 \x01(\x03\"\xde\x02\n\x07\x44\x61taset\x12\x12\n\ndataset_id\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x02 \x01(\t\x12&\n\x06splits\x18\x03 \x03(\x0b\x32\x16.vfmalign.v1.SplitSize\x12\x12\n\nmodalities\x18\x04 \x03(\t\x12\x12\n\nlabel_maps\x18\x05 \x03(\t\x12\x10\n\x08held_out\x18\x06 \x01(\x08\x12\x0f\n\x07phantom\x18\x07 \x01(\x08\x12\x34\n\x0b\x64\x65\x63laration\x18\x08 \x01(\x0b\x32\x1f.vfmalign.v1.DatasetDeclaration\x12(\n\x07\x63lasses\x18\t \x03(\x0b\x32\x17.vfmalign.v1.ClassCount\x12)\n\x07numbers\x18\n \x03(\x0b\x32\x18.vfmalign.v1.NumberRange\x12)\n\x06strata\x18\x0b \x03(\x0b\x32\x19.vfmalign.v1.StratumCount\"<\n\x13ListDatasetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x8a\x01\n\x14ListDatasetsResponse\x12&\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x14.vfmalign.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x31\n\nunreadable\x18\x03 \x03(\x0b\x32\x1d.vfmalign.v1.UnreadableObject\"\'\n\x11GetDatasetRequest\x12\x12\n\ndataset_id\x18\x01 \x01(\t\";\n\x12GetDatasetResponse\x12%\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.vfmalign.v1.Dataset\"d\n\x0bStudyVolume\x12\x10\n\x08modality\x18\x01 \x01(\t\x12\x0f\n\x05nifti\x18\x02 \x01(\x0cH\x00\x12(\n\x06stored\x18\x03 \x01(\x0b\x32\x16.vfmalign.v1.ObjectRefH\x00\x42\x08\n\x06source\"P\n\tGlandMask\x12\x0f\n\x05nifti\x18\x01 \x01(\x0cH\x00\x12(\n\x06stored\x18\x02 \x01(\x0b\x32\x16.vfmalign.v1.ObjectRefH\x00\x42\x08\n\x06source\"r\n\x05Study\x12)\n\x07volumes\x18\x01 \x03(\x0b\x32\x18.vfmalign.v1.StudyVolume\x12/\n\ngland_mask\x18\x02 \x01(\x0b\x32\x16.vfmalign.v1.GlandMaskH\x00\x88\x01\x01\x42\r\n\x0b_gland_mask\"\xc2\x01\n\x0e\x45xtractRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x19\n\x11\x63heckpoint_sha256\x18\x02 \x01(\t\x12!\n\x05study\x18\x03 \x01(\x0b\x32\x12.vfmalign.v1.Study\x12\x0e\n\x06layers\x18\x04 \x03(\t\x12%\n\x07pooling\x18\x05 \x01(\x0e\x32\x14.vfmalign.v1.Pooling\x12\x17\n\x0finput_transform\x18\x06 \x01(\t\x12\x10\n\x08store_as\x18\x07 \x01(\t\"{\n\rLayerFeatures\x12\r\n\x05layer\x18\x01 \x01(\t\x12%\n\x06tensor\x18\x02 \x01(\x0b\x32\x13.vfmalign.v1.TensorH\x00\x12(\n\x06stored\x18\x03 \x01(\x0b\x32\x16.vfmalign.v1.ObjectRefH\x00\x42\n\n\x08\x66\x65\x61tures\"y\n\x0f\x45xtractResponse\x12*\n\x06layers\x18\x01 \x03(\x0b\x32\x1a.vfmalign.v1.LayerFeatures\x12\x19\n\x11\x63heckpoint_sha256\x18\x02 \x01(\t\x12\x1f\n\x04\x63ost\x18\x03 \x01(\x0b\x32\x11.vfmalign.v1.Cost\"\xc5\x02\n\x15\x45xtractDatasetRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x19\n\x11\x63heckpoint_sha256\x18\x02 \x01(\t\x12\x12\n\ndataset_id\x18\x03 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x04 \x01(\t\x12!\n\x05split\x18\x05 \x01(\x0e\x32\x12.vfmalign.v1.Split\x12\x0e\n\x06layers\x18\x06 \x03(\t\x12%\n\x07pooling\x18\x07 \x01(\x0e\x32\x14.vfmalign.v1.Pooling\x12\x17\n\x0finput_transform\x18\x08 \x01(\t\x12\x33\n\x0einitialisation\x18\t \x01(\x0e\x32\x1b.vfmalign.v1.Initialisation\x12\x1b\n\x13initialisation_seed\x18\n \x01(\x03\x12\x0e\n\x06verify\x18\x0b \x01(\x08\"\xc3\x01\n\nFeatureSet\x12\x16\n\x0e\x66\x65\x61ture_set_id\x18\x01 \x01(\t\x12(\n\x08manifest\x18\x02 \x01(\x0b\x32\x16.vfmalign.v1.ObjectRef\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x0e\n\x06groups\x18\x04 \x01(\x03\x12\"\n\x06layers\x18\x05 \x03(\x0b\x32\x12.vfmalign.v1.Layer\x12\x19\n\x11\x63heckpoint_sha256\x18\x06 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x07 \x01(\t\"\xdd\x01\n\x16\x45xtractDatasetResponse\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x15.vfmalign.v1.ProgressH\x00\x12.\n\x0b\x66\x65\x61ture_set\x18\x02 \x01(\x0b\x32\x17.vfmalign.v1.FeatureSetH\x00\x12$\n\x04\x63ost\x18\x03 \x01(\x0b\x32\x11.vfmalign.v1.CostH\x01\x88\x01\x01\x12\x16\n\x0e\x63omputed_cases\x18\x04 \x01(\x03\x12\x18\n\x10recomputed_parts\x18\x05 \x01(\x03\x42\x07\n\x05\x65ventB\x07\n\x05_cost*\x96\x01\n\tObjective\x12\x19\n\x15OBJECTIVE_UNSPECIFIED\x10\x00\x12#\n\x1fOBJECTIVE_MASKED_RECONSTRUCTION\x10\x01\x12\x19\n\x15OBJECTIVE_CONTRASTIVE\x10\x02\x12\x18\n\x14OBJECTIVE_SUPERVISED\x10\x03\x12\x14\n\x10OBJECTIVE_RANDOM\x10\x04*F\n\x07Pooling\x12\x17\n\x13POOLING_UNSPECIFIED\x10\x00\x12\x10\n\x0cPOOLING_MEAN\x10\x01\x12\x10\n\x0cPOOLING_NONE\x10\x02*j\n\x0eInitialisation\x12\x1e\n\x1aINITIALISATION_UNSPECIFIED\x10\x00\x12\x1d\n\x19INITIALISATION_CHECKPOINT\x10\x01\x12\x19\n\x15INITIALISATION_RANDOM\x10\x02\x32\xef\x03\n\x0e\x46\x65\x61tureService\x12M\n\nListModels\x12\x1e.vfmalign.v1.ListModelsRequest\x1a\x1f.vfmalign.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.vfmalign.v1.GetModelRequest\x1a\x1d.vfmalign.v1.GetModelResponse\x12S\n\x0cListDatasets\x12 .vfmalign.v1.ListDatasetsRequest\x1a!.vfmalign.v1.ListDatasetsResponse\x12M\n\nGetDataset\x12\x1e.vfmalign.v1.GetDatasetRequest\x1a\x1f.vfmalign.v1.GetDatasetResponse\x12\x44\n\x07\x45xtract\x12\x1b.vfmalign.v1.ExtractRequest\x1a\x1c.vfmalign.v1.ExtractResponse\x12[\n\x0e\x45xtractDataset\x12\".vfmalign.v1.ExtractDatasetRequest\x1a#.vfmalign.v1.ExtractDatasetResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vfmalign.v1.features_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OBJECTIVE']._serialized_start=3058
-  _globals['_OBJECTIVE']._serialized_end=3208
-  _globals['_POOLING']._serialized_start=3210
-  _globals['_POOLING']._serialized_end=3280
-  _globals['_INITIALISATION']._serialized_start=3282
-  _globals['_INITIALISATION']._serialized_end=3388
+  _globals['_OBJECTIVE']._serialized_start=3442
+  _globals['_OBJECTIVE']._serialized_end=3592
+  _globals['_POOLING']._serialized_start=3594
+  _globals['_POOLING']._serialized_end=3664
+  _globals['_INITIALISATION']._serialized_start=3666
+  _globals['_INITIALISATION']._serialized_end=3772
   _globals['_LAYER']._serialized_start=69
   _globals['_LAYER']._serialized_end=108
   _globals['_PREPROCESSING']._serialized_start=110
@@ -58,34 +58,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELRESPONSE']._serialized_end=1003
   _globals['_SPLITSIZE']._serialized_start=1005
   _globals['_SPLITSIZE']._serialized_end=1084
-  _globals['_DATASET']._serialized_start=1087
-  _globals['_DATASET']._serialized_end=1255
-  _globals['_LISTDATASETSREQUEST']._serialized_start=1257
-  _globals['_LISTDATASETSREQUEST']._serialized_end=1317
-  _globals['_LISTDATASETSRESPONSE']._serialized_start=1320
-  _globals['_LISTDATASETSRESPONSE']._serialized_end=1458
-  _globals['_GETDATASETREQUEST']._serialized_start=1460
-  _globals['_GETDATASETREQUEST']._serialized_end=1499
-  _globals['_GETDATASETRESPONSE']._serialized_start=1501
-  _globals['_GETDATASETRESPONSE']._serialized_end=1560
-  _globals['_STUDYVOLUME']._serialized_start=1562
-  _globals['_STUDYVOLUME']._serialized_end=1662
-  _globals['_GLANDMASK']._serialized_start=1664
-  _globals['_GLANDMASK']._serialized_end=1744
-  _globals['_STUDY']._serialized_start=1746
-  _globals['_STUDY']._serialized_end=1860
-  _globals['_EXTRACTREQUEST']._serialized_start=1863
-  _globals['_EXTRACTREQUEST']._serialized_end=2057
-  _globals['_LAYERFEATURES']._serialized_start=2059
-  _globals['_LAYERFEATURES']._serialized_end=2182
-  _globals['_EXTRACTRESPONSE']._serialized_start=2184
-  _globals['_EXTRACTRESPONSE']._serialized_end=2305
-  _globals['_EXTRACTDATASETREQUEST']._serialized_start=2308
-  _globals['_EXTRACTDATASETREQUEST']._serialized_end=2633
-  _globals['_FEATURESET']._serialized_start=2636
-  _globals['_FEATURESET']._serialized_end=2831
-  _globals['_EXTRACTDATASETRESPONSE']._serialized_start=2834
-  _globals['_EXTRACTDATASETRESPONSE']._serialized_end=3055
-  _globals['_FEATURESERVICE']._serialized_start=3391
-  _globals['_FEATURESERVICE']._serialized_end=3886
+  _globals['_CLASSCOUNT']._serialized_start=1086
+  _globals['_CLASSCOUNT']._serialized_end=1148
+  _globals['_NUMBERRANGE']._serialized_start=1150
+  _globals['_NUMBERRANGE']._serialized_end=1226
+  _globals['_STRATUMCOUNT']._serialized_start=1228
+  _globals['_STRATUMCOUNT']._serialized_end=1286
+  _globals['_DATASET']._serialized_start=1289
+  _globals['_DATASET']._serialized_end=1639
+  _globals['_LISTDATASETSREQUEST']._serialized_start=1641
+  _globals['_LISTDATASETSREQUEST']._serialized_end=1701
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=1704
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=1842
+  _globals['_GETDATASETREQUEST']._serialized_start=1844
+  _globals['_GETDATASETREQUEST']._serialized_end=1883
+  _globals['_GETDATASETRESPONSE']._serialized_start=1885
+  _globals['_GETDATASETRESPONSE']._serialized_end=1944
+  _globals['_STUDYVOLUME']._serialized_start=1946
+  _globals['_STUDYVOLUME']._serialized_end=2046
+  _globals['_GLANDMASK']._serialized_start=2048
+  _globals['_GLANDMASK']._serialized_end=2128
+  _globals['_STUDY']._serialized_start=2130
+  _globals['_STUDY']._serialized_end=2244
+  _globals['_EXTRACTREQUEST']._serialized_start=2247
+  _globals['_EXTRACTREQUEST']._serialized_end=2441
+  _globals['_LAYERFEATURES']._serialized_start=2443
+  _globals['_LAYERFEATURES']._serialized_end=2566
+  _globals['_EXTRACTRESPONSE']._serialized_start=2568
+  _globals['_EXTRACTRESPONSE']._serialized_end=2689
+  _globals['_EXTRACTDATASETREQUEST']._serialized_start=2692
+  _globals['_EXTRACTDATASETREQUEST']._serialized_end=3017
+  _globals['_FEATURESET']._serialized_start=3020
+  _globals['_FEATURESET']._serialized_end=3215
+  _globals['_EXTRACTDATASETRESPONSE']._serialized_start=3218
+  _globals['_EXTRACTDATASETRESPONSE']._serialized_end=3439
+  _globals['_FEATURESERVICE']._serialized_start=3775
+  _globals['_FEATURESERVICE']._serialized_end=4270
 # @@protoc_insertion_point(module_scope)

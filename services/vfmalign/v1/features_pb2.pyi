@@ -145,8 +145,40 @@ class SplitSize(_message.Message):
     patients: int
     def __init__(self, split: _Optional[_Union[_common_pb2.Split, str]] = ..., cases: _Optional[int] = ..., patients: _Optional[int] = ...) -> None: ...
 
+class ClassCount(_message.Message):
+    __slots__ = ("name", "positive", "negative")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    POSITIVE_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    positive: int
+    negative: int
+    def __init__(self, name: _Optional[str] = ..., positive: _Optional[int] = ..., negative: _Optional[int] = ...) -> None: ...
+
+class NumberRange(_message.Message):
+    __slots__ = ("name", "cases", "minimum", "maximum")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CASES_FIELD_NUMBER: _ClassVar[int]
+    MINIMUM_FIELD_NUMBER: _ClassVar[int]
+    MAXIMUM_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    cases: int
+    minimum: float
+    maximum: float
+    def __init__(self, name: _Optional[str] = ..., cases: _Optional[int] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ...) -> None: ...
+
+class StratumCount(_message.Message):
+    __slots__ = ("name", "value", "cases")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    CASES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: str
+    cases: int
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ..., cases: _Optional[int] = ...) -> None: ...
+
 class Dataset(_message.Message):
-    __slots__ = ("dataset_id", "dataset_digest", "splits", "modalities", "label_maps", "held_out", "phantom")
+    __slots__ = ("dataset_id", "dataset_digest", "splits", "modalities", "label_maps", "held_out", "phantom", "declaration", "classes", "numbers", "strata")
     DATASET_ID_FIELD_NUMBER: _ClassVar[int]
     DATASET_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SPLITS_FIELD_NUMBER: _ClassVar[int]
@@ -154,6 +186,10 @@ class Dataset(_message.Message):
     LABEL_MAPS_FIELD_NUMBER: _ClassVar[int]
     HELD_OUT_FIELD_NUMBER: _ClassVar[int]
     PHANTOM_FIELD_NUMBER: _ClassVar[int]
+    DECLARATION_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    STRATA_FIELD_NUMBER: _ClassVar[int]
     dataset_id: str
     dataset_digest: str
     splits: _containers.RepeatedCompositeFieldContainer[SplitSize]
@@ -161,7 +197,11 @@ class Dataset(_message.Message):
     label_maps: _containers.RepeatedScalarFieldContainer[str]
     held_out: bool
     phantom: bool
-    def __init__(self, dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., splits: _Optional[_Iterable[_Union[SplitSize, _Mapping]]] = ..., modalities: _Optional[_Iterable[str]] = ..., label_maps: _Optional[_Iterable[str]] = ..., held_out: _Optional[bool] = ..., phantom: _Optional[bool] = ...) -> None: ...
+    declaration: _common_pb2.DatasetDeclaration
+    classes: _containers.RepeatedCompositeFieldContainer[ClassCount]
+    numbers: _containers.RepeatedCompositeFieldContainer[NumberRange]
+    strata: _containers.RepeatedCompositeFieldContainer[StratumCount]
+    def __init__(self, dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., splits: _Optional[_Iterable[_Union[SplitSize, _Mapping]]] = ..., modalities: _Optional[_Iterable[str]] = ..., label_maps: _Optional[_Iterable[str]] = ..., held_out: _Optional[bool] = ..., phantom: _Optional[bool] = ..., declaration: _Optional[_Union[_common_pb2.DatasetDeclaration, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassCount, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[NumberRange, _Mapping]]] = ..., strata: _Optional[_Iterable[_Union[StratumCount, _Mapping]]] = ...) -> None: ...
 
 class ListDatasetsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

@@ -90,6 +90,8 @@ async def test_datasets_are_listed_and_described(service, store, dataset):
     assert [(one.split, one.cases, one.patients) for one in described.splits] == [(common_pb2.SPLIT_TEST, 3, 3)]
     assert list(described.modalities) == list(MODALITIES)
     assert described.held_out
+    assert described.declaration.name == "prostate_mpmri"
+    assert dict(described.declaration.labels[0].values) == {1: "gland"}
     for dataset_id, code in (
         ("absent", grpc.StatusCode.NOT_FOUND),
         ("damaged", grpc.StatusCode.FAILED_PRECONDITION),

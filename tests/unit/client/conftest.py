@@ -25,6 +25,8 @@ from vfmalign.v1 import (
     mmd_pb2_grpc,
 )
 
+BRAIN = {"name": "brain", "modalities": ["t1w"]}
+
 
 def abort(context, error):
     status = to_status(error, "request-1")
@@ -102,13 +104,22 @@ class Features(features_pb2_grpc.FeatureServiceServicer):
     def GetDataset(self, request, context):
         if request.dataset_id == "absent":
             abort(context, NotFound("there is no such dataset", subject="dataset absent", remedy="import it"))
-        return features_pb2.GetDatasetResponse(dataset={"dataset_id": request.dataset_id, "dataset_digest": "d" * 64})
+        dataset = {"dataset_id": request.dataset_id, "dataset_digest": "d" * 64, "declaration": BRAIN}
+        return features_pb2.GetDatasetResponse(dataset=dataset)
 
     def ListDatasets(self, request, context):
         if not request.page_token:
-            return features_pb2.ListDatasetsResponse(datasets=[{"dataset_id": "a"}], next_page_token="a")
+            return features_pb2.ListDatasetsResponse(
+                datasets=[{"dataset_id": "a", "declaration": BRAIN}], next_page_token="a"
+            )
         return features_pb2.ListDatasetsResponse(
-            datasets=[{"dataset_id": "b", "splits": [{"split": "SPLIT_TEST", "cases": 3, "patients": 2}]}],
+            datasets=[
+                {
+                    "dataset_id": "b",
+                    "splits": [{"split": "SPLIT_TEST", "cases": 3, "patients": 2}],
+                    "declaration": BRAIN,
+                }
+            ],
             unreadable=[{"id": "broken", "message": "damaged"}],
         )
 

@@ -26,10 +26,25 @@ for module in pkgutil.iter_modules(vfmalign.client.messages.__path__):
     importlib.import_module(f"vfmalign.client.messages.{module.name}")
 RECORDS = sorted(ApiMessage.__subclasses__(), key=lambda record: record.__name__)
 
+# Ids of a declaration differ from each other, unlike the generated values.
+DECLARATION = common_pb2.DatasetDeclaration(
+    name="a",
+    modalities=["b", "c"],
+    labels=[{"name": "d", "values": {1: "e", 255: "f"}, "may_be_empty": True, "weight": 0.1 + 0.2}],
+    classes=[{"name": "g", "label": "d", "at_least": 3}],
+    defaults={
+        "h": common_pb2.TaskParameters(
+            labels=["d"], structures=["e", "f"], class_name="g", inputs=["b"], target="c", modalities=["b", "c"]
+        )
+    },
+)
+
 
 def field_value(field):
     """A value of the field's type that is not its default."""
     if field.type == FieldDescriptor.TYPE_MESSAGE:
+        if field.message_type is DECLARATION.DESCRIPTOR:
+            return DECLARATION
         return filled(field.message_type._concrete_class)
     if field.type == FieldDescriptor.TYPE_ENUM:
         return field.enum_type.values[-1].number

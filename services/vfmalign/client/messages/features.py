@@ -13,6 +13,7 @@ from pydantic import Field
 from vfmalign.client.messages.base import ApiMessage, OptionalSha256
 from vfmalign.client.messages.common import Cost, ObjectRef, Progress
 from vfmalign.core.domain.datasets import Split
+from vfmalign.core.domain.declarations import DatasetDeclaration
 from vfmalign.core.domain.models import Objective
 from vfmalign.core.domain.record import Id
 from vfmalign.v1 import features_pb2
@@ -121,6 +122,37 @@ class SplitSize(ApiMessage):
     patients: int
 
 
+class ClassCount(ApiMessage):
+    """Number of cases that belong to a class, and of those that do not; of the others it is unknown."""
+
+    PROTO: ClassVar[type[Message]] = features_pb2.ClassCount
+
+    name: str
+    positive: int = 0
+    negative: int = 0
+
+
+class NumberRange(ApiMessage):
+    """A number of the cases: how many cases have it, and its lowest and highest value."""
+
+    PROTO: ClassVar[type[Message]] = features_pb2.NumberRange
+
+    name: str
+    cases: int
+    minimum: float
+    maximum: float
+
+
+class StratumCount(ApiMessage):
+    """Number of cases that were acquired in one way, such as on one scanner."""
+
+    PROTO: ClassVar[type[Message]] = features_pb2.StratumCount
+
+    name: str
+    value: str
+    cases: int
+
+
 class Dataset(ApiMessage):
     """What a dataset holds, without its cases.
 
@@ -129,6 +161,10 @@ class Dataset(ApiMessage):
         modalities, label_maps: ids of those that every case has.
         held_out: False where cases stand in several splits on purpose.
         phantom: True where the cases are generated.
+        declaration: modalities, label maps and classes that the dataset declares.
+        classes: counts of the classes that cases state, without those that derive from a label map.
+        numbers: numbers of the cases, in order of id.
+        strata: counts of the strata's values, in order of id and value.
     """
 
     PROTO: ClassVar[type[Message]] = features_pb2.Dataset
@@ -140,6 +176,10 @@ class Dataset(ApiMessage):
     label_maps: tuple[str, ...] = ()
     held_out: bool = True
     phantom: bool = False
+    declaration: DatasetDeclaration
+    classes: tuple[ClassCount, ...] = ()
+    numbers: tuple[NumberRange, ...] = ()
+    strata: tuple[StratumCount, ...] = ()
 
 
 class ListDatasetsResponse(ApiMessage):

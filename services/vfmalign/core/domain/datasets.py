@@ -3,16 +3,46 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from collections import defaultdict
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from vfmalign.core.domain.declarations import DatasetDeclaration, Modality, VolumeKind, get_declaration
+from vfmalign.core.domain.declarations import (
+    MAX_CLASSES,
+    MAX_LABEL_MAPS,
+    MAX_MODALITIES,
+    DatasetDeclaration,
+    Modality,
+    VolumeKind,
+    get_declaration,
+)
 from vfmalign.core.domain.record import Id, Record, Sha256, canonical_json
 
 Split = Literal["pretrain", "train", "val", "test"]
-MODALITIES: tuple[Modality, ...] = ("t2w", "dwi", "adc")
 SPLITS: tuple[Split, ...] = ("pretrain", "train", "val", "test")
+MAX_CASES = 100_000
+"""Largest number of cases in a split, and of cases that one import reads."""
+MAX_NUMBERS = 64
+MAX_STRATA = 16
+MAX_STRATUM_VALUES = 64
+"""Largest number of different values of one stratum. A column with more values, such as accession numbers, tells
+patients apart, which a stratum must not.
+"""
+
+
+def _check_printable(text: str) -> str:
+    # Values appear in tables and CSV files: a first letter or digit keeps spreadsheets from reading a formula.
+    if not text.isprintable() or not text[:1].isalnum() or text != text.strip():
+        raise ValueError("begin with a letter or digit, and use printable characters without surrounding spaces")
+    return text
+
+
+StratumValue = Annotated[
+    str, StringConstraints(min_length=1, max_length=64, strict=True), AfterValidator(_check_printable)
+]
+"""Value of an acquisition stratum: free text of the user."""
+Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class VolumeRef(Record):
@@ -29,17 +59,18 @@ class Case(Record):
         id: generated on import; never a file or folder name, which could identify the patient.
         group: generated id of the patient, which is the sampling unit.
         volumes: by the id of the modality or label map.
-        classes: whether the case belongs to a class, by the class's id; without those that derive from a label map.
+        classes: whether the case belongs to a class, by the class's id; without those that derive from a label map,
+            and without those that are unknown of the case.
         numbers: numbers of the case, such as an age in years, by id.
         strata: how the case was acquired, such as `scanner`, `field_strength` or `site`, by id.
     """
 
     id: Id
     group: Id
-    volumes: dict[VolumeKind, VolumeRef]
-    classes: dict[VolumeKind, bool] = Field(default_factory=dict)
-    numbers: dict[VolumeKind, float] = Field(default_factory=dict)
-    strata: dict[VolumeKind, str] = Field(default_factory=dict)
+    volumes: dict[VolumeKind, VolumeRef] = Field(max_length=MAX_MODALITIES + MAX_LABEL_MAPS)
+    classes: dict[VolumeKind, bool] = Field(default_factory=dict, max_length=MAX_CLASSES)
+    numbers: dict[VolumeKind, Number] = Field(default_factory=dict, max_length=MAX_NUMBERS)
+    strata: dict[VolumeKind, StratumValue] = Field(default_factory=dict, max_length=MAX_STRATA)
 
 
 class DatasetManifest(Record):
@@ -55,15 +86,41 @@ class DatasetManifest(Record):
     held_out: bool = True
     phantom: bool = False
     declaration: DatasetDeclaration = Field(default_factory=lambda: get_declaration("prostate_mpmri"))
-    pretrain: tuple[Case, ...] = ()
-    train: tuple[Case, ...] = ()
-    val: tuple[Case, ...] = ()
-    test: tuple[Case, ...] = ()
+    pretrain: tuple[Case, ...] = Field(default=(), max_length=MAX_CASES)
+    train: tuple[Case, ...] = Field(default=(), max_length=MAX_CASES)
+    val: tuple[Case, ...] = Field(default=(), max_length=MAX_CASES)
+    test: tuple[Case, ...] = Field(default=(), max_length=MAX_CASES)
+
+    @model_validator(mode="after")
+    def _check_cases(self) -> Self:
+        volumes = {*self.declaration.modalities, *self.declaration.label_names}
+        classes = {entry.name for entry in self.declaration.classes if not entry.label}
+        numbers: set[str] = set()
+        values: defaultdict[str, set[str]] = defaultdict(set)
+        for case in (case for split in SPLITS for case in self.split(split)):
+            if undeclared := (set(case.volumes) - volumes) | (set(case.classes) - classes):
+                raise ValueError(f"case {case.id} has {min(undeclared)}, which the dataset does not declare")
+            numbers.update(case.numbers)
+            for name, value in case.strata.items():
+                values[name].add(value)
+        if len(numbers) > MAX_NUMBERS or len(values) > MAX_STRATA:
+            raise ValueError(f"more than {MAX_NUMBERS} numbers or {MAX_STRATA} strata")
+        if many := [name for name, different in values.items() if len(different) > MAX_STRATUM_VALUES]:
+            raise ValueError(f"the stratum {min(many)} has more than {MAX_STRATUM_VALUES} different values")
+        return self
 
     def split(self, name: Split) -> tuple[Case, ...]:
         """Returns the cases of one split, in the order of the rows of every feature set."""
         cases: tuple[Case, ...] = getattr(self, name)
         return cases
+
+    def images(self, case: Case) -> dict[Modality, VolumeRef]:
+        """Returns a case's images in the declared order, without its label maps."""
+        return {kind: case.volumes[kind] for kind in self.declaration.modalities if kind in case.volumes}
+
+    def label_maps(self, case: Case) -> dict[VolumeKind, VolumeRef]:
+        """Returns a case's label maps in the declared order."""
+        return {kind: case.volumes[kind] for kind in self.declaration.label_names if kind in case.volumes}
 
     def digest(self) -> str:
         """Returns the SHA-256 of the canonical JSON, in hex.

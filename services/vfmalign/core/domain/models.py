@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vfmalign.core.domain.datasets import MODALITIES, VolumeRef
+from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.declarations import Modality
 from vfmalign.core.domain.record import Id, Record, Sha256
 
@@ -22,7 +22,7 @@ class PreprocessingSpec(Record):
             zeros unchanged; `zscore_gland` uses those inside the gland mask, which every study must then have.
     """
 
-    modalities: tuple[Modality, ...] = MODALITIES
+    modalities: tuple[Modality, ...] = ("t2w", "dwi", "adc")
     spacing_mm: tuple[float, float, float] | None
     shape_DHW: tuple[int, int, int]
     normalisation: Literal["zscore_nonzero", "zscore_gland"] = "zscore_nonzero"

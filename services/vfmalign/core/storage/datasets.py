@@ -1,7 +1,8 @@
 """Datasets in object storage: reading, writing, and checks for overlapping splits and leakage.
 
 `datasets/<id>/dataset.json` is a datalist in the format of the Medical Segmentation Decathlon, which MONAI reads, with
-ids, groups and digests added to each item.
+ids, groups, digests, label maps, classes, numbers and strata added to each item. Its key `declaration` says what the
+cases hold; a datalist without it holds prostate mpMRI.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
-from vfmalign.core.domain.datasets import MODALITIES, SPLITS, Case, DatasetManifest, Split, VolumeRef
-from vfmalign.core.domain.declarations import VolumeKind
+from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, Split
+from vfmalign.core.domain.declarations import DatasetDeclaration, get_declaration
 from vfmalign.core.domain.errors import BadDataset, Conflict, Leakage, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import PretrainingDataset
 from vfmalign.core.domain.record import canonical_json
@@ -19,7 +20,10 @@ from vfmalign.core.storage.keys import dataset_key
 from vfmalign.core.storage.object_store import ObjectStore
 
 _LISTS: dict[Split, str] = {"pretrain": "pretraining", "train": "training", "val": "validation", "test": "test"}
-_LABELS: dict[VolumeKind, str] = {"lesions": "label", "gland": "gland"}
+_PROSTATE = "prostate_mpmri"
+_OLD_LABELS = {"lesions": "label", "gland": "gland"}
+"""Keys of the label maps in old datalists, whose items have no `label_maps`."""
+_FACTS = ("classes", "numbers", "strata")
 _FOLDER, _FILE = "datasets/", "/dataset.json"
 _GENERATED = "phantom-"
 """Prefix of generated patients. Used for old datalists, which do not state whether they hold phantoms."""
@@ -86,16 +90,24 @@ def save_dataset(store: ObjectStore, dataset: DatasetManifest) -> str:
 
 
 def to_datalist(dataset: DatasetManifest) -> dict[str, Any]:
-    """Converts a dataset to a datalist whose paths are keys of the bucket."""
+    """Converts a dataset to a datalist whose paths are keys of the bucket.
+
+    `label` of an item is the last label map that the case has, which a segmentation draws over the others.
+    """
+    declaration = dataset.declaration
+    values = declaration.labels[-1].values if declaration.labels else {}
     content: dict[str, Any] = {
         "name": dataset.id,
         "held_out": dataset.held_out,
         "phantom": dataset.phantom,
-        "modality": {str(channel): modality for channel, modality in enumerate(MODALITIES)},
-        "labels": {"0": "background", "1": "lesion"},
+        "modality": {str(channel): modality for channel, modality in enumerate(declaration.modalities)},
+        "labels": {"0": "background"} | {str(value): name for value, name in sorted(values.items())},
     }
+    if declaration != get_declaration(_PROSTATE):
+        # Datasets of the declaration that comes along name it by omission: their digests outlive changes of its file.
+        content["declaration"] = declaration.model_dump(mode="json")
     for split in SPLITS:
-        content[_LISTS[split]] = [_to_item(case) for case in dataset.split(split)]
+        content[_LISTS[split]] = [_to_item(dataset, case) for case in dataset.split(split)]
         content[f"num{_LISTS[split].capitalize()}"] = len(dataset.split(split))
     return content
 
@@ -107,11 +119,13 @@ def from_datalist(content: Any, dataset_id: str) -> DatasetManifest:
         PreconditionFailed: fields are missing or wrong.
     """
     try:
-        splits = {split: tuple(_from_item(item) for item in content[_LISTS[split]]) for split in SPLITS}
-        patients = [case.group for cases in splits.values() for case in cases]
+        fields: dict[str, Any] = {split: [_from_item(item) for item in content[_LISTS[split]]] for split in SPLITS}
+        patients = [case["group"] for split in SPLITS for case in fields[split]]
         generated = bool(patients) and all(patient.startswith(_GENERATED) for patient in patients)
-        phantom = content.get("phantom", generated)
-        return DatasetManifest(id=dataset_id, held_out=content["held_out"], phantom=phantom, **splits)
+        fields |= {"id": dataset_id, "held_out": content["held_out"], "phantom": content.get("phantom", generated)}
+        if "declaration" in content:
+            fields["declaration"] = DatasetDeclaration.model_validate(content["declaration"])
+        return DatasetManifest.model_validate(fields)
     except (KeyError, TypeError, AttributeError, ValueError):
         raise PreconditionFailed(
             "dataset.json is not a datalist of this version",
@@ -135,7 +149,7 @@ def check_splits(dataset: DatasetManifest) -> None:
     if not dataset.held_out:
         return
     for first, second in combinations(SPLITS, 2):
-        shared = _identities(dataset.split(first)) & _identities(dataset.split(second))
+        shared = _identities(dataset, dataset.split(first)) & _identities(dataset, dataset.split(second))
         if shared:
             raise BadDataset(
                 f"{first} and {second} share {sorted(shared)[0]}",
@@ -154,14 +168,14 @@ def check_leakage(dataset: DatasetManifest, pretraining: Sequence[PretrainingDat
     """
     seen: list[tuple[str, set[str]]] = []
     if dataset.held_out:
-        seen = [(split, _identities(dataset.split(split))) for split in ("train", "val")]
+        seen = [(split, _identities(dataset, dataset.split(split))) for split in ("train", "val")]
     for source in pretraining:
         known = {f"volume {digest[:12]}…" for digest in source.volume_sha256}
         known |= {f"patient {group}" for group in source.groups}
         seen.append((f"the model's pretraining set {source.dataset}", known))
     for case in dataset.test:
         for where, known in seen:
-            shared = _identities([case]) & known
+            shared = _identities(dataset, [case]) & known
             if shared:
                 raise Leakage(
                     f"test case {case.id} is also in {where} ({sorted(shared)[0]})",
@@ -170,32 +184,35 @@ def check_leakage(dataset: DatasetManifest, pretraining: Sequence[PretrainingDat
                 )
 
 
-def _identities(cases: Iterable[Case]) -> set[str]:
+def _identities(dataset: DatasetManifest, cases: Iterable[Case]) -> set[str]:
     """Names that two splits must not share: patients, cases and image volumes. Empty label maps may be equal."""
     names: set[str] = set()
     for case in cases:
         names |= {f"patient {case.group}", f"case {case.id}"}
-        names |= {f"volume {case.volumes[kind].sha256[:12]}…" for kind in MODALITIES if kind in case.volumes}
+        names |= {f"volume {ref.sha256[:12]}…" for ref in dataset.images(case).values()}
     return names
 
 
-def _to_item(case: Case) -> dict[str, Any]:
-    present = [modality for modality in MODALITIES if modality in case.volumes]
+def _to_item(dataset: DatasetManifest, case: Case) -> dict[str, Any]:
+    images, label_maps = dataset.images(case), dataset.label_maps(case)
+    keys = {kind: ref.key for kind, ref in label_maps.items()}
     item: dict[str, Any] = {
         "case": case.id,
         "group": case.group,
-        "image": [case.volumes[modality].key for modality in present],
-        "modality": list(present),
+        "image": [ref.key for ref in images.values()],
+        "modality": list(images),
+        "label_maps": keys,
         "sha256": {kind: ref.sha256 for kind, ref in case.volumes.items()},
     }
-    for kind, name in _LABELS.items():
-        if kind in case.volumes:
-            item[name] = case.volumes[kind].key
-    return item
+    if keys:
+        item["label"] = list(keys.values())[-1]
+    return item | {name: values for name in _FACTS if (values := getattr(case, name))}
 
 
-def _from_item(item: dict[str, Any]) -> Case:
+def _from_item(item: dict[str, Any]) -> dict[str, Any]:
     keys: dict[str, str] = dict(zip(item["modality"], item["image"], strict=True))
-    keys |= {kind: item[name] for kind, name in _LABELS.items() if name in item}
-    volumes = {kind: VolumeRef(key=key, sha256=item["sha256"][kind]) for kind, key in keys.items()}
-    return Case.model_validate({"id": item["case"], "group": item["group"], "volumes": volumes})
+    old = {kind: item[name] for kind, name in _OLD_LABELS.items() if name in item}
+    keys |= item.get("label_maps", old)
+    volumes = {kind: {"key": key, "sha256": item["sha256"][kind]} for kind, key in keys.items()}
+    facts: dict[str, Any] = {name: item[name] for name in _FACTS if name in item}
+    return {"id": item["case"], "group": item["group"], "volumes": volumes, **facts}

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from vfmalign.core.domain.datasets import MODALITIES, Split
-from vfmalign.core.domain.declarations import VolumeKind
+from vfmalign.core.domain.datasets import Split
+from vfmalign.core.domain.declarations import VolumeKind, get_declaration
 from vfmalign.core.domain.errors import BadDataset
 
 # The first match wins: `lesion_mask` is a lesion map, `t2_mask` is a gland mask, and `prostate_t2` is an image.
@@ -147,7 +147,8 @@ def _collect_case(folder: str, files: list[Path], patients: Mapping[str, str]) -
         if kind in files_by_kind:
             problems.append(f"two files look like {kind}")
         files_by_kind[kind] = file
-    problems += [f"no file looks like {kind}" for kind in MODALITIES if kind not in files_by_kind]
+    modalities = get_declaration("prostate_mpmri").modalities
+    problems += [f"no file looks like {kind}" for kind in modalities if kind not in files_by_kind]
     patient = patients.get(folder, folder.split("/", maxsplit=1)[0])
     return CaseFolder(folder, patient, files_by_kind, tuple(problems))
 

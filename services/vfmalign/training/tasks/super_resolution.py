@@ -6,12 +6,12 @@ curve is the input's own score.
 
 from __future__ import annotations
 
-from vfmalign.core.domain.datasets import MODALITIES
+from vfmalign.core.domain.declarations import get_declaration
 from vfmalign.core.domain.tasks import SUPER_RESOLUTION as SPEC
 from vfmalign.training.tasks.restoration import Restoration
 from vfmalign.training.tasks.task import Task
 
-IMAGES = Restoration(MODALITIES)
+IMAGES = Restoration(get_declaration("prostate_mpmri").modalities)
 
 SUPER_RESOLUTION = Task(
     spec=SPEC,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
+from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.declarations import DatasetDeclaration, get_declaration, list_declarations
 from vfmalign.core.domain.errors import BadOption
 
@@ -57,7 +57,7 @@ def test_a_wrong_declaration_is_refused(change: dict[str, Any]) -> None:
 
 
 def test_the_digest_of_a_dataset_depends_on_all_that_it_declares() -> None:
-    case = Case(id="c-1", group="g-1", volumes={"t1w": VolumeRef(key="k", sha256="0" * 64)})
+    case = Case(id="c-1", group="g-1", volumes={})
     brain = DatasetDeclaration.model_validate(BRAIN)
     manifests = [
         DatasetManifest(id="d", train=(case,)),

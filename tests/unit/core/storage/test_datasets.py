@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, VolumeRef
+from vfmalign.core.domain.declarations import DatasetDeclaration
 from vfmalign.core.domain.errors import BadDataset, Conflict, Leakage, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import PretrainingDataset
 from vfmalign.core.domain.record import canonical_json
@@ -189,3 +192,111 @@ def test_a_test_case_that_the_model_has_seen_is_leakage() -> None:
     with pytest.raises(Leakage, match="patient group-t1"):
         check_leakage(dataset(), [source(groups=("group-t1",))])
     check_leakage(dataset(), [source(groups=("group-a",))])  # seen again in train: allowed
+
+
+BRAIN = DatasetDeclaration.model_validate(
+    {
+        "name": "brain",
+        "modalities": ["t1w", "label"],
+        "labels": [
+            {"name": "image", "values": {"1": "brain"}},
+            {"name": "hippocampus", "values": {"1": "anterior", "2": "posterior"}},
+        ],
+        "classes": [{"name": "atrophy"}, {"name": "present", "label": "hippocampus"}],
+    }
+)
+
+
+def brain_case(name: str, **fields: Any) -> Case:
+    def ref(kind: str) -> VolumeRef:
+        content = hashlib.sha256(f"{name} {kind}".encode())
+        return VolumeRef(key=f"volumes/b/{name}/{kind}.nii.gz", sha256=content.hexdigest())
+
+    content: dict[str, Any] = {
+        "id": name,
+        "group": f"g-{name}",
+        "volumes": {kind: ref(kind) for kind in ("t1w", "label", "image", "hippocampus")},
+        "classes": {"atrophy": name == "b1"},
+        "numbers": {"age_years": 61.5},
+        "strata": {"scanner": "Vendor A (3T)", "site": "12"},
+    }
+    return Case.model_validate(content | fields)
+
+
+def brain(**fields: Any) -> DatasetManifest:
+    content = {"id": "b", "declaration": BRAIN, "train": (brain_case("b1"),), "test": (brain_case("b2"),)}
+    return DatasetManifest.model_validate(content | fields)
+
+
+def test_a_dataset_of_another_organ_comes_back_whatever_its_volumes_are_called(store: ObjectStore) -> None:
+    digest = save_dataset(store, brain())
+    assert load_dataset(store, "b", digest) == brain()
+
+
+def test_a_dataset_without_a_declaration_is_prostate_mpmri_with_its_old_digest() -> None:
+    old = to_datalist(dataset())
+    assert "declaration" not in old
+    for name in ("pretraining", "training", "validation", "test"):
+        for item in old[name]:
+            item["gland"] = item.pop("label_maps")["gland"]
+    assert from_datalist(old, "d") == dataset()
+    assert from_datalist(old, "d").digest() == dataset().digest()
+    # Of the state before declarations, for this very dataset.
+    assert dataset().digest() == "ce173103a4f4e1cf6402b8e3d57cca2caf4e60cee6d0819552243fca76cc5d56"
+
+
+def test_monai_reads_the_datalist(tmp_path: Path) -> None:
+    decathlon = pytest.importorskip("monai.data.decathlon_datalist")
+    path = tmp_path / "dataset.json"
+    path.write_bytes(canonical_json(to_datalist(brain())))
+    (item,) = decathlon.load_decathlon_datalist(str(path), data_list_key="training", base_dir="/b")
+    assert item["image"] == ["/b/volumes/b/b1/t1w.nii.gz", "/b/volumes/b/b1/label.nii.gz"]
+    assert item["label"] == "/b/volumes/b/b1/hippocampus.nii.gz"
+    assert item["classes"] == {"atrophy": True}
+    properties = decathlon.load_decathlon_properties(str(path), ["modality", "labels", "numTraining"])
+    assert properties["labels"] == {"0": "background", "1": "anterior", "2": "posterior"}
+    assert properties["modality"] == {"0": "t1w", "1": "label"}
+
+
+@pytest.mark.parametrize("modality", ["t1w", "label"])
+def test_splits_share_no_image_of_any_declared_modality(modality: str) -> None:
+    first, second = brain_case("b1"), brain_case("b2")
+    shared = second.model_copy(update={"volumes": second.volumes | {modality: first.volumes[modality]}})
+    with pytest.raises(BadDataset, match="train and test share volume"):
+        check_splits(brain(test=(shared,)))
+    equal_maps = second.model_copy(update={"volumes": second.volumes | {"image": first.volumes["image"]}})
+    check_splits(brain(test=(equal_maps,)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"volumes": {"t2w": {"key": "k", "sha256": "0" * 64}}}, "case x has t2w, which the dataset does not declare"),
+        ({"classes": {"present": True}}, "case x has present, which the dataset does not declare"),
+        ({"classes": {"other": True}}, "case x has other"),
+        ({"numbers": {"age_years": float("nan")}}, "finite"),
+        ({"numbers": {"age_years": float("inf")}}, "finite"),
+        ({"numbers": {f"n{i}": 0.0 for i in range(65)}}, "64"),
+        ({"strata": {"Site": "a"}}, "pattern"),
+        ({"strata": {"site": ""}}, "at least 1"),
+        ({"strata": {"site": "a" * 65}}, "at most 64"),
+        ({"strata": {"site": "a\nb"}}, "printable"),
+        ({"strata": {"site": "a\u202eb"}}, "printable"),
+        ({"strata": {"site": "=HYPERLINK()"}}, "letter or digit"),
+        ({"strata": {"site": "a "}}, "surrounding spaces"),
+        ({"strata": {f"s{i}": "a" for i in range(17)}}, "16"),
+    ],
+)
+def test_what_a_case_states_is_declared_and_bounded(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        brain(test=(brain_case("x", **fields),))
+
+
+def test_a_stratum_that_tells_patients_apart_is_refused() -> None:
+    cases = [brain_case(f"x{i}", strata={"scanner": f"serial {i}"}) for i in range(65)]
+    brain(test=(), train=cases[:64])
+    with pytest.raises(ValidationError, match="stratum scanner has more than 64 different values"):
+        brain(train=cases[:32], test=cases[32:])
+    numbers = [brain_case(f"x{i}", numbers={f"n{i}": 0.0}) for i in range(65)]
+    with pytest.raises(ValidationError, match="more than 64 numbers or 16 strata"):
+        brain(train=numbers, test=())

@@ -26,6 +26,8 @@ def test_splits_are_disjoint_and_have_labels(memory_store):
     assert dataset.held_out
     assert dataset.phantom
     assert load_dataset(memory_store, "demo") == dataset
+    # Of the state before declarations: models that were trained on phantoms refer to them by digest.
+    assert dataset.digest() == "1101729fc39108a4363d42eb55e8ff1d793adc86bf65f855b9716832af57ed00"
     assert sorted(load_case(memory_store, cases[0], tuple(cases[0].volumes))) == [
         "adc",
         "dwi",

@@ -15,6 +15,11 @@ VOLUME_PATTERN = r"^[a-z][a-z0-9_]{0,31}$"
 VolumeKind = Annotated[str, StringConstraints(pattern=VOLUME_PATTERN)]
 """What a volume shows: the id of a modality or of a label map, in lower case."""
 Modality = VolumeKind
+MAX_MODALITIES = 16
+MAX_LABEL_MAPS = 16
+MAX_CLASSES = 64
+MAX_STRUCTURES = 255
+MAX_DEFAULTS = 16
 
 
 class LabelMap(Record):
@@ -66,12 +71,12 @@ class TaskParameters(Record):
         modalities: super-resolution and the correction of distortion: the modalities to restore.
     """
 
-    labels: tuple[VolumeKind, ...] = ()
-    structures: tuple[VolumeKind, ...] = ()
+    labels: tuple[VolumeKind, ...] = Field(default=(), max_length=MAX_LABEL_MAPS)
+    structures: tuple[VolumeKind, ...] = Field(default=(), max_length=MAX_STRUCTURES)
     class_name: VolumeKind | Literal[""] = ""
-    inputs: tuple[VolumeKind, ...] = ()
+    inputs: tuple[VolumeKind, ...] = Field(default=(), max_length=MAX_MODALITIES)
     target: VolumeKind | Literal[""] = ""
-    modalities: tuple[VolumeKind, ...] = ()
+    modalities: tuple[VolumeKind, ...] = Field(default=(), max_length=MAX_MODALITIES)
 
 
 class DatasetDeclaration(Record):
@@ -86,18 +91,23 @@ class DatasetDeclaration(Record):
     """
 
     name: VolumeKind
-    modalities: tuple[VolumeKind, ...] = Field(min_length=1, max_length=16)
-    labels: tuple[LabelMap, ...] = Field(default=(), max_length=16)
-    classes: tuple[CaseClass, ...] = Field(default=(), max_length=64)
-    defaults: dict[VolumeKind, TaskParameters] = Field(default_factory=dict, max_length=16)
+    modalities: tuple[VolumeKind, ...] = Field(min_length=1, max_length=MAX_MODALITIES)
+    labels: tuple[LabelMap, ...] = Field(default=(), max_length=MAX_LABEL_MAPS)
+    classes: tuple[CaseClass, ...] = Field(default=(), max_length=MAX_CLASSES)
+    defaults: dict[VolumeKind, TaskParameters] = Field(default_factory=dict, max_length=MAX_DEFAULTS)
+
+    @property
+    def label_names(self) -> tuple[VolumeKind, ...]:
+        """Ids of the label maps, in order."""
+        return tuple(label.name for label in self.labels)
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        volumes = (*self.modalities, *(label.name for label in self.labels))
+        volumes = (*self.modalities, *self.label_names)
         classes = [entry.name for entry in self.classes]
         if len(set(volumes)) != len(volumes) or len(set(classes)) != len(classes):
             raise ValueError("a modality, label map or class is declared twice")
-        if unknown := {entry.label for entry in self.classes if entry.label} - {label.name for label in self.labels}:
+        if unknown := {entry.label for entry in self.classes if entry.label} - set(self.label_names):
             raise ValueError(f"a class derives from the undeclared label map {sorted(unknown)[0]}")
         return self
 

@@ -1,0 +1,95 @@
+"""A dataset as tables and as a JSON document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from vfmalign.cli.views.tables import ABSENT, list_fields, new_table, number
+from vfmalign.client.messages.features import Dataset
+from vfmalign.core.domain.datasets import SPLITS
+from vfmalign.core.domain.declarations import CaseClass, LabelMap
+
+_PHANTOM_NOTE = Text("Phantoms rehearse the procedure: no result on them is evidence.", style="yellow")
+
+
+def to_dataset_document(dataset: Dataset) -> dict[str, Any]:
+    """Converts a dataset to the JSON document that commands print."""
+    sizes = {size.split: {"cases": size.cases, "patients": size.patients} for size in dataset.splits}
+    strata: dict[str, dict[str, int]] = {}
+    for stratum in dataset.strata:
+        strata.setdefault(stratum.name, {})[stratum.value] = stratum.cases
+    return {
+        "dataset": dataset.dataset_id,
+        "digest": dataset.dataset_digest,
+        "held_out": dataset.held_out,
+        "phantom": dataset.phantom,
+        "splits": {split: sizes.get(split, {"cases": 0, "patients": 0}) for split in SPLITS},
+        "declaration": dataset.declaration.model_dump(mode="json"),
+        "classes": {count.name: count.model_dump(exclude={"name"}) for count in dataset.classes},
+        "numbers": {entry.name: entry.model_dump(exclude={"name"}) for entry in dataset.numbers},
+        "strata": strata,
+    }
+
+
+def describe_content(dataset: Dataset) -> str:
+    """Returns `phantoms` or `patients`."""
+    return "phantoms" if dataset.phantom else "patients"
+
+
+def show_dataset(dataset: Dataset) -> list[RenderableType]:
+    """Returns the tables of a dataset: what it declares, its splits, and what its cases state."""
+    declaration = dataset.declaration
+    facts = {
+        "content": describe_content(dataset),
+        "declaration": declaration.name,
+        "modalities": ", ".join(declaration.modalities),
+        "label maps": "; ".join(map(_describe_label_map, declaration.labels)) or ABSENT,
+        "classes": "; ".join(map(_describe_class, declaration.classes)) or ABSENT,
+        "digest": dataset.dataset_digest or ABSENT,
+        "held out": "yes" if dataset.held_out else "no: the same case is in several splits",
+    }
+    rows = new_table("", "split", "cases", "patients", numbers=["cases", "patients"])
+    for split, counts in to_dataset_document(dataset)["splits"].items():
+        rows.add_row(split, str(counts["cases"]), str(counts["patients"]))
+    tables: list[RenderableType] = [list_fields(f"Dataset {dataset.dataset_id}", facts), rows]
+    if dataset.classes:
+        tables.append(_list_classes(dataset))
+    if dataset.numbers:
+        tables.append(_list_numbers(dataset))
+    if dataset.strata:
+        tables.append(_list_strata(dataset))
+    return [*tables, *([_PHANTOM_NOTE] if dataset.phantom else [])]
+
+
+def _list_classes(dataset: Dataset) -> RenderableType:
+    table = new_table("", "class", "positive", "negative", numbers=["positive", "negative"])
+    for count in dataset.classes:
+        table.add_row(count.name, str(count.positive), str(count.negative))
+    return table
+
+
+def _list_numbers(dataset: Dataset) -> RenderableType:
+    table = new_table("", "number", "cases", "lowest", "highest", numbers=["cases", "lowest", "highest"])
+    for entry in dataset.numbers:
+        table.add_row(entry.name, str(entry.cases), number(entry.minimum, 6), number(entry.maximum, 6))
+    return table
+
+
+def _list_strata(dataset: Dataset) -> RenderableType:
+    table = new_table("", "stratum", "value", "cases", numbers=["cases"])
+    for stratum in dataset.strata:
+        # Text, because the value is free text of the user: rich reads square brackets in a string as markup.
+        table.add_row(stratum.name, Text(stratum.value), str(stratum.cases))
+    return table
+
+
+def _describe_label_map(label_map: LabelMap) -> str:
+    values = ", ".join(f"{value} {name}" for value, name in sorted(label_map.values.items()))
+    return f"{label_map.name} ({values})"
+
+
+def _describe_class(entry: CaseClass) -> str:
+    return f"{entry.name} ({entry.label} of at least {entry.at_least})" if entry.label else entry.name

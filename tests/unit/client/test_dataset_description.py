@@ -1,0 +1,68 @@
+"""Descriptions of datasets: what is declared, and counts of what cases state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vfmalign.client.dataset_description import describe_dataset
+from vfmalign.client.messages.features import ClassCount, Dataset, NumberRange, SplitSize, StratumCount
+from vfmalign.core.domain.datasets import Case, DatasetManifest
+from vfmalign.core.domain.declarations import get_declaration
+
+DECLARATION: dict[str, Any] = {
+    "name": "brain",
+    "modalities": ["t1w", "flair"],
+    "labels": [{"name": "hippocampus", "values": {"1": "anterior", "2": "posterior"}, "weight": 2.5}],
+    "classes": [
+        {"name": "atrophy"},
+        {"name": "present", "label": "hippocampus", "at_least": 1},
+        {"name": "unstated"},
+    ],
+    "defaults": {"segmentation": {"labels": ["hippocampus"], "structures": ["anterior"]}},
+}
+
+
+def case(number: int, *kinds: str, **fields: Any) -> Case:
+    volumes = {kind: {"key": kind, "sha256": f"{number:064x}"} for kind in kinds}
+    return Case.model_validate({"id": f"c{number}", "group": f"g{number // 2}", "volumes": volumes} | fields)
+
+
+def test_classes_numbers_and_strata_are_counted_once_per_case() -> None:
+    first = case(0, "t1w", classes={"atrophy": True}, numbers={"age_years": 70.0}, strata={"site": "a"})
+    second = case(1, "t1w", "flair", "hippocampus", classes={"atrophy": False}, numbers={"age_years": 60.5})
+    third = case(2, "t1w", "hippocampus", classes={"atrophy": True}, strata={"site": "b", "scanner": "x"})
+    dataset = DatasetManifest.model_validate(
+        {
+            "id": "d",
+            "held_out": False,
+            "declaration": DECLARATION,
+            "train": (first, second, third),
+            "val": (second, first),
+            "test": (case(3, "t1w", strata={"site": "a"}),),
+        }
+    )
+    described = describe_dataset(dataset)
+    assert described.splits == (
+        SplitSize(split="train", cases=3, patients=2),
+        SplitSize(split="val", cases=2, patients=1),
+        SplitSize(split="test", cases=1, patients=1),
+    )
+    assert described.modalities == ("t1w",), "not every case has flair"
+    assert described.label_maps == ()
+    assert described.classes == (ClassCount(name="atrophy", positive=2, negative=1), ClassCount(name="unstated"))
+    assert described.numbers == (NumberRange(name="age_years", cases=2, minimum=60.5, maximum=70.0),)
+    assert described.strata == (
+        StratumCount(name="scanner", value="x", cases=1),
+        StratumCount(name="site", value="a", cases=2),
+        StratumCount(name="site", value="b", cases=1),
+    )
+    assert described.declaration == dataset.declaration
+
+
+def test_a_description_survives_the_wire() -> None:
+    for declaration in (DECLARATION, get_declaration("prostate_mpmri")):
+        dataset = DatasetManifest.model_validate({"id": "d", "declaration": declaration})
+        described = describe_dataset(dataset)
+        message = Dataset.PROTO.FromString(described.to_proto().SerializeToString())
+        assert Dataset.from_response(message) == described
+        assert Dataset.from_response(message).declaration == dataset.declaration
