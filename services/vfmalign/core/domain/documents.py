@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -38,13 +39,25 @@ def _with_numbers(message: Message, content: dict[str, Any]) -> dict[str, Any]:
         if field.name not in content:
             continue
         value, nested = content[field.name], getattr(message, field.name)
-        if field.type in _INTEGERS:
+        if (entry := field.message_type) is not None and entry.GetOptions().map_entry:
+            content[field.name] = _map_with_numbers(entry, nested, value)
+        elif field.type in _INTEGERS:
             content[field.name] = [int(item) for item in value] if isinstance(value, list) else int(value)
         elif field.type == FieldDescriptor.TYPE_MESSAGE and isinstance(value, list):
             content[field.name] = [_nested(inner, item) for inner, item in zip(nested, value, strict=True)]
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
             content[field.name] = _nested(nested, value)
     return content
+
+
+def _map_with_numbers(entry: Any, nested: Mapping[Any, Any], content: dict[str, Any]) -> dict[str, Any]:
+    """Converts the values of a map field; its keys are strings in JSON."""
+    kind = entry.fields_by_name["value"].type
+    if kind == FieldDescriptor.TYPE_MESSAGE:
+        # Keys in JSON are strings; those of bools are in lower case, unlike str().
+        values = {str(key).lower() if isinstance(key, bool) else str(key): value for key, value in nested.items()}
+        return {key: _nested(values[key], value) for key, value in content.items()}
+    return {key: int(value) for key, value in content.items()} if kind in _INTEGERS else content
 
 
 def _nested(message: Message, content: Any) -> Any:
