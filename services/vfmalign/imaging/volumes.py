@@ -76,13 +76,15 @@ class Volume:
         return float(x), float(y), float(z)
 
 
-def decode(data: bytes, name: str, kind: VolumeKind) -> Volume:
+def decode(data: bytes, name: str, kind: VolumeKind, *, is_label: bool = False) -> Volume:
     """Decode and validate one NIfTI file (`.nii` or `.nii.gz`, told apart by its first bytes).
 
     Args:
         data: the file's bytes.
         name: name of the volume in errors: a URI, a request field or a generated id.
-        kind: what the volume shows; label maps must hold whole numbers from 0 to 255.
+        kind: what the volume shows.
+        is_label: whether it is a label map, which must hold whole numbers from 0 to 255; a map of `LABEL_KINDS` always
+            is.
 
     Raises:
         BadVolume: the bytes are not a NIfTI file, are truncated, or hold values or geometry that cannot be used.
@@ -95,7 +97,7 @@ def decode(data: bytes, name: str, kind: VolumeKind) -> Volume:
     shape_XYZ = _parse_shape(header, name)
     affine = _parse_affine(header, name)
     array_XYZ = _read_array(data, header, shape_XYZ, name)
-    _check_values(array_XYZ, name, kind)
+    _check_values(array_XYZ, name, kind, is_label=is_label or kind in LABEL_KINDS)
     return Volume(array_XYZ, affine)
 
 
@@ -230,13 +232,13 @@ def _read_array(
         return raw_XYZ.astype(np.float32)
 
 
-def _check_values(array_XYZ: NDArray[np.float32], name: str, kind: VolumeKind) -> None:
+def _check_values(array_XYZ: NDArray[np.float32], name: str, kind: VolumeKind, *, is_label: bool) -> None:
     low, high = float(array_XYZ.min()), float(array_XYZ.max())
     if not (math.isfinite(low) and math.isfinite(high)):  # minimum and maximum are NaN if any value is
         raise BadVolume(
             "the volume holds NaN, infinity or values beyond float32", subject=name, remedy="replace them first"
         )
-    if kind in LABEL_KINDS:
+    if is_label:
         if low < 0 or high > 255 or (array_XYZ != np.rint(array_XYZ)).any():
             raise BadVolume(
                 f"{kind} labels are not whole numbers from 0 to 255", subject=name, remedy="send a label map"
@@ -255,13 +257,16 @@ def _storage_dtype(array_XYZ: NDArray[np.float32]) -> type[np.generic]:
     return np.float32
 
 
-def load_case(store: ObjectStore, case: Case, kinds: Sequence[VolumeKind]) -> dict[VolumeKind, Volume]:
+def load_case(
+    store: ObjectStore, case: Case, kinds: Sequence[VolumeKind], labels: Sequence[VolumeKind] = ()
+) -> dict[VolumeKind, Volume]:
     """Read and decode some of a case's volumes.
 
     Args:
         store: the deployment's object storage.
         case: the case, with a digest for every volume.
         kinds: volumes to read, such as `("t2w", "dwi", "adc", "gland")`.
+        labels: label maps to read.
 
     Raises:
         NotFound: the case has no volume of a kind.
@@ -269,11 +274,11 @@ def load_case(store: ObjectStore, case: Case, kinds: Sequence[VolumeKind]) -> di
         BadVolume: a stored volume cannot be used.
     """
     volumes: dict[VolumeKind, Volume] = {}
-    for kind in kinds:
+    for kind in dict.fromkeys((*kinds, *labels)):
         if kind not in case.volumes:
             raise NotFound(f"no {kind} volume", subject=f"case {case.id}", remedy=f"import the dataset with {kind}")
         ref = case.volumes[kind]
         with lost_as("volume", case.id, IMPORT_DATASET):
             data = store.get(ref.key, sha256=ref.sha256, max_bytes=MAX_ENCODED_BYTES)
-        volumes[kind] = decode(data, store.uri(ref.key), kind)
+        volumes[kind] = decode(data, store.uri(ref.key), kind, is_label=kind in labels)
     return volumes

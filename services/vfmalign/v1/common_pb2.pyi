@@ -52,7 +52,7 @@ class ObjectRef(_message.Message):
     def __init__(self, uri: _Optional[str] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class LabelMap(_message.Message):
-    __slots__ = ("name", "values", "may_be_empty", "weight")
+    __slots__ = ("name", "values", "may_be_empty", "weight", "within")
     class ValuesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -64,11 +64,13 @@ class LabelMap(_message.Message):
     VALUES_FIELD_NUMBER: _ClassVar[int]
     MAY_BE_EMPTY_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WITHIN_FIELD_NUMBER: _ClassVar[int]
     name: str
     values: _containers.ScalarMap[int, str]
     may_be_empty: bool
     weight: float
-    def __init__(self, name: _Optional[str] = ..., values: _Optional[_Mapping[int, str]] = ..., may_be_empty: _Optional[bool] = ..., weight: _Optional[float] = ...) -> None: ...
+    within: str
+    def __init__(self, name: _Optional[str] = ..., values: _Optional[_Mapping[int, str]] = ..., may_be_empty: _Optional[bool] = ..., weight: _Optional[float] = ..., within: _Optional[str] = ...) -> None: ...
 
 class CaseClass(_message.Message):
     __slots__ = ("name", "label", "at_least")

@@ -30,7 +30,10 @@ RECORDS = sorted(ApiMessage.__subclasses__(), key=lambda record: record.__name__
 DECLARATION = common_pb2.DatasetDeclaration(
     name="a",
     modalities=["b", "c"],
-    labels=[{"name": "d", "values": {1: "e", 255: "f"}, "may_be_empty": True, "weight": 0.1 + 0.2}],
+    labels=[
+        {"name": "d", "values": {1: "e", 255: "f"}, "may_be_empty": True, "weight": 0.1 + 0.2, "within": "i"},
+        {"name": "i", "values": {1: "i"}, "weight": 1.0},
+    ],
     classes=[{"name": "g", "label": "d", "at_least": 3}],
     defaults={
         "h": common_pb2.TaskParameters(

@@ -47,6 +47,8 @@ def test_grades_of_one_structure_are_one_structure() -> None:
         {"labels": [{"name": "hippocampus", "values": {}}]},
         {"labels": [{"name": "hippocampus", "values": {"0": "background"}}]},
         {"labels": [{"name": "hippocampus", "values": {"1": "anterior"}, "weight": float("nan")}]},
+        {"labels": [{"name": "hippocampus", "values": {"1": "anterior"}, "within": "brain"}]},
+        {"labels": [{"name": "hippocampus", "values": {"1": "anterior"}, "within": "hippocampus"}]},
         {"classes": [{"name": "atrophy"}, {"name": "atrophy"}]},
         {"classes": [{"name": "atrophy", "label": "thalamus"}]},
     ],

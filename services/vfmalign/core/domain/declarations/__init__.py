@@ -31,12 +31,15 @@ class LabelMap(Record):
             lesion, are one structure.
         may_be_empty: True where a case without the structure has an empty map.
         weight: weight of its structures in a segmentation's loss, for structures of few voxels.
+        within: label map of the one structure that holds these structures, which then covers them as well; empty where
+            they stand beside all others.
     """
 
     name: VolumeKind
     values: dict[Annotated[int, Field(ge=1, le=255)], VolumeKind] = Field(min_length=1)
     may_be_empty: bool = False
     weight: float = Field(default=1.0, gt=0.0, le=1000.0)
+    within: VolumeKind | Literal[""] = ""
 
     @property
     def structures(self) -> tuple[str, ...]:
@@ -109,6 +112,10 @@ class DatasetDeclaration(Record):
             raise ValueError("a modality, label map or class is declared twice")
         if unknown := {entry.label for entry in self.classes if entry.label} - set(self.label_names):
             raise ValueError(f"a class derives from the undeclared label map {sorted(unknown)[0]}")
+        single = {label.name for label in self.labels if len(label.structures) == 1}
+        for label in self.labels:
+            if label.within and (label.within == label.name or label.within not in single):
+                raise ValueError(f"{label.name} lies within {label.within}, which is no label map of one structure")
         return self
 
 
