@@ -91,7 +91,7 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
         """Returns those of these checks that exist, by id."""
         large = (defer(CheckRow.request), defer(CheckRow.stage_progress), defer(CheckRow.report))
         query = sa.select(CheckRow).where(CheckRow.id.in_(check_ids)).options(*large)
-        with self._database.session() as session:
+        with self._database.snapshot() as session:
             rows = session.scalars(query)
             return {row.id: Summary(**common_fields(row), request_digest=row.request_digest) for row in rows}
 
@@ -126,7 +126,7 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
     def stages(self, check_id: str) -> tuple[StageRun, ...]:
         """Returns every run of every stage, in the order in which they began."""
         query = sa.select(StageRow).where(StageRow.check_id == check_id).order_by(StageRow.started_at, StageRow.attempt)
-        with self._database.session() as session:
+        with self._database.snapshot() as session:
             return tuple(_to_stage_run(row) for row in session.scalars(query))
 
     def begin_stage(self, check_id: str, stage: str) -> int:
@@ -165,7 +165,7 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
         """Returns the SHA-256 of the latest artifact of every stage that has stored one."""
         columns = StageRow.stage, StageRow.artifact_sha256
         query = sa.select(*columns).where(StageRow.check_id == check_id).order_by(StageRow.attempt)
-        with self._database.session() as session:
+        with self._database.snapshot() as session:
             return {row.stage: row.artifact_sha256 for row in session.execute(query) if row.artifact_sha256}
 
     def forget_artifacts(self, check_id: str, stages: Sequence[str]) -> None:
@@ -185,7 +185,7 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
     def job_results(self, check_id: str) -> dict[str, StoredRef]:
         """Returns the stored results of a check's jobs, by job."""
         query = sa.select(JobRow.id, JobRow.result).where(JobRow.check_id == check_id)
-        with self._database.session() as session:
+        with self._database.snapshot() as session:
             rows = session.execute(query).all()
         return {row.id: StoredRef.model_validate(row.result) for row in rows if row.result is not None}
 

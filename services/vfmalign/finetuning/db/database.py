@@ -27,6 +27,7 @@ from vfmalign.core.domain.errors import Conflict, InvalidInput, Unavailable
 _BUSY_TIMEOUT_S = 30
 # PostgreSQL ends a transaction whose client was stopped: otherwise its row locks would hold up the other orchestrator.
 _IDLE_IN_TRANSACTION_TIMEOUT_S = 10
+_READ_ONLY = "vfmalign_read_only"
 _MIGRATION_LOCK = 0x76666D  # arbitrary constant; keeps two starting processes from migrating at the same time
 
 
@@ -191,6 +192,8 @@ class Database:
     def __init__(self, url: str) -> None:
         self._engine = _create_engine(url)
         self._sessions = sessionmaker(self._engine, expire_on_commit=False)
+        readers = self._engine.execution_options(**{_READ_ONLY: True, "postgresql_readonly": True})
+        self._snapshots = sessionmaker(readers, expire_on_commit=False)
         self._verify: Callable[[Session], None] | None = None
 
     @property
@@ -199,7 +202,7 @@ class Database:
         return self._engine
 
     def guarded_by(self, verify: Callable[[Session], None]) -> Database:
-        """Returns a view of this database that calls `verify` at the start of every transaction.
+        """Returns a view of this database that calls `verify` at the start of every `session`, so of all that writes.
 
         An error of `verify` rolls the transaction back.
         """
@@ -209,20 +212,25 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """Runs one transaction: committed at the end, rolled back on an error.
+        """Runs one transaction that may write: committed at the end, rolled back on an error.
 
         Raises:
             Unavailable: the database cannot be reached, or has ended the transaction.
         """
-        try:
-            with self._sessions.begin() as session:
-                if self._verify is not None:
-                    self._verify(session)
-                yield session
-        except DBAPIError as error:
-            if isinstance(error, OperationalError) or error.connection_invalidated:
-                raise _unreachable() from error
-            raise
+        with _name_outages(), self._sessions.begin() as session:
+            if self._verify is not None:
+                self._verify(session)
+            yield session
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """Runs one transaction that only reads. It takes no lock and never waits for a transaction that writes.
+
+        Raises:
+            Unavailable: the database cannot be reached, or has ended the transaction.
+        """
+        with _name_outages(), self._snapshots.begin() as session:
+            yield session
 
     def migrate(self) -> None:
         """Migrates the schema to the newest version; safe to run at every start.
@@ -256,6 +264,16 @@ class Database:
 def now() -> datetime:
     """Current time in UTC."""
     return datetime.now(UTC)
+
+
+@contextmanager
+def _name_outages() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error, OperationalError) or error.connection_invalidated:
+            raise _unreachable() from error
+        raise
 
 
 def _unreachable() -> Unavailable:
@@ -307,5 +325,5 @@ def _prepare_postgresql(connection: Any, record: ConnectionPoolEntry) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     # The driver begins a transaction at the first write only. Two transactions that read first and then write would
-    # deadlock, so the write lock is taken at the start.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    # deadlock, so one that may write takes the write lock at the start. One that reads sees its own snapshot (WAL).
+    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(_READ_ONLY) else "BEGIN IMMEDIATE")

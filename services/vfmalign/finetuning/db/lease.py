@@ -4,7 +4,7 @@ The lease is one row: holder, epoch, and expiry by the database's clock. A proce
 expired, which increments the epoch, and renews it while it leads. A process that was paused does not notice that its
 lease has expired, so its writes are checked where they happen:
 
-- Every transaction of the leader runs on `database.guarded_by(term.verify)`. It locks the row and compares holder and
+- Every writing transaction of the leader runs on `database.guarded_by(term.verify)`. It locks the row and compares holder and
   epoch, so that a takeover comes either before the whole transaction, which then fails, or after it.
 - Writes to the object store cannot be part of a transaction. They run on `store.guarded_by(term.check_deadline)`, which
   compares a clock of this process with the start of the last successful renewal. What a pause right after this check
@@ -49,7 +49,7 @@ class Lease:
             Unavailable: the database cannot be reached.
         """
         requested = _clock_s()
-        with self._database.session() as session:  # without a lock: waiting must not delay the leader
+        with self._database.snapshot() as session:  # without a lock: waiting must not delay the leader
             if not self._is_free(session, session.get_one(LeaseRow, NAME)):
                 return None
         with self._database.session() as session:
@@ -62,7 +62,7 @@ class Lease:
 
     def get_holder(self) -> str:
         """Returns the process that holds the lease, or held it last."""
-        with self._database.session() as session:
+        with self._database.snapshot() as session:
             return session.get_one(LeaseRow, NAME).holder
 
     def _is_free(self, session: Session, row: LeaseRow) -> bool:
@@ -152,7 +152,7 @@ class Term:
 
 def get_scope(database: Database) -> str:
     """Returns the random id of a database, which names what its orchestrators lock outside of it."""
-    with database.session() as session:
+    with database.snapshot() as session:
         return session.get_one(LeaseRow, NAME).scope
 
 

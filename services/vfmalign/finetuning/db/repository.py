@@ -90,7 +90,7 @@ Item = TypeVar("Item", bound=Operation)
 
 
 class LifecycleRepository(ABC, Generic[Row, Item]):
-    """All rows of one table. Every method is one transaction.
+    """All rows of one table. Every method is one transaction, and only those that write are guarded.
 
     Attributes:
         table: class of the rows.
@@ -115,7 +115,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         Raises:
             Conflict: the id was used with another request.
         """
-        with self._database.session() as session:
+        with self._database.snapshot() as session:
             row = session.get(self.table, item_id)
             return None if row is None else self._same(row, request)
 
@@ -125,12 +125,12 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         Raises:
             NotFound: the id is unknown.
         """
-        with self._database.session() as session:
-            return self._to_item(self._row(session, item_id))
+        with self._database.snapshot() as session:
+            return self._to_item(self._row(session, item_id, lock=False))
 
     def list(self, request: PageRequest) -> Page[Item]:
         """Returns one page of items, newest first."""
-        with self._database.session() as session:
+        with self._database.snapshot() as session:
             return read_page(session, self.table, request, self._to_item)
 
     def cancel(self, item_id: str) -> Item:
@@ -225,12 +225,12 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             with self._database.session() as session:
                 session.add(row)
         except IntegrityError:
-            with self._database.session() as session:
+            with self._database.snapshot() as session:
                 return self._same(session.get_one(self.table, row.id), request)
         return self._to_item(row)
 
-    def _row(self, session: Session, item_id: str) -> Any:
-        row = session.get(self.table, item_id, with_for_update=True)
+    def _row(self, session: Session, item_id: str, *, lock: bool = True) -> Any:
+        row = session.get(self.table, item_id, with_for_update=lock or None)
         if row is None:
             raise NotFound(
                 f"no such {self.noun}",
@@ -256,7 +256,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         """Clears what an item that is retried does not keep."""
 
     def _select(self, query: sa.Select[Any]) -> tuple[Item, ...]:
-        with self._database.session() as session:
+        with self._database.snapshot() as session:
             return tuple(self._to_item(row) for row in session.scalars(query))
 
     def _set_progress(self, row: Any, progress: Progress) -> bool:

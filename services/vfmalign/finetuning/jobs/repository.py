@@ -132,7 +132,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
     def attempts(self, job_id: str) -> tuple[Attempt, ...]:
         """Returns every process of a job, in order."""
         query = sa.select(AttemptRow).where(AttemptRow.job_id == job_id).order_by(AttemptRow.attempt)
-        with self._database.session() as session:
+        with self._database.snapshot() as session:
             return tuple(
                 Attempt(row.attempt, row.started_at, row.finished_at, row.exit_code, row.outcome)
                 for row in session.scalars(query)
@@ -141,7 +141,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
     def counts(self) -> dict[JobState, int]:
         """Returns the number of jobs per state, zeros included."""
         query = sa.select(JobRow.state, sa.func.count()).group_by(JobRow.state)
-        with self._database.session() as session:
+        with self._database.snapshot() as session:
             numbers = {row[0]: row[1] for row in session.execute(query)}
         return {state: numbers.get(state, 0) for state in JOB_STATES}
 
@@ -169,7 +169,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             LeaseLost: another one leads.
         """
         with self._database.session():
-            pass  # the check that begins every transaction of the leader
+            pass  # the check that begins every writing transaction of the leader
 
     def record(
         self, job_id: str, handle: dict[str, Any] | None, progress: Progress, *, started: bool | None

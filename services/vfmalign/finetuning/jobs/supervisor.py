@@ -54,9 +54,10 @@ class Supervisor:
     def reconcile(self) -> None:
         """Takes one action per job. While the store is unavailable, actions that need it are delayed."""
         self._store_is_down = False
-        for job in self.jobs.launched():
+        launched = self.jobs.launched()
+        for job in launched:
             self._guarded(job, self._monitor)
-        free = self.limits.max_running - len(self.jobs.launched())
+        free = self.limits.max_running - (len(self.jobs.launched()) if launched else 0)
         moment = now()
         for job in self.jobs.queued():
             if free <= 0 or self._store_is_down:  # each further job would wait for the store as long as the first

@@ -52,6 +52,42 @@ def test_migrating_again_changes_nothing(database):
         assert session.get(JobRow, "kept").spec == {"a": [1]}
 
 
+def test_a_snapshot_neither_waits_for_a_transaction_that_writes_nor_holds_it_up(database):
+    with database.session() as session:
+        session.add(job("first"))
+    with database.session() as writer:
+        writer.get_one(JobRow, "first", with_for_update=True).attempts = 7
+        writer.flush()
+        with database.snapshot() as reader:  # SQLite would wait for its lock here
+            assert reader.get_one(JobRow, "first").attempts == 0
+    with database.snapshot() as reader, database.session() as writer:
+        assert reader.get_one(JobRow, "first").attempts == 7
+        writer.get_one(JobRow, "first", with_for_update=True).attempts = 8
+    with database.snapshot() as reader:
+        assert reader.get_one(JobRow, "first").attempts == 8
+
+
+def test_a_snapshot_does_not_ask_whether_its_caller_leads(database):
+    def refuse(session):
+        raise Conflict("not the leader")
+
+    guarded = database.guarded_by(refuse)
+    with guarded.snapshot() as reader:
+        assert reader.scalars(sa.select(JobRow)).all() == []
+    with pytest.raises(Conflict), guarded.session():
+        pass
+
+
+def test_postgresql_refuses_a_write_in_a_snapshot(postgres_database):
+    database = Database(postgres_database)
+    database.migrate()
+    with pytest.raises(sa.exc.DBAPIError, match="read-only"), database.snapshot() as reader:
+        reader.add(job("late"))
+    with database.session() as session:  # of the same pool: the connection may write again
+        session.add(job("next"))
+    database.close()
+
+
 def test_a_database_of_a_later_version_is_refused(database):
     with database.engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
