@@ -20,7 +20,7 @@ ROLE = {
     ("", "pods"): {"get", "list"},
     ("", "pods/log"): {"get"},
     ("", "podtemplates"): {"get"},
-    ("events.k8s.io", "events"): {"create", "patch"},
+    ("events.k8s.io", "events"): {"create", "list", "patch"},
 }
 _ENTRY_POINTS = {"Ingress", "Gateway", "HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "Route", "IngressRoute"}
 _CREDENTIAL = re.compile(r"passw|secret|token|credential|(access|private|api)_?key|database__url", re.IGNORECASE)

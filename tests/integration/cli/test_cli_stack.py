@@ -64,6 +64,8 @@ def test_status_and_doctor_find_everything_well(cli: Cli) -> None:
     doctor = cli.run("doctor", "--json").document
     assert doctor["ok"], doctor
     assert [step["outcome"] for step in doctor["steps"]] == ["ok"] * 10
+    details = {step["name"]: step["detail"] for step in doctor["steps"]}
+    assert details["finetuning"].endswith("lists jobs and checks; leads")
     secrets = json.loads((cli.home.path / "state.json").read_text())["store"]
     assert (cli.home.path / "state.json").stat().st_mode & 0o777 == 0o600
     shown = json.dumps(status) + json.dumps(doctor)

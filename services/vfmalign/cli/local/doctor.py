@@ -122,4 +122,9 @@ def _check_service(name: str, target: Target) -> str:
     if health != "serving":
         log = f"read logs/{name}.log in the state folder" if target.local is not None else "read the service's log"
         raise Unavailable(f"its health is `{health}`", subject=address, remedy=log)
-    return f"{address} serves; {probes.call(name, target)}"
+    return f"{address} serves; {probes.call(name, target)}" + (_describe_role(target) if name == "finetuning" else "")
+
+
+def _describe_role(target: Target) -> str:
+    leads = probes.get_health(target.addresses["finetuning"], target.ca_file, "leader") == "serving"
+    return "; leads" if leads else "; stands by for the leader, which its log names"

@@ -32,14 +32,17 @@ PACKAGES = ("vfmalign", "torch", "monai", "grpcio", "protobuf", "numpy", "nibabe
 _PROGRAM_TIMEOUT_S = 30.0
 
 
-def get_health(address: str, ca_file: Path | None = None) -> str:
-    """Returns the health that a service reports, in lower case; `unreachable` if it does not answer."""
+def get_health(address: str, ca_file: Path | None = None, service: str = "") -> str:
+    """Returns the health of a server, or of one name in its health service, in lower case.
+
+    `unreachable` if it does not answer or does not know the name.
+    """
 
     async def run() -> str:
         async with open_channel(address, ca_file) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             try:
-                response = await stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_TIMEOUT_S)
+                response = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=HEALTH_TIMEOUT_S)
             except grpc.aio.AioRpcError:
                 return "unreachable"
         name: str = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)

@@ -4,8 +4,8 @@ The lease is one row: holder, epoch, and expiry by the database's clock. A proce
 expired, which increments the epoch, and renews it while it leads. A process that was paused does not notice that its
 lease has expired, so its writes are checked where they happen:
 
-- Every writing transaction of the leader runs on `database.guarded_by(term.verify)`. It locks the row and compares holder and
-  epoch, so that a takeover comes either before the whole transaction, which then fails, or after it.
+- Every transaction of the leader that may write runs on `database.guarded_by(term.verify)`. It locks the row and
+  compares holder and epoch, so that a takeover comes either before the transaction, which then fails, or after it.
 - Writes to the object store cannot be part of a transaction. They run on `store.guarded_by(term.check_deadline)`, which
   compares a clock of this process with the start of the last successful renewal. What a pause right after this check
   lets through is harmless: artifacts are deterministic, and the database remembers their digests.

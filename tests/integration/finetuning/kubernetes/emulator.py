@@ -8,6 +8,7 @@ Job controller is the test itself: it sets statuses.
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -136,9 +137,10 @@ class Emulator(kmock.KubernetesEmulator):
 
 
 def _selected(item: dict[str, Any], request: kmock.Request) -> bool:
-    node = request.params.get("fieldSelector", "").removeprefix("spec.nodeName=")
-    if node and item["spec"].get("nodeName") != node:
-        return False
+    for term in filter(None, request.params.get("fieldSelector", "").split(",")):
+        path, _, value = term.partition("=")
+        if functools.reduce(lambda part, name: part.get(name) or {}, path.split("."), item) != value:
+            return False
     labels = item["metadata"].get("labels", {})
     for term in filter(None, request.params.get("labelSelector", "").split(",")):
         name, given, value = term.partition("=")

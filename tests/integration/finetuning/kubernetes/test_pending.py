@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.integration.finetuning.kubernetes.emulator import Api
+from tests.integration.finetuning.kubernetes.emulator import EVENTS, Api
 from tests.integration.finetuning.kubernetes.world import World
 
 from vfmalign.client.messages.common import JOB_STATES
@@ -80,6 +80,43 @@ def test_pods_on_a_cordoned_node_are_pending_and_raise_the_alert(
         assert not firing(tmp_path, 29, samples)
         assert firing(tmp_path, 31, samples)
         assert not firing(tmp_path, 31, samples | {"running": 1})
+
+
+def failed_create(job: str, number: int, note: str) -> dict[str, Any]:
+    """What the Job controller writes where it may not create a pod."""
+    return {
+        "metadata": {"name": f"{job}.{number}"},
+        "regarding": {"kind": "Job", "name": job},
+        "reason": "FailedCreate",
+        "note": note,
+        "deprecatedLastTimestamp": f"2026-01-01T00:00:0{number}Z",
+    }
+
+
+def test_a_job_that_a_resource_quota_keeps_from_starting_names_the_quota(world: World) -> None:
+    supervisor, name = world.supervisor(), world.add("quota")
+    job = world.started(supervisor, name)
+    forbidden = f'Error creating: pods "{job}-x" is forbidden: '
+    world.api.add(EVENTS, failed_create("another-job", 1, f"{forbidden}exceeded quota: of-another"))
+    world.api.add(EVENTS, failed_create(job, 3, f"{forbidden}exceeded quota: gpus, requested: 1, used: 2, limited: 2"))
+    world.api.add(EVENTS, failed_create(job, 2, f"{forbidden}violates PodSecurity"))
+    pending = world.until(supervisor, name, lambda one: one.progress.reason == "QUOTA_EXCEEDED")
+    assert pending.state == "pending"
+    assert "exceeded quota: gpus, requested: 1, used: 2, limited: 2); raise the quota" in pending.progress.detail
+    world.api.add(EVENTS, failed_create(job, 4, f"{forbidden}violates PodSecurity"))
+    refused = world.until(supervisor, name, lambda one: one.progress.reason == "POD_REFUSED")
+    assert "violates PodSecurity); change PodTemplate" in refused.progress.detail
+    world.api.pod(job, {"phase": "Running"})
+    world.api.status(job, active=1, ready=1)
+    world.until(supervisor, name, lambda one: one.state == "running")
+
+
+def test_a_role_that_may_not_read_events_leaves_the_general_explanation(world: World) -> None:
+    supervisor, name = world.supervisor(), world.add("hidden")
+    world.api.refuse("GET", "/events", 403, times=3)
+    world.started(supervisor, name)
+    pending = world.until(supervisor, name, lambda one: "if that lasts" in one.progress.detail)
+    assert (pending.state, pending.progress.reason) == ("pending", "NO_POD")
 
 
 def test_the_wait_lasts_until_the_pod_starts_whoever_watches(world: World) -> None:

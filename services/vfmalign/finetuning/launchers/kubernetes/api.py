@@ -163,6 +163,12 @@ class Cluster:
         """Merges fields into an Event; only its `series` may change."""
         return self._json("PATCH", self._events(name), body=patch)
 
+    def refused_pods(self, job: str) -> list[str]:
+        """Returns why the Job controller could create no pod of a Job, the latest reason last."""
+        query = {"fieldSelector": f"regarding.kind=Job,regarding.name={job},reason=FailedCreate"}
+        events = self._json("GET", self._events(), query=query).get("items") or []
+        return [str(event.get("note") or "") for event in sorted(events, key=_last_seen)]
+
     def pods(self, selector: str) -> list[Json]:
         """Returns all pods of a label selector."""
         return self._json("GET", self._core("pods"), query={"labelSelector": selector}).get("items") or []
@@ -216,6 +222,12 @@ class Cluster:
             answer.read()
             raise ApiException(http_resp=answer)
         return response
+
+
+def _last_seen(event: Json) -> str:
+    """Returns when an Event was last seen, as RFC 3339; controllers differ in which fields they fill."""
+    series = event.get("series") or {}
+    return str(series.get("lastObservedTime") or event.get("deprecatedLastTimestamp") or event.get("eventTime") or "")
 
 
 @contextlib.contextmanager

@@ -100,7 +100,7 @@ class KubernetesLauncher:
                 raise
             created = _own(existing, job, spec_uri)
         self._jobs.add(created)
-        return Running({"name": name}, "its Job is created; no pod of it runs yet", "NO_POD", started=False)
+        return Running({"name": name}, "its Job is created; no pod of it runs yet", pods.NO_POD, started=False)
 
     def observe(self, job: str, attempt: int, handle: dict[str, Any] | None) -> Running | Exited:
         """Returns the state of the attempt's Job. One that the watch does not know is read before it counts as gone."""
@@ -211,10 +211,23 @@ class KubernetesLauncher:
         if time.monotonic() - read_at >= self._pods_every_s:
             try:
                 cause = pods.waiting(self._pods(name), self._options)
+                if cause.reason == pods.NO_POD:
+                    cause = self._why_no_pod(name) or cause
             except Unavailable as error:
                 cause = pods.Waiting(error.reason, str(error), started=None)
             self._seen_pods[name] = (time.monotonic(), cause)
         return cause
+
+    def _why_no_pod(self, name: str) -> pods.Waiting | None:
+        """Returns what forbids the pods of a Job, or None where nothing is known or RBAC forbids reading Events."""
+        try:
+            messages = self._cluster.refused_pods(name)
+        except Refused as error:
+            if error.status != _FORBIDDEN:
+                raise
+            _log.warning("events_hidden", error=str(error))
+            return None
+        return pods.refused(messages[-1], self._options) if messages else None
 
     def _has_stopped(self, resource: Json, name: str) -> bool:
         """Returns whether a Job that `stop` suspended has no pod left."""

@@ -13,6 +13,7 @@ from vfmalign.finetuning.launchers.kubernetes.manifest import CONTAINER, Options
 
 Json = dict[str, Any]
 
+NO_POD = "NO_POD"
 _IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
      "RegistryUnavailable", "SignatureValidationFailed"}
@@ -60,7 +61,26 @@ def waiting(pods: Sequence[Json], options: Options) -> Waiting:
     if "Failed" in phases:  # its Job is about to fail, or to replace the pod
         return Waiting(started=None)
     missing = "no pod of its Job exists yet" if not pods else f"{len(pods)} of its {options.nodes} pods exist"
-    return Waiting("NO_POD", f"{missing}; if that lasts, a quota or an admission rule rejects it: describe the Job")
+    return Waiting(NO_POD, f"{missing}; if that lasts, a quota or an admission rule rejects it: describe the Job")
+
+
+def refused(message: str, options: Options) -> Waiting:
+    """Returns why a Job has no pods, where the Job controller says that it may not create them.
+
+    Args:
+        message: note of its Event `FailedCreate`.
+        options: settings of every Job.
+    """
+    cause = _clean(message.removeprefix("Error creating: "))
+    if "exceeded quota" in message:
+        return Waiting(
+            "QUOTA_EXCEEDED",
+            f"a ResourceQuota admits no pod of it ({cause}); raise the quota, or wait for running pods to end",
+        )
+    return Waiting(
+        "POD_REFUSED",
+        f"the cluster refuses its pods ({cause}); change PodTemplate {options.template}, or the admission rule",
+    )
 
 
 def find_disruption(pods: Sequence[Json]) -> Json | None:
