@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
+from vfmalign.client.messages.checks import MAX_SEEDS
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import Network
@@ -40,6 +41,16 @@ BootstrapOption = Annotated[
     int, typer.Option("--bootstrap", min=100, max=100_000, help="Bootstrap resamples of the gains' intervals.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of all random numbers.")]
+SeedsOption = Annotated[
+    int,
+    typer.Option(
+        "--seeds",
+        min=1,
+        max=MAX_SEEDS,
+        help="Train each network this often, with the seeds that follow --seed. With one, the intervals of gains cover "
+        "patients, not training.",
+    ),
+]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, max=1000, help="List at most this many, newest first.")]
 StateOption = Annotated[
     list[str] | None,

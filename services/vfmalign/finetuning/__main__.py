@@ -18,7 +18,6 @@ from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.rpc.server import serve
 from vfmalign.core.runtime.settings import parse_args
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.checks.reporting import all_stages
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
 from vfmalign.finetuning.db.database import Database
@@ -73,9 +72,8 @@ async def run(settings: FinetuningSettings) -> None:
         finetuning_pb2_grpc.add_FineTuningServiceServicer_to_server(
             FineTuningServicer(jobs, store, log_command=show_log, wake=leadership.wake, watching=watching), server
         )
-        names = [stage.name for stage in all_stages(checks)]
         alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(
-            AlignmentServicer(checks, jobs, store, stage_names=names, wake=leadership.wake, watching=watching), server
+            AlignmentServicer(checks, jobs, store, wake=leadership.wake, watching=watching), server
         )
         experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(
             ExperimentServicer(experiments, checks, store, watching=watching), server

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from functools import partial
 
 from vfmalign.client.async_client import AsyncClient
 from vfmalign.core.runtime import metrics
@@ -55,7 +56,7 @@ class Orchestrator:
         self._stops_jobs = settings.launcher.stops_jobs
         self._supervisor = Supervisor(jobs, store, launcher, Limits(**limits))
         self._reconciler = Reconciler(
-            stages=all_stages(checks),
+            get_stages=partial(all_stages, checks),
             checks=checks,
             jobs=jobs,
             supervisor=self._supervisor,

@@ -28,6 +28,7 @@ from vfmalign.cli.options import (
     PermutationsOption,
     ReportsOption,
     SeedOption,
+    SeedsOption,
     TaskOption,
     build_recipe,
     new_id,
@@ -71,6 +72,7 @@ def check(
     bootstrap: BootstrapOption = 2000,
     level: LevelOption = 0.95,
     seed: SeedOption = 0,
+    seeds: SeedsOption = 1,
     gate: GateOption = None,
     reports: ReportsOption = DEFAULT_REPORTS,
     no_wait: DetachOption = False,
@@ -100,6 +102,7 @@ def check(
         permutations=permutations,
         bootstrap_resamples=bootstrap,
         interval_level=level,
+        seeds=seeds,
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     name = check_id or new_id("check")

@@ -54,6 +54,7 @@ class DemoPlan:
     seed: int
     task: str
     objective: Objective
+    seeds: int = 1
 
     @property
     def dataset(self) -> str:
@@ -68,7 +69,8 @@ class DemoPlan:
     @property
     def check(self) -> str:
         """Id of the check."""
-        return f"demo-{self.task}-{self.objective}-{self.seed}".replace("_", "-")
+        seeds = f"-{self.seeds}-seeds" if self.seeds > 1 else ""
+        return f"demo-{self.task}-{self.objective}-{self.seed}{seeds}".replace("_", "-")
 
     def pretraining(self) -> PretrainingRun:
         """Returns how the model is pretrained."""
@@ -186,6 +188,7 @@ def _run_check(target: Target, plan: DemoPlan, output: Output) -> Check:
         task=plan.task,
         recipe=Recipe(preset=PRESET),
         seed=plan.seed,
+        seeds=plan.seeds,
     )
     CHECKS.create(target, plan.check, spec)
     with View(output) as view:

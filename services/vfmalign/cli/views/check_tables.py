@@ -25,7 +25,7 @@ from vfmalign.cli.views.tables import (
     styled_state,
     to_text,
 )
-from vfmalign.client.messages.checks import Check, CheckResult, CheckStage
+from vfmalign.client.messages.checks import Check, CheckResult
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.jobs import Job
 from vfmalign.client.messages.mmd import ShiftResult
@@ -47,7 +47,7 @@ def show_check(check: Check, report: Path | None = None, jobs: Sequence[Job] = (
     if (result := check.result) is not None:
         parts += [show_shifts(result), *_show_measures(result), show_gains(result), show_convergence(result)]
         parts += _show_probes(result)
-    parts.append(show_stages(check.stages, jobs))
+    parts.append(show_stages(check, jobs))
     if result is not None:
         parts += _show_remarks(result)
         parts.append(show_report(result.report_html, report))
@@ -136,19 +136,25 @@ def show_convergence(result: CheckResult) -> Table:
     )
 
 
-def show_stages(stages: Sequence[CheckStage], jobs: Sequence[Job] = ()) -> Table:
+def show_stages(check: Check, jobs: Sequence[Job] = ()) -> Table:
     """Returns the duration of every stage; for a job's stage also without its wait for a free slot."""
     training_s = {
-        f"job_{job.spec.network}": (job.end_time - job.start_time).total_seconds()
+        _to_stage(check, job): (job.end_time - job.start_time).total_seconds()
         for job in jobs
         if job.start_time is not None and job.end_time is not None
     }
     table = new_table("Stages", "stage", "attempts", "seconds", "without waiting", numbers=_STAGE_NUMBERS)
-    for stage in stages:
+    for stage in check.stages:
         seconds = ABSENT if stage.end_time is None else f"{stage.seconds:.1f}"
         working = f"{training_s[stage.name]:.1f}" if stage.name in training_s else seconds
         table.add_row(stage.name, str(stage.attempts), seconds, working)
     return table
+
+
+def _to_stage(check: Check, job: Job) -> str:
+    """Returns the name of the stage that waits for a job: further seeds have a suffix."""
+    number = job.spec.seed - check.spec.seed + 1
+    return f"job_{job.spec.network}" if number == 1 else f"job_{job.spec.network}_s{number}"
 
 
 def _show_head(check: Check) -> RenderableType:

@@ -22,6 +22,7 @@ VerdictLabel = Literal["gain", "no_clear_gain", "harm", "insufficient_data"]
 DEFAULT_PERMUTATIONS = 1_000
 DEFAULT_BOOTSTRAP_RESAMPLES = 2_000
 DEFAULT_INTERVAL_LEVEL = 0.95
+MAX_SEEDS = 10
 
 
 def _zero_means(default: float) -> BeforeValidator:
@@ -35,6 +36,7 @@ def _zero_means(default: float) -> BeforeValidator:
 
 Permutations = Annotated[int, _zero_means(DEFAULT_PERMUTATIONS), Field(ge=1, le=100_000)]
 BootstrapResamples = Annotated[int, _zero_means(DEFAULT_BOOTSTRAP_RESAMPLES), Field(ge=100, le=100_000)]
+TrainingSeeds = Annotated[int, _zero_means(1), Field(ge=1, le=MAX_SEEDS)]
 IntervalLevel = Annotated[float, _zero_means(DEFAULT_INTERVAL_LEVEL), Field(gt=0.0, lt=1.0)]
 
 
@@ -56,6 +58,7 @@ class CheckSpec(ApiMessage):
     permutations: Permutations = DEFAULT_PERMUTATIONS
     bootstrap_resamples: BootstrapResamples = DEFAULT_BOOTSTRAP_RESAMPLES
     interval_level: IntervalLevel = DEFAULT_INTERVAL_LEVEL
+    seeds: TrainingSeeds = 1
 
 
 class CheckStage(ApiMessage):

@@ -104,6 +104,25 @@ class NaiveBaseline(Record):
         return self.gain.absolute.value is not None and self.gain.absolute.value <= 0
 
 
+class SeedResult(Record):
+    """Results of the trainings with one seed, of a check with several.
+
+    Attributes:
+        seed: of the trainings.
+        networks: the three networks.
+        rpg_specialised, rpg_scratch: gains, with intervals that cover patients only.
+        shift, shift_ratio, paired_similarity: see `CheckAnalysis`.
+    """
+
+    seed: int
+    networks: tuple[NetworkResult, ...]
+    rpg_specialised: StoredGain
+    rpg_scratch: StoredGain
+    shift: StoredComparison
+    shift_ratio: dict[str, Estimate]
+    paired_similarity: dict[str, Estimate] = Field(default_factory=dict)
+
+
 class CheckAnalysis(Record):
     """Analysis of a check; equal for equal inputs and seeds.
 
@@ -117,6 +136,8 @@ class CheckAnalysis(Record):
         paired_similarity: by layer, the mean kernel between each case before and after; see `shift.paired_similarity`.
         measures: measures of the primary layer beside MMD², by name (`cka`, `frechet`, `energy`, `logme`).
         probes: probes of the pretrained network's training, in order of steps.
+        seeds: results of every training seed, in order; empty with one seed. `networks`, `shift`, `shift_ratio`,
+            `paired_similarity`, `measures` and `probes` are those of the first.
         settings: the request, and the digests of its inputs.
     """
 
@@ -138,6 +159,7 @@ class CheckAnalysis(Record):
     paired_similarity: dict[str, Estimate] = Field(default_factory=dict)
     measures: dict[str, Estimate] = Field(default_factory=dict)
     probes: tuple[StoredProbe, ...] = ()
+    seeds: tuple[SeedResult, ...] = ()
     settings: dict[str, str]
 
     def network(self, name: Network) -> NetworkResult:
@@ -169,7 +191,8 @@ class RunRecord(Record):
 
     Attributes:
         losses: stored objects that were lost or damaged and created again.
-        trained_by: the job that trained each network; a job of another check if that check trained the same baseline.
+        trained_by: the job that trained each network, with `_s2`, … for further seeds; a job of another check if that
+            check trained the same baseline.
     """
 
     created_at: datetime
@@ -177,7 +200,7 @@ class RunRecord(Record):
     stages: tuple[StageTime, ...]
     losses: tuple[LostArtifact, ...] = ()
     job_attempts: dict[str, int]
-    trained_by: dict[Network, str] = Field(default_factory=dict)
+    trained_by: dict[str, str] = Field(default_factory=dict)
     devices: dict[str, str]
     software: dict[str, str]
     figures: dict[str, tuple[FigureRef, ...]]

@@ -19,6 +19,7 @@ from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.repository import StoredCheck
+from vfmalign.finetuning.checks.trainings import Training
 from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 from vfmalign.finetuning.jobs.results import check_encoder, read_result
 
@@ -115,16 +116,6 @@ class Stage:
     artifact: str = ""
 
 
-def job_id(check_id: str, network: str) -> str:
-    """Returns the id of one of a check's jobs."""
-    return f"{check_id}-{network}"
-
-
-def encoder_id(check_id: str, network: Network) -> str:
-    """Returns the id under which a job publishes its encoder; empty for the specialised network."""
-    return {"pretrained": f"{check_id}-encoder", "scratch": f"{check_id}-scratch-encoder"}.get(network, "")
-
-
 # --- artifacts in the store -------------------------------------------------------------------------------------------
 
 
@@ -200,19 +191,19 @@ def verify_feature_set(context: StageContext, ref: FeatureSetRef) -> None:
 # --- results of jobs --------------------------------------------------------------------------------------------------
 
 
-async def find_job_result(context: StageContext, *, network: Network) -> Record | None:
+async def find_job_result(context: StageContext, *, training: Training) -> Record | None:
     """Returns the result of a job that has succeeded, else None: `make` waits for a job that still runs.
 
     Raises:
         DataLoss: see `read_job_result`.
     """
     try:
-        job = await asyncio.to_thread(context.jobs.get, job_id(context.check.id, network))
+        job = await asyncio.to_thread(context.jobs.get, training.job_id(context.check.id))
     except NotFound:
         return None
     if job.state != "succeeded" or job.check_id != context.check.id:
         return None
-    return await asyncio.to_thread(read_job_result, context.store, job, network)
+    return await asyncio.to_thread(read_job_result, context.store, job, training.network)
 
 
 def read_job_result(store: ObjectStore, job: StoredJob, network: Network) -> JobResult:

@@ -1,4 +1,4 @@
-"""Probes of the pretrained network's training: the encoder at given steps, compared with the features before.
+"""Probes of the pretrained network's first training: the encoder at given steps, compared with the features before.
 
 A probe is computed as soon as its model is published, while the training continues. Each has an artifact of its own, so
 that none is computed twice.
@@ -21,7 +21,6 @@ from vfmalign.finetuning.checks.artifacts import (
     Outputs,
     Stage,
     StageContext,
-    encoder_id,
     find_artifact,
     make_stage,
 )
@@ -33,6 +32,7 @@ from vfmalign.finetuning.checks.stages import (
     extraction_request,
     refuse_unfinished,
 )
+from vfmalign.finetuning.checks.trainings import MAIN
 from vfmalign.finetuning.jobs.request import load_card
 
 
@@ -82,7 +82,7 @@ async def _take(context: StageContext, outputs: Outputs, step: int) -> TakenProb
     valid = outputs.get("validate", Validated)
     point = await _validation(context, valid, step)
     # Training publishes the encoder of a step before it stores the validation, so the model exists by now.
-    model = probe_id(encoder_id(context.check.id, "pretrained"), step)
+    model = probe_id(MAIN.encoder_id(context.check.id), step)
     with lost_as("model", model, RESTORE):
         card = await asyncio.to_thread(load_card, context.store, model)
     steps = valid.recipes["pretrained"].probe_steps
@@ -114,7 +114,7 @@ async def _validation(context: StageContext, valid: Validated, step: int) -> Job
     Raises:
         VfmalignError: the job ended without it.
     """
-    name = await ensure_job(context, valid, "pretrained")
+    name = await ensure_job(context, valid, MAIN)
     while True:
         job = await asyncio.to_thread(context.jobs.get, name)
         for point in job.curve:

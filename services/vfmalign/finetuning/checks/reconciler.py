@@ -92,12 +92,21 @@ class StatusBoard:
 
 
 class Reconciler:
-    """The loop; one per term of the leader."""
+    """The loop; one per term of the leader.
+
+    Args:
+        get_stages: returns the stages of a check with so many training seeds, in order.
+        checks, jobs: repositories.
+        supervisor: runs the jobs.
+        store: holds the artifacts.
+        client: calls the other services.
+        policy: intervals and limits.
+    """
 
     def __init__(
         self,
         *,
-        stages: Sequence[Stage],
+        get_stages: Callable[[int], Sequence[Stage]],
         checks: CheckRepository,
         jobs: JobRepository,
         supervisor: Supervisor,
@@ -105,7 +114,7 @@ class Reconciler:
         client: AsyncClient,
         policy: PollingPolicy,
     ) -> None:
-        self._stages = stages
+        self._get_stages = get_stages
         self._checks = checks
         self._jobs = jobs
         self._supervisor = supervisor
@@ -205,14 +214,12 @@ class Reconciler:
 
     async def _run_stages(self, check: StoredCheck, board: StatusBoard) -> None:
         """Runs every stage whose inputs are ready, concurrently, until all are done or one fails."""
-        outputs = Outputs()
-        repairs = Repairs(
-            check.id, {stage.name: stage for stage in self._stages}, self._store, self._checks, self._jobs
-        )
+        outputs, stages = Outputs(), self._get_stages(check.request.seeds)
+        repairs = Repairs(check, {stage.name: stage for stage in stages}, self._store, self._checks, self._jobs)
         running: dict[str, asyncio.Task[Record]] = {}
         try:
             while True:
-                for stage in self._stages:
+                for stage in stages:
                     ready = all(need in outputs for need in stage.needs) and not repairs.blocks(stage.name)
                     if ready and stage.name not in outputs and stage.name not in running:
                         work = self._run_stage(check, stage, outputs, board, repairs)

@@ -18,9 +18,10 @@ from vfmalign.core.domain.record import Record
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.checks.artifacts import Outputs, Stage, encoder_id, job_id
+from vfmalign.finetuning.checks.artifacts import Outputs, Stage
 from vfmalign.finetuning.checks.clients import FeatureSetRef
-from vfmalign.finetuning.checks.repository import CheckRepository
+from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
+from vfmalign.finetuning.checks.trainings import MAIN, Training, list_trainings, name_stage, parse_stage
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.results import reopen
 
@@ -28,12 +29,6 @@ MAX_REPAIRS = 3
 """Repairs of one stage during one run of a check."""
 _JOB = "job_"
 _FEATURES = "features_"
-_READERS: dict[str, tuple[str, ...]] = {
-    _FEATURES: ("mmd", "measures", "probes", "report"),
-    f"{_JOB}pretrained": ("features_after", "probes", "mmd", "measures", "report"),
-    _JOB: ("report",),
-}
-"""Stages that compute with the output of a stage, by the beginning of its name."""
 _log = logs.get(__name__)
 
 
@@ -53,7 +48,7 @@ class Repairs:
         active: the loss that a stage repairs while it runs again, by stage.
     """
 
-    check_id: str
+    check: StoredCheck
     stages: Mapping[str, Stage]
     store: ObjectStore
     checks: CheckRepository
@@ -80,18 +75,18 @@ class Repairs:
         self._counts[creator] += 1
         if not creator or self._counts[creator] > MAX_REPAIRS:
             raise loss
-        _log.warning("artifact_lost", check=self.check_id, stage=creator, kind=loss.kind, error=str(loss))
-        await asyncio.to_thread(self.checks.record_loss, self.check_id, creator, f"{loss.subject}: {loss.message}")
+        _log.warning("artifact_lost", check=self.check.id, stage=creator, kind=loss.kind, error=str(loss))
+        await asyncio.to_thread(self.checks.record_loss, self.check.id, creator, f"{loss.subject}: {loss.message}")
         self.active[creator] = loss
         outputs.remove(creator)
         if creator.startswith(_JOB):
             await asyncio.to_thread(self._reopen_job, creator, loss)
             await self._invalidate(creator, outputs)
-        return get_readers(creator)
+        return self._get_readers(creator)
 
     def blocks(self, stage: str) -> bool:
         """Returns whether a stage has to wait for a repair."""
-        return any(stage in get_readers(creator) for creator in self.active)
+        return any(stage in self._get_readers(creator) for creator in self.active)
 
     async def before_store(self, stage: str, record: Record, outputs: Outputs) -> None:
         """Invalidates what was computed from the features of a stage, unless these are the same as before."""
@@ -106,7 +101,7 @@ class Repairs:
         kind = "report" if stage == "report" else loss.kind
         if kind != "feature_set":  # the feature service counts the parts that it computes
             metrics.artifacts_recomputed.labels(kind).inc()
-        _log.warning("artifact_created_again", check=self.check_id, stage=stage, kind=kind, object=loss.subject)
+        _log.warning("artifact_created_again", check=self.check.id, stage=stage, kind=kind, object=loss.subject)
 
     def _find_creator(self, stage: str, loss: DataLoss, outputs: Outputs) -> str:
         """Returns the stage that creates an object again; empty where there is none, as for imported models."""
@@ -122,37 +117,52 @@ class Repairs:
 
     def _has_created(self, stage: str, result: JobResult, loss: DataLoss) -> bool:
         if loss.kind == "model":
-            return bool(result.encoder) and (loss.owner == result.encoder or self._is_probe(loss))
-        return loss.kind == "job_result" and loss.owner == job_id(self.check_id, _to_network(stage))
+            is_encoder = bool(result.encoder) and loss.owner == result.encoder
+            return is_encoder or (stage == MAIN.stage and self._is_probe(loss))
+        return loss.kind == "job_result" and loss.owner == self._get_training(stage).job_id(self.check.id)
 
     def _is_probe(self, loss: DataLoss) -> bool:
-        return loss.owner.startswith(f"{encoder_id(self.check_id, 'pretrained')}-step-")
+        return loss.owner.startswith(f"{MAIN.encoder_id(self.check.id)}-step-")
 
     def _reopen_job(self, stage: str, loss: DataLoss) -> None:
         detail = f"{loss.subject}: {loss.message}; it is created again"
         is_probe = loss.kind == "model" and self._is_probe(loss)
-        reopen(self.jobs, self.store, job_id(self.check_id, _to_network(stage)), detail, from_start=is_probe)
+        job_id = self._get_training(stage).job_id(self.check.id)
+        reopen(self.jobs, self.store, job_id, detail, from_start=is_probe)
 
     async def _invalidate(self, stage: str, outputs: Outputs) -> None:
         """Removes the artifacts that were computed with the former output of a stage."""
-        readers = [name for name in get_readers(stage) if name in self.stages]
+        readers = [name for name in self._get_readers(stage) if name in self.stages]
         for name in readers:
             outputs.remove(name)
-            await asyncio.to_thread(self.store.delete, check_key(self.check_id, self.stages[name].artifact))
-        await asyncio.to_thread(self.checks.forget_artifacts, self.check_id, readers)
+            await asyncio.to_thread(self.store.delete, check_key(self.check.id, self.stages[name].artifact))
+        await asyncio.to_thread(self.checks.forget_artifacts, self.check.id, readers)
+
+    def _get_readers(self, stage: str) -> tuple[str, ...]:
+        return get_readers(stage, self.check.request.seeds)
+
+    def _get_training(self, stage: str) -> Training:
+        return next(training for training in list_trainings(self.check.request.seeds) if training.stage == stage)
 
     def _is_same_set(self, stage: str, record: Record) -> bool:
         try:
-            before = self.store.read(check_key(self.check_id, self.stages[stage].artifact), FeatureSetRef)
+            before = self.store.read(check_key(self.check.id, self.stages[stage].artifact), FeatureSetRef)
         except (NotFound, PreconditionFailed):
             return False
         return isinstance(record, FeatureSetRef) and before.to_sample() == record.to_sample()
 
 
-def get_readers(stage: str) -> tuple[str, ...]:
-    """Returns the stages that compute with the output of a stage."""
-    return next((readers for name, readers in _READERS.items() if stage.startswith(name)), ())
-
-
-def _to_network(stage: str) -> str:
-    return stage.removeprefix(_JOB)
+def get_readers(stage: str, seeds: int) -> tuple[str, ...]:
+    """Returns the stages of a check with so many training seeds that compute with the output of a stage."""
+    name, number = parse_stage(stage)
+    if name in {"job_scratch", "job_specialised"}:
+        return ("report",)
+    if not name.startswith((_FEATURES, _JOB)):
+        return ()
+    numbers = [number] if name in {"job_pretrained", "features_after"} else list(range(1, seeds + 1))
+    readers = [name_stage("mmd", one) for one in numbers]
+    if name == "job_pretrained":
+        readers.append(name_stage("features_after", number))
+    if 1 in numbers:
+        readers += ["measures", "probes"]
+    return (*readers, "report")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from vfmalign.client.messages.checks import CheckSpec, Gain
 from vfmalign.client.messages.common import Estimate
@@ -30,16 +31,18 @@ from vfmalign.finetuning.analysis.records import (
     NaiveBaseline,
     NetworkResult,
     RunRecord,
+    SeedResult,
     StageTime,
 )
 from vfmalign.finetuning.analysis.shift import paired_similarity, shift_ratio
 from vfmalign.finetuning.analysis.verdict import decide_verdict
-from vfmalign.finetuning.checks.artifacts import RESTORE, Outputs, Stage, StageContext, job_id, make_stage
+from vfmalign.finetuning.checks.artifacts import RESTORE, Outputs, Stage, StageContext, make_stage
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.probes import TakenProbes, probes_stage
 from vfmalign.finetuning.checks.repository import CheckRepository, StageRun, StoredCheck
 from vfmalign.finetuning.checks.similarity import Measures, measures_stage
-from vfmalign.finetuning.checks.stages import MEASURING, Validated
+from vfmalign.finetuning.checks.stages import Validated, measuring_stages
+from vfmalign.finetuning.checks.trainings import Training, list_trainings, name_stage
 from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.request import NETWORKS
@@ -49,24 +52,39 @@ MAX_PICTURE_BYTES = 4 * 2**20
 SOFTWARE = ("vfmalign", "numpy", "scipy", "matplotlib")
 
 
+@dataclass(frozen=True)
+class SeedArtifacts:
+    """Artifacts of the trainings with one seed: the jobs' results, and the shift of the pretrained network."""
+
+    jobs: Mapping[Network, JobResult]
+    measured: FeatureShift
+
+
 def assemble(
     check_id: str,
     request: CheckSpec,
     valid: Validated,
-    jobs: Mapping[Network, JobResult],
+    trained: Sequence[SeedArtifacts],
     *,
-    measured: FeatureShift,
     measures: Measures,
     probes: TakenProbes,
 ) -> CheckAnalysis:
     """Computes the results of a check from its artifacts and seeds alone.
 
+    Args:
+        check_id: the check.
+        request: its specification.
+        valid: its inputs.
+        trained: artifacts of every training seed, in order; at least one.
+        measures: of the first seed.
+        probes: of the first seed.
+
     Raises:
         CaseOrderMismatch: the networks were not scored on the same cases.
     """
-    main = jobs["pretrained"]
-    metric = next(metric for metric in main.metrics if metric.name == main.primary_metric)
-    specialised, scratch = (_gain_over(jobs[name].test_scores, main, request) for name in ("specialised", "scratch"))
+    seeds = [_analyse_seed(check_id, request, valid, trained, number=place + 1) for place in range(len(trained))]
+    first = seeds[0]
+    main = trained[0].jobs["pretrained"]
     return CheckAnalysis(
         check=check_id,
         task=request.task,
@@ -74,24 +92,40 @@ def assemble(
         phantom=valid.phantom,
         leakage_known=valid.leakage_known,
         test_groups=valid.test_groups,
-        verdict=decide_verdict(specialised, held_out=valid.held_out),
+        verdict=decide_verdict(first.rpg_specialised, held_out=valid.held_out),
         metrics=main.metrics,
-        primary_metric=metric.name,
+        primary_metric=main.primary_metric,
+        rpg_specialised=first.rpg_specialised,
+        rpg_scratch=first.rpg_scratch,
+        naive_baseline=_naive_baseline(main, request),
+        networks=first.networks,
+        shift=first.shift,
+        shift_ratio=first.shift_ratio,
+        paired_similarity=first.paired_similarity,
+        measures=measures.values,
+        probes=tuple(taken.probe for taken in probes.probes),
+        seeds=tuple(seeds) if len(seeds) > 1 else (),
+        settings=_settings(request, valid, trained, probes),
+    )
+
+
+def _analyse_seed(
+    check_id: str, request: CheckSpec, valid: Validated, trained: Sequence[SeedArtifacts], *, number: int
+) -> SeedResult:
+    jobs, measured = trained[number - 1].jobs, trained[number - 1].measured
+    main = jobs["pretrained"]
+    specialised, scratch = (_gain_over(jobs[name].test_scores, main, request) for name in ("specialised", "scratch"))
+    return SeedResult(
+        seed=request.seed + number - 1,
         rpg_specialised=specialised,
         rpg_scratch=scratch,
-        naive_baseline=_naive_baseline(main, request),
-        networks=tuple(
-            _network(check_id, name, valid, jobs, higher_is_better=metric.higher_is_better) for name in NETWORKS
-        ),
+        networks=tuple(_network(Training(name, number), check_id, valid, jobs) for name in NETWORKS),
         shift=measured.after,
         shift_ratio={
             layer.layer: shift_ratio(layer, measured.reinitialised.get_layer(layer.layer))
             for layer in measured.after.layers
         },
         paired_similarity=_paired_similarities(measured),
-        measures=measures.values,
-        probes=tuple(taken.probe for taken in probes.probes),
-        settings=_settings(request, valid, jobs, measured, probes),
     )
 
 
@@ -127,20 +161,14 @@ def _paired_similarities(measured: FeatureShift) -> dict[str, Estimate]:
     }
 
 
-def _network(
-    check_id: str,
-    name: Network,
-    valid: Validated,
-    jobs: Mapping[Network, JobResult],
-    *,
-    higher_is_better: bool,
-) -> NetworkResult:
-    result = jobs[name]
-    baseline = jobs["specialised"]
+def _network(training: Training, check_id: str, valid: Validated, jobs: Mapping[Network, JobResult]) -> NetworkResult:
+    name = training.network
+    result, baseline = jobs[name], jobs["specialised"]
+    metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
     specialised = "densenet" if result.metrics[0].of_set != "mean" else "unet"
     return NetworkResult(
         network=name,
-        job=job_id(check_id, name),
+        job=training.job_id(check_id),
         architecture=specialised if name == "specialised" else valid.card.architecture,
         parameters=result.parameters,
         learning_rate=valid.recipes[name].learning_rate,
@@ -149,7 +177,7 @@ def _network(
             CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, validation_score=p.val_score)
             for p in result.curve
         ),
-        convergence=measure_convergence(result.curve, baseline.curve, higher_is_better=higher_is_better),
+        convergence=measure_convergence(result.curve, baseline.curve, higher_is_better=metric.higher_is_better),
         selected_epoch=result.selected_epoch,
         selected_step=result.selected_step,
         test_means={metric.name: aggregate_scores(metric, result.test_scores) for metric in result.metrics},
@@ -160,10 +188,10 @@ def _network(
 def _settings(
     request: CheckSpec,
     valid: Validated,
-    jobs: Mapping[Network, JobResult],
-    measured: FeatureShift,
+    trained: Sequence[SeedArtifacts],
     probes: TakenProbes,
 ) -> dict[str, str]:
+    measured = trained[0].measured
     recipes = {
         f"recipe_{name}": canonical_json(valid.recipes[name].model_dump(mode="json", exclude_none=True)).decode()
         for name in NETWORKS
@@ -172,6 +200,13 @@ def _settings(
         f"encoder_after_step_{taken.probe.step}": f"{taken.model}, SHA-256 {taken.model_sha256}"
         for taken in probes.probes
     }
+    for number, artifacts in enumerate(trained, start=1):
+        main = artifacts.jobs["pretrained"]
+        encoders |= {
+            name_stage("encoder_after", number): main.encoder,
+            name_stage("encoder_after_sha256", number): main.encoder_sha256,
+            name_stage("features_after", number): artifacts.measured.after_id,
+        }
     return (
         recipes
         | encoders
@@ -180,17 +215,15 @@ def _settings(
             "model_sha256": valid.card.checkpoint.sha256,
             "dataset": request.dataset_id,
             "dataset_digest": valid.dataset_digest,
-            "encoder_after": jobs["pretrained"].encoder,
-            "encoder_after_sha256": jobs["pretrained"].encoder_sha256,
             "task": request.task,
             "input_transform": valid.input_transform,
             "layers": ", ".join(valid.layers),
             "primary_layer": valid.primary_layer,
             "features_before": measured.before_id,
-            "features_after": measured.after_id,
             "features_random": measured.reinitialised_id,
             "features_reference": measured.reference_id,
             "seed": str(request.seed),
+            "seeds": str(request.seeds),
             "permutations": str(request.permutations),
             "bootstrap_resamples": str(request.bootstrap_resamples),
             "interval_level": f"{request.interval_level:g}",
@@ -218,14 +251,16 @@ def list_losses(runs: Sequence[StageRun]) -> tuple[LostArtifact, ...]:
     return tuple(LostArtifact(stage=run.stage, message=run.message) for run in runs if run.outcome == "lost")
 
 
-def report_stage(checks: CheckRepository) -> Stage:
+def report_stage(checks: CheckRepository, seeds: int) -> Stage:
     """Returns the stage that ends a check."""
+    trainings = list_trainings(seeds)
 
     async def make(context: StageContext, outputs: Outputs) -> Record:
         await context.set_status("writing the report")
         return await asyncio.to_thread(_write_report, checks, context.jobs, context.store, context.check, outputs)
 
-    needs = ("mmd", "measures", "probes", "job_scratch", "job_specialised")
+    comparisons = dict.fromkeys(name_stage("mmd", training.number) for training in trainings)
+    needs = (*comparisons, "measures", "probes", *(training.stage for training in trainings))
     return make_stage("report", needs, make, CheckReport, "report.json", verify=_verify_page)
 
 
@@ -253,22 +288,29 @@ def _verify_page(context: StageContext, report: CheckReport) -> None:
         context.store.get(check_key(context.check.id, "report.html"), sha256=expected)
 
 
-def all_stages(checks: CheckRepository) -> tuple[Stage, ...]:
-    """Returns every stage of a check, in order."""
-    return (*MEASURING, measures_stage(), probes_stage(), report_stage(checks))
+def all_stages(checks: CheckRepository, seeds: int) -> tuple[Stage, ...]:
+    """Returns every stage of a check with so many training seeds, in order."""
+    return (*measuring_stages(seeds), measures_stage(), probes_stage(), report_stage(checks, seeds))
 
 
 def _write_report(
     checks: CheckRepository, jobs: JobRepository, store: ObjectStore, check: StoredCheck, outputs: Outputs
 ) -> CheckReport:
-    results: dict[Network, JobResult] = {name: outputs.get(f"job_{name}", JobResult) for name in NETWORKS}
-    measured = outputs.get("mmd", FeatureShift)
+    trainings = list_trainings(check.request.seeds)
+    jobs_results = {training: outputs.get(training.stage, JobResult) for training in trainings}
+    trained = [
+        SeedArtifacts(
+            jobs={name: jobs_results[Training(name, number)] for name in NETWORKS},
+            measured=outputs.get(name_stage("mmd", number), FeatureShift),
+        )
+        for number in range(1, check.request.seeds + 1)
+    ]
+    results, measured = trained[0].jobs, trained[0].measured
     result = assemble(
         check.id,
         check.request,
         outputs.get("validate", Validated),
-        results,
-        measured=measured,
+        trained,
         measures=outputs.get("measures", Measures),
         probes=outputs.get("probes", TakenProbes),
     )
@@ -282,8 +324,8 @@ def _write_report(
             finished_at=now(),
             stages=tuple(time for time in stage_times(runs) if time.stage != "report"),
             losses=list_losses(runs),
-            job_attempts={job_id(check.id, name): jobs.get(job_id(check.id, name)).attempts for name in NETWORKS},
-            trained_by={name: result.job for name, result in results.items()},
+            job_attempts={name: jobs.get(name).attempts for name in (one.job_id(check.id) for one in trainings)},
+            trained_by={one.stage.removeprefix("job_"): result.job for one, result in jobs_results.items()},
             devices={
                 "features": outputs.get("features_before", FeatureSetRef).device,
                 "mmd": measured.device,
@@ -301,7 +343,7 @@ def _write_report(
 def _pictures(store: ObjectStore, check_id: str, figures: Mapping[Network, Sequence[FigureRef]]) -> list[ExampleSlice]:
     slices = []
     for network, refs in figures.items():
-        with lost_as("job_result", job_id(check_id, network), RESTORE):
+        with lost_as("job_result", Training(network).job_id(check_id), RESTORE):
             for ref in refs:
                 data = store.get(ref.key, sha256=ref.sha256, max_bytes=MAX_PICTURE_BYTES)
                 slices.append(ExampleSlice(network, data, ref.caption))

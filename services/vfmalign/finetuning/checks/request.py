@@ -26,7 +26,8 @@ def check_spec(spec: CheckSpec) -> None:
     """Rejects what can never succeed, before anything is stored.
 
     Raises:
-        BadOption: an unknown task or preset, a layer named twice, or probes of a baseline or without validation.
+        BadOption: an unknown task or preset, a layer named twice, a seed out of range, or probes of a baseline or
+            without validation.
     """
     get_task_spec(spec.task)
     for name, own in (("scratch", spec.scratch_recipe), ("specialised", spec.specialised_recipe)):
@@ -38,6 +39,10 @@ def check_spec(spec: CheckSpec) -> None:
             )
     for network in NETWORKS:
         get_recipe(spec, network)
+    if spec.seed + spec.seeds - 1 >= 2**63:
+        raise BadOption(
+            f"{spec.seeds} seeds from {spec.seed} exceed 2^63 − 1", field="seed", remedy="choose a smaller first seed"
+        )
     if len(set(spec.layers)) != len(spec.layers):
         raise BadOption("a layer is named twice", field="layers", remedy="name each layer once")
 

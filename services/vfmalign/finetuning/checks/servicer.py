@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 
 from vfmalign.client.messages.checks import Check, CheckId, CheckSpec
 from vfmalign.core.domain.errors import DataLoss
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.converters import to_check, to_stages
-from vfmalign.finetuning.checks.reporting import read_report
+from vfmalign.finetuning.checks.reporting import all_stages, read_report
 from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
 from vfmalign.finetuning.checks.request import check_spec
 from vfmalign.finetuning.jobs.repository import JobRepository
@@ -27,7 +27,6 @@ class AlignmentServicer(OperationServicer[StoredCheck], alignment_pb2_grpc.Align
     Args:
         checks, jobs: repositories.
         store: holds models, datasets and reports.
-        stage_names: stages in order.
         wake: called after a change that the reconciler should see at once.
         watching: paces watching calls and ends them with the service.
     """
@@ -38,7 +37,6 @@ class AlignmentServicer(OperationServicer[StoredCheck], alignment_pb2_grpc.Align
         jobs: JobRepository,
         store: ObjectStore,
         *,
-        stage_names: Sequence[str],
         wake: Callable[[], None],
         watching: Watching,
     ) -> None:
@@ -46,7 +44,6 @@ class AlignmentServicer(OperationServicer[StoredCheck], alignment_pb2_grpc.Align
         self._checks = checks
         self._jobs = jobs
         self._store = store
-        self._stage_names = stage_names
 
     async def CreateCheck(
         self, request: alignment_pb2.CreateCheckRequest, context: Context
@@ -99,10 +96,11 @@ class AlignmentServicer(OperationServicer[StoredCheck], alignment_pb2_grpc.Align
             except DataLoss as loss:
                 _log.warning("report_lost", check=item.id, error=str(loss))
                 item = self._checks.reopen(item.id, f"{loss.subject}: {loss.message}; it is created again")
+        stages = [stage.name for stage in all_stages(self._checks, item.request.seeds)]
         return to_check(
             item,
             self._store,
-            stages=to_stages(self._stage_names, self._checks.stages(item.id), item.stage_progress),
+            stages=to_stages(stages, self._checks.stages(item.id), item.stage_progress),
             job_ids=[job.id for job in self._jobs.of_check(item.id)],
             report=report,
         )

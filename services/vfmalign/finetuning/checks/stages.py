@@ -3,6 +3,9 @@
     validate → features_reference, features_before, features_random → job_* → features_after → mmd, measures → report
                                                                     ↘ probes, while the pretrained network trains ↗
 
+With further training seeds, jobs, `features_after` and `mmd` have a stage for each of them (`trainings`). Measures and
+probes are those of the first seed.
+
 A stage whose artifact exists and is intact is done (`artifacts`). The reconciler runs the stages and retries them;
 `probes`, `similarity` and `reporting` define the stages that are not here.
 """
@@ -28,9 +31,7 @@ from vfmalign.finetuning.checks.artifacts import (
     Outputs,
     Stage,
     StageContext,
-    encoder_id,
     find_job_result,
-    job_id,
     make_stage,
     read_job_result,
     verify_feature_set,
@@ -38,6 +39,7 @@ from vfmalign.finetuning.checks.artifacts import (
 from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, compare, extract
 from vfmalign.finetuning.checks.repository import StoredCheck
 from vfmalign.finetuning.checks.request import get_recipe
+from vfmalign.finetuning.checks.trainings import Training, list_trainings, name_stage, parse_stage
 from vfmalign.finetuning.db.repository import NO_FREE_SLOT
 from vfmalign.finetuning.jobs.repository import StoredJob
 from vfmalign.finetuning.jobs.request import NETWORKS, baseline_digest, finetuning_spec, load_card, to_recipe
@@ -119,12 +121,18 @@ async def _make_validate(context: StageContext, outputs: Outputs) -> Record:
 
 
 async def _make_features(
-    context: StageContext, outputs: Outputs, *, stage: str, split: Split, after: bool = False, random: bool = False
+    context: StageContext,
+    outputs: Outputs,
+    *,
+    stage: str,
+    split: Split,
+    after: Training | None = None,
+    random: bool = False,
 ) -> Record:
     valid = outputs.get("validate", Validated)
     model, sha256 = valid.card.id, valid.card.checkpoint.sha256
-    if after:
-        result = outputs.get("job_pretrained", JobResult)
+    if after is not None:
+        result = outputs.get(after.stage, JobResult)
         await asyncio.to_thread(check_encoder, context.store, result)
         model, sha256 = result.encoder, result.encoder_sha256
     request = extraction_request(context, valid, model, sha256, split)
@@ -133,7 +141,9 @@ async def _make_features(
     if random:
         update = {"initialisation": "random", "initialisation_seed": context.check.request.seed}
         request = request.model_copy(update=update)
-    detail = f"extracting features of {split} ({stage.removeprefix('features_')})"
+    detail = f"extracting features of {split} ({parse_stage(stage)[0].removeprefix('features_')})"
+    if after is not None and context.check.request.seeds > 1:
+        detail += f", seed {after.seed(context.check.request)}"
     await context.set_status(detail)
     return await extract(context.features, request, partial(context.set_status, detail))
 
@@ -153,15 +163,16 @@ def extraction_request(
     )
 
 
-async def ensure_job(context: StageContext, valid: Validated, network: Network) -> str:
+async def ensure_job(context: StageContext, valid: Validated, training: Training) -> str:
     """Creates one of the check's jobs unless it exists, and returns its id.
 
     The jobs before it are created first, so that they queue in this order whichever stage runs first: the features
-    after need the pretrained network only. Jobs that ended without a result before the check was retried are retried.
+    after need a pretrained network only. Jobs that ended without a result before the check was retried are retried.
     """
-    for earlier in NETWORKS[: NETWORKS.index(network) + 1]:
+    trainings = list_trainings(training.number)
+    for earlier in trainings[: trainings.index(training) + 1]:
         await asyncio.to_thread(_create_job, context, valid, earlier)
-    return job_id(context.check.id, network)
+    return training.job_id(context.check.id)
 
 
 def refuse_unfinished(job: StoredJob) -> None:
@@ -171,23 +182,26 @@ def refuse_unfinished(job: StoredJob) -> None:
         raise VfmalignError(job.progress.detail, subject=f"job {job.id}", reason=reason)
 
 
-async def _make_job(context: StageContext, outputs: Outputs, *, network: Network) -> Record:
-    name = await ensure_job(context, outputs.get("validate", Validated), network)
+async def _make_job(context: StageContext, outputs: Outputs, *, training: Training) -> Record:
+    name = await ensure_job(context, outputs.get("validate", Validated), training)
+    description = training.describe(context.check.request)
     while not (job := await asyncio.to_thread(context.jobs.get, name)).finished:
         if job.progress.phase == "training" and not job.progress.reason:
             attempt = f", attempt {job.attempts}" if job.attempts > 1 else ""
-            await context.set_status(f"training the {network} network{attempt}", _epochs(job))
+            await context.set_status(f"training {description}{attempt}", _epochs(job))
         elif job.progress.reason != NO_FREE_SLOT:
-            detail = f"training the {network} network: {job.progress.detail}"
+            detail = f"training {description}: {job.progress.detail}"
             await context.set_status(detail, _epochs(job), reason=job.progress.reason)
         await asyncio.sleep(context.poll_s)
     refuse_unfinished(job)
-    return await asyncio.to_thread(read_job_result, context.store, job, network)
+    return await asyncio.to_thread(read_job_result, context.store, job, training.network)
 
 
-def _create_job(context: StageContext, valid: Validated, network: Network) -> None:
-    check = context.check.request
+def _create_job(context: StageContext, valid: Validated, training: Training) -> None:
+    check, network = context.check.request, training.network
     recipe = valid.recipes[network]
+    if training.number > 1:  # only the first training is probed
+        recipe = recipe.model_copy(update={"probe_steps": ()})
     request = JobSpec(
         kind="finetune",
         dataset_id=check.dataset_id,
@@ -197,10 +211,10 @@ def _create_job(context: StageContext, valid: Validated, network: Network) -> No
         model_sha256=valid.card.checkpoint.sha256,
         task=check.task,
         recipe=to_recipe(recipe, check.recipe.preset),
-        seed=check.seed,
-        publish_as=encoder_id(context.check.id, network),
+        seed=training.seed(check),
+        publish_as=training.encoder_id(context.check.id),
     )
-    spec = finetuning_spec(job_id(context.check.id, network), request, valid.card, valid.dataset_digest, recipe)
+    spec = finetuning_spec(training.job_id(context.check.id), request, valid.card, valid.dataset_digest, recipe)
     baseline = "" if network == "pretrained" else baseline_digest(spec, valid.card)
     job = context.jobs.create(request, spec, context.check.id, baseline)
     if job.must_follow(context.check.retried_at):
@@ -230,11 +244,11 @@ def comparison_with(context: StageContext, outputs: Outputs, after: FeatureSetRe
     )
 
 
-async def _make_mmd(context: StageContext, outputs: Outputs) -> Record:
+async def _make_mmd(context: StageContext, outputs: Outputs, *, number: int) -> Record:
     random = outputs.get("features_random", FeatureSetRef).to_sample()
     await context.set_status("comparing features before and after")
-    request = comparison_with(context, outputs, outputs.get("features_after", FeatureSetRef))
-    after, device = await compare(context.mmd, request.model_copy(update={"projection": True}))
+    request = comparison_with(context, outputs, outputs.get(name_stage("features_after", number), FeatureSetRef))
+    after, device = await compare(context.mmd, request.model_copy(update={"projection": number == 1}))
     plain = request.model_copy(update={"permutations": 0})
     biased, _ = await compare(context.mmd, plain.model_copy(update={"estimator": "biased"}))
     reinitialised, _ = await compare(context.mmd, plain.model_copy(update={"after": random}))
@@ -253,28 +267,38 @@ async def _make_mmd(context: StageContext, outputs: Outputs) -> Record:
 # --- stages -----------------------------------------------------------------------------------------------------------
 
 
-def _features(name: str, needs: tuple[str, ...], split: Split, *, after: bool = False, random: bool = False) -> Stage:
+def _features(
+    name: str, needs: tuple[str, ...], split: Split, *, after: Training | None = None, random: bool = False
+) -> Stage:
     make = partial(_make_features, stage=name, split=split, after=after, random=random)
     return make_stage(name, needs, make, FeatureSetRef, verify=verify_feature_set)
 
 
-def _job(network: Network) -> Stage:
+def _job(training: Training) -> Stage:
     # Training costs most, so it starts after the features before have proved that model and data can be read.
     needs = ("features_reference", "features_before", "features_random")
     return Stage(
-        f"job_{network}", needs, partial(find_job_result, network=network), partial(_make_job, network=network)
+        training.stage, needs, partial(find_job_result, training=training), partial(_make_job, training=training)
     )
 
 
-MEASURING: tuple[Stage, ...] = (
-    make_stage("validate", (), _make_validate, Validated),
-    _features("features_reference", ("validate",), "train"),
-    _features("features_before", ("validate",), "test"),
-    _features("features_random", ("validate",), "test", random=True),
-    _job("pretrained"),
-    _job("scratch"),
-    _job("specialised"),
-    _features("features_after", ("job_pretrained",), "test", after=True),
-    make_stage("mmd", ("features_after",), _make_mmd, FeatureShift, "mmd.json"),
-)
-"""Stages from the request to MMD²; `reporting.all_stages` adds measures, probes and the report."""
+def _shift(training: Training) -> tuple[Stage, ...]:
+    features = name_stage("features_after", training.number)
+    mmd = name_stage("mmd", training.number)
+    return (
+        _features(features, (training.stage,), "test", after=training),
+        make_stage(mmd, (features,), partial(_make_mmd, number=training.number), FeatureShift, f"{mmd}.json"),
+    )
+
+
+def measuring_stages(seeds: int) -> tuple[Stage, ...]:
+    """Returns the stages from the request to MMD²; `reporting.all_stages` adds measures, probes and the report."""
+    trainings = list_trainings(seeds)
+    return (
+        make_stage("validate", (), _make_validate, Validated),
+        _features("features_reference", ("validate",), "train"),
+        _features("features_before", ("validate",), "test"),
+        _features("features_random", ("validate",), "test", random=True),
+        *(_job(training) for training in trainings),
+        *(stage for training in trainings if training.network == "pretrained" for stage in _shift(training)),
+    )

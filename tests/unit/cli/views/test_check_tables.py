@@ -8,9 +8,9 @@ from typing import Any
 
 from tests.unit.cli.conftest import TIME, with_changes
 
-from vfmalign.cli.views.check_tables import show_check
+from vfmalign.cli.views.check_tables import show_check, show_stages
 from vfmalign.cli.views.comparison_tables import comparison
-from vfmalign.client.messages.checks import Check, CheckSpec
+from vfmalign.client.messages.checks import Check, CheckSpec, CheckStage
 from vfmalign.client.messages.common import Estimate, Failure
 from vfmalign.client.messages.jobs import Job, JobSpec
 from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, MeasureResult, ShiftResult
@@ -111,16 +111,31 @@ def test_a_stage_that_did_not_end_has_no_seconds(finished_check: Check, show: An
 
 
 def test_a_job_that_waited_for_a_place_shows_its_own_time(finished_check: Check, show: Any) -> None:
-    job = Job(
-        job_id="j1",
-        spec=JobSpec(kind="finetune", dataset_id="d1", network="pretrained"),
+    seed = finished_check.spec.seed
+    text = show(show_check(finished_check, jobs=[job_that_took(10.5, seed)]))
+    assert row(text, "job_pretrained").split() == ["job_pretrained", "1", "31.2", "10.5"]
+
+
+def test_a_job_of_a_further_seed_belongs_to_a_stage_of_its_own(finished_check: Check, show: Any) -> None:
+    names = ("job_pretrained", "job_pretrained_s2")
+    stages = [CheckStage(name=name, attempts=1, seconds=40.0, end_time=TIME) for name in names]
+    seed = finished_check.spec.seed
+    jobs = [job_that_took(10.0, seed), job_that_took(20.0, seed + 1)]
+    text = show([show_stages(finished_check.model_copy(update={"stages": tuple(stages)}), jobs)])
+    assert row(text, "job_pretrained ").split() == ["job_pretrained", "1", "40.0", "10.0"]
+    assert row(text, "job_pretrained_s2").split() == ["job_pretrained_s2", "1", "40.0", "20.0"]
+
+
+def job_that_took(seconds: float, seed: int) -> Job:
+    """A job of the pretrained network that waited for 20 s before it trained."""
+    return Job(
+        job_id=f"j{seed}",
+        spec=JobSpec(kind="finetune", dataset_id="d1", network="pretrained", seed=seed),
         state="succeeded",
         create_time=TIME,
         start_time=TIME + timedelta(seconds=20),
-        end_time=TIME + timedelta(seconds=30.5),
+        end_time=TIME + timedelta(seconds=20 + seconds),
     )
-    text = show(show_check(finished_check, jobs=[job]))
-    assert row(text, "job_pretrained").split() == ["job_pretrained", "1", "31.2", "10.5"]
 
 
 def compared(*layers: LayerResult) -> ComputeResponse:

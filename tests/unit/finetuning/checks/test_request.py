@@ -87,3 +87,16 @@ def test_ids_of_another_form_are_rejected(text):
         parse_id(CheckId, text, "check_id")
     assert caught.value.field == "check_id"
     assert "SURNAME" not in str(caught.value)
+
+
+def test_one_seed_is_the_default_and_an_earlier_request_means_it():
+    assert make_spec().seeds == make_spec(seeds=0).seeds == 1
+    stored = {key: value for key, value in make_spec(seed=3).model_dump(mode="json").items() if key != "seeds"}
+    assert is_same_spec(json.dumps(stored).encode(), make_spec(seed=3))
+    assert not is_same_spec(json.dumps(stored).encode(), make_spec(seed=3, seeds=2))
+
+
+def test_seeds_beyond_the_largest_are_refused():
+    check_spec(make_spec(seed=2**63 - 3, seeds=3))
+    with pytest.raises(BadOption, match="3 seeds from 9223372036854775806 exceed"):
+        check_spec(make_spec(seed=2**63 - 2, seeds=3))

@@ -237,3 +237,18 @@ def test_states_and_sentences_of_earlier_versions_become_progress(database):
         assert (failed.state, failed.failure, failed.progress["phase"]) == ("failed", failure, "finished")
         assert (waits.state, waits.failure, waits.progress["detail"]) == ("queued", None, "waiting for a free slot")
         assert (running.state, running.progress["detail"], running.stage_progress) == ("running", "comparing", [])
+
+
+def test_checks_of_earlier_versions_have_one_seed(database):
+    spec = CheckSpec(model_id="m", dataset_id="d", task="segmentation", seed=2**40)
+    with database.session() as session:
+        session.add(check("c", request=spec.model_dump(mode="json")))
+    downgrade(database, "0010")
+    with database.engine.connect() as connection:
+        former = json.loads(connection.execute(sa.text("SELECT CAST(request AS TEXT) FROM checks")).scalar())
+    assert "seeds" not in former
+    database.migrate()
+    with database.session() as session:
+        row = session.get(CheckRow, "c")
+        assert CheckSpec.model_validate(row.request) == spec
+        assert row.request_digest == spec.digest()

@@ -1,0 +1,148 @@
+"""Checks that train each network with several seeds: every seed is killed, retried and repaired on its own.
+
+The program of the tests waits for a file with seed 5 and fails with seed 3, so that the second seed of a check can.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.storage.keys import job_key, model_card_key
+from vfmalign.finetuning.analysis.records import CheckReport
+from vfmalign.v1 import alignment_pb2, finetuning_pb2
+
+SUCCEEDED = alignment_pb2.CHECK_STATE_SUCCEEDED
+FIRST, SECOND = (
+    [f"{network}{suffix}" for network in ("pretrained", "scratch", "specialised")] for suffix in ("", "-s2")
+)
+
+
+def read_report(store, check):
+    return CheckReport.model_validate_json(store.get(store.key(check.result.report_json.uri)))
+
+
+def succeeded(service, name):
+    return sorted(stage for stage, outcome in service.runs(name) if outcome == "succeeded")
+
+
+def states(check, *stages):
+    return [stage.HasField("end_time") for stage in check.stages if stage.name in stages]
+
+
+async def get_job(service, name):
+    return (await service.jobs.GetJob(finetuning_pb2.GetJobRequest(job_id=name))).job
+
+
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+async def test_each_network_is_trained_and_compared_with_every_seed(service, store, peers):
+    name = await service.create("twice", seed=7, seeds=2, probe_steps=[10])
+    check = await service.finish(name)
+    assert check.state == SUCCEEDED, check.progress.detail
+    assert list(check.job_ids) == [f"{name}-{training}" for training in FIRST + SECOND]
+    jobs = [await get_job(service, job_id) for job_id in check.job_ids]
+    assert [job.spec.seed for job in jobs] == [7, 7, 7, 8, 8, 8]
+    assert [job.encoder_model_id for job in jobs[3:]] == [f"{name}-encoder-s2", f"{name}-scratch-encoder-s2", ""]
+    assert [list(job.spec.recipe.probe_steps) for job in jobs] == [[10], [], [], [], [], []]
+    assert all(stage.attempts == 1 and stage.HasField("end_time") for stage in check.stages)
+
+    main = [call for call in peers.mmd.calls if call.HasField("test") and len(call.layers) == 2]
+    assert len(main) == 2
+    assert main[0].x == main[1].x, "the cases before are the same"
+    assert main[0].y != main[1].y
+    assert {call.test.seed for call in main} == {7}
+    extracted = [call.split("/")[0] for call in peers.features.commits]
+    assert extracted.count(f"{name}-encoder-s2") == 1
+    assert sum("/2" in call for call in peers.features.commits) >= 1
+
+    report = read_report(store, check)
+    assert [seed.seed for seed in report.result.seeds] == [7, 8]
+    assert [network.job for network in report.result.seeds[1].networks] == [f"{name}-{training}" for training in SECOND]
+    shifts = [seed.shift.layers[0].raw.mmd2.value for seed in report.result.seeds]
+    assert shifts[0] != shifts[1]
+    assert report.result.shift == report.result.seeds[0].shift
+    assert set(report.run.job_attempts) == set(check.job_ids)
+    assert report.result.settings["encoder_after_s2"] == f"{name}-encoder-s2"
+
+
+async def test_a_kill_between_two_seeds_repeats_nothing_of_the_first(service, store, peers):
+    name = await service.create("between", seed=4, seeds=2)
+    await service.until(name, lambda check: states(check, "mmd", "job_scratch", "job_specialised") == [True] * 3)
+    await service.started(6)
+    await service.kill()
+    (service.folder / "go").touch()
+    await service.start()
+    check = await service.finish(name)
+    assert check.state == SUCCEEDED, check.progress.detail
+    assert succeeded(service, name) == sorted(stage.name for stage in check.stages)
+    assert sorted(service.starts()) == sorted(f"{name}-{training}" for training in FIRST + SECOND)
+    assert len(peers.features.commits) == len(set(peers.features.commits)), "a finished extraction was repeated"
+    assert len([call for call in peers.mmd.calls if call.HasField("test")]) == 2
+
+
+async def test_cancelling_stops_the_jobs_of_every_seed_that_runs(service):
+    name = await service.create("stopped", seed=4, seeds=2)
+    await service.until(name, lambda check: states(check, "job_scratch", "job_specialised") == [True] * 2)
+    await service.started(6)
+    await service.checks.CancelCheck(alignment_pb2.CancelCheckRequest(check_id=name))
+    check = await service.finish(name)
+    assert check.state == alignment_pb2.CHECK_STATE_CANCELLED
+    for training in FIRST:
+        assert (await get_job(service, f"{name}-{training}")).state == finetuning_pb2.JOB_STATE_SUCCEEDED
+    for training in SECOND:
+        assert (await get_job(service, f"{name}-{training}")).state == finetuning_pb2.JOB_STATE_CANCELLED
+
+
+async def test_a_retry_trains_again_only_the_seed_that_failed(service):
+    name = await service.create("second-fails", seed=2, seeds=2)
+    check = await service.finish(name)
+    assert check.state == alignment_pb2.CHECK_STATE_FAILED
+    assert check.failure.reason == "BAD_VOLUME"
+    assert "-s2" in check.failure.message
+    (service.folder / "go").touch()
+    await service.checks.RetryCheck(alignment_pb2.RetryCheckRequest(check_id=name))
+    check = await service.until(name, lambda check: check.state == SUCCEEDED)
+    assert succeeded(service, name) == sorted(stage.name for stage in check.stages)
+    trained = service.starts()
+    assert max(trained.count(f"{name}-{training}") for training in FIRST) <= 2, "it may have been cancelled once"
+    assert max(trained.count(f"{name}-{training}") for training in SECOND) == 2
+
+
+async def test_a_lost_encoder_of_a_further_seed_is_created_again_by_its_job(service, store):
+    name = await service.create("lost-second", seed=7, seeds=2)
+    first = await service.finish(name)
+    result = read_report(store, first).result
+    store.delete(model_card_key(f"{name}-encoder-s2"))
+    store.delete(store.key(first.result.report_json.uri))
+    check = await service.until(name, lambda check: check.state == SUCCEEDED)
+    assert store.exists(model_card_key(f"{name}-encoder-s2"))
+    report = read_report(store, check)
+    assert "job_pretrained_s2" in [loss.stage for loss in report.run.losses]
+    assert service.starts()[6:] == [f"{name}-pretrained-s2"]
+    assert report.result == result
+    assert {stage.name for stage in check.stages if stage.attempts > 1} <= {
+        "job_pretrained_s2", "features_after_s2", "mmd_s2", "report"
+    }  # fmt: skip
+
+
+async def test_a_check_shares_the_baselines_of_each_seed(service, store):
+    first = await service.create("shared", seed=7, seeds=2)
+    assert (await service.finish(first)).state == SUCCEEDED
+    name = await service.create("shares", seed=8)
+    check = await service.finish(name)
+    assert check.state == SUCCEEDED, check.progress.detail
+    assert service.starts()[6:] == [f"{name}-pretrained"]
+    assert read_report(store, check).run.trained_by == {
+        "pretrained": f"{name}-pretrained", "scratch": f"{first}-scratch-s2", "specialised": f"{first}-specialised-s2",
+    }  # fmt: skip
+    assert store.exists(job_key(f"{name}-scratch", "result.json"))
+
+
+async def test_numbers_of_seeds_out_of_range_are_refused(service):
+    for seeds in (-1, 11):
+        with pytest.raises(BadOption, match="out of range") as caught:
+            await service.create("many", seeds=seeds)
+        assert caught.value.field == "spec.seeds"
+    with pytest.raises(BadOption, match="exceed") as caught:
+        await service.create("beyond", seed=2**63 - 2, seeds=3)
+    assert caught.value.field == "seed"
