@@ -152,26 +152,31 @@ def coverage(volume: Volume, grid: Grid) -> float:
     return float(_inside_mask(matrix, offset, source.array_XYZ.shape, grid.shape_XYZ).mean())
 
 
-def check_study(volumes: Mapping[VolumeKind, Volume], subject: str = "study") -> None:
+def check_study(
+    volumes: Mapping[VolumeKind, Volume], subject: str = "study", reference_kind: VolumeKind = REFERENCE
+) -> None:
     """Check that the volumes of a study overlap in space.
 
     Args:
         volumes: the study.
         subject: name of the study in errors: a request field or a generated id.
+        reference_kind: the volume that defines the grid.
 
     Raises:
-        BadVolume: the T2-weighted volume is missing, or another volume covers too little of its field of view.
+        BadVolume: this volume is missing, or another volume covers too little of its field of view.
     """
-    if REFERENCE not in volumes:
+    if reference_kind not in volumes:
         raise BadVolume(
-            "no t2w volume", subject=subject, remedy="send the T2-weighted volume, which defines the grid of a study"
+            f"no {reference_kind} volume",
+            subject=subject,
+            remedy=f"send {reference_kind}, which defines the grid of a study",
         )
-    reference = volumes[REFERENCE]
-    coarse = common_grid(reference, (4.0, 4.0, 4.0))
+    coarse = common_grid(volumes[reference_kind], (4.0, 4.0, 4.0))
     for kind, volume in volumes.items():
-        if kind != REFERENCE and (share := coverage(volume, coarse)) < MIN_COVERAGE:
+        if kind != reference_kind and (share := coverage(volume, coarse)) < MIN_COVERAGE:
             raise BadVolume(
-                f"irreconcilable grids: {kind} covers {share:.0%} of t2w's field of view, less than {MIN_COVERAGE:.0%}",
+                f"irreconcilable grids: {kind} covers {share:.0%} of {reference_kind}'s field of view, "
+                f"less than {MIN_COVERAGE:.0%}",
                 subject=subject,
                 remedy="check that both belong to one examination and carry their own geometry",
                 reason="IRRECONCILABLE_GRIDS",

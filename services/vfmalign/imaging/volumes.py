@@ -89,16 +89,42 @@ def decode(data: bytes, name: str, kind: VolumeKind, *, is_label: bool = False) 
     Raises:
         BadVolume: the bytes are not a NIfTI file, are truncated, or hold values or geometry that cannot be used.
     """
+    array_XYZ1, affine = _decode_channels(data, name, 1)
+    array_XYZ = array_XYZ1[..., 0]
+    _check_values(array_XYZ, name, kind, is_label=is_label or kind in LABEL_KINDS)
+    return Volume(array_XYZ, affine)
+
+
+def decode_channels(data: bytes, name: str, kinds: Sequence[VolumeKind]) -> dict[VolumeKind, Volume]:
+    """Decode a NIfTI file of several images, which are its fourth axis.
+
+    Args:
+        data: the file's bytes.
+        name: name of the file in errors.
+        kinds: what each channel shows; as many as the file must have.
+
+    Raises:
+        BadVolume: as `decode`, or the file has another number of channels.
+    """
+    array_XYZC, affine = _decode_channels(data, name, len(kinds))
+    volumes: dict[VolumeKind, Volume] = {}
+    for channel, kind in enumerate(kinds):
+        array_XYZ = array_XYZC[..., channel]
+        _check_values(array_XYZ, name, kind, is_label=False)
+        volumes[kind] = Volume(array_XYZ, affine)
+    return volumes
+
+
+def _decode_channels(data: bytes, name: str, channels: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Values with channels as the fourth axis, and the affine."""
     if len(data) > MAX_ENCODED_BYTES:
         raise BadVolume(
             f"larger than {MAX_ENCODED_BYTES // 2**20} MiB", subject=name, remedy="crop or resample the series first"
         )
     header = _read_header(_decompress(data[:HEADER_PREFIX_BYTES], MAX_HEADER_SIZE, name), name)
-    shape_XYZ = _parse_shape(header, name)
+    shape_XYZ = _parse_shape(header, name, channels)
     affine = _parse_affine(header, name)
-    array_XYZ = _read_array(data, header, shape_XYZ, name)
-    _check_values(array_XYZ, name, kind, is_label=is_label or kind in LABEL_KINDS)
-    return Volume(array_XYZ, affine)
+    return _read_array(data, header, (*shape_XYZ, channels), name), affine
 
 
 def encode(volume: Volume) -> bytes:
@@ -152,24 +178,38 @@ def _read_header(content: bytes, name: str) -> nib.Nifti1Header:
     raise BadVolume("not a NIfTI file", subject=name, remedy="send .nii or .nii.gz")
 
 
-def _parse_shape(header: nib.Nifti1Header, name: str) -> tuple[int, int, int]:
+def _parse_shape(header: nib.Nifti1Header, name: str, channels: int) -> tuple[int, int, int]:
     axes = int(header["dim"][0])
     if not 1 <= axes <= 7:
         raise BadVolume("damaged NIfTI header (number of axes)", subject=name, remedy="export the file again")
     sizes = [int(size) for size in header["dim"][1 : axes + 1]]
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
-    if len(sizes) != 3:
+    if channels > 1:
+        _check_channels(sizes, name, channels)
+    elif len(sizes) != 3:
         raise BadVolume(f"expected 3 axes, got {len(sizes)}", subject=name, remedy="split the series first")
     if min(sizes) < 1:
         raise BadVolume(f"empty volume: sizes {sizes}", subject=name, remedy="export the series again")
-    if (voxels := sizes[0] * sizes[1] * sizes[2]) > MAX_VOXELS:
+    if (voxels := math.prod(sizes)) > MAX_VOXELS:
         raise BadVolume(
             f"declares {voxels} voxels, more than {MAX_VOXELS}",
             subject=name,
             remedy="crop or resample the series first",
         )
     return sizes[0], sizes[1], sizes[2]
+
+
+def _check_channels(sizes: Sequence[int], name: str, channels: int) -> None:
+    """Check that the fourth axis holds the channels; vectors of NIfTI are a fifth axis after one of size 1."""
+    axes = [*sizes[:3], *sizes[4:]] if len(sizes) == 5 and sizes[3] == 1 else sizes
+    actual = axes[3] if len(axes) == 4 else 1
+    if len(axes) > 4 or actual != channels:
+        raise BadVolume(
+            f"expected 4 axes with {channels} channels, got {len(axes)} axes with {actual}",
+            subject=name,
+            remedy="declare the modalities of the file, or split it",
+        )
 
 
 def _parse_affine(header: nib.Nifti1Header, name: str) -> NDArray[np.float64]:
@@ -198,7 +238,7 @@ def _parse_affine(header: nib.Nifti1Header, name: str) -> NDArray[np.float64]:
 
 
 def _read_array(
-    data: bytes, header: nib.Nifti1Header, shape_XYZ: tuple[int, int, int], name: str
+    data: bytes, header: nib.Nifti1Header, shape_XYZC: tuple[int, int, int, int], name: str
 ) -> NDArray[np.float32]:
     try:
         dtype = np.dtype(header.get_data_dtype())
@@ -214,7 +254,7 @@ def _read_array(
         )
     if not header.sizeof_hdr <= start <= MAX_EXTENSION_BYTES:
         raise BadVolume("damaged NIfTI header (data offset)", subject=name, remedy="send one .nii or .nii.gz file")
-    count = shape_XYZ[0] * shape_XYZ[1] * shape_XYZ[2]
+    count = math.prod(shape_XYZC)
     end = start + count * dtype.itemsize
     content = _decompress(data, end + MAX_TRAILING_BYTES, name)
     if len(content) < end:
@@ -225,11 +265,11 @@ def _read_array(
         raise BadVolume(
             "the file holds more data than its header declares", subject=name, remedy="export the file again"
         )
-    raw_XYZ = np.frombuffer(content, dtype=dtype, count=count, offset=start).reshape(shape_XYZ, order="F")
+    raw_XYZC = np.frombuffer(content, dtype=dtype, count=count, offset=start).reshape(shape_XYZC, order="F")
     with np.errstate(over="ignore", invalid="ignore"):
         if slope is not None and (slope, inter) != (1.0, 0.0):
-            raw_XYZ = raw_XYZ * np.float64(slope) + np.float64(inter or 0.0)
-        return raw_XYZ.astype(np.float32)
+            raw_XYZC = raw_XYZC * np.float64(slope) + np.float64(inter or 0.0)
+        return raw_XYZC.astype(np.float32)
 
 
 def _check_values(array_XYZ: NDArray[np.float32], name: str, kind: VolumeKind, *, is_label: bool) -> None:

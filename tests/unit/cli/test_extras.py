@@ -14,7 +14,7 @@ from vfmalign.core.domain.errors import PreconditionFailed
 @pytest.mark.parametrize(
     ("arguments", "module", "purpose"),
     [
-        (("dataset", "import", "inbox"), "vfmalign.imaging.datasets.folders", "importing a dataset"),
+        (("dataset", "import", "inbox"), "vfmalign.imaging.datasets.importer", "importing a dataset"),
         (("dataset", "phantoms"), "vfmalign.imaging.phantoms.dataset", "generating phantoms"),
         (("models", "import", "a.pth"), "vfmalign.models.importer", "importing a model"),
     ],

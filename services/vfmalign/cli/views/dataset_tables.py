@@ -39,10 +39,15 @@ def describe_content(dataset: Dataset) -> str:
     return "phantoms" if dataset.phantom else "patients"
 
 
-def show_dataset(dataset: Dataset) -> list[RenderableType]:
-    """Returns the tables of a dataset: what it declares, its splits, and what its cases state."""
+def show_dataset(dataset: Dataset, **facts: str) -> list[RenderableType]:
+    """Returns the tables of a dataset: what it declares, its splits, and what its cases state.
+
+    Args:
+        dataset: the dataset.
+        facts: further lines of the first table.
+    """
     declaration = dataset.declaration
-    facts = {
+    facts |= {
         "content": describe_content(dataset),
         "declaration": declaration.name,
         "modalities": ", ".join(declaration.modalities),

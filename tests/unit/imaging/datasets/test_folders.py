@@ -5,7 +5,8 @@ import json
 import pytest
 
 from vfmalign.core.domain.errors import BadDataset
-from vfmalign.imaging.datasets.folders import classify, read_patients, read_splits, scan_folder
+from vfmalign.imaging.datasets.assignments import read_patients, read_splits
+from vfmalign.imaging.datasets.folders import classify, scan_folder
 
 
 @pytest.mark.parametrize(
@@ -46,24 +47,22 @@ def test_one_folder_per_case_at_any_depth(tmp_path):
     )
     (tmp_path / "empty").mkdir()
     found = scan_folder(tmp_path)
-    assert [(c.folder, c.patient) for c in found] == [("a/2023", "a"), ("a/2024", "a"), ("b", "b")]
+    assert [(c.name, c.patient) for c in found] == [("a/2023", "a"), ("a/2024", "a"), ("b", "b")]
     assert sorted(found[2].files) == ["adc", "dwi", "gland", "lesions", "t2w"]
     assert all(not case.problems for case in found)
 
 
 def test_a_folder_that_is_one_case(tmp_path):
     fill(tmp_path / "case")
-    assert [c.folder for c in scan_folder(tmp_path / "case")] == ["case"]
+    assert [c.name for c in scan_folder(tmp_path / "case")] == ["case"]
 
 
 def test_patients_from_a_table(tmp_path):
-    fill(tmp_path / "in" / "x1")
-    fill(tmp_path / "in" / "x2")
     table = tmp_path / "patients.csv"
     table.write_text("folder,patient\nx1,p\nx2,p\n")
-    assert {c.patient for c in scan_folder(tmp_path / "in", read_patients(table))} == {"p"}
-    with pytest.raises(BadDataset, match="1 folders of the patient table do not exist"):
-        scan_folder(tmp_path / "in", {"x3": "p"})
+    assert read_patients(table) == {"x1": "p", "x2": "p"}
+    table.write_text("case,patient\nx1,p\n")
+    assert read_patients(table) == {"x1": "p"}
 
 
 def test_incomplete_and_ambiguous_cases_carry_their_problems(tmp_path):

@@ -1,0 +1,72 @@
+"""The user's own tables: which cases belong to one patient, and which split a case belongs to.
+
+A case is named as the layout names it: by its folder, by the stem of its file, or by its name in a CSV. Errors quote
+nothing of these tables, which contain patients' names.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import get_args
+
+from vfmalign.core.domain.datasets import Split
+from vfmalign.core.domain.errors import BadDataset
+
+
+def read_patients(path: Path) -> dict[str, str]:
+    """Read the user's table of patients: CSV with the columns `folder,patient` (or `case,patient`).
+
+    Raises:
+        BadDataset: the table cannot be read or a row is incomplete.
+    """
+    return _read_table(path, "patient", "patients")
+
+
+def read_splits(path: Path) -> dict[str, Split]:
+    """Read the user's own splits: CSV with the columns `folder,split` (or `case,split`), or JSON `{"train": [folder]}`.
+
+    Raises:
+        BadDataset: the table cannot be read, names an unknown split, or names a folder twice.
+    """
+    if path.suffix.lower() != ".json":
+        table = _read_table(path, "split", "splits")
+    else:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            pairs = [(str(folder), str(split)) for split, folders in content.items() for folder in folders]
+        except (OSError, ValueError, AttributeError, TypeError):
+            raise BadDataset("the splits file is not JSON of the form {split: [folder]}", field="splits") from None
+        table = dict(pairs)
+        if len(table) != len(pairs):
+            raise BadDataset("the splits file names one folder twice", field="splits", remedy="name each folder once")
+    splits: dict[str, Split] = {}
+    known = {str(name): name for name in get_args(Split)}
+    for folder, split in table.items():
+        if split not in known:
+            raise BadDataset("unknown split", field="splits", remedy=f"choose one of: {', '.join(known)}")
+        splits[folder] = known[split]
+    return splits
+
+
+def _read_table(path: Path, column: str, field: str) -> dict[str, str]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error):
+        raise BadDataset(f"the {field} file cannot be read as CSV", field=field) from None
+    table: dict[str, str] = {}
+    for number, row in enumerate(rows, start=2):
+        folder, value = (
+            (row.get("folder") or row.get("case") or "").strip().rstrip("/"),
+            (row.get(column) or "").strip(),
+        )
+        if not folder or not value:
+            raise BadDataset(
+                f"line {number}: empty folder or {column}", field=field, remedy=f"fill the columns folder,{column}"
+            )
+        if folder in table:
+            raise BadDataset(f"line {number}: the folder is listed twice", field=field, remedy="name each folder once")
+        table[folder] = value
+    return table

@@ -1,0 +1,120 @@
+"""BIDS-like layout: `sub-*/[ses-*/]anat/*_T1w.nii.gz`, with masks below `derivatives`.
+
+A case is a session, a patient is a subject. The suffix of an image is its modality. A mask is a file
+`derivatives/*/sub-*/[ses-*/]anat/*_dseg.nii.gz` or `*_mask.nii.gz`; its entity `label-` or `desc-` names the label map,
+else its suffix. Tables such as participants.tsv are not read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
+from vfmalign.core.domain.errors import BadDataset
+from vfmalign.imaging.datasets.derivation import DECLARE, declare, derive_label_maps, to_volume_id
+from vfmalign.imaging.datasets.sources import (
+    OUTSIDE,
+    CaseSource,
+    SourceDataset,
+    VolumeFile,
+    get_stem,
+    is_below,
+    list_volumes,
+)
+
+_MASKS = ("dseg", "mask")
+_USUAL = ("t1w", "t2w", "flair")
+"""The order of modalities of a derived declaration, whose first one defines the grid; others follow by name."""
+
+
+def matches(path: Path) -> bool:
+    """Whether a folder holds subjects with anatomical images."""
+    return any(_list_sessions(path))
+
+
+def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
+    """Find the cases. Without a declaration, the modalities are those that every case has.
+
+    Raises:
+        BadDataset: no modality is in every case.
+    """
+    images = {name: _list_images(folder) for name, folder in _list_sessions(path)}
+    masks: dict[str, dict[VolumeKind, list[Path]]] = {name: {} for name in images}
+    for pipeline in sorted(path.glob("derivatives/*/")):
+        for name, folder in _list_sessions(pipeline):
+            if name in masks:
+                for kind, files in _list_masks(folder).items():
+                    masks[name].setdefault(kind, []).extend(files)
+    notes: tuple[str, ...] = ()
+    modalities: Sequence[VolumeKind]
+    if declaration is not None:
+        modalities, labels = declaration.modalities, declaration.label_names
+        if len(labels) == 1:  # whatever the files call it
+            masks = {name: {labels[0]: [f for each in files.values() for f in each]} for name, files in masks.items()}
+    else:
+        modalities, notes = _choose_modalities(images)
+        labels = tuple(sorted({kind for files in masks.values() for kind in files}))
+    cases = [_to_case(path, name, images[name], masks[name], (modalities, labels)) for name in sorted(images)]
+    if declaration is None:
+        usable = [case for case in cases if not case.problems]
+        declaration = declare("dataset", modalities, derive_label_maps(usable, labels))
+    return SourceDataset(declaration, cases, notes)
+
+
+def _list_sessions(root: Path) -> Iterator[tuple[str, Path]]:
+    """Names and `anat` folders of all sessions; `sub-01`, or `sub-01/ses-1` where there are sessions."""
+    for folder in sorted([*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")]):
+        if folder.is_dir():
+            yield folder.parent.relative_to(root).as_posix(), folder
+
+
+def _list_images(folder: Path) -> dict[VolumeKind, list[Path]]:
+    """Images by suffix, in lower case."""
+    images: dict[VolumeKind, list[Path]] = {}
+    for stem, files in list_volumes(folder).items():
+        kind = to_volume_id(stem.rpartition("_")[2], "")
+        if kind and not kind.endswith(_MASKS):
+            images.setdefault(kind, []).extend(files)
+    return images
+
+
+def _list_masks(folder: Path) -> dict[VolumeKind, list[Path]]:
+    """Label maps by the entity `label-` or `desc-`, else by suffix."""
+    masks: dict[VolumeKind, list[Path]] = {}
+    for path in (path for files in list_volumes(folder).values() for path in files):
+        *parts, suffix = get_stem(path.name).split("_")
+        if suffix in _MASKS:
+            entities = dict(part.partition("-")[::2] for part in parts)
+            kind = to_volume_id(entities.get("label") or entities.get("desc") or suffix, suffix)
+            masks.setdefault(kind, []).append(path)
+    return masks
+
+
+def _choose_modalities(images: dict[str, dict[VolumeKind, list[Path]]]) -> tuple[list[VolumeKind], tuple[str, ...]]:
+    counts = Counter(kind for files in images.values() for kind in files)
+    modalities = [kind for kind, count in counts.items() if count == len(images)]
+    if not modalities:
+        raise BadDataset("no modality is in every case", field="directory", remedy=DECLARE)
+    rank = {kind: place for place, kind in enumerate(_USUAL)}
+    partial = sorted(set(counts) - set(modalities))
+    notes = tuple(f"{kind} was left out: {counts[kind]} of {len(images)} cases have it" for kind in partial)
+    return sorted(modalities, key=lambda kind: (rank.get(kind, len(rank)), kind)), notes
+
+
+def _to_case(
+    root: Path,
+    name: str,
+    images: dict[VolumeKind, list[Path]],
+    masks: dict[VolumeKind, list[Path]],
+    declared: tuple[Sequence[VolumeKind], Sequence[VolumeKind]],
+) -> CaseSource:
+    modalities, labels = declared
+    candidates = {kind: images.get(kind, []) for kind in modalities} | {kind: masks.get(kind, []) for kind in labels}
+    problems = [f"no file of {kind}" for kind in modalities if not candidates[kind]]
+    problems += [f"{len(files)} files are {kind}" for kind, files in candidates.items() if len(files) > 1]
+    files = {kind: VolumeFile(paths[0]) for kind, paths in candidates.items() if paths}
+    problems += [OUTSIDE for file in files.values() if not is_below(root, file.path)]
+    patient = name.split("/", maxsplit=1)[0].removeprefix("sub-")
+    return CaseSource(name, patient, files, problems=tuple(problems))

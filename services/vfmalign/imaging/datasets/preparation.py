@@ -1,0 +1,272 @@
+"""Everything of an import that writes nothing: discovery, pseudonyms, splits and validation.
+
+Every volume is decoded and checked here, and its digest computed, so that an import whose preparation has no problems
+can only fail in the transfer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from vfmalign.client.messages.base import to_bad_option
+from vfmalign.core.domain.datasets import Case, DatasetManifest, Split, VolumeRef
+from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap, VolumeKind
+from vfmalign.core.domain.errors import BadDataset, BadVolume, VfmalignError
+from vfmalign.core.storage.datasets import check_splits
+from vfmalign.core.storage.keys import volume_key
+from vfmalign.imaging.datasets.identities import keyed_id
+from vfmalign.imaging.datasets.layouts import read_source
+from vfmalign.imaging.datasets.sources import CaseSource, SourceDataset, VolumeFile
+from vfmalign.imaging.datasets.splits import DEFAULT_SHARES, split_groups
+from vfmalign.imaging.grid import check_study
+from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode, decode_channels, encode
+
+ProgressCallback = Callable[[str, int, int], None]
+"""Called as `progress(stage, done, total)` with the stage `validate` or `upload`, counting cases."""
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What the user chooses about an import.
+
+    Attributes:
+        layout: a name in `layouts.LAYOUTS`; None detects it.
+        declaration: what the cases hold; None derives it.
+        shares: share of the patients in each split; None for the splits that the data state, else
+            `splits.DEFAULT_SHARES`.
+        splits: split of each case by name, in place of `shares`; see `assignments.read_splits`.
+        patients: patient of each case by name, where the layout does not tell; see `assignments.read_patients`.
+        seed: seed of the split.
+    """
+
+    layout: str | None = None
+    declaration: DatasetDeclaration | None = None
+    shares: Mapping[Split, float] | None = None
+    splits: Mapping[str, Split] | None = None
+    patients: Mapping[str, str] | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PseudonymousCase:
+    """A case on disk with the ids that replace its names in everything that is written.
+
+    Attributes:
+        id: generated id of the case.
+        group: generated id of the patient.
+        patient: the patient. Private, as is the source.
+        source: the files.
+    """
+
+    id: str
+    group: str
+    patient: str
+    source: CaseSource
+
+    @property
+    def label(self) -> str:
+        """How problems name the case."""
+        return f"{self.source.place}, {self.id}" if self.source.place else self.id
+
+
+@dataclass(frozen=True)
+class DiscoveredDataset:
+    """Cases with pseudonyms.
+
+    Attributes:
+        layout: name of the layout.
+        source: what the layout found; its cases carry patients' names.
+        cases: in order of the source.
+    """
+
+    layout: str
+    source: SourceDataset
+    cases: tuple[PseudonymousCase, ...]
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """The result of a preparation.
+
+    Attributes:
+        dataset: the future dataset; without the cases that have problems.
+        problems: why the dataset cannot be imported, by generated id or line; none for one that can.
+    """
+
+    dataset: DatasetManifest
+    problems: tuple[str, ...]
+
+
+def discover(path: Path, dataset_id: str, salt: bytes, options: ImportOptions) -> DiscoveredDataset:
+    """Find the cases and give them ids.
+
+    Raises:
+        BadDataset: no case can be found, or the patient table names unknown cases.
+        BadOption: the layout is unknown.
+    """
+    layout, source = read_source(path, options.layout, options.declaration)
+    patients = options.patients or {}
+    if unknown := len(set(patients) - {case.name for case in source.cases}):
+        raise BadDataset(
+            f"{unknown} folders of the patient table do not exist", field="patients", remedy="correct the table"
+        )
+    cases = []
+    for number, case in enumerate(source.cases):
+        # A case whose name cannot be read is told apart by its place.
+        name, patient = case.name or f"\0{case.place}{number}", patients.get(case.name, case.patient)
+        # Case ids belong to one dataset; group ids do not, so that one patient is recognised in several datasets.
+        case_id = "c-" + keyed_id(salt, "case", dataset_id, name)
+        cases.append(PseudonymousCase(case_id, "g-" + keyed_id(salt, "group", patient), patient, case))
+    return DiscoveredDataset(layout, source, tuple(cases))
+
+
+def prepare(
+    discovered: DiscoveredDataset, dataset_id: str, options: ImportOptions, report: ProgressCallback
+) -> PreparedDataset:
+    """Assign splits, and read and check every volume.
+
+    Raises:
+        BadDataset: the splits cannot be made.
+    """
+    declaration = discovered.source.declaration
+    assigned = _assign_splits(discovered.cases, options)
+    records: dict[str, Case] = {}
+    problems: list[str] = []
+    for done, case in enumerate(discovered.cases, start=1):
+        problems += [f"{case.label}: {problem}" for problem in case.source.problems]
+        if not case.source.problems:
+            try:
+                records[case.id] = _check_case(case, dataset_id, declaration)
+            except VfmalignError as error:
+                problems.append(f"{case.source.place}, {error}" if case.source.place else str(error))
+        report("validate", done, len(discovered.cases))
+    lists = {name: [records[case.id] for case in members if case.id in records] for name, members in assigned.items()}
+    held_out = sum(map(len, assigned.values())) == len(discovered.cases)
+    content: dict[str, object] = {"id": dataset_id, "held_out": held_out, "declaration": declaration}
+    try:
+        dataset = DatasetManifest.model_validate(content | lists)
+        check_splits(dataset)
+    except ValidationError as error:
+        raise BadDataset(to_bad_option(error).message, subject=f"dataset {dataset_id}") from None
+    except BadDataset as error:
+        problems.append(error.message)
+    return PreparedDataset(dataset, tuple(problems))
+
+
+def read_volumes(case: PseudonymousCase, declaration: DatasetDeclaration) -> dict[VolumeKind, Volume]:
+    """Read all volumes of a case; a file of several channels is read once.
+
+    Raises:
+        BadVolume: a file cannot be read or used; the error names it by generated id and kind.
+    """
+    by_path: dict[Path, dict[VolumeKind, VolumeFile]] = {}
+    for kind, file in sorted(case.source.files.items()):
+        by_path.setdefault(file.path, {})[kind] = file
+    volumes: dict[VolumeKind, Volume] = {}
+    for path, files in by_path.items():
+        data = _read_bytes(path, f"{case.id}/{min(files)}")
+        for kind, file in files.items():
+            if file.channels == 1:
+                volumes[kind] = decode(data, f"{case.id}/{kind}", kind, is_label=kind in declaration.label_names)
+        if channels := [kind for kind, file in files.items() if file.channels > 1]:
+            ordered = sorted(channels, key=lambda kind: files[kind].channel)
+            volumes |= decode_channels(data, f"{case.id}/{ordered[0]}", ordered)
+    return volumes
+
+
+def _assign_splits(cases: Sequence[PseudonymousCase], options: ImportOptions) -> dict[Split, list[PseudonymousCase]]:
+    """Cases of each split, ordered by id."""
+    ordered = sorted(cases, key=lambda case: case.id)
+    groups = {case.group for case in cases}
+    if options.splits is not None:
+        split_by_case = _look_up_splits(ordered, options.splits)
+    elif options.shares is None and any(case.source.split is not None for case in cases):
+        split_by_case = {case.id: case.source.split for case in cases if case.source.split is not None}
+    elif len(groups) == 1:
+        return {"train": ordered, "val": ordered, "test": ordered}
+    else:
+        by_group = split_groups(groups, options.shares or DEFAULT_SHARES, options.seed)
+        split_by_case = {case.id: by_group[case.group] for case in cases}
+    _check_groups(ordered, split_by_case)
+    assigned: dict[Split, list[PseudonymousCase]] = {}
+    for case in ordered:
+        if case.id in split_by_case:  # one without a split has a problem
+            assigned.setdefault(split_by_case[case.id], []).append(case)
+    return assigned
+
+
+def _look_up_splits(cases: Sequence[PseudonymousCase], splits: Mapping[str, Split]) -> dict[str, Split]:
+    names = {case.source.name for case in cases}
+    missing, unknown = len(names - set(splits)), len(set(splits) - names)
+    if missing or unknown:
+        raise BadDataset(
+            f"the splits leave out {missing} case folders and name {unknown} that do not exist", field="splits"
+        )
+    return {case.id: splits[case.source.name] for case in cases}
+
+
+def _check_groups(cases: Sequence[PseudonymousCase], split_by_case: Mapping[str, Split]) -> None:
+    splits_by_group: dict[str, set[Split]] = {}
+    for case in cases:
+        if case.id in split_by_case:
+            splits_by_group.setdefault(case.group, set()).add(split_by_case[case.id])
+    if divided := [case.label for case in cases if len(splits_by_group.get(case.group, ())) > 1]:
+        raise BadDataset(
+            f"the cases of one patient are in different splits ({'; '.join(divided)})",
+            field="splits",
+            remedy="put all cases of a patient into one split",
+        )
+
+
+def _check_case(case: PseudonymousCase, dataset_id: str, declaration: DatasetDeclaration) -> Case:
+    volumes = read_volumes(case, declaration)
+    check_study(volumes, case.id, declaration.modalities[0])
+    for label in declaration.labels:
+        if label.name in volumes:
+            _check_label_map(volumes[label.name], label, f"{case.id}/{label.name}")
+    refs = {
+        kind: VolumeRef(key=volume_key(dataset_id, case.id, kind), sha256=hashlib.sha256(encode(volume)).hexdigest())
+        for kind, volume in sorted(volumes.items())
+    }
+    source = case.source
+    return Case(
+        id=case.id,
+        group=case.group,
+        volumes=refs,
+        classes=dict(source.classes),
+        numbers=dict(source.numbers),
+        strata=dict(source.strata),
+    )
+
+
+def _check_label_map(volume: Volume, label: LabelMap, name: str) -> None:
+    """Refuse values that are not declared, and an empty map where it may not be empty."""
+    values = {int(value) for value in np.unique(volume.array_XYZ)} - {0}
+    if undeclared := sorted(values - set(label.values)):
+        raise BadVolume(
+            f"the values {', '.join(map(str, undeclared))} are not declared",
+            subject=name,
+            remedy=f"declare them, or correct the file; declared are {', '.join(map(str, sorted(label.values)))}",
+        )
+    if not values and not label.may_be_empty:
+        what = f"the {label.name} mask" if len(label.structures) == 1 else f"the label map {label.name}"
+        raise BadVolume(
+            f"{what} is empty", subject=name, remedy="remove or redraw it, or declare it with `may_be_empty`"
+        )
+
+
+def _read_bytes(path: Path, name: str) -> bytes:
+    try:
+        data = path.read_bytes() if path.stat().st_size <= MAX_ENCODED_BYTES else None
+    except OSError as error:
+        # The error's own message contains the path.
+        raise BadVolume(f"cannot be read ({error.strerror or 'unknown reason'})", subject=name) from None
+    if data is None:
+        raise BadVolume(f"larger than {MAX_ENCODED_BYTES // 2**20} MiB", subject=name, remedy="crop the series first")
+    return data

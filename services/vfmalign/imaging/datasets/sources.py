@@ -1,0 +1,143 @@
+"""Cases on disk, as every layout describes them, and the paths of their files.
+
+Names of files, folders and cases often contain patients' names or numbers. They stay inside `CaseSource`, and errors
+never quote them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from vfmalign.core.domain.datasets import Split
+from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
+from vfmalign.core.domain.errors import BadDataset
+
+MAX_JSON_BYTES = 64 * 2**20
+"""Largest `dataset.json` that is read."""
+SUFFIXES = (".nii", ".nii.gz")
+OUTSIDE = "the path leaves the folder, is absolute, or contains `..`"
+
+
+@dataclass(frozen=True)
+class VolumeFile:
+    """A file of a case.
+
+    Attributes:
+        path: where it is.
+        channel: index of the volume in a file of several channels.
+        channels: number of channels that the file must have; 1 for a file of three axes.
+    """
+
+    path: Path
+    channel: int = 0
+    channels: int = 1
+
+
+@dataclass(frozen=True)
+class CaseSource:
+    """One case on disk. Private: every field may contain a patient's name.
+
+    Attributes:
+        name: what tells the case apart from others: a folder, the stem of a file, or the name in a table.
+        patient: the patient, as far as the layout tells; else the name.
+        files: files by modality and label map.
+        split: the split that the data state; None where they state none.
+        classes, numbers, strata: see `core.domain.datasets.Case`.
+        problems: reasons why the case cannot be imported, without names.
+        place: where a table describes the case, such as `line 7`; empty elsewhere.
+    """
+
+    name: str
+    patient: str
+    files: Mapping[VolumeKind, VolumeFile]
+    split: Split | None = None
+    classes: Mapping[VolumeKind, bool] = field(default_factory=dict)
+    numbers: Mapping[VolumeKind, float] = field(default_factory=dict)
+    strata: Mapping[VolumeKind, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class SourceDataset:
+    """What a layout found.
+
+    Attributes:
+        declaration: the user's, or the one that derives from the data.
+        cases: in order of name.
+        notes: what was left out, in sentences without names.
+    """
+
+    declaration: DatasetDeclaration
+    cases: Sequence[CaseSource]
+    notes: tuple[str, ...] = ()
+
+
+def is_volume(name: str) -> bool:
+    """Whether a file name ends like NIfTI and is not hidden (such as macOS's `._t2.nii`)."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def get_stem(name: str) -> str:
+    """The name of a file without folders, `.nii` or `.nii.gz`."""
+    return re.sub(r"\.nii(\.gz)?$", "", PurePosixPath(name).name, flags=re.IGNORECASE)
+
+
+def list_volumes(folder: Path) -> dict[str, list[Path]]:
+    """The NIfTI files directly in a folder by stem, in order; two files of one stem differ by their ending."""
+    files: dict[str, list[Path]] = {}
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if is_volume(path.name):
+                files.setdefault(get_stem(path.name), []).append(path)
+    return files
+
+
+def resolve_below(root: Path, text: str) -> Path | None:
+    """The file that a path in the user's data names; None if it is not below the folder, links followed.
+
+    Args:
+        root: the folder.
+        text: a relative path with `/` between folders.
+    """
+    relative = PurePosixPath(text)
+    foreign = "\\" in text or "\0" in text or PureWindowsPath(text).drive
+    if not text or foreign or relative.is_absolute() or ".." in relative.parts:
+        return None
+    return root / relative if is_below(root, root / relative) else None
+
+
+def is_below(root: Path, path: Path) -> bool:
+    """Whether a file lies below a folder after all links are followed."""
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # a loop of links
+        return False
+
+
+def read_dataset_json(root: Path) -> dict[str, Any] | None:
+    """Read `dataset.json`; None where there is none.
+
+    Raises:
+        BadDataset: it is too large, or not a JSON object.
+    """
+    path = root / "dataset.json"
+    if not path.is_file():
+        return None
+    try:
+        too_large = path.stat().st_size > MAX_JSON_BYTES
+        content = None if too_large else json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise BadDataset(
+            f"it is not a JSON object of at most {MAX_JSON_BYTES // 2**20} MiB",
+            subject="dataset.json",
+            remedy="correct the file, or choose another layout",
+        )
+    return content
