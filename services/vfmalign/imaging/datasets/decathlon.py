@@ -152,7 +152,7 @@ def _read_item(root: Path, item: Any, modalities: Sequence[VolumeKind], label: V
     images, labels = item.get("image"), item.get("label")
     texts = [*(images if isinstance(images, list) else [images]), *([labels] if labels is not None else [])]
     if not all(isinstance(text, str) and text for text in texts) or images == []:
-        return CaseSource("", "", {}, problems=("`image` or `label` is no path",))
+        return CaseSource("", "", {}, problems=("`image` or `label` is not a path",))
     name = get_stem(texts[0])
     paths = [resolve_below(root, text) for text in texts]
     present = [path for path in paths if path is not None]

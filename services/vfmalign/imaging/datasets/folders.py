@@ -82,17 +82,18 @@ def scan_folder(directory: Path, declaration: DatasetDeclaration | None = None) 
 
 
 def classify(name: str, declaration: DatasetDeclaration | None = None) -> VolumeKind | None:
-    """Infer what a file shows from the words of its name; None where no word matches, or several ids do."""
-    words = re.split(r"[^a-z0-9]+", name.lower().split(".nii")[0])
+    """Infer what a file shows from the words of its name; None where none matches, or two ids that differ do."""
+    tokens = re.split(r"[^a-z0-9]+", name.lower().split(".nii")[0])
     if declaration is None or declaration.name == _PROSTATE:
         for kind, pattern in _PROSTATE_PATTERNS:
-            if any(pattern.fullmatch(word) for word in words):
+            if any(pattern.fullmatch(token) for token in tokens):
                 return kind
         return None
-    text = f"_{'_'.join(words)}_"
+    text = f"_{'_'.join(tokens)}_"
     for kinds in (declaration.label_names, declaration.modalities):  # `t1w_hippocampus` is the label map
         if candidates := [kind for kind in kinds if f"_{kind}_" in text]:
-            return max(candidates, key=len)
+            longest = max(candidates, key=len)  # `t1w_gd` rather than `t1w`
+            return longest if all(kind in longest for kind in candidates) else None
     return None
 
 

@@ -115,7 +115,7 @@ class DatasetDeclaration(Record):
         single = {label.name for label in self.labels if len(label.structures) == 1}
         for label in self.labels:
             if label.within and (label.within == label.name or label.within not in single):
-                raise ValueError(f"{label.name} lies within {label.within}, which is no label map of one structure")
+                raise ValueError(f"{label.name} lies within {label.within}, which is not a label map of one structure")
         return self
 
 
