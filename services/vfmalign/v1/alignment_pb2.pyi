@@ -26,8 +26,9 @@ class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     VERDICT_UNSPECIFIED: _ClassVar[Verdict]
     VERDICT_GAIN: _ClassVar[Verdict]
-    VERDICT_NO_CLEAR_GAIN: _ClassVar[Verdict]
+    VERDICT_EQUIVALENT: _ClassVar[Verdict]
     VERDICT_HARM: _ClassVar[Verdict]
+    VERDICT_INCONCLUSIVE: _ClassVar[Verdict]
     VERDICT_INSUFFICIENT_DATA: _ClassVar[Verdict]
 CHECK_STATE_UNSPECIFIED: CheckState
 CHECK_STATE_QUEUED: CheckState
@@ -37,12 +38,13 @@ CHECK_STATE_FAILED: CheckState
 CHECK_STATE_CANCELLED: CheckState
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_GAIN: Verdict
-VERDICT_NO_CLEAR_GAIN: Verdict
+VERDICT_EQUIVALENT: Verdict
 VERDICT_HARM: Verdict
+VERDICT_INCONCLUSIVE: Verdict
 VERDICT_INSUFFICIENT_DATA: Verdict
 
 class CheckSpec(_message.Message):
-    __slots__ = ("model_id", "model_sha256", "dataset_id", "dataset_digest", "task", "layers", "recipe", "scratch_recipe", "specialised_recipe", "seed", "permutations", "bootstrap_resamples", "interval_level", "seeds")
+    __slots__ = ("model_id", "model_sha256", "dataset_id", "dataset_digest", "task", "layers", "recipe", "scratch_recipe", "specialised_recipe", "seed", "permutations", "bootstrap_resamples", "interval_level", "seeds", "smallest_difference")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
     DATASET_ID_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +59,7 @@ class CheckSpec(_message.Message):
     BOOTSTRAP_RESAMPLES_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_LEVEL_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
+    SMALLEST_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     model_sha256: str
     dataset_id: str
@@ -71,7 +74,8 @@ class CheckSpec(_message.Message):
     bootstrap_resamples: int
     interval_level: float
     seeds: int
-    def __init__(self, model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., task: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., scratch_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., specialised_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., seeds: _Optional[int] = ...) -> None: ...
+    smallest_difference: float
+    def __init__(self, model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., task: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., scratch_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., specialised_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., seeds: _Optional[int] = ..., smallest_difference: _Optional[float] = ...) -> None: ...
 
 class CheckStage(_message.Message):
     __slots__ = ("name", "attempts", "start_time", "end_time", "seconds", "progress")
@@ -102,7 +106,7 @@ class LayerShift(_message.Message):
     def __init__(self, mmd: _Optional[_Union[_mmd_pb2.LayerResult, _Mapping]] = ..., shift_ratio: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., paired_similarity: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., saturated: _Optional[bool] = ...) -> None: ...
 
 class Gain(_message.Message):
-    __slots__ = ("relative_percent", "absolute", "score", "baseline", "cases", "groups", "cases_left_out")
+    __slots__ = ("relative_percent", "absolute", "score", "baseline", "cases", "groups", "cases_left_out", "equivalence_interval")
     RELATIVE_PERCENT_FIELD_NUMBER: _ClassVar[int]
     ABSOLUTE_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +114,7 @@ class Gain(_message.Message):
     CASES_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     CASES_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    EQUIVALENCE_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     relative_percent: _common_pb2.Estimate
     absolute: _common_pb2.Estimate
     score: float
@@ -117,7 +122,8 @@ class Gain(_message.Message):
     cases: int
     groups: int
     cases_left_out: int
-    def __init__(self, relative_percent: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., absolute: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., score: _Optional[float] = ..., baseline: _Optional[float] = ..., cases: _Optional[int] = ..., groups: _Optional[int] = ..., cases_left_out: _Optional[int] = ...) -> None: ...
+    equivalence_interval: _common_pb2.Interval
+    def __init__(self, relative_percent: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., absolute: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., score: _Optional[float] = ..., baseline: _Optional[float] = ..., cases: _Optional[int] = ..., groups: _Optional[int] = ..., cases_left_out: _Optional[int] = ..., equivalence_interval: _Optional[_Union[_common_pb2.Interval, _Mapping]] = ...) -> None: ...
 
 class Steps(_message.Message):
     __slots__ = ("value", "censored", "absent_reason")
@@ -148,20 +154,22 @@ class Convergence(_message.Message):
     def __init__(self, steps_to_95: _Optional[_Union[Steps, _Mapping]] = ..., steps_to_baseline: _Optional[_Union[Steps, _Mapping]] = ..., steps: _Optional[int] = ..., best: _Optional[float] = ..., start: _Optional[float] = ..., best_step: _Optional[int] = ..., noise: _Optional[float] = ...) -> None: ...
 
 class Metric(_message.Message):
-    __slots__ = ("name", "unit", "higher_is_better", "floor", "empty_mask", "of_set")
+    __slots__ = ("name", "unit", "higher_is_better", "floor", "empty_mask", "of_set", "smallest_difference")
     NAME_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     HIGHER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
     FLOOR_FIELD_NUMBER: _ClassVar[int]
     EMPTY_MASK_FIELD_NUMBER: _ClassVar[int]
     OF_SET_FIELD_NUMBER: _ClassVar[int]
+    SMALLEST_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
     name: str
     unit: str
     higher_is_better: bool
     floor: float
     empty_mask: str
     of_set: str
-    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., higher_is_better: _Optional[bool] = ..., floor: _Optional[float] = ..., empty_mask: _Optional[str] = ..., of_set: _Optional[str] = ...) -> None: ...
+    smallest_difference: float
+    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., higher_is_better: _Optional[bool] = ..., floor: _Optional[float] = ..., empty_mask: _Optional[str] = ..., of_set: _Optional[str] = ..., smallest_difference: _Optional[float] = ...) -> None: ...
 
 class Curve(_message.Message):
     __slots__ = ("network", "points", "selected_step")

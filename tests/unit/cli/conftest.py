@@ -80,7 +80,7 @@ def finished_check() -> Check:
         for name, value in (("stages.3", 0.25), ("stages.0", 0.004))
     ]
     result = CheckResult(
-        verdict="no_clear_gain",
+        verdict="inconclusive",
         verdict_reason="the interval includes zero",
         primary_layer="stages.3",
         test_groups=16,

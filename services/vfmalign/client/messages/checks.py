@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from pydantic import BeforeValidator, Field, StringConstraints
 
 from vfmalign.client.messages.base import ApiMessage, OptionalSha256
-from vfmalign.client.messages.common import Estimate, Failure, ObjectRef, Progress, SoftwareVersion, State
+from vfmalign.client.messages.common import Estimate, Failure, Interval, ObjectRef, Progress, SoftwareVersion, State
 from vfmalign.client.messages.jobs import CurvePoint, Recipe, Seed
 from vfmalign.client.messages.mmd import LayerResult
 from vfmalign.core.domain.jobs import MetricSpec, Network
@@ -17,12 +17,13 @@ from vfmalign.core.domain.record import Id
 from vfmalign.v1 import alignment_pb2
 
 CheckId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")]
-VerdictLabel = Literal["gain", "no_clear_gain", "harm", "insufficient_data"]
+VerdictLabel = Literal["gain", "equivalent", "harm", "inconclusive", "insufficient_data"]
 
 DEFAULT_PERMUTATIONS = 1_000
 DEFAULT_BOOTSTRAP_RESAMPLES = 2_000
 DEFAULT_INTERVAL_LEVEL = 0.95
 MAX_SEEDS = 10
+MAX_SMALLEST_DIFFERENCE = 1_000.0
 
 
 def _zero_means(default: float) -> BeforeValidator:
@@ -59,6 +60,7 @@ class CheckSpec(ApiMessage):
     bootstrap_resamples: BootstrapResamples = DEFAULT_BOOTSTRAP_RESAMPLES
     interval_level: IntervalLevel = DEFAULT_INTERVAL_LEVEL
     seeds: TrainingSeeds = 1
+    smallest_difference: float = Field(default=0.0, ge=0.0, le=MAX_SMALLEST_DIFFERENCE, allow_inf_nan=False)
 
 
 class CheckStage(ApiMessage):
@@ -90,12 +92,14 @@ class Gain(ApiMessage):
 
     Attributes:
         relative_percent: relative performance gain (RPG) in per cent.
-        absolute: s · (score − baseline) in the metric's unit; above 0 is better in either direction of the metric.
+        absolute: difference s · (score − baseline) in the metric's unit; above 0 is better in either direction of the
+            metric.
         score: the network's score over the paired cases, in the metric's unit; None where it is undefined.
         baseline: the baseline's score over the paired cases, in the metric's unit; None where it is undefined.
         cases: number of paired cases.
         groups: number of their patients.
         cases_left_out: number of cases where the metric is undefined for either network.
+        equivalence_interval: interval of `absolute` at the level 2·L − 1, where L is the level of its own interval.
     """
 
     PROTO: ClassVar[type[Message]] = alignment_pb2.Gain
@@ -107,6 +111,7 @@ class Gain(ApiMessage):
     cases: int = 0
     groups: int = 0
     cases_left_out: int = 0
+    equivalence_interval: Interval | None = None
 
 
 class Steps(ApiMessage):

@@ -13,6 +13,7 @@ from vfmalign.client.messages.checks import (
     DEFAULT_BOOTSTRAP_RESAMPLES,
     DEFAULT_INTERVAL_LEVEL,
     DEFAULT_PERMUTATIONS,
+    MAX_SMALLEST_DIFFERENCE,
     BootstrapResamples,
     IntervalLevel,
     Permutations,
@@ -26,6 +27,15 @@ DEFAULT_SEEDS = (0,)
 DEFAULT_MAX_RUNNING = 2
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(lambda seeds: seeds or DEFAULT_SEEDS)]
 MaxRunning = Annotated[int, BeforeValidator(lambda value: value or DEFAULT_MAX_RUNNING), Field(ge=1)]
+
+
+class SmallestDifference(ApiMessage):
+    """The smallest relevant difference of a metric, in the metric's unit."""
+
+    PROTO: ClassVar[type[Message]] = experiment_pb2.SmallestDifference
+
+    metric: str
+    value: float = Field(gt=0.0, le=MAX_SMALLEST_DIFFERENCE, allow_inf_nan=False)
 
 
 class ExperimentSpec(ApiMessage):
@@ -42,6 +52,7 @@ class ExperimentSpec(ApiMessage):
         interval_level: coverage of intervals, in (0, 1).
         max_running: checks of this experiment that run at once, at most 64.
         title: title of the report; empty means the id.
+        smallest_differences: smallest relevant differences that replace the metrics' own, each metric once.
     """
 
     PROTO: ClassVar[type[Message]] = experiment_pb2.ExperimentSpec
@@ -57,6 +68,7 @@ class ExperimentSpec(ApiMessage):
     interval_level: IntervalLevel = DEFAULT_INTERVAL_LEVEL
     max_running: MaxRunning = DEFAULT_MAX_RUNNING
     title: str = ""
+    smallest_differences: tuple[SmallestDifference, ...] = ()
 
 
 class ExperimentCell(ApiMessage):

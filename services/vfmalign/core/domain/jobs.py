@@ -93,6 +93,7 @@ class MetricSpec(Record):
         empty_mask: value of the metric for empty masks, in words.
         of_set: aggregate over the cases. With `auroc` and `balanced_accuracy`, which single cases do not have, a case's
             value is its predicted probability of being positive.
+        smallest_difference: smallest relevant difference between two networks, in `unit`; 0 where none is defined.
     """
 
     name: str
@@ -101,6 +102,7 @@ class MetricSpec(Record):
     floor: float
     empty_mask: str = ""
     of_set: Literal["mean", "auroc", "balanced_accuracy"] = "mean"
+    smallest_difference: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
 
 
 class CaseScore(Record):

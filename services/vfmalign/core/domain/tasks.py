@@ -57,10 +57,13 @@ class TaskSpec:
 _DISTANCE = (
     "no {0} in the reference: no value; a {0} in the reference and an empty prediction: the diagonal of the volume"
 )
-_PSNR = MetricSpec(name="psnr", unit="dB", higher_is_better=True, floor=1.0)
-_SSIM = MetricSpec(name="ssim", unit="", higher_is_better=True, floor=0.05)
+_PSNR = MetricSpec(name="psnr", unit="dB", higher_is_better=True, floor=1.0, smallest_difference=0.1)
+_SSIM = MetricSpec(name="ssim", unit="", higher_is_better=True, floor=0.05, smallest_difference=0.002)
 
 
+# The smallest relevant differences are those at which readers of a comparison of networks would begin to prefer one.
+# False lesion volume: a fifth of the 0.5 mL from which a prostate cancer counts as significant by volume (Stamey et
+# al., Cancer 71, 1993).
 SEGMENTATION = TaskSpec(
     name="segmentation",
     input_transform="identity",
@@ -71,6 +74,7 @@ SEGMENTATION = TaskSpec(
             unit="",
             higher_is_better=True,
             floor=0.05,
+            smallest_difference=0.01,
             empty_mask="no lesion in the reference: the case has no value and is left out of the mean; "
             "a lesion in the reference and an empty prediction: 0",
         ),
@@ -79,6 +83,7 @@ SEGMENTATION = TaskSpec(
             unit="",
             higher_is_better=True,
             floor=0.05,
+            smallest_difference=0.01,
             empty_mask="no gland in the reference: no value; a gland in the reference and an empty prediction: 0",
         ),
         MetricSpec(
@@ -86,6 +91,7 @@ SEGMENTATION = TaskSpec(
             unit="mL",
             higher_is_better=False,
             floor=0.05,
+            smallest_difference=0.1,
             empty_mask="given for cases without a lesion in the reference alone; an empty prediction: 0",
         ),
         MetricSpec(
@@ -93,10 +99,16 @@ SEGMENTATION = TaskSpec(
             unit="mm",
             higher_is_better=False,
             floor=0.5,
+            smallest_difference=1.0,
             empty_mask=_DISTANCE.format("lesion"),
         ),
         MetricSpec(
-            name="gland_hd95", unit="mm", higher_is_better=False, floor=0.5, empty_mask=_DISTANCE.format("gland")
+            name="gland_hd95",
+            unit="mm",
+            higher_is_better=False,
+            floor=0.5,
+            smallest_difference=1.0,
+            empty_mask=_DISTANCE.format("gland"),
         ),
     ),
     naive_baseline="each voxel's commonest class in the training cases",
@@ -136,8 +148,15 @@ CLASSIFICATION = TaskSpec(
     input_transform="identity",
     labels=("lesions",),
     metrics=(
-        MetricSpec(name="auroc", unit="", higher_is_better=True, floor=0.05, of_set="auroc"),
-        MetricSpec(name="balanced_accuracy", unit="", higher_is_better=True, floor=0.05, of_set="balanced_accuracy"),
+        MetricSpec(name="auroc", unit="", higher_is_better=True, floor=0.05, smallest_difference=0.01, of_set="auroc"),
+        MetricSpec(
+            name="balanced_accuracy",
+            unit="",
+            higher_is_better=True,
+            floor=0.05,
+            smallest_difference=0.01,
+            of_set="balanced_accuracy",
+        ),
     ),
     naive_baseline="the share of positive training cases, for every case",
 )

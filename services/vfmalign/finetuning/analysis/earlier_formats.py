@@ -13,6 +13,7 @@ from pydantic import BeforeValidator
 from vfmalign.client.messages.checks import Convergence, Gain, Probe
 from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.client.messages.mmd import ComputeResponse
+from vfmalign.finetuning.analysis.verdict import Verdict
 
 
 def _rename_keys(**names: str) -> BeforeValidator:
@@ -41,6 +42,13 @@ def _read_comparison(content: Any) -> Any:
     return comparison
 
 
+def _read_verdict(content: Any) -> Any:
+    """A verdict whose interval included 0 was `no_clear_gain`; no smallest relevant difference was known."""
+    if not isinstance(content, dict) or content.get("label") != "no_clear_gain":
+        return content
+    return content | {"label": "inconclusive"}
+
+
 def read_network_result(content: Any) -> Any:
     """A network's steps to the specialised network's best score stood beside its convergence."""
     if not isinstance(content, dict) or "steps_to_specialised" not in content:
@@ -52,6 +60,7 @@ def read_network_result(content: Any) -> Any:
 
 
 StoredGain = Annotated[Gain, _rename_keys(relative="relative_percent", difference="absolute")]
+StoredVerdict = Annotated[Verdict, BeforeValidator(_read_verdict)]
 StoredConvergence = Annotated[Convergence, _rename_keys(budget="steps")]
 StoredProbe = Annotated[Probe, _rename_keys(val_score="validation_score")]
 StoredCurvePoint = Annotated[CurvePoint, _rename_keys(val_score="validation_score")]

@@ -1,4 +1,4 @@
-"""Gain of a fine-tuned network over a baseline: relative performance gain (RPG) and absolute difference.
+"""Gain of a fine-tuned network over a baseline: difference of the scores and relative performance gain (RPG).
 
 RPG = 100 · s · (score − baseline) / |baseline|, with s = −1 where lower is better (Huang et al., arXiv 2601.15888, with
 an explicit sign). A score is a number of the whole set: the mean over its cases, or an area under the ROC curve, which
@@ -7,7 +7,6 @@ single cases do not have (`core.domain.scores`). Axes: N cases, G groups (patien
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -90,7 +89,7 @@ def pair_scores(scores: Sequence[CaseScore], baseline: Sequence[CaseScore], metr
 def estimate_gain(
     pairs: PairedScores, metric: MetricSpec, *, seed: int, level: float = 0.95, resamples: int = RESAMPLES
 ) -> Gain:
-    """Estimates RPG and absolute difference with bootstrap intervals.
+    """Estimates the difference of the scores and the relative gain with bootstrap intervals.
 
     Whole patients are resampled, and a resampled patient contributes its scores under both networks. The score of the
     set is recomputed for every resample. For two-class metrics, patients with and without a positive case are
@@ -102,11 +101,12 @@ def estimate_gain(
         pairs: scores of N cases.
         metric: direction, and the floor of |baseline| below which no relative gain is computed.
         seed: seed of the resampling; equal seeds give equal intervals.
-        level: nominal coverage, in (0, 1).
+        level: nominal coverage of the intervals, in (0, 1); that of the equivalence interval is `equivalence_level`.
         resamples: number of resamples.
 
     Returns:
-        The gain. The relative gain is absent below the floor, and intervals are absent below 8 patients.
+        The gain. The relative gain is absent below the floor, and has no interval where the baseline may be below it.
+        Intervals are absent below 8 patients.
     """
     if not pairs.score_N.size:
         return _absent_gain(pairs, f"{metric.name} is defined on no test case for both networks")
@@ -126,24 +126,35 @@ def estimate_gain(
 
     def relative(weight_RN: Array) -> Array:
         score_R, baseline_R = both_scores(weight_RN)
-        # A resample below the floor has no gain. The NaN makes the whole interval absent.
-        safe_R = np.where(np.abs(baseline_R) < metric.floor, np.nan, np.abs(baseline_R))
-        return 100.0 * sign * (score_R - baseline_R) / safe_R
+        # Resamples below the floor are rare where the interval is shown; they are divided by the floor.
+        return 100.0 * sign * (score_R - baseline_R) / np.maximum(np.abs(baseline_R), metric.floor)
 
     score, baseline = (float(value_R[0]) for value_R in both_scores(np.ones((1, len(pairs.groups)))))
     if np.isnan(score):
         return _absent_gain(pairs, f"the test cases are of one class: {metric.name} needs both")
     strata, index_N = _resampling_strata(pairs, metric)
-    bootstrap = _PatientBootstrap(strata, index_N, seed, level, resamples)
+    bootstrap = _PatientBootstrap(strata, index_N, seed, resamples)
+    absolute, equivalence_interval = bootstrap.estimate(difference, level)
     return Gain(
-        relative_percent=_absent_below_floor(metric, abs(baseline)) or bootstrap.estimate(relative),
-        absolute=bootstrap.estimate(difference),
+        relative_percent=_absent_below_floor(metric, abs(baseline))
+        or _without_interval_near_floor(metric, pairs, index_N, level, bootstrap.estimate(relative, level)[0]),
+        absolute=absolute,
         score=score,
         baseline=baseline,
         cases=len(pairs.groups),
         groups=len(set(pairs.groups)),
         cases_left_out=pairs.left_out,
+        equivalence_interval=equivalence_interval,
     )
+
+
+def equivalence_level(level: float) -> float:
+    """Returns the level of the equivalence interval, 2 · level − 1: two one-sided tests at (1 − level) each.
+
+    Both tests reject where the interval of the level 1 − 2 · (1 − level) lies within the bounds (Schuirmann,
+    J. Pharmacokinet. Biopharm. 15 (1987)). There is no such interval at a level of 0.5 or less.
+    """
+    return round(2.0 * level - 1.0, 12)
 
 
 def _absent_gain(pairs: PairedScores, reason: str) -> Gain:
@@ -187,6 +198,33 @@ def _absent_below_floor(metric: MetricSpec, baseline: float) -> Estimate | None:
     )
 
 
+def _without_interval_near_floor(
+    metric: MetricSpec, pairs: PairedScores, index_N: Index, level: float, relative: Estimate
+) -> Estimate:
+    """Removes the interval of a relative gain unless the baseline's own interval lies above the floor.
+
+    A ratio to a number that may be 0 has no bounds (Fieller, J. R. Stat. Soc. B 16 (1954), here with the floor in place
+    of 0). The baseline's interval is Student's t with the delete-one-patient jackknife, so that whether the relative
+    gain has an interval does not depend on the seed.
+    """
+    n_groups = int(index_N.max()) + 1
+    if relative.interval is None:
+        return relative
+    without_one_GN = (index_N[None, :] != np.arange(n_groups)[:, None]).astype(np.float64)
+    baseline_G = aggregate_resamples(metric, pairs.baseline_N, pairs.positive_N, without_one_GN)
+    all_cases_1N = np.ones((1, len(index_N)))
+    baseline = abs(float(aggregate_resamples(metric, pairs.baseline_N, pairs.positive_N, all_cases_1N)[0]))
+    standard_error = float(np.sqrt((n_groups - 1) * baseline_G.var()))
+    lower = baseline - float(scipy.stats.t.ppf((1 + level) / 2, n_groups - 1)) * standard_error
+    if lower > metric.floor:
+        return relative
+    return Estimate(
+        value=relative.value,
+        absent_reason=f"the {100 * level:g} % interval of the baseline's {metric.name} begins at {lower:.4g}, under "
+        f"the floor of {metric.floor:.4g}: the relative gain has no bounds; use the difference",
+    )
+
+
 @dataclass(frozen=True)
 class _PatientBootstrap:
     """Bootstrap over patients. Equal seeds give equal resamples for every statistic."""
@@ -194,46 +232,61 @@ class _PatientBootstrap:
     strata: Sequence[Index]
     index_N: Index
     seed: int
-    level: float
     resamples: int
 
-    def estimate(self, statistic: Callable[[Array], Array]) -> Estimate:
-        """Evaluates a statistic of case weights, with its interval or the reason why there is none."""
+    def estimate(self, statistic: Callable[[Array], Array], level: float) -> tuple[Estimate, Interval | None]:
+        """Evaluates a statistic of case weights.
+
+        Returns:
+            The value, with its interval or the reason why there is none; and its equivalence interval.
+        """
         value = float(statistic(np.ones((1, len(self.index_N))))[0])
-        n_groups = sum(len(patients) for patients in self.strata)
-        if n_groups < MIN_GROUPS:
-            return Estimate(
-                value=value, absent_reason=f"{pluralise(n_groups, 'patient')}: an interval needs at least {MIN_GROUPS}"
-            )
+        if reason := self._get_absent_reason():
+            return Estimate(value=value, absent_reason=reason), None
+        narrow_level = equivalence_level(level)
+        wide, *narrow = self._get_intervals(statistic, [level, narrow_level] if narrow_level > 0.0 else [level])
+        return Estimate(value=value, interval=wide), narrow[0] if narrow else None
+
+    def _get_absent_reason(self) -> str:
+        if (n_groups := self._count_groups()) < MIN_GROUPS:
+            return f"{pluralise(n_groups, 'patient')}: an interval needs at least {MIN_GROUPS}"
         fewest = min(len(patients) for patients in self.strata)
         if len(self.strata) > 1 and fewest < MIN_PER_CLASS:
-            reason = f"{pluralise(fewest, 'patient')} of one class: an interval needs at least {MIN_PER_CLASS} of each"
-            return Estimate(value=value, absent_reason=reason)
+            return f"{pluralise(fewest, 'patient')} of one class: an interval needs at least {MIN_PER_CLASS} of each"
+        return ""
+
+    def _get_intervals(self, statistic: Callable[[Array], Array], levels: Sequence[float]) -> list[Interval]:
+        """Returns one interval for each level, all from the same resamples."""
 
         def statistic_of_patients(*drawn: Index, axis: int = -1) -> Array:
             drawn_RG = np.atleast_2d(np.concatenate(drawn, axis=-1))
-            count_RG = np.zeros((len(drawn_RG), n_groups))
+            count_RG = np.zeros((len(drawn_RG), self._count_groups()))
             np.add.at(count_RG, (np.arange(len(drawn_RG))[:, None], drawn_RG), 1.0)
             value_R = statistic(count_RG[:, self.index_N])
             return value_R if drawn[0].ndim > 1 else value_R[0]
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)  # NaN becomes a reason below
+        fewest = min(len(patients) for patients in self.strata)
+        method = METHOD if len(self.strata) == 1 else STRATIFIED_METHOD
+        intervals: list[Interval] = []
+        result = None
+        for level in levels:
             result = scipy.stats.bootstrap(
                 tuple(self.strata),
                 statistic_of_patients,
                 vectorized=True,
                 method="percentile",
-                confidence_level=_expanded_level(self.level, fewest),
-                n_resamples=self.resamples,
+                confidence_level=_expanded_level(level, fewest),
+                n_resamples=self.resamples if result is None else 0,
+                bootstrap_result=result,
                 batch=500,
                 random_state=np.random.default_rng(self.seed),
             )
-        lower, upper = (float(end) for end in result.confidence_interval)
-        if not (np.isfinite(lower) and np.isfinite(upper)):
-            return Estimate(value=value, absent_reason="in some resamples the baseline falls under the metric's floor")
-        method = METHOD if len(self.strata) == 1 else STRATIFIED_METHOD
-        return Estimate(value=value, interval=Interval(lower=lower, upper=upper, level=self.level, method=method))
+            lower, upper = map(float, result.confidence_interval)
+            intervals.append(Interval(lower=lower, upper=upper, level=level, method=method))
+        return intervals
+
+    def _count_groups(self) -> int:
+        return sum(len(patients) for patients in self.strata)
 
 
 def _expanded_level(level: float, n: int) -> float:

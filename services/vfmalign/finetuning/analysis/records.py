@@ -20,9 +20,9 @@ from vfmalign.finetuning.analysis.earlier_formats import (
     StoredCurvePoint,
     StoredGain,
     StoredProbe,
+    StoredVerdict,
     read_network_result,
 )
-from vfmalign.finetuning.analysis.verdict import Verdict
 
 MEASURE_MEANINGS: dict[str, str] = {
     "cka": "similarity of the features before and after: 1 if they are equal up to rotation, a common scale and "
@@ -147,7 +147,7 @@ class CheckAnalysis(Record):
     phantom: bool
     leakage_known: bool
     test_groups: int
-    verdict: Verdict
+    verdict: StoredVerdict
     metrics: tuple[MetricSpec, ...]
     primary_metric: str
     rpg_specialised: StoredGain

@@ -14,7 +14,7 @@ from vfmalign.client.messages.checks import CheckSpec, Gain
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.core.domain.errors import NotFound
-from vfmalign.core.domain.jobs import CaseScore, FigureRef, JobResult, Network
+from vfmalign.core.domain.jobs import CaseScore, FigureRef, JobResult, MetricSpec, Network
 from vfmalign.core.domain.record import Record, canonical_json
 from vfmalign.core.domain.scores import aggregate_scores
 from vfmalign.core.domain.tasks import get_task_spec
@@ -85,6 +85,8 @@ def assemble(
     seeds = [_analyse_seed(check_id, request, valid, trained, number=place + 1) for place in range(len(trained))]
     first = seeds[0]
     main = trained[0].jobs["pretrained"]
+    metrics = _with_smallest_differences(main, request)
+    metric = next(metric for metric in metrics if metric.name == main.primary_metric)
     return CheckAnalysis(
         check=check_id,
         task=request.task,
@@ -92,8 +94,8 @@ def assemble(
         phantom=valid.phantom,
         leakage_known=valid.leakage_known,
         test_groups=valid.test_groups,
-        verdict=decide_verdict(first.rpg_specialised, held_out=valid.held_out),
-        metrics=main.metrics,
+        verdict=decide_verdict(first.rpg_specialised, metric, held_out=valid.held_out),
+        metrics=metrics,
         primary_metric=main.primary_metric,
         rpg_specialised=first.rpg_specialised,
         rpg_scratch=first.rpg_scratch,
@@ -126,6 +128,20 @@ def _analyse_seed(
             for layer in measured.after.layers
         },
         paired_similarity=_paired_similarities(measured),
+    )
+
+
+def _with_smallest_differences(main: JobResult, request: CheckSpec) -> tuple[MetricSpec, ...]:
+    """Returns the metrics of a job; the request's smallest relevant difference replaces that of the primary metric.
+
+    Results of earlier versions have no smallest relevant differences: those of the task apply.
+    """
+    values = {metric.name: metric.smallest_difference for metric in get_task_spec(request.task).metrics}
+    values |= {metric.name: metric.smallest_difference for metric in main.metrics if metric.smallest_difference}
+    if request.smallest_difference:
+        values[main.primary_metric] = request.smallest_difference
+    return tuple(
+        metric.model_copy(update={"smallest_difference": values.get(metric.name, 0.0)}) for metric in main.metrics
     )
 
 

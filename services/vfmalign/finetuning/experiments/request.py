@@ -59,7 +59,8 @@ def check_experiment_spec(spec: ExperimentSpec) -> None:
     """Rejects what can never succeed, as far as possible without the object store.
 
     Raises:
-        BadOption: a list is empty or has duplicates, there are too many cells, or a task or preset is unknown.
+        BadOption: a list is empty or has duplicates, there are too many cells, a task or preset is unknown, or a
+            smallest difference is of another metric than the tasks' primary ones.
     """
     _check_list(spec.model_ids, "model_ids", "model")
     _check_list(spec.tasks, "tasks", "task")
@@ -91,6 +92,7 @@ def check_experiment_spec(spec: ExperimentSpec) -> None:
         )
     for task in spec.tasks:
         check_spec(CheckSpec(model_id=spec.model_ids[0], dataset_id=spec.dataset_id, task=task, recipe=spec.recipe))
+    _check_smallest_differences(spec)
 
 
 def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
@@ -137,6 +139,7 @@ def plan_cells(experiment_id: str, spec: ExperimentSpec, pinned: PinnedInputs) -
             permutations=spec.permutations,
             bootstrap_resamples=spec.bootstrap_resamples,
             interval_level=spec.interval_level,
+            smallest_difference=_get_smallest_difference(spec, task),
         )
         check_id = make_check_id(experiment_id, task, model, seed)
         cells.append(PlannedCell(model, task, seed, check_id, request, request.digest()))
@@ -150,6 +153,25 @@ def make_check_id(experiment_id: str, task: str, model: str, seed: int) -> str:
         return check_id
     digest = hashlib.sha256(check_id.encode()).hexdigest()[:_DIGEST_DIGITS]
     return f"{check_id[: MAX_CHECK_ID - _DIGEST_DIGITS - 1]}-{digest}"
+
+
+def _check_smallest_differences(spec: ExperimentSpec) -> None:
+    metrics = [difference.metric for difference in spec.smallest_differences]
+    primary = {get_task_spec(task).primary_metric.name for task in spec.tasks}
+    if unknown := [metric for metric in metrics if metric not in primary]:
+        raise BadOption(
+            f"{unknown[0][:64]!r} is the primary metric of no task of the experiment",
+            field="spec.smallest_differences",
+            remedy=f"choose from {', '.join(sorted(primary))}",
+        )
+    if len(set(metrics)) != len(metrics):
+        raise BadOption("a metric is named twice", field="spec.smallest_differences", remedy="name each metric once")
+
+
+def _get_smallest_difference(spec: ExperimentSpec, task: str) -> float:
+    """The requested smallest relevant difference of a task's primary metric; 0 for the metric's own."""
+    metric = get_task_spec(task).primary_metric.name
+    return next((difference.value for difference in spec.smallest_differences if difference.metric == metric), 0.0)
 
 
 def _check_list(values: Sequence[object], field: str, noun: str) -> None:

@@ -26,7 +26,8 @@ from vfmalign.finetuning.reports.templating import load_template
 _VERDICT_COLOURS = {
     "gain": "#009E73",
     "harm": "#D55E00",
-    "no_clear_gain": "#888888",
+    "equivalent": "#0072B2",
+    "inconclusive": "#888888",
     "insufficient_data": "#b58900",
 }
 
@@ -94,7 +95,7 @@ def number_rows(result: CheckAnalysis) -> list[NumberRow]:
     """Rows of the main table: shift and gains, with how to read them."""
     primary = result.shift.get_layer(result.shift.primary_layer)
     shift = (primary.standardised or primary.raw).mmd2
-    unit = next(metric.unit for metric in result.metrics if metric.name == result.primary_metric)
+    metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
     rows = [
         _row(f"shift, MMD² of {primary.layer}", shift, "how far the features of the same cases moved"),
         _row(
@@ -107,10 +108,13 @@ def number_rows(result: CheckAnalysis) -> list[NumberRow]:
         ("specialised network", result.rpg_specialised),
         ("random weights", result.rpg_scratch),
     )
-    difference_unit = f" {unit}" if unit else ""
+    difference_unit = f" {metric.unit}" if metric.unit else ""
+    difference_note = "above zero is better"
+    if metric.smallest_difference:
+        difference_note += f"; smallest relevant difference {metric.smallest_difference:g}{difference_unit}"
     for name, gain in gains:
         rows.append(_row(f"relative gain over {name}", gain.relative_percent, _gain_note(gain), unit=" %"))
-        rows.append(_row(f"difference to {name}", gain.absolute, "above zero is better", unit=difference_unit))
+        rows.append(_row(f"difference to {name}", gain.absolute, difference_note, unit=difference_unit))
     if result.naive_baseline is not None:
         symbol = " ‡" if result.naive_baseline.not_beaten else ""
         note = f"{result.naive_baseline.prediction}: {_gain_note(result.naive_baseline.gain)}"

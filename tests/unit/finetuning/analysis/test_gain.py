@@ -7,8 +7,9 @@ from scipy import stats
 from vfmalign.core.domain.errors import CaseOrderMismatch, InvalidInput
 from vfmalign.core.domain.jobs import CaseScore, MetricSpec
 from vfmalign.finetuning.analysis.gain import PairedScores, estimate_gain, pair_scores
+from vfmalign.finetuning.analysis.verdict import decide_verdict
 
-DICE = MetricSpec(name="dice", unit="", higher_is_better=True, floor=0.05)
+DICE = MetricSpec(name="dice", unit="", higher_is_better=True, floor=0.05, smallest_difference=0.01)
 ERROR = MetricSpec(name="error", unit="mm", higher_is_better=False, floor=0.05)
 
 
@@ -103,12 +104,62 @@ def test_under_the_floor_the_ratio_is_absent_and_the_difference_stays():
     assert result.absolute.interval is not None
 
 
-def test_a_baseline_that_can_fall_under_the_floor_leaves_the_interval_absent():
+@pytest.mark.parametrize("seed", range(5))
+def test_a_baseline_whose_interval_reaches_the_floor_leaves_the_interval_absent(seed):
+    """The baseline's interval is Student's: 0.1 − 2.262 · 0.0667 = −0.0508."""
     baseline = [0.0] * 8 + [0.5] * 2
-    result = estimate_gain(pairs([0.5] * 10, baseline), DICE, seed=1)
+    result = estimate_gain(pairs([0.5] * 10, baseline), DICE, seed=seed)
     assert result.relative_percent.value is not None
     assert result.relative_percent.interval is None
-    assert "floor" in result.relative_percent.absent_reason
+    assert "begins at -0.05081, under the floor of 0.05" in result.relative_percent.absent_reason
+    assert result.absolute.interval is not None
+
+
+LOW_BASELINE = [0.13, 0.26, 0.06, 0.08, 0.07, 0.13, 0.0, 0.34, 0.05, 0.13, 0.03, 0.18, 0.03, 0.21, 0.18, 0.03]
+BETTER_SCORE = [0.21, 0.31, 0.27, 0.12, 0.1, 0.38, 0.16, 0.43, 0.13, 0.14, 0.24, 0.32, 0.23, 0.43, 0.26, 0.25]
+
+
+def test_one_resample_below_the_floor_removes_nothing():
+    """2.4 of 10,000 resamples are below the floor: one of them removed the verdict for 13 of these 30 seeds."""
+    gains = [estimate_gain(pairs(BETTER_SCORE, LOW_BASELINE), DICE, seed=seed) for seed in range(30)]
+    assert {decide_verdict(gain, DICE, held_out=True).label for gain in gains} == {"gain"}
+    lower, upper = np.array(
+        [(gain.relative_percent.interval.lower, gain.relative_percent.interval.upper) for gain in gains]
+    ).T
+    assert np.ptp(lower) < 0.1 * (upper - lower).mean()
+    assert np.ptp(upper) < 0.25 * (upper - lower).mean()  # the tail of a ratio is long
+
+
+def test_the_interval_of_the_relative_gain_agrees_with_fiellers():
+    """100 · (x/y − 1) over paired means: Fieller's bounds solve (x − ρy)² = t² · var(x − ρy)."""
+    rng = np.random.default_rng(13)
+    base = rng.normal(0.3, 0.1, 200)
+    score = base + rng.normal(0.05, 0.1, 200)
+    interval = estimate_gain(pairs(score, base), DICE, seed=1, resamples=10_000).relative_percent.interval
+    x, y, t = score.mean(), base.mean(), stats.t.ppf(0.975, 199)
+    (xx, xy), (_, yy) = np.cov(score, base) / 200
+    bounds = np.roots([y * y - t * t * yy, -2 * (x * y - t * t * xy), x * x - t * t * xx])
+    lower, upper = sorted(100 * (bounds - 1))
+    assert (interval.lower, interval.upper) == pytest.approx((lower, upper), abs=0.05 * (upper - lower))
+
+
+def test_the_equivalence_interval_has_the_level_of_two_one_sided_tests():
+    rng = np.random.default_rng(17)
+    difference = rng.normal(0.0, 0.1, 400)
+    result = estimate_gain(pairs(0.5 + difference, np.full(400, 0.5)), DICE, seed=1, resamples=10_000)
+    narrow = result.equivalence_interval
+    lower, upper = stats.t.interval(0.90, 399, difference.mean(), stats.sem(difference))
+    assert narrow.level == 0.9
+    assert (narrow.lower, narrow.upper) == pytest.approx((lower, upper), abs=0.03 * (upper - lower))
+    assert result.absolute.interval.lower < narrow.lower < narrow.upper < result.absolute.interval.upper
+
+
+@pytest.mark.parametrize(("level", "narrow"), [(0.99, 0.98), (0.8, 0.6), (0.5, None), (0.3, None)])
+def test_the_equivalence_interval_follows_the_requested_level(level, narrow):
+    rng = np.random.default_rng(19)
+    result = estimate_gain(pairs(rng.normal(0.6, 0.1, 12), rng.normal(0.5, 0.1, 12)), DICE, seed=1, level=level)
+    assert result.absolute.interval.level == level
+    assert (result.equivalence_interval and result.equivalence_interval.level) == narrow
 
 
 def test_below_eight_patients_there_is_no_interval():
@@ -116,6 +167,7 @@ def test_below_eight_patients_there_is_no_interval():
     assert result.groups == 7
     assert result.relative_percent.value == pytest.approx(20.0)
     assert result.relative_percent.interval is None
+    assert result.equivalence_interval is None
     assert "8" in result.relative_percent.absent_reason
 
 

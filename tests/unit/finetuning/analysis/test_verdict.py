@@ -1,44 +1,114 @@
-"""The verdict depends on the interval only."""
+"""The verdict depends on the two intervals of the difference and the smallest relevant difference only."""
 
 import pytest
 
 from vfmalign.client.messages.checks import Gain
-from vfmalign.client.messages.common import Estimate, Interval
+from vfmalign.client.messages.common import Estimate, Interval, absent
+from vfmalign.core.domain.jobs import MetricSpec
 from vfmalign.finetuning.analysis.verdict import decide_verdict
 
+DICE = MetricSpec(name="lesion_dice", unit="", higher_is_better=True, floor=0.05, smallest_difference=0.01)
+HD95 = MetricSpec(name="lesion_hd95", unit="mm", higher_is_better=False, floor=0.5, smallest_difference=1.0)
 
-def gain(lower, upper, groups=20):
-    interval = None if lower is None else Interval(lower=lower, upper=upper, level=0.95, method="m")
-    relative = Estimate(value=1.0, interval=interval, absent_reason="" if interval else "under the floor")
+
+def interval(lower, upper, level):
+    return Interval(lower=lower, upper=upper, level=level, method="m")
+
+
+def gain(wide, narrow=None, *, value=0.013, groups=20, score=0.648, baseline=0.635):
+    """A gain whose difference has the given intervals at 95 and at 90 %."""
     return Gain(
-        relative_percent=relative,
-        absolute=relative,
-        score=0.6,
-        baseline=0.5,
+        relative_percent=absent("the baseline is under the floor"),
+        absolute=Estimate(value=value, interval=interval(*wide, 0.95)),
+        equivalence_interval=None if narrow is None else interval(*narrow, 0.90),
+        score=score,
+        baseline=baseline,
         cases=groups,
         groups=groups,
-        cases_left_out=0,
     )
 
 
 @pytest.mark.parametrize(
-    ("lower", "upper", "label"),
-    [(0.1, 5.0, "gain"), (-5.0, -0.1, "harm"), (-1.0, 2.0, "no_clear_gain"), (0.0, 2.0, "no_clear_gain")],
+    ("wide", "narrow", "label"),
+    [
+        ((0.002, 0.030), (0.004, 0.028), "gain"),
+        ((-0.030, -0.002), (-0.028, -0.004), "harm"),
+        ((-0.012, 0.008), (-0.009, 0.006), "equivalent"),  # 95 % exceeds the bound, 90 % does not
+        ((-0.025, 0.050), (-0.020, 0.045), "inconclusive"),
+        ((-0.011, 0.013), (-0.008, 0.011), "inconclusive"),
+        ((0.001, 0.009), (0.002, 0.008), "equivalent"),  # proven to differ from 0, and proven to be irrelevant
+        ((-0.009, -0.001), (-0.008, -0.002), "equivalent"),
+        ((0.004, 0.020), (0.012, 0.018), "gain"),
+    ],
 )
-def test_interval_is_compared_with_zero(lower, upper, label):
-    assert decide_verdict(gain(lower, upper), held_out=True).label == label
+def test_five_labels(wide, narrow, label):
+    assert decide_verdict(gain(wide, narrow), DICE, held_out=True).label == label
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "label"),
+    [
+        ((-0.02, 0.02), (-0.010, 0.009), "inconclusive"),
+        ((-0.02, 0.02), (-0.009, 0.010), "inconclusive"),
+        ((0.0, 0.03), (0.002, 0.028), "inconclusive"),
+        ((-0.03, 0.0), (-0.028, -0.002), "inconclusive"),
+        ((0.0, 0.0), (0.0, 0.0), "equivalent"),  # every case has equal scores
+        ((0.02, 0.02), (0.02, 0.02), "gain"),
+    ],
+)
+def test_an_end_on_a_bound_is_not_beyond_it(wide, narrow, label):
+    assert decide_verdict(gain(wide, narrow), DICE, held_out=True).label == label
+
+
+def test_smallest_difference_of_the_metric_decides_between_equivalent_and_harm():
+    """The rehearsal's loss of 0.05 dB is harm only for those to whom it matters."""
+    loss = gain((-0.07, -0.03), (-0.066, -0.034), value=-0.05, score=24.25, baseline=24.30)
+    psnr = MetricSpec(name="psnr", unit="dB", higher_is_better=True, floor=1.0, smallest_difference=0.1)
+    assert decide_verdict(loss, psnr, held_out=True).label == "equivalent"
+    strict = psnr.model_copy(update={"smallest_difference": 0.02})
+    assert decide_verdict(loss, strict, held_out=True).label == "harm"
+
+
+@pytest.mark.parametrize("unknown", [DICE.model_copy(update={"smallest_difference": 0.0}), DICE])
+def test_without_bound_or_equivalence_interval_nothing_is_equivalent(unknown):
+    narrow = None if unknown is DICE else (0.0, 0.0)
+    assert decide_verdict(gain((0.0, 0.0), narrow), unknown, held_out=True).label == "inconclusive"
+    assert decide_verdict(gain((0.1, 0.2), narrow and (0.12, 0.18)), unknown, held_out=True).label == "gain"
 
 
 def test_too_few_patients_no_held_out_case_or_no_interval_is_insufficient():
-    assert decide_verdict(gain(1.0, 2.0, groups=7), held_out=True).label == "insufficient_data"
-    assert decide_verdict(gain(1.0, 2.0), held_out=False).label == "insufficient_data"
-    missing = decide_verdict(gain(None, None), held_out=True)
-    assert missing.label == "insufficient_data"
-    assert "floor" in missing.reason
+    proven = ((0.1, 0.2), (0.12, 0.18))
+    assert decide_verdict(gain(*proven, groups=7), DICE, held_out=True).label == "insufficient_data"
+    assert decide_verdict(gain(*proven), DICE, held_out=False).label == "insufficient_data"
+    missing = gain(*proven).model_copy(
+        update={"absolute": Estimate(value=0.1, absent_reason="3 patients of one class")}
+    )
+    verdict = decide_verdict(missing, DICE, held_out=True)
+    assert verdict.label == "insufficient_data"
+    assert verdict.reason == "3 patients of one class"
+
+
+def test_an_absent_relative_gain_does_not_matter():
+    assert gain((0.1, 0.2), (0.12, 0.18)).relative_percent.value is None
+    assert decide_verdict(gain((0.1, 0.2), (0.12, 0.18)), DICE, held_out=True).label == "gain"
+
+
+def test_the_reason_has_scores_difference_intervals_and_bound():
+    assert decide_verdict(gain((-0.025, 0.05), (-0.02, 0.045)), DICE, held_out=True).reason == (
+        "test lesion dice 0.648 against 0.635 of the specialised network: difference +0.013 (95 % interval −0.025 to "
+        "+0.050), smallest relevant difference 0.01: the interval includes zero, and the 90 % interval −0.020 to "
+        "+0.045 exceeds ±0.01"
+    )
+    worse = gain((-0.4, 0.5), (-0.3, 0.4), value=0.1, score=4.1, baseline=4.2)
+    assert decide_verdict(worse, HD95, held_out=True).reason == (
+        "test lesion hd95 4.1 mm against 4.2 mm of the specialised network: difference +0.1 mm (positive is better; "
+        "95 % interval −0.4 to +0.5 mm), smallest relevant difference 1 mm: the 90 % interval −0.3 to +0.4 mm lies "
+        "within ±1 mm"
+    )
 
 
 def test_no_verdict_calls_a_model_aligned_or_safe():
-    for interval in ((1.0, 2.0), (-2.0, -1.0), (-1.0, 1.0), (None, None)):
-        verdict = decide_verdict(gain(*interval), held_out=True)
+    for wide in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1), (-0.001, 0.001)):
+        verdict = decide_verdict(gain(wide, wide), DICE, held_out=True)
         assert "aligned" not in f"{verdict.label} {verdict.reason}".lower()
         assert "safe" not in f"{verdict.label} {verdict.reason}".lower()

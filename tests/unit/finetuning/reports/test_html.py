@@ -4,10 +4,11 @@ import base64
 import json
 import re
 from html.parser import HTMLParser
+from typing import get_args
 
 import pytest
 
-from vfmalign.client.messages.checks import Probe
+from vfmalign.client.messages.checks import Probe, VerdictLabel
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.finetuning.analysis.records import CheckReport
 from vfmalign.finetuning.analysis.shift import shift_ratio
@@ -160,7 +161,7 @@ def test_a_report_without_paired_similarity_can_be_read(make_report):
 
 
 def test_never_calls_a_model_aligned_or_safe(make_report):
-    for label in ("gain", "harm", "no_clear_gain", "insufficient_data"):
+    for label in get_args(VerdictLabel):
         html = html_of(make_report(verdict=Verdict(label=label, reason="why")))
         text = " ".join(Outline(html).text)
         assert not re.search(r"\baligned\b|\bsafe\b", text, re.IGNORECASE)
@@ -176,6 +177,19 @@ def test_absent_numbers_show_their_reason(make_report):
     assert rows["relative gain over specialised network"].value == "–"
     assert rows["relative gain over specialised network"].note == "the baseline is under the floor"
     assert "under the floor" in html_of(CheckReport(result_digest="x", result=result, run=report.run))
+
+
+def test_the_verdict_and_the_numbers_name_the_smallest_relevant_difference(make_report):
+    report = make_report()
+    text = " ".join(Outline(html_of(report)).text)
+    assert re.search(
+        r"Test lesion dice 0\.\d{3} against 0\.\d{3} of the specialised network: difference \+0\.\d{3} "
+        r"\(95 % interval \+0\.\d{3} to \+0\.\d{3}\), smallest relevant difference 0\.01: ",
+        text,
+    )
+    notes = {row.name: row.note for row in number_rows(report.result)}
+    expected = "above zero is better; smallest relevant difference 0.01"
+    assert notes["difference to specialised network"] == notes["difference to random weights"] == expected
 
 
 def test_text_is_escaped(make_report):
