@@ -16,8 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vfmalign.client.messages.common import Interval
-from vfmalign.client.messages.mmd import Estimator, KernelFamily, Pairing, Precision, ShiftResult, TestMethod
-from vfmalign.core.domain.errors import BadTensor
+from vfmalign.client.messages.mmd import (
+    Estimator,
+    KernelFamily,
+    LayerResult,
+    Pairing,
+    Precision,
+    TestMethod,
+    TopChannels,
+)
+from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.mmd.comparison.compare import compare, get_value
 from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
@@ -45,6 +53,7 @@ class MmdResult:
         precision: precision of the rows: bfloat16, float32 or float64.
         backend: backend that summed the kernel matrix, torch or triton.
         absent_reason: why the p-value or the interval is None; empty otherwise.
+        top_channels: channels that move most, and MMD² without them; None for raw features.
     """
 
     mmd2: float
@@ -60,6 +69,7 @@ class MmdResult:
     precision: str
     backend: str
     absent_reason: str = ""
+    top_channels: TopChannels | None = None
 
 
 def mmd2(
@@ -71,6 +81,7 @@ def mmd2(
     kernel: KernelFamily = "gaussian",
     sigma: float | None = None,
     reference: Features | None = None,
+    standardised: bool = False,
     precision: Precision = "high",
     device: str | torch.device | None = None,
     block_rows: int = 0,
@@ -91,6 +102,8 @@ def mmd2(
         sigma: bandwidth in units of the features; None for the median distance of `reference`, or of x and y together.
         reference: features (r, d) whose median distance is the bandwidth; a bandwidth pooled over x and y grows with
             the shift it should measure.
+        standardised: whether to centre and scale each channel by the reference, as checks do: by its SD, but at least
+            0.1 of the median SD. `sigma` is then in units of the standardised features.
         precision: minimum precision: `fast` (bfloat16 on CUDA, else as `high`), `high` (float32) or
             `exact` (float64).
         device: device of the computation; None for that of x.
@@ -115,9 +128,11 @@ def mmd2(
         block_rows=block_rows,
         frequencies=frequencies,
         seed=seed,
+        standardise=standardised,
+        top_channels=False,
     )
-    shift, _ = _compare_raw(_sample("x", x), _sample("y", y), reference, options, device or _device_of(x))
-    return get_value(shift)
+    layer, _ = _compare(_sample("x", x), _sample("y", y), reference, options, device or _device_of(x))
+    return get_value(layer.standardised or layer.raw)
 
 
 def mmd_test(
@@ -131,6 +146,7 @@ def mmd_test(
     kernel: KernelFamily = "gaussian",
     sigma: float | None = None,
     reference: Features | None = None,
+    standardised: bool = False,
     permutations: int = 1000,
     seed: int = 0,
     method: TestMethod = "permutation",
@@ -159,6 +175,7 @@ def mmd_test(
         kernel: see `mmd2`.
         sigma: see `mmd2`.
         reference: see `mmd2`.
+        standardised: see `mmd2`.
         precision: see `mmd2`.
         device: see `mmd2`.
         block_rows: see `mmd2`.
@@ -170,15 +187,15 @@ def mmd_test(
     options = ComparisonOptions(
         pairing, estimator=estimator, kernel=kernel, fixed_sigma=sigma, permutations=permutations, seed=seed,
         method=method, aggregated=aggregated, interval_level=level, precision=precision, block_rows=block_rows,
-        frequencies=frequencies,
+        frequencies=frequencies, standardise=standardised,
     )  # fmt: skip
     samples = _sample("x", x, groups_x), _sample("y", y, groups_y)
-    shift, backend = _compare_raw(*samples, reference, options, device or _device_of(x))
-    return _to_result(shift, backend)
+    return _to_result(*_compare(*samples, reference, options, device or _device_of(x)))
 
 
-def _to_result(shift: ShiftResult, backend: str) -> MmdResult:
+def _to_result(layer: LayerResult, backend: str) -> MmdResult:
     """The result of the service as that of the library."""
+    shift = layer.standardised or layer.raw
     return MmdResult(
         mmd2=get_value(shift),
         p_value=shift.p_value.value,
@@ -193,6 +210,7 @@ def _to_result(shift: ShiftResult, backend: str) -> MmdResult:
         precision=shift.precision,
         backend=backend,
         absent_reason=shift.p_value.absent_reason or shift.mmd2.absent_reason,
+        top_channels=layer.top_channels,
     )
 
 
@@ -201,15 +219,21 @@ def _sample(name: str, features: Features, groups: Sequence[str] = ()) -> Sample
     return Sample(name, {_LAYER: _array(features, name)}, tuple(groups))
 
 
-def _compare_raw(
+def _compare(
     x: Sample, y: Sample, reference: Features | None, options: ComparisonOptions, device: str | torch.device | None
-) -> tuple[ShiftResult, str]:
-    """Compare the raw features; return the result and the backend."""
+) -> tuple[LayerResult, str]:
+    """Compare the features; return the result and the backend."""
+    if options.standardise and reference is None:
+        raise BadOption(
+            "features can only be standardised by a reference",
+            field="reference",
+            remedy="give the features of the training split before fine-tuning, or leave `standardised` out",
+        )
     if options.fixed_sigma is None and reference is None:
         options = options.model_copy(update={"bandwidth": "pooled_median"})
     engine = ComputeConfig(device=torch.device(device or "cpu"), memory_bytes=machine_memory_bytes())
     result = compare(x, y, None if reference is None else _sample("reference", reference), options, engine)
-    return result.layers[0].raw, result.backend
+    return result.layers[0], result.backend
 
 
 def _device_of(features: Features) -> torch.device | None:

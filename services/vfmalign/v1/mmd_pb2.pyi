@@ -227,21 +227,37 @@ class ShiftResult(_message.Message):
     precision: str
     def __init__(self, mmd2: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., sigma: _Optional[float] = ..., p_value: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., p_value_max_t: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., permutations: _Optional[int] = ..., enumerated: _Optional[bool] = ..., error_bound: _Optional[float] = ..., below_error_bound: _Optional[bool] = ..., aggregated_p_value: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., approximation_error: _Optional[float] = ..., precision: _Optional[str] = ...) -> None: ...
 
+class TopChannels(_message.Message):
+    __slots__ = ("count", "displacement_share", "shift_without", "caution")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    DISPLACEMENT_SHARE_FIELD_NUMBER: _ClassVar[int]
+    SHIFT_WITHOUT_FIELD_NUMBER: _ClassVar[int]
+    CAUTION_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    displacement_share: _common_pb2.Estimate
+    shift_without: ShiftResult
+    caution: str
+    def __init__(self, count: _Optional[int] = ..., displacement_share: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., shift_without: _Optional[_Union[ShiftResult, _Mapping]] = ..., caution: _Optional[str] = ...) -> None: ...
+
 class LayerResult(_message.Message):
-    __slots__ = ("layer", "channels", "channels_excluded", "raw", "standardised", "measures")
+    __slots__ = ("layer", "channels", "channels_excluded", "raw", "standardised", "measures", "channels_at_floor", "top_channels")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     CHANNELS_EXCLUDED_FIELD_NUMBER: _ClassVar[int]
     RAW_FIELD_NUMBER: _ClassVar[int]
     STANDARDISED_FIELD_NUMBER: _ClassVar[int]
     MEASURES_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_AT_FLOOR_FIELD_NUMBER: _ClassVar[int]
+    TOP_CHANNELS_FIELD_NUMBER: _ClassVar[int]
     layer: str
     channels: int
     channels_excluded: int
     raw: ShiftResult
     standardised: ShiftResult
     measures: _containers.RepeatedCompositeFieldContainer[MeasureResult]
-    def __init__(self, layer: _Optional[str] = ..., channels: _Optional[int] = ..., channels_excluded: _Optional[int] = ..., raw: _Optional[_Union[ShiftResult, _Mapping]] = ..., standardised: _Optional[_Union[ShiftResult, _Mapping]] = ..., measures: _Optional[_Iterable[_Union[MeasureResult, _Mapping]]] = ...) -> None: ...
+    channels_at_floor: int
+    top_channels: TopChannels
+    def __init__(self, layer: _Optional[str] = ..., channels: _Optional[int] = ..., channels_excluded: _Optional[int] = ..., raw: _Optional[_Union[ShiftResult, _Mapping]] = ..., standardised: _Optional[_Union[ShiftResult, _Mapping]] = ..., measures: _Optional[_Iterable[_Union[MeasureResult, _Mapping]]] = ..., channels_at_floor: _Optional[int] = ..., top_channels: _Optional[_Union[TopChannels, _Mapping]] = ...) -> None: ...
 
 class ProjectionPoint(_message.Message):
     __slots__ = ("u", "v")

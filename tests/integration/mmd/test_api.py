@@ -44,7 +44,13 @@ async def test_stored_sets_give_the_library_numbers(service, sets):
     assert (response.rows_x, response.rows_y, response.groups) == (ROWS, ROWS, ROWS)
     assert response.precision == "float64"
     for got, want in zip(response.layers, expected.layers, strict=True):
-        assert (got.channels, got.channels_excluded) == (CHANNELS, 0)
+        assert (got.channels, got.channels_excluded, got.channels_at_floor) == (CHANNELS, 0, 0)
+        top, expected_top = got.top_channels, want.top_channels
+        assert top.count == expected_top.count == 1
+        share = expected_top.displacement_share.value
+        assert top.displacement_share.value == pytest.approx(share, rel=1e-9)
+        assert top.shift_without.mmd2.value == pytest.approx(expected_top.shift_without.mmd2.value, abs=1e-13)
+        assert top.caution == expected_top.caution
         for message, shift in ((got.raw, want.raw), (got.standardised, want.standardised)):
             assert message.mmd2.value == pytest.approx(shift.mmd2.value, abs=1e-13)
             assert message.mmd2.interval.lower == pytest.approx(shift.mmd2.interval.lower, abs=1e-12)

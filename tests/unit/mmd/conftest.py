@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import pdist
 
 from vfmalign.mmd.comparison import layer_pass
 from vfmalign.mmd.comparison.compare import compare
@@ -32,6 +33,17 @@ def unbiased_independent(x, y, sigma):
     within_x = gram(x, x, sigma)[~np.eye(n, dtype=bool)].sum() / (n * (n - 1))
     within_y = gram(y, y, sigma)[~np.eye(m, dtype=bool)].sum() / (m * (m - 1))
     return within_x + within_y - 2.0 * gram(x, y, sigma).mean()
+
+
+def standardise(reference, *parts):
+    """Parts centred and scaled by a reference without constant channels: by its SD, at least 0.1 of the median SD."""
+    sd = reference.std(0, ddof=1)
+    scale = np.maximum(sd, 0.1 * np.median(sd))
+    return [(part - reference.mean(0)) / scale for part in parts]
+
+
+def median_distance(rows):
+    return np.median(pdist(rows))
 
 
 ESTIMATORS = {
@@ -72,7 +84,9 @@ def rng():
 
 @pytest.fixture
 def brute():
-    return SimpleNamespace(gram=gram, estimators=ESTIMATORS, compare=compare_arrays)
+    return SimpleNamespace(
+        gram=gram, estimators=ESTIMATORS, compare=compare_arrays, standardise=standardise, median=median_distance
+    )
 
 
 @pytest.fixture

@@ -18,10 +18,12 @@ from vfmalign.cli.views.tables import (
     format_steps,
     list_absent_reasons,
     list_fields,
+    list_top_channels_estimates,
     new_table,
     number,
     separate_tables,
     show_report,
+    show_top_channels,
     styled_state,
     to_text,
 )
@@ -45,7 +47,8 @@ def show_check(check: Check, report: Path | None = None, jobs: Sequence[Job] = (
     """
     parts: list[RenderableType] = [_show_head(check)]
     if (result := check.result) is not None:
-        parts += [show_shifts(result), *_show_measures(result), show_gains(result), show_convergence(result)]
+        parts += [show_shifts(result), *show_top_channels([shift.mmd for shift in result.shifts])]
+        parts += [*_show_measures(result), show_gains(result), show_convergence(result)]
         parts += _show_probes(result)
     parts.append(show_stages(check, jobs))
     if result is not None:
@@ -223,6 +226,7 @@ def _list_estimates(result: CheckResult, shifts: Sequence[ShiftResult]) -> list[
     for gain in (result.rpg_specialised, result.rpg_scratch):
         estimates += [gain.relative_percent, gain.absolute]
     estimates += [probe.shift for probe in result.probes]
+    estimates += list_top_channels_estimates([shift.mmd for shift in result.shifts])
     # No interval is ever formed for these two: only a missing value needs a reason.
     for shift in result.shifts:
         estimates += [e for e in (shift.shift_ratio, shift.paired_similarity) if e.value is None]

@@ -14,9 +14,11 @@ from vfmalign.cli.views.tables import (
     DEGENERATE,
     format_mmd2,
     list_absent_reasons,
+    list_top_channels_estimates,
     new_table,
     number,
     separate_tables,
+    show_top_channels,
     to_text,
 )
 from vfmalign.client.messages.common import Estimate
@@ -29,14 +31,23 @@ def comparison(response: ComputeResponse) -> list[RenderableType]:
     """Returns a comparison: MMD² per layer and scaling, further measures, and the meaning of the marks."""
     shifts = [shift for layer in response.layers for _, shift in _list_scalings(layer)]
     optional = _choose_columns(shifts)
-    lines: list[RenderableType] = [_show_shifts(response, optional), *_show_measures(response)]
+    lines: list[RenderableType] = [
+        _show_shifts(response, optional),
+        *show_top_channels(response.layers),
+        *_show_measures(response),
+    ]
     if any(shift.below_error_bound for shift in shifts):
         lines.append(Text(BELOW_ERROR_BOUND, style="dim"))
     if any(shift.mmd2.degenerate for shift in shifts):
         lines.append(Text(DEGENERATE, style="dim"))
     if response.backend_note:
         lines.append(Text(response.backend_note, style="dim"))
-    return separate_tables([*lines, *list_absent_reasons(_list_estimates(response, shifts))])
+    lines += list_absent_reasons(_list_estimates(response, shifts))
+    cautions = [
+        (layer.layer, layer.top_channels.caution) for layer in response.layers if layer.top_channels is not None
+    ]
+    lines += [Text(f"! {layer}: {caution}", style="yellow") for layer, caution in cautions if caution]
+    return separate_tables(lines)
 
 
 def _show_shifts(response: ComputeResponse, optional: Sequence[Column]) -> Table:
@@ -106,4 +117,5 @@ def _list_estimates(response: ComputeResponse, shifts: Sequence[ShiftResult]) ->
         estimates += [shift.aggregated_p_value for shift in shifts]
     # No interval is ever formed for these: only a missing value needs a reason.
     values = [measure.value for layer in response.layers for measure in layer.measures]
+    estimates += list_top_channels_estimates(response.layers)
     return estimates + [value for value in values if value.value is None]

@@ -17,7 +17,7 @@ from vfmalign.client.messages.common import Estimate, ObjectRef
 from vfmalign.client.messages.experiments import Experiment
 from vfmalign.client.messages.features import Model
 from vfmalign.client.messages.jobs import Job
-from vfmalign.client.messages.mmd import ShiftResult
+from vfmalign.client.messages.mmd import LayerResult, ShiftResult
 from vfmalign.core.domain.documents import pluralise
 
 ABSENT = "—"
@@ -59,6 +59,11 @@ def to_text(estimate: Estimate, *, digits: int = 3, signed: bool = False, unit: 
 def format_mmd2(shift: ShiftResult) -> str:
     """Formats MMD² with its interval; ‡ marks a value below its error bound."""
     return to_text(shift.mmd2) + ("‡" if shift.below_error_bound else "")
+
+
+def format_share(share: Estimate) -> str:
+    """Formats a share in [0, 1] as a percentage, or a dash."""
+    return ABSENT if share.value is None else f"{100.0 * share.value:.3g} %"
 
 
 def format_steps(steps: Steps) -> str:
@@ -111,6 +116,43 @@ def primary_shift(result: CheckResult) -> Estimate:
     """Returns MMD² of the primary layer, on standardised features if there are any."""
     mmd = result.shifts[0].mmd
     return (mmd.standardised or mmd.raw).mmd2
+
+
+def show_top_channels(layers: Sequence[LayerResult]) -> list[RenderableType]:
+    """Returns the share of the displacement that the top channels of paired samples hold, and MMD² without them."""
+    rows = [
+        (layer, layer.top_channels) for layer in layers if layer.top_channels is not None and layer.top_channels.count
+    ]
+    if not rows:
+        return []
+    table = new_table(
+        "Channels that move most, of the standardised features",
+        "layer",
+        "channels",
+        "share of displacement",
+        "MMD²",
+        "MMD² without them",
+        numbers=["channels", "share of displacement", "MMD²", "MMD² without them"],
+    )
+    for layer, top in rows:
+        table.add_row(
+            layer.layer,
+            f"{top.count} of {layer.channels - layer.channels_excluded}",
+            format_share(top.displacement_share),
+            ABSENT if layer.standardised is None else number(layer.standardised.mmd2.value),
+            format_mmd2(top.shift_without),
+        )
+    return [table]
+
+
+def list_top_channels_estimates(layers: Sequence[LayerResult]) -> list[Estimate]:
+    """Returns the missing values of `show_top_channels`, which need a reason."""
+    without = [
+        layer.top_channels.shift_without.mmd2
+        for layer in layers
+        if layer.top_channels is not None and layer.top_channels.count
+    ]
+    return [estimate for estimate in without if estimate.value is None]
 
 
 def show_report(page: ObjectRef, downloaded: Path | None) -> Text:

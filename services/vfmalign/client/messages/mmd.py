@@ -155,15 +155,35 @@ class ShiftResult(ApiMessage):
     precision: str = ""
 
 
+class TopChannels(ApiMessage):
+    """The channels that move most between paired samples, ⌈d/100⌉ of d standardised ones.
+
+    Attributes:
+        count: ⌈d/100⌉; 0 where the share is absent.
+        displacement_share: their share of the mean squared displacement over all d channels, in [0, 1].
+        shift_without: MMD² of the standardised features without these channels, without an interval or test.
+        caution: one sentence where they hold more than half of the displacement of at least 100 channels; else empty.
+    """
+
+    PROTO: ClassVar[type[Message]] = mmd_pb2.TopChannels
+
+    count: int = 0
+    displacement_share: Estimate
+    shift_without: ShiftResult
+    caution: str = ""
+
+
 class LayerResult(ApiMessage):
     """Result of one layer.
 
     Attributes:
         channels: dimension of a feature.
         channels_excluded: left out of the standardised features, because they hardly vary in the reference.
+        channels_at_floor: scaled by the smallest scale, because their SD in the reference is below it.
         raw: on the features as they are.
         standardised: on features scaled per channel by the reference; absent without one.
         measures: in the order of the request.
+        top_channels: of the standardised features; absent without them.
     """
 
     PROTO: ClassVar[type[Message]] = mmd_pb2.LayerResult
@@ -174,6 +194,8 @@ class LayerResult(ApiMessage):
     raw: ShiftResult
     standardised: ShiftResult | None = None
     measures: tuple[MeasureResult, ...] = ()
+    channels_at_floor: int = 0
+    top_channels: TopChannels | None = None
 
 
 class ProjectionPoint(ApiMessage):

@@ -20,6 +20,7 @@ def list_cautions(result: CheckAnalysis) -> tuple[Caution, ...]:
         _caution_about_splits(result),
         _caution_about_phantoms(result),
         _caution_about_saturation(result),
+        _caution_about_top_channels(result),
         _caution_about_naive_baseline(result),
         _caution_about_pretraining(result),
         _caution_about_budgets(result),
@@ -57,6 +58,17 @@ def _caution_about_saturation(result: CheckAnalysis) -> Caution | None:
         "that MMD² no longer grows with distance. It shows that the features moved far, but not how far, and cannot "
         "rank models or checks.",
     )
+
+
+def _caution_about_top_channels(result: CheckAnalysis) -> Caution | None:
+    cautions = [
+        f"{layer.layer}: {layer.top_channels.caution}"
+        for layer in result.shift.layers
+        if layer.top_channels is not None and layer.top_channels.caution
+    ]
+    if not cautions:
+        return None
+    return Caution(title="Few channels dominate the shift", text=" ".join(cautions))
 
 
 def _caution_about_naive_baseline(result: CheckAnalysis) -> Caution | None:

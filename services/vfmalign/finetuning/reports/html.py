@@ -79,6 +79,7 @@ def render(report: CheckReport, examples: Sequence[ExampleSlice]) -> bytes:
         cautions=list_cautions(result),
         notes=_notes(result),
         shift_notes=_shift_notes(result),
+        top_channels=[layer for layer in result.shift.layers if layer.top_channels and layer.top_channels.count],
         probe_notes=[
             reason for reason in dict.fromkeys(probe.shift.absent_reason for probe in result.probes) if reason
         ],
@@ -174,6 +175,9 @@ def _shift_notes(result: CheckAnalysis) -> list[str]:
         shifts = [layer.raw] if layer.standardised is None else [layer.standardised, layer.raw]
         for shift in shifts:
             reasons += [e.absent_reason for e in (shift.mmd2, shift.p_value, shift.p_value_max_t)]
+        if layer.top_channels is not None and layer.top_channels.count:
+            without = layer.top_channels.shift_without.mmd2
+            reasons += [without.absent_reason] if without.value is None else []
     return [reason for reason in dict.fromkeys(reasons) if reason]
 
 

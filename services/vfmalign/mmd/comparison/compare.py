@@ -1,48 +1,44 @@
 """One comparison: two samples and a reference in, MMD² per layer with its uncertainty out.
 
 `compare` is the main path and reads top to bottom.
-
-Legend: L layers, B permutations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from vfmalign.client.messages.common import Estimate, absent
-from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, Measure, MeasureResult, Projection, ShiftResult
+from vfmalign.client.messages.mmd import (
+    ComputeResponse,
+    LayerResult,
+    Measure,
+    MeasureResult,
+    Projection,
+    ShiftResult,
+    TopChannels,
+)
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.mmd.comparison import dispatcher, memory_budget, samples
+from vfmalign.mmd.comparison.all_pairs import EvaluatedShift, compute_shifts
 from vfmalign.mmd.comparison.designs import Design, create_design
-from vfmalign.mmd.comparison.layer_pass import LayerPlan, LayerStatistics, compute_layer
-from vfmalign.mmd.comparison.options import Backend, ComparisonOptions, ComputeConfig
+from vfmalign.mmd.comparison.layer_pass import LayerPlan
+from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Features, Sample
 from vfmalign.mmd.comparison.standardisation import Scaled, scalings
+from vfmalign.mmd.comparison.top_channels import measure_top_channels
 from vfmalign.mmd.engine import rows
 from vfmalign.mmd.engine.kernels import WITHOUT_BANDWIDTH
 from vfmalign.mmd.engine.precision import PRECISIONS
 from vfmalign.mmd.engine.row_streams import to_stream
-from vfmalign.mmd.statistics import estimators, uncertainty
+from vfmalign.mmd.statistics import estimators
 from vfmalign.mmd.statistics.permutations import Permutations, no_permutations
 from vfmalign.mmd.statistics.projection import project
 from vfmalign.mmd.statistics.similarity import MEASURES, PAIRED_MEASURES, MeasureInput, MeasureValue
 
-# Aggregated statistics that differ by less than this share of their value differ by rounding.
-TIE_OF_AGGREGATE = 1e-6
 _NO_INTERVAL = "measures beside MMD² are values alone, without an interval"
-
-
-@dataclass(frozen=True)
-class _Evaluated:
-    """A result, the backend that summed its kernel matrix, and why it is not the configured one (else empty)."""
-
-    shift: ShiftResult
-    backend: Backend = "torch"
-    backend_note: str = ""
 
 
 def compare(
@@ -74,15 +70,27 @@ def compare(
         x, y = samples.number_groups(x), samples.number_groups(y)
     design = create_design(x, y, options)
     estimator = estimators.resolve(options.pairing, options.estimator, options.method)
+    plan = None
     if estimator in estimators.SINGLE_PASS:
         shifts = {scaling: _read_once(x, y, by_layer, options, engine) for scaling, by_layer in scaled.items()}
     else:
         plan = LayerPlan(options, estimator, design, _permutations(design, options, engine), engine)
-        shifts = {scaling: _all_pairs(x, y, by_layer, plan) for scaling, by_layer in scaled.items()}
+        shifts = {scaling: compute_shifts(x, y, by_layer, plan) for scaling, by_layer in scaled.items()}
+    top_channels = (
+        {
+            layer: measure_top_channels(all_samples, layer, scaled["standardised"][layer], result.shift, plan)
+            for layer, result in shifts["standardised"].items()
+        }
+        if "standardised" in shifts and options.top_channels
+        else {}
+    )
     evaluated = [result for by_layer in shifts.values() for result in by_layer.values()]
     return ComputeResponse(
         layers=tuple(
-            _to_layer_result(layer, all_samples, scaled, shifts, options=options, engine=engine) for layer in names
+            _to_layer_result(
+                layer, all_samples, scaled, shifts, top_channels.get(layer), options=options, engine=engine
+            )
+            for layer in names
         ),
         primary_layer=names[0],
         estimator=estimator,
@@ -139,7 +147,8 @@ def _to_layer_result(
     layer: str,
     all_samples: Sequence[Sample],
     scaled: Mapping[str, Mapping[str, Scaled]],
-    shifts: Mapping[str, Mapping[str, _Evaluated]],
+    shifts: Mapping[str, Mapping[str, EvaluatedShift]],
+    top_channels: TopChannels | None,
     *,
     options: ComparisonOptions,
     engine: ComputeConfig,
@@ -150,9 +159,11 @@ def _to_layer_result(
         layer=layer,
         channels=samples.shape_of(features[0])[1],
         channels_excluded=last.channels_excluded,
+        channels_at_floor=last.channels_at_floor,
         raw=shifts["raw"][layer].shift,
         standardised=shifts["standardised"][layer].shift if "standardised" in shifts else None,
         measures=_measures(features, last, options, engine),
+        top_channels=top_channels,
     )
 
 
@@ -233,10 +244,10 @@ def _to_result(measure: Measure, value: MeasureValue) -> MeasureResult:
 
 def _read_once(
     x: Sample, y: Sample, scaled_by_layer: Mapping[str, Scaled], options: ComparisonOptions, engine: ComputeConfig
-) -> dict[str, _Evaluated]:
+) -> dict[str, EvaluatedShift]:
     """Computes all layers, raw or standardised, by an estimator that reads the rows once."""
     return {
-        layer: _Evaluated(
+        layer: EvaluatedShift(
             dispatcher.compute_shift(
                 to_stream(x.layers[layer], x.name),
                 to_stream(y.layers[layer], y.name),
@@ -249,64 +260,3 @@ def _read_once(
         )
         for layer, scaled in scaled_by_layer.items()
     }
-
-
-def _all_pairs(x: Sample, y: Sample, scaled_by_layer: Mapping[str, Scaled], plan: LayerPlan) -> dict[str, _Evaluated]:
-    """Computes all layers, raw or standardised, with shared permutations, so that max-T can adjust over layers."""
-    measured = {
-        layer: compute_layer(scaled, x.layers[layer], y.layers[layer], plan, layer)
-        for layer, scaled in scaled_by_layer.items()
-    }
-    permutations = plan.permutations
-    present = {layer: entry.statistics for layer, entry in measured.items() if entry.statistics is not None}
-    adjusted: dict[str, Estimate] = {}
-    if present:
-        p_values = uncertainty.max_t_p_values(
-            np.array([statistics.observed for statistics in present.values()]),
-            np.stack([statistics.permuted_B for statistics in present.values()]),
-            np.array([measured[layer].bound for layer in present]),
-            permutations,
-        )
-        adjusted = dict(zip(present, p_values, strict=True))
-    return {
-        layer: _Evaluated(_shift(entry, adjusted.get(layer), plan), entry.backend, entry.backend_note)
-        for layer, entry in measured.items()
-    }
-
-
-def _shift(measured: LayerStatistics, adjusted: Estimate | None, plan: LayerPlan) -> ShiftResult:
-    """One result."""
-    permutations, options = plan.permutations, plan.options
-    statistics = measured.statistics
-    if statistics is None or adjusted is None:
-        return dispatcher.absent_shift(measured.absent_reason, measured.sigma, measured.precision)
-    p = uncertainty.p_value(statistics.observed, statistics.permuted_B, measured.bound, permutations)
-    interval = (
-        uncertainty.jackknife(statistics.observed, statistics.left_out, options.interval_level, p.value)
-        if statistics.left_out
-        else None
-    )
-    return ShiftResult(
-        mmd2=Estimate(value=statistics.observed, interval=interval, absent_reason=statistics.interval_absent_reason),
-        sigma=measured.sigma,
-        p_value=p,
-        p_value_max_t=adjusted,
-        permutations=permutations.count,
-        enumerated=permutations.enumerated,
-        error_bound=measured.bound,
-        below_error_bound=abs(statistics.observed) <= measured.bound,
-        precision=measured.precision,
-        aggregated_p_value=_aggregated(measured, permutations, options),
-    )
-
-
-def _aggregated(measured: LayerStatistics, permutations: Permutations, options: ComparisonOptions) -> Estimate:
-    """The p-value of the test over a grid of kernels."""
-    if not options.aggregated:
-        return absent("no test over a grid of bandwidths was requested")
-    if permutations.absent_reason:
-        return absent(permutations.absent_reason)
-    if measured.aggregate is None:  # all rows are equal
-        return Estimate(value=1.0)
-    fused = measured.aggregate
-    return uncertainty.p_value(fused.observed, fused.permuted_B, abs(fused.observed) * TIE_OF_AGGREGATE, permutations)

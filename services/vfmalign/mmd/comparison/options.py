@@ -77,6 +77,8 @@ class ComparisonOptions(Record):
         block_rows: of the block estimator; 0 for √n.
         frequencies: of random Fourier features, from 32 to 2²⁰; 0 for 1,024.
         measures: names in `MEASURES`, computed in addition to MMD².
+        standardise: whether to compare standardised features too, where there is a reference.
+        top_channels: whether to measure what the channels that move most contribute to standardised features.
 
     Raises:
         BadOption: an option is out of range or unknown; the error names it as the API does.
@@ -99,6 +101,8 @@ class ComparisonOptions(Record):
     block_rows: int = Field(default=0, ge=0)
     frequencies: Annotated[int, AfterValidator(_check_frequencies)] = 0
     measures: tuple[Measure, ...] = ()
+    standardise: bool = True
+    top_channels: bool = True
 
     def __init__(self, pairing: Pairing, **fields: Any) -> None:
         try:

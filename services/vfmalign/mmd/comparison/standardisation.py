@@ -3,7 +3,7 @@
 Scale and bandwidth come from the reference. If they came from both samples, they would grow with the shift that they
 are meant to measure.
 
-Legend: F rows that a scale is fitted to, N rows, C channels of the input, K channels that remain.
+Legend: F rows that a scale is fitted to, N rows, C channels of the input, K channels that remain, T channels left out.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ from vfmalign.mmd.engine import rows
 from vfmalign.mmd.engine.kernels import KERNELS, WITHOUT_BANDWIDTH, BoundKernel
 from vfmalign.mmd.engine.lru_cache import IdentityKey
 from vfmalign.mmd.engine.row_streams import FeatureArray, read_rows, to_numpy
-from vfmalign.mmd.engine.rows import UNCHANGED, Affine
+from vfmalign.mmd.engine.rows import UNCHANGED, Affine, IntArray
 from vfmalign.mmd.statistics import bandwidths
 
-# The SD of a channel below this share of the median SD is rounding, which standardisation would amplify.
+# The SD of a channel below this share of the median SD is rounding.
 SMALLEST_RELATIVE_SD = 1e-6
+# Smallest scale as a share of the median SD. A channel that hardly varies in the reference and moves by many of its own
+# SDs would otherwise outweigh all others (docs/adr/0054-*.md).
+SCALE_FLOOR = 0.1
 _FLOAT_BYTES = 8
 _CENTRING_ROWS = 1024
 _ONE_ROW = "the reference has one row, and a scale and a bandwidth need at least two"
@@ -41,6 +44,7 @@ class Scaled:
         affine: transformation of the features.
         sigma: bandwidth; 0 if the kernel has none, or if it is absent.
         channels_excluded: number of channels that standardisation excludes.
+        channels_at_floor: number of channels with the smallest scale, because their SD is below it.
         absent_reason: why there is no bandwidth; empty otherwise.
     """
 
@@ -48,6 +52,7 @@ class Scaled:
     affine: Affine
     sigma: float = 0.0
     channels_excluded: int = 0
+    channels_at_floor: int = 0
     absent_reason: str = ""
 
     def kernel(self, family: str, channels: int) -> BoundKernel:
@@ -65,7 +70,7 @@ def scalings(
     Args:
         features: of x, y and an optional reference, which is in memory.
         layer: name of the layer in errors.
-        options: kernel and rule of the bandwidth.
+        options: kernel, rule of the bandwidth, and whether to standardise.
         engine: device, cache and context.
 
     Raises:
@@ -77,37 +82,69 @@ def scalings(
     )
     # Kernels of inner products depend on the origin, so that their features are not centred.
     raw = Scaled("raw", UNCHANGED if options.kernel in WITHOUT_BANDWIDTH else centring)
+    standardises = len(features) > 2 and options.standardise
     if len(features) > 2 and fitted_FC.shape[0] < 2:
         yield replace(raw, absent_reason=_ONE_ROW)
-        yield replace(raw, name="standardised", absent_reason=_ONE_ROW)
+        if standardises:
+            yield replace(raw, name="standardised", absent_reason=_ONE_ROW)
         return
-    standardising = None
-    if len(features) > 2:
-        key = ("standardising", IdentityKey(fitted_FC))
-        standardising = engine.cache.get_or_create(
-            key, lambda: _standardising(fitted_FC, layer, engine.context), _bytes
+    standardised = None
+    if standardises:
+        standardised = engine.cache.get_or_create(
+            ("standardised", IdentityKey(fitted_FC)),
+            lambda: _standardise(fitted_FC, layer, engine.context),
+            lambda scaled: _bytes(scaled.affine),
         )
-    excluded = 0 if standardising is None else int((~standardising.channel_mask_C).sum())  # type: ignore[operator]
-    yield replace(raw, sigma=_sigma(features, raw.affine, layer, options, engine), channels_excluded=excluded)
-    if standardising is not None:
-        sigma = _sigma(features, standardising, layer, options, engine)
-        yield Scaled("standardised", standardising, sigma, excluded)
+    yield replace(raw, sigma=_sigma(features, raw.affine, layer, options, engine))
+    if standardised is not None:
+        yield replace(standardised, sigma=_sigma(features, standardised.affine, layer, options, engine))
 
 
-def _standardising(reference_FC: FeatureArray, layer: str, context: WorkContext) -> Affine:
-    """Return (x − mean)/SD of the reference, without channels whose SD is below 1e-6 of the median SD."""
+def leave_out(
+    scaled: Scaled,
+    channels_T: IntArray,
+    features: Sequence[Features],
+    *,
+    layer: str,
+    options: ComparisonOptions,
+    engine: ComputeConfig,
+) -> Scaled:
+    """Return a layer without some channels of the input, and with the bandwidth of the others by the same rule.
+
+    Raises:
+        BadOption: no channel remains, or the bandwidth is 0.
+    """
+    channel_mask_C = scaled.affine.get_channel_mask(shape_of(features[0])[1]).copy()
+    channel_mask_C[channels_T] = False
+    if not channel_mask_C.any():
+        raise BadOption("no channel remains without them", field="layers", remedy="send more channels")
+    affine = replace(scaled.affine, channel_mask_C=channel_mask_C)
+    return replace(scaled, affine=affine, sigma=_sigma(features, affine, layer, options, engine))
+
+
+def _standardise(reference_FC: FeatureArray, layer: str, context: WorkContext) -> Scaled:
+    """Return (x − mean)/s′ of the channels that vary in the reference, without a bandwidth.
+
+    s′ is the SD, but at least 0.1 of the median SD of the remaining channels. Channels are left out where they are
+    constant, and where their SD is below 1e-6 of the median SD of those that are not.
+    """
     mean_C = rows.mean(reference_FC, context)
     sd_C = rows.standard_deviation(reference_FC, mean_C)
-    channel_mask_C = (sd_C >= SMALLEST_RELATIVE_SD * float(np.median(sd_C))) & (reference_FC != reference_FC[:1]).any(
-        axis=0
-    )
-    if not channel_mask_C.any():
+    varying_C = (reference_FC != reference_FC[:1]).any(axis=0)
+    if not varying_C.any():
         raise BadOption(
             f"no channel of layer `{layer}` varies over the reference",
             field="reference",
             remedy="use cases that differ",
         )
-    return Affine(mean_C, sd_C, channel_mask_C)
+    channel_mask_C = varying_C & (sd_C >= SMALLEST_RELATIVE_SD * float(np.median(sd_C[varying_C])))
+    floor = SCALE_FLOOR * float(np.median(sd_C[channel_mask_C]))
+    return Scaled(
+        "standardised",
+        Affine(mean_C, np.maximum(sd_C, floor), channel_mask_C),
+        channels_excluded=int((~channel_mask_C).sum()),
+        channels_at_floor=int((channel_mask_C & (sd_C < floor)).sum()),
+    )
 
 
 def _read_first_rows(features: Features) -> FeatureArray:

@@ -49,6 +49,10 @@ class Affine:
         """Memory of the arrays."""
         return sum(part.nbytes for part in (self.centre_C, self.sd_C, self.channel_mask_C) if part is not None)
 
+    def get_channel_mask(self, channels: int) -> NDArray[np.bool_]:
+        """Return which of the channels remain, [C]."""
+        return np.ones(channels, np.bool_) if self.channel_mask_C is None else self.channel_mask_C
+
     def apply(self, block_IC: Tensor, buffer_IC: Tensor | None = None) -> Tensor:
         """Return standardised features of some rows in float64, [I, K], on their device.
 

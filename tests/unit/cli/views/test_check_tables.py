@@ -13,7 +13,7 @@ from vfmalign.cli.views.comparison_tables import comparison
 from vfmalign.client.messages.checks import Check, CheckSpec, CheckStage
 from vfmalign.client.messages.common import Estimate, Failure
 from vfmalign.client.messages.jobs import Job, JobSpec
-from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, MeasureResult, ShiftResult
+from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, MeasureResult, ShiftResult, TopChannels
 
 
 def row(text: str, first: str) -> str:
@@ -47,6 +47,42 @@ def test_a_layer_out_of_the_kernel_s_reach_is_marked(finished_check: Check, show
     text = show(show_check(with_changes(finished_check, changes)))
     assert row(text, "stages.3 *").split()[-1] == "0.0123§"
     assert "Features moved far; MMD² does not say how far" in text
+
+
+TOP_CHANNELS = TopChannels(
+    count=2,
+    displacement_share=Estimate(value=0.876, absent_reason="no interval"),
+    shift_without=ShiftResult(
+        mmd2=Estimate(value=0.0123, absent_reason="no interval"), sigma=4.0, below_error_bound=True
+    ),
+    caution="2 of 128 channels hold 87.6 % of it.",
+)
+
+
+def test_channels_that_move_most_have_a_table(finished_check: Check, show: Any) -> None:
+    assert "share of displacement" not in show(show_check(finished_check))
+    changes = {"result.shifts.0.mmd.top_channels": TOP_CHANNELS.model_dump(mode="json")}
+    _, table = show(show_check(with_changes(finished_check, changes))).split("Channels that move most")
+    assert row(table, "stages.3").split() == ["stages.3", "2", "of", "128", "87.6", "%", "0.25", "0.0123‡"]
+    assert "no interval" not in table
+    absent = ShiftResult(mmd2=Estimate(absent_reason="no channel remains without them"), sigma=0.0)
+    changes["result.shifts.0.mmd.top_channels"] = TOP_CHANNELS.model_copy(update={"shift_without": absent}).model_dump(
+        mode="json"
+    )
+    assert "— no channel remains without them" in show(show_check(with_changes(finished_check, changes)))
+
+
+def test_a_comparison_shows_channels_that_move_most_and_its_caution(show: Any) -> None:
+    shift = ShiftResult(mmd2=Estimate(value=0.5), sigma=1.0)
+    layer = LayerResult(layer="last", channels=130, channels_excluded=2, raw=shift, standardised=shift)
+    text = show(comparison(compared(layer.model_copy(update={"top_channels": TOP_CHANNELS}))))
+    _, table = text.split("Channels that move most")
+    assert row(table, "last").split() == ["last", "2", "of", "128", "87.6", "%", "0.5", "0.0123‡"]
+    assert "! last: 2 of 128 channels hold 87.6 % of it." in text
+    unpaired = TopChannels(displacement_share=Estimate(absent_reason="not pairs"), shift_without=shift)
+    text = show(comparison(compared(layer.model_copy(update={"top_channels": unpaired}))))
+    assert "Channels that move most" not in text
+    assert "not pairs" not in text
 
 
 def test_a_naive_baseline_that_is_not_beaten_is_marked(finished_check: Check, show: Any) -> None:

@@ -202,6 +202,25 @@ def test_processes_that_share_the_work_come_to_the_value_of_one(tmp_path, rng, e
     assert two["p_value"] == one["p_value"]
 
 
+def test_processes_that_share_the_work_agree_on_the_channels_that_move_most(tmp_path, rng, answer):
+    files = tmp_path / "x.npy", tmp_path / "y.npy"
+    x = rng.normal(size=(300, 120))
+    np.save(files[0], x)
+    np.save(files[1], x + 0.1 * rng.normal(size=x.shape) + 2.0 * (np.arange(120) == 7))
+    ask_for = [*files, *PAIRED, "--reference", files[0]]
+    one = first_layer(answer(*ask_for))["top_channels"]
+    module = "vfmalign.mmd.comparison"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", module]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, *map(str, ask_for)], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    two = json.loads(done.stdout)["layers"][0]["top_channels"]
+    assert one["count"] == two["count"] == 2
+    assert one["caution"] == two["caution"] != ""
+    alone, shared = ((top["displacement_share"]["value"], top["shift_without"]["mmd2"]["value"]) for top in (one, two))
+    assert shared == pytest.approx(alone, rel=1e-9, abs=1e-14)
+
+
 def test_measures_beside_mmd_are_printed_with_their_dimension(files, answer):
     x_file, y_file, x, y = files
     names = ["MEASURE_CKA", "MEASURE_ENERGY", "MEASURE_FRECHET"]

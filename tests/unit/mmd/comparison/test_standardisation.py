@@ -8,7 +8,7 @@ from vfmalign.core.domain.errors import BadOption, Cancelled
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.standardisation import scalings
-from vfmalign.mmd.engine.rows import Affine, prepare
+from vfmalign.mmd.engine.rows import Affine, mean, prepare, standard_deviation
 from vfmalign.mmd.statistics import bandwidths
 
 
@@ -69,6 +69,41 @@ def test_scale_leaves_out_channels_that_do_not_vary(rng):
     np.testing.assert_allclose(standardised.affine.apply(torch.from_numpy(x)), expected, rtol=1e-9, atol=1e-12)
 
 
+def test_a_scale_is_at_least_a_tenth_of_the_median_sd_of_the_channels_that_vary(brute, rng):
+    """Constant channels and those of rounding do not enter the median, and a channel at the floor is not at its SD."""
+    x = rng.normal(size=(50, 9)) * [1.0, 2.0, 3.0, 0.01, 0.15, 0.0, 0.0, 0.0, 1e-9]
+    standardised = scaled([x, x, x])[1]
+    assert (standardised.channels_excluded, standardised.channels_at_floor) == (4, 1)
+    sd = x[:, :5].std(0, ddof=1)
+    assert np.argsort(sd)[2] == 0  # the median channel
+    np.testing.assert_allclose(standardised.affine.sd_C[:5], [*sd[:3], 0.1 * sd[0], sd[4]], rtol=1e-12)
+    expected = brute.standardise(x[:, :5], x[:, :5])[0]
+    np.testing.assert_allclose(standardised.affine.apply(torch.from_numpy(x)), expected, rtol=1e-9, atol=1e-12)
+    assert standardised.sigma == pytest.approx(brute.median(expected), rel=1e-12)
+
+
+def test_the_floor_leaves_channels_above_it_bit_for_bit(rng):
+    x = rng.normal(size=(40, 7)) * [1.0, 2.0, 0.5, 0.3, 3.0, 1.0, 0.2]
+    standardised = scaled([x, x, x])[1]
+    assert standardised.channels_at_floor == 0
+    x_mean = mean(x)
+    np.testing.assert_array_equal(standardised.affine.sd_C, standard_deviation(x, x_mean))
+
+
+def test_one_varying_channel_is_standardised_by_its_own_sd(rng):
+    x = np.column_stack([np.full(30, 7.0), rng.normal(size=30) * 1e-4])
+    standardised = scaled([x, x, x])[1]
+    assert (standardised.channels_excluded, standardised.channels_at_floor) == (1, 0)
+    assert standardised.affine.apply(torch.from_numpy(x)).std() == pytest.approx(1.0)
+
+
+def test_raw_features_alone_need_no_scale(rng):
+    constant = np.full((5, 3), 0.1)
+    assert [
+        one.name for one in scaled([rng.normal(size=(5, 3)), constant, constant], fixed_sigma=1.0, standardise=False)
+    ] == ["raw"]
+
+
 def test_constant_reference_is_refused():
     x = np.full((5, 3), 0.1)
     with pytest.raises(BadOption, match="no channel"):
@@ -95,7 +130,7 @@ def test_comparison_takes_scale_and_sigma_from_the_reference_alone(brute, rng):
     distances = np.linalg.norm(ref[:, None] - ref[None], axis=2)[pairs]
     assert layer.raw.sigma == pytest.approx(np.median(distances), rel=1e-12)
     assert layer.channels_excluded == 1
-    scaled = [(part[:, :3] - ref[:, :3].mean(0)) / ref[:, :3].std(0, ddof=1) for part in (ref, x, y)]
+    scaled = brute.standardise(ref[:, :3], *(part[:, :3] for part in (ref, x, y)))
     sigma = np.median(np.linalg.norm(scaled[0][:, None] - scaled[0][None], axis=2)[pairs])
     assert layer.standardised.sigma == pytest.approx(sigma, rel=1e-12)
     truth = brute.estimators["unbiased_paired"](scaled[1], scaled[2], sigma)

@@ -1,0 +1,140 @@
+"""The channels that move most between paired samples: their share of the displacement, and MMD² without them.
+
+A kernel of distances adds up the channels, so that a few that move far can determine MMD² alone.
+
+Legend: N pairs, I pairs of one block, C channels of the input, K channels that remain, T top channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from vfmalign.client.messages.common import Estimate, absent
+from vfmalign.client.messages.mmd import ShiftResult, TopChannels
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.mmd.comparison.all_pairs import compute_shifts
+from vfmalign.mmd.comparison.dispatcher import absent_shift
+from vfmalign.mmd.comparison.layer_pass import LayerPlan
+from vfmalign.mmd.comparison.options import ComputeConfig
+from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.comparison.standardisation import Scaled, leave_out
+from vfmalign.mmd.engine.lru_cache import NO_CACHE
+from vfmalign.mmd.engine.row_streams import RowStream, to_stream
+from vfmalign.mmd.engine.rows import Affine, FloatArray, IntArray
+from vfmalign.mmd.statistics.permutations import no_permutations
+
+CHANNELS_PER_TOP_CHANNEL = 100
+# Of fewer channels, the top one holds a large share even where all move alike.
+MIN_CHANNELS_OF_CAUTION = 100
+LARGEST_SHARE = 0.5
+_BLOCK_BYTES = 2**20
+_NO_TEST = "MMD² without the top channels is not tested"
+_NO_INTERVAL = "the share of the top channels and MMD² without them are values alone, without an interval"
+_NOT_PAIRED = "the rows of the two samples are not pairs, so that a channel has no displacement"
+_READ_ONCE = "estimators that read the rows once do not look for the channels that move most"
+_NOTHING_MOVES = "no channel moves between the samples"
+
+
+def measure_top_channels(
+    all_samples: Sequence[Sample], layer: str, scaled: Scaled, shift: ShiftResult, plan: LayerPlan | None
+) -> TopChannels:
+    """Measure what the ⌈K/100⌉ channels with the largest mean squared displacement contribute to standardised features.
+
+    It reads the samples once more for the displacement, and evaluates the kernel once more, without a test.
+
+    Args:
+        all_samples: x, y and the reference.
+        layer: name of the layer.
+        scaled: the layer standardised.
+        shift: the result of the layer with all channels.
+        plan: how that result was computed; None if its estimator reads the rows once.
+
+    Raises:
+        Cancelled, DeadlineExceeded: see `WorkContext`.
+    """
+    reason = scaled.absent_reason or (_READ_ONCE if plan is None else "")
+    if plan is None or reason or plan.options.pairing != "paired":
+        return _absent(reason or _NOT_PAIRED)
+    x, y = (to_stream(sample.layers[layer], sample.name) for sample in all_samples[:2])
+    displacement_C = get_displacement(x, y, scaled.affine, plan.engine)
+    total = math.fsum(displacement_C)
+    if total == 0.0:
+        return _absent(_NOTHING_MOVES)
+    channels = int(scaled.affine.get_channel_mask(x.channels).sum())
+    count = -(-channels // CHANNELS_PER_TOP_CHANNEL)
+    top_T = np.argsort(-displacement_C, kind="stable")[:count]
+    share = math.fsum(displacement_C[top_T]) / total
+    without = _compute_without(top_T, all_samples, layer, scaled, plan)
+    return TopChannels(
+        count=count,
+        displacement_share=Estimate(value=share, absent_reason=_NO_INTERVAL),
+        shift_without=without,
+        caution=_get_caution(count, channels, share, shift.mmd2.value, without.mmd2.value),
+    )
+
+
+def get_displacement(x: RowStream, y: RowStream, affine: Affine, engine: ComputeConfig) -> FloatArray:
+    """Return the mean over the pairs of ((y − x)/s)² per channel in float64, [C]; 0 for channels that do not remain.
+
+    Each process reads a range of the rows of its own.
+    """
+    sd_C = np.ones(x.channels) if affine.sd_C is None else affine.sd_C
+    # The square root of N belongs to the scale, because a sum of squares could overflow where their mean does not.
+    scale_C = torch.from_numpy(sd_C * math.sqrt(x.rows))
+    sums_C = torch.zeros(x.channels, dtype=torch.float64)
+    index, count = engine.communicator.shard
+    first, end = index * x.rows // count, (index + 1) * x.rows // count
+    step = max(1, _BLOCK_BYTES // (8 * x.channels))
+    for start in range(first, end, step):
+        engine.context.checkpoint()
+        stop = min(start + step, end)
+        moved_IC = y.read(start, stop).double().cpu() - x.read(start, stop).double().cpu()
+        sums_C += moved_IC.div_(scale_C).square_().sum(dim=0)
+    sums_C = sums_C.to(engine.device)
+    engine.communicator.all_reduce(sums_C)
+    return np.where(affine.get_channel_mask(x.channels), sums_C.cpu().numpy(), 0.0)
+
+
+def _compute_without(
+    channels_T: IntArray, all_samples: Sequence[Sample], layer: str, scaled: Scaled, plan: LayerPlan
+) -> ShiftResult:
+    """Compute MMD² without some channels, without a test, on which an interval would depend."""
+    # Which channels are left out depends on both samples, so that no other comparison could use the cached rows.
+    engine = replace(plan.engine, cache=NO_CACHE)
+    features = [sample.layers[layer] for sample in all_samples]
+    try:
+        remaining = leave_out(scaled, channels_T, features, layer=layer, options=plan.options, engine=engine)
+    except BadOption as error:
+        return absent_shift(error.message, 0.0, "float64")
+    untested = LayerPlan(
+        plan.options.model_copy(update={"permutations": 0, "aggregated": False}),
+        plan.estimator,
+        plan.design,
+        no_permutations(plan.design.groups, _NO_TEST),
+        engine,
+    )
+    x, y = all_samples[:2]
+    shift = compute_shifts(x, y, {layer: remaining}, untested)[layer].shift
+    if shift.mmd2.value is None:
+        return shift
+    return shift.model_copy(update={"mmd2": Estimate(value=shift.mmd2.value, absent_reason=_NO_INTERVAL)})
+
+
+def _get_caution(count: int, channels: int, share: float, mmd2: float | None, without: float | None) -> str:
+    """Return what to beware of if few channels hold most of the displacement; empty otherwise."""
+    if channels < MIN_CHANNELS_OF_CAUTION or share <= LARGEST_SHARE:
+        return ""
+    comparison = "" if mmd2 is None or without is None else f": it is {mmd2:.2g}, and {without:.2g} without them"
+    return (
+        f"{count} of {channels} channels hold {100 * share:.3g} % of the mean squared displacement. "
+        f"MMD² mainly describes these channels{comparison}."
+    )
+
+
+def _absent(reason: str) -> TopChannels:
+    return TopChannels(displacement_share=absent(reason), shift_without=absent_shift(reason, 0.0, "float64"))
