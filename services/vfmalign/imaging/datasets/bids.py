@@ -58,8 +58,7 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
         labels = tuple(sorted({kind for files in masks.values() for kind in files}))
     cases = [_to_case(path, name, images[name], masks[name], (modalities, labels)) for name in sorted(images)]
     if declaration is None:
-        usable = [case for case in cases if not case.problems]
-        declaration = declare("dataset", modalities, derive_label_maps(usable, labels))
+        declaration = declare("dataset", modalities, derive_label_maps(cases, labels))
     return SourceDataset(declaration, cases, notes)
 
 

@@ -62,8 +62,7 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
         cases = _pair_folders(path, modalities, label)
     cases = require_labels(cases, label)
     if declaration is None:
-        labels = [label] if any(label in case.files for case in cases) else []
-        declaration = declare("dataset", modalities, derive_label_maps(cases, labels))
+        declaration = declare("dataset", modalities, derive_label_maps(cases, [label]))
     return SourceDataset(declaration, sorted(cases, key=lambda case: case.name), notes)
 
 

@@ -25,6 +25,8 @@ from vfmalign.imaging.datasets.sources import CaseSource, VolumeFile
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, decode
 
 MAX_DECLARATION_BYTES = 2**20
+MAX_DERIVED_VALUES = 64
+"""Largest number of values of a label map that nothing declares. An image that is taken for one has more."""
 DECLARE = "describe the data with --declaration"
 
 
@@ -123,26 +125,34 @@ def _read_label_names(labels: Any) -> dict[int, VolumeKind]:
     return values
 
 
-def derive_label_maps(cases: Iterable[CaseSource], names: Sequence[VolumeKind]) -> list[LabelMap]:
+def derive_label_maps(cases: Iterable[CaseSource], names: Iterable[VolumeKind]) -> list[LabelMap]:
     """Read the values of label maps whose structures nothing names; value v is called `value_v`.
 
+    Args:
+        cases: the cases; those with problems are not read, because their files may lie anywhere.
+        names: ids of the label maps; one that no usable case has is left out.
+
     Raises:
-        BadDataset: a label map holds no value other than 0 in any case.
+        BadDataset: a label map holds no value other than 0 in any case, or too many to be one.
     """
-    values: dict[VolumeKind, set[int]] = {name: set() for name in names}
-    empty: set[VolumeKind] = set()
-    for case in cases:
-        for name in names:
-            if name in case.files and (present := _read_values(case.files[name])) is not None:
-                values[name] |= present
-                if not present:
-                    empty.add(name)
-    if blank := [name for name in names if not values[name]]:
-        raise BadDataset(f"the label map {blank[0]} is empty in every case", remedy="remove it, or correct the files")
+    usable = [case for case in cases if not case.problems]
     return [
-        LabelMap(name=name, values={v: f"value_{v}" for v in sorted(values[name])}, may_be_empty=name in empty)
+        _derive_label_map(name, files)
         for name in names
+        if (files := [case.files[name] for case in usable if name in case.files])
     ]
+
+
+def _derive_label_map(name: VolumeKind, files: Sequence[VolumeFile]) -> LabelMap:
+    values_by_file = [_read_values(file) for file in files]
+    readable = [values for values in values_by_file if values is not None]
+    # Where no file can be read, any value will do: the validation lists the files.
+    values = sorted(set().union(*readable)) if readable else [1]
+    if not values:
+        raise BadDataset(f"the label map {name} is empty in every case", remedy="remove it, or correct the files")
+    if len(values) > MAX_DERIVED_VALUES:
+        raise BadDataset(f"the label map {name} has {len(values)} different values, as an image has", remedy=DECLARE)
+    return LabelMap(name=name, values={v: f"value_{v}" for v in values}, may_be_empty=not all(readable))
 
 
 def _read_values(file: VolumeFile) -> set[int] | None:

@@ -193,7 +193,7 @@ def _assign_splits(cases: Sequence[PseudonymousCase], options: ImportOptions) ->
     else:
         by_group = split_groups(groups, options.shares or DEFAULT_SHARES, options.seed)
         split_by_case = {case.id: by_group[case.group] for case in cases}
-    _check_groups(ordered, split_by_case)
+    _check_groups(cases, split_by_case)
     assigned: dict[Split, list[PseudonymousCase]] = {}
     for case in ordered:
         if case.id in split_by_case:  # one without a split has a problem

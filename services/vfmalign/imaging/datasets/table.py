@@ -74,8 +74,7 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
         cases.append(_to_case(path.parent, number, cells, header))
     cases = _check_repeated(cases)
     if declaration is None:
-        usable = [case for case in cases if not case.problems]
-        labels = derive_label_maps(usable, header.ids["label"]) if usable else []
+        labels = derive_label_maps(cases, header.ids["label"])
         declaration = declare("dataset", header.ids["image"], labels, header.ids["class"])
     return SourceDataset(declaration, cases)
 

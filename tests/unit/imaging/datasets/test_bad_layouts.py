@@ -1,0 +1,374 @@
+"""Data that cannot be imported: every problem is listed by generated id or line, and no name is repeated."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.unit.imaging.datasets.brain_files import (
+    BRAIN,
+    DATASET_JSON,
+    LAY_OUT,
+    Files,
+    lay_out_bids,
+    lay_out_csv,
+    lay_out_decathlon,
+    lay_out_nnunet,
+    lay_out_plain,
+    list_rows,
+    make_case,
+    put,
+    to_nifti,
+    write_table,
+)
+
+from vfmalign.core.domain.declarations import DatasetDeclaration
+from vfmalign.core.domain.errors import BadDataset, VfmalignError
+from vfmalign.imaging.datasets import table
+from vfmalign.imaging.datasets.layouts import read_source
+from vfmalign.imaging.datasets.preparation import ImportOptions, PreparedDataset, discover, prepare
+
+NAME = "surname"
+CASES = [Files(f"{NAME}{n}", case.image, case.label) for n, case in enumerate(map(make_case, range(4)))]
+TWO_CHANNELS = DatasetDeclaration.model_validate(
+    BRAIN.model_dump() | {"modalities": ["t1w", "flair"], "labels": BRAIN.model_dump()["labels"]}
+)
+HALVES = to_nifti(np.full((16, 18, 14), 0.5, np.float32))
+
+
+def run(path: Path, **options: Any) -> PreparedDataset:
+    chosen = ImportOptions(**options)
+    discovered = discover(path, "d", bytes(32), chosen)
+    return prepare(discovered, "d", chosen, lambda stage, done, total: None)
+
+
+def list_problems(path: Path, **options: Any) -> str:
+    """All problems, or the error that ends the preparation; they name nobody."""
+    try:
+        text = "\n".join(run(path, **options).problems)
+    except VfmalignError as error:
+        text = str(error)
+    assert NAME not in text.lower()
+    assert str(path) not in text
+    return text
+
+
+def two_channels(case: Files) -> bytes:
+    number = np.random.default_rng(0)
+    return to_nifti(np.stack([number.random((16, 18, 14)), number.random((16, 18, 14))], axis=-1).astype(np.float32))
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = json.loads((path / "dataset.json").read_text())
+    change(content)
+    put(path / "dataset.json", content)
+
+
+def with_item(path: Path, **fields: Any) -> None:
+    edit_json(path, lambda content: content["training"][0].update(fields))
+
+
+OUTSIDE = "the path leaves the folder"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: (d / "imagesTr" / f"{NAME}1.nii.gz").unlink(), "item 2 of training, c-.*: 1 of its files do not"),
+        (lambda d: (d / "labelsTr" / f"{NAME}1.nii.gz").unlink(), "item 2 of training, c-.*: 1 of its files do not"),
+        (lambda d: with_item(d, image="../secret.nii.gz"), f"item 1 of training, c-.*: {OUTSIDE}"),
+        (lambda d: with_item(d, image="/etc/passwd"), OUTSIDE),
+        (lambda d: with_item(d, label="imagesTr/../../x.nii.gz"), OUTSIDE),
+        (lambda d: with_item(d, image="C:\\x.nii.gz"), OUTSIDE),
+        (lambda d: with_item(d, image=7), "not a path"),
+        (lambda d: with_item(d, image=[]), "not a path"),
+        (lambda d: with_item(d, image=[f"imagesTr/{NAME}0.nii.gz"] * 2), "it has 2 images, and 1 modalities"),
+        (lambda d: edit_json(d, lambda c: c["training"].append(c["training"][0])), "same file name"),
+        (lambda d: edit_json(d, lambda c: c["training"].append(None)), "item 5 of training, c-.*: it is not an obj"),
+        (lambda d: edit_json(d, lambda c: c["training"][3].pop("label")), "there is no hippocampus, which other"),
+        (lambda d: edit_json(d, lambda c: c.update(modality={"0": "T1w", "1": "FLAIR"})), "expected 4 axes with 2"),
+        (lambda d: edit_json(d, lambda c: c.update(modality={"0": "T1w", "1": "t1W"})), "declared twice"),
+        (lambda d: edit_json(d, lambda c: c.update(modality={"1": "T1w"})), "not numbered 0, 1"),
+        (lambda d: edit_json(d, lambda c: c.update(modality={str(i): f"m{i}" for i in range(17)})), "at most 16"),
+        (lambda d: edit_json(d, lambda c: c.update(labels={"whole": [1, 2]})), "no whole number from 0 to 255"),
+        (lambda d: edit_json(d, lambda c: c.update(labels={"0": "background", "1": "a"})), "values 2 are not declared"),
+        (lambda d: edit_json(d, lambda c: c.update(test="x")), "test is not a list"),
+        (lambda d: put(d / "dataset.json", "{"), "not a JSON object"),
+        (lambda d: put(d / "dataset.json", "[" * 100_000), "not a JSON object"),
+        (lambda d: put(d / "imagesTr" / f"{NAME}0.nii.gz", two_channels(CASES[0])), "expected 3 axes, got 4"),
+        (lambda d: put(d / "imagesTr" / f"{NAME}0.nii.gz", b"no NIfTI"), "not a NIfTI file"),
+    ],
+)
+def test_bad_decathlon(tmp_path: Path, damage: Callable[[Path], Any], message: str) -> None:
+    path = lay_out_decathlon(tmp_path / "d", CASES)
+    damage(path)
+    text = list_problems(path, layout="decathlon")
+    assert re.search(message, text), text
+
+
+def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_followed(tmp_path: Path) -> None:
+    path = lay_out_decathlon(tmp_path / "d", CASES)
+    secret = put(tmp_path / "secret.nii.gz", CASES[0].image)
+    image = path / "imagesTr" / f"{NAME}0.nii.gz"
+    image.rename(path / "stored.nii.gz")
+    image.symlink_to(path / "stored.nii.gz")
+    assert list_problems(path) == ""
+    image.unlink()
+    image.symlink_to(secret)
+    assert OUTSIDE in list_problems(path)
+    image.unlink()
+    image.symlink_to(image)
+    assert list_problems(path)
+    for lay_out, file in (
+        (lay_out_plain, f"labels/{NAME}0.nii.gz"),
+        (lay_out_nnunet, f"imagesTr/{NAME}0_0000.nii.gz"),
+        (lay_out_bids, f"sub-{NAME}0/anat/sub-{NAME}0_T1w.nii.gz"),
+        (lay_out_csv, "files/0.nii.gz"),
+    ):
+        other = lay_out(tmp_path / lay_out.__name__, CASES)
+        (other / file).unlink()
+        (other / file).symlink_to(secret)
+        assert OUTSIDE in list_problems(other), lay_out
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: (d / "images" / f"{NAME}1.nii.gz").unlink(), "the label has no image of the same name"),
+        (lambda d: (d / "labels" / f"{NAME}1.nii.gz").unlink(), "there is no label, which other cases have"),
+        (lambda d: put(d / "images" / f"{NAME}1.nii", b""), "two files are the image"),
+        (lambda d: put(d / "labels" / f"{NAME}1.nii", b""), "two files are the label"),
+        (lambda d: put(d / "labels" / f"{NAME}1.nii.gz", CASES[0].image), "label has .* different values, as an im"),
+        (lambda d: put(d / "labels" / f"{NAME}1.nii.gz", HALVES), "label labels are not whole numbers"),
+        (lambda d: put(d / "labels" / f"{NAME}1.nii.gz", to_nifti(np.zeros((4, 4, 4), np.uint8))), "empty|irrecon"),
+        (
+            lambda d: put(d / "labels" / f"{NAME}1.nii.gz", to_nifti(np.ones((16, 18, 14), np.uint8), moved_mm=99)),
+            "irreconcilable grids: label covers 0% of image's field of view",
+        ),
+    ],
+)
+def test_bad_pairs_of_folders(tmp_path: Path, damage: Callable[[Path], Any], message: str) -> None:
+    path = lay_out_plain(tmp_path / "d", CASES)
+    damage(path)
+    text = list_problems(path)
+    assert re.search(message, text), text
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: (d / "imagesTr" / f"{NAME}1_0000.nii.gz").unlink(), "no file of channel 0000 (t1w)"),
+        (lambda d: (d / "labelsTr" / f"{NAME}1.nii.gz").unlink(), "there is no hippocampus"),
+        (lambda d: put(d / "imagesTr" / f"{NAME}1_0000.nii", b""), "two files are channel 0000 (t1w)"),
+        (lambda d: put(d / "imagesTr" / f"{NAME}1_0003.nii.gz", b""), "channel 0003 is not declared"),
+        (lambda d: put(d / "imagesTr" / f"{NAME}1.nii.gz", b""), "no channel number such as _0000"),
+        (lambda d: edit_json(d, lambda c: c["channel_names"].update({"1": "T2w"})), "no file of channel 0001 (t2w)"),
+        (lambda d: edit_json(d, lambda c: c.update(labels={"background": 0, "a": 1})), "values 2 are not declared"),
+        (lambda d: edit_json(d, lambda c: c.update(file_ending=".png")), "`file_ending` is not .nii or .nii.gz"),
+        (lambda d: (d / "dataset.json").unlink(), "there is no dataset.json"),
+    ],
+)
+def test_bad_nnunet(tmp_path: Path, damage: Callable[[Path], Any], message: str) -> None:
+    path = lay_out_nnunet(tmp_path / "d", CASES)
+    damage(path)
+    assert message in list_problems(path, layout="nnunet")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: anat(d, 1, "T1w").unlink(), "no modality is in every case"),
+        (lambda d: put(anat(d, 1, "run-2_T1w"), CASES[1].image), "2 files are t1w"),
+        (
+            lambda d: put(d / "derivatives/other" / mask(1, "desc-hippocampus_mask"), CASES[1].label),
+            "2 files are",
+        ),
+        (lambda d: put(d / "derivatives/manual" / mask(1), HALVES), "labels are not whole numbers"),
+    ],
+)
+def test_bad_bids(tmp_path: Path, damage: Callable[[Path], Any], message: str) -> None:
+    path = lay_out_bids(tmp_path / "d", CASES)
+    damage(path)
+    assert message in list_problems(path)
+
+
+def anat(root: Path, number: int, suffix: str) -> Path:
+    return root / f"sub-{NAME}{number}" / "anat" / f"sub-{NAME}{number}_{suffix}.nii.gz"
+
+
+def mask(number: int, ending: str = "space-T1w_label-hippocampus_dseg") -> str:
+    return f"sub-{NAME}{number}/anat/sub-{NAME}{number}_{ending}.nii.gz"
+
+
+def test_bids_sessions_are_cases_of_one_patient_and_partial_modalities_are_left_out(tmp_path: Path) -> None:
+    path = lay_out_bids(tmp_path / "d", CASES)
+    for session in ("ses-1", "ses-2"):
+        stem = f"sub-{NAME}9_{session}"
+        put(path / f"sub-{NAME}9" / session / "anat" / f"{stem}_T1w.nii.gz", make_case(9).image)
+        put(path / f"sub-{NAME}9" / session / "anat" / f"{stem}_FLAIR.nii.gz", make_case(9).image)
+    _, source = read_source(path)
+    assert [case.patient for case in source.cases][-2:] == [f"{NAME}9"] * 2
+    assert source.declaration.modalities == ("t1w",)
+    assert source.notes == ("flair was left out: 2 of 6 cases have it",)
+    assert "hippocampus" not in source.cases[-1].files, "a case may lack a label map"
+    assert list_problems(path, declaration=TWO_CHANNELS).count("no file of flair") == 4
+
+
+def rows_with(number: int, **cells: str) -> list[dict[str, str]]:
+    columns = {"split": "train", "class:atrophy": "1", "number:age_years": "61.5", "stratum:scanner": "A 3T"}
+    rows = [row | columns for row in list_rows(CASES)]
+    rows[number] |= {name.replace("__", ":"): cell for name, cell in cells.items()}
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"image__t1w": "files/surname.nii.gz"}, "line 3, c-.*: image:t1w: the file does not exist"),
+        ({"image__t1w": ""}, "image:t1w: empty"),
+        ({"image__t1w": "../secret.nii.gz"}, "image:t1w: the path leaves the folder"),
+        ({"label__hippocampus": "/etc/passwd"}, "label:hippocampus: the path leaves the folder"),
+        ({"case": "c0"}, "(?s)line 2, c-.*: another line has the same case.*line 3, c-.*: another line"),
+        ({"case": ""}, "case: empty"),
+        ({"case": "=SURNAME()"}, "case: begins like a formula"),
+        ({"group": "@surname"}, "group: begins like a formula"),
+        ({"group": "a\nb"}, "group: not printable"),
+        ({"group": "a" * 2000}, "group: not printable, or longer than 1024"),
+        ({"split": "holdout"}, "split: not one of pretrain, train, val, test"),
+        ({"split": ""}, "split: empty, which it is not in other lines"),
+        ({"group": f"{NAME}0", "split": "test"}, "one patient are in different splits .line 2, c-.*; line 3, c-"),
+        ({"class__atrophy": "maybe"}, "class:atrophy: not 1, true, yes"),
+        ({"number__age_years": "nan"}, "number:age_years: not a finite number"),
+        ({"number__age_years": "inf"}, "number:age_years: not a finite number"),
+        ({"number__age_years": "61,5"}, "number:age_years: not a finite number"),
+        ({"number__age_years": "=1+1"}, "number:age_years: not a finite number"),
+        ({"stratum__scanner": "a" * 65}, "stratum:scanner: not 1 to 64 printable"),
+        ({"stratum__scanner": "-1+cmd|x"}, "stratum:scanner: begins like a formula"),
+        ({"stratum__scanner": "(surname)"}, "stratum:scanner: not 1 to 64 printable"),
+    ],
+)
+def test_bad_lines_of_a_csv(tmp_path: Path, cells: dict[str, str], message: str) -> None:
+    path = lay_out_csv(tmp_path / "d", CASES)
+    write_table(path / "cases.csv", rows_with(1, **cells))
+    text = list_problems(path)
+    assert re.search(message, text), text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("case,image:T1w\n", "column 2 is unknown"),
+        ("case,image:t1w,name\n", "column 3 is unknown"),
+        ("case,image:t1w,image:t1w\n", "equal columns"),
+        ("group,image:t1w\n", "no column case"),
+        ("case,label:x\n", "no column image:ID"),
+        ("case;image:t1w\n", "column 1 is unknown"),
+        ("", "no column image:ID"),
+        ("case,image:t1w\n", "there is no case"),
+        ("case,image:t1w\na,x,y\n", "line 2, c-.*: 3 cells, expected 2"),
+        ('case,image:t1w\n"a,x\n', "cannot be read as CSV"),
+        (b"case,image:t1w\n\xff\xfe,x\n", "cannot be read as CSV"),
+        ("case,image:t1w,label:t1w\n", "there is no case"),
+        ("case," + ",".join(f"stratum:s{i}" for i in range(300)) + "\n", "more than 256"),
+    ],
+)
+def test_a_bad_csv(tmp_path: Path, content: str | bytes, message: str) -> None:
+    text = list_problems(put(tmp_path / "cases.csv", content))
+    assert re.search(message, text), text
+
+
+def test_undeclared_columns_are_refused(tmp_path: Path) -> None:
+    path = lay_out_csv(tmp_path / "d", CASES)
+    assert "no column image:flair" in list_problems(path, declaration=TWO_CHANNELS)
+    write_table(path / "cases.csv", rows_with(0))
+    assert "class:atrophy is not declared" in list_problems(path, declaration=BRAIN)
+
+
+def test_a_csv_states_splits_classes_numbers_and_strata(tmp_path: Path) -> None:
+    path = lay_out_csv(tmp_path / "d", CASES)
+    rows = rows_with(3, split="test", class__atrophy="no", number__age_years="-1e1", stratum__scanner="")
+    write_table(path / "cases.csv", rows, encoding="utf-8-sig")  # with a byte order mark, as Excel writes
+    prepared = run(path)
+    assert prepared.problems == ()
+    assert (len(prepared.dataset.train), len(prepared.dataset.test)) == (3, 1)
+    (case,) = prepared.dataset.test
+    assert (case.classes, case.numbers, case.strata) == ({"atrophy": False}, {"age_years": -10.0}, {})
+    assert prepared.dataset.train[0].strata == {"scanner": "A 3T"}
+    # Shares that the user gives go before the splits of the file.
+    shares = {"train": 0.5, "test": 0.5}
+    assert len(run(path, shares=shares).dataset.test) == 2
+
+
+def test_a_csv_has_at_most_100_000_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "cases.csv"
+    lines = [f"c{number},x.nii.gz\n" for number in range(100_001)]
+    put(path, "case,image:t1w\n" + "".join(lines))
+    assert "more than 100000 lines" in list_problems(path)
+    put(path, "case,image:t1w\n" + "".join(lines[:-1]))
+    assert len(table.read(path, BRAIN).cases) == 100_000
+    monkeypatch.setattr(table, "MAX_BYTES", 1_000)
+    assert "larger than" in list_problems(path)
+
+
+@pytest.mark.parametrize("layout", LAY_OUT)
+def test_one_patient_in_two_splits_is_refused_in_every_layout(tmp_path: Path, layout: str) -> None:
+    path = LAY_OUT[layout](tmp_path / "d", CASES)
+    declaration = BRAIN if layout == "folders" else None
+    _, source = read_source(path, None, declaration)
+    patients = {case.name: "p" if number < 2 else str(number) for number, case in enumerate(source.cases)}
+    splits = {case.name: "train" if number else "test" for number, case in enumerate(source.cases)}
+    text = list_problems(path, declaration=declaration, patients=patients, splits=splits)
+    assert text.count("c-") == 2
+    assert "the cases of one patient are in different splits" in text
+
+
+def test_the_lists_of_a_datalist_are_its_splits(tmp_path: Path) -> None:
+    path = lay_out_decathlon(tmp_path / "d", CASES)
+    edit_json(path, lambda c: c.update(validation=[c["training"].pop()], test=[c["training"].pop(), "x.nii.gz"]))
+    dataset = run(path).dataset
+    assert [len(dataset.split(split)) for split in ("train", "val", "test")] == [2, 1, 1]
+    assert read_source(path)[1].notes == ("1 images without label map in dataset.json were left out",)
+    repeated = lambda c: c["test"].append(c["training"][0])  # noqa: E731
+    edit_json(path, repeated)
+    assert "same file name" in list_problems(path)
+
+
+def test_a_file_of_several_channels_is_split(tmp_path: Path) -> None:
+    cases = [Files(case.name, two_channels(case), case.label) for case in CASES]
+    path = lay_out_decathlon(tmp_path / "d", cases)
+    edit_json(path, lambda c: c.update(modality={"1": "FLAIR", "0": "T1w"}, name="3"))
+    prepared = run(path)
+    assert prepared.dataset.declaration.modalities == ("t1w", "flair")
+    assert prepared.dataset.declaration.label_names == ("label",), "the name of dataset.json is no id"
+    assert all(set(case.volumes) == {"t1w", "flair", "label"} for case in prepared.dataset.train)
+    case = prepared.dataset.train[0]
+    assert case.volumes["t1w"].sha256 != case.volumes["flair"].sha256
+
+
+def test_a_missing_folder_and_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(BadDataset, match="does not exist"):
+        read_source(tmp_path / NAME)
+    with pytest.raises(BadDataset, match=r"no \.nii or \.nii\.gz file found"):
+        read_source(tmp_path)
+    for layout in LAY_OUT:
+        with pytest.raises(BadDataset):
+            read_source(tmp_path, layout)
+
+
+@pytest.mark.parametrize("content", ["", "[]", json.dumps(DATASET_JSON), "{" * 5000])
+def test_nothing_but_a_json_file(tmp_path: Path, content: str) -> None:
+    put(tmp_path / "dataset.json", content)
+    with pytest.raises(BadDataset):
+        read_source(tmp_path)
+
+
+def test_detection_reads_no_volume(tmp_path: Path, made_cases: Sequence[Files]) -> None:
+    blank = [Files(case.name, b"", b"") for case in made_cases]
+    for layout in ("decathlon", "nnunet"):
+        name, source = read_source(LAY_OUT[layout](tmp_path / layout, blank))
+        assert (name, len(source.cases)) == (layout, 4)
