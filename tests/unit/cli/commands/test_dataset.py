@@ -1,0 +1,118 @@
+"""`vfmalign dataset import --dry-run`: the result and every problem, without a stack and without a trace."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.unit.imaging.datasets.brain_files import (
+    BRAIN,
+    Files,
+    lay_out_csv,
+    lay_out_decathlon,
+    lay_out_folders,
+    list_rows,
+    make_case,
+    put,
+    write_table,
+)
+
+from vfmalign.cli import exits
+from vfmalign.core.domain.declarations import DatasetDeclaration
+
+CASES = [Files(f"surname{n}", case.image, case.label) for n, case in enumerate(map(make_case, range(4)))]
+
+
+def list_files(folder: Path) -> dict[str, float]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_a_dry_run_shows_the_dataset_and_leaves_nothing(invoke, tmp_path: Path) -> None:
+    path = lay_out_csv(tmp_path / "d", CASES)
+    columns = [{"split": "train", "class:atrophy": "1", "number:age_years": "61.5", "stratum:scanner": "A"}] * 4
+    write_table(path / "cases.csv", [a | b for a, b in zip(list_rows(CASES), columns, strict=True)])
+    before = list_files(tmp_path)
+    code, out, err = invoke("dataset", "import", "d", "--id", "brain", "--dry-run", "--json")
+    assert code == exits.OK, err
+    assert "dry run: nothing was written" in err
+    assert list_files(tmp_path) == before
+    document = json.loads(out)
+    assert document["layout"] == "csv"
+    assert document["problems"] == []
+    assert document["dataset"] == "brain"
+    assert document["splits"]["train"] == {"cases": 4, "patients": 4}
+    assert document["classes"] == {"atrophy": {"positive": 4, "negative": 0}}
+    assert document["strata"] == {"scanner": {"A": 4}}
+    assert document["numbers"]["age_years"]["cases"] == 4
+    declaration = DatasetDeclaration.model_validate(document["declaration"])
+    assert declaration.labels[0].values == {1: "value_1", 2: "value_2"}
+    # The printed declaration can be edited and given back.
+    put(tmp_path / "brain.json", document["declaration"])
+    code, out, _ = invoke("dataset", "import", "d", "--declaration", "brain.json", "--dry-run")
+    assert code == exits.OK
+    assert "hippocampus (1 value_1, 2 value_2)" in out
+    assert "surname" not in out + err
+
+
+def test_a_dry_run_lists_every_problem_and_ends_with_the_code_of_bad_input(invoke, tmp_path: Path) -> None:
+    path = lay_out_decathlon(tmp_path / "surname", CASES)
+    for number in (0, 2):
+        (path / "imagesTr" / f"surname{number}.nii.gz").unlink()
+    for extra in ((), ("--json",)):
+        code, out, err = invoke("dataset", "import", "surname", "--dry-run", *extra)
+        assert code == exits.BAD_INPUT
+        for place in ("item 1 of training", "item 3 of training"):
+            assert place in out
+        assert "surname" not in out + err
+    assert len(json.loads(out)["problems"]) == 2
+    assert not (tmp_path / ".vfmalign").exists()
+
+
+def test_a_dry_run_uses_the_secret_of_the_machine_where_there_is_one(invoke, tmp_path: Path) -> None:
+    lay_out_decathlon(tmp_path / "d", CASES)
+    arguments = ("dataset", "import", "d", "--id", "a", "--dry-run", "--json")
+    drawn = {json.loads(invoke(*arguments)[1])["digest"] for _ in range(2)}
+    assert len(drawn) == 2
+    salt = tmp_path / ".vfmalign" / "private" / "salt"
+    salt.parent.mkdir(parents=True)
+    salt.write_bytes(bytes(32))
+    stable = {json.loads(invoke(*arguments)[1])["digest"] for _ in range(2)}
+    assert len(stable) == 1
+    assert not stable & drawn
+
+
+@pytest.mark.parametrize(
+    ("declaration", "message"),
+    [
+        ("nothing.json", "there is no such file, and no declaration of this name"),
+        ("broken.json", "declaration"),
+        ("wrong.json", "declaration.modalities"),
+    ],
+)
+def test_a_wrong_declaration_names_its_field(invoke, tmp_path: Path, declaration: str, message: str) -> None:
+    lay_out_folders(tmp_path / "d", CASES)
+    put(tmp_path / "broken.json", "{")
+    put(tmp_path / "wrong.json", BRAIN.model_dump(mode="json") | {"modalities": []})
+    code, _, err = invoke("dataset", "import", "d", "--declaration", declaration, "--dry-run")
+    assert code == exits.BAD_INPUT
+    assert message in err
+
+
+def test_prostate_mpmri_is_a_declaration_by_name_and_the_words_of_folders_by_default(invoke, tmp_path: Path) -> None:
+    lay_out_folders(tmp_path / "d", CASES)
+    code, _, err = invoke("dataset", "import", "d", "--dry-run")
+    assert code == exits.BAD_INPUT
+    assert "no file's name contains" in err
+    assert "--declaration" in err
+    code, _, again = invoke("dataset", "import", "d", "--declaration", "prostate_mpmri", "--dry-run")
+    assert (code, again) == (exits.BAD_INPUT, err)
+    put(tmp_path / "brain.json", BRAIN.model_dump(mode="json"))
+    assert invoke("dataset", "import", "d", "--declaration", "brain.json", "--dry-run")[0] == exits.OK
+
+
+def test_the_help_has_examples(invoke) -> None:
+    code, out, _ = invoke("dataset", "import", "--help")
+    assert code == exits.OK
+    assert "vfmalign dataset import Task04_Hippocampus/ --dry-run" in out
+    assert "folders, decathlon, nnunet, bids or csv" in " ".join(out.split())
