@@ -22,7 +22,7 @@ from vfmalign.features.parts import Features
 from vfmalign.features.study import Source, StudyRequest, in_field
 from vfmalign.features.study_store import StoredFeatures, check_study_id
 from vfmalign.imaging.input_transforms import get_input_transform
-from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.models.registry import list_architectures
 from vfmalign.v1 import features_pb2
 
 ToKey = Callable[[str], str]
@@ -159,7 +159,7 @@ def to_models(page: ObjectPage[ModelCard], to_uri: ToUri) -> messages.ListModels
     return messages.ListModelsResponse(
         models=tuple(to_model(card, to_uri) for card in page.items),
         next_page_token=page.next_token,
-        architectures=tuple(ARCHITECTURES),
+        architectures=list_architectures(),
         unreadable=_to_unreadable(page),
     )
 

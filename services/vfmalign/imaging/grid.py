@@ -1,8 +1,8 @@
 """The common grid of a study, and resampling onto it.
 
-The common grid takes its directions and field of view from the T2-weighted volume, reordered to LPS (X runs to the
-patient's left, Y to the back, Z to the head, whatever the order in the file), and its spacing from the caller. Every
-volume is interpolated once, directly onto this grid.
+The common grid takes its directions and field of view from the study's reference volume, reordered to LPS (X runs to
+the patient's left, Y to the back, Z to the head, whatever the order in the file), and its spacing from the caller.
+Every volume is interpolated once, directly onto this grid.
 
 Legend: X, Y, Z are array axes of a volume or grid; positions are in mm in NIfTI's RAS+ frame. D, H, W are the axes of a
 grid from feet to head, front to back and right to left; K source planes, whose weighted sums are the slices; O output
@@ -27,7 +27,6 @@ from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging.normalisation import SLAB_SLICES
 from vfmalign.imaging.volumes import MAX_VOXELS, Volume
 
-REFERENCE: VolumeKind = "t2w"
 MIN_COVERAGE = 0.5
 """Share of the reference's field of view that every other volume must cover."""
 TRUNCATE_SIGMAS = 3.0
@@ -53,12 +52,13 @@ class Grid:
     affine: NDArray[np.float64]
 
 
-def common_grid(reference: Volume, spacing_DHW_mm: tuple[float, float, float] | None) -> Grid:
+def common_grid(reference: Volume, spacing_DHW_mm: tuple[float, float, float] | None, name: str = "reference") -> Grid:
     """Build the grid of a study: the reference's directions, centre and field of view, at another spacing.
 
     Args:
-        reference: the T2-weighted volume.
+        reference: the volume that defines the grid.
         spacing_DHW_mm: spacing along Z, Y and X of the LPS-ordered grid in mm; None keeps the reference's spacing.
+        name: name of the reference in errors.
 
     Raises:
         BadVolume: the grid would hold more than `volumes.MAX_VOXELS` voxels.
@@ -71,8 +71,8 @@ def common_grid(reference: Volume, spacing_DHW_mm: tuple[float, float, float] | 
     if float(np.prod(grid_sizes.astype(float))) > MAX_VOXELS:
         raise BadVolume(
             "the field of view holds too many voxels at the model's voxel spacing",
-            subject=REFERENCE,
-            remedy="crop the series around the prostate",
+            subject=name,
+            remedy="crop the series around the organ",
         )
     affine = np.eye(4)
     affine[:3, :3] = reference_lps.affine[:3, :3] / reference_mm * grid_mm
@@ -152,30 +152,26 @@ def coverage(volume: Volume, grid: Grid) -> float:
     return float(_inside_mask(matrix, offset, source.array_XYZ.shape, grid.shape_XYZ).mean())
 
 
-def check_study(
-    volumes: Mapping[VolumeKind, Volume], subject: str = "study", reference_kind: VolumeKind = REFERENCE
-) -> None:
+def check_study(volumes: Mapping[VolumeKind, Volume], reference: VolumeKind, subject: str = "study") -> None:
     """Check that the volumes of a study overlap in space.
 
     Args:
         volumes: the study.
+        reference: the volume that defines the grid.
         subject: name of the study in errors: a request field or a generated id.
-        reference_kind: the volume that defines the grid.
 
     Raises:
-        BadVolume: this volume is missing, or another volume covers too little of its field of view.
+        BadVolume: the reference is missing, or another volume covers too little of its field of view.
     """
-    if reference_kind not in volumes:
+    if reference not in volumes:
         raise BadVolume(
-            f"no {reference_kind} volume",
-            subject=subject,
-            remedy=f"send {reference_kind}, which defines the grid of a study",
+            f"no {reference} volume", subject=subject, remedy=f"send {reference}, which defines the grid of a study"
         )
-    coarse = common_grid(volumes[reference_kind], (4.0, 4.0, 4.0))
+    coarse = common_grid(volumes[reference], (4.0, 4.0, 4.0), reference)
     for kind, volume in volumes.items():
-        if kind != reference_kind and (share := coverage(volume, coarse)) < MIN_COVERAGE:
+        if kind != reference and (share := coverage(volume, coarse)) < MIN_COVERAGE:
             raise BadVolume(
-                f"irreconcilable grids: {kind} covers {share:.0%} of {reference_kind}'s field of view, "
+                f"irreconcilable grids: {kind} covers {share:.0%} of {reference}'s field of view, "
                 f"less than {MIN_COVERAGE:.0%}",
                 subject=subject,
                 remedy="check that both belong to one examination and carry their own geometry",
@@ -184,11 +180,14 @@ def check_study(
 
 
 def study_grid(
-    volumes: Mapping[VolumeKind, Volume], spacing_DHW_mm: tuple[float, float, float] | None, subject: str = "study"
+    volumes: Mapping[VolumeKind, Volume],
+    reference: VolumeKind,
+    spacing_DHW_mm: tuple[float, float, float] | None,
+    subject: str = "study",
 ) -> Grid:
     """Check a study with `check_study` and build its grid with `common_grid`."""
-    check_study(volumes, subject)
-    return common_grid(volumes[REFERENCE], spacing_DHW_mm)
+    check_study(volumes, reference, subject)
+    return common_grid(volumes[reference], spacing_DHW_mm, reference)
 
 
 def _to_lps(volume: Volume) -> Volume:

@@ -1,4 +1,4 @@
-"""Z-score normalisation of a study's channels: the statistics of a signal and their application.
+"""Normalisation of a study's channels by z-scores or quantiles: the statistics of a signal and their application.
 
 Legend: C channels (modalities), D slices, H rows, W columns, K planes whose weighted sums are the slices, N voxels of a
 plane.
@@ -7,7 +7,7 @@ plane.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from vfmalign.core.domain.errors import BadVolume
 
 CONTRAST_TOLERANCE = 1e-6
 """A channel whose SD is below this share of its mean is constant up to rounding."""
@@ -45,28 +47,33 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """Z-scores of channels: (signal − mean) / SD.
+    """Normalised channels: (signal − mean) / SD for z-scores, (signal − low) / (high − low) for quantiles.
 
     Attributes:
-        mean_C, std_C: float32; 0 and 1 for a channel without contrast.
+        mean_C, std_C: float32, mean and SD, or low and high − low; 0 and 1 for a channel without contrast.
         preserves_zeros: whether voxels without signal stay 0 instead of becoming −mean / SD.
+        clipped_C: bool, channels whose values are clipped to [0, 1]; None for none.
     """
 
     mean_C: Tensor
     std_C: Tensor
     preserves_zeros: bool
+    clipped_C: Tensor | None = None
 
     def apply_(self, signal_CDHW: Tensor) -> Tensor:
-        """Overwrite a (C, D, H, W) signal with its z-scores."""
-        scales = zip(signal_CDHW.numpy(), self.mean_C.numpy(), self.std_C.numpy(), strict=True)
-        for channel_DHW, mean, std in scales:
+        """Overwrite a (C, D, H, W) signal with its normalised values."""
+        clipped_C = torch.zeros(len(signal_CDHW), dtype=torch.bool) if self.clipped_C is None else self.clipped_C
+        scales = zip(signal_CDHW.numpy(), self.mean_C.numpy(), self.std_C.numpy(), clipped_C.tolist(), strict=True)
+        for channel_DHW, mean, std, clipped in scales:
             for slab_DHW in _slabs(channel_DHW):
                 centred_DHW = _subtract_mean(slab_DHW, mean) if self.preserves_zeros else slab_DHW - mean
                 np.divide(centred_DHW, std, out=slab_DHW)
+                if clipped:
+                    np.clip(slab_DHW, 0.0, 1.0, out=slab_DHW)
         return signal_CDHW
 
     def invert(self, scores_CDHW: Tensor) -> Tensor:
-        """Recover the signal from z-scores: the inverse of `apply_`."""
+        """Recover the signal from normalised values: the inverse of `apply_`, except where it clipped."""
         mean, std = (values_C[:, None, None, None] for values_C in (self.mean_C, self.std_C))
         signal_CDHW = scores_CDHW * std + mean
         return torch.where(scores_CDHW == 0, 0.0, signal_CDHW) if self.preserves_zeros else signal_CDHW
@@ -151,6 +158,41 @@ def scale_from_gland(signal_CDHW: Tensor, gland_DHW: Tensor) -> Scale:
     varies_C = std_C > 0
     mean_C = torch.where(varies_C, inside_CN.mean(1), 0.0)
     return Scale(mean_C.float(), torch.where(varies_C, std_C, 1.0).float(), preserves_zeros=False)
+
+
+def scale_from_quantiles(
+    channels: Iterable[Tensor], quantiles: tuple[float, float], names: Sequence[str], subject: str
+) -> Scale:
+    """Scale so that two quantiles of each channel become 0 and 1, and clip to [0, 1].
+
+    Quantiles are over all voxels of a channel, zeros included, as brainchop (github.com/neuroneural/brainchop) takes
+    them; they are interpolated linearly between order statistics in float64. A channel that is 0 everywhere, because
+    an input transform hid it, keeps its units.
+
+    Args:
+        channels: (D, H, W) each, before cropping; read one after the other.
+        quantiles: the lower and the upper one, in [0, 1].
+        names: of the channels, for errors.
+        subject: name of the study in errors.
+
+    Raises:
+        BadVolume: both quantiles of a channel are equal.
+    """
+    pairs, clipped = [], []
+    for channel_DHW, name in zip(channels, names, strict=True):
+        values_N = channel_DHW.double().numpy().ravel()
+        low, high = map(float, np.quantile(values_N, quantiles, overwrite_input=True))
+        hidden = low == high == 0.0 and not bool(channel_DHW.any())
+        if low == high and not hidden:
+            raise BadVolume(
+                f"{name} has the same value at its {quantiles[0]:.0%} and {quantiles[1]:.0%} quantile",
+                subject=subject,
+                remedy="crop the field of view to the body, or choose a model with another normalisation",
+            )
+        pairs.append((0.0, 1.0) if hidden else (low, high - low))
+        clipped.append(not hidden)
+    low_C, range_C = torch.tensor(pairs, dtype=torch.float32).unbind(1)
+    return Scale(low_C, range_C, preserves_zeros=False, clipped_C=torch.tensor(clipped))
 
 
 def _slabs(volume_DHW: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:

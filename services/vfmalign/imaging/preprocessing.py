@@ -1,8 +1,9 @@
 """Preprocessing of a study: from volumes to the tensor that an encoder takes.
 
-The steps are resampling to the common grid, the input transform, cropping and padding, and normalisation. ProFound
-(github.com/pipiwang/ProFound, branch demo) normalises each channel by its z-score over nonzero voxels, then crops to
-the centre and pads with zeros; its data already lie on one grid, whereas volumes are resampled to one here (`grid`).
+The steps are resampling to the common grid, which one modality defines (`PreprocessingSpec.reference`), the input
+transform, cropping and padding, and normalisation. ProFound (github.com/pipiwang/ProFound, branch demo) normalises each
+channel by its z-score over nonzero voxels, then crops to the centre and pads with zeros; its data already lie on one
+grid, whereas volumes are resampled to one here (`grid`).
 ProViCNet (github.com/pimed/ProViCNet) crops 128 mm, normalises by mean and SD inside the gland and resizes each slice
 to 448 pixels. A grid spacing of 2/7 mm is equivalent to that resizing and interpolates every volume only once.
 
@@ -12,7 +13,7 @@ whose weighted sums are the slices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch.nn import functional
 from vfmalign.core.domain.declarations import Modality, VolumeKind
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.core.domain.models import PreprocessingSpec
-from vfmalign.imaging.grid import REFERENCE, Grid, PlaneStack, common_grid, resample, resample_planes, study_grid
+from vfmalign.imaging.grid import Grid, PlaneStack, common_grid, resample, resample_planes, study_grid
 from vfmalign.imaging.input_transforms import InputTransform, StudyContext, get_input_transform, identity
 from vfmalign.imaging.normalisation import (
     CONTRAST_TOLERANCE,
@@ -32,6 +33,7 @@ from vfmalign.imaging.normalisation import (
     compute_moments,
     scale_from_gland,
     scale_from_moments,
+    scale_from_quantiles,
 )
 from vfmalign.imaging.volumes import LABEL_KINDS, Volume
 
@@ -83,21 +85,19 @@ def prepare_study(
 
     Raises:
         BadOption: the input transform is unknown.
-        BadVolume: a modality is missing, does not overlap with t2w or has no contrast; or the gland lies outside the
-            crop.
+        BadVolume: a modality is missing, does not overlap the reference or has no contrast; or the gland lies outside
+            the crop.
     """
     transform = get_input_transform(input_transform)
     study = _select_volumes(volumes, preprocessing, subject)
-    grid = study_grid(study, preprocessing.spacing_mm, subject)
+    grid = study_grid(study, preprocessing.reference, preprocessing.spacing_mm, subject)
     x_mm, y_mm, z_mm = (round(float(s), 6) for s in np.linalg.norm(grid.affine[:3, :3], axis=0))
     labels = _prepare_labels(study, grid, preprocessing.shape_DHW, subject)
     channels = [resample_planes(study[kind], grid) for kind in preprocessing.modalities]
-    context = StudyContext(preprocessing.modalities, (z_mm, y_mm, x_mm), study[REFERENCE].array_XYZ)
-    clean_CDHW, degraded_CDHW, moments = _degrade(channels, transform, context, preprocessing.shape_DHW, subject)
+    context = StudyContext(preprocessing.modalities, (z_mm, y_mm, x_mm), study[preprocessing.reference].array_XYZ)
+    clean_CDHW, degraded_CDHW, scale = _degrade(channels, transform, context, preprocessing, subject)
     if preprocessing.normalisation == "zscore_gland":
-        scale = _native_gland_scale(study, preprocessing.modalities, transform, subject)
-    else:
-        scale = scale_from_moments(moments)
+        scale = _native_gland_scale(study, preprocessing, transform, subject)
     # Normalisation works in place: a clean signal that shares the input's memory must not be scaled twice.
     shared = clean_CDHW is degraded_CDHW
     input_CDHW = scale.apply_(degraded_CDHW)
@@ -141,47 +141,59 @@ def _degrade(
     channels: Sequence[PlaneStack],
     transform: InputTransform,
     context: StudyContext,
-    shape_DHW: tuple[int, int, int],
+    preprocessing: PreprocessingSpec,
     subject: str,
-) -> tuple[Tensor, Tensor, list[Moments]]:
+) -> tuple[Tensor, Tensor, Scale]:
     """Apply the input transform to the resampled channels.
 
     Returns:
-        The clean signal and the degraded one, both (C, D, H, W) of the encoder's shape, and the moments of the degraded
+        The clean signal and the degraded one, both (C, D, H, W) of the encoder's shape, and the scale of the degraded
         channels before cropping. Both signals are the same tensor for the identity.
 
     Raises:
         BadVolume: a channel has no contrast.
     """
+    shape_DHW = preprocessing.shape_DHW
     moments = [compute_moments(channel.planes_KHW, channel.weights_DK) for channel in channels]
     for kind, channel_moments in zip(context.modalities, moments, strict=True):
-        _check_contrast(channel_moments, kind, subject)
+        _check_contrast(channel_moments, kind, preprocessing.reference, subject)
     if transform is identity:
         # Cropping planes and weights first means that voxels outside the crop are never formed.
         signal_CDHW = _stack_channels([_crop_or_pad_planes(channel, shape_DHW) for channel in channels])
-        return signal_CDHW, signal_CDHW, moments
+        whole = (channel.values() for channel in channels)
+        return signal_CDHW, signal_CDHW, _whole_scale(preprocessing, moments, whole, subject)
     # A transform needs whole channels: k-space and displacements extend beyond the crop.
     whole_CDHW = _stack_channels(channels)
     clean_CDHW = crop_or_pad(whole_CDHW, shape_DHW)
     whole_CDHW = transform(whole_CDHW, context)
     moments = [compute_moments(channel_DHW) for channel_DHW in whole_CDHW]
-    return clean_CDHW, crop_or_pad(whole_CDHW, shape_DHW), moments
+    return clean_CDHW, crop_or_pad(whole_CDHW, shape_DHW), _whole_scale(preprocessing, moments, whole_CDHW, subject)
+
+
+def _whole_scale(
+    preprocessing: PreprocessingSpec, moments: Sequence[Moments], channels: Iterable[Tensor], subject: str
+) -> Scale:
+    """Scale by the statistics of whole channels: their moments, or quantiles of their voxels."""
+    if preprocessing.normalisation == "quantile_range":
+        return scale_from_quantiles(channels, preprocessing.quantiles, preprocessing.modalities, subject)
+    return scale_from_moments(moments)
 
 
 def _native_gland_scale(
-    study: Mapping[VolumeKind, Volume], modalities: tuple[Modality, ...], transform: InputTransform, subject: str
+    study: Mapping[VolumeKind, Volume], preprocessing: PreprocessingSpec, transform: InputTransform, subject: str
 ) -> Scale:
-    """Scale by the statistics inside the gland at the T2-weighted volume's own spacing, as upstream computes them.
+    """Scale by the statistics inside the gland at the reference volume's own spacing, as upstream computes them.
 
     Resampling to the model's spacing smooths: on a real case the SD inside the gland was 5 % smaller there.
     """
-    grid = common_grid(study[REFERENCE], None)
+    modalities, reference = preprocessing.modalities, study[preprocessing.reference]
+    grid = common_grid(reference, None, preprocessing.reference)
     gland_DHW = _resample_labels(study["gland"], grid)
     signal_CDHW = _stack_channels([resample_planes(study[kind], grid) for kind in modalities])
     _check_contrast_in_gland(signal_CDHW, gland_DHW, modalities, subject)
     if transform is not identity:
         x_mm, y_mm, z_mm = (float(step) for step in np.linalg.norm(grid.affine[:3, :3], axis=0))
-        signal_CDHW = transform(signal_CDHW, StudyContext(modalities, (z_mm, y_mm, x_mm), study[REFERENCE].array_XYZ))
+        signal_CDHW = transform(signal_CDHW, StudyContext(modalities, (z_mm, y_mm, x_mm), reference.array_XYZ))
     return scale_from_gland(signal_CDHW, gland_DHW)
 
 
@@ -191,7 +203,7 @@ def needed_kinds(preprocessing: PreprocessingSpec) -> tuple[VolumeKind, ...]:
     These are the volume that defines the grid, the modalities, and the gland mask where it is needed for normalisation.
     """
     gland: tuple[VolumeKind, ...] = ("gland",) if preprocessing.normalisation == "zscore_gland" else ()
-    return tuple(dict.fromkeys((REFERENCE, *preprocessing.modalities, *gland)))
+    return tuple(dict.fromkeys((preprocessing.reference, *preprocessing.modalities, *gland)))
 
 
 def crop_or_pad(volume: Tensor, shape_DHW: tuple[int, int, int]) -> Tensor:
@@ -253,10 +265,10 @@ def _resample_labels(volume: Volume, grid: Grid) -> Tensor:
     return torch.from_numpy(resample(volume, grid, labels=True).T.astype(np.uint8, order="C"))
 
 
-def _check_contrast(moments: Moments, kind: VolumeKind, subject: str) -> None:
+def _check_contrast(moments: Moments, kind: VolumeKind, reference: VolumeKind, subject: str) -> None:
     if not moments.has_contrast:
         raise BadVolume(
-            f"{kind} has no contrast in t2w's field of view: all nonzero values are equal",
+            f"{kind} has no contrast in {reference}'s field of view: all nonzero values are equal",
             subject=subject,
             remedy="check that both belong to one examination",
         )

@@ -72,7 +72,7 @@ def publish(
     data = to_safetensors(state)
     card = ModelCard(
         id=model_id,
-        architecture=architecture,
+        architecture=definition.name,
         objective=objective,
         checkpoint=_to_ref(model_id, data),
         preprocessing=preprocessing or definition.preprocessing,

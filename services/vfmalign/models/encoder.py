@@ -43,6 +43,10 @@ class Encoder(nn.Module, ABC):
     def dense_layers(self) -> dict[str, Stride]:
         """The layers whose maps a dense head reads, shallow to deep, with their strides along D, H, W."""
 
+    def input_multiple(self) -> Stride:
+        """What D, H and W of an input must be multiples of: the deepest dense layer's stride."""
+        return list(self.dense_layers().values())[-1]
+
     @abstractmethod
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
         """Run the encoder.

@@ -1,24 +1,28 @@
-"""Import of foreign models in three forms: a checkpoint, a MONAI bundle, or an exported program.
+"""Import of foreign models in four forms: a checkpoint, one of a stack of convolutions, a MONAI bundle, or a program.
 
 Each form is converted to an architecture, a state dict and a preprocessing, which `cards` can publish.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
+
+from pydantic import ValidationError
 
 from vfmalign.core.domain.errors import BadOption, NotFound
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Normalisation, PreprocessingSpec
 from vfmalign.models.encoder import StateDict
-from vfmalign.models.formats import exported_program
-from vfmalign.models.formats.checkpoint import import_checkpoint
+from vfmalign.models.formats import exported_program, stack_checkpoint
+from vfmalign.models.formats.checkpoint import import_checkpoint, read_tensors
 from vfmalign.models.formats.monai_bundle import read_bundle
 from vfmalign.models.formats.program_archive import read_program
 from vfmalign.models.registry import get_architecture
 
 PROGRAM_SUFFIX = ".pt2"
+NORMALISATIONS: tuple[str, ...] = get_args(Normalisation)
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,20 @@ class ImportedModel:
 
 @dataclass(frozen=True)
 class InputDescription:
-    """The user's description of the input, for models that do not describe it themselves."""
+    """The user's description of the input, for models that do not describe it themselves.
+
+    Attributes:
+        normalisation: empty for the default of the model's form.
+        quantiles: of `quantile_range`; None for its default.
+        reference: modality that defines the grid; empty for the default.
+    """
 
     modalities: tuple[str, ...]
     spacing_mm: tuple[float, float, float] | None
     shape_DHW: tuple[int, int, int] | None
-    normalisation: str
+    normalisation: str = ""
+    quantiles: tuple[float, float] | None = None
+    reference: str = ""
 
     def preprocessing(self, shape_DHW: tuple[int, int, int] | None = None) -> PreprocessingSpec | None:
         """Build the preprocessing, with the size that the model states unless the user gives one.
@@ -59,34 +71,60 @@ class InputDescription:
         shape = self.shape_DHW or shape_DHW
         if shape is None or not self.modalities:
             return None
-        try:
-            return PreprocessingSpec.model_validate(
-                {
-                    "modalities": self.modalities,
-                    "spacing_mm": self.spacing_mm,
-                    "shape_DHW": shape,
-                    "normalisation": self.normalisation,
-                }
-            )
-        except ValueError as error:
-            raise BadOption(
-                "the description of the input is not valid",
-                field="input",
-                remedy="use the modalities t2w, dwi and adc, and zscore_nonzero or zscore_gland",
-            ) from error
+        return _validate_input(
+            {"modalities": self.modalities, "spacing_mm": self.spacing_mm, "shape_DHW": shape, **self._choices()}
+        )
+
+    def adjust(self, default: PreprocessingSpec) -> PreprocessingSpec:
+        """Build the preprocessing from a default, of which the user may change any part; raises as `preprocessing`."""
+        changes = {
+            "modalities": self.modalities,
+            "spacing_mm": self.spacing_mm,
+            "shape_DHW": self.shape_DHW,
+            **self._choices(),
+        }
+        return _validate_input(default.model_dump() | {name: value for name, value in changes.items() if value})
+
+    def _choices(self) -> dict[str, object]:
+        choices = {
+            "normalisation": self.normalisation,
+            "quantiles": self.quantiles,
+            "reference_modality": self.reference,
+        }
+        return {name: value for name, value in choices.items() if value}
+
+
+def _validate_input(content: Mapping[str, object]) -> PreprocessingSpec:
+    try:
+        return PreprocessingSpec.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]
+        where = " ".join(map(str, problem["loc"]))
+        raise BadOption(
+            f"the description of the input is not valid: {where} {problem['msg']}".replace("  ", " "),
+            field="input",
+            remedy=f"name each modality once, as a lower-case id such as t1w, and one of {', '.join(NORMALISATIONS)}",
+        ) from error
 
 
 def import_model(
-    paths: Sequence[Path], architecture: str, layers: Sequence[str], described: InputDescription, subject: str
+    paths: Sequence[Path],
+    architecture: str,
+    layers: Sequence[str],
+    described: InputDescription,
+    subject: str,
+    *,
+    description: Path | None = None,
 ) -> ImportedModel:
     """Read a foreign model.
 
     Args:
         paths: a checkpoint (or several, where the architecture joins networks), a bundle's folder, or a `.pt2` program.
-        architecture: a name in the registry; for checkpoints only.
+        architecture: a name in the registry, a family of stacks, or `dilated_stack`; for checkpoints only.
         layers: the layers of a bundle or program.
-        described: the input of a bundle or program.
+        described: the input of a bundle, program or stack.
         subject: name of the model in errors: an id, never a local path.
+        description: JSON file with the layers of a `dilated_stack`.
 
     Raises:
         BadCheckpoint: the model cannot be read safely, or its weights do not fit.
@@ -94,6 +132,15 @@ def import_model(
         NotFound: a file does not exist.
     """
     first = paths[0]
+    if (description is None) == (architecture == stack_checkpoint.FAMILY):
+        raise BadOption(
+            "a stack of convolutions needs a description of its layers, and nothing else has one",
+            field="description",
+            remedy=f"give --as {stack_checkpoint.FAMILY} together with --description FILE",
+        )
+    if architecture == stack_checkpoint.FAMILY or architecture in stack_checkpoint.FAMILIES:
+        _check_stack_options(paths, layers)
+        return _import_stack(paths[0], architecture, described, subject, description)
     if first.is_dir():
         _check_single(paths, architecture)
         return _import_bundle(first, layers, described, subject)
@@ -108,6 +155,30 @@ def import_model(
         )
     imported = import_checkpoint([_read(path) for path in paths], get_architecture(architecture), subject=subject)
     return ImportedModel(architecture, imported.state, None, imported.report())
+
+
+def _check_stack_options(paths: Sequence[Path], layers: Sequence[str]) -> None:
+    if layers or len(paths) > 1:
+        raise BadOption(
+            "the layers of a stack follow from its description, and its weights are in one file",
+            field="layers",
+            remedy="leave out --layers and further files",
+        )
+
+
+def _import_stack(
+    path: Path, family: str, described: InputDescription, subject: str, description: Path | None
+) -> ImportedModel:
+    data = _read(path)
+    if description is not None:
+        stack = stack_checkpoint.read_description(description, described.adjust)
+    else:
+        tensors, _ = read_tensors(data, subject)
+        preprocessing = described.adjust(stack_checkpoint.DEFAULT_INPUT)
+        stack = stack_checkpoint.describe_checkpoint(family, tensors, preprocessing, subject)
+    architecture = get_architecture(stack_checkpoint.encode_stack_name(stack))
+    imported = import_checkpoint([data], architecture, subject=subject)
+    return ImportedModel(architecture.name, imported.state, stack.input, imported.report())
 
 
 def _import_bundle(folder: Path, layers: Sequence[str], described: InputDescription, subject: str) -> ImportedModel:

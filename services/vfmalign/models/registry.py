@@ -17,14 +17,15 @@ from vfmalign.models.architectures.profound_vit import ProFoundViT
 from vfmalign.models.architectures.provicnet import FusionEncoder, SliceEncoder
 from vfmalign.models.architectures.transformer import TransformerSize
 from vfmalign.models.encoder import Stride
-from vfmalign.models.formats import exported_program, monai_bundle
+from vfmalign.models.formats import exported_program, monai_bundle, stack_checkpoint
 
+MPMRI: tuple[Modality, ...] = ("t2w", "dwi", "adc")
 # ProFound's published grid and sizes.
-PROFOUND_INPUT = PreprocessingSpec(spacing_mm=(1.0, 0.5, 0.5), shape_DHW=(64, 224, 224))
-PROFOUND_VIT_INPUT = PreprocessingSpec(spacing_mm=(1.0, 0.5, 0.5), shape_DHW=(64, 256, 256))
+PROFOUND_INPUT = PreprocessingSpec(modalities=MPMRI, spacing_mm=(1.0, 0.5, 0.5), shape_DHW=(64, 224, 224))
+PROFOUND_VIT_INPUT = PreprocessingSpec(modalities=MPMRI, spacing_mm=(1.0, 0.5, 0.5), shape_DHW=(64, 256, 256))
 # Small enough to train on two cores in a minute; 48 × 64 × 64 mm contains a whole prostate with a margin.
-MICRO_INPUT = PreprocessingSpec(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
-MINI_INPUT = PreprocessingSpec(spacing_mm=(2.0, 0.75, 0.75), shape_DHW=(32, 96, 96))
+MICRO_INPUT = PreprocessingSpec(modalities=MPMRI, spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
+MINI_INPUT = PreprocessingSpec(modalities=MPMRI, spacing_mm=(2.0, 0.75, 0.75), shape_DHW=(32, 96, 96))
 
 MICRO = TransformerSize(dim=96, depth=4, heads=4)
 MICRO_STREAM = TransformerSize(dim=48, depth=4, heads=2)
@@ -108,8 +109,17 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
+def list_architectures() -> tuple[str, ...]:
+    """Names of the architectures that can be trained from random weights or read from a checkpoint."""
+    return (*ARCHITECTURES, *stack_checkpoint.ALIASES)
+
+
 def get_architecture(name: str) -> Architecture:
-    """Look up an architecture: a name in `ARCHITECTURES`, or one that encodes a MONAI network (`formats.monai_bundle`).
+    """Look up an architecture by name.
+
+    Args:
+        name: a name in `ARCHITECTURES` or `stack_checkpoint.ALIASES`, or one that encodes a MONAI network
+            (`formats.monai_bundle`) or a stack of dilated convolutions (`formats.stack_checkpoint`).
 
     Raises:
         BadOption: no architecture has this name.
@@ -122,10 +132,13 @@ def get_architecture(name: str) -> Architecture:
         )
     if name.startswith(monai_bundle.PREFIX):
         return monai_bundle.decode_architecture_name(name)
+    name = stack_checkpoint.ALIASES.get(name, name)
+    if name.startswith(stack_checkpoint.PREFIX):
+        return stack_checkpoint.decode_stack_name(name)
     if name not in ARCHITECTURES:
         raise BadOption(
             f"no architecture is called {name[:64]!r}",
             field="architecture",
-            remedy=f"choose one of {', '.join(ARCHITECTURES)}",
+            remedy=f"choose one of {', '.join(list_architectures())}",
         )
     return ARCHITECTURES[name]

@@ -33,7 +33,7 @@ SPEC = PhantomSpec(
     adc=SliceStack((48, 48, 16), (2.6, 2.6, 3.75)),
 )
 MODALITIES = ("t2w", "dwi", "adc")
-INPUT = PreprocessingSpec(spacing_mm=(3.75, 1.75, 1.75), shape_DHW=(16, 64, 64))
+INPUT = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.75, 1.75, 1.75), shape_DHW=(16, 64, 64))
 
 
 class Server:

@@ -130,7 +130,7 @@ class Features(features_pb2_grpc.FeatureServiceServicer):
             dataset_digest=request.dataset_digest, split=("pretrain", "train", "val", "test")[request.split - 1],
             init_seed=request.initialisation_seed, layers=tuple(request.layers),
             initialisation="random" if request.initialisation == features_pb2.INITIALISATION_RANDOM else "checkpoint",
-            preprocessing=PreprocessingSpec(spacing_mm=None, shape_DHW=(16, 64, 64)),
+            preprocessing=PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(16, 64, 64)),
         )  # fmt: skip
         cases = [f"case-{row}" for row in range(12)]
         writer = FeatureSetWriter(self.store, asked, cases, cases)
@@ -220,7 +220,7 @@ def store_inputs(store):
     card = {
         "id": "vfm", "architecture": "profound_conv_micro", "objective": "masked_reconstruction",
         "checkpoint": {"key": "models/vfm/w", "sha256": "c" * 64},
-        "preprocessing": {"spacing_mm": None, "shape_DHW": (16, 64, 64)},
+        "preprocessing": {"modalities": ("t2w", "dwi", "adc"), "spacing_mm": None, "shape_DHW": (16, 64, 64)},
         "layers": [{"name": name, "channels": 4} for name in LAYERS], "primary_layer": "stages.1",
     }  # fmt: skip
     store.write(model_card_key("vfm"), ModelCard.model_validate(card))

@@ -75,7 +75,7 @@ def store_set(store, layers, cases=None, groups=None):
         dataset_digest="1" * 64,
         split="test",
         layers=tuple(layers),
-        preprocessing=PreprocessingSpec(spacing_mm=None, shape_DHW=(8, 8, 8)),
+        preprocessing=PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(8, 8, 8)),
     )
     cases = cases or [f"case-{row:05d}" for row in range(rows)]
     writer = FeatureSetWriter(store, request, cases, groups or [f"group-{case}" for case in cases])

@@ -30,7 +30,7 @@ SMALL = PhantomSpec(
     adc=SliceStack((40, 40, 18), (2.0, 2.0, 3.0)),
     lesion_free_share=0.0,
 )
-INPUT = PreprocessingSpec(spacing_mm=(3.0, 2.0, 2.0), shape_DHW=(16, 32, 32))
+INPUT = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 2.0, 2.0), shape_DHW=(16, 32, 32))
 
 
 @pytest.fixture(scope="module", autouse=True)

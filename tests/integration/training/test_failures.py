@@ -57,7 +57,9 @@ def make_model(store, dataset):
             random_state(ARCHITECTURES[architecture], 5),
             architecture=architecture,
             objective="masked_reconstruction",
-            preprocessing=PreprocessingSpec(spacing_mm=(3.0, 2.0, 2.0), shape_DHW=(16, 32, 32)),
+            preprocessing=PreprocessingSpec(
+                modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 2.0, 2.0), shape_DHW=(16, 32, 32)
+            ),
             pretraining=seen,
         )
 

@@ -15,7 +15,7 @@ from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state
 
 ARCHITECTURE = "profound_conv_micro"
-SMALL_INPUT = PreprocessingSpec(spacing_mm=(3.0, 1.5, 1.5), shape_DHW=(16, 32, 32))
+SMALL_INPUT = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.5, 1.5), shape_DHW=(16, 32, 32))
 CASES = 7
 
 

@@ -128,21 +128,20 @@ def test_voxels_outside_the_volume_are_zero():
 def test_irreconcilable_grids_are_refused(shape, spacing, centre, says):
     study = {"t2w": placed((60, 60, 10), (1.0, 1.0, 3.0)), "adc": placed(shape, spacing, centre)}
     with pytest.raises(BadVolume, match="irreconcilable grids") as caught:
-        study_grid(study, (3.0, 1.0, 1.0), "case c-1")
+        study_grid(study, "t2w", (3.0, 1.0, 1.0), "case c-1")
     assert says in str(caught.value)
     assert caught.value.reason == "IRRECONCILABLE_GRIDS"
     assert str(caught.value).startswith("case c-1: ")
 
 
 def test_a_larger_coarser_oblique_volume_is_accepted():
-    check_study(
-        {"t2w": placed((60, 60, 10), (1.0, 1.0, 3.0)), "adc": placed((40, 40, 20), (2.5, 2.5, 4.0), angles=(30, 0, 0))}
-    )
+    adc = placed((40, 40, 20), (2.5, 2.5, 4.0), angles=(30, 0, 0))
+    check_study({"t2w": placed((60, 60, 10), (1.0, 1.0, 3.0)), "adc": adc}, "t2w")
 
 
-def test_a_study_needs_t2w():
+def test_a_study_needs_its_reference():
     with pytest.raises(BadVolume, match="no t2w volume"):
-        check_study({"adc": placed((10, 10, 10), (1.0, 1.0, 1.0))})
+        check_study({"adc": placed((10, 10, 10), (1.0, 1.0, 1.0))}, "t2w")
 
 
 def test_an_enormous_common_grid_is_refused():

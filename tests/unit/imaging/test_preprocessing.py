@@ -17,7 +17,7 @@ from vfmalign.imaging.volumes import Volume
 from vfmalign.models.architectures.provicnet import adjacent_slices
 from vfmalign.models.registry import ARCHITECTURES
 
-CPU_SIZED = PreprocessingSpec(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
+CPU_SIZED = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
 
 
 def turned(volume, axes, flips):
@@ -101,7 +101,9 @@ def test_zscore_crop_and_pad_are_exact():
     """
     shape_DHW, target = (10, 21, 30), (16, 16, 16)
     study = random_study(shape_DHW)
-    prepared = prepare_study(own_grid(**study), PreprocessingSpec(spacing_mm=None, shape_DHW=target))
+    prepared = prepare_study(
+        own_grid(**study), PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=target)
+    )
     for channel, kind in enumerate(("t2w", "dwi", "adc")):
         values = study[kind].astype(np.float64)
         seen = values != 0
@@ -119,7 +121,9 @@ def test_zscore_crop_and_pad_are_exact():
 def test_cropping_planes_first_equals_cropping_the_whole_grid(phantom, spacing_mm, shape_DHW):
     """The input is cut from the whole grid and normalised by all of it, though no more than the input is written."""
     study = {kind: phantom.volumes[kind] for kind in ("t2w", "dwi", "adc")}
-    prepared = prepare_study(study, PreprocessingSpec(spacing_mm=spacing_mm, shape_DHW=shape_DHW))
+    prepared = prepare_study(
+        study, PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=spacing_mm, shape_DHW=shape_DHW)
+    )
     grid = common_grid(study["t2w"], spacing_mm)
     for input_DHW, volume in zip(prepared.input_CDHW, study.values(), strict=True):
         whole_DHW = resample(volume, grid, labels=False).T.astype(np.float64)
@@ -218,7 +222,7 @@ def test_rejects_an_unknown_transform(phantom):
 def test_the_clean_study_is_on_the_scale_of_the_input():
     """What is degraded is normalised by its own statistics, as in earnest; the target must not betray others."""
     study = own_grid(**random_study((4, 16, 16)))
-    plain = PreprocessingSpec(spacing_mm=None, shape_DHW=(4, 16, 16))
+    plain = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(4, 16, 16))
     degraded = prepare_study(study, plain, "half_resolution")
     for channel, kind in enumerate(("t2w", "dwi", "adc")):
         input_N = degraded.input_CDHW[channel][degraded.input_CDHW[channel] != 0]

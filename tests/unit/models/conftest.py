@@ -20,7 +20,7 @@ def architecture(depths: tuple[int, ...], dims: tuple[int, ...]) -> Architecture
     return Architecture(
         name="small",
         build=partial(ConvNeXtV2, depths, dims),
-        preprocessing=PreprocessingSpec(spacing_mm=None, shape_DHW=(16, 32, 32)),
+        preprocessing=PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(16, 32, 32)),
         layers=tuple(LayerSpec(name=f"stages.{i}", channels=dim) for i, dim in enumerate(dims)),
         primary_layer="stages.3",
         convert=convert_profound_conv,

@@ -89,7 +89,7 @@ def test_bad_options(store, state, options, message):
 
 
 def test_own_preprocessing_and_primary_layer(store, state):
-    own = PreprocessingSpec(spacing_mm=None, shape_DHW=(16, 32, 32))
+    own = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(16, 32, 32))
     card = publish_micro(store, "own", state, preprocessing=own, primary_layer="stages.2", parent="first")
     assert (card.preprocessing, card.primary_layer, card.parent) == (own, "stages.2", "first")
 

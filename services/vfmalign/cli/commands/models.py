@@ -41,22 +41,58 @@ FilesArgument = Annotated[
     typer.Argument(help="A .safetensors or .pth checkpoint, the folder of a MONAI bundle, or a .pt2 program."),
 ]
 ArchitectureOption = Annotated[
-    str, typer.Option("--as", help="Architecture of a checkpoint: a name from `models list`.")
+    str,
+    typer.Option(
+        "--as",
+        help="Architecture of a checkpoint: a name from `models list`, or dilated_stack together with --description.",
+    ),
+]
+DescriptionOption = Annotated[
+    Path | None, typer.Option("--description", help="JSON file with the layers of a dilated_stack (docs/models.md).")
 ]
 ImportIdOption = Annotated[str, typer.Option("--id", help="Id to publish under; derived from the weights by default.")]
 LayersOption = Annotated[
     str, typer.Option("--layers", help="Layers of a bundle or program: submodules, separated by commas.")
 ]
 ModalitiesOption = Annotated[
-    str, typer.Option("--modalities", help="Input channels of a bundle or program, separated by commas.")
+    str,
+    typer.Option(
+        "--modalities",
+        help="Names of the input channels of a bundle, program or stack, separated by commas, such as t1w,flair. "
+        "`input` by default for a stack.",
+    ),
+]
+ReferenceOption = Annotated[
+    str,
+    typer.Option(
+        "--reference",
+        help="Modality that defines the grid of a study; by default the first of --modalities, or t2w for models of "
+        "prostate MRI.",
+    ),
 ]
 SpacingOption = Annotated[
-    str, typer.Option("--spacing", help="Voxel size in mm along D,H,W; that of the T2 grid by default.")
+    str,
+    typer.Option(
+        "--spacing",
+        help="Voxel size in mm along D,H,W; by default that of the reference volume, or 1,1,1 for a stack.",
+    ),
 ]
 ShapeOption = Annotated[
-    str, typer.Option("--shape", help="Input size in voxels along D,H,W; not needed for a program.")
+    str,
+    typer.Option(
+        "--shape", help="Input size in voxels along D,H,W; not needed for a program. 96,96,96 by default for a stack."
+    ),
 ]
-NormalisationOption = Annotated[str, typer.Option("--normalisation", help="zscore_nonzero or zscore_gland.")]
+NormalisationOption = Annotated[
+    str,
+    typer.Option(
+        "--normalisation",
+        help="zscore_nonzero (default), zscore_gland, or quantile_range (default for a stack).",
+    ),
+]
+QuantilesOption = Annotated[
+    str, typer.Option("--quantiles", help="Quantiles that quantile_range scales to 0 and 1; 0.02,0.98 by default.")
+]
 SourceOption = Annotated[str, typer.Option("--source", help="Origin and licence of the weights.")]
 PrimaryLayerOption = Annotated[
     str, typer.Option("--primary-layer", help="Layer of the main result; the architecture's own by default.")
@@ -98,11 +134,14 @@ def import_(
     *,
     architecture: ArchitectureOption = "",
     model_id: ImportIdOption = "",
+    description: DescriptionOption = None,
     layers: LayersOption = "",
     modalities: ModalitiesOption = "",
     spacing: SpacingOption = "",
     shape: ShapeOption = "",
-    normalisation: NormalisationOption = "zscore_nonzero",
+    normalisation: NormalisationOption = "",
+    quantiles: QuantilesOption = "",
+    reference: ReferenceOption = "",
     objective: ImportObjectiveOption = "masked_reconstruction",
     source: SourceOption = "",
     primary_layer: PrimaryLayerOption = "",
@@ -111,7 +150,9 @@ def import_(
 ) -> None:
     """Convert a foreign model and publish it with a card. Nothing in it is unpickled or executed.
 
-    Pass one file per sequence for provicnet_fusion: T2, DWI, ADC.
+    Pass one file per sequence for provicnet_fusion: T2, DWI, ADC. Examples: models import tiny.pth --as
+    profound_conv_tiny; models import sae.pth --as dilated_autoencoder --shape 64,64,64; models import meshnet.pth --as
+    meshnet --modalities t1w; models import net.pth --as dilated_stack --description net.json.
     """
     with needs_extra("local", "importing a model"):
         from vfmalign.models.importer import InputDescription, import_model
@@ -124,8 +165,12 @@ def import_(
         _parse_three(spacing, float, "--spacing"),
         _parse_three(shape, int, "--shape"),
         normalisation,
+        _parse_quantiles(quantiles),
+        reference,
     )
-    imported = import_model(files, architecture, _split_list(layers), model_input, model_id or "checkpoint")
+    imported = import_model(
+        files, architecture, _split_list(layers), model_input, model_id or "checkpoint", description=description
+    )
     output.note(imported.report)
     fields = {"objective": objective, "primary_layer": primary_layer, "source": source}
     card = _publish(store, model_id, imported, fields)
@@ -201,3 +246,16 @@ def _parse_three(text: str, kind: type[T], option: str) -> tuple[T, T, T] | None
             f"{text[:32]!r} is not three numbers", field=option, remedy="use D,H,W, such as 64,224,224"
         ) from None
     return d, h, w
+
+
+def _parse_quantiles(text: str) -> tuple[float, float] | None:
+    """Parse two numbers separated by a comma; None for an empty text."""
+    if not text:
+        return None
+    try:
+        low, high = map(float, _split_list(text))
+    except ValueError:
+        raise BadOption(
+            f"{text[:32]!r} is not two numbers", field="--quantiles", remedy="use LOW,HIGH, such as 0.02,0.98"
+        ) from None
+    return low, high

@@ -226,7 +226,7 @@ def _check_groups(cases: Sequence[PseudonymousCase], split_by_case: Mapping[str,
 
 def _check_case(case: PseudonymousCase, dataset_id: str, declaration: DatasetDeclaration) -> Case:
     volumes = read_volumes(case, declaration)
-    check_study(volumes, case.id, declaration.modalities[0])
+    check_study(volumes, declaration.modalities[0], case.id)
     for label in declaration.labels:
         if label.name in volumes:
             _check_label_map(volumes[label.name], label, f"{case.id}/{label.name}")

@@ -18,7 +18,6 @@ from vfmalign.training.networks.heads import (
     SpecialisedClassifier,
     SpecialisedUNet,
     check_shape,
-    stage_shapes,
 )
 from vfmalign.training.plan import JobPlan
 from vfmalign.training.pretraining import build_objective
@@ -34,7 +33,7 @@ def build_learner(store: ObjectStore, plan: JobPlan, device: torch.device) -> Le
         encoder = None if spec.network == "specialised" else _starting_encoder(store, plan, device)
         return _fine_tuning(plan, encoder, device)
     encoder = _starting_encoder(store, plan, device)
-    _check_shapes(plan, stage_shapes(encoder)[1][-1])
+    _check_shapes(plan, encoder.input_multiple())
     return build_objective(spec.objective, encoder, spec.recipe, device, spec.seed)
 
 
@@ -50,7 +49,7 @@ def _fine_tuning(plan: JobPlan, encoder: Encoder | None, device: torch.device) -
     if isinstance(network, SpecialisedUNet | SpecialisedClassifier):
         _check_shapes(plan, network.stride_DHW)
     else:
-        _check_shapes(plan, stage_shapes(network.encoder)[1][-1])
+        _check_shapes(plan, network.encoder.input_multiple())
     return FineTuning(task, network.to(device), encoder, device)
 
 

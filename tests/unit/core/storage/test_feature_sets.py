@@ -40,7 +40,9 @@ def request(**fields: Any) -> FeatureRequest:
         "dataset_digest": "b" * 64,
         "split": "test",
         "layers": tuple(CHANNELS),
-        "preprocessing": PreprocessingSpec(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)),
+        "preprocessing": PreprocessingSpec(
+            modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)
+        ),
     }
     return FeatureRequest.model_validate(content | fields)
 
@@ -87,7 +89,7 @@ def test_the_id_depends_on_all_that_the_features_depend_on() -> None:
         {"split": "train"},
         {"layers": ("stages.3",)},
         {"input_transform": "half_resolution"},
-        {"preprocessing": PreprocessingSpec(spacing_mm=None, shape_DHW=(16, 64, 64))},
+        {"preprocessing": PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(16, 64, 64))},
     ]
     ids = {request(**base | change).feature_set_id() for change in changes}
     assert len(ids) == len(changes)
@@ -326,6 +328,8 @@ def test_ids_of_stored_sets_never_change(fields: dict[str, Any], feature_set_id:
         "dataset": "prostate",
         "layers": ("stages.3", "pooled"),
         "format": 1,
-        "preprocessing": PreprocessingSpec(spacing_mm=(3.0, 0.5, 0.5), shape_DHW=(32, 256, 256)),
+        "preprocessing": PreprocessingSpec(
+            modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 0.5, 0.5), shape_DHW=(32, 256, 256)
+        ),
     }
     assert request(**stored | fields).feature_set_id() == feature_set_id

@@ -66,7 +66,8 @@ def feature_set(store):
     """Features of twelve cases in two layers, stored in two parts."""
     request = FeatureRequest(
         model="m", model_sha256="a" * 64, dataset="d", dataset_digest="b" * 64, split="train",
-        layers=("stages.2", "stages.3"), preprocessing=PreprocessingSpec(spacing_mm=None, shape_DHW=(16, 64, 64)),
+        layers=("stages.2", "stages.3"),
+        preprocessing=PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(16, 64, 64)),
     )  # fmt: skip
     writer = FeatureSetWriter(store, request, CASES, CASES)
     rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ CARD = ModelCard.model_validate(
     {
         "id": "vfm", "architecture": "profound_conv_micro", "objective": "masked_reconstruction",
         "checkpoint": {"key": "models/vfm/w", "sha256": "c" * 64},
-        "preprocessing": {"spacing_mm": None, "shape_DHW": (16, 64, 64)},
+        "preprocessing": {"modalities": ("t2w", "dwi", "adc"), "spacing_mm": None, "shape_DHW": (16, 64, 64)},
         "layers": [{"name": "stages.3", "channels": 4}], "primary_layer": "stages.3",
     }
 )  # fmt: skip

@@ -46,7 +46,8 @@ def jobs(database, store):
         {
             "id": "a-encoder", "architecture": "profound_conv_micro", "objective": "supervised",
             "checkpoint": checkpoint.model_dump(), "layers": [{"name": "stages.1", "channels": 4}],
-            "preprocessing": {"spacing_mm": None, "shape_DHW": (16, 64, 64)}, "primary_layer": "stages.1",
+            "preprocessing": {"modalities": ("t2w", "dwi", "adc"), "spacing_mm": None, "shape_DHW": (16, 64, 64)},
+            "primary_layer": "stages.1",
             "source": "job a",
         }
     )  # fmt: skip

@@ -259,5 +259,7 @@ def test_the_real_case(memory_store, picai, picai_folder, tmp_path):
     volumes = load_case(memory_store, dataset.test[0], tuple(picai))
     for kind, volume in picai.items():
         np.testing.assert_array_equal(volumes[kind].array_XYZ, volume.array_XYZ)
-    prepared = prepare_study(volumes, PreprocessingSpec(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)))
+    prepared = prepare_study(
+        volumes, PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
+    )
     assert set(prepared.lesions_DHW.unique().tolist()) == {0, 3}

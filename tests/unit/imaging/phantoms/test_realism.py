@@ -13,7 +13,7 @@ from vfmalign.imaging.preprocessing import prepare_study
 from vfmalign.imaging.volumes import LABEL_KINDS
 
 MODALITIES = ("t2w", "dwi", "adc")
-CPU_SIZED = PreprocessingSpec(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
+CPU_SIZED = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
 BANDS_PER_MM = np.linspace(0.02, 0.5, 13)
 # The real diffusion volumes were interpolated from about 2 mm: above 0.25 cycles/mm they hold no signal of their own.
 USABLE_BANDS = {"t2w": 12, "dwi": 6, "adc": 6}

@@ -16,7 +16,7 @@ from vfmalign.imaging.volumes import LABEL_KINDS, encode
 
 KINDS = ("t2w", "dwi", "adc", "gland", "lesions")
 GOLDEN_MEANS = {"t2w": 284.307678, "dwi": 6.678672, "adc": 452.906677, "gland": 0.051867, "lesions": 0.006891}
-CPU_SIZED = PreprocessingSpec(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
+CPU_SIZED = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
 
 
 @pytest.fixture

@@ -29,7 +29,9 @@ def store_set(store, layers, seed):
         dataset_digest="b" * 64,
         split="test",
         layers=tuple(layers),
-        preprocessing=PreprocessingSpec(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)),
+        preprocessing=PreprocessingSpec(
+            modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)
+        ),
     )
     cases = [f"case-{row:04d}" for row in range(ROWS)]
     writer = FeatureSetWriter(store, request, cases, cases)

@@ -38,7 +38,9 @@ def stored(store, rng):
             dataset_digest="b" * 64,
             split="test",
             layers=("stages.2", "stages.3"),
-            preprocessing=PreprocessingSpec(spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)),
+            preprocessing=PreprocessingSpec(
+                modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)
+            ),
         )
         layers = {name: rng.normal(size=(23, width)).astype("f4") for name, width in (("stages.2", 3), ("stages.3", 5))}
         names = [f"case-{i}" for i in range(23)]

@@ -12,7 +12,8 @@ from vfmalign.finetuning.experiments.analysis.cells import make_cell, standard_e
 CARD = ModelCard(
     id="profound-micro", architecture="profound_conv_micro", objective="contrastive",
     checkpoint=VolumeRef(key="models/x", sha256="0" * 64), layers=(LayerSpec(name="stages.3", channels=128),),
-    preprocessing=PreprocessingSpec(spacing_mm=None, shape_DHW=(8, 8, 8)), primary_layer="stages.3",
+    preprocessing=PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(8, 8, 8)),
+    primary_layer="stages.3",
 )  # fmt: skip
 SCORES = {
     name: [CaseScore(case="c", group="g", values={"lesion_dice": 0.5, "gland_dice": 0.9})]

@@ -1,0 +1,233 @@
+"""Stacks of dilated convolutions, which a description determines completely.
+
+MeshNet (Fedorov et al., "End-to-end learning of brain tissue segmentation from imperfect labeling", IJCNN 2017, arXiv
+1612.00940) and dilated convolutional autoencoders are such stacks: convolution, optional instance norm and activation,
+layer after layer, at full resolution or at a coarser one between a strided and a transposed convolution. Dilations
+widen the receptive field in place of a pyramid.
+
+Axes: N batch, C channels, D H W depth, height, width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self, cast
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.record import Record
+from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool
+
+Activation = Literal["none", "relu", "elu", "gelu", "silu"]
+MAX_WEIGHTS = 200_000_000
+"""Weights of a whole stack: a description arrives in requests, and must not be able to fill the memory."""
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "none": nn.Identity,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+
+
+class ConvolutionLayer(Record):
+    """One layer: a convolution with zero padding that keeps the size (or divides it by the stride), norm, activation.
+
+    Attributes:
+        channels: of the output.
+        kernel: side of the kernel; odd, or equal to the stride.
+        dilation: distance between the kernel's voxels.
+        stride: factor by which the map gets coarser, or finer where transposed.
+        transposed: whether the convolution upsamples.
+        bias: whether the convolution has a bias.
+        norm: `instance` gives every channel of a study mean 0 and SD 1, without parameters.
+    """
+
+    channels: int = Field(ge=1, le=1024)
+    kernel: int = Field(default=3, ge=1, le=11)
+    dilation: int = Field(default=1, ge=1, le=64)
+    stride: int = Field(default=1, ge=1, le=8)
+    transposed: bool = False
+    bias: bool = True
+    norm: Literal["none", "instance"] = "none"
+    activation: Activation = "none"
+
+    @model_validator(mode="after")
+    def _check_kernel(self) -> Self:
+        if self.kernel % 2 == 0 and (self.kernel != self.stride or self.dilation > 1):
+            raise ValueError(f"the kernel of {self.kernel} is neither odd nor equal to an undilated stride")
+        return self
+
+
+class StackDescription(Record):
+    """A stack of dilated convolutions.
+
+    Attributes:
+        layers: in the order of the input's way.
+        compared: indices of the layers that checks compare, ascending; empty for every layer. The layers that a dense
+            head reads are compared in any case.
+        input: the encoder's input. Every side is a multiple of the coarsest stride.
+        initialisation: how random weights are drawn; `layer_sequential_unit_variance` is documented at `DilatedStack`.
+    """
+
+    layers: tuple[ConvolutionLayer, ...] = Field(min_length=1, max_length=64)
+    compared: tuple[int, ...] = Field(default=(), max_length=64)
+    input: PreprocessingSpec
+    initialisation: Literal["layer_sequential_unit_variance"] = "layer_sequential_unit_variance"
+
+    @model_validator(mode="after")
+    def _check_stack(self) -> Self:
+        if list(self.compared) != sorted({i for i in self.compared if 0 <= i < len(self.layers)}):
+            raise ValueError("`compared` does not list indices of layers in ascending order")
+        strides = self.strides
+        coarsest = max(strides)
+        if any(side % coarsest for side in self.input.shape_DHW):
+            raise ValueError(f"the input's sides {self.input.shape_DHW} are not multiples of the stride {coarsest}")
+        if (weights := self._count_weights()) > MAX_WEIGHTS:
+            raise ValueError(f"the stack has {weights:,} weights, more than {MAX_WEIGHTS:,}")
+        return self
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Stride of every layer's output relative to the input."""
+        strides, stride = [], 1
+        for i, layer in enumerate(self.layers):
+            if layer.transposed and stride % layer.stride:
+                raise ValueError(f"layer {i} upsamples by {layer.stride} a map of stride {stride}")
+            stride = stride // layer.stride if layer.transposed else stride * layer.stride
+            strides.append(stride)
+        return tuple(strides)
+
+    @property
+    def dense(self) -> tuple[int, ...]:
+        """Indices of the layers that a dense head reads: the last one at its stride, unless a finer one follows."""
+        strides = self.strides
+        return tuple(i for i, stride in enumerate(strides) if all(stride < later for later in strides[i + 1 :]))
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Indices of the layers whose maps the encoder returns."""
+        return tuple(sorted({*(self.compared or range(len(self.layers))), *self.dense}))
+
+    def _count_weights(self) -> int:
+        widths = (len(self.input.modalities), *(layer.channels for layer in self.layers))
+        return sum(a * b * layer.kernel**3 for a, b, layer in zip(widths, widths[1:], self.layers, strict=False))
+
+
+class ConvolutionBlock(nn.Module):
+    """Convolution, norm and activation of one layer."""
+
+    def __init__(self, in_channels: int, layer: ConvolutionLayer) -> None:
+        super().__init__()
+        self.convolution = _build_convolution(in_channels, layer)
+        self.norm = nn.InstanceNorm3d(layer.channels) if layer.norm == "instance" else nn.Identity()
+        self.activation = _ACTIVATIONS[layer.activation]()
+
+    def forward(self, input_NCDHW: Tensor) -> Tensor:
+        """Apply the layer; D, H and W are divided by its stride, or multiplied where it is transposed."""
+        output_NCDHW: Tensor = self.activation(self.norm(self.convolution(input_NCDHW)))
+        return output_NCDHW
+
+
+class DilatedStack(Encoder):
+    """Encoder that a `StackDescription` determines.
+
+    Random weights are normal and scaled layer by layer, so that the response of every convolution to a smooth random
+    volume of the input's size has a mean square of 1 (layer-sequential unit variance: Mishkin & Matas, "All you need
+    is a good init", ICLR 2016, arXiv 1511.06422); biases are 0. This costs one forward pass. Torch's default returns
+    nearly the same map for any input. A gain for each activation (He et al., ICCV 2015) does not suffice: at a dilation
+    of 16, most taps of a small volume lie in the zero padding, and a narrow stack multiplies the error of every layer.
+    """
+
+    def __init__(self, description: StackDescription) -> None:
+        super().__init__()
+        self.description = description
+        self.in_channels = len(description.input.modalities)
+        widths = (self.in_channels, *(layer.channels for layer in description.layers))
+        self.layers = nn.ModuleList(
+            ConvolutionBlock(width, layer) for width, layer in zip(widths, description.layers, strict=False)
+        )
+        self._names = {i: f"layers.{i}" for i in description.outputs}
+        self._initialise()
+
+    def layer_channels(self) -> dict[str, int]:
+        """The described outputs and `pooled`, with their channels."""
+        channels = {name: self.description.layers[i].channels for i, name in self._names.items()}
+        return {**channels, POOLED_LAYER: self.description.layers[-1].channels}
+
+    def dense_layers(self) -> dict[str, Stride]:
+        """The last map of each resolution that no finer one follows; the last map alone in an autoencoder."""
+        sides = {f"layers.{i}": self.description.strides[i] for i in self.description.dense}
+        return {name: (side, side, side) for name, side in sides.items()}
+
+    def input_multiple(self) -> Stride:
+        """The coarsest stride, which an autoencoder's last map no longer has."""
+        side = max(self.description.strides)
+        return side, side, side
+
+    def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
+        """Run the encoder.
+
+        Args:
+            input_NCDHW: float input; D, H and W are multiples of the coarsest stride.
+            slices_N2: not used.
+
+        Returns:
+            `layers.i`: the map after layer i, (N, C, D/s, H/s, W/s) with its stride s. `pooled`: (N, C), the mean of
+            the last map over space.
+        """
+        maps = {}
+        map_NCDHW = input_NCDHW
+        for i, layer in enumerate(self.layers):
+            map_NCDHW = layer(map_NCDHW)
+            if i in self._names:
+                maps[self._names[i]] = map_NCDHW
+        maps[POOLED_LAYER] = pool(map_NCDHW)
+        return maps
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        if next(self.parameters()).is_meta:
+            return
+        map_NCDHW = _make_probe(self.description.input)
+        for block in self.layers:
+            convolution = cast(ConvolutionBlock, block).convolution
+            nn.init.normal_(convolution.weight)
+            if convolution.bias is not None:
+                nn.init.zeros_(convolution.bias)
+            mean_square = float(convolution(map_NCDHW).double().square().mean())
+            # Two digits: the same weights on every machine, although convolutions round differently.
+            convolution.weight *= float(f"{mean_square**-0.5:.2g}")
+            map_NCDHW = block(map_NCDHW)
+
+
+def _make_probe(preprocessing: PreprocessingSpec) -> Tensor:
+    """The volume by which random weights are scaled: smooth noise in the range of the input's normalisation."""
+    draw = torch.Generator().manual_seed(0)
+    coarse_DHW = [max(1, side // 6) for side in preprocessing.shape_DHW]
+    noise = torch.randn((1, len(preprocessing.modalities), *coarse_DHW), generator=draw)
+    if preprocessing.normalisation == "quantile_range":
+        noise = noise.mul(0.25).add(0.5).clamp(0, 1)
+    return functional.interpolate(noise, size=preprocessing.shape_DHW, mode="trilinear")
+
+
+def _build_convolution(in_channels: int, layer: ConvolutionLayer) -> nn.Conv3d | nn.ConvTranspose3d:
+    odd = layer.kernel % 2 == 1
+    padding = layer.dilation * (layer.kernel - 1) // 2 if odd else 0
+    if not layer.transposed:
+        return nn.Conv3d(
+            in_channels, layer.channels, layer.kernel, layer.stride, padding, layer.dilation, bias=layer.bias
+        )
+    return nn.ConvTranspose3d(
+        in_channels,
+        layer.channels,
+        layer.kernel,
+        layer.stride,
+        padding,
+        output_padding=layer.stride - 1 if odd else 0,
+        bias=layer.bias,
+        dilation=layer.dilation,
+    )
