@@ -105,8 +105,36 @@ class LayerShift(_message.Message):
     saturated: bool
     def __init__(self, mmd: _Optional[_Union[_mmd_pb2.LayerResult, _Mapping]] = ..., shift_ratio: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., paired_similarity: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., saturated: _Optional[bool] = ...) -> None: ...
 
+class VarianceComponents(_message.Message):
+    __slots__ = ("seed", "patient", "residual", "set_to_zero")
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    PATIENT_FIELD_NUMBER: _ClassVar[int]
+    RESIDUAL_FIELD_NUMBER: _ClassVar[int]
+    SET_TO_ZERO_FIELD_NUMBER: _ClassVar[int]
+    seed: float
+    patient: float
+    residual: float
+    set_to_zero: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, seed: _Optional[float] = ..., patient: _Optional[float] = ..., residual: _Optional[float] = ..., set_to_zero: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GainVariance(_message.Message):
+    __slots__ = ("network", "baseline", "difference", "standard_error", "degrees_of_freedom", "seeds")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    STANDARD_ERROR_FIELD_NUMBER: _ClassVar[int]
+    DEGREES_OF_FREEDOM_FIELD_NUMBER: _ClassVar[int]
+    SEEDS_FIELD_NUMBER: _ClassVar[int]
+    network: VarianceComponents
+    baseline: VarianceComponents
+    difference: VarianceComponents
+    standard_error: float
+    degrees_of_freedom: float
+    seeds: int
+    def __init__(self, network: _Optional[_Union[VarianceComponents, _Mapping]] = ..., baseline: _Optional[_Union[VarianceComponents, _Mapping]] = ..., difference: _Optional[_Union[VarianceComponents, _Mapping]] = ..., standard_error: _Optional[float] = ..., degrees_of_freedom: _Optional[float] = ..., seeds: _Optional[int] = ...) -> None: ...
+
 class Gain(_message.Message):
-    __slots__ = ("relative_percent", "absolute", "score", "baseline", "cases", "groups", "cases_left_out", "equivalence_interval")
+    __slots__ = ("relative_percent", "absolute", "score", "baseline", "cases", "groups", "cases_left_out", "equivalence_interval", "variance")
     RELATIVE_PERCENT_FIELD_NUMBER: _ClassVar[int]
     ABSOLUTE_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -115,6 +143,7 @@ class Gain(_message.Message):
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     CASES_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     EQUIVALENCE_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    VARIANCE_FIELD_NUMBER: _ClassVar[int]
     relative_percent: _common_pb2.Estimate
     absolute: _common_pb2.Estimate
     score: float
@@ -123,7 +152,8 @@ class Gain(_message.Message):
     groups: int
     cases_left_out: int
     equivalence_interval: _common_pb2.Interval
-    def __init__(self, relative_percent: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., absolute: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., score: _Optional[float] = ..., baseline: _Optional[float] = ..., cases: _Optional[int] = ..., groups: _Optional[int] = ..., cases_left_out: _Optional[int] = ..., equivalence_interval: _Optional[_Union[_common_pb2.Interval, _Mapping]] = ...) -> None: ...
+    variance: GainVariance
+    def __init__(self, relative_percent: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., absolute: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., score: _Optional[float] = ..., baseline: _Optional[float] = ..., cases: _Optional[int] = ..., groups: _Optional[int] = ..., cases_left_out: _Optional[int] = ..., equivalence_interval: _Optional[_Union[_common_pb2.Interval, _Mapping]] = ..., variance: _Optional[_Union[GainVariance, _Mapping]] = ...) -> None: ...
 
 class Steps(_message.Message):
     __slots__ = ("value", "censored", "absent_reason")
@@ -201,8 +231,72 @@ class CheckMeasure(_message.Message):
     meaning: str
     def __init__(self, name: _Optional[str] = ..., value: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., meaning: _Optional[str] = ...) -> None: ...
 
+class SeedResult(_message.Message):
+    __slots__ = ("seed", "shift", "rpg_specialised", "rpg_scratch", "convergence", "curves", "weight_change", "job_ids")
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    SHIFT_FIELD_NUMBER: _ClassVar[int]
+    RPG_SPECIALISED_FIELD_NUMBER: _ClassVar[int]
+    RPG_SCRATCH_FIELD_NUMBER: _ClassVar[int]
+    CONVERGENCE_FIELD_NUMBER: _ClassVar[int]
+    CURVES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    JOB_IDS_FIELD_NUMBER: _ClassVar[int]
+    seed: int
+    shift: _common_pb2.Estimate
+    rpg_specialised: Gain
+    rpg_scratch: Gain
+    convergence: Convergence
+    curves: _containers.RepeatedCompositeFieldContainer[Curve]
+    weight_change: float
+    job_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, seed: _Optional[int] = ..., shift: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., job_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SeedSummary(_message.Message):
+    __slots__ = ("mean", "standard_deviation")
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    STANDARD_DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    mean: _common_pb2.Estimate
+    standard_deviation: float
+    def __init__(self, mean: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., standard_deviation: _Optional[float] = ...) -> None: ...
+
+class LayerSummary(_message.Message):
+    __slots__ = ("layer", "raw", "standardised")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
+    STANDARDISED_FIELD_NUMBER: _ClassVar[int]
+    layer: str
+    raw: SeedSummary
+    standardised: SeedSummary
+    def __init__(self, layer: _Optional[str] = ..., raw: _Optional[_Union[SeedSummary, _Mapping]] = ..., standardised: _Optional[_Union[SeedSummary, _Mapping]] = ...) -> None: ...
+
+class StepsSummary(_message.Message):
+    __slots__ = ("mean", "standard_deviation", "censored_seeds", "absent_reason")
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    STANDARD_DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    CENSORED_SEEDS_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_REASON_FIELD_NUMBER: _ClassVar[int]
+    mean: float
+    standard_deviation: float
+    censored_seeds: _containers.RepeatedScalarFieldContainer[int]
+    absent_reason: str
+    def __init__(self, mean: _Optional[float] = ..., standard_deviation: _Optional[float] = ..., censored_seeds: _Optional[_Iterable[int]] = ..., absent_reason: _Optional[str] = ...) -> None: ...
+
+class SeedVariation(_message.Message):
+    __slots__ = ("layers", "steps_to_95", "steps_to_baseline", "specialised_deviation", "scratch_deviation")
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_TO_95_FIELD_NUMBER: _ClassVar[int]
+    STEPS_TO_BASELINE_FIELD_NUMBER: _ClassVar[int]
+    SPECIALISED_DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    SCRATCH_DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    layers: _containers.RepeatedCompositeFieldContainer[LayerSummary]
+    steps_to_95: StepsSummary
+    steps_to_baseline: StepsSummary
+    specialised_deviation: float
+    scratch_deviation: float
+    def __init__(self, layers: _Optional[_Iterable[_Union[LayerSummary, _Mapping]]] = ..., steps_to_95: _Optional[_Union[StepsSummary, _Mapping]] = ..., steps_to_baseline: _Optional[_Union[StepsSummary, _Mapping]] = ..., specialised_deviation: _Optional[float] = ..., scratch_deviation: _Optional[float] = ...) -> None: ...
+
 class CheckResult(_message.Message):
-    __slots__ = ("verdict", "verdict_reason", "shifts", "primary_layer", "rpg_specialised", "rpg_scratch", "metric", "convergence", "curves", "weight_change", "test_groups", "held_out", "cautions", "report_json", "report_html", "software", "gain_naive_baseline", "naive_baseline", "naive_baseline_not_beaten", "probes", "measures")
+    __slots__ = ("verdict", "verdict_reason", "shifts", "primary_layer", "rpg_specialised", "rpg_scratch", "metric", "convergence", "curves", "weight_change", "test_groups", "held_out", "cautions", "report_json", "report_html", "software", "gain_naive_baseline", "naive_baseline", "naive_baseline_not_beaten", "probes", "measures", "interval_scope", "seeds", "seed_variation")
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     VERDICT_REASON_FIELD_NUMBER: _ClassVar[int]
     SHIFTS_FIELD_NUMBER: _ClassVar[int]
@@ -224,6 +318,9 @@ class CheckResult(_message.Message):
     NAIVE_BASELINE_NOT_BEATEN_FIELD_NUMBER: _ClassVar[int]
     PROBES_FIELD_NUMBER: _ClassVar[int]
     MEASURES_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_SCOPE_FIELD_NUMBER: _ClassVar[int]
+    SEEDS_FIELD_NUMBER: _ClassVar[int]
+    SEED_VARIATION_FIELD_NUMBER: _ClassVar[int]
     verdict: Verdict
     verdict_reason: str
     shifts: _containers.RepeatedCompositeFieldContainer[LayerShift]
@@ -245,7 +342,10 @@ class CheckResult(_message.Message):
     naive_baseline_not_beaten: bool
     probes: _containers.RepeatedCompositeFieldContainer[Probe]
     measures: _containers.RepeatedCompositeFieldContainer[CheckMeasure]
-    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., verdict_reason: _Optional[str] = ..., shifts: _Optional[_Iterable[_Union[LayerShift, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., metric: _Optional[_Union[Metric, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., test_groups: _Optional[int] = ..., held_out: _Optional[bool] = ..., cautions: _Optional[_Iterable[str]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., software: _Optional[_Iterable[_Union[_common_pb2.SoftwareVersion, _Mapping]]] = ..., gain_naive_baseline: _Optional[_Union[Gain, _Mapping]] = ..., naive_baseline: _Optional[str] = ..., naive_baseline_not_beaten: _Optional[bool] = ..., probes: _Optional[_Iterable[_Union[Probe, _Mapping]]] = ..., measures: _Optional[_Iterable[_Union[CheckMeasure, _Mapping]]] = ...) -> None: ...
+    interval_scope: str
+    seeds: _containers.RepeatedCompositeFieldContainer[SeedResult]
+    seed_variation: SeedVariation
+    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., verdict_reason: _Optional[str] = ..., shifts: _Optional[_Iterable[_Union[LayerShift, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., metric: _Optional[_Union[Metric, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., test_groups: _Optional[int] = ..., held_out: _Optional[bool] = ..., cautions: _Optional[_Iterable[str]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., software: _Optional[_Iterable[_Union[_common_pb2.SoftwareVersion, _Mapping]]] = ..., gain_naive_baseline: _Optional[_Union[Gain, _Mapping]] = ..., naive_baseline: _Optional[str] = ..., naive_baseline_not_beaten: _Optional[bool] = ..., probes: _Optional[_Iterable[_Union[Probe, _Mapping]]] = ..., measures: _Optional[_Iterable[_Union[CheckMeasure, _Mapping]]] = ..., interval_scope: _Optional[str] = ..., seeds: _Optional[_Iterable[_Union[SeedResult, _Mapping]]] = ..., seed_variation: _Optional[_Union[SeedVariation, _Mapping]] = ...) -> None: ...
 
 class Check(_message.Message):
     __slots__ = ("check_id", "spec", "state", "progress", "create_time", "end_time", "stages", "job_ids", "failure", "result")

@@ -87,6 +87,40 @@ class LayerShift(ApiMessage):
     saturated: bool = False
 
 
+class VarianceComponents(ApiMessage):
+    """Variance components of a network's score over crossed seeds and patients, in the metric's unit squared.
+
+    Attributes:
+        set_to_zero: components whose estimate was negative: `seed`, `patient`.
+    """
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.VarianceComponents
+
+    seed: float = 0.0
+    patient: float = 0.0
+    residual: float = 0.0
+    set_to_zero: tuple[str, ...] = ()
+
+
+class GainVariance(ApiMessage):
+    """Variance of a difference of scores over crossed seeds and patients.
+
+    Attributes:
+        standard_error: of the difference, in the metric's unit.
+        degrees_of_freedom: Satterthwaite's.
+        seeds: number of seeds of each network.
+    """
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.GainVariance
+
+    network: VarianceComponents = VarianceComponents()
+    baseline: VarianceComponents = VarianceComponents()
+    difference: VarianceComponents = VarianceComponents()
+    standard_error: float = 0.0
+    degrees_of_freedom: float = 0.0
+    seeds: int = 0
+
+
 class Gain(ApiMessage):
     """Gain over one baseline.
 
@@ -100,6 +134,7 @@ class Gain(ApiMessage):
         groups: number of their patients.
         cases_left_out: number of cases where the metric is undefined for either network.
         equivalence_interval: interval of `absolute` at the level 2·L − 1, where L is the level of its own interval.
+        variance: over seeds and patients; None with one seed and where there is no interval.
     """
 
     PROTO: ClassVar[type[Message]] = alignment_pb2.Gain
@@ -112,6 +147,7 @@ class Gain(ApiMessage):
     groups: int = 0
     cases_left_out: int = 0
     equivalence_interval: Interval | None = None
+    variance: GainVariance | None = None
 
 
 class Steps(ApiMessage):
@@ -189,6 +225,75 @@ class CheckMeasure(ApiMessage):
     meaning: str = ""
 
 
+class SeedResult(ApiMessage):
+    """Results of the trainings with one seed, of a check with several; intervals cover patients."""
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.SeedResult
+
+    seed: int
+    shift: Estimate = Estimate()
+    rpg_specialised: Gain
+    rpg_scratch: Gain
+    convergence: Convergence
+    curves: tuple[Curve, ...] = ()
+    weight_change: float = 0.0
+    job_ids: tuple[str, ...] = ()
+
+
+class SeedSummary(ApiMessage):
+    """Mean and standard deviation over the seeds; the mean's interval covers patients and training."""
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.SeedSummary
+
+    mean: Estimate = Estimate()
+    standard_deviation: float | None = None
+
+
+class LayerSummary(ApiMessage):
+    """MMD² of one layer over the seeds."""
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.LayerSummary
+
+    layer: str
+    raw: SeedSummary = SeedSummary()
+    standardised: SeedSummary | None = None
+
+
+class StepsSummary(ApiMessage):
+    """Optimiser steps over the seeds.
+
+    Attributes:
+        mean: None where a seed has no steps.
+        standard_deviation: None where a seed is censored, or the mean is None.
+        censored_seeds: seeds without the event; where there are any, the true mean exceeds `mean`.
+        absent_reason: one sentence that explains why there is no mean.
+    """
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.StepsSummary
+
+    mean: float | None = None
+    standard_deviation: float | None = None
+    censored_seeds: tuple[int, ...] = ()
+    absent_reason: str = ""
+
+
+class SeedVariation(ApiMessage):
+    """How results vary with the seed.
+
+    Attributes:
+        specialised_deviation, scratch_deviation: standard deviation over the seeds of the differences of the scores, in
+            the metric's unit; None where a seed has no difference.
+    """
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.SeedVariation
+
+    layers: tuple[LayerSummary, ...] = ()
+    steps_to_95: StepsSummary = StepsSummary()
+    steps_to_baseline: StepsSummary = StepsSummary()
+    specialised_deviation: float | None = None
+    scratch_deviation: float | None = None
+
+
 class CheckResult(ApiMessage):
     """Outcome of a check."""
 
@@ -215,6 +320,9 @@ class CheckResult(ApiMessage):
     naive_baseline_not_beaten: bool = False
     probes: tuple[Probe, ...] = ()
     measures: tuple[CheckMeasure, ...] = ()
+    interval_scope: str = ""
+    seeds: tuple[SeedResult, ...] = ()
+    seed_variation: SeedVariation | None = None
 
 
 class Check(ApiMessage):

@@ -49,7 +49,7 @@ def _caution_about_phantoms(result: CheckAnalysis) -> Caution | None:
 
 
 def _caution_about_saturation(result: CheckAnalysis) -> Caution | None:
-    layers = [layer.layer for layer in result.shift.layers if is_saturated(result.get_paired_similarity(layer.layer))]
+    layers = [layer.layer for layer in result.shift.layers if _is_saturated(result, layer.layer)]
     if not layers:
         return None
     return Caution(
@@ -69,6 +69,12 @@ def _caution_about_top_channels(result: CheckAnalysis) -> Caution | None:
     if not cautions:
         return None
     return Caution(title="Few channels dominate the shift", text=" ".join(cautions))
+
+
+def _is_saturated(result: CheckAnalysis, layer: str) -> bool:
+    """Whether MMD² of a layer is saturated with any seed."""
+    seeds = [seed.paired_similarity[layer] for seed in result.seeds if layer in seed.paired_similarity]
+    return any(is_saturated(similarity) for similarity in (result.get_paired_similarity(layer), *seeds))
 
 
 def _caution_about_naive_baseline(result: CheckAnalysis) -> Caution | None:

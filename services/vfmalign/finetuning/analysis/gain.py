@@ -136,7 +136,7 @@ def estimate_gain(
     bootstrap = _PatientBootstrap(strata, index_N, seed, resamples)
     absolute, equivalence_interval = bootstrap.estimate(difference, level)
     return Gain(
-        relative_percent=_absent_below_floor(metric, abs(baseline))
+        relative_percent=absent_below_floor(metric, abs(baseline))
         or _without_interval_near_floor(metric, pairs, index_N, level, bootstrap.estimate(relative, level)[0]),
         absolute=absolute,
         score=score,
@@ -189,7 +189,8 @@ def _resampling_strata(pairs: PairedScores, metric: MetricSpec) -> tuple[list[In
     return [patient_G[positive_G], patient_G[~positive_G]], index_N
 
 
-def _absent_below_floor(metric: MetricSpec, baseline: float) -> Estimate | None:
+def absent_below_floor(metric: MetricSpec, baseline: float) -> Estimate | None:
+    """Returns an absent relative gain where |baseline| is under the metric's floor, else None."""
     if baseline >= metric.floor and baseline > 0.0:
         return None
     return absent(
@@ -220,9 +221,30 @@ def _without_interval_near_floor(
         return relative
     return Estimate(
         value=relative.value,
-        absent_reason=f"the {100 * level:g} % interval of the baseline's {metric.name} begins at {lower:.4g}, under "
-        f"the floor of {metric.floor:.4g}: the relative gain has no bounds; use the difference",
+        absent_reason=explain_floor(metric, lower, level),
     )
+
+
+def explain_floor(metric: MetricSpec, lower: float, level: float) -> str:
+    """Returns why a relative gain has no interval whose baseline's interval begins under the floor."""
+    return (
+        f"the {100 * level:g} % interval of the baseline's {metric.name} begins at {lower:.4g}, under "
+        f"the floor of {metric.floor:.4g}: the relative gain has no bounds; use the difference"
+    )
+
+
+def explain_few_patients(n_groups: int, fewest: int) -> str:
+    """Returns why there is no interval; empty where there is one.
+
+    Args:
+        n_groups: number of patients.
+        fewest: number of patients of the smaller class; equal to `n_groups` for metrics of one class.
+    """
+    if n_groups < MIN_GROUPS:
+        return f"{pluralise(n_groups, 'patient')}: an interval needs at least {MIN_GROUPS}"
+    if fewest < MIN_PER_CLASS:
+        return f"{pluralise(fewest, 'patient')} of one class: an interval needs at least {MIN_PER_CLASS} of each"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -241,19 +263,11 @@ class _PatientBootstrap:
             The value, with its interval or the reason why there is none; and its equivalence interval.
         """
         value = float(statistic(np.ones((1, len(self.index_N))))[0])
-        if reason := self._get_absent_reason():
+        if reason := explain_few_patients(self._count_groups(), min(len(patients) for patients in self.strata)):
             return Estimate(value=value, absent_reason=reason), None
         narrow_level = equivalence_level(level)
         wide, *narrow = self._get_intervals(statistic, [level, narrow_level] if narrow_level > 0.0 else [level])
         return Estimate(value=value, interval=wide), narrow[0] if narrow else None
-
-    def _get_absent_reason(self) -> str:
-        if (n_groups := self._count_groups()) < MIN_GROUPS:
-            return f"{pluralise(n_groups, 'patient')}: an interval needs at least {MIN_GROUPS}"
-        fewest = min(len(patients) for patients in self.strata)
-        if len(self.strata) > 1 and fewest < MIN_PER_CLASS:
-            return f"{pluralise(fewest, 'patient')} of one class: an interval needs at least {MIN_PER_CLASS} of each"
-        return ""
 
     def _get_intervals(self, statistic: Callable[[Array], Array], levels: Sequence[float]) -> list[Interval]:
         """Returns one interval for each level, all from the same resamples."""

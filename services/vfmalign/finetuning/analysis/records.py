@@ -10,7 +10,7 @@ from datetime import datetime
 
 from pydantic import Field, model_validator
 
-from vfmalign.client.messages.checks import Curve
+from vfmalign.client.messages.checks import Curve, SeedVariation
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.core.domain.jobs import FigureRef, MetricSpec, Network
 from vfmalign.core.domain.record import Record
@@ -122,6 +122,10 @@ class SeedResult(Record):
     shift_ratio: dict[str, Estimate]
     paired_similarity: dict[str, Estimate] = Field(default_factory=dict)
 
+    def network(self, name: Network) -> NetworkResult:
+        """Returns the result of one network."""
+        return next(result for result in self.networks if result.network == name)
+
 
 class CheckAnalysis(Record):
     """Analysis of a check; equal for equal inputs and seeds.
@@ -136,8 +140,9 @@ class CheckAnalysis(Record):
         paired_similarity: by layer, the mean kernel between each case before and after; see `shift.paired_similarity`.
         measures: measures of the primary layer beside MMD², by name (`cka`, `frechet`, `energy`, `logme`).
         probes: probes of the pretrained network's training, in order of steps.
-        seeds: results of every training seed, in order; empty with one seed. `networks`, `shift`, `shift_ratio`,
-            `paired_similarity`, `measures` and `probes` are those of the first.
+        seeds: results of every training seed, in order; empty with one seed. Gains are then means over the seeds, and
+            `networks`, `shift`, `shift_ratio`, `paired_similarity`, `measures` and `probes` those of the first.
+        seed_variation: how shift and convergence vary with the seed; None with one.
         settings: the request, and the digests of its inputs.
     """
 
@@ -160,7 +165,13 @@ class CheckAnalysis(Record):
     measures: dict[str, Estimate] = Field(default_factory=dict)
     probes: tuple[StoredProbe, ...] = ()
     seeds: tuple[SeedResult, ...] = ()
+    seed_variation: SeedVariation | None = None
     settings: dict[str, str]
+
+    @property
+    def interval_scope(self) -> str:
+        """What the intervals of the gains cover."""
+        return "covers patients and training" if self.seeds else "covers patients, not training"
 
     def network(self, name: Network) -> NetworkResult:
         """Returns the result of one network."""

@@ -9,12 +9,13 @@ import asyncio
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from vfmalign.client.messages.checks import CheckSpec, Gain
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.core.domain.errors import NotFound
-from vfmalign.core.domain.jobs import CaseScore, FigureRef, JobResult, MetricSpec, Network
+from vfmalign.core.domain.jobs import FigureRef, JobResult, MetricSpec, Network
 from vfmalign.core.domain.record import Record, canonical_json
 from vfmalign.core.domain.scores import aggregate_scores
 from vfmalign.core.domain.tasks import get_task_spec
@@ -22,6 +23,7 @@ from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.convergence import measure_convergence
+from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain, pair_seeds
 from vfmalign.finetuning.analysis.gain import estimate_gain, pair_scores
 from vfmalign.finetuning.analysis.records import (
     CheckAnalysis,
@@ -34,6 +36,7 @@ from vfmalign.finetuning.analysis.records import (
     SeedResult,
     StageTime,
 )
+from vfmalign.finetuning.analysis.seed_variation import summarise_seeds
 from vfmalign.finetuning.analysis.shift import paired_similarity, shift_ratio
 from vfmalign.finetuning.analysis.verdict import decide_verdict
 from vfmalign.finetuning.checks.artifacts import RESTORE, Outputs, Stage, StageContext, make_stage
@@ -84,6 +87,7 @@ def assemble(
     """
     seeds = [_analyse_seed(check_id, request, valid, trained, number=place + 1) for place in range(len(trained))]
     first = seeds[0]
+    specialised = _gain_over("specialised", trained, request) if len(seeds) > 1 else first.rpg_specialised
     main = trained[0].jobs["pretrained"]
     metrics = _with_smallest_differences(main, request)
     metric = next(metric for metric in metrics if metric.name == main.primary_metric)
@@ -94,12 +98,12 @@ def assemble(
         phantom=valid.phantom,
         leakage_known=valid.leakage_known,
         test_groups=valid.test_groups,
-        verdict=decide_verdict(first.rpg_specialised, metric, held_out=valid.held_out),
+        verdict=decide_verdict(specialised, metric, held_out=valid.held_out),
         metrics=metrics,
         primary_metric=main.primary_metric,
-        rpg_specialised=first.rpg_specialised,
-        rpg_scratch=first.rpg_scratch,
-        naive_baseline=_naive_baseline(main, request),
+        rpg_specialised=specialised,
+        rpg_scratch=_gain_over("scratch", trained, request) if len(seeds) > 1 else first.rpg_scratch,
+        naive_baseline=_naive_baseline(trained, request),
         networks=first.networks,
         shift=first.shift,
         shift_ratio=first.shift_ratio,
@@ -107,6 +111,7 @@ def assemble(
         measures=measures.values,
         probes=tuple(taken.probe for taken in probes.probes),
         seeds=tuple(seeds) if len(seeds) > 1 else (),
+        seed_variation=summarise_seeds(seeds) if len(seeds) > 1 else None,
         settings=_settings(request, valid, trained, probes),
     )
 
@@ -115,12 +120,10 @@ def _analyse_seed(
     check_id: str, request: CheckSpec, valid: Validated, trained: Sequence[SeedArtifacts], *, number: int
 ) -> SeedResult:
     jobs, measured = trained[number - 1].jobs, trained[number - 1].measured
-    main = jobs["pretrained"]
-    specialised, scratch = (_gain_over(jobs[name].test_scores, main, request) for name in ("specialised", "scratch"))
     return SeedResult(
         seed=request.seed + number - 1,
-        rpg_specialised=specialised,
-        rpg_scratch=scratch,
+        rpg_specialised=_gain_over("specialised", trained[number - 1 : number], request),
+        rpg_scratch=_gain_over("scratch", trained[number - 1 : number], request),
         networks=tuple(_network(Training(name, number), check_id, valid, jobs) for name in NETWORKS),
         shift=measured.after,
         shift_ratio={
@@ -145,10 +148,23 @@ def _with_smallest_differences(main: JobResult, request: CheckSpec) -> tuple[Met
     )
 
 
-def _gain_over(baseline: Sequence[CaseScore], main: JobResult, request: CheckSpec) -> Gain:
-    metric = next(metric for metric in main.metrics if metric.name == main.primary_metric)
+def _gain_over(
+    baseline: Literal["specialised", "scratch", "naive"], trained: Sequence[SeedArtifacts], request: CheckSpec
+) -> Gain:
+    """Estimates the gain of the pretrained network with one seed or several."""
+    networks = [artifacts.jobs["pretrained"] for artifacts in trained]
+    metric = next(metric for metric in networks[0].metrics if metric.name == networks[0].primary_metric)
+    scores = [network.test_scores for network in networks]
+    baselines = [
+        artifacts.jobs["pretrained"].naive_baseline_scores
+        if baseline == "naive"
+        else artifacts.jobs[baseline].test_scores
+        for artifacts in trained
+    ]
+    if len(trained) > 1:
+        return estimate_crossed_gain(pair_seeds(scores, baselines, metric.name), metric, level=request.interval_level)
     return estimate_gain(
-        pair_scores(main.test_scores, baseline, metric.name),
+        pair_scores(scores[0], baselines[0], metric.name),
         metric,
         seed=request.seed,
         level=request.interval_level,
@@ -156,14 +172,15 @@ def _gain_over(baseline: Sequence[CaseScore], main: JobResult, request: CheckSpe
     )
 
 
-def _naive_baseline(main: JobResult, request: CheckSpec) -> NaiveBaseline | None:
+def _naive_baseline(trained: Sequence[SeedArtifacts], request: CheckSpec) -> NaiveBaseline | None:
     """Returns the scores of the task's naive baseline; None in results of versions that did not compute it."""
-    if not main.naive_baseline_scores:
+    main = trained[0].jobs["pretrained"]
+    if not all(artifacts.jobs["pretrained"].naive_baseline_scores for artifacts in trained):
         return None
     return NaiveBaseline(
         prediction=get_task_spec(request.task).naive_baseline,
         test_means={metric.name: aggregate_scores(metric, main.naive_baseline_scores) for metric in main.metrics},
-        gain=_gain_over(main.naive_baseline_scores, main, request),
+        gain=_gain_over("naive", trained, request),
     )
 
 

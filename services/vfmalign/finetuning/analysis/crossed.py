@@ -1,0 +1,156 @@
+"""Variance of a score over crossed training seeds and patients, and intervals that cover both.
+
+Every network is trained with S seeds, and each training is scored on the same G patients. A network's value of seed s
+and patient g is modelled as x_sg = μ + a_s + b_g + e_sg, with variances σ²_seed, σ²_patient and σ²_residual, so that
+its mean has the variance
+
+    σ²_seed / S + σ²_patient / G + σ²_residual / (S·G).
+
+The components follow from the mean squares of the two-way crossed analysis of variance without replication, whose
+expectations are σ²_residual + G·σ²_seed, σ²_residual + S·σ²_patient and σ²_residual (Searle, Casella and McCulloch,
+Variance Components, 1992, chapter 4). A negative estimate is set to 0, and the result names it. Student's t with
+Satterthwaite's degrees of freedom (Biometrics Bulletin 2 (1946), 110–114) makes the interval: with few seeds, a
+bootstrap over them would be far too narrow.
+
+Two networks share their patients but not their seeds: in the difference of their means, the seeds' and the residual
+variances add up, and σ²_patient is that of the patients' differences. Trainings with the same seed draw their cases in
+the same order; if this made their scores alike, the interval would be wider than necessary.
+
+Metrics of a set, such as an area under the ROC curve, have no value of a single patient. Jackknife pseudo-values
+G·θ − (G − 1)·θ₍₋g₎ take its place, as in the analysis of several readers of the same cases (Dorfman, Berbaum and Metz,
+Investigative Radiology 27 (1992), 723–731). For the mean of one case per patient they are the patients' values.
+
+Legend: S seeds, G groups (patients), N cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit
+
+from vfmalign.client.messages.checks import VarianceComponents
+from vfmalign.client.messages.common import Interval
+from vfmalign.core.domain.jobs import MetricSpec
+from vfmalign.core.domain.scores import aggregate_resamples
+
+METHOD = "crossed analysis of variance of seeds and patients, Satterthwaite's t"
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class MeanSquares:
+    """Mean squares of one network's values."""
+
+    seed: float
+    patient: float
+    residual: float
+
+
+@dataclass(frozen=True)
+class CrossedVariance:
+    """Variance of a mean over crossed seeds and patients, or of a sum of such means.
+
+    Attributes:
+        components: σ²_seed, σ²_patient and σ²_residual, of the sum where there are several networks.
+        variance: of the mean.
+        degrees: Satterthwaite's degrees of freedom.
+    """
+
+    components: VarianceComponents
+    variance: float
+    degrees: float
+
+    @property
+    def standard_error(self) -> float:
+        """Square root of the variance."""
+        return float(self.variance**0.5)
+
+    def get_interval(self, value: float, level: float) -> Interval:
+        """Returns the interval around a mean."""
+        half = float(stdtrit(self.degrees, 0.5 + level / 2.0)) * self.standard_error
+        return Interval(lower=value - half, upper=value + half, level=level, method=METHOD)
+
+
+def get_pseudo_values(
+    metric: MetricSpec, value_SN: Array, positive_N: npt.NDArray[np.bool_], index_N: npt.NDArray[np.intp]
+) -> Array:
+    """Returns the jackknife pseudo-values [S, G] of a metric.
+
+    Args:
+        metric: names the aggregate.
+        value_SN: value of each case with each seed.
+        positive_N: true class of each case; unused by a mean.
+        index_N: patient of each case, 0 to G − 1.
+    """
+    n_groups = int(index_N.max()) + 1
+    without_one_GN = (index_N[None, :] != np.arange(n_groups)[:, None]).astype(np.float64)
+    weight_WN = np.vstack([np.ones((1, len(index_N))), without_one_GN])
+    theta_SW = np.array([aggregate_resamples(metric, value_N, positive_N, weight_WN) for value_N in value_SN])
+    pseudo_SG: Array = n_groups * theta_SW[:, :1] - (n_groups - 1) * theta_SW[:, 1:]
+    return pseudo_SG
+
+
+def get_mean_squares(value_SG: Array) -> MeanSquares:
+    """Returns the mean squares of the two-way crossed analysis of variance; at least two seeds and two patients."""
+    n_seeds, n_groups = value_SG.shape
+    mean = value_SG.mean()
+    seed_S1, patient_1G = value_SG.mean(axis=1, keepdims=True), value_SG.mean(axis=0, keepdims=True)
+    residual_SG = value_SG - seed_S1 - patient_1G + mean
+    return MeanSquares(
+        seed=n_groups * float(np.square(seed_S1 - mean).sum()) / (n_seeds - 1),
+        patient=n_seeds * float(np.square(patient_1G - mean).sum()) / (n_groups - 1),
+        residual=float(np.square(residual_SG).sum()) / ((n_seeds - 1) * (n_groups - 1)),
+    )
+
+
+def analyse_crossed(networks: Sequence[Array], patient_degrees: int | None = None) -> CrossedVariance:
+    """Analyses the sum of the means of networks that were trained with seeds of their own and scored on equal patients.
+
+    Args:
+        networks: values [S, G] of each network; `[x, -b]` for the difference of two.
+        patient_degrees: degrees of freedom of the patients, where fewer than G − 1 determine the metric.
+    """
+    n_seeds, n_groups = networks[0].shape
+    squares = [get_mean_squares(value_SG) for value_SG in networks]
+    residual = sum(one.residual for one in squares)
+    seed = sum(one.seed for one in squares)
+    # The patients' effects of the networks are correlated, so that their mean square is that of the sum.
+    patient = n_seeds * float(np.var(sum(value_SG.mean(axis=0) for value_SG in networks), ddof=1))
+    has_seed, has_patient = seed > residual, patient > residual
+
+    # A component that is set to 0 takes the mean squares that it consists of out of the variance.
+    residual_degrees = (n_seeds - 1) * (n_groups - 1)
+    terms: list[tuple[float, float]] = []
+    if has_seed:
+        terms += [(one.seed, n_seeds - 1) for one in squares]
+    if has_patient:
+        terms.append((patient, patient_degrees or n_groups - 1))
+    if has_seed == has_patient:
+        sign = -1.0 if has_seed else 1.0
+        terms += [(sign * one.residual, residual_degrees) for one in squares]
+    return CrossedVariance(
+        components=VarianceComponents(
+            seed=max(0.0, seed - residual) / n_groups,
+            patient=max(0.0, patient - residual) / n_seeds,
+            residual=residual,
+            set_to_zero=tuple(name for name, value in (("seed", seed), ("patient", patient)) if value < residual),
+        ),
+        variance=sum(term for term, _ in terms) / (n_seeds * n_groups),
+        degrees=_get_satterthwaite_degrees(terms),
+    )
+
+
+def _get_satterthwaite_degrees(terms: Sequence[tuple[float, float]]) -> float:
+    """Returns (Σ m)² / Σ (m² / ν) for independent mean squares m with ν degrees of freedom; at least the smallest ν.
+
+    Mean squares are subtracted where they have a minus sign, which may take the approximation below its bound.
+    """
+    smallest = float(min(degrees for _, degrees in terms))
+    total = sum(term for term, _ in terms)
+    spread = sum(term**2 / degrees for term, degrees in terms)
+    return max(smallest, total**2 / spread) if spread > 0.0 else smallest
