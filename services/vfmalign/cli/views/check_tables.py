@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vfmalign.cli.views.seed_tables import explain_seeds, show_seeds
 from vfmalign.cli.views.tables import (
     ABSENT,
     BELOW_ERROR_BOUND,
@@ -49,7 +50,7 @@ def show_check(check: Check, report: Path | None = None, jobs: Sequence[Job] = (
     if (result := check.result) is not None:
         parts += [show_shifts(result), *show_top_channels([shift.mmd for shift in result.shifts])]
         parts += [*_show_measures(result), show_gains(result), show_convergence(result)]
-        parts += _show_probes(result)
+        parts += [*show_seeds(result), *_show_probes(result)]
     parts.append(show_stages(check, jobs))
     if result is not None:
         parts += _show_remarks(result)
@@ -60,8 +61,9 @@ def show_check(check: Check, report: Path | None = None, jobs: Sequence[Job] = (
 def show_shifts(result: CheckResult) -> Table:
     """Returns MMD² per layer, the primary layer first."""
     level = _format_level(result)
+    of_seed = f", seed {result.seeds[0].seed}" if result.seeds else ""
     table = new_table(
-        "Shift: unbiased MMD² between features before and after fine-tuning, "
+        f"Shift{of_seed}: unbiased MMD² between features before and after fine-tuning, "
         + pluralise(result.test_groups, "test patient"),
         "layer",
         "channels",
@@ -95,8 +97,9 @@ def show_gains(result: CheckResult) -> Table:
     metric, level = result.metric, _format_level(result)
     better = "higher is better" if metric.higher_is_better else "lower is better"
     unit = f", {metric.unit}" if metric.unit else ""
+    over_seeds = f", mean of {pluralise(len(result.seeds), 'seed')}" if result.seeds else ""
     table = new_table(
-        f"Gain in {metric.name} on test ({better}{unit})",
+        f"Gain in {metric.name} on test{over_seeds} ({better}{unit})",
         "over",
         "model",
         "baseline",
@@ -126,8 +129,9 @@ def show_convergence(result: CheckResult) -> Table:
     convergence = result.convergence
     steps = convergence.steps_to_95
     selected = [f"{curve.network} {curve.selected_step}" for curve in result.curves]
+    of_seed = f", seed {result.seeds[0].seed}" if result.seeds else ""
     return list_fields(
-        f"Convergence of the pretrained network (of {convergence.steps} steps)",
+        f"Convergence of the pretrained network{of_seed} (of {convergence.steps} steps)",
         {
             "steps to 95 % of its own range": f"{format_steps(steps)} ({steps.absent_reason})"
             if steps.absent_reason
@@ -216,7 +220,9 @@ def _show_remarks(result: CheckResult) -> list[RenderableType]:
         lines.append(Text(f"naive baseline: {result.naive_baseline}", style="dim"))
     if result.naive_baseline_not_beaten:
         lines.append(Text("¶ the fine-tuned model does not beat the naive baseline.", style="yellow"))
-    lines += list_absent_reasons(_list_estimates(result, shifts))
+    if result.interval_scope:
+        lines.append(Text(f"interval of a gain: {result.interval_scope}.", style="dim"))
+    lines += [*explain_seeds(result), *list_absent_reasons(_list_estimates(result, shifts))]
     return lines + [Text(f"! {caution}", style="yellow") for caution in result.cautions]
 
 

@@ -25,12 +25,17 @@ def observe(result: CheckResult) -> dict[str, ObservedInterval]:
         "difference_specialised": _to_observed(result.rpg_specialised.absolute),
         "difference_scratch": _to_observed(result.rpg_scratch.absolute),
     }
+    summaries = {} if result.seed_variation is None else {one.layer: one for one in result.seed_variation.layers}
     for layer in result.shifts:
         if layer.mmd.layer == result.primary_layer:
             observed["mmd2"] = _observe_shift(layer.mmd.raw, layer)
             observed["mmd2_std"] = ObservedInterval(absent_reason="the check has no standardised features")
             if layer.mmd.standardised is not None:
                 observed["mmd2_std"] = _observe_shift(layer.mmd.standardised, layer)
+            if (summary := summaries.get(result.primary_layer)) is not None:  # the intervals cover all seeds
+                observed["mmd2"] = _to_observed(summary.raw.mean, *observed["mmd2"].remarks)
+                if summary.standardised is not None:
+                    observed["mmd2_std"] = _to_observed(summary.standardised.mean, *observed["mmd2_std"].remarks)
     return observed
 
 

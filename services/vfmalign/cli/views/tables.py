@@ -113,7 +113,10 @@ def list_absent_reasons(estimates: Iterable[Estimate]) -> list[RenderableType]:
 
 
 def primary_shift(result: CheckResult) -> Estimate:
-    """Returns MMD² of the primary layer, on standardised features if there are any."""
+    """Returns MMD² of the primary layer, on standardised features if there are any, and averaged over the seeds."""
+    if result.seed_variation is not None:
+        layer = result.seed_variation.layers[0]
+        return (layer.standardised or layer.raw).mean
     mmd = result.shifts[0].mmd
     return (mmd.standardised or mmd.raw).mmd2
 

@@ -8,7 +8,7 @@ from vfmalign.client.messages import checks as messages
 from vfmalign.client.messages.common import Progress, SoftwareVersion
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.cautions import list_cautions
-from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, CheckAnalysis, CheckReport
+from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, CheckAnalysis, CheckReport, SeedResult
 from vfmalign.finetuning.analysis.shift import is_saturated
 from vfmalign.finetuning.checks.repository import ReportRefs, StageRun, StoredCheck
 from vfmalign.finetuning.jobs.converters import to_object_ref, with_remedy
@@ -98,11 +98,28 @@ def _to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> mes
         naive_baseline="" if naive is None else naive.prediction,
         naive_baseline_not_beaten=naive is not None and naive.not_beaten,
         probes=result.probes,
+        interval_scope=result.interval_scope,
+        seeds=tuple(_to_seed_result(seed) for seed in result.seeds),
+        seed_variation=result.seed_variation,
         measures=tuple(
             messages.CheckMeasure(name=name, value=result.measures[name], meaning=meaning)
             for name, meaning in MEASURE_MEANINGS.items()
             if name in result.measures
         ),
+    )
+
+
+def _to_seed_result(seed: SeedResult) -> messages.SeedResult:
+    primary, main = seed.shift.get_layer(seed.shift.primary_layer), seed.network("pretrained")
+    return messages.SeedResult(
+        seed=seed.seed,
+        shift=(primary.standardised or primary.raw).mmd2,
+        rpg_specialised=seed.rpg_specialised,
+        rpg_scratch=seed.rpg_scratch,
+        convergence=main.convergence,
+        curves=tuple(network.to_curve() for network in seed.networks),
+        weight_change=main.weight_change or 0.0,
+        job_ids=tuple(network.job for network in seed.networks),
     )
 
 

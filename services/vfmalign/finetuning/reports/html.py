@@ -21,6 +21,7 @@ from vfmalign.finetuning.reports.formatting import (
     to_data_url,
     to_text,
 )
+from vfmalign.finetuning.reports.seed_rows import list_component_rows, list_seed_notes, list_seed_rows
 from vfmalign.finetuning.reports.templating import load_template
 
 _VERDICT_COLOURS = {
@@ -76,6 +77,10 @@ def render(report: CheckReport, examples: Sequence[ExampleSlice]) -> bytes:
         metric=metric,
         numbers=number_rows(result),
         measures=measure_rows(result),
+        seeds=list_seed_rows(result),
+        components=list_component_rows(result),
+        seed_notes=list_seed_notes(result),
+        reused=_list_reused(report),
         cautions=list_cautions(result),
         notes=_notes(result),
         shift_notes=_shift_notes(result),
@@ -95,12 +100,15 @@ def render(report: CheckReport, examples: Sequence[ExampleSlice]) -> bytes:
 def number_rows(result: CheckAnalysis) -> list[NumberRow]:
     """Rows of the main table: shift and gains, with how to read them."""
     primary = result.shift.get_layer(result.shift.primary_layer)
-    shift = (primary.standardised or primary.raw).mmd2
+    shift, of_seed = (primary.standardised or primary.raw).mmd2, ""
+    if result.seed_variation is not None:
+        summary = result.seed_variation.layers[0]
+        shift, of_seed = (summary.standardised or summary.raw).mean, f", seed {result.seeds[0].seed}"
     metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
     rows = [
         _row(f"shift, MMD² of {primary.layer}", shift, "how far the features of the same cases moved"),
         _row(
-            "shift ratio",
+            f"shift ratio{of_seed}",
             result.shift_ratio[primary.layer],
             "in units of the shift to random weights; comparable between models",
         ),
@@ -184,6 +192,19 @@ def _shift_notes(result: CheckAnalysis) -> list[str]:
 def _interval_level(result: CheckAnalysis) -> str:
     interval = result.rpg_specialised.absolute.interval
     return f"{100 * (interval.level if interval else 0.95):.0f} %"
+
+
+def _list_reused(report: CheckReport) -> list[tuple[str, str]]:
+    """Networks that another check's job has trained: what they are, and the job."""
+    result = report.result
+    seeds = [(f", seed {seed.seed}", seed.networks) for seed in result.seeds] or [("", result.networks)]
+    reused = []
+    for number, (of_seed, networks) in enumerate(seeds, start=1):
+        for network in networks:
+            key = network.network if number == 1 else f"{network.network}_s{number}"
+            if (job := report.run.trained_by.get(key, network.job)) != network.job:
+                reused.append((plots.NETWORK_LABELS[network.network] + of_seed, job))
+    return reused
 
 
 def _group_examples(examples: Sequence[ExampleSlice]) -> list[Mapping[str, object]]:
