@@ -54,12 +54,18 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
     assert not result.shifts[0].saturated
     assert result.convergence.steps_to_95.value == 40
     assert result.held_out
+    assert result.interval_scope == "covers patients, not training"
+    assert not result.seeds
+    assert not result.HasField("seed_variation")
+    assert not result.rpg_specialised.HasField("variance")
     assert any("Pretraining set unknown" in caution for caution in result.cautions)
     assert [curve.selected_step for curve in result.curves] == [60, 60, 60]
     report = CheckReport.model_validate_json(store.get(store.key(result.report_json.uri)))
     assert report.result_digest == report.result.digest()
     html = store.get(store.key(result.report_html.uri), sha256=result.report_html.sha256).decode()
     assert f"Alignment check {name}" in html
+    assert "covers patients, not training: each network was trained once" in html
+    assert "<h2>Training seeds</h2>" not in html
 
     measured = {one.name: one for one in result.measures}
     assert list(measured) == ["cka", "frechet", "energy", "logme"]

@@ -64,6 +64,27 @@ async def test_each_network_is_trained_and_compared_with_every_seed(service, sto
     assert set(report.run.job_attempts) == set(check.job_ids)
     assert report.result.settings["encoder_after_s2"] == f"{name}-encoder-s2"
 
+    result = check.result
+    assert result.interval_scope == "covers patients and training"
+    assert [seed.seed for seed in result.seeds] == [7, 8]
+    assert list(result.seeds[1].job_ids) == [f"{name}-{training}" for training in SECOND]
+    scores = [seed.rpg_specialised.score for seed in result.seeds]
+    assert scores[1] - scores[0] == pytest.approx(0.01)
+    gain = result.rpg_specialised
+    assert gain.score == pytest.approx(sum(scores) / 2)
+    assert gain.variance.seeds == 2
+    assert gain.variance.network.seed == pytest.approx(0.01**2 / 2)
+    assert gain.absolute.interval.method.startswith("crossed")
+    assert gain.equivalence_interval.level == pytest.approx(0.9)
+    assert f"{gain.absolute.interval.lower:.3f}".lstrip("+") in result.verdict_reason
+    primary = result.seed_variation.layers[0]
+    assert primary.layer == result.primary_layer
+    assert primary.raw.mean.value == pytest.approx(sum(shifts) / 2)
+    assert result.seed_variation.steps_to_95.mean == 40
+    html = store.get(store.key(result.report_html.uri), sha256=result.report_html.sha256).decode()
+    assert "<h2>Training seeds</h2>" in html
+    assert "covers patients and training" in html
+
 
 async def test_a_kill_between_two_seeds_repeats_nothing_of_the_first(service, store, peers):
     name = await service.create("between", seed=4, seeds=2)

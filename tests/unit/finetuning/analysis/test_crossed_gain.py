@@ -30,10 +30,8 @@ def draw(mean, rng, patients=12, seeds=3):
 
 
 def estimate(network, baseline, metric=DICE, level=0.95, **fields):
-    pairs = pair_seeds(
-        [scores(row, metric.name, **fields) for row in network], [scores(row, metric.name, **fields) for row in baseline],
-        metric.name,
-    )  # fmt: skip
+    every = [[scores(row, metric.name, **fields) for row in rows] for rows in (network, baseline)]
+    pairs = pair_seeds(*every, metric.name)
     return estimate_crossed_gain(pairs, metric, level=level)
 
 
