@@ -30,7 +30,8 @@ from vfmalign.v1 import (
 LAYERS = ("stages.0", "stages.1")
 
 # Trains nothing: writes what a training process writes. Seed 5 waits for a file, seed 3 finds the data bad as long as
-# there is no file. Scores rise with the seed from 8 on. With seed 6 a network that is probed stays at step 20 for as long as there is no file.
+# there is no file. With seed 6 a network that is probed stays at step 20 for as long as there is no file. Scores rise
+# with the seed from 8 on.
 PROGRAM = """
 import gc, os, signal, sys, time
 gc.disable()
