@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from bench import environments
 from bench.statistics import __main__ as command
-from bench.statistics import power
+from bench.statistics import convergence, power
+from bench.statistics.convergence import SHAPES, draw_noise, get_curve, measure_directly
 from bench.statistics.coverage import coverage_shares
 from bench.statistics.simulations import Outcome
 from bench.statistics.size import binomial_range
@@ -57,3 +58,37 @@ def test_sections_are_simulated_and_written(monkeypatch: pytest.MonkeyPatch, tmp
     assert len(size["records"]) == len(size["tables"][0]["rows"]) == 13
     assert {one["competitor"] for one in compared["records"]} == {"MMD-FUSE, paper", "MMD-FUSE, package's λ"}
     assert "alibi-detect: not installed: run `make bench-competitors`." in compared["sentences"]
+
+
+def test_simulated_noise_is_stationary_with_the_stated_autocorrelation() -> None:
+    noise = draw_noise(20_000, 9, 0.9, np.random.default_rng(1))
+    assert noise.var(axis=0) == pytest.approx(np.ones(9), rel=0.05)
+    assert np.mean(noise[:, 0] * noise[:, 8]) == pytest.approx(0.9**8, abs=0.03)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_simulated_curves_rise_by_one(shape: str) -> None:
+    score_T = get_curve(shape, 17)
+    assert (score_T[0], score_T.max()) == (0.0, 1.0)
+
+
+def test_the_direct_method_reads_raw_scores() -> None:
+    assert measure_directly(np.array([0.0, 0.5, 0.8, 0.9, 0.94, 1.0, 1.0])).value == 5
+    assert measure_directly(np.array([0.0, 0.5, -0.4, 0.3, 0.0, 0.6])).absent_reason == "within noise"
+
+
+def test_convergence_is_simulated_and_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(convergence, "NULL_VALIDATIONS", (5, 9))
+    monkeypatch.setattr(convergence, "VALIDATIONS", (9,))
+    arguments = ["--only", "convergence", "--curves", "4", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["statistics", *arguments])
+    assert command.main() == 0
+    (section,) = json.loads((tmp_path / "out" / "results.json").read_text())["sections"]
+    assert [table["title"].split()[0] for table in section["tables"]] == [
+        "False",
+        "Detected",
+        "steps_to_95",
+        "steps_to_baseline",
+    ]
+    assert {one["case"] for one in section["records"]} == {"false rises", "power", "steps_to_95", "steps_to_baseline"}
+    assert len(section["records"]) == sum(len(table["rows"]) for table in section["tables"])

@@ -133,7 +133,7 @@ def show_convergence(result: CheckResult) -> Table:
     return list_fields(
         f"Convergence of the pretrained network{of_seed} (of {convergence.steps} steps)",
         {
-            "steps to 95 % of its own range": f"{format_steps(steps)} ({steps.absent_reason})"
+            "steps to 95 % of its own rise": f"{format_steps(steps)} ({steps.absent_reason})"
             if steps.absent_reason
             else format_steps(steps),
             "steps to the specialised network's best": format_steps(convergence.steps_to_baseline),

@@ -170,13 +170,16 @@ class Convergence(ApiMessage):
     """How fast the validation score of one network converged.
 
     Attributes:
-        steps_to_95: first step at 95 % of the way from `start` to `best`.
-        steps_to_baseline: first step that reaches the specialised network's best validation score.
+        steps_to_95: first validation at which the fitted curve is at 95 % of its own rise; absent if the rise is within
+            noise.
+        steps_to_baseline: first validation at which the fitted curve is as good as the best point of the specialised
+            network's; censored at `steps` if there is none.
         steps: optimiser steps in all.
         best: best validation score, in the metric's unit.
         start: validation score before training, in the metric's unit.
         best_step: first step at which the best score was reached.
-        noise: robust SD of the curve between validations, in the metric's unit; None if unknown.
+        noise: root mean square of the curve's decreases between validations, in the metric's unit: the SD of the noise
+            if it is independent, less if it is autocorrelated; None below 5 validations.
     """
 
     PROTO: ClassVar[type[Message]] = alignment_pb2.Convergence

@@ -24,6 +24,7 @@ LATER_FIELDS = {
     "verdict": {"reason"},
     "rpg_specialised": {"equivalence_interval"},
     "rpg_scratch": {"equivalence_interval"},
+    "networks": {"__all__": {"convergence": {"noise"}}},
     "naive_baseline": {"gain": {"equivalence_interval": True, "relative_percent": {"absent_reason"}}},
 }
 """What results had not yet, or derived from other numbers."""

@@ -1,0 +1,256 @@
+"""Convergence of simulated learning curves: false rises, power, and the errors of both numbers of steps.
+
+Curves have a known shape plus stationary normal AR(1) noise, whose SD is the unit of noise. Each result stands beside
+that of the direct method, which assumes independent noise and reads steps from the raw scores. Legend: C curves,
+T validations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.statistics.size import binomial_range
+from bench.tables import Section, Table
+from vfmalign.client.messages.checks import Convergence, Steps
+from vfmalign.core.domain.jobs import JobProgress
+from vfmalign.finetuning.analysis.convergence import measure_convergence
+from vfmalign.finetuning.analysis.learning_curves import is_rise
+
+Array = NDArray[np.float64]
+
+AUTOCORRELATIONS = (0.0, 0.6, 0.9)
+NULL_VALIDATIONS = (5, 9, 17, 33, 65)
+VALIDATIONS = (9, 17, 41)
+LEVEL = 0.05
+RISE_IN_NOISE_SD = 20.0
+NOISE_OF_RISE = 0.03
+SHAPES: dict[str, Callable[[Array], Array]] = {
+    "saturating, τ = 0.05": lambda time: 1.0 - np.exp(-time / 0.05),
+    "saturating, τ = 0.1": lambda time: 1.0 - np.exp(-time / 0.1),
+    "saturating, τ = 0.15": lambda time: 1.0 - np.exp(-time / 0.15),
+    "saturating, τ = 0.33": lambda time: 1.0 - np.exp(-time / 0.33),
+    "logistic": lambda time: 1.0 / (1.0 + np.exp(-(time - 0.33) / 0.06)),
+    "step at 1/3": lambda time: (time > 1.0 / 3.0).astype(np.float64),
+    "step at 0.9": lambda time: (time > 0.9).astype(np.float64),
+    "peak, then 30 % decline": lambda time: (1.0 - np.exp(-time / 0.1)) * (1.0 - 0.3 * time),
+}
+"""Noise-free score over time; the training takes one unit of time."""
+BASELINE_LEVELS = (0.8, 0.9, 0.95, 1.1)
+"""Best score of the baseline, as a share of the rise of the curve that has to reach it."""
+_SIMULATIONS = 20_000
+
+
+def simulate_convergence(curves: int, seed: int) -> Section:
+    """Count false and missed rises, and compare both numbers of steps with those of the noise-free curves.
+
+    Args:
+        curves: per cell of a table; an eighth of them for the errors of the steps.
+        seed: of all curves.
+    """
+    section = Section("convergence", f"Convergence: {curves} simulated learning curves each")
+    fewer = max(1, curves // 8)
+    section.tables += [
+        _tabulate_false_rises(curves, np.random.default_rng([seed, 0]), section),
+        _tabulate_power(curves, np.random.default_rng([seed, 1]), section),
+        _tabulate_steps_to_95(fewer, np.random.default_rng([seed, 2]), section),
+        _tabulate_steps_to_baseline(fewer, np.random.default_rng([seed, 3]), section),
+    ]
+    section.sentences.append(
+        "`direct` assumes independent noise, whose SD it takes from second differences, and reads steps from the raw "
+        "scores. Errors are in validations: median [10 %, 90 % quantile], and the share within one validation. τ and "
+        "times are shares of the training."
+    )
+    return section
+
+
+def draw_noise(curves: int, validations: int, autocorrelation: float, rng: np.random.Generator) -> Array:
+    """Draw stationary AR(1) noise of variance 1, [C, T]."""
+    noise_CT = rng.standard_normal((curves, validations))
+    noise_CT[:, 1:] *= np.sqrt(1.0 - autocorrelation**2)
+    for index in range(1, validations):
+        noise_CT[:, index] += autocorrelation * noise_CT[:, index - 1]
+    return noise_CT
+
+
+def get_curve(shape: str, validations: int) -> Array:
+    """Return the noise-free scores of a shape, from 0 to a best score of 1, [T]."""
+    score_T = SHAPES[shape](np.linspace(0.0, 1.0, validations))
+    return (score_T - score_T[0]) / (score_T.max() - score_T[0])
+
+
+def measure(scores_T: Array, baseline_T: Array | None = None) -> Convergence:
+    """Measure one curve with vfmalign; its steps are validations."""
+    baseline = [] if baseline_T is None else _to_progress(baseline_T)
+    return measure_convergence(_to_progress(scores_T), baseline, higher_is_better=True)
+
+
+def measure_directly(scores_T: Array) -> Steps:
+    """Return the first validation at 95 % of the range of the raw scores, absent if the range is within noise.
+
+    The noise is the robust scale of second differences (Gasser, Sroka and Jennen-Steinmetz, Biometrika 73, 1986), and
+    the threshold assumes that it is independent.
+    """
+    rise = float(scores_T.max() - scores_T[0])
+    if rise <= _independent_threshold(len(scores_T)) * float(_scale_of_second_differences(scores_T)):
+        return Steps(absent_reason="within noise")
+    return Steps(value=int(np.argmax(scores_T >= scores_T[0] + 0.95 * rise)))
+
+
+def _tabulate_false_rises(curves: int, rng: np.random.Generator, section: Section) -> Table:
+    """Count rises of flat curves beside the upper end of the binomial range of 5 %."""
+    rows, limit = [], binomial_range(curves, LEVEL)[1]
+    for validations in NULL_VALIDATIONS:
+        for autocorrelation in AUTOCORRELATIONS:
+            noise_CT = draw_noise(curves, validations, autocorrelation, rng)
+            direct = float(np.mean([measure_directly(scores_T).value is not None for scores_T in noise_CT]))
+            rises = float(np.mean([is_rise(scores_T) for scores_T in noise_CT]))
+            rows.append(
+                (
+                    str(validations),
+                    f"{autocorrelation:g}",
+                    f"{direct:.1%}",
+                    f"{rises:.1%}",
+                    "yes" if round(rises * curves) <= limit else "**no**",
+                )
+            )
+            section.records.append(
+                {
+                    "case": "false rises",
+                    "validations": validations,
+                    "autocorrelation": autocorrelation,
+                    "direct": direct,
+                    "vfmalign": rises,
+                }
+            )
+    columns = ("validations", "AR(1)", "direct", "vfmalign", f"at most {limit / curves:.1%}")
+    return Table("False rises of flat curves", columns, rows)
+
+
+def _tabulate_power(curves: int, rng: np.random.Generator, section: Section) -> Table:
+    """Count the rises of 20 noise SDs that are detected."""
+    rows = []
+    for validations in NULL_VALIDATIONS:
+        noises = [draw_noise(curves, validations, rho, rng) for rho in AUTOCORRELATIONS]
+        for shape in SHAPES:
+            curve_T = RISE_IN_NOISE_SD * get_curve(shape, validations)
+            shares = [float(np.mean([is_rise(curve_T + noise_T) for noise_T in noise_CT])) for noise_CT in noises]
+            rows.append((str(validations), shape, *(f"{share:.1%}" for share in shares)))
+            section.records.append({"case": "power", "validations": validations, "shape": shape, "vfmalign": shares})
+    columns = ("validations", "shape", *(f"AR(1) {rho:g}" for rho in AUTOCORRELATIONS))
+    return Table(f"Detected rises of {RISE_IN_NOISE_SD:g} noise SDs", columns, rows)
+
+
+def _tabulate_steps_to_95(curves: int, rng: np.random.Generator, section: Section) -> Table:
+    """Compare `steps_to_95` with the first validation at which the noise-free curve is at 95 % of its rise."""
+    rows = []
+    for validations, shape, rho in _iterate_cells():
+        curve_T = get_curve(shape, validations)
+        true = int(np.argmax(curve_T >= 0.95 - 1e-12))
+        scores_CT = curve_T + NOISE_OF_RISE * draw_noise(curves, validations, rho, rng)
+        direct = _Errors.of([measure_directly(scores_T) for scores_T in scores_CT], true)
+        errors = _Errors.of([measure(scores_T).steps_to_95 for scores_T in scores_CT], true)
+        rows.append((str(validations), shape, f"{rho:g}", str(true), str(direct), str(errors)))
+        section.records.append(
+            {
+                "case": "steps_to_95",
+                "validations": validations,
+                "shape": shape,
+                "autocorrelation": rho,
+                "true": true,
+                "direct": direct._asdict(),
+                "vfmalign": errors._asdict(),
+            }
+        )
+    columns = ("validations", "shape", "AR(1)", "true validation", "error of direct", "error of vfmalign")
+    return Table(f"steps_to_95 with noise of {NOISE_OF_RISE:g} of the rise", columns, rows)
+
+
+def _tabulate_steps_to_baseline(curves: int, rng: np.random.Generator, section: Section) -> Table:
+    """Compare `steps_to_baseline` with the noise-free curves: errors where it is reached, else the share censored."""
+    rows = []
+    for validations in VALIDATIONS:
+        curve_T, baseline_T = (get_curve(f"saturating, τ = {tau}", validations) for tau in (0.15, 0.1))
+        for level in BASELINE_LEVELS:
+            true = int(np.argmax(curve_T >= level)) if level <= 1.0 else validations
+            for rho in AUTOCORRELATIONS:
+                scores_CT = curve_T + NOISE_OF_RISE * draw_noise(curves, validations, rho, rng)
+                others_CT = level * baseline_T + NOISE_OF_RISE * draw_noise(curves, validations, rho, rng)
+                pairs = list(zip(scores_CT, others_CT, strict=True))
+                direct = _Errors.of([_reach_directly(*pair) for pair in pairs], true)
+                errors = _Errors.of([measure(*pair).steps_to_baseline for pair in pairs], true)
+                truth = "never" if level > 1.0 else str(true)
+                rows.append((str(validations), f"{level:g}", f"{rho:g}", truth, str(direct), str(errors)))
+                section.records.append(
+                    {
+                        "case": "steps_to_baseline",
+                        "validations": validations,
+                        "baseline": level,
+                        "autocorrelation": rho,
+                        "direct": direct._asdict(),
+                        "vfmalign": errors._asdict(),
+                    }
+                )
+    columns = ("validations", "baseline's best", "AR(1)", "true validation", "error of direct", "error of vfmalign")
+    return Table(f"steps_to_baseline with noise of {NOISE_OF_RISE:g} of the rise", columns, rows)
+
+
+class _Errors(NamedTuple):
+    """Errors of a number of steps, in validations; a censored number counts as one validation after the last."""
+
+    low: float
+    median: float
+    high: float
+    within_one: float
+
+    @classmethod
+    def of(cls, steps: list[Steps], true: int) -> _Errors:
+        """Summarise numbers of steps, without absent ones."""
+        values = [(one.value or 0) + one.censored for one in steps if not one.absent_reason]
+        if not values:
+            return cls(np.nan, np.nan, np.nan, np.nan)
+        errors = np.array(values, dtype=np.float64) - true
+        low, median, high = np.quantile(errors, (0.1, 0.5, 0.9))
+        return cls(float(low), float(median), float(high), float(np.mean(np.abs(errors) <= 1.0)))
+
+    def __str__(self) -> str:
+        return f"{self.median:+.1f} [{self.low:+.1f}, {self.high:+.1f}], {self.within_one:.0%}"
+
+
+def _iterate_cells() -> Iterator[tuple[int, str, float]]:
+    """Iterate over validations, shapes and autocorrelations."""
+    return ((validations, shape, rho) for validations in VALIDATIONS for shape in SHAPES for rho in AUTOCORRELATIONS)
+
+
+def _reach_directly(scores_T: Array, baseline_T: Array) -> Steps:
+    """Return the first validation whose raw score reaches the baseline's highest, or the last, censored."""
+    reached = np.flatnonzero(scores_T >= baseline_T.max())
+    return Steps(value=int(reached[0])) if reached.size else Steps(value=len(scores_T) - 1, censored=True)
+
+
+def _to_progress(scores_T: Array) -> list[JobProgress]:
+    """Return the progress of a job that validates after every step."""
+    last = len(scores_T) - 1
+    return [
+        JobProgress(
+            epoch=index, epochs=last, step=index, steps=last, train_loss=None, val_score=float(score), elapsed_s=0.0
+        )
+        for index, score in enumerate(scores_T)
+    ]
+
+
+def _scale_of_second_differences(scores: Array) -> Array:
+    """Return the robust SD along the last axis; second differences of independent noise have the variance 6σ²."""
+    return np.asarray(np.median(np.abs(np.diff(scores, n=2)), axis=-1) / (0.6744897501960817 * np.sqrt(6.0)))
+
+
+@lru_cache
+def _independent_threshold(validations: int) -> float:
+    """Return the upper 5 % point of (max − first) / SD for flat curves with independent noise."""
+    flat_CT = np.random.default_rng(0).standard_normal((_SIMULATIONS, validations))
+    ratio_C = (flat_CT.max(axis=1) - flat_CT[:, 0]) / _scale_of_second_differences(flat_CT)
+    return float(np.quantile(ratio_C, 1.0 - LEVEL))
