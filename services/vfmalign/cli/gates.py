@@ -1,4 +1,4 @@
-"""Gates: conditions on the ends of a check's intervals, parsed and evaluated (docs/gates.md)."""
+"""Gates: conditions on a check's verdict and on the ends of its intervals, parsed and evaluated (docs/gates.md)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import get_args
 
+from vfmalign.client.messages.checks import VerdictLabel
 from vfmalign.core.domain.errors import BadOption
 
 QUANTITIES: dict[str, str] = {
@@ -21,6 +23,7 @@ QUANTITIES: dict[str, str] = {
 }
 """Quantities that a condition may name, with their meaning."""
 
+VERDICTS: tuple[VerdictLabel, ...] = get_args(VerdictLabel)
 ENDS = ("lower", "upper")
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le}
 EXAMPLE = "rpg_specialised.lower>=0,mmd2_std.upper<=0.10"
@@ -100,6 +103,65 @@ class Decision:
     remarks: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class VerdictDecision:
+    """The verdicts that a gate accepts, with the outcome.
+
+    Attributes:
+        accepted: the verdicts that `--require` names; at least one.
+        observed: the check's verdict; None if it has no result.
+        outcome: undecidable where the verdict is `insufficient_data`, or absent, and not accepted.
+    """
+
+    accepted: tuple[VerdictLabel, ...]
+    observed: VerdictLabel | None
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a check must meet: one of some verdicts, and every condition. It may be empty, and nothing is then gated."""
+
+    accepted: tuple[VerdictLabel, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.accepted or self.conditions)
+
+
+NO_GATE = Gate()
+
+
+def parse_verdicts(texts: Sequence[str]) -> tuple[VerdictLabel, ...]:
+    """Parse the verdicts that a gate accepts, separated by commas.
+
+    Args:
+        texts: the values of every `--require` option; may be empty.
+
+    Raises:
+        BadOption: a verdict is unknown.
+    """
+    names = [part.strip() for text in texts for part in text.split(",")]
+    for name in names:
+        if name not in VERDICTS:
+            raise BadOption(
+                f"{name[:64]!r} is not a verdict",
+                field="--require",
+                remedy=f"choose from {', '.join(VERDICTS)}",
+                reason="BAD_GATE",
+            )
+    return tuple(label for label in VERDICTS if label in names)
+
+
+def evaluate_verdict(accepted: Sequence[VerdictLabel], observed: VerdictLabel | None) -> VerdictDecision:
+    """Compare a verdict with those that a gate accepts."""
+    if observed in accepted:
+        outcome = Outcome.PASSED
+    else:
+        outcome = Outcome.UNDECIDABLE if observed in {None, "insufficient_data"} else Outcome.FAILED
+    return VerdictDecision(tuple(accepted), observed, outcome)
+
+
 def parse_gate(texts: Sequence[str]) -> tuple[Condition, ...]:
     """Parse the conditions of a gate: `NAME.END>=NUMBER` or `NAME.END<=NUMBER`, separated by commas.
 
@@ -124,8 +186,8 @@ def evaluate_gate(conditions: Sequence[Condition], observed: Mapping[str, Observ
     return tuple(_evaluate(c, observed.get(c.quantity, ObservedInterval())) for c in conditions)
 
 
-def passed(decisions: Sequence[Decision]) -> bool:
-    """Whether a gate passes: it has conditions, and all of them pass."""
+def passed(decisions: Sequence[Decision | VerdictDecision]) -> bool:
+    """Whether a gate passes: it has conditions or accepted verdicts, and all of them pass."""
     return bool(decisions) and all(decision.outcome is Outcome.PASSED for decision in decisions)
 
 

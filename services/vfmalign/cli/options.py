@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, get_args
 import typer
 
 from vfmalign.client.messages.checks import MAX_SEEDS
+from vfmalign.client.messages.experiments import SmallestDifference
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import Network
@@ -34,6 +35,22 @@ ModelOption = Annotated[str, typer.Option("--model", help="Id of the pretrained 
 TaskOption = Annotated[str, typer.Option("--task", help=f"Task: {', '.join(TASKS)}.")]
 LayerOption = Annotated[list[str] | None, typer.Option("--layer", help="Only these layers. Repeatable.")]
 LevelOption = Annotated[float, typer.Option("--level", min=0.01, max=0.999, help="Coverage of the intervals.")]
+SmallestDifferenceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--smallest-difference",
+        help="Smallest relevant difference in the unit of the task's primary metric, up to 1000: differences that are "
+        "shown to be smaller are `equivalent`. The metric's own by default (docs/numbers.md).",
+    ),
+]
+SmallestDifferencesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--smallest-difference",
+        help="METRIC=VALUE: smallest relevant difference of a task's primary metric, in its unit, such as "
+        "lesion_dice=0.02; the metric's own by default. Repeatable.",
+    ),
+]
 PermutationsOption = Annotated[
     int, typer.Option("--permutations", min=1, max=100_000, help="Permutations of each test.")
 ]
@@ -174,6 +191,27 @@ def parse_choice(text: str, choices: Sequence[T], option: str) -> T:
         if choice == text:
             return choice
     raise BadOption(f"{text[:64]!r} is not a valid value", field=option, remedy=f"choose one of {', '.join(choices)}")
+
+
+def parse_smallest_differences(texts: Sequence[str]) -> tuple[SmallestDifference, ...]:
+    """Parse smallest relevant differences, each `METRIC=VALUE`.
+
+    Raises:
+        BadOption: a text has another form, or the value is not a number above 0 and at most 1,000.
+    """
+    differences = []
+    for text in texts:
+        metric, _, number = text.partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            raise BadOption(
+                f"{text[:64]!r} is not METRIC=VALUE",
+                field="--smallest-difference",
+                remedy="name the metric and a number, such as lesion_dice=0.02",
+            ) from None
+        differences.append(SmallestDifference.from_fields(metric=metric.strip(), value=value))
+    return tuple(differences)
 
 
 def parse_shape(text: str, option: str) -> tuple[int, ...]:

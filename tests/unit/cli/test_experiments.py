@@ -59,7 +59,7 @@ def test_a_cell_that_ended_is_one_line_with_what_it_found(
     lines = said()
     assert len(lines) == 2, "without a terminal there are no bars"
     assert lines[0].split()[:6] == ["✓", "1/4", "segmentation", "m1", "seed", "0"]
-    assert "inconclusive, gain +3.5 % [-2, +9], MMD² 0.25 [0.24, 0.26]" in lines[0]
+    assert "inconclusive, difference +0.02 [-0.01, +0.05], MMD² 0.25 [0.24, 0.26]" in lines[0]
     assert lines[1].endswith("failed: status 1")
 
 
@@ -71,7 +71,9 @@ def test_an_experiment_shows_what_was_found_and_where_the_rest_stands(
     assert "too few models to tell" in text
     assert "1 of 4 cells" in text
     row = next(line for line in text.splitlines() if line.startswith("segmentation"))
-    assert "+3.5 % [-2, +9]" in row
+    assert "+0.02 [-0.01, +0.05]" in row
+    assert "+3.5 %" in row
+    assert "lesion_dice (smallest relevant difference 0.01)" in text
     assert "inconclusive" in row
     rest = text.split("Cells without a result")[1]
     assert [line.split()[0] for line in rest.splitlines() if line.startswith("c")][1:] == ["c1", "c2", "c3"]

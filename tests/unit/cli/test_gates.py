@@ -20,6 +20,7 @@ from vfmalign.cli.gates import (
     Outcome,
     evaluate_gate,
     parse_gate,
+    parse_verdicts,
     passed,
 )
 from vfmalign.core.domain.errors import BadOption
@@ -182,3 +183,17 @@ def test_a_gate_passes_where_no_condition_speaks_against_it(
 
 def test_nothing_asked_is_nothing_passed() -> None:
     assert not passed(())
+
+
+def test_required_verdicts_are_separated_by_commas_or_repeated() -> None:
+    assert parse_verdicts([]) == ()
+    assert parse_verdicts(["equivalent, gain"]) == parse_verdicts(["gain", "equivalent", "gain"])
+    assert parse_verdicts(["equivalent, gain"]) == ("gain", "equivalent")
+
+
+@pytest.mark.parametrize("text", ["no_clear_gain", "not-harm", "GAIN", "", "gain,"])
+def test_an_unknown_verdict_is_refused_with_the_choice(text: str) -> None:
+    with pytest.raises(BadOption) as caught:
+        parse_verdicts([text])
+    assert caught.value.field == "--require"
+    assert "choose from gain, equivalent, harm, inconclusive, insufficient_data" in caught.value.remedy

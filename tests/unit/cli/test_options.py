@@ -15,8 +15,10 @@ from vfmalign.cli.options import (
     build_recipe,
     parse_choice,
     parse_shape,
+    parse_smallest_differences,
     with_recipe,
 )
+from vfmalign.client.messages.experiments import SmallestDifference
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.domain.errors import BadOption
 
@@ -67,3 +69,29 @@ def test_a_choice_is_one_of_the_values_or_names_them() -> None:
 def test_a_shape_is_three_positive_integers(text: str) -> None:
     with pytest.raises(BadOption, match="three positive integers"):
         parse_shape(text, "--patch")
+
+
+def test_smallest_differences_name_their_metric() -> None:
+    assert parse_smallest_differences(["lesion_dice=0.02", "psnr = .5"]) == (
+        SmallestDifference(metric="lesion_dice", value=0.02),
+        SmallestDifference(metric="psnr", value=0.5),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0.02", "not METRIC=VALUE"),
+        ("lesion_dice", "not METRIC=VALUE"),
+        ("lesion_dice=small", "not METRIC=VALUE"),
+        ("lesion_dice=0", "out of range"),
+        ("lesion_dice=-0.1", "out of range"),
+        ("lesion_dice=1001", "out of range"),
+        ("lesion_dice=nan", "finite number"),
+        ("lesion_dice=inf", "finite number"),
+    ],
+)
+def test_a_smallest_difference_that_is_none_is_refused(text: str, message: str) -> None:
+    with pytest.raises(BadOption) as caught:
+        parse_smallest_differences([text])
+    assert message in caught.value.message

@@ -15,6 +15,7 @@ import vfmalign.client.messages
 from vfmalign.client.messages.base import ApiMessage, enum_labels
 from vfmalign.client.messages.checks import Check, CheckSpec, VerdictLabel
 from vfmalign.client.messages.common import JOB_STATES, STATES, Estimate
+from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.jobs import JobKind
 from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import BadOption
@@ -152,6 +153,8 @@ def test_enum_labels_are_the_proto_s_without_prefix(enum, labels):
         ("bootstrap_resamples", 99, "choose a value of at least 100"),
         ("permutations", 100_001, "choose a value of at most 100000"),
         ("interval_level", -0.5, "choose a value above 0.0"),
+        ("smallest_difference", -0.01, "choose a value of at least 0.0"),
+        ("smallest_difference", 1000.1, "choose a value of at most 1000.0"),
     ],
 )
 def test_a_number_out_of_range_comes_with_its_limit(field, value, remedy):
@@ -173,3 +176,14 @@ def test_a_wrong_field_is_named_by_its_path_in_the_request():
     with pytest.raises(BadOption) as caught:
         Estimate.from_proto(common_pb2.Progress(), "spec")
     assert caught.value.field.startswith("spec.")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_smallest_difference_is_finite(value):
+    check = alignment_pb2.CheckSpec(model_id="m", dataset_id="d", task="segmentation", smallest_difference=value)
+    with pytest.raises(BadOption, match=r"spec.smallest_difference: not a finite number"):
+        CheckSpec.from_proto(check, "spec")
+    difference = experiment_pb2.SmallestDifference(metric="lesion_dice", value=value)
+    experiment = experiment_pb2.ExperimentSpec(dataset_id="d", smallest_differences=[difference])
+    with pytest.raises(BadOption, match=r"spec.smallest_differences.0.value: not a finite number"):
+        ExperimentSpec.from_proto(experiment, "spec")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,17 @@ from rich.console import RenderableType
 
 from vfmalign.cli.commands.lifecycle import add_lifecycle, download_report, follow, no_report
 from vfmalign.cli.exits import FAILED, GATE_FAILED, OK
-from vfmalign.cli.gates import EXAMPLE, Condition, evaluate_gate, parse_gate, passed
+from vfmalign.cli.gates import (
+    EXAMPLE,
+    NO_GATE,
+    VERDICTS,
+    Gate,
+    evaluate_gate,
+    evaluate_verdict,
+    parse_gate,
+    parse_verdicts,
+    passed,
+)
 from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
@@ -29,6 +38,7 @@ from vfmalign.cli.options import (
     ReportsOption,
     SeedOption,
     SeedsOption,
+    SmallestDifferenceOption,
     TaskOption,
     build_recipe,
     new_id,
@@ -57,6 +67,14 @@ GateOption = Annotated[
         help=f"Exit with code 5 unless every condition holds, such as '{EXAMPLE}' (docs/gates.md). Repeatable.",
     ),
 ]
+RequireOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require",
+        help=f"Exit with code 5 unless the verdict is one of these: {', '.join(VERDICTS)}. Such as gain,equivalent. "
+        "Repeatable.",
+    ),
+]
 
 
 @with_recipe(build_recipe)
@@ -71,9 +89,11 @@ def check(
     permutations: PermutationsOption = 1000,
     bootstrap: BootstrapOption = 2000,
     level: LevelOption = 0.95,
+    smallest_difference: SmallestDifferenceOption = None,
     seed: SeedOption = 0,
     seeds: SeedsOption = 1,
     gate: GateOption = None,
+    require: RequireOption = None,
     reports: ReportsOption = DEFAULT_REPORTS,
     no_wait: DetachOption = False,
     home: HomeOption = DEFAULT_HOME,
@@ -85,11 +105,11 @@ def check(
     The recipe's options apply to the pretrained network; the two baselines share its budget and keep their own
     learning rates.
     """
-    conditions = parse_gate(gate or ())
-    if conditions and no_wait:
+    required = Gate(parse_verdicts(require or ()), parse_gate(gate or ()))
+    if required and no_wait:
         raise BadOption(
             "a gate needs a finished check, and --no-wait does not wait for it",
-            field="--gate",
+            field="--gate" if gate else "--require",
             remedy="remove one of the two options; gate the finished check with `vfmalign checks show ID --gate …`",
         )
     spec = CheckSpec.from_fields(
@@ -102,6 +122,7 @@ def check(
         permutations=permutations,
         bootstrap_resamples=bootstrap,
         interval_level=level,
+        smallest_difference=smallest_difference or 0.0,
         seeds=seeds,
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
@@ -111,27 +132,28 @@ def check(
     if no_wait:
         output.emit({"check": created.to_json_dict()}, f"follow it with `vfmalign watch {name}`")
         return
-    finish_check(target, watch_check(target, name, output), output, reports, conditions)
+    finish_check(target, watch_check(target, name, output), output, reports, required)
 
 
 @app.command()
 def show(
     check_id: CheckArgument,
     gate: GateOption = None,
+    require: RequireOption = None,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Show one check. With a gate, exit with code 5 unless it passes."""
-    conditions = parse_gate(gate or ())
+    required = Gate(parse_verdicts(require or ()), parse_gate(gate or ()))
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     stored = CHECKS.get(target, check_id)
-    if conditions and stored.state != "succeeded":
+    if required and stored.state != "succeeded":
         raise PreconditionFailed(
             f"the gate needs a result, and the check is {stored.state}",
             subject=check_id,
             remedy=f"see `vfmalign checks show {check_id}`",
         )
-    gate_json, gate_lines, code = apply_gate(stored, conditions)
+    gate_json, gate_lines, code = apply_gate(stored, required)
     lines = show_check(stored, jobs=list_jobs_of_check(target, stored))
     output.emit({"check": stored.to_json_dict(), **gate_json}, *lines, *gate_lines)
     raise typer.Exit(code)
@@ -176,9 +198,7 @@ def download_check_report(target: Target, check_id: str, result: CheckResult, fo
     return download_report(target, check_id, {"html": result.report_html, "json": result.report_json}, folder)
 
 
-def finish_check(
-    target: Target, check: Check, output: Output, reports: Path, conditions: Sequence[Condition] = ()
-) -> None:
+def finish_check(target: Target, check: Check, output: Output, reports: Path, gate: Gate = NO_GATE) -> None:
     """Write a check that has ended, with its report and the outcome of its gate.
 
     Raises:
@@ -190,17 +210,19 @@ def finish_check(
         content["report"] = download_check_report(target, check.check_id, check.result, reports)
         page = Path(content["report"]["html"])
     succeeded = check.state == "succeeded"
-    gate_json, gate_lines, code = apply_gate(check, conditions if succeeded else ())
+    gate_json, gate_lines, code = apply_gate(check, gate if succeeded else NO_GATE)
     lines = show_check(check, page, list_jobs_of_check(target, check))
     output.emit(content | gate_json, *lines, *gate_lines)
     raise typer.Exit(code if succeeded else FAILED)
 
 
-def apply_gate(check: Check, conditions: Sequence[Condition]) -> tuple[dict[str, Any], list[RenderableType], int]:
+def apply_gate(check: Check, gate: Gate) -> tuple[dict[str, Any], list[RenderableType], int]:
     """Evaluate a gate; returns what `--json` adds, what a terminal shows and the exit code."""
-    if not conditions:
+    if not gate:
         return {}, [], OK
-    decisions = evaluate_gate(conditions, {} if check.result is None else observe(check.result))
-    cautions = () if check.result is None else check.result.cautions
-    code = OK if passed(decisions) else GATE_FAILED
-    return {"gate": gate_to_json_dict(decisions, cautions)}, show_gate(decisions, cautions), code
+    result = check.result
+    decisions = evaluate_gate(gate.conditions, {} if result is None else observe(result))
+    verdict = evaluate_verdict(gate.accepted, None if result is None else result.verdict) if gate.accepted else None
+    cautions = () if result is None else result.cautions
+    code = OK if passed([*decisions, *([] if verdict is None else [verdict])]) else GATE_FAILED
+    return {"gate": gate_to_json_dict(verdict, decisions, cautions)}, show_gate(verdict, decisions, cautions), code

@@ -25,8 +25,10 @@ from vfmalign.cli.options import (
     LevelOption,
     PermutationsOption,
     ReportsOption,
+    SmallestDifferencesOption,
     build_recipe,
     new_id,
+    parse_smallest_differences,
     with_recipe,
 )
 from vfmalign.cli.resources import EXPERIMENTS
@@ -73,6 +75,7 @@ def experiment(
     permutations: PermutationsOption = 1000,
     bootstrap: BootstrapOption = 2000,
     level: LevelOption = 0.95,
+    smallest_difference: SmallestDifferencesOption = None,
     reports: ReportsOption = DEFAULT_REPORTS,
     no_wait: DetachOption = False,
     home: HomeOption = DEFAULT_HOME,
@@ -94,6 +97,7 @@ def experiment(
         interval_level=level,
         max_running=max_running,
         title=title,
+        smallest_differences=parse_smallest_differences(smallest_difference or ()),
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     name = experiment_id or new_id("experiment")

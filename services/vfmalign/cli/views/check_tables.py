@@ -16,6 +16,7 @@ from vfmalign.cli.views.tables import (
     DEGENERATE,
     SATURATED,
     format_mmd2,
+    format_smallest_difference,
     format_steps,
     list_absent_reasons,
     list_fields,
@@ -35,7 +36,7 @@ from vfmalign.client.messages.mmd import ShiftResult
 from vfmalign.core.domain.documents import pluralise
 
 _STAGE_NUMBERS = ("attempts", "seconds", "without waiting")
-_VERDICT_STYLES = {"gain": "bold green", "harm": "bold red"}
+_VERDICT_STYLES = {"gain": "bold green", "equivalent": "bold cyan", "harm": "bold red"}
 
 
 def show_check(check: Check, report: Path | None = None, jobs: Sequence[Job] = ()) -> list[RenderableType]:
@@ -97,9 +98,10 @@ def show_gains(result: CheckResult) -> Table:
     metric, level = result.metric, _format_level(result)
     better = "higher is better" if metric.higher_is_better else "lower is better"
     unit = f", {metric.unit}" if metric.unit else ""
+    smallest = f", {format_smallest_difference(metric)}" if metric.smallest_difference else ""
     over_seeds = f", mean of {pluralise(len(result.seeds), 'seed')}" if result.seeds else ""
     table = new_table(
-        f"Gain in {metric.name} on test{over_seeds} ({better}{unit})",
+        f"Gain in {metric.name} on test{over_seeds} ({better}{unit}{smallest})",
         "over",
         "model",
         "baseline",

@@ -13,6 +13,7 @@ from vfmalign.cli.views.tables import (
     ABSENT,
     DEGENERATE,
     SATURATED,
+    format_smallest_difference,
     format_steps,
     new_table,
     number,
@@ -23,10 +24,11 @@ from vfmalign.cli.views.tables import (
 )
 from vfmalign.client.messages.checks import CheckResult
 from vfmalign.client.messages.experiments import Experiment
+from vfmalign.core.domain.jobs import MetricSpec
 
 Results = Mapping[str, CheckResult]
 """Results of the checks that succeeded, by check id."""
-_NUMBERS = ("seed", "score", "specialised", "naive baseline", "MMD²", "ratio", "to 95 %")
+_NUMBERS = ("seed", "score", "specialised", "naive baseline", "gain", "MMD²", "ratio", "to 95 %")
 
 
 def show_experiment(
@@ -64,6 +66,7 @@ def show_results(experiment: Experiment, results: Results) -> Table:
         "score",
         "specialised",
         "naive baseline",
+        "difference",
         "gain",
         "MMD²",
         "ratio",
@@ -83,7 +86,8 @@ def show_results(experiment: Experiment, results: Results) -> Table:
             number(result.rpg_specialised.score, 4),
             number(result.rpg_specialised.baseline, 4),
             naive + ("¶" if result.naive_baseline_not_beaten else ""),
-            to_text(result.rpg_specialised.relative_percent, signed=True, unit=" %"),
+            to_text(result.rpg_specialised.absolute, signed=True),
+            _format_gain(result),
             _format_shift(result),
             to_text(result.shifts[0].shift_ratio),
             format_steps(result.convergence.steps_to_95),
@@ -102,6 +106,12 @@ def show_other_cells(experiment: Experiment, results: Results) -> Table:
     return table
 
 
+def _format_gain(result: CheckResult) -> str:
+    """Formats the relative gain without its interval, for which the table has no space; the report has it."""
+    relative = result.rpg_specialised.relative_percent
+    return to_text(relative.model_copy(update={"interval": None}), signed=True, unit=" %")
+
+
 def _format_shift(result: CheckResult) -> str:
     """Formats the shift without its interval, for which the table has no space; the report has it."""
     shift = primary_shift(result)
@@ -117,11 +127,12 @@ def _show_head(experiment: Experiment) -> Text:
 
 
 def _show_remarks(results: Results) -> list[RenderableType]:
-    metrics = {result.metric.name: result.metric.unit for result in results.values()}
-    names = ", ".join(f"{name} in {unit}" if unit else name for name, unit in metrics.items())
+    metrics = {result.metric.name: result.metric for result in results.values()}
+    names = ", ".join(_describe_metric(metric) for metric in metrics.values())
     lines: list[RenderableType] = [
         Text(
-            f"Scores on test: {names}. gain: over the specialised network. MMD²: primary layer, standardised features. "
+            f"Scores on test: {names}. difference and gain: over the specialised network, above "
+            "zero is better. MMD²: primary layer, standardised features. "
             "ratio: to the shift to random weights. to 95 %: optimiser steps.",
             style="dim",
         )
@@ -133,3 +144,8 @@ def _show_remarks(results: Results) -> list[RenderableType]:
     if any(primary_shift(result).degenerate for result in results.values()):
         lines.append(Text(DEGENERATE, style="dim"))
     return lines
+
+
+def _describe_metric(metric: MetricSpec) -> str:
+    name = f"{metric.name} in {metric.unit}" if metric.unit else metric.name
+    return f"{name} ({format_smallest_difference(metric)})" if metric.smallest_difference else name

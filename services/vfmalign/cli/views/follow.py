@@ -222,5 +222,6 @@ def _get_metric(job: Job) -> str:
 
 
 def _summarise(result: CheckResult) -> str:
-    gain = to_text(result.rpg_specialised.relative_percent, signed=True, unit=" %")
-    return f"{result.verdict}, gain {gain}, MMD² {to_text(primary_shift(result))}"
+    unit = f" {result.metric.unit}" if result.metric.unit else ""
+    difference = to_text(result.rpg_specialised.absolute, signed=True, unit=unit)
+    return f"{result.verdict}, difference {difference}, MMD² {to_text(primary_shift(result))}"

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from vfmalign.cli.gates import Decision, ObservedInterval, Outcome, passed
+from vfmalign.cli.gates import Decision, ObservedInterval, Outcome, VerdictDecision, passed
 from vfmalign.cli.views.tables import ABSENT, BELOW_ERROR_BOUND, DEGENERATE, SATURATED, new_table, number
 from vfmalign.client.messages.checks import CheckResult, LayerShift
 from vfmalign.client.messages.common import Estimate
@@ -39,10 +39,15 @@ def observe(result: CheckResult) -> dict[str, ObservedInterval]:
     return observed
 
 
-def gate_to_json_dict(decisions: Sequence[Decision], cautions: Sequence[str]) -> dict[str, Any]:
-    """Returns the outcome of a gate as JSON values."""
+def gate_to_json_dict(
+    verdict: VerdictDecision | None, decisions: Sequence[Decision], cautions: Sequence[str]
+) -> dict[str, Any]:
+    """Returns the outcome of a gate as JSON values; `verdict` is null where any verdict is accepted."""
     return {
-        "passed": passed(decisions),
+        "passed": passed([*_to_list(verdict), *decisions]),
+        "verdict": None
+        if verdict is None
+        else {"accepted": list(verdict.accepted), "observed": verdict.observed, "outcome": verdict.outcome.value},
         "conditions": [
             {
                 "name": decision.condition.name,
@@ -59,9 +64,19 @@ def gate_to_json_dict(decisions: Sequence[Decision], cautions: Sequence[str]) ->
     }
 
 
-def show_gate(decisions: Sequence[Decision], cautions: Sequence[str]) -> list[RenderableType]:
+def show_gate(
+    verdict: VerdictDecision | None, decisions: Sequence[Decision], cautions: Sequence[str]
+) -> list[RenderableType]:
     """Returns the outcome of a gate for a terminal: one line per condition, with the limits of its meaning."""
-    gate_passed = passed(decisions)
+    gate_passed = passed([*_to_list(verdict), *decisions])
+    lines: list[RenderableType] = [""]
+    if verdict is not None:
+        lines.append(
+            Text.assemble(
+                f"Verdict {verdict.observed or ABSENT}, must be {' or '.join(verdict.accepted)}: ",
+                (verdict.outcome.value, _STYLES[verdict.outcome]),
+            )
+        )
     table = new_table("Gate", "interval end", "must be", "is", "outcome", "remarks", numbers=["must be", "is"])
     for decision in decisions:
         condition = decision.condition
@@ -75,10 +90,15 @@ def show_gate(decisions: Sequence[Decision], cautions: Sequence[str]) -> list[Re
     levels = {f"{100 * decision.level:g} %" for decision in decisions if decision.level is not None}
     intervals = f" (ends of {' and '.join(sorted(levels))} intervals)" if levels else ""
     style = _STYLES[Outcome.PASSED if gate_passed else Outcome.FAILED]
-    verdict = Text.assemble("The gate ", ("passed" if gate_passed else "failed", style), f"{intervals}.")
+    lines += [table] if decisions else []
+    lines.append(Text.assemble("The gate ", ("passed" if gate_passed else "failed", style), f"{intervals}."))
     # The table of the check, above, has the cautions in full.
     titles = [caution.partition(". ")[0] for caution in cautions]
-    return ["", table, verdict, *([Text(f"! {'; '.join(titles)}: see above.", style="yellow")] if titles else [])]
+    return lines + ([Text(f"! {'; '.join(titles)}: see above.", style="yellow")] if titles else [])
+
+
+def _to_list(verdict: VerdictDecision | None) -> list[VerdictDecision]:
+    return [] if verdict is None else [verdict]
 
 
 def _observe_shift(shift: ShiftResult, layer: LayerShift) -> ObservedInterval:

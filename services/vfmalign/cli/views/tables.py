@@ -19,6 +19,7 @@ from vfmalign.client.messages.features import Model
 from vfmalign.client.messages.jobs import Job
 from vfmalign.client.messages.mmd import LayerResult, ShiftResult
 from vfmalign.core.domain.documents import pluralise
+from vfmalign.core.domain.jobs import MetricSpec
 
 ABSENT = "—"
 DEGENERATE = "† degenerate interval: the test does not reject, and the coverage is unreliable."
@@ -64,6 +65,12 @@ def format_mmd2(shift: ShiftResult) -> str:
 def format_share(share: Estimate) -> str:
     """Formats a share in [0, 1] as a percentage, or a dash."""
     return ABSENT if share.value is None else f"{100.0 * share.value:.3g} %"
+
+
+def format_smallest_difference(metric: MetricSpec) -> str:
+    """Formats the smallest relevant difference of a metric with its unit."""
+    unit = f" {metric.unit}" if metric.unit else ""
+    return f"smallest relevant difference {metric.smallest_difference:g}{unit}"
 
 
 def format_steps(steps: Steps) -> str:

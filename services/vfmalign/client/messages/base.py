@@ -130,6 +130,8 @@ def _describe_problem(kind: str, message: str, context: dict[str, Any]) -> tuple
         return "out of range", f"choose a value {comparison} {context[name]}"
     if kind == "missing":
         return "this field is required", "set it"
+    if kind == "finite_number":
+        return "not a finite number", "choose a finite number"
     if kind == "literal_error":
         return "unknown value", f"choose {context['expected']}"
     if kind == "string_pattern_mismatch":

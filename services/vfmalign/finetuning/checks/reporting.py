@@ -89,7 +89,7 @@ def assemble(
     first = seeds[0]
     specialised = _gain_over("specialised", trained, request) if len(seeds) > 1 else first.rpg_specialised
     main = trained[0].jobs["pretrained"]
-    metrics = _with_smallest_differences(main, request)
+    metrics = set_smallest_differences(main, request)
     metric = next(metric for metric in metrics if metric.name == main.primary_metric)
     return CheckAnalysis(
         check=check_id,
@@ -134,7 +134,7 @@ def _analyse_seed(
     )
 
 
-def _with_smallest_differences(main: JobResult, request: CheckSpec) -> tuple[MetricSpec, ...]:
+def set_smallest_differences(main: JobResult, request: CheckSpec) -> tuple[MetricSpec, ...]:
     """Returns the metrics of a job; the request's smallest relevant difference replaces that of the primary metric.
 
     Results of earlier versions have no smallest relevant differences: those of the task apply.

@@ -24,6 +24,7 @@ def row(text: str, first: str) -> str:
 def test_the_summary_holds_every_number_of_the_check(finished_check: Check, show: Any) -> None:
     text = show(show_check(finished_check, Path("reports/c1.html")))
     assert "verdict inconclusive" in text
+    assert "Gain in lesion_dice on test (higher is better, smallest relevant difference 0.01)" in text
     assert "the interval includes zero" in text
     assert row(text, "stages.3 *").split() == [
         "stages.3", "*", "128", "0.25", "[0.24,", "0.26]", "0.125", "[0.115,", "0.135]", "0.001", "0.001", "0.5",

@@ -10,7 +10,7 @@ from tests.unit.cli.conftest import with_changes
 
 from vfmalign.cli.commands.checks import apply_gate
 from vfmalign.cli.exits import GATE_FAILED, OK
-from vfmalign.cli.gates import QUANTITIES, parse_gate
+from vfmalign.cli.gates import NO_GATE, QUANTITIES, VERDICTS, Gate, parse_gate, parse_verdicts
 from vfmalign.cli.views.gate_tables import observe
 from vfmalign.client.messages.checks import Check, CheckResult
 
@@ -44,9 +44,12 @@ def test_the_primary_layer_is_found_by_its_name(finished_check: Check) -> None:
 
 
 def test_a_gate_that_holds_says_so_and_ends_with_0(finished_check: Check, show: Any) -> None:
-    gated, lines, code = apply_gate(finished_check, parse_gate(["rpg_specialised.lower>=-5,mmd2_std.upper<=0.3"]))
+    gated, lines, code = apply_gate(
+        finished_check, Gate(conditions=parse_gate(["rpg_specialised.lower>=-5,mmd2_std.upper<=0.3"]))
+    )
     assert code == OK
     assert gated["gate"]["passed"] is True
+    assert gated["gate"]["verdict"] is None
     text = show(lines)
     assert lines_of(text, "rpg_specialised.lower") == ["rpg_specialised.lower", ">=", "-5", "-2", "passed"]
     assert lines_of(text, "mmd2_std.upper") == ["mmd2_std.upper", "<=", "0.3", "0.26", "passed"]
@@ -56,7 +59,7 @@ def test_a_gate_that_holds_says_so_and_ends_with_0(finished_check: Check, show: 
 
 def test_a_gate_that_fails_names_each_condition_and_why(finished_check: Check, show: Any) -> None:
     conditions = "rpg_specialised.lower>=0,rpg_scratch.lower>=0,mmd2.upper<=0.5"
-    gated, lines, code = apply_gate(finished_check, parse_gate([conditions]))
+    gated, lines, code = apply_gate(finished_check, Gate(conditions=parse_gate([conditions])))
     assert code == GATE_FAILED == 5
     text = show(lines)
     assert lines_of(text, "rpg_specialised.lower")[-1] == "failed"
@@ -85,7 +88,7 @@ def test_what_limits_a_shift_is_said_beside_it(finished_check: Check, show: Any)
         },
     )
     conditions = parse_gate(["mmd2_std.upper<=1", "mmd2.upper<=1", "rpg_specialised.lower>=0"])
-    gated, lines, _ = apply_gate(check, conditions)
+    gated, lines, _ = apply_gate(check, Gate(conditions=conditions))
     standardised, raw, gain = (condition["remarks"] for condition in gated["gate"]["conditions"])
     assert [remark.partition(":")[0] for remark in standardised] == ["degenerate interval", "saturated"]
     assert [remark.partition(":")[0] for remark in raw] == ["saturated", "below the error bound"]
@@ -98,7 +101,7 @@ def test_a_gain_with_too_few_patients_is_undecidable_by_the_service_s_reason(
 ) -> None:
     gain = {"value": 3.5, "absent_reason": "4 patients: no interval below 8"}
     check = with_changes(finished_check, {"result.rpg_specialised.relative_percent": gain})
-    gated, _, code = apply_gate(check, parse_gate(["rpg_specialised.lower>=0"]))
+    gated, _, code = apply_gate(check, Gate(conditions=parse_gate(["rpg_specialised.lower>=0"])))
     assert code == GATE_FAILED
     assert gated["gate"]["conditions"][0]["remarks"] == ["4 patients: no interval below 8"]
 
@@ -108,12 +111,56 @@ def test_without_standardised_features_or_a_primary_layer_or_a_result_the_gate_f
 ) -> None:
     conditions = parse_gate(["mmd2_std.upper<=1"])
     check = with_changes(finished_check, {"result.shifts.0.mmd.standardised": None})
-    gated, _, code = apply_gate(check, conditions)
+    gated, _, code = apply_gate(check, Gate(conditions=conditions))
     assert gated["gate"]["conditions"][0]["remarks"] == ["the check has no standardised features"]
     assert code == GATE_FAILED
     for change in ({"result.primary_layer": "gone"}, {"result": None}):
-        assert apply_gate(with_changes(finished_check, change), conditions)[2] == GATE_FAILED
+        assert apply_gate(with_changes(finished_check, change), Gate(conditions=conditions))[2] == GATE_FAILED
 
 
 def test_without_a_gate_nothing_is_said(finished_check: Check) -> None:
-    assert apply_gate(finished_check, ()) == ({}, [], OK)
+    assert apply_gate(finished_check, NO_GATE) == ({}, [], OK)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "accepted", "outcome"),
+    [
+        ("gain", "gain", "passed"),
+        ("equivalent", "gain,equivalent", "passed"),
+        ("equivalent", "gain", "failed"),
+        ("harm", "gain,equivalent,inconclusive", "failed"),
+        ("inconclusive", "gain,equivalent,inconclusive", "passed"),
+        ("inconclusive", "gain,equivalent", "failed"),
+        ("insufficient_data", "gain,equivalent,inconclusive", "undecidable"),
+        ("insufficient_data", "insufficient_data", "passed"),
+    ],
+)
+def test_a_required_verdict_decides_the_gate(
+    finished_check: Check, show: Any, verdict: str, accepted: str, outcome: str
+) -> None:
+    check = with_changes(finished_check, {"result.verdict": verdict})
+    gated, lines, code = apply_gate(check, Gate(parse_verdicts([accepted])))
+    passes = outcome == "passed"
+    assert code == (OK if passes else GATE_FAILED)
+    labels = [label for label in VERDICTS if label in accepted.split(",")]
+    assert gated["gate"]["verdict"] == {"accepted": labels, "observed": verdict, "outcome": outcome}
+    assert gated["gate"]["passed"] is passes
+    assert gated["gate"]["conditions"] == []
+    text = show(lines)
+    assert f"Verdict {verdict}, must be {' or '.join(labels)}: {outcome}" in text
+    assert f"The gate {'passed' if passes else 'failed'}." in text
+
+
+def test_a_verdict_and_conditions_must_all_hold(finished_check: Check) -> None:
+    for verdicts, condition, code in (
+        (["inconclusive"], "mmd2.upper<=0.5", OK),
+        (["inconclusive"], "mmd2.upper<=0.01", GATE_FAILED),
+        (["gain"], "mmd2.upper<=0.5", GATE_FAILED),
+    ):
+        assert apply_gate(finished_check, Gate(parse_verdicts(verdicts), parse_gate([condition])))[2] == code
+
+
+def test_a_check_without_result_has_no_required_verdict(finished_check: Check) -> None:
+    gated, _, code = apply_gate(with_changes(finished_check, {"result": None}), Gate(parse_verdicts(["gain"])))
+    assert code == GATE_FAILED
+    assert gated["gate"]["verdict"] == {"accepted": ["gain"], "observed": None, "outcome": "undecidable"}

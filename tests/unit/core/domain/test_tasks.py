@@ -22,3 +22,11 @@ def test_every_task_names_its_naive_baseline_and_its_metrics_once():
         assert task.naive_baseline
         names = [metric.name for metric in task.metrics]
         assert len(set(names)) == len(names)
+
+
+def test_every_metric_has_its_smallest_relevant_difference():
+    differences = {metric.name: metric.smallest_difference for task in TASKS.values() for metric in task.metrics}
+    assert differences == {
+        "lesion_dice": 0.01, "gland_dice": 0.01, "false_lesion_volume": 0.1, "lesion_hd95": 1.0, "gland_hd95": 1.0,
+        "psnr": 0.1, "ssim": 0.002, "auroc": 0.01, "balanced_accuracy": 0.01,
+    }  # fmt: skip

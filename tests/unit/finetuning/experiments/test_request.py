@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from vfmalign.client.messages.experiments import ExperimentSpec
+from vfmalign.client.messages.experiments import ExperimentSpec, SmallestDifference
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
 from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, PreconditionFailed
@@ -163,3 +163,33 @@ def test_inputs_that_would_make_cells_fail_are_rejected(stored, change, error, w
 
 def test_a_model_without_a_channel_may_do_the_tasks_that_do_not_need_it(stored):
     assert pin_inputs(stored, make_spec(model_ids=("t2-only",), tasks=("segmentation",))).model_sha256 == ("c" * 64,)
+
+
+def smallest_differences(**values):
+    return tuple(SmallestDifference(metric=metric, value=value) for metric, value in values.items())
+
+
+def test_a_cell_s_check_has_the_smallest_difference_of_its_task_s_metric():
+    spec = make_spec(smallest_differences=smallest_differences(psnr=0.5))
+    check_experiment_spec(spec)
+    requests = {cell.task: cell.request for cell in plan_cells("s", spec, PINNED)}
+    assert requests["distortion"].smallest_difference == 0.5
+    assert requests["segmentation"].smallest_difference == 0.0
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message", "remedy"),
+    [
+        (["dice"], "'dice' is the primary metric of no task", "choose from lesion_dice, psnr"),
+        (["lesion_hd95"], "'lesion_hd95' is the primary metric of no task", "choose from lesion_dice, psnr"),
+        (["auroc"], "'auroc' is the primary metric of no task", "choose from lesion_dice, psnr"),
+        (["psnr", "psnr"], "a metric is named twice", "name each metric once"),
+    ],
+)
+def test_smallest_differences_are_of_the_tasks_primary_metrics_once(metrics, message, remedy):
+    spec = make_spec(smallest_differences=tuple(SmallestDifference(metric=metric, value=0.1) for metric in metrics))
+    with pytest.raises(BadOption) as caught:
+        check_experiment_spec(spec)
+    assert caught.value.field == "spec.smallest_differences"
+    assert message in caught.value.message
+    assert caught.value.remedy == remedy
