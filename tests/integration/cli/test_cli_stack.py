@@ -17,6 +17,7 @@ import pytest
 import torch
 from monai.networks.nets import UNet
 from tests.integration.cli.commands import TIMEOUT_S, Cli, wait_until
+from tests.unit.imaging.datasets.brain_files import Files, lay_out_decathlon, make_case
 
 from vfmalign.cli.target import Target
 from vfmalign.imaging.phantoms.rendering import generate_case
@@ -164,6 +165,20 @@ def test_an_import_names_nobody(cli: Cli) -> None:
     logs = list(cli.home.path.rglob("*.log"))
     assert logs
     assert not [path for path in logs if b"SURNAME" in path.read_bytes()]
+
+
+def test_a_dataset_of_another_organ_is_imported_and_shown(cli: Cli) -> None:
+    cases = [Files(f"{NAME}{n}", case.image, case.label) for n, case in enumerate(map(make_case, range(4)))]
+    lay_out_decathlon(cli.folder / "brain", cases)
+    expected = cli.call("dataset", "import", "brain", "--id", "brain", "--dry-run", "--json").document
+    assert "brain" not in [one["dataset"] for one in cli.call("dataset", "list", "--json").document["datasets"]]
+    imported = cli.call("dataset", "import", "brain", "--id", "brain", "--json").document
+    assert imported["digest"] == expected["digest"]
+    shown = cli.call("dataset", "show", "brain", "--json").document
+    assert shown["declaration"] == expected["declaration"]
+    assert [label["name"] for label in shown["declaration"]["labels"]] == ["hippocampus"]
+    assert sum(split["cases"] for split in shown["splits"].values()) == 4
+    assert "hippocampus (1 anterior, 2 posterior)" in cli.call("dataset", "show", "brain").out
 
 
 def test_models_features_and_a_comparison(cli: Cli, model: str, dataset: str) -> None:

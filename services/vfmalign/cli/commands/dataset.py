@@ -188,12 +188,13 @@ def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     response = Target.find(StateDirectory(home)).run(lambda client: client.features.list_datasets())
     for unreadable in response.unreadable:
         output.note(f"dataset {unreadable.id} cannot be read: {unreadable.message}", "yellow")
-    rows = new_table("Datasets", "dataset", "content", *SPLITS, "held out", "digest", numbers=SPLITS)
+    rows = new_table("Datasets", "dataset", "content", "declaration", *SPLITS, "held out", "digest", numbers=SPLITS)
     for dataset in response.datasets:
         cases = {size.split: size.cases for size in dataset.splits}
         counts = [str(cases.get(split, 0)) for split in SPLITS]
         held_out = "yes" if dataset.held_out else "no"
-        rows.add_row(dataset.dataset_id, describe_content(dataset), *counts, held_out, dataset.dataset_digest[:12])
+        content = (describe_content(dataset), dataset.declaration.name)
+        rows.add_row(dataset.dataset_id, *content, *counts, held_out, dataset.dataset_digest[:12])
     output.emit({"datasets": [to_dataset_document(dataset) for dataset in response.datasets]}, rows)
 
 

@@ -1,6 +1,7 @@
 """BIDS-like layout: `sub-*/[ses-*/]anat/*_T1w.nii.gz`, with masks below `derivatives`.
 
-A case is a session, a patient is a subject. The suffix of an image is its modality. A mask is a file
+A case is a session, a patient is a subject. The suffix of an image is its modality; a derived declaration has the
+suffixes of BIDS alone, because any other word of a file's name may be a patient's. A mask is a file
 `derivatives/*/sub-*/[ses-*/]anat/*_dseg.nii.gz` or `*_mask.nii.gz`; its entity `label-` or `desc-` names the label map,
 else its suffix. Tables such as participants.tsv are not read.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
 from vfmalign.core.domain.errors import BadDataset
@@ -25,8 +27,16 @@ from vfmalign.imaging.datasets.sources import (
 )
 
 _MASKS = ("dseg", "mask")
-_USUAL = ("t1w", "t2w", "flair")
-"""The order of modalities of a derived declaration, whose first one defines the grid; others follow by name."""
+_SUFFIXES = (
+    "t1w", "t2w", "flair", "pdw", "t2starw", "pdt2", "inplanet1", "inplanet2", "angio", "unit1", "t1map", "t2map",
+    "t2starmap", "r1map", "r2map", "r2starmap", "pdmap", "mtrmap", "mtsat", "mtvmap", "m0map", "s0map", "chimap",
+    "mp2rage", "megre", "mese", "flash", "pd", "t2star",
+)  # fmt: skip
+"""Suffixes of anatomical images in BIDS 1.10 in lower case, in the order of modalities of a derived declaration, whose
+first one defines the grid.
+"""
+
+_FilesByCase: TypeAlias = dict[str, dict[VolumeKind, list[Path]]]
 
 
 def matches(path: Path) -> bool:
@@ -55,7 +65,8 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
             masks = {name: {labels[0]: [f for each in files.values() for f in each]} for name, files in masks.items()}
     else:
         modalities, notes = _choose_modalities(images)
-        labels = tuple(sorted({kind for files in masks.values() for kind in files}))
+        labels, left_out = _choose_labels(masks)
+        notes += left_out
     cases = [_to_case(path, name, images[name], masks[name], (modalities, labels)) for name in sorted(images)]
     if declaration is None:
         declaration = declare("dataset", modalities, derive_label_maps(cases, labels))
@@ -91,15 +102,32 @@ def _list_masks(folder: Path) -> dict[VolumeKind, list[Path]]:
     return masks
 
 
-def _choose_modalities(images: dict[str, dict[VolumeKind, list[Path]]]) -> tuple[list[VolumeKind], tuple[str, ...]]:
+def _choose_modalities(images: _FilesByCase) -> tuple[list[VolumeKind], tuple[str, ...]]:
     counts = Counter(kind for files in images.values() for kind in files)
-    modalities = [kind for kind, count in counts.items() if count == len(images)]
+    modalities = [kind for kind in _SUFFIXES if counts[kind] == len(images)]
     if not modalities:
         raise BadDataset("no modality is in every case", field="directory", remedy=DECLARE)
-    rank = {kind: place for place, kind in enumerate(_USUAL)}
-    partial = sorted(set(counts) - set(modalities))
-    notes = tuple(f"{kind} was left out: {counts[kind]} of {len(images)} cases have it" for kind in partial)
-    return sorted(modalities, key=lambda kind: (rank.get(kind, len(rank)), kind)), notes
+    partial = [kind for kind in _SUFFIXES if 0 < counts[kind] < len(images)]
+    notes = [f"{kind} was left out: {counts[kind]} of {len(images)} cases have it" for kind in partial]
+    if unknown := sum(count for kind, count in counts.items() if kind not in _SUFFIXES):
+        notes.append(f"{unknown} images were left out, because their suffix is none of BIDS; {DECLARE}")
+    return modalities, tuple(notes)
+
+
+def _choose_labels(masks: _FilesByCase) -> tuple[tuple[VolumeKind, ...], tuple[str, ...]]:
+    """Label maps that more than one patient has: the name of a single one may be the patient's."""
+    patients: dict[VolumeKind, set[str]] = {}
+    for name, files in masks.items():
+        for kind in files:
+            patients.setdefault(kind, set()).add(_get_patient(name))
+    needed = min(2, len({_get_patient(name) for name in masks}))
+    labels = tuple(sorted(kind for kind, owners in patients.items() if len(owners) >= needed))
+    left_out = len(patients) - len(labels)
+    return labels, (f"{left_out} label maps that only one patient has were left out; {DECLARE}",) if left_out else ()
+
+
+def _get_patient(name: str) -> str:
+    return name.split("/", maxsplit=1)[0].removeprefix("sub-")
 
 
 def _to_case(
@@ -115,5 +143,4 @@ def _to_case(
     problems += [f"{len(files)} files are {kind}" for kind, files in candidates.items() if len(files) > 1]
     files = {kind: VolumeFile(paths[0]) for kind, paths in candidates.items() if paths}
     problems += [OUTSIDE for file in files.values() if not is_below(root, file.path)]
-    patient = name.split("/", maxsplit=1)[0].removeprefix("sub-")
-    return CaseSource(name, patient, files, problems=tuple(problems))
+    return CaseSource(name, _get_patient(name), files, problems=tuple(problems))

@@ -90,7 +90,12 @@ def _get_label(declaration: DatasetDeclaration | None) -> VolumeKind:
 
 
 def _find_folders(root: Path) -> tuple[Path, Path] | None:
-    pairs = [(root / images, root / labels) for images, labels in _FOLDERS if (root / images).is_dir()]
+    """The folders of images and labels; `images` without `labels` may be the folder of a case."""
+    pairs = [
+        (root / images, root / labels)
+        for images, labels in _FOLDERS
+        if list_volumes(root / images) and (images == "imagesTr" or (root / labels).is_dir())
+    ]
     return pairs[0] if len(pairs) == 1 else None
 
 

@@ -21,7 +21,7 @@ from vfmalign.core.domain.declarations import (
     list_declarations,
 )
 from vfmalign.core.domain.errors import BadDataset, BadOption, BadVolume
-from vfmalign.imaging.datasets.sources import CaseSource, VolumeFile
+from vfmalign.imaging.datasets.sources import CaseSource, VolumeFile, read_file
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, decode
 
 MAX_DECLARATION_BYTES = 2**20
@@ -110,11 +110,13 @@ def declare_from_json(content: Mapping[str, Any]) -> DatasetDeclaration:
 
 def _read_label_names(labels: Any) -> dict[int, VolumeKind]:
     """Names of the values other than 0, from `{"1": "anterior"}` or from `{"anterior": 1}`."""
-    pairs = list(enumerate(labels)) if isinstance(labels, list) else list(labels.items()) if labels else []
+    if not isinstance(labels, dict | list):
+        raise BadDataset("`labels` is not an object", subject="dataset.json", remedy=DECLARE)
+    pairs = list(enumerate(labels)) if isinstance(labels, list) else list(labels.items())
     values: dict[int, VolumeKind] = {}
     for key, item in pairs:
-        value, name = (key, item) if str(key).isdecimal() else (item, key)
-        if isinstance(value, bool) or not str(value).isdecimal() or not 0 <= int(value) <= 255:
+        value, name = (key, item) if re.fullmatch(r"\d+", str(key), re.ASCII) else (item, key)
+        if isinstance(value, bool) or not re.fullmatch(r"\d{1,3}", str(value), re.ASCII) or int(value) > 255:
             raise BadDataset(
                 "a label has no whole number from 0 to 255, such as a region of nnU-Net",
                 subject="dataset.json",
@@ -158,9 +160,7 @@ def _derive_label_map(name: VolumeKind, files: Sequence[VolumeFile]) -> LabelMap
 def _read_values(file: VolumeFile) -> set[int] | None:
     """Values of a label map other than 0; None where the file cannot be read, which the validation reports."""
     try:
-        if file.path.stat().st_size > MAX_ENCODED_BYTES:
-            return None
-        volume = decode(file.path.read_bytes(), "label map", "label", is_label=True)
+        volume = decode(read_file(file.path, MAX_ENCODED_BYTES), "label map", "label", is_label=True)
     except (OSError, BadVolume):
         return None
     return {int(value) for value in np.unique(volume.array_XYZ)} - {0}

@@ -22,7 +22,7 @@ from vfmalign.core.storage.datasets import check_splits
 from vfmalign.core.storage.keys import volume_key
 from vfmalign.imaging.datasets.identities import keyed_id
 from vfmalign.imaging.datasets.layouts import read_source
-from vfmalign.imaging.datasets.sources import CaseSource, SourceDataset, VolumeFile
+from vfmalign.imaging.datasets.sources import CaseSource, SourceDataset, VolumeFile, read_file
 from vfmalign.imaging.datasets.splits import DEFAULT_SHARES, split_groups
 from vfmalign.imaging.grid import check_study
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode, decode_channels, encode
@@ -263,10 +263,9 @@ def _check_label_map(volume: Volume, label: LabelMap, name: str) -> None:
 
 def _read_bytes(path: Path, name: str) -> bytes:
     try:
-        data = path.read_bytes() if path.stat().st_size <= MAX_ENCODED_BYTES else None
+        return read_file(path, MAX_ENCODED_BYTES)
     except OSError as error:
         # The error's own message contains the path.
-        raise BadVolume(f"cannot be read ({error.strerror or 'unknown reason'})", subject=name) from None
-    if data is None:
-        raise BadVolume(f"larger than {MAX_ENCODED_BYTES // 2**20} MiB", subject=name, remedy="crop the series first")
-    return data
+        raise BadVolume(
+            f"cannot be read ({error.strerror or 'unknown reason'})", subject=name, remedy="copy or crop the series"
+        ) from None

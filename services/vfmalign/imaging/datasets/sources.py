@@ -6,8 +6,10 @@ never quote them.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -120,6 +122,20 @@ def is_below(root: Path, path: Path) -> bool:
         return False
 
 
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """Read a regular file.
+
+    Raises:
+        OSError: it cannot be read, is not a regular file (EINVAL), or is larger (EFBIG).
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait
+        raise OSError(errno.EINVAL, "not a regular file")
+    if status.st_size > max_bytes:
+        raise OSError(errno.EFBIG, f"larger than {max_bytes // 2**20} MiB")
+    return path.read_bytes()
+
+
 def read_dataset_json(root: Path) -> dict[str, Any] | None:
     """Read `dataset.json`; None where there is none.
 
@@ -130,8 +146,7 @@ def read_dataset_json(root: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        too_large = path.stat().st_size > MAX_JSON_BYTES
-        content = None if too_large else json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(read_file(path, MAX_JSON_BYTES).decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 
 from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, Split, VolumeRef
-from vfmalign.core.domain.declarations import VolumeKind
+from vfmalign.core.domain.declarations import VolumeKind, get_declaration
 from vfmalign.core.domain.errors import BadDataset, Conflict
 from vfmalign.core.storage.datasets import load_dataset, save_dataset
 from vfmalign.core.storage.keys import dataset_key, volume_key
@@ -70,7 +70,8 @@ def synthesise_dataset(
             done += 1
             if progress is not None:
                 progress("generate", done, total)
-    dataset = DatasetManifest.model_validate({"id": dataset_id, "phantom": True, **lists})
+    content = {"id": dataset_id, "phantom": True, "declaration": get_declaration("prostate_mpmri"), **lists}
+    dataset = DatasetManifest.model_validate(content)
     if not exists:
         save_dataset(store, dataset)
     elif load_dataset(store, dataset_id).digest() != dataset.digest():

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tests.unit.imaging.datasets.brain_files import (
     BRAIN,
     DATASET_JSON,
@@ -217,6 +221,69 @@ def test_bids_sessions_are_cases_of_one_patient_and_partial_modalities_are_left_
     assert source.notes == ("flair was left out: 2 of 6 cases have it",)
     assert "hippocampus" not in source.cases[-1].files, "a case may lack a label map"
     assert list_problems(path, declaration=TWO_CHANNELS).count("no file of flair") == 4
+
+
+def test_a_word_of_a_file_name_that_may_be_a_patient_s_becomes_no_id(tmp_path: Path) -> None:
+    path = lay_out_bids(tmp_path / "d", CASES)
+    for number in range(4):
+        put(anat(path, number, "Surname"), CASES[0].image)
+    put(path / "derivatives/other" / mask(1, "desc-surname_mask"), CASES[1].label)
+    _, source = read_source(path)
+    assert source.declaration.modalities == ("t1w",)
+    assert source.declaration.label_names == ("hippocampus",)
+    assert [note.split(";")[0] for note in source.notes] == [
+        "4 images were left out, because their suffix is none of BIDS",
+        "1 label maps that only one patient has were left out",
+    ]
+    assert list_problems(path) == ""
+
+
+def test_a_case_folder_called_images_is_no_decathlon(tmp_path: Path) -> None:
+    for name in ("t2", "dwi", "adc"):
+        put(tmp_path / "images" / f"{name}.nii.gz", b"")
+    assert read_source(tmp_path)[0] == "folders"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = lay_out_plain(tmp_path / "d", CASES)
+    for folder in ("images", "labels"):
+        (path / folder / f"{NAME}0.nii.gz").unlink()
+        os.mkfifo(path / folder / f"{NAME}0.nii.gz")
+    assert "cannot be read (not a regular file)" in list_problems(path)
+
+
+def test_a_label_map_may_have_a_grid_of_its_own(tmp_path: Path) -> None:
+    coarse = np.zeros((8, 9, 7), np.uint8)
+    coarse[2:4, 3:6, 2:4] = 1
+    image = nib.Nifti1Image(coarse, np.diag([2.0, 2.0, 2.0, 1.0]))
+    path = lay_out_plain(tmp_path / "d", CASES)
+    put(path / "labels" / f"{NAME}0.nii", image.to_bytes())
+    (path / "labels" / f"{NAME}0.nii.gz").unlink()
+    assert list_problems(path) == ""
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = ("modality", "channel_names", "labels", "name", "training", "validation", "test", "file_ending")
+
+
+@given(content=st.dictionaries(st.sampled_from(FIELDS), JSON), layout=st.sampled_from(["decathlon", "nnunet", None]))
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_dataset_json_is_read_or_refused(tmp_path: Path, content: dict[str, Any], layout: str | None) -> None:
+    path = lay_out_nnunet(tmp_path / "d", CASES[:1])
+    put(path / "dataset.json", content)
+    list_problems(path, layout=layout)
+
+
+@given(text=st.text(alphabet=st.sampled_from('case,image:t1w\n";=@\r\0 \ufeffé'), max_size=60))
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_csv_is_read_or_refused(tmp_path: Path, text: str) -> None:
+    with (tmp_path / "cases.csv").open("w", newline="", encoding="utf-8") as file:
+        file.write("case,image:t1w\n" + text)
+    list_problems(tmp_path / "cases.csv")
 
 
 def rows_with(number: int, **cells: str) -> list[dict[str, str]]:
