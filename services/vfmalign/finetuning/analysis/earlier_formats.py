@@ -17,7 +17,7 @@ from vfmalign.finetuning.analysis.verdict import Verdict
 
 
 def _rename_keys(**names: str) -> BeforeValidator:
-    """A validator that renames keys of a JSON object, by earlier name, and passes everything else on."""
+    """Returns a validator that renames keys of a JSON object, by earlier name, and passes on everything else."""
 
     def rename(content: Any) -> Any:
         if not isinstance(content, dict):
@@ -28,7 +28,7 @@ def _rename_keys(**names: str) -> BeforeValidator:
 
 
 def _read_comparison(content: Any) -> Any:
-    """A comparison had one number of rows, and pairs of coordinates in its projection."""
+    """Converts a comparison that has one number of rows, and pairs of coordinates in its projection."""
     if not isinstance(content, dict) or "rows" not in content:
         return content
     comparison = dict(content)
@@ -43,14 +43,14 @@ def _read_comparison(content: Any) -> Any:
 
 
 def _read_verdict(content: Any) -> Any:
-    """A verdict whose interval included 0 was `no_clear_gain`; no smallest relevant difference was known."""
+    """Converts `no_clear_gain`, an interval that includes 0 without a smallest relevant difference."""
     if not isinstance(content, dict) or content.get("label") != "no_clear_gain":
         return content
     return content | {"label": "inconclusive"}
 
 
 def read_network_result(content: Any) -> Any:
-    """A network's steps to the specialised network's best score stood beside its convergence."""
+    """Moves a network's steps to the specialised network's best score into its convergence."""
     if not isinstance(content, dict) or "steps_to_specialised" not in content:
         return content
     network = dict(content)

@@ -85,8 +85,8 @@ def summarise_steps(seeds: Sequence[int], steps: Sequence[Steps]) -> StepsSummar
     """Averages steps over the seeds. One that is censored makes the mean a lower bound, an absent one makes it absent.
 
     Args:
-        seeds: names the trainings.
-        steps: of each.
+        seeds: of the trainings, to name those without a value.
+        steps: of each training, in the same order.
     """
     missing = [f"seed {seed}: {one.absent_reason}" for seed, one in zip(seeds, steps, strict=True) if one.value is None]
     values = [one.value for one in steps if one.value is not None]

@@ -6,8 +6,8 @@ from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.client.messages.mmd import LayerResult
 
 SATURATION_THRESHOLD = 0.05
-"""Paired similarity below which MMD² is saturated. It is what a common displacement of 2.45 σ leaves, at which MMD² has
-95 % of its limit."""
+"""Paired similarity below which MMD² is saturated: what a common displacement of 2.45 σ leaves. How much of its limit
+MMD² then has depends on the effective dimension of the features (docs/numbers.md)."""
 
 
 def shift_ratio(after: LayerResult, reinitialised: LayerResult) -> Estimate:
