@@ -61,14 +61,15 @@ def _caution_about_saturation(result: CheckAnalysis) -> Caution | None:
 
 
 def _caution_about_top_channels(result: CheckAnalysis) -> Caution | None:
-    cautions = [
-        f"{layer.layer}: {layer.top_channels.caution}"
-        for layer in result.shift.layers
-        if layer.top_channels is not None and layer.top_channels.caution
-    ]
+    cautions: dict[str, str] = {}  # of each layer, with the first seed that has one
+    for shift in [seed.shift for seed in result.seeds] or [result.shift]:
+        for layer in shift.layers:
+            if layer.top_channels is not None and layer.top_channels.caution:
+                cautions.setdefault(layer.layer, layer.top_channels.caution)
     if not cautions:
         return None
-    return Caution(title="Few channels dominate the shift", text=" ".join(cautions))
+    text = " ".join(f"{layer}: {caution}" for layer, caution in cautions.items())
+    return Caution(title="Few channels dominate the shift", text=text)
 
 
 def _is_saturated(result: CheckAnalysis, layer: str) -> bool:

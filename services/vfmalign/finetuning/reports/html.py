@@ -61,9 +61,10 @@ def render(report: CheckReport, examples: Sequence[ExampleSlice]) -> bytes:
     """
     result = report.result
     metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
+    further = [network for seed in result.seeds[1:] for network in seed.networks]
     images = {
         "shift": to_data_url("image/svg+xml", plots.draw_shift(result.shift)),
-        "curves": to_data_url("image/svg+xml", plots.draw_curves(result.networks, metric)),
+        "curves": to_data_url("image/svg+xml", plots.draw_curves(result.networks, metric, further)),
     }
     if result.shift.projection is not None and result.shift.projection.x:
         images["projection"] = to_data_url("image/svg+xml", plots.draw_projection(result.shift.projection))

@@ -48,11 +48,17 @@ def draw_shift(shift: ComputeResponse) -> bytes:
         return to_svg(figure)
 
 
-def draw_curves(networks: Sequence[NetworkResult], metric: MetricSpec) -> bytes:
-    """Validation score by optimiser step, with a ring around the selected checkpoint of each network."""
+def draw_curves(networks: Sequence[NetworkResult], metric: MetricSpec, further: Sequence[NetworkResult] = ()) -> bytes:
+    """Validation score by optimiser step, with a ring around the selected checkpoint of each network.
+
+    Networks of further training seeds are thin lines.
+    """
     with figure_style():
         figure = new_figure(7.2, 3.2)
         axes = figure.subplots()
+        for result in further:
+            points = [(point.step, point.validation_score) for point in result.curve]
+            axes.plot(*zip(*points, strict=True), color=NETWORK_COLOURS[result.network], linewidth=0.6, alpha=0.6)
         for result in networks:
             colour = NETWORK_COLOURS[result.network]
             steps = [point.step for point in result.curve]
