@@ -92,3 +92,15 @@ def test_convergence_is_simulated_and_recorded(monkeypatch: pytest.MonkeyPatch, 
     ]
     assert {one["case"] for one in section["records"]} == {"false rises", "power", "steps_to_95", "steps_to_baseline"}
     assert len(section["records"]) == sum(len(table["rows"]) for table in section["tables"])
+
+
+def test_intervals_over_training_seeds_are_simulated_for_every_cell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arguments = ["--only", "seeds", "--seeds-datasets", "2", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["statistics", *arguments])
+    assert command.main() == 0
+    (section,) = json.loads((tmp_path / "results.json").read_text())["sections"]
+    assert [len(table["rows"]) for table in section["tables"]] == [9, 9]
+    assert len(section["records"]) == 2 * 9 * 6
+    assert {one["covered"] for one in section["records"]} <= {0.0, 0.5, 1.0}
