@@ -43,6 +43,11 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
 
     result = check.result
     assert result.verdict == alignment_pb2.VERDICT_GAIN
+    assert result.metric.smallest_difference == 0.01
+    assert "smallest relevant difference 0.01: the interval lies above zero" in result.verdict_reason
+    wide, narrow = result.rpg_specialised.absolute.interval, result.rpg_specialised.equivalence_interval
+    assert (wide.level, narrow.level) == (0.95, 0.9)
+    assert 0 < wide.lower < narrow.lower < narrow.upper < wide.upper
     assert result.rpg_specialised.relative_percent.value == pytest.approx(20, rel=0.1)
     assert result.rpg_scratch.relative_percent.HasField("interval")
     assert [shift.mmd.layer for shift in result.shifts] == ["stages.1", "stages.0"], "the primary layer comes first"

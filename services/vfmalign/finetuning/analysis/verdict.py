@@ -85,7 +85,7 @@ def _format_interval(interval: Interval, metric: MetricSpec) -> str:
 def _format(value: float, metric: MetricSpec, sign: str = "") -> str:
     """Formats a value in the metric's unit, to a tenth of the smallest relevant difference or finer."""
     bound = metric.smallest_difference
-    decimals = max(0, 1 - math.floor(math.log10(bound))) if bound else 3
+    decimals = min(9, max(0, 1 - math.floor(math.log10(bound)))) if bound else 3
     return f"{value:{sign}.{decimals}f}".replace("-", "\u2212")
 
 

@@ -252,3 +252,26 @@ def test_checks_of_earlier_versions_have_one_seed(database):
         row = session.get(CheckRow, "c")
         assert CheckSpec.model_validate(row.request) == spec
         assert row.request_digest == spec.digest()
+
+
+def test_requests_of_earlier_versions_have_no_smallest_differences(database):
+    spec = CheckSpec(model_id="m", dataset_id="d", task="segmentation", seed=2**40)
+    experiment = ExperimentSpec(model_ids=("m",), dataset_id="d", tasks=("segmentation",))
+    with database.session() as session:
+        session.add(check("c", request=spec.model_dump(mode="json")))
+        session.add(
+            ExperimentRow(
+                id="e", request=experiment.model_dump(mode="json"), request_digest="0" * 64, pinned_inputs={},
+                state="queued", created_at=now(),
+            )
+        )  # fmt: skip
+    downgrade(database, "0011")
+    with database.engine.connect() as connection:
+        for table in ("checks", "experiments"):
+            former = connection.execute(sa.text(f"SELECT CAST(request AS TEXT) FROM {table}")).scalar()
+            assert "smallest_difference" not in former
+    database.migrate()
+    with database.session() as session:
+        for row, record in ((session.get(CheckRow, "c"), spec), (session.get(ExperimentRow, "e"), experiment)):
+            assert type(record).model_validate(row.request) == record
+            assert row.request_digest == record.digest()
