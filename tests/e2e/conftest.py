@@ -69,7 +69,7 @@ def check_spec(**changes: Any) -> alignment_pb2.CheckSpec:
     values: dict[str, Any] = {
         "model_id": MODEL,
         "dataset_id": DATASET,
-        "task": "segmentation",
+        "task": {"name": "segmentation"},
         "recipe": recipe(probe_steps=PROBES),
         "seed": 7,
         "permutations": 199,
@@ -189,7 +189,7 @@ def undisturbed(world: World) -> Any:
 def rate_zero(world: World) -> Any:
     """A check of another task whose training changes no weight."""
     still = finetuning_pb2.Recipe(preset="demo", epochs=1, steps_per_epoch=2, learning_rate=0.0)
-    return world.run("rate-zero", task="super_resolution", recipe=still)
+    return world.run("rate-zero", task={"name": "super_resolution"}, recipe=still)
 
 
 @pytest.fixture(scope="session")

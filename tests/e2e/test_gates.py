@@ -29,7 +29,7 @@ def test_the_command_that_runs_a_check_ends_with_its_gate(world: Any, undisturbe
     spec = undisturbed.spec
     options = {
         "--model": spec.model_id,
-        "--task": spec.task,
+        "--task": spec.task.name,
         "--id": undisturbed.check_id,
         "--preset": spec.recipe.preset,
         "--epochs": spec.recipe.epochs,

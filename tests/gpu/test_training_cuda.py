@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from tests.prostate import SPECS
 
 from vfmalign.core.domain.jobs import TrainingRecipe
 from vfmalign.models.registry import ARCHITECTURES
@@ -15,7 +16,7 @@ from vfmalign.training.learner import FineTuning
 from vfmalign.training.networks.factory import build_network
 from vfmalign.training.optim import build_optimiser, set_learning_rate
 from vfmalign.training.pretraining import OBJECTIVES, build_objective
-from vfmalign.training.tasks import TASKS
+from vfmalign.training.tasks import TASKS, get_task
 
 pytestmark = [
     pytest.mark.gpu,
@@ -39,9 +40,9 @@ def make_case(number):
         f"group-{number}",
         clean_CDHW,
         clean_CDHW,
-        gland_DHW,
-        lesions_DHW,
+        {"gland": gland_DHW, "lesions": lesions_DHW},
         (3.0, 1.0, 1.0),
+        ("t2w", "dwi", "adc"),
         positive=number > 0,
     )
 
@@ -64,7 +65,7 @@ def test_losses_and_validation_match_the_cpu(name):
     cases = [make_case(number) for number in range(3)]
     losses, validations = [], []
     for device in ("cpu", "cuda"):
-        learner = fine_tuning(TASKS[name], device) if name in TASKS else pretraining(name, device)
+        learner = fine_tuning(get_task(SPECS[name]), device) if name in TASKS else pretraining(name, device)
         batch = collate(cases[:2], torch.device(device))
         losses.append(learner.loss(batch, generator(1, "loss"), learner.network).item())
         validations.append(learner.validate(cases, lambda: None))
@@ -74,7 +75,7 @@ def test_losses_and_validation_match_the_cpu(name):
 
 def test_a_state_is_restored_bit_for_bit():
     def build():
-        learner = fine_tuning(TASKS["super_resolution"], "cuda")
+        learner = fine_tuning(get_task(SPECS["super_resolution"]), "cuda")
         return learner.network, build_optimiser(learner.network, RECIPE)
 
     def train(network, optimiser, steps):

@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import typer
+from pydantic import ValidationError
 
 from vfmalign.client.messages.checks import MAX_SEEDS
 from vfmalign.client.messages.experiments import SmallestDifference
 from vfmalign.client.messages.jobs import Recipe
+from vfmalign.client.messages.tasks import Task
+from vfmalign.core.domain.declarations import TaskParameters
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import Network
 from vfmalign.core.domain.models import Objective
+from vfmalign.core.domain.task_text import PARAMETER_KEYS
 from vfmalign.core.domain.tasks import TASKS
 
 T = TypeVar("T", bound=str)
@@ -32,7 +36,35 @@ HomeOption = Annotated[
 ]
 DatasetArgument = Annotated[str, typer.Argument(help="Id of the dataset.")]
 ModelOption = Annotated[str, typer.Option("--model", help="Id of the pretrained model.")]
-TaskOption = Annotated[str, typer.Option("--task", help=f"Task: {', '.join(TASKS)}.")]
+TaskOption = Annotated[
+    str,
+    typer.Option(
+        "--task",
+        help=f"Task: {', '.join(TASKS)}. May hold its parameters, such as "
+        "segmentation:label=hippocampus,structure=anterior (docs/tasks.md).",
+    ),
+]
+LabelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        help="Segmentation: label maps, separated by commas; a later one is drawn over an earlier one. Repeatable.",
+    ),
+]
+StructuresOption = Annotated[
+    list[str] | None,
+    typer.Option("--structure", help="Segmentation: only these structures of the label maps. Repeatable."),
+]
+ClassOption = Annotated[str, typer.Option("--class", help="Classification: class to predict.")]
+FromOption = Annotated[
+    list[str] | None,
+    typer.Option("--from", help="Translation: modalities to translate from, such as t2w,dwi. Repeatable."),
+]
+ToOption = Annotated[str, typer.Option("--to", help="Translation: modality to predict.")]
+ModalitiesOption = Annotated[
+    list[str] | None,
+    typer.Option("--modality", help="Super-resolution, distortion: modalities to restore, such as t1w. Repeatable."),
+]
 LayerOption = Annotated[list[str] | None, typer.Option("--layer", help="Only these layers. Repeatable.")]
 LevelOption = Annotated[float, typer.Option("--level", min=0.01, max=0.999, help="Coverage of the intervals.")]
 SmallestDifferenceOption = Annotated[
@@ -161,19 +193,74 @@ def build_pretraining_recipe(
     )
 
 
+def build_task(
+    *,
+    task: TaskOption,
+    label: LabelsOption = None,
+    structure: StructuresOption = None,
+    class_name: ClassOption = "",
+    from_modality: FromOption = None,
+    to_modality: ToOption = "",
+    modality: ModalitiesOption = None,
+) -> Task:
+    """Build a task from its options.
+
+    Raises:
+        BadOption: a name is not an id, or an option repeats a parameter that `--task` holds.
+    """
+    named = Task.parse(task)
+    options: dict[str, Any] = {
+        "labels": split_list(label),
+        "structures": split_list(structure),
+        "class_name": class_name,
+        "inputs": split_list(from_modality),
+        "target": to_modality,
+        "modalities": split_list(modality),
+    }
+    given = {field: value for field, value in options.items() if value}
+    for field in given:
+        if getattr(named.parameters, field):
+            raise BadOption(
+                f"{PARAMETER_KEYS[field]} stands in --task as well",
+                field=f"--{PARAMETER_KEYS[field]}",
+                remedy="name it once",
+            )
+    try:
+        return named.model_copy(
+            update={"parameters": TaskParameters.model_validate(named.parameters.model_dump() | given)}
+        )
+    except ValidationError as error:
+        key = PARAMETER_KEYS[str(error.errors()[0]["loc"][0])]
+        raise BadOption(
+            "a name is not an id",
+            field=f"--{key}",
+            remedy="use at most 32 lower-case letters, digits and `_`, a letter first",
+        ) from None
+
+
+def split_list(values: Sequence[str] | None) -> tuple[str, ...]:
+    """Splits the values of a repeatable option at commas."""
+    return tuple(part.strip() for value in values or () for part in value.split(","))
+
+
 def with_recipe(build: Callable[..., Recipe]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command so that its parameter `recipe` becomes the options of `build`."""
+    return with_options("recipe", build)
+
+
+def with_options(name: str, build: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command so that one of its parameters becomes the options of `build`."""
     options = inspect.signature(build, eval_str=True).parameters
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def run(**arguments: Any) -> None:
-            recipe = build(**{name: arguments.pop(name) for name in options})
-            command(recipe=recipe, **arguments)
+            arguments[name] = build(**{option: arguments.pop(option) for option in options})
+            command(**arguments)
 
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command, eval_str=True).parameters.values():
-            parameters += options.values() if parameter.name == "recipe" else [parameter]
+            parameters += options.values() if parameter.name == name else [parameter]
         keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
         run.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
         return run

@@ -13,7 +13,7 @@ from vfmalign.core.domain.errors import BadVolume, InvalidInput
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.imaging.preprocessing import PreparedStudy, prepare_study
+from vfmalign.imaging.preprocessing import GLAND, PreparedStudy, prepare_study
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode
 
 
@@ -77,7 +77,7 @@ def prepare_sources(
         with in_field(source.field):
             volumes[source.kind] = _read(store, source, stages)
     with stages.stage("prepare"):
-        return prepare_study(volumes, preprocessing, input_transform, subject="study")
+        return prepare_study(volumes, preprocessing, input_transform, subject="study", labels=(GLAND,))
 
 
 def _read(store: ObjectStore, source: Source, stages: Stages) -> Volume:

@@ -3,8 +3,9 @@
 A transform is applied to the signal on the common grid, before normalisation and cropping. At that point zero means no
 signal, sums are meaningful, and the later normalisation gives what a study acquired in the degraded form would have
 given. Transforms are deterministic, and feature requests and manifests name them, so that the features before and after
-fine-tuning are computed from the same inputs. To add a transform, write one function and add one entry to
-`INPUT_TRANSFORMS`.
+fine-tuning are computed from the same inputs. A name such as `hidden:t2w+flair` applies a transform to some modalities
+alone. To add a transform, write one function and add one entry to `INPUT_TRANSFORMS`, or to `MODALITY_TRANSFORMS` if it
+takes modalities.
 
 Legend: C channels (modalities), D slices, H rows, W columns.
 """
@@ -12,16 +13,18 @@ Legend: C channels (modalities), D slices, H rows, W columns.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from functools import partial
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vfmalign.core.domain.declarations import Modality
+from vfmalign.core.domain.declarations import VOLUME_PATTERN, Modality
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.imaging.distortion import displace_ratio, distort, simulate_displacement
 
@@ -50,6 +53,8 @@ class StudyContext:
         return int.from_bytes(hashlib.sha256(values.tobytes()).digest()[:8], "big")
 
 
+RATIOS: tuple[Modality, ...] = ("adc",)
+"""Ratios of two signals acquired in one field, which is displaced with them without piling up."""
 InputTransform = Callable[[Tensor, StudyContext], Tensor]
 
 
@@ -73,27 +78,45 @@ def half_resolution(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
     return filtered_CDHW * (signal_CDHW != 0)
 
 
+def half_resolution_of(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
+    """Halve the in-plane resolution of some modalities; see `half_resolution`."""
+    chosen = torch.tensor([modality in modalities for modality in context.modalities])[:, None, None, None]
+    return torch.where(chosen, half_resolution(signal_CDHW, context), signal_CDHW)
+
+
 def distorted_diffusion(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
     """Displace the diffusion volumes by a simulated susceptibility field: the input of the distortion task.
 
     DWI is a signal and piles up. ADC is a ratio of two such signals and is only displaced. T2W is acquired with a
     spin-echo train and is not distorted.
     """
+    return distorted(signal_CDHW, context, ("dwi", "adc"))
+
+
+def distorted(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
+    """Displace some modalities by one simulated susceptibility field; see `distorted_diffusion`."""
     field_DEW = simulate_displacement(
         cast(tuple[int, int, int], tuple(signal_CDHW.shape[1:])), context.spacing_mm, context.seed()
     )
-    warps = {"dwi": distort, "adc": displace_ratio}
+    channels = zip(context.modalities, signal_CDHW, strict=True)
     return torch.stack(
         [
-            warps[modality](channel_DHW, field_DEW) if modality in warps else channel_DHW
-            for modality, channel_DHW in zip(context.modalities, signal_CDHW, strict=True)
+            (displace_ratio if modality in RATIOS else distort)(channel_DHW, field_DEW)
+            if modality in modalities
+            else channel_DHW
+            for modality, channel_DHW in channels
         ]
     )
 
 
 def hidden_adc(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
-    """Set ADC to zero: the input of the translation task."""
-    visible = [modality != "adc" for modality in context.modalities]
+    """Set ADC to zero: the input of a translation to ADC."""
+    return hidden(signal_CDHW, context, ("adc",))
+
+
+def hidden(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
+    """Set some modalities to zero: the target of a translation, and what it does not translate from."""
+    visible = [modality not in modalities for modality in context.modalities]
     return signal_CDHW * torch.tensor(visible, dtype=signal_CDHW.dtype)[:, None, None, None]
 
 
@@ -105,13 +128,32 @@ INPUT_TRANSFORMS: dict[str, InputTransform] = {
 }
 
 
+class ModalityTransform(Protocol):
+    """Applies a transform to some modalities of a study."""
+
+    def __call__(self, signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
+        """Return the study with these modalities transformed, and the others as they are."""
+
+
+MODALITY_TRANSFORMS: dict[str, ModalityTransform] = {
+    "half_resolution": half_resolution_of,
+    "distorted": distorted,
+    "hidden": hidden,
+}
+"""Transforms of some modalities, by the part of the name before the colon."""
+
+
 def get_input_transform(name: str) -> InputTransform:
-    """Look up an input transform by name.
+    """Look up an input transform by name: one of `INPUT_TRANSFORMS`, or `NAME:MODALITY+MODALITY`.
 
     Raises:
         BadOption: no transform has this name.
     """
-    if name not in INPUT_TRANSFORMS:
-        known = ", ".join(sorted(INPUT_TRANSFORMS))
-        raise BadOption(f"unknown input transform {name!r}", field="input_transform", remedy=f"choose one of: {known}")
-    return INPUT_TRANSFORMS[name]
+    if name in INPUT_TRANSFORMS:
+        return INPUT_TRANSFORMS[name]
+    base, _, rest = name.partition(":")
+    modalities = tuple(rest.split("+"))
+    if base in MODALITY_TRANSFORMS and all(re.fullmatch(VOLUME_PATTERN, modality) for modality in modalities):
+        return partial(MODALITY_TRANSFORMS[base], modalities=modalities)
+    known = ", ".join((*sorted(INPUT_TRANSFORMS), *(f"{each}:MODALITY" for each in sorted(MODALITY_TRANSFORMS))))
+    raise BadOption(f"unknown input transform {name[:64]!r}", field="input_transform", remedy=f"choose one of: {known}")

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vfmalign.core.domain.declarations import Modality, VolumeKind
+from vfmalign.core.domain.declarations import LabelMap, Modality, VolumeKind
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.imaging.grid import Grid, PlaneStack, common_grid, resample, resample_planes, study_grid
@@ -35,10 +35,12 @@ from vfmalign.imaging.normalisation import (
     scale_from_moments,
     scale_from_quantiles,
 )
-from vfmalign.imaging.volumes import LABEL_KINDS, Volume
+from vfmalign.imaging.volumes import Volume
 
-MIN_GLAND_COVERAGE = 0.5
-"""Share of the gland's voxels that must lie in the centre crop."""
+MIN_COVERAGE = 0.5
+"""Share of the voxels of a label map that must lie in the centre crop, where the map may not be empty."""
+GLAND = LabelMap(name="gland", values={1: "gland"})
+"""The mask within which `zscore_gland` takes its statistics."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +53,8 @@ class PreparedStudy:
             the input, because nothing else is known of a study that is degraded in reality. A channel that the
             transform hid keeps its own units. Shares memory with the input where the transform changes nothing.
         scale: converts the input's signal into z-scores.
-        grade: highest value of the lesion map, None where the study has none.
-        gland_DHW: uint8 {0, 1}, None where the study has no gland mask.
-        lesions_DHW: uint8 grades, None where the study has no lesion map (which differs from a map without a lesion).
+        labels: label maps by id, (D, H, W) uint8. A study without a map differs from one with an empty map.
+        label_max: highest value of each whole label map, including outside the crop.
         spacing_mm: along D, H, W.
         slices: index in the study's grid of the first slice of the tensors, negative where slices were padded before
             it, and the number of slices of the grid.
@@ -61,12 +62,11 @@ class PreparedStudy:
 
     input_CDHW: Tensor
     clean_CDHW: Tensor
-    gland_DHW: Tensor | None
-    lesions_DHW: Tensor | None
+    labels: dict[VolumeKind, Tensor]
     spacing_mm: tuple[float, float, float]
     slices: tuple[int, int]
     scale: Scale
-    grade: int | None
+    label_max: dict[VolumeKind, int]
 
 
 def prepare_study(
@@ -74,25 +74,30 @@ def prepare_study(
     preprocessing: PreprocessingSpec,
     input_transform: str = "identity",
     subject: str = "study",
+    labels: Sequence[LabelMap] = (),
 ) -> PreparedStudy:
     """Prepare one study for an encoder.
 
     Args:
-        volumes: at least those of `needed_kinds`; also `gland` and `lesions` where the study has them.
+        volumes: at least those of `needed_kinds`; also the label maps that the study has.
         preprocessing: input format of the encoder.
-        input_transform: a name in `input_transforms.INPUT_TRANSFORMS`.
+        input_transform: a name that `input_transforms.get_input_transform` knows.
         subject: name of the study in errors: a request field or a generated id.
+        labels: label maps to prepare, as far as the study has them. One that may not be empty must lie in the crop.
 
     Raises:
         BadOption: the input transform is unknown.
-        BadVolume: a modality is missing, does not overlap the reference or has no contrast; or the gland lies outside
-            the crop.
+        BadVolume: a modality is missing, does not overlap the reference or has no contrast; or a label map that may not
+            be empty lies outside the crop.
     """
     transform = get_input_transform(input_transform)
-    study = _select_volumes(volumes, preprocessing, subject)
+    labels = [label for label in _add_gland(labels, preprocessing) if label.name in volumes]
+    study = _select_volumes(volumes, preprocessing, labels, subject)
     grid = study_grid(study, preprocessing.reference, preprocessing.spacing_mm, subject)
     x_mm, y_mm, z_mm = (round(float(s), 6) for s in np.linalg.norm(grid.affine[:3, :3], axis=0))
-    labels = _prepare_labels(study, grid, preprocessing.shape_DHW, subject)
+    label_maps = {
+        label.name: _prepare_label(study[label.name], label, grid, preprocessing.shape_DHW, subject) for label in labels
+    }
     channels = [resample_planes(study[kind], grid) for kind in preprocessing.modalities]
     context = StudyContext(preprocessing.modalities, (z_mm, y_mm, x_mm), study[preprocessing.reference].array_XYZ)
     clean_CDHW, degraded_CDHW, scale = _degrade(channels, transform, context, preprocessing, subject)
@@ -104,37 +109,40 @@ def prepare_study(
     return PreparedStudy(
         input_CDHW=input_CDHW,
         clean_CDHW=input_CDHW if shared else scale.apply_(clean_CDHW),
-        gland_DHW=labels.get("gland"),
-        lesions_DHW=labels.get("lesions"),
+        labels=label_maps,
         spacing_mm=(z_mm, y_mm, x_mm),
         slices=(-_padding_before(grid.shape_XYZ[2], preprocessing.shape_DHW[0]), grid.shape_XYZ[2]),
         scale=scale,
-        grade=int(volumes["lesions"].array_XYZ.max()) if "lesions" in volumes else None,
+        label_max={label.name: int(study[label.name].array_XYZ.max()) for label in labels},
     )
 
 
+def _add_gland(labels: Sequence[LabelMap], preprocessing: PreprocessingSpec) -> list[LabelMap]:
+    """The label maps with the gland mask, where normalisation needs it."""
+    needed = preprocessing.normalisation == "zscore_gland" and all(label.name != GLAND.name for label in labels)
+    return [*labels, GLAND] if needed else list(labels)
+
+
 def _select_volumes(
-    volumes: Mapping[VolumeKind, Volume], preprocessing: PreprocessingSpec, subject: str
+    volumes: Mapping[VolumeKind, Volume], preprocessing: PreprocessingSpec, labels: Sequence[LabelMap], subject: str
 ) -> dict[VolumeKind, Volume]:
-    """The volumes that preprocessing needs, and the label maps that the study has."""
+    """The volumes that preprocessing needs, and the label maps."""
     needed = needed_kinds(preprocessing)
     for kind in needed:
         if kind not in volumes:
             raise BadVolume(f"no {kind} volume", subject=subject, remedy=f"send {kind}, which the model's input needs")
-    labels = (kind for kind in LABEL_KINDS if kind in volumes)
-    return {kind: volumes[kind] for kind in (*needed, *labels)}
+    return {kind: volumes[kind] for kind in (*needed, *(label.name for label in labels))}
 
 
-def _prepare_labels(
-    study: Mapping[VolumeKind, Volume], grid: Grid, shape_DHW: tuple[int, int, int], subject: str
-) -> dict[VolumeKind, Tensor]:
-    """The study's label maps on the grid, cropped or padded; the gland mask as {0, 1}."""
-    whole = {kind: _resample_labels(study[kind], grid) for kind in LABEL_KINDS if kind in study}
-    labels = {kind: crop_or_pad(label_DHW, shape_DHW) for kind, label_DHW in whole.items()}
-    if "gland" in labels:
-        _check_gland(whole["gland"], labels["gland"], subject)
-        labels["gland"] = (labels["gland"] > 0).to(torch.uint8)
-    return labels
+def _prepare_label(
+    volume: Volume, label: LabelMap, grid: Grid, shape_DHW: tuple[int, int, int], subject: str
+) -> Tensor:
+    """A label map on the grid, cropped or padded."""
+    whole_DHW = _resample_labels(volume, grid)
+    cropped_DHW = crop_or_pad(whole_DHW, shape_DHW)
+    if not label.may_be_empty:
+        _check_coverage(whole_DHW, cropped_DHW, label.name, subject)
+    return cropped_DHW
 
 
 def _degrade(
@@ -274,16 +282,18 @@ def _check_contrast(moments: Moments, kind: VolumeKind, reference: VolumeKind, s
         )
 
 
-def _check_gland(whole_DHW: Tensor, cropped_DHW: Tensor, subject: str) -> None:
+def _check_coverage(whole_DHW: Tensor, cropped_DHW: Tensor, name: VolumeKind, subject: str) -> None:
     total = int(torch.count_nonzero(whole_DHW))
     if total == 0:
         raise BadVolume(
-            "the gland mask is empty on t2w's grid", subject=subject, remedy="send the gland mask of this study"
+            f"the {name} mask is empty on the reference's grid",
+            subject=subject,
+            remedy=f"send the {name} mask of this study",
         )
     share = int(torch.count_nonzero(cropped_DHW)) / total
-    if share < MIN_GLAND_COVERAGE:
+    if share < MIN_COVERAGE:
         raise BadVolume(
-            f"the centre crop contains {share:.0%} of the gland, less than {MIN_GLAND_COVERAGE:.0%}",
+            f"the centre crop contains {share:.0%} of the {name}, less than {MIN_COVERAGE:.0%}",
             subject=subject,
-            remedy="centre the field of view on the prostate",
+            remedy=f"centre the field of view on the {name}",
         )

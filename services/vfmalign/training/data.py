@@ -9,59 +9,64 @@ Axes: N batch, C channels, D H W depth, height, width (z, y, x).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vfmalign.core.domain.datasets import Case
-from vfmalign.core.domain.declarations import Modality, VolumeKind
+from vfmalign.core.domain.declarations import LabelMap, Modality, VolumeKind
 from vfmalign.core.domain.errors import BadDataset, DigestMismatch, NotFound
+from vfmalign.core.domain.metrics import Structure
 from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.tasks import TaskSpec
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.imaging.normalisation import Scale
 from vfmalign.imaging.preprocessing import needed_kinds, prepare_study
-from vfmalign.imaging.volumes import load_case
+from vfmalign.imaging.volumes import Volume, load_case
 
-LESION_PATCH_SHARE = 0.5
-"""Share of the patches that are centred on a lesion where the task has lesions. Patches drawn uniformly rarely contain
-one.
+FOCUS_SHARE = 0.5
+"""Share of the patches that are centred on the structure drawn last where the task segments. Patches drawn uniformly
+rarely contain a small one.
 """
 
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One case, ready for a network. Label maps are None where the task does not use them.
+    """One case, ready for a network.
 
     Attributes:
         case: the case's id.
         group: the patient's generated id.
         input_CDHW: float32, after the task's input transform.
         clean_CDHW: float32, before it, on the input's scale (see `imaging.preprocessing.PreparedStudy`).
-        gland_DHW: uint8, 0 outside.
-        lesions_DHW: uint8, 0 outside, otherwise the grade.
+        labels: the task's label maps by id, (D, H, W) uint8, 0 outside.
         spacing_mm: along D, H, W.
         modalities: names of the channels.
         scale: scale between the input and its signal.
-        grade: highest grade of the whole lesion map, including outside the crop; None without a map.
+        label_max: highest value of each whole label map, including outside the crop.
+        classes: whether the case belongs to each class that it states.
         slices: first slice and number of slices, see `PreparedStudy`; None for a whole volume without padding.
         positive: the case's class; None where the task has none.
+        focus_DHW: bool, voxels on which patches are centred (`FOCUS_SHARE`); None for none.
     """
 
     case: str
     group: str
     input_CDHW: Tensor
     clean_CDHW: Tensor
-    gland_DHW: Tensor | None
-    lesions_DHW: Tensor | None
+    labels: Mapping[VolumeKind, Tensor]
     spacing_mm: tuple[float, float, float]
-    modalities: tuple[Modality, ...] = ("t2w", "dwi", "adc")
+    modalities: tuple[Modality, ...]
     scale: Scale | None = None
-    grade: int | None = None
+    label_max: Mapping[VolumeKind, int] = field(default_factory=dict)
+    classes: Mapping[VolumeKind, bool] = field(default_factory=dict)
     slices: tuple[int, int] | None = None
     positive: bool | None = None
+    focus_DHW: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,7 @@ class Batch:
 
     input_NCDHW: Tensor
     clean_NCDHW: Tensor
-    gland_NDHW: Tensor | None
-    lesions_NDHW: Tensor | None
+    labels: Mapping[VolumeKind, Tensor]
     positive_N: Tensor | None
     modalities: tuple[Modality, ...]
     slices_N2: Tensor
@@ -93,9 +97,8 @@ def load_cases(
     store: ObjectStore,
     cases: Sequence[Case],
     *,
-    labels: Sequence[VolumeKind],
+    task: TaskSpec | None,
     preprocessing: PreprocessingSpec,
-    input_transform: str,
     workers: int,
     check: Callable[[], None],
 ) -> list[PreparedCase]:
@@ -104,9 +107,8 @@ def load_cases(
     Args:
         store: the deployment's object storage.
         cases: cases to read; a case that appears twice is read once.
-        labels: label maps that every case must have.
+        task: the task, whose label maps and input transform are used; None for a pretraining.
         preprocessing: the encoder's input.
-        input_transform: the task's input transform.
         workers: number of cases that are read and prepared concurrently.
         check: called between cases; raises to stop.
 
@@ -119,10 +121,7 @@ def load_cases(
     """
     unique = {case.id: case for case in cases}
     with ThreadPoolExecutor(workers, thread_name_prefix="load") as pool:
-        futures = {
-            case.id: pool.submit(_load_case, store, case, labels, preprocessing, input_transform)
-            for case in unique.values()
-        }
+        futures = {case.id: pool.submit(_load_case, store, case, task, preprocessing) for case in unique.values()}
         try:
             prepared = {}
             for case_id, future in futures.items():
@@ -134,32 +133,49 @@ def load_cases(
     return [prepared[case.id] for case in cases]
 
 
-def _load_case(
-    store: ObjectStore,
-    case: Case,
-    labels: Sequence[VolumeKind],
-    preprocessing: PreprocessingSpec,
-    input_transform: str,
-) -> PreparedCase:
-    kinds = dict.fromkeys((*needed_kinds(preprocessing), *labels))
+def _load_case(store: ObjectStore, case: Case, task: TaskSpec | None, preprocessing: PreprocessingSpec) -> PreparedCase:
+    labels = task.labels if task is not None else ()
     try:
-        volumes = load_case(store, case, list(kinds))
+        volumes = load_case(store, case, needed_kinds(preprocessing), [label.name for label in labels])
     except (NotFound, DigestMismatch) as error:
         raise BadDataset(error.message, subject=error.subject, remedy=error.remedy, reason=error.reason) from error
-    prepared = prepare_study(volumes, preprocessing, input_transform, subject=f"case {case.id}")
+    for label in labels:
+        _check_values(volumes[label.name], label, case.id)
+    transform = task.input_transform if task is not None else "identity"
+    prepared = prepare_study(volumes, preprocessing, transform, subject=f"case {case.id}", labels=labels)
     return PreparedCase(
         case=case.id,
         group=case.group,
         input_CDHW=prepared.input_CDHW,
         clean_CDHW=prepared.clean_CDHW,
-        gland_DHW=prepared.gland_DHW,
-        lesions_DHW=prepared.lesions_DHW,
+        labels=prepared.labels,
         spacing_mm=prepared.spacing_mm,
         modalities=preprocessing.modalities,
         scale=prepared.scale,
-        grade=prepared.grade,
+        label_max=prepared.label_max,
+        classes=case.classes,
         slices=prepared.slices,
+        focus_DHW=mask_structure(task.structures[-1], prepared.labels) if task and task.structures else None,
     )
+
+
+def mask_structure(structure: Structure, labels: Mapping[VolumeKind, Tensor]) -> Tensor:
+    """Voxels of a structure in its label map, of any shape."""
+    label = labels[structure.label]
+    if not structure.values:
+        return label > 0
+    return torch.isin(label, torch.tensor(structure.values, dtype=label.dtype, device=label.device))
+
+
+def _check_values(volume: Volume, label: LabelMap, case: str) -> None:
+    if len(label.structures) == 1:  # a mask, whatever its values
+        return
+    if undeclared := {int(value) for value in np.unique(volume.array_XYZ)} - {0, *label.values}:
+        raise BadDataset(
+            f"the label map {label.name} holds {min(undeclared)}, which the dataset does not declare",
+            subject=f"case {case}",
+            remedy="declare a structure for this value, and import the dataset again",
+        )
 
 
 def draw_batch(
@@ -222,8 +238,7 @@ def collate(cases: Sequence[PreparedCase], device: torch.device) -> Batch:
     return Batch(
         input_NCDHW=_stack([case.input_CDHW for case in cases], device),
         clean_NCDHW=_stack([case.clean_CDHW for case in cases], device),
-        gland_NDHW=_stack_labels([case.gland_DHW for case in cases], device),
-        lesions_NDHW=_stack_labels([case.lesions_DHW for case in cases], device),
+        labels={name: torch.stack([case.labels[name] for case in cases]).to(device) for name in cases[0].labels},
         positive_N=_stack_classes([case.positive for case in cases], device),
         modalities=cases[0].modalities,
         slices_N2=torch.tensor([case.slices or (0, case.input_CDHW.shape[1]) for case in cases], device=device),
@@ -234,7 +249,7 @@ def _augment(case: PreparedCase, patch_shape_DHW: tuple[int, int, int] | None, d
     region: tuple[slice, ...] = (slice(None),) * 3
     if patch_shape_DHW is not None:
         region = _patch(case, patch_shape_DHW, draw)
-    # Only left to right, since the prostate is nearly symmetric in no other direction. All maps are flipped together.
+    # Only left to right, since bodies are nearly symmetric in no other direction. All maps are flipped together.
     flip = bool(torch.rand((), generator=draw) < 0.5)
 
     def cut(tensor: Tensor) -> Tensor:
@@ -247,17 +262,17 @@ def _augment(case: PreparedCase, patch_shape_DHW: tuple[int, int, int] | None, d
         slices=(first + (region[0].start or 0), count),
         input_CDHW=cut(case.input_CDHW),
         clean_CDHW=cut(case.clean_CDHW),
-        gland_DHW=None if case.gland_DHW is None else cut(case.gland_DHW),
-        lesions_DHW=None if case.lesions_DHW is None else cut(case.lesions_DHW),
+        labels={name: cut(label_DHW) for name, label_DHW in case.labels.items()},
+        focus_DHW=None,
     )
 
 
 def _patch(case: PreparedCase, shape_DHW: tuple[int, int, int], draw: torch.Generator) -> tuple[slice, slice, slice]:
     margins = [size - side for size, side in zip(case.input_CDHW.shape[1:], shape_DHW, strict=True)]
     starts = [int(torch.randint(0, margin + 1, (), generator=draw)) for margin in margins]
-    on_lesion = bool(torch.rand((), generator=draw) < LESION_PATCH_SHARE)
-    if on_lesion and case.lesions_DHW is not None and bool(case.lesions_DHW.any()):
-        voxels_N3 = case.lesions_DHW.nonzero()
+    on_focus = bool(torch.rand((), generator=draw) < FOCUS_SHARE)
+    if on_focus and case.focus_DHW is not None and bool(case.focus_DHW.any()):
+        voxels_N3 = case.focus_DHW.nonzero()
         centre = voxels_N3[int(torch.randint(0, len(voxels_N3), (), generator=draw))].tolist()
         starts = [
             min(max(0, c - side // 2), margin) for c, side, margin in zip(centre, shape_DHW, margins, strict=True)
@@ -268,11 +283,6 @@ def _patch(case: PreparedCase, shape_DHW: tuple[int, int, int], draw: torch.Gene
 
 def _stack(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     return torch.stack(list(tensors)).to(device).contiguous(memory_format=torch.channels_last_3d)
-
-
-def _stack_labels(tensors: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
-    present = [tensor for tensor in tensors if tensor is not None]
-    return torch.stack(present).to(device) if present else None
 
 
 def _stack_classes(positives: Sequence[bool | None], device: torch.device) -> Tensor | None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 from numpy.typing import NDArray
 
-_COLOURS = ("#19c3c3", "#ff5a36")
+_COLOURS = ("#19c3c3", "#ff5a36", "#f2c53d", "#8f7ee7", "#6cc644", "#e86eb7")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def draw_panels(panels: Sequence[Panel], title: str) -> bytes:
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         low, high = panel.limits or grey_limits(panel.image_HW)
         axes.imshow(panel.image_HW, cmap="gray", vmin=low, vmax=high, aspect=panel.aspect, interpolation="nearest")
-        for mask_HW, colour in zip(panel.outlines, _COLOURS, strict=False):
+        for mask_HW, colour in zip(panel.outlines, cycle(_COLOURS), strict=False):
             if mask_HW.any():
                 axes.contour(mask_HW.astype(np.float32), levels=[0.5], colors=[colour], linewidths=1.2)
         axes.set_title(panel.title, fontsize=8)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -102,7 +102,7 @@ def run_job(
     learner = build_learner(store, plan, device)
     initial_weights = copy_weights(learner.encoder)
     with stages.stage("load"):
-        data = select_data(store, plan)
+        data = select_data(plan)
         cases = _load_cases(store, plan, data, options.workers, stop)
         baseline = _fit_baseline(plan, cases.train)
     trainer = Trainer(
@@ -200,19 +200,17 @@ def describe_device(device: torch.device) -> str:
 
 
 def _load_cases(store: ObjectStore, plan: JobPlan, data: JobData, workers: int, stop: ShutdownRequest) -> CaseSplits:
-    """Load and prepare the cases of all splits, with their classes where the task classifies cases."""
+    """Load and prepare the cases of all splits, with what the task adds to them."""
     cases = load_cases(
         store,
         (*data.train, *data.val, *data.test),
-        labels=plan.task.labels if plan.task else (),
+        task=plan.task,
         preprocessing=plan.preprocessing,
-        input_transform=plan.task.input_transform if plan.task else "identity",
         workers=workers,
         check=stop.check,
     )
-    # The classes are determined for all splits together: they depend on the largest grade in the dataset.
-    if plan.task is not None and (positives := get_task(plan.task.name).positives) is not None:
-        cases = [replace(case, positive=positive) for case, positive in zip(cases, positives(cases), strict=True)]
+    if plan.task is not None:
+        cases = get_task(plan.task).prepare(cases)
     train_end, val_end = len(data.train), len(data.train) + len(data.val)
     return CaseSplits(cases[:train_end], cases[train_end:val_end], cases[val_end:])
 
@@ -224,7 +222,7 @@ def _fit_baseline(plan: JobPlan, train: Sequence[PreparedCase]) -> Baseline | No
     """
     if plan.task is None:
         return None
-    task = get_task(plan.task.name)
+    task = get_task(plan.task)
     predict = task.naive_baseline(train)
     return lambda case: task.score(predict(case), case)
 

@@ -19,7 +19,7 @@ from vfmalign.models.encoder import Encoder
 from vfmalign.training.data import Batch, PreparedCase, collate
 from vfmalign.training.figures import Panel
 from vfmalign.training.process_group import Forward
-from vfmalign.training.tasks.task import Task
+from vfmalign.training.tasks.task import TrainableTask
 
 EVALUATION_BATCH = 2
 
@@ -69,7 +69,7 @@ class FineTuning:
         device: device of the network.
     """
 
-    task: Task
+    task: TrainableTask
     network: nn.Module
     encoder: Encoder | None
     device: torch.device

@@ -31,7 +31,8 @@ class JobPlan:
         architecture: the encoder's architecture (for `specialised`: the one whose input it shares).
         preprocessing: preprocessing of every case.
         parent: the model from which it starts, None for random weights.
-        task: the task of a fine-tuning, None for pretraining.
+        task: the task of a fine-tuning on the dataset, None for pretraining.
+        dataset: the dataset.
     """
 
     spec: TrainingSpec
@@ -39,6 +40,7 @@ class JobPlan:
     preprocessing: PreprocessingSpec
     parent: ModelCard | None
     task: TaskSpec | None
+    dataset: DatasetManifest
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,15 @@ def make_plan(store: ObjectStore, spec: TrainingSpec) -> JobPlan:
 
     Raises:
         BadOption: fields do not fit together, or a name is unknown.
+        BadDataset: the dataset is missing, damaged or different from the spec's.
         NotFound: the model to start from does not exist.
         DigestMismatch: its weights differ from those in the spec.
         Conflict: an id under which the encoder is to be published belongs to another model.
     """
     architecture = get_architecture(spec.architecture)
     finetunes = spec.kind == "finetune"
-    task = get_task_spec(spec.task) if finetunes else None
+    dataset = _load_dataset(store, spec)
+    task = get_task_spec(spec.task, dataset.declaration) if finetunes else None
     _check_publications(store, spec)
     _require(finetunes or not spec.model, "model", "leave it empty: pretraining starts from random weights")
     starts_from_model = finetunes and spec.network == "pretrained"
@@ -87,7 +91,14 @@ def make_plan(store: ObjectStore, spec: TrainingSpec) -> JobPlan:
         "recipe.patch_shape_DHW",
         f"use at most the input's size of {preprocessing.shape_DHW} voxels",
     )
-    return JobPlan(spec, architecture, preprocessing, card if starts_from_model else None, task)
+    return JobPlan(spec, architecture, preprocessing, card if starts_from_model else None, task, dataset)
+
+
+def _load_dataset(store: ObjectStore, spec: TrainingSpec) -> DatasetManifest:
+    try:
+        return load_dataset(store, spec.dataset, digest=spec.dataset_digest)
+    except (NotFound, PreconditionFailed) as error:
+        raise BadDataset(error.message, subject=error.subject, remedy=error.remedy, reason=error.reason) from error
 
 
 def _check_publications(store: ObjectStore, spec: TrainingSpec) -> None:
@@ -107,22 +118,19 @@ def _check_publications(store: ObjectStore, spec: TrainingSpec) -> None:
         _check_id_available(store, model, source)
 
 
-def select_data(store: ObjectStore, plan: JobPlan) -> JobData:
-    """Read and verify the dataset, and select the splits that the job uses.
+def select_data(plan: JobPlan) -> JobData:
+    """Select the splits that the job uses.
 
     Raises:
-        BadDataset: the dataset is missing, damaged, different from the spec's, or lacks cases that the job needs.
+        BadDataset: the dataset lacks cases that the job needs, or a case lacks what the task needs.
         Leakage: the model from which the job starts was trained on a test case.
     """
-    spec = plan.spec
-    try:
-        dataset = load_dataset(store, spec.dataset, digest=spec.dataset_digest)
-    except (NotFound, PreconditionFailed) as error:
-        raise BadDataset(error.message, subject=error.subject, remedy=error.remedy, reason=error.reason) from error
+    spec, dataset = plan.spec, plan.dataset
     parent_data = plan.parent.pretraining if plan.parent else ()
     if plan.task is None:
         train, val = _require_cases(dataset, "pretrain"), _require_cases(dataset, "val")
         return JobData(train, val, (), (_to_pretraining_record(spec, dataset, train, val),))
+    plan.task.check_cases(dataset)
     check_leakage(dataset, parent_data)
     train, val, test = _require_cases(dataset, "train"), _require_cases(dataset, "val"), _require_cases(dataset, "test")
     return JobData(train, val, test, (*parent_data, _to_pretraining_record(spec, dataset, train, val)))

@@ -98,6 +98,14 @@ class TaskParameters(_message.Message):
     modalities: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, labels: _Optional[_Iterable[str]] = ..., structures: _Optional[_Iterable[str]] = ..., class_name: _Optional[str] = ..., inputs: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., modalities: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class Task(_message.Message):
+    __slots__ = ("name", "parameters")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    parameters: TaskParameters
+    def __init__(self, name: _Optional[str] = ..., parameters: _Optional[_Union[TaskParameters, _Mapping]] = ...) -> None: ...
+
 class DatasetDeclaration(_message.Message):
     __slots__ = ("name", "modalities", "labels", "classes", "defaults")
     class DefaultsEntry(_message.Message):

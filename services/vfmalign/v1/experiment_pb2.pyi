@@ -45,7 +45,7 @@ class ExperimentSpec(_message.Message):
     model_ids: _containers.RepeatedScalarFieldContainer[str]
     dataset_id: str
     dataset_digest: str
-    tasks: _containers.RepeatedScalarFieldContainer[str]
+    tasks: _containers.RepeatedCompositeFieldContainer[_common_pb2.Task]
     seeds: _containers.RepeatedScalarFieldContainer[int]
     recipe: _finetuning_pb2.Recipe
     permutations: int
@@ -54,7 +54,7 @@ class ExperimentSpec(_message.Message):
     max_running: int
     title: str
     smallest_differences: _containers.RepeatedCompositeFieldContainer[SmallestDifference]
-    def __init__(self, model_ids: _Optional[_Iterable[str]] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., seeds: _Optional[_Iterable[int]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., max_running: _Optional[int] = ..., title: _Optional[str] = ..., smallest_differences: _Optional[_Iterable[_Union[SmallestDifference, _Mapping]]] = ...) -> None: ...
+    def __init__(self, model_ids: _Optional[_Iterable[str]] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[_common_pb2.Task, _Mapping]]] = ..., seeds: _Optional[_Iterable[int]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., max_running: _Optional[int] = ..., title: _Optional[str] = ..., smallest_differences: _Optional[_Iterable[_Union[SmallestDifference, _Mapping]]] = ...) -> None: ...
 
 class SmallestDifference(_message.Message):
     __slots__ = ("metric", "value")

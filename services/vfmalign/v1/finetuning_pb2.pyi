@@ -97,11 +97,11 @@ class JobSpec(_message.Message):
     network: Network
     model_id: str
     model_sha256: str
-    task: str
+    task: _common_pb2.Task
     recipe: Recipe
     seed: int
     publish_as: str
-    def __init__(self, kind: _Optional[_Union[JobKind, str]] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., architecture: _Optional[str] = ..., objective: _Optional[_Union[_features_pb2.Objective, str]] = ..., network: _Optional[_Union[Network, str]] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., task: _Optional[str] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., publish_as: _Optional[str] = ...) -> None: ...
+    def __init__(self, kind: _Optional[_Union[JobKind, str]] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., architecture: _Optional[str] = ..., objective: _Optional[_Union[_features_pb2.Objective, str]] = ..., network: _Optional[_Union[Network, str]] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., task: _Optional[_Union[_common_pb2.Task, _Mapping]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., publish_as: _Optional[str] = ...) -> None: ...
 
 class CurvePoint(_message.Message):
     __slots__ = ("epoch", "step", "train_loss", "validation_score", "elapsed_seconds")

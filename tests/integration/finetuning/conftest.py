@@ -104,11 +104,16 @@ async def service(tmp_path, store, store_environment, peers, database_url, launc
             self.process.wait()
             await self.channel.close()
 
-        async def create(self, name, dataset="demo", seed=1, probe_steps=(), **fields):
+        async def create(self, name, dataset="demo", seed=1, probe_steps=(), task=None, **fields):
             check_id = f"{self.prefix}-{name}"
             recipe = finetuning_pb2.Recipe(preset="demo", epochs=6, steps_per_epoch=10, probe_steps=probe_steps)
             spec = alignment_pb2.CheckSpec(
-                model_id="vfm", dataset_id=dataset, task="segmentation", seed=seed, recipe=recipe, **fields
+                model_id="vfm",
+                dataset_id=dataset,
+                task=task or {"name": "segmentation"},
+                seed=seed,
+                recipe=recipe,
+                **fields,
             )
             request = alignment_pb2.CreateCheckRequest(check_id=check_id, spec=spec)
             return (await self.checks.CreateCheck(request)).check.check_id

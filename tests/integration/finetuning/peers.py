@@ -216,7 +216,8 @@ def store_inputs(store):
 
     def case(name, group=None):
         digest = uuid.uuid5(uuid.NAMESPACE_OID, name).hex * 2
-        return Case(id=name, group=group or name, volumes={"t2w": VolumeRef(key=f"volumes/{name}", sha256=digest)})
+        volumes = {kind: VolumeRef(key=f"volumes/{name}", sha256=digest) for kind in ("t2w", "gland", "lesions")}
+        return Case(id=name, group=group or name, volumes=volumes)
 
     card = {
         "id": "vfm", "architecture": "profound_conv_micro", "objective": "masked_reconstruction",

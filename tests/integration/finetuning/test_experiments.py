@@ -34,6 +34,7 @@ def spec(**fields):
         "recipe": finetuning_pb2.Recipe(preset="demo", epochs=6, steps_per_epoch=10, probe_steps=[10, 30]),
         "bootstrap_resamples": 200, "permutations": 99,
     } | fields  # fmt: skip
+    values["tasks"] = [{"name": name} for name in values["tasks"]]
     return experiment_pb2.ExperimentSpec(**values)
 
 

@@ -326,7 +326,7 @@ async def test_create_is_idempotent_and_another_body_conflicts(service):
 
 async def test_bad_requests_name_their_field(service):
     wrong = [
-        ({"task": "nothing"}, "task"),
+        ({"task": {"name": "nothing"}}, "task.name"),
         ({"model_id": "Not An Id"}, "spec.model_id"),
         ({"seed": -1}, "spec.seed"),
         ({"permutations": 200_000}, "spec.permutations"),
@@ -336,7 +336,7 @@ async def test_bad_requests_name_their_field(service):
         ({"layers": ["a", "a"]}, "layers"),
     ]
     for change, field in wrong:
-        fields = {"model_id": "vfm", "dataset_id": "demo", "task": "segmentation"} | change
+        fields = {"model_id": "vfm", "dataset_id": "demo", "task": {"name": "segmentation"}} | change
         request = alignment_pb2.CreateCheckRequest(check_id="bad", spec=alignment_pb2.CheckSpec(**fields))
         with pytest.raises(BadOption) as caught:
             await service.checks.CreateCheck(request)
@@ -348,7 +348,7 @@ async def test_bad_requests_name_their_field(service):
 
 async def test_jobs_through_the_api(service):
     spec = finetuning_pb2.JobSpec(
-        kind=finetuning_pb2.JOB_KIND_FINETUNE, dataset_id="demo", model_id="vfm", task="segmentation", seed=5
+        kind=finetuning_pb2.JOB_KIND_FINETUNE, dataset_id="demo", model_id="vfm", task={"name": "segmentation"}, seed=5
     )
     await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="solo", spec=spec))
     await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="solo", spec=spec))
@@ -373,7 +373,7 @@ async def test_jobs_through_the_api(service):
 
 async def test_a_cancelled_job_is_retried_through_the_api(service):
     spec = finetuning_pb2.JobSpec(
-        kind=finetuning_pb2.JOB_KIND_FINETUNE, dataset_id="demo", model_id="vfm", task="segmentation", seed=5,
+        kind=finetuning_pb2.JOB_KIND_FINETUNE, dataset_id="demo", model_id="vfm", task={"name": "segmentation"}, seed=5,
         network=finetuning_pb2.NETWORK_SPECIALISED,  # it publishes no model, whose invented weights would be damaged
     )  # fmt: skip
     request, watch = finetuning_pb2.RetryJobRequest(job_id="again"), finetuning_pb2.WatchJobRequest(job_id="again")

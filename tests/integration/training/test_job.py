@@ -5,11 +5,11 @@ import json
 import pytest
 from safetensors.torch import load as parse_safetensors
 from tests.integration.training.conftest import ARCHITECTURE, INPUT, RECIPE, comparable, replace_weights
+from tests.prostate import SPECS
 
 from vfmalign.core.domain.errors import Conflict
 from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.core.domain.scores import aggregate_scores
-from vfmalign.core.domain.tasks import TASKS
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.keys import job_key
 from vfmalign.models.cards import load_card
@@ -49,7 +49,7 @@ def test_a_result_holds_the_curve_and_every_test_case(results, dataset):
         assert [point.step for point in result.curve] == [0, 3, 6]
         assert result.curve[0].train_loss is None
         assert [score.case for score in result.test_scores] == [case.id for case in dataset.test]
-        assert result.metrics == TASKS[task].metrics
+        assert result.metrics == SPECS[task].metrics
         values = [point.val_score for point in result.curve]
         assert values[result.selected_epoch] == max(values)
         assert result.selected_step == 3 * result.selected_epoch
@@ -66,7 +66,7 @@ def test_the_naive_baseline_is_scored_on_the_same_cases_whatever_the_network(res
         assert results["pretrained", task].naive_baseline_scores == results["specialised", task].naive_baseline_scores
     # What an untrained residual network returns is its input.
     naive_baseline = aggregate_scores(
-        TASKS["distortion"].primary_metric, results["pretrained", "distortion"].naive_baseline_scores
+        SPECS["distortion"].primary_metric, results["pretrained", "distortion"].naive_baseline_scores
     )
     assert 10 < naive_baseline < 40
 
@@ -165,7 +165,7 @@ def test_an_encoder_of_another_job_is_never_adopted(store, make_spec, finish, mo
     assert not store.exists(job_key(spec.id, "result.json"))
 
 
-@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize("task", list(SPECS))
 @pytest.mark.parametrize("network", ["pretrained", "scratch"])
 def test_a_learning_rate_of_zero_changes_no_weight(store, make_spec, finish, model, network, task):
     recipe = RECIPE.model_copy(update={"learning_rate": 0.0, "epochs": 1, "weight_decay": 1.0})

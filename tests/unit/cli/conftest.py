@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 from rich.console import Console, RenderableType
+from tests.prostate import SPECS
 
 from vfmalign.cli.__main__ import run
 from vfmalign.cli.views.output import Output
@@ -27,7 +28,6 @@ from vfmalign.client.messages.checks import (
 )
 from vfmalign.client.messages.common import Estimate, Interval, ObjectRef, Progress
 from vfmalign.client.messages.mmd import LayerResult, ShiftResult
-from vfmalign.core.domain.tasks import get_task_spec
 
 Invoke = Callable[..., tuple[int, str, str]]
 M = TypeVar("M", bound=ApiMessage)
@@ -86,7 +86,7 @@ def finished_check() -> Check:
         test_groups=16,
         held_out=True,
         shifts=shifts,
-        metric=get_task_spec("segmentation").primary_metric,
+        metric=SPECS["segmentation"].primary_metric,
         rpg_specialised=Gain(
             relative_percent=estimate(3.5, -2.0, 9.0), absolute=estimate(0.02, -0.01, 0.05), score=0.57, baseline=0.55
         ),

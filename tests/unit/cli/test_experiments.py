@@ -113,7 +113,7 @@ def test_a_rehearsal_has_one_architecture_with_both_objectives_and_one_budget(na
     assert all(is_id(one) for one in ids)
     assert len(set(ids)) == len(ids)
     spec = plan.spec()
-    assert list(spec.tasks) == list(TASKS)
+    assert [str(task) for task in spec.tasks] == list(TASKS)
     longest = max(len(f"{plan.experiment}-{task}-{model.model}-{plan.seed}") for task in TASKS for model in models)
     assert longest <= 80, "ids of checks that can be read"
     for task in TASKS:  # probes stand where validation is

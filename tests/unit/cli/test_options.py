@@ -13,6 +13,7 @@ from vfmalign.cli.options import (
     NETWORKS,
     build_pretraining_recipe,
     build_recipe,
+    build_task,
     parse_choice,
     parse_shape,
     parse_smallest_differences,
@@ -20,6 +21,7 @@ from vfmalign.cli.options import (
 )
 from vfmalign.client.messages.experiments import SmallestDifference
 from vfmalign.client.messages.jobs import Recipe
+from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.errors import BadOption
 
 
@@ -95,3 +97,39 @@ def test_a_smallest_difference_that_is_none_is_refused(text: str, message: str) 
     with pytest.raises(BadOption) as caught:
         parse_smallest_differences([text])
     assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"task": "segmentation"}, "segmentation"),
+        (
+            {"task": "segmentation", "label": ["gland,lesions"], "structure": ["lesion"]},
+            "segmentation:label=gland+lesions,structure=lesion",
+        ),
+        ({"task": "segmentation", "label": ["gland", "lesions"]}, "segmentation:label=gland+lesions"),
+        ({"task": "segmentation:label=gland", "structure": ["gland"]}, "segmentation:label=gland,structure=gland"),
+        ({"task": "classification", "class_name": "disease"}, "classification:class=disease"),
+        (
+            {"task": "translation", "from_modality": ["t2w, dwi"], "to_modality": "adc"},
+            "translation:from=t2w+dwi,to=adc",
+        ),
+        ({"task": "distortion", "modality": ["dwi"]}, "distortion:modality=dwi"),
+    ],
+)
+def test_a_task_is_built_from_its_options_and_its_short_form(options: dict[str, Any], text: str) -> None:
+    assert build_task(**options) == Task.parse(text)
+
+
+def test_a_parameter_of_a_task_is_named_once_and_is_an_id() -> None:
+    with pytest.raises(BadOption, match="label stands in --task as well") as caught:
+        build_task(task="segmentation:label=gland", label=["lesions"])
+    assert caught.value.field == "--label"
+    with pytest.raises(BadOption, match="a name is not an id") as caught:
+        build_task(task="segmentation", label=["Gland"])
+    assert caught.value.field == "--label"
+
+
+def test_commands_have_the_options_of_a_task() -> None:
+    names = list(inspect.signature(check).parameters)
+    assert names[:9] == ["dataset", *inspect.signature(build_task).parameters, "model"]

@@ -15,6 +15,7 @@ from vfmalign.client.messages.experiments import Experiment
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.client.messages.jobs import Job
 from vfmalign.client.messages.mmd import ComputeResponse, Kernel, TestOptions, UploadedFeatures
+from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.errors import (
     BadOption,
     BadTensor,
@@ -232,7 +233,7 @@ async def test_jobs_are_created_once_found_listed_and_cancelled(client):
         assert (await client.jobs.create(name, SPEC)).job_id == name
     with pytest.raises(Conflict, match="one: another job has this id"):
         await client.jobs.create("one", JobSpec(kind="finetune", dataset_id="other"))
-    assert (await client.jobs.get("two")).spec.task == "segmentation"
+    assert (await client.jobs.get("two")).spec.task == Task.parse("segmentation")
     with pytest.raises(NotFound):
         await client.jobs.get("absent")
     assert [job.job_id for job in await client.jobs.list()] == ["one", "two"]

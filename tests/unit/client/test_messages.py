@@ -113,7 +113,7 @@ def test_a_record_as_json_is_its_message_as_json(record):
 def test_json_has_numbers_for_64_bit_integers_and_the_proto_s_enum_names_and_times():
     check = alignment_pb2.Check(
         check_id="c1",
-        spec={"model_id": "m", "dataset_id": "d", "task": "t", "seed": 2**40},
+        spec={"model_id": "m", "dataset_id": "d", "task": {"name": "t"}, "seed": 2**40},
         state=alignment_pb2.CHECK_STATE_QUEUED,
         create_time={"seconds": 1_700_000_000, "nanos": 120_000_000},
     )

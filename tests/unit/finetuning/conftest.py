@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from tests.prostate import SPECS
 
 from vfmalign.client.messages.checks import Steps
 from vfmalign.client.messages.common import Estimate, Interval
 from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, Projection, ProjectionPoint, ShiftResult
 from vfmalign.core.domain.jobs import JobProgress
-from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.finetuning.analysis.convergence import measure_convergence
 from vfmalign.finetuning.analysis.gain import PairedScores, estimate_gain
 from vfmalign.finetuning.analysis.records import (
@@ -113,7 +113,7 @@ def make_report():
         score, base = rng.normal(0.55, 0.08, 12), rng.normal(0.47, 0.08, 12)
         pairs = PairedScores(score, base, tuple(f"g{i}" for i in range(12)), 1, np.zeros(12, bool))
         low = PairedScores(score, base - 0.4, pairs.groups, 1, pairs.positive_N)
-        metrics = get_task_spec("segmentation").metrics
+        metrics = SPECS["segmentation"].metrics
         gain = estimate_gain(pairs, metrics[0], seed=1)
         shift, random = _comparison(1.0, rng), _comparison(6.0, rng)
         values = {

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.imaging.distortion import (
     MIN_STRETCH,
@@ -15,7 +16,7 @@ from vfmalign.imaging.distortion import (
     simulate_displacement,
     undistort,
 )
-from vfmalign.imaging.input_transforms import INPUT_TRANSFORMS, StudyContext, half_resolution
+from vfmalign.imaging.input_transforms import INPUT_TRANSFORMS, StudyContext, get_input_transform, half_resolution
 from vfmalign.imaging.preprocessing import prepare_study
 
 SPACING = (3.0, 1.0, 1.0)
@@ -172,3 +173,39 @@ def test_distortion_does_not_change_t2w_and_depends_on_the_case(phantom):
     assert scene(1).seed() == scene(1).seed() != scene(2).seed()
     turned = StudyContext(("t2w",), SPACING, scene(1).reference_XYZ.transpose(2, 0, 1)[::-1])
     assert turned.seed() == scene(1).seed()
+
+
+# --- transforms of some modalities ------------------------------------------------------------------------------------
+
+
+def test_a_transform_of_some_modalities_leaves_the_others(phantom):
+    signal = torch.rand((3, 4, 32, 32), generator=torch.Generator().manual_seed(1)) + 0.5
+    context = StudyContext(("t1w", "flair", "t2w"), (3.0, 1.0, 1.0), phantom.volumes["t2w"].array_XYZ)
+    half = get_input_transform("half_resolution:t1w")(signal, context)
+    assert torch.equal(half[1:], signal[1:])
+    assert torch.equal(half[0], get_input_transform("half_resolution")(signal, context)[0])
+    hidden = get_input_transform("hidden:flair+t2w")(signal, context)
+    assert torch.equal(hidden[0], signal[0])
+    assert not hidden[1:].any()
+    bent = get_input_transform("distorted:flair")(signal, context)
+    assert torch.equal(bent[::2], signal[::2])
+    assert not torch.allclose(bent[1], signal[1])
+    torch.testing.assert_close(bent[1].sum(1), signal[1].sum(1))  # piled up, so that every line keeps its sum
+
+
+def test_the_names_of_prostate_mpmri_are_special_cases(phantom):
+    signal = torch.rand((3, 4, 32, 32), generator=torch.Generator().manual_seed(2)) + 0.5
+    context = StudyContext(("t2w", "dwi", "adc"), (3.0, 1.0, 1.0), phantom.volumes["t2w"].array_XYZ)
+    for name, general in (
+        ("hidden_adc", "hidden:adc"),
+        ("distorted_diffusion", "distorted:dwi+adc"),
+        ("half_resolution", "half_resolution:t2w+dwi+adc"),
+    ):
+        first, second = (get_input_transform(each)(signal, context) for each in (name, general))
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["hidden", "hidden:", "hidden:T2", "identity:t2w", "half_resolution:a,b", "x:t2w"])
+def test_other_names_are_refused(name):
+    with pytest.raises(BadOption, match="hidden:MODALITY"):
+        get_input_transform(name)

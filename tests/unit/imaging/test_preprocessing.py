@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.prostate import PROSTATE
 
 from vfmalign.core.domain.errors import BadOption, BadVolume
 from vfmalign.core.domain.models import PreprocessingSpec
@@ -58,28 +59,28 @@ def test_crop_or_pad_equals_monai_voxel_for_voxel(leading):
 
 
 def test_prepares_a_phantom(phantom):
-    prepared = prepare_study(phantom.volumes, CPU_SIZED)
+    prepared = prepare_study(phantom.volumes, CPU_SIZED, labels=PROSTATE.labels)
     assert prepared.input_CDHW.shape == (3, 16, 64, 64)
     assert prepared.input_CDHW.dtype == torch.float32
     assert type(prepared.input_CDHW) is torch.Tensor
-    assert prepared.gland_DHW.shape == prepared.lesions_DHW.shape == (16, 64, 64)
-    assert prepared.gland_DHW.dtype == prepared.lesions_DHW.dtype == torch.uint8
+    assert prepared.labels["gland"].shape == prepared.labels["lesions"].shape == (16, 64, 64)
+    assert prepared.labels["gland"].dtype == prepared.labels["lesions"].dtype == torch.uint8
     assert prepared.spacing_mm == (3.0, 1.0, 1.0)
     assert torch.equal(prepared.input_CDHW, prepared.clean_CDHW)
-    assert bool((prepared.gland_DHW[prepared.lesions_DHW > 0] == 1).all())
+    assert bool((prepared.labels["gland"][prepared.labels["lesions"] > 0] == 1).all())
 
 
 @pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize("flips", [(), (0,), (1,), (2,), (0, 1, 2)])
 def test_the_orientation_of_the_files_does_not_matter(phantom, axes, flips):
     """Every volume turned differently: the same tensors (tolerance: float32 rounding, larger in z-scores)."""
-    expected = prepare_study(phantom.volumes, CPU_SIZED, "half_resolution")
+    expected = prepare_study(phantom.volumes, CPU_SIZED, "half_resolution", labels=PROSTATE.labels)
     study = {kind: turned(volume, axes, flips) for kind, volume in phantom.volumes.items()}
     study["adc"] = turned(phantom.volumes["adc"], (1, 0, 2), (1,))
-    prepared = prepare_study(study, CPU_SIZED, "half_resolution")
+    prepared = prepare_study(study, CPU_SIZED, "half_resolution", labels=PROSTATE.labels)
     torch.testing.assert_close(prepared.input_CDHW, expected.input_CDHW, atol=2e-4, rtol=0)
-    assert torch.equal(prepared.gland_DHW, expected.gland_DHW)
-    assert torch.equal(prepared.lesions_DHW, expected.lesions_DHW)
+    assert torch.equal(prepared.labels["gland"], expected.labels["gland"])
+    assert torch.equal(prepared.labels["lesions"], expected.labels["lesions"])
     assert prepared.spacing_mm == expected.spacing_mm
 
 
@@ -112,8 +113,7 @@ def test_zscore_crop_and_pad_are_exact():
         # 10 slices lie in the middle of 16; of 21 rows and 30 columns the middle 16 stay.
         expected[3:13] = values[:, 2:18, 7:23]
         np.testing.assert_allclose(prepared.clean_CDHW[channel].numpy(), expected, atol=1e-5)
-    assert prepared.gland_DHW is None
-    assert prepared.lesions_DHW is None
+    assert not prepared.labels
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 0.8, 0.7), (6.0, 2.0, 2.0)], ids=["finer", "coarser"])
@@ -140,18 +140,18 @@ def test_zeros_stay_zero_and_do_not_count():
 
 
 def test_channels_follow_the_preprocessing(phantom):
-    both = prepare_study(phantom.volumes, CPU_SIZED)
+    both = prepare_study(phantom.volumes, CPU_SIZED, labels=PROSTATE.labels)
     swapped = prepare_study(phantom.volumes, CPU_SIZED.model_copy(update={"modalities": ("adc", "t2w")}))
     assert torch.equal(swapped.clean_CDHW, both.clean_CDHW[[2, 0]])
 
 
 def test_a_real_case(picai):
-    prepared = prepare_study(picai, CPU_SIZED)
+    prepared = prepare_study(picai, CPU_SIZED, labels=PROSTATE.labels)
     assert prepared.input_CDHW.shape == (3, 16, 64, 64)
-    assert set(prepared.lesions_DHW.unique().tolist()) == {0, 3}
+    assert set(prepared.labels["lesions"].unique().tolist()) == {0, 3}
     # Its README states 35.2 mL of gland and 4.94 mL of lesion; the crop holds all of both.
-    assert float(prepared.gland_DHW.sum()) * 3.0 / 1000 == pytest.approx(35.2, rel=0.02)
-    assert float((prepared.lesions_DHW > 0).sum()) * 3.0 / 1000 == pytest.approx(4.94, rel=0.05)
+    assert float(prepared.labels["gland"].sum()) * 3.0 / 1000 == pytest.approx(35.2, rel=0.02)
+    assert float((prepared.labels["lesions"] > 0).sum()) * 3.0 / 1000 == pytest.approx(4.94, rel=0.05)
 
 
 def test_a_real_case_on_its_own_grid_equals_upstreams_transforms(picai):
@@ -196,14 +196,17 @@ def test_rejects_missing_and_constant_modalities(phantom):
     t2w = phantom.volumes["t2w"]
     blank = Volume(np.zeros_like(t2w.array_XYZ), t2w.affine)
     with pytest.raises(BadVolume, match="the gland mask is empty"):
-        prepare_study({**phantom.volumes, "gland": blank}, CPU_SIZED)
+        prepare_study({**phantom.volumes, "gland": blank}, CPU_SIZED, labels=PROSTATE.labels)
     with pytest.raises(BadVolume, match="adc has no contrast in t2w's field of view"):
         prepare_study({**phantom.volumes, "adc": blank}, CPU_SIZED)
     flat = Volume(np.ones_like(t2w.array_XYZ), t2w.affine)
     with pytest.raises(BadVolume, match="dwi has no contrast"):
         prepare_study({**phantom.volumes, "dwi": flat}, CPU_SIZED)
-    assert prepare_study({**phantom.volumes, "lesions": blank}, CPU_SIZED).lesions_DHW.sum() == 0
-    assert prepare_study(without("gland", "lesions"), CPU_SIZED).gland_DHW is None
+    assert (
+        prepare_study({**phantom.volumes, "lesions": blank}, CPU_SIZED, labels=PROSTATE.labels).labels["lesions"].sum()
+        == 0
+    )
+    assert prepare_study(without("gland", "lesions"), CPU_SIZED, labels=PROSTATE.labels).labels == {}
 
 
 def test_rejects_a_gland_outside_the_crop(phantom):
@@ -211,7 +214,7 @@ def test_rejects_a_gland_outside_the_crop(phantom):
     corner = np.zeros_like(t2w.array_XYZ)
     corner[:20, :20] = 1
     with pytest.raises(BadVolume, match="the centre crop contains 0% of the gland"):
-        prepare_study({**phantom.volumes, "gland": Volume(corner, t2w.affine)}, CPU_SIZED)
+        prepare_study({**phantom.volumes, "gland": Volume(corner, t2w.affine)}, CPU_SIZED, labels=PROSTATE.labels)
 
 
 def test_rejects_an_unknown_transform(phantom):
@@ -246,10 +249,12 @@ def test_the_grade_is_that_of_the_whole_map(phantom):
     lesions = phantom.volumes["lesions"].array_XYZ.copy()
     lesions[0, 0, 0] = 5  # in the corner, which the crop cuts off
     study = {**phantom.volumes, "lesions": Volume(lesions, phantom.volumes["lesions"].affine)}
-    prepared = prepare_study(study, CPU_SIZED)
-    assert prepared.grade == 5
-    assert int(prepared.lesions_DHW.max()) < 5
-    assert prepare_study({k: v for k, v in study.items() if k != "lesions"}, CPU_SIZED).grade is None
+    prepared = prepare_study(study, CPU_SIZED, labels=PROSTATE.labels)
+    assert prepared.label_max["lesions"] == 5
+    assert int(prepared.labels["lesions"].max()) < 5
+    assert prepare_study(
+        {k: v for k, v in study.items() if k != "lesions"}, CPU_SIZED, labels=PROSTATE.labels
+    ).label_max == {"gland": 1}
 
 
 # --- normalisation inside the gland -----------------------------------------------------------------------------------
@@ -275,7 +280,7 @@ def test_zscore_in_the_gland_is_exact():
     inside = study["t2w"][study["gland"] > 0].astype(np.float64)
     expected = (padded - inside.mean()) / inside.std()
     np.testing.assert_allclose(prepared.clean_CDHW[0].numpy(), expected, atol=1e-5)
-    assert prepared.gland_DHW.shape == (6, 16, 16)
+    assert prepared.labels["gland"].shape == (6, 16, 16)
 
 
 def test_a_real_case_equals_upstreams_input(picai):

@@ -31,11 +31,12 @@ def make_case(number: int, *, lesion: bool = True, shape=SHAPE) -> PreparedCase:
         group=f"group-{number:03d}",
         input_CDHW=clean,
         clean_CDHW=clean,
-        gland_DHW=gland.to(torch.uint8),
-        lesions_DHW=3 * lesions.to(torch.uint8),
+        labels={"gland": gland.to(torch.uint8), "lesions": 3 * lesions.to(torch.uint8)},
         spacing_mm=(3.0, 1.0, 1.0),
+        modalities=("t2w", "dwi", "adc"),
         scale=Scale(torch.zeros(3), torch.ones(3), preserves_zeros=True),
-        grade=3 * lesion,
+        label_max={"gland": 1, "lesions": 3 * lesion},
+        focus_DHW=lesions,
     )
 
 

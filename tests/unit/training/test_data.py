@@ -51,22 +51,22 @@ def test_flips_apply_to_labels_as_well(cases):
         turn = (lambda t: t.flip(-1)) if flipped else (lambda t: t)
         assert torch.equal(batch.input_NCDHW[0], turn(case.input_CDHW))
         assert torch.equal(batch.clean_NCDHW[0], turn(case.clean_CDHW))
-        assert torch.equal(batch.gland_NDHW[0], turn(case.gland_DHW))
-        assert torch.equal(batch.lesions_NDHW[0], turn(case.lesions_DHW))
+        assert torch.equal(batch.labels["gland"][0], turn(case.labels["gland"]))
+        assert torch.equal(batch.labels["lesions"][0], turn(case.labels["lesions"]))
         seen.add(flipped)
     assert seen == {True, False}
 
 
 def test_patches_apply_to_labels_and_often_contain_the_lesion(cases):
     # Intensities that are the labels themselves: wherever a patch lies, they must agree.
-    labels = 2 * cases[0].gland_DHW + cases[0].lesions_DHW
+    labels = 2 * cases[0].labels["gland"] + cases[0].labels["lesions"]
     case = replace(cases[0], input_CDHW=labels.float().expand(3, -1, -1, -1), clean_CDHW=labels.float()[None])
     meets, places = 0, set()
     for step in range(40):
         batch = draw([case], step=step, batch_size=2, patch=(16, 16, 16))
         assert batch.input_NCDHW.shape == (2, 3, 16, 16, 16)
-        assert torch.equal(batch.input_NCDHW[:, 0], (2 * batch.gland_NDHW + batch.lesions_NDHW).float())
-        meets += int((batch.lesions_NDHW > 0).flatten(1).any(1).sum())
+        assert torch.equal(batch.input_NCDHW[:, 0], (2 * batch.labels["gland"] + batch.labels["lesions"]).float())
+        meets += int((batch.labels["lesions"] > 0).flatten(1).any(1).sum())
         places.add(batch.input_NCDHW.numpy().tobytes())
     assert meets >= 40
     assert len(places) == 40
@@ -90,4 +90,4 @@ def test_classes_are_drawn_equally_often_and_cases_of_a_class_too():
 def test_a_batch_of_cases_with_classes_is_balanced(classified_cases):
     batch = draw(classified_cases, batch_size=4)
     assert sorted(batch.positive_N.tolist()) == [0.0, 0.0, 1.0, 1.0]
-    assert [bool(lesions.any()) for lesions in batch.lesions_NDHW] == [bool(truth) for truth in batch.positive_N]
+    assert [bool(lesions.any()) for lesions in batch.labels["lesions"]] == [bool(truth) for truth in batch.positive_N]

@@ -5,24 +5,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.prostate import SPECS
 
 from vfmalign.core.domain import tasks as core_tasks
-from vfmalign.core.domain.errors import BadDataset, BadOption
+from vfmalign.core.domain.errors import BadDataset
 from vfmalign.imaging.input_transforms import INPUT_TRANSFORMS
 from vfmalign.training.data import collate
 from vfmalign.training.figures import draw_panels
-from vfmalign.training.tasks import (
-    TASKS,
-    classification,
-    distortion,
-    get_task,
-    restoration,
-    segmentation,
-    super_resolution,
-    translation,
-)
+from vfmalign.training.tasks import TASKS, classification, get_task, restoration, segmentation, translation
 
 CPU = torch.device("cpu")
+PROSTATE_TASKS = {name: get_task(spec) for name, spec in SPECS.items()}
+SEGMENTATION = segmentation.Segmentation(SPECS["segmentation"])
+LESION = 2
+ADC = translation.Translation(("t2w", "dwi"), "adc")
+CANCER = SPECS["classification"].case_class
 
 
 def output_of(labels_DHW):
@@ -33,18 +30,18 @@ def output_of(labels_DHW):
 def output_for(task, case):
     """Random output of the task's shape."""
     restored = sum(modality in task.restores for modality in case.modalities)
-    return torch.randn(1) if task.positives else torch.randn(task.classes or restored, *case.input_CDHW.shape[1:])
+    return (
+        torch.randn(1) if task.classifies_cases else torch.randn(task.classes or restored, *case.input_CDHW.shape[1:])
+    )
 
 
 def test_every_task_of_core_can_be_trained():
-    assert {name: task.spec for name, task in TASKS.items()} == core_tasks.TASKS
-    assert all(task.spec.input_transform in INPUT_TRANSFORMS for task in TASKS.values())
-    with pytest.raises(BadOption, match="segmentation, super_resolution, distortion, translation, classification"):
-        get_task("astrology")
+    assert list(TASKS) == list(core_tasks.TASKS)
+    assert all(task.spec.input_transform in INPUT_TRANSFORMS for task in PROSTATE_TASKS.values())
 
 
 def test_scores_carry_the_names_of_the_metrics(cases, healthy_case):
-    for task in TASKS.values():
+    for task in PROSTATE_TASKS.values():
         for case in (cases[0], healthy_case):
             output = output_for(task, case)
             values = task.score(output, case)
@@ -56,8 +53,8 @@ def test_scores_carry_the_names_of_the_metrics(cases, healthy_case):
 
 
 def test_a_perfect_segmentation_scores_one(cases):
-    labels = segmentation.labels(cases[0].gland_DHW, cases[0].lesions_DHW)
-    assert segmentation.score(output_of(labels), cases[0]) == {
+    labels = SEGMENTATION.draw(cases[0].labels)
+    assert SEGMENTATION.score(output_of(labels), cases[0]) == {
         "lesion_dice": 1.0,
         "gland_dice": 1.0,
         "false_lesion_volume": None,
@@ -80,10 +77,10 @@ def test_dice_of_empty_masks_is_as_the_metric_says():
 
 
 def test_a_case_without_lesion_has_a_false_volume_and_no_dice(healthy_case):
-    labels = segmentation.labels(healthy_case.gland_DHW, healthy_case.lesions_DHW)
-    assert segmentation.score(output_of(labels), healthy_case)["false_lesion_volume"] == 0.0
-    labels[0, 0, :10] = segmentation.LESION
-    values = segmentation.score(output_of(labels), healthy_case)
+    labels = SEGMENTATION.draw(healthy_case.labels)
+    assert SEGMENTATION.score(output_of(labels), healthy_case)["false_lesion_volume"] == 0.0
+    labels[0, 0, :10] = LESION
+    values = SEGMENTATION.score(output_of(labels), healthy_case)
     assert values["lesion_dice"] is None
     assert values["false_lesion_volume"] == pytest.approx(10 * 3.0 / 1000)
 
@@ -91,15 +88,15 @@ def test_a_case_without_lesion_has_a_false_volume_and_no_dice(healthy_case):
 def test_every_grade_is_lesion_and_wins_over_gland():
     gland = torch.tensor([[[0, 1, 1, 1, 0]]], dtype=torch.uint8)
     lesions = torch.tensor([[[0, 0, 1, 5, 2]]], dtype=torch.uint8)
-    assert segmentation.labels(gland, lesions).tolist() == [[[0, 1, 2, 2, 2]]]
+    assert SEGMENTATION.draw({"gland": gland, "lesions": lesions}).tolist() == [[[0, 1, 2, 2, 2]]]
 
 
 def test_segmentation_loss_is_near_zero_for_the_truth_and_finite_without_lesion(cases, healthy_case):
     for case in (cases[0], healthy_case):
         batch = collate([case], CPU)
-        labels = segmentation.labels(case.gland_DHW, case.lesions_DHW)
-        right = segmentation.loss(2 * output_of(labels)[None], batch)
-        wrong = segmentation.loss(output_of((labels + 1) % 3)[None], batch)
+        labels = SEGMENTATION.draw(case.labels)
+        right = SEGMENTATION.loss(2 * output_of(labels)[None], batch)
+        wrong = SEGMENTATION.loss(output_of((labels + 1) % 3)[None], batch)
         assert right.item() < 0.05 < 2 < wrong.item() < math.inf
 
 
@@ -133,8 +130,8 @@ def test_ssim_is_one_for_equal_volumes_and_falls_with_noise():
 
 def test_super_resolution_loss_compares_with_the_clean_volume(blurred_cases):
     batch = collate(blurred_cases[:2], CPU)
-    assert float(super_resolution.IMAGES.loss(batch.clean_NCDHW, batch)) == 0
-    assert float(super_resolution.IMAGES.loss(batch.input_NCDHW, batch)) > 0
+    assert float(PROSTATE_TASKS["super_resolution"].loss(batch.clean_NCDHW, batch)) == 0
+    assert float(PROSTATE_TASKS["super_resolution"].loss(batch.input_NCDHW, batch)) > 0
 
 
 # --- surfaces ---------------------------------------------------------------------------------------------------------
@@ -155,10 +152,10 @@ def test_hd95_of_empty_masks_is_as_the_metric_says():
 
 
 def test_class_frequencies_are_the_naive_segmentation(cases):
-    predict = segmentation.class_frequencies(cases)
-    values = segmentation.score(predict(cases[0]), cases[0])
+    predict = SEGMENTATION.class_frequencies(cases)
+    values = SEGMENTATION.score(predict(cases[0]), cases[0])
     assert values["gland_dice"] > 0.6
-    assert values["lesion_dice"] == segmentation.score(predict(cases[1]), cases[0])["lesion_dice"] < 0.9
+    assert values["lesion_dice"] == SEGMENTATION.score(predict(cases[1]), cases[0])["lesion_dice"] < 0.9
 
 
 # --- distortion and translation ---------------------------------------------------------------------------------------
@@ -166,31 +163,35 @@ def test_class_frequencies_are_the_naive_segmentation(cases):
 
 def test_distortion_restores_only_dwi(cases):
     bent = replace(cases[0], input_CDHW=cases[0].input_CDHW + torch.tensor([0.0, 0.5, 9.0])[:, None, None, None])
-    uncorrected = distortion.DISTORTION.naive_baseline([])(bent)
+    uncorrected = PROSTATE_TASKS["distortion"].naive_baseline([])(bent)
     assert torch.equal(uncorrected, bent.input_CDHW[1:2])
     span = float(bent.clean_CDHW[1].max() - bent.clean_CDHW[1].min())
-    assert distortion.DISTORTION.primary(uncorrected, bent) == pytest.approx(20 * math.log10(span / 0.5), abs=1e-3)
-    assert float(distortion.DWI.loss(uncorrected[None], collate([bent], CPU))) == pytest.approx(0.25, rel=1e-4)
+    assert PROSTATE_TASKS["distortion"].primary(uncorrected, bent) == pytest.approx(
+        20 * math.log10(span / 0.5), abs=1e-3
+    )
+    assert float(PROSTATE_TASKS["distortion"].loss(uncorrected[None], collate([bent], CPU))) == pytest.approx(
+        0.25, rel=1e-4
+    )
 
 
 def test_the_closed_form_recovers_mono_exponential_diffusion(diffusion_cases):
     """ADC of unseen cases from T2W and one b-value, whatever their gains: T2 cancels to TE ratios, which are fitted."""
-    predict = translation.fit_closed_form(diffusion_cases[:3])
+    predict = ADC.fit(diffusion_cases[:3])
     case = diffusion_cases[3]
     adc = predict(case)
     assert adc.shape == (1, *case.input_CDHW.shape[1:])
     assert not adc[:, :3].any()
-    errors = (adc - translation.ADC.target(case))[:, 3:]
+    errors = (adc - ADC.restoration.target(case))[:, 3:]
     assert float(errors.abs().mean()) < 0.02  # of 1e-3 mm²/s; each volume is scaled by its own mean
-    assert translation.TRANSLATION.primary(adc, case) > 35
-    assert float(translation.ADC.target(case).max()) == pytest.approx(2.1, abs=0.05)
+    assert PROSTATE_TASKS["translation"].primary(adc, case) > 35
+    assert float(ADC.restoration.target(case).max()) == pytest.approx(2.1, abs=0.05)
 
 
 def test_an_adc_map_in_other_units_is_refused(diffusion_cases):
     case = diffusion_cases[0]
     other = replace(case, clean_CDHW=case.clean_CDHW / 1000)
     with pytest.raises(BadDataset, match=r"case case-000: .* cannot be in 1e-6 mm²/s"):
-        translation.fit_closed_form([other])
+        ADC.fit([other])
 
 
 # --- classification ---------------------------------------------------------------------------------------------------
@@ -198,9 +199,11 @@ def test_an_adc_map_in_other_units_is_refused(diffusion_cases):
 
 def test_significant_is_grade_two_or_more_and_any_lesion_where_maps_are_masks(cases):
     def of(*grades):
-        return classification.positives([replace(cases[0], grade=grade) for grade in grades])
+        return classification.get_positives(
+            [replace(cases[0], label_max={"lesions": grade}) for grade in grades], CANCER
+        )
 
-    assert of(0, 1, 2, 5, None) == [False, False, True, True, False]
+    assert of(0, 1, 2, 5, 0) == [False, False, True, True, False]
     assert of(0, 1, 1) == [False, True, True]
     assert of(0, 0) == [False, False]
 
@@ -209,18 +212,18 @@ def test_classification_loss_is_the_cross_entropy_and_its_score_the_probability(
     batch = collate([classified_cases[0], classified_cases[-1]], CPU)
     logits = torch.tensor([[2.0], [-1.0]])
     expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1))) / 2
-    assert float(classification.loss(logits, batch)) == pytest.approx(expected)
-    p = classification.probability(logits[0], cases[0])
+    assert float(PROSTATE_TASKS["classification"].loss(logits, batch)) == pytest.approx(expected)
+    p = PROSTATE_TASKS["classification"].primary(logits[0], cases[0])
     assert p == pytest.approx(1 / (1 + math.exp(-2)))
-    assert classification.score(logits[0], cases[0]) == {"auroc": p, "balanced_accuracy": p}
+    assert PROSTATE_TASKS["classification"].score(logits[0], cases[0]) == {"auroc": p, "balanced_accuracy": p}
 
 
 def test_the_positive_share_is_the_naive_classification(classified_cases):
     cases = classified_cases
-    predict = classification.positive_share(cases[3:])
-    assert classification.probability(predict(cases[0]), cases[0]) == pytest.approx(0.75)
+    predict = PROSTATE_TASKS["classification"].naive_baseline(cases[3:])
+    assert PROSTATE_TASKS["classification"].primary(predict(cases[0]), cases[0]) == pytest.approx(0.75)
     with pytest.raises(BadDataset, match="every training case is positive"):
-        classification.positive_share(cases[:3])
+        PROSTATE_TASKS["classification"].naive_baseline(cases[:3])
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -228,8 +231,12 @@ def test_the_positive_share_is_the_naive_classification(classified_cases):
 
 @pytest.mark.parametrize("name", list(TASKS))
 def test_panels_can_be_drawn_and_are_repeatable(name, cases, healthy_case):
-    task = TASKS[name]
-    for case in (cases[0], healthy_case, replace(cases[1], gland_DHW=torch.zeros_like(cases[1].gland_DHW))):
+    task = PROSTATE_TASKS[name]
+    for case in (
+        cases[0],
+        healthy_case,
+        replace(cases[1], labels={name: torch.zeros_like(label) for name, label in cases[1].labels.items()}),
+    ):
         output = output_for(task, case)
         drawn = [draw_panels(task.panels(output, case), f"case {case.case}") for _ in range(2)]
         assert drawn[0].startswith(b"\x89PNG")

@@ -21,6 +21,7 @@ from vfmalign.cli.options import (
 )
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output
+from vfmalign.core.domain.declarations import get_declaration
 from vfmalign.core.domain.tasks import get_task_spec
 
 
@@ -45,7 +46,7 @@ def demo(
     procedure; it is not evidence. If VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS and VFMALIGN_FINETUNING_ADDRESS
     name a deployment, the check runs there and its data stay there.
     """
-    get_task_spec(task)
+    get_task_spec(task, get_declaration("prostate_mpmri"))
     output = Output.to_terminal(as_json=as_json)
     plan = check_demo.DemoPlan(seed, task, parse_choice(objective, PRETRAINING_OBJECTIVES, "--objective"), seeds)
     if (target := Target.from_environment()) is not None:

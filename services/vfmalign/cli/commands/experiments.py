@@ -42,6 +42,7 @@ from vfmalign.client.messages.checks import CheckResult
 from vfmalign.client.messages.common import ObjectRef
 from vfmalign.client.messages.experiments import Experiment, ExperimentSpec
 from vfmalign.client.messages.jobs import Recipe
+from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.errors import NotFound
 from vfmalign.core.domain.tasks import TASKS
 
@@ -50,7 +51,14 @@ add_lifecycle(app, EXPERIMENTS, list_experiments)
 
 ExperimentArgument = Annotated[str, typer.Argument(help="Id of the experiment.")]
 ModelsOption = Annotated[list[str], typer.Option("--model", help="Id of a pretrained model. Repeatable.")]
-TasksOption = Annotated[list[str], typer.Option("--task", help=f"Task: {', '.join(TASKS)}. Repeatable.")]
+TasksOption = Annotated[
+    list[str],
+    typer.Option(
+        "--task",
+        help=f"Task: {', '.join(TASKS)}; with its parameters as segmentation:label=hippocampus,structure=anterior, "
+        "classification:class=NAME, translation:from=t1w+flair,to=t2w or super_resolution:modality=t1w. Repeatable.",
+    ),
+]
 SeedsOption = Annotated[
     list[int] | None, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed; 0 by default. Repeatable.")
 ]
@@ -89,7 +97,7 @@ def experiment(
     spec = ExperimentSpec.from_fields(
         model_ids=tuple(model),
         dataset_id=dataset,
-        tasks=tuple(task),
+        tasks=tuple(map(Task.parse, task)),
         seeds=tuple(seed or ()),
         recipe=recipe,
         permutations=permutations,

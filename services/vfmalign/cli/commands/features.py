@@ -20,7 +20,13 @@ from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.tasks import get_task_spec
 
 SplitOption = Annotated[str, typer.Option("--split", help=f"Split: {', '.join(SPLITS)}.")]
-InputTaskOption = Annotated[str, typer.Option("--task", help="Use the input transform of this task; none by default.")]
+InputTaskOption = Annotated[
+    str,
+    typer.Option(
+        "--task",
+        help="Use the input transform of this task, such as super_resolution:modality=t1w; none by default.",
+    ),
+]
 RandomOption = Annotated[bool, typer.Option("--random", help="Use random weights of the model's architecture.")]
 
 VerifyOption = Annotated[bool, typer.Option("--verify", help="Read stored parts to find changed bytes.")]
@@ -49,16 +55,20 @@ def extract(
         dataset_id=dataset,
         split=parse_choice(split, SPLITS, "--split"),
         layers=tuple(layer or ()),
-        input_transform=get_task_spec(task).input_transform if task else "",
         initialisation="random" if random else "checkpoint",
         initialisation_seed=seed if random else 0,
         verify=verify,
     )
 
     async def call(client: AsyncClient) -> ExtractedFeatureSet:
+        transform = ""
+        if task:
+            declaration = (await client.features.get_dataset(dataset)).declaration
+            transform = get_task_spec(task, declaration).input_transform
         with View(output) as view:
             return await client.features.extract_dataset(
-                request, lambda progress: view.show_bar("extraction", f"extracting {split}", progress)
+                request.model_copy(update={"input_transform": transform}),
+                lambda progress: view.show_bar("extraction", f"extracting {split}", progress),
             )
 
     result = Target.find(StateDirectory(home)).run(call)

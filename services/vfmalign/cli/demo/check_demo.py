@@ -34,9 +34,11 @@ from vfmalign.cli.views.follow import View, follow_check
 from vfmalign.cli.views.output import Output
 from vfmalign.client.messages.checks import Check, CheckSpec
 from vfmalign.client.messages.jobs import Job, Recipe
+from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import BadOption, Conflict
 from vfmalign.core.domain.models import Objective
+from vfmalign.core.domain.task_text import to_id_part
 
 ARCHITECTURE = "profound_conv_micro"
 PRESET = "demo"
@@ -70,7 +72,7 @@ class DemoPlan:
     def check(self) -> str:
         """Id of the check."""
         seeds = f"-{self.seeds}-seeds" if self.seeds > 1 else ""
-        return f"demo-{self.task}-{self.objective}-{self.seed}{seeds}".replace("_", "-")
+        return f"demo-{to_id_part(self.task)}-{self.objective}-{self.seed}{seeds}".replace("_", "-")
 
     def pretraining(self) -> PretrainingRun:
         """Returns how the model is pretrained."""
@@ -185,7 +187,7 @@ def _run_check(target: Target, plan: DemoPlan, output: Output) -> Check:
     spec = CheckSpec(
         model_id=plan.model,
         dataset_id=plan.dataset,
-        task=plan.task,
+        task=Task.parse(plan.task),
         recipe=Recipe(preset=PRESET),
         seed=plan.seed,
         seeds=plan.seeds,

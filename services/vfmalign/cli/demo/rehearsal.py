@@ -32,6 +32,7 @@ from vfmalign.cli.views.follow import View, follow_experiment
 from vfmalign.cli.views.output import Output
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.jobs import Recipe
+from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.domain.models import Objective
@@ -124,7 +125,7 @@ class RehearsalPlan:
         return ExperimentSpec(
             model_ids=tuple(pretraining.model for pretraining in self.pretrainings()),
             dataset_id=self.dataset,
-            tasks=self.size.tasks,
+            tasks=tuple(map(Task.parse, self.size.tasks)),
             seeds=tuple(self.seed + number for number in range(self.size.seeds)),
             recipe=self.size.finetuning,
             max_running=MAX_CHECKS,

@@ -217,8 +217,8 @@ def _get_name(job: Job) -> str:
 
 
 def _get_metric(job: Job) -> str:
-    task = TASKS.get(job.spec.task)
-    return f"validation {task.primary_metric.name}" if task is not None else "validation loss"
+    task = None if job.spec.task is None else TASKS.get(job.spec.task.name)
+    return f"validation {task.score}" if task is not None else "validation loss"
 
 
 def _summarise(result: CheckResult) -> str:

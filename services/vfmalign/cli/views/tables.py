@@ -185,7 +185,7 @@ def list_jobs(jobs: Iterable[Job]) -> Table:
             styled_state(job.state),
             job.spec.kind,
             job.spec.network if job.spec.kind == "finetune" else ABSENT,
-            job.spec.task or ABSENT,
+            ABSENT if job.spec.task is None else str(job.spec.task),
             job.spec.dataset_id,
             epoch,
             format_time(job.create_time),
@@ -227,7 +227,7 @@ def list_checks(checks: Iterable[Check]) -> Table:
         table.add_row(
             check.check_id,
             styled_state(check.state),
-            check.spec.task,
+            str(check.spec.task),
             check.spec.model_id,
             check.spec.dataset_id,
             format_time(check.create_time),

@@ -15,6 +15,7 @@ from google.protobuf.json_format import MessageToDict, Parse, ParseDict
 from google.protobuf.message import Message
 from pydantic import StringConstraints, ValidationError
 
+from vfmalign.core.domain.declarations import OPTIONAL_VOLUME_PATTERN, VOLUME_PATTERN
 from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import BadOption, Internal
 from vfmalign.core.domain.record import ID_PATTERN, SHA256_PATTERN, Record
@@ -23,6 +24,8 @@ Convert = Callable[[EnumDescriptor, Any], Any]
 P = ParamSpec("P")
 M = TypeVar("M", bound="ApiMessage")
 
+FOR_PROTO = "proto"
+"""Context of a serialisation to protobuf, for records whose stored form is another one."""
 _LIMITS = {
     "greater_than": ("gt", "above"),
     "greater_than_equal": ("ge", "of at least"),
@@ -99,7 +102,7 @@ class ApiMessage(Record):
 
     def to_proto(self) -> Any:
         """Converts to an instance of `PROTO`."""
-        content = self.model_dump(mode="json", exclude_none=True)
+        content = self.model_dump(mode="json", exclude_none=True, context=FOR_PROTO)
         _map_enums(self.PROTO.DESCRIPTOR, content, _to_name)
         return ParseDict(content, self.PROTO())
 
@@ -137,6 +140,8 @@ def _describe_problem(kind: str, message: str, context: dict[str, Any]) -> tuple
     if kind == "string_pattern_mismatch":
         if context["pattern"] == ID_PATTERN:
             return "not a valid id", "use lower-case letters, digits, `_`, `.` and `-`, at most 128 characters"
+        if context["pattern"] in {VOLUME_PATTERN, OPTIONAL_VOLUME_PATTERN}:
+            return "not a valid id", "use a lower-case letter, then at most 31 lower-case letters, digits and `_`"
         if context["pattern"] in {SHA256_PATTERN, OPTIONAL_SHA256_PATTERN}:
             return "not a SHA-256 digest", "give 64 lower-case hexadecimal digits"
         return "not an id or digest of the expected form", ""

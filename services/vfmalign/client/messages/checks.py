@@ -12,6 +12,7 @@ from vfmalign.client.messages.base import ApiMessage, OptionalSha256
 from vfmalign.client.messages.common import Estimate, Failure, Interval, ObjectRef, Progress, SoftwareVersion, State
 from vfmalign.client.messages.jobs import CurvePoint, Recipe, Seed
 from vfmalign.client.messages.mmd import LayerResult
+from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.jobs import MetricSpec, Network
 from vfmalign.core.domain.record import Id
 from vfmalign.v1 import alignment_pb2
@@ -50,7 +51,7 @@ class CheckSpec(ApiMessage):
     model_sha256: OptionalSha256 = ""
     dataset_id: Id
     dataset_digest: OptionalSha256 = ""
-    task: str
+    task: Task
     layers: tuple[str, ...] = ()
     recipe: Recipe = Recipe()
     scratch_recipe: Recipe | None = None

@@ -20,6 +20,7 @@ from vfmalign.client.messages.checks import (
 )
 from vfmalign.client.messages.common import Failure, ObjectRef, Progress, State
 from vfmalign.client.messages.jobs import Recipe, Seed
+from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.record import Id
 from vfmalign.v1 import experiment_pb2
 
@@ -60,7 +61,7 @@ class ExperimentSpec(ApiMessage):
     model_ids: tuple[Id, ...] = ()
     dataset_id: Id
     dataset_digest: OptionalSha256 = ""
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[Task, ...] = ()
     seeds: Seeds = DEFAULT_SEEDS
     recipe: Recipe = Recipe()
     permutations: Permutations = DEFAULT_PERMUTATIONS

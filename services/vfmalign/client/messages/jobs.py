@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from google.protobuf.message import Message
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, StringConstraints, field_validator
 
 from vfmalign.client.messages.base import ApiMessage, OptionalSha256
 from vfmalign.client.messages.common import Failure, JobState, ObjectRef, Progress
+from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.jobs import Network
 from vfmalign.core.domain.models import Objective
 from vfmalign.core.domain.record import Id
@@ -20,6 +21,14 @@ OptionalId = Annotated[str, StringConstraints(pattern=r"^([a-z0-9][a-z0-9_.-]{0,
 """An id, or empty for the default."""
 JobId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,99}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _serialise_task(task: Task | None, info: SerializationInfo) -> Any:
+    return "" if task is None else task.model_dump(mode=info.mode, exclude_none=info.exclude_none, context=info.context)
+
+
+OptionalTask = Annotated[Task | None, BeforeValidator(lambda task: task or None), PlainSerializer(_serialise_task)]
+"""A task, or None for a pretraining, whose stored specs have an empty string."""
 
 
 class Recipe(ApiMessage):
@@ -60,7 +69,7 @@ class JobSpec(ApiMessage):
     network: Network = "pretrained"
     model_id: OptionalId = ""
     model_sha256: OptionalSha256 = ""
-    task: str = ""
+    task: OptionalTask = None
     recipe: Recipe = Recipe()
     seed: Seed = 0
     publish_as: OptionalId = ""

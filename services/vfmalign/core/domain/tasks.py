@@ -1,38 +1,61 @@
-"""Descriptions of the tasks that models are fine-tuned for: input transform, labels and metrics.
+"""Tasks that models are fine-tuned for: what each reads of a dataset, its input transform, metrics and naive baseline.
 
-Losses and networks live in `training.tasks`, which has one entry for each entry here and needs torch.
+`get_task_spec` resolves a task with its parameters against the declaration of a dataset. Losses and networks live in
+`training.tasks`, which has one entry for each entry of `TASKS` and needs torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vfmalign.core.domain.declarations import Modality, VolumeKind
-from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.datasets import DatasetManifest, Split
+from vfmalign.core.domain.declarations import (
+    CaseClass,
+    DatasetDeclaration,
+    LabelMap,
+    Modality,
+    TaskParameters,
+    VolumeKind,
+)
+from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.core.domain.jobs import MetricSpec
+from vfmalign.core.domain.metrics import CLASSIFICATION_METRICS, IMAGE_METRICS, Structure, get_segmentation_metrics
+from vfmalign.core.domain.task_text import parse_task
+
+QUANTITATIVE: tuple[Modality, ...] = ("adc",)
+"""Modalities whose values are a quantity in a known unit, so that a translation predicts the values themselves."""
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task.
+    """One task on one dataset.
 
     Attributes:
         name: key in `TASKS`.
-        input_transform: name in `imaging.input_transforms.INPUT_TRANSFORMS`; features before and after fine-tuning
-            are extracted with it.
-        labels: label maps that every case must have.
+        parameters: the parameters of the request, with the dataset's defaults in place of those that it leaves empty.
+        input_transform: name in `imaging.input_transforms`; features before and after fine-tuning are extracted with
+            it.
         metrics: metrics of a test case, the primary one first.
         naive_baseline: the prediction without a network that every network must beat.
         modalities: channels that the model's input must have.
+        labels: label maps that every case must have, in the order in which they are drawn.
+        structures: structures that a segmentation predicts, in the order in which they are drawn.
+        case_class: class that a classification predicts.
+        restores: modalities that a restoration or translation predicts, as far as the model's input has them.
     """
 
     name: str
+    parameters: TaskParameters
     input_transform: str
-    labels: tuple[VolumeKind, ...]
     metrics: tuple[MetricSpec, ...]
     naive_baseline: str
     modalities: tuple[Modality, ...] = ()
+    labels: tuple[LabelMap, ...] = ()
+    structures: tuple[Structure, ...] = ()
+    case_class: CaseClass | None = None
+    restores: tuple[Modality, ...] = ()
 
     @property
     def primary_metric(self) -> MetricSpec:
@@ -52,126 +75,247 @@ class TaskSpec:
                     field="model",
                     remedy=f"choose a model with the modalities {', '.join(self.modalities)}",
                 )
+        if self.restores and not set(self.restores) & set(modalities):
+            raise BadOption(
+                f"{self.name} restores {', '.join(self.restores)}, of which {model} takes none as input",
+                field="model",
+                remedy="choose a model with one of these modalities",
+            )
+
+    def check_cases(self, dataset: DatasetManifest) -> None:
+        """Checks that every case that is trained on or scored has what the task needs.
+
+        Raises:
+            BadDataset: a case has no label map, or its class is not known; the error names it.
+        """
+        volumes = {label.name for label in self.labels}
+        classes = {self.case_class.name} if self.case_class is not None and not self.case_class.label else set()
+        for split in _SPLITS:
+            for case in dataset.split(split):
+                missing = sorted((volumes - set(case.volumes)) | (classes - set(case.classes)))
+                if missing:
+                    raise BadDataset(
+                        f"{self.name} needs {missing[0]}, which case {case.id} of {split} does not have",
+                        subject=dataset.id,
+                        remedy=f"import the dataset with {missing[0]} for every case, or leave the case out",
+                    )
 
 
-_DISTANCE = (
-    "no {0} in the reference: no value; a {0} in the reference and an empty prediction: the diagonal of the volume"
-)
-_PSNR = MetricSpec(name="psnr", unit="dB", higher_is_better=True, floor=1.0, smallest_difference=0.1)
-_SSIM = MetricSpec(name="ssim", unit="", higher_is_better=True, floor=0.05, smallest_difference=0.002)
+@dataclass(frozen=True)
+class _Task:
+    """One entry of `TASKS`.
+
+    Attributes:
+        parameters: fields of `TaskParameters` that the task uses.
+        score: what its primary metric measures, whatever the parameters.
+        resolve: makes the spec from complete parameters and the declaration; `get_task_spec` has checked that what the
+            parameters name is declared.
+    """
+
+    parameters: tuple[str, ...]
+    score: str
+    resolve: Callable[[TaskParameters, DatasetDeclaration], TaskSpec]
 
 
-# The smallest relevant differences are those at which readers of a comparison of networks would begin to prefer one.
-# False lesion volume: a fifth of the 0.5 mL from which a prostate cancer counts as significant by volume (Stamey et
-# al., Cancer 71, 1993).
-SEGMENTATION = TaskSpec(
-    name="segmentation",
-    input_transform="identity",
-    labels=("gland", "lesions"),
-    metrics=(
-        MetricSpec(
-            name="lesion_dice",
-            unit="",
-            higher_is_better=True,
-            floor=0.05,
-            smallest_difference=0.01,
-            empty_mask="no lesion in the reference: the case has no value and is left out of the mean; "
-            "a lesion in the reference and an empty prediction: 0",
-        ),
-        MetricSpec(
-            name="gland_dice",
-            unit="",
-            higher_is_better=True,
-            floor=0.05,
-            smallest_difference=0.01,
-            empty_mask="no gland in the reference: no value; a gland in the reference and an empty prediction: 0",
-        ),
-        MetricSpec(
-            name="false_lesion_volume",
-            unit="mL",
-            higher_is_better=False,
-            floor=0.05,
-            smallest_difference=0.1,
-            empty_mask="given for cases without a lesion in the reference alone; an empty prediction: 0",
-        ),
-        MetricSpec(
-            name="lesion_hd95",
-            unit="mm",
-            higher_is_better=False,
-            floor=0.5,
-            smallest_difference=1.0,
-            empty_mask=_DISTANCE.format("lesion"),
-        ),
-        MetricSpec(
-            name="gland_hd95",
-            unit="mm",
-            higher_is_better=False,
-            floor=0.5,
-            smallest_difference=1.0,
-            empty_mask=_DISTANCE.format("gland"),
-        ),
-    ),
-    naive_baseline="each voxel's commonest class in the training cases",
-)
+def _resolve_segmentation(parameters: TaskParameters, declaration: DatasetDeclaration) -> TaskSpec:
+    declared = {label.name: label for label in declaration.labels}
+    maps = [declared[name] for name in parameters.labels]
+    known = [structure for label in maps for structure in label.structures]
+    _check_declared(parameters.structures, known, "structures", "structure", ", ".join(parameters.labels))
+    wanted = set(parameters.structures or known)
+    structures = tuple(
+        Structure(
+            name=name,
+            label=label.name,
+            # A map of one structure is a mask, whatever its values.
+            values=() if len(label.structures) == 1 else tuple(v for v, n in label.values.items() if n == name),
+            may_be_empty=label.may_be_empty,
+            weight=label.weight,
+            within=label.within,
+        )
+        for label in maps
+        for name in label.structures
+        if name in wanted
+    )
+    if len({structure.name for structure in structures}) != len(structures):
+        raise BadOption(
+            "two label maps have structures of one name",
+            field="task.parameters.labels",
+            remedy="choose one of the maps, or rename the structure in the dataset's declaration",
+        )
+    used = {structure.label for structure in structures}
+    return TaskSpec(
+        name="segmentation",
+        parameters=parameters,
+        input_transform="identity",
+        metrics=get_segmentation_metrics(structures),
+        naive_baseline="each voxel's commonest class in the training cases",
+        labels=tuple(label for label in maps if label.name in used),
+        structures=structures,
+    )
 
-SUPER_RESOLUTION = TaskSpec(
-    name="super_resolution",
-    input_transform="half_resolution",
-    labels=(),
-    metrics=(_PSNR, _SSIM),
-    naive_baseline="the input of half the resolution",
-)
 
-DISTORTION = TaskSpec(
-    name="distortion",
-    input_transform="distorted_diffusion",
-    labels=(),
-    metrics=(_PSNR, _SSIM),
-    naive_baseline="the uncorrected DWI",
-    modalities=("dwi",),
-)
+def _resolve_super_resolution(parameters: TaskParameters, declaration: DatasetDeclaration) -> TaskSpec:
+    every = set(parameters.modalities) == set(declaration.modalities)
+    return TaskSpec(
+        name="super_resolution",
+        parameters=parameters,
+        input_transform="half_resolution" if every else f"half_resolution:{'+'.join(parameters.modalities)}",
+        metrics=IMAGE_METRICS,
+        naive_baseline="the input of half the resolution",
+        # A model need not take every modality of the dataset; a choice of some is meant as it is.
+        modalities=() if every else parameters.modalities,
+        restores=parameters.modalities,
+    )
 
-# ADC = ln(S0 / Sb) / b needs two b-values; a study holds one, and its value is unknown. The naive baseline takes T2W
-# for S0, because both weight the same proton density and T2, and fits three coefficients, which absorb b and the gains
-# of both scans, by least squares on the training cases.
-TRANSLATION = TaskSpec(
-    name="translation",
-    input_transform="hidden_adc",
-    labels=(),
-    metrics=(_PSNR, _SSIM),
-    naive_baseline="closed form: ADC linear in ln DWI and ln T2W, fitted on the training cases",
-    modalities=("t2w", "dwi", "adc"),
-)
 
-CLASSIFICATION = TaskSpec(
-    name="classification",
-    input_transform="identity",
-    labels=("lesions",),
-    metrics=(
-        MetricSpec(name="auroc", unit="", higher_is_better=True, floor=0.05, smallest_difference=0.01, of_set="auroc"),
-        MetricSpec(
-            name="balanced_accuracy",
-            unit="",
-            higher_is_better=True,
-            floor=0.05,
-            smallest_difference=0.01,
-            of_set="balanced_accuracy",
-        ),
-    ),
-    naive_baseline="the share of positive training cases, for every case",
-)
+def _resolve_distortion(parameters: TaskParameters, declaration: DatasetDeclaration) -> TaskSpec:
+    # DWI and ADC are distorted by one field, so that either of them implies the other.
+    diffusion = set(parameters.modalities) <= {"dwi", "adc"}
+    names = ", ".join(modality.upper() for modality in parameters.modalities)
+    return TaskSpec(
+        name="distortion",
+        parameters=parameters,
+        input_transform="distorted_diffusion" if diffusion else f"distorted:{'+'.join(parameters.modalities)}",
+        metrics=IMAGE_METRICS,
+        naive_baseline=f"the uncorrected {names}",
+        modalities=parameters.modalities,
+        restores=parameters.modalities,
+    )
 
-TASKS: dict[str, TaskSpec] = {
-    spec.name: spec for spec in (SEGMENTATION, SUPER_RESOLUTION, DISTORTION, TRANSLATION, CLASSIFICATION)
+
+def _resolve_translation(parameters: TaskParameters, declaration: DatasetDeclaration) -> TaskSpec:
+    inputs, target = parameters.inputs, parameters.target
+    if target in inputs:
+        raise BadOption(
+            f"{target} is both the target and an input",
+            field="task.parameters.target",
+            remedy="leave it out of the inputs, or choose another target",
+        )
+    hidden = tuple(modality for modality in declaration.modalities if modality not in inputs)
+    names = [modality.upper() for modality in sorted(inputs)]
+    # ADC = ln(S0 / Sb) / b needs two b-values; a study holds one, and its value is unknown. The naive baseline takes
+    # T2W for S0, because both weight the same proton density and T2, and fits three coefficients, which absorb b and
+    # the gains of both scans, by least squares on the training cases.
+    formula = (
+        f"closed form: {target.upper()} linear in {' and '.join(f'ln {name}' for name in names)}"
+        if target in QUANTITATIVE
+        else f"least squares: {target.upper()} linear in {', '.join(names)} and their logarithms"
+    )
+    return TaskSpec(
+        name="translation",
+        parameters=parameters,
+        input_transform="hidden_adc" if hidden == ("adc",) else f"hidden:{'+'.join(hidden)}",
+        metrics=IMAGE_METRICS,
+        naive_baseline=f"{formula}, fitted on the training cases",
+        modalities=(*inputs, target),
+        restores=(target,),
+    )
+
+
+def _resolve_classification(parameters: TaskParameters, declaration: DatasetDeclaration) -> TaskSpec:
+    case_class = next(entry for entry in declaration.classes if entry.name == parameters.class_name)
+    return TaskSpec(
+        name="classification",
+        parameters=parameters,
+        input_transform="identity",
+        metrics=CLASSIFICATION_METRICS,
+        naive_baseline="the share of positive training cases, for every case",
+        labels=tuple(label for label in declaration.labels if label.name == case_class.label),
+        case_class=case_class,
+    )
+
+
+TASKS: dict[str, _Task] = {
+    "segmentation": _Task(("labels", "structures"), "dice", _resolve_segmentation),
+    "super_resolution": _Task(("modalities",), "psnr", _resolve_super_resolution),
+    "distortion": _Task(("modalities",), "psnr", _resolve_distortion),
+    "translation": _Task(("inputs", "target"), "psnr", _resolve_translation),
+    "classification": _Task(("class_name",), "auroc", _resolve_classification),
 }
 
 
-def get_task_spec(name: str) -> TaskSpec:
-    """Returns the task of that name.
+def get_task_spec(task: str, declaration: DatasetDeclaration) -> TaskSpec:
+    """Resolves a task on a dataset.
+
+    Args:
+        task: short form of the task and its parameters (`task_text`).
+        declaration: what the dataset's cases hold.
 
     Raises:
-        BadOption: there is none.
+        BadOption: no task has this name; the task does not use a parameter; a parameter names what the dataset does not
+            declare; or a parameter is empty and the dataset has no default for it.
+    """
+    name, parameters = parse_task(task)
+    entry = check_task(name, parameters)
+    complete = _add_defaults(parameters, declaration.defaults.get(name, TaskParameters()))
+    for field in entry.parameters:
+        value: str | tuple[str, ...] = getattr(complete, field)
+        if field == "structures":  # structures of the chosen maps, which the task itself checks; empty for all
+            continue
+        known, noun = _get_choices(declaration, field)
+        if not value:
+            raise BadOption(
+                f"{name} needs {field}, and {declaration.name} has no default",
+                field=f"task.parameters.{field}",
+                remedy=_choose_from(known, noun),
+            )
+        names = (value,) if isinstance(value, str) else value
+        _check_declared(names, known, field, noun, declaration.name)
+    # The order of modalities has no meaning; that of label maps is the order in which they are drawn.
+    ordered = {
+        field: tuple(modality for modality in declaration.modalities if modality in getattr(complete, field))
+        for field in ("inputs", "modalities")
+    }
+    return entry.resolve(complete.model_copy(update=ordered), declaration)
+
+
+def check_task(name: str, parameters: TaskParameters) -> _Task:
+    """Checks a task without a dataset.
+
+    Raises:
+        BadOption: no task has this name, or the task does not use one of the parameters.
     """
     if name not in TASKS:
-        raise BadOption(f"unknown task {name[:64]!r}", field="task", remedy=f"choose one of {', '.join(TASKS)}")
+        raise BadOption(f"unknown task {name[:64]!r}", field="task.name", remedy=f"choose one of {', '.join(TASKS)}")
+    for field in TaskParameters.model_fields:
+        if getattr(parameters, field) and field not in TASKS[name].parameters:
+            raise BadOption(
+                f"{name} does not use {field}",
+                field=f"task.parameters.{field}",
+                remedy=f"leave it empty; {name} uses {' and '.join(TASKS[name].parameters)}",
+            )
     return TASKS[name]
+
+
+def _add_defaults(parameters: TaskParameters, defaults: TaskParameters) -> TaskParameters:
+    """Replaces empty parameters by the dataset's defaults."""
+    changes = {field: getattr(parameters, field) or getattr(defaults, field) for field in TaskParameters.model_fields}
+    if parameters.labels:  # the default structures are those of the default maps
+        changes["structures"] = parameters.structures
+    return TaskParameters.model_validate(changes)
+
+
+def _get_choices(declaration: DatasetDeclaration, field: str) -> tuple[Sequence[VolumeKind], str]:
+    """What a parameter can name, and what such a thing is called."""
+    if field == "labels":
+        return [label.name for label in declaration.labels], "label map"
+    if field == "class_name":
+        return [entry.name for entry in declaration.classes], "class"
+    return declaration.modalities, "modality"
+
+
+def _check_declared(names: Sequence[str], known: Sequence[str], field: str, noun: str, owner: str) -> None:
+    for place, name in enumerate(names):
+        if name not in known:
+            raise BadOption(
+                f"{name} is no {noun} of {owner}",
+                field=f"task.parameters.{field}",
+                remedy=_choose_from(known, noun),
+            )
+        if name in names[:place]:
+            raise BadOption(f"{name} is named twice", field=f"task.parameters.{field}", remedy="name it once")
+
+
+def _choose_from(known: Sequence[str], noun: str) -> str:
+    return f"choose from {', '.join(known)}" if known else f"choose another dataset: it declares no {noun}"

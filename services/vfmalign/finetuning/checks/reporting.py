@@ -14,11 +14,12 @@ from typing import Literal
 from vfmalign.client.messages.checks import CheckSpec, Gain
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.jobs import CurvePoint
+from vfmalign.core.domain.declarations import get_declaration
 from vfmalign.core.domain.errors import NotFound
 from vfmalign.core.domain.jobs import FigureRef, JobResult, MetricSpec, Network
 from vfmalign.core.domain.record import Record, canonical_json
 from vfmalign.core.domain.scores import aggregate_scores
-from vfmalign.core.domain.tasks import get_task_spec
+from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
 from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.object_store import ObjectStore
@@ -93,7 +94,7 @@ def assemble(
     metric = next(metric for metric in metrics if metric.name == main.primary_metric)
     return CheckAnalysis(
         check=check_id,
-        task=request.task,
+        task=str(request.task),
         held_out=valid.held_out,
         phantom=valid.phantom,
         leakage_known=valid.leakage_known,
@@ -103,7 +104,7 @@ def assemble(
         primary_metric=main.primary_metric,
         rpg_specialised=specialised,
         rpg_scratch=_gain_over("scratch", trained, request) if len(seeds) > 1 else first.rpg_scratch,
-        naive_baseline=_naive_baseline(trained, request),
+        naive_baseline=_naive_baseline(trained, valid, request),
         networks=first.networks,
         shift=first.shift,
         shift_ratio=first.shift_ratio,
@@ -139,8 +140,9 @@ def set_smallest_differences(main: JobResult, request: CheckSpec) -> tuple[Metri
 
     Results of earlier versions have no smallest relevant differences: those of the task apply.
     """
-    values = {metric.name: metric.smallest_difference for metric in get_task_spec(request.task).metrics}
-    values |= {metric.name: metric.smallest_difference for metric in main.metrics if metric.smallest_difference}
+    values = {metric.name: metric.smallest_difference for metric in main.metrics}
+    if not any(values.values()):
+        values |= {metric.name: metric.smallest_difference for metric in _get_former_task(request).metrics}
     if request.smallest_difference:
         values[main.primary_metric] = request.smallest_difference
     return tuple(
@@ -172,16 +174,21 @@ def _gain_over(
     )
 
 
-def _naive_baseline(trained: Sequence[SeedArtifacts], request: CheckSpec) -> NaiveBaseline | None:
+def _naive_baseline(trained: Sequence[SeedArtifacts], valid: Validated, request: CheckSpec) -> NaiveBaseline | None:
     """Returns the scores of the task's naive baseline; None in results of versions that did not compute it."""
     main = trained[0].jobs["pretrained"]
     if not all(artifacts.jobs["pretrained"].naive_baseline_scores for artifacts in trained):
         return None
     return NaiveBaseline(
-        prediction=get_task_spec(request.task).naive_baseline,
+        prediction=valid.naive_baseline or _get_former_task(request).naive_baseline,
         test_means={metric.name: aggregate_scores(metric, main.naive_baseline_scores) for metric in main.metrics},
         gain=_gain_over("naive", trained, request),
     )
+
+
+def _get_former_task(request: CheckSpec) -> TaskSpec:
+    """Returns the task of a check whose artifacts were written when every dataset was prostate mpMRI."""
+    return get_task_spec(str(request.task), get_declaration("prostate_mpmri"))
 
 
 def _paired_similarities(measured: FeatureShift) -> dict[str, Estimate]:
@@ -248,7 +255,7 @@ def _settings(
             "model_sha256": valid.card.checkpoint.sha256,
             "dataset": request.dataset_id,
             "dataset_digest": valid.dataset_digest,
-            "task": request.task,
+            "task": str(request.task),
             "input_transform": valid.input_transform,
             "layers": ", ".join(valid.layers),
             "primary_layer": valid.primary_layer,

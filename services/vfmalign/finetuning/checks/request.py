@@ -6,11 +6,13 @@ import json
 from typing import Any
 
 from vfmalign.client.messages.checks import CheckSpec
-from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.errors import BadOption, VfmalignError
 from vfmalign.core.domain.jobs import Network, TrainingRecipe
 from vfmalign.core.domain.recipes import get_finetuning_recipe
-from vfmalign.core.domain.tasks import get_task_spec
-from vfmalign.finetuning.jobs.request import NETWORKS, apply_recipe, get_preset
+from vfmalign.core.domain.tasks import check_task, get_task_spec
+from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning.jobs.request import NETWORKS, apply_recipe, get_preset, load_card
 
 # What makes two trainings comparable; everything else is each network's own.
 BUDGET = ("epochs", "steps_per_epoch", "batch_size", "patch_shape_DHW")
@@ -29,7 +31,7 @@ def check_spec(spec: CheckSpec) -> None:
         BadOption: an unknown task or preset, a layer named twice, a seed out of range, or probes of a baseline or
             without validation.
     """
-    get_task_spec(spec.task)
+    check_task(spec.task.name, spec.task.parameters)
     for name, own in (("scratch", spec.scratch_recipe), ("specialised", spec.specialised_recipe)):
         if own is not None and own.probe_steps:
             raise BadOption(
@@ -47,6 +49,25 @@ def check_spec(spec: CheckSpec) -> None:
         raise BadOption("a layer is named twice", field="layers", remedy="name each layer once")
 
 
+def check_inputs(store: ObjectStore, spec: CheckSpec) -> None:
+    """Checks the task against the dataset and the model, before anything is stored.
+
+    Inputs that cannot be read are left to the stage `validate`, which waits for a store that is unavailable.
+
+    Raises:
+        BadOption: the dataset does not declare what the task is about, or the model's input lacks a channel.
+        BadDataset: a case lacks what the task needs.
+    """
+    try:
+        dataset = load_dataset(store, spec.dataset_id, spec.dataset_digest or None)
+        card = load_card(store, spec.model_id, spec.model_sha256)
+    except VfmalignError:
+        return
+    task = get_task_spec(str(spec.task), dataset.declaration)
+    task.check_cases(dataset)
+    task.check_input(card.id, card.preprocessing.modalities)
+
+
 def get_recipe(spec: CheckSpec, network: Network) -> TrainingRecipe:
     """Returns the recipe of one of the three trainings.
 
@@ -57,13 +78,13 @@ def get_recipe(spec: CheckSpec, network: Network) -> TrainingRecipe:
         BadOption: an unknown task or preset, or probes where there is no validation.
     """
     preset = get_preset(spec.recipe)
-    main = apply_recipe(spec.recipe, get_finetuning_recipe("pretrained", spec.task, preset))
+    main = apply_recipe(spec.recipe, get_finetuning_recipe("pretrained", spec.task.name, preset))
     if network == "pretrained":
         return main
     own = spec.scratch_recipe if network == "scratch" else spec.specialised_recipe
     if own is not None and own.preset:
         preset = get_preset(own)
-    base = get_finetuning_recipe(network, spec.task, preset).model_copy(
+    base = get_finetuning_recipe(network, spec.task.name, preset).model_copy(
         update={name: getattr(main, name) for name in BUDGET}
     )
     return base if own is None else apply_recipe(own, base)

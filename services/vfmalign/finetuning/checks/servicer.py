@@ -12,7 +12,7 @@ from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.converters import to_check, to_stages
 from vfmalign.finetuning.checks.reporting import all_stages, read_report
 from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
-from vfmalign.finetuning.checks.request import check_spec
+from vfmalign.finetuning.checks.request import check_inputs, check_spec
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, parse_id
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
@@ -52,7 +52,7 @@ class AlignmentServicer(OperationServicer[StoredCheck], alignment_pb2_grpc.Align
         check_id = parse_id(CheckId, request.check_id, "check_id")
         spec = CheckSpec.from_proto(request.spec, "spec")
         check_spec(spec)
-        check = await asyncio.to_thread(self._checks.create, check_id, spec)
+        check = await asyncio.to_thread(self._create, check_id, spec)
         self._wake()
         return alignment_pb2.CreateCheckResponse(check=await self._pack(check))
 
@@ -87,6 +87,13 @@ class AlignmentServicer(OperationServicer[StoredCheck], alignment_pb2_grpc.Align
         """Streams a check at every change."""
         async for check in self._watch(request.check_id):
             yield alignment_pb2.WatchCheckResponse(check=check)
+
+    def _create(self, check_id: str, spec: CheckSpec) -> StoredCheck:
+        # An existing check is returned whatever its inputs are now: its own are pinned.
+        if (check := self._checks.find(check_id, spec)) is not None:
+            return check
+        check_inputs(self._store, spec)
+        return self._checks.create(check_id, spec)
 
     def _convert(self, item: StoredCheck, *, whole: bool = True) -> Check:
         report = None

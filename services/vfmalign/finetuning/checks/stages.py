@@ -51,6 +51,7 @@ class Validated(Record):
 
     Attributes:
         layers: compared layers, the primary one first.
+        naive_baseline: what the task's naive baseline predicts; empty in artifacts of versions that did not store it.
         test_groups: number of patients in the test split.
         recipes: of the three trainings, with the presets as they were when the check began.
     """
@@ -60,6 +61,7 @@ class Validated(Record):
     layers: tuple[str, ...]
     primary_layer: str
     input_transform: str
+    naive_baseline: str = ""
     held_out: bool
     phantom: bool
     leakage_known: bool
@@ -77,8 +79,9 @@ def validate(store: ObjectStore, check: StoredCheck) -> Validated:
         NotFound: the model or the dataset does not exist.
         DigestMismatch: one of them has another digest than requested.
         DataLoss: the model's weights are missing.
-        BadOption: a layer that the model does not have, or a channel that its input lacks for the task.
-        BadDataset: a split without a case.
+        BadOption: a layer that the model does not have, a channel that its input lacks for the task, or a parameter
+            of the task that the dataset does not declare.
+        BadDataset: a split without a case, or a case without what the task needs.
         Leakage: a test case was seen in training, validation or pretraining.
     """
     request = check.request
@@ -89,7 +92,8 @@ def validate(store: ObjectStore, check: StoredCheck) -> Validated:
         if not getattr(dataset, split):
             raise BadDataset(f"the split {split!r} holds no case", subject=dataset.id, remedy="add at least one case")
     check_leakage(dataset, card.pretraining)
-    task = get_task_spec(request.task)
+    task = get_task_spec(str(request.task), dataset.declaration)
+    task.check_cases(dataset)
     task.check_input(card.id, card.preprocessing.modalities)
     return Validated(
         card=card,
@@ -97,6 +101,7 @@ def validate(store: ObjectStore, check: StoredCheck) -> Validated:
         layers=_layers(card, request.layers),
         primary_layer=card.primary_layer,
         input_transform=task.input_transform,
+        naive_baseline=task.naive_baseline,
         held_out=dataset.held_out,
         phantom=dataset.phantom,
         leakage_known=bool(card.pretraining) or card.objective == "random",

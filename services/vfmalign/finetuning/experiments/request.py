@@ -13,9 +13,11 @@ from pydantic import StringConstraints
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec
+from vfmalign.core.domain.datasets import DatasetManifest
 from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.core.domain.record import Record, Sha256
-from vfmalign.core.domain.tasks import get_task_spec
+from vfmalign.core.domain.task_text import to_id_part
+from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.request import check_spec
@@ -37,10 +39,13 @@ class PinnedInputs(Record):
     Attributes:
         dataset_digest: digest of the dataset.
         model_sha256: digest of each model's weights, in the order of the spec.
+        primary_metrics: primary metric of each task, in the order of the spec; empty in experiments of versions that
+            did not store it, which have no smallest relevant differences either.
     """
 
     dataset_digest: Sha256
     model_sha256: tuple[Sha256, ...]
+    primary_metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,6 @@ def check_experiment_spec(spec: ExperimentSpec) -> None:
         )
     for task in spec.tasks:
         check_spec(CheckSpec(model_id=spec.model_ids[0], dataset_id=spec.dataset_id, task=task, recipe=spec.recipe))
-    _check_smallest_differences(spec)
 
 
 def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
@@ -101,8 +105,9 @@ def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
     Raises:
         NotFound: a model or the dataset does not exist.
         PreconditionFailed: the dataset has another digest than requested.
-        BadDataset: a split has no case.
-        BadOption: the input of a model lacks a channel that a task requires.
+        BadDataset: a split has no case, or a case lacks what a task needs.
+        BadOption: the input of a model lacks a channel that a task requires, or the dataset does not declare what a
+            task is about.
     """
     dataset = load_dataset(store, spec.dataset_id, spec.dataset_digest or None)
     for split in ("train", "val", "test"):
@@ -113,13 +118,33 @@ def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
                 subject=dataset.id,
                 remedy="add at least one case to it",
             )
+    tasks = _resolve_tasks(spec, dataset)
+    _check_smallest_differences(spec, tasks)
     digests = []
     for model in spec.model_ids:
         card = load_card(store, model)
-        for task in spec.tasks:
-            get_task_spec(task).check_input(card.id, card.preprocessing.modalities)
+        for task in tasks:
+            task.check_input(card.id, card.preprocessing.modalities)
         digests.append(card.checkpoint.sha256)
-    return PinnedInputs(dataset_digest=dataset.digest(), model_sha256=tuple(digests))
+    return PinnedInputs(
+        dataset_digest=dataset.digest(),
+        model_sha256=tuple(digests),
+        primary_metrics=tuple(task.primary_metric.name for task in tasks),
+    )
+
+
+def _resolve_tasks(spec: ExperimentSpec, dataset: DatasetManifest) -> list[TaskSpec]:
+    tasks = [get_task_spec(str(task), dataset.declaration) for task in spec.tasks]
+    for place, task in enumerate(tasks):
+        task.check_cases(dataset)
+        for earlier, other in enumerate(tasks[:place]):
+            if task == other:
+                raise BadOption(
+                    f"{spec.tasks[earlier]} and {spec.tasks[place]} are one task with the defaults of {dataset.id}",
+                    field="spec.tasks",
+                    remedy="name it once",
+                )
+    return tasks
 
 
 @lru_cache(maxsize=64)  # the runner and every watcher plan each experiment several times per second
@@ -127,7 +152,8 @@ def plan_cells(experiment_id: str, spec: ExperimentSpec, pinned: PinnedInputs) -
     """Plans every cell in the order in which cells begin: by seed, then task, then model."""
     cells = []
     models = tuple(zip(spec.model_ids, pinned.model_sha256, strict=True))
-    for seed, task, (model, sha256) in product(spec.seeds, spec.tasks, models):
+    tasks = tuple(zip(spec.tasks, pinned.primary_metrics or [""] * len(spec.tasks), strict=True))
+    for seed, (task, metric), (model, sha256) in product(spec.seeds, tasks, models):
         request = CheckSpec(
             model_id=model,
             model_sha256=sha256,
@@ -139,25 +165,32 @@ def plan_cells(experiment_id: str, spec: ExperimentSpec, pinned: PinnedInputs) -
             permutations=spec.permutations,
             bootstrap_resamples=spec.bootstrap_resamples,
             interval_level=spec.interval_level,
-            smallest_difference=_get_smallest_difference(spec, task),
+            smallest_difference=_get_smallest_difference(spec, metric),
         )
-        check_id = make_check_id(experiment_id, task, model, seed)
-        cells.append(PlannedCell(model, task, seed, check_id, request, request.digest()))
+        check_id = make_check_id(experiment_id, str(task), model, seed)
+        cells.append(PlannedCell(model, str(task), seed, check_id, request, request.digest()))
     return tuple(cells)
 
 
 def make_check_id(experiment_id: str, task: str, model: str, seed: int) -> str:
-    """Id of a cell's check; an id that would be too long is cut and ends in a digest of the whole."""
-    check_id = f"{experiment_id}-{task}-{model}-{seed}"
+    """Id of a cell's check; an id that would be too long is cut and ends in a digest of the whole.
+
+    Args:
+        experiment_id: the experiment.
+        task: short form of the task.
+        model: id of the model.
+        seed: the cell's seed.
+    """
+    check_id = f"{experiment_id}-{to_id_part(task)}-{model}-{seed}"
     if len(check_id) <= MAX_CHECK_ID:
         return check_id
     digest = hashlib.sha256(check_id.encode()).hexdigest()[:_DIGEST_DIGITS]
     return f"{check_id[: MAX_CHECK_ID - _DIGEST_DIGITS - 1]}-{digest}"
 
 
-def _check_smallest_differences(spec: ExperimentSpec) -> None:
+def _check_smallest_differences(spec: ExperimentSpec, tasks: Sequence[TaskSpec]) -> None:
     metrics = [difference.metric for difference in spec.smallest_differences]
-    primary = {get_task_spec(task).primary_metric.name for task in spec.tasks}
+    primary = {task.primary_metric.name for task in tasks}
     if unknown := [metric for metric in metrics if metric not in primary]:
         raise BadOption(
             f"{unknown[0][:64]!r} is the primary metric of no task of the experiment",
@@ -168,9 +201,8 @@ def _check_smallest_differences(spec: ExperimentSpec) -> None:
         raise BadOption("a metric is named twice", field="spec.smallest_differences", remedy="name each metric once")
 
 
-def _get_smallest_difference(spec: ExperimentSpec, task: str) -> float:
-    """The requested smallest relevant difference of a task's primary metric; 0 for the metric's own."""
-    metric = get_task_spec(task).primary_metric.name
+def _get_smallest_difference(spec: ExperimentSpec, metric: str) -> float:
+    """The requested smallest relevant difference of a primary metric; 0 for the metric's own."""
     return next((difference.value for difference in spec.smallest_differences if difference.metric == metric), 0.0)
 
 

@@ -17,6 +17,7 @@ from vfmalign.core.domain.recipes import (
     get_pretraining_recipe,
 )
 from vfmalign.core.domain.record import Record, is_id
+from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.keys import model_card_key
 from vfmalign.core.storage.object_store import ObjectStore
@@ -97,18 +98,24 @@ def resolve_job(store: ObjectStore, job_id: str, request: JobSpec) -> TrainingSp
     """Returns the spec of a requested job, with the digests of its inputs as stored now.
 
     Raises:
-        BadOption: fields that do not fit together.
+        BadOption: fields that do not fit together, or a task that does not fit the dataset or the model.
+        BadDataset: a case lacks what the task needs.
         NotFound: the model or dataset does not exist.
         DigestMismatch: one of them has another digest than requested.
     """
-    digest = load_dataset(store, request.dataset_id, request.dataset_digest or None).digest()
+    dataset = load_dataset(store, request.dataset_id, request.dataset_digest or None)
     if request.kind == "pretrain":
-        return _pretraining_spec(job_id, request, digest)
+        return _pretraining_spec(job_id, request, dataset.digest())
     if not request.model_id:
         raise BadOption("required for fine-tuning", field="spec.model_id", remedy="name the pretrained model")
-    base = get_finetuning_recipe(request.network, request.task, get_preset(request.recipe))
+    if request.task is None:
+        raise BadOption("required for fine-tuning", field="spec.task", remedy="name the task")
+    task = get_task_spec(str(request.task), dataset.declaration)
+    base = get_finetuning_recipe(request.network, task.name, get_preset(request.recipe))
     card = load_card(store, request.model_id, request.model_sha256)
-    return finetuning_spec(job_id, request, card, digest, apply_recipe(request.recipe, base))
+    task.check_cases(dataset)
+    task.check_input(card.id, card.preprocessing.modalities)
+    return finetuning_spec(job_id, request, card, dataset.digest(), apply_recipe(request.recipe, base))
 
 
 def finetuning_spec(
@@ -144,7 +151,7 @@ def finetuning_spec(
         network=request.network,
         model=card.id,
         model_sha256=card.checkpoint.sha256,
-        task=request.task,
+        task=str(request.task or ""),
         recipe=recipe,
         seed=request.seed,
         publish_as=publish_as,

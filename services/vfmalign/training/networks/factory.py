@@ -22,7 +22,7 @@ from vfmalign.training.networks.heads import (
 from vfmalign.training.plan import JobPlan
 from vfmalign.training.pretraining import build_objective
 from vfmalign.training.tasks import get_task
-from vfmalign.training.tasks.task import Task
+from vfmalign.training.tasks.task import TrainableTask
 
 
 def build_learner(store: ObjectStore, plan: JobPlan, device: torch.device) -> Learner:
@@ -38,8 +38,10 @@ def build_learner(store: ObjectStore, plan: JobPlan, device: torch.device) -> Le
 
 
 def _fine_tuning(plan: JobPlan, encoder: Encoder | None, device: torch.device) -> FineTuning:
-    task = get_task(plan.spec.task)
-    if task.positives is not None and plan.spec.recipe.patch_shape_DHW is not None:
+    if plan.task is None:
+        raise TypeError("a fine-tuning has a task")
+    task = get_task(plan.task)
+    if task.classifies_cases and plan.spec.recipe.patch_shape_DHW is not None:
         raise BadOption(
             "classification needs whole volumes instead of patches",
             field="recipe.patch_shape_DHW",
@@ -54,11 +56,11 @@ def _fine_tuning(plan: JobPlan, encoder: Encoder | None, device: torch.device) -
 
 
 def build_network(
-    task: Task, encoder: Encoder | None, preprocessing: PreprocessingSpec
+    task: TrainableTask, encoder: Encoder | None, preprocessing: PreprocessingSpec
 ) -> CaseClassifier | EncoderDecoder | SpecialisedClassifier | SpecialisedUNet:
     """Build the task's head on the encoder, or its specialised network where there is none."""
     modalities, shape_DHW = preprocessing.modalities, preprocessing.shape_DHW
-    if task.positives is not None:
+    if task.classifies_cases:
         return CaseClassifier(encoder) if encoder else SpecialisedClassifier(len(modalities), shape_DHW)
     restored = [channel for channel, modality in enumerate(modalities) if modality in task.restores]
     out_channels, residual = task.classes or len(restored), restored if task.residual else ()

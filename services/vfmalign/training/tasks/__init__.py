@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from vfmalign.core.domain.errors import BadOption
-from vfmalign.training.tasks.classification import CLASSIFICATION
-from vfmalign.training.tasks.distortion import DISTORTION
-from vfmalign.training.tasks.segmentation import SEGMENTATION
-from vfmalign.training.tasks.super_resolution import SUPER_RESOLUTION
-from vfmalign.training.tasks.task import Task
-from vfmalign.training.tasks.translation import TRANSLATION
+from collections.abc import Callable
 
-TASKS: dict[str, Task] = {
-    task.spec.name: task for task in (SEGMENTATION, SUPER_RESOLUTION, DISTORTION, TRANSLATION, CLASSIFICATION)
+from vfmalign.core.domain.tasks import TaskSpec
+from vfmalign.training.tasks.classification import make_classification
+from vfmalign.training.tasks.distortion import make_distortion
+from vfmalign.training.tasks.segmentation import make_segmentation
+from vfmalign.training.tasks.super_resolution import make_super_resolution
+from vfmalign.training.tasks.task import TrainableTask
+from vfmalign.training.tasks.translation import make_translation
+
+TASKS: dict[str, Callable[[TaskSpec], TrainableTask]] = {
+    "segmentation": make_segmentation,
+    "super_resolution": make_super_resolution,
+    "distortion": make_distortion,
+    "translation": make_translation,
+    "classification": make_classification,
 }
 
 
-def get_task(name: str) -> Task:
-    """Look up a task.
-
-    Raises:
-        BadOption: no task has this name.
-    """
-    if name not in TASKS:
-        raise BadOption(f"no task is called {name[:64]!r}", field="task", remedy=f"choose one of {', '.join(TASKS)}")
-    return TASKS[name]
+def get_task(spec: TaskSpec) -> TrainableTask:
+    """Returns the losses and metrics of a task on a dataset."""
+    return TASKS[spec.name](spec)

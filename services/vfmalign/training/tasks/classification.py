@@ -1,7 +1,8 @@
-"""Cancer classification: does a case contain a clinically significant lesion? One logit per case.
+"""Classification of cases: does a case belong to the class? One logit per case.
 
-Significant means ISUP grade group 2 or more, where the grade is the value of the lesion map. A dataset whose maps never
-exceed 1 has masks instead of grades, and any lesion counts.
+A case states its class, or the class derives from a label map: the highest value of the map is at least a threshold. Of
+prostate mpMRI, a cancer is significant from ISUP grade group 2, where the grade is the value of the lesion map. A
+dataset whose maps never exceed 1 has masks instead of grades, and any voxel counts.
 
 Axes: N batch, D H W.
 """
@@ -9,6 +10,7 @@ Axes: N batch, D H W.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
@@ -17,81 +19,105 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from vfmalign.core.domain.declarations import CaseClass
 from vfmalign.core.domain.errors import BadDataset
-from vfmalign.core.domain.tasks import CLASSIFICATION as SPEC
+from vfmalign.core.domain.tasks import TaskSpec
 from vfmalign.training.data import Batch, PreparedCase
 from vfmalign.training.figures import Panel
-from vfmalign.training.tasks.task import Task
-
-SIGNIFICANT_GRADE = 2
+from vfmalign.training.tasks.task import TrainableTask
 
 
-def positives(cases: Sequence[PreparedCase]) -> list[bool]:
-    """Class of every case of a dataset, from the grades of its whole lesion map."""
-    grades = [case.grade or 0 for case in cases]
-    threshold = SIGNIFICANT_GRADE if max(grades) > 1 else 1
+def get_positives(cases: Sequence[PreparedCase], case_class: CaseClass) -> list[bool]:
+    """Returns whether each case of a dataset belongs to the class."""
+    if not case_class.label:
+        return [case.classes[case_class.name] for case in cases]
+    grades = [case.label_max.get(case_class.label, 0) for case in cases]
+    threshold = case_class.at_least if max(grades) > 1 else 1
     return [grade >= threshold for grade in grades]
 
 
-def loss(output_N1: Tensor, batch: Batch) -> Tensor:
-    """Binary cross-entropy; batches contain both classes equally often."""
-    if batch.positive_N is None:
-        raise TypeError("classification needs the class of every case")
-    return functional.binary_cross_entropy_with_logits(output_N1[:, 0], batch.positive_N)
+@dataclass(frozen=True)
+class Classification:
+    """Loss, metrics and panels of one class.
 
-
-def probability(output_1: Tensor, case: PreparedCase) -> float | None:
-    """Predicted probability that the case is positive, from which the metrics of the set are computed."""
-    return float(output_1.sigmoid())
-
-
-def score(output_1: Tensor, case: PreparedCase) -> dict[str, float | None]:
-    """Predicted probability under the name of every metric of the set."""
-    return {metric.name: probability(output_1, case) for metric in SPEC.metrics}
-
-
-def positive_share(train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
-    """The naive baseline: the share of positive training cases as a logit, whatever the case.
-
-    Raises:
-        BadDataset: all training cases have the same class, so that nothing can be learned of the other.
+    Attributes:
+        spec: the task.
+        case_class: the class.
     """
-    share = fmean(bool(case.positive) for case in train)
-    if share in (0.0, 1.0):
-        raise BadDataset(
-            f"every training case is {'positive' if share else 'negative'}",
-            subject="train",
-            remedy="use cases with and without a clinically significant lesion",
-        )
-    return lambda case: torch.tensor([share]).logit()
+
+    spec: TaskSpec
+    case_class: CaseClass
+
+    def prepare(self, cases: Sequence[PreparedCase]) -> list[PreparedCase]:
+        """Cases with their class. It is known for all splits together: it depends on the dataset's largest grade."""
+        positives = get_positives(cases, self.case_class)
+        return [replace(case, positive=positive) for case, positive in zip(cases, positives, strict=True)]
+
+    def loss(self, output_N1: Tensor, batch: Batch) -> Tensor:
+        """Binary cross-entropy; batches contain both classes equally often."""
+        if batch.positive_N is None:
+            raise TypeError("classification needs the class of every case")
+        return functional.binary_cross_entropy_with_logits(output_N1[:, 0], batch.positive_N)
+
+    def probability(self, output_1: Tensor, case: PreparedCase) -> float | None:
+        """Predicted probability that the case is positive, from which the metrics of the set are computed."""
+        return float(output_1.sigmoid())
+
+    def score(self, output_1: Tensor, case: PreparedCase) -> dict[str, float | None]:
+        """Predicted probability under the name of every metric of the set."""
+        return {metric.name: self.probability(output_1, case) for metric in self.spec.metrics}
+
+    def positive_share(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
+        """The naive baseline: the share of positive training cases as a logit, whatever the case.
+
+        Raises:
+            BadDataset: all training cases have the same class, so that nothing can be learned of the other.
+        """
+        share = fmean(bool(case.positive) for case in train)
+        if share in (0.0, 1.0):
+            raise BadDataset(
+                f"every training case is {'positive' if share else 'negative'}",
+                subject="train",
+                remedy=f"use cases that are {self.case_class.name} and cases that are not",
+            )
+        return lambda case: torch.tensor([share]).logit()
+
+    def panels(self, output_1: Tensor, case: PreparedCase) -> list[Panel]:
+        """Every channel of a slice, with the class and its prediction.
+
+        The slice has most of the label map from which the class derives; else it is the middle one.
+        """
+        d = case.input_CDHW.shape[1] // 2
+        outlines: tuple[NDArray[np.bool_], ...] = ()
+        label_DHW = case.labels.get(self.case_class.label)
+        if label_DHW is not None and bool(label_DHW.any()):
+            d = int((label_DHW > 0).sum((1, 2)).argmax())
+            outlines = ((label_DHW[d] > 0).numpy(),)
+        aspect = case.spacing_mm[1] / case.spacing_mm[2]
+        prediction = f"{'positive' if case.positive else 'negative'}, p = {float(output_1.sigmoid()):.2f}"
+        return [
+            Panel(
+                f"{modality}: {prediction}" if channel == 0 else modality,
+                image_HW.numpy(),
+                outlines=outlines,
+                aspect=aspect,
+            )
+            for channel, (modality, image_HW) in enumerate(zip(case.modalities, case.input_CDHW[:, d], strict=True))
+        ]
 
 
-def panels(output_1: Tensor, case: PreparedCase) -> list[Panel]:
-    """Every channel of the slice with most lesion, otherwise the middle one, with the class and its prediction."""
-    d = case.input_CDHW.shape[1] // 2
-    outlines: tuple[NDArray[np.bool_], ...] = ()
-    if case.lesions_DHW is not None and bool(case.lesions_DHW.any()):
-        d = int((case.lesions_DHW > 0).sum((1, 2)).argmax())
-        outlines = ((case.lesions_DHW[d] > 0).numpy(),)
-    aspect = case.spacing_mm[1] / case.spacing_mm[2]
-    prediction = f"{'positive' if case.positive else 'negative'}, p = {float(output_1.sigmoid()):.2f}"
-    return [
-        Panel(
-            f"{modality}: {prediction}" if channel == 0 else modality,
-            image_HW.numpy(),
-            outlines=outlines,
-            aspect=aspect,
-        )
-        for channel, (modality, image_HW) in enumerate(zip(case.modalities, case.input_CDHW[:, d], strict=True))
-    ]
-
-
-CLASSIFICATION = Task(
-    spec=SPEC,
-    loss=loss,
-    primary=probability,
-    score=score,
-    panels=panels,
-    naive_baseline=positive_share,
-    positives=positives,
-)
+def make_classification(spec: TaskSpec) -> TrainableTask:
+    """Returns the task for the class of its parameters."""
+    if spec.case_class is None:
+        raise TypeError("a classification has a class")
+    task = Classification(spec, spec.case_class)
+    return TrainableTask(
+        spec=spec,
+        loss=task.loss,
+        primary=task.probability,
+        score=task.score,
+        panels=task.panels,
+        naive_baseline=task.positive_share,
+        prepare=task.prepare,
+        classifies_cases=True,
+    )

@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from vfmalign.core.domain.declarations import Modality
+from vfmalign.core.domain.tasks import TaskSpec
 from vfmalign.training.data import Batch, PreparedCase
 from vfmalign.training.figures import Panel, grey_limits
+from vfmalign.training.tasks.task import TrainableTask
 
 PSNR_CEILING_DB = 100.0
 """PSNR of two equal volumes, in place of infinity."""
@@ -89,6 +91,21 @@ class Restoration:
             Panel("prediction", output_HW, limits, aspect=aspect),
             Panel("prediction − reference", output_HW - clean_HW, (-error_limit, error_limit), aspect=aspect),
         ]
+
+
+def make_restoration(spec: TaskSpec) -> TrainableTask:
+    """Returns a task whose network predicts a residual over the degraded modalities."""
+    restoration = Restoration(spec.restores)
+    return TrainableTask(
+        spec=spec,
+        loss=restoration.loss,
+        primary=restoration.primary,
+        score=restoration.score,
+        panels=restoration.panels,
+        naive_baseline=restoration.uncorrected,
+        restores=restoration.restores,
+        residual=True,
+    )
 
 
 @cache

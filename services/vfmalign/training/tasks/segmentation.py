@@ -1,17 +1,20 @@
-"""Lesion segmentation: background, gland and lesion as one softmax; Dice of the lesion is the primary metric.
+"""Segmentation: background and every structure as one softmax.
 
-The gland is learned as well because it tells the network where a lesion can be, and because a batch without a lesion
-then still has a useful gradient.
+Structures are drawn in order, a later one over an earlier one. Of prostate mpMRI, these are gland and lesion, and the
+Dice of the lesion is the primary metric. The gland is learned as well because it tells the network where a lesion can
+be, and because a batch without a lesion then still has a useful gradient.
 
-Axes: N batch, C classes, D H W.
+Axes: N batch, C classes (background, then the structures), D H W.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -21,47 +24,126 @@ from monai.metrics.meandice import compute_dice
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from vfmalign.core.domain.tasks import SEGMENTATION as SPEC
-from vfmalign.training.data import Batch, PreparedCase
+from vfmalign.core.domain.declarations import VolumeKind
+from vfmalign.core.domain.metrics import MEAN_DICE, Structure
+from vfmalign.core.domain.tasks import TaskSpec
+from vfmalign.training.data import Batch, PreparedCase, mask_structure
 from vfmalign.training.figures import Panel
-from vfmalign.training.tasks.task import Task
+from vfmalign.training.tasks.task import TrainableTask
 
-CLASSES = ("background", "gland", "lesion")
-GLAND, LESION = 1, 2
-LESION_WEIGHT = 5.0
-"""Weight of the lesion in Dice and cross-entropy. It is one voxel in a hundred, and unweighted training abandons the
-class at once.
-"""
 MM3_PER_ML = 1000.0
 
 
-@cache
-def _dice_ce() -> DiceCELoss:
-    # Dice over the whole batch, smoothed by one voxel, because Dice is undefined for a patch without a lesion and noisy
-    # for small lesions.
-    return DiceCELoss(
-        include_background=False,
-        to_onehot_y=True,
-        softmax=True,
-        batch=True,
-        smooth_nr=1.0,
-        smooth_dr=1.0,
-        weight=torch.tensor([1.0, 1.0, LESION_WEIGHT]),
-    )
+@dataclass(frozen=True)
+class Segmentation:
+    """Loss, metrics and panels of a segmentation.
 
+    Attributes:
+        spec: the task.
+    """
 
-def labels(gland: Tensor | None, lesions: Tensor | None) -> Tensor:
-    """Class of every voxel: lesion of any grade, otherwise gland, otherwise background."""
-    if gland is None or lesions is None:
-        raise TypeError("segmentation needs gland and lesions: both are in its spec's labels")
-    return torch.where(lesions > 0, LESION, torch.where(gland > 0, GLAND, 0))
+    spec: TaskSpec
 
+    @property
+    def structures(self) -> tuple[Structure, ...]:
+        """The structures in the order in which they are drawn; class i + 1 is structure i."""
+        return self.spec.structures
 
-def loss(output_NCDHW: Tensor, batch: Batch) -> Tensor:
-    """Dice plus cross-entropy (MONAI's `DiceCELoss`)."""
-    target_N1DHW = labels(batch.gland_NDHW, batch.lesions_NDHW)[:, None]
-    value: Tensor = _dice_ce().to(output_NCDHW.device)(output_NCDHW, target_N1DHW)
-    return value
+    def draw(self, labels: Mapping[VolumeKind, Tensor]) -> Tensor:
+        """Class of every voxel: the structure drawn last, otherwise background."""
+        classes = torch.zeros_like(labels[self.structures[0].label], dtype=torch.int64)
+        for number, structure in enumerate(self.structures, start=1):
+            classes = torch.where(mask_structure(structure, labels), number, classes)
+        return classes
+
+    def get_region(self, classes_DHW: Tensor, structure: Structure) -> Tensor:
+        """Voxels of a structure, with those of the structures within it."""
+        region_DHW = torch.zeros_like(classes_DHW, dtype=torch.bool)
+        for number, other in enumerate(self.structures, start=1):
+            if other == structure or self._is_within(other, structure):
+                region_DHW |= classes_DHW == number
+        return region_DHW
+
+    def _is_within(self, inner: Structure, outer: Structure) -> bool:
+        within = {structure.label: structure.within for structure in self.structures}
+        seen, label = set[str](), inner.within
+        while label and label not in seen:
+            if label == outer.label:
+                return True
+            seen.add(label)
+            label = within.get(label, "")
+        return False
+
+    @cached_property
+    def _dice_ce(self) -> DiceCELoss:
+        # Dice over the whole batch, smoothed by one voxel, because Dice is undefined for a patch without a lesion and
+        # noisy for small lesions. A lesion is one voxel in a hundred, and unweighted training abandons it at once.
+        return DiceCELoss(
+            include_background=False,
+            to_onehot_y=True,
+            softmax=True,
+            batch=True,
+            smooth_nr=1.0,
+            smooth_dr=1.0,
+            weight=torch.tensor([1.0, *(structure.weight for structure in self.structures)]),
+        )
+
+    def loss(self, output_NCDHW: Tensor, batch: Batch) -> Tensor:
+        """Dice plus cross-entropy (MONAI's `DiceCELoss`)."""
+        target_N1DHW = self.draw(batch.labels)[:, None]
+        value: Tensor = self._dice_ce.to(output_NCDHW.device)(output_NCDHW, target_N1DHW)
+        return value
+
+    def class_frequencies(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
+        """The naive baseline: frequency of each class at each voxel of the training cases, whatever the case."""
+        one_hot_labels = [one_hot(self.draw(case.labels), len(self.structures) + 1) for case in train]
+        mean_CDHW = torch.stack(one_hot_labels).double().mean(0).movedim(-1, 0)
+        return lambda case: mean_CDHW
+
+    def primary(self, output_CDHW: Tensor, case: PreparedCase) -> float | None:
+        """The Dice that comes first in the metrics; None where the reference has no structure that it needs."""
+        predicted_DHW, true_DHW = output_CDHW.argmax(0), self.draw(case.labels)
+        name = self.spec.primary_metric.name
+        if name == MEAN_DICE:
+            return _mean([self._dice(predicted_DHW, true_DHW, structure) for structure in self.structures])
+        structure = next(structure for structure in self.structures if f"{structure.name}_dice" == name)
+        return self._dice(predicted_DHW, true_DHW, structure)
+
+    def score(self, output_CDHW: Tensor, case: PreparedCase) -> dict[str, float | None]:
+        """Dice and HD95 of every structure, and the predicted volume of one that the reference may lack and lacks."""
+        predicted_DHW, true_DHW = output_CDHW.argmax(0), self.draw(case.labels)
+        values: dict[str, float | None] = {}
+        for structure in self.structures:
+            predicted, true = (self.get_region(classes, structure) for classes in (predicted_DHW, true_DHW))
+            predicted_ml = float(predicted.sum()) * math.prod(case.spacing_mm) / MM3_PER_ML
+            values |= {
+                f"{structure.name}_dice": dice(predicted, true),
+                f"false_{structure.name}_volume": None if bool(true.any()) else predicted_ml,
+                f"{structure.name}_hd95": hd95_mm(predicted, true, case.spacing_mm),
+            }
+        values[MEAN_DICE] = _mean([values[f"{structure.name}_dice"] for structure in self.structures])
+        return {metric.name: values[metric.name] for metric in self.spec.metrics}
+
+    def panels(self, output_CDHW: Tensor, case: PreparedCase) -> list[Panel]:
+        """Slice with most of the last structure (otherwise of all): every channel, then reference and prediction."""
+        predicted_DHW, true_DHW = output_CDHW.argmax(0), self.draw(case.labels)
+        last_D = (true_DHW == len(self.structures)).sum((1, 2))
+        d = int((last_D * true_DHW[0].numel() + (true_DHW > 0).sum((1, 2))).argmax())
+        aspect = case.spacing_mm[1] / case.spacing_mm[2]
+        slices = [channel_HW.numpy() for channel_HW in case.input_CDHW[:, d]]
+        named = zip(case.modalities, slices, strict=True)
+        inputs = [Panel(f"input ({modality})", image_HW, aspect=aspect) for modality, image_HW in named]
+        outlined = [
+            Panel(title, slices[0], outlines=self._outline(classes_DHW[d]), aspect=aspect)
+            for title, classes_DHW in (("reference", true_DHW), ("prediction", predicted_DHW))
+        ]
+        return inputs + outlined
+
+    def _dice(self, predicted_DHW: Tensor, true_DHW: Tensor, structure: Structure) -> float | None:
+        return dice(self.get_region(predicted_DHW, structure), self.get_region(true_DHW, structure))
+
+    def _outline(self, classes_HW: Tensor) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.bool_]], ...]:
+        return tuple(self.get_region(classes_HW, structure).numpy() for structure in self.structures)
 
 
 def dice(prediction: Tensor, reference: Tensor) -> float | None:
@@ -86,61 +168,20 @@ def hd95_mm(prediction: Tensor, reference: Tensor, spacing_mm: tuple[float, floa
         return float(compute_hausdorff_distance(*pair, include_background=True, percentile=95.0, spacing=spacing_mm))
 
 
-def class_frequencies(train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
-    """The naive baseline: frequency of each class at each voxel of the training cases, whatever the case."""
-    one_hot_labels = [one_hot(labels(case.gland_DHW, case.lesions_DHW).long(), len(CLASSES)) for case in train]
-    mean_CDHW = torch.stack(one_hot_labels).double().mean(0).movedim(-1, 0)
-    return lambda case: mean_CDHW
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return fmean(present) if present else None
 
 
-def primary(output_CDHW: Tensor, case: PreparedCase) -> float | None:
-    """Dice of the lesion; None for a case without one."""
-    return dice(output_CDHW.argmax(0) == LESION, labels(case.gland_DHW, case.lesions_DHW) == LESION)
-
-
-def score(output_CDHW: Tensor, case: PreparedCase) -> dict[str, float | None]:
-    """Dice and HD95 of lesion and gland, and the predicted lesion volume in cases without a lesion.
-
-    The lesion is part of the gland.
-    """
-    predicted_DHW, true_DHW = output_CDHW.argmax(0), labels(case.gland_DHW, case.lesions_DHW)
-    healthy = not bool((true_DHW == LESION).any())
-    predicted_ml = float((predicted_DHW == LESION).sum()) * math.prod(case.spacing_mm) / MM3_PER_ML
-    return {
-        "lesion_dice": dice(predicted_DHW == LESION, true_DHW == LESION),
-        "gland_dice": dice(predicted_DHW >= GLAND, true_DHW >= GLAND),
-        "false_lesion_volume": predicted_ml if healthy else None,
-        "lesion_hd95": hd95_mm(predicted_DHW == LESION, true_DHW == LESION, case.spacing_mm),
-        "gland_hd95": hd95_mm(predicted_DHW >= GLAND, true_DHW >= GLAND, case.spacing_mm),
-    }
-
-
-def panels(output_CDHW: Tensor, case: PreparedCase) -> list[Panel]:
-    """Slice with most lesion (otherwise most gland): every channel, then reference and prediction as outlines."""
-    predicted_DHW, true_DHW = output_CDHW.argmax(0), labels(case.gland_DHW, case.lesions_DHW)
-    area_D = (true_DHW == LESION).sum((1, 2)) * true_DHW[0].numel() + (true_DHW >= GLAND).sum((1, 2))
-    d = int(area_D.argmax())
-    aspect = case.spacing_mm[1] / case.spacing_mm[2]
-    slices = [channel_HW.numpy() for channel_HW in case.input_CDHW[:, d]]
-    named = zip(case.modalities, slices, strict=True)
-    inputs = [Panel(f"input ({modality})", image_HW, aspect=aspect) for modality, image_HW in named]
-    outlined = [
-        Panel(title, slices[0], outlines=_outlines(labels_DHW[d]), aspect=aspect)
-        for title, labels_DHW in (("reference", true_DHW), ("prediction", predicted_DHW))
-    ]
-    return inputs + outlined
-
-
-def _outlines(labels_HW: Tensor) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.bool_]], ...]:
-    return ((labels_HW >= GLAND).numpy(), (labels_HW == LESION).numpy())
-
-
-SEGMENTATION = Task(
-    spec=SPEC,
-    loss=loss,
-    primary=primary,
-    score=score,
-    panels=panels,
-    naive_baseline=class_frequencies,
-    classes=len(CLASSES),
-)
+def make_segmentation(spec: TaskSpec) -> TrainableTask:
+    """Returns the task for the structures of its parameters."""
+    task = Segmentation(spec)
+    return TrainableTask(
+        spec=spec,
+        loss=task.loss,
+        primary=task.primary,
+        score=task.score,
+        panels=task.panels,
+        naive_baseline=task.class_frequencies,
+        classes=len(spec.structures) + 1,
+    )

@@ -6,20 +6,11 @@ curve is the input's own score.
 
 from __future__ import annotations
 
-from vfmalign.core.domain.declarations import get_declaration
-from vfmalign.core.domain.tasks import SUPER_RESOLUTION as SPEC
-from vfmalign.training.tasks.restoration import Restoration
-from vfmalign.training.tasks.task import Task
+from vfmalign.core.domain.tasks import TaskSpec
+from vfmalign.training.tasks.restoration import make_restoration
+from vfmalign.training.tasks.task import TrainableTask
 
-IMAGES = Restoration(get_declaration("prostate_mpmri").modalities)
 
-SUPER_RESOLUTION = Task(
-    spec=SPEC,
-    loss=IMAGES.loss,
-    primary=IMAGES.primary,
-    score=IMAGES.score,
-    panels=IMAGES.panels,
-    naive_baseline=IMAGES.uncorrected,
-    restores=IMAGES.restores,
-    residual=True,
-)
+def make_super_resolution(spec: TaskSpec) -> TrainableTask:
+    """Returns the task for the modalities of its parameters."""
+    return make_restoration(spec)

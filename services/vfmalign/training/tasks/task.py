@@ -1,4 +1,4 @@
-"""Definition of a task: the head's shape, the loss and the metrics.
+"""What training needs of a task: the head's shape, the loss and the metrics.
 
 Axes: N batch, C channels, D H W.
 """
@@ -16,9 +16,13 @@ from vfmalign.training.data import Batch, PreparedCase
 from vfmalign.training.figures import Panel
 
 
+def _keep_cases(cases: Sequence[PreparedCase]) -> list[PreparedCase]:
+    return list(cases)
+
+
 @dataclass(frozen=True)
-class Task:
-    """One task. An output is (C, D, H, W), or one logit where cases are classified.
+class TrainableTask:
+    """One task on one dataset. An output is (C, D, H, W), or one logit where cases are classified.
 
     Attributes:
         spec: name, input transform, labels, metrics and description of the naive baseline.
@@ -27,10 +31,11 @@ class Task:
         score: every metric of an output and its case, by name.
         panels: images of an output and its case.
         naive_baseline: fits a prediction without a network to the training cases; returns the predictor.
+        prepare: completes all cases of a dataset once they are loaded, in order, such as with their classes.
         classes: channels of a head that classifies voxels; 0 for other tasks.
         restores: modalities that the head predicts, as far as the model's input has them.
         residual: whether the prediction is added to those channels of the input.
-        positives: class of every case of a dataset; None for a task without classes of cases.
+        classifies_cases: whether the head predicts one logit per case.
     """
 
     spec: TaskSpec
@@ -39,7 +44,8 @@ class Task:
     score: Callable[[Tensor, PreparedCase], dict[str, float | None]]
     panels: Callable[[Tensor, PreparedCase], list[Panel]]
     naive_baseline: Callable[[Sequence[PreparedCase]], Callable[[PreparedCase], Tensor]]
+    prepare: Callable[[Sequence[PreparedCase]], list[PreparedCase]] = _keep_cases
     classes: int = 0
     restores: tuple[Modality, ...] = ()
     residual: bool = False
-    positives: Callable[[Sequence[PreparedCase]], list[bool]] | None = None
+    classifies_cases: bool = False

@@ -1,13 +1,15 @@
-"""Modality translation: the ADC map, in 1e-3 mm²/s, from T2W and one high-b DWI volume.
+"""Translation: one modality from others, such as the ADC map from T2W and one high-b DWI volume.
 
-The hidden ADC channel keeps its own units (see `imaging.preprocessing`). The target is therefore the diffusion
-coefficient itself rather than a z-score, whose level would be unknown.
+The hidden channel of the target keeps its own units (see `imaging.preprocessing`). The target is therefore the quantity
+itself rather than a z-score, whose level would be unknown: ADC in 1e-3 mm²/s. The scale of any other modality differs
+from scan to scan and cannot be predicted either; such a target is divided by the mean of its nonzero voxels.
 
-A closed-form ADC needs two b-values: ADC = ln(S0 / Sb) / b. A study contains a single DWI volume, so that S0 is
-missing. T2W takes its place: both show the same proton density weighted by an echo time, S0 ∝ ρ·exp(−TE_dwi / T2) and
-T2W ∝ ρ·exp(−TE_t2w / T2). Then ADC ≈ c0 + c1·ln DWI + c2·ln T2W, with c1 = −1/b and c2 ≈ 1/b in theory if b, both echo
-times and both gains are known. As they are not, every volume is divided by its mean, and the three coefficients are
-fitted to the training cases by least squares.
+The naive baseline is fitted to the training cases by least squares. For ADC it is a closed form. ADC = ln(S0 / Sb) / b
+needs two b-values, and a study contains a single DWI volume, so that S0 is missing. T2W takes its place: both show the
+same proton density weighted by an echo time, S0 ∝ ρ·exp(−TE_dwi / T2) and T2W ∝ ρ·exp(−TE_t2w / T2). Then
+ADC ≈ c0 + c1·ln DWI + c2·ln T2W, with c1 = −1/b and c2 ≈ 1/b in theory if b, both echo times and both gains are known.
+As they are not, every volume is divided by its mean, and the coefficients are fitted. A target of another contrast has
+no such form: it is fitted by the intensities of the inputs and their logarithms.
 
 Axes: D H W; K coefficients.
 """
@@ -15,46 +17,95 @@ Axes: D H W; K coefficients.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from vfmalign.core.domain.declarations import Modality
 from vfmalign.core.domain.errors import BadDataset
-from vfmalign.core.domain.tasks import TRANSLATION as SPEC
+from vfmalign.core.domain.tasks import QUANTITATIVE, TaskSpec
 from vfmalign.training.data import PreparedCase
 from vfmalign.training.tasks.restoration import Restoration
-from vfmalign.training.tasks.task import Task
+from vfmalign.training.tasks.task import TrainableTask
 
-ADC_UNIT = 1000.0
-"""1e-3 mm²/s in units of the stored maps (1e-6 mm²/s)."""
+UNITS: dict[Modality, float] = {"adc": 1000.0}
+"""Unit of the output of a quantitative target in units of the stored maps: 1e-3 mm²/s where maps are in 1e-6 mm²/s."""
 MEDIAN_RANGE = (100.0, 4000.0)
 """Plausible medians of an ADC map in 1e-6 mm²/s: free water at body temperature has 3,000."""
-ADC = Restoration(("adc",), ADC_UNIT)
 
 
-def fit_closed_form(train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
-    """The naive baseline: fit ADC ≈ c0 + c1·ln DWI + c2·ln T2W; where either has no signal, ADC is 0.
+@dataclass(frozen=True)
+class Translation:
+    """Target and naive baseline of a translation.
 
-    Raises:
-        BadDataset: an ADC map is not in 1e-6 mm²/s.
+    Attributes:
+        inputs: modalities to translate from.
+        target: modality to predict.
     """
-    gram_KK, moment_K = torch.zeros(3, 3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    for case in train:
-        check_adc_unit(case)
-        regressors_KDHW, valid_DHW = _regressors(case)
-        adc_DHW = ADC.target(case)[0]
-        fitted_DHW = valid_DHW & (adc_DHW > 0)
-        regressors_KN = regressors_KDHW[:, fitted_DHW]
-        gram_KK += regressors_KN @ regressors_KN.T
-        moment_K += regressors_KN @ adc_DHW[fitted_DHW].double()
-    coefficients_K = torch.linalg.lstsq(gram_KK, moment_K[:, None]).solution[:, 0]
 
-    def predict(case: PreparedCase) -> Tensor:
-        regressors_KDHW, valid_DHW = _regressors(case)
-        adc_DHW = torch.einsum("k,kdhw->dhw", coefficients_K, regressors_KDHW).clamp(min=0).float()
-        return torch.where(valid_DHW, adc_DHW, 0.0)[None]
+    inputs: tuple[Modality, ...]
+    target: Modality
 
-    return predict
+    @property
+    def restoration(self) -> Restoration:
+        """Loss, metrics and panels."""
+        return Restoration((self.target,), UNITS.get(self.target, 1.0))
+
+    def prepare(self, cases: Sequence[PreparedCase]) -> list[PreparedCase]:
+        """Cases whose target is divided by its own mean, unless it is quantitative."""
+        return list(cases) if self.target in QUANTITATIVE else [self._normalise(case) for case in cases]
+
+    def fit(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
+        """The naive baseline: fit the target by least squares; where an input has no signal, it is 0.
+
+        Raises:
+            BadDataset: an ADC map is not in 1e-6 mm²/s.
+        """
+        n_coefficients = len(self._regressors(train[0])[0])
+        gram_KK = torch.zeros(n_coefficients, n_coefficients, dtype=torch.float64)
+        moment_K = torch.zeros(n_coefficients, dtype=torch.float64)
+        for case in train:
+            if self.target == "adc":
+                check_adc_unit(case)
+            regressors_KDHW, valid_DHW = self._regressors(case)
+            target_DHW = self.restoration.target(case)[0]
+            fitted_DHW = valid_DHW & (target_DHW > 0)
+            regressors_KN = regressors_KDHW[:, fitted_DHW]
+            gram_KK += regressors_KN @ regressors_KN.T
+            moment_K += regressors_KN @ target_DHW[fitted_DHW].double()
+        coefficients_K = torch.linalg.lstsq(gram_KK, moment_K[:, None]).solution[:, 0]
+
+        def predict(case: PreparedCase) -> Tensor:
+            regressors_KDHW, valid_DHW = self._regressors(case)
+            target_DHW = torch.einsum("k,kdhw->dhw", coefficients_K, regressors_KDHW).clamp(min=0).float()
+            return torch.where(valid_DHW, target_DHW, 0.0)[None]
+
+        return predict
+
+    def _normalise(self, case: PreparedCase) -> PreparedCase:
+        channel = case.modalities.index(self.target)
+        clean_CDHW = case.clean_CDHW.clone()
+        signal_DHW = clean_CDHW[channel]
+        clean_CDHW[channel] = signal_DHW / signal_DHW[signal_DHW != 0].abs().mean().clamp(min=1e-12)
+        return replace(case, clean_CDHW=clean_CDHW)
+
+    def _regressors(self, case: PreparedCase) -> tuple[Tensor, Tensor]:
+        """Regressors of every voxel, (K, D, H, W), and the mask where all inputs have signal.
+
+        They are 1 and the logarithms of the inputs, and for a target that is no quantity also the inputs, each relative
+        to its volume's mean.
+        """
+        if case.scale is None:
+            raise TypeError("the naive baseline needs the scale between the input and its signal")
+        signal_CDHW = case.scale.invert(case.input_CDHW).double()
+        inputs = [signal_CDHW[case.modalities.index(name)] for name in sorted(self.inputs)]
+        valid_DHW = torch.stack([signal_DHW > 0 for signal_DHW in inputs]).all(0)
+        relative = [torch.where(valid_DHW, s / s[valid_DHW].mean(), 1.0) for s in inputs]
+        regressors = [torch.ones_like(inputs[0]), *(s.log() for s in relative)]
+        if self.target not in QUANTITATIVE:
+            regressors += relative
+        return torch.stack(regressors), valid_DHW
 
 
 def check_adc_unit(case: PreparedCase) -> None:
@@ -63,7 +114,7 @@ def check_adc_unit(case: PreparedCase) -> None:
     Raises:
         BadDataset: with the id of the case.
     """
-    adc_DHW = case.clean_CDHW[ADC.channels(case.modalities)[0]]
+    adc_DHW = case.clean_CDHW[case.modalities.index("adc")]
     median = float(adc_DHW[adc_DHW != 0].median())
     if not MEDIAN_RANGE[0] <= median <= MEDIAN_RANGE[1]:
         raise BadDataset(
@@ -73,23 +124,19 @@ def check_adc_unit(case: PreparedCase) -> None:
         )
 
 
-def _regressors(case: PreparedCase) -> tuple[Tensor, Tensor]:
-    """1, ln DWI and ln T2W of every voxel, relative to the volume's mean, and the mask where both have signal."""
-    if case.scale is None:
-        raise TypeError("the closed form needs the scale between the input and its signal")
-    signal_CDHW = case.scale.invert(case.input_CDHW).double()
-    dwi_DHW, t2w_DHW = (signal_CDHW[case.modalities.index(name)] for name in ("dwi", "t2w"))
-    valid_DHW = (dwi_DHW > 0) & (t2w_DHW > 0)
-    logs = [torch.where(valid_DHW, s / s[valid_DHW].mean(), 1.0).log() for s in (dwi_DHW, t2w_DHW)]
-    return torch.stack([torch.ones_like(dwi_DHW), *logs]), valid_DHW
-
-
-TRANSLATION = Task(
-    spec=SPEC,
-    loss=ADC.loss,
-    primary=ADC.primary,
-    score=ADC.score,
-    panels=ADC.panels,
-    naive_baseline=fit_closed_form,
-    restores=ADC.restores,
-)
+def make_translation(spec: TaskSpec) -> TrainableTask:
+    """Returns the task for the modalities of its parameters."""
+    if not spec.parameters.target:
+        raise TypeError("a translation has a target")
+    task = Translation(spec.parameters.inputs, spec.parameters.target)
+    restoration = task.restoration
+    return TrainableTask(
+        spec=spec,
+        loss=restoration.loss,
+        primary=restoration.primary,
+        score=restoration.score,
+        panels=restoration.panels,
+        naive_baseline=task.fit,
+        prepare=task.prepare,
+        restores=spec.restores,
+    )

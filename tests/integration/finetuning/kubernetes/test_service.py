@@ -27,7 +27,7 @@ async def test_jobs_outlive_the_service_and_say_what_they_wait_for(service: Any,
     job, name = f"{service.prefix}-far", f"vfmalign-{service.prefix}-far-1"
     request = finetuning_pb2.GetJobRequest(job_id=job)
     spec = finetuning_pb2.JobSpec(
-        kind=finetuning_pb2.JOB_KIND_FINETUNE, dataset_id="demo", model_id="vfm", task="segmentation", seed=5
+        kind=finetuning_pb2.JOB_KIND_FINETUNE, dataset_id="demo", model_id="vfm", task={"name": "segmentation"}, seed=5
     )
 
     async def until(condition: Any) -> finetuning_pb2.Job:

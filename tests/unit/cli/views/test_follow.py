@@ -56,8 +56,8 @@ def test_every_validation_is_shown_once(output: Output, said: Said) -> None:
         view.show_job(job(2, "succeeded"))
     lines = said()
     assert len(lines) == 3
-    assert lines[0].split() == ["scratch", "epoch", "0/5", "before", "training", "validation", "lesion_dice", "0.0000"]
-    assert lines[2].split() == ["scratch", "epoch", "2/5", "loss", "1.0000", "validation", "lesion_dice", "0.2000"]
+    assert lines[0].split() == ["scratch", "epoch", "0/5", "before", "training", "validation", "dice", "0.0000"]
+    assert lines[2].split() == ["scratch", "epoch", "2/5", "loss", "1.0000", "validation", "dice", "0.2000"]
 
 
 def test_a_finished_stage_is_shown_once_with_its_time_and_attempts(output: Output, said: Said) -> None:

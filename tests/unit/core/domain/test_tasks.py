@@ -1,32 +1,196 @@
-"""What a task asks of a model's input."""
+"""What a task needs of a model and a dataset, and how its parameters are resolved."""
+
+import re
 
 import pytest
+from tests.prostate import PROSTATE, SPECS
 
-from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.tasks import TASKS
+from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
+from vfmalign.core.domain.declarations import CaseClass, DatasetDeclaration, LabelMap, TaskParameters
+from vfmalign.core.domain.errors import BadDataset, BadOption
+from vfmalign.core.domain.tasks import get_task_spec
+
+BRAIN = DatasetDeclaration(
+    name="brain",
+    modalities=("t1w", "flair", "t2w"),
+    labels=(
+        LabelMap(name="hippocampus", values={1: "anterior", 2: "posterior"}),
+        LabelMap(name="tumour", values={1: "edema", 2: "core", 4: "core"}, may_be_empty=True, weight=3.0),
+        LabelMap(name="mask", values={1: "brain"}),
+    ),
+    classes=(CaseClass(name="disease"), CaseClass(name="malignant", label="tumour", at_least=2)),
+    defaults={"segmentation": TaskParameters(labels=("hippocampus",), structures=("anterior",))},
+)
+
+
+def get_metrics(task, declaration=BRAIN):
+    return [metric.name for metric in get_task_spec(task, declaration).metrics]
+
+
+# --- prostate mpMRI ---------------------------------------------------------------------------------------------------
 
 
 def test_a_model_without_the_channel_that_a_task_is_about_is_refused():
     for name in ("segmentation", "super_resolution", "classification"):
-        TASKS[name].check_input("m", ("t2w",))
-    TASKS["distortion"].check_input("m", ("dwi", "t2w"))
-    TASKS["translation"].check_input("m", ("adc", "dwi", "t2w"))
+        SPECS[name].check_input("m", ("t2w",))
+    SPECS["distortion"].check_input("m", ("dwi", "t2w"))
+    SPECS["translation"].check_input("m", ("adc", "dwi", "t2w"))
     with pytest.raises(BadOption, match="distortion needs dwi, which provicnet_t2w does not take as input"):
-        TASKS["distortion"].check_input("provicnet_t2w", ("t2w",))
+        SPECS["distortion"].check_input("provicnet_t2w", ("t2w",))
     with pytest.raises(BadOption, match="choose a model with the modalities t2w, dwi, adc"):
-        TASKS["translation"].check_input("m", ("t2w", "dwi"))
+        SPECS["translation"].check_input("m", ("t2w", "dwi"))
+    with pytest.raises(BadOption, match="restores t2w, dwi, adc, of which m takes none"):
+        SPECS["super_resolution"].check_input("m", ("t1w",))
 
 
 def test_every_task_names_its_naive_baseline_and_its_metrics_once():
-    for task in TASKS.values():
+    for task in SPECS.values():
         assert task.naive_baseline
         names = [metric.name for metric in task.metrics]
         assert len(set(names)) == len(names)
 
 
 def test_every_metric_has_its_smallest_relevant_difference():
-    differences = {metric.name: metric.smallest_difference for task in TASKS.values() for metric in task.metrics}
+    differences = {metric.name: metric.smallest_difference for task in SPECS.values() for metric in task.metrics}
     assert differences == {
         "lesion_dice": 0.01, "gland_dice": 0.01, "false_lesion_volume": 0.1, "lesion_hd95": 1.0, "gland_hd95": 1.0,
         "psnr": 0.1, "ssim": 0.002, "auroc": 0.01, "balanced_accuracy": 0.01,
     }  # fmt: skip
+
+
+def test_the_defaults_of_prostate_mpmri_are_its_tasks():
+    assert get_metrics("segmentation", PROSTATE) == [
+        "lesion_dice", "gland_dice", "false_lesion_volume", "lesion_hd95", "gland_hd95",
+    ]  # fmt: skip
+    assert {name: spec.input_transform for name, spec in SPECS.items()} == {
+        "segmentation": "identity",
+        "super_resolution": "half_resolution",
+        "distortion": "distorted_diffusion",
+        "translation": "hidden_adc",
+        "classification": "identity",
+    }
+    explicit = {
+        "segmentation": "segmentation:label=gland+lesions,structure=lesion+gland",
+        "super_resolution": "super_resolution:modality=adc+t2w+dwi",
+        "distortion": "distortion:modality=dwi",
+        "translation": "translation:from=dwi+t2w,to=adc",
+        "classification": "classification:class=significant_cancer",
+    }
+    for name, text in explicit.items():
+        resolved = get_task_spec(text, PROSTATE)
+        assert (resolved.input_transform, resolved.metrics) == (SPECS[name].input_transform, SPECS[name].metrics)
+    assert get_task_spec(explicit["translation"], PROSTATE) == SPECS["translation"], "modalities have no order"
+
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+
+def test_a_segmentation_has_metrics_for_each_structure():
+    assert get_metrics("segmentation:label=hippocampus") == [
+        "mean_dice", "anterior_dice", "posterior_dice", "anterior_hd95", "posterior_hd95",
+    ]  # fmt: skip
+    assert get_metrics("segmentation:label=hippocampus,structure=posterior") == ["posterior_dice", "posterior_hd95"]
+    weighted = get_metrics("segmentation:label=mask+tumour")
+    assert weighted[:5] == ["core_dice", "edema_dice", "brain_dice", "false_core_volume", "false_edema_volume"]
+    assert get_metrics("segmentation:label=tumour+mask")[0] == "mean_dice", "the last structure drawn has no weight"
+
+
+def test_structures_are_drawn_in_the_order_of_the_maps():
+    spec = get_task_spec("segmentation:label=mask+tumour", BRAIN)
+    assert [(s.name, s.label, s.values) for s in spec.structures] == [
+        ("brain", "mask", ()),
+        ("edema", "tumour", (1,)),
+        ("core", "tumour", (2, 4)),
+    ]
+    only_core = get_task_spec("segmentation:label=mask+tumour,structure=core", BRAIN)
+    assert [label.name for label in only_core.labels] == ["tumour"], "maps without a wanted structure are not read"
+
+
+def test_empty_parameters_take_the_defaults_of_the_dataset():
+    assert get_metrics("segmentation") == ["anterior_dice", "anterior_hd95"]
+    assert get_metrics("segmentation:structure=posterior") == ["posterior_dice", "posterior_hd95"]
+    assert len(get_task_spec("segmentation:label=hippocampus", BRAIN).structures) == 2, "the default is of other maps"
+
+
+def test_tasks_on_images_name_their_modalities():
+    super_resolution = get_task_spec("super_resolution:modality=t1w", BRAIN)
+    assert (super_resolution.input_transform, super_resolution.modalities) == ("half_resolution:t1w", ("t1w",))
+    every = get_task_spec("super_resolution:modality=t2w+t1w+flair", BRAIN)
+    assert (every.input_transform, every.modalities) == ("half_resolution", ())
+    distortion = get_task_spec("distortion:modality=t2w+flair", BRAIN)
+    assert (distortion.input_transform, distortion.naive_baseline) == (
+        "distorted:flair+t2w",
+        "the uncorrected FLAIR, T2W",
+    )
+    translation = get_task_spec("translation:from=t1w,to=t2w", BRAIN)
+    assert (translation.input_transform, translation.modalities) == ("hidden:flair+t2w", ("t1w", "t2w"))
+    assert translation.naive_baseline == (
+        "least squares: T2W linear in T1W and their logarithms, fitted on the training cases"
+    )
+
+
+def test_a_class_is_stated_by_cases_or_derives_from_a_label_map():
+    stated = get_task_spec("classification:class=disease", BRAIN)
+    derived = get_task_spec("classification:class=malignant", BRAIN)
+    assert (stated.labels, derived.labels) == ((), (BRAIN.labels[1],))
+    assert stated.case_class == BRAIN.classes[0]
+
+
+@pytest.mark.parametrize(
+    ("task", "field", "message"),
+    [
+        ("astrology", "task.name", "unknown task 'astrology'; choose one of segmentation, super_resolution"),
+        ("classification", "task.parameters.class_name", "brain has no default; choose from disease"),
+        ("translation:to=t2w", "task.parameters.inputs", "no default; choose from t1w, flair, t2w"),
+        ("distortion", "task.parameters.modalities", "distortion needs modalities"),
+        ("segmentation:label=liver", "task.parameters.labels", "liver is no label map of brain; choose from"),
+        ("segmentation:structure=core", "task.parameters.structures", "core is no structure of hippocampus"),
+        ("segmentation:label=mask+mask", "task.parameters.labels", "mask is named twice"),
+        ("classification:class=age", "task.parameters.class_name", "age is no class of brain; choose from disease"),
+        ("super_resolution:modality=adc", "task.parameters.modalities", "adc is no modality of brain; choose from t1w"),
+        ("translation:from=t1w+t2w,to=t2w", "task.parameters.target", "t2w is both the target and an input"),
+        ("classification:class=disease,label=mask", "task.parameters.labels", "classification does not use labels"),
+        ("distortion:modality=t1w,to=t2w", "task.parameters.target", "leave it empty; distortion uses modalities"),
+    ],
+)  # fmt: skip
+def test_a_parameter_that_does_not_fit_is_refused_by_name(task, field, message):
+    with pytest.raises(BadOption, match=re.escape(message)) as caught:
+        get_task_spec(task, BRAIN)
+    assert caught.value.field == field
+
+
+def test_structures_of_one_name_and_one_called_mean_are_refused():
+    twice = DatasetDeclaration(
+        name="x",
+        modalities=("ct",),
+        labels=(LabelMap(name="a", values={1: "bone"}), LabelMap(name="b", values={1: "bone"})),
+    )
+    with pytest.raises(BadOption, match="structures of one name"):
+        get_task_spec("segmentation:label=a+b", twice)
+    mean = DatasetDeclaration(
+        name="x", modalities=("ct",), labels=(LabelMap(name="a", values={1: "mean", 2: "median"}),)
+    )
+    with pytest.raises(BadOption, match="a structure is called mean"):
+        get_task_spec("segmentation:label=a", mean)
+
+
+def test_a_dataset_that_declares_nothing_of_a_kind_is_named():
+    bare = DatasetDeclaration(name="bare", modalities=("ct",))
+    with pytest.raises(BadOption, match=r"needs labels.*choose another dataset: it declares no label map"):
+        get_task_spec("segmentation", bare)
+
+
+def make_dataset(**case):
+    volumes = {kind: VolumeRef(key=f"k/{kind}", sha256="a" * 64) for kind in ("t1w", "flair", "t2w", "hippocampus")}
+    fields = {"volumes": volumes, "classes": {"disease": True}} | case
+    cases = {split: (Case(id=split, group=split, **fields),) for split in ("train", "val", "test")}
+    return DatasetManifest(id="brains", declaration=BRAIN, **cases)
+
+
+def test_a_case_without_what_the_task_needs_is_named():
+    for task in ("segmentation", "classification:class=disease", "super_resolution:modality=t1w"):
+        get_task_spec(task, BRAIN).check_cases(make_dataset())
+    with pytest.raises(BadDataset, match="brains: segmentation needs mask, which case train of train does not have"):
+        get_task_spec("segmentation:label=mask", BRAIN).check_cases(make_dataset())
+    with pytest.raises(BadDataset, match="classification needs disease"):
+        get_task_spec("classification:class=disease", BRAIN).check_cases(make_dataset(classes={}))

@@ -1,13 +1,13 @@
 """Metrics of a report have the smallest relevant differences that the verdict was decided with."""
 
 import pytest
+from tests.prostate import SPECS
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.domain.jobs import JobResult
-from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.finetuning.checks.reporting import set_smallest_differences
 
-METRICS = get_task_spec("segmentation").metrics
+METRICS = SPECS["segmentation"].metrics
 WITHOUT = tuple(metric.model_copy(update={"smallest_difference": 0.0}) for metric in METRICS)
 
 

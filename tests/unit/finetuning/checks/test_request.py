@@ -54,7 +54,9 @@ def test_only_the_pretrained_network_of_a_check_is_probed():
 
 
 def test_zeros_take_the_defaults_that_the_api_states():
-    spec = CheckSpec.from_proto(alignment_pb2.CheckSpec(model_id="vfm", dataset_id="demo", task="segmentation"))
+    spec = CheckSpec.from_proto(
+        alignment_pb2.CheckSpec(model_id="vfm", dataset_id="demo", task={"name": "segmentation"})
+    )
     assert (spec.permutations, spec.bootstrap_resamples, spec.interval_level) == (1000, 2000, 0.95)
     assert spec.scratch_recipe is None
     assert spec.recipe == Recipe()
@@ -62,7 +64,7 @@ def test_zeros_take_the_defaults_that_the_api_states():
 
 def test_a_patch_shape_has_three_axes():
     recipe = finetuning_pb2.Recipe(patch_shape_dhw=[8, 8])
-    message = alignment_pb2.CheckSpec(model_id="m", dataset_id="d", task="segmentation", recipe=recipe)
+    message = alignment_pb2.CheckSpec(model_id="m", dataset_id="d", task={"name": "segmentation"}, recipe=recipe)
     with pytest.raises(BadOption, match="expected no size or 3 sizes, got 2") as caught:
         CheckSpec.from_proto(message, "spec")
     assert caught.value.field == "spec.recipe.patch_shape_dhw"
@@ -100,3 +102,18 @@ def test_seeds_beyond_the_largest_are_refused():
     check_spec(make_spec(seed=2**63 - 3, seeds=3))
     with pytest.raises(BadOption, match="3 seeds from 9223372036854775806 exceed"):
         check_spec(make_spec(seed=2**63 - 2, seeds=3))
+
+
+def test_a_stored_spec_without_parameters_keeps_its_content_and_digest():
+    content = json.loads(make_spec().to_json())
+    assert content["task"] == "segmentation", "as before tasks had parameters"
+    assert CheckSpec.model_validate(content) == make_spec()
+    with_parameters = CheckSpec(model_id="vfm", dataset_id="demo", task="segmentation:label=gland,structure=gland")
+    assert json.loads(with_parameters.to_json())["task"] == "segmentation:label=gland,structure=gland"
+    assert is_same_spec(with_parameters.to_json(), with_parameters)
+    assert not is_same_spec(make_spec().to_json(), with_parameters)
+
+
+def test_a_task_is_checked_before_its_dataset_is_read():
+    with pytest.raises(BadOption, match="segmentation does not use class_name"):
+        check_spec(CheckSpec(model_id="vfm", dataset_id="demo", task="segmentation:class=x"))

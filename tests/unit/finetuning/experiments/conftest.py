@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from tests.prostate import SPECS
 
 from vfmalign.client.messages.checks import Curve, Probe, Steps
 from vfmalign.client.messages.common import Estimate, Interval, absent
 from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.core.domain.jobs import CaseScore, JobProgress
-from vfmalign.core.domain.tasks import TASKS, get_task_spec
 from vfmalign.finetuning.analysis.convergence import measure_convergence
 from vfmalign.finetuning.analysis.gain import estimate_gain, pair_scores
 from vfmalign.finetuning.experiments.analysis.cells import Cell, Flags, MissingCell
@@ -65,7 +65,7 @@ def _cases(rng, metric, level, patients, boost):
 def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes):
     """`place` of the model: the higher, the more its features move and the less it gains, up to `noise`."""
     rng = np.random.default_rng([abs(stable_hash(model)), abs(stable_hash(task)), seed])
-    metric = get_task_spec(task).primary_metric
+    metric = SPECS[task].primary_metric
     level = LEVEL[task]
     shift = 0.02 + 0.05 * place + abs(rng.normal(0, 0.004))
     boost = 0.25 - 0.4 * place / models + rng.normal(0, noise)
@@ -143,7 +143,7 @@ def make_cells():
         return [
             _cell(model, task, seed, place=place, **fields)
             for place, model in enumerate(list(MODELS)[:models])
-            for task in list(TASKS)[:tasks]
+            for task in list(SPECS)[:tasks]
             for seed in range(1, seeds + 1)
         ]
 

@@ -48,7 +48,8 @@ def card(name, modalities=("t2w", "dwi", "adc"), sha256="c" * 64):
 def stored(store):
     def case(name):
         digest = hashlib.sha256(name.encode()).hexdigest()
-        return Case(id=name, group=name, volumes={"t2w": VolumeRef(key=f"volumes/{name}", sha256=digest)})
+        volumes = {kind: VolumeRef(key=f"volumes/{name}", sha256=digest) for kind in ("t2w", "gland", "lesions")}
+        return Case(id=name, group=name, volumes=volumes)
 
     def cases(split, count):
         return tuple(case(f"{split}-{i}") for i in range(count))
@@ -100,7 +101,7 @@ def test_long_ids_of_checks_are_cut_and_stay_apart():
         ({"model_ids": ["m1", "m1"]}, "spec.model_ids", "'m1' is named twice; name each model once"),
         ({"tasks": ["segmentation", "segmentation"]}, "spec.tasks", "named twice"),
         ({"seeds": [3, 3]}, "spec.seeds", "named twice"),
-        ({"tasks": ["astrology"]}, "task", "choose one of segmentation"),
+        ({"tasks": ["astrology"]}, "task.name", "choose one of segmentation"),
         ({"model_ids": [f"m{i}" for i in range(33)]}, "spec.model_ids", "more than 32; create several experiments"),
         ({"seeds": range(501)}, "spec", "1,002 cells, more than 1,000"),
         ({"seeds": [-1]}, "spec.seeds.0", "at least 0"),
@@ -121,6 +122,7 @@ def test_long_ids_of_checks_are_cut_and_stay_apart():
 )
 def test_specs_that_can_never_succeed_are_rejected_with_the_field(change, field, words):
     values = {"model_ids": ["m1", "m2"], "dataset_id": "d", "tasks": ["segmentation"]} | change
+    values["tasks"] = [{"name": name} for name in values["tasks"]]
     with pytest.raises(BadOption) as caught:
         check_experiment_spec(ExperimentSpec.from_proto(experiment_pb2.ExperimentSpec(**values), "spec"))
     assert caught.value.field == field
@@ -128,7 +130,7 @@ def test_specs_that_can_never_succeed_are_rejected_with_the_field(change, field,
 
 
 def test_zero_and_empty_take_the_defaults():
-    message = experiment_pb2.ExperimentSpec(model_ids=["m1"], dataset_id="d", tasks=["segmentation"])
+    message = experiment_pb2.ExperimentSpec(model_ids=["m1"], dataset_id="d", tasks=[{"name": "segmentation"}])
     spec = ExperimentSpec.from_proto(message)
     assert (spec.seeds, spec.max_running, spec.permutations, spec.bootstrap_resamples) == ((0,), 2, 1000, 2000)
     assert spec.interval_level == 0.95
@@ -169,10 +171,9 @@ def smallest_differences(**values):
     return tuple(SmallestDifference(metric=metric, value=value) for metric, value in values.items())
 
 
-def test_a_cell_s_check_has_the_smallest_difference_of_its_task_s_metric():
+def test_a_cell_s_check_has_the_smallest_difference_of_its_task_s_metric(stored):
     spec = make_spec(smallest_differences=smallest_differences(psnr=0.5))
-    check_experiment_spec(spec)
-    requests = {cell.task: cell.request for cell in plan_cells("s", spec, PINNED)}
+    requests = {cell.task: cell.request for cell in plan_cells("s", spec, pin_inputs(stored, spec))}
     assert requests["distortion"].smallest_difference == 0.5
     assert requests["segmentation"].smallest_difference == 0.0
 
@@ -186,10 +187,37 @@ def test_a_cell_s_check_has_the_smallest_difference_of_its_task_s_metric():
         (["psnr", "psnr"], "a metric is named twice", "name each metric once"),
     ],
 )
-def test_smallest_differences_are_of_the_tasks_primary_metrics_once(metrics, message, remedy):
+def test_smallest_differences_are_of_the_tasks_primary_metrics_once(stored, metrics, message, remedy):
     spec = make_spec(smallest_differences=tuple(SmallestDifference(metric=metric, value=0.1) for metric in metrics))
     with pytest.raises(BadOption) as caught:
-        check_experiment_spec(spec)
+        pin_inputs(stored, spec)
     assert caught.value.field == "spec.smallest_differences"
     assert message in caught.value.message
     assert caught.value.remedy == remedy
+
+
+def test_tasks_with_parameters_are_cells_of_their_own(stored):
+    tasks = ("segmentation", "segmentation:structure=lesion", "translation:from=t2w+dwi,to=adc")
+    spec = make_spec(tasks=tasks, model_ids=("m1",), seeds=(1,))
+    pinned = pin_inputs(stored, spec)
+    assert pinned.primary_metrics == ("lesion_dice", "lesion_dice", "psnr")
+    cells = plan_cells("s", spec, pinned)
+    assert [cell.task for cell in cells] == list(tasks)
+    assert [cell.check_id for cell in cells] == [
+        "s-segmentation-m1-1",
+        "s-segmentation.structure-lesion-m1-1",
+        "s-translation.from-t2w-dwi.to-adc-m1-1",
+    ]
+
+
+def test_a_task_that_is_the_default_of_the_dataset_is_not_run_twice(stored):
+    with pytest.raises(BadOption, match="are one task with the defaults of d; name it once"):
+        pin_inputs(stored, make_spec(tasks=("segmentation", "segmentation:label=gland+lesions")))
+
+
+def test_a_parameter_that_the_dataset_does_not_declare_is_refused(stored):
+    with pytest.raises(BadOption, match="liver is no label map of prostate_mpmri") as caught:
+        pin_inputs(stored, make_spec(tasks=("segmentation:label=liver",)))
+    assert caught.value.field == "task.parameters.labels"
+    with pytest.raises(BadOption, match="does not use modalities"):
+        check_experiment_spec(make_spec(tasks=("segmentation:modality=t2w",)))

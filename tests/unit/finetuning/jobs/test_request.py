@@ -3,6 +3,7 @@
 import pytest
 
 from vfmalign.client.messages.jobs import JobSpec, Recipe
+from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.recipes import get_finetuning_recipe
@@ -54,7 +55,7 @@ def test_specs_of_the_three_networks():
 def digest_of(network, card=CARD, digest="d" * 64, name="a", **changes):
     request = JobSpec(kind="finetune", dataset_id="demo", network=network, model_id=card.id, task="segmentation")
     request = request.model_copy(update=changes)
-    recipe = apply_recipe(request.recipe, get_finetuning_recipe(network, request.task, "demo"))
+    recipe = apply_recipe(request.recipe, get_finetuning_recipe(network, request.task.name, "demo"))
     return baseline_digest(finetuning_spec(name, request, card, digest, recipe), card)
 
 
@@ -65,7 +66,7 @@ def test_baselines_are_the_same_whatever_model_is_checked_against_them(network):
     assert digest_of(network) == digest_of(network, name="b") == digest_of(network, other, model_id="another")
     different = {
         "data": digest_of(network, digest="f" * 64),
-        "task": digest_of(network, task="translation"),
+        "task": digest_of(network, task=Task.parse("translation")),
         "seed": digest_of(network, seed=1),
         "recipe": digest_of(network, recipe=Recipe(epochs=3)),
         "input": digest_of(

@@ -2,17 +2,17 @@
 
 import numpy as np
 import pytest
+from tests.prostate import SPECS
 
 from vfmalign.client.messages.checks import Steps
 from vfmalign.core.domain.jobs import CaseScore
-from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain, pair_seeds
 from vfmalign.finetuning.analysis.records import SeedResult
 from vfmalign.finetuning.analysis.seed_variation import summarise_seeds
 from vfmalign.finetuning.reports.html import number_rows, render
 from vfmalign.finetuning.reports.seed_rows import list_component_rows, list_seed_notes, list_seed_rows
 
-METRIC = get_task_spec("segmentation").metrics[0]
+METRIC = SPECS["segmentation"].metrics[0]
 
 
 def scores(values):

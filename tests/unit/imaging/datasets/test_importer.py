@@ -8,6 +8,7 @@ import stat
 import nibabel as nib
 import numpy as np
 import pytest
+from tests.prostate import PROSTATE
 
 from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, DataLoss, NotFound
 from vfmalign.core.domain.models import PreprocessingSpec
@@ -260,6 +261,8 @@ def test_the_real_case(memory_store, picai, picai_folder, tmp_path):
     for kind, volume in picai.items():
         np.testing.assert_array_equal(volumes[kind].array_XYZ, volume.array_XYZ)
     prepared = prepare_study(
-        volumes, PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
+        volumes,
+        PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)),
+        labels=PROSTATE.labels,
     )
-    assert set(prepared.lesions_DHW.unique().tolist()) == {0, 3}
+    assert set(prepared.labels["lesions"].unique().tolist()) == {0, 3}

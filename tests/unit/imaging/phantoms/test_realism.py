@@ -6,6 +6,7 @@ over 16 cases is compared, not every case; the tolerances are about the spread b
 
 import numpy as np
 import pytest
+from tests.prostate import PROSTATE
 
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.imaging.grid import common_grid, resample
@@ -23,7 +24,7 @@ def measure(volumes, degrade=None):
     """What the tests compare, by modality, in units of the healthy gland's median (spectra: power of z-scores)."""
     grid = common_grid(volumes["t2w"], CPU_SIZED.spacing_mm)
     arrays = {k: resample(v, grid, labels=k in LABEL_KINDS) for k, v in volumes.items()}
-    prepared = prepare_study(volumes, CPU_SIZED)
+    prepared = prepare_study(volumes, CPU_SIZED, labels=PROSTATE.labels)
     gland, lesions = arrays["gland"] > 0, arrays["lesions"]
     found = {}
     for channel, kind in enumerate(MODALITIES):
@@ -36,7 +37,7 @@ def measure(volumes, degrade=None):
             "field": np.quantile(image, (0.75, 0.95)) / unit,
             "empty": (image < 0.05 * unit).mean(),
             "lesion": np.median(image[lesions == 3]) / unit if (lesions == 3).sum() > 30 else np.nan,
-            "spectrum": radial_spectrum(channel_DHW, prepared.gland_DHW.numpy())[: USABLE_BANDS[kind]],
+            "spectrum": radial_spectrum(channel_DHW, prepared.labels["gland"].numpy())[: USABLE_BANDS[kind]],
         }
     return found
 

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from tests.prostate import PROSTATE
 
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.imaging.grid import Grid, common_grid, coverage, resample
@@ -80,8 +81,8 @@ def test_glands_are_of_human_size_and_fit_the_crop(cases):
         assert set(np.unique(gland)) == {0.0, 1.0}
         millilitres = gland.sum() * 0.7 * 0.7 * 3.0 / 1000
         assert 15 < millilitres < 65
-        prepared = prepare_study(case.volumes, CPU_SIZED)
-        assert float(prepared.gland_DHW.sum()) * 3.0 / 1000 > 0.95 * millilitres
+        prepared = prepare_study(case.volumes, CPU_SIZED, labels=PROSTATE.labels)
+        assert float(prepared.labels["gland"].sum()) * 3.0 / 1000 > 0.95 * millilitres
 
 
 def test_lesions_lie_in_the_gland_and_carry_grades(cases):
@@ -125,8 +126,8 @@ def test_the_peripheral_zone_is_brighter_than_the_transition_zone(cases):
     """On T2w the gland's back is brighter than its middle, as in any prostate: the crescent of the peripheral zone."""
     brighter = 0
     for case in cases:
-        prepared = prepare_study(case.volumes, CPU_SIZED)
-        inside = (prepared.gland_DHW > 0) & (prepared.lesions_DHW == 0)
+        prepared = prepare_study(case.volumes, CPU_SIZED, labels=PROSTATE.labels)
+        inside = (prepared.labels["gland"] > 0) & (prepared.labels["lesions"] == 0)
         rows = inside.nonzero()[:, 1].float()
         row = torch.arange(64.0)[None, :, None]
         back, middle = inside & (row > float(rows.quantile(0.8))), inside & (row < float(rows.quantile(0.5)))
@@ -143,8 +144,8 @@ def test_no_modality_follows_from_the_others(cases):
     """
     left = []
     for case in cases[:8]:
-        prepared = prepare_study(case.volumes, CPU_SIZED)
-        values_NC = prepared.clean_CDHW.numpy()[:, prepared.gland_DHW.numpy() > 0].T.astype(np.float64)
+        prepared = prepare_study(case.volumes, CPU_SIZED, labels=PROSTATE.labels)
+        values_NC = prepared.clean_CDHW.numpy()[:, prepared.labels["gland"].numpy() > 0].T.astype(np.float64)
         design = np.column_stack([np.ones(len(values_NC)), values_NC[:, 1:], values_NC[:, 1:] ** 2])
         fit, *_ = np.linalg.lstsq(design, values_NC[:, 0], rcond=None)
         left.append(1 - np.var(design @ fit) / np.var(values_NC[:, 0]))

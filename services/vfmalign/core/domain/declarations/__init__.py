@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import resources
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -15,6 +15,9 @@ VOLUME_PATTERN = r"^[a-z][a-z0-9_]{0,31}$"
 VolumeKind = Annotated[str, StringConstraints(pattern=VOLUME_PATTERN)]
 """What a volume shows: the id of a modality or of a label map, in lower case."""
 Modality = VolumeKind
+OPTIONAL_VOLUME_PATTERN = r"^([a-z][a-z0-9_]{0,31})?$"
+OptionalKind = Annotated[str, StringConstraints(pattern=OPTIONAL_VOLUME_PATTERN)]
+"""An id of such a form, or empty for none."""
 MAX_MODALITIES = 16
 MAX_LABEL_MAPS = 16
 MAX_CLASSES = 64
@@ -39,7 +42,7 @@ class LabelMap(Record):
     values: dict[Annotated[int, Field(ge=1, le=255)], VolumeKind] = Field(min_length=1)
     may_be_empty: bool = False
     weight: float = Field(default=1.0, gt=0.0, le=1000.0)
-    within: VolumeKind | Literal[""] = ""
+    within: OptionalKind = ""
 
     @property
     def structures(self) -> tuple[str, ...]:
@@ -58,7 +61,7 @@ class CaseClass(Record):
     """
 
     name: VolumeKind
-    label: VolumeKind | Literal[""] = ""
+    label: OptionalKind = ""
     at_least: int = Field(default=1, ge=1, le=255)
 
 
@@ -76,9 +79,9 @@ class TaskParameters(Record):
 
     labels: tuple[VolumeKind, ...] = Field(default=(), max_length=MAX_LABEL_MAPS)
     structures: tuple[VolumeKind, ...] = Field(default=(), max_length=MAX_STRUCTURES)
-    class_name: VolumeKind | Literal[""] = ""
+    class_name: OptionalKind = ""
     inputs: tuple[VolumeKind, ...] = Field(default=(), max_length=MAX_MODALITIES)
-    target: VolumeKind | Literal[""] = ""
+    target: OptionalKind = ""
     modalities: tuple[VolumeKind, ...] = Field(default=(), max_length=MAX_MODALITIES)
 
 

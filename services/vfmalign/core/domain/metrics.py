@@ -1,0 +1,120 @@
+"""Metrics of the tasks, and the structures that a segmentation is scored on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vfmalign.core.domain.declarations import VolumeKind
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.jobs import MetricSpec
+
+# The smallest relevant differences are those at which readers of a comparison of networks would begin to prefer one.
+# False volume: a fifth of the 0.5 mL from which a prostate cancer counts as significant by volume (Stamey et al.,
+# Cancer 71, 1993).
+IMAGE_METRICS = (
+    MetricSpec(name="psnr", unit="dB", higher_is_better=True, floor=1.0, smallest_difference=0.1),
+    MetricSpec(name="ssim", unit="", higher_is_better=True, floor=0.05, smallest_difference=0.002),
+)
+CLASSIFICATION_METRICS = (
+    MetricSpec(name="auroc", unit="", higher_is_better=True, floor=0.05, smallest_difference=0.01, of_set="auroc"),
+    MetricSpec(
+        name="balanced_accuracy",
+        unit="",
+        higher_is_better=True,
+        floor=0.05,
+        smallest_difference=0.01,
+        of_set="balanced_accuracy",
+    ),
+)
+MEAN_DICE = "mean_dice"
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A structure that a segmentation predicts.
+
+    Attributes:
+        name: name of the structure.
+        label: label map that shows it.
+        values: its values in the map; empty where every value above 0 is the structure.
+        may_be_empty: True where a case may lack the structure.
+        weight: its weight in the loss.
+        within: label map of the structure that holds it; empty for none.
+    """
+
+    name: VolumeKind
+    label: VolumeKind
+    values: tuple[int, ...]
+    may_be_empty: bool
+    weight: float
+    within: str
+
+
+def get_segmentation_metrics(structures: Sequence[Structure]) -> tuple[MetricSpec, ...]:
+    """Returns the metrics of a segmentation, the primary one first.
+
+    The primary metric is the Dice of the last structure drawn where that one is weighted or alone, and else the mean
+    Dice over all structures. The others follow map by map, the map drawn last first.
+
+    Raises:
+        BadOption: two metrics would have one name.
+    """
+    maps = list(dict.fromkeys(structure.label for structure in structures))
+    ordered = [structure for label in reversed(maps) for structure in structures if structure.label == label]
+    last = structures[-1]
+    if last.weight > 1.0 or len(structures) == 1:
+        ordered = [last, *(structure for structure in ordered if structure is not last)]
+        metrics = []
+    else:
+        metrics = [_dice(MEAN_DICE, "mean over the structures that the reference has")]
+    metrics += [_dice(f"{structure.name}_dice", _describe_dice(structure)) for structure in ordered]
+    metrics += [_false_volume(structure.name) for structure in ordered if structure.may_be_empty]
+    metrics += [_hd95(structure.name) for structure in ordered]
+    names = [metric.name for metric in metrics]
+    if len(set(names)) != len(names):
+        raise BadOption(
+            f"a structure is called {MEAN_DICE.removesuffix('_dice')}, as the mean over the structures is",
+            field="task.parameters.labels",
+            remedy="rename it in the dataset's declaration",
+        )
+    return tuple(metrics)
+
+
+def _dice(name: str, empty_mask: str) -> MetricSpec:
+    return MetricSpec(
+        name=name, unit="", higher_is_better=True, floor=0.05, smallest_difference=0.01, empty_mask=empty_mask
+    )
+
+
+def _describe_dice(structure: Structure) -> str:
+    no_value = "the case has no value and is left out of the mean" if structure.may_be_empty else "no value"
+    present = f"{_with_article(structure.name)} in the reference and an empty prediction"
+    return f"no {structure.name} in the reference: {no_value}; {present}: 0"
+
+
+def _false_volume(name: str) -> MetricSpec:
+    return MetricSpec(
+        name=f"false_{name}_volume",
+        unit="mL",
+        higher_is_better=False,
+        floor=0.05,
+        smallest_difference=0.1,
+        empty_mask=f"given for cases without {_with_article(name)} in the reference alone; an empty prediction: 0",
+    )
+
+
+def _hd95(name: str) -> MetricSpec:
+    present = f"{_with_article(name)} in the reference and an empty prediction"
+    return MetricSpec(
+        name=f"{name}_hd95",
+        unit="mm",
+        higher_is_better=False,
+        floor=0.5,
+        smallest_difference=1.0,
+        empty_mask=f"no {name} in the reference: no value; {present}: the diagonal of the volume",
+    )
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
