@@ -87,7 +87,7 @@ bench-gpu: setup  ## the MMD engine on a CUDA device, with both backends
 demo: $(VENV)/.ready-local  ## the whole system and one alignment check on phantoms (DEMO='--seed 3')
 	$(BIN)/vfmalign demo $(DEMO)
 
-# SIZE=evidence takes four models, three seeds and 120 test cases: a night and more on two cores (docs/experiments.md).
+# SIZE=evidence takes five models, three seeds and 120 test cases: a night and more on two cores (docs/experiments.md).
 SIZE ?= small
 experiment: $(VENV)/.ready-local  ## models × tasks on phantoms, resumable (SIZE=small or evidence)
 	$(BIN)/vfmalign rehearse --size $(SIZE) $(EXPERIMENT)

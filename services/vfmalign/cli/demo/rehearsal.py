@@ -81,7 +81,8 @@ SIZES: dict[str, Size] = {
         finetuning=Recipe(preset="demo", epochs=16, probe_steps=(32, 64, 128)),
     ),
     "evidence": Size(
-        models=(*_SMALL, ("profound_vit_micro", "masked_reconstruction")),
+        # Five models: fewer cannot support or contradict a claim across models.
+        models=(*_SMALL, ("profound_vit_micro", "masked_reconstruction"), ("profound_vit_micro", "contrastive")),
         counts={"pretrain": 120, "train": 80, "val": 24, "test": 120},
         seeds=3,
         pretraining=Recipe(preset="demo", epochs=20, steps_per_epoch=30, batch_size=8),
