@@ -188,8 +188,8 @@ def small(make_cells, missing):
 
 @pytest.fixture(scope="session")
 def large(make_cells):
-    """Four models and two seeds."""
-    return analyse_cells("s-2", "Four models", make_cells(4, 5, 2), [], seed=1, resamples=100, level=0.95)
+    """Five models and two seeds."""
+    return analyse_cells("s-2", "Five models", make_cells(5, 5, 2), [], seed=1, resamples=100, level=0.95)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The paper's two claims, each evaluated in two designs: ρ, permutation tests, bootstrap interval and verdict.
+"""The paper's two claims, each evaluated in two designs: ρ, permutation test, bootstrap interval and verdict.
 
 Axes: R resamples, S strata, N units of one stratum.
 """
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from vfmalign.client.messages.common import Estimate, Interval, absent
 from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.experiments.analysis.bootstrap import PointKey, ResampledPoint
+from vfmalign.finetuning.experiments.analysis.joint_permutations import PermutationTest, run_joint_permutation_test
 from vfmalign.finetuning.experiments.analysis.points import (
     RATIO,
     SHIFT,
@@ -23,14 +24,7 @@ from vfmalign.finetuning.experiments.analysis.points import (
     get_gain,
     get_step_share,
 )
-from vfmalign.finetuning.experiments.analysis.rank_correlation import (
-    PermutationTest,
-    Stratum,
-    common_permutation_test,
-    mean_correlation,
-    permutation_test,
-    rank_correlations,
-)
+from vfmalign.finetuning.experiments.analysis.rank_correlation import Stratum, mean_correlation, rank_correlations
 from vfmalign.finetuning.experiments.analysis.strata import (
     DESIGN_LABELS,
     MIN_UNITS,
@@ -38,7 +32,7 @@ from vfmalign.finetuning.experiments.analysis.strata import (
     Design,
     StratumResult,
     make_strata,
-    select_strata,
+    select_common_units,
     summarise_strata,
 )
 from vfmalign.finetuning.reports.formatting import format_correlation, format_p_value
@@ -64,11 +58,12 @@ class Claim(Record):
 
     Attributes:
         shift_measure: `mmd2_std`, which has a verdict, or `shift_ratio`, which is shown beside it without one.
-        rho: mean of the strata's ρ with weights N − 1, with its bootstrap interval.
-        rho_unflagged: the same without points that do not beat the naive baseline or are saturated.
+        units: number of models (or tasks) with both numbers in every stratum that is used; 0 without ρ.
+        rho: mean of the strata's ρ over these units, with its bootstrap interval.
+        rho_unflagged: mean of the strata's ρ, with weights N − 1, without points that do not beat the naive baseline
+            or are saturated.
         points_without_value: number of points that lack one of the two numbers.
-        test: test that permutes within strata.
-        common_test: test with one permutation for all strata; None where strata have different units.
+        test: test that permutes the units jointly in all strata; None for fewer than `MIN_UNITS` units.
         verdict: None for `shift_ratio`.
         sentence: the verdict in words, with its reason.
     """
@@ -77,11 +72,11 @@ class Claim(Record):
     design: Design
     shift_measure: str
     strata: tuple[StratumResult, ...]
+    units: int
     rho: Estimate
     rho_unflagged: float | None
     points_without_value: int
     test: PermutationTest | None
-    common_test: PermutationTest | None
     verdict: ClaimVerdict | None
     sentence: str
 
@@ -126,12 +121,13 @@ def _evaluate_claim(
     level: float,
 ) -> Claim:
     strata = make_strata(points, design, quantity.get, OUTCOMES[claim])
-    used = select_strata(strata)
+    used = select_common_units(strata)
+    units = len(used[0].units) if used else 0
     rho = mean_correlation(used)
-    test = permutation_test(used, sign=EXPECTED_SIGNS[claim], seed=seed)
+    test = run_joint_permutation_test(used, sign=EXPECTED_SIGNS[claim], seed=seed)
     unflagged = [point for point in points if not (point.flags.not_beaten or point.flags.saturated)]
     held_out = not any(point.flags.not_held_out for point in points)
-    verdict, sentence = decide_claim(claim, design, used, rho, test, held_out=held_out)
+    verdict, sentence = decide_claim(claim, design, units, rho, test, held_out=held_out)
     if rho is None:
         estimate = absent(sentence)
     elif claim == "convergence" and all(len(point.cells) == 1 for point in points):
@@ -143,11 +139,11 @@ def _evaluate_claim(
         design=design,
         shift_measure=quantity.name,
         strata=summarise_strata(strata, used),
+        units=units,
         rho=estimate,
-        rho_unflagged=mean_correlation(select_strata(make_strata(unflagged, design, quantity.get, OUTCOMES[claim]))),
+        rho_unflagged=mean_correlation(make_strata(unflagged, design, quantity.get, OUTCOMES[claim])),
         points_without_value=len(points) - sum(len(stratum.units) for stratum in strata),
         test=test,
-        common_test=common_permutation_test(used, sign=EXPECTED_SIGNS[claim]),
         verdict=verdict if quantity is SHIFT else None,
         sentence=sentence,
     )
@@ -156,27 +152,36 @@ def _evaluate_claim(
 def decide_claim(
     claim: ClaimName,
     design: Design,
-    used: Sequence[Stratum],
+    units: int,
     rho: float | None,
     test: PermutationTest | None,
     *,
     held_out: bool = True,
 ) -> tuple[ClaimVerdict, str]:
-    """Decides the verdict and its sentence by the two-sided p, so that both directions need the same evidence."""
-    units, strata = ("models", "task") if design == "within_task" else ("tasks", "model")
+    """Decides the verdict and its sentence by the two-sided p, so that both directions need the same evidence.
+
+    Args:
+        claim: the claim.
+        design: the design.
+        units: number of models (or tasks) with both numbers in every stratum.
+        rho: mean ρ over these units; None if it is not defined.
+        test: joint permutation test; None for fewer than `MIN_UNITS` units.
+        held_out: no cell lacks a held-out case.
+    """
+    unit = "model" if design == "within_task" else "task"
     cannot: ClaimVerdict = "cannot support or contradict"
-    if rho is None or test is None:
-        return cannot, f"no {strata} has two {units} with both numbers and different ranks"
+    everywhere = "in every task" if design == "within_task" else "for every model"
+    if rho is None:
+        return cannot, f"fewer than two {unit}s have both numbers {everywhere}, or all of them are tied"
     summary = f"mean ρ {format_correlation(rho)}"
-    most = max(len(stratum.units) for stratum in used)
     if not held_out:
         return cannot, f"{summary}; cells without a held-out case are descriptive only"
-    if most < MIN_UNITS:
-        return cannot, f"{summary}; {most} {units} per {strata}, and a verdict needs at least {MIN_UNITS}"
+    if test is None:
+        return cannot, f"{summary}; {units} {unit}s have both numbers {everywhere}, and a verdict needs {MIN_UNITS}"
     if test.smallest_p_two_sided > SIGNIFICANCE_LEVEL:
         return cannot, (
-            f"{summary}; even a perfect order would have p = {format_p_value(test.smallest_p_two_sided)}, above "
-            f"{SIGNIFICANCE_LEVEL}, with {test.permutations} permutations"
+            f"{summary}; values are tied, so that even the most extreme order of the {unit}s has "
+            f"p = {format_p_value(test.smallest_p_two_sided)}, above {SIGNIFICANCE_LEVEL}"
         )
     tested = f"{summary}, two-sided p = {format_p_value(test.p_two_sided)}"
     if test.p_two_sided > SIGNIFICANCE_LEVEL:
@@ -184,9 +189,9 @@ def decide_claim(
         return "no_clear_relation", f"{tested}: a ρ as extreme arises by chance in {share} of permutations"
     if rho * EXPECTED_SIGNS[claim] > 0:
         outcome = "gained more" if claim == "gain" else "converged faster"
-        return "supports", f"{tested}: {units} that moved less {outcome}, as the paper reports"
+        return "supports", f"{tested}: {unit}s that moved less {outcome}, as the paper reports"
     outcome = "gained less" if claim == "gain" else "converged slower"
-    return "contradicts", f"{tested}: {units} that moved less {outcome}, against what the paper reports"
+    return "contradicts", f"{tested}: {unit}s that moved less {outcome}, against what the paper reports"
 
 
 def _join(

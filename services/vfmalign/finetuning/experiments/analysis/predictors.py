@@ -1,30 +1,32 @@
 """Comparison of numbers as predictors of the gain within tasks, and how likely the best one's lead is by chance.
 
-Axes: P permutations, N models of one task, K predictors.
+Axes: P permutations, N models, S tasks, K predictors.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from vfmalign.core.domain.record import Record
-from vfmalign.finetuning.experiments.analysis.points import PREDICTORS, Point, get_gain
-from vfmalign.finetuning.experiments.analysis.rank_correlation import Stratum, mean_correlation, rank_correlations
+from vfmalign.finetuning.experiments.analysis.joint_permutations import JointPermutations, permute_correlations
+from vfmalign.finetuning.experiments.analysis.points import PREDICTORS, Point, Quantity, get_gain
+from vfmalign.finetuning.experiments.analysis.rank_correlation import Stratum, mean_correlation, with_defined_rho
 from vfmalign.finetuning.experiments.analysis.strata import (
     MIN_UNITS,
     SIGNIFICANCE_LEVEL,
     StratumResult,
+    get_common_units,
     make_strata,
-    select_strata,
+    restrict_units,
+    select_common_units,
     summarise_strata,
 )
 from vfmalign.finetuning.reports.formatting import format_correlation, format_p_value
-
-PERMUTATIONS = 9_999
 
 Array = npt.NDArray[np.float64]
 
@@ -34,8 +36,10 @@ class Predictor(Record):
 
     Attributes:
         expected_sign: expected sign of ρ.
-        competes: whether the number has a value in every task in which others have one. A mean over fewer tasks
-            reaches extreme values more easily.
+        rho: mean over tasks, of the models that have the gain and this number in every task. Predictors that compete
+            share their models.
+        competes: whether the number can be compared in as many tasks as any other. A mean over fewer tasks reaches
+            extreme values more easily.
     """
 
     name: str
@@ -54,9 +58,12 @@ class PredictorComparison(Record):
         best: predictor with the largest |ρ|; None if fewer than two compete.
         runner_up: predictor with the second largest |ρ|; None if fewer than two compete.
         lead: difference between their |ρ|.
-        p_best: share of permutations in which the largest of all |ρ| is as large as the best one's.
-        p_lead: share of permutations in which the lead is as large.
+        models: number of models that have the gain and all competing numbers in every task.
+        p_best: probability under joint permutation of the models that the largest of all |ρ| is as large as the best
+            one's; None for fewer than `MIN_UNITS` models, as are the following.
+        p_lead: probability that the lead is as large.
         threshold: 95 % point of the largest |ρ| under permutation.
+        permutations: number of permutations; 0 without a test.
         sentence: the conclusion.
     """
 
@@ -64,78 +71,111 @@ class PredictorComparison(Record):
     best: str | None
     runner_up: str | None
     lead: float | None
-    p_best: float | None
-    p_lead: float | None
-    threshold: float | None
-    permutations: int
+    models: int
+    p_best: float | None = None
+    p_lead: float | None = None
+    threshold: float | None = None
+    permutations: int = 0
     sentence: str
 
 
+@dataclass(frozen=True)
+class LargestCorrelation:
+    """Test of the largest |ρ| and of its lead; the attributes are those of `PredictorComparison`."""
+
+    p_best: float
+    p_lead: float
+    threshold: float
+    permutations: int
+
+
 def compare_predictors(points: Sequence[Point], *, seed: int) -> PredictorComparison:
-    """Compares all predictors of the gain; they share the permutations of the gain within tasks."""
+    """Compares all predictors of the gain; they share the permutations of the models."""
     strata = {quantity.name: make_strata(points, "within_task", quantity.get, get_gain) for quantity in PREDICTORS}
-    used = {name: select_strata(candidates) for name, candidates in strata.items()}
-    tasks = max((len(selected) for selected in used.values()), default=0)
-    predictors = tuple(
-        Predictor(
-            name=quantity.name,
-            label=quantity.label,
-            note=quantity.note,
-            expected_sign=quantity.expected_sign,
-            rho=mean_correlation(used[quantity.name]),
-            strata=summarise_strata(strata[quantity.name], used[quantity.name]),
-            competes=0 < len(used[quantity.name]) == tasks,
-        )
-        for quantity in PREDICTORS
+    used, competing = _select_competing(strata)
+    predictors = tuple(_make_predictor(quantity, strata, used, competing) for quantity in PREDICTORS)
+    rivals = sorted(
+        (predictor for predictor in predictors if predictor.competes and predictor.rho is not None),
+        key=lambda predictor: -abs(predictor.rho or 0.0),
     )
-    rivals = sorted((predictor for predictor in predictors if predictor.competes), key=lambda p: -abs(p.rho or 0.0))
     if len(rivals) < 2:
         return PredictorComparison(
-            predictors=predictors, best=None, runner_up=None, lead=None, p_best=None, p_lead=None, threshold=None,
-            permutations=0, sentence="fewer than two numbers can be compared over the same tasks",
+            predictors=predictors, best=None, runner_up=None, lead=None, models=0,
+            sentence="fewer than two numbers can be compared over the same tasks",
         )  # fmt: skip
-    size_PK = np.abs(_permuted_correlations(points, {rival.name: used[rival.name] for rival in rivals}, seed))
-    size_PK.sort(axis=1)
-    first, second = abs(rivals[0].rho or 0.0), abs(rivals[1].rho or 0.0)
-    p_best = _p_value(size_PK[:, -1], first)
-    p_lead = _p_value(size_PK[:, -1] - size_PK[:, -2], first - second)
-    models = max(len(stratum.units) for stratum in used[rivals[0].name])
+    compared = [used[rival.name] for rival in rivals]
+    models = len(compared[0][0].units)
+    test = None if models < MIN_UNITS else _run_test(compared, seed)
     return PredictorComparison(
         predictors=predictors,
         best=rivals[0].name,
         runner_up=rivals[1].name,
-        lead=first - second,
-        p_best=p_best,
-        p_lead=p_lead,
-        threshold=float(np.quantile(size_PK[:, -1], 1 - SIGNIFICANCE_LEVEL)),
-        permutations=PERMUTATIONS,
-        sentence=_describe(rivals, p_best, p_lead, models),
+        lead=abs(rivals[0].rho or 0.0) - abs(rivals[1].rho or 0.0),
+        models=models,
+        sentence=_describe(rivals, test, models),
+        **({} if test is None else asdict(test)),
     )
 
 
-def _permuted_correlations(points: Sequence[Point], used: dict[str, list[Stratum]], seed: int) -> Array:
-    """Mean ρ of every predictor under the same permutations of the gain."""
-    rng = np.random.default_rng(seed)
-    total_PK = np.zeros((PERMUTATIONS, len(used)))
-    weight_K = np.zeros(len(used))
-    for task in sorted({stratum.name for strata in used.values() for stratum in strata}):
-        gains = {p.model: gain for p in points if p.task == task and (gain := p.mean(get_gain)) is not None}
-        models = sorted(gains)
-        gain_PN = rng.permuted(np.tile([gains[model] for model in models], (PERMUTATIONS, 1)), axis=1)
-        for column, strata in enumerate(used.values()):
-            stratum = next(stratum for stratum in strata if stratum.name == task)
-            rho_P = rank_correlations(stratum.x_N, gain_PN[:, [models.index(unit) for unit in stratum.units]])
-            total_PK[:, column] += stratum.weight * np.nan_to_num(rho_P)
-            weight_K[column] += stratum.weight
-    mean_PK: Array = total_PK / weight_K
-    return mean_PK
+def _select_competing(strata: Mapping[str, Sequence[Stratum]]) -> tuple[dict[str, list[Stratum]], set[str]]:
+    """Strata of every predictor that enter its mean, and the predictors that compete.
+
+    These have a ρ in the same, largest set of tasks. Their strata are restricted to the models that all of them have.
+    """
+    defined = {name: with_defined_rho(candidates) for name, candidates in strata.items()}
+    tasks = max(([stratum.name for stratum in candidates] for candidates in defined.values()), key=len)
+    competing = {name for name, candidates in defined.items() if tasks and [one.name for one in candidates] == tasks}
+    models = get_common_units([stratum for name in competing for stratum in defined[name]])
+    used = {
+        name: restrict_units(defined[name], models) if name in competing else select_common_units(candidates)
+        for name, candidates in strata.items()
+    }
+    return used, competing
 
 
-def _p_value(value_P: Array, observed: float) -> float:
-    return (1 + int((value_P >= observed - 1e-9).sum())) / (1 + len(value_P))
+def _make_predictor(
+    quantity: Quantity,
+    strata: Mapping[str, Sequence[Stratum]],
+    used: Mapping[str, Sequence[Stratum]],
+    competing: set[str],
+) -> Predictor:
+    return Predictor(
+        name=quantity.name,
+        label=quantity.label,
+        note=quantity.note,
+        expected_sign=quantity.expected_sign,
+        rho=mean_correlation(used[quantity.name]),
+        strata=summarise_strata(strata[quantity.name], used[quantity.name]),
+        competes=quantity.name in competing,
+    )
 
 
-def _describe(rivals: Sequence[Predictor], p_best: float, p_lead: float, models: int) -> str:
+def _run_test(compared: Sequence[Sequence[Stratum]], seed: int) -> LargestCorrelation:
+    """Tests the strata of the predictors, which have the same tasks and models and therefore the same gains."""
+    x_KNS = np.stack([np.stack([stratum.x_N for stratum in strata], axis=1) for strata in compared])
+    y_NS = np.stack([stratum.y_N for stratum in compared[0]], axis=1)
+    return find_largest_correlation(x_KNS, y_NS, JointPermutations.create(len(y_NS), seed))
+
+
+def find_largest_correlation(x_KNS: Array, y_NS: Array, orders: JointPermutations) -> LargestCorrelation:
+    """Tests whether the largest mean |ρ| of K ≥ 2 numbers with y, and its lead over the second, arise by chance.
+
+    Args:
+        x_KNS: the numbers of every model in every task.
+        y_NS: the gains.
+        orders: orders of the models.
+    """
+    rho_K, rho_PK = permute_correlations(x_KNS, y_NS, orders)
+    size_K, size_PK = np.sort(np.abs(rho_K)), np.sort(np.abs(rho_PK), axis=1)
+    return LargestCorrelation(
+        p_best=orders.get_p_value(size_PK[:, -1], float(size_K[-1])),
+        p_lead=orders.get_p_value(size_PK[:, -1] - size_PK[:, -2], float(size_K[-1] - size_K[-2])),
+        threshold=float(np.quantile(size_PK[:, -1], 1 - SIGNIFICANCE_LEVEL)),
+        permutations=len(orders),
+    )
+
+
+def _describe(rivals: Sequence[Predictor], test: LargestCorrelation | None, models: int) -> str:
     best = rivals[0]
     rho = best.rho or 0.0
     tied = [rival.label for rival in rivals if math.isclose(abs(rival.rho or 0.0), abs(rho), abs_tol=1e-9)]
@@ -147,13 +187,15 @@ def _describe(rivals: Sequence[Predictor], p_best: float, p_lead: float, models:
             f"{best.label} ranked the gain most strongly (ρ {format_correlation(best.rho)}), {lead:.2f} ahead of "
             f"{rivals[1].label}"
         )
-    if models < MIN_UNITS:
-        return f"{ranking}; {models} models per task are too few to determine which predicts best"
+    if test is None:
+        return f"{ranking}; {models} models with all numbers in every task are too few to determine which predicts best"
     direction = "" if rho * best.expected_sign > 0 else ", with the opposite of the expected sign"
-    if p_best > SIGNIFICANCE_LEVEL:
-        share = f"{100 * p_best:.0f} %"
+    if test.p_best > SIGNIFICANCE_LEVEL:
+        share = f"{100 * test.p_best:.0f} %"
         return f"{ranking}{direction}; the largest |ρ| is as large by chance in {share} of permutations"
-    summary = f"{ranking}{direction}; this is more than chance (p = {format_p_value(p_best)}, for the largest of all)"
+    summary = (
+        f"{ranking}{direction}; this is more than chance (p = {format_p_value(test.p_best)}, for the largest of all)"
+    )
     if len(tied) > 1:
         return f"{summary}, but none leads"
-    return f"{summary}, but a lead as large arises by chance in {100 * p_lead:.0f} % of permutations"
+    return f"{summary}, but a lead as large arises by chance in {100 * test.p_lead:.0f} % of permutations"

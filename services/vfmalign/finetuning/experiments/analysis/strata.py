@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -17,8 +18,8 @@ DESIGN_LABELS: Mapping[Design, str] = {
     "within_task": "within a task, across models",
     "within_model": "within a model, across tasks",
 }
-MIN_UNITS = 4
-"""Models of a task (or tasks of a model) below which no verdict is given."""
+MIN_UNITS = 5
+"""Models (or tasks) below which nothing is tested: no order of four reaches p < 2/24."""
 SIGNIFICANCE_LEVEL = 0.05
 
 
@@ -40,8 +41,8 @@ class StratumResult(Record):
     Attributes:
         name: the task or the model.
         pairs: number of units with both values.
-        rho: None where it is not defined.
-        used: whether it enters the mean and the test.
+        rho: ρ of these pairs; None where it is not defined.
+        used: whether the stratum enters the mean and the test, which use the units that all such strata have.
     """
 
     name: str
@@ -77,18 +78,31 @@ def get_stratum_and_unit(numbers: HasModelAndTask, design: Design) -> tuple[str,
     return (numbers.task, numbers.model) if design == "within_task" else (numbers.model, numbers.task)
 
 
-def select_strata(strata: Sequence[Stratum]) -> list[Stratum]:
-    """Selects the strata that enter the mean.
-
-    These are the strata with at least `MIN_UNITS` units; if there are none, all strata with a defined ρ.
-    """
+def select_common_units(strata: Sequence[Stratum]) -> list[Stratum]:
+    """Restricts the strata to the units that all of them have; strata without a ρ, before or after, are left out."""
     defined = with_defined_rho(strata)
-    return [stratum for stratum in defined if len(stratum.units) >= MIN_UNITS] or defined
+    return with_defined_rho(restrict_units(defined, get_common_units(defined)))
+
+
+def get_common_units(strata: Sequence[Stratum]) -> frozenset[str]:
+    """The units that are present in every stratum."""
+    return frozenset.intersection(*(frozenset(stratum.units) for stratum in strata)) if strata else frozenset()
+
+
+def restrict_units(strata: Sequence[Stratum], units: frozenset[str]) -> list[Stratum]:
+    """Leaves out all other units."""
+    restricted = []
+    for stratum in strata:
+        present_N = np.array([unit in units for unit in stratum.units], dtype=np.bool_)
+        common = tuple(unit for unit in stratum.units if unit in units)
+        restricted.append(replace(stratum, units=common, x_N=stratum.x_N[present_N], y_N=stratum.y_N[present_N]))
+    return restricted
 
 
 def summarise_strata(strata: Sequence[Stratum], used: Sequence[Stratum]) -> tuple[StratumResult, ...]:
-    """Results of all strata, in order."""
+    """Results of all strata, in order, each over all of its units."""
+    names = {stratum.name for stratum in used}
     return tuple(
-        StratumResult(name=stratum.name, pairs=len(stratum.units), rho=stratum.rho, used=stratum in used)
+        StratumResult(name=stratum.name, pairs=len(stratum.units), rho=stratum.rho, used=stratum.name in names)
         for stratum in strata
     )

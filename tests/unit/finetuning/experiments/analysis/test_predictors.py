@@ -1,7 +1,10 @@
 """Predictors on experiments whose answer is known."""
 
+import itertools
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from vfmalign.client.messages.common import Estimate
 from vfmalign.finetuning.experiments.analysis.points import make_points
@@ -22,7 +25,7 @@ def test_the_number_that_orders_every_task_wins(make_cells, with_numbers):
         )
     comparison = compare_predictors(make_points(cells), seed=1)
     assert comparison.best == "cka"
-    assert comparison.p_best < 0.01
+    assert comparison.p_best <= 2 / 120
     assert comparison.p_lead < 0.2
     assert comparison.lead == pytest.approx(
         1 - abs(next(p.rho for p in comparison.predictors if p.name == comparison.runner_up))
@@ -35,15 +38,74 @@ def test_the_number_that_orders_every_task_wins(make_cells, with_numbers):
     assert compare_predictors(make_points(cells[::-1]), seed=1) == comparison
 
 
-def test_the_largest_correlation_is_compared_with_the_largest_by_chance(make_cells, with_numbers):
+@pytest.fixture
+def random_cells(make_cells, with_numbers):
+    """Five models in three tasks with random numbers."""
     rng = np.random.default_rng(8)
-    cells = make_cells(4, 5)
-    p_values = []
-    for _ in range(20):
-        drawn = [with_numbers(cell, float(rng.random()), float(rng.random())) for cell in cells]
-        p_values.append(compare_predictors(make_points(drawn), seed=1).p_best)
-    assert sum(p <= 0.05 for p in p_values) <= 5  # 1 expected
-    assert np.mean(p_values) > 0.25
+    return [
+        with_numbers(cell, float(rng.random()), float(rng.random())).model_copy(
+            update={
+                "shift_ratio": Estimate(value=float(rng.random())),
+                "weight_change": float(rng.random()),
+                "measures": {"cka": Estimate(value=float(rng.random()))},
+            }
+        )
+        for cell in make_cells(5, 3)
+    ]
+
+
+def get_numbers(cells, get):
+    """Numbers of every model in every task, models sorted by name."""
+    tasks = sorted({cell.task for cell in cells})
+    by_model = {}
+    for cell in sorted(cells, key=lambda cell: cell.model):
+        by_model.setdefault(cell.model, {})[cell.task] = get(cell)
+    return np.array([[numbers[task] for task in tasks] for numbers in by_model.values()])
+
+
+def test_p_best_is_the_share_of_orders_with_as_large_a_largest_correlation(random_cells):
+    comparison = compare_predictors(make_points(random_cells), seed=1)
+    gain = get_numbers(random_cells, lambda cell: cell.gain.value)
+    columns = [
+        get_numbers(random_cells, get)
+        for get in (
+            lambda cell: cell.shift.value,
+            lambda cell: cell.shift_ratio.value,
+            lambda cell: cell.weight_change,
+            lambda cell: cell.measures["cka"].value,
+        )
+    ]
+
+    def get_sizes(order):
+        """The |ρ| of all numbers in descending order, with the gains of the models in another order in all tasks."""
+        return sorted(
+            (
+                abs(np.mean([stats.spearmanr(x, y).statistic for x, y in zip(numbers.T, gain[order].T, strict=True)]))
+                for numbers in columns
+            ),
+            reverse=True,
+        )
+
+    observed = get_sizes([0, 1, 2, 3, 4])
+    sizes = np.array([get_sizes(list(order)) for order in itertools.permutations(range(5))])
+    assert comparison.models == 5
+    assert comparison.permutations == 120
+    assert comparison.lead == pytest.approx(observed[0] - observed[1])
+    assert comparison.p_best == pytest.approx((sizes[:, 0] >= observed[0] - 1e-9).mean())
+    assert comparison.p_lead == pytest.approx((sizes[:, 0] - sizes[:, 1] >= observed[0] - observed[1] - 1e-9).mean())
+    assert comparison.threshold == pytest.approx(np.quantile(sizes[:, 0], 0.95))
+
+
+def test_predictors_are_compared_over_the_models_that_all_of_them_have(random_cells):
+    whole = make_points(random_cells)
+    first = random_cells[0]
+    cells = [first.model_copy(update={"weight_change": None}), *random_cells[1:]]
+    comparison = compare_predictors(make_points(cells), seed=1)
+    without = compare_predictors([point for point in whole if point.model != first.model], seed=1)
+    assert comparison.models == 4
+    assert [predictor.rho for predictor in comparison.predictors] == [one.rho for one in without.predictors]
+    assert comparison.p_best is None
+    assert comparison.permutations == 0
 
 
 def test_a_number_that_exists_in_fewer_tasks_does_not_compete(make_cells):
@@ -55,8 +117,8 @@ def test_a_number_that_exists_in_fewer_tasks_does_not_compete(make_cells):
     assert predictors["cka"].competes
 
 
-def test_three_models_are_too_few_to_determine_the_best_predictor(make_cells):
-    assert (
-        "3 models per task are too few to determine"
-        in compare_predictors(make_points(make_cells(3, 5)), seed=1).sentence
-    )
+def test_fewer_than_five_models_are_too_few_to_determine_the_best_predictor(make_cells):
+    comparison = compare_predictors(make_points(make_cells(4, 5)), seed=1)
+    assert "4 models with all numbers in every task are too few to determine" in comparison.sentence
+    assert comparison.best is not None
+    assert comparison.p_best is comparison.p_lead is comparison.threshold is None

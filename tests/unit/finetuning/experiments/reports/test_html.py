@@ -10,6 +10,7 @@ from itertools import pairwise
 from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport, analyse_cells
 from vfmalign.finetuning.experiments.reports.cells_table import to_csv
 from vfmalign.finetuning.experiments.reports.html import render
+from vfmalign.finetuning.reports.formatting import format_correlation, format_p_value
 
 
 class Outline(HTMLParser):
@@ -72,7 +73,7 @@ def test_the_page_is_self_contained(pages):
 
 
 def test_every_figure_has_alternative_text(pages):
-    for html, models in ((pages["small"], 3), (pages["large"], 4)):
+    for html, models in ((pages["small"], 3), (pages["large"], 5)):
         alts = [picture["alt"] for picture in Outline(html).pictures]
         assert sum("gain against shift" in alt for alt in alts) == 5 + models
         assert sum("steps to 95 % against shift" in alt for alt in alts) == 5 + models
@@ -100,7 +101,7 @@ def test_phantoms_head_the_page(pages):
 
 def test_the_page_states_the_conclusions(pages, small):
     words = Outline(pages["small"]).words()
-    assert "3 models per task, and a verdict needs at least 4" in words
+    assert "3 models have both numbers in every task, and a verdict needs 5" in words
     assert "cannot support or contradict" in words
     for line in small.headline:
         assert line in words
@@ -122,13 +123,16 @@ def test_an_unknown_pretraining_set_is_stated(pages, make_cells):
     assert "The pretraining data of profound-tiny-mae is unknown" in words
 
 
-def test_a_supported_claim_also_states_what_the_number_of_models_allows(large, pages):
+def test_the_table_of_claims_shows_the_units_and_the_test_of_each(small, large, pages):
     claim = next(one for one in large.claims if (one.claim, one.design) == ("convergence", "within_task"))
     assert claim.verdict == "supports"
-    assert (
-        "With the same permutation for all, p = 0.083; the smallest possible value is 0.083."
-        in Outline(pages["large"]).words()
-    )
+    p_two_sided = format_p_value(claim.test.p_two_sided)
+    words = Outline(pages["large"]).words()
+    assert f"Mean ρ {format_correlation(claim.rho.value)}, two-sided p = {p_two_sided}: models that moved less" in words
+    assert re.search(rf"{p_two_sided} \(≥ [\d.]+\) 5 models 120 ", words)
+    untested = next(one for one in small.claims if (one.claim, one.design) == ("convergence", "within_task"))
+    assert untested.test is None
+    assert "– – 3 models – " in Outline(pages["small"]).words()
 
 
 def test_flags_are_shown_in_every_table_of_cells(pages, large):

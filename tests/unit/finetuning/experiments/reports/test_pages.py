@@ -81,7 +81,7 @@ def list_problems(views, console):
     return problems
 
 
-@pytest.mark.parametrize(("size", "models"), [("small", 3), ("large", 4)])
+@pytest.mark.parametrize(("size", "models"), [("small", 3), ("large", 5)])
 def test_an_experiment_s_page(open_page, pages, size, models):
     views, console = open_page(pages[size].encode())
     assert list_problems(views, console) == []
