@@ -5,7 +5,7 @@ Every dataset has a seed of its own, so that it can be reproduced alone. Legend:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,19 +141,41 @@ def run_tests(scenario: Scenario, first_seed: int, datasets: int, processes: int
 
 
 def map_seeds(
-    function: Callable[[Scenario, int], Any], scenario: Scenario, seeds: Sequence[int], processes: int
+    function: Callable[[Any, int], Any],
+    scenario: Any,
+    seeds: Sequence[int],
+    processes: int,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Any]:
-    """Call a function for every seed and return the results in order."""
+    """Call a function for every seed and return the results in order.
+
+    Args:
+        function: takes the scenario and a seed.
+        scenario: what is simulated.
+        seeds: one per call.
+        processes: to share the calls among.
+        report: called with the number of finished calls and of all.
+    """
     if processes <= 1:
         use_one_thread()
-        return [function(scenario, seed) for seed in seeds]
+        return _collect((function(scenario, seed) for seed in seeds), len(seeds), report)
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
     # Spawned processes start without the parent's thread pools, which do not survive a fork.
     with ProcessPoolExecutor(processes, get_context("spawn"), use_one_thread) as pool:
-        chunksize = max(1, len(seeds) // (8 * processes))
-        return list(pool.map(function, [scenario] * len(seeds), seeds, chunksize=chunksize))
+        chunksize = max(1, len(seeds) // (32 * processes))
+        results = pool.map(function, [scenario] * len(seeds), seeds, chunksize=chunksize)
+        return _collect(results, len(seeds), report)
+
+
+def _collect(results: Iterable[Any], total: int, report: Callable[[int, int], None]) -> list[Any]:
+    """Return the results, and report each."""
+    collected = []
+    for result in results:
+        collected.append(result)
+        report(len(collected), total)
+    return collected
 
 
 def use_one_thread() -> None:

@@ -13,6 +13,7 @@ from bench.statistics import __main__ as command
 from bench.statistics import convergence, power
 from bench.statistics.convergence import SHAPES, draw_noise, get_curve, measure_directly
 from bench.statistics.coverage import coverage_shares
+from bench.statistics.experiments import SeparatePermutations, simulate_experiments
 from bench.statistics.simulations import Outcome
 from bench.statistics.size import binomial_range
 
@@ -47,6 +48,30 @@ def test_a_power_below_the_competitors_by_more_than_two_standard_errors_is_marke
 
 def test_the_binomial_range_is_that_of_the_documented_table() -> None:
     assert binomial_range(2000, 0.05) == (69, 133)
+
+
+def test_levels_of_an_experiment_are_counted_for_both_ways_to_permute(capsys: pytest.CaptureFixture[str]) -> None:
+    section = simulate_experiments(simulations=3, seed=1, processes=1)
+    assert section.title.endswith("3 experiments per row")
+    joint, separate = section.tables
+    assert len(joint.rows) == len(separate.rows) == 24
+    assert {(record["models"], record["tasks"]) for record in section.records} == {
+        (models, tasks) for models in (5, 6, 8) for tasks in (4, 5)
+    }
+    for record in section.records:
+        assert (record["within_model"] is None) == (record["tasks"] == 4)
+        assert 0 <= record["within_task"] <= 3
+    assert "3 of 3 experiments per row" in capsys.readouterr().err
+    assert simulate_experiments(simulations=3, seed=1, processes=1).records == section.records
+
+
+def test_separate_permutations_reorder_every_stratum_by_itself() -> None:
+    orders = SeparatePermutations.draw_separately(6, 3, np.random.default_rng(1))
+    value = np.arange(18.0).reshape(6, 3)
+    applied = orders.apply(value)
+    assert applied.shape == (199, 6, 3)
+    assert all((np.sort(one, axis=0) == value).all() for one in applied)
+    assert not all((one[:, 1] - one[:, 0] == 1).all() for one in applied)
 
 
 def test_sections_are_simulated_and_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

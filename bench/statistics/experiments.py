@@ -1,0 +1,202 @@
+"""Levels of the tests of an experiment: how often they reject where shift and gain are unrelated.
+
+Models and tasks have effects on shift and gain, so that models keep their order from task to task and tasks theirs from
+model to model. Beside the joint permutations of vfmalign, the same statistics are tested by permuting every task (or
+model) by itself, which ignores these effects. Axes: N units, S strata, K predictors, P permutations.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.statistics.simulations import LEVEL, PERMUTATIONS, map_seeds
+from bench.statistics.size import binomial_range
+from bench.tables import Section, Table
+from vfmalign.finetuning.experiments.analysis.early_prediction import EarlyNumbers, get_p_adds
+from vfmalign.finetuning.experiments.analysis.joint_permutations import JointPermutations, run_test
+from vfmalign.finetuning.experiments.analysis.points import PREDICTORS
+from vfmalign.finetuning.experiments.analysis.predictors import find_largest_correlation
+from vfmalign.finetuning.experiments.analysis.strata import MIN_UNITS
+
+Array = NDArray[np.float64]
+MODELS = (5, 6, 8)
+TASKS = (4, 5)
+EFFECTS = (0.0, 0.3, 0.5, 0.7)
+SCORE_SHARE = 0.5  # of the variance of shift and of gain, explained by the early validation score
+ENUMERATED_UNITS = 6  # more are drawn here, to save time; (1 + #)/(1 + P) has the same level
+DRAWS = 999
+HEADINGS = {
+    "within_task": "verdict, across models",
+    "within_model": "verdict, across tasks",
+    "p_best": "`p_best`",
+    "p_adds": "`p_adds`",
+    "p_adds_related": "`p_adds`, score related",
+}
+
+
+@dataclass(frozen=True)
+class NullExperiment:
+    """An experiment in which nothing is related to the gain but the score.
+
+    Attributes:
+        effect: share of the variance within a task that models keep from task to task, and share of the variance
+            within a model that tasks keep from model to model.
+    """
+
+    models: int
+    tasks: int
+    effect: float
+
+    def draw(self, rng: np.random.Generator, *shape: int) -> Array:
+        """Draw numbers of every model in every task: (…, models, tasks)."""
+        model = rng.standard_normal((*shape, self.models, 1))
+        task = rng.standard_normal((*shape, 1, self.tasks))
+        own = rng.standard_normal((*shape, self.models, self.tasks))
+        return np.asarray(np.sqrt(self.effect) * (model + task) + np.sqrt(1.0 - self.effect) * own)
+
+
+@dataclass(frozen=True)
+class PValues:
+    """P-values of one experiment; NaN where there are too few units for a test."""
+
+    within_task: float
+    within_model: float
+    p_best: float
+    p_adds: float
+    p_adds_related: float
+
+
+@dataclass(frozen=True)
+class SeparatePermutations(JointPermutations):
+    """Orders of the units, drawn for every stratum by itself."""
+
+    order_PNS: NDArray[np.int64]
+
+    @classmethod
+    def draw_separately(cls, units: int, strata: int, rng: np.random.Generator) -> SeparatePermutations:
+        """Draw `PERMUTATIONS` orders per stratum."""
+        order_PNS = rng.permuted(
+            np.broadcast_to(np.arange(units)[:, np.newaxis], (PERMUTATIONS, units, strata)), axis=1
+        )
+        return cls(order_PNS[..., 0], enumerated=False, order_PNS=order_PNS)
+
+    def apply(self, value_NS: Array) -> Array:
+        """Reorder the units in every stratum by itself."""
+        return np.take_along_axis(value_NS[np.newaxis], self.order_PNS, axis=1)
+
+
+MakeOrders = Callable[[int, int, np.random.Generator], JointPermutations]
+"""Makes orders of N units in S strata."""
+
+
+def make_joint_orders(units: int, strata: int, rng: np.random.Generator) -> JointPermutations:
+    """Enumerate or draw the orders that all strata share."""
+    if units <= ENUMERATED_UNITS:
+        return JointPermutations.create(units, seed=0)
+    return JointPermutations.draw(units, DRAWS, rng)
+
+
+def simulate_experiments(simulations: int, seed: int, processes: int) -> Section:
+    """Count how often each test rejects, beside the binomial range of the level.
+
+    Args:
+        simulations: simulated experiments per row.
+        seed: of the first experiment; the others follow.
+        processes: to share the experiments among.
+    """
+    most = binomial_range(simulations, LEVEL)[1]
+    title = f"Levels of an experiment's tests at {LEVEL:.0%}: {simulations} experiments per row"
+    section = Section("experiments", title)
+    rows: dict[str, list[tuple[str, ...]]] = {"joint": [], "separate": []}
+    experiments = list_null_experiments()
+    results = map_seeds(run_all, experiments, range(seed, seed + simulations), processes, report=_print_progress)
+    print(file=sys.stderr)
+    for experiment, outcomes in zip(experiments, zip(*results, strict=True), strict=True):
+        for method, p_values in zip(rows, zip(*outcomes, strict=True), strict=True):
+            rejected = count_rejections(p_values)
+            rows[method].append(_row(experiment, rejected, simulations, most))
+            section.records.append({"method": method, **vars(experiment), "simulations": simulations, **rejected})
+    columns = ("models", "tasks", "effect", *HEADINGS.values())
+    section.tables.append(Table("Units permuted jointly in all strata", columns, rows["joint"]))
+    section.tables.append(Table("For comparison: every stratum permuted by itself", columns, rows["separate"]))
+    section.sentences.append(
+        f"Effect: the share of the variance that models keep from task to task, and tasks from model to model. A test "
+        f"exceeds the level (bold) if it rejects more than {most} of {simulations} ({most / simulations:.2%}), the "
+        f"upper end of the 99.9 % binomial range. Fewer than {MIN_UNITS} units get no verdict. `p_best` is over "
+        f"{len(PREDICTORS)} predictors. In the last column the score explains {SCORE_SHARE:.0%} of the variance of "
+        f"shift and gain. More than {ENUMERATED_UNITS} units are permuted by {DRAWS} draws here."
+    )
+    return section
+
+
+def list_null_experiments() -> list[NullExperiment]:
+    """Return the rows of the table."""
+    return [
+        NullExperiment(models, tasks, effect) for models, tasks, effect in itertools.product(MODELS, TASKS, EFFECTS)
+    ]
+
+
+def run_all(experiments: Sequence[NullExperiment], seed: int) -> list[tuple[PValues, PValues]]:
+    """Draw every experiment once, and test it with joint and with separate permutations."""
+    return [
+        (
+            get_p_values(experiment, np.random.default_rng([seed, row]), make_joint_orders),
+            get_p_values(experiment, np.random.default_rng([seed, row]), SeparatePermutations.draw_separately),
+        )
+        for row, experiment in enumerate(experiments)
+    ]
+
+
+def get_p_values(experiment: NullExperiment, rng: np.random.Generator, make_orders: MakeOrders) -> PValues:
+    """Draw one experiment and test it.
+
+    Args:
+        experiment: the population.
+        rng: generator of the numbers, which are drawn first, and of the orders.
+        make_orders: makes the orders.
+    """
+    shift, gain, score = experiment.draw(rng, 3)
+    predictors = experiment.draw(rng, len(PREDICTORS))
+    related = [np.sqrt(SCORE_SHARE) * score + np.sqrt(1.0 - SCORE_SHARE) * own for own in (shift, gain)]
+    orders = make_orders(experiment.models, experiment.tasks, rng)
+    across_tasks = np.nan
+    if experiment.tasks >= MIN_UNITS:
+        task_orders = make_orders(experiment.tasks, experiment.models, rng)
+        across_tasks = run_test(shift.T, gain.T, task_orders, sign=-1).p_two_sided
+    return PValues(
+        within_task=run_test(shift, gain, orders, sign=-1).p_two_sided,
+        within_model=across_tasks,
+        p_best=find_largest_correlation(predictors, gain, orders).p_best,
+        p_adds=get_p_adds(EarlyNumbers(shift, score, gain), orders),
+        p_adds_related=get_p_adds(EarlyNumbers(related[0], score, related[1]), orders),
+    )
+
+
+def count_rejections(results: Sequence[PValues]) -> dict[str, int | None]:
+    """Return how many experiments each test rejects; None where it has too few units."""
+    counts: dict[str, int | None] = {}
+    for field in fields(PValues):
+        p_values = np.array([getattr(result, field.name) for result in results])
+        counts[field.name] = None if np.isnan(p_values).any() else int((p_values <= LEVEL + 1e-12).sum())
+    return counts
+
+
+def _print_progress(done: int, total: int) -> None:
+    """Show how many experiments of each row are done."""
+    print(f"\r{done} of {total} experiments per row", end="", file=sys.stderr, flush=True)
+
+
+def _row(experiment: NullExperiment, rejected: dict[str, int | None], simulations: int, most: int) -> tuple[str, ...]:
+    """Return the cells of one experiment."""
+    cells = []
+    for name in HEADINGS:
+        count = rejected[name]
+        text = "–" if count is None else f"{count / simulations:.1%}"
+        cells.append(f"**{text}**" if count is not None and count > most else text)
+    return (str(experiment.models), str(experiment.tasks), str(experiment.effect), *cells)
