@@ -126,5 +126,5 @@ def _check_service(name: str, target: Target) -> str:
 
 
 def _describe_role(target: Target) -> str:
-    leads = probes.get_health(target.addresses["finetuning"], target.ca_file, "leader") == "serving"
-    return "; leads" if leads else "; stands by for the leader, which its log names"
+    is_leader = probes.get_health(target.addresses["finetuning"], target.ca_file, "leader") == "serving"
+    return "; leads" if is_leader else "; stands by for the leader, which its log names"
