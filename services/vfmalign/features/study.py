@@ -88,7 +88,7 @@ def _read(store: ObjectStore, source: Source, stages: Stages) -> Volume:
             data = store.get(source.content.key, sha256=source.content.sha256, max_bytes=MAX_ENCODED_BYTES)
         name = store.uri(source.content.key)
     with stages.stage("decode"):
-        return decode(data, name, source.kind)
+        return decode(data, name, source.kind, is_label=source.kind == "gland")
 
 
 @contextmanager

@@ -76,22 +76,22 @@ class Volume:
         return float(x), float(y), float(z)
 
 
-def decode(data: bytes, name: str, kind: VolumeKind, *, is_label: bool = False) -> Volume:
+def decode(data: bytes, name: str, kind: VolumeKind, *, is_label: bool | None = False) -> Volume:
     """Decode and validate one NIfTI file (`.nii` or `.nii.gz`, told apart by its first bytes).
 
     Args:
         data: the file's bytes.
         name: name of the volume in errors: a URI, a request field or a generated id.
         kind: what the volume shows.
-        is_label: whether it is a label map, which must hold whole numbers from 0 to 255; a map of `LABEL_KINDS` always
-            is.
+        is_label: whether it is a label map, which must hold whole numbers from 0 to 255, or an image, which must have
+            contrast. None checks neither: a volume of a dataset was checked when it was imported.
 
     Raises:
         BadVolume: the bytes are not a NIfTI file, are truncated, or hold values or geometry that cannot be used.
     """
     array_XYZ1, affine = _decode_channels(data, name, 1)
     array_XYZ = array_XYZ1[..., 0]
-    _check_values(array_XYZ, name, kind, is_label=is_label or kind in LABEL_KINDS)
+    _check_values(array_XYZ, name, kind, is_label=is_label)
     return Volume(array_XYZ, affine)
 
 
@@ -272,7 +272,7 @@ def _read_array(
         return raw_XYZC.astype(np.float32)
 
 
-def _check_values(array_XYZ: NDArray[np.float32], name: str, kind: VolumeKind, *, is_label: bool) -> None:
+def _check_values(array_XYZ: NDArray[np.float32], name: str, kind: VolumeKind, *, is_label: bool | None) -> None:
     low, high = float(array_XYZ.min()), float(array_XYZ.max())
     if not (math.isfinite(low) and math.isfinite(high)):  # minimum and maximum are NaN if any value is
         raise BadVolume(
@@ -283,7 +283,7 @@ def _check_values(array_XYZ: NDArray[np.float32], name: str, kind: VolumeKind, *
             raise BadVolume(
                 f"{kind} labels are not whole numbers from 0 to 255", subject=name, remedy="send a label map"
             )
-    elif low == high:
+    elif is_label is False and low == high:
         raise BadVolume(f"{kind} has the same value everywhere", subject=name, remedy="export the series again")
 
 
@@ -320,5 +320,5 @@ def load_case(
         ref = case.volumes[kind]
         with lost_as("volume", case.id, IMPORT_DATASET):
             data = store.get(ref.key, sha256=ref.sha256, max_bytes=MAX_ENCODED_BYTES)
-        volumes[kind] = decode(data, store.uri(ref.key), kind, is_label=kind in labels)
+        volumes[kind] = decode(data, store.uri(ref.key), kind, is_label=None)
     return volumes

@@ -12,15 +12,15 @@ import pytest
 
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging import volumes
-from vfmalign.imaging.volumes import Volume, decode, encode
+from vfmalign.imaging.volumes import Volume, decode, decode_channels, encode
 
 NAME = "study.volumes[0]"
 PATIENT = "SURNAME^GIVEN_1234567"
 
 
-def refusal(data, kind="t2w"):
+def refusal(data, kind="t2w", **options):
     with pytest.raises(BadVolume) as caught:
-        decode(data, NAME, kind)
+        decode(data, NAME, kind, **options)
     error = caught.value
     assert error.reason == "BAD_VOLUME"
     assert error.field == NAME
@@ -109,14 +109,16 @@ def test_rejects_invalid_values(nifti):
     assert "damaged NIfTI header (type, scale or offset)" in refusal(nifti(scl_slope=1.0, scl_inter=np.inf))
 
 
-@pytest.mark.parametrize("kind", ["gland", "lesions"])
+@pytest.mark.parametrize("kind", ["gland", "hippocampus"])
 def test_label_maps_hold_small_whole_numbers(nifti, kind):
-    empty = decode(nifti(np.zeros((4, 4, 4), np.uint8)), NAME, kind)
+    empty = decode(nifti(np.zeros((4, 4, 4), np.uint8)), NAME, kind, is_label=True)
     assert not empty.array_XYZ.any()
     for value in (0.5, -1.0, 256.0):
         array = np.zeros((4, 4, 4), np.float32)
         array[0, 0, 0] = value
-        assert f"{kind} labels are not whole numbers from 0 to 255" in refusal(nifti(array), kind)
+        assert f"{kind} labels are not whole numbers from 0 to 255" in refusal(nifti(array), kind, is_label=True)
+        # A stored volume was checked by the import, which knows what the dataset declares.
+        assert decode(nifti(array), NAME, kind, is_label=None).array_XYZ[0, 0, 0] == value
 
 
 def test_rejects_invalid_affines(nifti):
@@ -152,11 +154,28 @@ def test_an_impossible_data_offset_is_refused(nifti):
     assert "truncated" in refusal(nifti(vox_offset=100_000.0, gz=False))
 
 
+def test_a_file_of_channels_is_decoded_by_channel_and_no_other_number_is_accepted(nifti):
+    array = np.random.default_rng(0).integers(0, 900, (4, 5, 6, 2), dtype=np.int16)
+    volumes = decode_channels(nifti(array), NAME, ("t1w", "flair"))
+    for channel, kind in enumerate(("t1w", "flair")):
+        assert encode(volumes[kind]) == encode(decode(nifti(array[..., channel]), NAME, kind))
+    vectors = decode_channels(nifti(array[:, :, :, None]), NAME, ("t1w", "flair"))
+    np.testing.assert_array_equal(vectors["flair"].array_XYZ, array[..., 1])
+    for kinds, shape in ((("a", "b", "c"), "4 axes with 2"), (("a",), "")):
+        with pytest.raises(BadVolume, match=shape or "expected 3 axes, got 4"):
+            decode_channels(nifti(array), NAME, kinds)
+    with pytest.raises(BadVolume, match="expected 4 axes with 2 channels, got 3 axes with 1"):
+        decode_channels(nifti(array[..., 0]), NAME, ("a", "b"))
+    blank = array * np.array([1, 0], np.int16)
+    with pytest.raises(BadVolume, match="flair has the same value everywhere"):
+        decode_channels(nifti(blank), NAME, ("t1w", "flair"))
+
+
 def test_encode_round_trips_exactly_and_is_deterministic(phantom):
     for kind, volume in phantom.volumes.items():
         data = encode(volume)
         assert data == encode(Volume(volume.array_XYZ.copy(), volume.affine.copy()))
-        again = decode(data, NAME, kind)
+        again = decode(data, NAME, kind, is_label=kind in {"gland", "lesions"})
         np.testing.assert_array_equal(again.array_XYZ, volume.array_XYZ)
         np.testing.assert_allclose(again.affine, volume.affine, atol=1e-4)
         assert encode(again) == data
