@@ -50,7 +50,6 @@ MIN_AXES_DETERMINANT = 0.2
 """Smallest volume spanned by the affine's unit axes: 1 where they are orthogonal, 0 where they are linearly
 dependent.
 """
-LABEL_KINDS: tuple[VolumeKind, ...] = ("gland", "lesions")
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _HEADERS: dict[int, Any] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}

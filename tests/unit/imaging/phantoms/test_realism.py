@@ -11,7 +11,6 @@ from tests.prostate import PROSTATE
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.imaging.grid import common_grid, resample
 from vfmalign.imaging.preprocessing import prepare_study
-from vfmalign.imaging.volumes import LABEL_KINDS
 
 MODALITIES = ("t2w", "dwi", "adc")
 CPU_SIZED = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
@@ -23,7 +22,7 @@ USABLE_BANDS = {"t2w": 12, "dwi": 6, "adc": 6}
 def measure(volumes, degrade=None):
     """What the tests compare, by modality, in units of the healthy gland's median (spectra: power of z-scores)."""
     grid = common_grid(volumes["t2w"], CPU_SIZED.spacing_mm)
-    arrays = {k: resample(v, grid, labels=k in LABEL_KINDS) for k, v in volumes.items()}
+    arrays = {k: resample(v, grid, labels=k in {"gland", "lesions"}) for k, v in volumes.items()}
     prepared = prepare_study(volumes, CPU_SIZED, labels=PROSTATE.labels)
     gland, lesions = arrays["gland"] > 0, arrays["lesions"]
     found = {}
