@@ -65,6 +65,14 @@ ModalitiesOption = Annotated[
     list[str] | None,
     typer.Option("--modality", help="Super-resolution, distortion: modalities to restore, such as t1w. Repeatable."),
 ]
+MapOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        help="MODALITY=INPUT: feed a modality of the dataset to an input of the model that has another name, such as "
+        "t1w=input. Repeatable.",
+    ),
+]
 LayerOption = Annotated[list[str] | None, typer.Option("--layer", help="Only these layers. Repeatable.")]
 LevelOption = Annotated[float, typer.Option("--level", min=0.01, max=0.999, help="Coverage of the intervals.")]
 SmallestDifferenceOption = Annotated[
@@ -246,6 +254,25 @@ def split_list(values: Sequence[str] | None) -> tuple[str, ...]:
 def with_recipe(build: Callable[..., Recipe]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command so that its parameter `recipe` becomes the options of `build`."""
     return with_options("recipe", build)
+
+
+def parse_map(pairs: list[str] | None) -> dict[str, str]:
+    """Parse the pairs of `--map`.
+
+    Raises:
+        BadOption: a pair has another form, or names a modality twice.
+    """
+    modality_map: dict[str, str] = {}
+    for pair in pairs or ():
+        modality, separator, model_input = pair.partition("=")
+        if not (modality and separator and model_input) or modality in modality_map:
+            raise BadOption(
+                f"{pair[:64]!r} does not map another modality to an input",
+                field="--map",
+                remedy="use MODALITY=INPUT with each modality once, such as --map t1w=input",
+            )
+        modality_map[modality] = model_input
+    return modality_map
 
 
 def with_options(name: str, build: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

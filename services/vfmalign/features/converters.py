@@ -137,6 +137,8 @@ def to_model(card: ModelCard, to_uri: ToUri) -> messages.Model:
             spacing_mm=card.preprocessing.spacing_mm or (),
             shape_dhw=card.preprocessing.shape_DHW,
             normalisation=card.preprocessing.normalisation,
+            quantiles=card.preprocessing.quantiles if card.preprocessing.normalisation == "quantile_range" else (),
+            reference=card.preprocessing.reference,
         ),
         layers=_to_layers(card.layers),
         primary_layer=card.primary_layer,

@@ -13,6 +13,7 @@ from importlib.metadata import version
 
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.core.domain.errors import BadDataset, CaseOrderMismatch, DataLoss, NotFound, Unavailable
+from vfmalign.core.domain.modality_map import resolve_input
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.storage.datasets import load_dataset
@@ -74,7 +75,7 @@ def extract_dataset(
         DigestMismatch: the digest of the model or dataset is not the expected one.
         DataLoss: weights or a volume are missing or were changed.
         CaseOrderMismatch: the stored set has other cases than the dataset.
-        BadOption: a layer or transform is unknown.
+        BadOption: a layer, transform or modality is unknown, or an input of the model has no modality.
         BadDataset: the split is empty.
         BadVolume: a stored volume cannot be used.
         Cancelled: `hooks.cancelled` returned True; the next call continues with the stored parts.
@@ -205,7 +206,7 @@ def _resolve(store: ObjectStore, request: ExtractDatasetRequest) -> ExtractionPl
             layers=request.layers or tuple(layer.name for layer in card.layers),
             pooling="mean",
             input_transform=input_transform,
-            preprocessing=card.preprocessing,
+            preprocessing=resolve_input(card.id, card.preprocessing, request.modality_map, dataset.declaration),
         ),
     )
 

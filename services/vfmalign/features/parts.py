@@ -163,7 +163,7 @@ def _prepare_inputs(
 
     Readers are at most one batch and one study per reader ahead of the encoder, which bounds the memory.
     """
-    kinds = needed_kinds(plan.card.preprocessing)
+    kinds = needed_kinds(plan.request.preprocessing)
     ahead = options.batch_size + options.readers
 
     def prepare(case: Case) -> PreparedInput:
@@ -171,7 +171,7 @@ def _prepare_inputs(
             volumes = load_case(store, case, kinds)
         with stages.stage("prepare"):
             study = prepare_study(
-                volumes, plan.card.preprocessing, plan.request.input_transform, subject=f"case {case.id}"
+                volumes, plan.request.preprocessing, plan.request.input_transform, subject=f"case {case.id}"
             )
             return study.input_CDHW, study.slices
 

@@ -13,7 +13,7 @@ from vfmalign.core.domain.errors import BadVolume, InvalidInput
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.imaging.preprocessing import GLAND, PreparedStudy, prepare_study
+from vfmalign.imaging.preprocessing import GLAND, PreparedStudy, needed_kinds, prepare_study
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode
 
 
@@ -70,14 +70,29 @@ def prepare_sources(
         NotFound: a stored volume does not exist.
         DigestMismatch: the digest of a stored volume is not the expected one.
     """
+    needed = needed_kinds(preprocessing)
+    _check_kinds([source.kind for source in sources], sources, needed)
     volumes: dict[VolumeKind, Volume] = {}
     for source in sources:
-        if source.kind in volumes:
-            raise BadVolume(f"{source.kind} is sent twice", field=source.field, remedy="send each volume once")
-        with in_field(source.field):
-            volumes[source.kind] = _read(store, source, stages)
+        if source.kind in {*needed, GLAND.name}:
+            with in_field(source.field):
+                volumes[source.kind] = _read(store, source, stages)
     with stages.stage("prepare"):
         return prepare_study(volumes, preprocessing, input_transform, subject="study", labels=(GLAND,))
+
+
+def _check_kinds(kinds: Sequence[VolumeKind], sources: Sequence[Source], needed: Sequence[VolumeKind]) -> None:
+    """Checks that a study has every volume that the model takes, and none twice."""
+    for place, source in enumerate(sources):
+        if source.kind in kinds[:place]:
+            raise BadVolume(f"{source.kind} is sent twice", field=source.field, remedy="send each volume once")
+    if missing := [kind for kind in needed if kind not in kinds]:
+        others = [kind for kind in kinds if kind not in needed]
+        raise BadVolume(
+            f"no {missing[0]} volume; the model takes {', '.join(needed)}",
+            subject="study",
+            remedy=f"send {missing[0]}" + (f", or name {others[0]} as the model does" if others else ""),
+        )
 
 
 def _read(store: ObjectStore, source: Source, stages: Stages) -> Volume:

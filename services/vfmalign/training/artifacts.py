@@ -59,7 +59,7 @@ def publish_encoder(
             weights,
             architecture=spec.architecture,
             objective=spec.objective if plan.task is None else "supervised",
-            preprocessing=plan.preprocessing,
+            preprocessing=plan.model_input,
             primary_layer=plan.parent.primary_layer if plan.parent else "",
             pretraining=data.pretraining,
             parent=plan.parent.id if plan.parent else "",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import TrainingSpec, probe_id
+from vfmalign.core.domain.modality_map import resolve_input
 from vfmalign.core.domain.models import ModelCard, PreprocessingSpec, PretrainingDataset
 from vfmalign.core.domain.recipes import check_probe_steps
 from vfmalign.core.domain.record import is_id
@@ -29,7 +30,8 @@ class JobPlan:
     Attributes:
         spec: the job.
         architecture: the encoder's architecture (for `specialised`: the one whose input it shares).
-        preprocessing: preprocessing of every case.
+        preprocessing: preprocessing of every case, with its inputs named as the dataset's modalities.
+        model_input: the same with the model's own names, as the published card states it.
         parent: the model from which it starts, None for random weights.
         task: the task of a fine-tuning on the dataset, None for pretraining.
         dataset: the dataset.
@@ -38,6 +40,7 @@ class JobPlan:
     spec: TrainingSpec
     architecture: Architecture
     preprocessing: PreprocessingSpec
+    model_input: PreprocessingSpec
     parent: ModelCard | None
     task: TaskSpec | None
     dataset: DatasetManifest
@@ -82,7 +85,9 @@ def make_plan(store: ObjectStore, spec: TrainingSpec) -> JobPlan:
     if card is not None:
         check_checkpoint_digest(card, spec.model_sha256)
         _require(card.architecture == spec.architecture, "architecture", f"use the model's: {card.architecture}")
-    preprocessing = card.preprocessing if card else architecture.preprocessing
+    model_input = card.preprocessing if card else architecture.preprocessing
+    name = spec.model or spec.architecture.partition(":")[0]
+    preprocessing = resolve_input(name, model_input, spec.modality_map, dataset.declaration)
     if task is not None:
         task.check_input(spec.model or spec.architecture, preprocessing.modalities)
     patch = spec.recipe.patch_shape_DHW
@@ -91,7 +96,8 @@ def make_plan(store: ObjectStore, spec: TrainingSpec) -> JobPlan:
         "recipe.patch_shape_DHW",
         f"use at most the input's size of {preprocessing.shape_DHW} voxels",
     )
-    return JobPlan(spec, architecture, preprocessing, card if starts_from_model else None, task, dataset)
+    parent = card if starts_from_model else None
+    return JobPlan(spec, architecture, preprocessing, model_input, parent, task, dataset)
 
 
 def _load_dataset(store: ObjectStore, spec: TrainingSpec) -> DatasetManifest:

@@ -28,49 +28,53 @@ from vfmalign.v1 import common_pb2 as vfmalign_dot_v1_dot_common__pb2
 from vfmalign.v1 import finetuning_pb2 as vfmalign_dot_v1_dot_finetuning__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvfmalign/v1/experiment.proto\x12\x0bvfmalign.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bvfmalign/v1/alignment.proto\x1a\x18vfmalign/v1/common.proto\x1a\x1cvfmalign/v1/finetuning.proto\"\xd9\x02\n\x0e\x45xperimentSpec\x12\x11\n\tmodel_ids\x18\x01 \x03(\t\x12\x12\n\ndataset_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x03 \x01(\t\x12 \n\x05tasks\x18\x0e \x03(\x0b\x32\x11.vfmalign.v1.Task\x12\r\n\x05seeds\x18\x05 \x03(\x03\x12#\n\x06recipe\x18\x06 \x01(\x0b\x32\x13.vfmalign.v1.Recipe\x12\x14\n\x0cpermutations\x18\x07 \x01(\x05\x12\x1b\n\x13\x62ootstrap_resamples\x18\x08 \x01(\x05\x12\x16\n\x0einterval_level\x18\t \x01(\x01\x12\x13\n\x0bmax_running\x18\n \x01(\x05\x12\r\n\x05title\x18\x0b \x01(\t\x12=\n\x14smallest_differences\x18\x0c \x03(\x0b\x32\x1f.vfmalign.v1.SmallestDifferenceJ\x04\x08\x04\x10\x05\"3\n\x12SmallestDifference\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"\x87\x02\n\x0e\x45xperimentCell\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x03\x12\x10\n\x08\x63heck_id\x18\x04 \x01(\t\x12&\n\x05state\x18\x05 \x01(\x0e\x32\x17.vfmalign.v1.CheckState\x12\'\n\x08progress\x18\x06 \x01(\x0b\x32\x15.vfmalign.v1.Progress\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x14.vfmalign.v1.FailureH\x00\x88\x01\x01\x42\n\n\x08_failure\"i\n\x10\x45xperimentCounts\x12\x0e\n\x06queued\x18\x01 \x01(\x05\x12\x0f\n\x07running\x18\x02 \x01(\x05\x12\x11\n\tsucceeded\x18\x03 \x01(\x05\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x05\x12\x11\n\tcancelled\x18\x05 \x01(\x05\"\x88\x05\n\nExperiment\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12)\n\x04spec\x18\x02 \x01(\x0b\x32\x1b.vfmalign.v1.ExperimentSpec\x12+\n\x05state\x18\x03 \x01(\x0e\x32\x1c.vfmalign.v1.ExperimentState\x12\'\n\x08progress\x18\x04 \x01(\x0b\x32\x15.vfmalign.v1.Progress\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x05\x63\x65lls\x18\x08 \x03(\x0b\x32\x1b.vfmalign.v1.ExperimentCell\x12-\n\x06\x63ounts\x18\t \x01(\x0b\x32\x1d.vfmalign.v1.ExperimentCounts\x12*\n\x07\x66\x61ilure\x18\n \x01(\x0b\x32\x14.vfmalign.v1.FailureH\x00\x88\x01\x01\x12\x30\n\x0breport_json\x18\x0b \x01(\x0b\x32\x16.vfmalign.v1.ObjectRefH\x01\x88\x01\x01\x12\x30\n\x0breport_html\x18\x0c \x01(\x0b\x32\x16.vfmalign.v1.ObjectRefH\x02\x88\x01\x01\x12.\n\tcells_csv\x18\r \x01(\x0b\x32\x16.vfmalign.v1.ObjectRefH\x03\x88\x01\x01\x42\n\n\x08_failureB\x0e\n\x0c_report_jsonB\x0e\n\x0c_report_htmlB\x0c\n\n_cells_csv\"[\n\x17\x43reateExperimentRequest\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12)\n\x04spec\x18\x02 \x01(\x0b\x32\x1b.vfmalign.v1.ExperimentSpec\"G\n\x18\x43reateExperimentResponse\x12+\n\nexperiment\x18\x01 \x01(\x0b\x32\x17.vfmalign.v1.Experiment\"-\n\x14GetExperimentRequest\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\"D\n\x15GetExperimentResponse\x12+\n\nexperiment\x18\x01 \x01(\x0b\x32\x17.vfmalign.v1.Experiment\"m\n\x16ListExperimentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12,\n\x06states\x18\x03 \x03(\x0e\x32\x1c.vfmalign.v1.ExperimentState\"`\n\x17ListExperimentsResponse\x12,\n\x0b\x65xperiments\x18\x01 \x03(\x0b\x32\x17.vfmalign.v1.Experiment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x17\x43\x61ncelExperimentRequest\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\"G\n\x18\x43\x61ncelExperimentResponse\x12+\n\nexperiment\x18\x01 \x01(\x0b\x32\x17.vfmalign.v1.Experiment\"/\n\x16RetryExperimentRequest\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\"F\n\x17RetryExperimentResponse\x12+\n\nexperiment\x18\x01 \x01(\x0b\x32\x17.vfmalign.v1.Experiment\"/\n\x16WatchExperimentRequest\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\"F\n\x17WatchExperimentResponse\x12+\n\nexperiment\x18\x01 \x01(\x0b\x32\x17.vfmalign.v1.Experiment*\xcb\x01\n\x0f\x45xperimentState\x12 \n\x1c\x45XPERIMENT_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45XPERIMENT_STATE_QUEUED\x10\x01\x12\x1c\n\x18\x45XPERIMENT_STATE_RUNNING\x10\x02\x12\x1e\n\x1a\x45XPERIMENT_STATE_SUCCEEDED\x10\x03\x12\x1b\n\x17\x45XPERIMENT_STATE_FAILED\x10\x04\x12\x1e\n\x1a\x45XPERIMENT_STATE_CANCELLED\x10\x05\x32\xc9\x04\n\x11\x45xperimentService\x12_\n\x10\x43reateExperiment\x12$.vfmalign.v1.CreateExperimentRequest\x1a%.vfmalign.v1.CreateExperimentResponse\x12V\n\rGetExperiment\x12!.vfmalign.v1.GetExperimentRequest\x1a\".vfmalign.v1.GetExperimentResponse\x12\\\n\x0fListExperiments\x12#.vfmalign.v1.ListExperimentsRequest\x1a$.vfmalign.v1.ListExperimentsResponse\x12_\n\x10\x43\x61ncelExperiment\x12$.vfmalign.v1.CancelExperimentRequest\x1a%.vfmalign.v1.CancelExperimentResponse\x12\\\n\x0fRetryExperiment\x12#.vfmalign.v1.RetryExperimentRequest\x1a$.vfmalign.v1.RetryExperimentResponse\x12^\n\x0fWatchExperiment\x12#.vfmalign.v1.WatchExperimentRequest\x1a$.vfmalign.v1.WatchExperimentResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvfmalign/v1/experiment.proto\x12\x0bvfmalign.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bvfmalign/v1/alignment.proto\x1a\x18vfmalign/v1/common.proto\x1a\x1cvfmalign/v1/finetuning.proto\"\xd1\x03\n\x0e\x45xperimentSpec\x12\x11\n\tmodel_ids\x18\x01 \x03(\t\x12\x12\n\ndataset_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x03 \x01(\t\x12 \n\x05tasks\x18\x0e \x03(\x0b\x32\x11.vfmalign.v1.Task\x12\r\n\x05seeds\x18\x05 \x03(\x03\x12#\n\x06recipe\x18\x06 \x01(\x0b\x32\x13.vfmalign.v1.Recipe\x12\x14\n\x0cpermutations\x18\x07 \x01(\x05\x12\x1b\n\x13\x62ootstrap_resamples\x18\x08 \x01(\x05\x12\x16\n\x0einterval_level\x18\t \x01(\x01\x12\x13\n\x0bmax_running\x18\n \x01(\x05\x12\r\n\x05title\x18\x0b \x01(\t\x12=\n\x14smallest_differences\x18\x0c \x03(\x0b\x32\x1f.vfmalign.v1.SmallestDifference\x12\x42\n\x0cmodality_map\x18\x0f \x03(\x0b\x32,.vfmalign.v1.ExperimentSpec.ModalityMapEntry\x1a\x32\n\x10ModalityMapEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x04\x10\x05\"3\n\x12SmallestDifference\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"\x87\x02\n\x0e\x45xperimentCell\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x03\x12\x10\n\x08\x63heck_id\x18\x04 \x01(\t\x12&\n\x05state\x18\x05 \x01(\x0e\x32\x17.vfmalign.v1.CheckState\x12\'\n\x08progress\x18\x06 \x01(\x0b\x32\x15.vfmalign.v1.Progress\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x14.vfmalign.v1.FailureH\x00\x88\x01\x01\x42\n\n\x08_failure\"i\n\x10\x45xperimentCounts\x12\x0e\n\x06queued\x18\x01 \x01(\x05\x12\x0f\n\x07running\x18\x02 \x01(\x05\x12\x11\n\tsucceeded\x18\x03 \x01(\x05\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x05\x12\x11\n\tcancelled\x18\x05 \x01(\x05\"\x88\x05\n\nExperiment\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12)\n\x04spec\x18\x02 \x01(\x0b\x32\x1b.vfmalign.v1.ExperimentSpec\x12+\n\x05state\x18\x03 \x01(\x0e\x32\x1c.vfmalign.v1.ExperimentState\x12\'\n\x08progress\x18\x04 \x01(\x0b\x32\x15.vfmalign.v1.Progress\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x05\x63\x65lls\x18\x08 \x03(\x0b\x32\x1b.vfmalign.v1.ExperimentCell\x12-\n\x06\x63ounts\x18\t \x01(\x0b\x32\x1d.vfmalign.v1.ExperimentCounts\x12*\n\x07\x66\x61ilure\x18\n \x01(\x0b\x32\x14.vfmalign.v1.FailureH\x00\x88\x01\x01\x12\x30\n\x0breport_json\x18\x0b \x01(\x0b\x32\x16.vfmalign.v1.ObjectRefH\x01\x88\x01\x01\x12\x30\n\x0breport_html\x18\x0c \x01(\x0b\x32\x16.vfmalign.v1.ObjectRefH\x02\x88\x01\x01\x12.\n\tcells_csv\x18\r \x01(\x0b\x32\x16.vfmalign.v1.ObjectRefH\x03\x88\x01\x01\x42\n\n\x08_failureB\x0e\n\x0c_report_jsonB\x0e\n\x0c_report_htmlB\x0c\n\n_cells_csv\"[\n\x17\x43reateExperimentRequest\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12)\n\x04spec\x18\x02 \x01(\x0b\x32\x1b.vfmalign.v1.ExperimentSpec\"G\n\x18\x43reateExperimentResponse\x12+\n\nexperiment\x18\x01 \x01(\x0b\x32\x17.vfmalign.v1.Experiment\"-\n\x14GetExperimentRequest\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\"D\n\x15GetExperimentResponse\x12+\n\nexperiment\x18\x01 \x01(\x0b\x32\x17.vfmalign.v1.Experiment\"m\n\x16ListExperimentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12,\n\x06states\x18\x03 \x03(\x0e\x32\x1c.vfmalign.v1.ExperimentState\"`\n\x17ListExperimentsResponse\x12,\n\x0b\x65xperiments\x18\x01 \x03(\x0b\x32\x17.vfmalign.v1.Experiment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x17\x43\x61ncelExperimentRequest\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\"G\n\x18\x43\x61ncelExperimentResponse\x12+\n\nexperiment\x18\x01 \x01(\x0b\x32\x17.vfmalign.v1.Experiment\"/\n\x16RetryExperimentRequest\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\"F\n\x17RetryExperimentResponse\x12+\n\nexperiment\x18\x01 \x01(\x0b\x32\x17.vfmalign.v1.Experiment\"/\n\x16WatchExperimentRequest\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\"F\n\x17WatchExperimentResponse\x12+\n\nexperiment\x18\x01 \x01(\x0b\x32\x17.vfmalign.v1.Experiment*\xcb\x01\n\x0f\x45xperimentState\x12 \n\x1c\x45XPERIMENT_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45XPERIMENT_STATE_QUEUED\x10\x01\x12\x1c\n\x18\x45XPERIMENT_STATE_RUNNING\x10\x02\x12\x1e\n\x1a\x45XPERIMENT_STATE_SUCCEEDED\x10\x03\x12\x1b\n\x17\x45XPERIMENT_STATE_FAILED\x10\x04\x12\x1e\n\x1a\x45XPERIMENT_STATE_CANCELLED\x10\x05\x32\xc9\x04\n\x11\x45xperimentService\x12_\n\x10\x43reateExperiment\x12$.vfmalign.v1.CreateExperimentRequest\x1a%.vfmalign.v1.CreateExperimentResponse\x12V\n\rGetExperiment\x12!.vfmalign.v1.GetExperimentRequest\x1a\".vfmalign.v1.GetExperimentResponse\x12\\\n\x0fListExperiments\x12#.vfmalign.v1.ListExperimentsRequest\x1a$.vfmalign.v1.ListExperimentsResponse\x12_\n\x10\x43\x61ncelExperiment\x12$.vfmalign.v1.CancelExperimentRequest\x1a%.vfmalign.v1.CancelExperimentResponse\x12\\\n\x0fRetryExperiment\x12#.vfmalign.v1.RetryExperimentRequest\x1a$.vfmalign.v1.RetryExperimentResponse\x12^\n\x0fWatchExperiment\x12#.vfmalign.v1.WatchExperimentRequest\x1a$.vfmalign.v1.WatchExperimentResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vfmalign.v1.experiment_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EXPERIMENTSTATE']._serialized_start=2446
-  _globals['_EXPERIMENTSTATE']._serialized_end=2649
+  _globals['_EXPERIMENTSPEC_MODALITYMAPENTRY']._loaded_options = None
+  _globals['_EXPERIMENTSPEC_MODALITYMAPENTRY']._serialized_options = b'8\001'
+  _globals['_EXPERIMENTSTATE']._serialized_start=2566
+  _globals['_EXPERIMENTSTATE']._serialized_end=2769
   _globals['_EXPERIMENTSPEC']._serialized_start=164
-  _globals['_EXPERIMENTSPEC']._serialized_end=509
-  _globals['_SMALLESTDIFFERENCE']._serialized_start=511
-  _globals['_SMALLESTDIFFERENCE']._serialized_end=562
-  _globals['_EXPERIMENTCELL']._serialized_start=565
-  _globals['_EXPERIMENTCELL']._serialized_end=828
-  _globals['_EXPERIMENTCOUNTS']._serialized_start=830
-  _globals['_EXPERIMENTCOUNTS']._serialized_end=935
-  _globals['_EXPERIMENT']._serialized_start=938
-  _globals['_EXPERIMENT']._serialized_end=1586
-  _globals['_CREATEEXPERIMENTREQUEST']._serialized_start=1588
-  _globals['_CREATEEXPERIMENTREQUEST']._serialized_end=1679
-  _globals['_CREATEEXPERIMENTRESPONSE']._serialized_start=1681
-  _globals['_CREATEEXPERIMENTRESPONSE']._serialized_end=1752
-  _globals['_GETEXPERIMENTREQUEST']._serialized_start=1754
-  _globals['_GETEXPERIMENTREQUEST']._serialized_end=1799
-  _globals['_GETEXPERIMENTRESPONSE']._serialized_start=1801
-  _globals['_GETEXPERIMENTRESPONSE']._serialized_end=1869
-  _globals['_LISTEXPERIMENTSREQUEST']._serialized_start=1871
-  _globals['_LISTEXPERIMENTSREQUEST']._serialized_end=1980
-  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_start=1982
-  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_end=2078
-  _globals['_CANCELEXPERIMENTREQUEST']._serialized_start=2080
-  _globals['_CANCELEXPERIMENTREQUEST']._serialized_end=2128
-  _globals['_CANCELEXPERIMENTRESPONSE']._serialized_start=2130
-  _globals['_CANCELEXPERIMENTRESPONSE']._serialized_end=2201
-  _globals['_RETRYEXPERIMENTREQUEST']._serialized_start=2203
-  _globals['_RETRYEXPERIMENTREQUEST']._serialized_end=2250
-  _globals['_RETRYEXPERIMENTRESPONSE']._serialized_start=2252
-  _globals['_RETRYEXPERIMENTRESPONSE']._serialized_end=2322
-  _globals['_WATCHEXPERIMENTREQUEST']._serialized_start=2324
-  _globals['_WATCHEXPERIMENTREQUEST']._serialized_end=2371
-  _globals['_WATCHEXPERIMENTRESPONSE']._serialized_start=2373
-  _globals['_WATCHEXPERIMENTRESPONSE']._serialized_end=2443
-  _globals['_EXPERIMENTSERVICE']._serialized_start=2652
-  _globals['_EXPERIMENTSERVICE']._serialized_end=3237
+  _globals['_EXPERIMENTSPEC']._serialized_end=629
+  _globals['_EXPERIMENTSPEC_MODALITYMAPENTRY']._serialized_start=573
+  _globals['_EXPERIMENTSPEC_MODALITYMAPENTRY']._serialized_end=623
+  _globals['_SMALLESTDIFFERENCE']._serialized_start=631
+  _globals['_SMALLESTDIFFERENCE']._serialized_end=682
+  _globals['_EXPERIMENTCELL']._serialized_start=685
+  _globals['_EXPERIMENTCELL']._serialized_end=948
+  _globals['_EXPERIMENTCOUNTS']._serialized_start=950
+  _globals['_EXPERIMENTCOUNTS']._serialized_end=1055
+  _globals['_EXPERIMENT']._serialized_start=1058
+  _globals['_EXPERIMENT']._serialized_end=1706
+  _globals['_CREATEEXPERIMENTREQUEST']._serialized_start=1708
+  _globals['_CREATEEXPERIMENTREQUEST']._serialized_end=1799
+  _globals['_CREATEEXPERIMENTRESPONSE']._serialized_start=1801
+  _globals['_CREATEEXPERIMENTRESPONSE']._serialized_end=1872
+  _globals['_GETEXPERIMENTREQUEST']._serialized_start=1874
+  _globals['_GETEXPERIMENTREQUEST']._serialized_end=1919
+  _globals['_GETEXPERIMENTRESPONSE']._serialized_start=1921
+  _globals['_GETEXPERIMENTRESPONSE']._serialized_end=1989
+  _globals['_LISTEXPERIMENTSREQUEST']._serialized_start=1991
+  _globals['_LISTEXPERIMENTSREQUEST']._serialized_end=2100
+  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_start=2102
+  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_end=2198
+  _globals['_CANCELEXPERIMENTREQUEST']._serialized_start=2200
+  _globals['_CANCELEXPERIMENTREQUEST']._serialized_end=2248
+  _globals['_CANCELEXPERIMENTRESPONSE']._serialized_start=2250
+  _globals['_CANCELEXPERIMENTRESPONSE']._serialized_end=2321
+  _globals['_RETRYEXPERIMENTREQUEST']._serialized_start=2323
+  _globals['_RETRYEXPERIMENTREQUEST']._serialized_end=2370
+  _globals['_RETRYEXPERIMENTRESPONSE']._serialized_start=2372
+  _globals['_RETRYEXPERIMENTRESPONSE']._serialized_end=2442
+  _globals['_WATCHEXPERIMENTREQUEST']._serialized_start=2444
+  _globals['_WATCHEXPERIMENTREQUEST']._serialized_end=2491
+  _globals['_WATCHEXPERIMENTRESPONSE']._serialized_start=2493
+  _globals['_WATCHEXPERIMENTRESPONSE']._serialized_end=2563
+  _globals['_EXPERIMENTSERVICE']._serialized_start=2772
+  _globals['_EXPERIMENTSERVICE']._serialized_end=3357
 # @@protoc_insertion_point(module_scope)

@@ -29,7 +29,14 @@ EXPERIMENT_STATE_FAILED: ExperimentState
 EXPERIMENT_STATE_CANCELLED: ExperimentState
 
 class ExperimentSpec(_message.Message):
-    __slots__ = ("model_ids", "dataset_id", "dataset_digest", "tasks", "seeds", "recipe", "permutations", "bootstrap_resamples", "interval_level", "max_running", "title", "smallest_differences")
+    __slots__ = ("model_ids", "dataset_id", "dataset_digest", "tasks", "seeds", "recipe", "permutations", "bootstrap_resamples", "interval_level", "max_running", "title", "smallest_differences", "modality_map")
+    class ModalityMapEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     MODEL_IDS_FIELD_NUMBER: _ClassVar[int]
     DATASET_ID_FIELD_NUMBER: _ClassVar[int]
     DATASET_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +49,7 @@ class ExperimentSpec(_message.Message):
     MAX_RUNNING_FIELD_NUMBER: _ClassVar[int]
     TITLE_FIELD_NUMBER: _ClassVar[int]
     SMALLEST_DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
+    MODALITY_MAP_FIELD_NUMBER: _ClassVar[int]
     model_ids: _containers.RepeatedScalarFieldContainer[str]
     dataset_id: str
     dataset_digest: str
@@ -54,7 +62,8 @@ class ExperimentSpec(_message.Message):
     max_running: int
     title: str
     smallest_differences: _containers.RepeatedCompositeFieldContainer[SmallestDifference]
-    def __init__(self, model_ids: _Optional[_Iterable[str]] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[_common_pb2.Task, _Mapping]]] = ..., seeds: _Optional[_Iterable[int]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., max_running: _Optional[int] = ..., title: _Optional[str] = ..., smallest_differences: _Optional[_Iterable[_Union[SmallestDifference, _Mapping]]] = ...) -> None: ...
+    modality_map: _containers.ScalarMap[str, str]
+    def __init__(self, model_ids: _Optional[_Iterable[str]] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[_common_pb2.Task, _Mapping]]] = ..., seeds: _Optional[_Iterable[int]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., max_running: _Optional[int] = ..., title: _Optional[str] = ..., smallest_differences: _Optional[_Iterable[_Union[SmallestDifference, _Mapping]]] = ..., modality_map: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class SmallestDifference(_message.Message):
     __slots__ = ("metric", "value")

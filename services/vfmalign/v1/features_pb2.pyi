@@ -48,16 +48,20 @@ class Layer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., channels: _Optional[int] = ...) -> None: ...
 
 class Preprocessing(_message.Message):
-    __slots__ = ("modalities", "spacing_mm", "shape_dhw", "normalisation")
+    __slots__ = ("modalities", "spacing_mm", "shape_dhw", "normalisation", "quantiles", "reference")
     MODALITIES_FIELD_NUMBER: _ClassVar[int]
     SPACING_MM_FIELD_NUMBER: _ClassVar[int]
     SHAPE_DHW_FIELD_NUMBER: _ClassVar[int]
     NORMALISATION_FIELD_NUMBER: _ClassVar[int]
+    QUANTILES_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
     modalities: _containers.RepeatedScalarFieldContainer[str]
     spacing_mm: _containers.RepeatedScalarFieldContainer[float]
     shape_dhw: _containers.RepeatedScalarFieldContainer[int]
     normalisation: str
-    def __init__(self, modalities: _Optional[_Iterable[str]] = ..., spacing_mm: _Optional[_Iterable[float]] = ..., shape_dhw: _Optional[_Iterable[int]] = ..., normalisation: _Optional[str] = ...) -> None: ...
+    quantiles: _containers.RepeatedScalarFieldContainer[float]
+    reference: str
+    def __init__(self, modalities: _Optional[_Iterable[str]] = ..., spacing_mm: _Optional[_Iterable[float]] = ..., shape_dhw: _Optional[_Iterable[int]] = ..., normalisation: _Optional[str] = ..., quantiles: _Optional[_Iterable[float]] = ..., reference: _Optional[str] = ...) -> None: ...
 
 class Pretraining(_message.Message):
     __slots__ = ("dataset_id", "dataset_digest", "volume_count", "group_count")
@@ -298,7 +302,14 @@ class ExtractResponse(_message.Message):
     def __init__(self, layers: _Optional[_Iterable[_Union[LayerFeatures, _Mapping]]] = ..., checkpoint_sha256: _Optional[str] = ..., cost: _Optional[_Union[_common_pb2.Cost, _Mapping]] = ...) -> None: ...
 
 class ExtractDatasetRequest(_message.Message):
-    __slots__ = ("model_id", "checkpoint_sha256", "dataset_id", "dataset_digest", "split", "layers", "pooling", "input_transform", "initialisation", "initialisation_seed", "verify")
+    __slots__ = ("model_id", "checkpoint_sha256", "dataset_id", "dataset_digest", "split", "layers", "pooling", "input_transform", "initialisation", "initialisation_seed", "verify", "modality_map")
+    class ModalityMapEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_SHA256_FIELD_NUMBER: _ClassVar[int]
     DATASET_ID_FIELD_NUMBER: _ClassVar[int]
@@ -310,6 +321,7 @@ class ExtractDatasetRequest(_message.Message):
     INITIALISATION_FIELD_NUMBER: _ClassVar[int]
     INITIALISATION_SEED_FIELD_NUMBER: _ClassVar[int]
     VERIFY_FIELD_NUMBER: _ClassVar[int]
+    MODALITY_MAP_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     checkpoint_sha256: str
     dataset_id: str
@@ -321,7 +333,8 @@ class ExtractDatasetRequest(_message.Message):
     initialisation: Initialisation
     initialisation_seed: int
     verify: bool
-    def __init__(self, model_id: _Optional[str] = ..., checkpoint_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., layers: _Optional[_Iterable[str]] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., input_transform: _Optional[str] = ..., initialisation: _Optional[_Union[Initialisation, str]] = ..., initialisation_seed: _Optional[int] = ..., verify: _Optional[bool] = ...) -> None: ...
+    modality_map: _containers.ScalarMap[str, str]
+    def __init__(self, model_id: _Optional[str] = ..., checkpoint_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., layers: _Optional[_Iterable[str]] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., input_transform: _Optional[str] = ..., initialisation: _Optional[_Union[Initialisation, str]] = ..., initialisation_seed: _Optional[int] = ..., verify: _Optional[bool] = ..., modality_map: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class FeatureSet(_message.Message):
     __slots__ = ("feature_set_id", "manifest", "rows", "groups", "layers", "checkpoint_sha256", "dataset_digest")

@@ -27,53 +27,57 @@ from vfmalign.v1 import common_pb2 as vfmalign_dot_v1_dot_common__pb2
 from vfmalign.v1 import features_pb2 as vfmalign_dot_v1_dot_features__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvfmalign/v1/finetuning.proto\x12\x0bvfmalign.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18vfmalign/v1/common.proto\x1a\x1avfmalign/v1/features.proto\"\xa2\x03\n\x06Recipe\x12\x0e\n\x06preset\x18\x01 \x01(\t\x12\x13\n\x06\x65pochs\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x1c\n\x0fsteps_per_epoch\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x17\n\nbatch_size\x18\x04 \x01(\x05H\x02\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x19\n\x0cweight_decay\x18\x06 \x01(\x01H\x04\x88\x01\x01\x12\x18\n\x0blayer_decay\x18\x07 \x01(\x01H\x05\x88\x01\x01\x12\x19\n\x0c\x65ncoder_rate\x18\n \x01(\x01H\x06\x88\x01\x01\x12\x1c\n\x0fwarmup_fraction\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12\x17\n\x0fpatch_shape_dhw\x18\t \x03(\x05\x12\x13\n\x0bprobe_steps\x18\x0b \x03(\x05\x42\t\n\x07_epochsB\x12\n\x10_steps_per_epochB\r\n\x0b_batch_sizeB\x10\n\x0e_learning_rateB\x0f\n\r_weight_decayB\x0e\n\x0c_layer_decayB\x0f\n\r_encoder_rateB\x12\n\x10_warmup_fraction\"\xd7\x02\n\x07JobSpec\x12\"\n\x04kind\x18\x01 \x01(\x0e\x32\x14.vfmalign.v1.JobKind\x12\x12\n\ndataset_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x03 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x04 \x01(\t\x12)\n\tobjective\x18\x05 \x01(\x0e\x32\x16.vfmalign.v1.Objective\x12%\n\x07network\x18\x06 \x01(\x0e\x32\x14.vfmalign.v1.Network\x12\x10\n\x08model_id\x18\x07 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x08 \x01(\t\x12\x1f\n\x04task\x18\r \x01(\x0b\x32\x11.vfmalign.v1.Task\x12#\n\x06recipe\x18\n \x01(\x0b\x32\x13.vfmalign.v1.Recipe\x12\x0c\n\x04seed\x18\x0b \x01(\x03\x12\x12\n\npublish_as\x18\x0c \x01(\tJ\x04\x08\t\x10\n\"\x9d\x01\n\nCurvePoint\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x17\n\ntrain_loss\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x10validation_score\x18\x04 \x01(\x01\x12\x1c\n\x0f\x65lapsed_seconds\x18\x05 \x01(\x01H\x01\x88\x01\x01\x42\r\n\x0b_train_lossB\x12\n\x10_elapsed_seconds\"P\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\texit_code\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x0c\n\n_exit_code\"\xf0\x03\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.vfmalign.v1.JobSpec\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.vfmalign.v1.JobState\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x08progress\x18\x08 \x01(\x0b\x32\x15.vfmalign.v1.Progress\x12&\n\x05\x63urve\x18\t \x03(\x0b\x32\x17.vfmalign.v1.CurvePoint\x12*\n\x07\x66\x61ilure\x18\n \x01(\x0b\x32\x14.vfmalign.v1.FailureH\x00\x88\x01\x01\x12+\n\x06result\x18\x0b \x01(\x0b\x32\x16.vfmalign.v1.ObjectRefH\x01\x88\x01\x01\x12\x18\n\x10\x65ncoder_model_id\x18\x0c \x01(\t\x12\x13\n\x0blog_command\x18\r \x01(\tB\n\n\x08_failureB\t\n\x07_result\"F\n\x10\x43reateJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.vfmalign.v1.JobSpec\"2\n\x11\x43reateJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.vfmalign.v1.Job\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"/\n\x0eGetJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.vfmalign.v1.Job\"_\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12%\n\x06states\x18\x03 \x03(\x0e\x32\x15.vfmalign.v1.JobState\"K\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.vfmalign.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"2\n\x11\x43\x61ncelJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.vfmalign.v1.Job\"!\n\x0fRetryJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"1\n\x10RetryJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.vfmalign.v1.Job\"!\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"1\n\x10WatchJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.vfmalign.v1.Job*Q\n\x07JobKind\x12\x18\n\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_KIND_PRETRAIN\x10\x01\x12\x15\n\x11JOB_KIND_FINETUNE\x10\x02*h\n\x07Network\x12\x17\n\x13NETWORK_UNSPECIFIED\x10\x00\x12\x16\n\x12NETWORK_PRETRAINED\x10\x01\x12\x13\n\x0fNETWORK_SCRATCH\x10\x02\x12\x17\n\x13NETWORK_SPECIALISED\x10\x03*\xb1\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_PENDING\x10\x06\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x32\xcb\x03\n\x11\x46ineTuningService\x12J\n\tCreateJob\x12\x1d.vfmalign.v1.CreateJobRequest\x1a\x1e.vfmalign.v1.CreateJobResponse\x12\x41\n\x06GetJob\x12\x1a.vfmalign.v1.GetJobRequest\x1a\x1b.vfmalign.v1.GetJobResponse\x12G\n\x08ListJobs\x12\x1c.vfmalign.v1.ListJobsRequest\x1a\x1d.vfmalign.v1.ListJobsResponse\x12J\n\tCancelJob\x12\x1d.vfmalign.v1.CancelJobRequest\x1a\x1e.vfmalign.v1.CancelJobResponse\x12G\n\x08RetryJob\x12\x1c.vfmalign.v1.RetryJobRequest\x1a\x1d.vfmalign.v1.RetryJobResponse\x12I\n\x08WatchJob\x12\x1c.vfmalign.v1.WatchJobRequest\x1a\x1d.vfmalign.v1.WatchJobResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvfmalign/v1/finetuning.proto\x12\x0bvfmalign.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18vfmalign/v1/common.proto\x1a\x1avfmalign/v1/features.proto\"\xa2\x03\n\x06Recipe\x12\x0e\n\x06preset\x18\x01 \x01(\t\x12\x13\n\x06\x65pochs\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x1c\n\x0fsteps_per_epoch\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x17\n\nbatch_size\x18\x04 \x01(\x05H\x02\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x19\n\x0cweight_decay\x18\x06 \x01(\x01H\x04\x88\x01\x01\x12\x18\n\x0blayer_decay\x18\x07 \x01(\x01H\x05\x88\x01\x01\x12\x19\n\x0c\x65ncoder_rate\x18\n \x01(\x01H\x06\x88\x01\x01\x12\x1c\n\x0fwarmup_fraction\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12\x17\n\x0fpatch_shape_dhw\x18\t \x03(\x05\x12\x13\n\x0bprobe_steps\x18\x0b \x03(\x05\x42\t\n\x07_epochsB\x12\n\x10_steps_per_epochB\r\n\x0b_batch_sizeB\x10\n\x0e_learning_rateB\x0f\n\r_weight_decayB\x0e\n\x0c_layer_decayB\x0f\n\r_encoder_rateB\x12\n\x10_warmup_fraction\"\xc8\x03\n\x07JobSpec\x12\"\n\x04kind\x18\x01 \x01(\x0e\x32\x14.vfmalign.v1.JobKind\x12\x12\n\ndataset_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x03 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x04 \x01(\t\x12)\n\tobjective\x18\x05 \x01(\x0e\x32\x16.vfmalign.v1.Objective\x12%\n\x07network\x18\x06 \x01(\x0e\x32\x14.vfmalign.v1.Network\x12\x10\n\x08model_id\x18\x07 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x08 \x01(\t\x12\x1f\n\x04task\x18\r \x01(\x0b\x32\x11.vfmalign.v1.Task\x12#\n\x06recipe\x18\n \x01(\x0b\x32\x13.vfmalign.v1.Recipe\x12\x0c\n\x04seed\x18\x0b \x01(\x03\x12\x12\n\npublish_as\x18\x0c \x01(\t\x12;\n\x0cmodality_map\x18\x0e \x03(\x0b\x32%.vfmalign.v1.JobSpec.ModalityMapEntry\x1a\x32\n\x10ModalityMapEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\t\x10\n\"\x9d\x01\n\nCurvePoint\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x17\n\ntrain_loss\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x10validation_score\x18\x04 \x01(\x01\x12\x1c\n\x0f\x65lapsed_seconds\x18\x05 \x01(\x01H\x01\x88\x01\x01\x42\r\n\x0b_train_lossB\x12\n\x10_elapsed_seconds\"P\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\texit_code\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x0c\n\n_exit_code\"\xf0\x03\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.vfmalign.v1.JobSpec\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.vfmalign.v1.JobState\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x08progress\x18\x08 \x01(\x0b\x32\x15.vfmalign.v1.Progress\x12&\n\x05\x63urve\x18\t \x03(\x0b\x32\x17.vfmalign.v1.CurvePoint\x12*\n\x07\x66\x61ilure\x18\n \x01(\x0b\x32\x14.vfmalign.v1.FailureH\x00\x88\x01\x01\x12+\n\x06result\x18\x0b \x01(\x0b\x32\x16.vfmalign.v1.ObjectRefH\x01\x88\x01\x01\x12\x18\n\x10\x65ncoder_model_id\x18\x0c \x01(\t\x12\x13\n\x0blog_command\x18\r \x01(\tB\n\n\x08_failureB\t\n\x07_result\"F\n\x10\x43reateJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.vfmalign.v1.JobSpec\"2\n\x11\x43reateJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.vfmalign.v1.Job\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"/\n\x0eGetJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.vfmalign.v1.Job\"_\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12%\n\x06states\x18\x03 \x03(\x0e\x32\x15.vfmalign.v1.JobState\"K\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.vfmalign.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"2\n\x11\x43\x61ncelJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.vfmalign.v1.Job\"!\n\x0fRetryJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"1\n\x10RetryJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.vfmalign.v1.Job\"!\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"1\n\x10WatchJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.vfmalign.v1.Job*Q\n\x07JobKind\x12\x18\n\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_KIND_PRETRAIN\x10\x01\x12\x15\n\x11JOB_KIND_FINETUNE\x10\x02*h\n\x07Network\x12\x17\n\x13NETWORK_UNSPECIFIED\x10\x00\x12\x16\n\x12NETWORK_PRETRAINED\x10\x01\x12\x13\n\x0fNETWORK_SCRATCH\x10\x02\x12\x17\n\x13NETWORK_SPECIALISED\x10\x03*\xb1\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_PENDING\x10\x06\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x32\xcb\x03\n\x11\x46ineTuningService\x12J\n\tCreateJob\x12\x1d.vfmalign.v1.CreateJobRequest\x1a\x1e.vfmalign.v1.CreateJobResponse\x12\x41\n\x06GetJob\x12\x1a.vfmalign.v1.GetJobRequest\x1a\x1b.vfmalign.v1.GetJobResponse\x12G\n\x08ListJobs\x12\x1c.vfmalign.v1.ListJobsRequest\x1a\x1d.vfmalign.v1.ListJobsResponse\x12J\n\tCancelJob\x12\x1d.vfmalign.v1.CancelJobRequest\x1a\x1e.vfmalign.v1.CancelJobResponse\x12G\n\x08RetryJob\x12\x1c.vfmalign.v1.RetryJobRequest\x1a\x1d.vfmalign.v1.RetryJobResponse\x12I\n\x08WatchJob\x12\x1c.vfmalign.v1.WatchJobRequest\x1a\x1d.vfmalign.v1.WatchJobResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vfmalign.v1.finetuning_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBKIND']._serialized_start=2280
-  _globals['_JOBKIND']._serialized_end=2361
-  _globals['_NETWORK']._serialized_start=2363
-  _globals['_NETWORK']._serialized_end=2467
-  _globals['_JOBSTATE']._serialized_start=2470
-  _globals['_JOBSTATE']._serialized_end=2647
+  _globals['_JOBSPEC_MODALITYMAPENTRY']._loaded_options = None
+  _globals['_JOBSPEC_MODALITYMAPENTRY']._serialized_options = b'8\001'
+  _globals['_JOBKIND']._serialized_start=2393
+  _globals['_JOBKIND']._serialized_end=2474
+  _globals['_NETWORK']._serialized_start=2476
+  _globals['_NETWORK']._serialized_end=2580
+  _globals['_JOBSTATE']._serialized_start=2583
+  _globals['_JOBSTATE']._serialized_end=2760
   _globals['_RECIPE']._serialized_start=133
   _globals['_RECIPE']._serialized_end=551
   _globals['_JOBSPEC']._serialized_start=554
-  _globals['_JOBSPEC']._serialized_end=897
-  _globals['_CURVEPOINT']._serialized_start=900
-  _globals['_CURVEPOINT']._serialized_end=1057
-  _globals['_FAILURE']._serialized_start=1059
-  _globals['_FAILURE']._serialized_end=1139
-  _globals['_JOB']._serialized_start=1142
-  _globals['_JOB']._serialized_end=1638
-  _globals['_CREATEJOBREQUEST']._serialized_start=1640
-  _globals['_CREATEJOBREQUEST']._serialized_end=1710
-  _globals['_CREATEJOBRESPONSE']._serialized_start=1712
-  _globals['_CREATEJOBRESPONSE']._serialized_end=1762
-  _globals['_GETJOBREQUEST']._serialized_start=1764
-  _globals['_GETJOBREQUEST']._serialized_end=1795
-  _globals['_GETJOBRESPONSE']._serialized_start=1797
-  _globals['_GETJOBRESPONSE']._serialized_end=1844
-  _globals['_LISTJOBSREQUEST']._serialized_start=1846
-  _globals['_LISTJOBSREQUEST']._serialized_end=1941
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1943
-  _globals['_LISTJOBSRESPONSE']._serialized_end=2018
-  _globals['_CANCELJOBREQUEST']._serialized_start=2020
-  _globals['_CANCELJOBREQUEST']._serialized_end=2054
-  _globals['_CANCELJOBRESPONSE']._serialized_start=2056
-  _globals['_CANCELJOBRESPONSE']._serialized_end=2106
-  _globals['_RETRYJOBREQUEST']._serialized_start=2108
-  _globals['_RETRYJOBREQUEST']._serialized_end=2141
-  _globals['_RETRYJOBRESPONSE']._serialized_start=2143
-  _globals['_RETRYJOBRESPONSE']._serialized_end=2192
-  _globals['_WATCHJOBREQUEST']._serialized_start=2194
-  _globals['_WATCHJOBREQUEST']._serialized_end=2227
-  _globals['_WATCHJOBRESPONSE']._serialized_start=2229
-  _globals['_WATCHJOBRESPONSE']._serialized_end=2278
-  _globals['_FINETUNINGSERVICE']._serialized_start=2650
-  _globals['_FINETUNINGSERVICE']._serialized_end=3109
+  _globals['_JOBSPEC']._serialized_end=1010
+  _globals['_JOBSPEC_MODALITYMAPENTRY']._serialized_start=954
+  _globals['_JOBSPEC_MODALITYMAPENTRY']._serialized_end=1004
+  _globals['_CURVEPOINT']._serialized_start=1013
+  _globals['_CURVEPOINT']._serialized_end=1170
+  _globals['_FAILURE']._serialized_start=1172
+  _globals['_FAILURE']._serialized_end=1252
+  _globals['_JOB']._serialized_start=1255
+  _globals['_JOB']._serialized_end=1751
+  _globals['_CREATEJOBREQUEST']._serialized_start=1753
+  _globals['_CREATEJOBREQUEST']._serialized_end=1823
+  _globals['_CREATEJOBRESPONSE']._serialized_start=1825
+  _globals['_CREATEJOBRESPONSE']._serialized_end=1875
+  _globals['_GETJOBREQUEST']._serialized_start=1877
+  _globals['_GETJOBREQUEST']._serialized_end=1908
+  _globals['_GETJOBRESPONSE']._serialized_start=1910
+  _globals['_GETJOBRESPONSE']._serialized_end=1957
+  _globals['_LISTJOBSREQUEST']._serialized_start=1959
+  _globals['_LISTJOBSREQUEST']._serialized_end=2054
+  _globals['_LISTJOBSRESPONSE']._serialized_start=2056
+  _globals['_LISTJOBSRESPONSE']._serialized_end=2131
+  _globals['_CANCELJOBREQUEST']._serialized_start=2133
+  _globals['_CANCELJOBREQUEST']._serialized_end=2167
+  _globals['_CANCELJOBRESPONSE']._serialized_start=2169
+  _globals['_CANCELJOBRESPONSE']._serialized_end=2219
+  _globals['_RETRYJOBREQUEST']._serialized_start=2221
+  _globals['_RETRYJOBREQUEST']._serialized_end=2254
+  _globals['_RETRYJOBRESPONSE']._serialized_start=2256
+  _globals['_RETRYJOBRESPONSE']._serialized_end=2305
+  _globals['_WATCHJOBREQUEST']._serialized_start=2307
+  _globals['_WATCHJOBREQUEST']._serialized_end=2340
+  _globals['_WATCHJOBRESPONSE']._serialized_start=2342
+  _globals['_WATCHJOBRESPONSE']._serialized_end=2391
+  _globals['_FINETUNINGSERVICE']._serialized_start=2763
+  _globals['_FINETUNINGSERVICE']._serialized_end=3222
 # @@protoc_insertion_point(module_scope)

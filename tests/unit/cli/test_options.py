@@ -15,6 +15,7 @@ from vfmalign.cli.options import (
     build_recipe,
     build_task,
     parse_choice,
+    parse_map,
     parse_shape,
     parse_smallest_differences,
     with_recipe,
@@ -133,3 +134,16 @@ def test_a_parameter_of_a_task_is_named_once_and_is_an_id() -> None:
 def test_commands_have_the_options_of_a_task() -> None:
     names = list(inspect.signature(check).parameters)
     assert names[:9] == ["dataset", *inspect.signature(build_task).parameters, "model"]
+
+
+def test_a_map_is_pairs_of_a_modality_and_an_input() -> None:
+    assert parse_map(["t1w=input", "flair=second"]) == {"t1w": "input", "flair": "second"}
+    assert parse_map(None) == {}
+
+
+@pytest.mark.parametrize("pairs", [["t1w"], ["=input"], ["t1w="], ["t1w=a", "t1w=b"]])
+def test_a_pair_of_another_form_is_refused_with_an_example(pairs: list[str]) -> None:
+    with pytest.raises(BadOption, match="does not map another modality") as caught:
+        parse_map(pairs)
+    assert caught.value.field == "--map"
+    assert "--map t1w=input" in caught.value.remedy

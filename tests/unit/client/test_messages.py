@@ -74,6 +74,9 @@ def filled(message_class) -> Message:
         oneof = field.containing_oneof
         if oneof is not None and len(oneof.fields) > 1 and oneof.fields[0] is not field:
             continue
+        if field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type.GetOptions().map_entry:
+            getattr(message, field.name)["t1w"] = "input"  # the only map of strings: modalities to inputs
+            continue
         value = field_value(field)
         if field.is_repeated:
             getattr(message, field.name).extend([value] * 3)
@@ -180,7 +183,9 @@ def test_a_wrong_field_is_named_by_its_path_in_the_request():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_smallest_difference_is_finite(value):
-    check = alignment_pb2.CheckSpec(model_id="m", dataset_id="d", task="segmentation", smallest_difference=value)
+    check = alignment_pb2.CheckSpec(
+        model_id="m", dataset_id="d", task={"name": "segmentation"}, smallest_difference=value
+    )
     with pytest.raises(BadOption, match=r"spec.smallest_difference: not a finite number"):
         CheckSpec.from_proto(check, "spec")
     difference = experiment_pb2.SmallestDifference(metric="lesion_dice", value=value)

@@ -343,3 +343,46 @@ def test_needed_kinds_are_the_grid_the_modalities_and_the_gland():
     assert needed_kinds(CPU_SIZED) == ("t2w", "dwi", "adc")
     assert needed_kinds(IN_GLAND) == ("t2w", "gland")
     assert needed_kinds(IN_GLAND.model_copy(update={"modalities": ("adc",)})) == ("t2w", "adc", "gland")
+
+
+def brain_input(*modalities, **fields):
+    content = {
+        "modalities": modalities,
+        "spacing_mm": None,
+        "shape_DHW": (8, 10, 12),
+        "normalisation": "quantile_range",
+    }
+    return PreprocessingSpec.model_validate(content | fields)
+
+
+@pytest.mark.parametrize("input_transform", ["identity", "half_resolution"])
+def test_quantiles_are_those_of_the_whole_resampled_channel(input_transform):
+    rng = np.random.default_rng(0)
+    study = own_grid(t1w=rng.integers(0, 900, (12, 14, 16)), flair=rng.integers(0, 300, (12, 14, 16)))
+    whole = prepare_study(
+        study, brain_input("t1w", "flair", shape_DHW=(12, 14, 16), quantiles=(0.0, 1.0)), input_transform
+    )
+    prepared = prepare_study(study, brain_input("t1w", "flair"), input_transform)
+    again = prepare_study(study, brain_input("t1w", "flair"), input_transform)
+    assert torch.equal(prepared.input_CDHW, again.input_CDHW)
+    for channel_DHW, whole_DHW in zip(prepared.input_CDHW, whole.input_CDHW, strict=True):
+        low, high = np.quantile(whole_DHW.numpy().astype(np.float64), (0.02, 0.98))
+        expected = ((crop_or_pad(whole_DHW, (8, 10, 12)) - low) / (high - low)).clamp(0, 1)
+        assert torch.allclose(channel_DHW, expected.float(), atol=1e-5)
+    assert prepared.input_CDHW.min() >= 0
+    assert prepared.input_CDHW.max() <= 1
+
+
+def test_the_first_modality_defines_the_grid():
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    fine = Volume(np.random.default_rng(0).random((12, 10, 8)).astype(np.float32), affine)
+    coarse_affine = affine @ np.diag([2.0, 2.0, 2.0, 1.0])
+    coarse_affine[:3, 3] = affine[:3, :3] @ np.array([0.5, 0.5, 0.5])
+    coarse = Volume(np.random.default_rng(1).random((6, 5, 4)).astype(np.float32), coarse_affine)
+    study = {"flair": fine, "t1w": coarse}
+    assert needed_kinds(brain_input("t1w", "flair")) == ("t1w", "flair")
+    assert prepare_study(study, brain_input("flair", "t1w")).spacing_mm == (1.0, 1.0, 1.0)
+    assert prepare_study(study, brain_input("t1w", "flair")).spacing_mm == (2.0, 2.0, 2.0)
+    assert prepare_study(study, brain_input("t1w", reference_modality="flair")).spacing_mm == (1.0, 1.0, 1.0)
+    with pytest.raises(BadVolume, match="no t1w volume"):
+        prepare_study({"flair": fine}, brain_input("t1w", "flair"))

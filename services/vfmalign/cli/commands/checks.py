@@ -33,6 +33,7 @@ from vfmalign.cli.options import (
     JsonOption,
     LayerOption,
     LevelOption,
+    MapOption,
     ModelOption,
     PermutationsOption,
     ReportsOption,
@@ -42,6 +43,7 @@ from vfmalign.cli.options import (
     build_recipe,
     build_task,
     new_id,
+    parse_map,
     with_options,
     with_recipe,
 )
@@ -95,6 +97,7 @@ def check(
     smallest_difference: SmallestDifferenceOption = None,
     seed: SeedOption = 0,
     seeds: SeedsOption = 1,
+    modality_map: MapOption = None,
     gate: GateOption = None,
     require: RequireOption = None,
     reports: ReportsOption = DEFAULT_REPORTS,
@@ -110,7 +113,7 @@ def check(
     --to t2w; --task super_resolution --modality t1w; --task distortion --modality dwi.
 
     The recipe's options apply to the pretrained network; the two baselines share its budget and keep their own
-    learning rates.
+    learning rates. --map t1w=input feeds the dataset's t1w to a model whose input has another name.
     """
     required = Gate(parse_verdicts(require or ()), parse_gate(gate or ()))
     if required and no_wait:
@@ -131,6 +134,7 @@ def check(
         interval_level=level,
         smallest_difference=smallest_difference or 0.0,
         seeds=seeds,
+        modality_map=parse_map(modality_map),
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     name = check_id or new_id("check")

@@ -23,11 +23,13 @@ from vfmalign.cli.options import (
     HomeOption,
     JsonOption,
     LevelOption,
+    MapOption,
     PermutationsOption,
     ReportsOption,
     SmallestDifferencesOption,
     build_recipe,
     new_id,
+    parse_map,
     parse_smallest_differences,
     with_recipe,
 )
@@ -84,6 +86,7 @@ def experiment(
     bootstrap: BootstrapOption = 2000,
     level: LevelOption = 0.95,
     smallest_difference: SmallestDifferencesOption = None,
+    modality_map: MapOption = None,
     reports: ReportsOption = DEFAULT_REPORTS,
     no_wait: DetachOption = False,
     home: HomeOption = DEFAULT_HOME,
@@ -106,6 +109,7 @@ def experiment(
         max_running=max_running,
         title=title,
         smallest_differences=parse_smallest_differences(smallest_difference or ()),
+        modality_map=parse_map(modality_map),
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     name = experiment_id or new_id("experiment")

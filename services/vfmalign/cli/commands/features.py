@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
-from vfmalign.cli.options import DatasetArgument, HomeOption, JsonOption, LayerOption, SeedOption, parse_choice
+from vfmalign.cli.options import (
+    DatasetArgument,
+    HomeOption,
+    JsonOption,
+    LayerOption,
+    MapOption,
+    SeedOption,
+    parse_choice,
+    parse_map,
+)
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
@@ -42,12 +51,13 @@ def extract(
     random: RandomOption = False,
     seed: SeedOption = 0,
     verify: VerifyOption = False,
+    modality_map: MapOption = None,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Extract the features of a dataset's split. Cases whose features are stored already are not computed again.
 
-    Lost or damaged parts are.
+    Lost or damaged parts are. Example: features extract hippocampus --model sae --map t1w=input.
     """
     output = Output.to_terminal(as_json=as_json)
     request = ExtractDatasetRequest.from_fields(
@@ -58,6 +68,7 @@ def extract(
         initialisation="random" if random else "checkpoint",
         initialisation_seed=seed if random else 0,
         verify=verify,
+        modality_map=parse_map(modality_map),
     )
 
     async def call(client: AsyncClient) -> ExtractedFeatureSet:

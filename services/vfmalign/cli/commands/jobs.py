@@ -16,12 +16,14 @@ from vfmalign.cli.options import (
     DetachOption,
     HomeOption,
     JsonOption,
+    MapOption,
     ModelOption,
     SeedOption,
     build_recipe,
     build_task,
     new_id,
     parse_choice,
+    parse_map,
     with_options,
     with_recipe,
 )
@@ -55,6 +57,7 @@ def finetune(
     job_id: JobOption = None,
     recipe: Recipe,
     seed: SeedOption = 0,
+    modality_map: MapOption = None,
     no_wait: DetachOption = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
@@ -74,6 +77,7 @@ def finetune(
         recipe=recipe,
         seed=seed,
         publish_as=publish_as,
+        modality_map=parse_map(modality_map),
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     create_job(target, job_id or new_id("finetune"), spec, output, wait=not no_wait)

@@ -18,10 +18,12 @@ from vfmalign.cli.options import (
     DetachOption,
     HomeOption,
     JsonOption,
+    MapOption,
     SeedOption,
     build_pretraining_recipe,
     new_id,
     parse_choice,
+    parse_map,
     with_recipe,
 )
 from vfmalign.cli.target import Target
@@ -199,6 +201,7 @@ def pretrain(
     job_id: JobOption = None,
     recipe: Recipe,
     seed: SeedOption = 0,
+    modality_map: MapOption = None,
     no_wait: DetachOption = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
@@ -212,6 +215,7 @@ def pretrain(
         recipe=recipe,
         seed=seed,
         publish_as=publish_as,
+        modality_map=parse_map(modality_map),
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     create_job(target, job_id or new_id("pretrain"), spec, output, wait=not no_wait)

@@ -275,7 +275,7 @@ def show_model(model: Model) -> Table:
     """Returns one model's card."""
     datasets = ", ".join(f"{s.dataset_id} ({pluralise(s.group_count, 'patient')})" for s in model.pretraining)
     shape = " × ".join(map(str, model.preprocessing.shape_dhw))
-    spacing = " × ".join(map(number, model.preprocessing.spacing_mm)) or "of the T2 grid"
+    spacing = " × ".join(map(number, model.preprocessing.spacing_mm)) or f"of {model.preprocessing.reference}"
     return list_fields(
         f"Model {model.model_id}",
         {
@@ -283,7 +283,8 @@ def show_model(model: Model) -> Table:
             "objective": model.objective,
             "weights": model.checkpoint.uri,
             "sha256": model.checkpoint.sha256,
-            "input": f"{shape} voxels (D × H × W), spacing {spacing} mm, {model.preprocessing.normalisation}",
+            "input": f"{', '.join(model.preprocessing.modalities)}; {shape} voxels (D × H × W), spacing {spacing} mm, "
+            f"{model.preprocessing.normalisation}; grid of {model.preprocessing.reference}",
             "layers": ", ".join(f"{layer.name} ({layer.channels})" for layer in model.layers),
             "primary layer": model.primary_layer,
             "pretrained on": datasets or "unknown: leakage cannot be excluded",

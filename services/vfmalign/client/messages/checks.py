@@ -14,6 +14,7 @@ from vfmalign.client.messages.jobs import CurvePoint, Recipe, Seed
 from vfmalign.client.messages.mmd import LayerResult
 from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.jobs import MetricSpec, Network
+from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.record import Id
 from vfmalign.v1 import alignment_pb2
 
@@ -62,6 +63,7 @@ class CheckSpec(ApiMessage):
     interval_level: IntervalLevel = DEFAULT_INTERVAL_LEVEL
     seeds: TrainingSeeds = 1
     smallest_difference: float = Field(default=0.0, ge=0.0, le=MAX_SMALLEST_DIFFERENCE, allow_inf_nan=False)
+    modality_map: ModalityMap = Field(default_factory=dict)
 
 
 class CheckStage(ApiMessage):

@@ -21,6 +21,7 @@ from vfmalign.client.messages.checks import (
 from vfmalign.client.messages.common import Failure, ObjectRef, Progress, State
 from vfmalign.client.messages.jobs import Recipe, Seed
 from vfmalign.client.messages.tasks import Task
+from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.record import Id
 from vfmalign.v1 import experiment_pb2
 
@@ -70,6 +71,7 @@ class ExperimentSpec(ApiMessage):
     max_running: MaxRunning = DEFAULT_MAX_RUNNING
     title: str = ""
     smallest_differences: tuple[SmallestDifference, ...] = ()
+    modality_map: ModalityMap = Field(default_factory=dict)
 
 
 class ExperimentCell(ApiMessage):

@@ -14,6 +14,7 @@ from vfmalign.client.messages.base import ApiMessage, OptionalSha256
 from vfmalign.client.messages.common import Cost, ObjectRef, Progress
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.declarations import DatasetDeclaration
+from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import Objective
 from vfmalign.core.domain.record import Id
 from vfmalign.v1 import features_pb2
@@ -36,9 +37,11 @@ class Preprocessing(ApiMessage):
 
     Attributes:
         modalities: ids in channel order.
-        spacing_mm: along D, H, W; empty keeps the T2 grid's own.
+        spacing_mm: along D, H, W; empty keeps the reference's own.
         shape_dhw: size along D, H, W after centre crop and zero padding, in voxels.
         normalisation: of the intensities, such as `zscore_nonzero`.
+        quantiles: of `quantile_range`; empty for other normalisations.
+        reference: modality that defines the grid.
     """
 
     PROTO: ClassVar[type[Message]] = features_pb2.Preprocessing
@@ -47,6 +50,8 @@ class Preprocessing(ApiMessage):
     spacing_mm: tuple[float, ...] = ()
     shape_dhw: tuple[int, ...]
     normalisation: str
+    quantiles: tuple[float, ...] = ()
+    reference: str = ""
 
 
 class Pretraining(ApiMessage):
@@ -213,6 +218,7 @@ class ExtractDatasetRequest(ApiMessage):
         initialisation: `random` takes the model's architecture with random weights from `initialisation_seed`.
         initialisation_seed: ignored with `checkpoint`.
         verify: reads every part of a stored set, which finds changed bytes.
+        modality_map: inputs of the model by the modality of the dataset that feeds them.
     """
 
     PROTO: ClassVar[type[Message]] = features_pb2.ExtractDatasetRequest
@@ -228,6 +234,7 @@ class ExtractDatasetRequest(ApiMessage):
     initialisation: Initialisation = "checkpoint"
     initialisation_seed: int = Field(default=0, ge=0, lt=2**63)
     verify: bool = False
+    modality_map: ModalityMap = Field(default_factory=dict)
 
 
 class FeatureSet(ApiMessage):

@@ -12,6 +12,7 @@ from vfmalign.client.messages.base import ApiMessage, OptionalSha256
 from vfmalign.client.messages.common import Failure, JobState, ObjectRef, Progress
 from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.jobs import Network
+from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import Objective
 from vfmalign.core.domain.record import Id
 from vfmalign.v1 import finetuning_pb2
@@ -73,6 +74,7 @@ class JobSpec(ApiMessage):
     recipe: Recipe = Recipe()
     seed: Seed = 0
     publish_as: OptionalId = ""
+    modality_map: ModalityMap = Field(default_factory=dict)
 
 
 class CurvePoint(ApiMessage):

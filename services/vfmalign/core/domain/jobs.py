@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import Objective
 from vfmalign.core.domain.record import Id, Record, Sha256
 
@@ -48,6 +49,7 @@ class TrainingSpec(Record):
         network: `pretrained` starts from `model`; `scratch` is the same architecture with random weights;
             `specialised` is the task's own network: a UNet, or a DenseNet for classification.
         publish_as: model id under which the encoder is published; empty for `specialised`.
+        modality_map: inputs of the model by the modality of the dataset that feeds them.
     """
 
     id: Id
@@ -63,6 +65,7 @@ class TrainingSpec(Record):
     recipe: TrainingRecipe
     seed: int = Field(ge=0, lt=2**63)
     publish_as: str = ""
+    modality_map: ModalityMap = Field(default_factory=dict)
 
 
 class JobProgress(Record):

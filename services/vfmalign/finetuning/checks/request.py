@@ -8,6 +8,7 @@ from typing import Any
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.domain.errors import BadOption, VfmalignError
 from vfmalign.core.domain.jobs import Network, TrainingRecipe
+from vfmalign.core.domain.modality_map import resolve_input
 from vfmalign.core.domain.recipes import get_finetuning_recipe
 from vfmalign.core.domain.tasks import check_task, get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
@@ -65,7 +66,10 @@ def check_inputs(store: ObjectStore, spec: CheckSpec) -> None:
         return
     task = get_task_spec(str(spec.task), dataset.declaration)
     task.check_cases(dataset)
-    task.check_input(card.id, card.preprocessing.modalities)
+    model_input = resolve_input(
+        card.id, card.preprocessing, spec.modality_map, dataset.declaration, "spec.modality_map"
+    )
+    task.check_input(card.id, model_input.modalities)
 
 
 def get_recipe(spec: CheckSpec, network: Network) -> TrainingRecipe:

@@ -21,6 +21,7 @@ from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import BadDataset, BadOption, VfmalignError
 from vfmalign.core.domain.jobs import JobResult, Network, TrainingRecipe
+from vfmalign.core.domain.modality_map import resolve_input
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import Record
 from vfmalign.core.domain.tasks import get_task_spec
@@ -94,7 +95,8 @@ def validate(store: ObjectStore, check: StoredCheck) -> Validated:
     check_leakage(dataset, card.pretraining)
     task = get_task_spec(str(request.task), dataset.declaration)
     task.check_cases(dataset)
-    task.check_input(card.id, card.preprocessing.modalities)
+    model_input = resolve_input(card.id, card.preprocessing, request.modality_map, dataset.declaration)
+    task.check_input(card.id, model_input.modalities)
     return Validated(
         card=card,
         dataset_digest=dataset.digest(),
@@ -165,6 +167,7 @@ def extraction_request(
         split=split,
         layers=valid.layers,
         input_transform=valid.input_transform,
+        modality_map=context.check.request.modality_map,
     )
 
 
@@ -218,6 +221,7 @@ def _create_job(context: StageContext, valid: Validated, training: Training) -> 
         recipe=to_recipe(recipe, check.recipe.preset),
         seed=training.seed(check),
         publish_as=training.encoder_id(context.check.id),
+        modality_map=check.modality_map,
     )
     spec = finetuning_spec(training.job_id(context.check.id), request, valid.card, valid.dataset_digest, recipe)
     baseline = "" if network == "pretrained" else baseline_digest(spec, valid.card)

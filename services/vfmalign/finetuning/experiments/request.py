@@ -9,12 +9,14 @@ from functools import lru_cache
 from itertools import product
 from typing import Annotated
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.core.domain.datasets import DatasetManifest
 from vfmalign.core.domain.errors import BadDataset, BadOption
+from vfmalign.core.domain.modality_map import ModalityMap, resolve_input
+from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import Record, Sha256
 from vfmalign.core.domain.task_text import to_id_part
 from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
@@ -41,11 +43,13 @@ class PinnedInputs(Record):
         model_sha256: digest of each model's weights, in the order of the spec.
         primary_metrics: primary metric of each task, in the order of the spec; empty in experiments of versions that
             did not store it, which have no smallest relevant differences either.
+        modality_maps: map of each model, in the order of the spec; empty without a map.
     """
 
     dataset_digest: Sha256
     model_sha256: tuple[Sha256, ...]
     primary_metrics: tuple[str, ...] = ()
+    modality_maps: tuple[ModalityMap, ...] = Field(default=(), exclude_if=lambda maps: not maps)
 
 
 @dataclass(frozen=True)
@@ -120,16 +124,33 @@ def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
             )
     tasks = _resolve_tasks(spec, dataset)
     _check_smallest_differences(spec, tasks)
-    digests = []
-    for model in spec.model_ids:
-        card = load_card(store, model)
+    cards = [load_card(store, model) for model in spec.model_ids]
+    maps = _split_map(spec, cards)
+    for card, modality_map in zip(cards, maps, strict=True):
+        model_input = resolve_input(card.id, card.preprocessing, modality_map, dataset.declaration, "spec.modality_map")
         for task in tasks:
-            task.check_input(card.id, card.preprocessing.modalities)
-        digests.append(card.checkpoint.sha256)
+            task.check_input(card.id, model_input.modalities)
     return PinnedInputs(
         dataset_digest=dataset.digest(),
-        model_sha256=tuple(digests),
+        model_sha256=tuple(card.checkpoint.sha256 for card in cards),
+        modality_maps=maps if spec.modality_map else (),
         primary_metrics=tuple(task.primary_metric.name for task in tasks),
+    )
+
+
+def _split_map(spec: ExperimentSpec, cards: Sequence[ModelCard]) -> tuple[ModalityMap, ...]:
+    """The part of the experiment's map that applies to each model: the inputs that it has."""
+    known = {model_input for card in cards for model_input in card.preprocessing.modalities}
+    for model_input in spec.modality_map.values():
+        if model_input not in known:
+            raise BadOption(
+                f"no model has an input {model_input}",
+                field="spec.modality_map",
+                remedy=f"choose one of {', '.join(sorted(known))}",
+            )
+    return tuple(
+        {modality: name for modality, name in spec.modality_map.items() if name in card.preprocessing.modalities}
+        for card in cards
     )
 
 
@@ -147,13 +168,19 @@ def _resolve_tasks(spec: ExperimentSpec, dataset: DatasetManifest) -> list[TaskS
     return tasks
 
 
-@lru_cache(maxsize=64)  # the runner and every watcher plan each experiment several times per second
 def plan_cells(experiment_id: str, spec: ExperimentSpec, pinned: PinnedInputs) -> tuple[PlannedCell, ...]:
     """Plans every cell in the order in which cells begin: by seed, then task, then model."""
+    return _plan_cells(experiment_id, spec.to_json(), pinned.to_json())
+
+
+@lru_cache(maxsize=64)  # the runner and every watcher plan each experiment several times per second
+def _plan_cells(experiment_id: str, spec_json: bytes, pinned_json: bytes) -> tuple[PlannedCell, ...]:
+    spec, pinned = ExperimentSpec.model_validate_json(spec_json), PinnedInputs.model_validate_json(pinned_json)
     cells = []
-    models = tuple(zip(spec.model_ids, pinned.model_sha256, strict=True))
+    maps = pinned.modality_maps or ({},) * len(spec.model_ids)
+    models = tuple(zip(spec.model_ids, pinned.model_sha256, maps, strict=True))
     tasks = tuple(zip(spec.tasks, pinned.primary_metrics or [""] * len(spec.tasks), strict=True))
-    for seed, (task, metric), (model, sha256) in product(spec.seeds, tasks, models):
+    for seed, (task, metric), (model, sha256, modality_map) in product(spec.seeds, tasks, models):
         request = CheckSpec(
             model_id=model,
             model_sha256=sha256,
@@ -166,6 +193,7 @@ def plan_cells(experiment_id: str, spec: ExperimentSpec, pinned: PinnedInputs) -
             bootstrap_resamples=spec.bootstrap_resamples,
             interval_level=spec.interval_level,
             smallest_difference=_get_smallest_difference(spec, metric),
+            modality_map=modality_map,
         )
         check_id = make_check_id(experiment_id, str(task), model, seed)
         cells.append(PlannedCell(model, str(task), seed, check_id, request, request.digest()))

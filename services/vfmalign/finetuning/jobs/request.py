@@ -8,6 +8,7 @@ from typing import Any
 from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.core.domain.errors import BadOption, DigestMismatch, NotFound
 from vfmalign.core.domain.jobs import Network, TrainingRecipe, TrainingSpec, probe_id
+from vfmalign.core.domain.modality_map import check_mapped_modalities, resolve_input
 from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
 from vfmalign.core.domain.recipes import (
     PRESETS,
@@ -104,6 +105,7 @@ def resolve_job(store: ObjectStore, job_id: str, request: JobSpec) -> TrainingSp
         DigestMismatch: one of them has another digest than requested.
     """
     dataset = load_dataset(store, request.dataset_id, request.dataset_digest or None)
+    check_mapped_modalities(request.modality_map, dataset.declaration, "spec.modality_map")
     if request.kind == "pretrain":
         return _pretraining_spec(job_id, request, dataset.digest())
     if not request.model_id:
@@ -114,7 +116,10 @@ def resolve_job(store: ObjectStore, job_id: str, request: JobSpec) -> TrainingSp
     base = get_finetuning_recipe(request.network, task.name, get_preset(request.recipe))
     card = load_card(store, request.model_id, request.model_sha256)
     task.check_cases(dataset)
-    task.check_input(card.id, card.preprocessing.modalities)
+    model_input = resolve_input(
+        card.id, card.preprocessing, request.modality_map, dataset.declaration, "spec.modality_map"
+    )
+    task.check_input(card.id, model_input.modalities)
     return finetuning_spec(job_id, request, card, dataset.digest(), apply_recipe(request.recipe, base))
 
 
@@ -154,6 +159,7 @@ def finetuning_spec(
         task=str(request.task or ""),
         recipe=recipe,
         seed=request.seed,
+        modality_map=request.modality_map,
         publish_as=publish_as,
     )
 
@@ -200,5 +206,6 @@ def _pretraining_spec(job_id: str, request: JobSpec, digest: str) -> TrainingSpe
         network="scratch",
         recipe=apply_recipe(request.recipe, base),
         seed=request.seed,
+        modality_map=request.modality_map,
         publish_as=request.publish_as or f"{job_id}-encoder",
     )

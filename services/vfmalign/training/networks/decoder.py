@@ -8,6 +8,7 @@ Axes: N batch, C channels, D H W depth, height, width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
@@ -160,9 +161,9 @@ class DenseDecoder(nn.Module):
         return cast(Tensor, self.out(deep_NCDHW))
 
 
-def group_norm() -> tuple[str, dict[str, int]]:
-    """MONAI's name and arguments of the norm of every block."""
-    return ("group", {"num_groups": GROUPS})
+def group_norm(channels: int = GROUPS) -> tuple[str, dict[str, int]]:
+    """MONAI's name and arguments of the norm of a block; fewer groups where they do not divide the channels."""
+    return ("group", {"num_groups": math.gcd(GROUPS, channels)})
 
 
 def get_upsampling_steps(stride: Stride) -> list[Stride]:
@@ -204,8 +205,10 @@ def _stem(in_channels: int, out_channels: int, stride: Stride) -> nn.Conv3d:
 
 
 def _up_block(deep: int, skip: int, ratio: tuple[int, ...], *, res_block: bool = True) -> nn.Module:
-    return cast(nn.Module, UnetrUpBlock(3, deep, skip, 3, ratio, group_norm(), res_block=res_block))
+    return cast(nn.Module, UnetrUpBlock(3, deep, skip, 3, ratio, group_norm(skip), res_block=res_block))
 
 
 def _basic_block(in_channels: int, out_channels: int) -> nn.Module:
-    return cast(nn.Module, UnetrBasicBlock(3, in_channels, out_channels, 3, 1, group_norm(), res_block=True))
+    return cast(
+        nn.Module, UnetrBasicBlock(3, in_channels, out_channels, 3, 1, group_norm(out_channels), res_block=True)
+    )

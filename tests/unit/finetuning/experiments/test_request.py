@@ -5,13 +5,15 @@ import re
 
 import pytest
 
+from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec, SmallestDifference
-from vfmalign.client.messages.jobs import Recipe
+from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
 from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.keys import model_card_key
+from vfmalign.finetuning.checks.request import check_inputs
 from vfmalign.finetuning.experiments.request import (
     PinnedInputs,
     check_experiment_spec,
@@ -19,6 +21,7 @@ from vfmalign.finetuning.experiments.request import (
     pin_inputs,
     plan_cells,
 )
+from vfmalign.finetuning.jobs.request import resolve_job
 from vfmalign.v1 import experiment_pb2, finetuning_pb2
 
 
@@ -221,3 +224,48 @@ def test_a_parameter_that_the_dataset_does_not_declare_is_refused(stored):
     assert caught.value.field == "task.parameters.labels"
     with pytest.raises(BadOption, match="does not use modalities"):
         check_experiment_spec(make_spec(tasks=("segmentation:modality=t2w",)))
+
+
+def test_a_map_applies_to_the_models_that_have_its_input(stored):
+    stored.write(model_card_key("one-channel"), card("one-channel", modalities=("input",)))
+    spec = make_spec(model_ids=("one-channel", "m1"), tasks=("segmentation",), modality_map={"adc": "input"})
+    pinned = pin_inputs(stored, spec)
+    assert pinned.modality_maps == ({"adc": "input"}, {})
+    assert PinnedInputs.model_validate_json(pinned.to_json()) == pinned
+    maps = [cell.request.modality_map for cell in plan_cells("s", spec, pinned)]
+    assert maps == [{"adc": "input"}, {}] * 2
+    assert b"modality_map" not in pin_inputs(stored, make_spec(tasks=("segmentation",))).to_json()
+
+
+@pytest.mark.parametrize(
+    ("modality_map", "says"),
+    [
+        ({}, "one-channel takes input, which the dataset (prostate_mpmri) does not have"),
+        ({"adc": "inptu"}, "no model has an input inptu"),
+        ({"t1w": "input"}, "the dataset (prostate_mpmri) has no modality t1w"),
+    ],
+)
+def test_wrong_maps_are_refused_before_a_cell_begins(stored, modality_map, says):
+    stored.write(model_card_key("one-channel"), card("one-channel", modalities=("input",)))
+    spec = make_spec(model_ids=("one-channel", "m1"), tasks=("segmentation",), modality_map=modality_map)
+    with pytest.raises(BadOption) as caught:
+        pin_inputs(stored, spec)
+    assert says in caught.value.message
+    assert caught.value.field == "spec.modality_map"
+
+
+def test_checks_and_jobs_with_a_wrong_map_are_refused_before_they_are_stored(stored):
+    stored.write(model_card_key("one-channel"), card("one-channel", modalities=("input",)))
+    spec = CheckSpec(model_id="one-channel", dataset_id="d", task="segmentation")
+    with pytest.raises(BadOption, match="one-channel takes input") as caught:
+        check_inputs(stored, spec)
+    assert "--map t2w=input" in caught.value.remedy
+    check_inputs(stored, spec.model_copy(update={"modality_map": {"adc": "input"}}))
+    job = JobSpec(kind="finetune", model_id="one-channel", dataset_id="d", task="segmentation")
+    with pytest.raises(BadOption, match="one-channel takes input"):
+        resolve_job(stored, "j", job)
+    resolved = resolve_job(stored, "j", job.model_copy(update={"modality_map": {"adc": "input"}}))
+    assert resolved.modality_map == {"adc": "input"}
+    pretraining = JobSpec(kind="pretrain", dataset_id="d", objective="contrastive", modality_map={"t1w": "input"})
+    with pytest.raises(BadOption, match="has no modality t1w"):
+        resolve_job(stored, "j", pretraining)

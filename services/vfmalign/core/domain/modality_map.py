@@ -1,0 +1,147 @@
+"""Modality maps: which modality of a dataset feeds which input of a model, where their names differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from vfmalign.core.domain.declarations import DatasetDeclaration, Modality
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.models import PreprocessingSpec
+
+FIELD = "modality_map"
+
+
+def _check_unique(modality_map: dict[Modality, Modality]) -> dict[Modality, Modality]:
+    if len(set(modality_map.values())) != len(modality_map):
+        raise PydanticCustomError(
+            "input_mapped_twice", "two modalities are mapped to one input", {"remedy": "map one modality to each input"}
+        )
+    return modality_map
+
+
+ModalityMap = Annotated[
+    dict[Modality, Modality],
+    Field(max_length=16, exclude_if=lambda modality_map: not modality_map),
+    AfterValidator(_check_unique),
+]
+"""Inputs of a model by the modality of the dataset that feeds them; inputs that it leaves out have the same name.
+
+Records leave an empty map out, so that those of earlier versions keep their digests.
+"""
+
+
+def map_modalities(preprocessing: PreprocessingSpec, modality_map: Mapping[Modality, Modality]) -> PreprocessingSpec:
+    """Returns a model's preprocessing with its inputs named as the dataset's modalities.
+
+    Everything that reads cases uses this one: the volumes to load, the channels that a task restores, and the id of a
+    feature set. Without a map the preprocessing stays as it is. With one, a model that takes the grid from a modality
+    that it does not see takes it from its first input instead.
+
+    Args:
+        preprocessing: from the model's card.
+        modality_map: names of the model's inputs by modality of the dataset.
+    """
+    if not modality_map:
+        return preprocessing
+    names = {model_input: modality for modality, model_input in modality_map.items()}
+    modalities = tuple(names.get(model_input, model_input) for model_input in preprocessing.modalities)
+    seen = preprocessing.reference in preprocessing.modalities
+    reference = modalities[preprocessing.modalities.index(preprocessing.reference)] if seen else modalities[0]
+    mapped = preprocessing.model_copy(update={"modalities": modalities, "reference_modality": ""})
+    # Named only where it is not the default, so that an identical input has one id.
+    return mapped if mapped.reference == reference else mapped.model_copy(update={"reference_modality": reference})
+
+
+def resolve_input(
+    model: str,
+    preprocessing: PreprocessingSpec,
+    modality_map: Mapping[Modality, Modality],
+    declaration: DatasetDeclaration,
+    field: str = FIELD,
+) -> PreprocessingSpec:
+    """Applies a map to a model's preprocessing, and checks that the dataset has every input.
+
+    Args:
+        model: id of the model, for errors.
+        preprocessing: from its card.
+        modality_map: names of the model's inputs by modality of the dataset.
+        declaration: of the dataset.
+        field: path of the map within a request.
+
+    Raises:
+        BadOption: the map names what the dataset or the model does not have, or an input has no modality.
+    """
+    _check_names(model, preprocessing, modality_map, declaration, field)
+    mapped = map_modalities(preprocessing, modality_map)
+    if len(set(mapped.modalities)) != len(mapped.modalities):
+        double = next(name for name in mapped.modalities if mapped.modalities.count(name) > 1)
+        raise BadOption(
+            f"{double} feeds two inputs of {model}: itself and {modality_map[double]}",
+            field=field,
+            remedy=f"map another modality to {double}",
+        )
+    missing = [
+        model_input
+        for model_input, modality in zip(preprocessing.modalities, mapped.modalities, strict=True)
+        if modality not in declaration.modalities
+    ]
+    if missing:
+        raise BadOption(
+            f"{model} takes {', '.join(missing)}, which the dataset ({declaration.name}) does not have",
+            field=field,
+            remedy=_suggest_map(missing, mapped, declaration),
+        )
+    if mapped.reference not in declaration.modalities:
+        first = mapped.modalities[0]
+        raise BadOption(
+            f"{model} takes the grid from {mapped.reference}, which the dataset ({declaration.name}) does not have",
+            field=field,
+            remedy=f"map its first input, which then defines the grid: --map {first}={first}",
+        )
+    return mapped
+
+
+def check_mapped_modalities(
+    modality_map: Mapping[Modality, Modality], declaration: DatasetDeclaration, field: str = FIELD
+) -> None:
+    """Checks that the dataset has every modality that a map names.
+
+    Raises:
+        BadOption: it lacks one; the error names it.
+    """
+    for modality in modality_map:
+        if modality not in declaration.modalities:
+            raise BadOption(
+                f"the dataset ({declaration.name}) has no modality {modality}",
+                field=field,
+                remedy=f"choose one of {', '.join(declaration.modalities)}",
+            )
+
+
+def _check_names(
+    model: str,
+    preprocessing: PreprocessingSpec,
+    modality_map: Mapping[Modality, Modality],
+    declaration: DatasetDeclaration,
+    field: str,
+) -> None:
+    check_mapped_modalities(modality_map, declaration, field)
+    for model_input in modality_map.values():
+        if model_input not in preprocessing.modalities:
+            raise BadOption(
+                f"{model} has no input {model_input}",
+                field=field,
+                remedy=f"choose one of {', '.join(preprocessing.modalities)}",
+            )
+
+
+def _suggest_map(missing: list[Modality], mapped: PreprocessingSpec, declaration: DatasetDeclaration) -> str:
+    unused = [modality for modality in declaration.modalities if modality not in mapped.modalities]
+    if len(unused) < len(missing):
+        return f"choose a model that takes {', '.join(declaration.modalities)}, or a dataset with more modalities"
+    pairs = " ".join(f"--map {modality}={name}" for modality, name in zip(unused, missing, strict=False))
+    return f"say which modality feeds it, such as {pairs}"
