@@ -1,6 +1,6 @@
 """Last stage of a check: from the artifacts of all other stages to `report.json` and `report.html`.
 
-`assemble` computes the results without side effects; `report_stage` reads, renders and stores.
+`assembly` computes the results without side effects; `report_stage` reads, renders and stores.
 """
 
 from __future__ import annotations
@@ -8,39 +8,22 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-from vfmalign.client.messages.checks import CheckSpec, Gain
-from vfmalign.client.messages.common import Estimate
-from vfmalign.client.messages.jobs import CurvePoint
-from vfmalign.core.domain.declarations import get_declaration
 from vfmalign.core.domain.errors import NotFound
-from vfmalign.core.domain.jobs import FigureRef, JobResult, MetricSpec, Network
-from vfmalign.core.domain.record import Record, canonical_json
-from vfmalign.core.domain.scores import aggregate_scores
-from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
+from vfmalign.core.domain.jobs import FigureRef, JobResult, Network
+from vfmalign.core.domain.record import Record
 from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.analysis.convergence import measure_convergence
-from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain, pair_seeds
-from vfmalign.finetuning.analysis.gain import estimate_gain, pair_scores
 from vfmalign.finetuning.analysis.records import (
-    CheckAnalysis,
     CheckReport,
     FeatureShift,
     LostArtifact,
-    NaiveBaseline,
-    NetworkResult,
     RunRecord,
-    SeedResult,
     StageTime,
 )
-from vfmalign.finetuning.analysis.seed_variation import summarise_seeds
-from vfmalign.finetuning.analysis.shift import paired_similarity, shift_ratio
-from vfmalign.finetuning.analysis.verdict import decide_verdict
 from vfmalign.finetuning.checks.artifacts import RESTORE, Outputs, Stage, StageContext, make_stage
+from vfmalign.finetuning.checks.assembly import SeedArtifacts, assemble
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.probes import TakenProbes, probes_stage
 from vfmalign.finetuning.checks.repository import CheckRepository, StageRun, StoredCheck
@@ -54,221 +37,6 @@ from vfmalign.finetuning.reports.html import ExampleSlice, render
 
 MAX_PICTURE_BYTES = 4 * 2**20
 SOFTWARE = ("vfmalign", "numpy", "scipy", "matplotlib")
-
-
-@dataclass(frozen=True)
-class SeedArtifacts:
-    """Artifacts of the trainings with one seed: the jobs' results, and the shift of the pretrained network."""
-
-    jobs: Mapping[Network, JobResult]
-    measured: FeatureShift
-
-
-def assemble(
-    check_id: str,
-    request: CheckSpec,
-    valid: Validated,
-    trained: Sequence[SeedArtifacts],
-    *,
-    measures: Measures,
-    probes: TakenProbes,
-) -> CheckAnalysis:
-    """Computes the results of a check from its artifacts and seeds alone.
-
-    Args:
-        check_id: the check.
-        request: its specification.
-        valid: its inputs.
-        trained: artifacts of every training seed, in order; at least one.
-        measures: of the first seed.
-        probes: of the first seed.
-
-    Raises:
-        CaseOrderMismatch: the networks were not scored on the same cases.
-    """
-    seeds = [_analyse_seed(check_id, request, valid, trained, number=place + 1) for place in range(len(trained))]
-    first = seeds[0]
-    specialised = _gain_over("specialised", trained, request) if len(seeds) > 1 else first.rpg_specialised
-    main = trained[0].jobs["pretrained"]
-    metrics = set_smallest_differences(main, request)
-    metric = next(metric for metric in metrics if metric.name == main.primary_metric)
-    return CheckAnalysis(
-        check=check_id,
-        task=str(request.task),
-        held_out=valid.held_out,
-        phantom=valid.phantom,
-        leakage_known=valid.leakage_known,
-        test_groups=valid.test_groups,
-        verdict=decide_verdict(specialised, metric, held_out=valid.held_out),
-        metrics=metrics,
-        primary_metric=main.primary_metric,
-        rpg_specialised=specialised,
-        rpg_scratch=_gain_over("scratch", trained, request) if len(seeds) > 1 else first.rpg_scratch,
-        naive_baseline=_naive_baseline(trained, valid, request),
-        networks=first.networks,
-        shift=first.shift,
-        shift_ratio=first.shift_ratio,
-        paired_similarity=first.paired_similarity,
-        measures=measures.values,
-        probes=tuple(taken.probe for taken in probes.probes),
-        seeds=tuple(seeds) if len(seeds) > 1 else (),
-        seed_variation=summarise_seeds(seeds) if len(seeds) > 1 else None,
-        settings=_settings(request, valid, trained, probes),
-    )
-
-
-def _analyse_seed(
-    check_id: str, request: CheckSpec, valid: Validated, trained: Sequence[SeedArtifacts], *, number: int
-) -> SeedResult:
-    jobs, measured = trained[number - 1].jobs, trained[number - 1].measured
-    return SeedResult(
-        seed=request.seed + number - 1,
-        rpg_specialised=_gain_over("specialised", trained[number - 1 : number], request),
-        rpg_scratch=_gain_over("scratch", trained[number - 1 : number], request),
-        networks=tuple(_network(Training(name, number), check_id, valid, jobs) for name in NETWORKS),
-        shift=measured.after,
-        shift_ratio={
-            layer.layer: shift_ratio(layer, measured.reinitialised.get_layer(layer.layer))
-            for layer in measured.after.layers
-        },
-        paired_similarity=_paired_similarities(measured),
-    )
-
-
-def set_smallest_differences(main: JobResult, request: CheckSpec) -> tuple[MetricSpec, ...]:
-    """Returns the metrics of a job; the request's smallest relevant difference replaces that of the primary metric.
-
-    Results of earlier versions have no smallest relevant differences: those of the task apply.
-    """
-    values = {metric.name: metric.smallest_difference for metric in main.metrics}
-    if not any(values.values()):
-        values |= {metric.name: metric.smallest_difference for metric in _get_former_task(request).metrics}
-    if request.smallest_difference:
-        values[main.primary_metric] = request.smallest_difference
-    return tuple(
-        metric.model_copy(update={"smallest_difference": values.get(metric.name, 0.0)}) for metric in main.metrics
-    )
-
-
-def _gain_over(
-    baseline: Literal["specialised", "scratch", "naive"], trained: Sequence[SeedArtifacts], request: CheckSpec
-) -> Gain:
-    """Estimates the gain of the pretrained network with one seed or several."""
-    networks = [artifacts.jobs["pretrained"] for artifacts in trained]
-    metric = next(metric for metric in networks[0].metrics if metric.name == networks[0].primary_metric)
-    scores = [network.test_scores for network in networks]
-    baselines = [
-        artifacts.jobs["pretrained"].naive_baseline_scores
-        if baseline == "naive"
-        else artifacts.jobs[baseline].test_scores
-        for artifacts in trained
-    ]
-    if len(trained) > 1:
-        return estimate_crossed_gain(pair_seeds(scores, baselines, metric.name), metric, level=request.interval_level)
-    return estimate_gain(
-        pair_scores(scores[0], baselines[0], metric.name),
-        metric,
-        seed=request.seed,
-        level=request.interval_level,
-        resamples=request.bootstrap_resamples,
-    )
-
-
-def _naive_baseline(trained: Sequence[SeedArtifacts], valid: Validated, request: CheckSpec) -> NaiveBaseline | None:
-    """Returns the scores of the task's naive baseline; None in results of versions that did not compute it."""
-    main = trained[0].jobs["pretrained"]
-    if not all(artifacts.jobs["pretrained"].naive_baseline_scores for artifacts in trained):
-        return None
-    return NaiveBaseline(
-        prediction=valid.naive_baseline or _get_former_task(request).naive_baseline,
-        test_means={metric.name: aggregate_scores(metric, main.naive_baseline_scores) for metric in main.metrics},
-        gain=_gain_over("naive", trained, request),
-    )
-
-
-def _get_former_task(request: CheckSpec) -> TaskSpec:
-    """Returns the task of a check whose artifacts were written when every dataset was prostate mpMRI."""
-    return get_task_spec(str(request.task), get_declaration("prostate_mpmri"))
-
-
-def _paired_similarities(measured: FeatureShift) -> dict[str, Estimate]:
-    """Returns the paired similarity of every layer; empty in artifacts of versions without the V-statistic."""
-    after, biased = measured.after, measured.biased
-    if biased is None:
-        return {}
-    return {
-        layer.layer: paired_similarity(layer, biased.get_layer(layer.layer), after.rows_x) for layer in after.layers
-    }
-
-
-def _network(training: Training, check_id: str, valid: Validated, jobs: Mapping[Network, JobResult]) -> NetworkResult:
-    name = training.network
-    result, baseline = jobs[name], jobs["specialised"]
-    metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
-    specialised = "densenet" if result.metrics[0].of_set != "mean" else "unet"
-    return NetworkResult(
-        network=name,
-        job=training.job_id(check_id),
-        architecture=specialised if name == "specialised" else valid.card.architecture,
-        parameters=result.parameters,
-        learning_rate=valid.recipes[name].learning_rate,
-        encoder_rate=None if name == "specialised" else valid.recipes[name].encoder_rate,
-        curve=tuple(
-            CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, validation_score=p.val_score)
-            for p in result.curve
-        ),
-        convergence=measure_convergence(result.curve, baseline.curve, higher_is_better=metric.higher_is_better),
-        selected_epoch=result.selected_epoch,
-        selected_step=result.selected_step,
-        test_means={metric.name: aggregate_scores(metric, result.test_scores) for metric in result.metrics},
-        weight_change=result.weight_change,
-    )
-
-
-def _settings(
-    request: CheckSpec,
-    valid: Validated,
-    trained: Sequence[SeedArtifacts],
-    probes: TakenProbes,
-) -> dict[str, str]:
-    measured = trained[0].measured
-    recipes = {
-        f"recipe_{name}": canonical_json(valid.recipes[name].model_dump(mode="json", exclude_none=True)).decode()
-        for name in NETWORKS
-    }
-    encoders = {
-        f"encoder_after_step_{taken.probe.step}": f"{taken.model}, SHA-256 {taken.model_sha256}"
-        for taken in probes.probes
-    }
-    for number, artifacts in enumerate(trained, start=1):
-        main = artifacts.jobs["pretrained"]
-        encoders |= {
-            name_stage("encoder_after", number): main.encoder,
-            name_stage("encoder_after_sha256", number): main.encoder_sha256,
-            name_stage("features_after", number): artifacts.measured.after_id,
-        }
-    return (
-        recipes
-        | encoders
-        | {
-            "model": valid.card.id,
-            "model_sha256": valid.card.checkpoint.sha256,
-            "dataset": request.dataset_id,
-            "dataset_digest": valid.dataset_digest,
-            "task": str(request.task),
-            "input_transform": valid.input_transform,
-            "layers": ", ".join(valid.layers),
-            "primary_layer": valid.primary_layer,
-            "features_before": measured.before_id,
-            "features_random": measured.reinitialised_id,
-            "features_reference": measured.reference_id,
-            "seed": str(request.seed),
-            "seeds": str(request.seeds),
-            "permutations": str(request.permutations),
-            "bootstrap_resamples": str(request.bootstrap_resamples),
-            "interval_level": f"{request.interval_level:g}",
-        }
-    )
 
 
 def stage_times(runs: Sequence[StageRun]) -> tuple[StageTime, ...]:

@@ -59,6 +59,17 @@ def test_the_difference_pairs_patients_and_adds_the_seeds_of_both_networks():
     assert result.components.patient < 0.01 < single[0].components.patient, "the patients' own level cancels"
 
 
+def test_the_degrees_of_a_difference_are_those_of_its_mean_squares():
+    other = np.array([[1.0, 0.0, 2.0], [3.0, 1.0, 2.5]])  # mean squares: seeds 2.0417, residual 0.2917
+    first, second = get_mean_squares(VALUES), get_mean_squares(other)
+    result = analyse_crossed([VALUES, -other])
+    patient = 2 * np.var(VALUES.mean(axis=0) - other.mean(axis=0), ddof=1)
+    total = first.seed + second.seed + patient - first.residual - second.residual
+    spread = (first.seed**2 + second.seed**2) / 1 + patient**2 / 2 + (first.residual**2 + second.residual**2) / 2
+    assert result.variance == pytest.approx(total / 6)
+    assert result.degrees == pytest.approx(total**2 / spread)
+
+
 def test_fewer_degrees_of_the_patients_widen_the_interval():
     assert analyse_crossed([VALUES], 1).degrees == pytest.approx(13.5**2 / (1.5**2 / 1 + 12.5**2 / 1 + 0.5**2 / 2))
 

@@ -5,7 +5,7 @@ from tests.prostate import SPECS
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.domain.jobs import JobResult
-from vfmalign.finetuning.checks.reporting import set_smallest_differences
+from vfmalign.finetuning.checks.assembly import set_smallest_differences
 
 METRICS = SPECS["segmentation"].metrics
 WITHOUT = tuple(metric.model_copy(update={"smallest_difference": 0.0}) for metric in METRICS)
