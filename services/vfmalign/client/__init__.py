@@ -1,12 +1,13 @@
 """Typed Python client of the public API: numpy arrays in, records out, without torch.
 
-    from vfmalign.client import CheckSpec, Client
+    from vfmalign.client import CheckSpec, Client, Task
 
     with Client(mmd_address="mmd:8001", finetuning_address="finetuning:8001") as client:
         response = client.mmd.compute(before, after, reference=train, pairing="paired")
         print(response.layers[0].standardised.mmd2)
 
-        client.checks.create("c1", CheckSpec(model_id="my-model", dataset_id="my-data", task="segmentation"))
+        task = Task.parse("segmentation:label=hippocampus,structure=anterior")
+        client.checks.create("c1", CheckSpec(model_id="my-model", dataset_id="my-data", task=task))
         check = client.checks.wait("c1")
         print(check.state, check.result)
 
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
     from vfmalign.client.messages.checks import CheckSpec
     from vfmalign.client.messages.experiments import ExperimentSpec
     from vfmalign.client.messages.jobs import JobSpec, Recipe
+    from vfmalign.client.messages.tasks import Task
     from vfmalign.client.samples import LabelledFeatures
     from vfmalign.client.sync_client import Client
 
-__all__ = ["AsyncClient", "CheckSpec", "Client", "ExperimentSpec", "JobSpec", "LabelledFeatures", "Recipe"]
+__all__ = ["AsyncClient", "CheckSpec", "Client", "ExperimentSpec", "JobSpec", "LabelledFeatures", "Recipe", "Task"]
 
 _MODULES = {
     "AsyncClient": "vfmalign.client.async_client",
@@ -38,6 +40,7 @@ _MODULES = {
     "JobSpec": "vfmalign.client.messages.jobs",
     "LabelledFeatures": "vfmalign.client.samples",
     "Recipe": "vfmalign.client.messages.jobs",
+    "Task": "vfmalign.client.messages.tasks",
 }
 
 

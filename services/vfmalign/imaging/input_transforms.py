@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vfmalign.core.domain.declarations import VOLUME_PATTERN, Modality
+from vfmalign.core.domain.declarations import MAX_MODALITIES, VOLUME_PATTERN, Modality
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.imaging.distortion import displace_ratio, distort, simulate_displacement
 
@@ -153,7 +153,8 @@ def get_input_transform(name: str) -> InputTransform:
         return INPUT_TRANSFORMS[name]
     base, _, rest = name.partition(":")
     modalities = tuple(rest.split("+"))
-    if base in MODALITY_TRANSFORMS and all(re.fullmatch(VOLUME_PATTERN, modality) for modality in modalities):
+    valid = len(modalities) <= MAX_MODALITIES and all(re.fullmatch(VOLUME_PATTERN, each) for each in modalities)
+    if base in MODALITY_TRANSFORMS and valid:
         return partial(MODALITY_TRANSFORMS[base], modalities=modalities)
     known = ", ".join((*sorted(INPUT_TRANSFORMS), *(f"{each}:MODALITY" for each in sorted(MODALITY_TRANSFORMS))))
     raise BadOption(f"unknown input transform {name[:64]!r}", field="input_transform", remedy=f"choose one of: {known}")

@@ -205,7 +205,10 @@ def test_the_names_of_prostate_mpmri_are_special_cases(phantom):
         assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("name", ["hidden", "hidden:", "hidden:T2", "identity:t2w", "half_resolution:a,b", "x:t2w"])
+@pytest.mark.parametrize(
+    "name",
+    ["hidden", "hidden:", "hidden:T2", "identity:t2w", "half_resolution:a,b", "x:t2w", "hidden:" + "+".join("a" * 17)],
+)
 def test_other_names_are_refused(name):
     with pytest.raises(BadOption, match="hidden:MODALITY"):
         get_input_transform(name)

@@ -122,7 +122,7 @@ def _resolve_segmentation(parameters: TaskParameters, declaration: DatasetDeclar
     maps = [declared[name] for name in parameters.labels]
     known = [structure for label in maps for structure in label.structures]
     _check_declared(parameters.structures, known, "structures", "structure", ", ".join(parameters.labels))
-    wanted = set(parameters.structures or known)
+    chosen = set(parameters.structures or known)
     structures = tuple(
         Structure(
             name=name,
@@ -135,7 +135,7 @@ def _resolve_segmentation(parameters: TaskParameters, declaration: DatasetDeclar
         )
         for label in maps
         for name in label.structures
-        if name in wanted
+        if name in chosen
     )
     if len({structure.name for structure in structures}) != len(structures):
         raise BadOption(

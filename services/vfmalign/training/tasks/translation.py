@@ -93,8 +93,8 @@ class Translation:
     def _regressors(self, case: PreparedCase) -> tuple[Tensor, Tensor]:
         """Regressors of every voxel, (K, D, H, W), and the mask where all inputs have signal.
 
-        They are 1 and the logarithms of the inputs, and for a target that is no quantity also the inputs, each relative
-        to its volume's mean.
+        They are 1, the logarithms of the inputs and, unless the target is quantitative, the inputs themselves, each
+        relative to the mean of its volume.
         """
         if case.scale is None:
             raise TypeError("the naive baseline needs the scale between the input and its signal")
