@@ -142,7 +142,7 @@ def test_a_segmentation_of_a_structure_is_learned(run, brains, stack):
 def test_a_task_about_something_undeclared_fails_by_name(run, brains, stack):
     with pytest.raises(BadOption, match="tumour is no label map of brain; choose from hippocampus"):
         run("undeclared", "segmentation:label=tumour", brains, stack)
-    with pytest.raises(BadOption, match="segmentation needs labels, and brain has no default"):
+    with pytest.raises(BadOption, match="segmentation needs labels, and the declaration brain has no default"):
         run("without-default", "segmentation", brains, stack)
 
 

@@ -121,6 +121,19 @@ def get_pretraining_recipe(objective: Objective, architecture: str, preset: Pres
     return _choose(families[get_family(architecture)], preset, "preset")
 
 
+def fit_patch(recipe: TrainingRecipe, input_shape_DHW: tuple[int, int, int] | None) -> TrainingRecipe:
+    """Returns a preset whose patches are at most as large as a model's input, of which presets know nothing.
+
+    Args:
+        recipe: a preset, without fields of a request: a patch that a request sets too large is an error.
+        input_shape_DHW: in voxels; None where it is not known yet.
+    """
+    if recipe.patch_shape_DHW is None or input_shape_DHW is None:
+        return recipe
+    depth, height, width = map(min, recipe.patch_shape_DHW, input_shape_DHW)
+    return recipe.model_copy(update={"patch_shape_DHW": (depth, height, width)})
+
+
 def check_probe_steps(recipe: TrainingRecipe) -> None:
     """Checks that probes are at steps with a validation, in ascending order and not too many.
 

@@ -256,7 +256,7 @@ def get_task_spec(task: str, declaration: DatasetDeclaration) -> TaskSpec:
         known, noun = _get_choices(declaration, field)
         if not value:
             raise BadOption(
-                f"{name} needs {field}, and {declaration.name} has no default",
+                f"{name} needs {field}, and the declaration {declaration.name} has no default",
                 field=f"task.parameters.{field}",
                 remedy=_choose_from(known, noun),
             )

@@ -9,7 +9,7 @@ from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.domain.errors import BadOption, VfmalignError
 from vfmalign.core.domain.jobs import Network, TrainingRecipe
 from vfmalign.core.domain.modality_map import resolve_input
-from vfmalign.core.domain.recipes import get_finetuning_recipe
+from vfmalign.core.domain.recipes import fit_patch, get_finetuning_recipe
 from vfmalign.core.domain.tasks import check_task, get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
@@ -72,17 +72,25 @@ def check_inputs(store: ObjectStore, spec: CheckSpec) -> None:
     task.check_input(card.id, model_input.modalities)
 
 
-def get_recipe(spec: CheckSpec, network: Network) -> TrainingRecipe:
+def get_recipe(
+    spec: CheckSpec, network: Network, input_shape_DHW: tuple[int, int, int] | None = None
+) -> TrainingRecipe:
     """Returns the recipe of one of the three trainings.
 
     A baseline has its own rates and decays, but the pretrained network's budget unless the spec sets another one. Only
     the pretrained network is probed.
 
+    Args:
+        spec: the requested check.
+        network: the training.
+        input_shape_DHW: of the model's input in voxels, at most which the patches of a preset are; None if unknown.
+
     Raises:
         BadOption: an unknown task or preset, or probes where there is no validation.
     """
     preset = get_preset(spec.recipe)
-    main = apply_recipe(spec.recipe, get_finetuning_recipe("pretrained", spec.task.name, preset))
+    base = fit_patch(get_finetuning_recipe("pretrained", spec.task.name, preset), input_shape_DHW)
+    main = apply_recipe(spec.recipe, base)
     if network == "pretrained":
         return main
     own = spec.scratch_recipe if network == "scratch" else spec.specialised_recipe

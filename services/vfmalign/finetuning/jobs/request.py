@@ -14,6 +14,7 @@ from vfmalign.core.domain.recipes import (
     PRESETS,
     Preset,
     check_probe_steps,
+    fit_patch,
     get_finetuning_recipe,
     get_pretraining_recipe,
 )
@@ -113,8 +114,9 @@ def resolve_job(store: ObjectStore, job_id: str, request: JobSpec) -> TrainingSp
     if request.task is None:
         raise BadOption("required for fine-tuning", field="spec.task", remedy="name the task")
     task = get_task_spec(str(request.task), dataset.declaration)
-    base = get_finetuning_recipe(request.network, task.name, get_preset(request.recipe))
+    preset = get_finetuning_recipe(request.network, task.name, get_preset(request.recipe))
     card = load_card(store, request.model_id, request.model_sha256)
+    base = fit_patch(preset, card.preprocessing.shape_DHW)
     task.check_cases(dataset)
     model_input = resolve_input(
         card.id, card.preprocessing, request.modality_map, dataset.declaration, "spec.modality_map"

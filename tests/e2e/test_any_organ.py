@@ -1,0 +1,104 @@
+"""A brain dataset and a one-channel model from elsewhere, from files on disk to a report, by command line and API."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.integration.cli.commands import call
+from tests.unit.imaging.datasets.brain_files import Files, lay_out_decathlon, make_case
+
+from vfmalign.client import Client
+from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.messages.jobs import Recipe
+from vfmalign.client.messages.tasks import Task, TaskParameters
+from vfmalign.v1 import alignment_pb2
+
+pytestmark = pytest.mark.e2e
+
+CHANNELS = 8
+STACK = {
+    "layers": [{"channels": CHANNELS, "dilation": dilation, "activation": "silu"} for dilation in (1, 2, 1)],
+    "input": {"modalities": ["input"], "spacing_mm": [2, 2, 2], "shape_DHW": [16, 24, 16]},
+}
+BUDGET = ["--preset", "demo", "--epochs", "1", "--steps-per-epoch", "2", "--permutations", "99", "--bootstrap", "100"]
+
+
+@pytest.fixture(scope="module")
+def brain_files(shared_folder: Path) -> list[Files]:
+    """Eight real cases where they are on this machine, else synthetic ones."""
+    folder = shared_folder / "data" / "hippocampus"
+    if not folder.is_dir():
+        return [make_case(number) for number in range(8)]
+    paths = sorted((folder / "images").glob("*.nii.gz"))[:8]
+    return [
+        Files(f"p{number}", path.read_bytes(), (folder / "labels" / path.name).read_bytes())
+        for number, path in enumerate(paths)
+    ]
+
+
+@pytest.fixture(scope="module")
+def brain(world: Any, brain_files: list[Files], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The dataset, and the model `stack` in the form in which other projects store weights."""
+    folder = tmp_path_factory.mktemp("brain")
+    home = ["--home", str(world.home.path), "--json"]
+    share = ["--share", "train=0.5", "--share", "val=0.25", "--share", "test=0.25"]
+    source = str(lay_out_decathlon(folder / "files", brain_files))
+    planned = call("dataset", "import", source, "--id", "brain", *share, "--dry-run", "--json").document
+    call("dataset", "import", source, "--id", "brain", *share, *home)
+    assert planned["layout"] == "decathlon"
+    generator = torch.Generator().manual_seed(3)
+    state: dict[str, torch.Tensor] = {}
+    for place, width in enumerate((1, CHANNELS, CHANNELS)):
+        state[f"{2 * place}.weight"] = torch.randn(CHANNELS, width, 3, 3, 3, generator=generator) / (27 * width) ** 0.5
+        state[f"{2 * place}.bias"] = torch.zeros(CHANNELS)
+    torch.save(state, folder / "stack.pth")
+    (folder / "stack.json").write_text(json.dumps(STACK))
+    arguments = ["--as", "dilated_stack", "--description", str(folder / "stack.json"), "--id", "stack"]
+    call("models", "import", str(folder / "stack.pth"), *arguments, *home)
+    return "brain"
+
+
+def test_the_command_line_checks_one_structure_of_a_label_map(world: Any, brain: str, tmp_path: Path) -> None:
+    home = ["--home", str(world.home.path), "--json"]
+    task = ["--task", "segmentation", "--label", "hippocampus", "--structure", "anterior"]
+    arguments = [brain, "--model", "stack", "--map", "t1w=input", "--id", "brain-anterior", *task, *BUDGET]
+    call("check", *arguments, "--reports", str(tmp_path), *home)
+    result = world.get("brain-anterior").result
+    assert result.metric.name == "anterior_dice"
+    assert result.verdict == alignment_pb2.VERDICT_INSUFFICIENT_DATA, "two patients are held out"
+    assert result.held_out
+    assert {shift.mmd.layer for shift in result.shifts} == {"layers.0", "layers.1", "layers.2"}
+    (page,) = tmp_path.glob("*.html")
+    assert "segmentation:label=hippocampus,structure=anterior" in page.read_text()
+
+
+def test_a_check_without_a_map_says_how_to_map_and_stores_nothing(world: Any, brain: str) -> None:
+    task = "segmentation:label=hippocampus"
+    arguments = [brain, "--model", "stack", "--task", task, "--id", "brain-unmapped", *BUDGET]
+    done = call("check", *arguments, "--home", str(world.home.path), code=2)
+    assert "--map t1w=input" in done.err
+    with pytest.raises(AssertionError, match="no such check"):
+        call("checks", "show", "brain-unmapped", "--home", str(world.home.path))
+
+
+def test_the_client_checks_another_task_of_the_same_dataset(world: Any, brain: str) -> None:
+    address = world.stack.get_state().services["finetuning"].ports.address
+    spec = CheckSpec(
+        model_id="stack",
+        dataset_id=brain,
+        task=Task(name="super_resolution", parameters=TaskParameters(modalities=("t1w",))),
+        modality_map={"t1w": "input"},
+        recipe=Recipe(preset="demo", epochs=1, steps_per_epoch=2),
+        permutations=99,
+    )
+    with Client(finetuning_address=address) as client:
+        client.checks.create("brain-resolution", spec)
+        check = client.checks.wait("brain-resolution", timeout_s=400)
+    assert check.result is not None
+    assert check.result.metric.name == "psnr"
+    assert check.result.rpg_specialised.cases == 2
+    assert check.spec.modality_map == {"t1w": "input"}
