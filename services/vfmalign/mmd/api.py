@@ -104,8 +104,7 @@ def mmd2(
             the shift it should measure.
         standardised: whether to centre and scale each channel by the reference, as checks do: by its SD, but at least
             0.1 of the median SD. `sigma` is then in units of the standardised features.
-        precision: minimum precision: `fast` (bfloat16 on CUDA, else as `high`), `high` (float32) or
-            `exact` (float64).
+        precision: minimum: `fast` (bfloat16 on CUDA, else as `high`), `high` (float32) or `exact` (float64).
         device: device of the computation; None for that of x.
         block_rows: of the block estimator; 0 for √n.
         frequencies: of random Fourier features; 0 for 1,024.

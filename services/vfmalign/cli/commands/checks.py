@@ -117,11 +117,7 @@ def check(
     """
     required = Gate(parse_verdicts(require or ()), parse_gate(gate or ()))
     if required and no_wait:
-        raise BadOption(
-            "a gate needs a finished check, and --no-wait does not wait for it",
-            field="--gate" if gate else "--require",
-            remedy="remove one of the two options; gate the finished check with `vfmalign checks show ID --gate …`",
-        )
+        raise _gate_without_waiting("--gate" if gate else "--require")
     spec = CheckSpec.from_fields(
         model_id=model,
         dataset_id=dataset,
@@ -144,6 +140,14 @@ def check(
         output.emit({"check": created.to_json_dict()}, f"follow it with `vfmalign watch {name}`")
         return
     finish_check(target, watch_check(target, name, output), output, reports, required)
+
+
+def _gate_without_waiting(option: str) -> BadOption:
+    return BadOption(
+        "a gate needs a finished check, and --no-wait does not wait for it",
+        field=option,
+        remedy="remove one of the two options; gate the finished check with `vfmalign checks show ID --gate …`",
+    )
 
 
 @app.command()

@@ -42,34 +42,36 @@ IdOption = Annotated[
 ]
 
 
+LayoutOption = Annotated[str | None, typer.Option(help="folders, decathlon, nnunet, bids or csv; detected by default.")]
+DeclarationOption = Annotated[
+    str | None,
+    typer.Option(help="Modalities, label maps and classes: a JSON file, or prostate_mpmri; derived by default."),
+]
+ShareOption = Annotated[
+    list[str] | None, typer.Option("--share", help="Share of the patients in a split, such as train=0.6. Repeatable.")
+]
+SplitsOption = Annotated[Path | None, typer.Option(help="Splits by case: JSON, or CSV with the columns folder,split.")]
+PatientsOption = Annotated[Path | None, typer.Option(help="Patients by case: CSV with the columns folder,patient.")]
+MappingOption = Annotated[
+    Path | None, typer.Option(help="Local file that maps ids to folders [<home>/private/mapping.csv].")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be imported and every problem; write nothing.")
+]
+
+
 @app.command("import")
 def import_(
     directory: Annotated[Path, typer.Argument(help="Folder of the dataset, or a CSV file that lists its cases.")],
     *,
     dataset_id: IdOption = None,
-    layout: Annotated[
-        str | None, typer.Option(help="folders, decathlon, nnunet, bids or csv; detected by default.")
-    ] = None,
-    declaration: Annotated[
-        str | None,
-        typer.Option(help="Modalities, label maps and classes: a JSON file, or prostate_mpmri; derived by default."),
-    ] = None,
-    share: Annotated[
-        list[str] | None,
-        typer.Option("--share", help="Share of the patients in a split, such as train=0.6. Repeatable."),
-    ] = None,
-    splits: Annotated[
-        Path | None, typer.Option(help="Splits by case: JSON, or CSV with the columns folder,split.")
-    ] = None,
-    patients: Annotated[
-        Path | None, typer.Option(help="Patients by case: CSV with the columns folder,patient.")
-    ] = None,
-    mapping: Annotated[
-        Path | None, typer.Option(help="Local file that maps ids to folders [<home>/private/mapping.csv].")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be imported and every problem; write nothing.")
-    ] = False,
+    layout: LayoutOption = None,
+    declaration: DeclarationOption = None,
+    share: ShareOption = None,
+    splits: SplitsOption = None,
+    patients: PatientsOption = None,
+    mapping: MappingOption = None,
+    dry_run: DryRunOption = False,
     seed: SeedOption = 0,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
@@ -108,15 +110,8 @@ def import_(
     state_directory.create()
     mapping = mapping or state_directory.private / "mapping.csv"
     with _progress_bar(output) as progress:
-        import_dataset(
-            directory,
-            target.store,
-            name,
-            options,
-            mapping_path=mapping,
-            salt=load_salt(salt_path),
-            progress=progress,
-        )
+        salt = load_salt(salt_path)
+        import_dataset(directory, target.store, name, options, mapping_path=mapping, salt=salt, progress=progress)
     dataset = _emit_dataset(target, name, output, mapping=str(mapping))
     output.note(f"{mapping} maps the ids to your folders; it is readable by you only and stays on this machine")
     if not dataset.held_out:

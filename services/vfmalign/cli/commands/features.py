@@ -82,7 +82,10 @@ def extract(
                 lambda progress: view.show_bar("extraction", f"extracting {split}", progress),
             )
 
-    result = Target.find(StateDirectory(home)).run(call)
+    _emit_feature_set(Target.find(StateDirectory(home)).run(call), output)
+
+
+def _emit_feature_set(result: ExtractedFeatureSet, output: Output) -> None:
     feature_set, cost = result.feature_set, result.cost
     message = ExtractDatasetResponse(
         feature_set=feature_set,

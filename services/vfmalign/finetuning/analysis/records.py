@@ -104,7 +104,7 @@ class NaiveBaseline(Record):
         return self.gain.absolute.value is not None and self.gain.absolute.value <= 0
 
 
-class SeedResult(Record):
+class SeedAnalysis(Record):
     """Results of the trainings with one seed, of a check with several.
 
     Attributes:
@@ -164,7 +164,7 @@ class CheckAnalysis(Record):
     paired_similarity: dict[str, Estimate] = Field(default_factory=dict)
     measures: dict[str, Estimate] = Field(default_factory=dict)
     probes: tuple[StoredProbe, ...] = ()
-    seeds: tuple[SeedResult, ...] = ()
+    seeds: tuple[SeedAnalysis, ...] = ()
     seed_variation: SeedVariation | None = None
     settings: dict[str, str]
 

@@ -10,12 +10,12 @@ from scipy.special import stdtrit
 
 from vfmalign.client.messages.checks import Gain, LayerSummary, SeedSummary, SeedVariation, Steps, StepsSummary
 from vfmalign.client.messages.common import Estimate, Interval, absent
-from vfmalign.finetuning.analysis.records import SeedResult
+from vfmalign.finetuning.analysis.records import SeedAnalysis
 
 METHOD = "Student's t over seeds and jackknife over patients, half-widths added in squares"
 
 
-def summarise_seeds(seeds: Sequence[SeedResult]) -> SeedVariation:
+def summarise_seeds(seeds: Sequence[SeedAnalysis]) -> SeedVariation:
     """Summarises the shift of every layer and the convergence of the pretrained network.
 
     Args:

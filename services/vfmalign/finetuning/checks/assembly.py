@@ -22,7 +22,7 @@ from vfmalign.finetuning.analysis.records import (
     FeatureShift,
     NaiveBaseline,
     NetworkResult,
-    SeedResult,
+    SeedAnalysis,
 )
 from vfmalign.finetuning.analysis.seed_variation import summarise_seeds
 from vfmalign.finetuning.analysis.shift import paired_similarity, shift_ratio
@@ -97,9 +97,9 @@ def assemble(
 
 def _analyse_seed(
     check_id: str, request: CheckSpec, valid: Validated, trained: Sequence[SeedArtifacts], *, number: int
-) -> SeedResult:
+) -> SeedAnalysis:
     jobs, measured = trained[number - 1].jobs, trained[number - 1].measured
-    return SeedResult(
+    return SeedAnalysis(
         seed=request.seed + number - 1,
         rpg_specialised=_gain_over("specialised", trained[number - 1 : number], request),
         rpg_scratch=_gain_over("scratch", trained[number - 1 : number], request),

@@ -8,7 +8,7 @@ from vfmalign.client.messages import checks as messages
 from vfmalign.client.messages.common import Progress, SoftwareVersion
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.cautions import list_cautions
-from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, CheckAnalysis, CheckReport, SeedResult
+from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, CheckAnalysis, CheckReport, SeedAnalysis
 from vfmalign.finetuning.analysis.shift import is_saturated
 from vfmalign.finetuning.checks.repository import ReportRefs, StageRun, StoredCheck
 from vfmalign.finetuning.jobs.converters import to_object_ref, with_remedy
@@ -109,7 +109,7 @@ def _to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> mes
     )
 
 
-def _to_seed_result(seed: SeedResult) -> messages.SeedResult:
+def _to_seed_result(seed: SeedAnalysis) -> messages.SeedResult:
     primary, main = seed.shift.get_layer(seed.shift.primary_layer), seed.network("pretrained")
     return messages.SeedResult(
         seed=seed.seed,

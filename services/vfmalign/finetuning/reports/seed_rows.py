@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vfmalign.client.messages.checks import StepsSummary, VarianceComponents
 from vfmalign.client.messages.common import Estimate
-from vfmalign.finetuning.analysis.records import CheckAnalysis, SeedResult
+from vfmalign.finetuning.analysis.records import CheckAnalysis, SeedAnalysis
 from vfmalign.finetuning.reports.formatting import ABSENT, format_interval, format_number, format_steps
 
 
@@ -90,7 +90,7 @@ def list_seed_notes(result: CheckAnalysis) -> list[str]:
     return notes
 
 
-def _make_seed_row(seed: SeedResult) -> SeedRow:
+def _make_seed_row(seed: SeedAnalysis) -> SeedRow:
     primary = seed.shift.get_layer(seed.shift.primary_layer)
     convergence = seed.network("pretrained").convergence
     return SeedRow(

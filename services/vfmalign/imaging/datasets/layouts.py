@@ -14,7 +14,7 @@ from vfmalign.imaging.datasets.sources import SourceDataset
 
 
 @dataclass(frozen=True)
-class Layout:
+class DatasetLayout:
     """A way to lay out a dataset on disk.
 
     Attributes:
@@ -27,12 +27,12 @@ class Layout:
 
 
 FOLDERS = "folders"
-LAYOUTS: dict[str, Layout] = {
-    "csv": Layout(table.matches, table.read),
-    "nnunet": Layout(nnunet.matches, nnunet.read),
-    "decathlon": Layout(decathlon.matches, decathlon.read),
-    "bids": Layout(bids.matches, bids.read),
-    FOLDERS: Layout(folders.matches, folders.read),
+LAYOUTS: dict[str, DatasetLayout] = {
+    "csv": DatasetLayout(table.matches, table.read),
+    "nnunet": DatasetLayout(nnunet.matches, nnunet.read),
+    "decathlon": DatasetLayout(decathlon.matches, decathlon.read),
+    "bids": DatasetLayout(bids.matches, bids.read),
+    FOLDERS: DatasetLayout(folders.matches, folders.read),
 }
 """By name; `folders` is what a folder is that matches no other."""
 

@@ -76,21 +76,17 @@ def compare(
     else:
         plan = LayerPlan(options, estimator, design, _permutations(design, options, engine), engine)
         shifts = {scaling: compute_shifts(x, y, by_layer, plan) for scaling, by_layer in scaled.items()}
-    top_channels = (
-        {
+    top_channels = {}
+    if options.top_channels:
+        top_channels = {
             layer: measure_top_channels(all_samples, layer, scaled["standardised"][layer], result.shift, plan)
-            for layer, result in shifts["standardised"].items()
+            for layer, result in shifts.get("standardised", {}).items()
         }
-        if "standardised" in shifts and options.top_channels
-        else {}
-    )
     evaluated = [result for by_layer in shifts.values() for result in by_layer.values()]
     return ComputeResponse(
         layers=tuple(
-            _to_layer_result(
-                layer, all_samples, scaled, shifts, top_channels.get(layer), options=options, engine=engine
-            )
-            for layer in names
+            _to_layer_result(name, all_samples, scaled, shifts, top_channels.get(name), options=options, engine=engine)
+            for name in names
         ),
         primary_layer=names[0],
         estimator=estimator,

@@ -7,7 +7,7 @@ from tests.prostate import SPECS
 from vfmalign.client.messages.checks import Steps
 from vfmalign.core.domain.jobs import CaseScore
 from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain, pair_seeds
-from vfmalign.finetuning.analysis.records import SeedResult
+from vfmalign.finetuning.analysis.records import SeedAnalysis
 from vfmalign.finetuning.analysis.seed_variation import summarise_seeds
 from vfmalign.finetuning.reports.html import number_rows, render
 from vfmalign.finetuning.reports.seed_rows import list_component_rows, list_seed_notes, list_seed_rows
@@ -38,7 +38,7 @@ def make_seeds_report(make_report):
         seeds = []
         for number, networks in ((7, one.networks), (8, tuple(change(network, steps) for network in one.networks))):
             seeds.append(
-                SeedResult(
+                SeedAnalysis(
                     seed=number, networks=networks, rpg_specialised=one.rpg_specialised, rpg_scratch=one.rpg_scratch,
                     shift=one.shift, shift_ratio=one.shift_ratio, paired_similarity=one.paired_similarity,
                 )
