@@ -168,7 +168,7 @@ async def test_a_gland_mask_is_asked_for_where_it_normalises(service, phantoms, 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await service.Extract(request)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert "no gland volume; send gland, which the model's input needs" in caught.value.details()
+    assert "no gland volume; the model takes t2w, gland; send gland" in caught.value.details()
     without = [{kind: v for kind, v in phantoms[0].items() if kind != "gland"}]
     upload("no-gland", without)
     with pytest.raises(grpc.aio.AioRpcError) as caught:

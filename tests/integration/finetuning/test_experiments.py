@@ -116,6 +116,7 @@ async def test_kill_9_changes_nothing_in_the_report(service, store, moment):
     name = await create(service, f"steady-{moment[:5]}", seeds=[5])
     steady = await finish(service, name)
     assert steady.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, steady
+    report = json.loads(store.get(store.key(steady.report_json.uri)))
     forget(service, store, name)
     first = len(service.starts())
 
@@ -131,6 +132,7 @@ async def test_kill_9_changes_nothing_in_the_report(service, store, moment):
     await service.start()
     again = await finish(service, name)
     assert again.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, again
+    assert json.loads(store.get(store.key(again.report_json.uri))) == report, "shows what differs"
     assert again.report_json.sha256 == steady.report_json.sha256
     assert again.cells_csv.sha256 == steady.cells_csv.sha256
     assert len(service.starts()) == len(set(service.starts()[:first])) + first, "a job was started twice"

@@ -88,7 +88,7 @@ def counted(monkeypatch):
 
     count(rows, "_fill")
     count(rows, "mean")
-    count(standardisation, "_standardising")
+    count(standardisation, "_standardise")
     count(bandwidths, "median_distance")
     return counts
 
@@ -115,11 +115,12 @@ def _batch(max_bytes, copies):
 @pytest.mark.parametrize("copies", [False, True])
 def test_a_batch_prepares_what_its_pairs_share_once(counted, copies):
     alone, _ = _batch(0, copies)
-    # Per pair: x, y and the reference's median, each raw and standardised; centre; scale; both medians.
-    assert counted == {"_fill": 3 * 6, "mean": 3, "_standardising": 3, "median_distance": 6}
+    # Per pair: x, y and the reference's median, each raw and standardised; centre; scale; both medians. Then rows and
+    # median without the top channels, which differ from pair to pair and are not shared.
+    assert counted == {"_fill": 3 * (6 + 3), "mean": 3, "_standardise": 3, "median_distance": 3 * (2 + 1)}
     counted.clear()
     together, cache = _batch(2**20, copies)
-    assert counted == {"_fill": 2 + 2 + 3 * 2, "mean": 1, "_standardising": 1, "median_distance": 2}
+    assert counted == {"_fill": 2 + 2 + 3 * 2 + 3 * 3, "mean": 1, "_standardise": 1, "median_distance": 2 + 3}
     assert together == alone
     assert 0 < cache.used_bytes <= 2**20
 
