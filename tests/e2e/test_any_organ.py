@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tests.integration.cli.commands import call
-from tests.unit.imaging.datasets.brain_files import Files, lay_out_decathlon, make_case
+from tests.unit.imaging.datasets.brain_files import Files, lay_out_decathlon, load_cases
 
 from vfmalign.client import Client
 from vfmalign.client.messages.checks import CheckSpec
@@ -29,15 +29,8 @@ BUDGET = ["--preset", "demo", "--epochs", "1", "--steps-per-epoch", "2", "--perm
 
 @pytest.fixture(scope="module")
 def brain_files(shared_folder: Path) -> list[Files]:
-    """Eight real cases where they are on this machine, else synthetic ones."""
-    folder = shared_folder / "data" / "hippocampus"
-    if not folder.is_dir():
-        return [make_case(number) for number in range(8)]
-    paths = sorted((folder / "images").glob("*.nii.gz"))[:8]
-    return [
-        Files(f"p{number}", path.read_bytes(), (folder / "labels" / path.name).read_bytes())
-        for number, path in enumerate(paths)
-    ]
+    """Eight cases, real ones where they are on this machine."""
+    return load_cases(shared_folder)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from vfmalign.core.domain.errors import (
     CaseOrderMismatch,
     Conflict,
     Exhausted,
-    NotFound,
     PreconditionFailed,
     Unavailable,
 )
@@ -344,51 +343,6 @@ async def test_bad_requests_name_their_field(service):
     with pytest.raises(BadOption, match="states"):
         await service.checks.ListChecks(alignment_pb2.ListChecksRequest(states=[0]))
     assert not (await service.checks.ListChecks(alignment_pb2.ListChecksRequest())).checks
-
-
-async def test_jobs_through_the_api(service):
-    spec = finetuning_pb2.JobSpec(
-        kind=finetuning_pb2.JOB_KIND_FINETUNE, dataset_id="demo", model_id="vfm", task={"name": "segmentation"}, seed=5
-    )
-    await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="solo", spec=spec))
-    await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="solo", spec=spec))
-    states = []
-    async for event in service.jobs.WatchJob(finetuning_pb2.WatchJobRequest(job_id="solo")):
-        states.append(event.job.state)
-        (service.folder / "go").touch()
-    assert states[-1] == finetuning_pb2.JOB_STATE_SUCCEEDED
-    assert service.starts() == ["solo"]
-
-    spec.seed = 6
-    with pytest.raises(Conflict):
-        await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="solo", spec=spec))
-    spec.model_id = "unknown"
-    with pytest.raises(NotFound, match="no such model"):
-        await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="other", spec=spec))
-    with pytest.raises(NotFound):
-        await service.jobs.GetJob(finetuning_pb2.GetJobRequest(job_id="other"))
-    with pytest.raises(BadOption):
-        await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="../etc", spec=spec))
-
-
-async def test_a_cancelled_job_is_retried_through_the_api(service):
-    spec = finetuning_pb2.JobSpec(
-        kind=finetuning_pb2.JOB_KIND_FINETUNE, dataset_id="demo", model_id="vfm", task={"name": "segmentation"}, seed=5,
-        network=finetuning_pb2.NETWORK_SPECIALISED,  # it publishes no model, whose invented weights would be damaged
-    )  # fmt: skip
-    request, watch = finetuning_pb2.RetryJobRequest(job_id="again"), finetuning_pb2.WatchJobRequest(job_id="again")
-    await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="again", spec=spec))
-    await service.started(1)
-    await service.jobs.CancelJob(finetuning_pb2.CancelJobRequest(job_id="again"))
-    assert [event.job.state async for event in service.jobs.WatchJob(watch)][-1] == finetuning_pb2.JOB_STATE_CANCELLED
-    (service.folder / "go").touch()
-    assert not (await service.jobs.RetryJob(request)).job.HasField("end_time")
-    states = [event.job.state async for event in service.jobs.WatchJob(watch)]
-    assert finetuning_pb2.JOB_STATE_CANCELLED not in states
-    assert states[-1] == finetuning_pb2.JOB_STATE_SUCCEEDED
-    assert service.starts() == ["again", "again"]
-    with pytest.raises(PreconditionFailed, match="the job has succeeded"):
-        await service.jobs.RetryJob(request)
 
 
 async def test_ends_on_sigterm_with_a_watcher_and_a_job_and_goes_on_after(service):
