@@ -11,7 +11,7 @@ TORCH_RANGE := torch>=2.9,<3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast test-lowest test-faults test-cluster bench bench-competitors bench-gpu demo experiment up down check k8s-check locks images test-containers compose-up compose-down clean
+.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast test-lowest test-faults fuzz test-cluster bench bench-competitors bench-gpu demo experiment up down check k8s-check locks images test-containers compose-up compose-down clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -116,6 +116,15 @@ test: setup  ## unit, integration and end-to-end tests, with real S3, databases 
 FAULT_RUNS ?= 2
 test-faults: setup  ## lost objects, an unreachable store, and processes killed and stopped at random (FAULT_RUNS=2)
 	FAULT_RUNS=$(FAULT_RUNS) OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/faults --durations=10
+
+# SECONDS is the time of each target, FUZZ names targets: make fuzz SECONDS=60 FUZZ='cards programs --jobs 2'
+SECONDS ?= 600
+$(VENV)/.ready-fuzz: $(VENV)/.ready
+	$(INSTALL) -e '.[fuzz]'
+	@touch $@
+
+fuzz: $(VENV)/.ready-fuzz  ## hostile input at every entry point until SECONDS per target are over (SECONDS=600)
+	nice -n 19 $(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(FUZZ)
 
 test-fast: setup  ## the tests without the end-to-end ones
 	$(BIN)/pytest -m "not e2e"
