@@ -72,17 +72,20 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
     assert "<h2>Training seeds</h2>" not in html
 
     measured = {one.name: one for one in result.measures}
-    assert list(measured) == ["cka", "frechet", "energy", "logme"]
+    assert list(measured) == ["cka", "frechet", "energy", "logme", "h_score"]
     assert measured["cka"].value.value == mmd_pb2.MEASURE_CKA / 4
     assert measured["cka"].meaning.startswith("similarity")
     assert measured["frechet"].value.absent_reason == "takes at most 8192 rows"
-    assert "no class" in measured["logme"].value.absent_reason
+    assert all("no class" in measured[name].value.absent_reason for name in ("logme", "h_score"))
     assert list(result.probes) == []
 
     asked = [call for call in peers.mmd.calls if call.measures]
     assert [list(call.measures) for call in asked] == [[1], [2], [3]]
     assert all(list(call.layers) == ["stages.1"] and not call.HasField("test") for call in asked)
-    test, biased, random = [call for call in peers.mmd.calls if not call.measures]
+    narrow, wide = [call for call in peers.mmd.calls if call.kernel.fixed_sigma]
+    assert (narrow.kernel.fixed_sigma, wide.kernel.fixed_sigma) == (0.5, 2.0)
+    assert all(list(call.layers) == ["stages.1"] and not call.HasField("test") for call in (narrow, wide))
+    test, biased, random = [call for call in peers.mmd.calls if not call.measures and not call.kernel.fixed_sigma]
     assert test.pairing == mmd_pb2.PAIRING_PAIRED
     assert test.estimator == mmd_pb2.ESTIMATOR_UNBIASED_PAIRED
     assert (test.test.permutations, test.test.seed, test.projection) == (1000, 1, True)
@@ -168,7 +171,11 @@ async def test_probes_are_taken_while_the_network_trains_and_none_twice(service,
     models = [f"{name}-encoder-step-{step}" for step in (10, 20, 60)]
     extracted = [call.split("/")[0] for call in peers.features.commits]
     assert [extracted.count(model) for model in models] == [1, 1, 1]
-    looks = [call for call in peers.mmd.calls if list(call.layers) == ["stages.1"] and not call.measures]
+    looks = [
+        call
+        for call in peers.mmd.calls
+        if list(call.layers) == ["stages.1"] and not call.measures and not call.kernel.fixed_sigma
+    ]
     assert len(looks) == 3
     main = next(call for call in peers.mmd.calls if call.projection)
     for look in looks:

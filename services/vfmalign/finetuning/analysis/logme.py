@@ -37,6 +37,20 @@ def logme(features_NC: NDArray[np.floating], class_N: NDArray[np.generic]) -> fl
     Raises:
         BadTensor: the shapes do not match, a value is not finite, or all cases have the same class.
     """
+    rows_NC, classes = check_features(features_NC, class_N)
+    axes_NR, power_R = get_principal_axes(rows_NC)
+    targets = [(class_N == label).astype(np.float64) for label in classes]
+    return float(np.mean([_maximum_evidence(axes_NR, power_R, target_N) for target_N in targets]))
+
+
+def check_features(
+    features_NC: NDArray[np.floating], class_N: NDArray[np.generic]
+) -> tuple[Array, NDArray[np.generic]]:
+    """Returns the features in float64 and the classes that occur.
+
+    Raises:
+        BadTensor: the shapes do not match, a value is not finite, or all cases have the same class.
+    """
     rows_NC = np.asarray(features_NC, dtype=np.float64)
     if rows_NC.ndim != 2 or 0 in rows_NC.shape or class_N.shape != rows_NC.shape[:1]:
         raise BadTensor(f"expected [cases, channels] and a class per case, got {rows_NC.shape} and {class_N.shape}")
@@ -45,12 +59,10 @@ def logme(features_NC: NDArray[np.floating], class_N: NDArray[np.generic]) -> fl
     classes = np.unique(class_N)
     if len(classes) < 2:
         raise BadTensor("all cases are of one class", remedy="provide cases of at least two classes")
-    axes_NR, power_R = _principal_axes(rows_NC)
-    targets = [(class_N == label).astype(np.float64) for label in classes]
-    return float(np.mean([_maximum_evidence(axes_NR, power_R, target_N) for target_N in targets]))
+    return rows_NC, classes
 
 
-def _principal_axes(rows_NC: Array) -> tuple[Array, Array]:
+def get_principal_axes(rows_NC: Array) -> tuple[Array, Array]:
     """Orthonormal axes of FFᵀ, [N, R], and their eigenvalues divided by the largest, so that δ has no scale.
 
     The smaller of FFᵀ and FᵀF is decomposed, which takes much less time than an SVD of F. Directions below about 1e-6

@@ -33,6 +33,8 @@ MEASURE_MEANINGS: dict[str, str] = {
     "moved",
     "logme": "log evidence per training case of a linear model that predicts the classes from the features before: "
     "higher is better; unrelated to shift",
+    "h_score": "share of the variation of the features before that lies between the classes of the training cases: "
+    "higher is better; unrelated to shift",
 }
 """Meaning of each measure beside MMD², in display order."""
 
@@ -138,10 +140,14 @@ class CheckAnalysis(Record):
         naive_baseline: None in artifacts of older versions.
         shift_ratio: by layer, MMD²(before, after) / MMD²(before, re-initialised) on standardised features.
         paired_similarity: by layer, the mean kernel between each case before and after; see `shift.paired_similarity`.
-        measures: measures of the primary layer beside MMD², by name (`cka`, `frechet`, `energy`, `logme`).
+        measures: measures of the primary layer beside MMD², by name (`cka`, `frechet`, `energy`, `logme`,
+            `h_score`).
+        shift_by_bandwidth: MMD² of the primary layer on standardised features with a multiple of its bandwidth, by
+            factor (`0.5`, `2`); empty in artifacts of older versions.
         probes: probes of the pretrained network's training, in order of steps.
         seeds: results of every training seed, in order; empty with one seed. Gains are then means over the seeds, and
-            `networks`, `shift`, `shift_ratio`, `paired_similarity`, `measures` and `probes` those of the first.
+            `networks`, `shift`, `shift_ratio`, `paired_similarity`, `measures`, `shift_by_bandwidth` and `probes` those
+            of the first.
         seed_variation: how shift and convergence vary with the seed; None with one.
         settings: the request, and the digests of its inputs.
     """
@@ -163,6 +169,7 @@ class CheckAnalysis(Record):
     shift_ratio: dict[str, Estimate]
     paired_similarity: dict[str, Estimate] = Field(default_factory=dict)
     measures: dict[str, Estimate] = Field(default_factory=dict)
+    shift_by_bandwidth: dict[str, Estimate] = Field(default_factory=dict)
     probes: tuple[StoredProbe, ...] = ()
     seeds: tuple[SeedAnalysis, ...] = ()
     seed_variation: SeedVariation | None = None

@@ -88,6 +88,7 @@ def assemble(
         shift_ratio=first.shift_ratio,
         paired_similarity=first.paired_similarity,
         measures=measures.values,
+        shift_by_bandwidth=measures.shift_by_bandwidth,
         probes=tuple(taken.probe for taken in probes.probes),
         seeds=tuple(seeds) if len(seeds) > 1 else (),
         seed_variation=summarise_seeds(seeds) if len(seeds) > 1 else None,

@@ -39,7 +39,12 @@ class FeatureSetRef(Record):
 
 
 class ComparisonRequest(Record):
-    """A paired comparison of two stored feature sets; `permutations` of 0 requests no test."""
+    """A paired comparison of two stored feature sets.
+
+    Attributes:
+        permutations: 0 requests no test.
+        sigma: bandwidth; None takes the median distance of the reference.
+    """
 
     before: StoredFeatureSet
     after: StoredFeatureSet
@@ -51,6 +56,7 @@ class ComparisonRequest(Record):
     interval_level: float
     projection: bool
     estimator: Estimator = "unbiased_paired"
+    sigma: float | None = None
 
 
 async def extract(features: AsyncFeaturesClient, request: ExtractDatasetRequest, report: Report) -> FeatureSetRef:
@@ -82,6 +88,9 @@ async def measure(mmd: AsyncMmdClient, request: ComparisonRequest, name: Measure
 
 
 async def _compute(mmd: AsyncMmdClient, request: ComparisonRequest, *measures: Measure) -> ComputeResponse:
+    kernel = KERNEL
+    if request.sigma is not None:
+        kernel = KERNEL.model_copy(update={"bandwidth_rule": "fixed", "fixed_sigma": request.sigma})
     test = TestOptions(permutations=request.permutations, seed=request.seed) if request.permutations else None
     return await mmd.compute(
         request.before,
@@ -89,7 +98,7 @@ async def _compute(mmd: AsyncMmdClient, request: ComparisonRequest, *measures: M
         reference=request.reference,
         pairing="paired",
         estimator=request.estimator,
-        kernel=KERNEL,
+        kernel=kernel,
         layers=request.layers,
         primary_layer=request.primary_layer,
         interval_level=request.interval_level,

@@ -1,13 +1,14 @@
-"""Measures of the primary layer beside MMD²: CKA, Fréchet and energy distance, and LogME.
+"""Measures of the primary layer beside MMD²: CKA, Fréchet and energy distance, LogME and H-score.
 
-`MmdService` computes the first three; LogME is computed here from the features before and the classes of the training
-cases. A measure that cannot be computed is absent with the reason, and the check continues.
+`MmdService` computes the first three, and MMD² with half and twice the bandwidth. LogME and H-score are computed here
+from the features before and the classes of the training cases. A measure that cannot be computed is absent with the
+reason, and the check continues.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 import numpy as np
 from pydantic import Field
@@ -21,26 +22,36 @@ from vfmalign.core.domain.jobs import JobResult
 from vfmalign.core.domain.record import Record
 from vfmalign.core.storage.feature_sets import read_feature_set, read_manifest
 from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning.analysis.h_score import h_score
 from vfmalign.finetuning.analysis.logme import logme
+from vfmalign.finetuning.analysis.records import FeatureShift
 from vfmalign.finetuning.checks.artifacts import Outputs, Stage, StageContext, make_stage
-from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, measure
+from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, compare, measure
 from vfmalign.finetuning.checks.stages import Validated, comparison_with
 
 MMD_SERVICE_MEASURES: tuple[Measure, ...] = ("cka", "frechet", "energy")
 """Measures that `MmdService` computes."""
+BANDWIDTH_FACTORS: Mapping[str, float] = {"0.5": 0.5, "2": 2.0}
+"""Multiples of the bandwidth with which MMD² is computed as well, by name."""
 MAX_CASES = 8192
-"""Largest number of training cases for LogME: a running decomposition cannot be interrupted."""
+"""Largest number of training cases for LogME and H-score: a running decomposition cannot be interrupted."""
 
 
 class Measures(Record):
-    """`checks/<id>/stages/measures.json`: measures of the primary layer, by name."""
+    """`checks/<id>/stages/measures.json`: measures of the primary layer, by name.
+
+    Attributes:
+        values: measures beside MMD².
+        shift_by_bandwidth: MMD² on standardised features, by factor of the bandwidth.
+    """
 
     values: dict[str, Estimate] = Field(default_factory=dict)
+    shift_by_bandwidth: dict[str, Estimate] = Field(default_factory=dict)
 
 
 def measures_stage() -> Stage:
-    """Returns the stage that computes the measures, once the features after exist."""
-    return make_stage("measures", ("features_after",), _make, Measures)
+    """Returns the stage that computes the measures, once the features after exist and MMD² has set the bandwidth."""
+    return make_stage("measures", ("features_after", "mmd"), _make, Measures)
 
 
 async def _make(context: StageContext, outputs: Outputs) -> Record:
@@ -49,20 +60,47 @@ async def _make(context: StageContext, outputs: Outputs) -> Record:
     request = comparison_with(context, outputs, outputs.get("features_after", FeatureSetRef))
     request = request.model_copy(update={"layers": (valid.primary_layer,), "permutations": 0})
     # One call each: the service rejects a call as a whole, and one measure may be rejected alone.
-    values = {name: await measure_or_absent(context.mmd, request, name) for name in MMD_SERVICE_MEASURES}
+    values = {name: await value_or_absent(measure(context.mmd, request, name)) for name in MMD_SERVICE_MEASURES}
+    standardised = outputs.get("mmd", FeatureShift).after.get_layer(valid.primary_layer).standardised
+    sigma = None if standardised is None else standardised.sigma
     labels = outputs.get("job_pretrained", JobResult).train_labels
-    evidence = await asyncio.to_thread(compute_logme, context.store, request.reference, valid.primary_layer, labels)
-    return Measures(values=values | {"logme": evidence})
+    by_class = await asyncio.to_thread(
+        compute_class_measures, context.store, request.reference, valid.primary_layer, labels
+    )
+    return Measures(
+        values=values | by_class, shift_by_bandwidth=await compute_shift_by_bandwidth(context.mmd, request, sigma)
+    )
 
 
-async def measure_or_absent(mmd: AsyncMmdClient, request: ComparisonRequest, name: Measure) -> Estimate:
-    """Computes a measure, or returns an absent one where the service rejects it for good.
+async def compute_shift_by_bandwidth(
+    mmd: AsyncMmdClient, request: ComparisonRequest, sigma: float | None
+) -> dict[str, Estimate]:
+    """Computes MMD² of the primary layer on standardised features with multiples of a bandwidth, by factor.
+
+    Args:
+        mmd: client of the service.
+        request: the comparison, of the primary layer alone.
+        sigma: bandwidth of the main comparison; None or 0 where the features could not be standardised.
+    """
+    if not sigma:
+        return dict.fromkeys(BANDWIDTH_FACTORS, absent("the features could not be standardised"))
+
+    async def compute(factor: float) -> Estimate:
+        response, _ = await compare(mmd, request.model_copy(update={"sigma": factor * sigma}))
+        standardised = response.get_layer(request.primary_layer).standardised
+        return absent("the features could not be standardised") if standardised is None else standardised.mmd2
+
+    return {name: await value_or_absent(compute(factor)) for name, factor in BANDWIDTH_FACTORS.items()}
+
+
+async def value_or_absent(computation: Awaitable[Estimate]) -> Estimate:
+    """Returns the value of a computation, or an absent one where the service rejects it for good.
 
     Raises:
         VfmalignError: a transient error, or the features themselves are wrong.
     """
     try:
-        return await measure(mmd, request, name)
+        return await computation
     except InvalidInput as error:
         return absent(error.message)
     except Exhausted as error:
@@ -71,10 +109,10 @@ async def measure_or_absent(mmd: AsyncMmdClient, request: ComparisonRequest, nam
         return absent(error.message)
 
 
-def compute_logme(
+def compute_class_measures(
     store: ObjectStore, feature_set: StoredFeatureSet, layer: str, labels: Mapping[str, bool]
-) -> Estimate:
-    """Computes LogME of one layer of a stored feature set.
+) -> dict[str, Estimate]:
+    """Computes LogME and H-score of one layer of a stored feature set.
 
     Args:
         store: holds the feature set.
@@ -82,13 +120,20 @@ def compute_logme(
         layer: name of the layer.
         labels: class of every case of the set, by id; empty for tasks without classes of cases.
     """
+    names = {"logme": "LogME", "h_score": "the H-score"}
     if not labels:
-        return absent("the task gives cases no class, which LogME needs")
+        return {key: absent(f"the task gives cases no class, which {name} needs") for key, name in names.items()}
     if len(set(labels.values())) < 2:
-        return absent("all training cases are of one class, so that there is nothing to tell apart")
+        reason = "all training cases are of one class, so that there is nothing to tell apart"
+        return dict.fromkeys(names, absent(reason))
     cases = read_manifest(store, feature_set.feature_set_id, feature_set.manifest_sha256).case_ids
     if len(cases) > MAX_CASES:
-        return absent(f"LogME takes at most {MAX_CASES} training cases, got {len(cases)}")
+        reason = f"takes at most {MAX_CASES} training cases, got {len(cases)}"
+        return {key: absent(f"{name} {reason}") for key, name in names.items()}
     features = read_feature_set(store, feature_set.feature_set_id, feature_set.manifest_sha256).layers[layer]
-    value = logme(features, np.array([labels[case] for case in cases]))
-    return Estimate(value=value, absent_reason="LogME is a value alone, without an interval")
+    class_N = np.array([labels[case] for case in cases])
+    values = {"logme": logme(features, class_N), "h_score": h_score(features, class_N)}
+    return {
+        key: Estimate(value=value, absent_reason=f"{names[key]} is a value alone, without an interval")
+        for key, value in values.items()
+    }
