@@ -18,6 +18,7 @@ from vfmalign.client.messages.features import Pooling
 from vfmalign.core.domain.errors import Cancelled, Exhausted
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
@@ -96,17 +97,30 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
 
     async def Extract(self, request: pb.ExtractRequest, context: Context) -> pb.ExtractResponse:
         """See the proto."""
-        with self._admitted():
-            return await self._extract(converters.to_study_request(request, self._store.key))
+        remaining_s = context.time_remaining()
+        deadline = None if remaining_s is None else time.monotonic() + remaining_s
+        cancelled = threading.Event()
+        try:
+            with self._admitted():
+                study = converters.to_study_request(request, self._store.key)
+                return await self._extract(study, WorkContext(deadline, cancelled.is_set))
+        finally:
+            cancelled.set()
 
-    async def _extract(self, request: StudyRequest) -> pb.ExtractResponse:
+    async def _extract(self, request: StudyRequest, context: WorkContext) -> pb.ExtractResponse:
         stages, meter = Stages(), MemoryMeter(self._models.device)
         with stages.stage("load_model"):
             encoder, card = await asyncio.to_thread(self._models.get, request.model, request.model_sha256)
         layers = request.layers or (card.primary_layer,)
         check_layers(encoder, layers)
         study = await self._study_queue.run(
-            prepare_sources, self._store, request.sources, card.preprocessing, request.input_transform, stages
+            prepare_sources,
+            self._store,
+            request.sources,
+            card.preprocessing,
+            request.input_transform,
+            stages,
+            context=context,
         )
 
         def forward() -> Features:

@@ -12,6 +12,7 @@ from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadVolume, InvalidInput
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.imaging.preprocessing import GLAND, PreparedStudy, needed_kinds, prepare_study
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode
@@ -61,14 +62,25 @@ def prepare_sources(
     preprocessing: PreprocessingSpec,
     input_transform: str,
     stages: Stages,
+    *,
+    context: WorkContext = UNLIMITED,
 ) -> PreparedStudy:
     """Reads, decodes and prepares a study.
+
+    Args:
+        store: object store of the stored volumes.
+        sources: the study's volumes.
+        preprocessing: input format of the model.
+        input_transform: name in `imaging.input_transforms`.
+        stages: records the seconds of each stage.
+        context: checked before every volume and while it is decompressed.
 
     Raises:
         BadVolume: a volume is missing, sent twice, cannot be decoded, or does not overlap the others.
         BadOption: the input transform is unknown.
         NotFound: a stored volume does not exist.
         DigestMismatch: the digest of a stored volume is not the expected one.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     needed = needed_kinds(preprocessing)
     _check_kinds([source.kind for source in sources], sources, needed)
@@ -76,9 +88,9 @@ def prepare_sources(
     for source in sources:
         if source.kind in {*needed, GLAND.name}:
             with in_field(source.field):
-                volumes[source.kind] = _read(store, source, stages)
+                volumes[source.kind] = _read(store, source, stages, context)
     with stages.stage("prepare"):
-        return prepare_study(volumes, preprocessing, input_transform, subject="study", labels=(GLAND,))
+        return prepare_study(volumes, preprocessing, input_transform, subject="study", labels=(GLAND,), context=context)
 
 
 def _check_kinds(kinds: Sequence[VolumeKind], sources: Sequence[Source], needed: Sequence[VolumeKind]) -> None:
@@ -95,7 +107,8 @@ def _check_kinds(kinds: Sequence[VolumeKind], sources: Sequence[Source], needed:
         )
 
 
-def _read(store: ObjectStore, source: Source, stages: Stages) -> Volume:
+def _read(store: ObjectStore, source: Source, stages: Stages, context: WorkContext) -> Volume:
+    context.checkpoint()
     if isinstance(source.content, bytes):
         data, name = source.content, source.field
     else:
@@ -103,7 +116,7 @@ def _read(store: ObjectStore, source: Source, stages: Stages) -> Volume:
             data = store.get(source.content.key, sha256=source.content.sha256, max_bytes=MAX_ENCODED_BYTES)
         name = store.uri(source.content.key)
     with stages.stage("decode"):
-        return decode(data, name, source.kind, is_label=source.kind == "gland")
+        return decode(data, name, source.kind, is_label=source.kind == "gland", context=context)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vfmalign.core.domain.errors import BadVolume
+from vfmalign.imaging.axis_weights import AxisWeights
 
 CONTRAST_TOLERANCE = 1e-6
 """A channel whose SD is below this share of its mean is constant up to rounding."""
@@ -92,7 +93,7 @@ def _subtract_mean(slab_DHW: NDArray[np.float32], mean: np.float32) -> NDArray[n
     return np.subtract(slab_DHW, mean_DHW, out=mean_DHW)
 
 
-def compute_moments(planes_KHW: Tensor, weights_DK: Tensor | None = None) -> Moments:
+def compute_moments(planes_KHW: Tensor, weights: AxisWeights | None = None) -> Moments:
     """Moments of a channel whose slices are weighted sums of planes, without forming the slices.
 
     The sum over all slices is linear in the planes: Σ_d Σ_n Σ_k w_dk p_kn = Σ_k (Σ_d w_dk) (Σ_n p_kn). The sum of
@@ -101,42 +102,35 @@ def compute_moments(planes_KHW: Tensor, weights_DK: Tensor | None = None) -> Mom
 
     Args:
         planes_KHW: float32.
-        weights_DK: non-negative, so that a voxel is zero exactly if all planes that contribute to it are zero there.
-            None:
-            the planes are the slices.
+        weights: non-negative weights of the planes for each slice, so that a voxel is zero exactly if all planes that
+            contribute to it are zero there. None: the planes are the slices.
     """
     planes_KN = planes_KHW.flatten(1)
-    weights = np.eye(len(planes_KN)) if weights_DK is None else weights_DK.double().numpy()
+    weights = AxisWeights.identity(len(planes_KN)) if weights is None else weights
     count = _count_nonzero(planes_KN.numpy(), weights)
     if not count:
         return Moments(0, 0.0, 0.0)
-    weight_sum_K, gram_KK = weights.sum(0), weights.T @ weights
+    weight_sum_K, gram_KL = weights.sum_inputs(), weights.compute_gram()
     total = squares = 0.0
     # The current plane and those before it that share a slice with it, newest first.
-    recent: deque[Tensor] = deque(maxlen=_max_plane_distance(gram_KK) + 1)
+    recent: deque[Tensor] = deque(maxlen=int(np.flatnonzero(gram_KL.any(axis=0)).max(initial=0)) + 1)
     for plane, values_N in enumerate(planes_KN):
         recent.appendleft(values_N.double())
         total += weight_sum_K[plane] * float(recent[0].sum())
         for lag, other_N in enumerate(recent):
             multiplicity = 2.0 if lag else 1.0  # WᵀW is symmetric: each pair of different planes counts twice
-            squares += multiplicity * gram_KK[plane, plane - lag] * float(torch.dot(recent[0], other_N))
+            squares += multiplicity * gram_KL[plane, lag] * float(torch.dot(recent[0], other_N))
     mean = total / count
     return Moments(count, mean, max(0.0, squares / count - mean**2) ** 0.5)
 
 
-def _max_plane_distance(gram_KK: NDArray[np.float64]) -> int:
-    """Largest distance between two planes that contribute to the same slice."""
-    first, second = np.nonzero(gram_KK)
-    return int(np.max(first - second, initial=0))
-
-
-def _count_nonzero(planes_KN: NDArray[np.float32], weights_DK: NDArray[np.float64]) -> int:
+def _count_nonzero(planes_KN: NDArray[np.float32], weights: AxisWeights) -> int:
     """Number of voxels over all slices with at least one contributing plane that is nonzero.
 
     Slices to which the same planes contribute have the same mask, which is computed once.
     """
     nonzero_KN = planes_KN != 0
-    slices = Counter(tuple(np.flatnonzero(weights_K)) for weights_K in weights_DK)
+    slices = Counter(weights.get_contributors())
     return sum(
         count * int(np.count_nonzero(reduce(np.logical_or, (nonzero_KN[plane] for plane in planes))))
         for planes, count in slices.items()

@@ -24,6 +24,7 @@ from torch.nn import functional
 from vfmalign.core.domain.declarations import LabelMap, Modality, VolumeKind
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.imaging.grid import Grid, PlaneStack, common_grid, resample, resample_planes, study_grid
 from vfmalign.imaging.input_transforms import InputTransform, StudyContext, get_input_transform, identity
 from vfmalign.imaging.normalisation import (
@@ -75,6 +76,8 @@ def prepare_study(
     input_transform: str = "identity",
     subject: str = "study",
     labels: Sequence[LabelMap] = (),
+    *,
+    context: WorkContext = UNLIMITED,
 ) -> PreparedStudy:
     """Prepare one study for an encoder.
 
@@ -84,11 +87,13 @@ def prepare_study(
         input_transform: a name that `input_transforms.get_input_transform` knows.
         subject: name of the study in errors: a request field or a generated id.
         labels: label maps to prepare, as far as the study has them. One that may not be empty must lie in the crop.
+        context: checked before every volume.
 
     Raises:
         BadOption: the input transform is unknown.
-        BadVolume: a modality is missing, does not overlap the reference or has no contrast; or a label map that may not
-            be empty lies outside the crop.
+        BadVolume: a modality is missing, does not overlap the reference, has no contrast or is too fine for the grid;
+            or a label map that may not be empty lies outside the crop.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     transform = get_input_transform(input_transform)
     labels = [label for label in _add_gland(labels, preprocessing) if label.name in volumes]
@@ -98,11 +103,12 @@ def prepare_study(
     label_maps = {
         label.name: _prepare_label(study[label.name], label, grid, preprocessing.shape_DHW, subject) for label in labels
     }
-    channels = [resample_planes(study[kind], grid) for kind in preprocessing.modalities]
-    context = StudyContext(preprocessing.modalities, (z_mm, y_mm, x_mm), study[preprocessing.reference].array_XYZ)
-    clean_CDHW, degraded_CDHW, scale = _degrade(channels, transform, context, preprocessing, subject)
+    channels = _resample_channels(study, grid, preprocessing.modalities, subject, context)
+    properties = StudyContext(preprocessing.modalities, (z_mm, y_mm, x_mm), study[preprocessing.reference].array_XYZ)
+    clean_CDHW, degraded_CDHW, scale = _degrade(channels, transform, properties, preprocessing, subject)
+    context.checkpoint()
     if preprocessing.normalisation == "zscore_gland":
-        scale = _native_gland_scale(study, preprocessing, transform, subject)
+        scale = _native_gland_scale(study, preprocessing, transform, subject, context)
     # Normalisation works in place: a clean signal that shares the input's memory must not be scaled twice.
     shared = clean_CDHW is degraded_CDHW
     input_CDHW = scale.apply_(degraded_CDHW)
@@ -162,7 +168,7 @@ def _degrade(
         BadVolume: a channel has no contrast.
     """
     shape_DHW = preprocessing.shape_DHW
-    moments = [compute_moments(channel.planes_KHW, channel.weights_DK) for channel in channels]
+    moments = [compute_moments(channel.planes_KHW, channel.weights) for channel in channels]
     for kind, channel_moments in zip(context.modalities, moments, strict=True):
         _check_contrast(channel_moments, kind, preprocessing.reference, subject)
     if transform is identity:
@@ -188,7 +194,11 @@ def _whole_scale(
 
 
 def _native_gland_scale(
-    study: Mapping[VolumeKind, Volume], preprocessing: PreprocessingSpec, transform: InputTransform, subject: str
+    study: Mapping[VolumeKind, Volume],
+    preprocessing: PreprocessingSpec,
+    transform: InputTransform,
+    subject: str,
+    context: WorkContext,
 ) -> Scale:
     """Scale by the statistics inside the gland at the reference volume's own spacing, as upstream computes them.
 
@@ -197,7 +207,7 @@ def _native_gland_scale(
     modalities, reference = preprocessing.modalities, study[preprocessing.reference]
     grid = common_grid(reference, None, preprocessing.reference)
     gland_DHW = _resample_labels(study["gland"], grid)
-    signal_CDHW = _stack_channels([resample_planes(study[kind], grid) for kind in modalities])
+    signal_CDHW = _stack_channels(_resample_channels(study, grid, modalities, subject, context))
     _check_contrast_in_gland(signal_CDHW, gland_DHW, modalities, subject)
     if transform is not identity:
         x_mm, y_mm, z_mm = (float(step) for step in np.linalg.norm(grid.affine[:3, :3], axis=0))
@@ -239,17 +249,28 @@ def _padding_before(size: int, target: int) -> int:
 
 def _crop_or_pad_planes(channel: PlaneStack, shape_DHW: tuple[int, int, int]) -> PlaneStack:
     """Crop or pad a channel in factored form, so that only voxels of the result are ever formed."""
-    planes_KHW, weights_DK = channel.planes_KHW, channel.weights_DK
     depth, height, width = shape_DHW
-    return PlaneStack(
-        crop_or_pad(planes_KHW, (len(planes_KHW), height, width)),
-        crop_or_pad(weights_DK[None], (1, depth, len(planes_KHW)))[0],
-    )
+    planes_KHW = crop_or_pad(channel.planes_KHW, (len(channel.planes_KHW), height, width))
+    return PlaneStack(planes_KHW, channel.weights.get_window(-_padding_before(len(channel.weights), depth), depth))
+
+
+def _resample_channels(
+    study: Mapping[VolumeKind, Volume],
+    grid: Grid,
+    modalities: Sequence[Modality],
+    subject: str,
+    context: WorkContext,
+) -> list[PlaneStack]:
+    channels = []
+    for kind in modalities:
+        context.checkpoint()
+        channels.append(resample_planes(study[kind], grid, f"{kind} of {subject}"))
+    return channels
 
 
 def _stack_channels(channels: Sequence[PlaneStack]) -> Tensor:
     """Form all channels: (C, D, H, W)."""
-    shape_DHW = len(channels[0].weights_DK), *channels[0].planes_KHW.shape[1:]
+    shape_DHW = len(channels[0].weights), *channels[0].planes_KHW.shape[1:]
     signal_CDHW = torch.empty((len(channels), *shape_DHW))
     for channel, values_DHW in zip(channels, signal_CDHW, strict=True):
         channel.write(values_DHW)

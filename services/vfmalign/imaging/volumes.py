@@ -12,7 +12,6 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import nibabel as nib
@@ -22,37 +21,31 @@ from numpy.typing import NDArray
 from vfmalign.core.domain.datasets import Case
 from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadVolume, NotFound
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.core.storage.lost_objects import IMPORT_DATASET, lost_as
 from vfmalign.core.storage.object_store import ObjectStore
-
-_inflater: ModuleType = zlib
-try:
-    from isal import isal_zlib
-except ImportError:  # no wheel for this processor; zlib takes half as long again
-    pass
-else:
-    _inflater = isal_zlib
+from vfmalign.imaging.decompression import decompress
 
 MAX_ENCODED_BYTES = 256 * 2**20
 """Largest stored volume that is read."""
 MAX_VOXELS = 2**26
 """Largest volume that is decoded (512 × 512 × 256). A larger size in a header is an error or a decompression bomb."""
+MAX_AXIS_VOXELS = 4096
+"""Most voxels along one axis: slices of a volume, and rows, columns and slices of a grid."""
 MAX_HEADER_SIZE = 540
-HEADER_PREFIX_BYTES = 2**16
-"""Bytes of a compressed file that certainly hold its header. Only these are passed on, as the decompressor copies its
-unused input.
-"""
 MAX_EXTENSION_BYTES = 16 * 2**20
 MAX_TRAILING_BYTES = 2**20
 SPACING_RANGE_MM = (0.05, 50.0)
+MAX_EXTENT_MM = 4000.0
+"""Longest side of a field of view; twice that of a whole body."""
 MAX_POSITION_MM = 10_000.0
 MIN_AXES_DETERMINANT = 0.2
 """Smallest volume spanned by the affine's unit axes: 1 where they are orthogonal, 0 where they are linearly
 dependent.
 """
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _HEADERS: dict[int, Any] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+_MAGIC = {348: b"n+1", 540: b"n+2"}
 _STORAGE_DTYPES = (np.uint8, np.int16, np.uint16)
 
 
@@ -75,7 +68,30 @@ class Volume:
         return float(x), float(y), float(z)
 
 
-def decode(data: bytes, name: str, kind: VolumeKind, *, is_label: bool | None = False) -> Volume:
+@dataclass(frozen=True)
+class _VoxelLayout:
+    """Where a decompressed file holds its voxels: `start` is an offset in bytes, value = `slope` · stored + `inter`."""
+
+    shape_XYZC: tuple[int, int, int, int]
+    dtype: np.dtype[Any]
+    start: int
+    slope: float | None
+    inter: float | None
+
+    @property
+    def end(self) -> int:
+        """Offset of the first byte after the voxels."""
+        return self.start + math.prod(self.shape_XYZC) * self.dtype.itemsize
+
+
+def decode(
+    data: bytes,
+    name: str,
+    kind: VolumeKind,
+    *,
+    is_label: bool | None = False,
+    context: WorkContext = UNLIMITED,
+) -> Volume:
     """Decode and validate one NIfTI file (`.nii` or `.nii.gz`, told apart by its first bytes).
 
     Args:
@@ -84,11 +100,13 @@ def decode(data: bytes, name: str, kind: VolumeKind, *, is_label: bool | None = 
         kind: what the volume shows.
         is_label: whether it is a label map, which must hold whole numbers from 0 to 255, or an image, which must have
             contrast. None checks neither: a volume of a dataset was checked when it was imported.
+        context: checked while a file is decompressed.
 
     Raises:
         BadVolume: the bytes are not a NIfTI file, are truncated, or hold values or geometry that cannot be used.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
     """
-    array_XYZ1, affine = _decode_channels(data, name, 1)
+    array_XYZ1, affine = _decode_channels(data, name, 1, context)
     array_XYZ = array_XYZ1[..., 0]
     _check_values(array_XYZ, name, kind, is_label=is_label)
     return Volume(array_XYZ, affine)
@@ -105,7 +123,7 @@ def decode_channels(data: bytes, name: str, kinds: Sequence[VolumeKind]) -> dict
     Raises:
         BadVolume: as `decode`, or the file has another number of channels.
     """
-    array_XYZC, affine = _decode_channels(data, name, len(kinds))
+    array_XYZC, affine = _decode_channels(data, name, len(kinds), UNLIMITED)
     volumes: dict[VolumeKind, Volume] = {}
     for channel, kind in enumerate(kinds):
         array_XYZ = array_XYZC[..., channel]
@@ -114,16 +132,20 @@ def decode_channels(data: bytes, name: str, kinds: Sequence[VolumeKind]) -> dict
     return volumes
 
 
-def _decode_channels(data: bytes, name: str, channels: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def _decode_channels(
+    data: bytes, name: str, channels: int, context: WorkContext
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Values with channels as the fourth axis, and the affine."""
     if len(data) > MAX_ENCODED_BYTES:
         raise BadVolume(
             f"larger than {MAX_ENCODED_BYTES // 2**20} MiB", subject=name, remedy="crop or resample the series first"
         )
-    header = _read_header(_decompress(data[:HEADER_PREFIX_BYTES], MAX_HEADER_SIZE, name), name)
+    header = _read_header(decompress(data, MAX_HEADER_SIZE, name, context), name)
     shape_XYZ = _parse_shape(header, name, channels)
-    affine = _parse_affine(header, name)
-    return _read_array(data, header, (*shape_XYZ, channels), name), affine
+    affine = _parse_affine(header, shape_XYZ, name)
+    layout = _parse_layout(header, (*shape_XYZ, channels), name)
+    content = decompress(data, layout.end + MAX_TRAILING_BYTES, name, context)
+    return _read_array(content, layout, name), affine
 
 
 def encode(volume: Volume) -> bytes:
@@ -147,34 +169,26 @@ def encode(volume: Volume) -> bytes:
     return compressor.compress(header.binaryblock + b"\0" * 4 + array_XYZ.tobytes(order="F")) + compressor.flush()
 
 
-def _decompress(data: bytes, limit: int, name: str) -> bytes:
-    """The first `limit` uncompressed bytes of a file (all where it has fewer), without decompressing more than that."""
-    if data[:2] != _GZIP_MAGIC:
-        return data[:limit]
-    members, size = [], 0
-    while data and size < limit:
-        # A gzip file may consist of several members in a row (pigz, bgzip).
-        decompressor = _inflater.decompressobj(wbits=31)
-        try:
-            members.append(decompressor.decompress(data, limit - size))
-        except _inflater.error:
-            raise BadVolume("damaged gzip data", subject=name, remedy="copy or export the file again") from None
-        size += len(members[-1])
-        if not decompressor.eof and size < limit:
-            raise BadVolume("truncated .nii.gz", subject=name, remedy="copy or export the file again")
-        # The last member may be followed by zero padding.
-        data = decompressor.unused_data.lstrip(b"\0") if decompressor.eof else b""
-    return b"".join(members)
-
-
-def _read_header(content: bytes, name: str) -> nib.Nifti1Header:
+def _read_header(content: bytes | bytearray, name: str) -> nib.Nifti1Header:
     for size, header_class in _HEADERS.items():
         for order in ("<", ">"):
             if content[:4] == np.array(size, dtype=f"{order}i4").tobytes() and len(content) >= size:
                 # Nibabel's own checks quote header text in logs and errors. The checks below replace them and do not.
-                header: nib.Nifti1Header = header_class(content[:size], endianness=order, check=False)
+                header: nib.Nifti1Header = header_class(bytes(content[:size]), endianness=order, check=False)
+                _check_magic(header, size, name)
                 return header
     raise BadVolume("not a NIfTI file", subject=name, remedy="send .nii or .nii.gz")
+
+
+def _check_magic(header: nib.Nifti1Header, size: int, name: str) -> None:
+    """Refuse headers of the same length that are not of one NIfTI file: Analyze 7.5, and a .hdr without its .img."""
+    magic = bytes(header["magic"].tobytes())[:3]
+    if magic != _MAGIC[size]:
+        raise BadVolume(
+            "the header of a .hdr/.img pair" if magic[:2] == b"ni" else "an Analyze 7.5 header, not NIfTI",
+            subject=name,
+            remedy="convert the series to one .nii or .nii.gz file, from DICOM where its orientation is unknown",
+        )
 
 
 def _parse_shape(header: nib.Nifti1Header, name: str, channels: int) -> tuple[int, int, int]:
@@ -196,6 +210,12 @@ def _parse_shape(header: nib.Nifti1Header, name: str, channels: int) -> tuple[in
             subject=name,
             remedy="crop or resample the series first",
         )
+    if max(sizes[:3]) > MAX_AXIS_VOXELS:
+        raise BadVolume(
+            f"declares {max(sizes[:3])} slices or voxels along an axis, more than {MAX_AXIS_VOXELS}",
+            subject=name,
+            remedy="resample the series to thicker slices first, or split it",
+        )
     return sizes[0], sizes[1], sizes[2]
 
 
@@ -211,7 +231,7 @@ def _check_channels(sizes: Sequence[int], name: str, channels: int) -> None:
         )
 
 
-def _parse_affine(header: nib.Nifti1Header, name: str) -> NDArray[np.float64]:
+def _parse_affine(header: nib.Nifti1Header, shape_XYZ: tuple[int, int, int], name: str) -> NDArray[np.float64]:
     if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
         raise BadVolume(
             "the header gives no orientation", subject=name, remedy="convert the series from DICOM with its geometry"
@@ -229,6 +249,10 @@ def _parse_affine(header: nib.Nifti1Header, name: str) -> NDArray[np.float64]:
     if spacing_mm.min() < low or spacing_mm.max() > high:
         spacing = " x ".join(f"{s:.3g}" for s in spacing_mm)
         raise BadVolume(f"voxel spacing {spacing} mm is outside {low} to {high} mm", subject=name, remedy=remedy)
+    if (extent_mm := float((spacing_mm * shape_XYZ).max())) > MAX_EXTENT_MM:
+        raise BadVolume(
+            f"the field of view spans {extent_mm:.0f} mm, more than {MAX_EXTENT_MM:.0f} mm", subject=name, remedy=remedy
+        )
     if abs(np.linalg.det(affine[:3, :3] / spacing_mm)) < MIN_AXES_DETERMINANT:
         raise BadVolume("singular affine: its axes are not independent", subject=name, remedy=remedy)
     if np.abs(affine[:3, 3]).max() > MAX_POSITION_MM:
@@ -236,9 +260,7 @@ def _parse_affine(header: nib.Nifti1Header, name: str) -> NDArray[np.float64]:
     return affine
 
 
-def _read_array(
-    data: bytes, header: nib.Nifti1Header, shape_XYZC: tuple[int, int, int, int], name: str
-) -> NDArray[np.float32]:
+def _parse_layout(header: nib.Nifti1Header, shape_XYZC: tuple[int, int, int, int], name: str) -> _VoxelLayout:
     try:
         dtype = np.dtype(header.get_data_dtype())
         slope, inter = header.get_slope_inter()
@@ -253,21 +275,23 @@ def _read_array(
         )
     if not header.sizeof_hdr <= start <= MAX_EXTENSION_BYTES:
         raise BadVolume("damaged NIfTI header (data offset)", subject=name, remedy="send one .nii or .nii.gz file")
-    count = math.prod(shape_XYZC)
-    end = start + count * dtype.itemsize
-    content = _decompress(data, end + MAX_TRAILING_BYTES, name)
-    if len(content) < end:
+    return _VoxelLayout(shape_XYZC, dtype, start, slope, inter)
+
+
+def _read_array(content: bytes | bytearray, layout: _VoxelLayout, name: str) -> NDArray[np.float32]:
+    if len(content) < layout.end:
         raise BadVolume(
-            f"truncated: {len(content)} of {end} bytes", subject=name, remedy="copy or export the file again"
+            f"truncated: {len(content)} of {layout.end} bytes", subject=name, remedy="copy or export the file again"
         )
-    if len(content) == end + MAX_TRAILING_BYTES:
+    if len(content) == layout.end + MAX_TRAILING_BYTES:
         raise BadVolume(
             "the file holds more data than its header declares", subject=name, remedy="export the file again"
         )
-    raw_XYZC = np.frombuffer(content, dtype=dtype, count=count, offset=start).reshape(shape_XYZC, order="F")
+    count = math.prod(layout.shape_XYZC)
+    raw_XYZC = np.frombuffer(content, layout.dtype, count, layout.start).reshape(layout.shape_XYZC, order="F")
     with np.errstate(over="ignore", invalid="ignore"):
-        if slope is not None and (slope, inter) != (1.0, 0.0):
-            raw_XYZC = raw_XYZC * np.float64(slope) + np.float64(inter or 0.0)
+        if layout.slope is not None and (layout.slope, layout.inter) != (1.0, 0.0):
+            raw_XYZC = raw_XYZC * np.float64(layout.slope) + np.float64(layout.inter or 0.0)
         return raw_XYZC.astype(np.float32)
 
 

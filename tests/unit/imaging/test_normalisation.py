@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfmalign.core.domain.errors import BadVolume
+from vfmalign.imaging.axis_weights import AxisWeights
 from vfmalign.imaging.normalisation import compute_moments, scale_from_moments, scale_from_quantiles
 
 
@@ -39,7 +40,8 @@ def test_moments_from_planes_equal_moments_of_the_slices(seed, slices, planes):
     weights_DK = (rng.random((slices, planes)) * (rng.random((slices, planes)) < 0.5)).astype(np.float32)
     written_DHW = np.einsum("dk,khw->dhw", weights_DK.astype(np.float64), planes_KHW.astype(np.float64))
     seen = written_DHW[written_DHW != 0]
-    moments = compute_moments(torch.from_numpy(planes_KHW.astype(np.float32)), torch.from_numpy(weights_DK))
+    weights = AxisWeights(np.zeros(slices, np.intp), weights_DK, planes)
+    moments = compute_moments(torch.from_numpy(planes_KHW.astype(np.float32)), weights)
     assert moments.count == len(seen)
     if len(seen):
         assert moments.mean == pytest.approx(seen.mean(), rel=1e-12)

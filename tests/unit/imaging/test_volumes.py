@@ -1,17 +1,20 @@
 """Decoding and encoding of NIfTI: invalid input is rejected with its reason, and no header text is passed on."""
 
 import gzip
+import io
 import logging
 import subprocess
 import sys
+import types
 import zlib
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from vfmalign.core.domain.errors import BadVolume
-from vfmalign.imaging import volumes
+from vfmalign.core.domain.errors import BadVolume, Cancelled
+from vfmalign.core.runtime.work_context import WorkContext
+from vfmalign.imaging import decompression, volumes
 from vfmalign.imaging.volumes import Volume, decode, decode_channels, encode
 
 NAME = "study.volumes[0]"
@@ -63,9 +66,9 @@ def test_decodes_gzip_of_several_members_and_zero_padding(nifti):
 def inflater(request, monkeypatch):
     """Both libraries that inflate; isal is the faster one, and absent where it has no wheel."""
     if request.param == "isal":
-        monkeypatch.setattr(volumes, "_inflater", pytest.importorskip("isal.isal_zlib"))
+        monkeypatch.setattr(decompression, "_inflater", pytest.importorskip("isal.isal_zlib"))
     else:
-        monkeypatch.setattr(volumes, "_inflater", zlib)
+        monkeypatch.setattr(decompression, "_inflater", zlib)
 
 
 def test_rejects_files_that_are_not_nifti(nifti):
@@ -147,6 +150,68 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(nifti, monkeypatc
     assert "larger than" in refusal(nifti())
 
 
+def count_inflated(monkeypatch):
+    """Bytes that are passed to the decompressors, one entry per call."""
+    passed = []
+
+    class Decompressor:
+        def __init__(self, **options):
+            self._inner = zlib.decompressobj(**options)
+
+        def decompress(self, data, max_length):
+            passed.append(len(data))
+            return self._inner.decompress(data, max_length)
+
+        def __getattr__(self, name):
+            return getattr(self._inner, name)
+
+    monkeypatch.setattr(decompression, "_inflater", types.SimpleNamespace(decompressobj=Decompressor, error=zlib.error))
+    return passed
+
+
+def test_decompression_is_linear_in_the_members_and_refuses_too_many(nifti, monkeypatch):
+    """Each of 100,000 empty members passed the whole rest of the file on, which took 30 s for 2.7 MB."""
+    plain = nifti(np.random.default_rng(0).integers(0, 30000, (64, 64, 64)).astype(np.int16), gz=False)
+    empty, body = gzip.compress(b""), gzip.compress(plain, 1)
+    passed = count_inflated(monkeypatch)
+    packed = empty * (decompression.MAX_GZIP_MEMBERS - 1) + body + bytes(3 * decompression.CHUNK_BYTES)
+    np.testing.assert_array_equal(decode(packed, NAME, "t2w").array_XYZ, decode(plain, NAME, "t2w").array_XYZ)
+    # Once for the header and once for the voxels.
+    members = 2 * decompression.MAX_GZIP_MEMBERS
+    assert sum(passed) <= members * decompression.CHUNK_BYTES + 2 * len(packed)
+    passed.clear()
+    assert "more than 1024 gzip members; decompress the file and compress it again" in refusal(empty * 100_000)
+    assert len(passed) == decompression.MAX_GZIP_MEMBERS
+
+
+def test_decompression_ends_at_the_next_chunk_once_nobody_waits_for_it(nifti, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 30000, (64, 64, 64)).astype(np.int16)
+    data = nifti(noise)
+    assert len(data) > 6 * decompression.CHUNK_BYTES
+    passed = count_inflated(monkeypatch)
+    with pytest.raises(Cancelled):
+        decode(data, NAME, "t2w", context=WorkContext(is_cancelled=lambda: len(passed) >= 3))
+    assert len(passed) == 3
+
+
+def test_analyze_files_and_headers_of_pairs_are_refused(nifti):
+    image = nib.Spm99AnalyzeImage(np.ones((4, 4, 4), np.int16), np.eye(4))
+    files = image.make_file_map({"header": io.BytesIO(), "image": io.BytesIO(), "mat": io.BytesIO()})
+    image.to_file_map(files)
+    analyze = files["header"].fileobj.getvalue() + bytes(4) + files["image"].fileobj.getvalue()
+    for data in (analyze, gzip.compress(analyze), nifti(magic=b""), nifti(image_class=nib.Nifti2Image, magic=b"")):
+        assert "an Analyze 7.5 header, not NIfTI; convert the series to one .nii or .nii.gz file" in refusal(data)
+    assert "the header of a .hdr/.img pair" in refusal(nifti(magic=b"ni1"))
+
+
+def test_thin_slices_and_long_fields_of_view_are_refused_with_the_limit(nifti):
+    """8 x 8 x 6000 voxels are 58 kB as a file and took 44 s to resample."""
+    slices = nifti(np.zeros((8, 8, 6000), np.uint8), np.diag([1.0, 1.0, 0.05, 1.0]))
+    assert f"{NAME}: declares 6000 slices or voxels along an axis, more than 4096" in refusal(slices)
+    long = nifti(np.zeros((8, 8, 201), np.uint8), np.diag([1.0, 1.0, 20.0, 1.0]))
+    assert "the field of view spans 4020 mm, more than 4000 mm" in refusal(long)
+
+
 def test_an_impossible_data_offset_is_refused(nifti):
     assert "data offset" in refusal(nifti(vox_offset=1e9))
     assert "data offset" in refusal(nifti(vox_offset=8.0))
@@ -217,9 +282,10 @@ def test_no_header_text_survives_encoding(nifti):
 
 def test_no_header_text_in_errors_or_logs(nifti, caplog):
     caplog.set_level(logging.DEBUG)
-    text = {"descrip": PATIENT.encode(), "aux_file": PATIENT.encode(), "intent_name": b"SURNAME^GIVEN", "magic": b"SUR"}
+    text = {"descrip": PATIENT.encode(), "aux_file": PATIENT.encode(), "intent_name": b"SURNAME^GIVEN"}
     for broken in (
         {},
+        {"magic": b"SUR"},
         {"dim": [4, 4, 5, 6, 2, 1, 1, 1]},
         {"datatype": 1234},
         {"scl_slope": 1.0, "scl_inter": np.inf},
@@ -249,8 +315,8 @@ def test_zlib_inflates_where_isal_is_missing():
     code = """if True:
         import sys
         sys.modules["isal"] = None
-        from vfmalign.imaging import volumes
-        print(volumes._inflater.__name__)
+        from vfmalign.imaging import decompression
+        print(decompression._inflater.__name__)
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("zlib\n", "")

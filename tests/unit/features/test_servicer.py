@@ -1,0 +1,53 @@
+"""The servicer's own part of a call: what it tells the work on its threads."""
+
+import asyncio
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from vfmalign.core.domain.errors import Cancelled
+from vfmalign.features import servicer as module
+from vfmalign.features.servicer import FeatureServicer
+from vfmalign.features.settings import FeaturesOptions
+from vfmalign.v1 import features_pb2 as pb
+
+
+class RpcContext:
+    """What the servicer reads of a call."""
+
+    def time_remaining(self):
+        return 60.0
+
+
+async def test_a_study_that_is_being_prepared_stops_when_its_caller_leaves(monkeypatch):
+    """Otherwise it blocks the only thread of studies until it is done."""
+    started, ended = threading.Event(), []
+
+    def prepare(*_, context):
+        started.set()
+        try:
+            for _ in range(3000):
+                context.checkpoint()
+                time.sleep(0.01)
+        except Cancelled as error:
+            ended.append(error)
+
+    monkeypatch.setattr(module, "prepare_sources", prepare)
+    monkeypatch.setattr(module, "check_layers", lambda *_: None)
+    card = SimpleNamespace(primary_layer="stages.3", preprocessing=None)
+    models = SimpleNamespace(device=torch.device("cpu"), get=lambda *_: (None, card))
+    service = FeatureServicer(SimpleNamespace(key=str), models, FeaturesOptions(), 2**20)
+    call = asyncio.ensure_future(service.Extract(pb.ExtractRequest(model_id="micro"), RpcContext()))
+    await asyncio.to_thread(started.wait, 10)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    for _ in range(1000):
+        if not service._study_queue.depth:
+            break
+        await asyncio.sleep(0.01)
+    service.close()
+    assert len(ended) == 1
