@@ -32,7 +32,7 @@ $(VENV)/.ready-local: pyproject.toml deploy/constraints.txt
 	$(if $(TORCH_INDEX),$(BIN)/pip install -q --index-url $(TORCH_INDEX) '$(TORCH_RANGE)')
 	$(INSTALL) -e '.[local]'
 	$(BIN)/python -c "import vfmalign.cli.commands.watch, vfmalign.cli.demo.check_demo, vfmalign.features.__main__, vfmalign.finetuning.__main__, vfmalign.mmd.__main__; \
-	  import timm, torch._dynamo, vfmalign.training.job"
+	  import torch._dynamo, vfmalign.training.job"
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.ready-local
@@ -133,7 +133,7 @@ test-fast: setup  ## the tests without the end-to-end ones
 LOWEST := $(VENV)/lowest
 test-lowest: setup  ## the unit tests of core, client and command line with the lowest versions that pyproject.toml allows
 	$(BIN)/pip install -q uv
-	printf 'torch\ntorchvision\ntriton\n' > $(VENV)/apart.txt
+	printf 'torch\ntriton\n' > $(VENV)/apart.txt
 	$(BIN)/uv pip compile -q --resolution lowest-direct --python $(BIN)/python --no-annotate --no-header --excludes $(VENV)/apart.txt \
 	  pyproject.toml --extra local -o $(LOWEST).txt
 	$(PYTHON) -m venv --clear $(LOWEST)

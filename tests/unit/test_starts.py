@@ -11,7 +11,7 @@ import pytest
 @pytest.mark.parametrize(
     ("service", "deferred"),
     [
-        ("features", ["matplotlib", "monai", "scipy.stats", "timm"]),
+        ("features", ["matplotlib", "monai", "scipy.stats"]),
         ("finetuning", ["kubernetes", "matplotlib", "scipy.stats", "torch"]),
         ("mmd", ["matplotlib", "monai", "scipy.stats", "triton"]),
     ],

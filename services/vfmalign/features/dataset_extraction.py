@@ -27,7 +27,7 @@ from vfmalign.imaging.input_transforms import get_input_transform
 from vfmalign.models.cards import check_checkpoint_digest, load_card
 from vfmalign.models.encoder import Encoder
 
-SOFTWARE = ("vfmalign", "torch", "monai", "timm", "nibabel", "numpy", "scipy")
+SOFTWARE = ("vfmalign", "torch", "monai", "nibabel", "numpy", "scipy")
 _log = logs.get(__name__)
 
 

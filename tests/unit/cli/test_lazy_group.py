@@ -48,7 +48,6 @@ def test_no_command_imports_what_the_thin_installation_lacks() -> None:
         "matplotlib",
         "scipy",
         "sqlalchemy",
-        "timm",
         "isal",
         "kubernetes",
     }

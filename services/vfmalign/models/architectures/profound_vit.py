@@ -1,7 +1,7 @@
 """The masked autoencoder with a vision transformer in three dimensions, the transformer of ProFound.
 
 Source: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, arXiv 2111.06377; the 3D patches are
-ProFound's. Blocks are timm's, and parameter names are upstream's, so that its state dicts load unchanged.
+ProFound's. The parameter names are upstream's, so that its state dicts load unchanged.
 
 Axes: N batch, L tokens, K visible patches, C channels, P voxels of a patch times input channels, D H W depth, height,
 width; tokens and patches are ordered by D, H, W.

@@ -1,9 +1,8 @@
 """ProViCNet: DINOv2 with registers over slices, with tokens for the position of each slice in its volume.
 
 Sources: Oquab et al., "DINOv2", arXiv 2304.07193; Darcet et al., "Vision Transformers Need Registers", arXiv
-2309.16588; position tokens and their order are ProViCNet's (github.com/pimed/ProViCNet). Blocks, patch projection and
-the resampling of the position embedding are timm's, and parameter names are upstream's, so that its state dicts load
-unchanged.
+2309.16588; position tokens and their order are ProViCNet's (github.com/pimed/ProViCNet). The
+parameter names are upstream's, so that its state dicts load unchanged.
 
 Axes: N studies, S slices of all studies, L tokens, C channels, D slices of one study, H W rows and columns. The input
 of an encoder is whole volumes, one channel per sequence.
@@ -24,6 +23,7 @@ from vfmalign.models.architectures.transformer import (
     PATCH_LAYER,
     TransformerSize,
     build_blocks,
+    resample_position_embedding,
     select_dense_blocks,
     token_layers,
 )
@@ -69,11 +69,9 @@ class DinoBackbone(nn.Module):
 
     def embed(self, images_SCHW: Tensor, between_SLC: Tensor) -> Tensor:
         """Tokens before the first block: class, registers, `between_SLC`, patches ordered by H and W."""
-        from timm.layers.pos_embed import resample_abs_pos_embed  # as in `build_blocks`
-
         patches_SCHW = self.patch_embed(images_SCHW)
         rows, columns = patches_SCHW.shape[2:]
-        place_1LC = resample_abs_pos_embed(self.pos_embed, [rows, columns])
+        place_1LC = resample_position_embedding(self.pos_embed, rows, columns)
         patches_SLC = patches_SCHW.flatten(2).transpose(1, 2) + place_1LC[:, 1:]
         class_SLC = (self.cls_token + place_1LC[:, :1]).expand(len(images_SCHW), -1, -1)
         registers_SLC = self.register_tokens.expand(len(images_SCHW), -1, -1)

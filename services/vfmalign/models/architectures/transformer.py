@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import NamedTuple
+import math
+from typing import NamedTuple, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from vfmalign.models.encoder import POOLED_LAYER
 
 EPSILON = 1e-6
+MLP_RATIO = 4
+"""Channels between the two layers of an MLP, as a multiple of a token's channels."""
 CLASS_LAYER, PATCH_LAYER = "class_token", "patch_tokens"
 N_DENSE_BLOCKS = 4
 """Number of blocks that a dense head reads, evenly spaced and including the last: as in UNETR (Hatamizadeh et al.,
@@ -25,15 +29,99 @@ class TransformerSize(NamedTuple):
     heads: int
 
 
-def build_blocks(size: TransformerSize, eps: float, layer_scale: float | None = None) -> nn.ModuleList:
-    """Build timm's blocks: attention with biases, an MLP four times as wide, a norm before each."""
-    from timm.models.vision_transformer import Block  # imported here: it takes seconds, and only transformers need it
+class Attention(nn.Module):
+    """Multi-head self-attention: `proj(softmax(q kᵀ / √(dim / heads)) v)` with q, k and v from one product."""
 
-    norm = partial(nn.LayerNorm, eps=eps)
-    return nn.ModuleList(
-        Block(size.dim, size.heads, qkv_bias=True, init_values=layer_scale, norm_layer=norm)  # type: ignore[arg-type]
-        for _ in range(size.depth)
-    )
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens_NLC: Tensor) -> Tensor:
+        """Return (N, L, C)."""
+        # Upstream's order of the product's outputs: q, k and v, each head by head.
+        q_NHLK, k_NHLK, v_NHLK = self.qkv(tokens_NLC).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed_NHLK = functional.scaled_dot_product_attention(q_NHLK, k_NHLK, v_NHLK)
+        return cast(Tensor, self.proj(mixed_NHLK.transpose(1, 2).flatten(2)))
+
+
+class MLP(nn.Module):
+    """Two linear layers with GELU between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, tokens_NLC: Tensor) -> Tensor:
+        """Return (N, L, C)."""
+        return cast(Tensor, self.fc2(functional.gelu(self.fc1(tokens_NLC))))
+
+
+class LayerScale(nn.Module):
+    """A learnt factor for each channel of a residual branch (Touvron et al., 2021)."""
+
+    def __init__(self, dim: int, value: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), value))
+
+    def forward(self, tokens_NLC: Tensor) -> Tensor:
+        """Return (N, L, C)."""
+        return tokens_NLC * self.gamma
+
+
+class Block(nn.Module):
+    """A transformer block with a norm before each branch (Dosovitskiy et al., 2021).
+
+    The parameters have the names that ProFound's and DINOv2's checkpoints share: norm1, attn.qkv, attn.proj, ls1.gamma,
+    norm2, mlp.fc1, mlp.fc2 and ls2.gamma.
+
+    Args:
+        size: channels of a token and attention heads.
+        eps: epsilon of the norms.
+        layer_scale: first value of the factors on both branches; no factors by default.
+    """
+
+    def __init__(self, size: TransformerSize, eps: float, layer_scale: float | None = None) -> None:
+        super().__init__()
+        dim = size.dim
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(dim, size.heads)
+        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = MLP(dim, MLP_RATIO * dim)
+        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+
+    def forward(self, tokens_NLC: Tensor) -> Tensor:
+        """Return (N, L, C)."""
+        tokens_NLC = tokens_NLC + self.ls1(self.attn(self.norm1(tokens_NLC)))
+        return cast(Tensor, tokens_NLC + self.ls2(self.mlp(self.norm2(tokens_NLC))))
+
+
+def build_blocks(size: TransformerSize, eps: float, layer_scale: float | None = None) -> nn.ModuleList:
+    """Build the blocks of a transformer, as `Block` describes them."""
+    return nn.ModuleList(Block(size, eps, layer_scale) for _ in range(size.depth))
+
+
+def resample_position_embedding(table_1LC: Tensor, rows: int, columns: int) -> Tensor:
+    """Resample a square table of position embeddings to another grid of patches.
+
+    Args:
+        table_1LC: the class token's embedding, then those of the patches by row, (1, 1 + side², C).
+        rows: patches along H.
+        columns: patches along W.
+
+    Returns:
+        The embeddings (1, 1 + rows · columns, C), by bicubic interpolation with antialiasing.
+    """
+    side = math.isqrt(table_1LC.shape[1] - 1)
+    if (rows, columns) == (side, side):
+        return table_1LC
+    class_11C, patches_1LC = table_1LC[:, :1], table_1LC[:, 1:]
+    patches_1CHW = patches_1LC.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    patches_1CHW = functional.interpolate(patches_1CHW, size=(rows, columns), mode="bicubic", antialias=True)
+    return torch.cat((class_11C, patches_1CHW.flatten(2).transpose(1, 2)), dim=1)
 
 
 def token_layers(depth: int) -> list[str]:
