@@ -28,7 +28,8 @@ COMMANDS: dict[str, LazyCommand] = {
     "store": LazyCommand(f"{_COMMANDS}.store:app", "Prepare the object storage of a deployment."),
     "demo": LazyCommand(f"{_COMMANDS}.demo:demo", "Run one alignment check on phantoms, on a stack of its own."),
     "rehearse": LazyCommand(
-        f"{_COMMANDS}.rehearse:rehearse", "Run a whole experiment on phantoms, on a stack of its own."
+        f"{_COMMANDS}.rehearse:rehearse",
+        "Run a whole experiment on phantoms, or on real volumes, on a stack of its own.",
     ),
     "dataset": LazyCommand(f"{_COMMANDS}.dataset:app", "Import, generate, list and show datasets."),
     "models": LazyCommand(f"{_COMMANDS}.models:app", "List, show, import and pretrain models."),

@@ -63,7 +63,9 @@ FromOption = Annotated[
 ToOption = Annotated[str, typer.Option("--to", help="Translation: modality to predict.")]
 ModalitiesOption = Annotated[
     list[str] | None,
-    typer.Option("--modality", help="Super-resolution, distortion: modalities to restore, such as t1w. Repeatable."),
+    typer.Option(
+        "--modality", help="Super-resolution, denoising, distortion: modalities to restore, such as t1w. Repeatable."
+    ),
 ]
 MapOption = Annotated[
     list[str] | None,

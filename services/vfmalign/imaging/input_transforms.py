@@ -43,16 +43,20 @@ class StudyContext:
     spacing_mm: tuple[float, float, float]
     reference_XYZ: NDArray[np.float32]
 
-    def seed(self) -> int:
-        """A seed derived from the case's own values.
+    def seed(self, purpose: str = "") -> int:
+        """A seed derived from the case's own values, and from a purpose where a case needs several.
 
         The values are sorted first, so that a case is degraded in the same way wherever it is read and however its axes
         are ordered.
         """
         values = np.sort(self.reference_XYZ, axis=None).astype("<f4")
-        return int.from_bytes(hashlib.sha256(values.tobytes()).digest()[:8], "big")
+        digest = hashlib.sha256(values.tobytes() + purpose.encode()).digest()
+        return int.from_bytes(digest[:8], "big")
 
 
+NOISE_SHARE = 0.09
+"""SD of the noise relative to the bright tissue: the highest level of BrainWeb (Cocosco et al., NeuroImage 5, 1997)."""
+BRIGHT_QUANTILE = 0.98
 RATIOS: tuple[Modality, ...] = ("adc",)
 """Ratios of two signals acquired in one field, which is displaced with them without piling up."""
 InputTransform = Callable[[Tensor, StudyContext], Tensor]
@@ -82,6 +86,34 @@ def half_resolution_of(signal_CDHW: Tensor, context: StudyContext, modalities: t
     """Halve the in-plane resolution of some modalities; see `half_resolution`."""
     chosen = torch.tensor([modality in modalities for modality in context.modalities])[:, None, None, None]
     return torch.where(chosen, half_resolution(signal_CDHW, context), signal_CDHW)
+
+
+def noisy(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
+    """Add Rician noise to every modality: the input of the denoising task; see `noisy_of`."""
+    return noisy_of(signal_CDHW, context, context.modalities)
+
+
+def noisy_of(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
+    """Add Rician noise to some modalities.
+
+    An image shows the magnitude of a complex signal, whose two parts have independent normal noise of one SD
+    (Gudbjartsson & Patz, "The Rician distribution of noisy MRI data", MRM 34, 1995). The SD is `NOISE_SHARE` of the
+    channel's bright tissue. Voxels that the scanner left empty stay empty.
+    """
+    channels = []
+    for modality, channel_DHW in zip(context.modalities, signal_CDHW, strict=True):
+        if modality in modalities:
+            draw = torch.Generator().manual_seed(context.seed(modality))
+            noise_2DHW = torch.randn((2, *channel_DHW.shape), generator=draw) * (NOISE_SHARE * _bright(channel_DHW))
+            channel_DHW = torch.hypot(channel_DHW + noise_2DHW[0], noise_2DHW[1]) * (channel_DHW != 0)  # noqa: PLW2901
+        channels.append(channel_DHW)
+    return torch.stack(channels)
+
+
+def _bright(channel_DHW: Tensor) -> float:
+    """Signal of the bright tissue: a high quantile of the voxels that are not empty; 0 where all are."""
+    values = channel_DHW[channel_DHW != 0].numpy()
+    return float(np.quantile(values, BRIGHT_QUANTILE)) if values.size else 0.0
 
 
 def distorted_diffusion(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
@@ -123,6 +155,7 @@ def hidden(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modalit
 INPUT_TRANSFORMS: dict[str, InputTransform] = {
     "identity": identity,
     "half_resolution": half_resolution,
+    "noisy": noisy,
     "distorted_diffusion": distorted_diffusion,
     "hidden_adc": hidden_adc,
 }
@@ -137,6 +170,7 @@ class ModalityTransform(Protocol):
 
 MODALITY_TRANSFORMS: dict[str, ModalityTransform] = {
     "half_resolution": half_resolution_of,
+    "noisy": noisy_of,
     "distorted": distorted,
     "hidden": hidden,
 }

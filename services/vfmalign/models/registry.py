@@ -27,6 +27,11 @@ PROFOUND_VIT_INPUT = PreprocessingSpec(modalities=MPMRI, spacing_mm=(1.0, 0.5, 0
 MICRO_INPUT = PreprocessingSpec(modalities=MPMRI, spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
 MINI_INPUT = PreprocessingSpec(modalities=MPMRI, spacing_mm=(2.0, 0.75, 0.75), shape_DHW=(32, 96, 96))
 
+SINGLE_INPUT = PreprocessingSpec(
+    modalities=("input",), spacing_mm=(1.0, 1.0, 1.0), shape_DHW=(32, 48, 32), normalisation="quantile_range"
+)
+"""One volume of any modality, prepared as for `stack_checkpoint`: models of both kinds share their baselines."""
+
 MICRO = TransformerSize(dim=96, depth=4, heads=4)
 MICRO_STREAM = TransformerSize(dim=48, depth=4, heads=2)
 """Size of one of three streams, each of which runs over every slice."""
@@ -88,6 +93,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     architecture.name: architecture
     for architecture in (
         _convnextv2("micro", (1, 1, 2, 1), (16, 32, 64, 128), MICRO_INPUT),
+        _convnextv2("micro_single", (1, 1, 2, 1), (16, 32, 64, 128), SINGLE_INPUT),
         _convnextv2("mini", (2, 2, 4, 2), (24, 48, 96, 192), MINI_INPUT),
         _convnextv2("atto", (2, 2, 6, 2), (40, 80, 160, 320), PROFOUND_INPUT),
         _convnextv2("femto", (2, 2, 6, 2), (48, 96, 192, 384), PROFOUND_INPUT),
@@ -98,6 +104,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         _convnextv2("large", (3, 3, 27, 3), (192, 384, 768, 1536), PROFOUND_INPUT),
         _convnextv2("huge", (3, 3, 27, 3), (352, 704, 1408, 2816), PROFOUND_INPUT),
         _profound_vit("micro", (4, 8, 8), MICRO, MICRO_INPUT),
+        _profound_vit("micro_single", (8, 8, 8), MICRO, SINGLE_INPUT),
         _profound_vit("base", (16, 32, 32), TransformerSize(768, 12, 12), PROFOUND_VIT_INPUT),
         _provicnet("micro", "t2w", small=True),
         _provicnet("fusion_micro", "t2w", "dwi", "adc", small=True),

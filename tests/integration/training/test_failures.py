@@ -113,7 +113,7 @@ def fail(store, fields):
         ({"architecture": "profound_conv_mini"}, "use the model's: profound_conv_micro"),
         (
             {"task": "astrology"},
-            "choose one of segmentation, super_resolution, distortion, translation",
+            "choose one of segmentation, super_resolution, denoising, distortion, translation",
         ),
         (
             {"task": "classification", "recipe": RECIPE.model_copy(update={"patch_shape_DHW": (16, 16, 16)})},

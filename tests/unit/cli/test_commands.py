@@ -85,7 +85,10 @@ def test_with_json_an_error_is_the_one_document_on_stdout(invoke) -> None:
         (("experiment", "d1", "--model", "m1", "--task", "segmentation", "--max-running", "0"), "--max-running"),
         (("experiments", "list", "--state", "lost"), "queued, running"),
         (("rehearse", "--size", "huge"), "choose one of small, evidence"),
-        (("demo", "--task", "astrology"), "choose one of segmentation, super_resolution, distortion, translation"),
+        (
+            ("demo", "--task", "astrology"),
+            "choose one of segmentation, super_resolution, denoising, distortion, translation",
+        ),
         (("demo", "--objective", "supervised"), "choose one of masked_reconstruction, contrastive"),
         (("mmd", "Not An Id", "b" * 32, "--paired"), "neither the id of a feature set nor a .npy file"),
     ],

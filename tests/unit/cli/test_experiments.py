@@ -8,7 +8,7 @@ import pytest
 from rich.console import RenderableType
 from tests.unit.cli.conftest import TIME, with_changes
 
-from vfmalign.cli.demo.rehearsal import SIZES, RehearsalPlan, get_stack_settings
+from vfmalign.cli.demo.rehearsal import PHANTOM_TASKS, SIZES, RehearsalPlan, get_stack_settings
 from vfmalign.cli.local import environment
 from vfmalign.cli.options import PRETRAINING_OBJECTIVES
 from vfmalign.cli.views.experiment_tables import show_experiment
@@ -18,7 +18,6 @@ from vfmalign.client.messages.checks import Check, CheckSpec
 from vfmalign.client.messages.common import Failure, Progress, State
 from vfmalign.client.messages.experiments import Experiment, ExperimentCell, ExperimentSpec
 from vfmalign.core.domain.record import is_id
-from vfmalign.core.domain.tasks import TASKS
 from vfmalign.finetuning.checks.request import check_spec, get_recipe
 from vfmalign.models.registry import ARCHITECTURES
 
@@ -113,10 +112,12 @@ def test_a_rehearsal_has_one_architecture_with_both_objectives_and_one_budget(na
     assert all(is_id(one) for one in ids)
     assert len(set(ids)) == len(ids)
     spec = plan.spec()
-    assert [str(task) for task in spec.tasks] == list(TASKS)
-    longest = max(len(f"{plan.experiment}-{task}-{model.model}-{plan.seed}") for task in TASKS for model in models)
+    assert [str(task) for task in spec.tasks] == list(PHANTOM_TASKS)
+    longest = max(
+        len(f"{plan.experiment}-{task}-{model.model}-{plan.seed}") for task in PHANTOM_TASKS for model in models
+    )
     assert longest <= 80, "ids of checks that can be read"
-    for task in TASKS:  # probes stand where validation is
+    for task in PHANTOM_TASKS:  # probes stand where validation is
         check = CheckSpec(model_id="m", dataset_id="d", task=task, recipe=spec.recipe)
         check_spec(check)
         assert len(get_recipe(check, "pretrained").probe_steps) == 3

@@ -16,7 +16,13 @@ from vfmalign.imaging.distortion import (
     simulate_displacement,
     undistort,
 )
-from vfmalign.imaging.input_transforms import INPUT_TRANSFORMS, StudyContext, get_input_transform, half_resolution
+from vfmalign.imaging.input_transforms import (
+    INPUT_TRANSFORMS,
+    NOISE_SHARE,
+    StudyContext,
+    get_input_transform,
+    half_resolution,
+)
 from vfmalign.imaging.preprocessing import prepare_study
 
 SPACING = (3.0, 1.0, 1.0)
@@ -82,6 +88,35 @@ def test_half_resolution_is_idempotent_and_keeps_empty_voxels_empty():
     torch.testing.assert_close(half_resolution(once, scene()), once, atol=1e-5, rtol=0)
     volume[:, :, :20] = 0
     assert not half_resolution(volume, scene())[:, :, :20].any()
+
+
+# --- noise ------------------------------------------------------------------------------------------------------------
+
+
+def test_noise_has_the_moments_of_a_rician_distribution():
+    """E[M²] = A² + 2σ² at any signal; far above the noise the SD is σ. Tolerance: 4 SE of 200,000 voxels."""
+    signal = torch.full((1, 50, 80, 50), 100.0)
+    noisy = get_input_transform("noisy:t2w")(signal, scene(modalities=("t2w",))).double()
+    sigma = NOISE_SHARE * 100.0
+    squared = noisy.square()
+    assert float(squared.mean()) == pytest.approx(100.0**2 + 2 * sigma**2, abs=4 * float(squared.std()) / 200_000**0.5)
+    assert float(noisy.std()) == pytest.approx(sigma, rel=0.01)
+    assert (noisy >= 0).all(), "a magnitude"
+
+
+def test_the_noise_of_a_modality_is_its_own_and_empty_voxels_stay_empty():
+    signal = smooth(4)[None].repeat(2, 1, 1, 1)
+    signal[:, :, :10] = 0
+    where = scene(modalities=("t1w", "flair"))
+    both = get_input_transform("noisy")(signal, where)
+    assert not both[:, :, :10].any()
+    noise = (both - signal)[:, :, 10:].flatten(1)
+    assert abs(float(torch.corrcoef(noise)[0, 1])) < 0.05, "channels are independent"
+    alone = get_input_transform("noisy:flair")(signal, where)
+    assert torch.equal(alone[0], signal[0])
+    assert torch.equal(alone[1], both[1]), "whichever other modalities have noise"
+    assert not torch.equal(both, get_input_transform("noisy")(signal, scene(1, where.modalities))), "cases differ"
+    assert not get_input_transform("noisy")(torch.zeros(2, 2, 4, 4), where).any()
 
 
 # --- distortion -------------------------------------------------------------------------------------------------------

@@ -133,8 +133,9 @@ def test_a_translation_without_units_predicts_the_target_relative_to_its_mean(ca
     assert task.primary(predicted, prepared[3]) > 25
 
 
-def test_a_restoration_restores_only_its_modalities(cases):
-    task = get_task(get_task_spec("super_resolution:modality=t1w", BRAIN))
+@pytest.mark.parametrize("name", ["super_resolution", "denoising"])
+def test_a_restoration_restores_only_its_modalities(cases, name):
+    task = get_task(get_task_spec(f"{name}:modality=t1w", BRAIN))
     assert (task.restores, task.residual) == (("t1w",), True)
     case = replace(cases[0], input_CDHW=cases[0].clean_CDHW + torch.tensor([0.5, 9.0])[:, None, None, None])
     output = task.naive_baseline([])(case)
@@ -149,6 +150,7 @@ def test_a_restoration_restores_only_its_modalities(cases):
         "classification:class=disease",
         "translation:from=t1w,to=t2w",
         "super_resolution:modality=t1w",
+        "denoising:modality=t1w",
         "distortion:modality=t2w",
     ],
 )

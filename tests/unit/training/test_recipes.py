@@ -46,7 +46,9 @@ def test_the_recipe_family_follows_from_the_architecture_name():
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(BadOption, match="segmentation, super_resolution, distortion, translation, classification"):
+    with pytest.raises(
+        BadOption, match="segmentation, super_resolution, denoising, distortion, translation, classification"
+    ):
         get_finetuning_recipe("pretrained", "astrology")
     with pytest.raises(BadOption, match="demo, default"):
         get_finetuning_recipe("pretrained", "segmentation", "huge")

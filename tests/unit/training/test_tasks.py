@@ -9,7 +9,7 @@ from tests.prostate import SPECS
 
 from vfmalign.core.domain import tasks as core_tasks
 from vfmalign.core.domain.errors import BadDataset
-from vfmalign.imaging.input_transforms import INPUT_TRANSFORMS
+from vfmalign.imaging.input_transforms import get_input_transform
 from vfmalign.training.data import collate
 from vfmalign.training.figures import draw_panels
 from vfmalign.training.tasks import TASKS, classification, get_task, restoration, segmentation, translation
@@ -37,7 +37,8 @@ def output_for(task, case):
 
 def test_every_task_of_core_can_be_trained():
     assert list(TASKS) == list(core_tasks.TASKS)
-    assert all(task.spec.input_transform in INPUT_TRANSFORMS for task in PROSTATE_TASKS.values())
+    for task in PROSTATE_TASKS.values():
+        get_input_transform(task.spec.input_transform)
 
 
 def test_scores_carry_the_names_of_the_metrics(cases, healthy_case):

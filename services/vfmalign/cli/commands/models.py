@@ -175,7 +175,7 @@ def import_(
     )
     output.note(imported.report)
     fields = {"objective": objective, "primary_layer": primary_layer, "source": source}
-    card = _publish(store, model_id, imported, fields)
+    card = publish_imported(store, model_id, imported, fields)
     kind = imported.architecture.partition(":")[0]
     output.emit(
         card.model_dump(mode="json") | {"imported": imported.report},
@@ -221,7 +221,7 @@ def pretrain(
     create_job(target, job_id or new_id("pretrain"), spec, output, wait=not no_wait)
 
 
-def _publish(store: ObjectStore, model_id: str, imported: Any, fields: dict[str, str]) -> Any:
+def publish_imported(store: ObjectStore, model_id: str, imported: Any, fields: dict[str, str]) -> Any:
     """Publish an imported model; returns its card."""
     from vfmalign.models.cards import publish, publish_program
     from vfmalign.models.formats.exported_program import ARCHITECTURE

@@ -1,7 +1,8 @@
-"""`vfmalign rehearse`: a whole experiment on phantoms, from an empty stack to the report.
+"""`vfmalign rehearse`: a whole experiment on phantoms or on real volumes, from an empty stack to the report.
 
 The steps are stack, dataset, pretrained models, experiment and report. Their ids follow from the size and the seed, so
-running the same command again resumes an interrupted rehearsal and repeats nothing.
+running the same command again resumes an interrupted rehearsal and repeats nothing. `real_plan` has the plan of a
+rehearsal on real volumes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 from rich.text import Text
 
@@ -36,12 +38,33 @@ from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.domain.models import Objective
-from vfmalign.core.domain.tasks import TASKS
 
 DEFAULT_SEED = 2025
 """Chosen before any of its numbers were seen."""
 MAX_CHECKS = 3
 """Concurrent checks: while one extracts features or compares, the jobs of the others keep every core busy."""
+PHANTOM_TASKS = ("segmentation", "super_resolution", "distortion", "translation", "classification")
+
+
+class Plan(Protocol):
+    """What a rehearsal runs, from which its ids follow."""
+
+    @property
+    def note(self) -> str:
+        """What the result is evidence of, in one line."""
+
+    @property
+    def experiment(self) -> str:
+        """Id of the experiment."""
+
+    def create_inputs(self, target: Target, directory: StateDirectory, output: Output) -> None:
+        """Create the dataset and import models, unless they exist."""
+
+    def pretrainings(self) -> list[PretrainingRun]:
+        """Returns how the models are pretrained."""
+
+    def spec(self) -> ExperimentSpec:
+        """Returns the specification of the experiment."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +85,7 @@ class Size:
     seeds: int
     pretraining: Recipe
     finetuning: Recipe
-    tasks: tuple[str, ...] = tuple(TASKS)
+    tasks: tuple[str, ...] = PHANTOM_TASKS
 
 
 _SMALL: tuple[tuple[str, Objective], ...] = (
@@ -93,8 +116,9 @@ SIZES: dict[str, Size] = {
 
 @dataclass(frozen=True)
 class RehearsalPlan:
-    """The parameters of a rehearsal, from which its ids follow."""
+    """The parameters of a rehearsal on phantoms."""
 
+    note: ClassVar[str] = REHEARSAL
     name: str
     size: Size
     seed: int
@@ -108,6 +132,10 @@ class RehearsalPlan:
     def dataset(self) -> str:
         """Id of the phantoms."""
         return f"phantoms-{self.experiment}"
+
+    def create_inputs(self, target: Target, directory: StateDirectory, output: Output) -> None:
+        """Generate the phantoms, unless they exist."""
+        generate_phantoms(target, self.dataset, self.seed, self.size.counts, output)
 
     def pretrainings(self) -> list[PretrainingRun]:
         """Returns how the models are pretrained."""
@@ -142,7 +170,7 @@ def get_stack_settings() -> dict[str, str]:
     return get_small_network_settings() | {"VFMALIGN_RECONCILER__POLL_S": "1"}
 
 
-def run(directory: StateDirectory, output: Output, plan: RehearsalPlan, reports: Path) -> None:
+def run(directory: StateDirectory, output: Output, plan: Plan, reports: Path) -> None:
     """Run a rehearsal in a state folder, which is kept in any case.
 
     Raises:
@@ -150,7 +178,7 @@ def run(directory: StateDirectory, output: Output, plan: RehearsalPlan, reports:
         typer.Exit: code 1 if the experiment did not succeed, else 0.
     """
     require_modules("local", "a local stack", LOCAL_MODULES)
-    output.note(REHEARSAL, "bold yellow")
+    output.note(plan.note, "bold yellow")
     directory.create()
     handle_sigterm_as_interrupt()
     try:
@@ -164,11 +192,11 @@ def run(directory: StateDirectory, output: Output, plan: RehearsalPlan, reports:
         raise
 
 
-def rehearse(target: Target, directory: StateDirectory, output: Output, plan: RehearsalPlan, reports: Path) -> None:
+def rehearse(target: Target, directory: StateDirectory, output: Output, plan: Plan, reports: Path) -> None:
     """Run the steps on a running stack. Steps that are done are not repeated. Raises as `run`."""
     stopwatch = Stopwatch()
-    with stopwatch.step("phantoms"):
-        generate_phantoms(target, plan.dataset, plan.seed, plan.size.counts, output)
+    with stopwatch.step("dataset"):
+        plan.create_inputs(target, directory, output)
     with stopwatch.step("pretraining"):
         pretrain(target, plan.pretrainings(), output, directory)
     with stopwatch.step("experiment"):
@@ -185,7 +213,7 @@ def rehearse(target: Target, directory: StateDirectory, output: Output, plan: Re
         experiment,
         output,
         reports,
-        ["", stopwatch.to_table("Steps of the rehearsal"), Text(REHEARSAL, style="bold yellow")],
+        ["", stopwatch.to_table("Steps of the rehearsal"), Text(plan.note, style="bold yellow")],
         seconds=stopwatch.seconds,
-        note=REHEARSAL,
+        note=plan.note,
     )

@@ -24,6 +24,7 @@ from vfmalign.client.messages.experiments import Experiment
 from vfmalign.client.messages.jobs import Job, JobSpec, Recipe
 from vfmalign.core.domain.datasets import SPLITS, Split
 from vfmalign.core.domain.errors import NotFound, VfmalignError
+from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import Objective
 from vfmalign.core.storage.datasets import load_dataset
 
@@ -70,6 +71,7 @@ class PretrainingRun:
     objective: Objective
     recipe: Recipe
     seed: int
+    modality_map: ModalityMap = field(default_factory=dict)
 
     @property
     def job(self) -> str:
@@ -86,6 +88,7 @@ class PretrainingRun:
             recipe=self.recipe,
             seed=self.seed,
             publish_as=self.model,
+            modality_map=self.modality_map,
         )
 
 

@@ -56,6 +56,10 @@ FINETUNING_RECIPES: dict[str, dict[Preset, dict[Network, TrainingRecipe]]] = {
         "demo": _finetuning(_DEMO, {"pretrained": 6e-3, "scratch": 5e-3, "specialised": 5e-3}, encoder_rate=0.01),
         "default": _finetuning(_DEFAULT, {"pretrained": 5e-4, "scratch": 1e-3, "specialised": 1e-3}),
     },
+    "denoising": {
+        "demo": _finetuning(_DEMO, {"pretrained": 6e-3, "scratch": 5e-3, "specialised": 5e-3}, encoder_rate=0.01),
+        "default": _finetuning(_DEFAULT, {"pretrained": 5e-4, "scratch": 1e-3, "specialised": 1e-3}),
+    },
     "distortion": {
         "demo": _finetuning(_DEMO, {"pretrained": 6e-3, "scratch": 5e-3, "specialised": 5e-3}, encoder_rate=0.01),
         "default": _finetuning(_DEFAULT, {"pretrained": 5e-4, "scratch": 1e-3, "specialised": 1e-3}),

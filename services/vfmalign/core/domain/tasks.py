@@ -169,6 +169,20 @@ def _resolve_super_resolution(parameters: TaskParameters, declaration: DatasetDe
     )
 
 
+def _resolve_denoising(parameters: TaskParameters, declaration: DatasetDeclaration) -> TaskSpec:
+    every = set(parameters.modalities) == set(declaration.modalities)
+    names = ", ".join(modality.upper() for modality in parameters.modalities)
+    return TaskSpec(
+        name="denoising",
+        parameters=parameters,
+        input_transform="noisy" if every else f"noisy:{'+'.join(parameters.modalities)}",
+        metrics=IMAGE_METRICS,
+        naive_baseline=f"the noisy {names}",
+        modalities=() if every else parameters.modalities,
+        restores=parameters.modalities,
+    )
+
+
 def _resolve_distortion(parameters: TaskParameters, declaration: DatasetDeclaration) -> TaskSpec:
     # DWI and ADC are distorted by one field, so that either of them implies the other.
     diffusion = set(parameters.modalities) <= {"dwi", "adc"}
@@ -229,6 +243,7 @@ def _resolve_classification(parameters: TaskParameters, declaration: DatasetDecl
 TASKS: dict[str, _Task] = {
     "segmentation": _Task(("labels", "structures"), "dice", _resolve_segmentation),
     "super_resolution": _Task(("modalities",), "psnr", _resolve_super_resolution),
+    "denoising": _Task(("modalities",), "psnr", _resolve_denoising),
     "distortion": _Task(("modalities",), "psnr", _resolve_distortion),
     "translation": _Task(("inputs", "target"), "psnr", _resolve_translation),
     "classification": _Task(("class_name",), "auroc", _resolve_classification),

@@ -56,13 +56,26 @@ def import_dataset(
         BadDataset: cases cannot be used (listed by generated id or line), or the splits cannot be made.
         Conflict: the dataset exists with different content.
     """
-    report = progress or (lambda stage, done, total: None)
     chosen = options or ImportOptions()
     discovered = discover(path, dataset_id, salt, chosen)
+    return import_discovered(discovered, store, dataset_id, chosen, mapping_path=mapping_path, progress=progress)
+
+
+def import_discovered(
+    discovered: DiscoveredDataset,
+    store: ObjectStore,
+    dataset_id: str,
+    options: ImportOptions,
+    *,
+    mapping_path: Path,
+    progress: ProgressCallback | None = None,
+) -> DatasetManifest:
+    """Create a dataset from cases that were discovered, and upload it; see `import_dataset`."""
+    report = progress or (lambda stage, done, total: None)
     rows = [(dataset_id, case.id, case.group, case.source.name, case.patient) for case in discovered.cases]
     # Written before validation: its errors name cases by id, and the user looks the folder up in this file.
     write_mapping(mapping_path, dataset_id, rows)
-    prepared = prepare(discovered, dataset_id, chosen, report)
+    prepared = prepare(discovered, dataset_id, options, report)
     if prepared.problems:
         raise _list_problems(prepared.problems, dataset_id)
     dataset = prepared.dataset

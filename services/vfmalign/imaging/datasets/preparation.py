@@ -7,8 +7,8 @@ can only fail in the transfer.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +124,13 @@ def discover(path: Path, dataset_id: str, salt: bytes, options: ImportOptions) -
         case_id = "c-" + keyed_id(salt, "case", dataset_id, name)
         cases.append(PseudonymousCase(case_id, "g-" + keyed_id(salt, "group", patient), patient, case))
     return DiscoveredDataset(layout, source, tuple(cases))
+
+
+def select_cases(discovered: DiscoveredDataset, groups: Collection[str]) -> DiscoveredDataset:
+    """Returns the dataset with the cases of some patients alone, named by their generated ids."""
+    cases = tuple(case for case in discovered.cases if case.group in groups)
+    source = replace(discovered.source, cases=[case.source for case in cases])
+    return replace(discovered, source=source, cases=cases)
 
 
 def prepare(

@@ -41,6 +41,29 @@ def split_groups(groups: Collection[str], shares: Mapping[Split, float], seed: i
     return {ordered_groups[int(i)]: label for i, label in zip(order, labels, strict=True)}
 
 
+def split_group_counts(groups: Collection[str], counts: Mapping[Split, int], seed: int) -> dict[str, Split]:
+    """Assign so many groups to each split; the others are in none.
+
+    Args:
+        groups: ids of the patients.
+        counts: number of groups in each split.
+        seed: equal seeds and groups give equal splits.
+
+    Raises:
+        BadDataset: there are fewer groups than the splits need.
+    """
+    ordered_groups = sorted(set(groups))
+    labels = [name for name in SPLITS for _ in range(counts.get(name, 0))]
+    if len(ordered_groups) < len(labels):
+        raise BadDataset(
+            f"{len(ordered_groups)} patients cannot fill splits of {len(labels)}",
+            field="directory",
+            remedy="choose a dataset of more patients",
+        )
+    order = np.random.default_rng(seed).permutation(len(ordered_groups))
+    return {ordered_groups[int(i)]: label for i, label in zip(order, labels, strict=False)}
+
+
 def _apportion(total: int, shares: list[float]) -> list[int]:
     """Whole numbers close to `total * share` that sum to `total`, each at least 1 (largest remainder)."""
     exact = [share * total for share in shares]

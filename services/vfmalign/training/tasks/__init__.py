@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from vfmalign.core.domain.tasks import TaskSpec
 from vfmalign.training.tasks.classification import make_classification
+from vfmalign.training.tasks.denoising import make_denoising
 from vfmalign.training.tasks.distortion import make_distortion
 from vfmalign.training.tasks.segmentation import make_segmentation
 from vfmalign.training.tasks.super_resolution import make_super_resolution
@@ -15,6 +16,7 @@ from vfmalign.training.tasks.translation import make_translation
 TASKS: dict[str, Callable[[TaskSpec], TrainableTask]] = {
     "segmentation": make_segmentation,
     "super_resolution": make_super_resolution,
+    "denoising": make_denoising,
     "distortion": make_distortion,
     "translation": make_translation,
     "classification": make_classification,

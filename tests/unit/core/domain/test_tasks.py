@@ -65,6 +65,7 @@ def test_the_defaults_of_prostate_mpmri_are_its_tasks():
     assert {name: spec.input_transform for name, spec in SPECS.items()} == {
         "segmentation": "identity",
         "super_resolution": "half_resolution",
+        "denoising": "noisy:t2w+dwi",
         "distortion": "distorted_diffusion",
         "translation": "hidden_adc",
         "classification": "identity",
@@ -72,6 +73,7 @@ def test_the_defaults_of_prostate_mpmri_are_its_tasks():
     explicit = {
         "segmentation": "segmentation:label=gland+lesions,structure=lesion+gland",
         "super_resolution": "super_resolution:modality=adc+t2w+dwi",
+        "denoising": "denoising:modality=dwi+t2w",
         "distortion": "distortion:modality=dwi",
         "translation": "translation:from=dwi+t2w,to=adc",
         "classification": "classification:class=significant_cancer",
@@ -117,6 +119,9 @@ def test_tasks_on_images_name_their_modalities():
     assert (super_resolution.input_transform, super_resolution.modalities) == ("half_resolution:t1w", ("t1w",))
     every = get_task_spec("super_resolution:modality=t2w+t1w+flair", BRAIN)
     assert (every.input_transform, every.modalities) == ("half_resolution", ())
+    denoising = get_task_spec("denoising:modality=flair+t1w", BRAIN)
+    assert (denoising.input_transform, denoising.naive_baseline) == ("noisy:t1w+flair", "the noisy T1W, FLAIR")
+    assert get_task_spec("denoising:modality=t2w+t1w+flair", BRAIN).input_transform == "noisy"
     distortion = get_task_spec("distortion:modality=t2w+flair", BRAIN)
     assert (distortion.input_transform, distortion.naive_baseline) == (
         "distorted:flair+t2w",

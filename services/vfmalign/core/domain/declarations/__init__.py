@@ -74,7 +74,7 @@ class TaskParameters(Record):
         class_name: classification: the class to predict.
         inputs: translation: modalities to translate from.
         target: translation: the modality to predict.
-        modalities: super-resolution and the correction of distortion: the modalities to restore.
+        modalities: super-resolution, denoising and the correction of distortion: the modalities to restore.
     """
 
     labels: tuple[VolumeKind, ...] = Field(default=(), max_length=MAX_LABEL_MAPS)

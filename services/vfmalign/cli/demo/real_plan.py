@@ -1,0 +1,247 @@
+"""The plan of `vfmalign rehearse --data`: an experiment on real volumes, with encoders that others have pretrained.
+
+Equal files, size and seed give the same ids, splits and digests on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vfmalign.cli.commands.models import publish_imported
+from vfmalign.cli.demo.steps import PretrainingRun
+from vfmalign.cli.extras import needs_extra
+from vfmalign.cli.local.state_directory import StateDirectory
+from vfmalign.cli.target import Target
+from vfmalign.cli.views.output import Output
+from vfmalign.client.messages.experiments import ExperimentSpec
+from vfmalign.client.messages.jobs import Recipe
+from vfmalign.client.messages.tasks import Task
+from vfmalign.core.domain.datasets import SPLITS, DatasetManifest, Split
+from vfmalign.core.domain.declarations import DatasetDeclaration
+from vfmalign.core.domain.errors import BadCheckpoint, BadOption, NotFound
+from vfmalign.core.domain.modality_map import ModalityMap
+from vfmalign.core.domain.models import Objective
+from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.keys import model_card_key
+
+DECLARATION = "hippocampus"
+INPUT = "input"
+"""Name of the input that every model has, because it takes one volume of any modality."""
+SHAPE_DHW = (32, 48, 32)
+"""Size of that input in voxels of 1 mm."""
+SUFFIXES = (".pth", ".safetensors")
+
+
+@dataclass(frozen=True)
+class RealSize:
+    """The size of a rehearsal on real volumes.
+
+    Attributes:
+        models: architecture and objective of each model that is pretrained on the dataset.
+        counts: number of patients by split.
+        seeds: number of seeds, counted from the rehearsal's seed.
+        pretraining: recipe of every model.
+        finetuning: recipe of every check.
+        processor_hours: processor time in all, measured with one thread; 0 if unknown.
+        tasks: number of tasks, in the order of `RealPlan.tasks`.
+    """
+
+    models: tuple[tuple[str, Objective], ...]
+    counts: Mapping[Split, int]
+    seeds: int
+    pretraining: Recipe
+    finetuning: Recipe
+    processor_hours: float = 0.0
+    tasks: int = 5
+
+
+REAL_SIZES: dict[str, RealSize] = {
+    "evidence": RealSize(
+        models=(
+            ("profound_conv_micro_single", "masked_reconstruction"),
+            ("profound_conv_micro_single", "contrastive"),
+            ("profound_vit_micro_single", "masked_reconstruction"),
+        ),
+        counts={"pretrain": 80, "train": 100, "val": 16, "test": 64},
+        seeds=3,
+        pretraining=Recipe(preset="demo", epochs=10, steps_per_epoch=20, batch_size=8),
+        # Two patches of the preset's 16 × 32 × 32, or two whole volumes where cases are classified.
+        finetuning=Recipe(preset="demo", epochs=6, steps_per_epoch=16, batch_size=2, probe_steps=(16, 48)),
+        processor_hours=5.7,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class RealPlan:
+    """The parameters of a rehearsal on real volumes.
+
+    Attributes:
+        data: folder of the dataset, in a layout of `vfmalign dataset import`.
+        encoders: folder of checkpoints, each a stack of convolutions of a known family.
+        declaration: what the dataset holds: one modality, and a label map of at least two structures.
+    """
+
+    name: str
+    size: RealSize
+    seed: int
+    data: Path
+    encoders: Path
+    declaration: DatasetDeclaration
+
+    @property
+    def note(self) -> str:
+        """What the result is evidence of."""
+        return f"real volumes ({self.declaration.name}), not prostates; the class derives from their masks"
+
+    @property
+    def experiment(self) -> str:
+        """Id of the experiment."""
+        return f"real-{self.name}-{self.seed}"
+
+    @property
+    def dataset(self) -> str:
+        """Id of the dataset."""
+        return f"{self.declaration.name}-{self.name}-{self.seed}".replace("_", "-")
+
+    @property
+    def modality_map(self) -> ModalityMap:
+        """The map from the dataset's modality to the models' input."""
+        return {self.declaration.modalities[0]: INPUT}
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """The two structures that are segmented, of which the class is about the first."""
+        return self.declaration.labels[0].structures[:2]
+
+    def check(self) -> None:
+        """Checks what can be checked before a stack starts.
+
+        Raises:
+            BadOption: the declaration does not suit the tasks, or there is no checkpoint.
+        """
+        if len(self.declaration.modalities) != 1 or not self.declaration.labels or len(self.structures) < 2:
+            raise BadOption(
+                f"{self.declaration.name} does not declare one modality and a label map of two structures",
+                field="--declaration",
+                remedy="choose another declaration, or run `vfmalign experiment` on the dataset",
+            )
+        if not self.list_checkpoints():
+            raise BadOption(
+                f"the folder has no file that ends with {' or '.join(SUFFIXES)}",
+                field="--encoders",
+                remedy="choose a folder of checkpoints",
+            )
+
+    def list_checkpoints(self) -> dict[str, Path]:
+        """Returns the checkpoints by id of their model."""
+        files = self.encoders.iterdir() if self.encoders.is_dir() else ()
+        by_id = {file.stem.lower().replace("_", "-"): file for file in files if file.suffix in SUFFIXES}
+        return dict(sorted(by_id.items()))
+
+    def create_inputs(self, target: Target, directory: StateDirectory, output: Output) -> None:
+        """Import the dataset and the encoders, unless they exist.
+
+        Raises:
+            BadDataset: the dataset cannot be imported.
+            BadCheckpoint: a checkpoint is of no known family.
+        """
+        if self.size.processor_hours:
+            output.note(f"all of it takes about {self.size.processor_hours:g} hours of processor time", "dim")
+        try:
+            dataset = load_dataset(target.store, self.dataset)
+        except NotFound:
+            with output.err.status("importing the dataset"):
+                dataset = self._import_dataset(target, directory)
+        sizes = ", ".join(f"{split} {len(dataset.split(split))}" for split in SPLITS)
+        output.note(f"dataset {dataset.id}: {sizes} (digest {dataset.digest()[:12]})")
+        for model, file in self.list_checkpoints().items():
+            if not target.store.exists(model_card_key(model)):
+                self._import_encoder(target, model, file)
+            output.note(f"model {model} is published")
+
+    def pretrainings(self) -> list[PretrainingRun]:
+        """Returns how the models are pretrained."""
+        return [
+            PretrainingRun(
+                self.dataset,
+                f"{architecture.split('_')[1]}-{objective.partition('_')[0]}-{self.name}-{self.seed}",
+                architecture,
+                objective,
+                self.size.pretraining,
+                self.seed,
+                self.modality_map,
+            )
+            for architecture, objective in self.size.models
+        ]
+
+    def tasks(self) -> tuple[str, ...]:
+        """Returns the tasks in their short form."""
+        with needs_extra("local", "an experiment on real volumes"):
+            from vfmalign.imaging.datasets.derived_class import name_share_class
+
+        modality, label = self.declaration.modalities[0], self.declaration.labels[0].name
+        first, second = self.structures
+        return (
+            f"segmentation:label={label},structure={first}",
+            f"classification:class={name_share_class(first)}",
+            f"super_resolution:modality={modality}",
+            f"denoising:modality={modality}",
+            f"segmentation:label={label},structure={second}",
+        )[: self.size.tasks]
+
+    def spec(self) -> ExperimentSpec:
+        """Returns the specification of the experiment."""
+        return ExperimentSpec(
+            model_ids=(*self.list_checkpoints(), *(pretraining.model for pretraining in self.pretrainings())),
+            dataset_id=self.dataset,
+            tasks=tuple(map(Task.parse, self.tasks())),
+            seeds=tuple(self.seed + number for number in range(self.size.seeds)),
+            recipe=self.size.finetuning,
+            max_running=3,
+            title=self.note,
+            modality_map=self.modality_map,
+        )
+
+    def _import_dataset(self, target: Target, directory: StateDirectory) -> DatasetManifest:
+        with needs_extra("local", "importing a dataset"):
+            from vfmalign.imaging.datasets.derived_class import add_share_class, digest_files
+            from vfmalign.imaging.datasets.importer import import_discovered
+            from vfmalign.imaging.datasets.layouts import read_source
+            from vfmalign.imaging.datasets.preparation import ImportOptions, discover, select_cases
+            from vfmalign.imaging.datasets.splits import split_group_counts
+
+        # Ids derive from the files, in place of the machine's secret: they are the same on every machine that has the
+        # files, and nobody else can derive them from names.
+        _, source = read_source(self.data, None, self.declaration)
+        discovered = discover(
+            self.data, self.dataset, digest_files(source), ImportOptions(declaration=self.declaration)
+        )
+        assigned = split_group_counts({case.group for case in discovered.cases}, self.size.counts, self.seed)
+        discovered = select_cases(discovered, assigned)
+        splits = {case.source.name: assigned[case.group] for case in discovered.cases}
+        discovered = add_share_class(discovered, self.declaration.labels[0], self.structures[0], splits)
+        options = ImportOptions(splits=splits)
+        mapping = directory.private / "mapping.csv"
+        return import_discovered(discovered, target.store, self.dataset, options, mapping_path=mapping)
+
+    def _import_encoder(self, target: Target, model: str, file: Path) -> None:
+        with needs_extra("local", "importing a model"):
+            from vfmalign.models.formats.stack_checkpoint import FAMILIES
+            from vfmalign.models.importer import InputDescription, import_model
+
+        for family in FAMILIES:
+            try:
+                imported = import_model([file], family, [], InputDescription((), None, SHAPE_DHW), model)
+            except BadCheckpoint:
+                continue
+            fields = {"objective": "supervised", "primary_layer": "", "source": f"file {file.name}"}
+            publish_imported(target.store, model, imported, fields)
+            return
+        raise BadCheckpoint(
+            f"the file is of none of the families {', '.join(FAMILIES)}",
+            subject=model,
+            remedy="take it out of the folder, and import it with `vfmalign models import`",
+        )

@@ -1,0 +1,67 @@
+"""The plan of a rehearsal on real volumes: ids, tasks and models that fit each other, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vfmalign.cli.demo.real_plan import REAL_SIZES, SHAPE_DHW, RealPlan
+from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.core.domain.declarations import CaseClass, get_declaration
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.record import is_id
+from vfmalign.core.domain.tasks import get_task_spec
+from vfmalign.finetuning.checks.request import get_recipe
+from vfmalign.finetuning.experiments.request import check_experiment_spec
+from vfmalign.models.formats.stack_checkpoint import DEFAULT_INPUT
+from vfmalign.models.registry import get_architecture
+
+HIPPOCAMPUS = get_declaration("hippocampus")
+SIZE = REAL_SIZES["evidence"]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> RealPlan:
+    for name in ("SAE_tissue.pth", "meshnet.safetensors", "README.md"):
+        (tmp_path / name).touch()
+    return RealPlan("evidence", SIZE, 7, tmp_path / "data", tmp_path, HIPPOCAMPUS)
+
+
+def test_the_experiment_has_every_model_and_five_tasks_with_three_seeds(plan: RealPlan) -> None:
+    spec = plan.spec()
+    check_experiment_spec(spec)
+    assert spec.model_ids[:2] == ("meshnet", "sae-tissue")
+    assert len(set(spec.model_ids)) == 5
+    assert all(is_id(model) for model in spec.model_ids)
+    assert spec.seeds == (7, 8, 9)
+    assert spec.modality_map == {"t1w": "input"}
+    declared = HIPPOCAMPUS.model_copy(update={"classes": (CaseClass(name="derived_anterior_share_high"),)})
+    names = [get_task_spec(str(task), declared).name for task in spec.tasks]
+    assert sorted(names) == ["classification", "denoising", "segmentation", "segmentation", "super_resolution"]
+    assert "derived_" in str(spec.tasks[1]), "a class that nobody stated says so wherever its task is named"
+
+
+def test_patches_and_input_fit_every_model(plan: RealPlan) -> None:
+    for architecture, _ in SIZE.models:
+        assert get_architecture(architecture).preprocessing == DEFAULT_INPUT.model_copy(
+            update={"shape_DHW": SHAPE_DHW}
+        ), "else the models would not share their specialised baseline"
+    for task in plan.spec().tasks:
+        recipe = get_recipe(CheckSpec(model_id="m", dataset_id="d", task=task, recipe=SIZE.finetuning), "pretrained")
+        assert recipe.patch_shape_DHW == (None if task.name == "classification" else (16, 32, 32))
+
+
+def test_the_size_for_evidence_splits_the_260_patients_of_the_decathlon() -> None:
+    assert sum(SIZE.counts.values()) == 260
+    assert SIZE.counts["pretrain"] == 80
+    assert SIZE.counts["test"] >= 60
+
+
+def test_what_cannot_be_rehearsed_is_refused_before_a_stack_starts(plan: RealPlan, tmp_path: Path) -> None:
+    plan.check()
+    prostate = RealPlan("evidence", SIZE, 7, tmp_path, tmp_path, get_declaration("prostate_mpmri"))
+    with pytest.raises(BadOption, match="does not declare one modality and a label map of two structures"):
+        prostate.check()
+    with pytest.raises(BadOption, match="--encoders"):
+        RealPlan("evidence", SIZE, 7, tmp_path, tmp_path / "data", HIPPOCAMPUS).check()
