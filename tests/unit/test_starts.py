@@ -12,7 +12,7 @@ import pytest
     ("service", "deferred"),
     [
         ("features", ["matplotlib", "monai", "scipy.stats"]),
-        ("finetuning", ["kubernetes", "matplotlib", "scipy.stats", "torch"]),
+        ("finetuning", ["kubernetes", "matplotlib", "scipy.optimize", "scipy.stats", "torch"]),
         ("mmd", ["matplotlib", "monai", "scipy.stats", "triton"]),
     ],
 )

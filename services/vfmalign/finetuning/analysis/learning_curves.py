@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize
+import scipy
 
 MIN_VALIDATIONS = 5
 """Validations below which a rise cannot be told from noise."""
@@ -131,7 +131,7 @@ def _project(cones: Iterator[Array], y_K: Array) -> Array:
     """Find the point nearest to y in any of the cones, by non-negative least squares (Lawson and Hanson, 1974)."""
     nearest_K, least = np.zeros_like(y_K), np.inf
     for generators in cones:
-        weights, residual = optimize.nnls(generators, y_K, maxiter=100 * y_K.size)
+        weights, residual = scipy.optimize.nnls(generators, y_K, maxiter=100 * y_K.size)
         if residual < least:
             nearest_K, least = generators @ weights, residual
     return nearest_K
