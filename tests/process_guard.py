@@ -16,6 +16,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 
@@ -53,14 +54,24 @@ def kill_processes(run_id: str) -> None:
     """Kill the processes with the id, and those that they start meanwhile, and wait for their end.
 
     PostgreSQL gets SIGQUIT first, its immediate shutdown, because SIGKILL would leave its shared memory behind.
+    SeaweedFS leaves its Unix sockets in /tmp. They are deleted before it is killed, as another guard may kill this one.
     """
     deadline = time.monotonic() + POSTGRES_GRACE_S
     while processes := list(find_processes(run_id)):
         for process in processes:
             with contextlib.suppress(psutil.Error):
+                if process.name() == "weed":
+                    delete_sockets(process)
                 shut_down = process.name() == "postgres" and time.monotonic() < deadline
                 process.send_signal(signal.SIGQUIT if shut_down else signal.SIGKILL)
         psutil.wait_procs(processes, timeout=1.0)
+
+
+def delete_sockets(process: psutil.Process) -> None:
+    """Delete the Unix sockets in /tmp on which a process listens."""
+    for connection in process.net_connections(kind="unix"):
+        if connection.laddr.startswith("/tmp/seaweedfs-"):
+            Path(connection.laddr).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,13 @@ def get_commands(run_id: str) -> list[str]:
     return commands
 
 
+def find_sockets(run_id: str) -> set[Path]:
+    """Unix sockets of the run's S3 server outside its folder."""
+    servers = (process for process in process_guard.find_processes(run_id) if process.name() == "weed")
+    paths = {str(connection.laddr) for server in servers for connection in server.net_connections(kind="unix")}
+    return {Path(path) for path in paths if path.startswith("/tmp/")}
+
+
 @pytest.mark.usefixtures("postgres_url")  # skips without PostgreSQL
 @pytest.mark.parametrize(
     ("victim", "number"), [("pytest", signal.SIGTERM), ("controller", signal.SIGKILL), ("worker", signal.SIGKILL)]
@@ -69,9 +76,12 @@ def test_a_killed_test_run_leaves_no_process(tmp_path: Path, victim: str, number
         assert run.poll() is None, (tmp_path / "log").read_text()
         commands = get_commands(run_id)
         assert all(any(kind in command for command in commands) for kind in KINDS), commands
+        sockets = find_sockets(run_id)
+        assert sockets
         (ready,) = tmp_path.rglob("ready")
         os.kill(int(ready.read_text()) if victim == "worker" else run.pid, number)
         run.wait(TIMEOUT_S)
         wait_until(lambda: not get_commands(run_id), "processes are left")
+        wait_until(lambda: not any(path.exists() for path in sockets), "sockets are left in /tmp")
     finally:
         process_guard.kill_processes(run_id)

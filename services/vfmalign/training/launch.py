@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -97,30 +96,29 @@ def _launch(arguments: argparse.Namespace, host: str, port: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    with tempfile.TemporaryDirectory(prefix="vfmalign-launch-") as folder:
-        config = LaunchConfig(
-            min_nodes=arguments.nodes,
-            max_nodes=arguments.nodes,
-            nproc_per_node=arguments.processes,
-            run_id=hashlib.sha256(arguments.spec_uri.encode()).hexdigest()[:16],
-            role="training",
-            rdzv_backend="static",
-            rdzv_endpoint=f"{host}:{port}",
-            rdzv_configs={"rank": arguments.node_rank, "timeout": arguments.timeout_s},
-            max_restarts=0,  # the service that started the job restarts it, with its own limit
-            monitor_interval=0.5,
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
-            shutdown_timeout=SHUTDOWN_TIMEOUT_S,
-        )
-        try:
-            elastic_launch(config, sys.executable)("-m", "vfmalign.training", arguments.spec_uri)
-        except ChildFailedError as error:
-            return root_cause(error.failures)
-        except SignalException as error:
-            return 128 + int(error.sigval)
-        except DistError as error:
-            _log.warning("machines_did_not_meet", master=arguments.master, error=str(error))
-            return PROCESS_LOST
+    config = LaunchConfig(
+        min_nodes=arguments.nodes,
+        max_nodes=arguments.nodes,
+        nproc_per_node=arguments.processes,
+        run_id=hashlib.sha256(arguments.spec_uri.encode()).hexdigest()[:16],
+        role="training",
+        rdzv_backend="static",
+        rdzv_endpoint=f"{host}:{port}",
+        rdzv_configs={"rank": arguments.node_rank, "timeout": arguments.timeout_s},
+        max_restarts=0,  # the service that started the job restarts it, with its own limit
+        monitor_interval=0.5,
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),  # the processes write to the log of this one
+        shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "vfmalign.training", arguments.spec_uri)
+    except ChildFailedError as error:
+        return root_cause(error.failures)
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    except DistError as error:
+        _log.warning("machines_did_not_meet", master=arguments.master, error=str(error))
+        return PROCESS_LOST
     return DONE
 
 

@@ -11,7 +11,9 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from pydantic import SecretStr
 
@@ -77,9 +79,19 @@ def test_a_kill_and_a_restart_keep_data_address_and_keys(tmp_path: Path, killed:
     process.wait()
 
 
-def test_secrets_are_random_and_for_the_owner_alone(tmp_path: Path, killed: list[int]) -> None:
+def find_sockets(pid: int, folder: Path) -> set[Path]:
+    """The paths of the Unix sockets on which a server listens."""
+    connections = psutil.Process(pid).net_connections(kind="unix")
+    return {folder / str(connection.laddr) for connection in connections if connection.laddr}
+
+
+def test_secrets_and_sockets_are_for_the_owner_alone(tmp_path: Path, killed: list[int]) -> None:
     process, server = s3_server.start(tmp_path / "s3")
     killed.append(server.pid)
+    sockets = find_sockets(server.pid, tmp_path / "s3")
+    assert len(sockets) == 6
+    for path in sockets:
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
     for path in (tmp_path / "s3").glob("*.json"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     command_line = Path(f"/proc/{server.pid}/cmdline")
@@ -89,6 +101,17 @@ def test_secrets_are_random_and_for_the_owner_alone(tmp_path: Path, killed: list
     assert server.endpoint.startswith("http://127.0.0.1:")
     s3_server.stop(server.pid, grace_s=0)
     process.wait()
+    assert [path for path in sockets if path.exists() and path.parent != tmp_path / "s3"] == []
+
+
+def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = SimpleNamespace(total=10**12, used=10**12 - 1000, free=1000)
+    monkeypatch.setattr(s3_server.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(Unavailable, match="needs 1073741824 bytes of free disk space, 1000 are free") as caught:
+        s3_server.start(tmp_path / "s3")
+    assert (caught.value.reason, caught.value.subject) == ("DISK_FULL", str(tmp_path / "s3"))
+    assert caught.value.remedy.startswith("free 1073740824 bytes")
+    assert list((tmp_path / "s3").iterdir()) == []
 
 
 def test_a_missing_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,8 +107,8 @@ def test_it_waits_for_a_store_that_starts_later(
     assert "the object store does not answer" in err
 
     failures = threading.Event()
-    is_silent = command._is_silent
-    monkeypatch.setattr(command, "_is_silent", lambda error: failures.set() or is_silent(error))
+    may_be_starting = command._may_be_starting
+    monkeypatch.setattr(command, "_may_be_starting", lambda error: failures.set() or may_be_starting(error))
 
     def start() -> None:
         assert failures.wait(60)

@@ -12,7 +12,7 @@ from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.probes import check_store
 from vfmalign.cli.options import JsonOption
 from vfmalign.cli.views.output import Output
-from vfmalign.core.domain.errors import BadOption, Unavailable
+from vfmalign.core.domain.errors import BadOption, StoreRefused, StoreUnavailable
 from vfmalign.core.runtime.settings import StoreSettings, load
 from vfmalign.core.storage.object_store import ObjectStore
 
@@ -43,7 +43,10 @@ def init(
         )
     settings = load(StoreSettings)
     policy = Retrying(
-        retry=retry_if_exception(_is_silent), stop=stop_after_delay(wait_s), wait=wait_fixed(_POLL_S), reraise=True
+        retry=retry_if_exception(_may_be_starting),
+        stop=stop_after_delay(wait_s),
+        wait=wait_fixed(_POLL_S),
+        reraise=True,
     )
     created, checks = policy(_prepare, settings)
     bucket = f"s3://{settings.bucket}"
@@ -66,5 +69,5 @@ def _prepare(settings: StoreSettings) -> tuple[bool, str]:
     return store.ensure_bucket(), check_store(store)
 
 
-def _is_silent(error: BaseException) -> bool:
-    return isinstance(error, Unavailable) and error.reason == "STORE_UNAVAILABLE"
+def _may_be_starting(error: BaseException) -> bool:
+    return isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused)

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vfmalign.cli.extras import LOCAL_MODULES, missing_extra, needs_extra, require_modules
-from vfmalign.cli.local import probes
+from vfmalign.cli.local import probes, s3_server
 from vfmalign.cli.local.stack import SERVICES
 from vfmalign.cli.local.state_directory import StateDirectory
 from vfmalign.cli.target import Target
 from vfmalign.core.domain.errors import PreconditionFailed, Unavailable, VfmalignError
 
-MIN_FREE_GIB = 1.0
+WORKING_SPACE_GIB = 1.0
+"""Room for the objects of a first check, beyond what the S3 server keeps free."""
 PYTHONS = ((3, 11), (3, 14))
 Outcome = Literal["ok", "failed", "skipped"]
 
@@ -101,10 +102,11 @@ def _check_torch() -> str:
 
 def _check_disk(directory: StateDirectory) -> str:
     free_gib = probes.get_free_gib(directory.path)
-    if free_gib < MIN_FREE_GIB:
+    read_only_gib = s3_server.MIN_FREE_BYTES / 2**30
+    if free_gib < read_only_gib + WORKING_SPACE_GIB:
         raise PreconditionFailed(
-            f"{free_gib:.1f} GiB are free at the state folder",
-            remedy=f"free at least {MIN_FREE_GIB:g} GiB, or choose another folder with --home",
+            f"{free_gib:.1f} GiB are free at {directory.path}; S3 refuses writes below {read_only_gib:g} GiB",
+            remedy=f"free at least {read_only_gib + WORKING_SPACE_GIB:g} GiB, or choose another folder with --home",
         )
     return f"{free_gib:.1f} GiB free at the state folder"
 

@@ -6,6 +6,7 @@ organisation operates for data that you must not lose.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import urllib3
 from minio import Minio
 from minio.error import MinioException
@@ -27,6 +29,8 @@ from vfmalign.cli.extras import missing_extra
 from vfmalign.core.domain.errors import Unavailable
 
 START_TIMEOUT_S = 60.0
+MIN_FREE_BYTES = 1 << 30
+"""Free space on its disk below which SeaweedFS refuses all writes; by default that follows from the disk's size."""
 ADDRESS_IN_USE = "ADDRESS_IN_USE"
 """Reason of the error for a port that another process took between its choice and its use."""
 _PORT_ATTEMPTS = 5
@@ -67,9 +71,11 @@ def start(directory: Path, *, timeout_s: float = START_TIMEOUT_S) -> tuple[subpr
 
     Raises:
         PreconditionFailed: the program is not installed.
-        Unavailable: it did not start; the message names its log.
+        Unavailable: its disk is too full, or it did not start; the message names the folder or the log.
     """
+    directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
+    _require_free_space(directory)
     has_address = (directory / "server.json").exists()
     for attempts_left in reversed(range(1 if has_address else _PORT_ATTEMPTS)):
         try:
@@ -104,12 +110,14 @@ def _start(directory: Path, config: dict[str, Any], timeout_s: float) -> tuple[s
             stdout=out,
             stderr=out,
             start_new_session=True,
+            cwd=directory,  # for its Unix sockets, whose paths may have 107 bytes only
+            umask=0o077,
             # A new bucket gets one volume file, not seven.
             env={**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"},
         )
     server = S3Server(process.pid, f"http://127.0.0.1:{ports['s3']}", config["access_key"], config["secret_key"])
     if not _becomes_ready(process, ports["master"], server, timeout_s):
-        process.kill()
+        stop(process.pid, grace_s=0)
         process.wait()
         taken = b"address already in use" in log.read_bytes()[log_start:]
         raise Unavailable(
@@ -119,6 +127,18 @@ def _start(directory: Path, config: dict[str, Any], timeout_s: float) -> tuple[s
             reason=ADDRESS_IN_USE if taken else None,
         )
     return process, server
+
+
+def _require_free_space(directory: Path) -> None:
+    """Refuse to start a server that would not become ready, because its disk is too full for volumes."""
+    free_bytes = shutil.disk_usage(directory).free
+    if free_bytes < MIN_FREE_BYTES:
+        raise Unavailable(
+            f"the S3 server needs {MIN_FREE_BYTES} bytes of free disk space, {free_bytes} are free",
+            subject=str(directory),
+            remedy=f"free {MIN_FREE_BYTES - free_bytes} bytes, or choose a folder on another disk",
+            reason="DISK_FULL",
+        )
 
 
 def stop(pid: int, *, grace_s: float = 1.0) -> None:
@@ -131,14 +151,26 @@ def stop(pid: int, *, grace_s: float = 1.0) -> None:
         pid: the server's process id.
         grace_s: seconds between SIGTERM and SIGKILL.
     """
+    sockets = _find_shared_sockets(pid)
     deadline = time.monotonic() + grace_s
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(pid, number)
-        except ProcessLookupError:
-            return
-        while number == signal.SIGTERM and time.monotonic() < deadline:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGTERM)
+        while time.monotonic() < deadline:
             time.sleep(0.05)
+            os.killpg(pid, 0)
+        os.killpg(pid, signal.SIGKILL)
+    for path in sockets:
+        path.unlink(missing_ok=True)
+
+
+def _find_shared_sockets(pid: int) -> list[Path]:
+    """Returns the Unix sockets of a server outside its folder. No option moves them; a killed server leaves them."""
+    try:
+        connections = psutil.Process(pid).net_connections(kind="unix")
+    except psutil.Error:
+        return []
+    paths = {str(connection.laddr) for connection in connections}
+    return [Path(path) for path in paths if path.startswith("/tmp/seaweedfs-")]  # noqa: S108 - SeaweedFS chooses it
 
 
 def program() -> str:
@@ -166,15 +198,18 @@ def _arguments(data: Path, identities: Path, ports: dict[str, int]) -> list[str]
         f"-master.port.grpc={ports['master_grpc']}",
         # Volume files grow on demand. The default limit follows from the free space: too few buckets on a small disk.
         "-volume.max=2000",
+        f"-volume.minFreeSpace={MIN_FREE_BYTES >> 20}MiB",
         "-volume.preStopSeconds=0",
         f"-volume.port={ports['volume']}",
         f"-volume.port.grpc={ports['volume_grpc']}",
         "-filer",
         f"-filer.port={ports['filer']}",
         f"-filer.port.grpc={ports['filer_grpc']}",
+        "-filer.localSocket=filer.sock",
         "-s3",
         f"-s3.port={ports['s3']}",
         f"-s3.port.grpc={ports['s3_grpc']}",
+        "-s3.localSocket=s3.sock",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         "-s3.iam=false",

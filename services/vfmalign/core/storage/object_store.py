@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio
-from minio.error import InvalidResponseError, S3Error, ServerError
+from minio.error import S3Error, ServerError
 from pydantic import ValidationError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -33,7 +33,13 @@ from vfmalign.core.domain.record import Record
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.credentials import get_credential_provider
-from vfmalign.core.storage.store_errors import TAKEN_CODES, TRANSIENT_STATUS, StoreErrors
+from vfmalign.core.storage.store_errors import (
+    CLIENT_ERRORS,
+    TAKEN_CODES,
+    TRANSIENT_STATUS,
+    StoreErrors,
+    TransientError,
+)
 
 ATTEMPTS = 6
 _CHUNK_BYTES = 1 << 20
@@ -43,10 +49,6 @@ _ERROR_CODE = re.compile(rb"<Code>(\w+)</Code>")
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 _T = TypeVar("_T")
-
-
-class _TransientError(Exception):
-    """A failure that a retry may solve."""
 
 
 class _HashingReader:
@@ -319,7 +321,7 @@ class ObjectStore:
                 read += len(chunk)
                 yield chunk
             if read != size:
-                raise _TransientError(f"received {read} of {size} bytes")
+                raise TransientError(f"received {read} of {size} bytes")
         finally:
             response.close()
             response.release_conn()
@@ -330,11 +332,12 @@ class ObjectStore:
         response = self._http.request(method, url, body=data, headers=headers)
         if response.status in {200, 412}:
             return response.status
+        match = _ERROR_CODE.search(response.data)
+        code = match[1].decode() if match else None
         if response.status in TRANSIENT_STATUS or response.status == 409:
-            raise _TransientError(f"HTTP {response.status}")
-        code = _ERROR_CODE.search(response.data)
+            raise TransientError(f"HTTP {response.status}", response.status, code)
         # A write fails with 404 only if the bucket is missing.
-        raise self._errors.from_response(key, response.status, code[1].decode() if code else "NoSuchBucket")
+        raise self._errors.from_response(key, response.status, code or "NoSuchBucket")
 
     def _retry_write(self, key: str, call: Callable[[], _T]) -> _T:
         def checked() -> _T:
@@ -356,10 +359,8 @@ class ObjectStore:
             return policy(call)
         except VfmalignError:
             raise
-        except S3Error as error:
-            raise self._errors.from_s3_error(key, error) from None
-        except (_TransientError, urllib3.exceptions.HTTPError, ServerError, InvalidResponseError, ConnectionError):
-            raise self._errors.unavailable() from None
+        except CLIENT_ERRORS as error:
+            raise self._errors.from_client_error(key, error) from None
 
     def _verify(self, key: str, digest: str, expected: str | None) -> None:
         if expected is not None and digest != expected:
@@ -377,4 +378,4 @@ def _count_failure(_: RetryCallState) -> None:
 def _is_transient(error: BaseException) -> bool:
     if isinstance(error, S3Error):
         return error.response is not None and error.response.status in TRANSIENT_STATUS
-    return isinstance(error, _TransientError | urllib3.exceptions.HTTPError | ServerError | ConnectionError)
+    return isinstance(error, TransientError | urllib3.exceptions.HTTPError | ServerError | ConnectionError)

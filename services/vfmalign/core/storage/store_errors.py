@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minio.error import S3Error
+import urllib3
+from minio.error import InvalidResponseError, S3Error, ServerError
 
 from vfmalign.core.domain.errors import NotFound, PreconditionFailed, StoreRefused, StoreUnavailable, VfmalignError
 from vfmalign.core.runtime import metrics
@@ -24,6 +25,31 @@ _REGION_CODES = frozenset(
 )
 
 
+class TransientError(Exception):
+    """A failed request that a retry may solve.
+
+    Attributes:
+        status: HTTP status of the response; None if it broke off.
+        code: S3's error code, if the response has one.
+    """
+
+    def __init__(self, message: str, status: int | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+CLIENT_ERRORS = (
+    S3Error,
+    ServerError,
+    InvalidResponseError,
+    urllib3.exceptions.HTTPError,
+    ConnectionError,
+    TransientError,
+)
+"""What requests to the store raise, apart from this project's own errors."""
+
+
 @dataclass(frozen=True)
 class StoreErrors:
     """The errors of one bucket.
@@ -36,23 +62,24 @@ class StoreErrors:
     bucket: str
     region: str
 
-    def unavailable(self) -> StoreUnavailable:
-        """Returns the error for a store that does not answer."""
+    def from_client_error(self, key: str, error: Exception) -> VfmalignError:
+        """Returns the error for one of `CLIENT_ERRORS`."""
+        if isinstance(error, S3Error) and error.response is not None:
+            status = error.response.status
+            if status in TRANSIENT_STATUS:
+                return self._failing(status, error.code)
+            # The response to a HEAD request has no error code; AWS names the bucket's region in a header.
+            region = error.response.headers.get("x-amz-bucket-region", self.region)
+            return self.from_response(key, status, error.code if region == self.region else None, region)
+        if isinstance(error, ServerError):
+            return self._failing(error.status_code)
+        if isinstance(error, TransientError) and error.status is not None:
+            return self._failing(error.status, error.code)
         return StoreUnavailable(
             "the object store does not answer",
             subject=f"s3://{self.bucket}",
             remedy="check that it runs at AWS_ENDPOINT_URL_S3, then try again",
         )
-
-    def from_s3_error(self, key: str, error: S3Error) -> VfmalignError:
-        """Returns the error for a failed call of the S3 client."""
-        if error.response is None:
-            return self.from_response(key, 0, error.code)
-        if error.response.status in TRANSIENT_STATUS:
-            return self.unavailable()
-        # The response to a HEAD request has no error code; AWS names the bucket's region in a header.
-        region = error.response.headers.get("x-amz-bucket-region", self.region)
-        return self.from_response(key, error.response.status, error.code if region == self.region else None, region)
 
     def from_response(self, key: str, status: int, code: str | None, region: str = "") -> VfmalignError:
         """Returns the error for a response.
@@ -87,4 +114,13 @@ class StoreErrors:
                 subject=f"s3://{self.bucket}",
                 remedy="ask the operator to check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their permissions",
             )
-        return StoreUnavailable(f"the object store answered {code or status}", subject=subject, remedy="check its log")
+        return self._failing(status, code)
+
+    def _failing(self, status: int, code: str | None = None) -> StoreUnavailable:
+        """Returns the error for a store that answers with an error of its own, such as that its disk is full."""
+        return StoreUnavailable(
+            f"the object store answers with errors (HTTP {status}{f' {code}' if code else ''})",
+            subject=f"s3://{self.bucket}",
+            remedy="check its log and its free disk space, then try again",
+            reason="STORE_FAILING",
+        )

@@ -24,6 +24,7 @@ from vfmalign.core.domain.errors import (
     NotFound,
     PreconditionFailed,
     StoreRefused,
+    StoreUnavailable,
     Unavailable,
 )
 from vfmalign.core.runtime import metrics
@@ -250,3 +251,52 @@ def test_a_store_that_is_down_is_unavailable(store_settings: StoreSettings) -> N
     for call in (lambda: down.get("x"), lambda: down.put("x", b""), lambda: down.put_if_absent("x", b"")):
         with pytest.raises(Unavailable, match="does not answer"):
             call()
+
+
+class FullDisk(BaseHTTPRequestHandler):
+    """Answers as SeaweedFS does when its disk is full."""
+
+    body = b"<Error><Code>InternalError</Code><Message>no writable volumes</Message></Error>"
+
+    def answer(self) -> None:
+        self.send_response(500)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(self.body)
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer()
+
+    do_HEAD = do_GET = answer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_store_that_answers_with_errors_is_told_from_one_that_does_not_answer(
+    store_settings: StoreSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FullDisk)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        full = ObjectStore(store_settings.model_copy(update={"endpoint": endpoint}), attempts=1)
+        calls: list[Callable[[], object]] = [
+            lambda: full.put("x", b""),
+            lambda: full.put_if_absent("x", b""),
+            lambda: full.upload("x", tmp_path / "file"),
+            lambda: full.get("x"),
+        ]
+        for call in calls:
+            with pytest.raises(StoreUnavailable, match=r"answers with errors \(HTTP 500 InternalError\)") as caught:
+                call()
+            assert caught.value.remedy == "check its log and its free disk space, then try again"
+        with pytest.raises(StoreUnavailable, match=r"answers with errors \(HTTP 500"):
+            full.exists("x")  # the response to a HEAD request has no body
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -191,7 +191,17 @@ def test_processes_that_share_the_work_come_to_the_value_of_one(tmp_path, rng, e
     ask_for = [*files, *INDEPENDENT, "--sigma", 5, "--options", json.dumps(options)]
     one = first_layer(answer(*ask_for))["raw"]
     module = "vfmalign.mmd.comparison"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", module]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--log-dir",
+        tmp_path,
+        "--nproc-per-node",
+        "2",
+        "-m",
+        module,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*launcher, *map(str, ask_for)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -210,7 +220,17 @@ def test_processes_that_share_the_work_agree_on_the_channels_that_move_most(tmp_
     ask_for = [*files, *PAIRED, "--reference", files[0]]
     one = first_layer(answer(*ask_for))["top_channels"]
     module = "vfmalign.mmd.comparison"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", module]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--log-dir",
+        tmp_path,
+        "--nproc-per-node",
+        "2",
+        "-m",
+        module,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launcher, *map(str, ask_for)], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
