@@ -18,7 +18,7 @@ import grpc
 import pytest
 from tests.e2e.conftest import OPTIONS
 
-from vfmalign.cli.local.s3_server import free_ports
+from vfmalign.cli.local.ports import free_ports
 from vfmalign.v1 import alignment_pb2_grpc
 
 ROOT = Path(__file__).resolve().parents[2]

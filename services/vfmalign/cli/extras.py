@@ -8,7 +8,16 @@ from importlib.util import find_spec
 
 from vfmalign.core.domain.errors import PreconditionFailed
 
-LOCAL_MODULES = ("torch", "monai", "nibabel", "sqlalchemy", "vfmalign.features", "vfmalign.mmd", "vfmalign.finetuning")
+LOCAL_MODULES = (
+    "torch",
+    "monai",
+    "nibabel",
+    "sqlalchemy",
+    "cryptography",
+    "vfmalign.features",
+    "vfmalign.mmd",
+    "vfmalign.finetuning",
+)
 """Modules without which the services of a local stack do not start."""
 
 

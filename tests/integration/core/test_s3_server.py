@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import stat
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
+import grpc
 import psutil
 import pytest
 from pydantic import SecretStr
 
-from vfmalign.cli.local import s3_server
-from vfmalign.core.domain.errors import PreconditionFailed, Unavailable
+from vfmalign.cli.local import certificates, s3_configuration, s3_server
+from vfmalign.core.domain.errors import PreconditionFailed, StoreRefused, Unavailable
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.object_store import ObjectStore
@@ -92,7 +95,10 @@ def test_secrets_and_sockets_are_for_the_owner_alone(tmp_path: Path, killed: lis
     assert len(sockets) == 6
     for path in sockets:
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
-    for path in (tmp_path / "s3").glob("*.json"):
+    assert stat.S_IMODE((tmp_path / "s3").stat().st_mode) == 0o700
+    private = [path for pattern in ("*.json", "*.toml", "tls/*") for path in (tmp_path / "s3").glob(pattern)]
+    assert len(private) == 6
+    for path in private:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     command_line = Path(f"/proc/{server.pid}/cmdline")
     if command_line.exists():
@@ -102,6 +108,61 @@ def test_secrets_and_sockets_are_for_the_owner_alone(tmp_path: Path, killed: lis
     s3_server.stop(server.pid, grace_s=0)
     process.wait()
     assert [path for path in sockets if path.exists() and path.parent != tmp_path / "s3"] == []
+
+
+def get_listening_ports(pid: int) -> set[int]:
+    connections = psutil.Process(pid).net_connections(kind="inet")
+    return {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN}
+
+
+def read_over_tls(port: int, folder: Path, identity: certificates.Identity | None) -> bytes:
+    """What a port answers to a client that verifies nothing; empty if it refuses the client's certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if identity is not None:
+        (folder / "pair.pem").write_bytes(identity.certificate + identity.key)
+        context.load_cert_chain(folder / "pair.pem")
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
+        try:
+            with context.wrap_socket(line) as channel:
+                channel.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                return channel.recv(1000)
+        except (ssl.SSLError, ConnectionError):
+            return b""
+
+
+def read_plain(port: int) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
+        line.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        with suppress(ConnectionError):
+            return line.recv(1000)
+    return b""
+
+
+async def get_grpc_code(port: int) -> grpc.StatusCode:
+    """The status of a call without TLS: UNIMPLEMENTED comes from a server that takes it."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            await channel.unary_unary("/filer_pb.SeaweedFiler/None")(b"", timeout=10)
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+async def test_a_stranger_gets_nothing_from_any_port(s3: s3_server.S3Server, tmp_path: Path) -> None:
+    s3_port = int(s3.endpoint.rpartition(":")[2])
+    internal_ports = get_listening_ports(s3.pid) - {s3_port}
+    assert len(internal_ports) == 7
+    for port in internal_ports:
+        assert read_over_tls(port, tmp_path, None) == b""
+        assert read_over_tls(port, tmp_path, certificates.issue()) == b""
+        answer = read_plain(port)
+        assert not answer or answer.startswith(b"HTTP/1.0 400") or not answer.startswith(b"HTTP/"), answer
+        assert await get_grpc_code(port) == grpc.StatusCode.UNAVAILABLE
+    assert read_plain(s3_port).startswith(b"HTTP/1.0 403")
+    for wrong in ({"secret_key": SecretStr("a guess")}, {"access_key": "stranger"}):
+        with pytest.raises(StoreRefused):
+            ObjectStore(settings_of(s3).model_copy(update=wrong)).put("x", b"")
 
 
 def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +203,7 @@ def race_for_ports(monkeypatch: pytest.MonkeyPatch, lost: list[tuple[int, int]])
         The choices, as they are made.
     """
     choices: list[list[int]] = []
-    choose = s3_server.free_ports
+    choose = s3_configuration.free_ports
 
     def free_ports(count: int) -> list[int]:
         choices.append(choose(count))
@@ -151,7 +212,7 @@ def race_for_ports(monkeypatch: pytest.MonkeyPatch, lost: list[tuple[int, int]])
             choices[-1][position] = number
         return choices[-1]
 
-    monkeypatch.setattr(s3_server, "free_ports", free_ports)
+    monkeypatch.setattr(s3_configuration, "free_ports", free_ports)
     monkeypatch.setattr(s3_server, "port_is_free", lambda port: True)
     return choices
 

@@ -19,7 +19,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from vfmalign.cli.local.s3_server import free_ports
+from vfmalign.cli.local.ports import free_ports
 from vfmalign.core.domain import errors
 from vfmalign.core.rpc.channels import connect
 from vfmalign.core.runtime import logs

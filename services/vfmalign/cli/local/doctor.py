@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vfmalign.cli.extras import LOCAL_MODULES, missing_extra, needs_extra, require_modules
-from vfmalign.cli.local import probes, s3_server
+from vfmalign.cli.local import probes
+from vfmalign.cli.local.s3_configuration import MIN_FREE_BYTES
 from vfmalign.cli.local.stack import SERVICES
 from vfmalign.cli.local.state_directory import StateDirectory
 from vfmalign.cli.target import Target
@@ -102,7 +103,7 @@ def _check_torch() -> str:
 
 def _check_disk(directory: StateDirectory) -> str:
     free_gib = probes.get_free_gib(directory.path)
-    read_only_gib = s3_server.MIN_FREE_BYTES / 2**30
+    read_only_gib = MIN_FREE_BYTES / 2**30
     if free_gib < read_only_gib + WORKING_SPACE_GIB:
         raise PreconditionFailed(
             f"{free_gib:.1f} GiB are free at {directory.path}; S3 refuses writes below {read_only_gib:g} GiB",

@@ -7,12 +7,9 @@ organisation operates for data that you must not lose.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,15 +23,15 @@ from minio import Minio
 from minio.error import MinioException
 
 from vfmalign.cli.extras import missing_extra
+from vfmalign.cli.local import s3_configuration
+from vfmalign.cli.local.ports import port_is_free
+from vfmalign.cli.local.s3_configuration import MIN_FREE_BYTES
 from vfmalign.core.domain.errors import Unavailable
 
 START_TIMEOUT_S = 60.0
-MIN_FREE_BYTES = 1 << 30
-"""Free space on its disk below which SeaweedFS refuses all writes; by default that follows from the disk's size."""
 ADDRESS_IN_USE = "ADDRESS_IN_USE"
 """Reason of the error for a port that another process took between its choice and its use."""
 _PORT_ATTEMPTS = 5
-_PORT_NAMES = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "s3", "s3_grpc")
 
 
 @dataclass(frozen=True)
@@ -74,12 +71,12 @@ def start(directory: Path, *, timeout_s: float = START_TIMEOUT_S) -> tuple[subpr
         Unavailable: its disk is too full, or it did not start; the message names the folder or the log.
     """
     directory = directory.absolute()
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     _require_free_space(directory)
     has_address = (directory / "server.json").exists()
     for attempts_left in reversed(range(1 if has_address else _PORT_ATTEMPTS)):
         try:
-            return _start(directory, _configuration(directory), timeout_s)
+            return _start(directory, s3_configuration.load_or_create(directory), timeout_s)
         except Unavailable as error:
             if error.reason != ADDRESS_IN_USE or not attempts_left:
                 raise
@@ -90,8 +87,8 @@ def start(directory: Path, *, timeout_s: float = START_TIMEOUT_S) -> tuple[subpr
 
 
 def _start(directory: Path, config: dict[str, Any], timeout_s: float) -> tuple[subprocess.Popen[bytes], S3Server]:
-    data = directory / "data"
-    data.mkdir(exist_ok=True)
+    (directory / "data").mkdir(exist_ok=True)
+    s3_configuration.renew_certificates(directory)
     ports: dict[str, int] = config["ports"]
     for port in ports.values():
         if not port_is_free(port):
@@ -105,18 +102,18 @@ def _start(directory: Path, config: dict[str, Any], timeout_s: float) -> tuple[s
     with log.open("ab") as out:
         log_start = out.tell()
         process = subprocess.Popen(
-            [program(), "-logtostderr", "server", *_arguments(data, directory / "identities.json", ports)],
+            [program(), "-logtostderr", "server", *s3_configuration.get_arguments(directory, ports)],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
             start_new_session=True,
-            cwd=directory,  # for its Unix sockets, whose paths may have 107 bytes only
+            cwd=directory,
             umask=0o077,
             # A new bucket gets one volume file, not seven.
             env={**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"},
         )
     server = S3Server(process.pid, f"http://127.0.0.1:{ports['s3']}", config["access_key"], config["secret_key"])
-    if not _becomes_ready(process, ports["master"], server, timeout_s):
+    if not _becomes_ready(process, directory, ports["master"], server, timeout_s):
         stop(process.pid, grace_s=0)
         process.wait()
         taken = b"address already in use" in log.read_bytes()[log_start:]
@@ -186,100 +183,34 @@ def program() -> str:
     return path
 
 
-def _arguments(data: Path, identities: Path, ports: dict[str, int]) -> list[str]:
-    return [
-        f"-dir={data}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
-        "-master.telemetry=false",
-        "-master.electionTimeout=1s",  # a restart waits for the election, though the master is alone
-        "-master.volumeSizeLimitMB=256",
-        f"-master.port={ports['master']}",
-        f"-master.port.grpc={ports['master_grpc']}",
-        # Volume files grow on demand. The default limit follows from the free space: too few buckets on a small disk.
-        "-volume.max=2000",
-        f"-volume.minFreeSpace={MIN_FREE_BYTES >> 20}MiB",
-        "-volume.preStopSeconds=0",
-        f"-volume.port={ports['volume']}",
-        f"-volume.port.grpc={ports['volume_grpc']}",
-        "-filer",
-        f"-filer.port={ports['filer']}",
-        f"-filer.port.grpc={ports['filer_grpc']}",
-        "-filer.localSocket=filer.sock",
-        "-s3",
-        f"-s3.port={ports['s3']}",
-        f"-s3.port.grpc={ports['s3_grpc']}",
-        "-s3.localSocket=s3.sock",
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        "-s3.iam=false",
-        "-s3.autoCreateBucket=false",  # a misspelt bucket must be an error, as with other S3 servers
-        f"-s3.config={identities}",
-    ]
-
-
-def _configuration(directory: Path) -> dict[str, Any]:
-    path = directory / "server.json"
-    if path.exists():
-        stored: dict[str, Any] = json.loads(path.read_text())
-        return stored
-    config: dict[str, Any] = {
-        "ports": dict(zip(_PORT_NAMES, free_ports(len(_PORT_NAMES)), strict=True)),
-        "access_key": secrets.token_hex(10),
-        "secret_key": secrets.token_urlsafe(30),
-    }
-    credentials = [{"accessKey": config["access_key"], "secretKey": config["secret_key"]}]
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    identity = {"name": "vfmalign", "credentials": credentials, "actions": actions}
-    _write_private(directory / "identities.json", {"identities": [identity]})
-    _write_private(path, config)
-    return config
-
-
-def _write_private(path: Path, content: object) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(content, file)
-
-
-def free_ports(count: int) -> list[int]:
-    """Returns ports that are free now, below the ephemeral range of outgoing connections."""
-    ports: list[int] = []
-    while len(ports) < count:
-        port = 15_000 + secrets.randbelow(15_000)
-        if port not in ports and port_is_free(port):
-            ports.append(port)
-    return ports
-
-
-def port_is_free(port: int) -> bool:
-    """Whether no process listens on a port of the loopback interface."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore connections in TIME_WAIT
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _becomes_ready(process: subprocess.Popen[bytes], master: int, server: S3Server, timeout_s: float) -> bool:
+def _becomes_ready(
+    process: subprocess.Popen[bytes], directory: Path, master_port: int, server: S3Server, timeout_s: float
+) -> bool:
     """Wait until the master knows the volumes, without which reads fail, and the S3 API accepts the server's keys.
 
     The keys distinguish this server from another one that took the same port a moment earlier.
     """
     deadline = time.monotonic() + timeout_s
-    http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(2))
+    master = urllib3.HTTPSConnectionPool(
+        "127.0.0.1",
+        master_port,
+        retries=False,
+        timeout=urllib3.Timeout(2),
+        ca_certs=str(directory / s3_configuration.CA_FILE),
+        cert_file=str(directory / s3_configuration.CERTIFICATE_FILE),
+        key_file=str(directory / s3_configuration.KEY_FILE),
+    )
     s3 = Minio(
         server.endpoint.removeprefix("http://"),
         access_key=server.access_key,
         secret_key=server.secret_key,
         secure=False,
         region="us-east-1",
-        http_client=http,
+        http_client=urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(2)),
     )
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            topology = http.request("GET", f"http://127.0.0.1:{master}/dir/status").json()["Topology"]
+            topology = master.request("GET", "/dir/status").json()["Topology"]
             if topology["Max"] > 0:
                 s3.list_buckets()
                 return True

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from vfmalign.cli.local import processes, s3_server
 from vfmalign.cli.local.environment import NO_SETTINGS, get_ports_file, get_service_environment
+from vfmalign.cli.local.ports import free_ports, port_is_free
 from vfmalign.cli.local.processes import ProcessRef
 from vfmalign.cli.local.state_directory import ServicePorts, ServiceState, StackState, StateDirectory, StoreState
 from vfmalign.core.domain.errors import Unavailable
@@ -172,7 +173,7 @@ class Stack:
         return any(
             service.popen is not None
             and service.popen.poll() == EXIT_BAD_SETTINGS
-            and not all(s3_server.port_is_free(port) for port in self._ports[name].model_dump().values())
+            and not all(port_is_free(port) for port in self._ports[name].model_dump().values())
             for name, service in self._services.items()
         )
 
@@ -299,10 +300,10 @@ def _choose_ports(earlier: Mapping[str, ServiceState]) -> dict[str, ServicePorts
     """
     previous = {name: earlier[name].ports for name in SERVICES if name in earlier}
     if len(previous) == len(SERVICES) and all(
-        s3_server.port_is_free(port) for ports in previous.values() for port in ports.model_dump().values()
+        port_is_free(port) for ports in previous.values() for port in ports.model_dump().values()
     ):
         return previous
-    fresh = iter(s3_server.free_ports(3 * len(SERVICES)))
+    fresh = iter(free_ports(3 * len(SERVICES)))
     return {name: ServicePorts(grpc=next(fresh), metrics=next(fresh), health=next(fresh)) for name in SERVICES}
 
 

@@ -1,0 +1,68 @@
+"""Certificates with which the parts of a local server recognise each other, and nobody else."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+_VALIDITY = timedelta(days=3650)
+
+
+class Identity(NamedTuple):
+    """A certificate with its key, and the certificate of the CA that issued it, as PEM."""
+
+    ca: bytes
+    certificate: bytes
+    key: bytes
+
+
+def issue() -> Identity:
+    """Returns an identity of a new CA, for servers and clients on 127.0.0.1.
+
+    The key of the CA is forgotten, so that nobody can issue another certificate.
+    """
+    ca_key, key = generate_private_key(SECP256R1()), generate_private_key(SECP256R1())
+    ca_name = _to_name("vfmalign local CA")
+    ca = (
+        _build(ca_name, ca_name, ca_key)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(ca_key, hashes.SHA256())
+    )
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    certificate = (
+        _build(_to_name("vfmalign local"), ca_name, key)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    return Identity(
+        ca=ca.public_bytes(Encoding.PEM),
+        certificate=certificate.public_bytes(Encoding.PEM),
+        key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    )
+
+
+def _to_name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _build(subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))  # the clock may be set back
+        .not_valid_after(now + _VALIDITY)
+    )

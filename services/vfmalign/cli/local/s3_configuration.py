@@ -1,0 +1,92 @@
+"""Files and arguments of the local S3 server: its ports, keys, certificates and options."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from vfmalign.cli.extras import needs_extra
+from vfmalign.cli.local.ports import free_ports
+
+MIN_FREE_BYTES = 1 << 30
+"""Free space on its disk below which SeaweedFS refuses all writes; by default that follows from the disk's size."""
+CA_FILE, CERTIFICATE_FILE, KEY_FILE = "tls/ca.pem", "tls/certificate.pem", "tls/key.pem"
+_PORT_NAMES = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "s3", "s3_grpc")
+
+
+def get_arguments(directory: Path, ports: dict[str, int]) -> list[str]:
+    """Returns the options of `weed server`, which must run in `directory`: some paths, and TLS, are relative to it."""
+    return [
+        f"-dir={directory / 'data'}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.telemetry=false",
+        "-master.electionTimeout=1s",  # a restart waits for the election, though the master is alone
+        "-master.volumeSizeLimitMB=256",
+        f"-master.port={ports['master']}",
+        f"-master.port.grpc={ports['master_grpc']}",
+        # Volume files grow on demand. The default limit follows from the free space: too few buckets on a small disk.
+        "-volume.max=2000",
+        f"-volume.minFreeSpace={MIN_FREE_BYTES >> 20}MiB",
+        "-volume.preStopSeconds=0",
+        f"-volume.port={ports['volume']}",
+        f"-volume.port.grpc={ports['volume_grpc']}",
+        "-filer",
+        f"-filer.port={ports['filer']}",
+        f"-filer.port.grpc={ports['filer_grpc']}",
+        "-filer.localSocket=filer.sock",
+        "-s3",
+        f"-s3.port={ports['s3']}",
+        f"-s3.port.grpc={ports['s3_grpc']}",
+        "-s3.localSocket=s3.sock",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-s3.iam=false",
+        "-s3.autoCreateBucket=false",  # a misspelt bucket must be an error, as with other S3 servers
+        f"-s3.config={directory / 'identities.json'}",
+    ]
+
+
+def load_or_create(directory: Path) -> dict[str, Any]:
+    """Returns the server's ports and keys, which its first start draws (files of mode 0600)."""
+    path = directory / "server.json"
+    if path.exists():
+        stored: dict[str, Any] = json.loads(path.read_text())
+        return stored
+    config: dict[str, Any] = {
+        "ports": dict(zip(_PORT_NAMES, free_ports(len(_PORT_NAMES)), strict=True)),
+        "access_key": secrets.token_hex(10),
+        "secret_key": secrets.token_urlsafe(30),
+    }
+    credentials = [{"accessKey": config["access_key"], "secretKey": config["secret_key"]}]
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    identity = {"name": "vfmalign", "credentials": credentials, "actions": actions}
+    _write_private(directory / "identities.json", json.dumps({"identities": [identity]}).encode())
+    _write_private(path, json.dumps(config).encode())
+    return config
+
+
+def renew_certificates(directory: Path) -> None:
+    """Close all ports but that of S3: they speak TLS from the next start on, to holders of the new certificate only.
+
+    SeaweedFS reads `security.toml` in its working directory.
+    """
+    with needs_extra("local", "the local S3 server"):
+        from vfmalign.cli.local import certificates
+    identity = certificates.issue()
+    (directory / CA_FILE).parent.mkdir(mode=0o700, exist_ok=True)
+    for name, content in ((CA_FILE, identity.ca), (CERTIFICATE_FILE, identity.certificate), (KEY_FILE, identity.key)):
+        _write_private(directory / name, content)
+    ca, pair = f'ca = "{CA_FILE}"\n', f'cert = "{CERTIFICATE_FILE}"\nkey = "{KEY_FILE}"\n'
+    grpc = "".join(f"[grpc.{part}]\n{pair}" for part in ("master", "volume", "filer", "s3", "client"))
+    https = "".join(f"[https.{part}]\n{pair}{ca}" for part in ("master", "volume", "filer"))
+    client = f"[https.client]\nenabled = true\n{pair}{ca}"
+    _write_private(directory / "security.toml", f"[grpc]\n{ca}{grpc}{https}{client}".encode())
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
