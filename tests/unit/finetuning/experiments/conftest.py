@@ -104,7 +104,9 @@ def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes)
             "frechet": Estimate(value=2 + 3 * place + rng.normal(0, 1.0)),
             "energy": Estimate(value=0.1 + 0.2 * place + rng.normal(0, 0.04)),
             "logme": Estimate(value=-0.4 + 0.1 * boost) if task == "classification" else absent("no case labels"),
+            "h_score": Estimate(value=0.4 + 0.1 * boost) if task == "classification" else absent("no case labels"),
         },
+        shift_variants=_variants(shift, np.random.default_rng([stable_hash(model), stable_hash(task), seed, 1])),
         probes=tuple(
             Probe(
                 step=step, shift=Estimate(value=shift * share + rng.normal(0, 0.004)),
@@ -127,6 +129,18 @@ def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes)
         ),
         scores=scores,
     )  # fmt: skip
+
+
+def _variants(shift, rng):
+    """Shifts that rank like the main one, except for raw features, which are unrelated to it."""
+    variants = {
+        name: Estimate(value=factor * shift)
+        for name, factor in (
+            ("first_layer", 0.5), ("middle_layer", 0.7), ("last_layer", 1.0), ("half_bandwidth", 1.4),
+            ("double_bandwidth", 0.4), ("without_top_channels", 0.9),
+        )
+    }  # fmt: skip
+    return variants | {"raw": Estimate(value=rng.uniform(0, 0.3))}
 
 
 def stable_hash(text):

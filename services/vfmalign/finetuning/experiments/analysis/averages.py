@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import get_args
 
 import numpy as np
+from pydantic import Field
 
 from vfmalign.client.messages.common import Estimate, Interval, absent
 from vfmalign.core.domain.models import Objective
 from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.experiments.analysis.bootstrap import ResampledPoint
-from vfmalign.finetuning.experiments.analysis.cells import Cell, Flags
-from vfmalign.finetuning.experiments.analysis.points import RATIO, SHIFT, GetNumber, Point, get_gain, get_step_share
+from vfmalign.finetuning.experiments.analysis.cells import Cell, ControlName, Flags
+from vfmalign.finetuning.experiments.analysis.points import (
+    RATIO,
+    SHIFT,
+    GetNumber,
+    Point,
+    get_gain,
+    get_gain_difference,
+    get_step_share,
+)
 
 METHOD = "bootstrap over seeds and cases"
 _QUANTITIES: Mapping[str, GetNumber] = {
@@ -37,6 +47,9 @@ class SeedAverage(Record):
         shift: MMD² with the interval of the experiment's bootstrap.
         shift_ratio: shift in units of the shift to random weights, with its interval.
         gain: gain over the specialised network in per cent, with its interval.
+        gain_difference: gain over the specialised network in the metric's unit; above zero is better.
+        smallest_difference: smallest relevant difference δ of the metric, in its unit; 0 where none was set.
+        controls: MMD² of the cells' controls, averaged over the seeds that have one, by name.
         score: test score of the fine-tuned model.
         baseline: test score of the specialised network.
         convergence: steps to 95 % of the model's own rise as a share of all steps; None if absent or censored.
@@ -54,6 +67,9 @@ class SeedAverage(Record):
     shift: Estimate
     shift_ratio: Estimate
     gain: Estimate
+    gain_difference: float | None = None
+    smallest_difference: float = 0.0
+    controls: dict[ControlName, float] = Field(default_factory=dict)
     score: float | None
     baseline: float | None
     convergence: float | None
@@ -84,6 +100,9 @@ def average_seeds(point: Point, resampled: ResampledPoint, level: float) -> Seed
         shift=_estimate(point, "mmd2_std", resampled, level),
         shift_ratio=_estimate(point, "shift_ratio", resampled, level),
         gain=_estimate(point, "gain", resampled, level),
+        gain_difference=point.mean(get_gain_difference),
+        smallest_difference=first.metric.smallest_difference,
+        controls=_average_controls(point),
         score=point.mean(lambda cell: cell.score),
         baseline=point.mean(lambda cell: cell.baseline),
         convergence=None if share is None or np.isinf(share) else share,
@@ -91,6 +110,20 @@ def average_seeds(point: Point, resampled: ResampledPoint, level: float) -> Seed
         censored=share is not None and bool(np.isinf(share)),
         seeds_without_value={name: count for name, get in _QUANTITIES.items() if (count := point.count_absent(get))},
     )
+
+
+def _average_controls(point: Point) -> dict[ControlName, float]:
+    names: tuple[ControlName, ...] = get_args(ControlName)
+    means = {name: point.mean(_control_getter(name)) for name in names}
+    return {name: mean for name, mean in means.items() if mean is not None}
+
+
+def _control_getter(name: ControlName) -> GetNumber:
+    def get_control(cell: Cell) -> float | None:
+        control = cell.controls.get(name)
+        return None if control is None else control.value
+
+    return get_control
 
 
 def _estimate(point: Point, name: str, resampled: ResampledPoint, level: float) -> Estimate:

@@ -7,8 +7,11 @@ experiment's bootstrap resamples them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Literal
 
 import scipy
+from pydantic import Field
 
 from vfmalign.client.messages.checks import Curve, Probe, Steps
 from vfmalign.client.messages.common import Estimate, absent
@@ -21,6 +24,11 @@ from vfmalign.finetuning.analysis.shift import is_saturated
 
 GAIN_NETWORKS: tuple[Network, ...] = ("pretrained", "specialised")
 """Networks whose test scores form the gain."""
+
+
+ControlName = Literal["shuffled_labels", "between_seeds"]
+"""Controls of a cell: features before against those of a fine-tuning on shuffled labels, and the features after of two
+seeds against each other."""
 
 
 class Flags(Record):
@@ -60,6 +68,8 @@ class Cell(Record):
         baseline: test score of the specialised network.
         steps_to_95: optimiser steps to 95 % of the model's own rise.
         budget: optimiser steps of the whole training.
+        shift_variants: MMD² with other choices of layer, bandwidth, scaling and channels, by name of the variant.
+        controls: MMD² of fine-tunings whose shift says nothing about the task, as a scale for `shift`.
         scores: main metric of the test cases, by network.
     """
 
@@ -88,6 +98,8 @@ class Cell(Record):
     budget: int
     weight_change: float | None
     measures: dict[str, Estimate]
+    shift_variants: dict[str, Estimate] = Field(default_factory=dict)
+    controls: dict[ControlName, Estimate] = Field(default_factory=dict)
     probes: tuple[Probe, ...]
     curves: tuple[Curve, ...]
     scores: dict[Network, tuple[CaseScore, ...]]
@@ -111,6 +123,7 @@ def make_cell(
     check: str,
     task: str,
     seed: int,
+    controls: Mapping[ControlName, Estimate] = MappingProxyType({}),
 ) -> Cell:
     """Builds the cell from a finished check.
 
@@ -121,6 +134,7 @@ def make_cell(
         check: id of the check.
         task: task for which the model was fine-tuned.
         seed: seed of the training.
+        controls: MMD² of the primary layer of other fine-tunings of this cell.
 
     Raises:
         InvalidInput: scores of a network that forms the gain are missing, or the report belongs to another task.
@@ -157,6 +171,8 @@ def make_cell(
         budget=pretrained.convergence.steps,
         weight_change=pretrained.weight_change,
         measures=dict(result.measures),
+        shift_variants=get_shift_variants(card, result),
+        controls=dict(controls),
         probes=result.probes,
         curves=tuple(network.to_curve() for network in result.networks),
         scores={
@@ -186,6 +202,28 @@ def get_primary_shift(result: CheckAnalysis) -> Estimate:
     """MMD² of the primary layer on standardised features."""
     standardised = result.shift.get_layer(result.shift.primary_layer).standardised
     return absent("the features could not be standardised") if standardised is None else standardised.mmd2
+
+
+def get_shift_variants(card: ModelCard, result: CheckAnalysis) -> dict[str, Estimate]:
+    """MMD² with one choice changed each: the layer, the bandwidth, the scaling or the channels.
+
+    Layers of different architectures have different names and are therefore taken by their place in the network.
+    """
+    shift = result.shift
+    primary = shift.get_layer(shift.primary_layer)
+    names = [layer.name for layer in card.layers if layer.name in {one.layer for one in shift.layers}]
+    no_scale = absent("the features could not be standardised")
+    variants = {"raw": primary.raw.mmd2}
+    if primary.top_channels is not None:
+        variants["without_top_channels"] = primary.top_channels.shift_without.mmd2
+    for factor, name in (("0.5", "half_bandwidth"), ("2", "double_bandwidth")):
+        if factor in result.shift_by_bandwidth:
+            variants[name] = result.shift_by_bandwidth[factor]
+    for name, place in (("first_layer", 0), ("middle_layer", len(names) // 2), ("last_layer", len(names) - 1)):
+        if names:
+            standardised = shift.get_layer(names[place]).standardised
+            variants[name] = no_scale if standardised is None else standardised.mmd2
+    return variants
 
 
 def standard_error(shift: Estimate, groups: int) -> float | None:

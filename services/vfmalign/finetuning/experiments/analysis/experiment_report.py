@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vfmalign.core.domain.record import Record
+from vfmalign.finetuning.experiments.analysis.answers import Answers, answer_questions
 from vfmalign.finetuning.experiments.analysis.averages import SeedAverage, average_seeds
 from vfmalign.finetuning.experiments.analysis.bootstrap import resample
 from vfmalign.finetuning.experiments.analysis.cells import Cell, MissingCell
@@ -21,6 +22,8 @@ from vfmalign.finetuning.experiments.analysis.early_prediction import EarlyPredi
 from vfmalign.finetuning.experiments.analysis.objectives import ObjectivePair, compare_objectives
 from vfmalign.finetuning.experiments.analysis.points import make_points
 from vfmalign.finetuning.experiments.analysis.predictors import PredictorComparison, compare_predictors
+from vfmalign.finetuning.experiments.analysis.sensitivity import Sensitivity, compare_variants
+from vfmalign.finetuning.experiments.analysis.stopping import StoppingRule, evaluate_stopping
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS
 
 _SHORT_VERDICTS: Mapping[ClaimVerdict, str] = {
@@ -36,7 +39,10 @@ class ExperimentReport(Record):
 
     Attributes:
         phantom: some cases are generated, so that the experiment is a rehearsal and not evidence.
+        answers: what the experiment says to a platform team, in plain words.
         headline: what the data say about each claim, in one sentence each.
+        stopping: outcome of a go/no-go rule at every probed step.
+        sensitivity: the ranking of the models with other layers, bandwidths and scalings.
         averages: cells averaged over seeds, on which all comparisons are based.
         missing: cells without results.
     """
@@ -47,12 +53,15 @@ class ExperimentReport(Record):
     resamples: int
     level: float
     phantom: bool
+    answers: Answers
     headline: tuple[str, ...]
     claims: tuple[Claim, ...]
     pooled: tuple[PooledCorrelation, ...]
     objectives: tuple[ObjectivePair, ...]
     prediction: PredictorComparison
     early: EarlyPrediction
+    stopping: tuple[StoppingRule, ...]
+    sensitivity: Sensitivity
     averages: tuple[SeedAverage, ...]
     cells: tuple[Cell, ...]
     missing: tuple[MissingCell, ...]
@@ -82,6 +91,7 @@ def analyse_cells(
     points = make_points(cells)
     resampled = resample(points, seed=seed, resamples=resamples)
     claims, pooled = evaluate_claims(points, resampled, seed=seed, level=level)
+    rules = evaluate_stopping(points)
     return ExperimentReport(
         experiment=experiment,
         title=title,
@@ -89,12 +99,15 @@ def analyse_cells(
         resamples=resamples,
         level=level,
         phantom=any(cell.phantom for cell in cells),
+        answers=answer_questions(points, claims, rules),
         headline=tuple(write_headline(name, claims) for name in EXPECTED_SIGNS),
         claims=claims,
         pooled=pooled,
         objectives=compare_objectives(points),
         prediction=compare_predictors(points, seed=seed),
         early=evaluate_early_probes(points, seed=seed),
+        stopping=rules,
+        sensitivity=compare_variants(points),
         averages=tuple(average_seeds(point, resampled[point.model, point.task], level) for point in points),
         cells=tuple(cell for point in points for cell in point.cells),
         missing=tuple(sorted(missing, key=lambda cell: (cell.task, cell.model, cell.seed))),

@@ -73,6 +73,11 @@ def get_gain(cell: Cell) -> float | None:
     return cell.gain.value
 
 
+def get_gain_difference(cell: Cell) -> float | None:
+    """Gain over the specialised network in the metric's unit; above zero is better."""
+    return cell.gain_difference.value
+
+
 def get_step_share(cell: Cell) -> float | None:
     """Steps to 95 % as a share of all steps; infinite where censored."""
     steps = cell.steps_to_95
@@ -109,6 +114,9 @@ PREDICTORS: tuple[Quantity, ...] = (
     Quantity("frechet", "Fréchet distance", -1, "less distance, more gain", measure_getter("frechet")),
     Quantity("energy", "energy distance", -1, "less distance, more gain", measure_getter("energy")),
     Quantity("logme", "LogME", 1, "more evidence before fine-tuning, more gain", measure_getter("logme")),
+    Quantity(
+        "h_score", "H-score", 1, "better separated classes before fine-tuning, more gain", measure_getter("h_score")
+    ),
 )
 FLAG_SYMBOLS: Mapping[str, tuple[str, str]] = {
     "not_beaten": ("‡", "does not beat the naive baseline"),

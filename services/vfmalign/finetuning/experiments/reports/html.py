@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from vfmalign.client.messages.common import Estimate
 from vfmalign.finetuning.experiments.analysis.averages import SeedAverage
 from vfmalign.finetuning.experiments.analysis.claims import CLAIM_STATEMENTS, OUTCOMES
 from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport
 from vfmalign.finetuning.experiments.analysis.points import FLAG_SYMBOLS, PREDICTORS, flag_symbols
+from vfmalign.finetuning.experiments.analysis.stopping import RULES
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS, MIN_UNITS, SIGNIFICANCE_LEVEL
 from vfmalign.finetuning.experiments.reports import figures
 from vfmalign.finetuning.reports.formatting import ABSENT, to_text
@@ -22,7 +26,13 @@ _VERDICT_COLOURS = {
 
 def render(report: ExperimentReport) -> bytes:
     """Renders the report as UTF-8 HTML."""
-    template = load_template("experiment.html.j2", {"share": _format_step_share, "symbols": flag_symbols})
+    filters: dict[str, Callable[..., str]] = {
+        "beyond": _mark_difference,
+        "percent": _format_share,
+        "share": _format_step_share,
+        "symbols": flag_symbols,
+    }
+    template = load_template("experiment.html.j2", filters)
     html = template.render(
         r=report,
         models=sorted({average.model for average in report.averages}),
@@ -39,6 +49,8 @@ def render(report: ExperimentReport) -> bytes:
         early=figures.embed_early_prediction(report),
         statements=CLAIM_STATEMENTS,
         designs=DESIGN_LABELS,
+        rules=RULES,
+        controls=[average for average in report.averages if average.controls],
         verdict_colours=_VERDICT_COLOURS,
         labels={quantity.name: quantity.label for quantity in PREDICTORS},
         shown_flags=_list_flags(report),
@@ -83,3 +95,18 @@ def _format_step_share(average: SeedAverage) -> str:
     if average.censored:
         return "> 100 %"
     return ABSENT if average.convergence is None else f"{100 * average.convergence:.0f} %"
+
+
+def _mark_difference(average: SeedAverage) -> str:
+    """A mark where the difference to the specialised network exceeds the smallest relevant one."""
+    difference, smallest = average.gain_difference, average.smallest_difference
+    if difference is None or abs(difference) <= smallest:
+        return ""
+    return " ▲" if difference > 0 else " ▼"
+
+
+def _format_share(share: Estimate) -> str:
+    """A share with its interval, in per cent."""
+    if share.value is None or share.interval is None:
+        return ABSENT
+    return f"{100 * share.value:.0f} % [{100 * share.interval.lower:.0f}, {100 * share.interval.upper:.0f}]"

@@ -2,12 +2,13 @@
 
 import pytest
 
-from vfmalign.client.messages.common import Estimate, Interval
+from vfmalign.client.messages.common import Estimate, Interval, absent
+from vfmalign.client.messages.mmd import ShiftResult, TopChannels
 from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.core.domain.jobs import CaseScore
 from vfmalign.core.domain.models import LayerSpec, ModelCard, PreprocessingSpec
-from vfmalign.finetuning.experiments.analysis.cells import make_cell, standard_error
+from vfmalign.finetuning.experiments.analysis.cells import get_shift_variants, make_cell, standard_error
 
 CARD = ModelCard(
     id="profound-micro", architecture="profound_conv_micro", objective="contrastive",
@@ -64,6 +65,37 @@ def test_flags_are_those_of_the_check(cell, make_report):
         for one in result.shift.layers
     )
     assert cell(shift=result.shift.model_copy(update={"layers": layers})).flags.degenerate
+
+
+def test_variants_change_one_choice_each(cell, make_report):
+    shift = make_report().result.shift
+    names = [layer.layer for layer in shift.layers]
+    card = CARD.model_copy(update={"layers": tuple(LayerSpec(name=name, channels=8) for name in sorted(names))})
+    result = make_report(shift_by_bandwidth={"0.5": Estimate(value=0.5), "2": absent("no bandwidth")}).result
+    variants = get_shift_variants(card, result)
+    primary = shift.get_layer(shift.primary_layer)
+    assert variants["raw"] == primary.raw.mmd2
+    assert variants["half_bandwidth"].value == 0.5
+    assert variants["double_bandwidth"].absent_reason == "no bandwidth"
+    ordered = [shift.get_layer(name).standardised.mmd2 for name in sorted(names)]
+    assert variants["first_layer"] == ordered[0]
+    assert variants["middle_layer"] == ordered[len(names) // 2]
+    assert variants["last_layer"] == ordered[-1]
+    assert cell(shift_by_bandwidth=result.shift_by_bandwidth).shift_variants["half_bandwidth"].value == 0.5
+    older = cell().shift_variants
+    assert "half_bandwidth" not in older
+
+
+def test_the_variant_without_the_top_channels_is_that_of_the_primary_layer(make_report):
+    result = make_report().result
+    shift, without = result.shift, ShiftResult(mmd2=Estimate(value=0.03125), sigma=1.0)
+    top = TopChannels(count=1, displacement_share=Estimate(value=0.5), shift_without=without)
+    layers = tuple(
+        layer.model_copy(update={"top_channels": top}) if layer.layer == shift.primary_layer else layer
+        for layer in shift.layers
+    )
+    changed = result.model_copy(update={"shift": shift.model_copy(update={"layers": layers})})
+    assert get_shift_variants(CARD, changed)["without_top_channels"].value == 0.03125
 
 
 def test_standard_error_comes_back_from_student_s_interval():

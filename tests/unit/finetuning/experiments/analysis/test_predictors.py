@@ -114,6 +114,8 @@ def test_a_number_that_exists_in_fewer_tasks_does_not_compete(make_cells):
     }
     assert predictors["logme"].rho is not None
     assert not predictors["logme"].competes
+    assert predictors["h_score"].rho is not None
+    assert predictors["h_score"].expected_sign == 1
     assert predictors["cka"].competes
 
 

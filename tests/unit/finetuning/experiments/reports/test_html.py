@@ -4,13 +4,16 @@ import base64
 import csv
 import io
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from itertools import pairwise
 
+from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport, analyse_cells
+from vfmalign.finetuning.experiments.analysis.stopping import RULES
 from vfmalign.finetuning.experiments.reports.cells_table import to_csv
 from vfmalign.finetuning.experiments.reports.html import render
-from vfmalign.finetuning.reports.formatting import format_correlation, format_p_value
+from vfmalign.finetuning.reports.formatting import format_correlation, format_number, format_p_value
 
 
 class Outline(HTMLParser):
@@ -111,6 +114,51 @@ def test_the_page_states_the_conclusions(pages, small):
     assert "descriptive" in words
 
 
+def test_the_answers_come_before_everything_but_warnings(pages, small, large):
+    for size, report in (("small", small), ("large", large)):
+        words = Outline(pages[size]).words()
+        for one in report.answers.all:
+            assert f"{one.question} {one.answer}" in words
+            assert words.index(one.question) < words.index(report.headline[0])
+            assert one.details in words
+    words = Outline(pages["small"]).words()
+    assert words.index("not evidence") < words.index("Did lower shift go with larger gain?")
+
+
+def test_the_smallest_relevant_difference_stands_beside_every_difference(large, pages):
+    words = Outline(pages["large"]).words()
+    for task, delta in {average.task: average.smallest_difference for average in large.averages}.items():
+        assert delta > 0, task
+        assert f"smallest relevant difference δ {format_number(delta)}; 16 test patients" in words
+    table = pages["large"].split("<h2>Every model in every task</h2>")[1].split("</tbody>")[0]
+    marks = Counter(re.findall(r"[▲▼]", table))
+    gains = large.answers.gains
+    assert marks == {"▲": gains.better, "▼": gains.worse}
+
+
+def test_the_page_shows_sensitivity_and_the_rule_for_stopping(large, pages):
+    words = Outline(pages["large"]).words()
+    for variant in large.sensitivity.variants:
+        assert f"{variant.label} {format_correlation(variant.tau)}" in words
+    for rule in large.stopping:
+        assert (
+            f"{rule.step} {RULES[rule.number]} {rule.stopped} of {rule.trainings} {rule.gained} {rule.missed}" in words
+        )
+
+
+def test_controls_are_shown_where_a_cell_has_them(pages, large):
+    assert "A scale for the shift" not in Outline(pages["large"]).words()
+    controls = {"shuffled_labels": Estimate(value=0.03125), "between_seeds": absent("one seed")}
+    cells = [cell.model_copy(update={"controls": controls if cell.seed == 1 else {}}) for cell in large.cells[:4]]
+    report = analyse_cells("s", "S", cells, [], seed=1, resamples=10, level=0.95)
+    assert report.averages[0].controls == {"shuffled_labels": 0.03125}
+    words = Outline(render(report).decode()).words()
+    shift = format_number(report.averages[0].shift.value)
+    assert f"{report.averages[0].model} {shift} 0.0312 – " in words
+    row = next(csv.DictReader(io.StringIO(to_csv(report).decode())))
+    assert (row["control_shuffled_labels"], row["control_between_seeds"]) == ("0.03125", "")
+
+
 def test_it_never_calls_a_model_aligned_or_safe(pages):
     for html in pages.values():
         assert not re.search(r"\b(aligned|safe)\b", Outline(html).words(), re.IGNORECASE)
@@ -178,5 +226,7 @@ def test_the_table_has_one_row_per_cell(small):
     first = next(cell for cell in small.cells if cell.check == rows[0]["check"])
     assert float(rows[0]["mmd2_std"]) == first.shift.value
     assert float(rows[0]["rpg_specialised"]) == first.gain.value
+    assert float(rows[0]["mmd2_raw"]) == first.shift_variants["raw"].value
+    assert float(rows[0]["smallest_difference"]) == first.metric.smallest_difference
     assert rows[0]["not_beaten"] == str(first.flags.not_beaten)
     assert rows[-1]["missing"].startswith("exit code 3: bad data, x")
