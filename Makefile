@@ -11,7 +11,7 @@ TORCH_RANGE := torch>=2.9,<3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast test-lowest test-faults fuzz test-cluster bench bench-competitors bench-gpu demo experiment up down check k8s-check locks images test-containers compose-up compose-down clean
+.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast test-lowest test-faults fuzz test-cluster bench bench-competitors bench-gpu demo experiment evidence up down check k8s-check locks images test-containers compose-up compose-down clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -91,6 +91,9 @@ demo: $(VENV)/.ready-local  ## the whole system and one alignment check on phant
 SIZE ?= small
 experiment: $(VENV)/.ready-local  ## models × tasks on phantoms, resumable (SIZE=small or evidence)
 	$(BIN)/vfmalign rehearse --size $(SIZE) $(EXPERIMENT)
+
+evidence: $(VENV)/.ready-local  ## the results in docs/evidence.md, from docs/evidence/report.json
+	$(BIN)/python -m vfmalign.finetuning.experiments.reports.evidence docs/evidence.md docs/evidence
 
 up: $(VENV)/.ready-local  ## start a local stack: object storage and the services (state and logs in .vfmalign/)
 	$(BIN)/vfmalign up --detach

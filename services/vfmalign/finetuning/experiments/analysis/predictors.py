@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
+from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.experiments.analysis.joint_permutations import JointPermutations, permute_correlations
-from vfmalign.finetuning.experiments.analysis.points import PREDICTORS, Point, Quantity, get_gain
+from vfmalign.finetuning.experiments.analysis.points import PREDICTORS, RATIO, SHIFT, Point, Quantity, get_gain
 from vfmalign.finetuning.experiments.analysis.rank_correlation import Stratum, mean_correlation, with_defined_rho
 from vfmalign.finetuning.experiments.analysis.strata import (
     MIN_UNITS,
@@ -38,6 +39,7 @@ class Predictor(Record):
         expected_sign: expected sign of ρ.
         rho: mean over tasks, of the models that have the gain and this number in every task. Predictors that compete
             share their models.
+        absent_reason: why the number is absent, and in how many tasks; empty where it exists everywhere.
         competes: whether the number can be compared in as many tasks as any other. A mean over fewer tasks reaches
             extreme values more easily.
     """
@@ -49,6 +51,7 @@ class Predictor(Record):
     rho: float | None
     strata: tuple[StratumResult, ...]
     competes: bool
+    absent_reason: str = ""
 
 
 class PredictorComparison(Record):
@@ -93,7 +96,10 @@ def compare_predictors(points: Sequence[Point], *, seed: int) -> PredictorCompar
     """Compares all predictors of the gain; they share the permutations of the models."""
     strata = {quantity.name: make_strata(points, "within_task", quantity.get, get_gain) for quantity in PREDICTORS}
     used, competing = _select_competing(strata)
-    predictors = tuple(_make_predictor(quantity, strata, used, competing) for quantity in PREDICTORS)
+    predictors = tuple(
+        _make_predictor(quantity, strata, used, competing, _explain_absence(points, quantity.name))
+        for quantity in PREDICTORS
+    )
     rivals = sorted(
         (predictor for predictor in predictors if predictor.competes and predictor.rho is not None),
         key=lambda predictor: -abs(predictor.rho or 0.0),
@@ -138,6 +144,7 @@ def _make_predictor(
     strata: Mapping[str, Sequence[Stratum]],
     used: Mapping[str, Sequence[Stratum]],
     competing: set[str],
+    absent_reason: str,
 ) -> Predictor:
     return Predictor(
         name=quantity.name,
@@ -147,7 +154,19 @@ def _make_predictor(
         rho=mean_correlation(used[quantity.name]),
         strata=summarise_strata(strata[quantity.name], used[quantity.name]),
         competes=quantity.name in competing,
+        absent_reason=absent_reason,
     )
+
+
+def _explain_absence(points: Sequence[Point], name: str) -> str:
+    """The reasons why cells lack a measure, each with the number of tasks."""
+    tasks: dict[str, set[str]] = {}
+    for point in points:
+        for cell in point.cells:
+            measure = {SHIFT.name: cell.shift, RATIO.name: cell.shift_ratio}.get(name) or cell.measures.get(name)
+            if measure is not None and measure.value is None:
+                tasks.setdefault(measure.absent_reason, set()).add(cell.task)
+    return "; ".join(f"{reason} ({pluralise(len(names), 'task')})" for reason, names in tasks.items())
 
 
 def _run_test(compared: Sequence[Sequence[Stratum]], seed: int) -> LargestCorrelation:

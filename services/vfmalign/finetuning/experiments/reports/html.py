@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vfmalign.client.messages.common import Estimate
 from vfmalign.finetuning.experiments.analysis.averages import SeedAverage
 from vfmalign.finetuning.experiments.analysis.claims import CLAIM_STATEMENTS, OUTCOMES
 from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport
@@ -12,7 +11,7 @@ from vfmalign.finetuning.experiments.analysis.points import FLAG_SYMBOLS, PREDIC
 from vfmalign.finetuning.experiments.analysis.stopping import RULES
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS, MIN_UNITS, SIGNIFICANCE_LEVEL
 from vfmalign.finetuning.experiments.reports import figures
-from vfmalign.finetuning.reports.formatting import ABSENT, to_text
+from vfmalign.finetuning.reports.formatting import ABSENT, format_share, to_text
 from vfmalign.finetuning.reports.svg import PALETTE
 from vfmalign.finetuning.reports.templating import load_template
 
@@ -28,7 +27,7 @@ def render(report: ExperimentReport) -> bytes:
     """Renders the report as UTF-8 HTML."""
     filters: dict[str, Callable[..., str]] = {
         "beyond": _mark_difference,
-        "percent": _format_share,
+        "percent": format_share,
         "share": _format_step_share,
         "symbols": flag_symbols,
     }
@@ -103,10 +102,3 @@ def _mark_difference(average: SeedAverage) -> str:
     if difference is None or abs(difference) <= smallest:
         return ""
     return " ▲" if difference > 0 else " ▼"
-
-
-def _format_share(share: Estimate) -> str:
-    """A share with its interval, in per cent."""
-    if share.value is None or share.interval is None:
-        return ABSENT
-    return f"{100 * share.value:.0f} % [{100 * share.interval.lower:.0f}, {100 * share.interval.upper:.0f}]"

@@ -116,6 +116,8 @@ def test_a_number_that_exists_in_fewer_tasks_does_not_compete(make_cells):
     assert not predictors["logme"].competes
     assert predictors["h_score"].rho is not None
     assert predictors["h_score"].expected_sign == 1
+    assert predictors["h_score"].absent_reason == "no case labels (4 tasks)"
+    assert predictors["cka"].absent_reason == ""
     assert predictors["cka"].competes
 
 
