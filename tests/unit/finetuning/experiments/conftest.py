@@ -157,7 +157,7 @@ def make_cells():
         return [
             _cell(model, task, seed, place=place, **fields)
             for place, model in enumerate(list(MODELS)[:models])
-            for task in list(SPECS)[:tasks]
+            for task in list(LEVEL)[:tasks]
             for seed in range(1, seeds + 1)
         ]
 
