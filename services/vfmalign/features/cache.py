@@ -21,6 +21,9 @@ from vfmalign.models.encoder import Encoder
 from vfmalign.models.registry import get_architecture
 from vfmalign.models.weights import build_encoder, random_state
 
+_OVERHEAD_BYTES = 16 * 2**20
+"""What a file of weights may hold besides them: its header, and the graph of a program."""
+
 
 @dataclass(frozen=True)
 class _Key:
@@ -56,7 +59,8 @@ class ModelCache:
     def get_by_card(self, card: ModelCard) -> Encoder:
         """Returns the encoder with the weights that a card names."""
         key = _Key(card.architecture, sha256=card.checkpoint.sha256)
-        return self._load_once(key, lambda: load_card_encoder(self._store, card, self.device))
+        limit = self._budget_bytes + _OVERHEAD_BYTES
+        return self._load_once(key, lambda: load_card_encoder(self._store, card, self.device, limit))
 
     def get_random(self, architecture: str, seed: int) -> Encoder:
         """Returns the architecture with random weights from `seed`."""

@@ -13,17 +13,26 @@ import torch
 from torch import Tensor
 
 from vfmalign.core.domain.datasets import VolumeRef
-from vfmalign.core.domain.errors import BadOption, Conflict, DigestMismatch, InvalidInput, NotFound, PreconditionFailed
+from vfmalign.core.domain.errors import (
+    BadCheckpoint,
+    BadOption,
+    Conflict,
+    DigestMismatch,
+    InvalidInput,
+    NotFound,
+    PreconditionFailed,
+)
 from vfmalign.core.domain.models import LayerSpec, ModelCard, Objective, PreprocessingSpec, PretrainingDataset
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.storage.keys import model_card_key, weights_key
 from vfmalign.core.storage.lost_objects import describe_publishing, lost_as
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.models.encoder import Encoder
+from vfmalign.models.encoder import Encoder, StateDict
 from vfmalign.models.formats import exported_program
 from vfmalign.models.registry import get_architecture
 from vfmalign.models.weights import build_encoder, check_state, load_state, parse_weights, to_safetensors
 
+MAX_WEIGHTS_BYTES = 16 * 2**30
 _CARD_SUFFIX = "/model.json"
 
 
@@ -102,12 +111,11 @@ def publish_program(
         Conflict: the id belongs to another model.
     """
     _check_id(model_id)
-    encoder = exported_program.build_exported(dict(state))
+    encoder = exported_program.build_exported(dict(state), model_id)
     layers = exported_program.get_layer_specs(encoder)
-    program_shape = (encoder.in_channels, *encoder.shape_DHW)
-    if (len(preprocessing.modalities), *preprocessing.shape_DHW) != program_shape:
+    if not _takes_input(encoder, preprocessing):
         raise BadOption(
-            f"the program takes an input of {list(program_shape)}",
+            f"the program takes an input of {[encoder.in_channels, *encoder.shape_DHW]}",
             field="input",
             remedy="give one modality per channel, and leave the shape out",
         )
@@ -197,12 +205,14 @@ def check_checkpoint_digest(card: ModelCard, sha256: str | None) -> None:
         )
 
 
-def load_card_encoder(store: ObjectStore, card: ModelCard, device: torch.device | str = "cpu") -> Encoder:
-    """Load the encoder that a card describes; see `load_encoder` for the errors."""
+def load_card_encoder(
+    store: ObjectStore, card: ModelCard, device: torch.device | str = "cpu", max_bytes: int = MAX_WEIGHTS_BYTES
+) -> Encoder:
+    """Load the encoder that a card describes, whose file has at most `max_bytes`; see `load_encoder` for the errors."""
     with lost_as("model", card.id, describe_publishing(card)):
-        data = store.get(card.checkpoint.key, sha256=card.checkpoint.sha256)
+        data = store.get(card.checkpoint.key, sha256=card.checkpoint.sha256, max_bytes=max_bytes)
     if card.architecture == exported_program.ARCHITECTURE:
-        return exported_program.build_exported(parse_weights(data, card.id), device)
+        return _build_program(card, parse_weights(data, card.id), device)
     try:
         architecture = get_architecture(card.architecture)
     except InvalidInput as error:
@@ -212,6 +222,23 @@ def load_card_encoder(store: ObjectStore, card: ModelCard, device: torch.device 
             remedy="use the version that published the model",
         ) from error
     return build_encoder(architecture, load_state(data, architecture, subject=card.id), device)
+
+
+def _build_program(card: ModelCard, state: StateDict, device: torch.device | str) -> exported_program.ExportedEncoder:
+    """Check and build a stored program, which must be the one that its card describes."""
+    encoder = exported_program.build_exported(state, card.id, device)
+    if not _takes_input(encoder, card.preprocessing) or card.layers != exported_program.get_layer_specs(encoder):
+        raise BadCheckpoint(
+            "the program has another input or other layers than its card",
+            subject=card.id,
+            remedy="import the program again under a new id",
+        )
+    return encoder
+
+
+def _takes_input(encoder: exported_program.ExportedEncoder, preprocessing: PreprocessingSpec) -> bool:
+    expected = (encoder.in_channels, *encoder.shape_DHW)
+    return (len(preprocessing.modalities), *preprocessing.shape_DHW) == expected
 
 
 def _to_ref(model_id: str, data: bytes) -> VolumeRef:

@@ -189,7 +189,7 @@ def _import_bundle(folder: Path, layers: Sequence[str], described: InputDescript
 
 def _import_program(path: Path, layers: Sequence[str], described: InputDescription, subject: str) -> ImportedModel:
     state = read_program(_read(path), layers, subject)
-    program = exported_program.build_exported(state)
+    program = exported_program.build_exported(state, subject)
     preprocessing = described.preprocessing(program.shape_DHW)
     if preprocessing is None:
         raise BadOption(

@@ -3,13 +3,16 @@
 import gzip
 import hashlib
 import os
+import re
 
 import grpc
 import nibabel
 import numpy as np
+import psutil
 import pytest
 import torch
 from google.rpc import error_details_pb2, status_pb2
+from tests import hostile_programs
 
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, from_rpc_error
 from vfmalign.imaging.volumes import Volume, encode
@@ -147,6 +150,30 @@ async def test_a_stored_volume_that_is_missing_changed_foreign_or_damaged(servic
         assert caught.value.code() is code
         assert words in caught.value.details()
         assert violated_field(caught.value) == field
+
+
+async def test_hostile_programs_in_the_bucket_do_not_run(service, server, store, phantoms, study_of, tmp_path):
+    created = tmp_path / "created"
+    cases = {
+        name.lower().replace("_", "-"): (hostile_programs.make_graph(*nodes), f"calls 'aten.{name}'")
+        for name, nodes in hostile_programs.make_operators(created).items()
+    }
+    cases |= {
+        n: (hostile_programs.make_graph(*nodes), words)
+        for n, (nodes, words) in hostile_programs.make_arguments().items()
+    }
+    cases |= hostile_programs.make_graphs()
+    study, before = study_of(phantoms[0]), psutil.Process(server.process.pid).memory_info().rss
+    for name, (graph, words) in cases.items():
+        model_id = f"hostile-{name}".replace("--", "-")
+        hostile_programs.store_program(store, model_id, hostile_programs.make_state(graph))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await service.Extract(pb.ExtractRequest(model_id=model_id, study=study))
+        assert caught.value.code() is INVALID, name
+        assert caught.value.details().startswith(model_id), name
+        assert re.search(words, caught.value.details()), name
+    assert not created.exists()
+    assert psutil.Process(server.process.pid).memory_info().rss - before < 512 * 2**20
 
 
 @pytest.mark.parametrize(

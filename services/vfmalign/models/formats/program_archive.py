@@ -5,6 +5,9 @@ operators up by dotted Python names. Here a program is treated as data. Its weig
 type, and its graph is a list of `torch.ops.aten` operators called with tensors and plain values. Everything else is
 rejected.
 
+The operators that a graph may call, and what it may cost, are checked by `program_check`, here and whenever the stored
+program is loaded.
+
 The format is that of torch 2.9 and later (torch/export/pt2_archive, schema version 8).
 """
 
@@ -21,29 +24,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vfmalign.core.domain.errors import BadCheckpoint, BadOption
-from vfmalign.core.domain.record import canonical_json
+from vfmalign.core.domain.errors import BadOption
 from vfmalign.models.encoder import StateDict
-from vfmalign.models.formats.exported_program import DTYPES, FORMATS, PROGRAM, ExportedEncoder
-from vfmalign.models.formats.hooked_encoder import as_map, get_stride
+from vfmalign.models.formats.operators import ASSERTIONS, DTYPES, FORMATS, TEXT_ARGUMENTS, find_operator
+from vfmalign.models.formats.program_check import measure_layers
+from vfmalign.models.formats.program_graph import PROGRAM, ProgramGraph, encode_graph, reject, validate_graph
+from vfmalign.models.formats.program_interpreter import ProgramInterpreter
 from vfmalign.models.weights import format_names
 
-MAX_GRAPH_BYTES = 64 * 2**20
+MAX_MODEL_BYTES = 32 * 2**20
+"""Size of the archive's graph, whose nodes also carry traces of the code that they come from."""
 
 _OPERATOR = re.compile(r"torch\.ops\.aten\.([a-z_][a-z0-9_]*)\.([A-Za-z0-9_]+)")
-# Prefixes of ATen operators with effects beyond their result: files, output, or storage shared with other tensors.
-_REJECTED_OPERATORS = (
-    "from_file",
-    "_print",
-    "set_",
-    "record_stream",
-    "_pin_memory",
-    "resize_",
-    "_resize",
-    "_copy_from",
-)
-# The only arguments that may be strings, all of them names of modes, so that no path or code can be passed.
-_STRING_ARGUMENTS = {"approximate", "rounding_mode", "mode", "padding", "padding_mode", "indexing"}
 _PLAIN_KINDS = {"as_int", "as_float", "as_bool", "as_ints", "as_floats", "as_bools"}
 
 
@@ -68,25 +60,29 @@ def read_program(data: bytes, layers: Sequence[str], subject: str) -> StateDict:
     model = _read_json_entry(entries, "models/model.json", subject)
     try:
         program, state = _convert(entries, model, layers, subject)
-        return _add_layer_shapes(program, state, subject)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
         # The reader indexes JSON from a foreign file without checking every level: a missing key or a wrong type means
         # that the archive does not follow the schema.
-        raise _rejection("the archive does not follow torch's schema", subject) from error
+        raise reject("the archive does not follow torch's schema", subject) from error
+    graph = validate_graph(program, subject)
+    channels, strides = measure_layers(graph, state, subject)
+    _run_once(graph, state, subject)
+    declared = graph.model_copy(update={"channels": channels, "strides": tuple(strides.items())})
+    return {**state, PROGRAM: encode_graph(declared)}
 
 
 def _convert(
     entries: Mapping[str, bytes], model: Any, layers: Sequence[str], subject: str
 ) -> tuple[dict[str, Any], StateDict]:
-    """Check the graph and write it in the form that `ExportedEncoder` interprets; also read the weights."""
+    """Convert the graph to the values of a `ProgramGraph`; also read the weights."""
     module = model["graph_module"]
     graph, signature = module["graph"], module["signature"]
     image, weights, state = _read_inputs(entries, signature, subject)
     shape = [size.get("as_int") for size in graph["tensor_values"][image]["sizes"]]
     if len(shape) != 5 or not all(isinstance(side, int) and side > 0 for side in shape):
-        raise _rejection("the program's input is not an (N, C, D, H, W) tensor of fixed size", subject)
+        raise reject("the program's input is not an (N, C, D, H, W) tensor of fixed size", subject)
     if PROGRAM in state:
-        raise _rejection(f"a weight is called {PROGRAM!r}", subject)
+        raise reject(f"a weight is called {PROGRAM!r}", subject)
     nodes = _convert_nodes(graph, image, {value for value, _ in weights}, subject)
     resolved = [[name, value] for name, value in _resolve_layers(graph, signature, layers).items()]
     program = {"input": image, "input_shape": shape, "weights": weights, "nodes": nodes, "layers": resolved}
@@ -109,9 +105,9 @@ def _read_inputs(
             weights.append([content["arg"]["name"], name])
             state[name] = _read_tensor(entries, name, subject)
         else:
-            raise _rejection(f"the program takes a {kind[:32]!r}", subject)
+            raise reject(f"the program takes a {kind[:32]!r}", subject)
     if len(images) != 1:
-        raise _rejection(f"the program takes {len(images)} inputs instead of one image", subject)
+        raise reject(f"the program takes {len(images)} inputs instead of one image", subject)
     return images[0], weights, state
 
 
@@ -121,54 +117,32 @@ def _convert_nodes(graph: Mapping[str, Any], image: str, weights: set[str], subj
     known = {image, *weights}
     nodes: list[list[Any]] = []
     for node in graph["nodes"]:
-        operator, overload = _parse_operator(node["target"], subject)
+        match = _OPERATOR.fullmatch(node["target"])
+        if not match:
+            raise reject(f"the graph calls {node['target'][:96]!r}, which is not allowed", subject)
+        operator, overload = match[1], match[2]
+        if f"{operator}.{overload}" in ASSERTIONS:
+            continue
+        find_operator(operator, overload, subject)
         arguments = [[a["name"], _encode_argument(a["name"], a["arg"], known, subject)] for a in node["inputs"]]
-        # ATen's in-place operators end with an underscore. Changing a weight would make features depend on the calls
-        # before them.
-        if operator.endswith("_") and arguments and arguments[0][1] in [["tensor", name] for name in weights]:
-            raise _rejection(f"the graph changes a weight ({operator}): export it in evaluation mode", subject)
         results = [name for output in node["outputs"] for name in _result_names(output, subject)]
-        if results:  # operators without a result are assertions
-            nodes.append([operator, overload, arguments, results])
-            known.update(results)
+        nodes.append([operator, overload, arguments, results])
+        known.update(results)
     return nodes
 
 
-def _add_layer_shapes(program: dict[str, Any], state: StateDict, subject: str) -> StateDict:
-    """Run the program once on zeros, and add the channels and strides of its layers to the graph.
-
-    The run also shows that the operators accept their arguments, before the model is published.
-    """
-    shape = program["input_shape"]
-    encoder = ExportedEncoder({**state, PROGRAM: _encode_graph({**program, "channels": {}, "strides": []})})
-    try:
-        with torch.inference_mode():
-            outputs = encoder.outputs(torch.zeros(shape))
-    except Exception as error:  # an operator may raise any type on invalid arguments
-        raise _rejection(f"the program does not run: {str(error)[:200]}", subject) from error
-    channels = {layer: as_map(output, layer).shape[1] for layer, output in outputs.items()}
-    strides = [[layer, get_stride(output, shape[2:])] for layer, output in outputs.items()]
-    shapes = {"channels": channels, "strides": [pair for pair in strides if pair[1] is not None]}
-    return {**state, PROGRAM: _encode_graph({**program, **shapes})}
-
-
-def _encode_graph(program: Mapping[str, Any]) -> Tensor:
-    return torch.frombuffer(bytearray(canonical_json(program)), dtype=torch.uint8)
-
-
-def _parse_operator(target: str, subject: str) -> tuple[str, str]:
-    match = _OPERATOR.fullmatch(target)
-    if not match or match[1].startswith(_REJECTED_OPERATORS):
-        raise _rejection(f"the graph calls {target[:96]!r}, which is not allowed", subject)
-    if not hasattr(getattr(torch.ops.aten, match[1], None), match[2]):
-        raise _rejection(f"this torch has no operator {target[:96]!r}", subject)
-    return match[1], match[2]
+def _run_once(graph: ProgramGraph, state: StateDict, subject: str) -> None:
+    """Run the program on zeros: some operators reject on the CPU what they accept on the meta device."""
+    weights = {value: state[name] for value, name in graph.weights}
+    with torch.inference_mode():
+        values = {**weights, graph.input: torch.zeros(graph.input_shape)}
+        ProgramInterpreter(graph, subject).run(values, torch.device("cpu"))
 
 
 def _encode_argument(name: str, argument: Mapping[str, Any], known: set[str], subject: str) -> Any:
     """Encode an argument as JSON: a pair of its kind, such as `tensor` or `value`, and its name or plain value.
 
-    `exported_program._decode_argument` is the inverse.
+    `program_interpreter` decodes them.
     """
     ((kind, content),) = argument.items()
     if kind == "as_tensor" and content["name"] in known:
@@ -182,9 +156,9 @@ def _encode_argument(name: str, argument: Mapping[str, Any], known: set[str], su
     if kind == "as_float" and not math.isfinite(float(content)):  # JSON cannot represent infinity
         return ["number", str(float(content))]
     plain = content if isinstance(content, list) else [content]
-    if kind in _PLAIN_KINDS and all(isinstance(item, int | float) and math.isfinite(item) for item in plain):
+    if kind in _PLAIN_KINDS and all(isinstance(item, int | float) for item in plain):
         return ["value", content]
-    if kind == "as_string" and name in _STRING_ARGUMENTS and re.fullmatch("[a-z_]{1,24}", content):
+    if kind == "as_string" and name in TEXT_ARGUMENTS:
         return ["value", content]
     if kind == "as_scalar_type" and content in DTYPES:
         return ["dtype", content]
@@ -194,7 +168,7 @@ def _encode_argument(name: str, argument: Mapping[str, Any], known: set[str], su
         return ["value", None]
     if kind == "as_device":  # the device of the export is replaced by that of the input
         return ["device", None]
-    raise _rejection(f"an operator's argument {name[:32]!r} is {kind[:32]!r}", subject)
+    raise reject(f"an operator's argument {name[:32]!r} is {kind[:32]!r}", subject)
 
 
 def _result_names(output: Mapping[str, Any], subject: str) -> list[str]:
@@ -206,7 +180,7 @@ def _result_names(output: Mapping[str, Any], subject: str) -> list[str]:
         return [str(item["name"]) for item in content]
     if kind == "as_none":
         return [""]
-    raise _rejection(f"an operator returns {kind[:32]!r}: export with a fixed input size", subject)
+    raise reject(f"an operator returns {kind[:32]!r}: export with a fixed input size", subject)
 
 
 def _resolve_layers(graph: Mapping[str, Any], signature: Mapping[str, Any], layers: Sequence[str]) -> dict[str, str]:
@@ -241,16 +215,16 @@ def _read_tensor(entries: Mapping[str, bytes], name: str, subject: str) -> Tenso
             continue
         meta = listed[name]
         if meta["use_pickle"]:
-            raise _rejection(f"the weight {name[:64]!r} is pickled", subject)
+            raise reject(f"the weight {name[:64]!r} is pickled", subject)
         tensor_meta = meta["tensor_meta"]
         shape, strides = ([int(n["as_int"]) for n in tensor_meta[key]] for key in ("sizes", "strides"))
         raw, dtype = entries[f"{folder}/{meta['path_name']}"], DTYPES[tensor_meta["dtype"]]
         flat = torch.frombuffer(bytearray(raw), dtype=dtype) if raw else torch.empty(0, dtype=dtype)
         if math.prod(shape) > flat.numel():  # a view that repeats elements, by which a small file could fill the memory
-            raise _rejection(f"the weight {name[:64]!r} is larger than its bytes", subject)
+            raise reject(f"the weight {name[:64]!r} is larger than its bytes", subject)
         tensor = flat.as_strided(shape, strides, int(tensor_meta["storage_offset"]["as_int"])).contiguous().clone()
         return tensor.float() if tensor.is_floating_point() else tensor
-    raise _rejection(f"the weight {name[:64]!r} is not in the archive", subject)
+    raise reject(f"the weight {name[:64]!r} is not in the archive", subject)
 
 
 def _read_entries(data: bytes, subject: str) -> dict[str, bytes]:
@@ -260,26 +234,18 @@ def _read_entries(data: bytes, subject: str) -> dict[str, bytes]:
             files = [info for info in archive.infolist() if "/data/sample_inputs/" not in info.filename]
             # Uncompressed entries cannot exceed the size of the archive, so that a small file cannot fill the memory.
             if any(info.compress_type != zipfile.ZIP_STORED for info in files):
-                raise _rejection("the archive is compressed, unlike those that torch writes", subject)
+                raise reject("the archive is compressed, unlike those that torch writes", subject)
             return {info.filename.partition("/")[2]: archive.read(info) for info in files}
     except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
-        raise _rejection("the file cannot be read as an archive", subject) from error
+        raise reject("the file cannot be read as an archive", subject) from error
 
 
 def _read_json_entry(entries: Mapping[str, bytes], name: str, subject: str) -> Any:
     if name not in entries:
-        raise _rejection(f"the archive has no {name}", subject)
-    if len(entries[name]) > MAX_GRAPH_BYTES:
-        raise _rejection(f"{name} is larger than {MAX_GRAPH_BYTES} bytes", subject)
+        raise reject(f"the archive has no {name}", subject)
+    if len(entries[name]) > MAX_MODEL_BYTES:
+        raise reject(f"{name} is larger than {MAX_MODEL_BYTES} bytes", subject)
     try:
         return json.loads(entries[name])
-    except ValueError as error:
-        raise _rejection(f"{name} is not JSON", subject) from error
-
-
-def _rejection(message: str, subject: str) -> BadCheckpoint:
-    return BadCheckpoint(
-        message,
-        subject=subject,
-        remedy="export the encoder alone with torch 2.9 or later, in evaluation mode, for one input of fixed size",
-    )
+    except (ValueError, RecursionError) as error:
+        raise reject(f"{name} is not JSON", subject) from error

@@ -82,7 +82,7 @@ def nodes(model):
 
 def test_a_program_gives_what_its_module_gives(module, archive, store):
     state = read_program(archive, ["stem", "block", "block.1"], "x")
-    encoder = build_exported(parse_weights(to_safetensors(state), "x"))
+    encoder = build_exported(parse_weights(to_safetensors(state), "x"), "x")
     input_NCDHW = torch.randn(3, *SHAPE[1:])
     with torch.inference_mode():
         stem = module.stem(input_NCDHW)
@@ -97,7 +97,7 @@ def test_a_program_gives_what_its_module_gives(module, archive, store):
 
 
 def test_the_outputs_are_the_layers_where_none_is_named(module, archive):
-    encoder = build_exported(read_program(archive, [], "x"))
+    encoder = build_exported(read_program(archive, [], "x"), "x")
     input_NCDHW = torch.randn(*SHAPE)
     with torch.inference_mode():
         expected, maps = module(input_NCDHW), encoder.feature_maps(input_NCDHW)
@@ -113,7 +113,7 @@ def test_whole_encoders_survive_the_way_through_an_archive(name):
     encoder = architecture.build()
     encoder.load_state_dict(random_state(architecture, 1))
     shape = (1, encoder.in_channels, *architecture.preprocessing.shape_DHW)
-    program = build_exported(read_program(export(encoder, *shape), [], "x"))
+    program = build_exported(read_program(export(encoder, *shape), [], "x"), "x")
     input_NCDHW = torch.randn(2, *shape[1:])
     with torch.inference_mode():
         expected = encoder(input_NCDHW)
@@ -133,7 +133,7 @@ def test_a_program_is_published_and_loaded_back(archive, store, tmp_path):
     assert (card.architecture, card.primary_layer) == (ARCHITECTURE, "block")
     input_NCDHW = torch.randn(*SHAPE)
     with torch.inference_mode():
-        assert torch.equal(encoder(input_NCDHW), build_exported(imported.state)(input_NCDHW))
+        assert torch.equal(encoder(input_NCDHW), build_exported(imported.state, "x")(input_NCDHW))
     with pytest.raises(BadOption, match="has no initial weights"):
         get_architecture(card.architecture)
     narrow = imported.preprocessing.model_copy(update={"modalities": ("t2w",)})
@@ -168,7 +168,7 @@ def test_pickles_are_never_read(archive, tmp_path):
     assert marker.exists()
     marker.unlink()
     hostile = edited(archive, files={"data/sample_inputs/model.pt": payload, "data/constants/opaque_obj_0": payload})
-    build_exported(read_program(hostile, [], "x"))  # … and is not even opened
+    build_exported(read_program(hostile, [], "x"), "x")  # … and is not even opened
 
     def pickled(name):
         config = json.loads(dict(_files(archive))[name])

@@ -1,0 +1,149 @@
+"""Run the operators of a program's graph in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from vfmalign.core.domain.errors import VfmalignError
+from vfmalign.models.formats.operators import DTYPES, FORMATS, find_operator
+from vfmalign.models.formats.program_graph import Argument, Node, ProgramGraph, reject
+
+
+class ProgramInterpreter:
+    """Runs a graph whose operators are all allowed.
+
+    Args:
+        graph: the graph.
+        subject: name of the program in errors.
+
+    Raises:
+        BadCheckpoint: an operator is not allowed.
+    """
+
+    def __init__(self, graph: ProgramGraph, subject: str) -> None:
+        self._graph, self._subject = graph, subject
+        self._operators = [find_operator(operator, overload, subject) for operator, overload, _, _ in graph.nodes]
+        self._released = _list_released(graph)
+
+    def run(self, values: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """Run the whole graph.
+
+        Args:
+            values: the image and the weights by their names in the graph.
+            device: device of new tensors.
+
+        Returns:
+            The layers.
+
+        Raises:
+            BadCheckpoint: an operator rejects its arguments.
+        """
+        current = dict(values)
+        for number in range(len(self._graph.nodes)):
+            self.run_node(number, current, device)
+            self.release(number, current)
+        return {layer: current[value] for layer, value in self._graph.layers}
+
+    def run_node(
+        self, number: int, values: dict[str, Tensor], device: torch.device
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Run one operator, add its results to `values`, and return the tensors that it takes and makes."""
+        _, _, encoded, results = node = self._graph.nodes[number]
+        arguments = {name: _decode(argument, values) for name, argument in encoded}
+        inputs = _list_tensors(list(arguments.values()))
+        if any(argument.name == "device" for argument in self._operators[number]._schema.arguments):
+            arguments["device"] = device  # without it, new tensors would lie on the CPU
+        outputs = self._call(node, self._operators[number], arguments)
+        named = {name: output for name, output in zip(results, outputs, strict=False) if name}
+        values |= named
+        return inputs, list(named.values())
+
+    def release(self, number: int, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Remove and return the values that no operator after this one takes."""
+        return {name: values.pop(name) for name in self._released[number]}
+
+    def _call(self, node: Node, function: Any, arguments: dict[str, Any]) -> Sequence[Tensor]:
+        positional, named = _bind(function, arguments)
+        try:
+            output = function(*positional, **named)
+        except (VfmalignError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # an operator may raise any type on arguments that it rejects
+            problem = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise reject(f"the program does not run: {function}: {problem}", self._subject) from error
+        outputs = [output] if isinstance(output, Tensor) else output
+        if not isinstance(outputs, list | tuple) or not all(
+            isinstance(item, Tensor) for item, name in zip(outputs, node[3], strict=False) if name
+        ):
+            raise reject(f"{function} returns something other than tensors", self._subject)
+        if len(outputs) < len(node[3]):
+            raise reject(f"{function} returns {len(outputs)} tensors instead of {len(node[3])}", self._subject)
+        return outputs
+
+
+def list_argument_names(argument: Argument) -> list[str]:
+    """Names of the values that an argument takes."""
+    kind, content = argument
+    if kind == "tensor":
+        return [cast(str, content)]
+    if kind == "tensors":
+        return list(cast(list[str], content))
+    if kind == "optional":
+        return [name for item in cast(list[Argument], content) for name in list_argument_names(item)]
+    return []
+
+
+def _list_released(graph: ProgramGraph) -> list[list[str]]:
+    """For each node, the values that it takes or makes and that nothing needs afterwards."""
+    pending = {value for _, value in graph.layers}
+    released: list[list[str]] = []
+    for _, _, arguments, results in reversed(graph.nodes):
+        names = {name for _, argument in arguments for name in list_argument_names(argument)} | {*filter(None, results)}
+        released.append(sorted(names - pending))
+        pending |= names
+    return released[::-1]
+
+
+def _decode(argument: Argument, values: Mapping[str, Tensor]) -> Any:
+    kind, content = cast(tuple[str, Any], argument)
+    match kind:
+        case "tensor":
+            return values[content]
+        case "tensors":
+            return [values[name] for name in content]
+        case "optional":
+            return [_decode(item, values) for item in content]
+        case "number":
+            return float(content)
+        case "dtype":
+            return DTYPES[content]
+        case "format":
+            return FORMATS[content]
+    return content
+
+
+def _list_tensors(arguments: Sequence[Any]) -> list[Tensor]:
+    tensors: list[Tensor] = []
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            tensors.append(argument)
+        elif isinstance(argument, list):
+            tensors += _list_tensors(argument)
+    return tensors
+
+
+def _bind(function: Any, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Split arguments into positional and keyword arguments of an operator.
+
+    Arguments are passed by position as far as possible, because not every operator accepts `self` by name.
+    """
+    positional: list[Any] = []
+    for argument in function._schema.arguments:
+        if argument.kwarg_only or argument.name not in arguments:
+            break
+        positional.append(arguments.pop(argument.name))
+    return positional, arguments
