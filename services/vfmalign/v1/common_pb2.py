@@ -22,51 +22,76 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from vfmalign.v1 import bounds_pb2 as vfmalign_dot_v1_dot_bounds__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vfmalign/v1/common.proto\x12\x0bvfmalign.v1\"O\n\x06Tensor\x12(\n\tdata_type\x18\x01 \x01(\x0e\x32\x15.vfmalign.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"<\n\tObjectRef\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"\xb0\x01\n\x08LabelMap\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x06values\x18\x02 \x03(\x0b\x32!.vfmalign.v1.LabelMap.ValuesEntry\x12\x14\n\x0cmay_be_empty\x18\x03 \x01(\x08\x12\x0e\n\x06weight\x18\x04 \x01(\x01\x12\x0e\n\x06within\x18\x05 \x01(\t\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\tCaseClass\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x10\n\x08\x61t_least\x18\x03 \x01(\r\"|\n\x0eTaskParameters\x12\x0e\n\x06labels\x18\x01 \x03(\t\x12\x12\n\nstructures\x18\x02 \x03(\t\x12\x12\n\nclass_name\x18\x03 \x01(\t\x12\x0e\n\x06inputs\x18\x04 \x03(\t\x12\x0e\n\x06target\x18\x05 \x01(\t\x12\x12\n\nmodalities\x18\x06 \x03(\t\"E\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\nparameters\x18\x02 \x01(\x0b\x32\x1b.vfmalign.v1.TaskParameters\"\x95\x02\n\x12\x44\x61tasetDeclaration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmodalities\x18\x02 \x03(\t\x12%\n\x06labels\x18\x03 \x03(\x0b\x32\x15.vfmalign.v1.LabelMap\x12\'\n\x07\x63lasses\x18\x04 \x03(\x0b\x32\x16.vfmalign.v1.CaseClass\x12?\n\x08\x64\x65\x66\x61ults\x18\x05 \x03(\x0b\x32-.vfmalign.v1.DatasetDeclaration.DefaultsEntry\x1aL\n\rDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.vfmalign.v1.TaskParameters:\x02\x38\x01\"-\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"b\n\x04\x43ost\x12(\n\x06stages\x18\x01 \x03(\x0b\x32\x18.vfmalign.v1.StageTiming\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12 \n\x18peak_device_memory_bytes\x18\x03 \x01(\x03\"[\n\x08Interval\x12\r\n\x05lower\x18\x01 \x01(\x01\x12\r\n\x05upper\x18\x02 \x01(\x01\x12\r\n\x05level\x18\x03 \x01(\x01\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x12\n\ndegenerate\x18\x05 \x01(\x08\"z\n\x08\x45stimate\x12\x12\n\x05value\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12,\n\x08interval\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.IntervalH\x01\x88\x01\x01\x12\x15\n\rabsent_reason\x18\x03 \x01(\tB\x08\n\x06_valueB\x0b\n\t_interval\"}\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12\x17\n\x0f\x65lapsed_seconds\x18\x05 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\"0\n\x0fSoftwareVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t*j\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x02\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x03*b\n\x05Split\x12\x15\n\x11SPLIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eSPLIT_PRETRAIN\x10\x01\x12\x0f\n\x0bSPLIT_TRAIN\x10\x02\x12\r\n\tSPLIT_VAL\x10\x03\x12\x0e\n\nSPLIT_TEST\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vfmalign/v1/common.proto\x12\x0bvfmalign.v1\x1a\x18vfmalign/v1/bounds.proto\"t\n\x06Tensor\x12(\n\tdata_type\x18\x01 \x01(\x0e\x32\x15.vfmalign.v1.DataType\x12\'\n\x05shape\x18\x02 \x03(\x03\x42\x18\xca\xf3\x18\x14\x10\x06\x19\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\x00\x00\x00\x00pA\x12\x17\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x42\t\xca\xf3\x18\x05\x08\x80\x80\x80\x08\"e\n\tObjectRef\x12\x14\n\x03uri\x18\x01 \x01(\tB\x07\xca\xf3\x18\x03\x08\x80\x08\x12\x16\n\x06sha256\x18\x02 \x01(\tB\x06\xca\xf3\x18\x02\x08@\x12*\n\nsize_bytes\x18\x03 \x01(\x03\x42\x16\xca\xf3\x18\x12\x19\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\x00\x00\x00\x00\xe0\x43\"\xb0\x01\n\x08LabelMap\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x06values\x18\x02 \x03(\x0b\x32!.vfmalign.v1.LabelMap.ValuesEntry\x12\x14\n\x0cmay_be_empty\x18\x03 \x01(\x08\x12\x0e\n\x06weight\x18\x04 \x01(\x01\x12\x0e\n\x06within\x18\x05 \x01(\t\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\tCaseClass\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x10\n\x08\x61t_least\x18\x03 \x01(\r\"\xb5\x01\n\x0eTaskParameters\x12\x18\n\x06labels\x18\x01 \x03(\tB\x08\xca\xf3\x18\x04\x08 \x10\x10\x12\x1d\n\nstructures\x18\x02 \x03(\tB\t\xca\xf3\x18\x05\x08 \x10\xff\x01\x12\x1a\n\nclass_name\x18\x03 \x01(\tB\x06\xca\xf3\x18\x02\x08 \x12\x18\n\x06inputs\x18\x04 \x03(\tB\x08\xca\xf3\x18\x04\x08 \x10\x10\x12\x16\n\x06target\x18\x05 \x01(\tB\x06\xca\xf3\x18\x02\x08 \x12\x1c\n\nmodalities\x18\x06 \x03(\tB\x08\xca\xf3\x18\x04\x08 \x10\x10\"M\n\x04Task\x12\x14\n\x04name\x18\x01 \x01(\tB\x06\xca\xf3\x18\x02\x08 \x12/\n\nparameters\x18\x02 \x01(\x0b\x32\x1b.vfmalign.v1.TaskParameters\"\x95\x02\n\x12\x44\x61tasetDeclaration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmodalities\x18\x02 \x03(\t\x12%\n\x06labels\x18\x03 \x03(\x0b\x32\x15.vfmalign.v1.LabelMap\x12\'\n\x07\x63lasses\x18\x04 \x03(\x0b\x32\x16.vfmalign.v1.CaseClass\x12?\n\x08\x64\x65\x66\x61ults\x18\x05 \x03(\x0b\x32-.vfmalign.v1.DatasetDeclaration.DefaultsEntry\x1aL\n\rDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.vfmalign.v1.TaskParameters:\x02\x38\x01\"-\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"b\n\x04\x43ost\x12(\n\x06stages\x18\x01 \x03(\x0b\x32\x18.vfmalign.v1.StageTiming\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12 \n\x18peak_device_memory_bytes\x18\x03 \x01(\x03\"[\n\x08Interval\x12\r\n\x05lower\x18\x01 \x01(\x01\x12\r\n\x05upper\x18\x02 \x01(\x01\x12\r\n\x05level\x18\x03 \x01(\x01\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x12\n\ndegenerate\x18\x05 \x01(\x08\"z\n\x08\x45stimate\x12\x12\n\x05value\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12,\n\x08interval\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.IntervalH\x01\x88\x01\x01\x12\x15\n\rabsent_reason\x18\x03 \x01(\tB\x08\n\x06_valueB\x0b\n\t_interval\"}\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12\x17\n\x0f\x65lapsed_seconds\x18\x05 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\"0\n\x0fSoftwareVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t*j\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x02\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x03*b\n\x05Split\x12\x15\n\x11SPLIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eSPLIT_PRETRAIN\x10\x01\x12\x0f\n\x0bSPLIT_TRAIN\x10\x02\x12\r\n\tSPLIT_VAL\x10\x03\x12\x0e\n\nSPLIT_TEST\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vfmalign.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TENSOR'].fields_by_name['shape']._loaded_options = None
+  _globals['_TENSOR'].fields_by_name['shape']._serialized_options = b'\312\363\030\024\020\006\031\000\000\000\000\000\000\000\000!\000\000\000\000\000\000pA'
+  _globals['_TENSOR'].fields_by_name['data']._loaded_options = None
+  _globals['_TENSOR'].fields_by_name['data']._serialized_options = b'\312\363\030\005\010\200\200\200\010'
+  _globals['_OBJECTREF'].fields_by_name['uri']._loaded_options = None
+  _globals['_OBJECTREF'].fields_by_name['uri']._serialized_options = b'\312\363\030\003\010\200\010'
+  _globals['_OBJECTREF'].fields_by_name['sha256']._loaded_options = None
+  _globals['_OBJECTREF'].fields_by_name['sha256']._serialized_options = b'\312\363\030\002\010@'
+  _globals['_OBJECTREF'].fields_by_name['size_bytes']._loaded_options = None
+  _globals['_OBJECTREF'].fields_by_name['size_bytes']._serialized_options = b'\312\363\030\022\031\000\000\000\000\000\000\000\000!\000\000\000\000\000\000\340C'
   _globals['_LABELMAP_VALUESENTRY']._loaded_options = None
   _globals['_LABELMAP_VALUESENTRY']._serialized_options = b'8\001'
+  _globals['_TASKPARAMETERS'].fields_by_name['labels']._loaded_options = None
+  _globals['_TASKPARAMETERS'].fields_by_name['labels']._serialized_options = b'\312\363\030\004\010 \020\020'
+  _globals['_TASKPARAMETERS'].fields_by_name['structures']._loaded_options = None
+  _globals['_TASKPARAMETERS'].fields_by_name['structures']._serialized_options = b'\312\363\030\005\010 \020\377\001'
+  _globals['_TASKPARAMETERS'].fields_by_name['class_name']._loaded_options = None
+  _globals['_TASKPARAMETERS'].fields_by_name['class_name']._serialized_options = b'\312\363\030\002\010 '
+  _globals['_TASKPARAMETERS'].fields_by_name['inputs']._loaded_options = None
+  _globals['_TASKPARAMETERS'].fields_by_name['inputs']._serialized_options = b'\312\363\030\004\010 \020\020'
+  _globals['_TASKPARAMETERS'].fields_by_name['target']._loaded_options = None
+  _globals['_TASKPARAMETERS'].fields_by_name['target']._serialized_options = b'\312\363\030\002\010 '
+  _globals['_TASKPARAMETERS'].fields_by_name['modalities']._loaded_options = None
+  _globals['_TASKPARAMETERS'].fields_by_name['modalities']._serialized_options = b'\312\363\030\004\010 \020\020'
+  _globals['_TASK'].fields_by_name['name']._loaded_options = None
+  _globals['_TASK'].fields_by_name['name']._serialized_options = b'\312\363\030\002\010 '
   _globals['_DATASETDECLARATION_DEFAULTSENTRY']._loaded_options = None
   _globals['_DATASETDECLARATION_DEFAULTSENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1441
-  _globals['_DATATYPE']._serialized_end=1547
-  _globals['_SPLIT']._serialized_start=1549
-  _globals['_SPLIT']._serialized_end=1647
-  _globals['_TENSOR']._serialized_start=41
-  _globals['_TENSOR']._serialized_end=120
-  _globals['_OBJECTREF']._serialized_start=122
-  _globals['_OBJECTREF']._serialized_end=182
-  _globals['_LABELMAP']._serialized_start=185
-  _globals['_LABELMAP']._serialized_end=361
-  _globals['_LABELMAP_VALUESENTRY']._serialized_start=316
-  _globals['_LABELMAP_VALUESENTRY']._serialized_end=361
-  _globals['_CASECLASS']._serialized_start=363
-  _globals['_CASECLASS']._serialized_end=421
-  _globals['_TASKPARAMETERS']._serialized_start=423
-  _globals['_TASKPARAMETERS']._serialized_end=547
-  _globals['_TASK']._serialized_start=549
-  _globals['_TASK']._serialized_end=618
-  _globals['_DATASETDECLARATION']._serialized_start=621
-  _globals['_DATASETDECLARATION']._serialized_end=898
-  _globals['_DATASETDECLARATION_DEFAULTSENTRY']._serialized_start=822
-  _globals['_DATASETDECLARATION_DEFAULTSENTRY']._serialized_end=898
-  _globals['_STAGETIMING']._serialized_start=900
-  _globals['_STAGETIMING']._serialized_end=945
-  _globals['_COST']._serialized_start=947
-  _globals['_COST']._serialized_end=1045
-  _globals['_INTERVAL']._serialized_start=1047
-  _globals['_INTERVAL']._serialized_end=1138
-  _globals['_ESTIMATE']._serialized_start=1140
-  _globals['_ESTIMATE']._serialized_end=1262
-  _globals['_PROGRESS']._serialized_start=1264
-  _globals['_PROGRESS']._serialized_end=1389
-  _globals['_SOFTWAREVERSION']._serialized_start=1391
-  _globals['_SOFTWAREVERSION']._serialized_end=1439
+  _globals['_DATATYPE']._serialized_start=1611
+  _globals['_DATATYPE']._serialized_end=1717
+  _globals['_SPLIT']._serialized_start=1719
+  _globals['_SPLIT']._serialized_end=1817
+  _globals['_TENSOR']._serialized_start=67
+  _globals['_TENSOR']._serialized_end=183
+  _globals['_OBJECTREF']._serialized_start=185
+  _globals['_OBJECTREF']._serialized_end=286
+  _globals['_LABELMAP']._serialized_start=289
+  _globals['_LABELMAP']._serialized_end=465
+  _globals['_LABELMAP_VALUESENTRY']._serialized_start=420
+  _globals['_LABELMAP_VALUESENTRY']._serialized_end=465
+  _globals['_CASECLASS']._serialized_start=467
+  _globals['_CASECLASS']._serialized_end=525
+  _globals['_TASKPARAMETERS']._serialized_start=528
+  _globals['_TASKPARAMETERS']._serialized_end=709
+  _globals['_TASK']._serialized_start=711
+  _globals['_TASK']._serialized_end=788
+  _globals['_DATASETDECLARATION']._serialized_start=791
+  _globals['_DATASETDECLARATION']._serialized_end=1068
+  _globals['_DATASETDECLARATION_DEFAULTSENTRY']._serialized_start=992
+  _globals['_DATASETDECLARATION_DEFAULTSENTRY']._serialized_end=1068
+  _globals['_STAGETIMING']._serialized_start=1070
+  _globals['_STAGETIMING']._serialized_end=1115
+  _globals['_COST']._serialized_start=1117
+  _globals['_COST']._serialized_end=1215
+  _globals['_INTERVAL']._serialized_start=1217
+  _globals['_INTERVAL']._serialized_end=1308
+  _globals['_ESTIMATE']._serialized_start=1310
+  _globals['_ESTIMATE']._serialized_end=1432
+  _globals['_PROGRESS']._serialized_start=1434
+  _globals['_PROGRESS']._serialized_end=1559
+  _globals['_SOFTWAREVERSION']._serialized_start=1561
+  _globals['_SOFTWAREVERSION']._serialized_end=1609
 # @@protoc_insertion_point(module_scope)

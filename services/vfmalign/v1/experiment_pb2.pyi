@@ -2,6 +2,7 @@ import datetime
 
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from vfmalign.v1 import alignment_pb2 as _alignment_pb2
+from vfmalign.v1 import bounds_pb2 as _bounds_pb2
 from vfmalign.v1 import common_pb2 as _common_pb2
 from vfmalign.v1 import finetuning_pb2 as _finetuning_pb2
 from google.protobuf.internal import containers as _containers

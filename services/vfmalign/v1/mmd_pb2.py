@@ -22,64 +22,101 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from vfmalign.v1 import bounds_pb2 as vfmalign_dot_v1_dot_bounds__pb2
 from vfmalign.v1 import common_pb2 as vfmalign_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15vfmalign/v1/mmd.proto\x12\x0bvfmalign.v1\x1a\x18vfmalign/v1/common.proto\"C\n\x0bInlineLayer\x12\r\n\x05layer\x18\x01 \x01(\t\x12%\n\x08\x66\x65\x61tures\x18\x02 \x01(\x0b\x32\x13.vfmalign.v1.Tensor\"\\\n\x0eInlineFeatures\x12(\n\x06layers\x18\x01 \x03(\x0b\x32\x18.vfmalign.v1.InlineLayer\x12\x0e\n\x06groups\x18\x02 \x03(\t\x12\x10\n\x08\x63\x61se_ids\x18\x03 \x03(\t\"\\\n\x10UploadedFeatures\x12&\n\x06object\x18\x01 \x01(\x0b\x32\x16.vfmalign.v1.ObjectRef\x12\x0e\n\x06groups\x18\x02 \x03(\t\x12\x10\n\x08\x63\x61se_ids\x18\x03 \x03(\t\"\xae\x01\n\rFeatureSource\x12\x18\n\x0e\x66\x65\x61ture_set_id\x18\x01 \x01(\tH\x00\x12-\n\x06inline\x18\x02 \x01(\x0b\x32\x1b.vfmalign.v1.InlineFeaturesH\x00\x12\x31\n\x08uploaded\x18\x03 \x01(\x0b\x32\x1d.vfmalign.v1.UploadedFeaturesH\x00\x12\x17\n\x0fmanifest_sha256\x18\x04 \x01(\tB\x08\n\x06source\"|\n\x06Kernel\x12)\n\x06\x66\x61mily\x18\x01 \x01(\x0e\x32\x19.vfmalign.v1.KernelFamily\x12\x32\n\x0e\x62\x61ndwidth_rule\x18\x02 \x01(\x0e\x32\x1a.vfmalign.v1.BandwidthRule\x12\x13\n\x0b\x66ixed_sigma\x18\x03 \x01(\x01\"n\n\x0bTestOptions\x12\x14\n\x0cpermutations\x18\x01 \x01(\x05\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\'\n\x06method\x18\x03 \x01(\x0e\x32\x17.vfmalign.v1.TestMethod\x12\x12\n\naggregated\x18\x04 \x01(\x08\"\x9c\x04\n\x0e\x43omputeRequest\x12%\n\x01x\x18\x01 \x01(\x0b\x32\x1a.vfmalign.v1.FeatureSource\x12%\n\x01y\x18\x02 \x01(\x0b\x32\x1a.vfmalign.v1.FeatureSource\x12\x32\n\treference\x18\x03 \x01(\x0b\x32\x1a.vfmalign.v1.FeatureSourceH\x00\x88\x01\x01\x12%\n\x07pairing\x18\x04 \x01(\x0e\x32\x14.vfmalign.v1.Pairing\x12)\n\testimator\x18\x05 \x01(\x0e\x32\x16.vfmalign.v1.Estimator\x12#\n\x06kernel\x18\x06 \x01(\x0b\x32\x13.vfmalign.v1.Kernel\x12\x0e\n\x06layers\x18\x07 \x03(\t\x12\x15\n\rprimary_layer\x18\x08 \x01(\t\x12+\n\x04test\x18\t \x01(\x0b\x32\x18.vfmalign.v1.TestOptionsH\x01\x88\x01\x01\x12\x16\n\x0einterval_level\x18\n \x01(\x01\x12\x12\n\nprojection\x18\x0b \x01(\x08\x12)\n\tprecision\x18\x0c \x01(\x0e\x32\x16.vfmalign.v1.Precision\x12\x12\n\nblock_rows\x18\r \x01(\x05\x12\x13\n\x0b\x66requencies\x18\x0e \x01(\x05\x12&\n\x08measures\x18\x0f \x03(\x0e\x32\x14.vfmalign.v1.MeasureB\x0c\n\n_referenceB\x07\n\x05_test\"o\n\rMeasureResult\x12%\n\x07measure\x18\x01 \x01(\x0e\x32\x14.vfmalign.v1.Measure\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\x11\n\tdimension\x18\x03 \x01(\x05\"\xd4\x02\n\x0bShiftResult\x12#\n\x04mmd2\x18\x01 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\r\n\x05sigma\x18\x02 \x01(\x01\x12&\n\x07p_value\x18\x03 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12,\n\rp_value_max_t\x18\x04 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\x14\n\x0cpermutations\x18\x05 \x01(\x03\x12\x12\n\nenumerated\x18\x06 \x01(\x08\x12\x13\n\x0b\x65rror_bound\x18\x07 \x01(\x01\x12\x19\n\x11\x62\x65low_error_bound\x18\x08 \x01(\x08\x12\x31\n\x12\x61ggregated_p_value\x18\t \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\x1b\n\x13\x61pproximation_error\x18\n \x01(\x01\x12\x11\n\tprecision\x18\x0b \x01(\t\"\x91\x01\n\x0bTopChannels\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x12\x31\n\x12\x64isplacement_share\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12/\n\rshift_without\x18\x03 \x01(\x0b\x32\x18.vfmalign.v1.ShiftResult\x12\x0f\n\x07\x63\x61ution\x18\x04 \x01(\t\"\xc5\x02\n\x0bLayerResult\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x10\n\x08\x63hannels\x18\x02 \x01(\x05\x12\x19\n\x11\x63hannels_excluded\x18\x03 \x01(\x05\x12%\n\x03raw\x18\x04 \x01(\x0b\x32\x18.vfmalign.v1.ShiftResult\x12\x33\n\x0cstandardised\x18\x05 \x01(\x0b\x32\x18.vfmalign.v1.ShiftResultH\x00\x88\x01\x01\x12,\n\x08measures\x18\x06 \x03(\x0b\x32\x1a.vfmalign.v1.MeasureResult\x12\x19\n\x11\x63hannels_at_floor\x18\x07 \x01(\x05\x12\x33\n\x0ctop_channels\x18\x08 \x01(\x0b\x32\x18.vfmalign.v1.TopChannelsH\x01\x88\x01\x01\x42\x0f\n\r_standardisedB\x0f\n\r_top_channels\"\'\n\x0fProjectionPoint\x12\t\n\x01u\x18\x01 \x01(\x01\x12\t\n\x01v\x18\x02 \x01(\x01\"z\n\nProjection\x12\'\n\x01x\x18\x01 \x03(\x0b\x32\x1c.vfmalign.v1.ProjectionPoint\x12\'\n\x01y\x18\x02 \x03(\x0b\x32\x1c.vfmalign.v1.ProjectionPoint\x12\x1a\n\x12\x65xplained_variance\x18\x03 \x03(\x01\"\xc9\x02\n\x0f\x43omputeResponse\x12(\n\x06layers\x18\x01 \x03(\x0b\x32\x18.vfmalign.v1.LayerResult\x12\x15\n\rprimary_layer\x18\x02 \x01(\t\x12)\n\testimator\x18\x03 \x01(\x0e\x32\x16.vfmalign.v1.Estimator\x12\x0e\n\x06rows_x\x18\x04 \x01(\x03\x12\x0e\n\x06rows_y\x18\x05 \x01(\x03\x12\x0e\n\x06groups\x18\x06 \x01(\x03\x12\x11\n\tprecision\x18\x07 \x01(\t\x12\x30\n\nprojection\x18\x08 \x01(\x0b\x32\x17.vfmalign.v1.ProjectionH\x00\x88\x01\x01\x12\x1f\n\x04\x63ost\x18\t \x01(\x0b\x32\x11.vfmalign.v1.Cost\x12\x0f\n\x07\x62\x61\x63kend\x18\n \x01(\t\x12\x14\n\x0c\x62\x61\x63kend_note\x18\x0b \x01(\tB\r\n\x0b_projection\"D\n\x13\x43omputeBatchRequest\x12-\n\x08requests\x18\x01 \x03(\x0b\x32\x1b.vfmalign.v1.ComputeRequest\":\n\tPairError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x8b\x01\n\x14\x43omputeBatchResponse\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x30\n\x08response\x18\x02 \x01(\x0b\x32\x1c.vfmalign.v1.ComputeResponseH\x00\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x16.vfmalign.v1.PairErrorH\x00\x42\t\n\x07outcome*O\n\x07Pairing\x12\x17\n\x13PAIRING_UNSPECIFIED\x10\x00\x12\x12\n\x0ePAIRING_PAIRED\x10\x01\x12\x17\n\x13PAIRING_INDEPENDENT\x10\x02*\xc8\x01\n\tEstimator\x12\x19\n\x15\x45STIMATOR_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45STIMATOR_BIASED\x10\x01\x12\x1d\n\x19\x45STIMATOR_UNBIASED_PAIRED\x10\x02\x12\"\n\x1e\x45STIMATOR_UNBIASED_INDEPENDENT\x10\x03\x12\x14\n\x10\x45STIMATOR_LINEAR\x10\x04\x12\x13\n\x0f\x45STIMATOR_BLOCK\x10\x05\x12\x1c\n\x18\x45STIMATOR_RANDOM_FOURIER\x10\x06*\x90\x02\n\x0cKernelFamily\x12\x1d\n\x19KERNEL_FAMILY_UNSPECIFIED\x10\x00\x12\x1a\n\x16KERNEL_FAMILY_GAUSSIAN\x10\x01\x12\"\n\x1eKERNEL_FAMILY_GAUSSIAN_MIXTURE\x10\x02\x12\x1b\n\x17KERNEL_FAMILY_LAPLACIAN\x10\x03\x12$\n KERNEL_FAMILY_RATIONAL_QUADRATIC\x10\x04\x12&\n\"KERNEL_FAMILY_INVERSE_MULTIQUADRIC\x10\x05\x12\x1c\n\x18KERNEL_FAMILY_POLYNOMIAL\x10\x06\x12\x18\n\x14KERNEL_FAMILY_LINEAR\x10\x07*\x90\x01\n\rBandwidthRule\x12\x1e\n\x1a\x42\x41NDWIDTH_RULE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42\x41NDWIDTH_RULE_FIXED\x10\x01\x12#\n\x1f\x42\x41NDWIDTH_RULE_REFERENCE_MEDIAN\x10\x02\x12 \n\x1c\x42\x41NDWIDTH_RULE_POOLED_MEDIAN\x10\x03*f\n\nTestMethod\x12\x1b\n\x17TEST_METHOD_UNSPECIFIED\x10\x00\x12\x1b\n\x17TEST_METHOD_PERMUTATION\x10\x01\x12\x1e\n\x1aTEST_METHOD_WILD_BOOTSTRAP\x10\x02*c\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_FAST\x10\x01\x12\x12\n\x0ePRECISION_HIGH\x10\x02\x12\x13\n\x0fPRECISION_EXACT\x10\x03*\\\n\x07Measure\x12\x17\n\x13MEASURE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bMEASURE_CKA\x10\x01\x12\x13\n\x0fMEASURE_FRECHET\x10\x02\x12\x12\n\x0eMEASURE_ENERGY\x10\x03\x32\xa9\x01\n\nMmdService\x12\x44\n\x07\x43ompute\x12\x1b.vfmalign.v1.ComputeRequest\x1a\x1c.vfmalign.v1.ComputeResponse\x12U\n\x0c\x43omputeBatch\x12 .vfmalign.v1.ComputeBatchRequest\x1a!.vfmalign.v1.ComputeBatchResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15vfmalign/v1/mmd.proto\x12\x0bvfmalign.v1\x1a\x18vfmalign/v1/bounds.proto\x1a\x18vfmalign/v1/common.proto\"L\n\x0bInlineLayer\x12\x16\n\x05layer\x18\x01 \x01(\tB\x07\xca\xf3\x18\x03\x08\x80\x01\x12%\n\x08\x66\x65\x61tures\x18\x02 \x01(\x0b\x32\x13.vfmalign.v1.Tensor\"\x7f\n\x0eInlineFeatures\x12\x31\n\x06layers\x18\x01 \x03(\x0b\x32\x18.vfmalign.v1.InlineLayerB\x07\xca\xf3\x18\x03\x10\x80\x02\x12\x1b\n\x06groups\x18\x02 \x03(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x10\xc0\x9a\x0c\x12\x1d\n\x08\x63\x61se_ids\x18\x03 \x03(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x10\xc0\x9a\x0c\"v\n\x10UploadedFeatures\x12&\n\x06object\x18\x01 \x01(\x0b\x32\x16.vfmalign.v1.ObjectRef\x12\x1b\n\x06groups\x18\x02 \x03(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x10\xc0\x84=\x12\x1d\n\x08\x63\x61se_ids\x18\x03 \x03(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x10\xc0\x84=\"\xbf\x01\n\rFeatureSource\x12!\n\x0e\x66\x65\x61ture_set_id\x18\x01 \x01(\tB\x07\xca\xf3\x18\x03\x08\x80\x01H\x00\x12-\n\x06inline\x18\x02 \x01(\x0b\x32\x1b.vfmalign.v1.InlineFeaturesH\x00\x12\x31\n\x08uploaded\x18\x03 \x01(\x0b\x32\x1d.vfmalign.v1.UploadedFeaturesH\x00\x12\x1f\n\x0fmanifest_sha256\x18\x04 \x01(\tB\x06\xca\xf3\x18\x02\x08@B\x08\n\x06source\"\x94\x01\n\x06Kernel\x12)\n\x06\x66\x61mily\x18\x01 \x01(\x0e\x32\x19.vfmalign.v1.KernelFamily\x12\x32\n\x0e\x62\x61ndwidth_rule\x18\x02 \x01(\x0e\x32\x1a.vfmalign.v1.BandwidthRule\x12+\n\x0b\x66ixed_sigma\x18\x03 \x01(\x01\x42\x16\xca\xf3\x18\x12\x19\x00\x00\x00\x00\x00\x00\x00\x00!}\xc3\x94%\xadI\xb2T\"\x9e\x01\n\x0bTestOptions\x12,\n\x0cpermutations\x18\x01 \x01(\x05\x42\x16\xca\xf3\x18\x12\x19\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\x00\x00\x00j\xf8@\x12$\n\x04seed\x18\x02 \x01(\x04\x42\x16\xca\xf3\x18\x12\x19\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\x00\x00\x00\x00\xf0\x43\x12\'\n\x06method\x18\x03 \x01(\x0e\x32\x17.vfmalign.v1.TestMethod\x12\x12\n\naggregated\x18\x04 \x01(\x08\"\x81\x05\n\x0e\x43omputeRequest\x12%\n\x01x\x18\x01 \x01(\x0b\x32\x1a.vfmalign.v1.FeatureSource\x12%\n\x01y\x18\x02 \x01(\x0b\x32\x1a.vfmalign.v1.FeatureSource\x12\x32\n\treference\x18\x03 \x01(\x0b\x32\x1a.vfmalign.v1.FeatureSourceH\x00\x88\x01\x01\x12%\n\x07pairing\x18\x04 \x01(\x0e\x32\x14.vfmalign.v1.Pairing\x12)\n\testimator\x18\x05 \x01(\x0e\x32\x16.vfmalign.v1.Estimator\x12#\n\x06kernel\x18\x06 \x01(\x0b\x32\x13.vfmalign.v1.Kernel\x12\x1a\n\x06layers\x18\x07 \x03(\tB\n\xca\xf3\x18\x06\x08\x80\x01\x10\x80\x02\x12\x1e\n\rprimary_layer\x18\x08 \x01(\tB\x07\xca\xf3\x18\x03\x08\x80\x01\x12+\n\x04test\x18\t \x01(\x0b\x32\x18.vfmalign.v1.TestOptionsH\x01\x88\x01\x01\x12.\n\x0einterval_level\x18\n \x01(\x01\x42\x16\xca\xf3\x18\x12\x19\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\x00\x00\x00\x00\xf0?\x12\x12\n\nprojection\x18\x0b \x01(\x08\x12)\n\tprecision\x18\x0c \x01(\x0e\x32\x16.vfmalign.v1.Precision\x12*\n\nblock_rows\x18\r \x01(\x05\x42\x16\xca\xf3\x18\x12\x19\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\xc0\xff\xff\xff\xdf\x41\x12+\n\x0b\x66requencies\x18\x0e \x01(\x05\x42\x16\xca\xf3\x18\x12\x19\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\x00\x00\x00\x00\x30\x41\x12.\n\x08measures\x18\x0f \x03(\x0e\x32\x14.vfmalign.v1.MeasureB\x06\xca\xf3\x18\x02\x10\x10\x42\x0c\n\n_referenceB\x07\n\x05_test\"o\n\rMeasureResult\x12%\n\x07measure\x18\x01 \x01(\x0e\x32\x14.vfmalign.v1.Measure\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\x11\n\tdimension\x18\x03 \x01(\x05\"\xd4\x02\n\x0bShiftResult\x12#\n\x04mmd2\x18\x01 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\r\n\x05sigma\x18\x02 \x01(\x01\x12&\n\x07p_value\x18\x03 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12,\n\rp_value_max_t\x18\x04 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\x14\n\x0cpermutations\x18\x05 \x01(\x03\x12\x12\n\nenumerated\x18\x06 \x01(\x08\x12\x13\n\x0b\x65rror_bound\x18\x07 \x01(\x01\x12\x19\n\x11\x62\x65low_error_bound\x18\x08 \x01(\x08\x12\x31\n\x12\x61ggregated_p_value\x18\t \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12\x1b\n\x13\x61pproximation_error\x18\n \x01(\x01\x12\x11\n\tprecision\x18\x0b \x01(\t\"\x91\x01\n\x0bTopChannels\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x12\x31\n\x12\x64isplacement_share\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.Estimate\x12/\n\rshift_without\x18\x03 \x01(\x0b\x32\x18.vfmalign.v1.ShiftResult\x12\x0f\n\x07\x63\x61ution\x18\x04 \x01(\t\"\xc5\x02\n\x0bLayerResult\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x10\n\x08\x63hannels\x18\x02 \x01(\x05\x12\x19\n\x11\x63hannels_excluded\x18\x03 \x01(\x05\x12%\n\x03raw\x18\x04 \x01(\x0b\x32\x18.vfmalign.v1.ShiftResult\x12\x33\n\x0cstandardised\x18\x05 \x01(\x0b\x32\x18.vfmalign.v1.ShiftResultH\x00\x88\x01\x01\x12,\n\x08measures\x18\x06 \x03(\x0b\x32\x1a.vfmalign.v1.MeasureResult\x12\x19\n\x11\x63hannels_at_floor\x18\x07 \x01(\x05\x12\x33\n\x0ctop_channels\x18\x08 \x01(\x0b\x32\x18.vfmalign.v1.TopChannelsH\x01\x88\x01\x01\x42\x0f\n\r_standardisedB\x0f\n\r_top_channels\"\'\n\x0fProjectionPoint\x12\t\n\x01u\x18\x01 \x01(\x01\x12\t\n\x01v\x18\x02 \x01(\x01\"z\n\nProjection\x12\'\n\x01x\x18\x01 \x03(\x0b\x32\x1c.vfmalign.v1.ProjectionPoint\x12\'\n\x01y\x18\x02 \x03(\x0b\x32\x1c.vfmalign.v1.ProjectionPoint\x12\x1a\n\x12\x65xplained_variance\x18\x03 \x03(\x01\"\xc9\x02\n\x0f\x43omputeResponse\x12(\n\x06layers\x18\x01 \x03(\x0b\x32\x18.vfmalign.v1.LayerResult\x12\x15\n\rprimary_layer\x18\x02 \x01(\t\x12)\n\testimator\x18\x03 \x01(\x0e\x32\x16.vfmalign.v1.Estimator\x12\x0e\n\x06rows_x\x18\x04 \x01(\x03\x12\x0e\n\x06rows_y\x18\x05 \x01(\x03\x12\x0e\n\x06groups\x18\x06 \x01(\x03\x12\x11\n\tprecision\x18\x07 \x01(\t\x12\x30\n\nprojection\x18\x08 \x01(\x0b\x32\x17.vfmalign.v1.ProjectionH\x00\x88\x01\x01\x12\x1f\n\x04\x63ost\x18\t \x01(\x0b\x32\x11.vfmalign.v1.Cost\x12\x0f\n\x07\x62\x61\x63kend\x18\n \x01(\t\x12\x14\n\x0c\x62\x61\x63kend_note\x18\x0b \x01(\tB\r\n\x0b_projection\"M\n\x13\x43omputeBatchRequest\x12\x36\n\x08requests\x18\x01 \x03(\x0b\x32\x1b.vfmalign.v1.ComputeRequestB\x07\xca\xf3\x18\x03\x10\xe8\x07\":\n\tPairError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x8b\x01\n\x14\x43omputeBatchResponse\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x30\n\x08response\x18\x02 \x01(\x0b\x32\x1c.vfmalign.v1.ComputeResponseH\x00\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x16.vfmalign.v1.PairErrorH\x00\x42\t\n\x07outcome*O\n\x07Pairing\x12\x17\n\x13PAIRING_UNSPECIFIED\x10\x00\x12\x12\n\x0ePAIRING_PAIRED\x10\x01\x12\x17\n\x13PAIRING_INDEPENDENT\x10\x02*\xc8\x01\n\tEstimator\x12\x19\n\x15\x45STIMATOR_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45STIMATOR_BIASED\x10\x01\x12\x1d\n\x19\x45STIMATOR_UNBIASED_PAIRED\x10\x02\x12\"\n\x1e\x45STIMATOR_UNBIASED_INDEPENDENT\x10\x03\x12\x14\n\x10\x45STIMATOR_LINEAR\x10\x04\x12\x13\n\x0f\x45STIMATOR_BLOCK\x10\x05\x12\x1c\n\x18\x45STIMATOR_RANDOM_FOURIER\x10\x06*\x90\x02\n\x0cKernelFamily\x12\x1d\n\x19KERNEL_FAMILY_UNSPECIFIED\x10\x00\x12\x1a\n\x16KERNEL_FAMILY_GAUSSIAN\x10\x01\x12\"\n\x1eKERNEL_FAMILY_GAUSSIAN_MIXTURE\x10\x02\x12\x1b\n\x17KERNEL_FAMILY_LAPLACIAN\x10\x03\x12$\n KERNEL_FAMILY_RATIONAL_QUADRATIC\x10\x04\x12&\n\"KERNEL_FAMILY_INVERSE_MULTIQUADRIC\x10\x05\x12\x1c\n\x18KERNEL_FAMILY_POLYNOMIAL\x10\x06\x12\x18\n\x14KERNEL_FAMILY_LINEAR\x10\x07*\x90\x01\n\rBandwidthRule\x12\x1e\n\x1a\x42\x41NDWIDTH_RULE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42\x41NDWIDTH_RULE_FIXED\x10\x01\x12#\n\x1f\x42\x41NDWIDTH_RULE_REFERENCE_MEDIAN\x10\x02\x12 \n\x1c\x42\x41NDWIDTH_RULE_POOLED_MEDIAN\x10\x03*f\n\nTestMethod\x12\x1b\n\x17TEST_METHOD_UNSPECIFIED\x10\x00\x12\x1b\n\x17TEST_METHOD_PERMUTATION\x10\x01\x12\x1e\n\x1aTEST_METHOD_WILD_BOOTSTRAP\x10\x02*c\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_FAST\x10\x01\x12\x12\n\x0ePRECISION_HIGH\x10\x02\x12\x13\n\x0fPRECISION_EXACT\x10\x03*\\\n\x07Measure\x12\x17\n\x13MEASURE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bMEASURE_CKA\x10\x01\x12\x13\n\x0fMEASURE_FRECHET\x10\x02\x12\x12\n\x0eMEASURE_ENERGY\x10\x03\x32\xa9\x01\n\nMmdService\x12\x44\n\x07\x43ompute\x12\x1b.vfmalign.v1.ComputeRequest\x1a\x1c.vfmalign.v1.ComputeResponse\x12U\n\x0c\x43omputeBatch\x12 .vfmalign.v1.ComputeBatchRequest\x1a!.vfmalign.v1.ComputeBatchResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vfmalign.v1.mmd_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PAIRING']._serialized_start=2980
-  _globals['_PAIRING']._serialized_end=3059
-  _globals['_ESTIMATOR']._serialized_start=3062
-  _globals['_ESTIMATOR']._serialized_end=3262
-  _globals['_KERNELFAMILY']._serialized_start=3265
-  _globals['_KERNELFAMILY']._serialized_end=3537
-  _globals['_BANDWIDTHRULE']._serialized_start=3540
-  _globals['_BANDWIDTHRULE']._serialized_end=3684
-  _globals['_TESTMETHOD']._serialized_start=3686
-  _globals['_TESTMETHOD']._serialized_end=3788
-  _globals['_PRECISION']._serialized_start=3790
-  _globals['_PRECISION']._serialized_end=3889
-  _globals['_MEASURE']._serialized_start=3891
-  _globals['_MEASURE']._serialized_end=3983
-  _globals['_INLINELAYER']._serialized_start=64
-  _globals['_INLINELAYER']._serialized_end=131
-  _globals['_INLINEFEATURES']._serialized_start=133
-  _globals['_INLINEFEATURES']._serialized_end=225
-  _globals['_UPLOADEDFEATURES']._serialized_start=227
-  _globals['_UPLOADEDFEATURES']._serialized_end=319
-  _globals['_FEATURESOURCE']._serialized_start=322
-  _globals['_FEATURESOURCE']._serialized_end=496
-  _globals['_KERNEL']._serialized_start=498
-  _globals['_KERNEL']._serialized_end=622
-  _globals['_TESTOPTIONS']._serialized_start=624
-  _globals['_TESTOPTIONS']._serialized_end=734
-  _globals['_COMPUTEREQUEST']._serialized_start=737
-  _globals['_COMPUTEREQUEST']._serialized_end=1277
-  _globals['_MEASURERESULT']._serialized_start=1279
-  _globals['_MEASURERESULT']._serialized_end=1390
-  _globals['_SHIFTRESULT']._serialized_start=1393
-  _globals['_SHIFTRESULT']._serialized_end=1733
-  _globals['_TOPCHANNELS']._serialized_start=1736
-  _globals['_TOPCHANNELS']._serialized_end=1881
-  _globals['_LAYERRESULT']._serialized_start=1884
-  _globals['_LAYERRESULT']._serialized_end=2209
-  _globals['_PROJECTIONPOINT']._serialized_start=2211
-  _globals['_PROJECTIONPOINT']._serialized_end=2250
-  _globals['_PROJECTION']._serialized_start=2252
-  _globals['_PROJECTION']._serialized_end=2374
-  _globals['_COMPUTERESPONSE']._serialized_start=2377
-  _globals['_COMPUTERESPONSE']._serialized_end=2706
-  _globals['_COMPUTEBATCHREQUEST']._serialized_start=2708
-  _globals['_COMPUTEBATCHREQUEST']._serialized_end=2776
-  _globals['_PAIRERROR']._serialized_start=2778
-  _globals['_PAIRERROR']._serialized_end=2836
-  _globals['_COMPUTEBATCHRESPONSE']._serialized_start=2839
-  _globals['_COMPUTEBATCHRESPONSE']._serialized_end=2978
-  _globals['_MMDSERVICE']._serialized_start=3986
-  _globals['_MMDSERVICE']._serialized_end=4155
+  _globals['_INLINELAYER'].fields_by_name['layer']._loaded_options = None
+  _globals['_INLINELAYER'].fields_by_name['layer']._serialized_options = b'\312\363\030\003\010\200\001'
+  _globals['_INLINEFEATURES'].fields_by_name['layers']._loaded_options = None
+  _globals['_INLINEFEATURES'].fields_by_name['layers']._serialized_options = b'\312\363\030\003\020\200\002'
+  _globals['_INLINEFEATURES'].fields_by_name['groups']._loaded_options = None
+  _globals['_INLINEFEATURES'].fields_by_name['groups']._serialized_options = b'\312\363\030\007\010\200\001\020\300\232\014'
+  _globals['_INLINEFEATURES'].fields_by_name['case_ids']._loaded_options = None
+  _globals['_INLINEFEATURES'].fields_by_name['case_ids']._serialized_options = b'\312\363\030\007\010\200\001\020\300\232\014'
+  _globals['_UPLOADEDFEATURES'].fields_by_name['groups']._loaded_options = None
+  _globals['_UPLOADEDFEATURES'].fields_by_name['groups']._serialized_options = b'\312\363\030\007\010\200\001\020\300\204='
+  _globals['_UPLOADEDFEATURES'].fields_by_name['case_ids']._loaded_options = None
+  _globals['_UPLOADEDFEATURES'].fields_by_name['case_ids']._serialized_options = b'\312\363\030\007\010\200\001\020\300\204='
+  _globals['_FEATURESOURCE'].fields_by_name['feature_set_id']._loaded_options = None
+  _globals['_FEATURESOURCE'].fields_by_name['feature_set_id']._serialized_options = b'\312\363\030\003\010\200\001'
+  _globals['_FEATURESOURCE'].fields_by_name['manifest_sha256']._loaded_options = None
+  _globals['_FEATURESOURCE'].fields_by_name['manifest_sha256']._serialized_options = b'\312\363\030\002\010@'
+  _globals['_KERNEL'].fields_by_name['fixed_sigma']._loaded_options = None
+  _globals['_KERNEL'].fields_by_name['fixed_sigma']._serialized_options = b'\312\363\030\022\031\000\000\000\000\000\000\000\000!}\303\224%\255I\262T'
+  _globals['_TESTOPTIONS'].fields_by_name['permutations']._loaded_options = None
+  _globals['_TESTOPTIONS'].fields_by_name['permutations']._serialized_options = b'\312\363\030\022\031\000\000\000\000\000\000\000\000!\000\000\000\000\000j\370@'
+  _globals['_TESTOPTIONS'].fields_by_name['seed']._loaded_options = None
+  _globals['_TESTOPTIONS'].fields_by_name['seed']._serialized_options = b'\312\363\030\022\031\000\000\000\000\000\000\000\000!\000\000\000\000\000\000\360C'
+  _globals['_COMPUTEREQUEST'].fields_by_name['layers']._loaded_options = None
+  _globals['_COMPUTEREQUEST'].fields_by_name['layers']._serialized_options = b'\312\363\030\006\010\200\001\020\200\002'
+  _globals['_COMPUTEREQUEST'].fields_by_name['primary_layer']._loaded_options = None
+  _globals['_COMPUTEREQUEST'].fields_by_name['primary_layer']._serialized_options = b'\312\363\030\003\010\200\001'
+  _globals['_COMPUTEREQUEST'].fields_by_name['interval_level']._loaded_options = None
+  _globals['_COMPUTEREQUEST'].fields_by_name['interval_level']._serialized_options = b'\312\363\030\022\031\000\000\000\000\000\000\000\000!\000\000\000\000\000\000\360?'
+  _globals['_COMPUTEREQUEST'].fields_by_name['block_rows']._loaded_options = None
+  _globals['_COMPUTEREQUEST'].fields_by_name['block_rows']._serialized_options = b'\312\363\030\022\031\000\000\000\000\000\000\000\000!\000\000\300\377\377\377\337A'
+  _globals['_COMPUTEREQUEST'].fields_by_name['frequencies']._loaded_options = None
+  _globals['_COMPUTEREQUEST'].fields_by_name['frequencies']._serialized_options = b'\312\363\030\022\031\000\000\000\000\000\000\000\000!\000\000\000\000\000\0000A'
+  _globals['_COMPUTEREQUEST'].fields_by_name['measures']._loaded_options = None
+  _globals['_COMPUTEREQUEST'].fields_by_name['measures']._serialized_options = b'\312\363\030\002\020\020'
+  _globals['_COMPUTEBATCHREQUEST'].fields_by_name['requests']._loaded_options = None
+  _globals['_COMPUTEBATCHREQUEST'].fields_by_name['requests']._serialized_options = b'\312\363\030\003\020\350\007'
+  _globals['_PAIRING']._serialized_start=3277
+  _globals['_PAIRING']._serialized_end=3356
+  _globals['_ESTIMATOR']._serialized_start=3359
+  _globals['_ESTIMATOR']._serialized_end=3559
+  _globals['_KERNELFAMILY']._serialized_start=3562
+  _globals['_KERNELFAMILY']._serialized_end=3834
+  _globals['_BANDWIDTHRULE']._serialized_start=3837
+  _globals['_BANDWIDTHRULE']._serialized_end=3981
+  _globals['_TESTMETHOD']._serialized_start=3983
+  _globals['_TESTMETHOD']._serialized_end=4085
+  _globals['_PRECISION']._serialized_start=4087
+  _globals['_PRECISION']._serialized_end=4186
+  _globals['_MEASURE']._serialized_start=4188
+  _globals['_MEASURE']._serialized_end=4280
+  _globals['_INLINELAYER']._serialized_start=90
+  _globals['_INLINELAYER']._serialized_end=166
+  _globals['_INLINEFEATURES']._serialized_start=168
+  _globals['_INLINEFEATURES']._serialized_end=295
+  _globals['_UPLOADEDFEATURES']._serialized_start=297
+  _globals['_UPLOADEDFEATURES']._serialized_end=415
+  _globals['_FEATURESOURCE']._serialized_start=418
+  _globals['_FEATURESOURCE']._serialized_end=609
+  _globals['_KERNEL']._serialized_start=612
+  _globals['_KERNEL']._serialized_end=760
+  _globals['_TESTOPTIONS']._serialized_start=763
+  _globals['_TESTOPTIONS']._serialized_end=921
+  _globals['_COMPUTEREQUEST']._serialized_start=924
+  _globals['_COMPUTEREQUEST']._serialized_end=1565
+  _globals['_MEASURERESULT']._serialized_start=1567
+  _globals['_MEASURERESULT']._serialized_end=1678
+  _globals['_SHIFTRESULT']._serialized_start=1681
+  _globals['_SHIFTRESULT']._serialized_end=2021
+  _globals['_TOPCHANNELS']._serialized_start=2024
+  _globals['_TOPCHANNELS']._serialized_end=2169
+  _globals['_LAYERRESULT']._serialized_start=2172
+  _globals['_LAYERRESULT']._serialized_end=2497
+  _globals['_PROJECTIONPOINT']._serialized_start=2499
+  _globals['_PROJECTIONPOINT']._serialized_end=2538
+  _globals['_PROJECTION']._serialized_start=2540
+  _globals['_PROJECTION']._serialized_end=2662
+  _globals['_COMPUTERESPONSE']._serialized_start=2665
+  _globals['_COMPUTERESPONSE']._serialized_end=2994
+  _globals['_COMPUTEBATCHREQUEST']._serialized_start=2996
+  _globals['_COMPUTEBATCHREQUEST']._serialized_end=3073
+  _globals['_PAIRERROR']._serialized_start=3075
+  _globals['_PAIRERROR']._serialized_end=3133
+  _globals['_COMPUTEBATCHRESPONSE']._serialized_start=3136
+  _globals['_COMPUTEBATCHRESPONSE']._serialized_end=3275
+  _globals['_MMDSERVICE']._serialized_start=4283
+  _globals['_MMDSERVICE']._serialized_end=4452
 # @@protoc_insertion_point(module_scope)

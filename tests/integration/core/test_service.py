@@ -23,7 +23,7 @@ from vfmalign.cli.local.ports import free_ports
 from vfmalign.core.domain import errors
 from vfmalign.core.rpc.channels import connect
 from vfmalign.core.runtime import logs
-from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
+from vfmalign.v1 import common_pb2, mmd_pb2, mmd_pb2_grpc
 
 # Does what the field `primary_layer` says: relay to another service, sleep, say who serves whom, answer at once.
 PROGRAM = """
@@ -127,6 +127,14 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 def compute(channel: grpc.aio.Channel, what: str, **options: Any) -> Any:
     stub: Any = mmd_pb2_grpc.MmdServiceStub(channel)
     return stub.Compute(mmd_pb2.ComputeRequest(primary_layer=what), **options)
+
+
+def send(channel: grpc.aio.Channel, size: int) -> Any:
+    """Sends a tensor of so many bytes."""
+    layer = mmd_pb2.InlineLayer(features=common_pb2.Tensor(data=bytes(size)))
+    source = mmd_pb2.FeatureSource(inline=mmd_pb2.InlineFeatures(layers=[layer]))
+    stub: Any = mmd_pb2_grpc.MmdServiceStub(channel)
+    return stub.Compute(mmd_pb2.ComputeRequest(x=source))
 
 
 async def health(service: Service, port: str, name: str = "") -> str:
@@ -283,11 +291,11 @@ async def test_deadlines_cancellation_and_missing_methods_have_their_codes(start
 async def test_a_message_at_the_limit_passes_and_one_beyond_kills_nobody(start: Start) -> None:
     service = await start()
     async with connect(service.address) as channel:
-        assert (await compute(channel, "x" * (16 * 2**20))).primary_layer == "done"
+        assert (await send(channel, 16 * 2**20)).primary_layer == "done"
     unlimited = [("grpc.max_send_message_length", -1)]
     async with grpc.aio.insecure_channel(service.address, options=unlimited) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await compute(channel, "x" * (17 * 2**20))
+            await send(channel, 17 * 2**20)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert (await compute(channel, "now")).primary_layer == "done"
 

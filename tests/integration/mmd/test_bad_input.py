@@ -61,7 +61,7 @@ BAD_REQUESTS = [
     (_no_type, "BAD_TENSOR", "x.inline.layers[0].features.data_type"),
     (_no_source, "BAD_OPTION", "x"),
     (_twice, "BAD_TENSOR", "x.inline.layers[1].layer"),
-    (_long_label, "BAD_TENSOR", "x.inline.groups[0]"),
+    (_long_label, "BAD_OPTION", "x.inline.groups[0]"),
     (lambda m: m.ClearField("pairing"), "BAD_OPTION", "pairing"),
     (lambda m: setattr(m, "pairing", 17), "BAD_OPTION", "pairing"),
     (lambda m: setattr(m, "estimator", pb.ESTIMATOR_UNBIASED_INDEPENDENT), "BAD_OPTION", "estimator"),
@@ -72,7 +72,7 @@ BAD_REQUESTS = [
     (lambda m: setattr(m, "interval_level", 1.5), "BAD_OPTION", "interval_level"),
     (lambda m: setattr(m.test, "permutations", 100_001), "BAD_OPTION", "test.permutations"),
     (lambda m: m.layers.append("stages.9"), "BAD_OPTION", "layers"),
-    (lambda m: m.measures.append(9), "BAD_OPTION", "measures.0"),
+    (lambda m: m.measures.append(9), "BAD_OPTION", "measures[0]"),
     (lambda m: setattr(m.x, "feature_set_id", "../datasets/x"), "BAD_OPTION", "x.feature_set_id"),
 ]
 

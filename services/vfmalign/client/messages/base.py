@@ -120,8 +120,9 @@ def to_bad_option(error: ValidationError, field: str = "", names: Mapping[str, s
         names: path within the message of those fields that it does not hold under the record's name.
     """
     problem = error.errors(include_input=False, include_url=False)[0]
-    first, *rest = map(str, problem["loc"] or ("",))
-    path = ".".join(part for part in (field, (names or {}).get(first, first), *rest) if part)
+    first, *rest = problem["loc"] or ("",)
+    path = ".".join(filter(None, (field, (names or {}).get(str(first), str(first)))))
+    path += "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
     message, remedy = _describe_problem(problem["type"], str(problem["msg"]), problem.get("ctx", {}))
     return BadOption(message, field=path, remedy=remedy)
 

@@ -14,11 +14,10 @@ from typing import Any
 import grpc
 
 from vfmalign.core.rpc import tls
-from vfmalign.core.rpc.server import message_limits
+from vfmalign.core.rpc.server import MESSAGE_BYTES, message_limits
 from vfmalign.core.rpc.status_mapping import from_rpc_error
 from vfmalign.core.runtime import logs
 
-MESSAGE_BYTES = 16 * 2**20
 CALL_TIMEOUT_S = 60.0
 STREAM_TIMEOUT_S = 24 * 3600.0
 
@@ -59,7 +58,7 @@ def connect(
         address,
         ca_file,
         options=[
-            *message_limits(MESSAGE_BYTES),
+            *message_limits(MESSAGE_BYTES, MESSAGE_BYTES),
             ("grpc.service_config", json.dumps(config)),
             ("grpc.enable_retries", 1),
             ("grpc.min_reconnect_backoff_ms", 100),

@@ -1,4 +1,8 @@
-"""Server interceptor: request id, metrics, access log and conversion of errors to statuses.
+"""Server interceptor: admission, bounds of requests, request id, metrics, access log and conversion of errors.
+
+Handlers of unary requests are registered as handlers of request streams, which look the same on the wire. gRPC then
+leaves it to the handler when to read the message: after memory for it is reserved, and within a time limit. A message
+that cannot be parsed is an error like any other.
 
 Servicers raise errors of `core.domain.errors`. Any other exception becomes INTERNAL with a generic message; its
 traceback is written to the log alone, because it may contain data.
@@ -7,6 +11,7 @@ traceback is written to the log alone, because it may contain data.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -16,13 +21,16 @@ from typing import Any, Literal
 import grpc
 from prometheus_client import Counter, Histogram
 
-from vfmalign.core.domain.errors import Internal, Unavailable, VfmalignError
+from vfmalign.core.domain.errors import Internal, InvalidInput, Unavailable, VfmalignError
+from vfmalign.core.rpc.admission import Admission
+from vfmalign.core.rpc.bounds import parse_request
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.runtime import logs, metrics
 
 # A client cancels at its own deadline, a moment before the server notices its own. A call that is cancelled this close
 # to the deadline is counted as DEADLINE_EXCEEDED.
 _DEADLINE_SLACK_S = 0.1
+_LARGE_MESSAGE_BYTES = 2**18
 _QUIET = frozenset({"grpc.health.v1.Health"})
 _ALWAYS_OPEN = "grpc."
 """Prefix of the services that answer while the process starts and shuts down: health and reflection."""
@@ -64,9 +72,9 @@ class _Method:
     handled: Mapping[grpc.StatusCode, Counter]
 
     @classmethod
-    def create(cls, service: str, name: str, *, streams: bool) -> _Method:
-        """Registers the metrics of a method; `streams` where it streams its response."""
-        labels = ("server_stream" if streams else "unary", service, name)
+    def create(cls, service: str, name: str, kind: str) -> _Method:
+        """Registers the metrics of a method; `kind` is `unary`, `server_stream` or `bidi_stream`."""
+        labels = (kind, service, name)
         return cls(
             service,
             name,
@@ -92,14 +100,16 @@ class _Method:
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps unary and server-streaming calls.
+    """Wraps every call.
 
     Args:
         gate: admits or rejects calls.
+        admission: memory for requests.
     """
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, admission: Admission) -> None:
         self._gate = gate
+        self._admission = admission
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -119,31 +129,77 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, handler: grpc.RpcMethodHandler[Any, Any], path: str) -> grpc.RpcMethodHandler[Any, Any]:
         service, name = path.lstrip("/").split("/", 1)
-        # The health service's Watch writes through its context instead of yielding, and never ends by itself.
-        if handler.request_streaming or (handler.response_streaming and service in _QUIET):
-            return handler
-        method = _Method.create(service, name, streams=handler.response_streaming)
-        codec = handler.request_deserializer, handler.response_serializer
-        if handler.response_streaming:
-            function = self._streaming(handler.unary_stream, method)
-            return grpc.unary_stream_rpc_method_handler(function, *codec)
-        function = self._unary(handler.unary_unary, method)
-        return grpc.unary_unary_rpc_method_handler(function, *codec)
+        parse, serialise = handler.request_deserializer, handler.response_serializer
+        if handler.request_streaming:  # reflection
+            method = _Method.create(service, name, "bidi_stream")
+            return grpc.stream_stream_rpc_method_handler(
+                self._conversation(handler.stream_stream, method, parse), response_serializer=serialise
+            )
+        method = _Method.create(service, name, "server_stream" if handler.response_streaming else "unary")
+        if not handler.response_streaming:
+            function = self._unary(handler.unary_unary, method, parse)
+            return grpc.stream_unary_rpc_method_handler(function, response_serializer=serialise)
+        # The health service's Watch writes through its context instead of yielding.
+        yields = inspect.isasyncgenfunction(handler.unary_stream)
+        wrap = self._streaming if yields else self._unary
+        return grpc.stream_stream_rpc_method_handler(
+            wrap(handler.unary_stream, method, parse), response_serializer=serialise
+        )
 
-    def _unary(self, function: Any, method: _Method) -> Any:
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            async with _around(self._gate, context, method):
+    def _unary(self, function: Any, method: _Method, parse: Any) -> Any:
+        async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            async with _around(self._gate, context, method), self._request(context, parse) as request:
                 return await function(request, context)
 
         return call
 
-    def _streaming(self, function: Any, method: _Method) -> Any:
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            async with _around(self._gate, context, method), aclosing(function(request, context)) as responses:
+    def _streaming(self, function: Any, method: _Method, parse: Any) -> Any:
+        async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            async with (
+                _around(self._gate, context, method),
+                self._request(context, parse) as request,
+                aclosing(function(request, context)) as responses,
+            ):
                 async for response in responses:
                     yield response
 
         return call
+
+    def _conversation(self, function: Any, method: _Method, parse: Any) -> Any:
+        """Wraps a handler of a stream of requests."""
+
+        async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            requests = self._requests(context, parse)
+            async with _around(self._gate, context, method), aclosing(function(requests, context)) as responses:
+                async for response in responses:
+                    yield response
+
+        return call
+
+    @asynccontextmanager
+    async def _request(self, context: grpc.aio.ServicerContext[Any, Any], parse: Any) -> AsyncIterator[Any]:
+        """Reads and checks the request of a call, whose memory is reserved until the call ends."""
+        async with self._admission.reserve(context.peer()) as reservation:
+            data = await self._admission.read(context, reservation)
+            if data is None:
+                raise InvalidInput(
+                    f"the call has no message of at most {self._admission.message_bytes:,} bytes",
+                    subject="message",
+                    remedy="send one message, and large data by reference",
+                    reason="NO_MESSAGE",
+                )
+            # Checking many labels takes a while, and other calls should not wait for it.
+            large = len(data) > _LARGE_MESSAGE_BYTES
+            yield await asyncio.to_thread(parse_request, parse, data) if large else parse_request(parse, data)
+
+    async def _requests(self, context: grpc.aio.ServicerContext[Any, Any], parse: Any) -> AsyncIterator[Any]:
+        """Yields the requests of a call, each with memory of its own."""
+        while True:
+            async with self._admission.reserve(context.peer()) as reservation:
+                data = await self._admission.read(context, reservation)
+                if data is None:
+                    return
+                yield parse_request(parse, data)
 
 
 def register_methods(services: dict[str, list[tuple[str, bool]]]) -> None:
@@ -154,7 +210,7 @@ def register_methods(services: dict[str, list[tuple[str, bool]]]) -> None:
     """
     for service, methods in services.items():
         for name, streams in methods:
-            _Method.create(service, name, streams=streams)
+            _Method.create(service, name, "server_stream" if streams else "unary")
 
 
 @asynccontextmanager

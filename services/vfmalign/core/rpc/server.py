@@ -24,12 +24,18 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from vfmalign.core.rpc import tls
+from vfmalign.core.rpc.admission import Admission
 from vfmalign.core.rpc.interceptors import CallInterceptor, Gate, register_methods
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, ServerSettings, ServiceSettings
 
 LIVENESS = "liveness"
+MESSAGE_BYTES = 16 * 2**20
+"""Largest message that clients accept and send, in bytes."""
 _MESSAGE_HEADROOM_BYTES = 64 * 2**10
+_PROBE_MESSAGE_BYTES = 4 * 2**10
+_LONGEST_CALL_MS = 25 * 3_600_000
+"""Running calls outlast the age of their connection by this time; clients end streams after a day."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -96,11 +102,11 @@ async def serve(
     log.info("stopped")
 
 
-def message_limits(size_bytes: int) -> list[tuple[str, int]]:
-    """Returns channel and server options: the message limit, with room for other fields, and keepalive pings."""
+def message_limits(receive_bytes: int, send_bytes: int) -> list[tuple[str, int]]:
+    """Returns channel and server options: the message limits, with room for other fields, and keepalive pings."""
     return [
-        ("grpc.max_receive_message_length", size_bytes + _MESSAGE_HEADROOM_BYTES),
-        ("grpc.max_send_message_length", size_bytes + _MESSAGE_HEADROOM_BYTES),
+        ("grpc.max_receive_message_length", receive_bytes + _MESSAGE_HEADROOM_BYTES),
+        ("grpc.max_send_message_length", send_bytes + _MESSAGE_HEADROOM_BYTES),
         ("grpc.keepalive_time_ms", 60_000),
         # A server refuses more than two pings in five minutes by default, and so ends a watch that waits.
         ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
@@ -131,7 +137,12 @@ def _serve_metrics(settings: ServerSettings, resources: AsyncExitStack) -> int:
 
 
 async def _serve_probes(settings: ServerSettings, state: health.aio.HealthServicer, resources: AsyncExitStack) -> int:
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    options = [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", _PROBE_MESSAGE_BYTES),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+    ]
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=settings.max_calls)
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     await _set(state, [], _NOT_SERVING)
     await state.set(LIVENESS, _SERVING)
@@ -153,11 +164,21 @@ async def _serve_api(
     # a maximum age because clients resolve DNS only when they connect, and would never use a replica added later.
     # Running calls are not interrupted.
     options = [
-        *message_limits(settings.max_message_bytes),
+        *message_limits(settings.max_message_bytes, max(settings.max_message_bytes, MESSAGE_BYTES)),
         ("grpc.so_reuseport", 0),
         ("grpc.max_connection_age_ms", round(1000 * settings.connection_age_s)),
+        ("grpc.max_connection_age_grace_ms", _LONGEST_CALL_MS),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_concurrent_streams", settings.max_streams),
+        # Without it, gRPC buffers a message of any size before a handler reads it; with it, 64 KiB of each call.
+        ("grpc.http2.bdp_probe", 0),
     ]
-    server = grpc.aio.server(interceptors=[CallInterceptor(gate)], options=options)
+    admission = Admission(
+        settings.max_message_bytes + _MESSAGE_HEADROOM_BYTES, settings.request_memory_bytes, settings.message_timeout_s
+    )
+    server = grpc.aio.server(
+        interceptors=[CallInterceptor(gate, admission)], options=options, maximum_concurrent_rpcs=settings.max_calls
+    )
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     services = add_services(server)
     names = [service.full_name for service in services]

@@ -104,6 +104,19 @@ class ServerSettings(BaseModel, frozen=True):
     max_message_bytes: int = Field(
         default=16 * 2**20, ge=2**16, le=2**30, description="largest accepted message, in bytes"
     )
+    request_memory_bytes: int = Field(
+        default=256 * 2**20,
+        ge=2**20,
+        le=2**36,
+        validate_default=True,
+        description="memory for requests that are received or wait, in bytes; one address may use half of it",
+    )
+    message_timeout_s: float = Field(
+        default=30.0, gt=0.0, le=3600.0, description="seconds within which a request must be received"
+    )
+    max_calls: int = Field(default=1_000, ge=1, le=100_000, description="calls at once; watching clients count")
+    max_streams: int = Field(default=100, ge=1, le=10_000, description="calls at once over one connection")
+    max_connections: int = Field(default=1_000, ge=1, le=100_000, description="connections at once")
     tls_cert_file: FilePath | None = Field(
         default=None,
         description="PEM file of the API's certificate chain; without it, the API is not encrypted",
@@ -112,6 +125,13 @@ class ServerSettings(BaseModel, frozen=True):
         default=None, validate_default=True, description="PEM file of the certificate's unencrypted private key"
     )
     ports_file: Path | None = Field(default=None, description="file that receives the ports as JSON once they listen")
+
+    @field_validator("request_memory_bytes")
+    @classmethod
+    def _holds_two_messages(cls, value: int, info: ValidationInfo) -> int:
+        if value < 2 * (info.data.get("max_message_bytes", 0) + 2**16):
+            raise ValueError("it must hold two of the largest messages (VFMALIGN_SERVER__MAX_MESSAGE_BYTES)")
+        return value
 
     @field_validator("tls_key_file")
     @classmethod

@@ -14,7 +14,6 @@ from vfmalign.mmd.service.feature_reader import Source, Stored, Uploaded
 from vfmalign.v1 import mmd_pb2
 
 INLINE_LAYER = "features"
-MAX_LABEL = 128
 DEFAULT_LEVEL = 0.95
 
 
@@ -84,8 +83,8 @@ def to_source(message: mmd_pb2.FeatureSource, field: str) -> Source:
         return Stored(field, message.feature_set_id, message.manifest_sha256)
     if which == "uploaded":
         ref = message.uploaded.object
-        labels = _labels(message.uploaded, f"{field}.uploaded")
-        return Uploaded(field, ref.uri, ref.sha256, *labels)
+        _check_labels(message.uploaded, f"{field}.uploaded")
+        return Uploaded(field, ref.uri, ref.sha256, tuple(message.uploaded.groups), tuple(message.uploaded.case_ids))
     if which != "inline":
         raise BadOption("has no features", field=field, remedy="set feature_set_id, inline or uploaded")
     layers = {}
@@ -98,24 +97,26 @@ def to_source(message: mmd_pb2.FeatureSource, field: str) -> Source:
                 remedy="send each layer once",
             )
         layers[name] = to_array(layer.features, field=f"{field}.inline.layers[{index}].features")
-    return Sample(field, layers, *_labels(message.inline, f"{field}.inline"))
+    _check_labels(message.inline, f"{field}.inline", next((len(array) for array in layers.values()), None))
+    return Sample(field, layers, tuple(message.inline.groups), tuple(message.inline.case_ids))
 
 
-def _labels(
-    message: mmd_pb2.InlineFeatures | mmd_pb2.UploadedFeatures, field: str
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the groups and cases of the rows.
+def _check_labels(
+    message: mmd_pb2.InlineFeatures | mmd_pb2.UploadedFeatures, field: str, rows: int | None = None
+) -> None:
+    """Check the groups and cases of the rows before they are copied.
 
     Raises:
-        BadTensor: a label is empty or too long.
+        BadTensor: their number is not that of the rows, where that is known, or a label is empty.
     """
-    groups, case_ids = tuple(message.groups), tuple(message.case_ids)
-    for labels, what in ((groups, "groups"), (case_ids, "case_ids")):
-        for row, label in enumerate(labels):
-            if not 0 < len(label) <= MAX_LABEL:
-                raise BadTensor(
-                    f"expected 1 to {MAX_LABEL} characters, got {len(label)}",
-                    field=f"{field}.{what}[{row}]",
-                    remedy="use short generated ids",
-                )
-    return groups, case_ids
+    for name in ("groups", "case_ids"):
+        labels = getattr(message, name)
+        if labels and rows is not None and len(labels) != rows:
+            raise BadTensor(
+                f"has {len(labels)} labels for {rows} rows",
+                field=f"{field}.{name}",
+                remedy="send one label per row, or none",
+            )
+        if "" in labels:
+            row = next(row for row, label in enumerate(labels) if not label)
+            raise BadTensor("is empty", field=f"{field}.{name}[{row}]", remedy="use short generated ids")

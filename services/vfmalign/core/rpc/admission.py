@@ -1,0 +1,173 @@
+"""Admission of calls: memory for requests is reserved before a message is read, for each caller and for the process.
+
+gRPC reads the message of a unary call before its handler runs, so stalled senders of large messages fill a server's
+memory. Here a call reserves the largest message first, reads, and keeps the size of what it read until it ends. A call
+that finds no room waits. Then the oldest unfinished read has to make room: a message that is still incomplete after
+some time is likely to be stalled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from vfmalign.core.domain.errors import Exhausted
+
+GRACE_S = 2.0
+WAIT_S = 5.0
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(eq=False)
+class Reservation:
+    """Memory that one call holds.
+
+    Attributes:
+        peer: address of the caller, without its port.
+        size_bytes: the largest message while it is read, then its size.
+        granted: done once the memory is reserved.
+        started: when its read began, by the clock of the event loop.
+        read_until: ends a read that takes too long; None while nothing is read.
+    """
+
+    peer: str
+    size_bytes: int
+    granted: asyncio.Future[None]
+    started: float = 0.0
+    read_until: asyncio.Timeout | None = None
+
+
+@dataclass(eq=False)
+class Admission:
+    """Memory for the requests of one process.
+
+    A caller may hold half of it, so that no address keeps the others out.
+
+    Attributes:
+        message_bytes: largest message.
+        total_bytes: for all calls; at least twice the largest message.
+        message_timeout_s: seconds within which a message must be complete.
+        grace_s: seconds that a message may take even while other calls wait for room.
+        wait_s: seconds that a call waits for room before it is rejected.
+        used_bytes: reserved so far.
+    """
+
+    message_bytes: int
+    total_bytes: int
+    message_timeout_s: float
+    grace_s: float = GRACE_S
+    wait_s: float = WAIT_S
+    used_bytes: int = 0
+    _used_by: Counter[str] = field(default_factory=Counter)
+    _reading: dict[Reservation, None] = field(default_factory=dict)
+    _waiting: list[Reservation] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def reserve(self, peer: str) -> AsyncIterator[Reservation]:
+        """Reserves memory for the message of a call until the call ends.
+
+        Args:
+            peer: the caller, as gRPC names it, such as `ipv4:10.0.0.1:4711`.
+
+        Raises:
+            Exhausted: there is no room, and none became free in time.
+        """
+        granted = asyncio.get_running_loop().create_future()
+        reservation = Reservation(peer.rpartition(":")[0], self.message_bytes, granted)
+        self._waiting.append(reservation)
+        try:
+            self._grant()
+            if not granted.done():
+                self._make_room(reservation.peer)
+                await self._wait(granted)
+            yield reservation
+        finally:
+            self._release(reservation)
+
+    async def read(self, context: Context, reservation: Reservation) -> bytes | None:
+        """Reads the next message of a call, which has reserved memory for it; None where there is no further message.
+
+        Raises:
+            Exhausted: the message was not complete in time.
+        """
+        loop = asyncio.get_running_loop()
+        reservation.started = loop.time()
+        try:
+            async with asyncio.timeout(self.message_timeout_s) as reservation.read_until:
+                self._reading[reservation] = None
+                data = await context.read()
+        except TimeoutError:
+            raise Exhausted(
+                f"the message was not complete after {loop.time() - reservation.started:.0f} s",
+                subject="message",
+                remedy="send it again over a faster connection, or send large data by reference",
+                reason="MESSAGE_STALLED",
+            ) from None
+        finally:
+            self._reading.pop(reservation, None)
+            reservation.read_until = None
+        if not isinstance(data, bytes):  # grpc.aio.EOF
+            return None
+        self._resize(reservation, min(len(data), self.message_bytes))
+        return data
+
+    @property
+    def _share_bytes(self) -> int:
+        """Memory for one caller."""
+        return max(self.total_bytes // 2, self.message_bytes)
+
+    async def _wait(self, granted: asyncio.Future[None]) -> None:
+        try:
+            async with asyncio.timeout(self.wait_s):
+                await granted
+        except TimeoutError:
+            raise Exhausted(
+                "the memory for incoming requests is in use",
+                subject="server",
+                remedy="repeat the call later, or send large data by reference",
+                reason="REQUESTS_EXHAUSTED",
+            ) from None
+
+    def _grant(self) -> None:
+        """Grants memory to waiting calls in their order; a caller at its limit does not keep the others waiting."""
+        for reservation in list(self._waiting):
+            if self.used_bytes + reservation.size_bytes > self.total_bytes:
+                return
+            if self._used_by[reservation.peer] + reservation.size_bytes <= self._share_bytes:
+                self._waiting.remove(reservation)
+                self._account(reservation.peer, reservation.size_bytes)
+                reservation.granted.set_result(None)
+
+    def _make_room(self, peer: str) -> None:
+        """Shortens the oldest unfinished read of a caller that is at its limit, else of the one that holds most."""
+        at_limit = self._used_by[peer] + self.message_bytes > self._share_bytes
+        heaviest = peer if at_limit else self._used_by.most_common(1)[0][0]
+        for reading in self._reading:  # in the order in which they began
+            until = reading.started + self.grace_s
+            if reading.peer == heaviest and reading.read_until is not None and (reading.read_until.when() or 0) > until:
+                reading.read_until.reschedule(until)
+                return
+
+    def _account(self, peer: str, change_bytes: int) -> None:
+        self.used_bytes += change_bytes
+        self._used_by[peer] += change_bytes
+        if not self._used_by[peer]:
+            del self._used_by[peer]
+
+    def _resize(self, reservation: Reservation, size_bytes: int) -> None:
+        self._account(reservation.peer, size_bytes - reservation.size_bytes)
+        reservation.size_bytes = size_bytes
+        self._grant()
+
+    def _release(self, reservation: Reservation) -> None:
+        if reservation in self._waiting:
+            self._waiting.remove(reservation)
+        else:
+            self._resize(reservation, 0)

@@ -1,0 +1,109 @@
+"""Memory for requests: who gets it, who waits, and who has to make room."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vfmalign.core.domain.errors import Exhausted
+from vfmalign.core.rpc.admission import Admission
+
+MESSAGE = 10
+ME, OTHER = "ipv4:10.0.0.1:1", "ipv4:10.0.0.2:1"
+
+
+def create(**changes: Any) -> Admission:
+    settings = {"message_bytes": MESSAGE, "total_bytes": 4 * MESSAGE, "message_timeout_s": 60.0, "grace_s": 0.1}
+    return Admission(**{**settings, "wait_s": 0.05, **changes})
+
+
+def sends(data: bytes | None) -> Any:
+    """A call that sends a message at once, or never."""
+
+    async def read() -> Any:
+        if data is None:
+            await asyncio.Event().wait()
+        return data
+
+    return SimpleNamespace(read=read)
+
+
+async def test_a_call_keeps_the_size_of_its_message_until_it_ends() -> None:
+    admission = create()
+    async with admission.reserve(ME) as reservation:
+        assert admission.used_bytes == MESSAGE
+        assert await admission.read(sends(b"abc"), reservation) == b"abc"
+        assert admission.used_bytes == 3
+    assert admission.used_bytes == 0
+
+
+async def test_one_address_gets_half_of_the_memory() -> None:
+    admission = create()
+    async with admission.reserve(ME), admission.reserve("ipv4:10.0.0.1:2"):
+        with pytest.raises(Exhausted) as caught:
+            async with admission.reserve("ipv4:10.0.0.1:3"):
+                pass
+        assert caught.value.reason == "REQUESTS_EXHAUSTED"
+        assert caught.value.retry_after_s is not None
+        async with admission.reserve(OTHER):
+            assert admission.used_bytes == 3 * MESSAGE
+    assert admission.used_bytes == 0
+
+
+async def test_a_waiting_call_gets_what_another_returns() -> None:
+    admission = create(wait_s=60.0)
+    order: list[int] = []
+
+    async def call(number: int) -> None:
+        async with admission.reserve(ME) as reservation:
+            await admission.read(sends(b"x"), reservation)
+            order.append(number)
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(call(number) for number in range(50)))
+    assert order == list(range(50))
+    assert admission.used_bytes == 0
+
+
+async def test_the_oldest_unfinished_message_makes_room() -> None:
+    admission = create(wait_s=60.0)
+
+    async def stall() -> None:
+        async with admission.reserve(ME) as reservation:
+            await admission.read(sends(None), reservation)
+
+    stalled = [asyncio.create_task(stall()) for _ in range(2)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10), admission.reserve(ME) as reservation:
+        assert await admission.read(sends(b"x"), reservation) == b"x"
+    with pytest.raises(Exhausted, match="not complete"):
+        await stalled[0]
+    assert not stalled[1].done()
+    stalled[1].cancel()
+
+
+async def test_a_message_that_takes_too_long_ends_the_call() -> None:
+    admission = create(message_timeout_s=0.05)
+    with pytest.raises(Exhausted) as caught:
+        async with admission.reserve(ME) as reservation:
+            await admission.read(sends(None), reservation)
+    assert caught.value.reason == "MESSAGE_STALLED"
+    assert admission.used_bytes == 0
+
+
+async def test_a_caller_that_leaves_while_it_waits_holds_nothing() -> None:
+    admission = create(wait_s=60.0)
+
+    async def call() -> None:
+        async with admission.reserve(ME):
+            await asyncio.Event().wait()
+
+    calls = [asyncio.create_task(call()) for _ in range(3)]
+    await asyncio.sleep(0)
+    for task in reversed(calls):
+        task.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert admission.used_bytes == 0
