@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, SecretStr, field_validator
 
-from vfmalign.core.runtime.settings import ServiceClientSettings, ServiceSettings
+from vfmalign.core.runtime.settings import ServerSettings, ServiceClientSettings, ServiceSettings
 
 _NAME_OR_EMPTY = r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"
 
@@ -120,8 +120,16 @@ class ReconcilerSettings(BaseModel, frozen=True):
     max_checks: int = Field(default=4, ge=1, le=1_000, description="checks that run at once")
 
 
+class FinetuningServerSettings(ServerSettings, frozen=True):
+    """`VFMALIGN_SERVER__*` of the finetuning service, whose requests are small."""
+
+    max_message_bytes: int = Field(default=2**18, ge=2**16, le=2**30, description="largest accepted message, in bytes")
+
+
 class FinetuningSettings(ServiceSettings, ServiceClientSettings):
     """Settings that the finetuning service reads from its environment."""
+
+    server: FinetuningServerSettings = FinetuningServerSettings()
 
     features_address: str = Field(min_length=1, description="host:port of the feature service")
     mmd_address: str = Field(min_length=1, description="host:port of the MMD service")

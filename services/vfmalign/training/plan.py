@@ -9,7 +9,7 @@ from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, NotFoun
 from vfmalign.core.domain.jobs import TrainingSpec, probe_id
 from vfmalign.core.domain.modality_map import resolve_input
 from vfmalign.core.domain.models import ModelCard, PreprocessingSpec, PretrainingDataset
-from vfmalign.core.domain.recipes import check_probe_steps
+from vfmalign.core.domain.recipes import check_patch, check_probe_steps
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
 from vfmalign.core.storage.datasets import check_leakage, load_dataset
@@ -90,12 +90,7 @@ def make_plan(store: ObjectStore, spec: TrainingSpec) -> JobPlan:
     preprocessing = resolve_input(name, model_input, spec.modality_map, dataset.declaration)
     if task is not None:
         task.check_input(spec.model or spec.architecture, preprocessing.modalities)
-    patch = spec.recipe.patch_shape_DHW
-    _require(
-        patch is None or all(0 < p <= size for p, size in zip(patch, preprocessing.shape_DHW, strict=True)),
-        "recipe.patch_shape_DHW",
-        f"use at most the input's size of {preprocessing.shape_DHW} voxels",
-    )
+    check_patch(spec.recipe, preprocessing.shape_DHW)
     parent = card if starts_from_model else None
     return JobPlan(spec, architecture, preprocessing, model_input, parent, task, dataset)
 

@@ -126,7 +126,7 @@ async def test_a_stored_volume_that_is_missing_changed_foreign_or_damaged(servic
             "there is no such object",
             "",
         ),
-        (store.uri(ref.key), "0" * 64, grpc.StatusCode.FAILED_PRECONDITION, f"its SHA-256 is {ref.sha256[:12]}", ""),
+        (store.uri(ref.key), "0" * 64, grpc.StatusCode.FAILED_PRECONDITION, "its SHA-256 is not 000000000000", ""),
         (
             "s3://elsewhere/x",
             ref.sha256,

@@ -190,5 +190,5 @@ def test_a_smallest_difference_is_finite(value):
         CheckSpec.from_proto(check, "spec")
     difference = experiment_pb2.SmallestDifference(metric="lesion_dice", value=value)
     experiment = experiment_pb2.ExperimentSpec(dataset_id="d", smallest_differences=[difference])
-    with pytest.raises(BadOption, match=r"spec.smallest_differences.0.value: not a finite number"):
+    with pytest.raises(BadOption, match=r"spec.smallest_differences\[0\].value: not a finite number"):
         ExperimentSpec.from_proto(experiment, "spec")

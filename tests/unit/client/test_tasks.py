@@ -48,7 +48,7 @@ def test_a_pretraining_has_no_task_and_stores_an_empty_one():
     ("task", "field"),
     [
         ({}, "spec.task.name"),
-        ({"name": "segmentation", "parameters": {"labels": ["Liver"]}}, "spec.task.parameters.labels.0"),
+        ({"name": "segmentation", "parameters": {"labels": ["Liver"]}}, "spec.task.parameters.labels[0]"),
         ({"name": "segmentation", "parameters": {"labels": ["a"] * 17}}, "spec.task.parameters.labels"),
         ({"name": "translation", "parameters": {"target": "x" * 33}}, "spec.task.parameters.target"),
     ],

@@ -46,8 +46,8 @@ class Recipe(ApiMessage):
     layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
     encoder_rate: float | None = Field(default=None, ge=0.0, le=1.0)
     warmup_fraction: float | None = Field(default=None, ge=0.0, le=1.0)
-    patch_shape_dhw: tuple[int, ...] = ()
-    probe_steps: tuple[int, ...] = ()
+    patch_shape_dhw: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = ()
+    probe_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
 
     @field_validator("patch_shape_dhw")
     @classmethod

@@ -17,7 +17,7 @@ from vfmalign.core.domain.declarations import (
     VolumeKind,
     get_declaration,
 )
-from vfmalign.core.domain.record import Id, Record, Sha256, canonical_json
+from vfmalign.core.domain.record import Id, Key, Record, Sha256, canonical_json
 
 Split = Literal["pretrain", "train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("pretrain", "train", "val", "test")
@@ -48,7 +48,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 class VolumeRef(Record):
     """Key and digest of a stored object, such as a volume."""
 
-    key: str
+    key: Key
     sha256: Sha256
 
 

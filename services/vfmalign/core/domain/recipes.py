@@ -138,6 +138,21 @@ def fit_patch(recipe: TrainingRecipe, input_shape_DHW: tuple[int, int, int] | No
     return recipe.model_copy(update={"patch_shape_DHW": (depth, height, width)})
 
 
+def check_patch(recipe: TrainingRecipe, input_shape_DHW: tuple[int, int, int]) -> None:
+    """Checks that patches lie within a model's input.
+
+    Raises:
+        BadOption: they do not.
+    """
+    patch = recipe.patch_shape_DHW
+    if patch is not None and not all(0 < size <= whole for size, whole in zip(patch, input_shape_DHW, strict=True)):
+        raise BadOption(
+            f"{patch} voxels are no patch of the model's input",
+            field="recipe.patch_shape_dhw",
+            remedy=f"use at most the input's size of {input_shape_DHW} voxels",
+        )
+
+
 def check_probe_steps(recipe: TrainingRecipe) -> None:
     """Checks that probes are at steps with a validation, in ascending order and not too many.
 

@@ -7,12 +7,30 @@ import json
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
 ID_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,127}$"
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 Sha256 = Annotated[str, StringConstraints(pattern=SHA256_PATTERN)]
+
+
+MAX_KEY_BYTES = 1024
+
+
+def check_key(key: str) -> str:
+    """Checks that a key of object storage is canonical, so that no object has two keys.
+
+    Raises:
+        ValueError: it is empty or too long, or has an empty, `.` or `..` segment or a control character.
+    """
+    segments = key.split("/")
+    if len(key.encode()) > MAX_KEY_BYTES or not key.isprintable() or not {"", ".", ".."}.isdisjoint(segments):
+        raise ValueError("not a canonical key")
+    return key
+
+
+Key = Annotated[str, AfterValidator(check_key)]
 
 
 class Record(BaseModel):

@@ -83,7 +83,7 @@ async def serve(
         shutdown_requested = _listen_for_signals(resources)
         metrics_port = _serve_metrics(settings.server, resources)
         health_port = await _serve_probes(settings.server, state, resources)
-        server, names, grpc_port = await _serve_api(settings.server, add_services, gate, state, resources)
+        server, names, grpc_port = await serve_api(settings.server, add_services, gate, state, resources)
         await _run(ready)
         gate.state = "open"
         await _set(state, names, _SERVING)
@@ -153,13 +153,25 @@ async def _serve_probes(settings: ServerSettings, state: health.aio.HealthServic
     return port
 
 
-async def _serve_api(
+async def serve_api(
     settings: ServerSettings,
     add_services: AddServices,
     gate: Gate,
     state: health.aio.HealthServicer,
     resources: AsyncExitStack,
 ) -> tuple[grpc.aio.Server, list[str], int]:
+    """Starts the server of the API.
+
+    Args:
+        settings: address, limits and TLS.
+        add_services: adds the servicers.
+        gate: admits or rejects calls.
+        state: health service.
+        resources: stops the server at its end.
+
+    Returns:
+        The server, the full names of its services, and its port.
+    """
     # SO_REUSEPORT is off: a second process on this port must fail instead of taking every other call. Connections have
     # a maximum age because clients resolve DNS only when they connect, and would never use a replica added later.
     # Running calls are not interrupted.

@@ -29,7 +29,7 @@ from vfmalign.core.domain.errors import (
     PreconditionFailed,
     VfmalignError,
 )
-from vfmalign.core.domain.record import Record
+from vfmalign.core.domain.record import Record, check_key
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.credentials import get_credential_provider
@@ -44,7 +44,6 @@ from vfmalign.core.storage.store_errors import (
 ATTEMPTS = 6
 _CHUNK_BYTES = 1 << 20
 _PART_BYTES = 16 << 20
-_MAX_URI_BYTES = 1024
 _ERROR_CODE = re.compile(rb"<Code>(\w+)</Code>")
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -100,17 +99,19 @@ class ObjectStore:
         """Returns the key of a URI of this bucket.
 
         Raises:
-            InvalidInput: the URI names another bucket, or no object.
+            InvalidInput: the URI names another bucket, or no object by its canonical key.
         """
         prefix = f"s3://{self.bucket}/"
-        key = uri.removeprefix(prefix)
-        if not uri.startswith(prefix) or not key or len(uri.encode()) > _MAX_URI_BYTES or ".." in key.split("/"):
-            raise InvalidInput(
-                "the URI does not name an object of this service's bucket",
-                field="uri",
-                remedy=f"upload the object and pass a URI that begins with {prefix}",
-            )
-        return key
+        try:
+            if uri.startswith(prefix):
+                return check_key(uri.removeprefix(prefix))
+        except ValueError:
+            pass
+        raise InvalidInput(
+            "the URI does not name an object of this service's bucket",
+            field="uri",
+            remedy=f"upload the object and pass a URI that begins with {prefix}, without empty, `.` or `..` segments",
+        )
 
     # --- reading ---
 
@@ -151,7 +152,12 @@ class ObjectStore:
         """Returns the first `size` bytes of an object, unverified: only the whole object has a digest."""
 
         def fetch() -> bytes:
-            response = self._client.get_object(self.bucket, key, length=size)
+            try:
+                response = self._client.get_object(self.bucket, key, length=size)
+            except S3Error as error:
+                if error.code == "InvalidRange":  # the object is empty
+                    return b""
+                raise
             try:
                 return bytes(response.read())
             finally:
@@ -365,7 +371,7 @@ class ObjectStore:
     def _verify(self, key: str, digest: str, expected: str | None) -> None:
         if expected is not None and digest != expected:
             raise DigestMismatch(
-                f"its SHA-256 is {digest[:12]}…, expected {expected[:12]}…",
+                f"its SHA-256 is not {expected[:12]}…, as expected",
                 subject=self.uri(key),
                 remedy="the object has changed since it was recorded; restore it, or create it again",
             )

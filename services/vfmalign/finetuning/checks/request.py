@@ -9,7 +9,7 @@ from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.domain.errors import BadOption, VfmalignError
 from vfmalign.core.domain.jobs import Network, TrainingRecipe
 from vfmalign.core.domain.modality_map import resolve_input
-from vfmalign.core.domain.recipes import fit_patch, get_finetuning_recipe
+from vfmalign.core.domain.recipes import check_patch, fit_patch, get_finetuning_recipe
 from vfmalign.core.domain.tasks import check_task, get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
@@ -70,6 +70,8 @@ def check_inputs(store: ObjectStore, spec: CheckSpec) -> None:
         card.id, card.preprocessing, spec.modality_map, dataset.declaration, "spec.modality_map"
     )
     task.check_input(card.id, model_input.modalities)
+    for network in NETWORKS:
+        check_patch(get_recipe(spec, network, card.preprocessing.shape_DHW), card.preprocessing.shape_DHW)
 
 
 def get_recipe(

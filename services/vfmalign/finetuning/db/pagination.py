@@ -6,23 +6,23 @@ A page token holds the position of the last row and a digest of the filter. It i
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
-import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
+from pydantic import AwareDatetime, TypeAdapter
 from sqlalchemy.orm import Session
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.record import canonical_json
+from vfmalign.core.domain.record import Id, canonical_json
 from vfmalign.finetuning.db.database import LifecycleRow
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
+_POSITION: TypeAdapter[tuple[datetime, str, str]] = TypeAdapter(tuple[AwareDatetime, Id, str])
 
 Item = TypeVar("Item")
 RowType = TypeVar("RowType", bound=LifecycleRow)
@@ -89,13 +89,13 @@ class PageRequest:
 
     def _decode(self) -> tuple[datetime, str]:
         try:
-            created_at, row_id, digest = json.loads(base64.urlsafe_b64decode(self.token))
-            position = datetime.fromisoformat(created_at), str(row_id)
-        except (binascii.Error, ValueError, TypeError) as error:
+            created_at, row_id, digest = _POSITION.validate_json(base64.urlsafe_b64decode(self.token))
+            created_at = created_at.astimezone(UTC)
+        except (ValueError, OverflowError) as error:
             raise _bad_token() from error
-        if digest != self._filter_digest() or position[0].tzinfo is None:
+        if digest != self._filter_digest():
             raise _bad_token()
-        return position
+        return created_at, row_id
 
 
 def read_page(

@@ -13,6 +13,7 @@ from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
 from vfmalign.core.domain.recipes import (
     PRESETS,
     Preset,
+    check_patch,
     check_probe_steps,
     fit_patch,
     get_finetuning_recipe,
@@ -116,13 +117,14 @@ def resolve_job(store: ObjectStore, job_id: str, request: JobSpec) -> TrainingSp
     task = get_task_spec(str(request.task), dataset.declaration)
     preset = get_finetuning_recipe(request.network, task.name, get_preset(request.recipe))
     card = load_card(store, request.model_id, request.model_sha256)
-    base = fit_patch(preset, card.preprocessing.shape_DHW)
+    recipe = apply_recipe(request.recipe, fit_patch(preset, card.preprocessing.shape_DHW))
+    check_patch(recipe, card.preprocessing.shape_DHW)
     task.check_cases(dataset)
     model_input = resolve_input(
         card.id, card.preprocessing, request.modality_map, dataset.declaration, "spec.modality_map"
     )
     task.check_input(card.id, model_input.modalities)
-    return finetuning_spec(job_id, request, card, dataset.digest(), apply_recipe(request.recipe, base))
+    return finetuning_spec(job_id, request, card, dataset.digest(), recipe)
 
 
 def finetuning_spec(

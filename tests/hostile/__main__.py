@@ -1,0 +1,48 @@
+"""`python -m tests.hostile`: sends every row and prints code, survival and memory as a table in Markdown."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.hostile.client import running_services, store_inputs
+from tests.hostile.table import ROWS
+
+from vfmalign.cli.local import s3_server
+from vfmalign.core.runtime.settings import StoreSettings
+from vfmalign.core.storage.object_store import ObjectStore
+
+
+def main() -> int:
+    """Prints the table; returns 1 where an answer is not the expected one, or a service does not answer afterwards."""
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        process, server = s3_server.start(Path(folder) / "s3")
+        try:
+            keys = {"access_key": server.access_key, "secret_key": server.secret_key}
+            store = ObjectStore(StoreSettings(bucket="hostile", endpoint=server.endpoint, **keys))
+            store.ensure_bucket()
+            inputs = store_inputs(store)
+            environment = {**os.environ, **server.environment(), "VFMALIGN_BUCKET": "hostile"}
+            with running_services(environment, Path(folder)) as services:
+                print("| RPC | input | code | survives | memory, MiB | seconds |\n|---|---|---|---|---|---|")
+                for row in ROWS:
+                    answer = services.send(row, inputs)
+                    survives = services.answers(row.rpc)
+                    wrong = answer.code != row.code or row.names not in answer.text
+                    failures += wrong or not survives
+                    note = f" (expected {row.code}, {row.names})" if wrong else ""
+                    numbers = f"{answer.growth_mib:.0f} | {answer.seconds:.2f}"
+                    print(
+                        f"| {row.rpc} | {row.name} | {answer.code}{note} | {'yes' if survives else 'NO'} | {numbers} |"
+                    )
+        finally:
+            s3_server.stop(process.pid, grace_s=0)
+            process.wait()
+    return int(failures > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

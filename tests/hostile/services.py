@@ -1,0 +1,133 @@
+"""The three services in one process with an SQLite database: `python -m tests.hostile.services`.
+
+Jobs, checks and experiments are accepted, but nothing runs them. The process writes its ports to `TEST_PORTS_FILE`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health
+
+from vfmalign.core.rpc.interceptors import Gate
+from vfmalign.core.rpc.server import AddServices, serve_api
+from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.settings import ServerSettings, load
+from vfmalign.core.runtime.work_queue import WorkQueue
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.features.cache import ModelCache
+from vfmalign.features.device import choose_device
+from vfmalign.features.servicer import FeatureServicer
+from vfmalign.features.settings import FeaturesSettings
+from vfmalign.finetuning.checks.repository import CheckRepository
+from vfmalign.finetuning.checks.servicer import AlignmentServicer
+from vfmalign.finetuning.db.database import Database
+from vfmalign.finetuning.experiments.repository import ExperimentRepository
+from vfmalign.finetuning.experiments.servicer import ExperimentServicer
+from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.finetuning.jobs.servicer import FineTuningServicer
+from vfmalign.finetuning.servicers import Watching
+from vfmalign.finetuning.settings import FinetuningSettings
+from vfmalign.mmd.service.servicer import MmdServicer
+from vfmalign.mmd.settings import MmdSettings, to_compute_config
+from vfmalign.v1 import (
+    alignment_pb2,
+    alignment_pb2_grpc,
+    experiment_pb2,
+    experiment_pb2_grpc,
+    features_pb2,
+    features_pb2_grpc,
+    finetuning_pb2,
+    finetuning_pb2_grpc,
+    mmd_pb2,
+    mmd_pb2_grpc,
+)
+
+FINETUNING = ("FineTuningService", "AlignmentService", "ExperimentService")
+
+
+def serve_features() -> tuple[ServerSettings, AddServices]:
+    """Returns the settings and the servicer of the feature service."""
+    settings = load(FeaturesSettings)
+    store, options = ObjectStore(settings.store), settings.features
+    models = ModelCache(store, choose_device(options.device), options.model_cache_bytes)
+    servicer = FeatureServicer(store, models, options, settings.server.max_message_bytes)
+
+    def add(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
+        features_pb2_grpc.add_FeatureServiceServicer_to_server(servicer, server)
+        return [features_pb2.DESCRIPTOR.services_by_name["FeatureService"]]
+
+    return settings.server, add
+
+
+def serve_mmd() -> tuple[ServerSettings, AddServices]:
+    """Returns the settings and the servicer of the MMD service."""
+    settings = load(MmdSettings)
+    queue = WorkQueue(settings.mmd.queue_size, "mmd")
+    cache_bytes = settings.mmd.cache_mib * 2**20
+    engine = to_compute_config(settings.mmd)
+    servicer = MmdServicer(ObjectStore(settings.store), engine, queue, cache_bytes=cache_bytes)
+
+    def add(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
+        mmd_pb2_grpc.add_MmdServiceServicer_to_server(servicer, server)
+        return [mmd_pb2.DESCRIPTOR.services_by_name["MmdService"]]
+
+    return settings.server, add
+
+
+def serve_finetuning() -> tuple[ServerSettings, AddServices]:
+    """Returns the settings and the servicers of the finetuning service, without the orchestrator's loops."""
+    settings = load(FinetuningSettings)
+    database, store = Database(settings.database_url), ObjectStore(settings.store)
+    database.migrate()
+    jobs, checks, experiments = JobRepository(database), CheckRepository(database), ExperimentRepository(database)
+    watching = Watching(settings.reconciler.poll_s)
+
+    def do_nothing() -> None:
+        """Nothing waits for new work."""
+
+    def add(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
+        finetuning_pb2_grpc.add_FineTuningServiceServicer_to_server(
+            FineTuningServicer(jobs, store, log_command=lambda *_: "", wake=do_nothing, watching=watching), server
+        )
+        alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(
+            AlignmentServicer(checks, jobs, store, wake=do_nothing, watching=watching), server
+        )
+        experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(
+            ExperimentServicer(experiments, checks, store, watching=watching), server
+        )
+        modules = (finetuning_pb2, alignment_pb2, experiment_pb2)
+        return [module.DESCRIPTOR.services_by_name[name] for module, name in zip(modules, FINETUNING, strict=True)]
+
+    return settings.server, add
+
+
+def write_ports(path: Path, ports: dict[str, int]) -> None:
+    """Writes the port of each service, in one step."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(ports))
+    partial.replace(path)
+
+
+async def main() -> None:
+    """Serves until the process is killed."""
+    logs.configure("hostile", load(FinetuningSettings).log)
+    async with AsyncExitStack() as resources:
+        ports = {}
+        for add_services in (serve_features, serve_mmd, serve_finetuning):
+            state = health.aio.HealthServicer()
+            _, names, port = await serve_api(*add_services(), Gate("open"), state, resources)
+            ports |= {name.rsplit(".", 1)[-1]: port for name in names}
+        write_ports(Path(os.environ["TEST_PORTS_FILE"]), ports)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
