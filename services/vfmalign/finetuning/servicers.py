@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -19,6 +20,8 @@ from vfmalign.finetuning.db.repository import LifecycleRepository, Operation
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Item = TypeVar("Item", bound=Operation)
+_PAGE_BYTES = 4 * 2**20
+"""A page ends before its messages exceed this size, whatever its number of rows."""
 
 
 class Watching:
@@ -61,7 +64,7 @@ class OperationServicer(ABC, Generic[Item]):
 
     @abstractmethod
     def _convert(self, item: Item, *, whole: bool = True) -> ApiMessage:
-        """Converts an operation to its message; lists leave out the large fields (`whole` is False)."""
+        """Converts an operation to its message; lists leave out all that can be large (`whole` is False)."""
 
     async def _pack(self, item: Item, *, whole: bool = True) -> Any:
         record = await asyncio.to_thread(self._convert, item, whole=whole)
@@ -74,7 +77,16 @@ class OperationServicer(ABC, Generic[Item]):
         """Returns one page of messages and the token of the next page."""
         query = PageRequest(request.page_size, request.page_token, parse_states(request.states, states))
         page = await asyncio.to_thread(self._repository.list, query)
-        return [await self._pack(item, whole=False) for item in page.items], page.next_token
+        messages: list[Any] = []
+        free_bytes = _PAGE_BYTES
+        for item in page.items:
+            message = await self._pack(item, whole=False)
+            free_bytes -= message.ByteSize()
+            if messages and free_bytes < 0:
+                shorter = replace(query, size=len(messages))
+                return messages, (await asyncio.to_thread(self._repository.list, shorter)).next_token
+            messages.append(message)
+        return messages, page.next_token
 
     async def _cancel(self, item_id: str) -> Any:
         item = await asyncio.to_thread(self._repository.cancel, item_id)

@@ -2,7 +2,21 @@
 
 import pytest
 
+from vfmalign.client.messages.jobs import JobSpec, Recipe
+from vfmalign.client.messages.tasks import Task
+from vfmalign.core.domain.declarations import TaskParameters
+from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
+from vfmalign.finetuning import servicers
+from vfmalign.finetuning.db.database import Database
+from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.finetuning.jobs.servicer import FineTuningServicer
 from vfmalign.finetuning.servicers import OperationServicer
+from vfmalign.v1 import finetuning_pb2
+
+LARGE_TASK = Task(
+    name="segmentation", parameters=TaskParameters(structures=tuple(f"structure_{i:022d}" for i in range(255)))
+)
+"""Its message takes 8.7 kB."""
 
 
 def test_a_servicer_that_converts_nothing_cannot_be_created():
@@ -11,3 +25,43 @@ def test_a_servicer_that_converts_nothing_cannot_be_created():
 
     with pytest.raises(TypeError, match="_convert"):
         Incomplete(None, watching=None)
+
+
+@pytest.fixture
+def servicer(tmp_path):
+    database = Database(f"sqlite:///{tmp_path / 'finetuning.db'}")
+    database.migrate()
+    jobs = JobRepository(database)
+    request = JobSpec(kind="finetune", dataset_id="d", model_id="m", task=LARGE_TASK, recipe=Recipe(epochs=7))
+    for index in range(5):
+        spec = TrainingSpec(
+            id=f"job-{index}", kind="finetune", dataset="d", dataset_digest="0" * 64, architecture="a", seed=0,
+            recipe=TrainingRecipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=0.1),
+        )  # fmt: skip
+        jobs.create(request, spec)
+    yield FineTuningServicer(jobs, None, log_command=str, wake=lambda: None, watching=servicers.Watching(1.0))
+    database.close()
+
+
+async def test_lists_hold_the_main_fields_of_a_specification_alone(servicer):
+    response = await servicer.ListJobs(finetuning_pb2.ListJobsRequest(), None)
+    assert len(response.jobs) == 5
+    for job in response.jobs:
+        assert (job.spec.dataset_id, job.spec.model_id, job.spec.task.name) == ("d", "m", "segmentation")
+        assert job.spec.recipe == finetuning_pb2.Recipe()
+    whole = await servicer.GetJob(finetuning_pb2.GetJobRequest(job_id="job-0"), None)
+    assert whole.job.spec.recipe.epochs == 7
+
+
+async def test_a_page_ends_before_it_is_too_large_and_the_next_one_continues(servicer, monkeypatch):
+    monkeypatch.setattr(servicers, "_PAGE_BYTES", 20_000)
+    names, sizes, token = [], [], ""
+    while token or not names:
+        page = await servicer.ListJobs(finetuning_pb2.ListJobsRequest(page_size=4, page_token=token), None)
+        assert page.jobs
+        names += [job.job_id for job in page.jobs]
+        sizes.append(len(page.jobs))
+        assert page.ByteSize() < 21_000
+        token = page.next_page_token
+    assert sorted(names) == [f"job-{index}" for index in range(5)]
+    assert max(sizes) < 4

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from vfmalign.cli.local import processes, s3_server
 from vfmalign.cli.local.environment import NO_SETTINGS, get_ports_file, get_service_environment
+from vfmalign.cli.local.log_rotation import rotate
 from vfmalign.cli.local.ports import free_ports, port_is_free
 from vfmalign.cli.local.processes import ProcessRef
 from vfmalign.cli.local.state_directory import ServicePorts, ServiceState, StackState, StateDirectory, StoreState
@@ -29,6 +30,7 @@ BUCKET = "vfmalign"
 START_TIMEOUT_S = 180.0
 STOP_GRACE_S = 45.0
 SUPERVISION_PERIOD_S = 0.3
+LOG_ROTATION_PERIOD_S = 10.0
 FIRST_RESTART_PAUSE_S = 0.5
 MAX_RESTART_PAUSE_S = 30.0
 STABLE_AFTER_S = 60.0
@@ -73,6 +75,7 @@ class Stack:
         self._ports: dict[str, ServicePorts] = {}
         self._services = {name: _SupervisedProcess(name) for name in SERVICES}
         self._stop_requested = threading.Event()
+        self._rotate_logs_at = 0.0
 
     def start(self) -> StackState:
         """Start the S3 server, then the services concurrently, and wait until all of them serve.
@@ -93,8 +96,11 @@ class Stack:
         return self.get_state()
 
     def reconcile(self) -> None:
-        """Check every process once: restart those that died, record those that serve."""
+        """Check every process once: restart those that died, record those that serve. Rotate logs from time to time."""
         now = time.monotonic()
+        if now >= self._rotate_logs_at:
+            rotate((self._directory.logs, self._directory.job_logs, self._directory.s3))
+            self._rotate_logs_at = now + LOG_ROTATION_PERIOD_S
         for process in (self._s3, *self._services.values()):
             if process.popen is not None and (code := process.popen.poll()) is not None:
                 self._schedule_restart(process, code, now)

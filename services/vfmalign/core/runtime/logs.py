@@ -5,6 +5,7 @@ Log generated ids only: never patients' names, local paths or secrets.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import secrets
@@ -23,6 +24,12 @@ REQUEST_ID_HEADER = "x-request-id"
 _REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{8,64}")
 request_id: ContextVar[str] = ContextVar("vfmalign_request_id", default="")
 """Id of the request that the running context serves; empty outside a request. Log lines and outgoing calls carry it."""
+
+MAX_FIELDS = 32
+MAX_VALUE_CHARACTERS = 2_000
+MAX_EXCEPTION_CHARACTERS = 16_000
+"""Bounds of a line: of the number of fields that its event adds, of a field's value, and of a traceback."""
+_ESSENTIAL = frozenset({"event", "exception", "level", "module", "request_id", "service", "timestamp"})
 
 # urllib3 logs request lines, and a presigned request's line contains its signature.
 _QUIET_LOGGERS = ("urllib3", "asyncio", "matplotlib", "PIL")
@@ -54,8 +61,9 @@ def configure(service: str, settings: LogSettings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
+    render: list[Processor] = [_bound_size, structlog.processors.JSONRenderer()]
     structlog.configure(
-        processors=[*shared, structlog.processors.JSONRenderer()],
+        processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
         cache_logger_on_first_use=False,
@@ -64,10 +72,7 @@ def configure(service: str, settings: LogSettings) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
     root = logging.getLogger()
@@ -94,6 +99,22 @@ class _Stderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(self.format(record) + "\n")
+
+
+def _bound_size(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Cuts long values and leaves out surplus fields, because parts of a line may come from callers or libraries.
+
+    Of a traceback, the end stays, which names the error.
+    """
+    for name in [name for name in event if name not in _ESSENTIAL][MAX_FIELDS:]:
+        del event[name]
+    for name, value in event.items():
+        text = value if isinstance(value, str) else json.dumps(value, default=repr)
+        if name == "exception" and len(text) > MAX_EXCEPTION_CHARACTERS:
+            event[name] = "…" + text[-MAX_EXCEPTION_CHARACTERS:]
+        elif name != "exception" and len(text) > MAX_VALUE_CHARACTERS:
+            event[name] = text[:MAX_VALUE_CHARACTERS] + "…"
+    return event
 
 
 def _add_request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

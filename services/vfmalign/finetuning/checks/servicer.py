@@ -110,4 +110,5 @@ class AlignmentServicer(OperationServicer[StoredCheck], alignment_pb2_grpc.Align
             stages=to_stages(stages, self._checks.stages(item.id), item.stage_progress),
             job_ids=[job.id for job in self._jobs.of_check(item.id)],
             report=report,
+            whole=whole,
         )

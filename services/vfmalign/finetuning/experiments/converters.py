@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from vfmalign.client.messages import experiments as messages
 from vfmalign.client.messages.common import Progress
+from vfmalign.client.messages.tasks import Task
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.experiments.cell_status import CellStatus, count_states
 from vfmalign.finetuning.experiments.repository import StoredExperiment
@@ -13,7 +14,7 @@ from vfmalign.finetuning.jobs.converters import to_object_ref, with_remedy
 
 
 def to_message(
-    experiment: StoredExperiment, store: ObjectStore, cells: Sequence[CellStatus], *, with_cells: bool = True
+    experiment: StoredExperiment, store: ObjectStore, cells: Sequence[CellStatus], *, whole: bool = True
 ) -> messages.Experiment:
     """Converts an experiment.
 
@@ -21,23 +22,30 @@ def to_message(
         experiment: the experiment.
         store: object store of its report.
         cells: status of every cell.
-        with_cells: whether the message lists the cells; lists of experiments omit them.
+        whole: False for lists, which leave out the cells and most of the specification.
     """
     report = experiment.report if experiment.state == "succeeded" else None  # else it is created again
     return messages.Experiment(
         experiment_id=experiment.id,
-        spec=experiment.spec,
+        spec=experiment.spec if whole else _outline(experiment.spec),
         state=experiment.state,
         progress=_to_progress(experiment, cells),
         create_time=experiment.created_at,
         start_time=experiment.started_at,
         end_time=experiment.finished_at,
-        cells=tuple(_to_cell(cell) for cell in cells) if with_cells else (),
+        cells=tuple(_to_cell(cell) for cell in cells) if whole else (),
         counts=messages.ExperimentCounts(**count_states(cells)),
         failure=with_remedy(experiment.failure, f"experiments retry {experiment.id}"),
         report_json=None if report is None else to_object_ref(report.json_ref, store),
         report_html=None if report is None else to_object_ref(report.html_ref, store),
         cells_csv=None if report is None else to_object_ref(report.csv_ref, store),
+    )
+
+
+def _outline(spec: messages.ExperimentSpec) -> messages.ExperimentSpec:
+    tasks = tuple(Task(name=task.name) for task in spec.tasks)
+    return messages.ExperimentSpec(
+        model_ids=spec.model_ids, dataset_id=spec.dataset_id, tasks=tasks, seeds=spec.seeds, title=spec.title
     )
 
 

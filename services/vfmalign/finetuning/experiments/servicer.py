@@ -98,4 +98,4 @@ class ExperimentServicer(OperationServicer[StoredExperiment], experiment_pb2_grp
             except DataLoss as loss:
                 _log.warning("report_lost", experiment=item.id, error=str(loss))
                 item = self._experiments.reopen(item.id, f"{loss.subject}: {loss.message}; it is created again")
-        return to_message(item, self._store, get_cell_statuses(item, self._checks), with_cells=whole)
+        return to_message(item, self._store, get_cell_statuses(item, self._checks), whole=whole)

@@ -10,27 +10,27 @@ from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.jobs.repository import StoredJob
 
 
-def to_job(job: StoredJob, store: ObjectStore, *, curve: bool = True, log_command: str = "") -> messages.Job:
+def to_job(job: StoredJob, store: ObjectStore, *, whole: bool = True, log_command: str = "") -> messages.Job:
     """Returns a job as a message.
 
     Args:
         job: the job.
         store: where its result is.
-        curve: whether the learning curve is part of it.
+        whole: False for lists, which leave out the learning curve and most of the specification.
         log_command: shows the log of the job's latest attempt.
     """
     # A job that reused the result of another one published nothing under its own name.
     published = job.result is not None and (job.attempts or not job.baseline)
     return messages.Job(
         job_id=job.id,
-        spec=job.request,
+        spec=job.request if whole else _outline(job.request),
         state=job.state,
         attempts=job.attempts,
         create_time=job.created_at,
         start_time=job.started_at,
         end_time=job.finished_at,
         progress=_to_progress(job),
-        curve=tuple(to_curve_point(point) for point in job.curve) if curve else (),
+        curve=tuple(to_curve_point(point) for point in job.curve) if whole else (),
         failure=with_remedy(job.failure, f"checks retry {job.check_id}" if job.check_id else f"jobs retry {job.id}"),
         result=None if job.result is None else to_object_ref(job.result, store),
         encoder_model_id=job.spec.publish_as if published else "",
@@ -60,6 +60,12 @@ def with_remedy(failure: Failure | None, command: str) -> Failure | None:
 def to_object_ref(ref: StoredRef, store: ObjectStore) -> ObjectRef:
     """Returns the address of a stored object."""
     return ObjectRef(uri=store.uri(ref.key), sha256=ref.sha256, size_bytes=ref.size_bytes)
+
+
+def _outline(spec: messages.JobSpec) -> messages.JobSpec:
+    return messages.JobSpec(
+        kind=spec.kind, dataset_id=spec.dataset_id, network=spec.network, model_id=spec.model_id, task=spec.task
+    )
 
 
 def _to_progress(job: StoredJob) -> Progress:

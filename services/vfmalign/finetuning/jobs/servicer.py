@@ -90,4 +90,4 @@ class FineTuningServicer(OperationServicer[StoredJob], finetuning_pb2_grpc.FineT
 
     def _convert(self, item: StoredJob, *, whole: bool = True) -> Job:
         log_command = self._log_command(item.id, item.attempts) if item.attempts else ""
-        return to_job(item, self._store, curve=whole, log_command=log_command)
+        return to_job(item, self._store, whole=whole, log_command=log_command)

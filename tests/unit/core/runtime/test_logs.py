@@ -84,3 +84,26 @@ async def test_requests_at_once_keep_their_ids_apart() -> None:
 
     assert await asyncio.gather(serve("request-a"), serve("request-b")) == ["request-a", "request-b"]
     assert logs.request_id.get() == ""
+
+
+def test_a_line_has_a_bounded_size(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("kitchen", LogSettings())
+    fields = {f"field_{number}": "x" for number in range(100)}
+    logs.get("x").info("call", error="e" * 2**20, stages={"s" * 5000: 1}, many=["n"] * 2**18)
+    logs.get("x").info("call", **fields)
+    logging.getLogger("library").warning("w" * 2**20)
+    found = capsys.readouterr().err.splitlines()
+    assert max(map(len, found)) < 20_000
+    assert [json.loads(line)["event"][:5] for line in found] == ["call", "call", "wwwww"]
+
+
+def test_of_a_long_traceback_the_error_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("kitchen", LogSettings())
+    try:
+        raise ValueError("a" * 2**20 + "the end")
+    except ValueError:
+        logs.get("x").exception("failed", number=3)
+    (line,) = lines(capsys)
+    assert line["exception"].endswith("the end")
+    assert len(line["exception"]) < 20_000
+    assert line["number"] == 3

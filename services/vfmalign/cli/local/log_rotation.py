@@ -1,0 +1,25 @@
+"""Rotation of the local stack's logs: a log that exceeds a size moves to `<name>.1`, which replaces an earlier one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+MAX_LOG_BYTES = 16 * 2**20
+
+
+def rotate(folders: Iterable[Path], max_bytes: int = MAX_LOG_BYTES) -> None:
+    """Copies and empties every log of these folders that exceeds a size.
+
+    Processes keep writing to the file that they hold open, as with `copytruncate` of logrotate: they append to it, so
+    that they continue at its new end. What is written between the two steps is lost.
+    """
+    for folder in folders:
+        for log in folder.glob("*.log"):
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                if log.stat().st_size > max_bytes:
+                    shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+                    os.truncate(log, 0)

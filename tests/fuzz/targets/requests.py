@@ -1,0 +1,184 @@
+"""Requests of every RPC: from the bytes of the message to the last check before work begins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from tests.fuzz.harness import Target
+from tests.fuzz.memory_store import MemoryStore
+
+from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.messages.experiments import ExperimentSpec
+from vfmalign.client.messages.jobs import JobId, JobSpec
+from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
+from vfmalign.core.domain.errors import VfmalignError
+from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
+from vfmalign.core.rpc.bounds import parse_request
+from vfmalign.core.storage.datasets import to_datalist
+from vfmalign.core.storage.keys import dataset_key, model_card_key
+from vfmalign.features.converters import to_extraction_request, to_study_request
+from vfmalign.features.listing import read_page
+from vfmalign.finetuning.checks.request import check_inputs, check_spec
+from vfmalign.finetuning.db.database import CheckRow, ExperimentRow, JobRow
+from vfmalign.finetuning.db.pagination import PageRequest
+from vfmalign.finetuning.experiments.request import check_experiment_spec, pin_inputs, plan_cells
+from vfmalign.finetuning.jobs.request import check_objective, resolve_job
+from vfmalign.finetuning.servicers import parse_id, parse_states
+from vfmalign.mmd.service.converters import to_options, to_source
+from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, features_pb2, finetuning_pb2, mmd_pb2
+
+_MODULES = (alignment_pb2, experiment_pb2, features_pb2, finetuning_pb2, mmd_pb2)
+_REQUESTS = sorted(
+    {
+        method.input_type.full_name: GetMessageClass(method.input_type)
+        for module in _MODULES
+        for service in module.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    }.items()
+)
+"""Classes of the requests; the first byte of an input chooses one."""
+
+
+def _make_store() -> MemoryStore:
+    volumes = {kind: VolumeRef(key=f"volumes/d/{kind}", sha256="0" * 64) for kind in ("t2w", "dwi", "adc", "gland")}
+
+    def case(name: str) -> tuple[Case, ...]:
+        return (Case(id=name, group=name, volumes=volumes),)
+
+    dataset = DatasetManifest(id="d", train=case("a"), val=case("b"), test=case("c"))
+    card = ModelCard(
+        id="m",
+        architecture="profound_conv_micro",
+        objective="contrastive",
+        checkpoint=VolumeRef(key="models/m/x", sha256="0" * 64),
+        preprocessing=PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(16, 64, 64)),
+        layers=(),
+        primary_layer="stages.3",
+    )
+    datalist = json.dumps(to_datalist(dataset)).encode()
+    return MemoryStore({dataset_key("d"): datalist, model_card_key("m"): card.to_json()})
+
+
+_STORE = _make_store()
+
+
+def run(data: bytes) -> None:
+    """Parse a request and convert it as its servicer does."""
+    name, cls = _REQUESTS[data[0] % len(_REQUESTS)] if data else _REQUESTS[0]
+    request = parse_request(cls.FromString, data[1:])
+    if (convert := _CONVERT.get(name.rsplit(".", 1)[1])) is not None:
+        convert(request)
+
+
+def _job(request: Any) -> None:
+    job_id, spec = parse_id(JobId, request.job_id, "job_id"), JobSpec.from_proto(request.spec, "spec")
+    check_objective(spec)
+    resolve_job(_STORE, job_id, spec).to_json()
+
+
+def _check(request: Any) -> None:
+    spec = CheckSpec.from_proto(request.spec, "spec")
+    check_spec(spec)
+    check_inputs(_STORE, spec)
+    spec.to_proto()
+
+
+def _experiment(request: Any) -> None:
+    spec = ExperimentSpec.from_proto(request.spec, "spec")
+    check_experiment_spec(spec)
+    plan_cells("experiment", spec, pin_inputs(_STORE, spec))
+
+
+def _compute(request: Any) -> None:
+    to_options(request)
+    for name in ("x", "y", "reference"):
+        to_source(getattr(request, name), name)
+
+
+def _compute_batch(request: Any) -> None:
+    for pair in request.requests:
+        try:
+            _compute(pair)
+        except VfmalignError:
+            continue  # the next pair is compared
+
+
+def _list(table: type[Any], states: Any) -> Callable[[Any], None]:
+    def convert(request: Any) -> None:
+        labels = parse_states(request.states, states.DESCRIPTOR)
+        PageRequest(request.page_size, request.page_token, labels).select(table)
+
+    return convert
+
+
+def _list_objects(request: Any) -> None:
+    read_page(["a", "b"], str, request.page_size, request.page_token)
+
+
+_CONVERT: Mapping[str, Callable[[Any], object]] = {
+    "CreateJobRequest": _job,
+    "CreateCheckRequest": _check,
+    "CreateExperimentRequest": _experiment,
+    "ListJobsRequest": _list(JobRow, finetuning_pb2.JobState),
+    "ListChecksRequest": _list(CheckRow, alignment_pb2.CheckState),
+    "ListExperimentsRequest": _list(ExperimentRow, experiment_pb2.ExperimentState),
+    "ListModelsRequest": _list_objects,
+    "ListDatasetsRequest": _list_objects,
+    "ExtractRequest": lambda request: to_study_request(request, _STORE.key),
+    "ExtractDatasetRequest": to_extraction_request,
+    "ComputeRequest": _compute,
+    "ComputeBatchRequest": _compute_batch,
+}
+
+
+def make_seeds() -> Mapping[str, bytes]:
+    """A valid request of every kind."""
+    recipe = {"preset": "demo", "epochs": 2, "steps_per_epoch": 2, "patch_shape_dhw": [16, 32, 32], "probe_steps": [2]}
+    task = {"name": "segmentation", "parameters": {"labels": ["gland"]}}
+    common = {"dataset_id": "d", "recipe": recipe, "seed": 1, "modality_map": {"t2w": "t2w"}}
+    tensor = common_pb2.Tensor(data_type=common_pb2.DATA_TYPE_FLOAT32, shape=[1, 2], data=bytes(8))
+    inline = {"inline": {"layers": [{"layer": "a", "features": tensor}], "groups": ["g"], "case_ids": ["c"]}}
+    ref = common_pb2.ObjectRef(uri="s3://fuzz/uploads/x", sha256="0" * 64, size_bytes=1)
+    compute = mmd_pb2.ComputeRequest(
+        x=inline, y={"uploaded": {"object": ref}}, reference={"feature_set_id": "0" * 32}, pairing=1, estimator=5,
+        kernel={"family": 1, "bandwidth_rule": 2}, test={"permutations": 9, "seed": 1, "method": 1, "aggregated": True},
+        interval_level=0.9, block_rows=2, measures=[1],
+    )  # fmt: skip
+    study = {"volumes": [{"modality": "t2w", "nifti": b"x"}, {"modality": "adc", "stored": ref}]}
+    filled: dict[str, Message] = {
+        "CreateJobRequest": finetuning_pb2.CreateJobRequest(
+            job_id="j", spec={**common, "kind": 2, "network": 1, "model_id": "m", "task": task, "publish_as": "p"}
+        ),
+        "CreateCheckRequest": alignment_pb2.CreateCheckRequest(
+            check_id="c", spec={**common, "model_id": "m", "task": task, "layers": ["a"], "seeds": 2}
+        ),
+        "CreateExperimentRequest": experiment_pb2.CreateExperimentRequest(
+            experiment_id="e",
+            spec={
+                "model_ids": ["m"], "dataset_id": "d", "tasks": [task], "seeds": [1, 2], "title": "t",
+                "smallest_differences": [{"metric": "gland_dice", "value": 0.1}],
+            },
+        ),
+        "ListJobsRequest": finetuning_pb2.ListJobsRequest(page_size=2, page_token="WyIyMDI2Il0=", states=[1, 2]),
+        "ComputeRequest": compute,
+        "ComputeBatchRequest": mmd_pb2.ComputeBatchRequest(requests=[compute]),
+        "ExtractRequest": features_pb2.ExtractRequest(
+            model_id="m", study=study, layers=["a"], pooling=1, input_transform="hidden:t2w", store_as="s"
+        ),
+        "ExtractDatasetRequest": features_pb2.ExtractDatasetRequest(
+            model_id="m", dataset_id="d", split=4, initialisation=2, initialisation_seed=3, modality_map={"t2w": "t2w"}
+        ),
+    }  # fmt: skip
+    seeds = {}
+    for index, (full_name, _) in enumerate(_REQUESTS):
+        name = full_name.rsplit(".", 1)[1]
+        message = filled[name].SerializeToString(deterministic=True) if name in filled else b"\x0a\x01a"
+        seeds[name] = bytes([index]) + message
+    return seeds
+
+
+TARGET = Target(run, make_seeds, words=("segmentation", "classification", "hidden:", "s3://fuzz/", "demo", "gland"))
