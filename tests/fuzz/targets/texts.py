@@ -84,6 +84,4 @@ def make_seeds() -> Mapping[str, bytes]:
     }
 
 
-TARGET = Target(
-    run, make_seeds, words=("s3://fuzz/", "hidden:", "label=", "segmentation:", "0001-")
-)
+TARGET = Target(run, make_seeds, words=("s3://fuzz/", "hidden:", "label=", "segmentation:", "0001-"))

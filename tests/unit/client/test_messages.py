@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import get_args
 
 import pytest
+from annotated_types import Ge, Le, MaxLen
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -21,6 +22,7 @@ from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import Network
 from vfmalign.core.domain.models import Objective
+from vfmalign.core.rpc.bounds import get_bounds
 from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, features_pb2, finetuning_pb2
 
 for module in pkgutil.iter_modules(vfmalign.client.messages.__path__):
@@ -192,3 +194,22 @@ def test_a_smallest_difference_is_finite(value):
     experiment = experiment_pb2.ExperimentSpec(dataset_id="d", smallest_differences=[difference])
     with pytest.raises(BadOption, match=r"spec.smallest_differences\[0\].value: not a finite number"):
         ExperimentSpec.from_proto(experiment, "spec")
+
+
+def test_ranges_of_records_lie_within_the_bounds_of_their_messages():
+    """A record may be stricter, as where 0 stands for a default, but never accept what servers refuse."""
+    compared = 0
+    for record in RECORDS:
+        for name, field in record.model_fields.items():
+            bounds = get_bounds(record.PROTO.DESCRIPTOR.fields_by_name[name])
+            for rule in field.metadata:
+                for kind, limit, within in (
+                    (Ge, bounds.min, lambda value, bound: value >= bound),
+                    (Le, bounds.max, lambda value, bound: value <= bound),
+                    (MaxLen, bounds.max_count, lambda value, bound: value <= bound),
+                ):
+                    if isinstance(rule, kind) and bounds.ByteSize():
+                        value = getattr(rule, {Ge: "ge", Le: "le", MaxLen: "max_length"}[kind])
+                        assert within(value, limit), f"{record.__name__}.{name}: {rule}, {bounds}"
+                        compared += 1
+    assert compared > 20

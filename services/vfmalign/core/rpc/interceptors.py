@@ -110,6 +110,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, gate: Gate, admission: Admission) -> None:
         self._gate = gate
         self._admission = admission
+        self._parsing = asyncio.Lock()
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -188,9 +189,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     remedy="send one message, and large data by reference",
                     reason="NO_MESSAGE",
                 )
-            # Checking many labels takes a while, and other calls should not wait for it.
-            large = len(data) > _LARGE_MESSAGE_BYTES
-            yield await asyncio.to_thread(parse_request, parse, data) if large else parse_request(parse, data)
+            yield await self._parse(parse, data)
+
+    async def _parse(self, parse: Any, data: bytes) -> Any:
+        """Parses and checks a request.
+
+        A large one takes a while, for which other calls should not wait. Parsed, it may take 16 times its bytes if it
+        holds millions of short texts, which its bounds reject; large ones are therefore parsed one at a time.
+        """
+        if len(data) <= _LARGE_MESSAGE_BYTES:
+            return parse_request(parse, data)
+        async with self._parsing:
+            return await asyncio.to_thread(parse_request, parse, data)
 
     async def _requests(self, context: grpc.aio.ServicerContext[Any, Any], parse: Any) -> AsyncIterator[Any]:
         """Yields the requests of a call, each with memory of its own."""
@@ -199,7 +209,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 data = await self._admission.read(context, reservation)
                 if data is None:
                     return
-                yield parse_request(parse, data)
+                yield await self._parse(parse, data)
 
 
 def register_methods(services: dict[str, list[tuple[str, bool]]]) -> None:

@@ -21,6 +21,7 @@ from vfmalign.core.domain import errors
 from vfmalign.core.rpc.channels import connect
 from vfmalign.core.rpc.server import message_limits, serve
 from vfmalign.core.rpc.status_mapping import CODES
+from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
@@ -195,6 +196,27 @@ async def test_a_stream_fails_after_what_it_had(running: Running) -> None:
         assert (await anext(messages)).index == 0
         with pytest.raises(errors.Exhausted, match="too much"):
             await anext(messages)
+
+
+async def test_a_message_that_cannot_be_parsed_is_an_error_like_any_other(
+    capfd: pytest.CaptureFixture[str], running: Running
+) -> None:
+    labels = {"grpc_method": "Compute", "grpc_code": "INVALID_ARGUMENT", "grpc_service": "vfmalign.v1.MmdService"}
+
+    def count() -> float:
+        return metrics.REGISTRY.get_sample_value("grpc_server_handled_total", {**labels, "grpc_type": "unary"}) or 0.0
+
+    before = count()
+    async with plain(running) as channel:
+        for data in (b"\xff", b"\x0a\x7f"):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary("/vfmalign.v1.MmdService/Compute")(data)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.stream_unary("/vfmalign.v1.MmdService/Compute")(iter(()))
+        assert "no message" in (caught.value.details() or "")
+    assert count() == before + 3
+    assert capfd.readouterr().err.count('"reason": "MALFORMED_MESSAGE"') == 2
 
 
 def test_a_server_accepts_the_pings_of_a_client_whose_call_waits() -> None:

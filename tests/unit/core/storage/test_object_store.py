@@ -169,7 +169,11 @@ def test_an_object_over_the_limit_is_refused_before_it_is_read(store: ObjectStor
         store.get("large", max_bytes=999)
 
 
-@pytest.mark.parametrize("uri", ["s3://other/x", "x", "file:///etc/passwd", "s3://{bucket}/", "s3://{bucket}/../x"])
+FOREIGN = ("s3://other/x", "x", "file:///etc/passwd", "s3://{bucket}/", "s3://{bucket}/../x")
+ALIASES = ("s3://{bucket}//x", "s3://{bucket}/a//x", "s3://{bucket}/a/./x", "s3://{bucket}/a/", "s3://{bucket}/a\0")
+
+
+@pytest.mark.parametrize("uri", [*FOREIGN, *ALIASES])
 def test_only_uris_of_the_bucket_are_read(store: ObjectStore, uri: str) -> None:
     with pytest.raises(InvalidInput, match="bucket"):
         store.key(uri.format(bucket=store.bucket))

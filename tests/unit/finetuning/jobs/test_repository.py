@@ -1,6 +1,8 @@
 """The repository of jobs: idempotency, paging, states and attempts, on both databases."""
 
+import base64
 import itertools
+import json
 from datetime import timedelta
 
 import pytest
@@ -126,10 +128,27 @@ def test_page_size_out_of_range(jobs, size):
         jobs.list(PageRequest(size=size))
 
 
-@pytest.mark.parametrize("token", ["x", "!!!", "bm9wZQ==", "WzEsMiwzXQ==", "e30="])
+@pytest.mark.parametrize("token", ["x", "!!!", "bm9wZQ==", "WzEsMiwzXQ==", "e30=", "ü"])
 def test_foreign_page_token(jobs, token):
     with pytest.raises(BadOption, match="page_token"):
         jobs.list(PageRequest(token=token))
+
+
+@pytest.mark.parametrize(
+    ("created_at", "row_id"),
+    [
+        ("0001-01-01T00:00:00+14:00", "a"),
+        ("9999-12-31T23:59:59-14:00", "a"),
+        ("2026-01-01T00:00:00", "a"),
+        ("2026-01-01T00:00:00+00:00", "a\0"),
+        ("2026-01-01T00:00:00+00:00", "../a"),
+    ],
+)
+def test_invented_position(jobs, created_at, row_id):
+    """Neither database accepts a time beyond the calendar, nor PostgreSQL a NUL."""
+    position = json.dumps([created_at, row_id, PageRequest()._filter_digest()])
+    with pytest.raises(BadOption, match="page_token"):
+        jobs.list(PageRequest(token=base64.urlsafe_b64encode(position.encode()).decode()))
 
 
 def test_token_of_another_filter_is_refused(jobs):
