@@ -8,12 +8,13 @@ from google.protobuf.message import Message
 from pydantic import (
     SerializationInfo,
     SerializerFunctionWrapHandler,
+    ValidationError,
     field_validator,
     model_serializer,
     model_validator,
 )
 
-from vfmalign.client.messages.base import FOR_PROTO, ApiMessage
+from vfmalign.client.messages.base import FOR_PROTO, ApiMessage, to_bad_option
 from vfmalign.core.domain.declarations import TaskParameters
 from vfmalign.core.domain.task_text import format_task, parse_task
 from vfmalign.v1 import common_pb2
@@ -43,7 +44,10 @@ class Task(ApiMessage):
             BadOption: the text has another form.
         """
         name, parameters = parse_task(text)
-        return cls(name=name, parameters=parameters)
+        try:
+            return cls(name=name, parameters=parameters)
+        except ValidationError as error:
+            raise to_bad_option(error) from error
 
     def __str__(self) -> str:
         """Returns the short form."""
