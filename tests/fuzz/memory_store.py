@@ -23,6 +23,14 @@ class MemoryStore(ObjectStore):
         self._verify(key, hashlib.sha256(data).hexdigest(), sha256)
         return data
 
+    def size_bytes(self, key: str) -> int | None:
+        """Return the size of an object, or None."""
+        return len(self.objects[key]) if key in self.objects else None
+
+    def first(self, key: str, size: int) -> bytes:
+        """Return the first bytes of an object."""
+        return self.get(key)[:size]
+
     def list(self, prefix: str) -> Iterator[str]:
         """Return the keys below a prefix."""
         return iter(sorted(key for key in self.objects if key.startswith(prefix)))

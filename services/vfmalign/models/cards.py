@@ -27,6 +27,7 @@ from vfmalign.core.domain.record import is_id
 from vfmalign.core.storage.keys import model_card_key, weights_key
 from vfmalign.core.storage.lost_objects import describe_publishing, lost_as
 from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.safetensors_header import MalformedHeader, read_header
 from vfmalign.models.encoder import Encoder, StateDict
 from vfmalign.models.formats import exported_program
 from vfmalign.models.registry import get_architecture
@@ -209,8 +210,7 @@ def load_card_encoder(
     store: ObjectStore, card: ModelCard, device: torch.device | str = "cpu", max_bytes: int = MAX_WEIGHTS_BYTES
 ) -> Encoder:
     """Load the encoder that a card describes, whose file has at most `max_bytes`; see `load_encoder` for the errors."""
-    with lost_as("model", card.id, describe_publishing(card)):
-        data = store.get(card.checkpoint.key, sha256=card.checkpoint.sha256, max_bytes=max_bytes)
+    data = _read_weights(store, card, max_bytes)
     if card.architecture == exported_program.ARCHITECTURE:
         return _build_program(card, parse_weights(data, card.id), device)
     try:
@@ -222,6 +222,17 @@ def load_card_encoder(
             remedy="use the version that published the model",
         ) from error
     return build_encoder(architecture, load_state(data, architecture, subject=card.id), device)
+
+
+def _read_weights(store: ObjectStore, card: ModelCard, max_bytes: int) -> bytes:
+    """Read weights after their size and header, which must agree."""
+    ref = card.checkpoint
+    with lost_as("model", card.id, describe_publishing(card)):
+        try:
+            header = read_header(store, ref.key)
+        except MalformedHeader as error:
+            raise PreconditionFailed(f"the weights are not safetensors: {error}", subject=store.uri(ref.key)) from None
+        return store.get(ref.key, sha256=ref.sha256, max_bytes=min(max_bytes, header.total_bytes))
 
 
 def _build_program(card: ModelCard, state: StateDict, device: torch.device | str) -> exported_program.ExportedEncoder:

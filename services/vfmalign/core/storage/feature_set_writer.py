@@ -6,11 +6,11 @@ Legend: N rows (one per case), C channels.
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from vfmalign.core.domain.errors import BadTensor, DigestMismatch, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import LayerSpec
@@ -24,8 +24,9 @@ from vfmalign.core.storage.feature_sets import (
 )
 from vfmalign.core.storage.keys import features_prefix, manifest_key
 from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.safetensors_header import MalformedHeader, parse_header
 
-_HEADER_SIZE_BYTES = 8
+_START_ROW = re.compile(r"[0-9]{1,9}")
 
 
 class FeatureSetWriter:
@@ -62,11 +63,13 @@ class FeatureSetWriter:
             sha256 = key.removeprefix(f"{self._prefix}part-").removesuffix(".safetensors")
             try:
                 data = self._store.get(key, sha256=sha256)
-            except (DigestMismatch, NotFound):
+                part, channels = _describe(data, key, sha256)
+            except (DigestMismatch, NotFound, MalformedHeader):
                 continue
-            part = _describe(data, key, sha256)
-            if part.start_row % part_rows == 0 and part.rows == min(part_rows, len(self._case_ids) - part.start_row):
-                self._add_part(part, data)
+            has_rows = part.rows == min(part_rows, len(self._case_ids) - part.start_row)
+            has_layers = set(channels) == set(self._request.layers) and self._channels in ({}, channels)
+            if part.start_row % part_rows == 0 and has_rows and has_layers:
+                self._add_part(part, channels)
         return set(self._parts)
 
     def write_part(self, start_row: int, layers: Mapping[str, Features]) -> PartRef:
@@ -99,7 +102,7 @@ class FeatureSetWriter:
         key = f"{self._prefix}part-{sha256}.safetensors"
         self._store.put(key, data)
         part = PartRef(key=key, sha256=sha256, start_row=start_row, rows=min(rows), size_bytes=len(data))
-        self._add_part(part, data)
+        self._add_part(part, channels)
         return part
 
     def commit(
@@ -135,8 +138,8 @@ class FeatureSetWriter:
             self._store.put_if_absent(key, manifest.to_json())
         return read_committed(self._store, self._request.feature_set_id())
 
-    def _add_part(self, part: PartRef, data: bytes) -> None:
-        self._channels = {name: array.shape[1] for name, array in load(data).items()}
+    def _add_part(self, part: PartRef, channels: dict[str, int]) -> None:
+        self._channels = channels
         self._parts.setdefault(part.start_row, part)
 
     def _cover(self) -> tuple[PartRef, ...]:
@@ -159,10 +162,19 @@ def _get_digests(manifest: Manifest) -> list[str]:
     return [part.sha256 for part in manifest.parts]
 
 
-def _describe(data: bytes, key: str, sha256: str) -> PartRef:
-    """Reads a part's header: a safetensors file begins with the length of its JSON header."""
-    size = int.from_bytes(data[:_HEADER_SIZE_BYTES], "little")
-    header = json.loads(data[_HEADER_SIZE_BYTES : _HEADER_SIZE_BYTES + size])
-    start_row = int(header.pop("__metadata__")["start_row"])
-    rows = next(iter(header.values()))["shape"][0]
-    return PartRef(key=key, sha256=sha256, start_row=start_row, rows=rows, size_bytes=len(data))
+def _describe(data: bytes, key: str, sha256: str) -> tuple[PartRef, dict[str, int]]:
+    """Reads the header of a part: its rows, and the channels of its layers.
+
+    Raises:
+        MalformedHeader: it is not that of a part.
+    """
+    header = parse_header(data, len(data))
+    shapes = {name: entry.shape for name, entry in header.tensors.items()}
+    start_row, rows = header.metadata.get("start_row", ""), {shape[:1] for shape in shapes.values()}
+    if not _START_ROW.fullmatch(start_row) or len(rows) != 1 or any(len(shape) != 2 for shape in shapes.values()):
+        raise MalformedHeader("it is not a part of a feature set")
+    ((count,),) = rows
+    if not count:
+        raise MalformedHeader("it has no rows")
+    part = PartRef(key=key, sha256=sha256, start_row=int(start_row), rows=count, size_bytes=len(data))
+    return part, {name: shape[1] for name, shape in shapes.items()}

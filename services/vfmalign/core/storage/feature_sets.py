@@ -16,16 +16,16 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
-from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from vfmalign.core.domain.datasets import Split
-from vfmalign.core.domain.errors import DataLoss, DigestMismatch, NotFound, PreconditionFailed
+from vfmalign.core.domain.errors import DataLoss, DigestMismatch, InvalidInput, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import LayerSpec, PreprocessingSpec
 from vfmalign.core.domain.record import Id, Record, Sha256
 from vfmalign.core.storage.keys import features_prefix, manifest_key
 from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
 from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.safetensors_header import LENGTH_BYTES, MAX_HEADER_BYTES, MalformedHeader, parse_header
 
 Features = NDArray[np.float32]
 
@@ -203,18 +203,33 @@ def read_part(store: ObjectStore, manifest: Manifest, index: int) -> dict[str, F
     """
     part = manifest.parts[index]
     with lost_as("feature_set", manifest.request.feature_set_id(), EXTRACT_AGAIN):
+        data = _get_part(store, manifest, part)
         try:
-            arrays = load(store.get(part.key, sha256=part.sha256))
-        except SafetensorError:
-            raise PreconditionFailed("the part is not a safetensors file", subject=store.uri(part.key)) from None
+            tensors = parse_header(data, len(data)).tensors
+        except MalformedHeader as error:
+            raise PreconditionFailed(
+                f"the part is not a safetensors file: {error}", subject=store.uri(part.key)
+            ) from None
         for spec in manifest.layers:
-            shape = arrays[spec.name].shape if spec.name in arrays else None
-            if shape != (part.rows, spec.channels):
+            entry = tensors.get(spec.name)
+            if entry is None or (entry.dtype, entry.shape) != ("F32", (part.rows, spec.channels)):
+                actual = f"{entry.dtype} of shape {entry.shape}" if entry else "missing"
                 raise PreconditionFailed(
-                    f"layer {spec.name} has shape {shape}, expected ({part.rows}, {spec.channels})",
+                    f"layer {spec.name} is {actual}, expected F32 of shape ({part.rows}, {spec.channels})",
                     subject=store.uri(part.key),
                 )
+    arrays = load(data)
     return {spec.name: arrays[spec.name] for spec in manifest.layers}
+
+
+def _get_part(store: ObjectStore, manifest: Manifest, part: PartRef) -> bytes:
+    """Reads the bytes of a part, which are refused before they are read if they are more than the manifest declares."""
+    values = part.rows * sum(spec.channels for spec in manifest.layers)
+    max_bytes = part.size_bytes or LENGTH_BYTES + MAX_HEADER_BYTES + values * np.dtype(np.float32).itemsize
+    try:
+        return store.get(part.key, sha256=part.sha256, max_bytes=max_bytes)
+    except InvalidInput as error:
+        raise PreconditionFailed(f"larger than its manifest declares: {error.message}", subject=error.subject) from None
 
 
 def find_damaged_parts(store: ObjectStore, manifest: Manifest, *, read: bool = False) -> tuple[int, ...]:

@@ -130,16 +130,16 @@ class ObjectStore:
         self._verify(key, hashlib.sha256(data).hexdigest(), sha256)
         return data
 
-    def get_large(self, key: str, sha256: str | None = None) -> memoryview:
+    def get_large(self, key: str, sha256: str | None = None, max_bytes: int | None = None) -> memoryview:
         """Returns the bytes of a large object without a second copy, which would hold the interpreter lock.
 
         Raises:
-            NotFound, DigestMismatch, Unavailable.
+            NotFound, DigestMismatch, InvalidInput (too large), Unavailable.
         """
 
         def fetch() -> tuple[bytearray, str]:
             data, digest = bytearray(), hashlib.sha256()
-            for chunk in self._chunks(key, None):
+            for chunk in self._chunks(key, max_bytes):
                 data += chunk
                 digest.update(chunk)
             return data, digest.hexdigest()

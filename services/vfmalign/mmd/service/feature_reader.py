@@ -8,8 +8,6 @@ Legend: N rows, C channels.
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +21,7 @@ from vfmalign.core.domain.record import is_id
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.feature_sets import Manifest, read_manifest, read_part
 from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.safetensors_header import MalformedHeader, SafetensorsHeader, parse_header, read_header
 from vfmalign.mmd.comparison import memory_budget
 from vfmalign.mmd.comparison.memory_budget import SampleShape
 from vfmalign.mmd.comparison.samples import Sample
@@ -33,9 +32,6 @@ Layers: TypeAlias = dict[str, FeatureArray]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
-_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
-_HEADER_SIZE_BYTES = 8
-_MAX_HEADER_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class FeatureReader:
         self._store = store
         self._cache = cache or SizedLruCache()
         self._manifests: dict[Hashable, Manifest] = {}
-        self._headers: dict[Hashable, SampleShape] = {}
+        self._headers: dict[Hashable, SafetensorsHeader] = {}
 
     def shapes(self, sources: Sequence[Source]) -> list[SampleShape]:
         """Return the sizes of samples without reading their features.
@@ -148,9 +144,11 @@ class FeatureReader:
             return memory_budget.get_sample_shape(source)
         if isinstance(source, Uploaded):
             if source.key not in self._headers:
-                self._headers[source.key] = self._header(source)
-            groups = len(set(source.groups))
-            return replace(self._headers[source.key], groups=groups) if groups else self._headers[source.key]
+                self._headers[source.key] = self._read_header(source)
+            shapes = {name: entry.shape for name, entry in self._headers[source.key].tensors.items()}
+            rows = max((shape[0] for shape in shapes.values()), default=0)
+            channels = {name: shape[1] for name, shape in shapes.items()}
+            return SampleShape(rows, channels, len(set(source.groups)) or rows)
         if not is_id(source.feature_set):
             raise BadOption(
                 "is not the id of a feature set",
@@ -169,8 +167,8 @@ class FeatureReader:
         channels = {layer.name: layer.channels for layer in manifest.layers}
         return SampleShape(manifest.rows, channels, len(set(manifest.groups)))
 
-    def _header(self, source: Uploaded) -> SampleShape:
-        """Read the size of an object from its header; rows and layers are checked with the features themselves."""
+    def _read_header(self, source: Uploaded) -> SafetensorsHeader:
+        """Read the header of an object, whose size it must account for; rows are compared with the features."""
         field = f"{source.name}.uploaded.object"
         if not _SHA256.fullmatch(source.sha256):
             raise BadOption(
@@ -178,22 +176,20 @@ class FeatureReader:
                 field=f"{field}.sha256",
                 remedy="send the digest of the object",
             )
-        key = self._key(source)
         try:
-            size = int.from_bytes(self._store.first(key, _HEADER_SIZE_BYTES), "little")
-            if size > _MAX_HEADER_BYTES:
-                raise ValueError
-            header = json.loads(self._store.first(key, _HEADER_SIZE_BYTES + size)[_HEADER_SIZE_BYTES:])
-            tensors = {name: spec for name, spec in header.items() if name != "__metadata__"}
-            if not {spec["dtype"] for spec in tensors.values()} <= _DTYPES.keys():
+            header = read_header(self._store, self._key(source))
+        except MalformedHeader as error:
+            raise _not_safetensors(error, field) from None
+        for entry in header.tensors.values():
+            if entry.dtype not in _DTYPES:
                 raise BadTensor(
                     "contains tensors of another type", field=field, remedy="save float16, float32 or float64"
                 )
-            shapes = {name: [int(axis) for axis in spec["shape"]] or [0] for name, spec in tensors.items()}
-        except _MALFORMED:
-            raise BadTensor("is not a safetensors file", field=field, remedy="save it with safetensors") from None
-        rows = max((shape[0] for shape in shapes.values()), default=0)
-        return SampleShape(rows, {name: shape[-1] for name, shape in shapes.items()}, rows)
+            if len(entry.shape) != 2:
+                raise BadTensor(
+                    f"contains a tensor with {len(entry.shape)} axes", field=field, remedy="save (rows, channels)"
+                )
+        return header
 
     def _key(self, source: Uploaded) -> str:
         try:
@@ -206,15 +202,16 @@ class FeatureReader:
         """Read the features of a source."""
         if isinstance(source, Uploaded):
             context.checkpoint()
-            data = self._store.get_large(self._key(source), sha256=source.sha256)
+            header, field = self._headers[source.key], f"{source.name}.uploaded.object"
+            # Only the whole object has a digest: it may have been replaced since its header was read.
+            data = self._store.get_large(self._key(source), sha256=source.sha256, max_bytes=header.total_bytes)
             try:
-                return dict(sorted(_arrays(data).items()))  # the file has no order of its own
-            except _MALFORMED:
-                raise BadTensor(
-                    "is not a safetensors file",
-                    field=f"{source.name}.uploaded.object",
-                    remedy="save it with safetensors",
-                ) from None
+                header = parse_header(data, len(data))
+            except MalformedHeader as error:
+                raise _not_safetensors(error, field) from None
+            if header != self._headers[source.key]:
+                raise BadTensor("was replaced while it was read", field=field, remedy="send the request again")
+            return dict(sorted(_get_arrays(header, data).items()))  # the file has no order of its own
         manifest = self._manifests[source.key]
         layers = {spec.name: np.empty((manifest.rows, spec.channels), np.float32) for spec in manifest.layers}
         for index, part in enumerate(manifest.parts):
@@ -236,26 +233,20 @@ class FeatureReader:
         return replace(sample, layers=layers)
 
 
-def _arrays(data: memoryview) -> Layers:
+def _not_safetensors(error: MalformedHeader, field: str) -> BadTensor:
+    return BadTensor(f"is not a safetensors file: {error}", field=field, remedy="save it with safetensors")
+
+
+def _get_arrays(header: SafetensorsHeader, data: memoryview) -> Layers:
     """Return the arrays of a safetensors file as views of its bytes.
 
     The library copies them and holds the interpreter lock meanwhile.
-
-    Raises:
-        one of `_MALFORMED`: the data are not a safetensors file.
     """
-    begin = _HEADER_SIZE_BYTES + int.from_bytes(data[:_HEADER_SIZE_BYTES], "little")
-    header = json.loads(bytes(data[_HEADER_SIZE_BYTES:begin]))
-    content = data[begin:]
-    layers: Layers = {}
-    for name, spec in header.items():
-        if name == "__metadata__":
-            continue
-        dtype, shape, (start, end) = _DTYPES[spec["dtype"]], tuple(spec["shape"]), spec["data_offsets"]
-        if min(*shape, start, 0) < 0 or end > len(content) or end - start != math.prod(shape) * dtype.itemsize:
-            raise ValueError
-        layers[name] = np.ndarray(shape, dtype, content, start)
-    return layers
+    content = data[header.content_offset :]
+    return {
+        name: np.ndarray(entry.shape, _DTYPES[entry.dtype], content, entry.begin)
+        for name, entry in header.tensors.items()
+    }
 
 
 def _identity(array: FeatureArray) -> FeatureArray:

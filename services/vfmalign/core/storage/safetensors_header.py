@@ -1,0 +1,136 @@
+"""Headers of safetensors files, checked before any tensor is read: the file holds what the header says and no more.
+
+Memory is reserved for what a header declares. Without this check a file of gigabytes could declare a single number.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
+
+from vfmalign.core.domain.errors import NotFound
+from vfmalign.core.storage.object_store import ObjectStore
+
+LENGTH_BYTES = 8
+"""Bytes of the header's length, with which a file begins."""
+MAX_HEADER_BYTES = 4 * 2**20
+"""Largest header; about 30,000 tensors."""
+MAX_AXES = 16
+_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16}
+_BITS |= {"I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64}
+
+
+class MalformedHeader(ValueError):
+    """A file that is not safetensors, or whose size is not the one that its header declares; the text is a cause."""
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A tensor of a file; offsets in bytes from the end of the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class SafetensorsHeader:
+    """A checked header.
+
+    Attributes:
+        tensors: by name, in the order of the header.
+        metadata: free text by name.
+        content_offset: where the tensors begin in the file.
+        total_bytes: size of the file.
+    """
+
+    tensors: Mapping[str, TensorEntry]
+    content_offset: int
+    total_bytes: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_header(store: ObjectStore, key: str) -> SafetensorsHeader:
+    """Read the header of a stored file, whose size is asked for first; no tensor is read.
+
+    Raises:
+        NotFound: there is no such object.
+        MalformedHeader: see `parse_header`.
+    """
+    total_bytes = store.size_bytes(key)
+    if total_bytes is None:
+        raise NotFound("there is no such object", subject=store.uri(key), remedy="check the URI, or store it again")
+    if total_bytes < LENGTH_BYTES:
+        raise MalformedHeader("it has no header")
+    end = LENGTH_BYTES + _parse_length(store.first(key, LENGTH_BYTES), total_bytes)
+    return parse_header(store.first(key, end), total_bytes)
+
+
+def parse_header(data: bytes | memoryview, total_bytes: int) -> SafetensorsHeader:
+    """Parse and check a header.
+
+    Args:
+        data: the file, at least up to the end of its header.
+        total_bytes: size of the whole file.
+
+    Raises:
+        MalformedHeader: the header is not one of safetensors, or its tensors do not fill the rest of the file once,
+            without gaps and overlaps.
+    """
+    offset = LENGTH_BYTES + _parse_length(data[:LENGTH_BYTES], total_bytes)
+    if offset > len(data):
+        raise MalformedHeader("it ends within the header")
+    try:
+        content = json.loads(bytes(data[LENGTH_BYTES:offset]), object_pairs_hook=_to_dict)
+    except (ValueError, RecursionError):
+        raise MalformedHeader("its header is not JSON, or names a tensor twice") from None
+    if not isinstance(content, dict):
+        raise MalformedHeader("its header is not a JSON object")
+    metadata = content.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise MalformedHeader("its metadata are not text")
+    tensors = {name: _parse_tensor(entry) for name, entry in content.items()}
+    position = 0
+    for entry in sorted(tensors.values(), key=lambda entry: (entry.begin, entry.end)):
+        if entry.begin != position:
+            raise MalformedHeader("its tensors overlap or leave a gap")
+        position = entry.end
+    if offset + position != total_bytes:
+        raise MalformedHeader(f"its header declares {offset + position} bytes, the object has {total_bytes}")
+    return SafetensorsHeader(tensors, offset, total_bytes, metadata)
+
+
+def _parse_length(data: bytes | memoryview, total_bytes: int) -> int:
+    length = int.from_bytes(data, "little")
+    if len(data) < LENGTH_BYTES or length > min(MAX_HEADER_BYTES, total_bytes - LENGTH_BYTES):
+        raise MalformedHeader(f"its header is longer than the object or {MAX_HEADER_BYTES} bytes")
+    return length
+
+
+def _to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError
+    return content
+
+
+def _parse_tensor(entry: Any) -> TensorEntry:
+    if not isinstance(entry, dict):
+        raise MalformedHeader("a tensor is not described by a JSON object")
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in _BITS:
+        raise MalformedHeader("a tensor has an unknown type")
+    if not _is_sizes(shape) or len(shape) > MAX_AXES or not _is_sizes(offsets) or len(offsets) != 2:
+        raise MalformedHeader("the shape or offsets of a tensor are not whole numbers from 0")
+    begin, end = offsets
+    if end - begin != math.prod(shape) * _BITS[dtype] // 8:
+        raise MalformedHeader("the offsets of a tensor do not fit its shape and type")
+    return TensorEntry(dtype, tuple(shape), begin, end)
+
+
+def _is_sizes(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(size) is int and 0 <= size < 2**53 for size in value)
