@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import time
 
 import pytest
@@ -46,7 +47,8 @@ def _sleep_with_load(seconds: float) -> None:
         (lambda data: _raise(KeyError("absent")), "KeyError: 'absent'"),
         (lambda data: _raise(MemoryError()), "MemoryError"),
         (lambda data: _sleep_with_load(0.05), "s of CPU time"),
-        (lambda data: bytearray(b"x") * (8 << 20), "MiB of memory"),
+        # Pages of its own: the heap may hold free ones of earlier tests.
+        (lambda data: mmap.mmap(-1, 8 << 20).write(bytes(8 << 20)), "MiB of memory"),
     ],
 )
 def test_findings_are_recognised(monkeypatch, run, message) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from vfmalign.core.domain.datasets import Case
 from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadVolume, NotFound
+from vfmalign.core.domain.models import MAX_SPACING_MM, MIN_SPACING_MM
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.core.storage.lost_objects import IMPORT_DATASET, lost_as
 from vfmalign.core.storage.object_store import ObjectStore
@@ -35,7 +36,6 @@ MAX_AXIS_VOXELS = 4096
 MAX_HEADER_SIZE = 540
 MAX_EXTENSION_BYTES = 16 * 2**20
 MAX_TRAILING_BYTES = 2**20
-SPACING_RANGE_MM = (0.05, 50.0)
 MAX_EXTENT_MM = 4000.0
 """Longest side of a field of view; twice that of a whole body."""
 MAX_POSITION_MM = 10_000.0
@@ -245,10 +245,13 @@ def _parse_affine(header: nib.Nifti1Header, shape_XYZ: tuple[int, int, int], nam
     if not np.isfinite(affine).all():
         raise BadVolume("the affine holds NaN or infinity", subject=name, remedy=remedy)
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
-    low, high = SPACING_RANGE_MM
-    if spacing_mm.min() < low or spacing_mm.max() > high:
+    if spacing_mm.min() < MIN_SPACING_MM or spacing_mm.max() > MAX_SPACING_MM:
         spacing = " x ".join(f"{s:.3g}" for s in spacing_mm)
-        raise BadVolume(f"voxel spacing {spacing} mm is outside {low} to {high} mm", subject=name, remedy=remedy)
+        raise BadVolume(
+            f"voxel spacing {spacing} mm is outside {MIN_SPACING_MM} to {MAX_SPACING_MM} mm",
+            subject=name,
+            remedy=remedy,
+        )
     if (extent_mm := float((spacing_mm * shape_XYZ).max())) > MAX_EXTENT_MM:
         raise BadVolume(
             f"the field of view spans {extent_mm:.0f} mm, more than {MAX_EXTENT_MM:.0f} mm", subject=name, remedy=remedy

@@ -155,6 +155,12 @@ def load_card(store: ObjectStore, model_id: str) -> ModelCard:
             remedy="run `vfmalign models list` to see the available ids",
             reason="MODEL_NOT_FOUND",
         ) from error
+    except PreconditionFailed as error:
+        raise PreconditionFailed(
+            error.message,
+            subject=model_id,
+            remedy="publish the model again under a new id, or restore its card from a backup",
+        ) from error
     if card.id != model_id:
         raise PreconditionFailed(
             "the model's card names another model", subject=model_id, remedy="publish the model again under a new id"

@@ -1,10 +1,14 @@
 """Requests as plain values, each refusal with the request's field."""
 
+import json
+import math
+
 import pytest
 import torch
 
 from vfmalign.core.domain.datasets import VolumeRef
-from vfmalign.core.domain.errors import BadOption, BadVolume, Conflict, Exhausted, InvalidInput
+from vfmalign.core.domain.errors import BadOption, BadVolume, Conflict, Exhausted, InvalidInput, PreconditionFailed
+from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.rpc.tensors import to_array
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.datasets import save_dataset
@@ -13,6 +17,7 @@ from vfmalign.features.listing import list_datasets, list_models
 from vfmalign.features.study import Source, prepare_sources
 from vfmalign.features.study_store import store_features
 from vfmalign.imaging.volumes import encode
+from vfmalign.models.cards import load_card
 from vfmalign.v1 import common_pb2
 from vfmalign.v1 import features_pb2 as pb
 
@@ -176,6 +181,45 @@ def test_models_are_listed_page_by_page(store, publish_model, capsys):
     assert list(unreadable) == ["list-bad"]
     logged = capsys.readouterr()
     assert "list-bad" in logged.out + logged.err
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"shape_DHW": [100_000] * 3}, "preprocessing.shape_DHW.0 Input should be less than or equal to 4096"),
+        ({"shape_DHW": [2**62, 1, 1]}, "preprocessing.shape_DHW.0 Input should be less than or equal to 4096"),
+        ({"spacing_mm": [math.nan, 1.0, 1.0]}, "preprocessing.spacing_mm.0 Input should be a finite number"),
+    ],
+)
+def test_an_invalid_card_affects_itself_alone(store, publish_model, change, cause):
+    """A number beyond 64 bits in one card broke the list for everybody, and a NaN was INTERNAL."""
+    good = publish_model(store, "hostile-a")
+    content = good.model_dump(mode="json") | {"id": "hostile-b"}
+    content["preprocessing"] |= change
+    store.put("models/hostile-b/model.json", json.dumps(content).encode())
+    page = list_models(store, 1000, "hostile")
+    response = converters.to_models(page, store.uri).to_proto()
+    assert "hostile-a" in [model.model_id for model in response.models]
+    assert [unreadable.id for unreadable in response.unreadable if unreadable.id == "hostile-b"]
+    with pytest.raises(PreconditionFailed) as caught:
+        load_card(store, "hostile-b")
+    message = str(caught.value)
+    assert message in [unreadable.message for unreadable in response.unreadable]
+    assert message.startswith("hostile-b: ")
+    assert cause in message
+    assert message.endswith("publish the model again under a new id, or restore its card from a backup")
+
+
+def test_the_largest_valid_card_can_be_shown(store, publish_model):
+    card = publish_model(store, "largest-a").model_dump(mode="json")
+    card |= {
+        "architecture": "x" * 2**14,
+        "source": "x" * 4096,
+        "layers": [{"name": f"{i:0128}", "channels": 2**20} for i in range(256)],
+        "preprocessing": {"modalities": ["t1w"], "spacing_mm": [50.0, 0.05, 50.0], "shape_DHW": [4096, 4096, 4]},
+    }
+    message = converters.to_model(ModelCard.model_validate_json(json.dumps(card)), store.uri).to_proto()
+    assert message.ByteSize() < 2**16
 
 
 def test_datasets_are_listed_page_by_page(store, dataset):

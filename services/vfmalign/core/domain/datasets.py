@@ -42,7 +42,8 @@ StratumValue = Annotated[
     str, StringConstraints(min_length=1, max_length=64, strict=True), AfterValidator(_check_printable)
 ]
 """Value of an acquisition stratum: free text of the user."""
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
+"""Number of a case. The bound leaves whole numbers exact and squares finite."""
 
 
 class VolumeRef(Record):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from vfmalign.core.domain.datasets import VolumeRef
-from vfmalign.core.domain.declarations import Modality
-from vfmalign.core.domain.record import Id, Record, Sha256
+from vfmalign.core.domain.datasets import MAX_CASES, VolumeRef
+from vfmalign.core.domain.declarations import MAX_MODALITIES, Modality
+from vfmalign.core.domain.record import Id, OptionalId, Record, Sha256
 
 Objective = Literal["masked_reconstruction", "contrastive", "supervised", "random"]
 
@@ -16,7 +17,17 @@ Objective = Literal["masked_reconstruction", "contrastive", "supervised", "rando
 Normalisation = Literal["zscore_nonzero", "zscore_gland", "quantile_range"]
 QUANTILES = (0.02, 0.98)
 _PROSTATE_MODALITIES = {"t2w", "dwi", "adc"}
-Quantile = Annotated[float, Field(ge=0.0, le=1.0)]
+Quantile = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 50.0
+"""Range of voxel spacings, of volumes and of the grids of models."""
+MAX_INPUT_SIDE = 4096
+MAX_INPUT_VALUES = 2**26
+"""Largest input of a model, channels times voxels: 256 MiB in float32."""
+MAX_LAYERS = 256
+MAX_LAYER_CHANNELS = 2**20
+Spacing = Annotated[float, Field(ge=MIN_SPACING_MM, le=MAX_SPACING_MM, allow_inf_nan=False)]
+Side = Annotated[int, Field(ge=1, le=MAX_INPUT_SIDE)]
+LayerName = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
 class PreprocessingSpec(Record):
@@ -25,7 +36,7 @@ class PreprocessingSpec(Record):
     Attributes:
         modalities: in channel order, each once.
         spacing_mm: target spacing along D, H, W; None keeps the reference's own.
-        shape_DHW: size after centre crop and zero padding, in voxels.
+        shape_DHW: size after centre crop and zero padding, in voxels; at most `MAX_INPUT_VALUES` over all modalities.
         normalisation: `zscore_nonzero` is the z-score of each channel by mean and SD of the non-zero voxels and leaves
             zeros unchanged; `zscore_gland` uses those inside the gland mask, which every study must then have;
             `quantile_range` scales each channel so that two quantiles of its voxels become 0 and 1, and clips it.
@@ -33,9 +44,9 @@ class PreprocessingSpec(Record):
         reference_modality: see `reference`; empty for the default.
     """
 
-    modalities: tuple[Modality, ...] = Field(min_length=1, max_length=16)
-    spacing_mm: tuple[float, float, float] | None
-    shape_DHW: tuple[int, int, int]
+    modalities: tuple[Modality, ...] = Field(min_length=1, max_length=MAX_MODALITIES)
+    spacing_mm: tuple[Spacing, Spacing, Spacing] | None
+    shape_DHW: tuple[Side, Side, Side]
     normalisation: Normalisation = "zscore_nonzero"
     # Left out where they have their defaults, so that records of earlier versions keep their digests.
     quantiles: tuple[Quantile, Quantile] = Field(default=QUANTILES, exclude_if=lambda value: value == QUANTILES)
@@ -47,6 +58,8 @@ class PreprocessingSpec(Record):
             raise ValueError("a modality is named twice")
         if self.quantiles[0] >= self.quantiles[1]:
             raise ValueError("the lower quantile is not below the upper one")
+        if len(self.modalities) * math.prod(self.shape_DHW) > MAX_INPUT_VALUES:
+            raise ValueError(f"the input has more than {MAX_INPUT_VALUES} values")
         return self
 
     @property
@@ -64,8 +77,8 @@ class PreprocessingSpec(Record):
 class LayerSpec(Record):
     """A layer whose features can be extracted, and its number of channels."""
 
-    name: str
-    channels: int
+    name: LayerName
+    channels: int = Field(ge=1, le=MAX_LAYER_CHANNELS)
 
 
 class PretrainingDataset(Record):
@@ -73,8 +86,8 @@ class PretrainingDataset(Record):
 
     dataset: Id
     dataset_digest: Sha256
-    volume_sha256: tuple[Sha256, ...]
-    groups: tuple[Id, ...]
+    volume_sha256: tuple[Sha256, ...] = Field(max_length=MAX_CASES * MAX_MODALITIES)
+    groups: tuple[Id, ...] = Field(max_length=MAX_CASES)
 
 
 class ModelCard(Record):
@@ -91,12 +104,12 @@ class ModelCard(Record):
     """
 
     id: Id
-    architecture: str
+    architecture: str = Field(min_length=1, max_length=2**14)
     objective: Objective
     checkpoint: VolumeRef
     preprocessing: PreprocessingSpec
-    layers: tuple[LayerSpec, ...]
-    primary_layer: str
-    pretraining: tuple[PretrainingDataset, ...] = ()
-    parent: str = ""
-    source: str = ""
+    layers: tuple[LayerSpec, ...] = Field(max_length=MAX_LAYERS)
+    primary_layer: LayerName
+    pretraining: tuple[PretrainingDataset, ...] = Field(default=(), max_length=64)
+    parent: OptionalId = ""
+    source: str = Field(default="", max_length=4096)

@@ -7,11 +7,14 @@ import json
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
 ID_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,127}$"
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
+OPTIONAL_ID_PATTERN = r"^([a-z0-9][a-z0-9_.-]{0,127})?$"
+OptionalId = Annotated[str, StringConstraints(pattern=OPTIONAL_ID_PATTERN)]
+"""An id, or empty for none."""
 Sha256 = Annotated[str, StringConstraints(pattern=SHA256_PATTERN)]
 
 
@@ -50,6 +53,13 @@ class Record(BaseModel):
 def canonical_json(value: Any) -> bytes:
     """Encodes a value as JSON with sorted keys, no spaces and no NaN, so that equal values have equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def describe_invalid(error: ValidationError) -> str:
+    """Describes the first problem of a stored record in at most 300 characters, without the offending value."""
+    problem = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(part)[:64] for part in problem["loc"][:8])
+    return f"{where} {problem['msg']}".strip()[:300]
 
 
 def is_id(text: str) -> bool:

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
+from pydantic import ValidationError
+
 from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, Split
 from vfmalign.core.domain.declarations import DatasetDeclaration, get_declaration
 from vfmalign.core.domain.errors import BadDataset, Conflict, Leakage, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import PretrainingDataset
-from vfmalign.core.domain.record import canonical_json
+from vfmalign.core.domain.record import canonical_json, describe_invalid
 from vfmalign.core.storage.keys import dataset_key
 from vfmalign.core.storage.object_store import ObjectStore
 
@@ -126,9 +128,10 @@ def from_datalist(content: Any, dataset_id: str) -> DatasetManifest:
         if "declaration" in content:
             fields["declaration"] = DatasetDeclaration.model_validate(content["declaration"])
         return DatasetManifest.model_validate(fields)
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        detail = f": {describe_invalid(error)}" if isinstance(error, ValidationError) else ""
         raise PreconditionFailed(
-            "dataset.json is not a datalist of this version",
+            f"dataset.json is not a datalist of this version{detail}",
             subject=f"dataset {dataset_id}",
             remedy="import the dataset again",
         ) from None

@@ -21,7 +21,7 @@ from safetensors.numpy import load
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import DataLoss, DigestMismatch, InvalidInput, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import LayerSpec, PreprocessingSpec
-from vfmalign.core.domain.record import Id, Record, Sha256
+from vfmalign.core.domain.record import Id, Record, Sha256, describe_invalid
 from vfmalign.core.storage.keys import features_prefix, manifest_key
 from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
 from vfmalign.core.storage.object_store import ObjectStore
@@ -164,9 +164,7 @@ def _parse_manifest(store: ObjectStore, feature_set: str, data: bytes, sha256: s
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise PreconditionFailed(f"the manifest is damaged: {where} {first['msg']}", subject=subject) from None
+        raise PreconditionFailed(f"the manifest is damaged: {describe_invalid(error)}", subject=subject) from None
     if manifest.request.feature_set_id() != feature_set:
         raise DigestMismatch("the manifest describes another set", subject=subject)
     return manifest

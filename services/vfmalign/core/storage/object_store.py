@@ -29,7 +29,7 @@ from vfmalign.core.domain.errors import (
     PreconditionFailed,
     VfmalignError,
 )
-from vfmalign.core.domain.record import Record, check_key
+from vfmalign.core.domain.record import Record, check_key, describe_invalid
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.credentials import get_credential_provider
@@ -42,6 +42,8 @@ from vfmalign.core.storage.store_errors import (
 )
 
 ATTEMPTS = 6
+MAX_DOCUMENT_BYTES = 256 << 20
+"""Largest JSON object that is read, such as the datalist of 100,000 cases."""
 _CHUNK_BYTES = 1 << 20
 _PART_BYTES = 16 << 20
 _ERROR_CODE = re.compile(rb"<Code>(\w+)</Code>")
@@ -185,26 +187,30 @@ class ObjectStore:
             partial.unlink(missing_ok=True)
 
     def get_json(self, key: str) -> Any:
-        """Returns the parsed JSON of an object."""
+        """Returns the parsed JSON of an object of at most `MAX_DOCUMENT_BYTES`."""
         try:
-            return json.loads(self.get(key))
-        except ValueError:
+            return json.loads(self._get_document(key))
+        except (ValueError, RecursionError):
             raise PreconditionFailed(
                 "the object is not JSON", subject=self.uri(key), remedy="restore it from a backup"
             ) from None
 
     def read(self, key: str, record: type[AnyRecord], sha256: str | None = None) -> AnyRecord:
-        """Returns the record stored at a key; see `get` for the digest."""
+        """Returns the record of at most `MAX_DOCUMENT_BYTES` stored at a key; see `get` for the digest."""
         try:
-            return record.model_validate_json(self.get(key, sha256=sha256))
+            return record.model_validate_json(self._get_document(key, sha256))
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
             raise PreconditionFailed(
-                f"the object is not a {record.__name__} of this version: {where} {first['msg']}",
+                f"the object is not a {record.__name__} of this version: {describe_invalid(error)}",
                 subject=self.uri(key),
                 remedy="create it again with this version",
             ) from None
+
+    def _get_document(self, key: str, sha256: str | None = None) -> bytes:
+        try:
+            return self.get(key, sha256=sha256, max_bytes=MAX_DOCUMENT_BYTES)
+        except InvalidInput as error:
+            raise PreconditionFailed(error.message, subject=self.uri(key), remedy="create it again") from None
 
     def exists(self, key: str) -> bool:
         """Returns whether an object exists."""

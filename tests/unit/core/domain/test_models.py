@@ -1,10 +1,14 @@
 """The input of a model: which modality defines the grid, bounds, and digests of records that were written before."""
 
+import json
+import math
+
 import pytest
 from pydantic import ValidationError
 
 from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
+from vfmalign.core.domain.record import describe_invalid
 from vfmalign.core.storage.feature_sets import FeatureRequest
 
 
@@ -94,3 +98,77 @@ def test_inputs_out_of_bounds_are_rejected(modalities, fields):
 def test_a_card_names_its_modalities():
     with pytest.raises(ValidationError, match="modalities"):
         PreprocessingSpec.model_validate({"spacing_mm": None, "shape_DHW": (8, 8, 8)})
+
+
+CARD = {
+    "id": "m",
+    "architecture": "x",
+    "objective": "random",
+    "checkpoint": {"key": "k", "sha256": "a" * 64},
+    "preprocessing": {"modalities": ["t1w"], "spacing_mm": [3.0, 1.0, 1.0], "shape_DHW": [16, 64, 64]},
+    "layers": [{"name": "stages.0", "channels": 8}],
+    "primary_layer": "stages.0",
+}
+
+
+def change_card(path, value):
+    """The JSON of a card with one value replaced."""
+    content = json.loads(json.dumps(CARD))
+    *parents, last = path.split(".")
+    target = content
+    for name in parents:
+        target = target[int(name) if name.isdigit() else name]
+    target[int(last) if last.isdigit() else last] = value
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("architecture", "x" * (2**14 + 1)),
+        ("architecture", ""),
+        ("checkpoint.key", "k" * 1025),
+        ("checkpoint.key", ""),
+        ("preprocessing.spacing_mm.0", math.nan),
+        ("preprocessing.spacing_mm.0", math.inf),
+        ("preprocessing.spacing_mm.0", 0.0),
+        ("preprocessing.spacing_mm.0", -1.0),
+        ("preprocessing.spacing_mm.0", 1e-300),
+        ("preprocessing.spacing_mm.0", 1e300),
+        ("preprocessing.shape_DHW", [100_000, 100_000, 100_000]),
+        ("preprocessing.shape_DHW", [4096, 4096, 5]),
+        ("preprocessing.shape_DHW.0", 0),
+        ("preprocessing.shape_DHW.0", -1),
+        ("preprocessing.shape_DHW.0", 2**62),
+        ("preprocessing.quantiles", [math.nan, 0.98]),
+        ("preprocessing.quantiles", [0.02, math.inf]),
+        ("preprocessing.modalities", [f"m{i}" for i in range(17)]),
+        ("layers.0.channels", 2**62),
+        ("layers.0.channels", 0),
+        ("layers.0.channels", -3),
+        ("layers.0.name", ""),
+        ("layers.0.name", "x" * 129),
+        ("layers.0.name", "a\nb"),
+        ("layers.0.name", "a\0b"),
+        ("layers", [{"name": f"l{i}", "channels": 8} for i in range(257)]),
+        ("primary_layer", "x" * 129),
+        ("pretraining", [{"dataset": "d", "dataset_digest": "a" * 64, "volume_sha256": [], "groups": []}] * 65),
+        ("parent", "../x"),
+        ("parent", "x" * 129),
+        ("source", "x" * 4097),
+    ],
+)
+def test_every_number_text_and_list_of_a_card_is_bounded(path, value):
+    ModelCard.model_validate_json(json.dumps(CARD))
+    with pytest.raises(ValidationError) as caught:
+        ModelCard.model_validate_json(change_card(path, value))
+    assert describe_invalid(caught.value).startswith(path.partition(".")[0])
+
+
+def test_the_description_of_an_invalid_record_is_short_and_without_the_value():
+    with pytest.raises(ValidationError) as caught:
+        ModelCard.model_validate_json(change_card("source", "PATIENT" * 1000))
+    assert describe_invalid(caught.value) == "source String should have at most 4096 characters"
+    with pytest.raises(ValidationError) as caught:
+        ModelCard.model_validate_json(change_card("x" * 100_000, 1))
+    assert len(describe_invalid(caught.value)) <= 300

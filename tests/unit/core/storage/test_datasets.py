@@ -14,6 +14,7 @@ from vfmalign.core.domain.declarations import DatasetDeclaration
 from vfmalign.core.domain.errors import BadDataset, Conflict, Leakage, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import PretrainingDataset
 from vfmalign.core.domain.record import canonical_json
+from vfmalign.core.storage import object_store
 from vfmalign.core.storage.datasets import (
     check_leakage,
     check_splits,
@@ -285,11 +286,25 @@ def test_splits_share_no_image_of_any_declared_modality(modality: str) -> None:
         ({"strata": {"site": "=HYPERLINK()"}}, "letter or digit"),
         ({"strata": {"site": "a "}}, "surrounding spaces"),
         ({"strata": {f"s{i}": "a" for i in range(17)}}, "16"),
+        ({"numbers": {"age": 1e300}}, "less than or equal to 1000000000000000"),
+        ({"numbers": {"age": -1e300}}, "greater than or equal to"),
     ],
 )
 def test_what_a_case_states_is_declared_and_bounded(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         brain(test=(brain_case("x", **fields),))
+
+
+def test_nested_json_and_a_large_file_affect_their_own_dataset_alone(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("datasets/nested/dataset.json", b"[" * 200_000)
+    with pytest.raises(PreconditionFailed, match="not JSON"):
+        load_dataset(store, "nested")
+    monkeypatch.setattr(object_store, "MAX_DOCUMENT_BYTES", 1000)
+    store.put("datasets/large/dataset.json", b" " * 1001)
+    with pytest.raises(PreconditionFailed, match="the object has 1001 bytes, the limit is 1000"):
+        load_dataset(store, "large")
 
 
 def test_a_stratum_that_tells_patients_apart_is_refused() -> None:

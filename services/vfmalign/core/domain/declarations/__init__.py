@@ -39,9 +39,9 @@ class LabelMap(Record):
     """
 
     name: VolumeKind
-    values: dict[Annotated[int, Field(ge=1, le=255)], VolumeKind] = Field(min_length=1)
+    values: dict[Annotated[int, Field(ge=1, le=255)], VolumeKind] = Field(min_length=1, max_length=MAX_STRUCTURES)
     may_be_empty: bool = False
-    weight: float = Field(default=1.0, gt=0.0, le=1000.0)
+    weight: float = Field(default=1.0, gt=0.0, le=1000.0, allow_inf_nan=False)
     within: OptionalKind = ""
 
     @property
