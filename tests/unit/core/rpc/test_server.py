@@ -8,18 +8,20 @@ import os
 import signal
 import urllib.request
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from vfmalign.core.domain import errors
 from vfmalign.core.rpc.channels import connect
-from vfmalign.core.rpc.server import message_limits, serve
+from vfmalign.core.rpc.interceptors import Gate
+from vfmalign.core.rpc.server import message_limits, serve, serve_api
 from vfmalign.core.rpc.status_mapping import CODES
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
@@ -217,6 +219,31 @@ async def test_a_message_that_cannot_be_parsed_is_an_error_like_any_other(
         assert "no message" in (caught.value.details() or "")
     assert count() == before + 3
     assert capfd.readouterr().err.count('"reason": "MALFORMED_MESSAGE"') == 2
+
+
+async def test_calls_and_connections_beyond_the_limits_are_refused() -> None:
+    def add(server: grpc.aio.Server) -> list[Any]:
+        mmd_pb2_grpc.add_MmdServiceServicer_to_server(Misbehaving(), server)
+        return [mmd_pb2.DESCRIPTOR.services_by_name["MmdService"]]
+
+    settings = ServerSettings(grpc_port=0, max_calls=1, max_connections=1)
+    async with AsyncExitStack() as resources:
+        _, _, port = await serve_api(settings, add, Gate("open"), health.aio.HealthServicer(), resources)
+        options = [("grpc.use_local_subchannel_pool", 1)]  # a connection for each channel
+        channels = [grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) for _ in range(2)]
+        for channel in channels:
+            await resources.enter_async_context(channel)
+        first, other = map(mmd_pb2_grpc.MmdServiceStub, channels)
+        Misbehaving.slow.clear()
+        running = first.Compute(mmd_pb2.ComputeRequest(primary_layer="slow"))
+        await Misbehaving.slow.wait()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await first.Compute(mmd_pb2.ComputeRequest(primary_layer="slow"))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await other.Compute(mmd_pb2.ComputeRequest(primary_layer="slow"))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert (await running).primary_layer == "done"
 
 
 def test_a_server_accepts_the_pings_of_a_client_whose_call_waits() -> None:
