@@ -18,6 +18,7 @@ from vfmalign.finetuning.checks.reporting import all_stages
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.db.lease import Term
+from vfmalign.finetuning.experiments.cell_results import CellResults
 from vfmalign.finetuning.experiments.report_writer import ReportWriter
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
 from vfmalign.finetuning.experiments.runner import ExperimentRunner
@@ -64,11 +65,13 @@ class Orchestrator:
             client=client,
             policy=PollingPolicy(**settings.reconciler.model_dump()),
         )
+        results = CellResults(checks, store)
         self._experiments = ExperimentRunner(
             experiments=ExperimentRepository(database),
             checks=checks,
             store=store,
-            write_report=ReportWriter(checks, store).write,
+            results=results,
+            write_report=ReportWriter(results, store).write,
             max_checks=max(1, settings.reconciler.max_checks - 1),
             poll_s=settings.reconciler.poll_s,
         )

@@ -21,7 +21,9 @@ TASKS = ("segmentation", "super_resolution")
 
 @pytest.fixture(autouse=True)
 def models(store, stored):
-    """A second model, and one that sees T2 alone."""
+    """A second model, and one that sees T2 alone. No test goes on from the cells of another."""
+    for key in list(store.list("cells/")):
+        store.delete(key)
     card = store.read(model_card_key("vfm"), ModelCard)
     store.write(model_card_key("vfm2"), card.model_copy(update={"id": "vfm2"}))
     seen = card.preprocessing.model_copy(update={"modalities": ("t2w",)})
@@ -64,6 +66,13 @@ async def finish(service, experiment_id):
 
 def forget(service, store, experiment_id):
     """Takes an experiment and everything of it out of the database and the bucket."""
+    forget_all_but_cells(service, store, experiment_id)
+    for key in list(store.list("cells/")):
+        store.delete(key)
+
+
+def forget_all_but_cells(service, store, experiment_id):
+    """Takes an experiment, its checks and their jobs out of the database and the bucket."""
     for prefix in ("experiments", "checks", "jobs"):
         for key in list(store.list(f"{prefix}/{experiment_id}")):
             store.delete(key)
@@ -108,6 +117,16 @@ async def test_a_experiment_runs_every_cell_and_ends_with_its_report(service, st
     listed = (await service.experiments.ListExperiments(experiment_pb2.ListExperimentsRequest())).experiments
     assert [one.experiment_id for one in listed] == [name]
     assert (len(listed[0].cells), listed[0].counts.succeeded) == (0, 4)
+
+    # From the results of the cells alone, as another deployment has them: the same numbers, and nothing runs.
+    forget_all_but_cells(service, store, name)
+    jobs = len(service.starts())
+    again = await finish(service, await create(service, "again", title="Two models"))
+    assert again.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, again
+    assert {cell.progress.detail for cell in again.cells} == {"its result was computed before"}
+    assert len(service.starts()) == jobs
+    repeated = json.loads(store.get(store.key(again.report_json.uri)))
+    assert repeated | {"experiment": name} == report
 
 
 @pytest.mark.parametrize("moment", ["first checks", "later checks"])

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vfmalign.cli.demo import rehearsal
+from vfmalign.cli.demo.cell_folder import CellFolder
 from vfmalign.cli.demo.real_plan import DECLARATION, REAL_SIZES, RealPlan
 from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
@@ -32,6 +33,15 @@ DeclarationOption = Annotated[
     str, typer.Option("--declaration", help="What the volumes of --data hold: a JSON file, or a name.")
 ]
 
+CellsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cells",
+        help="Folder of finished cells as JSON: cells that are there are not computed again, others are written as "
+        "they finish.",
+    ),
+]
+
 
 def rehearse(
     *,
@@ -39,6 +49,7 @@ def rehearse(
     data: DataOption = None,
     encoders: EncodersOption = None,
     declaration: DeclarationOption = DECLARATION,
+    cells: CellsOption = None,
     seed: SeedOption = rehearsal.DEFAULT_SEED,
     reports: ReportsOption = DEFAULT_REPORTS,
     home: Annotated[Path, typer.Option("--home", help="State folder of the rehearsal; it is kept.")] = DEFAULT_HOME
@@ -52,7 +63,8 @@ def rehearse(
     evidence.
     """
     plan = _make_plan(size, data, encoders, declaration, seed)
-    rehearsal.run(StateDirectory(home), Output.to_terminal(as_json=as_json), plan, reports)
+    folder = CellFolder(cells, plan.dataset) if cells is not None else None
+    rehearsal.run(StateDirectory(home), Output.to_terminal(as_json=as_json), plan, reports, cells=folder)
 
 
 def _make_plan(size: str, data: Path | None, encoders: Path | None, declaration: str, seed: int) -> rehearsal.Plan:

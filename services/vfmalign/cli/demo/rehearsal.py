@@ -8,6 +8,7 @@ rehearsal on real volumes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -15,6 +16,7 @@ from typing import ClassVar, Protocol
 from rich.text import Text
 
 from vfmalign.cli.commands import experiments
+from vfmalign.cli.demo.cell_folder import CellFolder
 from vfmalign.cli.demo.steps import (
     REHEARSAL,
     PretrainingRun,
@@ -56,6 +58,10 @@ class Plan(Protocol):
     @property
     def experiment(self) -> str:
         """Id of the experiment."""
+
+    @property
+    def dataset(self) -> str:
+        """Id of the dataset."""
 
     def create_inputs(self, target: Target, directory: StateDirectory, output: Output) -> None:
         """Create the dataset and import models, unless they exist."""
@@ -170,7 +176,7 @@ def get_stack_settings() -> dict[str, str]:
     return get_small_network_settings() | {"VFMALIGN_RECONCILER__POLL_S": "1"}
 
 
-def run(directory: StateDirectory, output: Output, plan: Plan, reports: Path) -> None:
+def run(directory: StateDirectory, output: Output, plan: Plan, reports: Path, cells: CellFolder | None = None) -> None:
     """Run a rehearsal in a state folder, which is kept in any case.
 
     Raises:
@@ -183,7 +189,7 @@ def run(directory: StateDirectory, output: Output, plan: Plan, reports: Path) ->
     handle_sigterm_as_interrupt()
     try:
         with running_stack(directory, output.note, get_stack_settings()) as state:
-            rehearse(Target.from_state(state), directory, output, plan, reports)
+            rehearse(Target.from_state(state), directory, output, plan, reports, cells=cells)
     except KeyboardInterrupt:
         output.note("\nthe stack is stopped and its data are kept; run the same command again to resume")
         raise
@@ -192,14 +198,22 @@ def run(directory: StateDirectory, output: Output, plan: Plan, reports: Path) ->
         raise
 
 
-def rehearse(target: Target, directory: StateDirectory, output: Output, plan: Plan, reports: Path) -> None:
+def rehearse(
+    target: Target,
+    directory: StateDirectory,
+    output: Output,
+    plan: Plan,
+    reports: Path,
+    *,
+    cells: CellFolder | None = None,
+) -> None:
     """Run the steps on a running stack. Steps that are done are not repeated. Raises as `run`."""
     stopwatch = Stopwatch()
     with stopwatch.step("dataset"):
         plan.create_inputs(target, directory, output)
     with stopwatch.step("pretraining"):
         pretrain(target, plan.pretrainings(), output, directory)
-    with stopwatch.step("experiment"):
+    with stopwatch.step("experiment"), cells.keep_in_step(target.store, output) if cells else nullcontext():
         EXPERIMENTS.create(target, plan.experiment, plan.spec())
         with View(output) as view:
             experiment = target.run(lambda client: follow_experiment(client, plan.experiment, view))

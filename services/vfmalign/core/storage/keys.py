@@ -53,6 +53,11 @@ def check_key(check: str, name: str) -> str:
     return f"checks/{check}/{name}"
 
 
+def cell_key(cell: str) -> str:
+    """Address of the result of an experiment's cell, by the digest of what was computed."""
+    return f"cells/{cell}.json"
+
+
 def experiment_key(experiment: str, name: str) -> str:
     """Address of one of an experiment's artifacts, such as `report.json`."""
     return f"experiments/{experiment}/{name}"

@@ -157,6 +157,7 @@ class ExperimentRow(LifecycleRow):
     __tablename__ = "experiments"
 
     pinned_inputs: Mapped[dict[str, Any]]
+    restored_cells: Mapped[list[str]] = mapped_column(sa.JSON, default=list, server_default="[]")
     report: Mapped[dict[str, Any] | None]
 
 

@@ -14,6 +14,7 @@ from vfmalign.finetuning.experiments.request import PlannedCell
 
 _QUEUED = Progress(phase="queued", detail="waiting to begin")
 _TO_BE_RETRIED = Progress(phase="queued", detail="waiting to be retried")
+_RESTORED = Progress(phase="finished", detail="its result was computed before")
 _NOT_BEGUN = Progress(phase="finished", detail="the experiment ended before the check began")
 
 
@@ -25,6 +26,7 @@ class CellStatus:
         begun: whether its check exists, belongs to this experiment and need not be retried.
         progress: what its check is doing or waiting for.
         failure: set if the cell failed.
+        restored: whether the result of the cell was there before, so that it has no check.
     """
 
     cell: PlannedCell
@@ -33,6 +35,7 @@ class CellStatus:
     progress: Progress
     failure: Failure | None = None
     finished_at: datetime | None = None
+    restored: bool = False
 
     @property
     def finished(self) -> bool:
@@ -62,6 +65,8 @@ def describe_progress(cells: Sequence[CellStatus]) -> str:
 
 
 def _get_cell_status(experiment: StoredExperiment, cell: PlannedCell, summary: Summary | None) -> CellStatus:
+    if cell.check_id in experiment.restored:
+        return CellStatus(cell, False, "succeeded", _RESTORED, restored=True)
     if summary is None:
         if experiment.finished:
             return CellStatus(cell, False, "cancelled", _NOT_BEGUN)

@@ -6,22 +6,16 @@ import hashlib
 from collections.abc import Sequence
 
 from vfmalign.core.domain.errors import NotFound
-from vfmalign.core.domain.jobs import CaseScore, JobResult, Network
-from vfmalign.core.storage.keys import check_key, experiment_key, job_key
-from vfmalign.core.storage.lost_objects import lost_as
+from vfmalign.core.storage.keys import experiment_key
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.checks.artifacts import RESTORE
-from vfmalign.finetuning.checks.reporting import read_report
-from vfmalign.finetuning.checks.repository import CheckRepository
-from vfmalign.finetuning.checks.stages import Validated
 from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.experiments.analysis.cells import Cell, MissingCell, make_cell
 from vfmalign.finetuning.experiments.analysis.experiment_report import analyse_cells
+from vfmalign.finetuning.experiments.cell_results import CellResults
 from vfmalign.finetuning.experiments.cell_status import CellStatus
 from vfmalign.finetuning.experiments.reports.cells_table import to_csv
 from vfmalign.finetuning.experiments.reports.html import render
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, StoredExperiment
-from vfmalign.finetuning.jobs.request import NETWORKS
 
 REPORT = "report.json"
 _MEDIA_TYPES = {
@@ -35,12 +29,12 @@ class ReportWriter:
     """Writes reports of experiments whose cells have all ended.
 
     Args:
-        checks: repository of the checks.
-        store: object store of the checks' artifacts and of the report.
+        results: results of the cells.
+        store: object store of the report.
     """
 
-    def __init__(self, checks: CheckRepository, store: ObjectStore) -> None:
-        self._checks = checks
+    def __init__(self, results: CellResults, store: ObjectStore) -> None:
+        self._results = results
         self._store = store
 
     def write(self, experiment: StoredExperiment, cells: Sequence[CellStatus]) -> ExperimentRefs:
@@ -72,19 +66,9 @@ class ReportWriter:
         return self._get_refs(experiment)
 
     def _read_cell(self, status: CellStatus) -> Cell:
-        check_id = status.cell.check_id
-        report = read_report(self._store, self._checks.get(check_id))
-        digests, results = self._checks.artifact_digests(check_id), self._checks.job_results(check_id)
-        scores: dict[Network, Sequence[CaseScore]] = {}
-        with lost_as("report", check_id, RESTORE):
-            validated = self._store.read(
-                check_key(check_id, "stages/validate.json"), Validated, digests.get("validate")
-            )
-            for network in NETWORKS:
-                job = report.result.network(network).job
-                expected = results[job].sha256 if job in results else None
-                scores[network] = self._store.read(job_key(job, "result.json"), JobResult, expected).test_scores
-        return make_cell(validated.card, report, scores, check=check_id, task=status.cell.task, seed=status.cell.seed)
+        cell = status.cell
+        result = self._results.read(cell) if status.restored else self._results.assemble(cell)
+        return make_cell(result.card, result.report, result.scores, check=result.check, task=cell.task, seed=cell.seed)
 
     def _get_refs(self, experiment: StoredExperiment) -> ExperimentRefs:
         # report.json is read first: without it, the other files are left over from an interrupted attempt.

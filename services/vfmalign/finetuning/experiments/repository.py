@@ -32,12 +32,14 @@ class StoredExperiment(Operation):
         state: never `pending`.
         spec: the request, with defaults filled in.
         pinned: digests of the inputs of its checks.
+        restored: ids of the checks that need not run, because the results of their cells were there before.
         report: set when it succeeded.
     """
 
     state: State
     spec: ExperimentSpec
     pinned: PinnedInputs
+    restored: frozenset[str]
     report: ExperimentRefs | None
 
     @property
@@ -79,6 +81,18 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment])
                 self._set_progress(row, Progress(phase="starting", detail="starting"))
             return self._to_item(row)
 
+    def restore_cell(self, experiment_id: str, check_id: str) -> None:
+        """Records that the result of a cell is there, so that its check need not run."""
+        with self._database.session() as session:
+            row = self._row(session, experiment_id)
+            row.restored_cells = sorted({*row.restored_cells, check_id})
+
+    def forget_cell(self, experiment_id: str, check_id: str) -> None:
+        """Records that the result of a restored cell was lost, so that its check runs."""
+        with self._database.session() as session:
+            row = self._row(session, experiment_id)
+            row.restored_cells = [cell for cell in row.restored_cells if cell != check_id]
+
     def succeed(self, experiment_id: str, report: ExperimentRefs, detail: str) -> None:
         """Ends an experiment whose report is stored, unless it was cancelled meanwhile."""
         with self._database.session() as session:
@@ -91,7 +105,7 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment])
         """A report may lack cells, whose checks failed then; one that lacks none stays."""
         if row.state != "succeeded":
             return True
-        ids = [cell.check_id for cell in self._to_item(row).cells]
+        ids = [cell.check_id for cell in self._to_item(row).cells if cell.check_id not in row.restored_cells]
         in_report = (CheckRow.state == "succeeded") & (CheckRow.finished_at <= row.finished_at)
         query = sa.select(sa.func.count()).where(CheckRow.id.in_(ids) & in_report)
         return session.scalar(query) != len(ids)
@@ -104,5 +118,6 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment])
             **common_fields(row),
             spec=ExperimentSpec.model_validate(row.request),
             pinned=PinnedInputs.model_validate(row.pinned_inputs),
+            restored=frozenset(row.restored_cells),
             report=None if row.report is None else ExperimentRefs.model_validate(row.report),
         )

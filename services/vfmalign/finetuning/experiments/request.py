@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -54,7 +55,11 @@ class PinnedInputs(Record):
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """One cell, with the id and the request of its check and the digest of that request."""
+    """One cell, with the id and the request of its check and the digest of that request.
+
+    Attributes:
+        result_digest: names the cell's result, which equal requests share in every experiment of this version.
+    """
 
     model: str
     task: str
@@ -62,6 +67,11 @@ class PlannedCell:
     check_id: str
     request: CheckSpec
     request_digest: str
+
+    @property
+    def result_digest(self) -> str:
+        """SHA-256 of version and request."""
+        return hashlib.sha256(f"{importlib.metadata.version('vfmalign')} {self.request_digest}".encode()).hexdigest()
 
 
 def check_experiment_spec(spec: ExperimentSpec) -> None:

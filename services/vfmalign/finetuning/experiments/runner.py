@@ -20,6 +20,7 @@ from vfmalign.core.storage.keys import experiment_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.reconciler import is_transient
 from vfmalign.finetuning.checks.repository import CheckRepository
+from vfmalign.finetuning.experiments.cell_results import CELL, CellResults
 from vfmalign.finetuning.experiments.cell_status import CellStatus, describe_progress, get_cell_statuses
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository, StoredExperiment
 from vfmalign.finetuning.experiments.request import PinnedInputs
@@ -43,6 +44,7 @@ class ExperimentRunner:
     Args:
         experiments: repository of experiments.
         checks: repository of checks.
+        results: results of the cells.
         store: object store of the experiments' artifacts.
         write_report: stores a report.
         max_checks: unfinished checks of all experiments together. It is below the limit of the service, so that a check
@@ -55,6 +57,7 @@ class ExperimentRunner:
         *,
         experiments: ExperimentRepository,
         checks: CheckRepository,
+        results: CellResults,
         store: ObjectStore,
         write_report: WriteReport,
         max_checks: int,
@@ -62,6 +65,7 @@ class ExperimentRunner:
     ) -> None:
         self._experiments = experiments
         self._checks = checks
+        self._results = results
         self._store = store
         self._write_report = write_report
         self._max_checks = max_checks
@@ -100,6 +104,7 @@ class ExperimentRunner:
                 begun = self._begin(experiment) if experiment.state == "queued" else experiment
                 cells = get_cell_statuses(begun, self._checks)
                 free -= _count_running(cells)
+                self._store_results(cells)
                 if begun.cancel_requested:
                     self._cancel(begun, cells)
                 elif all(cell.finished for cell in cells):
@@ -115,6 +120,9 @@ class ExperimentRunner:
             # An id that belongs to another check conflicts, and somebody else may have retried a check to its end. The
             # next round shows the cell's state.
             with self._isolate_errors(experiment.id), contextlib.suppress(Conflict, PreconditionFailed):
+                if not cell.begun and self._results.exists(cell.cell):
+                    self._experiments.restore_cell(experiment.id, cell.cell.check_id)
+                    continue
                 check = self._checks.create(cell.cell.check_id, cell.cell.request)
                 if check.must_follow(experiment.retried_at):
                     self._checks.retry(check.id)
@@ -135,6 +143,9 @@ class ExperimentRunner:
             except DataLoss as loss:
                 # The check creates it again and the experiment waits; where it cannot, the cell fails by name.
                 _log.warning("cell_lost", experiment=experiment.id, check=loss.owner, error=str(loss))
+                if loss.kind == CELL:
+                    self._experiments.forget_cell(experiment.id, loss.owner)
+                    return
                 self._checks.reopen(loss.owner, f"{loss.subject}: {loss.message}; it is created again")
                 return
             missing = len(cells) - succeeded
@@ -153,6 +164,13 @@ class ExperimentRunner:
                 remedy="choose another experiment id",
             )
         return self._experiments.begin(experiment.id)
+
+    def _store_results(self, cells: Sequence[CellStatus]) -> None:
+        """Store the results of cells as they finish, so that nothing computed depends on the other cells."""
+        for cell in cells:
+            if cell.state == "succeeded" and not cell.restored:
+                with contextlib.suppress(DataLoss):  # the report finds it as well, and has the check repair it
+                    self._results.write(cell.cell)
 
     def _cancel(self, experiment: StoredExperiment, cells: Sequence[CellStatus]) -> None:
         for cell in cells:

@@ -10,7 +10,7 @@ import pytest
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec
-from vfmalign.core.domain.errors import DataLoss, DigestMismatch, Unavailable
+from vfmalign.core.domain.errors import DataLoss, DigestMismatch, PreconditionFailed, Unavailable
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.db.repository import StoredRef
@@ -59,16 +59,35 @@ class Clock:
             raise Killed
 
 
+class Results:
+    """Results of cells by digest."""
+
+    def __init__(self):
+        self.stored = set()
+
+    def exists(self, cell):
+        return cell.result_digest in self.stored
+
+    def write(self, cell):
+        self.stored.add(cell.result_digest)
+
+
 class World:
     """Repositories, and checks that end on request."""
 
     def __init__(self, database, store):
         self.experiments, self.checks, self.store = ExperimentRepository(database), CheckRepository(database), store
         self.reported, self.errors, self.retries = [], [], []
+        self.results = Results()
 
     def create(self, **fields):
         """An experiment under an id that the bucket does not know."""
-        values = {"model_ids": MODELS, "dataset_id": "d", "tasks": TASKS, "max_running": 2} | fields
+        values = {
+            "model_ids": MODELS,
+            "dataset_id": f"d-{uuid.uuid4().hex[:8]}",
+            "tasks": TASKS,
+            "max_running": 2,
+        } | fields
         spec = ExperimentSpec(**values)
         pinned = PinnedInputs(dataset_digest="d" * 64, model_sha256=("a" * 64,) * len(spec.model_ids))
         return self.experiments.create(f"s-{uuid.uuid4().hex[:8]}", spec, pinned).id
@@ -77,7 +96,7 @@ class World:
         clock = clock or Clock()
         return ExperimentRunner(
             experiments=Mortal(self.experiments, clock), checks=Mortal(self.checks, clock),
-            store=Mortal(self.store, clock),
+            store=Mortal(self.store, clock), results=Mortal(self.results, clock),
             write_report=clock.mortal(self.write_report), max_checks=max_checks, poll_s=0.01,
         )  # fmt: skip
 
@@ -350,3 +369,39 @@ async def test_the_loop_finishes_each_experiment_once_and_ends_on_stop(world):
     runner.stop()
     await asyncio.wait_for(work, 10)
     assert sorted(name for name, _ in world.reported) == sorted(experiments)
+
+
+def test_results_of_cells_are_stored_as_they_finish(world):
+    experiment, runner = world.create(), world.runner()
+    runner.reconcile()
+    first = world.cells(experiment)[0].cell
+    world.end(first.check_id)
+    runner.reconcile()
+    assert world.results.stored == {first.result_digest}
+
+
+def test_a_cell_whose_result_is_there_does_not_run(world):
+    experiment, runner = world.create(), world.runner()
+    cells = [status.cell for status in world.cells(experiment)]
+    world.results.stored |= {cells[0].result_digest, cells[2].result_digest}
+    ended = world.finish(experiment, runner)
+    assert (ended.state, ended.progress.detail) == ("succeeded", "finished")
+    assert world.reported == [(experiment, ["succeeded"] * 4)]
+    assert [cell.restored for cell in world.cells(experiment)] == [True, False, True, False]
+    assert set(world.checks.summaries([cell.check_id for cell in cells])) == {cells[1].check_id, cells[3].check_id}
+    with pytest.raises(PreconditionFailed):  # every cell has its result in the report
+        world.experiments.retry(experiment)
+
+
+def test_a_restored_cell_whose_result_is_lost_runs(world):
+    experiment, runner = world.create(), world.runner()
+    cells = [status.cell for status in world.cells(experiment)]
+    world.results.stored |= {cell.result_digest for cell in cells}
+    while not (ready := runner.reconcile()):
+        pass
+    world.results.stored.clear()
+    world.errors = [DataLoss("missing", kind="cell", owner=cells[1].check_id, subject="s3://b/cells/c.json")]
+    runner.finish(ready[0])
+    runner.reconcile()
+    assert world.running(experiment) == [cells[1].check_id]
+    assert world.finish(experiment, runner).state == "succeeded"

@@ -1,0 +1,124 @@
+"""Results of cells: `cells/<digest>.json`, all that the analysis of an experiment reads of one finished check.
+
+The digest is that of the check's request, with the digests of its inputs, and of the version. A cell whose result is
+there is not computed again, by whichever experiment or deployment it was computed. The result is small and holds no
+weights, features or figures, so that it can be kept in a repository and put back into another object store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vfmalign.core.domain.errors import DataLoss, NotFound, PreconditionFailed
+from vfmalign.core.domain.jobs import CaseScore, JobResult, Network
+from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.domain.record import Record, Sha256
+from vfmalign.core.runtime import logs
+from vfmalign.core.storage.keys import cell_key, check_key, job_key
+from vfmalign.core.storage.lost_objects import lost_as
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning.analysis.records import CheckReport
+from vfmalign.finetuning.checks.artifacts import RESTORE
+from vfmalign.finetuning.checks.reporting import read_report
+from vfmalign.finetuning.checks.repository import CheckRepository
+from vfmalign.finetuning.checks.stages import Validated
+from vfmalign.finetuning.experiments.request import PlannedCell
+from vfmalign.finetuning.jobs.request import NETWORKS
+
+CELL = "cell"
+"""`DataLoss.kind` of a result."""
+_log = logs.get(__name__)
+
+
+class CellResult(Record):
+    """`cells/<digest>.json`.
+
+    Attributes:
+        cell: digest of the cell, see `PlannedCell.result_digest`.
+        check: id of the check that computed it, in the deployment where it ran.
+        card: of the model, without the digests of what it was pretrained on.
+        report: of the check, without its figures.
+        scores: main metric of the test cases, by network.
+    """
+
+    cell: Sha256
+    check: str
+    card: ModelCard
+    report: CheckReport
+    scores: Mapping[Network, tuple[CaseScore, ...]]
+
+
+class CellResults:
+    """Reads, writes and finds results.
+
+    Args:
+        checks: repository of the checks.
+        store: object store of the checks' artifacts and of the results.
+    """
+
+    def __init__(self, checks: CheckRepository, store: ObjectStore) -> None:
+        self._checks = checks
+        self._store = store
+        self._stored: set[str] = set()
+
+    def exists(self, cell: PlannedCell) -> bool:
+        """Whether a readable result of the cell is there."""
+        try:
+            self.read(cell)
+        except DataLoss as loss:
+            if not isinstance(loss.__cause__, NotFound):
+                _log.warning("cell_result_unreadable", check=cell.check_id, error=str(loss))
+            return False
+        return True
+
+    def read(self, cell: PlannedCell) -> CellResult:
+        """Reads the stored result of a cell.
+
+        Raises:
+            DataLoss: it is missing, unreadable or of another cell; its owner is the check.
+        """
+        key = cell_key(cell.result_digest)
+        with lost_as(CELL, cell.check_id, RESTORE):
+            result = self._store.read(key, CellResult)
+            if result.cell != cell.result_digest:
+                raise PreconditionFailed("the result is of another cell", subject=self._store.uri(key))
+        return result
+
+    def write(self, cell: PlannedCell) -> None:
+        """Stores the result of a cell whose check has succeeded, unless it is there.
+
+        Raises:
+            DataLoss: an artifact of the check is missing or was changed; its owner is the check.
+        """
+        if cell.result_digest in self._stored:
+            return
+        if not self.exists(cell):
+            self._store.write(cell_key(cell.result_digest), self.assemble(cell))
+        self._stored.add(cell.result_digest)
+
+    def assemble(self, cell: PlannedCell) -> CellResult:
+        """Builds the result of a cell from the artifacts of its check; raises as `write`."""
+        check_id = cell.check_id
+        report = read_report(self._store, self._checks.get(check_id))
+        digests, results = self._checks.artifact_digests(check_id), self._checks.job_results(check_id)
+        metric = report.result.primary_metric
+        scores: dict[Network, tuple[CaseScore, ...]] = {}
+        with lost_as("report", check_id, RESTORE):
+            validated = self._store.read(
+                check_key(check_id, "stages/validate.json"), Validated, digests.get("validate")
+            )
+            for network in NETWORKS:
+                job = report.result.network(network).job
+                expected = results[job].sha256 if job in results else None
+                result = self._store.read(job_key(job, "result.json"), JobResult, expected)
+                scores[network] = tuple(
+                    score.model_copy(update={"values": {metric: score.values.get(metric)}})
+                    for score in result.test_scores
+                )
+        return CellResult(
+            cell=cell.result_digest,
+            check=check_id,
+            card=validated.card.model_copy(update={"pretraining": ()}),
+            report=report.model_copy(update={"run": report.run.model_copy(update={"figures": {}})}),
+            scores=scores,
+        )
