@@ -32,6 +32,7 @@ from vfmalign.core.domain.errors import (
 from vfmalign.core.domain.record import Record, check_key, describe_invalid
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import StoreSettings
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.core.storage.credentials import get_credential_provider
 from vfmalign.core.storage.store_errors import (
     CLIENT_ERRORS,
@@ -132,8 +133,12 @@ class ObjectStore:
         self._verify(key, hashlib.sha256(data).hexdigest(), sha256)
         return data
 
-    def get_large(self, key: str, sha256: str | None = None, max_bytes: int | None = None) -> memoryview:
+    def get_large(
+        self, key: str, sha256: str | None = None, max_bytes: int | None = None, context: WorkContext = UNLIMITED
+    ) -> memoryview:
         """Returns the bytes of a large object without a second copy, which would hold the interpreter lock.
+
+        `context` is checked before every MiB.
 
         Raises:
             NotFound, DigestMismatch, InvalidInput (too large), Unavailable.
@@ -142,6 +147,7 @@ class ObjectStore:
         def fetch() -> tuple[bytearray, str]:
             data, digest = bytearray(), hashlib.sha256()
             for chunk in self._chunks(key, max_bytes):
+                context.checkpoint()
                 data += chunk
                 digest.update(chunk)
             return data, digest.hexdigest()

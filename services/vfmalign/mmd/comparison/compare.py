@@ -21,6 +21,7 @@ from vfmalign.client.messages.mmd import (
     TopChannels,
 )
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison import dispatcher, memory_budget, samples
 from vfmalign.mmd.comparison.all_pairs import EvaluatedShift, compute_shifts
 from vfmalign.mmd.comparison.designs import Design, create_design
@@ -63,7 +64,7 @@ def compare(
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     all_samples = [x, y] if reference_sample is None else [x, y, reference_sample]
-    names = _check_samples(all_samples, options)
+    names = _check_samples(all_samples, options, engine.context)
     engine = _check_memory(all_samples, options, engine)
     scaled, projection = _scale_layers(all_samples, names, options, engine)
     if x.is_streamed or y.is_streamed:
@@ -100,11 +101,11 @@ def compare(
     )
 
 
-def _check_samples(all_samples: Sequence[Sample], options: ComparisonOptions) -> tuple[str, ...]:
+def _check_samples(all_samples: Sequence[Sample], options: ComparisonOptions, context: WorkContext) -> tuple[str, ...]:
     """Checks the samples and whether the options fit them; returns the layers to compare, the primary one first."""
     check_combination(options, has_reference=len(all_samples) > 2)
     for sample in all_samples:
-        samples.check(sample)
+        samples.check(sample, context)
     names = samples.common_layers(all_samples, options.layers, options.primary_layer)
     samples.check_relation(all_samples[0], all_samples[1], options.pairing)
     memory_budget.check_projection(all_samples, options)
@@ -135,7 +136,7 @@ def _scale_layers(
             scaled.setdefault(scaling.name, {})[layer] = scaling
             if options.projection and layer == names[0]:
                 arrays = [array for array in features if isinstance(array, np.ndarray)]
-                projection = project(arrays, scaling.affine, engine.device)
+                projection = project(arrays, scaling.affine, engine.device, engine.context)
     return scaled, projection
 
 

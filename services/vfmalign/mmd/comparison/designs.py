@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from vfmalign.client.messages.mmd import Estimator
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.runtime.work_context import WorkContext
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.comparison.options import ComparisonOptions
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.rows import FloatArray, IntArray, Rows
@@ -61,7 +61,9 @@ class Design(Protocol):
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
         """Draw permutations that do not change the distribution if x and y have the same one."""
 
-    def statistics(self, estimator: Estimator, sums: Sums, permutations: Permutations) -> Statistics:
+    def statistics(
+        self, estimator: Estimator, sums: Sums, permutations: Permutations, context: WorkContext = UNLIMITED
+    ) -> Statistics:
         """Compute the statistics from the sums of one pass."""
 
 
@@ -98,9 +100,11 @@ class PairedDesign:
             return drawing.no_permutations(
                 self.groups, f"{self.groups} groups are too few for a test; it needs at least {MIN_GROUPS}"
             )
-        return drawing.draw_swaps(self.groups, count, seed)
+        return drawing.draw_swaps(self.groups, count, seed, context)
 
-    def statistics(self, estimator: Estimator, sums: Sums, permutations: Permutations) -> Statistics:
+    def statistics(
+        self, estimator: Estimator, sums: Sums, permutations: Permutations, context: WorkContext = UNLIMITED
+    ) -> Statistics:
         """Compute statistics from sums of h: wᵀHw if swapped; total − 2·(rows of g) + (within g) without group g."""
         formula = estimators.PAIRED[estimator]
         rows_N = sums.rows_NP[:, 0]
@@ -151,7 +155,9 @@ class IndependentDesign:
             return drawing.no_permutations(self.groups, "a sample has one group, and a test needs at least two in each")
         return drawing.draw_permutations(self._groups_x, self._groups_y, count, seed, context)
 
-    def statistics(self, estimator: Estimator, sums: Sums, permutations: Permutations) -> Statistics:
+    def statistics(
+        self, estimator: Estimator, sums: Sums, permutations: Permutations, context: WorkContext = UNLIMITED
+    ) -> Statistics:
         """Compute statistics from sums of k over the pooled rows."""
         formula = estimators.INDEPENDENT[estimator]
         n = self.block_sizes[0]
@@ -164,7 +170,7 @@ class IndependentDesign:
             rows_x=np.asarray(float(n)),
             rows_y=np.asarray(float(self.block_sizes[1])),
         )
-        value, permuted_B = float(formula(observed)), formula(self._permuted(sums, permutations))
+        value, permuted_B = float(formula(observed)), formula(self._permuted(sums, permutations, context))
         if min(self._groups_x, self._groups_y) < MIN_GROUPS:
             reason = (
                 f"{self._groups_x} and {self._groups_y} groups are too few for an interval; "
@@ -178,12 +184,12 @@ class IndependentDesign:
             reason = uncertainty.bias_reason(value, self._unbiased(sums, observed), left_out, rounding)
         return Statistics(value, permuted_B, () if reason else left_out, reason)
 
-    def _permuted(self, sums: Sums, permutations: Permutations) -> IndependentSums:
+    def _permuted(self, sums: Sums, permutations: Permutations, context: WorkContext) -> IndependentSums:
         """Return sums for indicators a of x: aᵀKa is known; aᵀK1 and 1ᵀK1 give the rest, since 1 − a indicates y."""
         row_sums_G = np.bincount(self.group_of, sums.rows_NP.sum(axis=1))
         diagonal_G = np.bincount(self.group_of, sums.diagonal_N)
         of_group_3G = np.stack([row_sums_G, diagonal_G, np.bincount(self.group_of).astype(np.float64)])
-        from_x_B, xx_diagonal_B, rows_x_B = drawing.weighted_sums(of_group_3G, permutations)
+        from_x_B, xx_diagonal_B, rows_x_B = drawing.weighted_sums(of_group_3G, permutations, context)
         xx_B = sums.quadratic_B
         return IndependentSums(
             xx=xx_B,

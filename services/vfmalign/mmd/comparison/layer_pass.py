@@ -130,7 +130,7 @@ def _sum_pairs(
         pair_sums = _sum_streams(kernels, *streams, scaled.affine, plan=plan, chosen=chosen)
     if pair_sums is None:
         return None
-    statistics = [design.statistics(plan.estimator, sums, plan.permutations) for sums in pair_sums.sums]
+    statistics = [design.statistics(plan.estimator, sums, plan.permutations, engine.context) for sums in pair_sums.sums]
     rows_of_both = shape_of(x)[0] + shape_of(y)[0]
     enumerated = plan.permutations.enumerated
     largest = kernel_grid_test.get_largest_statistic(

@@ -15,9 +15,11 @@ import numpy as np
 
 from vfmalign.client.messages.mmd import Pairing
 from vfmalign.core.domain.errors import BadOption, BadTensor, CaseOrderMismatch
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.row_streams import FeatureArray, Grouping, RowStream
 
 Features: TypeAlias = FeatureArray | RowStream
+_ENTRIES_AT_ONCE = 2**24
 
 
 def shape_of(features: Features) -> tuple[int, ...]:
@@ -52,8 +54,8 @@ class Sample:
         return not all(isinstance(features, np.ndarray) for features in self.layers.values())
 
 
-def check(sample: Sample) -> None:
-    """Check that the layers of a sample fit together.
+def check(sample: Sample, context: WorkContext = UNLIMITED) -> None:
+    """Check that the layers of a sample fit together; `context` is checked between blocks of rows.
 
     Raises:
         BadTensor: no layer, not two axes, an empty axis, NaN or infinity, or row counts that differ.
@@ -74,7 +76,7 @@ def check(sample: Sample) -> None:
                 remedy="send the same rows in every layer",
             )
         if isinstance(features, np.ndarray):
-            _check_finite(features, field)
+            _check_finite(features, field, context)
         rows = shape[0]
     for labels, what in ((sample.groups, "groups"), (sample.case_ids, "case_ids")):
         if labels and len(labels) != rows:
@@ -85,7 +87,16 @@ def check(sample: Sample) -> None:
             )
 
 
-def _check_finite(features_NC: FeatureArray, field: str) -> None:
+def _check_finite(features_NC: FeatureArray, field: str, context: WorkContext) -> None:
+    rows, channels = features_NC.shape
+    step = max(1, _ENTRIES_AT_ONCE // channels)
+    for start in range(0, rows, step):
+        if start:
+            context.checkpoint()
+        _check_finite_block(features_NC[start : start + step], start, field)
+
+
+def _check_finite_block(features_NC: FeatureArray, start: int, field: str) -> None:
     # The sum is finite unless an entry is not, or it overflows; it takes a fraction of the time of checking each entry.
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(features_NC.sum(dtype=np.float32)):
@@ -93,7 +104,7 @@ def _check_finite(features_NC: FeatureArray, field: str) -> None:
     finite_N = np.isfinite(features_NC).all(axis=1)
     if not finite_N.all():
         raise BadTensor(
-            f"row {int(finite_N.argmin())} (from 0) contains NaN or infinity",
+            f"row {start + int(finite_N.argmin())} (from 0) contains NaN or infinity",
             field=field,
             remedy="leave out rows without valid features",
         )

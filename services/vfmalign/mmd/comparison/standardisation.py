@@ -78,7 +78,7 @@ def scalings(
     """
     fitted_FC = _read_first_rows(features[2] if len(features) > 2 else features[0])
     centring = engine.cache.get_or_create(
-        ("centring", IdentityKey(fitted_FC)), lambda: Affine(rows.central_point(fitted_FC)), _bytes
+        ("centring", IdentityKey(fitted_FC)), lambda: Affine(rows.central_point(fitted_FC, engine.context)), _bytes
     )
     # Kernels of inner products depend on the origin, so that their features are not centred.
     raw = Scaled("raw", UNCHANGED if options.kernel in WITHOUT_BANDWIDTH else centring)
@@ -129,7 +129,7 @@ def _standardise(reference_FC: FeatureArray, layer: str, context: WorkContext) -
     constant, and where their SD is below 1e-6 of the median SD of those that are not.
     """
     mean_C = rows.mean(reference_FC, context)
-    sd_C = rows.standard_deviation(reference_FC, mean_C)
+    sd_C = rows.standard_deviation(reference_FC, mean_C, context)
     varying_C = (reference_FC != reference_FC[:1]).any(axis=0)
     if not varying_C.any():
         raise BadOption(
@@ -182,7 +182,8 @@ def prepare_bandwidth_rows(features: Sequence[Features], affine: Affine, engine:
             order = selected[(selected >= start) & (selected < end)] - start
             part = sample[order] if isinstance(sample, np.ndarray) else to_numpy(read_rows(sample, order.tolist()))
         parts.append(part)
-    return rows.prepare([(part, None) for part in parts], affine, "float64", torch.device(engine.device))
+    device = torch.device(engine.device)
+    return rows.prepare([(part, None) for part in parts], affine, "float64", device, context=engine.context)
 
 
 def _bytes(affine: Affine) -> int:

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from vfmalign.core.domain.errors import BadTensor, TooLarge
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
@@ -40,6 +39,8 @@ _CHUNK_FRACTION = 32
 # Together they take at most as much as eight chunks in float32.
 _RESERVED_CHUNKS = 8
 _MIN_ROWS = 64
+_ENTRIES_AT_ONCE = 2**23
+"""Features that are read between two checks of the context."""
 # Several chunks per process, so that all processes finish at about the same time.
 _CHUNKS_PER_PROCESS = 8
 
@@ -100,7 +101,7 @@ def accumulate(
         precision: of kernel values.
         device: where kernels are evaluated.
         tile_shape: largest tile, rows × columns; None for what suits the device.
-        context: checked before every tile.
+        context: checked before every few thousand permutations of a tile, and before some rows are read.
         squares: whether to sum k² as well.
         shard: (index, count): only the tiles with number % count = index, for processes that all-reduce their sums.
 
@@ -115,15 +116,14 @@ def accumulate(
     panel_plan = plan_panels(
         x.channels, layout, len(kernels), memory_bytes, precision=precision, shape=shape, processes=shard[1]
     )
-    window = _Window(x, y, panel_plan, affine, precision=precision, device=device, paired=paired)
+    window = _Window(x, y, panel_plan, affine, precision=precision, device=device, paired=paired, context=context)
     accumulator = Accumulator(layout, kernels, window.matrix)
     square_sums = [0.0] * len(kernels) if squares else []
     with products.matrix_units(precision, window.matrix.device):
         for in_matrix, in_window, blocks in window.tiles(layout.block_sizes, shape, shard):
-            context.checkpoint()
             before = square_sums.copy()
-            for kernel, tile_IJ in enumerate(window.matrix.tile(*in_window, kernels, square_sums)):
-                accumulator.add(kernel, accumulator.reduce(tile_IJ, *in_matrix), *in_matrix, blocks)
+            for kernel, tile_IJ in enumerate(window.matrix.tile(*in_window, kernels, square_sums, context)):
+                accumulator.add(kernel, accumulator.reduce(tile_IJ, *in_matrix, context), *in_matrix, blocks)
             if in_matrix[0] != in_matrix[1]:  # count the mirror image of the tile as well
                 square_sums = [2.0 * after - first for after, first in zip(square_sums, before, strict=True)]
     return StreamedSums(accumulator.sums(square_sums), window.norm, panel_plan, window.rows_read)
@@ -202,10 +202,11 @@ class _Window:
         precision: PrecisionName,
         device: torch.device,
         paired: bool,
+        context: WorkContext,
     ) -> None:
         self._x, self._y, self._plan, self._affine = x, y, plan, affine
-        self._precision, self._paired = precision, paired
-        channels = x.channels if affine.channel_mask_C is None else int(affine.channel_mask_C.sum())
+        self._precision, self._paired, self._context = precision, paired, context
+        channels = self._channels = x.channels if affine.channel_mask_C is None else int(affine.channel_mask_C.sum())
         capacity = plan.panel_rows + plan.chunk_rows
         self._rows = [Rows.empty(capacity, channels, precision, device) for _ in range(2 if paired else 1)]
         self.matrix: Matrix = PairedMatrix(*self._rows) if paired else PooledMatrix(*self._rows)
@@ -255,16 +256,20 @@ class _Window:
         """Read and prepare some rows; of pairs, those of x and those of y."""
         self.rows_read += (2 if self._paired else 1) * (span.stop - span.start)
         if self._paired:
-            blocks = [self._x.read(span.start, span.stop), self._y.read(span.start, span.stop)]
-        elif span.stop <= self._x.rows:
-            blocks = [self._x.read(span.start, span.stop)]
-        else:
-            blocks = [self._y.read(span.start - self._x.rows, span.stop - self._x.rows)]
-        return [self._prepare(block_IC) for block_IC in blocks]
+            return [self._prepare(stream, span.start, span.stop) for stream in (self._x, self._y)]
+        if span.stop <= self._x.rows:
+            return [self._prepare(self._x, span.start, span.stop)]
+        return [self._prepare(self._y, span.start - self._x.rows, span.stop - self._x.rows)]
 
-    def _prepare(self, block_IC: Tensor) -> Rows:
-        """Standardise and round some rows."""
-        return Rows.from_features(self._affine.apply(block_IC).to(self.matrix.device), self._precision)
+    def _prepare(self, stream: RowStream, first: int, stop: int) -> Rows:
+        """Read, standardise and round some rows, a few at a time."""
+        rows = Rows.empty(stop - first, self._channels, self._precision, self.matrix.device)
+        step = max(1, _ENTRIES_AT_ONCE // stream.channels)
+        for start in range(first, stop, step):
+            self._context.checkpoint()
+            end = min(start + step, stop)
+            rows[start - first : end - first].assign(self._affine.apply(stream.read(start, end)).to(self.matrix.device))
+        return rows
 
     def _store(self, start: int, samples: list[Rows], span: slice) -> None:
         """Write rows into the window from row `start` on.

@@ -10,6 +10,8 @@ import threading
 import torch
 from torch import Tensor
 
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
+
 _PERMUTATIONS_AT_ONCE = 2048
 
 
@@ -28,10 +30,14 @@ class QuadraticForms(threading.local):
         self._singletons = len(group_of_N) == len(weights_GB)
         self._column_weights: tuple[tuple[int, int, int], Tensor] | None = None
 
-    def evaluate(self, tile_IJ: Tensor, rows: slice, columns: slice) -> Tensor:
-        """Return Σ_ij w_i T_ij w_j over one tile for every permutation, float64 [B]."""
+    def evaluate(self, tile_IJ: Tensor, rows: slice, columns: slice, context: WorkContext = UNLIMITED) -> Tensor:
+        """Return Σ_ij w_i T_ij w_j over one tile for every permutation, float64 [B].
+
+        `context` is checked before every few permutations: 100,000 of them take minutes on a tile.
+        """
         sums_B = torch.empty(self._weights_GB.shape[1], dtype=torch.float64, device=tile_IJ.device)
         for start in range(0, len(sums_B), _PERMUTATIONS_AT_ONCE):
+            context.checkpoint()
             span = slice(start, start + _PERMUTATIONS_AT_ONCE)
             weights_Ib = self._weights(rows, span).to(self._dtype)
             product_Ib = tile_IJ @ self._get_column_weights(columns, span)

@@ -16,26 +16,54 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.rows import Rows
 
+MAX_FLOP_UNCHECKED = 2**33
+"""Largest product between two checks of a context: less than half a second of one slow core."""
 _FLOAT32_ERROR = 1e-3  # of products of 512 numbers around 1: float32 errs by 1e-4, bfloat16 by 5e-1
 _measuring = threading.Lock()
 
 
-def squared_distances(x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Tensor, *, scale: float = 1.0) -> Tensor:
+def squared_distances(
+    x: Rows,
+    y: Rows,
+    rows: slice,
+    columns: slice,
+    out_IJ: Tensor,
+    *,
+    scale: float = 1.0,
+    context: WorkContext = UNLIMITED,
+) -> Tensor:
     """Write s·‖x_i − y_j‖² = s·‖x_i‖² + s·‖y_j‖² − 2s·x_i·y_j into `out_IJ`; rounding may make a small one negative.
 
     The norms are added after the product. `addmm` onto the norms would save one pass over the tile, but it is slower.
     """
-    products(x, y, rows, columns, out_IJ)
+    products(x, y, rows, columns, out_IJ, context=context)
     torch.add(scale * y.norms_N[columns], out_IJ, alpha=-2.0 * scale, out=out_IJ)
     return out_IJ.add_((scale * x.norms_N[rows])[:, None])
 
 
-def products(x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Tensor) -> Tensor:
+def products(
+    x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Tensor, *, context: WorkContext = UNLIMITED
+) -> Tensor:
     """Write x_i·y_j into `out_IJ`."""
-    return torch.mm(x.values_NK[rows], y.values_NK[columns].T, out=out_IJ)
+    return multiply(x.values_NK[rows], y.values_NK[columns].T, context, out_IJ)
+
+
+def multiply(a_IK: Tensor, b_KJ: Tensor, context: WorkContext, out_IJ: Tensor | None = None) -> Tensor:
+    """Return a matrix product, written into `out_IJ` if given; `context` is checked before each block of rows.
+
+    An element is summed over K in the same order whatever the rows of a block. A GPU is fast enough for one block.
+    """
+    if out_IJ is None:
+        out_IJ = torch.empty(len(a_IK), b_KJ.shape[1], dtype=a_IK.dtype, device=a_IK.device)
+    step = max(1, MAX_FLOP_UNCHECKED // (2 * max(1, b_KJ.numel()))) if a_IK.device.type == "cpu" else max(1, len(a_IK))
+    for start in range(0, len(a_IK), step):
+        context.checkpoint()
+        torch.mm(a_IK[start : start + step], b_KJ, out=out_IJ[start : start + step])
+    return out_IJ
 
 
 def pair_distances(x: Rows, y: Rows, rows: slice) -> Tensor:

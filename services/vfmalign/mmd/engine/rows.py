@@ -25,6 +25,7 @@ IntArray = NDArray[np.int64]
 _BLOCK_BYTES = 2**20  # of a block in float64, so that all steps on it run in the cache
 
 _CENTRE_ROWS = 1024
+_CENTRE_CHANNELS = 4096
 
 # Larger squared norms would overflow in later sums and products.
 LARGEST_SQUARED_NORM: dict[PrecisionName, float] = dict.fromkeys(PRECISIONS, 1e36) | {"float64": 1e300}
@@ -228,14 +229,22 @@ def squared_norms(values_IK: Tensor) -> Tensor:
     return norms_I.square_()
 
 
-def central_point(features_NC: FeatureArray) -> FloatArray:
+def central_point(features_NC: FeatureArray, context: WorkContext = UNLIMITED) -> FloatArray:
     """Return a point amid the rows in float64, [C]: the medians of the channels over at most 1,024 of the rows.
+
+    `context` is checked before every few thousand channels.
 
     Distances do not depend on the point that is subtracted, but their rounding errors do. The mean would be far from
     all rows if one of them is an outlier, and every row would lose the digits that the outlier's size takes.
     """
     step = -(-int(features_NC.shape[0]) // _CENTRE_ROWS)
-    return np.median(features_NC[::step].astype(np.float64), axis=0)
+    channels = int(features_NC.shape[1])
+    centre_C = np.empty(channels)
+    for start in range(0, channels, _CENTRE_CHANNELS):
+        context.checkpoint()
+        span = slice(start, start + _CENTRE_CHANNELS)
+        centre_C[span] = np.median(features_NC[::step, span].astype(np.float64), axis=0)
+    return centre_C
 
 
 def mean(features_NC: FeatureArray, context: WorkContext = UNLIMITED) -> FloatArray:
@@ -249,11 +258,12 @@ def mean(features_NC: FeatureArray, context: WorkContext = UNLIMITED) -> FloatAr
     return np.asarray(sums_C / rows)
 
 
-def standard_deviation(features_NC: FeatureArray, mean_C: FloatArray) -> FloatArray:
-    """Return the SD of each channel (divisor N − 1), in a second pass and in float64, [C]."""
+def standard_deviation(features_NC: FeatureArray, mean_C: FloatArray, context: WorkContext = UNLIMITED) -> FloatArray:
+    """Return the SD of each channel (divisor N − 1), in a second pass and in float64, [C]; see `mean` for `context`."""
     rows, channels = features_NC.shape
     squares_C = np.zeros(channels)
     step = max(1, _BLOCK_BYTES // (8 * channels))
     for start in range(0, rows, step):
+        context.checkpoint()
         squares_C += np.square(features_NC[start : start + step].astype(np.float64) - mean_C).sum(axis=0)
     return np.asarray(np.sqrt(squares_C / (rows - 1)))

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vfmalign.core.runtime.work_context import WorkContext
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine import ordered_pool, products
 from vfmalign.mmd.engine.kernels import BoundKernel
 from vfmalign.mmd.engine.permuted_sums import QuadraticForms
@@ -88,7 +88,12 @@ class Matrix(Protocol):
     precision: PrecisionName
 
     def tile(
-        self, rows: slice, columns: slice, kernels: Sequence[BoundKernel], squares: list[float]
+        self,
+        rows: slice,
+        columns: slice,
+        kernels: Sequence[BoundKernel],
+        squares: list[float],
+        context: WorkContext = UNLIMITED,
     ) -> Iterator[Tensor]:
         """Yield the rectangle [I, J] of each kernel in turn; a tile is valid until the next one is requested.
 
@@ -97,6 +102,7 @@ class Matrix(Protocol):
             columns: J, equal to `rows` or disjoint from them.
             kernels: to evaluate.
             squares: one entry per kernel, to which Σ k² over the rectangle without its diagonal is added; or empty.
+            context: checked before every product, and between kernels.
         """
 
 
@@ -109,11 +115,18 @@ class PooledMatrix:
         self._buffers = _TileBuffers(self.device, self.dtype)
 
     def tile(
-        self, rows: slice, columns: slice, kernels: Sequence[BoundKernel], squares: list[float]
+        self,
+        rows: slice,
+        columns: slice,
+        kernels: Sequence[BoundKernel],
+        squares: list[float],
+        context: WorkContext = UNLIMITED,
     ) -> Iterator[Tensor]:
         """Yield k(z_i, z_j) of one rectangle."""
         buffers = self._buffers.get(rows, columns, _buffer_count(kernels))
-        for index, value_IJ in _kernel_values((self.pooled, self.pooled), rows, columns, kernels, buffers):
+        for index, value_IJ in _kernel_values(
+            (self.pooled, self.pooled), rows, columns, kernels, buffers, context=context
+        ):
             _add_squares(squares, index, value_IJ, rows == columns)
             yield value_IJ
 
@@ -131,14 +144,19 @@ class PairedMatrix:
         self._buffers = _TileBuffers(self.device, self.dtype)
 
     def tile(
-        self, rows: slice, columns: slice, kernels: Sequence[BoundKernel], squares: list[float]
+        self,
+        rows: slice,
+        columns: slice,
+        kernels: Sequence[BoundKernel],
+        squares: list[float],
+        context: WorkContext = UNLIMITED,
     ) -> Iterator[Tensor]:
         """Yield h(z_i, z_j) of one rectangle."""
         buffers = self._buffers.get(rows, columns, len(kernels) + _buffer_count(kernels))
         sums, buffers = buffers[: len(kernels)], buffers[len(kernels) :]
         x, y = self.x, self.y
         for a, b, sign in ((x, x, 1.0), (y, y, 1.0), (x, y, -1.0), (y, x, -1.0)):
-            for index, value_IJ in _kernel_values((a, b), rows, columns, kernels, buffers):
+            for index, value_IJ in _kernel_values((a, b), rows, columns, kernels, buffers, context=context):
                 _add_squares(squares, index, value_IJ, a is b and rows == columns)
                 if a is x and b is x:
                     sums[index].copy_(value_IJ)
@@ -153,7 +171,13 @@ def _buffer_count(kernels: Sequence[BoundKernel]) -> int:
 
 
 def _kernel_values(
-    pair: tuple[Rows, Rows], rows: slice, columns: slice, kernels: Sequence[BoundKernel], buffers: Sequence[Tensor]
+    pair: tuple[Rows, Rows],
+    rows: slice,
+    columns: slice,
+    kernels: Sequence[BoundKernel],
+    buffers: Sequence[Tensor],
+    *,
+    context: WorkContext,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield the values of each kernel in turn, in the last buffer; kernels share their argument, in the first.
 
@@ -161,13 +185,15 @@ def _kernel_values(
     """
     (a, b), computed_argument, argument_IJ = pair, "", buffers[0]
     for index, kernel in enumerate(kernels):
+        if index:
+            context.checkpoint()
         prescaled = kernel.argument == "distance" and len(kernels) == 1
         if kernel.argument != computed_argument:
             if kernel.argument == "product":
-                products.products(a, b, rows, columns, argument_IJ)
+                products.products(a, b, rows, columns, argument_IJ, context=context)
             else:
                 scale = kernel.scale if prescaled else 1.0
-                products.squared_distances(a, b, rows, columns, argument_IJ, scale=scale)
+                products.squared_distances(a, b, rows, columns, argument_IJ, scale=scale, context=context)
                 if rows == columns:  # the product form loses the small distances on the diagonal to cancellation
                     diagonal_I = torch.zeros_like(a.norms_N[rows]) if a is b else products.pair_distances(a, b, rows)
                     argument_IJ.diagonal().copy_(diagonal_I.mul_(scale))
@@ -240,8 +266,11 @@ class Accumulator:
         self._rows_NP, self._diagonal_N = zeros(rows, len(layout.block_sizes)), zeros(rows)
         self._within_G, self._quadratic_B = zeros(groups), zeros(permutations)
 
-    def reduce(self, tile_IJ: Tensor, rows: slice, columns: slice) -> TileSums:
-        """Return the sums of a tile, which may be overwritten afterwards; safe to call from several threads."""
+    def reduce(self, tile_IJ: Tensor, rows: slice, columns: slice, context: WorkContext = UNLIMITED) -> TileSums:
+        """Return the sums of a tile, which may be overwritten afterwards; safe to call from several threads.
+
+        `context` is checked before every few permutations.
+        """
         within_I = None
         if not self._singletons and self._group_of_N[rows.stop - 1] >= self._group_of_N[columns.start]:
             within_IJ = self._group_of[rows, None] == self._group_of[None, columns]
@@ -251,7 +280,7 @@ class Accumulator:
             None if rows == columns else tile_IJ.sum(dim=0),
             tile_IJ.diagonal().clone() if rows == columns else None,
             within_I,
-            self._quadratic_forms.evaluate(tile_IJ, rows, columns) if self._permutations else None,
+            self._quadratic_forms.evaluate(tile_IJ, rows, columns, context) if self._permutations else None,
         )
 
     def add(self, kernel: int, tile: TileSums, rows: slice, columns: slice, blocks: tuple[int, int]) -> None:
@@ -296,7 +325,8 @@ def accumulate(
         kernels: evaluated on the same distances.
         layout: blocks, groups and permutations of its rows.
         tile_shape: largest tile, rows × columns; None for what suits the device.
-        context: checked before every tile, or every few milliseconds where several threads compute tiles.
+        context: checked by every thread that computes a tile before each of its products, kernels and few thousand
+            permutations, and by the caller every few milliseconds where several threads compute tiles.
         squares: whether to sum k² as well.
         shard: (index, count): only the tiles with number % count = index, for processes that all-reduce their sums.
         threads: that compute tiles at once; None for what suits the device and the number of tiles. The sums depend on
@@ -312,8 +342,8 @@ def accumulate(
     def compute(tile: Tile) -> tuple[list[TileSums], list[float]]:
         rows, columns, _ = tile
         tile_squares = [0.0] * len(totals)
-        tiles_IJ = matrix.tile(rows, columns, kernels, tile_squares)
-        return [accumulator.reduce(tile_IJ, rows, columns) for tile_IJ in tiles_IJ], tile_squares
+        tiles_IJ = matrix.tile(rows, columns, kernels, tile_squares, context)
+        return [accumulator.reduce(tile_IJ, rows, columns, context) for tile_IJ in tiles_IJ], tile_squares
 
     def add(tile: Tile, results: tuple[list[TileSums], list[float]]) -> None:
         kernel_sums, tile_squares = results

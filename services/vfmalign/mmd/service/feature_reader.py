@@ -204,7 +204,9 @@ class FeatureReader:
             context.checkpoint()
             header, field = self._headers[source.key], f"{source.name}.uploaded.object"
             # Only the whole object has a digest: it may have been replaced since its header was read.
-            data = self._store.get_large(self._key(source), sha256=source.sha256, max_bytes=header.total_bytes)
+            data = self._store.get_large(
+                self._key(source), sha256=source.sha256, max_bytes=header.total_bytes, context=context
+            )
             try:
                 header = parse_header(data, len(data))
             except MalformedHeader as error:

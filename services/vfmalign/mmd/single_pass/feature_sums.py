@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vfmalign.core.runtime.work_context import WorkContext
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.distributed import Communicator
 from vfmalign.mmd.engine.precision import PrecisionName
+from vfmalign.mmd.engine.products import multiply
 from vfmalign.mmd.engine.row_streams import RowStream, check_group_count, read_ahead, to_numpy
 from vfmalign.mmd.engine.rows import FloatArray, IntArray, central_point
 from vfmalign.mmd.single_pass.spectra import Spectrum
@@ -42,6 +43,7 @@ class RandomFeatureMap:
         *,
         block_bytes: int,
         communicator: Communicator,
+        context: WorkContext = UNLIMITED,
     ) -> None:
         self.precision = precision
         self.dtype = torch.float64 if precision == "float64" else torch.float32
@@ -50,12 +52,12 @@ class RandomFeatureMap:
         width = torch.finfo(self.dtype).bits // 8
         self.rows_at_once = max(64, block_bytes // (width * (x.channels + 6 * spectrum.count)))
         first_IC = x.read(0, min(x.rows, self.rows_at_once))
-        self._centre_C = torch.from_numpy(central_point(to_numpy(first_IC))).to(device)
+        self._centre_C = torch.from_numpy(central_point(to_numpy(first_IC), context)).to(device)
         self.frequencies = spectrum.count
         self.phases_2R = torch.zeros(2, spectrum.count, dtype=torch.float64, device=device)
         self._sums: dict[int, Tensor] = {}
         self._squares = torch.zeros((), dtype=torch.float64, device=device)
-        self._communicator = communicator
+        self._communicator, self._context = communicator, context
 
     def blocks(self, stream: RowStream, sample_index: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield features and row numbers of each block of this process, [I, F] and [I], valid until the next block.
@@ -78,7 +80,7 @@ class RandomFeatureMap:
             total_C += centred_IC.sum(dim=0)
             self._squares += torch.dot(centred_IC.view(-1), centred_IC.view(-1))
             rows_I = torch.arange(start, start + len(centred_IC))
-            block_phases_IR = torch.mm(centred_IC, self._omega_CR, out=phases_IR[: len(centred_IC)])
+            block_phases_IR = multiply(centred_IC, self._omega_CR, self._context, phases_IR[: len(centred_IC)])
             self.phases_2R[sample_index] += block_phases_IR.sum(dim=0)
             block_features_IF = features_IF[: len(centred_IC)]
             torch.cos(block_phases_IR, out=block_features_IF[:, : self.frequencies])
@@ -219,14 +221,14 @@ class PairSums:
         """Return the mean of the terms, the estimate without control variate."""
         return float(self.terms_R().mean())
 
-    def permutations(self, count: int, seed: int) -> Permutations:
+    def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
         """Draw swaps of whole buckets."""
-        return permutations.draw_swaps(self.groups, count, seed)
+        return permutations.draw_swaps(self.groups, count, seed, context)
 
-    def permuted_B(self, weights_GB: Tensor) -> FloatArray:
+    def permuted_B(self, weights_GB: Tensor, context: WorkContext = UNLIMITED) -> FloatArray:
         """Return `uncorrected` under permutations with weights in float64."""
         return self._estimate(
-            _squared_modulus(weights_GB.T @ self._sums_GF).mean(dim=-1),
+            _squared_modulus(multiply(weights_GB.T, self._sums_GF, context)).mean(dim=-1),
             self._diagonal_R.mean(),
             float(self._buckets.rows),
         )
@@ -276,17 +278,17 @@ class SampleSums:
         """Return the mean of the terms, the estimate without control variate."""
         return float(self.terms_R().mean())
 
-    def permutations(self, count: int, seed: int) -> Permutations:
+    def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
         """Draw permutations of the buckets."""
         if min(self._x.count, self._y.count) < 2:
             return permutations.no_permutations(
                 self.groups, "a sample of one bucket cannot be permuted; a test needs two in each"
             )
-        return permutations.draw_permutations(self._x.count, self._y.count, count, seed)
+        return permutations.draw_permutations(self._x.count, self._y.count, count, seed, context)
 
-    def permuted_B(self, weights_GB: Tensor) -> FloatArray:
+    def permuted_B(self, weights_GB: Tensor, context: WorkContext = UNLIMITED) -> FloatArray:
         """Return `uncorrected` under permutations with weights in float64."""
-        x_BF = weights_GB.T @ self._sums_GF
+        x_BF = multiply(weights_GB.T, self._sums_GF, context)
         rows_B = (weights_GB.T @ self._rows_G)[:, None]
         total = float(self._x.rows + self._y.rows)
         return _mean(self._estimate(x_BF, self._sums_GF.sum(dim=0) - x_BF, rows_B, total - rows_B))

@@ -127,7 +127,7 @@ def fourier_mmd2(
         level: of the interval.
         precision: of the phases, float32 or float64; kernels with very high frequencies always use float64.
         device: where features are computed.
-        context: checked before every block.
+        context: checked before every block of rows, product and few permutations.
         communicator: processes that share the blocks of rows.
         memory_bytes: limit that determines the size of blocks and the number of buckets; at most 1 GiB is used.
 
@@ -140,12 +140,16 @@ def fourier_mmd2(
     precision = "float64" if spectrum.heavy_tailed or precision == "float64" else "float32"
     block_bytes, bucket_bytes = (min(largest, memory_bytes // divisor) for largest, divisor in (_BLOCK, _BUCKETS))
     device = device or torch.device("cpu")
-    feature_map = RandomFeatureMap(spectrum, precision, device, x, block_bytes=block_bytes, communicator=communicator)
+    feature_map = RandomFeatureMap(
+        spectrum, precision, device, x, block_bytes=block_bytes, communicator=communicator, context=context
+    )
     max_buckets = max(4 * MIN_GROUPS, min(BUCKETS, bucket_bytes // (16 * spectrum.count)))
     samples = _create_sums(x, y, (groups_x, groups_y), max_buckets, feature_map, paired=paired, biased=biased)
     with products.matrix_units(precision, feature_map.device):
         samples.fill(x, y, context)
-    return _result(samples, feature_map, spectrum, x, y, permutations=permutations, seed=seed, level=level)
+    return _result(
+        samples, feature_map, spectrum, x, y, permutations=permutations, seed=seed, level=level, context=context
+    )
 
 
 def _check_rows(x: RowStream, y: RowStream, *, paired: bool, biased: bool) -> None:
@@ -223,6 +227,7 @@ def _result(
     permutations: int,
     seed: int,
     level: float,
+    context: WorkContext,
 ) -> FourierEstimate:
     """Return estimate, test, interval and bounds from the sums."""
     value, error = _apply_control_variate(
@@ -232,8 +237,8 @@ def _result(
     )
     uncorrected = samples.uncorrected()
     norm, rows = feature_map.norm(x.rows + y.rows), min(x.rows, y.rows)
-    drawn = _draw_permutations(samples, permutations, seed)
-    permuted_B = _permuted_statistics(samples, drawn)
+    drawn = _draw_permutations(samples, permutations, seed, context)
+    permuted_B = _permuted_statistics(samples, drawn, context)
     tie_bound = 256.0 * float(np.finfo(np.float64).eps)
     p_value = uncertainty.p_value(uncorrected, permuted_B, tie_bound, drawn)
     left_out: tuple[FloatArray, ...] = ()
@@ -262,22 +267,22 @@ def _result(
     )
 
 
-def _draw_permutations(samples: PairSums | SampleSums, count: int, seed: int) -> Permutations:
+def _draw_permutations(samples: PairSums | SampleSums, count: int, seed: int, context: WorkContext) -> Permutations:
     """Draw permutations of buckets, or return why there are none."""
     if count == 0:
         return permutations.no_permutations(samples.groups, "no test was requested")
     if samples.groups < MIN_GROUPS:
         reason = f"{samples.groups} buckets of groups are too few for a test; it needs at least {MIN_GROUPS}"
         return permutations.no_permutations(samples.groups, reason)
-    return samples.permutations(count, seed)
+    return samples.permutations(count, seed, context)
 
 
-def _permuted_statistics(samples: PairSums | SampleSums, drawn: Permutations) -> FloatArray:
+def _permuted_statistics(samples: PairSums | SampleSums, drawn: Permutations, context: WorkContext) -> FloatArray:
     """Return the statistics of all permutations, a few permutations at a time to bound the memory."""
     statistics = [np.zeros(0)]
     for start in range(0, drawn.weights_GB.shape[1], _PERMUTATIONS_AT_ONCE):
         weights_GB = torch.from_numpy(drawn.weights_GB[:, start : start + _PERMUTATIONS_AT_ONCE])
-        statistics.append(samples.permuted_B(weights_GB.to(samples.device, torch.float64)))
+        statistics.append(samples.permuted_B(weights_GB.to(samples.device, torch.float64), context))
     return np.concatenate(statistics)
 
 

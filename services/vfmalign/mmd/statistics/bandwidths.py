@@ -43,9 +43,8 @@ def pairwise_distances(rows: Rows, context: WorkContext) -> FloatArray:
     filled = 0
     for start_I in range(0, count, _TILE):
         for start_J in range(start_I, count, _TILE):
-            context.checkpoint()
             tile = _upper_distances(
-                rows, slice(start_I, min(start_I + _TILE, count)), slice(start_J, min(start_J + _TILE, count))
+                rows, slice(start_I, min(start_I + _TILE, count)), slice(start_J, min(start_J + _TILE, count)), context
             )
             all_distances[filled : filled + tile.size] = tile
             filled += tile.size
@@ -88,11 +87,11 @@ def bandwidth_grid(rows: Rows, count: int, context: WorkContext) -> tuple[float,
     return tuple(float(sigma) for sigma in np.linspace(max(0.5 * low, 1e-3 * high), 2.0 * high, count))
 
 
-def _upper_distances(rows: Rows, span_I: slice, span_J: slice) -> NDArray[np.float64]:
+def _upper_distances(rows: Rows, span_I: slice, span_J: slice, context: WorkContext) -> NDArray[np.float64]:
     """Return the distances of the pairs i < j in one tile."""
     shape = (span_I.stop - span_I.start, span_J.stop - span_J.start)
     tile_IJ = torch.empty(shape, dtype=rows.dtype, device=rows.device)
-    squared_distances(rows, rows, span_I, span_J, tile_IJ)
+    squared_distances(rows, rows, span_I, span_J, tile_IJ, context=context)
     rounding_IJ = _RELATIVE_ROUNDING * (rows.norms_N[span_I, None] + rows.norms_N[None, span_J])
     distance_IJ = torch.where(tile_IJ > rounding_IJ, tile_IJ, 0.0).sqrt_().cpu()
     if span_I == span_J:

@@ -22,6 +22,7 @@ from vfmalign.mmd.engine.ordered_pool import wait_for_all
 MIN_GROUPS = 8
 MAX_ENUMERATED_GROUPS = 12
 _KEYS_AT_ONCE = 2**20
+_SIGNS_AT_ONCE = 2**24
 
 SignArray = NDArray[np.int8]
 
@@ -50,19 +51,26 @@ def no_permutations(groups: int, reason: str) -> Permutations:
     return Permutations(np.zeros((groups, 0), np.int8), 0, False, absent_reason=reason)
 
 
-def draw_swaps(groups: int, permutations: int, seed: int) -> Permutations:
+def draw_swaps(groups: int, permutations: int, seed: int, context: WorkContext = UNLIMITED) -> Permutations:
     """Draw swaps of x and y within groups: all 2^G of up to 12 groups, else `permutations` random ones.
 
-    Where all are enumerated, group 0 is never swapped and each column counts twice.
+    Where all are enumerated, group 0 is never swapped and each column counts twice. `context` is checked before every
+    few permutations.
     """
     if groups <= MAX_ENUMERATED_GROUPS:
         codes_B = np.arange(2 ** (groups - 1), dtype=np.int64)
         bits_GB = (codes_B[None, :] << 1 >> np.arange(groups)[:, None]) & 1
         return Permutations((1 - 2 * bits_GB).astype(np.int8), 2**groups, True, multiplicity=2)
     integers_per_draw = -(-groups // 64)
-    raw_BW = _philox(seed).random_raw(permutations * integers_per_draw).reshape(permutations, integers_per_draw)
-    bits_BG = np.unpackbits(raw_BW.astype("<u8").view(np.uint8), axis=1, bitorder="little", count=groups)
-    return Permutations(np.ascontiguousarray((1 - 2 * bits_BG.astype(np.int8)).T), permutations, False)
+    generator, weights_GB = _philox(seed), np.empty((groups, permutations), np.int8)
+    step = max(1, _SIGNS_AT_ONCE // groups)
+    for start in range(0, permutations, step):
+        context.checkpoint()
+        size = min(step, permutations - start)
+        raw_BW = generator.random_raw(size * integers_per_draw).reshape(size, integers_per_draw)
+        bits_BG = np.unpackbits(raw_BW.astype("<u8").view(np.uint8), axis=1, bitorder="little", count=groups)
+        weights_GB[:, start : start + size] = (1 - 2 * bits_BG.astype(np.int8)).T
+    return Permutations(weights_GB, permutations, False)
 
 
 def draw_permutations(
@@ -116,12 +124,18 @@ def _smallest(keys_BG: NDArray[np.uint32], count: int) -> NDArray[np.bool_]:
     return chosen_BG
 
 
-def weighted_sums(values_VG: NDArray[np.float64], permutations: Permutations) -> NDArray[np.float64]:
-    """Sum values over groups with the weights of each permutation, [V, B]; a few weights at a time become float64."""
+def weighted_sums(
+    values_VG: NDArray[np.float64], permutations: Permutations, context: WorkContext = UNLIMITED
+) -> NDArray[np.float64]:
+    """Sum values over groups with the weights of each permutation, [V, B]; a few weights at a time become float64.
+
+    `context` is checked before every few groups.
+    """
     groups, count = permutations.weights_GB.shape
     sums_VB = np.zeros((values_VG.shape[0], count))
     step = max(1, _KEYS_AT_ONCE // max(8 * count, 1))
     for start in range(0, groups, step):
+        context.checkpoint()
         span = slice(start, start + step)
         sums_VB += values_VG[:, span] @ permutations.weights_GB[span].astype(np.float64)
     return sums_VB

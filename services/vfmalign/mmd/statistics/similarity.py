@@ -25,6 +25,7 @@ from scipy import linalg
 
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
+from vfmalign.mmd.engine.products import MAX_FLOP_UNCHECKED
 from vfmalign.mmd.engine.rows import FloatArray
 
 MAX_ROWS = 8192
@@ -109,8 +110,7 @@ def cka(x: NDArray[Any], y: NDArray[Any], *, context: WorkContext = UNLIMITED) -
     sums_R2 = np.empty((count, 2))
     k_RC, l_RC = _centred_unit(rows_x), _centred_unit(rows_y)
     for span in _blocks(count, count):
-        context.checkpoint()
-        block_k, block_l = _without_diagonal(k_RC, span), _without_diagonal(l_RC, span)
+        block_k, block_l = _without_diagonal(k_RC, span, context), _without_diagonal(l_RC, span, context)
         products += [np.vdot(block_k, block_k), np.vdot(block_l, block_l), np.vdot(block_k, block_l)]
         sums_R2[span] = np.stack([block_k.sum(axis=1), block_l.sum(axis=1)], axis=1)
     hsic_xx, hsic_yy, hsic_xy = (
@@ -123,7 +123,9 @@ def cka(x: NDArray[Any], y: NDArray[Any], *, context: WorkContext = UNLIMITED) -
     return MeasureValue(float(hsic_xy / np.sqrt(hsic_xx) / np.sqrt(hsic_yy)), rows_x.shape[1])
 
 
-def frechet(x: NDArray[Any], y: NDArray[Any], reference: NDArray[Any] | None = None) -> MeasureValue:
+def frechet(
+    x: NDArray[Any], y: NDArray[Any], reference: NDArray[Any] | None = None, *, context: WorkContext = UNLIMITED
+) -> MeasureValue:
     """Return the squared Fréchet distance of Gaussians fitted to x and y on principal axes of the reference.
 
     ‖μ_x − μ_y‖² + tr(S_x + S_y − 2(S_x S_y)^½), the d² of Dowson and Landau, J. Multivariate Anal. 12 (1982), S with
@@ -136,6 +138,7 @@ def frechet(x: NDArray[Any], y: NDArray[Any], reference: NDArray[Any] | None = N
         x: features (n, c).
         y: features (m, c).
         reference: features (r, c); None for x. Each has 3 to 8,192 rows, and r or c is at most 2,048.
+        context: checked before every product of matrices; the decomposition of 2,048 rows or channels takes seconds.
 
     Raises:
         BadTensor: not two axes, NaN or infinity, channels that differ, or values above 1e70.
@@ -148,10 +151,10 @@ def frechet(x: NDArray[Any], y: NDArray[Any], reference: NDArray[Any] | None = N
     if fewest < 3:
         return MeasureValue(None, absent_reason=f"a Fréchet distance needs at least 3 rows per sample, got {fewest}")
     fitted_FC = samples[2] - samples[2].mean(axis=0)
-    axes_CA = _principal_axes(fitted_FC, min((fewest - 1) // 2, MAX_AXES))
+    axes_CA = _principal_axes(fitted_FC, min((fewest - 1) // 2, MAX_AXES), context)
     if axes_CA.shape[1] == 0:
         return MeasureValue(None, absent_reason="no channel varies over the sample that the axes are fitted on")
-    x_NA, y_MA = samples[0] @ axes_CA, samples[1] @ axes_CA
+    x_NA, y_MA = (_multiply(sample, axes_CA, context) for sample in samples[:2])
     mean_x, mean_y = x_NA.mean(axis=0), y_MA.mean(axis=0)
     root_x, root_y = (
         linalg.qr(sample - mean, mode="r")[0][: axes_CA.shape[1]] / np.sqrt(len(sample) - 1.0)
@@ -204,7 +207,7 @@ def energy(x: NDArray[Any], y: NDArray[Any], *, paired: bool = False, context: W
 
 MEASURES: dict[str, Callable[[MeasureInput], MeasureValue]] = {
     "cka": lambda samples: cka(samples.x_NC, samples.y_MC, context=samples.context),
-    "frechet": lambda samples: frechet(samples.x_NC, samples.y_MC, samples.reference_FC),
+    "frechet": lambda samples: frechet(samples.x_NC, samples.y_MC, samples.reference_FC, context=samples.context),
     "energy": lambda samples: energy(samples.x_NC, samples.y_MC, paired=samples.paired, context=samples.context),
 }
 """Measures by name."""
@@ -280,11 +283,24 @@ def _centred_unit(rows_RC: FloatArray) -> FloatArray:
     return centred_RC
 
 
-def _without_diagonal(rows_RC: FloatArray, span: slice) -> FloatArray:
+def _without_diagonal(rows_RC: FloatArray, span: slice, context: WorkContext) -> FloatArray:
     """Return some rows of the matrix of products, with its diagonal set to 0."""
-    block_IR: FloatArray = rows_RC[span] @ rows_RC.T
+    block_IR = _multiply(rows_RC[span], rows_RC.T, context)
     block_IR[np.arange(len(block_IR)), np.arange(span.start, span.stop)] = 0.0
     return block_IR
+
+
+def _multiply(a_IK: FloatArray, b_KJ: FloatArray, context: WorkContext) -> FloatArray:
+    """Return a matrix product; `context` is checked before it and, where it is large, before each block of rows."""
+    step = max(1, MAX_FLOP_UNCHECKED // (2 * b_KJ.size))
+    if step >= len(a_IK):
+        context.checkpoint()
+        return np.asarray(a_IK @ b_KJ)
+    product_IJ = np.empty((len(a_IK), b_KJ.shape[1]))
+    for start in range(0, len(a_IK), step):
+        context.checkpoint()
+        np.matmul(a_IK[start : start + step], b_KJ, out=product_IJ[start : start + step])
+    return product_IJ
 
 
 def _hsic(product: float, k_R: FloatArray, l_R: FloatArray) -> float:
@@ -294,11 +310,12 @@ def _hsic(product: float, k_R: FloatArray, l_R: FloatArray) -> float:
     return float((product + correction) / (n * (n - 3.0)))
 
 
-def _principal_axes(fitted_FC: FloatArray, max_axes: int) -> FloatArray:
+def _principal_axes(fitted_FC: FloatArray, max_axes: int, context: WorkContext) -> FloatArray:
     """Return the leading principal axes of centred rows, [C, A], A at most `max_axes` and at most the rank."""
     rows, channels = fitted_FC.shape
     side = min(rows, channels)
-    products = fitted_FC @ fitted_FC.T if rows < channels else fitted_FC.T @ fitted_FC
+    wide_SM = fitted_FC if rows < channels else fitted_FC.T
+    products = _multiply(wide_SM, wide_SM.T, context)
     count = min(max_axes, side)
     variance_A, vectors_SA = linalg.eigh(products, subset_by_index=(side - count, side - 1))
     significant_A = variance_A > _MIN_RELATIVE_VARIANCE * max(variance_A[-1], 0.0)
@@ -314,8 +331,7 @@ def _sum_of_distances(a_RC: FloatArray, b_RC: FloatArray, *, include_diagonal: b
     total = 0.0
     squares_a, squares_b = (np.square(rows_RC).sum(axis=1) for rows_RC in (a_RC, b_RC))
     for span in _blocks(len(a_RC), len(b_RC)):
-        context.checkpoint()
-        block_IR = a_RC[span] @ b_RC.T
+        block_IR = _multiply(a_RC[span], b_RC.T, context)
         block_IR *= -2.0
         block_IR += squares_a[span, None]
         block_IR += squares_b

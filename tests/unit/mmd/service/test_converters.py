@@ -155,7 +155,8 @@ def test_a_job_stops_at_the_next_tile(monkeypatch):
 
     engine = ComputeConfig(tile_shape=(5, 5))
     _run(_job(context=WorkContext(is_cancelled=is_cancelled)), engine)
-    assert checks == 2 + 2 + 55, "planning and beginning; one block of each sample; half of 10² tiles"
+    expected = 2 + 1 + 2 + 5 * 55
+    assert checks == expected, "planning and beginning; the centre; a block of each sample; 55 tiles of four products"
     checks, last = 0, 9
     with pytest.raises(Cancelled):
         _run(_job(context=WorkContext(is_cancelled=is_cancelled)), engine)
