@@ -1,8 +1,9 @@
-"""The samples that `vfmalign mmd` is given: ids of stored feature sets, or .npy files, sent inline or uploaded."""
+"""The samples that `vfmalign mmd` is given: stored feature sets, or .npy files, sent inline or uploaded."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from safetensors.numpy import save
 from vfmalign.cli.target import Target
 from vfmalign.client.messages.common import ObjectRef
 from vfmalign.client.messages.mmd import UploadedFeatures
-from vfmalign.client.samples import Array, Sample
+from vfmalign.client.samples import Array, Sample, StoredFeatureSet
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.rpc.server import MESSAGE_BYTES
@@ -23,12 +24,13 @@ from vfmalign.core.storage.keys import upload_key
 from vfmalign.core.storage.object_store import ObjectStore
 
 LAYER = "features"
+_SHA256 = re.compile("[0-9a-f]{64}")
 _OTHER_BYTES = 64 * 2**10
 """Upper bound of what a request holds beside its arrays."""
 
 
-def parse_sample(text: str, field: str) -> str | Array:
-    """Read an argument: the array of a .npy file, or the id of a feature set as it is.
+def parse_sample(text: str, field: str) -> str | StoredFeatureSet | Array:
+    """Read an argument: the array of a .npy file, or a feature set as `ID` or, in one version, as `ID@SHA256`.
 
     Args:
         text: the argument.
@@ -36,22 +38,25 @@ def parse_sample(text: str, field: str) -> str | Array:
 
     Raises:
         BadTensor: the file does not hold a two-dimensional array of finite numbers. Files are never unpickled.
-        BadOption: the argument is neither a .npy file nor an id.
+        BadOption: the argument is neither a .npy file nor a feature set.
     """
     if text.endswith(NPY):
         array = read_npy(Path(text), field)
         if not np.isfinite(array).all():
             raise BadTensor("contains NaN or infinity", field=field, remedy="remove the affected rows")
         return array
-    if not is_id(text):
+    feature_set, at, manifest_sha256 = text.partition("@")
+    if not is_id(feature_set) or (at and not _SHA256.fullmatch(manifest_sha256)):
         raise BadOption(
-            "is neither the id of a feature set nor a .npy file", field=field, remedy="see `vfmalign extract`"
+            "is neither the id of a feature set nor a .npy file",
+            field=field,
+            remedy="give the ID or ID@SHA256 that `vfmalign extract` prints",
         )
-    return text
+    return StoredFeatureSet(feature_set, manifest_sha256) if at else feature_set
 
 
 def upload_large_samples(
-    samples: Mapping[str, str | Array], target: Target, notify: Callable[[str], None]
+    samples: Mapping[str, str | StoredFeatureSet | Array], target: Target, notify: Callable[[str], None]
 ) -> dict[str, Sample]:
     """Upload the arrays if they are too large for one message; else return the samples as they are.
 
@@ -63,13 +68,13 @@ def upload_large_samples(
     Raises:
         BadTensor: the arrays are too large for a message, and no object store is configured.
     """
-    size = sum(sample.nbytes for sample in samples.values() if not isinstance(sample, str))
+    size = sum(sample.nbytes for sample in samples.values() if not isinstance(sample, str | StoredFeatureSet))
     if size + _OTHER_BYTES <= MESSAGE_BYTES:
         return dict(samples)
     store = _get_store(target, size)
     uploads: dict[int, UploadedFeatures] = {}
     for name, sample in samples.items():
-        if not isinstance(sample, str) and id(sample) not in uploads:
+        if not isinstance(sample, str | StoredFeatureSet) and id(sample) not in uploads:
             uploads[id(sample)] = _upload(name, sample, store, notify)
     return {name: uploads.get(id(sample), sample) for name, sample in samples.items()}
 

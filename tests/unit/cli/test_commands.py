@@ -14,6 +14,7 @@ from vfmalign.cli import __main__ as program
 from vfmalign.cli import arrays, exits
 from vfmalign.cli.local import doctor
 from vfmalign.cli.options import build_recipe
+from vfmalign.client.samples import StoredFeatureSet
 from vfmalign.core.domain import errors
 
 NEED_A_STACK = [
@@ -208,6 +209,14 @@ def test_arrays_of_objects_are_never_unpickled(tmp_path: Path) -> None:
         arrays.parse_sample(str(tmp_path / "nan.npy"), "X")
     with pytest.raises(errors.BadOption, match="no such file"):
         arrays.parse_sample(str(tmp_path / "gone.npy"), "X")
+
+
+def test_a_feature_set_may_name_the_digest_of_its_manifest() -> None:
+    assert arrays.parse_sample("a" * 32, "A") == "a" * 32
+    assert arrays.parse_sample(f"{'a' * 32}@{'b' * 64}", "A") == StoredFeatureSet("a" * 32, "b" * 64)
+    for wrong in ("a" * 32 + "@", f"{'a' * 32}@{'b' * 63}", f"{'a' * 32}@{'g' * 64}"):
+        with pytest.raises(errors.BadOption, match="neither the id"):
+            arrays.parse_sample(wrong, "A")
 
 
 def test_an_array_too_large_for_a_message_needs_a_store(

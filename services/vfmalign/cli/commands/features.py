@@ -103,6 +103,7 @@ def _emit_feature_set(result: ExtractedFeatureSet, output: Output) -> None:
                 "rows": f"{pluralise(feature_set.rows, 'case')} of {pluralise(feature_set.groups, 'patient')}",
                 "layers": ", ".join(f"{item.name} ({item.channels})" for item in feature_set.layers),
                 "manifest": feature_set.manifest.uri,
+                "version": f"{feature_set.feature_set_id}@{feature_set.manifest.sha256}",
                 "weights": feature_set.checkpoint_sha256,
                 "computed now": f"{pluralise(result.computed_cases, 'case')} on {cost.device}",
                 "stages": ", ".join(f"{timing.stage} {timing.seconds:.2f} s" for timing in cost.stages) or "none",

@@ -37,7 +37,9 @@ _NAMES = {"x": "A", "y": "B", "reference": "--reference"}
 """Names of the arguments by the field of the request, for errors."""
 
 
-SampleArgument = Annotated[str, typer.Argument(help="Id of a feature set, or a .npy file of shape (rows, channels).")]
+SampleArgument = Annotated[
+    str, typer.Argument(help="Feature set (ID or ID@SHA256), or a .npy file of shape (rows, channels).")
+]
 PairedOption = Annotated[bool, typer.Option("--paired", help="Row i of A and of B is the same case.")]
 IndependentOption = Annotated[bool, typer.Option("--independent", help="The rows of A and B are different cases.")]
 ReferenceOption = Annotated[

@@ -33,7 +33,7 @@ from vfmalign.v1 import mmd_pb2
 SUMMARY = """\
 Compare two samples of features in this process and print a ComputeResponse as JSON. X and Y are both stored feature
 sets, by id or by the URI of their manifest (s3://BUCKET/features/ID/manifest.json), or both .npy files of shape (rows,
-channels), which are never unpickled.
+channels), which are never unpickled. @SHA256 behind an id or URI names the digest that the manifest must have.
 
 Everything else that a ComputeRequest (mmd.proto) can ask for is given as JSON, with the request's defaults:
     --options '{"test": {"permutations": 1000}, "layers": ["stages.3"], "precision": "PRECISION_EXACT"}'
@@ -157,13 +157,14 @@ def _read_stored(places: Mapping[str, str], options: ComparisonOptions, engine: 
     store = ObjectStore(load(StoreSettings))
     sources = []
     for name, place in places.items():
-        if place.startswith(_URI):
-            manifest = _MANIFEST.fullmatch(store.key(place))
+        feature_set, _, manifest_sha256 = place.partition("@")
+        if feature_set.startswith(_URI):
+            manifest = _MANIFEST.fullmatch(store.key(feature_set))
             if manifest is None:
                 remedy = "give s3://…/features/…/manifest.json"
                 raise BadOption("expected the URI of a feature set's manifest", field=name, remedy=remedy)
-            place = manifest[1]  # noqa: PLW2901
-        sources.append(Stored(name, place))
+            feature_set = manifest[1]
+        sources.append(Stored(name, feature_set, manifest_sha256))
     reader = FeatureReader(store)
     if memory_budget.fits(reader.shapes(sources), options, engine):
         return reader.read(sources, UNLIMITED)

@@ -217,9 +217,12 @@ def test_a_reader_that_refers_to_a_manifest_gets_this_one_or_an_error(store: Obj
     identity, _ = committed(store)
     first = read_committed(store, identity)
     assert read_committed(store, identity, first.sha256) == first
-    store.put(first.key, first.manifest.model_copy(update={"software": {"torch": "2.14"}}).to_json())
-    with pytest.raises(DataLoss, match="replaced or damaged"):
-        read_committed(store, identity, first.sha256)
+    edits: list[dict[str, object]] = [{"software": {"torch": "2.14"}}, {"groups": ("one",) * len(GROUPS)}]
+    for edit in edits:
+        store.put(first.key, first.manifest.model_copy(update=edit).to_json())
+        assert read_committed(store, identity).sha256 != first.sha256
+        with pytest.raises(DataLoss, match="replaced or damaged"):
+            read_committed(store, identity, first.sha256)
     store.delete(first.key)
     with pytest.raises(DataLoss, match="no such object") as caught:
         read_committed(store, identity, first.sha256)

@@ -10,7 +10,7 @@ import pytest
 
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
-from vfmalign.core.storage.feature_sets import FeatureRequest
+from vfmalign.core.storage.feature_sets import FeatureRequest, read_committed
 from vfmalign.core.storage.keys import features_prefix
 from vfmalign.mmd.comparison import __main__ as comparison
 
@@ -91,6 +91,22 @@ def test_a_layer_of_stored_sets_gives_the_numbers_of_its_arrays(answer, sets, fe
     monkeypatch.setattr(comparison.memory_budget, "fits", lambda *_: False)
     streamed = raw(answer(*sets, layer="stages.3").out)
     assert streamed["mmd2"]["value"] == pytest.approx(expected["mmd2"]["value"], rel=1e-10)
+
+
+def test_a_set_whose_manifest_was_edited_is_refused(answer, sets, store):
+    identity = sets[0].split("/")[-2]
+    committed = read_committed(store, identity)
+    version = f"{identity}@{committed.sha256}"
+    assert raw(answer(version, sets[1], layer="stages.3").out) == raw(answer(*sets, layer="stages.3").out)
+    edited = committed.manifest.model_copy(update={"groups": ("one patient",) * ROWS})
+    store.put(committed.key, edited.to_json())
+    try:
+        for place in (version, f"{sets[0]}@{committed.sha256}"):
+            told = answer(place, sets[1], layer="stages.3", code=comparison.FAILED).err
+            assert "the manifest was replaced or damaged" in told
+            assert identity in told
+    finally:
+        store.put(committed.key, committed.manifest.to_json())
 
 
 def test_two_processes_as_a_job_starts_them_come_to_the_value_of_one(answer, sets, store_environment):
