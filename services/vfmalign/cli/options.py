@@ -297,6 +297,15 @@ def with_options(name: str, build: Callable[..., Any]) -> Callable[[Callable[...
     return decorate
 
 
+ShuffledLabelsOption = Annotated[
+    bool,
+    typer.Option(
+        "--shuffled-labels",
+        help="Run a control for every model and task: a fine-tuning on targets of other cases, with the first seed.",
+    ),
+]
+
+
 def parse_choice(text: str, choices: Sequence[T], option: str) -> T:
     """Returns the choice that an option names.
 

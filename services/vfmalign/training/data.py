@@ -159,6 +159,27 @@ def _load_case(store: ObjectStore, case: Case, task: TaskSpec | None, preprocess
     )
 
 
+def shuffle_targets(cases: Sequence[PreparedCase], seed: int) -> list[PreparedCase]:
+    """Cases with the targets of other cases: reference volume, label maps and class. Inputs stay where they are.
+
+    The permutation is one cycle through all cases in a drawn order, so that no case keeps its own target.
+    """
+    order = torch.randperm(len(cases), generator=generator(seed, "shuffled labels")).tolist()
+    sources = dict(zip(order, [*order[1:], *order[:1]], strict=True))
+    return [
+        replace(
+            case,
+            clean_CDHW=(source := cases[sources[place]]).clean_CDHW,
+            labels=source.labels,
+            label_max=source.label_max,
+            classes=source.classes,
+            positive=source.positive,
+            focus_DHW=source.focus_DHW,
+        )
+        for place, case in enumerate(cases)
+    ]
+
+
 def mask_structure(structure: Structure, labels: Mapping[VolumeKind, Tensor]) -> Tensor:
     """Voxels of a structure in its label map, of any shape."""
     label = labels[structure.label]

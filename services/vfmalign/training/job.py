@@ -31,7 +31,7 @@ from vfmalign.training.artifacts import (
     write_progress,
 )
 from vfmalign.training.checkpoint import CheckpointStore, TrainerState
-from vfmalign.training.data import PreparedCase, load_cases
+from vfmalign.training.data import PreparedCase, load_cases, shuffle_targets
 from vfmalign.training.learner import Learner
 from vfmalign.training.networks.factory import build_learner
 from vfmalign.training.optim import weight_change
@@ -212,7 +212,10 @@ def _load_cases(store: ObjectStore, plan: JobPlan, data: JobData, workers: int, 
     if plan.task is not None:
         cases = get_task(plan.task).prepare(cases)
     train_end, val_end = len(data.train), len(data.train) + len(data.val)
-    return CaseSplits(cases[:train_end], cases[train_end:val_end], cases[val_end:])
+    train, val, test = cases[:train_end], cases[train_end:val_end], cases[val_end:]
+    if plan.spec.shuffled_labels:
+        train, val = (shuffle_targets(split, plan.spec.seed) for split in (train, val))
+    return CaseSplits(train, val, test)
 
 
 def _fit_baseline(plan: JobPlan, train: Sequence[PreparedCase]) -> Baseline | None:

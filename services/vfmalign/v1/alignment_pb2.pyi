@@ -45,7 +45,7 @@ VERDICT_INCONCLUSIVE: Verdict
 VERDICT_INSUFFICIENT_DATA: Verdict
 
 class CheckSpec(_message.Message):
-    __slots__ = ("model_id", "model_sha256", "dataset_id", "dataset_digest", "task", "layers", "recipe", "scratch_recipe", "specialised_recipe", "seed", "permutations", "bootstrap_resamples", "interval_level", "seeds", "smallest_difference", "modality_map")
+    __slots__ = ("model_id", "model_sha256", "dataset_id", "dataset_digest", "task", "layers", "recipe", "scratch_recipe", "specialised_recipe", "seed", "permutations", "bootstrap_resamples", "interval_level", "seeds", "smallest_difference", "modality_map", "shuffled_labels")
     class ModalityMapEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +69,7 @@ class CheckSpec(_message.Message):
     SEEDS_FIELD_NUMBER: _ClassVar[int]
     SMALLEST_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
     MODALITY_MAP_FIELD_NUMBER: _ClassVar[int]
+    SHUFFLED_LABELS_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     model_sha256: str
     dataset_id: str
@@ -85,7 +86,8 @@ class CheckSpec(_message.Message):
     seeds: int
     smallest_difference: float
     modality_map: _containers.ScalarMap[str, str]
-    def __init__(self, model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., task: _Optional[_Union[_common_pb2.Task, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., scratch_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., specialised_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., seeds: _Optional[int] = ..., smallest_difference: _Optional[float] = ..., modality_map: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    shuffled_labels: bool
+    def __init__(self, model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., task: _Optional[_Union[_common_pb2.Task, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., scratch_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., specialised_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., seeds: _Optional[int] = ..., smallest_difference: _Optional[float] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., shuffled_labels: _Optional[bool] = ...) -> None: ...
 
 class CheckStage(_message.Message):
     __slots__ = ("name", "attempts", "start_time", "end_time", "seconds", "progress")

@@ -30,7 +30,7 @@ EXPERIMENT_STATE_FAILED: ExperimentState
 EXPERIMENT_STATE_CANCELLED: ExperimentState
 
 class ExperimentSpec(_message.Message):
-    __slots__ = ("model_ids", "dataset_id", "dataset_digest", "tasks", "seeds", "recipe", "permutations", "bootstrap_resamples", "interval_level", "max_running", "title", "smallest_differences", "modality_map")
+    __slots__ = ("model_ids", "dataset_id", "dataset_digest", "tasks", "seeds", "recipe", "permutations", "bootstrap_resamples", "interval_level", "max_running", "title", "smallest_differences", "modality_map", "shuffled_labels")
     class ModalityMapEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,7 @@ class ExperimentSpec(_message.Message):
     TITLE_FIELD_NUMBER: _ClassVar[int]
     SMALLEST_DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
     MODALITY_MAP_FIELD_NUMBER: _ClassVar[int]
+    SHUFFLED_LABELS_FIELD_NUMBER: _ClassVar[int]
     model_ids: _containers.RepeatedScalarFieldContainer[str]
     dataset_id: str
     dataset_digest: str
@@ -64,7 +65,8 @@ class ExperimentSpec(_message.Message):
     title: str
     smallest_differences: _containers.RepeatedCompositeFieldContainer[SmallestDifference]
     modality_map: _containers.ScalarMap[str, str]
-    def __init__(self, model_ids: _Optional[_Iterable[str]] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[_common_pb2.Task, _Mapping]]] = ..., seeds: _Optional[_Iterable[int]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., max_running: _Optional[int] = ..., title: _Optional[str] = ..., smallest_differences: _Optional[_Iterable[_Union[SmallestDifference, _Mapping]]] = ..., modality_map: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    shuffled_labels: bool
+    def __init__(self, model_ids: _Optional[_Iterable[str]] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[_common_pb2.Task, _Mapping]]] = ..., seeds: _Optional[_Iterable[int]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., max_running: _Optional[int] = ..., title: _Optional[str] = ..., smallest_differences: _Optional[_Iterable[_Union[SmallestDifference, _Mapping]]] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., shuffled_labels: _Optional[bool] = ...) -> None: ...
 
 class SmallestDifference(_message.Message):
     __slots__ = ("metric", "value")
@@ -75,7 +77,7 @@ class SmallestDifference(_message.Message):
     def __init__(self, metric: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class ExperimentCell(_message.Message):
-    __slots__ = ("model_id", "task", "seed", "check_id", "state", "progress", "end_time", "failure")
+    __slots__ = ("model_id", "task", "seed", "check_id", "state", "progress", "end_time", "failure", "shuffled_labels")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +86,7 @@ class ExperimentCell(_message.Message):
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    SHUFFLED_LABELS_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     task: str
     seed: int
@@ -92,7 +95,8 @@ class ExperimentCell(_message.Message):
     progress: _common_pb2.Progress
     end_time: _timestamp_pb2.Timestamp
     failure: _finetuning_pb2.Failure
-    def __init__(self, model_id: _Optional[str] = ..., task: _Optional[str] = ..., seed: _Optional[int] = ..., check_id: _Optional[str] = ..., state: _Optional[_Union[_alignment_pb2.CheckState, str]] = ..., progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failure: _Optional[_Union[_finetuning_pb2.Failure, _Mapping]] = ...) -> None: ...
+    shuffled_labels: bool
+    def __init__(self, model_id: _Optional[str] = ..., task: _Optional[str] = ..., seed: _Optional[int] = ..., check_id: _Optional[str] = ..., state: _Optional[_Union[_alignment_pb2.CheckState, str]] = ..., progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failure: _Optional[_Union[_finetuning_pb2.Failure, _Mapping]] = ..., shuffled_labels: _Optional[bool] = ...) -> None: ...
 
 class ExperimentCounts(_message.Message):
     __slots__ = ("queued", "running", "succeeded", "failed", "cancelled")

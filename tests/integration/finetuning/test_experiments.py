@@ -56,7 +56,7 @@ async def until(service, experiment_id, condition, seconds=90.0):
     end = time.monotonic() + seconds
     while not condition(experiment := await get(service, experiment_id)):
         assert time.monotonic() < end, f"{experiment}\n{(service.folder / 'service.log').read_text()[-4000:]}"
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.05)
     return experiment
 
 
@@ -129,23 +129,43 @@ async def test_a_experiment_runs_every_cell_and_ends_with_its_report(service, st
     assert repeated | {"experiment": name} == report
 
 
-async def test_kill_9_during_the_first_and_later_checks_changes_nothing_in_the_report(service, store):
+async def test_a_control_trains_on_shuffled_labels_alone_and_its_shift_stands_beside_the_cell(service, store):
+    name = await create(service, "controls", model_ids=MODELS[:1], tasks=TASKS[:1], shuffled_labels=True)
+    experiment = await finish(service, name)
+    assert experiment.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, experiment
+    cell, control = experiment.cells
+    assert (cell.shuffled_labels, control.shuffled_labels) == (False, True)
+    assert store.get_json(f"jobs/{control.check_id}-pretrained/spec.json")["shuffled_labels"]
+    assert "shuffled_labels" not in store.get_json(f"jobs/{cell.check_id}-pretrained/spec.json")
+    networks = [job.rpartition("-")[2] for job in service.starts()]
+    assert sorted(networks) == ["pretrained", "pretrained", "scratch", "specialised"], "they share the baselines"
+    report = json.loads(store.get(store.key(experiment.report_json.uri)))
+    (analysed,) = report["cells"]
+    assert analysed["check"] == cell.check_id
+    assert list(analysed["controls"]) == ["shuffled_labels"]
+    page = store.get(f"checks/{control.check_id}/report.html").decode()
+    assert "fine-tuned on targets of other cases" in page
+
+
+@pytest.mark.parametrize("moment", ["first checks", "later checks"])
+async def test_kill_9_changes_nothing_in_the_report(service, store, moment):
     (service.folder / "go").touch()
-    name = await create(service, "steady", seeds=[5])
+    name = await create(service, f"steady-{moment[:5]}", seeds=[5])
     steady = await finish(service, name)
     assert steady.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, steady
     report = json.loads(store.get(store.key(steady.report_json.uri)))
     forget(service, store, name)
     first = len(service.starts())
 
-    (service.folder / "go").unlink()
-    await create(service, "steady", seeds=[5])
-    await until(service, name, lambda _: len(service.starts()) >= first + 2)
+    if moment == "first checks":
+        (service.folder / "go").unlink()
+        await create(service, f"steady-{moment[:5]}", seeds=[5])
+        await until(service, name, lambda _: len(service.starts()) >= first + 2)
+    else:
+        await create(service, f"steady-{moment[:5]}", seeds=[5])
+        await until(service, name, lambda experiment: experiment.counts.succeeded >= 2)
     await service.kill()
     (service.folder / "go").touch()
-    await service.start()
-    await until(service, name, lambda experiment: experiment.counts.succeeded >= 2)
-    await service.kill()
     await service.start()
     again = await finish(service, name)
     assert again.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, again

@@ -10,7 +10,7 @@ from vfmalign.core.domain.declarations import CaseClass, DatasetDeclaration, Lab
 from vfmalign.core.domain.errors import BadDataset
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.imaging.normalisation import compute_moments, scale_from_moments
-from vfmalign.training.data import PreparedCase, collate, mask_structure
+from vfmalign.training.data import PreparedCase, collate, mask_structure, shuffle_targets
 from vfmalign.training.figures import draw_panels
 from vfmalign.training.tasks import get_task
 from vfmalign.training.tasks.segmentation import Segmentation
@@ -159,3 +159,18 @@ def test_panels_can_be_drawn(cases, text):
     case = task.prepare(cases)[0]
     shape = (1,) if task.classifies_cases else (task.classes or 1, *SHAPE)
     assert draw_panels(task.panels(torch.zeros(shape), case), "case").startswith(b"\x89PNG")
+
+
+def test_shuffled_targets_are_those_of_other_cases_and_inputs_stay(cases):
+    prepared = get_task(get_task_spec("classification:class=disease", BRAIN)).prepare(cases)
+    shuffled = shuffle_targets(prepared, seed=3)
+    for case, other in zip(prepared, shuffled, strict=True):
+        assert (other.case, other.group) == (case.case, case.group)
+        assert other.input_CDHW is case.input_CDHW
+        (source,) = [one for one in prepared if one.clean_CDHW is other.clean_CDHW]
+        assert source is not case
+        assert other.labels is source.labels
+        assert (other.positive, other.classes, other.label_max) == (source.positive, source.classes, source.label_max)
+    assert {id(case.clean_CDHW) for case in shuffled} == {id(case.clean_CDHW) for case in prepared}, "a permutation"
+    again = shuffle_targets(prepared, seed=3)
+    assert [case.clean_CDHW is other.clean_CDHW for case, other in zip(shuffled, again, strict=True)] == [True] * 4

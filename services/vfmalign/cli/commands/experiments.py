@@ -26,6 +26,7 @@ from vfmalign.cli.options import (
     MapOption,
     PermutationsOption,
     ReportsOption,
+    ShuffledLabelsOption,
     SmallestDifferencesOption,
     build_recipe,
     new_id,
@@ -87,6 +88,7 @@ def experiment(
     level: LevelOption = 0.95,
     smallest_difference: SmallestDifferencesOption = None,
     modality_map: MapOption = None,
+    shuffled_labels: ShuffledLabelsOption = False,
     reports: ReportsOption = DEFAULT_REPORTS,
     no_wait: DetachOption = False,
     home: HomeOption = DEFAULT_HOME,
@@ -110,6 +112,7 @@ def experiment(
         title=title,
         smallest_differences=parse_smallest_differences(smallest_difference or ()),
         modality_map=parse_map(modality_map),
+        shuffled_labels=shuffled_labels,
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     name = experiment_id or new_id("experiment")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,10 @@ DeclarationOption = Annotated[
     str, typer.Option("--declaration", help="What the volumes of --data hold: a JSON file, or a name.")
 ]
 
+ControlsOption = Annotated[
+    bool,
+    typer.Option("--controls", help="With --data: run a control on shuffled labels for every model and task as well."),
+]
 CellsOption = Annotated[
     Path | None,
     typer.Option(
@@ -49,6 +54,7 @@ def rehearse(
     data: DataOption = None,
     encoders: EncodersOption = None,
     declaration: DeclarationOption = DECLARATION,
+    controls: ControlsOption = False,
     cells: CellsOption = None,
     seed: SeedOption = rehearsal.DEFAULT_SEED,
     reports: ReportsOption = DEFAULT_REPORTS,
@@ -63,6 +69,10 @@ def rehearse(
     evidence.
     """
     plan = _make_plan(size, data, encoders, declaration, seed)
+    if controls:
+        if not isinstance(plan, RealPlan):
+            raise BadOption("phantoms have no controls", field="--controls", remedy="leave it out, or name --data")
+        plan = replace(plan, controls=True)
     folder = CellFolder(cells, plan.dataset) if cells is not None else None
     rehearsal.run(StateDirectory(home), Output.to_terminal(as_json=as_json), plan, reports, cells=folder)
 

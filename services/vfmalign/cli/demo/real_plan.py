@@ -83,6 +83,7 @@ class RealPlan:
         data: folder of the dataset, in a layout of `vfmalign dataset import`.
         encoders: folder of checkpoints, each a stack of convolutions of a known family.
         declaration: what the dataset holds: one modality, and a label map of at least two structures.
+        controls: whether every model and task has a control on shuffled labels.
     """
 
     name: str
@@ -91,6 +92,7 @@ class RealPlan:
     data: Path
     encoders: Path
     declaration: DatasetDeclaration
+    controls: bool = False
 
     @property
     def note(self) -> str:
@@ -100,7 +102,12 @@ class RealPlan:
     @property
     def experiment(self) -> str:
         """Id of the experiment."""
-        return f"real-{self.name}-{self.seed}"
+        return f"real-{self.name}-{self.seed}" + ("-controls" if self.controls else "")
+
+    @property
+    def superseded(self) -> str:
+        """Id of the experiment whose cells this one has as well; empty for none."""
+        return f"real-{self.name}-{self.seed}" if self.controls else ""
 
     @property
     def dataset(self) -> str:
@@ -204,6 +211,7 @@ class RealPlan:
             max_running=3,
             title=self.note,
             modality_map=self.modality_map,
+            shuffled_labels=self.controls,
         )
 
     def _import_dataset(self, target: Target, directory: StateDirectory) -> DatasetManifest:

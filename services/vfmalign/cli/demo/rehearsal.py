@@ -8,7 +8,7 @@ rehearsal on real volumes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -38,7 +38,7 @@ from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.datasets import Split
-from vfmalign.core.domain.errors import VfmalignError
+from vfmalign.core.domain.errors import NotFound, VfmalignError
 from vfmalign.core.domain.models import Objective
 
 DEFAULT_SEED = 2025
@@ -58,6 +58,10 @@ class Plan(Protocol):
     @property
     def experiment(self) -> str:
         """Id of the experiment."""
+
+    @property
+    def superseded(self) -> str:
+        """Id of an experiment that this one goes on from; empty for none."""
 
     @property
     def dataset(self) -> str:
@@ -125,6 +129,7 @@ class RehearsalPlan:
     """The parameters of a rehearsal on phantoms."""
 
     note: ClassVar[str] = REHEARSAL
+    superseded: ClassVar[str] = ""
     name: str
     size: Size
     seed: int
@@ -214,6 +219,9 @@ def rehearse(
     with stopwatch.step("pretraining"):
         pretrain(target, plan.pretrainings(), output, directory)
     with stopwatch.step("experiment"), cells.keep_in_step(target.store, output) if cells else nullcontext():
+        if plan.superseded:
+            with suppress(NotFound):
+                EXPERIMENTS.cancel(target, plan.superseded)  # its finished cells are not computed again
         EXPERIMENTS.create(target, plan.experiment, plan.spec())
         with View(output) as view:
             experiment = target.run(lambda client: follow_experiment(client, plan.experiment, view))

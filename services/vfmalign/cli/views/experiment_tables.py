@@ -13,6 +13,7 @@ from vfmalign.cli.views.tables import (
     ABSENT,
     DEGENERATE,
     SATURATED,
+    format_control,
     format_smallest_difference,
     format_steps,
     new_table,
@@ -80,7 +81,7 @@ def show_results(experiment: Experiment, results: Results) -> Table:
         result = results[cell.check_id]
         naive = ABSENT if result.gain_naive_baseline is None else number(result.gain_naive_baseline.baseline, 4)
         table.add_row(
-            cell.task,
+            cell.task + format_control(cell),
             cell.model_id,
             str(cell.seed),
             number(result.rpg_specialised.score, 4),
@@ -102,7 +103,9 @@ def show_other_cells(experiment: Experiment, results: Results) -> Table:
     for cell in experiment.cells:
         if cell.check_id not in results:
             state, seed = styled_state(cell.state), str(cell.seed)
-            table.add_row(cell.check_id, cell.task, cell.model_id, seed, state, cell.progress.detail)
+            table.add_row(
+                cell.check_id, cell.task + format_control(cell), cell.model_id, seed, state, cell.progress.detail
+            )
     return table
 
 

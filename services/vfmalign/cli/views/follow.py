@@ -14,7 +14,7 @@ from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElap
 from rich.progress import Progress as ProgressBars
 
 from vfmalign.cli.views.output import Output
-from vfmalign.cli.views.tables import primary_shift, to_text
+from vfmalign.cli.views.tables import format_control, primary_shift, to_text
 from vfmalign.client import AsyncClient
 from vfmalign.client.messages.checks import Check, CheckResult, CheckStage
 from vfmalign.client.messages.common import TERMINAL_STATES, Progress
@@ -160,7 +160,7 @@ class View:
     def show_cell(self, cell: ExperimentCell, result: CheckResult | None, number: int, total: int) -> None:
         """Show one line for a cell of an experiment that has ended."""
         outcome = f"{cell.state}: {cell.progress.detail}" if result is None else _summarise(result)
-        name = f"{cell.task:<16} {cell.model_id}  seed {cell.seed}"
+        name = f"{cell.task:<16} {cell.model_id}  seed {cell.seed}{format_control(cell)}"
         line = f"{_MARKS.get(cell.state, ' ')} {number:>3}/{total}  {name}  {outcome}"
         self.output.note(line, _STYLES.get(cell.state, ""))
 
@@ -170,7 +170,7 @@ class View:
         self.show_bar("experiment", None if ended else "checks", experiment.progress)
         for cell in experiment.cells:
             running = not ended and cell.state == "running"
-            description = f"{cell.task} {cell.model_id} {cell.seed}: {cell.progress.detail}"
+            description = f"{cell.task} {cell.model_id} {cell.seed}{format_control(cell)}: {cell.progress.detail}"
             self.show_bar(cell.check_id, description if running else None, None)
 
     def show_bar(self, key: str, description: str | None, progress: Progress | None) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from vfmalign.client.messages.checks import Check, CheckResult, Steps
 from vfmalign.client.messages.common import Estimate, ObjectRef
-from vfmalign.client.messages.experiments import Experiment
+from vfmalign.client.messages.experiments import Experiment, ExperimentCell
 from vfmalign.client.messages.features import Model
 from vfmalign.client.messages.jobs import Job
 from vfmalign.client.messages.mmd import LayerResult, ShiftResult
@@ -292,3 +292,8 @@ def show_model(model: Model) -> Table:
             "source": model.source or ABSENT,
         },
     )
+
+
+def format_control(cell: ExperimentCell) -> str:
+    """Returns what tells a control apart from its cell, after the cell's name; empty for other cells."""
+    return ", shuffled labels" if cell.shuffled_labels else ""

@@ -64,6 +64,7 @@ class CheckSpec(ApiMessage):
     seeds: TrainingSeeds = 1
     smallest_difference: float = Field(default=0.0, ge=0.0, le=MAX_SMALLEST_DIFFERENCE, allow_inf_nan=False)
     modality_map: ModalityMap = Field(default_factory=dict)
+    shuffled_labels: bool = Field(default=False, exclude_if=lambda shuffled: not shuffled)
 
 
 class CheckStage(ApiMessage):

@@ -55,6 +55,7 @@ class ExperimentSpec(ApiMessage):
         max_running: checks of this experiment that run at once, at most 64.
         title: title of the report; empty means the id.
         smallest_differences: smallest relevant differences that replace the metrics' own, each metric once.
+        shuffled_labels: whether every model and task has a control with the first seed.
     """
 
     PROTO: ClassVar[type[Message]] = experiment_pb2.ExperimentSpec
@@ -72,6 +73,7 @@ class ExperimentSpec(ApiMessage):
     title: str = ""
     smallest_differences: tuple[SmallestDifference, ...] = ()
     modality_map: ModalityMap = Field(default_factory=dict)
+    shuffled_labels: bool = Field(default=False, exclude_if=lambda shuffled: not shuffled)
 
 
 class ExperimentCell(ApiMessage):
@@ -83,6 +85,7 @@ class ExperimentCell(ApiMessage):
         progress: what its check is doing or waiting for.
         end_time: absent until its check has ended.
         failure: set if its check failed.
+        shuffled_labels: whether it is a control.
     """
 
     PROTO: ClassVar[type[Message]] = experiment_pb2.ExperimentCell
@@ -95,6 +98,7 @@ class ExperimentCell(ApiMessage):
     progress: Progress = Progress()
     end_time: datetime | None = None
     failure: Failure | None = None
+    shuffled_labels: bool = False
 
 
 class ExperimentCounts(ApiMessage):

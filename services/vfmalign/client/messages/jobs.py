@@ -75,6 +75,7 @@ class JobSpec(ApiMessage):
     seed: Seed = 0
     publish_as: OptionalId = ""
     modality_map: ModalityMap = Field(default_factory=dict)
+    shuffled_labels: bool = Field(default=False, exclude_if=lambda shuffled: not shuffled)
 
 
 class CurvePoint(ApiMessage):

@@ -50,6 +50,7 @@ class TrainingSpec(Record):
             `specialised` is the task's own network: a UNet, or a DenseNet for classification.
         publish_as: model id under which the encoder is published; empty for `specialised`.
         modality_map: inputs of the model by the modality of the dataset that feeds them.
+        shuffled_labels: whether targets are permuted between the training cases, and between the validation cases.
     """
 
     id: Id
@@ -66,6 +67,8 @@ class TrainingSpec(Record):
     seed: int = Field(ge=0, lt=2**63)
     publish_as: str = ""
     modality_map: ModalityMap = Field(default_factory=dict)
+    # Left out where it has its default, so that specs of earlier versions keep their digests.
+    shuffled_labels: bool = Field(default=False, exclude_if=lambda shuffled: not shuffled)
 
 
 class JobProgress(Record):

@@ -19,6 +19,7 @@ def list_cautions(result: CheckAnalysis) -> tuple[Caution, ...]:
     cautions = [
         _caution_about_splits(result),
         _caution_about_phantoms(result),
+        _caution_about_shuffled_labels(result),
         _caution_about_saturation(result),
         _caution_about_top_channels(result),
         _caution_about_naive_baseline(result),
@@ -45,6 +46,16 @@ def _caution_about_phantoms(result: CheckAnalysis) -> Caution | None:
         title="Phantom rehearsal",
         text="The cases are generated and do not come from patients. The numbers show that the procedure runs, not "
         "what a model is worth in a clinic.",
+    )
+
+
+def _caution_about_shuffled_labels(result: CheckAnalysis) -> Caution | None:
+    if "shuffled_labels" not in result.settings:
+        return None
+    return Caution(
+        title="Control",
+        text="The pretrained network was fine-tuned on targets of other cases. Its shift is that of a fine-tuning that "
+        "learns nothing about the task, and its gain has no meaning.",
     )
 
 

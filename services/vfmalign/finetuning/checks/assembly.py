@@ -226,12 +226,9 @@ def _settings(
             name_stage("encoder_after_sha256", number): main.encoder_sha256,
             name_stage("features_after", number): artifacts.measured.after_id,
         }
-    # Left out where there is none, so that results of checks without a map keep their digests.
-    pairs = ", ".join(f"{modality}={name}" for modality, name in sorted(request.modality_map.items()))
     return (
         recipes
         | encoders
-        | ({"modality_map": pairs} if pairs else {})
         | {
             "model": valid.card.id,
             "model_sha256": valid.card.checkpoint.sha256,
@@ -244,6 +241,7 @@ def _settings(
             "features_before": measured.before_id,
             "features_random": measured.reinitialised_id,
             "features_reference": measured.reference_id,
+            **({"shuffled_labels": "true"} if request.shuffled_labels else {}),
             "seed": str(request.seed),
             "seeds": str(request.seeds),
             "permutations": str(request.permutations),

@@ -222,6 +222,7 @@ def _create_job(context: StageContext, valid: Validated, training: Training) -> 
         seed=training.seed(check),
         publish_as=training.encoder_id(context.check.id),
         modality_map=check.modality_map,
+        shuffled_labels=check.shuffled_labels and network == "pretrained",
     )
     spec = finetuning_spec(training.job_id(context.check.id), request, valid.card, valid.dataset_digest, recipe)
     baseline = "" if network == "pretrained" else baseline_digest(spec, valid.card)

@@ -59,6 +59,7 @@ def _to_cell(status: CellStatus) -> messages.ExperimentCell:
         progress=status.progress,
         end_time=status.finished_at,
         failure=status.failure,
+        shuffled_labels=status.cell.shuffled_labels,
     )
 
 

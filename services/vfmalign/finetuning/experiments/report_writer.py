@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.errors import NotFound
 from vfmalign.core.storage.keys import experiment_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.repository import StoredRef
-from vfmalign.finetuning.experiments.analysis.cells import Cell, MissingCell, make_cell
+from vfmalign.finetuning.experiments.analysis.cells import Cell, MissingCell, get_primary_shift, make_cell
 from vfmalign.finetuning.experiments.analysis.experiment_report import analyse_cells
-from vfmalign.finetuning.experiments.cell_results import CellResults
+from vfmalign.finetuning.experiments.cell_results import CellResult, CellResults
 from vfmalign.finetuning.experiments.cell_status import CellStatus
 from vfmalign.finetuning.experiments.reports.cells_table import to_csv
 from vfmalign.finetuning.experiments.reports.html import render
@@ -50,10 +51,16 @@ class ReportWriter:
         except NotFound:
             pass
         spec = experiment.spec
+        controls = {
+            (cell.cell.model, cell.cell.task, cell.cell.seed): self._read_shift(cell)
+            for cell in cells
+            if cell.cell.shuffled_labels and cell.state == "succeeded"
+        }
+        cells = [cell for cell in cells if not cell.cell.shuffled_labels]
         report = analyse_cells(
             experiment.id,
             spec.title or experiment.id,
-            [self._read_cell(cell) for cell in cells if cell.state == "succeeded"],
+            [self._read_cell(cell, controls) for cell in cells if cell.state == "succeeded"],
             [_make_missing_cell(cell) for cell in cells if cell.state != "succeeded"],
             seed=spec.seeds[0],
             resamples=spec.bootstrap_resamples,
@@ -65,10 +72,24 @@ class ReportWriter:
             self._store.put(_get_key(experiment, name), data, content_type=_MEDIA_TYPES[name])
         return self._get_refs(experiment)
 
-    def _read_cell(self, status: CellStatus) -> Cell:
-        cell = status.cell
-        result = self._results.read(cell) if status.restored else self._results.assemble(cell)
-        return make_cell(result.card, result.report, result.scores, check=result.check, task=cell.task, seed=cell.seed)
+    def _read_cell(self, status: CellStatus, controls: Mapping[tuple[str, str, int], Estimate]) -> Cell:
+        cell, result = status.cell, self._read_result(status)
+        control = controls.get((cell.model, cell.task, cell.seed))
+        return make_cell(
+            result.card,
+            result.report,
+            result.scores,
+            check=result.check,
+            task=cell.task,
+            seed=cell.seed,
+            controls={} if control is None else {"shuffled_labels": control},
+        )
+
+    def _read_shift(self, status: CellStatus) -> Estimate:
+        return get_primary_shift(self._read_result(status).report.result)
+
+    def _read_result(self, status: CellStatus) -> CellResult:
+        return self._results.read(status.cell) if status.restored else self._results.assemble(status.cell)
 
     def _get_refs(self, experiment: StoredExperiment) -> ExperimentRefs:
         # report.json is read first: without it, the other files are left over from an interrupted attempt.

@@ -67,6 +67,7 @@ class PlannedCell:
     check_id: str
     request: CheckSpec
     request_digest: str
+    shuffled_labels: bool = False
 
     @property
     def result_digest(self) -> str:
@@ -179,7 +180,7 @@ def _resolve_tasks(spec: ExperimentSpec, dataset: DatasetManifest) -> list[TaskS
 
 
 def plan_cells(experiment_id: str, spec: ExperimentSpec, pinned: PinnedInputs) -> tuple[PlannedCell, ...]:
-    """Plans every cell in the order in which cells begin: by seed, then task, then model."""
+    """Plans every cell in the order in which cells begin: by seed, then task, then model; then the controls."""
     return _plan_cells(experiment_id, spec.to_json(), pinned.to_json())
 
 
@@ -190,27 +191,31 @@ def _plan_cells(experiment_id: str, spec_json: bytes, pinned_json: bytes) -> tup
     maps = pinned.modality_maps or ({},) * len(spec.model_ids)
     models = tuple(zip(spec.model_ids, pinned.model_sha256, maps, strict=True))
     tasks = tuple(zip(spec.tasks, pinned.primary_metrics or [""] * len(spec.tasks), strict=True))
-    for seed, (task, metric), (model, sha256, modality_map) in product(spec.seeds, tasks, models):
+    grid = [(*cell, False) for cell in product(spec.seeds, tasks, models)]
+    if spec.shuffled_labels:
+        grid += [(*cell, True) for cell in product(spec.seeds[:1], tasks, models)]
+    for seed, (task, metric), (model, sha256, modality_map), shuffled in grid:
         request = CheckSpec(
             model_id=model,
             model_sha256=sha256,
             dataset_id=spec.dataset_id,
             dataset_digest=pinned.dataset_digest,
             task=task,
-            recipe=spec.recipe,
+            recipe=spec.recipe.model_copy(update={"probe_steps": ()}) if shuffled else spec.recipe,
             seed=seed,
             permutations=spec.permutations,
             bootstrap_resamples=spec.bootstrap_resamples,
             interval_level=spec.interval_level,
             smallest_difference=_get_smallest_difference(spec, metric),
             modality_map=modality_map,
+            shuffled_labels=shuffled,
         )
-        check_id = make_check_id(experiment_id, str(task), model, seed)
-        cells.append(PlannedCell(model, str(task), seed, check_id, request, request.digest()))
+        check_id = make_check_id(experiment_id, str(task), model, seed, shuffled=shuffled)
+        cells.append(PlannedCell(model, str(task), seed, check_id, request, request.digest(), shuffled))
     return tuple(cells)
 
 
-def make_check_id(experiment_id: str, task: str, model: str, seed: int) -> str:
+def make_check_id(experiment_id: str, task: str, model: str, seed: int, *, shuffled: bool = False) -> str:
     """Id of a cell's check; an id that would be too long is cut and ends in a digest of the whole.
 
     Args:
@@ -218,8 +223,9 @@ def make_check_id(experiment_id: str, task: str, model: str, seed: int) -> str:
         task: short form of the task.
         model: id of the model.
         seed: the cell's seed.
+        shuffled: whether the cell is a control on shuffled labels.
     """
-    check_id = f"{experiment_id}-{to_id_part(task)}-{model}-{seed}"
+    check_id = f"{experiment_id}-{to_id_part(task)}-{model}-{seed}{'-shuffled' if shuffled else ''}"
     if len(check_id) <= MAX_CHECK_ID:
         return check_id
     digest = hashlib.sha256(check_id.encode()).hexdigest()[:_DIGEST_DIGITS]

@@ -164,6 +164,7 @@ def finetuning_spec(
         recipe=recipe,
         seed=request.seed,
         modality_map=request.modality_map,
+        shuffled_labels=request.shuffled_labels,
         publish_as=publish_as,
     )
 

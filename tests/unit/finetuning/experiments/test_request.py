@@ -13,7 +13,7 @@ from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, Precond
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.keys import model_card_key
-from vfmalign.finetuning.checks.request import check_inputs
+from vfmalign.finetuning.checks.request import check_inputs, get_recipe
 from vfmalign.finetuning.experiments.request import (
     PinnedInputs,
     check_experiment_spec,
@@ -269,3 +269,20 @@ def test_checks_and_jobs_with_a_wrong_map_are_refused_before_they_are_stored(sto
     pretraining = JobSpec(kind="pretrain", dataset_id="d", objective="contrastive", modality_map={"t1w": "input"})
     with pytest.raises(BadOption, match="has no modality t1w"):
         resolve_job(stored, "j", pretraining)
+
+
+def test_controls_shuffle_the_labels_of_every_model_and_task_with_the_first_seed_and_change_no_cell():
+    plain = plan_cells("s", make_spec(), PINNED)
+    cells = plan_cells("s", make_spec(shuffled_labels=True), PINNED)
+    assert cells[: len(plain)] == plain, "their results stay valid"
+    controls = cells[len(plain) :]
+    assert [(cell.task, cell.model, cell.seed) for cell in controls] == [
+        (task, model, 1) for task in ("segmentation", "distortion") for model in ("m1", "m2")
+    ]
+    for cell, control in zip(plain, controls, strict=False):
+        assert control.check_id == f"{cell.check_id}-shuffled"
+        assert control.request == cell.request.model_copy(
+            update={"shuffled_labels": True, "recipe": cell.request.recipe.model_copy(update={"probe_steps": ()})}
+        )
+        for network in ("scratch", "specialised"):
+            assert get_recipe(control.request, network) == get_recipe(cell.request, network), "they share baselines"
