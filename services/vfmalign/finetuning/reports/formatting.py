@@ -63,8 +63,11 @@ def format_steps(steps: Steps | None) -> str:
 
 
 def to_text(name: str) -> str:
-    """An identifier as text, with spaces in place of underscores."""
-    return name.replace("_", " ")
+    """An identifier as text, with spaces in place of underscores; of a task's short form, the values of parameters."""
+    kind, separator, parameters = name.replace("_", " ").partition(":")
+    if not separator:
+        return kind
+    return f"{kind}: {', '.join(part.partition('=')[2] or part for part in parameters.split(','))}"
 
 
 def to_sentence(text: str) -> str:

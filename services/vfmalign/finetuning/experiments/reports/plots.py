@@ -154,7 +154,7 @@ def draw_heat_map(averages: Sequence[SeedAverage], quantity: str) -> bytes:
                 column, row, f"{text} {symbols.get((row, column), '')}".strip(), ha="center", va="center",
                 color="white" if dark else INK,
             )  # fmt: skip
-        axes.set_xticks(range(len(tasks)), [textwrap.fill(to_text(task), 14) for task in tasks])
+        axes.set_xticks(range(len(tasks)), [textwrap.fill(to_text(task), 15) for task in tasks])
         axes.set_yticks(range(len(models)), models)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
