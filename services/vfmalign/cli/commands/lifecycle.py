@@ -31,6 +31,7 @@ def add_lifecycle(
 ) -> None:
     """Add the commands `list`, `cancel` and `retry` to a group; `states` are those that the resource can have."""
     noun = resource.noun
+    one = f"an {noun}" if noun.startswith("e") else f"a {noun}"
 
     def list_(
         state: StateOption = None,
@@ -64,8 +65,8 @@ def add_lifecycle(
         output.emit({noun: retried.to_json_dict()}, line)
 
     app.command("list", help=f"List {noun}s, newest first.")(list_)
-    app.command("cancel", help=f"Cancel a {noun}. One that has ended stays as it is.")(cancel)
-    help_ = f"Continue a {noun} that failed or was cancelled from what it has stored."
+    app.command("cancel", help=f"Cancel {one}. One that has ended stays as it is.")(cancel)
+    help_ = f"Continue {one} that failed or was cancelled from what it has stored."
     app.command("retry", help=help_)(retry)
 
 
