@@ -15,25 +15,45 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, cast
 
 import torch
+from pydantic import Field, StrictBool, StrictInt, StringConstraints, ValidationError
 from torch import nn
 
-from vfmalign.core.domain.errors import BadCheckpoint, BadOption
+from vfmalign.core.domain.errors import BadCheckpoint, BadOption, VfmalignError
 from vfmalign.core.domain.models import LayerSpec, PreprocessingSpec
-from vfmalign.core.domain.record import canonical_json
+from vfmalign.core.domain.record import Record, canonical_json
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.architectures.upstream import Conversion
 from vfmalign.models.encoder import StateDict
+from vfmalign.models.formats.bounded_construction import bounded_construction
 from vfmalign.models.formats.hooked_encoder import HookedEncoder
 
 PREFIX = "monai:"
 NETWORK_KEYS = ("network_def", "network", "net")
 WEIGHTS = ("model.safetensors", "model.pt", "model.pth")
-REJECTED_ARGUMENT_PREFIXES = ("pretrain", "weights_path", "progress")
+REJECTED_ARGUMENT_PREFIXES = ("pretrain", "weights", "path", "progress")
 """Prefixes of the argument names by which MONAI's networks download or read files."""
+REJECTED_NETWORKS = {"BertPreTrainedModel", "Transchex"}
+"""Networks that download or read files whatever their arguments are."""
 _NETS, _NETWORK = "monai.networks.nets", "network."
+
+
+Number = StrictBool | Annotated[StrictInt, Field(ge=-(2**16), le=2**16)] | Annotated[float, Field(allow_inf_nan=False)]
+Plain = Number | Annotated[str, StringConstraints(max_length=256)] | None
+Items = Annotated[list[Plain], Field(max_length=64)]
+Argument = Plain | Annotated[list[Plain | Items], Field(max_length=64)]
+Options = dict[str, Argument]
+
+
+class NetworkDefinition(Record):
+    """What the name of a MONAI architecture encodes; arguments are numbers, strings, and short lists and objects."""
+
+    net: str = Field(max_length=64)
+    arguments: dict[str, Argument | Options | list[Argument | Options]] = Field(max_length=64)
+    layers: tuple[Annotated[str, StringConstraints(max_length=256)], ...] = Field(max_length=256)
+    input: PreprocessingSpec
 
 
 @dataclass(frozen=True)
@@ -123,13 +143,17 @@ def decode_architecture_name(name: str) -> Architecture:
         BadOption: a layer is not a submodule, or does not return features.
     """
     try:
-        definition = json.loads(name.removeprefix(PREFIX))
-        net, arguments, layers = definition["net"], definition["arguments"], definition["layers"]
-        preprocessing = PreprocessingSpec.model_validate(definition["input"])
-    except (ValueError, KeyError, TypeError) as error:  # pydantic's errors are ValueErrors
+        definition = NetworkDefinition.model_validate_json(name.removeprefix(PREFIX))
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, problem["loc"]))[:96]
         raise BadOption(
-            f"{name[:64]!r} does not encode a network", field="architecture", remedy="import the bundle again"
-        ) from error
+            f"{name[:64]!r} does not encode a network: {where} {str(problem['msg'])[:200]}",
+            field="architecture",
+            remedy="import the bundle again",
+        ) from None
+    net, arguments, layers = definition.net, definition.arguments, definition.layers
+    preprocessing = definition.input
     cls = _get_network_class(net)
     _check_plain(arguments, "the network")
     for argument in arguments:
@@ -177,22 +201,28 @@ def _convert(files: Sequence[StateDict], subject: str) -> Conversion:
 def _get_network_class(net: str) -> type[nn.Module]:
     import monai.networks.nets  # imported here: it takes seconds, and only bundles need it
 
-    cls = getattr(monai.networks.nets, net, None) if net.isidentifier() and not net.startswith("_") else None
-    if not (inspect.isclass(cls) and issubclass(cls, nn.Module) and cls.__module__.startswith(_NETS)):
+    cls: Any = getattr(monai.networks.nets, net, None) if net.isidentifier() and not net.startswith("_") else None
+    is_network = inspect.isclass(cls) and issubclass(cls, nn.Module) and cls.__module__.startswith(_NETS)
+    if not is_network or cls.__name__ in REJECTED_NETWORKS:
         raise _rejection(f"{net[:64]!r} is not a network of {_NETS}", PREFIX.rstrip(":"))
-    return cls
+    return cast(type[nn.Module], cls)
 
 
 def _instantiate(cls: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
+    if "pretrained" in inspect.signature(cls).parameters:  # True by default in some networks, which then download
+        arguments = {**arguments, "pretrained": False}
     try:
-        try:
-            return cls(**arguments)
-        except (NotImplementedError, RuntimeError):
-            if torch.get_default_device().type != "meta":
-                raise
-        # Some MONAI networks read values back while they are built, which fails on the meta device.
-        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-            return cls(**arguments).to("meta")
+        with bounded_construction():
+            try:
+                return cls(**arguments)
+            except (NotImplementedError, RuntimeError):
+                if torch.get_default_device().type != "meta":
+                    raise
+            # Some MONAI networks read values back while they are built, which fails on the meta device.
+            with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+                return cls(**arguments).to("meta")
+    except VfmalignError:
+        raise
     except Exception as error:  # MONAI's constructors raise many types on invalid arguments
         raise _rejection(f"MONAI rejects the arguments: {str(error)[:200]}", cls.__name__) from error
 
