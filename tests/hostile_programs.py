@@ -58,7 +58,7 @@ def make_state(graph: Mapping[str, Any] | bytes, **tensors: Tensor) -> dict[str,
     """Weights, an index and statistics, with a graph beside them."""
     text = graph if isinstance(graph, bytes) else json.dumps(graph).encode()
     weights = {"w": torch.ones(2, 3, 1, 1, 1), "i": torch.tensor([0, 1]), "s": torch.ones(3)}
-    return weights | tensors | {PROGRAM: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
+    return weights | tensors | {PROGRAM: torch.tensor(list(text), dtype=torch.uint8)}
 
 
 def store_program(store: Any, model_id: str, state: Mapping[str, Tensor]) -> None:

@@ -67,9 +67,9 @@ def _make_valid() -> dict[str, object]:
         node("mean.dim", "p", self=scaled, dim=[2, 3], keepdim=True),
         node("arange.start_step", "q", start=0, end=6, step=2),
         node("einsum.default", "r", equation="bic,bjc->bij", tensors=["tensors", ["h", "h"]]),
-        node("conv_transpose3d.input", "t", input=image, weight=tensor("v"), stride=[2, 2, 2]),
-        node("reshape.default", "v0", self=tensor("w"), shape=[2, 3, 1, 1, 1]),
-    ) | {"weights": [["w", "w"], ["i", "i"], ["s", "s"]]}
+        node("reshape.default", "u", self=tensor("w"), shape=[3, 2, 1, 1, 1]),
+        node("conv_transpose3d.input", "v", input=image, weight=tensor("u"), stride=[2, 2, 2]),
+    )
 
 
 TARGET = Target(
