@@ -94,7 +94,7 @@ def test_one_real_case_gives_descriptive_values_alone(world: Any, picai: Path, t
     home = ["--home", str(world.home.path), "--json"]
     call("dataset", "import", str(picai), "--id", "real", *home)
     arguments = ["real", "--model", "micro", "--task", "segmentation", "--preset", "demo", "--id", "real-case"]
-    budget = ["--epochs", "2", "--steps-per-epoch", "2", "--patch", "16,32,32", "--reports", str(tmp_path)]
+    budget = ["--epochs", "1", "--steps-per-epoch", "1", "--patch", "16,32,32", "--reports", str(tmp_path)]
     assert call("check", *arguments, *budget, *home).document
     result = world.get("real-case").result
     assert result.verdict == alignment_pb2.VERDICT_INSUFFICIENT_DATA

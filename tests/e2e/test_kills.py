@@ -52,12 +52,26 @@ def training_processes(check_id: str) -> list[psutil.Process]:
     ]
 
 
-def test_killed_training_and_later_killed_mmd(world: Any, undisturbed: Any) -> None:
-    check_id = "killed-training"
+def test_every_process_is_killed_once(world: Any, undisturbed: Any) -> None:
+    """One check, during which the features, its training, the orchestrator and the MMD service are killed."""
+    forget_features(world)
+    check_id = "killed"
     world.create(check_id)
+    world.wait_for(check_id, lambda check: check.progress.phase.startswith("features") and check.progress.done)
+    os.kill(world.pid("features"), signal.SIGKILL)
+
     world.wait_for(check_id, lambda check: check.progress.unit == "epoch" and check.progress.done >= 2)
     (victim,) = training_processes(check_id)
     victim.kill()
+    check = world.wait_for(check_id, lambda _: victim not in (running := training_processes(check_id)) and running)
+    attempts = [stage.attempts for stage in check.stages if stage.name == "job_pretrained"]
+    assert attempts == [1], "a job's second attempt is not the stage's"
+
+    (training,) = training_processes(check_id)
+    os.kill(world.pid("finetuning"), signal.SIGKILL)
+    world.wait_for(check_id, lambda check: check.progress.unit == "epoch")
+    running = [process.pid for process in training_processes(check_id)]
+    assert running in ([training.pid], []), "the job was doubled"
     # Killed before it is needed, so that the check surely meets its absence.
     world.wait_for(check_id, lambda check: any(stage.name == "features_after" for stage in _begun(check)))
     os.kill(world.pid("mmd"), signal.SIGKILL)
@@ -65,32 +79,11 @@ def test_killed_training_and_later_killed_mmd(world: Any, undisturbed: Any) -> N
     assert same_numbers(check, undisturbed)
     finished_once(check)
     jobs = [world.jobs.GetJob(_job(job)).job for job in check.job_ids]
-    assert [job.attempts for job in jobs] == [2, 0, 0], "a job's second attempt is not the stage's"
+    assert [job.attempts for job in jobs] == [2, 0, 0], "the running job was not adopted"
     assert all(job.progress.detail.startswith("taken from job ") for job in jobs[1:]), (
         "its baselines are the undisturbed ones"
     )
-    training = [stage.attempts for stage in check.stages if stage.name.startswith("job_")]
-    assert training == [1, 1, 1]
     assert any("mmd" in sentence for sentence in world.events)
-
-
-def test_killed_features_and_later_killed_orchestrator(world: Any, undisturbed: Any) -> None:
-    forget_features(world)
-    check_id = "killed-orchestrator"
-    world.create(check_id)
-    world.wait_for(check_id, lambda check: check.progress.phase.startswith("features") and check.progress.done)
-    os.kill(world.pid("features"), signal.SIGKILL)
-    world.wait_for(check_id, lambda check: check.progress.unit == "epoch" and check.progress.done >= 1)
-    (training,) = training_processes(check_id)
-    os.kill(world.pid("finetuning"), signal.SIGKILL)
-    world.wait_for(check_id, lambda check: check.progress.unit == "epoch")
-    running = [process.pid for process in training_processes(check_id)]
-    assert running in ([training.pid], []), "the job was doubled"
-    check = world.finish(check_id)
-    assert same_numbers(check, undisturbed)
-    finished_once(check)
-    jobs = [world.jobs.GetJob(_job(job)).job for job in check.job_ids]
-    assert [job.attempts for job in jobs] == [1, 0, 0], "the running job was not adopted"
 
 
 def _begun(check: Any) -> list[Any]:

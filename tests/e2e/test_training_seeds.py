@@ -21,6 +21,7 @@ def test_two_seeds_are_trained_and_crossed_with_the_patients(world: Any) -> None
     assert (first.seed, second.seed) == (21, 22)
     assert first.shift == result.shifts[0].mmd.standardised.mmd2
     assert first.shift.value != second.shift.value, "another seed trains another network"
+    assert first.rpg_specialised.score != second.rpg_specialised.score
     assert result.interval_scope == "covers patients and training"
     for crossed, own in ((result.rpg_specialised, "rpg_specialised"), (result.rpg_scratch, "rpg_scratch")):
         differences = [getattr(seed, own).absolute.value for seed in result.seeds]

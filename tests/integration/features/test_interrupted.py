@@ -5,6 +5,7 @@ import asyncio
 import grpc
 import numpy as np
 import pytest
+from tests.integration.features.conftest import Server
 
 from vfmalign.core.storage.feature_sets import read_feature_set
 from vfmalign.core.storage.keys import features_prefix
@@ -19,6 +20,15 @@ PART = 3
 def long_dataset(upload, phantoms):
     """Twenty-four cases of three studies: the reading and computing of each is real, the making of them quick."""
     return upload("long", [phantoms[i % 3] for i in range(CASES)])
+
+
+@pytest.fixture(scope="module")
+def server(store, card, store_environment, tmp_path_factory):
+    """A server of small parts, which ends without an error after the tests that disturb it from outside alone."""
+    running = Server(store_environment, tmp_path_factory.mktemp("parts"), VFMALIGN_FEATURES__PART_CASES=str(PART))
+    yield running
+    assert running.end() == 0, running.log.read_text()
+    assert "Traceback" not in running.log.read_text(), running.log.read_text()
 
 
 def request_of(*layers: str) -> pb.ExtractDatasetRequest:
@@ -114,8 +124,7 @@ async def read_until_killed(server) -> list[tuple[int, int]]:
     return points
 
 
-async def test_a_caller_that_leaves_stops_the_work_and_the_next_continues(store, long_dataset, start_server):
-    server = start_server(VFMALIGN_FEATURES__PART_CASES=str(PART))
+async def test_a_caller_that_leaves_stops_the_work_and_the_next_continues(store, long_dataset, server):
     request = request_of("stages.2")
     before = set(objects(store))
     await read_until(server.address, request, PART)
@@ -123,8 +132,6 @@ async def test_a_caller_that_leaves_stops_the_work_and_the_next_continues(store,
     assert 1 <= count < CASES // PART, "the work went on without a listener"
     done, last = await finish(server.address, request)
     assert (done[0], last.computed_cases) == (count * PART, CASES - count * PART)
-    assert server.end() == 0
-    assert "Traceback" not in server.log.read_text(), server.log.read_text()
 
 
 async def test_sigterm_during_an_extraction_ends_with_0_and_loses_no_part(store, long_dataset, start_server):
@@ -147,16 +154,14 @@ async def test_sigterm_during_an_extraction_ends_with_0_and_loses_no_part(store,
     assert written <= set(objects(store))
 
 
-async def test_two_callers_of_one_set_compute_it_once(store, long_dataset, start_server):
-    server = start_server(VFMALIGN_FEATURES__PART_CASES="8")
+async def test_two_callers_of_one_set_compute_it_once(store, long_dataset, server):
     request = request_of("stages.0")
     (_, first), (_, second) = await asyncio.gather(finish(server.address, request), finish(server.address, request))
     assert first.feature_set == second.feature_set
     assert sorted([first.computed_cases, second.computed_cases]) == [0, CASES]
 
 
-async def test_a_study_is_answered_while_a_dataset_is_extracted(store, long_dataset, start_server, phantoms, study_of):
-    server = start_server(VFMALIGN_FEATURES__PART_CASES="8")
+async def test_a_study_is_answered_while_a_dataset_is_extracted(store, long_dataset, server, phantoms, study_of):
     async with grpc.aio.insecure_channel(server.address) as channel:
         service = features_pb2_grpc.FeatureServiceStub(channel)
         bulk = asyncio.ensure_future(finish(server.address, request_of("stages.0", "stages.1")))

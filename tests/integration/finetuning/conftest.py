@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 import time
 import uuid
 
 import pytest
 import sqlalchemy as sa
+from tests.integration.finetuning import preloaded
 from tests.integration.finetuning.peers import PROGRAM, Peers, store_inputs
 
 from vfmalign.core.rpc.channels import connect
@@ -83,10 +83,7 @@ async def service(tmp_path, store, store_environment, peers, database_url, launc
             """Starts an orchestrator; returns its process and its ports once it serves."""
             ports = folder / "ports.json"
             ports.unlink(missing_ok=True)
-            with (folder / "service.log").open("ab") as log:
-                process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
-                    [sys.executable, "-m", "vfmalign.finetuning"], env=self.environment(folder), stderr=log, stdout=log
-                )
+            process = preloaded.Service(self.environment(folder), folder / "service.log")
             while not ports.exists():
                 assert process.poll() is None, (folder / "service.log").read_text()
                 await asyncio.sleep(0.02)
@@ -127,14 +124,14 @@ async def service(tmp_path, store, store_environment, peers, database_url, launc
                 assert time.monotonic() < end, (
                     f"{check.progress.detail}\n{(tmp_path / 'service.log').read_text()[-4000:]}"
                 )
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.1)
             return check
 
         async def started(self, count, seconds=60.0):
             end = time.monotonic() + seconds
             while len(self.starts()) < count:
                 assert time.monotonic() < end, self.starts()
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.1)
 
         async def finish(self, check_id):
             return await self.until(check_id, lambda check: check.HasField("end_time"))

@@ -74,7 +74,7 @@ async def test_a_standby_serves_the_api_and_takes_over_at_once_from_a_leader_tha
     assert health(service.ports, "leader") == SERVING
     assert (health(rival.ports), health(rival.ports, "leader")) == (SERVING, NOT_SERVING)
     assert not leads(rival.ports)
-    assert 'vfmalign_jobs{state="queued"}' in metrics(service.ports)
+    await until(lambda: 'vfmalign_jobs{state="queued"}' in metrics(service.ports))
     assert 'vfmalign_jobs{state="queued"}' not in metrics(rival.ports)
 
     name = await service.create("shared", seed=5)

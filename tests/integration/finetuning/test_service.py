@@ -110,29 +110,30 @@ def _probes_done(check):
     return sum(stage.progress.done for stage in check.stages if stage.name == "probes")
 
 
-@pytest.mark.parametrize("moment", ["features", "training", "mmd"])
-async def test_kill_9_at_any_moment_changes_no_result_and_repeats_no_finished_stage(service, store, peers, moment):
+async def test_kill_9_during_features_training_and_mmd_changes_no_result_and_repeats_no_finished_stage(
+    service, store, peers
+):
     (service.folder / "go").touch()
     undisturbed = await service.finish(await service.create("steady", seed=5))
-    first = len(peers.features.commits)
-    calls = len(peers.mmd.calls)
+    first, calls = len(peers.features.commits), len(peers.mmd.calls)
     (service.folder / "go").unlink()
 
-    if moment == "features":
-        peers.stop()
-        name = await service.create("steady2", dataset="twin", seed=5)
-        await service.until(name, lambda check: check.progress.reason == "UNAVAILABLE")
-        await service.kill()
-        peers.start()
-    else:
-        peers.mmd.delay_s = 1.0 if moment == "mmd" else 0.0
-        (service.folder / "go").touch() if moment == "mmd" else None
-        name = await service.create("steady2", dataset="twin", seed=5)
-        await service.until(
-            name, lambda _: len(peers.mmd.calls) > calls if moment == "mmd" else len(service.starts()) == 6
-        )
-        await service.kill()
+    peers.stop()
+    name = await service.create("steady2", dataset="twin", seed=5)
+    await service.until(name, lambda check: check.progress.reason == "UNAVAILABLE")
+    await service.kill()
+    peers.start()
+    await service.start()
+
+    await service.until(name, lambda _: len(service.starts()) == 6)
+    await service.kill()
+    peers.mmd.delay_s = 1.0
     (service.folder / "go").touch()
+    await service.start()
+
+    await service.until(name, lambda _: len(peers.mmd.calls) > calls)
+    await service.kill()
+    peers.mmd.delay_s = 0.0
     await service.start()
     check = await service.finish(name)
     assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.progress.detail

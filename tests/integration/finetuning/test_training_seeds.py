@@ -34,7 +34,6 @@ async def get_job(service, name):
     return (await service.jobs.GetJob(finetuning_pb2.GetJobRequest(job_id=name))).job
 
 
-@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 async def test_each_network_is_trained_and_compared_with_every_seed(service, store, peers):
     name = await service.create("twice", seed=7, seeds=2, probe_steps=[10])
     check = await service.finish(name)

@@ -15,6 +15,7 @@ from vfmalign.core.storage.keys import job_key
 from vfmalign.models.cards import load_card
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state
+from vfmalign.training.__main__ import main
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +128,12 @@ def test_a_checkpoint_has_two_files_without_pickle(store, results):
         assert all(parse_safetensors(store.get(key)) for key in files)
 
 
-def test_a_job_with_a_result_is_not_changed(store, make_spec, results, start):
+@pytest.mark.usefixtures("process_as_before", "results")
+def test_a_job_with_a_result_is_not_changed(store, store_environment, monkeypatch):
+    for name, value in store_environment.items():
+        monkeypatch.setenv(name, value)
     before = {key: store.get(key) for key in store.list("jobs/pretrained-segmentation/")}
-    process = start("pretrained-segmentation")
-    assert process.wait(120) == 0
+    assert main([store.uri(job_key("pretrained-segmentation", "spec.json"))]) == 0
     assert {key: store.get(key) for key in store.list("jobs/pretrained-segmentation/")} == before
 
 
@@ -185,6 +188,7 @@ def test_another_seed_gives_another_result(make_spec, finish, results):
     assert comparable(again) == comparable(first)
     assert other.encoder_sha256 != first.encoder_sha256
     assert other.curve[1].val_score != first.curve[1].val_score
+    assert other.test_scores != first.test_scores
 
 
 @pytest.mark.parametrize(

@@ -226,9 +226,12 @@ def _settings(
             name_stage("encoder_after_sha256", number): main.encoder_sha256,
             name_stage("features_after", number): artifacts.measured.after_id,
         }
+    # Left out where there is none, so that results of checks without a map keep their digests.
+    pairs = ", ".join(f"{modality}={name}" for modality, name in sorted(request.modality_map.items()))
     return (
         recipes
         | encoders
+        | ({"modality_map": pairs} if pairs else {})
         | {
             "model": valid.card.id,
             "model_sha256": valid.card.checkpoint.sha256,
