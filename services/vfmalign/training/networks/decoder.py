@@ -51,6 +51,29 @@ class MergeBlock(nn.Module):
         return cast(Tensor, self.block(torch.cat((deep_NCDHW, skip_NCDHW), dim=1)))
 
 
+class FullResolutionBlock(nn.Module):
+    """Read a map that has the input's resolution, beside the input itself.
+
+    The norm is needed because nothing bounds the scale of the last map of a stack of convolutions.
+
+    Args:
+        channels: channels of the map.
+        in_channels: channels of the input; 0 if the decoder does not see it.
+        out_channels: channels of the output.
+    """
+
+    def __init__(self, channels: int, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(channels, channels)
+        self.in_channels = in_channels
+        self.block = _basic_block(channels + in_channels, out_channels, res_block=False)
+
+    def forward(self, map_NCDHW: Tensor, input_NCDHW: Tensor) -> Tensor:
+        """Return (N, out_channels, D, H, W)."""
+        parts = [self.norm(map_NCDHW), *([input_NCDHW] if self.in_channels else [])]
+        return cast(Tensor, self.block(torch.cat(parts, dim=1)))
+
+
 class TokenPyramid(nn.Module):
     """Convert a transformer's maps, all of one stride, to a pyramid in which shallower maps are finer.
 
@@ -90,7 +113,8 @@ class DenseDecoder(nn.Module):
 
     Every stage map is a skip connection, so that the gradient reaches each of the encoder's stages. With `input_skip`,
     the input itself is another one at the resolutions above the stage maps', for detail that a stem of stride 4 cannot
-    preserve. Maps that all have one stride are converted by a `TokenPyramid` first.
+    preserve. Maps that all have one stride are converted by a `TokenPyramid` first. A map at the input's own resolution
+    is read by a `FullResolutionBlock`.
 
     Args:
         channels: channels of the stage maps, shallow to deep.
@@ -135,7 +159,10 @@ class DenseDecoder(nn.Module):
                 self.ups.append(_up_block(deep, fine, step, res_block=coarse != (1, 1, 1)))
             else:
                 self.ups.append(UpBlock(deep, fine, step))
-        self.out = nn.Conv3d(widths[-1], out_channels, 1)
+        self.full: FullResolutionBlock | None = None
+        if not steps:
+            self.full = FullResolutionBlock(widths[0], in_channels if input_skip else 0, full_width)
+        self.out = nn.Conv3d(widths[-1] if steps else full_width, out_channels, 1)
 
     def forward(self, input_NCDHW: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """Decode.
@@ -152,7 +179,9 @@ class DenseDecoder(nn.Module):
         deep_NCDHW = maps[-1]
         for merge, skip_NCDHW in zip(self.merges, reversed(maps[:-1]), strict=True):
             deep_NCDHW = merge(deep_NCDHW, skip_NCDHW)
-        if self.stems:
+        if self.full is not None:
+            deep_NCDHW = self.full(deep_NCDHW, input_NCDHW)
+        elif self.stems:
             for stem, up in zip(self.stems, self.ups, strict=True):
                 deep_NCDHW = up(deep_NCDHW, stem(input_NCDHW))
         else:
@@ -208,7 +237,7 @@ def _up_block(deep: int, skip: int, ratio: tuple[int, ...], *, res_block: bool =
     return cast(nn.Module, UnetrUpBlock(3, deep, skip, 3, ratio, group_norm(skip), res_block=res_block))
 
 
-def _basic_block(in_channels: int, out_channels: int) -> nn.Module:
+def _basic_block(in_channels: int, out_channels: int, *, res_block: bool = True) -> nn.Module:
     return cast(
-        nn.Module, UnetrBasicBlock(3, in_channels, out_channels, 3, 1, group_norm(out_channels), res_block=True)
+        nn.Module, UnetrBasicBlock(3, in_channels, out_channels, 3, 1, group_norm(out_channels), res_block=res_block)
     )

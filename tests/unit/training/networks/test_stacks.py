@@ -86,3 +86,24 @@ def test_an_hourglass_states_the_size_that_it_can_restore():
     with pytest.raises(BadOption, match=r"a shape of \(7, 8, 8\) voxels does not fit"):
         check_shape((7, 8, 8), encoder.input_multiple(), field="recipe.patch_shape_DHW")
     check_shape((6, 8, 10), encoder.input_multiple(), field="recipe.patch_shape_DHW")
+
+
+@pytest.mark.parametrize("encoder", [MESH, HOURGLASS], indirect=True, ids=["meshnet", "hourglass"])
+def test_the_scale_of_a_full_resolution_map_does_not_matter(encoder, volumes):
+    network = EncoderDecoder(encoder, 2)
+    before = network(volumes)
+    feature_maps = encoder.feature_maps
+    encoder.feature_maps = lambda *inputs: {name: 1000 * map_ for name, map_ in feature_maps(*inputs).items()}
+    torch.testing.assert_close(network(volumes), before, rtol=1e-2, atol=1e-2)
+
+
+def test_the_decoder_of_a_full_resolution_map_sees_the_input(encoder, volumes):
+    network = EncoderDecoder(encoder, 1)
+    before = network(volumes)
+    encoder.feature_maps = lambda input_NCDHW, _: {
+        name: torch.zeros(len(volumes), encoder.layer_channels()[name], *(8 // side for side in stride))
+        for name, stride in encoder.dense_layers().items()
+    }
+    without = network(volumes)
+    assert not torch.equal(without, before)
+    assert bool(without.flatten(1).std(dim=1).gt(0).all()), "an output without maps depends on the input alone"
