@@ -147,7 +147,7 @@ def check_patch(recipe: TrainingRecipe, input_shape_DHW: tuple[int, int, int]) -
     patch = recipe.patch_shape_DHW
     if patch is not None and not all(0 < size <= whole for size, whole in zip(patch, input_shape_DHW, strict=True)):
         raise BadOption(
-            f"{patch} voxels are no patch of the model's input",
+            f"a patch of {patch} voxels does not fit the model's input",
             field="recipe.patch_shape_dhw",
             remedy=f"use at most the input's size of {input_shape_DHW} voxels",
         )

@@ -30,14 +30,14 @@ class Reservation:
     """Memory that one call holds.
 
     Attributes:
-        peer: address of the caller, without its port.
+        caller: address of the caller, without its port.
         size_bytes: the largest message while it is read, then its size.
         granted: done once the memory is reserved.
         started: when its read began, by the clock of the event loop.
         read_until: ends a read that takes too long; None while nothing is read.
     """
 
-    peer: str
+    caller: str
     size_bytes: int
     granted: asyncio.Future[None]
     started: float = 0.0
@@ -70,22 +70,22 @@ class Admission:
     _waiting: list[Reservation] = field(default_factory=list)
 
     @asynccontextmanager
-    async def reserve(self, peer: str) -> AsyncIterator[Reservation]:
+    async def reserve(self, caller: str) -> AsyncIterator[Reservation]:
         """Reserves memory for the message of a call until the call ends.
 
         Args:
-            peer: the caller, as gRPC names it, such as `ipv4:10.0.0.1:4711`.
+            caller: the caller, as gRPC names it, such as `ipv4:10.0.0.1:4711`.
 
         Raises:
             Exhausted: there is no room, and none became free in time.
         """
         granted = asyncio.get_running_loop().create_future()
-        reservation = Reservation(peer.rpartition(":")[0], self.message_bytes, granted)
+        reservation = Reservation(caller.rpartition(":")[0], self.message_bytes, granted)
         self._waiting.append(reservation)
         try:
             self._grant()
             if not granted.done():
-                self._make_room(reservation.peer)
+                self._make_room(reservation.caller)
                 await self._wait(granted)
             yield reservation
         finally:
@@ -140,29 +140,29 @@ class Admission:
         for reservation in list(self._waiting):
             if self.used_bytes + reservation.size_bytes > self.total_bytes:
                 return
-            if self._used_by[reservation.peer] + reservation.size_bytes <= self._share_bytes:
+            if self._used_by[reservation.caller] + reservation.size_bytes <= self._share_bytes:
                 self._waiting.remove(reservation)
-                self._account(reservation.peer, reservation.size_bytes)
+                self._account(reservation.caller, reservation.size_bytes)
                 reservation.granted.set_result(None)
 
-    def _make_room(self, peer: str) -> None:
+    def _make_room(self, caller: str) -> None:
         """Shortens the oldest unfinished read of a caller that is at its limit, else of the one that holds most."""
-        at_limit = self._used_by[peer] + self.message_bytes > self._share_bytes
-        heaviest = peer if at_limit else self._used_by.most_common(1)[0][0]
+        at_limit = self._used_by[caller] + self.message_bytes > self._share_bytes
+        heaviest = caller if at_limit else self._used_by.most_common(1)[0][0]
         for reading in self._reading:  # in the order in which they began
             until = reading.started + self.grace_s
-            if reading.peer == heaviest and reading.read_until is not None and (reading.read_until.when() or 0) > until:
+            if reading.caller == heaviest and reading.read_until is not None and (reading.read_until.when() or 0) > until:
                 reading.read_until.reschedule(until)
                 return
 
-    def _account(self, peer: str, change_bytes: int) -> None:
+    def _account(self, caller: str, change_bytes: int) -> None:
         self.used_bytes += change_bytes
-        self._used_by[peer] += change_bytes
-        if not self._used_by[peer]:
-            del self._used_by[peer]
+        self._used_by[caller] += change_bytes
+        if not self._used_by[caller]:
+            del self._used_by[caller]
 
     def _resize(self, reservation: Reservation, size_bytes: int) -> None:
-        self._account(reservation.peer, size_bytes - reservation.size_bytes)
+        self._account(reservation.caller, size_bytes - reservation.size_bytes)
         reservation.size_bytes = size_bytes
         self._grant()
 

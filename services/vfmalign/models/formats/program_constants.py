@@ -60,7 +60,7 @@ class ProgramConstants:
         Args:
             number: the node.
             values: all values after the node.
-            changed: storages that the node changed; what they hold is no constant any longer.
+            changed: storages that the node changed; what they hold is not a constant any longer.
             cost: elements and operations of the node.
 
         Returns:

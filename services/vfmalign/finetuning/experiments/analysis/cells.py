@@ -143,8 +143,7 @@ def make_cell(
     _check_source(result, scores, check, task)
     metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
     pretrained = result.network("pretrained")
-    shift = get_primary_shift(result)
-    layer = result.shift.primary_layer
+    shift, layer = get_primary_shift(result), result.shift.primary_layer
     return Cell(
         model=card.id,
         task=task,
@@ -175,9 +174,7 @@ def make_cell(
         controls=dict(controls),
         probes=result.probes,
         curves=tuple(network.to_curve() for network in result.networks),
-        scores={
-            network: tuple(_select_metric(metric.name, score) for score in scores[network]) for network in GAIN_NETWORKS
-        },
+        scores={name: tuple(_select_metric(metric.name, score) for score in scores[name]) for name in GAIN_NETWORKS},
     )
 
 
