@@ -150,9 +150,9 @@ class Admission:
         at_limit = self._used_by[caller] + self.message_bytes > self._share_bytes
         heaviest = caller if at_limit else self._used_by.most_common(1)[0][0]
         for reading in self._reading:  # in the order in which they began
-            until = reading.started + self.grace_s
-            if reading.caller == heaviest and reading.read_until is not None and (reading.read_until.when() or 0) > until:
-                reading.read_until.reschedule(until)
+            timeout, until = reading.read_until, reading.started + self.grace_s
+            if reading.caller == heaviest and timeout is not None and (timeout.when() or 0) > until:
+                timeout.reschedule(until)
                 return
 
     def _account(self, caller: str, change_bytes: int) -> None:

@@ -139,15 +139,17 @@ def fourier_mmd2(
     spectrum = spectra.draw_spectrum(kernel, sigma, x.channels, frequencies, seed)
     precision = "float64" if spectrum.heavy_tailed or precision == "float64" else "float32"
     block_bytes, bucket_bytes = (min(largest, memory_bytes // divisor) for largest, divisor in (_BLOCK, _BUCKETS))
+    device = device or torch.device("cpu")
     feature_map = RandomFeatureMap(
-        spectrum, precision, device or torch.device("cpu"), x, block_bytes=block_bytes, communicator=communicator, context=context
+        spectrum, precision, device, x, block_bytes=block_bytes, communicator=communicator, context=context
     )
     max_buckets = max(4 * MIN_GROUPS, min(BUCKETS, bucket_bytes // (16 * spectrum.count)))
     samples = _create_sums(x, y, (groups_x, groups_y), max_buckets, feature_map, paired=paired, biased=biased)
     with products.matrix_units(precision, feature_map.device):
         samples.fill(x, y, context)
-    drawn = _draw_permutations(samples, permutations, seed, context)
-    return _result(samples, feature_map, spectrum, x, y, drawn, level=level, context=context)
+    return _result(
+        samples, feature_map, spectrum, x, y, permutations=permutations, seed=seed, level=level, context=context
+    )
 
 
 def _check_rows(x: RowStream, y: RowStream, *, paired: bool, biased: bool) -> None:
@@ -221,8 +223,9 @@ def _result(
     spectrum: Spectrum,
     x: RowStream,
     y: RowStream,
-    drawn: Permutations,
     *,
+    permutations: int,
+    seed: int,
     level: float,
     context: WorkContext,
 ) -> FourierEstimate:
@@ -234,6 +237,7 @@ def _result(
     )
     uncorrected = samples.uncorrected()
     norm, rows = feature_map.norm(x.rows + y.rows), min(x.rows, y.rows)
+    drawn = _draw_permutations(samples, permutations, seed, context)
     permuted_B = _permuted_statistics(samples, drawn, context)
     tie_bound = 256.0 * float(np.finfo(np.float64).eps)
     p_value = uncertainty.p_value(uncorrected, permuted_B, tie_bound, drawn)

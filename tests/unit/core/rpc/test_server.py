@@ -56,6 +56,12 @@ class Misbehaving(mmd_pb2_grpc.MmdServiceServicer):
         raise errors.Exhausted("too much", subject="batch", remedy="send less")
 
 
+@pytest.fixture(autouse=True)
+def new_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test find the event set by another one, whose event loop has ended."""
+    monkeypatch.setattr(Misbehaving, "slow", asyncio.Event())
+
+
 class Running:
     def __init__(self, ports: dict[str, int], task: asyncio.Task[None]) -> None:
         self.ports, self.task = ports, task
@@ -234,7 +240,6 @@ async def test_calls_and_connections_beyond_the_limits_are_refused() -> None:
         for channel in channels:
             await resources.enter_async_context(channel)
         first, other = map(mmd_pb2_grpc.MmdServiceStub, channels)
-        Misbehaving.slow.clear()
         running = first.Compute(mmd_pb2.ComputeRequest(primary_layer="slow"))
         await Misbehaving.slow.wait()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
