@@ -50,9 +50,9 @@ def fuzz(name: str, seconds: int, folder: Path) -> Outcome:
     shutil.rmtree(findings, ignore_errors=True)
     for path in (findings, corpus, CORPUS / name):
         path.mkdir(parents=True, exist_ok=True)
-    outcome, started = Outcome(name), time.monotonic()
     command = [sys.executable, "-m", "tests.fuzz.campaign", name, str(findings)]
     inputs = [f"-artifact_prefix={findings}/", *_make_options(name, folder), str(corpus), str(CORPUS / name)]
+    outcome, started = Outcome(name), time.monotonic()
     while (remaining_s := seconds - int(time.monotonic() - started)) > 0:
         before = len(_list_findings(findings))
         with log.open("w") as file:
@@ -70,6 +70,8 @@ def fuzz(name: str, seconds: int, folder: Path) -> Outcome:
         if len(_list_findings(findings)) == before:  # neither a crash nor a hang: the target itself is broken
             outcome.error = f"ended with {run.returncode}: see {log}"
             break
+    if not outcome.inputs and not outcome.error:  # no finding would then mean nothing
+        outcome.error = f"ran no input: see {log}"
     outcome.seconds, outcome.findings = time.monotonic() - started, _list_findings(findings)
     return outcome
 
