@@ -289,6 +289,10 @@ def make_graphs() -> dict[str, tuple[dict[str, Any] | bytes, str]]:
         "other-input": (make_graph(input_shape=[1, 3, 4, 8, 16]), "another input or other layers than its card"),
         "other-channels": (make_graph(channels={"out": 3}), "declares other channels or strides"),
         "layer-is-weight": (make_graph(layers=[["out", "w"]]), "no operator makes the layer 'w'"),
+        "long-layer": (
+            make_graph(layers=[["o" * 200, "out"]], channels={"o" * 200: 2}, strides=[["o" * 200, [1, 1, 1]]]),
+            "the graph is not valid: layers.0.0",
+        ),
         "no-layer": (make_graph(layers=[]), "the graph is not valid: layers"),
         "other-weights": (make_graph(weights=[["w", "w"]]), "the weights are not those that the graph names"),
         "subgraph": (make_graph(subgraphs={}), "the graph is not valid: subgraphs"),

@@ -13,6 +13,7 @@ from tests.fuzz.json_mutator import make_json_mutator
 from vfmalign.core.domain.errors import BadOption, Internal
 
 
+@pytest.mark.filterwarnings("ignore")  # as in the services, where a warning is no error that hides a finding
 @pytest.mark.parametrize("name", list_targets())
 def test_the_corpus_has_no_finding(name: str) -> None:
     target, paths = load_target(name), list(iter_corpus(name))

@@ -184,10 +184,21 @@ def decode_architecture_name(name: str) -> Architecture:
         name=name,
         build=build,
         preprocessing=preprocessing,
-        layers=tuple(LayerSpec(name=layer, channels=widths[layer]) for layer in layers),
+        layers=_describe_layers(layers, widths),
         primary_layer=layers[-1],
         convert=_convert,
     )
+
+
+def _describe_layers(layers: Sequence[str], widths: Mapping[str, int]) -> tuple[LayerSpec, ...]:
+    try:
+        return tuple(LayerSpec(name=layer, channels=widths[layer]) for layer in layers)
+    except ValidationError as error:
+        raise BadOption(
+            f"a layer is beyond the bounds of a card: {error.errors(include_input=False, include_url=False)[0]['msg']}",
+            field="layers",
+            remedy="name layers that have channels",
+        ) from None
 
 
 def _convert(files: Sequence[StateDict], subject: str) -> Conversion:

@@ -12,6 +12,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StringConstraint
 from torch import Tensor
 
 from vfmalign.core.domain.errors import BadCheckpoint
+from vfmalign.core.domain.models import MAX_LAYER_CHANNELS, LayerName
 from vfmalign.core.domain.record import Record
 from vfmalign.models.encoder import StateDict
 
@@ -70,8 +71,8 @@ class ProgramGraph(Record):
     input_shape: Shape
     weights: tuple[tuple[Name, Name], ...] = Field(max_length=MAX_WEIGHTS)
     nodes: tuple[Node, ...] = Field(max_length=MAX_NODES)
-    layers: tuple[tuple[Name, Name], ...] = Field(min_length=1, max_length=256)
-    channels: dict[Name, Side] = Field(default_factory=dict)
+    layers: tuple[tuple[LayerName, Name], ...] = Field(min_length=1, max_length=256)
+    channels: dict[LayerName, Annotated[int, Field(ge=1, le=MAX_LAYER_CHANNELS)]] = Field(default_factory=dict)
     strides: tuple[tuple[Name, tuple[Side, Side, Side]], ...] = ()
 
 
