@@ -15,17 +15,22 @@ from vfmalign.core.domain.errors import BadCheckpoint
 MAX_MODULES = 5_000
 MAX_ELEMENTS = 2**31
 """Elements of all parameters and buffers: 8 GiB as float32."""
+MAX_CPU_ELEMENTS = 2**27
+"""The same for a network that cannot be described on the meta device and takes its memory for a moment: 512 MiB."""
 
 
 @contextmanager
-def bounded_construction() -> Iterator[None]:
+def bounded_construction(max_elements: int) -> Iterator[None]:
     """Reject a network as soon as it registers too many submodules or weights.
 
     A parameter is registered after its memory is reserved and before it is filled, so that even a network on the CPU is
     rejected before it takes memory.
 
+    Args:
+        max_elements: limit of all parameters and buffers together.
+
     Raises:
-        BadCheckpoint: the network exceeds `MAX_MODULES` or `MAX_ELEMENTS`.
+        BadCheckpoint: the network exceeds `MAX_MODULES` or `max_elements`.
     """
     thread, counts = threading.get_ident(), {"modules": 0, "elements": 0}
 
@@ -44,7 +49,7 @@ def bounded_construction() -> Iterator[None]:
         count("modules", 1, MAX_MODULES)
 
     def count_tensor(module: nn.Module, name: str, tensor: Tensor | None) -> None:
-        count("elements", 0 if tensor is None else tensor.numel(), MAX_ELEMENTS)
+        count("elements", 0 if tensor is None else tensor.numel(), max_elements)
 
     with ExitStack() as hooks:
         handles: list[Any] = [

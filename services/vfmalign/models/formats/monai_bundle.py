@@ -27,7 +27,7 @@ from vfmalign.core.domain.record import Record, canonical_json
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.architectures.upstream import Conversion
 from vfmalign.models.encoder import StateDict
-from vfmalign.models.formats.bounded_construction import bounded_construction
+from vfmalign.models.formats.bounded_construction import MAX_CPU_ELEMENTS, MAX_ELEMENTS, bounded_construction
 from vfmalign.models.formats.hooked_encoder import HookedEncoder
 
 PREFIX = "monai:"
@@ -40,7 +40,8 @@ REJECTED_NETWORKS = {"BertPreTrainedModel", "Transchex"}
 _NETS, _NETWORK = "monai.networks.nets", "network."
 
 
-Number = StrictBool | Annotated[StrictInt, Field(ge=-(2**16), le=2**16)] | Annotated[float, Field(allow_inf_nan=False)]
+_Range = Field(ge=-(2**16), le=2**16, allow_inf_nan=False)
+Number = StrictBool | Annotated[StrictInt, Field(ge=-(2**16), le=2**16)] | Annotated[float, _Range]
 Plain = Number | Annotated[str, StringConstraints(max_length=256)] | None
 Items = Annotated[list[Plain], Field(max_length=64)]
 Argument = Plain | Annotated[list[Plain | Items], Field(max_length=64)]
@@ -159,12 +160,6 @@ def decode_architecture_name(name: str) -> Architecture:
     for argument in arguments:
         if argument.startswith(REJECTED_ARGUMENT_PREFIXES):
             raise _rejection(f"the argument {argument!r} makes the network read or download files", net)
-    if not layers:
-        raise BadOption(
-            "no layer is named",
-            field="layers",
-            remedy=f"choose from {_format_submodules(_instantiate(cls, arguments))}",
-        )
     channels = len(preprocessing.modalities)
 
     def build() -> HookedEncoder:
@@ -172,6 +167,8 @@ def decode_architecture_name(name: str) -> Architecture:
 
     with torch.device("meta"):
         network = _instantiate(cls, arguments)
+        if not layers:
+            raise BadOption("no layer is named", field="layers", remedy=f"choose from {_format_submodules(network)}")
         unknown = [layer for layer in layers if layer not in dict(network.named_modules()) or not layer]
         if unknown:
             raise BadOption(
@@ -223,15 +220,15 @@ def _instantiate(cls: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Modul
     if "pretrained" in inspect.signature(cls).parameters:  # True by default in some networks, which then download
         arguments = {**arguments, "pretrained": False}
     try:
-        with bounded_construction():
+        with bounded_construction(MAX_ELEMENTS):
             try:
                 return cls(**arguments)
             except (NotImplementedError, RuntimeError):
                 if torch.get_default_device().type != "meta":
                     raise
-            # Some MONAI networks read values back while they are built, which fails on the meta device.
-            with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-                return cls(**arguments).to("meta")
+        # Some MONAI networks read values back while they are built, which fails on the meta device.
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]), bounded_construction(MAX_CPU_ELEMENTS):
+            return cls(**arguments).to("meta")
     except VfmalignError:
         raise
     except Exception as error:  # MONAI's constructors raise many types on invalid arguments
