@@ -215,8 +215,8 @@ async def test_a_pickled_checkpoint_in_the_place_of_weights_is_never_unpickled(
     store.write("models/pickled/model.json", card.model_copy(update={"id": "pickled", "checkpoint": ref}))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await collect(service, model_id="pickled", dataset_id="phantoms")
-    assert caught.value.code() is INVALID
-    assert "pickled: the file cannot be read as safetensors" in caught.value.details()
+    assert caught.value.code() is grpc.StatusCode.DATA_LOSS
+    assert "the weights are not safetensors" in caught.value.details()
     assert not marker.exists()
 
 
