@@ -191,30 +191,32 @@ def _becomes_ready(
     The keys distinguish this server from another one that took the same port a moment earlier.
     """
     deadline = time.monotonic() + timeout_s
-    master = urllib3.HTTPSConnectionPool(
-        "127.0.0.1",
-        master_port,
-        retries=False,
-        timeout=urllib3.Timeout(2),
-        ca_certs=str(directory / s3_configuration.CA_FILE),
-        cert_file=str(directory / s3_configuration.CERTIFICATE_FILE),
-        key_file=str(directory / s3_configuration.KEY_FILE),
+    patience = urllib3.Timeout(2)
+    ca, certificate, key = (
+        str(directory / name)
+        for name in (s3_configuration.CA_FILE, s3_configuration.CERTIFICATE_FILE, s3_configuration.KEY_FILE)
     )
-    s3 = Minio(
-        server.endpoint.removeprefix("http://"),
-        access_key=server.access_key,
-        secret_key=server.secret_key,
-        secure=False,
-        region="us-east-1",
-        http_client=urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(2)),
-    )
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            topology = master.request("GET", "/dir/status").json()["Topology"]
-            if topology["Max"] > 0:
-                s3.list_buckets()
-                return True
-        except (urllib3.exceptions.HTTPError, MinioException, ValueError, KeyError):
-            pass
-        time.sleep(0.1)
+    with (
+        urllib3.PoolManager(
+            retries=False, timeout=patience, ca_certs=ca, cert_file=certificate, key_file=key
+        ) as master,
+        urllib3.PoolManager(retries=False, timeout=patience) as http,
+    ):
+        s3 = Minio(
+            server.endpoint.removeprefix("http://"),
+            access_key=server.access_key,
+            secret_key=server.secret_key,
+            secure=False,
+            region="us-east-1",
+            http_client=http,
+        )
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                topology = master.request("GET", f"https://127.0.0.1:{master_port}/dir/status").json()["Topology"]
+                if topology["Max"] > 0:
+                    s3.list_buckets()
+                    return True
+            except (urllib3.exceptions.HTTPError, MinioException, ValueError, KeyError):
+                pass
+            time.sleep(0.1)
     return False
