@@ -218,7 +218,7 @@ def test_measures_are_taken_of_standardised_features_where_there_is_a_reference(
 
 def test_measures_that_cannot_be_taken_are_refused_or_absent_with_the_reason(rng):
     x, y = sample(rng, "x"), sample(rng, "y")
-    with pytest.raises(BadOption, match=r"measures\.0: unknown value; choose 'cka', 'frechet' or 'energy'"):
+    with pytest.raises(BadOption, match=r"measures\[0\]: unknown value; choose 'cka', 'frechet' or 'energy'"):
         compare(x, y, None, ComparisonOptions("paired", fixed_sigma=1.0, measures=("logme",)), ComputeConfig())
     with pytest.raises(BadOption, match="`cka` needs row i of x and of y to be of one case"):
         compare(x, y, None, ComparisonOptions("independent", fixed_sigma=1.0, measures=("cka",)), ComputeConfig())
