@@ -80,12 +80,13 @@ class ExperimentRunner:
     async def run(self) -> None:
         """Runs until `stop`."""
         while not self._stopping.is_set():
+            # Before the round reads: an experiment that ends meanwhile still looks active, and would be finished again.
+            self._finishing = {name: task for name, task in self._finishing.items() if not task.done()}
             try:
                 ready = await asyncio.to_thread(self.reconcile)
             except VfmalignError as error:  # the database is unavailable: the next round tries again
                 _log.warning("experiments_delayed", error=str(error))
                 ready = []
-            self._finishing = {name: task for name, task in self._finishing.items() if not task.done()}
             for experiment in ready:
                 if experiment.id not in self._finishing:
                     work = asyncio.to_thread(self.finish, experiment)

@@ -4,135 +4,15 @@ The repositories and the object store are real. Checks and the writing of report
 """
 
 import asyncio
-import uuid
+import threading
+import time
 
 import pytest
+from tests.unit.finetuning.experiments.world import MODELS, REF, Clock, Killed, World
 
 from vfmalign.client.messages.checks import CheckSpec
-from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.core.domain.errors import DataLoss, DigestMismatch, PreconditionFailed, Unavailable
-from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
 from vfmalign.finetuning.db.database import Database
-from vfmalign.finetuning.db.repository import StoredRef
-from vfmalign.finetuning.experiments.cell_status import get_cell_statuses
-from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository
-from vfmalign.finetuning.experiments.request import PinnedInputs
-from vfmalign.finetuning.experiments.runner import ExperimentRunner
-
-REF = StoredRef(key="k", sha256="0" * 64, size_bytes=1)
-MODELS = ("m1", "m2")
-TASKS = ("segmentation", "distortion")
-
-
-class Killed(BaseException):
-    """The process is gone."""
-
-
-class Mortal:
-    """Passes calls on; every call is an action, and the process dies before or after one of them."""
-
-    def __init__(self, inner, clock):
-        self._inner, self._clock = inner, clock
-
-    def __getattr__(self, name):
-        return self._clock.mortal(getattr(self._inner, name))
-
-
-class Clock:
-    """Counts actions; `deadly` is the number of the moment that kills: two for each action, before and after."""
-
-    def __init__(self, deadly=None):
-        self.now, self.deadly = 0, deadly
-
-    def mortal(self, act):
-        def call(*args, **kwargs):
-            self._pass()
-            result = act(*args, **kwargs)
-            self._pass()
-            return result
-
-        return call
-
-    def _pass(self):
-        self.now += 1
-        if self.now == self.deadly:
-            raise Killed
-
-
-class Results:
-    """Results of cells by digest."""
-
-    def __init__(self):
-        self.stored = set()
-
-    def exists(self, cell):
-        return cell.result_digest in self.stored
-
-    def write(self, cell):
-        self.stored.add(cell.result_digest)
-
-
-class World:
-    """Repositories, and checks that end on request."""
-
-    def __init__(self, database, store):
-        self.experiments, self.checks, self.store = ExperimentRepository(database), CheckRepository(database), store
-        self.reported, self.errors, self.retries = [], [], []
-        self.results = Results()
-
-    def create(self, **fields):
-        """An experiment under an id that the bucket does not know."""
-        values = {
-            "model_ids": MODELS,
-            "dataset_id": f"d-{uuid.uuid4().hex[:8]}",
-            "tasks": TASKS,
-            "max_running": 2,
-        } | fields
-        spec = ExperimentSpec(**values)
-        pinned = PinnedInputs(dataset_digest="d" * 64, model_sha256=("a" * 64,) * len(spec.model_ids))
-        return self.experiments.create(f"s-{uuid.uuid4().hex[:8]}", spec, pinned).id
-
-    def runner(self, clock=None, max_checks=3):
-        clock = clock or Clock()
-        return ExperimentRunner(
-            experiments=Mortal(self.experiments, clock), checks=Mortal(self.checks, clock),
-            store=Mortal(self.store, clock), results=Mortal(self.results, clock),
-            write_report=clock.mortal(self.write_report), max_checks=max_checks, poll_s=0.01,
-        )  # fmt: skip
-
-    def write_report(self, experiment, cells):
-        if self.errors:
-            raise self.errors.pop()
-        self.reported.append((experiment.id, [cell.state for cell in cells]))
-        self.retries.append(experiment.retries)
-        return ExperimentRefs(json_ref=REF, html_ref=REF, csv_ref=REF)
-
-    def cells(self, experiment):
-        return get_cell_statuses(self.experiments.get(experiment), self.checks)
-
-    def running(self, experiment):
-        return [cell.cell.check_id for cell in self.cells(experiment) if cell.begun and not cell.finished]
-
-    def end(self, check, state="succeeded"):
-        self.checks.begin(check)
-        if state == "succeeded":
-            self.checks.succeed(check, ReportRefs(json_ref=REF, html_ref=REF))
-        elif state == "failed":
-            self.checks.fail(check, "not a volume", "BAD_VOLUME")
-        else:
-            self.checks.cancel(check)
-            self.checks.mark_cancelled(check)
-
-    def finish(self, experiment, runner, state="succeeded"):
-        """Rounds until the experiment has ended; every check that runs ends between two of them."""
-        for _ in range(20):
-            for ready in runner.reconcile():
-                runner.finish(ready)
-            if self.experiments.get(experiment).finished:
-                return self.experiments.get(experiment)
-            for check in self.running(experiment):
-                self.end(check, state)
-        raise AssertionError(f"{experiment} does not end: {self.experiments.get(experiment).progress.detail}")
 
 
 @pytest.fixture
@@ -369,6 +249,37 @@ async def test_the_loop_finishes_each_experiment_once_and_ends_on_stop(world):
     runner.stop()
     await asyncio.wait_for(work, 10)
     assert sorted(name for name, _ in world.reported) == sorted(experiments)
+
+
+async def test_an_experiment_that_ends_while_a_round_reads_is_finished_once(world, monkeypatch):
+    experiment, runner = world.create(tasks=("segmentation",)), world.runner()
+    runner.reconcile()
+    for check in world.running(experiment):
+        world.end(check)
+    finish, reconcile = runner.finish, runner.reconcile
+    may_finish, has_finished, rounds = threading.Event(), threading.Event(), []
+
+    def finish_during_the_second_round(ready):
+        may_finish.wait(10)
+        finish(ready)
+        has_finished.set()
+
+    def read_before_it_ends():
+        ready = reconcile()
+        rounds.append([one.id for one in ready])
+        if len(rounds) == 2:
+            may_finish.set()
+            has_finished.wait(10)
+            time.sleep(0.1)  # for the event loop to note that the work is done
+        if len(rounds) == 4:
+            runner.stop()
+        return ready
+
+    monkeypatch.setattr(runner, "finish", finish_during_the_second_round)
+    monkeypatch.setattr(runner, "reconcile", read_before_it_ends)
+    await runner.run()
+    assert rounds == [[experiment], [experiment], [], []]
+    assert world.reported == [(experiment, ["succeeded"] * 2)]
 
 
 def test_results_of_cells_are_stored_as_they_finish(world):
