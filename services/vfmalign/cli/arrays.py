@@ -17,7 +17,7 @@ from vfmalign.client.messages.mmd import UploadedFeatures
 from vfmalign.client.samples import Array, Sample, StoredFeatureSet
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.domain.record import is_id
-from vfmalign.core.rpc.server import MESSAGE_BYTES
+from vfmalign.core.rpc.transport import MESSAGE_BYTES
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.arrays import NPY, read_npy
 from vfmalign.core.storage.keys import upload_key

@@ -18,7 +18,7 @@ from vfmalign.client.messages.mmd import (
 )
 from vfmalign.client.samples import Sample, to_feature_source
 from vfmalign.core.domain.errors import TooLarge
-from vfmalign.core.rpc.server import MESSAGE_BYTES
+from vfmalign.core.rpc.transport import MESSAGE_BYTES
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 COMPUTE_TIMEOUT_S = 3600.0

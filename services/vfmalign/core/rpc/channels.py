@@ -14,8 +14,8 @@ from typing import Any
 import grpc
 
 from vfmalign.core.rpc import tls
-from vfmalign.core.rpc.server import MESSAGE_BYTES, message_limits
 from vfmalign.core.rpc.status_mapping import from_rpc_error
+from vfmalign.core.rpc.transport import MESSAGE_BYTES, message_limits
 from vfmalign.core.runtime import logs
 
 CALL_TIMEOUT_S = 60.0

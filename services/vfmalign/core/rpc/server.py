@@ -26,13 +26,11 @@ from prometheus_client import start_http_server
 from vfmalign.core.rpc import tls
 from vfmalign.core.rpc.admission import Admission
 from vfmalign.core.rpc.interceptors import CallInterceptor, Gate, register_methods
+from vfmalign.core.rpc.transport import MESSAGE_BYTES, MESSAGE_HEADROOM_BYTES, message_limits
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, ServerSettings, ServiceSettings
 
 LIVENESS = "liveness"
-MESSAGE_BYTES = 16 * 2**20
-"""Largest message that clients accept and send, in bytes."""
-_MESSAGE_HEADROOM_BYTES = 64 * 2**10
 _PROBE_MESSAGE_BYTES = 4 * 2**10
 _LONGEST_CALL_MS = 25 * 3_600_000
 """Running calls outlast the age of their connection by this time; clients end streams after a day."""
@@ -100,18 +98,6 @@ async def serve(
         await server.stop(settings.server.drain_s)
         await _run(stop)
     log.info("stopped")
-
-
-def message_limits(receive_bytes: int, send_bytes: int) -> list[tuple[str, int]]:
-    """Returns channel and server options: the message limits, with room for other fields, and keepalive pings."""
-    return [
-        ("grpc.max_receive_message_length", receive_bytes + _MESSAGE_HEADROOM_BYTES),
-        ("grpc.max_send_message_length", send_bytes + _MESSAGE_HEADROOM_BYTES),
-        ("grpc.keepalive_time_ms", 60_000),
-        # A server refuses more than two pings in five minutes by default, and so ends a watch that waits.
-        ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-    ]
 
 
 def _listen_for_signals(resources: AsyncExitStack) -> asyncio.Event:
@@ -186,7 +172,7 @@ async def serve_api(
         ("grpc.http2.bdp_probe", 0),
     ]
     admission = Admission(
-        settings.max_message_bytes + _MESSAGE_HEADROOM_BYTES, settings.request_memory_bytes, settings.message_timeout_s
+        settings.max_message_bytes + MESSAGE_HEADROOM_BYTES, settings.request_memory_bytes, settings.message_timeout_s
     )
     server = grpc.aio.server(
         interceptors=[CallInterceptor(gate, admission)], options=options, maximum_concurrent_rpcs=settings.max_calls

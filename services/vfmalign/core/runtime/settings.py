@@ -21,6 +21,7 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from vfmalign import __version__
+from vfmalign.core.runtime.auth_settings import AuthSettings
 
 PREFIX = "VFMALIGN_"
 EXIT_BAD_SETTINGS = 2
@@ -172,6 +173,7 @@ class ServiceSettings(Settings):
 
     store: StoreSettings = Field(default_factory=StoreSettings)
     server: ServerSettings = ServerSettings()
+    auth: AuthSettings = AuthSettings()
     log: LogSettings = LogSettings()
 
 

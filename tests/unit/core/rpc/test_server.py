@@ -21,8 +21,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from vfmalign.core.domain import errors
 from vfmalign.core.rpc.channels import connect
 from vfmalign.core.rpc.interceptors import Gate
-from vfmalign.core.rpc.server import message_limits, serve, serve_api
+from vfmalign.core.rpc.server import serve, serve_api
 from vfmalign.core.rpc.status_mapping import CODES
+from vfmalign.core.rpc.transport import message_limits
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc

@@ -1,0 +1,128 @@
+"""Bearer tokens of outgoing calls: fixed, from a file that others may rewrite, or from a function.
+
+A token is as good as a password: it is sent over encrypted channels and to this machine alone, unless a setting allows
+more. Calls over synchronous and asynchronous channels carry it as metadata, because gRPC's own call credentials are
+refused on every plaintext channel, also on the loopback interface.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from vfmalign.core.domain.errors import BadOption, Unauthenticated
+from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.auth_settings import AuthSettings, is_loopback
+
+AUTHORIZATION = "authorization"
+"""gRPC metadata key that carries the token."""
+MAX_TOKEN_CHARACTERS = 8_192
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
+_log = logs.get(__name__)
+
+
+class BearerToken:
+    """The token that calls carry.
+
+    Args:
+        value: the token.
+        file: file with the token, in place of `value`; it is read again when it changes.
+        function: returns the token, in place of both; called before every call, on the event loop.
+        allow_plaintext: whether the token may be sent unencrypted to other machines, as in a network of trusted
+            containers.
+    """
+
+    def __init__(
+        self,
+        *,
+        value: str = "",
+        file: Path | None = None,
+        function: Callable[[], str] | None = None,
+        allow_plaintext: bool = False,
+    ) -> None:
+        self._value = value
+        self._file = file
+        self._function = function
+        self._allow_plaintext = allow_plaintext
+        self._version: tuple[int, int, int] | None = None
+
+    @classmethod
+    def from_settings(cls, settings: AuthSettings) -> BearerToken | None:
+        """Returns the token of a service's own calls; None where it has none."""
+        if settings.token_file is None:
+            return None
+        return cls(file=settings.token_file, allow_plaintext=settings.allow_plaintext)
+
+    def check_channel(self, address: str, *, encrypted: bool) -> None:
+        """Checks that the token may be sent to a target of gRPC.
+
+        Raises:
+            BadOption: it would leave this machine unencrypted.
+        """
+        if not (encrypted or self._allow_plaintext or _is_local(address)):
+            raise BadOption(
+                "the token would be sent unencrypted",
+                subject=address,
+                remedy="set VFMALIGN_CA_FILE to encrypt calls, or in a network of trusted containers "
+                "VFMALIGN_AUTH__ALLOW_PLAINTEXT=true",
+                reason="PLAINTEXT_TOKEN",
+            )
+
+    def get_metadata(self) -> tuple[str, str]:
+        """Returns the key and value to add to a call's metadata.
+
+        Raises:
+            Unauthenticated: there is no token.
+        """
+        return AUTHORIZATION, f"Bearer {self._get()}"
+
+    def _get(self) -> str:
+        try:
+            self._reload()
+        except (OSError, ValueError) as error:
+            if not self._value:
+                raise Unauthenticated(
+                    "the token of this process cannot be read",
+                    subject="token_file",
+                    remedy="check that the file exists, is readable and holds one token",
+                    reason="NO_TOKEN",
+                ) from error
+            _log.warning("token_unreadable")  # the last one may still be valid
+        return self._value
+
+    def _reload(self) -> None:
+        if self._function is not None:
+            self._value = _check(self._function())
+            return
+        if self._file is None:
+            _check(self._value)
+            return
+        info = self._file.stat()
+        version = (info.st_mtime_ns, info.st_ino, info.st_size)
+        if version != self._version:
+            with self._file.open("rb") as file:
+                content = file.read(MAX_TOKEN_CHARACTERS + 2)
+            self._value, self._version = _check(content.decode("ascii", "replace").strip()), version
+
+
+def _check(token: str) -> str:
+    """Returns a token that can be sent; the error does not repeat what else was read."""
+    if len(token) > MAX_TOKEN_CHARACTERS or not _TOKEN.fullmatch(token):
+        raise ValueError(f"a token has 1 to {MAX_TOKEN_CHARACTERS} letters, digits and -._~+/=")
+    return token
+
+
+def _is_local(target: str) -> bool:
+    """Returns whether a gRPC target names sockets of this machine only."""
+    scheme, _, rest = target.partition(":")
+    if scheme in {"unix", "unix-abstract"}:
+        return True
+    if scheme in {"dns", "ipv4", "ipv6"}:
+        target = rest.removeprefix("///")
+    # `dns://server/host` asks a server of its own, which may say anything of `localhost`.
+    return "/" not in target and all(is_loopback(_host(address)) for address in target.split(","))
+
+
+def _host(address: str) -> str:
+    return address[1:].partition("]")[0] if address.startswith("[") else address.rpartition(":")[0] or address

@@ -1,0 +1,118 @@
+"""Settings of authentication: whose tokens a service admits, and the token of its own calls."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, Field, FilePath, ValidationInfo, field_validator
+from pydantic_settings import NoDecode
+
+LOCAL_ISSUER = "vfmalign-local"
+"""Issuer of the tokens of mode `local`, which have no provider."""
+_NAME = re.compile(r"[!-~]{1,512}")
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether a host is the loopback interface: `localhost`, or an address of it."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_secure_url(url: str) -> bool:
+    """Returns whether a URL is https, or http on the loopback interface, without user and password."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        return False
+    encrypted = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host or ""))
+    return bool(encrypted and host and parts.username is None)
+
+
+def _is_issuer(url: str) -> bool:
+    return is_secure_url(url) and _NAME.fullmatch(url) is not None and not {"?", "#"} & set(url)
+
+
+class AuthSettings(BaseModel, frozen=True):
+    """`VFMALIGN_AUTH__*`: which callers a service admits, and the token of its own calls."""
+
+    mode: Literal["oidc", "local", "off"] = Field(
+        default="off",
+        description="whose tokens callers need: oidc for those of ISSUERS, local for those of the key in JWKS_FILE, "
+        "off for none",
+    )
+    issuers: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        max_length=16,
+        validate_default=True,
+        description="issuers of tokens, separated by commas, or a JSON list: https URLs of OpenID providers (http on "
+        f"the loopback interface); in mode local one name, {LOCAL_ISSUER} by default",
+    )
+    audience: str = Field(
+        default="vfmalign", min_length=1, max_length=512, description="audience of tokens for vfmalign"
+    )
+    roles_claim: str = Field(
+        default="roles",
+        min_length=1,
+        max_length=256,
+        description="claim with the caller's roles; dots lead into objects, as in realm_access.roles",
+    )
+    tenant_claim: str = Field(default="tenant", min_length=1, max_length=256, description="claim with the tenant")
+    tenant: str = Field(
+        default="default",
+        pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$",
+        description="the tenant that this deployment serves; with default, tokens need no tenant",
+    )
+    jwks_file: FilePath | None = Field(
+        default=None,
+        validate_default=True,
+        description="JWKS document with the public keys of the one issuer, in place of its provider's; read again "
+        "when it changes",
+    )
+    ca_file: FilePath | None = Field(
+        default=None,
+        description="PEM file of the authorities that sign the providers' certificates; the system's by default",
+    )
+    token_file: Path | None = Field(
+        default=None, description="file with the token of this service's calls to others; read again when it changes"
+    )
+    allow_plaintext: bool = Field(
+        default=False,
+        description="whether that token may leave unencrypted for other hosts, as in a network of trusted containers",
+    )
+
+    @field_validator("issuers", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return json.loads(value) if value.lstrip().startswith("[") else value.replace(",", " ").split()
+
+    @field_validator("issuers")
+    @classmethod
+    def _belong_to_mode(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        mode = info.data.get("mode", "off")
+        if mode == "local":
+            value = value or (LOCAL_ISSUER,)
+            if len(value) > 1 or not _NAME.fullmatch(value[0]):
+                raise ValueError("mode local has one issuer, a name of at most 512 characters without spaces")
+        elif mode == "oidc" and not (value and all(_is_issuer(issuer) for issuer in value)):
+            raise ValueError("mode oidc needs https URLs without query, such as https://idp.hospital.example/realm")
+        return value
+
+    @field_validator("jwks_file")
+    @classmethod
+    def _belongs_to_one_issuer(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        mode, issuers = info.data.get("mode", "off"), info.data.get("issuers", ())
+        if mode == "local" and value is None:
+            raise ValueError("mode local needs a file with the public key of its tokens")
+        if value is not None and len(issuers) > 1:
+            raise ValueError("it holds the keys of one issuer, but VFMALIGN_AUTH__ISSUERS names several")
+        return value
