@@ -227,8 +227,7 @@ def _create_job(context: StageContext, valid: Validated, training: Training) -> 
     spec = finetuning_spec(training.job_id(context.check.id), request, valid.card, valid.dataset_digest, recipe)
     baseline = "" if network == "pretrained" else baseline_digest(spec, valid.card)
     job = context.jobs.create(request, spec, context.check.id, baseline)
-    if job.must_follow(context.check.retried_at):
-        context.jobs.retry(job.id)
+    context.jobs.follow_retry(job.id, context.check.retried_at)
 
 
 def _epochs(job: StoredJob) -> Progress | None:

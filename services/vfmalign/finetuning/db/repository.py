@@ -79,9 +79,9 @@ class Operation:
     def must_follow(self, retried_at: datetime | None) -> bool:
         """Returns whether the retry of what it belongs to has yet to reach it: it has no result and no end of its own.
 
-        One that a client cancels after that retry is left alone.
+        One that a client cancels after that retry is left alone, as is one that succeeded while it was being cancelled.
         """
-        ended = self.cancel_requested or self.state in {"failed", "cancelled"}
+        ended = self.state in {"failed", "cancelled"} or (self.cancel_requested and self.state != "succeeded")
         return retried_at is not None and self.queued_at < retried_at and ended
 
 
@@ -158,21 +158,20 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             PreconditionFailed: it succeeded.
         """
         with self._database.session() as session:
+            return self._retry(session, self._row(session, item_id))
+
+    def follow_retry(self, item_id: str, retried_at: datetime | None) -> Item:
+        """Retries an item of something that was retried then, where `must_follow` says so.
+
+        Reading and retrying are one transaction: an item that is being cancelled may succeed at any moment.
+
+        Raises:
+            NotFound: the id is unknown.
+        """
+        with self._database.session() as session:
             row = self._row(session, item_id)
-            if row.state in TERMINAL_STATES:
-                if not self._may_retry(session, row):
-                    raise PreconditionFailed(
-                        f"the {self.noun} has succeeded", subject=row.id, remedy="create another one to repeat it"
-                    )
-                row.state, row.finished_at, row.failure = "queued", None, None
-                row.progress = _dump(Progress(phase="queued", detail="waiting to continue", reason=NO_FREE_SLOT))
-            elif row.cancel_requested:
-                row.progress = _dump(Progress(phase="starting", detail="its cancellation was withdrawn"))
-            else:
-                return self._to_item(row)
-            row.cancel_requested, row.retries, row.retried_at = False, row.retries + 1, now()
-            self._reset(row)
-            return self._to_item(row)
+            item = self._to_item(row)
+            return self._retry(session, row) if item.must_follow(retried_at) else item
 
     def set_progress(self, item_id: str, progress: Progress) -> None:
         """Records what an item is doing or waiting for; one that ends or is being cancelled keeps its last progress."""
@@ -246,6 +245,22 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
                 subject=row.id,
                 remedy=f"choose another {self.noun} id",
             )
+        return self._to_item(row)
+
+    def _retry(self, session: Session, row: Row) -> Item:
+        if row.state in TERMINAL_STATES:
+            if not self._may_retry(session, row):
+                raise PreconditionFailed(
+                    f"the {self.noun} has succeeded", subject=row.id, remedy="create another one to repeat it"
+                )
+            row.state, row.finished_at, row.failure = "queued", None, None
+            row.progress = _dump(Progress(phase="queued", detail="waiting to continue", reason=NO_FREE_SLOT))
+        elif row.cancel_requested:
+            row.progress = _dump(Progress(phase="starting", detail="its cancellation was withdrawn"))
+        else:
+            return self._to_item(row)
+        row.cancel_requested, row.retries, row.retried_at = False, row.retries + 1, now()
+        self._reset(row)
         return self._to_item(row)
 
     def _may_retry(self, session: Session, row: Any) -> bool:

@@ -125,8 +125,7 @@ class ExperimentRunner:
                     self._experiments.restore_cell(experiment.id, cell.cell.check_id)
                     continue
                 check = self._checks.create(cell.cell.check_id, cell.cell.request)
-                if check.must_follow(experiment.retried_at):
-                    self._checks.retry(check.id)
+                self._checks.follow_retry(check.id, experiment.retried_at)
         return ready
 
     def finish(self, experiment: StoredExperiment) -> None:

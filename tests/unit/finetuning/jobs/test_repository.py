@@ -356,8 +356,21 @@ def test_what_belongs_to_a_retried_item_follows_it_once(jobs):
     assert not jobs.get("a").must_follow(None)
     jobs.mark_cancelled("a", 143)
     assert jobs.get("a").must_follow(retried_at)
-    jobs.retry("a")
+    assert jobs.follow_retry("a", None).state == "cancelled"
+    assert jobs.follow_retry("a", retried_at).state == "queued"
     assert not jobs.cancel("a").must_follow(retried_at), "cancelled after it was retried"
+
+
+def test_what_succeeds_before_it_follows_a_retry_stays(jobs):
+    add(jobs, "a")
+    jobs.begin("a")
+    jobs.cancel("a")
+    retried_at = now()
+    assert jobs.get("a").must_follow(retried_at)
+    jobs.succeed("a", REF)  # its process had ended before it was told to
+    assert jobs.follow_retry("a", retried_at).state == "succeeded"
+    with pytest.raises(PreconditionFailed):
+        jobs.retry("a")
 
 
 def test_a_retried_baseline_waits_for_the_job_that_took_its_turn(jobs):
