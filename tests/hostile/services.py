@@ -19,7 +19,7 @@ from grpc_health.v1 import health
 from vfmalign.core.rpc.interceptors import Gate
 from vfmalign.core.rpc.server import AddServices, serve_api
 from vfmalign.core.runtime import logs
-from vfmalign.core.runtime.settings import ServerSettings, load
+from vfmalign.core.runtime.settings import ServiceSettings, load
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features.cache import ModelCache
@@ -53,7 +53,7 @@ from vfmalign.v1 import (
 FINETUNING = ("FineTuningService", "AlignmentService", "ExperimentService")
 
 
-def serve_features() -> tuple[ServerSettings, AddServices]:
+def serve_features() -> tuple[ServiceSettings, AddServices]:
     """Returns the settings and the servicer of the feature service."""
     settings = load(FeaturesSettings)
     store, options = ObjectStore(settings.store), settings.features
@@ -64,10 +64,10 @@ def serve_features() -> tuple[ServerSettings, AddServices]:
         features_pb2_grpc.add_FeatureServiceServicer_to_server(servicer, server)
         return [features_pb2.DESCRIPTOR.services_by_name["FeatureService"]]
 
-    return settings.server, add
+    return settings, add
 
 
-def serve_mmd() -> tuple[ServerSettings, AddServices]:
+def serve_mmd() -> tuple[ServiceSettings, AddServices]:
     """Returns the settings and the servicer of the MMD service."""
     settings = load(MmdSettings)
     queue = WorkQueue(settings.mmd.queue_size, "mmd")
@@ -79,10 +79,10 @@ def serve_mmd() -> tuple[ServerSettings, AddServices]:
         mmd_pb2_grpc.add_MmdServiceServicer_to_server(servicer, server)
         return [mmd_pb2.DESCRIPTOR.services_by_name["MmdService"]]
 
-    return settings.server, add
+    return settings, add
 
 
-def serve_finetuning() -> tuple[ServerSettings, AddServices]:
+def serve_finetuning() -> tuple[ServiceSettings, AddServices]:
     """Returns the settings and the servicers of the finetuning service, without the orchestrator's loops."""
     settings = load(FinetuningSettings)
     database, store = Database(settings.database_url), ObjectStore(settings.store)
@@ -106,7 +106,7 @@ def serve_finetuning() -> tuple[ServerSettings, AddServices]:
         modules = (finetuning_pb2, alignment_pb2, experiment_pb2)
         return [module.DESCRIPTOR.services_by_name[name] for module, name in zip(modules, FINETUNING, strict=True)]
 
-    return settings.server, add
+    return settings, add
 
 
 def write_ports(path: Path, ports: dict[str, int]) -> None:

@@ -15,6 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from vfmalign.client.messages.base import ApiMessage, enum_labels
 from vfmalign.core.domain.errors import BadOption, Unavailable
+from vfmalign.core.rpc.authorisation import check_ownership
+from vfmalign.core.rpc.identity import current_identity
 from vfmalign.finetuning.db.pagination import PageRequest
 from vfmalign.finetuning.db.repository import LifecycleRepository, Operation
 
@@ -88,12 +90,24 @@ class OperationServicer(ABC, Generic[Item]):
             messages.append(message)
         return messages, page.next_token
 
+    async def _check_owner(self, item_id: str) -> None:
+        """Checks that the caller may end or restart an operation.
+
+        Raises:
+            NotFound: the id is unknown.
+            Forbidden: somebody else created it, and the caller is no admin.
+        """
+        item = await asyncio.to_thread(self._repository.get, item_id)
+        check_ownership(current_identity.get(), item.created_by, item.id)
+
     async def _cancel(self, item_id: str) -> Any:
+        await self._check_owner(item_id)
         item = await asyncio.to_thread(self._repository.cancel, item_id)
         self._wake()
         return await self._pack(item)
 
     async def _retry(self, item_id: str) -> Any:
+        await self._check_owner(item_id)
         item = await asyncio.to_thread(self._repository.retry, item_id)
         self._wake()
         return await self._pack(item)

@@ -30,7 +30,7 @@ class Reservation:
     """Memory that one call holds.
 
     Attributes:
-        caller: address of the caller, without its port.
+        caller: who calls: an identity, or an address without its port.
         size_bytes: the largest message while it is read, then its size.
         granted: done once the memory is reserved.
         started: when its read began, by the clock of the event loop.
@@ -48,7 +48,7 @@ class Reservation:
 class Admission:
     """Memory for the requests of one process.
 
-    A caller may hold half of it, so that no address keeps the others out.
+    A caller may hold half of it, so that nobody keeps the others out.
 
     Attributes:
         message_bytes: largest message.
@@ -74,13 +74,13 @@ class Admission:
         """Reserves memory for the message of a call until the call ends.
 
         Args:
-            caller: the caller, as gRPC names it, such as `ipv4:10.0.0.1:4711`.
+            caller: who calls: an identity, or an address without its port.
 
         Raises:
             Exhausted: there is no room, and none became free in time.
         """
         granted = asyncio.get_running_loop().create_future()
-        reservation = Reservation(caller.rpartition(":")[0], self.message_bytes, granted)
+        reservation = Reservation(caller, self.message_bytes, granted)
         self._waiting.append(reservation)
         try:
             self._grant()

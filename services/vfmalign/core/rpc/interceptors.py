@@ -1,4 +1,7 @@
-"""Server interceptor: admission, bounds of requests, request id, metrics, access log and conversion of errors.
+"""Server interceptor: identity, admission, bounds of requests, request id, metrics, log and conversion of errors.
+
+Every call passes the same checks in the same order: the service is open, the caller proves who it is and may call the
+RPC, memory for the request is reserved, and the request is read and checked.
 
 Handlers of unary requests are registered as handlers of request streams, which look the same on the wire. gRPC then
 leaves it to the handler when to read the message: after memory for it is reserved, and within a time limit. A message
@@ -21,9 +24,19 @@ from typing import Any, Literal
 import grpc
 from prometheus_client import Counter, Histogram
 
-from vfmalign.core.domain.errors import Internal, InvalidInput, Unavailable, VfmalignError
+from vfmalign.core.domain.errors import (
+    Forbidden,
+    Internal,
+    InvalidInput,
+    Unauthenticated,
+    Unavailable,
+    VfmalignError,
+)
 from vfmalign.core.rpc.admission import Admission
+from vfmalign.core.rpc.authentication import Authenticator
+from vfmalign.core.rpc.authorisation import check_access, needs_identity
 from vfmalign.core.rpc.bounds import parse_request
+from vfmalign.core.rpc.identity import Identity, current_identity
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.runtime import logs, metrics
 
@@ -35,6 +48,7 @@ _QUIET = frozenset({"grpc.health.v1.Health"})
 _ALWAYS_OPEN = "grpc."
 """Prefix of the services that answer while the process starts and shuts down: health and reflection."""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+_NOBODY = Identity("", "", "", frozenset())
 _LOG = logs.get("rpc")
 
 
@@ -98,17 +112,34 @@ class _Method:
             fields |= {"reason": failure.reason, "error": str(failure)}
         _LOG.info("call", **fields)
 
+    def account_denial(self, denial: VfmalignError) -> None:
+        """Counts and logs a call that its caller may not make. What an invalid token claims is not logged."""
+        metrics.calls_denied.labels(self.service, self.name, denial.reason).inc()
+        identity = current_identity.get() or _NOBODY
+        _LOG.warning(
+            "call_denied",
+            method=f"{self.service}/{self.name}",
+            reason=denial.reason,
+            subject=identity.subject,
+            issuer=identity.issuer,
+            roles=sorted(identity.roles),
+        )
+
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every call.
 
     Args:
         gate: admits or rejects calls.
+        authenticator: tells who makes a call.
+        tenant: the tenant that this server serves.
         admission: memory for requests.
     """
 
-    def __init__(self, gate: Gate, admission: Admission) -> None:
+    def __init__(self, gate: Gate, authenticator: Authenticator, tenant: str, admission: Admission) -> None:
         self._gate = gate
+        self._authenticator = authenticator
+        self._tenant = tenant
         self._admission = admission
         self._parsing = asyncio.Lock()
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -149,7 +180,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, function: Any, method: _Method, parse: Any) -> Any:
         async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            async with _around(self._gate, context, method), self._request(context, parse) as request:
+            async with self._around(context, method), self._request(context, parse) as request:
                 return await function(request, context)
 
         return call
@@ -157,7 +188,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _streaming(self, function: Any, method: _Method, parse: Any) -> Any:
         async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             async with (
-                _around(self._gate, context, method),
+                self._around(context, method),
                 self._request(context, parse) as request,
                 aclosing(function(request, context)) as responses,
             ):
@@ -171,7 +202,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             requests = self._requests(context, parse)
-            async with _around(self._gate, context, method), aclosing(function(requests, context)) as responses:
+            async with self._around(context, method), aclosing(function(requests, context)) as responses:
                 async for response in responses:
                     yield response
 
@@ -180,7 +211,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     @asynccontextmanager
     async def _request(self, context: grpc.aio.ServicerContext[Any, Any], parse: Any) -> AsyncIterator[Any]:
         """Reads and checks the request of a call, whose memory is reserved until the call ends."""
-        async with self._admission.reserve(context.peer()) as reservation:
+        async with self._admission.reserve(_get_caller(context)) as reservation:
             data = await self._admission.read(context, reservation)
             if data is None:
                 raise InvalidInput(
@@ -205,11 +236,68 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _requests(self, context: grpc.aio.ServicerContext[Any, Any], parse: Any) -> AsyncIterator[Any]:
         """Yields the requests of a call, each with memory of its own."""
         while True:
-            async with self._admission.reserve(context.peer()) as reservation:
+            async with self._admission.reserve(_get_caller(context)) as reservation:
                 data = await self._admission.read(context, reservation)
                 if data is None:
                     return
                 yield await self._parse(parse, data)
+
+    async def _identify(self, context: grpc.aio.ServicerContext[Any, Any], method: _Method) -> None:
+        """Makes the caller known to the running context, and checks that it may make this call.
+
+        Raises:
+            Unauthenticated: the caller does not prove who it is.
+            Forbidden: it may not make this call.
+            Unavailable: the issuer's keys cannot be fetched.
+        """
+        path = f"/{method.service}/{method.name}"
+        if needs_identity(path):
+            identity = await self._authenticator.authenticate(context.invocation_metadata() or ())
+            current_identity.set(identity)
+            check_access(identity, path, self._tenant)
+
+    @asynccontextmanager
+    async def _around(self, context: grpc.aio.ServicerContext[Any, Any], method: _Method) -> AsyncIterator[None]:
+        offered = dict(context.invocation_metadata() or ()).get(logs.REQUEST_ID_HEADER)
+        request_id = logs.accept_request_id(offered if isinstance(offered, str) else None)
+        logs.request_id.set(request_id)
+        method.started.inc()
+        started = time.perf_counter()
+        code = grpc.StatusCode.OK
+        failure: VfmalignError | None = None
+        try:
+            self._gate.check(method.service)
+            await self._identify(context, method)
+            yield
+        except VfmalignError as error:
+            failure = error
+            if isinstance(error, Unauthenticated | Forbidden):
+                method.account_denial(error)
+        except (asyncio.CancelledError, GeneratorExit):
+            left_s = context.time_remaining()
+            late = left_s is not None and left_s <= _DEADLINE_SLACK_S
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+            raise
+        except grpc.aio.AbortError:
+            code = _code_in(context)
+            raise
+        except NotImplementedError:
+            code = grpc.StatusCode.UNIMPLEMENTED
+            await context.abort(code, f"{method.service} has no {method.name} in this version")
+        except Exception:
+            _LOG.exception("call_crashed", method=f"{method.service}/{method.name}")
+            failure = Internal(
+                "internal error",
+                remedy=f"report request id {request_id} to the operator, who finds the cause in the log",
+            )
+        finally:
+            if failure is not None:
+                code = get_status_code(failure)
+            method.account(code, time.perf_counter() - started, failure)
+        if failure is not None:
+            status = to_status(failure, request_id)
+            trailers = ((DETAILS_KEY, status.SerializeToString()), (logs.REQUEST_ID_HEADER, request_id))
+            await context.abort(get_status_code(failure), status.message, trailers)
 
 
 def register_methods(services: dict[str, list[tuple[str, bool]]]) -> None:
@@ -223,44 +311,10 @@ def register_methods(services: dict[str, list[tuple[str, bool]]]) -> None:
             _Method.create(service, name, "server_stream" if streams else "unary")
 
 
-@asynccontextmanager
-async def _around(gate: Gate, context: grpc.aio.ServicerContext[Any, Any], method: _Method) -> AsyncIterator[None]:
-    offered = dict(context.invocation_metadata() or ()).get(logs.REQUEST_ID_HEADER)
-    identity = logs.accept_request_id(offered if isinstance(offered, str) else None)
-    logs.request_id.set(identity)
-    method.started.inc()
-    started = time.perf_counter()
-    code = grpc.StatusCode.OK
-    failure: VfmalignError | None = None
-    try:
-        gate.check(method.service)
-        yield
-    except VfmalignError as error:
-        failure = error
-    except (asyncio.CancelledError, GeneratorExit):
-        left_s = context.time_remaining()
-        late = left_s is not None and left_s <= _DEADLINE_SLACK_S
-        code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
-        raise
-    except grpc.aio.AbortError:
-        code = _code_in(context)
-        raise
-    except NotImplementedError:
-        code = grpc.StatusCode.UNIMPLEMENTED
-        await context.abort(code, f"{method.service} has no {method.name} in this version")
-    except Exception:
-        _LOG.exception("call_crashed", method=f"{method.service}/{method.name}")
-        failure = Internal(
-            "internal error", remedy=f"report request id {identity} to the operator, who finds the cause in the log"
-        )
-    finally:
-        if failure is not None:
-            code = get_status_code(failure)
-        method.account(code, time.perf_counter() - started, failure)
-    if failure is not None:
-        status = to_status(failure, identity)
-        trailers = ((DETAILS_KEY, status.SerializeToString()), (logs.REQUEST_ID_HEADER, identity))
-        await context.abort(get_status_code(failure), status.message, trailers)
+def _get_caller(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    """Returns who shares memory for requests: a proven identity, else all that calls from one address."""
+    identity = current_identity.get()
+    return identity.key if identity is not None and identity.issuer else context.peer().rpartition(":")[0]
 
 
 def _code_in(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:

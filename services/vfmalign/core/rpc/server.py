@@ -23,14 +23,18 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
+from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.rpc import tls
 from vfmalign.core.rpc.admission import Admission
+from vfmalign.core.rpc.authentication import Authenticator
 from vfmalign.core.rpc.interceptors import CallInterceptor, Gate, register_methods
 from vfmalign.core.rpc.transport import MESSAGE_BYTES, MESSAGE_HEADROOM_BYTES, message_limits
 from vfmalign.core.runtime import logs, metrics
+from vfmalign.core.runtime.auth_settings import is_loopback
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, ServerSettings, ServiceSettings
 
 LIVENESS = "liveness"
+_METADATA_BYTES = 16 * 2**10
 _PROBE_MESSAGE_BYTES = 4 * 2**10
 _LONGEST_CALL_MS = 25 * 3_600_000
 """Running calls outlast the age of their connection by this time; clients end streams after a day."""
@@ -75,13 +79,15 @@ async def serve(
     logs.configure(name, settings.log)
     metrics.announce_build()
     log = logs.get("server")
+    if settings.auth.mode == "off" and not is_loopback(settings.server.host):
+        log.warning("authentication_off", host=settings.server.host, remedy="set VFMALIGN_AUTH__MODE to oidc or local")
     gate = Gate()
     state = state or health.aio.HealthServicer()
     async with AsyncExitStack() as resources:
         shutdown_requested = _listen_for_signals(resources)
         metrics_port = _serve_metrics(settings.server, resources)
         health_port = await _serve_probes(settings.server, state, resources)
-        server, names, grpc_port = await serve_api(settings.server, add_services, gate, state, resources)
+        server, names, grpc_port = await serve_api(settings, add_services, gate, state, resources)
         await _run(ready)
         gate.state = "open"
         await _set(state, names, _SERVING)
@@ -140,7 +146,7 @@ async def _serve_probes(settings: ServerSettings, state: health.aio.HealthServic
 
 
 async def serve_api(
-    settings: ServerSettings,
+    settings: ServiceSettings,
     add_services: AddServices,
     gate: Gate,
     state: health.aio.HealthServicer,
@@ -149,7 +155,7 @@ async def serve_api(
     """Starts the server of the API.
 
     Args:
-        settings: address, limits and TLS.
+        settings: address, limits, TLS, and whose calls are admitted.
         add_services: adds the servicers.
         gate: admits or rejects calls.
         state: health service.
@@ -157,25 +163,34 @@ async def serve_api(
 
     Returns:
         The server, the full names of its services, and its port.
+
+    Raises:
+        SystemExit: code 2, after one sentence on stderr, where a setting is wrong.
     """
+    limits = settings.server
     # SO_REUSEPORT is off: a second process on this port must fail instead of taking every other call. Connections have
     # a maximum age because clients resolve DNS only when they connect, and would never use a replica added later.
     # Running calls are not interrupted.
     options = [
-        *message_limits(settings.max_message_bytes, max(settings.max_message_bytes, MESSAGE_BYTES)),
+        *message_limits(limits.max_message_bytes, max(limits.max_message_bytes, MESSAGE_BYTES)),
         ("grpc.so_reuseport", 0),
-        ("grpc.max_connection_age_ms", round(1000 * settings.connection_age_s)),
+        ("grpc.max_connection_age_ms", round(1000 * limits.connection_age_s)),
         ("grpc.max_connection_age_grace_ms", _LONGEST_CALL_MS),
-        ("grpc.max_allowed_incoming_connections", settings.max_connections),
-        ("grpc.max_concurrent_streams", settings.max_streams),
+        ("grpc.max_allowed_incoming_connections", limits.max_connections),
+        ("grpc.max_concurrent_streams", limits.max_streams),
         # Without it, gRPC buffers a message of any size before a handler reads it; with it, 64 KiB of each call.
         ("grpc.http2.bdp_probe", 0),
+        # A token of the longest size, with room for other metadata.
+        ("grpc.max_metadata_size", _METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
     ]
     admission = Admission(
-        settings.max_message_bytes + MESSAGE_HEADROOM_BYTES, settings.request_memory_bytes, settings.message_timeout_s
+        limits.max_message_bytes + MESSAGE_HEADROOM_BYTES, limits.request_memory_bytes, limits.message_timeout_s
     )
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(gate, admission)], options=options, maximum_concurrent_rpcs=settings.max_calls
+        interceptors=[CallInterceptor(gate, _open_authenticator(settings), settings.auth.tenant, admission)],
+        options=options,
+        maximum_concurrent_rpcs=limits.max_calls,
     )
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     services = add_services(server)
@@ -183,11 +198,19 @@ async def serve_api(
     register_methods({s.full_name: [(method.name, method.server_streaming) for method in s.methods] for s in services})
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     await _set(state, names, _NOT_SERVING)
-    with _port_of("VFMALIGN_SERVER__GRPC_PORT", settings.grpc_port):
-        port = _add_port(server, _address(settings.host, settings.grpc_port), settings)
+    with _port_of("VFMALIGN_SERVER__GRPC_PORT", limits.grpc_port):
+        port = _add_port(server, _address(limits.host, limits.grpc_port), limits)
     await server.start()
     resources.push_async_callback(server.stop, 0)
     return server, names, port
+
+
+def _open_authenticator(settings: ServiceSettings) -> Authenticator:
+    try:
+        return Authenticator(settings.auth)
+    except BadOption as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        raise SystemExit(EXIT_BAD_SETTINGS) from None
 
 
 def _add_port(server: grpc.aio.Server, address: str, settings: ServerSettings) -> int:

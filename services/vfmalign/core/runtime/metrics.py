@@ -29,6 +29,12 @@ grpc_started = Counter("grpc_server_started", "RPCs that began on this server.",
 grpc_handled = Counter(
     "grpc_server_handled", "RPCs that ended on this server, by status code.", (*_CALL, "grpc_code"), registry=REGISTRY
 )
+calls_denied = Counter(
+    "vfmalign_calls_denied",
+    "RPCs whose caller did not prove who it is, or may not make them.",
+    ("grpc_service", "grpc_method", "reason"),
+    registry=REGISTRY,
+)
 grpc_handling_seconds = Histogram(
     "grpc_server_handling_seconds",
     "Time from the start of an RPC to its end, in seconds.",

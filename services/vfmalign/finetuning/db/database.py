@@ -67,6 +67,7 @@ class LifecycleRow(Base):
         progress: `Progress` as JSON.
         failure: `Failure` as JSON, where the state is `failed`.
         retries, retried_at: how often, and when last, it was queued again by a client.
+        created_by: key of the identity that created it; empty for what the service created itself.
     """
 
     __abstract__ = True
@@ -83,6 +84,7 @@ class LifecycleRow(Base):
     finished_at: Mapped[datetime | None]
     retries: Mapped[int] = mapped_column(default=0)
     retried_at: Mapped[datetime | None]
+    created_by: Mapped[str] = mapped_column(sa.String(1024), default="")
 
     @declared_attr.directive
     @classmethod

@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session
 from vfmalign.client.messages.common import TERMINAL_STATES, Failure, JobState, Progress, State
 from vfmalign.core.domain.errors import Conflict, NotFound, PreconditionFailed
 from vfmalign.core.domain.record import Record
+from vfmalign.core.rpc.identity import current_identity
 from vfmalign.finetuning.db.database import Database, LifecycleRow, now
 from vfmalign.finetuning.db.pagination import Page, PageRequest, read_page
 
@@ -53,6 +54,7 @@ class Operation:
         failure: set where the state is `failed`.
         cancel_requested: whether an operation with work in progress was asked to end.
         retries, retried_at: how often, and when last, a client queued it again.
+        created_by: key of the identity that created it; empty for what the service created itself.
     """
 
     id: str
@@ -65,6 +67,7 @@ class Operation:
     finished_at: datetime | None
     retries: int
     retried_at: datetime | None
+    created_by: str
 
     @property
     def finished(self) -> bool:
@@ -219,6 +222,8 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         """
         row.request, row.request_digest = request.model_dump(mode="json"), request.digest()
         row.state, row.created_at = "queued", now()
+        identity = current_identity.get()
+        row.created_by = identity.key if identity else ""
         row.progress = _dump(Progress(phase="queued", detail=detail, reason=NO_FREE_SLOT))
         try:
             with self._database.session() as session:
@@ -303,6 +308,7 @@ def common_fields(row: LifecycleRow) -> dict[str, Any]:
         "finished_at": row.finished_at,
         "retries": row.retries,
         "retried_at": row.retried_at,
+        "created_by": row.created_by,
     }
 
 

@@ -74,6 +74,7 @@ class FineTuningServicer(OperationServicer[StoredJob], finetuning_pb2_grpc.FineT
         self, request: finetuning_pb2.RetryJobRequest, context: Context
     ) -> finetuning_pb2.RetryJobResponse:
         """Queues a job again."""
+        await self._check_owner(request.job_id)
         await asyncio.to_thread(reopen_if_lost, self._jobs, self._store, request.job_id)
         return finetuning_pb2.RetryJobResponse(job=await self._retry(request.job_id))
 

@@ -12,7 +12,7 @@ from vfmalign.core.domain.errors import Exhausted
 from vfmalign.core.rpc.admission import Admission
 
 MESSAGE = 10
-ME, OTHER = "ipv4:10.0.0.1:1", "ipv4:10.0.0.2:1"
+ME, OTHER = "ipv4:10.0.0.1", "ipv4:10.0.0.2"
 
 
 def create(**changes: Any) -> Admission:
@@ -40,11 +40,11 @@ async def test_a_call_keeps_the_size_of_its_message_until_it_ends() -> None:
     assert admission.used_bytes == 0
 
 
-async def test_one_address_gets_half_of_the_memory() -> None:
+async def test_one_caller_gets_half_of_the_memory() -> None:
     admission = create()
-    async with admission.reserve(ME), admission.reserve("ipv4:10.0.0.1:2"):
+    async with admission.reserve(ME), admission.reserve(ME):
         with pytest.raises(Exhausted) as caught:
-            async with admission.reserve("ipv4:10.0.0.1:3"):
+            async with admission.reserve(ME):
                 pass
         assert caught.value.reason == "REQUESTS_EXHAUSTED"
         assert caught.value.retry_after_s is not None

@@ -233,7 +233,10 @@ async def test_calls_and_connections_beyond_the_limits_are_refused() -> None:
         mmd_pb2_grpc.add_MmdServiceServicer_to_server(Misbehaving(), server)
         return [mmd_pb2.DESCRIPTOR.services_by_name["MmdService"]]
 
-    settings = ServerSettings(grpc_port=0, max_calls=1, max_connections=1)
+    settings = ServiceSettings(
+        store=StoreSettings(endpoint="http://127.0.0.1:9", access_key="a", secret_key="b"),
+        server=ServerSettings(grpc_port=0, max_calls=1, max_connections=1),
+    )
     async with AsyncExitStack() as resources:
         _, _, port = await serve_api(settings, add, Gate("open"), health.aio.HealthServicer(), resources)
         options = [("grpc.use_local_subchannel_pool", 1)]  # a connection for each channel

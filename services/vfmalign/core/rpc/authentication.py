@@ -1,0 +1,169 @@
+"""Verifies the bearer tokens of calls: signed JSON Web Tokens of the configured issuers (RFC 7519, RFC 9068).
+
+Errors never contain a token or an unverified claim of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jwt
+from cachetools import TLRUCache
+
+from vfmalign.core.domain.errors import BadOption, Unauthenticated
+from vfmalign.core.rpc.authorisation import ROLES
+from vfmalign.core.rpc.credentials import AUTHORIZATION, MAX_TOKEN_CHARACTERS
+from vfmalign.core.rpc.identity import Identity
+from vfmalign.core.rpc.signing_keys import ALGORITHMS, REFRESH_S, FileKeys, ProviderKeys, unknown_key
+from vfmalign.core.runtime.auth_settings import AuthSettings
+
+LEEWAY_S = 30
+"""How far the clocks of issuers and of this machine may be apart, in seconds."""
+DEFAULT_TENANT = "default"
+"""A deployment for this tenant admits tokens that name none."""
+_CACHED_TOKENS = 10_000
+_MAX_TEXT = 255
+"""Longest `sub`, as OpenID Connect limits it."""
+_REQUIRED = ("exp", "iat", "aud", "sub", "iss")
+_MALFORMED = (jwt.PyJWTError, ValueError, TypeError, AttributeError, OverflowError, RecursionError)
+
+_REASONS: tuple[tuple[type[jwt.PyJWTError], str, str], ...] = (
+    (jwt.ExpiredSignatureError, "TOKEN_EXPIRED", "the token has expired"),
+    (jwt.ImmatureSignatureError, "TOKEN_NOT_YET_VALID", "the token is not valid yet"),
+    (jwt.InvalidAudienceError, "WRONG_AUDIENCE", "the token is meant for another audience"),
+    (jwt.MissingRequiredClaimError, "MISSING_CLAIM", f"the token lacks one of the claims {', '.join(_REQUIRED)}"),
+    (jwt.InvalidSignatureError, "BAD_SIGNATURE", "the token's signature is wrong"),
+)
+
+
+class Authenticator:
+    """Tells who makes a call.
+
+    Verified tokens are remembered by their digest until they expire, but no longer than keys are used before the
+    issuer is asked again.
+
+    Args:
+        settings: whose tokens are admitted.
+        clock: returns the time in seconds since the epoch.
+
+    Raises:
+        BadOption: the file of keys cannot be used.
+    """
+
+    def __init__(self, settings: AuthSettings, clock: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._keys = _open_keys(settings)
+        self._owner = Identity("anonymous", "", settings.tenant, ROLES)
+        self._verified: TLRUCache[bytes, tuple[Identity, float]] = TLRUCache(
+            _CACHED_TOKENS, ttu=lambda _, entry, __: entry[1], timer=clock
+        )
+
+    async def authenticate(self, metadata: Iterable[tuple[str, str | bytes]]) -> Identity:
+        """Returns the identity that the metadata of a call prove; in mode `off` an anonymous owner with every role.
+
+        Raises:
+            Unauthenticated: there is no valid token.
+            Unavailable: the issuer's keys cannot be fetched.
+        """
+        if self._settings.mode == "off":
+            return self._owner
+        token = _get_token(metadata)
+        digest = hashlib.sha256(token.encode()).digest()
+        entry = self._verified.get(digest)
+        if entry is None:
+            entry = await self._verify(token)
+            self._verified[digest] = entry
+        return entry[0]
+
+    async def _verify(self, token: str) -> tuple[Identity, float]:
+        """Returns the identity of a token and the time until which it may be remembered."""
+        try:
+            unverified = jwt.decode_complete(token, options={"verify_signature": False})
+            header, issuer = unverified["header"], unverified["payload"].get("iss")
+        except _MALFORMED:
+            raise _invalid("MALFORMED_TOKEN", "the credential is not a signed JSON Web Token") from None
+        if header.get("alg") not in ALGORITHMS:
+            raise _invalid("UNSUPPORTED_ALGORITHM", f"the token is not signed by {', '.join(sorted(ALGORITHMS))}")
+        if not isinstance(issuer, str) or issuer not in self._keys:
+            raise _invalid("UNKNOWN_ISSUER", "the token was issued by somebody whom this deployment does not trust")
+        key_id = header.get("kid")
+        if not isinstance(key_id, str):
+            raise unknown_key()
+        claims = self._decode(token, await self._keys[issuer].get(key_id), issuer)
+        return self._to_identity(claims), min(float(claims["exp"]) + LEEWAY_S, self._clock() + REFRESH_S)
+
+    def _decode(self, token: str, key: jwt.PyJWK, issuer: str) -> dict[str, Any]:
+        try:
+            # The algorithm is that of the key: what the header says cannot change it.
+            return jwt.decode(
+                token,
+                key,
+                algorithms=[key.algorithm_name],
+                audience=self._settings.audience,
+                issuer=issuer,
+                leeway=LEEWAY_S,
+                options={"require": list(_REQUIRED)},
+            )
+        except _MALFORMED as error:
+            for kind, reason, message in _REASONS:
+                if isinstance(error, kind):
+                    raise _invalid(reason, message) from None
+            raise _invalid("INVALID_TOKEN", "the token or one of its claims is invalid") from None
+
+    def _to_identity(self, claims: Mapping[str, Any]) -> Identity:
+        subject = claims["sub"]
+        if not (isinstance(subject, str) and 0 < len(subject) <= _MAX_TEXT and subject.isprintable()):
+            raise _invalid("INVALID_TOKEN", f"the token's subject is not a text of 1 to {_MAX_TEXT} characters")
+        tenants = _get_texts(claims, self._settings.tenant_claim)
+        if not tenants and self._settings.tenant == DEFAULT_TENANT:
+            tenants = [DEFAULT_TENANT]
+        tenant = self._settings.tenant if self._settings.tenant in tenants else "".join(tenants[:1])
+        roles = ROLES.intersection(_get_texts(claims, self._settings.roles_claim))
+        return Identity(subject, claims["iss"], tenant, roles)
+
+
+def _open_keys(settings: AuthSettings) -> dict[str, FileKeys | ProviderKeys]:
+    if settings.mode == "off":
+        return {}
+    if settings.jwks_file is None:
+        return {issuer: ProviderKeys(issuer, settings.ca_file) for issuer in settings.issuers}
+    try:
+        return {settings.issuers[0]: FileKeys(settings.jwks_file)}
+    except (OSError, ValueError) as error:
+        raise BadOption(
+            f"the file of keys cannot be used: {error.strerror if isinstance(error, OSError) else error}",
+            subject="VFMALIGN_AUTH__JWKS_FILE",
+            remedy="set it to the JWKS document of the issuer",
+        ) from None
+
+
+def _get_token(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    values = [value for key, value in metadata if key == AUTHORIZATION]
+    if not values:
+        raise _invalid("NO_TOKEN", "the call carries no token")
+    scheme, _, token = values[0].partition(" ") if isinstance(values[0], str) else ("", "", "")
+    if len(values) > 1 or scheme.lower() != "bearer":
+        raise _invalid("MALFORMED_TOKEN", "the call must carry one header `authorization: Bearer <token>`")
+    if len(token) > MAX_TOKEN_CHARACTERS:
+        raise _invalid("TOKEN_TOO_LONG", f"the token has more than {MAX_TOKEN_CHARACTERS} characters")
+    return token
+
+
+def _get_texts(claims: Mapping[str, Any], name: str) -> list[str]:
+    """Returns the texts of a claim, which may be a list, or one text with spaces as in the claim `scope`."""
+    value: Any = claims
+    for part in [name] if name in claims else name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if isinstance(value, str):
+        return value.split()
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+
+
+def _invalid(reason: str, message: str) -> Unauthenticated:
+    return Unauthenticated(
+        message, subject=AUTHORIZATION, remedy="log in, or renew the token of the calling service", reason=reason
+    )

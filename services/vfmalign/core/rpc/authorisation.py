@@ -1,0 +1,115 @@
+"""Which role may call which RPC: one table for the whole API.
+
+An RPC without a row may be called by nobody, and a test fails for it. docs/security.md shows the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from vfmalign.core.domain.errors import Forbidden
+from vfmalign.core.rpc.identity import Identity
+
+PEOPLE = ("viewer", "researcher", "curator", "admin", "auditor")
+SERVICES = ("features", "mmd", "finetuning")
+ROLES = frozenset((*PEOPLE, *SERVICES))
+
+_READ = frozenset({"viewer", "researcher", "curator", "admin"})
+_READ_INPUTS = _READ | {"finetuning"}
+_COMPUTE = frozenset({"researcher", "finetuning"})
+_CREATE = frozenset({"researcher"})
+_END = frozenset({"researcher", "admin"})
+"""Cancel and retry. Without the role admin, the creator alone may (`check_ownership`)."""
+
+RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "/vfmalign.v1.FeatureService/ListModels": _READ_INPUTS,
+        "/vfmalign.v1.FeatureService/GetModel": _READ_INPUTS,
+        "/vfmalign.v1.FeatureService/ListDatasets": _READ_INPUTS,
+        "/vfmalign.v1.FeatureService/GetDataset": _READ_INPUTS,
+        "/vfmalign.v1.FeatureService/Extract": _COMPUTE,
+        "/vfmalign.v1.FeatureService/ExtractDataset": _COMPUTE,
+        "/vfmalign.v1.MmdService/Compute": _COMPUTE,
+        "/vfmalign.v1.MmdService/ComputeBatch": _COMPUTE,
+        "/vfmalign.v1.FineTuningService/CreateJob": _CREATE,
+        "/vfmalign.v1.FineTuningService/GetJob": _READ,
+        "/vfmalign.v1.FineTuningService/ListJobs": _READ,
+        "/vfmalign.v1.FineTuningService/WatchJob": _READ,
+        "/vfmalign.v1.FineTuningService/CancelJob": _END,
+        "/vfmalign.v1.FineTuningService/RetryJob": _END,
+        "/vfmalign.v1.AlignmentService/CreateCheck": _CREATE,
+        "/vfmalign.v1.AlignmentService/GetCheck": _READ,
+        "/vfmalign.v1.AlignmentService/ListChecks": _READ,
+        "/vfmalign.v1.AlignmentService/WatchCheck": _READ,
+        "/vfmalign.v1.AlignmentService/CancelCheck": _END,
+        "/vfmalign.v1.AlignmentService/RetryCheck": _END,
+        "/vfmalign.v1.ExperimentService/CreateExperiment": _CREATE,
+        "/vfmalign.v1.ExperimentService/GetExperiment": _READ,
+        "/vfmalign.v1.ExperimentService/ListExperiments": _READ,
+        "/vfmalign.v1.ExperimentService/WatchExperiment": _READ,
+        "/vfmalign.v1.ExperimentService/CancelExperiment": _END,
+        "/vfmalign.v1.ExperimentService/RetryExperiment": _END,
+        # The interfaces are public, but a stranger does not learn which ones this server has.
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": ROLES,
+    }
+)
+"""Roles that may call each RPC, by the RPC's path."""
+
+_OPEN = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})
+"""RPCs of probes and load balancers, which have no identity. They tell whether a service is ready, and nothing else."""
+
+
+def needs_identity(path: str) -> bool:
+    """Returns whether callers of an RPC must prove who they are."""
+    return path not in _OPEN
+
+
+def check_access(identity: Identity, path: str, tenant: str) -> None:
+    """Checks that a caller may call an RPC.
+
+    Args:
+        identity: the caller.
+        path: the RPC, such as `/vfmalign.v1.MmdService/Compute`.
+        tenant: the tenant that this server serves.
+
+    Raises:
+        Forbidden: it may not.
+    """
+    if identity.tenant != tenant:
+        raise Forbidden(
+            "the token was issued for another tenant",
+            subject=path,
+            remedy="call the deployment of your own tenant, or log in for this one",
+            reason="WRONG_TENANT",
+        )
+    allowed = RPC_ROLES.get(path, frozenset())
+    if not identity.roles & allowed:
+        needed = " or ".join(role for role in PEOPLE if role in allowed)
+        raise Forbidden(
+            "your roles do not allow this call",
+            subject=path,
+            remedy=f"ask an administrator for the role {needed}",
+            reason="MISSING_ROLE",
+        )
+
+
+def check_ownership(identity: Identity | None, created_by: str, subject: str) -> None:
+    """Checks that a caller may end or restart what somebody created: the creator and admins may.
+
+    Args:
+        identity: the caller.
+        created_by: `Identity.key` of the creator; empty for what the service created itself.
+        subject: the id of what is ended or restarted.
+
+    Raises:
+        Forbidden: the caller may not.
+    """
+    if identity is None or "admin" in identity.roles or identity.key == created_by:
+        return
+    raise Forbidden(
+        "it was created by somebody else",
+        subject=subject,
+        remedy="ask its creator or an administrator",
+        reason="NOT_OWNER",
+    )

@@ -1,0 +1,32 @@
+"""Who makes a call: the identity that its token proves, for the interceptor, servicers and logs."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A caller.
+
+    Attributes:
+        subject: who it is, unique within its issuer.
+        issuer: who says so.
+        tenant: the tenant that the token was issued for; empty where it names none.
+        roles: what the caller may do (`core.rpc.authorisation`).
+    """
+
+    subject: str
+    issuer: str
+    tenant: str
+    roles: frozenset[str]
+
+    @property
+    def key(self) -> str:
+        """Text that identifies the caller among those of all issuers."""
+        return f"{self.issuer}#{self.subject}"
+
+
+current_identity: ContextVar[Identity | None] = ContextVar("vfmalign_identity", default=None)
+"""The caller that the running context serves; None outside a request and in calls that need no identity."""

@@ -1,0 +1,201 @@
+"""Public keys that sign tokens: from a file, or from the discovery document of an OpenID provider.
+
+PyJWT's own `PyJWKClient` asks the provider again at every unknown key id, which strangers choose, and has no keys while
+the provider is down. Here one request runs at a time, with a pause before the next one, and the last keys stay in use
+for a limited time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jwt
+import urllib3
+
+from vfmalign.core.domain.errors import Unauthenticated, Unavailable
+from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.auth_settings import is_secure_url
+
+ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
+REFRESH_S = 300.0
+"""Age of keys in seconds after which a provider is asked again."""
+MAX_AGE_S = 3600.0
+"""Age of keys in seconds up to which they are used while the provider does not answer."""
+PAUSE_S = 10.0
+"""Least time between two requests to a provider, in seconds, whatever the callers send."""
+TIMEOUT_S = 5.0
+"""Longest time that a call waits for a provider, in seconds."""
+_MAX_DOCUMENT_BYTES = 256 * 2**10
+_MAX_KEYS = 100
+_MIN_RSA_BITS = 2048
+
+Keys = Mapping[str, jwt.PyJWK]
+_log = logs.get(__name__)
+
+
+def parse_keys(document: bytes) -> Keys:
+    """Returns the keys of a JWKS document that may sign tokens, by their ids; others are left out.
+
+    Raises:
+        ValueError: it is no JWKS document, or has no such key.
+    """
+    try:
+        entries = json.loads(document)["keys"]
+        usable = [entry for entry in entries if entry.get("use", "sig") == "sig" and isinstance(entry.get("kid"), str)]
+    except (AttributeError, KeyError, TypeError, RecursionError):
+        raise ValueError("not a JWKS document") from None
+    keys = {entry["kid"]: key for entry in usable[:_MAX_KEYS] if (key := _parse_key(entry)) is not None}
+    if not keys:
+        raise ValueError("no key for RS256, ES256 or EdDSA with a `kid`")
+    return keys
+
+
+def _parse_key(entry: dict[str, Any]) -> jwt.PyJWK | None:
+    try:
+        key = jwt.PyJWK(entry)
+    except (jwt.PyJWTError, ValueError, TypeError):
+        return None  # of a kind that is not used here
+    is_short = key.algorithm_name == "RS256" and key.key.key_size < _MIN_RSA_BITS
+    return key if key.algorithm_name in ALGORITHMS and not is_short else None
+
+
+class FileKeys:
+    """The keys of a file, which is read again when it changes.
+
+    Args:
+        path: JWKS document.
+
+    Raises:
+        ValueError: it is none.
+        OSError: it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._version = self._get_version()
+        self._keys = parse_keys(path.read_bytes())
+
+    async def get(self, key_id: str) -> jwt.PyJWK:
+        """Returns a key.
+
+        Raises:
+            Unauthenticated: there is none with this id.
+        """
+        try:
+            version = self._get_version()
+            if version != self._version:
+                self._keys, self._version = parse_keys(self._path.read_bytes()), version
+                _log.info("keys_renewed", keys=len(self._keys))
+        except (OSError, ValueError):
+            _log.warning("keys_unreadable")  # half written, perhaps: the last ones stay
+        if key_id not in self._keys:
+            raise unknown_key()
+        return self._keys[key_id]
+
+    def _get_version(self) -> tuple[int, int, int]:
+        info = self._path.stat()
+        return info.st_mtime_ns, info.st_ino, info.st_size
+
+
+class ProviderKeys:
+    """The keys of an OpenID provider, fetched when they are first needed and again when they are old or one is unknown.
+
+    Args:
+        issuer: URL of the provider.
+        ca_file: PEM file of the authorities that sign its certificate; the system's by default.
+        clock: returns seconds.
+    """
+
+    def __init__(self, issuer: str, ca_file: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._issuer = issuer
+        self._clock = clock
+        self._pool = urllib3.PoolManager(ca_certs=None if ca_file is None else str(ca_file))
+        self._keys: Keys = {}
+        self._fetched_at = self._asked_at = float("-inf")
+        self._request: asyncio.Task[None] | None = None
+
+    async def get(self, key_id: str) -> jwt.PyJWK:
+        """Returns a key.
+
+        Raises:
+            Unauthenticated: the provider has none with this id.
+            Unavailable: the provider does not answer, and the last keys are too old or do not have this id.
+        """
+        if self._get_age() > REFRESH_S or key_id not in self._keys:
+            await self._refresh()
+        key = self._keys.get(key_id) if self._get_age() <= MAX_AGE_S else None
+        if key is None and self._fetched_at < self._asked_at:
+            raise Unavailable(
+                "the provider that issued the token does not answer",
+                subject=self._issuer,
+                remedy="try again later, or ask the operator to check the provider",
+                reason="PROVIDER_UNAVAILABLE",
+            )
+        if key is None:
+            raise unknown_key()
+        return key
+
+    def _get_age(self) -> float:
+        return self._clock() - self._fetched_at
+
+    async def _refresh(self) -> None:
+        """Asks the provider unless that happened a moment ago, and waits a limited time for the answer."""
+        if self._request is None or self._request.done():
+            if self._clock() - self._asked_at < PAUSE_S:
+                return
+            self._asked_at = self._clock()
+            self._request = asyncio.create_task(self._fetch(), name="signing-keys")
+        # A caller that leaves does not end the request, for which others may wait.
+        await asyncio.wait({self._request}, timeout=TIMEOUT_S)
+
+    async def _fetch(self) -> None:
+        try:
+            self._keys = await asyncio.to_thread(_fetch_keys, self._pool, self._issuer)
+        except (OSError, ValueError, RecursionError, urllib3.exceptions.HTTPError) as error:
+            _log.warning("keys_not_fetched", issuer=self._issuer, error=f"{type(error).__name__}: {error}")
+        else:
+            self._fetched_at = self._clock()
+
+
+def unknown_key() -> Unauthenticated:
+    """Returns the error of a token whose key is not known."""
+    return Unauthenticated(
+        "the token was signed by a key that its issuer does not publish",
+        subject="authorization",
+        remedy="log in again",
+        reason="UNKNOWN_KEY",
+    )
+
+
+def _fetch_keys(pool: urllib3.PoolManager, issuer: str) -> Keys:
+    """Reads the discovery document of an issuer, and the keys that it refers to.
+
+    Source: OpenID Connect Discovery 1.0, section 4.
+    """
+    discovery = json.loads(_read(pool, issuer.rstrip("/") + "/.well-known/openid-configuration"))
+    if not isinstance(discovery, dict) or discovery.get("issuer") != issuer:
+        raise ValueError("the discovery document names another issuer")
+    address = discovery.get("jwks_uri")
+    if not isinstance(address, str) or not is_secure_url(address):
+        raise ValueError("the discovery document has no https URL of keys")
+    return parse_keys(_read(pool, address))
+
+
+def _read(pool: urllib3.PoolManager, url: str) -> bytes:
+    """Reads a document of bounded size, without following redirects."""
+    timeout = urllib3.Timeout(connect=TIMEOUT_S / 2, read=TIMEOUT_S / 2)
+    response = pool.request("GET", url, redirect=False, retries=False, timeout=timeout, preload_content=False)
+    try:
+        if response.status != 200:
+            raise ValueError(f"the provider answers with status {response.status}")
+        data: bytes = response.read(_MAX_DOCUMENT_BYTES + 1)
+    finally:
+        response.close()
+    if len(data) > _MAX_DOCUMENT_BYTES:
+        raise ValueError(f"the document exceeds {_MAX_DOCUMENT_BYTES} bytes")
+    return data
