@@ -17,7 +17,7 @@ from vfmalign.core.domain.errors import BadOption, Unauthenticated
 from vfmalign.core.rpc.authorisation import ROLES
 from vfmalign.core.rpc.credentials import AUTHORIZATION, MAX_TOKEN_CHARACTERS
 from vfmalign.core.rpc.identity import Identity
-from vfmalign.core.rpc.signing_keys import ALGORITHMS, REFRESH_S, FileKeys, ProviderKeys, unknown_key
+from vfmalign.core.rpc.signing_keys import ALGORITHMS, REFRESH_S, FileKeys, ProviderKeys
 from vfmalign.core.runtime.auth_settings import AuthSettings
 
 LEEWAY_S = 30
@@ -84,15 +84,15 @@ class Authenticator:
         try:
             unverified = jwt.decode_complete(token, options={"verify_signature": False})
             header, issuer = unverified["header"], unverified["payload"].get("iss")
+            algorithm, key_id = header.get("alg"), header.get("kid")
         except _MALFORMED:
             raise _invalid("MALFORMED_TOKEN", "the credential is not a signed JSON Web Token") from None
-        if header.get("alg") not in ALGORITHMS:
+        if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
             raise _invalid("UNSUPPORTED_ALGORITHM", f"the token is not signed by {', '.join(sorted(ALGORITHMS))}")
         if not isinstance(issuer, str) or issuer not in self._keys:
             raise _invalid("UNKNOWN_ISSUER", "the token was issued by somebody whom this deployment does not trust")
-        key_id = header.get("kid")
-        if not isinstance(key_id, str):
-            raise unknown_key()
+        if not isinstance(key_id, str | None):
+            raise _invalid("MALFORMED_TOKEN", "the key id of the token is not a text")
         claims = self._decode(token, await self._keys[issuer].get(key_id), issuer)
         return self._to_identity(claims), min(float(claims["exp"]) + LEEWAY_S, self._clock() + REFRESH_S)
 

@@ -41,18 +41,28 @@ _log = logs.get(__name__)
 def parse_keys(document: bytes) -> Keys:
     """Returns the keys of a JWKS document that may sign tokens, by their ids; others are left out.
 
+    An only key may have no id (the empty text).
+
     Raises:
         ValueError: it is no JWKS document, or has no such key.
     """
     try:
         entries = json.loads(document)["keys"]
-        usable = [entry for entry in entries if entry.get("use", "sig") == "sig" and isinstance(entry.get("kid"), str)]
+        usable = [entry for entry in entries if entry.get("use", "sig") == "sig"]
     except (AttributeError, KeyError, TypeError, RecursionError):
         raise ValueError("not a JWKS document") from None
-    keys = {entry["kid"]: key for entry in usable[:_MAX_KEYS] if (key := _parse_key(entry)) is not None}
+    parsed = [(entry.get("kid", ""), _parse_key(entry)) for entry in usable[:_MAX_KEYS]]
+    keys = {key_id: key for key_id, key in parsed if key is not None and isinstance(key_id, str)}
     if not keys:
-        raise ValueError("no key for RS256, ES256 or EdDSA with a `kid`")
+        raise ValueError("no key for RS256, ES256 or EdDSA")
     return keys
+
+
+def _find(keys: Keys, key_id: str | None) -> jwt.PyJWK | None:
+    """Returns the key of an id; a token without one may have been signed by an issuer's only key (RFC 7515, 4.1.4)."""
+    if key_id is None:
+        return next(iter(keys.values())) if len(keys) == 1 else None
+    return keys.get(key_id)
 
 
 def _parse_key(entry: dict[str, Any]) -> jwt.PyJWK | None:
@@ -80,8 +90,8 @@ class FileKeys:
         self._version = self._get_version()
         self._keys = parse_keys(path.read_bytes())
 
-    async def get(self, key_id: str) -> jwt.PyJWK:
-        """Returns a key.
+    async def get(self, key_id: str | None) -> jwt.PyJWK:
+        """Returns a key; None stands for the only one.
 
         Raises:
             Unauthenticated: there is none with this id.
@@ -93,9 +103,10 @@ class FileKeys:
                 _log.info("keys_renewed", keys=len(self._keys))
         except (OSError, ValueError):
             _log.warning("keys_unreadable")  # half written, perhaps: the last ones stay
-        if key_id not in self._keys:
-            raise unknown_key()
-        return self._keys[key_id]
+        key = _find(self._keys, key_id)
+        if key is None:
+            raise _unknown_key()
+        return key
 
     def _get_version(self) -> tuple[int, int, int]:
         info = self._path.stat()
@@ -119,16 +130,16 @@ class ProviderKeys:
         self._fetched_at = self._asked_at = float("-inf")
         self._request: asyncio.Task[None] | None = None
 
-    async def get(self, key_id: str) -> jwt.PyJWK:
-        """Returns a key.
+    async def get(self, key_id: str | None) -> jwt.PyJWK:
+        """Returns a key; None stands for the only one.
 
         Raises:
             Unauthenticated: the provider has none with this id.
             Unavailable: the provider does not answer, and the last keys are too old or do not have this id.
         """
-        if self._get_age() > REFRESH_S or key_id not in self._keys:
+        if self._get_age() > REFRESH_S or _find(self._keys, key_id) is None:
             await self._refresh()
-        key = self._keys.get(key_id) if self._get_age() <= MAX_AGE_S else None
+        key = _find(self._keys, key_id) if self._get_age() <= MAX_AGE_S else None
         if key is None and self._fetched_at < self._asked_at:
             raise Unavailable(
                 "the provider that issued the token does not answer",
@@ -137,7 +148,7 @@ class ProviderKeys:
                 reason="PROVIDER_UNAVAILABLE",
             )
         if key is None:
-            raise unknown_key()
+            raise _unknown_key()
         return key
 
     def _get_age(self) -> float:
@@ -162,8 +173,7 @@ class ProviderKeys:
             self._fetched_at = self._clock()
 
 
-def unknown_key() -> Unauthenticated:
-    """Returns the error of a token whose key is not known."""
+def _unknown_key() -> Unauthenticated:
     return Unauthenticated(
         "the token was signed by a key that its issuer does not publish",
         subject="authorization",

@@ -1,0 +1,100 @@
+"""Who may cancel and retry what somebody created: over gRPC, with tokens, on a database."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health
+from tests.token_issuer import TokenIssuer, bearer
+
+from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.core.domain.errors import Forbidden, NotFound
+from vfmalign.core.rpc.channels import connect
+from vfmalign.core.rpc.interceptors import Gate
+from vfmalign.core.rpc.server import serve_api
+from vfmalign.core.runtime.auth_settings import AuthSettings
+from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning.checks.repository import CheckRepository
+from vfmalign.finetuning.checks.servicer import AlignmentServicer
+from vfmalign.finetuning.db.database import Database
+from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.finetuning.servicers import Watching
+from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
+
+SPEC = CheckSpec(model_id="m", dataset_id="d", task="segmentation")
+STORE = StoreSettings(endpoint="http://127.0.0.1:9", access_key="a", secret_key="b")
+
+
+@pytest.fixture
+def checks(tmp_path: Path) -> Any:
+    database = Database(f"sqlite:///{tmp_path / 'finetuning.db'}")
+    database.migrate()
+    yield CheckRepository(database), JobRepository(database)
+    database.close()
+
+
+@pytest.fixture
+def issuer() -> TokenIssuer:
+    return TokenIssuer("vfmalign-local")
+
+
+@pytest.fixture
+async def stub(checks: Any, issuer: TokenIssuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+    monkeypatch.setattr("vfmalign.finetuning.checks.servicer.check_inputs", lambda *_: None)  # there is no store
+    servicer = AlignmentServicer(*checks, ObjectStore(STORE), wake=lambda: None, watching=Watching(1.0))
+
+    def add(server: grpc.aio.Server) -> list[Any]:
+        alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(servicer, server)
+        return [alignment_pb2.DESCRIPTOR.services_by_name["AlignmentService"]]
+
+    auth = AuthSettings(mode="local", jwks_file=issuer.write_jwks(tmp_path / "jwks.json"))
+    settings = ServiceSettings(store=STORE, server=ServerSettings(grpc_port=0), auth=auth)
+    async with AsyncExitStack() as resources:
+        _, _, port = await serve_api(settings, add, Gate("open"), health.aio.HealthServicer(), resources)
+        channel = await resources.enter_async_context(connect(f"127.0.0.1:{port}"))
+        yield alignment_pb2_grpc.AlignmentServiceStub(channel)
+
+
+async def create(stub: Any, check_id: str, token: str) -> None:
+    request = alignment_pb2.CreateCheckRequest(check_id=check_id, spec=SPEC.to_proto())
+    await stub.CreateCheck(request, metadata=bearer(token))
+
+
+async def cancel(stub: Any, check_id: str, token: str) -> None:
+    await stub.CancelCheck(alignment_pb2.CancelCheckRequest(check_id=check_id), metadata=bearer(token))
+
+
+async def retry(stub: Any, check_id: str, token: str) -> None:
+    await stub.RetryCheck(alignment_pb2.RetryCheckRequest(check_id=check_id), metadata=bearer(token))
+
+
+@pytest.mark.parametrize("change", [cancel, retry])
+async def test_researchers_end_and_restart_their_own_checks_alone(
+    stub: Any, checks: Any, issuer: TokenIssuer, change: Any
+) -> None:
+    ada, bob = (issuer.sign("researcher", sub=name) for name in ("ada", "bob"))
+    await create(stub, "of-ada", ada)
+    await create(stub, "of-ada", bob)  # the same request again returns the check, which stays ada's
+    checks[0].create("of-the-service", SPEC)
+    for check_id in ("of-ada", "of-the-service"):
+        with pytest.raises(Forbidden) as caught:
+            await change(stub, check_id, bob)
+        assert caught.value.reason == "NOT_OWNER"
+    assert {check.state for check in checks[0].active()} == {"queued"}
+    await change(stub, "of-ada", issuer.sign("researcher", "viewer", sub="ada"))  # with a new token
+    for check_id in ("of-ada", "of-the-service"):
+        await change(stub, check_id, issuer.sign("admin", sub="eve"))
+    with pytest.raises(NotFound):
+        await change(stub, "none", bob)
+
+
+async def test_the_creator_is_recorded_once(stub: Any, checks: Any, issuer: TokenIssuer) -> None:
+    await create(stub, "a", issuer.sign("researcher", sub="ada"))
+    assert checks[0].get("a").created_by == "vfmalign-local#ada"
+    assert checks[0].create("b", SPEC).created_by == ""
