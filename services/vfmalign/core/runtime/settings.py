@@ -110,7 +110,7 @@ class ServerSettings(BaseModel, frozen=True):
         ge=2**20,
         le=2**36,
         validate_default=True,
-        description="memory for requests that are received or wait, in bytes; one address may use half of it",
+        description="memory for requests that are received or wait, in bytes; one caller may use half of it",
     )
     message_timeout_s: float = Field(
         default=30.0, gt=0.0, le=3600.0, description="seconds within which a request must be received"
