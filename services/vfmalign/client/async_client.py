@@ -13,7 +13,7 @@ import grpc
 from vfmalign.client.features import AsyncFeaturesClient
 from vfmalign.client.mmd import AsyncMmdClient
 from vfmalign.client.operations import AsyncChecksClient, AsyncExperimentsClient, AsyncJobsClient
-from vfmalign.client.settings import load_client_settings
+from vfmalign.client.settings import Token, load_client_settings
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.rpc.channels import CALL_TIMEOUT_S, STREAM_TIMEOUT_S, connect
 
@@ -23,16 +23,18 @@ Service = Literal["features", "mmd", "finetuning"]
 class AsyncClient:
     """Calls the services of a deployment; failed calls raise the errors of `vfmalign.core.domain.errors`.
 
-    Addresses and `ca_file` that are not given are read from the environment: `VFMALIGN_FEATURES_ADDRESS`,
-    `VFMALIGN_MMD_ADDRESS`, `VFMALIGN_FINETUNING_ADDRESS` and `VFMALIGN_CA_FILE`. The first call to a service opens its
-    channel; gRPC reconnects it and repeats calls that the service could not take (UNAVAILABLE). A client belongs to
-    the event loop of its first call.
+    Addresses, `ca_file` and `token` that are not given are read from the environment: `VFMALIGN_FEATURES_ADDRESS`,
+    `VFMALIGN_MMD_ADDRESS`, `VFMALIGN_FINETUNING_ADDRESS`, `VFMALIGN_CA_FILE`, and `VFMALIGN_TOKEN` or
+    `VFMALIGN_TOKEN_FILE`. The first call to a service opens its channel; gRPC reconnects it and repeats calls that the
+    service could not take (UNAVAILABLE). A client belongs to the event loop of its first call.
 
     Args:
         features_address: `host:port` of the feature service.
         mmd_address: `host:port` of the MMD service.
         finetuning_address: `host:port` of the finetuning service: jobs, checks and experiments.
         ca_file: PEM file of the authorities that sign the services' certificates; without it, calls are not encrypted.
+        token: the caller's access token, sent with every call: the token itself, the path of a file that holds it (read
+            again when it changes), or a function that returns it (called before every call, on the event loop).
         call_timeout_s: deadline of calls with one response, in seconds.
         stream_timeout_s: deadline of streaming calls, in seconds.
         wait_for_ready: calls wait, up to their deadline, for a service that is not reachable yet.
@@ -55,6 +57,7 @@ class AsyncClient:
         mmd_address: str | None = None,
         finetuning_address: str | None = None,
         ca_file: Path | str | None = None,
+        token: Token | None = None,
         call_timeout_s: float = CALL_TIMEOUT_S,
         stream_timeout_s: float = STREAM_TIMEOUT_S,
         wait_for_ready: bool = False,
@@ -76,6 +79,7 @@ class AsyncClient:
             stream_timeout_s=stream_timeout_s,
             wait_for_ready=wait_for_ready,
             ca_file=settings.ca_file,
+            token=settings.to_bearer_token(token),
         )
         self._channels: dict[Service, grpc.aio.Channel] = {}
         self.features = AsyncFeaturesClient(partial(self._channel, "features"))

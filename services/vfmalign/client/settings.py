@@ -1,21 +1,62 @@
-"""Settings of the client: which deployment to call."""
+"""Settings of the client: which deployment to call, and with which token."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from vfmalign.client.messages.base import to_bad_option
+from vfmalign.core.rpc.credentials import BearerToken
 from vfmalign.core.runtime.settings import ServiceClientSettings
+
+Token = str | Path | Callable[[], str] | BearerToken
+"""An access token, the file that holds it, or a function that returns it for each call."""
 
 
 class ClientSettings(ServiceClientSettings):
-    """Addresses of a deployment (`VFMALIGN_FEATURES_ADDRESS` …) and the authorities that sign its certificates."""
+    """Addresses of a deployment (`VFMALIGN_FEATURES_ADDRESS` …), its authorities, and the caller's token."""
 
     features_address: str = Field(default="", description="host:port of the feature service")
     mmd_address: str = Field(default="", description="host:port of the MMD service")
     finetuning_address: str = Field(default="", description="host:port of the finetuning service")
+    token: SecretStr = Field(default=SecretStr(""), description="access token of the caller")
+    token_file: FilePath | None = Field(
+        default=None, description="file that holds the access token of the caller; read again when it changes"
+    )
+    allow_plaintext: bool = Field(
+        default=False,
+        validation_alias="VFMALIGN_AUTH__ALLOW_PLAINTEXT",
+        description="whether the token may leave unencrypted for other hosts, as in a network of trusted containers",
+    )
+
+    @field_validator("token_file")
+    @classmethod
+    def _is_only_source(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        token = info.data.get("token")
+        if value is not None and token is not None and token.get_secret_value():
+            raise ValueError("the token is set as well; set one of VFMALIGN_TOKEN and VFMALIGN_TOKEN_FILE")
+        return value
+
+    def to_bearer_token(self, token: Token | None = None) -> BearerToken | None:
+        """Returns the token that calls carry; None for none.
+
+        Args:
+            token: takes precedence over the settings.
+        """
+        if isinstance(token, BearerToken):
+            return token
+        if token is None:
+            token = self.token_file or self.token.get_secret_value()
+        if token == "":
+            return None
+        if isinstance(token, Path):
+            return BearerToken(file=token, allow_plaintext=self.allow_plaintext)
+        if callable(token):
+            return BearerToken(function=token, allow_plaintext=self.allow_plaintext)
+        return BearerToken(value=token, allow_plaintext=self.allow_plaintext)
 
 
 def load_client_settings(**arguments: Any) -> ClientSettings:

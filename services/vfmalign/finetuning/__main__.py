@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2
 
 from vfmalign.client.async_client import AsyncClient
 from vfmalign.core.domain.errors import VfmalignError
+from vfmalign.core.rpc.credentials import BearerToken
 from vfmalign.core.rpc.server import serve
 from vfmalign.core.runtime.settings import parse_args
 from vfmalign.core.storage.object_store import ObjectStore
@@ -48,7 +49,10 @@ async def run(settings: FinetuningSettings) -> None:
     database = Database(settings.database_url)
     store = ObjectStore(settings.store)
     client = AsyncClient(
-        features_address=settings.features_address, mmd_address=settings.mmd_address, ca_file=settings.ca_file
+        features_address=settings.features_address,
+        mmd_address=settings.mmd_address,
+        ca_file=settings.ca_file,
+        token=BearerToken.from_settings(settings.auth),
     )
     watching = Watching(settings.reconciler.poll_s)
     state = health.aio.HealthServicer()

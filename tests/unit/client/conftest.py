@@ -243,16 +243,29 @@ class Experiments(experiment_pb2_grpc.ExperimentServiceServicer):
         yield experiment_pb2.WatchExperimentResponse(experiment=self.experiment)
 
 
+class NoteAuthorization(grpc.ServerInterceptor):
+    """Notes the header `authorization` of every call."""
+
+    def __init__(self):
+        self.seen = []
+
+    def intercept_service(self, continuation, details):
+        self.seen.append(dict(details.invocation_metadata).get("authorization"))
+        return continuation(details)
+
+
 class Deployment:
     """All services on one port, which stays the same when they are stopped and started."""
 
     def __init__(self):
+        self._note = NoteAuthorization()
+        self.authorizations = self._note.seen
         self.mmd, self.features, self.finetuning, self.port = Mmd(), Features(), FineTuning(), 0
         self.alignment, self.experiments = Alignment(), Experiments()
         self.start()
 
     def start(self):
-        self.server = grpc.server(ThreadPoolExecutor(8))
+        self.server = grpc.server(ThreadPoolExecutor(8), interceptors=[self._note])
         mmd_pb2_grpc.add_MmdServiceServicer_to_server(self.mmd, self.server)
         features_pb2_grpc.add_FeatureServiceServicer_to_server(self.features, self.server)
         finetuning_pb2_grpc.add_FineTuningServiceServicer_to_server(self.finetuning, self.server)

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from vfmalign.core.rpc import tls
+from vfmalign.core.rpc.credentials import BearerToken
 from vfmalign.core.rpc.status_mapping import from_rpc_error
 from vfmalign.core.rpc.transport import MESSAGE_BYTES, message_limits
 from vfmalign.core.runtime import logs
@@ -37,6 +38,7 @@ def connect(
     stream_timeout_s: float = STREAM_TIMEOUT_S,
     wait_for_ready: bool = False,
     ca_file: Path | None = None,
+    token: BearerToken | None = None,
 ) -> grpc.aio.Channel:
     """Opens a channel; it connects at the first call and reconnects when the connection is lost.
 
@@ -48,10 +50,14 @@ def connect(
         stream_timeout_s: deadline of streaming calls that set none, in seconds.
         wait_for_ready: calls wait, up to their deadline, for a service that is not reachable yet.
         ca_file: PEM file of the authorities that sign servers' certificates; without it, calls are not encrypted.
+        token: the token that calls carry; without it, they carry none.
 
     Raises:
         OSError: `ca_file` cannot be read.
+        BadOption: the token would leave this machine unencrypted.
     """
+    if token is not None:
+        token.check_channel(address, encrypted=ca_file is not None)
     method = {"name": [{}], "waitForReady": wait_for_ready, "retryPolicy": _RETRY_POLICY}
     config = {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [method]}
     return tls.open_channel(
@@ -65,16 +71,27 @@ def connect(
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2_000),
         ],
-        interceptors=[_Unary(call_timeout_s), _Stream(stream_timeout_s)],
+        interceptors=[_Unary(call_timeout_s, token), _Stream(stream_timeout_s, token)],
     )
 
 
-def _prepare(details: grpc.aio.ClientCallDetails, timeout_s: float) -> grpc.aio.ClientCallDetails:
-    metadata = grpc.aio.Metadata(*(details.metadata or ()))
-    if logs.REQUEST_ID_HEADER not in {key for key, _ in metadata}:
-        metadata.add(logs.REQUEST_ID_HEADER, logs.request_id.get() or logs.accept_request_id(None))
-    timeout = details.timeout if details.timeout is not None else timeout_s
-    return grpc.aio.ClientCallDetails(details.method, timeout, metadata, details.credentials, details.wait_for_ready)
+class _Interceptor:
+    """Adds deadline, request id and token to calls."""
+
+    def __init__(self, timeout_s: float, token: BearerToken | None) -> None:
+        self._timeout_s = timeout_s
+        self._token = token
+
+    def _prepare(self, details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
+        metadata = grpc.aio.Metadata(*(details.metadata or ()))
+        if logs.REQUEST_ID_HEADER not in {key for key, _ in metadata}:
+            metadata.add(logs.REQUEST_ID_HEADER, logs.request_id.get() or logs.accept_request_id(None))
+        if self._token is not None:
+            metadata.add(*self._token.get_metadata())
+        timeout = details.timeout if details.timeout is not None else self._timeout_s
+        return grpc.aio.ClientCallDetails(
+            details.method, timeout, metadata, details.credentials, details.wait_for_ready
+        )
 
 
 def _target(details: grpc.aio.ClientCallDetails) -> str:
@@ -84,12 +101,9 @@ def _target(details: grpc.aio.ClientCallDetails) -> str:
     return text.split("/")[1].rsplit(".", 1)[-1]
 
 
-class _Unary(grpc.aio.UnaryUnaryClientInterceptor):
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-
+class _Unary(_Interceptor, grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        call = await continuation(_prepare(client_call_details, self._timeout_s), request)
+        call = await continuation(self._prepare(client_call_details), request)
         try:
             await call
         except grpc.aio.AioRpcError as error:
@@ -97,12 +111,9 @@ class _Unary(grpc.aio.UnaryUnaryClientInterceptor):
         return call
 
 
-class _Stream(grpc.aio.UnaryStreamClientInterceptor):
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-
+class _Stream(_Interceptor, grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        call = await continuation(_prepare(client_call_details, self._timeout_s), request)
+        call = await continuation(self._prepare(client_call_details), request)
         return _messages(call, _target(client_call_details))
 
 
