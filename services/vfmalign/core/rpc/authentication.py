@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -50,13 +51,14 @@ class Authenticator:
         clock: returns the time in seconds since the epoch.
 
     Raises:
-        BadOption: the file of keys cannot be used.
+        BadOption: a file of keys cannot be used, or a subject has a role that does not exist.
     """
 
     def __init__(self, settings: AuthSettings, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._clock = clock
         self._keys = _open_keys(settings)
+        _check_roles(settings)
         self._owner = Identity("anonymous", "", settings.tenant, ROLES)
         self._verified: TLRUCache[bytes, tuple[Identity, float]] = TLRUCache(
             _CACHED_TOKENS, ttu=lambda _, entry, __: entry[1], timer=clock
@@ -122,23 +124,43 @@ class Authenticator:
         if not tenants and self._settings.tenant == DEFAULT_TENANT:
             tenants = [DEFAULT_TENANT]
         tenant = self._settings.tenant if self._settings.tenant in tenants else "".join(tenants[:1])
-        roles = ROLES.intersection(_get_texts(claims, self._settings.roles_claim))
+        by_subject = self._settings.subject_roles.get(claims["iss"])
+        granted = _get_texts(claims, self._settings.roles_claim) if by_subject is None else by_subject.get(subject, ())
+        roles = ROLES.intersection(granted)
         return Identity(subject, claims["iss"], tenant, roles)
 
 
 def _open_keys(settings: AuthSettings) -> dict[str, FileKeys | ProviderKeys]:
     if settings.mode == "off":
         return {}
-    if settings.jwks_file is None:
-        return {issuer: ProviderKeys(issuer, settings.ca_file) for issuer in settings.issuers}
+    files = dict(settings.jwks_files)
+    if settings.jwks_file is not None:
+        files[settings.issuers[0]] = settings.jwks_file
+    return {
+        issuer: _open_file(files[issuer]) if issuer in files else ProviderKeys(issuer, settings.ca_file)
+        for issuer in settings.issuers
+    }
+
+
+def _open_file(path: Path) -> FileKeys:
     try:
-        return {settings.issuers[0]: FileKeys(settings.jwks_file)}
+        return FileKeys(path)
     except (OSError, ValueError) as error:
         raise BadOption(
             f"the file of keys cannot be used: {error.strerror if isinstance(error, OSError) else error}",
             subject="VFMALIGN_AUTH__JWKS_FILE",
             remedy="set it to the JWKS document of the issuer",
         ) from None
+
+
+def _check_roles(settings: AuthSettings) -> None:
+    granted = {role for subjects in settings.subject_roles.values() for roles in subjects.values() for role in roles}
+    if unknown := granted - ROLES:
+        raise BadOption(
+            f"there is no role {min(unknown)}",
+            subject="VFMALIGN_AUTH__SUBJECT_ROLES",
+            remedy=f"choose among {', '.join(sorted(ROLES))}",
+        )
 
 
 def _get_token(metadata: Iterable[tuple[str, str | bytes]]) -> str:

@@ -76,6 +76,17 @@ class AuthSettings(BaseModel, frozen=True):
         description="JWKS document with the public keys of the one issuer, in place of its provider's; read again "
         "when it changes",
     )
+    jwks_files: dict[str, FilePath] = Field(
+        default={},
+        max_length=16,
+        description="JSON map from issuers to such documents, for issuers whose provider this service cannot ask",
+    )
+    subject_roles: dict[str, dict[str, tuple[str, ...]]] = Field(
+        default={},
+        max_length=16,
+        description="JSON map from issuers to maps from subjects to roles, for issuers whose tokens name no roles, "
+        "such as a Kubernetes cluster; what their tokens say of roles is ignored",
+    )
     ca_file: FilePath | None = Field(
         default=None,
         description="PEM file of the authorities that sign the providers' certificates; the system's by default",
@@ -105,6 +116,13 @@ class AuthSettings(BaseModel, frozen=True):
                 raise ValueError("mode local has one issuer, a name of at most 512 characters without spaces")
         elif mode == "oidc" and not (value and all(_is_issuer(issuer) for issuer in value)):
             raise ValueError("mode oidc needs https URLs without query, such as https://idp.hospital.example/realm")
+        return value
+
+    @field_validator("jwks_files", "subject_roles")
+    @classmethod
+    def _belong_to_issuers(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if not value.keys() <= set(info.data.get("issuers", ())):
+            raise ValueError("it names an issuer that VFMALIGN_AUTH__ISSUERS does not")
         return value
 
     @field_validator("jwks_file")
