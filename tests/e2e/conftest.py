@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.tokens import open_channel
 
 from vfmalign.cli.local.environment import get_small_network_settings
 from vfmalign.cli.local.stack import Stack
@@ -91,8 +92,9 @@ class World:
     def channel(self, service: str) -> grpc.Channel:
         """The channel to one service, which keeps its port for life."""
         if service not in self.channels:
-            address = self.stack.get_state().services[service].ports.address
-            self.channels[service] = grpc.insecure_channel(address, OPTIONS)
+            state = self.stack.get_state()
+            assert state.token_file is not None
+            self.channels[service] = open_channel(state.services[service].ports.address, state.token_file, OPTIONS)
         return self.channels[service]
 
     @property

@@ -25,6 +25,14 @@ COMMANDS: dict[str, LazyCommand] = {
     "down": LazyCommand(f"{_COMMANDS}.stack:down", "Stop the local stack and every process it started."),
     "status": LazyCommand(f"{_COMMANDS}.stack:status", "Show the processes of the local stack and their addresses."),
     "doctor": LazyCommand(f"{_COMMANDS}.doctor:doctor", "Check that the environment is ready to run alignment checks."),
+    "login": LazyCommand(
+        f"{_COMMANDS}.login:login",
+        "Log in to a deployment elsewhere: confirm a code in a browser, on this or another machine.",
+    ),
+    "logout": LazyCommand(
+        f"{_COMMANDS}.login:logout", "Delete the login, and end it at the provider where that is possible."
+    ),
+    "whoami": LazyCommand(f"{_COMMANDS}.login:whoami", "Show whose token commands send, and where it comes from."),
     "store": LazyCommand(f"{_COMMANDS}.store:app", "Prepare the object storage of a deployment."),
     "demo": LazyCommand(f"{_COMMANDS}.demo:demo", "Run one alignment check on phantoms, on a stack of its own."),
     "rehearse": LazyCommand(

@@ -14,6 +14,7 @@ LOCAL_MODULES = (
     "nibabel",
     "sqlalchemy",
     "cryptography",
+    "jwt",
     "vfmalign.features",
     "vfmalign.mmd",
     "vfmalign.finetuning",

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from vfmalign.cli.local.state_directory import StackState, StateDirectory
+from vfmalign.cli.login.credential import LOGIN_REMEDY, Credential
 from vfmalign.client import AsyncClient
 from vfmalign.client.settings import load_client_settings
-from vfmalign.core.domain.errors import BadOption, Unavailable
+from vfmalign.core.domain.errors import BadOption, Unauthenticated, Unavailable
 from vfmalign.core.runtime.settings import StoreSettings, load
 
 if TYPE_CHECKING:
@@ -29,11 +30,13 @@ class Target:
         addresses: `host:port` by service.
         local: the state of the local stack; None for a deployment that the environment names.
         ca_file: PEM file of the authorities that sign the services' certificates; None for plaintext.
+        credential: the token that calls carry; None for none.
     """
 
     addresses: dict[str, str]
     local: StackState | None
     ca_file: Path | None = None
+    credential: Credential | None = None
 
     @classmethod
     def from_environment(cls) -> Target | None:
@@ -41,6 +44,7 @@ class Target:
 
         Raises:
             BadOption: the environment names only some of the services.
+            PreconditionFailed: others can read the file of this user's login.
         """
         settings = load_client_settings()
         addresses = {
@@ -57,12 +61,14 @@ class Target:
                 field=f"VFMALIGN_{missing.upper()}_ADDRESS",
                 remedy="set the addresses of all three services, or of none to use the local stack",
             )
-        return cls(addresses, None, settings.ca_file)
+        return cls(addresses, None, settings.ca_file, Credential.find(settings))
 
     @classmethod
     def from_state(cls, state: StackState) -> Target:
         """Returns the local stack with this state."""
-        return cls({name: service.ports.address for name, service in state.services.items()}, state)
+        credential = None if state.token_file is None else Credential.from_stack(state.token_file)
+        addresses = {name: service.ports.address for name, service in state.services.items()}
+        return cls(addresses, state, credential=credential)
 
     @classmethod
     def find(cls, directory: StateDirectory) -> Target:
@@ -108,8 +114,13 @@ class Target:
                 mmd_address=self.addresses["mmd"],
                 finetuning_address=self.addresses["finetuning"],
                 ca_file=self.ca_file,
+                token=None if self.credential is None else self.credential.token,
             )
             async with client:
                 return await work(client)
 
-        return asyncio.run(run())
+        try:
+            return asyncio.run(run())
+        except Unauthenticated as error:
+            error.remedy = LOGIN_REMEDY if self.credential is None else self.credential.remedy
+            raise

@@ -19,6 +19,8 @@ from monai.networks.nets import UNet
 from tests.integration.cli.commands import TIMEOUT_S, Cli, wait_until
 from tests.unit.imaging.datasets.brain_files import Files, lay_out_decathlon, make_case
 
+from vfmalign.cli import exits
+from vfmalign.cli.local.tokens import OWNER, TokenFiles, renew
 from vfmalign.cli.target import Target
 from vfmalign.imaging.phantoms.rendering import generate_case
 from vfmalign.imaging.volumes import encode
@@ -72,6 +74,53 @@ def test_status_and_doctor_find_everything_well(cli: Cli) -> None:
     shown = json.dumps(status) + json.dumps(doctor)
     assert secrets["secret_key"] not in shown
     assert secrets["access_key"] not in shown
+
+
+def test_tokens_are_their_owners_alone(cli: Cli) -> None:
+    tokens = cli.home.tokens
+    assert {path.name for path in tokens.iterdir()} == {"owner", "features", "mmd", "finetuning"}
+    for path in (tokens, *tokens.rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+    shown = cli.call("whoami", "--json")
+    document = shown.document
+    assert (document["source"], document["subject"]) == ("owner of the local stack", "owner")
+    assert {"researcher", "admin"} < set(document["roles"])
+    token = (tokens / "owner" / "token").read_text()
+    written = shown.out + shown.err + cli.call("doctor", "--json").out + (cli.home.path / "state.json").read_text()
+    assert token not in written
+    assert not [log for log in cli.home.path.rglob("*.log") if token in log.read_text(errors="replace")]
+
+
+@pytest.mark.parametrize("token", ["", "x.y.z", "of another stack"])
+def test_another_user_of_the_machine_gets_nothing(
+    cli: Cli, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if token == "of another stack":
+        renew(tmp_path)
+        token = TokenFiles.find(tmp_path, OWNER).token.read_text()
+    monkeypatch.setenv("VFMALIGN_TOKEN", token)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name, service in cli.home.read().services.items():
+        monkeypatch.setenv(f"VFMALIGN_{name.upper()}_ADDRESS", service.ports.address)
+    x = cli.folder / "x2.npy"
+    np.save(x, np.zeros((4, 2), np.float32))
+    for command in (("models", "list"), ("jobs", "list"), ("mmd", str(x), str(x), "--paired", "--permutations", "9")):
+        done = cli.call(*command, "--json", code=exits.REFUSED)
+        assert "VFMALIGN_TOKEN" in done.document["error"]["remedy"]
+        assert not token or token not in done.out + done.err
+    if not token:
+        assert "`vfmalign login`" in done.document["error"]["remedy"]
+
+
+def test_a_call_beyond_the_roles_names_the_role(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = cli.home.read().services
+    for name, service in services.items():
+        monkeypatch.setenv(f"VFMALIGN_{name.upper()}_ADDRESS", service.ports.address)
+    monkeypatch.setenv("VFMALIGN_TOKEN_FILE", str(TokenFiles.find(cli.home.tokens, "finetuning").token))
+    assert cli.call("models", "list", "--json").document["models"] == []
+    error = cli.call("jobs", "list", "--json", code=exits.REFUSED).document["error"]
+    assert error["reason"] == "MISSING_ROLE"
+    assert "viewer" in error["remedy"]
 
 
 def test_up_again_says_that_it_runs_already(cli: Cli) -> None:
@@ -131,7 +180,9 @@ def test_a_supervisor_that_was_killed_leaves_nothing_in_the_way(cli: Cli, datase
     os.kill(before.supervisor.pid, signal.SIGKILL)
     wait_until(lambda: not before.running, "the supervisor's end")
     assert "no stack runs" in cli.run("dataset", "list", code=3).err
+    token = (cli.home.tokens / "owner" / "token").read_text()
     cli.run("up", "--detach")
+    assert (cli.home.tokens / "owner" / "token").read_text() != token
     after = cli.home.read()
     assert not any(process.alive() for process in before.list_processes())
     assert {name: service.ports for name, service in after.services.items()} == {

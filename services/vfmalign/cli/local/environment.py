@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from vfmalign.cli.local.state_directory import ServicePorts, StateDirectory, StoreState
+from vfmalign.cli.local.tokens import TokenFiles
 
 MAX_THREADS = 4
 """More threads do not speed up training on volumes of the size that one machine trains on."""
@@ -28,8 +29,9 @@ _DEFAULTS = {
 }
 """Settings that suit one machine better than the services' defaults. Variables that the user sets override them."""
 
-_TLS_VARIABLES = {"VFMALIGN_CA_FILE", "VFMALIGN_SERVER__TLS_CERT_FILE", "VFMALIGN_SERVER__TLS_KEY_FILE"}
-"""Variables for a deployment elsewhere. Services of a local stack use the loopback interface without TLS."""
+_FOREIGN_VARIABLES = ("VFMALIGN_CA_FILE", "VFMALIGN_SERVER__TLS_", "VFMALIGN_AUTH__", "VFMALIGN_TOKEN")
+"""Beginnings of variables for a deployment elsewhere. Services of a local stack use the loopback interface without TLS,
+and tokens of their own."""
 
 
 def get_service_environment(
@@ -43,8 +45,9 @@ def get_service_environment(
     threads = str(min(count_cpus(), MAX_THREADS))
     defaults = {**_DEFAULTS, **get_malloc_settings(name), "VFMALIGN_TRAINING__THREADS": threads, **settings}
     own_ports = ports[name]
-    inherited = {name: value for name, value in os.environ.items() if name not in _TLS_VARIABLES}
-    return {**defaults, **inherited, **store.to_environment()} | {
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN_VARIABLES)}
+    own_tokens = TokenFiles.find(directory.tokens, name).to_environment()
+    return {**defaults, **inherited, **store.to_environment(), **own_tokens} | {
         "VFMALIGN_SERVER__HOST": "127.0.0.1",
         "VFMALIGN_SERVER__GRPC_PORT": str(own_ports.grpc),
         "VFMALIGN_SERVER__METRICS_PORT": str(own_ports.metrics),

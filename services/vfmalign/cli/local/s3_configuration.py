@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from pathlib import Path
 from typing import Any
 
 from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.local.ports import free_ports
+from vfmalign.cli.private_files import write_private
 
 MIN_FREE_BYTES = 1 << 30
 """Free space on its disk below which SeaweedFS refuses all writes; by default that follows from the disk's size."""
@@ -64,8 +64,8 @@ def load_or_create(directory: Path) -> dict[str, Any]:
     credentials = [{"accessKey": config["access_key"], "secretKey": config["secret_key"]}]
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
     identity = {"name": "vfmalign", "credentials": credentials, "actions": actions}
-    _write_private(directory / "identities.json", json.dumps({"identities": [identity]}).encode())
-    _write_private(path, json.dumps(config).encode())
+    write_private(directory / "identities.json", json.dumps({"identities": [identity]}).encode())
+    write_private(path, json.dumps(config).encode())
     return config
 
 
@@ -79,14 +79,9 @@ def renew_certificates(directory: Path) -> None:
     identity = certificates.issue()
     (directory / CA_FILE).parent.mkdir(mode=0o700, exist_ok=True)
     for name, content in ((CA_FILE, identity.ca), (CERTIFICATE_FILE, identity.certificate), (KEY_FILE, identity.key)):
-        _write_private(directory / name, content)
+        write_private(directory / name, content)
     ca, pair = f'ca = "{CA_FILE}"\n', f'cert = "{CERTIFICATE_FILE}"\nkey = "{KEY_FILE}"\n'
     grpc = "".join(f"[grpc.{part}]\n{pair}" for part in ("master", "volume", "filer", "s3", "client"))
     https = "".join(f"[https.{part}]\n{pair}{ca}" for part in ("master", "volume", "filer"))
     client = f"[https.client]\nenabled = true\n{pair}{ca}"
-    _write_private(directory / "security.toml", f"[grpc]\n{ca}{grpc}{https}{client}".encode())
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
+    write_private(directory / "security.toml", f"[grpc]\n{ca}{grpc}{https}{client}".encode())

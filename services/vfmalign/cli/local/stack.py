@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from vfmalign.cli.local import processes, s3_server
+from vfmalign.cli.local import processes, s3_server, tokens
 from vfmalign.cli.local.environment import NO_SETTINGS, get_ports_file, get_service_environment
 from vfmalign.cli.local.log_rotation import rotate
 from vfmalign.cli.local.ports import free_ports, port_is_free
@@ -88,6 +88,7 @@ class Stack:
             self._notify("stopping the processes of an earlier stack")
             bring_down(self._directory, earlier)
         try:
+            tokens.renew(self._directory.tokens)
             self._start_store()
             self._start_services(_choose_ports(earlier.services))
         except BaseException:
@@ -142,7 +143,12 @@ class Stack:
             for name, process in self._services.items()
             if name in self._ports
         }
-        return StackState(supervisor=ProcessRef.from_pid(os.getpid()), store=store, services=services)
+        return StackState(
+            supervisor=ProcessRef.from_pid(os.getpid()),
+            token_file=tokens.TokenFiles.find(self._directory.tokens, tokens.OWNER).token,
+            store=store,
+            services=services,
+        )
 
     def _start_store(self) -> None:
         before = time.monotonic()

@@ -4,6 +4,7 @@ state.json      processes, ports and credentials of the stack (mode 0600)
 s3/             data of the S3 server
 state/          the finetuning service's database and the jobs' locks
 logs/           one file per process; state/logs/ has one per job
+tokens/         tokens of the owner and of each service (mode 0700), new at every start
 private/        who is who in imported datasets (mode 0700); never leaves this machine
 """
 
@@ -11,13 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
 from vfmalign.cli.local.processes import ProcessRef
+from vfmalign.cli.private_files import write_private
 from vfmalign.core.domain.errors import BadOption, Conflict
 from vfmalign.core.domain.record import Record
 from vfmalign.core.runtime.settings import StoreSettings
@@ -89,9 +90,14 @@ class StoreState(Record):
 
 
 class StackState(Record):
-    """`state.json`: a running stack, or what is known of one that was stopped."""
+    """`state.json`: a running stack, or what is known of one that was stopped.
+
+    Attributes:
+        token_file: the owner's token, with which commands call the services.
+    """
 
     supervisor: ProcessRef | None = None
+    token_file: Path | None = None
     store: StoreState | None = None
     services: dict[str, ServiceState] = Field(default_factory=dict)
 
@@ -122,6 +128,7 @@ class StateDirectory:
         self.service_state = self.path / "state"
         self.job_logs = self.service_state / "logs"
         self.private = self.path / "private"
+        self.tokens = self.path / "tokens"
         self._state_file = self.path / "state.json"
 
     def create(self) -> None:
@@ -131,7 +138,7 @@ class StateDirectory:
             BadOption: it cannot be created.
         """
         try:
-            for folder in (self.path, self.logs, self.s3, self.service_state, self.private):
+            for folder in (self.path, self.logs, self.s3, self.service_state, self.private, self.tokens):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise BadOption(
@@ -157,10 +164,7 @@ class StateDirectory:
 
     def write(self, state: StackState) -> None:
         """Replace the state atomically; the file is readable by its owner only."""
-        partial = self._state_file.with_name(f".state-{os.getpid()}.json")
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(state.to_json())
-        partial.replace(self._state_file)
+        write_private(self._state_file, state.to_json())
 
     @contextlib.contextmanager
     def single_instance_lock(self) -> Iterator[None]:

@@ -77,12 +77,15 @@ def test_a_service_gets_its_ports_its_peers_and_the_store(tmp_path: Path, monkey
     monkeypatch.setenv("VFMALIGN_TRAINING__THREADS", "7")
     monkeypatch.setenv("MALLOC_ARENA_MAX", "3")
     monkeypatch.setenv("VFMALIGN_MMD_ADDRESS", "elsewhere:1")
-    monkeypatch.setenv("VFMALIGN_CA_FILE", "/of/elsewhere.pem")
+    for name in ("VFMALIGN_CA_FILE", "VFMALIGN_TOKEN_FILE", "VFMALIGN_AUTH__ISSUERS", "VFMALIGN_AUTH__TENANT"):
+        monkeypatch.setenv(name, "/of/elsewhere")
     found = get_service_environment(StateDirectory(tmp_path), STORE, PORTS, "finetuning")
     assert found["VFMALIGN_SERVER__GRPC_PORT"] == "7"
     assert found["VFMALIGN_MMD_ADDRESS"] == "127.0.0.1:4"
     assert found["VFMALIGN_FEATURES_ADDRESS"] == "127.0.0.1:1"
-    assert "VFMALIGN_CA_FILE" not in found
+    assert not [name for name, value in found.items() if value == "/of/elsewhere"]
+    assert found["VFMALIGN_AUTH__MODE"] == "local"
+    assert found["VFMALIGN_AUTH__TOKEN_FILE"] == str(tmp_path / "tokens" / "finetuning" / "token")
     assert found["AWS_SECRET_ACCESS_KEY"] == "s3cret"
     assert found["VFMALIGN_TRAINING__THREADS"] == "7"
     assert found["OMP_WAIT_POLICY"] == "PASSIVE"

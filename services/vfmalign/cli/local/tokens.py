@@ -1,0 +1,107 @@
+"""Tokens of a local stack: one for its owner and one for each service, signed by a key that nobody keeps.
+
+A folder of tokens has one folder for each holder, such as `owner` and `mmd`, with the holder's token and the public key
+as a JWKS document. `python -m vfmalign.cli.local.tokens FOLDER` creates one, as the containers of a trial stack do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from vfmalign.cli.extras import needs_extra
+from vfmalign.cli.private_files import write_private
+from vfmalign.core.runtime.auth_settings import LOCAL_ISSUER
+
+AUDIENCE = "vfmalign"
+TENANT = "default"
+OWNER = "owner"
+ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        OWNER: ("viewer", "researcher", "curator", "admin", "auditor"),
+        "features": ("features",),
+        "mmd": ("mmd",),
+        "finetuning": ("finetuning",),
+    }
+)
+"""Roles by holder of a token."""
+_VALIDITY = timedelta(days=3650)
+"""As long as that of the S3 server's certificates: new tokens and certificates replace them at every start."""
+_LEEWAY = timedelta(minutes=5)
+"""The clock may be set back a little."""
+
+
+class TokenFiles(NamedTuple):
+    """The files of one holder.
+
+    Attributes:
+        token: the holder's token.
+        jwks: the public key that signed all tokens of the folder, as a JWKS document.
+    """
+
+    token: Path
+    jwks: Path
+
+    @classmethod
+    def find(cls, folder: Path, holder: str) -> TokenFiles:
+        """Returns the files of a holder in a folder of tokens."""
+        return cls(folder / holder / "token", folder / holder / "jwks.json")
+
+    def to_environment(self) -> dict[str, str]:
+        """Returns the variables with which a service admits holders of these tokens, and calls others with its own."""
+        return {
+            "VFMALIGN_AUTH__MODE": "local",
+            "VFMALIGN_AUTH__JWKS_FILE": str(self.jwks),
+            "VFMALIGN_AUTH__TOKEN_FILE": str(self.token),
+        }
+
+
+def renew(folder: Path) -> None:
+    """Replace all tokens of a folder by new ones, signed by a new key. Files have mode 0600, folders 0700.
+
+    The private key is forgotten, so that nobody can issue another token.
+
+    Raises:
+        PreconditionFailed: a package is not installed.
+    """
+    with needs_extra("local", "a local stack"):
+        import jwt
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from jwt.algorithms import OKPAlgorithm
+
+    key, key_id = Ed25519PrivateKey.generate(), secrets.token_hex(8)
+    public = OKPAlgorithm.to_jwk(key.public_key(), as_dict=True) | {"kid": key_id, "alg": "EdDSA", "use": "sig"}
+    jwks = json.dumps({"keys": [public]}).encode()
+    now = datetime.now(UTC)
+    times = {"iat": now - _LEEWAY, "exp": now + _VALIDITY}
+    for holder, roles in ROLES.items():
+        claims = {"iss": LOCAL_ISSUER, "aud": AUDIENCE, "sub": holder, "roles": roles, "tenant": TENANT, **times}
+        files = TokenFiles.find(folder, holder)
+        files.token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(files.jwks, jwks)
+        write_private(files.token, jwt.encode(claims, key, algorithm="EdDSA", headers={"kid": key_id}).encode())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Create the tokens of a folder, unless it has them; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m vfmalign.cli.local.tokens", description=main.__doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument(
+        "--renew", action="store_true", help="replace tokens that are there; running services read the new ones"
+    )
+    options = parser.parse_args(arguments)
+    folder: Path = options.folder
+    if options.renew or not all(TokenFiles.find(folder, holder).token.exists() for holder in ROLES):
+        renew(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""The token of a command: where it comes from, what it says, and what to do when a service refuses it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vfmalign.cli.login.stored_login import LoginFile
+from vfmalign.client.settings import ClientSettings, Token
+from vfmalign.core.rpc.credentials import BearerToken
+
+LOGIN_REMEDY = "run `vfmalign login`, or set VFMALIGN_TOKEN_FILE to a file that holds an access token"
+
+
+@dataclass(frozen=True)
+class Credential:
+    """The token that a command sends.
+
+    Attributes:
+        token: the token, its file, or a function that returns it.
+        source: where it comes from.
+        remedy: what to do when a service refuses it.
+    """
+
+    token: Token = field(repr=False)
+    source: str
+    remedy: str
+
+    @classmethod
+    def from_stack(cls, token_file: Path) -> Credential:
+        """Returns the token of a local stack's owner."""
+        return cls(token_file, "owner of the local stack", "start the stack again: `vfmalign down`, then `vfmalign up`")
+
+    @classmethod
+    def find(cls, settings: ClientSettings) -> Credential | None:
+        """Returns the token that the environment names, else that of this user's login; None without either.
+
+        Raises:
+            PreconditionFailed: others can read the file of the login.
+        """
+        if settings.token_file is not None:
+            return cls(settings.token_file, "VFMALIGN_TOKEN_FILE", "write a new token to VFMALIGN_TOKEN_FILE")
+        if token := settings.token.get_secret_value():
+            return cls(token, "VFMALIGN_TOKEN", "set VFMALIGN_TOKEN to a new token")
+        file = LoginFile()
+        login = file.read()
+        if login is None:
+            return None
+        return cls(file.get_access_token, f"login at {login.client.issuer}", "run `vfmalign login` again")
+
+    def read_claims(self) -> dict[str, Any] | None:
+        """Returns what the token says, which is not verified here; None where it is not a JWT.
+
+        Raises:
+            Unauthenticated: there is no token, or it cannot be renewed.
+        """
+        bearer = ClientSettings().to_bearer_token(self.token)
+        return None if bearer is None else _decode(bearer)
+
+
+def get_claim(claims: Mapping[str, Any], path: str) -> Any:
+    """Returns a claim; dots lead into objects, as in `realm_access.roles`. None where it is absent."""
+    value: Any = claims.get(path)
+    if value is None:
+        value = claims
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _decode(bearer: BearerToken) -> dict[str, Any] | None:
+    _, header = bearer.get_metadata()
+    parts = header.removeprefix("Bearer ").split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except ValueError:
+        return None
+    return claims if isinstance(claims, dict) else None

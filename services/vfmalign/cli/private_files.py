@@ -1,0 +1,37 @@
+"""Files that only their owner may read: state, keys and tokens."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from vfmalign.core.domain.errors import PreconditionFailed
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace a file atomically; it has mode 0600, whatever mode it had before."""
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    partial.unlink(missing_ok=True)  # of a process with the same id that was killed; perhaps with another mode
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+    partial.replace(path)
+
+
+def read_private(path: Path) -> bytes:
+    """Read a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        PreconditionFailed: it belongs to another user, or others may read or write it.
+    """
+    with path.open("rb") as file:
+        info = os.fstat(file.fileno())
+        if info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o077:
+            raise PreconditionFailed(
+                "other users can read or change this file, which holds a token",
+                subject=str(path),
+                remedy=f"revoke the token at its issuer, then run `chmod 600 {path}` or delete the file",
+                reason="NOT_PRIVATE",
+            )
+        return file.read()
