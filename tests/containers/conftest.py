@@ -14,9 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import grpc
 import pytest
 from tests.e2e.conftest import OPTIONS
+from tests.tokens import open_channel
 
 from vfmalign.cli.local.ports import free_ports
 from vfmalign.v1 import alignment_pb2_grpc
@@ -119,7 +119,15 @@ def demo(compose: Compose) -> Any:
 
 
 @pytest.fixture(scope="session")
-def checks(compose: Compose) -> Any:
+def owner_token(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the owner's token, copied as the documentation says."""
+    path = tmp_path_factory.mktemp("owner") / "token"
+    compose("cp", "tokens:/data/owner/token", str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def checks(compose: Compose, owner_token: Path) -> Any:
     """Return a stub of the alignment service at the published port."""
-    channel = grpc.insecure_channel(f"127.0.0.1:{compose.ports['FINETUNING_PORT']}", OPTIONS)
+    channel = open_channel(f"127.0.0.1:{compose.ports['FINETUNING_PORT']}", owner_token, OPTIONS)
     return alignment_pb2_grpc.AlignmentServiceStub(channel)

@@ -6,9 +6,12 @@ import json
 import time
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.containers.conftest import CHECK_TIMEOUT_S, Compose
 from tests.e2e.test_kills import same_numbers
 
@@ -42,6 +45,25 @@ def test_killed_containers_do_not_change_the_numbers(compose: Compose, demo: Any
     check = wait_for(checks, lambda check: False)
     assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.failure
     assert same_numbers(check, quiet)
+
+
+@pytest.mark.timeout(120)
+def test_another_user_of_the_machine_gets_nothing(compose: Compose, owner_token: Path) -> None:
+    assert owner_token.stat().st_mode & 0o777 == 0o600
+    for service in ("FEATURES", "MMD", "FINETUNING"):
+        with grpc.insecure_channel(f"127.0.0.1:{compose.ports[f'{service}_PORT']}") as channel:
+            reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+            request = reflection_pb2.ServerReflectionRequest(list_services="")
+            with pytest.raises(grpc.RpcError) as caught:
+                list(reflection.ServerReflectionInfo(iter([request]), timeout=30))
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED, service
+
+
+@pytest.mark.timeout(120)
+def test_a_service_has_its_own_token_alone(compose: Compose) -> None:
+    listing = "import os; print(sorted(os.listdir('/run/vfmalign')), os.path.exists('/data/owner'))"
+    for service in ("features", "mmd", "finetuning"):
+        assert compose("exec", "-T", service, "python", "-c", listing).strip() == "['jwks.json', 'token'] False"
 
 
 @pytest.mark.timeout(120)
