@@ -22,6 +22,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "vfmalign"
 STORE, DATABASE = "vfmalign-store", "vfmalign-database"
+CLUSTER_KEYS, CLIENT = "vfmalign-cluster-keys", "vfmalign-client"
 SERVICES = ("features", "mmd", "finetuning")
 GPU = "nvidia.com/gpu"
 _LIMITS = "/template/spec/containers/0/resources/limits"
@@ -68,7 +69,7 @@ class Deployment:
         self.manifests = kubectl("kustomize", str(self._composed()))
         documents = [one for one in yaml.safe_load_all(self.manifests) if one]
         first = [one for one in documents if one["kind"] == "Namespace"]
-        self._apply([*first, *self._secrets()])
+        self._apply([*first, *self._secrets(), _cluster_keys()])
         self._apply(documents)
         self.wait_for_rollout()
         self.run("doctor", "doctor")
@@ -266,6 +267,13 @@ def _secret(name: str, **values: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
 
 
+def _cluster_keys() -> dict[str, Any]:
+    """Return the public keys of the cluster's tokens, as a ConfigMap that the services mount."""
+    metadata = {"name": CLUSTER_KEYS, "namespace": NAMESPACE}
+    keys = kubectl("get", "--raw", "/openid/v1/jwks")
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"jwks.json": keys}}
+
+
 def _client(name: str, store: str, arguments: list[str], command: list[str] | None) -> dict[str, Any]:
     keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     environment: list[dict[str, Any]] = [
@@ -273,6 +281,7 @@ def _client(name: str, store: str, arguments: list[str], command: list[str] | No
     ]
     addresses = {f"VFMALIGN_{one.upper()}_ADDRESS": f"dns:///vfmalign-{one}:8001" for one in SERVICES}
     plain = addresses | {"HOME": "/tmp", "VFMALIGN_HOME": "/tmp/home", "TERM": "dumb"}
+    plain |= {"VFMALIGN_TOKEN_FILE": "/var/run/vfmalign/token", "VFMALIGN_AUTH__ALLOW_PLAINTEXT": "true"}
     environment += [{"name": key, "value": value} for key, value in plain.items()]
     container: dict[str, Any] = {
         "name": "client",
@@ -286,8 +295,11 @@ def _client(name: str, store: str, arguments: list[str], command: list[str] | No
         "securityContext": {
             "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"}, {"name": "token", "mountPath": "/var/run/vfmalign", "readOnly": True},
+        ],
     }  # fmt: skip
+    token = {"serviceAccountToken": {"path": "token", "audience": "vfmalign", "expirationSeconds": 3600}}
     if command is not None:
         container |= {"command": command}
     labels = {"app.kubernetes.io/name": "vfmalign", "app.kubernetes.io/component": "client"}
@@ -298,10 +310,11 @@ def _client(name: str, store: str, arguments: list[str], command: list[str] | No
         "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
         "spec": {
             "restartPolicy": "Never",
+            "serviceAccountName": CLIENT,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "securityContext": user | {"seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [container],
-            "volumes": [{"name": "tmp", "emptyDir": {}}],
+            "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "token", "projected": {"sources": [token]}}],
         },
     }

@@ -5,16 +5,18 @@ Rules for pods are in `pod_policy`, those for GPU pools in `gpu_policy`; `networ
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 
 from tests.k8s.pod_policy import POD_RULES, SERVERS, Rule
-from tests.k8s.rendering import Object, describe, pods
+from tests.k8s.rendering import Object, Pod, describe, environment, pods
 
 LABELS = tuple(f"app.kubernetes.io/{name}" for name in ("name", "component", "part-of"))
 CLUSTER_WIDE = {"Namespace", "PriorityClass"}
 VERSION = "app.kubernetes.io/version"
 TOKEN_OWNER = "finetuning"
+LONGEST_TOKEN_S = 3600
 ROLE = {
     ("batch", "jobs"): {"create", "get", "list", "watch", "patch", "delete"},
     ("", "pods"): {"get", "list"},
@@ -105,7 +107,7 @@ def has_budget(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def has_one_token(objects: Sequence[Object]) -> Iterator[str]:
-    """Only the orchestrator has a token, with the rights that it needs."""
+    """Only the orchestrator has a token for Kubernetes, with the rights that it needs."""
     accounts = {item["metadata"]["name"]: item for item in _of_kind(objects, "ServiceAccount")}
     for item in accounts.values():
         if item.get("automountServiceAccountToken") is not False:
@@ -116,9 +118,7 @@ def has_one_token(objects: Sequence[Object]) -> Iterator[str]:
             yield f"{pod.name}: has no ServiceAccount of its own"
         if pod.spec.get("automountServiceAccountToken") is not (pod.component == TOKEN_OWNER):
             yield f"{pod.name}: automountServiceAccountToken is not {pod.component == TOKEN_OWNER}"
-        for volume in pod.spec.get("volumes", ()):
-            if any("serviceAccountToken" in source for source in volume.get("projected", {}).get("sources", ())):
-                yield f"{pod.name}: mounts a token as a volume"
+        yield from _mounts_token_for_vfmalign_alone(pod)
     for item in _of_kind(objects, "ClusterRole", "ClusterRoleBinding"):
         yield f"{describe(item)}: cluster-wide rights are not needed"
     granted: dict[tuple[str, str], set[str]] = {}
@@ -139,6 +139,38 @@ def has_one_token(objects: Sequence[Object]) -> Iterator[str]:
             yield f"{describe(item)}: binds an account of another namespace"
 
 
+def _mounts_token_for_vfmalign_alone(pod: Pod) -> Iterator[str]:
+    """A service proves its identity with a token that the Kubernetes API refuses; other pods have none."""
+    sources = [source for one in pod.spec.get("volumes", ()) for source in one.get("projected", {}).get("sources", ())]
+    tokens = [source["serviceAccountToken"] for source in sources if "serviceAccountToken" in source]
+    if len(tokens) != (pod.component in SERVERS):
+        yield f"{pod.name}: mounts {len(tokens)} tokens as a volume"
+    for token in tokens:
+        if token.get("audience") != "vfmalign" or token.get("expirationSeconds", 0) > LONGEST_TOKEN_S:
+            yield f"{pod.name}: mounts a token for another audience, or for more than an hour"
+
+
+def authenticates_callers(objects: Sequence[Object]) -> Iterator[str]:
+    """Services admit tokens of the issuers alone, and do not start before the people's issuer is set."""
+    for pod in pods(objects):
+        if pod.component not in SERVERS:
+            continue
+        variables = environment(pod.spec["containers"][0], objects)
+        if variables.get("VFMALIGN_AUTH__MODE") != "oidc":
+            yield f"{pod.name}: admits callers without a token"
+        issuers = json.loads(variables.get("VFMALIGN_AUTH__ISSUERS", "[]"))
+        if variables.get("CLUSTER_ISSUER", "") not in {"", *issuers}:
+            yield f"{pod.name}: does not admit the tokens of the cluster"
+        roles = variables.get("VFMALIGN_AUTH__SUBJECT_ROLES", "{}")
+        owners = json.loads(roles).get("$(CLUSTER_ISSUER)", {})
+        named = {role: name for name, granted in owners.items() for role in granted if role in {*SERVERS, "admin"}}
+        if named != {"finetuning": "system:serviceaccount:$(NAMESPACE):vfmalign-finetuning"}:
+            yield f"{pod.name}: grants roles of services and admins to {sorted(named.values())}"
+        order = [one["name"] for one in pod.spec["containers"][0]["env"]]
+        if max(order.index("NAMESPACE"), order.index("CLUSTER_ISSUER")) > order.index("VFMALIGN_AUTH__JWKS_FILES"):
+            yield f"{pod.name}: Kubernetes expands only variables that are listed before"
+
+
 def contains_no_credentials(objects: Sequence[Object]) -> Iterator[str]:
     """Manifests refer to credentials and contain none: no Secret, no literal that looks like one."""
     for item in _of_kind(objects, "Secret"):
@@ -157,12 +189,13 @@ def contains_no_credentials(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def _no_credential(where: str, name: str, value: str) -> Iterator[str]:
-    if (value and _CREDENTIAL.search(name)) or _URL_WITH_PASSWORD.search(value):
+    holds_one = value and not name.endswith(("_FILE", "_FILES")) and _CREDENTIAL.search(name)
+    if holds_one or _URL_WITH_PASSWORD.search(value):
         yield f"{where}: {name or 'an argument'} contains a credential"
 
 
 def is_internal(objects: Sequence[Object]) -> Iterator[str]:
-    """Without authentication, nothing is reachable from outside the cluster."""
+    """Nothing is reachable from outside the cluster; a gateway is the operator's decision."""
     for item in _of_kind(objects, *_ENTRY_POINTS):
         yield f"{describe(item)}: is reachable from outside the cluster"
     for item in _of_kind(objects, "Service"):
@@ -218,6 +251,7 @@ RULES: tuple[Rule, ...] = (
     keeps_data,
     has_budget,
     has_one_token,
+    authenticates_callers,
     contains_no_credentials,
     is_internal,
     has_priority,

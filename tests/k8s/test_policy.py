@@ -23,6 +23,8 @@ from vfmalign.core.runtime.settings import load, parser
 
 EVERY = sorted(COMPOSITIONS)
 WITH_GPU = [name for name in EVERY if "gpu" in " ".join(COMPOSITIONS[name])]
+LOCAL = [name for name in EVERY if "overlays/local" in COMPOSITIONS[name]]
+PLACEHOLDER = "SET-THE-URL-OF-YOUR-OPENID-PROVIDER"
 CLIENT = {"app.kubernetes.io/name": "vfmalign", "app.kubernetes.io/component": "client"}
 STRANGER = {"app.kubernetes.io/name": "notebook"}
 
@@ -115,20 +117,35 @@ def test_external_addresses_are_reached_by_those_that_need_them(by_component: di
 
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("program", [*SERVERS, "training"])
-def test_each_program_accepts_its_settings(name: str, program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_program_accepts_its_settings_once_the_issuer_is_set(
+    name: str, program: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     objects = render(name)
     pod = next(pod for pod in pods(objects) if pod.component == program)
     container = pod.spec["containers"][0]
     variables = environment(container, objects)
+    issuer = variables.get("CLUSTER_ISSUER", "")
+    variables = {key: value.replace("$(CLUSTER_ISSUER)", issuer) for key, value in variables.items()}
     variables |= {one["name"]: "from-a-secret" for one in container["env"] if "valueFrom" in one}
     known = _settings_class(program)
     listed = parser(program, known).format_help()
     unknown = {key for key in variables if key.startswith(("VFMALIGN_", "AWS_")) and f"  {key} " not in listed}
     assert unknown == set()
     for key, value in variables.items():
-        if not key.endswith("_FILE"):  # files of Secrets exist in the cluster only
+        if not key.endswith(("_FILE", "_FILES")):  # files of volumes exist in the cluster only
             monkeypatch.setenv(key, value)
+    if program != "training" and name not in LOCAL:
+        with pytest.raises(SystemExit):
+            load(known)
+        assert "VFMALIGN_AUTH__ISSUERS is wrong" in capfd.readouterr().err
+        issuers = variables["VFMALIGN_AUTH__ISSUERS"].replace(PLACEHOLDER, "https://login.hospital.example")
+        monkeypatch.setenv("VFMALIGN_AUTH__ISSUERS", issuers)
     load(known)
+
+
+def test_the_readme_names_the_value_without_which_no_service_starts() -> None:
+    assert PLACEHOLDER in (K8S / "base" / "kustomization.yaml").read_text()
+    assert PLACEHOLDER in (K8S / "README.md").read_text()
 
 
 def _settings_class(program: str) -> type:
@@ -190,4 +207,3 @@ def test_the_readme_lists_every_overlay_and_component() -> None:
     text = (K8S / "README.md").read_text()
     for folder in (*(K8S / "overlays").iterdir(), *(K8S / "components").iterdir()):
         assert f"`{folder.name}`" in text, folder.name
-    assert "no authentication yet" in text

@@ -15,6 +15,7 @@ FEATURES, MMD, FINETUNING = (f"Deployment vfmalign-{name}" for name in ("feature
 STORE, JOBS = "Deployment vfmalign-s3", "PodTemplate vfmalign-training"
 POD, BOX = "/spec/template/spec", "/spec/template/spec/containers/0"
 JOB_POD, JOB_BOX = "/template/spec", "/template/spec/containers/0"
+IDENTITY = f"{POD}/volumes/1/projected/sources/0/serviceAccountToken"
 CONTEXT = f"{BOX}/securityContext"
 URL = "postgresql://a:b@host/db"
 TOKEN = {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}
@@ -70,7 +71,29 @@ BROKEN: dict[str, tuple[str, str, Any, str]] = {
     ),
     "a token": (FEATURES, f"{POD}/automountServiceAccountToken", True, "automountServiceAccountToken is not False"),
     "a token of jobs": (JOBS, f"{JOB_POD}/automountServiceAccountToken", GONE, "automountServiceAccountToken"),
-    "a token as a volume": (FEATURES, f"{POD}/volumes/-", TOKEN, "mounts a token as a volume"),
+    "another token as a volume": (FEATURES, f"{POD}/volumes/-", TOKEN, "mounts 2 tokens as a volume"),
+    "a token of jobs as a volume": (JOBS, f"{JOB_POD}/volumes/-", TOKEN, "mounts 1 tokens as a volume"),
+    "a token for Kubernetes": (MMD, f"{IDENTITY}/audience", "kubernetes", "mounts a token for another audience"),
+    "a token for a day": (MMD, f"{IDENTITY}/expirationSeconds", 86_400, "or for more than an hour"),
+    "no identity": (FEATURES, f"{POD}/volumes/1/projected/sources", [], "mounts 0 tokens as a volume"),
+    "no authentication": (
+        "ConfigMap vfmalign-auth",
+        "/data/VFMALIGN_AUTH__MODE",
+        "off",
+        "Deployment vfmalign-mmd: admits callers without a token",
+    ),
+    "another issuer": (
+        "ConfigMap vfmalign-auth",
+        "/data/VFMALIGN_AUTH__ISSUERS",
+        "[]",
+        "does not admit the tokens of the cluster",
+    ),
+    "a role of a stranger": (
+        FEATURES,
+        f"{BOX}/env/7/value",
+        '{"$(CLUSTER_ISSUER)": {"system:serviceaccount:default:default": ["finetuning"]}}',
+        "grants roles of services and admins to ['system:serviceaccount:default:default']",
+    ),
     "the default account": (FEATURES, f"{POD}/serviceAccountName", GONE, "no ServiceAccount of its own"),
     "an account that mounts": (
         "ServiceAccount vfmalign-mmd",

@@ -6,6 +6,7 @@ Each block runs in a shell of its own, in a copy of the repository, on an emulat
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ import pytest
 from tests.k8s.documented import programs
 from tests.k8s.documented.commands import PAGES, Block, list_blocks, list_comments
 from tests.k8s.emulated.cluster import Cluster
-from tests.k8s.emulated.server import serve
+from tests.k8s.emulated.server import SIGNING_KEYS, serve
 from tests.k8s.pod_policy import SERVERS
 from tests.k8s.rendering import ROOT, Object, kustomize, pods, render
 
@@ -113,6 +114,7 @@ def test_a_command_in_a_manifest_runs(block: Block, run: Run, cluster: Cluster) 
     run(block.script)
 
 
+KEYS = "vfmalign-cluster-keys"
 SERVICES = {f"vfmalign-{name}" for name in SERVERS}
 COMPOSE = "docker compose -f deploy/compose.yaml"
 RESTART = "kubectl -n vfmalign rollout restart deployment"
@@ -141,6 +143,22 @@ def test_the_documented_secrets_are_those_that_the_pods_read(run: Run, cluster: 
     run(block.script)
     assert _list_secret_keys(cluster) >= _list_references(render("overlays/gpu"))
     run(block.script)  # a Secret that exists is changed
+
+
+def test_the_documented_keys_of_the_cluster_are_those_that_the_services_mount(run: Run, cluster: Cluster) -> None:
+    for command in sorted(set(list_lines("kubectl get --raw /openid/v1/jwks"))):
+        run(command)
+        (keys,) = (item["data"] for item in cluster.list("ConfigMap", "vfmalign") if _name(item) == KEYS)
+        assert json.loads(keys["jwks.json"]) == SIGNING_KEYS
+        run(command)  # keys that exist are changed
+    mounted = {
+        (source["configMap"]["name"], item["key"])
+        for pod in pods(render("overlays/gpu"))
+        for volume in pod.spec["volumes"]
+        for source in volume.get("projected", {}).get("sources", ())
+        for item in source.get("configMap", {}).get("items", ())
+    }
+    assert mounted == {(KEYS, "jwks.json")}
 
 
 def test_the_local_credentials_are_those_that_the_pods_read(run: Run, cluster: Cluster) -> None:
@@ -176,6 +194,10 @@ def test_finished_work_is_read_and_deleted_without_the_services(run: Run, cluste
     assert "log of vfmalign-extract-reduce-example-0, features" in result.stdout
     assert installed <= cluster.objects.keys()
     assert cluster.list("Job") == []
+
+
+def _name(item: Object) -> str:
+    return str(item["metadata"]["name"])
 
 
 def _list_keys(objects: list[Object]) -> list[tuple[str, str, str]]:

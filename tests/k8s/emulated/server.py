@@ -21,6 +21,13 @@ from tests.k8s.emulated.cluster import Cluster
 from tests.k8s.emulated.kinds import Call, Refusal, parse_call, serve_discovery
 
 WATCH_S = 2.0
+SIGNING_KEYS = {"keys": [{"kty": "RSA", "alg": "RS256", "use": "sig", "kid": "cluster", "n": "AQAB", "e": "AQAB"}]}
+"""Public keys of the tokens of ServiceAccounts."""
+PUBLIC_DOCUMENTS = {
+    "/openid/v1/jwks": SIGNING_KEYS,
+    "/.well-known/openid-configuration": {"issuer": "https://kubernetes.default.svc.cluster.local"},
+}
+"""What every API server tells about these tokens."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -33,6 +40,9 @@ class _Handler(BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
         if url.path == "/openapi/v2":  # an empty document in Protobuf: kubectl finds no schema, and does not validate
             self._send(200, b"", "application/com.github.proto-openapi.spec.v2.v1.0+protobuf")
+            return
+        if url.path in PUBLIC_DOCUMENTS:
+            self._send_json(200, PUBLIC_DOCUMENTS[url.path])
             return
         try:
             result = serve_discovery(url.path) if self.command == "GET" else None
