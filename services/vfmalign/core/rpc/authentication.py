@@ -120,11 +120,12 @@ class Authenticator:
         subject = claims["sub"]
         if not (isinstance(subject, str) and 0 < len(subject) <= _MAX_TEXT and subject.isprintable()):
             raise _invalid("INVALID_TOKEN", f"the token's subject is not a text of 1 to {_MAX_TEXT} characters")
-        tenants = _get_texts(claims, self._settings.tenant_claim)
-        if not tenants and self._settings.tenant == DEFAULT_TENANT:
-            tenants = [DEFAULT_TENANT]
-        tenant = self._settings.tenant if self._settings.tenant in tenants else "".join(tenants[:1])
         by_subject = self._settings.subject_roles.get(claims["iss"])
+        tenants = _get_texts(claims, self._settings.tenant_claim)
+        # The settings that give a subject roles are those of this tenant's deployment.
+        if not tenants and (self._settings.tenant == DEFAULT_TENANT or by_subject is not None):
+            tenants = [self._settings.tenant]
+        tenant = self._settings.tenant if self._settings.tenant in tenants else "".join(tenants[:1])
         granted = _get_texts(claims, self._settings.roles_claim) if by_subject is None else by_subject.get(subject, ())
         roles = ROLES.intersection(granted)
         return Identity(subject, claims["iss"], tenant, roles)

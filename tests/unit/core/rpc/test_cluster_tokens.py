@@ -52,6 +52,15 @@ async def test_an_account_has_the_roles_of_the_settings_and_none_of_its_token(
     assert person.roles == {"viewer"}, "the provider of people may use the same subjects"
 
 
+async def test_accounts_belong_to_the_tenant_of_the_deployment(
+    settings: dict[str, Any], people: TokenIssuer, cluster: TokenIssuer
+) -> None:
+    authenticator = Authenticator(AuthSettings(**settings | {"tenant": "radiology"}))
+    assert (await authenticator.authenticate(bearer(cluster.sign(sub=ACCOUNT)))).tenant == "radiology"
+    assert (await authenticator.authenticate(bearer(people.sign("viewer")))).tenant == ""
+    assert (await authenticator.authenticate(bearer(cluster.sign(sub=ACCOUNT, tenant="other")))).tenant == "other"
+
+
 async def test_each_issuer_signs_with_its_own_keys_alone(settings: dict[str, Any], people: TokenIssuer) -> None:
     authenticator = Authenticator(AuthSettings(**settings))
     forged = TokenIssuer(CLUSTER, people.algorithm, people.key_id, people.key).sign(sub=ACCOUNT)
