@@ -39,5 +39,5 @@ def test_every_make_target_exists() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_it_warns_of_the_missing_authentication() -> None:
-    assert "no authentication yet: not for patient data" in README.lower().replace("\n", " ")
+def test_it_warns_of_what_patient_data_lack() -> None:
+    assert "not yet for patient data" in README.lower().replace("\n", " ")
