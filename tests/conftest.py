@@ -46,17 +46,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep tests with expensive shared fixtures on one worker.
 
-    The end-to-end tests share one stack, and the tests of a file share its module fixtures. Each test of
-    `tests/integration/finetuning` and of `tests/faults/test_two_orchestrators.py` starts its own services and runs on
-    any free worker. This is a scheduler, because the `xdist_group` marks of pytest-xdist 3.8 have no effect with pytest
-    9.2.
+    The end-to-end tests share one stack, those of an experiment's reports its pages, and the tests of a file its
+    module fixtures. Each test of `tests/integration/finetuning` and of `tests/faults/test_two_orchestrators.py` starts
+    its own services and runs on any free worker. This is a scheduler, because the `xdist_group` marks of pytest-xdist
+    3.8 have no effect with pytest 9.2.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class Suites(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            if nodeid.startswith("tests/e2e/"):
-                return "tests/e2e"
+            for suite in ("tests/e2e/", "tests/unit/finetuning/experiments/reports/"):
+                if nodeid.startswith(suite):
+                    return suite
             if nodeid.startswith(("tests/integration/finetuning/test_", "tests/faults/test_two_orchestrators.py")):
                 return nodeid
             return nodeid.partition("::")[0]
@@ -65,7 +66,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_finish() -> None:
-    """Enable garbage collection again for the tests."""
+    """Enable garbage collection again for the tests, and leave out the modules, which stay."""
+    gc.freeze()
     gc.enable()
 
 
