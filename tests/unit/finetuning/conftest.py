@@ -25,6 +25,8 @@ from vfmalign.finetuning.analysis.records import (
 from vfmalign.finetuning.analysis.shift import shift_ratio
 from vfmalign.finetuning.analysis.verdict import decide_verdict
 from vfmalign.finetuning.db.database import Database
+from vfmalign.finetuning.experiments.reports import plots as experiment_plots
+from vfmalign.finetuning.reports import plots as check_plots
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -42,6 +44,27 @@ def database(database_url):
     database.migrate()
     yield database
     database.close()
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    """Figures by what they show: each is drawn once per module, as most pages differ in their tables alone."""
+    drawn = {}
+
+    def drawn_once(draw):
+        def look_up(*args, **kwargs):
+            key = draw, repr((args, kwargs))
+            if key not in drawn:
+                drawn[key] = draw(*args, **kwargs)
+            return drawn[key]
+
+        return look_up
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (check_plots, experiment_plots):
+            for name in [name for name in vars(module) if name.startswith("draw_")]:
+                patch.setattr(module, name, drawn_once(getattr(module, name)))
+        yield drawn
 
 
 def _estimate(value, width, degenerate=False):

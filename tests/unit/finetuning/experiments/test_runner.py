@@ -132,16 +132,17 @@ def test_a_retry_of_a_cancelled_experiment_withdraws_what_has_not_ended(world):
 
 
 def test_a_kill_between_any_two_actions_of_a_retry_changes_nothing(world):
-    def fail(experiment):
+    def fail():
+        # Two cells, one after the other: the second begins in a later round than the first.
+        experiment = world.create(tasks=("segmentation",), max_running=1)
         world.finish(experiment, world.runner(), "failed")
         world.experiments.retry(experiment)
+        return experiment
 
-    steady, clock = world.create(), Clock()
-    fail(steady)
+    steady, clock = fail(), Clock()
     world.finish(steady, world.runner(clock))
     for deadly in range(1, clock.now + 1):
-        experiment = world.create()
-        fail(experiment)
+        experiment = fail()
         with pytest.raises(Killed):
             world.finish(experiment, world.runner(Clock(deadly)))
         ended = world.finish(experiment, world.runner())
