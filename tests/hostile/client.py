@@ -19,6 +19,8 @@ import psutil
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from tests.hostile.row import Inputs, Row
+from tests.hostile.token_rows import ISSUER, OWNER
+from tests.token_issuer import bearer
 
 from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.models import PreprocessingSpec
@@ -111,7 +113,9 @@ class Services:
         request = row.build(inputs)
         before = self._reset_peak()
         started = time.monotonic()
-        code, text = self._call(row.rpc, request, row.metadata)
+        authorization = (f"Bearer {OWNER}",) if row.authorization is None else row.authorization
+        headers = tuple(("authorization", value) for value in authorization)
+        code, text = self._call(row.rpc, request, row.metadata + headers)
         return Answer(code, text, max(self._peak_mib() - before, 0.0), time.monotonic() - started)
 
     def answers(self, rpc: str) -> bool:
@@ -123,10 +127,10 @@ class Services:
             check = ("MmdService/ComputeBatch", mmd_pb2.ComputeBatchRequest(requests=[mmd_pb2.ComputeRequest()]))
         else:
             check = ("FineTuningService/ListJobs", finetuning_pb2.ListJobsRequest(page_size=1))
-        return self._process.is_running() and self._call(*check)[0] == "OK"
+        return self._process.is_running() and self._call(*check, tuple(bearer(OWNER)))[0] == "OK"
 
     def _call(
-        self, rpc: str, request: Message | bytes, metadata: tuple[tuple[str, str | bytes], ...] = ()
+        self, rpc: str, request: Message | bytes, metadata: tuple[tuple[str, str | bytes], ...]
     ) -> tuple[str, str]:
         service, method = rpc.split("/")
         channel, path = self._channels[service], f"/vfmalign.v1.{rpc}"
@@ -185,6 +189,8 @@ def running_services(environment: Mapping[str, str], folder: Path) -> Iterator[S
         "VFMALIGN_FEATURES__DEVICE": "cpu",
         "VFMALIGN_MMD__DEVICE": "cpu",
         "VFMALIGN_MMD__MEMORY_MIB": "256",
+        "VFMALIGN_AUTH__MODE": "local",
+        "VFMALIGN_AUTH__JWKS_FILE": str(ISSUER.write_jwks(folder / "jwks.json")),
         "OMP_NUM_THREADS": "1",
     }
     log = folder / "services.log"

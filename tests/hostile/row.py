@@ -36,6 +36,7 @@ class Row:
         code: the expected status.
         names: text that the error must contain: the field, the object, or what is wrong.
         metadata: of the call.
+        authorization: values of that header; None sends the token of an owner.
     """
 
     name: str
@@ -44,3 +45,4 @@ class Row:
     code: str
     names: str = ""
     metadata: tuple[tuple[str, str | bytes], ...] = ()
+    authorization: tuple[str, ...] | None = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tests.hostile import features_rows, finetuning_rows, mmd_rows, volumes_rows, wire_rows
+from tests.hostile import features_rows, finetuning_rows, mmd_rows, token_rows, volumes_rows, wire_rows
 from tests.hostile.row import Row
 
 ROWS: tuple[Row, ...] = (
     *wire_rows.ROWS,
+    *token_rows.ROWS,
     *features_rows.ROWS,
     *volumes_rows.ROWS,
     *mmd_rows.ROWS,
