@@ -16,6 +16,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -74,13 +75,13 @@ async def serve(
         state: health service, for callers that add names of their own to it.
 
     Raises:
-        SystemExit: code 2, after one sentence on stderr, where a port cannot be bound.
+        SystemExit: code 2, after one sentence on stderr, where a port cannot be bound, or other machines could call
+            without authentication.
     """
+    _check_mode(settings)
     logs.configure(name, settings.log)
     metrics.announce_build()
     log = logs.get("server")
-    if settings.auth.mode == "off" and not is_loopback(settings.server.host):
-        log.warning("authentication_off", host=settings.server.host, remedy="set VFMALIGN_AUTH__MODE to oidc or local")
     gate = Gate()
     state = state or health.aio.HealthServicer()
     async with AsyncExitStack() as resources:
@@ -104,6 +105,19 @@ async def serve(
         await server.stop(settings.server.drain_s)
         await _run(stop)
     log.info("stopped")
+
+
+def _check_mode(settings: ServiceSettings) -> None:
+    if settings.auth.mode == "off" and not is_loopback(settings.server.host):
+        _exit(
+            "VFMALIGN_AUTH__MODE is off, but other machines can connect to VFMALIGN_SERVER__HOST; set the mode to oidc "
+            "or local, or the host to 127.0.0.1"
+        )
+
+
+def _exit(sentence: object) -> NoReturn:
+    print(sentence, file=sys.stderr)  # noqa: T201
+    raise SystemExit(EXIT_BAD_SETTINGS) from None
 
 
 def _listen_for_signals(resources: AsyncExitStack) -> asyncio.Event:
@@ -209,8 +223,7 @@ def _open_authenticator(settings: ServiceSettings) -> Authenticator:
     try:
         return Authenticator(settings.auth)
     except BadOption as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        raise SystemExit(EXIT_BAD_SETTINGS) from None
+        _exit(error)
 
 
 def _add_port(server: grpc.aio.Server, address: str, settings: ServerSettings) -> int:
@@ -229,8 +242,7 @@ def _port_of(variable: str, port: int) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError):
-        print(f"{variable} is wrong: port {port} is in use, or the host is not one of this machine", file=sys.stderr)  # noqa: T201
-        raise SystemExit(EXIT_BAD_SETTINGS) from None
+        _exit(f"{variable} is wrong: port {port} is in use, or the host is not one of this machine")
 
 
 async def _run(hook: Hook) -> None:

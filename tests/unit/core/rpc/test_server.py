@@ -255,6 +255,22 @@ async def test_calls_and_connections_beyond_the_limits_are_refused() -> None:
         assert (await running).primary_layer == "done"
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "features"])
+async def test_nobody_is_served_without_authentication_from_other_machines(
+    host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ServiceSettings(
+        store=StoreSettings(endpoint="http://127.0.0.1:9", access_key="a", secret_key="b"),
+        server=ServerSettings(host=host, grpc_port=0, metrics_port=0, health_port=0),
+    )
+    with pytest.raises(SystemExit) as caught:
+        await serve("test", settings, lambda _: [])
+    assert caught.value.code == 2
+    sentence = capsys.readouterr().err
+    assert sentence.startswith("VFMALIGN_AUTH__MODE is off")
+    assert sentence.count("\n") == 1
+
+
 def test_a_server_accepts_the_pings_of_a_client_whose_call_waits() -> None:
     options = dict(message_limits(1, 1))
     assert options["grpc.http2.min_ping_interval_without_data_ms"] < options["grpc.keepalive_time_ms"]
