@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,16 +167,18 @@ async def test_every_call_carries_the_token(deployment, authorizations, monkeypa
     assert set(authorizations) == {"Bearer from-variable"}
 
 
-async def test_a_token_that_cannot_be_read_is_an_error_before_the_call(deployment, authorizations, tmp_path):
+@pytest.mark.parametrize("token", [Path("absent"), "two words", "line\nbreak", "é"])
+async def test_what_is_no_token_is_an_error_before_the_call(deployment, authorizations, token):
     for call_it in (
         lambda client: client.features.list_models(),
         lambda client: client.features.extract_dataset(
             ExtractDatasetRequest(dataset_id="d", model_id="m", split="test")
         ),
     ):
-        async with AsyncClient(**deployment.addresses, token=tmp_path / "absent") as client:
-            with pytest.raises(Unauthenticated):
+        async with AsyncClient(**deployment.addresses, token=token) as client:
+            with pytest.raises(Unauthenticated) as caught:
                 await call_it(client)
+        assert isinstance(token, Path) or token not in f"{caught.value}{caught.value.__cause__}"
     assert authorizations == []
 
 

@@ -96,7 +96,8 @@ class BearerToken:
             self._value = _check(self._function())
             return
         if self._file is None:
-            _check(self._value)
+            value, self._value = self._value, ""  # what is no token is not sent
+            self._value = _check(value)
             return
         info = self._file.stat()
         version = (info.st_mtime_ns, info.st_ino, info.st_size)
