@@ -30,9 +30,13 @@ COMPOSITIONS: dict[str, tuple[str, ...]] = {
     "cpu-with-kueue": ("overlays/cpu", "components/kueue"),
     "cpu-with-monitoring": ("overlays/cpu", "components/monitoring"),
     "cpu-with-tls": ("overlays/cpu", "components/tls"),
+    "cpu-with-quota": ("overlays/cpu", "components/quota"),
     "gpu-with-mig": ("overlays/gpu", "components/mig"),
     "base-with-network-policy-and-gpu": ("base", "components/network-policy", "components/gpu"),
-    "everything": ("overlays/gpu", *(f"components/{name}" for name in ("mig", "hpa", "kueue", "monitoring", "tls"))),
+    "everything": (
+        "overlays/gpu",
+        *(f"components/{name}" for name in ("mig", "hpa", "kueue", "monitoring", "quota", "tls")),
+    ),
 }
 
 

@@ -25,10 +25,13 @@ class Kind:
 
 def _kinds(version: str, names: str, *, namespaced: bool = True) -> list[Kind]:
     special = {"NetworkPolicy": "networkpolicies", "PriorityClass": "priorityclasses"}
+    special |= {"ValidatingAdmissionPolicy": "validatingadmissionpolicies"}
     return [Kind(version, name, special.get(name, f"{name.lower()}s"), namespaced) for name in names.split()]
 
 
 KINDS = [
+    *_kinds("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy", namespaced=False),
+    *_kinds("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding", namespaced=False),
     *_kinds("v1", "ConfigMap PersistentVolumeClaim Pod PodTemplate Secret Service ServiceAccount"),
     *_kinds("v1", "Namespace Node", namespaced=False),
     *_kinds("apps/v1", "Deployment ReplicaSet DaemonSet"),
