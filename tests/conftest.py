@@ -7,7 +7,8 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import psycopg
 import pytest
 import structlog
 from hypothesis import settings
-from tests import postgres, process_guard
+from tests import postgres, preloaded, process_guard
 
 from vfmalign.cli.local import s3_server
 from vfmalign.core.runtime.settings import StoreSettings
@@ -122,6 +123,14 @@ def postgres_database(postgres_url: str) -> str:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return postgres_url.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., preloaded.PreloadedPython]:
+    """Return what starts a Python interpreter that has imported torch; takes the arguments of `subprocess.Popen`."""
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return partial(preloaded.PreloadedPython, preloaded.start_server(folder, process_guard.VARIABLE))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import sys
 import time
 import uuid
@@ -37,9 +36,16 @@ INPUT = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.75, 1.
 
 
 class Server:
-    """`python -m vfmalign.features` on free ports."""
+    """`python -m vfmalign.features` on free ports.
 
-    def __init__(self, environment, folder, **settings):
+    Args:
+        start: starts the process, like `subprocess.Popen`.
+        environment: variables of the process.
+        folder: folder for its log.
+        settings: further variables.
+    """
+
+    def __init__(self, start, environment, folder, **settings):
         self.ports_file = folder / f"ports-{uuid.uuid4().hex}.json"
         self.log = folder / "features.log"
         environment = {
@@ -54,7 +60,7 @@ class Server:
             **settings,
         }
         with self.log.open("ab") as out:
-            self.process = subprocess.Popen([sys.executable, "-m", "vfmalign.features"], env=environment, stderr=out)
+            self.process = start([sys.executable, "-m", "vfmalign.features"], env=environment, stderr=out)
         for _ in range(1200):
             if self.ports_file.exists() or self.process.poll() is not None:
                 break
@@ -105,8 +111,8 @@ def dataset(store, phantoms):
 
 
 @pytest.fixture(scope="module")
-def server(store, card, store_environment, tmp_path_factory):
-    running = Server(store_environment, tmp_path_factory.mktemp("features"))
+def server(store, card, store_environment, python, tmp_path_factory):
+    running = Server(python, store_environment, tmp_path_factory.mktemp("features"))
     yield running
     assert running.process.poll() is None, "the server died during the tests\n" + running.log.read_text()
     assert running.end() == 0, running.log.read_text()
@@ -176,12 +182,12 @@ def collect():
 
 
 @pytest.fixture
-def start_server(store, card, store_environment, tmp_path):
+def start_server(store, card, store_environment, python, tmp_path):
     """Starts servers of the test's own, and ends what is left of them."""
     started = []
 
     def start(**settings):
-        started.append(Server(store_environment, tmp_path, **settings))
+        started.append(Server(python, store_environment, tmp_path, **settings))
         return started[-1]
 
     yield start

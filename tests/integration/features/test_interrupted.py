@@ -1,6 +1,8 @@
 """Kills, stops, callers that leave, and calls that are too many or too large."""
 
 import asyncio
+import subprocess
+import sys
 
 import grpc
 import numpy as np
@@ -23,9 +25,10 @@ def long_dataset(upload, phantoms):
 
 
 @pytest.fixture(scope="module")
-def server(store, card, store_environment, tmp_path_factory):
+def server(store, card, store_environment, python, tmp_path_factory):
     """A server of small parts, which ends without an error after the tests that disturb it from outside alone."""
-    running = Server(store_environment, tmp_path_factory.mktemp("parts"), VFMALIGN_FEATURES__PART_CASES=str(PART))
+    folder = tmp_path_factory.mktemp("parts")
+    running = Server(python, store_environment, folder, VFMALIGN_FEATURES__PART_CASES=str(PART))
     yield running
     assert running.end() == 0, running.log.read_text()
     assert "Traceback" not in running.log.read_text(), running.log.read_text()
@@ -205,21 +208,18 @@ async def test_features_larger_than_a_message_must_be_stored(store, start_server
         assert 94_208 < sum(layer.stored.size_bytes for layer in response.layers) < 94_208 + 1_024
 
 
-async def test_settings_that_are_wrong_stop_the_process_with_one_sentence(store_environment, tmp_path):
-    import subprocess
-    import sys
-
-    def run(**settings) -> subprocess.CompletedProcess:
-        environment = {**store_environment, **settings}
-        return subprocess.run(
-            [sys.executable, "-m", "vfmalign.features"], env=environment, capture_output=True, text=True, timeout=120
-        )
-
-    for settings, words in (
-        ({"VFMALIGN_FEATURES__READERS": "0"}, "VFMALIGN_FEATURES__READERS is wrong"),
-        ({"VFMALIGN_FEATURES__DEVICE": "cuda:99"}, "VFMALIGN_FEATURES__DEVICE: there is no device 'cuda:99' here"),
+async def test_settings_that_are_wrong_stop_the_process_with_one_sentence(store_environment, python):
+    for start, settings, words in (
+        (subprocess.Popen, {"VFMALIGN_FEATURES__READERS": "0"}, "VFMALIGN_FEATURES__READERS is wrong"),
+        (
+            python,
+            {"VFMALIGN_FEATURES__DEVICE": "cuda:99"},
+            "VFMALIGN_FEATURES__DEVICE: there is no device 'cuda:99' here",
+        ),
     ):
-        result = await asyncio.to_thread(run, **settings)
-        assert result.returncode == 2
-        assert result.stderr.count("\n") == 1
-        assert words in result.stderr
+        command, environment = [sys.executable, "-m", "vfmalign.features"], store_environment | settings
+        process = start(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        _, log = await asyncio.to_thread(process.communicate, timeout=120)
+        assert process.returncode == 2
+        assert log.count("\n") == 1
+        assert words in log

@@ -28,7 +28,7 @@ ROWS, CHANNELS = 16, 6
 
 
 @pytest.fixture(scope="module")
-def address(store, store_environment, tmp_path_factory):
+def address(store, store_environment, python, tmp_path_factory):
     """`python -m vfmalign.mmd` on free ports, with little memory."""
     ports_file = tmp_path_factory.mktemp("mmd") / "ports.json"
     environment = {
@@ -42,7 +42,7 @@ def address(store, store_environment, tmp_path_factory):
         "VFMALIGN_MMD__MEMORY_MIB": "128",
         "OMP_NUM_THREADS": "1",
     }
-    process = subprocess.Popen([sys.executable, "-m", "vfmalign.mmd"], env=environment, stderr=subprocess.PIPE)
+    process = python([sys.executable, "-m", "vfmalign.mmd"], env=environment, stderr=subprocess.PIPE)
     try:
         for _ in range(600):
             if ports_file.exists() or process.poll() is not None:

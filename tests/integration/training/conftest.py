@@ -109,14 +109,14 @@ def undisturbed(long_spec, finish):
 
 
 @pytest.fixture
-def start(store, store_environment):
+def start(store, store_environment, python):
     """Start a training process for a spec."""
     running = []
 
     def run(job):
         environment = store_environment | {"VFMALIGN_TRAINING__THREADS": "1", "VFMALIGN_TRAINING__DEVICE": "cpu"}
         command = [sys.executable, "-m", "vfmalign.training", store.uri(job_key(job, "spec.json"))]
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        process = python(command, env=environment, stderr=subprocess.PIPE, text=True)
         running.append(process)
         return process
 

@@ -38,7 +38,7 @@ JOBS = {
     "masked": PRETRAINING | {"objective": "masked_reconstruction"},
     "contrastive": PRETRAINING | {"objective": "contrastive"},
 }
-# One process group for all jobs, because importing torch costs more than they do.
+# One process group for all jobs.
 WORKER = """
 import sys
 import torch
@@ -63,6 +63,16 @@ with init_process_group("cpu") as process_group:
     for uri in sys.argv[1:]:
         run_job(store, read_spec(store, uri), settings.training, ShutdownRequest(), process_group)
 """
+# The launcher, whose workers are forks of the server as well.
+LAUNCHER = """
+import functools, pathlib, sys
+from tests.preloaded import PreloadedPython
+from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+from vfmalign.training.launch import main
+
+subprocess_handler.Popen = functools.partial(PreloadedPython, pathlib.Path(sys.argv[1]))
+sys.exit(main(sys.argv[2:]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +81,15 @@ def environment(store_environment):
 
 
 @pytest.fixture
-def launch(store, environment):
-    """Start one machine's processes of a job."""
+def launch(store, environment, python):
+    """Start one machine's processes of a job; `command` is that of users."""
     running = []
 
-    def start(job, *arguments):
-        command = [sys.executable, "-m", "vfmalign.training.launch", *arguments]
-        command.append(store.uri(job_key(job, "spec.json")))
-        running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    def start(job, *arguments, command=False):
+        program = ["-m", "vfmalign.training.launch"] if command else ["-c", LAUNCHER, str(python.args[0])]
+        line = [sys.executable, *program, *arguments, store.uri(job_key(job, "spec.json"))]
+        popen = subprocess.Popen if command else python
+        running.append(popen(line, env=environment, stderr=subprocess.PIPE, text=True))
         return running[-1]
 
     yield start
@@ -125,14 +136,14 @@ def assert_equal_within_rounding(store, two, one):
 
 
 @pytest.fixture(scope="module")
-def together(store, make_spec, environment):
+def together(store, make_spec, environment, python):
     """Every job of `JOBS` and a long one, run by two processes."""
     jobs = JOBS | {"long": LONG}
     specs = {name: make_spec(f"two-{name}", **changes) for name, changes in jobs.items()}
     uris = [store.uri(job_key(spec.id, "spec.json")) for spec in specs.values()]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     processes = [
-        subprocess.Popen(
+        python(
             [sys.executable, "-c", WORKER, *uris],
             env=environment | shared | {"RANK": rank, "LOCAL_RANK": rank},
             stderr=subprocess.PIPE,
@@ -175,7 +186,7 @@ def test_a_stop_on_one_machine_stops_all_and_resuming_is_bit_identical(store, ma
     assert 3 <= step < 15
     assert not store.exists(job_key("stopped", "failure.json"))
 
-    again = launch("stopped", "--processes", "2")
+    again = launch("stopped", "--processes", "2", command=True)
     _, log = again.communicate(timeout=300)
     assert again.returncode == 0, log
     resumed = [json.loads(line) for line in log.splitlines() if '"resumed"' in line]

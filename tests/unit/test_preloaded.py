@@ -1,0 +1,54 @@
+"""Preloaded interpreters behave like processes that `subprocess.Popen` starts."""
+
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+
+def run(python, code, *arguments, **options):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return python([sys.executable, "-c", code, *arguments], **(pipes | options))
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "log"),
+    [
+        ("print('x')", 0, ""),
+        ("import sys; sys.exit(3)", 3, ""),
+        ("import sys; sys.exit('why')", 1, "why\n"),
+        ("1 / 0", 1, "ZeroDivisionError"),
+    ],
+)
+def test_the_exit_code_and_the_output_are_those_of_python(python, code, status, log):
+    process = run(python, code)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert out == ("x\n" if status == 0 else "")
+    assert log in err
+
+
+def test_arguments_environment_and_folder_are_passed(python, tmp_path):
+    code = "import os, sys; print(sys.argv[1:], os.environ['A'], os.getcwd(), len(os.environ), 'torch' in sys.modules)"
+    out, _ = run(python, code, "b", "c", env={"A": "1"}, cwd=tmp_path).communicate(timeout=60)
+    assert out == f"['b', 'c'] 1 {tmp_path} 1 True\n"
+
+
+def test_a_signal_is_the_return_code(python):
+    process = run(python, "import time; print('up', flush=True); time.sleep(60)")
+    assert process.stdout.readline() == "up\n"
+    assert process.poll() is None
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    process.communicate()
+
+
+def test_the_process_ends_with_the_one_that_started_it(python):
+    process = run(python, "import time; print('up', flush=True); time.sleep(60)")
+    child = psutil.Process(process.pid)
+    process._connection.close()
+    assert child.wait(60) is None
+    process.returncode = 0
+    process.communicate()
