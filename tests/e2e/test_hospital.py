@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from tests.e2e.conftest import PHANTOMS
 from tests.integration.cli.commands import call
 
 from vfmalign.imaging.phantoms.rendering import generate_case
@@ -23,19 +22,17 @@ NAME = "SURNAME^GIVEN_1234567"
 TRACES = (b"surname", b"1234567")
 
 
-def run(world: Any, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Runs a command against the stack."""
-    command = [sys.executable, "-m", "vfmalign.cli", *arguments, "--home", str(world.home.path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
+def run(world: Any, *arguments: str, code: int = 0) -> str:
+    """Runs a command against the stack, and returns everything that it prints."""
+    done = call(*arguments, "--home", str(world.home.path), code=code)
+    return done.out + done.err
 
 
 def write_study(folder: Path, index: int) -> None:
     """A phantom as a careless export leaves it: the patient's name in the path and in the header."""
     folder.mkdir(parents=True)
     names = {"t2w": "t2", "dwi": "dwi", "adc": "adc", "gland": "mask", "lesions": "lesions"}
-    for kind, volume in generate_case(99, index).volumes.items():
+    for kind, volume in generate_case(99, index, PHANTOMS).volumes.items():
         image = nibabel.nifti1.Nifti1Image(np.asarray(volume.array_XYZ, dtype=np.float32), volume.affine)
         image.header["descrip"] = NAME.encode()
         image.header["intent_name"] = b"SURNAME"
@@ -55,20 +52,18 @@ def test_a_patient_s_name_stays_in_the_user_s_folder(world: Any, tmp_path: Path)
         write_study(folder / (NAME if index == 0 else f"{NAME}_{index}"), index)
     said = []
     share = ["--share", "train=0.34", "--share", "val=0.33", "--share", "test=0.33"]
-    done = run(world, "dataset", "import", str(folder), "--id", "hospital", *share, "--json")
-    said.append(done.stdout.replace(str(folder), "") + done.stderr.replace(str(folder), ""))
-    done = run(world, "extract", "hospital", "--model", "micro", "--split", "test", "--json")
-    said.append(done.stdout + done.stderr)
+    told = run(world, "dataset", "import", str(folder), "--id", "hospital", *share, "--json")
+    said.append(told.replace(str(folder), ""))
+    said.append(run(world, "extract", "hospital", "--model", "micro", "--split", "test", "--json"))
     # Made to fail: a check whose volume was damaged, and an import of a broken file.
     victim = next(key for key in world.store.list("volumes/hospital/") if key.endswith("/t2w.nii.gz"))
     world.store.put(victim, world.store.get(victim)[:1000])
-    done = run(world, "check", "hospital", "--model", "micro", "--task", "segmentation", "--preset", "demo", code=1)
-    said.append(done.stdout + done.stderr)
+    check = ("check", "hospital", "--model", "micro", "--task", "segmentation", "--preset", "demo")
+    said.append(run(world, *check, code=1))
     broken = tmp_path / "broken"
     write_study(broken / NAME, 5)
     (broken / NAME / "t2.nii.gz").write_bytes(b"not a volume")
-    done = run(world, "dataset", "import", str(broken), "--id", "broken", code=2)
-    said.append(done.stdout + done.stderr)
+    said.append(run(world, "dataset", "import", str(broken), "--id", "broken", code=2))
 
     for text in said:
         assert traces(text.encode()) == [], text
