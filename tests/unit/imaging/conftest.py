@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +61,21 @@ def memory_store() -> MemoryStore:
     return MemoryStore()
 
 
+@cache
+def _get_phantom_case(index: int) -> PhantomCase:
+    return generate_case(0, index)
+
+
 @pytest.fixture(scope="session")
 def phantom_cases() -> list[PhantomCase]:
     """The first cases of the set of seed 0."""
-    return [generate_case(0, index) for index in range(16)]
+    return [_get_phantom_case(index) for index in range(16)]
 
 
 @pytest.fixture(scope="session")
-def phantom(phantom_cases: list[PhantomCase]) -> PhantomCase:
-    """A case with a lesion of the highest grade."""
-    return next(case for case in phantom_cases if 3 in case.lesion_grades)
+def phantom() -> PhantomCase:
+    """The first case with a lesion of the highest grade; most tests need no other."""
+    return next(case for case in map(_get_phantom_case, range(16)) if 3 in case.lesion_grades)
 
 
 @pytest.fixture(scope="session")
