@@ -46,7 +46,6 @@ def test_the_first_sample_is_the_reference_by_default(invoke, samples) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("x.npy", "gone.npy", "--paired"), exits.BAD_INPUT, "no such file"),
         (("x.npy", "short.npy", "--paired"), exits.BAD_INPUT, "row counts"),
         (("x.npy", "y.npy", "--paired", "--timeout", "0.001"), exits.UNAVAILABLE, "increase --timeout"),
     ],

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from tests.unit.mmd.comparison import two_processes
 
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS
 from vfmalign.mmd import __main__ as service
@@ -182,31 +183,27 @@ def test_files_larger_than_the_memory_allowed_are_read_in_parts(tmp_path, rng, m
     assert "allow" in answer(*ask_for, code=NO_MEMORY, **options).err
 
 
-@pytest.mark.parametrize("estimator", ["ESTIMATOR_UNBIASED_INDEPENDENT", "ESTIMATOR_RANDOM_FOURIER"])
-def test_processes_that_share_the_work_come_to_the_value_of_one(tmp_path, rng, estimator, answer):
+def by_torchrun(arguments):
+    launcher = ["-m", "torch.distributed.run", "--log-dir", str(arguments[0].parent), "--nproc-per-node", "2"]
+    command = [sys.executable, *launcher, "-m", "vfmalign.mmd.comparison", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [done.stdout]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "start"),
+    [("ESTIMATOR_UNBIASED_INDEPENDENT", by_torchrun), ("ESTIMATOR_RANDOM_FOURIER", two_processes.compare)],
+)
+def test_processes_that_share_the_work_come_to_the_value_of_one(tmp_path, rng, estimator, start, answer):
     files = tmp_path / "x.npy", tmp_path / "y.npy"
     for path in files:
         np.save(path, rng.normal(size=(900, 16)).astype(np.float32))
     options = {"test": {"permutations": 40}, "precision": "PRECISION_EXACT", "estimator": estimator}
     ask_for = [*files, *INDEPENDENT, "--sigma", 5, "--options", json.dumps(options)]
     one = first_layer(answer(*ask_for))["raw"]
-    module = "vfmalign.mmd.comparison"
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--log-dir",
-        tmp_path,
-        "--nproc-per-node",
-        "2",
-        "-m",
-        module,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [*launcher, *map(str, ask_for)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    two = json.loads(done.stdout)["layers"][0]["raw"]
+    two = json.loads(start(ask_for)[0])["layers"][0]["raw"]
     assert two["mmd2"]["value"] == pytest.approx(one["mmd2"]["value"], rel=1e-10, abs=1e-14)
     assert two["mmd2"]["interval"]["upper"] == pytest.approx(one["mmd2"]["interval"]["upper"], rel=1e-9)
     assert two["p_value"] == one["p_value"]
@@ -219,22 +216,7 @@ def test_processes_that_share_the_work_agree_on_the_channels_that_move_most(tmp_
     np.save(files[1], x + 0.1 * rng.normal(size=x.shape) + 2.0 * (np.arange(120) == 7))
     ask_for = [*files, *PAIRED, "--reference", files[0]]
     one = first_layer(answer(*ask_for))["top_channels"]
-    module = "vfmalign.mmd.comparison"
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--log-dir",
-        tmp_path,
-        "--nproc-per-node",
-        "2",
-        "-m",
-        module,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, *map(str, ask_for)], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    two = json.loads(done.stdout)["layers"][0]["top_channels"]
+    two = json.loads(two_processes.compare(ask_for)[0])["layers"][0]["top_channels"]
     assert one["count"] == two["count"] == 2
     assert one["caution"] == two["caution"] != ""
     alone, shared = ((top["displacement_share"]["value"], top["shift_without"]["mmd2"]["value"]) for top in (one, two))

@@ -1,12 +1,10 @@
 """`python -m vfmalign.mmd.comparison` with stored feature sets: the numbers of files, also in two processes."""
 
 import json
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from tests.unit.mmd.comparison import two_processes
 
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
@@ -111,29 +109,11 @@ def test_a_set_whose_manifest_was_edited_is_refused(answer, sets, store):
 
 def test_two_processes_as_a_job_starts_them_come_to_the_value_of_one(answer, sets, store_environment):
     expected = raw(answer(*sets, layer="stages.3").out)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = store_environment | {
-        "WORLD_SIZE": "2",
-        "LOCAL_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "vfmalign.mmd.comparison", *arguments(*sets, layer="stages.3")]
-    processes = [
-        subprocess.Popen(
-            command, env=shared | {"RANK": rank}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for rank in ("0", "1")
-    ]
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    found = raw(outputs[0][0])
+    outputs = two_processes.compare(arguments(*sets, layer="stages.3"), store_environment)
+    found = raw(outputs[0])
     assert found["mmd2"]["value"] == pytest.approx(expected["mmd2"]["value"], rel=1e-10)
     assert found["p_value"] == expected["p_value"]
-    assert outputs[1][0] == ""
+    assert outputs[1] == ""
 
 
 def test_sets_that_are_not_there_are_said(answer, sets, store):
