@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tests.containers.conftest import CHECK_TIMEOUT_S, Compose
+from tests.containers.conftest import CHECK_TIMEOUT_S, UP_TIMEOUT_S, Compose
 from tests.e2e.test_kills import same_numbers
 
 from vfmalign.v1 import alignment_pb2
@@ -47,7 +47,7 @@ def test_killed_containers_do_not_change_the_numbers(compose: Compose, demo: Any
     assert same_numbers(check, quiet)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(UP_TIMEOUT_S + 120)
 def test_another_user_of_the_machine_gets_nothing(compose: Compose, owner_token: Path) -> None:
     assert owner_token.stat().st_mode & 0o777 == 0o600
     for service in ("FEATURES", "MMD", "FINETUNING"):
@@ -59,7 +59,7 @@ def test_another_user_of_the_machine_gets_nothing(compose: Compose, owner_token:
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED, service
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(UP_TIMEOUT_S + 120)
 def test_a_service_has_its_own_token_alone(compose: Compose) -> None:
     listing = "import os; print(sorted(os.listdir('/run/vfmalign')), os.path.exists('/data/owner'))"
     for service in ("features", "mmd", "finetuning"):
