@@ -2,7 +2,7 @@
 
 The server is a process of its own beside a real object store, reached over loopback; the client shares the machine's
 cores with it. Measured are latency, reading by reference, CPU time outside the engine, and the latency of small
-requests beside a large one.
+requests beside a large one. The last table is the cost of authentication.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ ROUNDS = 3
 REFERENCE_BYTES = 64 * 2**20
 LARGE_ROWS = 80_000
 SMALL_CALLS = 20
+TOKEN_CALLS = 500
 LARGE_REQUEST_S = 20.0
 """How long small requests are sent beside a large one."""
 
@@ -61,6 +62,8 @@ def run(settings: MeasurementSettings) -> Section:
             asyncio.run(_beside_large_request(section, server, store))
         with running_server(Path(folder) / "many-clients", environment, 1) as server:
             asyncio.run(_many_clients(section, server))
+            with running_server(Path(folder) / "tokens", environment, 1, with_tokens=True) as other:
+                asyncio.run(_with_tokens(section, server, other))
     return section
 
 
@@ -218,6 +221,30 @@ async def _beside_large_request(section: Section, server: MmdServer, store: Obje
     section.records.append(
         {"case": "endpoint", "alone_s": alone_s, "beside_s": beside_s, "unfinished": unfinished, "least_s": least_s}
         | {"after_cancel_s": after_cancel_s}
+    )
+
+
+async def _with_tokens(section: Section, open_server: MmdServer, server: MmdServer) -> None:
+    """Measure a small request to a service that demands a token, in turns with one that demands none."""
+    x, y = _draw(64, 768)
+    small = to_request(inline_source(x), inline_source(y), 0, sigma=SIGMA)
+    open_s, authenticated_s = [], []
+    async with open_stub(open_server) as open_one, open_stub(server) as stub:
+        for _ in range(TOKEN_CALLS + 1):
+            open_s.append(await _seconds_of(open_one.Compute(small)))
+            authenticated_s.append(await _seconds_of(stub.Compute(small, metadata=server.metadata)))
+    # The first call of each connects, and has its token verified.
+    open_s, authenticated_s = open_s[1:], authenticated_s[1:]
+    ratio = statistics.median(authenticated_s) / statistics.median(open_s)
+    section.tables.append(
+        Table(
+            "A small request (n = m = 64, d = 768, no test) with and without authentication",
+            ("", "p50, ms (min–max)", "ratio"),
+            [("no token", _milliseconds(open_s), ""), ("a token", _milliseconds(authenticated_s), f"{ratio:.3f}")],
+        )
+    )
+    section.records.append(
+        {"case": "endpoint", "open_s": open_s, "authenticated_s": authenticated_s, "token_ratio": ratio}
     )
 
 

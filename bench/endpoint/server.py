@@ -23,8 +23,9 @@ import urllib3
 from pydantic import SecretStr
 from safetensors.numpy import save
 
-from vfmalign.cli.local import s3_server
+from vfmalign.cli.local import s3_server, tokens
 from vfmalign.cli.local.environment import get_malloc_settings
+from vfmalign.core.rpc.credentials import BearerToken
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.object_store import ObjectStore
@@ -40,10 +41,12 @@ class MmdServer:
     Attributes:
         address: host and port of its API.
         metrics_url: of its Prometheus metrics.
+        metadata: of calls to it; has a token where the service asks for one.
     """
 
     address: str
     metrics_url: str
+    metadata: tuple[tuple[str, str], ...] = ()
 
 
 @contextmanager
@@ -63,9 +66,17 @@ def running_store(folder: Path) -> Iterator[tuple[ObjectStore, dict[str, str]]]:
 
 
 @contextmanager
-def running_server(folder: Path, environment: dict[str, str], threads: int) -> Iterator[MmdServer]:
+def running_server(
+    folder: Path, environment: dict[str, str], threads: int, *, with_tokens: bool = False
+) -> Iterator[MmdServer]:
     """Run `python -m vfmalign.mmd` on free ports, with the allocator settings of the deployment."""
     folder.mkdir()
+    metadata: tuple[tuple[str, str], ...] = ()
+    if with_tokens:
+        tokens.renew(folder)
+        environment = environment | tokens.TokenFiles.find(folder, "mmd").to_environment()
+        owner = tokens.TokenFiles.find(folder, tokens.OWNER).token
+        metadata = (BearerToken(file=owner).get_metadata(),)
     ports_path, log_path = folder / "ports.json", folder / "log"
     variables = {
         **environment,
@@ -86,7 +97,7 @@ def running_server(folder: Path, environment: dict[str, str], threads: int) -> I
                 raise RuntimeError(log_path.read_text())
             time.sleep(0.05)
         ports = json.loads(ports_path.read_text())
-        server = MmdServer(f"127.0.0.1:{ports['grpc']}", f"http://127.0.0.1:{ports['metrics']}/metrics")
+        server = MmdServer(f"127.0.0.1:{ports['grpc']}", f"http://127.0.0.1:{ports['metrics']}/metrics", metadata)
         asyncio.run(_wait_until_ready(server))
         yield server
     finally:
@@ -102,7 +113,7 @@ async def _wait_until_ready(server: MmdServer) -> None:
     async with open_stub(server) as stub:
         while True:
             try:
-                await stub.Compute(to_request(source, source, 0, sigma=1.0))
+                await stub.Compute(to_request(source, source, 0, sigma=1.0), metadata=server.metadata)
             except grpc.aio.AioRpcError as error:
                 if error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise

@@ -96,7 +96,7 @@ class Authenticator:
         if not isinstance(key_id, str | None):
             raise _invalid("MALFORMED_TOKEN", "the key id of the token is not a text")
         claims = self._decode(token, await self._keys[issuer].get(key_id), issuer)
-        return self._to_identity(claims), min(float(claims["exp"]) + LEEWAY_S, self._clock() + REFRESH_S)
+        return self._to_identity(claims), min(int(claims["exp"]) + LEEWAY_S, self._clock() + REFRESH_S)
 
     def _decode(self, token: str, key: jwt.PyJWK, issuer: str) -> dict[str, Any]:
         try:
@@ -121,13 +121,15 @@ class Authenticator:
         if not (isinstance(subject, str) and 0 < len(subject) <= _MAX_TEXT and subject.isprintable()):
             raise _invalid("INVALID_TOKEN", f"the token's subject is not a text of 1 to {_MAX_TEXT} characters")
         by_subject = self._settings.subject_roles.get(claims["iss"])
-        tenants = _get_texts(claims, self._settings.tenant_claim)
+        claim = _find(claims, self._settings.tenant_claim)
         # The settings that give a subject roles are those of this tenant's deployment.
-        if not tenants and (self._settings.tenant == DEFAULT_TENANT or by_subject is not None):
-            tenants = [self._settings.tenant]
+        is_implied = claim is None and (self._settings.tenant == DEFAULT_TENANT or by_subject is not None)
+        tenants = [self._settings.tenant] if is_implied else _to_texts(claim)
         tenant = self._settings.tenant if self._settings.tenant in tenants else "".join(tenants[:1])
-        granted = _get_texts(claims, self._settings.roles_claim) if by_subject is None else by_subject.get(subject, ())
-        roles = ROLES.intersection(granted)
+        granted = (
+            _to_texts(_find(claims, self._settings.roles_claim)) if by_subject is None else by_subject.get(subject)
+        )
+        roles = ROLES.intersection(granted or ())
         return Identity(subject, claims["iss"], tenant, roles)
 
 
@@ -176,11 +178,16 @@ def _get_token(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     return token
 
 
-def _get_texts(claims: Mapping[str, Any], name: str) -> list[str]:
-    """Returns the texts of a claim, which may be a list, or one text with spaces as in the claim `scope`."""
+def _find(claims: Mapping[str, Any], name: str) -> Any:
+    """Returns a claim; dots lead into objects, as in `realm_access.roles`. None where it is absent."""
     value: Any = claims
     for part in [name] if name in claims else name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _to_texts(value: Any) -> list[str]:
+    """Returns the texts of a claim, which may be a list, or one text with spaces as in the claim `scope`."""
     if isinstance(value, str):
         return value.split()
     return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []

@@ -98,6 +98,10 @@ async def test_a_signed_token_with_wrong_claims_is_refused(
     assert (await refuse(authenticator, token)).reason == reason
 
 
+async def test_a_token_may_be_valid_for_longer_than_a_float_can_tell(issuer: TokenIssuer, tmp_path: Path) -> None:
+    assert await create(issuer, tmp_path).authenticate(bearer(issuer.sign(exp=10**400)))
+
+
 async def test_clocks_may_differ_a_little(issuer: TokenIssuer, tmp_path: Path) -> None:
     authenticator = create(issuer, tmp_path)
     now = int(time.time())
@@ -239,6 +243,8 @@ async def test_roles_come_from_the_claim_that_is_set(
     [
         ("default", None, "default"),
         ("default", "default", "default"),
+        ("default", {"ward-7": 1}, ""),
+        ("default", [], ""),
         ("default", "ward-7", "ward-7"),
         ("ward-7", None, ""),
         ("ward-7", "ward-7", "ward-7"),
