@@ -11,6 +11,7 @@ import dataclasses
 from functools import partial
 
 from vfmalign.client.async_client import AsyncClient
+from vfmalign.client.messages.common import Estimate
 from vfmalign.core.runtime import metrics
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.reconciler import PollingPolicy, Reconciler
@@ -22,6 +23,7 @@ from vfmalign.finetuning.experiments.cell_results import CellResults
 from vfmalign.finetuning.experiments.report_writer import ReportWriter
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
 from vfmalign.finetuning.experiments.runner import ExperimentRunner
+from vfmalign.finetuning.experiments.seed_control import CellFeatures, compare_seeds
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.retries import Limits
 from vfmalign.finetuning.jobs.supervisor import Supervisor
@@ -51,6 +53,8 @@ class Orchestrator:
         client: AsyncClient,
         settings: FinetuningSettings,
     ) -> None:
+        self._client = client
+        self._loop: asyncio.AbstractEventLoop | None = None
         database, store = database.guarded_by(term.verify), store.guarded_by(term.check_deadline)
         jobs, checks = JobRepository(database), CheckRepository(database)
         limits = settings.launcher.model_dump(include={field.name for field in dataclasses.fields(Limits)})
@@ -71,17 +75,24 @@ class Orchestrator:
             checks=checks,
             store=store,
             results=results,
-            write_report=ReportWriter(results, store).write,
+            write_report=ReportWriter(results, store, self._compare_seeds).write,
             max_checks=max(1, settings.reconciler.max_checks - 1),
             poll_s=settings.reconciler.poll_s,
         )
 
     async def run(self) -> None:
         """Runs the loops until `stop`."""
+        self._loop = asyncio.get_running_loop()
         try:
             await asyncio.gather(self._reconciler.run(), self._experiments.run())
         finally:
             metrics.jobs.clear()  # those of the next leader count
+
+    def _compare_seeds(self, one: CellFeatures | None, other: CellFeatures | None, level: float) -> Estimate:
+        """Computes a control from the thread that writes a report; the client belongs to the loop."""
+        if self._loop is None:
+            raise RuntimeError("reports are written while the loops run")
+        return asyncio.run_coroutine_threadsafe(compare_seeds(self._client.mmd, one, other, level), self._loop).result()
 
     def stop(self) -> None:
         """Ends the loops after their current rounds."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -170,6 +171,7 @@ def _complete(
         figures=figures,
         device=device,
         stage_seconds=run.stages.seconds(),
+        processor_seconds=time.process_time(),
         software={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in SOFTWARE},
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 import uuid
@@ -161,14 +162,16 @@ class Mmd(mmd_pb2_grpc.MmdServiceServicer):
         error = refused if mmd_pb2.MEASURE_FRECHET in request.measures else self.error
         try:
             for source in (request.x, request.y, request.reference):
-                read_feature_set(self.store, source.feature_set_id, source.manifest_sha256)
+                if not source.HasField("inline"):
+                    read_feature_set(self.store, source.feature_set_id, source.manifest_sha256)
         except DataLoss as loss:
             error = loss
         if error is not None:
             status = to_status(error, "id")
             context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
             context.abort(get_status_code(error), status.message)
-        value = int(request.y.feature_set_id[:4], 16) / 131072 + 0.01  # far from 1, where a shift is out of reach
+        digits = request.y.feature_set_id or hashlib.sha256(request.y.SerializeToString()).hexdigest()
+        value = int(digits[:4], 16) / 131072 + 0.01  # far from 1, where a shift is out of reach
 
         def shift(scale):
             return mmd_pb2.ShiftResult(

@@ -12,6 +12,8 @@ import pytest
 
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.rpc.tensors import to_array
+from vfmalign.core.storage.feature_sets import read_feature_set
 from vfmalign.core.storage.keys import model_card_key
 from vfmalign.v1 import alignment_pb2, experiment_pb2, finetuning_pb2
 
@@ -145,6 +147,37 @@ async def test_a_control_trains_on_shuffled_labels_alone_and_its_shift_stands_be
     assert list(analysed["controls"]) == ["shuffled_labels"]
     page = store.get(f"checks/{control.check_id}/report.html").decode()
     assert "fine-tuned on targets of other cases" in page
+
+
+async def test_cells_that_differ_in_their_seed_alone_are_compared_with_each_other(service, store, peers):
+    name = await create(service, "seeds", model_ids=MODELS[:1], tasks=TASKS[:1], seeds=[1, 2, 7])
+    calls = len(peers.mmd.calls)
+    experiment = await finish(service, name)
+    assert experiment.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, experiment
+    report = json.loads(store.get(store.key(experiment.report_json.uri)))
+    assert [list(cell["controls"]) for cell in report["cells"]] == [["between_seeds"]] * 3
+    compared = [call for call in peers.mmd.calls[calls:] if call.x.HasField("inline")]
+    after = [read_layer(store, cell.check_id, "features_after") for cell in experiment.cells]
+    pairs = [(call.x.inline.layers[0], call.y.inline.layers[0]) for call in compared]
+    assert [tuple(to_array(layer.features).tobytes() for layer in pair) for pair in pairs] == [
+        (after[one].tobytes(), after[other].tobytes()) for one, other in ((0, 1), (1, 2), (2, 0))
+    ]
+    for call, cell in zip(compared, experiment.cells, strict=True):
+        assert call.x.inline.case_ids == call.y.inline.case_ids == [f"case-{row}" for row in range(12)]
+        reference = read_layer(store, cell.check_id, "features_reference")
+        assert to_array(call.reference.inline.layers[0].features).tobytes() == reference.tobytes()
+
+    # The results of the cells hold what is compared: another deployment computes the same controls.
+    forget_all_but_cells(service, store, name)
+    again = await finish(
+        service, await create(service, "seeds-again", model_ids=MODELS[:1], tasks=TASKS[:1], seeds=[1, 2, 7])
+    )
+    assert json.loads(store.get(store.key(again.report_json.uri)))["cells"] == report["cells"]
+
+
+def read_layer(store, check, stage):
+    ref = store.get_json(f"checks/{check}/stages/{stage}.json")
+    return read_feature_set(store, ref["feature_set"], ref["manifest_sha256"]).layers["stages.1"]
 
 
 async def test_kill_9_during_the_first_and_later_checks_changes_nothing_in_the_report(service, store):

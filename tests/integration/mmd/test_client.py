@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from tests.integration.mmd.conftest import ROWS
 
 from vfmalign.client import AsyncClient, Client
 from vfmalign.client.messages.mmd import Kernel, TestOptions
 from vfmalign.client.samples import StoredFeatureSet
 from vfmalign.core.domain.errors import BadOption, DataLoss, NotFound
 from vfmalign.core.storage.feature_sets import read_committed
+from vfmalign.finetuning.checks.clients import FeatureSetRef
+from vfmalign.finetuning.experiments.seed_control import CellFeatures, compare_seeds, read_features
 
 
 async def test_arrays_and_stored_sets_give_the_same(address, sets):
@@ -23,6 +26,43 @@ async def test_arrays_and_stored_sets_give_the_same(address, sets):
         assert a.standardised.mmd2 == b.standardised.mmd2
         assert a.standardised.p_value.value < 0.05
         assert a.measures[0].measure == "cka"
+
+
+async def test_two_seeds_are_compared_as_before_and_after_are(address, store, sets):
+    """From the features that a cell's result holds, in its JSON, as from the stored sets themselves."""
+    _, ids = sets
+    cells = []
+    for after in ("x", "y"):
+        refs = [make_ref(store, ids[name]) for name in ("reference", after)]
+        cells.append(CellFeatures.model_validate_json(read_features(store, "stages.3", *refs).to_json()))
+    async with AsyncClient(mmd_address=address) as client:
+        control = await compare_seeds(client.mmd, *cells, 0.9)
+        same = await compare_seeds(client.mmd, cells[0], cells[0], 0.9)
+        missing = await compare_seeds(client.mmd, cells[0], None, 0.9)
+        stored = await client.mmd.compute(
+            ids["x"], ids["y"], reference=ids["reference"], pairing="paired", layers=["stages.3"], interval_level=0.9
+        )
+    assert control == stored.layers[0].standardised.mmd2
+    assert control.interval.level == 0.9
+    assert control.value > 0
+    assert same.value == pytest.approx(0.0, abs=1e-9)
+    assert missing.absent_reason == "the result of a cell holds no features"
+
+
+def test_features_that_are_too_large_for_a_result_are_left_out(store, sets, monkeypatch):
+    _, ids = sets
+    refs = [make_ref(store, ids[name]) for name in ("reference", "x")]
+    assert read_features(store, "stages.3", *refs) is not None
+    monkeypatch.setattr("vfmalign.finetuning.experiments.seed_control.MAX_FEATURE_BYTES", 100)
+    assert read_features(store, "stages.3", *refs) is None
+
+
+def make_ref(store, feature_set):
+    committed = read_committed(store, feature_set)
+    return FeatureSetRef(
+        feature_set=feature_set, manifest_uri=store.uri(committed.key), manifest_sha256=committed.sha256,
+        rows=ROWS, groups=ROWS, checkpoint_sha256="0" * 64, device="cpu", stage_seconds={},
+    )  # fmt: skip
 
 
 def test_a_plain_array_and_the_errors_of_the_service(address):

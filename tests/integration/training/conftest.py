@@ -132,7 +132,7 @@ def comparable(result):
     The card names the job and the model, so that its digest differs as well; that of the weights must not.
     """
     content = result.model_dump()
-    for name in ("job", "encoder", "encoder_card_sha256", "stage_seconds", "figures"):
+    for name in ("job", "encoder", "encoder_card_sha256", "stage_seconds", "processor_seconds", "figures"):
         del content[name]
     for point in content["curve"]:
         del point["elapsed_s"]

@@ -57,6 +57,7 @@ def test_a_result_holds_the_curve_and_every_test_case(results, dataset):
         assert (result.weight_change is None) == (network == "specialised")
         assert result.parameters > 50_000
         assert {"load", "train", "validate", "checkpoint", "test", "publish", "figures"} <= set(result.stage_seconds)
+        assert result.processor_seconds > 0
 
 
 def test_the_naive_baseline_is_scored_on_the_same_cases_whatever_the_network(results):

@@ -160,6 +160,8 @@ class JobResult(Record):
         probes: encoders published during training, in order of steps.
         train_labels: class of every training case, by id; empty except in classification.
         stage_seconds: wall time per stage in seconds, over all attempts.
+        processor_seconds: processor time of the process that finished the job, without those of earlier attempts; None
+            in results of older versions.
     """
 
     job: Id
@@ -180,6 +182,7 @@ class JobResult(Record):
     figures: tuple[FigureRef, ...] = ()
     device: str
     stage_seconds: dict[str, float]
+    processor_seconds: float | None = None
     software: dict[str, str]
 
 

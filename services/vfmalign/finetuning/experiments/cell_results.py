@@ -1,13 +1,17 @@
 """Results of cells: `cells/<digest>.json`, all that the analysis of an experiment reads of one finished check.
 
 The digest is that of the check's request, with the digests of its inputs, and of the version. A cell whose result is
-there is not computed again, by whichever experiment or deployment it was computed. The result is small and holds no
-weights, features or figures, so that it can be kept in a repository and put back into another object store.
+there is not computed again, by whichever experiment or deployment it was computed. The result is small, so that it can
+be kept in a repository and put back into another object store: it holds no weights and figures, and features of the
+primary layer alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
+
+from pydantic import Field
 
 from vfmalign.core.domain.errors import DataLoss, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import CaseScore, JobResult, Network
@@ -19,12 +23,15 @@ from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.analysis.records import CheckReport
 from vfmalign.finetuning.checks.artifacts import RESTORE
+from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.reporting import read_report
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.stages import Validated
 from vfmalign.finetuning.experiments.request import PlannedCell
+from vfmalign.finetuning.experiments.seed_control import CellFeatures, read_features
 from vfmalign.finetuning.jobs.request import NETWORKS
 
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 CELL = "cell"
 """`DataLoss.kind` of a result."""
 _log = logs.get(__name__)
@@ -39,6 +46,9 @@ class CellResult(Record):
         card: of the model, without the digests of what it was pretrained on.
         report: of the check, without its figures.
         scores: main metric of the test cases, by network.
+        features: what the control between seeds compares; None where it is too large, and in results of older versions.
+        processor_seconds: processor time of the trainings by network, as far as it is known. Cells that share a
+            baseline name the same job, and each has the time of it.
     """
 
     cell: Sha256
@@ -46,6 +56,8 @@ class CellResult(Record):
     card: ModelCard
     report: CheckReport
     scores: Mapping[Network, tuple[CaseScore, ...]]
+    features: CellFeatures | None = None
+    processor_seconds: Mapping[Network, float] = Field(default_factory=dict)
 
 
 class CellResults:
@@ -103,10 +115,12 @@ class CellResults:
         digests, results = self._checks.artifact_digests(check_id), self._checks.job_results(check_id)
         metric = report.result.primary_metric
         scores: dict[Network, tuple[CaseScore, ...]] = {}
+        processor_seconds: dict[Network, float] = {}
         with lost_as("report", check_id, RESTORE):
-            validated = self._store.read(
-                check_key(check_id, "stages/validate.json"), Validated, digests.get("validate")
-            )
+            validated = self._read_stage(check_id, "validate", Validated, digests)
+            reference = self._read_stage(check_id, "features_reference", FeatureSetRef, digests)
+            after = self._read_stage(check_id, "features_after", FeatureSetRef, digests)
+            features = read_features(self._store, report.result.shift.primary_layer, reference, after)
             for network in NETWORKS:
                 job = report.result.network(network).job
                 expected = results[job].sha256 if job in results else None
@@ -115,10 +129,17 @@ class CellResults:
                     score.model_copy(update={"values": {metric: score.values.get(metric)}})
                     for score in result.test_scores
                 )
+                if result.processor_seconds is not None:
+                    processor_seconds[network] = result.processor_seconds
         return CellResult(
             cell=cell.result_digest,
             check=check_id,
             card=validated.card.model_copy(update={"pretraining": ()}),
             report=report.model_copy(update={"run": report.run.model_copy(update={"figures": {}})}),
             scores=scores,
+            features=features,
+            processor_seconds=processor_seconds,
         )
+
+    def _read_stage(self, check_id: str, stage: str, record: type[AnyRecord], digests: Mapping[str, str]) -> AnyRecord:
+        return self._store.read(check_key(check_id, f"stages/{stage}.json"), record, digests.get(stage))

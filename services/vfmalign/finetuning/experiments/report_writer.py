@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.errors import NotFound
 from vfmalign.core.storage.keys import experiment_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.repository import StoredRef
-from vfmalign.finetuning.experiments.analysis.cells import Cell, MissingCell, get_primary_shift, make_cell
+from vfmalign.finetuning.experiments.analysis.cells import (
+    Cell,
+    ControlName,
+    MissingCell,
+    get_primary_shift,
+    make_cell,
+)
 from vfmalign.finetuning.experiments.analysis.experiment_report import analyse_cells
 from vfmalign.finetuning.experiments.cell_results import CellResult, CellResults
 from vfmalign.finetuning.experiments.cell_status import CellStatus
 from vfmalign.finetuning.experiments.reports.cells_table import to_csv
 from vfmalign.finetuning.experiments.reports.html import render
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, StoredExperiment
+from vfmalign.finetuning.experiments.request import PlannedCell
+from vfmalign.finetuning.experiments.seed_control import CellFeatures
 
+CompareSeeds = Callable[[CellFeatures | None, CellFeatures | None, float], Estimate]
 REPORT = "report.json"
 _MEDIA_TYPES = {
     "cells.csv": "text/csv; charset=utf-8",
@@ -32,11 +41,13 @@ class ReportWriter:
     Args:
         results: results of the cells.
         store: object store of the report.
+        compare_seeds: computes the control of two cells that differ in their seed alone, at a level of the interval.
     """
 
-    def __init__(self, results: CellResults, store: ObjectStore) -> None:
+    def __init__(self, results: CellResults, store: ObjectStore, compare_seeds: CompareSeeds) -> None:
         self._results = results
         self._store = store
+        self._compare_seeds = compare_seeds
 
     def write(self, experiment: StoredExperiment, cells: Sequence[CellStatus]) -> ExperimentRefs:
         """Stores the report unless it exists, and returns references to its files.
@@ -51,17 +62,12 @@ class ReportWriter:
         except NotFound:
             pass
         spec = experiment.spec
-        controls = {
-            (cell.cell.model, cell.cell.task, cell.cell.seed): self._read_shift(cell)
-            for cell in cells
-            if cell.cell.shuffled_labels and cell.state == "succeeded"
-        }
-        cells = [cell for cell in cells if not cell.cell.shuffled_labels]
+        results = [(status.cell, self._read_result(status)) for status in cells if status.state == "succeeded"]
         report = analyse_cells(
             experiment.id,
             spec.title or experiment.id,
-            [self._read_cell(cell, controls) for cell in cells if cell.state == "succeeded"],
-            [_make_missing_cell(cell) for cell in cells if cell.state != "succeeded"],
+            self._make_cells(results, spec.interval_level),
+            [_make_missing_cell(c) for c in cells if c.state != "succeeded" and not c.cell.shuffled_labels],
             seed=spec.seeds[0],
             resamples=spec.bootstrap_resamples,
             level=spec.interval_level,
@@ -72,21 +78,32 @@ class ReportWriter:
             self._store.put(_get_key(experiment, name), data, content_type=_MEDIA_TYPES[name])
         return self._get_refs(experiment)
 
-    def _read_cell(self, status: CellStatus, controls: Mapping[tuple[str, str, int], Estimate]) -> Cell:
-        cell, result = status.cell, self._read_result(status)
-        control = controls.get((cell.model, cell.task, cell.seed))
-        return make_cell(
-            result.card,
-            result.report,
-            result.scores,
-            check=result.check,
-            task=cell.task,
-            seed=cell.seed,
-            controls={} if control is None else {"shuffled_labels": control},
+    def _make_cells(self, results: Sequence[tuple[PlannedCell, CellResult]], level: float) -> list[Cell]:
+        shuffled, plain = (
+            {(cell.model, cell.task, cell.seed): result for cell, result in results if cell.shuffled_labels == control}
+            for control in (True, False)
         )
-
-    def _read_shift(self, status: CellStatus) -> Estimate:
-        return get_primary_shift(self._read_result(status).report.result)
+        cells = []
+        for (model, task, seed), result in plain.items():
+            controls: dict[ControlName, Estimate] = {}
+            if (model, task, seed) in shuffled:
+                controls["shuffled_labels"] = get_primary_shift(shuffled[model, task, seed].report.result)
+            seeds = [one[2] for one in plain if one[:2] == (model, task)]
+            if len(seeds) > 1:  # against the next seed, and the last against the first: all are in as many pairs
+                following = plain[model, task, seeds[(seeds.index(seed) + 1) % len(seeds)]]
+                controls["between_seeds"] = self._compare_seeds(result.features, following.features, level)
+            cells.append(
+                make_cell(
+                    result.card,
+                    result.report,
+                    result.scores,
+                    check=result.check,
+                    task=task,
+                    seed=seed,
+                    controls=controls,
+                )
+            )
+        return cells
 
     def _read_result(self, status: CellStatus) -> CellResult:
         return self._results.read(status.cell) if status.restored else self._results.assemble(status.cell)

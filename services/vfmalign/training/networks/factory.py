@@ -41,7 +41,7 @@ def _fine_tuning(plan: JobPlan, encoder: Encoder | None, device: torch.device) -
     if plan.task is None:
         raise TypeError("a fine-tuning has a task")
     task = get_task(plan.task)
-    if task.classifies_cases and plan.spec.recipe.patch_shape_DHW is not None:
+    if task.classifies_cases and plan.spec.recipe.patch_shape_DHW not in (None, plan.preprocessing.shape_DHW):
         raise BadOption(
             "classification needs whole volumes instead of patches",
             field="recipe.patch_shape_DHW",

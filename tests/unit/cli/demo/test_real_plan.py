@@ -42,14 +42,14 @@ def test_the_experiment_has_every_model_and_five_tasks_with_three_seeds(plan: Re
     assert "derived_" in str(spec.tasks[1]), "a class that nobody stated says so wherever its task is named"
 
 
-def test_patches_and_input_fit_every_model(plan: RealPlan) -> None:
+def test_every_training_sees_whole_volumes(plan: RealPlan) -> None:
     for architecture, _ in SIZE.models:
         assert get_architecture(architecture).preprocessing == DEFAULT_INPUT.model_copy(
             update={"shape_DHW": SHAPE_DHW}
         ), "else the models would not share their specialised baseline"
     for task in plan.spec().tasks:
         recipe = get_recipe(CheckSpec(model_id="m", dataset_id="d", task=task, recipe=SIZE.finetuning), "pretrained")
-        assert recipe.patch_shape_DHW == (None if task.name == "classification" else (16, 32, 32))
+        assert (recipe.patch_shape_DHW, recipe.batch_size) == (SHAPE_DHW, 1)
 
 
 def test_the_size_for_evidence_splits_the_260_patients_of_the_decathlon() -> None:

@@ -1,10 +1,10 @@
-"""The results of a published experiment in a Markdown page: every number is read from the experiment's `report.json`.
+"""The results of a published experiment in a Markdown page: every number is read from files beside the page.
 
     python -m vfmalign.finetuning.experiments.reports.evidence docs/evidence.md docs/evidence
     python -m vfmalign.finetuning.experiments.reports.evidence --check docs/evidence.md docs/evidence
 
-The page is written by hand except for what stands between the markers. The folder holds `report.json` once the
-experiment has ended, and before that one file for each finished cell in `cells/`.
+The page is written by hand except for what stands between the markers. The folder holds one file for each finished
+cell in `cells/`, from which the cost is read, and `report.json` with all other numbers once the experiment has ended.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import median
 
 from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.finetuning.experiments.analysis.averages import SeedAverage
@@ -21,6 +22,8 @@ from vfmalign.finetuning.experiments.analysis.experiment_report import Experimen
 from vfmalign.finetuning.experiments.analysis.points import PREDICTORS, flag_symbols
 from vfmalign.finetuning.experiments.analysis.stopping import RULES
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS
+from vfmalign.finetuning.experiments.cell_results import CellResult
+from vfmalign.finetuning.jobs.request import NETWORKS
 from vfmalign.finetuning.reports.formatting import (
     ABSENT,
     format_correlation,
@@ -47,7 +50,7 @@ def update_page(page: str, folder: Path) -> str:
 
     Args:
         page: text of the page.
-        folder: holds `report.json`, or `cells/` while the experiment runs.
+        folder: holds `cells/`, and `report.json` once the experiment has ended.
 
     Raises:
         InvalidInput: the page does not have both markers, once each and in order.
@@ -61,14 +64,15 @@ def update_page(page: str, folder: Path) -> str:
 
 def render_results(folder: Path) -> str:
     """Renders the results in Markdown, or how far the experiment is."""
-    file = folder / REPORT
+    file, results = folder / REPORT, _read_results(folder / CELLS)
     if not file.exists():
-        finished = len(list((folder / CELLS).glob("*.json")))
-        return (
+        finished = sum("shuffled_labels" not in one.report.result.settings for one in results)
+        progress = (
             f"**The experiment has not finished.** {finished} of {PLANNED_CELLS} cells (models × tasks × seeds) have\n"
             "ended. There are no verdicts before all of them have, because looking at some would change the\n"
             "probability of an error.\n"
         )
+        return "\n".join(filter(None, (progress, _render_cost(results))))
     report = ExperimentReport.model_validate_json(file.read_bytes())
     sections = (
         _render_answers(report),
@@ -79,6 +83,7 @@ def render_results(folder: Path) -> str:
         _render_early(report),
         _render_sensitivity(report),
         _render_missing(report),
+        _render_cost(results),
     )
     return "\n".join(filter(None, sections))
 
@@ -195,6 +200,30 @@ def _render_missing(report: ExperimentReport) -> str:
     rows = [(f"`{cell.task}`", f"`{cell.model}`", cell.seed, cell.reason) for cell in report.missing]
     text = f"{len(rows)} of {len(rows) + len(report.cells)} cells have no result"
     return _section("Cells without results", ("task", "model", "seed", "reason"), rows, text)
+
+
+def _read_results(folder: Path) -> list[CellResult]:
+    return [CellResult.model_validate_json(file.read_bytes()) for file in sorted(folder.glob("*.json"))]
+
+
+def _render_cost(results: Sequence[CellResult]) -> str:
+    """Wall time of the checks and processor time of the trainings, of which checks share some."""
+    if not results:
+        return ""
+    trainings = {one.report.result.network(name).job: s for one in results for name, s in one.processor_seconds.items()}
+    rows = []
+    for model in sorted({one.card.id for one in results}):
+        own = [one for one in results if one.card.id == model]
+        wall_s = [(one.report.run.finished_at - one.report.run.created_at).total_seconds() for one in own]
+        networks = ([s for one in own if (s := one.processor_seconds.get(name)) is not None] for name in NETWORKS)
+        rows.append((f"`{model}`", len(own), *(_format_minutes(seconds) for seconds in (wall_s, *networks))))
+    header = ("model", "cells", "wall time of a check, min", *(f"training {name}, min" for name in NETWORKS))
+    text = f"all trainings took {sum(trainings.values()) / 3600:.1f} hours of processor time, shared ones counted once"
+    return _section("Cost, medians", header, rows, text)
+
+
+def _format_minutes(seconds: Sequence[float]) -> str:
+    return f"{median(seconds) / 60:.1f}" if seconds else ABSENT
 
 
 def _section(heading: str, header: Sequence[str], rows: Iterable[Sequence[object]], text: str = "") -> str:

@@ -1,11 +1,15 @@
 """The page of evidence shows the numbers of `report.json`, and none beside them."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import InvalidInput
+from vfmalign.core.domain.models import LayerSpec, ModelCard, PreprocessingSpec
+from vfmalign.finetuning.experiments.cell_results import CellResult
 from vfmalign.finetuning.experiments.reports.evidence import BEGIN, END, main, render_results, update_page
 from vfmalign.finetuning.reports.formatting import format_correlation, format_number
 
@@ -66,14 +70,56 @@ def test_an_edited_number_is_found_and_the_command_restores_it(folder, tmp_path,
     assert page.read_text() == correct
 
 
-def test_an_experiment_that_has_not_finished_says_how_far_it_is(tmp_path):
+@pytest.fixture
+def write_cell(tmp_path, make_report):
+    def write(number, minutes, model="m", **fields):
+        settings = make_report().result.settings | fields.pop("settings", {})
+        report = make_report(settings=settings, networks=rename_jobs(make_report().result.networks, number))
+        end = report.run.created_at + timedelta(minutes=minutes)
+        report = report.model_copy(update={"run": report.run.model_copy(update={"finished_at": end})})
+        card = ModelCard(
+            id=model, architecture="profound_conv_micro", objective="contrastive",
+            checkpoint=VolumeRef(key="models/x", sha256="0" * 64), layers=(LayerSpec(name="stages.3", channels=128),),
+            preprocessing=PreprocessingSpec(modalities=("t2w",), spacing_mm=None, shape_DHW=(8, 8, 8)),
+            primary_layer="stages.3",
+        )  # fmt: skip
+        result = CellResult(cell=f"{number:064x}", check=f"c-{number}", card=card, report=report, scores={}, **fields)
+        (tmp_path / "cells").mkdir(exist_ok=True)
+        (tmp_path / "cells" / f"{number}.json").write_bytes(result.to_json())
+
+    return write
+
+
+def rename_jobs(networks, number):
+    # Every check trains networks of its own, but for the specialised one.
+    return tuple(
+        one if one.network == "specialised" else one.model_copy(update={"job": f"{one.job}-{number}"})
+        for one in networks
+    )
+
+
+def test_an_experiment_that_has_not_finished_says_how_far_it_is(tmp_path, write_cell):
     assert "0 of 90 cells" in render_results(tmp_path)
-    (tmp_path / "cells").mkdir()
     for number in range(3):
-        (tmp_path / "cells" / f"{number}.json").write_text("{}")
+        write_cell(number, 10.0)
+    write_cell(3, 10.0, settings={"shuffled_labels": "true"})
     text = render_results(tmp_path)
-    assert text.startswith("**The experiment has not finished.** 3 of 90 cells")
+    assert text.startswith("**The experiment has not finished.** 3 of 90 cells"), "a control is not a cell"
     assert "supports" not in text
+
+
+def test_the_cost_is_that_of_the_cells_with_shared_trainings_once(tmp_path, write_cell, large):
+    cost = {"pretrained": 600.0, "scratch": 300.0, "specialised": 3600.0}
+    write_cell(1, 10.0, processor_seconds=cost)
+    write_cell(2, 30.0, processor_seconds=cost | {"pretrained": 1200.0})
+    write_cell(3, 4.0, model="older")
+    for name in ("", "report.json"):
+        if name:
+            (tmp_path / name).write_bytes(large.to_json())
+        text = render_results(tmp_path)
+        assert "All trainings took 1.7 hours of processor time" in text, "600 + 1200 + 2 · 300 + 3600 s"
+        assert "| `m` | 2 | 20.0 | 15.0 | 5.0 | 60.0 |" in text
+        assert "| `older` | 1 | 4.0 | – | – | – |" in text
 
 
 def test_missing_cells_and_phantoms_are_stated(tmp_path, small):

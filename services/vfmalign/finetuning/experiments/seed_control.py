@@ -1,0 +1,120 @@
+"""The control between seeds: MMD² between the features after two fine-tunings that differ in their seed alone.
+
+Both sets are of the same test cases and are compared as the features before and after are: paired, on the scale and
+with the bandwidth of the reference. The features are part of a cell's result, so that cells can be compared which were
+computed in different deployments.
+
+Legend: N cases, C channels.
+"""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfmalign.client.messages.common import Estimate, absent
+from vfmalign.client.mmd import AsyncMmdClient
+from vfmalign.client.samples import LabelledFeatures
+from vfmalign.core.domain.record import Record
+from vfmalign.core.storage.feature_sets import read_feature_set
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning.checks.clients import KERNEL, FeatureSetRef
+from vfmalign.finetuning.checks.similarity import value_or_absent
+
+MAX_FEATURE_BYTES = 2 * 2**20
+"""Features of a cell that are kept, before encoding: 700 cases of 768 channels."""
+_TYPE = "<f4"
+
+
+class CellFeatures(Record):
+    """Features of the primary layer: of the test cases after fine-tuning, and of the reference.
+
+    Attributes:
+        layer: the primary layer.
+        channels: C.
+        cases, groups: case and patient of each row after.
+        after, reference: (N, C) as little-endian float32 in base64.
+    """
+
+    layer: str
+    channels: int
+    cases: tuple[str, ...]
+    groups: tuple[str, ...]
+    after: str
+    reference: str
+
+    def get_after(self) -> LabelledFeatures:
+        """Returns the features after fine-tuning."""
+        return LabelledFeatures({self.layer: _decode(self.after, self.channels)}, self.groups, self.cases)
+
+    def get_reference(self) -> LabelledFeatures:
+        """Returns the features of the reference."""
+        return LabelledFeatures({self.layer: _decode(self.reference, self.channels)})
+
+
+def read_features(
+    store: ObjectStore, layer: str, reference: FeatureSetRef, after: FeatureSetRef
+) -> CellFeatures | None:
+    """Reads one layer of a check's feature sets; None where they are larger than a result may hold.
+
+    Raises:
+        NotFound: there is no such set.
+        DataLoss: a set is damaged.
+    """
+    sets = [read_feature_set(store, one.feature_set, one.manifest_sha256) for one in (after, reference)]
+    after_NC, reference_NC = (one.layers[layer] for one in sets)
+    if after_NC.nbytes + reference_NC.nbytes > MAX_FEATURE_BYTES:
+        return None
+    return CellFeatures(
+        layer=layer,
+        channels=after_NC.shape[1],
+        cases=sets[0].manifest.case_ids,
+        groups=sets[0].manifest.groups,
+        after=_encode(after_NC),
+        reference=_encode(reference_NC),
+    )
+
+
+async def compare_seeds(
+    mmd: AsyncMmdClient, one: CellFeatures | None, other: CellFeatures | None, level: float
+) -> Estimate:
+    """Compares the features after two fine-tunings of one model for one task.
+
+    Args:
+        mmd: client of the service.
+        one: of a cell, whose reference sets scale and bandwidth.
+        other: of the same cell with another seed.
+        level: nominal coverage of the interval.
+
+    Raises:
+        VfmalignError: the service cannot be reached.
+    """
+    if one is None or other is None:
+        return absent("the result of a cell holds no features")
+
+    async def compute() -> Estimate:
+        response = await mmd.compute(
+            one.get_after(),
+            other.get_after(),
+            reference=one.get_reference(),
+            pairing="paired",
+            estimator="unbiased_paired",
+            kernel=KERNEL,
+            layers=(one.layer,),
+            primary_layer=one.layer,
+            interval_level=level,
+        )
+        standardised = response.layers[0].standardised
+        return absent("the features could not be standardised") if standardised is None else standardised.mmd2
+
+    return await value_or_absent(compute())
+
+
+def _encode(features_NC: NDArray[np.float32]) -> str:
+    return base64.b64encode(np.ascontiguousarray(features_NC, _TYPE).tobytes()).decode()
+
+
+def _decode(text: str, channels: int) -> NDArray[np.float32]:
+    return np.frombuffer(base64.b64decode(text), _TYPE).reshape(-1, channels)
