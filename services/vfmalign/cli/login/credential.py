@@ -1,4 +1,4 @@
-"""The token of a command: where it comes from, what it says, and what to do when a service refuses it."""
+"""The token of a command: its source, its claims, and the remedy when a service refuses it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Credential:
         return cls(file.get_access_token, f"login at {login.client.issuer}", "run `vfmalign login` again")
 
     def read_claims(self) -> dict[str, Any] | None:
-        """Returns what the token says, which is not verified here; None where it is not a JWT.
+        """Returns the claims of the token, which are not verified here; None where it is not a JWT.
 
         Raises:
             Unauthenticated: there is no token, or it cannot be renewed.

@@ -71,7 +71,7 @@ class Provider:
         client: this program at the provider.
 
     Raises:
-        BadOption: the issuer is no URL, not encrypted, or not that of the provider.
+        BadOption: the issuer is not a URL, not encrypted, or not that of the provider.
         Unavailable: the provider does not answer.
     """
 
@@ -175,7 +175,7 @@ class Provider:
         return self._request("POST", url, sent)
 
     def _request(self, method: str, url: str, fields: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
-        """Returns status and JSON body; the body is empty where it is no JSON object."""
+        """Returns status and JSON body; the body is empty unless it is a JSON object."""
         try:
             with self._http.request(
                 method,
