@@ -228,7 +228,7 @@ WRONG = {
     "a subcommand that does not exist": ("kubectl -n vfmalign rollout undo", "undo", "redo", "kubectl rollout"),
     "another namespace": ("kubectl -n vfmalign rollout undo", "-n vfmalign", "-n default", "not found"),
     "a missing folder": ("kubectl apply -k k8s/overlays/gpu", "gpu", "gpus", "k8s/overlays/gpus"),
-    "a missing file": ("kubectl apply -f", "namespace.yaml", "namespaces.yaml", "does not exist"),
+    "a missing file": ("kubectl apply -f k8s/base", "namespace.yaml", "namespaces.yaml", "does not exist"),
     "a missing script": ("k8s/overlays/local/credentials.sh", "credentials", "secrets", "No such file"),
     "a missing input": (f"{COMPOSE} exec -T postgres psql -q", ".sql", ".sq", "No such file"),
     "a node that does not exist": ("kubectl drain", "NODE", "NODES", '"NODES" not found'),

@@ -98,7 +98,7 @@ def check_ownership(identity: Identity | None, created_by: str, subject: str) ->
     """Checks that a caller may end or restart what somebody created: the creator and admins may.
 
     Args:
-        identity: the caller.
+        identity: the caller; None where the service itself acts, outside a call.
         created_by: `Identity.key` of the creator; empty for what the service created itself.
         subject: the id of what is ended or restarted.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -120,3 +122,10 @@ def test_settings_without_a_file_have_no_token(tmp_path: Path) -> None:
     assert token is not None
     token.check_channel("features:8001", encrypted=False)
     assert token.get_metadata()[1] == "Bearer t"
+
+
+def test_clients_need_no_package_of_servers() -> None:
+    packages = {"jwt", "cachetools", "cryptography"}
+    code = f"import sys, vfmalign.client.async_client; print(*sorted({packages} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
