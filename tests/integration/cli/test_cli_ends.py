@@ -23,8 +23,8 @@ def test_a_foreground_stack_ends_with_ctrl_c_and_leaves_no_process(tmp_path: Pat
     assert process.returncode in {0, *INTERRUPTED}
     assert "stopped" in err
     assert not any(ref.alive() for ref in running)
-    assert cli.run("status", "--json", code=3).document["running"] is False
-    assert "nothing was running" in cli.run("down").out
+    assert cli.call("status", "--json", code=3).document["running"] is False
+    assert "nothing was running" in cli.call("down").out
 
 
 @pytest.mark.parametrize(
