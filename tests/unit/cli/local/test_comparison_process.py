@@ -23,6 +23,12 @@ def samples(tmp_path: Path) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
+@pytest.fixture
+def preloaded(python, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts the subprocess from an interpreter that has imported torch."""
+    monkeypatch.setattr("subprocess.Popen", python)
+
+
 def test_the_library_s_number_comes_back(invoke, samples) -> None:
     from vfmalign.mmd import mmd2
 
@@ -34,6 +40,7 @@ def test_the_library_s_number_comes_back(invoke, samples) -> None:
     assert "p_value" not in layer["raw"] or "value" not in layer["raw"]["p_value"]
 
 
+@pytest.mark.usefixtures("preloaded")
 def test_the_first_sample_is_the_reference_by_default(invoke, samples) -> None:
     by_default = invoke("mmd", *FILES, "--paired", "--local", "--permutations", "9", "--json")
     by_name = invoke("mmd", *FILES, "--paired", "--local", "--permutations", "9", "--reference", "x.npy", "--json")
@@ -43,9 +50,11 @@ def test_the_first_sample_is_the_reference_by_default(invoke, samples) -> None:
     assert "A is also the reference" in by_default[2]
 
 
+@pytest.mark.usefixtures("preloaded")
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        (("x.npy", "gone.npy", "--paired"), exits.BAD_INPUT, "no such file"),
         (("x.npy", "short.npy", "--paired"), exits.BAD_INPUT, "row counts"),
         (("x.npy", "y.npy", "--paired", "--timeout", "0.001"), exits.UNAVAILABLE, "increase --timeout"),
     ],

@@ -183,7 +183,7 @@ def test_files_larger_than_the_memory_allowed_are_read_in_parts(tmp_path, rng, m
     assert "allow" in answer(*ask_for, code=NO_MEMORY, **options).err
 
 
-def by_torchrun(arguments):
+def by_torchrun(_, arguments):
     launcher = ["-m", "torch.distributed.run", "--log-dir", str(arguments[0].parent), "--nproc-per-node", "2"]
     command = [sys.executable, *launcher, "-m", "vfmalign.mmd.comparison", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -196,27 +196,27 @@ def by_torchrun(arguments):
     ("estimator", "start"),
     [("ESTIMATOR_UNBIASED_INDEPENDENT", by_torchrun), ("ESTIMATOR_RANDOM_FOURIER", two_processes.compare)],
 )
-def test_processes_that_share_the_work_come_to_the_value_of_one(tmp_path, rng, estimator, start, answer):
+def test_processes_that_share_the_work_come_to_the_value_of_one(tmp_path, rng, estimator, start, answer, python):
     files = tmp_path / "x.npy", tmp_path / "y.npy"
     for path in files:
         np.save(path, rng.normal(size=(900, 16)).astype(np.float32))
     options = {"test": {"permutations": 40}, "precision": "PRECISION_EXACT", "estimator": estimator}
     ask_for = [*files, *INDEPENDENT, "--sigma", 5, "--options", json.dumps(options)]
     one = first_layer(answer(*ask_for))["raw"]
-    two = json.loads(start(ask_for)[0])["layers"][0]["raw"]
+    two = json.loads(start(python, ask_for)[0])["layers"][0]["raw"]
     assert two["mmd2"]["value"] == pytest.approx(one["mmd2"]["value"], rel=1e-10, abs=1e-14)
     assert two["mmd2"]["interval"]["upper"] == pytest.approx(one["mmd2"]["interval"]["upper"], rel=1e-9)
     assert two["p_value"] == one["p_value"]
 
 
-def test_processes_that_share_the_work_agree_on_the_channels_that_move_most(tmp_path, rng, answer):
+def test_processes_that_share_the_work_agree_on_the_channels_that_move_most(tmp_path, rng, answer, python):
     files = tmp_path / "x.npy", tmp_path / "y.npy"
     x = rng.normal(size=(300, 120))
     np.save(files[0], x)
     np.save(files[1], x + 0.1 * rng.normal(size=x.shape) + 2.0 * (np.arange(120) == 7))
     ask_for = [*files, *PAIRED, "--reference", files[0]]
     one = first_layer(answer(*ask_for))["top_channels"]
-    two = json.loads(two_processes.compare(ask_for)[0])["layers"][0]["top_channels"]
+    two = json.loads(two_processes.compare(python, ask_for)[0])["layers"][0]["top_channels"]
     assert one["count"] == two["count"] == 2
     assert one["caution"] == two["caution"] != ""
     alone, shared = ((top["displacement_share"]["value"], top["shift_without"]["mmd2"]["value"]) for top in (one, two))

@@ -107,9 +107,9 @@ def test_a_set_whose_manifest_was_edited_is_refused(answer, sets, store):
         store.put(committed.key, committed.manifest.to_json())
 
 
-def test_two_processes_as_a_job_starts_them_come_to_the_value_of_one(answer, sets, store_environment):
+def test_two_processes_as_a_job_starts_them_come_to_the_value_of_one(answer, sets, store_environment, python):
     expected = raw(answer(*sets, layer="stages.3").out)
-    outputs = two_processes.compare(arguments(*sets, layer="stages.3"), store_environment)
+    outputs = two_processes.compare(python, arguments(*sets, layer="stages.3"), store_environment)
     found = raw(outputs[0])
     assert found["mmd2"]["value"] == pytest.approx(expected["mmd2"]["value"], rel=1e-10)
     assert found["p_value"] == expected["p_value"]
