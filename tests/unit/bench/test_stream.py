@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bench import datasets, environments, process, stream, tables
@@ -11,7 +13,8 @@ from bench.statistics.simulations import Population
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, python: Callable[..., Any]) -> None:
+    monkeypatch.setattr("subprocess.Popen", python)  # seven methods have a process each; it has torch already
     for module in (environments, datasets, process):
         monkeypatch.setattr(module, "HOME", tmp_path)
     monkeypatch.setattr(stream, "CHANNELS", 8)
