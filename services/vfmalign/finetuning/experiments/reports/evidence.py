@@ -210,7 +210,11 @@ def _render_cost(results: Sequence[CellResult]) -> str:
     """Wall time of the checks and processor time of the trainings, of which checks share some."""
     if not results:
         return ""
-    trainings = {one.report.result.network(name).job: s for one in results for name, s in one.processor_seconds.items()}
+    trainings = {
+        one.report.run.trained_by.get(name, one.report.result.network(name).job): seconds
+        for one in results
+        for name, seconds in one.processor_seconds.items()
+    }
     rows = []
     for model in sorted({one.card.id for one in results}):
         own = [one for one in results if one.card.id == model]

@@ -74,9 +74,12 @@ def test_an_edited_number_is_found_and_the_command_restores_it(folder, tmp_path,
 def write_cell(tmp_path, make_report):
     def write(number, minutes, model="m", **fields):
         settings = make_report().result.settings | fields.pop("settings", {})
-        report = make_report(settings=settings, networks=rename_jobs(make_report().result.networks, number))
+        report = make_report(settings=settings)
+        trained_by = {"pretrained": f"p-{number}", "scratch": f"s-{number}", "specialised": "of-another-check"}
         end = report.run.created_at + timedelta(minutes=minutes)
-        report = report.model_copy(update={"run": report.run.model_copy(update={"finished_at": end})})
+        report = report.model_copy(
+            update={"run": report.run.model_copy(update={"finished_at": end, "trained_by": trained_by})}
+        )
         card = ModelCard(
             id=model, architecture="profound_conv_micro", objective="contrastive",
             checkpoint=VolumeRef(key="models/x", sha256="0" * 64), layers=(LayerSpec(name="stages.3", channels=128),),
@@ -88,14 +91,6 @@ def write_cell(tmp_path, make_report):
         (tmp_path / "cells" / f"{number}.json").write_bytes(result.to_json())
 
     return write
-
-
-def rename_jobs(networks, number):
-    # Every check trains networks of its own, but for the specialised one.
-    return tuple(
-        one if one.network == "specialised" else one.model_copy(update={"job": f"{one.job}-{number}"})
-        for one in networks
-    )
 
 
 def test_an_experiment_that_has_not_finished_says_how_far_it_is(tmp_path, write_cell):

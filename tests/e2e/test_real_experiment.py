@@ -1,0 +1,73 @@
+"""The experiment on real volumes, cut to two models, two tasks and eight patients."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from tests.unit.imaging.datasets.brain_files import lay_out_decathlon, load_cases
+
+from vfmalign.cli.demo.cell_folder import CellFolder
+from vfmalign.cli.demo.real_plan import SHAPE_DHW, RealPlan, RealSize
+from vfmalign.cli.demo.rehearsal import rehearse
+from vfmalign.cli.target import Target
+from vfmalign.cli.views.output import Output
+from vfmalign.client.messages.jobs import Recipe
+from vfmalign.core.domain.declarations import get_declaration
+from vfmalign.finetuning.experiments.cell_results import CellResult
+
+pytestmark = pytest.mark.e2e
+
+SUBSET = RealSize(
+    models=(("profound_conv_micro_single", "masked_reconstruction"),),
+    counts={"pretrain": 1, "train": 3, "val": 2, "test": 2},
+    seeds=1,
+    pretraining=Recipe(preset="demo", epochs=1, steps_per_epoch=1, batch_size=1),
+    finetuning=Recipe(preset="demo", epochs=1, steps_per_epoch=1, batch_size=1, patch_shape_dhw=SHAPE_DHW),
+    tasks=2,
+)
+SEED = 4
+"""Every split but the one for pretraining has cases of both classes."""
+ENCODER = "sae_robust_tissue"
+
+
+def test_a_subset_of_the_experiment_on_real_volumes_ends_with_its_cells(
+    world: Any, shared_folder: Path, tmp_path: Path, capfd: Any
+) -> None:
+    encoder = shared_folder / "data" / "brain-encoders" / f"{ENCODER}.pth"
+    if not encoder.is_file():
+        pytest.skip("the encoders are not beside this repository")
+    (tmp_path / "encoders").mkdir()
+    (tmp_path / "encoders" / encoder.name).symlink_to(encoder)
+    data = lay_out_decathlon(tmp_path / "data", load_cases(shared_folder))
+    plan = RealPlan("subset", SUBSET, SEED, data, tmp_path / "encoders", get_declaration("hippocampus"))
+    folder = CellFolder(tmp_path / "cells", plan.dataset)
+    with pytest.raises(typer.Exit) as ended:
+        rehearse(
+            Target.from_state(world.stack.get_state()),
+            world.home,
+            Output.to_terminal(as_json=True),
+            plan,
+            tmp_path / "reports",
+            cells=folder,
+        )
+    out, err = capfd.readouterr()
+    assert ended.value.exit_code == 0, err
+    experiment = json.loads(out)
+    assert experiment["note"].startswith("real volumes (hippocampus), not prostates")
+    report = json.loads(Path(experiment["report"]["json"]).read_text())
+    assert not report["phantom"]
+    models = {"sae-robust-tissue", plan.pretrainings()[0].model}
+    assert {(cell["model"], cell["task"]) for cell in report["cells"]} == {(m, t) for m in models for t in plan.tasks()}
+    results = [CellResult.model_validate_json(file.read_bytes()) for file in folder.path.iterdir()]
+    assert len(results) == 4
+    for result in results:
+        assert result.features is not None
+        assert len(result.features.get_after().layers[result.features.layer]) == 2
+        assert set(result.processor_seconds) == {"pretrained", "scratch", "specialised"}
+        assert all(seconds > 0 for seconds in result.processor_seconds.values())
+    specialised = {result.report.run.trained_by["specialised"] for result in results}
+    assert len(specialised) == 2, "models share it: they take the same input and the same recipe"
