@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import os
@@ -69,6 +70,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_finish() -> None:
     """Enable garbage collection again for the tests, and leave out the modules, which stay."""
     gc.freeze()
+    atexit.register(gc.unfreeze)  # or triton reports its objects as leaks when the process ends
     gc.enable()
 
 
