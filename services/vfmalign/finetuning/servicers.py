@@ -95,7 +95,7 @@ class OperationServicer(ABC, Generic[Item]):
 
         Raises:
             NotFound: the id is unknown.
-            Forbidden: somebody else created it, and the caller is no admin.
+            Forbidden: somebody else created it, and the caller is not an admin.
         """
         item = await asyncio.to_thread(self._repository.get, item_id)
         check_ownership(current_identity.get(), item.created_by, item.id)

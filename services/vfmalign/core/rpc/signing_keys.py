@@ -44,7 +44,7 @@ def parse_keys(document: bytes) -> Keys:
     An only key may have no id (the empty text).
 
     Raises:
-        ValueError: it is no JWKS document, or has no such key.
+        ValueError: it is not a JWKS document, or has no such key.
     """
     try:
         entries = json.loads(document)["keys"]
@@ -127,7 +127,7 @@ class ProviderKeys:
         self._clock = clock
         self._pool = urllib3.PoolManager(ca_certs=None if ca_file is None else str(ca_file))
         self._keys: Keys = {}
-        self._fetched_at = self._asked_at = float("-inf")
+        self._fetched_at = self._requested_at = float("-inf")
         self._request: asyncio.Task[None] | None = None
 
     async def get(self, key_id: str | None) -> jwt.PyJWK:
@@ -140,7 +140,7 @@ class ProviderKeys:
         if self._get_age() > REFRESH_S or _find(self._keys, key_id) is None:
             await self._refresh()
         key = _find(self._keys, key_id) if self._get_age() <= MAX_AGE_S else None
-        if key is None and self._fetched_at < self._asked_at:
+        if key is None and self._fetched_at < self._requested_at:
             raise Unavailable(
                 "the provider that issued the token does not answer",
                 subject=self._issuer,
@@ -157,9 +157,9 @@ class ProviderKeys:
     async def _refresh(self) -> None:
         """Asks the provider unless that happened a moment ago, and waits a limited time for the answer."""
         if self._request is None or self._request.done():
-            if self._clock() - self._asked_at < PAUSE_S:
+            if self._clock() - self._requested_at < PAUSE_S:
                 return
-            self._asked_at = self._clock()
+            self._requested_at = self._clock()
             self._request = asyncio.create_task(self._fetch(), name="signing-keys")
         # A caller that leaves does not end the request, for which others may wait.
         await asyncio.wait({self._request}, timeout=TIMEOUT_S)
