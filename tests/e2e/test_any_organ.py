@@ -79,7 +79,7 @@ def test_a_check_without_a_map_says_how_to_map_and_stores_nothing(world: Any, br
 
 
 def test_the_client_checks_another_task_of_the_same_dataset(world: Any, brain: str) -> None:
-    address = world.stack.get_state().services["finetuning"].ports.address
+    state = world.stack.get_state()
     spec = CheckSpec(
         model_id="stack",
         dataset_id=brain,
@@ -88,7 +88,7 @@ def test_the_client_checks_another_task_of_the_same_dataset(world: Any, brain: s
         recipe=Recipe(preset="demo", epochs=1, steps_per_epoch=2),
         permutations=99,
     )
-    with Client(finetuning_address=address) as client:
+    with Client(finetuning_address=state.services["finetuning"].ports.address, token=state.token_file) as client:
         client.checks.create("brain-resolution", spec)
         check = client.checks.wait("brain-resolution", timeout_s=400)
     assert check.result is not None

@@ -37,10 +37,6 @@ def settings_of(server: s3_server.S3Server) -> StoreSettings:
     )
 
 
-# A server that dies resets connections. Python leaves a socket open that is reset before its TLS handshake begins.
-may_reset_connections = pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
-
-
 @pytest.fixture
 def killed(tmp_path: Path) -> Iterator[list[int]]:
     """Process ids to end whatever happens."""
@@ -228,7 +224,6 @@ def taken() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-@may_reset_connections
 def test_a_first_start_draws_other_ports_where_it_loses_one(
     tmp_path: Path, killed: list[int], s3: s3_server.S3Server, taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,7 +244,6 @@ def test_a_first_start_draws_other_ports_where_it_loses_one(
     process.wait()
 
 
-@may_reset_connections
 def test_a_first_start_gives_up_after_some_choices(tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = race_for_ports(monkeypatch, [(1, taken)] * 100)
     with pytest.raises(Unavailable, match="another process took one of its ports") as caught:
