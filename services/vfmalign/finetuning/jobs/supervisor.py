@@ -169,7 +169,10 @@ class Supervisor:
 
     def _write_spec(self, job: StoredJob) -> None:
         key = job_key(job.id, "spec.json")
-        if not self.store.put_if_absent(key, job.spec.to_json()) and self.store.get(key) != job.spec.to_json():
+        expected = job.spec.to_json()
+        if not self.store.put_if_absent(key, expected) and (stored := self.store.get(key)) != expected:
+            digests = [hashlib.sha256(spec).hexdigest() for spec in (stored, expected)]
+            _log.error("spec_differs", job=job.id, sha256=digests, bytes=[len(stored), len(expected)])
             raise Conflict("holds another spec", subject=self.store.uri(key), remedy="choose another job id")
 
     # --- running ------------------------------------------------------------------------------------------------------
