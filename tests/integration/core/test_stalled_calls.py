@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import asynccontextmanager
 
 import grpc
@@ -49,7 +50,7 @@ asyncio.run(serve("kitchen", load(ServiceSettings), add))
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A server with memory for four messages; returns its process and its port."""
+    """A server with memory for four messages; returns its process and the ports of its API and metrics."""
     ports_file = tmp_path_factory.mktemp("stalled") / "ports.json"
     environment = {
         "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",
@@ -65,19 +66,33 @@ def server(tmp_path_factory):
         while not ports_file.exists():
             assert process.poll() is None
             time.sleep(0.05)
-        yield psutil.Process(process.pid), json.loads(ports_file.read_text())["grpc"]
+        ports = json.loads(ports_file.read_text())
+        yield psutil.Process(process.pid), ports["grpc"], ports["metrics"]
     finally:
         process.kill()
         process.wait()
 
 
+def count_calls(metrics_port):
+    """Number of calls that have reached the server's handlers."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as response:
+        lines = response.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("grpc_server_started_total{"))
+
+
 @asynccontextmanager
-async def stalled(port, source="127.0.0.1"):
-    """Keeps calls of all kinds of methods stalled during a block."""
+async def stalled(port, metrics_port, source="127.0.0.1"):
+    """Keeps calls of all kinds of methods stalled during a block, which begins when all wait for memory or hold it."""
+    before = await asyncio.to_thread(count_calls, metrics_port)
     methods = (METHODS[index % len(METHODS)] for index in range(CALLS))
     calls = [StalledCall(method, MESSAGE_BYTES, MESSAGE_BYTES - 2**19, source) for method in methods]
     tasks = [asyncio.create_task(call.run(port)) for call in calls]
     try:
+        async with asyncio.timeout(60):
+            while True:
+                if await asyncio.to_thread(count_calls, metrics_port) >= before + CALLS:
+                    break
+                await asyncio.sleep(0.05)
         yield calls
     finally:
         for task in tasks:
@@ -86,11 +101,10 @@ async def stalled(port, source="127.0.0.1"):
 
 
 async def test_stalled_messages_take_no_more_memory_than_the_setting(server):
-    process, port = server
+    process, port, metrics_port = server
     before = process.memory_info().rss
     peak = before
-    async with stalled(port) as calls, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        await asyncio.sleep(0.5)
+    async with stalled(port, metrics_port) as calls, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         late = mmd_pb2_grpc.MmdServiceStub(channel).Compute(mmd_pb2.ComputeRequest())
         async with asyncio.timeout(60):
             while not all(call.ended for call in calls):
@@ -108,9 +122,11 @@ async def test_stalled_messages_take_no_more_memory_than_the_setting(server):
 
 
 async def test_other_addresses_are_served_meanwhile(server):
-    _, port = server
-    async with stalled(port, source="127.0.0.2"), connect(f"127.0.0.1:{port}", call_timeout_s=4) as channel:
-        await asyncio.sleep(0.5)
+    _, port, metrics_port = server
+    async with (
+        stalled(port, metrics_port, source="127.0.0.2"),
+        connect(f"127.0.0.1:{port}", call_timeout_s=4) as channel,
+    ):
         stub = mmd_pb2_grpc.MmdServiceStub(channel)
         for _ in range(20):
             assert (await stub.Compute(mmd_pb2.ComputeRequest(primary_layer="x"))).primary_layer == "done"
