@@ -16,10 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 
 REMEDY = "pip install pgserver (Python 3.11 and 3.12), or apt-get install postgresql (any Python)"
 START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 10.0
 _UNPRIVILEGED = ("postgres", "nobody")
 """PostgreSQL refuses to run as root; the first of these accounts that exists runs it instead."""
 
@@ -74,8 +76,10 @@ def _serve_with_pgserver(pgserver: Any, folder: Path, lock: Path) -> Iterator[st
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         server = pgserver.get_server(folder, cleanup_mode="delete")
+    process = psutil.Process(server.get_pid())
     yield server.get_uri()
-    os.kill(server.get_pid(), signal.SIGQUIT)  # immediate shutdown, without a checkpoint
+    process.send_signal(signal.SIGQUIT)  # immediate shutdown, without a checkpoint
+    psutil.wait_procs([process], timeout=STOP_TIMEOUT_S)  # cleanup() raises if the server ends while it runs
     server.cleanup()
 
 
