@@ -14,7 +14,6 @@ from vfmalign.core.domain.recipes import (
     get_finetuning_recipe,
     get_pretraining_recipe,
 )
-from vfmalign.models.formats.stack_checkpoint import ALIASES
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.training.pretraining import OBJECTIVES
 from vfmalign.training.tasks import TASKS
@@ -44,23 +43,6 @@ def test_the_recipe_family_follows_from_the_architecture_name():
         blocks = any(layer.name.startswith("blocks.") for layer in architecture.layers)
         assert (get_family(name) == "transformer") == blocks
     assert get_family("monai:anything") == "convolutional"
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("task", list(TASKS))
-def test_stacks_have_rates_of_their_own_and_the_budget_of_the_task(task, preset):
-    stack = ALIASES["dilated_autoencoder"]
-    assert get_family(stack) == "stack"
-    for network in ("pretrained", "scratch", "specialised"):
-        own = get_finetuning_recipe(network, task, preset, stack)
-        plain = get_finetuning_recipe(network, task, preset, "profound_conv_micro")
-        assert plain == get_finetuning_recipe(network, task, preset)
-        rates = {"learning_rate": plain.learning_rate, "encoder_rate": plain.encoder_rate}
-        assert own.model_copy(update=rates) == plain
-        assert own == plain or network == "pretrained", "baselines stay comparable"
-    segmentation = get_finetuning_recipe("pretrained", "segmentation", "demo", stack)
-    assert (segmentation.learning_rate, segmentation.encoder_rate) == (2e-2, 0.1), "ADR 0020"
-    assert get_pretraining_recipe("contrastive", stack, preset) == get_pretraining_recipe("contrastive", "", preset)
 
 
 def test_unknown_names_are_refused_with_the_known_ones():

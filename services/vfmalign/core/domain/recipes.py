@@ -1,12 +1,11 @@
 """Training recipes by network, task and preset: the defaults of every job.
 
 All networks of one task share epochs, steps and batch size, so that a baseline has the same data and budget as the
-foundation model; learning rate, layer decay and weight decay differ by network, and the rates of a network with an
-encoder by its architecture's family. Random weights get no layer decay, because their early stages hold nothing to
-preserve.
+foundation model; learning rate, layer decay and weight decay differ by network. Random weights get no layer decay,
+because their early stages hold nothing to preserve.
 
 Sources: AdamW, layer decay, warm-up and half cosine as in ConvNeXt V2's fine-tuning (Woo et al., CVPR 2023) and
-ProFound; rates of `demo` tuned on seeded phantoms, those of stacks on real volumes (docs/adr/0020-*.md).
+ProFound; rates tuned on seeded phantoms (`demo`).
 """
 
 from __future__ import annotations
@@ -23,11 +22,8 @@ _V = TypeVar("_V")
 PRESETS: tuple[Preset, ...] = ("demo", "default")
 MAX_PROBES = 16
 """Maximum number of probes of one training; each costs a published encoder, an extraction and a comparison."""
-Family = Literal["convolutional", "transformer", "stack"]
-_PREFIXES: dict[Family, tuple[str, ...]] = {
-    "transformer": ("profound_vit_", "provicnet_"),
-    "stack": ("dilated_stack:",),
-}
+Family = Literal["convolutional", "transformer"]
+_TRANSFORMERS = ("profound_vit_", "provicnet_")
 
 
 def _finetuning(
@@ -78,12 +74,6 @@ FINETUNING_RECIPES: dict[str, dict[Preset, dict[Network, TrainingRecipe]]] = {
     },
 }
 
-# Rates of stacks of dilated convolutions, where they differ. At the rates above, a pretrained autoencoder predicted no
-# structure at all: its head is one small block on maps of the input's resolution.
-_STACK_RATES: dict[tuple[str, Preset, Network], dict[str, float]] = {
-    ("segmentation", "demo", "pretrained"): {"learning_rate": 2e-2, "encoder_rate": 0.1},
-}
-
 # By family: a masked autoencoder encodes a quarter of the patches, so its steps are cheap and there are more of them. A
 # transformer over slices costs eight times as much as a small ConvNeXt and takes half as many contrastive steps.
 PRETRAINING_RECIPES: dict[Objective, dict[Family, dict[Preset, TrainingRecipe]]] = {
@@ -112,29 +102,17 @@ PRETRAINING_RECIPES: dict[Objective, dict[Family, dict[Preset, TrainingRecipe]]]
 
 def get_family(architecture: str) -> Family:
     """Returns the family whose recipes an architecture uses; unknown architectures use the convolutional ones."""
-    return next((name for name, prefixes in _PREFIXES.items() if architecture.startswith(prefixes)), "convolutional")
+    return "transformer" if architecture.startswith(_TRANSFORMERS) else "convolutional"
 
 
-def get_finetuning_recipe(
-    network: Network, task: str, preset: Preset = "default", architecture: str = ""
-) -> TrainingRecipe:
+def get_finetuning_recipe(network: Network, task: str, preset: Preset = "default") -> TrainingRecipe:
     """Returns the recipe of a fine-tuning job.
-
-    Args:
-        network: the network.
-        task: name of the task.
-        preset: the preset.
-        architecture: of the encoder, whose family decides about the rates; empty where it is not known yet. The budget
-            does not depend on it.
 
     Raises:
         BadOption: no recipe has this task, preset or network.
     """
     presets = _choose(FINETUNING_RECIPES, task, "task")
-    recipe = _choose(_choose(presets, preset, "preset"), network, "network")
-    if get_family(architecture) == "stack":
-        return recipe.model_copy(update=_STACK_RATES.get((task, preset, network), {}))
-    return recipe
+    return _choose(_choose(presets, preset, "preset"), network, "network")
 
 
 def get_pretraining_recipe(objective: Objective, architecture: str, preset: Preset = "default") -> TrainingRecipe:
@@ -144,7 +122,7 @@ def get_pretraining_recipe(objective: Objective, architecture: str, preset: Pres
         BadOption: no recipe has this objective or preset.
     """
     families = _choose(PRETRAINING_RECIPES, objective, "objective")
-    return _choose(families.get(get_family(architecture), families["convolutional"]), preset, "preset")
+    return _choose(families[get_family(architecture)], preset, "preset")
 
 
 def fit_patch(recipe: TrainingRecipe, input_shape_DHW: tuple[int, int, int] | None) -> TrainingRecipe:

@@ -9,7 +9,6 @@ from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.domain.errors import BadOption, VfmalignError
 from vfmalign.core.domain.jobs import Network, TrainingRecipe
 from vfmalign.core.domain.modality_map import resolve_input
-from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.recipes import check_patch, fit_patch, get_finetuning_recipe
 from vfmalign.core.domain.tasks import check_task, get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
@@ -72,10 +71,12 @@ def check_inputs(store: ObjectStore, spec: CheckSpec) -> None:
     )
     task.check_input(card.id, model_input.modalities)
     for network in NETWORKS:
-        check_patch(get_recipe(spec, network, card), card.preprocessing.shape_DHW)
+        check_patch(get_recipe(spec, network, card.preprocessing.shape_DHW), card.preprocessing.shape_DHW)
 
 
-def get_recipe(spec: CheckSpec, network: Network, card: ModelCard | None = None) -> TrainingRecipe:
+def get_recipe(
+    spec: CheckSpec, network: Network, input_shape_DHW: tuple[int, int, int] | None = None
+) -> TrainingRecipe:
     """Returns the recipe of one of the three trainings.
 
     A baseline has its own rates and decays, but the pretrained network's budget unless the spec sets another one. Only
@@ -84,22 +85,20 @@ def get_recipe(spec: CheckSpec, network: Network, card: ModelCard | None = None)
     Args:
         spec: the requested check.
         network: the training.
-        card: of the model, whose architecture decides about the rates, and whose input limits the patches of a preset;
-            None where it is not known yet.
+        input_shape_DHW: of the model's input in voxels, at most which the patches of a preset are; None if unknown.
 
     Raises:
         BadOption: an unknown task or preset, or probes where there is no validation.
     """
     preset = get_preset(spec.recipe)
-    architecture = "" if card is None else card.architecture
-    base = get_finetuning_recipe("pretrained", spec.task.name, preset, architecture)
-    main = apply_recipe(spec.recipe, fit_patch(base, None if card is None else card.preprocessing.shape_DHW))
+    base = fit_patch(get_finetuning_recipe("pretrained", spec.task.name, preset), input_shape_DHW)
+    main = apply_recipe(spec.recipe, base)
     if network == "pretrained":
         return main
     own = spec.scratch_recipe if network == "scratch" else spec.specialised_recipe
     if own is not None and own.preset:
         preset = get_preset(own)
-    base = get_finetuning_recipe(network, spec.task.name, preset, architecture).model_copy(
+    base = get_finetuning_recipe(network, spec.task.name, preset).model_copy(
         update={name: getattr(main, name) for name in BUDGET}
     )
     return base if own is None else apply_recipe(own, base)

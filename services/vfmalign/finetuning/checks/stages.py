@@ -108,7 +108,7 @@ def validate(store: ObjectStore, check: StoredCheck) -> Validated:
         phantom=dataset.phantom,
         leakage_known=bool(card.pretraining) or card.objective == "random",
         test_groups=len({case.group for case in dataset.test}),
-        recipes={network: get_recipe(request, network, card) for network in NETWORKS},
+        recipes={network: get_recipe(request, network, model_input.shape_DHW) for network in NETWORKS},
     )
 
 

@@ -115,8 +115,8 @@ def resolve_job(store: ObjectStore, job_id: str, request: JobSpec) -> TrainingSp
     if request.task is None:
         raise BadOption("required for fine-tuning", field="spec.task", remedy="name the task")
     task = get_task_spec(str(request.task), dataset.declaration)
+    preset = get_finetuning_recipe(request.network, task.name, get_preset(request.recipe))
     card = load_card(store, request.model_id, request.model_sha256)
-    preset = get_finetuning_recipe(request.network, task.name, get_preset(request.recipe), card.architecture)
     recipe = apply_recipe(request.recipe, fit_patch(preset, card.preprocessing.shape_DHW))
     check_patch(recipe, card.preprocessing.shape_DHW)
     task.check_cases(dataset)

@@ -65,8 +65,10 @@ def build_network(
     restored = [channel for channel, modality in enumerate(modalities) if modality in task.restores]
     out_channels, residual = task.classes or len(restored), restored if task.residual else ()
     if encoder is None:
-        return SpecialisedUNet(len(modalities), out_channels, shape_DHW, residual=residual)
-    return EncoderDecoder(encoder, out_channels, residual=residual)
+        return SpecialisedUNet(
+            len(modalities), out_channels, shape_DHW, residual=residual, background_first=task.classes > 0
+        )
+    return EncoderDecoder(encoder, out_channels, residual=residual, background_first=task.classes > 0)
 
 
 def _check_shapes(plan: JobPlan, stride_DHW: tuple[int, int, int]) -> None:

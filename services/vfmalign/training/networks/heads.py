@@ -5,6 +5,7 @@ Normalisation is by groups within one sample, as in `decoder`. Axes: N batch, C 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -19,6 +20,8 @@ from vfmalign.training.networks.decoder import DenseDecoder, group_norm
 
 EVIDENCE_CHANNELS = 16
 """Channels of a classifier's evidence at each voxel of a dense map."""
+STRUCTURE_PRIOR = 0.01
+"""Probability of a structure beside the background in an untrained segmentation whose features are zero."""
 SMALL_SIDE = 64
 """Longest side in voxels of the volumes that get the small specialised network."""
 
@@ -32,10 +35,18 @@ class EncoderDecoder(nn.Module):
         input_skip: see `DenseDecoder`.
         residual: channels of the input to which the output is added, one per output channel; empty for none. The last
             convolution then starts at zero, so that the untrained network returns these channels.
+        background_first: whether the output has a channel per class, and the first one is by far the most frequent; see
+            `expect_background`.
     """
 
     def __init__(
-        self, encoder: Encoder, out_channels: int, *, input_skip: bool = True, residual: Sequence[int] = ()
+        self,
+        encoder: Encoder,
+        out_channels: int,
+        *,
+        input_skip: bool = True,
+        residual: Sequence[int] = (),
+        background_first: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -44,6 +55,8 @@ class EncoderDecoder(nn.Module):
         self.decoder = DenseDecoder(channels, strides, encoder.in_channels, out_channels, input_skip=input_skip)
         if residual:
             _zero_initialise(self.decoder.out)
+        if background_first:
+            expect_background(self.decoder.out)
         self.decoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
@@ -144,9 +157,18 @@ class SpecialisedUNet(nn.Module):
         out_channels: channels of the output.
         shape_DHW: size of the whole volumes; inputs may have any multiple of `stride_DHW`.
         residual: as in `EncoderDecoder`.
+        background_first: as in `EncoderDecoder`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, shape_DHW: Stride, *, residual: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        shape_DHW: Stride,
+        *,
+        residual: Sequence[int] = (),
+        background_first: bool = False,
+    ) -> None:
         super().__init__()
         width, downsamplings = (8, 3) if max(shape_DHW) <= SMALL_SIDE else (32, 4)
         stride = 2**downsamplings
@@ -164,6 +186,8 @@ class SpecialisedUNet(nn.Module):
         self.out = nn.Conv3d(width, out_channels, 1)
         if residual:
             _zero_initialise(self.out)
+        if background_first:
+            expect_background(self.out)
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
@@ -190,6 +214,19 @@ def check_shape(shape_DHW: Sequence[int], stride_DHW: Stride, *, field: str) -> 
             field=field,
             remedy=f"use multiples of {stride_DHW}",
         )
+
+
+def expect_background(out: nn.Conv3d) -> None:
+    """Set the bias of a last convolution so that untrained probabilities are small for every class but the first.
+
+    Structures are a few voxels in a hundred. From equal probabilities, training first lowers those of all voxels, and
+    features that only lower them can leave a structure just below one half however long the training goes on. From
+    small ones, the structure's own voxels have the largest gradient (Lin et al., ICCV 2017, section 3.3).
+    """
+    if out.bias is None:
+        raise TypeError("the last convolution has a bias")
+    nn.init.constant_(out.bias, math.log(STRUCTURE_PRIOR / (1 - STRUCTURE_PRIOR)))
+    nn.init.zeros_(out.bias[:1])
 
 
 def _add_residual(residual: list[int], input_NCDHW: Tensor, output_NCDHW: Tensor) -> Tensor:

@@ -7,21 +7,11 @@ import pytest
 from vfmalign.client.messages.checks import CheckId, CheckSpec
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.recipes import get_finetuning_recipe
 from vfmalign.finetuning.checks.request import check_spec, get_recipe, is_same_spec
 from vfmalign.finetuning.jobs.request import NETWORKS
 from vfmalign.finetuning.servicers import parse_id
 from vfmalign.v1 import alignment_pb2, finetuning_pb2
-
-
-def make_card(architecture="profound_conv_micro", shape=(24, 16, 40)):
-    return ModelCard.model_validate({
-        "id": "vfm", "architecture": architecture, "objective": "contrastive",
-        "checkpoint": {"key": "models/vfm/w", "sha256": "c" * 64},
-        "preprocessing": {"modalities": ("t2w",), "spacing_mm": None, "shape_DHW": shape},
-        "layers": [{"name": "stages.0", "channels": 4}], "primary_layer": "stages.0",
-    })  # fmt: skip
 
 
 def make_spec(**fields):
@@ -47,24 +37,14 @@ def test_baselines_share_the_budget_and_keep_their_own_rates():
 
 def test_patches_of_a_preset_fit_the_models_input_and_those_of_a_request_stay():
     for network in NETWORKS:
-        fitted = get_recipe(make_spec(recipe=Recipe(preset="demo")), network, make_card())
-        assert fitted.patch_shape_DHW == (16, 16, 32)
+        assert get_recipe(make_spec(recipe=Recipe(preset="demo")), network, (24, 16, 40)).patch_shape_DHW == (
+            16,
+            16,
+            32,
+        )
         requested = make_spec(recipe=Recipe(preset="demo", patch_shape_dhw=(16, 32, 32)))
-        assert get_recipe(requested, network, make_card()).patch_shape_DHW == (16, 32, 32)
-        assert get_recipe(make_spec(), network, make_card()).patch_shape_DHW is None
-
-
-def test_a_stack_is_trained_with_the_rates_of_its_family_within_the_budget_of_all():
-    """Its rates follow from the card, whatever the name of the model; the specialised network is that of all models."""
-    stack, other = make_card("dilated_stack:{}"), make_card()
-    spec = make_spec(recipe=Recipe(preset="demo", epochs=3))
-    for network in NETWORKS:
-        own, plain = (get_recipe(spec, network, card) for card in (stack, other))
-        assert (own.epochs, own.steps_per_epoch, own.batch_size) == (3, plain.steps_per_epoch, plain.batch_size)
-        preset = get_finetuning_recipe(network, "segmentation", "demo", stack.architecture)
-        assert (own.learning_rate, own.encoder_rate) == (preset.learning_rate, preset.encoder_rate)
-    assert get_recipe(spec, "pretrained", stack) != get_recipe(spec, "pretrained", other)
-    assert get_recipe(spec, "specialised", stack) == get_recipe(spec, "specialised", other)
+        assert get_recipe(requested, network, (24, 16, 40)).patch_shape_DHW == (16, 32, 32)
+        assert get_recipe(make_spec(), network, (24, 16, 40)).patch_shape_DHW is None
 
 
 def test_a_baselines_own_recipe_is_followed():

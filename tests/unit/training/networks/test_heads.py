@@ -185,6 +185,19 @@ def test_a_residual_is_over_the_channels_that_are_put_out(encoder):
         assert torch.equal(network(input_NCDHW), input_NCDHW[:, 1:2])
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda e: EncoderDecoder(e, 3, background_first=True),
+        lambda _: SpecialisedUNet(3, 3, SMALL, background_first=True),
+    ],
+)
+def test_an_untrained_segmentation_expects_background(encoder, make):
+    probabilities = make(encoder)(torch.randn(1, 3, 16, 16, 16)).softmax(1)[0]
+    assert probabilities[1:].mean() < 0.05
+    assert (probabilities[0] > 0.5).all()
+
+
 def test_one_logit_a_case_and_a_gradient_for_every_dense_layer(encoder):
     network = CaseClassifier(encoder)
     output_N1 = network(torch.randn(2, 3, 16, 32, 32))
