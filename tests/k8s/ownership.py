@@ -20,7 +20,7 @@ from tests.k8s.rendering import K8S, Object, kustomize, render_folder
 Identity = tuple[str, str, str]
 """Kind, namespace and name. No two API groups in use here share a kind."""
 
-INSTALLATIONS = ("overlays/local", "overlays/cpu", "overlays/gpu")
+INSTALLATIONS = ("overlays/local", "overlays/cpu", "overlays/gpu", "overlays/mmd")
 ANOTHER_JOB = "a copy of jobs"
 ALTERNATIVES: tuple[frozenset[str], ...] = (frozenset(INSTALLATIONS), frozenset({"jobs", "jobs with jobs/gpu"}))
 """Sets of which a cluster holds one at a time: ways to install the same services, or to run the same piece of work."""

@@ -29,9 +29,15 @@ _CREDENTIAL = re.compile(r"passw|secret|token|credential|(access|private|api)_?k
 _URL_WITH_PASSWORD = re.compile(r"\w+://[^/\s:@]+:[^/\s@]+@")
 
 
-def violations(objects: Sequence[Object]) -> list[str]:
-    """Return one sentence for each violation."""
-    return [sentence for rule in RULES for sentence in rule(objects)]
+def violations(objects: Sequence[Object], *, has_orchestrator: bool = True) -> list[str]:
+    """Return one sentence for each violation.
+
+    Args:
+        objects: all objects of an installation.
+        has_orchestrator: whether the service `finetuning` is part of it.
+    """
+    rules = (*RULES, *ORCHESTRATOR_RULES) if has_orchestrator else (*RULES, has_no_orchestrator)
+    return [sentence for rule in rules for sentence in rule(objects)]
 
 
 def _of_kind(objects: Sequence[Object], *kinds: str) -> list[Object]:
@@ -107,7 +113,7 @@ def has_budget(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def has_one_token(objects: Sequence[Object]) -> Iterator[str]:
-    """Only the orchestrator has a token for Kubernetes, with the rights that it needs."""
+    """Only the orchestrator has a token for Kubernetes."""
     accounts = {item["metadata"]["name"]: item for item in _of_kind(objects, "ServiceAccount")}
     for item in accounts.values():
         if item.get("automountServiceAccountToken") is not False:
@@ -119,6 +125,10 @@ def has_one_token(objects: Sequence[Object]) -> Iterator[str]:
         if pod.spec.get("automountServiceAccountToken") is not (pod.component == TOKEN_OWNER):
             yield f"{pod.name}: automountServiceAccountToken is not {pod.component == TOKEN_OWNER}"
         yield from _mounts_token_for_vfmalign_alone(pod)
+
+
+def has_needed_rights(objects: Sequence[Object]) -> Iterator[str]:
+    """The orchestrator has the rights that it needs, and nobody else has any."""
     for item in _of_kind(objects, "ClusterRole", "ClusterRoleBinding"):
         yield f"{describe(item)}: cluster-wide rights are not needed"
     granted: dict[tuple[str, str], set[str]] = {}
@@ -243,6 +253,12 @@ def has_one_orchestrator(objects: Sequence[Object]) -> Iterator[str]:
             yield f"{pod.name}: leaves too little time for a checkpoint"
 
 
+def has_no_orchestrator(objects: Sequence[Object]) -> Iterator[str]:
+    """Without an orchestrator, nothing starts jobs and nobody has rights in the cluster."""
+    for item in _of_kind(objects, "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "PodTemplate"):
+        yield f"{describe(item)}: only the orchestrator needs it"
+
+
 RULES: tuple[Rule, ...] = (
     *POD_RULES,
     is_labelled,
@@ -255,5 +271,5 @@ RULES: tuple[Rule, ...] = (
     contains_no_credentials,
     is_internal,
     has_priority,
-    has_one_orchestrator,
 )
+ORCHESTRATOR_RULES: tuple[Rule, ...] = (has_needed_rights, has_one_orchestrator)

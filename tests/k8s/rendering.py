@@ -19,8 +19,15 @@ Object = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "k8s"
 
-# Every overlay by itself, and every component on an overlay that it is meant for.
-COMPOSITIONS: dict[str, tuple[str, ...]] = {
+# The MMD service alone.
+MMD_ALONE: dict[str, tuple[str, ...]] = {
+    "overlays/mmd": ("overlays/mmd",),
+    "mmd-with-gpu": ("overlays/mmd", "components/gpu"),
+    "mmd-with-tls": ("overlays/mmd", "components/tls"),
+}
+
+# All services: every overlay by itself, and every component on an overlay that it is meant for.
+WHOLE: dict[str, tuple[str, ...]] = {
     "overlays/cpu": ("overlays/cpu",),
     "overlays/gpu": ("overlays/gpu",),
     "overlays/local": ("overlays/local",),
@@ -38,6 +45,8 @@ COMPOSITIONS: dict[str, tuple[str, ...]] = {
         *(f"components/{name}" for name in ("mig", "hpa", "kueue", "monitoring", "quota", "tls")),
     ),
 }
+
+COMPOSITIONS = WHOLE | MMD_ALONE
 
 
 def kustomize(site: dict[str, Any]) -> list[Object]:

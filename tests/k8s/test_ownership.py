@@ -42,7 +42,9 @@ def test_a_clash_is_found_whether_or_not_the_values_are_equal(units: dict[str, l
         "https://s3.example.org": endpoint,
     }
     shared = find_shared(units | {"jobs": render_jobs(changes)})
-    assert shared == {("ConfigMap", "vfmalign", "vfmalign-store"): [*INSTALLATIONS, "jobs"]}
+    assert shared == {
+        ("ConfigMap", "vfmalign", "vfmalign-store"): ["overlays/local", "overlays/cpu", "overlays/gpu", "jobs"]
+    }
 
 
 def test_a_copy_that_keeps_its_suffix_is_found(units: dict[str, list[Object]]) -> None:
@@ -60,5 +62,7 @@ def test_the_list_is_printed() -> None:
     command = [sys.executable, "-m", "tests.k8s.ownership"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     owners = {tuple(line.split()[:2]): line for line in printed.splitlines()}
-    assert owners["Deployment", "vfmalign/vfmalign-mmd"].endswith("overlays/local, overlays/cpu, overlays/gpu")
+    assert owners["Deployment", "vfmalign/vfmalign-mmd"].endswith(
+        "overlays/local, overlays/cpu, overlays/gpu, overlays/mmd"
+    )
     assert owners["ConfigMap", "vfmalign/vfmalign-jobs-store-example"].endswith("jobs, jobs with jobs/gpu")

@@ -14,16 +14,16 @@ from tests.k8s.gpu_policy import gpu_violations, gpus
 from tests.k8s.network import isolated, may_call, may_leave
 from tests.k8s.pod_policy import SERVERS
 from tests.k8s.policy import violations
-from tests.k8s.rendering import COMPOSITIONS, K8S, Object, Pod, environment, kustomize, pods, render, settings_maps
+from tests.k8s.rendering import K8S, WHOLE, Object, Pod, environment, kustomize, pods, render, settings_maps
 
 from vfmalign import __version__
 from vfmalign.client.messages.common import JOB_STATES
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import load, parser
 
-EVERY = sorted(COMPOSITIONS)
-WITH_GPU = [name for name in EVERY if "gpu" in " ".join(COMPOSITIONS[name])]
-LOCAL = [name for name in EVERY if "overlays/local" in COMPOSITIONS[name]]
+EVERY = sorted(WHOLE)
+WITH_GPU = [name for name in EVERY if "gpu" in " ".join(WHOLE[name])]
+LOCAL = [name for name in EVERY if "overlays/local" in WHOLE[name]]
 PLACEHOLDER = "SET-THE-URL-OF-YOUR-OPENID-PROVIDER"
 CLIENT = {"app.kubernetes.io/name": "vfmalign", "app.kubernetes.io/component": "client"}
 STRANGER = {"app.kubernetes.io/name": "notebook"}

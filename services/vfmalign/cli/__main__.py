@@ -21,7 +21,9 @@ from vfmalign.core.domain.errors import BadOption, Internal, VfmalignError
 
 _COMMANDS = "vfmalign.cli.commands"
 COMMANDS: dict[str, LazyCommand] = {
-    "up": LazyCommand(f"{_COMMANDS}.stack:up", "Start a local stack: object storage and the three services."),
+    "up": LazyCommand(
+        f"{_COMMANDS}.stack:up", "Start a local stack: object storage and the three services, or MMD alone."
+    ),
     "down": LazyCommand(f"{_COMMANDS}.stack:down", "Stop the local stack and every process it started."),
     "status": LazyCommand(f"{_COMMANDS}.stack:status", "Show the processes of the local stack and their addresses."),
     "doctor": LazyCommand(f"{_COMMANDS}.doctor:doctor", "Check that the environment is ready to run alignment checks."),

@@ -94,13 +94,24 @@ def _upload(name: str, array: Array, store: ObjectStore, notify: Callable[[str],
 
 def _get_store(target: Target, size: int) -> ObjectStore:
     if target.local is None:
-        try:
-            StoreSettings()
-        except ValidationError:
-            raise BadTensor(
-                f"the arrays need a message of {size / 2**20:.1f} MiB; the limit is {MESSAGE_BYTES >> 20} MiB",
-                subject="A and B",
-                remedy="set AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to upload them, pass "
-                "fewer rows or float16, or compare without a server by --local",
-            ) from None
+        remedy = "set AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to upload them"
+        has_store = _is_valid(StoreSettings)
+    else:
+        remedy = "start the local stack without --only to upload them"
+        has_store = target.local.store is not None
+    if not has_store:
+        raise BadTensor(
+            f"the arrays need a message of {size / 2**20:.1f} MiB; the limit is {MESSAGE_BYTES >> 20} MiB",
+            subject="A and B",
+            remedy=f"{remedy}, pass fewer rows or float16, or compare without a server by --local",
+        )
     return target.store
+
+
+def _is_valid(settings: type[StoreSettings]) -> bool:
+    """Whether the environment holds these settings."""
+    try:
+        settings()
+    except ValidationError:
+        return False
+    return True

@@ -21,6 +21,9 @@ LOCAL_MODULES = (
 )
 """Modules without which the services of a local stack do not start."""
 
+MMD_MODULES = ("torch", "scipy", "cryptography", "jwt", "vfmalign.mmd")
+"""Modules without which the MMD service does not start."""
+
 
 @contextmanager
 def needs_extra(extra: str, purpose: str) -> Iterator[None]:

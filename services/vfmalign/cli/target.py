@@ -13,13 +13,14 @@ from vfmalign.cli.local.state_directory import StackState, StateDirectory
 from vfmalign.cli.login.credential import LOGIN_REMEDY, Credential
 from vfmalign.client import AsyncClient
 from vfmalign.client.settings import load_client_settings
-from vfmalign.core.domain.errors import BadOption, Unauthenticated, Unavailable
+from vfmalign.core.domain.errors import BadOption, PreconditionFailed, Unauthenticated, Unavailable
 from vfmalign.core.runtime.settings import StoreSettings, load
 
 if TYPE_CHECKING:
     from vfmalign.core.storage.object_store import ObjectStore
 
 _T = TypeVar("_T")
+_WHOLE_STACK = "the local stack runs only some services: run `vfmalign down`, then `vfmalign up --detach`"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Target:
         if (deployment := cls.from_environment()) is not None:
             return deployment
         state = directory.read()
-        if not state.running or state.store is None:
+        if not state.running or not state.services:
             raise Unavailable(
                 "no stack runs in this state folder",
                 subject="vfmalign",
@@ -93,13 +94,24 @@ class Target:
 
     @cached_property
     def store(self) -> ObjectStore:
-        """The deployment's object storage."""
+        """The deployment's object storage.
+
+        Raises:
+            PreconditionFailed: the local stack runs without one.
+        """
         # Few commands need it, and the S3 client takes a quarter of a second to import.
         from vfmalign.core.storage.object_store import ObjectStore
 
-        if self.local is not None and self.local.store is not None:
-            return ObjectStore(self.local.store.to_settings())
-        return ObjectStore(load(StoreSettings))
+        if self.local is None:
+            return ObjectStore(load(StoreSettings))
+        if self.local.store is None:
+            raise PreconditionFailed(
+                "the local stack has no object storage",
+                subject="vfmalign",
+                remedy=_WHOLE_STACK,
+                reason="NO_OBJECT_STORAGE",
+            )
+        return ObjectStore(self.local.store.to_settings())
 
     def get_store_environment(self) -> dict[str, str]:
         """Returns the variables with which another process reaches the object storage, beside those of this one."""
@@ -110,9 +122,9 @@ class Target:
 
         async def run() -> _T:
             client = AsyncClient(
-                features_address=self.addresses["features"],
-                mmd_address=self.addresses["mmd"],
-                finetuning_address=self.addresses["finetuning"],
+                features_address=self.addresses.get("features"),
+                mmd_address=self.addresses.get("mmd"),
+                finetuning_address=self.addresses.get("finetuning"),
                 ca_file=self.ca_file,
                 token=None if self.credential is None else self.credential.token,
             )
@@ -121,6 +133,10 @@ class Target:
 
         try:
             return asyncio.run(run())
+        except BadOption as error:
+            if self.local is not None and error.field.endswith("_address"):
+                error.remedy = _WHOLE_STACK
+            raise
         except Unauthenticated as error:
             error.remedy = LOGIN_REMEDY if self.credential is None else self.credential.remedy
             raise

@@ -12,6 +12,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.rpc.server import serve
+from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, parse_args
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.object_store import ObjectStore
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 async def _serve(settings: MmdSettings, engine: ComputeConfig) -> None:
     queue = WorkQueue(settings.mmd.queue_size, "mmd")
     servicer = MmdServicer(
-        ObjectStore(settings.store),
+        ObjectStore(settings.store) if settings.store.endpoint else None,
         engine,
         queue,
         cache_bytes=settings.mmd.cache_mib * 2**20,
@@ -49,6 +50,8 @@ async def _serve(settings: MmdSettings, engine: ComputeConfig) -> None:
         return [mmd_pb2.DESCRIPTOR.services_by_name["MmdService"]]
 
     async def ready() -> None:
+        if not settings.store.endpoint:
+            logs.get("mmd").info("no object storage: requests must contain their features")
         await queue.run(_warm_up, engine)
 
     async def stop() -> None:

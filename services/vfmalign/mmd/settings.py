@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, Field
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.runtime.settings import ServiceSettings
+from vfmalign.core.runtime.settings import OptionalStoreSettings, ServiceSettings
 from vfmalign.mmd.comparison.options import ComputeConfig
 
 
@@ -38,6 +38,7 @@ class MmdOptions(BaseModel, frozen=True):
 class MmdSettings(ServiceSettings):
     """All settings of the MMD service."""
 
+    store: OptionalStoreSettings = Field(default_factory=OptionalStoreSettings)
     mmd: MmdOptions = MmdOptions()
 
 

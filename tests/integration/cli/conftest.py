@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from tests.integration.cli.commands import Cli
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -14,3 +15,12 @@ def _ctrl_c_is_heard() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def mmd_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    """A stack of the MMD service alone, which `vfmalign up --only mmd --detach` started."""
+    result = Cli(tmp_path_factory.mktemp("mmd-alone"))
+    result.run("up", "--only", "mmd", "--detach")
+    yield result
+    assert result.call("down", "--json").document == {"was_running": True, "killed": []}

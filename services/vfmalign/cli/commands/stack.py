@@ -7,45 +7,61 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from vfmalign.cli.exits import OK, UNAVAILABLE
-from vfmalign.cli.extras import LOCAL_MODULES, require_modules
+from vfmalign.cli.extras import LOCAL_MODULES, MMD_MODULES, require_modules
 from vfmalign.cli.local import processes
 from vfmalign.cli.local.probes import get_health
-from vfmalign.cli.local.stack import SERVICES, START_TIMEOUT_S, STOP_GRACE_S, Stack, bring_down
+from vfmalign.cli.local.stack import SERVICES, START_TIMEOUT_S, STOP_GRACE_S, WITHOUT_STORE, Stack, bring_down
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StackState, StateDirectory
-from vfmalign.cli.options import HomeOption, JsonOption
+from vfmalign.cli.options import HomeOption, JsonOption, parse_choice
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import ABSENT, new_table
-from vfmalign.core.domain.errors import Unavailable
+from vfmalign.core.domain.errors import Conflict, Unavailable
 
 _POLL_S = 0.1
 _DOWN_TIMEOUT_S = 4 * STOP_GRACE_S
 
 DetachOption = Annotated[bool, typer.Option("--detach", "-d", help="Return once every service serves.")]
+OnlyOption = Annotated[
+    str | None,
+    typer.Option("--only", metavar="mmd", help="Start the MMD service alone, without object storage (docs/api.md)."),
+]
 
 
-def up(home: HomeOption = DEFAULT_HOME, detach: DetachOption = False, as_json: JsonOption = False) -> None:
+def up(
+    home: HomeOption = DEFAULT_HOME,
+    detach: DetachOption = False,
+    only: OnlyOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Start a local stack: object storage and the three services.
 
-    A service that dies is restarted. Press Ctrl-C to stop the stack.
+    A service that dies is restarted. Press Ctrl-C to stop the stack. With `--only mmd` the stack is the MMD service
+    alone, whose callers send their features in the request; docs/api.md shows how.
     """
-    require_modules("local", "a local stack", LOCAL_MODULES)
+    services: Sequence[str] = SERVICES
+    if only is None:
+        require_modules("local", "a local stack", LOCAL_MODULES)
+    else:
+        services = (parse_choice(only, WITHOUT_STORE, "--only"),)
+        require_modules("mmd", "the MMD service", MMD_MODULES)
     output, directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
     if detach:
-        _start_detached(directory, output)
+        _start_detached(directory, output, services)
         return
     with directory.single_instance_lock():
-        stack = Stack(directory, output.note)
+        stack = Stack(directory, output.note, services=services)
         # Install the handlers before anything is started, so that an interrupted start stops what it started.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _interrupt)
         try:
-            with output.err.status("starting the S3 server and the services"):
+            with output.err.status("starting the stack"):
                 state = stack.start()
         except KeyboardInterrupt:
             output.note("stopped while starting")
@@ -88,7 +104,7 @@ def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None
         name: get_health(service.ports.address) if service.process is not None and service.process.alive() else "down"
         for name, service in state.services.items()
     }
-    store_runs = state.store is not None and state.store.process is not None and state.store.process.alive()
+    store_runs = state.store is None or (state.store.process is not None and state.store.process.alive())
     serving = state.running and store_runs and bool(health) and set(health.values()) == {"serving"}
     if not state.services:
         output.note("there is no stack in this state folder; start one with `vfmalign up --detach`")
@@ -101,23 +117,34 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _start_detached(directory: StateDirectory, output: Output) -> None:
-    """Start a supervisor in a session of its own and wait until every service serves."""
+def _start_detached(directory: StateDirectory, output: Output, services: Sequence[str]) -> None:
+    """Start a supervisor in a session of its own and wait until every service serves.
+
+    Raises:
+        Conflict: a stack with other services runs already.
+    """
     directory.create()
     state = directory.read()
     if state.running:
+        if state.services and set(state.services) != set(services):
+            raise Conflict(
+                f"a stack with other services ({', '.join(state.services)}) already runs in this state folder",
+                subject="--home",
+                remedy="stop it with `vfmalign down`, or choose another folder",
+            )
         output.note("the stack is already running")
     else:
+        only = [] if services is SERVICES else ["--only", *services]
         with (directory.logs / "supervisor.log").open("ab") as log:
             supervisor = subprocess.Popen(
-                [sys.executable, "-m", "vfmalign.cli", "up", "--home", str(directory.path)],
+                [sys.executable, "-m", "vfmalign.cli", "up", "--home", str(directory.path), *only],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env={**os.environ, "PYTHONSAFEPATH": "1"},
             )
-        with output.err.status("starting the S3 server and the services"):
+        with output.err.status("starting the stack"):
             state = _await_ready(directory, supervisor, output)
     output.emit(_to_json_dict(directory, state), _show_stack(state))
     output.note(f"logs are in {directory.logs}; `vfmalign down` stops the stack", "dim")

@@ -64,9 +64,15 @@ def _check_services(target: Target | None) -> Iterator[Step]:
     if target is None:
         yield from (Step(name, "skipped", "needs the stack") for name in ("s3", *SERVICES))
         return
-    yield _run("s3", lambda: f"{probes.check_store(target.store)} in bucket {target.store.bucket}")
+    if target.local is not None and target.local.store is None:
+        yield Step("s3", "skipped", f"the stack runs only {', '.join(target.addresses)}")
+    else:
+        yield _run("s3", lambda: f"{probes.check_store(target.store)} in bucket {target.store.bucket}")
     for service in SERVICES:
-        yield _run(service, lambda service=service: _check_service(service, target))  # type: ignore[misc]
+        if service in target.addresses:
+            yield _run(service, lambda service=service: _check_service(service, target))  # type: ignore[misc]
+        else:
+            yield Step(service, "skipped", f"the stack runs only {', '.join(target.addresses)}")
 
 
 def _run(name: str, check: Callable[[], str]) -> Step:

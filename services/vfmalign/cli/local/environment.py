@@ -29,32 +29,40 @@ _DEFAULTS = {
 }
 """Settings that suit one machine better than the services' defaults. Variables that the user sets override them."""
 
-_FOREIGN_VARIABLES = ("VFMALIGN_CA_FILE", "VFMALIGN_SERVER__TLS_", "VFMALIGN_AUTH__", "VFMALIGN_TOKEN")
+_FOREIGN_VARIABLES = ("VFMALIGN_CA_FILE", "VFMALIGN_SERVER__TLS_", "VFMALIGN_AUTH__", "VFMALIGN_TOKEN", "AWS_")
 """Beginnings of variables for a deployment elsewhere. Services of a local stack use the loopback interface without TLS,
-and tokens of their own."""
+with tokens and object storage of their own."""
 
 
 def get_service_environment(
     directory: StateDirectory,
-    store: StoreState,
+    store: StoreState | None,
     ports: Mapping[str, ServicePorts],
     name: str,
     settings: Mapping[str, str] = NO_SETTINGS,
 ) -> dict[str, str]:
-    """Returns all variables of one service; `settings` override the defaults for one machine."""
+    """Returns all variables of one service.
+
+    Args:
+        directory: the state folder.
+        store: the stack's object storage; None for a stack without one.
+        ports: of every service of the stack.
+        name: the service.
+        settings: override the defaults for one machine.
+    """
     threads = str(min(count_cpus(), MAX_THREADS))
     defaults = {**_DEFAULTS, **get_malloc_settings(name), "VFMALIGN_TRAINING__THREADS": threads, **settings}
     own_ports = ports[name]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN_VARIABLES)}
     own_tokens = TokenFiles.find(directory.tokens, name).to_environment()
-    return {**defaults, **inherited, **store.to_environment(), **own_tokens} | {
+    store_variables = {} if store is None else store.to_environment()
+    addresses = {f"VFMALIGN_{service.upper()}_ADDRESS": ports[service].address for service in ports}
+    return {**defaults, **inherited, **store_variables, **own_tokens, **addresses} | {
         "VFMALIGN_SERVER__HOST": "127.0.0.1",
         "VFMALIGN_SERVER__GRPC_PORT": str(own_ports.grpc),
         "VFMALIGN_SERVER__METRICS_PORT": str(own_ports.metrics),
         "VFMALIGN_SERVER__HEALTH_PORT": str(own_ports.health),
         "VFMALIGN_SERVER__PORTS_FILE": str(get_ports_file(directory, name)),
-        "VFMALIGN_FEATURES_ADDRESS": ports["features"].address,
-        "VFMALIGN_MMD_ADDRESS": ports["mmd"].address,
         "VFMALIGN_STATE_DIR": str(directory.service_state),
         # Without it `python -m` puts the current folder before the installed packages.
         "PYTHONSAFEPATH": "1",

@@ -1,5 +1,6 @@
 """The local stack: the S3 server and the three services, started, supervised and stopped by one process.
 
+A stack of the MMD service alone has no S3 server: its callers send their features.
 A service that dies is restarted on the same ports, after a pause that grows with every restart.
 """
 
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from vfmalign.cli.local import processes, s3_server, tokens
@@ -26,6 +27,8 @@ from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS
 from vfmalign.core.storage.object_store import ObjectStore
 
 SERVICES = ("features", "mmd", "finetuning")
+WITHOUT_STORE = ("mmd",)
+"""Services that also work without object storage."""
 BUCKET = "vfmalign"
 START_TIMEOUT_S = 180.0
 STOP_GRACE_S = 45.0
@@ -64,16 +67,23 @@ class Stack:
         directory: the state folder.
         notify: called with one sentence for every event.
         settings: environment variables of the services, instead of the defaults for this machine.
+        services: the services to run. The S3 server is started where one of them needs it.
     """
 
-    def __init__(self, directory: StateDirectory, notify: Notify, settings: Mapping[str, str] = NO_SETTINGS) -> None:
+    def __init__(
+        self,
+        directory: StateDirectory,
+        notify: Notify,
+        settings: Mapping[str, str] = NO_SETTINGS,
+        services: Collection[str] = SERVICES,
+    ) -> None:
         self._directory = directory
         self._notify = notify
         self._settings = settings
         self._s3 = _SupervisedProcess("s3")
         self._store: StoreState | None = None
         self._ports: dict[str, ServicePorts] = {}
-        self._services = {name: _SupervisedProcess(name) for name in SERVICES}
+        self._services = {name: _SupervisedProcess(name) for name in services}
         self._stop_requested = threading.Event()
         self._rotate_logs_at = 0.0
 
@@ -89,8 +99,9 @@ class Stack:
             bring_down(self._directory, earlier)
         try:
             tokens.renew(self._directory.tokens)
-            self._start_store()
-            self._start_services(_choose_ports(earlier.services))
+            if not set(self._services) <= set(WITHOUT_STORE):
+                self._start_store()
+            self._start_services(_choose_ports(self._services, earlier.services))
         except BaseException:
             self.stop()
             raise
@@ -176,7 +187,7 @@ class Stack:
                 self._notify("another process took a port; starting the services on other ports")
                 refs = [service.to_ref() for service in self._services.values()]
                 processes.stop([ref for ref in refs if ref is not None], STOP_GRACE_S)
-                ports = _choose_ports({})
+                ports = _choose_ports(self._services, {})
             else:
                 return
 
@@ -190,7 +201,6 @@ class Stack:
         )
 
     def _spawn(self, service: _SupervisedProcess) -> None:
-        assert self._store is not None  # noqa: S101 - the store is started first
         get_ports_file(self._directory, service.name).unlink(missing_ok=True)
         with (self._directory.logs / f"{service.name}.log").open("ab") as log:
             service.popen = subprocess.Popen(
@@ -305,18 +315,18 @@ def bring_down(directory: StateDirectory, state: StackState) -> list[str]:
     return [names.get(process, "a job") for process in killed]
 
 
-def _choose_ports(earlier: Mapping[str, ServiceState]) -> dict[str, ServicePorts]:
+def _choose_ports(services: Collection[str], earlier: Mapping[str, ServiceState]) -> dict[str, ServicePorts]:
     """Choose the ports of the earlier stack if they are still free, else new ones.
 
     New ports are below the ephemeral range, so that no outgoing connection takes one while a service restarts.
     """
-    previous = {name: earlier[name].ports for name in SERVICES if name in earlier}
-    if len(previous) == len(SERVICES) and all(
+    previous = {name: earlier[name].ports for name in services if name in earlier}
+    if len(previous) == len(services) and all(
         port_is_free(port) for ports in previous.values() for port in ports.model_dump().values()
     ):
         return previous
-    fresh = iter(free_ports(3 * len(SERVICES)))
-    return {name: ServicePorts(grpc=next(fresh), metrics=next(fresh), health=next(fresh)) for name in SERVICES}
+    fresh = iter(free_ports(3 * len(services)))
+    return {name: ServicePorts(grpc=next(fresh), metrics=next(fresh), health=next(fresh)) for name in services}
 
 
 def _get_last_message(log: str) -> str:

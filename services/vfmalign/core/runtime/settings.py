@@ -86,6 +86,21 @@ class StoreSettings(Settings):
         return url.geturl()
 
 
+class OptionalStoreSettings(StoreSettings):
+    """Address of the object storage, for a service that also works without one."""
+
+    endpoint: str = Field(
+        default="",
+        validation_alias="AWS_ENDPOINT_URL_S3",
+        description="URL of the S3 endpoint; without it, requests must contain their features",
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        return super()._is_url(value) if value else ""
+
+
 class ServerSettings(BaseModel, frozen=True):
     """`VFMALIGN_SERVER__*`: ports, limits and TLS of a gRPC server."""
 
@@ -239,7 +254,7 @@ def _describe(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[st
     for name, field in model.model_fields.items():
         inner = _model_of(field)
         if inner is not None:
-            yield from _describe(inner, () if inner is StoreSettings else (*path, name))
+            yield from _describe(inner, () if issubclass(inner, StoreSettings) else (*path, name))
             continue
         alias = field.validation_alias
         variable = alias if isinstance(alias, str) else _variable((*path, name))

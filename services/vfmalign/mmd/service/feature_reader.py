@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from vfmalign.core.domain.errors import BadOption, BadTensor, InvalidInput
+from vfmalign.core.domain.errors import BadOption, BadTensor, InvalidInput, PreconditionFailed
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.feature_sets import Manifest, read_manifest, read_part
@@ -76,12 +76,12 @@ class FeatureReader:
     """Reads the samples of one call. Pairs of a batch share samples as far as the cache holds them.
 
     Args:
-        store: holds feature sets and uploaded objects.
+        store: holds feature sets and uploaded objects; None reads samples of the request alone.
         cache: samples that the pairs of a batch share; by default none.
     """
 
-    def __init__(self, store: ObjectStore, cache: SizedLruCache | None = None) -> None:
-        self._store = store
+    def __init__(self, store: ObjectStore | None, cache: SizedLruCache | None = None) -> None:
+        self._optional_store = store
         self._cache = cache or SizedLruCache()
         self._manifests: dict[Hashable, Manifest] = {}
         self._headers: dict[Hashable, SafetensorsHeader] = {}
@@ -93,6 +93,7 @@ class FeatureReader:
             BadOption: a malformed id, URI or digest.
             BadTensor: an object that is not a safetensors file.
             NotFound: no such feature set or object.
+            PreconditionFailed: a sample is stored, and there is no object storage.
             DataLoss: the manifest of a feature set is damaged, or is not the one that the request refers to.
         """
         return [self._get_shape(source) for source in sources]
@@ -142,6 +143,7 @@ class FeatureReader:
     def _get_shape(self, source: Source) -> SampleShape:
         if isinstance(source, Sample):
             return memory_budget.get_sample_shape(source)
+        self._require_store(source)
         if isinstance(source, Uploaded):
             if source.key not in self._headers:
                 self._headers[source.key] = self._read_header(source)
@@ -166,6 +168,23 @@ class FeatureReader:
         manifest = self._manifests[source.key]
         channels = {layer.name: layer.channels for layer in manifest.layers}
         return SampleShape(manifest.rows, channels, len(set(manifest.groups)))
+
+    @property
+    def _store(self) -> ObjectStore:
+        if self._optional_store is None:
+            raise TypeError("the sizes of stored samples have not been read")
+        return self._optional_store
+
+    def _require_store(self, source: Stored | Uploaded) -> None:
+        if self._optional_store is None:
+            field = "feature_set_id" if isinstance(source, Stored) else "uploaded"
+            raise PreconditionFailed(
+                "the request refers to object storage, and this service has none",
+                subject=f"{source.name}.{field}",
+                remedy="send the features inline, or set AWS_ENDPOINT_URL_S3 for the MMD service; "
+                "`vfmalign up` without --only starts both",
+                reason="NO_OBJECT_STORAGE",
+            )
 
     def _read_header(self, source: Uploaded) -> SafetensorsHeader:
         """Read the header of an object, whose size it must account for; rows are compared with the features."""

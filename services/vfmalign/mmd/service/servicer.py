@@ -34,13 +34,13 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
     """Servicer of MmdService. One long and one short comparison run at a time; others wait in the queue.
 
     Args:
-        store: holds stored and uploaded features.
+        store: holds stored and uploaded features; None accepts inline features alone.
         engine: device, precision and memory limit.
         queue: runs the comparisons.
         cache_bytes: memory for samples that the pairs of one batch share.
     """
 
-    def __init__(self, store: ObjectStore, engine: ComputeConfig, queue: WorkQueue, *, cache_bytes: int) -> None:
+    def __init__(self, store: ObjectStore | None, engine: ComputeConfig, queue: WorkQueue, *, cache_bytes: int) -> None:
         self._store, self._engine, self._queue, self._cache_bytes = store, engine, queue, cache_bytes
 
     async def Compute(self, request: mmd_pb2.ComputeRequest, context: Context) -> mmd_pb2.ComputeResponse:

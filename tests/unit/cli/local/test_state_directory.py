@@ -73,6 +73,15 @@ def test_the_stores_settings_do_not_listen_to_the_environment(monkeypatch: pytes
     assert settings.secret_key.get_secret_value() == "s3cret"
 
 
+def test_mmd_alone_gets_neither_peers_nor_a_store_of_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "of-elsewhere")
+    found = get_service_environment(StateDirectory(tmp_path), None, {"mmd": PORTS["mmd"]}, "mmd")
+    assert not [name for name in found if name.startswith("AWS_")]
+    assert {name for name in found if name.endswith("_ADDRESS")} == {"VFMALIGN_MMD_ADDRESS"}
+    assert found["VFMALIGN_AUTH__MODE"] == "local"
+
+
 def test_a_service_gets_its_ports_its_peers_and_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VFMALIGN_TRAINING__THREADS", "7")
     monkeypatch.setenv("MALLOC_ARENA_MAX", "3")

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from vfmalign.core.domain.errors import BadTensor, DigestMismatch
+from vfmalign.core.domain.errors import BadTensor, DigestMismatch, PreconditionFailed
 from vfmalign.core.runtime.work_context import UNLIMITED
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.mmd.service.feature_reader import FeatureReader, Uploaded
+from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.service.feature_reader import FeatureReader, Stored, Uploaded
 
 ARRAYS = {
     "half": np.arange(12, dtype=np.float16).reshape(3, 4),
@@ -49,6 +50,23 @@ def upload(data: bytes) -> tuple[FeatureReader, UploadStore, Uploaded]:
 def make_file(shape, content):
     text = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, len(content)]}}).encode()
     return len(text).to_bytes(8, "little") + text + content
+
+
+@pytest.mark.parametrize(
+    ("source", "field"),
+    [
+        (Stored("x", "not even an id!"), "x.feature_set_id"),
+        (Uploaded("reference", "s3://bucket/uploads/x", "0" * 64), "reference.uploaded"),
+    ],
+)
+def test_without_object_storage_a_reference_to_it_is_refused_and_arrays_are_not(source, field):
+    reader, inline = FeatureReader(None), Sample("y", {"a": ARRAYS["single"]})
+    assert [shape.rows for shape in reader.shapes([inline])] == [3]
+    assert reader.read([inline], UNLIMITED) == [inline]
+    with pytest.raises(PreconditionFailed, match="this service has none") as caught:
+        reader.shapes([inline, source])
+    assert (caught.value.reason, caught.value.subject) == ("NO_OBJECT_STORAGE", field)
+    assert "AWS_ENDPOINT_URL_S3" in caught.value.remedy
 
 
 def test_arrays_are_those_that_were_saved_and_views_of_what_was_read():

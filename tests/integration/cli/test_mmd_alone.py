@@ -1,0 +1,85 @@
+"""`vfmalign up --only mmd`: a stack of one service, without object storage, and what its commands say."""
+
+from __future__ import annotations
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from tests.integration.cli.commands import Cli
+
+from vfmalign.cli import exits
+from vfmalign.v1 import common_pb2, mmd_pb2, mmd_pb2_grpc
+
+
+def test_status_shows_one_service_and_no_store(mmd_alone: Cli) -> None:
+    document = mmd_alone.call("status", "--json").document
+    assert document["serving"]
+    assert document["health"] == {"mmd": "serving"}
+    assert document["store"] is None
+    assert not any(mmd_alone.home.s3.iterdir())
+
+
+def test_doctor_skips_what_does_not_run(mmd_alone: Cli) -> None:
+    steps = {step["name"]: step for step in mmd_alone.call("doctor", "--json").document["steps"]}
+    assert steps["mmd"]["outcome"] == "ok"
+    for name in ("s3", "features", "finetuning"):
+        assert (steps[name]["outcome"], steps[name]["detail"]) == ("skipped", "the stack runs only mmd")
+
+
+def test_mmd_compares_arrays_and_refuses_those_that_need_an_upload(mmd_alone: Cli) -> None:
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    np.save(mmd_alone.folder / "x.npy", x)
+    np.save(mmd_alone.folder / "y.npy", x + 1)
+    np.save(mmd_alone.folder / "large.npy", np.zeros((2**21, 4), np.float32))
+    arguments = ("--paired", "--permutations", "0", "--json")
+    answer = mmd_alone.call("mmd", "x.npy", "y.npy", *arguments).document
+    assert answer["layers"][0]["raw"]["mmd2"]["value"] > 0
+    error = mmd_alone.call("mmd", "large.npy", "large.npy", *arguments, code=exits.BAD_INPUT).document["error"]
+    assert "start the local stack without --only" in error["remedy"]
+
+
+@pytest.mark.parametrize("command", [("jobs", "list"), ("models", "list"), ("dataset", "phantoms", "--id", "d1")])
+def test_commands_of_other_services_say_how_to_start_them(mmd_alone: Cli, command: tuple[str, ...]) -> None:
+    done = mmd_alone.call(*command, "--json", code=None)
+    assert done.code != exits.OK
+    assert "the local stack runs only some services" in done.document["error"]["remedy"]
+
+
+def test_a_whole_stack_is_not_taken_for_it(mmd_alone: Cli) -> None:
+    assert "already running" in mmd_alone.call("up", "--only", "mmd", "--detach").err
+    error = mmd_alone.call("up", "--detach", "--json", code=exits.BAD_INPUT).document["error"]
+    assert "a stack with other services (mmd) already runs" in error["message"]
+    error = mmd_alone.call("up", "--only", "features", "--json", code=exits.BAD_INPUT).document["error"]
+    assert error["subject"] == "--only"
+
+
+@pytest.mark.parametrize("field", ["feature_set_id", "uploaded"])
+def test_a_request_by_reference_says_that_there_is_no_object_storage(mmd_alone: Cli, field: str) -> None:
+    state = mmd_alone.home.read()
+    assert state.token_file is not None
+    source = (
+        mmd_pb2.FeatureSource(feature_set_id="f1")
+        if field == "feature_set_id"
+        else mmd_pb2.FeatureSource(
+            uploaded=mmd_pb2.UploadedFeatures(object=common_pb2.ObjectRef(uri="s3://b/x", sha256="0" * 64))
+        )
+    )
+    request = mmd_pb2.ComputeRequest(x=source, y=source, pairing=mmd_pb2.PAIRING_PAIRED)
+    request.kernel.fixed_sigma = 1.0
+    metadata = (("authorization", f"Bearer {state.token_file.read_text()}"),)
+    with grpc.insecure_channel(state.services["mmd"].ports.address) as channel:
+        stub = mmd_pb2_grpc.MmdServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Compute(request, metadata=metadata, timeout=30)
+        with pytest.raises(grpc.RpcError) as without_token:
+            stub.Compute(request, timeout=30)
+    assert without_token.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    trailers = dict(caught.value.trailing_metadata())
+    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+    infos = [error_details_pb2.ErrorInfo.FromString(one.value) for one in status.details if "ErrorInfo" in one.type_url]
+    (info,) = infos
+    assert info.reason == "NO_OBJECT_STORAGE"
+    assert info.metadata["subject"] == f"x.{field}"
+    assert "AWS_ENDPOINT_URL_S3" in info.metadata["remedy"]
