@@ -11,7 +11,7 @@ TORCH_RANGE := torch>=2.9,<3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto proto-release fmt lint types imports protos test test-fast test-lowest test-faults fuzz test-cluster bench bench-competitors bench-gpu demo experiment evidence up down check k8s-check locks images test-containers compose-up compose-down clean
+.PHONY: help setup proto proto-release docs fmt lint types imports protos test test-fast test-lowest test-faults fuzz test-cluster bench bench-competitors bench-gpu demo experiment evidence up down check k8s-check locks images test-containers compose-up compose-down clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -48,14 +48,17 @@ proto: setup  ## generate the stubs from proto/ into services/vfmalign/v1
 proto-release: setup  ## record the protos as the released API that `make protos` compares with
 	$(BIN)/buf build proto --exclude-source-info -o proto/released.binpb
 
+docs: setup  ## write docs/api-reference.md from the comments of the protos
+	$(BIN)/python docs/generate_api_reference.py proto docs/api-reference.md
+
 fmt: setup  ## format the code
-	$(BIN)/ruff format services tests bench
-	$(BIN)/ruff check --fix-only -q services tests bench
+	$(BIN)/ruff format services tests bench docs/*.py
+	$(BIN)/ruff check --fix-only -q services tests bench docs/*.py
 	$(BIN)/buf format -w proto
 
 lint: setup  ## ruff, hadolint
-	$(BIN)/ruff format --check services tests bench
-	$(BIN)/ruff check services tests bench
+	$(BIN)/ruff format --check services tests bench docs/*.py
+	$(BIN)/ruff check services tests bench docs/*.py
 	$(BIN)/hadolint deploy/Dockerfile
 
 types: setup  ## mypy --strict

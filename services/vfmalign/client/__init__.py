@@ -26,11 +26,23 @@ if TYPE_CHECKING:
     from vfmalign.client.messages.checks import CheckSpec
     from vfmalign.client.messages.experiments import ExperimentSpec
     from vfmalign.client.messages.jobs import JobSpec, Recipe
+    from vfmalign.client.messages.mmd import Kernel, TestOptions
     from vfmalign.client.messages.tasks import Task
     from vfmalign.client.samples import LabelledFeatures
     from vfmalign.client.sync_client import Client
 
-__all__ = ["AsyncClient", "CheckSpec", "Client", "ExperimentSpec", "JobSpec", "LabelledFeatures", "Recipe", "Task"]
+__all__ = [
+    "AsyncClient",
+    "CheckSpec",
+    "Client",
+    "ExperimentSpec",
+    "JobSpec",
+    "Kernel",
+    "LabelledFeatures",
+    "Recipe",
+    "Task",
+    "TestOptions",
+]
 
 _MODULES = {
     "AsyncClient": "vfmalign.client.async_client",
@@ -38,9 +50,11 @@ _MODULES = {
     "Client": "vfmalign.client.sync_client",
     "ExperimentSpec": "vfmalign.client.messages.experiments",
     "JobSpec": "vfmalign.client.messages.jobs",
+    "Kernel": "vfmalign.client.messages.mmd",
     "LabelledFeatures": "vfmalign.client.samples",
     "Recipe": "vfmalign.client.messages.jobs",
     "Task": "vfmalign.client.messages.tasks",
+    "TestOptions": "vfmalign.client.messages.mmd",
 }
 
 

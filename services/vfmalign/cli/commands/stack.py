@@ -176,11 +176,12 @@ def _await_ready(directory: StateDirectory, supervisor: subprocess.Popen[bytes],
 
 
 def _to_json_dict(directory: StateDirectory, state: StackState) -> dict[str, Any]:
-    """Returns what other programs need to reach the stack. The credentials stay in state.json."""
+    """Returns what other programs need to reach the stack. The credentials stay in their files."""
     store = state.store
     return {
         "home": str(directory.path),
         "logs": str(directory.logs),
+        "token_file": None if state.token_file is None else str(state.token_file),
         "store": None if store is None else {"endpoint": store.endpoint, "bucket": store.bucket},
         "services": {
             name: {

@@ -1,0 +1,102 @@
+"""docs/api.md shows the files of examples/, and each of them that can run here gets its answer from a real service."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.integration.cli.commands import TIMEOUT_S, Cli
+
+ROOT = Path(__file__).resolve().parents[3]
+EXAMPLES = ROOT / "examples"
+PAGE = (ROOT / "docs/api.md").read_text()
+SHOWN = dict(re.findall(r"^\[`examples/([^`]+)`\][^\n]*\n\n```\w*\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+X = ((0, 0), (1, 0), (0, 1), (1, 1))
+Y = ((2, 0), (3, 0), (2, 1), (3, 1))
+PROGRAMS = Path(sys.executable).parent
+"""Programs of the environment, such as buf."""
+
+
+def kernel(a: Sequence[float], b: Sequence[float]) -> float:
+    """Gaussian kernel with σ = 1."""
+    return math.exp(-(math.dist(a, b) ** 2) / 2)
+
+
+def mmd2() -> float:
+    """The unbiased estimate of independent samples, by its formula in float64."""
+    within = [sum(kernel(a, b) for a in s for b in s if a is not b) / (len(s) * (len(s) - 1)) for s in (X, Y)]
+    return sum(within) - 2 * sum(kernel(a, b) for a in X for b in Y) / (len(X) * len(Y))
+
+
+def run_example(stack: Cli, *command: str) -> str:
+    """Run an example in the root of the repository, as the page says, and return what it prints."""
+    state = stack.home.read()
+    environment = {
+        **os.environ,
+        "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
+        "VFMALIGN_MMD_ADDRESS": state.services["mmd"].ports.address,
+        "VFMALIGN_TOKEN_FILE": str(state.token_file),
+    }
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT_S
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def read_value(text: str, name: str) -> float:
+    return float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1])
+
+
+def test_the_page_shows_every_example_as_it_is() -> None:
+    command = ["git", "ls-files", "--others", "--cached", "--exclude-standard", "."]
+    listed = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, check=True).stdout.split()
+    assert SHOWN.keys() == set(listed)
+    for name, text in SHOWN.items():
+        assert (EXAMPLES / name).read_text() == text, f"docs/api.md shows another examples/{name}"
+
+
+def test_the_request_in_json_holds_the_samples_of_the_programs() -> None:
+    request = json.loads((EXAMPLES / "request.json").read_text())
+    for field, rows in (("x", X), ("y", Y)):
+        tensor = request[field]["inline"]["layers"][0]["features"]
+        values = np.frombuffer(base64.b64decode(tensor["data"]), "<f4").reshape(tensor["shape"])
+        assert values.tolist() == [list(row) for row in rows]
+
+
+@pytest.mark.parametrize("name", ["typed_client", "plain_grpc"])
+def test_python(mmd_alone: Cli, name: str) -> None:
+    printed = run_example(mmd_alone, sys.executable, f"examples/python/{name}.py")
+    assert read_value(printed, "MMD²") == pytest.approx(mmd2(), abs=1e-6)
+    assert 0 < read_value(printed, "p") <= 1
+    assert re.search(r"NO_OBJECT_STORAGE \| x.feature_set_id \| send the features inline", printed)
+
+
+def test_node(mmd_alone: Cli) -> None:
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    if not (EXAMPLES / "node/node_modules").is_dir():
+        pytest.skip("the packages of the example are not installed: run `npm install` in examples/node")
+    printed = run_example(mmd_alone, "node", "examples/node/compute.js")
+    assert read_value(printed, "MMD²") == pytest.approx(mmd2(), abs=1e-6)
+    assert 0 < read_value(printed, "p") <= 1
+    assert "FAILED_PRECONDITION | x.feature_set_id: " in printed
+
+
+@pytest.mark.parametrize("program", ["buf", "grpcurl"])
+def test_command_lines(mmd_alone: Cli, program: str) -> None:
+    if shutil.which(program, path=f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}") is None:
+        pytest.skip(f"{program} is not installed")
+    script = "buf-curl" if program == "buf" else program
+    response = json.loads(run_example(mmd_alone, "bash", f"examples/shell/{script}.sh"))
+    assert response["layers"][0]["raw"]["mmd2"]["value"] == pytest.approx(mmd2(), abs=1e-6)
