@@ -43,25 +43,20 @@ class Target:
     def from_environment(cls) -> Target | None:
         """Returns the deployment that the environment names, or None.
 
+        It may be a part of one, such as MMD alone: calls to a service without an address fail.
+
         Raises:
-            BadOption: the environment names only some of the services.
             PreconditionFailed: others can read the file of this user's login.
         """
         settings = load_client_settings()
-        addresses = {
+        named = {
             "features": settings.features_address,
             "mmd": settings.mmd_address,
             "finetuning": settings.finetuning_address,
         }
-        if not any(addresses.values()):
+        addresses = {name: address for name, address in named.items() if address}
+        if not addresses:
             return None
-        missing = next((name for name, address in addresses.items() if not address), None)
-        if missing is not None:
-            raise BadOption(
-                "is not set, but other addresses are",
-                field=f"VFMALIGN_{missing.upper()}_ADDRESS",
-                remedy="set the addresses of all three services, or of none to use the local stack",
-            )
         return cls(addresses, None, settings.ca_file, Credential.find(settings))
 
     @classmethod
@@ -76,7 +71,6 @@ class Target:
         """Returns the deployment that the environment names, else the local stack of the state folder.
 
         Raises:
-            BadOption: the environment names only some of the services.
             Unavailable: there is neither.
         """
         if (deployment := cls.from_environment()) is not None:

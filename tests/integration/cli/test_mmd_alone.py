@@ -24,7 +24,7 @@ def test_doctor_skips_what_does_not_run(mmd_alone: Cli) -> None:
     steps = {step["name"]: step for step in mmd_alone.call("doctor", "--json").document["steps"]}
     assert steps["mmd"]["outcome"] == "ok"
     for name in ("s3", "features", "finetuning"):
-        assert (steps[name]["outcome"], steps[name]["detail"]) == ("skipped", "the stack runs only mmd")
+        assert (steps[name]["outcome"], steps[name]["detail"]) == ("skipped", "the stack is only mmd")
 
 
 def test_mmd_compares_arrays_and_refuses_those_that_need_an_upload(mmd_alone: Cli) -> None:
@@ -37,6 +37,18 @@ def test_mmd_compares_arrays_and_refuses_those_that_need_an_upload(mmd_alone: Cl
     assert answer["layers"][0]["raw"]["mmd2"]["value"] > 0
     error = mmd_alone.call("mmd", "large.npy", "large.npy", *arguments, code=exits.BAD_INPUT).document["error"]
     assert "start the local stack without --only" in error["remedy"]
+
+
+def test_the_address_alone_makes_a_deployment_as_docs_api_says(mmd_alone: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = mmd_alone.home.read()
+    monkeypatch.setenv("VFMALIGN_MMD_ADDRESS", state.services["mmd"].ports.address)
+    monkeypatch.setenv("VFMALIGN_TOKEN_FILE", str(state.token_file))
+    np.save(mmd_alone.folder / "z.npy", np.eye(8, dtype=np.float32))
+    mmd_alone.call("mmd", "z.npy", "z.npy", "--paired", "--permutations", "0")
+    error = mmd_alone.call("jobs", "list", "--json", code=exits.BAD_INPUT).document["error"]
+    assert "set VFMALIGN_FINETUNING_ADDRESS" in error["remedy"]
+    steps = {step["name"]: step["outcome"] for step in mmd_alone.call("doctor", "--json").document["steps"]}
+    assert (steps["mmd"], steps["s3"], steps["features"]) == ("ok", "skipped", "skipped")
 
 
 @pytest.mark.parametrize("command", [("jobs", "list"), ("models", "list"), ("dataset", "phantoms", "--id", "d1")])

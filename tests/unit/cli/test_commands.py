@@ -179,11 +179,17 @@ def test_a_wrong_import_command_does_not_repeat_the_folder(invoke) -> None:
     assert "SURNAME" not in out + err
 
 
-def test_addresses_in_the_environment_come_all_or_not_at_all(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VFMALIGN_FEATURES_ADDRESS", "127.0.0.1:1")
-    code, _, err = invoke("models", "list")
+def test_one_address_in_the_environment_names_a_deployment_without_the_other_services(
+    invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("VFMALIGN_FEATURES_ADDRESS", f"127.0.0.1:{closed.getsockname()[1]}")
+        assert invoke("models", "list")[0] == exits.UNAVAILABLE
+        code, _, err = invoke("checks", "list")
     assert code == exits.BAD_INPUT
-    assert "VFMALIGN_MMD_ADDRESS: is not set" in err
+    assert "no address of the finetuning service is configured" in err
+    assert "VFMALIGN_FINETUNING_ADDRESS" in err
 
 
 def test_a_service_that_is_not_there_is_code_3(invoke, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 from vfmalign.cli.extras import LOCAL_MODULES, missing_extra, needs_extra, require_modules
 from vfmalign.cli.local import probes
 from vfmalign.cli.local.s3_configuration import MIN_FREE_BYTES
-from vfmalign.cli.local.stack import SERVICES
+from vfmalign.cli.local.stack import SERVICES, WITHOUT_STORE
 from vfmalign.cli.local.state_directory import StateDirectory
 from vfmalign.cli.target import Target
 from vfmalign.core.domain.errors import PreconditionFailed, Unavailable, VfmalignError
@@ -64,15 +64,16 @@ def _check_services(target: Target | None) -> Iterator[Step]:
     if target is None:
         yield from (Step(name, "skipped", "needs the stack") for name in ("s3", *SERVICES))
         return
-    if target.local is not None and target.local.store is None:
-        yield Step("s3", "skipped", f"the stack runs only {', '.join(target.addresses)}")
+    unused = f"the {'deployment' if target.local is None else 'stack'} is only {', '.join(target.addresses)}"
+    if set(target.addresses) <= set(WITHOUT_STORE):
+        yield Step("s3", "skipped", unused)
     else:
         yield _run("s3", lambda: f"{probes.check_store(target.store)} in bucket {target.store.bucket}")
     for service in SERVICES:
         if service in target.addresses:
             yield _run(service, lambda service=service: _check_service(service, target))  # type: ignore[misc]
         else:
-            yield Step(service, "skipped", f"the stack runs only {', '.join(target.addresses)}")
+            yield Step(service, "skipped", unused)
 
 
 def _run(name: str, check: Callable[[], str]) -> Step:
