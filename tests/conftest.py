@@ -17,9 +17,9 @@ import psycopg
 import pytest
 import structlog
 from hypothesis import settings
-from tests import postgres, preloaded, process_guard
+from tests import postgres, preloaded, process_guard, shared_s3
 
-from vfmalign.cli.local import s3_server
+from vfmalign.cli.local.s3_server import S3Server
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.object_store import ObjectStore
 
@@ -32,6 +32,14 @@ gc.disable()
 
 # The slowest suites start first, so that the workers finish together. The order within a suite is unchanged.
 SUITES = ("tests/e2e/", "tests/faults/", "tests/integration/training/", "tests/integration/", "tests/gpu/", "")
+
+
+TOGETHER = ("tests/e2e/", "tests/faults/stack/", "tests/unit/finetuning/experiments/reports/")
+ONE_BY_ONE = (
+    "tests/integration/finetuning/test_",
+    "tests/faults/finetuning/",
+    "tests/faults/test_two_orchestrators.py",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,20 +56,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep tests with expensive shared fixtures on one worker.
 
-    The end-to-end tests share one stack, those of an experiment's reports its pages, and the tests of a file its
-    module fixtures. Each test of `tests/integration/finetuning` and of `tests/faults/test_two_orchestrators.py` starts
-    its own services and runs on any free worker. This is a scheduler, because the `xdist_group` marks of pytest-xdist
-    3.8 have no effect with pytest 9.2.
+    The end-to-end tests share one stack, and so do the faults of a stack. The tests of an experiment's reports share
+    its pages, and those of a file its module fixtures. A test of `ONE_BY_ONE` starts its own services and runs on any
+    free worker. This is a scheduler, because the `xdist_group` marks of pytest-xdist 3.8 have no effect with pytest
+    9.2.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class Suites(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            for suite in ("tests/e2e/", "tests/unit/finetuning/experiments/reports/"):
+            if nodeid.startswith(ONE_BY_ONE):
+                return nodeid
+            for suite in TOGETHER:
                 if nodeid.startswith(suite):
                     return suite
-            if nodeid.startswith(("tests/integration/finetuning/test_", "tests/faults/test_two_orchestrators.py")):
-                return nodeid
             return nodeid.partition("::")[0]
 
     return Suites(config, log)
@@ -75,16 +83,19 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Server]:
-    """Start a SeaweedFS server for the session."""
-    process, server = s3_server.start(tmp_path_factory.mktemp("s3"))
-    yield server
-    s3_server.stop(process.pid, grace_s=0)
-    process.wait()
+def s3(tmp_path_factory: pytest.TempPathFactory) -> S3Server:
+    """Return a SeaweedFS server that all workers share, each module with a bucket of its own."""
+    return shared_s3.start(shared_folder_of_run(tmp_path_factory))
+
+
+def shared_folder_of_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that all workers of a test run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="module")
-def store_settings(s3: s3_server.S3Server) -> StoreSettings:
+def store_settings(s3: S3Server) -> StoreSettings:
     """Return settings with a new bucket name."""
     return StoreSettings(
         bucket=f"test-{uuid.uuid4().hex[:12]}",
@@ -103,7 +114,7 @@ def store(store_settings: StoreSettings) -> ObjectStore:
 
 
 @pytest.fixture(scope="module")
-def store_environment(s3: s3_server.S3Server, store_settings: StoreSettings) -> dict[str, str]:
+def store_environment(s3: S3Server, store_settings: StoreSettings) -> dict[str, str]:
     """Return the environment for a subprocess that uses the same bucket."""
     return {**os.environ, **s3.environment(), "VFMALIGN_BUCKET": store_settings.bucket}
 
@@ -111,8 +122,7 @@ def store_environment(s3: s3_server.S3Server, store_settings: StoreSettings) -> 
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a PostgreSQL server for the session and return the URL of its maintenance database."""
-    base = tmp_path_factory.getbasetemp()
-    with postgres.serve((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "postgres.lock") as url:
+    with postgres.serve(shared_folder_of_run(tmp_path_factory) / "postgres.lock") as url:
         if url is None:
             pytest.skip(f"no PostgreSQL: {postgres.REMEDY}")
         yield url
@@ -130,9 +140,8 @@ def postgres_database(postgres_url: str) -> str:
 @pytest.fixture(scope="session")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., preloaded.PreloadedPython]:
     """Return what starts a Python interpreter that has imported torch; takes the arguments of `subprocess.Popen`."""
-    base = tmp_path_factory.getbasetemp()
-    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    return partial(preloaded.PreloadedPython, preloaded.start_server(folder, process_guard.VARIABLE))
+    folder = shared_folder_of_run(tmp_path_factory)
+    return partial(preloaded.PreloadedPython, preloaded.start_server(folder))
 
 
 @pytest.fixture

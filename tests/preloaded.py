@@ -78,21 +78,19 @@ class PreloadedPython(subprocess.Popen):
         return super()._internal_poll(_deadstate, lambda _, flags: self._try_wait(flags))
 
 
-def start_server(folder: Path, variable: str) -> Path:
+def start_server(folder: Path) -> Path:
     """Start the server of a test run, unless another worker has, and return its socket.
 
     Args:
         folder: a folder that all workers share.
-        variable: the variable that `process_guard` ends processes by. The server outlives the worker that starts it.
     """
+    from tests.process_guard import get_shared_environment  # this file is a program as well, which cannot import it
+
     path = folder / "python.sock"
     with (folder / "python.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            run_ids = os.environ[variable]
-            if "PYTEST_XDIST_WORKER" in os.environ:
-                run_ids = run_ids.rpartition(":")[0]
-            environment = os.environ | {variable: run_ids, "OMP_NUM_THREADS": "1"}
+            environment = get_shared_environment() | {"OMP_NUM_THREADS": "1"}
             with (folder / "python.log").open("w") as log:
                 files = [(os.POSIX_SPAWN_DUP2, log.fileno(), 1), (os.POSIX_SPAWN_DUP2, log.fileno(), 2)]
                 command = [sys.executable, __file__, str(path)]

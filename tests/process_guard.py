@@ -42,6 +42,14 @@ def start() -> subprocess.Popen[bytes]:
     return guard
 
 
+def get_shared_environment() -> dict[str, str]:
+    """Return the environment for a process that all workers share, and that outlives the one that starts it."""
+    run_ids = os.environ[VARIABLE].split(":")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        run_ids.pop()
+    return {**os.environ, VARIABLE: ":".join(run_ids)}
+
+
 def find_processes(run_id: str) -> Iterator[psutil.Process]:
     """Yield the running processes whose environment contains the id."""
     for process in psutil.process_iter():

@@ -70,7 +70,7 @@ async def service(tmp_path, store, store_environment, peers, database_url, launc
                     "VFMALIGN_DATABASE__URL": database_url,
                     "VFMALIGN_LEASE__TTL_S": "5",
                     "VFMALIGN_LAUNCHER__MAX_RUNNING": "3",
-                    "VFMALIGN_RECONCILER__POLL_S": "0.25",
+                    "VFMALIGN_RECONCILER__POLL_S": "0.5",
                     "VFMALIGN_SERVER__GRPC_PORT": "0",
                     "VFMALIGN_SERVER__METRICS_PORT": "0",
                     "VFMALIGN_SERVER__HEALTH_PORT": "0",

@@ -180,32 +180,6 @@ def read_layer(store, check, stage):
     return read_feature_set(store, ref["feature_set"], ref["manifest_sha256"]).layers["stages.1"]
 
 
-async def test_kill_9_during_the_first_and_later_checks_changes_nothing_in_the_report(service, store):
-    (service.folder / "go").touch()
-    name = await create(service, "steady", seeds=[5])
-    steady = await finish(service, name)
-    assert steady.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, steady
-    report = json.loads(store.get(store.key(steady.report_json.uri)))
-    forget(service, store, name)
-    first = len(service.starts())
-
-    (service.folder / "go").unlink()
-    await create(service, "steady", seeds=[5])
-    await until(service, name, lambda _: len(service.starts()) >= first + 2)
-    await service.kill()
-    (service.folder / "go").touch()
-    await service.start()
-    await until(service, name, lambda experiment: experiment.counts.succeeded >= 2)
-    await service.kill()
-    await service.start()
-    again = await finish(service, name)
-    assert again.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, again
-    assert json.loads(store.get(store.key(again.report_json.uri))) == report, "shows what differs"
-    assert again.report_json.sha256 == steady.report_json.sha256
-    assert again.cells_csv.sha256 == steady.cells_csv.sha256
-    assert len(service.starts()) == len(set(service.starts()[:first])) + first, "a job was started twice"
-
-
 async def test_a_failed_cell_is_listed_and_does_not_stop_the_others(service, store):
     name = await create(service, "partly", seeds=[1, 3])
     experiment = await finish(service, name)

@@ -110,48 +110,6 @@ def _probes_done(check):
     return sum(stage.progress.done for stage in check.stages if stage.name == "probes")
 
 
-async def test_kill_9_during_features_training_and_mmd_changes_no_result_and_repeats_no_finished_stage(
-    service, store, peers
-):
-    (service.folder / "go").touch()
-    undisturbed = await service.finish(await service.create("steady", seed=5))
-    first, calls = len(peers.features.commits), len(peers.mmd.calls)
-    (service.folder / "go").unlink()
-
-    peers.stop()
-    name = await service.create("steady2", dataset="twin", seed=5)
-    await service.until(name, lambda check: check.progress.reason == "UNAVAILABLE")
-    await service.kill()
-    peers.start()
-    await service.start()
-
-    await service.until(name, lambda _: len(service.starts()) == 6)
-    await service.kill()
-    peers.mmd.delay_s = 1.0
-    (service.folder / "go").touch()
-    await service.start()
-
-    await service.until(name, lambda _: len(peers.mmd.calls) > calls)
-    await service.kill()
-    peers.mmd.delay_s = 0.0
-    await service.start()
-    check = await service.finish(name)
-    assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.progress.detail
-
-    reports = [
-        CheckReport.model_validate_json(store.get(store.key(done.result.report_json.uri))).result
-        for done in (undisturbed, check)
-    ]
-    assert reports[0].rpg_specialised == reports[1].rpg_specialised
-    assert reports[0].verdict == reports[1].verdict
-    assert reports[0].networks[0].curve == reports[1].networks[0].curve
-    succeeded = [stage for stage, outcome in service.runs(name) if outcome == "succeeded"]
-    assert sorted(succeeded) == sorted(STAGES)
-    assert sorted(service.starts()[3:]) == [f"{name}-{network}" for network in ("pretrained", "scratch", "specialised")]
-    again = peers.features.commits[first:]
-    assert len(again) == len(set(again)), "a finished extraction was asked for again"
-
-
 async def test_probes_are_taken_while_the_network_trains_and_none_twice(service, store, peers):
     name = await service.create("probed", seed=6, probe_steps=[10, 20, 60])
     check = await service.until(name, lambda check: _probes_done(check) == 2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.storage.keys import job_key, model_card_key
+from vfmalign.core.storage.keys import job_key
 from vfmalign.finetuning.analysis.records import CheckReport
 from vfmalign.v1 import alignment_pb2, finetuning_pb2
 
@@ -85,21 +85,6 @@ async def test_each_network_is_trained_and_compared_with_every_seed(service, sto
     assert "covers patients and training" in html
 
 
-async def test_a_kill_between_two_seeds_repeats_nothing_of_the_first(service, store, peers):
-    name = await service.create("between", seed=4, seeds=2)
-    await service.until(name, lambda check: states(check, "mmd", "job_scratch", "job_specialised") == [True] * 3)
-    await service.started(6)
-    await service.kill()
-    (service.folder / "go").touch()
-    await service.start()
-    check = await service.finish(name)
-    assert check.state == SUCCEEDED, check.progress.detail
-    assert succeeded(service, name) == sorted(stage.name for stage in check.stages)
-    assert sorted(service.starts()) == sorted(f"{name}-{training}" for training in FIRST + SECOND)
-    assert len(peers.features.commits) == len(set(peers.features.commits)), "a finished extraction was repeated"
-    assert len([call for call in peers.mmd.calls if call.HasField("test")]) == 2
-
-
 async def test_cancelling_stops_the_jobs_of_every_seed_that_runs(service):
     name = await service.create("stopped", seed=4, seeds=2)
     await service.until(name, lambda check: states(check, "job_scratch", "job_specialised") == [True] * 2)
@@ -129,23 +114,6 @@ async def test_a_retry_trains_again_only_the_seed_that_failed(service):
     trained = service.starts()
     assert max(trained.count(f"{name}-{training}") for training in FIRST) <= 2, "it may have been cancelled once"
     assert max(trained.count(f"{name}-{training}") for training in SECOND) == 2
-
-
-async def test_a_lost_encoder_of_a_further_seed_is_created_again_by_its_job(service, store):
-    name = await service.create("lost-second", seed=7, seeds=2)
-    first = await service.finish(name)
-    result = read_report(store, first).result
-    store.delete(model_card_key(f"{name}-encoder-s2"))
-    store.delete(store.key(first.result.report_json.uri))
-    check = await service.until(name, lambda check: check.state == SUCCEEDED)
-    assert store.exists(model_card_key(f"{name}-encoder-s2"))
-    report = read_report(store, check)
-    assert "job_pretrained_s2" in [loss.stage for loss in report.run.losses]
-    assert service.starts()[6:] == [f"{name}-pretrained-s2"]
-    assert report.result == result
-    assert {stage.name for stage in check.stages if stage.attempts > 1} <= {
-        "job_pretrained_s2", "features_after_s2", "mmd_s2", "report"
-    }  # fmt: skip
 
 
 async def test_a_check_shares_the_baselines_of_each_seed(service, store):

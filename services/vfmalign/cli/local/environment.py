@@ -22,7 +22,7 @@ NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 _DEFAULTS = {
     "VFMALIGN_SERVER__DRAIN_S": "5",
     "VFMALIGN_LAUNCHER__STOP_GRACE_S": "20",
-    "VFMALIGN_RECONCILER__POLL_S": "0.25",
+    "VFMALIGN_RECONCILER__POLL_S": "0.5",
     # Idle OpenMP threads sleep instead of spinning: a training step is several times faster when other processes use
     # the same cores, and not slower when none does.
     "OMP_WAIT_POLICY": "PASSIVE",

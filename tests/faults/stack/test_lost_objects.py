@@ -20,8 +20,8 @@ import pytest
 import sqlalchemy as sa
 from google.protobuf.json_format import MessageToDict
 from google.rpc import error_details_pb2, status_pb2
-from tests.e2e.conftest import MODEL, TIMEOUT_S, recipe, world  # noqa: F401 - `world` is a fixture
-from tests.e2e.test_kills import numbers
+from tests.e2e.conftest import MODEL, TIMEOUT_S, recipe
+from tests.faults.stack.test_kills import numbers
 
 from vfmalign.core.domain.jobs import JobResult
 from vfmalign.core.storage.keys import check_key, job_key, model_card_key
@@ -129,7 +129,7 @@ class Shared:
 
 
 @pytest.fixture(scope="module")
-def shared(world: Any) -> Any:  # noqa: F811
+def shared(world: Any) -> Any:
     first = world.run(CHECK, recipe=recipe(epochs=1, steps_per_epoch=2), permutations=49, bootstrap_resamples=200)
     database = Database(f"sqlite:///{world.home.service_state / 'finetuning.db'}")
     yield Shared(world, first, database)

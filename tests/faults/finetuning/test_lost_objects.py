@@ -176,3 +176,20 @@ async def test_data_loss_of_a_peer_that_no_stage_can_repair_fails_the_check_by_n
     check = await service.finish(await service.create("volume"))
     assert check.state == FAILED
     assert check.failure.message.startswith("s3://b/volumes/d/c: missing; import the dataset again; once the cause is")
+
+
+async def test_a_lost_encoder_of_a_further_seed_is_created_again_by_its_job(service, store):
+    name = await service.create("lost-second", seed=7, seeds=2)
+    first = await service.finish(name)
+    result = read_report(store, first).result
+    store.delete(model_card_key(f"{name}-encoder-s2"))
+    store.delete(store.key(first.result.report_json.uri))
+    check = await service.until(name, lambda check: check.state == SUCCEEDED)
+    assert store.exists(model_card_key(f"{name}-encoder-s2"))
+    report = read_report(store, check)
+    assert "job_pretrained_s2" in [loss.stage for loss in report.run.losses]
+    assert service.starts()[6:] == [f"{name}-pretrained-s2"]
+    assert report.result == result
+    assert {stage.name for stage in check.stages if stage.attempts > 1} <= {
+        "job_pretrained_s2", "features_after_s2", "mmd_s2", "report"
+    }  # fmt: skip
