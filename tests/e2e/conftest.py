@@ -42,8 +42,8 @@ PHANTOMS = rendering.PhantomSpec(
 )
 MODEL = "micro"
 EPOCHS = 4
-STEPS = 3
-PROBES = (6, 12)
+STEPS = 16
+PROBES = (32, 64)
 TIMEOUT_S = 400.0
 # A call that a kill interrupts is made again, as every client of the product does it.
 RETRY = {"maxAttempts": 4, "initialBackoff": "0.2s", "maxBackoff": "2s", "backoffMultiplier": 2}
@@ -62,7 +62,9 @@ ENDED = {
 
 def recipe(**changes: Any) -> finetuning_pb2.Recipe:
     """A recipe of a few seconds."""
-    return finetuning_pb2.Recipe(**({"preset": "demo", "epochs": EPOCHS, "steps_per_epoch": STEPS} | changes))
+    return finetuning_pb2.Recipe(
+        **({"preset": "demo", "epochs": EPOCHS, "steps_per_epoch": STEPS, "batch_size": 2} | changes)
+    )
 
 
 def check_spec(**changes: Any) -> alignment_pb2.CheckSpec:

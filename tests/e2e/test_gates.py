@@ -34,6 +34,7 @@ def test_the_command_that_runs_a_check_ends_with_its_gate(world: Any, undisturbe
         "--preset": spec.recipe.preset,
         "--epochs": spec.recipe.epochs,
         "--steps-per-epoch": spec.recipe.steps_per_epoch,
+        "--batch-size": spec.recipe.batch_size,
         "--seed": spec.seed,
         "--permutations": spec.permutations,
         "--bootstrap": spec.bootstrap_resamples,

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_two_seeds_are_trained_and_crossed_with_the_patients(world: Any) -> None:
-    check = world.run("two-seeds", seed=21, seeds=2, recipe=recipe(epochs=1, steps_per_epoch=2))
+    check = world.run("two-seeds", seed=21, seeds=2, recipe=recipe(epochs=1, steps_per_epoch=24))
     networks = ("pretrained", "scratch", "specialised")
     assert list(check.job_ids) == [f"two-seeds-{name}{suffix}" for suffix in ("", "-s2") for name in networks]
     assert all(stage.attempts == 1 for stage in check.stages)
@@ -33,6 +33,6 @@ def test_two_seeds_are_trained_and_crossed_with_the_patients(world: Any) -> None
     assert mean.value == pytest.approx((first.shift.value + second.shift.value) / 2)
     for seed in result.seeds:
         assert mean.interval.upper - mean.interval.lower > 0
-        assert seed.convergence.steps == 2
+        assert seed.convergence.steps == 24
     html = world.store.get(world.store.key(result.report_html.uri)).decode()
     assert "<h2>Training seeds</h2>" in html

@@ -70,6 +70,7 @@ def test_a_killed_test_run_leaves_no_process(tmp_path: Path, victim: str, number
     command += ["-p", "tests.conftest", "-p", "tests.integration.finetuning.conftest", f"--basetemp={tmp_path / 'run'}"]
     command += ["-p", "no:xdist"] if victim == "pytest" else ["-n", "1", "--max-worker-restart", "0"]
     environment = os.environ | {process_guard.VARIABLE: f"{os.environ[process_guard.VARIABLE]}:{run_id}"}
+    environment.pop("PYTEST_XDIST_WORKER", None)  # this run has no worker, or one of its own
     with (tmp_path / "log").open("w") as log:
         run = subprocess.Popen([*command, str(tmp_path / "test_run.py")], cwd=ROOT, env=environment, stdout=log)
     try:
