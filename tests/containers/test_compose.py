@@ -13,7 +13,7 @@ import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.containers.conftest import CHECK_TIMEOUT_S, UP_TIMEOUT_S, Compose
-from tests.e2e.test_kills import same_numbers
+from tests.faults.stack.test_kills import same_numbers
 
 from vfmalign.v1 import alignment_pb2
 
