@@ -1,5 +1,8 @@
 # Every command of the project. `make` alone lists them.
-PYTHON ?= python3.11
+# The first supported Python that runs; PYTHON=PROGRAM takes another.
+ifndef PYTHON
+PYTHON := $(shell for version in 3.11 3.12 3.13; do python$$version -c '' 2> /dev/null && echo python$$version && break; done)
+endif
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 # Index for torch. Empty uses pip's default index, which on Linux usually serves a CUDA build of several GB;
@@ -20,13 +23,14 @@ help:  ## list the commands
 	@echo "  torch (3 GB more with a CUDA one), every other command 0.4 GB of tools besides. TORCH_INDEX=URL takes torch from"
 	@echo "  another index."
 
-setup: $(VENV)/.ready  ## create the environment for development (PYTHON=python3.11, TORCH_INDEX=URL)
+setup: $(VENV)/.ready  ## create the environment for development (PYTHON=python3.12, TORCH_INDEX=URL)
 
 # Versions are those of deploy/constraints.txt; torch's alone is free, as its build is. pip would compile every file of every
 # package; a run imports a fifth of them, which the imports compile.
 INSTALL := $(BIN)/pip install -q --no-compile -c deploy/constraints.txt
 
 $(VENV)/.ready-local: pyproject.toml deploy/constraints.txt
+	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 runs: install one, or set PYTHON to its program" >&2; exit 1; }
 	@echo "Downloading torch, monai and about 80 further packages from PyPI into $(VENV) (0.35 GB with a CPU torch) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(BIN)/pip install -q --index-url $(TORCH_INDEX) '$(TORCH_RANGE)')
