@@ -38,6 +38,9 @@ def demo(
     home: Annotated[
         Path, typer.Option("--home", help="State folder of the demo; its earlier content is deleted.")
     ] = DEFAULT_HOME / "demo",
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show learning curves, all stages and all tables.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run one alignment check on phantoms, on a stack of its own.
@@ -47,7 +50,7 @@ def demo(
     name a deployment, the check runs there and its data stay there.
     """
     get_task_spec(task, get_declaration("prostate_mpmri"))
-    output = Output.to_terminal(as_json=as_json)
+    output = Output.to_terminal(as_json=as_json, brief=not verbose)
     plan = check_demo.DemoPlan(seed, task, parse_choice(objective, PRETRAINING_OBJECTIVES, "--objective"), seeds)
     if (target := Target.from_environment()) is not None:
         check_demo.run_on_deployment(target, output, plan, reports=reports)

@@ -139,7 +139,8 @@ def pretrain(
         job = _follow(target, model.job, output) if created.end_time is None else created
         if job.state != "succeeded":
             raise to_error(model.job, job, directory)
-        output.note(f"model {model.model} is published")
+        if not output.brief:
+            output.note(f"model {model.model} is published")
 
 
 def _follow(target: Target, job_id: str, output: Output) -> Job:

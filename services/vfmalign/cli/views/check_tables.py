@@ -47,7 +47,7 @@ def show_check(check: Check, report: Path | None = None, jobs: Sequence[Job] = (
         report: the downloaded report page, if there is one.
         jobs: the check's jobs, if known; they tell how long a stage waited for a free slot.
     """
-    parts: list[RenderableType] = [_show_head(check)]
+    parts: list[RenderableType] = [show_head(check)]
     if (result := check.result) is not None:
         parts += [show_shifts(result), *show_top_channels([shift.mmd for shift in result.shifts])]
         parts += [*_show_measures(result), show_gains(result), show_convergence(result)]
@@ -166,7 +166,8 @@ def _to_stage(check: Check, job: Job) -> str:
     return f"job_{job.spec.network}" if number == 1 else f"job_{job.spec.network}_s{number}"
 
 
-def _show_head(check: Check) -> RenderableType:
+def show_head(check: Check) -> RenderableType:
+    """Returns the verdict with its reason, or the state of a check without a result."""
     if check.result is None:
         text = Text.assemble(f"Check {check.check_id}: ", styled_state(check.state))
         if check.failure is not None:

@@ -27,6 +27,7 @@ from vfmalign.core.domain.tasks import TASKS
 _MAX_DESCRIPTION = 72
 _STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow"}
 _MARKS = {"succeeded": "✓", "failed": "✗", "cancelled": "–"}
+_BRIEF_STAGES = ("features_before", "features_after", "mmd", "report")
 _NEVER = datetime.max.replace(tzinfo=UTC)
 _BEGINNING_OF_TIME = datetime.min.replace(tzinfo=UTC)
 
@@ -127,6 +128,7 @@ class View:
         self._details: set[str] = set()
         self._probes_shown = 0
         self._points: dict[str, int] = {}
+        self._ended_jobs: set[str] = set()
 
     def __enter__(self) -> View:
         self._bars.start()
@@ -149,7 +151,9 @@ class View:
         shown = self._points.get(job.job_id, 0)
         if job.state == "succeeded" and not job.attempts and not shown:
             self.output.note(f"  {name:<12} {job.progress.detail}")  # the result of an equal baseline was reused
-        for point in job.curve[shown:]:
+        if self.output.brief:
+            self._show_ended_job(job, metric)
+        for point in () if self.output.brief else job.curve[shown:]:
             loss = "before training" if point.train_loss is None else f"loss {point.train_loss:8.4f}"
             epochs = f"{point.epoch:>3}/{job.progress.total}"
             self.output.note(f"  {name:<12} epoch {epochs}  {loss:<15}  {metric} {point.validation_score:.4f}")
@@ -196,7 +200,8 @@ class View:
         if stage.end_time is not None and stage.name not in self._finished_stages:
             self._finished_stages.add(stage.name)
             attempts = f", {stage.attempts} attempts" if stage.attempts > 1 else ""
-            self.output.note(f"✓ {stage.name:<20} {stage.seconds:6.1f} s{attempts}", "green")
+            if not self.output.brief or stage.name in _BRIEF_STAGES:
+                self.output.note(f"✓ {stage.name:<20} {stage.seconds:6.1f} s{attempts}", "green")
         if (progress := stage.progress) is None:
             return
         new_probe = progress.unit == "probe" and progress.done > self._probes_shown
@@ -204,6 +209,15 @@ class View:
             self._probes_shown = progress.done
         if progress.reason or new_probe:
             self._note_detail(progress)
+
+    def _show_ended_job(self, job: Job, metric: str) -> None:
+        """Show one line for a job that has succeeded, with the validation score of its last epoch."""
+        if job.state != "succeeded" or job.job_id in self._ended_jobs or not job.attempts:
+            return
+        self._ended_jobs.add(job.job_id)
+        seconds = (job.end_time - job.start_time).total_seconds() if job.start_time and job.end_time else 0.0
+        score = f"  {metric} {job.curve[-1].validation_score:.3f}" if job.curve else ""
+        self.output.note(f"✓ {_get_name(job):<20} {seconds:6.1f} s{score}", "green")
 
     def _note_detail(self, progress: Progress) -> None:
         """Print the detail of a progress once: a probe's values, or what a check waits for."""

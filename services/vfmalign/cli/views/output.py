@@ -24,16 +24,18 @@ class Output:
         as_json: one JSON document on stdout instead of tables.
         out: stdout.
         err: stderr, for progress and notes.
+        brief: leave out what reports show as well: learning curves and the shorter stages.
     """
 
     as_json: bool
     out: Console
     err: Console
+    brief: bool = False
 
     @classmethod
-    def to_terminal(cls, *, as_json: bool = False) -> Output:
+    def to_terminal(cls, *, as_json: bool = False, brief: bool = False) -> Output:
         """Returns the process's stdout and stderr."""
-        return cls(as_json, _console(stderr=False), _console(stderr=True))
+        return cls(as_json, _console(stderr=False), _console(stderr=True), brief)
 
     def emit(self, document: Any, *renderables: RenderableType) -> None:
         """Write the result: `document` with `--json`, else `renderables`."""

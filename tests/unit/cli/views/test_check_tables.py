@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.unit.cli.conftest import TIME, with_changes
 
+from vfmalign.cli.views.check_summary import summarise_check
 from vfmalign.cli.views.check_tables import show_check, show_stages
 from vfmalign.cli.views.comparison_tables import comparison
 from vfmalign.client.messages.checks import Check, CheckSpec, CheckStage
@@ -40,6 +41,20 @@ def test_the_summary_holds_every_number_of_the_check(finished_check: Check, show
     assert "! Phantom rehearsal" in text
     assert "s3://vfmalign/checks/c1/report.html" in text
     assert "reports/c1.html" in text
+
+
+def test_a_check_in_brief_has_five_numbers_its_cautions_and_its_report(finished_check: Check, show: Any) -> None:
+    assert finished_check.result is not None
+    lines = show(summarise_check(finished_check, finished_check.result, Path("reports/c1.html"))).splitlines()
+    assert len(lines) <= 12
+    text = "\n".join(lines)
+    assert "verdict inconclusive" in text
+    assert row(text, "gain in lesion_dice over the specialised network").split("network")[1].strip()[0] in "+-"
+    assert "0.25 [0.24, 0.26]" in row(text, "shift: MMD² of stages.3 before and after")
+    assert row(text, "  as a share of that of random weights").split()[-1] == "0.5"
+    assert "72 of" in row(text, "steps to 95 %")
+    assert "! Phantom rehearsal" in text
+    assert lines[-1] == "Report: reports/c1.html"
 
 
 def test_a_layer_out_of_the_kernel_s_reach_is_marked(finished_check: Check, show: Any) -> None:

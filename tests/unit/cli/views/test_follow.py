@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -58,6 +58,21 @@ def test_every_validation_is_shown_once(output: Output, said: Said) -> None:
     assert len(lines) == 3
     assert lines[0].split() == ["scratch", "epoch", "0/5", "before", "training", "validation", "dice", "0.0000"]
     assert lines[2].split() == ["scratch", "epoch", "2/5", "loss", "1.0000", "validation", "dice", "0.2000"]
+
+
+def test_in_brief_a_job_has_one_line_at_its_end_and_short_stages_have_none(output: Output, said: Said) -> None:
+    times = {"start_time": TIME, "end_time": TIME + timedelta(seconds=31)}
+    validate = CheckStage(name="validate", attempts=1, seconds=0.25, end_time=TIME)
+    mmd = CheckStage(name="mmd", attempts=1, seconds=0.5, end_time=TIME)
+    with View(replace(output, brief=True)) as view:
+        view.show_job(job(1))
+        view.show_job(job(2, "succeeded", **times))
+        view.show_job(job(2, "succeeded", **times))
+        view.show_check(check(stages=[validate, mmd]))
+    assert [line.split() for line in said()] == [
+        ["✓", "scratch", "31.0", "s", "validation", "dice", "0.200"],
+        ["✓", "mmd", "0.5", "s"],
+    ]
 
 
 def test_a_finished_stage_is_shown_once_with_its_time_and_attempts(output: Output, said: Said) -> None:
