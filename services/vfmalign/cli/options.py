@@ -32,14 +32,18 @@ PRETRAINING_OBJECTIVES: tuple[Objective, ...] = ("masked_reconstruction", "contr
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout; progress goes to stderr.")]
 HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="VFMALIGN_HOME", help="State folder of the local stack.", show_default=True)
+    Path,
+    typer.Option(
+        "--home", metavar="DIR", envvar="VFMALIGN_HOME", help="State folder of the local stack.", show_default=True
+    ),
 ]
-DatasetArgument = Annotated[str, typer.Argument(help="Id of the dataset.")]
-ModelOption = Annotated[str, typer.Option("--model", help="Id of the pretrained model.")]
+DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Id of the dataset.")]
+ModelOption = Annotated[str, typer.Option("--model", metavar="ID", help="Id of the pretrained model.")]
 TaskOption = Annotated[
     str,
     typer.Option(
         "--task",
+        metavar="TASK",
         help=f"Task: {', '.join(TASKS)}. May hold its parameters, such as "
         "segmentation:label=hippocampus,structure=anterior (docs/tasks.md).",
     ),
@@ -48,39 +52,52 @@ LabelsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--label",
+        metavar="MAPS",
         help="Segmentation: label maps, separated by commas; a later one is drawn over an earlier one. Repeatable.",
     ),
 ]
 StructuresOption = Annotated[
     list[str] | None,
-    typer.Option("--structure", help="Segmentation: only these structures of the label maps. Repeatable."),
+    typer.Option(
+        "--structure", metavar="NAMES", help="Segmentation: only these structures of the label maps. Repeatable."
+    ),
 ]
-ClassOption = Annotated[str, typer.Option("--class", help="Classification: class to predict.")]
+ClassOption = Annotated[str, typer.Option("--class", metavar="NAME", help="Classification: class to predict.")]
 FromOption = Annotated[
     list[str] | None,
-    typer.Option("--from", help="Translation: modalities to translate from, such as t2w,dwi. Repeatable."),
+    typer.Option(
+        "--from", metavar="MODALITIES", help="Translation: modalities to translate from, such as t2w,dwi. Repeatable."
+    ),
 ]
-ToOption = Annotated[str, typer.Option("--to", help="Translation: modality to predict.")]
+ToOption = Annotated[str, typer.Option("--to", metavar="MODALITY", help="Translation: modality to predict.")]
 ModalitiesOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--modality", help="Super-resolution, denoising, distortion: modalities to restore, such as t1w. Repeatable."
+        "--modality",
+        metavar="MODALITIES",
+        help="Super-resolution, denoising, distortion: modalities to restore, such as t1w. Repeatable.",
     ),
 ]
 MapOption = Annotated[
     list[str] | None,
     typer.Option(
         "--map",
+        metavar="MODALITY=INPUT",
         help="MODALITY=INPUT: feed a modality of the dataset to an input of the model that has another name, such as "
         "t1w=input. Repeatable.",
     ),
 ]
-LayerOption = Annotated[list[str] | None, typer.Option("--layer", help="Only these layers. Repeatable.")]
-LevelOption = Annotated[float, typer.Option("--level", min=0.01, max=0.999, help="Coverage of the intervals.")]
+LayerOption = Annotated[
+    list[str] | None, typer.Option("--layer", metavar="LAYER", help="Only these layers. Repeatable.")
+]
+LevelOption = Annotated[
+    float, typer.Option("--level", metavar="X", min=0.01, max=0.999, help="Coverage of the intervals.")
+]
 SmallestDifferenceOption = Annotated[
     float | None,
     typer.Option(
         "--smallest-difference",
+        metavar="X",
         help="Smallest relevant difference in the unit of the task's primary metric, up to 1000: differences that are "
         "shown to be smaller are `equivalent`. The metric's own by default (docs/numbers.md).",
     ),
@@ -89,60 +106,73 @@ SmallestDifferencesOption = Annotated[
     list[str] | None,
     typer.Option(
         "--smallest-difference",
+        metavar="METRIC=X",
         help="METRIC=VALUE: smallest relevant difference of a task's primary metric, in its unit, such as "
         "lesion_dice=0.02; the metric's own by default. Repeatable.",
     ),
 ]
 PermutationsOption = Annotated[
-    int, typer.Option("--permutations", min=1, max=100_000, help="Permutations of each test.")
+    int, typer.Option("--permutations", metavar="N", min=1, max=100_000, help="Permutations of each test.")
 ]
 BootstrapOption = Annotated[
-    int, typer.Option("--bootstrap", min=100, max=100_000, help="Bootstrap resamples of the gains' intervals.")
+    int,
+    typer.Option("--bootstrap", metavar="N", min=100, max=100_000, help="Bootstrap resamples of the gains' intervals."),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of all random numbers.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Seed of all random numbers.")
+]
 SeedsOption = Annotated[
     int,
     typer.Option(
         "--seeds",
+        metavar="N",
         min=1,
         max=MAX_SEEDS,
         help="Train each network this often, with the seeds that follow --seed. With one, the intervals of gains cover "
         "patients, not training.",
     ),
 ]
-LimitOption = Annotated[int, typer.Option("--limit", min=1, max=1000, help="List at most this many, newest first.")]
+LimitOption = Annotated[
+    int, typer.Option("--limit", metavar="N", min=1, max=1000, help="List at most this many, newest first.")
+]
 StateOption = Annotated[
     list[str] | None,
     typer.Option(
         "--state",
+        metavar="STATE",
         help="Only these states: queued, pending (jobs), running, succeeded, failed, cancelled. Repeatable.",
     ),
 ]
 DetachOption = Annotated[
     bool, typer.Option("--no-wait", help="Return immediately; `vfmalign watch` follows the work later.")
 ]
-ReportsOption = Annotated[Path, typer.Option("--reports", help="Folder for the downloaded report.")]
-PresetOption = Annotated[str, typer.Option("--preset", help="Recipe to start from: default or demo.")]
-EpochsOption = Annotated[int | None, typer.Option("--epochs", min=1, max=10_000, help="Number of epochs.")]
+ReportsOption = Annotated[Path, typer.Option("--reports", metavar="DIR", help="Folder for the downloaded report.")]
+PresetOption = Annotated[str, typer.Option("--preset", metavar="NAME", help="Recipe to start from: default or demo.")]
+EpochsOption = Annotated[int | None, typer.Option("--epochs", metavar="N", min=1, max=10_000, help="Number of epochs.")]
 StepsOption = Annotated[
-    int | None, typer.Option("--steps-per-epoch", min=1, max=100_000, help="Optimiser steps per epoch.")
+    int | None, typer.Option("--steps-per-epoch", metavar="N", min=1, max=100_000, help="Optimiser steps per epoch.")
 ]
-BatchOption = Annotated[int | None, typer.Option("--batch-size", min=1, max=1024, help="Volumes or patches per step.")]
-RateOption = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate.")]
-WeightDecayOption = Annotated[float | None, typer.Option("--weight-decay", help="Weight decay of AdamW.")]
+BatchOption = Annotated[
+    int | None, typer.Option("--batch-size", metavar="N", min=1, max=1024, help="Volumes or patches per step.")
+]
+RateOption = Annotated[float | None, typer.Option("--learning-rate", metavar="X", help="Peak learning rate.")]
+WeightDecayOption = Annotated[float | None, typer.Option("--weight-decay", metavar="X", help="Weight decay of AdamW.")]
 LayerDecayOption = Annotated[
-    float | None, typer.Option("--layer-decay", help="Factor on the learning rate per stage towards the input.")
+    float | None,
+    typer.Option("--layer-decay", metavar="X", help="Factor on the learning rate per stage towards the input."),
 ]
 EncoderRateOption = Annotated[
-    float | None, typer.Option("--encoder-rate", help="Fraction of the learning rate for the encoder.")
+    float | None, typer.Option("--encoder-rate", metavar="X", help="Fraction of the learning rate for the encoder.")
 ]
 PatchOption = Annotated[
-    str | None, typer.Option("--patch", help="Train on random patches of D,H,W voxels, such as 8,32,32.")
+    str | None,
+    typer.Option("--patch", metavar="D,H,W", help="Train on random patches of D,H,W voxels, such as 8,32,32."),
 ]
 ProbeOption = Annotated[
     list[int] | None,
     typer.Option(
         "--probe-step",
+        metavar="N",
         min=1,
         help="Also publish the encoder after this step, a multiple of the steps per epoch. Repeatable.",
     ),

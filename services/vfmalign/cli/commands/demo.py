@@ -31,12 +31,15 @@ def demo(
     seeds: SeedsOption = 1,
     task: TaskOption = "segmentation",
     objective: Annotated[
-        str, typer.Option("--objective", help=f"Pretraining objective: {' or '.join(PRETRAINING_OBJECTIVES)}.")
+        str,
+        typer.Option(
+            "--objective", metavar="NAME", help=f"Pretraining objective: {' or '.join(PRETRAINING_OBJECTIVES)}."
+        ),
     ] = "masked_reconstruction",
     keep: Annotated[bool, typer.Option("--keep", help="Keep the data, which are deleted by default.")] = False,
     reports: ReportsOption = DEFAULT_REPORTS,
     home: Annotated[
-        Path, typer.Option("--home", help="State folder of the demo; its earlier content is deleted.")
+        Path, typer.Option("--home", metavar="DIR", help="State folder of the demo; its earlier content is deleted.")
     ] = DEFAULT_HOME / "demo",
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show learning curves, all stages and all tables.")

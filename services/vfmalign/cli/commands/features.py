@@ -28,11 +28,12 @@ from vfmalign.core.domain.datasets import SPLITS
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.tasks import get_task_spec
 
-SplitOption = Annotated[str, typer.Option("--split", help=f"Split: {', '.join(SPLITS)}.")]
+SplitOption = Annotated[str, typer.Option("--split", metavar="SPLIT", help=f"Split: {', '.join(SPLITS)}.")]
 InputTaskOption = Annotated[
     str,
     typer.Option(
         "--task",
+        metavar="TASK",
         help="Use the input transform of this task, such as super_resolution:modality=t1w; none by default.",
     ),
 ]
@@ -44,7 +45,7 @@ VerifyOption = Annotated[bool, typer.Option("--verify", help="Read stored parts 
 def extract(
     dataset: DatasetArgument,
     *,
-    model: Annotated[str, typer.Option("--model", help="Id of the model.")],
+    model: Annotated[str, typer.Option("--model", metavar="ID", help="Id of the model.")],
     split: SplitOption = "test",
     layer: LayerOption = None,
     task: InputTaskOption = "",

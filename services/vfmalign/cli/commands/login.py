@@ -20,23 +20,28 @@ from vfmalign.client.settings import load_client_settings
 from vfmalign.core.domain.errors import BadOption, Unauthenticated, VfmalignError
 
 IssuerOption = Annotated[
-    str, typer.Option("--issuer", envvar="VFMALIGN_LOGIN__ISSUER", help="URL of the OpenID provider.")
+    str, typer.Option("--issuer", metavar="URL", envvar="VFMALIGN_LOGIN__ISSUER", help="URL of the OpenID provider.")
 ]
 ClientIdOption = Annotated[
     str,
     typer.Option(
         "--client-id",
+        metavar="ID",
         envvar="VFMALIGN_LOGIN__CLIENT_ID",
         help="Id of the command line at the provider: a public client.",
     ),
 ]
 ScopeOption = Annotated[
-    str, typer.Option("--scope", envvar="VFMALIGN_LOGIN__SCOPE", help="Scopes to ask for, separated by spaces.")
+    str,
+    typer.Option(
+        "--scope", metavar="SCOPES", envvar="VFMALIGN_LOGIN__SCOPE", help="Scopes to ask for, separated by spaces."
+    ),
 ]
 ResourceOption = Annotated[
     str,
     typer.Option(
         "--resource",
+        metavar="URI",
         envvar="VFMALIGN_LOGIN__RESOURCE",
         help="Deployment for which the token is meant (RFC 8707), where the provider asks for it.",
     ),
@@ -44,12 +49,17 @@ ResourceOption = Annotated[
 RolesClaimOption = Annotated[
     str,
     typer.Option(
-        "--roles-claim", envvar="VFMALIGN_AUTH__ROLES_CLAIM", help="Claim with the roles, as the services have it."
+        "--roles-claim",
+        metavar="CLAIM",
+        envvar="VFMALIGN_AUTH__ROLES_CLAIM",
+        help="Claim with the roles, as the services have it.",
     ),
 ]
 TenantClaimOption = Annotated[
     str,
-    typer.Option("--tenant-claim", envvar="VFMALIGN_AUTH__TENANT_CLAIM", help="Claim with the tenant, likewise."),
+    typer.Option(
+        "--tenant-claim", metavar="CLAIM", envvar="VFMALIGN_AUTH__TENANT_CLAIM", help="Claim with the tenant, likewise."
+    ),
 ]
 
 

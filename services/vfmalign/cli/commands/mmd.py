@@ -43,37 +43,50 @@ SampleArgument = Annotated[
 PairedOption = Annotated[bool, typer.Option("--paired", help="Row i of A and of B is the same case.")]
 IndependentOption = Annotated[bool, typer.Option("--independent", help="The rows of A and B are different cases.")]
 ReferenceOption = Annotated[
-    str | None, typer.Option(help="Sample whose scale and bandwidth are used: an id or a .npy file. A by default.")
+    str | None,
+    typer.Option(metavar="NAME", help="Sample whose scale and bandwidth are used: an id or a .npy file. A by default."),
 ]
-SigmaOption = Annotated[float | None, typer.Option(help="Fixed bandwidth, instead of the reference's median distance.")]
+SigmaOption = Annotated[
+    float | None, typer.Option(metavar="X", help="Fixed bandwidth, instead of the reference's median distance.")
+]
 BandwidthOption = Annotated[
     str | None,
     typer.Option(
+        metavar="NAME",
         help=f"Bandwidth rule: {', '.join(get_args(BandwidthRule))}. A pooled median grows with the shift it measures."
     ),
 ]
-KernelOption = Annotated[str, typer.Option(help=f"Kernel: {', '.join(get_args(KernelFamily))}.")]
+KernelOption = Annotated[str, typer.Option(metavar="NAME", help=f"Kernel: {', '.join(get_args(KernelFamily))}.")]
 EstimatorOption = Annotated[
     str | None,
-    typer.Option(help=f"Estimator: {', '.join(get_args(Estimator))}. By default the unbiased one for the pairing."),
+    typer.Option(
+        metavar="NAME",
+        help=f"Estimator: {', '.join(get_args(Estimator))}. By default the unbiased one for the pairing.",
+    ),
 ]
 PrecisionOption = Annotated[
     str | None,
-    typer.Option(help="Lowest precision allowed: fast (bfloat16 on CUDA), high (float32) or exact (float64)."),
+    typer.Option(
+        metavar="NAME", help="Lowest precision allowed: fast (bfloat16 on CUDA), high (float32) or exact (float64)."
+    ),
 ]
-BlockRowsOption = Annotated[int, typer.Option(min=0, help="Rows per block; 0 for the square root of the rows.")]
-FrequenciesOption = Annotated[int, typer.Option(min=0, help="Frequencies of random_fourier; 0 for 1,024.")]
+BlockRowsOption = Annotated[
+    int, typer.Option(metavar="N", min=0, help="Rows per block; 0 for the square root of the rows.")
+]
+FrequenciesOption = Annotated[int, typer.Option(metavar="N", min=0, help="Frequencies of random_fourier; 0 for 1,024.")]
 MeasureOption = Annotated[
-    str, typer.Option(help=f"Further measures, separated by commas: {', '.join(get_args(Measure))}.")
+    str, typer.Option(metavar="NAME", help=f"Further measures, separated by commas: {', '.join(get_args(Measure))}.")
 ]
-PermutationsOption = Annotated[int, typer.Option(min=0, max=100_000, help="Permutations of the test; 0 for no test.")]
+PermutationsOption = Annotated[
+    int, typer.Option(metavar="N", min=0, max=100_000, help="Permutations of the test; 0 for no test.")
+]
 WildBootstrapOption = Annotated[
     bool, typer.Option("--wild-bootstrap", help="Draw random signs for pairs of rows instead of permutations.")
 ]
 AggregatedOption = Annotated[
     bool, typer.Option("--aggregated", help="Also test over a grid of bandwidths, which needs no choice of one.")
 ]
-TimeoutOption = Annotated[float, typer.Option(min=0.001, help="Seconds to wait for the result.")]
+TimeoutOption = Annotated[float, typer.Option(metavar="X", min=0.001, help="Seconds to wait for the result.")]
 LocalOption = Annotated[
     bool, typer.Option("--local", help="Compute in a process of this machine instead of a service (extra `mmd`).")
 ]

@@ -37,29 +37,37 @@ T = TypeVar("T", int, float)
 
 app = new_group("List, show, import and pretrain models.")
 
-ModelArgument = Annotated[str, typer.Argument(help="Id of the model.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="ID", help="Id of the model.")]
 FilesArgument = Annotated[
     list[Path],
-    typer.Argument(help="A .safetensors or .pth checkpoint, the folder of a MONAI bundle, or a .pt2 program."),
+    typer.Argument(metavar="FILE...", help="A .safetensors or .pth checkpoint, the folder of a MONAI bundle, or a .pt2 program."),
 ]
 ArchitectureOption = Annotated[
     str,
     typer.Option(
         "--as",
+        metavar="NAME",
         help="Architecture of a checkpoint: a name from `models list`, or dilated_stack together with --description.",
     ),
 ]
 DescriptionOption = Annotated[
-    Path | None, typer.Option("--description", help="JSON file with the layers of a dilated_stack (docs/models.md).")
+    Path | None,
+    typer.Option(
+        "--description", metavar="FILE", help="JSON file with the layers of a dilated_stack (docs/models.md)."
+    ),
 ]
-ImportIdOption = Annotated[str, typer.Option("--id", help="Id to publish under; derived from the weights by default.")]
+ImportIdOption = Annotated[
+    str, typer.Option("--id", metavar="ID", help="Id to publish under; derived from the weights by default.")
+]
 LayersOption = Annotated[
-    str, typer.Option("--layers", help="Layers of a bundle or program: submodules, separated by commas.")
+    str,
+    typer.Option("--layers", metavar="NAMES", help="Layers of a bundle or program: submodules, separated by commas."),
 ]
 ModalitiesOption = Annotated[
     str,
     typer.Option(
         "--modalities",
+        metavar="NAMES",
         help="Names of the input channels of a bundle, program or stack, separated by commas, such as t1w,flair. "
         "`input` by default for a stack.",
     ),
@@ -68,6 +76,7 @@ ReferenceOption = Annotated[
     str,
     typer.Option(
         "--reference",
+        metavar="NAME",
         help="Modality that defines the grid of a study; by default the first of --modalities, or t2w for models of "
         "prostate MRI.",
     ),
@@ -76,32 +85,42 @@ SpacingOption = Annotated[
     str,
     typer.Option(
         "--spacing",
+        metavar="D,H,W",
         help="Voxel size in mm along D,H,W; by default that of the reference volume, or 1,1,1 for a stack.",
     ),
 ]
 ShapeOption = Annotated[
     str,
     typer.Option(
-        "--shape", help="Input size in voxels along D,H,W; not needed for a program. 96,96,96 by default for a stack."
+        "--shape",
+        metavar="D,H,W",
+        help="Input size in voxels along D,H,W; not needed for a program. 96,96,96 by default for a stack.",
     ),
 ]
 NormalisationOption = Annotated[
     str,
     typer.Option(
         "--normalisation",
+        metavar="NAME",
         help="zscore_nonzero (default), zscore_gland, or quantile_range (default for a stack).",
     ),
 ]
 QuantilesOption = Annotated[
-    str, typer.Option("--quantiles", help="Quantiles that quantile_range scales to 0 and 1; 0.02,0.98 by default.")
+    str,
+    typer.Option(
+        "--quantiles", metavar="LOW,HIGH", help="Quantiles that quantile_range scales to 0 and 1; 0.02,0.98 by default."
+    ),
 ]
-SourceOption = Annotated[str, typer.Option("--source", help="Origin and licence of the weights.")]
+SourceOption = Annotated[str, typer.Option("--source", metavar="TEXT", help="Origin and licence of the weights.")]
 PrimaryLayerOption = Annotated[
-    str, typer.Option("--primary-layer", help="Layer of the main result; the architecture's own by default.")
+    str,
+    typer.Option(
+        "--primary-layer", metavar="LAYER", help="Layer of the main result; the architecture's own by default."
+    ),
 ]
 ImportObjectiveOption = Annotated[
     str,
-    typer.Option("--objective", help=f"Pretraining objective: {', '.join(OBJECTIVES)}."),
+    typer.Option("--objective", metavar="NAME", help=f"Pretraining objective: {', '.join(OBJECTIVES)}."),
 ]
 
 
@@ -188,16 +207,21 @@ def import_(
 @with_recipe(build_pretraining_recipe)
 def pretrain(
     dataset: Annotated[
-        str, typer.Argument(help="Id of the dataset: trained on its split `pretrain`, validated on its split `val`.")
+        str,
+        typer.Argument(
+            metavar="DATASET", help="Id of the dataset: trained on its split `pretrain`, validated on its split `val`."
+        ),
     ],
     *,
     objective: Annotated[
-        str, typer.Option("--objective", help=f"Objective: {', '.join(PRETRAINING_OBJECTIVES)}.")
+        str, typer.Option("--objective", metavar="NAME", help=f"Objective: {', '.join(PRETRAINING_OBJECTIVES)}.")
     ] = "masked_reconstruction",
     architecture: Annotated[
-        str, typer.Option("--as", help="Architecture: a name from `models list`.")
+        str, typer.Option("--as", metavar="NAME", help="Architecture: a name from `models list`.")
     ] = "profound_conv_micro",
-    publish_as: Annotated[str, typer.Option("--id", help="Id of the model; <job>-encoder by default.")] = "",
+    publish_as: Annotated[
+        str, typer.Option("--id", metavar="ID", help="Id of the model; <job>-encoder by default.")
+    ] = "",
     job_id: JobOption = None,
     recipe: Recipe,
     seed: SeedOption = 0,

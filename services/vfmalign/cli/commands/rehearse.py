@@ -25,13 +25,15 @@ SizeOption = Annotated[
     ),
 ]
 DataOption = Annotated[
-    Path | None, typer.Option("--data", help="Folder of real volumes with masks, as for `vfmalign dataset import`.")
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Folder of real volumes with masks, as for `vfmalign dataset import`."),
 ]
 EncodersOption = Annotated[
-    Path | None, typer.Option("--encoders", help="Folder of pretrained checkpoints, for --data: see docs/models.md.")
+    Path | None,
+    typer.Option("--encoders", metavar="DIR", help="Folder of pretrained checkpoints, for --data: see docs/models.md."),
 ]
 DeclarationOption = Annotated[
-    str, typer.Option("--declaration", help="What the volumes of --data hold: a JSON file, or a name.")
+    str, typer.Option("--declaration", metavar="FILE", help="What the volumes of --data hold: a JSON file, or a name.")
 ]
 
 ControlsOption = Annotated[
@@ -42,6 +44,7 @@ CellsOption = Annotated[
     Path | None,
     typer.Option(
         "--cells",
+        metavar="DIR",
         help="Folder of finished cells as JSON: cells that are there are not computed again, others are written as "
         "they finish.",
     ),
@@ -58,8 +61,9 @@ def rehearse(
     cells: CellsOption = None,
     seed: SeedOption = rehearsal.DEFAULT_SEED,
     reports: ReportsOption = DEFAULT_REPORTS,
-    home: Annotated[Path, typer.Option("--home", help="State folder of the rehearsal; it is kept.")] = DEFAULT_HOME
-    / "rehearsal",
+    home: Annotated[
+        Path, typer.Option("--home", metavar="DIR", help="State folder of the rehearsal; it is kept.")
+    ] = DEFAULT_HOME / "rehearsal",
     as_json: JsonOption = False,
 ) -> None:
     """Run a whole experiment on phantoms, or on real volumes, on a stack of its own.

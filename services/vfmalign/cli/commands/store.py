@@ -24,7 +24,10 @@ app = new_group("Prepare the object storage of a deployment.")
 @app.command()
 def init(
     wait_s: Annotated[
-        float, typer.Option("--wait", min=0, max=3600, help="Seconds to wait for a store that does not answer.")
+        float,
+        typer.Option(
+            "--wait", metavar="SECONDS", min=0, max=3600, help="Seconds to wait for a store that does not answer."
+        ),
     ] = 0.0,
     as_json: JsonOption = False,
 ) -> None:
