@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+CLIENT = Path(__file__).with_name("forked_python.py")
 MODULES = (
     "torch._dynamo",  # imported by the first optimiser
     "matplotlib.figure",
@@ -76,6 +77,14 @@ class PreloadedPython(subprocess.Popen):
 
     def _internal_poll(self, _deadstate=None):
         return super()._internal_poll(_deadstate, lambda _, flags: self._try_wait(flags))
+
+
+def get_command(server: Path, program: Sequence[str]) -> list[str]:
+    """Return the command line that runs a program, such as `-m MODULE …`, in a fork of the server at a socket.
+
+    For programs that start others by a command. `forked_python.py` stands for the fork.
+    """
+    return [sys.executable, "-I", "-S", str(CLIENT), str(server), *program]
 
 
 def start_server(folder: Path) -> Path:

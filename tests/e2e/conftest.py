@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.preloaded import get_command
 from tests.tokens import open_channel
 
 from vfmalign.cli.local.environment import get_small_network_settings
@@ -160,12 +161,14 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A stack with a dataset and a pretrained model."""
+def world(tmp_path_factory: pytest.TempPathFactory, python: Any) -> Iterator[World]:
+    """A stack with a dataset and a pretrained model. Trainings are forks of an interpreter that has imported torch."""
     home = StateDirectory(tmp_path_factory.mktemp("stack"))
     home.create()
     events: list[str] = []
-    stack = Stack(home, events.append, get_small_network_settings())
+    command = json.dumps(get_command(python.args[0], ["-m", "vfmalign.training"]))
+    settings = {**get_small_network_settings(), "VFMALIGN_LAUNCHER__COMMAND": command}
+    stack = Stack(home, events.append, settings)
     stack.start()
     supervisor = threading.Thread(target=stack.supervise)
     supervisor.start()

@@ -6,6 +6,7 @@ import sys
 
 import psutil
 import pytest
+from tests.preloaded import get_command
 
 
 def run(python, code, *arguments, **options):
@@ -51,4 +52,42 @@ def test_the_process_ends_with_the_one_that_started_it(python):
     process._connection.close()
     assert child.wait(60) is None
     process.returncode = 0
+    process.communicate()
+
+
+@pytest.fixture
+def run_command(python):
+    """Run code by the command line that starts a fork, and return the process that stands for it."""
+
+    def run(code):
+        command = get_command(python.args[0], ["-c", code])
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return run
+
+
+def test_a_command_ends_as_its_program_does(run_command):
+    process = run_command("import sys; print('x'); sys.exit(3)")
+    assert process.communicate(timeout=60) == ("x\n", "")
+    assert process.returncode == 3
+    process = run_command("import os; os.kill(os.getpid(), 9)")
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_command_passes_signals_on(run_command):
+    handle = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))"
+    process = run_command(f"import signal, sys; {handle}; print('up', flush=True); signal.pause()")
+    assert process.stdout.readline() == "up\n"
+    process.terminate()
+    assert process.wait(60) == 7
+    process.communicate()
+
+
+def test_a_command_takes_its_program_along_when_it_is_killed(run_command):
+    process = run_command("import os, time; print(os.getpid(), flush=True); time.sleep(60)")
+    program = psutil.Process(int(process.stdout.readline()))
+    assert program.pid != process.pid
+    process.kill()
+    program.wait(60)
     process.communicate()

@@ -40,7 +40,7 @@ def up(
     only: OnlyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a local stack: object storage and the three services.
+    """Start a local stack: object storage and the three services, or MMD alone.
 
     A service that dies is restarted. Press Ctrl-C to stop the stack. With `--only mmd` the stack is the MMD service
     alone, whose callers send their features in the request; docs/api.md shows how.
