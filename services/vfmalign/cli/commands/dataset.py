@@ -74,7 +74,9 @@ DryRunOption = Annotated[
 
 @app.command("import")
 def import_(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the dataset, or a CSV file that lists its cases.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of the dataset, or a CSV file that lists its cases.")
+    ],
     *,
     dataset_id: IdOption = None,
     layout: LayoutOption = None,

@@ -53,7 +53,7 @@ BandwidthOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help=f"Bandwidth rule: {', '.join(get_args(BandwidthRule))}. A pooled median grows with the shift it measures."
+        help=f"Bandwidth rule: {', '.join(get_args(BandwidthRule))}. A pooled median grows with the shift it measures.",
     ),
 ]
 KernelOption = Annotated[str, typer.Option(metavar="NAME", help=f"Kernel: {', '.join(get_args(KernelFamily))}.")]

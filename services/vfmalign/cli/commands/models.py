@@ -40,7 +40,9 @@ app = new_group("List, show, import and pretrain models.")
 ModelArgument = Annotated[str, typer.Argument(metavar="ID", help="Id of the model.")]
 FilesArgument = Annotated[
     list[Path],
-    typer.Argument(metavar="FILE...", help="A .safetensors or .pth checkpoint, the folder of a MONAI bundle, or a .pt2 program."),
+    typer.Argument(
+        metavar="FILE...", help="A .safetensors or .pth checkpoint, the folder of a MONAI bundle, or a .pt2 program."
+    ),
 ]
 ArchitectureOption = Annotated[
     str,
