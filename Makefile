@@ -122,7 +122,7 @@ BESIDE  := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 test: setup  ## unit, integration and end-to-end tests, with real S3, databases and processes (WORKERS=4)
 	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/e2e tests/integration tests/gpu tests/unit --durations=20
 
-# FAULT_RUNS=50 takes an hour on two cores.
+# FAULT_RUNS=50 takes ten minutes on two cores.
 FAULT_RUNS ?= 2
 test-faults: setup  ## lost objects, an unreachable store, and processes killed and stopped at random (FAULT_RUNS=2)
 	FAULT_RUNS=$(FAULT_RUNS) OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/faults --durations=10
