@@ -32,14 +32,14 @@ gc.disable()
 
 # The slowest suites start first, so that the workers finish together. The order within a suite is unchanged.
 SUITES = ("tests/e2e/", "tests/faults/", "tests/integration/training/", "tests/integration/", "tests/gpu/", "")
-
-
 TOGETHER = ("tests/e2e/", "tests/faults/stack/", "tests/unit/finetuning/experiments/reports/")
+"""Suites that run on one worker each, because their tests share what is expensive."""
 ONE_BY_ONE = (
     "tests/integration/finetuning/test_",
     "tests/faults/finetuning/",
     "tests/faults/test_two_orchestrators.py",
 )
+"""Suites whose tests run on any free worker, because each starts its own services."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -56,10 +56,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep tests with expensive shared fixtures on one worker.
 
-    The end-to-end tests share one stack, and so do the faults of a stack. The tests of an experiment's reports share
-    its pages, and those of a file its module fixtures. A test of `ONE_BY_ONE` starts its own services and runs on any
-    free worker. This is a scheduler, because the `xdist_group` marks of pytest-xdist 3.8 have no effect with pytest
-    9.2.
+    Beside `TOGETHER` and `ONE_BY_ONE`, the tests of a file share its module fixtures. This is a scheduler, because the
+    `xdist_group` marks of pytest-xdist 3.8 have no effect with pytest 9.2.
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -85,10 +83,10 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> S3Server:
     """Return a SeaweedFS server that all workers share, each module with a bucket of its own."""
-    return shared_s3.start(shared_folder_of_run(tmp_path_factory))
+    return shared_s3.start(get_run_folder(tmp_path_factory))
 
 
-def shared_folder_of_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def get_run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder that all workers of a test run share."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
@@ -122,7 +120,7 @@ def store_environment(s3: S3Server, store_settings: StoreSettings) -> dict[str, 
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a PostgreSQL server for the session and return the URL of its maintenance database."""
-    with postgres.serve(shared_folder_of_run(tmp_path_factory) / "postgres.lock") as url:
+    with postgres.serve(get_run_folder(tmp_path_factory) / "postgres.lock") as url:
         if url is None:
             pytest.skip(f"no PostgreSQL: {postgres.REMEDY}")
         yield url
@@ -138,10 +136,15 @@ def postgres_database(postgres_url: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., preloaded.PreloadedPython]:
+def python_server(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the socket of the server that forks Python interpreters which have imported torch."""
+    return preloaded.start_server(get_run_folder(tmp_path_factory))
+
+
+@pytest.fixture(scope="session")
+def python(python_server: Path) -> Callable[..., preloaded.PreloadedPython]:
     """Return what starts a Python interpreter that has imported torch; takes the arguments of `subprocess.Popen`."""
-    folder = shared_folder_of_run(tmp_path_factory)
-    return partial(preloaded.PreloadedPython, preloaded.start_server(folder))
+    return partial(preloaded.PreloadedPython, python_server)
 
 
 @pytest.fixture

@@ -161,12 +161,12 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory, python: Any) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory, python_server: Path) -> Iterator[World]:
     """A stack with a dataset and a pretrained model. Trainings are forks of an interpreter that has imported torch."""
     home = StateDirectory(tmp_path_factory.mktemp("stack"))
     home.create()
     events: list[str] = []
-    command = json.dumps(get_command(python.args[0], ["-m", "vfmalign.training"]))
+    command = json.dumps(get_command(python_server, ["-m", "vfmalign.training"]))
     settings = {**get_small_network_settings(), "VFMALIGN_LAUNCHER__COMMAND": command}
     stack = Stack(home, events.append, settings)
     stack.start()

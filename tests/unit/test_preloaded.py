@@ -56,11 +56,11 @@ def test_the_process_ends_with_the_one_that_started_it(python):
 
 
 @pytest.fixture
-def run_command(python):
+def run_command(python_server):
     """Run code by the command line that starts a fork, and return the process that stands for it."""
 
     def run(code):
-        command = get_command(python.args[0], ["-c", code])
+        command = get_command(python_server, ["-c", code])
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return run

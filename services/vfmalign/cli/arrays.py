@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 from safetensors.numpy import save
 
 from vfmalign.cli.target import Target
@@ -18,7 +17,6 @@ from vfmalign.client.samples import Array, Sample, StoredFeatureSet
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.rpc.transport import MESSAGE_BYTES
-from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.arrays import NPY, read_npy
 from vfmalign.core.storage.keys import upload_key
 from vfmalign.core.storage.object_store import ObjectStore
@@ -93,25 +91,15 @@ def _upload(name: str, array: Array, store: ObjectStore, notify: Callable[[str],
 
 
 def _get_store(target: Target, size: int) -> ObjectStore:
-    if target.local is None:
-        remedy = "set AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to upload them"
-        has_store = _is_valid(StoreSettings)
-    else:
-        remedy = "start the local stack without --only to upload them"
-        has_store = target.local.store is not None
-    if not has_store:
+    if not target.has_store:
+        remedy = (
+            "set AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to upload them"
+            if target.local is None
+            else "start the local stack without --only to upload them"
+        )
         raise BadTensor(
             f"the arrays need a message of {size / 2**20:.1f} MiB; the limit is {MESSAGE_BYTES >> 20} MiB",
             subject="A and B",
             remedy=f"{remedy}, pass fewer rows or float16, or compare without a server by --local",
         )
     return target.store
-
-
-def _is_valid(settings: type[StoreSettings]) -> bool:
-    """Whether the environment holds these settings."""
-    try:
-        settings()
-    except ValidationError:
-        return False
-    return True

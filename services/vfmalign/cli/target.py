@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from pydantic import ValidationError
+
 from vfmalign.cli.local.state_directory import StackState, StateDirectory
 from vfmalign.cli.login.credential import LOGIN_REMEDY, Credential
 from vfmalign.client import AsyncClient
@@ -106,6 +108,17 @@ class Target:
                 reason="NO_OBJECT_STORAGE",
             )
         return ObjectStore(self.local.store.to_settings())
+
+    @property
+    def has_store(self) -> bool:
+        """Whether commands reach the object storage: the local stack has one, or the environment names one."""
+        if self.local is not None:
+            return self.local.store is not None
+        try:
+            StoreSettings()
+        except ValidationError:
+            return False
+        return True
 
     def get_store_environment(self) -> dict[str, str]:
         """Returns the variables with which another process reaches the object storage, beside those of this one."""

@@ -81,12 +81,12 @@ def environment(store_environment):
 
 
 @pytest.fixture
-def launch(store, environment, python):
+def launch(store, environment, python, python_server):
     """Start one machine's processes of a job; `command` is that of users."""
     running = []
 
     def start(job, *arguments, command=False):
-        program = ["-m", "vfmalign.training.launch"] if command else ["-c", LAUNCHER, str(python.args[0])]
+        program = ["-m", "vfmalign.training.launch"] if command else ["-c", LAUNCHER, str(python_server)]
         line = [sys.executable, *program, *arguments, store.uri(job_key(job, "spec.json"))]
         popen = subprocess.Popen if command else python
         running.append(popen(line, env=environment, stderr=subprocess.PIPE, text=True))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from vfmalign.cli.commands.lifecycle import add_lifecycle, download_report, follow, no_report
+from vfmalign.cli.commands.lifecycle import add_lifecycle, download_report, fetch_report, follow, no_report
 from vfmalign.cli.exits import FAILED, OK
 from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
@@ -194,9 +194,10 @@ def finish_experiment(
     content: dict[str, Any] = {"experiment": experiment.to_json_dict()}
     page, headline = None, ()
     if files := _get_report_files(experiment):
-        content["report"] = download_report(target, experiment.experiment_id, files, reports)
-        page = Path(content["report"]["html"])
-        headline = json.loads(Path(content["report"]["json"]).read_bytes()).get("headline", ())
+        places = content["report"] = fetch_report(target, experiment.experiment_id, files, reports, output)
+        if "html" in places:
+            page = Path(places["html"])
+            headline = json.loads(Path(places["json"]).read_bytes()).get("headline", ())
     lines = show_experiment(experiment, list_results(target, experiment), headline, page)
     output.emit(content | fields, *lines, *further_lines)
     raise typer.Exit(OK if experiment.state == "succeeded" else FAILED)

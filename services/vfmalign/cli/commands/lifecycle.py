@@ -110,6 +110,29 @@ def download_report(target: Target, resource_id: str, files: Mapping[str, Object
     return places
 
 
+def fetch_report(
+    target: Target, resource_id: str, files: Mapping[str, ObjectRef], folder: Path, output: Output
+) -> dict[str, str]:
+    """Download a report at the end of a command; without keys of the object storage, note where it stays.
+
+    Args:
+        target: the deployment.
+        resource_id: names the files.
+        files: as of `download_report`.
+        folder: where the files are written.
+        output: receives the note.
+
+    Returns:
+        As `download_report`, or the page's `uri` alone.
+    """
+    if target.has_store:
+        return download_report(target, resource_id, files, folder)
+    output.note(
+        "the report is not downloaded: set AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", "yellow"
+    )
+    return {"uri": files["html"].uri}
+
+
 def no_report(noun: str, resource_id: str, state: str, progress: Progress) -> PreconditionFailed:
     """Returns the error for a resource whose report does not exist, or was lost and is written again."""
     lost = f" again: {progress.detail}" if progress.reason == "ARTIFACT_LOST" else ""

@@ -153,10 +153,11 @@ class View:
             self.output.note(f"  {name:<12} {job.progress.detail}")  # the result of an equal baseline was reused
         if self.output.brief:
             self._show_ended_job(job, metric)
-        for point in () if self.output.brief else job.curve[shown:]:
-            loss = "before training" if point.train_loss is None else f"loss {point.train_loss:8.4f}"
-            epochs = f"{point.epoch:>3}/{job.progress.total}"
-            self.output.note(f"  {name:<12} epoch {epochs}  {loss:<15}  {metric} {point.validation_score:.4f}")
+        else:
+            for point in job.curve[shown:]:
+                loss = "before training" if point.train_loss is None else f"loss {point.train_loss:8.4f}"
+                epochs = f"{point.epoch:>3}/{job.progress.total}"
+                self.output.note(f"  {name:<12} epoch {epochs}  {loss:<15}  {metric} {point.validation_score:.4f}")
         self._points[job.job_id] = max(len(job.curve), shown)
         descriptions = {"running": f"training: {name}", "pending": f"pending: {name}: {job.progress.detail}"}
         self.show_bar(job.job_id, descriptions.get(job.state), job.progress)

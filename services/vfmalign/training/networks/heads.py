@@ -35,8 +35,8 @@ class EncoderDecoder(nn.Module):
         input_skip: see `DenseDecoder`.
         residual: channels of the input to which the output is added, one per output channel; empty for none. The last
             convolution then starts at zero, so that the untrained network returns these channels.
-        background_first: whether the output has a channel per class, and the first one is by far the most frequent; see
-            `expect_background`.
+        background_first: whether the output has a channel per class, and the first one is by far the most frequent. The
+            untrained network then gives small probabilities to the others.
     """
 
     def __init__(
@@ -53,10 +53,7 @@ class EncoderDecoder(nn.Module):
         self.residual = list(residual)
         channels, strides = stage_shapes(encoder)
         self.decoder = DenseDecoder(channels, strides, encoder.in_channels, out_channels, input_skip=input_skip)
-        if residual:
-            _zero_initialise(self.decoder.out)
-        if background_first:
-            expect_background(self.decoder.out)
+        _initialise_output(self.decoder.out, zero=bool(residual), background_first=background_first)
         self.decoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
@@ -184,10 +181,7 @@ class SpecialisedUNet(nn.Module):
             norm=group_norm(),
         )
         self.out = nn.Conv3d(width, out_channels, 1)
-        if residual:
-            _zero_initialise(self.out)
-        if background_first:
-            expect_background(self.out)
+        _initialise_output(self.out, zero=bool(residual), background_first=background_first)
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
@@ -216,8 +210,8 @@ def check_shape(shape_DHW: Sequence[int], stride_DHW: Stride, *, field: str) -> 
         )
 
 
-def expect_background(out: nn.Conv3d) -> None:
-    """Set the bias of a last convolution so that untrained probabilities are small for every class but the first.
+def _initialise_output(out: nn.Conv3d, *, zero: bool, background_first: bool) -> None:
+    """Initialise the last convolution: to zero, or so that every class but the first is improbable.
 
     Structures are a few voxels in a hundred. From equal probabilities, training first lowers those of all voxels, and
     features that only lower them can leave a structure just below one half however long the training goes on. From
@@ -225,15 +219,13 @@ def expect_background(out: nn.Conv3d) -> None:
     """
     if out.bias is None:
         raise TypeError("the last convolution has a bias")
-    nn.init.constant_(out.bias, math.log(STRUCTURE_PRIOR / (1 - STRUCTURE_PRIOR)))
-    nn.init.zeros_(out.bias[:1])
+    if zero:
+        nn.init.zeros_(out.weight)
+        nn.init.zeros_(out.bias)
+    if background_first:
+        nn.init.constant_(out.bias, math.log(STRUCTURE_PRIOR / (1 - STRUCTURE_PRIOR)))
+        nn.init.zeros_(out.bias[:1])
 
 
 def _add_residual(residual: list[int], input_NCDHW: Tensor, output_NCDHW: Tensor) -> Tensor:
     return input_NCDHW[:, residual] + output_NCDHW if residual else output_NCDHW
-
-
-def _zero_initialise(convolution: nn.Conv3d) -> None:
-    nn.init.zeros_(convolution.weight)
-    if convolution.bias is not None:
-        nn.init.zeros_(convolution.bias)

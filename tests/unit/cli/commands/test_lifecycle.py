@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from tests.unit.cli.conftest import TIME, Invoke
 
-from vfmalign.cli.commands.lifecycle import no_report
+from vfmalign.cli.commands.lifecycle import fetch_report, no_report
 from vfmalign.cli.resources import Resource
 from vfmalign.cli.target import Target
-from vfmalign.client.messages.common import Progress
+from vfmalign.cli.views.output import Output
+from vfmalign.client.messages.common import ObjectRef, Progress
 from vfmalign.client.messages.jobs import Job, JobSpec
 
 SPEC = JobSpec(kind="finetune", dataset_id="d1", task="segmentation")
@@ -50,3 +52,21 @@ def test_a_report_that_is_written_again_names_what_was_lost() -> None:
     )
     training = Progress(phase="training", detail="training", reason="")
     assert no_report("check", "c", "running", training).message == "there is no report, because the check is running"
+
+
+def test_without_keys_of_the_store_a_report_stays_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    target = Target({"finetuning": "127.0.0.1:1"}, None, None, None)
+    assert not target.has_store
+    files = {"html": ObjectRef(uri="s3://b/checks/c/report.html", sha256="0" * 64)}
+    places = fetch_report(target, "c", files, tmp_path / "reports", Output.to_terminal())
+    assert places == {"uri": "s3://b/checks/c/report.html"}
+    assert "set AWS_ENDPOINT_URL_S3" in capsys.readouterr().err
+    assert not (tmp_path / "reports").exists()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    assert target.has_store
