@@ -211,8 +211,12 @@ class Trainer:
         _log.info("epoch", job=self._spec.id, epoch=point.epoch, train_loss=point.train_loss, val_score=point.val_score)
 
     def _is_best(self, score: float) -> bool:
-        """Whether a score is strictly better than all before, so that the earliest of equal epochs is selected."""
-        if not self._state.curve:
+        """Whether a score is better than that of every epoch, so that the earliest of equal epochs is selected.
+
+        The score before training does not count: a fine-tuned network is one that has been trained. On few validation
+        cases an untrained head can be the best by chance, and the shift of its encoder would be 0.
+        """
+        if len(self._state.curve) <= 1:
             return True
         best = self._state.curve[self._state.best_epoch].val_score
         return score > best if self._learner.metrics[0].higher_is_better else score < best

@@ -78,7 +78,7 @@ REAL_SIZES: dict[str, RealSize] = {
             patch_shape_dhw=SHAPE_DHW,
             probe_steps=(12, 48),
         ),
-        processor_hours=7.0,
+        processor_hours=4.0,
     ),
 }
 
@@ -129,7 +129,7 @@ class RealPlan:
 
     @property
     def structures(self) -> tuple[str, ...]:
-        """The two structures that are segmented, of which the class is about the first."""
+        """The two structures that are segmented."""
         return self.declaration.labels[0].structures[:2]
 
     def check(self) -> None:
@@ -196,16 +196,16 @@ class RealPlan:
     def tasks(self) -> tuple[str, ...]:
         """Returns the tasks in their short form."""
         with needs_extra("local", "an experiment on real volumes"):
-            from vfmalign.imaging.datasets.derived_class import name_share_class
+            from vfmalign.imaging.datasets.derived_class import name_volume_class
 
-        modality, label = self.declaration.modalities[0], self.declaration.labels[0].name
-        first, second = self.structures
+        modality, labels = self.declaration.modalities[0], self.declaration.labels[0]
+        first, second = (f"segmentation:label={labels.name},structure={structure}" for structure in self.structures)
         return (
-            f"segmentation:label={label},structure={first}",
-            f"classification:class={name_share_class(first)}",
+            first,
+            f"classification:class={name_volume_class(labels)}",
             f"super_resolution:modality={modality}",
             f"denoising:modality={modality}",
-            f"segmentation:label={label},structure={second}",
+            second,
         )[: self.size.tasks]
 
     def spec(self) -> ExperimentSpec:
@@ -224,7 +224,7 @@ class RealPlan:
 
     def _import_dataset(self, target: Target, directory: StateDirectory) -> DatasetManifest:
         with needs_extra("local", "importing a dataset"):
-            from vfmalign.imaging.datasets.derived_class import add_share_class, digest_files
+            from vfmalign.imaging.datasets.derived_class import add_volume_class, digest_files
             from vfmalign.imaging.datasets.importer import import_discovered
             from vfmalign.imaging.datasets.layouts import read_source
             from vfmalign.imaging.datasets.preparation import ImportOptions, discover, select_cases
@@ -239,7 +239,7 @@ class RealPlan:
         assigned = split_group_counts({case.group for case in discovered.cases}, self.size.counts, self.seed)
         discovered = select_cases(discovered, assigned)
         splits = {case.source.name: assigned[case.group] for case in discovered.cases}
-        discovered = add_share_class(discovered, self.declaration.labels[0], self.structures[0], splits)
+        discovered = add_volume_class(discovered, self.declaration.labels[0], splits)
         options = ImportOptions(splits=splits)
         mapping = directory.private / "mapping.csv"
         return import_discovered(discovered, target.store, self.dataset, options, mapping_path=mapping)

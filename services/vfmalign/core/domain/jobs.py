@@ -152,7 +152,8 @@ class JobResult(Record):
     Attributes:
         primary_metric: the metric that selects the checkpoint and that the gain is computed from.
         curve: validation at step 0 and after every epoch.
-        selected_epoch, selected_step: the checkpoint with the best validation score, which is scored and published.
+        selected_epoch, selected_step: the checkpoint with the best validation score, which is scored and published;
+            never that before training.
         naive_baseline_scores: scores of `TaskSpec.naive_baseline` on the same test cases.
         weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder at the selected checkpoint; None for `specialised` and pretraining.
         encoder: the published model; empty for `specialised`.

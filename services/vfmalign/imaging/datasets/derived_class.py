@@ -1,12 +1,13 @@
-"""A class that derives from the masks of a dataset: whether a structure's share of its label map is large.
+"""A class that derives from the masks of a dataset: whether the volume of a label map is large.
 
 No clinician states it, so its id begins with `derived_`: it is in the dataset's declaration, and wherever a task names
-it. A case belongs to the class if the structure fills more of the labelled volume than in the median training case.
+it. A case belongs to the class if its labelled volume is larger than that of the median training case.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from statistics import median
@@ -20,23 +21,21 @@ from vfmalign.imaging.datasets.preparation import DiscoveredDataset, Pseudonymou
 from vfmalign.imaging.datasets.sources import SourceDataset, read_file
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES
 
-_MAX_ID = 32
+_MAX_NAME = 12
+"""Characters of a label map's name in the id of the class, which has at most 32."""
 
 
-def name_share_class(structure: str) -> str:
-    """Returns the id of the class for a structure, such as `derived_anterior_share_high`."""
-    return f"derived_{structure}_share_high"[:_MAX_ID]
+def name_volume_class(label: LabelMap) -> str:
+    """Returns the id of the class for a label map, such as `derived_hippocampus_volume_high`."""
+    return f"derived_{label.name[:_MAX_NAME]}_volume_high"
 
 
-def add_share_class(
-    discovered: DiscoveredDataset, label: LabelMap, structure: str, splits: Mapping[str, Split]
-) -> DiscoveredDataset:
+def add_volume_class(discovered: DiscoveredDataset, label: LabelMap, splits: Mapping[str, Split]) -> DiscoveredDataset:
     """State the class in every case and in the declaration.
 
     Args:
         discovered: cases that all have the label map.
-        label: the label map.
-        structure: the structure whose share of all labelled voxels decides.
+        label: the label map; all of its structures together decide.
         splits: split of each case by name. The median is that of the training cases, so that nothing of the test cases
             enters the class of another case.
 
@@ -44,16 +43,15 @@ def add_share_class(
         BadDataset: a case has problems, or an empty label map.
         BadVolume: a file cannot be read or used.
     """
-    name = name_share_class(structure)
-    shares = {case.source.name: _measure_share(case, discovered, label, structure) for case in discovered.cases}
-    threshold = median(share for case, share in shares.items() if splits[case] == "train")
-    cases = tuple(
-        replace(
-            case,
-            source=replace(case.source, classes={**case.source.classes, name: shares[case.source.name] > threshold}),
-        )
-        for case in discovered.cases
-    )
+    name = name_volume_class(label)
+    volumes_mm3 = {case.source.name: _measure_volume(case, discovered, label) for case in discovered.cases}
+    threshold = median(volume for case, volume in volumes_mm3.items() if splits[case] == "train")
+
+    def classify(case: PseudonymousCase) -> PseudonymousCase:
+        classes = {**case.source.classes, name: volumes_mm3[case.source.name] > threshold}
+        return replace(case, source=replace(case.source, classes=classes))
+
+    cases = tuple(map(classify, discovered.cases))
     declaration = discovered.source.declaration
     declaration = declaration.model_copy(update={"classes": (*declaration.classes, CaseClass(name=name))})
     source = SourceDataset(declaration, [case.source for case in cases], discovered.source.notes)
@@ -71,15 +69,15 @@ def digest_files(source: SourceDataset) -> bytes:
     return hashlib.sha256(b"".join(digests)).digest()
 
 
-def _measure_share(case: PseudonymousCase, discovered: DiscoveredDataset, label: LabelMap, structure: str) -> float:
+def _measure_volume(case: PseudonymousCase, discovered: DiscoveredDataset, label: LabelMap) -> float:
+    """Labelled volume in mm³."""
     if case.source.problems or label.name not in case.source.files:
         problem = case.source.problems[0] if case.source.problems else f"there is no {label.name}"
         raise BadDataset(
             problem, subject=case.label, remedy="correct the case; `vfmalign dataset import --dry-run` lists all"
         )
-    values_XYZ = read_volumes(case, discovered.source.declaration)[label.name].array_XYZ
-    labelled = int(np.isin(values_XYZ, list(label.values)).sum())
+    volume = read_volumes(case, discovered.source.declaration)[label.name]
+    labelled = int(np.isin(volume.array_XYZ, list(label.values)).sum())
     if not labelled:
         raise BadDataset("the label map is empty", subject=case.label, remedy="correct the file, or leave the case out")
-    values = [value for value, named in label.values.items() if named == structure]
-    return int(np.isin(values_XYZ, values).sum()) / labelled
+    return labelled * math.prod(volume.spacing_mm)

@@ -54,7 +54,8 @@ class MergeBlock(nn.Module):
 class FullResolutionBlock(nn.Module):
     """Read a map that has the input's resolution, beside the input itself.
 
-    The norm is needed because nothing bounds the scale of the last map of a stack of convolutions.
+    Map and input are normalised, because nothing bounds the scale of the last map of a stack of convolutions. Beside
+    it, an input in [0, 1] has about a hundredth of the variance, and the network does not learn to use its detail.
 
     Args:
         channels: channels of the map.
@@ -65,13 +66,19 @@ class FullResolutionBlock(nn.Module):
     def __init__(self, channels: int, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(channels, channels)
-        self.in_channels = in_channels
-        self.block = _basic_block(channels + in_channels, out_channels, res_block=False)
+        self.stem: nn.Module | None = None
+        if in_channels:
+            stem = _stem(in_channels, out_channels, (1, 1, 1))
+            self.stem = nn.Sequential(stem, nn.GroupNorm(out_channels, out_channels))
+            channels += out_channels
+        self.block = _basic_block(channels, out_channels, res_block=False)
 
     def forward(self, map_NCDHW: Tensor, input_NCDHW: Tensor) -> Tensor:
         """Return (N, out_channels, D, H, W)."""
-        parts = [self.norm(map_NCDHW), *([input_NCDHW] if self.in_channels else [])]
-        return cast(Tensor, self.block(torch.cat(parts, dim=1)))
+        deep_NCDHW = self.norm(map_NCDHW)
+        if self.stem is not None:
+            deep_NCDHW = torch.cat((deep_NCDHW, self.stem(input_NCDHW)), dim=1)
+        return cast(Tensor, self.block(deep_NCDHW))
 
 
 class TokenPyramid(nn.Module):

@@ -36,7 +36,7 @@ def test_the_experiment_has_every_model_and_five_tasks_with_three_seeds(plan: Re
     assert all(is_id(model) for model in spec.model_ids)
     assert spec.seeds == (7, 8, 9)
     assert spec.modality_map == {"t1w": "input"}
-    declared = HIPPOCAMPUS.model_copy(update={"classes": (CaseClass(name="derived_anterior_share_high"),)})
+    declared = HIPPOCAMPUS.model_copy(update={"classes": (CaseClass(name="derived_hippocampus_volume_high"),)})
     names = [get_task_spec(str(task), declared).name for task in spec.tasks]
     assert sorted(names) == ["classification", "denoising", "segmentation", "segmentation", "super_resolution"]
     assert "derived_" in str(spec.tasks[1]), "a class that nobody stated says so wherever its task is named"

@@ -38,9 +38,9 @@ class Files:
     label: bytes
 
 
-def to_nifti(array: Any, *, moved_mm: float = 0.0) -> bytes:
-    """A gzip-compressed NIfTI file of 1 mm voxels, with a patient's name in its header."""
-    affine = np.eye(4)
+def to_nifti(array: Any, *, spacing_mm: float = 1.0, moved_mm: float = 0.0) -> bytes:
+    """A gzip-compressed NIfTI file of cubic voxels, with a patient's name in its header."""
+    affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     affine[0, 3] = moved_mm
     image = nib.Nifti1Image(array, affine)
     image.header["descrip"] = b"SURNAME^GIVEN"

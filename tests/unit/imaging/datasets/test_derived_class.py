@@ -10,36 +10,36 @@ import pytest
 from tests.unit.imaging.datasets.brain_files import BRAIN, Files, lay_out_decathlon, lay_out_plain, to_nifti
 
 from vfmalign.core.domain.errors import BadDataset
-from vfmalign.imaging.datasets.derived_class import add_share_class, digest_files
+from vfmalign.imaging.datasets.derived_class import add_volume_class, digest_files
 from vfmalign.imaging.datasets.importer import import_discovered
 from vfmalign.imaging.datasets.layouts import read_source
 from vfmalign.imaging.datasets.preparation import DiscoveredDataset, ImportOptions, discover, select_cases
 
-NAME = "derived_anterior_share_high"
+NAME = "derived_hippocampus_volume_high"
 SPLITS: dict[str, Any] = {"p0": "train", "p1": "train", "p2": "train", "p3": "val", "p4": "test", "p5": "test"}
-SHARES = (0.2, 0.4, 0.6, 0.9, 0.5, 0.3)
+VOXELS = (40, 80, 120, 180, 100, 60)
 OPTIONS = ImportOptions(declaration=BRAIN)
 
 
-def make_share(number: int, share: float) -> Files:
-    """A case whose anterior part is this share of 200 labelled voxels."""
+def make_volume(number: int, voxels: int, spacing_mm: float = 1.0) -> Files:
+    """A case of this many labelled voxels, half of them of either structure."""
     label = np.zeros((16, 18, 14), np.uint8)
-    label[4:14, 5:15, 4:6] = 2
-    label.reshape(-1)[np.flatnonzero(label)[: round(200 * share)]] = 1
+    label.reshape(-1)[500 : 500 + voxels] = 2
+    label.reshape(-1)[500 : 500 + voxels // 2] = 1
     image = (np.random.default_rng(number).normal(100, 10, label.shape) + 40 * label).astype(np.int16)
-    return Files(f"p{number}", to_nifti(image), to_nifti(label))
+    return Files(f"p{number}", *(to_nifti(array, spacing_mm=spacing_mm) for array in (image, label)))
 
 
 @pytest.fixture
 def discovered(tmp_path: Path) -> DiscoveredDataset:
-    lay_out_plain(tmp_path, [make_share(number, share) for number, share in enumerate(SHARES)])
+    lay_out_plain(tmp_path, [make_volume(number, voxels) for number, voxels in enumerate(VOXELS)])
     return discover(tmp_path, "brain", bytes(32), OPTIONS)
 
 
 def test_a_case_is_positive_above_the_median_of_the_training_cases(
     discovered: DiscoveredDataset, memory_store: Any, tmp_path: Path
 ) -> None:
-    derived = add_share_class(discovered, BRAIN.labels[0], "anterior", SPLITS)
+    derived = add_volume_class(discovered, BRAIN.labels[0], SPLITS)
     assert [case.source.classes[NAME] for case in derived.cases] == [False, False, True, True, True, False]
     options = ImportOptions(splits=SPLITS)
     dataset = import_discovered(derived, memory_store, "brain", options, mapping_path=tmp_path / "mapping.csv")
@@ -50,15 +50,23 @@ def test_a_case_is_positive_above_the_median_of_the_training_cases(
 
 def test_test_cases_do_not_move_the_threshold(discovered: DiscoveredDataset) -> None:
     others = {name: "test" if name == "p2" else split for name, split in SPLITS.items()}
-    derived = add_share_class(discovered, BRAIN.labels[0], "anterior", others)
+    derived = add_volume_class(discovered, BRAIN.labels[0], others)
     assert [case.source.classes[NAME] for case in derived.cases] == [False, True, True, True, True, False]
 
 
+def test_volumes_are_compared_in_cubic_millimetres(tmp_path: Path) -> None:
+    cases = [make_volume(number, 100, spacing) for number, spacing in enumerate((1.0, 1.1, 0.9))]
+    lay_out_plain(tmp_path, cases)
+    discovered = discover(tmp_path, "brain", bytes(32), OPTIONS)
+    derived = add_volume_class(discovered, BRAIN.labels[0], {"p0": "train", "p1": "train", "p2": "train"})
+    assert [case.source.classes[NAME] for case in derived.cases] == [False, True, False]
+
+
 def test_an_empty_label_map_is_refused(tmp_path: Path) -> None:
-    image, empty = make_share(0, 0.5), to_nifti(np.zeros((16, 18, 14), np.uint8))
+    image, empty = make_volume(0, 100), to_nifti(np.zeros((16, 18, 14), np.uint8))
     lay_out_plain(tmp_path, [Files("p0", image.image, empty)])
     with pytest.raises(BadDataset, match="the label map is empty"):
-        add_share_class(discover(tmp_path, "brain", bytes(32), OPTIONS), BRAIN.labels[0], "anterior", {"p0": "train"})
+        add_volume_class(discover(tmp_path, "brain", bytes(32), OPTIONS), BRAIN.labels[0], {"p0": "train"})
 
 
 def test_the_digest_depends_on_the_files_and_not_on_their_layout(made_cases: list[Files], tmp_path: Path) -> None:
