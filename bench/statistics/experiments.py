@@ -188,8 +188,9 @@ def count_rejections(results: Sequence[PValues]) -> dict[str, int | None]:
 
 
 def _print_progress(done: int, total: int) -> None:
-    """Show how many experiments of each row are done."""
-    print(f"\r{done} of {total} experiments per row", end="", file=sys.stderr, flush=True)
+    """Show how many experiments of each row are done; only on a terminal, for the line overwrites itself."""
+    if sys.stderr.isatty():
+        print(f"\r{done} of {total} experiments per row", end="", file=sys.stderr, flush=True)
 
 
 def _row(experiment: NullExperiment, rejected: dict[str, int | None], simulations: int, most: int) -> tuple[str, ...]:

@@ -18,6 +18,8 @@ from vfmalign.models.cards import list_model_ids, load_card
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
+PAGE_BYTES = 4 * 2**20
+"""A page ends before its descriptions exceed this size, whatever their number."""
 
 T = TypeVar("T")
 _LOG = logs.get("listing")
@@ -40,15 +42,25 @@ class ObjectPage(Generic[T]):
 
 def list_models(store: ObjectStore, page_size: int, token: str) -> ObjectPage[ModelCard]:
     """Reads one page of model cards; see `read_page` for the arguments and errors."""
-    return read_page(list_model_ids(store), lambda model_id: load_card(store, model_id), page_size, token)
+
+    def measure(card: ModelCard) -> int:
+        return len(card.model_dump_json())
+
+    return read_page(list_model_ids(store), lambda model_id: load_card(store, model_id), measure, page_size, token)
 
 
 def list_datasets(store: ObjectStore, page_size: int, token: str) -> ObjectPage[DatasetManifest]:
     """Reads one page of datasets; see `read_page` for the arguments and errors."""
-    return read_page(list_dataset_ids(store), lambda dataset_id: load_dataset(store, dataset_id), page_size, token)
+
+    def measure(dataset: DatasetManifest) -> int:
+        return len(dataset.declaration.model_dump_json())  # a list counts the cases
+
+    return read_page(list_dataset_ids(store), lambda name: load_dataset(store, name), measure, page_size, token)
 
 
-def read_page(ids: Iterable[str], load: Callable[[str], T], page_size: int, token: str) -> ObjectPage[T]:
+def read_page(
+    ids: Iterable[str], load: Callable[[str], T], measure: Callable[[T], int], page_size: int, token: str
+) -> ObjectPage[T]:
     """Reads one page of objects.
 
     An object that cannot be read is reported by its id, so that one damaged object does not hide the others.
@@ -56,6 +68,7 @@ def read_page(ids: Iterable[str], load: Callable[[str], T], page_size: int, toke
     Args:
         ids: of all objects.
         load: reads an object.
+        measure: size in bytes of an object's description.
         page_size: 1 to 1,000; 0 means 100.
         token: `next_token` of the page before; empty for the first.
 
@@ -70,10 +83,18 @@ def read_page(ids: Iterable[str], load: Callable[[str], T], page_size: int, toke
     following = sorted(name for name in ids if is_id(name) and name > token)
     items: list[T] = []
     unreadable: dict[str, VfmalignError] = {}
+    last, free_bytes = "", PAGE_BYTES
     for name in following[:size]:
         try:
-            items.append(load(name))
+            item = load(name)
         except (PreconditionFailed, InvalidInput, NotFound) as error:
             unreadable[name] = error
+            free_bytes -= len(str(error))
             _LOG.warning("object_unreadable", id=name, error=str(error))
-    return ObjectPage(tuple(items), unreadable, following[size - 1] if len(following) > size else "")
+        else:
+            free_bytes -= measure(item)
+            if last and free_bytes < 0:
+                break
+            items.append(item)
+        last = name
+    return ObjectPage(tuple(items), unreadable, last if following and last < following[-1] else "")

@@ -222,6 +222,17 @@ def test_the_largest_valid_card_can_be_shown(store, publish_model):
     assert message.ByteSize() < 2**16
 
 
+def test_a_page_ends_before_its_descriptions_exceed_their_limit(store, publish_model, monkeypatch):
+    for name in ("bytes-a", "bytes-b", "bytes-c"):
+        publish_model(store, name)
+    size = len(load_card(store, "bytes-a").model_dump_json())
+    for limit, names in ((2 * size + 1, ["bytes-a", "bytes-b"]), (1, ["bytes-a"])):
+        monkeypatch.setattr("vfmalign.features.listing.PAGE_BYTES", limit)
+        page = list_models(store, 3, "bytes")
+        assert [card.id for card in page.items] == names, "a page has at least one"
+        assert page.next_token == names[-1]
+
+
 def test_datasets_are_listed_page_by_page(store, dataset):
     for name in ("datalist-b", "datalist-a"):
         save_dataset(store, dataset.model_copy(update={"id": name}))
