@@ -72,7 +72,9 @@ async def run(settings: FinetuningSettings) -> None:
     leadership = Leadership(Lease(database, settings.lease.ttl_s), take_office, announce)
 
     def add_services(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
-        jobs, checks, experiments = JobRepository(database), CheckRepository(database), ExperimentRepository(database)
+        quota = settings.quota
+        jobs, checks = JobRepository(database, quota.jobs), CheckRepository(database, quota.checks)
+        experiments = ExperimentRepository(database, quota.experiments)
         finetuning_pb2_grpc.add_FineTuningServiceServicer_to_server(
             FineTuningServicer(jobs, store, log_command=show_log, wake=leadership.wake, watching=watching), server
         )

@@ -120,6 +120,19 @@ class ReconcilerSettings(BaseModel, frozen=True):
     max_checks: int = Field(default=4, ge=1, le=1_000, description="checks that run at once")
 
 
+class QuotaSettings(BaseModel, frozen=True):
+    """`VFMALIGN_QUOTA__*`: what one caller may have queued or running at once; 0 is no limit.
+
+    Jobs that a check creates, and checks that an experiment creates, do not count.
+    """
+
+    jobs: int = Field(default=200, ge=0, le=1_000_000, description="unfinished jobs of one caller; 0 for no limit")
+    checks: int = Field(default=200, ge=0, le=1_000_000, description="unfinished checks of one caller; 0 for no limit")
+    experiments: int = Field(
+        default=20, ge=0, le=1_000_000, description="unfinished experiments of one caller; 0 for no limit"
+    )
+
+
 class FinetuningServerSettings(ServerSettings, frozen=True):
     """`VFMALIGN_SERVER__*` of the finetuning service, whose requests are small."""
 
@@ -142,6 +155,7 @@ class FinetuningSettings(ServiceSettings, ServiceClientSettings):
     lease: LeaseSettings = LeaseSettings()
     launcher: LauncherSettings = LauncherSettings()
     reconciler: ReconcilerSettings = ReconcilerSettings()
+    quota: QuotaSettings = QuotaSettings()
 
     @field_validator("state_dir")
     @classmethod

@@ -13,7 +13,7 @@ from grpc_health.v1 import health
 from tests.token_issuer import TokenIssuer, bearer
 
 from vfmalign.client.messages.checks import CheckSpec
-from vfmalign.core.domain.errors import Forbidden, NotFound
+from vfmalign.core.domain.errors import Exhausted, Forbidden, NotFound
 from vfmalign.core.rpc.channels import connect
 from vfmalign.core.rpc.interceptors import Gate
 from vfmalign.core.rpc.server import serve_api
@@ -28,6 +28,7 @@ from vfmalign.finetuning.servicers import Watching
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
 
 SPEC = CheckSpec(model_id="m", dataset_id="d", task="segmentation")
+QUOTA = 3
 STORE = StoreSettings(endpoint="http://127.0.0.1:9", access_key="a", secret_key="b")
 
 
@@ -35,7 +36,7 @@ STORE = StoreSettings(endpoint="http://127.0.0.1:9", access_key="a", secret_key=
 def checks(tmp_path: Path) -> Any:
     database = Database(f"sqlite:///{tmp_path / 'finetuning.db'}")
     database.migrate()
-    yield CheckRepository(database), JobRepository(database)
+    yield CheckRepository(database, QUOTA), JobRepository(database)
     database.close()
 
 
@@ -98,3 +99,25 @@ async def test_the_creator_is_recorded_once(stub: Any, checks: Any, issuer: Toke
     await create(stub, "a", issuer.sign("researcher", sub="ada"))
     assert checks[0].get("a").created_by == "vfmalign-local#ada"
     assert checks[0].create("b", SPEC).created_by == ""
+
+
+async def test_a_caller_has_as_many_unfinished_checks_as_the_quota_allows(
+    stub: Any, checks: Any, issuer: TokenIssuer
+) -> None:
+    ada, bob = (issuer.sign("researcher", sub=name) for name in ("ada", "bob"))
+    for number in range(QUOTA):
+        await create(stub, f"ada-{number}", ada)
+    with pytest.raises(Exhausted) as caught:
+        await create(stub, "ada-more", ada)
+    assert "VFMALIGN_QUOTA__CHECKS" in caught.value.remedy
+    await create(stub, "ada-0", ada)  # a request that is repeated
+    await create(stub, "bob-0", bob)
+    for number in range(QUOTA + 1):
+        checks[0].create(f"of-the-service-{number}", SPEC)
+    await cancel(stub, "ada-0", ada)
+    await create(stub, "ada-more", ada)
+    with pytest.raises(Exhausted):
+        await retry(stub, "ada-0", ada)
+    await retry(stub, "ada-1", ada)  # one that has not ended
+    await cancel(stub, "ada-more", ada)
+    await retry(stub, "ada-0", ada)

@@ -24,7 +24,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from vfmalign.client.messages.common import TERMINAL_STATES, Failure, JobState, Progress, State
-from vfmalign.core.domain.errors import Conflict, NotFound, PreconditionFailed
+from vfmalign.core.domain.errors import Conflict, Exhausted, NotFound, PreconditionFailed
 from vfmalign.core.domain.record import Record
 from vfmalign.core.rpc.identity import current_identity
 from vfmalign.finetuning.db.database import Database, LifecycleRow, now
@@ -95,6 +95,10 @@ Item = TypeVar("Item", bound=Operation)
 class LifecycleRepository(ABC, Generic[Row, Item]):
     """All rows of one table. Every method is one transaction, and only those that write are guarded.
 
+    Args:
+        database: where the table is.
+        quota: how many unfinished rows one caller may have; 0 for no limit.
+
     Attributes:
         table: class of the rows.
         noun: what a row is called in errors, such as `check`.
@@ -105,8 +109,8 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
     noun: ClassVar[str]
     stopping: ClassVar[str]
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, quota: int = 0) -> None:
+        self._database, self._quota = database, quota
 
     @abstractmethod
     def _to_item(self, row: Row) -> Item:
@@ -159,9 +163,13 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         Raises:
             NotFound: the id is unknown.
             PreconditionFailed: it succeeded.
+            Exhausted: its creator has as many unfinished ones as the quota allows.
         """
         with self._database.session() as session:
-            return self._retry(session, self._row(session, item_id))
+            row = self._row(session, item_id)
+            if row.state in TERMINAL_STATES:
+                self._check_quota(session, row)
+            return self._retry(session, row)
 
     def follow_retry(self, item_id: str, retried_at: datetime | None) -> Item:
         """Retries an item of something that was retried then, where `must_follow` says so.
@@ -219,6 +227,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
 
         Raises:
             Conflict: the id was used with another request.
+            Exhausted: the caller has as many unfinished ones as the quota allows.
         """
         row.request, row.request_digest = request.model_dump(mode="json"), request.digest()
         row.state, row.created_at = "queued", now()
@@ -227,11 +236,32 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         row.progress = _dump(Progress(phase="queued", detail=detail, reason=NO_FREE_SLOT))
         try:
             with self._database.session() as session:
+                if session.get(self.table, row.id) is None:  # a request that is repeated needs no room
+                    self._check_quota(session, row)
                 session.add(row)
         except IntegrityError:
             with self._database.snapshot() as session:
                 return self._same(session.get_one(self.table, row.id), request)
         return self._to_item(row)
+
+    def _check_quota(self, session: Session, row: Any) -> None:
+        """Checks that the creator of a row may have one more that is unfinished.
+
+        Calls that arrive at once are not counted by each other, and may exceed the quota by their number.
+        """
+        if not self._quota or not row.created_by:
+            return
+        unfinished = sa.select(sa.func.count()).where(
+            self.table.created_by == row.created_by, self.table.state.not_in(TERMINAL_STATES)
+        )
+        count = session.scalar(unfinished.select_from(self.table)) or 0
+        if count >= self._quota:
+            raise Exhausted(
+                f"its creator has {count} unfinished {self.noun}s, and the quota is {self._quota}",
+                subject=row.id,
+                remedy=f"wait until some have ended, cancel some, or ask an operator to raise "
+                f"VFMALIGN_QUOTA__{self.noun.upper()}S",
+            )
 
     def _row(self, session: Session, item_id: str, *, lock: bool = True) -> Any:
         row = session.get(self.table, item_id, with_for_update=lock or None)
