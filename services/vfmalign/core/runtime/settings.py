@@ -10,18 +10,17 @@ import argparse
 import re
 import ssl
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from vfmalign import __version__
 from vfmalign.core.runtime.auth_settings import AuthSettings
+from vfmalign.core.runtime.settings_listing import Variable, list_variables
 
 PREFIX = "VFMALIGN_"
 EXIT_BAD_SETTINGS = 2
@@ -224,7 +223,7 @@ def parse_args(program: str, settings: type[AnySettings], argv: Sequence[str] | 
 
 def parser(program: str, settings: type[BaseSettings], summary: str = "") -> argparse.ArgumentParser:
     """Returns an argument parser whose `--help` lists every setting with its meaning and default."""
-    lines = "\n".join(_describe(settings))
+    lines = "\n".join(_describe(variable) for variable in list_variables(settings))
     result = argparse.ArgumentParser(
         prog=f"python -m vfmalign.{program}",
         description=summary or f"The {program} service of vfmalign, configured by environment variables.",
@@ -233,6 +232,11 @@ def parser(program: str, settings: type[BaseSettings], summary: str = "") -> arg
     )
     result.add_argument("--version", action="version", version=f"vfmalign {__version__}")
     return result
+
+
+def _describe(variable: Variable) -> str:
+    default = "required" if variable.default is None else f"default {variable.default}" if variable.default else "none"
+    return f"  {variable.name:<40} {variable.description} ({default})"
 
 
 def _lowered(message: str) -> str:
@@ -248,25 +252,3 @@ def _variable(location: tuple[str, ...]) -> str:
     name = location[-1] if location[-1].startswith("AWS_") else "__".join(location).upper()
     name = name.removeprefix("STORE__")
     return name if name.startswith("AWS_") else PREFIX + name
-
-
-def _describe(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        inner = _model_of(field)
-        if inner is not None:
-            yield from _describe(inner, () if issubclass(inner, StoreSettings) else (*path, name))
-            continue
-        alias = field.validation_alias
-        variable = alias if isinstance(alias, str) else _variable((*path, name))
-        default = field.get_default(call_default_factory=False)
-        is_empty = default is None or str(default) == ""
-        shown = "required" if default is PydanticUndefined else "none" if is_empty else f"default {default}"
-        yield f"  {variable:<40} {field.description or ''} ({shown})"
-
-
-def _model_of(field: FieldInfo) -> type[BaseModel] | None:
-    candidates: tuple[Any, ...] = (field.annotation, *get_args(field.annotation))
-    for candidate in candidates:
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
