@@ -14,7 +14,7 @@ TORCH_RANGE := torch>=2.9,<3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto proto-release docs fmt lint types imports protos test test-fast test-lowest test-faults fuzz test-cluster bench bench-competitors bench-gpu demo experiment evidence up down check k8s-check locks images test-containers compose-up compose-down clean
+.PHONY: help setup proto proto-release docs site fmt lint types imports protos test test-fast test-lowest test-faults fuzz test-cluster bench bench-competitors bench-gpu demo experiment evidence up down check k8s-check locks images test-containers compose-up compose-down clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -52,8 +52,13 @@ proto: setup  ## generate the stubs from proto/ into services/vfmalign/v1
 proto-release: setup  ## record the protos as the released API that `make protos` compares with
 	$(BIN)/buf build proto --exclude-source-info -o proto/released.binpb
 
-docs: setup  ## write docs/api-reference.md from the comments of the protos
+docs: setup  ## write the references in docs/ from the protos and the settings classes
 	$(BIN)/python docs/generate_api_reference.py proto docs/api-reference.md
+	$(BIN)/python docs/generate_settings_reference.py docs/settings-reference.md
+
+site: setup  ## build docs/ as a site into build/site, without network; a broken link is an error
+	$(BIN)/python -m sphinx --builder html --quiet --fail-on-warning --conf-dir docs . build/site
+	@echo "open build/site/index.html"
 
 fmt: setup  ## format the code
 	$(BIN)/ruff format services tests bench docs/*.py

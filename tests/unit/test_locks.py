@@ -66,7 +66,7 @@ def test_the_constraints_are_the_locked_versions_without_torch() -> None:
     for image in IMAGES:
         for package, version in locked(image).items():
             assert constraints[package] == version, f"{package} differs. Run make locks"
-    for text in PROJECT["optional-dependencies"]["dev"]:
+    for text in (*PROJECT["optional-dependencies"]["dev"], *PROJECT["optional-dependencies"]["docs"]):
         requirement = Requirement(text)
         if requirement.name != PROJECT["name"]:
             assert requirement.specifier.contains(constraints[canonicalize_name(requirement.name)]), (

@@ -1,0 +1,93 @@
+"""The documentation site builds without warnings, holds every page, and needs neither network nor missing files."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+INDEX = (ROOT / "docs/index.md").read_text()
+GROUPS = ["Tutorial", "How-to guides", "Reference", "Explanation", "Project"]
+
+
+class Page(HTMLParser):
+    """What a page refers to, and what others can refer to in it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.resources: list[str] = []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.ids |= {values[name] for name in ("id", "name") if name in values}
+        if tag == "a" and "href" in values:
+            self.links.append(values["href"])
+        elif tag != "a":
+            self.resources += [values[name] for name in ("src", "href") if name in values]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("furo", reason="the extra `docs` is not installed")
+    folder = tmp_path_factory.mktemp("site")
+    make = subprocess.run(["make", "-n", "site"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (command,) = (line for line in make.splitlines() if "-m sphinx" in line)
+    arguments = [str(folder) if word == "build/site" else word for word in command.split()[1:]]
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[Path, Page]:
+    return {path: Page(path) for path in site.rglob("*.html")}
+
+
+def test_the_contents_list_every_page_of_docs() -> None:
+    listed = set(re.findall(r"\]\(([^)]+\.md)\)", INDEX))
+    written = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").glob("*.md")}
+    assert written - {"index.md"} <= listed
+    decisions = set(re.findall(r"\]\(([^)]+\.md)\)", (ROOT / "docs/adr/README.md").read_text()))
+    assert {path.name for path in (ROOT / "docs/adr").glob("*.md")} - {"README.md"} <= decisions
+
+
+def test_the_contents_run_from_tutorial_to_explanation() -> None:
+    assert re.findall(r"^## (.+)$", INDEX, re.MULTILINE) == GROUPS
+
+
+def test_the_navigation_has_the_groups_of_the_contents(site: Path) -> None:
+    captions = re.findall(r'class="caption-text">([^<]+)<', (site / "docs/numbers.html").read_text())
+    assert captions == GROUPS
+
+
+def test_the_root_leads_to_the_contents(pages: dict[Path, Page], site: Path) -> None:
+    assert pages[site / "index.html"].links == ["docs/index.html"]
+
+
+def test_every_link_leads_to_a_file_and_an_element_of_the_site(pages: dict[Path, Page]) -> None:
+    missing = []
+    for path, page in pages.items():
+        for link in (*page.links, *page.resources):
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            fragment = unquote(parts.fragment)
+            if not target.is_file() or (fragment and target.suffix == ".html" and fragment not in pages[target].ids):
+                missing.append(f"{path.name}: {link}")
+    assert len(pages) > 80
+    assert missing == []
+
+
+def test_pages_load_nothing_from_elsewhere(pages: dict[Path, Page]) -> None:
+    elsewhere = [link for page in pages.values() for link in page.resources if urlsplit(link).netloc]
+    assert elsewhere == []
