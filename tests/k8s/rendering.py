@@ -38,11 +38,15 @@ WHOLE: dict[str, tuple[str, ...]] = {
     "cpu-with-monitoring": ("overlays/cpu", "components/monitoring"),
     "cpu-with-tls": ("overlays/cpu", "components/tls"),
     "cpu-with-quota": ("overlays/cpu", "components/quota"),
+    "cpu-with-service-credentials": ("overlays/cpu", "components/service-credentials"),
     "gpu-with-mig": ("overlays/gpu", "components/mig"),
     "base-with-network-policy-and-gpu": ("base", "components/network-policy", "components/gpu"),
     "everything": (
         "overlays/gpu",
-        *(f"components/{name}" for name in ("mig", "hpa", "kueue", "monitoring", "quota", "tls")),
+        *(
+            f"components/{name}"
+            for name in ("mig", "hpa", "kueue", "monitoring", "quota", "service-credentials", "tls")
+        ),
     ),
 }
 

@@ -74,6 +74,9 @@ def test_status_and_doctor_find_everything_well(cli: Cli) -> None:
     shown = json.dumps(status) + json.dumps(doctor)
     assert secrets["secret_key"] not in shown
     assert secrets["access_key"] not in shown
+    for access_key, secret_key in secrets["service_keys"].values():
+        assert access_key not in shown
+        assert secret_key not in shown
 
 
 def test_tokens_are_their_owners_alone(cli: Cli) -> None:

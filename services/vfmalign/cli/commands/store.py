@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from vfmalign.cli.options import JsonOption
 from vfmalign.cli.views.output import Output
 from vfmalign.core.domain.errors import BadOption, StoreRefused, StoreUnavailable
 from vfmalign.core.runtime.settings import StoreSettings, load
+from vfmalign.core.storage.access import STORE_ACCESS
 from vfmalign.core.storage.object_store import ObjectStore
 
 _POLL_S = 2.0
@@ -58,6 +60,27 @@ def init(
         f"bucket {bucket} {'created' if created else 'exists'} in region {settings.region}",
         f"checked: {checks}",
     )
+
+
+@app.command()
+def policy(
+    service: Annotated[
+        str, typer.Argument(metavar="SERVICE", help="features, mmd, finetuning, or training for a job's pods.")
+    ],
+    bucket: Annotated[
+        str, typer.Option(metavar="NAME", envvar="VFMALIGN_BUCKET", help="The deployment's bucket.")
+    ] = "vfmalign",
+) -> None:
+    """Print what a service may do in the bucket, as a policy document of AWS (also of MinIO, Ceph and others).
+
+    Attach it to the credentials that the service alone has. `vfmalign up` gives the services such credentials by
+    itself; on Kubernetes, the Secret vfmalign-store-SERVICE holds them (docs/operations.md).
+    """
+    if service not in STORE_ACCESS:
+        raise BadOption(
+            f"{service!r} has no policy", field="SERVICE", remedy=f"choose one of {', '.join(STORE_ACCESS)}"
+        )
+    typer.echo(json.dumps(STORE_ACCESS[service].to_policy(bucket), indent=2))
 
 
 def _prepare(settings: StoreSettings) -> tuple[bool, str]:

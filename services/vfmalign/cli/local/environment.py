@@ -55,7 +55,7 @@ def get_service_environment(
     own_ports = ports[name]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN_VARIABLES)}
     own_tokens = TokenFiles.find(directory.tokens, name).to_environment()
-    store_variables = {} if store is None else store.to_environment()
+    store_variables = {} if store is None else store.to_environment(name)
     addresses = {f"VFMALIGN_{service.upper()}_ADDRESS": ports[service].address for service in ports}
     return {**defaults, **inherited, **store_variables, **own_tokens, **addresses} | {
         "VFMALIGN_SERVER__HOST": "127.0.0.1",

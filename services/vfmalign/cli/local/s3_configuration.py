@@ -10,7 +10,16 @@ from typing import Any
 from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.local.ports import free_ports
 from vfmalign.cli.private_files import write_private
+from vfmalign.core.storage.access import STORE_ACCESS, StoreAccess, combine
 
+BUCKET = "vfmalign"
+SERVICE_ACCESS = {
+    "features": STORE_ACCESS["features"],
+    "mmd": STORE_ACCESS["mmd"],
+    # Training processes of a local stack are children of the orchestrator, and inherit its keys.
+    "finetuning": combine("finetuning", "training"),
+}
+"""By service of a local stack, what its keys allow."""
 MIN_FREE_BYTES = 1 << 30
 """Free space on its disk below which SeaweedFS refuses all writes; by default that follows from the disk's size."""
 CA_FILE, CERTIFICATE_FILE, KEY_FILE = "tls/ca.pem", "tls/certificate.pem", "tls/key.pem"
@@ -53,20 +62,35 @@ def get_arguments(directory: Path, ports: dict[str, int]) -> list[str]:
 def load_or_create(directory: Path) -> dict[str, Any]:
     """Returns the server's ports and keys, which its first start draws (files of mode 0600)."""
     path = directory / "server.json"
-    if path.exists():
-        stored: dict[str, Any] = json.loads(path.read_text())
-        return stored
+    stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     config: dict[str, Any] = {
-        "ports": dict(zip(_PORT_NAMES, free_ports(len(_PORT_NAMES)), strict=True)),
-        "access_key": secrets.token_hex(10),
-        "secret_key": secrets.token_urlsafe(30),
+        "ports": stored.get("ports") or dict(zip(_PORT_NAMES, free_ports(len(_PORT_NAMES)), strict=True)),
+        "owner": stored.get("owner") or _draw_keys(),
+        "services": {name: stored.get("services", {}).get(name) or _draw_keys() for name in SERVICE_ACCESS},
     }
-    credentials = [{"accessKey": config["access_key"], "secretKey": config["secret_key"]}]
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    identity = {"name": "vfmalign", "credentials": credentials, "actions": actions}
-    write_private(directory / "identities.json", json.dumps({"identities": [identity]}).encode())
-    write_private(path, json.dumps(config).encode())
+    if config != stored:
+        write_private(path, json.dumps(config).encode())
+    identities = [_describe("vfmalign", config["owner"], ["Admin", "Read", "Write", "List", "Tagging"])]
+    for name, access in SERVICE_ACCESS.items():
+        identities.append(_describe(name, config["services"][name], _list_actions(access)))
+    write_private(directory / "identities.json", json.dumps({"identities": identities}).encode())
     return config
+
+
+def _draw_keys() -> dict[str, str]:
+    return {"access_key": secrets.token_hex(10), "secret_key": secrets.token_urlsafe(30)}
+
+
+def _describe(name: str, keys: dict[str, str], actions: list[str]) -> dict[str, Any]:
+    """Returns an identity as SeaweedFS reads it."""
+    credentials = [{"accessKey": keys["access_key"], "secretKey": keys["secret_key"]}]
+    return {"name": name, "credentials": credentials, "actions": actions}
+
+
+def _list_actions(access: StoreAccess) -> list[str]:
+    """Returns the actions of SeaweedFS that an access allows; `Write` includes deletion."""
+    reads = [f"Read:{BUCKET}/{prefix}*" for prefix in access.read]
+    return [f"List:{BUCKET}", *reads, *(f"Write:{BUCKET}/{prefix}*" for prefix in access.write)]
 
 
 def renew_certificates(directory: Path) -> None:

@@ -41,14 +41,15 @@ class S3Server:
     Attributes:
         pid: its process id; the process leads its own process group.
         endpoint: URL of the S3 API.
-        access_key: access key of its only identity.
-        secret_key: secret key of its only identity.
+        access_key, secret_key: keys of the owner, who may do everything.
+        service_keys: by service, access key and secret key of an identity that may do what the service needs.
     """
 
     pid: int
     endpoint: str
     access_key: str
     secret_key: str
+    service_keys: dict[str, tuple[str, str]]
 
     def environment(self) -> dict[str, str]:
         """Returns the variables that a service needs to reach the server."""
@@ -112,7 +113,10 @@ def _start(directory: Path, config: dict[str, Any], timeout_s: float) -> tuple[s
             # A new bucket gets one volume file, not seven.
             env={**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"},
         )
-    server = S3Server(process.pid, f"http://127.0.0.1:{ports['s3']}", config["access_key"], config["secret_key"])
+    owner = config["owner"]
+    service_keys = {name: (keys["access_key"], keys["secret_key"]) for name, keys in config["services"].items()}
+    endpoint = f"http://127.0.0.1:{ports['s3']}"
+    server = S3Server(process.pid, endpoint, owner["access_key"], owner["secret_key"], service_keys)
     if not _becomes_ready(process, directory, ports["master"], server, timeout_s):
         stop(process.pid, grace_s=0)
         process.wait()

@@ -21,6 +21,7 @@ from vfmalign.cli.local.environment import NO_SETTINGS, get_ports_file, get_serv
 from vfmalign.cli.local.log_rotation import rotate
 from vfmalign.cli.local.ports import free_ports, port_is_free
 from vfmalign.cli.local.processes import ProcessRef
+from vfmalign.cli.local.s3_configuration import BUCKET
 from vfmalign.cli.local.state_directory import ServicePorts, ServiceState, StackState, StateDirectory, StoreState
 from vfmalign.core.domain.errors import Unavailable
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS
@@ -29,7 +30,6 @@ from vfmalign.core.storage.object_store import ObjectStore
 SERVICES = ("features", "mmd", "finetuning")
 WITHOUT_STORE = ("mmd",)
 """Services that also work without object storage."""
-BUCKET = "vfmalign"
 START_TIMEOUT_S = 180.0
 STOP_GRACE_S = 45.0
 SUPERVISION_PERIOD_S = 0.3
@@ -166,7 +166,11 @@ class Stack:
         self._s3.popen, server = s3_server.start(self._directory.s3)
         self._s3.started = time.monotonic()
         self._store = StoreState(
-            endpoint=server.endpoint, access_key=server.access_key, secret_key=server.secret_key, bucket=BUCKET
+            endpoint=server.endpoint,
+            access_key=server.access_key,
+            secret_key=server.secret_key,
+            service_keys=server.service_keys,
+            bucket=BUCKET,
         )
         ObjectStore(self._store.to_settings()).ensure_bucket()
         self._s3.serving = True

@@ -57,11 +57,17 @@ class ServiceState(Record):
 
 
 class StoreState(Record):
-    """The S3 server."""
+    """The S3 server.
+
+    Attributes:
+        access_key, secret_key: keys of the stack's owner.
+        service_keys: by service, its own access key and secret key.
+    """
 
     endpoint: str
     access_key: str
     secret_key: str
+    service_keys: dict[str, tuple[str, str]] = Field(default_factory=dict)
     bucket: str
     process: ProcessRef | None = None
     restarts: int = 0
@@ -78,12 +84,17 @@ class StoreState(Record):
             }
         )
 
-    def to_environment(self) -> dict[str, str]:
-        """Returns the environment variables with which a process reaches the server."""
+    def to_environment(self, service: str = "") -> dict[str, str]:
+        """Returns the environment variables with which a process reaches the server.
+
+        Args:
+            service: whose keys; empty for the owner's.
+        """
+        access_key, secret_key = self.service_keys[service] if service else (self.access_key, self.secret_key)
         return {
             "AWS_ENDPOINT_URL_S3": self.endpoint,
-            "AWS_ACCESS_KEY_ID": self.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_ACCESS_KEY_ID": access_key,
+            "AWS_SECRET_ACCESS_KEY": secret_key,
             "AWS_REGION": REGION,
             "VFMALIGN_BUCKET": self.bucket,
         }

@@ -21,7 +21,13 @@ from vfmalign.cli.local.stack import bring_down
 from vfmalign.cli.local.state_directory import ServicePorts, ServiceState, StackState, StateDirectory, StoreState
 from vfmalign.core.domain.errors import BadOption, Conflict
 
-STORE = StoreState(endpoint="http://127.0.0.1:9", access_key="a", secret_key="s3cret", bucket="vfmalign")
+STORE = StoreState(
+    endpoint="http://127.0.0.1:9",
+    access_key="a",
+    secret_key="s3cret",
+    service_keys={name: (f"of-{name}", "s3cret") for name in ("features", "mmd", "finetuning")},
+    bucket="vfmalign",
+)
 PORTS = {
     name: ServicePorts(grpc=n, metrics=n + 1, health=n + 2)
     for n, name in ((1, "features"), (4, "mmd"), (7, "finetuning"))

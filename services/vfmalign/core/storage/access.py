@@ -1,0 +1,68 @@
+"""What each service may read and write in the bucket: one table, from which the policies of any S3 store are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StoreAccess:
+    """What one identity of the object store may do in the bucket, besides listing it.
+
+    Listing is not limited to prefixes: without it, S3 answers a request for an absent object with 403 instead of 404.
+
+    Attributes:
+        read: prefixes of keys whose objects it may read.
+        write: prefixes of keys whose objects it may write and delete.
+    """
+
+    read: tuple[str, ...]
+    write: tuple[str, ...]
+
+    def to_policy(self, bucket: str) -> dict[str, Any]:
+        """Returns the access as a policy document of AWS, which MinIO, Ceph and others understand as well."""
+        arn = f"arn:aws:s3:::{bucket}"
+
+        def allow(actions: list[str], resources: list[str]) -> dict[str, Any]:
+            return {"Effect": "Allow", "Action": [f"s3:{action}" for action in actions], "Resource": resources}
+
+        statements = [
+            allow(["GetBucketLocation", "ListBucket"], [arn]),
+            allow(["GetObject"], [f"{arn}/{prefix}*" for prefix in self.read]),
+        ]
+        if self.write:
+            writing = ["PutObject", "DeleteObject", "AbortMultipartUpload", "ListMultipartUploadParts"]
+            statements.append(allow(writing, [f"{arn}/{prefix}*" for prefix in self.write]))
+        return {"Version": "2012-10-17", "Statement": statements}
+
+
+_TRAINING = StoreAccess(read=("datasets/", "jobs/", "models/", "volumes/"), write=("jobs/", "models/"))
+_ORCHESTRATOR = StoreAccess(
+    read=("cells/", "checks/", "datasets/", "experiments/", "features/", "jobs/", "models/", "studies/"),
+    write=("cells/", "checks/", "experiments/", "jobs/"),
+)
+
+STORE_ACCESS: Mapping[str, StoreAccess] = MappingProxyType(
+    {
+        "features": StoreAccess(
+            read=("datasets/", "features/", "models/", "uploads/", "volumes/"),
+            write=("features/",),
+        ),
+        "mmd": StoreAccess(read=("features/", "uploads/"), write=()),
+        "finetuning": _ORCHESTRATOR,
+        "training": _TRAINING,
+    }
+)
+"""By service; `training` is what a job's pods may do."""
+
+
+def combine(*services: str) -> StoreAccess:
+    """Returns what several services may do together."""
+    parts = [STORE_ACCESS[service] for service in services]
+    return StoreAccess(
+        read=tuple(sorted({prefix for part in parts for prefix in part.read})),
+        write=tuple(sorted({prefix for part in parts for prefix in part.write})),
+    )

@@ -1,0 +1,24 @@
+"""The component service-credentials: every workload reads its own Secret, and no other of the store."""
+
+from __future__ import annotations
+
+from tests.k8s.rendering import kustomize
+
+from vfmalign.core.storage.access import STORE_ACCESS
+
+
+def test_every_workload_has_the_secret_of_its_service() -> None:
+    objects = kustomize({"resources": ["overlays/cpu"], "components": ["components/service-credentials"]})
+    templates = {item["metadata"]["name"]: item["spec"]["template"] for item in objects if item["kind"] == "Deployment"}
+    templates |= {item["metadata"]["name"]: item["template"] for item in objects if item["kind"] == "PodTemplate"}
+    for service in STORE_ACCESS:
+        for container in templates[f"vfmalign-{service}"]["spec"]["containers"]:
+            keys = {
+                variable["name"]: variable["valueFrom"]["secretKeyRef"]
+                for variable in container["env"]
+                if variable["name"].startswith("AWS_")
+            }
+            assert keys == {
+                name: {"name": f"vfmalign-store-{service}", "key": name}
+                for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+            }
