@@ -49,6 +49,13 @@ def decide_verdict(gain: Gain, metric: MetricSpec, *, held_out: bool) -> Verdict
     return Verdict(label=label, reason=f"{_describe(gain, gain.absolute.value, interval, metric)}: {conclusion}")
 
 
+def format_score(value: float, metric: MetricSpec, sign: str = "") -> str:
+    """Formats a value without its unit, to a tenth of the smallest relevant difference or finer."""
+    bound = metric.smallest_difference
+    decimals = min(9, max(0, 1 - math.floor(math.log10(bound)))) if bound else 3
+    return f"{value:{sign}.{decimals}f}".replace("-", "\u2212")
+
+
 def _compare(interval: Interval, narrow: Interval | None, metric: MetricSpec) -> tuple[VerdictLabel, str]:
     """Returns the label, and how the intervals lie."""
     bound = metric.smallest_difference
@@ -67,26 +74,19 @@ def _compare(interval: Interval, narrow: Interval | None, metric: MetricSpec) ->
 def _describe(gain: Gain, difference: float, interval: Interval, metric: MetricSpec) -> str:
     """Returns the two scores, and their difference with its interval beside the smallest relevant difference."""
     unit, name = _get_unit(metric), metric.name.replace("_", " ")
-    score, baseline = (_format(value or 0.0, metric) + unit for value in (gain.score, gain.baseline))
+    score, baseline = (format_score(value or 0.0, metric) + unit for value in (gain.score, gain.baseline))
     direction = "" if metric.higher_is_better else "positive is better; "
     bound = metric.smallest_difference
     return (
         f"test {name} {score} against {baseline} of the specialised network: "
-        f"difference {_format(difference, metric, '+')}{unit} ({direction}{_format_interval(interval, metric)})"
+        f"difference {format_score(difference, metric, '+')}{unit} ({direction}{_format_interval(interval, metric)})"
         + (f", smallest relevant difference {bound:g}{unit}" if bound else "")
     )
 
 
 def _format_interval(interval: Interval, metric: MetricSpec) -> str:
-    lower, upper = _format(interval.lower, metric, "+"), _format(interval.upper, metric, "+")
+    lower, upper = format_score(interval.lower, metric, "+"), format_score(interval.upper, metric, "+")
     return f"{100 * interval.level:g} % interval {lower} to {upper}{_get_unit(metric)}"
-
-
-def _format(value: float, metric: MetricSpec, sign: str = "") -> str:
-    """Formats a value in the metric's unit, to a tenth of the smallest relevant difference or finer."""
-    bound = metric.smallest_difference
-    decimals = min(9, max(0, 1 - math.floor(math.log10(bound)))) if bound else 3
-    return f"{value:{sign}.{decimals}f}".replace("-", "\u2212")
 
 
 def _get_unit(metric: MetricSpec) -> str:

@@ -33,7 +33,7 @@ from vfmalign.finetuning.checks.trainings import Training, list_trainings, name_
 from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.request import NETWORKS
-from vfmalign.finetuning.reports.html import ExampleSlice, render
+from vfmalign.finetuning.reports.html import ExampleSlice, PageSources, render
 
 MAX_PICTURE_BYTES = 4 * 2**20
 SOFTWARE = ("vfmalign", "numpy", "scipy", "matplotlib")
@@ -143,7 +143,15 @@ def _write_report(
             figures={name: refs for name, refs in figures.items() if refs},
         ),
     )
-    html = render(report, _pictures(store, check.id, figures))
+    sources = PageSources(
+        examples=_pictures(store, check.id, figures),
+        scores={
+            **{name: job.test_scores for name, job in results.items()},
+            "naive": results["pretrained"].naive_baseline_scores,
+        },
+        spec=check.request,
+    )
+    html = render(report, sources)
     store.put(check_key(check.id, "report.html"), html, content_type="text/html; charset=utf-8")
     return report
 

@@ -9,6 +9,7 @@ from vfmalign.client.messages.checks import Steps
 from vfmalign.client.messages.common import Estimate
 
 ABSENT = "–"
+_METRIC_SPELLINGS = {"dice": "Dice", "psnr": "PSNR", "ssim": "SSIM", "auroc": "AUROC", "hd95": "HD95"}
 
 
 def format_number(value: float | None) -> str:
@@ -62,6 +63,20 @@ def format_steps(steps: Steps | None) -> str:
     return f"> {steps.value}" if steps.censored else str(steps.value)
 
 
+def format_duration(seconds: float) -> str:
+    """A duration in its two largest units."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def format_metric_name(name: str) -> str:
+    """A metric's name as text, with acronyms and proper names in their usual letters."""
+    return " ".join(_METRIC_SPELLINGS.get(word, word) for word in name.split("_"))
+
+
 def to_text(name: str) -> str:
     """An identifier as text, with spaces in place of underscores; of a task's short form, the values of parameters."""
     kind, separator, parameters = name.replace("_", " ").partition(":")
@@ -73,6 +88,11 @@ def to_text(name: str) -> str:
 def to_sentence(text: str) -> str:
     """Text with an initial capital and a full stop."""
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
+
+
+def join_notes(*notes: str) -> str:
+    """Notes that are not empty, each once."""
+    return "; ".join(dict.fromkeys(filter(None, notes)))
 
 
 def to_data_url(media_type: str, data: bytes) -> str:

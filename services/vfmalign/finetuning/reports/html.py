@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from vfmalign.client.messages.checks import Gain
-from vfmalign.client.messages.common import Estimate
-from vfmalign.core.domain.documents import pluralise
-from vfmalign.core.domain.jobs import Network
+from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.core.domain.jobs import CaseScore, Network
 from vfmalign.finetuning.analysis.cautions import list_cautions
-from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, CheckAnalysis, CheckReport
+from vfmalign.finetuning.analysis.records import CheckAnalysis, CheckReport
 from vfmalign.finetuning.analysis.shift import SATURATION_THRESHOLD, is_saturated
 from vfmalign.finetuning.reports import plots
-from vfmalign.finetuning.reports.formatting import (
-    ABSENT,
-    format_interval,
-    format_number,
-    format_value,
-    to_data_url,
-    to_text,
-)
+from vfmalign.finetuning.reports.case_scores import Scored, list_worse_than_naive
+from vfmalign.finetuning.reports.first_screen import make_first_screen
+from vfmalign.finetuning.reports.formatting import to_data_url
+from vfmalign.finetuning.reports.number_rows import list_measures, list_notes, list_numbers, list_shift_notes
 from vfmalign.finetuning.reports.seed_rows import list_component_rows, list_seed_notes, list_seed_rows
 from vfmalign.finetuning.reports.templating import load_template
-
-_VERDICT_COLOURS = {
-    "gain": "#009E73",
-    "harm": "#D55E00",
-    "equivalent": "#0072B2",
-    "inconclusive": "#888888",
-    "insufficient_data": "#b58900",
-}
 
 
 @dataclass(frozen=True)
@@ -43,21 +29,26 @@ class ExampleSlice:
 
 
 @dataclass(frozen=True)
-class NumberRow:
-    """One formatted row of a table of numbers."""
+class PageSources:
+    """What a page shows beside the report's record.
 
-    name: str
-    value: str
-    interval: str
-    note: str
+    Attributes:
+        examples: example slices with predictions.
+        scores: test scores of every network, of the first seed.
+        spec: the request of the check.
+    """
+
+    examples: Sequence[ExampleSlice] = ()
+    scores: Mapping[Scored, Sequence[CaseScore]] = field(default_factory=dict)
+    spec: CheckSpec | None = None
 
 
-def render(report: CheckReport, examples: Sequence[ExampleSlice]) -> bytes:
+def render(report: CheckReport, sources: PageSources) -> bytes:
     """Renders the report as UTF-8 HTML.
 
     Args:
         report: the record that is stored as `report.json`.
-        examples: example slices with predictions.
+        sources: what the page shows beside it.
     """
     result = report.result
     metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
@@ -70,21 +61,25 @@ def render(report: CheckReport, examples: Sequence[ExampleSlice]) -> bytes:
         images["projection"] = to_data_url("image/svg+xml", plots.draw_projection(result.shift.projection))
     if result.probes:
         images["probes"] = to_data_url("image/svg+xml", plots.draw_probes(result.probes, metric))
-    html = load_template("report.html.j2", {"is_saturated": is_saturated}).render(
+    measures, unscaled = list_measures(result)
+    html = load_template("check.html.j2", {"is_saturated": is_saturated}).render(
+        first=make_first_screen(report, metric, sources.scores, sources.spec),
+        worse=[one.name for one in list_worse_than_naive(result)],
         report=report,
         r=result,
         run=report.run,
         labels=plots.NETWORK_LABELS,
         metric=metric,
-        numbers=number_rows(result),
-        measures=measure_rows(result),
+        numbers=list_numbers(result),
+        measures=measures,
+        unscaled=unscaled,
         seeds=list_seed_rows(result),
         components=list_component_rows(result),
         seed_notes=list_seed_notes(result),
         reused=_list_reused(report),
         cautions=list_cautions(result),
-        notes=_notes(result),
-        shift_notes=_shift_notes(result),
+        notes=list_notes(result),
+        shift_notes=list_shift_notes(result),
         top_channels=[layer for layer in result.shift.layers if layer.top_channels and layer.top_channels.count],
         probe_notes=[
             reason for reason in dict.fromkeys(probe.shift.absent_reason for probe in result.probes) if reason
@@ -92,102 +87,9 @@ def render(report: CheckReport, examples: Sequence[ExampleSlice]) -> bytes:
         level=_interval_level(result),
         saturation_threshold=SATURATION_THRESHOLD,
         images=images,
-        examples=_group_examples(examples),
-        verdict_colour=_VERDICT_COLOURS[result.verdict.label],
+        examples=_group_examples(sources.examples),
     )
     return html.encode()
-
-
-def number_rows(result: CheckAnalysis) -> list[NumberRow]:
-    """Rows of the main table: shift and gains, with how to read them."""
-    primary = result.shift.get_layer(result.shift.primary_layer)
-    shift, of_seed = (primary.standardised or primary.raw).mmd2, ""
-    if result.seed_variation is not None:
-        summary = result.seed_variation.layers[0]
-        shift, of_seed = (summary.standardised or summary.raw).mean, f", seed {result.seeds[0].seed}"
-    metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
-    rows = [
-        _row(f"shift, MMD² of {primary.layer}", shift, "how far the features of the same cases moved"),
-        _row(
-            f"shift ratio{of_seed}",
-            result.shift_ratio[primary.layer],
-            "in units of the shift to random weights; comparable between models",
-        ),
-    ]
-    gains: tuple[tuple[str, Gain], ...] = (
-        ("specialised network", result.rpg_specialised),
-        ("random weights", result.rpg_scratch),
-    )
-    difference_unit = f" {metric.unit}" if metric.unit else ""
-    difference_note = "above zero is better"
-    if metric.smallest_difference:
-        difference_note += f"; smallest relevant difference {metric.smallest_difference:g}{difference_unit}"
-    for name, gain in gains:
-        rows.append(_row(f"relative gain over {name}", gain.relative_percent, _gain_note(gain), unit=" %"))
-        rows.append(_row(f"difference to {name}", gain.absolute, difference_note, unit=difference_unit))
-    if result.naive_baseline is not None:
-        symbol = " ‡" if result.naive_baseline.not_beaten else ""
-        note = f"{result.naive_baseline.prediction}: {_gain_note(result.naive_baseline.gain)}"
-        difference = result.naive_baseline.gain.absolute
-        rows.append(_row(f"difference to naive baseline{symbol}", difference, note, unit=difference_unit))
-    return rows
-
-
-def measure_rows(result: CheckAnalysis) -> list[NumberRow]:
-    """Rows of the table of measures beside MMD², with the meaning of each value or the reason why it is absent."""
-    rows = []
-    for name, meaning in MEASURE_MEANINGS.items():
-        if (measure := result.measures.get(name)) is not None:
-            note = meaning if measure.value is not None else measure.absent_reason
-            rows.append(NumberRow(name=name, value=format_value(measure), interval="", note=note))
-    return rows
-
-
-def _row(name: str, estimate: Estimate, note: str, unit: str = "") -> NumberRow:
-    value = format_value(estimate)
-    return NumberRow(
-        name=name,
-        value=f"{value}{unit}" if value != ABSENT else value,
-        interval=format_interval(estimate),
-        note=estimate.absent_reason or note,
-    )
-
-
-def _gain_note(gain: Gain) -> str:
-    if gain.score is None or gain.baseline is None:
-        return ""
-    left_out = f", {gain.cases_left_out} left out" if gain.cases_left_out else ""
-    sample = f"{pluralise(gain.cases, 'case')} of {pluralise(gain.groups, 'patient')}"
-    return f"{format_number(gain.score)} against {format_number(gain.baseline)}, {sample}{left_out}"
-
-
-def _notes(result: CheckAnalysis) -> list[str]:
-    notes = [
-        f"{to_text(metric.name)} with an empty mask: {metric.empty_mask}"
-        for metric in result.metrics
-        if metric.empty_mask
-    ]
-    reasons = [
-        f"steps to 95 % of the {plots.NETWORK_LABELS[network.network]}: {network.convergence.steps_to_95.absent_reason}"
-        for network in result.networks
-        if network.convergence.steps_to_95.absent_reason
-    ]
-    if result.naive_baseline is not None and result.naive_baseline.not_beaten:
-        notes.append("‡ the fine-tuned model does not beat the naive baseline, a prediction without a network")
-    return notes + reasons
-
-
-def _shift_notes(result: CheckAnalysis) -> list[str]:
-    """Reasons why numbers of the shift are absent, without duplicates."""
-    reasons = []
-    for layer in result.shift.layers:
-        shifts = [layer.raw] if layer.standardised is None else [layer.standardised, layer.raw]
-        for shift in shifts:
-            reasons += [e.absent_reason for e in (shift.mmd2, shift.p_value, shift.p_value_max_t)]
-        if layer.top_channels is not None and layer.top_channels.count:
-            without = layer.top_channels.shift_without.mmd2
-            reasons += [without.absent_reason] if without.value is None else []
-    return [reason for reason in dict.fromkeys(reasons) if reason]
 
 
 def _interval_level(result: CheckAnalysis) -> str:

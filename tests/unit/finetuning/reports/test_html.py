@@ -4,18 +4,20 @@ import base64
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from typing import get_args
 
 import pytest
 
-from vfmalign.client.messages.checks import Probe, VerdictLabel
+from vfmalign.client.messages.checks import CheckSpec, Probe, VerdictLabel
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.client.messages.mmd import ShiftResult, TopChannels
 from vfmalign.finetuning.analysis.cautions import Caution, list_cautions
 from vfmalign.finetuning.analysis.records import CheckReport
 from vfmalign.finetuning.analysis.shift import shift_ratio
 from vfmalign.finetuning.analysis.verdict import Verdict
-from vfmalign.finetuning.reports.html import ExampleSlice, number_rows, render
+from vfmalign.finetuning.reports.html import ExampleSlice, PageSources, render
+from vfmalign.finetuning.reports.number_rows import list_numbers
 
 pytestmark = pytest.mark.usefixtures("drawings")
 
@@ -46,13 +48,14 @@ class Outline(HTMLParser):
 
 
 def html_of(report, pictures=()):
-    return render(report, pictures).decode()
+    return render(report, PageSources(examples=pictures)).decode()
 
 
 def test_report_is_self_contained(make_report, make_png):
     html = html_of(make_report(), [ExampleSlice("pretrained", make_png(), "case c-01, slice 8")])
     outline = Outline(html)
     assert not {"script", "link", "iframe", "object", "form"} & set(outline.tags)
+    assert "default-src 'none'" in html
     assert outline.addresses
     assert all(address.startswith("data:image/") for address in outline.addresses)
     assert not re.search(r"@import|url\(|https?:", re.sub(r"base64,[A-Za-z0-9+/=]+", "", html))
@@ -88,7 +91,8 @@ def test_marks_saturated_layers(make_report):
     html = html_of(make_report(paired_similarity=similarity))
     assert "In stages.3 MMD² is saturated" in " ".join(Outline(html).text)
     assert re.search(r"0\.0123 †", html)
-    assert len(re.findall(r"\d †", html)) == 1
+    assert re.findall(r"(\d\.\d+) †", html) == ["0.167", "0.0123"], "in the strip of layers and in their table"
+    assert re.search(r"stages\.3: [\d.]+, saturated", html)
     assert not re.search(r"\d †|MMD² is saturated", html_of(make_report()))
     assert re.search(r"0\.900", html_of(make_report()))
 
@@ -107,6 +111,7 @@ def test_marks_where_the_naive_baseline_is_not_beaten(make_report):
     naive_baseline = report.result.naive_baseline
     worse = naive_baseline.gain.model_copy(update={"absolute": Estimate(value=-0.01)})
     html = html_of(make_report(naive_baseline=naive_baseline.model_copy(update={"gain": worse})))
+    assert "naive baseline, not beaten" in html
     assert "difference to naive baseline ‡" in html
     assert "Naive baseline not beaten." in html
     cells = html.split("test gland dice")[1].split("</tr>")[0]
@@ -115,13 +120,25 @@ def test_marks_where_the_naive_baseline_is_not_beaten(make_report):
 
 def test_shows_measures_beside_mmd_with_their_meaning_or_why_they_are_absent(make_report):
     assert "beside MMD²" not in html_of(make_report())
-    measures = {"cka": Estimate(value=0.9123, absent_reason="no interval"), "frechet": absent("9 rows are too few")}
+    measures = {"cka": Estimate(value=0.9123, absent_reason="no interval"), "h_score": absent("no classes")}
     html = html_of(make_report(measures=measures))
-    table = html.split("stages.3, beside MMD²")[1].split("</table>")[0]
-    cells = [re.findall(r"<td[^>]*>([^<]*)<", row) for row in table.split("<tr>")[1:]]
-    assert [row[:2] for row in cells] == [["cka", "0.912"], ["frechet", "–"]]
-    assert cells[0][2].startswith("similarity of the features before and after: 1 if")
-    assert cells[1][2] == "9 rows are too few"
+    table = html.split("stages.3, beside MMD²")[1].split("</tbody>")[0]
+    cells = [re.findall(r"<td[^>]*>([^<]*)<", row) for row in table.split("<tr>")[2:]]
+    assert [row[:3] for row in cells] == [
+        ["cka", "0.912", "0 unrelated, 1 unchanged"],
+        ["h_score", "–", "0 classes not separated, 1 fully separated"],
+    ]
+    assert cells[0][3].startswith("similarity of the features before and after: 1 if")
+    assert "no interval" not in cells[0][3]
+    assert cells[1][3].endswith("unrelated to shift; no classes")
+
+
+def test_measures_without_a_scale_are_named_but_show_no_number(make_report):
+    measures = {"frechet": Estimate(value=312.5), "energy": Estimate(value=23.4)}
+    html = html_of(make_report(measures=measures))
+    assert "frechet, energy is small or large" in html
+    assert "312" not in html
+    assert "23.4" not in html
 
 
 def test_shows_probes_as_a_picture_and_a_table(make_report):
@@ -214,9 +231,11 @@ def test_absent_numbers_show_their_reason(make_report):
     below_floor = absent("the baseline is under the floor")
     gain = report.result.rpg_specialised.model_copy(update={"relative_percent": below_floor})
     result = report.result.model_copy(update={"rpg_specialised": gain})
-    rows = {row.name: row for row in number_rows(result)}
+    rows = {row.name: row for row in list_numbers(result)}
     assert rows["relative gain over specialised network"].value == "–"
-    assert rows["relative gain over specialised network"].note == "the baseline is under the floor"
+    assert rows["relative gain over specialised network"].note.endswith(
+        "12 patients, 1 left out; the baseline is under the floor"
+    )
     assert "under the floor" in html_of(CheckReport(result_digest="x", result=result, run=report.run))
 
 
@@ -228,7 +247,7 @@ def test_the_verdict_and_the_numbers_name_the_smallest_relevant_difference(make_
         r"\(95 % interval \+0\.\d{3} to \+0\.\d{3}\), smallest relevant difference 0\.01: ",
         text,
     )
-    notes = {row.name: row.note for row in number_rows(report.result)}
+    notes = {row.name: row.note for row in list_numbers(report.result)}
     expected = "above zero is better; smallest relevant difference 0.01"
     assert notes["difference to specialised network"] == notes["difference to random weights"] == expected
 
@@ -264,3 +283,42 @@ def test_shift_ratio_is_absent_where_random_weights_do_not_shift(make_report):
     assert ratio.value is None
     assert ratio.absent_reason
     assert shift_ratio(layer, layer).value == pytest.approx(1.0)
+
+
+def test_marks_in_red_and_in_words_what_is_worse_than_the_naive_baseline(make_report):
+    naive_baseline = make_report().result.naive_baseline
+    assert "Worse than the naive baseline" not in html_of(make_report())
+    means = naive_baseline.test_means | {"gland_dice": 0.874}
+    html = html_of(make_report(naive_baseline=naive_baseline.model_copy(update={"test_means": means})))
+    assert "▼ Worse than the naive baseline" in html
+    assert "gland Dice 0.810 against 0.874." in html
+    marked = re.findall(r'class="n bad">([^<]*)<', html)
+    assert marked == ["0.810 ▼", "0.810 ▼"], "in the table of the first screen and in that of the numbers"
+
+
+def test_the_verdict_and_the_facts_come_first_and_the_rest_is_folded(make_report, make_png):
+    html = html_of(make_report(phantom=True, leakage_known=False), [ExampleSlice("scratch", make_png(), "case c-02")])
+    first, *folded = html.split("<details>")
+    assert [part.split("</h2>")[0].rpartition(">")[2] for part in folded] == [
+        "Numbers", "Shift per layer", "Learning curves", "Features before and after", "Example slices",
+        "Time per stage", "Settings and digests",
+    ]  # fmt: skip
+    order = [
+        "<h1>Segmentation", "PHANTOM", "12 test patients", "Check check-7f3a", "Phantom rehearsal.",
+        "Pretraining set unknown.", "Gain: lesion Dice", 'id="forest"', ">lesion Dice, mean<", "--require gain",
+        "<dt>Digests", "<dt>Duration", "<dt>Device", "torch 2.13.0", "checks show check-7f3a --json", "<dt>Repeat",
+        'id="shift-scale"', 'id="layer-strip"',
+    ]  # fmt: skip
+    assert all(first.index(before) < first.index(after) for before, after in pairwise(order))
+    assert "PHANTOM" not in html_of(make_report())
+    assert first.count('role="img"') == 3
+
+
+def test_the_page_names_the_command_that_repeats_the_check(make_report):
+    spec = CheckSpec(model_id="m", dataset_id="d", task="segmentation", seed=7)
+    html = render(make_report(), PageSources(spec=spec)).decode()
+    assert "vfmalign check d --task segmentation --model m --seed 7" in html
+    control = spec.model_copy(update={"shuffled_labels": True})
+    html = render(make_report(), PageSources(spec=control)).decode()
+    assert "vfmalign check d" not in html
+    assert "checks/check-7f3a/spec.json" in html

@@ -9,7 +9,8 @@ from vfmalign.core.domain.jobs import CaseScore
 from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain, pair_seeds
 from vfmalign.finetuning.analysis.records import SeedAnalysis
 from vfmalign.finetuning.analysis.seed_variation import summarise_seeds
-from vfmalign.finetuning.reports.html import number_rows, render
+from vfmalign.finetuning.reports.html import PageSources, render
+from vfmalign.finetuning.reports.number_rows import list_numbers
 from vfmalign.finetuning.reports.seed_rows import list_component_rows, list_seed_notes, list_seed_rows
 
 METRIC = SPECS["segmentation"].metrics[0]
@@ -102,20 +103,20 @@ def test_censored_and_absent_steps_are_named(make_seeds_report):
 
 def test_the_page_shows_seeds_and_what_the_intervals_cover(make_seeds_report):
     report = make_seeds_report()
-    html = render(report, []).decode()
+    html = render(report, PageSources()).decode()
     assert "<h2>Training seeds</h2>" in html
     assert "The interval of a gain covers patients and training." in html
     assert "are those of seed 7" in html
     mean = report.result.seed_variation.layers[0].standardised.mean
-    shift = number_rows(report.result)[0]
+    shift = list_numbers(report.result)[0]
     assert shift.interval == f"{mean.interval.lower:.4f} to {mean.interval.upper:.4f}"
-    assert number_rows(report.result)[1].name == "shift ratio, seed 7"
+    assert list_numbers(report.result)[1].name == "shift ratio, seed 7"
 
 
 def test_the_page_of_one_seed_states_that_training_is_not_covered(make_report):
     report = make_report()
     assert list_seed_rows(report.result) == list_component_rows(report.result) == list_seed_notes(report.result) == []
-    html = render(report, []).decode()
+    html = render(report, PageSources()).decode()
     assert "The interval of a gain covers patients, not training: each network was trained once." in html
     assert "Training seeds" not in html
 
@@ -123,6 +124,6 @@ def test_the_page_of_one_seed_states_that_training_is_not_covered(make_report):
 def test_baselines_of_other_checks_are_named_with_their_seed(make_seeds_report):
     report = make_seeds_report()
     run = report.run.model_copy(update={"trained_by": {"scratch": "other-scratch", "specialised_s2": "other-s2"}})
-    html = render(report.model_copy(update={"run": run}), []).decode()
+    html = render(report.model_copy(update={"run": run}), PageSources()).decode()
     assert "Same architecture, random weights, seed 7: reused from job <code>other-scratch</code>" in html
     assert "Specialised network, seed 8: reused from job <code>other-s2</code>" in html

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from vfmalign.finetuning.reports import html as check_report
-from vfmalign.finetuning.reports.html import ExampleSlice
+from vfmalign.finetuning.reports.html import ExampleSlice, PageSources
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDTHS = (1280, 390)
@@ -23,9 +23,10 @@ const frames = WIDTHS.map(width => {
   return new Promise(done => frame.onload = () => done([width, frame]));
 });
 const look = ([width, frame]) => {
-  const page = frame.contentDocument, root = page.scrollingElement;
+  const page = frame.contentDocument, root = page.scrollingElement, folded = root.scrollWidth;
+  page.querySelectorAll("details").forEach(section => section.open = true);
   return {
-    width, viewport: frame.contentWindow.innerWidth, scroll: root.scrollWidth, title: page.title,
+    width, viewport: frame.contentWindow.innerWidth, scroll: Math.max(folded, root.scrollWidth), title: page.title,
     figures: [...page.images].map(image => ({alt: image.alt, natural: image.naturalWidth, shown: image.clientWidth})),
     fetched: frame.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name),
   };
@@ -92,7 +93,9 @@ def test_an_experiment_s_page(open_page, pages, size, models):
 
 def test_a_check_s_page(open_page, make_report, make_png):
     views, console = open_page(
-        check_report.render(make_report(phantom=True), [ExampleSlice("pretrained", make_png(), "case c-01")])
+        check_report.render(
+            make_report(phantom=True), PageSources(examples=[ExampleSlice("pretrained", make_png(), "case c-01")])
+        )
     )
     assert list_problems(views, console) == []
     assert {len(view["figures"]) for view in views} == {4}

@@ -1,0 +1,241 @@
+"""The first screen of a check's report: the verdict, its figures, what is worse than no network, facts of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from vfmalign.client.messages.checks import CheckSpec, Gain, VerdictLabel
+from vfmalign.client.messages.common import Estimate
+from vfmalign.core.domain.jobs import CaseScore, MetricSpec
+from vfmalign.finetuning.analysis.records import CheckAnalysis, CheckReport
+from vfmalign.finetuning.analysis.shift import is_saturated
+from vfmalign.finetuning.analysis.verdict import format_score
+from vfmalign.finetuning.reports.case_scores import Scored, list_worse_than_naive, summarise_cases
+from vfmalign.finetuning.reports.charts import ForestRow, LayerCell, draw_forest, draw_layer_strip, draw_shift_scale
+from vfmalign.finetuning.reports.formatting import (
+    ABSENT,
+    format_duration,
+    format_interval,
+    format_metric_name,
+    format_number,
+    format_value,
+    join_notes,
+)
+from vfmalign.finetuning.reports.repeat_command import write_repeat_command
+
+_VERDICT_PHRASES: Mapping[VerdictLabel, str] = {
+    "gain": "Gain",
+    "harm": "Worse than the specialised network",
+    "equivalent": "No relevant difference",
+    "inconclusive": "No clear gain",
+    "insufficient_data": "Too little data for a verdict",
+}
+_ACCEPTED: tuple[tuple[str, tuple[VerdictLabel, ...]], ...] = (
+    ("shown to be better", ("gain",)),
+    ("better, or as good", ("gain", "equivalent")),
+    ("no proven harm", ("gain", "equivalent", "inconclusive")),
+)
+_COLUMNS: tuple[Scored, ...] = ("pretrained", "specialised", "scratch", "naive")
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """What a gate with this option would do with the check."""
+
+    intention: str
+    option: str
+    outcome: str
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """Scores of all networks, in `columns` of the first screen."""
+
+    name: str
+    values: tuple[str, ...]
+    worse: bool = False
+
+
+@dataclass(frozen=True)
+class FirstScreen:
+    """What the first screen shows, as text and SVG.
+
+    Attributes:
+        verdict: in one sentence.
+        scores: main metric of every network, and every metric that is worse than the naive baseline.
+        worse: metrics that are worse than the naive baseline, with both scores.
+        shift: the shift with its interval and its ratio, in words.
+        scale: None where the shift has no ratio.
+        repeat: command that repeats the check; empty if there is none.
+    """
+
+    verdict: str
+    forest: Markup
+    scores: tuple[ScoreRow, ...]
+    worse: tuple[str, ...]
+    shift: str
+    scale: Markup | None
+    strip: Markup
+    gates: tuple[GateRow, ...]
+    duration: str
+    repeat: str
+
+
+def make_first_screen(
+    report: CheckReport, metric: MetricSpec, scores: Mapping[Scored, Sequence[CaseScore]], spec: CheckSpec | None
+) -> FirstScreen:
+    """Builds the first screen.
+
+    Args:
+        report: of the check.
+        metric: its primary metric.
+        scores: test scores of every network, of the first seed.
+        spec: the request of the check.
+    """
+    result = report.result
+    shift, random = _get_shift(result)
+    ratio = result.shift_ratio[result.shift.primary_layer].value
+    text = _describe_shift(result, shift, ratio)
+    return FirstScreen(
+        verdict=write_verdict(result, metric),
+        forest=_draw_gains(result, metric),
+        scores=_list_score_rows(result, metric, scores),
+        worse=tuple(_compare_with_naive(result, one) for one in list_worse_than_naive(result)),
+        shift=text,
+        scale=None if ratio is None or shift.value is None else draw_shift_scale(shift, random, text),
+        strip=draw_layer_strip(
+            [
+                LayerCell(
+                    name=layer.layer,
+                    ratio=result.shift_ratio[layer.layer].value,
+                    primary=layer.layer == result.shift.primary_layer,
+                    saturated=is_saturated(result.get_paired_similarity(layer.layer)),
+                )
+                for layer in result.shift.layers
+            ]
+        ),
+        gates=list_gates(result, metric),
+        duration=format_duration((report.run.finished_at - report.run.created_at).total_seconds()),
+        repeat="" if spec is None else write_repeat_command(spec),
+    )
+
+
+def write_verdict(result: CheckAnalysis, metric: MetricSpec) -> str:
+    """The verdict in one sentence, with both scores and the interval of their difference."""
+    label, gain = result.verdict.label, result.rpg_specialised
+    interval = gain.absolute.interval
+    if label == "insufficient_data" or interval is None or gain.score is None or gain.baseline is None:
+        return f"{_VERDICT_PHRASES[label]}: {result.verdict.reason}."
+    score, baseline = (format_score(value, metric) for value in (gain.score, gain.baseline))
+    lower, upper = (format_score(value, metric, "+") for value in (interval.lower, interval.upper))
+    unit = f" {metric.unit}" if metric.unit else ""
+    return (
+        f"{_VERDICT_PHRASES[label]}: {format_metric_name(metric.name)} {score}{unit} against {baseline}{unit}, "
+        f"difference {lower} to {upper}{unit}."
+    )
+
+
+def list_gates(result: CheckAnalysis, metric: MetricSpec) -> tuple[GateRow, ...]:
+    """What the gates of docs/gates.md would do with the check."""
+    label = result.verdict.label
+    rows = []
+    for intention, accepted in _ACCEPTED:
+        outcome = "passed" if label in accepted else "undecidable" if label == "insufficient_data" else "failed"
+        rows.append(GateRow(intention, f"--require {','.join(accepted)}", outcome))
+    if bound := metric.smallest_difference:
+        interval = result.rpg_specialised.absolute.interval
+        outcome = "undecidable" if interval is None else "passed" if interval.lower >= -bound else "failed"
+        rows.append(GateRow("at most δ worse", f"--gate 'difference_specialised.lower>=-{bound:g}'", outcome))
+    return tuple(rows)
+
+
+def _draw_gains(result: CheckAnalysis, metric: MetricSpec) -> Markup:
+    gains = [("specialised network", result.rpg_specialised), ("random weights", result.rpg_scratch)]
+    rows = [ForestRow(name, gain.absolute, _describe_difference(gain, metric)) for name, gain in gains]
+    if (naive := result.naive_baseline) is not None:
+        text, label = _describe_difference(naive.gain, metric), "naive baseline"
+        rows.append(ForestRow(f"{label}, not beaten" if naive.not_beaten else label, naive.gain.absolute, text,
+                              bad=naive.not_beaten))  # fmt: skip
+    name, unit = format_metric_name(metric.name), f" in {metric.unit}" if metric.unit else ""
+    return draw_forest(
+        rows,
+        identifier="forest",
+        title=f"Difference of the fine-tuned model's {name}{unit} to others, with intervals, about zero",
+        ends=("worse", "better"),
+        band=metric.smallest_difference,
+        format_tick=lambda value: f"{value:+g}".replace("-", "\u2212") if value else "0",
+    )
+
+
+def _describe_difference(gain: Gain, metric: MetricSpec) -> str:
+    value, interval = gain.absolute.value, gain.absolute.interval
+    if value is None:
+        return "absent"
+    ends = "no interval" if interval is None else " to ".join(
+        format_score(end, metric, "+") for end in (interval.lower, interval.upper)
+    )  # fmt: skip
+    return f"{format_score(value, metric, '+')} ({ends})"
+
+
+def _list_score_rows(
+    result: CheckAnalysis, metric: MetricSpec, scores: Mapping[Scored, Sequence[CaseScore]]
+) -> tuple[ScoreRow, ...]:
+    worse = list_worse_than_naive(result)
+    summaries = summarise_cases(scores, metric)
+    own = summaries.get("pretrained")
+    rows = [_make_mean_row(result, metric, worse=metric in worse)]
+    if own is not None:
+        worst = f"worst case (fine-tuned: {own.worst_case})"
+        for name, field in (("median case", "median"), (worst, "worst")):
+            values = {network: getattr(one, field) for network, one in summaries.items()}
+            rows.append(ScoreRow(name, tuple(_format(values.get(column), metric) for column in _COLUMNS)))
+    rows += [_make_mean_row(result, one, worse=True) for one in worse if one != metric]
+    return tuple(rows)
+
+
+def _make_mean_row(result: CheckAnalysis, metric: MetricSpec, *, worse: bool) -> ScoreRow:
+    name = format_metric_name(metric.name) + (f", {metric.unit}" if metric.unit else "")
+    score = "mean" if metric.of_set == "mean" else "all cases"
+    return ScoreRow(f"{name}, {score}", tuple(_format(value, metric) for value in _list_means(result, metric)), worse)
+
+
+def _list_means(result: CheckAnalysis, metric: MetricSpec) -> list[float | None]:
+    """Scores of all networks, in the order of the columns."""
+    means: dict[Scored, dict[str, float | None]] = {network.network: network.test_means for network in result.networks}
+    if result.naive_baseline is not None:
+        means["naive"] = result.naive_baseline.test_means
+    return [means.get(column, {}).get(metric.name) for column in _COLUMNS]
+
+
+def _format(value: float | None, metric: MetricSpec) -> str:
+    return ABSENT if value is None else format_score(value, metric)
+
+
+def _compare_with_naive(result: CheckAnalysis, metric: MetricSpec) -> str:
+    own, *_, naive = _list_means(result, metric)
+    unit = f" {metric.unit}" if metric.unit else ""
+    return f"{format_metric_name(metric.name)} {_format(own, metric)}{unit} against {_format(naive, metric)}{unit}"
+
+
+def _get_shift(result: CheckAnalysis) -> tuple[Estimate, float | None]:
+    """The shift of the primary layer, of all seeds, and that to random weights, of the first seed."""
+    primary = result.shift.get_layer(result.shift.primary_layer)
+    shift = (primary.standardised or primary.raw).mmd2
+    ratio = result.shift_ratio[primary.layer].value
+    random = shift.value / ratio if shift.value is not None and ratio else None
+    if result.seed_variation is not None:
+        summary = result.seed_variation.layers[0]
+        shift = (summary.standardised or summary.raw).mean
+    return shift, random
+
+
+def _describe_shift(result: CheckAnalysis, shift: Estimate, ratio: float | None) -> str:
+    of_seed = f" (seed {result.seeds[0].seed})" if result.seeds else ""
+    share = f"{format_number(ratio)} of the shift to random weights{of_seed}"
+    if ratio is None:
+        share = result.shift_ratio[result.shift.primary_layer].absent_reason
+    interval = "" if shift.interval is None else f" ({format_interval(shift)})"
+    return join_notes(f"MMD² {format_value(shift)}{interval}", share)

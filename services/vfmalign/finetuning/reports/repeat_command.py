@@ -1,0 +1,49 @@
+"""The command that repeats a check."""
+
+from __future__ import annotations
+
+import shlex
+
+from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.messages.jobs import Recipe
+
+_RECIPE_OPTIONS = (
+    "epochs", "steps_per_epoch", "batch_size", "learning_rate", "weight_decay", "layer_decay", "encoder_rate",
+)  # fmt: skip
+
+
+def write_repeat_command(spec: CheckSpec) -> str:
+    """Returns a command line that requests the check again, under a new id.
+
+    Empty where the command line has no option for what the request holds: the API takes `checks/<id>/spec.json`.
+    """
+    unsupported = (
+        spec.scratch_recipe, spec.specialised_recipe, spec.shuffled_labels, spec.recipe.warmup_fraction is not None,
+    )  # fmt: skip
+    if any(unsupported):
+        return ""
+    defaults = CheckSpec(model_id=spec.model_id, dataset_id=spec.dataset_id, task=spec.task)
+    numbers = {
+        "--seed": spec.seed,
+        "--seeds": None if spec.seeds == defaults.seeds else spec.seeds,
+        "--permutations": None if spec.permutations == defaults.permutations else spec.permutations,
+        "--bootstrap": None if spec.bootstrap_resamples == defaults.bootstrap_resamples else spec.bootstrap_resamples,
+        "--level": None if spec.interval_level == defaults.interval_level else spec.interval_level,
+        "--smallest-difference": spec.smallest_difference or None,
+    }
+    arguments = ["vfmalign", "check", spec.dataset_id, "--task", str(spec.task), "--model", spec.model_id]
+    arguments += [argument for layer in spec.layers for argument in ("--layer", layer)]
+    arguments += [argument for pair in sorted(spec.modality_map.items()) for argument in ("--map", "=".join(pair))]
+    arguments += _list_recipe_options(spec.recipe)
+    arguments += [argument for name, value in numbers.items() if value is not None for argument in (name, f"{value}")]
+    return shlex.join(arguments)
+
+
+def _list_recipe_options(recipe: Recipe) -> list[str]:
+    arguments = ["--preset", recipe.preset] if recipe.preset not in {"", "default"} else []
+    for field in _RECIPE_OPTIONS:
+        if (value := getattr(recipe, field)) is not None:
+            arguments += [f"--{field.replace('_', '-')}", f"{value}"]
+    if recipe.patch_shape_dhw:
+        arguments += ["--patch", ",".join(map(str, recipe.patch_shape_dhw))]
+    return arguments + [argument for step in recipe.probe_steps for argument in ("--probe-step", str(step))]
