@@ -37,6 +37,7 @@ WHOLE: dict[str, tuple[str, ...]] = {
     "cpu-with-kueue": ("overlays/cpu", "components/kueue"),
     "cpu-with-monitoring": ("overlays/cpu", "components/monitoring"),
     "cpu-with-tls": ("overlays/cpu", "components/tls"),
+    "cpu-with-mutual-tls": ("overlays/cpu", "components/tls", "components/mutual-tls"),
     "cpu-with-quota": ("overlays/cpu", "components/quota"),
     "cpu-with-service-credentials": ("overlays/cpu", "components/service-credentials"),
     "gpu-with-mig": ("overlays/gpu", "components/mig"),
@@ -45,7 +46,7 @@ WHOLE: dict[str, tuple[str, ...]] = {
         "overlays/gpu",
         *(
             f"components/{name}"
-            for name in ("mig", "hpa", "kueue", "monitoring", "quota", "service-credentials", "tls")
+            for name in ("mig", "hpa", "kueue", "monitoring", "quota", "service-credentials", "tls", "mutual-tls")
         ),
     ),
 }

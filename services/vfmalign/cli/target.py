@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
@@ -16,6 +15,7 @@ from vfmalign.cli.login.credential import LOGIN_REMEDY, Credential
 from vfmalign.client import AsyncClient
 from vfmalign.client.settings import load_client_settings
 from vfmalign.core.domain.errors import BadOption, PreconditionFailed, Unauthenticated, Unavailable
+from vfmalign.core.rpc.tls import TlsFiles
 from vfmalign.core.runtime.settings import StoreSettings, load
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ class Target:
     Attributes:
         addresses: `host:port` by service.
         local: the state of the local stack; None for a deployment that the environment names.
-        ca_file: PEM file of the authorities that sign the services' certificates; None for plaintext.
+        files: for TLS; None for plaintext.
         credential: the token that calls carry; None for none.
     """
 
     addresses: dict[str, str]
     local: StackState | None
-    ca_file: Path | None = None
+    files: TlsFiles | None = None
     credential: Credential | None = None
 
     @classmethod
@@ -59,7 +59,7 @@ class Target:
         addresses = {name: address for name, address in named.items() if address}
         if not addresses:
             return None
-        return cls(addresses, None, settings.ca_file, Credential.find(settings))
+        return cls(addresses, None, settings.to_tls_files(), Credential.find(settings))
 
     @classmethod
     def from_state(cls, state: StackState) -> Target:
@@ -132,7 +132,7 @@ class Target:
                 features_address=self.addresses.get("features"),
                 mmd_address=self.addresses.get("mmd"),
                 finetuning_address=self.addresses.get("finetuning"),
-                ca_file=self.ca_file,
+                **({} if self.files is None else asdict(self.files)),
                 token=None if self.credential is None else self.credential.token,
             )
             async with client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -20,19 +21,31 @@ from vfmalign.core.rpc.channels import CALL_TIMEOUT_S, STREAM_TIMEOUT_S, connect
 Service = Literal["features", "mmd", "finetuning"]
 
 
+@dataclass(frozen=True)
+class _OpenChannel:
+    """A channel, and the version of the files that it was opened with."""
+
+    channel: grpc.aio.Channel
+    version: tuple[tuple[int, int], ...]
+
+
 class AsyncClient:
     """Calls the services of a deployment; failed calls raise the errors of `vfmalign.core.domain.errors`.
 
-    Addresses, `ca_file` and `token` that are not given are read from the environment: `VFMALIGN_FEATURES_ADDRESS`,
-    `VFMALIGN_MMD_ADDRESS`, `VFMALIGN_FINETUNING_ADDRESS`, `VFMALIGN_CA_FILE`, and `VFMALIGN_TOKEN` or
-    `VFMALIGN_TOKEN_FILE`. The first call to a service opens its channel; gRPC reconnects it and repeats calls that the
-    service could not take (UNAVAILABLE). A client belongs to the event loop of its first call.
+    Addresses, files and `token` that are not given are read from the environment: `VFMALIGN_FEATURES_ADDRESS`,
+    `VFMALIGN_MMD_ADDRESS`, `VFMALIGN_FINETUNING_ADDRESS`, `VFMALIGN_CA_FILE`, `VFMALIGN_CERT_FILE`,
+    `VFMALIGN_KEY_FILE`, and `VFMALIGN_TOKEN` or `VFMALIGN_TOKEN_FILE`. The first call to a service opens its channel;
+    gRPC reconnects it and repeats calls that the service could not take (UNAVAILABLE). A client belongs to the event
+    loop of its first call.
 
     Args:
         features_address: `host:port` of the feature service.
         mmd_address: `host:port` of the MMD service.
         finetuning_address: `host:port` of the finetuning service: jobs, checks and experiments.
         ca_file: PEM file of the authorities that sign the services' certificates; without it, calls are not encrypted.
+        cert_file: PEM file of the certificate chain that the client presents to services that ask for one (mutual TLS).
+            A channel is opened anew after one of the three files was replaced.
+        key_file: PEM file of that certificate's unencrypted private key.
         token: the caller's access token, sent with every call: the token itself, the path of a file that holds it (read
             again when it changes), or a function that returns it (called before every call, on the event loop).
         call_timeout_s: deadline of calls with one response, in seconds.
@@ -57,6 +70,8 @@ class AsyncClient:
         mmd_address: str | None = None,
         finetuning_address: str | None = None,
         ca_file: Path | str | None = None,
+        cert_file: Path | str | None = None,
+        key_file: Path | str | None = None,
         token: Token | None = None,
         call_timeout_s: float = CALL_TIMEOUT_S,
         stream_timeout_s: float = STREAM_TIMEOUT_S,
@@ -67,7 +82,10 @@ class AsyncClient:
             mmd_address=mmd_address,
             finetuning_address=finetuning_address,
             ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
         )
+        self._files = settings.to_tls_files()
         self._addresses: dict[Service, str] = {
             "features": settings.features_address,
             "mmd": settings.mmd_address,
@@ -78,10 +96,12 @@ class AsyncClient:
             call_timeout_s=call_timeout_s,
             stream_timeout_s=stream_timeout_s,
             wait_for_ready=wait_for_ready,
-            ca_file=settings.ca_file,
+            files=self._files,
             token=settings.to_bearer_token(token),
         )
-        self._channels: dict[Service, grpc.aio.Channel] = {}
+        self._grace_s = stream_timeout_s
+        self._channels: dict[Service, _OpenChannel] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self.features = AsyncFeaturesClient(partial(self._channel, "features"))
         self.mmd = AsyncMmdClient(partial(self._channel, "mmd"))
         self.jobs = AsyncJobsClient(partial(self._channel, "finetuning"))
@@ -98,8 +118,10 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the channels; running calls are cancelled."""
-        channels, self._channels = list(self._channels.values()), {}
-        await asyncio.gather(*(channel.close() for channel in channels))
+        opened, self._channels = list(self._channels.values()), {}
+        for task in self._closing:
+            task.cancel()
+        await asyncio.gather(*(one.channel.close() for one in opened), *self._closing, return_exceptions=True)
 
     def _channel(self, service: Service) -> grpc.aio.Channel:
         # Opened on first use: a channel of grpc.aio belongs to the event loop that runs when it is created.
@@ -110,5 +132,25 @@ class AsyncClient:
                     field=f"{service}_address",
                     remedy=f"set VFMALIGN_{service.upper()}_ADDRESS, or pass `{service}_address`",
                 )
-            self._channels[service] = self._connect(self._addresses[service])
-        return self._channels[service]
+            self._channels[service] = self._open(service)
+        elif self._is_outdated(self._channels[service]):
+            outdated = self._channels[service]
+            self._channels[service] = self._open(service)
+            # Running calls end on the connection on which they began.
+            closing = asyncio.create_task(outdated.channel.close(self._grace_s))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        return self._channels[service].channel
+
+    def _open(self, service: Service) -> _OpenChannel:
+        version = () if self._files is None else self._files.get_version()
+        return _OpenChannel(self._connect(self._addresses[service]), version)
+
+    def _is_outdated(self, opened: _OpenChannel) -> bool:
+        """Whether a file for TLS was replaced since; one that is being replaced leaves the channel as it is."""
+        if self._files is None:
+            return False
+        try:
+            return self._files.get_version() != opened.version
+        except OSError:
+            return False

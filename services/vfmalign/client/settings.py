@@ -10,6 +10,7 @@ from pydantic import Field, FilePath, SecretStr, ValidationError, ValidationInfo
 
 from vfmalign.client.messages.base import to_bad_option
 from vfmalign.core.rpc.credentials import BearerToken
+from vfmalign.core.rpc.tls import TlsFiles
 from vfmalign.core.runtime.settings import ServiceClientSettings
 
 Token = str | Path | Callable[[], str] | BearerToken
@@ -39,6 +40,10 @@ class ClientSettings(ServiceClientSettings):
         if value is not None and token is not None and token.get_secret_value():
             raise ValueError("the token is set as well; set one of VFMALIGN_TOKEN and VFMALIGN_TOKEN_FILE")
         return value
+
+    def to_tls_files(self) -> TlsFiles | None:
+        """Returns the files for TLS; None for calls that are not encrypted."""
+        return None if self.ca_file is None else TlsFiles(self.ca_file, self.cert_file, self.key_file)
 
     def to_bearer_token(self, token: Token | None = None) -> BearerToken | None:
         """Returns the token that calls carry; None for none.

@@ -52,6 +52,8 @@ async def run(settings: FinetuningSettings) -> None:
         features_address=settings.features_address,
         mmd_address=settings.mmd_address,
         ca_file=settings.ca_file,
+        cert_file=settings.cert_file,
+        key_file=settings.key_file,
         token=BearerToken.from_settings(settings.auth),
     )
     watching = Watching(settings.reconciler.poll_s)

@@ -128,7 +128,7 @@ def _describe_stack(target: Target) -> str:
 
 def _check_service(name: str, target: Target) -> str:
     address = target.addresses[name]
-    health = probes.get_health(address, target.ca_file)
+    health = probes.get_health(address, target.files)
     if health != "serving":
         log = f"read logs/{name}.log in the state folder" if target.local is not None else "read the service's log"
         raise Unavailable(f"its health is `{health}`", subject=address, remedy=log)
@@ -136,5 +136,5 @@ def _check_service(name: str, target: Target) -> str:
 
 
 def _describe_role(target: Target) -> str:
-    is_leader = probes.get_health(target.addresses["finetuning"], target.ca_file, "leader") == "serving"
+    is_leader = probes.get_health(target.addresses["finetuning"], target.files, "leader") == "serving"
     return "; leads" if is_leader else "; stands by for the leader, which its log names"

@@ -21,7 +21,7 @@ from vfmalign.cli.target import Target
 from vfmalign.client import AsyncClient
 from vfmalign.client.messages.mmd import Kernel
 from vfmalign.core.domain.errors import DigestMismatch, NotFound, PreconditionFailed, Unavailable
-from vfmalign.core.rpc.tls import open_channel
+from vfmalign.core.rpc.tls import TlsFiles, open_channel
 from vfmalign.core.storage.object_store import ObjectStore
 
 HEALTH_TIMEOUT_S = 3.0
@@ -32,14 +32,14 @@ PACKAGES = ("vfmalign", "torch", "monai", "grpcio", "protobuf", "numpy", "nibabe
 _PROGRAM_TIMEOUT_S = 30.0
 
 
-def get_health(address: str, ca_file: Path | None = None, service: str = "") -> str:
+def get_health(address: str, files: TlsFiles | None = None, service: str = "") -> str:
     """Returns the health of a server, or of one name in its health service, in lower case.
 
     `unreachable` if it does not answer or does not know the name.
     """
 
     async def run() -> str:
-        async with open_channel(address, ca_file) as channel:
+        async with open_channel(address, files) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             try:
                 response = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=HEALTH_TIMEOUT_S)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +15,7 @@ import grpc
 from vfmalign.core.rpc import tls
 from vfmalign.core.rpc.credentials import BearerToken
 from vfmalign.core.rpc.status_mapping import from_rpc_error
+from vfmalign.core.rpc.tls import TlsFiles
 from vfmalign.core.rpc.transport import MESSAGE_BYTES, message_limits
 from vfmalign.core.runtime import logs
 
@@ -37,7 +37,7 @@ def connect(
     call_timeout_s: float = CALL_TIMEOUT_S,
     stream_timeout_s: float = STREAM_TIMEOUT_S,
     wait_for_ready: bool = False,
-    ca_file: Path | None = None,
+    files: TlsFiles | None = None,
     token: BearerToken | None = None,
 ) -> grpc.aio.Channel:
     """Opens a channel; it connects at the first call and reconnects when the connection is lost.
@@ -49,20 +49,20 @@ def connect(
         call_timeout_s: deadline of unary calls that set none, in seconds.
         stream_timeout_s: deadline of streaming calls that set none, in seconds.
         wait_for_ready: calls wait, up to their deadline, for a service that is not reachable yet.
-        ca_file: PEM file of the authorities that sign servers' certificates; without it, calls are not encrypted.
+        files: the caller's files for TLS; without them, calls are not encrypted.
         token: the token that calls carry; without it, they carry none.
 
     Raises:
-        OSError: `ca_file` cannot be read.
+        OSError: one of the files cannot be read.
         BadOption: the token would leave this machine unencrypted.
     """
     if token is not None:
-        token.check_channel(address, encrypted=ca_file is not None)
+        token.check_channel(address, encrypted=files is not None)
     method = {"name": [{}], "waitForReady": wait_for_ready, "retryPolicy": _RETRY_POLICY}
     config = {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [method]}
     return tls.open_channel(
         address,
-        ca_file,
+        files,
         options=[
             *message_limits(MESSAGE_BYTES, MESSAGE_BYTES),
             ("grpc.service_config", json.dumps(config)),

@@ -229,7 +229,9 @@ def _open_authenticator(settings: ServiceSettings) -> Authenticator:
 def _add_port(server: grpc.aio.Server, address: str, settings: ServerSettings) -> int:
     if settings.tls_cert_file is None or settings.tls_key_file is None:
         return server.add_insecure_port(address)
-    return server.add_secure_port(address, tls.server_credentials(settings.tls_cert_file, settings.tls_key_file))
+    files = (settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
+    credentials = tls.server_credentials(*files)
+    return server.add_secure_port(address, credentials)
 
 
 def _address(host: str, port: int) -> str:

@@ -1,10 +1,12 @@
-"""TLS of servers and channels: server certificates that are reloaded when their files change, and trusted authorities.
+"""TLS of servers and channels: certificates that are reloaded when their files change, and trusted authorities.
 
-TLS encrypts calls and authenticates the server. Clients present no certificates.
+TLS encrypts calls and authenticates the server. Where the server names authorities for its callers, a caller has to
+present a certificate of one of them (mutual TLS), besides its token.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +18,89 @@ from vfmalign.core.runtime import logs
 _log = logs.get(__name__)
 
 
-def server_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files of a caller.
+
+    Attributes:
+        ca_file: the authorities that sign servers' certificates.
+        cert_file, key_file: the caller's own certificate chain and its unencrypted private key; None for a caller that
+            presents none.
+    """
+
+    ca_file: Path
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    def get_version(self) -> tuple[tuple[int, int], ...]:
+        """Returns what changes whenever one of the files is replaced.
+
+        Raises:
+            OSError: a file is missing.
+        """
+        files = (file for file in (self.ca_file, self.cert_file, self.key_file) if file is not None)
+        return tuple((stat.st_ino, stat.st_mtime_ns) for stat in (file.stat() for file in files))
+
+    def to_credentials(self) -> grpc.ChannelCredentials:
+        """Reads the files.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        return grpc.ssl_channel_credentials(
+            root_certificates=self.ca_file.read_bytes(),
+            private_key=None if self.key_file is None else self.key_file.read_bytes(),
+            certificate_chain=None if self.cert_file is None else self.cert_file.read_bytes(),
+        )
+
+
+def server_credentials(certificate: Path, key: Path, client_ca: Path | None = None) -> grpc.ServerCredentials:
     """Returns credentials that read the files at every handshake, so that renewing them needs no restart.
+
+    Args:
+        certificate: the server's own certificate chain.
+        key: its unencrypted private key.
+        client_ca: authorities whose certificates callers have to present; None asks callers for no certificate.
 
     Raises:
         OSError: a file cannot be read.
     """
-    current = (key.read_bytes(), certificate.read_bytes())
+
+    def read() -> tuple[bytes, bytes, bytes | None]:
+        return key.read_bytes(), certificate.read_bytes(), None if client_ca is None else client_ca.read_bytes()
+
+    def configure(files: tuple[bytes, bytes, bytes | None]) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([files[:2]], root_certificates=files[2])
+
+    current = read()
 
     def renewed() -> grpc.ServerCertificateConfiguration | None:
         nonlocal current
         try:
-            pair = (key.read_bytes(), certificate.read_bytes())
+            files = read()
         except OSError:
             _log.warning("certificate_unreadable")
             return None
-        if pair == current:
+        if files == current:
             return None
-        current = pair
+        current = files
         _log.info("certificate_renewed")
-        return grpc.ssl_server_certificate_configuration([pair])
+        return configure(files)
 
-    first = grpc.ssl_server_certificate_configuration([current])
     # The type stubs lack None, which keeps the current certificate.
-    return grpc.dynamic_ssl_server_credentials(first, renewed)  # type: ignore[arg-type]
+    return grpc.dynamic_ssl_server_credentials(
+        configure(current),
+        renewed,  # type: ignore[arg-type]
+        require_client_authentication=client_ca is not None,
+    )
 
 
-def open_channel(address: str, ca_file: Path | None, **options: Any) -> grpc.aio.Channel:
-    """Opens a channel that trusts only the authorities of a PEM file; without a file, a plaintext channel.
+def open_channel(address: str, files: TlsFiles | None, **options: Any) -> grpc.aio.Channel:
+    """Opens a channel that trusts only the authorities of a file; without files, a plaintext channel.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: a file cannot be read.
     """
-    if ca_file is None:
+    if files is None:
         return grpc.aio.insecure_channel(address, **options)
-    trusted = grpc.ssl_channel_credentials(root_certificates=ca_file.read_bytes())
-    return grpc.aio.secure_channel(address, trusted, **options)
+    return grpc.aio.secure_channel(address, files.to_credentials(), **options)

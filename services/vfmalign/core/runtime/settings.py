@@ -100,6 +100,21 @@ class OptionalStoreSettings(StoreSettings):
         return super()._is_url(value) if value else ""
 
 
+def _check_pair(certificate: Path | None, key: Path | None) -> None:
+    """Checks that a private key belongs to a certificate, or that neither is set.
+
+    Raises:
+        ValueError: they do not belong together.
+    """
+    if (key is None) != (certificate is None):
+        raise ValueError("the certificate and the key must be set together")
+    if key is not None and certificate is not None:
+        try:  # with an empty password OpenSSL does not prompt for one at the terminal
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
+        except OSError:  # ssl.SSLError is one
+            raise ValueError("the key file must contain the unencrypted PEM private key of the certificate") from None
+
+
 class ServerSettings(BaseModel, frozen=True):
     """`VFMALIGN_SERVER__*`: ports, limits and TLS of a gRPC server."""
 
@@ -139,6 +154,12 @@ class ServerSettings(BaseModel, frozen=True):
     tls_key_file: FilePath | None = Field(
         default=None, validate_default=True, description="PEM file of the certificate's unencrypted private key"
     )
+    tls_client_ca_file: FilePath | None = Field(
+        default=None,
+        validate_default=True,
+        description="PEM file of the authorities whose certificates callers of the API have to present (mutual TLS); "
+        "without it, callers need no certificate",
+    )
     ports_file: Path | None = Field(default=None, description="file that receives the ports as JSON once they listen")
 
     @field_validator("request_memory_bytes")
@@ -153,17 +174,15 @@ class ServerSettings(BaseModel, frozen=True):
     def _belongs_to_certificate(cls, key: Path | None, info: ValidationInfo) -> Path | None:
         if "tls_cert_file" not in info.data:  # invalid itself, and reported first
             return key
-        certificate: Path | None = info.data["tls_cert_file"]
-        if (key is None) != (certificate is None):
-            raise ValueError("the certificate and the key must be set together")
-        if key is not None and certificate is not None:
-            try:  # with an empty password OpenSSL does not prompt for one at the terminal
-                ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
-            except OSError:  # ssl.SSLError is one
-                raise ValueError(
-                    "the key file must contain the unencrypted PEM private key of the certificate"
-                ) from None
+        _check_pair(info.data["tls_cert_file"], key)
         return key
+
+    @field_validator("tls_client_ca_file")
+    @classmethod
+    def _needs_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("tls_cert_file") is None:
+            raise ValueError("the API has no certificate of its own (VFMALIGN_SERVER__TLS_CERT_FILE)")
+        return value
 
 
 class LogSettings(BaseModel, frozen=True):
@@ -180,6 +199,24 @@ class ServiceClientSettings(Settings):
         description="PEM file of the authorities that sign the services' certificates; without it, calls are not "
         "encrypted",
     )
+    cert_file: FilePath | None = Field(
+        default=None,
+        description="PEM file of the certificate chain to present to services that ask callers for one (mutual TLS)",
+    )
+    key_file: FilePath | None = Field(
+        default=None, validate_default=True, description="PEM file of that certificate's unencrypted private key"
+    )
+
+    @field_validator("key_file")
+    @classmethod
+    def _completes_certificate(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if "cert_file" not in info.data or "ca_file" not in info.data:  # invalid itself, and reported first
+            return key
+        certificate: Path | None = info.data["cert_file"]
+        _check_pair(certificate, key)
+        if key is not None and info.data["ca_file"] is None:
+            raise ValueError("a certificate is presented over TLS alone: set VFMALIGN_CA_FILE as well")
+        return key
 
 
 class ServiceSettings(Settings):
