@@ -14,7 +14,7 @@ TORCH_RANGE := torch>=2.9,<3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto proto-release docs site fmt lint types imports protos test test-fast test-lowest test-faults fuzz test-cluster bench bench-competitors bench-gpu demo experiment evidence up down check k8s-check locks images test-containers compose-up compose-down clean
+.PHONY: help setup proto proto-release docs site diagrams pictures fmt lint types imports protos test test-fast test-lowest test-faults fuzz test-cluster bench bench-competitors bench-gpu demo experiment evidence up down check k8s-check locks images test-containers compose-up compose-down clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,18 +56,24 @@ docs: setup  ## write the references in docs/ from the protos and the settings c
 	$(BIN)/python docs/generate_api_reference.py proto docs/api-reference.md
 	$(BIN)/python docs/generate_settings_reference.py docs/settings-reference.md
 
+diagrams: setup  ## draw the diagrams of docs/ with this version's ports and calls
+	$(BIN)/python docs/pictures/diagrams.py docs/images
+
+pictures: diagrams $(VENV)/.ready-local  ## also record the demo: its terminal and its report (needs Chromium; 3 minutes)
+	$(BIN)/python docs/pictures/record.py docs/images
+
 site: setup  ## build docs/ as a site into build/site, without network; a broken link is an error
 	$(BIN)/python -m sphinx --builder html --quiet --fail-on-warning --conf-dir docs . build/site
 	@echo "open build/site/index.html"
 
 fmt: setup  ## format the code
-	$(BIN)/ruff format services tests bench docs/*.py
-	$(BIN)/ruff check --fix-only -q services tests bench docs/*.py
+	$(BIN)/ruff format services tests bench docs
+	$(BIN)/ruff check --fix-only -q services tests bench docs
 	$(BIN)/buf format -w proto
 
 lint: setup  ## ruff, hadolint
-	$(BIN)/ruff format --check services tests bench docs/*.py
-	$(BIN)/ruff check services tests bench docs/*.py
+	$(BIN)/ruff format --check services tests bench docs
+	$(BIN)/ruff check services tests bench docs
 	$(BIN)/hadolint deploy/Dockerfile
 
 types: setup  ## mypy --strict

@@ -1,0 +1,113 @@
+"""Record the demo as pictures: its terminal and the first screen of its report. `make pictures` calls it.
+
+Usage: python docs/pictures/record.py FOLDER
+
+Needs Chromium on the path. The terminal is recorded as it is shown, from a pseudo-terminal.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+COLUMNS = 100
+SCREEN = (1280, 800)
+"""Width and height in pixels within which a report shows its verdict, its main figure and its cautions."""
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+TERMINAL = "demo.svg"
+REPORT = "report.png"
+
+
+def run_in_terminal(command: list[str], folder: Path) -> str:
+    """Runs a command with a pseudo-terminal as its output, and returns what it wrote.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    reader, writer = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(COLUMNS), "LINES": "50", "TERM": "xterm-256color"}
+    with subprocess.Popen(
+        command, cwd=folder, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, env=environment
+    ) as process:
+        os.close(writer)
+        chunks = []
+        while chunk := _read(reader):
+            chunks.append(chunk)
+    os.close(reader)
+    output = b"".join(chunks).decode(errors="replace")
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} ended with {process.returncode}:\n{output}")
+    return output
+
+
+def _read(reader: int) -> bytes:
+    try:
+        return os.read(reader, 65536)
+    except OSError:  # on Linux, the end of a pseudo-terminal
+        return b""
+
+
+def draw_terminal(output: str, command: str) -> str:
+    """Returns the final state of a terminal as SVG: lines that were overwritten, such as spinners, are left out."""
+    lines = []
+    for line in output.replace("\r\n", "\n").split("\n"):
+        shown = line.split("\r")[-1]
+        cursor = re.sub(r"\x1b\[[0-9;?]*[A-HJKhl]", "", shown)
+        lines.append(cursor)
+    # A spinner moves the cursor up and clears its line; what is left of it is empty.
+    kept = [line for line in lines if line.strip()]
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
+    console.print(Text.assemble(("$ ", "bold green"), (command, "bold")))
+    for line in kept:
+        console.print(Text.from_ansi(line), soft_wrap=True)
+    return console.export_svg(title=command)
+
+
+def photograph(page: Path, picture: Path) -> None:
+    """Writes the first screen of a page as PNG.
+
+    Raises:
+        SystemExit: there is no browser, or it failed.
+    """
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if browser is None:
+        sys.exit(f"install one of {', '.join(BROWSERS)}: `apt-get install chromium`")
+    width, height = SCREEN
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={width},{height}"]
+    subprocess.run([browser, *options, f"--screenshot={picture}", page.as_uri()], check=True, stderr=subprocess.DEVNULL)
+    if not picture.is_file():
+        sys.exit(f"{browser} wrote no picture of {page}")
+
+
+def main() -> None:
+    """Run the demo once, and write both pictures into the folder that is named on the command line."""
+    folder = Path(sys.argv[1]).resolve()
+    with tempfile.TemporaryDirectory() as temporary:
+        command = [
+            sys.executable,
+            "-m",
+            "vfmalign.cli",
+            "demo",
+            "--home",
+            f"{temporary}/home",
+            "--reports",
+            f"{temporary}/reports",
+        ]
+        output = run_in_terminal(command, Path(temporary))
+        (page,) = Path(temporary, "reports").glob("*.html")
+        (folder / TERMINAL).write_text(draw_terminal(output.replace(temporary, "."), "make demo"))
+        photograph(page, folder / REPORT)
+
+
+if __name__ == "__main__":
+    main()
