@@ -47,6 +47,16 @@ class LayerCell:
     saturated: bool = False
 
 
+@dataclass(frozen=True)
+class SharePart:
+    """A part of a whole: its mark and label, how many it counts, and its class in the page's style."""
+
+    mark: str
+    label: str
+    count: int
+    style: str
+
+
 def draw_forest(
     rows: Sequence[ForestRow],
     *,
@@ -123,6 +133,24 @@ def draw_layer_strip(layers: Sequence[LayerCell]) -> Markup:
     )
     title = "Shift of each layer, as a share of the shift to random weights"
     return make_figure("layer-strip", title, "; ".join(texts), 62, parts)
+
+
+def draw_shares(parts: Sequence[SharePart], *, identifier: str, title: str) -> Markup:
+    """Draws a bar whose segments are the parts of a whole, in order, with their counts above it."""
+    total = sum(part.count for part in parts)
+    elements, left = [], 0.0
+    for place, part in enumerate(parts):
+        width = 100 * part.count / total
+        elements.append(
+            make_element("rect", x=f"{left:.2f}%", y=20, width=f"{width:.2f}%", height=14, class_=f"share {part.style}")
+        )
+        left += width
+        share = place / (len(parts) - 1)
+        anchor = {0.0: None, 1.0: "end"}.get(share, "middle")
+        text = f"{part.mark} {part.count} {part.label}".strip()
+        elements.append(make_element("text", text, x=f"{100 * share:g}%", y=13, text_anchor=anchor))
+    description = ", ".join(f"{part.count} of {total} {part.label}" for part in parts)
+    return make_figure(identifier, title, description, 38, elements)
 
 
 def shorten_names(names: Sequence[str]) -> list[str]:

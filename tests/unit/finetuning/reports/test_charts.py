@@ -8,8 +8,10 @@ from vfmalign.client.messages.common import Estimate, Interval, absent
 from vfmalign.finetuning.reports.charts import (
     ForestRow,
     LayerCell,
+    SharePart,
     draw_forest,
     draw_layer_strip,
+    draw_shares,
     draw_shift_scale,
     shorten_names,
 )
@@ -119,3 +121,17 @@ def test_a_long_strip_names_its_first_and_last_layer():
 )
 def test_names_lose_what_all_begin_with(names, short):
     assert shorten_names(names) == short
+
+
+def test_a_bar_has_a_segment_for_each_part_of_the_whole():
+    parts = [
+        SharePart("▲", "better", 3, "better"),
+        SharePart("", "equal", 1, "equal"),
+        SharePart("▼", "worse", 0, "worse"),
+    ]
+    svg = str(draw_shares(parts, identifier="s", title="t"))
+    assert re.findall(r'<rect x="([\d.]+)%" y="20" width="([\d.]+)%"', svg) == [
+        ("0.00", "75.00"), ("75.00", "25.00"), ("100.00", "0.00"),
+    ]  # fmt: skip
+    assert re.findall(r">([^<>]+)</text>", svg) == ["▲ 3 better", "1 equal", "▼ 0 worse"]
+    assert "3 of 4 better, 1 of 4 equal, 0 of 4 worse</desc>" in svg

@@ -11,16 +11,9 @@ from vfmalign.finetuning.experiments.analysis.points import FLAG_SYMBOLS, PREDIC
 from vfmalign.finetuning.experiments.analysis.stopping import RULES
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS, MIN_UNITS, SIGNIFICANCE_LEVEL
 from vfmalign.finetuning.experiments.reports import figures
+from vfmalign.finetuning.experiments.reports.first_screen import make_first_screen
 from vfmalign.finetuning.reports.formatting import ABSENT, format_share, to_text
-from vfmalign.finetuning.reports.svg import PALETTE
 from vfmalign.finetuning.reports.templating import load_template
-
-_VERDICT_COLOURS = {
-    "supports": PALETTE[2],
-    "contradicts": PALETTE[1],
-    "no_clear_relation": "#888888",
-    "cannot support or contradict": "#b58900",
-}
 
 
 def render(report: ExperimentReport) -> bytes:
@@ -34,8 +27,10 @@ def render(report: ExperimentReport) -> bytes:
     template = load_template("experiment.html.j2", filters)
     html = template.render(
         r=report,
+        first=make_first_screen(report),
         models=sorted({average.model for average in report.averages}),
         tasks=sorted({average.task for average in report.averages}),
+        patients=_describe_patients(report),
         seeds=sorted({cell.seed for cell in report.cells}),
         verdicts=[claim for claim in report.claims if claim.verdict is not None],
         scatter_plots={outcome: figures.embed_scatter_plots(report, outcome) for outcome in OUTCOMES},
@@ -50,7 +45,6 @@ def render(report: ExperimentReport) -> bytes:
         designs=DESIGN_LABELS,
         rules=RULES,
         controls=[average for average in report.averages if average.controls],
-        verdict_colours=_VERDICT_COLOURS,
         labels={quantity.name: quantity.label for quantity in PREDICTORS},
         shown_flags=_list_flags(report),
         min_units=MIN_UNITS,
@@ -88,6 +82,12 @@ def _list_flags(report: ExperimentReport) -> list[tuple[str, str]]:
         for name, (symbol, meaning) in FLAG_SYMBOLS.items()
         if any(getattr(cell.flags, name) for cell in report.cells)
     ]
+
+
+def _describe_patients(report: ExperimentReport) -> str:
+    """Number of test patients, or its range over the tasks."""
+    numbers = {average.patients for average in report.averages}
+    return " to ".join(f"{number}" for number in sorted({min(numbers), max(numbers)})) if numbers else ""
 
 
 def _format_step_share(average: SeedAverage) -> str:

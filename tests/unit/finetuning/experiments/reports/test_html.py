@@ -234,3 +234,17 @@ def test_the_table_has_one_row_per_cell(small):
     assert float(rows[0]["smallest_difference"]) == first.metric.smallest_difference
     assert rows[0]["not_beaten"] == str(first.flags.not_beaten)
     assert rows[-1]["missing"].startswith("exit code 3: bad data, x")
+
+
+def test_a_metric_s_name_has_its_usual_letters(pages):
+    words = Outline(pages["large"]).words()
+    assert "lesion Dice, higher is better" in words
+    assert "PSNR in dB, higher is better" in words
+
+
+def test_what_does_not_beat_the_naive_baseline_is_red_and_marked_in_words(pages, large):
+    table = pages["large"].split("<h2>Every model in every task</h2>")[1].split("</tbody>")[0]
+    flagged = sum(average.flags.not_beaten for average in large.averages)
+    assert flagged
+    assert len(re.findall(r'class="n bad">[\d.]+ ‡<', table)) == flagged
+    assert f"Naive baseline not beaten in {flagged} of 25 pairs" in Outline(pages["large"]).words()

@@ -13,6 +13,8 @@ from vfmalign.finetuning.reports.html import ExampleSlice, PageSources
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDTHS = (1280, 390)
+FIRST_SCREEN = 800
+"""Pixels that a window of 1280 pixels shows without scrolling."""
 # The page is shown in frames of both widths, which are its viewports; a window cannot be made as narrow as a telephone.
 HARNESS = """<!doctype html><meta charset="utf-8"><pre id="views"></pre><script>
 const frames = WIDTHS.map(width => {
@@ -24,9 +26,12 @@ const frames = WIDTHS.map(width => {
 });
 const look = ([width, frame]) => {
   const page = frame.contentDocument, root = page.scrollingElement, folded = root.scrollWidth;
+  const first = [...page.querySelectorAll(".cautions, .verdict, #forest, #gain-forest")]
+    .map(element => element.getBoundingClientRect().bottom);
   page.querySelectorAll("details").forEach(section => section.open = true);
   return {
-    width, viewport: frame.contentWindow.innerWidth, scroll: Math.max(folded, root.scrollWidth), title: page.title,
+    width, first, title: page.title,
+    viewport: frame.contentWindow.innerWidth, scroll: Math.max(folded, root.scrollWidth),
     figures: [...page.images].map(image => ({alt: image.alt, natural: image.naturalWidth, shown: image.clientWidth})),
     fetched: frame.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name),
   };
@@ -87,18 +92,20 @@ def test_an_experiment_s_page(open_page, pages, size, models):
     views, console = open_page(pages[size].encode())
     assert list_problems(views, console) == []
     assert views[0]["title"].startswith("Experiment ")
+    assert len(views[0]["first"]) == {"small": 5, "large": 4}[size], "the answers, the main figure and the cautions"
+    assert max(views[0]["first"]) <= FIRST_SCREEN
     # 2 × (tasks + models) panels and their legends, 2 maps, curves and their legend, predictors and probes
     assert {len(view["figures"]) for view in views} == {2 * (5 + models) + 2 * (models + 5) + 2 + 5 * models + 3 + 2}
 
 
 def test_a_check_s_page(open_page, make_report, make_png):
-    views, console = open_page(
-        check_report.render(
-            make_report(phantom=True), PageSources(examples=[ExampleSlice("pretrained", make_png(), "case c-01")])
-        )
-    )
+    report = make_report(phantom=True, leakage_known=False, held_out=False)
+    sources = PageSources(examples=[ExampleSlice("pretrained", make_png(), "case c-01")])
+    views, console = open_page(check_report.render(report, sources))
     assert list_problems(views, console) == []
     assert {len(view["figures"]) for view in views} == {4}
+    assert len(views[0]["first"]) == 3, "the verdict, the main figure and the cautions"
+    assert max(views[0]["first"]) <= FIRST_SCREEN
 
 
 def test_problems_of_a_page_are_found(open_page):
